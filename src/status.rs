@@ -1,0 +1,222 @@
+//! What the API says: the one set of types that the daemon serialises and the command line reads back.
+//!
+//! The first five keys of an agent, their names and their order, are those of the Go daemon that agentd replaces; existing
+//! clients decode them. Keys may be added after them, none removed or renamed.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::{Instant, SystemTime};
+
+use hyper::body::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A point in time on the wire: RFC 3339, UTC, milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time(pub SystemTime);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", humantime::format_rfc3339_millis(self.0))
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_rfc3339(&text).map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Where an agent is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Declared, but something is missing; `reason` says what.
+    Waiting,
+    /// The pane is being made, or the launcher has not yet started the harness.
+    Starting,
+    /// The harness process lives.
+    Running,
+    /// SIGINT was sent; at `deadline` the whole tree is killed.
+    Stopping,
+    /// Over for now; starts again at `next_start_at`.
+    Backoff,
+    /// Over; `outcome` says how.
+    Exited,
+    /// The entry is wrong and nothing of it ever ran.
+    Invalid,
+}
+
+/// How an agent in [`State::Exited`] came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The last attempt ended with status 0.
+    Completed,
+    /// The last attempt ended otherwise, and policy does not restart it.
+    Failed,
+    /// The declaration's `timeout` passed.
+    TimedOut,
+    /// `max_restarts` restarts were made.
+    GaveUp,
+}
+
+/// How the latest finished attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The status, the signal, or why neither is known.
+    #[serde(flatten)]
+    pub how: How,
+    /// When.
+    pub at: Time,
+}
+
+/// An exit status as `wait(2)` tells it, or why it could not be told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// The process exited with this status.
+    Code(i32),
+    /// The process was ended by this signal, by name (`SIGKILL`).
+    Signal(String),
+    /// The status is unknown; this is the cause.
+    Cause(String),
+}
+
+/// One agent, as `GET /v1/agents` lists it. Empty and absent values are left out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// The agent's name.
+    pub name: String,
+    /// Whether a process of the agent's own lives.
+    pub running: bool,
+    /// The tmux session, while there is one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub session: String,
+    /// Restarts made by policy under the present declaration.
+    pub restarts: u64,
+    /// What a person must mend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Where the agent is in its life.
+    pub state: State,
+    /// Why it is there, in a person's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How it ended, once it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// The harness as declared; absent when the entry does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub harness: Option<String>,
+    /// How the agent is confined: `native`, or `native (unsandboxed)` for a `sandboxed` entry under `--unsandboxed`.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The harness process, while it lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// Launches under the present declaration, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u64>,
+    /// When the present declaration was taken up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub declared_at: Option<Time>,
+    /// When the harness of the present or latest attempt was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// How the latest finished attempt ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
+    /// When the next attempt begins, in backoff.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_start_at: Option<Time>,
+    /// When the tree is killed, while stopping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Time>,
+    /// When the declaration's timeout passes, while it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_at: Option<Time>,
+}
+
+/// The answer to `GET /v1/health`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// `running` while the daemon is; faults are in the error keys.
+    pub state: String,
+    /// Whole seconds since the daemon started.
+    pub uptime_seconds: u64,
+    /// The daemon's version.
+    #[serde(default)]
+    pub version: String,
+    /// What is wrong with the jcard, if anything is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_error: Option<String>,
+    /// What is wrong with the secrets, if anything is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets_error: Option<String>,
+}
+
+/// What the daemon knows at one instant, ready to be served: made by the supervisor whenever something changes, read by the API.
+#[derive(Debug)]
+pub struct Snapshot {
+    agents: Vec<AgentStatus>,
+    by_name: HashMap<String, usize>,
+    agents_body: Bytes,
+    started: Instant,
+    config_error: Option<String>,
+    secrets_error: Option<String>,
+}
+
+impl Snapshot {
+    /// Takes the statuses in any order. `started` is when the daemon did.
+    pub fn new(
+        mut agents: Vec<AgentStatus>,
+        started: Instant,
+        config_error: Option<String>,
+        secrets_error: Option<String>,
+    ) -> Self {
+        agents.sort_by(|a, b| a.name.cmp(&b.name));
+        let by_name = agents.iter().enumerate().map(|(at, agent)| (agent.name.to_lowercase(), at)).collect();
+        let agents_body = body(&agents);
+        Self { agents, by_name, agents_body, started, config_error, secrets_error }
+    }
+
+    /// The body of `GET /v1/agents`, built once per snapshot.
+    pub fn agents_body(&self) -> Bytes {
+        self.agents_body.clone()
+    }
+
+    /// All agents, sorted by the bytes of their names.
+    pub fn agents(&self) -> &[AgentStatus] {
+        &self.agents
+    }
+
+    /// One agent, its name compared without regard to case.
+    pub fn agent(&self, name: &str) -> Option<&AgentStatus> {
+        self.by_name.get(&name.to_lowercase()).map(|&at| &self.agents[at])
+    }
+
+    /// The answer to `GET /v1/health`, now.
+    pub fn health(&self) -> Health {
+        Health {
+            state: "running".to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            config_error: self.config_error.clone(),
+            secrets_error: self.secrets_error.clone(),
+        }
+    }
+}
+
+/// A value as a response body: JSON and a newline.
+pub fn body<T: Serialize + ?Sized>(value: &T) -> Bytes {
+    let mut bytes = serde_json::to_vec(value).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}").into_bytes());
+    bytes.push(b'\n');
+    Bytes::from(bytes)
+}
