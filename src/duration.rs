@@ -39,7 +39,7 @@ pub enum Error {
 
 const EXAMPLES: &str = "write for example 30s, 1h30m or 2 hours 30 min";
 
-/// The longest part of a refused text that an [`Error`] repeats, in characters.
+/// The longest part of a refused text that an error repeats, in characters.
 const QUOTED: usize = 20;
 
 /// The duration that a text in Go's or humantime's grammar means.
