@@ -4,18 +4,97 @@
 //! place in the file, and the other entries stand. This module is the only home of defaults, and it touches nothing of the system:
 //! what needs the system (whether a `workdir` exists, what a `prompt_file` holds) is found out later, in `desired`.
 
+mod agents;
+mod fields;
+mod near;
+mod place;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
+use thiserror::Error;
+use toml::de::DeTable;
+
+use self::place::Places;
 use crate::harness::Harness;
+
+/// The largest jcard that is worth reading, in bytes. Whoever reads the file refuses a larger one.
+pub const MAX_SIZE: u64 = 8 << 20;
+
+/// The largest argument, and the largest `NAME=VALUE`, that the kernel hands to a program, in bytes.
+pub const MAX_ARGUMENT: usize = 131_071;
+
+/// The most agents that one jcard may declare, replicas counted.
+pub const MAX_AGENTS: usize = 10_000;
+
+/// The most replicas of one entry.
+pub const MAX_REPLICAS: u64 = 1_000;
+
+/// The most findings that are told in one text.
+const MAX_TOLD: usize = 50;
+
+/// What the reader of a jcard is allowed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Take `type = "sandboxed"` for an agent that runs without a sandbox, instead of for an error.
+    pub unsandboxed: bool,
+}
+
+/// Reads a jcard.
+///
+/// # Errors
+///
+/// The file as a whole is unusable, and says nothing about which agents are declared: it is not UTF-8, not TOML, or nothing but
+/// white space. Anything less is a finding in the [`Config`].
+pub fn parse(text: &[u8], options: &Options) -> Result<Config, Vec<Finding>> {
+    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
+    let text = std::str::from_utf8(text).map_err(|error| {
+        let valid = text.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+        let message = "the file is not text in UTF-8; save it as UTF-8";
+        vec![Places::new(valid).finding(error.valid_up_to(), Severity::Error, message)]
+    })?;
+    let places = Places::new(text);
+    if text.trim().is_empty() {
+        let message = "the file is empty; a jcard without agents still has a section or a comment that says so";
+        return Err(vec![places.finding(0, Severity::Error, message)]);
+    }
+    // Only the bare message: the error's own display quotes the line, which may hold a secret.
+    let document = DeTable::parse(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        vec![places.finding(at, Severity::Error, format!("the file is not valid TOML: {}", error.message()))]
+    })?;
+    Ok(agents::read(document.get_ref(), &places, options))
+}
+
+/// Findings as one text, a line each; of very many only the first.
+fn tell<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
+    let mut lines: Vec<String> = findings.into_iter().map(ToString::to_string).collect();
+    if lines.len() > MAX_TOLD {
+        let more = lines.len() - MAX_TOLD;
+        lines.truncate(MAX_TOLD);
+        lines.push(format!("and {more} more"));
+    }
+    lines.join("\n")
+}
+
+/// A text is not the name of an agent or a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a name has 1 to 64 characters, of A-Z, a-z, 0-9, _ and -")]
+pub struct InvalidName;
 
 /// The name of an agent or of a tmux session: 1 to 64 bytes of `[A-Za-z0-9_-]`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(String);
 
 impl Name {
+    /// The most bytes that a name may have.
+    pub const MAX_LENGTH: usize = 64;
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -24,6 +103,24 @@ impl Name {
     /// The form in which two names are compared: names that differ only in case are one.
     pub fn key(&self) -> String {
         self.0.to_ascii_lowercase()
+    }
+}
+
+impl TryFrom<&str> for Name {
+    type Error = InvalidName;
+
+    fn try_from(text: &str) -> Result<Self, InvalidName> {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        let is_name = (1..=Self::MAX_LENGTH).contains(&text.len()) && text.bytes().all(is_allowed);
+        if is_name { Ok(Self(text.to_owned())) } else { Err(InvalidName) }
+    }
+}
+
+impl FromStr for Name {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        Self::try_from(text)
     }
 }
 
@@ -43,6 +140,23 @@ pub struct Config {
     /// Whether every entry told which agents it means. While one does not, an agent that is not in `entries` is not known to
     /// be undeclared, and must not be stopped for it.
     pub complete: bool,
+}
+
+impl Config {
+    /// What is wrong with the jcard, entries included, as one text (`line:column: message`, a line each).
+    pub fn error(&self) -> Option<String> {
+        self.tell_all(Severity::Error)
+    }
+
+    /// What was ignored, likewise.
+    pub fn warning(&self) -> Option<String> {
+        self.tell_all(Severity::Warning)
+    }
+
+    fn tell_all(&self, severity: Severity) -> Option<String> {
+        let findings: Vec<_> = self.findings.iter().filter(|finding| finding.severity == severity).collect();
+        (!findings.is_empty()).then(|| tell(findings))
+    }
 }
 
 /// One declared agent, well or badly.
@@ -107,6 +221,16 @@ pub enum Prompt {
     Text(String),
     /// `prompt_file`, as written: relative to the jcard's folder unless absolute.
     File(PathBuf),
+}
+
+/// Shows the length of a text, not the text.
+impl fmt::Debug for Prompt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+        }
+    }
 }
 
 /// A working directory as declared.

@@ -1,0 +1,309 @@
+//! The sections that declare agents: who they are, and that no two are the same.
+//!
+//! In two passes, because an entry without a name is named by how many others of its harness have none either.
+
+use std::collections::{HashMap, hash_map};
+use std::hash::Hash;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use super::fields::{Fields, alternatives, described};
+use super::near::nearest;
+use super::place::Places;
+use super::{
+    AgentSpec, Config, Entry, Finding, InvalidName, Kind, MAX_AGENTS, MAX_REPLICAS, Name, Options, Policy, Prompt,
+    Restart, Severity, Workdir,
+};
+use crate::harness::{HARNESSES, Harness};
+
+const DEFAULT_WORKDIR: &str = "/home/agent/workspace";
+const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(30);
+const DEFAULT_BACKOFF: Duration = Duration::from_secs(3);
+
+/// Every agent that a jcard declares.
+pub(super) fn read(document: &DeTable<'_>, places: &Places<'_>, options: &Options) -> Config {
+    let mut roster = Roster::default();
+    let drafts: Vec<_> = entries(document, places, &mut roster).into_iter().map(Draft::read).collect();
+    let bases = base_names(&drafts);
+    for (draft, base) in drafts.into_iter().zip(bases) {
+        roster.enlist(draft, base.as_ref(), places, options);
+    }
+    let Roster { entries, mut findings, incomplete, .. } = roster;
+    findings.sort_by_key(|finding| (finding.line, finding.column));
+    Config { entries, findings, complete: !incomplete }
+}
+
+/// The tables of `[agent]` and `[[agents]]`.
+fn entries<'a>(document: &'a DeTable<'a>, places: &'a Places<'a>, roster: &mut Roster) -> Vec<Fields<'a>> {
+    let mut entries = Vec::new();
+    let mut unusable = |at, message: String| {
+        roster.findings.push(places.finding(at, Severity::Error, message));
+        roster.incomplete = true;
+    };
+    if let Some(value) = document.get("agent") {
+        let start = value.span().start;
+        match value.get_ref() {
+            DeValue::Table(table) => entries.push(Fields::new(table, start, places)),
+            other => {
+                let right = "write [agent] above one agent, or [[agents]] above each of several";
+                unusable(start, format!("`agent` is {}; {right}", described(other)));
+            }
+        }
+    }
+    if let Some(value) = document.get("agents") {
+        let start = value.span().start;
+        match value.get_ref() {
+            DeValue::Array(array) => {
+                for value in array {
+                    let start = value.span().start;
+                    match value.get_ref() {
+                        DeValue::Table(table) => entries.push(Fields::new(table, start, places)),
+                        other => {
+                            unusable(start, format!("an entry of `agents` is {}; write a table", described(other)));
+                        }
+                    }
+                }
+            }
+            other => {
+                let right = "write [[agents]], in double brackets, above each agent";
+                unusable(start, format!("`agents` is {}; {right}", described(other)));
+            }
+        }
+    }
+    entries
+}
+
+/// An entry of which so much is read as its name depends on.
+struct Draft<'a> {
+    fields: Fields<'a>,
+    naming: Naming,
+    harness: Option<&'static Harness>,
+    /// `None` if it cannot be known.
+    replicas: Option<u64>,
+}
+
+enum Naming {
+    Given(Name),
+    /// After the harness; after the one it most nearly spells, if it is misspelt: a slip in one entry must not change the numbers
+    /// in the names of others.
+    After(&'static Harness),
+    Unknown,
+}
+
+impl<'a> Draft<'a> {
+    fn read(mut fields: Fields<'a>) -> Self {
+        let presets: Vec<_> = HARNESSES.iter().map(|harness| (harness.name, harness)).collect();
+        let names = || presets.iter().map(|&(name, _)| name);
+        if !fields.is_set("harness") {
+            fields
+                .error(fields.place("harness"), format!("harness is required; write one of {}", alternatives(names())));
+        }
+        let harness = fields.word("harness", "unknown agent.harness", &presets);
+        let meant = harness.or_else(|| Harness::find(nearest(fields.peek("harness")?, names())?));
+        let naming = if fields.is_set("name") {
+            fields.name("name").map_or(Naming::Unknown, Naming::Given)
+        } else {
+            meant.map_or(Naming::Unknown, Naming::After)
+        };
+        let replicas = if fields.is_set("replicas") {
+            let right = format!("write a whole number from 1 to {MAX_REPLICAS}");
+            fields.whole_number("replicas", &(1..=MAX_REPLICAS), &right)
+        } else {
+            Some(1)
+        };
+        Self { fields, naming, harness, replicas }
+    }
+
+    /// The agents that the entry means; `None` if that cannot be known. `declared` is how many the entries before it mean.
+    fn names(&mut self, base: &Name, declared: usize) -> Option<Vec<Name>> {
+        let replicas = self.replicas?;
+        if usize::try_from(replicas).map_or(true, |replicas| declared + replicas > MAX_AGENTS) {
+            let at = self.fields.place("replicas");
+            self.fields.error(at, format!("these are too many agents; declare at most {MAX_AGENTS}, replicas counted"));
+            return None;
+        }
+        if replicas == 1 {
+            return Some(vec![base.clone()]);
+        }
+        let names: Result<_, _> = (0..replicas).map(|number| numbered(base.as_str(), number)).collect();
+        if names.is_err() {
+            let right = "replicas append a number to it; make it shorter";
+            self.fields.error(self.fields.place("name"), format!("the `name` is too long; {right}"));
+        }
+        names.ok()
+    }
+
+    /// The session of the entry's only agent, if it is declared well; replicas have their own.
+    fn session(&mut self) -> Session {
+        let is_set = self.fields.is_set("session");
+        if is_set && self.replicas.is_some_and(|replicas| replicas > 1) {
+            let at = self.fields.place("session");
+            self.fields.warn(at, "`session` is ignored; each of several replicas has a session named like itself");
+        } else if is_set {
+            return self.fields.name("session").map_or(Session::Unknown, Session::Given);
+        }
+        Session::LikeAgent
+    }
+
+    /// Reads everything else.
+    fn spec(&mut self, base: Option<&Name>, options: &Options) -> Result<AgentSpec, String> {
+        let fields = &mut self.fields;
+        let command = fields.command("command");
+        let args = fields.strings("args").unwrap_or_default();
+        let prompt = fields.string("prompt").map(|text| Prompt::Text(text.to_owned()));
+        let prompt_file = fields.string("prompt_file").map(|path| Prompt::File(PathBuf::from(path)));
+        let workdir = fields.workdir("workdir").unwrap_or_else(|| Workdir::Absolute(PathBuf::from(DEFAULT_WORKDIR)));
+        let env = fields.variables("env").unwrap_or_default();
+        let secrets = fields.variable_names("secrets");
+        let kind = read_kind(fields, options);
+        let policy = read_policy(fields);
+        fields.unknown_keys();
+        match (fields.errors(), self.harness, base) {
+            (None, Some(harness), Some(name)) => Ok(AgentSpec {
+                name: name.clone(),
+                harness,
+                command: command.unwrap_or_else(|| vec![harness.binary.to_owned()]),
+                args,
+                prompt: prompt_file.or(prompt),
+                workdir,
+                session: name.clone(),
+                env,
+                secrets,
+                kind,
+                policy,
+            }),
+            (errors, ..) => Err(errors.unwrap_or_default()),
+        }
+    }
+}
+
+/// The session of an entry's agents.
+enum Session {
+    LikeAgent,
+    Given(Name),
+    Unknown,
+}
+
+fn read_kind(fields: &mut Fields<'_>, options: &Options) -> Kind {
+    let kinds = [("native", Kind::Native), ("sandboxed", Kind::Sandboxed)];
+    let kind = fields.word("type", "unknown agent.type", &kinds).unwrap_or(Kind::Native);
+    if kind == Kind::Sandboxed && !options.unsandboxed {
+        let right = "write `type = \"native\"`, or run agentd with --unsandboxed to run the agent without a sandbox";
+        fields.error(fields.place("type"), format!("this version has no sandbox; {right}"));
+    }
+    kind
+}
+
+fn read_policy(fields: &mut Fields<'_>) -> Policy {
+    let restarts = [("no", Restart::No), ("on-failure", Restart::OnFailure), ("always", Restart::Always)];
+    let max_restarts_right = "write a whole number, 0 for no limit";
+    Policy {
+        restart: fields.word("restart", "invalid agent.restart", &restarts).unwrap_or(Restart::No),
+        max_restarts: fields
+            .whole_number("max_restarts", &(0..=u64::MAX), max_restarts_right)
+            .filter(|&restarts| restarts > 0),
+        timeout: fields.duration("timeout").filter(|timeout| !timeout.is_zero()),
+        grace_period: fields.duration("grace_period").unwrap_or(DEFAULT_GRACE_PERIOD),
+        backoff: fields.durations("backoff").unwrap_or_else(|| vec![DEFAULT_BACKOFF]),
+        backoff_reset: fields.duration("backoff_reset").filter(|reset| !reset.is_zero()),
+    }
+}
+
+/// The name of each entry before its replicas are counted; `None` where it cannot be known.
+fn base_names(drafts: &[Draft<'_>]) -> Vec<Option<Name>> {
+    let mut unnamed: HashMap<&str, u64> = HashMap::new();
+    for draft in drafts {
+        if let Naming::After(harness) = draft.naming {
+            *unnamed.entry(harness.name).or_default() += 1;
+        }
+    }
+    let mut named: HashMap<&str, u64> = HashMap::new();
+    let base_name = |draft: &Draft<'_>| match &draft.naming {
+        Naming::Given(name) => Some(name.clone()),
+        Naming::After(harness) => {
+            let number = named.entry(harness.name).or_default();
+            *number += 1;
+            let is_only_one = unnamed.get(harness.name) == Some(&1);
+            let name = if is_only_one { Name::try_from(harness.name) } else { numbered(harness.name, *number - 1) };
+            // An entry of which the harness is only guessed uses a number up, but whom it means is not known.
+            name.ok().filter(|_| draft.harness.is_some())
+        }
+        Naming::Unknown => None,
+    };
+    drafts.iter().map(base_name).collect()
+}
+
+fn numbered(base: &str, number: u64) -> Result<Name, InvalidName> {
+    Name::try_from(format!("{base}-{number}").as_str())
+}
+
+/// The agents so far, and which names and sessions they have.
+#[derive(Default)]
+struct Roster {
+    entries: Vec<Entry>,
+    findings: Vec<Finding>,
+    incomplete: bool,
+    /// Agents declared, those with a taken name counted.
+    declared: usize,
+    /// The line at which each name, in its key form, was first given.
+    names: HashMap<String, usize>,
+    /// The same for sessions.
+    sessions: HashMap<Name, usize>,
+}
+
+impl Roster {
+    fn enlist(&mut self, mut draft: Draft<'_>, base: Option<&Name>, places: &Places<'_>, options: &Options) {
+        let names = base.and_then(|base| draft.names(base, self.declared));
+        let session = draft.session();
+        let spec = draft.spec(base, options);
+        let harness = draft.harness;
+        let name_at = draft.fields.place("name");
+        let session_at = if let Session::Given(_) = session { draft.fields.place("session") } else { name_at };
+        self.findings.extend(draft.fields.into_findings());
+        let Some(names) = names else {
+            self.incomplete = true;
+            return;
+        };
+        self.declared += names.len();
+        for name in names {
+            if let Err(line) = claim(&mut self.names, name.key(), places.locate(name_at).0) {
+                let right = "give each a name of its own, not only in case";
+                let message = format!("duplicate agent name \"{name}\", which the entry at line {line} has; {right}");
+                self.findings.push(places.finding(name_at, Severity::Error, message));
+                continue;
+            }
+            let session = match &session {
+                Session::LikeAgent => Some(name.clone()),
+                Session::Given(session) => Some(session.clone()),
+                Session::Unknown => None,
+            };
+            let mut spec = spec.clone();
+            if let Some(session) = session {
+                if let Err(line) = claim(&mut self.sessions, session.clone(), places.locate(session_at).0) {
+                    let right = "give each a session of its own";
+                    let message =
+                        format!("duplicate session \"{session}\", which the entry at line {line} has; {right}");
+                    let finding = places.finding(session_at, Severity::Error, message);
+                    let errors: Vec<_> = spec.err().into_iter().chain([finding.to_string()]).collect();
+                    spec = Err(errors.join("\n"));
+                    self.findings.push(finding);
+                }
+                spec = spec.map(|spec| AgentSpec { name: name.clone(), session, ..spec });
+            }
+            self.entries.push(Entry { name, harness, spec });
+        }
+    }
+}
+
+/// Takes something that only one may have; the line of who has it, if it is taken.
+fn claim<K: Eq + Hash>(taken: &mut HashMap<K, usize>, wanted: K, line: usize) -> Result<(), usize> {
+    match taken.entry(wanted) {
+        hash_map::Entry::Occupied(holder) => Err(*holder.get()),
+        hash_map::Entry::Vacant(free) => {
+            free.insert(line);
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! One entry's table, read field by field: each reader gives the value, or notes what is wrong with it and where.
+//!
+//! A field that is absent, or an empty string, is not set: readers then give `None` without a note.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeInteger, DeTable, DeValue};
+
+use super::near::nearest;
+use super::place::Places;
+use super::{Finding, MAX_ARGUMENT, Name, Severity, Workdir, tell};
+use crate::duration;
+
+type Value<'a> = Spanned<DeValue<'a>>;
+
+/// What this version reads.
+const KNOWN: &[&str] = &[
+    "name",
+    "harness",
+    "command",
+    "args",
+    "prompt",
+    "prompt_file",
+    "workdir",
+    "restart",
+    "max_restarts",
+    "timeout",
+    "grace_period",
+    "session",
+    "env",
+    "secrets",
+    "backoff",
+    "backoff_reset",
+    "replicas",
+    "type",
+];
+
+/// What other programs read from the same entry; none of this daemon's business.
+const FOREIGN: &[&str] = &["extra_packages"];
+
+/// Limits that an administrator would rely on, and that this version does not impose.
+const NOT_APPLIED: &[&str] = &["memory", "pid_limit", "cpu"];
+
+/// The longest part of a name or key that a finding repeats, in characters.
+const QUOTED: usize = 40;
+
+/// The table of one entry, and what was found in it so far.
+pub(super) struct Fields<'a> {
+    table: &'a DeTable<'a>,
+    start: usize,
+    places: &'a Places<'a>,
+    findings: Vec<Finding>,
+}
+
+impl<'a> Fields<'a> {
+    /// `start` is the offset of the entry's header.
+    pub(super) fn new(table: &'a DeTable<'a>, start: usize, places: &'a Places<'a>) -> Self {
+        Self { table, start, places, findings: Vec::new() }
+    }
+
+    /// Where a field's value is; where the entry begins, if it has no such field.
+    pub(super) fn place(&self, key: &str) -> usize {
+        self.table.get(key).map_or(self.start, |value| value.span().start)
+    }
+
+    pub(super) fn error(&mut self, at: usize, message: impl Into<String>) {
+        self.findings.push(self.places.finding(at, Severity::Error, message));
+    }
+
+    pub(super) fn warn(&mut self, at: usize, message: impl Into<String>) {
+        self.findings.push(self.places.finding(at, Severity::Warning, message));
+    }
+
+    /// All errors so far as one text, in the order of the file; `None` if the entry is good.
+    pub(super) fn errors(&self) -> Option<String> {
+        let mut errors: Vec<_> = self.findings.iter().filter(|finding| finding.severity == Severity::Error).collect();
+        errors.sort_by_key(|finding| (finding.line, finding.column));
+        (!errors.is_empty()).then(|| tell(errors))
+    }
+
+    pub(super) fn into_findings(self) -> Vec<Finding> {
+        self.findings
+    }
+
+    /// Notes the keys that nobody reads.
+    pub(super) fn unknown_keys(&mut self) {
+        for (key, value) in self.table {
+            let (at, key) = (key.span().start, key.get_ref().as_ref());
+            if KNOWN.contains(&key) || FOREIGN.contains(&key) {
+                continue;
+            }
+            let key_quoted = quoted(key);
+            if NOT_APPLIED.contains(&key) {
+                if !is_unset_limit(value.get_ref()) {
+                    self.warn(at, format!("`{key}` is not applied by this version; the agent runs without this limit"));
+                }
+            } else if let Some(near) = nearest(key, KNOWN.iter().chain(NOT_APPLIED).copied()) {
+                self.warn(at, format!("unknown key {key_quoted} is ignored; did you mean `{near}`?"));
+            } else {
+                self.warn(at, format!("unknown key {key_quoted} is ignored; remove it if no other program reads it"));
+            }
+        }
+    }
+
+    /// Whether the field is given, well or badly.
+    pub(super) fn is_set(&self, key: &str) -> bool {
+        self.value(key).is_some()
+    }
+
+    /// The field as far as it is a string, without a note if it is not.
+    pub(super) fn peek(&self, key: &str) -> Option<&'a str> {
+        self.value(key)?.get_ref().as_str()
+    }
+
+    pub(super) fn string(&mut self, key: &str) -> Option<&'a str> {
+        let value = self.value(key)?;
+        self.text(&format!("`{key}`"), value, 0)
+    }
+
+    pub(super) fn name(&mut self, key: &str) -> Option<Name> {
+        let text = self.string(key)?;
+        Name::try_from(text)
+            .map_err(|right| self.error(self.place(key), format!("{} cannot be a `{key}`; {right}", quoted(text))))
+            .ok()
+    }
+
+    /// One of a few words, by its meaning. `refusal` is what an unknown word is called.
+    pub(super) fn word<T: Copy>(&mut self, key: &str, refusal: &str, words: &[(&str, T)]) -> Option<T> {
+        let text = self.string(key)?;
+        let found = words.iter().find(|(word, _)| *word == text).map(|&(_, meaning)| meaning);
+        if found.is_none() {
+            let right = match nearest(text, words.iter().map(|&(word, _)| word)) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => format!("write {}", alternatives(words.iter().map(|&(word, _)| word))),
+            };
+            self.error(self.place(key), format!("{refusal} {}; {right}", quoted(text)));
+        }
+        found
+    }
+
+    /// A program with its first arguments: a string is one program, an array is both.
+    pub(super) fn command(&mut self, key: &str) -> Option<Vec<String>> {
+        let value = self.value(key)?;
+        let command = match value.get_ref() {
+            DeValue::String(_) => vec![self.text(&format!("`{key}`"), value, 0)?.to_owned()],
+            DeValue::Array(_) => self.strings(key)?,
+            other => {
+                self.error(
+                    value.span().start,
+                    format!("`{key}` is {}; write a string or an array of strings", described(other)),
+                );
+                return None;
+            }
+        };
+        if command.first().is_some_and(String::is_empty) {
+            self.error(
+                value.span().start,
+                format!("the program in `{key}` is empty; write its name or path as the first string"),
+            );
+            return None;
+        }
+        (!command.is_empty()).then_some(command)
+    }
+
+    /// An array of strings, which may be empty ones.
+    pub(super) fn strings(&mut self, key: &str) -> Option<Vec<String>> {
+        let what = format!("a string in `{key}`");
+        self.array(key, "strings", |fields, value| fields.text(&what, value, 0).map(str::to_owned))
+    }
+
+    /// An array of names of variables.
+    pub(super) fn variable_names(&mut self, key: &str) -> Option<BTreeSet<String>> {
+        let what = format!("a name in `{key}`");
+        let names = self.array(key, "names", |fields, value| {
+            let name = fields.text(&what, value, 0)?;
+            if !is_variable_name(name) {
+                let right = "a secret's name has letters, digits and _, and does not begin with a digit";
+                fields.error(value.span().start, format!("{} cannot be {what}; {right}", quoted(name)));
+                return None;
+            }
+            Some(name.to_owned())
+        })?;
+        Some(names.into_iter().collect())
+    }
+
+    /// Variables and their values.
+    pub(super) fn variables(&mut self, key: &str) -> Option<BTreeMap<String, String>> {
+        let value = self.value(key)?;
+        let DeValue::Table(table) = value.get_ref() else {
+            let right = "write a table of strings, for example { RUST_LOG = \"info\" }";
+            self.error(value.span().start, format!("`{key}` is {}; {right}", described(value.get_ref())));
+            return None;
+        };
+        let mut variables = BTreeMap::new();
+        for (name, value) in table {
+            let (at, name) = (name.span().start, name.get_ref().as_ref());
+            if name.is_empty() || name.contains(['=', '\0']) {
+                let right = "a variable's name is not empty and has neither = nor a NUL";
+                self.error(at, format!("{} cannot be a name in `{key}`; {right}", quoted(name)));
+            } else if let Some(text) =
+                self.text(&format!("the value of {} in `{key}`", quoted(name)), value, name.len() + 1)
+            {
+                variables.insert(name.to_owned(), text.to_owned());
+            }
+        }
+        Some(variables)
+    }
+
+    pub(super) fn whole_number(&mut self, key: &str, allowed: &RangeInclusive<u64>, right: &str) -> Option<u64> {
+        let value = self.value(key)?;
+        let at = value.span().start;
+        let DeValue::Integer(integer) = value.get_ref() else {
+            self.error(at, format!("`{key}` is {}; {right}", described(value.get_ref())));
+            return None;
+        };
+        let number = to_number(integer).and_then(|number| u64::try_from(number).ok());
+        let number = number.filter(|number| allowed.contains(number));
+        if number.is_none() {
+            self.error(at, format!("`{key}` is out of range; {right}"));
+        }
+        number
+    }
+
+    /// A duration, or a whole number of seconds.
+    pub(super) fn duration(&mut self, key: &str) -> Option<Duration> {
+        let value = self.value(key)?;
+        self.duration_of(key, value)
+    }
+
+    /// An array of durations; `None` also when it has none.
+    pub(super) fn durations(&mut self, key: &str) -> Option<Vec<Duration>> {
+        self.array(key, "durations", |fields, value| fields.duration_of(key, value))
+            .filter(|durations| !durations.is_empty())
+    }
+
+    pub(super) fn workdir(&mut self, key: &str) -> Option<Workdir> {
+        let text = self.string(key)?;
+        if text.starts_with('/') {
+            return Some(Workdir::Absolute(PathBuf::from(text)));
+        }
+        // More slashes would make the rest absolute, and joining it to the home would forget the home.
+        let below_home =
+            if text == "~" { Some("") } else { text.strip_prefix("~/").map(|rest| rest.trim_start_matches('/')) };
+        if below_home.is_none() {
+            let right = "write an absolute path, or ~/ and a path below the agent user's home";
+            self.error(self.place(key), format!("`{key}` is a relative path; {right}"));
+        }
+        below_home.map(|rest| Workdir::Home(PathBuf::from(rest)))
+    }
+
+    /// The field's value, if it is set.
+    fn value(&self, key: &str) -> Option<&'a Value<'a>> {
+        self.table.get(key).filter(|value| !is_empty_string(value.get_ref()))
+    }
+
+    /// The good elements of an array; `None` if it is no array.
+    fn array<T>(
+        &mut self,
+        key: &str,
+        elements: &str,
+        mut read: impl FnMut(&mut Self, &'a Value<'a>) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let value = self.value(key)?;
+        let DeValue::Array(array) = value.get_ref() else {
+            self.error(
+                value.span().start,
+                format!("`{key}` is {}; write an array of {elements}, in [ ]", described(value.get_ref())),
+            );
+            return None;
+        };
+        Some(array.iter().filter_map(|value| read(self, value)).collect())
+    }
+
+    /// A string that the kernel can hand to a program, with `extra` bytes beside it. Its text is not repeated: it may be secret.
+    fn text(&mut self, what: &str, value: &'a Value<'a>, extra: usize) -> Option<&'a str> {
+        let at = value.span().start;
+        let DeValue::String(text) = value.get_ref() else {
+            self.error(at, format!("{what} is {}; write a string, in quotes", described(value.get_ref())));
+            return None;
+        };
+        if text.contains('\0') {
+            self.error(at, format!("{what} has a NUL character; remove it, no program can be given one"));
+            return None;
+        }
+        if text.len() + extra > MAX_ARGUMENT {
+            let length = text.len() + extra;
+            self.error(
+                at,
+                format!(
+                    "{what} is {length} bytes long; the kernel takes at most {MAX_ARGUMENT} bytes (128 KiB less one)"
+                ),
+            );
+            return None;
+        }
+        Some(text)
+    }
+
+    fn duration_of(&mut self, key: &str, value: &'a Value<'a>) -> Option<Duration> {
+        let read = match value.get_ref() {
+            DeValue::String(text) => duration::parse(text),
+            DeValue::Integer(integer) => match to_number(integer) {
+                Some(..0) => Err(duration::Error::Negative),
+                Some(seconds) => {
+                    u64::try_from(seconds).map_err(|_| duration::Error::OutOfRange).and_then(duration::from_seconds)
+                }
+                None => Err(duration::Error::OutOfRange),
+            },
+            other => {
+                let right = "write a duration like \"30s\", or whole seconds";
+                self.error(value.span().start, format!("`{key}` is {}; {right}", described(other)));
+                return None;
+            }
+        };
+        read.map_err(|error| self.error(value.span().start, format!("`{key}`: {error}"))).ok()
+    }
+}
+
+/// A value's type with its article.
+pub(super) fn described(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// A text in quotes, without anything that a terminal would act on, and not at length.
+pub(super) fn quoted(text: &str) -> String {
+    match text.char_indices().nth(QUOTED) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
+/// `a, b or c`
+pub(super) fn alternatives<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    let words: Vec<_> = words.collect();
+    match words.as_slice() {
+        [] => String::new(),
+        [word] => (*word).to_owned(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+    }
+}
+
+fn is_empty_string(value: &DeValue<'_>) -> bool {
+    value.as_str().is_some_and(str::is_empty)
+}
+
+/// Writers that emit every field emit unset limits as an empty string or 0.
+fn is_unset_limit(value: &DeValue<'_>) -> bool {
+    is_empty_string(value) || value.as_integer().is_some_and(|integer| to_number(integer) == Some(0))
+}
+
+fn to_number(integer: &DeInteger<'_>) -> Option<i128> {
+    i128::from_str_radix(integer.as_str(), integer.radix()).ok()
+}
+
+fn is_variable_name(name: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.bytes().all(is_allowed)
+}

@@ -1,0 +1,880 @@
+use std::fmt::Write as _;
+
+use proptest::prelude::*;
+use rstest::rstest;
+
+use super::*;
+
+fn read(text: &str) -> Config {
+    parse(text.as_bytes(), &Options::default()).unwrap()
+}
+
+fn names(config: &Config) -> Vec<&str> {
+    config.entries.iter().map(|entry| entry.name.as_str()).collect()
+}
+
+fn told(config: &Config) -> Vec<String> {
+    config.findings.iter().map(ToString::to_string).collect()
+}
+
+/// The only agent of a jcard without any finding.
+fn agent(text: &str) -> AgentSpec {
+    let config = read(text);
+    assert_eq!(told(&config), Vec::<String>::new(), "{text}");
+    assert!(config.complete);
+    assert_eq!(config.entries.len(), 1);
+    config.entries[0].spec.clone().unwrap()
+}
+
+/// The agent of an `[agent]` with these lines under its harness.
+fn agent_with(lines: &str) -> AgentSpec {
+    agent(&format!("[agent]\nharness = \"custom\"\n{lines}\n"))
+}
+
+/// What is wrong with the agent of an `[agent]` with these lines from line 3 on; nothing else may be found.
+fn error_with(lines: &str) -> String {
+    let config = read(&format!("[agent]\nharness = \"custom\"\n{lines}\n"));
+    assert!(config.complete, "{lines}");
+    assert_eq!(names(&config), ["custom"]);
+    let error = config.entries[0].spec.clone().unwrap_err();
+    assert_eq!(config.error().as_ref(), Some(&error));
+    error
+}
+
+mod the_file {
+    use super::*;
+
+    fn refusal(text: impl AsRef<[u8]>) -> String {
+        let findings = parse(text.as_ref(), &Options::default()).unwrap_err();
+        assert!(findings.iter().all(|finding| finding.severity == Severity::Error));
+        tell(&findings)
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("\n")]
+    #[case(" \t\r\n")]
+    #[case("\u{feff}")]
+    #[case("\u{feff}\n")]
+    fn nothing_but_white_space_is_unusable(#[case] text: &str) {
+        assert!(refusal(text).starts_with("1:1: the file is empty; a jcard without agents still has a section"));
+    }
+
+    #[test]
+    fn what_is_not_utf_8_is_unusable_and_located() {
+        assert_eq!(refusal(b"[a]\nx = \"\xc3\xa9\xff\"\n"), "2:7: the file is not text in UTF-8; save it as UTF-8");
+    }
+
+    #[rstest]
+    #[case("[agent]\nharness = \"claude-code\"\nprompt = sk-secret\n", 3)]
+    #[case("[agent]\nenv = { KEY = \"sk-secret }\n", 2)]
+    #[case("[agent]\nprompt = \"sk-secret\\q\"\n", 2)]
+    #[case("[agent]\nprompt = \"\"\"sk-secret\n", 3)]
+    #[case("[agent]\nprompt = \"a\"\nprompt = \"sk-secret\"\n", 3)]
+    #[case("sk-secret\n", 1)]
+    fn what_is_no_toml_is_unusable_located_and_not_quoted(#[case] text: &str, #[case] line: usize) {
+        let refusal = refusal(text);
+        assert!(refusal.starts_with(&format!("{line}:")), "{refusal}");
+        assert!(refusal.contains("the file is not valid TOML: "), "{refusal}");
+        assert!(!refusal.contains("secret"), "{refusal}");
+    }
+
+    #[rstest]
+    #[case("# no agents today\n")]
+    #[case("[mixtape]\nname = \"x\"\n")]
+    #[case("agents = []\n")]
+    fn a_jcard_without_agents_is_complete(#[case] text: &str) {
+        assert_eq!(read(text), Config { entries: vec![], findings: vec![], complete: true });
+    }
+
+    #[test]
+    fn other_sections_hold_anything() {
+        let text = "title = 5\n[resources]\nmemory = 8192\ncpus = \"2\"\n[[network]]\nmode = []\n[secrets]\nharness = 1\n\
+                    [agentd]\nname = false\n[agent]\nharness = \"claude-code\"\n[shared]\nagent = { harness = 1 }\n";
+        assert_eq!(agent(text).name.as_str(), "claude-code");
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_crlf_are_taken_and_not_counted() {
+        let config = read("\u{feff}agent.harness = \"claude-code\"\r\nagent.promt = \"x\"\r\n");
+        assert_eq!(names(&config), ["claude-code"]);
+        assert_eq!(told(&config), ["2:7: unknown key \"promt\" is ignored; did you mean `prompt`?"]);
+        assert_eq!(told(&read("\u{feff}agent.harness = 1\n"))[0].split(": ").next(), Some("1:17"));
+    }
+
+    #[rstest]
+    #[case(
+        "[[agent]]\nharness = \"custom\"\n",
+        "1:1: `agent` is an array; write [agent] above one agent, or [[agents]] above each of several"
+    )]
+    #[case(
+        "agent = \"custom\"\n",
+        "1:9: `agent` is a string; write [agent] above one agent, or [[agents]] above each of several"
+    )]
+    #[case(
+        "[agents]\nharness = \"custom\"\n",
+        "1:1: `agents` is a table; write [[agents]], in double brackets, above each agent"
+    )]
+    #[case(
+        "[agents.custom]\nharness = \"custom\"\n",
+        "1:2: `agents` is a table; write [[agents]], in double brackets, above each agent"
+    )]
+    #[case("agents = 3\n", "1:10: `agents` is an integer; write [[agents]], in double brackets, above each agent")]
+    #[case("agents = [{ harness = \"custom\" }, 3]\n", "1:35: an entry of `agents` is an integer; write a table")]
+    fn a_section_of_the_wrong_kind_leaves_the_agents_unknown(#[case] text: &str, #[case] error: &str) {
+        let config = read(text);
+        assert!(!config.complete);
+        assert_eq!(config.error().as_deref(), Some(error));
+        assert!(config.entries.iter().all(|entry| entry.spec.is_ok()));
+    }
+
+    #[test]
+    fn very_many_errors_are_told_in_part() {
+        let config = read(&format!("agents = [{}]\n", "1,".repeat(100_000)));
+        assert_eq!(config.findings.len(), 100_000);
+        let error = config.error().unwrap();
+        assert_eq!(error.lines().count(), MAX_TOLD + 1);
+        assert!(error.ends_with("and 99950 more"));
+    }
+}
+
+mod defaults {
+    use super::*;
+
+    fn plain() -> AgentSpec {
+        AgentSpec {
+            name: Name("claude-code".into()),
+            harness: Harness::find("claude-code").unwrap(),
+            command: vec!["claude".into()],
+            args: vec![],
+            prompt: None,
+            workdir: Workdir::Absolute("/home/agent/workspace".into()),
+            session: Name("claude-code".into()),
+            env: BTreeMap::new(),
+            secrets: None,
+            kind: Kind::Native,
+            policy: Policy {
+                restart: Restart::No,
+                max_restarts: None,
+                timeout: None,
+                grace_period: Duration::from_secs(30),
+                backoff: vec![Duration::from_secs(3)],
+                backoff_reset: None,
+            },
+        }
+    }
+
+    #[test]
+    fn fill_in_for_every_absent_field() {
+        assert_eq!(agent("[agent]\nharness = \"claude-code\"\n"), plain());
+    }
+
+    #[test]
+    fn fill_in_for_every_empty_string() {
+        let mut text = "[agent]\nharness = \"claude-code\"\n".to_owned();
+        for key in [
+            "name",
+            "command",
+            "args",
+            "prompt",
+            "prompt_file",
+            "workdir",
+            "restart",
+            "max_restarts",
+            "timeout",
+            "grace_period",
+            "session",
+            "env",
+            "secrets",
+            "backoff",
+            "backoff_reset",
+            "replicas",
+            "type",
+            "memory",
+            "cpu",
+            "extra_packages",
+        ] {
+            writeln!(text, "{key} = \"\"").unwrap();
+        }
+        assert_eq!(agent(&text), plain());
+    }
+
+    #[test]
+    fn fill_in_for_the_zero_values_that_writers_emit() {
+        let text = "[agent]\nharness = \"claude-code\"\ncommand = []\nargs = []\nmax_restarts = 0\ntimeout = 0\nbackoff = []\n\
+                    backoff_reset = 0\nreplicas = 1\npid_limit = 0\nextra_packages = []\n[agent.env]\n";
+        assert_eq!(agent(text), plain());
+    }
+}
+
+mod fields {
+    use super::*;
+
+    #[test]
+    fn all_are_read() {
+        let spec = agent(
+            r#"
+            [[agents]]
+            name = "reviewer"
+            harness = "gemini-cli"
+            command = ["/opt/gemini", "--yolo"]
+            args = ["--model", "", "a b"]
+            prompt = "cd $HOME && make; echo \"é\"\n"
+            workdir = "/workspace"
+            restart = "on-failure"
+            max_restarts = 5
+            timeout = "2h45m30s"
+            grace_period = "1m"
+            session = "review"
+            secrets = ["API_KEY", "TOKEN", "API_KEY"]
+            backoff = ["200ms", "1s", 5]
+            backoff_reset = "10 min"
+            type = "native"
+            env = { RUST_LOG = "debug", LITERAL = "${HOME}", EMPTY = "" }
+            "#,
+        );
+        let text = |text: &str| text.to_owned();
+        assert_eq!(
+            spec,
+            AgentSpec {
+                name: Name(text("reviewer")),
+                harness: Harness::find("gemini-cli").unwrap(),
+                command: vec![text("/opt/gemini"), text("--yolo")],
+                args: vec![text("--model"), text(""), text("a b")],
+                prompt: Some(Prompt::Text(text("cd $HOME && make; echo \"é\"\n"))),
+                workdir: Workdir::Absolute("/workspace".into()),
+                session: Name(text("review")),
+                env: [("RUST_LOG", "debug"), ("LITERAL", "${HOME}"), ("EMPTY", "")]
+                    .map(|(name, value)| (text(name), text(value)))
+                    .into(),
+                secrets: Some([text("API_KEY"), text("TOKEN")].into()),
+                kind: Kind::Native,
+                policy: Policy {
+                    restart: Restart::OnFailure,
+                    max_restarts: Some(5),
+                    timeout: Some(Duration::from_secs(9930)),
+                    grace_period: Duration::from_mins(1),
+                    backoff: vec![Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5)],
+                    backoff_reset: Some(Duration::from_mins(10)),
+                },
+            }
+        );
+    }
+
+    #[rstest]
+    #[case("claude-code", "claude")]
+    #[case("opencode", "opencode")]
+    #[case("gemini-cli", "gemini")]
+    #[case("codex", "codex")]
+    #[case("custom", "agent")]
+    fn each_preset_has_its_binary(#[case] harness: &str, #[case] binary: &str) {
+        assert_eq!(agent(&format!("[agent]\nharness = \"{harness}\"\n")).command, [binary]);
+    }
+
+    #[test]
+    fn a_command_in_one_string_is_one_program() {
+        assert_eq!(agent_with("command = \"my agent --fast\"").command, ["my agent --fast"]);
+    }
+
+    #[test]
+    fn prompt_file_takes_precedence() {
+        let spec = agent_with("prompt = \"x\"\nprompt_file = \"prompts/x.md\"");
+        assert_eq!(spec.prompt, Some(Prompt::File("prompts/x.md".into())));
+    }
+
+    #[rstest]
+    #[case("~", "")]
+    #[case("~/", "")]
+    #[case("~/a/b", "a/b")]
+    #[case("~//etc", "etc")]
+    fn a_workdir_below_home_stays_below_home(#[case] workdir: &str, #[case] rest: &str) {
+        assert_eq!(agent_with(&format!("workdir = \"{workdir}\"")).workdir, Workdir::Home(rest.into()));
+    }
+
+    #[rstest]
+    #[case("timeout = 1800", Some(1800))]
+    #[case("timeout = \"30m\"", Some(1800))]
+    #[case("timeout = \"2 hours 30 min\"", Some(9000))]
+    #[case("timeout = 0x10", Some(16))]
+    #[case("timeout = 0", None)]
+    #[case("timeout = \"0\"", None)]
+    #[case("timeout = \"0s\"", None)]
+    fn timeout_is_a_duration_or_seconds_and_zero_is_none(#[case] line: &str, #[case] seconds: Option<u64>) {
+        assert_eq!(agent_with(line).policy.timeout, seconds.map(Duration::from_secs));
+    }
+
+    #[rstest]
+    #[case("grace_period = \"0s\"", 0)]
+    #[case("grace_period = 0", 0)]
+    #[case("grace_period = 60", 60)]
+    fn grace_period_may_be_zero(#[case] line: &str, #[case] seconds: u64) {
+        assert_eq!(agent_with(line).policy.grace_period, Duration::from_secs(seconds));
+    }
+
+    #[test]
+    fn an_empty_list_of_secrets_passes_none() {
+        assert_eq!(agent_with("secrets = []").secrets, Some(BTreeSet::new()));
+    }
+
+    #[test]
+    fn env_may_be_a_table_of_its_own_or_dotted() {
+        let inline = agent_with("env = { A = \"1\" }");
+        assert_eq!(agent_with("env.A = \"1\""), inline);
+        assert_eq!(agent_with("[agent.env]\nA = \"1\""), inline);
+    }
+
+    #[test]
+    fn sandboxed_is_taken_only_when_unsandboxed_is_allowed() {
+        let text = "[agent]\nharness = \"custom\"\ntype = \"sandboxed\"\n";
+        let config = parse(text.as_bytes(), &Options { unsandboxed: true }).unwrap();
+        assert_eq!(config.findings, []);
+        assert_eq!(config.entries[0].spec.as_ref().unwrap().kind, Kind::Sandboxed);
+        let error = error_with("type = \"sandboxed\"");
+        assert!(error.starts_with(
+            "3:8: this version has no sandbox; write `type = \"native\"`, or run agentd with --unsandboxed"
+        ));
+    }
+
+    #[rstest]
+    #[case("restart = \"sometimes\"", "3:11: invalid agent.restart \"sometimes\"; write no, on-failure or always")]
+    #[case("restart = \"on_failure\"", "3:11: invalid agent.restart \"on_failure\"; did you mean \"on-failure\"?")]
+    #[case("restart = true", "3:11: `restart` is a boolean; write a string, in quotes")]
+    #[case("type = \"vm\"", "3:8: unknown agent.type \"vm\"; write native or sandboxed")]
+    #[case("max_restarts = -1", "3:16: `max_restarts` is out of range; write a whole number, 0 for no limit")]
+    #[case(
+        "max_restarts = 99999999999999999999",
+        "3:16: `max_restarts` is out of range; write a whole number, 0 for no limit"
+    )]
+    #[case("max_restarts = \"3\"", "3:16: `max_restarts` is a string; write a whole number, 0 for no limit")]
+    #[case("max_restarts = 1.5", "3:16: `max_restarts` is a float; write a whole number, 0 for no limit")]
+    #[case("timeout = -5", "3:11: `timeout`: the duration is negative; write for example 30s, 1h30m or 2 hours 30 min")]
+    #[case(
+        "timeout = \"-5s\"",
+        "3:11: `timeout`: the duration is negative; write for example 30s, 1h30m or 2 hours 30 min"
+    )]
+    #[case(
+        "timeout = \"5M\"",
+        "3:11: `timeout`: the unit `M` would be a month; did you mean `m` for minutes? write for example 30s, 1h30m or 2 hours 30 min"
+    )]
+    #[case(
+        "timeout = \"100\"",
+        "3:11: `timeout`: the number 100 has no unit; write for example 30s, 1h30m or 2 hours 30 min"
+    )]
+    #[case("timeout = 1.5", "3:11: `timeout` is a float; write a duration like \"30s\", or whole seconds")]
+    #[case(
+        "timeout = 9223372037",
+        "3:11: `timeout`: the duration does not fit into nanoseconds up to 292 years; write for example 30s, 1h30m or 2 hours 30 min"
+    )]
+    #[case("grace_period = []", "3:16: `grace_period` is an array; write a duration like \"30s\", or whole seconds")]
+    #[case("backoff = \"3s\"", "3:11: `backoff` is a string; write an array of durations, in [ ]")]
+    #[case(
+        "backoff = [\"1s\", \"\"]",
+        "3:18: `backoff`: the duration is empty; write for example 30s, 1h30m or 2 hours 30 min"
+    )]
+    #[case("command = 5", "3:11: `command` is an integer; write a string or an array of strings")]
+    #[case(
+        "command = [\"\", \"x\"]",
+        "3:11: the program in `command` is empty; write its name or path as the first string"
+    )]
+    #[case("args = \"--fast\"", "3:8: `args` is a string; write an array of strings, in [ ]")]
+    #[case("args = [\"a\", 5]", "3:14: a string in `args` is an integer; write a string, in quotes")]
+    #[case(
+        "args = [\"a\\u0000\"]",
+        "3:9: a string in `args` has a NUL character; remove it, no program can be given one"
+    )]
+    #[case("prompt = \"a\\u0000\"", "3:10: `prompt` has a NUL character; remove it, no program can be given one")]
+    #[case("prompt = [\"a\"]", "3:10: `prompt` is an array; write a string, in quotes")]
+    #[case(
+        "workdir = \"src\"",
+        "3:11: `workdir` is a relative path; write an absolute path, or ~/ and a path below the agent user's home"
+    )]
+    #[case(
+        "workdir = \"~bob/src\"",
+        "3:11: `workdir` is a relative path; write an absolute path, or ~/ and a path below the agent user's home"
+    )]
+    #[case(
+        "session = \"a.b\"",
+        "3:11: \"a.b\" cannot be a `session`; a name has 1 to 64 characters, of A-Z, a-z, 0-9, _ and -"
+    )]
+    #[case("env = [\"A=1\"]", "3:7: `env` is an array; write a table of strings, for example { RUST_LOG = \"info\" }")]
+    #[case("env = { PORT = 8080 }", "3:16: the value of \"PORT\" in `env` is an integer; write a string, in quotes")]
+    #[case(
+        "env = { \"A=B\" = \"x\" }",
+        "3:9: \"A=B\" cannot be a name in `env`; a variable's name is not empty and has neither = nor a NUL"
+    )]
+    #[case(
+        "env = { \"\" = \"x\" }",
+        "3:9: \"\" cannot be a name in `env`; a variable's name is not empty and has neither = nor a NUL"
+    )]
+    #[case(
+        "env = { A = \"x\\u0000\" }",
+        "3:13: the value of \"A\" in `env` has a NUL character; remove it, no program can be given one"
+    )]
+    #[case("secrets = \"API_KEY\"", "3:11: `secrets` is a string; write an array of names, in [ ]")]
+    #[case(
+        "secrets = [\"API-KEY\"]",
+        "3:12: \"API-KEY\" cannot be a name in `secrets`; a secret's name has letters, digits and _, and does not begin with a digit"
+    )]
+    #[case(
+        "secrets = [\"\"]",
+        "3:12: \"\" cannot be a name in `secrets`; a secret's name has letters, digits and _, and does not begin with a digit"
+    )]
+    fn a_bad_one_says_where_what_and_what_would_be_right(#[case] lines: &str, #[case] error: &str) {
+        assert_eq!(error_with(lines), error);
+    }
+
+    #[test]
+    fn every_bad_one_of_an_entry_is_told_in_the_order_of_the_file() {
+        let error = error_with("workdir = \"x\"\nrestart = \"x\"\nargs = [1, \"ok\", 2]\nmax_restarts = -1");
+        let places: Vec<_> = error.lines().map(|line| line.split(": ").next().unwrap()).collect();
+        assert_eq!(places, ["3:11", "4:11", "5:9", "5:18", "6:16"]);
+    }
+
+    #[rstest]
+    #[case("prompt = \"@\"", 0)]
+    #[case("args = [\"@\"]", 0)]
+    #[case("command = [\"x\", \"@\"]", 0)]
+    #[case("env = { NAME = \"@\" }", "NAME=".len())]
+    fn a_string_may_be_as_long_as_the_kernel_takes(#[case] line: &str, #[case] extra: usize) {
+        let fits =
+            "é".repeat((MAX_ARGUMENT - extra) / 2) + if (MAX_ARGUMENT - extra).is_multiple_of(2) { "" } else { "x" };
+        agent_with(&line.replace('@', &fits));
+        let error = error_with(&line.replace('@', &(fits + "x")));
+        assert!(error.contains("131072 bytes long; the kernel takes at most 131071 bytes"), "{error}");
+        assert!(error.len() < 200);
+    }
+
+    #[rstest]
+    #[case("env = { TOKEN = [\"sk-secret\"] }")]
+    #[case("env = { TOKEN = \"sk-secret\\u0000\" }")]
+    #[case("prompt = \"sk-secret\\u0000\"")]
+    #[case("prompt = [\"sk-secret\"]")]
+    #[case("args = [\"sk-secret\\u0000\"]")]
+    fn no_error_quotes_what_may_be_secret(#[case] line: &str) {
+        assert!(!error_with(line).contains("secret"));
+    }
+
+    #[test]
+    fn debug_shows_no_prompt_argument_or_value() {
+        let config = read(
+            "[agent]\nharness = \"custom\"\nprompt = \"sk-secret\"\nargs = [\"sk-secret\"]\nenv.TOKEN = \"sk-secret\"\n",
+        );
+        assert!(!format!("{config:?}").contains("sk-secret"));
+        let spec = config.entries[0].spec.as_ref().unwrap();
+        assert!(format!("{:?}", spec.prompt).contains("Text(9 bytes)"));
+    }
+}
+
+mod unknown_keys {
+    use super::*;
+
+    #[rstest]
+    #[case("promt = \"x\"", "3:1: unknown key \"promt\" is ignored; did you mean `prompt`?")]
+    #[case("Workdir = \"x\"", "3:1: unknown key \"Workdir\" is ignored; did you mean `workdir`?")]
+    #[case("colour = { a = 1 }", "3:1: unknown key \"colour\" is ignored; remove it if no other program reads it")]
+    #[case("\"a\\u001bb\" = 1", "3:1: unknown key \"a\\u{1b}b\" is ignored; remove it if no other program reads it")]
+    #[case("memory = \"4GiB\"", "3:1: `memory` is not applied by this version; the agent runs without this limit")]
+    #[case("pid_limit = 512", "3:1: `pid_limit` is not applied by this version; the agent runs without this limit")]
+    #[case("cpu = 1.5", "3:1: `cpu` is not applied by this version; the agent runs without this limit")]
+    fn are_warnings_and_the_agent_stands(#[case] line: &str, #[case] warning: &str) {
+        let config = read(&format!("[agent]\nharness = \"custom\"\n{line}\n"));
+        assert_eq!(told(&config), [warning]);
+        assert_eq!(config.findings[0].severity, Severity::Warning);
+        assert_eq!((config.error(), config.warning().as_deref()), (None, Some(warning)));
+        assert!(config.entries[0].spec.is_ok() && config.complete);
+    }
+
+    #[test]
+    fn of_other_programs_are_no_matter() {
+        agent_with("extra_packages = [\"ripgrep\"]");
+    }
+
+    #[test]
+    fn are_not_repeated_at_length() {
+        let config = read(&format!("[agent]\nharness = \"custom\"\n{} = 1\n", "k".repeat(1_000_000)));
+        assert!(told(&config)[0].len() < 200);
+    }
+}
+
+mod naming {
+    use super::*;
+
+    #[rstest]
+    #[case::one_unnamed_is_its_harness("[agent]\nharness = \"claude-code\"", &["claude-code"])]
+    #[case::several_unnamed_are_numbered("[[agents]]\nharness = \"claude-code\"\n[[agents]]\nharness = \"codex\"\n[[agents]]\nharness = \"claude-code\"", &["claude-code-0", "codex", "claude-code-1"])]
+    #[case::agent_comes_before_agents("[[agents]]\nharness = \"codex\"\n[agent]\nharness = \"codex\"\nprompt = \"x\"", &["codex-0", "codex-1"])]
+    #[case::a_named_one_does_not_count("[[agents]]\nharness = \"codex\"\nname = \"x\"\n[[agents]]\nharness = \"codex\"", &["x", "codex"])]
+    #[case::replicas_are_numbered("[agent]\nharness = \"custom\"\nname = \"rev\"\nreplicas = 3", &["rev-0", "rev-1", "rev-2"])]
+    #[case::replicas_of_an_unnamed_one("[agent]\nharness = \"codex\"\nreplicas = 2", &["codex-0", "codex-1"])]
+    #[case::one_replica_is_not_numbered("[agent]\nharness = \"custom\"\nname = \"rev\"\nreplicas = 1", &["rev"])]
+    fn gives_each_agent_its_name(#[case] text: &str, #[case] expected: &[&str]) {
+        let config = read(text);
+        assert_eq!(told(&config), Vec::<String>::new());
+        assert!(config.complete);
+        assert_eq!(names(&config), expected);
+        for entry in &config.entries {
+            let spec = entry.spec.as_ref().unwrap();
+            assert_eq!((&spec.name, &spec.session), (&entry.name, &entry.name));
+            assert_eq!(entry.harness, Some(spec.harness));
+        }
+    }
+
+    #[test]
+    fn puts_agent_first() {
+        let config = read("[[agents]]\nharness = \"codex\"\n[agent]\nharness = \"codex\"\nprompt = \"x\"\n");
+        assert!(config.entries[0].spec.as_ref().unwrap().prompt.is_some());
+    }
+
+    #[test]
+    fn replicas_ignore_session_and_copy_the_rest() {
+        let config =
+            read("[agent]\nharness = \"custom\"\nname = \"rev\"\nreplicas = 2\nsession = \"s\"\nenv.A = \"1\"\n");
+        assert_eq!(names(&config), ["rev-0", "rev-1"]);
+        assert_eq!(
+            told(&config),
+            ["5:11: `session` is ignored; each of several replicas has a session named like itself"]
+        );
+        for entry in &config.entries {
+            let spec = entry.spec.as_ref().unwrap();
+            assert_eq!(spec.session, entry.name);
+            assert_eq!(spec.env["A"], "1");
+        }
+    }
+
+    #[test]
+    fn of_one_name_in_any_case_the_first_has_it() {
+        let config =
+            read("[agent]\nharness = \"custom\"\nname = \"Rev\"\n[[agents]]\nharness = \"codex\"\nname = \"rev\"\n");
+        assert_eq!(names(&config), ["Rev"]);
+        assert!(config.entries[0].spec.is_ok());
+        assert!(config.complete);
+        assert_eq!(
+            config.error().unwrap(),
+            "6:8: duplicate agent name \"rev\", which the entry at line 3 has; give each a name of its own, not only in case"
+        );
+    }
+
+    #[test]
+    fn only_the_replica_whose_name_is_taken_is_in_error() {
+        let config = read(
+            "[agent]\nharness = \"custom\"\nname = \"a-1\"\n[[agents]]\nharness = \"custom\"\nname = \"a\"\nreplicas = 3\n",
+        );
+        assert_eq!(names(&config), ["a-1", "a-0", "a-2"]);
+        assert!(config.entries.iter().all(|entry| entry.spec.is_ok()));
+        assert_eq!(config.findings.len(), 1);
+    }
+
+    #[test]
+    fn of_one_session_the_later_entry_is_in_error() {
+        let config = read(
+            "[[agents]]\nharness = \"custom\"\nname = \"a\"\nsession = \"b\"\n[[agents]]\nharness = \"custom\"\nname = \"b\"\n\
+             [[agents]]\nharness = \"custom\"\nname = \"c\"\nsession = \"B\"\n",
+        );
+        assert_eq!(names(&config), ["a", "b", "c"]);
+        assert!(config.complete);
+        let error = config.entries[1].spec.clone().unwrap_err();
+        assert_eq!(
+            error,
+            "7:8: duplicate session \"b\", which the entry at line 4 has; give each a session of its own"
+        );
+        assert!(config.entries[0].spec.is_ok() && config.entries[2].spec.is_ok());
+        assert_eq!(config.error(), Some(error));
+    }
+
+    #[test]
+    fn an_entry_in_error_still_has_its_name_and_replicas() {
+        let config = read("[agent]\nharness = \"nope\"\nname = \"rev\"\nreplicas = 2\nrestart = 1\n");
+        assert_eq!(names(&config), ["rev-0", "rev-1"]);
+        assert!(config.complete);
+        for entry in &config.entries {
+            assert_eq!(entry.harness, None);
+            assert_eq!(entry.spec.as_ref().unwrap_err().lines().count(), 2);
+        }
+        assert_eq!(config.findings.len(), 2);
+    }
+
+    #[test]
+    fn a_named_entry_without_harness_is_an_entry() {
+        let config = read("[[agents]]\nname = \"rev\"\n");
+        assert_eq!(names(&config), ["rev"]);
+        assert!(config.complete);
+        let error = config.entries[0].spec.clone().unwrap_err();
+        assert_eq!(error, "1:1: harness is required; write one of claude-code, opencode, gemini-cli, codex or custom");
+    }
+
+    #[rstest]
+    #[case::no_harness("harness = \"\"", "harness is required")]
+    #[case::unknown_harness("harness = \"nope\"", "unknown agent.harness \"nope\"; write claude-code")]
+    #[case::misspelt_harness("harness = \"claude\"", "unknown agent.harness \"claude\"; did you mean \"claude-code\"?")]
+    #[case::harness_of_another_type("harness = 1", "`harness` is an integer")]
+    #[case::bad_name("harness = \"custom\"\nname = \"a b\"", "\"a b\" cannot be a `name`; a name has 1 to 64")]
+    #[case::name_of_another_type("harness = \"custom\"\nname = 5", "`name` is an integer")]
+    #[case::no_replicas(
+        "harness = \"custom\"\nreplicas = 0",
+        "`replicas` is out of range; write a whole number from 1 to 1000"
+    )]
+    #[case::too_many_replicas("harness = \"custom\"\nreplicas = 1001", "`replicas` is out of range")]
+    #[case::replicas_of_another_type("harness = \"custom\"\nreplicas = \"2\"", "`replicas` is a string")]
+    #[case::too_long_with_a_number(
+        "harness = \"custom\"\nname = \"aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeeeffffffffffgggg\"\nreplicas = 2",
+        "the `name` is too long; replicas"
+    )]
+    fn leaves_the_agents_unknown_when_an_entry_does_not_tell(#[case] lines: &str, #[case] error: &str) {
+        let config = read(&format!("[[agents]]\n{lines}\n[[agents]]\nharness = \"codex\"\n"));
+        assert!(!config.complete);
+        assert_eq!(names(&config), ["codex"]);
+        assert!(config.entries[0].spec.is_ok());
+        assert!(config.error().unwrap().contains(error), "{:?}", config.error());
+    }
+
+    #[test]
+    fn a_misspelt_harness_does_not_renumber_the_others() {
+        let config = read("[[agents]]\nharness = \"claude\"\n[[agents]]\nharness = \"claude-code\"\n");
+        assert_eq!(names(&config), ["claude-code-1"]);
+        assert!(!config.complete);
+    }
+
+    #[test]
+    fn a_number_of_agents_beyond_reason_is_refused() {
+        let entry = |number| format!("[[agents]]\nharness = \"custom\"\nname = \"a{number}\"\nreplicas = 1000\n");
+        let config = read(&(0..11).map(entry).collect::<String>());
+        assert_eq!(config.entries.len(), MAX_AGENTS);
+        assert!(!config.complete);
+        let error = config.error().unwrap();
+        assert!(error.starts_with("44:12: these are too many agents; declare at most 10000"), "{error}");
+    }
+
+    #[rstest]
+    #[case("a", true)]
+    #[case("A-z_0", true)]
+    #[case("-", true)]
+    #[case("", false)]
+    #[case("a.b", false)]
+    #[case("a b", false)]
+    #[case("é", false)]
+    #[case("a\n", false)]
+    fn a_name_is_of_letters_digits_and_two_signs(#[case] text: &str, #[case] is_name: bool) {
+        assert_eq!(
+            text.parse::<Name>().map(|name| name.as_str() == text),
+            if is_name { Ok(true) } else { Err(InvalidName) }
+        );
+    }
+
+    #[test]
+    fn a_name_has_at_most_64_bytes() {
+        assert!(Name::try_from("a".repeat(64).as_str()).is_ok());
+        assert!(Name::try_from("a".repeat(65).as_str()).is_err());
+    }
+}
+
+mod real_files {
+    use super::*;
+
+    #[test]
+    fn a_writer_that_emits_every_field() {
+        let text = r#"
+            [mixtape]
+            name = "vm"
+            [[agents]]
+            type = "sandboxed"
+            name = "reviewer-0"
+            harness = "claude-code"
+            prompt = ""
+            prompt_file = ""
+            workdir = "/workspace"
+            restart = ""
+            max_restarts = 0
+            timeout = ""
+            grace_period = "30s"
+            session = ""
+            replicas = 1
+            extra_packages = []
+            memory = ""
+            pid_limit = 0
+            [agents.env]
+            TOKEN = "x"
+            [[agents]]
+            type = "sandboxed"
+            name = "reviewer-1"
+            harness = "claude-code"
+            timeout = 1800
+        "#;
+        let config = parse(text.as_bytes(), &Options { unsandboxed: true }).unwrap();
+        assert_eq!(told(&config), Vec::<String>::new());
+        assert_eq!(names(&config), ["reviewer-0", "reviewer-1"]);
+        let config = read(text);
+        assert!(config.entries.iter().all(|entry| entry.spec.is_err()));
+        assert!(config.complete);
+    }
+
+    #[test]
+    fn five_hundred_replicas() {
+        let config = read("[agent]\nharness = \"opencode\"\nname = \"w\"\nreplicas = 500\nmemory = \"4GiB\"\n");
+        assert_eq!(config.entries.len(), 500);
+        assert_eq!(config.entries[499].name.as_str(), "w-499");
+        assert_eq!(config.findings.len(), 1);
+    }
+
+    #[test]
+    fn a_prompt_of_shell_lines_is_taken_literally() {
+        let spec = agent("[agent]\nharness = \"claude-code\"\nprompt = '''\ncd \"$HOME\" && make\n\tdone;'''\n");
+        assert_eq!(spec.prompt, Some(Prompt::Text("cd \"$HOME\" && make\n\tdone;".into())));
+    }
+}
+
+/// Lines of an entry, good and bad, for any harness.
+fn any_line() -> impl Strategy<Value = String> {
+    let key = proptest::sample::select(vec![
+        "name",
+        "harness",
+        "command",
+        "args",
+        "prompt",
+        "prompt_file",
+        "workdir",
+        "restart",
+        "max_restarts",
+        "timeout",
+        "grace_period",
+        "session",
+        "env",
+        "secrets",
+        "backoff",
+        "backoff_reset",
+        "replicas",
+        "type",
+        "memory",
+        "promt",
+    ]);
+    let value = proptest::sample::select(vec![
+        "\"\"",
+        "\"a\"",
+        "\"x y\"",
+        "\"custom\"",
+        "\"codex\"",
+        "\"cdex\"",
+        "\"always\"",
+        "\"no\"",
+        "\"5s\"",
+        "\"5M\"",
+        "\"/w\"",
+        "\"~/w\"",
+        "\"native\"",
+        "\"sandboxed\"",
+        "0",
+        "1",
+        "2",
+        "-1",
+        "1001",
+        "1.5",
+        "true",
+        "1979-05-27",
+        "[]",
+        "[\"a\"]",
+        "[\"1s\", 2]",
+        "[[]]",
+        "{}",
+        "{ A = \"b\" }",
+        "{ A = 1 }",
+        "\"\\u0000\"",
+    ]);
+    (key, value).prop_map(|(key, value)| format!("{key} = {value}\n"))
+}
+
+/// The lines of an entry, each key once.
+fn any_entry() -> impl Strategy<Value = String> {
+    proptest::collection::vec(any_line(), 0..8).prop_map(|lines| {
+        let lines: BTreeMap<_, _> =
+            lines.into_iter().map(|line| (line.split(' ').next().map(str::to_owned), line)).collect();
+        lines.into_values().collect()
+    })
+}
+
+fn any_jcard() -> impl Strategy<Value = String> {
+    (any_entry(), proptest::collection::vec(any_entry(), 0..5), any::<bool>()).prop_map(|(agent, agents, has_agent)| {
+        let first = if has_agent { format!("[agent]\n{agent}") } else { "[other]\n".to_owned() };
+        agents.iter().fold(first, |text, entry| text + "[[agents]]\n" + entry)
+    })
+}
+
+/// A jcard read, without the places.
+fn without_places(text: &str) -> Config {
+    let mut config = read(text);
+    for entry in &mut config.entries {
+        entry.spec = entry.spec.clone().map_err(|_| String::new());
+    }
+    for finding in &mut config.findings {
+        (finding.line, finding.column) = (1, 1);
+        if let Some((message, _)) = finding.message.split_once(" at line ") {
+            finding.message = message.to_owned();
+        }
+    }
+    config
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = parse(&text, &Options::default());
+    }
+
+    #[test]
+    fn no_text_of_tomls_alphabet_makes_it_panic(text in "(\\[\\[?agents?\\]?\\]\n|[a-z\\[\\]{}=\".,#\n é-]{0,12}){0,8}") {
+        let _ = parse(text.as_bytes(), &Options::default());
+    }
+
+    #[test]
+    fn no_cut_makes_it_panic_and_every_finding_is_in_the_file(text in any_jcard(), cut in any::<prop::sample::Index>()) {
+        let text = &text[..cut.index(text.len() + 1)];
+        let findings = parse(text.as_bytes(), &Options::default()).map_or_else(|findings| findings, |config| config.findings);
+        let lines: Vec<_> = text.split('\n').collect();
+        for finding in findings {
+            let line = lines.get(finding.line - 1);
+            prop_assert!(line.is_some_and(|line| finding.column <= line.chars().count() + 1), "{}", finding);
+        }
+    }
+
+    #[test]
+    fn names_and_sessions_are_unique_and_errors_are_told(text in any_jcard()) {
+        let config = read(&text);
+        let keys: BTreeSet<_> = config.entries.iter().map(|entry| entry.name.key()).collect();
+        prop_assert_eq!(keys.len(), config.entries.len());
+        let specs: Vec<_> = config.entries.iter().filter_map(|entry| entry.spec.as_ref().ok()).collect();
+        let sessions: BTreeSet<_> = specs.iter().map(|spec| &spec.session).collect();
+        prop_assert_eq!(sessions.len(), specs.len());
+        let all_good = config.complete && specs.len() == config.entries.len();
+        prop_assert!(all_good || config.error().is_some());
+        for entry in &config.entries {
+            match &entry.spec {
+                Ok(spec) => prop_assert_eq!(&spec.name, &entry.name),
+                Err(error) => prop_assert!(!error.is_empty()),
+            }
+        }
+    }
+
+    #[test]
+    fn an_entry_never_changes_those_before_it(text in any_jcard(), last in any_entry()) {
+        let before = read(&text);
+        // Another entry without a name would rightly number the ones before.
+        let after = read(&format!("{text}[[agents]]\nname = \"last\"\n{}", last.replace("name = ", "#")));
+        prop_assert_eq!(&after.entries[..before.entries.len()], &before.entries[..]);
+    }
+
+    #[test]
+    fn a_bad_entry_never_affects_the_others(bad in any_entry(), at in 0..=2_usize) {
+        let good = |name: &str| format!("[[agents]]\nname = \"good-{name}\"\nharness = \"custom\"\nprompt = \"{name}\"\n");
+        let mut entries = vec![good("a"), good("b")];
+        let alone = read(&entries.concat());
+        entries.insert(at, format!("[[agents]]\n{bad}"));
+        let together = read(&entries.concat());
+        for entry in &alone.entries {
+            prop_assert!(together.entries.contains(entry));
+        }
+    }
+
+    #[test]
+    fn comments_and_white_space_change_nothing(text in any_jcard()) {
+        let commented = text.replace('\n', " # a comment\r\n\n\t\n");
+        prop_assert_eq!(without_places(&commented), without_places(&text));
+    }
+}
