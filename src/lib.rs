@@ -13,6 +13,7 @@
 //!
 //! *Reconcile* decides which agents exist and with what declaration; a *machine* decides how one agent lives.
 
+pub mod cli;
 pub mod config;
 pub mod duration;
 pub mod harness;

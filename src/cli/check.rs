@@ -1,0 +1,141 @@
+//! `agentd check`: what is wrong with a jcard, before a daemon reads it.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use thiserror::Error;
+
+use crate::config::{self, Finding, Options, Severity};
+
+/// The exit status when nothing is in error.
+const GOOD: u8 = 0;
+/// The exit status when something is, or when the file cannot be read.
+const BAD: u8 = 1;
+
+/// Reads a jcard, and nothing else of the system, and prints each finding and a summary, a line each. The result is the exit
+/// status: 0 if there is no error, else 1.
+///
+/// # Errors
+///
+/// `out` cannot be written.
+pub fn check(file: &Path, options: &Options, out: &mut impl Write) -> io::Result<u8> {
+    let shown = file.display();
+    let text = match read(file) {
+        Ok(text) => text,
+        Err(error) => {
+            writeln!(out, "{shown}: {error}")?;
+            return Ok(BAD);
+        }
+    };
+    let (findings, agents) = match config::parse(&text, options) {
+        Ok(config) => (config.findings, Some(config.entries.len())),
+        Err(findings) => (findings, None),
+    };
+    for Finding { line, column, severity, message } in &findings {
+        let mark = match severity {
+            Severity::Error => "",
+            Severity::Warning => "warning: ",
+        };
+        writeln!(out, "{shown}:{line}:{column}: {mark}{message}")?;
+    }
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+    let agents = agents.map_or("unusable".to_owned(), |agents| counted(agents, "agent"));
+    let warnings = counted(findings.len() - errors, "warning");
+    writeln!(out, "{shown}: {agents}, {}, {warnings}", counted(errors, "error"))?;
+    Ok(if errors == 0 { GOOD } else { BAD })
+}
+
+#[derive(Debug, Error)]
+enum ReadError {
+    #[error("cannot be read: {0}; name a jcard that exists and that you may read")]
+    Io(#[from] io::Error),
+    #[error("is larger than {} MiB; a jcard is a few kilobytes", config::MAX_SIZE >> 20)]
+    TooLarge,
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, ReadError> {
+    let mut text = Vec::new();
+    let size = File::open(file)?.take(config::MAX_SIZE + 1).read_to_end(&mut text)?;
+    if size as u64 > config::MAX_SIZE { Err(ReadError::TooLarge) } else { Ok(text) }
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn check_file(file: &Path) -> (u8, String) {
+        let mut out = Vec::new();
+        let status = check(file, &Options::default(), &mut out).unwrap();
+        (status, String::from_utf8(out).unwrap())
+    }
+
+    /// Status and output for a jcard of this content, its path in the output shortened to `jcard.toml`.
+    fn check_text(text: impl AsRef<[u8]>) -> (u8, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("jcard.toml");
+        fs::write(&file, text).unwrap();
+        let (status, output) = check_file(&file);
+        (status, output.replace(&*file.to_string_lossy(), "jcard.toml"))
+    }
+
+    #[test]
+    fn a_good_jcard_gives_a_summary_and_0() {
+        let (status, output) = check_text("[agent]\nharness = \"claude-code\"\n");
+        assert_eq!((status, output.as_str()), (0, "jcard.toml: 1 agent, 0 errors, 0 warnings\n"));
+    }
+
+    #[test]
+    fn warnings_are_marked_and_give_0() {
+        let (status, output) = check_text("[agent]\nharness = \"claude-code\"\npromt = \"x\"\n");
+        assert_eq!(status, 0);
+        assert_eq!(
+            output,
+            "jcard.toml:3:1: warning: unknown key \"promt\" is ignored; did you mean `prompt`?\n\
+             jcard.toml: 1 agent, 0 errors, 1 warning\n"
+        );
+    }
+
+    #[test]
+    fn every_error_is_printed_with_its_place_and_gives_1() {
+        let (status, output) = check_text(
+            "[[agents]]\nharness = \"nope\"\nname = \"a\"\nmax_restarts = -1\n[[agents]]\nharness = \"custom\"\n",
+        );
+        assert_eq!(status, 1);
+        assert_eq!(
+            output,
+            "jcard.toml:2:11: unknown agent.harness \"nope\"; write claude-code, opencode, gemini-cli, codex or custom\n\
+             jcard.toml:4:16: `max_restarts` is out of range; write a whole number, 0 for no limit\n\
+             jcard.toml: 2 agents, 2 errors, 0 warnings\n"
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_no_toml_is_unusable() {
+        let (status, output) = check_text("[agent\n");
+        assert_eq!(status, 1);
+        assert!(output.starts_with("jcard.toml:1:7: the file is not valid TOML: "), "{output}");
+        assert!(output.ends_with("jcard.toml: unusable, 1 error, 0 warnings\n"), "{output}");
+    }
+
+    #[test]
+    fn a_missing_file_says_so_and_gives_1() {
+        let folder = tempfile::tempdir().unwrap();
+        let (status, output) = check_file(&folder.path().join("jcard.toml"));
+        assert_eq!(status, 1);
+        assert!(output.contains("jcard.toml: cannot be read: No such file or directory"), "{output}");
+    }
+
+    #[test]
+    fn a_file_of_endless_size_is_refused() {
+        let (status, output) = check_file(Path::new("/dev/zero"));
+        assert_eq!((status, output.as_str()), (1, "/dev/zero: is larger than 8 MiB; a jcard is a few kilobytes\n"));
+    }
+}
