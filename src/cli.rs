@@ -1,3 +1,327 @@
-//! The command line.
+//! The command line: what it says becomes [`Settings`] or a client's call.
 
 pub mod check;
+pub mod status;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use nix::unistd::Uid;
+
+use crate::account::Account;
+use crate::config;
+use crate::daemon::Settings;
+use crate::duration;
+use crate::supervisor::Detail;
+
+/// Keeps the AI coding agents that a jcard.toml declares running, each in a tmux session of its own.
+///
+/// Without a command agentd is the daemon: it reads the jcard and the secrets, starts, restarts, times out and stops agents
+/// accordingly, and tells about them over a Unix socket.
+#[derive(Debug, Parser)]
+#[command(name = "agentd", version, max_term_width = 100)]
+pub struct Arguments {
+    /// What to do; nothing is to be the daemon.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Where things are.
+    #[command(flatten)]
+    pub places: Places,
+    /// How the daemon goes about it.
+    #[command(flatten)]
+    pub daemon: Daemon,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+#[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
+pub enum Command {
+    /// Check a jcard and print every finding
+    ///
+    /// Each finding is a line FILE:LINE:COLUMN: what is wrong; what would be right. Ends with status 0 if there is no error.
+    Check {
+        /// The jcard; by default the one that the daemon reads
+        file: Option<PathBuf>,
+    },
+    /// Show the agents, or one of them
+    ///
+    /// Ends with status 0 if it runs, 3 if it does not, 4 if that cannot be told.
+    Status(status::Arguments),
+}
+
+/// Where things are. Commands need some of it, too.
+#[derive(Clone, Debug, Default, Args)]
+#[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
+pub struct Places {
+    /// The jcard [default: /etc/stereos/jcard.toml; without root: $XDG_CONFIG_HOME/agentd/jcard.toml]
+    #[arg(long, value_name = "PATH", global = true)]
+    pub config: Option<PathBuf>,
+    /// The API's socket [default: /run/stereos/agentd.sock; without root: $XDG_RUNTIME_DIR/agentd/agentd.sock]
+    #[arg(long, value_name = "PATH", global = true)]
+    pub api_socket: Option<PathBuf>,
+    /// Run agents that are declared `type = "sandboxed"` without a sandbox
+    #[arg(long, global = true)]
+    pub unsandboxed: bool,
+}
+
+/// How the daemon goes about it.
+#[derive(Clone, Debug, Default, Args)]
+#[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
+pub struct Daemon {
+    /// The secrets, one file each [default: /run/stereos/secrets; without root: $XDG_CONFIG_HOME/agentd/secrets]
+    #[arg(long, value_name = "DIR")]
+    secret_dir: Option<PathBuf>,
+    /// The dedicated tmux server's socket [default: /run/agentd/tmux.sock; without root: $XDG_RUNTIME_DIR/agentd/tmux.sock]
+    #[arg(long, value_name = "PATH")]
+    tmux_socket: Option<PathBuf>,
+    /// Root-only state [default: $STATE_DIRECTORY or /var/lib/agentd; without root: $XDG_STATE_HOME/agentd]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Whom agents run as [default: agent; without root: yourself]
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// The group that may use the sockets, under root
+    #[arg(long, value_name = "NAME", default_value = "admin")]
+    admin_group: String,
+    /// How often the files are read again even when no change was announced
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
+    resync: Duration,
+    /// How long nothing must have changed before a change is acted on (at most ten times that)
+    #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = duration::parse)]
+    settle: Duration,
+    /// Also log full command lines with prompts, working directories, names of variables, and the last screen of an agent
+    #[arg(long)]
+    debug: bool,
+}
+
+/// What of the surroundings decides where things are by default.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    root: bool,
+    home: PathBuf,
+    config_home: Option<PathBuf>,
+    runtime_dir: Option<PathBuf>,
+    state_home: Option<PathBuf>,
+    state_directory: Option<OsString>,
+}
+
+impl Surroundings {
+    /// This process's.
+    pub fn here() -> Self {
+        // The XDG base directory specification: paths that are not absolute are to be ignored.
+        let path = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        Self {
+            root: Uid::effective().is_root(),
+            home: path("HOME")
+                .or_else(|| Account::current().ok().map(|account| account.home))
+                .unwrap_or_else(|| "/".into()),
+            config_home: path("XDG_CONFIG_HOME"),
+            runtime_dir: path("XDG_RUNTIME_DIR"),
+            state_home: path("XDG_STATE_HOME"),
+            state_directory: std::env::var_os("STATE_DIRECTORY").filter(|value| !value.is_empty()),
+        }
+    }
+
+    fn config(&self) -> PathBuf {
+        if self.root { "/etc/stereos".into() } else { self.own_config().join("agentd") }
+    }
+
+    fn own_config(&self) -> PathBuf {
+        self.config_home.clone().unwrap_or_else(|| self.home.join(".config"))
+    }
+
+    fn state(&self) -> PathBuf {
+        // systemd separates several by colons (systemd.exec(5), "RuntimeDirectory=").
+        let given = self.state_directory.as_ref().and_then(|value| std::env::split_paths(value).next());
+        given.unwrap_or_else(|| if self.root { "/var/lib/agentd".into() } else { self.own_state().join("agentd") })
+    }
+
+    fn own_state(&self) -> PathBuf {
+        self.state_home.clone().unwrap_or_else(|| self.home.join(".local/state"))
+    }
+
+    /// Without root. Where nobody made a runtime directory for the user, one of the user's own.
+    fn own_runtime(&self) -> PathBuf {
+        self.runtime_dir.as_ref().map_or_else(|| self.own_state().join("agentd/run"), |path| path.join("agentd"))
+    }
+
+    fn api_socket(&self) -> PathBuf {
+        if self.root { SYSTEM_API_SOCKET.into() } else { self.own_runtime().join("agentd.sock") }
+    }
+
+    fn tmux_socket(&self) -> PathBuf {
+        if self.root { "/run/agentd/tmux.sock".into() } else { self.own_runtime().join("tmux.sock") }
+    }
+
+    fn secret_dir(&self) -> PathBuf {
+        if self.root { "/run/stereos/secrets".into() } else { self.config().join("secrets") }
+    }
+}
+
+const SYSTEM_API_SOCKET: &str = "/run/stereos/agentd.sock";
+const SYSTEM_CONFIG: &str = "/etc/stereos/jcard.toml";
+
+impl Arguments {
+    /// The daemon's settings: what was said, and defaults for the rest.
+    pub fn settings(&self, here: &Surroundings) -> Settings {
+        let (places, daemon) = (&self.places, &self.daemon);
+        let or = |given: &Option<PathBuf>, default: PathBuf| absolute(given.as_ref().unwrap_or(&default));
+        Settings {
+            config: or(&places.config, here.config().join("jcard.toml")),
+            secret_dir: or(&daemon.secret_dir, here.secret_dir()),
+            api_socket: or(&places.api_socket, here.api_socket()),
+            tmux_socket: or(&daemon.tmux_socket, here.tmux_socket()),
+            state_dir: or(&daemon.state_dir, here.state()),
+            user: daemon.user.clone(),
+            admin_group: daemon.admin_group.clone(),
+            resync: daemon.resync.max(Duration::from_millis(10)),
+            settle: daemon.settle,
+            detail: if daemon.debug { Detail::Debug } else { Detail::Plain },
+            options: self.places.options(),
+        }
+    }
+}
+
+impl Places {
+    /// How a jcard is read.
+    pub fn options(&self) -> config::Options {
+        config::Options { unsandboxed: self.unsandboxed }
+    }
+
+    /// The socket that a client asks: one's own daemon's if there is one, else the machine's.
+    pub fn client_socket(&self, here: &Surroundings) -> PathBuf {
+        self.api_socket.clone().unwrap_or_else(|| first_there(here.api_socket(), SYSTEM_API_SOCKET))
+    }
+
+    /// The jcard that is checked when none is named, by the same rule.
+    pub fn checked_config(&self, here: &Surroundings) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| first_there(here.config().join("jcard.toml"), SYSTEM_CONFIG))
+    }
+}
+
+fn first_there(own: PathBuf, system: &str) -> PathBuf {
+    if own.exists() || !Path::new(system).exists() { own } else { system.into() }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    // Fails only for an empty path, or when the present directory is gone: what it names then is not there either way.
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Understands `-config PATH` as `--config PATH`, as existing unit files write it: agentd has no short flags but `-h` and `-V`.
+pub fn with_two_dashes(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let command = Arguments::command();
+    let is_flag = |name: &str| command.get_arguments().any(|argument| argument.get_long() == Some(name));
+    let mut verbatim = false;
+    let two_dashes = |argument: OsString| {
+        verbatim |= argument == "--";
+        let name = argument
+            .to_str()
+            .and_then(|text| text.strip_prefix('-'))
+            .map(|text| text.split('=').next().unwrap_or(text));
+        match name {
+            Some(name) if !verbatim && name.len() > 1 && (is_flag(name) || name == "help" || name == "version") => {
+                let mut doubled = OsString::from("-");
+                doubled.push(argument);
+                doubled
+            }
+            _ => argument,
+        }
+    };
+    arguments.into_iter().map(two_dashes).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(words: &[&str], here: &Surroundings) -> Settings {
+        let words = with_two_dashes(words.iter().map(OsString::from));
+        Arguments::try_parse_from(words).unwrap().settings(here)
+    }
+
+    fn root() -> Surroundings {
+        Surroundings { root: true, home: "/root".into(), ..Surroundings::default() }
+    }
+
+    fn somebody() -> Surroundings {
+        Surroundings { home: "/home/me".into(), ..Surroundings::default() }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn root_has_the_defaults_of_the_contract() {
+        let settings = settings(&["agentd"], &root());
+        let paths = [
+            (settings.config, "/etc/stereos/jcard.toml"),
+            (settings.secret_dir, "/run/stereos/secrets"),
+            (settings.api_socket, "/run/stereos/agentd.sock"),
+            (settings.tmux_socket, "/run/agentd/tmux.sock"),
+            (settings.state_dir, "/var/lib/agentd"),
+        ];
+        for (path, default) in paths {
+            assert_eq!(path, Path::new(default));
+        }
+        assert_eq!((settings.user, settings.admin_group.as_str()), (None, "admin"));
+        assert_eq!((settings.resync, settings.settle), (Duration::from_secs(5), Duration::from_millis(300)));
+        assert_eq!(settings.detail, Detail::Plain);
+    }
+
+    #[test]
+    fn without_root_everything_is_the_users_own() {
+        let here = Surroundings {
+            config_home: Some("/c".into()),
+            runtime_dir: Some("/r".into()),
+            state_home: Some("/s".into()),
+            ..somebody()
+        };
+        let settings = settings(&["agentd"], &here);
+        let paths = [
+            (settings.config, "/c/agentd/jcard.toml"),
+            (settings.secret_dir, "/c/agentd/secrets"),
+            (settings.api_socket, "/r/agentd/agentd.sock"),
+            (settings.tmux_socket, "/r/agentd/tmux.sock"),
+            (settings.state_dir, "/s/agentd"),
+        ];
+        for (path, default) in paths {
+            assert_eq!(path, Path::new(default));
+        }
+    }
+
+    #[test]
+    fn without_any_variable_everything_is_below_home() {
+        let settings = settings(&["agentd"], &somebody());
+        assert_eq!(settings.config, Path::new("/home/me/.config/agentd/jcard.toml"));
+        assert_eq!(settings.api_socket, Path::new("/home/me/.local/state/agentd/run/agentd.sock"));
+        assert_eq!(settings.state_dir, Path::new("/home/me/.local/state/agentd"));
+    }
+
+    #[test]
+    fn the_first_of_several_state_directories_counts() {
+        let here = Surroundings { state_directory: Some("/var/lib/one:/var/lib/two".into()), ..root() };
+        assert_eq!(settings(&["agentd"], &here).state_dir, Path::new("/var/lib/one"));
+    }
+
+    #[test]
+    fn flags_with_one_dash_are_understood() {
+        let words = ["agentd", "-config", "/x", "-secret-dir=/y", "-debug", "-api-socket", "/z", "-tmux-socket", "/t"];
+        let settings = settings(&words, &root());
+        assert_eq!(settings.config, Path::new("/x"));
+        assert_eq!(settings.secret_dir, Path::new("/y"));
+        assert_eq!(settings.api_socket, Path::new("/z"));
+        assert_eq!(settings.tmux_socket, Path::new("/t"));
+        assert_eq!(settings.detail, Detail::Debug);
+    }
+
+    #[test]
+    fn a_bad_duration_is_an_error_that_names_it() {
+        let error = Arguments::try_parse_from(["agentd", "--settle", "3 parsecs"]).unwrap_err().to_string();
+        assert!(error.contains("--settle") && error.contains("3 parsecs"), "{error}");
+    }
+}

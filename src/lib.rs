@@ -13,8 +13,29 @@
 //!
 //! *Reconcile* decides which agents exist and with what declaration; a *machine* decides how one agent lives.
 
+pub mod account;
+pub mod api;
 pub mod cli;
+pub mod client;
+pub mod clock;
 pub mod config;
+pub mod daemon;
+pub mod deputy;
+pub mod descriptor;
+pub mod desired;
 pub mod duration;
+pub mod folder;
+pub mod frame;
 pub mod harness;
+pub mod inputs;
+pub mod launch;
+pub mod lock;
+pub mod log;
+pub mod process;
+pub mod reconcile;
+pub mod secrets;
+pub mod socket;
 pub mod status;
+pub mod supervisor;
+pub mod tmux;
+pub mod watch;

@@ -1,2 +1,79 @@
-//! The `agentd` binary.
-fn main() {}
+//! The `agentd` binary: chooses among daemon, client, and the daemon's own helpers.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use agentd::account::Account;
+use agentd::cli::{Arguments, Command, Surroundings, check, status, with_two_dashes};
+use agentd::launch::{self, launcher, login};
+use agentd::{daemon, deputy, log};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    if let Some(code) = helper(&words) {
+        return code;
+    }
+    let arguments = Arguments::parse_from(with_two_dashes(words));
+    let here = Surroundings::here();
+    match &arguments.command {
+        None => {
+            let settings = arguments.settings(&here);
+            let _log = log::start(settings.detail);
+            conclude(daemon::run(&settings))
+        }
+        Some(Command::Check { file }) => {
+            let file = file.clone().unwrap_or_else(|| arguments.places.checked_config(&here));
+            match check::check(&file, &arguments.places.options(), &mut io::stdout().lock()) {
+                Ok(code) => ExitCode::from(code),
+                Err(error) => complain(&format!("failed to write: {error}")),
+            }
+        }
+        Some(Command::Status(options)) => status::run(options, &arguments.places.client_socket(&here)),
+    }
+}
+
+/// The commands that only agentd itself gives. They are no part of the command line that people see.
+fn helper(words: &[OsString]) -> Option<ExitCode> {
+    let rest: Vec<&OsString> = words.iter().skip(2).collect();
+    Some(match (words.get(1)?.to_str()?, rest.as_slice()) {
+        (launch::COMMAND, [name, attempt, socket]) => {
+            let (name, attempt) = (name.to_str()?, attempt.to_str()?.parse().ok()?);
+            match launcher::run(name, attempt, Path::new(socket)) {
+                Ok(code) => ExitCode::from(code),
+                Err(error) => {
+                    complain(&error.to_string());
+                    ExitCode::from(error.exit_code())
+                }
+            }
+        }
+        (launch::SHELL_COMMAND, []) => match Account::current() {
+            Ok(account) => complain(&format!("failed to start a shell: {}", login::become_shell(&account))),
+            Err(error) => complain(&error.to_string()),
+        },
+        (login::SHELL_COMMAND, [marker]) => match Account::current() {
+            Ok(account) => {
+                complain(&format!("failed to start the login shell: {}", login::become_login_shell(&account, marker)))
+            }
+            Err(error) => complain(&error.to_string()),
+        },
+        (login::PRINT_COMMAND, [marker]) => conclude(login::print_environment(marker, &mut io::stdout().lock())),
+        (deputy::COMMAND, [user]) => conclude(deputy::run(user.to_str()?)),
+        _ => return None,
+    })
+}
+
+fn conclude<E: std::fmt::Display>(result: Result<(), E>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error.to_string()),
+    }
+}
+
+fn complain(what: &str) -> ExitCode {
+    // Where standard error is closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "agentd: {what}");
+    ExitCode::FAILURE
+}

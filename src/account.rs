@@ -1,0 +1,142 @@
+//! The account that agents run as.
+
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use nix::unistd::{Gid, Uid, getresgid, getresuid, setgroups, setresgid, setresuid};
+use users::os::unix::UserExt;
+
+/// Why there is no such account, or why it could not be taken on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody has that name.
+    #[error("there is no user {0:?}; create it (for example: useradd --create-home {0}), or name another with --user")]
+    NoUser(String),
+    /// This process runs under a uid without a name.
+    #[error("the user with uid {0} has no entry in the user database")]
+    NoEntry(Uid),
+    /// The groups of the user could not be listed.
+    #[error("failed to list the groups of user {0:?}")]
+    Groups(String),
+    /// The kernel refused to change who the process is.
+    #[error("failed to become user {name:?}: {source}")]
+    Become {
+        /// The user.
+        name: String,
+        /// The kernel's reason.
+        source: nix::Error,
+    },
+}
+
+/// A user as the system's user database has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Login name.
+    pub name: String,
+    /// User id.
+    pub uid: Uid,
+    /// Primary group.
+    pub gid: Gid,
+    /// All groups, the primary one among them.
+    pub groups: Vec<Gid>,
+    /// Home directory.
+    pub home: PathBuf,
+    /// Login shell.
+    pub shell: PathBuf,
+}
+
+impl Account {
+    /// Looks a user up by name.
+    pub fn find(name: &str) -> Result<Self, Error> {
+        users::get_user_by_name(name).ok_or_else(|| Error::NoUser(name.to_owned())).and_then(|user| Self::of(&user))
+    }
+
+    /// The user that this process runs as.
+    pub fn current() -> Result<Self, Error> {
+        let uid = Uid::effective();
+        users::get_user_by_uid(uid.as_raw()).ok_or(Error::NoEntry(uid)).and_then(|user| Self::of(&user))
+    }
+
+    fn of(user: &users::User) -> Result<Self, Error> {
+        let name = user.name().to_string_lossy().into_owned();
+        let groups =
+            users::get_user_groups(&name, user.primary_group_id()).ok_or_else(|| Error::Groups(name.clone()))?;
+        Ok(Self {
+            uid: Uid::from_raw(user.uid()),
+            gid: Gid::from_raw(user.primary_group_id()),
+            groups: groups.iter().map(|group| Gid::from_raw(group.gid())).collect(),
+            home: user.home_dir().to_owned(),
+            shell: user.shell().to_owned(),
+            name,
+        })
+    }
+
+    /// Makes this process run as the account, for good: supplementary groups, then all three group ids, then all three user ids.
+    /// Does nothing for a process that is not root, which must already be that user.
+    pub fn assume(&self) -> Result<(), Error> {
+        let failed = |source| Error::Become { name: self.name.clone(), source };
+        if Uid::effective().is_root() {
+            setgroups(&self.groups).map_err(failed)?;
+            setresgid(self.gid, self.gid, self.gid).map_err(failed)?;
+            setresuid(self.uid, self.uid, self.uid).map_err(failed)?;
+        }
+        let (uids, gids) = (getresuid().map_err(failed)?, getresgid().map_err(failed)?);
+        let all_mine = [uids.real, uids.effective, uids.saved].iter().all(|&uid| uid == self.uid)
+            && (self.uid != Uid::effective()
+                || [gids.real, gids.effective, gids.saved].iter().all(|&gid| gid == gids.real));
+        if all_mine { Ok(()) } else { Err(failed(nix::Error::EPERM)) }
+    }
+
+    /// Whether the login shell is one that refuses logins, such as `nologin(8)` and `false(1)`.
+    pub fn refuses_logins(&self) -> bool {
+        self.shell.file_name().is_none_or(|name| name == "nologin" || name == "false")
+    }
+
+    /// What every process of the user finds in its environment before anything else has a say. The `PATH` holds the places of
+    /// both NixOS and the Filesystem Hierarchy Standard, for users whose shell sets none.
+    pub fn base_environment(&self) -> Vec<(OsString, OsString)> {
+        let name = &self.name;
+        let path = format!(
+            "/run/wrappers/bin:/etc/profiles/per-user/{name}/bin:/run/current-system/sw/bin:/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+        );
+        vec![
+            ("HOME".into(), self.home.clone().into()),
+            ("USER".into(), name.into()),
+            ("LOGNAME".into(), name.into()),
+            ("SHELL".into(), self.shell.clone().into()),
+            ("PATH".into(), path.into()),
+        ]
+    }
+
+    /// The name under which a login shell is started: its own with a dash in front.
+    pub fn login_shell_name(&self) -> OsString {
+        let mut name = OsString::from("-");
+        name.push(self.shell.file_name().unwrap_or(self.shell.as_os_str()));
+        name
+    }
+
+    /// The shell's path as `execve(2)` wants it.
+    pub fn shell_c_string(&self) -> Result<CString, std::ffi::NulError> {
+        CString::new(self.shell.as_os_str().as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_is_found_with_its_home_and_groups() {
+        let root = Account::find("root").unwrap();
+        assert_eq!(root.uid, Uid::from_raw(0));
+        assert!(root.groups.contains(&root.gid));
+        assert!(root.home.is_absolute());
+    }
+
+    #[test]
+    fn an_unknown_user_is_an_error_that_says_how_to_make_one() {
+        let error = Account::find("no-such-user-here").unwrap_err().to_string();
+        assert!(error.contains("no-such-user-here") && error.contains("--user"), "{error}");
+    }
+}

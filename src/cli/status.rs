@@ -1,0 +1,500 @@
+//! `agentd status`: how the agents are, as a table and as an exit status.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use hyper::body::Bytes;
+
+use crate::client::{Answer, Client, Error};
+use crate::status::{AgentStatus, Health, How, Outcome, State, Time};
+
+/// The exit statuses of LSB init scripts' `status`.
+const RUNNING: u8 = 0;
+const NOT_RUNNING: u8 = 3;
+const UNKNOWN: u8 = 4;
+
+/// The width of a terminal that does not tell its own.
+const USUAL_WIDTH: usize = 80;
+
+/// Between two columns.
+const GAP: &str = "  ";
+
+const HEADINGS: [&str; 7] = ["NAME", "HARNESS", "STATE", "SINCE", "RESTARTS", "LAST EXIT", "NEXT START"];
+
+/// Where [`State`] stands among [`HEADINGS`].
+const STATE: usize = 2;
+
+/// Show how the agents are
+///
+/// Ends with 0 if the agent runs (without NAME: if the daemon runs), 3 if it does not, 4 if there is no such agent or it could not
+/// be found out.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Arguments {
+    /// Only this agent, whatever the case of its name
+    pub name: Option<String>,
+    /// Print the API's own answer
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Asks the daemon behind `socket` and prints what it says: data to stdout, talk to stderr.
+pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
+    let code = match report(arguments, socket) {
+        Ok(Report { text, remarks, code }) => {
+            for remark in remarks {
+                eprintln!("agentd: {remark}");
+            }
+            match io::stdout().write_all(&text) {
+                // A reader that has seen enough is no error.
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    eprintln!("agentd: failed to print: {error}");
+                    UNKNOWN
+                }
+                _ => code,
+            }
+        }
+        Err(error) => {
+            eprintln!("agentd: failed to {}", escaped(&error.to_string()));
+            if matches!(error, Failure::Client(Error::NotRunning(_))) { NOT_RUNNING } else { UNKNOWN }
+        }
+    };
+    ExitCode::from(code)
+}
+
+struct Report {
+    text: Bytes,
+    remarks: Vec<String>,
+    code: u8,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("start an event loop: {0}")]
+    Runtime(#[source] io::Error),
+    #[error(transparent)]
+    Client(#[from] Error),
+}
+
+fn report(arguments: &Arguments, socket: &Path) -> Result<Report, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
+    Ok(runtime.block_on(ask(arguments, socket))?)
+}
+
+async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
+    let client = Client::new(socket)?;
+    let (agents, body, code) = if let Some(name) = &arguments.name {
+        let Answer { value, body } = client.agent(name).await?;
+        let code = if value.running { RUNNING } else { NOT_RUNNING };
+        (vec![value], body, code)
+    } else {
+        let Answer { value, body } = client.agents().await?;
+        (value, body, RUNNING)
+    };
+    if arguments.json {
+        return Ok(Report { text: body, remarks: Vec::new(), code });
+    }
+    // What the table says stands without it.
+    let mut remarks = client.health().await.map(|health| faults(&health.value)).unwrap_or_default();
+    if agents.is_empty() {
+        remarks.push("no agents are declared".to_owned());
+        return Ok(Report { text: Bytes::new(), remarks, code });
+    }
+    let terminal = io::stdout().is_terminal();
+    let width = terminal.then(|| {
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+        size.map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0).unwrap_or(USUAL_WIDTH)
+    });
+    // https://no-color.org: set and not empty.
+    let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    Ok(Report { text: render(&agents, SystemTime::now(), width, colour).into(), remarks, code })
+}
+
+fn faults(health: &Health) -> Vec<String> {
+    let faults = [("configuration", &health.config_error), ("secrets", &health.secrets_error)];
+    let named =
+        |(what, fault): (&str, &Option<String>)| fault.as_ref().map(|fault| format!("{what}: {}", escaped(fault)));
+    faults.into_iter().filter_map(named).collect()
+}
+
+/// The agents as a table. `width` is that of the terminal in columns, `None` if the output is not read by a person: then nothing is
+/// shortened and every agent has one line.
+///
+/// Why an agent is in its state ends its line if there is room for all of it, else it has a line of its own below and is shortened to
+/// that.
+pub fn render(agents: &[AgentStatus], now: SystemTime, width: Option<usize>, colour: bool) -> String {
+    let rows: Vec<[String; HEADINGS.len()]> = agents.iter().map(|agent| cells(agent, now)).collect();
+    let mut widths = HEADINGS.map(str::len);
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let remarks: Vec<String> = agents.iter().map(remark).collect();
+    let before: usize = widths.iter().map(|width| width + GAP.len()).sum();
+    let beside = |remark: &str| width.is_none_or(|width| before + remark.chars().count() <= width);
+
+    let mut table = String::new();
+    push_line(&mut table, &HEADINGS.map(str::to_owned), &widths, None);
+    if remarks.iter().any(|remark| !remark.is_empty() && beside(remark)) && beside("REASON") {
+        table.push_str("REASON");
+    }
+    for ((agent, row), remark) in agents.iter().zip(&rows).zip(&remarks) {
+        end_line(&mut table);
+        push_line(&mut table, row, &widths, colour.then(|| paint(agent)));
+        if beside(remark) {
+            table.push_str(remark);
+        } else {
+            end_line(&mut table);
+            table.push_str(GAP);
+            table.push_str(&shortened(remark, width.unwrap_or(usize::MAX).saturating_sub(GAP.len())));
+        }
+    }
+    end_line(&mut table);
+    table
+}
+
+/// The columns, each padded and followed by a gap.
+fn push_line(
+    table: &mut String,
+    cells: &[String; HEADINGS.len()],
+    widths: &[usize; HEADINGS.len()],
+    paint: Option<&str>,
+) {
+    for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
+        let padding = width - cell.chars().count();
+        match paint.filter(|_| column == STATE) {
+            Some(paint) => _ = write!(table, "{paint}{cell}\x1b[0m"),
+            None => table.push_str(cell),
+        }
+        _ = write!(table, "{:padding$}{GAP}", "");
+    }
+}
+
+fn end_line(table: &mut String) {
+    table.truncate(table.trim_end_matches(' ').len());
+    table.push('\n');
+}
+
+fn cells(agent: &AgentStatus, now: SystemTime) -> [String; HEADINGS.len()] {
+    let or_dash = |cell: Option<String>| cell.filter(|cell| !cell.is_empty()).unwrap_or_else(|| "-".to_owned());
+    let since = since(agent).map(|Time(since)| words(now.duration_since(since).unwrap_or_default()));
+    let next_start = agent.next_start_at.map(|Time(next)| match next.duration_since(now) {
+        // A rest of a second counts as one: what is said to be due in 0s is due now.
+        Ok(rest) if !rest.is_zero() => format!("in {}", words(rest + Duration::from_nanos(999_999_999))),
+        _ => "now".to_owned(),
+    });
+    let last_exit = agent.exit.as_ref().map(|exit| match &exit.how {
+        How::Code(code) => code.to_string(),
+        How::Signal(signal) => escaped(signal),
+        How::Cause(_) => "unknown".to_owned(),
+    });
+    [
+        or_dash(Some(escaped(&agent.name))),
+        or_dash(agent.harness.as_deref().map(escaped)),
+        state(agent.state).to_owned(),
+        or_dash(since),
+        agent.restarts.to_string(),
+        or_dash(last_exit),
+        or_dash(next_start),
+    ]
+}
+
+/// From when on the agent has been in its state, as far as the API tells.
+fn since(agent: &AgentStatus) -> Option<Time> {
+    match agent.state {
+        State::Running => agent.started_at,
+        State::Backoff | State::Exited => agent.exit.as_ref().map(|exit| exit.at),
+        State::Waiting | State::Invalid => agent.declared_at,
+        State::Starting | State::Stopping => None,
+    }
+}
+
+/// All that a person should know about the state: how it ended, why, and what to mend. What one part says, another does not repeat.
+fn remark(agent: &AgentStatus) -> String {
+    let cause = agent.exit.as_ref().and_then(|exit| match &exit.how {
+        How::Cause(cause) => Some(cause.as_str()),
+        How::Code(_) | How::Signal(_) => None,
+    });
+    let parts = [agent.outcome.map(outcome), agent.reason.as_deref(), cause, agent.error.as_deref()];
+    let parts: Vec<&str> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
+    let is_news = |at: usize, part: &str| {
+        !parts.iter().enumerate().any(|(other, text)| text.contains(part) && (text.len() > part.len() || other < at))
+    };
+    let news: Vec<&str> =
+        parts.iter().enumerate().filter(|(at, part)| is_news(*at, part)).map(|(_, part)| *part).collect();
+    escaped(&news.join("; "))
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Waiting => "waiting",
+        State::Starting => "starting",
+        State::Running => "running",
+        State::Stopping => "stopping",
+        State::Backoff => "backoff",
+        State::Exited => "exited",
+        State::Invalid => "invalid",
+    }
+}
+
+fn outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Completed => "completed",
+        Outcome::Failed => "failed",
+        Outcome::TimedOut => "timed-out",
+        Outcome::GaveUp => "gave-up",
+    }
+}
+
+/// Green is well, yellow is on its way, red needs a person. It repeats what the words say.
+fn paint(agent: &AgentStatus) -> &'static str {
+    const GREEN: &str = "\x1b[32m";
+    const YELLOW: &str = "\x1b[33m";
+    const RED: &str = "\x1b[31m";
+    match (agent.state, agent.outcome) {
+        (State::Running, _) | (State::Exited, Some(Outcome::Completed)) => GREEN,
+        (State::Waiting | State::Starting | State::Stopping | State::Backoff, _) => YELLOW,
+        (State::Exited | State::Invalid, _) => RED,
+    }
+}
+
+/// A span of time in its two largest units, rounded down: `45s`, `2h 3m`, `12d`.
+fn words(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let (large, small, large_unit, small_unit) = match seconds {
+        0..60 => return format!("{seconds}s"),
+        60..3_600 => (seconds / 60, seconds % 60, 'm', 's'),
+        3_600..86_400 => (seconds / 3_600, seconds % 3_600 / 60, 'h', 'm'),
+        _ => (seconds / 86_400, seconds % 86_400 / 3_600, 'd', 'h'),
+    };
+    if small == 0 { format!("{large}{large_unit}") } else { format!("{large}{large_unit} {small}{small_unit}") }
+}
+
+/// Text that cannot do anything to a terminal: control characters, and those that turn or hide what stands beside them, as escapes.
+fn escaped(text: &str) -> String {
+    let acts = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    text.chars().fold(String::with_capacity(text.len()), |mut safe, c| {
+        if acts(c) {
+            safe.extend(c.escape_default());
+        } else {
+            safe.push(c);
+        }
+        safe
+    })
+}
+
+/// At most `width` characters, the last of them `…` where some are missing.
+fn shortened(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(std::iter::once('…')).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::Exit;
+
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000)
+    }
+
+    fn ago(seconds: u64) -> Time {
+        Time(now() - Duration::from_secs(seconds))
+    }
+
+    fn agent(name: &str, state: State) -> AgentStatus {
+        AgentStatus {
+            name: name.to_owned(),
+            running: state == State::Running,
+            session: name.to_owned(),
+            restarts: 0,
+            error: None,
+            state,
+            reason: None,
+            outcome: None,
+            harness: Some("claude-code".to_owned()),
+            kind: None,
+            pid: None,
+            attempt: None,
+            declared_at: Some(ago(90_000)),
+            started_at: None,
+            exit: None,
+            next_start_at: None,
+            deadline: None,
+            timeout_at: None,
+        }
+    }
+
+    fn backoff() -> AgentStatus {
+        AgentStatus {
+            restarts: 12,
+            reason: Some("exited with status 3".to_owned()),
+            exit: Some(Exit { how: How::Code(3), at: ago(1) }),
+            next_start_at: Some(Time(now() + Duration::from_millis(2_500))),
+            ..agent("claude-code", State::Backoff)
+        }
+    }
+
+    fn every_state() -> Vec<AgentStatus> {
+        vec![
+            AgentStatus { started_at: Some(ago(7_380)), ..agent("a", State::Running) },
+            backoff(),
+            AgentStatus {
+                outcome: Some(Outcome::GaveUp),
+                reason: Some("3 restarts were made".to_owned()),
+                restarts: 3,
+                exit: Some(Exit { how: How::Signal("SIGKILL".to_owned()), at: ago(61) }),
+                ..agent("c", State::Exited)
+            },
+            AgentStatus {
+                reason: Some(
+                    "workdir /home/agent/workspace/of/a/project/with/a/long/name does not exist yet".to_owned(),
+                ),
+                ..agent("d", State::Waiting)
+            },
+            AgentStatus {
+                harness: None,
+                declared_at: None,
+                error: Some("3:1: harness is required; one of claude-code, opencode".to_owned()),
+                ..agent("e", State::Invalid)
+            },
+            agent("f", State::Starting),
+            AgentStatus { running: true, reason: Some("removed".to_owned()), ..agent("g", State::Stopping) },
+        ]
+    }
+
+    #[test]
+    fn a_table_for_programs_has_one_whole_line_per_agent() {
+        let expected = "\
+NAME         HARNESS      STATE     SINCE  RESTARTS  LAST EXIT  NEXT START  REASON
+a            claude-code  running   2h 3m  0         -          -
+claude-code  claude-code  backoff   1s     12        3          in 3s       exited with status 3
+c            claude-code  exited    1m 1s  3         SIGKILL    -           gave-up; 3 restarts were made
+d            claude-code  waiting   1d 1h  0         -          -           workdir /home/agent/workspace/of/a/project/with/a/long/name does not exist yet
+e            -            invalid   -      0         -          -           3:1: harness is required; one of claude-code, opencode
+f            claude-code  starting  -      0         -          -
+g            claude-code  stopping  -      0         -          -           removed
+";
+        assert_eq!(render(&every_state(), now(), None, false), expected);
+    }
+
+    #[test]
+    fn on_80_columns_long_reasons_have_lines_of_their_own() {
+        let expected = "\
+NAME         HARNESS      STATE     SINCE  RESTARTS  LAST EXIT  NEXT START
+a            claude-code  running   2h 3m  0         -          -
+claude-code  claude-code  backoff   1s     12        3          in 3s
+  exited with status 3
+c            claude-code  exited    1m 1s  3         SIGKILL    -
+  gave-up; 3 restarts were made
+d            claude-code  waiting   1d 1h  0         -          -
+  workdir /home/agent/workspace/of/a/project/with/a/long/name does not exist yet
+e            -            invalid   -      0         -          -
+  3:1: harness is required; one of claude-code, opencode
+f            claude-code  starting  -      0         -          -
+g            claude-code  stopping  -      0         -          -
+  removed
+";
+        assert_eq!(render(&every_state(), now(), Some(80), false), expected);
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        for width in 76..200 {
+            for line in render(&every_state(), now(), Some(width), false).lines() {
+                assert!(line.chars().count() <= width, "{width}: {line}");
+            }
+        }
+        let narrow = render(&every_state(), now(), Some(76), false);
+        assert!(narrow.contains("  workdir /home/agent/workspace/of/a/project"), "{narrow}");
+        assert!(narrow.lines().any(|line| line.chars().count() == 76 && line.ends_with('…')), "{narrow}");
+    }
+
+    #[test]
+    fn a_wide_terminal_has_the_table_for_programs() {
+        assert_eq!(render(&every_state(), now(), Some(200), false), render(&every_state(), now(), None, false));
+    }
+
+    #[test]
+    fn colour_changes_no_word_and_no_column() {
+        let coloured = render(&every_state(), now(), Some(80), true);
+        assert!(coloured.contains("\x1b[33mbackoff\x1b[0m   1s"), "{coloured}");
+        let plain =
+            ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"].iter().fold(coloured, |text, code| text.replace(code, ""));
+        assert_eq!(plain, render(&every_state(), now(), Some(80), false));
+    }
+
+    #[test]
+    fn nothing_from_the_api_can_move_the_cursor() {
+        let hostile = "a\x1b[2J\r\n\u{9b}31m\u{202e}é";
+        let agent = AgentStatus {
+            name: hostile.to_owned(),
+            harness: Some(hostile.to_owned()),
+            reason: Some(hostile.to_owned()),
+            exit: Some(Exit { how: How::Signal(hostile.to_owned()), at: ago(1) }),
+            ..agent("", State::Backoff)
+        };
+        let table = render(&[agent], now(), None, false);
+        assert_eq!(table.matches(r"a\u{1b}[2J\r\n\u{9b}31m\u{202e}é").count(), 4, "{table}");
+        assert_eq!(table.chars().filter(|c| c.is_control()).count(), 2, "{table}");
+    }
+
+    #[test]
+    fn a_remark_repeats_nothing() {
+        let cause = "tmux server died";
+        let mut agent = AgentStatus {
+            outcome: Some(Outcome::Failed),
+            reason: Some(format!("failed: {cause}")),
+            error: Some(cause.to_owned()),
+            exit: Some(Exit { how: How::Cause(cause.to_owned()), at: ago(1) }),
+            ..agent("a", State::Exited)
+        };
+        assert_eq!(remark(&agent), "failed: tmux server died");
+        agent.reason = None;
+        assert_eq!(remark(&agent), "failed; tmux server died");
+        assert_eq!(cells(&agent, now())[5], "unknown");
+    }
+
+    #[test]
+    fn time_is_told_in_two_units() {
+        for (seconds, expected) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m"),
+            (3_599, "59m 59s"),
+            (3_600, "1h"),
+            (7_380, "2h 3m"),
+            (86_399, "23h 59m"),
+            (86_400, "1d"),
+            (90_000, "1d 1h"),
+            (100_000_000, "1157d 9h"),
+        ] {
+            assert_eq!(words(Duration::from_secs(seconds)), expected);
+        }
+    }
+
+    #[test]
+    fn a_start_that_is_due_is_now() {
+        let due = |millis: i64| {
+            let offset = Duration::from_millis(millis.unsigned_abs());
+            let at = if millis < 0 { now() - offset } else { now() + offset };
+            cells(&AgentStatus { next_start_at: Some(Time(at)), ..backoff() }, now())[6].clone()
+        };
+        assert_eq!([due(-5), due(0), due(1), due(1_000), due(2_999)], ["now", "now", "in 1s", "in 1s", "in 3s"]);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_no_negative_times() {
+        let agent =
+            AgentStatus { started_at: Some(Time(now() + Duration::from_mins(1))), ..agent("a", State::Running) };
+        assert_eq!(cells(&agent, now())[3], "0s");
+    }
+}

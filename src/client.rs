@@ -1,0 +1,186 @@
+//! The API as the command line asks it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper::header::{HOST, HeaderValue};
+use hyper::{Request, StatusCode, Uri};
+use hyper_util::rt::TokioExecutor;
+use hyperlocal::UnixConnector;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::socket;
+use crate::status::{AgentStatus, Health};
+
+/// How long an answer may take in all. The daemon answers from memory; one that takes this long does not work.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why there is no answer. Completes "failed to …".
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody listens: there is no socket, or a stale one.
+    #[error("reach agentd at {}: it is not running", .0.display())]
+    NotRunning(PathBuf),
+    /// The socket is for others.
+    #[error("reach agentd at {}: permission denied; be a member of group admin or root", .0.display())]
+    Denied(PathBuf),
+    /// The path does not fit into a socket address.
+    #[error(transparent)]
+    Address(#[from] socket::Error),
+    /// No answer within 5 s.
+    #[error("get {path} from agentd at {}: no answer within {} s", socket.display(), TIMEOUT.as_secs())]
+    Timeout {
+        /// Where it was asked.
+        socket: PathBuf,
+        /// What it was asked for.
+        path: String,
+    },
+    /// The connection failed, or what came over it was no HTTP.
+    #[error("get {path} from agentd at {}: {}", socket.display(), root_cause(source.as_ref()))]
+    Transport {
+        /// Where it was asked.
+        socket: PathBuf,
+        /// What it was asked for.
+        path: String,
+        /// What went wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The daemon knows no agent of that name.
+    #[error("find agent {0:?}: agentd knows none of that name")]
+    NoSuchAgent(String),
+    /// An answer other than 200.
+    #[error("get {path} from agentd: it answered {status} {message:?}")]
+    Refused {
+        /// What it was asked for.
+        path: String,
+        /// The HTTP status.
+        status: StatusCode,
+        /// The `error` of the answer, if it has one.
+        message: String,
+    },
+    /// A 200 with a body that is not what it should be.
+    #[error("understand what agentd answered to {path}: {source}")]
+    Malformed {
+        /// What it was asked for.
+        path: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+}
+
+/// What the daemon answered.
+#[derive(Clone, Debug)]
+pub struct Answer<T> {
+    /// What it means.
+    pub value: T,
+    /// As it came.
+    pub body: Bytes,
+}
+
+/// A client of one daemon. Its methods need a tokio runtime with the time and I/O drivers.
+#[derive(Debug)]
+pub struct Client {
+    http: hyper_util::client::legacy::Client<UnixConnector, Empty<Bytes>>,
+    socket: PathBuf,
+    /// The socket's path as URIs carry it.
+    base: Uri,
+}
+
+impl Client {
+    /// Connects when it is first asked.
+    pub fn new(socket: &Path) -> Result<Self, Error> {
+        if socket.as_os_str().is_empty() {
+            return Err(Error::NotRunning(socket.to_owned()));
+        }
+        socket::check_length(socket)?;
+        let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(UnixConnector);
+        Ok(Self { http, socket: socket.to_owned(), base: hyperlocal::Uri::new(socket, "/").into() })
+    }
+
+    /// `GET /v1/health`
+    pub async fn health(&self) -> Result<Answer<Health>, Error> {
+        self.get("/v1/health").await
+    }
+
+    /// `GET /v1/agents`
+    pub async fn agents(&self) -> Result<Answer<Vec<AgentStatus>>, Error> {
+        self.get("/v1/agents").await
+    }
+
+    /// `GET /v1/agents/{name}`; the name's case means nothing.
+    pub async fn agent(&self, name: &str) -> Result<Answer<AgentStatus>, Error> {
+        let path = format!("/v1/agents/{}", utf8_percent_encode(name, NON_ALPHANUMERIC));
+        match self.get(&path).await {
+            Err(Error::Refused { status: StatusCode::NOT_FOUND, .. }) => Err(Error::NoSuchAgent(name.to_owned())),
+            other => other,
+        }
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Error> {
+        let (status, body) = tokio::time::timeout(TIMEOUT, self.exchange(path))
+            .await
+            .map_err(|_| Error::Timeout { socket: self.socket.clone(), path: path.to_owned() })??;
+        if status != StatusCode::OK {
+            return Err(Error::Refused { path: path.to_owned(), status, message: refusal(&body) });
+        }
+        let value =
+            serde_json::from_slice(&body).map_err(|source| Error::Malformed { path: path.to_owned(), source })?;
+        Ok(Answer { value, body })
+    }
+
+    async fn exchange(&self, path: &str) -> Result<(StatusCode, Bytes), Error> {
+        let request = self.request(path).map_err(|error| self.transport(path, error))?;
+        let response = self.http.request(request).await.map_err(|error| self.unreached(path, error))?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|error| self.transport(path, error))?;
+        Ok((status, body.to_bytes()))
+    }
+
+    fn request(&self, path: &str) -> Result<Request<Empty<Bytes>>, hyper::http::Error> {
+        let mut uri = self.base.clone().into_parts();
+        uri.path_and_query = Some(path.parse()?);
+        let mut request = Request::new(Empty::new());
+        *request.uri_mut() = Uri::from_parts(uri)?;
+        request.headers_mut().insert(HOST, HeaderValue::from_static("agentd"));
+        Ok(request)
+    }
+
+    fn unreached(&self, path: &str, error: hyper_util::client::legacy::Error) -> Error {
+        match cause(&error).filter(|_| error.is_connect()) {
+            Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Error::NotRunning(self.socket.clone()),
+            Some(io::ErrorKind::PermissionDenied) => Error::Denied(self.socket.clone()),
+            _ => self.transport(path, error),
+        }
+    }
+
+    fn transport(&self, path: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        Error::Transport { socket: self.socket.clone(), path: path.to_owned(), source: source.into() }
+    }
+}
+
+/// What the system said, when an error comes from there.
+fn cause(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
+    match error.downcast_ref::<io::Error>() {
+        Some(error) => Some(error.kind()),
+        None => error.source().and_then(cause),
+    }
+}
+
+/// The innermost error: those around it say only that a request failed.
+fn root_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
+    error.source().map_or(error, root_cause)
+}
+
+/// The words of a refusal, as far as it has any.
+fn refusal(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Refusal {
+        error: String,
+    }
+    serde_json::from_slice(body).map(|Refusal { error }| error).unwrap_or_default()
+}

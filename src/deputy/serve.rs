@@ -1,0 +1,247 @@
+//! The deputy's own end.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::libc::{O_CLOEXEC, O_NOCTTY, O_NONBLOCK};
+use nix::unistd::{AccessFlags, eaccess};
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::process::Command;
+use tokio::sync::mpsc;
+
+use super::{MAX_FRAME, Numbered, Output, Prompt, Reply, Request, RunError, Workdir};
+use crate::account::{self, Account};
+use crate::frame::{self, Bytes};
+use crate::secrets::MAX_STRING;
+use crate::watch::Watcher;
+
+/// Why the deputy could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It could not become the agent user.
+    #[error(transparent)]
+    Account(#[from] account::Error),
+    /// Its end of the socket, or of the runtime, failed.
+    #[error("failed to serve the daemon: {0}")]
+    Io(#[from] io::Error),
+    /// The daemon could not be understood.
+    #[error("failed to understand the daemon: {0}")]
+    Frame(#[from] frame::Error),
+}
+
+/// Becomes `user` and answers requests on standard input, which is a socket, until that closes.
+pub fn run(user: &str) -> Result<(), Error> {
+    let account = Account::find(user)?;
+    account.assume()?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let socket = std::os::unix::net::UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    socket.set_nonblocking(true)?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(socket, account))
+}
+
+async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Result<(), Error> {
+    let (reader, mut writer) = UnixStream::from_std(socket)?.into_split();
+    let mut reader = frame::Reader::new(reader, MAX_FRAME);
+    let account = Arc::new(account);
+    let mut watcher = Watcher::new()?;
+    let (replies, mut outbox) = mpsc::channel::<Numbered<Reply>>(64);
+    loop {
+        tokio::select! {
+            request = reader.read::<Numbered<Request>>() => match request? {
+                None => return Ok(()),
+                Some(Numbered { body: Request::Watch(targets), .. }) => watcher.set(&targets),
+                Some(Numbered { number, body }) => {
+                    let (replies, account) = (replies.clone(), Arc::clone(&account));
+                    tokio::spawn(async move {
+                        if let Some(body) = answer(body, &account).await {
+                            let _ = replies.send(Numbered { number, body }).await;
+                        }
+                    });
+                }
+            },
+            Some(reply) = outbox.recv() => frame::write(&mut writer, &reply).await?,
+            changed = watcher.changed() => {
+                changed?;
+                frame::write(&mut writer, &Numbered { number: 0, body: Reply::Changed }).await?;
+            }
+        }
+    }
+}
+
+/// `None` for what needs no answer.
+async fn answer(request: Request, account: &Account) -> Option<Reply> {
+    Some(match request {
+        Request::Tmux { arguments, timeout } => Reply::Tmux(tmux(&arguments, timeout, account).await),
+        Request::Prompt(path) => Reply::Prompt(blocking(move || read_prompt(&path)).await?),
+        Request::Workdir(path) => Reply::Workdir(blocking(move || look_at_workdir(&path)).await?),
+        Request::SetMode { path, mode } => Reply::SetMode(
+            blocking(move || {
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode))
+                    .map_err(|error| format!("failed to set the mode of {}: {error}", path.display()))
+            })
+            .await?,
+        ),
+        Request::Watch(_) => return None,
+    })
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
+async fn tmux(arguments: &[String], timeout: Duration, account: &Account) -> Result<Output, RunError> {
+    let program = "tmux";
+    let failed = |error: io::Error| RunError::Start {
+        program: program.to_owned(),
+        reason: match error.kind() {
+            io::ErrorKind::NotFound => {
+                format!("not found in PATH ({}); install it", std::env::var("PATH").unwrap_or_default())
+            }
+            _ => error.to_string(),
+        },
+    };
+    let mut command = Command::new(find(program).map_err(failed)?);
+    command.args(arguments).env_clear().envs(account.base_environment()).env("LANG", "C.UTF-8");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().map_err(failed)?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let output = async {
+        let (status, stdout, stderr) = tokio::join!(child.wait(), text(stdout), text(stderr));
+        Ok(Output { success: status.map_err(failed)?.success(), stdout, stderr })
+    };
+    let timed_out = |_| Err(RunError::TimedOut { program: program.to_owned(), timeout });
+    tokio::time::timeout(timeout, output).await.unwrap_or_else(timed_out)
+}
+
+/// In this process's own `PATH`: the child's is the agent user's.
+fn find(program: &str) -> io::Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|directory| directory.join(program))
+        .find(|candidate| candidate.is_file() && eaccess(candidate, AccessFlags::X_OK).is_ok())
+        .ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+async fn text(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
+    let mut bytes = Vec::new();
+    if let Some(pipe) = pipe {
+        // What cannot be read is not there; the caller judges by the exit status.
+        let _ = pipe.take(MAX_FRAME as u64 / 4).read_to_end(&mut bytes).await;
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn read_prompt(path: &Path) -> Prompt {
+    match open_prompt(path) {
+        Ok(file) => prompt_in(&file, path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Prompt::Missing,
+        Err(error) => Prompt::Unusable(format!("{} cannot be read by the agent user: {error}", path.display())),
+    }
+}
+
+fn open_prompt(path: &Path) -> io::Result<File> {
+    // Without blocking: it may be a FIFO that nobody writes to.
+    OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY | O_CLOEXEC).open(path)
+}
+
+fn prompt_in(file: &File, path: &Path) -> Prompt {
+    const ROOM: u64 = 4 << 20;
+    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        return Prompt::Unusable(format!("{} is not a regular file", path.display()));
+    }
+    let mut text = Vec::new();
+    if let Err(error) = file.take(ROOM).read_to_end(&mut text) {
+        return Prompt::Unusable(format!("{} cannot be read by the agent user: {error}", path.display()));
+    }
+    let text = trim(&text);
+    if text.len() > MAX_STRING {
+        return Prompt::Refused(format!(
+            "the prompt in {} is too long; an argument can have {MAX_STRING} bytes (128 KiB less one)",
+            path.display()
+        ));
+    }
+    if text.contains(&0) {
+        return Prompt::Refused(format!("the prompt in {} holds a NUL byte, which no argument can", path.display()));
+    }
+    Prompt::Text(Bytes::from(text.to_vec()))
+}
+
+/// White space as Unicode has it; as ASCII has it where the bytes are no text.
+fn trim(bytes: &[u8]) -> &[u8] {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.trim().as_bytes(),
+        Err(_) => bytes.trim_ascii(),
+    }
+}
+
+fn look_at_workdir(path: &Path) -> Workdir {
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_dir() => Workdir::Missing(format!("{} is not a directory", path.display())),
+        Ok(_) => match eaccess(path, AccessFlags::X_OK) {
+            Ok(()) => Workdir::Usable,
+            Err(error) => {
+                Workdir::Missing(format!("{} cannot be entered by the agent user: {}", path.display(), error.desc()))
+            }
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Workdir::Missing(format!("{} does not exist", path.display()))
+        }
+        Err(error) => Workdir::Missing(format!("{} cannot be reached by the agent user: {error}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn a_prompt_is_trimmed() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("prompt");
+        fs::write(&path, " \n fix\tthe tests \u{a0}\n").unwrap();
+        assert_eq!(read_prompt(&path), Prompt::Text(Bytes::from("fix\tthe tests")));
+    }
+
+    #[test]
+    fn a_fifo_is_no_prompt_and_does_not_block() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("prompt");
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
+        assert!(matches!(read_prompt(&path), Prompt::Unusable(reason) if reason.contains("not a regular file")));
+    }
+
+    #[test]
+    fn a_missing_prompt_is_missing() {
+        assert_eq!(read_prompt(Path::new("/nonexistent/prompt")), Prompt::Missing);
+    }
+
+    #[test]
+    fn the_longest_prompt_is_read_and_a_longer_one_is_refused_with_the_limit() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("prompt");
+        fs::write(&path, vec![b'x'; MAX_STRING]).unwrap();
+        assert!(matches!(read_prompt(&path), Prompt::Text(text) if text.as_slice().len() == MAX_STRING));
+        fs::write(&path, vec![b'x'; MAX_STRING + 1]).unwrap();
+        assert!(matches!(read_prompt(&path), Prompt::Refused(reason) if reason.contains("131071")));
+    }
+
+    #[test]
+    fn a_file_is_no_workdir() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "").unwrap();
+        assert!(matches!(look_at_workdir(&path), Workdir::Missing(reason) if reason.contains("not a directory")));
+        assert_eq!(look_at_workdir(directory.path()), Workdir::Usable);
+    }
+}

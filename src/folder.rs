@@ -1,0 +1,193 @@
+//! The folder of the tmux socket: the agent user's own, and the launch socket in it.
+//!
+//! Its owner can rename and replace whatever is in it, so root touches nothing here by a path: the folder is opened once, its
+//! last component not as a link, and everything goes through that descriptor.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::libc::{O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat, mkdirat, umask};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
+use tokio::net::UnixListener;
+
+use crate::account::Account;
+
+/// The launch socket's name.
+pub const LAUNCH_SOCKET: &str = "launch.sock";
+
+/// Why the folder does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused something.
+    #[error("failed to {operation} {}: {source}", path.display())]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// It is somebody else's, and the agent user may not write in it.
+    #[error("{} does not serve: user {user:?} must be able to make a socket in it; chown it to that user, or name another --tmux-socket", path.display())]
+    NotWritable {
+        /// The folder.
+        path: PathBuf,
+        /// The agent user.
+        user: String,
+    },
+    /// There is no such path to have a folder.
+    #[error("{} is no path of a socket; write for example /run/agentd/tmux.sock", .0.display())]
+    NoFolder(PathBuf),
+}
+
+/// The folder, open.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    descriptor: OwnedFd,
+}
+
+impl Folder {
+    /// The folder of that socket, made if it is missing: 2750, the agent user's and the group's, for root; 0700 for others. One
+    /// that is there and the agent user's gets that group and mode too; one that is somebody else's is left as it is if it serves.
+    pub fn of(socket: &Path, account: &Account, group: Option<Gid>) -> Result<Self, Error> {
+        let folder = socket.parent().filter(|folder| folder.is_absolute() && socket.file_name().is_some());
+        let path = folder.ok_or_else(|| Error::NoFolder(socket.to_owned()))?.to_owned();
+        let failed = |operation| {
+            let path = path.clone();
+            move |source: io::Error| Error::System { operation, path, source }
+        };
+        let made = make(&path).map_err(failed("make"))?;
+        let flags = O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+        let descriptor: OwnedFd =
+            OpenOptions::new().read(true).custom_flags(flags).open(&path).map_err(failed("open"))?.into();
+        let status = fstat(&descriptor).map_err(|error| failed("examine")(error.into()))?;
+        let owner = Uid::from_raw(status.st_uid);
+        let group = group.filter(|_| Uid::effective().is_root());
+        if made || owner == account.uid {
+            let user = Some(account.uid).filter(|_| made && group.is_some());
+            if user.is_some() || group.is_some_and(|group| group.as_raw() != status.st_gid) {
+                fchown(&descriptor, user, group).map_err(|error| failed("change the owner of")(error.into()))?;
+            }
+            let mode = if group.is_some() { 0o2750 } else { 0o700 };
+            // One's own folder that is there already may be shared on purpose.
+            if made || group.is_some() {
+                fchmod(&descriptor, Mode::from_bits_truncate(mode))
+                    .map_err(|error| failed("set the mode of")(error.into()))?;
+            }
+        } else if !is_writable(&status, account) {
+            return Err(Error::NotWritable { path, user: account.name.clone() });
+        }
+        Ok(Self { path, descriptor })
+    }
+
+    /// Where launchers connect.
+    pub fn launch_socket(&self) -> PathBuf {
+        self.path.join(LAUNCH_SOCKET)
+    }
+
+    /// Binds the launch socket in place of one that an earlier daemon left. Everybody may connect: who gets here is the
+    /// folder's business, and who connects is looked at.
+    pub fn bind_launch_socket(&self) -> Result<UnixListener, Error> {
+        let failed =
+            |operation| move |source: io::Error| Error::System { operation, path: self.launch_socket(), source };
+        self.remove_launch_socket().map_err(failed("replace"))?;
+        let before = umask(Mode::from_bits_truncate(0o111));
+        let bound = UnixListener::bind(format!("/proc/self/fd/{}/{LAUNCH_SOCKET}", self.descriptor.as_raw_fd()));
+        umask(before);
+        bound.map_err(failed("bind"))
+    }
+
+    /// Removes it. That it is not there is no failure.
+    pub fn remove_launch_socket(&self) -> io::Result<()> {
+        match unlinkat(self.descriptor.as_fd(), LAUNCH_SOCKET, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Answers whether it had to. The parents, if missing too, are everybody's to look through.
+fn make(path: &Path) -> io::Result<bool> {
+    if fs::symlink_metadata(path).is_ok() {
+        return Ok(false);
+    }
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    DirBuilder::new().recursive(true).mode(if Uid::effective().is_root() { 0o755 } else { 0o700 }).create(parent)?;
+    let parent: OwnedFd = OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_CLOEXEC).open(parent)?.into();
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    match mkdirat(parent.as_fd(), name, Mode::S_IRWXU) {
+        Ok(()) => Ok(true),
+        Err(Errno::EEXIST) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_writable(status: &FileStat, account: &Account) -> bool {
+    let group = Gid::from_raw(status.st_gid);
+    let needed = if account.uid.is_root() {
+        0
+    } else if status.st_uid == account.uid.as_raw() {
+        0o300
+    } else if account.groups.contains(&group) || account.gid == group {
+        0o030
+    } else {
+        0o003
+    };
+    status.st_mode & needed == needed
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use super::*;
+
+    fn current() -> Account {
+        Account::current().unwrap()
+    }
+
+    #[test]
+    fn a_missing_folder_is_made_with_its_parents() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let socket = directory.path().join("a/b/tmux.sock");
+        Folder::of(&socket, &current(), None).unwrap();
+        let metadata = fs::metadata(directory.path().join("a/b")).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o7777, 0o700);
+        assert_eq!(metadata.uid(), current().uid.as_raw());
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_folder_is_not_followed() {
+        let directory = tempfile::TempDir::new().unwrap();
+        fs::create_dir(directory.path().join("target")).unwrap();
+        symlink("target", directory.path().join("link")).unwrap();
+        let error = Folder::of(&directory.path().join("link/tmux.sock"), &current(), None).unwrap_err();
+        assert!(matches!(error, Error::System { operation: "open", .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_launch_socket_replaces_whatever_file_is_there_and_everybody_may_connect() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        symlink("/etc/passwd", folder.launch_socket()).unwrap();
+        let _listener = folder.bind_launch_socket().unwrap();
+        let mode = fs::symlink_metadata(folder.launch_socket()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o666);
+        tokio::net::UnixStream::connect(folder.launch_socket()).await.unwrap();
+        folder.remove_launch_socket().unwrap();
+        assert!(!folder.launch_socket().exists());
+    }
+
+    #[test]
+    fn a_relative_path_is_refused_with_an_example() {
+        let error = Folder::of(Path::new("tmux.sock"), &current(), None).unwrap_err().to_string();
+        assert!(error.contains("/run/agentd/tmux.sock"), "{error}");
+    }
+}

@@ -1,0 +1,227 @@
+//! Frames: how agentd's processes speak with each other over Unix sockets.
+//!
+//! A frame is the length of its body as four bytes, least significant first, and the body as JSON. JSON because the two ends may
+//! be of different versions for hours (an agent's launcher outlives an upgrade of the daemon): a key that one end does not know
+//! is passed over, and one that is missing has a default.
+
+use std::fmt;
+use std::io;
+
+use serde::de::{DeserializeOwned, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use zeroize::{Zeroize, Zeroizing};
+
+/// Why a frame could not be sent or received.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The connection failed or ended inside a frame.
+    #[error("the connection failed: {0}")]
+    Io(#[from] io::Error),
+    /// The peer announced more than the receiver takes.
+    #[error("a frame of {length} bytes is longer than the {limit} that are accepted here")]
+    TooLong {
+        /// As announced.
+        length: usize,
+        /// As accepted.
+        limit: usize,
+    },
+    /// The body was not what was expected.
+    #[error("a frame could not be understood")]
+    Body,
+}
+
+/// Writes one frame. Not cancel-safe: a frame cut short spoils the connection.
+pub async fn write<T: Serialize>(writer: &mut (impl AsyncWrite + Unpin), message: &T) -> Result<(), Error> {
+    let mut frame = Zeroizing::new(vec![0; 4]);
+    serde_json::to_writer(&mut *frame, message).map_err(|_| Error::Body)?;
+    let length = u32::try_from(frame.len() - 4).map_err(|_| Error::Body)?;
+    frame[..4].copy_from_slice(&length.to_le_bytes());
+    writer.write_all(&frame).await?;
+    Ok(())
+}
+
+/// Reads frames. What has arrived of the next one is kept, so that waiting for it is cancel-safe.
+#[derive(Debug)]
+pub struct Reader<R> {
+    source: R,
+    limit: usize,
+    buffer: Zeroizing<Vec<u8>>,
+}
+
+impl<R: AsyncRead + Unpin> Reader<R> {
+    /// Refuses bodies of more than `limit` bytes.
+    pub fn new(source: R, limit: usize) -> Self {
+        Self { source, limit, buffer: Zeroizing::default() }
+    }
+
+    /// The next frame; `None` when the peer has closed the connection between two. Cancel-safe.
+    pub async fn read<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Error> {
+        loop {
+            let wanted = match self.buffer.first_chunk() {
+                None => 4,
+                Some(length) => {
+                    let length = u32::from_le_bytes(*length) as usize;
+                    if length > self.limit {
+                        return Err(Error::TooLong { length, limit: self.limit });
+                    }
+                    4 + length
+                }
+            };
+            if self.buffer.len() >= wanted && wanted > 4 {
+                let message = serde_json::from_slice(&self.buffer[4..wanted]).map_err(|_| Error::Body);
+                self.buffer.drain(..wanted);
+                return message.map(Some);
+            }
+            // Memory follows what has arrived, not what was announced.
+            let mut chunk = Zeroizing::new([0; 8192]);
+            let room = chunk.len();
+            match self.source.read(&mut chunk[..room.min((wanted - self.buffer.len()).max(1))]).await? {
+                0 if self.buffer.is_empty() => return Ok(None),
+                0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                count => append(&mut self.buffer, &chunk[..count]),
+            }
+        }
+    }
+}
+
+/// Grows without leaving a copy of the old contents behind in freed memory.
+fn append(buffer: &mut Zeroizing<Vec<u8>>, bytes: &[u8]) {
+    if buffer.capacity() - buffer.len() < bytes.len() {
+        let mut larger = Zeroizing::new(Vec::with_capacity((buffer.len() + bytes.len()) * 2));
+        larger.extend_from_slice(buffer);
+        *buffer = larger;
+    }
+    buffer.extend_from_slice(bytes);
+}
+
+/// Bytes that are mostly text: an argument, the value of a variable, a path. On the wire a string, or, where it is not UTF-8, an
+/// array of numbers. It may be a secret: `Debug` shows only the length, and the memory is cleared when it is dropped.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Bytes(Vec<u8>);
+
+impl Bytes {
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+}
+
+impl From<&str> for Bytes {
+    fn from(text: &str) -> Self {
+        Self(text.as_bytes().to_vec())
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{} bytes]", self.0.len())
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => serializer.collect_seq(&self.0),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct BytesVisitor;
+
+        impl<'de> Visitor<'de> for BytesVisitor {
+            type Value = Bytes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an array of bytes")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Bytes, E> {
+                Ok(Bytes::from(text))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Bytes, A::Error> {
+                let mut bytes = Bytes::default();
+                while let Some(byte) = items.next_element()? {
+                    bytes.0.push(byte);
+                }
+                Ok(bytes)
+            }
+        }
+
+        deserializer.deserialize_any(BytesVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().build().unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_arrive_as_they_were_sent(messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..5)) {
+            runtime().block_on(async {
+                let (mut near, far) = tokio::io::duplex(7);
+                let sent: Vec<Bytes> = messages.into_iter().map(Bytes::from).collect();
+                let ((), received) = tokio::join!(
+                    async { for message in &sent { write(&mut near, message).await.unwrap(); } drop(near) },
+                    async {
+                        let mut reader = Reader::new(far, 10_000);
+                        let mut received = Vec::new();
+                        while let Some(message) = reader.read::<Bytes>().await.unwrap() { received.push(message); }
+                        received
+                    }
+                );
+                prop_assert_eq!(sent, received);
+                Ok(())
+            })?;
+        }
+
+        #[test]
+        fn garbage_is_an_error_or_an_end_and_never_a_panic(garbage in prop::collection::vec(any::<u8>(), 0..64)) {
+            runtime().block_on(async {
+                let mut reader = Reader::new(&garbage[..], 1000);
+                while let Ok(Some(_)) = reader.read::<Bytes>().await {}
+            });
+        }
+    }
+
+    #[test]
+    fn an_announced_length_over_the_limit_is_refused_before_it_arrives() {
+        let announced = 10_000_000_u32.to_le_bytes();
+        let result = runtime().block_on(Reader::new(&announced[..], 1000).read::<Bytes>());
+        assert!(matches!(result, Err(Error::TooLong { length: 10_000_000, limit: 1000 })));
+    }
+
+    #[test]
+    fn a_connection_that_ends_inside_a_frame_is_an_error() {
+        let cut = [5, 0, 0, 0, b'"'];
+        assert!(matches!(runtime().block_on(Reader::new(&cut[..], 1000).read::<Bytes>()), Err(Error::Io(_))));
+    }
+
+    #[test]
+    fn debug_shows_no_content() {
+        assert_eq!(format!("{:?}", Bytes::from("hunter2")), "[7 bytes]");
+    }
+}

@@ -1,0 +1,276 @@
+//! The inputs: reads jcard, secrets, prompts and working directories whenever they may have changed, and says what is desired.
+//!
+//! Changes are noticed where the system announces them, and by reading again every `resync` where it does not (9p, virtiofs).
+//! They are acted on after `settle` of quiet, at most ten times that after the first. What cannot be read is not empty: the last
+//! good reading stays.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+
+use crate::account::Account;
+use crate::config::{self, Config};
+use crate::deputy::{self, Deputy};
+use crate::desired::{Desired, Seen, desired, folder_of, located, paths};
+use crate::secrets::{self, Reading, Secrets};
+use crate::watch::{Target, Watcher};
+
+/// How many times `settle` a change may be put off because others follow it.
+const PATIENCE: u32 = 10;
+
+/// Where the inputs are, and how they are attended to.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    /// The jcard.
+    pub config: PathBuf,
+    /// The secrets.
+    pub secret_dir: PathBuf,
+    /// How the jcard is read.
+    pub options: config::Options,
+    /// Whom agents run as.
+    pub account: Account,
+    /// Reads what is the agent user's.
+    pub deputy: Deputy,
+    /// Quiet time after a change before acting.
+    pub settle: Duration,
+    /// How often everything is read without any announcement.
+    pub resync: Duration,
+}
+
+/// Something to read again for, without an announcement by the file system here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nudge {
+    /// The deputy noticed a change.
+    Changed,
+    /// Somebody wants it done now (SIGHUP).
+    Now,
+}
+
+enum Trigger {
+    Changed,
+    Now,
+    Resync,
+    End,
+}
+
+/// What was read last, and what came of it.
+#[derive(Default)]
+struct Last {
+    text: Option<Vec<u8>>,
+    config: Option<Config>,
+    /// What is wrong with the file as a whole.
+    file_error: Option<String>,
+    secrets: Secrets,
+    desired: Option<Desired>,
+}
+
+struct Files {
+    text: Result<Vec<u8>, String>,
+    secrets: Reading,
+    changed: Option<SystemTime>,
+}
+
+impl Inputs {
+    /// Says what is desired, at first and whenever that changes, until `nudges` closes.
+    pub async fn follow(self, mut nudges: mpsc::Receiver<Nudge>, say: impl Fn(Desired)) -> io::Result<()> {
+        let mut watcher = Watcher::new()?;
+        let mut last = Last::default();
+        let mut resync = interval_at(Instant::now() + self.resync, self.resync);
+        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
+        let mut files = self.read(&mut watcher, &last).await;
+        if files.changed.is_some_and(|changed| changed.elapsed().is_ok_and(|age| age < self.settle)) {
+            self.settle(&watcher, &mut nudges).await;
+            files = self.read(&mut watcher, &last).await;
+        }
+        let mut done = self.act(files, &mut last, &say).await;
+        loop {
+            let retry = tokio::time::sleep(Duration::from_secs(1));
+            // Each arm only waits; what it waits for is looked at anew afterwards, so a cancelled arm loses nothing.
+            let trigger = tokio::select! {
+                changed = watcher.changed() => { changed?; Trigger::Changed }
+                nudge = nudges.recv() => match nudge {
+                    Some(Nudge::Changed) => Trigger::Changed,
+                    Some(Nudge::Now) => Trigger::Now,
+                    None => Trigger::End,
+                },
+                _ = resync.tick() => Trigger::Resync,
+                () = retry, if !done => Trigger::Now,
+            };
+            let mut files = match trigger {
+                Trigger::End => return Ok(()),
+                Trigger::Now | Trigger::Resync => self.read(&mut watcher, &last).await,
+                Trigger::Changed => {
+                    self.settle(&watcher, &mut nudges).await;
+                    self.read(&mut watcher, &last).await
+                }
+            };
+            if matches!(trigger, Trigger::Resync) && is_news(&files, &last) {
+                self.settle(&watcher, &mut nudges).await;
+                files = self.read(&mut watcher, &last).await;
+            }
+            done = self.act(files, &mut last, &say).await;
+        }
+    }
+
+    /// Waits until nothing has changed for a while, but not for ever.
+    async fn settle(&self, watcher: &Watcher, nudges: &mut mpsc::Receiver<Nudge>) {
+        let limit = Instant::now() + self.settle * PATIENCE;
+        loop {
+            let quiet = self.settle.min(limit.saturating_duration_since(Instant::now()));
+            if quiet.is_zero() {
+                return;
+            }
+            let change = async {
+                tokio::select! {
+                    changed = watcher.changed() => changed.is_ok(),
+                    nudge = nudges.recv() => nudge == Some(Nudge::Changed),
+                }
+            };
+            match timeout(quiet, change).await {
+                Ok(true) => {}
+                Ok(false) | Err(_) => return,
+            }
+        }
+    }
+
+    /// The files that root reads. Watched first, so that no change falls between.
+    async fn read(&self, watcher: &mut Watcher, last: &Last) -> Files {
+        watcher.set(&[Target::Path(self.config.clone()), Target::Contents(self.secret_dir.clone())]);
+        let (config, secret_dir, known) = (self.config.clone(), self.secret_dir.clone(), last.secrets.clone());
+        let work = move || {
+            let secrets = secrets::read(&secret_dir, &known);
+            let (text, changed) = read_config(&config);
+            Files { text, changed: changed.max(secrets.changed), secrets }
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(files) => files,
+            // Only a defect comes here; what is known stays.
+            Err(error) => Files {
+                text: Err(format!("failed to read the inputs: {error}")),
+                secrets: Reading { secrets: last.secrets.clone(), ..Reading::default() },
+                changed: None,
+            },
+        }
+    }
+
+    /// Answers whether everything could be found out.
+    async fn act(&self, files: Files, last: &mut Last, say: &impl Fn(Desired)) -> bool {
+        let secrets_error = files.secrets.error();
+        last.secrets = files.secrets.secrets;
+        last.take_config(files.text, &self.config, &self.options);
+        let empty = Config { entries: Vec::new(), findings: Vec::new(), complete: false };
+        let config = last.config.as_ref().unwrap_or(&empty);
+        let seen = match self.look(config, folder_of(&self.config)).await {
+            Ok(seen) => seen,
+            Err(error) => {
+                tracing::warn!("failed to look at prompts and working directories: {error}; trying again");
+                return false;
+            }
+        };
+        let mut desired = desired(config, &last.secrets, &seen, &self.config, &self.account);
+        desired.config_error = last.file_error.clone().or(desired.config_error);
+        desired.secrets_error = secrets_error;
+        if last.desired.as_ref() != Some(&desired) {
+            report(&self.config, config, &desired, last.desired.as_ref());
+            last.desired = Some(desired.clone());
+            say(desired);
+        }
+        true
+    }
+
+    /// Through the agent user's eyes.
+    async fn look(&self, config: &Config, folder: &Path) -> Result<Seen, deputy::Error> {
+        let (prompts, workdirs) = paths(config, folder, &self.account);
+        self.deputy.watch(prompts.iter().chain(&workdirs).cloned().map(Target::Path).collect());
+        let mut seen = Seen { prompts: BTreeMap::new(), workdirs: BTreeMap::new() };
+        for path in prompts {
+            let prompt = self.deputy.prompt(path.clone()).await?;
+            seen.prompts.insert(path, prompt);
+        }
+        for path in workdirs {
+            let workdir = self.deputy.workdir(path.clone()).await?;
+            seen.workdirs.insert(path, workdir);
+        }
+        Ok(seen)
+    }
+}
+
+impl Last {
+    fn take_config(&mut self, text: Result<Vec<u8>, String>, file: &Path, options: &config::Options) {
+        match text {
+            Ok(text) if self.text.as_ref() == Some(&text) => {}
+            Ok(text) => {
+                match config::parse(&text, options) {
+                    Ok(config) => (self.config, self.file_error) = (Some(config), None),
+                    Err(findings) => {
+                        let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
+                        self.file_error = Some(located(file, &lines.join("\n")));
+                    }
+                }
+                self.text = Some(text);
+            }
+            Err(error) => (self.text, self.file_error) = (None, Some(error)),
+        }
+    }
+}
+
+fn is_news(files: &Files, last: &Last) -> bool {
+    files.text.as_ref().ok() != last.text.as_ref() || files.secrets.secrets != last.secrets
+}
+
+fn read_config(path: &Path) -> (Result<Vec<u8>, String>, Option<SystemTime>) {
+    let read = || -> io::Result<(Vec<u8>, Option<SystemTime>)> {
+        let mut file = fs::File::open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        let mut text = Vec::new();
+        file.by_ref().take(config::MAX_SIZE + 1).read_to_end(&mut text)?;
+        if text.len() as u64 > config::MAX_SIZE {
+            return Err(io::Error::other(format!("it is larger than {} MiB", config::MAX_SIZE >> 20)));
+        }
+        // A rename keeps the time of the last write, but counts as a change of the file's status.
+        let status_changed =
+            u64::try_from(metadata.ctime()).ok().map(|at| SystemTime::UNIX_EPOCH + Duration::from_secs(at));
+        Ok((text, metadata.modified().ok().max(status_changed)))
+    };
+    match read() {
+        Ok((text, changed)) => (Ok(text), changed),
+        Err(error) => {
+            (Err(format!("failed to read {}: {error}; what it declared before stays in force", path.display())), None)
+        }
+    }
+}
+
+/// One line for each thing that is new for a person to know.
+fn report(path: &Path, config: &Config, desired: &Desired, before: Option<&Desired>) {
+    let path = path.display();
+    let news = |error: Option<&String>, before: Option<&String>| error.filter(|&error| Some(error) != before).cloned();
+    let before_config = before.and_then(|before| before.config_error.as_ref());
+    for line in news(desired.config_error.as_ref(), before_config).iter().flat_map(|error| error.lines()) {
+        tracing::error!("{line}");
+    }
+    if desired.config_error.is_none() && before_config.is_some() {
+        tracing::info!("{path}: mended");
+    }
+    for line in config
+        .warning()
+        .filter(|_| before.is_none_or(|before| before.agents != desired.agents))
+        .iter()
+        .flat_map(|text| text.lines())
+    {
+        tracing::warn!("{path}:{line}");
+    }
+    let before_secrets = before.and_then(|before| before.secrets_error.as_ref());
+    for line in news(desired.secrets_error.as_ref(), before_secrets).iter().flat_map(|error| error.lines()) {
+        tracing::error!("secrets: {line}");
+    }
+}

@@ -1,0 +1,205 @@
+//! The launcher: the small parent that every agent has.
+//!
+//! ```text
+//! daemon ── tmux new-session … agentd exec NAME ATTEMPT SOCKET ──▶ pane
+//!
+//! launcher                                  daemon
+//!    ── connect ──────────────────────────▶   peer's uid and pid checked
+//!    ── Hello { name, attempt } ──────────▶   attempt pending? pid the pane's? pidfd taken
+//!    ◀───────────────────────── Launch ────   argv, environment, workdir
+//!    ── Started { pid } or Failed ────────▶
+//!    ◀────────────────────── Interrupt ────   SIGINT to the foreground process group
+//!    ── Ended { how, usage } ─────────────▶
+//!    (kills what the harness left, lets the terminal drain, ends as the harness did)
+//! ```
+//!
+//! Secrets travel over the socket only: they stand in no argument and in no environment but the harness's own.
+//!
+//! The launcher runs as the agent user, so its word is no better than the agent's. It can lie about its own agent; it cannot
+//! speak for another, because the daemon knows it by the process id of the pane before it sends anything, and nothing it says
+//! makes the daemon act on a path or process of its choice.
+
+pub mod launcher;
+pub mod login;
+pub mod reception;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Name;
+use crate::frame::Bytes;
+
+/// The hidden command that is the launcher.
+pub const COMMAND: &str = "exec";
+
+/// The hidden command that is an operator's shell beside the pane of an agent that has ended.
+pub const SHELL_COMMAND: &str = "shell";
+
+/// The version of what launcher and daemon say to each other. They may be of different builds: an agent's launcher outlives an
+/// upgrade of the daemon.
+pub const WIRE_VERSION: u32 = 1;
+
+/// The longest message of a launcher's.
+pub const MAX_FROM_LAUNCHER: usize = 64 << 10;
+
+/// The longest message to a launcher: arguments and environment may have about 6 MiB in all (`execve(2)`).
+pub const MAX_TO_LAUNCHER: usize = 32 << 20;
+
+/// What is launched. If anything of it changes, the agent is launched anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// The agent.
+    pub name: Name,
+    /// Its tmux session.
+    pub session: Name,
+    /// Program and arguments.
+    pub arguments: Vec<Bytes>,
+    /// Which of the arguments is the prompt, if one is: it is for debug logs only.
+    pub prompt: Option<usize>,
+    /// Secrets, and `env` over them.
+    pub environment: BTreeMap<String, Bytes>,
+    /// Where it runs.
+    pub workdir: PathBuf,
+}
+
+impl Launch {
+    /// The command line for a log, the prompt as its length only unless `reveal` is set.
+    pub fn command_line(&self, reveal: bool) -> String {
+        let words = self.arguments.iter().enumerate().map(|(at, argument)| {
+            if self.prompt == Some(at) && !reveal {
+                format!("[prompt of {} bytes]", argument.as_slice().len())
+            } else {
+                format!("{:?}", String::from_utf8_lossy(argument.as_slice()))
+            }
+        });
+        words.collect::<Vec<_>>().join(" ")
+    }
+
+    /// A text with the values of the environment blotted out, those long enough not to be in every text.
+    pub fn mask(&self, text: &str) -> String {
+        const SHORTEST: usize = 8;
+        let values = self.environment.values().filter_map(|value| std::str::from_utf8(value.as_slice()).ok());
+        values
+            .filter(|value| value.len() >= SHORTEST)
+            .fold(text.to_owned(), |text, value| text.replace(value, "[masked]"))
+    }
+}
+
+/// What the launcher says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FromLauncher {
+    /// First of all, to each daemon it connects to.
+    Hello {
+        /// [`WIRE_VERSION`] of its build.
+        version: u32,
+        /// The agent it was started for.
+        name: String,
+        /// The attempt it was started for.
+        attempt: u64,
+        /// How far it has come.
+        progress: Progress,
+    },
+    /// The harness was started.
+    Started {
+        /// Its process id.
+        pid: i32,
+    },
+    /// The harness could not be started.
+    Failed(Failure),
+    /// The harness has ended.
+    Ended(End),
+    /// Something a person should know, for the log.
+    Warning(String),
+}
+
+/// How far a launcher has come: `New` to the daemon that had it started, anything to one that came later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Progress {
+    /// It waits for what to launch.
+    New,
+    /// The harness runs.
+    Running {
+        /// Its process id.
+        pid: i32,
+    },
+    /// The harness has ended.
+    Ended(End),
+}
+
+/// What the daemon says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ToLauncher {
+    /// Start this.
+    Launch {
+        /// Program and arguments.
+        arguments: Vec<Bytes>,
+        /// Over the environment that the login shell gives.
+        environment: BTreeMap<String, Bytes>,
+        /// Where.
+        workdir: Bytes,
+    },
+    /// Send SIGINT to the foreground process group.
+    Interrupt,
+}
+
+/// Why a harness could not be started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// In words, complete.
+    pub message: String,
+    /// The kernel's number for it, where there is one.
+    pub errno: Option<i32>,
+}
+
+/// How a harness ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// Status, signal or cause.
+    pub how: Ending,
+    /// When, on the boot clock.
+    pub at: Duration,
+    /// Processor time in user mode, of the harness and all it waited for.
+    pub user_time: Duration,
+    /// Processor time in the kernel, likewise.
+    pub system_time: Duration,
+    /// The largest resident set of any one of them, in KiB.
+    pub max_rss: i64,
+}
+
+/// An exit status as `wait(2)` tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ending {
+    /// It exited with this status.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+    /// It was ended because of this, and its own status means nothing.
+    Cause(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_is_shown_in_full_only_when_asked_for() {
+        let launch = Launch {
+            name: "a".parse().unwrap(),
+            session: "a".parse().unwrap(),
+            arguments: ["claude", "-p", "the plan"].map(Bytes::from).to_vec(),
+            prompt: Some(2),
+            environment: BTreeMap::new(),
+            workdir: "/".into(),
+        };
+        assert_eq!(launch.command_line(false), r#""claude" "-p" [prompt of 8 bytes]"#);
+        assert_eq!(launch.command_line(true), r#""claude" "-p" "the plan""#);
+        assert!(!format!("{launch:?}").contains("plan"));
+    }
+}

@@ -1,0 +1,457 @@
+//! The agent's end: the process in the pane that starts the harness and outlives it by a moment.
+//!
+//! It leads the pane's session, and the harness runs in its process group, which is the terminal's foreground one. It survives
+//! what the terminal's keys send to that group, and it is the reaper of all its descendants, so that none of them gets out of
+//! its sight by forking twice.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::stat::{Mode, umask};
+use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::time::TimeVal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{AccessFlags, Pid, eaccess, getpgrp, getpid, getppid, tcgetpgrp, tcsetpgrp};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{End, Ending, Failure, FromLauncher, MAX_TO_LAUNCHER, Progress, ToLauncher, WIRE_VERSION, login};
+use crate::account::{self, Account};
+use crate::clock::Timestamp;
+use crate::frame;
+use crate::process::Process;
+
+/// How long the daemon may take to answer the first message.
+const HANDSHAKE: Duration = Duration::from_secs(15);
+
+/// How long a harness may take to end once its terminal has gone away.
+const AFTER_HANGUP: Duration = Duration::from_secs(5);
+
+/// How long the terminal may take to show the last of the output.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// How long what the harness left behind may take to die. Only a process stuck in the kernel takes any time at all.
+const CLEANUP: Duration = Duration::from_secs(5);
+
+/// Why the launcher did not come as far as to start a harness.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no daemon, or none that answers.
+    #[error("failed to reach the daemon at {}: {source}", path.display())]
+    Connect {
+        /// The launch socket.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The daemon closed the connection: it does not know this attempt, or not this process.
+    #[error("the daemon does not expect this launcher; it is started by the daemon only")]
+    Refused,
+    /// The daemon said something else than what to launch.
+    #[error("failed to understand the daemon: {0}")]
+    Frame(#[from] frame::Error),
+    /// The account could not be looked up.
+    #[error(transparent)]
+    Account(#[from] account::Error),
+    /// The process could not be set up.
+    #[error("failed to prepare: {0}")]
+    Prepare(#[from] io::Error),
+    /// The harness could not be started; the daemon has been told.
+    #[error("{}", .0.message)]
+    Harness(Failure),
+}
+
+impl Error {
+    /// The status to end with: as shells do it, 127 for what is not there, 126 for what cannot be run.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Harness(Failure { errno: Some(errno), .. }) if *errno == Errno::ENOENT as i32 => 127,
+            Self::Harness(_) => 126,
+            _ => 1,
+        }
+    }
+}
+
+/// The launcher for one attempt of one agent. Returns the status to exit with, or does not return: it ends the way the harness
+/// ended.
+pub fn run(name: &str, attempt: u64, socket: &Path) -> Result<u8, Error> {
+    umask(Mode::from_bits_truncate(0o022));
+    SigSet::empty().thread_set_mask().map_err(io::Error::from)?;
+    nix::sys::prctl::set_child_subreaper(true).map_err(io::Error::from)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(live(name, attempt, socket));
+    // A terminal that never answered leaves a thread behind that reads from it.
+    runtime.shutdown_background();
+    Ok(end_like(&result?))
+}
+
+async fn live(name: &str, attempt: u64, socket: &Path) -> Result<Ending, Error> {
+    let mut signals = Caught::new()?;
+    let account = Account::current()?;
+    let mut daemon = Daemon::connect(socket).await?;
+    let hello = FromLauncher::Hello { version: WIRE_VERSION, name: name.to_owned(), attempt, progress: Progress::New };
+    daemon.say(&hello).await;
+    let order = match timeout(HANDSHAKE, daemon.reader.read::<ToLauncher>()).await {
+        Ok(Ok(Some(ToLauncher::Launch { arguments, environment, workdir }))) => {
+            Order { arguments, environment, workdir: PathBuf::from(OsStr::from_bytes(workdir.as_slice())) }
+        }
+        Ok(Err(error)) => return Err(error.into()),
+        Ok(Ok(None | Some(ToLauncher::Interrupt))) | Err(_) => return Err(Error::Refused),
+    };
+    match start(order, &account, &mut daemon).await {
+        Ok(harness) => {
+            daemon.say(&FromLauncher::Started { pid: harness.as_raw() }).await;
+            attend(harness, &mut signals, &mut daemon).await
+        }
+        Err(failure) => {
+            daemon.say(&FromLauncher::Failed(failure.clone())).await;
+            Err(Error::Harness(failure))
+        }
+    }
+}
+
+struct Order {
+    arguments: Vec<frame::Bytes>,
+    environment: std::collections::BTreeMap<String, frame::Bytes>,
+    workdir: PathBuf,
+}
+
+/// Starts the harness. The order, secrets and all, is gone when this returns.
+async fn start(order: Order, account: &Account, daemon: &mut Daemon) -> Result<Pid, Failure> {
+    let workdir = order.workdir.as_path();
+    std::env::set_current_dir(workdir)
+        .map_err(|error| failure(&format!("the workdir {} cannot be entered", workdir.display()), &error))?;
+    let login = login::log_in(account).await;
+    if let Some(warning) = login.warning {
+        daemon.say(&FromLauncher::Warning(warning)).await;
+    }
+    let words: Vec<&OsStr> = order.arguments.iter().map(|argument| OsStr::from_bytes(argument.as_slice())).collect();
+    let Some((&program, arguments)) = words.split_first() else {
+        return Err(Failure { message: "there is no program to start".to_owned(), errno: None });
+    };
+    let declared_path = order.environment.get("PATH").map(|path| OsStr::from_bytes(path.as_slice()));
+    let login_path = login.environment.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.as_os_str());
+    let found = find(program, declared_path.or(login_path).unwrap_or_default())?;
+    let mut command = Command::new(&found);
+    command.arg0(program).args(arguments).env_clear();
+    command.envs(login.environment.iter().map(|(name, value)| (name, value)));
+    command.env("PWD", workdir).envs(login::terminal_variables());
+    command.envs(order.environment.iter().map(|(name, value)| (name, OsStr::from_bytes(value.as_slice()))));
+    let child = command.spawn().map_err(|error| match error.kind() {
+        // The file itself was found.
+        io::ErrorKind::NotFound => failure(&format!("{}: its interpreter is missing", found.display()), &error),
+        _ => failure(&format!("{} cannot be run", found.display()), &error),
+    })?;
+    // Waited for together with whatever else becomes a child of this process.
+    i32::try_from(child.id())
+        .map(Pid::from_raw)
+        .map_err(|_| failure("the process id is out of range", &Errno::EOVERFLOW.into()))
+}
+
+fn failure(what: &str, error: &io::Error) -> Failure {
+    Failure { message: format!("{what}: {error}"), errno: error.raw_os_error() }
+}
+
+/// As `execvp(3)` searches, but in the `PATH` that the harness will have, and with an error that says where was looked.
+fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
+    let shown = program.display();
+    if program.as_bytes().contains(&b'/') {
+        let found = Path::new(program);
+        return match fs::metadata(found) {
+            Err(error) => Err(failure(&format!("{shown} cannot be run"), &error)),
+            Ok(metadata) if metadata.is_dir() => Err(failure(&format!("{shown} cannot be run"), &Errno::EISDIR.into())),
+            Ok(_) => Ok(found.to_owned()),
+        };
+    }
+    let candidates = std::env::split_paths(path).map(|directory| directory.join(program)).filter(|file| file.is_file());
+    let (mut seen, mut usable) = (None, None);
+    for candidate in candidates {
+        if eaccess(&candidate, AccessFlags::X_OK).is_ok() {
+            usable = Some(candidate);
+            break;
+        }
+        seen = seen.or(Some(candidate));
+    }
+    match (usable, seen) {
+        (Some(found), _) => Ok(found),
+        (None, Some(seen)) => {
+            Err(failure(&format!("{shown}: {} is not executable", seen.display()), &Errno::EACCES.into()))
+        }
+        (None, None) => Err(Failure {
+            message: format!("{shown}: not found in PATH ({})", path.display()),
+            errno: Some(Errno::ENOENT as i32),
+        }),
+    }
+}
+
+/// Until the harness has ended, has been reported, and has left nothing behind.
+async fn attend(harness: Pid, signals: &mut Caught, daemon: &mut Daemon) -> Result<Ending, Error> {
+    let server = getppid();
+    // A terminal that some descendant has taken over must not keep this process from tidying it up.
+    block_terminal_stop();
+    // What ends like a crashed harness must not leave a core of its own.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    let mut hung_up: Option<Instant> = None;
+    let status = loop {
+        if let Some(status) = reap(harness) {
+            break status;
+        }
+        tokio::select! {
+            _ = signals.child.recv() => {}
+            _ = signals.terminate.recv() => { let _ = kill(harness, Signal::SIGTERM); }
+            _ = signals.hang_up.recv() => {
+                if hung_up.is_none() && terminal_is_gone() {
+                    hung_up = Some(Instant::now() + AFTER_HANGUP);
+                    let _ = kill(harness, Signal::SIGHUP);
+                }
+            }
+            message = daemon.hear() => if let Some(ToLauncher::Interrupt) = message { interrupt(harness) },
+            () = sleep_until(hung_up.unwrap_or_else(Instant::now)), if hung_up.is_some() => {
+                let _ = kill(harness, Signal::SIGKILL);
+                hung_up = Some(Instant::now() + AFTER_HANGUP);
+            }
+        }
+    };
+    let at = Timestamp::now().boot();
+    let ending =
+        if hung_up.is_some() || terminal_is_gone() { Ending::Cause(who_hung_up(server).await) } else { status };
+    daemon.say(&FromLauncher::Ended(end(ending.clone(), at))).await;
+    clean_up(signals).await;
+    // One that does not answer has shown what it will ever show.
+    let _ = timeout(DRAIN, tokio::task::spawn_blocking(drain)).await;
+    Ok(ending)
+}
+
+/// Waits for whatever has ended; the status of the harness if it has.
+fn reap(harness: Pid) -> Option<Ending> {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) if pid == harness => return Some(Ending::Code(code)),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == harness => return Some(Ending::Signal(signal as i32)),
+            Ok(WaitStatus::StillAlive) => return None,
+            Ok(_) | Err(Errno::EINTR) => {}
+            // Its status went to somebody else, which cannot be; better a known unknown than a wait without end.
+            Err(error) => return Some(Ending::Cause(format!("its status was lost: {}", error.desc()))),
+        }
+    }
+}
+
+fn end(how: Ending, at: Duration) -> End {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).ok();
+    let time = |value: Option<TimeVal>| {
+        value.map_or(Duration::ZERO, |value| {
+            Duration::new(value.tv_sec().try_into().unwrap_or(0), u32::try_from(value.tv_usec()).unwrap_or(0) * 1000)
+        })
+    };
+    End {
+        how,
+        at,
+        user_time: time(usage.map(|usage| usage.user_time())),
+        system_time: time(usage.map(|usage| usage.system_time())),
+        max_rss: usage.map_or(0, |usage| usage.max_rss()),
+    }
+}
+
+/// The terminal's foreground process group, and the harness if it is not in it.
+fn interrupt(harness: Pid) {
+    let foreground = tcgetpgrp(io::stdin()).ok().filter(|group| group.as_raw() > 1);
+    let reached = foreground.is_some_and(|group| killpg(group, Signal::SIGINT).is_ok());
+    if !reached || foreground != Some(getpgrp()) {
+        let _ = kill(harness, Signal::SIGINT);
+    }
+}
+
+fn block_terminal_stop() {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGTTOU);
+    set.add(Signal::SIGTTIN);
+    // Fails only for signals that do not exist.
+    let _ = set.thread_block();
+}
+
+fn terminal_is_gone() -> bool {
+    let stdin = io::stdin();
+    let mut descriptors = [PollFd::new(std::os::fd::AsFd::as_fd(&stdin), PollFlags::empty())];
+    poll(&mut descriptors, PollTimeout::ZERO).is_ok()
+        && descriptors[0].revents().is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
+}
+
+/// A server that died has closed the terminal before it is seen to be dead.
+async fn who_hung_up(server: Pid) -> String {
+    let limit = Instant::now() + Duration::from_millis(200);
+    while getppid() == server && Instant::now() < limit {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    if getppid() == server { "its tmux session was closed".to_owned() } else { "the tmux server died".to_owned() }
+}
+
+/// Kills what the harness left behind, until this process has no children any more.
+async fn clean_up(signals: &mut Caught) {
+    let limit = Instant::now() + CLEANUP;
+    let Ok(own) = Process::open(getpid().as_raw()) else { return };
+    loop {
+        own.kill_descendants();
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => break,
+                Err(Errno::ECHILD) => return,
+                Ok(_) | Err(_) => {}
+            }
+        }
+        if Instant::now() > limit {
+            return;
+        }
+        let _ = timeout(Duration::from_millis(100), signals.child.recv()).await;
+    }
+}
+
+/// Returns when the terminal has taken in all that was printed: it is asked a question behind the last output, and answers in
+/// order (DSR, "device status report"). tmux drops what it has not read by the time that the pane's process ends.
+fn drain() {
+    let (stdin, mut stdout) = (io::stdin(), io::stdout());
+    if !stdin.is_terminal() || !stdout.is_terminal() {
+        return;
+    }
+    let _ = tcsetpgrp(&stdin, getpgrp());
+    let Ok(saved) = tcgetattr(&stdin) else { return };
+    let mut raw = saved.clone();
+    cfmakeraw(&mut raw);
+    // Discards what was typed and not read.
+    if tcsetattr(&stdin, SetArg::TCSAFLUSH, &raw).is_err() {
+        return;
+    }
+    // The string terminator ends whatever sequence the harness was in the middle of.
+    if stdout.write_all(b"\x1b\\\x1b[5n").and_then(|()| stdout.flush()).is_ok() {
+        let mut byte = [0];
+        let mut lock = stdin.lock();
+        while lock.read(&mut byte).is_ok_and(|count| count == 1) && byte[0] != b'n' {}
+    }
+    let _ = tcsetattr(&stdin, SetArg::TCSANOW, &saved);
+}
+
+/// Ends by the same signal, or answers with the status to exit with.
+fn end_like(ending: &Ending) -> u8 {
+    match *ending {
+        Ending::Code(code) => u8::try_from(code & 0xff).unwrap_or(1),
+        Ending::Signal(signal) => {
+            // Returns only where the signal's default is not to end the process.
+            let _ = signal_hook::low_level::emulate_default_handler(signal);
+            u8::try_from(128 + signal).unwrap_or(u8::MAX)
+        }
+        Ending::Cause(_) => 1,
+    }
+}
+
+/// The signals that are caught: all that can be. What is caught here has its default disposition in the harness, whatever this
+/// process was started with (`execve(2)`: handlers are reset, ignored signals stay ignored), and does nothing to this process.
+struct Caught {
+    child: Signals,
+    terminate: Signals,
+    hang_up: Signals,
+}
+
+impl Caught {
+    fn new() -> io::Result<Self> {
+        const LAST_STANDARD: i32 = 31;
+        for number in 1..=LAST_STANDARD {
+            // The few that cannot be caught (SIGKILL, SIGSTOP) or must not be (SIGSEGV and its like) cannot have been ignored.
+            if !signal_hook::consts::FORBIDDEN.contains(&number) {
+                let _ = signal(SignalKind::from_raw(number))?;
+            }
+        }
+        Ok(Self {
+            child: signal(SignalKind::child())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// The connection to the daemon, for as long as there is one.
+struct Daemon {
+    reader: frame::Reader<OwnedReadHalf>,
+    writer: Option<OwnedWriteHalf>,
+}
+
+impl Daemon {
+    async fn connect(path: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::Connect { path: path.to_owned(), source };
+        let connected = timeout(HANDSHAKE, UnixStream::connect(path)).await;
+        let stream = connected.map_err(|_| failed(io::ErrorKind::TimedOut.into()))?.map_err(failed)?;
+        let (reader, writer) = stream.into_split();
+        Ok(Self { reader: frame::Reader::new(reader, MAX_TO_LAUNCHER), writer: Some(writer) })
+    }
+
+    /// Says it if there is a daemon. That there is none is no reason to stop: the agent goes on.
+    async fn say(&mut self, message: &FromLauncher) {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        if let Some(writer) = &mut self.writer
+            && !matches!(timeout(PATIENCE, frame::write(writer, message)).await, Ok(Ok(())))
+        {
+            self.writer = None;
+        }
+    }
+
+    /// The next message; never, once the daemon has gone. Cancel-safe.
+    async fn hear(&mut self) -> Option<ToLauncher> {
+        if self.writer.is_none() {
+            return std::future::pending().await;
+        }
+        let message = self.reader.read().await.ok().flatten();
+        if message.is_none() {
+            self.writer = None;
+        }
+        message
+    }
+}
+
+/// The words of the command line that starts a launcher, after the executable.
+pub fn command_line(name: &str, attempt: u64, socket: &Path) -> Vec<String> {
+    vec![super::COMMAND.to_owned(), name.to_owned(), attempt.to_string(), socket.to_string_lossy().into_owned()]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    #[test]
+    fn a_program_is_found_in_the_given_path_only() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let file = directory.path().join("claude");
+        fs::write(&file, "").unwrap();
+        let path = OsString::from_vec([b"/nonexistent:".as_slice(), directory.path().as_os_str().as_bytes()].concat());
+
+        let error = find(OsStr::new("claude"), &path).unwrap_err();
+        assert!(error.message.contains("is not executable"), "{error:?}");
+
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(find(OsStr::new("claude"), &path).unwrap(), file);
+
+        let error = find(OsStr::new("claude"), OsStr::new("/nonexistent")).unwrap_err();
+        assert_eq!(error.message, "claude: not found in PATH (/nonexistent)");
+        assert_eq!(error.errno, Some(2));
+    }
+
+    #[test]
+    fn a_path_is_not_searched_for() {
+        assert_eq!(find(OsStr::new("/bin/sh"), OsStr::new("")).unwrap(), Path::new("/bin/sh"));
+        assert!(find(OsStr::new("./no-such-program"), OsStr::new("/bin")).is_err());
+    }
+}

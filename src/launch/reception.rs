@@ -1,0 +1,101 @@
+//! The launch socket: where launchers report for duty.
+//!
+//! Anybody may connect (0666: the folder decides who gets here), so whoever does is looked at first: who it is by the kernel's
+//! word (`SO_PEERCRED`, `SO_PEERPIDFD`, see `unix(7)`), then what it says it is, in a bounded time and size. What that is worth
+//! is for the receiver of the [`Visitor`] to judge.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
+use nix::unistd::Uid;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use super::{FromLauncher, MAX_FROM_LAUNCHER, Progress};
+use crate::frame;
+use crate::process::Process;
+
+/// How long a visitor may take to say who it is.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many may be about to say it. More than this many launchers are not started at once.
+const WAITING_ROOM: usize = 1024;
+
+/// A process of the agent user's that says it is the launcher of an attempt.
+#[derive(Debug)]
+pub struct Visitor {
+    /// The agent it names.
+    pub name: String,
+    /// The attempt it names.
+    pub attempt: u64,
+    /// The version of what it speaks.
+    pub version: u32,
+    /// How far it says it has come.
+    pub progress: Progress,
+    /// The process, by the kernel's word.
+    pub process: Process,
+    /// What it says next.
+    pub reader: frame::Reader<OwnedReadHalf>,
+    /// What it is told.
+    pub writer: OwnedWriteHalf,
+}
+
+/// Receives visitors that run as `user`, for ever, and hands on those that say who they are.
+pub async fn receive(listener: UnixListener, user: Uid, hand_on: impl Fn(Visitor) + Clone + Send + 'static) {
+    let seats = Arc::new(Semaphore::new(WAITING_ROOM));
+    loop {
+        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let hand_on = hand_on.clone();
+                tokio::spawn(async move {
+                    let _seat = seat;
+                    match tokio::time::timeout(PATIENCE, listen_to(stream, user)).await {
+                        Ok(Ok(visitor)) => hand_on(visitor),
+                        Ok(Err(error)) => tracing::warn!("sent somebody away from the launch socket: {error}"),
+                        Err(_) => tracing::warn!("sent somebody away from the launch socket who said nothing"),
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::error!("failed to accept on the launch socket: {error}");
+                // Out of descriptors, most likely; trying again at once would only burn time.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn listen_to(stream: UnixStream, user: Uid) -> io::Result<Visitor> {
+    let process = peer(&stream, user)?;
+    let (reader, writer) = stream.into_split();
+    let mut reader = frame::Reader::new(reader, MAX_FROM_LAUNCHER);
+    match reader.read().await.map_err(io::Error::other)? {
+        Some(FromLauncher::Hello { version, name, attempt, progress }) => {
+            Ok(Visitor { name, attempt, version, progress, process, reader, writer })
+        }
+        _ => Err(io::Error::other(format!("process {} is no launcher", process.pid()))),
+    }
+}
+
+/// The process at the other end, if it runs as the agent user.
+fn peer(stream: &UnixStream, user: Uid) -> io::Result<Process> {
+    let credentials = getsockopt(stream, PeerCredentials)?;
+    if credentials.uid() != user.as_raw() {
+        return Err(io::Error::other(format!(
+            "process {} runs as uid {}, not as the agent user",
+            credentials.pid(),
+            credentials.uid()
+        )));
+    }
+    match getsockopt(stream, PeerPidfd) {
+        Ok(pidfd) => Process::from_pidfd(credentials.pid(), pidfd),
+        // Kernels before 6.5 do not know it. The process that connected holds its end open until it has been answered.
+        Err(nix::Error::ENOPROTOOPT | nix::Error::EINVAL) => Process::open(credentials.pid()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,274 @@
+//! Processes: who they are, when they end, and killing them with all they started.
+//!
+//! A process id is reused; a pidfd is not. So nothing here signals a process id: it is turned into a pidfd first, what was true
+//! of the id is checked again while the pidfd is held, and the signal goes to the pidfd (`pidfd_open(2)`, `pidfd_send_signal(2)`).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::str::FromStr;
+
+use nix::unistd::Uid;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::descriptor::Readable;
+
+/// One process, whatever happens to its id.
+#[derive(Debug)]
+pub struct Process {
+    pid: i32,
+    pidfd: OwnedFd,
+    /// As in [`Stat`].
+    started: u64,
+}
+
+impl Process {
+    /// The process that has this id now.
+    pub fn open(pid: i32) -> io::Result<Self> {
+        let id = Pid::from_raw(pid).filter(|_| pid > 1).ok_or(io::ErrorKind::InvalidInput)?;
+        Self::from_pidfd(pid, pidfd_open(id, PidfdFlags::empty())?)
+    }
+
+    /// The process behind a pidfd that the kernel gave for this id.
+    pub fn from_pidfd(pid: i32, pidfd: OwnedFd) -> io::Result<Self> {
+        let started = Stat::read(pid).ok_or(io::ErrorKind::NotFound)?.started;
+        Ok(Self { pid, pidfd, started })
+    }
+
+    /// Its id, which means it only for as long as it has not been waited for.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Kills it. One that is no more is none to complain about.
+    pub fn kill(&self) -> io::Result<()> {
+        match pidfd_send_signal(&self.pidfd, Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A wait for its end that owns a pidfd of its own. Must be called inside the async runtime.
+    pub fn watch(&self) -> io::Result<Readable> {
+        Readable::new(self.pidfd.try_clone()?)
+    }
+
+    /// Kills all that it started, as long as there is anything: what is started during the killing is found by the next look.
+    /// The process itself is spared. Answers how many were still there at the last look.
+    ///
+    /// Complete for a process that is the reaper of its descendants (`PR_SET_CHILD_SUBREAPER(2const)`), as a launcher is:
+    /// whatever they do, they stay below it. User ids do not count: what an agent starts through a set-user-ID program, or
+    /// in a user namespace, is the agent's.
+    pub fn kill_descendants(&self) -> usize {
+        const LOOKS: usize = 50;
+        let mut alive = 0;
+        for _ in 0..LOOKS {
+            alive = kill_all(&self.descendants(), |pid| self.is_ancestor_of(pid));
+            if alive == 0 {
+                break;
+            }
+        }
+        alive
+    }
+
+    /// Kills what runs as `owner` in the session that the process leads or led. Answers how many there were.
+    ///
+    /// For what stays behind when a launcher is killed. The kernel gives no process the id of a session that has members.
+    pub fn kill_session(&self, owner: Uid) -> usize {
+        if Stat::read(self.pid).is_some_and(|stat| stat.started != self.started) {
+            return 0;
+        }
+        kill_all(&self.session(), |pid| {
+            Stat::read(pid).is_some_and(|stat| stat.session == self.pid) && runs_as(pid, owner)
+        })
+    }
+
+    /// Whether a process id that the process gave for something it started can be true: such a thing is below it, or has ended.
+    pub fn is_plausibly_below(&self, pid: i32) -> bool {
+        Stat::read(pid).is_none() || self.is_ancestor_of(pid)
+    }
+
+    fn descendants(&self) -> BTreeSet<i32> {
+        let mut tree = BTreeSet::new();
+        let mut ahead = vec![self.pid];
+        while let Some(parent) = ahead.pop() {
+            ahead.extend(children(parent).into_iter().filter(|&child| tree.insert(child)));
+        }
+        tree
+    }
+
+    fn session(&self) -> BTreeSet<i32> {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|&pid| pid != self.pid && Stat::read(pid).is_some_and(|stat| stat.session == self.pid))
+            .collect()
+    }
+
+    fn is_ancestor_of(&self, pid: i32) -> bool {
+        const DEPTH: usize = 10_000;
+        let line = std::iter::successors(Some(pid), |&pid| Stat::read(pid).map(|stat| stat.parent));
+        let below = line.take(DEPTH).take_while(|&pid| pid > 1).any(|pid| pid == self.pid);
+        // Asked last: the id was still this process's own while it stood in that line.
+        below && Stat::read(self.pid).is_some_and(|stat| stat.started == self.started)
+    }
+}
+
+/// What `/proc/PID/stat` says of a process, see `proc_pid_stat(5)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stat {
+    zombie: bool,
+    parent: i32,
+    session: i32,
+    /// In clock ticks after boot; with the id it names a process for as long as the machine runs.
+    started: u64,
+}
+
+impl Stat {
+    fn read(pid: i32) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        // The name, in parentheses, is the process's own choice and may hold anything; the last parenthesis ends it.
+        let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace();
+        let zombie = matches!(fields.next()?, "Z" | "X");
+        Some(Self {
+            zombie,
+            parent: number(fields.next())?,
+            session: number(fields.nth(1))?,
+            started: number(fields.nth(15))?,
+        })
+    }
+}
+
+fn number<T: FromStr>(field: Option<&str>) -> Option<T> {
+    field?.parse().ok()
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads
+        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
+        .flat_map(|list| list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
+}
+
+/// Kills these processes, each only if it is still the one that was meant: `belongs` is asked while it is held by a pidfd.
+/// Answers how many had not ended yet.
+fn kill_all(pids: &BTreeSet<i32>, belongs: impl Fn(i32) -> bool) -> usize {
+    pids.iter()
+        .filter(|&&pid| {
+            let Ok(process) = Process::open(pid) else { return false };
+            !Stat::read(pid).is_none_or(|stat| stat.zombie) && belongs(pid) && process.kill().is_ok()
+        })
+        .count()
+}
+
+/// Whether the process's real user id is that one, see `proc_pid_status(5)`.
+fn runs_as(pid: i32, owner: Uid) -> bool {
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:"))
+        .is_some_and(|ids| number(ids.split_ascii_whitespace().next()) == Some(owner.as_raw()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn shell(script: &str) -> Child {
+        Command::new("sh")
+            .args(["-c", script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .unwrap()
+    }
+
+    fn until(condition: impl Fn() -> bool) {
+        let limit = Instant::now() + Duration::from_secs(10);
+        while !condition() {
+            assert!(Instant::now() < limit, "the condition did not come true");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields() {
+        let line = "12 (a) Z (b) S 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 4711 26 27";
+        let stat = Stat::parse(line).unwrap();
+        assert_eq!(stat, Stat { zombie: false, parent: 7, session: 9, started: 4711 });
+    }
+
+    #[test]
+    fn this_process_is_its_own_user() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        assert!(runs_as(pid, Uid::effective()));
+        assert!(!runs_as(pid, Uid::from_raw(54_321)));
+    }
+
+    fn process(child: &Child) -> Process {
+        Process::open(i32::try_from(child.id()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_whole_tree_is_killed_and_its_root_spared() {
+        let mut child = shell("sleep 1000 & (sleep 1000; true) & wait; exec sleep 1000");
+        let root = process(&child);
+        until(|| root.descendants().len() >= 3);
+        until(|| root.kill_descendants() == 0);
+        assert!(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_is_not_below_is_spared() {
+        let (mut one, mut other) = (shell("sleep 1000 & wait"), shell("exec sleep 1000"));
+        assert!(!process(&one).is_ancestor_of(process(&other).pid()));
+        until(|| !process(&one).descendants().is_empty());
+        assert!(process(&one).is_ancestor_of(*process(&one).descendants().first().unwrap()));
+        until(|| process(&one).kill_descendants() == 0);
+        assert!(other.try_wait().unwrap().is_none());
+        other.kill().unwrap();
+        one.wait().unwrap();
+        other.wait().unwrap();
+    }
+
+    #[test]
+    fn what_is_left_of_a_session_is_killed_if_it_runs_as_the_owner() {
+        let mut leader = Command::new("setsid")
+            .args(["sh", "-c", "sleep 1000 & wait"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let process = process(&leader);
+        until(|| !process.session().is_empty());
+        leader.kill().unwrap();
+        leader.wait().unwrap();
+        assert_eq!(process.kill_session(Uid::from_raw(54_321)), 0);
+        assert_eq!(process.kill_session(Uid::effective()), 1);
+        until(|| process.session().is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_process_that_is_no_child_is_seen() {
+        let mut child = shell("exec sleep 1000");
+        let process = process(&child);
+        let end = process.watch().unwrap();
+        process.kill().unwrap();
+        tokio::time::timeout(Duration::from_secs(10), end.readable()).await.unwrap().unwrap();
+        child.wait().unwrap();
+        assert!(process.kill().is_ok());
+    }
+}

@@ -1,0 +1,307 @@
+//! The secrets directory: one file, one environment variable.
+//!
+//! What cannot be read is not taken for empty: the last value that was read stays, and the problem is reported. That holds for the
+//! whole directory as for each file in it. A directory that is not there *is* an empty one.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use nix::libc::{O_CLOEXEC, O_NOCTTY, O_NONBLOCK};
+use zeroize::Zeroizing;
+
+use crate::frame::Bytes;
+
+/// The longest `NAME=VALUE` that Linux takes, without its terminating NUL: `MAX_ARG_STRLEN` (128 KiB) less one, see `execve(2)`.
+pub const MAX_STRING: usize = 131_071;
+
+/// What stands in the way of a secret, or of all of them.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// The directory is there but cannot be listed.
+    #[error("failed to list {}: {source}; the secrets known before stay in use", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// A file cannot be read.
+    #[error("failed to read {}: {source}; what it held before, if anything, stays in use", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// A FIFO, a device, a socket.
+    #[error("{} is not a regular file; put the value into one, or a link to one", .0.display())]
+    NotRegular(PathBuf),
+    /// The value holds a NUL byte, which no environment variable can.
+    #[error("the value in {} holds a NUL byte, which no environment variable can; write it as text", .0.display())]
+    Nul(PathBuf),
+    /// The value is longer than the kernel passes on.
+    #[error("the value in {} is too large; name and value together may have {} bytes", .0.display(), MAX_STRING - 1)]
+    TooLarge(PathBuf),
+}
+
+/// The secrets as last read. `Debug` shows names and lengths only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Secrets(BTreeMap<String, Bytes>);
+
+impl Secrets {
+    /// The value of one.
+    pub fn get(&self, name: &str) -> Option<&Bytes> {
+        self.0.get(name)
+    }
+
+    /// All of them, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &Bytes)> {
+        self.0.iter()
+    }
+
+    /// For tests of other rooms.
+    #[cfg(test)]
+    pub(crate) fn of(pairs: &[(&str, &str)]) -> Self {
+        Self(pairs.iter().map(|&(name, value)| (name.to_owned(), Bytes::from(value))).collect())
+    }
+}
+
+/// One reading of the directory.
+#[derive(Debug, Default)]
+pub struct Reading {
+    /// What is to be used from now on.
+    pub secrets: Secrets,
+    /// What went wrong, for a person to mend.
+    pub problems: Vec<Problem>,
+    /// The newest change among the directory and its files; `None` if there is nothing.
+    pub changed: Option<SystemTime>,
+}
+
+impl Reading {
+    /// The problems as one text, `None` if there are none.
+    pub fn error(&self) -> Option<String> {
+        let mut text = String::new();
+        for problem in &self.problems {
+            let _ = writeln!(text, "{problem}");
+        }
+        (!text.is_empty()).then(|| text.trim_end().to_owned())
+    }
+}
+
+/// Reads the directory. `last` is what was known before; it stands in for what cannot be read now. Blocks.
+pub fn read(directory: &Path, last: &Secrets) -> Reading {
+    let mut reading = Reading::default();
+    if let Err(source) = list(directory, last, &mut reading) {
+        reading.secrets = last.clone();
+        reading.problems.push(Problem::Directory { path: directory.to_owned(), source });
+    }
+    reading
+}
+
+fn list(directory: &Path, last: &Secrets, reading: &mut Reading) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    reading.changed = fs::metadata(directory)?.modified().ok();
+    for entry in entries {
+        let entry = entry?;
+        let Some(name) = entry.file_name().to_str().filter(|name| is_variable_name(name)).map(str::to_owned) else {
+            continue;
+        };
+        let path = entry.path();
+        match read_file(&path, &name) {
+            Ok(Some((value, changed))) => {
+                reading.changed = reading.changed.max(changed);
+                reading.secrets.0.insert(name, value);
+            }
+            Ok(None) => {}
+            Err(problem) => {
+                if let Some(value) = last.get(&name) {
+                    reading.secrets.0.insert(name, value.clone());
+                }
+                reading.problems.push(problem);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `None` for what is skipped without a word: a folder, and a file that went away in the meantime.
+fn read_file(path: &Path, name: &str) -> Result<Option<(Bytes, Option<SystemTime>)>, Problem> {
+    let failed = |source| Problem::File { path: path.to_owned(), source };
+    // Looked at before it is opened: opening a device can have effects.
+    match fs::metadata(path) {
+        Err(_) if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => {
+            return Ok(None);
+        }
+        Err(source) => return Err(failed(source)),
+        Ok(metadata) if metadata.is_dir() => return Ok(None),
+        Ok(metadata) if !metadata.is_file() => return Err(Problem::NotRegular(path.to_owned())),
+        Ok(_) => {}
+    }
+    let file =
+        OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY | O_CLOEXEC).open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(Problem::NotRegular(path.to_owned()));
+    }
+    let value = read_value(&file).map_err(failed)?.ok_or_else(|| Problem::TooLarge(path.to_owned()))?;
+    let value = trim_newlines(&value);
+    if value.contains(&0) {
+        return Err(Problem::Nul(path.to_owned()));
+    }
+    if name.len() + 1 + value.len() > MAX_STRING {
+        return Err(Problem::TooLarge(path.to_owned()));
+    }
+    Ok(Some((Bytes::from(value.to_vec()), metadata.modified().ok())))
+}
+
+/// `None` if there is more than could ever be a value.
+fn read_value(file: &File) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    const ROOM: usize = MAX_STRING + 1024;
+    // All the room at once, so that growing leaves no copy behind in freed memory.
+    let mut value = Zeroizing::new(Vec::with_capacity(ROOM + 1));
+    file.take(ROOM as u64 + 1).read_to_end(&mut value)?;
+    Ok((value.len() <= ROOM).then_some(value))
+}
+
+fn trim_newlines(mut value: &[u8]) -> &[u8] {
+    while let Some(rest) = value.strip_suffix(b"\n") {
+        value = rest.strip_suffix(b"\r").unwrap_or(rest);
+    }
+    value
+}
+
+/// Whether a shell could assign to it: `[A-Za-z_][A-Za-z0-9_]*`.
+pub fn is_variable_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+    use proptest::prelude::*;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn names(reading: &Reading) -> Vec<&str> {
+        reading.secrets.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
+    fn directory(files: &[(&str, &[u8])]) -> TempDir {
+        let directory = TempDir::new().unwrap();
+        for (name, value) in files {
+            fs::write(directory.path().join(name), value).unwrap();
+        }
+        directory
+    }
+
+    #[test]
+    fn a_file_is_a_variable_without_its_trailing_newlines() {
+        let directory = directory(&[("A", b"one\n"), ("B", b"two\r\n\n"), ("C", b" \n x "), ("D", b"")]);
+        let reading = read(directory.path(), &Secrets::default());
+        assert_eq!(reading.secrets, Secrets::of(&[("A", "one"), ("B", "two"), ("C", " \n x "), ("D", "")]));
+        assert_eq!(reading.error(), None);
+    }
+
+    #[test]
+    fn hidden_files_folders_and_names_that_are_no_variables_are_skipped() {
+        let directory = directory(&[
+            (".hidden", b"x"),
+            ("KEY.tmp", b"x"),
+            ("1A", b"x"),
+            ("A-B", b"x"),
+            ("schlüssel", b"x"),
+            ("_ok1", b"x"),
+        ]);
+        fs::create_dir(directory.path().join("FOLDER")).unwrap();
+        let reading = read(directory.path(), &Secrets::default());
+        assert_eq!(names(&reading), ["_ok1"]);
+        assert_eq!(reading.error(), None);
+    }
+
+    #[test]
+    fn links_to_regular_files_are_followed_also_through_a_linked_directory() {
+        let real = directory(&[("value", b"v")]);
+        let links = TempDir::new().unwrap();
+        fs::create_dir(links.path().join("generation-1")).unwrap();
+        symlink(real.path().join("value"), links.path().join("generation-1/TOKEN")).unwrap();
+        symlink("generation-1", links.path().join("secrets")).unwrap();
+        assert_eq!(read(&links.path().join("secrets"), &Secrets::default()).secrets, Secrets::of(&[("TOKEN", "v")]));
+    }
+
+    #[test]
+    fn a_missing_directory_is_an_empty_one() {
+        let reading = read(Path::new("/nonexistent/secrets"), &Secrets::of(&[("A", "old")]));
+        assert_eq!((reading.secrets.iter().count(), reading.error()), (0, None));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_listed_keeps_what_was_known() {
+        let file = directory(&[("not-a-directory", b"")]);
+        let last = Secrets::of(&[("A", "old")]);
+        let reading = read(&file.path().join("not-a-directory"), &last);
+        assert_eq!(reading.secrets, last);
+        assert!(reading.error().unwrap().contains("stay in use"));
+    }
+
+    #[test]
+    fn a_fifo_is_reported_and_the_others_are_read() {
+        let directory = directory(&[("A", b"one")]);
+        mkfifo(&directory.path().join("PIPE"), Mode::S_IRWXU).unwrap();
+        let reading = read(directory.path(), &Secrets::default());
+        assert_eq!(names(&reading), ["A"]);
+        assert!(reading.error().unwrap().contains("PIPE is not a regular file"));
+    }
+
+    #[test]
+    fn a_dangling_link_keeps_the_last_value_and_is_reported() {
+        let directory = TempDir::new().unwrap();
+        symlink("/nonexistent/value", directory.path().join("A")).unwrap();
+        let reading = read(directory.path(), &Secrets::of(&[("A", "old"), ("B", "gone")]));
+        assert_eq!(reading.secrets, Secrets::of(&[("A", "old")]));
+        assert!(reading.error().unwrap().contains("/A: "));
+    }
+
+    #[test]
+    fn a_bad_value_leaves_the_last_good_one_and_is_never_quoted() {
+        let long = vec![b'x'; MAX_STRING];
+        let directory = directory(&[("NUL", b"hunter2\0"), ("LONG", &long)]);
+        let reading = read(directory.path(), &Secrets::of(&[("NUL", "good")]));
+        assert_eq!(reading.secrets, Secrets::of(&[("NUL", "good")]));
+        let error = reading.error().unwrap();
+        assert!(error.contains("NUL byte") && error.contains("too large") && !error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn the_longest_value_the_kernel_takes_is_taken() {
+        let fits = vec![b'x'; MAX_STRING - 2];
+        let directory = directory(&[("A", &fits)]);
+        assert_eq!(read(directory.path(), &Secrets::default()).secrets.get("A").unwrap().as_slice(), fits);
+    }
+
+    #[test]
+    fn debug_shows_no_value() {
+        assert!(!format!("{:?}", Secrets::of(&[("A", "hunter2")])).contains("hunter2"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_without_nul_is_read_as_written(value in prop::collection::vec(1_u8.., 0..200)) {
+            let directory = directory(&[("A", &value)]);
+            let read = read(directory.path(), &Secrets::default());
+            prop_assert!(value.starts_with(read.secrets.get("A").unwrap().as_slice()));
+        }
+    }
+}

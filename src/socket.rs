@@ -1,0 +1,280 @@
+//! Unix sockets as files: whether an address is free, how a socket is born with its mode, who may remove it.
+//!
+//! What is true of every socket of the daemon stands here; what is true of the API's alone stands in [`crate::api::socket`].
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, sockopt};
+use nix::sys::stat::{FileStat, Mode, SFlag};
+use nix::unistd::{Gid, Uid};
+
+/// The longest path a socket can have, in bytes: `sun_path` less the NUL that ends it.
+pub const LONGEST_PATH: usize = 107;
+
+/// Why a socket could not be made. Completes "failed to …".
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The path does not fit into a socket address.
+    #[error("bind {}: the path has {} bytes, a socket's may have at most {LONGEST_PATH}", .0.display(), .0.as_os_str().len())]
+    TooLong(PathBuf),
+    /// Something else has the name. It is not ours to remove.
+    #[error("bind {}: it exists and is no socket; remove it or choose another path", .0.display())]
+    NotASocket(PathBuf),
+    /// A living process listens there. It is not ours to displace.
+    #[error("bind {}: {} listens on it; stop that one or choose another path", path.display(), holder(*pid))]
+    Held {
+        /// The address.
+        path: PathBuf,
+        /// The process that called `listen(2)`, when the kernel can tell.
+        pid: Option<i32>,
+    },
+    /// The folder of the socket does not serve.
+    #[error("use {} as the folder of a socket: {problem}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The socket came out with other rights than it should have.
+    #[error("restrict {}: it has mode {mode:04o} and group {group} in spite of all", path.display())]
+    Rights {
+        /// The socket.
+        path: PathBuf,
+        /// The mode it has.
+        mode: u32,
+        /// The group it has.
+        group: u32,
+    },
+    /// The system refused.
+    #[error("{operation} {}: {source}", path.display())]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// For `map_err`.
+    pub(crate) fn system<E: Into<io::Error>>(operation: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
+        move |source| Self::System { operation, path: path.to_owned(), source: source.into() }
+    }
+}
+
+fn holder(pid: Option<i32>) -> String {
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
+/// A socket that listens, and its address.
+#[derive(Debug)]
+pub struct Bound {
+    /// Non-blocking.
+    pub listener: UnixListener,
+    /// To be kept as long as the listener.
+    pub address: Address,
+}
+
+/// The file of a socket that this process bound. Dropping it removes the file, if it is still the same one.
+#[derive(Debug)]
+pub struct Address {
+    path: PathBuf,
+    /// Keeps the inode number from being used again, so that a comparison with it means something.
+    inode: OwnedFd,
+}
+
+impl Address {
+    fn new(path: &Path) -> Result<Self, Error> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let inode = nix::fcntl::open(path, flags, Mode::empty()).map_err(Error::system("open", path))?;
+        let status = nix::sys::stat::fstat(&inode).map_err(Error::system("examine", path))?;
+        if !is_socket(&status) || status.st_uid != Uid::effective().as_raw() {
+            return Err(Error::NotASocket(path.to_owned()));
+        }
+        Ok(Self { path: path.to_owned(), inode })
+    }
+
+    /// Where clients connect.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes sure of the group (`None`: whichever it has) and the mode, by descriptor: nothing put in the file's place is touched.
+    pub fn restrict(&self, group: Option<Gid>, mode: Mode) -> Result<(), Error> {
+        let has = |status: &FileStat| {
+            group.is_none_or(|group| status.st_gid == group.as_raw()) && status.st_mode & 0o7777 == mode.bits()
+        };
+        if has(&self.status()?) {
+            return Ok(());
+        }
+        nix::unistd::fchownat(&self.inode, "", None, group, AtFlags::AT_EMPTY_PATH)
+            .map_err(Error::system("change the group of", &self.path))?;
+        let by_descriptor = format!("/proc/self/fd/{}", self.inode.as_raw_fd());
+        std::fs::set_permissions(by_descriptor, std::fs::Permissions::from_mode(mode.bits()))
+            .map_err(Error::system("change the mode of", &self.path))?;
+        let status = self.status()?;
+        if has(&status) {
+            return Ok(());
+        }
+        Err(Error::Rights { path: self.path.clone(), mode: status.st_mode & 0o7777, group: status.st_gid })
+    }
+
+    fn status(&self) -> Result<FileStat, Error> {
+        nix::sys::stat::fstat(&self.inode).map_err(Error::system("examine", &self.path))
+    }
+
+    fn is_ours(&self) -> bool {
+        let (Ok(ours), Ok(there)) = (self.status(), nix::sys::stat::lstat(&self.path)) else { return false };
+        (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
+    }
+}
+
+impl Drop for Address {
+    fn drop(&mut self) {
+        if self.is_ours()
+            && let Err(error) = nix::unistd::unlink(&self.path)
+        {
+            tracing::warn!("failed to remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Binds and listens, in place of a stale socket if there is one. The file has at most `mode` from its first instant.
+///
+/// The umask belongs to the whole process: call this while there is one thread.
+pub fn bind(path: &Path, mode: Mode) -> Result<Bound, Error> {
+    claim(path)?;
+    let masked = Mode::from_bits_truncate(!mode.bits() & 0o777);
+    let listener = with_umask(masked, || UnixListener::bind(path)).map_err(Error::system("bind", path))?;
+    let address = Address::new(path)?;
+    listener.set_nonblocking(true).map_err(Error::system("configure", path))?;
+    Ok(Bound { listener, address })
+}
+
+/// Makes sure that `path` can be bound: removes a socket nobody listens on, and nothing else.
+pub fn claim(path: &Path) -> Result<(), Error> {
+    check_length(path)?;
+    match nix::sys::stat::lstat(path) {
+        Err(Errno::ENOENT) => return Ok(()),
+        Err(errno) => return Err(Error::system("examine", path)(errno)),
+        Ok(status) if !is_socket(&status) => return Err(Error::NotASocket(path.to_owned())),
+        Ok(_) => {}
+    }
+    match knock(path) {
+        Ok(pid) => Err(Error::Held { path: path.to_owned(), pid }),
+        Err(Errno::ECONNREFUSED) => match nix::unistd::unlink(path) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(Error::system("remove the stale socket", path)(errno)),
+        },
+        Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(Error::system("find out who listens on", path)(errno)),
+    }
+}
+
+/// Refuses a path that no socket can have.
+pub fn check_length(path: &Path) -> Result<(), Error> {
+    if path.as_os_str().len() > LONGEST_PATH {
+        return Err(Error::TooLong(path.to_owned()));
+    }
+    Ok(())
+}
+
+/// Runs `work` under the umask `mask`. The umask belongs to the whole process: call this while there is one thread.
+pub fn with_umask<T>(mask: Mode, work: impl FnOnce() -> T) -> T {
+    let before = nix::sys::stat::umask(mask);
+    let result = work();
+    nix::sys::stat::umask(before);
+    result
+}
+
+/// Connects, and tells the pid of who listens. Never waits: a listener too busy to take another client is alive all the same.
+fn knock(path: &Path) -> Result<Option<i32>, Errno> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let client = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match nix::sys::socket::connect(client.as_raw_fd(), &UnixAddr::new(path)?) {
+        // A datagram or packet socket is not ours either, and somebody has it open.
+        Err(Errno::EAGAIN | Errno::EPROTOTYPE) => Ok(None),
+        Err(errno) => Err(errno),
+        Ok(()) => {
+            let peer = nix::sys::socket::getsockopt(&client.as_fd(), sockopt::PeerCredentials)?;
+            // Zero is a process of another pid namespace.
+            Ok(Some(peer.pid()).filter(|&pid| pid > 0))
+        }
+    }
+}
+
+fn is_socket(status: &FileStat) -> bool {
+    SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_free_path_can_be_claimed() {
+        let folder = tempfile::tempdir().unwrap();
+        claim(&folder.path().join("socket")).unwrap();
+    }
+
+    #[test]
+    fn a_stale_socket_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        drop(UnixListener::bind(&path).unwrap());
+        claim(&path).unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_live_socket_stays_and_its_holder_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let _listener = UnixListener::bind(&path).unwrap();
+        let error = claim(&path).unwrap_err();
+        assert!(error.to_string().contains(&format!("process {} listens", std::process::id())), "{error}");
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_listener_whose_queue_is_full_is_alive() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let socket =
+            nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        nix::sys::socket::bind(socket.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        nix::sys::socket::listen(&socket, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+        let _queued = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        assert!(matches!(claim(&path), Err(Error::Held { pid: None, .. })));
+    }
+
+    #[test]
+    fn what_is_no_socket_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        std::fs::write(&path, "mine").unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("elsewhere", &link).unwrap();
+        for path in [&path, &link, &folder.path().to_owned()] {
+            assert!(matches!(claim(path), Err(Error::NotASocket(_))));
+            assert!(path.symlink_metadata().is_ok());
+        }
+    }
+
+    #[test]
+    fn a_path_of_108_bytes_is_refused_with_both_lengths() {
+        let path = PathBuf::from(format!("/{}", "x".repeat(LONGEST_PATH)));
+        let message = claim(&path).unwrap_err().to_string();
+        assert!(message.contains("has 108 bytes") && message.contains("at most 107"), "{message}");
+        check_length(&PathBuf::from("x".repeat(LONGEST_PATH))).unwrap();
+    }
+}

@@ -1,0 +1,329 @@
+//! The one loop that owns all agents: event → step → effects → snapshot.
+//!
+//! It is the only writer of anything there is to know about agents. Nothing in it waits for anything but the next event or the
+//! next point in time: effects run in tasks of their own and come back as events, tagged with the attempt they belong to.
+
+pub mod attempt;
+pub mod machine;
+pub mod restart;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, watch};
+
+use self::attempt::{Command, Means};
+use self::machine::{Attempt, Effect, Machine, NotStarted};
+use crate::clock::Timestamp;
+use crate::config::Name;
+use crate::desired::{Desired, DesiredAgent};
+use crate::launch::Launch;
+use crate::launch::reception::Visitor;
+use crate::reconcile::{Action, Declared, Held, HeldAgent, plan};
+use crate::status::{AgentStatus, Snapshot};
+
+/// What the supervisor is told.
+#[derive(Debug)]
+pub enum Event {
+    /// What should be has changed.
+    Desired(Desired),
+    /// Somebody reports at the launch socket.
+    Visitor(Visitor),
+    /// Something happened to an agent.
+    Agent {
+        /// Its key.
+        key: String,
+        /// What.
+        event: machine::Event,
+    },
+    /// Stop all agents, then the supervisor.
+    Stop,
+}
+
+/// How much the log tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// What happens to which agent, and why.
+    Plain,
+    /// Command lines with prompts, working directories, names of variables, last screens.
+    Debug,
+}
+
+/// The loop's state.
+#[derive(Debug)]
+pub struct Supervisor {
+    agents: BTreeMap<String, Agent>,
+    desired: Desired,
+    stopping: bool,
+    means: Arc<Means>,
+    detail: Detail,
+    started: Instant,
+    events: mpsc::UnboundedSender<Event>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+}
+
+/// One agent, and what is under way for it.
+#[derive(Debug)]
+struct Agent {
+    machine: Machine,
+    desired: DesiredAgent,
+    attempts: HashMap<Attempt, mpsc::UnboundedSender<Command>>,
+}
+
+/// How many events are taken in before what they changed is published.
+const BATCH: usize = 256;
+
+impl Supervisor {
+    /// Holds no agent yet. `events` is where effects answer: the other end of what [`Supervisor::run`] is given.
+    pub fn new(
+        means: Means,
+        detail: Detail,
+        events: mpsc::UnboundedSender<Event>,
+        snapshots: watch::Sender<Arc<Snapshot>>,
+        started: Instant,
+    ) -> Self {
+        let agents = BTreeMap::new();
+        let means = Arc::new(means);
+        Self { agents, desired: Desired::default(), stopping: false, means, detail, started, events, snapshots }
+    }
+
+    /// Runs until it was told to stop and every agent is gone.
+    pub async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Event>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while !(self.stopping && self.agents.is_empty()) {
+            let due = self.agents.values().filter_map(|agent| agent.machine.due()).min();
+            let wait = due.map(|due| due.since(Timestamp::now()));
+            // Both arms only wait, so that whichever is cancelled has lost nothing.
+            tokio::select! {
+                received = inbox.recv_many(&mut batch, BATCH) => if received == 0 { return },
+                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
+            }
+            for event in batch.drain(..) {
+                self.handle(event);
+            }
+            self.time_passed();
+            self.publish();
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Desired(desired) => {
+                self.desired = desired;
+                self.reconcile();
+            }
+            Event::Visitor(visitor) => self.direct(visitor),
+            Event::Agent { key, event } => {
+                if let machine::Event::Gone { attempt } = event
+                    && let Some(agent) = self.agents.get_mut(&key)
+                {
+                    agent.attempts.remove(&attempt);
+                }
+                if self.detail == Detail::Debug && matches!(event, machine::Event::Ended { .. }) {
+                    self.log_screen(&key);
+                }
+                self.step(&key, event);
+            }
+            Event::Stop => {
+                self.stopping = true;
+                for key in self.agents.keys().cloned().collect::<Vec<_>>() {
+                    self.step(&key, machine::Event::Remove);
+                }
+            }
+        }
+    }
+
+    /// Brings the machines in line with what is desired.
+    fn reconcile(&mut self) {
+        if self.stopping {
+            return;
+        }
+        let staying = self.agents.iter().filter(|(_, agent)| !agent.machine.is_leaving());
+        let held: Held = staying.map(|(key, agent)| (key.clone(), agent.held())).collect();
+        for action in plan(&self.desired, &held) {
+            match action {
+                Action::Declare(desired, declaration) => self.desire(desired, machine::Event::Declare(declaration)),
+                Action::Update(desired, declaration) => self.desire(desired, machine::Event::Update(declaration)),
+                Action::Reject(desired, error) => {
+                    // One that is still leaving is rejected when it has left.
+                    if self.agents.get(&desired.name.key()).is_none_or(|agent| !agent.machine.is_leaving()) {
+                        self.desire(desired, machine::Event::Reject(error));
+                    }
+                }
+                Action::Remove(key) => self.step(&key, machine::Event::Remove),
+            }
+        }
+    }
+
+    fn desire(&mut self, desired: DesiredAgent, event: machine::Event) {
+        let key = desired.name.key();
+        let agent = self.agents.entry(key.clone()).or_insert_with(|| Agent {
+            machine: Machine::new(desired.name.clone()),
+            desired: desired.clone(),
+            attempts: HashMap::new(),
+        });
+        agent.machine.describe(desired.name.clone(), desired.harness);
+        agent.desired = desired;
+        self.step(&key, event);
+    }
+
+    /// Hands a visitor to the attempt that it names.
+    fn direct(&mut self, visitor: Visitor) {
+        let key = visitor.name.to_ascii_lowercase();
+        let attempt = self.agents.get(&key).and_then(|agent| agent.attempts.get(&visitor.attempt));
+        if let Some(commands) = attempt {
+            // Fails only if the attempt is over by now; the visitor is sent away by being dropped.
+            let _ = commands.send(Command::Visitor(Box::new(visitor)));
+        } else {
+            tracing::warn!(
+                "process {} says to be the launcher of an attempt that is not pending",
+                visitor.process.pid()
+            );
+        }
+    }
+
+    fn time_passed(&mut self) {
+        let now = Timestamp::now();
+        let due = self.agents.iter().filter(|(_, agent)| agent.machine.due().is_some_and(|due| due <= now));
+        for key in due.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            self.step(&key, machine::Event::Due);
+        }
+    }
+
+    fn step(&mut self, key: &str, event: machine::Event) {
+        let event = match event {
+            // Nobody comes after to try again.
+            machine::Event::Closed(Err(error)) if self.stopping => {
+                tracing::error!(agent = key, "{error}");
+                machine::Event::Closed(Ok(()))
+            }
+            event => event,
+        };
+        let Some(agent) = self.agents.get_mut(key) else { return };
+        let before = agent.machine.status();
+        let effects = agent.machine.step(event, Timestamp::now());
+        log_change(&before, &agent.machine.status());
+        for effect in effects {
+            self.carry_out(key, effect);
+        }
+        if self.agents.get(key).is_some_and(|agent| agent.machine.is_gone()) {
+            self.agents.remove(key);
+            self.reconcile();
+        }
+    }
+
+    fn carry_out(&mut self, key: &str, effect: Effect) {
+        match effect {
+            Effect::Launch { attempt, launch } => self.launch(key, attempt, launch),
+            Effect::Interrupt { attempt } => self.command(key, attempt, Command::Interrupt),
+            Effect::Kill { attempt } => self.command(key, attempt, Command::Kill),
+            Effect::Close { session } => {
+                let (means, tell) = (Arc::clone(&self.means), self.teller(key));
+                tokio::spawn(async move {
+                    let closed = means.tmux.close(&session).await.map_err(|error| error.to_string());
+                    tell(machine::Event::Closed(closed));
+                });
+            }
+            Effect::OfferShell { session } => {
+                let means = Arc::clone(&self.means);
+                tokio::spawn(async move {
+                    if let Err(error) = means.tmux.offer_shell(&session).await {
+                        tracing::warn!(session = %session, "{error}");
+                    }
+                });
+            }
+        }
+    }
+
+    fn launch(&mut self, key: &str, attempt: Attempt, launch: Arc<Launch>) {
+        self.log_launch(&launch);
+        let tell = self.teller(key);
+        if let Some(other) = self.holder_of(&launch.session, key) {
+            let why = NotStarted::Retry(format!("the session {} is still in use by the agent {other}", launch.session));
+            tell(machine::Event::NotStarted { attempt, why });
+            tell(machine::Event::Gone { attempt });
+            return;
+        }
+        let (commands, inbox) = mpsc::unbounded_channel();
+        if let Some(agent) = self.agents.get_mut(key) {
+            agent.attempts.insert(attempt, commands);
+        }
+        tokio::spawn(attempt::run(Arc::clone(&self.means), launch, attempt, inbox, tell));
+    }
+
+    /// The other agent whose session this is.
+    fn holder_of(&self, session: &Name, key: &str) -> Option<&String> {
+        let holds = |agent: &Agent| agent.machine.session() == Some(session) && !agent.attempts.is_empty();
+        self.agents.iter().find(|(other, agent)| *other != key && holds(agent)).map(|(other, _)| other)
+    }
+
+    fn command(&self, key: &str, attempt: Attempt, command: Command) {
+        if let Some(commands) = self.agents.get(key).and_then(|agent| agent.attempts.get(&attempt)) {
+            // Fails only if the attempt is over, which is then the next thing that is heard of it.
+            let _ = commands.send(command);
+        }
+    }
+
+    fn teller(&self, key: &str) -> impl Fn(machine::Event) + Send + use<> {
+        let (events, key) = (self.events.clone(), key.to_owned());
+        move |event| {
+            // Fails only when the daemon is ending.
+            let _ = events.send(Event::Agent { key: key.clone(), event });
+        }
+    }
+
+    fn publish(&self) {
+        let statuses = self.agents.values().map(|agent| agent.machine.status()).collect();
+        let (config_error, secrets_error) = (self.desired.config_error.clone(), self.desired.secrets_error.clone());
+        let snapshot = Snapshot::new(statuses, self.started, config_error, secrets_error);
+        self.snapshots.send_replace(Arc::new(snapshot));
+    }
+
+    fn log_launch(&self, launch: &Launch) {
+        if self.detail == Detail::Debug {
+            let names: Vec<&str> = launch.environment.keys().map(String::as_str).collect();
+            tracing::debug!(
+                agent = %launch.name,
+                workdir = %launch.workdir.display(),
+                environment = names.join(","),
+                "launching {}",
+                launch.command_line(true)
+            );
+        } else {
+            tracing::info!(agent = %launch.name, "launching {}", launch.command_line(false));
+        }
+    }
+
+    /// What an agent that has just ended leaves on its screen, without the secrets that agentd gave it.
+    fn log_screen(&self, key: &str) {
+        let Some(launch) = self.agents.get(key).and_then(|agent| agent.machine.launch()).cloned() else { return };
+        let means = Arc::clone(&self.means);
+        tokio::spawn(async move {
+            match means.tmux.screen(&launch.session).await {
+                Ok(screen) => {
+                    tracing::debug!(agent = %launch.name, "its last screen:\n{}", launch.mask(screen.trim_end()));
+                }
+                Err(error) => tracing::debug!(agent = %launch.name, "its last screen could not be had: {error}"),
+            }
+        });
+    }
+}
+
+impl Agent {
+    fn held(&self) -> HeldAgent {
+        let declared = self.machine.is_declared().then(|| Declared { launch: self.machine.launch().cloned() });
+        HeldAgent { desired: self.desired.clone(), declared }
+    }
+}
+
+/// One line for each change of state or reason, and for each new error.
+fn log_change(before: &AgentStatus, after: &AgentStatus) {
+    if (before.state, &before.reason) != (after.state, &after.reason) {
+        let (state, reason) = (after.state, after.reason.as_deref().unwrap_or_default());
+        tracing::info!(agent = after.name, %state, attempt = after.attempt, pid = after.pid, "{reason}");
+    }
+    if let Some(error) = after.error.as_ref().filter(|&error| before.error.as_ref() != Some(error)) {
+        tracing::error!(agent = after.name, "{error}");
+    }
+}

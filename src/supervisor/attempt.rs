@@ -1,0 +1,258 @@
+//! One attempt of one agent, from the pane to the last of its processes: effects, no policy.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::unistd::Uid;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::machine::{self, NotStarted};
+use crate::frame::{self, Bytes};
+use crate::launch::reception::Visitor;
+use crate::launch::{Ending, Failure, FromLauncher, Launch, Progress, ToLauncher, WIRE_VERSION, launcher};
+use crate::process::Process;
+use crate::status::How;
+use crate::tmux::Tmux;
+
+/// How long a launcher may take to report, once tmux has started it.
+const TO_REPORT: Duration = Duration::from_secs(10);
+
+/// How long it may take to start the harness. The login shell alone is given five seconds.
+const TO_START: Duration = Duration::from_secs(20);
+
+/// How long a launcher may take to end by itself after something that should end it.
+const TO_END: Duration = Duration::from_secs(2);
+
+/// How long a launcher may take to take in what it is told.
+const TO_LISTEN: Duration = Duration::from_secs(10);
+
+/// What every attempt needs.
+#[derive(Debug)]
+pub struct Means {
+    /// Opens the pane.
+    pub tmux: Tmux,
+    /// agentd's own, as the agent user finds it.
+    pub executable: String,
+    /// Where launchers report.
+    pub launch_socket: PathBuf,
+    /// Whom agents run as.
+    pub user: Uid,
+}
+
+/// What an attempt is told.
+#[derive(Debug)]
+pub enum Command {
+    /// Somebody says to be its launcher.
+    Visitor(Box<Visitor>),
+    /// Send SIGINT.
+    Interrupt,
+    /// Kill everything, and do not rest before it is gone.
+    Kill,
+}
+
+/// Carries the attempt out. Tells what happens to it, `Gone` last.
+pub async fn run(
+    means: Arc<Means>,
+    launch: Arc<Launch>,
+    attempt: machine::Attempt,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    tell: impl Fn(machine::Event),
+) {
+    match meet(&means, &launch, attempt, &mut commands).await {
+        Ok(visitor) => {
+            if let Err(error) = attend(*visitor, &launch, attempt, means.user, &mut commands, &tell).await {
+                tracing::error!(agent = %launch.name, "failed to follow its launcher: {error}");
+            }
+        }
+        Err(why) => tell(machine::Event::NotStarted { attempt, why: NotStarted::Retry(why) }),
+    }
+    tell(machine::Event::Gone { attempt });
+}
+
+/// Opens the pane and waits for the launcher in it: the visitor whose process is the one that tmux says it started.
+async fn meet(
+    means: &Means,
+    launch: &Launch,
+    attempt: machine::Attempt,
+    commands: &mut mpsc::UnboundedReceiver<Command>,
+) -> Result<Box<Visitor>, String> {
+    const MOST_VISITORS: usize = 8;
+    let mut command = vec![means.executable.clone()];
+    command.extend(launcher::command_line(launch.name.as_str(), attempt, &means.launch_socket));
+    let mut opening = std::pin::pin!(means.tmux.open(&launch.session, &launch.workdir, &command));
+    let mut pane = None;
+    let mut visitors: Vec<Box<Visitor>> = Vec::new();
+    let mut unwanted = false;
+    let mut limit = Instant::now() + TO_REPORT * 4;
+    loop {
+        if let Some(pid) = pane {
+            // Not before the pane is there: whoever closes the session next must find it.
+            if unwanted {
+                return Err("it was stopped before it started".to_owned());
+            }
+            if let Some(at) = visitors.iter().position(|visitor| visitor.process.pid() == pid) {
+                return Ok(visitors.swap_remove(at));
+            }
+        }
+        tokio::select! {
+            opened = &mut opening, if pane.is_none() => {
+                pane = Some(opened.map_err(|error| error.to_string())?);
+                limit = Instant::now() + TO_REPORT;
+            }
+            command = commands.recv() => match command {
+                Some(Command::Visitor(visitor)) if visitor.progress == Progress::New && visitors.len() < MOST_VISITORS => {
+                    visitors.push(visitor);
+                }
+                Some(Command::Visitor(_)) => {}
+                Some(Command::Interrupt | Command::Kill) | None => unwanted = true,
+            },
+            () = sleep_until(limit) => {
+                return Err(format!(
+                    "its launcher did not report within {}; can the agent user run {}?",
+                    humantime::format_duration(TO_REPORT),
+                    means.executable
+                ));
+            }
+        }
+    }
+}
+
+/// What the launcher has said of its harness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    Nothing,
+    Started,
+    /// That it ended, or that it could not be started.
+    End,
+}
+
+/// Sends the launcher what to launch, and follows it to its end.
+async fn attend(
+    visitor: Visitor,
+    launch: &Launch,
+    attempt: machine::Attempt,
+    user: Uid,
+    commands: &mut mpsc::UnboundedReceiver<Command>,
+    tell: &impl Fn(machine::Event),
+) -> std::io::Result<()> {
+    let Visitor { version, process, mut reader, mut writer, .. } = visitor;
+    if version != WIRE_VERSION {
+        tracing::warn!(agent = %launch.name, "its launcher speaks version {version}, this daemon {WIRE_VERSION}");
+    }
+    let end = process.watch()?;
+    let process = Arc::new(process);
+    let order = ToLauncher::Launch {
+        arguments: launch.arguments.clone(),
+        environment: launch.environment.clone(),
+        workdir: Bytes::from(launch.workdir.as_os_str().as_bytes().to_vec()),
+    };
+    // A launcher that does not listen is one that does not start anything in time.
+    let _ = timeout(TO_LISTEN, frame::write(&mut writer, &order)).await;
+    drop(order);
+
+    let mut heard = Heard::Nothing;
+    // Whether there may be more to hear, and whether the process lives.
+    let (mut connected, mut alive) = (true, true);
+    // When patience with the launcher ends.
+    let mut limit = Some(Instant::now() + TO_START);
+    while connected || alive {
+        // Nothing is lost by cancelling an arm: the reader keeps what has arrived, and the others only wait.
+        tokio::select! {
+            message = reader.read::<FromLauncher>(), if connected => match message {
+                Ok(Some(FromLauncher::Started { pid })) if heard == Heard::Nothing && process.is_plausibly_below(pid) => {
+                    (heard, limit) = (Heard::Started, None);
+                    tell(machine::Event::Started { attempt, pid });
+                }
+                Ok(Some(FromLauncher::Failed(failure))) if heard == Heard::Nothing => {
+                    (heard, limit) = (Heard::End, Some(Instant::now() + TO_END));
+                    tell(machine::Event::NotStarted { attempt, why: blame(&failure) });
+                }
+                Ok(Some(FromLauncher::Ended(end))) if heard == Heard::Started => {
+                    heard = Heard::End;
+                    tell(machine::Event::Ended { attempt, how: how(end.how) });
+                }
+                Ok(Some(FromLauncher::Warning(text))) => tracing::warn!(agent = %launch.name, "{}", plain(&text)),
+                Ok(Some(_)) => tracing::warn!(agent = %launch.name, "its launcher said something out of turn"),
+                Ok(None) | Err(_) => (connected, limit) = (false, Some(Instant::now() + TO_END)),
+            },
+            command = commands.recv() => match command {
+                Some(Command::Interrupt) => {
+                    // One that does not listen is killed at the deadline.
+                    let _ = timeout(TO_LISTEN, frame::write(&mut writer, &ToLauncher::Interrupt)).await;
+                }
+                Some(Command::Kill) => {
+                    kill_descendants(&process).await;
+                    limit = Some(Instant::now() + TO_END);
+                }
+                // An impostor: the launcher is known.
+                Some(Command::Visitor(_)) => {}
+                // The daemon is ending, and the agent goes on without it.
+                None => return Ok(()),
+            },
+            ended = end.readable(), if alive => {
+                ended?;
+                alive = false;
+                // What it has said is still to be read; only somebody else holding its socket open could delay that.
+                limit = Some(Instant::now() + TO_END);
+            }
+            () = sleep_until(limit.unwrap_or_else(Instant::now)), if limit.is_some() => {
+                if !alive {
+                    break;
+                }
+                kill_descendants(&process).await;
+                process.kill()?;
+                limit = Some(Instant::now() + TO_END);
+            }
+        }
+    }
+    let remains = Arc::clone(&process);
+    let _ = tokio::task::spawn_blocking(move || remains.kill_session(user)).await;
+    match heard {
+        Heard::Nothing => {
+            let why = NotStarted::Retry("its launcher ended before it had started anything".to_owned());
+            tell(machine::Event::NotStarted { attempt, why });
+        }
+        Heard::Started => {
+            tell(machine::Event::Ended { attempt, how: How::Cause("its launcher was killed".to_owned()) });
+        }
+        Heard::End => {}
+    }
+    Ok(())
+}
+
+async fn kill_descendants(process: &Arc<Process>) {
+    let process = Arc::clone(process);
+    // Fails only with the runtime.
+    let _ = tokio::task::spawn_blocking(move || process.kill_descendants()).await;
+}
+
+fn blame(failure: &Failure) -> NotStarted {
+    let message = plain(&failure.message);
+    match failure.errno.map(Errno::from_raw) {
+        // The machine is short of something.
+        Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::ENOSPC | Errno::EIO) => {
+            NotStarted::Retry(message)
+        }
+        _ => NotStarted::Failed(message),
+    }
+}
+
+fn how(ending: Ending) -> How {
+    match ending {
+        Ending::Code(code) => How::Code(code),
+        Ending::Signal(number) => How::Signal(
+            Signal::try_from(number).map_or_else(|_| format!("SIG{number}"), |signal| signal.as_str().to_owned()),
+        ),
+        Ending::Cause(cause) => How::Cause(plain(&cause)),
+    }
+}
+
+/// The launcher's words as a line that can be shown.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(2000).collect()
+}

@@ -1,0 +1,724 @@
+//! How one agent lives: a state machine, pure. Time is an argument, effects are values.
+//!
+//! ```text
+//!               declared                          ended, policy says again
+//!  (invalid) ────────────┐                 ┌──────────────────────────────────▶ backoff
+//!                        ▼                 │                                      │ │
+//!            ┌──────▶ waiting ─▶ starting ─┴─▶ running ── ended, policy says no ──┼─┼─▶ exited
+//!            │           ▲          ▲ │           │                               │ │      │
+//!            │           │          │ └─────┬─────┘ changed, removed, timed out   │ │      │
+//!            │           └──────────┼───────┼─────────────────────────────────────┘ │      │
+//!            │                      │       ▼          (time is up, nothing missing)│      │
+//!            │                      │    stopping ◀─────────────────────────────────┘      │
+//!            │                      │       │  gone                                        │
+//!            │                      └───────┤                                              │
+//!            └── another session wanted ─ closing ◀──────────────── removed ───────────────┘
+//!                                           │
+//!                                           ▼
+//!                                         (gone)
+//! ```
+//!
+//! *Wanted* is kept apart from *is*: the declaration says what should be, the state what is, and each event brings the one nearer
+//! to the other. Invariants, held by the property tests below:
+//!
+//! - an attempt is launched only when the one before it is [gone](Event::Gone);
+//! - news of an attempt that is not the present one changes nothing;
+//! - a stop ends in a kill at its deadline, whatever else happens;
+//! - what is removed is never launched again;
+//! - within a declaration `restarts` and `attempt` never go down.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::restart::{self, Verdict};
+use crate::clock::Timestamp;
+use crate::config::{Name, Policy};
+use crate::desired::{Declaration, Missing};
+use crate::launch::Launch;
+use crate::status::{self, AgentStatus, How, Outcome, Time};
+
+/// How long an attempt may take to be gone once its harness has ended, before it is killed.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// The first delay after a launch that failed for reasons that are not the agent's; it doubles each time.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The longest such delay.
+const RETRY_MOST: Duration = Duration::from_secs(30);
+
+/// Numbers the launches of one agent, over all its declarations.
+pub type Attempt = u64;
+
+/// What happens to an agent.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A new life begins under this declaration.
+    Declare(Declaration),
+    /// The declaration has changed in what does not touch a living process.
+    Update(Declaration),
+    /// The entry is wrong, in these words.
+    Reject(String),
+    /// The agent is wanted no more.
+    Remove,
+    /// The harness runs.
+    Started {
+        /// Of which attempt.
+        attempt: Attempt,
+        /// The harness.
+        pid: i32,
+    },
+    /// The harness could not be started.
+    NotStarted {
+        /// Of which attempt.
+        attempt: Attempt,
+        /// Why.
+        why: NotStarted,
+    },
+    /// The harness has ended.
+    Ended {
+        /// Of which attempt.
+        attempt: Attempt,
+        /// How.
+        how: How,
+    },
+    /// Nothing of the attempt is left. Said of every attempt, once, last.
+    Gone {
+        /// Which.
+        attempt: Attempt,
+    },
+    /// The session was closed, or could not be.
+    Closed(Result<(), String>),
+    /// Time has passed; see [`Machine::due`].
+    Due,
+}
+
+/// Why a harness could not be started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotStarted {
+    /// The agent's own fault, as far as can be told: no such program, say. Counts as an attempt that failed.
+    Failed(String),
+    /// tmux's, the system's, or nobody's: it is tried again whatever the policy says.
+    Retry(String),
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Launch this; answered by `Started` or `NotStarted`, and `Gone` in the end.
+    Launch {
+        /// The number to go by.
+        attempt: Attempt,
+        /// What.
+        launch: Arc<Launch>,
+    },
+    /// Send SIGINT.
+    Interrupt {
+        /// To which attempt.
+        attempt: Attempt,
+    },
+    /// Kill everything of it, and do not rest before it is gone.
+    Kill {
+        /// Which attempt.
+        attempt: Attempt,
+    },
+    /// Close the session; answered by `Closed`.
+    Close {
+        /// Which.
+        session: Name,
+    },
+    /// The agent has ended for good: whoever attaches is to get a shell.
+    OfferShell {
+        /// In which session.
+        session: Name,
+    },
+}
+
+/// One agent.
+#[derive(Debug)]
+pub struct Machine {
+    name: Name,
+    harness: Option<&'static str>,
+    declared: Option<Declared>,
+    leaving: bool,
+    state: State,
+    /// The latest one.
+    attempt: Attempt,
+    /// An attempt whose harness has ended but that is not gone.
+    lingering: Option<Lingering>,
+    /// The session that there is, as far as is known.
+    session: Option<Name>,
+    entry_error: Option<String>,
+}
+
+/// A good declaration, and the life under it.
+#[derive(Debug)]
+struct Declared {
+    kind: &'static str,
+    policy: Policy,
+    launch: Option<Arc<Launch>>,
+    missing: Option<String>,
+    at: Timestamp,
+    /// When a harness was first started.
+    first_started: Option<Timestamp>,
+    /// When the present or latest one was.
+    started: Option<Timestamp>,
+    attempts: u64,
+    restarts: u64,
+    /// Restarts since the agent last ran for long.
+    in_a_row: usize,
+    /// Whether the next launch is one by restart policy.
+    restarting: bool,
+    /// Launches in a row that failed for reasons that are not the agent's.
+    retries: u32,
+    exit: Option<(How, Timestamp)>,
+    error: Option<String>,
+}
+
+impl Declared {
+    fn new(declaration: Declaration, at: Timestamp) -> Self {
+        let (launch, missing) = split(declaration.launch);
+        Self {
+            kind: declaration.kind,
+            policy: declaration.policy,
+            launch,
+            missing,
+            at,
+            first_started: None,
+            started: None,
+            attempts: 0,
+            restarts: 0,
+            in_a_row: 0,
+            restarting: false,
+            retries: 0,
+            exit: None,
+            error: None,
+        }
+    }
+
+    fn timeout_at(&self) -> Option<Timestamp> {
+        Some(self.first_started? + self.policy.timeout?)
+    }
+}
+
+fn split(launch: Result<Arc<Launch>, Missing>) -> (Option<Arc<Launch>>, Option<String>) {
+    match launch {
+        Ok(launch) => (Some(launch), None),
+        Err(missing) => (None, Some(missing.0)),
+    }
+}
+
+#[derive(Debug)]
+struct Lingering {
+    attempt: Attempt,
+    kill_at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing was ever declared well.
+    Invalid,
+    /// Something is missing.
+    Waiting,
+    Starting {
+        attempt: Attempt,
+    },
+    Running {
+        attempt: Attempt,
+        pid: i32,
+        since: Timestamp,
+    },
+    Stopping {
+        attempt: Attempt,
+        /// The harness, while it lives.
+        pid: Option<i32>,
+        why: StopReason,
+        deadline: Timestamp,
+        killed: bool,
+    },
+    Backoff {
+        until: Timestamp,
+        why: BackoffReason,
+    },
+    Exited {
+        outcome: Outcome,
+    },
+    /// The session is being closed.
+    Closing {
+        retry_at: Option<Timestamp>,
+    },
+    /// Nothing is left.
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StopReason {
+    Changed,
+    Removed,
+    TimedOut,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BackoffReason {
+    /// The policy says again.
+    Restart,
+    /// The launch failed, through no fault of the agent.
+    Retry,
+    /// What was there before is not gone.
+    Clearing,
+}
+
+impl Machine {
+    /// An agent of which nothing is known but its name.
+    pub fn new(name: Name) -> Self {
+        Self {
+            name,
+            harness: None,
+            declared: None,
+            leaving: false,
+            state: State::Invalid,
+            attempt: 0,
+            lingering: None,
+            session: None,
+            entry_error: None,
+        }
+    }
+
+    /// Takes over what is only shown.
+    pub fn describe(&mut self, name: Name, harness: Option<&'static str>) {
+        self.name = name;
+        self.harness = harness.or(self.harness);
+    }
+
+    /// Whether it is on its way out.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
+    /// Whether nothing is left of it.
+    pub fn is_gone(&self) -> bool {
+        self.state == State::Gone
+    }
+
+    /// Whether there ever was a good declaration.
+    pub fn is_declared(&self) -> bool {
+        self.declared.is_some()
+    }
+
+    /// What is or was last launched, or would be.
+    pub fn launch(&self) -> Option<&Arc<Launch>> {
+        self.declared.as_ref()?.launch.as_ref()
+    }
+
+    /// The session that there is.
+    pub fn session(&self) -> Option<&Name> {
+        self.session.as_ref()
+    }
+
+    /// When [`Event::Due`] is next due; `None` for never.
+    pub fn due(&self) -> Option<Timestamp> {
+        let in_state = match self.state {
+            State::Stopping { deadline, killed: false, .. } => Some(deadline),
+            State::Backoff { until, .. } if self.lingering.is_none() => Some(until),
+            State::Closing { retry_at } => retry_at,
+            _ => None,
+        };
+        let lingering = self.lingering.as_ref().map(|lingering| lingering.kill_at);
+        [in_state, self.timeout_at(), lingering].into_iter().flatten().min()
+    }
+
+    /// When the declaration's timeout passes, in states that it ends.
+    fn timeout_at(&self) -> Option<Timestamp> {
+        match self.state {
+            State::Starting { .. } | State::Running { .. } | State::Backoff { .. } | State::Waiting => {
+                self.declared.as_ref()?.timeout_at()
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes in what happened and answers what is to be done about it.
+    #[must_use]
+    pub fn step(&mut self, event: Event, now: Timestamp) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Declare(declaration) => self.declare(declaration, now, &mut effects),
+            Event::Update(declaration) => self.update(declaration, now, &mut effects),
+            Event::Reject(error) => self.entry_error = Some(error),
+            Event::Remove => self.remove(now, &mut effects),
+            Event::Started { attempt, pid } => self.started(attempt, pid, now),
+            Event::NotStarted { attempt, why } => self.not_started(attempt, why, now, &mut effects),
+            Event::Ended { attempt, how } => self.ended(attempt, how, now, &mut effects),
+            Event::Gone { attempt } => self.gone(attempt, now, &mut effects),
+            Event::Closed(result) => self.closed(result, now, &mut effects),
+            Event::Due => self.time_passed(now, &mut effects),
+        }
+        effects
+    }
+
+    fn declare(&mut self, declaration: Declaration, now: Timestamp, effects: &mut Vec<Effect>) {
+        self.entry_error = None;
+        self.leaving = false;
+        self.declared = Some(Declared::new(declaration, now));
+        match &mut self.state {
+            State::Starting { .. } | State::Running { .. } => self.stop(StopReason::Changed, now, effects),
+            State::Stopping { why, .. } => *why = StopReason::Changed,
+            State::Closing { .. } => {}
+            State::Invalid | State::Waiting | State::Backoff { .. } | State::Exited { .. } | State::Gone => {
+                self.begin(now, effects);
+            }
+        }
+    }
+
+    fn update(&mut self, declaration: Declaration, now: Timestamp, effects: &mut Vec<Effect>) {
+        self.entry_error = None;
+        let Some(declared) = &mut self.declared else { return self.declare(declaration, now, effects) };
+        let (launch, missing) = split(declaration.launch);
+        declared.kind = declaration.kind;
+        declared.policy = declaration.policy;
+        declared.launch = launch.or(declared.launch.take());
+        declared.missing = missing;
+        match self.state {
+            State::Waiting => self.begin(now, effects),
+            State::Backoff { why: BackoffReason::Restart, .. } => self.judge(now, effects),
+            State::Exited { outcome } if outcome != Outcome::TimedOut => self.judge(now, effects),
+            _ => {}
+        }
+    }
+
+    fn remove(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        self.leaving = true;
+        match self.state {
+            State::Starting { .. } | State::Running { .. } => self.stop(StopReason::Removed, now, effects),
+            State::Stopping { ref mut why, .. } => *why = StopReason::Removed,
+            State::Closing { .. } | State::Gone => {}
+            State::Invalid | State::Waiting | State::Backoff { .. } | State::Exited { .. } => {
+                match self.lingering.take() {
+                    // Its launcher is tidying up, and is let.
+                    Some(Lingering { attempt, kill_at }) => {
+                        let why = StopReason::Removed;
+                        self.state = State::Stopping { attempt, pid: None, why, deadline: kill_at, killed: false };
+                    }
+                    None => self.close(effects),
+                }
+            }
+        }
+    }
+
+    fn started(&mut self, attempt: Attempt, pid: i32, now: Timestamp) {
+        match &mut self.state {
+            State::Starting { attempt: present } if *present == attempt => {
+                self.state = State::Running { attempt, pid, since: now };
+                if let Some(declared) = &mut self.declared {
+                    declared.first_started.get_or_insert(now);
+                    declared.started = Some(now);
+                    declared.error = None;
+                    declared.retries = 0;
+                }
+            }
+            State::Stopping { attempt: present, pid: harness, .. } if *present == attempt => *harness = Some(pid),
+            _ => {}
+        }
+    }
+
+    fn not_started(&mut self, attempt: Attempt, why: NotStarted, now: Timestamp, effects: &mut Vec<Effect>) {
+        if self.state != (State::Starting { attempt }) {
+            return;
+        }
+        self.linger(attempt, now);
+        let Some(declared) = &mut self.declared else { return };
+        match why {
+            NotStarted::Failed(message) => {
+                declared.error = Some(message.clone());
+                declared.exit = Some((How::Cause(message), now));
+                self.judge_anew(now, effects);
+            }
+            NotStarted::Retry(message) => {
+                declared.error = Some(message);
+                let delay = RETRY * 2_u32.saturating_pow(declared.retries.min(10));
+                declared.retries += 1;
+                self.state = State::Backoff { until: now + delay.min(RETRY_MOST), why: BackoffReason::Retry };
+            }
+        }
+    }
+
+    fn ended(&mut self, attempt: Attempt, how: How, now: Timestamp, effects: &mut Vec<Effect>) {
+        let since = match &mut self.state {
+            State::Stopping { attempt: present, pid, .. } if *present == attempt => {
+                *pid = None;
+                // Under a new declaration it is no attempt of this one.
+                if let Some(declared) = self.declared.as_mut().filter(|declared| declared.attempts > 0) {
+                    declared.exit = Some((how, now));
+                }
+                return;
+            }
+            State::Running { attempt: present, since, .. } if *present == attempt => *since,
+            State::Starting { attempt: present } if *present == attempt => now,
+            _ => return,
+        };
+        self.linger(attempt, now);
+        let Some(declared) = &mut self.declared else { return };
+        declared.exit = Some((how, now));
+        if declared.policy.backoff_reset.is_some_and(|healthy| now.since(since) >= healthy) {
+            declared.in_a_row = 0;
+        }
+        self.judge_anew(now, effects);
+    }
+
+    fn gone(&mut self, attempt: Attempt, now: Timestamp, effects: &mut Vec<Effect>) {
+        match self.state {
+            State::Starting { attempt: present } | State::Running { attempt: present, .. } if present == attempt => {
+                self.ended(attempt, How::Cause("its end was not reported".to_owned()), now, effects);
+                self.gone(attempt, now, effects);
+            }
+            State::Stopping { attempt: present, why, .. } if present == attempt => match why {
+                _ if self.leaving => self.close(effects),
+                StopReason::Changed | StopReason::Removed => self.begin(now, effects),
+                StopReason::TimedOut => self.end_with(Outcome::TimedOut, effects),
+            },
+            _ => {
+                if self.lingering.as_ref().is_some_and(|lingering| lingering.attempt == attempt) {
+                    self.lingering = None;
+                    if matches!(self.state, State::Backoff { until, .. } if until <= now) {
+                        self.begin(now, effects);
+                    }
+                }
+            }
+        }
+    }
+
+    fn closed(&mut self, result: Result<(), String>, now: Timestamp, effects: &mut Vec<Effect>) {
+        if !matches!(self.state, State::Closing { .. }) {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                self.session = None;
+                if self.leaving {
+                    self.state = State::Gone;
+                } else {
+                    self.begin(now, effects);
+                }
+            }
+            Err(message) => {
+                if let Some(declared) = &mut self.declared {
+                    declared.error = Some(message);
+                }
+                self.state = State::Closing { retry_at: Some(now + RETRY) };
+            }
+        }
+    }
+
+    fn time_passed(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        if self.timeout_at().is_some_and(|at| at <= now) {
+            match self.state {
+                State::Starting { .. } | State::Running { .. } => self.stop(StopReason::TimedOut, now, effects),
+                _ => self.end_with(Outcome::TimedOut, effects),
+            }
+        }
+        if let Some(lingering) = self.lingering.as_mut().filter(|lingering| lingering.kill_at <= now) {
+            lingering.kill_at = now + LINGER;
+            effects.push(Effect::Kill { attempt: lingering.attempt });
+        }
+        match &mut self.state {
+            State::Stopping { attempt, deadline, killed, .. } if !*killed && *deadline <= now => {
+                *killed = true;
+                effects.push(Effect::Kill { attempt: *attempt });
+            }
+            State::Backoff { until, .. } if *until <= now && self.lingering.is_none() => self.begin(now, effects),
+            State::Closing { retry_at } if retry_at.is_some_and(|at| at <= now) => self.close(effects),
+            _ => {}
+        }
+    }
+
+    /// Starts the next attempt, or whatever has to come before it.
+    fn begin(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let Some(declared) = self.declared.as_mut().filter(|_| !self.leaving) else { return };
+        if self.lingering.is_some() {
+            self.state = State::Backoff { until: now, why: BackoffReason::Clearing };
+            return;
+        }
+        let Some(launch) = declared.launch.clone().filter(|_| declared.missing.is_none()) else {
+            self.state = State::Waiting;
+            return;
+        };
+        if self.session.as_ref().is_some_and(|session| *session != launch.session) {
+            return self.close(effects);
+        }
+        if std::mem::take(&mut declared.restarting) {
+            declared.restarts += 1;
+        }
+        declared.attempts += 1;
+        self.attempt += 1;
+        self.session = Some(launch.session.clone());
+        self.state = State::Starting { attempt: self.attempt };
+        effects.push(Effect::Launch { attempt: self.attempt, launch });
+    }
+
+    fn stop(&mut self, why: StopReason, now: Timestamp, effects: &mut Vec<Effect>) {
+        let (attempt, pid) = match self.state {
+            State::Starting { attempt } => (attempt, None),
+            State::Running { attempt, pid, .. } => (attempt, Some(pid)),
+            _ => return,
+        };
+        let grace = self.declared.as_ref().map_or(Duration::ZERO, |declared| declared.policy.grace_period);
+        let killed = grace.is_zero();
+        self.state = State::Stopping { attempt, pid, why, deadline: now + grace, killed };
+        effects.push(if killed { Effect::Kill { attempt } } else { Effect::Interrupt { attempt } });
+    }
+
+    fn close(&mut self, effects: &mut Vec<Effect>) {
+        if let Some(session) = self.session.clone() {
+            self.state = State::Closing { retry_at: None };
+            effects.push(Effect::Close { session });
+        } else if self.leaving {
+            self.state = State::Gone;
+        }
+    }
+
+    fn linger(&mut self, attempt: Attempt, now: Timestamp) {
+        self.lingering = Some(Lingering { attempt, kill_at: now + LINGER });
+    }
+
+    /// Lets the policy decide upon an end that has just come.
+    fn judge_anew(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        if let Some(declared) = &mut self.declared {
+            declared.restarting = false;
+        }
+        self.judge(now, effects);
+    }
+
+    /// Lets the policy decide upon the latest end, also for a second time: the policy may have changed since.
+    fn judge(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let Some(declared) = &mut self.declared else { return };
+        let Some((how, at)) = &declared.exit else { return };
+        if std::mem::take(&mut declared.restarting) {
+            declared.in_a_row -= 1;
+        }
+        match restart::decide(&declared.policy, how, declared.restarts, declared.in_a_row) {
+            Verdict::Restart { after } => {
+                declared.restarting = true;
+                declared.in_a_row += 1;
+                let until = (*at + after).max(now);
+                self.state = State::Backoff { until, why: BackoffReason::Restart };
+            }
+            Verdict::Over(outcome) => self.end_with(outcome, effects),
+        }
+    }
+
+    fn end_with(&mut self, outcome: Outcome, effects: &mut Vec<Effect>) {
+        if let State::Exited { outcome: former } = &mut self.state {
+            *former = outcome;
+            return;
+        }
+        self.state = State::Exited { outcome };
+        if let Some(session) = self.session.clone() {
+            effects.push(Effect::OfferShell { session });
+        }
+    }
+
+    /// The agent as the API shows it.
+    pub fn status(&self) -> AgentStatus {
+        let declared = self.declared.as_ref();
+        let time = |at: Timestamp| Time(at.wall());
+        let pid = match self.state {
+            State::Running { pid, .. } => Some(pid),
+            State::Stopping { pid, .. } => pid,
+            _ => None,
+        };
+        AgentStatus {
+            name: self.name.to_string(),
+            running: pid.is_some(),
+            session: self.session.as_ref().map(Name::to_string).unwrap_or_default(),
+            restarts: declared.map_or(0, |declared| declared.restarts),
+            error: self.entry_error.clone().or_else(|| declared?.error.clone()),
+            state: self.shown_state(),
+            reason: Some(self.reason()),
+            outcome: match self.state {
+                State::Exited { outcome } => Some(outcome),
+                _ => None,
+            },
+            harness: self.harness.map(str::to_owned),
+            kind: declared.map(|declared| declared.kind.to_owned()),
+            pid,
+            attempt: declared.map(|declared| declared.attempts).filter(|&attempts| attempts > 0),
+            declared_at: declared.map(|declared| time(declared.at)),
+            started_at: declared.and_then(|declared| declared.started).map(time),
+            exit: declared
+                .and_then(|declared| declared.exit.as_ref())
+                .map(|(how, at)| status::Exit { how: how.clone(), at: time(*at) }),
+            next_start_at: match self.state {
+                State::Backoff { until, .. } => Some(time(until)),
+                _ => None,
+            },
+            deadline: match self.state {
+                State::Stopping { deadline, .. } => Some(time(deadline)),
+                _ => None,
+            },
+            timeout_at: self.timeout_at().map(time),
+        }
+    }
+
+    fn shown_state(&self) -> status::State {
+        match self.state {
+            State::Invalid => status::State::Invalid,
+            State::Waiting => status::State::Waiting,
+            State::Starting { .. } => status::State::Starting,
+            State::Running { .. } => status::State::Running,
+            State::Stopping { .. } | State::Closing { .. } | State::Gone => status::State::Stopping,
+            State::Backoff { .. } => status::State::Backoff,
+            State::Exited { .. } => status::State::Exited,
+        }
+    }
+
+    fn reason(&self) -> String {
+        let Some(declared) = &self.declared else { return "its entry is wrong, and nothing of it ever ran".to_owned() };
+        let ended = || declared.exit.as_ref().map_or_else(|| "ended".to_owned(), |(how, _)| describe(how));
+        let of_limit = |count: u64| match declared.policy.max_restarts {
+            Some(limit) => format!("{count} of {limit}"),
+            None => count.to_string(),
+        };
+        match &self.state {
+            State::Invalid => "its entry is wrong".to_owned(),
+            State::Waiting => format!("waiting: {}", declared.missing.as_deref().unwrap_or("for its turn")),
+            State::Starting { .. } => format!("attempt {} is being started", declared.attempts),
+            State::Running { .. } if declared.restarts > 0 => {
+                format!("restarted by policy, restart {}", of_limit(declared.restarts))
+            }
+            State::Running { .. } => "declared".to_owned(),
+            State::Stopping { why, killed, pid, .. } => {
+                let why = match why {
+                    StopReason::Changed => "its declaration has changed",
+                    StopReason::Removed => "it is declared no more, or the daemon is stopping",
+                    StopReason::TimedOut => "its timeout has passed",
+                };
+                let how = match (killed, pid) {
+                    (true, _) => "killed",
+                    (false, Some(_)) => "interrupted, will be killed at the deadline",
+                    (false, None) => "what it left behind is being cleared away",
+                };
+                format!("{why}; {how}")
+            }
+            State::Backoff { why: BackoffReason::Restart, .. } => {
+                format!("{}; restart {} follows", ended(), of_limit(declared.restarts + 1))
+            }
+            State::Backoff { why: BackoffReason::Retry, .. } => "the launch failed and will be tried again".to_owned(),
+            State::Backoff { why: BackoffReason::Clearing, .. } => {
+                "what was there before is being cleared away".to_owned()
+            }
+            State::Exited { outcome: Outcome::TimedOut } => format!("its timeout has passed; {}", ended()),
+            State::Exited { outcome: Outcome::GaveUp } => {
+                format!("{}; {} restarts were allowed and made", ended(), declared.restarts)
+            }
+            State::Exited { .. } => ended(),
+            State::Closing { .. } | State::Gone => "its session is being closed".to_owned(),
+        }
+    }
+}
+
+fn describe(how: &How) -> String {
+    match how {
+        How::Code(code) => format!("exited with status {code}"),
+        How::Signal(signal) => format!("ended by {signal}"),
+        How::Cause(cause) => cause.clone(),
+    }
+}

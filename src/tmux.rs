@@ -1,0 +1,297 @@
+//! tmux: sessions and panes on the dedicated server.
+//!
+//! Contract: each agent has one session, and in it one pane of its own. A session of ours bears the option `@agentd-workdir`, the
+//! pane `@agentd-agent`; sessions without the mark are somebody else's and are never touched. After the end of an agent its pane
+//! stays (`remain-on-exit`), and whoever attaches, or is attached, gets a shell beside it.
+//!
+//! Every client is run by the [deputy](crate::deputy), as the agent user: a hostile server can make its clients run commands.
+//! What a client prints is the agent user's word, and hostile input: here it becomes a number or an error, nothing else. Targets
+//! are exact (`=NAME:` or `%id`), because a bare name matches prefixes (`tmux(1)`, "COMMANDS").
+
+mod parse;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::account::Account;
+use crate::config::Name;
+use crate::deputy::{self, Deputy, Output, RunError};
+
+/// The oldest tmux whose commands and options are used here.
+pub const OLDEST: (u32, u32) = (3, 2);
+
+/// Lines of scrollback in each pane.
+const HISTORY_LIMIT: &str = "5000";
+
+/// How long a client may take. A stopped server answers nothing.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Our place among the hooks; others keep theirs.
+const HOOK: &str = "client-attached[67]";
+
+/// Why tmux did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It could not be asked.
+    #[error(transparent)]
+    Deputy(#[from] deputy::Error),
+    /// It could not be run, or did not answer.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// There is no server.
+    #[error("no tmux server answers on {}: {message}", socket.display())]
+    NoServer {
+        /// The server's socket.
+        socket: PathBuf,
+        /// tmux's words.
+        message: String,
+    },
+    /// There is something else where the session should be.
+    #[error(
+        "a tmux session named {0} is there that agentd did not make; rename it (tmux rename-session), or give the agent another `session`"
+    )]
+    Taken(Name),
+    /// It is too old.
+    #[error("tmux {} or newer is needed, this is {found:?}", format_version(OLDEST))]
+    TooOld {
+        /// What it says it is.
+        found: String,
+    },
+    /// It refused.
+    #[error("tmux failed to {operation}: {message}")]
+    Refused {
+        /// What it was to do.
+        operation: &'static str,
+        /// tmux's words.
+        message: String,
+    },
+}
+
+fn format_version((major, minor): (u32, u32)) -> String {
+    format!("{major}.{minor}")
+}
+
+/// The handle to the dedicated server. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Tmux {
+    deputy: Deputy,
+    socket: PathBuf,
+    executable: String,
+    shell: String,
+}
+
+impl Tmux {
+    /// The server at `socket`. `executable` is agentd's own, as the agent user finds it.
+    pub fn new(deputy: Deputy, socket: PathBuf, executable: String, account: &Account) -> Self {
+        let shell =
+            if account.refuses_logins() { "/bin/sh".to_owned() } else { account.shell.to_string_lossy().into_owned() };
+        Self { deputy, socket, executable, shell }
+    }
+
+    /// Starts the server if none runs, and sets it up as agents need it. Does no harm to one that runs.
+    pub async fn start_server(&self) -> Result<(), Error> {
+        self.check_version().await?;
+        let hook = format!("if-shell -F {} {}", parse::quote(ALONE_AND_OVER), parse::quote(&self.split_command()));
+        let mut arguments = Arguments::default();
+        arguments.command(&["start-server"]);
+        arguments.command(&["set-option", "-s", "exit-empty", "off"]);
+        // What a client brings along in its environment is the operator's; agents get their own from their launcher.
+        arguments.command(&["set-option", "-g", "update-environment", ""]);
+        arguments.command(&["set-option", "-g", "history-limit", HISTORY_LIMIT]);
+        arguments.command(&["set-option", "-g", "default-shell", &self.shell]);
+        arguments.command(&["set-hook", "-g", HOOK, &hook]);
+        self.run("start its server", &["-f", "/dev/null"], arguments).await?;
+        let shared = self.deputy.set_mode(self.socket.clone(), 0o770).await?;
+        shared.map_err(|message| Error::Refused { operation: "share its socket", message })
+    }
+
+    /// Runs `command` as the agent of that session, in the pane where it ran before if there is one, and answers with the
+    /// process id that tmux gives for it. Whatever runs in that pane is hung up.
+    pub async fn open(&self, session: &Name, workdir: &Path, command: &[String]) -> Result<i32, Error> {
+        match self.create(session, workdir, command).await {
+            Err(Error::NoServer { .. }) => {
+                self.start_server().await?;
+                self.create(session, workdir, command).await
+            }
+            Err(Error::Refused { message, .. }) if message.starts_with("duplicate session") => {
+                self.reopen(session, workdir, command).await
+            }
+            result => result,
+        }
+    }
+
+    async fn create(&self, session: &Name, workdir: &Path, command: &[String]) -> Result<i32, Error> {
+        let directory = workdir.to_string_lossy();
+        let mut arguments = Arguments::default();
+        let name = session.as_str();
+        arguments.command_with(
+            &[
+                "new-session",
+                "-d",
+                "-s",
+                name,
+                "-n",
+                name,
+                "-c",
+                &parse::escape_format(&directory),
+                "-P",
+                "-F",
+                PANE_PID,
+            ],
+            command,
+        );
+        mark(&mut arguments, session, &format!("={session}:"), &directory);
+        let output = self.client("open a session", arguments).await?;
+        pid(&output.stdout)
+    }
+
+    async fn reopen(&self, session: &Name, workdir: &Path, command: &[String]) -> Result<i32, Error> {
+        let target = format!("={session}:");
+        let mut listing = Arguments::default();
+        listing.command(&[
+            "list-panes",
+            "-s",
+            "-t",
+            &target,
+            "-F",
+            "#{pane_id} #{@agentd-agent} #{?@agentd-workdir,ours,}",
+        ]);
+        let panes = parse::panes(&self.client("list its panes", listing).await?.stdout);
+        if !panes.iter().any(|pane| pane.session_is_ours) {
+            return Err(Error::Taken(session.clone()));
+        }
+        let directory = workdir.to_string_lossy();
+        let mut arguments = Arguments::default();
+        let pane = if let Some(pane) = panes.iter().find(|pane| pane.agent == session.as_str()) {
+            // A reset scrolls what is on the screen into the history; respawning alone would wipe it.
+            arguments.command(&["send-keys", "-R", "-t", &pane.id]);
+            let respawn = ["respawn-pane", "-k", "-t", &pane.id, "-c", &parse::escape_format(&directory)];
+            arguments.command_with(&respawn, command);
+            pane.id.clone()
+        } else {
+            // An operator closed the agent's pane but keeps the session.
+            let window = ["new-window", "-t", &target, "-n", session.as_str(), "-c", &parse::escape_format(&directory)];
+            arguments.command_with(&window, command);
+            target
+        };
+        mark(&mut arguments, session, &pane, &directory);
+        arguments.command(&["display-message", "-p", "-t", &pane, PANE_PID]);
+        let output = self.client("start the agent again in its session", arguments).await?;
+        pid(&output.stdout)
+    }
+
+    /// Tells tmux that the agent has ended for good: a shell opens beside its pane for whoever is or will be attached.
+    pub async fn offer_shell(&self, session: &Name) -> Result<(), Error> {
+        let target = format!("={session}:");
+        let mut arguments = Arguments::default();
+        arguments.command(&["set-option", "-t", &target, "@agentd-over", "1"]);
+        let attached = format!("#{{&&:#{{session_attached}},{ALONE_AND_OVER}}}");
+        arguments.command(&["if-shell", "-F", "-t", &target, &attached, &self.split_command()]);
+        self.client("offer a shell", arguments).await.map(drop)
+    }
+
+    /// Ends the session. One that is not there, with or without its server, is ended.
+    pub async fn close(&self, session: &Name) -> Result<(), Error> {
+        let mut arguments = Arguments::default();
+        arguments.command(&["kill-session", "-t", &format!("={session}")]);
+        match self.client("end a session", arguments).await {
+            Err(Error::NoServer { .. }) => Ok(()),
+            Err(Error::Refused { message, .. }) if message.starts_with("can't find session") => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    /// What is on the screen of the session.
+    pub async fn screen(&self, session: &Name) -> Result<String, Error> {
+        let mut arguments = Arguments::default();
+        arguments.command(&["capture-pane", "-p", "-t", &format!("={session}:")]);
+        Ok(self.client("show a screen", arguments).await?.stdout)
+    }
+
+    /// Lets the server end once no session is left, ours or anybody's.
+    pub async fn release_server(&self) -> Result<(), Error> {
+        let mut arguments = Arguments::default();
+        arguments.command(&["set-option", "-s", "exit-empty", "on"]);
+        match self.client("let its server end", arguments).await {
+            Err(Error::NoServer { .. }) => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    async fn check_version(&self) -> Result<(), Error> {
+        let output = self.deputy.tmux(vec!["-V".to_owned()], TIMEOUT).await??;
+        match parse::version(&output.stdout) {
+            // One that does not say, such as a build of a branch, is given a try.
+            None => Ok(()),
+            Some(version) if version >= OLDEST => Ok(()),
+            Some(_) => Err(Error::TooOld { found: output.stdout.trim().to_owned() }),
+        }
+    }
+
+    fn split_command(&self) -> String {
+        format!(
+            "split-window -c {} {} {}",
+            parse::quote("#{@agentd-workdir}"),
+            parse::quote(&self.executable),
+            crate::launch::SHELL_COMMAND
+        )
+    }
+
+    /// Runs a client that never starts a server by itself: a server keeps the command line that started it.
+    async fn client(&self, operation: &'static str, arguments: Arguments) -> Result<Output, Error> {
+        self.run(operation, &["-N"], arguments).await
+    }
+
+    async fn run(&self, operation: &'static str, flags: &[&str], arguments: Arguments) -> Result<Output, Error> {
+        let mut all: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        all.extend(["-S".to_owned(), self.socket.to_string_lossy().into_owned()]);
+        all.extend(arguments.0);
+        let output = self.deputy.tmux(all, TIMEOUT).await??;
+        if output.success {
+            return Ok(output);
+        }
+        let message = parse::message(&output.stderr);
+        Err(if parse::means_no_server(&message) {
+            Error::NoServer { socket: self.socket.clone(), message }
+        } else {
+            Error::Refused { operation, message }
+        })
+    }
+}
+
+const PANE_PID: &str = "#{pane_pid}";
+
+/// True of a session whose agent has ended for good and in which nobody has opened anything yet.
+const ALONE_AND_OVER: &str = "#{&&:#{==:#{@agentd-over},1},#{&&:#{==:#{session_windows},1},#{==:#{window_panes},1}}}";
+
+fn mark(arguments: &mut Arguments, session: &Name, pane: &str, directory: &str) {
+    let target = format!("={session}:");
+    arguments.command(&["set-option", "-p", "-t", pane, "remain-on-exit", "on"]);
+    arguments.command(&["set-option", "-p", "-t", pane, "@agentd-agent", session.as_str()]);
+    arguments.command(&["set-option", "-t", &target, "@agentd-workdir", directory]);
+    arguments.command(&["set-option", "-q", "-u", "-t", &target, "@agentd-over"]);
+}
+
+fn pid(stdout: &str) -> Result<i32, Error> {
+    stdout.trim().parse().ok().filter(|&pid| pid > 1).ok_or_else(|| Error::Refused {
+        operation: "tell the process it started",
+        message: format!("it printed {:?}", parse::message(stdout)),
+    })
+}
+
+/// A client's argument list: several commands, run one after the other.
+#[derive(Debug, Default)]
+struct Arguments(Vec<String>);
+
+impl Arguments {
+    fn command(&mut self, words: &[&str]) {
+        self.command_with(words, &[]);
+    }
+
+    fn command_with(&mut self, words: &[&str], more: &[String]) {
+        if !self.0.is_empty() {
+            self.0.push(";".to_owned());
+        }
+        self.0.extend(words.iter().copied().chain(more.iter().map(String::as_str)).map(parse::escape_argument));
+    }
+}

@@ -1,0 +1,284 @@
+//! Noticing that files changed, by `inotify(7)`.
+//!
+//! What is watched is never a file itself but every directory in which one of its names stands: the file's own, that of each
+//! symbolic link on the way, and the nearest existing ancestor of what is not there yet. So a file renamed over the old one, a
+//! link swapped (as agenix does it) and a directory that appears later are all noticed. Only events on those names count.
+//!
+//! File systems that announce nothing (9p, virtiofs) are the business of whoever polls beside this.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Component, Path, PathBuf};
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
+
+use crate::descriptor::Readable;
+
+/// A set of paths that is watched for changes.
+#[derive(Debug)]
+pub struct Watcher {
+    inotify: Inotify,
+    readable: Readable,
+    /// By directory; the names in it that count, `None` for all of them.
+    watched: BTreeMap<PathBuf, (WatchDescriptor, Names)>,
+}
+
+type Names = Option<BTreeSet<OsString>>;
+
+/// Something to watch.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub enum Target {
+    /// This file or directory: that it comes, goes, is replaced or written.
+    Path(PathBuf),
+    /// This directory, and every file in it.
+    Contents(PathBuf),
+}
+
+/// How many links a path may lead through, as in `path_resolution(7)`.
+const MAX_LINKS: usize = 40;
+
+impl Watcher {
+    /// Watches nothing yet. Must be made inside the async runtime.
+    pub fn new() -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        let readable = Readable::new(inotify.as_fd().try_clone_to_owned()?)?;
+        Ok(Self { inotify, readable, watched: BTreeMap::new() })
+    }
+
+    /// Watches these from now on, and nothing else. What cannot be watched is left to polling.
+    pub fn set(&mut self, targets: &[Target]) {
+        let mut wanted: BTreeMap<PathBuf, Names> = BTreeMap::new();
+        for target in targets {
+            match target {
+                Target::Path(path) => names_on_the_way(path, &mut wanted),
+                Target::Contents(directory) => {
+                    names_on_the_way(directory, &mut wanted);
+                    let Ok(resolved) = fs::canonicalize(directory) else { continue };
+                    for entry in fs::read_dir(&resolved).into_iter().flatten().flatten() {
+                        if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+                            names_on_the_way(&entry.path(), &mut wanted);
+                        }
+                    }
+                    wanted.insert(resolved, None);
+                }
+            }
+        }
+        self.watched.retain(|directory, (descriptor, _)| {
+            let keep = wanted.contains_key(directory);
+            if !keep {
+                // Fails only when the directory is gone, and its watch with it.
+                let _ = self.inotify.rm_watch(*descriptor);
+            }
+            keep
+        });
+        for (directory, names) in wanted {
+            let flags = AddWatchFlags::IN_CREATE
+                | AddWatchFlags::IN_DELETE
+                | AddWatchFlags::IN_MOVE
+                | AddWatchFlags::IN_CLOSE_WRITE
+                | AddWatchFlags::IN_ATTRIB
+                | AddWatchFlags::IN_DELETE_SELF
+                | AddWatchFlags::IN_MOVE_SELF
+                | AddWatchFlags::IN_ONLYDIR;
+            // Added again even where there is one: the same name may be another directory by now.
+            if let Ok(descriptor) = self.inotify.add_watch(&directory, flags) {
+                self.watched.insert(directory, (descriptor, names));
+            }
+        }
+    }
+
+    /// Waits for a change of what is watched. Cancel-safe.
+    pub async fn changed(&self) -> io::Result<()> {
+        loop {
+            let mut changed = false;
+            loop {
+                match self.inotify.read_events() {
+                    Ok(events) => changed |= events.iter().any(|event| self.counts(event)),
+                    Err(nix::Error::EAGAIN) => break,
+                    Err(nix::Error::EINTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if changed {
+                return Ok(());
+            }
+            self.readable.readable().await?;
+        }
+    }
+
+    fn counts(&self, event: &InotifyEvent) -> bool {
+        let lost_or_moved = AddWatchFlags::IN_Q_OVERFLOW | AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_MOVE_SELF;
+        event.mask.intersects(lost_or_moved)
+            || self.watched.values().any(|(descriptor, names)| {
+                *descriptor == event.wd
+                    && match (names, &event.name) {
+                        (None, _) => true,
+                        (Some(names), Some(name)) => names.contains(name.as_os_str()),
+                        (Some(_), None) => false,
+                    }
+            })
+    }
+}
+
+/// Adds each directory that decides where `path` leads, with the name in it that does.
+fn names_on_the_way(path: &Path, wanted: &mut BTreeMap<PathBuf, Names>) {
+    let mut links = 0;
+    let mut resolved = PathBuf::from("/");
+    let mut ahead: Vec<OsString> = components(path);
+    while let Some(name) = ahead.pop() {
+        if name == ".." {
+            resolved.pop();
+            continue;
+        }
+        let here = resolved.join(&name);
+        match fs::symlink_metadata(&here) {
+            Ok(metadata) if metadata.is_symlink() => {
+                note(&resolved, &name, wanted);
+                links += 1;
+                let Ok(target) = fs::read_link(&here) else { return };
+                if links > MAX_LINKS {
+                    return;
+                }
+                if target.is_absolute() {
+                    resolved = PathBuf::from("/");
+                }
+                ahead.extend(components(&target));
+            }
+            Ok(metadata) if metadata.is_dir() && !ahead.is_empty() => resolved = here,
+            // The end of the way: the thing itself, or the first thing on it that is not there.
+            _ => return note(&resolved, &name, wanted),
+        }
+    }
+}
+
+fn note(directory: &Path, name: &OsStr, wanted: &mut BTreeMap<PathBuf, Names>) {
+    if let Some(names) = wanted.entry(directory.to_owned()).or_insert_with(|| Some(BTreeSet::new())) {
+        names.insert(name.to_owned());
+    }
+}
+
+/// The components that are names, the last one first.
+fn components(path: &Path) -> Vec<OsString> {
+    path.components()
+        .rev()
+        .filter_map(|component| match component {
+            Component::Normal(name) => Some(name.to_owned()),
+            Component::ParentDir => Some(OsString::from("..")),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::time::Duration;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    async fn notices(watcher: &Watcher) -> bool {
+        tokio::time::timeout(SOON, watcher.changed()).await.is_ok()
+    }
+
+    /// Whether `act` is noticed, and an unrelated file beside it before that is not.
+    async fn check(target: impl Fn(&Path) -> Target, prepare: impl Fn(&Path), act: impl Fn(&Path)) {
+        let directory = TempDir::new().unwrap();
+        let root = directory.path();
+        prepare(root);
+        let mut watcher = Watcher::new().unwrap();
+        watcher.set(&[target(root)]);
+        fs::write(root.join("unrelated"), "").unwrap();
+        let unrelated = tokio::time::timeout(Duration::from_millis(1), watcher.changed()).await;
+        assert!(unrelated.is_err(), "an unrelated file counted");
+        act(root);
+        assert!(notices(&watcher).await);
+    }
+
+    #[tokio::test]
+    async fn a_file_renamed_over_is_noticed() {
+        let path = |root: &Path| Target::Path(root.join("jcard.toml"));
+        check(
+            path,
+            |root| fs::write(root.join("jcard.toml"), "old").unwrap(),
+            |root| {
+                fs::write(root.join("new"), "new").unwrap();
+                fs::rename(root.join("new"), root.join("jcard.toml")).unwrap();
+            },
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_file_written_in_place_is_noticed() {
+        let path = |root: &Path| Target::Path(root.join("f"));
+        check(path, |root| fs::write(root.join("f"), "").unwrap(), |root| fs::write(root.join("f"), "new").unwrap())
+            .await;
+    }
+
+    #[tokio::test]
+    async fn a_swapped_link_on_the_way_is_noticed() {
+        check(
+            |root| Target::Contents(root.join("secrets")),
+            |root| {
+                fs::create_dir(root.join("1")).unwrap();
+                fs::create_dir(root.join("2")).unwrap();
+                symlink("1", root.join("secrets")).unwrap();
+            },
+            |root| {
+                symlink("2", root.join("next")).unwrap();
+                fs::rename(root.join("next"), root.join("secrets")).unwrap();
+            },
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_appears_later_is_noticed() {
+        check(
+            |root| Target::Contents(root.join("run/stereos/secrets")),
+            |_| {},
+            |root| fs::create_dir_all(root.join("run/stereos/secrets")).unwrap(),
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_new_file_in_a_watched_directory_is_noticed() {
+        check(
+            |root| Target::Contents(root.join("secrets")),
+            |root| fs::create_dir(root.join("secrets")).unwrap(),
+            |root| fs::write(root.join("secrets/NEW"), "x").unwrap(),
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn the_target_of_a_linked_secret_is_watched() {
+        check(
+            |root| Target::Contents(root.join("secrets")),
+            |root| {
+                fs::create_dir(root.join("secrets")).unwrap();
+                fs::create_dir(root.join("agenix")).unwrap();
+                fs::write(root.join("agenix/token"), "1").unwrap();
+                symlink(root.join("agenix/token"), root.join("secrets/TOKEN")).unwrap();
+            },
+            |root| fs::write(root.join("agenix/token"), "2").unwrap(),
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_loop_of_links_ends() {
+        let directory = TempDir::new().unwrap();
+        symlink("b", directory.path().join("a")).unwrap();
+        symlink("a", directory.path().join("b")).unwrap();
+        Watcher::new().unwrap().set(&[Target::Path(directory.path().join("a"))]);
+    }
+}

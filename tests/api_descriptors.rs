@@ -1,0 +1,53 @@
+//! What the API does when the process has no descriptor left. Alone in its file: the limit is the whole process's.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agentd::api::{Limits, serve};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
+use nix::sys::time::TimeValLike;
+use support::{read_until_closed, running, snapshot};
+
+#[test]
+fn without_descriptors_the_server_waits_and_does_not_spin() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agentd.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let listener = {
+        let _entered = runtime.enter();
+        tokio::net::UnixListener::from_std(listener).unwrap()
+    };
+    let mut clients: Vec<UnixStream> = (0..10).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    for client in &mut clients {
+        client.set_read_timeout(Some(support::PATIENCE)).unwrap();
+        client.write_all(b"GET /v1/agents HTTP/1.1\r\n\r\n").unwrap();
+    }
+    let highest = clients.iter().map(AsRawFd::as_raw_fd).max().unwrap();
+    let (before, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(highest).unwrap() + 3, hard).unwrap();
+
+    let (_snapshots, snapshot) = tokio::sync::watch::channel(Arc::new(snapshot(vec![running("a")])));
+    let cpu = || {
+        let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
+        Duration::from_micros((usage.user_time() + usage.system_time()).num_microseconds().unsigned_abs())
+    };
+    let (cpu_before, from) = (cpu(), Instant::now());
+    runtime.block_on(async {
+        let shutdown = tokio::time::sleep(Duration::from_secs(2));
+        serve(listener, snapshot, Limits::default(), shutdown).await;
+    });
+    let (spent, passed) = (cpu().saturating_sub(cpu_before), from.elapsed());
+    setrlimit(Resource::RLIMIT_NOFILE, before, hard).unwrap();
+
+    assert!(spent < passed / 4, "{spent:?} of {passed:?}");
+    assert!(read_until_closed(&mut clients[0]).ends_with(b"}]\n"), "the first had a place");
+    assert_eq!(read_until_closed(&mut clients[9]), b"", "the last had none");
+}

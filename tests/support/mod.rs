@@ -1,0 +1,119 @@
+//! A real server on a real socket, for the tests that are its clients.
+#![allow(clippy::unwrap_used, dead_code, reason = "each of several tests uses some of it")]
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use agentd::api::{Limits, serve};
+use agentd::status::{AgentStatus, Snapshot, State};
+use tokio::sync::{oneshot, watch};
+
+/// Longer than anything takes that is not broken.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server in a thread of its own, stopped at drop.
+pub struct Server {
+    pub path: PathBuf,
+    pub snapshots: watch::Sender<Arc<Snapshot>>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Server {
+    pub fn start(agents: Vec<AgentStatus>, limits: Limits) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agentd.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let (snapshots, snapshot) = watch::channel(Arc::new(snapshot(agents)));
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = tokio::net::UnixListener::from_std(listener).unwrap();
+                serve(listener, snapshot, limits, async { _ = stopped.await }).await;
+            });
+        });
+        Self { path, snapshots, stop: Some(stop), thread: Some(thread), _folder: folder }
+    }
+
+    pub fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(&self.path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// Sends a whole request and returns everything that comes until the server closes.
+    pub fn exchange(&self, request: &str) -> String {
+        let mut stream = self.connect();
+        stream.write_all(request.as_bytes()).unwrap();
+        String::from_utf8(read_until_closed(&mut stream)).unwrap()
+    }
+
+    /// The answer to a `GET`, which must be 200.
+    pub fn get(&self, path: &str) -> String {
+        let answer = self.exchange(&format!("GET {path} HTTP/1.1\r\nHost: agentd\r\nConnection: close\r\n\r\n"));
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        answer
+    }
+
+    pub fn stop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A connection that was reset because the server did not care to read the rest is closed, too.
+pub fn read_until_closed(stream: &mut UnixStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    match stream.read_to_end(&mut bytes) {
+        Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => panic!("{error} after {bytes:?}"),
+        _ => bytes,
+    }
+}
+
+pub fn snapshot(agents: Vec<AgentStatus>) -> Snapshot {
+    Snapshot::new(agents, Instant::now(), None, None)
+}
+
+pub fn running(name: &str) -> AgentStatus {
+    AgentStatus {
+        name: name.to_owned(),
+        running: true,
+        session: name.to_owned(),
+        restarts: 0,
+        error: None,
+        state: State::Running,
+        reason: None,
+        outcome: None,
+        harness: None,
+        kind: None,
+        pid: None,
+        attempt: None,
+        declared_at: None,
+        started_at: None,
+        exit: None,
+        next_start_at: None,
+        deadline: None,
+        timeout_at: None,
+    }
+}
+
+/// An agent whose status alone is larger than what a socket holds.
+pub fn large(name: &str) -> AgentStatus {
+    AgentStatus { reason: Some("x".repeat(2 << 20)), ..running(name) }
+}
