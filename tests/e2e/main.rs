@@ -12,6 +12,7 @@ mod daemon;
 mod declarations;
 mod environment;
 mod panes;
+mod quickstart;
 mod restart;
 mod root;
 mod secrets;
