@@ -120,7 +120,6 @@ fn every_kind_of_wrong_value_is_that_agents_error() {
         ("timeout", "timeout = \"1M\""),
         ("grace", "grace_period = \"-3s\""),
         ("maximum", "max_restarts = -1"),
-        ("replicas", "replicas = 0"),
         ("env", "env = { A = 1 }"),
         ("workdir", "workdir = \"relative\""),
         ("type", "type = \"sandboxed\""),
@@ -138,6 +137,17 @@ fn every_kind_of_wrong_value_is_that_agents_error() {
         assert_eq!(agent.state, State::Invalid, "{line}");
         assert!(!error(&agent).is_empty(), "{line}");
     }
+}
+
+#[test]
+fn an_entry_that_does_not_tell_its_names_is_reported_and_stops_nobody() {
+    let daemon = Setup::new().start(&agent("rev", "sleep inf", "replicas = 2"));
+    let pids = ["rev-0", "rev-1"].map(|name| daemon.wait_until_running(name));
+    daemon.edit_jcard(&(agent("rev", "sleep inf", "replicas = 0") + &agent("other", "sleep inf", "")));
+    daemon.wait_until_running("other");
+    let said = daemon.wait("config_error", || daemon.health().config_error);
+    assert!(said.contains("replicas"), "{said}");
+    assert_eq!(["rev-0", "rev-1"].map(|name| daemon.wait_until_running(name)), pids);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 use agentd::status::State;
 
 use crate::support::{
-    Daemon, Dump, Process, Setup, account, admin_gid, agent, as_user, owner, path, root, run, with_args,
+    Daemon, Dump, Process, Setup, account, admin_gid, agent, as_user, get, owner, path, root, run, with_args,
 };
 
 fn curl(daemon: &Daemon, user: &str) -> (Option<i32>, String) {
@@ -137,13 +137,15 @@ fn an_existing_folder_of_the_agent_user_is_set_right_and_a_planted_link_is_not_f
     }
     setup.edit_jcard(&agent("a", "sleep inf", ""));
     let mut child = setup.daemon_command().stderr(fs::File::create(setup.path("stderr")).unwrap()).spawn().unwrap();
-    // Whether it replaces the links or refuses the folder: root's file is as it was.
-    setup.wait("the daemon to run its agent or to give up", || {
-        let runs = setup.api_socket().exists()
-            && setup
-                .try_request(&crate::support::get("/v1/agents"))
-                .is_ok_and(|r| r.body.contains("\"state\":\"running\"") || r.body.contains("\"error\""));
-        (runs || child.try_wait().unwrap().is_some()).then_some(())
+    // It may replace the links or refuse the folder, in words: root's file is as it was.
+    setup.wait("the daemon to run its agent or to say why not", || {
+        let status = child.try_wait().unwrap();
+        assert!(!status.is_some_and(|status| status.success()), "it neither runs nor complains");
+        let answer = setup.try_request(&get("/v1/agents")).map(|response| response.body).unwrap_or_default();
+        (status.is_some() && setup.log().contains("tmux")
+            || answer.contains("\"running\":true")
+            || answer.contains("\"error\""))
+        .then_some(())
     });
     assert_eq!(owner(&setup.path("precious")), (0o600, 0, 0));
     assert_eq!(fs::read_to_string(setup.path("precious")).unwrap(), "root's own");

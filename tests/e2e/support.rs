@@ -138,8 +138,11 @@ impl Setup {
         self
     }
 
-    /// Further arguments of the daemon.
+    /// Further arguments of the daemon. Without `--settle` it acts on changes at once.
     pub fn args<const N: usize>(mut self, args: [&str; N]) -> Self {
+        if args.contains(&"--settle") {
+            self.args.clear();
+        }
         self.args.extend(args.map(str::to_owned));
         self
     }
@@ -312,9 +315,12 @@ impl Setup {
         }
     }
 
-    /// Scrollback and screen of the agent's own pane, the first of its session. Empty while there is none.
+    /// Scrollback and screen of the agent's own pane, the oldest of its session. Empty while there is none.
     pub fn capture(&self, session: &str) -> String {
-        self.tmux(&["capture-pane", "-p", "-S", "-", "-t", &format!("={session}:^")]).unwrap_or_default()
+        let panes =
+            self.tmux(&["list-panes", "-s", "-t", &format!("={session}"), "-F", "#{pane_id}"]).unwrap_or_default();
+        let oldest = panes.lines().min_by_key(|id| id.trim_start_matches('%').parse::<u32>().ok());
+        oldest.and_then(|id| self.tmux(&["capture-pane", "-p", "-S", "-", "-t", id]).ok()).unwrap_or_default()
     }
 
     pub fn has_session(&self, session: &str) -> bool {
