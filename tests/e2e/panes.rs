@@ -34,6 +34,17 @@ fn screen_and_scrollback_of_earlier_runs_are_kept() {
 }
 
 #[test]
+fn what_an_agent_left_on_its_screen_is_seen_without_scrolling() {
+    let daemon = Setup::new().start(&agent("a", "say what the agent left; exit 3", ""));
+    daemon.wait_for_state("a", State::Exited);
+    daemon.wait("a dead pane", || {
+        let panes = daemon.tmux(&["list-panes", "-s", "-t", "=a", "-F", "#{pane_dead}"]).ok()?;
+        panes.lines().any(|dead| dead == "1").then_some(())
+    });
+    assert!(daemon.screen("a").contains("what the agent left"));
+}
+
+#[test]
 fn who_attaches_after_the_end_gets_a_live_shell_in_the_workdir() {
     let daemon = Setup::new().start(&agent("a", "say what the agent left; exit 3", ""));
     daemon.wait_for_state("a", State::Exited);

@@ -317,10 +317,19 @@ impl Setup {
 
     /// Scrollback and screen of the agent's own pane, the oldest of its session. Empty while there is none.
     pub fn capture(&self, session: &str) -> String {
+        self.capture_from(session, "-")
+    }
+
+    /// What of it is visible without scrolling back.
+    pub fn screen(&self, session: &str) -> String {
+        self.capture_from(session, "0")
+    }
+
+    fn capture_from(&self, session: &str, line: &str) -> String {
         let panes =
             self.tmux(&["list-panes", "-s", "-t", &format!("={session}"), "-F", "#{pane_id}"]).unwrap_or_default();
         let oldest = panes.lines().min_by_key(|id| id.trim_start_matches('%').parse::<u32>().ok());
-        oldest.and_then(|id| self.tmux(&["capture-pane", "-p", "-S", "-", "-t", id]).ok()).unwrap_or_default()
+        oldest.and_then(|id| self.tmux(&["capture-pane", "-p", "-S", line, "-t", id]).ok()).unwrap_or_default()
     }
 
     pub fn has_session(&self, session: &str) -> bool {
