@@ -1,0 +1,152 @@
+//! How an agent runs and ends, and what is told of it.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, SystemTime};
+use std::{fs, io};
+
+use agentd::status::{Exit, How, Outcome, State};
+use std::io::{Read, Write};
+
+use crate::support::{Process, Setup, agent, as_user, between, code, run};
+
+#[test]
+fn exit_0_is_completed() {
+    let before = SystemTime::now();
+    let daemon = Setup::new().start(&agent("a", "exit 0", ""));
+    let agent = daemon.wait_for_state("a", State::Exited);
+    assert_eq!(agent.outcome, Some(Outcome::Completed));
+    assert_eq!((agent.running, agent.pid, agent.attempt, agent.restarts), (false, None, Some(1), 0));
+    assert_eq!(code(agent.exit.as_ref()), Some(0));
+    assert_eq!((agent.error, agent.next_start_at, agent.deadline), (None, None, None));
+    let (declared, started, ended) = (agent.declared_at.unwrap(), agent.started_at.unwrap(), agent.exit.unwrap().at);
+    assert!(declared <= started && started <= ended, "{declared} {started} {ended}");
+    assert!(ended.0 > before && ended.0 < SystemTime::now() + Duration::from_millis(1));
+}
+
+#[test]
+fn exit_3_without_restart_is_failed_and_the_code_is_told() {
+    let daemon = Setup::new().start(&agent("a", "exit 3", ""));
+    let agent = daemon.wait_for_state("a", State::Exited);
+    assert_eq!((agent.outcome, code(agent.exit.as_ref())), (Some(Outcome::Failed), Some(3)));
+}
+
+#[test]
+fn exit_status_255_is_told_as_such() {
+    let daemon = Setup::new().start(&agent("a", "exit 255", ""));
+    assert_eq!(code(daemon.wait_for_state("a", State::Exited).exit.as_ref()), Some(255));
+}
+
+#[test]
+fn death_by_a_signal_is_told_by_its_name() {
+    let signals = ["SIGKILL", "SIGTERM", "SIGSEGV", "SIGHUP", "SIGINT"];
+    let jcard: String = signals.iter().map(|signal| agent(signal, &format!("die {signal}"), "")).collect();
+    let daemon = Setup::new().start(&jcard);
+    for signal in signals {
+        let agent = daemon.wait_for_state(signal, State::Exited);
+        assert_eq!(agent.outcome, Some(Outcome::Failed));
+        assert!(matches!(&agent.exit, Some(Exit { how: How::Signal(name), .. }) if name == signal), "{:?}", agent.exit);
+    }
+}
+
+#[test]
+fn an_interactive_agent_without_a_prompt_runs_on() {
+    let daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", ""));
+    let pid = daemon.wait_until_running("a");
+    let agent = daemon.agent("a").unwrap();
+    assert_eq!((agent.state, agent.outcome, agent.exit), (State::Running, None, None));
+    assert!(daemon.wait("the log", || daemon.lines("log").first().cloned()).starts_with(&format!("start {pid} ")));
+}
+
+#[test]
+fn the_told_pid_is_the_harness_in_the_foreground_of_its_own_terminal() {
+    let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    let harness = Process(daemon.wait_until_running("a"));
+    assert!(harness.argv().iter().any(|word| word.ends_with("fake-harness")), "{harness}");
+    assert_eq!(harness.foreground(), harness.group(), "it is in the foreground");
+    let launcher = harness.parent();
+    assert_eq!(launcher.session(), launcher.0, "its launcher leads the session");
+    assert_eq!(harness.session(), launcher.0);
+    let argv = launcher.argv();
+    assert!(argv.iter().any(|word| word == "exec") && argv.iter().any(|word| word == "a"), "{launcher}");
+}
+
+#[test]
+fn what_is_not_found_in_the_path_is_the_agents_error() {
+    let entry = agent("a", "exit 0", "").replace("@HARNESS", "no-such-binary");
+    let daemon = Setup::new().start(&(entry + &agent("b", "sleep inf", "")));
+    let agent = daemon.wait_until("a", "in error", |agent| agent.error.is_some());
+    let error = agent.error.unwrap();
+    assert!(error.contains("no-such-binary") && error.contains("PATH"), "{error}");
+    assert!(!agent.running);
+    daemon.wait_until_running("b");
+}
+
+#[test]
+fn what_cannot_be_executed_is_the_agents_error_with_the_real_reason() {
+    let setup = Setup::new();
+    fs::write(setup.path("bin/plain"), "no program").unwrap();
+    fs::set_permissions(setup.path("bin/plain"), fs::Permissions::from_mode(0o644)).unwrap();
+    let daemon = setup.start(&agent("a", "exit 0", "").replace("@HARNESS", "@DIR/bin/plain"));
+    let agent = daemon.wait_until("a", "in error", |agent| agent.error.is_some());
+    let error = agent.error.unwrap().to_lowercase();
+    assert!(error.contains("bin/plain") && error.contains("permission denied"), "{error}");
+}
+
+#[test]
+fn an_agent_that_is_restarted_after_a_failed_launch_runs_once_it_can() {
+    let setup = Setup::new();
+    let entry =
+        agent("a", "sleep inf", "restart = \"on-failure\"\nbackoff = [\"50ms\"]").replace("@HARNESS", "@DIR/bin/later");
+    let daemon = setup.start(&entry);
+    daemon.wait_until("a", "in error", |agent| agent.error.is_some());
+    fs::copy(daemon.path("bin/fake-harness"), daemon.path("bin/later")).unwrap();
+    daemon.wait_until_running("a");
+    daemon.wait_until("a", "without error", |agent| agent.error.is_none());
+}
+
+#[test]
+fn who_connects_to_the_launch_socket_unasked_is_told_nothing() {
+    let setup = Setup::new();
+    setup.secret("TOKEN", "canary-of-the-launch-socket");
+    let daemon = setup.start(&agent("a", "log @WORK/log; sleep inf", ""));
+    daemon.wait_until_running("a");
+    for bytes in [&b""[..], b"\n", b"{}\n", &[0; 64], b"hello a 1\n"] {
+        let mut peer = UnixStream::connect(daemon.path("tmux/launch.sock")).unwrap();
+        peer.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        let _ = peer.write_all(bytes);
+        let _ = peer.shutdown(std::net::Shutdown::Write);
+        let mut told = Vec::new();
+        match peer.read_to_end(&mut told) {
+            Ok(_) => {}
+            Err(error) => assert_ne!(error.kind(), io::ErrorKind::WouldBlock, "the daemon holds the connection open"),
+        }
+        assert!(!String::from_utf8_lossy(&told).contains("canary"), "{bytes:?} was told a secret");
+    }
+    assert_eq!(daemon.starts("log"), 1);
+}
+
+#[test]
+fn a_launcher_that_the_daemon_did_not_start_gets_nothing_to_launch() {
+    let setup = Setup::new();
+    setup.secret("TOKEN", "canary-of-a-second-launcher");
+    let daemon = setup.start(&agent("a", "log @WORK/log; sleep inf", ""));
+    let pid = daemon.wait_until_running("a");
+    let argv = Process(pid).parent().argv();
+    let argv: Vec<&str> = ["timeout", "10"].into_iter().chain(argv.iter().map(String::as_str)).collect();
+    let (status, said) = run(as_user(&daemon.agent_account().name, &argv).current_dir(daemon.path("work")));
+    assert_ne!(status, Some(0), "{said}");
+    assert!(!said.contains("canary"), "{said}");
+    assert_eq!(daemon.starts("log"), 1);
+    assert_eq!(daemon.wait_until_running("a"), pid);
+}
+
+#[test]
+fn the_end_of_a_run_reaches_the_api_at_once() {
+    let daemon = Setup::new().start(&agent("a", "await-exit @WORK/end", ""));
+    daemon.wait_until_running("a");
+    daemon.put(&daemon.work("end"), "4");
+    daemon.wait("the harness to take its end", || (!daemon.work("end").exists()).then_some(()));
+    let agent = daemon.wait_for_state("a", State::Exited);
+    assert!(between(agent.exit.unwrap().at.0, SystemTime::now()) < Duration::from_secs(5));
+}

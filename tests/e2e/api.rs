@@ -1,0 +1,258 @@
+//! The API as clients meet it, well-behaved and otherwise.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use agentd::status::State;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::support::{BOUND, Daemon, Process, Setup, agent, get, run};
+
+fn one() -> Daemon {
+    let daemon = Setup::new().start(&agent("Worker_1", "sleep inf", ""));
+    daemon.wait_until_running("Worker_1");
+    daemon
+}
+
+#[test]
+fn health_tells_state_uptime_and_version() {
+    let daemon = one();
+    let response = daemon.get("/v1/health");
+    assert_eq!(response.status, 200);
+    assert_eq!(response.header("content-type"), Some("application/json"));
+    assert!(response.body.starts_with("{\"state\":\"running\",\"uptime_seconds\":"), "{}", response.body);
+    assert!(response.body.ends_with("}\n"));
+    let health = daemon.health();
+    assert!(health.uptime_seconds < 60);
+    assert_eq!(health.version, env!("CARGO_PKG_VERSION"));
+    assert_eq!((health.config_error, health.secrets_error), (None, None));
+}
+
+#[test]
+fn agents_are_a_top_level_array_with_the_known_keys_first() {
+    let daemon = one();
+    let response = daemon.get("/v1/agents");
+    assert_eq!(response.status, 200);
+    assert_eq!(response.header("content-type"), Some("application/json"));
+    assert_eq!(response.header("content-length"), Some(response.body.len().to_string().as_str()));
+    let known = r#"[{"name":"Worker_1","running":true,"session":"Worker_1","restarts":0,"#;
+    assert!(response.body.starts_with(known), "{}", response.body);
+    assert!(response.body.ends_with("}]\n"));
+}
+
+#[test]
+fn no_agents_are_an_empty_array() {
+    let daemon = Setup::new().start("[other]\n");
+    assert_eq!(daemon.get("/v1/agents").body, "[]\n");
+}
+
+#[test]
+fn one_agent_is_found_by_its_name_in_any_case_and_percent_encoded() {
+    let daemon = one();
+    for path in ["/v1/agents/Worker_1", "/v1/agents/worker_1", "/v1/agents/WORKER%5F1", "/v1/agents/%57orker_1?x=y"] {
+        let response = daemon.get(path);
+        assert_eq!(response.status, 200, "{path}");
+        assert!(response.body.starts_with(r#"{"name":"Worker_1","running":true,"#), "{path}: {}", response.body);
+    }
+}
+
+#[test]
+fn an_unknown_agent_is_404_with_a_body_that_says_so() {
+    let daemon = one();
+    for path in ["/v1/agents/nobody", "/v1/agents/%2e%2e", "/v1/agents/%ff"] {
+        let response = daemon.get(path);
+        assert_eq!((response.status, response.body.trim_end()), (404, r#"{"error":"agent not found"}"#), "{path}");
+        assert_eq!(response.header("content-type"), Some("application/json"));
+    }
+}
+
+#[test]
+fn an_unknown_path_is_404() {
+    let daemon = one();
+    for path in ["/", "/v1", "/v1/", "/v1/agents/", "/v1/health/", "/v2/agents", "/v1/agents/Worker_1/x"] {
+        assert_eq!(daemon.get(path).status, 404, "{path}");
+    }
+}
+
+#[test]
+fn another_method_is_405_and_says_which_are_allowed() {
+    let daemon = one();
+    for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
+        for path in ["/v1/health", "/v1/agents", "/v1/agents/Worker_1"] {
+            let response = daemon
+                .request(&get(path).replacen("GET", method, 1).replace("\r\n\r\n", "\r\nContent-Length: 0\r\n\r\n"));
+            assert_eq!((response.status, response.header("allow")), (405, Some("GET, HEAD")), "{method} {path}");
+        }
+    }
+    assert_eq!(daemon.request(&get("/nowhere").replacen("GET", "POST", 1)).status, 404);
+}
+
+#[test]
+fn head_has_the_length_and_no_body() {
+    let daemon = one();
+    let response = daemon.request(&get("/v1/agents").replacen("GET", "HEAD", 1));
+    assert_eq!((response.status, response.body.as_str()), (200, ""));
+    let length: usize = response.header("content-length").unwrap().parse().unwrap();
+    assert_eq!(length, daemon.get("/v1/agents").body.len());
+}
+
+#[test]
+fn http_1_0_queries_and_kept_connections_work() {
+    let daemon = one();
+    assert_eq!(daemon.request("GET /v1/agents HTTP/1.0\r\n\r\n").status, 200);
+    assert_eq!(daemon.get("/v1/health?verbose=1").status, 200);
+    let two = format!("{}{}", get("/v1/health").replace("Connection: close\r\n", ""), get("/v1/agents"));
+    let response = daemon.request(&two);
+    assert_eq!(response.body.matches("HTTP/1.1 200").count(), 1, "the second answer follows on the same connection");
+}
+
+#[test]
+fn curl_reads_it_as_the_readme_says() {
+    let daemon = one();
+    let socket = daemon.api_socket();
+    let argv = ["curl", "-sS", "--fail", "--unix-socket", socket.to_str().unwrap(), "http://agentd/v1/agents"];
+    let (status, body) = run(&mut crate::support::as_user(&daemon.daemon_account().name, &argv));
+    assert_eq!((status, body.starts_with("[{\"name\":")), (Some(0), true), "{body}");
+}
+
+#[test]
+fn a_removed_agent_is_listed_while_it_stops_and_then_no_more() {
+    let daemon =
+        Setup::new().start(&agent("a", "stubborn; append @WORK/ready yes; sleep inf", "grace_period = \"500ms\""));
+    daemon.wait_for_file("ready");
+    daemon.edit_jcard("[other]\n");
+    let agent = daemon.wait_for_state("a", State::Stopping);
+    assert!(agent.running);
+    daemon.wait_until_removed("a");
+    assert_eq!(daemon.get("/v1/agents/a").status, 404);
+}
+
+/// Reads until the other side closes, which must happen within the bound.
+fn wait_until_closed(stream: &mut UnixStream, bound: Duration) -> Vec<u8> {
+    stream.set_read_timeout(Some(bound)).unwrap();
+    let mut bytes = Vec::new();
+    match stream.read_to_end(&mut bytes) {
+        Ok(_) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => bytes,
+        Err(error) => panic!("not closed within {bound:?}: {error}"),
+    }
+}
+
+#[test]
+fn silent_and_halting_clients_are_closed_within_10_s_and_delay_nobody() {
+    let daemon = one();
+    let connect = || UnixStream::connect(daemon.api_socket()).unwrap();
+    let start = Instant::now();
+    let mut silent = connect();
+    let mut half = connect();
+    half.write_all(b"GET /v1/agents HTTP/1.1\r\nHost: ag").unwrap();
+    let mut nonsense = connect();
+    nonsense.write_all(b"\x16\x03\x01\x02\x00nonsense\r\n\r\n").unwrap();
+    let asked = Instant::now();
+    assert_eq!(daemon.get("/v1/agents").status, 200);
+    assert!(asked.elapsed() < Duration::from_secs(2), "others are served in the meantime");
+    for stream in [&mut silent, &mut half, &mut nonsense] {
+        wait_until_closed(stream, Duration::from_secs(13).saturating_sub(start.elapsed()).max(Duration::from_secs(1)));
+    }
+}
+
+#[test]
+fn an_endless_header_is_refused() {
+    let daemon = one();
+    let mut stream = UnixStream::connect(daemon.api_socket()).unwrap();
+    stream.write_all(b"GET /v1/agents HTTP/1.1\r\n").unwrap();
+    let line = format!("X-Filler: {}\r\n", "x".repeat(1000));
+    for _ in 0..200 {
+        if stream.write_all(line.as_bytes()).is_err() {
+            break;
+        }
+    }
+    let answer = wait_until_closed(&mut stream, Duration::from_secs(13));
+    assert!(!answer.starts_with(b"HTTP/1.1 200"), "200 kB of header are too much");
+}
+
+#[test]
+fn a_client_that_never_reads_is_closed_and_memory_stays_bounded() {
+    let daemon = one();
+    let daemon_process = Process(daemon.pid());
+    let before = daemon_process.resident_kib();
+    let mut stream = UnixStream::connect(daemon.api_socket()).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    let request = get("/v1/agents").replace("Connection: close\r\n", "").repeat(100);
+    let start = Instant::now();
+    while start.elapsed() < BOUND {
+        match stream.write_all(request.as_bytes()) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                assert_eq!(daemon.get("/v1/agents").status, 200, "others are served");
+            }
+            Err(_) => break,
+        }
+    }
+    assert!(start.elapsed() < BOUND, "who never reads is closed");
+    assert!(daemon_process.resident_kib() < before + 32 * 1024);
+}
+
+#[test]
+fn a_thousand_connections_at_once_are_borne() {
+    let daemon = Setup::new().after("ulimit -Sn 1024").start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    let idle: Vec<UnixStream> = (0..1000).map(|_| UnixStream::connect(daemon.api_socket()).unwrap()).collect();
+    let asked = Instant::now();
+    assert_eq!(daemon.get("/v1/agents").status, 200);
+    assert!(asked.elapsed() < Duration::from_secs(5));
+    daemon.edit_jcard(&(agent("a", "sleep inf", "") + &agent("b", "sleep inf", "")));
+    daemon.wait_until_running("b");
+    assert!(Process(daemon.pid()).resident_kib() < 64 * 1024);
+    for mut stream in idle {
+        wait_until_closed(&mut stream, Duration::from_secs(13));
+    }
+    assert_eq!(daemon.get("/v1/agents").status, 200);
+}
+
+#[test]
+fn the_socket_is_0660_from_the_first_instant() {
+    for _ in 0..5 {
+        let setup = Setup::new().after("umask 000");
+        let socket = setup.api_socket();
+        let done = AtomicBool::new(false);
+        let modes = thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                let mut modes = Vec::new();
+                let start = Instant::now();
+                loop {
+                    let last = done.load(Ordering::Relaxed) || start.elapsed() > BOUND;
+                    if let Ok(meta) = fs::symlink_metadata(&socket) {
+                        modes.push(meta.permissions().mode() & 0o7777);
+                        modes.dedup();
+                    }
+                    if last {
+                        return modes;
+                    }
+                }
+            });
+            let daemon = setup.start("[other]\n");
+            done.store(true, Ordering::Relaxed);
+            let modes = watcher.join().unwrap();
+            drop(daemon);
+            modes
+        });
+        assert_eq!(modes, [0o660], "and never had another mode");
+    }
+}
+
+#[test]
+fn a_stale_socket_is_replaced() {
+    let mut daemon = one();
+    daemon.signal(nix::sys::signal::Signal::SIGKILL);
+    daemon.ended();
+    assert!(daemon.api_socket().exists(), "a killed daemon leaves its socket");
+    daemon.start_again();
+    assert_eq!(daemon.get("/v1/health").status, 200);
+}

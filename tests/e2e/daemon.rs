@@ -1,0 +1,158 @@
+//! The daemon itself: its start, its log, and a second one beside it.
+
+use std::fs;
+
+use agentd::status::State;
+use nix::sys::signal::Signal;
+
+use crate::support::{Dump, Process, Setup, Who, agent, give, owner, run, with_args};
+
+#[test]
+fn a_second_daemon_says_who_holds_the_place_and_goes() {
+    let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    let pid = daemon.wait_until_running("a");
+    let (status, said) = run(&mut daemon.daemon_command());
+    assert!(status.is_some_and(|status| status != 0), "{status:?}");
+    assert!(said.contains(&daemon.pid().to_string()), "it names the holder, {}: {said}", daemon.pid());
+    assert_eq!(daemon.get("/v1/health").status, 200);
+    assert_eq!(daemon.wait_until_running("a"), pid);
+    assert!(daemon.path("tmux/launch.sock").exists());
+}
+
+#[test]
+fn a_live_daemons_socket_is_not_stolen_by_one_with_another_state() {
+    let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    let pid = daemon.wait_until_running("a");
+    let elsewhere = |arg: &str| Some(arg.replace("/state", "/other-state").replace("/tmux/", "/other-tmux/"));
+    let (status, said) = run(&mut with_args(&daemon.daemon_command(), elsewhere));
+    assert!(status.is_some_and(|status| status != 0), "{said}");
+    assert_eq!(daemon.get("/v1/health").status, 200);
+    assert_eq!(daemon.wait_until_running("a"), pid);
+}
+
+#[test]
+fn flags_with_one_dash_are_taken_as_existing_unit_files_write_them() {
+    let setup = Setup::new().args(["--debug"]);
+    setup.edit_jcard(&agent("a", "sleep inf", ""));
+    let ours = ["--config", "--secret-dir", "--api-socket", "--tmux-socket", "--debug"];
+    let one_dash = |arg: &str| Some(if ours.contains(&arg) { &arg[1..] } else { arg }.to_owned());
+    let command = with_args(&setup.daemon_command(), one_dash);
+    let mut daemon = setup.start_by(command);
+    daemon.wait_until_running("a");
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn after_a_stop_every_agent_starts_afresh() {
+    let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; exit 0", ""));
+    daemon.wait_for_state("a", State::Exited);
+    assert!(daemon.stop().success());
+    daemon.start_again();
+    let agent = daemon.wait_for_state("a", State::Exited);
+    assert_eq!((agent.attempt, agent.restarts), (Some(1), 0));
+    assert_eq!(daemon.starts("log"), 2);
+}
+
+#[test]
+fn every_event_is_a_line_with_agent_state_and_reason() {
+    let setup = Setup::new();
+    let daemon = setup.start(
+        &(agent("worker-of-mine", "exit 3", "restart = \"on-failure\"\nmax_restarts = 1\nbackoff = [\"10ms\"]")
+            + &agent("b", "exit 0", "")),
+    );
+    daemon.wait_for_state("worker-of-mine", State::Exited);
+    let log = daemon.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("worker-of-mine")).collect();
+    for word in ["running", "backoff", "exited"] {
+        assert!(lines.iter().any(|line| line.contains(word)), "no line of {word}: {log}");
+    }
+    assert!(!log.contains('\u{1b}'), "no colours into a file");
+}
+
+#[test]
+fn a_prompts_text_is_logged_under_debug_only() {
+    let text = "the text of the prompt";
+    for debug in [false, true] {
+        let mut setup = Setup::new();
+        if debug {
+            setup = setup.args(["--debug"]);
+        }
+        let daemon = setup.start(&agent("a", "dump @WORK/dump; rest", &format!("prompt = \"{text}\"")));
+        daemon.wait_for_state("a", State::Exited);
+        assert_eq!(daemon.log().contains(text), debug, "with debug {debug}");
+    }
+}
+
+#[test]
+fn debug_logs_command_line_workdir_names_of_variables_and_the_last_screen() {
+    let setup = Setup::new();
+    setup.secret("SECRET_NAME", "secret-value-5577");
+    let more = "env = { DECLARED_NAME = \"declared-value-5577\" }";
+    let daemon =
+        setup.args(["--debug"]).start(&agent("a", "say last words on the screen; dump @WORK/dump; exit 3", more));
+    daemon.wait_for_state("a", State::Exited);
+    let wanted = ["fake-harness", "/work", "SECRET_NAME", "DECLARED_NAME", "last words on the screen"];
+    daemon.wait("all of it in the log", || wanted.iter().all(|part| daemon.log().contains(part)).then_some(()));
+    assert!(!daemon.log().contains("value-5577"), "and no value");
+}
+
+#[test]
+fn missing_folders_of_sockets_and_state_are_made() {
+    let daemon = Setup::new().start("[other]\n");
+    for folder in ["api", "tmux", "state"] {
+        assert!(daemon.path(folder).is_dir(), "{folder}");
+    }
+    let (mode, uid, _) = owner(&daemon.path("state"));
+    assert_eq!((mode & 0o077, uid), (0, daemon.daemon_account().uid.as_raw()), "the state is nobody else's");
+}
+
+#[test]
+fn an_ordinary_user_needs_no_flags() {
+    let setup = Setup::of(Who::User);
+    for folder in ["home/config", "home/config/agentd", "home/run", "home/state"] {
+        fs::create_dir(setup.path(folder)).unwrap();
+        give(&setup.path(folder), &setup.daemon_account());
+    }
+    setup.put(
+        &setup.path("home/config/agentd/jcard.toml"),
+        setup.expand(&agent("a", "dump @WORK/dump; sleep inf; rest", "")),
+    );
+    let mut flags = false;
+    let mut command = with_args(&setup.daemon_command(), |arg| {
+        flags |= arg == "--config";
+        (!flags).then(|| arg.to_owned())
+    });
+    let mut child = command.stderr(fs::File::create(setup.path("stderr")).unwrap()).spawn().unwrap();
+    let dump = Dump::of(&setup, "dump");
+    assert_eq!(dump.text("uid"), setup.daemon_account().uid.to_string());
+    for socket in ["agentd.sock", "tmux.sock", "launch.sock"] {
+        assert!(setup.path("home/run/agentd").join(socket).exists(), "{socket}");
+    }
+    assert!(setup.path("home/state/agentd").is_dir());
+    Process(i32::try_from(child.id()).unwrap()).signal(Signal::SIGTERM);
+    assert!(setup.wait("its end", || child.try_wait().unwrap()).success());
+}
+
+#[test]
+fn an_ordinary_user_may_run_agents_only_as_themselves() {
+    let setup = Setup::of(Who::User).args(["--user", "root"]);
+    setup.edit_jcard("[other]\n");
+    let (status, said) = run(&mut setup.daemon_command());
+    assert!(status.is_some_and(|status| status != 0));
+    assert!(said.contains("root"), "{said}");
+}
+
+#[test]
+fn an_ordinary_users_agents_live_and_stop_as_roots_do() {
+    let script = "log @WORK/log; on-signal SIGINT 0; append @WORK/ready yes; sleep inf";
+    let jcard = agent("a", script, "")
+        + &agent("b", "exit 3", "restart = \"on-failure\"\nmax_restarts = 1\nbackoff = [\"10ms\"]");
+    let mut daemon = Setup::of(Who::User).start(&jcard);
+    let pid = daemon.wait_until_running("a");
+    daemon.wait_for_file("ready");
+    assert_eq!(daemon.wait_for_state("b", State::Exited).restarts, 1);
+    assert!(daemon.stop().success());
+    assert_eq!(daemon.lines("log").last().map(String::as_str), Some("SIGINT"));
+    daemon.wait_until_gone(pid);
+    assert_eq!(daemon.processes(), []);
+}

@@ -1,0 +1,450 @@
+//! What a jcard declares is what runs; what is wrong in it is said and disturbs nobody else.
+
+use std::fs;
+use std::io::Write;
+
+use agentd::status::{AgentStatus, State};
+use nix::sys::signal::Signal;
+
+use crate::support::{Daemon, Dump, Process, Setup, agent, as_user, path, run, steps};
+
+fn names(daemon: &Daemon) -> Vec<String> {
+    daemon.agents().into_iter().map(|agent| agent.name).collect()
+}
+
+fn error(agent: &AgentStatus) -> &str {
+    agent.error.as_deref().unwrap_or_default()
+}
+
+#[test]
+fn an_agent_table_and_an_array_of_agents_are_all_run() {
+    let one = agent("zoe", "sleep inf", "").replace("[[agents]]", "[agent]");
+    let daemon = Setup::new().start(&(one + &agent("Bert", "sleep inf", "") + &agent("anna", "sleep inf", "")));
+    for name in ["zoe", "anna", "Bert"] {
+        daemon.wait_until_running(name);
+    }
+    assert_eq!(names(&daemon), ["Bert", "anna", "zoe"], "sorted by bytes");
+}
+
+#[test]
+fn agents_without_a_name_are_called_after_their_harness() {
+    let unnamed =
+        |harness: &str| agent("x", "sleep inf; rest", "").replace("name = \"x\"\n", "").replace("custom", harness);
+    let daemon = Setup::new().start(&(unnamed("codex") + &unnamed("claude-code") + &unnamed("claude-code")));
+    for name in ["codex", "claude-code-0", "claude-code-1"] {
+        daemon.wait_until_running(name);
+    }
+    assert_eq!(daemon.agents().len(), 3);
+}
+
+#[test]
+fn replicas_run_side_by_side_in_sessions_of_their_own() {
+    let daemon = Setup::new().start(&agent("rev", "sleep inf", "replicas = 3\nsession = \"ignored\""));
+    for name in ["rev-0", "rev-1", "rev-2"] {
+        daemon.wait_until_running(name);
+        assert!(daemon.has_session(name));
+    }
+    assert_eq!(daemon.agents().len(), 3);
+}
+
+#[test]
+fn removing_an_agent_leaves_one_whose_name_begins_alike() {
+    let other = agent("rev-1", "sleep inf", "");
+    let daemon = Setup::new().start(&(agent("rev", "sleep inf", "") + &other));
+    let pid = daemon.wait_until_running("rev-1");
+    daemon.wait_until_running("rev");
+    daemon.edit_jcard(&other);
+    daemon.wait_until_removed("rev");
+    assert_eq!(daemon.wait_until_running("rev-1"), pid);
+    assert!(daemon.has_session("rev-1"));
+}
+
+#[test]
+fn empty_strings_are_unset_as_writers_emit_them() {
+    let empty = "session = \"\"\nprompt = \"\"\nprompt_file = \"\"\nrestart = \"\"\ntimeout = \"\"\ngrace_period = \"\"\ntype = \"\"";
+    let daemon = Setup::new().start(&agent("plain", "dump @WORK/dump; rest", empty));
+    let agent = daemon.wait_for_state("plain", State::Exited);
+    assert_eq!((agent.session.as_str(), agent.restarts, agent.timeout_at), ("plain", 0, None));
+    assert_eq!(Dump::of(&daemon, "dump").rest(), [""; 0], "an empty prompt is none");
+}
+
+#[test]
+fn a_session_may_have_another_name_than_its_agent() {
+    let daemon = Setup::new().start(&agent("worker", "sleep inf", "session = \"desk\""));
+    daemon.wait_until_running("worker");
+    assert_eq!(daemon.agent("worker").unwrap().session, "desk");
+    assert!(daemon.has_session("desk"));
+    assert!(!daemon.has_session("worker"));
+}
+
+#[test]
+fn other_sections_hold_anything_and_unknown_keys_are_warned_of_with_their_place() {
+    let more = "colour = \"green\"";
+    let other = "mixtape = 7\n[resources]\nmemory = 8192\n[agents_of_old]\nname = [1, 2]\n\n";
+    let text = agent("a", "sleep inf", more);
+    let at = text.lines().position(|line| line == more).unwrap() + 1 + other.lines().count();
+    let daemon = Setup::new().start(&(other.to_owned() + &text));
+    daemon.wait_until_running("a");
+    assert_eq!(daemon.health().config_error, None);
+    assert!(daemon.log().contains(&format!("{at}:1: ")), "no warning at {at}:1");
+    assert!(daemon.log().contains("colour"));
+}
+
+#[test]
+fn a_jcard_without_agents_is_valid_and_stops_those_that_were() {
+    let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    let pid = daemon.wait_until_running("a");
+    daemon.edit_jcard("mixtape = \"opencode\"\n");
+    daemon.wait_until_removed("a");
+    daemon.wait_until_gone(pid);
+    assert_eq!(daemon.get("/v1/agents").body, "[]\n");
+    assert_eq!(daemon.health().config_error, None);
+}
+
+#[test]
+fn a_wrong_entry_concerns_that_agent_only() {
+    let wrong = "[[agents]]\nname = \"wrong\"\nharness = \"no-such-harness\"\n";
+    let daemon = Setup::new().start(&(wrong.to_owned() + &agent("right", "sleep inf", "")));
+    daemon.wait_until_running("right");
+    let agent = daemon.wait_for_state("wrong", State::Invalid);
+    assert!(!agent.running);
+    assert!(error(&agent).contains("3:"), "{}", error(&agent));
+    assert!(error(&agent).contains("no-such-harness") || error(&agent).contains("claude-code"), "{}", error(&agent));
+}
+
+#[test]
+fn every_kind_of_wrong_value_is_that_agents_error() {
+    let wrong = [
+        ("session", "session = \"a:b\""),
+        ("restart", "restart = \"sometimes\""),
+        ("timeout", "timeout = \"1M\""),
+        ("grace", "grace_period = \"-3s\""),
+        ("maximum", "max_restarts = -1"),
+        ("env", "env = { A = 1 }"),
+        ("workdir", "workdir = \"relative\""),
+        ("type", "type = \"sandboxed\""),
+        ("backoff", "backoff = [\"soon\"]"),
+    ];
+    let entry = |(name, line): &(&str, &str)| {
+        let entry = agent(name, "sleep inf", line);
+        if line.starts_with("workdir") { entry.replace("workdir = \"@WORK\"\n", "") } else { entry }
+    };
+    let jcard: String = wrong.iter().map(entry).collect();
+    let daemon = Setup::new().start(&(jcard + &agent("right", "sleep inf", "")));
+    daemon.wait_until_running("right");
+    for (name, line) in wrong {
+        let agent = daemon.agent(name).unwrap_or_else(|| panic!("{name} is not listed"));
+        assert_eq!(agent.state, State::Invalid, "{line}");
+        assert!(!error(&agent).is_empty(), "{line}");
+    }
+}
+
+#[test]
+fn an_entry_that_does_not_tell_its_names_is_reported_and_stops_nobody() {
+    let daemon = Setup::new().start(&agent("rev", "sleep inf", "replicas = 2"));
+    let pids = ["rev-0", "rev-1"].map(|name| daemon.wait_until_running(name));
+    daemon.edit_jcard(&(agent("rev", "sleep inf", "replicas = 0") + &agent("other", "sleep inf", "")));
+    daemon.wait_until_running("other");
+    let said = daemon.wait("config_error", || daemon.health().config_error);
+    assert!(said.contains("replicas"), "{said}");
+    assert_eq!(["rev-0", "rev-1"].map(|name| daemon.wait_until_running(name)), pids);
+}
+
+#[test]
+fn a_wrong_edit_of_an_entry_keeps_what_runs_and_says_so() {
+    let good = agent("a", "sleep inf", "");
+    let daemon = Setup::new().start(&good);
+    let pid = daemon.wait_until_running("a");
+    daemon.edit_jcard(&agent("a", "sleep inf", "restart = \"sometimes\""));
+    let agent = daemon.wait_until("a", "in error", |agent| agent.error.is_some());
+    assert_eq!((agent.state, agent.pid), (State::Running, Some(pid)));
+    daemon.edit_jcard(&good);
+    let agent = daemon.wait_until("a", "mended", |agent| agent.error.is_none());
+    assert_eq!(agent.pid, Some(pid));
+}
+
+#[test]
+fn a_broken_an_empty_and_a_missing_file_change_nothing_that_runs() {
+    let good = agent("a", "sleep inf", "");
+    let daemon = Setup::new().start(&good);
+    let pid = daemon.wait_until_running("a");
+    let broken = || daemon.wait("config_error", || daemon.health().config_error);
+    let mend = || {
+        daemon.edit_jcard(&good);
+        daemon.wait("no config_error", || daemon.health().config_error.is_none().then_some(()));
+    };
+    daemon.edit_jcard("[[agents]\nname = \n");
+    let said = broken();
+    assert!(said.contains('1'), "it says the line: {said}");
+    mend();
+    daemon.edit_jcard(" \n\n");
+    broken();
+    mend();
+    fs::remove_file(daemon.jcard()).unwrap();
+    broken();
+    assert_eq!(daemon.agent("a").unwrap().pid, Some(pid));
+    mend();
+    assert_eq!(daemon.agent("a").unwrap().pid, Some(pid));
+    assert_eq!(daemon.agent("a").unwrap().attempt, Some(1));
+}
+
+#[test]
+fn a_jcard_that_is_not_there_at_first_is_taken_up_when_it_appears() {
+    let daemon = Setup::new().start_as_it_is();
+    assert!(daemon.health().config_error.is_some());
+    daemon.edit_jcard(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    assert_eq!(daemon.health().config_error, None);
+}
+
+#[test]
+fn of_two_agents_with_one_name_the_first_has_it() {
+    let daemon = Setup::new()
+        .start(&(agent("Twin", "sleep inf", "") + &agent("twin", "exit 3", "") + &agent("b", "sleep inf", "")));
+    daemon.wait_until_running("Twin");
+    daemon.wait_until_running("b");
+    assert_eq!(names(&daemon), ["Twin", "b"]);
+    let said = daemon.health().config_error.expect("the other is reported");
+    assert!(said.contains("twin"), "{said}");
+}
+
+#[test]
+fn a_comment_edit_changes_nothing() {
+    let entry = agent("a", "log @WORK/log; sleep inf", "");
+    let daemon = Setup::new().start(&entry);
+    let pid = daemon.wait_until_running("a");
+    daemon.edit_jcard(&format!("# a comment\n{entry}# another\n{}", agent("last", "sleep inf", "")));
+    daemon.wait_until_running("last");
+    assert_eq!(daemon.wait_until_running("a"), pid);
+    assert_eq!(daemon.starts("log"), 1);
+}
+
+#[test]
+fn a_policy_edit_keeps_the_pid_and_holds_at_once() {
+    let daemon = Setup::new().start(&agent("a", "log @WORK/log; await-exit @WORK/end", ""));
+    let pid = daemon.wait_until_running("a");
+    let policy =
+        "restart = \"always\"\nbackoff = [\"10ms\"]\ngrace_period = \"1s\"\nmax_restarts = 7\ntimeout = \"1h\"";
+    daemon.edit_jcard(&agent("a", "log @WORK/log; await-exit @WORK/end", policy));
+    let agent = daemon.wait_until("a", "under the new policy", |agent| agent.timeout_at.is_some());
+    assert_eq!((agent.pid, agent.attempt), (Some(pid), Some(1)));
+    daemon.put(&daemon.work("end"), "0");
+    let agent = daemon.wait_until("a", "restarted", |agent| agent.running && agent.restarts == 1);
+    assert_ne!(agent.pid, Some(pid));
+}
+
+#[test]
+fn only_the_agent_whose_launch_changed_is_relaunched() {
+    let same = agent("same", "log @WORK/same; sleep inf", "");
+    let daemon = Setup::new().start(&(same.clone() + &agent("other", "log @WORK/other; sleep inf", "")));
+    let (one, two) = (daemon.wait_until_running("same"), daemon.wait_until_running("other"));
+    daemon.edit_jcard(&(same + &agent("other", "log @WORK/other; sleep inf", "env = { A = \"b\" }")));
+    let agent = daemon
+        .wait_until("other", "relaunched", |agent| agent.running && agent.pid != Some(two) && agent.pid.is_some());
+    assert_eq!((agent.attempt, agent.restarts), (Some(1), 0), "a new declaration counts anew");
+    assert_eq!(daemon.wait_until_running("same"), one);
+    daemon.wait_for_starts("other", 2);
+    assert_eq!(daemon.starts("same"), 1);
+    daemon.wait_until_gone(two);
+}
+
+#[test]
+fn an_edit_in_place_is_noticed_too() {
+    let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    let mut file = fs::OpenOptions::new().append(true).open(daemon.jcard()).unwrap();
+    file.write_all(daemon.expand(&agent("b", "sleep inf", "")).as_bytes()).unwrap();
+    daemon.wait_until_running("b");
+}
+
+#[test]
+fn a_jcard_that_is_a_link_into_another_folder_is_followed() {
+    let setup = Setup::new();
+    fs::create_dir(setup.path("store")).unwrap();
+    setup.put(&setup.path("store/one"), setup.expand(&agent("one", "sleep inf", "")));
+    setup.put(&setup.path("store/two"), setup.expand(&agent("two", "sleep inf", "")));
+    std::os::unix::fs::symlink("store/one", setup.jcard()).unwrap();
+    let daemon = setup.start_as_it_is();
+    daemon.wait_until_running("one");
+    std::os::unix::fs::symlink("store/two", daemon.path("jcard.new")).unwrap();
+    fs::rename(daemon.path("jcard.new"), daemon.jcard()).unwrap();
+    daemon.wait_until_running("two");
+    daemon.wait_until_removed("one");
+}
+
+/// A write through another name of the same file: inotify on the jcard's folder says nothing of it.
+fn edit_unannounced(daemon: &Daemon, text: &str) {
+    let behind = daemon.path("behind/jcard");
+    if !behind.exists() {
+        fs::create_dir(daemon.path("behind")).unwrap();
+        fs::hard_link(daemon.jcard(), &behind).unwrap();
+    }
+    fs::write(&behind, daemon.expand(text)).unwrap();
+}
+
+#[test]
+fn a_change_that_nobody_announces_is_found_by_the_resync() {
+    let daemon = Setup::new().args(["--resync", "300ms"]).start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    edit_unannounced(&daemon, &agent("b", "sleep inf", ""));
+    daemon.wait_until_running("b");
+    daemon.wait_until_removed("a");
+}
+
+#[test]
+fn sighup_rereads_now() {
+    let daemon = Setup::new().args(["--resync", "1h"]).start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    edit_unannounced(&daemon, &agent("b", "sleep inf", ""));
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_until_running("b");
+    daemon.wait_until_removed("a");
+}
+
+#[test]
+fn a_burst_of_edits_is_one_change_once_it_is_quiet() {
+    let entry = |n: u32| agent("a", "log @WORK/log; sleep inf", &format!("env = {{ N = \"{n}\" }}"));
+    let daemon = Setup::new().args(["--settle", "1s"]).start(&entry(0));
+    let pid = daemon.wait_until_running("a");
+    for n in 1..=5 {
+        daemon.edit_jcard(&entry(n));
+    }
+    daemon.wait_until("a", "relaunched", |agent| agent.running && agent.pid.is_some_and(|new| new != pid));
+    daemon.wait_for_starts("log", 2);
+    let pid = daemon.wait_until_running("a");
+    let environ = Process(pid).environ();
+    assert!(environ.windows(4).any(|var| var == b"N=5\0"), "the last edit is what runs");
+}
+
+#[test]
+fn edits_that_never_cease_are_acted_on_all_the_same() {
+    let daemon = Setup::new().args(["--settle", "200ms"]).start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    let mut n = 0;
+    daemon.wait("an edit to be acted on amid others", || {
+        n += 1;
+        daemon.edit_jcard(&format!("{}# {n}\n", agent("b", "sleep inf", "")));
+        daemon.agent("b").filter(|agent| agent.running)
+    });
+}
+
+#[test]
+fn presets_put_the_prompt_where_their_harness_wants_it() {
+    let forms: [(&str, &[&str]); 5] = [
+        ("claude-code", &["-p", "do it"]),
+        ("opencode", &["--prompt", "do it"]),
+        ("gemini-cli", &["do it"]),
+        ("codex", &["exec", "do it"]),
+        ("custom", &["do it"]),
+    ];
+    let entry = |harness: &str, prompt: &str, dump: &str| {
+        format!(
+            "[[agents]]\nname = \"{dump}\"\nharness = \"{harness}\"\nworkdir = \"@WORK\"\ncommand = \"@HARNESS\"\nargs = {}\n{prompt}\n",
+            steps(&format!("dump @WORK/{dump}; rest"))
+        )
+    };
+    let jcard: String = forms
+        .iter()
+        .map(|(harness, _)| {
+            entry(harness, "prompt = \"do it\"", harness) + &entry(harness, "", &format!("{harness}-alone"))
+        })
+        .collect();
+    let daemon = Setup::new().start(&jcard);
+    for (harness, form) in forms {
+        assert_eq!(Dump::of(&daemon, harness).rest(), form, "{harness}");
+        assert_eq!(Dump::of(&daemon, &format!("{harness}-alone")).rest(), [""; 0], "{harness} without a prompt");
+        assert_eq!(daemon.agent(harness).unwrap().harness.as_deref(), Some(harness));
+    }
+}
+
+#[test]
+fn presets_run_their_own_binary_found_in_the_declared_path() {
+    let binaries = [
+        ("claude-code", "claude"),
+        ("opencode", "opencode"),
+        ("gemini-cli", "gemini"),
+        ("codex", "codex"),
+        ("custom", "agent"),
+    ];
+    let setup = Setup::new();
+    let entry = |(harness, binary): (&str, &str)| {
+        fs::copy(setup.path("bin/fake-harness"), setup.path("bin").join(binary)).unwrap();
+        format!(
+            "[[agents]]\nname = \"{binary}\"\nharness = \"{harness}\"\nworkdir = \"@WORK\"\nargs = {}\nenv = {{ PATH = \"@DIR/bin:{}\" }}\n",
+            steps(&format!("append @WORK/ran {binary}")),
+            path(),
+        )
+    };
+    let jcard = binaries.map(entry).concat();
+    let daemon = setup.start(&jcard);
+    for (_, binary) in binaries {
+        daemon.wait_for_line("ran", binary);
+    }
+}
+
+#[test]
+fn a_command_may_be_a_program_and_its_first_arguments() {
+    let array = format!("command = {}", steps("dump @WORK/dump; rest").replacen('[', "[\"@HARNESS\", ", 1));
+    let entry = format!(
+        "[[agents]]\nname = \"a\"\nharness = \"gemini-cli\"\nworkdir = \"@WORK\"\nargs = [\"--model\", \"x y\"]\nprompt = \"p\"\n{array}\n"
+    );
+    let daemon = Setup::new().start(&entry);
+    assert_eq!(Dump::of(&daemon, "dump").rest(), ["--model", "x y", "p"]);
+}
+
+#[test]
+fn a_prompt_of_any_content_is_one_argument_byte_for_byte() {
+    let prompt =
+        "-p --; cd \"$HOME\" && rm -rf `x` 'y' \\ \\n #{pane_id} %1 ~ é 漢 \u{1f41a}\ttab\r\nline;\u{1}\u{1b}[31m end;";
+    let escaped = prompt.chars().map(|c| format!("\\U{:08X}", u32::from(c))).collect::<Vec<_>>().concat();
+    let daemon = Setup::new().start(&agent("a", "dump @WORK/dump; rest", &format!("prompt = \"{escaped}\"")));
+    assert_eq!(Dump::of(&daemon, "dump").rest(), [prompt]);
+}
+
+#[test]
+fn a_prompt_of_128_kib_less_one_byte_is_taken_and_a_longer_one_is_refused() {
+    let entry = |name: &str, length: usize| {
+        agent(name, &format!("dump @WORK/{name}; rest"), &format!("prompt = \"{}\"", "x".repeat(length)))
+    };
+    let daemon = Setup::new().start(&(entry("fits", 131_071) + &entry("too-long", 131_072)));
+    assert_eq!(Dump::of(&daemon, "fits").rest()[0].len(), 131_071);
+    let agent = daemon.wait_for_state("too-long", State::Invalid);
+    let said = error(&agent).replace([',', '_', ' '], "");
+    assert!(said.contains("131071") || said.contains("128KiB"), "it names the limit: {}", error(&agent));
+    assert!(!said.contains("xxxx"), "and does not quote the prompt");
+}
+
+#[test]
+fn a_prompt_file_goes_before_the_prompt_and_its_edit_relaunches() {
+    let setup = Setup::new();
+    setup.put(&setup.path("task.md"), "\n  from the file \n\n");
+    let daemon =
+        setup.start(&agent("a", "dump @WORK/dump; sleep inf; rest", "prompt = \"inline\"\nprompt_file = \"task.md\""));
+    assert_eq!(Dump::of(&daemon, "dump").rest(), ["from the file"]);
+    let pid = daemon.wait_until_running("a");
+    daemon.put(&daemon.path("task.md"), "  from the file ");
+    daemon.put(&daemon.path("task.md"), "another task");
+    daemon.wait_until("a", "relaunched", |agent| agent.running && agent.pid.is_some_and(|new| new != pid));
+    daemon.wait("the other task", || (Dump::of(&daemon, "dump").rest() == ["another task"]).then_some(()));
+}
+
+#[test]
+fn an_agent_waits_for_its_prompt_file() {
+    let daemon = Setup::new().start(&agent("a", "dump @WORK/dump; rest", "prompt_file = \"later.md\""));
+    let agent = daemon.wait_for_state("a", State::Waiting);
+    assert!(agent.reason.as_deref().unwrap_or_default().contains("later.md"), "{:?}", agent.reason);
+    daemon.put(&daemon.path("later.md"), "now");
+    assert_eq!(Dump::of(&daemon, "dump").rest(), ["now"]);
+}
+
+#[test]
+fn an_agent_waits_for_its_workdir_and_says_so() {
+    let entry = agent("a", "sleep inf", "").replace("@WORK\"\nargs", "@WORK/mount\"\nargs");
+    let daemon = Setup::new().args(["--resync", "200ms"]).start(&entry);
+    let agent = daemon.wait_for_state("a", State::Waiting);
+    assert!(!agent.running);
+    assert!(agent.reason.as_deref().unwrap_or_default().contains("work/mount"), "{:?}", agent.reason);
+    let folder = daemon.work("mount");
+    run(as_user(&daemon.agent_account().name, &["mkdir", folder.to_str().unwrap()]).current_dir("/"));
+    daemon.wait_until_running("a");
+}

@@ -1,0 +1,20 @@
+//! The real daemon, the real tmux, one fake harness: what agentd promises, seen from outside.
+//!
+//! `./tests/run` runs these with all they need; as root it lends the users they speak of. See [`support`] for the fixture and
+//! `fake-harness` for what an agent can be told to do.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::missing_panics_doc, reason = "likewise")]
+
+mod agents;
+mod api;
+mod cli;
+mod daemon;
+mod declarations;
+mod environment;
+mod panes;
+mod quickstart;
+mod restart;
+mod root;
+mod secrets;
+mod stop;
+mod support;

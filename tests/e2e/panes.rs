@@ -1,0 +1,143 @@
+//! What an operator sees: in the pane of a running agent, and in that of one that has ended.
+
+use agentd::status::State;
+
+use crate::support::{Setup, agent};
+
+#[test]
+fn last_line_of_70_kb_printed_right_before_exit_is_in_the_scrollback() {
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let daemon = Setup::new().start(&names.map(|name| agent(name, "print-bytes 70000; exit 0", "")).concat());
+    for name in names {
+        daemon.wait_for_state(name, State::Exited);
+        let text = daemon.wait(&format!("the last line of {name}"), || {
+            Some(daemon.capture(name)).filter(|text| text.lines().any(|line| line == "the last line"))
+        });
+        let rows =
+            text.lines().filter(|line| line.len() == 69 && line.bytes().all(|byte| byte.is_ascii_digit())).count();
+        assert_eq!(rows, 1000, "{name} has all of it");
+    }
+}
+
+#[test]
+fn screen_and_scrollback_of_earlier_runs_are_kept() {
+    let more = "restart = \"always\"\nmax_restarts = 2\nbackoff = [\"50ms\"]";
+    let script = "append @WORK/runs x; print-lines 60; say the end of a run; exit 1";
+    let daemon = Setup::new().start(&agent("a", script, more));
+    daemon.wait_for_state("a", State::Exited);
+    daemon.wait("all three runs in the pane", || {
+        let text = daemon.capture("a");
+        let count = |line: &str| text.lines().filter(|found| *found == line).count();
+        (count("the end of a run") == 3 && count("line 1") == 3 && count("line 60") == 3).then_some(())
+    });
+    assert_eq!(daemon.lines("runs").len(), 3);
+}
+
+#[test]
+fn what_an_agent_left_on_its_screen_is_seen_without_scrolling() {
+    let daemon = Setup::new().start(&agent("a", "say what the agent left; exit 3", ""));
+    daemon.wait_for_state("a", State::Exited);
+    daemon.wait("a dead pane", || {
+        let panes = daemon.tmux(&["list-panes", "-s", "-t", "=a", "-F", "#{pane_dead}"]).ok()?;
+        panes.lines().any(|dead| dead == "1").then_some(())
+    });
+    assert!(daemon.screen("a").contains("what the agent left"));
+}
+
+#[test]
+fn who_attaches_after_the_end_gets_a_live_shell_in_the_workdir() {
+    let daemon = Setup::new().start(&agent("a", "say what the agent left; exit 3", ""));
+    daemon.wait_for_state("a", State::Exited);
+    let mut operator = daemon.attach("a");
+    daemon.wait("a second window", || {
+        let windows = daemon.tmux(&["list-windows", "-t", "=a", "-F", "#{window_active} #{pane_dead}"]).ok()?;
+        windows.lines().any(|window| window == "1 0").then_some(())
+    });
+    operator.types(&format!(
+        "pwd > {0}/where.new; id -u > {0}/who; mv {0}/where.new {0}/where\r",
+        daemon.path("work").display()
+    ));
+    daemon.wait_for_file("where");
+    assert_eq!(daemon.lines("where"), [daemon.path("work").to_str().unwrap()]);
+    assert_eq!(daemon.lines("who"), [daemon.agent_account().uid.to_string()]);
+    assert!(daemon.capture("a").contains("what the agent left"), "and the agent's own pane is kept beside it");
+}
+
+#[test]
+fn who_was_attached_at_the_end_gets_the_shell_too() {
+    let daemon = Setup::new().start(&agent("a", "say working; await-exit @WORK/end", ""));
+    daemon.wait_until_running("a");
+    let mut operator = daemon.attach("a");
+    daemon.put(&daemon.work("end"), "0");
+    daemon.wait_for_state("a", State::Exited);
+    daemon.wait("a live pane", || {
+        let panes = daemon.tmux(&["list-panes", "-s", "-t", "=a", "-F", "#{pane_dead}"]).ok()?;
+        panes.lines().any(|dead| dead == "0").then_some(())
+    });
+    assert!(operator.is_attached());
+}
+
+#[test]
+fn an_attached_operator_stays_attached_across_a_restart() {
+    let more = "restart = \"always\"\nbackoff = [\"100ms\"]";
+    let script = "append @WORK/runs x; say hello from run; sleep 0.1; say the second line; await-exit @WORK/end";
+    let daemon = Setup::new().start(&agent("a", script, more));
+    daemon.wait_until_running("a");
+    let mut operator = daemon.attach("a");
+    daemon.put(&daemon.work("end"), "1");
+    daemon.wait_until("a", "in its second run", |agent| agent.running && agent.attempt == Some(2));
+    daemon.wait("the second run to be seen", || {
+        (daemon.capture("a").matches("the second line").count() == 2).then_some(())
+    });
+    assert!(operator.is_attached());
+    let clients = daemon.tmux(&["list-clients", "-F", "#{session_name}"]).unwrap();
+    assert_eq!(clients.trim(), "a");
+    assert!(operator.seen().contains("hello from run"));
+}
+
+#[test]
+fn what_an_operator_types_reaches_the_agent() {
+    let daemon = Setup::new().start(&agent("a", "say ready; read-line @WORK/heard; say thanks; exit 0", ""));
+    daemon.wait_until_running("a");
+    let mut operator = daemon.attach("a");
+    daemon.wait("the agent to be ready", || daemon.capture("a").contains("ready").then_some(()));
+    operator.types("good morning\r");
+    daemon.wait_for_line("heard", "good morning");
+    daemon.wait_for_state("a", State::Exited);
+}
+
+#[test]
+fn ctrl_c_of_an_operator_is_the_agents_and_its_end_is_told() {
+    let daemon = Setup::new().start(&agent("a", "log @WORK/log; on-signal SIGINT 7; say ready; sleep inf", ""));
+    daemon.wait_until_running("a");
+    let mut operator = daemon.attach("a");
+    daemon.wait("the agent to be ready", || daemon.capture("a").contains("ready").then_some(()));
+    operator.types("\u{3}");
+    let agent = daemon.wait_for_state("a", State::Exited);
+    assert_eq!(crate::support::code(agent.exit.as_ref()), Some(7));
+}
+
+#[test]
+fn five_thousand_lines_of_history_are_kept() {
+    let daemon = Setup::new().start(&agent("a", "print-lines 4900; exit 0", ""));
+    daemon.wait_for_state("a", State::Exited);
+    daemon.wait("the first and the last line", || {
+        let text = daemon.capture("a");
+        let has = |line: &str| text.lines().any(|found| found == line);
+        (has("line 1") && has("line 4900")).then_some(())
+    });
+}
+
+#[test]
+fn a_session_that_somebody_kills_is_a_failure_with_a_cause_and_policy_applies() {
+    let daemon =
+        Setup::new().start(&agent("a", "log @WORK/log; sleep inf", "restart = \"on-failure\"\nbackoff = [\"10ms\"]"));
+    let pid = daemon.wait_until_running("a");
+    daemon.tmux(&["kill-session", "-t", "=a"]).unwrap();
+    let agent =
+        daemon.wait_until("a", "running again", |agent| agent.running && agent.restarts == 1 && agent.pid.is_some());
+    assert_ne!(agent.pid, Some(pid));
+    assert!(agent.exit.is_some());
+    daemon.wait_until_gone(pid);
+    assert!(daemon.has_session("a"));
+}
