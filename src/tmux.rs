@@ -267,6 +267,8 @@ const ALONE_AND_OVER: &str = "#{&&:#{==:#{@agentd-over},1},#{&&:#{==:#{session_w
 fn mark(arguments: &mut Arguments, session: &Name, pane: &str, directory: &str) {
     let target = format!("={session}:");
     arguments.command(&["set-option", "-p", "-t", pane, "remain-on-exit", "on"]);
+    // Of its own accord tmux scrolls the screen to tell of the end; the launcher has told already. Unknown before tmux 3.3.
+    arguments.command(&["set-option", "-q", "-p", "-t", pane, "remain-on-exit-format", ""]);
     arguments.command(&["set-option", "-p", "-t", pane, "@agentd-agent", session.as_str()]);
     arguments.command(&["set-option", "-t", &target, "@agentd-workdir", directory]);
     arguments.command(&["set-option", "-q", "-u", "-t", &target, "@agentd-over"]);

@@ -230,7 +230,8 @@ async fn attend(harness: Pid, signals: &mut Caught, daemon: &mut Daemon) -> Resu
     daemon.say(&FromLauncher::Ended(end(ending.clone(), at))).await;
     clean_up(signals).await;
     // One that does not answer has shown what it will ever show.
-    let _ = timeout(DRAIN, tokio::task::spawn_blocking(drain)).await;
+    let last_words = last_words(&ending);
+    let _ = timeout(DRAIN, tokio::task::spawn_blocking(move || drain(&last_words))).await;
     Ok(ending)
 }
 
@@ -317,9 +318,23 @@ async fn clean_up(signals: &mut Caught) {
     }
 }
 
-/// Returns when the terminal has taken in all that was printed: it is asked a question behind the last output, and answers in
+/// What the operator reads below the last output.
+fn last_words(ending: &Ending) -> String {
+    let end = match ending {
+        Ending::Code(code) => format!("exited with status {code}"),
+        Ending::Signal(number) => match Signal::try_from(*number) {
+            Ok(signal) => format!("ended by {signal}"),
+            Err(_) => format!("ended by signal {number}"),
+        },
+        Ending::Cause(cause) => cause.clone(),
+    };
+    // In dim letters, on a line of its own; the terminal is in raw mode by then.
+    format!("\x1b[0;2m\r\n[{end}]\x1b[0m")
+}
+
+/// Shows the last words, and returns when the terminal has taken in all that was printed: it is asked a question behind the last output, and answers in
 /// order (DSR, "device status report"). tmux drops what it has not read by the time that the pane's process ends.
-fn drain() {
+fn drain(last_words: &str) {
     let (stdin, mut stdout) = (io::stdin(), io::stdout());
     if !stdin.is_terminal() || !stdout.is_terminal() {
         return;
@@ -333,7 +348,8 @@ fn drain() {
         return;
     }
     // The string terminator ends whatever sequence the harness was in the middle of.
-    if stdout.write_all(b"\x1b\\\x1b[5n").and_then(|()| stdout.flush()).is_ok() {
+    let question = format!("\x1b\\{last_words}\x1b[5n");
+    if stdout.write_all(question.as_bytes()).and_then(|()| stdout.flush()).is_ok() {
         let mut byte = [0];
         let mut lock = stdin.lock();
         while lock.read(&mut byte).is_ok_and(|count| count == 1) && byte[0] != b'n' {}
