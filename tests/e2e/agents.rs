@@ -150,3 +150,31 @@ fn the_end_of_a_run_reaches_the_api_at_once() {
     let agent = daemon.wait_for_state("a", State::Exited);
     assert!(between(agent.exit.unwrap().at.0, SystemTime::now()) < Duration::from_secs(5));
 }
+
+#[test]
+fn agents_that_end_at_once_are_run_exactly_once_even_when_many_start_together() {
+    let names: Vec<String> = (0..40).map(|n| format!("quick-{n}")).collect();
+    let entry = |name: &String| agent(name, "log @WORK/log; exit 0", "");
+    let daemon = Setup::new().start(&names.iter().map(entry).collect::<String>());
+    for name in &names {
+        let agent = daemon.wait_for_state(name, State::Exited);
+        assert_eq!((agent.outcome, agent.attempt, agent.restarts), (Some(Outcome::Completed), Some(1), 0), "{name}");
+    }
+    daemon.wait_for_starts("log", names.len());
+}
+
+#[test]
+fn a_harness_that_ends_before_anybody_looks_is_still_told_truly() {
+    let entry = |n: i32| {
+        let name = format!("true-{n}");
+        let status = n % 2;
+        format!(
+            "[[agents]]\nname = \"{name}\"\nharness = \"custom\"\nworkdir = \"@WORK\"\ncommand = [\"sh\", \"-c\", \"exit {status}\"]\n"
+        )
+    };
+    let daemon = Setup::new().start(&(0..20).map(entry).collect::<String>());
+    for n in 0..20 {
+        let agent = daemon.wait_for_state(&format!("true-{n}"), State::Exited);
+        assert_eq!((code(agent.exit.as_ref()), agent.attempt), (Some(n % 2), Some(1)), "{}", agent.name);
+    }
+}

@@ -35,7 +35,8 @@ fn screen_and_scrollback_of_earlier_runs_are_kept() {
 
 #[test]
 fn what_an_agent_left_on_its_screen_is_seen_without_scrolling() {
-    let daemon = Setup::new().start(&agent("a", "say what the agent left; exit 3", ""));
+    // tmux scrolls the screen by a line to say that the pane is dead.
+    let daemon = Setup::new().start(&agent("a", "print-lines 5; say what the agent left; exit 3", ""));
     daemon.wait_for_state("a", State::Exited);
     daemon.wait("a dead pane", || {
         let panes = daemon.tmux(&["list-panes", "-s", "-t", "=a", "-F", "#{pane_dead}"]).ok()?;
