@@ -11,7 +11,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use nix::unistd::Uid;
 
 use crate::account::Account;
-use crate::config;
+use crate::config::{self, Workdir};
 use crate::daemon::Settings;
 use crate::duration;
 use crate::supervisor::Detail;
@@ -179,15 +179,20 @@ impl Arguments {
             resync: daemon.resync.max(Duration::from_millis(10)),
             settle: daemon.settle,
             detail: if daemon.debug { Detail::Debug } else { Detail::Plain },
-            options: self.places.options(),
+            options: self.places.options(here),
         }
     }
 }
 
 impl Places {
     /// How a jcard is read.
-    pub fn options(&self) -> config::Options {
-        config::Options { unsandboxed: self.unsandboxed }
+    pub fn options(&self, here: &Surroundings) -> config::Options {
+        let defaults = config::Options { unsandboxed: self.unsandboxed, ..config::Options::default() };
+        if here.root {
+            defaults
+        } else {
+            config::Options { default_workdir: Workdir::Home("workspace".into()), ..defaults }
+        }
     }
 
     /// The socket that a client asks: one's own daemon's if there is one, else the machine's.

@@ -39,10 +39,18 @@ pub const MAX_REPLICAS: u64 = 1_000;
 const MAX_TOLD: usize = 50;
 
 /// What the reader of a jcard is allowed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Take `type = "sandboxed"` for an agent that runs without a sandbox, instead of for an error.
     pub unsandboxed: bool,
+    /// Where agents work whose entries do not say.
+    pub default_workdir: Workdir,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { unsandboxed: false, default_workdir: Workdir::Absolute("/home/agent/workspace".into()) }
+    }
 }
 
 /// Reads a jcard.

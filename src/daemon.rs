@@ -21,6 +21,7 @@ use crate::deputy::Deputy;
 use crate::folder::{self, Folder};
 use crate::inputs::{Inputs, Nudge};
 use crate::launch::reception;
+use crate::limits;
 use crate::lock::{self, Lock};
 use crate::socket;
 use crate::status::Snapshot;
@@ -97,6 +98,7 @@ pub struct Settings {
 /// Runs until SIGTERM or SIGINT has stopped it.
 pub fn run(settings: &Settings) -> Result<(), Error> {
     let started = Instant::now();
+    limits::raise_descriptors();
     let account = agent_account(settings.user.as_deref())?;
     let group = admin_group(&settings.admin_group)?;
     let _lock = Lock::take(&settings.state_dir)?;

@@ -29,6 +29,7 @@ pub mod frame;
 pub mod harness;
 pub mod inputs;
 pub mod launch;
+pub mod limits;
 pub mod lock;
 pub mod log;
 pub mod process;

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         }
         Some(Command::Check { file }) => {
             let file = file.clone().unwrap_or_else(|| arguments.places.checked_config(&here));
-            match check::check(&file, &arguments.places.options(), &mut io::stdout().lock()) {
+            match check::check(&file, &arguments.places.options(&here), &mut io::stdout().lock()) {
                 Ok(code) => ExitCode::from(code),
                 Err(error) => complain(&format!("failed to write: {error}")),
             }

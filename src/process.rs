@@ -86,7 +86,8 @@ impl Process {
 
     /// Whether a process id that the process gave for something it started can be true: such a thing is below it, or has ended.
     pub fn is_plausibly_below(&self, pid: i32) -> bool {
-        Stat::read(pid).is_none() || self.is_ancestor_of(pid)
+        // In this order: it may end between the two looks.
+        self.is_ancestor_of(pid) || Stat::read(pid).is_none()
     }
 
     fn descendants(&self) -> BTreeSet<i32> {

@@ -14,11 +14,10 @@ use super::near::nearest;
 use super::place::Places;
 use super::{
     AgentSpec, Config, Entry, Finding, InvalidName, Kind, MAX_AGENTS, MAX_REPLICAS, Name, Options, Policy, Prompt,
-    Restart, Severity, Workdir,
+    Restart, Severity,
 };
 use crate::harness::{HARNESSES, Harness};
 
-const DEFAULT_WORKDIR: &str = "/home/agent/workspace";
 const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(30);
 const DEFAULT_BACKOFF: Duration = Duration::from_secs(3);
 
@@ -154,7 +153,7 @@ impl<'a> Draft<'a> {
         let args = fields.strings("args").unwrap_or_default();
         let prompt = fields.string("prompt").map(|text| Prompt::Text(text.to_owned()));
         let prompt_file = fields.string("prompt_file").map(|path| Prompt::File(PathBuf::from(path)));
-        let workdir = fields.workdir("workdir").unwrap_or_else(|| Workdir::Absolute(PathBuf::from(DEFAULT_WORKDIR)));
+        let workdir = fields.workdir("workdir").unwrap_or_else(|| options.default_workdir.clone());
         let env = fields.variables("env").unwrap_or_default();
         let secrets = fields.variable_names("secrets");
         let kind = read_kind(fields, options);

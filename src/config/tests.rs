@@ -326,7 +326,7 @@ mod fields {
     #[test]
     fn sandboxed_is_taken_only_when_unsandboxed_is_allowed() {
         let text = "[agent]\nharness = \"custom\"\ntype = \"sandboxed\"\n";
-        let config = parse(text.as_bytes(), &Options { unsandboxed: true }).unwrap();
+        let config = parse(text.as_bytes(), &Options { unsandboxed: true, ..Options::default() }).unwrap();
         assert_eq!(config.findings, []);
         assert_eq!(config.entries[0].spec.as_ref().unwrap().kind, Kind::Sandboxed);
         let error = error_with("type = \"sandboxed\"");
@@ -699,7 +699,7 @@ mod real_files {
             harness = "claude-code"
             timeout = 1800
         "#;
-        let config = parse(text.as_bytes(), &Options { unsandboxed: true }).unwrap();
+        let config = parse(text.as_bytes(), &Options { unsandboxed: true, ..Options::default() }).unwrap();
         assert_eq!(told(&config), Vec::<String>::new());
         assert_eq!(names(&config), ["reviewer-0", "reviewer-1"]);
         let config = read(text);

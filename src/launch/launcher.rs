@@ -31,6 +31,7 @@ use super::{End, Ending, Failure, FromLauncher, MAX_TO_LAUNCHER, Progress, ToLau
 use crate::account::{self, Account};
 use crate::clock::Timestamp;
 use crate::frame;
+use crate::limits;
 use crate::process::Process;
 
 /// How long the daemon may take to answer the first message.
@@ -88,6 +89,7 @@ impl Error {
 /// ended.
 pub fn run(name: &str, attempt: u64, socket: &Path) -> Result<u8, Error> {
     umask(Mode::from_bits_truncate(0o022));
+    limits::restore_descriptors();
     SigSet::empty().thread_set_mask().map_err(io::Error::from)?;
     nix::sys::prctl::set_child_subreaper(true).map_err(io::Error::from)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -166,6 +166,7 @@ pub fn print_environment(marker: &OsStr, out: &mut impl Write) -> io::Result<()>
 /// The hidden command of an operator's shell: the account's own as a login shell in the present directory, or, where that would
 /// lead elsewhere or refuses logins, a plain one with the environment of a login. Returns only on failure.
 pub fn become_shell(account: &Account) -> io::Error {
+    crate::limits::restore_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let Login { environment, moved, .. } = match runtime {
         Ok(runtime) => runtime.block_on(log_in(account)),
