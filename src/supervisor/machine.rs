@@ -19,13 +19,16 @@
 //! ```
 //!
 //! *Wanted* is kept apart from *is*: the declaration says what should be, the state what is, and each event brings the one nearer
-//! to the other. Invariants, held by the property tests below:
+//! to the other. Invariants, held by the property tests:
 //!
 //! - an attempt is launched only when the one before it is [gone](Event::Gone);
 //! - news of an attempt that is not the present one changes nothing;
 //! - a stop ends in a kill at its deadline, whatever else happens;
 //! - what is removed is never launched again;
 //! - within a declaration `restarts` and `attempt` never go down.
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
