@@ -381,8 +381,8 @@ impl Machine {
         declared.launch = launch.or(declared.launch.take());
         declared.missing = missing;
         match self.state {
-            State::Waiting => self.begin(now, effects),
-            State::Backoff { why: BackoffReason::Restart, .. } => self.judge(now, effects),
+            State::Waiting if !declared.restarting => self.begin(now, effects),
+            State::Waiting | State::Backoff { why: BackoffReason::Restart, .. } => self.judge(now, effects),
             State::Exited { outcome } if outcome != Outcome::TimedOut => self.judge(now, effects),
             _ => {}
         }
@@ -603,6 +603,9 @@ impl Machine {
                 declared.in_a_row += 1;
                 let until = (*at + after).max(now);
                 self.state = State::Backoff { until, why: BackoffReason::Restart };
+                if until <= now && self.lingering.is_none() {
+                    self.begin(now, effects);
+                }
             }
             Verdict::Over(outcome) => self.end_with(outcome, effects),
         }

@@ -637,8 +637,7 @@ mod a_change_of_policy {
         life.start(2);
         life.end(2, code(1));
         life.assert_over(Outcome::GaveUp);
-        assert!(life.update(limited(2)).is_empty());
-        assert_eq!(life.wait(Duration::ZERO), ["launch 3"]);
+        assert_eq!(life.update(limited(2)), ["launch 3"]);
         assert_eq!((life.state(), life.status().restarts, life.status().attempt), (Starting, 2, Some(3)));
     }
 
@@ -760,6 +759,32 @@ mod something_missing {
         assert_eq!((life.state(), life.status().restarts), (Waiting, 0));
         assert_eq!(life.update(restarting(Restart::Always)), ["launch 2"]);
         assert_eq!((life.state(), life.status().restarts, life.status().attempt), (Starting, 1, Some(2)));
+    }
+
+    #[rstest]
+    #[case(missing(plain()))]
+    #[case(plain())]
+    fn is_waited_for_no_longer_once_the_policy_says_not_to_restart(#[case] declaration: Declaration) {
+        let mut life = Life::running(restarting(Restart::Always));
+        life.update(missing(restarting(Restart::Always)));
+        life.end(1, code(1));
+        life.wait(seconds(100));
+        assert_eq!(life.update(declaration), ["offer shell a"]);
+        life.assert_over(Outcome::Failed);
+    }
+
+    #[test]
+    fn that_changes_does_not_count_the_restart_twice() {
+        let mut life = Life::running(restarting(Restart::Always));
+        life.update(missing(restarting(Restart::Always)));
+        life.end(1, code(1));
+        life.wait(seconds(100));
+        for _ in 0..3 {
+            assert!(life.update(missing(restarting(Restart::Always))).is_empty());
+            assert_eq!((life.state(), life.status().restarts), (Waiting, 0));
+        }
+        assert_eq!(life.update(restarting(Restart::Always)), ["launch 2"]);
+        assert_eq!(life.status().restarts, 1);
     }
 
     #[test]
