@@ -536,6 +536,9 @@ impl Machine {
     /// Starts the next attempt, or whatever has to come before it.
     fn begin(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let Some(declared) = self.declared.as_mut().filter(|_| !self.leaving) else { return };
+        if declared.timeout_at().is_some_and(|at| at <= now) {
+            return self.end_with(Outcome::TimedOut, effects);
+        }
         if self.lingering.is_some() {
             self.state = State::Backoff { until: now, why: BackoffReason::Clearing };
             return;

@@ -441,6 +441,25 @@ mod a_timeout {
     }
 
     #[test]
+    fn that_passes_unnoticed_lets_nothing_start_any_more() {
+        let mut life = Life::running(timing_out(60));
+        life.wait(seconds(50));
+        life.ended(1, code(1));
+        // Asleep: what happened meanwhile is heard before anybody looks at the clock.
+        life.now = START + seconds(100);
+        assert_eq!(life.gone(1), ["offer shell a"]);
+        life.assert_over(Outcome::TimedOut);
+
+        let mut life = Life::running(timing_out(60));
+        life.update(missing(timing_out(60)));
+        life.end(1, code(1));
+        life.wait(seconds(3));
+        life.now = START + seconds(100);
+        assert_eq!(life.update(timing_out(60)), ["offer shell a"]);
+        life.assert_over(Outcome::TimedOut);
+    }
+
+    #[test]
     fn that_has_passed_is_not_undone_by_a_longer_one() {
         let mut life = Life::running(timing_out(60));
         life.wait(seconds(60));
