@@ -495,9 +495,63 @@ mod a_stop {
         let mut life = Life::starting(plain());
         assert_eq!(life.remove(), ["interrupt 1"]);
         assert_eq!((life.state(), life.status().running), (Stopping, false));
+        assert!(life.status().reason.unwrap().contains("interrupted"));
         life.start(1);
         assert_eq!((life.state(), life.status().running, life.status().pid), (Stopping, true, Some(101)));
         assert_eq!(life.wait(seconds(30)), ["kill 1"]);
+    }
+
+    #[test]
+    fn of_an_attempt_that_starts_nevertheless_shows_when() {
+        let mut life = Life::running(timing_out(60));
+        life.wait(seconds(56));
+        life.end(1, code(1));
+        life.wait(seconds(4));
+        assert_eq!((life.state(), life.status().started_at), (Stopping, at(0)));
+        life.wait(seconds(1));
+        life.start(2);
+        assert_eq!((life.state(), life.status().started_at), (Stopping, at(61)));
+    }
+
+    #[test]
+    fn gives_what_the_harness_leaves_behind_ten_seconds_and_not_the_whole_grace() {
+        let mut life = Life::running(declaration(|policy| policy.grace_period = seconds(3_600)));
+        life.remove();
+        life.wait(seconds(60));
+        assert!(life.ended(1, code(0)).is_empty());
+        assert_eq!((life.state(), life.status().deadline), (Stopping, at(70)));
+        assert_eq!(life.wait(seconds(10)), ["kill 1"]);
+        assert!(life.wait(seconds(100_000)).is_empty());
+    }
+
+    #[test]
+    fn gives_a_launcher_without_a_harness_no_more_than_that_either() {
+        let mut life = Life::starting(declaration(|policy| policy.grace_period = seconds(3_600)));
+        life.remove();
+        assert!(life.not_started(1, failed("no such program")).is_empty());
+        assert_eq!((life.state(), life.status().deadline), (Stopping, at(10)));
+        assert_eq!(life.wait(seconds(10)), ["kill 1"]);
+    }
+
+    #[test]
+    fn never_puts_the_deadline_off() {
+        let mut life = Life::running(plain());
+        life.remove();
+        life.wait(seconds(25));
+        life.ended(1, code(0));
+        assert_eq!(life.status().deadline, at(30));
+    }
+
+    #[test]
+    fn of_an_attempt_whose_end_is_not_reported_says_so() {
+        let mut life = Life::running(timing_out(60));
+        life.end(1, code(1));
+        life.wait(seconds(3));
+        life.start(2);
+        life.wait(seconds(60));
+        assert_eq!(life.gone(2), ["offer shell a"]);
+        assert_eq!(life.status().exit.unwrap().how, How::Cause("its end was not reported".into()));
+        life.assert_over(Outcome::TimedOut);
     }
 }
 
@@ -1117,6 +1171,18 @@ mod late_news {
             let mut life = second(state);
             let before = life.status();
             assert_eq!(before.state, state);
+            assert!(life.tell(event.clone()).is_empty(), "{event:?}");
+            assert_eq!(life.status(), before, "{event:?}");
+        }
+    }
+
+    #[test]
+    fn of_an_attempt_that_is_being_stopped_changes_nothing_once_its_harness_is_over() {
+        for event in late().into_iter().filter(|event| !matches!(event, Event::Gone { .. })) {
+            let mut life = Life::running(timing_out(60));
+            life.wait(seconds(60));
+            life.ended(1, code(0));
+            let before = life.status();
             assert!(life.tell(event.clone()).is_empty(), "{event:?}");
             assert_eq!(life.status(), before, "{event:?}");
         }
