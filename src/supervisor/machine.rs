@@ -636,7 +636,7 @@ impl Machine {
             Verdict::Restart { after } => {
                 declared.restarting = true;
                 declared.in_a_row += 1;
-                let until = (*at + after).max(now);
+                let until = *at + after;
                 self.state = State::Backoff { until, why: BackoffReason::Restart };
                 if until <= now && self.lingering.is_none() {
                     self.begin(now, effects);
@@ -687,6 +687,8 @@ impl Machine {
                 .and_then(|declared| declared.exit.as_ref())
                 .map(|(how, at)| status::Exit { how: how.clone(), at: time(*at) }),
             next_start_at: match self.state {
+                // Nobody knows how long clearing takes.
+                State::Backoff { why: BackoffReason::Clearing, .. } => None,
                 State::Backoff { until, .. } => Some(time(until)),
                 _ => None,
             },

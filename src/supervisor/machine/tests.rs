@@ -612,7 +612,7 @@ mod a_change_of_what_is_launched {
         let mut life = Life::running(plain());
         life.ended(1, code(0));
         assert!(life.declare(launching(launch("a", "y"))).is_empty());
-        assert_eq!(life.state(), Backoff);
+        assert_eq!((life.state(), life.status().next_start_at), (Backoff, None));
         assert_eq!(life.wait(seconds(10)), ["kill 1"]);
         assert_eq!(life.gone(1), ["launch 2"]);
     }
@@ -779,6 +779,35 @@ mod a_change_of_policy {
         assert!(life.update(plain()).is_empty());
         assert_eq!((life.state(), life.status().next_start_at), (Backoff, at(1)));
         assert_eq!(life.wait(seconds(1)), ["launch 2"]);
+    }
+
+    #[rstest]
+    #[case::soon(0, 0)]
+    #[case::late(3, 0)]
+    #[case::after_the_kill(3, 25)]
+    fn to_no_restarts_cancels_one_that_only_waits_for_the_launcher_to_go(#[case] backoff: u64, #[case] waited: u64) {
+        let mut life = Life::running(declaration(|policy| {
+            policy.restart = Restart::Always;
+            policy.backoff = vec![seconds(backoff)];
+        }));
+        life.ended(1, code(3));
+        life.wait(seconds(waited));
+        assert_eq!(life.status().reason.unwrap(), "exited with status 3; restart 1 follows");
+        assert_eq!(life.update(plain()), ["offer shell a"]);
+        assert!(life.gone(1).is_empty());
+        life.assert_over(Outcome::Failed);
+    }
+
+    #[test]
+    fn does_not_cancel_a_restart_whose_launch_is_tried_again() {
+        let mut life = Life::over(restarting(Restart::Always), code(1));
+        life.wait(seconds(3));
+        life.not_started(2, retry("tmux does not answer"));
+        life.gone(2);
+        assert!(life.update(plain()).is_empty());
+        assert_eq!(life.state(), Backoff);
+        assert_eq!(life.wait(seconds(1)), ["launch 3"]);
+        assert_eq!((life.status().restarts, life.status().attempt), (1, Some(3)));
     }
 
     #[test]
@@ -1040,7 +1069,9 @@ mod a_removal {
         let mut life = Life::running(plain());
         life.remove();
         life.declare(plain());
+        assert!(life.status().reason.unwrap().starts_with("its declaration has changed; "));
         assert!(life.remove().is_empty());
+        assert!(life.status().reason.unwrap().starts_with("it is declared no more, "));
         assert_eq!(life.end(1, code(0)), ["close a"]);
         life.closed();
         assert!(life.machine.is_gone());
@@ -1185,6 +1216,19 @@ mod late_news {
             let before = life.status();
             assert!(life.tell(event.clone()).is_empty(), "{event:?}");
             assert_eq!(life.status(), before, "{event:?}");
+        }
+    }
+
+    #[test]
+    fn that_an_attempt_was_or_was_not_started_changes_nothing_once_its_harness_lives() {
+        for event in late().into_iter().take(3) {
+            for stop in [|_: &mut Life| vec![], Life::remove] {
+                let mut life = Life::running(plain());
+                stop(&mut life);
+                let before = life.status();
+                assert!(life.tell(event.clone()).is_empty(), "{event:?}");
+                assert_eq!(life.status(), before, "{event:?}");
+            }
         }
     }
 
