@@ -200,6 +200,8 @@ impl Life {
     }
 }
 
+mod properties;
+
 mod an_end {
     use super::*;
 
