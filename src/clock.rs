@@ -23,7 +23,7 @@ impl Timestamp {
     }
 
     /// The instant at which the boot clock shows `boot` and the wall clock `wall`.
-    pub fn new(boot: Duration, wall: SystemTime) -> Self {
+    pub const fn new(boot: Duration, wall: SystemTime) -> Self {
         Self { boot, wall }
     }
 

@@ -194,3 +194,318 @@ fn environment(spec: &AgentSpec, secrets: &Secrets) -> Result<BTreeMap<String, B
     debug_assert!(environment.iter().all(|(name, value)| name.len() + 1 + value.as_slice().len() <= MAX_STRING));
     Ok(environment)
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::{Gid, Uid};
+    use rstest::rstest;
+
+    use super::*;
+    use crate::config::{Options, parse};
+
+    const FILE: &str = "/etc/agentd/jcard.toml";
+    const PROMPT_FILE: &str = "/etc/agentd/prompt.md";
+
+    fn account() -> Account {
+        Account {
+            name: "agent".to_owned(),
+            uid: Uid::from_raw(1000),
+            gid: Gid::from_raw(1000),
+            groups: vec![],
+            home: "/home/agent".into(),
+            shell: "/bin/sh".into(),
+        }
+    }
+
+    fn config(text: &str) -> Config {
+        parse(text.as_bytes(), &Options { unsandboxed: true, ..Options::default() }).unwrap()
+    }
+
+    /// One agent that works in `/w`, with these lines.
+    fn one(lines: &str) -> Config {
+        config(&format!("[agent]\nname = \"a\"\nharness = \"custom\"\nworkdir = \"/w\"\n{lines}\n"))
+    }
+
+    /// `/w` and the home are there, and so is this prompt file.
+    fn seen(prompt: deputy::Prompt) -> Seen {
+        Seen {
+            prompts: [(PROMPT_FILE.into(), prompt)].into(),
+            workdirs: ["/w", "/home/agent", "/home/agent/project"]
+                .map(|path| (PathBuf::from(path), deputy::Workdir::Usable))
+                .into(),
+        }
+    }
+
+    fn text(prompt: &str) -> deputy::Prompt {
+        deputy::Prompt::Text(Bytes::from(prompt))
+    }
+
+    fn desire(config: &Config, secrets: &[(&str, &str)], seen: &Seen) -> Desired {
+        desired(config, &Secrets::of(secrets), seen, Path::new(FILE), &account())
+    }
+
+    fn declaration(config: &Config, secrets: &[(&str, &str)], seen: &Seen) -> Result<Declaration, String> {
+        desire(config, secrets, seen).agents.remove("a").unwrap().declaration
+    }
+
+    /// What the one agent launches; nothing is missing.
+    fn launched(config: &Config, secrets: &[(&str, &str)], prompt: deputy::Prompt) -> Arc<Launch> {
+        declaration(config, secrets, &seen(prompt)).unwrap().launch.unwrap()
+    }
+
+    /// What the one agent waits for.
+    fn missing(config: &Config, secrets: &[(&str, &str)], seen: &Seen) -> String {
+        declaration(config, secrets, seen).unwrap().launch.unwrap_err().0
+    }
+
+    fn words(launch: &Launch) -> Vec<&str> {
+        launch.arguments.iter().map(|argument| std::str::from_utf8(argument.as_slice()).unwrap()).collect()
+    }
+
+    fn variables(launch: &Launch) -> Vec<(&str, &str)> {
+        launch
+            .environment
+            .iter()
+            .map(|(name, value)| (name.as_str(), std::str::from_utf8(value.as_slice()).unwrap()))
+            .collect()
+    }
+
+    #[rstest]
+    #[case("claude-code", &["claude", "-v", "-p", "do it"])]
+    #[case("opencode", &["opencode", "-v", "--prompt", "do it"])]
+    #[case("gemini-cli", &["gemini", "-v", "do it"])]
+    #[case("codex", &["codex", "-v", "exec", "do it"])]
+    #[case("custom", &["agent", "-v", "do it"])]
+    fn a_harness_gets_args_then_its_own_words_then_the_prompt(#[case] harness: &str, #[case] expected: &[&str]) {
+        let lines = format!("name = \"a\"\nharness = \"{harness}\"\nworkdir = \"/w\"\nargs = [\"-v\"]\n");
+        let launch = launched(&config(&format!("[agent]\n{lines}prompt = \"do it\"\n")), &[], text(""));
+        assert_eq!(words(&launch), expected);
+        assert_eq!(launch.prompt, Some(expected.len() - 1));
+        let interactive = launched(&config(&format!("[agent]\n{lines}")), &[], text(""));
+        assert_eq!((words(&interactive), interactive.prompt), (vec![expected[0], "-v"], None));
+    }
+
+    #[rstest]
+    #[case("command = \"my agent\"", &["my agent", "x", "p"])]
+    #[case("command = [\"nice\", \"-n\", \"5\", \"agent\"]", &["nice", "-n", "5", "agent", "x", "p"])]
+    fn a_command_takes_the_place_of_the_binary(#[case] command: &str, #[case] expected: &[&str]) {
+        let config = one(&format!("{command}\nargs = [\"x\"]\nprompt = \"p\""));
+        assert_eq!(words(&launched(&config, &[], text(""))), expected);
+    }
+
+    #[rstest]
+    #[case("  two\n\nlines \n")]
+    #[case("-p --help")]
+    #[case("$(touch x) `y` \"z\" 'w' \\ ; #{pane_id} %s")]
+    #[case("schön \u{1f600} \u{1}\u{7f}")]
+    fn a_prompt_is_one_argument_byte_for_byte(#[case] prompt: &str) {
+        let mut config = one("args = [\"x\"]");
+        config.entries[0].spec.as_mut().unwrap().prompt = Some(Prompt::Text(prompt.to_owned()));
+        assert_eq!(words(&launched(&config, &[], text("other"))), ["agent", "x", prompt]);
+    }
+
+    #[rstest]
+    #[case("prompt_file = \"prompt.md\"")]
+    #[case("prompt_file = \"/etc/agentd/prompt.md\"")]
+    #[case("prompt = \"not this\"\nprompt_file = \"prompt.md\"")]
+    fn a_prompt_file_is_found_from_the_jcard_and_goes_before_a_prompt(#[case] lines: &str) {
+        assert_eq!(words(&launched(&one(lines), &[], text("from the file"))), ["agent", "from the file"]);
+    }
+
+    #[test]
+    fn a_prompt_file_need_not_be_text() {
+        let prompt = deputy::Prompt::Text(Bytes::from(b"caf\xe9".to_vec()));
+        let launch = launched(&one("prompt_file = \"prompt.md\""), &[], prompt);
+        assert_eq!(launch.arguments[1].as_slice(), b"caf\xe9");
+    }
+
+    #[test]
+    fn an_empty_prompt_file_is_interactive_also_beside_a_prompt() {
+        let config = one("prompt = \"not this\"\nprompt_file = \"prompt.md\"");
+        let launch = launched(&config, &[], text(""));
+        assert_eq!((words(&launch), launch.prompt), (vec!["agent"], None));
+    }
+
+    #[rstest]
+    #[case(deputy::Prompt::Missing, "the prompt_file /etc/agentd/prompt.md does not exist")]
+    #[case(deputy::Prompt::Unusable("/etc/agentd/prompt.md is odd".into()), "the prompt_file /etc/agentd/prompt.md is odd")]
+    fn a_prompt_file_that_gives_no_prompt_is_waited_for(#[case] prompt: deputy::Prompt, #[case] expected: &str) {
+        assert_eq!(missing(&one("prompt_file = \"prompt.md\""), &[], &seen(prompt)), expected);
+    }
+
+    #[test]
+    fn a_prompt_that_no_argument_can_hold_is_an_error_of_the_entry() {
+        let refused = deputy::Prompt::Refused("the prompt in p is too long".into());
+        let declaration = declaration(&one("prompt_file = \"prompt.md\""), &[], &seen(refused));
+        assert_eq!(declaration.unwrap_err(), "the prompt in p is too long");
+    }
+
+    const SECRETS: &[(&str, &str)] = &[("KEY", "k"), ("TOKEN", "t")];
+
+    #[rstest]
+    #[case::all("", &[("KEY", "k"), ("TOKEN", "t")])]
+    #[case::listed("secrets = [\"TOKEN\"]", &[("TOKEN", "t")])]
+    #[case::none_listed("secrets = []", &[])]
+    #[case::env_over_secrets("env = { KEY = \"mine\", MORE = \"m\" }", &[("KEY", "mine"), ("MORE", "m"), ("TOKEN", "t")])]
+    #[case::env_empty_over_secrets("env = { KEY = \"\" }", &[("KEY", ""), ("TOKEN", "t")])]
+    #[case::env_of_a_secret_that_is_not_listed("secrets = [\"TOKEN\"]\nenv = { KEY = \"mine\" }", &[("KEY", "mine"), ("TOKEN", "t")])]
+    fn the_environment_is_secrets_and_env_over_them(#[case] lines: &str, #[case] expected: &[(&str, &str)]) {
+        assert_eq!(variables(&launched(&one(lines), SECRETS, text(""))), expected);
+    }
+
+    #[rstest]
+    #[case("secrets = [\"KEY\", \"A\"]", "the secret A is not in the secrets directory")]
+    #[case("secrets = [\"B\", \"KEY\", \"A\"]", "the secrets A, B are not in the secrets directory")]
+    #[case("secrets = [\"A\"]\nenv = { A = \"mine\" }", "the secret A is not in the secrets directory")]
+    fn a_listed_secret_that_is_absent_is_waited_for(#[case] lines: &str, #[case] expected: &str) {
+        assert_eq!(missing(&one(lines), SECRETS, &seen(text(""))), expected);
+    }
+
+    #[rstest]
+    #[case("/w", "/w")]
+    #[case("~", "/home/agent")]
+    #[case("~/project", "/home/agent/project")]
+    #[case("~//project", "/home/agent/project")]
+    fn a_workdir_is_absolute_or_below_the_home(#[case] workdir: &str, #[case] expected: &str) {
+        let config = config(&format!("[agent]\nname = \"a\"\nharness = \"custom\"\nworkdir = \"{workdir}\"\n"));
+        assert_eq!(launched(&config, &[], text("")).workdir, Path::new(expected));
+    }
+
+    #[test]
+    fn everything_that_is_missing_is_named() {
+        let mut seen = seen(deputy::Prompt::Missing);
+        let reason = "/w cannot be entered by the agent user: Permission denied".to_owned();
+        seen.workdirs.insert("/w".into(), deputy::Workdir::Missing(reason));
+        let config = one("prompt_file = \"prompt.md\"\nsecrets = [\"A\"]");
+        assert_eq!(
+            missing(&config, &[], &seen),
+            "the prompt_file /etc/agentd/prompt.md does not exist; \
+             the workdir /w cannot be entered by the agent user: Permission denied; \
+             the secret A is not in the secrets directory"
+        );
+    }
+
+    #[test]
+    fn what_was_not_looked_at_is_waited_for() {
+        let missing = missing(&one("prompt_file = \"prompt.md\""), &[], &Seen::default());
+        assert_eq!(missing, "the prompt_file /etc/agentd/prompt.md does not exist; the workdir /w does not exist");
+    }
+
+    #[test]
+    fn the_paths_to_look_at_are_those_of_good_entries() {
+        let config = config(
+            "[agent]\nharness = \"codex\"\nprompt_file = \"prompt.md\"\nworkdir = \"~/project\"\n\
+             [[agents]]\nharness = \"opencode\"\nprompt = \"p\"\n\
+             [[agents]]\nharness = \"custom\"\nworkdir = \"/bad\"\nprompt_file = \"bad.md\"\nrestart = \"maybe\"\n",
+        );
+        let (prompts, workdirs) = paths(&config, folder_of(Path::new(FILE)), &account());
+        assert_eq!(prompts, [PROMPT_FILE.into()].into());
+        assert_eq!(workdirs, ["/home/agent/project".into(), "/home/agent/workspace".into()].into());
+    }
+
+    #[test]
+    fn the_same_inputs_give_the_same_launch() {
+        let config = one("prompt_file = \"prompt.md\"\nenv = { B = \"2\", A = \"1\" }\nrestart = \"always\"");
+        let first = desire(&config, &[("X", "1"), ("Y", "2")], &seen(text("p")));
+        assert_eq!(desire(&config, &[("Y", "2"), ("X", "1")], &seen(text("p"))), first);
+    }
+
+    #[rstest]
+    #[case("restart = \"always\"")]
+    #[case("max_restarts = 3")]
+    #[case("timeout = \"1h\"")]
+    #[case("grace_period = \"5s\"")]
+    #[case("backoff = [\"1s\", \"5s\"]\nbackoff_reset = \"10m\"")]
+    #[case("type = \"sandboxed\"")]
+    fn policy_is_no_part_of_the_launch(#[case] lines: &str) {
+        let (before, after) = (one(""), one(lines));
+        let of = |config| declaration(config, SECRETS, &seen(text(""))).unwrap();
+        assert_ne!(of(&before), of(&after));
+        assert_eq!(of(&before).launch, of(&after).launch);
+    }
+
+    #[rstest]
+    #[case::command("command = \"b\"", SECRETS, "p")]
+    #[case::args("args = [\"b\"]", SECRETS, "p")]
+    #[case::prompt("", SECRETS, "b")]
+    #[case::session("session = \"b\"", SECRETS, "p")]
+    #[case::env("env = { B = \"b\" }", SECRETS, "p")]
+    #[case::env_of_a_secret("env = { KEY = \"b\" }", SECRETS, "p")]
+    #[case::secret_changed("", &[("KEY", "k"), ("TOKEN", "b")], "p")]
+    #[case::secret_added("", &[("KEY", "k"), ("TOKEN", "t"), ("B", "b")], "p")]
+    #[case::secret_removed("", &[("KEY", "k")], "p")]
+    fn all_that_is_launched_is_part_of_the_launch(
+        #[case] lines: &str,
+        #[case] secrets: &[(&str, &str)],
+        #[case] prompt: &str,
+    ) {
+        let of = |lines: &str, secrets, prompt| {
+            launched(&one(&format!("prompt_file = \"prompt.md\"\n{lines}")), secrets, text(prompt))
+        };
+        assert_ne!(of(lines, secrets, prompt), of("", SECRETS, "p"));
+    }
+
+    #[test]
+    fn the_workdir_is_part_of_the_launch() {
+        let elsewhere = config("[agent]\nname = \"a\"\nharness = \"custom\"\nworkdir = \"~\"\n");
+        assert_ne!(launched(&elsewhere, SECRETS, text("")), launched(&one(""), SECRETS, text("")));
+    }
+
+    #[test]
+    fn a_secret_that_is_not_listed_is_no_part_of_the_launch() {
+        let config = one("secrets = [\"KEY\"]");
+        let of = |secrets| launched(&config, secrets, text(""));
+        assert_eq!(of(&[("KEY", "k")]), of(&[("KEY", "k"), ("TOKEN", "t")]));
+    }
+
+    #[test]
+    fn replicas_differ_in_name_and_session_only() {
+        let config = one("replicas = 2\nprompt = \"p\"");
+        let desired = desire(&config, SECRETS, &seen(text("")));
+        let launches: Vec<_> =
+            desired.agents.into_values().map(|agent| agent.declaration.unwrap().launch.unwrap()).collect();
+        assert_eq!(launches.iter().map(|launch| launch.session.as_str()).collect::<Vec<_>>(), ["a-0", "a-1"]);
+        let renamed =
+            Launch { name: launches[0].name.clone(), session: launches[0].session.clone(), ..(*launches[1]).clone() };
+        assert_eq!(renamed, *launches[0]);
+    }
+
+    #[test]
+    fn a_wrong_entry_is_located_and_the_others_stand() {
+        let config = config(
+            "[[agents]]\nname = \"Bad\"\nharness = \"codex\"\nrestart = \"maybe\"\ntimeout = -1\n\
+             [[agents]]\nname = \"a\"\nharness = \"custom\"\nworkdir = \"/w\"\n",
+        );
+        let desired = desire(&config, &[], &seen(text("")));
+        assert!(desired.complete && desired.secrets_error.is_none());
+        assert!(desired.agents["a"].declaration.is_ok());
+        let bad = &desired.agents["bad"];
+        assert_eq!((bad.name.as_str(), bad.harness), ("Bad", Some("codex")));
+        let error = bad.declaration.as_ref().unwrap_err();
+        let places: Vec<&str> = error.lines().map(|line| line.split(": ").next().unwrap()).collect();
+        assert_eq!(places, ["/etc/agentd/jcard.toml:4:11", "/etc/agentd/jcard.toml:5:11"]);
+        assert_eq!(desired.config_error.as_ref(), Some(error));
+    }
+
+    #[test]
+    fn an_unsandboxed_agent_says_so() {
+        let declaration = declaration(&one("type = \"sandboxed\""), &[], &seen(text(""))).unwrap();
+        assert_eq!(declaration.kind, "native (unsandboxed)");
+    }
+
+    #[rstest]
+    #[case("", "")]
+    #[case("1:2: wrong", "/j.toml:1:2: wrong")]
+    #[case("1:2: wrong\n3:4: also", "/j.toml:1:2: wrong\n/j.toml:3:4: also")]
+    fn findings_are_located_line_by_line(#[case] findings: &str, #[case] expected: &str) {
+        assert_eq!(located(Path::new("/j.toml"), findings), expected);
+    }
+
+    #[rstest]
+    #[case("/etc/stereos/jcard.toml", "/etc/stereos")]
+    #[case("/jcard.toml", "/")]
+    #[case("jcard.toml", "")]
+    fn relative_paths_begin_at_the_jcards_folder(#[case] file: &str, #[case] folder: &str) {
+        assert_eq!(folder_of(Path::new(file)), Path::new(folder));
+    }
+}

@@ -19,13 +19,16 @@
 //! ```
 //!
 //! *Wanted* is kept apart from *is*: the declaration says what should be, the state what is, and each event brings the one nearer
-//! to the other. Invariants, held by the property tests below:
+//! to the other. Invariants, held by the property tests:
 //!
 //! - an attempt is launched only when the one before it is [gone](Event::Gone);
 //! - news of an attempt that is not the present one changes nothing;
 //! - a stop ends in a kill at its deadline, whatever else happens;
 //! - what is removed is never launched again;
 //! - within a declaration `restarts` and `attempt` never go down.
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -229,8 +232,7 @@ enum State {
     },
     Stopping {
         attempt: Attempt,
-        /// The harness, while it lives.
-        pid: Option<i32>,
+        harness: Harness,
         why: StopReason,
         deadline: Timestamp,
         killed: bool,
@@ -248,6 +250,18 @@ enum State {
     },
     /// Nothing is left.
     Gone,
+}
+
+/// What is known of the harness of an attempt that is being stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Harness {
+    /// It was not started yet.
+    Awaited,
+    Alive {
+        pid: i32,
+    },
+    /// It has ended, or will never be started.
+    Over,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -378,8 +392,8 @@ impl Machine {
         declared.launch = launch.or(declared.launch.take());
         declared.missing = missing;
         match self.state {
-            State::Waiting => self.begin(now, effects),
-            State::Backoff { why: BackoffReason::Restart, .. } => self.judge(now, effects),
+            State::Waiting if !declared.restarting => self.begin(now, effects),
+            State::Waiting | State::Backoff { why: BackoffReason::Restart, .. } => self.judge(now, effects),
             State::Exited { outcome } if outcome != Outcome::TimedOut => self.judge(now, effects),
             _ => {}
         }
@@ -395,8 +409,8 @@ impl Machine {
                 match self.lingering.take() {
                     // Its launcher is tidying up, and is let.
                     Some(Lingering { attempt, kill_at }) => {
-                        let why = StopReason::Removed;
-                        self.state = State::Stopping { attempt, pid: None, why, deadline: kill_at, killed: false };
+                        let (harness, why) = (Harness::Over, StopReason::Removed);
+                        self.state = State::Stopping { attempt, harness, why, deadline: kill_at, killed: false };
                     }
                     None => self.close(effects),
                 }
@@ -408,21 +422,36 @@ impl Machine {
         match &mut self.state {
             State::Starting { attempt: present } if *present == attempt => {
                 self.state = State::Running { attempt, pid, since: now };
-                if let Some(declared) = &mut self.declared {
-                    declared.first_started.get_or_insert(now);
-                    declared.started = Some(now);
-                    declared.error = None;
-                    declared.retries = 0;
-                }
             }
-            State::Stopping { attempt: present, pid: harness, .. } if *present == attempt => *harness = Some(pid),
-            _ => {}
+            State::Stopping { attempt: present, harness: harness @ Harness::Awaited, .. } if *present == attempt => {
+                *harness = Harness::Alive { pid };
+            }
+            _ => return,
+        }
+        if let Some(declared) = self.declared_with_attempts() {
+            declared.first_started.get_or_insert(now);
+            declared.started = Some(now);
+            declared.error = None;
+            declared.retries = 0;
         }
     }
 
+    /// The declaration that the present attempt is one of. While that is being stopped there may be a newer one.
+    fn declared_with_attempts(&mut self) -> Option<&mut Declared> {
+        self.declared.as_mut().filter(|declared| declared.attempts > 0)
+    }
+
     fn not_started(&mut self, attempt: Attempt, why: NotStarted, now: Timestamp, effects: &mut Vec<Effect>) {
-        if self.state != (State::Starting { attempt }) {
-            return;
+        match &mut self.state {
+            State::Starting { attempt: present } if *present == attempt => {}
+            State::Stopping { attempt: present, harness: harness @ Harness::Awaited, deadline, .. }
+                if *present == attempt =>
+            {
+                *harness = Harness::Over;
+                *deadline = (*deadline).min(now + LINGER);
+                return;
+            }
+            _ => return,
         }
         self.linger(attempt, now);
         let Some(declared) = &mut self.declared else { return };
@@ -443,10 +472,12 @@ impl Machine {
 
     fn ended(&mut self, attempt: Attempt, how: How, now: Timestamp, effects: &mut Vec<Effect>) {
         let since = match &mut self.state {
-            State::Stopping { attempt: present, pid, .. } if *present == attempt => {
-                *pid = None;
-                // Under a new declaration it is no attempt of this one.
-                if let Some(declared) = self.declared.as_mut().filter(|declared| declared.attempts > 0) {
+            State::Stopping { attempt: present, harness, deadline, .. }
+                if *present == attempt && *harness != Harness::Over =>
+            {
+                *harness = Harness::Over;
+                *deadline = (*deadline).min(now + LINGER);
+                if let Some(declared) = self.declared_with_attempts() {
                     declared.exit = Some((how, now));
                 }
                 return;
@@ -466,7 +497,11 @@ impl Machine {
 
     fn gone(&mut self, attempt: Attempt, now: Timestamp, effects: &mut Vec<Effect>) {
         match self.state {
-            State::Starting { attempt: present } | State::Running { attempt: present, .. } if present == attempt => {
+            State::Starting { attempt: present }
+            | State::Running { attempt: present, .. }
+            | State::Stopping { attempt: present, harness: Harness::Alive { .. }, .. }
+                if present == attempt =>
+            {
                 self.ended(attempt, How::Cause("its end was not reported".to_owned()), now, effects);
                 self.gone(attempt, now, effects);
             }
@@ -533,6 +568,9 @@ impl Machine {
     /// Starts the next attempt, or whatever has to come before it.
     fn begin(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let Some(declared) = self.declared.as_mut().filter(|_| !self.leaving) else { return };
+        if declared.timeout_at().is_some_and(|at| at <= now) {
+            return self.end_with(Outcome::TimedOut, effects);
+        }
         if self.lingering.is_some() {
             self.state = State::Backoff { until: now, why: BackoffReason::Clearing };
             return;
@@ -555,14 +593,14 @@ impl Machine {
     }
 
     fn stop(&mut self, why: StopReason, now: Timestamp, effects: &mut Vec<Effect>) {
-        let (attempt, pid) = match self.state {
-            State::Starting { attempt } => (attempt, None),
-            State::Running { attempt, pid, .. } => (attempt, Some(pid)),
+        let (attempt, harness) = match self.state {
+            State::Starting { attempt } => (attempt, Harness::Awaited),
+            State::Running { attempt, pid, .. } => (attempt, Harness::Alive { pid }),
             _ => return,
         };
         let grace = self.declared.as_ref().map_or(Duration::ZERO, |declared| declared.policy.grace_period);
         let killed = grace.is_zero();
-        self.state = State::Stopping { attempt, pid, why, deadline: now + grace, killed };
+        self.state = State::Stopping { attempt, harness, why, deadline: now + grace, killed };
         effects.push(if killed { Effect::Kill { attempt } } else { Effect::Interrupt { attempt } });
     }
 
@@ -598,8 +636,11 @@ impl Machine {
             Verdict::Restart { after } => {
                 declared.restarting = true;
                 declared.in_a_row += 1;
-                let until = (*at + after).max(now);
+                let until = *at + after;
                 self.state = State::Backoff { until, why: BackoffReason::Restart };
+                if until <= now && self.lingering.is_none() {
+                    self.begin(now, effects);
+                }
             }
             Verdict::Over(outcome) => self.end_with(outcome, effects),
         }
@@ -621,8 +662,7 @@ impl Machine {
         let declared = self.declared.as_ref();
         let time = |at: Timestamp| Time(at.wall());
         let pid = match self.state {
-            State::Running { pid, .. } => Some(pid),
-            State::Stopping { pid, .. } => pid,
+            State::Running { pid, .. } | State::Stopping { harness: Harness::Alive { pid }, .. } => Some(pid),
             _ => None,
         };
         AgentStatus {
@@ -647,6 +687,8 @@ impl Machine {
                 .and_then(|declared| declared.exit.as_ref())
                 .map(|(how, at)| status::Exit { how: how.clone(), at: time(*at) }),
             next_start_at: match self.state {
+                // Nobody knows how long clearing takes.
+                State::Backoff { why: BackoffReason::Clearing, .. } => None,
                 State::Backoff { until, .. } => Some(time(until)),
                 _ => None,
             },
@@ -685,16 +727,16 @@ impl Machine {
                 format!("restarted by policy, restart {}", of_limit(declared.restarts))
             }
             State::Running { .. } => "declared".to_owned(),
-            State::Stopping { why, killed, pid, .. } => {
+            State::Stopping { why, killed, harness, .. } => {
                 let why = match why {
                     StopReason::Changed => "its declaration has changed",
                     StopReason::Removed => "it is declared no more, or the daemon is stopping",
                     StopReason::TimedOut => "its timeout has passed",
                 };
-                let how = match (killed, pid) {
+                let how = match (killed, harness) {
                     (true, _) => "killed",
-                    (false, Some(_)) => "interrupted, will be killed at the deadline",
-                    (false, None) => "what it left behind is being cleared away",
+                    (false, Harness::Over) => "what it left behind is being cleared away",
+                    (false, Harness::Awaited | Harness::Alive { .. }) => "interrupted, will be killed at the deadline",
                 };
                 format!("{why}; {how}")
             }

@@ -1,0 +1,1327 @@
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use rstest::rstest;
+
+use super::*;
+use crate::config::Restart;
+use crate::frame::Bytes;
+use crate::status::State::{self as Shown, Backoff, Exited, Running, Starting, Stopping, Waiting};
+
+const START: Timestamp = Timestamp::new(seconds(1_000), SystemTime::UNIX_EPOCH);
+
+const fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+/// That many seconds after the start, as the API shows it.
+#[allow(clippy::unnecessary_wraps, reason = "it is compared with what may be absent")]
+fn at(count: u64) -> Option<Time> {
+    Some(Time((START + seconds(count)).wall()))
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+/// Agent `a`, told apart by its only argument.
+fn launch(session: &str, argument: &str) -> Arc<Launch> {
+    Arc::new(Launch {
+        name: name("a"),
+        session: name(session),
+        arguments: vec![Bytes::from(argument)],
+        prompt: None,
+        environment: BTreeMap::new(),
+        workdir: "/".into(),
+    })
+}
+
+/// A declaration with every default but for what `edit` changes.
+fn declaration(edit: impl FnOnce(&mut Policy)) -> Declaration {
+    let mut policy = Policy {
+        restart: Restart::No,
+        max_restarts: None,
+        timeout: None,
+        grace_period: seconds(30),
+        backoff: vec![seconds(3)],
+        backoff_reset: None,
+    };
+    edit(&mut policy);
+    Declaration { kind: "native", policy, launch: Ok(launch("a", "x")) }
+}
+
+fn plain() -> Declaration {
+    declaration(|_| {})
+}
+
+fn restarting(restart: Restart) -> Declaration {
+    declaration(|policy| policy.restart = restart)
+}
+
+fn timing_out(count: u64) -> Declaration {
+    declaration(|policy| {
+        policy.restart = Restart::Always;
+        policy.timeout = Some(seconds(count));
+    })
+}
+
+fn launching(launch: Arc<Launch>) -> Declaration {
+    Declaration { launch: Ok(launch), ..plain() }
+}
+
+fn missing(declaration: Declaration) -> Declaration {
+    Declaration { launch: Err(Missing("the workdir /w does not exist".to_owned())), ..declaration }
+}
+
+fn code(code: i32) -> How {
+    How::Code(code)
+}
+
+fn failed(why: &str) -> NotStarted {
+    NotStarted::Failed(why.to_owned())
+}
+
+fn retry(why: &str) -> NotStarted {
+    NotStarted::Retry(why.to_owned())
+}
+
+fn in_words(effect: &Effect) -> String {
+    match effect {
+        Effect::Launch { attempt, .. } => format!("launch {attempt}"),
+        Effect::Interrupt { attempt } => format!("interrupt {attempt}"),
+        Effect::Kill { attempt } => format!("kill {attempt}"),
+        Effect::Close { session } => format!("close {session}"),
+        Effect::OfferShell { session } => format!("offer shell {session}"),
+    }
+}
+
+/// A machine and the clock on its wall. What it wants done is told in words.
+struct Life {
+    machine: Machine,
+    now: Timestamp,
+}
+
+impl Life {
+    /// Nothing is declared yet.
+    fn new() -> Self {
+        Self { machine: Machine::new(name("a")), now: START }
+    }
+
+    /// The first attempt has been launched.
+    fn starting(declaration: Declaration) -> Self {
+        let mut life = Self::new();
+        assert_eq!(life.tell(Event::Declare(declaration)), ["launch 1"]);
+        life
+    }
+
+    /// The first attempt's harness runs, with process id 101.
+    fn running(declaration: Declaration) -> Self {
+        let mut life = Self::starting(declaration);
+        life.start(1);
+        life
+    }
+
+    /// The first attempt is over and gone.
+    fn over(declaration: Declaration, how: How) -> Self {
+        let mut life = Self::running(declaration);
+        life.end(1, how);
+        life
+    }
+
+    fn tell(&mut self, event: Event) -> Vec<String> {
+        self.machine.step(event, self.now).iter().map(in_words).collect()
+    }
+
+    fn declare(&mut self, declaration: Declaration) -> Vec<String> {
+        self.tell(Event::Declare(declaration))
+    }
+
+    fn update(&mut self, declaration: Declaration) -> Vec<String> {
+        self.tell(Event::Update(declaration))
+    }
+
+    fn remove(&mut self) -> Vec<String> {
+        self.tell(Event::Remove)
+    }
+
+    fn start(&mut self, attempt: Attempt) {
+        let pid = 100 + i32::try_from(attempt).unwrap();
+        assert!(self.tell(Event::Started { attempt, pid }).is_empty());
+    }
+
+    fn not_started(&mut self, attempt: Attempt, why: NotStarted) -> Vec<String> {
+        self.tell(Event::NotStarted { attempt, why })
+    }
+
+    fn ended(&mut self, attempt: Attempt, how: How) -> Vec<String> {
+        self.tell(Event::Ended { attempt, how })
+    }
+
+    fn gone(&mut self, attempt: Attempt) -> Vec<String> {
+        self.tell(Event::Gone { attempt })
+    }
+
+    /// Ended, and gone at once.
+    fn end(&mut self, attempt: Attempt, how: How) -> Vec<String> {
+        [self.ended(attempt, how), self.gone(attempt)].concat()
+    }
+
+    fn closed(&mut self) -> Vec<String> {
+        self.tell(Event::Closed(Ok(())))
+    }
+
+    /// Lets time pass, and the machine notice whenever something is due.
+    fn wait(&mut self, time: Duration) -> Vec<String> {
+        let end = self.now + time;
+        let mut effects = Vec::new();
+        while let Some(due) = self.machine.due().filter(|&due| due <= end) {
+            self.now = self.now.max(due);
+            effects.extend(self.tell(Event::Due));
+            assert!(self.machine.due().is_none_or(|due| due > self.now), "it is due again at once");
+        }
+        self.now = end;
+        effects
+    }
+
+    fn status(&self) -> AgentStatus {
+        self.machine.status()
+    }
+
+    fn state(&self) -> Shown {
+        self.status().state
+    }
+
+    /// It is over in this way, and stays so.
+    #[track_caller]
+    fn assert_over(&mut self, outcome: Outcome) {
+        assert_eq!((self.state(), self.status().outcome), (Exited, Some(outcome)));
+        assert!(self.wait(seconds(100_000)).is_empty());
+        assert_eq!((self.state(), self.status().outcome), (Exited, Some(outcome)));
+    }
+}
+
+mod properties;
+
+mod an_end {
+    use super::*;
+
+    #[rstest]
+    #[case(Restart::No, code(0), Outcome::Completed)]
+    #[case(Restart::No, code(3), Outcome::Failed)]
+    #[case(Restart::No, How::Signal("SIGKILL".into()), Outcome::Failed)]
+    #[case(Restart::OnFailure, code(0), Outcome::Completed)]
+    fn that_the_policy_does_not_mend_is_final(#[case] restart: Restart, #[case] how: How, #[case] outcome: Outcome) {
+        let mut life = Life::running(restarting(restart));
+        assert_eq!(life.ended(1, how.clone()), ["offer shell a"]);
+        assert_eq!(life.status().exit.unwrap().how, how);
+        assert!(life.gone(1).is_empty());
+        life.assert_over(outcome);
+    }
+
+    #[rstest]
+    #[case(Restart::OnFailure, code(3))]
+    #[case(Restart::OnFailure, How::Signal("SIGSEGV".into()))]
+    #[case(Restart::OnFailure, How::Cause("tmux server died".into()))]
+    #[case(Restart::Always, code(0))]
+    #[case(Restart::Always, code(3))]
+    fn that_the_policy_mends_is_followed_by_a_restart_after_the_backoff(#[case] restart: Restart, #[case] how: How) {
+        let mut life = Life::running(restarting(restart));
+        life.wait(seconds(60));
+        assert!(life.end(1, how).is_empty());
+        assert_eq!((life.state(), life.status().next_start_at), (Backoff, at(63)));
+        assert!(life.wait(Duration::from_millis(2_999)).is_empty());
+        assert_eq!(life.wait(Duration::from_millis(1)), ["launch 2"]);
+        assert_eq!((life.state(), life.status().restarts, life.status().attempt), (Starting, 1, Some(2)));
+    }
+
+    #[test]
+    fn that_is_unknown_is_a_failure_with_its_cause() {
+        let mut life = Life::running(plain());
+        assert_eq!(life.gone(1), ["offer shell a"]);
+        assert_eq!(life.status().exit.unwrap().how, How::Cause("its end was not reported".into()));
+        life.assert_over(Outcome::Failed);
+    }
+
+    #[test]
+    fn before_any_start_was_reported_is_an_end_like_any_other() {
+        let mut life = Life::starting(restarting(Restart::OnFailure));
+        assert_eq!(life.end(1, code(0)), ["offer shell a"]);
+        life.assert_over(Outcome::Completed);
+    }
+
+    #[test]
+    fn is_shown_before_the_launcher_is_gone_but_the_restart_waits_for_that() {
+        let mut life = Life::running(restarting(Restart::Always));
+        life.ended(1, code(0));
+        assert_eq!((life.state(), life.status().running), (Backoff, false));
+        assert!(life.wait(seconds(5)).is_empty());
+        assert_eq!(life.gone(1), ["launch 2"]);
+    }
+
+    #[test]
+    fn with_a_launcher_that_does_not_go_is_followed_by_a_kill_every_ten_seconds() {
+        let mut life = Life::running(plain());
+        life.ended(1, code(0));
+        assert!(life.wait(Duration::from_millis(9_999)).is_empty());
+        assert_eq!(life.wait(Duration::from_millis(1)), ["kill 1"]);
+        assert_eq!(life.wait(seconds(20)), ["kill 1", "kill 1"]);
+        life.gone(1);
+        life.assert_over(Outcome::Completed);
+    }
+}
+
+mod restarts {
+    use super::*;
+
+    /// How long each restart has been waited for, when every run ends after these many seconds.
+    fn delays(declaration: Declaration, runs: &[u64]) -> Vec<Duration> {
+        let mut life = Life::starting(declaration);
+        let mut delays = Vec::new();
+        for (attempt, run) in (1..).zip(runs) {
+            life.start(attempt);
+            life.wait(seconds(*run));
+            life.end(attempt, code(1));
+            let delay = life.machine.due().unwrap().since(life.now);
+            assert_eq!(life.wait(delay), [format!("launch {}", attempt + 1)]);
+            delays.push(delay);
+        }
+        delays
+    }
+
+    fn backing_off(steps: &[u64], reset: Option<u64>) -> Declaration {
+        declaration(|policy| {
+            policy.restart = Restart::OnFailure;
+            policy.backoff = steps.iter().copied().map(seconds).collect();
+            policy.backoff_reset = reset.map(seconds);
+        })
+    }
+
+    #[test]
+    fn wait_three_seconds_each_by_default() {
+        assert_eq!(delays(restarting(Restart::OnFailure), &[0, 1, 100_000]), [seconds(3); 3]);
+    }
+
+    #[test]
+    fn wait_as_the_steps_say_and_the_last_step_repeats() {
+        let waited = delays(backing_off(&[1, 5, 20], None), &[0, 0, 0, 100_000, 0]);
+        assert_eq!(waited, [1, 5, 20, 20, 20].map(seconds));
+    }
+
+    #[test]
+    fn start_over_with_the_first_step_after_a_healthy_run() {
+        let waited = delays(backing_off(&[1, 5, 20], Some(600)), &[0, 0, 599, 600, 0]);
+        assert_eq!(waited, [1, 5, 20, 1, 5].map(seconds));
+    }
+
+    #[test]
+    fn without_any_delay_wait_for_the_launcher_to_go_and_for_nothing_else() {
+        let mut life = Life::running(backing_off(&[0], None));
+        assert!(life.ended(1, code(1)).is_empty());
+        assert!(life.wait(seconds(1)).is_empty());
+        assert_eq!(life.gone(1), ["launch 2"]);
+    }
+
+    #[test]
+    fn are_as_many_as_max_restarts_allows_and_then_it_gives_up() {
+        let limited = declaration(|policy| {
+            policy.restart = Restart::OnFailure;
+            policy.max_restarts = Some(2);
+        });
+        let mut life = Life::running(limited);
+        for attempt in 1..=2 {
+            assert!(life.end(attempt, code(1)).is_empty());
+            assert_eq!(life.wait(seconds(3)), [format!("launch {}", attempt + 1)]);
+            life.start(attempt + 1);
+            assert_eq!(life.status().restarts, attempt);
+        }
+        assert_eq!(life.end(3, code(1)), ["offer shell a"]);
+        life.assert_over(Outcome::GaveUp);
+        assert_eq!((life.status().restarts, life.status().attempt), (2, Some(3)));
+    }
+}
+
+mod a_timeout {
+    use super::*;
+
+    #[test]
+    fn stops_a_running_agent_for_good_whatever_the_policy() {
+        let mut life = Life::running(timing_out(60));
+        assert!(life.wait(Duration::from_millis(59_999)).is_empty());
+        assert_eq!(life.wait(Duration::from_millis(1)), ["interrupt 1"]);
+        assert_eq!((life.state(), life.status().deadline, life.status().timeout_at), (Stopping, at(90), None));
+        life.ended(1, How::Signal("SIGINT".into()));
+        assert_eq!((life.state(), life.status().running), (Stopping, false));
+        assert_eq!(life.gone(1), ["offer shell a"]);
+        life.assert_over(Outcome::TimedOut);
+        assert_eq!(life.status().exit.unwrap().how, How::Signal("SIGINT".into()));
+    }
+
+    #[test]
+    fn counts_from_the_first_start_over_restarts() {
+        let mut life = Life::starting(timing_out(60));
+        life.wait(seconds(10));
+        life.start(1);
+        life.wait(seconds(20));
+        life.end(1, code(1));
+        assert_eq!((life.state(), life.status().timeout_at), (Backoff, at(70)));
+        assert_eq!(life.wait(seconds(3)), ["launch 2"]);
+        life.start(2);
+        assert_eq!(life.status().timeout_at, at(70));
+        assert!(life.wait(seconds(36)).is_empty());
+        assert_eq!(life.wait(seconds(1)), ["interrupt 2"]);
+    }
+
+    #[test]
+    fn does_not_count_before_anything_was_started() {
+        let mut life = Life::starting(timing_out(5));
+        life.wait(seconds(100));
+        life.not_started(1, retry("tmux does not answer"));
+        life.gone(1);
+        assert_eq!(life.wait(seconds(100)), ["launch 2"]);
+        assert_eq!((life.state(), life.status().timeout_at), (Starting, None));
+    }
+
+    #[test]
+    fn during_backoff_ends_it_and_nothing_starts_again() {
+        let mut life = Life::running(timing_out(60));
+        life.wait(seconds(59));
+        life.end(1, code(1));
+        assert_eq!(life.wait(seconds(1)), ["offer shell a"]);
+        life.assert_over(Outcome::TimedOut);
+        assert_eq!((life.status().restarts, life.status().next_start_at), (0, None));
+    }
+
+    #[test]
+    fn while_something_is_missing_ends_the_waiting() {
+        let mut life = Life::running(timing_out(60));
+        life.update(missing(timing_out(60)));
+        life.end(1, code(1));
+        life.wait(seconds(3));
+        assert_eq!((life.state(), life.status().timeout_at), (Waiting, at(60)));
+        assert_eq!(life.wait(seconds(57)), ["offer shell a"]);
+        life.assert_over(Outcome::TimedOut);
+    }
+
+    #[test]
+    fn during_a_start_stops_that() {
+        let mut life = Life::running(timing_out(60));
+        life.wait(seconds(56));
+        life.end(1, code(1));
+        assert_eq!(life.wait(seconds(3)), ["launch 2"]);
+        assert_eq!((life.state(), life.status().timeout_at), (Starting, at(60)));
+        assert_eq!(life.wait(seconds(1)), ["interrupt 2"]);
+        life.not_started(2, retry("it was stopped before it started"));
+        assert_eq!(life.gone(2), ["offer shell a"]);
+        life.assert_over(Outcome::TimedOut);
+    }
+
+    #[test]
+    fn does_not_undo_an_end_that_came_before_it() {
+        let mut life = Life::over(declaration(|policy| policy.timeout = Some(seconds(60))), code(0));
+        assert_eq!(life.status().timeout_at, None);
+        life.assert_over(Outcome::Completed);
+    }
+
+    #[rstest]
+    #[case::later(120, 120)]
+    #[case::sooner(45, 45)]
+    #[case::already_past(10, 30)]
+    fn that_is_new_counts_from_the_same_first_start(#[case] timeout: u64, #[case] stops_at: u64) {
+        let mut life = Life::running(timing_out(60));
+        life.wait(seconds(30));
+        assert!(life.update(timing_out(timeout)).is_empty());
+        assert_eq!(life.status().timeout_at, at(timeout));
+        assert_eq!(life.wait(seconds(stops_at - 30)), ["interrupt 1"]);
+    }
+
+    #[test]
+    fn that_was_taken_away_never_comes() {
+        let mut life = Life::running(timing_out(60));
+        life.update(plain());
+        assert!(life.wait(seconds(100_000)).is_empty());
+        assert_eq!(life.state(), Running);
+    }
+
+    #[test]
+    fn that_passes_unnoticed_lets_nothing_start_any_more() {
+        let mut life = Life::running(timing_out(60));
+        life.wait(seconds(50));
+        life.ended(1, code(1));
+        // Asleep: what happened meanwhile is heard before anybody looks at the clock.
+        life.now = START + seconds(100);
+        assert_eq!(life.gone(1), ["offer shell a"]);
+        life.assert_over(Outcome::TimedOut);
+
+        let mut life = Life::running(timing_out(60));
+        life.update(missing(timing_out(60)));
+        life.end(1, code(1));
+        life.wait(seconds(3));
+        life.now = START + seconds(100);
+        assert_eq!(life.update(timing_out(60)), ["offer shell a"]);
+        life.assert_over(Outcome::TimedOut);
+    }
+
+    #[test]
+    fn that_has_passed_is_not_undone_by_a_longer_one() {
+        let mut life = Life::running(timing_out(60));
+        life.wait(seconds(60));
+        life.end(1, code(0));
+        assert!(life.update(timing_out(600)).is_empty());
+        life.assert_over(Outcome::TimedOut);
+    }
+}
+
+mod a_stop {
+    use super::*;
+
+    #[test]
+    fn interrupts_and_kills_at_the_deadline() {
+        let mut life = Life::running(plain());
+        assert_eq!(life.remove(), ["interrupt 1"]);
+        assert_eq!((life.state(), life.status().deadline, life.status().running), (Stopping, at(30), true));
+        assert!(life.wait(Duration::from_millis(29_999)).is_empty());
+        assert_eq!(life.wait(Duration::from_millis(1)), ["kill 1"]);
+        assert!(life.wait(seconds(100_000)).is_empty());
+        assert_eq!(life.end(1, How::Signal("SIGKILL".into())), ["close a"]);
+    }
+
+    #[test]
+    fn without_grace_kills_at_once() {
+        let mut life = Life::running(declaration(|policy| policy.grace_period = Duration::ZERO));
+        assert_eq!(life.remove(), ["kill 1"]);
+        assert!(life.wait(seconds(100_000)).is_empty());
+    }
+
+    #[test]
+    fn of_an_attempt_that_is_not_started_yet_stops_it_all_the_same() {
+        let mut life = Life::starting(plain());
+        assert_eq!(life.remove(), ["interrupt 1"]);
+        assert_eq!((life.state(), life.status().running), (Stopping, false));
+        assert!(life.status().reason.unwrap().contains("interrupted"));
+        life.start(1);
+        assert_eq!((life.state(), life.status().running, life.status().pid), (Stopping, true, Some(101)));
+        assert_eq!(life.wait(seconds(30)), ["kill 1"]);
+    }
+
+    #[test]
+    fn of_an_attempt_that_starts_nevertheless_shows_when() {
+        let mut life = Life::running(timing_out(60));
+        life.wait(seconds(56));
+        life.end(1, code(1));
+        life.wait(seconds(4));
+        assert_eq!((life.state(), life.status().started_at), (Stopping, at(0)));
+        life.wait(seconds(1));
+        life.start(2);
+        assert_eq!((life.state(), life.status().started_at), (Stopping, at(61)));
+    }
+
+    #[test]
+    fn gives_what_the_harness_leaves_behind_ten_seconds_and_not_the_whole_grace() {
+        let mut life = Life::running(declaration(|policy| policy.grace_period = seconds(3_600)));
+        life.remove();
+        life.wait(seconds(60));
+        assert!(life.ended(1, code(0)).is_empty());
+        assert_eq!((life.state(), life.status().deadline), (Stopping, at(70)));
+        assert_eq!(life.wait(seconds(10)), ["kill 1"]);
+        assert!(life.wait(seconds(100_000)).is_empty());
+    }
+
+    #[test]
+    fn gives_a_launcher_without_a_harness_no_more_than_that_either() {
+        let mut life = Life::starting(declaration(|policy| policy.grace_period = seconds(3_600)));
+        life.remove();
+        assert!(life.not_started(1, failed("no such program")).is_empty());
+        assert_eq!((life.state(), life.status().deadline), (Stopping, at(10)));
+        assert_eq!(life.wait(seconds(10)), ["kill 1"]);
+    }
+
+    #[test]
+    fn never_puts_the_deadline_off() {
+        let mut life = Life::running(plain());
+        life.remove();
+        life.wait(seconds(25));
+        life.ended(1, code(0));
+        assert_eq!(life.status().deadline, at(30));
+    }
+
+    #[test]
+    fn of_an_attempt_whose_end_is_not_reported_says_so() {
+        let mut life = Life::running(timing_out(60));
+        life.end(1, code(1));
+        life.wait(seconds(3));
+        life.start(2);
+        life.wait(seconds(60));
+        assert_eq!(life.gone(2), ["offer shell a"]);
+        assert_eq!(life.status().exit.unwrap().how, How::Cause("its end was not reported".into()));
+        life.assert_over(Outcome::TimedOut);
+    }
+}
+
+mod a_change_of_what_is_launched {
+    use super::*;
+
+    #[test]
+    fn stops_the_old_and_launches_the_new_only_when_the_old_is_gone() {
+        let mut life = Life::running(plain());
+        life.wait(seconds(10));
+        let new = launch("a", "y");
+        assert_eq!(life.declare(launching(Arc::clone(&new))), ["interrupt 1"]);
+        life.wait(seconds(5));
+        assert!(life.ended(1, code(0)).is_empty());
+        assert_eq!((life.state(), life.status().running), (Stopping, false));
+        let effects = life.machine.step(Event::Gone { attempt: 1 }, life.now);
+        assert_eq!(effects, [Effect::Launch { attempt: 2, launch: new }]);
+    }
+
+    #[test]
+    fn begins_a_new_life() {
+        let mut life = Life::running(timing_out(600));
+        life.end(1, code(1));
+        life.wait(seconds(3));
+        life.start(2);
+        life.wait(seconds(7));
+        life.declare(Declaration { launch: Ok(launch("a", "y")), ..timing_out(600) });
+        let status = life.status();
+        assert_eq!((status.restarts, status.attempt, status.exit, status.started_at), (0, None, None, None));
+        assert_eq!((status.declared_at, status.pid), (at(10), Some(102)));
+        assert_eq!(life.end(2, code(1)), ["launch 3"]);
+        life.wait(seconds(10));
+        life.start(3);
+        let status = life.status();
+        assert_eq!((status.restarts, status.attempt, status.exit), (0, Some(1), None));
+        assert_eq!((status.started_at, status.timeout_at), (at(20), at(620)));
+    }
+
+    #[test]
+    fn ends_a_backoff_at_once() {
+        let mut life = Life::over(restarting(Restart::Always), code(1));
+        assert_eq!(life.declare(launching(launch("a", "y"))), ["launch 2"]);
+        assert!(life.wait(seconds(100)).is_empty());
+        assert_eq!((life.state(), life.status().restarts), (Starting, 0));
+    }
+
+    #[rstest]
+    #[case(code(0))]
+    #[case(code(3))]
+    fn starts_an_agent_that_was_over(#[case] how: How) {
+        let mut life = Life::over(plain(), how);
+        assert_eq!(life.declare(launching(launch("a", "y"))), ["launch 2"]);
+        assert_eq!(life.status().exit, None);
+    }
+
+    #[test]
+    fn waits_for_a_launcher_that_has_not_gone_yet() {
+        let mut life = Life::running(plain());
+        life.ended(1, code(0));
+        assert!(life.declare(launching(launch("a", "y"))).is_empty());
+        assert_eq!((life.state(), life.status().next_start_at), (Backoff, None));
+        assert_eq!(life.wait(seconds(10)), ["kill 1"]);
+        assert_eq!(life.gone(1), ["launch 2"]);
+    }
+
+    #[test]
+    fn while_the_former_change_is_still_stopping_counts_alone() {
+        let mut life = Life::running(plain());
+        life.declare(launching(launch("a", "y")));
+        life.wait(seconds(20));
+        let newest = launch("a", "z");
+        assert!(life.declare(launching(Arc::clone(&newest))).is_empty());
+        assert_eq!(life.status().deadline, at(30));
+        life.ended(1, code(0));
+        let effects = life.machine.step(Event::Gone { attempt: 1 }, life.now);
+        assert_eq!(effects, [Effect::Launch { attempt: 2, launch: newest }]);
+    }
+
+    #[test]
+    fn while_a_timeout_is_stopping_it_takes_the_place_of_that() {
+        let mut life = Life::running(timing_out(60));
+        life.wait(seconds(60));
+        assert!(life.declare(launching(launch("a", "y"))).is_empty());
+        assert_eq!(life.end(1, code(0)), ["launch 2"]);
+    }
+
+    #[test]
+    fn to_another_session_closes_the_old_session_before_the_launch() {
+        let mut life = Life::running(plain());
+        life.declare(launching(launch("b", "x")));
+        assert_eq!(life.status().session, "a");
+        assert_eq!(life.end(1, code(0)), ["close a"]);
+        assert_eq!(life.closed(), ["launch 2"]);
+        assert_eq!((life.state(), life.status().session.as_str()), (Starting, "b"));
+    }
+
+    #[test]
+    fn to_another_session_does_so_for_an_agent_that_was_over() {
+        let mut life = Life::over(plain(), code(0));
+        assert_eq!(life.declare(launching(launch("b", "x"))), ["close a"]);
+        assert_eq!(life.closed(), ["launch 2"]);
+    }
+
+    #[test]
+    fn to_another_session_tries_again_to_close_the_old_one() {
+        let mut life = Life::over(plain(), code(0));
+        life.declare(launching(launch("b", "x")));
+        assert!(life.tell(Event::Closed(Err("tmux does not answer".into()))).is_empty());
+        assert_eq!(life.status().error.as_deref(), Some("tmux does not answer"));
+        assert_eq!(life.wait(seconds(1)), ["close a"]);
+        assert!(life.wait(seconds(100)).is_empty());
+        assert_eq!(life.closed(), ["launch 2"]);
+        life.start(2);
+        assert_eq!(life.status().error, None);
+    }
+}
+
+mod a_change_of_policy {
+    use super::*;
+
+    #[test]
+    fn does_not_touch_what_runs_and_resets_nothing() {
+        let mut life = Life::running(restarting(Restart::Always));
+        life.end(1, code(1));
+        life.wait(seconds(3));
+        life.start(2);
+        let before = life.status();
+        life.wait(seconds(10));
+        assert!(life.update(plain()).is_empty());
+        let after = life.status();
+        assert_eq!((after.state, after.pid, after.restarts, after.attempt), (Running, Some(102), 1, Some(2)));
+        assert_eq!((&after.declared_at, &after.started_at), (&before.declared_at, &before.started_at));
+        life.end(2, code(1));
+        life.assert_over(Outcome::Failed);
+    }
+
+    #[test]
+    fn gives_the_next_stop_its_grace() {
+        let mut life = Life::running(plain());
+        life.update(declaration(|policy| policy.grace_period = seconds(5)));
+        life.remove();
+        assert_eq!(life.wait(seconds(5)), ["kill 1"]);
+    }
+
+    #[test]
+    fn that_raises_max_restarts_revives_what_gave_up() {
+        let limited = |limit| {
+            declaration(|policy| {
+                policy.restart = Restart::OnFailure;
+                policy.max_restarts = Some(limit);
+                policy.backoff = vec![seconds(1), seconds(5)];
+            })
+        };
+        let mut life = Life::over(limited(1), code(1));
+        assert_eq!(life.wait(seconds(1)), ["launch 2"]);
+        life.start(2);
+        life.end(2, code(1));
+        life.assert_over(Outcome::GaveUp);
+        assert_eq!(life.update(limited(2)), ["launch 3"]);
+        assert_eq!((life.state(), life.status().restarts, life.status().attempt), (Starting, 2, Some(3)));
+    }
+
+    #[test]
+    fn revives_not_before_the_backoff_counted_from_the_end() {
+        let mut life = Life::over(plain(), code(1));
+        life.wait(seconds(1));
+        assert!(life.update(restarting(Restart::OnFailure)).is_empty());
+        assert_eq!((life.state(), life.status().next_start_at), (Backoff, at(3)));
+        assert_eq!(life.wait(seconds(2)), ["launch 2"]);
+    }
+
+    #[test]
+    fn to_always_revives_what_was_completed() {
+        let mut life = Life::over(plain(), code(0));
+        assert!(life.update(restarting(Restart::Always)).is_empty());
+        assert_eq!(life.wait(seconds(3)), ["launch 2"]);
+    }
+
+    #[rstest]
+    #[case(plain(), code(0), Restart::OnFailure, Outcome::Completed)]
+    #[case(plain(), code(3), Restart::No, Outcome::Failed)]
+    fn that_decides_alike_leaves_what_is_over(
+        #[case] before: Declaration,
+        #[case] how: How,
+        #[case] after: Restart,
+        #[case] outcome: Outcome,
+    ) {
+        let mut life = Life::over(before, how);
+        assert!(life.update(restarting(after)).is_empty());
+        life.assert_over(outcome);
+    }
+
+    #[test]
+    fn to_no_restarts_cancels_a_backoff() {
+        let mut life = Life::over(restarting(Restart::Always), code(3));
+        life.wait(seconds(2));
+        assert_eq!(life.update(plain()), ["offer shell a"]);
+        life.assert_over(Outcome::Failed);
+    }
+
+    #[test]
+    fn of_the_backoff_moves_the_start_that_is_waited_for() {
+        let steps = |first| {
+            declaration(|policy| {
+                policy.restart = Restart::Always;
+                policy.backoff = vec![seconds(first), seconds(100)];
+            })
+        };
+        let mut life = Life::over(steps(60), code(1));
+        life.wait(seconds(10));
+        assert!(life.update(steps(30)).is_empty());
+        assert_eq!(life.status().next_start_at, at(30));
+        assert!(life.update(steps(30)).is_empty());
+        assert_eq!(life.status().next_start_at, at(30));
+        assert!(life.update(steps(20)).is_empty());
+        assert_eq!(life.wait(seconds(10)), ["launch 2"]);
+        assert_eq!(life.status().restarts, 1);
+    }
+
+    #[test]
+    fn does_not_hurry_a_launch_that_is_tried_again() {
+        let mut life = Life::starting(restarting(Restart::Always));
+        life.not_started(1, retry("tmux does not answer"));
+        life.gone(1);
+        assert!(life.update(plain()).is_empty());
+        assert_eq!((life.state(), life.status().next_start_at), (Backoff, at(1)));
+        assert_eq!(life.wait(seconds(1)), ["launch 2"]);
+    }
+
+    #[rstest]
+    #[case::soon(0, 0)]
+    #[case::late(3, 0)]
+    #[case::after_the_kill(3, 25)]
+    fn to_no_restarts_cancels_one_that_only_waits_for_the_launcher_to_go(#[case] backoff: u64, #[case] waited: u64) {
+        let mut life = Life::running(declaration(|policy| {
+            policy.restart = Restart::Always;
+            policy.backoff = vec![seconds(backoff)];
+        }));
+        life.ended(1, code(3));
+        life.wait(seconds(waited));
+        assert_eq!(life.status().reason.unwrap(), "exited with status 3; restart 1 follows");
+        assert_eq!(life.update(plain()), ["offer shell a"]);
+        assert!(life.gone(1).is_empty());
+        life.assert_over(Outcome::Failed);
+    }
+
+    #[test]
+    fn does_not_cancel_a_restart_whose_launch_is_tried_again() {
+        let mut life = Life::over(restarting(Restart::Always), code(1));
+        life.wait(seconds(3));
+        life.not_started(2, retry("tmux does not answer"));
+        life.gone(2);
+        assert!(life.update(plain()).is_empty());
+        assert_eq!(life.state(), Backoff);
+        assert_eq!(life.wait(seconds(1)), ["launch 3"]);
+        assert_eq!((life.status().restarts, life.status().attempt), (1, Some(3)));
+    }
+
+    #[test]
+    fn during_a_stop_does_not_end_that() {
+        let mut life = Life::running(plain());
+        life.declare(launching(launch("a", "y")));
+        assert!(life.update(Declaration { launch: Ok(launch("a", "y")), ..restarting(Restart::Always) }).is_empty());
+        assert_eq!(life.state(), Stopping);
+        assert_eq!(life.end(1, code(0)), ["launch 2"]);
+        life.start(2);
+        life.end(2, code(0));
+        assert_eq!(life.state(), Backoff);
+    }
+}
+
+mod something_missing {
+    use super::*;
+
+    #[test]
+    fn is_waited_for_and_named() {
+        let mut life = Life::new();
+        assert!(life.declare(missing(plain())).is_empty());
+        let status = life.status();
+        assert_eq!((status.state, status.attempt, status.session.as_str()), (Waiting, None, ""));
+        assert_eq!(status.reason.unwrap(), "waiting: the workdir /w does not exist");
+        assert!(life.wait(seconds(100_000)).is_empty());
+        assert_eq!(life.update(plain()), ["launch 1"]);
+        life.start(1);
+        assert_eq!((life.state(), life.status().restarts), (Running, 0));
+    }
+
+    #[test]
+    fn that_changes_is_named_anew() {
+        let mut life = Life::new();
+        life.declare(missing(plain()));
+        let other = Declaration { launch: Err(Missing("the secret KEY is not in …".into())), ..plain() };
+        assert!(life.update(other).is_empty());
+        assert_eq!(
+            (life.state(), life.status().reason.unwrap().as_str()),
+            (Waiting, "waiting: the secret KEY is not in …")
+        );
+    }
+
+    #[test]
+    fn does_not_touch_what_runs_but_is_waited_for_at_the_restart() {
+        let mut life = Life::running(restarting(Restart::Always));
+        assert!(life.update(missing(restarting(Restart::Always))).is_empty());
+        assert_eq!(life.state(), Running);
+        life.end(1, code(1));
+        assert!(life.wait(seconds(100)).is_empty());
+        assert_eq!((life.state(), life.status().restarts), (Waiting, 0));
+        assert_eq!(life.update(restarting(Restart::Always)), ["launch 2"]);
+        assert_eq!((life.state(), life.status().restarts, life.status().attempt), (Starting, 1, Some(2)));
+    }
+
+    #[rstest]
+    #[case(missing(plain()))]
+    #[case(plain())]
+    fn is_waited_for_no_longer_once_the_policy_says_not_to_restart(#[case] declaration: Declaration) {
+        let mut life = Life::running(restarting(Restart::Always));
+        life.update(missing(restarting(Restart::Always)));
+        life.end(1, code(1));
+        life.wait(seconds(100));
+        assert_eq!(life.update(declaration), ["offer shell a"]);
+        life.assert_over(Outcome::Failed);
+    }
+
+    #[test]
+    fn that_changes_does_not_count_the_restart_twice() {
+        let mut life = Life::running(restarting(Restart::Always));
+        life.update(missing(restarting(Restart::Always)));
+        life.end(1, code(1));
+        life.wait(seconds(100));
+        for _ in 0..3 {
+            assert!(life.update(missing(restarting(Restart::Always))).is_empty());
+            assert_eq!((life.state(), life.status().restarts), (Waiting, 0));
+        }
+        assert_eq!(life.update(restarting(Restart::Always)), ["launch 2"]);
+        assert_eq!(life.status().restarts, 1);
+    }
+
+    #[test]
+    fn that_came_back_before_the_restart_delays_nothing() {
+        let mut life = Life::running(restarting(Restart::Always));
+        life.update(missing(restarting(Restart::Always)));
+        life.end(1, code(1));
+        life.wait(seconds(1));
+        assert!(life.update(restarting(Restart::Always)).is_empty());
+        assert_eq!(life.wait(seconds(2)), ["launch 2"]);
+    }
+
+    #[test]
+    fn does_not_bring_an_agent_back_that_is_over() {
+        let mut life = Life::over(plain(), code(0));
+        assert!(life.update(missing(plain())).is_empty());
+        assert!(life.update(plain()).is_empty());
+        life.assert_over(Outcome::Completed);
+    }
+}
+
+mod a_wrong_entry {
+    use super::*;
+
+    #[test]
+    fn of_which_nothing_ever_ran_is_invalid_until_it_is_mended() {
+        let mut life = Life::new();
+        assert!(life.tell(Event::Reject("3:1: no harness".into())).is_empty());
+        let status = life.status();
+        assert_eq!((status.state, status.error.as_deref()), (Shown::Invalid, Some("3:1: no harness")));
+        assert_eq!((status.attempt, status.declared_at, status.kind), (None, None, None));
+        assert_eq!(life.machine.due(), None);
+        assert_eq!(life.declare(plain()), ["launch 1"]);
+        assert_eq!(life.status().error, None);
+    }
+
+    #[test]
+    fn of_a_running_agent_is_shown_and_the_agent_lives_on_under_the_earlier_one() {
+        let mut life = Life::running(restarting(Restart::OnFailure));
+        assert!(life.tell(Event::Reject("3:1: no harness".into())).is_empty());
+        assert_eq!((life.state(), life.status().error.as_deref()), (Running, Some("3:1: no harness")));
+        life.end(1, code(1));
+        assert_eq!(life.wait(seconds(3)), ["launch 2"]);
+        life.start(2);
+        assert_eq!(life.status().error.as_deref(), Some("3:1: no harness"));
+        assert!(life.update(restarting(Restart::OnFailure)).is_empty());
+        assert_eq!((life.state(), life.status().error, life.status().restarts), (Running, None, 1));
+    }
+
+    #[test]
+    fn that_goes_away_leaves_nothing() {
+        let mut life = Life::new();
+        life.tell(Event::Reject("3:1: no harness".into()));
+        assert!(life.remove().is_empty());
+        assert!(life.machine.is_gone());
+    }
+}
+
+mod a_removal {
+    use super::*;
+
+    fn waiting() -> Life {
+        let mut life = Life::new();
+        life.declare(missing(plain()));
+        life
+    }
+
+    fn backing_off_while_the_launcher_lingers() -> Life {
+        let mut life = Life::running(restarting(Restart::Always));
+        life.ended(1, code(1));
+        life
+    }
+
+    fn over_while_the_launcher_lingers() -> Life {
+        let mut life = Life::running(plain());
+        life.ended(1, code(0));
+        life
+    }
+
+    fn timed_out() -> Life {
+        let mut life = Life::running(timing_out(60));
+        life.wait(seconds(60));
+        life
+    }
+
+    fn changing() -> Life {
+        let mut life = Life::running(plain());
+        life.declare(launching(launch("a", "y")));
+        life
+    }
+
+    fn changing_session() -> Life {
+        let mut life = Life::over(plain(), code(0));
+        life.declare(launching(launch("b", "x")));
+        life
+    }
+
+    fn retrying() -> Life {
+        let mut life = Life::starting(plain());
+        life.not_started(1, retry("tmux does not answer"));
+        life
+    }
+
+    #[rstest]
+    #[case::waiting(waiting(), &[])]
+    #[case::starting(Life::starting(plain()), &["interrupt 1", "close a"])]
+    #[case::running(Life::running(plain()), &["interrupt 1", "close a"])]
+    #[case::backoff(Life::over(restarting(Restart::Always), code(1)), &["close a"])]
+    #[case::backoff_lingering(backing_off_while_the_launcher_lingers(), &["close a"])]
+    #[case::retrying(retrying(), &["close a"])]
+    #[case::exited(Life::over(plain(), code(0)), &["close a"])]
+    #[case::exited_lingering(over_while_the_launcher_lingers(), &["close a"])]
+    #[case::stopping_for_a_timeout(timed_out(), &["close a"])]
+    #[case::stopping_for_a_change(changing(), &["close a"])]
+    #[case::closing(changing_session(), &[])]
+    fn ends_with_nothing_left(#[case] mut life: Life, #[case] expected: &[&str]) {
+        let mut effects = life.remove();
+        assert!(life.machine.is_leaving());
+        effects.extend(life.end(1, code(0)));
+        if !life.machine.is_gone() {
+            assert_eq!((life.state(), life.status().running), (Stopping, false));
+            effects.extend(life.closed());
+        }
+        assert!(life.machine.is_gone());
+        assert_eq!(effects, expected);
+        assert_eq!((life.wait(seconds(100_000)), life.machine.due()), (vec![], None));
+    }
+
+    #[test]
+    fn lets_a_launcher_tidy_up_but_not_for_ever() {
+        let mut life = over_while_the_launcher_lingers();
+        life.wait(seconds(4));
+        assert!(life.remove().is_empty());
+        assert_eq!((life.state(), life.status().deadline), (Stopping, at(10)));
+        assert_eq!(life.wait(seconds(6)), ["kill 1"]);
+        assert_eq!(life.gone(1), ["close a"]);
+    }
+
+    #[test]
+    fn tries_again_to_close_the_session() {
+        let mut life = Life::over(plain(), code(0));
+        life.remove();
+        life.tell(Event::Closed(Err("tmux does not answer".into())));
+        assert_eq!((life.state(), life.machine.is_gone()), (Stopping, false));
+        assert_eq!(life.status().error.as_deref(), Some("tmux does not answer"));
+        assert_eq!(life.wait(seconds(1)), ["close a"]);
+        life.closed();
+        assert!(life.machine.is_gone());
+    }
+
+    #[test]
+    fn twice_is_as_once() {
+        let mut life = Life::running(plain());
+        life.remove();
+        assert!(life.remove().is_empty());
+        assert_eq!(life.end(1, code(0)), ["close a"]);
+        assert!(life.remove().is_empty());
+    }
+
+    #[test]
+    fn taken_back_while_stopping_starts_afresh_when_the_old_is_gone() {
+        let mut life = Life::running(restarting(Restart::Always));
+        life.remove();
+        assert!(life.declare(plain()).is_empty());
+        assert!(!life.machine.is_leaving());
+        assert_eq!(life.end(1, code(0)), ["launch 2"]);
+        assert_eq!((life.status().attempt, life.status().exit), (Some(1), None));
+    }
+
+    #[test]
+    fn taken_back_while_closing_starts_when_that_is_done() {
+        let mut life = Life::over(plain(), code(0));
+        life.remove();
+        assert!(life.declare(plain()).is_empty());
+        assert_eq!(life.closed(), ["launch 2"]);
+    }
+
+    #[test]
+    fn taken_back_and_meant_after_all_ends_all_the_same() {
+        let mut life = Life::running(plain());
+        life.remove();
+        life.declare(plain());
+        assert!(life.status().reason.unwrap().starts_with("its declaration has changed; "));
+        assert!(life.remove().is_empty());
+        assert!(life.status().reason.unwrap().starts_with("it is declared no more, "));
+        assert_eq!(life.end(1, code(0)), ["close a"]);
+        life.closed();
+        assert!(life.machine.is_gone());
+    }
+}
+
+mod a_failed_launch {
+    use super::*;
+
+    const NOT_FOUND: &str = "claude: not found in PATH";
+
+    #[test]
+    fn through_the_agents_fault_is_a_failed_attempt() {
+        let mut life = Life::starting(plain());
+        assert_eq!(life.not_started(1, failed(NOT_FOUND)), ["offer shell a"]);
+        life.gone(1);
+        let status = life.status();
+        assert_eq!((status.error.as_deref(), status.running, status.started_at), (Some(NOT_FOUND), false, None));
+        assert_eq!(status.exit.unwrap().how, How::Cause(NOT_FOUND.into()));
+        life.assert_over(Outcome::Failed);
+    }
+
+    #[test]
+    fn through_the_agents_fault_is_restarted_by_policy_and_shown_until_a_start() {
+        let limited = declaration(|policy| {
+            policy.restart = Restart::OnFailure;
+            policy.max_restarts = Some(2);
+        });
+        let mut life = Life::starting(limited);
+        life.not_started(1, failed(NOT_FOUND));
+        life.gone(1);
+        assert_eq!(life.wait(seconds(3)), ["launch 2"]);
+        assert_eq!((life.status().restarts, life.status().error.as_deref()), (1, Some(NOT_FOUND)));
+        life.start(2);
+        assert_eq!(life.status().error, None);
+        life.end(2, code(1));
+        life.wait(seconds(3));
+        life.not_started(3, failed(NOT_FOUND));
+        life.gone(3);
+        life.assert_over(Outcome::GaveUp);
+    }
+
+    #[test]
+    fn through_nobodys_fault_is_tried_again_ever_more_slowly_whatever_the_policy() {
+        let mut life = Life::starting(plain());
+        for (attempt, delay) in (1..).zip([1, 2, 4, 8, 16, 30, 30, 30]) {
+            let before = life.now;
+            assert!(life.not_started(attempt, retry("tmux does not answer")).is_empty());
+            assert!(life.gone(attempt).is_empty());
+            let status = life.status();
+            assert_eq!((status.state, status.error.as_deref()), (Backoff, Some("tmux does not answer")));
+            assert_eq!(life.machine.due().unwrap().since(before), seconds(delay));
+            assert_eq!(life.wait(seconds(delay)), [format!("launch {}", attempt + 1)]);
+        }
+        let status = life.status();
+        assert_eq!((status.restarts, status.attempt, status.exit), (0, Some(9), None));
+    }
+
+    #[test]
+    fn through_nobodys_fault_is_tried_again_soon_once_a_start_has_succeeded() {
+        let mut life = Life::starting(restarting(Restart::Always));
+        life.not_started(1, retry("busy"));
+        life.gone(1);
+        life.wait(seconds(1));
+        life.start(2);
+        assert_eq!(life.status().error, None);
+        life.end(2, code(0));
+        life.wait(seconds(3));
+        assert_eq!(life.status().restarts, 1);
+        life.not_started(3, retry("busy"));
+        life.gone(3);
+        assert_eq!(life.wait(seconds(1)), ["launch 4"]);
+        assert_eq!(life.status().restarts, 1);
+    }
+
+    #[test]
+    fn that_is_tried_again_waits_for_what_went_missing_meanwhile() {
+        let mut life = Life::starting(plain());
+        life.not_started(1, retry("busy"));
+        life.gone(1);
+        assert!(life.update(missing(plain())).is_empty());
+        assert!(life.wait(seconds(100)).is_empty());
+        assert_eq!(life.state(), Waiting);
+        assert_eq!(life.update(plain()), ["launch 2"]);
+    }
+}
+
+mod late_news {
+    use super::*;
+
+    /// Everything that could still be said of the first attempt.
+    fn late() -> Vec<Event> {
+        let attempt = 1;
+        vec![
+            Event::Started { attempt, pid: 666 },
+            Event::NotStarted { attempt, why: failed("late") },
+            Event::NotStarted { attempt, why: retry("late") },
+            Event::Ended { attempt, how: code(66) },
+            Event::Gone { attempt },
+        ]
+    }
+
+    /// The second attempt is in that state, or comes after it.
+    fn second(state: Shown) -> Life {
+        let mut life = Life::over(restarting(Restart::Always), code(1));
+        if state == Backoff {
+            return life;
+        }
+        life.wait(seconds(3));
+        if state == Starting {
+            return life;
+        }
+        life.start(2);
+        match state {
+            Stopping => drop(life.remove()),
+            Exited => {
+                life.update(plain());
+                life.end(2, code(3));
+            }
+            _ => {}
+        }
+        life
+    }
+
+    #[rstest]
+    fn of_an_old_attempt_changes_nothing(#[values(Backoff, Starting, Running, Stopping, Exited)] state: Shown) {
+        for event in late() {
+            let mut life = second(state);
+            let before = life.status();
+            assert_eq!(before.state, state);
+            assert!(life.tell(event.clone()).is_empty(), "{event:?}");
+            assert_eq!(life.status(), before, "{event:?}");
+        }
+    }
+
+    #[test]
+    fn of_an_attempt_that_is_being_stopped_changes_nothing_once_its_harness_is_over() {
+        for event in late().into_iter().filter(|event| !matches!(event, Event::Gone { .. })) {
+            let mut life = Life::running(timing_out(60));
+            life.wait(seconds(60));
+            life.ended(1, code(0));
+            let before = life.status();
+            assert!(life.tell(event.clone()).is_empty(), "{event:?}");
+            assert_eq!(life.status(), before, "{event:?}");
+        }
+    }
+
+    #[test]
+    fn that_an_attempt_was_or_was_not_started_changes_nothing_once_its_harness_lives() {
+        for event in late().into_iter().take(3) {
+            for stop in [|_: &mut Life| vec![], Life::remove] {
+                let mut life = Life::running(plain());
+                stop(&mut life);
+                let before = life.status();
+                assert!(life.tell(event.clone()).is_empty(), "{event:?}");
+                assert_eq!(life.status(), before, "{event:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_a_session_that_nobody_asked_to_close_changes_nothing() {
+        for closed in [Ok(()), Err("late".to_owned())] {
+            let mut life = Life::running(plain());
+            let before = life.status();
+            assert!(life.tell(Event::Closed(closed)).is_empty());
+            assert_eq!(life.status(), before);
+        }
+    }
+}
+
+mod what_is_shown {
+    use super::*;
+
+    /// Everything that comes and goes with time, in the order of the API.
+    type Times = (Option<Time>, Option<Time>, Option<Time>, Option<Time>, Option<Time>);
+
+    fn times(life: &Life) -> Times {
+        let status = life.status();
+        (status.declared_at, status.started_at, status.next_start_at, status.deadline, status.timeout_at)
+    }
+
+    #[test]
+    fn is_true_through_a_whole_life() {
+        let declaration = timing_out(600);
+        let mut life = Life::starting(declaration);
+        let shown = |life: &Life| {
+            let status = life.status();
+            (status.state, status.running, status.pid, status.attempt, status.restarts)
+        };
+        assert_eq!(shown(&life), (Starting, false, None, Some(1), 0));
+        assert_eq!(times(&life), (at(0), None, None, None, None));
+        life.wait(seconds(1));
+        life.start(1);
+        assert_eq!(shown(&life), (Running, true, Some(101), Some(1), 0));
+        assert_eq!(times(&life), (at(0), at(1), None, None, at(601)));
+        life.wait(seconds(9));
+        life.ended(1, code(7));
+        assert_eq!(shown(&life), (Backoff, false, None, Some(1), 0));
+        assert_eq!(times(&life), (at(0), at(1), at(13), None, at(601)));
+        assert_eq!(life.status().exit, Some(status::Exit { how: code(7), at: at(10).unwrap() }));
+        life.gone(1);
+        life.wait(seconds(3));
+        assert_eq!(shown(&life), (Starting, false, None, Some(2), 1));
+        life.wait(seconds(1));
+        life.start(2);
+        assert_eq!(shown(&life), (Running, true, Some(102), Some(2), 1));
+        assert_eq!(times(&life), (at(0), at(14), None, None, at(601)));
+        life.wait(seconds(587));
+        assert_eq!(shown(&life), (Stopping, true, Some(102), Some(2), 1));
+        assert_eq!(times(&life), (at(0), at(14), None, at(631), None));
+        life.ended(2, code(0));
+        assert_eq!(shown(&life), (Stopping, false, None, Some(2), 1));
+        life.gone(2);
+        assert_eq!(shown(&life), (Exited, false, None, Some(2), 1));
+        assert_eq!(times(&life), (at(0), at(14), None, None, None));
+        assert_eq!(life.status().outcome, Some(Outcome::TimedOut));
+    }
+
+    #[test]
+    fn names_the_reason_in_a_persons_words() {
+        let reason = |life: &Life| life.status().reason.unwrap();
+        let limited = declaration(|policy| {
+            policy.restart = Restart::OnFailure;
+            policy.max_restarts = Some(1);
+        });
+        let mut life = Life::starting(limited);
+        assert_eq!(reason(&life), "attempt 1 is being started");
+        life.start(1);
+        assert_eq!(reason(&life), "declared");
+        life.end(1, code(3));
+        assert_eq!(reason(&life), "exited with status 3; restart 1 of 1 follows");
+        life.wait(seconds(3));
+        life.start(2);
+        assert_eq!(reason(&life), "restarted by policy, restart 1 of 1");
+        life.end(2, How::Signal("SIGSEGV".into()));
+        assert_eq!(reason(&life), "ended by SIGSEGV; 1 restarts were allowed and made");
+        life.remove();
+        assert_eq!(reason(&life), "its session is being closed");
+    }
+
+    #[test]
+    fn is_the_name_and_harness_as_last_written() {
+        let mut life = Life::running(plain());
+        life.machine.describe(name("A"), Some("claude-code"));
+        life.machine.describe(name("A"), None);
+        let status = life.status();
+        assert_eq!((status.name.as_str(), status.harness.as_deref()), ("A", Some("claude-code")));
+        assert_eq!(status.kind.as_deref(), Some("native"));
+    }
+}

@@ -1,0 +1,471 @@
+//! What holds whatever happens, in whatever order: a machine against a world that plays the part of its effects.
+
+use std::env;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngSeed};
+
+use super::*;
+
+/// Two thousand cases, the same each time, unless the environment says otherwise (`PROPTEST_CASES`, `PROPTEST_RNG_SEED`).
+fn config() -> Config {
+    let mut config = Config { failure_persistence: None, ..Config::default() };
+    if env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = 2_000;
+    }
+    if env::var_os("PROPTEST_RNG_SEED").is_none() {
+        config.rng_seed = RngSeed::Fixed(1);
+    }
+    config
+}
+
+/// What a person, the system or the clock does next.
+#[derive(Clone, Debug)]
+enum Move {
+    Declare(Declaration),
+    /// Changes the policy, and whether something is missing; what is launched stays.
+    Update(Policy, bool),
+    Reject,
+    Remove,
+    /// The attempt that there is goes on in this way, if that is possible.
+    Goes(Way),
+    /// The session that is to be closed is, or not.
+    Closes(bool),
+    /// Something that was said before is said again.
+    Again(usize),
+    /// Time passes, and whatever is due is noticed in time.
+    Wait(Duration),
+    /// Time passes unnoticed until after the next move.
+    Sleep(Duration),
+    /// What was to be done is done: what was killed dies, what was to close closes, what was to start starts.
+    Obey,
+}
+
+#[derive(Clone, Debug)]
+enum Way {
+    Starts,
+    Fails(NotStarted),
+    Ends(How),
+    Goes,
+}
+
+/// A number that is used up choice by choice: much faster than a strategy for each of them.
+struct Choices(u64);
+
+impl Choices {
+    fn below(&mut self, count: u64) -> u64 {
+        let choice = self.0 % count;
+        self.0 /= count;
+        choice
+    }
+
+    fn one_of<T: Clone>(&mut self, choices: &[T]) -> T {
+        choices[usize::try_from(self.below(choices.len() as u64)).unwrap()].clone()
+    }
+
+    fn policy(&mut self) -> Policy {
+        Policy {
+            restart: self.one_of(&[Restart::Always, Restart::OnFailure, Restart::No]),
+            max_restarts: self.one_of(&[None, None, Some(1), Some(3)]),
+            timeout: self.one_of(&[None, None, Some(1), Some(10), Some(100)]).map(seconds),
+            grace_period: seconds(self.one_of(&[30, 1, 0])),
+            backoff: self.one_of::<&[u64]>(&[&[3], &[0], &[1, 60], &[0, 1, 3]]).iter().copied().map(seconds).collect(),
+            backoff_reset: self.one_of(&[None, Some(10), Some(0)]).map(seconds),
+        }
+    }
+
+    fn declaration(&mut self) -> Declaration {
+        let launch = launch(self.one_of(&["a", "a", "b"]), self.one_of(&["x", "y"]));
+        let is_missing = self.below(5) == 4;
+        let declaration = Declaration { policy: self.policy(), ..launching(launch) };
+        if is_missing { missing(declaration) } else { declaration }
+    }
+
+    fn way(&mut self) -> Way {
+        match self.below(14) {
+            0..4 => Way::Starts,
+            4..8 => Way::Goes,
+            8 => Way::Ends(code(0)),
+            9..11 => Way::Ends(code(3)),
+            11 => Way::Ends(How::Signal("SIGKILL".into())),
+            12 => Way::Fails(failed("no such program")),
+            _ => Way::Fails(retry("tmux does not answer")),
+        }
+    }
+
+    fn time(&mut self) -> Duration {
+        let most = self.one_of(&[5_000, 120_000]);
+        Duration::from_millis(self.below(most))
+    }
+
+    fn a_move(mut self) -> Move {
+        match self.below(36) {
+            0..5 => Move::Obey,
+            5..17 => Move::Goes(self.way()),
+            17..25 => Move::Wait(self.time()),
+            25 => Move::Sleep(self.time()),
+            26..28 => Move::Closes(self.below(10) < 7),
+            28..30 => Move::Again(usize::try_from(self.below(100)).unwrap()),
+            30..32 => Move::Declare(self.declaration()),
+            32..34 => Move::Update(self.policy(), self.below(10) < 3),
+            34 => Move::Remove,
+            _ => Move::Reject,
+        }
+    }
+}
+
+fn a_declaration() -> impl Strategy<Value = Declaration> {
+    any::<u64>().prop_map(|number| Choices(number).declaration())
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    prop::collection::vec(any::<u64>().prop_map(|number| Choices(number).a_move()), 1..60)
+}
+
+/// How far an attempt has really come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Pending,
+    Alive(i32),
+    /// Its harness has ended or will never be.
+    Over,
+}
+
+/// An attempt of which something is left.
+#[derive(Debug)]
+struct Real {
+    attempt: Attempt,
+    phase: Phase,
+    killed: bool,
+    /// Whether it belongs to the declaration that is in force now.
+    is_of_present: bool,
+}
+
+/// What is remembered of the declaration in force, to hold the machine to.
+#[derive(Debug)]
+struct InForce {
+    launch: Option<Arc<Launch>>,
+    policy: Policy,
+    is_missing: bool,
+    attempts: u64,
+    restarts: u64,
+    first_started: Option<Timestamp>,
+    exit: Option<How>,
+}
+
+/// All there is: the machine, and what its effects have brought about.
+struct World {
+    machine: Machine,
+    now: Timestamp,
+    real: Option<Real>,
+    /// The session that is open.
+    open: Option<Name>,
+    /// Whether it was asked to be closed and nothing was answered yet.
+    is_closing: bool,
+    in_force: Option<InForce>,
+    is_wanted: bool,
+    /// The greatest number an attempt has had.
+    latest: Attempt,
+    said: Vec<Event>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            machine: Machine::new(name("a")),
+            now: START,
+            real: None,
+            open: None,
+            is_closing: false,
+            in_force: None,
+            is_wanted: false,
+            latest: 0,
+            said: Vec::new(),
+        }
+    }
+
+    /// Does it, unless the world that is would not.
+    fn go(&mut self, next: Move) {
+        match next {
+            Move::Declare(declaration) => self.declare(declaration),
+            Move::Update(policy, is_missing) => self.update(policy, is_missing),
+            Move::Reject => self.tell(Event::Reject("3:1: wrong".to_owned())),
+            Move::Remove => self.remove(),
+            Move::Goes(way) => self.goes(way),
+            Move::Closes(well) => self.closes(if well { Ok(()) } else { Err("no answer".to_owned()) }),
+            Move::Again(number) if !self.said.is_empty() => self.tell(self.said[number % self.said.len()].clone()),
+            Move::Again(_) => {}
+            Move::Wait(time) => self.wait(time),
+            Move::Sleep(time) => {
+                self.now = self.now + time;
+                return;
+            }
+            Move::Obey => self.obey(),
+        }
+        self.notice();
+    }
+
+    fn declare(&mut self, declaration: Declaration) {
+        // Who was declared in between is another with the same name: the supervisor makes a new machine.
+        if self.machine.is_gone() {
+            *self = Self { now: self.now, ..Self::new() };
+        }
+        self.is_wanted = true;
+        if let Some(real) = &mut self.real {
+            real.is_of_present = false;
+        }
+        self.in_force = Some(InForce {
+            launch: declaration.launch.clone().ok(),
+            policy: declaration.policy.clone(),
+            is_missing: declaration.launch.is_err(),
+            attempts: 0,
+            restarts: 0,
+            first_started: None,
+            exit: None,
+        });
+        self.tell(Event::Declare(declaration));
+    }
+
+    fn update(&mut self, policy: Policy, is_missing: bool) {
+        let Some(in_force) = self.in_force.as_mut().filter(|_| self.is_wanted) else { return };
+        in_force.policy = policy.clone();
+        in_force.is_missing = is_missing;
+        let declaration = Declaration { policy, ..plain() };
+        let declaration = if is_missing {
+            missing(declaration)
+        } else {
+            let launch = in_force.launch.get_or_insert_with(|| launch("a", "x"));
+            Declaration { launch: Ok(Arc::clone(launch)), ..declaration }
+        };
+        self.tell(Event::Update(declaration));
+    }
+
+    fn remove(&mut self) {
+        self.is_wanted = false;
+        self.tell(Event::Remove);
+    }
+
+    fn goes(&mut self, way: Way) {
+        let Some(real) = &mut self.real else { return };
+        let attempt = real.attempt;
+        let is_stopping = self.machine.status().state == Stopping;
+        let in_force = self.in_force.as_mut().filter(|_| real.is_of_present);
+        match (way, real.phase) {
+            (Way::Starts, Phase::Pending) => {
+                let pid = 100 + i32::try_from(attempt).unwrap();
+                real.phase = Phase::Alive(pid);
+                if let Some(in_force) = in_force {
+                    in_force.first_started.get_or_insert(self.now);
+                }
+                self.tell_news(Event::Started { attempt, pid });
+            }
+            (Way::Fails(why), Phase::Pending) => {
+                real.phase = Phase::Over;
+                if let (Some(in_force), NotStarted::Failed(message), false) = (in_force, &why, is_stopping) {
+                    in_force.exit = Some(How::Cause(message.clone()));
+                }
+                self.tell_news(Event::NotStarted { attempt, why });
+            }
+            (Way::Ends(how), Phase::Alive(_)) => {
+                real.phase = Phase::Over;
+                if let Some(in_force) = in_force {
+                    in_force.exit = Some(how.clone());
+                }
+                self.tell_news(Event::Ended { attempt, how });
+            }
+            (Way::Goes, phase) => {
+                let is_unreported = phase != Phase::Over && !(phase == Phase::Pending && is_stopping);
+                if let Some(in_force) = in_force.filter(|_| is_unreported) {
+                    in_force.exit = Some(How::Cause("its end was not reported".to_owned()));
+                }
+                self.real = None;
+                self.tell_news(Event::Gone { attempt });
+            }
+            _ => {}
+        }
+    }
+
+    fn closes(&mut self, result: Result<(), String>) {
+        if !std::mem::take(&mut self.is_closing) {
+            return;
+        }
+        if result.is_ok() {
+            self.open = None;
+        }
+        self.tell(Event::Closed(result));
+    }
+
+    fn obey(&mut self) {
+        if self.is_closing {
+            return self.closes(Ok(()));
+        }
+        match &self.real {
+            Some(Real { phase: Phase::Pending, killed: false, .. }) => self.goes(Way::Starts),
+            Some(Real { phase: Phase::Alive(_), killed: true, .. }) => self.goes(Way::Ends(code(137))),
+            Some(Real { killed: true, .. } | Real { phase: Phase::Over, .. }) => self.goes(Way::Goes),
+            _ => {}
+        }
+    }
+
+    fn wait(&mut self, time: Duration) {
+        let end = self.now + time;
+        self.notice();
+        while let Some(due) = self.machine.due().filter(|&due| due <= end) {
+            self.now = due;
+            self.notice();
+        }
+        self.now = end;
+    }
+
+    /// As after each event: what is due is told, once.
+    fn notice(&mut self) {
+        if self.machine.due().is_some_and(|due| due <= self.now) {
+            let before = self.machine.status();
+            let launched = self.latest;
+            self.tell(Event::Due);
+            let may_start = before.state == Backoff && before.next_start_at.is_some_and(|at| at.0 <= self.now.wall());
+            assert!(may_start || self.latest == launched, "a start that nobody waited for, in {before:?}");
+        }
+        assert!(self.machine.due().is_none_or(|due| due > self.now), "due again at once");
+    }
+
+    fn tell_news(&mut self, event: Event) {
+        self.said.push(event.clone());
+        self.tell(event);
+    }
+
+    fn tell(&mut self, event: Event) {
+        let was_over = self.machine.status().outcome.is_some();
+        let may_revive = matches!(event, Event::Declare(_) | Event::Update(_));
+        for effect in self.machine.step(event, self.now) {
+            if let Effect::Launch { .. } = effect {
+                assert!(!was_over || may_revive, "what is over starts again by itself");
+            }
+            self.carry_out(effect);
+        }
+        self.check();
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Launch { attempt, launch } => self.launch(attempt, launch),
+            Effect::Interrupt { attempt } => {
+                assert_eq!(self.real.as_ref().map(|real| real.attempt), Some(attempt), "interrupts what is not");
+            }
+            Effect::Kill { attempt } => {
+                let real = self.real.as_mut().filter(|real| real.attempt == attempt).expect("kills what is not");
+                real.killed = true;
+            }
+            Effect::Close { session } => {
+                assert!(self.real.is_none(), "closes the session of something that is left");
+                assert!(!std::mem::replace(&mut self.is_closing, true), "closes what is closing");
+                assert_eq!(self.open, Some(session));
+            }
+            Effect::OfferShell { session } => assert_eq!(self.open, Some(session)),
+        }
+    }
+
+    fn launch(&mut self, attempt: Attempt, launch: Arc<Launch>) {
+        assert!(self.real.is_none(), "two attempts at once");
+        assert!(self.is_wanted, "launches what is wanted no more");
+        assert!(!self.is_closing, "launches into a session that is closing");
+        assert!(self.open.as_ref().is_none_or(|open| *open == launch.session), "leaves a session behind");
+        assert!(attempt > self.latest, "a number is used twice");
+        let in_force = self.in_force.as_mut().unwrap();
+        assert!(!in_force.is_missing, "launches although something is missing");
+        assert_eq!(in_force.launch.as_ref(), Some(&launch));
+        let timeout_at = in_force.first_started.zip(in_force.policy.timeout).map(|(at, timeout)| at + timeout);
+        assert!(timeout_at.is_none_or(|at| at > self.now), "launches after the timeout");
+        in_force.attempts += 1;
+        self.open = Some(launch.session.clone());
+        self.latest = attempt;
+        self.real = Some(Real { attempt, phase: Phase::Pending, killed: false, is_of_present: true });
+    }
+
+    /// Holds what the machine says against what is.
+    fn check(&mut self) {
+        let status = self.machine.status();
+        let pid = self.real.as_ref().and_then(|real| match real.phase {
+            Phase::Alive(pid) => Some(pid),
+            Phase::Pending | Phase::Over => None,
+        });
+        assert_eq!((status.running, status.pid), (pid.is_some(), pid), "{status:?}");
+        assert_eq!(status.session, self.open.as_ref().map(Name::to_string).unwrap_or_default());
+        assert_eq!(status.outcome.is_some(), status.state == Exited);
+        assert!(
+            status.state != Stopping
+                || self.machine.is_gone()
+                || self.real.is_some()
+                || self.is_closing
+                || self.machine.due().is_some(),
+            "stops without an end in sight: {status:?}"
+        );
+        if self.machine.is_gone() {
+            assert!(self.real.is_none() && self.open.is_none() && !self.is_wanted, "gone too early");
+        }
+        let Some(in_force) = &mut self.in_force else { return };
+        assert_eq!(status.attempt.unwrap_or_default(), in_force.attempts);
+        assert!(status.restarts >= in_force.restarts, "restarts went down");
+        assert!(status.restarts < in_force.attempts.max(1), "more restarts than attempts");
+        if status.restarts > in_force.restarts {
+            assert!(in_force.policy.max_restarts.is_none_or(|most| status.restarts <= most), "too many restarts");
+        }
+        in_force.restarts = status.restarts;
+        assert_eq!(status.exit.map(|exit| exit.how), in_force.exit);
+    }
+
+    /// Lets the world obey and time pass until nothing more happens that has to.
+    fn settle(&mut self, is_settled: impl Fn(&Self) -> bool) {
+        for _ in 0..40 {
+            if is_settled(self) {
+                return;
+            }
+            self.obey();
+            self.notice();
+            let due = self.machine.due().filter(|_| !is_settled(self));
+            self.wait(due.map_or(Duration::ZERO, |due| due.since(self.now)));
+        }
+        panic!("no end in sight: {:?}", self.machine.status());
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn whatever_happens_a_removal_ends_with_nothing_left(moves in moves()) {
+        let mut world = World::new();
+        for next in moves {
+            world.go(next);
+        }
+        let latest = world.latest;
+        world.remove();
+        world.notice();
+        world.settle(|world| world.machine.is_gone());
+        world.wait(seconds(1_000_000));
+        prop_assert_eq!(world.latest, latest);
+        prop_assert_eq!(world.machine.due(), None);
+    }
+
+    #[test]
+    fn whatever_happens_what_is_declared_comes_to_run_if_it_can(moves in moves(), declaration in a_declaration()) {
+        let mut world = World::new();
+        for next in moves {
+            world.go(next);
+        }
+        world.declare(declaration.clone());
+        world.notice();
+        let expected = if declaration.launch.is_ok() { Running } else { Waiting };
+        world.settle(|world| world.machine.status().state == expected);
+        prop_assert_eq!(world.machine.launch(), declaration.launch.as_ref().ok());
+    }
+
+    #[test]
+    fn whatever_happens_a_stop_is_over_soon_after_its_deadline(moves in moves()) {
+        let mut world = World::new();
+        for next in moves {
+            world.go(next);
+        }
+        world.settle(|world| world.machine.is_gone() || world.machine.status().state != Stopping);
+    }
+}
