@@ -31,14 +31,32 @@ pub enum Error {
     Body,
 }
 
+/// The bytes of a frame that tell the length of the rest.
+const HEAD: usize = 4;
+
 /// Writes one frame. Not cancel-safe: a frame cut short spoils the connection.
 pub async fn write<T: Serialize>(writer: &mut (impl AsyncWrite + Unpin), message: &T) -> Result<(), Error> {
-    let mut frame = Zeroizing::new(vec![0; 4]);
-    serde_json::to_writer(&mut *frame, message).map_err(|_| Error::Body)?;
-    let length = u32::try_from(frame.len() - 4).map_err(|_| Error::Body)?;
-    frame[..4].copy_from_slice(&length.to_le_bytes());
+    let mut frame = Clearing(Zeroizing::new(vec![0; HEAD]));
+    serde_json::to_writer(&mut frame, message).map_err(|_| Error::Body)?;
+    let Clearing(mut frame) = frame;
+    let length = u32::try_from(frame.len() - HEAD).map_err(|_| Error::Body)?;
+    frame[..HEAD].copy_from_slice(&length.to_le_bytes());
     writer.write_all(&frame).await?;
     Ok(())
+}
+
+/// A buffer that is written to and leaves nothing behind in freed memory.
+struct Clearing(Zeroizing<Vec<u8>>);
+
+impl io::Write for Clearing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        append(&mut self.0, bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Reads frames. What has arrived of the next one is kept, so that waiting for it is cancel-safe.
@@ -58,25 +76,24 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// The next frame; `None` when the peer has closed the connection between two. Cancel-safe.
     pub async fn read<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Error> {
         loop {
-            let wanted = match self.buffer.first_chunk() {
-                None => 4,
-                Some(length) => {
-                    let length = u32::from_le_bytes(*length) as usize;
-                    if length > self.limit {
-                        return Err(Error::TooLong { length, limit: self.limit });
-                    }
-                    4 + length
+            let mut missing = HEAD.saturating_sub(self.buffer.len());
+            if let Some(head) = self.buffer.first_chunk() {
+                let length = u32::from_le_bytes(*head) as usize;
+                if length > self.limit {
+                    return Err(Error::TooLong { length, limit: self.limit });
                 }
-            };
-            if self.buffer.len() >= wanted && wanted > 4 {
-                let message = serde_json::from_slice(&self.buffer[4..wanted]).map_err(|_| Error::Body);
-                self.buffer.drain(..wanted);
-                return message.map(Some);
+                let end = HEAD + length;
+                if self.buffer.len() >= end {
+                    let message = serde_json::from_slice(&self.buffer[HEAD..end]).map_err(|_| Error::Body);
+                    self.buffer.drain(..end);
+                    return message.map(Some);
+                }
+                missing = end - self.buffer.len();
             }
             // Memory follows what has arrived, not what was announced.
             let mut chunk = Zeroizing::new([0; 8192]);
             let room = chunk.len();
-            match self.source.read(&mut chunk[..room.min((wanted - self.buffer.len()).max(1))]).await? {
+            match self.source.read(&mut chunk[..room.min(missing)]).await? {
                 0 if self.buffer.is_empty() => return Ok(None),
                 0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 count => append(&mut self.buffer, &chunk[..count]),
@@ -212,6 +229,18 @@ mod tests {
         let announced = 10_000_000_u32.to_le_bytes();
         let result = runtime().block_on(Reader::new(&announced[..], 1000).read::<Bytes>());
         assert!(matches!(result, Err(Error::TooLong { length: 10_000_000, limit: 1000 })));
+    }
+
+    #[test]
+    fn an_empty_body_is_an_error_and_takes_no_memory() {
+        let zeros = vec![0; 100_000];
+        let mut reader = Reader::new(&zeros[..], 1000);
+        runtime().block_on(async {
+            for _ in 0..10 {
+                assert!(matches!(reader.read::<Bytes>().await, Err(Error::Body)));
+            }
+        });
+        assert!(reader.buffer.capacity() < 10_000);
     }
 
     #[test]
