@@ -6,9 +6,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::str::FromStr;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Uid;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -30,10 +31,23 @@ impl Process {
         Self::from_pidfd(pid, pidfd_open(id, PidfdFlags::empty())?)
     }
 
-    /// The process behind a pidfd that the kernel gave for this id.
+    /// The process behind a pidfd that the kernel gave for this id. It must not have ended: its id may be another's by now.
     pub fn from_pidfd(pid: i32, pidfd: OwnedFd) -> io::Result<Self> {
         let started = Stat::read(pid).ok_or(io::ErrorKind::NotFound)?.started;
-        Ok(Self { pid, pidfd, started })
+        let process = Self { pid, pidfd, started };
+        // Asked last: what lives now has had this id all along.
+        if process.lives()? { Ok(process) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
+    /// Whether it has not ended. A pidfd is readable once its process has.
+    pub fn lives(&self) -> io::Result<bool> {
+        let mut descriptors = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        Ok(poll(&mut descriptors, PollTimeout::ZERO)? == 0)
+    }
+
+    /// Whether its real user id is that one. Must be asked of a living process.
+    pub fn runs_as(&self, user: Uid) -> io::Result<bool> {
+        Ok(runs_as(self.pid, user) && self.lives()?)
     }
 
     /// Its id, which means it only for as long as it has not been waited for.
@@ -86,6 +100,9 @@ impl Process {
 
     /// Whether a process id that the process gave for something it started can be true: such a thing is below it, or has ended.
     pub fn is_plausibly_below(&self, pid: i32) -> bool {
+        if pid <= 1 {
+            return false;
+        }
         // In this order: it may end between the two looks.
         self.is_ancestor_of(pid) || Stat::read(pid).is_none()
     }

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::socket::getsockopt;
@@ -20,10 +21,10 @@ use crate::frame;
 use crate::process::Process;
 
 /// How long a visitor may take to say who it is.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many may be about to say it. More than this many launchers are not started at once.
-const WAITING_ROOM: usize = 1024;
+/// How many may be about to say it at once. Others wait in the socket's queue.
+const WAITING_ROOM: usize = 256;
 
 /// A process of the agent user's that says it is the launcher of an attempt.
 #[derive(Debug)]
@@ -47,17 +48,18 @@ pub struct Visitor {
 /// Receives visitors that run as `user`, for ever, and hands on those that say who they are.
 pub async fn receive(listener: UnixListener, user: Uid, hand_on: impl Fn(Visitor) + Clone + Send + 'static) {
     let seats = Arc::new(Semaphore::new(WAITING_ROOM));
+    let sent_away = Arc::new(AtomicU64::new(0));
     loop {
         let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let hand_on = hand_on.clone();
+                let (hand_on, sent_away) = (hand_on.clone(), Arc::clone(&sent_away));
                 tokio::spawn(async move {
                     let _seat = seat;
                     match tokio::time::timeout(PATIENCE, listen_to(stream, user)).await {
                         Ok(Ok(visitor)) => hand_on(visitor),
-                        Ok(Err(error)) => tracing::warn!("sent somebody away from the launch socket: {error}"),
-                        Err(_) => tracing::warn!("sent somebody away from the launch socket who said nothing"),
+                        Ok(Err(error)) => complain(&sent_away, &error.to_string()),
+                        Err(_) => complain(&sent_away, "it said nothing"),
                     }
                 });
             }
@@ -67,6 +69,14 @@ pub async fn receive(listener: UnixListener, user: Uid, hand_on: impl Fn(Visitor
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+}
+
+/// Ever more rarely: agents can come here, and must not be able to fill the log.
+fn complain(sent_away: &AtomicU64, why: &str) {
+    let count = sent_away.fetch_add(1, Ordering::Relaxed) + 1;
+    if count.is_power_of_two() {
+        tracing::warn!("sent somebody away from the launch socket, for the {count}. time: {why}");
     }
 }
 
@@ -94,8 +104,12 @@ fn peer(stream: &UnixStream, user: Uid) -> io::Result<Process> {
     }
     match getsockopt(stream, PeerPidfd) {
         Ok(pidfd) => Process::from_pidfd(credentials.pid(), pidfd),
-        // Kernels before 6.5 do not know it. The process that connected holds its end open until it has been answered.
-        Err(nix::Error::ENOPROTOOPT | nix::Error::EINVAL) => Process::open(credentials.pid()),
+        // Kernels before 6.5 do not know it. The one that connected may have left its end to another and ended, so that its id is
+        // somebody else's; then it must at least be somebody of the same user.
+        Err(nix::Error::ENOPROTOOPT) => {
+            let process = Process::open(credentials.pid())?;
+            if process.runs_as(user)? { Ok(process) } else { Err(io::ErrorKind::NotFound.into()) }
+        }
         Err(error) => Err(error.into()),
     }
 }
