@@ -1,7 +1,6 @@
 //! The account that agents run as.
 
-use std::ffi::{CString, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use nix::unistd::{Gid, Uid, getresgid, getresuid, setgroups, setresgid, setresuid};
@@ -76,15 +75,16 @@ impl Account {
     /// Does nothing for a process that is not root, which must already be that user.
     pub fn assume(&self) -> Result<(), Error> {
         let failed = |source| Error::Become { name: self.name.clone(), source };
-        if Uid::effective().is_root() {
+        let root = Uid::effective().is_root();
+        if root {
             setgroups(&self.groups).map_err(failed)?;
             setresgid(self.gid, self.gid, self.gid).map_err(failed)?;
             setresuid(self.uid, self.uid, self.uid).map_err(failed)?;
         }
         let (uids, gids) = (getresuid().map_err(failed)?, getresgid().map_err(failed)?);
+        // Without root the groups may be others than the user database's, but nothing above the user's own.
         let all_mine = [uids.real, uids.effective, uids.saved].iter().all(|&uid| uid == self.uid)
-            && (self.uid != Uid::effective()
-                || [gids.real, gids.effective, gids.saved].iter().all(|&gid| gid == gids.real));
+            && (!root || [gids.real, gids.effective, gids.saved].iter().all(|&gid| gid == self.gid));
         if all_mine { Ok(()) } else { Err(failed(nix::Error::EPERM)) }
     }
 
@@ -114,11 +114,6 @@ impl Account {
         let mut name = OsString::from("-");
         name.push(self.shell.file_name().unwrap_or(self.shell.as_os_str()));
         name
-    }
-
-    /// The shell's path as `execve(2)` wants it.
-    pub fn shell_c_string(&self) -> Result<CString, std::ffi::NulError> {
-        CString::new(self.shell.as_os_str().as_bytes())
     }
 }
 

@@ -3,22 +3,27 @@
 //! Its owner can rename and replace whatever is in it, so root touches nothing here by a path: the folder is opened once, its
 //! last component not as a link, and everything goes through that descriptor.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::libc::{O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW};
-use nix::sys::stat::{FileStat, Mode, fchmod, fstat, mkdirat, umask};
+use nix::fcntl::{OFlag, openat, renameat};
+use nix::libc::{O_CLOEXEC, O_DIRECTORY};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use tokio::net::UnixListener;
 
 use crate::account::Account;
+use crate::socket::with_umask;
 
 /// The launch socket's name.
 pub const LAUNCH_SOCKET: &str = "launch.sock";
+
+/// How often binding it is tried.
+const TRIES: u32 = 1000;
 
 /// Why the folder does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -63,10 +68,10 @@ impl Folder {
             let path = path.clone();
             move |source: io::Error| Error::System { operation, path, source }
         };
-        let made = make(&path).map_err(failed("make"))?;
-        let flags = O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
-        let descriptor: OwnedFd =
-            OpenOptions::new().read(true).custom_flags(flags).open(&path).map_err(failed("open"))?.into();
+        let (parent, made) = make(&path).map_err(failed("make"))?;
+        let name = path.file_name().unwrap_or_default();
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let descriptor = openat(&parent, name, flags, Mode::empty()).map_err(|error| failed("open")(error.into()))?;
         let status = fstat(&descriptor).map_err(|error| failed("examine")(error.into()))?;
         let owner = Uid::from_raw(status.st_uid);
         let group = group.filter(|_| Uid::effective().is_root());
@@ -97,11 +102,27 @@ impl Folder {
     pub fn bind_launch_socket(&self) -> Result<UnixListener, Error> {
         let failed =
             |operation| move |source: io::Error| Error::System { operation, path: self.launch_socket(), source };
-        self.remove_launch_socket().map_err(failed("replace"))?;
-        let before = umask(Mode::from_bits_truncate(0o111));
-        let bound = UnixListener::bind(format!("/proc/self/fd/{}/{LAUNCH_SOCKET}", self.descriptor.as_raw_fd()));
-        umask(before);
-        bound.map_err(failed("bind"))
+        let path = format!("/proc/self/fd/{}/{LAUNCH_SOCKET}", self.descriptor.as_raw_fd());
+        let mut tries = 0;
+        loop {
+            self.clear_launch_socket().map_err(failed("replace"))?;
+            match with_umask(Mode::from_bits_truncate(0o111), || UnixListener::bind(&path)) {
+                // The folder's owner can put something there between the two, but hardly for ever.
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < TRIES => tries += 1,
+                bound => return bound.map_err(failed("bind")),
+            }
+        }
+    }
+
+    /// Makes room for it. A folder that is in its place is put aside.
+    fn clear_launch_socket(&self) -> io::Result<()> {
+        match self.remove_launch_socket() {
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                let aside = format!("{LAUNCH_SOCKET}.{}", std::process::id());
+                Ok(renameat(&self.descriptor, LAUNCH_SOCKET, &self.descriptor, aside.as_str())?)
+            }
+            result => result,
+        }
     }
 
     /// Removes it. That it is not there is no failure.
@@ -113,18 +134,17 @@ impl Folder {
     }
 }
 
-/// Answers whether it had to. The parents, if missing too, are everybody's to look through.
-fn make(path: &Path) -> io::Result<bool> {
-    if fs::symlink_metadata(path).is_ok() {
-        return Ok(false);
-    }
+/// Answers with the folder's parent, and whether the folder had to be made. Parents that are missing are made for everybody to look
+/// through.
+fn make(path: &Path) -> io::Result<(OwnedFd, bool)> {
     let parent = path.parent().unwrap_or(Path::new("/"));
-    DirBuilder::new().recursive(true).mode(if Uid::effective().is_root() { 0o755 } else { 0o700 }).create(parent)?;
+    let mode = if Uid::effective().is_root() { 0o755 } else { 0o700 };
+    DirBuilder::new().recursive(true).mode(mode).create(parent)?;
     let parent: OwnedFd = OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_CLOEXEC).open(parent)?.into();
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     match mkdirat(parent.as_fd(), name, Mode::S_IRWXU) {
-        Ok(()) => Ok(true),
-        Err(Errno::EEXIST) => Ok(false),
+        Ok(()) => Ok((parent, true)),
+        Err(Errno::EEXIST) => Ok((parent, false)),
         Err(error) => Err(error.into()),
     }
 }
@@ -145,6 +165,7 @@ fn is_writable(status: &FileStat, account: &Account) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::*;
@@ -183,6 +204,14 @@ mod tests {
         tokio::net::UnixStream::connect(folder.launch_socket()).await.unwrap();
         folder.remove_launch_socket().unwrap();
         assert!(!folder.launch_socket().exists());
+    }
+
+    #[tokio::test]
+    async fn a_folder_in_place_of_the_launch_socket_is_put_aside() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        fs::create_dir_all(folder.launch_socket().join("full")).unwrap();
+        folder.bind_launch_socket().unwrap();
     }
 
     #[test]
