@@ -1,9 +1,15 @@
 //! Time as the daemon reckons with it.
 
+use std::io;
 use std::ops::Add;
+use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime};
 
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{self, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::time::{ClockId, clock_gettime};
+
+use crate::descriptor::Readable;
 
 /// An instant, on two clocks at once: one to reckon with, one to show.
 ///
@@ -43,6 +49,54 @@ impl Timestamp {
     }
 }
 
+/// A wait for points in time on the boot clock. The runtime's own timers stand still while the machine sleeps, and a deadline that
+/// passes meanwhile would be late by as much.
+#[derive(Debug)]
+pub struct Alarm {
+    timer: TimerFd,
+    readable: Readable,
+    at: Option<Timestamp>,
+}
+
+impl Alarm {
+    /// Set to nothing. Must be made inside the async runtime.
+    pub fn new() -> io::Result<Self> {
+        let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
+        let timer = TimerFd::new(timerfd::ClockId::CLOCK_BOOTTIME, flags)?;
+        let readable = Readable::new(timer.as_fd().try_clone_to_owned()?)?;
+        Ok(Self { timer, readable, at: None })
+    }
+
+    /// Sets it to this instant, in place of any other.
+    pub fn set(&mut self, at: Option<Timestamp>) -> io::Result<()> {
+        if at == self.at {
+            return Ok(());
+        }
+        match at {
+            // All zeros would unset it.
+            Some(at) => {
+                let instant = TimeSpec::from_duration(at.boot.max(Duration::from_nanos(1)));
+                self.timer.set(Expiration::OneShot(instant), TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
+            }
+            None => self.timer.unset()?,
+        }
+        self.at = at;
+        Ok(())
+    }
+
+    /// Waits until the instant that it is set to has come; for ever, if there is none. Cancel-safe.
+    pub async fn ring(&self) {
+        loop {
+            if self.at.is_some_and(|at| at <= Timestamp::now()) {
+                return;
+            }
+            if self.readable.readable().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+}
+
 impl PartialEq for Timestamp {
     fn eq(&self, other: &Self) -> bool {
         self.boot == other.boot
@@ -71,5 +125,33 @@ impl Add<Duration> for Timestamp {
         const CENTURY: Duration = Duration::from_hours(100 * 365 * 24);
         let duration = duration.min(CENTURY);
         Self { boot: self.boot + duration, wall: self.wall + duration }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn rings(alarm: &Alarm, within: Duration) -> bool {
+        tokio::time::timeout(within, alarm.ring()).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn an_alarm_rings_at_the_latest_instant_it_was_set_to() {
+        let mut alarm = Alarm::new().unwrap();
+        assert!(!rings(&alarm, Duration::from_millis(1)).await);
+        alarm.set(Some(Timestamp::now() + Duration::from_hours(1))).unwrap();
+        assert!(!rings(&alarm, Duration::from_millis(1)).await);
+        let soon = Timestamp::now() + Duration::from_millis(20);
+        alarm.set(Some(soon)).unwrap();
+        assert!(rings(&alarm, Duration::from_secs(10)).await);
+        assert!(Timestamp::now() >= soon);
+        alarm.set(None).unwrap();
+        assert!(!rings(&alarm, Duration::from_millis(1)).await);
+    }
+
+    #[test]
+    fn a_duration_of_centuries_does_not_overflow() {
+        assert!(Timestamp::now() + Duration::MAX > Timestamp::now());
     }
 }

@@ -106,6 +106,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let api = api::socket::bind(&settings.api_socket, Some(group))?;
     socket::check_length(&settings.tmux_socket)?;
     let folder = Folder::of(&settings.tmux_socket, &account, Some(group))?;
+    socket::check_length(&folder.launch_socket())?;
     umask(Mode::from_bits_truncate(0o077));
     let failed = |operation| move |source| Error::System { operation, source };
     let executable = std::env::current_exe().map_err(failed("find agentd's own executable"))?;
@@ -232,7 +233,7 @@ async fn serve(
                 Err(defect) => break Err(Error::System { operation: "attend to the inputs", source: io::Error::other(defect) }),
             },
             ended = &mut supervisor => break match ended {
-                Ok(()) => Ok(()),
+                Ok(result) => result.map_err(failed("attend to the agents")),
                 Err(defect) => Err(Error::System { operation: "attend to the agents", source: io::Error::other(defect) }),
             },
         }

@@ -78,13 +78,16 @@ impl Launch {
         words.collect::<Vec<_>>().join(" ")
     }
 
-    /// A text with the values of the environment blotted out, those long enough not to be in every text.
+    /// A text with the values of the environment blotted out, line by line, those long enough not to be in every text.
     pub fn mask(&self, text: &str) -> String {
         const SHORTEST: usize = 8;
-        let values = self.environment.values().filter_map(|value| std::str::from_utf8(value.as_slice()).ok());
-        values
-            .filter(|value| value.len() >= SHORTEST)
-            .fold(text.to_owned(), |text, value| text.replace(value, "[masked]"))
+        let values = self.environment.values().map(|value| String::from_utf8_lossy(value.as_slice()));
+        let mut lines: Vec<String> =
+            values.flat_map(|value| value.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+        lines.retain(|line| line.len() >= SHORTEST);
+        // The longest first: one may be a part of another.
+        lines.sort_by_key(|line| std::cmp::Reverse(line.len()));
+        lines.iter().fold(text.to_owned(), |text, line| text.replace(line, "[masked]"))
     }
 }
 
@@ -155,6 +158,9 @@ pub struct Failure {
     pub message: String,
     /// The kernel's number for it, where there is one.
     pub errno: Option<i32>,
+    /// Whether something that agents wait for has gone missing at the last moment: the working directory.
+    #[serde(default)]
+    pub missing: bool,
 }
 
 /// How a harness ended.
@@ -201,5 +207,19 @@ mod tests {
         assert_eq!(launch.command_line(false), r#""claude" "-p" [prompt of 8 bytes]"#);
         assert_eq!(launch.command_line(true), r#""claude" "-p" "the plan""#);
         assert!(!format!("{launch:?}").contains("plan"));
+    }
+
+    #[test]
+    fn values_of_variables_are_masked_also_when_only_some_of_their_lines_are_seen() {
+        let environment = [("KEY", "-----BEGIN\nhunter2hunter2\nhunter2hunter2hunter2"), ("SHORT", "yes")];
+        let launch = Launch {
+            name: "a".parse().unwrap(),
+            session: "a".parse().unwrap(),
+            arguments: Vec::new(),
+            prompt: None,
+            environment: environment.map(|(name, value)| (name.to_owned(), Bytes::from(value))).into(),
+            workdir: "/".into(),
+        };
+        assert_eq!(launch.mask("yes\nhunter2hunter2\nhunter2hunter2hunter2."), "yes\n[masked]\n[masked].");
     }
 }

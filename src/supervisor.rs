@@ -8,6 +8,7 @@ pub mod machine;
 pub mod restart;
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use self::attempt::{Command, Means};
 use self::machine::{Attempt, Effect, Machine, NotStarted};
-use crate::clock::Timestamp;
+use crate::clock::{Alarm, Timestamp};
 use crate::config::Name;
 use crate::desired::{Desired, DesiredAgent};
 use crate::launch::Launch;
@@ -56,6 +57,12 @@ pub struct Supervisor {
     agents: BTreeMap<String, Agent>,
     desired: Desired,
     stopping: bool,
+    /// Whether an agent has gone since the last look at what is desired.
+    vacancy: bool,
+    /// Whether there is something that the API does not tell yet.
+    unpublished: bool,
+    /// Visitors that named no pending attempt.
+    strangers: u64,
     means: Arc<Means>,
     detail: Detail,
     started: Instant,
@@ -68,7 +75,14 @@ pub struct Supervisor {
 struct Agent {
     machine: Machine,
     desired: DesiredAgent,
-    attempts: HashMap<Attempt, mpsc::UnboundedSender<Command>>,
+    attempts: HashMap<Attempt, UnderWay>,
+}
+
+/// An attempt that is not gone.
+#[derive(Debug)]
+struct UnderWay {
+    commands: mpsc::UnboundedSender<Command>,
+    launch: Arc<Launch>,
 }
 
 /// How many events are taken in before what they changed is published.
@@ -85,43 +99,67 @@ impl Supervisor {
     ) -> Self {
         let agents = BTreeMap::new();
         let means = Arc::new(means);
-        Self { agents, desired: Desired::default(), stopping: false, means, detail, started, events, snapshots }
+        Self {
+            agents,
+            desired: Desired::default(),
+            stopping: false,
+            vacancy: false,
+            unpublished: true,
+            strangers: 0,
+            means,
+            detail,
+            started,
+            events,
+            snapshots,
+        }
     }
 
     /// Runs until it was told to stop and every agent is gone.
-    pub async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Event>) {
+    pub async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Event>) -> io::Result<()> {
+        let mut alarm = Alarm::new()?;
         let mut batch = Vec::with_capacity(BATCH);
         while !(self.stopping && self.agents.is_empty()) {
-            let due = self.agents.values().filter_map(|agent| agent.machine.due()).min();
-            let wait = due.map(|due| due.since(Timestamp::now()));
+            alarm.set(self.agents.values().filter_map(|agent| agent.machine.due()).min())?;
             // Both arms only wait, so that whichever is cancelled has lost nothing.
             tokio::select! {
-                received = inbox.recv_many(&mut batch, BATCH) => if received == 0 { return },
-                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
+                received = inbox.recv_many(&mut batch, BATCH) => if received == 0 { return Ok(()) },
+                () = alarm.ring() => {}
             }
             for event in batch.drain(..) {
                 self.handle(event);
             }
             self.time_passed();
-            self.publish();
+            // After the batch, however many have gone: one may be declared again that was on its way out.
+            if std::mem::take(&mut self.vacancy) {
+                self.reconcile();
+            }
+            if std::mem::take(&mut self.unpublished) {
+                self.publish();
+            }
         }
+        Ok(())
     }
 
     fn handle(&mut self, event: Event) {
         match event {
             Event::Desired(desired) => {
                 self.desired = desired;
+                self.unpublished = true;
                 self.reconcile();
             }
             Event::Visitor(visitor) => self.direct(visitor),
             Event::Agent { key, event } => {
-                if let machine::Event::Gone { attempt } = event
-                    && let Some(agent) = self.agents.get_mut(&key)
-                {
-                    agent.attempts.remove(&attempt);
-                }
-                if self.detail == Detail::Debug && matches!(event, machine::Event::Ended { .. }) {
-                    self.log_screen(&key);
+                let agent = self.agents.get_mut(&key);
+                match event {
+                    machine::Event::Ended { attempt, .. } if self.detail == Detail::Debug => {
+                        let under_way = agent.and_then(|agent| agent.attempts.get(&attempt));
+                        let launch = under_way.map(|under_way| Arc::clone(&under_way.launch));
+                        self.log_screen(launch);
+                    }
+                    machine::Event::Gone { attempt } => {
+                        agent.map(|agent| agent.attempts.remove(&attempt));
+                    }
+                    _ => {}
                 }
                 self.step(&key, event);
             }
@@ -171,14 +209,17 @@ impl Supervisor {
     /// Hands a visitor to the attempt that it names.
     fn direct(&mut self, visitor: Visitor) {
         let key = visitor.name.to_ascii_lowercase();
-        let attempt = self.agents.get(&key).and_then(|agent| agent.attempts.get(&visitor.attempt));
-        if let Some(commands) = attempt {
+        if let Some(under_way) = self.agents.get(&key).and_then(|agent| agent.attempts.get(&visitor.attempt)) {
             // Fails only if the attempt is over by now; the visitor is sent away by being dropped.
-            let _ = commands.send(Command::Visitor(Box::new(visitor)));
-        } else {
+            let _ = under_way.commands.send(Command::Visitor(Box::new(visitor)));
+            return;
+        }
+        self.strangers += 1;
+        // Ever more rarely: agents can come here, and must not be able to fill the log.
+        if self.strangers.is_power_of_two() {
+            let (pid, count) = (visitor.process.pid(), self.strangers);
             tracing::warn!(
-                "process {} says to be the launcher of an attempt that is not pending",
-                visitor.process.pid()
+                "process {pid} says to be the launcher of an attempt that is not pending, the {count}. to do so"
             );
         }
     }
@@ -203,13 +244,15 @@ impl Supervisor {
         let Some(agent) = self.agents.get_mut(key) else { return };
         let before = agent.machine.status();
         let effects = agent.machine.step(event, Timestamp::now());
-        log_change(&before, &agent.machine.status());
+        let after = agent.machine.status();
+        self.unpublished |= before != after;
+        log_change(&before, &after);
         for effect in effects {
             self.carry_out(key, effect);
         }
         if self.agents.get(key).is_some_and(|agent| agent.machine.is_gone()) {
             self.agents.remove(key);
-            self.reconcile();
+            (self.vacancy, self.unpublished) = (true, true);
         }
     }
 
@@ -247,7 +290,7 @@ impl Supervisor {
         }
         let (commands, inbox) = mpsc::unbounded_channel();
         if let Some(agent) = self.agents.get_mut(key) {
-            agent.attempts.insert(attempt, commands);
+            agent.attempts.insert(attempt, UnderWay { commands, launch: Arc::clone(&launch) });
         }
         tokio::spawn(attempt::run(Arc::clone(&self.means), launch, attempt, inbox, tell));
     }
@@ -259,9 +302,9 @@ impl Supervisor {
     }
 
     fn command(&self, key: &str, attempt: Attempt, command: Command) {
-        if let Some(commands) = self.agents.get(key).and_then(|agent| agent.attempts.get(&attempt)) {
+        if let Some(under_way) = self.agents.get(key).and_then(|agent| agent.attempts.get(&attempt)) {
             // Fails only if the attempt is over, which is then the next thing that is heard of it.
-            let _ = commands.send(command);
+            let _ = under_way.commands.send(command);
         }
     }
 
@@ -296,8 +339,8 @@ impl Supervisor {
     }
 
     /// What an agent that has just ended leaves on its screen, without the secrets that agentd gave it.
-    fn log_screen(&self, key: &str) {
-        let Some(launch) = self.agents.get(key).and_then(|agent| agent.machine.launch()).cloned() else { return };
+    fn log_screen(&self, launch: Option<Arc<Launch>>) {
+        let Some(launch) = launch else { return };
         let means = Arc::clone(&self.means);
         tokio::spawn(async move {
             match means.tmux.screen(&launch.session).await {

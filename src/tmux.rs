@@ -204,7 +204,8 @@ impl Tmux {
     /// What is on the screen of the session.
     pub async fn screen(&self, session: &Name) -> Result<String, Error> {
         let mut arguments = Arguments::default();
-        arguments.command(&["capture-pane", "-p", "-t", &format!("={session}:")]);
+        // Wrapped lines joined: who looks for something in them must find it.
+        arguments.command(&["capture-pane", "-p", "-J", "-t", &format!("={session}:")]);
         Ok(self.client("show a screen", arguments).await?.stdout)
     }
 

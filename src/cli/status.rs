@@ -194,7 +194,7 @@ fn cells(agent: &AgentStatus, now: SystemTime) -> [String; HEADINGS.len()] {
     [
         or_dash(Some(escaped(&agent.name))),
         or_dash(agent.harness.as_deref().map(escaped)),
-        state(agent.state).to_owned(),
+        agent.state.to_string(),
         or_dash(since),
         agent.restarts.to_string(),
         or_dash(last_exit),
@@ -226,18 +226,6 @@ fn remark(agent: &AgentStatus) -> String {
     let news: Vec<&str> =
         parts.iter().enumerate().filter(|(at, part)| is_news(*at, part)).map(|(_, part)| *part).collect();
     escaped(&news.join("; "))
-}
-
-fn state(state: State) -> &'static str {
-    match state {
-        State::Waiting => "waiting",
-        State::Starting => "starting",
-        State::Running => "running",
-        State::Stopping => "stopping",
-        State::Backoff => "backoff",
-        State::Exited => "exited",
-        State::Invalid => "invalid",
-    }
 }
 
 fn outcome(outcome: Outcome) -> &'static str {

@@ -134,14 +134,15 @@ struct Order {
 async fn start(order: Order, account: &Account, daemon: &mut Daemon) -> Result<Pid, Failure> {
     let workdir = order.workdir.as_path();
     std::env::set_current_dir(workdir)
-        .map_err(|error| failure(&format!("the workdir {} cannot be entered", workdir.display()), &error))?;
+        .map_err(|error| failure(&format!("the workdir {} cannot be entered", workdir.display()), &error))
+        .map_err(|failure| Failure { missing: true, ..failure })?;
     let login = login::log_in(account).await;
     if let Some(warning) = login.warning {
         daemon.say(&FromLauncher::Warning(warning)).await;
     }
     let words: Vec<&OsStr> = order.arguments.iter().map(|argument| OsStr::from_bytes(argument.as_slice())).collect();
     let Some((&program, arguments)) = words.split_first() else {
-        return Err(Failure { message: "there is no program to start".to_owned(), errno: None });
+        return Err(Failure { message: "there is no program to start".to_owned(), errno: None, missing: false });
     };
     let declared_path = order.environment.get("PATH").map(|path| OsStr::from_bytes(path.as_slice()));
     let login_path = login.environment.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.as_os_str());
@@ -163,7 +164,7 @@ async fn start(order: Order, account: &Account, daemon: &mut Daemon) -> Result<P
 }
 
 fn failure(what: &str, error: &io::Error) -> Failure {
-    Failure { message: format!("{what}: {error}"), errno: error.raw_os_error() }
+    Failure { message: format!("{what}: {error}"), errno: error.raw_os_error(), missing: false }
 }
 
 /// As `execvp(3)` searches, but in the `PATH` that the harness will have, and with an error that says where was looked.
@@ -194,6 +195,7 @@ fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
         (None, None) => Err(Failure {
             message: format!("{shown}: not found in PATH ({})", path.display()),
             errno: Some(Errno::ENOENT as i32),
+            missing: false,
         }),
     }
 }

@@ -395,6 +395,10 @@ impl Machine {
             State::Waiting if !declared.restarting => self.begin(now, effects),
             State::Waiting | State::Backoff { why: BackoffReason::Restart, .. } => self.judge(now, effects),
             State::Exited { outcome } if outcome != Outcome::TimedOut => self.judge(now, effects),
+            // Never put off: whoever waits for the end was told when it comes.
+            State::Stopping { ref mut deadline, killed: false, .. } => {
+                *deadline = (*deadline).min(now + declared.policy.grace_period);
+            }
             _ => {}
         }
     }

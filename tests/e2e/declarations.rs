@@ -448,3 +448,12 @@ fn an_agent_waits_for_its_workdir_and_says_so() {
     run(as_user(&daemon.agent_account().name, &["mkdir", folder.to_str().unwrap()]).current_dir("/"));
     daemon.wait_until_running("a");
 }
+
+#[test]
+fn five_hundred_agents_that_wait_are_removed_by_one_edit() {
+    let waiting = agent("many", "sleep inf", "replicas = 500").replacen("@WORK", "/nonexistent", 1);
+    let daemon = Setup::new().start(&waiting);
+    daemon.wait("500 agents", || (daemon.agents().len() == 500).then_some(()));
+    daemon.edit_jcard("# no agents\n");
+    daemon.wait("no agents", || daemon.agents().is_empty().then_some(()));
+}

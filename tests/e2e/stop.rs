@@ -196,3 +196,11 @@ fn a_session_of_somebody_else_on_the_tmux_server_is_left_alone() {
     assert!(daemon.has_session("mine"));
     assert!(!daemon.has_session("a"));
 }
+
+#[test]
+fn a_shorter_grace_period_reaches_an_agent_that_is_being_stopped() {
+    let daemon = Setup::new().start(&agent("a", "stubborn; sleep inf", "timeout = \"1s\"\ngrace_period = \"1h\""));
+    daemon.wait_for_state("a", State::Stopping);
+    daemon.edit_jcard(&agent("a", "stubborn; sleep inf", "timeout = \"1s\"\ngrace_period = \"0s\""));
+    daemon.wait_for_state("a", State::Exited);
+}

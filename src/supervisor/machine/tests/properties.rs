@@ -348,7 +348,7 @@ impl World {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Launch { attempt, launch } => self.launch(attempt, launch),
+            Effect::Launch { attempt, launch } => self.launch(attempt, &launch),
             Effect::Interrupt { attempt } => {
                 assert_eq!(self.real.as_ref().map(|real| real.attempt), Some(attempt), "interrupts what is not");
             }
@@ -365,7 +365,7 @@ impl World {
         }
     }
 
-    fn launch(&mut self, attempt: Attempt, launch: Arc<Launch>) {
+    fn launch(&mut self, attempt: Attempt, launch: &Arc<Launch>) {
         assert!(self.real.is_none(), "two attempts at once");
         assert!(self.is_wanted, "launches what is wanted no more");
         assert!(!self.is_closing, "launches into a session that is closing");
@@ -373,7 +373,7 @@ impl World {
         assert!(attempt > self.latest, "a number is used twice");
         let in_force = self.in_force.as_mut().unwrap();
         assert!(!in_force.is_missing, "launches although something is missing");
-        assert_eq!(in_force.launch.as_ref(), Some(&launch));
+        assert_eq!(in_force.launch.as_ref(), Some(launch));
         let timeout_at = in_force.first_started.zip(in_force.policy.timeout).map(|(at, timeout)| at + timeout);
         assert!(timeout_at.is_none_or(|at| at > self.now), "launches after the timeout");
         in_force.attempts += 1;
