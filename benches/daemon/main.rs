@@ -1,14 +1,18 @@
 //! Measures agentd from outside: the binary as a whole, with a real tmux, real processes and its real sockets.
 //!
 //! ```text
-//! cargo bench --bench daemon                                   # some four minutes; the table is on standard output
-//! cargo bench --bench daemon -- --tries 3 --idle-seconds 2 --load-seconds 1 >table       # a quick look
+//! cargo bench --bench daemon                      # some three minutes; the table is on standard output
+//! cargo bench --bench daemon -- --tries 3 --idle-seconds 2 --load-seconds 1      # a quick look
+//! cargo bench --bench daemon -- --help
 //! ```
 //!
-//! As root the daemon runs as root and its agents as `--user` (`nobody` unless said otherwise), with `--admin-group` as the
-//! sockets' group; else everything runs as whoever measures. Its harness is this very program in another role (see [`harness`]),
-//! which says when it began on a clock that all processes share. Nothing is subtracted from what is measured, and nothing is
-//! judged: the table tells median and 99th percentile (by nearest rank) of so many samples, and on what machine.
+//! As root the daemon runs as root and its agents as `--user` (`nobody` unless said otherwise, whose login costs nothing: it is
+//! refused), with `--admin-group` as the sockets' group; else everything runs as whoever measures. The daemon's flags are the
+//! defaults, but `--settle 0ms`. The agents' harness is this very program in another role (see [`harness`]), which says when it
+//! began on a clock that all processes share.
+//!
+//! Nothing is subtracted from what is measured, and nothing is judged: the table tells median and 99th percentile (by nearest
+//! rank) of so many samples, and on what machine. Whatever else runs there shows in the figures, so let nothing else run.
 //!
 //! System calls and forks are counted by strace, in an idle time of their own so that it does not disturb the other figures;
 //! where there is none, the forks of the whole machine stand in. Whatever is started is stopped, also after ctrl-C.
@@ -46,7 +50,7 @@ use crate::table::{Table, Unit};
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench daemon --", max_term_width = 100)]
 struct Options {
-    /// Whom agents run as, under root
+    /// Whom agents run as, under root; a login shell of theirs takes part in what is measured
     #[arg(long, value_name = "NAME", default_value = "nobody")]
     user: String,
     /// The group of the sockets, under root [default: root's own]

@@ -54,8 +54,6 @@ pub fn until<T>(what: &str, pause: Duration, mut look: impl FnMut() -> Option<T>
         }
         assert!(start.elapsed() < BOUND, "waited {BOUND:?} for {what}");
         heed();
-        if !pause.is_zero() {
-            thread::sleep(pause);
-        }
+        thread::sleep(pause);
     }
 }
