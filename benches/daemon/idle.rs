@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use crate::daemon::{Daemon, Setting};
-use crate::process::{Memory, Process, Roles};
+use crate::process::{Cost, Memory, Process, Roles, Spent};
 use crate::table::{Table, Unit};
 use crate::trace::{Calls, Traces};
 use crate::wait;
@@ -24,18 +24,17 @@ pub fn measure(setting: &Setting, numbers: &[usize], duration: Duration, table: 
         .collect();
     wait::rest(CALM);
     eprintln!("idle for {duration:?}");
-    let before: Vec<Cost> = daemons.iter().map(|(_, _, roles)| Cost::so_far(roles)).collect();
+    let before: Vec<_> = daemons.iter().map(|(_, _, roles)| spent(roles)).collect();
     let forks_before = forks_of_the_machine();
     wait::rest(duration);
     let forks = forks_of_the_machine() - forks_before;
-    let costs: Vec<Cost> =
-        daemons.iter().zip(before).map(|((_, _, roles), before)| Cost::so_far(roles).since(&before)).collect();
+    let costs: Vec<_> = daemons.iter().zip(&before).map(|((_, _, roles), before)| costs(roles, before)).collect();
     eprintln!("idle for {duration:?}, under strace");
     let calls = calls(&daemons, duration);
 
     for (at, (agents, _, roles)) in daemons.iter().enumerate() {
         let what = format!("idle {} s, {}", duration.as_secs(), number_of(*agents, "agent"));
-        costs[at].tell(&what, roles, duration, table);
+        tell_costs(&what, roles, &costs[at], duration, table);
         match &calls {
             Some(calls) => tell_calls(&what, roles, &calls[at], table),
             None => table.several(format!("{what}: system calls, forks"), Unit::Count, Vec::new()),
@@ -50,32 +49,25 @@ pub fn measure(setting: &Setting, numbers: &[usize], duration: Duration, table: 
     }
 }
 
-/// For each role its processor time and context switches.
-struct Cost(Vec<(Duration, u64)>);
+/// For each role what each of its processes has cost so far.
+fn spent(roles: &Roles) -> Vec<Vec<Spent>> {
+    roles.0.iter().map(|(_, processes)| processes.iter().map(|process| process.spent()).collect()).collect()
+}
 
-impl Cost {
-    fn so_far(roles: &Roles) -> Self {
-        let time = |processes: &[Process]| processes.iter().map(|process| process.processor_time()).sum();
-        let switches = |processes: &[Process]| processes.iter().map(|process| process.switches()).sum();
-        Self(roles.0.iter().map(|(_, processes)| (time(processes), switches(processes))).collect())
+/// For each role what all its processes have cost since then.
+fn costs(roles: &Roles, before: &[Vec<Spent>]) -> Vec<Cost> {
+    let of =
+        |(now, before): (&Vec<Spent>, &Vec<Spent>)| now.iter().zip(before).map(|(now, then)| now.since(then)).sum();
+    spent(roles).iter().zip(before).map(of).collect()
+}
+
+fn tell_costs(what: &str, roles: &Roles, costs: &[Cost], duration: Duration, table: &mut Table) {
+    for ((role, processes), cost) in roles.0.iter().zip(costs) {
+        table.times(format!("{what}: processor time, {}", named(role, processes)), &[cost.time]);
+        table.remark(format!("{:.4} % of a core", 100.0 * cost.time.div_duration_f64(duration)));
     }
-
-    fn since(&self, before: &Self) -> Self {
-        let differences = self.0.iter().zip(&before.0);
-        // A thread that has ended has taken its count along.
-        Self(
-            differences.map(|(now, before)| (now.0.saturating_sub(before.0), now.1.saturating_sub(before.1))).collect(),
-        )
-    }
-
-    fn tell(&self, what: &str, roles: &Roles, duration: Duration, table: &mut Table) {
-        for ((role, processes), (time, _)) in roles.0.iter().zip(&self.0) {
-            table.times(format!("{what}: processor time, {}", named(role, processes)), &[*time]);
-            table.remark(format!("{:.4} % of a core", 100.0 * time.div_duration_f64(duration)));
-        }
-        for ((role, processes), (_, switches)) in roles.0.iter().zip(&self.0) {
-            table.single(format!("{what}: context switches, {}", named(role, processes)), Unit::Count, *switches);
-        }
+    for ((role, processes), cost) in roles.0.iter().zip(costs) {
+        table.single(format!("{what}: context switches, {}", named(role, processes)), Unit::Count, cost.switches);
     }
 }
 

@@ -1,7 +1,9 @@
 //! What the kernel tells about processes.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
-use std::iter::successors;
+use std::iter::{Sum, successors};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +21,37 @@ pub struct Memory {
     pub resident: u64,
     /// Each page divided by how many processes have it.
     pub proportional: u64,
+}
+
+/// What a process has cost so far.
+#[derive(Clone, Debug)]
+pub struct Spent {
+    /// Of all its threads, in user mode and in the kernel.
+    time: Duration,
+    /// How often each of its present threads has been switched away from, of its own will or not. One that ends takes its count
+    /// along.
+    switches: HashMap<OsString, u64>,
+}
+
+/// What processes have cost from one point in time to another.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    pub time: Duration,
+    pub switches: u64,
+}
+
+impl Spent {
+    pub fn since(&self, before: &Self) -> Cost {
+        let earlier = |thread| before.switches.get(thread).unwrap_or(&0);
+        let switches = self.switches.iter().map(|(thread, count)| count - earlier(thread)).sum();
+        Cost { time: self.time.saturating_sub(before.time), switches }
+    }
+}
+
+impl Sum for Cost {
+    fn sum<I: Iterator<Item = Self>>(costs: I) -> Self {
+        costs.fold(Self::default(), |a, b| Self { time: a.time + b.time, switches: a.switches + b.switches })
+    }
 }
 
 impl Process {
@@ -62,21 +95,16 @@ impl Process {
             || fs::read_link(self.file("cwd")).is_ok_and(|cwd| cwd.starts_with(folder))
     }
 
-    /// Processor time of all its threads so far, in user mode and in the kernel.
-    pub fn processor_time(self) -> Duration {
-        clock_getcpuclockid(Pid::from_raw(self.0)).and_then(clock_gettime).expect("the process lives").into()
-    }
-
-    /// How often its present threads have been switched away from, of their own will or not.
-    pub fn switches(self) -> u64 {
+    pub fn spent(self) -> Spent {
+        let time =
+            clock_getcpuclockid(Pid::from_raw(self.0)).and_then(clock_gettime).expect("the process lives").into();
         let threads = fs::read_dir(self.file("task")).expect("the process lives").flatten();
-        let status = threads.filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok());
-        status
-            .map(|status| {
-                let of = |key| number(&status, key).unwrap_or_default();
-                of("voluntary_ctxt_switches:") + of("nonvoluntary_ctxt_switches:")
-            })
-            .sum()
+        let switches = threads.filter_map(|thread| {
+            let status = fs::read_to_string(thread.path().join("status")).ok()?;
+            let of = |key| number(&status, key);
+            Some((thread.file_name(), of("voluntary_ctxt_switches:")? + of("nonvoluntary_ctxt_switches:")?))
+        });
+        Spent { time, switches: switches.collect() }
     }
 
     /// Unknown where one may not look.
