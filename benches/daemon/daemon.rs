@@ -1,0 +1,197 @@
+//! The daemon under measurement: started in a folder of its own, stopped and tidied up however its scope is left.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::unistd::{User, geteuid};
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::harness::{self, Beacon, Begun};
+use crate::process::{Process, Roles};
+use crate::wait;
+
+/// How long between two looks at something that is not measured.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// How long a daemon may take to end.
+const TO_END: Duration = Duration::from_secs(20);
+
+/// What all daemons of a run have in common.
+pub struct Setting {
+    /// The daemon's binary.
+    pub binary: PathBuf,
+    /// Whom agents run as.
+    pub user: User,
+    /// The group of the sockets, under root.
+    pub group: String,
+}
+
+/// A daemon, ready to be started, and then running.
+pub struct Daemon<'a> {
+    setting: &'a Setting,
+    folder: TempDir,
+    beacon: Beacon,
+    child: Option<Child>,
+}
+
+impl<'a> Daemon<'a> {
+    /// Prepares everything but the jcard. The folder has its own copies of the binary and of this program, the harness: every
+    /// user can reach them there, and two daemons share no memory.
+    pub fn prepare(setting: &'a Setting) -> Self {
+        let folder =
+            tempfile::Builder::new().prefix("ad-").permissions(Permissions::from_mode(0o755)).tempdir().unwrap();
+        let shown = folder.path().display();
+        assert!(folder.path().as_os_str().len() < 60, "{shown} is too long for sockets below it: set TMPDIR");
+        let path = |name: &str| folder.path().join(name);
+        for (name, mode) in [("work", 0o755), ("staging", 0o755), ("secrets", 0o700), ("home", 0o700)] {
+            fs::create_dir(path(name)).unwrap();
+            fs::set_permissions(path(name), Permissions::from_mode(mode)).unwrap();
+        }
+        for (program, name) in [(&setting.binary, "agentd"), (&std::env::current_exe().unwrap(), "harness")] {
+            fs::copy(program, path(name)).unwrap();
+            fs::set_permissions(path(name), Permissions::from_mode(0o755)).unwrap();
+        }
+        if geteuid().is_root() {
+            let user = &setting.user;
+            chown(path("work"), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+        }
+        let beacon = Beacon::new(&path("beacon"));
+        Self { setting, folder, beacon, child: None }
+    }
+
+    /// A daemon with so many agents, all of them running.
+    pub fn with_agents(setting: &'a Setting, agents: usize) -> (Self, Vec<Begun>) {
+        let mut daemon = Self::prepare(setting);
+        daemon.declare(agents, "first");
+        daemon.start();
+        let begun = daemon.wait_for(agents, "first");
+        (daemon, begun)
+    }
+
+    /// Puts a new jcard in the place of the old, with so many agents that report with this token. Answers when.
+    pub fn declare(&self, agents: usize, token: &str) -> Duration {
+        let jcard: String = (1..=agents).map(|number| self.entry(number, token)).collect();
+        // Written where nobody looks, so that the rename is the only change.
+        let new = self.path("staging/jcard.toml");
+        fs::write(&new, jcard).unwrap();
+        let at = harness::now();
+        fs::rename(&new, self.path("jcard.toml")).unwrap();
+        at
+    }
+
+    fn entry(&self, number: usize, token: &str) -> String {
+        let (work, harness, beacon) = (self.path("work"), self.path("harness"), self.path("beacon"));
+        format!(
+            "[[agents]]\nname = 'agent-{number}'\nharness = 'custom'\nrestart = 'no'\n\
+             workdir = '{}'\ncommand = '{}'\nargs = ['{}', '{}', '{token}']\n\n",
+            work.display(),
+            harness.display(),
+            harness::ROLE,
+            beacon.display()
+        )
+    }
+
+    /// Answers when.
+    pub fn start(&mut self) -> Duration {
+        let mut command = Command::new(self.path("agentd"));
+        for (flag, place) in [
+            ("--config", "jcard.toml"),
+            ("--secret-dir", "secrets"),
+            ("--api-socket", "api/agentd.sock"),
+            ("--tmux-socket", "tmux/tmux.sock"),
+            ("--state-dir", "state"),
+        ] {
+            command.arg(flag).arg(self.path(place));
+        }
+        command.args(["--settle", "0ms"]);
+        if geteuid().is_root() {
+            command.args(["--user", &self.setting.user.name, "--admin-group", &self.setting.group]);
+        }
+        let log = File::create(self.path("log")).unwrap();
+        command.env_clear().env("HOME", self.path("home")).envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+        command.current_dir(self.folder.path()).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let at = harness::now();
+        self.child = Some(command.spawn().unwrap());
+        at
+    }
+
+    /// The next harness that begins with this token.
+    pub fn begun(&self, token: &str) -> Begun {
+        self.beacon.wait(token)
+    }
+
+    /// Until so many harnesses have begun with this token, and the API says that all agents run.
+    pub fn wait_for(&self, agents: usize, token: &str) -> Vec<Begun> {
+        let begun = (0..agents).map(|_| self.begun(token)).collect();
+        self.wait_until_running(agents);
+        begun
+    }
+
+    /// Until the API says that so many agents run.
+    pub fn wait_until_running(&self, agents: usize) {
+        let mut client = self.client();
+        wait::until("all agents to be running", PAUSE, || {
+            let all = client.agents().unwrap();
+            (all.len() == agents && all.iter().all(|agent| agent.running)).then_some(())
+        });
+    }
+
+    /// A new connection to the API.
+    pub fn client(&self) -> Client {
+        wait::until("the API", PAUSE, || Client::connect(&self.path("api/agentd.sock")).ok())
+    }
+
+    /// The processes that keep these harnesses running.
+    pub fn roles(&self, begun: &[Begun]) -> Roles {
+        let harnesses: Vec<i32> = begun.iter().map(|begun| begun.pid).collect();
+        Roles::of(self.process().expect("it was started"), &harnesses)
+    }
+
+    /// A place in the daemon's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn process(&self) -> Option<Process> {
+        self.child.as_ref().map(|child| Process(i32::try_from(child.id()).unwrap()))
+    }
+
+    /// Kills whatever the daemon has left behind.
+    fn sweep(&self) {
+        let limit = Instant::now() + TO_END;
+        while Instant::now() < limit {
+            let left: Vec<Process> = Process::all().filter(|process| process.is_of(self.folder.path())).collect();
+            if left.is_empty() {
+                return;
+            }
+            for process in left {
+                process.signal(Signal::SIGKILL);
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() && !wait::interrupted() {
+            eprintln!("the daemon's log:\n{}", fs::read_to_string(self.path("log")).unwrap_or_default());
+        }
+        if let (Some(process), Some(mut child)) = (self.process(), self.child.take()) {
+            process.signal(Signal::SIGTERM);
+            let limit = Instant::now() + TO_END;
+            while Instant::now() < limit && child.try_wait().is_ok_and(|status| status.is_none()) {
+                thread::sleep(PAUSE);
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        self.sweep();
+    }
+}
