@@ -104,9 +104,11 @@ pub fn folder_of(file: &Path) -> &Path {
     file.parent().unwrap_or(Path::new("/"))
 }
 
-/// Findings, a line each, with the file they are of.
+/// Findings, a line each, with the file they are of. A line that begins with no place in it stays as it is.
 pub fn located(file: &Path, findings: &str) -> String {
-    let lines: Vec<String> = findings.lines().map(|line| format!("{}:{line}", file.display())).collect();
+    let has_place = |line: &str| line.starts_with(|c: char| c.is_ascii_digit());
+    let located = |line: &str| if has_place(line) { format!("{}:{line}", file.display()) } else { line.to_owned() };
+    let lines: Vec<String> = findings.lines().map(located).collect();
     lines.join("\n")
 }
 

@@ -40,6 +40,8 @@ pub enum Error {
 pub fn run(user: &str) -> Result<(), Error> {
     let account = Account::find(user)?;
     account.assume()?;
+    // It was started under the name of the link that it was found by. Without the new name it is as good.
+    let _ = nix::sys::prctl::set_name(c"agentd-deputy");
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let socket = std::os::unix::net::UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     socket.set_nonblocking(true)?;

@@ -27,7 +27,8 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{End, Ending, Failure, FromLauncher, MAX_TO_LAUNCHER, Progress, ToLauncher, WIRE_VERSION, login};
+use super::login::{self, Login};
+use super::{End, Ending, Failure, FromLauncher, MAX_TO_LAUNCHER, Progress, ToLauncher, WIRE_VERSION};
 use crate::account::{self, Account};
 use crate::clock::Timestamp;
 use crate::frame;
@@ -102,6 +103,8 @@ pub fn run(name: &str, attempt: u64, socket: &Path) -> Result<u8, Error> {
 async fn live(name: &str, attempt: u64, socket: &Path) -> Result<Ending, Error> {
     let mut signals = Caught::new()?;
     let account = Account::current()?;
+    // Beside the handshake: of all there is to do it takes longest.
+    let login = tokio::spawn(async move { login::log_in(&account).await });
     let mut daemon = Daemon::connect(socket).await?;
     let hello = FromLauncher::Hello { version: WIRE_VERSION, name: name.to_owned(), attempt, progress: Progress::New };
     daemon.say(&hello).await;
@@ -112,7 +115,8 @@ async fn live(name: &str, attempt: u64, socket: &Path) -> Result<Ending, Error> 
         Ok(Err(error)) => return Err(error.into()),
         Ok(Ok(None | Some(ToLauncher::Interrupt))) | Err(_) => return Err(Error::Refused),
     };
-    match start(order, &account, &mut daemon).await {
+    let login = login.await.map_err(io::Error::other)?;
+    match start(order, login, &mut daemon).await {
         Ok(harness) => {
             daemon.say(&FromLauncher::Started { pid: harness.as_raw() }).await;
             attend(harness, &mut signals, &mut daemon).await
@@ -131,12 +135,11 @@ struct Order {
 }
 
 /// Starts the harness. The order, secrets and all, is gone when this returns.
-async fn start(order: Order, account: &Account, daemon: &mut Daemon) -> Result<Pid, Failure> {
+async fn start(order: Order, login: Login, daemon: &mut Daemon) -> Result<Pid, Failure> {
     let workdir = order.workdir.as_path();
     std::env::set_current_dir(workdir)
         .map_err(|error| failure(&format!("the workdir {} cannot be entered", workdir.display()), &error))
         .map_err(|failure| Failure { missing: true, ..failure })?;
-    let login = login::log_in(account).await;
     if let Some(warning) = login.warning {
         daemon.say(&FromLauncher::Warning(warning)).await;
     }
