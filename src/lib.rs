@@ -11,7 +11,45 @@
 //!                                                       └→ Snapshot (watch) → API → CLI
 //! ```
 //!
-//! *Reconcile* decides which agents exist and with what declaration; a *machine* decides how one agent lives.
+//! *Reconcile* decides which agents exist and with what declaration; a *machine* decides how one agent lives. Decisions are pure
+//! functions over values; effects hold no policy. What is wanted is kept apart from what is. Unknown is neither empty nor dead.
+//!
+//! # The rooms
+//!
+//! | room | what lives there |
+//! |---|---|
+//! | [`cli`], `main.rs` | arguments; choice of daemon, client, helper |
+//! | [`daemon`] | wiring, signals, the order of start and shutdown |
+//! | [`config`] | TOML → validated declarations, findings with places, all defaults |
+//! | [`secrets`], [`harness`], [`duration`] | one noun each |
+//! | [`inputs`], [`watch`] | reading everything again when it may have changed |
+//! | [`desired`] | declarations + prompts + secrets → what is to be launched |
+//! | [`reconcile`] | `plan`: what is desired and what is held → actions; pure |
+//! | [`supervisor`] | the one loop: event → step → effects → publish |
+//! | [`supervisor::machine`], [`supervisor::restart`] | how one agent lives; pure |
+//! | [`supervisor::attempt`] | one attempt, from the pane to the last of its processes |
+//! | [`launch`] | the launcher: what it and the daemon say to each other, its end, the login |
+//! | [`deputy`] | the process that acts with the agent user's rights |
+//! | [`tmux`] | sessions and panes |
+//! | [`process`] | pidfds, and killing whole trees |
+//! | [`folder`], [`socket`], [`lock`], [`limits`], [`account`] | what the system gives: one noun each |
+//! | [`status`] | the API's types, and the snapshot that is served |
+//! | [`api`], [`client`] | serving it, asking for it |
+//! | [`frame`], [`descriptor`], [`clock`], [`log`] | tools |
+//!
+//! # The processes
+//!
+//! ```text
+//! agentd (root)                     one thread, one loop
+//!  ├─ agentd deputy (agent user)    tmux clients, prompt files, working directories
+//!  └┄ launch socket ┄┐
+//! tmux server (agent user)
+//!  └─ agentd exec NAME ATTEMPT      one launcher for each agent, in its pane
+//!      └─ the harness
+//! ```
+//!
+//! Root touches nothing that the agent user can redirect, and runs no tmux client; the deputy does. The daemon starts no agent
+//! itself: tmux starts a launcher, which gets what to launch over a socket, and tells how it ended.
 
 pub mod account;
 pub mod api;
