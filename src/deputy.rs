@@ -10,7 +10,8 @@
 //! gives up root without a further `execve(2)`, the kernel lets nobody but root trace it.
 //!
 //! A request that gets no answer, because the deputy was killed or something in it hangs, is an [`Error`]: nothing is known then,
-//! and callers must not take that for an answer. The next request starts a new deputy.
+//! and callers must not take that for an answer. The deputy bounds its own work, so one that does not answer in time was stopped
+//! or crippled: it is killed, and replaced.
 
 mod serve;
 
@@ -23,7 +24,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
+use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
 
 pub use serve::run;
 
@@ -48,10 +52,13 @@ pub enum Error {
     /// It did not answer in time.
     #[error("no answer from the process that acts as the agent user within {}", humantime::format_duration(*.0))]
     TimedOut(Duration),
+    /// It answered, but the file system did not.
+    #[error("the file system does not answer")]
+    FileSystem,
 }
 
 /// What the deputy can be asked.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// Run tmux with these arguments, for no longer than this.
     Tmux { arguments: Vec<String>, timeout: Duration },
@@ -61,7 +68,7 @@ pub(crate) enum Request {
     Workdir(PathBuf),
     /// Set the mode of a file that the agent user owns.
     SetMode { path: PathBuf, mode: u32 },
-    /// Watch these from now on, and send [`Reply::Changed`] when one changes.
+    /// Watch these from now on, and send [`Reply::Changed`] when one changes, or was not watched before.
     Watch(Vec<Target>),
 }
 
@@ -72,7 +79,9 @@ pub(crate) enum Reply {
     Prompt(Prompt),
     Workdir(Workdir),
     SetMode(Result<(), String>),
-    /// Without a request: something that is watched changed.
+    /// The file system did not answer within [`FILE_TIMEOUT`], or has yet to answer the same request from before.
+    FileSystemHangs,
+    /// Without a request of that number: something that is watched changed, or was not watched before.
     Changed,
 }
 
@@ -139,19 +148,47 @@ struct Numbered<T> {
 
 type Answer = oneshot::Sender<Result<Reply, Error>>;
 
+/// A request on its way to the deputy.
+#[derive(Debug)]
+struct Asked {
+    request: Request,
+    /// How long the deputy may take.
+    timeout: Duration,
+    answer: Answer,
+}
+
+/// A request that the deputy has.
+struct Open {
+    deadline: Instant,
+    timeout: Duration,
+    answer: Answer,
+}
+
 /// The daemon's handle to the deputy. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Deputy {
-    requests: mpsc::UnboundedSender<(Request, Answer)>,
+    requests: mpsc::UnboundedSender<Asked>,
 }
 
 impl Deputy {
     /// Makes the handle, and the task behind it; the process itself is started with the first request. `user` is whom it
-    /// becomes. `changed` is called whenever something changed that [`Deputy::watch`] named, and after a new start, when that
-    /// cannot be known.
+    /// becomes. `changed` is called whenever something changed that [`Deputy::watch`] named, and when something is watched that
+    /// was not before, also by a new process after another: what happened to it until then cannot be known.
     pub fn new(user: String, changed: impl Fn() + Send + Sync + 'static) -> Self {
         let (requests, inbox) = mpsc::unbounded_channel();
-        tokio::spawn(keep(user, inbox, changed));
+        tokio::spawn(keep(move || start(&user), inbox, changed));
+        Self { requests }
+    }
+
+    /// One of which `answer` says what it answers, `None` for what goes unanswered; for tests of other rooms.
+    #[cfg(test)]
+    pub(crate) fn of(answer: impl Fn(Request) -> Option<Reply> + Send + 'static) -> Self {
+        let (requests, mut inbox) = mpsc::unbounded_channel::<Asked>();
+        tokio::spawn(async move {
+            while let Some(asked) = inbox.recv().await {
+                let _ = asked.answer.send(answer(asked.request).ok_or(Error::Gone));
+            }
+        });
         Self { requests }
     }
 
@@ -191,17 +228,17 @@ impl Deputy {
     pub fn watch(&self, targets: Vec<Target>) {
         let (answer, _) = oneshot::channel();
         // Fails only when the daemon is ending.
-        let _ = self.requests.send((Request::Watch(targets), answer));
+        let _ = self.requests.send(Asked { request: Request::Watch(targets), timeout: Duration::ZERO, answer });
     }
 
     async fn ask(&self, request: Request, timeout: Duration) -> Result<Reply, Error> {
         // The deputy bounds its own work; this bound is for a deputy that hangs.
         let timeout = timeout + Duration::from_secs(1);
         let (answer, answered) = oneshot::channel();
-        self.requests.send((request, answer)).map_err(|_| Error::Gone)?;
-        match tokio::time::timeout(timeout, answered).await {
-            Ok(answer) => answer.map_err(|_| Error::Gone)?,
-            Err(_) => Err(Error::TimedOut(timeout)),
+        self.requests.send(Asked { request, timeout, answer }).map_err(|_| Error::Gone)?;
+        match answered.await.map_err(|_| Error::Gone)?? {
+            Reply::FileSystemHangs => Err(Error::FileSystem),
+            reply => Ok(reply),
         }
     }
 }
@@ -209,35 +246,68 @@ impl Deputy {
 /// How long a look at a file may take.
 const FILE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Keeps a deputy running for as long as there are requests.
+/// The pause before another start. It doubles with each deputy that never said anything.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Keeps a deputy running from the first request on, and for as long as there is something to watch. What is asked in the pause
+/// before a start waits for that start, and fails with it.
 async fn keep(
-    user: String,
-    mut inbox: mpsc::UnboundedReceiver<(Request, Answer)>,
+    mut start: impl FnMut() -> io::Result<(Child, UnixStream)>,
+    mut inbox: mpsc::UnboundedReceiver<Asked>,
     changed: impl Fn() + Send + Sync + 'static,
 ) {
     let mut watched = Vec::new();
-    while let Some((request, answer)) = inbox.recv().await {
-        match start(&user) {
-            Ok((child, stream)) => {
-                converse(stream, (request, answer), &mut inbox, &mut watched, &changed).await;
-                end(child).await;
-                changed();
+    let mut pause = Duration::ZERO;
+    loop {
+        let mut first = None;
+        while watched.is_empty() && first.is_none() {
+            match inbox.recv().await {
+                Some(asked) => first = to_answer(asked, &mut watched),
+                None => return,
             }
-            Err(error) => {
-                let _ = answer.send(Err(Error::Start(error.to_string())));
+        }
+        sleep(pause).await;
+        let (spoke, error) = match start() {
+            Ok((mut child, stream)) => {
+                let spoke = converse(stream, first.take(), &mut inbox, &mut watched, &changed).await;
+                // At once: one that was stopped and is continued later must not act on what it was asked before. Waited for by
+                // nobody, because what hangs in the kernel does not even die.
+                let _ = child.start_kill();
+                tokio::spawn(async move { child.wait().await });
+                (spoke, Error::Gone)
+            }
+            Err(error) => (false, Error::Start(error.to_string())),
+        };
+        if inbox.is_closed() {
+            return;
+        }
+        if spoke {
+            pause = SHORTEST_PAUSE;
+            continue;
+        }
+        pause = (pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        // Whatever waits has waited for this start: another may fail as well.
+        while let Some(asked) = first.take().or_else(|| inbox.try_recv().ok()) {
+            if let Some(asked) = to_answer(asked, &mut watched) {
+                let _ = asked.answer.send(Err(error.clone()));
             }
         }
     }
 }
 
-/// The deputy sees its end of the socket closed and ends by itself; one that does not is made to.
-async fn end(mut child: tokio::process::Child) {
-    if tokio::time::timeout(Duration::from_secs(1), child.wait()).await.is_err() {
-        let _ = child.kill().await;
+/// Remembers what to watch, for this deputy and those after it. `None` for what needs no answer.
+fn to_answer(asked: Asked, watched: &mut Vec<Target>) -> Option<Asked> {
+    match asked.request {
+        Request::Watch(targets) => {
+            *watched = targets;
+            None
+        }
+        _ => Some(asked),
     }
 }
 
-fn start(user: &str) -> io::Result<(tokio::process::Child, UnixStream)> {
+fn start(user: &str) -> io::Result<(Child, UnixStream)> {
     let (near, far) = std::os::unix::net::UnixStream::pair()?;
     near.set_nonblocking(true)?;
     let mut command = tokio::process::Command::new("/proc/self/exe");
@@ -255,58 +325,212 @@ fn start(user: &str) -> io::Result<(tokio::process::Child, UnixStream)> {
     Ok((command.spawn()?, UnixStream::from_std(near)?))
 }
 
-/// Until the deputy goes away or the daemon ends.
+/// Until the deputy goes away or is found to hang, or the daemon ends. Answers whether the deputy ever said anything.
 async fn converse(
     stream: UnixStream,
-    first: (Request, Answer),
-    inbox: &mut mpsc::UnboundedReceiver<(Request, Answer)>,
+    first: Option<Asked>,
+    inbox: &mut mpsc::UnboundedReceiver<Asked>,
     watched: &mut Vec<Target>,
     changed: &(impl Fn() + Sync),
-) {
+) -> bool {
     let (reader, mut writer) = stream.into_split();
     let mut reader = frame::Reader::new(reader, MAX_FRAME);
     // Written by a task of its own, so that answers are read whatever happens: two full sockets would wait for each other.
     let (outgoing, mut outbox) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
+    let mut writing = JoinSet::new();
+    writing.spawn(async move {
         while let Some(request) = outbox.recv().await {
             if frame::write::<Numbered<Request>>(&mut writer, &request).await.is_err() {
                 return;
             }
         }
     });
-    let mut open: HashMap<u64, Answer> = HashMap::new();
+    let mut open: HashMap<u64, Open> = HashMap::new();
     let mut number = 0;
+    let mut spoke = false;
     if !watched.is_empty() {
         let _ = outgoing.send(Numbered { number, body: Request::Watch(watched.clone()) });
     }
-    let mut next = Some(first);
+    let mut next = first;
     loop {
-        if let Some((request, answer)) = next.take() {
+        if let Some(asked) = next.take() {
             number += 1;
-            if let Request::Watch(targets) = &request {
-                watched.clone_from(targets);
-            } else {
-                open.insert(number, answer);
-            }
+            let request = match to_answer(asked, watched) {
+                Some(Asked { request, timeout, answer }) => {
+                    open.insert(number, Open { deadline: Instant::now() + timeout, timeout, answer });
+                    request
+                }
+                None => Request::Watch(watched.clone()),
+            };
             if outgoing.send(Numbered { number, body: request }).is_err() {
-                return;
+                return spoke;
             }
         }
-        // Both arms only take something that has arrived whole: cancelling the other one loses nothing.
+        let deadline = open.values().map(|open| open.deadline).min();
+        let overdue = async {
+            match deadline {
+                Some(deadline) => sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        // Each arm only takes something that has arrived whole: cancelling the others loses nothing.
         tokio::select! {
-            request = inbox.recv() => match request {
-                Some(request) => next = Some(request),
-                None => return,
-            },
+            // An answer that is there counts, however late it is looked at.
+            biased;
             reply = reader.read::<Numbered<Reply>>() => match reply {
-                Ok(Some(Numbered { body: Reply::Changed, .. })) => changed(),
+                Ok(Some(Numbered { body: Reply::Changed, .. })) => {
+                    spoke = true;
+                    changed();
+                }
                 Ok(Some(Numbered { number, body })) => {
-                    if let Some(answer) = open.remove(&number) {
-                        let _ = answer.send(Ok(body));
+                    spoke = true;
+                    if let Some(open) = open.remove(&number) {
+                        let _ = open.answer.send(Ok(body));
                     }
                 }
-                Ok(None) | Err(_) => return,
+                Ok(None) | Err(_) => return spoke,
             },
+            request = inbox.recv() => match request {
+                Some(request) => next = Some(request),
+                None => return spoke,
+            },
+            () = overdue => {
+                tracing::warn!("the process that acts as the agent user does not answer; it is killed and replaced");
+                let now = Instant::now();
+                for (_, Open { timeout, answer, .. }) in open.extract_if(|_, open| open.deadline <= now) {
+                    let _ = answer.send(Err(Error::TimedOut(timeout)));
+                }
+                return spoke;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Starts child processes that do nothing, and a task that speaks for each; these get the number of the start, from 0.
+    fn starts<F>(speak: impl Fn(usize, UnixStream) -> F) -> impl FnMut() -> io::Result<(Child, UnixStream)>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut count = 0;
+        move || {
+            let (near, far) = UnixStream::pair()?;
+            tokio::spawn(speak(count, far));
+            count += 1;
+            let child = tokio::process::Command::new("sleep").arg("3600").kill_on_drop(true).spawn()?;
+            Ok((child, near))
+        }
+    }
+
+    fn kept(
+        start: impl FnMut() -> io::Result<(Child, UnixStream)> + Send + 'static,
+        changed: impl Fn() + Send + Sync + 'static,
+    ) -> Deputy {
+        let (requests, inbox) = mpsc::unbounded_channel();
+        tokio::spawn(keep(start, inbox, changed));
+        Deputy { requests }
+    }
+
+    /// Answers that every working directory is usable but those named `silent`.
+    async fn answer_all(stream: UnixStream) {
+        let (reader, mut writer) = stream.into_split();
+        let mut reader = frame::Reader::new(reader, MAX_FRAME);
+        while let Ok(Some(Numbered { number, body })) = reader.read::<Numbered<Request>>().await {
+            match body {
+                Request::Workdir(path) if !path.ends_with("silent") => {
+                    let reply = Numbered { number, body: Reply::Workdir(Workdir::Usable) };
+                    frame::write(&mut writer, &reply).await.unwrap();
+                }
+                _ => {}
+            }
+        }
+    }
+
+    async fn listen(mut stream: UnixStream) {
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    }
+
+    fn is_there(pid: u32) -> bool {
+        // A zombie is no longer there.
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z"))
+    }
+
+    #[tokio::test]
+    async fn a_deputy_that_does_not_answer_is_killed_and_replaced() {
+        let (pids, mut started) = mpsc::unbounded_channel();
+        let mut start =
+            starts(async |count, stream| if count == 0 { listen(stream).await } else { answer_all(stream).await });
+        let start = move || {
+            let (child, stream) = start()?;
+            pids.send(child.id().unwrap()).unwrap();
+            Ok((child, stream))
+        };
+        let deputy = kept(start, || {});
+        let tmux = deputy.tmux(vec![], Duration::from_secs(60));
+        let set_mode = deputy.ask(Request::SetMode { path: "/f".into(), mode: 0 }, Duration::from_millis(100));
+        let (tmux, set_mode) = tokio::join!(tmux, set_mode);
+        assert!(matches!(set_mode, Err(Error::TimedOut(_))), "{set_mode:?}");
+        assert!(matches!(tmux, Err(Error::Gone)), "{tmux:?}");
+        let pid = started.recv().await.unwrap();
+        assert_eq!(deputy.workdir("/w".into()).await.unwrap(), Workdir::Usable);
+        assert!(!is_there(pid));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deputies_that_end_at_once_are_started_less_and_less_often_and_what_is_asked_fails_with_them() {
+        let (count, changes) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (counted, noticed) = (Arc::clone(&count), Arc::clone(&changes));
+        let start = move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Err(io::Error::other("no such user"))
+        };
+        let deputy = kept(start, move || _ = noticed.fetch_add(1, Ordering::Relaxed));
+        deputy.watch(vec![Target::Path("/w".into())]);
+        for _ in 0..20 {
+            let before = Instant::now();
+            let asked = (0..100).map(|_| {
+                let deputy = deputy.clone();
+                async move { deputy.workdir("/w".into()).await }
+            });
+            let answers = asked.collect::<JoinSet<_>>().join_all().await;
+            assert!(answers.iter().all(|answer| matches!(answer, Err(Error::Start(_)))), "{answers:?}");
+            assert!(before.elapsed() <= LONGEST_PAUSE + Duration::from_millis(1));
+        }
+        let before = count.load(Ordering::Relaxed);
+        sleep(10 * LONGEST_PAUSE).await;
+        assert!((9..=11).contains(&(count.load(Ordering::Relaxed) - before)));
+        assert_eq!(changes.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_to_be_watched_is_told_to_whichever_deputy_can_be_started() {
+        let (heard, mut watched) = mpsc::unbounded_channel();
+        let mut good = starts(move |_, stream| {
+            let heard = heard.clone();
+            async move {
+                let mut reader = frame::Reader::new(stream, MAX_FRAME);
+                let first = reader.read::<Numbered<Request>>().await.unwrap().unwrap();
+                heard.send(first.body).unwrap();
+            }
+        });
+        let mut tries = 0;
+        let start = move || {
+            tries += 1;
+            if tries == 1 { Err(io::Error::other("not yet")) } else { good() }
+        };
+        let deputy = kept(start, || {});
+        let targets = vec![Target::Path("/w".into())];
+        deputy.watch(targets.clone());
+        // Also after the end of the first that was started.
+        for _ in 0..2 {
+            let heard = tokio::time::timeout(Duration::from_secs(5), watched.recv()).await.unwrap();
+            assert_eq!(heard, Some(Request::Watch(targets.clone())));
         }
     }
 }
