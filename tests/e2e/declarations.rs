@@ -78,6 +78,25 @@ fn a_session_may_have_another_name_than_its_agent() {
 }
 
 #[test]
+fn a_session_of_somebody_else_is_neither_used_nor_ended() {
+    let mut daemon = Setup::new().start(&agent("keeper", "sleep inf", ""));
+    daemon.wait_until_running("keeper");
+    daemon.tmux(&["new-session", "-d", "-s", "desk", "sleep infinity"]).unwrap();
+    let pane = || daemon.tmux(&["list-panes", "-s", "-t", "=desk", "-F", "#{pane_pid} #{pane_dead}"]).unwrap();
+    let before = pane();
+    daemon.edit_jcard(&(agent("keeper", "sleep inf", "") + &agent("a", "sleep inf", "session = \"desk\"")));
+    let refused = daemon.wait_until("a", "in error", |agent| agent.error.is_some());
+    assert!(error(&refused).contains("desk"), "{refused:?}");
+    daemon.edit_jcard(&agent("keeper", "sleep inf", ""));
+    daemon.wait_until_removed("a");
+    assert_eq!(pane(), before, "once the agent is removed");
+    daemon.edit_jcard(&agent("a", "sleep inf", "session = \"desk\""));
+    daemon.wait_until("a", "in error", |agent| agent.error.is_some());
+    assert!(daemon.stop().success());
+    assert!(daemon.has_session("desk"), "once the daemon is stopped");
+}
+
+#[test]
 fn other_sections_hold_anything_and_unknown_keys_are_warned_of_with_their_place() {
     let more = "colour = \"green\"";
     let other = "mixtape = 7\n[resources]\nmemory = 8192\n[agents_of_old]\nname = [1, 2]\n\n";
