@@ -262,16 +262,16 @@ impl Supervisor {
             Effect::Interrupt { attempt } => self.command(key, attempt, Command::Interrupt),
             Effect::Kill { attempt } => self.command(key, attempt, Command::Kill),
             Effect::Close { session } => {
-                let (means, tell) = (Arc::clone(&self.means), self.teller(key));
+                let (means, tell, key) = (Arc::clone(&self.means), self.teller(key), key.to_owned());
                 tokio::spawn(async move {
-                    let closed = means.tmux.close(&session).await.map_err(|error| error.to_string());
-                    tell(machine::Event::Closed(closed));
+                    let closed = means.tmux.close(&key).await;
+                    tell(machine::Event::Closed(closed.map_err(|error| format!("the session {session}: {error}"))));
                 });
             }
             Effect::OfferShell { session } => {
-                let means = Arc::clone(&self.means);
+                let (means, key) = (Arc::clone(&self.means), key.to_owned());
                 tokio::spawn(async move {
-                    if let Err(error) = means.tmux.offer_shell(&session).await {
+                    if let Err(error) = means.tmux.offer_shell(&key).await {
                         tracing::warn!(session = %session, "{error}");
                     }
                 });
@@ -343,7 +343,7 @@ impl Supervisor {
         let Some(launch) = launch else { return };
         let means = Arc::clone(&self.means);
         tokio::spawn(async move {
-            match means.tmux.screen(&launch.session).await {
+            match means.tmux.screen(&launch.name.key()).await {
                 Ok(screen) => {
                     tracing::debug!(agent = %launch.name, "its last screen:\n{}", launch.mask(screen.trim_end()));
                 }

@@ -1,12 +1,13 @@
 //! tmux: sessions and panes on the dedicated server.
 //!
-//! Contract: each agent has one session, and in it one pane of its own. A session of ours bears the option `@agentd-workdir`, the
-//! pane `@agentd-agent`; sessions without the mark are somebody else's and are never touched. After the end of an agent its pane
-//! stays (`remain-on-exit`), and whoever attaches, or is attached, gets a shell beside it.
+//! Contract: each agent has one session, and in it one pane of its own. The session bears its agent's key in the option
+//! `@agentd-owner`, the pane in `@agentd-agent`, and by these marks they are found, right before each use: names are the
+//! operators' to change. A session without the agent's mark is somebody else's and is never touched. After the end of an agent
+//! its pane stays (`remain-on-exit`), and whoever attaches, or is attached, gets a shell beside it.
 //!
-//! Every client is run by the [deputy](crate::deputy), as the agent user: a hostile server can make its clients run commands.
+//! Every client is run by the [deputy], as the agent user: a hostile server can make its clients run commands.
 //! What a client prints is the agent user's word, and hostile input: here it becomes a number or an error, nothing else. Targets
-//! are exact (`=NAME:` or `%id`), because a bare name matches prefixes (`tmux(1)`, "COMMANDS").
+//! are exact (`=NAME:`, `$id` or `%id`), because a bare name matches prefixes (`tmux(1)`, "COMMANDS").
 
 mod parse;
 
@@ -48,7 +49,7 @@ pub enum Error {
     },
     /// There is something else where the session should be.
     #[error(
-        "a tmux session named {0} is there that agentd did not make; rename it (tmux rename-session), or give the agent another `session`"
+        "a tmux session named {0} is there that is not this agent's; rename it (tmux rename-session), or give the agent another `session`"
     )]
     Taken(Name),
     /// It is too old.
@@ -105,22 +106,29 @@ impl Tmux {
         shared.map_err(|message| Error::Refused { operation: "share its socket", message })
     }
 
-    /// Runs `command` as the agent of that session, in the pane where it ran before if there is one, and answers with the
-    /// process id that tmux gives for it. Whatever runs in that pane is hung up.
-    pub async fn open(&self, session: &Name, workdir: &Path, command: &[String]) -> Result<i32, Error> {
-        match self.create(session, workdir, command).await {
+    /// Runs `command` as that agent in its session, in the pane where it ran before if there is one, and answers with the
+    /// process id that tmux gives for it. Whatever runs in that pane is hung up. A session that was renamed gets its name back.
+    pub async fn open(&self, owner: &str, session: &Name, workdir: &Path, command: &[String]) -> Result<i32, Error> {
+        let found = match self.sessions_of(owner).await {
             Err(Error::NoServer { .. }) => {
                 self.start_server().await?;
-                self.create(session, workdir, command).await
+                Vec::new()
             }
+            found => found?,
+        };
+        let opened = match found.first() {
+            Some(found) => self.reopen(found, owner, session, workdir, command).await,
+            None => self.create(owner, session, workdir, command).await,
+        };
+        match opened {
             Err(Error::Refused { message, .. }) if message.starts_with("duplicate session") => {
-                self.reopen(session, workdir, command).await
+                Err(Error::Taken(session.clone()))
             }
             result => result,
         }
     }
 
-    async fn create(&self, session: &Name, workdir: &Path, command: &[String]) -> Result<i32, Error> {
+    async fn create(&self, owner: &str, session: &Name, workdir: &Path, command: &[String]) -> Result<i32, Error> {
         let directory = workdir.to_string_lossy();
         let mut arguments = Arguments::default();
         let name = session.as_str();
@@ -140,73 +148,94 @@ impl Tmux {
             ],
             command,
         );
-        mark(&mut arguments, session, &format!("={session}:"), &directory);
+        let target = format!("={session}:");
+        mark(&mut arguments, owner, &target, &target, &directory);
         let output = self.client("open a session", arguments).await?;
         pid(&output.stdout)
     }
 
-    async fn reopen(&self, session: &Name, workdir: &Path, command: &[String]) -> Result<i32, Error> {
-        let target = format!("={session}:");
-        let mut listing = Arguments::default();
-        listing.command(&[
-            "list-panes",
-            "-s",
-            "-t",
-            &target,
-            "-F",
-            "#{pane_id} #{@agentd-agent} #{?@agentd-workdir,ours,}",
-        ]);
-        let panes = parse::panes(&self.client("list its panes", listing).await?.stdout);
-        if !panes.iter().any(|pane| pane.session_is_ours) {
-            return Err(Error::Taken(session.clone()));
-        }
+    async fn reopen(
+        &self,
+        found: &parse::Session,
+        owner: &str,
+        session: &Name,
+        workdir: &Path,
+        command: &[String],
+    ) -> Result<i32, Error> {
+        let target = format!("{}:", found.id);
         let directory = workdir.to_string_lossy();
         let mut arguments = Arguments::default();
-        let pane = if let Some(pane) = panes.iter().find(|pane| pane.agent == session.as_str()) {
+        arguments.command(&["rename-session", "-t", &target, session.as_str()]);
+        let pane = if let Some(pane) = found.panes.first() {
             // A reset scrolls what is on the screen into the history; respawning alone would wipe it.
-            arguments.command(&["send-keys", "-R", "-t", &pane.id]);
-            let respawn = ["respawn-pane", "-k", "-t", &pane.id, "-c", &parse::escape_format(&directory)];
+            arguments.command(&["send-keys", "-R", "-t", pane]);
+            let respawn = ["respawn-pane", "-k", "-t", pane, "-c", &parse::escape_format(&directory)];
             arguments.command_with(&respawn, command);
-            pane.id.clone()
+            pane
         } else {
             // An operator closed the agent's pane but keeps the session.
             let window = ["new-window", "-t", &target, "-n", session.as_str(), "-c", &parse::escape_format(&directory)];
             arguments.command_with(&window, command);
-            target
+            &target
         };
-        mark(&mut arguments, session, &pane, &directory);
-        arguments.command(&["display-message", "-p", "-t", &pane, PANE_PID]);
+        mark(&mut arguments, owner, &target, pane, &directory);
+        arguments.command(&["display-message", "-p", "-t", pane, PANE_PID]);
         let output = self.client("start the agent again in its session", arguments).await?;
         pid(&output.stdout)
     }
 
     /// Tells tmux that the agent has ended for good: a shell opens beside its pane for whoever is or will be attached.
-    pub async fn offer_shell(&self, session: &Name) -> Result<(), Error> {
-        let target = format!("={session}:");
-        let mut arguments = Arguments::default();
-        arguments.command(&["set-option", "-t", &target, "@agentd-over", "1"]);
-        let attached = format!("#{{&&:#{{session_attached}},{ALONE_AND_OVER}}}");
-        arguments.command(&["if-shell", "-F", "-t", &target, &attached, &self.split_command()]);
-        self.client("offer a shell", arguments).await.map(drop)
-    }
-
-    /// Ends the session. One that is not there, with or without its server, is ended.
-    pub async fn close(&self, session: &Name) -> Result<(), Error> {
-        let mut arguments = Arguments::default();
-        arguments.command(&["kill-session", "-t", &format!("={session}")]);
-        match self.client("end a session", arguments).await {
-            Err(Error::NoServer { .. }) => Ok(()),
-            Err(Error::Refused { message, .. }) if message.starts_with("can't find session") => Ok(()),
-            result => result.map(drop),
+    pub async fn offer_shell(&self, owner: &str) -> Result<(), Error> {
+        for session in self.sessions_of(owner).await? {
+            let target = format!("{}:", session.id);
+            let mut arguments = Arguments::default();
+            arguments.command(&["set-option", "-t", &target, "@agentd-over", "1"]);
+            let attached = format!("#{{&&:#{{session_attached}},{ALONE_AND_OVER}}}");
+            arguments.command(&["if-shell", "-F", "-t", &target, &attached, &self.split_command()]);
+            self.client("offer a shell", arguments).await?;
         }
+        Ok(())
     }
 
-    /// What is on the screen of the session.
-    pub async fn screen(&self, session: &Name) -> Result<String, Error> {
+    /// Ends the agent's session. One that is not there, with or without its server, is ended.
+    pub async fn close(&self, owner: &str) -> Result<(), Error> {
+        let sessions = match self.sessions_of(owner).await {
+            Err(Error::NoServer { .. }) => return Ok(()),
+            sessions => sessions?,
+        };
+        for session in sessions {
+            let mut arguments = Arguments::default();
+            arguments.command(&["kill-session", "-t", &session.id]);
+            match self.client("end a session", arguments).await {
+                Err(Error::NoServer { .. }) => {}
+                Err(Error::Refused { message, .. }) if message.starts_with("can't find session") => {}
+                result => drop(result?),
+            }
+        }
+        Ok(())
+    }
+
+    /// What is on the screen of the agent's own pane.
+    pub async fn screen(&self, owner: &str) -> Result<String, Error> {
+        let sessions = self.sessions_of(owner).await?;
+        let pane = sessions.iter().find_map(|session| session.panes.first()).ok_or_else(|| Error::Refused {
+            operation: "show a screen",
+            message: "the agent has no pane".to_owned(),
+        })?;
         let mut arguments = Arguments::default();
         // Wrapped lines joined: who looks for something in them must find it.
-        arguments.command(&["capture-pane", "-p", "-J", "-t", &format!("={session}:")]);
+        arguments.command(&["capture-pane", "-p", "-J", "-t", pane]);
         Ok(self.client("show a screen", arguments).await?.stdout)
+    }
+
+    /// The sessions that bear the agent's mark, each with the panes that do: one each, unless an operator made it otherwise.
+    async fn sessions_of(&self, owner: &str) -> Result<Vec<parse::Session>, Error> {
+        let is_marked = format!("#{{==:#{{@agentd-owner}},{owner}}}");
+        // Not list-panes, which fails on a server without any session.
+        let ids = format!("#{{session_id}}#{{W:#{{P:#{{?#{{==:#{{@agentd-agent}},{owner}}}, #{{pane_id}},}}}}}}");
+        let mut listing = Arguments::default();
+        listing.command(&["list-sessions", "-f", &is_marked, "-F", &ids]);
+        Ok(parse::sessions(&self.client("find a session", listing).await?.stdout))
     }
 
     /// Lets the server end once no session is left, ours or anybody's.
@@ -265,14 +294,15 @@ const PANE_PID: &str = "#{pane_pid}";
 /// True of a session whose agent has ended for good and in which nobody has opened anything yet.
 const ALONE_AND_OVER: &str = "#{&&:#{==:#{@agentd-over},1},#{&&:#{==:#{session_windows},1},#{==:#{window_panes},1}}}";
 
-fn mark(arguments: &mut Arguments, session: &Name, pane: &str, directory: &str) {
-    let target = format!("={session}:");
+/// Marks both as the agent's. `session` and `pane` are targets.
+fn mark(arguments: &mut Arguments, owner: &str, session: &str, pane: &str, directory: &str) {
+    arguments.command(&["set-option", "-t", session, "@agentd-owner", owner]);
+    arguments.command(&["set-option", "-p", "-t", pane, "@agentd-agent", owner]);
     arguments.command(&["set-option", "-p", "-t", pane, "remain-on-exit", "on"]);
     // Of its own accord tmux scrolls the screen to tell of the end; the launcher has told already. Unknown before tmux 3.3.
     arguments.command(&["set-option", "-q", "-p", "-t", pane, "remain-on-exit-format", ""]);
-    arguments.command(&["set-option", "-p", "-t", pane, "@agentd-agent", session.as_str()]);
-    arguments.command(&["set-option", "-t", &target, "@agentd-workdir", directory]);
-    arguments.command(&["set-option", "-q", "-u", "-t", &target, "@agentd-over"]);
+    arguments.command(&["set-option", "-t", session, "@agentd-workdir", directory]);
+    arguments.command(&["set-option", "-q", "-u", "-t", session, "@agentd-over"]);
 }
 
 fn pid(stdout: &str) -> Result<i32, Error> {

@@ -80,7 +80,8 @@ async fn meet(
     const MOST_VISITORS: usize = 8;
     let mut command = vec![means.executable.clone()];
     command.extend(launcher::command_line(launch.name.as_str(), attempt, &means.launch_socket));
-    let mut opening = std::pin::pin!(means.tmux.open(&launch.session, &launch.workdir, &command));
+    let owner = launch.name.key();
+    let mut opening = std::pin::pin!(means.tmux.open(&owner, &launch.session, &launch.workdir, &command));
     let mut pane = None;
     let mut visitors: Vec<Box<Visitor>> = Vec::new();
     let mut unwanted = false;

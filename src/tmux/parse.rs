@@ -1,31 +1,29 @@
 //! What tmux takes and what it prints, as text.
 
-/// A pane as `list-panes` tells it.
+/// An agent's session, as far as it can be addressed.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Pane {
-    /// `%` and a number.
+pub(super) struct Session {
+    /// `$` and a number.
     pub(super) id: String,
-    /// The agent whose pane it is; empty for an operator's.
-    pub(super) agent: String,
-    /// Whether the session bears agentd's mark.
-    pub(super) session_is_ours: bool,
+    /// The agent's panes in it, each `%` and a number.
+    pub(super) panes: Vec<String>,
 }
 
-/// Reads lines of `ID AGENT ours`. Lines of another form are passed over.
-pub(super) fn panes(stdout: &str) -> Vec<Pane> {
+/// Reads lines of `SESSION PANE…`. Lines of another form are passed over.
+pub(super) fn sessions(stdout: &str) -> Vec<Session> {
     stdout
         .lines()
         .filter_map(|line| {
             let mut words = line.split(' ');
-            let id = words.next().filter(|id| is_pane_id(id))?;
-            let agent = words.next()?;
-            Some(Pane { id: id.to_owned(), agent: agent.to_owned(), session_is_ours: words.next() == Some("ours") })
+            let id = words.next().filter(|word| is_id(word, '$'))?.to_owned();
+            let panes = words.map(|word| is_id(word, '%').then(|| word.to_owned())).collect::<Option<_>>()?;
+            Some(Session { id, panes })
         })
         .collect()
 }
 
-fn is_pane_id(word: &str) -> bool {
-    word.strip_prefix('%').is_some_and(|digits| {
+fn is_id(word: &str, sigil: char) -> bool {
+    word.strip_prefix(sigil).is_some_and(|digits| {
         !digits.is_empty() && digits.len() <= 10 && digits.bytes().all(|byte| byte.is_ascii_digit())
     })
 }
@@ -105,11 +103,13 @@ mod tests {
     }
 
     #[test]
-    fn panes_are_read_and_lies_passed_over() {
-        let printed = "%3 rev ours\n%4  ours\n%5  \nnonsense\n%x rev ours\n%99999999999 rev ours\n";
-        let pane =
-            |id: &str, agent: &str, session_is_ours| Pane { id: id.into(), agent: agent.into(), session_is_ours };
-        assert_eq!(panes(printed), [pane("%3", "rev", true), pane("%4", "", true), pane("%5", "", false)]);
+    fn sessions_are_read_and_lies_passed_over() {
+        let printed = "$3 %4\n$5\n$6 %7 %8\n\nnonsense\n%1\n$x %1\n$9 rev\n$99999999999 %1\n$1 =rev\n$2 \n";
+        let session = |id: &str, panes: &[&str]| Session {
+            id: id.into(),
+            panes: panes.iter().map(|&pane| pane.into()).collect(),
+        };
+        assert_eq!(sessions(printed), [session("$3", &["%4"]), session("$5", &[]), session("$6", &["%7", "%8"])]);
     }
 
     #[test]
@@ -121,7 +121,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_output_makes_it_panic(text in ".{0,200}") {
-            let _ = (panes(&text), version(&text), message(&text), means_no_server(&text), quote(&text));
+            let _ = (sessions(&text), version(&text), message(&text), means_no_server(&text), quote(&text));
         }
 
         #[test]

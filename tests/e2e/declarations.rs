@@ -78,6 +78,49 @@ fn a_session_may_have_another_name_than_its_agent() {
 }
 
 #[test]
+fn a_session_of_somebody_else_is_neither_used_nor_ended() {
+    let mut daemon = Setup::new().start(&agent("keeper", "sleep inf", ""));
+    daemon.wait_until_running("keeper");
+    daemon.tmux(&["new-session", "-d", "-s", "desk", "sleep infinity"]).unwrap();
+    let pane = || daemon.tmux(&["list-panes", "-s", "-t", "=desk", "-F", "#{pane_pid} #{pane_dead}"]).unwrap();
+    let before = pane();
+    daemon.edit_jcard(&(agent("keeper", "sleep inf", "") + &agent("a", "sleep inf", "session = \"desk\"")));
+    let refused = daemon.wait_until("a", "in error", |agent| agent.error.is_some());
+    assert!(error(&refused).contains("desk"), "{refused:?}");
+    daemon.edit_jcard(&agent("keeper", "sleep inf", ""));
+    daemon.wait_until_removed("a");
+    assert_eq!(pane(), before, "once the agent is removed");
+    daemon.edit_jcard(&agent("a", "sleep inf", "session = \"desk\""));
+    daemon.wait_until("a", "in error", |agent| agent.error.is_some());
+    assert!(daemon.stop().success());
+    assert!(daemon.has_session("desk"), "once the daemon is stopped");
+}
+
+#[test]
+fn a_session_that_was_renamed_is_still_its_agents() {
+    let jcard =
+        agent("a", "say hello; await-exit @WORK/end", "restart = \"always\"\nmax_restarts = 1\nbackoff = [\"10ms\"]")
+            + &agent("b", "exit 0", "");
+    let mut daemon = Setup::new().start(&jcard);
+    daemon.wait_until_running("a");
+    daemon.wait_for_state("b", State::Exited);
+    daemon.tmux(&["rename-session", "-t", "=a", "busy"]).unwrap();
+    daemon.tmux(&["new-window", "-d", "-t", "=busy", "sleep infinity"]).unwrap();
+    daemon.tmux(&["rename-session", "-t", "=b", "idle"]).unwrap();
+    daemon.put(&daemon.work("end"), "1");
+    daemon.wait_until("a", "in its second run", |agent| agent.running && agent.attempt == Some(2));
+    assert!(!daemon.has_session("busy") && daemon.has_session("a"), "it gets its name back");
+    daemon.wait("both runs in one pane", || (daemon.capture("a").matches("hello").count() == 2).then_some(()));
+    daemon.edit_jcard(&agent("a", "exit 0", ""));
+    daemon.wait_until_removed("b");
+    assert!(!daemon.has_session("idle"));
+    daemon.wait_until("a", "completed", |agent| agent.attempt == Some(1) && agent.outcome.is_some());
+    daemon.tmux(&["rename-session", "-t", "=a", "done"]).unwrap();
+    assert!(daemon.stop().success());
+    daemon.wait("the tmux server to end", || daemon.processes().is_empty().then_some(()));
+}
+
+#[test]
 fn other_sections_hold_anything_and_unknown_keys_are_warned_of_with_their_place() {
     let more = "colour = \"green\"";
     let other = "mixtape = 7\n[resources]\nmemory = 8192\n[agents_of_old]\nname = [1, 2]\n\n";
