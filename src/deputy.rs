@@ -472,7 +472,7 @@ mod tests {
             Ok((child, stream))
         };
         let deputy = kept(start, || {});
-        let tmux = deputy.tmux(vec![], Duration::from_secs(60));
+        let tmux = deputy.tmux(vec![], Duration::from_mins(1));
         let set_mode = deputy.ask(Request::SetMode { path: "/f".into(), mode: 0 }, Duration::from_millis(100));
         let (tmux, set_mode) = tokio::join!(tmux, set_mode);
         assert!(matches!(set_mode, Err(Error::TimedOut(_))), "{set_mode:?}");

@@ -346,7 +346,7 @@ mod tests {
                 account: Account::current().unwrap(),
                 deputy,
                 settle: Duration::from_millis(1),
-                resync: Duration::from_secs(3600),
+                resync: Duration::from_hours(1),
             };
             Self { directory, answers, inputs }
         }

@@ -94,10 +94,8 @@ async fn answer(request: Request, account: &Account, hanging: &Hanging) -> Optio
     match request {
         Request::Tmux { arguments, timeout } => Some(Reply::Tmux(tmux(&arguments, timeout, account).await)),
         Request::Watch(_) => None,
-        request => match hanging.begin(&request) {
-            Some(begun) => in_time(begun, move || work_on_file(request), FILE_TIMEOUT).await,
-            None => Some(Reply::FileSystemHangs),
-        },
+        request if hanging.contains(&request) => Some(Reply::FileSystemHangs),
+        request => in_time(request, hanging, FILE_TIMEOUT, work_on_file).await,
     }
 }
 
@@ -116,46 +114,38 @@ fn work_on_file(request: Request) -> Option<Reply> {
 
 /// Does the work in a thread of its own, which is left behind if it takes too long.
 async fn in_time(
-    begun: Begun,
-    work: impl FnOnce() -> Option<Reply> + Send + 'static,
+    request: Request,
+    hanging: &Hanging,
     timeout: Duration,
+    work: impl FnOnce(Request) -> Option<Reply> + Send + 'static,
 ) -> Option<Reply> {
-    let work = tokio::task::spawn_blocking(move || {
-        let reply = work();
-        drop(begun);
+    let (asked, done) = (request.clone(), hanging.clone());
+    let mut work = tokio::task::spawn_blocking(move || {
+        let reply = work(asked.clone());
+        done.requests().remove(&asked);
         reply
     });
-    match tokio::time::timeout(timeout, work).await {
-        Ok(reply) => reply.ok().flatten(),
-        Err(_) => Some(Reply::FileSystemHangs),
+    if let Ok(reply) = tokio::time::timeout(timeout, &mut work).await {
+        return reply.ok().flatten();
     }
+    hanging.requests().insert(request.clone());
+    if work.is_finished() {
+        hanging.requests().remove(&request);
+    }
+    Some(Reply::FileSystemHangs)
 }
 
-/// The requests that a thread is at work on. None gets a second one: there is a limit to threads, and those in a file system that
-/// hangs never come back.
+/// The requests in which a thread hangs. None gets a second one: there is a limit to threads, and those never come back.
 #[derive(Clone, Debug, Default)]
 struct Hanging(Arc<Mutex<BTreeSet<Request>>>);
 
-/// One of these, until it is dropped.
-struct Begun {
-    hanging: Hanging,
-    request: Request,
-}
-
 impl Hanging {
-    fn begin(&self, request: &Request) -> Option<Begun> {
-        let is_new = self.requests().insert(request.clone());
-        is_new.then(|| Begun { hanging: self.clone(), request: request.clone() })
+    fn contains(&self, request: &Request) -> bool {
+        self.requests().contains(request)
     }
 
     fn requests(&self) -> MutexGuard<'_, BTreeSet<Request>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Begun {
-    fn drop(&mut self) {
-        self.hanging.requests().remove(&self.request);
     }
 }
 
@@ -269,12 +259,12 @@ mod tests {
     async fn a_file_system_that_hangs_is_said_and_takes_one_thread_for_each_request() {
         let (hanging, request) = (Hanging::default(), Request::Workdir("/w".into()));
         let (answer_late, late) = std::sync::mpsc::channel::<()>();
-        let hang = move || late.recv().ok().map(|()| Reply::Changed);
-        let reply = in_time(hanging.begin(&request).unwrap(), hang, Duration::from_millis(10)).await;
+        let hang = move |_| late.recv().ok().map(|()| Reply::Changed);
+        let reply = in_time(request.clone(), &hanging, Duration::from_millis(10), hang).await;
         assert!(matches!(reply, Some(Reply::FileSystemHangs)));
-        assert!(hanging.begin(&request).is_none() && hanging.begin(&Request::Prompt("/w".into())).is_some());
+        assert!(hanging.contains(&request) && !hanging.contains(&Request::Prompt("/w".into())));
         drop(answer_late);
-        while hanging.begin(&request).is_none() {
+        while hanging.contains(&request) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }

@@ -234,7 +234,7 @@ fn a_broken_an_empty_and_a_missing_file_change_nothing_that_runs() {
 #[test]
 fn a_jcard_that_is_not_there_at_first_is_taken_up_when_it_appears() {
     let daemon = Setup::new().start_as_it_is();
-    assert!(daemon.health().config_error.is_some());
+    daemon.wait("a finding", || daemon.health().config_error);
     daemon.edit_jcard(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     assert_eq!(daemon.health().config_error, None);
@@ -281,6 +281,8 @@ fn only_the_agent_whose_launch_changed_is_relaunched() {
     let same = agent("same", "log @WORK/same; sleep inf", "");
     let daemon = Setup::new().start(&(same.clone() + &agent("other", "log @WORK/other; sleep inf", "")));
     let (one, two) = (daemon.wait_until_running("same"), daemon.wait_until_running("other"));
+    daemon.wait_for_starts("other", 1);
+    daemon.wait_for_starts("same", 1);
     daemon.edit_jcard(&(same + &agent("other", "log @WORK/other; sleep inf", "env = { A = \"b\" }")));
     let agent = daemon
         .wait_until("other", "relaunched", |agent| agent.running && agent.pid != Some(two) && agent.pid.is_some());
