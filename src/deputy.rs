@@ -10,7 +10,8 @@
 //! gives up root without a further `execve(2)`, the kernel lets nobody but root trace it.
 //!
 //! A request that gets no answer, because the deputy was killed or something in it hangs, is an [`Error`]: nothing is known then,
-//! and callers must not take that for an answer. The next request starts a new deputy.
+//! and callers must not take that for an answer. The deputy bounds its own work, so one that does not answer in time was stopped
+//! or crippled: it is killed. The next request starts a new one.
 
 mod serve;
 
@@ -23,7 +24,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
+use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 
 pub use serve::run;
 
@@ -48,10 +52,13 @@ pub enum Error {
     /// It did not answer in time.
     #[error("no answer from the process that acts as the agent user within {}", humantime::format_duration(*.0))]
     TimedOut(Duration),
+    /// It answered, but the file system did not.
+    #[error("the file system does not answer")]
+    FileSystem,
 }
 
 /// What the deputy can be asked.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// Run tmux with these arguments, for no longer than this.
     Tmux { arguments: Vec<String>, timeout: Duration },
@@ -72,6 +79,8 @@ pub(crate) enum Reply {
     Prompt(Prompt),
     Workdir(Workdir),
     SetMode(Result<(), String>),
+    /// The file system did not answer within [`FILE_TIMEOUT`], or has yet to answer the same request from before.
+    FileSystemHangs,
     /// Without a request: something that is watched changed.
     Changed,
 }
@@ -139,10 +148,26 @@ struct Numbered<T> {
 
 type Answer = oneshot::Sender<Result<Reply, Error>>;
 
+/// A request on its way to the deputy.
+#[derive(Debug)]
+struct Asked {
+    request: Request,
+    /// How long the deputy may take.
+    timeout: Duration,
+    answer: Answer,
+}
+
+/// A request that the deputy has.
+struct Open {
+    deadline: Instant,
+    timeout: Duration,
+    answer: Answer,
+}
+
 /// The daemon's handle to the deputy. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Deputy {
-    requests: mpsc::UnboundedSender<(Request, Answer)>,
+    requests: mpsc::UnboundedSender<Asked>,
 }
 
 impl Deputy {
@@ -151,7 +176,7 @@ impl Deputy {
     /// cannot be known.
     pub fn new(user: String, changed: impl Fn() + Send + Sync + 'static) -> Self {
         let (requests, inbox) = mpsc::unbounded_channel();
-        tokio::spawn(keep(user, inbox, changed));
+        tokio::spawn(keep(move || start(&user), inbox, changed));
         Self { requests }
     }
 
@@ -191,17 +216,17 @@ impl Deputy {
     pub fn watch(&self, targets: Vec<Target>) {
         let (answer, _) = oneshot::channel();
         // Fails only when the daemon is ending.
-        let _ = self.requests.send((Request::Watch(targets), answer));
+        let _ = self.requests.send(Asked { request: Request::Watch(targets), timeout: Duration::ZERO, answer });
     }
 
     async fn ask(&self, request: Request, timeout: Duration) -> Result<Reply, Error> {
         // The deputy bounds its own work; this bound is for a deputy that hangs.
         let timeout = timeout + Duration::from_secs(1);
         let (answer, answered) = oneshot::channel();
-        self.requests.send((request, answer)).map_err(|_| Error::Gone)?;
-        match tokio::time::timeout(timeout, answered).await {
-            Ok(answer) => answer.map_err(|_| Error::Gone)?,
-            Err(_) => Err(Error::TimedOut(timeout)),
+        self.requests.send(Asked { request, timeout, answer }).map_err(|_| Error::Gone)?;
+        match answered.await.map_err(|_| Error::Gone)?? {
+            Reply::FileSystemHangs => Err(Error::FileSystem),
+            reply => Ok(reply),
         }
     }
 }
@@ -211,33 +236,29 @@ const FILE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Keeps a deputy running for as long as there are requests.
 async fn keep(
-    user: String,
-    mut inbox: mpsc::UnboundedReceiver<(Request, Answer)>,
+    mut start: impl FnMut() -> io::Result<(Child, UnixStream)>,
+    mut inbox: mpsc::UnboundedReceiver<Asked>,
     changed: impl Fn() + Send + Sync + 'static,
 ) {
     let mut watched = Vec::new();
-    while let Some((request, answer)) = inbox.recv().await {
-        match start(&user) {
-            Ok((child, stream)) => {
-                converse(stream, (request, answer), &mut inbox, &mut watched, &changed).await;
-                end(child).await;
+    while let Some(asked) = inbox.recv().await {
+        match start() {
+            Ok((mut child, stream)) => {
+                converse(stream, asked, &mut inbox, &mut watched, &changed).await;
+                // At once: one that was stopped and is continued later must not act on what it was asked before. Waited for by
+                // nobody, because what hangs in the kernel does not even die.
+                let _ = child.start_kill();
+                tokio::spawn(async move { child.wait().await });
                 changed();
             }
             Err(error) => {
-                let _ = answer.send(Err(Error::Start(error.to_string())));
+                let _ = asked.answer.send(Err(Error::Start(error.to_string())));
             }
         }
     }
 }
 
-/// The deputy sees its end of the socket closed and ends by itself; one that does not is made to.
-async fn end(mut child: tokio::process::Child) {
-    if tokio::time::timeout(Duration::from_secs(1), child.wait()).await.is_err() {
-        let _ = child.kill().await;
-    }
-}
-
-fn start(user: &str) -> io::Result<(tokio::process::Child, UnixStream)> {
+fn start(user: &str) -> io::Result<(Child, UnixStream)> {
     let (near, far) = std::os::unix::net::UnixStream::pair()?;
     near.set_nonblocking(true)?;
     let mut command = tokio::process::Command::new("/proc/self/exe");
@@ -255,11 +276,11 @@ fn start(user: &str) -> io::Result<(tokio::process::Child, UnixStream)> {
     Ok((command.spawn()?, UnixStream::from_std(near)?))
 }
 
-/// Until the deputy goes away or the daemon ends.
+/// Until the deputy goes away or is found to hang, or the daemon ends.
 async fn converse(
     stream: UnixStream,
-    first: (Request, Answer),
-    inbox: &mut mpsc::UnboundedReceiver<(Request, Answer)>,
+    first: Asked,
+    inbox: &mut mpsc::UnboundedReceiver<Asked>,
     watched: &mut Vec<Target>,
     changed: &(impl Fn() + Sync),
 ) {
@@ -267,46 +288,138 @@ async fn converse(
     let mut reader = frame::Reader::new(reader, MAX_FRAME);
     // Written by a task of its own, so that answers are read whatever happens: two full sockets would wait for each other.
     let (outgoing, mut outbox) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
+    let mut writing = JoinSet::new();
+    writing.spawn(async move {
         while let Some(request) = outbox.recv().await {
             if frame::write::<Numbered<Request>>(&mut writer, &request).await.is_err() {
                 return;
             }
         }
     });
-    let mut open: HashMap<u64, Answer> = HashMap::new();
+    let mut open: HashMap<u64, Open> = HashMap::new();
     let mut number = 0;
     if !watched.is_empty() {
         let _ = outgoing.send(Numbered { number, body: Request::Watch(watched.clone()) });
     }
     let mut next = Some(first);
     loop {
-        if let Some((request, answer)) = next.take() {
+        if let Some(Asked { request, timeout, answer }) = next.take() {
             number += 1;
             if let Request::Watch(targets) = &request {
                 watched.clone_from(targets);
             } else {
-                open.insert(number, answer);
+                open.insert(number, Open { deadline: Instant::now() + timeout, timeout, answer });
             }
             if outgoing.send(Numbered { number, body: request }).is_err() {
                 return;
             }
         }
-        // Both arms only take something that has arrived whole: cancelling the other one loses nothing.
+        let deadline = open.values().map(|open| open.deadline).min();
+        let overdue = async {
+            match deadline {
+                Some(deadline) => sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        // Each arm only takes something that has arrived whole: cancelling the others loses nothing.
         tokio::select! {
-            request = inbox.recv() => match request {
-                Some(request) => next = Some(request),
-                None => return,
-            },
+            // An answer that is there counts, however late it is looked at.
+            biased;
             reply = reader.read::<Numbered<Reply>>() => match reply {
                 Ok(Some(Numbered { body: Reply::Changed, .. })) => changed(),
                 Ok(Some(Numbered { number, body })) => {
-                    if let Some(answer) = open.remove(&number) {
-                        let _ = answer.send(Ok(body));
+                    if let Some(open) = open.remove(&number) {
+                        let _ = open.answer.send(Ok(body));
                     }
                 }
                 Ok(None) | Err(_) => return,
             },
+            request = inbox.recv() => match request {
+                Some(request) => next = Some(request),
+                None => return,
+            },
+            () = overdue => {
+                tracing::warn!("the process that acts as the agent user does not answer; it is killed and replaced");
+                let now = Instant::now();
+                for (_, Open { timeout, answer, .. }) in open.extract_if(|_, open| open.deadline <= now) {
+                    let _ = answer.send(Err(Error::TimedOut(timeout)));
+                }
+                return;
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Starts child processes that do nothing, and a task that speaks for each; these get the number of the start, from 0.
+    fn starts<F>(speak: impl Fn(usize, UnixStream) -> F) -> impl FnMut() -> io::Result<(Child, UnixStream)>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut count = 0;
+        move || {
+            let (near, far) = UnixStream::pair()?;
+            tokio::spawn(speak(count, far));
+            count += 1;
+            let child = tokio::process::Command::new("sleep").arg("3600").kill_on_drop(true).spawn()?;
+            Ok((child, near))
+        }
+    }
+
+    fn kept(
+        start: impl FnMut() -> io::Result<(Child, UnixStream)> + Send + 'static,
+        changed: impl Fn() + Send + Sync + 'static,
+    ) -> Deputy {
+        let (requests, inbox) = mpsc::unbounded_channel();
+        tokio::spawn(keep(start, inbox, changed));
+        Deputy { requests }
+    }
+
+    /// Answers that every working directory is usable but those named `silent`.
+    async fn answer_all(stream: UnixStream) {
+        let (reader, mut writer) = stream.into_split();
+        let mut reader = frame::Reader::new(reader, MAX_FRAME);
+        while let Ok(Some(Numbered { number, body })) = reader.read::<Numbered<Request>>().await {
+            match body {
+                Request::Workdir(path) if !path.ends_with("silent") => {
+                    let reply = Numbered { number, body: Reply::Workdir(Workdir::Usable) };
+                    frame::write(&mut writer, &reply).await.unwrap();
+                }
+                _ => {}
+            }
+        }
+    }
+
+    async fn listen(mut stream: UnixStream) {
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    }
+
+    fn is_there(pid: u32) -> bool {
+        // A zombie is no longer there.
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z"))
+    }
+
+    #[tokio::test]
+    async fn a_deputy_that_does_not_answer_is_killed_and_replaced() {
+        let (pids, mut started) = mpsc::unbounded_channel();
+        let mut start =
+            starts(async |count, stream| if count == 0 { listen(stream).await } else { answer_all(stream).await });
+        let start = move || {
+            let (child, stream) = start()?;
+            pids.send(child.id().unwrap()).unwrap();
+            Ok((child, stream))
+        };
+        let deputy = kept(start, || {});
+        let tmux = deputy.tmux(vec![], Duration::from_mins(1));
+        let set_mode = deputy.ask(Request::SetMode { path: "/f".into(), mode: 0 }, Duration::from_millis(100));
+        let (tmux, set_mode) = tokio::join!(tmux, set_mode);
+        assert!(matches!(set_mode, Err(Error::TimedOut(_))), "{set_mode:?}");
+        assert!(matches!(tmux, Err(Error::Gone)), "{tmux:?}");
+        let pid = started.recv().await.unwrap();
+        assert_eq!(deputy.workdir("/w".into()).await.unwrap(), Workdir::Usable);
+        assert!(!is_there(pid));
     }
 }

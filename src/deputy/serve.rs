@@ -1,12 +1,13 @@
 //! The deputy's own end.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::libc::{O_CLOEXEC, O_NOCTTY, O_NONBLOCK};
@@ -16,7 +17,7 @@ use tokio::net::UnixStream;
 use tokio::process::Command;
 use tokio::sync::mpsc;
 
-use super::{MAX_FRAME, Numbered, Output, Prompt, Reply, Request, RunError, Workdir};
+use super::{FILE_TIMEOUT, MAX_FRAME, Numbered, Output, Prompt, Reply, Request, RunError, Workdir};
 use crate::account::{self, Account};
 use crate::frame::{self, Bytes};
 use crate::secrets::MAX_STRING;
@@ -43,13 +44,18 @@ pub fn run(user: &str) -> Result<(), Error> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let socket = std::os::unix::net::UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     socket.set_nonblocking(true)?;
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(socket, account))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(serve(socket, account));
+    // A thread that hangs in a file system must not hold up the end.
+    runtime.shutdown_background();
+    result
 }
 
 async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Result<(), Error> {
     let (reader, mut writer) = UnixStream::from_std(socket)?.into_split();
     let mut reader = frame::Reader::new(reader, MAX_FRAME);
     let account = Arc::new(account);
+    let hanging = Hanging::default();
     let mut watcher = Watcher::new()?;
     let (replies, mut outbox) = mpsc::channel::<Numbered<Reply>>(64);
     loop {
@@ -58,9 +64,9 @@ async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Resu
                 None => return Ok(()),
                 Some(Numbered { body: Request::Watch(targets), .. }) => watcher.set(&targets),
                 Some(Numbered { number, body }) => {
-                    let (replies, account) = (replies.clone(), Arc::clone(&account));
+                    let (replies, account, hanging) = (replies.clone(), Arc::clone(&account), hanging.clone());
                     tokio::spawn(async move {
-                        if let Some(body) = answer(body, &account).await {
+                        if let Some(body) = answer(body, &account, &hanging).await {
                             let _ = replies.send(Numbered { number, body }).await;
                         }
                     });
@@ -76,24 +82,73 @@ async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Resu
 }
 
 /// `None` for what needs no answer.
-async fn answer(request: Request, account: &Account) -> Option<Reply> {
+async fn answer(request: Request, account: &Account, hanging: &Hanging) -> Option<Reply> {
+    match request {
+        Request::Tmux { arguments, timeout } => Some(Reply::Tmux(tmux(&arguments, timeout, account).await)),
+        Request::Watch(_) => None,
+        request => match hanging.begin(&request) {
+            Some(begun) => in_time(begun, move || work_on_file(request), FILE_TIMEOUT).await,
+            None => Some(Reply::FileSystemHangs),
+        },
+    }
+}
+
+/// Blocks for as long as the file system does.
+fn work_on_file(request: Request) -> Option<Reply> {
     Some(match request {
-        Request::Tmux { arguments, timeout } => Reply::Tmux(tmux(&arguments, timeout, account).await),
-        Request::Prompt(path) => Reply::Prompt(blocking(move || read_prompt(&path)).await?),
-        Request::Workdir(path) => Reply::Workdir(blocking(move || look_at_workdir(&path)).await?),
+        Request::Prompt(path) => Reply::Prompt(read_prompt(&path)),
+        Request::Workdir(path) => Reply::Workdir(look_at_workdir(&path)),
         Request::SetMode { path, mode } => Reply::SetMode(
-            blocking(move || {
-                fs::set_permissions(&path, fs::Permissions::from_mode(mode))
-                    .map_err(|error| format!("failed to set the mode of {}: {error}", path.display()))
-            })
-            .await?,
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode))
+                .map_err(|error| format!("failed to set the mode of {}: {error}", path.display())),
         ),
-        Request::Watch(_) => return None,
+        Request::Tmux { .. } | Request::Watch(_) => return None,
     })
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    tokio::task::spawn_blocking(work).await.ok()
+/// Does the work in a thread of its own, which is left behind if it takes too long.
+async fn in_time(
+    begun: Begun,
+    work: impl FnOnce() -> Option<Reply> + Send + 'static,
+    timeout: Duration,
+) -> Option<Reply> {
+    let work = tokio::task::spawn_blocking(move || {
+        let reply = work();
+        drop(begun);
+        reply
+    });
+    match tokio::time::timeout(timeout, work).await {
+        Ok(reply) => reply.ok().flatten(),
+        Err(_) => Some(Reply::FileSystemHangs),
+    }
+}
+
+/// The requests that a thread is at work on. None gets a second one: there is a limit to threads, and those in a file system that
+/// hangs never come back.
+#[derive(Clone, Debug, Default)]
+struct Hanging(Arc<Mutex<BTreeSet<Request>>>);
+
+/// One of these, until it is dropped.
+struct Begun {
+    hanging: Hanging,
+    request: Request,
+}
+
+impl Hanging {
+    fn begin(&self, request: &Request) -> Option<Begun> {
+        let is_new = self.requests().insert(request.clone());
+        is_new.then(|| Begun { hanging: self.clone(), request: request.clone() })
+    }
+
+    fn requests(&self) -> MutexGuard<'_, BTreeSet<Request>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.hanging.requests().remove(&self.request);
+    }
 }
 
 async fn tmux(arguments: &[String], timeout: Duration, account: &Account) -> Result<Output, RunError> {
@@ -204,6 +259,20 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_file_system_that_hangs_is_said_and_takes_one_thread_for_each_request() {
+        let (hanging, request) = (Hanging::default(), Request::Workdir("/w".into()));
+        let (answer_late, late) = std::sync::mpsc::channel::<()>();
+        let hang = move || late.recv().ok().map(|()| Reply::Changed);
+        let reply = in_time(hanging.begin(&request).unwrap(), hang, Duration::from_millis(10)).await;
+        assert!(matches!(reply, Some(Reply::FileSystemHangs)));
+        assert!(hanging.begin(&request).is_none() && hanging.begin(&Request::Prompt("/w".into())).is_some());
+        drop(answer_late);
+        while hanging.begin(&request).is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
 
     #[test]
     fn a_prompt_is_trimmed() {
