@@ -180,6 +180,18 @@ impl Deputy {
         Self { requests }
     }
 
+    /// One of which `answer` says what it answers, `None` for what goes unanswered; for tests of other rooms.
+    #[cfg(test)]
+    pub(crate) fn of(answer: impl Fn(Request) -> Option<Reply> + Send + 'static) -> Self {
+        let (requests, mut inbox) = mpsc::unbounded_channel::<Asked>();
+        tokio::spawn(async move {
+            while let Some(asked) = inbox.recv().await {
+                let _ = asked.answer.send(answer(asked.request).ok_or(Error::Gone));
+            }
+        });
+        Self { requests }
+    }
+
     /// Runs tmux with these arguments.
     pub async fn tmux(&self, arguments: Vec<String>, timeout: Duration) -> Result<Result<Output, RunError>, Error> {
         match self.ask(Request::Tmux { arguments, timeout }, timeout).await? {

@@ -58,6 +58,18 @@ pub struct Seen {
     pub prompts: BTreeMap<PathBuf, deputy::Prompt>,
     /// Working directories.
     pub workdirs: BTreeMap<PathBuf, deputy::Workdir>,
+    /// Paths that could not be looked at this time, and why. What was seen there before, if anything, is in the maps above.
+    pub unreachable: BTreeMap<PathBuf, String>,
+}
+
+impl Seen {
+    /// What is to be said of a path at which nothing was ever seen.
+    fn unseen(&self, path: &Path) -> String {
+        match self.unreachable.get(path) {
+            Some(reason) => format!("{} could not be looked at: {reason}", path.display()),
+            None => format!("{} does not exist", path.display()),
+        }
+    }
 }
 
 /// The paths that have to be looked at before [`desired`] can tell.
@@ -132,8 +144,12 @@ fn declare(
                 missing.push(format!("the prompt_file {why}"));
                 None
             }
-            Some(deputy::Prompt::Missing) | None => {
+            Some(deputy::Prompt::Missing) => {
                 missing.push(format!("the prompt_file {} does not exist", folder.join(file).display()));
+                None
+            }
+            None => {
+                missing.push(format!("the prompt_file {}", seen.unseen(&folder.join(file))));
                 None
             }
         },
@@ -142,7 +158,7 @@ fn declare(
     match seen.workdirs.get(&workdir) {
         Some(deputy::Workdir::Usable) => {}
         Some(deputy::Workdir::Missing(why)) => missing.push(format!("the workdir {why}")),
-        None => missing.push(format!("the workdir {} does not exist", workdir.display())),
+        None => missing.push(format!("the workdir {}", seen.unseen(&workdir))),
     }
     let environment = match environment(spec, secrets) {
         Ok(environment) => environment,
@@ -233,6 +249,7 @@ mod tests {
             workdirs: ["/w", "/home/agent", "/home/agent/project"]
                 .map(|path| (PathBuf::from(path), deputy::Workdir::Usable))
                 .into(),
+            ..Seen::default()
         }
     }
 

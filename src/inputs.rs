@@ -2,9 +2,9 @@
 //!
 //! Changes are noticed where the system announces them, and by reading again every `resync` where it does not (9p, virtiofs).
 //! They are acted on after `settle` of quiet, at most ten times that after the first. What cannot be read is not empty: the last
-//! good reading stays.
+//! good reading stays, for each path on its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use crate::account::Account;
@@ -67,6 +68,7 @@ struct Last {
     /// What is wrong with the file as a whole.
     file_error: Option<String>,
     secrets: Secrets,
+    seen: Seen,
     desired: Option<Desired>,
 }
 
@@ -167,13 +169,12 @@ impl Inputs {
         last.take_config(files.text, &self.config, &self.options);
         let empty = Config { entries: Vec::new(), findings: Vec::new(), complete: false };
         let config = last.config.as_ref().unwrap_or(&empty);
-        let seen = match self.look(config, folder_of(&self.config)).await {
-            Ok(seen) => seen,
-            Err(error) => {
-                tracing::warn!("failed to look at prompts and working directories: {error}; trying again");
-                return false;
+        let seen = self.look(config, &last.seen).await;
+        for (path, reason) in &seen.unreachable {
+            if !last.seen.unreachable.contains_key(path) {
+                tracing::warn!("{} could not be looked at: {reason}; trying again", path.display());
             }
-        };
+        }
         let mut desired = desired(config, &last.secrets, &seen, &self.config, &self.account);
         desired.config_error = last.file_error.clone().or(desired.config_error);
         desired.secrets_error = secrets_error;
@@ -182,24 +183,63 @@ impl Inputs {
             last.desired = Some(desired.clone());
             say(desired);
         }
-        true
+        last.seen = seen;
+        last.seen.unreachable.is_empty()
     }
 
-    /// Through the agent user's eyes.
-    async fn look(&self, config: &Config, folder: &Path) -> Result<Seen, deputy::Error> {
-        let (prompts, workdirs) = paths(config, folder, &self.account);
+    /// Through the agent user's eyes, at all paths at once. `before` stands in for what cannot be looked at now.
+    async fn look(&self, config: &Config, before: &Seen) -> Seen {
+        let (prompts, workdirs) = paths(config, folder_of(&self.config), &self.account);
         self.deputy.watch(prompts.iter().chain(&workdirs).cloned().map(Target::Path).collect());
-        let mut seen = Seen { prompts: BTreeMap::new(), workdirs: BTreeMap::new() };
-        for path in prompts {
-            let prompt = self.deputy.prompt(path.clone()).await?;
-            seen.prompts.insert(path, prompt);
+        let deputy = &self.deputy;
+        let prompts = look_at(prompts, |path| {
+            let deputy = deputy.clone();
+            async move { deputy.prompt(path).await }
+        });
+        let workdirs = look_at(workdirs, |path| {
+            let deputy = deputy.clone();
+            async move { deputy.workdir(path).await }
+        });
+        let mut unreachable = BTreeMap::new();
+        Seen {
+            prompts: seen(prompts, &before.prompts, &mut unreachable).await,
+            workdirs: seen(workdirs, &before.workdirs, &mut unreachable).await,
+            unreachable,
         }
-        for path in workdirs {
-            let workdir = self.deputy.workdir(path.clone()).await?;
-            seen.workdirs.insert(path, workdir);
-        }
-        Ok(seen)
     }
+}
+
+type Looks<T> = JoinSet<(PathBuf, Result<T, deputy::Error>)>;
+
+fn look_at<T, F>(paths: BTreeSet<PathBuf>, look: impl Fn(PathBuf) -> F) -> Looks<T>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, deputy::Error>> + Send + 'static,
+{
+    let mut looks = JoinSet::new();
+    for path in paths {
+        let look = look(path.clone());
+        looks.spawn(async move { (path, look.await) });
+    }
+    looks
+}
+
+async fn seen<T: Clone + 'static>(
+    looks: Looks<T>,
+    before: &BTreeMap<PathBuf, T>,
+    unreachable: &mut BTreeMap<PathBuf, String>,
+) -> BTreeMap<PathBuf, T> {
+    let mut seen = BTreeMap::new();
+    for (path, result) in looks.join_all().await {
+        match result {
+            Ok(it) => drop(seen.insert(path, it)),
+            Err(error) => {
+                seen.extend(before.get(&path).map(|it| (path.clone(), it.clone())));
+                unreachable.insert(path, error.to_string());
+            }
+        }
+    }
+    seen
 }
 
 impl Last {
@@ -272,5 +312,94 @@ fn report(path: &Path, config: &Config, desired: &Desired, before: Option<&Desir
     let before_secrets = before.and_then(|before| before.secrets_error.as_ref());
     for line in news(desired.secrets_error.as_ref(), before_secrets).iter().flat_map(|error| error.lines()) {
         tracing::error!("secrets: {line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::deputy::{Reply, Request, Workdir};
+
+    const JCARD: &str = "[[agents]]\nname = \"well\"\nharness = \"custom\"\nworkdir = \"/well\"\nprompt_file = \"p\"\n\
+                         [[agents]]\nname = \"ill\"\nharness = \"custom\"\nworkdir = \"/ill\"\n";
+
+    struct World {
+        directory: TempDir,
+        /// Whether the deputy has an answer about `/ill`.
+        answers: Arc<AtomicBool>,
+        inputs: Inputs,
+    }
+
+    impl World {
+        fn new(jcard: &str, answers: bool) -> Self {
+            let directory = TempDir::new().unwrap();
+            fs::write(directory.path().join("jcard.toml"), jcard).unwrap();
+            let answers = Arc::new(AtomicBool::new(answers));
+            let ill = Arc::clone(&answers);
+            let deputy = Deputy::of(move |request| match request {
+                Request::Prompt(_) => Some(Reply::Prompt(deputy::Prompt::Missing)),
+                Request::Workdir(path) if path.ends_with("ill") && !ill.load(Ordering::Relaxed) => {
+                    Some(Reply::FileSystemHangs)
+                }
+                Request::Workdir(_) => Some(Reply::Workdir(Workdir::Usable)),
+                _ => None,
+            });
+            let inputs = Inputs {
+                config: directory.path().join("jcard.toml"),
+                secret_dir: directory.path().join("secrets"),
+                options: config::Options::default(),
+                account: Account::current().unwrap(),
+                deputy,
+                settle: Duration::from_millis(1),
+                resync: Duration::from_hours(1),
+            };
+            Self { directory, answers, inputs }
+        }
+
+        fn follow(&self) -> (mpsc::Sender<Nudge>, mpsc::UnboundedReceiver<Desired>) {
+            let (nudges, nudged) = mpsc::channel(16);
+            let (say, said) = mpsc::unbounded_channel();
+            tokio::spawn(self.inputs.clone().follow(nudged, move |desired| say.send(desired).unwrap()));
+            (nudges, said)
+        }
+
+        fn write(&self, jcard: &str) {
+            fs::write(self.directory.path().join("jcard.toml"), jcard).unwrap();
+        }
+    }
+
+    /// What the agent waits for, if it does.
+    fn missing(desired: &Desired, agent: &str) -> Option<String> {
+        desired.agents[agent].declaration.clone().unwrap().launch.err().map(|missing| missing.0)
+    }
+
+    #[tokio::test]
+    async fn a_path_that_cannot_be_looked_at_holds_up_its_own_agent_only_and_is_tried_again() {
+        let world = World::new(JCARD, false);
+        let (_nudges, mut said) = world.follow();
+        let desired = said.recv().await.unwrap();
+        assert!(missing(&desired, "well").unwrap().ends_with("/p does not exist"));
+        assert_eq!(
+            missing(&desired, "ill").unwrap(),
+            "the workdir /ill could not be looked at: the file system does not answer"
+        );
+        world.answers.store(true, Ordering::Relaxed);
+        assert_eq!(missing(&said.recv().await.unwrap(), "ill"), None);
+    }
+
+    #[tokio::test]
+    async fn a_path_that_can_no_longer_be_looked_at_keeps_its_last_answer() {
+        let world = World::new(JCARD, true);
+        let (_nudges, mut said) = world.follow();
+        assert_eq!(missing(&said.recv().await.unwrap(), "ill"), None);
+        world.answers.store(false, Ordering::Relaxed);
+        world.write(&JCARD.replace("prompt_file", "# prompt_file"));
+        let desired = said.recv().await.unwrap();
+        assert_eq!((missing(&desired, "well"), missing(&desired, "ill")), (None, None));
     }
 }
