@@ -11,7 +11,7 @@
 //!
 //! A request that gets no answer, because the deputy was killed or something in it hangs, is an [`Error`]: nothing is known then,
 //! and callers must not take that for an answer. The deputy bounds its own work, so one that does not answer in time was stopped
-//! or crippled: it is killed. The next request starts a new one.
+//! or crippled: it is killed, and replaced.
 
 mod serve;
 
@@ -27,7 +27,7 @@ use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 pub use serve::run;
 
@@ -68,7 +68,7 @@ pub(crate) enum Request {
     Workdir(PathBuf),
     /// Set the mode of a file that the agent user owns.
     SetMode { path: PathBuf, mode: u32 },
-    /// Watch these from now on, and send [`Reply::Changed`] when one changes.
+    /// Watch these from now on, and send [`Reply::Changed`] when one changes, or was not watched before.
     Watch(Vec<Target>),
 }
 
@@ -81,7 +81,7 @@ pub(crate) enum Reply {
     SetMode(Result<(), String>),
     /// The file system did not answer within [`FILE_TIMEOUT`], or has yet to answer the same request from before.
     FileSystemHangs,
-    /// Without a request: something that is watched changed.
+    /// Without a request of that number: something that is watched changed, or was not watched before.
     Changed,
 }
 
@@ -172,8 +172,8 @@ pub struct Deputy {
 
 impl Deputy {
     /// Makes the handle, and the task behind it; the process itself is started with the first request. `user` is whom it
-    /// becomes. `changed` is called whenever something changed that [`Deputy::watch`] named, and after a new start, when that
-    /// cannot be known.
+    /// becomes. `changed` is called whenever something changed that [`Deputy::watch`] named, and when something is watched that
+    /// was not before, also by a new process after another: what happened to it until then cannot be known.
     pub fn new(user: String, changed: impl Fn() + Send + Sync + 'static) -> Self {
         let (requests, inbox) = mpsc::unbounded_channel();
         tokio::spawn(keep(move || start(&user), inbox, changed));
@@ -246,27 +246,64 @@ impl Deputy {
 /// How long a look at a file may take.
 const FILE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Keeps a deputy running for as long as there are requests.
+/// The pause before another start. It doubles with each deputy that never said anything.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Keeps a deputy running from the first request on, and for as long as there is something to watch. What is asked in the pause
+/// before a start waits for that start, and fails with it.
 async fn keep(
     mut start: impl FnMut() -> io::Result<(Child, UnixStream)>,
     mut inbox: mpsc::UnboundedReceiver<Asked>,
     changed: impl Fn() + Send + Sync + 'static,
 ) {
     let mut watched = Vec::new();
-    while let Some(asked) = inbox.recv().await {
-        match start() {
+    let mut pause = Duration::ZERO;
+    loop {
+        let mut first = None;
+        while watched.is_empty() && first.is_none() {
+            match inbox.recv().await {
+                Some(asked) => first = to_answer(asked, &mut watched),
+                None => return,
+            }
+        }
+        sleep(pause).await;
+        let (spoke, error) = match start() {
             Ok((mut child, stream)) => {
-                converse(stream, asked, &mut inbox, &mut watched, &changed).await;
+                let spoke = converse(stream, first.take(), &mut inbox, &mut watched, &changed).await;
                 // At once: one that was stopped and is continued later must not act on what it was asked before. Waited for by
                 // nobody, because what hangs in the kernel does not even die.
                 let _ = child.start_kill();
                 tokio::spawn(async move { child.wait().await });
-                changed();
+                (spoke, Error::Gone)
             }
-            Err(error) => {
-                let _ = asked.answer.send(Err(Error::Start(error.to_string())));
+            Err(error) => (false, Error::Start(error.to_string())),
+        };
+        if inbox.is_closed() {
+            return;
+        }
+        if spoke {
+            pause = SHORTEST_PAUSE;
+            continue;
+        }
+        pause = (pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        // Whatever waits has waited for this start: another may fail as well.
+        while let Some(asked) = first.take().or_else(|| inbox.try_recv().ok()) {
+            if let Some(asked) = to_answer(asked, &mut watched) {
+                let _ = asked.answer.send(Err(error.clone()));
             }
         }
+    }
+}
+
+/// Remembers what to watch, for this deputy and those after it. `None` for what needs no answer.
+fn to_answer(asked: Asked, watched: &mut Vec<Target>) -> Option<Asked> {
+    match asked.request {
+        Request::Watch(targets) => {
+            *watched = targets;
+            None
+        }
+        _ => Some(asked),
     }
 }
 
@@ -288,14 +325,14 @@ fn start(user: &str) -> io::Result<(Child, UnixStream)> {
     Ok((command.spawn()?, UnixStream::from_std(near)?))
 }
 
-/// Until the deputy goes away or is found to hang, or the daemon ends.
+/// Until the deputy goes away or is found to hang, or the daemon ends. Answers whether the deputy ever said anything.
 async fn converse(
     stream: UnixStream,
-    first: Asked,
+    first: Option<Asked>,
     inbox: &mut mpsc::UnboundedReceiver<Asked>,
     watched: &mut Vec<Target>,
     changed: &(impl Fn() + Sync),
-) {
+) -> bool {
     let (reader, mut writer) = stream.into_split();
     let mut reader = frame::Reader::new(reader, MAX_FRAME);
     // Written by a task of its own, so that answers are read whatever happens: two full sockets would wait for each other.
@@ -310,20 +347,23 @@ async fn converse(
     });
     let mut open: HashMap<u64, Open> = HashMap::new();
     let mut number = 0;
+    let mut spoke = false;
     if !watched.is_empty() {
         let _ = outgoing.send(Numbered { number, body: Request::Watch(watched.clone()) });
     }
-    let mut next = Some(first);
+    let mut next = first;
     loop {
-        if let Some(Asked { request, timeout, answer }) = next.take() {
+        if let Some(asked) = next.take() {
             number += 1;
-            if let Request::Watch(targets) = &request {
-                watched.clone_from(targets);
-            } else {
-                open.insert(number, Open { deadline: Instant::now() + timeout, timeout, answer });
-            }
+            let request = match to_answer(asked, watched) {
+                Some(Asked { request, timeout, answer }) => {
+                    open.insert(number, Open { deadline: Instant::now() + timeout, timeout, answer });
+                    request
+                }
+                None => Request::Watch(watched.clone()),
+            };
             if outgoing.send(Numbered { number, body: request }).is_err() {
-                return;
+                return spoke;
             }
         }
         let deadline = open.values().map(|open| open.deadline).min();
@@ -338,17 +378,21 @@ async fn converse(
             // An answer that is there counts, however late it is looked at.
             biased;
             reply = reader.read::<Numbered<Reply>>() => match reply {
-                Ok(Some(Numbered { body: Reply::Changed, .. })) => changed(),
+                Ok(Some(Numbered { body: Reply::Changed, .. })) => {
+                    spoke = true;
+                    changed();
+                }
                 Ok(Some(Numbered { number, body })) => {
+                    spoke = true;
                     if let Some(open) = open.remove(&number) {
                         let _ = open.answer.send(Ok(body));
                     }
                 }
-                Ok(None) | Err(_) => return,
+                Ok(None) | Err(_) => return spoke,
             },
             request = inbox.recv() => match request {
                 Some(request) => next = Some(request),
-                None => return,
+                None => return spoke,
             },
             () = overdue => {
                 tracing::warn!("the process that acts as the agent user does not answer; it is killed and replaced");
@@ -356,7 +400,7 @@ async fn converse(
                 for (_, Open { timeout, answer, .. }) in open.extract_if(|_, open| open.deadline <= now) {
                     let _ = answer.send(Err(Error::TimedOut(timeout)));
                 }
-                return;
+                return spoke;
             }
         }
     }
@@ -364,6 +408,9 @@ async fn converse(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     /// Starts child processes that do nothing, and a task that speaks for each; these get the number of the start, from 0.
@@ -433,5 +480,57 @@ mod tests {
         let pid = started.recv().await.unwrap();
         assert_eq!(deputy.workdir("/w".into()).await.unwrap(), Workdir::Usable);
         assert!(!is_there(pid));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deputies_that_end_at_once_are_started_less_and_less_often_and_what_is_asked_fails_with_them() {
+        let (count, changes) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (counted, noticed) = (Arc::clone(&count), Arc::clone(&changes));
+        let start = move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Err(io::Error::other("no such user"))
+        };
+        let deputy = kept(start, move || _ = noticed.fetch_add(1, Ordering::Relaxed));
+        deputy.watch(vec![Target::Path("/w".into())]);
+        for _ in 0..20 {
+            let before = Instant::now();
+            let asked = (0..100).map(|_| {
+                let deputy = deputy.clone();
+                async move { deputy.workdir("/w".into()).await }
+            });
+            let answers = asked.collect::<JoinSet<_>>().join_all().await;
+            assert!(answers.iter().all(|answer| matches!(answer, Err(Error::Start(_)))), "{answers:?}");
+            assert!(before.elapsed() <= LONGEST_PAUSE + Duration::from_millis(1));
+        }
+        let before = count.load(Ordering::Relaxed);
+        sleep(10 * LONGEST_PAUSE).await;
+        assert!((9..=11).contains(&(count.load(Ordering::Relaxed) - before)));
+        assert_eq!(changes.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_to_be_watched_is_told_to_whichever_deputy_can_be_started() {
+        let (heard, mut watched) = mpsc::unbounded_channel();
+        let mut good = starts(move |_, stream| {
+            let heard = heard.clone();
+            async move {
+                let mut reader = frame::Reader::new(stream, MAX_FRAME);
+                let first = reader.read::<Numbered<Request>>().await.unwrap().unwrap();
+                heard.send(first.body).unwrap();
+            }
+        });
+        let mut tries = 0;
+        let start = move || {
+            tries += 1;
+            if tries == 1 { Err(io::Error::other("not yet")) } else { good() }
+        };
+        let deputy = kept(start, || {});
+        let targets = vec![Target::Path("/w".into())];
+        deputy.watch(targets.clone());
+        // Also after the end of the first that was started.
+        for _ in 0..2 {
+            let heard = tokio::time::timeout(Duration::from_secs(5), watched.recv()).await.unwrap();
+            assert_eq!(heard, Some(Request::Watch(targets.clone())));
+        }
     }
 }

@@ -48,8 +48,10 @@ impl Watcher {
         Ok(Self { inotify, readable, watched: BTreeMap::new() })
     }
 
-    /// Watches these from now on, and nothing else. What cannot be watched is left to polling.
-    pub fn set(&mut self, targets: &[Target]) {
+    /// Watches these from now on, and nothing else. What cannot be watched is left to polling. Answers whether that is anything
+    /// else than before: nobody knows what happened to it until now.
+    pub fn set(&mut self, targets: &[Target]) -> bool {
+        let before = self.watched.clone();
         let mut wanted: BTreeMap<PathBuf, Names> = BTreeMap::new();
         for target in targets {
             match target {
@@ -88,6 +90,7 @@ impl Watcher {
                 self.watched.insert(directory, (descriptor, names));
             }
         }
+        self.watched != before
     }
 
     /// Waits for a change of what is watched. Cancel-safe.

@@ -51,6 +51,8 @@ pub fn run(user: &str) -> Result<(), Error> {
     result
 }
 
+const CHANGED: Numbered<Reply> = Numbered { number: 0, body: Reply::Changed };
+
 async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Result<(), Error> {
     let (reader, mut writer) = UnixStream::from_std(socket)?.into_split();
     let mut reader = frame::Reader::new(reader, MAX_FRAME);
@@ -62,7 +64,11 @@ async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Resu
         tokio::select! {
             request = reader.read::<Numbered<Request>>() => match request? {
                 None => return Ok(()),
-                Some(Numbered { body: Request::Watch(targets), .. }) => watcher.set(&targets),
+                Some(Numbered { body: Request::Watch(targets), .. }) => {
+                    if watcher.set(&targets) {
+                        frame::write(&mut writer, &CHANGED).await?;
+                    }
+                }
                 Some(Numbered { number, body }) => {
                     let (replies, account, hanging) = (replies.clone(), Arc::clone(&account), hanging.clone());
                     tokio::spawn(async move {
@@ -75,7 +81,7 @@ async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Resu
             Some(reply) = outbox.recv() => frame::write(&mut writer, &reply).await?,
             changed = watcher.changed() => {
                 changed?;
-                frame::write(&mut writer, &Numbered { number: 0, body: Reply::Changed }).await?;
+                frame::write(&mut writer, &CHANGED).await?;
             }
         }
     }
