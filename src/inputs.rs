@@ -5,8 +5,7 @@
 //! good reading stays, for each path on its own.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -19,6 +18,7 @@ use crate::account::Account;
 use crate::config::{self, Config};
 use crate::deputy::{self, Deputy};
 use crate::desired::{Desired, Seen, desired, folder_of, located, paths};
+use crate::regular;
 use crate::secrets::{self, Reading, Secrets};
 use crate::watch::{Target, Watcher};
 
@@ -266,24 +266,13 @@ fn is_news(files: &Files, last: &Last) -> bool {
 }
 
 fn read_config(path: &Path) -> (Result<Vec<u8>, String>, Option<SystemTime>) {
-    let read = || -> io::Result<(Vec<u8>, Option<SystemTime>)> {
-        let mut file = fs::File::open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
+    match regular::read(path, config::MAX_SIZE) {
+        Ok((text, metadata)) => {
+            // A rename keeps the time of the last write, but counts as a change of the file's status.
+            let status_changed =
+                u64::try_from(metadata.ctime()).ok().map(|at| SystemTime::UNIX_EPOCH + Duration::from_secs(at));
+            (Ok(text), metadata.modified().ok().max(status_changed))
         }
-        let mut text = Vec::new();
-        file.by_ref().take(config::MAX_SIZE + 1).read_to_end(&mut text)?;
-        if text.len() as u64 > config::MAX_SIZE {
-            return Err(io::Error::other(format!("it is larger than {} MiB", config::MAX_SIZE >> 20)));
-        }
-        // A rename keeps the time of the last write, but counts as a change of the file's status.
-        let status_changed =
-            u64::try_from(metadata.ctime()).ok().map(|at| SystemTime::UNIX_EPOCH + Duration::from_secs(at));
-        Ok((text, metadata.modified().ok().max(status_changed)))
-    };
-    match read() {
-        Ok((text, changed)) => (Ok(text), changed),
         Err(error) => {
             (Err(format!("failed to read {}: {error}; what it declared before stays in force", path.display())), None)
         }
@@ -317,6 +306,7 @@ fn report(path: &Path, config: &Config, desired: &Desired, before: Option<&Desir
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -401,5 +391,20 @@ mod tests {
         world.write(&JCARD.replace("prompt_file", "# prompt_file"));
         let desired = said.recv().await.unwrap();
         assert_eq!((missing(&desired, "well"), missing(&desired, "ill")), (None, None));
+    }
+
+    #[tokio::test]
+    async fn a_fifo_as_jcard_is_an_error_and_not_waited_for() {
+        let world = World::new(JCARD, true);
+        let (nudges, mut said) = world.follow();
+        said.recv().await.unwrap();
+        fs::remove_file(&world.inputs.config).unwrap();
+        nix::unistd::mkfifo(&world.inputs.config, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        nudges.send(Nudge::Now).await.unwrap();
+        let mut desired = said.recv().await.unwrap();
+        while !desired.config_error.as_ref().is_some_and(|error| error.contains("it is not a regular file")) {
+            desired = said.recv().await.unwrap();
+        }
+        assert!(desired.agents.contains_key("well"));
     }
 }

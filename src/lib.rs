@@ -34,6 +34,7 @@ pub mod lock;
 pub mod log;
 pub mod process;
 pub mod reconcile;
+pub mod regular;
 pub mod secrets;
 pub mod socket;
 pub mod status;

@@ -5,16 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use nix::libc::{O_CLOEXEC, O_NOCTTY, O_NONBLOCK};
 use zeroize::Zeroizing;
 
 use crate::frame::Bytes;
+use crate::regular;
 
 /// The longest `NAME=VALUE` that Linux takes, without its terminating NUL: `MAX_ARG_STRLEN` (128 KiB) less one, see `execve(2)`.
 pub const MAX_STRING: usize = 131_071;
@@ -135,22 +134,17 @@ fn list(directory: &Path, last: &Secrets, reading: &mut Reading) -> io::Result<(
 /// `None` for what is skipped without a word: a folder, and a file that went away in the meantime.
 fn read_file(path: &Path, name: &str) -> Result<Option<(Bytes, Option<SystemTime>)>, Problem> {
     let failed = |source| Problem::File { path: path.to_owned(), source };
-    // Looked at before it is opened: opening a device can have effects.
     match fs::metadata(path) {
         Err(_) if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => {
             return Ok(None);
         }
-        Err(source) => return Err(failed(source)),
         Ok(metadata) if metadata.is_dir() => return Ok(None),
-        Ok(metadata) if !metadata.is_file() => return Err(Problem::NotRegular(path.to_owned())),
-        Ok(_) => {}
+        Ok(_) | Err(_) => {}
     }
-    let file =
-        OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY | O_CLOEXEC).open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(Problem::NotRegular(path.to_owned()));
-    }
+    let (file, metadata) = regular::open(path).map_err(|error| match error {
+        regular::Error::Io(source) => failed(source),
+        regular::Error::NotRegular | regular::Error::TooLarge(_) => Problem::NotRegular(path.to_owned()),
+    })?;
     let value = read_value(&file).map_err(failed)?.ok_or_else(|| Problem::TooLarge(path.to_owned()))?;
     let value = trim_newlines(&value);
     if value.contains(&0) {

@@ -1,12 +1,10 @@
 //! `agentd check`: what is wrong with a jcard, before a daemon reads it.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
-use thiserror::Error;
-
 use crate::config::{self, Finding, Options, Severity};
+use crate::regular;
 
 /// The exit status when nothing is in error.
 const GOOD: u8 = 0;
@@ -21,10 +19,10 @@ const BAD: u8 = 1;
 /// `out` cannot be written.
 pub fn check(file: &Path, options: &Options, out: &mut impl Write) -> io::Result<u8> {
     let shown = file.display();
-    let text = match read(file) {
-        Ok(text) => text,
+    let text = match regular::read(file, config::MAX_SIZE) {
+        Ok((text, _)) => text,
         Err(error) => {
-            writeln!(out, "{shown}: {error}")?;
+            writeln!(out, "{shown}: {}", fault(&error))?;
             return Ok(BAD);
         }
     };
@@ -46,18 +44,13 @@ pub fn check(file: &Path, options: &Options, out: &mut impl Write) -> io::Result
     Ok(if errors == 0 { GOOD } else { BAD })
 }
 
-#[derive(Debug, Error)]
-enum ReadError {
-    #[error("cannot be read: {0}; name a jcard that exists and that you may read")]
-    Io(#[from] io::Error),
-    #[error("is larger than {} MiB; a jcard is a few kilobytes", config::MAX_SIZE >> 20)]
-    TooLarge,
-}
-
-fn read(file: &Path) -> Result<Vec<u8>, ReadError> {
-    let mut text = Vec::new();
-    let size = File::open(file)?.take(config::MAX_SIZE + 1).read_to_end(&mut text)?;
-    if size as u64 > config::MAX_SIZE { Err(ReadError::TooLarge) } else { Ok(text) }
+/// What is wrong with the file as a whole, after its name.
+fn fault(error: &regular::Error) -> String {
+    match error {
+        regular::Error::Io(error) => format!("cannot be read: {error}; name a jcard that exists and that you may read"),
+        regular::Error::NotRegular => "is not a regular file; name a jcard that is one".to_owned(),
+        regular::Error::TooLarge(limit) => format!("is larger than {} MiB; a jcard is a few kilobytes", limit >> 20),
+    }
 }
 
 fn counted(count: usize, noun: &str) -> String {
@@ -135,7 +128,21 @@ mod tests {
 
     #[test]
     fn a_file_of_endless_size_is_refused() {
-        let (status, output) = check_file(Path::new("/dev/zero"));
-        assert_eq!((status, output.as_str()), (1, "/dev/zero: is larger than 8 MiB; a jcard is a few kilobytes\n"));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("jcard.toml");
+        fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
+        let (status, output) = check_file(&file);
+        assert_eq!(status, 1);
+        assert!(output.ends_with("jcard.toml: is larger than 8 MiB; a jcard is a few kilobytes\n"), "{output}");
+    }
+
+    #[test]
+    fn a_fifo_is_refused_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("jcard.toml");
+        nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (status, output) = check_file(&file);
+        assert_eq!(status, 1);
+        assert!(output.ends_with("jcard.toml: is not a regular file; name a jcard that is one\n"), "{output}");
     }
 }

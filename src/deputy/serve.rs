@@ -1,16 +1,15 @@
 //! The deputy's own end.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::libc::{O_CLOEXEC, O_NOCTTY, O_NONBLOCK};
 use nix::unistd::{AccessFlags, eaccess};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -20,6 +19,7 @@ use tokio::sync::mpsc;
 use super::{FILE_TIMEOUT, MAX_FRAME, Numbered, Output, Prompt, Reply, Request, RunError, Workdir};
 use crate::account::{self, Account};
 use crate::frame::{self, Bytes};
+use crate::regular;
 use crate::secrets::MAX_STRING;
 use crate::watch::Watcher;
 
@@ -200,23 +200,20 @@ async fn text(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
 }
 
 fn read_prompt(path: &Path) -> Prompt {
-    match open_prompt(path) {
-        Ok(file) => prompt_in(&file, path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Prompt::Missing,
-        Err(error) => Prompt::Unusable(format!("{} cannot be read by the agent user: {error}", path.display())),
+    match regular::open(path) {
+        Ok((file, _)) => prompt_in(&file, path),
+        Err(regular::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => Prompt::Missing,
+        Err(regular::Error::Io(error)) => {
+            Prompt::Unusable(format!("{} cannot be read by the agent user: {error}", path.display()))
+        }
+        Err(regular::Error::NotRegular | regular::Error::TooLarge(_)) => {
+            Prompt::Unusable(format!("{} is not a regular file", path.display()))
+        }
     }
-}
-
-fn open_prompt(path: &Path) -> io::Result<File> {
-    // Without blocking: it may be a FIFO that nobody writes to.
-    OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY | O_CLOEXEC).open(path)
 }
 
 fn prompt_in(file: &File, path: &Path) -> Prompt {
     const ROOM: u64 = 4 << 20;
-    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-        return Prompt::Unusable(format!("{} is not a regular file", path.display()));
-    }
     let mut text = Vec::new();
     if let Err(error) = file.take(ROOM).read_to_end(&mut text) {
         return Prompt::Unusable(format!("{} cannot be read by the agent user: {error}", path.display()));
