@@ -15,6 +15,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::Command;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::{FILE_TIMEOUT, MAX_FRAME, Numbered, Output, Prompt, Reply, Request, RunError, Workdir};
 use crate::account::{self, Account};
@@ -60,15 +61,18 @@ async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Resu
     let hanging = Hanging::default();
     let mut watcher = Watcher::new()?;
     let (replies, mut outbox) = mpsc::channel::<Numbered<Reply>>(64);
+    let (mut to_watch, mut preparing) = (None, JoinSet::new());
     loop {
+        // One after the other; while one hangs in a file system, only the last of those that follow is kept.
+        if preparing.is_empty()
+            && let Some(targets) = to_watch.take()
+        {
+            preparing.spawn_blocking(watcher.prepare(targets));
+        }
         tokio::select! {
             request = reader.read::<Numbered<Request>>() => match request? {
                 None => return Ok(()),
-                Some(Numbered { body: Request::Watch(targets), .. }) => {
-                    if watcher.set(&targets) {
-                        frame::write(&mut writer, &CHANGED).await?;
-                    }
-                }
+                Some(Numbered { body: Request::Watch(targets), .. }) => to_watch = Some(targets),
                 Some(Numbered { number, body }) => {
                     let (replies, account, hanging) = (replies.clone(), Arc::clone(&account), hanging.clone());
                     tokio::spawn(async move {
@@ -78,6 +82,12 @@ async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Resu
                     });
                 }
             },
+            Some(prepared) = preparing.join_next() => {
+                // Only a defect is no result; what is watched stays.
+                if prepared.is_ok_and(|watched| watcher.adopt(watched)) {
+                    frame::write(&mut writer, &CHANGED).await?;
+                }
+            }
             Some(reply) = outbox.recv() => frame::write(&mut writer, &reply).await?,
             changed = watcher.changed() => {
                 changed?;
@@ -257,11 +267,14 @@ fn look_at_workdir(path: &Path) -> Workdir {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use nix::sys::stat::Mode;
     use nix::unistd::mkfifo;
     use tempfile::TempDir;
 
     use super::*;
+    use crate::watch::Target;
 
     #[tokio::test]
     async fn a_file_system_that_hangs_is_said_and_takes_one_thread_for_each_request() {
@@ -274,6 +287,32 @@ mod tests {
         drop(answer_late);
         while hanging.begin(&request).is_none() {
             tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn finding_out_what_to_watch_holds_up_no_answer() {
+        let directory = TempDir::new().unwrap();
+        let secrets = directory.path().join("secrets");
+        fs::create_dir(&secrets).unwrap();
+        for number in 0..30 {
+            symlink(format!("{}", number + 1), directory.path().join(number.to_string())).unwrap();
+        }
+        for number in 0..3000 {
+            symlink("../0", secrets.join(format!("_{number}"))).unwrap();
+        }
+        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        far.set_nonblocking(true).unwrap();
+        let (reader, mut writer) = UnixStream::from_std(near).unwrap().into_split();
+        tokio::spawn(serve(far, Account::current().unwrap()));
+        let requests = [Request::Watch(vec![Target::Contents(secrets)]), Request::Workdir("/".into())];
+        for (number, body) in (1..).zip(requests) {
+            frame::write(&mut writer, &Numbered { number, body }).await.unwrap();
+        }
+        let mut reader = frame::Reader::new(reader, MAX_FRAME);
+        for expected in [2, 0] {
+            assert_eq!(reader.read::<Numbered<Reply>>().await.unwrap().unwrap().number, expected);
         }
     }
 
