@@ -200,11 +200,16 @@ fn find(program: &str) -> io::Result<PathBuf> {
         .ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
+/// The beginning of what comes, as much as a screen can hold and an answer has room for.
 async fn text(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
+    const ROOM: u64 = 64 << 10;
     let mut bytes = Vec::new();
     if let Some(pipe) = pipe {
+        let mut pipe = pipe.take(ROOM);
         // What cannot be read is not there; the caller judges by the exit status.
-        let _ = pipe.take(MAX_FRAME as u64 / 4).read_to_end(&mut bytes).await;
+        let _ = pipe.read_to_end(&mut bytes).await;
+        // The rest is taken as well: who writes it would wait for that, and never end.
+        let _ = tokio::io::copy(&mut pipe.into_inner(), &mut tokio::io::sink()).await;
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }
@@ -272,6 +277,7 @@ mod tests {
     use nix::sys::stat::Mode;
     use nix::unistd::mkfifo;
     use tempfile::TempDir;
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
     use crate::watch::Target;
@@ -313,6 +319,24 @@ mod tests {
         let mut reader = frame::Reader::new(reader, MAX_FRAME);
         for expected in [2, 0] {
             assert_eq!(reader.read::<Numbered<Reply>>().await.unwrap().unwrap().number, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn endless_output_is_cut_to_what_an_answer_can_hold_but_read_to_its_end() {
+        // What takes the most room in a frame, and what is cut in the middle of a character.
+        for (piece, expected) in [("\u{1}", 64 << 10), ("\u{20ac}", 21846)] {
+            let (mut program, pipe) = tokio::io::duplex(1 << 10);
+            let write = async {
+                program.write_all(piece.repeat(20 << 20 >> 3).as_bytes()).await.unwrap();
+                drop(program);
+            };
+            let ((), stdout) = tokio::join!(write, text(Some(pipe)));
+            assert_eq!(stdout.chars().count(), expected);
+            let output = Output { success: true, stderr: stdout.clone(), stdout };
+            let mut frame = Vec::new();
+            frame::write(&mut frame, &Numbered { number: 1, body: Reply::Tmux(Ok(output)) }).await.unwrap();
+            assert!(frame.len() < MAX_FRAME);
         }
     }
 
