@@ -19,9 +19,9 @@ use tokio::task::JoinSet;
 
 use super::{FILE_TIMEOUT, MAX_FRAME, Numbered, Output, Prompt, Reply, Request, RunError, Workdir};
 use crate::account::{self, Account};
+use crate::config::MAX_ARGUMENT;
 use crate::frame::{self, Bytes};
 use crate::regular;
-use crate::secrets::MAX_STRING;
 use crate::watch::Watcher;
 
 /// Why the deputy could not do its work.
@@ -234,9 +234,9 @@ fn prompt_in(file: &File, path: &Path) -> Prompt {
         return Prompt::Unusable(format!("{} cannot be read by the agent user: {error}", path.display()));
     }
     let text = trim(&text);
-    if text.len() > MAX_STRING {
+    if text.len() > MAX_ARGUMENT {
         return Prompt::Refused(format!(
-            "the prompt in {} is too long; an argument can have {MAX_STRING} bytes (128 KiB less one)",
+            "the prompt in {} is too long; an argument can have {MAX_ARGUMENT} bytes (128 KiB less one)",
             path.display()
         ));
     }
@@ -365,9 +365,9 @@ mod tests {
     fn the_longest_prompt_is_read_and_a_longer_one_is_refused_with_the_limit() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("prompt");
-        fs::write(&path, vec![b'x'; MAX_STRING]).unwrap();
-        assert!(matches!(read_prompt(&path), Prompt::Text(text) if text.as_slice().len() == MAX_STRING));
-        fs::write(&path, vec![b'x'; MAX_STRING + 1]).unwrap();
+        fs::write(&path, vec![b'x'; MAX_ARGUMENT]).unwrap();
+        assert!(matches!(read_prompt(&path), Prompt::Text(text) if text.as_slice().len() == MAX_ARGUMENT));
+        fs::write(&path, vec![b'x'; MAX_ARGUMENT + 1]).unwrap();
         assert!(matches!(read_prompt(&path), Prompt::Refused(reason) if reason.contains("131071")));
     }
 
