@@ -26,7 +26,8 @@ use crate::harness::Harness;
 /// The largest jcard that is worth reading, in bytes. Whoever reads the file refuses a larger one.
 pub const MAX_SIZE: u64 = 8 << 20;
 
-/// The largest argument, and the largest `NAME=VALUE`, that the kernel hands to a program, in bytes.
+/// The largest argument, and the largest `NAME=VALUE`, that the kernel hands to a program, in bytes: `MAX_ARG_STRLEN` (128 KiB)
+/// less the terminating NUL, see `execve(2)`.
 pub const MAX_ARGUMENT: usize = 131_071;
 
 /// The most agents that one jcard may declare, replicas counted.

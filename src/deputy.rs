@@ -34,7 +34,7 @@ pub use serve::run;
 use crate::frame::{self, Bytes};
 use crate::watch::Target;
 
-/// The longest answer: a pane's whole screen and scrollback, a long prompt.
+/// More than the longest answer, which is a prompt or what tmux prints, with every byte escaped.
 const MAX_FRAME: usize = 16 << 20;
 
 /// The name of the hidden command that is the deputy.

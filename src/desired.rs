@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::account::Account;
-use crate::config::{AgentSpec, Config, Entry, Kind, Name, Policy, Prompt, Workdir};
+use crate::config::{AgentSpec, Config, Entry, Kind, MAX_ARGUMENT, Name, Policy, Prompt, Workdir};
 use crate::deputy;
 use crate::frame::Bytes;
 use crate::launch::Launch;
-use crate::secrets::{MAX_STRING, Secrets};
+use crate::secrets::Secrets;
 
 /// Everything that should be, at one reading of the inputs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -209,7 +209,7 @@ fn environment(spec: &AgentSpec, secrets: &Secrets) -> Result<BTreeMap<String, B
         }
     }
     environment.extend(spec.env.iter().map(|(name, value)| (name.clone(), Bytes::from(value.as_str()))));
-    debug_assert!(environment.iter().all(|(name, value)| name.len() + 1 + value.as_slice().len() <= MAX_STRING));
+    debug_assert!(environment.iter().all(|(name, value)| name.len() + 1 + value.as_slice().len() <= MAX_ARGUMENT));
     Ok(environment)
 }
 

@@ -144,7 +144,7 @@ impl Inputs {
 
     /// The files that root reads. Watched first, so that no change falls between.
     async fn read(&self, watcher: &mut Watcher, last: &Last) -> Files {
-        watcher.set(&[Target::Path(self.config.clone()), Target::Contents(self.secret_dir.clone())]);
+        watcher.set(vec![Target::Path(self.config.clone()), Target::Contents(self.secret_dir.clone())]).await;
         let (config, secret_dir, known) = (self.config.clone(), self.secret_dir.clone(), last.secrets.clone());
         let work = move || {
             let secrets = secrets::read(&secret_dir, &known);

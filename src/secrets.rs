@@ -12,11 +12,9 @@ use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
+use crate::config::MAX_ARGUMENT;
 use crate::frame::Bytes;
 use crate::regular;
-
-/// The longest `NAME=VALUE` that Linux takes, without its terminating NUL: `MAX_ARG_STRLEN` (128 KiB) less one, see `execve(2)`.
-pub const MAX_STRING: usize = 131_071;
 
 /// What stands in the way of a secret, or of all of them.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +42,7 @@ pub enum Problem {
     #[error("the value in {} holds a NUL byte, which no environment variable can; write it as text", .0.display())]
     Nul(PathBuf),
     /// The value is longer than the kernel passes on.
-    #[error("the value in {} is too large; name and value together may have {} bytes", .0.display(), MAX_STRING - 1)]
+    #[error("the value in {} is too large; name and value together may have {} bytes", .0.display(), MAX_ARGUMENT - 1)]
     TooLarge(PathBuf),
 }
 
@@ -150,7 +148,7 @@ fn read_file(path: &Path, name: &str) -> Result<Option<(Bytes, Option<SystemTime
     if value.contains(&0) {
         return Err(Problem::Nul(path.to_owned()));
     }
-    if name.len() + 1 + value.len() > MAX_STRING {
+    if name.len() + 1 + value.len() > MAX_ARGUMENT {
         return Err(Problem::TooLarge(path.to_owned()));
     }
     Ok(Some((Bytes::from(value.to_vec()), metadata.modified().ok())))
@@ -158,7 +156,7 @@ fn read_file(path: &Path, name: &str) -> Result<Option<(Bytes, Option<SystemTime
 
 /// `None` if there is more than could ever be a value.
 fn read_value(file: &File) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-    const ROOM: usize = MAX_STRING + 1024;
+    const ROOM: usize = MAX_ARGUMENT + 1024;
     // All the room at once, so that growing leaves no copy behind in freed memory.
     let mut value = Zeroizing::new(Vec::with_capacity(ROOM + 1));
     file.take(ROOM as u64 + 1).read_to_end(&mut value)?;
@@ -270,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_bad_value_leaves_the_last_good_one_and_is_never_quoted() {
-        let long = vec![b'x'; MAX_STRING];
+        let long = vec![b'x'; MAX_ARGUMENT];
         let directory = directory(&[("NUL", b"hunter2\0"), ("LONG", &long)]);
         let reading = read(directory.path(), &Secrets::of(&[("NUL", "good")]));
         assert_eq!(reading.secrets, Secrets::of(&[("NUL", "good")]));
@@ -280,7 +278,7 @@ mod tests {
 
     #[test]
     fn the_longest_value_the_kernel_takes_is_taken() {
-        let fits = vec![b'x'; MAX_STRING - 2];
+        let fits = vec![b'x'; MAX_ARGUMENT - 2];
         let directory = directory(&[("A", &fits)]);
         assert_eq!(read(directory.path(), &Secrets::default()).secrets.get("A").unwrap().as_slice(), fits);
     }

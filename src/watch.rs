@@ -4,28 +4,35 @@
 //! symbolic link on the way, and the nearest existing ancestor of what is not there yet. So a file renamed over the old one, a
 //! link swapped (as agenix does it) and a directory that appears later are all noticed. Only events on those names count.
 //!
-//! File systems that announce nothing (9p, virtiofs) are the business of whoever polls beside this.
+//! File systems that announce nothing (9p, virtiofs), and directories beyond what is watched at most, are the business of whoever
+//! polls beside this.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 
 use crate::descriptor::Readable;
+use crate::secrets::is_variable_name;
 
 /// A set of paths that is watched for changes.
 #[derive(Debug)]
 pub struct Watcher {
-    inotify: Inotify,
+    inotify: Arc<Inotify>,
     readable: Readable,
-    /// By directory; the names in it that count, `None` for all of them.
-    watched: BTreeMap<PathBuf, (WatchDescriptor, Names)>,
+    watched: Watched,
 }
 
+/// What is watched.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Watched(BTreeMap<PathBuf, (WatchDescriptor, Names)>);
+
+/// The names in a directory that count, `None` for all of them.
 type Names = Option<BTreeSet<OsString>>;
 
 /// Something to watch.
@@ -33,50 +40,39 @@ type Names = Option<BTreeSet<OsString>>;
 pub enum Target {
     /// This file or directory: that it comes, goes, is replaced or written.
     Path(PathBuf),
-    /// This directory, and every file in it.
+    /// This directory, every file in it, and where links lead that are named as variables are.
     Contents(PathBuf),
 }
 
 /// How many links a path may lead through, as in `path_resolution(7)`.
 const MAX_LINKS: usize = 40;
 
+/// How many directories are watched at most.
+const MAX_DIRECTORIES: usize = 1024;
+
 impl Watcher {
     /// Watches nothing yet. Must be made inside the async runtime.
     pub fn new() -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let readable = Readable::new(inotify.as_fd().try_clone_to_owned()?)?;
-        Ok(Self { inotify, readable, watched: BTreeMap::new() })
+        Ok(Self { inotify: Arc::new(inotify), readable, watched: Watched::default() })
     }
 
     /// Watches these from now on, and nothing else. What cannot be watched is left to polling. Answers whether that is anything
     /// else than before: nobody knows what happened to it until now.
-    pub fn set(&mut self, targets: &[Target]) -> bool {
-        let before = self.watched.clone();
-        let mut wanted: BTreeMap<PathBuf, Names> = BTreeMap::new();
-        for target in targets {
-            match target {
-                Target::Path(path) => names_on_the_way(path, &mut wanted),
-                Target::Contents(directory) => {
-                    names_on_the_way(directory, &mut wanted);
-                    let Ok(resolved) = fs::canonicalize(directory) else { continue };
-                    for entry in fs::read_dir(&resolved).into_iter().flatten().flatten() {
-                        if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
-                            names_on_the_way(&entry.path(), &mut wanted);
-                        }
-                    }
-                    wanted.insert(resolved, None);
-                }
-            }
+    pub async fn set(&mut self, targets: Vec<Target>) -> bool {
+        match tokio::task::spawn_blocking(self.prepare(targets)).await {
+            Ok(watched) => self.adopt(watched),
+            // Only a defect comes here; what is watched stays.
+            Err(_) => false,
         }
-        self.watched.retain(|directory, (descriptor, _)| {
-            let keep = wanted.contains_key(directory);
-            if !keep {
-                // Fails only when the directory is gone, and its watch with it.
-                let _ = self.inotify.rm_watch(*descriptor);
-            }
-            keep
-        });
-        for (directory, names) in wanted {
+    }
+
+    /// The first part of [`Watcher::set`], which blocks for as long as the file systems do: finds out what is to be watched for
+    /// these, and begins to. Of several only one may be under way.
+    pub fn prepare(&self, targets: Vec<Target>) -> impl FnOnce() -> Watched + Send + 'static {
+        let inotify = Arc::clone(&self.inotify);
+        move || {
             let flags = AddWatchFlags::IN_CREATE
                 | AddWatchFlags::IN_DELETE
                 | AddWatchFlags::IN_MOVE
@@ -86,11 +82,28 @@ impl Watcher {
                 | AddWatchFlags::IN_MOVE_SELF
                 | AddWatchFlags::IN_ONLYDIR;
             // Added again even where there is one: the same name may be another directory by now.
-            if let Ok(descriptor) = self.inotify.add_watch(&directory, flags) {
-                self.watched.insert(directory, (descriptor, names));
+            let add = |(directory, names): (PathBuf, Names)| {
+                let descriptor = inotify.add_watch(&directory, flags).ok()?;
+                Some((directory, (descriptor, names)))
+            };
+            Watched(wanted(&targets).into_iter().filter_map(add).collect())
+        }
+    }
+
+    /// The second part of [`Watcher::set`], which does not block.
+    pub fn adopt(&mut self, watched: Watched) -> bool {
+        if self.watched == watched {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.watched, watched);
+        let kept: HashSet<WatchDescriptor> = self.watched.0.values().map(|&(descriptor, _)| descriptor).collect();
+        for (descriptor, _) in before.0.into_values() {
+            if !kept.contains(&descriptor) {
+                // Fails only when the directory is gone, and its watch with it.
+                let _ = self.inotify.rm_watch(descriptor);
             }
         }
-        self.watched != before
+        true
     }
 
     /// Waits for a change of what is watched. Cancel-safe.
@@ -115,7 +128,7 @@ impl Watcher {
     fn counts(&self, event: &InotifyEvent) -> bool {
         let lost_or_moved = AddWatchFlags::IN_Q_OVERFLOW | AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_MOVE_SELF;
         event.mask.intersects(lost_or_moved)
-            || self.watched.values().any(|(descriptor, names)| {
+            || self.watched.0.values().any(|(descriptor, names)| {
                 *descriptor == event.wd
                     && match (names, &event.name) {
                         (None, _) => true,
@@ -124,6 +137,29 @@ impl Watcher {
                     }
             })
     }
+}
+
+/// What decides where these lead, and what is there.
+fn wanted(targets: &[Target]) -> BTreeMap<PathBuf, Names> {
+    let mut wanted = BTreeMap::new();
+    for target in targets {
+        match target {
+            Target::Path(path) => names_on_the_way(path, &mut wanted),
+            Target::Contents(directory) => {
+                names_on_the_way(directory, &mut wanted);
+                let Ok(resolved) = fs::canonicalize(directory) else { continue };
+                wanted.insert(resolved.clone(), None);
+                for entry in fs::read_dir(&resolved).into_iter().flatten().flatten() {
+                    if entry.file_name().to_str().is_some_and(is_variable_name)
+                        && entry.file_type().is_ok_and(|kind| kind.is_symlink())
+                    {
+                        names_on_the_way(&entry.path(), &mut wanted);
+                    }
+                }
+            }
+        }
+    }
+    wanted
 }
 
 /// Adds each directory that decides where `path` leads, with the name in it that does.
@@ -158,8 +194,13 @@ fn names_on_the_way(path: &Path, wanted: &mut BTreeMap<PathBuf, Names>) {
 }
 
 fn note(directory: &Path, name: &OsStr, wanted: &mut BTreeMap<PathBuf, Names>) {
-    if let Some(names) = wanted.entry(directory.to_owned()).or_insert_with(|| Some(BTreeSet::new())) {
-        names.insert(name.to_owned());
+    let is_room = wanted.len() < MAX_DIRECTORIES;
+    match wanted.get_mut(directory) {
+        Some(Some(names)) => drop(names.insert(name.to_owned())),
+        None if is_room => {
+            wanted.insert(directory.to_owned(), Some([name.to_owned()].into()));
+        }
+        Some(None) | None => {}
     }
 }
 
@@ -196,7 +237,7 @@ mod tests {
         let root = directory.path();
         prepare(root);
         let mut watcher = Watcher::new().unwrap();
-        watcher.set(&[target(root)]);
+        watcher.set(vec![target(root)]).await;
         fs::write(root.join("unrelated"), "").unwrap();
         let unrelated = tokio::time::timeout(Duration::from_millis(1), watcher.changed()).await;
         assert!(unrelated.is_err(), "an unrelated file counted");
@@ -282,6 +323,42 @@ mod tests {
         let directory = TempDir::new().unwrap();
         symlink("b", directory.path().join("a")).unwrap();
         symlink("a", directory.path().join("b")).unwrap();
-        Watcher::new().unwrap().set(&[Target::Path(directory.path().join("a"))]);
+        Watcher::new().unwrap().set(vec![Target::Path(directory.path().join("a"))]).await;
+    }
+
+    #[tokio::test]
+    async fn what_was_not_watched_before_is_news_once() {
+        let directory = TempDir::new().unwrap();
+        let target = |name: &str| vec![Target::Path(directory.path().join(name))];
+        let mut watcher = Watcher::new().unwrap();
+        assert!(watcher.set(target("a")).await);
+        assert!(!watcher.set(target("a")).await);
+        assert!(watcher.set(target("b")).await);
+        fs::write(directory.path().join("b"), "").unwrap();
+        assert!(notices(&watcher).await);
+    }
+
+    #[test]
+    fn only_links_that_can_be_secrets_are_followed_and_only_so_many_directories_are_watched() {
+        let directory = TempDir::new().unwrap();
+        let secrets = fs::canonicalize(directory.path()).unwrap().join("secrets");
+        fs::create_dir(&secrets).unwrap();
+        let link = |name: &str| symlink(format!("../{name}/value"), secrets.join(name)).unwrap();
+        for name in ["TOKEN", "TOKEN.tmp"] {
+            fs::create_dir(directory.path().join(name)).unwrap();
+            link(name);
+        }
+        let watched = wanted(&[Target::Contents(secrets.clone())]);
+        assert_eq!(watched.get(&secrets), Some(&None));
+        let parent = secrets.parent().unwrap();
+        assert!(watched.contains_key(&parent.join("TOKEN")) && !watched.contains_key(&parent.join("TOKEN.tmp")));
+
+        for number in 0..2 * MAX_DIRECTORIES {
+            let name = format!("_{number}");
+            fs::create_dir(directory.path().join(&name)).unwrap();
+            link(&name);
+        }
+        let watched = wanted(&[Target::Contents(secrets.clone())]);
+        assert_eq!((watched.len(), watched.get(&secrets)), (MAX_DIRECTORIES, Some(&None)));
     }
 }

@@ -14,6 +14,7 @@ use super::near::nearest;
 use super::place::Places;
 use super::{Finding, MAX_ARGUMENT, Name, Severity, Workdir, tell};
 use crate::duration;
+use crate::secrets::is_variable_name;
 
 type Value<'a> = Spanned<DeValue<'a>>;
 
@@ -361,9 +362,4 @@ fn is_unset_limit(value: &DeValue<'_>) -> bool {
 
 fn to_number(integer: &DeInteger<'_>) -> Option<i128> {
     i128::from_str_radix(integer.as_str(), integer.radix()).ok()
-}
-
-fn is_variable_name(name: &str) -> bool {
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.bytes().all(is_allowed)
 }

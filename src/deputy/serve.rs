@@ -15,12 +15,13 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::Command;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::{FILE_TIMEOUT, MAX_FRAME, Numbered, Output, Prompt, Reply, Request, RunError, Workdir};
 use crate::account::{self, Account};
+use crate::config::MAX_ARGUMENT;
 use crate::frame::{self, Bytes};
 use crate::regular;
-use crate::secrets::MAX_STRING;
 use crate::watch::Watcher;
 
 /// Why the deputy could not do its work.
@@ -62,15 +63,18 @@ async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Resu
     let hanging = Hanging::default();
     let mut watcher = Watcher::new()?;
     let (replies, mut outbox) = mpsc::channel::<Numbered<Reply>>(64);
+    let (mut to_watch, mut preparing) = (None, JoinSet::new());
     loop {
+        // One after the other; while one hangs in a file system, only the last of those that follow is kept.
+        if preparing.is_empty()
+            && let Some(targets) = to_watch.take()
+        {
+            preparing.spawn_blocking(watcher.prepare(targets));
+        }
         tokio::select! {
             request = reader.read::<Numbered<Request>>() => match request? {
                 None => return Ok(()),
-                Some(Numbered { body: Request::Watch(targets), .. }) => {
-                    if watcher.set(&targets) {
-                        frame::write(&mut writer, &CHANGED).await?;
-                    }
-                }
+                Some(Numbered { body: Request::Watch(targets), .. }) => to_watch = Some(targets),
                 Some(Numbered { number, body }) => {
                     let (replies, account, hanging) = (replies.clone(), Arc::clone(&account), hanging.clone());
                     tokio::spawn(async move {
@@ -80,6 +84,12 @@ async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Resu
                     });
                 }
             },
+            Some(prepared) = preparing.join_next() => {
+                // Only a defect is no result; what is watched stays.
+                if prepared.is_ok_and(|watched| watcher.adopt(watched)) {
+                    frame::write(&mut writer, &CHANGED).await?;
+                }
+            }
             Some(reply) = outbox.recv() => frame::write(&mut writer, &reply).await?,
             changed = watcher.changed() => {
                 changed?;
@@ -182,11 +192,16 @@ fn find(program: &str) -> io::Result<PathBuf> {
         .ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
+/// The beginning of what comes, as much as a screen can hold and an answer has room for.
 async fn text(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
+    const ROOM: u64 = 64 << 10;
     let mut bytes = Vec::new();
     if let Some(pipe) = pipe {
+        let mut pipe = pipe.take(ROOM);
         // What cannot be read is not there; the caller judges by the exit status.
-        let _ = pipe.take(MAX_FRAME as u64 / 4).read_to_end(&mut bytes).await;
+        let _ = pipe.read_to_end(&mut bytes).await;
+        // The rest is taken as well: who writes it would wait for that, and never end.
+        let _ = tokio::io::copy(&mut pipe.into_inner(), &mut tokio::io::sink()).await;
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }
@@ -211,9 +226,9 @@ fn prompt_in(file: &File, path: &Path) -> Prompt {
         return Prompt::Unusable(format!("{} cannot be read by the agent user: {error}", path.display()));
     }
     let text = trim(&text);
-    if text.len() > MAX_STRING {
+    if text.len() > MAX_ARGUMENT {
         return Prompt::Refused(format!(
-            "the prompt in {} is too long; an argument can have {MAX_STRING} bytes (128 KiB less one)",
+            "the prompt in {} is too long; an argument can have {MAX_ARGUMENT} bytes (128 KiB less one)",
             path.display()
         ));
     }
@@ -249,11 +264,15 @@ fn look_at_workdir(path: &Path) -> Workdir {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use nix::sys::stat::Mode;
     use nix::unistd::mkfifo;
     use tempfile::TempDir;
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
+    use crate::watch::Target;
 
     #[tokio::test]
     async fn a_file_system_that_hangs_is_said_and_takes_one_thread_for_each_request() {
@@ -266,6 +285,50 @@ mod tests {
         drop(answer_late);
         while hanging.contains(&request) {
             tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn finding_out_what_to_watch_holds_up_no_answer() {
+        let directory = TempDir::new().unwrap();
+        let secrets = directory.path().join("secrets");
+        fs::create_dir(&secrets).unwrap();
+        for number in 0..30 {
+            symlink(format!("{}", number + 1), directory.path().join(number.to_string())).unwrap();
+        }
+        for number in 0..3000 {
+            symlink("../0", secrets.join(format!("_{number}"))).unwrap();
+        }
+        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        far.set_nonblocking(true).unwrap();
+        let (reader, mut writer) = UnixStream::from_std(near).unwrap().into_split();
+        tokio::spawn(serve(far, Account::current().unwrap()));
+        let requests = [Request::Watch(vec![Target::Contents(secrets)]), Request::Workdir("/".into())];
+        for (number, body) in (1..).zip(requests) {
+            frame::write(&mut writer, &Numbered { number, body }).await.unwrap();
+        }
+        let mut reader = frame::Reader::new(reader, MAX_FRAME);
+        for expected in [2, 0] {
+            assert_eq!(reader.read::<Numbered<Reply>>().await.unwrap().unwrap().number, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn endless_output_is_cut_to_what_an_answer_can_hold_but_read_to_its_end() {
+        // What takes the most room in a frame, and what is cut in the middle of a character.
+        for (piece, expected) in [("\u{1}", 64 << 10), ("\u{20ac}", 21846)] {
+            let (mut program, pipe) = tokio::io::duplex(1 << 10);
+            let write = async {
+                program.write_all(piece.repeat(20 << 20 >> 3).as_bytes()).await.unwrap();
+                drop(program);
+            };
+            let ((), stdout) = tokio::join!(write, text(Some(pipe)));
+            assert_eq!(stdout.chars().count(), expected);
+            let output = Output { success: true, stderr: stdout.clone(), stdout };
+            let mut frame = Vec::new();
+            frame::write(&mut frame, &Numbered { number: 1, body: Reply::Tmux(Ok(output)) }).await.unwrap();
+            assert!(frame.len() < MAX_FRAME);
         }
     }
 
@@ -294,9 +357,9 @@ mod tests {
     fn the_longest_prompt_is_read_and_a_longer_one_is_refused_with_the_limit() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("prompt");
-        fs::write(&path, vec![b'x'; MAX_STRING]).unwrap();
-        assert!(matches!(read_prompt(&path), Prompt::Text(text) if text.as_slice().len() == MAX_STRING));
-        fs::write(&path, vec![b'x'; MAX_STRING + 1]).unwrap();
+        fs::write(&path, vec![b'x'; MAX_ARGUMENT]).unwrap();
+        assert!(matches!(read_prompt(&path), Prompt::Text(text) if text.as_slice().len() == MAX_ARGUMENT));
+        fs::write(&path, vec![b'x'; MAX_ARGUMENT + 1]).unwrap();
         assert!(matches!(read_prompt(&path), Prompt::Refused(reason) if reason.contains("131071")));
     }
 
