@@ -14,7 +14,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 
 use self::attempt::{Command, Means};
-use self::machine::{Attempt, Effect, Machine, NotStarted};
+use self::machine::{Attempt, Effect, Machine};
 use crate::clock::Timestamp;
 use crate::config::Name;
 use crate::desired::{Desired, DesiredAgent};
@@ -200,6 +200,7 @@ impl Supervisor {
             }
             event => event,
         };
+        let is_closed = matches!(event, machine::Event::Closed(Ok(())));
         let Some(agent) = self.agents.get_mut(key) else { return };
         let before = agent.machine.status();
         let effects = agent.machine.step(event, Timestamp::now());
@@ -210,6 +211,21 @@ impl Supervisor {
         if self.agents.get(key).is_some_and(|agent| agent.machine.is_gone()) {
             self.agents.remove(key);
             self.reconcile();
+        }
+        if is_closed {
+            self.call_up();
+        }
+    }
+
+    /// Tells those who wait for a session that nobody holds any more.
+    fn call_up(&mut self) {
+        for key in self.agents.keys().cloned().collect::<Vec<_>>() {
+            let queued = self.agents.get(&key).filter(|agent| agent.machine.is_queued());
+            let session = queued.and_then(|agent| Some(&agent.machine.launch()?.session));
+            // The one before may have taken it.
+            if session.is_some_and(|session| self.holder_of(session, &key).is_none()) {
+                self.step(&key, machine::Event::SessionFree);
+            }
         }
     }
 
@@ -237,14 +253,11 @@ impl Supervisor {
     }
 
     fn launch(&mut self, key: &str, attempt: Attempt, launch: Arc<Launch>) {
+        if let Some(holder) = self.holder_of(&launch.session, key).cloned() {
+            return self.step(key, machine::Event::SessionBusy { attempt, holder });
+        }
         self.log_launch(&launch);
         let tell = self.teller(key);
-        if let Some(other) = self.holder_of(&launch.session, key) {
-            let why = NotStarted::Retry(format!("the session {} is still in use by the agent {other}", launch.session));
-            tell(machine::Event::NotStarted { attempt, why });
-            tell(machine::Event::Gone { attempt });
-            return;
-        }
         let (commands, inbox) = mpsc::unbounded_channel();
         if let Some(agent) = self.agents.get_mut(key) {
             agent.attempts.insert(attempt, commands);
@@ -253,9 +266,9 @@ impl Supervisor {
     }
 
     /// The other agent whose session this is.
-    fn holder_of(&self, session: &Name, key: &str) -> Option<&String> {
-        let holds = |agent: &Agent| agent.machine.session() == Some(session) && !agent.attempts.is_empty();
-        self.agents.iter().find(|(other, agent)| *other != key && holds(agent)).map(|(other, _)| other)
+    fn holder_of(&self, session: &Name, key: &str) -> Option<&Name> {
+        let mut others = self.agents.iter().filter(|(other, _)| *other != key).map(|(_, agent)| agent);
+        others.find(|agent| agent.machine.session() == Some(session)).map(|agent| &agent.desired.name)
     }
 
     fn command(&self, key: &str, attempt: Attempt, command: Command) {

@@ -25,6 +25,7 @@
 //! - news of an attempt that is not the present one changes nothing;
 //! - a stop ends in a kill at its deadline, whatever else happens;
 //! - what is removed is never launched again;
+//! - whoever may have a session holds it until it is closed, and nobody else is launched in it;
 //! - within a declaration `restarts` and `attempt` never go down.
 
 #[cfg(test)]
@@ -89,6 +90,15 @@ pub enum Event {
         /// Which.
         attempt: Attempt,
     },
+    /// Said instead of launching it, at once: the session is still another agent's. Nothing else is heard of the attempt.
+    SessionBusy {
+        /// Of which attempt.
+        attempt: Attempt,
+        /// Whose it is.
+        holder: Name,
+    },
+    /// The session that was busy is free.
+    SessionFree,
     /// The session was closed, or could not be.
     Closed(Result<(), String>),
     /// Time has passed; see [`Machine::due`].
@@ -107,7 +117,7 @@ pub enum NotStarted {
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Launch this; answered by `Started` or `NotStarted`, and `Gone` in the end.
+    /// Launch this; answered by `Started` or `NotStarted`, and `Gone` in the end, or by `SessionBusy` alone.
     Launch {
         /// The number to go by.
         attempt: Attempt,
@@ -222,6 +232,10 @@ enum State {
     Invalid,
     /// Something is missing.
     Waiting,
+    /// Its session is still another agent's.
+    Queued {
+        holder: Name,
+    },
     Starting {
         attempt: Attempt,
     },
@@ -323,7 +337,12 @@ impl Machine {
         self.declared.as_ref()?.launch.as_ref()
     }
 
-    /// The session that there is.
+    /// Whether it waits for its session to be free.
+    pub fn is_queued(&self) -> bool {
+        matches!(self.state, State::Queued { .. })
+    }
+
+    /// The session that it holds.
     pub fn session(&self) -> Option<&Name> {
         self.session.as_ref()
     }
@@ -343,9 +362,11 @@ impl Machine {
     /// When the declaration's timeout passes, in states that it ends.
     fn timeout_at(&self) -> Option<Timestamp> {
         match self.state {
-            State::Starting { .. } | State::Running { .. } | State::Backoff { .. } | State::Waiting => {
-                self.declared.as_ref()?.timeout_at()
-            }
+            State::Starting { .. }
+            | State::Running { .. }
+            | State::Backoff { .. }
+            | State::Waiting
+            | State::Queued { .. } => self.declared.as_ref()?.timeout_at(),
             _ => None,
         }
     }
@@ -363,6 +384,9 @@ impl Machine {
             Event::NotStarted { attempt, why } => self.not_started(attempt, why, now, &mut effects),
             Event::Ended { attempt, how } => self.ended(attempt, how, now, &mut effects),
             Event::Gone { attempt } => self.gone(attempt, now, &mut effects),
+            Event::SessionBusy { attempt, holder } => self.session_busy(attempt, holder),
+            Event::SessionFree if self.is_queued() => self.begin(now, &mut effects),
+            Event::SessionFree => {}
             Event::Closed(result) => self.closed(result, now, &mut effects),
             Event::Due => self.time_passed(now, &mut effects),
         }
@@ -377,9 +401,12 @@ impl Machine {
             State::Starting { .. } | State::Running { .. } => self.stop(StopReason::Changed, now, effects),
             State::Stopping { why, .. } => *why = StopReason::Changed,
             State::Closing { .. } => {}
-            State::Invalid | State::Waiting | State::Backoff { .. } | State::Exited { .. } | State::Gone => {
-                self.begin(now, effects);
-            }
+            State::Invalid
+            | State::Waiting
+            | State::Queued { .. }
+            | State::Backoff { .. }
+            | State::Exited { .. }
+            | State::Gone => self.begin(now, effects),
         }
     }
 
@@ -392,7 +419,7 @@ impl Machine {
         declared.launch = launch.or(declared.launch.take());
         declared.missing = missing;
         match self.state {
-            State::Waiting if !declared.restarting => self.begin(now, effects),
+            State::Waiting | State::Queued { .. } if !declared.restarting => self.begin(now, effects),
             State::Waiting | State::Backoff { why: BackoffReason::Restart, .. } => self.judge(now, effects),
             State::Exited { outcome } if outcome != Outcome::TimedOut => self.judge(now, effects),
             _ => {}
@@ -405,7 +432,7 @@ impl Machine {
             State::Starting { .. } | State::Running { .. } => self.stop(StopReason::Removed, now, effects),
             State::Stopping { ref mut why, .. } => *why = StopReason::Removed,
             State::Closing { .. } | State::Gone => {}
-            State::Invalid | State::Waiting | State::Backoff { .. } | State::Exited { .. } => {
+            State::Invalid | State::Waiting | State::Queued { .. } | State::Backoff { .. } | State::Exited { .. } => {
                 match self.lingering.take() {
                     // Its launcher is tidying up, and is let.
                     Some(Lingering { attempt, kill_at }) => {
@@ -468,6 +495,18 @@ impl Machine {
                 self.state = State::Backoff { until: now + delay.min(RETRY_MOST), why: BackoffReason::Retry };
             }
         }
+    }
+
+    /// Takes back what [`Machine::begin`] has counted. No restart is among it: who was launched before holds its session.
+    fn session_busy(&mut self, attempt: Attempt, holder: Name) {
+        if self.state != (State::Starting { attempt }) {
+            return;
+        }
+        if let Some(declared) = &mut self.declared {
+            declared.attempts -= 1;
+        }
+        self.session = None;
+        self.state = State::Queued { holder };
     }
 
     fn ended(&mut self, attempt: Attempt, how: How, now: Timestamp, effects: &mut Vec<Effect>) {
@@ -703,7 +742,7 @@ impl Machine {
     fn shown_state(&self) -> status::State {
         match self.state {
             State::Invalid => status::State::Invalid,
-            State::Waiting => status::State::Waiting,
+            State::Waiting | State::Queued { .. } => status::State::Waiting,
             State::Starting { .. } => status::State::Starting,
             State::Running { .. } => status::State::Running,
             State::Stopping { .. } | State::Closing { .. } | State::Gone => status::State::Stopping,
@@ -722,6 +761,10 @@ impl Machine {
         match &self.state {
             State::Invalid => "its entry is wrong".to_owned(),
             State::Waiting => format!("waiting: {}", declared.missing.as_deref().unwrap_or("for its turn")),
+            State::Queued { holder } => {
+                let session = declared.launch.as_ref().map_or("it wants", |launch| launch.session.as_str());
+                format!("waiting: its session {session} is still in use by {holder}")
+            }
             State::Starting { .. } => format!("attempt {} is being started", declared.attempts),
             State::Running { .. } if declared.restarts > 0 => {
                 format!("restarted by policy, restart {}", of_limit(declared.restarts))

@@ -1161,6 +1161,66 @@ mod a_failed_launch {
     }
 }
 
+mod a_session_of_another_agent {
+    use super::*;
+
+    fn busy(life: &mut Life, attempt: Attempt) {
+        assert!(life.tell(Event::SessionBusy { attempt, holder: name("b") }).is_empty());
+    }
+
+    fn queued(declaration: Declaration) -> Life {
+        let mut life = Life::starting(declaration);
+        busy(&mut life, 1);
+        life
+    }
+
+    #[test]
+    fn is_waited_for_without_counting_until_it_is_free() {
+        let mut life = queued(plain());
+        let status = life.status();
+        assert_eq!((status.state, status.attempt, status.error), (Waiting, None, None));
+        assert_eq!(status.reason.as_deref(), Some("waiting: its session a is still in use by b"));
+        assert!(life.wait(seconds(100_000)).is_empty());
+        assert_eq!(life.machine.session(), None);
+        assert_eq!(life.tell(Event::SessionFree), ["launch 2"]);
+        assert_eq!((life.state(), life.status().attempt, life.status().restarts), (Starting, Some(1), 0));
+    }
+
+    #[test]
+    fn may_be_had_by_a_third_first() {
+        let mut life = queued(plain());
+        assert_eq!(life.tell(Event::SessionFree), ["launch 2"]);
+        busy(&mut life, 2);
+        assert_eq!((life.state(), life.status().attempt), (Waiting, None));
+        assert_eq!(life.tell(Event::SessionFree), ["launch 3"]);
+    }
+
+    #[test]
+    fn is_not_closed_by_who_waits_for_it() {
+        let mut life = queued(plain());
+        assert!(life.remove().is_empty());
+        assert!(life.machine.is_gone());
+    }
+
+    #[test]
+    fn is_not_waited_for_by_who_is_declared_for_another() {
+        let mut life = queued(plain());
+        assert_eq!(life.declare(launching(launch("c", "x"))), ["launch 2"]);
+        assert!(life.tell(Event::SessionFree).is_empty());
+        life.start(2);
+        assert_eq!((life.state(), life.status().attempt), (Running, Some(1)));
+    }
+
+    #[test]
+    fn is_waited_for_after_what_went_missing_meanwhile() {
+        let mut life = queued(plain());
+        assert!(life.update(missing(plain())).is_empty());
+        assert!(life.tell(Event::SessionFree).is_empty());
+        assert_eq!(life.state(), Waiting);
+        assert_eq!(life.update(plain()), ["launch 2"]);
+    }
+}
+
 mod late_news {
     use super::*;
 
@@ -1173,6 +1233,8 @@ mod late_news {
             Event::NotStarted { attempt, why: retry("late") },
             Event::Ended { attempt, how: code(66) },
             Event::Gone { attempt },
+            Event::SessionBusy { attempt, holder: name("b") },
+            Event::SessionFree,
         ]
     }
 
