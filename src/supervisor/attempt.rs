@@ -63,7 +63,7 @@ pub async fn run(
     mut commands: mpsc::UnboundedReceiver<Command>,
     tell: impl Fn(machine::Event),
 ) {
-    match meet(&means, &launch, attempt, &mut commands).await {
+    match meet(&means, &launch, attempt, &mut commands, &tell).await {
         Ok(visitor) => {
             if let Err(error) = attend(*visitor, &launch, attempt, means.user, &mut commands, &tell).await {
                 tracing::error!(agent = %launch.name, "failed to follow its launcher: {error}");
@@ -80,6 +80,7 @@ async fn meet(
     launch: &Launch,
     attempt: machine::Attempt,
     commands: &mut mpsc::UnboundedReceiver<Command>,
+    tell: &impl Fn(machine::Event),
 ) -> Result<Box<Visitor>, String> {
     const MOST_VISITORS: usize = 8;
     let mut command = vec![means.executable.clone()];
@@ -103,6 +104,7 @@ async fn meet(
         tokio::select! {
             opened = &mut opening, if pane.is_none() => {
                 pane = Some(opened.map_err(|error| error.to_string())?);
+                tell(machine::Event::Opened { attempt });
                 limit = Instant::now() + TO_REPORT;
             }
             command = commands.recv() => match command {

@@ -64,6 +64,11 @@ pub enum Event {
     Reject(String),
     /// The agent is wanted no more.
     Remove,
+    /// The pane is there, in the session that the launch names.
+    Opened {
+        /// Of which attempt.
+        attempt: Attempt,
+    },
     /// The harness runs.
     Started {
         /// Of which attempt.
@@ -117,7 +122,7 @@ pub enum NotStarted {
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Launch this; answered by `Started` or `NotStarted`, and `Gone` in the end, or by `SessionBusy` alone.
+    /// Launch this; answered by `Opened`, `Started` or `NotStarted`, and `Gone` in the end, or by `SessionBusy` alone.
     Launch {
         /// The number to go by.
         attempt: Attempt,
@@ -158,9 +163,16 @@ pub struct Machine {
     attempt: Attempt,
     /// An attempt whose harness has ended but that is not gone.
     lingering: Option<Lingering>,
-    /// The session that there is, as far as is known.
-    session: Option<Name>,
+    session: Option<Session>,
     entry_error: Option<String>,
+}
+
+/// The session that is to be closed before the agent is gone or has another.
+#[derive(Debug)]
+struct Session {
+    name: Name,
+    /// Whether the agent's pane was seen to be made in it. If not, it may be there all the same: the answer may have been lost.
+    is_open: bool,
 }
 
 /// A good declaration, and the life under it.
@@ -344,7 +356,7 @@ impl Machine {
 
     /// The session that it holds.
     pub fn session(&self) -> Option<&Name> {
-        self.session.as_ref()
+        self.session.as_ref().map(|session| &session.name)
     }
 
     /// When [`Event::Due`] is next due; `None` for never.
@@ -380,6 +392,7 @@ impl Machine {
             Event::Update(declaration) => self.update(declaration, now, &mut effects),
             Event::Reject(error) => self.entry_error = Some(error),
             Event::Remove => self.remove(now, &mut effects),
+            Event::Opened { attempt } => self.opened(attempt),
             Event::Started { attempt, pid } => self.started(attempt, pid, now),
             Event::NotStarted { attempt, why } => self.not_started(attempt, why, now, &mut effects),
             Event::Ended { attempt, how } => self.ended(attempt, how, now, &mut effects),
@@ -442,6 +455,15 @@ impl Machine {
                     None => self.close(effects),
                 }
             }
+        }
+    }
+
+    fn opened(&mut self, attempt: Attempt) {
+        if let State::Starting { attempt: present } | State::Stopping { attempt: present, .. } = self.state
+            && present == attempt
+            && let Some(session) = &mut self.session
+        {
+            session.is_open = true;
         }
     }
 
@@ -618,7 +640,7 @@ impl Machine {
             self.state = State::Waiting;
             return;
         };
-        if self.session.as_ref().is_some_and(|session| *session != launch.session) {
+        if self.session.as_ref().is_some_and(|session| session.name != launch.session) {
             return self.close(effects);
         }
         if std::mem::take(&mut declared.restarting) {
@@ -626,7 +648,7 @@ impl Machine {
         }
         declared.attempts += 1;
         self.attempt += 1;
-        self.session = Some(launch.session.clone());
+        self.session.get_or_insert_with(|| Session { name: launch.session.clone(), is_open: false });
         self.state = State::Starting { attempt: self.attempt };
         effects.push(Effect::Launch { attempt: self.attempt, launch });
     }
@@ -644,7 +666,7 @@ impl Machine {
     }
 
     fn close(&mut self, effects: &mut Vec<Effect>) {
-        if let Some(session) = self.session.clone() {
+        if let Some(session) = self.session().cloned() {
             self.state = State::Closing { retry_at: None };
             effects.push(Effect::Close { session });
         } else if self.leaving {
@@ -691,7 +713,7 @@ impl Machine {
             return;
         }
         self.state = State::Exited { outcome };
-        if let Some(session) = self.session.clone() {
+        if let Some(session) = self.session().cloned() {
             effects.push(Effect::OfferShell { session });
         }
     }
@@ -707,7 +729,12 @@ impl Machine {
         AgentStatus {
             name: self.name.to_string(),
             running: pid.is_some(),
-            session: self.session.as_ref().map(Name::to_string).unwrap_or_default(),
+            session: self
+                .session
+                .as_ref()
+                .filter(|session| session.is_open)
+                .map(|session| session.name.to_string())
+                .unwrap_or_default(),
             restarts: declared.map_or(0, |declared| declared.restarts),
             error: self.entry_error.clone().or_else(|| declared?.error.clone()),
             state: self.shown_state(),

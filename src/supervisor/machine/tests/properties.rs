@@ -45,6 +45,7 @@ enum Move {
 
 #[derive(Clone, Debug)]
 enum Way {
+    Opens,
     Starts,
     Fails(NotStarted),
     Ends(How),
@@ -84,14 +85,15 @@ impl Choices {
     }
 
     fn way(&mut self) -> Way {
-        match self.below(14) {
+        match self.below(15) {
             0..4 => Way::Starts,
             4..8 => Way::Goes,
             8 => Way::Ends(code(0)),
             9..11 => Way::Ends(code(3)),
             11 => Way::Ends(How::Signal("SIGKILL".into())),
             12 => Way::Fails(failed("no such program")),
-            _ => Way::Fails(retry("tmux does not answer")),
+            13 => Way::Fails(retry("tmux does not answer")),
+            _ => Way::Opens,
         }
     }
 
@@ -161,8 +163,10 @@ struct World {
     machine: Machine,
     now: Timestamp,
     real: Option<Real>,
-    /// The session that is open.
+    /// The session that is open, or may be.
     open: Option<Name>,
+    /// The one that was said to be open.
+    known: Option<Name>,
     /// Whether it was asked to be closed and nothing was answered yet.
     is_closing: bool,
     /// Whether other agents have all other sessions.
@@ -181,6 +185,7 @@ impl World {
             now: START,
             real: None,
             open: None,
+            known: None,
             is_closing: false,
             is_busy: false,
             in_force: None,
@@ -258,6 +263,14 @@ impl World {
         let is_stopping = self.machine.status().state == Stopping;
         let in_force = self.in_force.as_mut().filter(|_| real.is_of_present);
         match (way, real.phase) {
+            (Way::Opens, Phase::Pending) => {
+                self.known.clone_from(&self.open);
+                self.tell_news(Event::Opened { attempt });
+            }
+            (Way::Starts, Phase::Pending) if self.known.is_none() => {
+                self.goes(Way::Opens);
+                self.goes(Way::Starts);
+            }
             (Way::Starts, Phase::Pending) => {
                 let pid = 100 + i32::try_from(attempt).unwrap();
                 real.phase = Phase::Alive(pid);
@@ -297,7 +310,7 @@ impl World {
             return;
         }
         if result.is_ok() {
-            self.open = None;
+            (self.open, self.known) = (None, None);
         }
         self.tell(Event::Closed(result));
     }
@@ -362,7 +375,7 @@ impl World {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Launch { attempt, launch } => self.launch(attempt, launch),
+            Effect::Launch { attempt, launch } => self.launch(attempt, &launch),
             Effect::Interrupt { attempt } => {
                 assert_eq!(self.real.as_ref().map(|real| real.attempt), Some(attempt), "interrupts what is not");
             }
@@ -379,7 +392,7 @@ impl World {
         }
     }
 
-    fn launch(&mut self, attempt: Attempt, launch: Arc<Launch>) {
+    fn launch(&mut self, attempt: Attempt, launch: &Arc<Launch>) {
         assert!(self.real.is_none(), "two attempts at once");
         assert!(self.is_wanted, "launches what is wanted no more");
         assert!(!self.is_closing, "launches into a session that is closing");
@@ -387,7 +400,7 @@ impl World {
         assert!(attempt > self.latest, "a number is used twice");
         let in_force = self.in_force.as_mut().unwrap();
         assert!(!in_force.is_missing, "launches although something is missing");
-        assert_eq!(in_force.launch.as_ref(), Some(&launch));
+        assert_eq!(in_force.launch.as_ref(), Some(launch));
         let timeout_at = in_force.first_started.zip(in_force.policy.timeout).map(|(at, timeout)| at + timeout);
         assert!(timeout_at.is_none_or(|at| at > self.now), "launches after the timeout");
         if self.is_busy && self.open.is_none() {
@@ -408,7 +421,8 @@ impl World {
             Phase::Pending | Phase::Over => None,
         });
         assert_eq!((status.running, status.pid), (pid.is_some(), pid), "{status:?}");
-        assert_eq!(status.session, self.open.as_ref().map(Name::to_string).unwrap_or_default());
+        assert_eq!(self.machine.session(), self.open.as_ref());
+        assert_eq!(status.session, self.known.as_ref().map(Name::to_string).unwrap_or_default());
         assert_eq!(status.outcome.is_some(), status.state == Exited);
         assert!(
             status.state != Stopping
