@@ -15,7 +15,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 
 use self::attempt::{Command, Means};
-use self::machine::{Attempt, Effect, Machine, NotStarted};
+use self::machine::{Attempt, Effect, Machine};
 use crate::clock::{Alarm, Timestamp};
 use crate::config::Name;
 use crate::desired::{Desired, DesiredAgent};
@@ -59,6 +59,8 @@ pub struct Supervisor {
     stopping: bool,
     /// Whether an agent has gone since the last look at what is desired.
     vacancy: bool,
+    /// Whether an agent has closed its session since somebody was called up for it.
+    session_freed: bool,
     /// Whether there is something that the API does not tell yet.
     unpublished: bool,
     /// Visitors that named no pending attempt.
@@ -104,6 +106,7 @@ impl Supervisor {
             desired: Desired::default(),
             stopping: false,
             vacancy: false,
+            session_freed: false,
             unpublished: true,
             strangers: 0,
             means,
@@ -132,6 +135,9 @@ impl Supervisor {
             // After the batch, however many have gone: one may be declared again that was on its way out.
             if std::mem::take(&mut self.vacancy) {
                 self.reconcile();
+            }
+            if std::mem::take(&mut self.session_freed) {
+                self.call_up();
             }
             if std::mem::take(&mut self.unpublished) {
                 self.publish();
@@ -241,6 +247,7 @@ impl Supervisor {
             }
             event => event,
         };
+        self.session_freed |= matches!(event, machine::Event::Closed(Ok(())));
         let Some(agent) = self.agents.get_mut(key) else { return };
         let before = agent.machine.status();
         let effects = agent.machine.step(event, Timestamp::now());
@@ -253,6 +260,18 @@ impl Supervisor {
         if self.agents.get(key).is_some_and(|agent| agent.machine.is_gone()) {
             self.agents.remove(key);
             (self.vacancy, self.unpublished) = (true, true);
+        }
+    }
+
+    /// Tells those who wait for a session that nobody holds any more.
+    fn call_up(&mut self) {
+        for key in self.agents.keys().cloned().collect::<Vec<_>>() {
+            let queued = self.agents.get(&key).filter(|agent| agent.machine.is_queued());
+            let session = queued.and_then(|agent| Some(&agent.machine.launch()?.session));
+            // The one before may have taken it.
+            if session.is_some_and(|session| self.holder_of(session, &key).is_none()) {
+                self.step(&key, machine::Event::SessionFree);
+            }
         }
     }
 
@@ -280,14 +299,11 @@ impl Supervisor {
     }
 
     fn launch(&mut self, key: &str, attempt: Attempt, launch: Arc<Launch>) {
+        if let Some(holder) = self.holder_of(&launch.session, key).cloned() {
+            return self.step(key, machine::Event::SessionBusy { attempt, holder });
+        }
         self.log_launch(&launch);
         let tell = self.teller(key);
-        if let Some(other) = self.holder_of(&launch.session, key) {
-            let why = NotStarted::Retry(format!("the session {} is still in use by the agent {other}", launch.session));
-            tell(machine::Event::NotStarted { attempt, why });
-            tell(machine::Event::Gone { attempt });
-            return;
-        }
         let (commands, inbox) = mpsc::unbounded_channel();
         if let Some(agent) = self.agents.get_mut(key) {
             agent.attempts.insert(attempt, UnderWay { commands, launch: Arc::clone(&launch) });
@@ -296,9 +312,9 @@ impl Supervisor {
     }
 
     /// The other agent whose session this is.
-    fn holder_of(&self, session: &Name, key: &str) -> Option<&String> {
-        let holds = |agent: &Agent| agent.machine.session() == Some(session) && !agent.attempts.is_empty();
-        self.agents.iter().find(|(other, agent)| *other != key && holds(agent)).map(|(other, _)| other)
+    fn holder_of(&self, session: &Name, key: &str) -> Option<&Name> {
+        let mut others = self.agents.iter().filter(|(other, _)| *other != key).map(|(_, agent)| agent);
+        others.find(|agent| agent.machine.session() == Some(session)).map(|agent| &agent.desired.name)
     }
 
     fn command(&self, key: &str, attempt: Attempt, command: Command) {

@@ -63,7 +63,7 @@ pub async fn run(
     mut commands: mpsc::UnboundedReceiver<Command>,
     tell: impl Fn(machine::Event),
 ) {
-    match meet(&means, &launch, attempt, &mut commands).await {
+    match meet(&means, &launch, attempt, &mut commands, &tell).await {
         Ok(visitor) => attend(*visitor, &launch, attempt, means.user, &mut commands, &tell).await,
         Err(why) => tell(machine::Event::NotStarted { attempt, why: NotStarted::Retry(why) }),
     }
@@ -76,6 +76,7 @@ async fn meet(
     launch: &Launch,
     attempt: machine::Attempt,
     commands: &mut mpsc::UnboundedReceiver<Command>,
+    tell: &impl Fn(machine::Event),
 ) -> Result<Box<Visitor>, String> {
     const MOST_VISITORS: usize = 8;
     let mut command = vec![means.executable.clone()];
@@ -99,6 +100,7 @@ async fn meet(
         tokio::select! {
             opened = &mut opening, if pane.is_none() => {
                 pane = Some(opened.map_err(|error| error.to_string())?);
+                tell(machine::Event::Opened { attempt });
                 limit = Instant::now() + TO_REPORT;
             }
             command = commands.recv() => match command {

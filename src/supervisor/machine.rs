@@ -25,6 +25,7 @@
 //! - news of an attempt that is not the present one changes nothing;
 //! - a stop ends in a kill at its deadline, whatever else happens;
 //! - what is removed is never launched again;
+//! - whoever may have a session holds it until it is closed, and nobody else is launched in it;
 //! - within a declaration `restarts` and `attempt` never go down.
 
 #[cfg(test)]
@@ -63,6 +64,11 @@ pub enum Event {
     Reject(String),
     /// The agent is wanted no more.
     Remove,
+    /// The pane is there, in the session that the launch names.
+    Opened {
+        /// Of which attempt.
+        attempt: Attempt,
+    },
     /// The harness runs.
     Started {
         /// Of which attempt.
@@ -89,6 +95,15 @@ pub enum Event {
         /// Which.
         attempt: Attempt,
     },
+    /// Said instead of launching it, at once: the session is still another agent's. Nothing else is heard of the attempt.
+    SessionBusy {
+        /// Of which attempt.
+        attempt: Attempt,
+        /// Whose it is.
+        holder: Name,
+    },
+    /// The session that was busy is free.
+    SessionFree,
     /// The session was closed, or could not be.
     Closed(Result<(), String>),
     /// Time has passed; see [`Machine::due`].
@@ -107,7 +122,7 @@ pub enum NotStarted {
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Launch this; answered by `Started` or `NotStarted`, and `Gone` in the end.
+    /// Launch this; answered by `Opened`, `Started` or `NotStarted`, and `Gone` in the end, or by `SessionBusy` alone.
     Launch {
         /// The number to go by.
         attempt: Attempt,
@@ -148,9 +163,16 @@ pub struct Machine {
     attempt: Attempt,
     /// An attempt whose harness has ended but that is not gone.
     lingering: Option<Lingering>,
-    /// The session that there is, as far as is known.
-    session: Option<Name>,
+    session: Option<Session>,
     entry_error: Option<String>,
+}
+
+/// The session that is to be closed before the agent is gone or has another.
+#[derive(Debug)]
+struct Session {
+    name: Name,
+    /// Whether the agent's pane was seen to be made in it. If not, it may be there all the same: the answer may have been lost.
+    is_open: bool,
 }
 
 /// A good declaration, and the life under it.
@@ -222,6 +244,10 @@ enum State {
     Invalid,
     /// Something is missing.
     Waiting,
+    /// Its session is still another agent's.
+    Queued {
+        holder: Name,
+    },
     Starting {
         attempt: Attempt,
     },
@@ -323,9 +349,14 @@ impl Machine {
         self.declared.as_ref()?.launch.as_ref()
     }
 
-    /// The session that there is.
+    /// Whether it waits for its session to be free.
+    pub fn is_queued(&self) -> bool {
+        matches!(self.state, State::Queued { .. })
+    }
+
+    /// The session that it holds.
     pub fn session(&self) -> Option<&Name> {
-        self.session.as_ref()
+        self.session.as_ref().map(|session| &session.name)
     }
 
     /// When [`Event::Due`] is next due; `None` for never.
@@ -343,9 +374,11 @@ impl Machine {
     /// When the declaration's timeout passes, in states that it ends.
     fn timeout_at(&self) -> Option<Timestamp> {
         match self.state {
-            State::Starting { .. } | State::Running { .. } | State::Backoff { .. } | State::Waiting => {
-                self.declared.as_ref()?.timeout_at()
-            }
+            State::Starting { .. }
+            | State::Running { .. }
+            | State::Backoff { .. }
+            | State::Waiting
+            | State::Queued { .. } => self.declared.as_ref()?.timeout_at(),
             _ => None,
         }
     }
@@ -359,10 +392,14 @@ impl Machine {
             Event::Update(declaration) => self.update(declaration, now, &mut effects),
             Event::Reject(error) => self.entry_error = Some(error),
             Event::Remove => self.remove(now, &mut effects),
+            Event::Opened { attempt } => self.opened(attempt),
             Event::Started { attempt, pid } => self.started(attempt, pid, now),
             Event::NotStarted { attempt, why } => self.not_started(attempt, why, now, &mut effects),
             Event::Ended { attempt, how } => self.ended(attempt, how, now, &mut effects),
             Event::Gone { attempt } => self.gone(attempt, now, &mut effects),
+            Event::SessionBusy { attempt, holder } => self.session_busy(attempt, holder),
+            Event::SessionFree if self.is_queued() => self.begin(now, &mut effects),
+            Event::SessionFree => {}
             Event::Closed(result) => self.closed(result, now, &mut effects),
             Event::Due => self.time_passed(now, &mut effects),
         }
@@ -377,9 +414,12 @@ impl Machine {
             State::Starting { .. } | State::Running { .. } => self.stop(StopReason::Changed, now, effects),
             State::Stopping { why, .. } => *why = StopReason::Changed,
             State::Closing { .. } => {}
-            State::Invalid | State::Waiting | State::Backoff { .. } | State::Exited { .. } | State::Gone => {
-                self.begin(now, effects);
-            }
+            State::Invalid
+            | State::Waiting
+            | State::Queued { .. }
+            | State::Backoff { .. }
+            | State::Exited { .. }
+            | State::Gone => self.begin(now, effects),
         }
     }
 
@@ -392,7 +432,7 @@ impl Machine {
         declared.launch = launch.or(declared.launch.take());
         declared.missing = missing;
         match self.state {
-            State::Waiting if !declared.restarting => self.begin(now, effects),
+            State::Waiting | State::Queued { .. } if !declared.restarting => self.begin(now, effects),
             State::Waiting | State::Backoff { why: BackoffReason::Restart, .. } => self.judge(now, effects),
             State::Exited { outcome } if outcome != Outcome::TimedOut => self.judge(now, effects),
             // Never put off: whoever waits for the end was told when it comes.
@@ -409,7 +449,7 @@ impl Machine {
             State::Starting { .. } | State::Running { .. } => self.stop(StopReason::Removed, now, effects),
             State::Stopping { ref mut why, .. } => *why = StopReason::Removed,
             State::Closing { .. } | State::Gone => {}
-            State::Invalid | State::Waiting | State::Backoff { .. } | State::Exited { .. } => {
+            State::Invalid | State::Waiting | State::Queued { .. } | State::Backoff { .. } | State::Exited { .. } => {
                 match self.lingering.take() {
                     // Its launcher is tidying up, and is let.
                     Some(Lingering { attempt, kill_at }) => {
@@ -419,6 +459,15 @@ impl Machine {
                     None => self.close(effects),
                 }
             }
+        }
+    }
+
+    fn opened(&mut self, attempt: Attempt) {
+        if let State::Starting { attempt: present } | State::Stopping { attempt: present, .. } = self.state
+            && present == attempt
+            && let Some(session) = &mut self.session
+        {
+            session.is_open = true;
         }
     }
 
@@ -472,6 +521,18 @@ impl Machine {
                 self.state = State::Backoff { until: now + delay.min(RETRY_MOST), why: BackoffReason::Retry };
             }
         }
+    }
+
+    /// Takes back what [`Machine::begin`] has counted. No restart is among it: who was launched before holds its session.
+    fn session_busy(&mut self, attempt: Attempt, holder: Name) {
+        if self.state != (State::Starting { attempt }) {
+            return;
+        }
+        if let Some(declared) = &mut self.declared {
+            declared.attempts -= 1;
+        }
+        self.session = None;
+        self.state = State::Queued { holder };
     }
 
     fn ended(&mut self, attempt: Attempt, how: How, now: Timestamp, effects: &mut Vec<Effect>) {
@@ -583,7 +644,7 @@ impl Machine {
             self.state = State::Waiting;
             return;
         };
-        if self.session.as_ref().is_some_and(|session| *session != launch.session) {
+        if self.session.as_ref().is_some_and(|session| session.name != launch.session) {
             return self.close(effects);
         }
         if std::mem::take(&mut declared.restarting) {
@@ -591,7 +652,7 @@ impl Machine {
         }
         declared.attempts += 1;
         self.attempt += 1;
-        self.session = Some(launch.session.clone());
+        self.session.get_or_insert_with(|| Session { name: launch.session.clone(), is_open: false });
         self.state = State::Starting { attempt: self.attempt };
         effects.push(Effect::Launch { attempt: self.attempt, launch });
     }
@@ -609,7 +670,7 @@ impl Machine {
     }
 
     fn close(&mut self, effects: &mut Vec<Effect>) {
-        if let Some(session) = self.session.clone() {
+        if let Some(session) = self.session().cloned() {
             self.state = State::Closing { retry_at: None };
             effects.push(Effect::Close { session });
         } else if self.leaving {
@@ -656,7 +717,7 @@ impl Machine {
             return;
         }
         self.state = State::Exited { outcome };
-        if let Some(session) = self.session.clone() {
+        if let Some(session) = self.session().cloned() {
             effects.push(Effect::OfferShell { session });
         }
     }
@@ -672,7 +733,12 @@ impl Machine {
         AgentStatus {
             name: self.name.to_string(),
             running: pid.is_some(),
-            session: self.session.as_ref().map(Name::to_string).unwrap_or_default(),
+            session: self
+                .session
+                .as_ref()
+                .filter(|session| session.is_open)
+                .map(|session| session.name.to_string())
+                .unwrap_or_default(),
             restarts: declared.map_or(0, |declared| declared.restarts),
             error: self.entry_error.clone().or_else(|| declared?.error.clone()),
             state: self.shown_state(),
@@ -707,7 +773,7 @@ impl Machine {
     fn shown_state(&self) -> status::State {
         match self.state {
             State::Invalid => status::State::Invalid,
-            State::Waiting => status::State::Waiting,
+            State::Waiting | State::Queued { .. } => status::State::Waiting,
             State::Starting { .. } => status::State::Starting,
             State::Running { .. } => status::State::Running,
             State::Stopping { .. } | State::Closing { .. } | State::Gone => status::State::Stopping,
@@ -726,6 +792,10 @@ impl Machine {
         match &self.state {
             State::Invalid => "its entry is wrong".to_owned(),
             State::Waiting => format!("waiting: {}", declared.missing.as_deref().unwrap_or("for its turn")),
+            State::Queued { holder } => {
+                let session = declared.launch.as_ref().map_or("it wants", |launch| launch.session.as_str());
+                format!("waiting: its session {session} is still in use by {holder}")
+            }
             State::Starting { .. } => format!("attempt {} is being started", declared.attempts),
             State::Running { .. } if declared.restarts > 0 => {
                 format!("restarted by policy, restart {}", of_limit(declared.restarts))

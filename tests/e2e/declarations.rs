@@ -87,6 +87,7 @@ fn a_session_of_somebody_else_is_neither_used_nor_ended() {
     daemon.edit_jcard(&(agent("keeper", "sleep inf", "") + &agent("a", "sleep inf", "session = \"desk\"")));
     let refused = daemon.wait_until("a", "in error", |agent| agent.error.is_some());
     assert!(error(&refused).contains("desk"), "{refused:?}");
+    assert_eq!(refused.session, "", "what is not the agent's is not told as its session");
     daemon.edit_jcard(&agent("keeper", "sleep inf", ""));
     daemon.wait_until_removed("a");
     assert_eq!(pane(), before, "once the agent is removed");

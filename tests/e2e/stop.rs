@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use agentd::status::State;
 use nix::sys::signal::Signal;
 
-use crate::support::{Setup, agent, between};
+use crate::support::{Process, Setup, agent, between};
 
 const NOTHING: &str = "# nothing\n[other]\n";
 
@@ -165,6 +165,41 @@ fn an_agent_that_comes_back_while_it_stops_is_started_once_the_old_one_is_gone()
     assert_eq!((agent.attempt, agent.restarts), (Some(1), 0));
     let log = daemon.wait("the second start", || Some(daemon.lines("log")).filter(|log| log.len() == 3));
     assert!(log[0].starts_with("start ") && log[1] == "SIGINT" && log[2].starts_with("start "), "{log:?}");
+}
+
+#[test]
+fn a_finished_agent_that_is_renamed_leaves_its_session_to_the_new_one() {
+    let entry = |name: &str| agent(name, "exit 0", "session = \"desk\"");
+    let daemon = Setup::new().start(&entry("a0"));
+    daemon.wait_for_state("a0", State::Exited);
+    for round in 1..8 {
+        let name = format!("a{round}");
+        daemon.edit_jcard(&entry(&name));
+        let agent = daemon.wait_for_state(&name, State::Exited);
+        assert_eq!((agent.attempt, agent.error, agent.session.as_str()), (Some(1), None, "desk"));
+        daemon.wait("the session of the new one", || daemon.has_session("desk").then_some(()));
+    }
+}
+
+#[test]
+fn an_agent_waits_for_the_session_of_one_that_stops_and_starts_when_it_is_free() {
+    let slow = "on-signal SIGINT 0 4; append @WORK/ready yes; sleep inf";
+    let first = agent("slow", slow, "session = \"desk\"");
+    let daemon = Setup::new().start(&first);
+    let pid = daemon.wait_until_running("slow");
+    daemon.wait_for_file("ready");
+    daemon.edit_jcard(&agent("meddler", "sleep inf", "session = \"desk\""));
+    let waiting = daemon.wait_for_state("meddler", State::Waiting);
+    assert_eq!(waiting.reason.as_deref(), Some("waiting: its session desk is still in use by slow"));
+    assert_eq!((waiting.attempt, waiting.session.as_str()), (None, ""));
+    daemon.edit_jcard(&agent("next", "sleep inf", "session = \"desk\""));
+    daemon.wait_until_removed("meddler");
+    assert!(daemon.has_session("desk") && Process(pid).is_alive(), "who only waited ends nothing");
+    daemon.wait_until_removed("slow");
+    let free = Instant::now();
+    let agent = daemon.wait_until("next", "running", |agent| agent.running);
+    assert_eq!((agent.attempt, agent.restarts, agent.error), (Some(1), 0, None));
+    assert!(free.elapsed() < Duration::from_secs(1), "{:?}", free.elapsed());
 }
 
 #[test]

@@ -146,6 +146,7 @@ impl Life {
 
     fn start(&mut self, attempt: Attempt) {
         let pid = 100 + i32::try_from(attempt).unwrap();
+        assert!(self.tell(Event::Opened { attempt }).is_empty());
         assert!(self.tell(Event::Started { attempt, pid }).is_empty());
     }
 
@@ -647,6 +648,7 @@ mod a_change_of_what_is_launched {
         assert_eq!(life.status().session, "a");
         assert_eq!(life.end(1, code(0)), ["close a"]);
         assert_eq!(life.closed(), ["launch 2"]);
+        life.tell(Event::Opened { attempt: 2 });
         assert_eq!((life.state(), life.status().session.as_str()), (Starting, "b"));
     }
 
@@ -1161,6 +1163,66 @@ mod a_failed_launch {
     }
 }
 
+mod a_session_of_another_agent {
+    use super::*;
+
+    fn busy(life: &mut Life, attempt: Attempt) {
+        assert!(life.tell(Event::SessionBusy { attempt, holder: name("b") }).is_empty());
+    }
+
+    fn queued(declaration: Declaration) -> Life {
+        let mut life = Life::starting(declaration);
+        busy(&mut life, 1);
+        life
+    }
+
+    #[test]
+    fn is_waited_for_without_counting_until_it_is_free() {
+        let mut life = queued(plain());
+        let status = life.status();
+        assert_eq!((status.state, status.attempt, status.error), (Waiting, None, None));
+        assert_eq!(status.reason.as_deref(), Some("waiting: its session a is still in use by b"));
+        assert!(life.wait(seconds(100_000)).is_empty());
+        assert_eq!(life.machine.session(), None);
+        assert_eq!(life.tell(Event::SessionFree), ["launch 2"]);
+        assert_eq!((life.state(), life.status().attempt, life.status().restarts), (Starting, Some(1), 0));
+    }
+
+    #[test]
+    fn may_be_had_by_a_third_first() {
+        let mut life = queued(plain());
+        assert_eq!(life.tell(Event::SessionFree), ["launch 2"]);
+        busy(&mut life, 2);
+        assert_eq!((life.state(), life.status().attempt), (Waiting, None));
+        assert_eq!(life.tell(Event::SessionFree), ["launch 3"]);
+    }
+
+    #[test]
+    fn is_not_closed_by_who_waits_for_it() {
+        let mut life = queued(plain());
+        assert!(life.remove().is_empty());
+        assert!(life.machine.is_gone());
+    }
+
+    #[test]
+    fn is_not_waited_for_by_who_is_declared_for_another() {
+        let mut life = queued(plain());
+        assert_eq!(life.declare(launching(launch("c", "x"))), ["launch 2"]);
+        assert!(life.tell(Event::SessionFree).is_empty());
+        life.start(2);
+        assert_eq!((life.state(), life.status().attempt), (Running, Some(1)));
+    }
+
+    #[test]
+    fn is_waited_for_after_what_went_missing_meanwhile() {
+        let mut life = queued(plain());
+        assert!(life.update(missing(plain())).is_empty());
+        assert!(life.tell(Event::SessionFree).is_empty());
+        assert_eq!(life.state(), Waiting);
+        assert_eq!(life.update(plain()), ["launch 2"]);
+    }
+}
+
 mod late_news {
     use super::*;
 
@@ -1168,11 +1230,14 @@ mod late_news {
     fn late() -> Vec<Event> {
         let attempt = 1;
         vec![
+            Event::Opened { attempt },
             Event::Started { attempt, pid: 666 },
             Event::NotStarted { attempt, why: failed("late") },
             Event::NotStarted { attempt, why: retry("late") },
             Event::Ended { attempt, how: code(66) },
             Event::Gone { attempt },
+            Event::SessionBusy { attempt, holder: name("b") },
+            Event::SessionFree,
         ]
     }
 
@@ -1223,7 +1288,7 @@ mod late_news {
 
     #[test]
     fn that_an_attempt_was_or_was_not_started_changes_nothing_once_its_harness_lives() {
-        for event in late().into_iter().take(3) {
+        for event in late().into_iter().take(4) {
             for stop in [|_: &mut Life| vec![], Life::remove] {
                 let mut life = Life::running(plain());
                 stop(&mut life);
@@ -1313,6 +1378,28 @@ mod what_is_shown {
         assert_eq!(reason(&life), "ended by SIGSEGV; 1 restarts were allowed and made");
         life.remove();
         assert_eq!(reason(&life), "its session is being closed");
+    }
+
+    #[test]
+    fn is_a_session_only_from_when_it_was_made_until_it_is_closed() {
+        let session = |life: &Life| life.status().session;
+        let mut life = Life::starting(plain());
+        assert_eq!(session(&life), "");
+        life.not_started(1, retry("a tmux session named a is there"));
+        life.gone(1);
+        assert_eq!(session(&life), "");
+        assert_eq!(life.wait(seconds(1)), ["launch 2"]);
+        life.tell(Event::Opened { attempt: 2 });
+        assert_eq!(session(&life), "a");
+        life.not_started(2, failed("claude: not found"));
+        life.gone(2);
+        assert_eq!((session(&life), life.remove()), ("a".to_owned(), vec!["close a".to_owned()]));
+        life.declare(launching(launch("b", "x")));
+        assert_eq!((session(&life), life.closed()), ("a".to_owned(), vec!["launch 3".to_owned()]));
+        assert_eq!(session(&life), "");
+        assert_eq!(life.remove(), ["interrupt 3"]);
+        life.not_started(3, retry("it was stopped before it started"));
+        assert_eq!(life.gone(3), ["close b"], "it may be there");
     }
 
     #[test]

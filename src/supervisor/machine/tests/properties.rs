@@ -31,6 +31,8 @@ enum Move {
     Goes(Way),
     /// The session that is to be closed is, or not.
     Closes(bool),
+    /// Other agents have all sessions that are not the agent's own, or none any more.
+    Others(bool),
     /// Something that was said before is said again.
     Again(usize),
     /// Time passes, and whatever is due is noticed in time.
@@ -43,6 +45,7 @@ enum Move {
 
 #[derive(Clone, Debug)]
 enum Way {
+    Opens,
     Starts,
     Fails(NotStarted),
     Ends(How),
@@ -82,14 +85,15 @@ impl Choices {
     }
 
     fn way(&mut self) -> Way {
-        match self.below(14) {
+        match self.below(15) {
             0..4 => Way::Starts,
             4..8 => Way::Goes,
             8 => Way::Ends(code(0)),
             9..11 => Way::Ends(code(3)),
             11 => Way::Ends(How::Signal("SIGKILL".into())),
             12 => Way::Fails(failed("no such program")),
-            _ => Way::Fails(retry("tmux does not answer")),
+            13 => Way::Fails(retry("tmux does not answer")),
+            _ => Way::Opens,
         }
     }
 
@@ -99,7 +103,7 @@ impl Choices {
     }
 
     fn a_move(mut self) -> Move {
-        match self.below(36) {
+        match self.below(38) {
             0..5 => Move::Obey,
             5..17 => Move::Goes(self.way()),
             17..25 => Move::Wait(self.time()),
@@ -109,6 +113,7 @@ impl Choices {
             30..32 => Move::Declare(self.declaration()),
             32..34 => Move::Update(self.policy(), self.below(10) < 3),
             34 => Move::Remove,
+            35..37 => Move::Others(self.below(2) == 0),
             _ => Move::Reject,
         }
     }
@@ -158,10 +163,14 @@ struct World {
     machine: Machine,
     now: Timestamp,
     real: Option<Real>,
-    /// The session that is open.
+    /// The session that is open, or may be.
     open: Option<Name>,
+    /// The one that was said to be open.
+    known: Option<Name>,
     /// Whether it was asked to be closed and nothing was answered yet.
     is_closing: bool,
+    /// Whether other agents have all other sessions.
+    is_busy: bool,
     in_force: Option<InForce>,
     is_wanted: bool,
     /// The greatest number an attempt has had.
@@ -176,7 +185,9 @@ impl World {
             now: START,
             real: None,
             open: None,
+            known: None,
             is_closing: false,
+            is_busy: false,
             in_force: None,
             is_wanted: false,
             latest: 0,
@@ -193,6 +204,7 @@ impl World {
             Move::Remove => self.remove(),
             Move::Goes(way) => self.goes(way),
             Move::Closes(well) => self.closes(if well { Ok(()) } else { Err("no answer".to_owned()) }),
+            Move::Others(are_there) => self.others(are_there),
             Move::Again(number) if !self.said.is_empty() => self.tell(self.said[number % self.said.len()].clone()),
             Move::Again(_) => {}
             Move::Wait(time) => self.wait(time),
@@ -208,7 +220,7 @@ impl World {
     fn declare(&mut self, declaration: Declaration) {
         // Who was declared in between is another with the same name: the supervisor makes a new machine.
         if self.machine.is_gone() {
-            *self = Self { now: self.now, ..Self::new() };
+            *self = Self { now: self.now, is_busy: self.is_busy, ..Self::new() };
         }
         self.is_wanted = true;
         if let Some(real) = &mut self.real {
@@ -251,6 +263,14 @@ impl World {
         let is_stopping = self.machine.status().state == Stopping;
         let in_force = self.in_force.as_mut().filter(|_| real.is_of_present);
         match (way, real.phase) {
+            (Way::Opens, Phase::Pending) => {
+                self.known.clone_from(&self.open);
+                self.tell_news(Event::Opened { attempt });
+            }
+            (Way::Starts, Phase::Pending) if self.known.is_none() => {
+                self.goes(Way::Opens);
+                self.goes(Way::Starts);
+            }
             (Way::Starts, Phase::Pending) => {
                 let pid = 100 + i32::try_from(attempt).unwrap();
                 real.phase = Phase::Alive(pid);
@@ -290,12 +310,19 @@ impl World {
             return;
         }
         if result.is_ok() {
-            self.open = None;
+            (self.open, self.known) = (None, None);
         }
         self.tell(Event::Closed(result));
     }
 
+    fn others(&mut self, are_there: bool) {
+        if std::mem::replace(&mut self.is_busy, are_there) && !are_there {
+            self.tell(Event::SessionFree);
+        }
+    }
+
     fn obey(&mut self) {
+        self.others(false);
         if self.is_closing {
             return self.closes(Ok(()));
         }
@@ -376,6 +403,10 @@ impl World {
         assert_eq!(in_force.launch.as_ref(), Some(launch));
         let timeout_at = in_force.first_started.zip(in_force.policy.timeout).map(|(at, timeout)| at + timeout);
         assert!(timeout_at.is_none_or(|at| at > self.now), "launches after the timeout");
+        if self.is_busy && self.open.is_none() {
+            self.latest = attempt;
+            return self.tell(Event::SessionBusy { attempt, holder: name("b") });
+        }
         in_force.attempts += 1;
         self.open = Some(launch.session.clone());
         self.latest = attempt;
@@ -390,7 +421,8 @@ impl World {
             Phase::Pending | Phase::Over => None,
         });
         assert_eq!((status.running, status.pid), (pid.is_some(), pid), "{status:?}");
-        assert_eq!(status.session, self.open.as_ref().map(Name::to_string).unwrap_or_default());
+        assert_eq!(self.machine.session(), self.open.as_ref());
+        assert_eq!(status.session, self.known.as_ref().map(Name::to_string).unwrap_or_default());
         assert_eq!(status.outcome.is_some(), status.state == Exited);
         assert!(
             status.state != Stopping
@@ -404,7 +436,7 @@ impl World {
             assert!(self.real.is_none() && self.open.is_none() && !self.is_wanted, "gone too early");
         }
         let Some(in_force) = &mut self.in_force else { return };
-        assert_eq!(status.attempt.unwrap_or_default(), in_force.attempts);
+        assert_eq!(status.attempt.unwrap_or_default(), in_force.attempts, "{status:?}");
         assert!(status.restarts >= in_force.restarts, "restarts went down");
         assert!(status.restarts < in_force.attempts.max(1), "more restarts than attempts");
         if status.restarts > in_force.restarts {
