@@ -282,6 +282,7 @@ fn only_the_agent_whose_launch_changed_is_relaunched() {
     let same = agent("same", "log @WORK/same; sleep inf", "");
     let daemon = Setup::new().start(&(same.clone() + &agent("other", "log @WORK/other; sleep inf", "")));
     let (one, two) = (daemon.wait_until_running("same"), daemon.wait_until_running("other"));
+    daemon.wait_for_starts("other", 1);
     daemon.edit_jcard(&(same + &agent("other", "log @WORK/other; sleep inf", "env = { A = \"b\" }")));
     let agent = daemon
         .wait_until("other", "relaunched", |agent| agent.running && agent.pid != Some(two) && agent.pid.is_some());
