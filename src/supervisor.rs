@@ -57,12 +57,7 @@ pub struct Supervisor {
     agents: BTreeMap<String, Agent>,
     desired: Desired,
     stopping: bool,
-    /// Whether an agent has gone since the last look at what is desired.
-    vacancy: bool,
-    /// Whether an agent has closed its session since somebody was called up for it.
-    session_freed: bool,
-    /// Whether there is something that the API does not tell yet.
-    unpublished: bool,
+    afterwards: Afterwards,
     /// Visitors that named no pending attempt.
     strangers: u64,
     means: Arc<Means>,
@@ -70,6 +65,17 @@ pub struct Supervisor {
     started: Instant,
     events: mpsc::UnboundedSender<Event>,
     snapshots: watch::Sender<Arc<Snapshot>>,
+}
+
+/// What is to be done when a batch of events has been taken in, once, however many of them call for it.
+#[derive(Debug, Default)]
+struct Afterwards {
+    /// An agent has gone; it may be declared again.
+    reconcile: bool,
+    /// An agent has closed its session; somebody may wait for it.
+    call_up: bool,
+    /// There is something that the API does not tell yet.
+    publish: bool,
 }
 
 /// One agent, and what is under way for it.
@@ -105,9 +111,7 @@ impl Supervisor {
             agents,
             desired: Desired::default(),
             stopping: false,
-            vacancy: false,
-            session_freed: false,
-            unpublished: true,
+            afterwards: Afterwards { publish: true, ..Afterwards::default() },
             strangers: 0,
             means,
             detail,
@@ -132,14 +136,13 @@ impl Supervisor {
                 self.handle(event);
             }
             self.time_passed();
-            // After the batch, however many have gone: one may be declared again that was on its way out.
-            if std::mem::take(&mut self.vacancy) {
+            if std::mem::take(&mut self.afterwards.reconcile) {
                 self.reconcile();
             }
-            if std::mem::take(&mut self.session_freed) {
+            if std::mem::take(&mut self.afterwards.call_up) {
                 self.call_up();
             }
-            if std::mem::take(&mut self.unpublished) {
+            if std::mem::take(&mut self.afterwards.publish) {
                 self.publish();
             }
         }
@@ -150,7 +153,7 @@ impl Supervisor {
         match event {
             Event::Desired(desired) => {
                 self.desired = desired;
-                self.unpublished = true;
+                self.afterwards.publish = true;
                 self.reconcile();
             }
             Event::Visitor(visitor) => self.direct(visitor),
@@ -247,19 +250,19 @@ impl Supervisor {
             }
             event => event,
         };
-        self.session_freed |= matches!(event, machine::Event::Closed(Ok(())));
+        self.afterwards.call_up |= matches!(event, machine::Event::Closed(Ok(())));
         let Some(agent) = self.agents.get_mut(key) else { return };
         let before = agent.machine.status();
         let effects = agent.machine.step(event, Timestamp::now());
         let after = agent.machine.status();
-        self.unpublished |= before != after;
+        self.afterwards.publish |= before != after;
         log_change(&before, &after);
         for effect in effects {
             self.carry_out(key, effect);
         }
         if self.agents.get(key).is_some_and(|agent| agent.machine.is_gone()) {
             self.agents.remove(key);
-            (self.vacancy, self.unpublished) = (true, true);
+            (self.afterwards.reconcile, self.afterwards.publish) = (true, true);
         }
     }
 
