@@ -228,6 +228,18 @@ impl Tmux {
         Ok(self.client("show a screen", arguments).await?.stdout)
     }
 
+    /// What tmux says runs in panes that bear the agent's mark.
+    pub async fn occupants(&self, owner: &str) -> Result<Vec<i32>, Error> {
+        let is_marked = format!("#{{==:#{{@agentd-agent}},{owner}}}");
+        let mut listing = Arguments::default();
+        listing.command(&["list-panes", "-a", "-f", &is_marked, "-F", PANE_PID]);
+        match self.client("list panes", listing).await {
+            // Some versions have no target where there is no session.
+            Err(Error::NoServer { .. } | Error::Refused { .. }) => Ok(Vec::new()),
+            output => Ok(output?.stdout.lines().filter_map(|line| pid(line).ok()).collect()),
+        }
+    }
+
     /// The sessions that bear the agent's mark, each with the panes that do: one each, unless an operator made it otherwise.
     async fn sessions_of(&self, owner: &str) -> Result<Vec<parse::Session>, Error> {
         let is_marked = format!("#{{==:#{{@agentd-owner}},{owner}}}");

@@ -371,4 +371,18 @@ mod tests {
         assert!(matches!(look_at_workdir(&path), Workdir::Missing(reason) if reason.contains("not a directory")));
         assert_eq!(look_at_workdir(directory.path()), Workdir::Usable);
     }
+
+    #[tokio::test]
+    async fn a_mode_that_many_want_set_at_once_is_set_for_each() {
+        let directory = TempDir::new().unwrap();
+        let request = Request::SetMode { path: directory.path().to_owned(), mode: 0o700 };
+        let (account, hanging) = (Arc::new(Account::current().unwrap()), Hanging::default());
+        let many = (0..50).map(|_| {
+            let (request, account, hanging) = (request.clone(), Arc::clone(&account), hanging.clone());
+            async move { answer(request, &account, &hanging).await }
+        });
+        for reply in many.collect::<tokio::task::JoinSet<_>>().join_all().await {
+            assert!(matches!(reply, Some(Reply::SetMode(Ok(())))), "{reply:?}");
+        }
+    }
 }

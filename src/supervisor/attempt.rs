@@ -19,6 +19,9 @@ use crate::process::Process;
 use crate::status::How;
 use crate::tmux::Tmux;
 
+/// The first attempt that a daemon makes for an agent.
+const FIRST: machine::Attempt = 1;
+
 /// How long a launcher may take to report, once tmux has started it.
 const TO_REPORT: Duration = Duration::from_secs(10);
 
@@ -63,11 +66,40 @@ pub async fn run(
     mut commands: mpsc::UnboundedReceiver<Command>,
     tell: impl Fn(machine::Event),
 ) {
+    // Only an earlier daemon can have left something in the place of an agent that this one has never started.
+    if attempt == FIRST
+        && let Err(error) = end_leftovers(&means, &launch).await
+    {
+        let why = NotStarted::Retry(format!("what runs in its pane cannot be ended: {error}"));
+        tell(machine::Event::NotStarted { attempt, why });
+        return tell(machine::Event::Gone { attempt });
+    }
     match meet(&means, &launch, attempt, &mut commands, &tell).await {
         Ok(visitor) => attend(*visitor, &launch, attempt, means.user, &mut commands, &tell).await,
         Err(why) => tell(machine::Event::NotStarted { attempt, why: NotStarted::Retry(why) }),
     }
     tell(machine::Event::Gone { attempt });
+}
+
+/// Kills what a daemon that did not end by itself has left running in the agent's pane: no agent runs twice.
+async fn end_leftovers(means: &Means, launch: &Launch) -> Result<(), String> {
+    for pid in means.tmux.occupants(&launch.name.key()).await.map_err(|error| error.to_string())? {
+        // What has ended in the meantime is not there, and what is not the agent user's is not the agent's.
+        let Ok(process) = Process::open(pid) else { continue };
+        if !process.runs_as(means.user).unwrap_or(false) {
+            continue;
+        }
+        tracing::warn!(agent = %launch.name, pid, "ending what an earlier daemon left running");
+        let end = process.watch().map_err(|error| error.to_string())?;
+        let process = Arc::new(process);
+        kill_descendants(&process).await;
+        process.kill().map_err(|error| error.to_string())?;
+        timeout(TO_END, end.readable())
+            .await
+            .map_err(|_| format!("process {pid} does not die"))?
+            .map_err(|e| e.to_string())?;
+    }
+    Ok(())
 }
 
 /// Opens the pane and waits for the launcher in it: the visitor whose process is the one that tmux says it started.

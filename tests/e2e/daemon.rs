@@ -156,3 +156,34 @@ fn an_ordinary_users_agents_live_and_stop_as_roots_do() {
     daemon.wait_until_gone(pid);
     assert_eq!(daemon.processes(), []);
 }
+
+#[test]
+fn after_a_daemon_was_killed_no_agent_runs_twice() {
+    let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; child @WORK/child; sleep inf", ""));
+    let before = daemon.wait_until_running("a");
+    daemon.wait_for_file("child");
+    let child = daemon.pid_in("child").unwrap();
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended();
+    assert!(Process(before).is_alive(), "an agent does not notice that the daemon has gone");
+    daemon.start_again();
+    let after = daemon.wait_until_running("a");
+    assert_ne!(before, after);
+    assert!(!Process(before).is_alive() && !Process(child).is_alive(), "the old one ended before the new one began");
+    daemon.wait_for_starts("log", 2);
+}
+
+#[test]
+fn a_helper_that_the_agent_user_stops_is_replaced() {
+    let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    let pid = daemon.wait_until_running("a");
+    let stopped = daemon.wait("the helper", || {
+        let is_helper = |process: &Process| process.argv().get(1).is_some_and(|word| word == "deputy");
+        Process::all().find(|process| is_helper(process) && process.parent().0 == daemon.pid())
+    });
+    stopped.signal(Signal::SIGSTOP);
+    daemon.edit_jcard(&[agent("a", "sleep inf", ""), agent("b", "sleep inf", "")].concat());
+    daemon.wait_until_running("b");
+    assert!(!stopped.is_alive());
+    assert_eq!(daemon.wait_until_running("a"), pid);
+}
