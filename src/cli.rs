@@ -12,7 +12,7 @@ use nix::unistd::Uid;
 
 use crate::account::Account;
 use crate::config::{self, Workdir};
-use crate::daemon::Settings;
+use crate::daemon::{OnTerminate, Settings};
 use crate::duration;
 use crate::supervisor::Detail;
 
@@ -91,6 +91,9 @@ pub struct Daemon {
     /// How long nothing must have changed before a change is acted on (at most ten times that)
     #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = duration::parse)]
     settle: Duration,
+    /// What becomes of the agents on SIGTERM: they are stopped, or they go on and the next daemon takes them over
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
+    on_terminate: OnTerminate,
     /// Also log full command lines with prompts, working directories, names of variables, and the last screen of an agent
     #[arg(long)]
     debug: bool,
@@ -178,6 +181,7 @@ impl Arguments {
             admin_group: daemon.admin_group.clone(),
             resync: daemon.resync.max(Duration::from_millis(10)),
             settle: daemon.settle,
+            on_terminate: daemon.on_terminate,
             detail: if daemon.debug { Detail::Debug } else { Detail::Plain },
             options: self.places.options(here),
         }

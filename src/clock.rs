@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{self, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 use crate::descriptor::Readable;
 
@@ -15,7 +16,7 @@ use crate::descriptor::Readable;
 ///
 /// Ordering and differences go by the boot clock (`CLOCK_BOOTTIME`, see `clock_gettime(2)`), which nobody can set, which goes on
 /// while the machine sleeps, and which the next daemon of the same boot reads too. The wall clock is only ever shown.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Timestamp {
     boot: Duration,
     wall: SystemTime,
@@ -31,6 +32,13 @@ impl Timestamp {
     /// The instant at which the boot clock shows `boot` and the wall clock `wall`.
     pub const fn new(boot: Duration, wall: SystemTime) -> Self {
         Self { boot, wall }
+    }
+
+    /// The instant at which the boot clock showed `boot`, reckoned from this one. One that is yet to come is this one.
+    #[must_use]
+    pub fn back_to(self, boot: Duration) -> Self {
+        let ago = self.boot.saturating_sub(boot);
+        Self { boot: boot.min(self.boot), wall: self.wall.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH) }
     }
 
     /// Time since the machine was booted.
@@ -148,6 +156,19 @@ mod tests {
         assert!(Timestamp::now() >= soon);
         alarm.set(None).unwrap();
         assert!(!rings(&alarm, Duration::from_millis(1)).await);
+    }
+
+    #[test]
+    fn an_earlier_instant_is_as_much_earlier_on_both_clocks_and_a_later_one_is_now() {
+        let now = Timestamp::new(Duration::from_secs(100), SystemTime::UNIX_EPOCH + Duration::from_secs(5000));
+        let earlier = now.back_to(Duration::from_secs(90));
+        assert_eq!(now.since(earlier), Duration::from_secs(10));
+        assert_eq!(earlier.wall(), SystemTime::UNIX_EPOCH + Duration::from_secs(4990));
+        assert_eq!(now.back_to(Duration::from_secs(101)).wall(), now.wall());
+        assert_eq!(
+            Timestamp::new(Duration::from_secs(9), SystemTime::UNIX_EPOCH).back_to(Duration::ZERO).boot(),
+            Duration::ZERO
+        );
     }
 
     #[test]

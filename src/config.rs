@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use toml::de::DeTable;
 
@@ -97,7 +98,8 @@ fn tell<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
 pub struct InvalidName;
 
 /// The name of an agent or of a tmux session: 1 to 64 bytes of `[A-Za-z0-9_-]`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Name(String);
 
 impl Name {
@@ -122,6 +124,14 @@ impl TryFrom<&str> for Name {
         let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
         let is_name = (1..=Self::MAX_LENGTH).contains(&text.len()) && text.bytes().all(is_allowed);
         if is_name { Ok(Self(text.to_owned())) } else { Err(InvalidName) }
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        Self::try_from(text.as_str())
     }
 }
 
@@ -261,7 +271,7 @@ pub enum Kind {
 }
 
 /// What decides when an agent is started again, timed out and killed. A change of it alone touches no living process.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// When to start again.
     pub restart: Restart,
@@ -277,8 +287,23 @@ pub struct Policy {
     pub backoff_reset: Option<Duration>,
 }
 
+impl Default for Policy {
+    /// Of an entry that says nothing of it.
+    fn default() -> Self {
+        Self {
+            restart: Restart::No,
+            max_restarts: None,
+            timeout: None,
+            grace_period: Duration::from_secs(30),
+            backoff: vec![Duration::from_secs(3)],
+            backoff_reset: None,
+        }
+    }
+}
+
 /// When an agent that has ended is started again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Restart {
     /// Never.
     No,

@@ -1,7 +1,8 @@
 //! The daemon: wiring, and the order of start and shutdown.
 //!
-//! Start: who are we, the lock, the sockets, then everything that runs. Shutdown: the agents, in parallel and each with its grace
-//! period; the API answers until the last of them is gone; then the sockets go.
+//! Start: who are we, the lock, the sockets, then everything that runs, beginning with what an earlier daemon had under way.
+//! Shutdown: the agents, in parallel and each with its grace period, unless they are left to the next daemon; the API answers until
+//! the last of them is gone; then the sockets go.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,19 +19,25 @@ use crate::account::{self, Account};
 use crate::api;
 use crate::config;
 use crate::deputy::Deputy;
+use crate::desired::Place;
+use crate::fingerprint::{self, Key};
 use crate::folder::{self, Folder};
 use crate::inputs::{Inputs, Nudge};
 use crate::launch::reception;
 use crate::limits;
 use crate::lock::{self, Lock};
+use crate::record::{self, Reading, Record, Recorder};
 use crate::socket;
-use crate::status::Snapshot;
+use crate::status::{Errors, Snapshot};
 use crate::supervisor::attempt::Means;
 use crate::supervisor::{Detail, Event, Supervisor};
 use crate::tmux::Tmux;
 
 /// How long the tmux server may take over its part of the shutdown.
 const RELEASE: Duration = Duration::from_secs(3);
+
+/// How often tmux is asked what it has not answered.
+const BETWEEN_QUESTIONS: Duration = Duration::from_secs(5);
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +62,12 @@ pub enum Error {
     /// The API's socket cannot be had.
     #[error(transparent)]
     Socket(#[from] socket::Error),
+    /// No key can be had.
+    #[error(transparent)]
+    Key(#[from] fingerprint::Error),
+    /// Nothing can be put on record.
+    #[error(transparent)]
+    Record(#[from] record::Error),
     /// The folder of the tmux socket cannot be had.
     #[error(transparent)]
     Folder(#[from] folder::Error),
@@ -93,6 +106,18 @@ pub struct Settings {
     pub detail: Detail,
     /// How the jcard is read.
     pub options: config::Options,
+    /// What SIGTERM does.
+    pub on_terminate: OnTerminate,
+}
+
+/// What becomes of the agents when the daemon is terminated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnTerminate {
+    /// They are stopped, each within its grace period; the next daemon starts them afresh.
+    #[default]
+    Stop,
+    /// They go on, and the next daemon takes them over.
+    Detach,
 }
 
 /// Runs until SIGTERM or SIGINT has stopped it.
@@ -101,7 +126,21 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     limits::raise_descriptors();
     let account = agent_account(settings.user.as_deref())?;
     let group = admin_group(&settings.admin_group)?;
-    let _lock = Lock::take(&settings.state_dir)?;
+    let mut state_errors = Vec::new();
+    let lock = match Lock::take(&settings.state_dir) {
+        Err(error @ lock::Error::System { .. }) => {
+            state_errors.push(error.to_string());
+            None
+        }
+        lock => Some(lock?),
+    };
+    let key = match Key::of(&settings.state_dir) {
+        Err(error) => {
+            state_errors.push(error.to_string());
+            Key::passing()?
+        }
+        key => key?,
+    };
     // Before there is a second thread: both change what the whole process creates.
     let api = api::socket::bind(&settings.api_socket, Some(group))?;
     socket::check_length(&settings.tmux_socket)?;
@@ -109,7 +148,6 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     socket::check_length(&folder.launch_socket())?;
     umask(Mode::from_bits_truncate(0o077));
     let failed = |operation| move |source| Error::System { operation, source };
-    let executable = std::env::current_exe().map_err(failed("find agentd's own executable"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -117,7 +155,8 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let result = runtime.block_on(async {
         let launch_listener = folder.bind_launch_socket()?;
         let api_listener = UnixListener::from_std(api.listener).map_err(failed("listen on the API's socket"))?;
-        serve(settings, account, &folder, executable, launch_listener, api_listener, started).await
+        let place = Place { file: settings.config.clone(), account, key };
+        serve(settings, place, &folder, launch_listener, api_listener, started, state_errors).await
     });
     if let Err(error) = folder.remove_launch_socket() {
         tracing::warn!("failed to remove {}: {error}", folder.launch_socket().display());
@@ -125,6 +164,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     drop(api.address);
     // A thread that reads from a hung file system must not hold up the end.
     runtime.shutdown_background();
+    drop(lock);
     result
 }
 
@@ -152,12 +192,12 @@ fn admin_group(name: &str) -> Result<Gid, Error> {
 
 async fn serve(
     settings: &Settings,
-    account: Account,
+    place: Place,
     folder: &Folder,
-    executable: PathBuf,
     launch_listener: UnixListener,
     api_listener: UnixListener,
     started: Instant,
+    mut state_errors: Vec<String>,
 ) -> Result<(), Error> {
     let failed = |operation| move |source| Error::System { operation, source };
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("catch signals"))?;
@@ -166,20 +206,36 @@ async fn serve(
 
     let (events, inbox) = mpsc::unbounded_channel();
     let (nudges, nudged) = mpsc::channel(16);
-    let (snapshots, snapshot) = watch::channel(Arc::new(Snapshot::new(Vec::new(), started, None, None)));
+    let (snapshots, snapshot) = watch::channel(Arc::new(Snapshot::new(Vec::new(), started, Errors::default())));
 
     let deputy = {
         let nudges = nudges.clone();
-        Deputy::new(account.name.clone(), move || {
+        Deputy::new(place.account.name.clone(), move || {
             // Full means that a change is already waiting to be looked at.
             let _ = nudges.try_send(Nudge::Changed);
         })
     };
+    let executable = std::env::current_exe().map_err(failed("find agentd's own executable"))?;
     let executable = executable.to_string_lossy().into_owned();
-    let tmux = Tmux::new(deputy.clone(), settings.tmux_socket.clone(), executable.clone(), &account);
-    let user = account.uid;
+    let tmux = Tmux::new(deputy.clone(), settings.tmux_socket.clone(), executable.clone(), &place.account);
+    let user = place.account.uid;
     let means = Means { tmux: tmux.clone(), executable, launch_socket: folder.launch_socket(), user };
-    let supervisor = Supervisor::new(means, settings.detail, events.clone(), snapshots, started);
+    let record = Record::new(&settings.state_dir)?;
+    let to_read = record.clone();
+    let Reading { agents, problems } = tokio::task::spawn_blocking(move || to_read.read())
+        .await
+        .map_err(io::Error::other)
+        .map_err(failed("read the record"))?;
+    state_errors.extend(problems.iter().map(ToString::to_string));
+    for error in &state_errors {
+        tracing::error!("{error}");
+    }
+    let reports = events.clone();
+    let recorder = Recorder::new(record, move |report| drop(reports.send(Event::Recorded(report))));
+    let mut supervisor =
+        Supervisor::new(means, recorder, state_errors, settings.detail, events.clone(), snapshots, started);
+    // Before anybody can ask.
+    supervisor.resume(agents);
 
     let (close_api, api_closed) = oneshot::channel::<()>();
     let api = tokio::spawn(api::serve(api_listener, snapshot, api::Limits::default(), async {
@@ -198,11 +254,11 @@ async fn serve(
             tracing::error!("{error}");
         }
     });
+    tokio::spawn(find_sessions(tmux.clone(), events.clone()));
     let inputs = Inputs {
-        config: settings.config.clone(),
+        place,
         secret_dir: settings.secret_dir.clone(),
         options: settings.options.clone(),
-        account,
         deputy,
         settle: settings.settle,
         resync: settings.resync,
@@ -218,10 +274,14 @@ async fn serve(
         "agentd runs"
     );
 
+    let mut are_stopped = false;
     let result = loop {
         // The arms wait for things that come again or come once and for all.
         tokio::select! {
-            _ = terminate.recv() => { tracing::info!("SIGTERM: stopping all agents"); drop(stop.send(Event::Stop)); }
+            _ = terminate.recv() => match settings.on_terminate {
+                OnTerminate::Stop => { tracing::info!("SIGTERM: stopping all agents"); drop(stop.send(Event::Stop)); }
+                OnTerminate::Detach => { tracing::info!("SIGTERM: leaving all agents to the next daemon"); drop(stop.send(Event::Detach)); }
+            },
             _ = interrupt.recv() => { tracing::info!("SIGINT: stopping all agents"); drop(stop.send(Event::Stop)); }
             _ = hang_up.recv() => {
                 tracing::info!("SIGHUP: reading everything again");
@@ -233,16 +293,29 @@ async fn serve(
                 Err(defect) => break Err(Error::System { operation: "attend to the inputs", source: io::Error::other(defect) }),
             },
             ended = &mut supervisor => break match ended {
-                Ok(result) => result.map_err(failed("attend to the agents")),
+                Ok(result) => result.map_err(failed("attend to the agents")).map(|have_stopped| are_stopped = have_stopped),
                 Err(defect) => Err(Error::System { operation: "attend to the agents", source: io::Error::other(defect) }),
             },
         }
     };
-    if let Ok(Err(error)) = tokio::time::timeout(RELEASE, tmux.release_server()).await {
+    if are_stopped && let Ok(Err(error)) = tokio::time::timeout(RELEASE, tmux.release_server()).await {
         tracing::warn!("{error}");
     }
     drop(close_api);
     let _ = api.await;
     tracing::info!("agentd has ended");
     result
+}
+
+/// Asks for the sessions that an earlier daemon may have left, until tmux answers.
+async fn find_sessions(tmux: Tmux, events: mpsc::UnboundedSender<Event>) {
+    loop {
+        match tmux.owners().await {
+            // Nobody listens any more only when the daemon is ending.
+            Ok(owners) => return drop(events.send(Event::Sessions(owners))),
+            // Every launch tells of it.
+            Err(error) => tracing::debug!("failed to look for sessions: {error}; trying again"),
+        }
+        tokio::time::sleep(BETWEEN_QUESTIONS).await;
+    }
 }

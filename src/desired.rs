@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::account::Account;
 use crate::config::{AgentSpec, Config, Entry, Kind, MAX_ARGUMENT, Name, Policy, Prompt, Workdir};
 use crate::deputy;
+use crate::fingerprint::{Fingerprint, Key};
 use crate::frame::Bytes;
 use crate::launch::Launch;
 use crate::secrets::Secrets;
@@ -94,12 +95,23 @@ fn workdir_path(spec: &AgentSpec, account: &Account) -> PathBuf {
     }
 }
 
-/// Puts it all together. `file` is the jcard, from whose folder relative prompt files are named.
-pub fn desired(config: &Config, secrets: &Secrets, seen: &Seen, file: &Path, account: &Account) -> Desired {
-    let folder = folder_of(file);
+/// Where agents are declared and run, which stays the same for as long as the daemon runs.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The jcard, from whose folder relative prompt files are named.
+    pub file: PathBuf,
+    /// Whom agents run as.
+    pub account: Account,
+    /// For the fingerprints of what is launched.
+    pub key: Key,
+}
+
+/// Puts it all together.
+pub fn desired(config: &Config, secrets: &Secrets, seen: &Seen, place: &Place) -> Desired {
+    let file = place.file.as_path();
     let agent = |entry: &Entry| {
         let spec = entry.spec.as_ref().map_err(|findings| located(file, findings));
-        let declaration = spec.and_then(|spec| declare(spec, secrets, seen, folder, account));
+        let declaration = spec.and_then(|spec| declare(spec, secrets, seen, place));
         let harness = entry.harness.map(|harness| harness.name);
         (entry.name.key(), DesiredAgent { name: entry.name.clone(), harness, declaration })
     };
@@ -124,13 +136,8 @@ pub fn located(file: &Path, findings: &str) -> String {
     lines.join("\n")
 }
 
-fn declare(
-    spec: &AgentSpec,
-    secrets: &Secrets,
-    seen: &Seen,
-    folder: &Path,
-    account: &Account,
-) -> Result<Declaration, String> {
+fn declare(spec: &AgentSpec, secrets: &Secrets, seen: &Seen, place: &Place) -> Result<Declaration, String> {
+    let folder = folder_of(&place.file);
     let kind = match spec.kind {
         Kind::Native => "native",
         Kind::Sandboxed => "native (unsandboxed)",
@@ -156,7 +163,7 @@ fn declare(
             }
         },
     };
-    let workdir = workdir_path(spec, account);
+    let workdir = workdir_path(spec, &place.account);
     match seen.workdirs.get(&workdir) {
         Some(deputy::Workdir::Usable) => {}
         Some(deputy::Workdir::Missing(why)) => missing.push(format!("the workdir {why}")),
@@ -171,8 +178,18 @@ fn declare(
     };
     let launch = if missing.is_empty() {
         let (arguments, prompt) = arguments(spec, prompt);
-        let (name, session) = (spec.name.clone(), spec.session.clone());
-        Ok(Arc::new(Launch { name, session, arguments, prompt, environment, workdir }))
+        let mut launch = Launch {
+            name: spec.name.clone(),
+            session: spec.session.clone(),
+            arguments,
+            prompt,
+            environment,
+            workdir,
+            fingerprint: Fingerprint::default(),
+            is_certain: spec.secrets.is_some() || secrets.is_complete(),
+        };
+        launch.fingerprint = place.key.fingerprint(&launch);
+        Ok(Arc::new(launch))
     } else {
         Err(Missing(missing.join("; ")))
     };
@@ -215,6 +232,8 @@ fn environment(spec: &AgentSpec, secrets: &Secrets) -> Result<BTreeMap<String, B
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use nix::unistd::{Gid, Uid};
     use rstest::rstest;
 
@@ -233,6 +252,12 @@ mod tests {
             home: "/home/agent".into(),
             shell: "/bin/sh".into(),
         }
+    }
+
+    static KEY: LazyLock<Key> = LazyLock::new(|| Key::passing().unwrap());
+
+    fn place() -> Place {
+        Place { file: FILE.into(), account: account(), key: KEY.clone() }
     }
 
     fn config(text: &str) -> Config {
@@ -260,7 +285,7 @@ mod tests {
     }
 
     fn desire(config: &Config, secrets: &[(&str, &str)], seen: &Seen) -> Desired {
-        desired(config, &Secrets::of(secrets), seen, Path::new(FILE), &account())
+        desired(config, &Secrets::of(secrets), seen, &place())
     }
 
     fn declaration(config: &Config, secrets: &[(&str, &str)], seen: &Seen) -> Result<Declaration, String> {
@@ -486,7 +511,7 @@ mod tests {
         assert_eq!(launches.iter().map(|launch| launch.session.as_str()).collect::<Vec<_>>(), ["a-0", "a-1"]);
         let renamed =
             Launch { name: launches[0].name.clone(), session: launches[0].session.clone(), ..(*launches[1]).clone() };
-        assert_eq!(renamed, *launches[0]);
+        assert_eq!(KEY.fingerprint(&renamed), launches[0].fingerprint);
     }
 
     #[test]

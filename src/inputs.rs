@@ -14,10 +14,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
-use crate::account::Account;
 use crate::config::{self, Config};
 use crate::deputy::{self, Deputy};
-use crate::desired::{Desired, Seen, desired, folder_of, located, paths};
+use crate::desired::{Desired, Place, Seen, desired, folder_of, located, paths};
 use crate::regular;
 use crate::secrets::{self, Reading, Secrets};
 use crate::watch::{Target, Watcher};
@@ -28,14 +27,12 @@ const PATIENCE: u32 = 10;
 /// Where the inputs are, and how they are attended to.
 #[derive(Clone, Debug)]
 pub struct Inputs {
-    /// The jcard.
-    pub config: PathBuf,
+    /// The jcard, and for whom it is read.
+    pub place: Place,
     /// The secrets.
     pub secret_dir: PathBuf,
     /// How the jcard is read.
     pub options: config::Options,
-    /// Whom agents run as.
-    pub account: Account,
     /// Reads what is the agent user's.
     pub deputy: Deputy,
     /// Quiet time after a change before acting.
@@ -144,8 +141,8 @@ impl Inputs {
 
     /// The files that root reads. Watched first, so that no change falls between.
     async fn read(&self, watcher: &mut Watcher, last: &Last) -> Files {
-        watcher.set(vec![Target::Path(self.config.clone()), Target::Contents(self.secret_dir.clone())]).await;
-        let (config, secret_dir, known) = (self.config.clone(), self.secret_dir.clone(), last.secrets.clone());
+        watcher.set(vec![Target::Path(self.place.file.clone()), Target::Contents(self.secret_dir.clone())]).await;
+        let (config, secret_dir, known) = (self.place.file.clone(), self.secret_dir.clone(), last.secrets.clone());
         let work = move || {
             let secrets = secrets::read(&secret_dir, &known);
             let (text, changed) = read_config(&config);
@@ -166,7 +163,7 @@ impl Inputs {
     async fn act(&self, files: Files, last: &mut Last, say: &impl Fn(Desired)) -> bool {
         let secrets_error = files.secrets.error();
         last.secrets = files.secrets.secrets;
-        last.take_config(files.text, &self.config, &self.options);
+        last.take_config(files.text, &self.place.file, &self.options);
         let empty = Config { entries: Vec::new(), findings: Vec::new(), complete: false };
         let config = last.config.as_ref().unwrap_or(&empty);
         let seen = self.look(config, &last.seen).await;
@@ -175,11 +172,11 @@ impl Inputs {
                 tracing::warn!("{} could not be looked at: {reason}; trying again", path.display());
             }
         }
-        let mut desired = desired(config, &last.secrets, &seen, &self.config, &self.account);
+        let mut desired = desired(config, &last.secrets, &seen, &self.place);
         desired.config_error = last.file_error.clone().or(desired.config_error);
         desired.secrets_error = secrets_error;
         if last.desired.as_ref() != Some(&desired) {
-            report(&self.config, config, &desired, last.desired.as_ref());
+            report(&self.place.file, config, &desired, last.desired.as_ref());
             last.desired = Some(desired.clone());
             say(desired);
         }
@@ -189,7 +186,7 @@ impl Inputs {
 
     /// Through the agent user's eyes, at all paths at once. `before` stands in for what cannot be looked at now.
     async fn look(&self, config: &Config, before: &Seen) -> Seen {
-        let (prompts, workdirs) = paths(config, folder_of(&self.config), &self.account);
+        let (prompts, workdirs) = paths(config, folder_of(&self.place.file), &self.place.account);
         self.deputy.watch(prompts.iter().chain(&workdirs).cloned().map(Target::Path).collect());
         let deputy = &self.deputy;
         let prompts = look_at(prompts, |path| {
@@ -313,7 +310,9 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::account::Account;
     use crate::deputy::{Reply, Request, Workdir};
+    use crate::fingerprint::Key;
 
     const JCARD: &str = "[[agents]]\nname = \"well\"\nharness = \"custom\"\nworkdir = \"/well\"\nprompt_file = \"p\"\n\
                          [[agents]]\nname = \"ill\"\nharness = \"custom\"\nworkdir = \"/ill\"\n";
@@ -340,10 +339,13 @@ mod tests {
                 _ => None,
             });
             let inputs = Inputs {
-                config: directory.path().join("jcard.toml"),
+                place: Place {
+                    file: directory.path().join("jcard.toml"),
+                    account: Account::current().unwrap(),
+                    key: Key::passing().unwrap(),
+                },
                 secret_dir: directory.path().join("secrets"),
                 options: config::Options::default(),
-                account: Account::current().unwrap(),
                 deputy,
                 settle: Duration::from_millis(1),
                 resync: Duration::from_hours(1),
@@ -398,8 +400,8 @@ mod tests {
         let world = World::new(JCARD, true);
         let (nudges, mut said) = world.follow();
         said.recv().await.unwrap();
-        fs::remove_file(&world.inputs.config).unwrap();
-        nix::unistd::mkfifo(&world.inputs.config, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        fs::remove_file(&world.inputs.place.file).unwrap();
+        nix::unistd::mkfifo(&world.inputs.place.file, nix::sys::stat::Mode::S_IRWXU).unwrap();
         nudges.send(Nudge::Now).await.unwrap();
         let mut desired = said.recv().await.unwrap();
         while !desired.config_error.as_ref().is_some_and(|error| error.contains("it is not a regular file")) {

@@ -9,9 +9,14 @@
 //!    ◀───────────────────────── Launch ────   argv, environment, workdir
 //!    ── Started { pid } or Failed ────────▶
 //!    ◀────────────────────── Interrupt ────   SIGINT to the foreground process group
-//!    ── Ended { how, usage } ─────────────▶
-//!    (kills what the harness left, lets the terminal drain, ends as the harness did)
+//!    ── Ended { how, usage } ─────────────▶   recorded
+//!    (kills what the harness left, lets the terminal drain)
+//!    ◀────────────────────────── Noted ────
+//!    (ends as the harness did)
 //! ```
+//!
+//! The daemon may die at any instant. The agent does not notice; its launcher connects to the next daemon and says in its `Hello`
+//! how far it has come. An end is told until it is noted, or for a minute; after that tmux still holds the status.
 //!
 //! Secrets travel over the socket only: they stand in no argument and in no environment but the harness's own.
 //!
@@ -30,6 +35,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Name;
+use crate::fingerprint::Fingerprint;
 use crate::frame::Bytes;
 
 /// The hidden command that is the launcher.
@@ -63,6 +69,10 @@ pub struct Launch {
     pub environment: BTreeMap<String, Bytes>,
     /// Where it runs.
     pub workdir: PathBuf,
+    /// Of all of the above.
+    pub fingerprint: Fingerprint,
+    /// Whether every secret could be read, or was read before. If not, what an earlier daemon launched is not to be judged by this.
+    pub is_certain: bool,
 }
 
 impl Launch {
@@ -103,6 +113,9 @@ pub enum FromLauncher {
         name: String,
         /// The attempt it was started for.
         attempt: u64,
+        /// Of what it was told to launch, once it was.
+        #[serde(default)]
+        fingerprint: Option<Fingerprint>,
         /// How far it has come.
         progress: Progress,
     },
@@ -129,7 +142,11 @@ pub enum Progress {
     Running {
         /// Its process id.
         pid: i32,
+        /// When it was started, on the boot clock.
+        at: Duration,
     },
+    /// The harness could not be started.
+    Failed(Failure),
     /// The harness has ended.
     Ended(End),
 }
@@ -146,9 +163,16 @@ pub enum ToLauncher {
         environment: BTreeMap<String, Bytes>,
         /// Where.
         workdir: Bytes,
+        /// To be told to the next daemon.
+        #[serde(default)]
+        fingerprint: Fingerprint,
     },
-    /// Send SIGINT to the foreground process group.
+    /// Send SIGINT to the foreground process group, once.
     Interrupt,
+    /// That the harness has ended, or was never started, is on record; there is nothing more to wait for.
+    Noted,
+    /// Nobody waits for this launcher.
+    Unwanted,
 }
 
 /// Why a harness could not be started.
@@ -203,6 +227,8 @@ mod tests {
             prompt: Some(2),
             environment: BTreeMap::new(),
             workdir: "/".into(),
+            fingerprint: Fingerprint::default(),
+            is_certain: true,
         };
         assert_eq!(launch.command_line(false), r#""claude" "-p" [prompt of 8 bytes]"#);
         assert_eq!(launch.command_line(true), r#""claude" "-p" "the plan""#);
@@ -219,6 +245,8 @@ mod tests {
             prompt: None,
             environment: environment.map(|(name, value)| (name.to_owned(), Bytes::from(value))).into(),
             workdir: "/".into(),
+            fingerprint: Fingerprint::default(),
+            is_certain: true,
         };
         assert_eq!(launch.mask("yes\nhunter2hunter2\nhunter2hunter2hunter2."), "yes\n[masked]\n[masked].");
     }

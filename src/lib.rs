@@ -32,6 +32,7 @@
 //! | [`deputy`] | the process that acts with the agent user's rights |
 //! | [`tmux`] | sessions and panes |
 //! | [`process`] | pidfds, and killing whole trees |
+//! | [`record`], [`fingerprint`] | what the next daemon must know |
 //! | [`folder`], [`socket`], [`lock`], [`limits`], [`account`] | what the system gives: one noun each |
 //! | [`status`] | the API's types, and the snapshot that is served |
 //! | [`api`], [`client`] | serving it, asking for it |
@@ -62,6 +63,7 @@ pub mod deputy;
 pub mod descriptor;
 pub mod desired;
 pub mod duration;
+pub mod fingerprint;
 pub mod folder;
 pub mod frame;
 pub mod harness;
@@ -72,6 +74,7 @@ pub mod lock;
 pub mod log;
 pub mod process;
 pub mod reconcile;
+pub mod record;
 pub mod regular;
 pub mod secrets;
 pub mod socket;

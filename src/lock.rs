@@ -1,24 +1,26 @@
 //! One daemon for each state directory: a lock that the kernel gives up when its holder dies, however it dies.
+//!
+//! The directory itself is locked, which needs no room on its disk. Who holds the lock is written into a file in it, for people.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::libc::{O_CLOEXEC, O_NOFOLLOW};
+use nix::libc::{O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW};
 
 /// Why the lock is not ours.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another daemon has it.
-    #[error("another agentd{} runs on {}; stop it first, or give this one another --state-dir", holder(pid.as_deref()), directory.display())]
+    #[error("another agentd{} runs on {}; stop it first, or give this one another --state-dir", holder(*pid), directory.display())]
     Held {
         /// The state directory.
         directory: PathBuf,
         /// The other's process id, when it has said.
-        pid: Option<String>,
+        pid: Option<u32>,
     },
     /// The directory or the file in it cannot be used.
     #[error("failed to lock the state directory {}: {source}", directory.display())]
@@ -30,8 +32,14 @@ pub enum Error {
     },
 }
 
-fn holder(pid: Option<&str>) -> String {
+fn holder(pid: Option<u32>) -> String {
     pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}
+
+fn write(holder: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600).custom_flags(O_NOFOLLOW | O_CLOEXEC);
+    writeln!(options.open(holder)?, "{}", std::process::id())
 }
 
 /// The lock, for as long as it lives.
@@ -45,20 +53,21 @@ impl Lock {
     pub fn take(directory: &Path) -> Result<Self, Error> {
         let failed = |source| Error::System { directory: directory.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(O_NOFOLLOW | O_CLOEXEC);
-        let file = options.open(directory.join("lock")).map_err(failed)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+            .open(directory)
+            .map_err(failed)?;
+        let holder = directory.join("pid");
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut file) => {
-                file.rewind().and_then(|()| file.set_len(0)).map_err(failed)?;
-                writeln!(file, "{}", std::process::id()).map_err(failed)?;
+            Ok(file) => {
+                // Where it cannot be written the lock still holds.
+                let _ = write(&holder);
                 Ok(Self { _file: file })
             }
-            Err((mut file, Errno::EWOULDBLOCK)) => {
-                let mut pid = String::new();
+            Err((_, Errno::EWOULDBLOCK)) => {
                 // Without its number the message is still true.
-                let _ = Read::by_ref(&mut file).take(20).read_to_string(&mut pid);
-                let pid = Some(pid.trim().to_owned()).filter(|pid| !pid.is_empty());
+                let pid = fs::read_to_string(holder).ok().and_then(|text| text.trim().parse::<u32>().ok());
                 Err(Error::Held { directory: directory.to_owned(), pid })
             }
             Err((_, error)) => Err(failed(error.into())),

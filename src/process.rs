@@ -12,8 +12,60 @@ use std::str::FromStr;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Uid;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
 
 use crate::descriptor::Readable;
+
+/// What names a process for as long as the machine runs, and to the next daemon too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pid: i32,
+    /// As in [`Stat`].
+    started: u64,
+}
+
+impl Identity {
+    /// The process, if it has not ended. An error means that this could not be found out.
+    pub fn open(self) -> io::Result<Option<Process>> {
+        let Some(id) = Pid::from_raw(self.pid).filter(|_| self.pid > 1) else { return Ok(None) };
+        let pidfd = match pidfd_open(id, PidfdFlags::empty()) {
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            pidfd => pidfd?,
+        };
+        if Stat::look(self.pid)?.is_none_or(|stat| stat.started != self.started) {
+            return Ok(None);
+        }
+        let process = Process { pid: self.pid, pidfd, started: self.started };
+        Ok(process.lives()?.then_some(process))
+    }
+}
+
+impl Identity {
+    /// Its id, which means it only for as long as it has not been waited for.
+    pub fn pid(self) -> i32 {
+        self.pid
+    }
+
+    /// Kills what runs as `owner` in the session that the process leads or led. Answers how many there were.
+    ///
+    /// For what stays behind when a launcher is killed. The kernel gives no process the id of a session that has members.
+    pub fn kill_session(self, owner: Uid) -> usize {
+        if Stat::read(self.pid).is_some_and(|stat| stat.started != self.started) {
+            return 0;
+        }
+        kill_all(&self.session(), |pid| {
+            Stat::read(pid).is_some_and(|stat| stat.session == self.pid) && runs_as(pid, owner)
+        })
+    }
+
+    fn session(self) -> BTreeSet<i32> {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|&pid| pid != self.pid && Stat::read(pid).is_some_and(|stat| stat.session == self.pid))
+            .collect()
+    }
+}
 
 /// One process, whatever happens to its id.
 #[derive(Debug)]
@@ -55,6 +107,11 @@ impl Process {
         self.pid
     }
 
+    /// What it can be found by again.
+    pub fn identity(&self) -> Identity {
+        Identity { pid: self.pid, started: self.started }
+    }
+
     /// Kills it. One that is no more is none to complain about.
     pub fn kill(&self) -> io::Result<()> {
         match pidfd_send_signal(&self.pidfd, Signal::KILL) {
@@ -86,18 +143,6 @@ impl Process {
         alive
     }
 
-    /// Kills what runs as `owner` in the session that the process leads or led. Answers how many there were.
-    ///
-    /// For what stays behind when a launcher is killed. The kernel gives no process the id of a session that has members.
-    pub fn kill_session(&self, owner: Uid) -> usize {
-        if Stat::read(self.pid).is_some_and(|stat| stat.started != self.started) {
-            return 0;
-        }
-        kill_all(&self.session(), |pid| {
-            Stat::read(pid).is_some_and(|stat| stat.session == self.pid) && runs_as(pid, owner)
-        })
-    }
-
     /// Whether a process id that the process gave for something it started can be true: such a thing is below it, or has ended.
     pub fn is_plausibly_below(&self, pid: i32) -> bool {
         if pid <= 1 {
@@ -114,14 +159,6 @@ impl Process {
             ahead.extend(children(parent).into_iter().filter(|&child| tree.insert(child)));
         }
         tree
-    }
-
-    fn session(&self) -> BTreeSet<i32> {
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        entries
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|&pid| pid != self.pid && Stat::read(pid).is_some_and(|stat| stat.session == self.pid))
-            .collect()
     }
 
     fn is_ancestor_of(&self, pid: i32) -> bool {
@@ -145,7 +182,18 @@ struct Stat {
 
 impl Stat {
     fn read(pid: i32) -> Option<Self> {
-        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+        Self::look(pid).ok().flatten()
+    }
+
+    /// `None` if there is no such process; an error if that could not be found out.
+    fn look(pid: i32) -> io::Result<Option<Self>> {
+        match fs::read_to_string(format!("/proc/{pid}/stat")) {
+            Ok(text) => Self::parse(&text).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            // It ended between opening and reading.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -270,13 +318,27 @@ mod tests {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let process = process(&leader);
+        let process = process(&leader).identity();
         until(|| !process.session().is_empty());
         leader.kill().unwrap();
         leader.wait().unwrap();
         assert_eq!(process.kill_session(Uid::from_raw(54_321)), 0);
         assert_eq!(process.kill_session(Uid::effective()), 1);
         until(|| process.session().is_empty());
+    }
+
+    #[test]
+    fn a_process_is_found_again_by_its_identity_and_no_other_is() {
+        let mut child = shell("exec sleep 1000");
+        let identity = process(&child).identity();
+        assert_eq!(identity.open().unwrap().unwrap().pid(), identity.pid);
+        assert!(Identity { started: identity.started + 1, ..identity }.open().unwrap().is_none());
+        child.kill().unwrap();
+        // Dead, if not yet waited for.
+        until(|| identity.open().unwrap().is_none());
+        child.wait().unwrap();
+        assert!(identity.open().unwrap().is_none());
+        assert!(Identity { pid: 0, started: 0 }.open().unwrap().is_none());
     }
 
     #[tokio::test]

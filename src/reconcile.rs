@@ -1,10 +1,9 @@
 //! From what is held to what should be: pure.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use crate::desired::{Declaration, Desired, DesiredAgent};
-use crate::launch::Launch;
+use crate::fingerprint::Fingerprint;
 
 /// What the supervisor holds, by agent.
 pub type Held = BTreeMap<String, HeldAgent>;
@@ -12,8 +11,8 @@ pub type Held = BTreeMap<String, HeldAgent>;
 /// What matters here of one agent that the supervisor holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldAgent {
-    /// What was desired of it last.
-    pub desired: DesiredAgent,
+    /// What was desired of it last; `None` if an earlier daemon knew that.
+    pub desired: Option<DesiredAgent>,
     /// The good declaration that it lives under, if there ever was one.
     pub declared: Option<Declared>,
 }
@@ -21,8 +20,10 @@ pub struct HeldAgent {
 /// A good declaration in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Declared {
-    /// What was or is launched under it; `None` while something has been missing from the beginning.
-    pub launch: Option<Arc<Launch>>,
+    /// What was or is launched under it; `None` while nothing was.
+    pub fingerprint: Option<Fingerprint>,
+    /// Whether an earlier daemon launched it, which may have known secrets that are not known now.
+    pub is_restored: bool,
 }
 
 /// One thing to do to one agent.
@@ -43,7 +44,7 @@ pub fn plan(desired: &Desired, held: &Held) -> Vec<Action> {
     let mut actions = Vec::new();
     for (key, agent) in &desired.agents {
         let known = held.get(key);
-        if known.is_some_and(|known| known.desired == *agent) {
+        if known.is_some_and(|known| known.desired.as_ref() == Some(agent)) {
             continue;
         }
         let in_force = known.and_then(|known| known.declared.as_ref());
@@ -62,24 +63,23 @@ pub fn plan(desired: &Desired, held: &Held) -> Vec<Action> {
     actions
 }
 
-/// What is missing now is no change of what was launched: it is missed at the next start.
+/// What is missing now is no change of what was launched: it is missed at the next start. Neither is what cannot be compared.
 fn changes_launch(declaration: &Declaration, in_force: &Declared) -> bool {
-    match (&declaration.launch, &in_force.launch) {
-        (Ok(wanted), Some(launched)) => wanted != launched,
-        (Ok(_), None) | (Err(_), _) => false,
-    }
+    let (Ok(wanted), Some(launched)) = (&declaration.launch, &in_force.fingerprint) else { return false };
+    launched.differs_from(&wanted.fingerprint) && (wanted.is_certain || !in_force.is_restored)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::sync::Arc;
 
     use rstest::rstest;
 
     use super::*;
-    use crate::config::{Policy, Restart};
+    use crate::config::Policy;
     use crate::desired::Missing;
     use crate::frame::Bytes;
+    use crate::launch::Launch;
 
     fn launch(name: &str, argument: &str) -> Arc<Launch> {
         let name: crate::config::Name = name.parse().unwrap();
@@ -90,18 +90,13 @@ mod tests {
             prompt: None,
             environment: BTreeMap::new(),
             workdir: "/".into(),
+            fingerprint: Fingerprint::of(argument),
+            is_certain: true,
         })
     }
 
     fn policy(grace_seconds: u64) -> Policy {
-        Policy {
-            restart: Restart::No,
-            max_restarts: None,
-            timeout: None,
-            grace_period: Duration::from_secs(grace_seconds),
-            backoff: vec![Duration::from_secs(3)],
-            backoff_reset: None,
-        }
+        Policy { grace_period: std::time::Duration::from_secs(grace_seconds), ..Policy::default() }
     }
 
     fn agent(name: &str, declaration: Result<Declaration, String>) -> DesiredAgent {
@@ -122,15 +117,16 @@ mod tests {
     }
 
     fn held(desired: DesiredAgent, launched: Option<&str>) -> HeldAgent {
-        let name = desired.name.to_string();
         let declared = desired.declaration.is_ok() || launched.is_some();
-        let declared = declared.then(|| Declared { launch: launched.map(|argument| launch(&name, argument)) });
-        HeldAgent { desired, declared }
+        let fingerprint = launched.map(Fingerprint::of);
+        let declared = declared.then_some(Declared { fingerprint, is_restored: false });
+        HeldAgent { desired: Some(desired), declared }
     }
 
     fn planned(desired: Vec<DesiredAgent>, complete: bool, held: Vec<HeldAgent>) -> Vec<String> {
         let agents = desired.into_iter().map(|agent| (agent.name.key(), agent)).collect();
-        let held = held.into_iter().map(|held| (held.desired.name.key(), held)).collect();
+        let key = |held: &HeldAgent| held.desired.as_ref().unwrap().name.key();
+        let held = held.into_iter().map(|held| (key(&held), held)).collect();
         plan(&Desired { agents, complete, ..Desired::default() }, &held)
             .into_iter()
             .map(|action| match action {
@@ -170,6 +166,29 @@ mod tests {
         #[case] actions: &[&str],
     ) {
         assert_eq!(planned(desired, true, known), actions);
+    }
+
+    #[rstest]
+    #[case::same_launch("x", true, "update a")]
+    #[case::another_launch("y", true, "declare a")]
+    #[case::secrets_that_cannot_be_read("y", false, "update a")]
+    fn what_an_earlier_daemon_launched_is_touched_only_if_it_is_known_to_be_another(
+        #[case] argument: &str,
+        #[case] is_certain: bool,
+        #[case] action: &str,
+    ) {
+        let wanted = Arc::new(Launch { is_certain, ..Arc::unwrap_or_clone(launch("a", argument)) });
+        let wanted = agent("a", Ok(Declaration { kind: "native", policy: policy(30), launch: Ok(wanted) }));
+        let declared = Some(Declared { fingerprint: Some(Fingerprint::of("x")), is_restored: true });
+        let held = [("a".to_owned(), HeldAgent { desired: None, declared })].into();
+        let desired = Desired { agents: [("a".to_owned(), wanted)].into(), complete: true, ..Desired::default() };
+        let planned = plan(&desired, &held);
+        let words = match planned.as_slice() {
+            [Action::Declare(agent, _)] => format!("declare {}", agent.name),
+            [Action::Update(agent, _)] => format!("update {}", agent.name),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(words, action);
     }
 
     #[test]

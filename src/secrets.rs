@@ -46,25 +46,34 @@ pub enum Problem {
     TooLarge(PathBuf),
 }
 
-/// The secrets as last read. `Debug` shows names and lengths only.
+/// The secrets as last read; at first none, of which nothing is known. `Debug` shows names and lengths only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Secrets(BTreeMap<String, Bytes>);
+pub struct Secrets {
+    values: BTreeMap<String, Bytes>,
+    is_complete: bool,
+}
 
 impl Secrets {
     /// The value of one.
     pub fn get(&self, name: &str) -> Option<&Bytes> {
-        self.0.get(name)
+        self.values.get(name)
+    }
+
+    /// Whether none is missing because it could not be read: there was a reading once that nothing stood in the way of.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
     }
 
     /// All of them, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Bytes)> {
-        self.0.iter()
+        self.values.iter()
     }
 
     /// For tests of other rooms.
     #[cfg(test)]
     pub(crate) fn of(pairs: &[(&str, &str)]) -> Self {
-        Self(pairs.iter().map(|&(name, value)| (name.to_owned(), Bytes::from(value))).collect())
+        let values = pairs.iter().map(|&(name, value)| (name.to_owned(), Bytes::from(value))).collect();
+        Self { values, is_complete: true }
     }
 }
 
@@ -97,6 +106,7 @@ pub fn read(directory: &Path, last: &Secrets) -> Reading {
         reading.secrets = last.clone();
         reading.problems.push(Problem::Directory { path: directory.to_owned(), source });
     }
+    reading.secrets.is_complete = last.is_complete || reading.problems.is_empty();
     reading
 }
 
@@ -115,12 +125,12 @@ fn list(directory: &Path, last: &Secrets, reading: &mut Reading) -> io::Result<(
         match read_file(&path, &name) {
             Ok(Some((value, changed))) => {
                 reading.changed = reading.changed.max(changed);
-                reading.secrets.0.insert(name, value);
+                reading.secrets.values.insert(name, value);
             }
             Ok(None) => {}
             Err(problem) => {
                 if let Some(value) = last.get(&name) {
-                    reading.secrets.0.insert(name, value.clone());
+                    reading.secrets.values.insert(name, value.clone());
                 }
                 reading.problems.push(problem);
             }

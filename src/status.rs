@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::{Instant, SystemTime};
 
 use hyper::body::Bytes;
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A point in time on the wire: RFC 3339, UTC, milliseconds.
@@ -103,6 +104,15 @@ pub enum How {
     Cause(String),
 }
 
+impl How {
+    /// By a signal that is known by its number.
+    pub fn of_signal(number: i32) -> Self {
+        let name =
+            Signal::try_from(number).map_or_else(|_| format!("SIG{number}"), |signal| signal.as_str().to_owned());
+        Self::Signal(name)
+    }
+}
+
 /// One agent, as `GET /v1/agents` lists it. Empty and absent values are left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AgentStatus {
@@ -174,6 +184,20 @@ pub struct Health {
     /// What is wrong with the secrets, if anything is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secrets_error: Option<String>,
+    /// Why the next daemon would not know all about the agents, if it would not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_error: Option<String>,
+}
+
+/// What stands in the way of the daemon as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Errors {
+    /// See [`Health::config_error`].
+    pub config: Option<String>,
+    /// See [`Health::secrets_error`].
+    pub secrets: Option<String>,
+    /// See [`Health::state_error`].
+    pub state: Option<String>,
 }
 
 /// What the daemon knows at one instant, ready to be served: made by the supervisor whenever something changes, read by the API.
@@ -183,22 +207,16 @@ pub struct Snapshot {
     by_name: HashMap<String, usize>,
     agents_body: Bytes,
     started: Instant,
-    config_error: Option<String>,
-    secrets_error: Option<String>,
+    errors: Errors,
 }
 
 impl Snapshot {
     /// Takes the statuses in any order. `started` is when the daemon did.
-    pub fn new(
-        mut agents: Vec<AgentStatus>,
-        started: Instant,
-        config_error: Option<String>,
-        secrets_error: Option<String>,
-    ) -> Self {
+    pub fn new(mut agents: Vec<AgentStatus>, started: Instant, errors: Errors) -> Self {
         agents.sort_by(|a, b| a.name.cmp(&b.name));
         let by_name = agents.iter().enumerate().map(|(at, agent)| (agent.name.to_lowercase(), at)).collect();
         let agents_body = body(&agents);
-        Self { agents, by_name, agents_body, started, config_error, secrets_error }
+        Self { agents, by_name, agents_body, started, errors }
     }
 
     /// The body of `GET /v1/agents`, built once per snapshot.
@@ -222,8 +240,9 @@ impl Snapshot {
             state: "running".to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            config_error: self.config_error.clone(),
-            secrets_error: self.secrets_error.clone(),
+            config_error: self.errors.config.clone(),
+            secrets_error: self.errors.secrets.clone(),
+            state_error: self.errors.state.clone(),
         }
     }
 }

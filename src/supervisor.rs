@@ -2,27 +2,33 @@
 //!
 //! It is the only writer of anything there is to know about agents. Nothing in it waits for anything but the next event or the
 //! next point in time: effects run in tasks of their own and come back as events, tagged with the attempt they belong to.
+//!
+//! What it knows is put on [record](crate::record) as it changes, and it begins with what an earlier daemon had put there. An end
+//! is on record before its launcher, which remembers it too, is let go.
 
 pub mod attempt;
 pub mod machine;
 pub mod restart;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use self::attempt::{Command, Means};
+use self::attempt::{Beginning, Command, Means};
 use self::machine::{Attempt, Effect, Machine};
 use crate::clock::{Alarm, Timestamp};
 use crate::config::Name;
 use crate::desired::{Desired, DesiredAgent};
+use crate::frame;
 use crate::launch::Launch;
 use crate::launch::reception::Visitor;
-use crate::reconcile::{Action, Declared, Held, HeldAgent, plan};
-use crate::status::{AgentStatus, Snapshot};
+use crate::launch::{Progress, ToLauncher};
+use crate::reconcile::{Action, Held, HeldAgent, plan};
+use crate::record::{Recorder, Report, Version};
+use crate::status::{AgentStatus, Errors, Snapshot};
 
 /// What the supervisor is told.
 #[derive(Debug)]
@@ -38,8 +44,14 @@ pub enum Event {
         /// What.
         event: machine::Event,
     },
+    /// Sessions of these agents were there before any was opened.
+    Sessions(BTreeSet<String>),
+    /// Something was put on record, or could not be.
+    Recorded(Report),
     /// Stop all agents, then the supervisor.
     Stop,
+    /// Leave all agents to the next daemon.
+    Detach,
 }
 
 /// How much the log tells.
@@ -56,7 +68,18 @@ pub enum Detail {
 pub struct Supervisor {
     agents: BTreeMap<String, Agent>,
     desired: Desired,
-    stopping: bool,
+    /// Agents of which there are sessions, and of which nothing else was known at first.
+    unknown: BTreeSet<String>,
+    recorder: Recorder,
+    /// Attempts whose ends are to be noted once this much is on record.
+    to_note: Vec<(Version, String, Attempt)>,
+    /// Of what was put on record last.
+    version: Version,
+    /// What was wrong with the state directory at the start.
+    state_errors: Vec<String>,
+    /// Why something could not be put on record the last time.
+    record_error: Option<String>,
+    course: Course,
     afterwards: Afterwards,
     /// Visitors that named no pending attempt.
     strangers: u64,
@@ -65,6 +88,14 @@ pub struct Supervisor {
     started: Instant,
     events: mpsc::UnboundedSender<Event>,
     snapshots: watch::Sender<Arc<Snapshot>>,
+}
+
+/// Where the daemon is heading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    Running,
+    Stopping,
+    Detaching,
 }
 
 /// What is to be done when a batch of events has been taken in, once, however many of them call for it.
@@ -82,16 +113,23 @@ struct Afterwards {
 #[derive(Debug)]
 struct Agent {
     machine: Machine,
-    desired: DesiredAgent,
+    /// `None` if an earlier daemon knew it.
+    desired: Option<DesiredAgent>,
     attempts: HashMap<Attempt, UnderWay>,
+    /// Whether this daemon has launched it yet: an earlier one may have left something in its place.
+    is_known: bool,
 }
 
 /// An attempt that is not gone.
 #[derive(Debug)]
 struct UnderWay {
     commands: mpsc::UnboundedSender<Command>,
-    launch: Arc<Launch>,
+    /// `None` if an earlier daemon has launched it.
+    launch: Option<Arc<Launch>>,
 }
+
+/// How long a launcher that nobody waits for may take to take that in.
+const TO_LISTEN: Duration = Duration::from_secs(2);
 
 /// How many events are taken in before what they changed is published.
 const BATCH: usize = 256;
@@ -100,6 +138,8 @@ impl Supervisor {
     /// Holds no agent yet. `events` is where effects answer: the other end of what [`Supervisor::run`] is given.
     pub fn new(
         means: Means,
+        recorder: Recorder,
+        state_errors: Vec<String>,
         detail: Detail,
         events: mpsc::UnboundedSender<Event>,
         snapshots: watch::Sender<Arc<Snapshot>>,
@@ -110,7 +150,13 @@ impl Supervisor {
         Self {
             agents,
             desired: Desired::default(),
-            stopping: false,
+            unknown: BTreeSet::new(),
+            recorder,
+            to_note: Vec::new(),
+            version: 0,
+            state_errors,
+            record_error: None,
+            course: Course::Running,
             afterwards: Afterwards { publish: true, ..Afterwards::default() },
             strangers: 0,
             means,
@@ -121,15 +167,37 @@ impl Supervisor {
         }
     }
 
-    /// Runs until it was told to stop and every agent is gone.
-    pub async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Event>) -> io::Result<()> {
+    /// Takes up what an earlier daemon had under way. To be called once, at first.
+    pub fn resume(&mut self, machines: BTreeMap<String, Machine>) {
+        for (key, machine) in machines {
+            self.take_up(&key, machine);
+        }
+        self.afterwards.call_up = true;
+        self.publish();
+    }
+
+    fn take_up(&mut self, key: &str, mut machine: Machine) {
+        let status = machine.status();
+        tracing::info!(agent = status.name, state = %status.state, attempt = status.attempt, pid = status.pid, "taken up");
+        let effects = machine.resume();
+        let agent = Agent { machine, desired: None, attempts: HashMap::new(), is_known: false };
+        self.agents.insert(key.to_owned(), agent);
+        for effect in effects {
+            self.carry_out(key, effect);
+        }
+        self.afterwards.publish = true;
+    }
+
+    /// Runs until it was told to stop and every agent is gone, or to detach. Answers whether it has stopped them.
+    pub async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Event>) -> io::Result<bool> {
+        const TO_RECORD: Duration = Duration::from_secs(2);
         let mut alarm = Alarm::new()?;
         let mut batch = Vec::with_capacity(BATCH);
-        while !(self.stopping && self.agents.is_empty()) {
+        while !self.is_over() {
             alarm.set(self.agents.values().filter_map(|agent| agent.machine.due()).min())?;
             // Both arms only wait, so that whichever is cancelled has lost nothing.
             tokio::select! {
-                received = inbox.recv_many(&mut batch, BATCH) => if received == 0 { return Ok(()) },
+                received = inbox.recv_many(&mut batch, BATCH) => if received == 0 { break },
                 () = alarm.ring() => {}
             }
             for event in batch.drain(..) {
@@ -146,7 +214,16 @@ impl Supervisor {
                 self.publish();
             }
         }
-        Ok(())
+        self.recorder.finish(TO_RECORD).await;
+        Ok(self.course == Course::Stopping)
+    }
+
+    fn is_over(&self) -> bool {
+        match self.course {
+            Course::Running => false,
+            Course::Stopping => self.agents.is_empty(),
+            Course::Detaching => true,
+        }
     }
 
     fn handle(&mut self, event: Event) {
@@ -159,21 +236,39 @@ impl Supervisor {
             Event::Visitor(visitor) => self.direct(visitor),
             Event::Agent { key, event } => {
                 let agent = self.agents.get_mut(&key);
+                let mut ended = None;
                 match event {
-                    machine::Event::Ended { attempt, .. } if self.detail == Detail::Debug => {
+                    machine::Event::Ended { attempt, .. } => {
+                        ended = Some(attempt);
                         let under_way = agent.and_then(|agent| agent.attempts.get(&attempt));
-                        let launch = under_way.map(|under_way| Arc::clone(&under_way.launch));
-                        self.log_screen(launch);
+                        if let Some(launch) = under_way.and_then(|under_way| under_way.launch.clone()) {
+                            self.log_screen(launch);
+                        }
                     }
+                    machine::Event::NotStarted { attempt, .. } => ended = Some(attempt),
                     machine::Event::Gone { attempt } => {
                         agent.map(|agent| agent.attempts.remove(&attempt));
+                    }
+                    machine::Event::Found { .. } => {
+                        // What runs may be something else than what is desired.
+                        if let Some(agent) = agent {
+                            agent.desired = None;
+                        }
+                        self.afterwards.reconcile = true;
                     }
                     _ => {}
                 }
                 self.step(&key, event);
+                self.to_note.extend(ended.map(|attempt| (self.version, key, attempt)));
             }
+            Event::Sessions(owners) => {
+                self.unknown = owners;
+                self.afterwards.reconcile = true;
+            }
+            Event::Recorded(Report { tried, error }) => self.recorded(tried, error),
+            Event::Detach => self.course = Course::Detaching,
             Event::Stop => {
-                self.stopping = true;
+                self.course = Course::Stopping;
                 for key in self.agents.keys().cloned().collect::<Vec<_>>() {
                     self.step(&key, machine::Event::Remove);
                 }
@@ -181,10 +276,36 @@ impl Supervisor {
         }
     }
 
+    fn recorded(&mut self, tried: Version, error: Option<String>) {
+        for (_, key, attempt) in self.to_note.extract_if(.., |(version, ..)| *version <= tried).collect::<Vec<_>>() {
+            self.command(&key, attempt, Command::Noted);
+        }
+        if error != self.record_error {
+            if let Some(error) = &error {
+                tracing::error!("{error}; trying again");
+            } else {
+                tracing::info!("the record can be written again");
+            }
+            self.record_error = error;
+            self.afterwards.publish = true;
+        }
+    }
+
     /// Brings the machines in line with what is desired.
     fn reconcile(&mut self) {
-        if self.stopping {
+        if self.course != Course::Running {
             return;
+        }
+        // Those that are declared are found when they are launched.
+        if self.desired.complete {
+            for key in std::mem::take(&mut self.unknown) {
+                if let Ok(name) = Name::try_from(key.as_str())
+                    && !self.desired.agents.contains_key(&key)
+                    && !self.agents.contains_key(&key)
+                {
+                    self.take_up(&key, Machine::found(name, Timestamp::now()));
+                }
+            }
         }
         let staying = self.agents.iter().filter(|(_, agent)| !agent.machine.is_leaving());
         let held: Held = staying.map(|(key, agent)| (key.clone(), agent.held())).collect();
@@ -207,20 +328,26 @@ impl Supervisor {
         let key = desired.name.key();
         let agent = self.agents.entry(key.clone()).or_insert_with(|| Agent {
             machine: Machine::new(desired.name.clone()),
-            desired: desired.clone(),
+            desired: None,
             attempts: HashMap::new(),
+            is_known: false,
         });
         agent.machine.describe(desired.name.clone(), desired.harness);
-        agent.desired = desired;
+        agent.desired = Some(desired);
         self.step(&key, event);
     }
 
-    /// Hands a visitor to the attempt that it names.
+    /// Hands a visitor to the attempt that is under way. It need not be the one that it names: an earlier daemon may have counted
+    /// otherwise. Which process is expected is known there.
     fn direct(&mut self, visitor: Visitor) {
         let key = visitor.name.to_ascii_lowercase();
-        if let Some(under_way) = self.agents.get(&key).and_then(|agent| agent.attempts.get(&visitor.attempt)) {
+        if let Some(under_way) = self.agents.get(&key).and_then(|agent| agent.attempts.values().next()) {
             // Fails only if the attempt is over by now; the visitor is sent away by being dropped.
             let _ = under_way.commands.send(Command::Visitor(Box::new(visitor)));
+            return;
+        }
+        if visitor.progress != Progress::New {
+            // Of an agent that is yet to be taken up: it comes again.
             return;
         }
         self.strangers += 1;
@@ -231,6 +358,11 @@ impl Supervisor {
                 "process {pid} says to be the launcher of an attempt that is not pending, the {count}. to do so"
             );
         }
+        tokio::spawn(async move {
+            let mut writer = visitor.writer;
+            // One that does not listen is sent away by this all the same.
+            let _ = tokio::time::timeout(TO_LISTEN, frame::write(&mut writer, &ToLauncher::Unwanted)).await;
+        });
     }
 
     fn time_passed(&mut self) {
@@ -244,7 +376,7 @@ impl Supervisor {
     fn step(&mut self, key: &str, event: machine::Event) {
         let event = match event {
             // Nobody comes after to try again.
-            machine::Event::Closed(Err(error)) if self.stopping => {
+            machine::Event::Closed(Err(error)) if self.course == Course::Stopping => {
                 tracing::error!(agent = key, "{error}");
                 machine::Event::Closed(Ok(()))
             }
@@ -257,10 +389,12 @@ impl Supervisor {
         let after = agent.machine.status();
         self.afterwards.publish |= before != after;
         log_change(&before, &after);
+        let is_gone = agent.machine.is_gone();
+        self.version = self.recorder.put(key, Some(&agent.machine).filter(|_| !is_gone));
         for effect in effects {
             self.carry_out(key, effect);
         }
-        if self.agents.get(key).is_some_and(|agent| agent.machine.is_gone()) {
+        if is_gone {
             self.agents.remove(key);
             (self.afterwards.reconcile, self.afterwards.publish) = (true, true);
         }
@@ -281,6 +415,7 @@ impl Supervisor {
     fn carry_out(&mut self, key: &str, effect: Effect) {
         match effect {
             Effect::Launch { attempt, launch } => self.launch(key, attempt, launch),
+            Effect::Resume { attempt, launcher } => self.begin(key, attempt, Beginning::Resume { launcher }, None),
             Effect::Interrupt { attempt } => self.command(key, attempt, Command::Interrupt),
             Effect::Kill { attempt } => self.command(key, attempt, Command::Kill),
             Effect::Close { session } => {
@@ -306,18 +441,25 @@ impl Supervisor {
             return self.step(key, machine::Event::SessionBusy { attempt, holder });
         }
         self.log_launch(&launch);
+        let Some(agent) = self.agents.get_mut(key) else { return };
+        let look_first = !std::mem::replace(&mut agent.is_known, true);
+        let beginning = Beginning::Launch { launch: Arc::clone(&launch), look_first };
+        self.begin(key, attempt, beginning, Some(launch));
+    }
+
+    fn begin(&mut self, key: &str, attempt: Attempt, beginning: Beginning, launch: Option<Arc<Launch>>) {
         let tell = self.teller(key);
+        let Some(agent) = self.agents.get_mut(key) else { return };
         let (commands, inbox) = mpsc::unbounded_channel();
-        if let Some(agent) = self.agents.get_mut(key) {
-            agent.attempts.insert(attempt, UnderWay { commands, launch: Arc::clone(&launch) });
-        }
-        tokio::spawn(attempt::run(Arc::clone(&self.means), launch, attempt, inbox, tell));
+        agent.attempts.insert(attempt, UnderWay { commands, launch });
+        let (means, name) = (Arc::clone(&self.means), agent.machine.name().clone());
+        tokio::spawn(attempt::run(means, name, attempt, beginning, inbox, tell));
     }
 
     /// The other agent whose session this is.
     fn holder_of(&self, session: &Name, key: &str) -> Option<&Name> {
         let mut others = self.agents.iter().filter(|(other, _)| *other != key).map(|(_, agent)| agent);
-        others.find(|agent| agent.machine.session() == Some(session)).map(|agent| &agent.desired.name)
+        others.find(|agent| agent.machine.session() == Some(session)).map(|agent| agent.machine.name())
     }
 
     fn command(&self, key: &str, attempt: Attempt, command: Command) {
@@ -337,8 +479,13 @@ impl Supervisor {
 
     fn publish(&self) {
         let statuses = self.agents.values().map(|agent| agent.machine.status()).collect();
-        let (config_error, secrets_error) = (self.desired.config_error.clone(), self.desired.secrets_error.clone());
-        let snapshot = Snapshot::new(statuses, self.started, config_error, secrets_error);
+        let state_errors: Vec<&str> = self.state_errors.iter().chain(&self.record_error).map(String::as_str).collect();
+        let errors = Errors {
+            config: self.desired.config_error.clone(),
+            secrets: self.desired.secrets_error.clone(),
+            state: Some(state_errors.join("\n")).filter(|errors| !errors.is_empty()),
+        };
+        let snapshot = Snapshot::new(statuses, self.started, errors);
         self.snapshots.send_replace(Arc::new(snapshot));
     }
 
@@ -358,8 +505,10 @@ impl Supervisor {
     }
 
     /// What an agent that has just ended leaves on its screen, without the secrets that agentd gave it.
-    fn log_screen(&self, launch: Option<Arc<Launch>>) {
-        let Some(launch) = launch else { return };
+    fn log_screen(&self, launch: Arc<Launch>) {
+        if self.detail != Detail::Debug {
+            return;
+        }
         let means = Arc::clone(&self.means);
         tokio::spawn(async move {
             match means.tmux.screen(&launch.name.key()).await {
@@ -374,8 +523,7 @@ impl Supervisor {
 
 impl Agent {
     fn held(&self) -> HeldAgent {
-        let declared = self.machine.is_declared().then(|| Declared { launch: self.machine.launch().cloned() });
-        HeldAgent { desired: self.desired.clone(), declared }
+        HeldAgent { desired: self.desired.clone(), declared: self.machine.in_force() }
     }
 }
 

@@ -11,6 +11,9 @@
 
 mod parse;
 
+pub use parse::{Pane, PaneEnd};
+
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -228,15 +231,25 @@ impl Tmux {
         Ok(self.client("show a screen", arguments).await?.stdout)
     }
 
-    /// What tmux says runs in panes that bear the agent's mark.
-    pub async fn occupants(&self, owner: &str) -> Result<Vec<i32>, Error> {
+    /// The panes that bear the agent's mark: one, unless an operator made it otherwise.
+    pub async fn panes(&self, owner: &str) -> Result<Vec<Pane>, Error> {
         let is_marked = format!("#{{==:#{{@agentd-agent}},{owner}}}");
         let mut listing = Arguments::default();
-        listing.command(&["list-panes", "-a", "-f", &is_marked, "-F", PANE_PID]);
+        listing.command(&["list-panes", "-a", "-f", &is_marked, "-F", parse::PANE_FORMAT]);
         match self.client("list panes", listing).await {
-            // Some versions have no target where there is no session.
-            Err(Error::NoServer { .. } | Error::Refused { .. }) => Ok(Vec::new()),
-            output => Ok(output?.stdout.lines().filter_map(|line| pid(line).ok()).collect()),
+            // It has no target where there is no session.
+            Err(Error::Refused { message, .. }) if message.starts_with("no current target") => Ok(Vec::new()),
+            output => Ok(parse::panes(&output?.stdout)),
+        }
+    }
+
+    /// Whose sessions there are: the keys of agents, without those that are none.
+    pub async fn owners(&self) -> Result<BTreeSet<String>, Error> {
+        let mut listing = Arguments::default();
+        listing.command(&["list-sessions", "-F", "#{@agentd-owner}"]);
+        match self.client("list sessions", listing).await {
+            Err(Error::NoServer { .. }) => Ok(BTreeSet::new()),
+            output => Ok(parse::owners(&output?.stdout)),
         }
     }
 

@@ -5,7 +5,6 @@
 use std::collections::{HashMap, hash_map};
 use std::hash::Hash;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
@@ -17,9 +16,6 @@ use super::{
     Restart, Severity,
 };
 use crate::harness::{HARNESSES, Harness};
-
-const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(30);
-const DEFAULT_BACKOFF: Duration = Duration::from_secs(3);
 
 /// Every agent that a jcard declares.
 pub(super) fn read(document: &DeTable<'_>, places: &Places<'_>, options: &Options) -> Config {
@@ -198,14 +194,15 @@ fn read_kind(fields: &mut Fields<'_>, options: &Options) -> Kind {
 fn read_policy(fields: &mut Fields<'_>) -> Policy {
     let restarts = [("no", Restart::No), ("on-failure", Restart::OnFailure), ("always", Restart::Always)];
     let max_restarts_right = "write a whole number, 0 for no limit";
+    let default = Policy::default();
     Policy {
-        restart: fields.word("restart", "invalid agent.restart", &restarts).unwrap_or(Restart::No),
+        restart: fields.word("restart", "invalid agent.restart", &restarts).unwrap_or(default.restart),
         max_restarts: fields
             .whole_number("max_restarts", &(0..=u64::MAX), max_restarts_right)
             .filter(|&restarts| restarts > 0),
         timeout: fields.duration("timeout").filter(|timeout| !timeout.is_zero()),
-        grace_period: fields.duration("grace_period").unwrap_or(DEFAULT_GRACE_PERIOD),
-        backoff: fields.durations("backoff").unwrap_or_else(|| vec![DEFAULT_BACKOFF]),
+        grace_period: fields.duration("grace_period").unwrap_or(default.grace_period),
+        backoff: fields.durations("backoff").unwrap_or(default.backoff),
         backoff_reset: fields.duration("backoff_reset").filter(|reset| !reset.is_zero()),
     }
 }

@@ -31,12 +31,10 @@ use super::login::{self, Login};
 use super::{End, Ending, Failure, FromLauncher, MAX_TO_LAUNCHER, Progress, ToLauncher, WIRE_VERSION};
 use crate::account::{self, Account};
 use crate::clock::Timestamp;
+use crate::fingerprint::Fingerprint;
 use crate::frame;
 use crate::limits;
 use crate::process::Process;
-
-/// How long the daemon may take to answer the first message.
-const HANDSHAKE: Duration = Duration::from_secs(15);
 
 /// How long a harness may take to end once its terminal has gone away.
 const AFTER_HANGUP: Duration = Duration::from_secs(5);
@@ -47,23 +45,24 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// How long what the harness left behind may take to die. Only a process stuck in the kernel takes any time at all.
 const CLEANUP: Duration = Duration::from_secs(5);
 
+/// How long a daemon may take to take in a message.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often the next daemon is looked for when there is none. The API must be true within a second of its start.
+const BETWEEN_DAEMONS: Duration = Duration::from_millis(300);
+
+/// How long a daemon is looked for that says what to launch, or notes how the harness ended. After that tmux has to remember it.
+const PATIENCE_WITH_DAEMONS: Duration = Duration::from_mins(1);
+
+/// The status to exit with when no harness was ever started, as `env(1)` does it. What has ended with it may be done again.
+pub const NOTHING_STARTED: u8 = 125;
+
 /// Why the launcher did not come as far as to start a harness.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no daemon, or none that answers.
-    #[error("failed to reach the daemon at {}: {source}", path.display())]
-    Connect {
-        /// The launch socket.
-        path: PathBuf,
-        /// The reason.
-        source: io::Error,
-    },
-    /// The daemon closed the connection: it does not know this attempt, or not this process.
-    #[error("the daemon does not expect this launcher; it is started by the daemon only")]
-    Refused,
-    /// The daemon said something else than what to launch.
-    #[error("failed to understand the daemon: {0}")]
-    Frame(#[from] frame::Error),
+    /// The daemon does not know this attempt or not this process, or there has been none for too long.
+    #[error("no daemon expects this launcher; it is started by the daemon only")]
+    Unwanted,
     /// The account could not be looked up.
     #[error(transparent)]
     Account(#[from] account::Error),
@@ -81,7 +80,7 @@ impl Error {
         match self {
             Self::Harness(Failure { errno: Some(errno), .. }) if *errno == Errno::ENOENT as i32 => 127,
             Self::Harness(_) => 126,
-            _ => 1,
+            _ => NOTHING_STARTED,
         }
     }
 }
@@ -105,24 +104,24 @@ async fn live(name: &str, attempt: u64, socket: &Path) -> Result<Ending, Error> 
     let account = Account::current()?;
     // Beside the handshake: of all there is to do it takes longest.
     let login = tokio::spawn(async move { login::log_in(&account).await });
-    let mut daemon = Daemon::connect(socket).await?;
-    let hello = FromLauncher::Hello { version: WIRE_VERSION, name: name.to_owned(), attempt, progress: Progress::New };
-    daemon.say(&hello).await;
-    let order = match timeout(HANDSHAKE, daemon.reader.read::<ToLauncher>()).await {
-        Ok(Ok(Some(ToLauncher::Launch { arguments, environment, workdir }))) => {
-            Order { arguments, environment, workdir: PathBuf::from(OsStr::from_bytes(workdir.as_slice())) }
-        }
-        Ok(Err(error)) => return Err(error.into()),
-        Ok(Ok(None | Some(ToLauncher::Interrupt))) | Err(_) => return Err(Error::Refused),
+    let mut daemon = Daemon::new(socket, name, attempt);
+    let Ok(ToLauncher::Launch { arguments, environment, workdir, fingerprint }) =
+        timeout(PATIENCE_WITH_DAEMONS, daemon.attend(&Progress::New)).await
+    else {
+        return Err(Error::Unwanted);
     };
+    daemon.fingerprint = Some(fingerprint);
+    let order = Order { arguments, environment, workdir: PathBuf::from(OsStr::from_bytes(workdir.as_slice())) };
     let login = login.await.map_err(io::Error::other)?;
     match start(order, login, &mut daemon).await {
         Ok(harness) => {
+            let at = Timestamp::now().boot();
             daemon.say(&FromLauncher::Started { pid: harness.as_raw() }).await;
-            attend(harness, &mut signals, &mut daemon).await
+            attend(harness, at, &mut signals, &mut daemon).await
         }
         Err(failure) => {
             daemon.say(&FromLauncher::Failed(failure.clone())).await;
+            daemon.see_noted(&Progress::Failed(failure.clone())).await;
             Err(Error::Harness(failure))
         }
     }
@@ -204,12 +203,14 @@ fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
 }
 
 /// Until the harness has ended, has been reported, and has left nothing behind.
-async fn attend(harness: Pid, signals: &mut Caught, daemon: &mut Daemon) -> Result<Ending, Error> {
+async fn attend(harness: Pid, started: Duration, signals: &mut Caught, daemon: &mut Daemon) -> Result<Ending, Error> {
     let server = getppid();
     // A terminal that some descendant has taken over must not keep this process from tidying it up.
     block_terminal_stop();
     // What ends like a crashed harness must not leave a core of its own.
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    let running = Progress::Running { pid: harness.as_raw(), at: started };
+    let mut interrupted = false;
     let mut hung_up: Option<Instant> = None;
     let status = loop {
         if let Some(status) = reap(harness) {
@@ -224,7 +225,11 @@ async fn attend(harness: Pid, signals: &mut Caught, daemon: &mut Daemon) -> Resu
                     let _ = kill(harness, Signal::SIGHUP);
                 }
             }
-            message = daemon.hear() => if let Some(ToLauncher::Interrupt) = message { interrupt(harness) },
+            // A stop is one SIGINT, however many daemons have a part in it.
+            message = daemon.attend(&running) => if matches!(message, ToLauncher::Interrupt) && !interrupted {
+                interrupted = true;
+                interrupt(harness);
+            },
             () = sleep_until(hung_up.unwrap_or_else(Instant::now)), if hung_up.is_some() => {
                 let _ = kill(harness, Signal::SIGKILL);
                 hung_up = Some(Instant::now() + AFTER_HANGUP);
@@ -234,11 +239,13 @@ async fn attend(harness: Pid, signals: &mut Caught, daemon: &mut Daemon) -> Resu
     let at = Timestamp::now().boot();
     let ending =
         if hung_up.is_some() || terminal_is_gone() { Ending::Cause(who_hung_up(server).await) } else { status };
-    daemon.say(&FromLauncher::Ended(end(ending.clone(), at))).await;
+    let end = end(ending.clone(), at);
+    daemon.say(&FromLauncher::Ended(end.clone())).await;
     clean_up(signals).await;
     // One that does not answer has shown what it will ever show.
     let last_words = last_words(&ending);
     let _ = timeout(DRAIN, tokio::task::spawn_blocking(move || drain(&last_words))).await;
+    daemon.see_noted(&Progress::Ended(end)).await;
     Ok(ending)
 }
 
@@ -402,41 +409,71 @@ impl Caught {
     }
 }
 
-/// The connection to the daemon, for as long as there is one.
+/// The connection to the daemon: to this one, or to the one that comes after it.
 struct Daemon {
+    socket: PathBuf,
+    name: String,
+    attempt: u64,
+    /// Of what it was told to launch.
+    fingerprint: Option<Fingerprint>,
+    connection: Option<Connection>,
+}
+
+struct Connection {
     reader: frame::Reader<OwnedReadHalf>,
-    writer: Option<OwnedWriteHalf>,
+    writer: OwnedWriteHalf,
 }
 
 impl Daemon {
-    async fn connect(path: &Path) -> Result<Self, Error> {
-        let failed = |source| Error::Connect { path: path.to_owned(), source };
-        let connected = timeout(HANDSHAKE, UnixStream::connect(path)).await;
-        let stream = connected.map_err(|_| failed(io::ErrorKind::TimedOut.into()))?.map_err(failed)?;
-        let (reader, writer) = stream.into_split();
-        Ok(Self { reader: frame::Reader::new(reader, MAX_TO_LAUNCHER), writer: Some(writer) })
+    fn new(socket: &Path, name: &str, attempt: u64) -> Self {
+        Self { socket: socket.to_owned(), name: name.to_owned(), attempt, fingerprint: None, connection: None }
     }
 
-    /// Says it if there is a daemon. That there is none is no reason to stop: the agent goes on.
+    async fn introduce(&mut self, progress: Progress) -> io::Result<()> {
+        let (reader, writer) = UnixStream::connect(&self.socket).await?.into_split();
+        let mut connection = Connection { reader: frame::Reader::new(reader, MAX_TO_LAUNCHER), writer };
+        let hello = FromLauncher::Hello {
+            version: WIRE_VERSION,
+            name: self.name.clone(),
+            attempt: self.attempt,
+            fingerprint: self.fingerprint.clone(),
+            progress,
+        };
+        frame::write(&mut connection.writer, &hello).await.map_err(io::Error::other)?;
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    /// Says it if there is a daemon. That there is none is no reason to stop: the next one will hear how far things have come.
     async fn say(&mut self, message: &FromLauncher) {
-        const PATIENCE: Duration = Duration::from_secs(5);
-        if let Some(writer) = &mut self.writer
-            && !matches!(timeout(PATIENCE, frame::write(writer, message)).await, Ok(Ok(())))
+        if let Some(connection) = &mut self.connection
+            && !matches!(timeout(PATIENCE, frame::write(&mut connection.writer, message)).await, Ok(Ok(())))
         {
-            self.writer = None;
+            self.connection = None;
         }
     }
 
-    /// The next message; never, once the daemon has gone. Cancel-safe.
-    async fn hear(&mut self) -> Option<ToLauncher> {
-        if self.writer.is_none() {
-            return std::future::pending().await;
+    /// The next message of this daemon or, if it has gone, of the one that comes after it, which is told how far things have come.
+    /// Cancel-safe: a connection that is being made is made again.
+    async fn attend(&mut self, progress: &Progress) -> ToLauncher {
+        loop {
+            if let Some(connection) = &mut self.connection {
+                if let Ok(Some(message)) = connection.reader.read().await {
+                    return message;
+                }
+                self.connection = None;
+                // Whoever turned this launcher away at once would do so again.
+                tokio::time::sleep(BETWEEN_DAEMONS).await;
+            } else if !matches!(timeout(PATIENCE, self.introduce(progress.clone())).await, Ok(Ok(()))) {
+                tokio::time::sleep(BETWEEN_DAEMONS).await;
+            }
         }
-        let message = self.reader.read().await.ok().flatten();
-        if message.is_none() {
-            self.writer = None;
-        }
-        message
+    }
+
+    /// Waits until how it ended is on record, or nobody has been there for too long.
+    async fn see_noted(&mut self, progress: &Progress) {
+        let noted = async { while !matches!(self.attend(progress).await, ToLauncher::Noted) {} };
+        let _ = timeout(PATIENCE_WITH_DAEMONS, noted).await;
     }
 }
 

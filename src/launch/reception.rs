@@ -17,6 +17,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 use super::{FromLauncher, MAX_FROM_LAUNCHER, Progress};
+use crate::fingerprint::Fingerprint;
 use crate::frame;
 use crate::process::Process;
 
@@ -35,6 +36,8 @@ pub struct Visitor {
     pub attempt: u64,
     /// The version of what it speaks.
     pub version: u32,
+    /// Of what it says it was told to launch.
+    pub fingerprint: Option<Fingerprint>,
     /// How far it says it has come.
     pub progress: Progress,
     /// The process, by the kernel's word.
@@ -85,8 +88,8 @@ async fn listen_to(stream: UnixStream, user: Uid) -> io::Result<Visitor> {
     let (reader, writer) = stream.into_split();
     let mut reader = frame::Reader::new(reader, MAX_FROM_LAUNCHER);
     match reader.read().await.map_err(io::Error::other)? {
-        Some(FromLauncher::Hello { version, name, attempt, progress }) => {
-            Ok(Visitor { name, attempt, version, progress, process, reader, writer })
+        Some(FromLauncher::Hello { version, name, attempt, fingerprint, progress }) => {
+            Ok(Visitor { name, attempt, version, fingerprint, progress, process, reader, writer })
         }
         _ => Err(io::Error::other(format!("process {} is no launcher", process.pid()))),
     }

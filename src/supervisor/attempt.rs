@@ -1,29 +1,37 @@
 //! One attempt of one agent, from the pane to the last of its processes: effects, no policy.
+//!
+//! An attempt is launched here, or was by an earlier daemon. Then its launcher is found again: by its [`Identity`] if that is on
+//! record, else as the process that runs in the agent's pane. Whoever reports at the launch socket as that process is it, and
+//! says how far it has come. If it has ended meanwhile, tmux is asked how. As long as it cannot be found out whether it lives,
+//! it is taken to.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
 use nix::unistd::Uid;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::machine::{self, NotStarted};
+use crate::clock::Timestamp;
+use crate::config::Name;
+use crate::descriptor::Readable;
 use crate::frame::{self, Bytes};
 use crate::launch::reception::Visitor;
-use crate::launch::{Ending, Failure, FromLauncher, Launch, Progress, ToLauncher, WIRE_VERSION, launcher};
-use crate::process::Process;
+use crate::launch::{End, Ending, Failure, FromLauncher, Launch, Progress, ToLauncher, WIRE_VERSION, launcher};
+use crate::process::{Identity, Process};
 use crate::status::How;
-use crate::tmux::Tmux;
-
-/// The first attempt that a daemon makes for an agent.
-const FIRST: machine::Attempt = 1;
+use crate::tmux::{self, Pane, Tmux};
 
 /// How long a launcher may take to report, once tmux has started it.
 const TO_REPORT: Duration = Duration::from_secs(10);
+
+/// How long one that lives although nothing else is left of it may take to come back.
+const TO_RETURN: Duration = Duration::from_secs(2);
 
 /// How long it may take to start the harness. The login shell alone is given five seconds.
 const TO_START: Duration = Duration::from_secs(20);
@@ -33,6 +41,15 @@ const TO_END: Duration = Duration::from_secs(2);
 
 /// How long a launcher may take to take in what it is told.
 const TO_LISTEN: Duration = Duration::from_secs(10);
+
+/// How long an end may take to be on record before its launcher is let go all the same.
+const TO_NOTE: Duration = Duration::from_secs(1);
+
+/// How often what could not be found out is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// How many who say to be its launcher are kept waiting until it is known who is.
+const MOST_VISITORS: usize = 8;
 
 /// What every attempt needs.
 #[derive(Debug)]
@@ -47,6 +64,23 @@ pub struct Means {
     pub user: Uid,
 }
 
+/// How an attempt begins here.
+#[derive(Debug)]
+pub enum Beginning {
+    /// It is launched.
+    Launch {
+        /// What.
+        launch: Arc<Launch>,
+        /// Whether an earlier daemon may have left something that runs in its place: then that is the attempt.
+        look_first: bool,
+    },
+    /// An earlier daemon has launched it.
+    Resume {
+        /// Its launcher, if that was on record.
+        launcher: Option<Identity>,
+    },
+}
+
 /// What an attempt is told.
 #[derive(Debug)]
 pub enum Command {
@@ -56,100 +90,483 @@ pub enum Command {
     Interrupt,
     /// Kill everything, and do not rest before it is gone.
     Kill,
+    /// Its end is on record.
+    Noted,
 }
 
 /// Carries the attempt out. Tells what happens to it, `Gone` last.
 pub async fn run(
     means: Arc<Means>,
-    launch: Arc<Launch>,
+    name: Name,
     attempt: machine::Attempt,
-    mut commands: mpsc::UnboundedReceiver<Command>,
+    beginning: Beginning,
+    commands: mpsc::UnboundedReceiver<Command>,
     tell: impl Fn(machine::Event),
 ) {
-    // Only an earlier daemon can have left something in the place of an agent that this one has never started.
-    if attempt == FIRST
-        && let Err(error) = end_leftovers(&means, &launch).await
-    {
-        let why = NotStarted::Retry(format!("what runs in its pane cannot be ended: {error}"));
-        tell(machine::Event::NotStarted { attempt, why });
-        return tell(machine::Event::Gone { attempt });
+    let mut run = Run { means, name, attempt, commands, tell, visitors: Vec::new(), wanted: Wanted::Running };
+    match beginning {
+        Beginning::Launch { launch, look_first } => run.launch(&launch, look_first).await,
+        Beginning::Resume { launcher } => run.resume(launcher).await,
     }
-    match meet(&means, &launch, attempt, &mut commands, &tell).await {
-        Ok(visitor) => attend(*visitor, &launch, attempt, means.user, &mut commands, &tell).await,
-        Err(why) => tell(machine::Event::NotStarted { attempt, why: NotStarted::Retry(why) }),
-    }
-    tell(machine::Event::Gone { attempt });
+    (run.tell)(machine::Event::Gone { attempt });
 }
 
-/// Kills what a daemon that did not end by itself has left running in the agent's pane: no agent runs twice.
-async fn end_leftovers(means: &Means, launch: &Launch) -> Result<(), String> {
-    for pid in means.tmux.occupants(&launch.name.key()).await.map_err(|error| error.to_string())? {
-        // What has ended in the meantime is not there, and what is not the agent user's is not the agent's.
-        let Ok(process) = Process::open(pid) else { continue };
-        if !process.runs_as(means.user).unwrap_or(false) {
-            continue;
-        }
-        tracing::warn!(agent = %launch.name, pid, "ending what an earlier daemon left running");
-        let end = process.watch().map_err(|error| error.to_string())?;
-        let process = Arc::new(process);
-        kill_descendants(&process).await;
-        process.kill().map_err(|error| error.to_string())?;
-        timeout(TO_END, end.readable())
-            .await
-            .map_err(|_| format!("process {pid} does not die"))?
-            .map_err(|e| e.to_string())?;
-    }
-    Ok(())
+/// What was commanded before anybody was there to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Wanted {
+    Running,
+    Interrupted,
+    Killed,
 }
 
-/// Opens the pane and waits for the launcher in it: the visitor whose process is the one that tmux says it started.
-async fn meet(
-    means: &Means,
-    launch: &Launch,
+struct Run<T> {
+    means: Arc<Means>,
+    name: Name,
     attempt: machine::Attempt,
-    commands: &mut mpsc::UnboundedReceiver<Command>,
-    tell: &impl Fn(machine::Event),
-) -> Result<Box<Visitor>, String> {
-    const MOST_VISITORS: usize = 8;
-    let mut command = vec![means.executable.clone()];
-    command.extend(launcher::command_line(launch.name.as_str(), attempt, &means.launch_socket));
-    let owner = launch.name.key();
-    let mut opening = std::pin::pin!(means.tmux.open(&owner, &launch.session, &launch.workdir, &command));
-    let mut pane = None;
-    let mut visitors: Vec<Box<Visitor>> = Vec::new();
-    let mut unwanted = false;
-    let mut limit = Instant::now() + TO_REPORT * 4;
-    loop {
-        if let Some(pid) = pane {
-            // Not before the pane is there: whoever closes the session next must find it.
-            if unwanted {
-                return Err("it was stopped before it started".to_owned());
-            }
-            if let Some(at) = visitors.iter().position(|visitor| visitor.process.pid() == pid) {
-                return Ok(visitors.swap_remove(at));
-            }
+    commands: mpsc::UnboundedReceiver<Command>,
+    tell: T,
+    visitors: Vec<Visitor>,
+    wanted: Wanted,
+}
+
+/// What is left of an attempt that an earlier daemon launched.
+#[derive(Debug)]
+enum Left {
+    /// A process that should be its launcher.
+    Alive(Process),
+    /// A pane in which it has ended.
+    Ended(tmux::PaneEnd),
+    Nothing,
+}
+
+impl<T: Fn(machine::Event)> Run<T> {
+    async fn launch(&mut self, launch: &Launch, look_first: bool) {
+        let attempt = self.attempt;
+        if look_first && let Left::Alive(process) = self.left_in_pane(None).await {
+            return self.join(process, Some(TO_REPORT)).await;
         }
-        tokio::select! {
-            opened = &mut opening, if pane.is_none() => {
-                pane = Some(opened.map_err(|error| error.to_string())?);
-                tell(machine::Event::Opened { attempt });
-                limit = Instant::now() + TO_REPORT;
-            }
-            command = commands.recv() => match command {
-                Some(Command::Visitor(visitor)) if visitor.progress == Progress::New && visitors.len() < MOST_VISITORS => {
-                    visitors.push(visitor);
-                }
-                Some(Command::Visitor(_)) => {}
-                Some(Command::Interrupt | Command::Kill) | None => unwanted = true,
+        match self.meet(launch).await {
+            Ok(visitor) => self.start(visitor, launch).await,
+            Err(why) => (self.tell)(machine::Event::NotStarted { attempt, why: NotStarted::Retry(why) }),
+        }
+    }
+
+    async fn resume(&mut self, launcher: Option<Identity>) {
+        let left = match launcher {
+            Some(launcher) => match self.open(launcher).await {
+                Some(process) => return self.join(process, None).await,
+                None => self.left_in_pane(Some(launcher)).await,
             },
-            () = sleep_until(limit) => {
-                return Err(format!(
-                    "its launcher did not report within {}; can the agent user run {}?",
-                    humantime::format_duration(TO_REPORT),
-                    means.executable
-                ));
+            None => self.left_in_pane(None).await,
+        };
+        match (left, launcher) {
+            (Left::Alive(process), _) => self.join(process, Some(TO_REPORT)).await,
+            (Left::Ended(end), _) if end.code == Some(i32::from(launcher::NOTHING_STARTED)) => self.cut_off(),
+            (Left::Ended(end), _) => self.tell_end(end.how(), end.at.map(before_now)),
+            (Left::Nothing, Some(_)) => {
+                self.tell_end(How::Cause("it ended while no daemon ran, and its pane is gone".to_owned()), None);
+            }
+            (Left::Nothing, None) => match self.stray().await {
+                Some(visitor) => self.adopt(visitor).await,
+                None => self.cut_off(),
+            },
+        }
+        if let Some(launcher) = launcher {
+            let user = self.means.user;
+            // Fails only with the runtime.
+            let _ = tokio::task::spawn_blocking(move || launcher.kill_session(user)).await;
+        }
+    }
+
+    fn cut_off(&self) {
+        (self.tell)(machine::Event::NotStarted { attempt: self.attempt, why: NotStarted::CutOff });
+    }
+
+    fn tell_end(&self, how: How, at: Option<Timestamp>) {
+        (self.tell)(machine::Event::Ended { attempt: self.attempt, how, at: at.unwrap_or_else(Timestamp::now) });
+    }
+
+    /// The process, if it lives.
+    async fn open(&mut self, launcher: Identity) -> Option<Process> {
+        loop {
+            match launcher.open() {
+                Ok(process) => return process,
+                Err(error) => {
+                    tracing::error!(agent = %self.name, "failed to look for its launcher: {error}; trying again");
+                }
+            }
+            self.listen_for(AGAIN).await;
+        }
+    }
+
+    /// What tmux says is in the agent's pane. `former` is known to have run there last, and to have ended. Asked until tmux answers;
+    /// one that is to be killed and that nobody answers for is not waited for without end.
+    async fn left_in_pane(&mut self, former: Option<Identity>) -> Left {
+        let patience = Instant::now() + TO_REPORT;
+        loop {
+            let answer = self.means.tmux.panes(&self.name.key()).await;
+            match answer {
+                Ok(panes) => {
+                    if let Some(left) = self.left_in(&panes, former) {
+                        return left;
+                    }
+                }
+                Err(tmux::Error::NoServer { .. }) => return Left::Nothing,
+                Err(error) => tracing::warn!(agent = %self.name, "failed to find out what runs in its pane: {error}"),
+            }
+            let is_dead_or_unwanted = former.is_some() || self.wanted == Wanted::Killed;
+            if is_dead_or_unwanted && Instant::now() >= patience {
+                return Left::Nothing;
+            }
+            self.listen_for(AGAIN).await;
+        }
+    }
+
+    /// `None` if that cannot be told yet.
+    fn left_in(&self, panes: &[Pane], former: Option<Identity>) -> Option<Left> {
+        let is_former = |pane: &&Pane| former.is_none_or(|former| former.pid() == pane.pid);
+        for pane in panes.iter().filter(is_former) {
+            match &pane.end {
+                Some(end) => return Some(Left::Ended(end.clone())),
+                // tmux has yet to notice the end.
+                None if former.is_some() => return None,
+                None => {
+                    // What has ended in the meantime is not there, and what is not the agent user's is not the agent's.
+                    let process = Process::open(pane.pid).ok()?;
+                    if process.runs_as(self.means.user).unwrap_or(false) {
+                        return Some(Left::Alive(process));
+                    }
+                }
             }
         }
+        Some(Left::Nothing)
+    }
+
+    /// Takes in what comes for a while.
+    async fn listen_for(&mut self, time: Duration) {
+        let limit = Instant::now() + time;
+        while let Ok(Some(command)) = tokio::time::timeout_at(limit, self.commands.recv()).await {
+            self.remember(command);
+        }
+        // The other end closes when the daemon is ending.
+        sleep_until(limit).await;
+    }
+
+    fn remember(&mut self, command: Command) {
+        match command {
+            Command::Visitor(visitor) if self.visitors.len() < MOST_VISITORS => self.visitors.push(*visitor),
+            Command::Visitor(_) | Command::Noted => {}
+            Command::Interrupt => self.wanted = self.wanted.max(Wanted::Interrupted),
+            Command::Kill => self.wanted = Wanted::Killed,
+        }
+    }
+
+    /// A launcher of this attempt that lives although its pane is gone.
+    async fn stray(&mut self) -> Option<Visitor> {
+        let limit = Instant::now() + TO_RETURN;
+        loop {
+            let is_it = |visitor: &Visitor| visitor.attempt == self.attempt && visitor.progress != Progress::New;
+            if let Some(at) = self.visitors.iter().position(is_it) {
+                return Some(self.visitors.swap_remove(at));
+            }
+            let command = tokio::time::timeout_at(limit, self.commands.recv()).await.ok()??;
+            self.remember(command);
+        }
+    }
+
+    /// Waits until the process reports, and follows it. `patience` is for one that may be no launcher at all; one that is known
+    /// to be may take as long as it lives.
+    async fn join(&mut self, process: Process, patience: Option<Duration>) {
+        let end = match process.watch() {
+            Ok(end) => end,
+            Err(error) => {
+                // Not dead, as far as is known; but nothing can be done for it either.
+                let why = NotStarted::Retry(format!("its launcher cannot be followed: {error}"));
+                return (self.tell)(machine::Event::NotStarted { attempt: self.attempt, why });
+            }
+        };
+        let process = Arc::new(process);
+        let limit = patience.map(|patience| Instant::now() + patience);
+        loop {
+            if let Some(at) = self.visitors.iter().position(|visitor| visitor.process.pid() == process.pid()) {
+                let visitor = self.visitors.swap_remove(at);
+                return self.adopt(visitor).await;
+            }
+            if self.wanted == Wanted::Killed {
+                break;
+            }
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => self.remember(command),
+                    // The daemon is ending, and the agent goes on without it.
+                    None => return,
+                },
+                // Fails only with the runtime.
+                _ = end.readable() => {
+                    let launcher = process.identity();
+                    match self.left_in_pane(Some(launcher)).await {
+                        Left::Ended(tmux_end) if tmux_end.code == Some(i32::from(launcher::NOTHING_STARTED)) => self.cut_off(),
+                        Left::Ended(tmux_end) => self.tell_end(tmux_end.how(), tmux_end.at.map(before_now)),
+                        Left::Alive(_) | Left::Nothing => {
+                            self.tell_end(How::Cause("its launcher was killed".to_owned()), None);
+                        }
+                    }
+                    return self.kill_rest(&process).await;
+                }
+                () = sleep_until(limit.unwrap_or_else(Instant::now)), if limit.is_some() => {
+                    tracing::warn!(agent = %self.name, pid = process.pid(), "ending what runs in its pane and is no launcher");
+                    break;
+                }
+            }
+        }
+        kill_descendants(&process).await;
+        if let Err(error) = process.kill() {
+            tracing::error!(agent = %self.name, "failed to kill its launcher: {error}");
+        }
+        let _ = timeout(TO_END, end.readable()).await;
+        if self.wanted == Wanted::Killed {
+            self.tell_end(How::Signal("SIGKILL".to_owned()), None);
+        } else {
+            self.cut_off();
+        }
+        self.kill_rest(&process).await;
+    }
+
+    /// Follows a launcher that an earlier daemon has told what to launch.
+    async fn adopt(&mut self, visitor: Visitor) {
+        let attempt = self.attempt;
+        let progress = visitor.progress.clone();
+        let fingerprint = visitor.fingerprint.clone();
+        let Some(mut launcher) = self.launcher(visitor) else { return };
+        (self.tell)(machine::Event::Met { attempt, launcher: launcher.process.identity() });
+        (self.tell)(machine::Event::Opened { attempt });
+        if let Some(fingerprint) = fingerprint {
+            (self.tell)(machine::Event::Found { attempt, fingerprint });
+        }
+        match progress {
+            Progress::New => {
+                launcher.say(&ToLauncher::Unwanted).await;
+                self.cut_off();
+                launcher.has_ended();
+            }
+            Progress::Running { pid, at } if launcher.process.is_plausibly_below(pid) => {
+                tracing::info!(agent = %self.name, pid, "found running, and left so");
+                (self.tell)(machine::Event::Started { attempt, pid, at: Timestamp::now().back_to(at) });
+                (launcher.heard, launcher.limit) = (Heard::Started, None);
+            }
+            // It has until the limit to say something that can be true.
+            Progress::Running { .. } => {}
+            Progress::Failed(failure) => {
+                (self.tell)(machine::Event::NotStarted { attempt, why: blame(&failure) });
+                launcher.has_ended();
+            }
+            Progress::Ended(end) => {
+                self.ended(end);
+                launcher.has_ended();
+            }
+        }
+        match self.wanted {
+            Wanted::Running => {}
+            Wanted::Interrupted => launcher.say(&ToLauncher::Interrupt).await,
+            Wanted::Killed => launcher.kill().await,
+        }
+        self.follow(launcher).await;
+    }
+
+    fn ended(&self, end: End) {
+        self.tell_end(how(end.how), Some(Timestamp::now().back_to(end.at)));
+    }
+
+    /// Opens the pane and waits for the launcher in it: the visitor whose process is the one that tmux says it started.
+    async fn meet(&mut self, launch: &Launch) -> Result<Visitor, String> {
+        let means = Arc::clone(&self.means);
+        let mut command = vec![means.executable.clone()];
+        command.extend(launcher::command_line(launch.name.as_str(), self.attempt, &means.launch_socket));
+        let owner = launch.name.key();
+        let mut opening = std::pin::pin!(means.tmux.open(&owner, &launch.session, &launch.workdir, &command));
+        let mut pane = None;
+        let mut limit = Instant::now() + TO_REPORT * 4;
+        loop {
+            if let Some(pid) = pane {
+                // Not before the pane is there: whoever closes the session next must find it.
+                if self.wanted != Wanted::Running {
+                    return Err("it was stopped before it started".to_owned());
+                }
+                let is_it = |visitor: &Visitor| visitor.process.pid() == pid && visitor.progress == Progress::New;
+                if let Some(at) = self.visitors.iter().position(is_it) {
+                    return Ok(self.visitors.swap_remove(at));
+                }
+            }
+            tokio::select! {
+                opened = &mut opening, if pane.is_none() => {
+                    pane = Some(opened.map_err(|error| error.to_string())?);
+                    (self.tell)(machine::Event::Opened { attempt: self.attempt });
+                    limit = Instant::now() + TO_REPORT;
+                }
+                command = self.commands.recv() => match command {
+                    Some(command) => self.remember(command),
+                    None => self.wanted = Wanted::Killed,
+                },
+                () = sleep_until(limit) => {
+                    return Err(format!(
+                        "its launcher did not report within {}; can the agent user run {}?",
+                        humantime::format_duration(TO_REPORT),
+                        means.executable
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Sends the launcher what to launch, and follows it.
+    async fn start(&mut self, visitor: Visitor, launch: &Launch) {
+        let Some(mut launcher) = self.launcher(visitor) else { return };
+        (self.tell)(machine::Event::Met { attempt: self.attempt, launcher: launcher.process.identity() });
+        let order = ToLauncher::Launch {
+            arguments: launch.arguments.clone(),
+            environment: launch.environment.clone(),
+            workdir: Bytes::from(launch.workdir.as_os_str().as_bytes().to_vec()),
+            fingerprint: launch.fingerprint.clone(),
+        };
+        // One that does not listen is one that does not start anything in time.
+        launcher.say(&order).await;
+        drop(order);
+        self.follow(launcher).await;
+    }
+
+    /// `None`, and all is told, if its end could not be seen.
+    fn launcher(&self, visitor: Visitor) -> Option<Launcher> {
+        if visitor.version != WIRE_VERSION {
+            let version = visitor.version;
+            tracing::warn!(agent = %self.name, "its launcher speaks version {version}, this daemon {WIRE_VERSION}");
+        }
+        match visitor.process.watch() {
+            Ok(end) => Some(Launcher {
+                process: Arc::new(visitor.process),
+                end,
+                connection: Some((visitor.reader, visitor.writer)),
+                heard: Heard::Nothing,
+                limit: Some(Instant::now() + TO_START),
+                note_by: None,
+            }),
+            Err(error) => {
+                // Sent away by this, one that is new ends without having started anything.
+                let why = NotStarted::Retry(format!("its launcher cannot be followed: {error}"));
+                (self.tell)(machine::Event::NotStarted { attempt: self.attempt, why });
+                None
+            }
+        }
+    }
+
+    /// Follows the launcher to its end, and kills what is left then.
+    async fn follow(&mut self, mut launcher: Launcher) {
+        let attempt = self.attempt;
+        let mut idle_talk = 0_u64;
+        let mut alive = true;
+        while launcher.connection.is_some() || alive {
+            // Nothing is lost by cancelling an arm: the reader keeps what has arrived, and the others only wait.
+            tokio::select! {
+                message = read(&mut launcher.connection) => match message {
+                    Ok(Some(FromLauncher::Started { pid }))
+                        if launcher.heard == Heard::Nothing && launcher.process.is_plausibly_below(pid) =>
+                    {
+                        (launcher.heard, launcher.limit) = (Heard::Started, None);
+                        (self.tell)(machine::Event::Started { attempt, pid, at: Timestamp::now() });
+                    }
+                    Ok(Some(FromLauncher::Failed(failure))) if launcher.heard == Heard::Nothing => {
+                        launcher.has_ended();
+                        (self.tell)(machine::Event::NotStarted { attempt, why: blame(&failure) });
+                    }
+                    Ok(Some(FromLauncher::Ended(end))) if launcher.heard == Heard::Started => {
+                        launcher.has_ended();
+                        self.ended(end);
+                    }
+                    Ok(Some(other)) => {
+                        idle_talk += 1;
+                        // Ever more rarely: the launcher is the agent user's, and must not be able to fill the log.
+                        if idle_talk.is_power_of_two() {
+                            let said = if let FromLauncher::Warning(text) = other { plain(&text) } else { "something out of turn".to_owned() };
+                            tracing::warn!(agent = %self.name, "its launcher says: {said}");
+                        }
+                    }
+                    Ok(None) | Err(_) => {
+                        launcher.connection = None;
+                        launcher.limit = Some(Instant::now() + if alive { TO_REPORT } else { TO_END });
+                    }
+                },
+                command = self.commands.recv() => match command {
+                    // One that does not listen is killed at the deadline.
+                    Some(Command::Interrupt) => launcher.say(&ToLauncher::Interrupt).await,
+                    Some(Command::Kill) => launcher.kill().await,
+                    Some(Command::Noted) => launcher.let_go().await,
+                    Some(Command::Visitor(visitor)) => self.heard_again(&mut launcher, *visitor),
+                    // The daemon is ending, and the agent goes on without it.
+                    None => return,
+                },
+                // Fails only with the runtime.
+                _ = launcher.end.readable(), if alive => {
+                    alive = false;
+                    // What it has said is still to be read; only somebody else holding its socket open could delay that.
+                    launcher.limit = Some(Instant::now() + TO_END);
+                }
+                () = sleep_until(launcher.note_by.unwrap_or_else(Instant::now)), if launcher.note_by.is_some() => {
+                    launcher.let_go().await;
+                }
+                () = sleep_until(launcher.limit.unwrap_or_else(Instant::now)), if launcher.limit.is_some() => {
+                    if !alive {
+                        break;
+                    }
+                    kill_descendants(&launcher.process).await;
+                    if let Err(error) = launcher.process.kill() {
+                        tracing::error!(agent = %self.name, "failed to kill its launcher: {error}");
+                    }
+                    launcher.limit = Some(Instant::now() + TO_END);
+                }
+            }
+        }
+        self.kill_rest(&launcher.process).await;
+        match launcher.heard {
+            Heard::Nothing => {
+                let why = NotStarted::Retry("its launcher ended before it had started anything".to_owned());
+                (self.tell)(machine::Event::NotStarted { attempt, why });
+            }
+            Heard::Started => self.tell_end(How::Cause("its launcher was killed".to_owned()), None),
+            Heard::End => {}
+        }
+    }
+
+    /// The launcher has lost its connection, and has made another one.
+    fn heard_again(&self, launcher: &mut Launcher, visitor: Visitor) {
+        if visitor.process.identity() != launcher.process.identity() {
+            // An impostor: the launcher is known.
+            return;
+        }
+        launcher.connection = Some((visitor.reader, visitor.writer));
+        match (visitor.progress, launcher.heard) {
+            (Progress::Ended(end), Heard::Started) => {
+                launcher.has_ended();
+                self.ended(end);
+            }
+            (Progress::Failed(failure), Heard::Nothing) => {
+                launcher.has_ended();
+                (self.tell)(machine::Event::NotStarted { attempt: self.attempt, why: blame(&failure) });
+            }
+            (Progress::Running { pid, at }, Heard::Nothing) if launcher.process.is_plausibly_below(pid) => {
+                (launcher.heard, launcher.limit) = (Heard::Started, None);
+                let at = Timestamp::now().back_to(at);
+                (self.tell)(machine::Event::Started { attempt: self.attempt, pid, at });
+            }
+            (_, Heard::Started) => launcher.limit = None,
+            // The note was lost.
+            (Progress::Ended(_) | Progress::Failed(_), Heard::End) => launcher.note_by = Some(Instant::now()),
+            _ => {}
+        }
+    }
+
+    async fn kill_rest(&self, process: &Arc<Process>) {
+        let (process, user) = (Arc::clone(process), self.means.user);
+        // Fails only with the runtime.
+        let _ = tokio::task::spawn_blocking(move || process.identity().kill_session(user)).await;
     }
 }
 
@@ -162,113 +579,62 @@ enum Heard {
     End,
 }
 
-/// Sends the launcher what to launch, and follows it to its end.
-async fn attend(
-    visitor: Visitor,
-    launch: &Launch,
-    attempt: machine::Attempt,
-    user: Uid,
-    commands: &mut mpsc::UnboundedReceiver<Command>,
-    tell: &impl Fn(machine::Event),
-) {
-    let Visitor { version, process, mut reader, mut writer, .. } = visitor;
-    if version != WIRE_VERSION {
-        tracing::warn!(agent = %launch.name, "its launcher speaks version {version}, this daemon {WIRE_VERSION}");
-    }
-    let end = match process.watch() {
-        Ok(end) => end,
-        Err(error) => {
-            // Sent away by this, it ends without having started anything.
-            let why = NotStarted::Retry(format!("its launcher cannot be followed: {error}"));
-            return tell(machine::Event::NotStarted { attempt, why });
-        }
-    };
-    let process = Arc::new(process);
-    let order = ToLauncher::Launch {
-        arguments: launch.arguments.clone(),
-        environment: launch.environment.clone(),
-        workdir: Bytes::from(launch.workdir.as_os_str().as_bytes().to_vec()),
-    };
-    // A launcher that does not listen is one that does not start anything in time.
-    let _ = timeout(TO_LISTEN, frame::write(&mut writer, &order)).await;
-    drop(order);
+/// One that is followed.
+struct Launcher {
+    process: Arc<Process>,
+    end: Readable,
+    connection: Option<(frame::Reader<OwnedReadHalf>, OwnedWriteHalf)>,
+    heard: Heard,
+    /// When patience with it ends.
+    limit: Option<Instant>,
+    /// When it is let go at the latest.
+    note_by: Option<Instant>,
+}
 
-    let mut heard = Heard::Nothing;
-    let mut idle_talk = 0_u64;
-    // Whether there may be more to hear, and whether the process lives.
-    let (mut connected, mut alive) = (true, true);
-    // When patience with the launcher ends.
-    let mut limit = Some(Instant::now() + TO_START);
-    while connected || alive {
-        // Nothing is lost by cancelling an arm: the reader keeps what has arrived, and the others only wait.
-        tokio::select! {
-            message = reader.read::<FromLauncher>(), if connected => match message {
-                Ok(Some(FromLauncher::Started { pid })) if heard == Heard::Nothing && process.is_plausibly_below(pid) => {
-                    (heard, limit) = (Heard::Started, None);
-                    tell(machine::Event::Started { attempt, pid });
-                }
-                Ok(Some(FromLauncher::Failed(failure))) if heard == Heard::Nothing => {
-                    (heard, limit) = (Heard::End, Some(Instant::now() + TO_END));
-                    tell(machine::Event::NotStarted { attempt, why: blame(&failure) });
-                }
-                Ok(Some(FromLauncher::Ended(end))) if heard == Heard::Started => {
-                    heard = Heard::End;
-                    tell(machine::Event::Ended { attempt, how: how(end.how) });
-                }
-                Ok(Some(other)) => {
-                    idle_talk += 1;
-                    // Ever more rarely: the launcher is the agent user's, and must not be able to fill the log.
-                    if idle_talk.is_power_of_two() {
-                        let said = if let FromLauncher::Warning(text) = other { plain(&text) } else { "something out of turn".to_owned() };
-                        tracing::warn!(agent = %launch.name, "its launcher says: {said}");
-                    }
-                }
-                Ok(None) | Err(_) => (connected, limit) = (false, Some(Instant::now() + TO_END)),
-            },
-            command = commands.recv() => match command {
-                Some(Command::Interrupt) => {
-                    // One that does not listen is killed at the deadline.
-                    let _ = timeout(TO_LISTEN, frame::write(&mut writer, &ToLauncher::Interrupt)).await;
-                }
-                Some(Command::Kill) => {
-                    kill_descendants(&process).await;
-                    limit = Some(Instant::now() + TO_END);
-                }
-                // An impostor: the launcher is known.
-                Some(Command::Visitor(_)) => {}
-                // The daemon is ending, and the agent goes on without it.
-                None => return,
-            },
-            // Fails only with the runtime.
-            _ = end.readable(), if alive => {
-                alive = false;
-                // What it has said is still to be read; only somebody else holding its socket open could delay that.
-                limit = Some(Instant::now() + TO_END);
-            }
-            () = sleep_until(limit.unwrap_or_else(Instant::now)), if limit.is_some() => {
-                if !alive {
-                    break;
-                }
-                kill_descendants(&process).await;
-                if let Err(error) = process.kill() {
-                    tracing::error!(agent = %launch.name, "failed to kill its launcher: {error}");
-                }
-                limit = Some(Instant::now() + TO_END);
-            }
+impl Launcher {
+    async fn say(&mut self, message: &ToLauncher) {
+        if let Some((_, writer)) = &mut self.connection
+            && !matches!(timeout(TO_LISTEN, frame::write(writer, message)).await, Ok(Ok(())))
+        {
+            // A frame cut short spoils the connection; one that lives makes another.
+            self.connection = None;
+            self.limit = self.limit.or(Some(Instant::now() + TO_REPORT));
         }
     }
-    let remains = Arc::clone(&process);
-    let _ = tokio::task::spawn_blocking(move || remains.kill_session(user)).await;
-    match heard {
-        Heard::Nothing => {
-            let why = NotStarted::Retry("its launcher ended before it had started anything".to_owned());
-            tell(machine::Event::NotStarted { attempt, why });
-        }
-        Heard::Started => {
-            tell(machine::Event::Ended { attempt, how: How::Cause("its launcher was killed".to_owned()) });
-        }
-        Heard::End => {}
+
+    /// Nothing more is to be heard of its harness.
+    fn has_ended(&mut self) {
+        self.heard = Heard::End;
+        self.limit = None;
+        self.note_by = Some(Instant::now() + TO_NOTE);
     }
+
+    async fn let_go(&mut self) {
+        if self.note_by.take().is_some() {
+            self.say(&ToLauncher::Noted).await;
+        }
+    }
+
+    async fn kill(&mut self) {
+        kill_descendants(&self.process).await;
+        self.limit = Some(Instant::now() + TO_END);
+    }
+}
+
+async fn read(
+    connection: &mut Option<(frame::Reader<OwnedReadHalf>, OwnedWriteHalf)>,
+) -> Result<Option<FromLauncher>, frame::Error> {
+    match connection {
+        Some((reader, _)) => reader.read().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The instant at which the wall clock showed this, as far as that can be told now.
+fn before_now(wall: SystemTime) -> Timestamp {
+    let now = Timestamp::now();
+    let ago = now.wall().duration_since(wall).unwrap_or_default();
+    now.back_to(now.boot().saturating_sub(ago))
 }
 
 async fn kill_descendants(process: &Arc<Process>) {
@@ -292,9 +658,7 @@ fn blame(failure: &Failure) -> NotStarted {
 fn how(ending: Ending) -> How {
     match ending {
         Ending::Code(code) => How::Code(code),
-        Ending::Signal(number) => How::Signal(
-            Signal::try_from(number).map_or_else(|_| format!("SIG{number}"), |signal| signal.as_str().to_owned()),
-        ),
+        Ending::Signal(number) => How::of_signal(number),
         Ending::Cause(cause) => How::Cause(plain(&cause)),
     }
 }

@@ -27,6 +27,9 @@
 //! - what is removed is never launched again;
 //! - whoever may have a session holds it until it is closed, and nobody else is launched in it;
 //! - within a declaration `restarts` and `attempt` never go down.
+//!
+//! A machine can be written down and read again by the next daemon, all but what is launched. It then [takes up](Machine::resume)
+//! what was under way, and learns what it lacks with the first declaration.
 
 #[cfg(test)]
 mod tests;
@@ -34,11 +37,16 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::restart::{self, Verdict};
 use crate::clock::Timestamp;
 use crate::config::{Name, Policy};
 use crate::desired::{Declaration, Missing};
+use crate::fingerprint::Fingerprint;
 use crate::launch::Launch;
+use crate::process::Identity;
+use crate::reconcile;
 use crate::status::{self, AgentStatus, How, Outcome, Time};
 
 /// How long an attempt may take to be gone once its harness has ended, before it is killed.
@@ -49,6 +57,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// The longest such delay.
 const RETRY_MOST: Duration = Duration::from_secs(30);
+
+/// What a machine that was written down waits for before it starts anything.
+const UNREAD: &str = "its declaration could not be read yet";
 
 /// Numbers the launches of one agent, over all its declarations.
 pub type Attempt = u64;
@@ -69,12 +80,28 @@ pub enum Event {
         /// Of which attempt.
         attempt: Attempt,
     },
+    /// Its launcher has reported.
+    Met {
+        /// Of which attempt.
+        attempt: Attempt,
+        /// The launcher.
+        launcher: Identity,
+    },
     /// The harness runs.
     Started {
         /// Of which attempt.
         attempt: Attempt,
         /// The harness.
         pid: i32,
+        /// Since when.
+        at: Timestamp,
+    },
+    /// Instead of launching it, one that ran already was found in its place: this was launched then.
+    Found {
+        /// Of which attempt.
+        attempt: Attempt,
+        /// Of what was launched.
+        fingerprint: Fingerprint,
     },
     /// The harness could not be started.
     NotStarted {
@@ -89,6 +116,8 @@ pub enum Event {
         attempt: Attempt,
         /// How.
         how: How,
+        /// When.
+        at: Timestamp,
     },
     /// Nothing of the attempt is left. Said of every attempt, once, last.
     Gone {
@@ -117,6 +146,8 @@ pub enum NotStarted {
     Failed(String),
     /// tmux's, the system's, or nobody's: it is tried again whatever the policy says.
     Retry(String),
+    /// It came to nothing because a daemon was cut off in the middle of it: it is made up for at once, and does not count.
+    CutOff,
 }
 
 /// What is to be done.
@@ -129,7 +160,14 @@ pub enum Effect {
         /// What.
         launch: Arc<Launch>,
     },
-    /// Send SIGINT.
+    /// Find the attempt that an earlier daemon has launched, and follow it; answered as `Launch` is, or by `Ended`, and by `Gone`.
+    Resume {
+        /// Which.
+        attempt: Attempt,
+        /// Its launcher, if that had reported.
+        launcher: Option<Identity>,
+    },
+    /// Send SIGINT, once.
     Interrupt {
         /// To which attempt.
         attempt: Attempt,
@@ -152,15 +190,17 @@ pub enum Effect {
 }
 
 /// One agent.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Machine {
     name: Name,
-    harness: Option<&'static str>,
+    harness: Option<String>,
     declared: Option<Declared>,
     leaving: bool,
     state: State,
     /// The latest one.
     attempt: Attempt,
+    /// That of the attempt which is not gone, once it has reported.
+    launcher: Option<Identity>,
     /// An attempt whose harness has ended but that is not gone.
     lingering: Option<Lingering>,
     session: Option<Session>,
@@ -168,7 +208,7 @@ pub struct Machine {
 }
 
 /// The session that is to be closed before the agent is gone or has another.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Session {
     name: Name,
     /// Whether the agent's pane was seen to be made in it. If not, it may be there all the same: the answer may have been lost.
@@ -176,18 +216,27 @@ struct Session {
 }
 
 /// A good declaration, and the life under it.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Declared {
-    kind: &'static str,
+    kind: String,
     policy: Policy,
+    /// What is to be launched next. Not written down: it holds secrets.
+    #[serde(skip)]
     launch: Option<Arc<Launch>>,
     missing: Option<String>,
+    /// Of what was launched last.
+    fingerprint: Option<Fingerprint>,
+    /// Whether that was an earlier daemon's doing.
+    #[serde(skip)]
+    is_restored: bool,
     at: Timestamp,
     /// When a harness was first started.
     first_started: Option<Timestamp>,
     /// When the present or latest one was.
     started: Option<Timestamp>,
     attempts: u64,
+    /// Whether the latest of them came to nothing and is to be made up for.
+    is_cut_off: bool,
     restarts: u64,
     /// Restarts since the agent last ran for long.
     in_a_row: usize,
@@ -203,14 +252,17 @@ impl Declared {
     fn new(declaration: Declaration, at: Timestamp) -> Self {
         let (launch, missing) = split(declaration.launch);
         Self {
-            kind: declaration.kind,
+            kind: declaration.kind.to_owned(),
             policy: declaration.policy,
             launch,
             missing,
+            fingerprint: None,
+            is_restored: false,
             at,
             first_started: None,
             started: None,
             attempts: 0,
+            is_cut_off: false,
             restarts: 0,
             in_a_row: 0,
             restarting: false,
@@ -232,13 +284,14 @@ fn split(launch: Result<Arc<Launch>, Missing>) -> (Option<Arc<Launch>>, Option<S
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Lingering {
     attempt: Attempt,
     kill_at: Timestamp,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 enum State {
     /// Nothing was ever declared well.
     Invalid,
@@ -279,7 +332,8 @@ enum State {
 }
 
 /// What is known of the harness of an attempt that is being stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 enum Harness {
     /// It was not started yet.
     Awaited,
@@ -290,14 +344,16 @@ enum Harness {
     Over,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 enum StopReason {
     Changed,
     Removed,
     TimedOut,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 enum BackoffReason {
     /// The policy says again.
     Restart,
@@ -317,16 +373,64 @@ impl Machine {
             leaving: false,
             state: State::Invalid,
             attempt: 0,
+            launcher: None,
             lingering: None,
             session: None,
             entry_error: None,
         }
     }
 
+    /// An agent of which a session was found, and nothing is known. It is to be [resumed](Machine::resume).
+    pub fn found(name: Name, now: Timestamp) -> Self {
+        let launch = Err(Missing(UNREAD.to_owned()));
+        let declaration = Declaration { kind: "native", policy: Policy::default(), launch };
+        Self {
+            declared: Some(Declared { attempts: 1, ..Declared::new(declaration, now) }),
+            state: State::Starting { attempt: 1 },
+            attempt: 1,
+            session: Some(Session { name: name.clone(), is_open: true }),
+            ..Self::new(name)
+        }
+    }
+
     /// Takes over what is only shown.
     pub fn describe(&mut self, name: Name, harness: Option<&'static str>) {
         self.name = name;
-        self.harness = harness.or(self.harness);
+        self.harness = harness.map(str::to_owned).or(self.harness.take());
+    }
+
+    /// Takes up what an earlier daemon had under way when it was cut off, and answers what is to be done about it. What it was
+    /// asked to do may have been done or not: that is asked again, and is to have no second effect.
+    #[must_use]
+    pub fn resume(&mut self) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if let Some(declared) = &mut self.declared {
+            declared.is_restored = true;
+            declared.missing = Some(UNREAD.to_owned());
+        }
+        let lingering = self.lingering.as_ref().map(|lingering| lingering.attempt);
+        let resume = |attempt, launcher| Effect::Resume { attempt, launcher };
+        match self.state {
+            State::Starting { attempt } | State::Running { attempt, .. } => {
+                effects.push(resume(attempt, self.launcher));
+            }
+            State::Stopping { attempt, killed, .. } => {
+                effects.push(resume(attempt, self.launcher));
+                effects.push(if killed { Effect::Kill { attempt } } else { Effect::Interrupt { attempt } });
+            }
+            State::Closing { .. } => self.close(&mut effects),
+            State::Exited { .. } => {
+                effects.extend(self.session().cloned().map(|session| Effect::OfferShell { session }));
+            }
+            State::Invalid | State::Waiting | State::Queued { .. } | State::Backoff { .. } | State::Gone => {}
+        }
+        effects.extend(lingering.map(|attempt| resume(attempt, self.launcher)));
+        effects
+    }
+
+    /// The agent's name.
+    pub fn name(&self) -> &Name {
+        &self.name
     }
 
     /// Whether it is on its way out.
@@ -339,12 +443,13 @@ impl Machine {
         self.state == State::Gone
     }
 
-    /// Whether there ever was a good declaration.
-    pub fn is_declared(&self) -> bool {
-        self.declared.is_some()
+    /// The good declaration that it lives under, if there ever was one.
+    pub fn in_force(&self) -> Option<reconcile::Declared> {
+        let Declared { fingerprint, is_restored, .. } = self.declared.as_ref()?;
+        Some(reconcile::Declared { fingerprint: fingerprint.clone(), is_restored: *is_restored })
     }
 
-    /// What is or was last launched, or would be.
+    /// What is to be launched next, as far as is known.
     pub fn launch(&self) -> Option<&Arc<Launch>> {
         self.declared.as_ref()?.launch.as_ref()
     }
@@ -393,9 +498,11 @@ impl Machine {
             Event::Reject(error) => self.entry_error = Some(error),
             Event::Remove => self.remove(now, &mut effects),
             Event::Opened { attempt } => self.opened(attempt),
-            Event::Started { attempt, pid } => self.started(attempt, pid, now),
+            Event::Met { attempt, launcher } => self.met(attempt, launcher),
+            Event::Started { attempt, pid, at } => self.started(attempt, pid, at),
+            Event::Found { attempt, fingerprint } => self.found_instead(attempt, fingerprint),
             Event::NotStarted { attempt, why } => self.not_started(attempt, why, now, &mut effects),
-            Event::Ended { attempt, how } => self.ended(attempt, how, now, &mut effects),
+            Event::Ended { attempt, how, at } => self.ended(attempt, how, at, now, &mut effects),
             Event::Gone { attempt } => self.gone(attempt, now, &mut effects),
             Event::SessionBusy { attempt, holder } => self.session_busy(attempt, holder),
             Event::SessionFree if self.is_queued() => self.begin(now, &mut effects),
@@ -427,8 +534,9 @@ impl Machine {
         self.entry_error = None;
         let Some(declared) = &mut self.declared else { return self.declare(declaration, now, effects) };
         let (launch, missing) = split(declaration.launch);
-        declared.kind = declaration.kind;
+        declared.kind = declaration.kind.to_owned();
         declared.policy = declaration.policy;
+        declared.is_restored &= launch.as_ref().map(|launch| &launch.fingerprint) != declared.fingerprint.as_ref();
         declared.launch = launch.or(declared.launch.take());
         declared.missing = missing;
         match self.state {
@@ -471,10 +579,25 @@ impl Machine {
         }
     }
 
-    fn started(&mut self, attempt: Attempt, pid: i32, now: Timestamp) {
+    fn met(&mut self, attempt: Attempt, launcher: Identity) {
+        if self.attempt == attempt {
+            self.launcher = Some(launcher);
+        }
+    }
+
+    fn found_instead(&mut self, attempt: Attempt, fingerprint: Fingerprint) {
+        if self.attempt == attempt
+            && let Some(declared) = self.declared_with_attempts()
+        {
+            declared.fingerprint = Some(fingerprint);
+            declared.is_restored = true;
+        }
+    }
+
+    fn started(&mut self, attempt: Attempt, pid: i32, at: Timestamp) {
         match &mut self.state {
             State::Starting { attempt: present } if *present == attempt => {
-                self.state = State::Running { attempt, pid, since: now };
+                self.state = State::Running { attempt, pid, since: at };
             }
             State::Stopping { attempt: present, harness: harness @ Harness::Awaited, .. } if *present == attempt => {
                 *harness = Harness::Alive { pid };
@@ -482,8 +605,8 @@ impl Machine {
             _ => return,
         }
         if let Some(declared) = self.declared_with_attempts() {
-            declared.first_started.get_or_insert(now);
-            declared.started = Some(now);
+            declared.first_started.get_or_insert(at);
+            declared.started = Some(at);
             declared.error = None;
             declared.retries = 0;
         }
@@ -514,6 +637,10 @@ impl Machine {
                 declared.exit = Some((How::Cause(message), now));
                 self.judge_anew(now, effects);
             }
+            NotStarted::CutOff => {
+                declared.is_cut_off = true;
+                self.begin(now, effects);
+            }
             NotStarted::Retry(message) => {
                 declared.error = Some(message);
                 let delay = RETRY * 2_u32.saturating_pow(declared.retries.min(10));
@@ -535,7 +662,9 @@ impl Machine {
         self.state = State::Queued { holder };
     }
 
-    fn ended(&mut self, attempt: Attempt, how: How, now: Timestamp, effects: &mut Vec<Effect>) {
+    fn ended(&mut self, attempt: Attempt, how: How, at: Timestamp, now: Timestamp, effects: &mut Vec<Effect>) {
+        // It is the launcher that says so.
+        let at = at.min(now);
         let since = match &mut self.state {
             State::Stopping { attempt: present, harness, deadline, .. }
                 if *present == attempt && *harness != Harness::Over =>
@@ -543,31 +672,34 @@ impl Machine {
                 *harness = Harness::Over;
                 *deadline = (*deadline).min(now + LINGER);
                 if let Some(declared) = self.declared_with_attempts() {
-                    declared.exit = Some((how, now));
+                    declared.exit = Some((how, at));
                 }
                 return;
             }
             State::Running { attempt: present, since, .. } if *present == attempt => *since,
-            State::Starting { attempt: present } if *present == attempt => now,
+            State::Starting { attempt: present } if *present == attempt => at,
             _ => return,
         };
         self.linger(attempt, now);
         let Some(declared) = &mut self.declared else { return };
-        declared.exit = Some((how, now));
-        if declared.policy.backoff_reset.is_some_and(|healthy| now.since(since) >= healthy) {
+        declared.exit = Some((how, at));
+        if declared.policy.backoff_reset.is_some_and(|healthy| at.since(since) >= healthy) {
             declared.in_a_row = 0;
         }
         self.judge_anew(now, effects);
     }
 
     fn gone(&mut self, attempt: Attempt, now: Timestamp, effects: &mut Vec<Effect>) {
+        if self.attempt == attempt {
+            self.launcher = None;
+        }
         match self.state {
             State::Starting { attempt: present }
             | State::Running { attempt: present, .. }
             | State::Stopping { attempt: present, harness: Harness::Alive { .. }, .. }
                 if present == attempt =>
             {
-                self.ended(attempt, How::Cause("its end was not reported".to_owned()), now, effects);
+                self.ended(attempt, How::Cause("its end was not reported".to_owned()), now, now, effects);
                 self.gone(attempt, now, effects);
             }
             State::Stopping { attempt: present, why, .. } if present == attempt => match why {
@@ -650,7 +782,11 @@ impl Machine {
         if std::mem::take(&mut declared.restarting) {
             declared.restarts += 1;
         }
-        declared.attempts += 1;
+        if !std::mem::take(&mut declared.is_cut_off) {
+            declared.attempts += 1;
+        }
+        declared.fingerprint = Some(launch.fingerprint.clone());
+        declared.is_restored = false;
         self.attempt += 1;
         self.session.get_or_insert_with(|| Session { name: launch.session.clone(), is_open: false });
         self.state = State::Starting { attempt: self.attempt };
@@ -747,8 +883,8 @@ impl Machine {
                 State::Exited { outcome } => Some(outcome),
                 _ => None,
             },
-            harness: self.harness.map(str::to_owned),
-            kind: declared.map(|declared| declared.kind.to_owned()),
+            harness: self.harness.clone(),
+            kind: declared.map(|declared| declared.kind.clone()),
             pid,
             attempt: declared.map(|declared| declared.attempts).filter(|&attempts| attempts > 0),
             declared_at: declared.map(|declared| time(declared.at)),

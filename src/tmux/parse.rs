@@ -1,5 +1,14 @@
 //! What tmux takes and what it prints, as text.
 
+use std::collections::BTreeSet;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use nix::sys::signal::Signal;
+
+use crate::config::Name;
+use crate::status::How;
+
 /// An agent's session, as far as it can be addressed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Session {
@@ -20,6 +29,68 @@ pub(super) fn sessions(stdout: &str) -> Vec<Session> {
             Some(Session { id, panes })
         })
         .collect()
+}
+
+/// What to ask of each pane for [`panes`].
+pub(super) const PANE_FORMAT: &str =
+    "#{pane_pid},#{pane_dead},#{pane_dead_status},#{pane_dead_signal},#{pane_dead_time}";
+
+/// A pane, by what tmux says of the process that it started in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pane {
+    /// The process, which may have ended.
+    pub pid: i32,
+    /// How it has ended, if tmux has noticed.
+    pub end: Option<PaneEnd>,
+}
+
+/// The end of a pane's process. Versions of tmux differ in what they know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PaneEnd {
+    /// Its exit status.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// When, to the second.
+    pub at: Option<SystemTime>,
+}
+
+impl PaneEnd {
+    /// In the API's terms.
+    pub fn how(&self) -> How {
+        match (self.code, self.signal) {
+            (_, Some(signal)) => How::of_signal(signal),
+            (Some(code), None) => How::Code(code),
+            (None, None) => How::Cause("it ended while no daemon ran, and tmux does not tell how".to_owned()),
+        }
+    }
+}
+
+/// Reads lines of [`PANE_FORMAT`]. Lines of another form are passed over.
+pub(super) fn panes(stdout: &str) -> Vec<Pane> {
+    stdout.lines().filter_map(pane).collect()
+}
+
+fn pane(line: &str) -> Option<Pane> {
+    let mut fields = line.split(',');
+    let pid = fields.next()?.parse().ok().filter(|&pid| pid > 1)?;
+    let is_dead = fields.next()? == "1";
+    let code = fields.next()?.parse().ok().filter(|code| (0..=255).contains(code));
+    let signal = signal_number(fields.next()?);
+    let seconds = fields.next()?.parse().ok().map(Duration::from_secs);
+    let at = seconds.and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(seconds));
+    Some(Pane { pid, end: is_dead.then_some(PaneEnd { code, signal, at }) })
+}
+
+/// A number, or a name with or without `SIG` before it.
+fn signal_number(text: &str) -> Option<i32> {
+    let named = || Signal::from_str(&format!("SIG{}", text.trim_start_matches("SIG"))).ok().map(|signal| signal as i32);
+    text.parse().ok().or_else(named).filter(|number| (1..=64).contains(number))
+}
+
+/// Reads lines that are keys of agents. Others are passed over.
+pub(super) fn owners(stdout: &str) -> BTreeSet<String> {
+    stdout.lines().filter_map(|line| Some(Name::try_from(line).ok()?.key())).collect()
 }
 
 fn is_id(word: &str, sigil: char) -> bool {
@@ -113,6 +184,32 @@ mod tests {
     }
 
     #[test]
+    fn panes_are_read_and_lies_passed_over() {
+        let printed = "21,0,,,\n22,1,7,,1795271423\n23,1,,9,5\n24,1,,KILL,\n25,1,,SIGINT,\n26,1,,,\n27,1,999,99,x\n\
+                       1,0,,,\n-5,0,,,\n28,0\nnonsense\n";
+        let dead = |pid, code, signal, seconds: Option<u64>| {
+            let at = seconds.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+            Pane { pid, end: Some(PaneEnd { code, signal, at }) }
+        };
+        let expected = [
+            Pane { pid: 21, end: None },
+            dead(22, Some(7), None, Some(1_795_271_423)),
+            dead(23, None, Some(9), Some(5)),
+            dead(24, None, Some(9), None),
+            dead(25, None, Some(2), None),
+            dead(26, None, None, None),
+            dead(27, None, None, None),
+        ];
+        assert_eq!(panes(printed), expected);
+    }
+
+    #[test]
+    fn owners_are_keys_of_agents() {
+        let expected = ["a", "claude-code"].map(str::to_owned);
+        assert_eq!(owners("a\n\nclaude-code\n#{x}\na\n../etc\n"), expected.into());
+    }
+
+    #[test]
     fn an_argument_that_ends_in_a_semicolon_is_escaped() {
         assert_eq!(escape_argument("/work;"), "/work\\;");
         assert_eq!(escape_argument("a;b"), "a;b");
@@ -121,7 +218,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_output_makes_it_panic(text in ".{0,200}") {
-            let _ = (sessions(&text), version(&text), message(&text), means_no_server(&text), quote(&text));
+            let _ = (sessions(&text), panes(&text), owners(&text), version(&text), message(&text), means_no_server(&text), quote(&text));
         }
 
         #[test]

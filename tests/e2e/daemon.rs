@@ -158,22 +158,6 @@ fn an_ordinary_users_agents_live_and_stop_as_roots_do() {
 }
 
 #[test]
-fn after_a_daemon_was_killed_no_agent_runs_twice() {
-    let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; child @WORK/child; sleep inf", ""));
-    let before = daemon.wait_until_running("a");
-    daemon.wait_for_file("child");
-    let child = daemon.pid_in("child").unwrap();
-    daemon.signal(Signal::SIGKILL);
-    daemon.ended();
-    assert!(Process(before).is_alive(), "an agent does not notice that the daemon has gone");
-    daemon.start_again();
-    let after = daemon.wait_until_running("a");
-    assert_ne!(before, after);
-    assert!(!Process(before).is_alive() && !Process(child).is_alive(), "the old one ended before the new one began");
-    daemon.wait_for_starts("log", 2);
-}
-
-#[test]
 fn a_helper_that_the_agent_user_stops_is_replaced() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     let pid = daemon.wait_until_running("a");

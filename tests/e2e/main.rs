@@ -18,3 +18,4 @@ mod root;
 mod secrets;
 mod stop;
 mod support;
+mod survive;

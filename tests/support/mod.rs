@@ -87,7 +87,7 @@ pub fn read_until_closed(stream: &mut UnixStream) -> Vec<u8> {
 }
 
 pub fn snapshot(agents: Vec<AgentStatus>) -> Snapshot {
-    Snapshot::new(agents, Instant::now(), None, None)
+    Snapshot::new(agents, Instant::now(), agentd::status::Errors::default())
 }
 
 pub fn running(name: &str) -> AgentStatus {

@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use rstest::rstest;
@@ -9,6 +8,8 @@ use crate::frame::Bytes;
 use crate::status::State::{self as Shown, Backoff, Exited, Running, Starting, Stopping, Waiting};
 
 const START: Timestamp = Timestamp::new(seconds(1_000), SystemTime::UNIX_EPOCH);
+
+const SECRET: &str = "sk-ant-0123456789";
 
 const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
@@ -31,8 +32,10 @@ fn launch(session: &str, argument: &str) -> Arc<Launch> {
         session: name(session),
         arguments: vec![Bytes::from(argument)],
         prompt: None,
-        environment: BTreeMap::new(),
+        environment: [("KEY".to_owned(), Bytes::from(SECRET))].into(),
         workdir: "/".into(),
+        fingerprint: Fingerprint::of(&format!("{session} {argument}")),
+        is_certain: true,
     })
 }
 
@@ -88,6 +91,7 @@ fn retry(why: &str) -> NotStarted {
 fn in_words(effect: &Effect) -> String {
     match effect {
         Effect::Launch { attempt, .. } => format!("launch {attempt}"),
+        Effect::Resume { attempt, .. } => format!("resume {attempt}"),
         Effect::Interrupt { attempt } => format!("interrupt {attempt}"),
         Effect::Kill { attempt } => format!("kill {attempt}"),
         Effect::Close { session } => format!("close {session}"),
@@ -147,7 +151,7 @@ impl Life {
     fn start(&mut self, attempt: Attempt) {
         let pid = 100 + i32::try_from(attempt).unwrap();
         assert!(self.tell(Event::Opened { attempt }).is_empty());
-        assert!(self.tell(Event::Started { attempt, pid }).is_empty());
+        assert!(self.tell(Event::Started { attempt, pid, at: self.now }).is_empty());
     }
 
     fn not_started(&mut self, attempt: Attempt, why: NotStarted) -> Vec<String> {
@@ -155,7 +159,7 @@ impl Life {
     }
 
     fn ended(&mut self, attempt: Attempt, how: How) -> Vec<String> {
-        self.tell(Event::Ended { attempt, how })
+        self.tell(Event::Ended { attempt, how, at: self.now })
     }
 
     fn gone(&mut self, attempt: Attempt) -> Vec<String> {
@@ -1231,10 +1235,10 @@ mod late_news {
         let attempt = 1;
         vec![
             Event::Opened { attempt },
-            Event::Started { attempt, pid: 666 },
+            Event::Started { attempt, pid: 666, at: START },
             Event::NotStarted { attempt, why: failed("late") },
             Event::NotStarted { attempt, why: retry("late") },
-            Event::Ended { attempt, how: code(66) },
+            Event::Ended { attempt, how: code(66), at: START },
             Event::Gone { attempt },
             Event::SessionBusy { attempt, holder: name("b") },
             Event::SessionFree,

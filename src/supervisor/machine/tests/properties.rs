@@ -41,6 +41,10 @@ enum Move {
     Sleep(Duration),
     /// What was to be done is done: what was killed dies, what was to close closes, what was to start starts.
     Obey,
+    /// The daemon is cut off, this happens, and the next one takes up.
+    Crash(Option<Way>),
+    /// The daemon is cut off as soon as it has put the next change on record, before it does anything about it.
+    CutOff,
 }
 
 #[derive(Clone, Debug)]
@@ -103,7 +107,7 @@ impl Choices {
     }
 
     fn a_move(mut self) -> Move {
-        match self.below(38) {
+        match self.below(44) {
             0..5 => Move::Obey,
             5..17 => Move::Goes(self.way()),
             17..25 => Move::Wait(self.time()),
@@ -114,6 +118,9 @@ impl Choices {
             32..34 => Move::Update(self.policy(), self.below(10) < 3),
             34 => Move::Remove,
             35..37 => Move::Others(self.below(2) == 0),
+            37..40 => Move::Crash(None),
+            40..42 => Move::Crash(Some(self.way())),
+            42..44 => Move::CutOff,
             _ => Move::Reject,
         }
     }
@@ -153,12 +160,14 @@ struct InForce {
     policy: Policy,
     is_missing: bool,
     attempts: u64,
+    is_cut_off: bool,
     restarts: u64,
     first_started: Option<Timestamp>,
     exit: Option<How>,
 }
 
 /// All there is: the machine, and what its effects have brought about.
+#[allow(clippy::struct_excessive_bools, reason = "they have nothing to do with each other")]
 struct World {
     machine: Machine,
     now: Timestamp,
@@ -176,6 +185,8 @@ struct World {
     /// The greatest number an attempt has had.
     latest: Attempt,
     said: Vec<Event>,
+    /// Whether the daemon is to be cut off at the next change.
+    is_doomed: bool,
 }
 
 impl World {
@@ -192,6 +203,7 @@ impl World {
             is_wanted: false,
             latest: 0,
             said: Vec::new(),
+            is_doomed: false,
         }
     }
 
@@ -213,6 +225,11 @@ impl World {
                 return;
             }
             Move::Obey => self.obey(),
+            Move::Crash(meanwhile) => self.crash(meanwhile),
+            Move::CutOff => {
+                self.is_doomed = true;
+                return;
+            }
         }
         self.notice();
     }
@@ -231,6 +248,7 @@ impl World {
             policy: declaration.policy.clone(),
             is_missing: declaration.launch.is_err(),
             attempts: 0,
+            is_cut_off: false,
             restarts: 0,
             first_started: None,
             exit: None,
@@ -277,7 +295,7 @@ impl World {
                 if let Some(in_force) = in_force {
                     in_force.first_started.get_or_insert(self.now);
                 }
-                self.tell_news(Event::Started { attempt, pid });
+                self.tell_news(Event::Started { attempt, pid, at: self.now });
             }
             (Way::Fails(why), Phase::Pending) => {
                 real.phase = Phase::Over;
@@ -291,7 +309,7 @@ impl World {
                 if let Some(in_force) = in_force {
                     in_force.exit = Some(how.clone());
                 }
-                self.tell_news(Event::Ended { attempt, how });
+                self.tell_news(Event::Ended { attempt, how, at: self.now });
             }
             (Way::Goes, phase) => {
                 let is_unreported = phase != Phase::Over && !(phase == Phase::Pending && is_stopping);
@@ -348,9 +366,12 @@ impl World {
     fn notice(&mut self) {
         if self.machine.due().is_some_and(|due| due <= self.now) {
             let before = self.machine.status();
-            let launched = self.latest;
+            let (launched, was_doomed) = (self.latest, self.is_doomed);
             self.tell(Event::Due);
-            let may_start = before.state == Backoff && before.next_start_at.is_some_and(|at| at.0 <= self.now.wall());
+            // The next daemon starts what waits for it.
+            let is_next = was_doomed && !self.is_doomed;
+            let may_start =
+                is_next || before.state == Backoff && before.next_start_at.is_some_and(|at| at.0 <= self.now.wall());
             assert!(may_start || self.latest == launched, "a start that nobody waited for, in {before:?}");
         }
         assert!(self.machine.due().is_none_or(|due| due > self.now), "due again at once");
@@ -364,18 +385,95 @@ impl World {
     fn tell(&mut self, event: Event) {
         let was_over = self.machine.status().outcome.is_some();
         let may_revive = matches!(event, Event::Declare(_) | Event::Update(_));
-        for effect in self.machine.step(event, self.now) {
-            if let Effect::Launch { .. } = effect {
-                assert!(!was_over || may_revive, "what is over starts again by itself");
+        let effects = self.machine.step(event, self.now);
+        let is_launch = |effect: &Effect| matches!(effect, Effect::Launch { .. });
+        assert!(!was_over || may_revive || !effects.iter().any(is_launch), "what is over starts again by itself");
+        if !effects.is_empty() && std::mem::take(&mut self.is_doomed) {
+            for effect in effects {
+                if let Effect::Launch { attempt, launch } = effect {
+                    self.count(attempt, &launch);
+                }
             }
+            return self.crash(None);
+        }
+        for effect in effects {
             self.carry_out(effect);
         }
         self.check();
     }
 
+    /// Another daemon with nothing but the record, which is then told the same declaration.
+    fn crash(&mut self, meanwhile: Option<Way>) {
+        if self.machine.is_gone() {
+            return;
+        }
+        let text = serde_json::to_string(&self.machine).unwrap();
+        assert!(!text.contains(SECRET), "{text}");
+        self.machine = serde_json::from_str(&text).unwrap();
+        (self.is_doomed, self.is_closing) = (false, false);
+        let mut resumed = None;
+        for effect in self.machine.resume() {
+            match effect {
+                Effect::Resume { attempt, .. } => {
+                    assert_eq!(resumed.replace(attempt), None, "resumes two");
+                }
+                Effect::Interrupt { attempt } => assert_eq!(resumed, Some(attempt)),
+                Effect::Kill { attempt } => {
+                    assert_eq!(resumed, Some(attempt));
+                    self.real.iter_mut().for_each(|real| real.killed = true);
+                }
+                other => self.carry_out(other),
+            }
+        }
+        if let Some(attempt) = resumed {
+            self.resume(attempt, meanwhile);
+        } else {
+            assert!(self.real.is_none(), "forgets an attempt");
+        }
+        self.check();
+        if let Some(InForce { policy, is_missing, .. }) = &self.in_force {
+            self.update(policy.clone(), *is_missing);
+        }
+    }
+
+    /// What the launcher, or in its absence tmux, tells the next daemon.
+    fn resume(&mut self, attempt: Attempt, meanwhile: Option<Way>) {
+        let is_starting = self.machine.status().state == Starting;
+        let Some(real) = &mut self.real else {
+            return self.make_up(attempt, is_starting);
+        };
+        assert_eq!(real.attempt, attempt);
+        let in_force = self.in_force.as_mut().filter(|_| real.is_of_present);
+        match (real.phase, meanwhile) {
+            (Phase::Pending, _) => self.make_up(attempt, is_starting),
+            (Phase::Alive(_), Some(Way::Ends(how))) => {
+                real.phase = Phase::Over;
+                if let Some(in_force) = in_force {
+                    in_force.exit = Some(how.clone());
+                }
+                self.tell_news(Event::Ended { attempt, how, at: self.now });
+            }
+            (Phase::Alive(pid), _) => self.tell(Event::Started { attempt, pid, at: self.now }),
+            // It was told before, and is told once more.
+            (Phase::Over, None) => self.tell(Event::Ended { attempt, how: code(99), at: self.now }),
+            (Phase::Over, Some(_)) => self.goes(Way::Goes),
+        }
+    }
+
+    fn make_up(&mut self, attempt: Attempt, is_starting: bool) {
+        if let Some(in_force) = self.in_force.as_mut().filter(|_| is_starting) {
+            in_force.is_cut_off = true;
+        }
+        self.real = Some(Real { attempt, phase: Phase::Over, killed: false, is_of_present: false });
+        self.tell(Event::NotStarted { attempt, why: NotStarted::CutOff });
+        self.real = None;
+        self.tell(Event::Gone { attempt });
+    }
+
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Launch { attempt, launch } => self.launch(attempt, &launch),
+            Effect::Resume { .. } => panic!("takes up what it has not left"),
             Effect::Interrupt { attempt } => {
                 assert_eq!(self.real.as_ref().map(|real| real.attempt), Some(attempt), "interrupts what is not");
             }
@@ -397,20 +495,28 @@ impl World {
         assert!(self.is_wanted, "launches what is wanted no more");
         assert!(!self.is_closing, "launches into a session that is closing");
         assert!(self.open.as_ref().is_none_or(|open| *open == launch.session), "leaves a session behind");
-        assert!(attempt > self.latest, "a number is used twice");
         let in_force = self.in_force.as_mut().unwrap();
         assert!(!in_force.is_missing, "launches although something is missing");
         assert_eq!(in_force.launch.as_ref(), Some(launch));
         let timeout_at = in_force.first_started.zip(in_force.policy.timeout).map(|(at, timeout)| at + timeout);
         assert!(timeout_at.is_none_or(|at| at > self.now), "launches after the timeout");
         if self.is_busy && self.open.is_none() {
+            assert!(attempt > self.latest, "a number is used twice");
             self.latest = attempt;
             return self.tell(Event::SessionBusy { attempt, holder: name("b") });
         }
-        in_force.attempts += 1;
-        self.open = Some(launch.session.clone());
-        self.latest = attempt;
+        self.count(attempt, launch);
         self.real = Some(Real { attempt, phase: Phase::Pending, killed: false, is_of_present: true });
+    }
+
+    fn count(&mut self, attempt: Attempt, launch: &Launch) {
+        assert!(attempt > self.latest, "a number is used twice");
+        self.latest = attempt;
+        self.open = Some(launch.session.clone());
+        let in_force = self.in_force.as_mut().unwrap();
+        if !std::mem::take(&mut in_force.is_cut_off) {
+            in_force.attempts += 1;
+        }
     }
 
     /// Holds what the machine says against what is.

@@ -1,0 +1,430 @@
+//! The record: what the next daemon must know to carry on where this one was cut off.
+//!
+//! ```text
+//! STATE_DIR/agents/NAME.json     {"version":1,"boot":"…","agent":{…}}
+//! ```
+//!
+//! One file for each agent, for root only, in the state directory. Each is written whole under another name and renamed, so that
+//! it is the old one or the new one at any instant, and is gone when the agent is. It holds no secret: of what an agent was
+//! launched with there is a keyed [fingerprint](crate::fingerprint) in it. Times and process ids mean nothing after another boot,
+//! so what was written before that is passed over.
+//!
+//! A file that cannot be read, is damaged, or is of another version is reported and put aside, and is no reason to touch anything
+//! that lives. One that cannot be written is reported, and tried again until it can.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::libc::{O_CLOEXEC, O_NOFOLLOW};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// The version of the files' form.
+const VERSION: u32 = 1;
+
+const FOLDER: &str = "agents";
+
+/// How long after a failure writing is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Why something is not on record, or what is on record cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or the folder could not be read or written.
+    #[error("failed to {operation} {}: {source}", path.display())]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// The file or the folder.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// What is in it cannot be used.
+    #[error("failed to understand {}: {reason}; it is put aside as {}", path.display(), put_aside(path).display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        reason: String,
+    },
+}
+
+fn put_aside(path: &Path) -> PathBuf {
+    path.with_extension("unusable")
+}
+
+#[derive(Serialize, Deserialize)]
+struct Document<T> {
+    version: u32,
+    boot: String,
+    agent: T,
+}
+
+/// Where the record is.
+#[derive(Clone, Debug)]
+pub struct Record {
+    folder: PathBuf,
+    boot: String,
+}
+
+/// What an earlier daemon of this boot has left.
+#[derive(Debug)]
+pub struct Reading<T> {
+    /// What can be used, by key.
+    pub agents: BTreeMap<String, T>,
+    /// What cannot.
+    pub problems: Vec<Error>,
+}
+
+impl Record {
+    /// In this state directory, during this boot of the machine.
+    pub fn new(state_dir: &Path) -> Result<Self, Error> {
+        let path = PathBuf::from("/proc/sys/kernel/random/boot_id");
+        let boot = fs::read_to_string(&path).map_err(|source| Error::System { operation: "read", path, source })?;
+        Ok(Self { folder: state_dir.join(FOLDER), boot: boot.trim().to_owned() })
+    }
+
+    /// Everything that can be used. Blocks.
+    pub fn read<T: for<'de> Deserialize<'de>>(&self) -> Reading<T> {
+        let mut reading = Reading { agents: BTreeMap::new(), problems: Vec::new() };
+        let failed = |source| Error::System { operation: "read", path: self.folder.clone(), source };
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return reading,
+            Err(source) => {
+                reading.problems.push(failed(source));
+                return reading;
+            }
+            Ok(entries) => entries,
+        };
+        for entry in entries {
+            let path = match entry {
+                Ok(entry) => entry.path(),
+                Err(source) => {
+                    reading.problems.push(failed(source));
+                    continue;
+                }
+            };
+            let key = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json")).map(str::to_owned);
+            let Some(key) = key else { continue };
+            match self.read_file(&path) {
+                Ok(Some(agent)) => drop(reading.agents.insert(key, agent)),
+                // Nothing can be done about one that stays.
+                Ok(None) => drop(fs::remove_file(&path)),
+                Err(error) => {
+                    if matches!(error, Error::Content { .. }) {
+                        let _ = fs::rename(&path, put_aside(&path));
+                    }
+                    reading.problems.push(error);
+                }
+            }
+        }
+        reading
+    }
+
+    /// `None` if it is of another boot.
+    fn read_file<T: for<'de> Deserialize<'de>>(&self, path: &Path) -> Result<Option<T>, Error> {
+        let content = |reason: String| Error::Content { path: path.to_owned(), reason };
+        let text =
+            fs::read(path).map_err(|source| Error::System { operation: "read", path: path.to_owned(), source })?;
+        // The version first: another one may have another form.
+        let document: Document<serde_json::Value> =
+            serde_json::from_slice(&text).map_err(|error| content(error.to_string()))?;
+        if document.version != VERSION {
+            return Err(content(format!("it is of version {}, not {VERSION}", document.version)));
+        }
+        if document.boot != self.boot {
+            return Ok(None);
+        }
+        serde_json::from_value(document.agent).map(Some).map_err(|error| content(error.to_string()))
+    }
+
+    /// The text of the file that holds this.
+    fn render<T: Serialize>(&self, agent: &T) -> Vec<u8> {
+        let document = Document { version: VERSION, boot: self.boot.clone(), agent };
+        // Fails only for what has no form in JSON, which no agent is; such a text is put aside when it is read.
+        serde_json::to_vec(&document).unwrap_or_default()
+    }
+
+    /// Makes the file hold this, or be gone. Answers with the file, which is not on the disk yet. Blocks.
+    fn write(&self, key: &str, text: Option<&[u8]>) -> Result<Option<File>, Error> {
+        let path = self.folder.join(format!("{key}.json"));
+        let failed = |operation| {
+            let path = path.clone();
+            move |source| Error::System { operation, path, source }
+        };
+        let Some(text) = text else {
+            return match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove")(error)),
+                _ => Ok(None),
+            };
+        };
+        let new = path.with_extension("new");
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(O_NOFOLLOW | O_CLOEXEC);
+        let write = || {
+            let mut file = match options.open(&new) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+                    options.open(&new)?
+                }
+                file => file?,
+            };
+            file.write_all(text)?;
+            fs::rename(&new, &path)?;
+            Ok(file)
+        };
+        write().map(Some).map_err(failed("write"))
+    }
+}
+
+/// Numbers what is put on record: the later, the greater.
+pub type Version = u64;
+
+/// How writing went.
+#[derive(Debug)]
+pub struct Report {
+    /// What was put before this was tried, all of it that is new.
+    pub tried: Version,
+    /// Why some of it is not on record.
+    pub error: Option<String>,
+}
+
+/// Keeps the record, beside everything else: who puts something on record does not wait. A change that is followed by another
+/// before it is written is passed over.
+#[derive(Debug)]
+pub struct Recorder {
+    record: Record,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    pending: Mutex<Pending>,
+    put: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    texts: BTreeMap<String, Option<Vec<u8>>>,
+    version: Version,
+    is_last: bool,
+}
+
+impl Shared {
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Recorder {
+    /// Must be called inside the async runtime. Tells how each writing went.
+    pub fn new(record: Record, tell: impl Fn(Report) + Send + 'static) -> Self {
+        let shared = Arc::new(Shared::default());
+        let task = tokio::spawn(keep(record.clone(), Arc::clone(&shared), tell));
+        Self { record, shared, task }
+    }
+
+    /// Puts an agent on record, or takes it off.
+    pub fn put<T: Serialize>(&self, key: &str, agent: Option<&T>) -> Version {
+        let text = agent.map(|agent| self.record.render(agent));
+        let mut pending = self.shared.pending();
+        pending.texts.insert(key.to_owned(), text);
+        pending.version += 1;
+        self.shared.put.notify_one();
+        pending.version
+    }
+
+    /// Returns when everything is on record and on the disk, or `patience` is over.
+    pub async fn finish(self, patience: Duration) {
+        self.shared.pending().is_last = true;
+        self.shared.put.notify_one();
+        let _ = timeout(patience, self.task).await;
+    }
+}
+
+/// Writes what is pending, again and again. What was written is brought to the disk in the background: the next daemon of this
+/// boot reads it either way.
+async fn keep(record: Record, shared: Arc<Shared>, tell: impl Fn(Report)) {
+    let mut syncing: Option<JoinHandle<()>> = None;
+    let mut unsynced = BTreeMap::new();
+    loop {
+        let (texts, tried, is_last) = {
+            let mut pending = shared.pending();
+            (std::mem::take(&mut pending.texts), pending.version, pending.is_last)
+        };
+        let mut failed = false;
+        if !texts.is_empty() {
+            let to_write = record.clone();
+            let written = tokio::task::spawn_blocking(move || write_all(&to_write, texts)).await;
+            // Only a defect is no result.
+            let Ok(Written { files, again, error }) = written else { continue };
+            unsynced.extend(files);
+            failed = !again.is_empty();
+            let mut pending = shared.pending();
+            for (key, text) in again {
+                // What has been put in the meantime is newer.
+                pending.texts.entry(key).or_insert(text);
+            }
+            drop(pending);
+            tell(Report { tried, error });
+        }
+        if syncing.as_ref().is_none_or(JoinHandle::is_finished) && !unsynced.is_empty() {
+            let (files, folder) = (std::mem::take(&mut unsynced), record.folder.clone());
+            syncing = Some(tokio::task::spawn_blocking(move || sync(&files, &folder)));
+        }
+        if is_last && shared.pending().texts.is_empty() {
+            break;
+        }
+        let synced = async {
+            match &mut syncing {
+                Some(task) if !unsynced.is_empty() => drop(task.await),
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = shared.put.notified(), if !failed => {}
+            () = tokio::time::sleep(RETRY), if failed => {}
+            () = synced => syncing = None,
+        }
+    }
+    if let Some(task) = syncing {
+        let _ = task.await;
+    }
+    let _ = tokio::task::spawn_blocking(move || sync(&unsynced, &record.folder)).await;
+}
+
+struct Written {
+    /// By key; `None` for one that is gone.
+    files: BTreeMap<String, Option<File>>,
+    again: BTreeMap<String, Option<Vec<u8>>>,
+    error: Option<String>,
+}
+
+fn write_all(record: &Record, texts: BTreeMap<String, Option<Vec<u8>>>) -> Written {
+    let mut written = Written { files: BTreeMap::new(), again: BTreeMap::new(), error: None };
+    for (key, text) in texts {
+        match record.write(&key, text.as_deref()) {
+            Ok(file) => drop(written.files.insert(key, file)),
+            Err(error) => {
+                written.error.get_or_insert(error.to_string());
+                written.again.insert(key, text);
+            }
+        }
+    }
+    written
+}
+
+/// What fails here was written all the same; only a crash of the machine could tell, and after that nothing of it counts.
+fn sync(files: &BTreeMap<String, Option<File>>, folder: &Path) {
+    for file in files.values().flatten() {
+        let _ = file.sync_data();
+    }
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use rstest::rstest;
+    use tempfile::TempDir;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    fn record() -> (TempDir, Record) {
+        let directory = TempDir::new().unwrap();
+        let record = Record::new(&directory.path().join("state")).unwrap();
+        (directory, record)
+    }
+
+    fn recorder(record: &Record) -> (Recorder, mpsc::UnboundedReceiver<Report>) {
+        let (reports, reported) = mpsc::unbounded_channel();
+        (Recorder::new(record.clone(), move |report| drop(reports.send(report))), reported)
+    }
+
+    fn read(record: &Record) -> Vec<(String, u32)> {
+        let reading = record.read();
+        assert!(reading.problems.is_empty(), "{:?}", reading.problems);
+        reading.agents.into_iter().collect()
+    }
+
+    fn plant(record: &Record, text: &str) -> PathBuf {
+        fs::create_dir_all(&record.folder).unwrap();
+        let path = record.folder.join("a.json");
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn what_is_put_is_read_again_and_is_the_owners_only() {
+        let (_directory, record) = record();
+        let (recorder, mut reported) = recorder(&record);
+        recorder.put("a", Some(&1));
+        let version = recorder.put("b", Some(&2));
+        while reported.recv().await.unwrap().tried < version {}
+        assert_eq!(read(&record), [("a".to_owned(), 1), ("b".to_owned(), 2)]);
+        recorder.put("a", Some(&3));
+        recorder.put::<u32>("b", None);
+        recorder.finish(Duration::from_secs(10)).await;
+        assert_eq!(read(&record), [("a".to_owned(), 3)]);
+        for (path, mode) in [(record.folder.clone(), 0o700), (record.folder.join("a.json"), 0o600)] {
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, mode);
+        }
+    }
+
+    #[test]
+    fn none_is_none() {
+        assert_eq!(read(&record().1), []);
+    }
+
+    #[test]
+    fn that_of_another_boot_is_passed_over_and_removed() {
+        let (_directory, record) = record();
+        let path = plant(&record, r#"{"version":1,"boot":"another","agent":1}"#);
+        assert_eq!(read(&record), []);
+        assert!(!path.exists());
+    }
+
+    #[rstest]
+    #[case::empty("", "EOF")]
+    #[case::truncated(r#"{"version":1,"boot"#, "EOF")]
+    #[case::of_another_version(r#"{"version":2,"boot":"x","agent":{}}"#, "it is of version 2, not 1")]
+    #[case::foreign("not a record at all", "expected ident")]
+    fn what_is_no_record_is_reported_and_put_aside(#[case] text: &str, #[case] reason: &str) {
+        let (_directory, record) = record();
+        let path = plant(&record, text);
+        let reading = record.read::<u32>();
+        assert!(reading.agents.is_empty());
+        let problem = reading.problems[0].to_string();
+        assert!(problem.contains(reason) && problem.contains("agents/a.json"), "{problem}");
+        assert_eq!(fs::read_to_string(put_aside(&path)).unwrap(), text);
+        assert_eq!(read(&record), []);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_written_is_reported_and_written_as_soon_as_it_can_be() {
+        let (directory, record) = record();
+        // Not a matter of permissions, which root does not care for.
+        fs::write(directory.path().join("state"), "in the way").unwrap();
+        let (recorder, mut reported) = recorder(&record);
+        recorder.put("a", Some(&1));
+        let error = reported.recv().await.unwrap().error.unwrap();
+        assert!(error.contains("state/agents/a.json"), "{error}");
+        recorder.put("a", Some(&2));
+        fs::remove_file(directory.path().join("state")).unwrap();
+        while reported.recv().await.unwrap().error.is_some() {}
+        assert_eq!(read(&record), [("a".to_owned(), 2)]);
+    }
+}

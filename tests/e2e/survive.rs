@@ -1,0 +1,378 @@
+//! The daemon is killed, and another one takes its place: no agent notices, and nothing is forgotten.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use agentd::status::{AgentStatus, How, Outcome, State};
+use nix::sys::signal::Signal;
+
+use super::support::{Daemon, Process, Setup, agent, between, code};
+
+const NO_AGENTS: &str = "[project]\nname = \"x\"\n";
+
+impl Daemon {
+    fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.ended();
+    }
+
+    fn kill_and_start_again(&mut self) {
+        self.kill();
+        self.start_again();
+    }
+
+    fn record(&self, name: &str) -> PathBuf {
+        self.path(&format!("state/agents/{name}.json"))
+    }
+
+    /// Everything of an agent that a restart of the daemon must not change.
+    fn life(&self, name: &str) -> (State, Option<i32>, Option<u64>, u64, String) {
+        let AgentStatus { state, pid, attempt, restarts, started_at, declared_at, timeout_at, exit, .. } =
+            self.agent(name).unwrap();
+        (state, pid, attempt, restarts, format!("{started_at:?} {declared_at:?} {timeout_at:?} {exit:?}"))
+    }
+
+    /// Waits until the record says so.
+    fn wait_for_record(&self, name: &str, text: &str) {
+        self.wait(&format!("{text} in the record"), || {
+            fs::read_to_string(self.record(name)).is_ok_and(|record| record.contains(text)).then_some(())
+        });
+    }
+}
+
+#[test]
+fn agents_do_not_notice_that_the_daemon_is_killed_and_the_next_one_has_them_within_a_second() {
+    let names: Vec<String> = (0..10).map(|number| format!("a{number}")).collect();
+    let jcard: String = names.iter().map(|name| agent(name, &format!("log @WORK/{name}; sleep inf"), "")).collect();
+    let mut daemon = Setup::new().start(&jcard);
+    let pids: Vec<i32> = names.iter().map(|name| daemon.wait_until_running(name)).collect();
+    daemon.wait_for_record("a9", "\"running\"");
+    let before: Vec<_> = names.iter().map(|name| daemon.life(name)).collect();
+    for _ in 0..3 {
+        daemon.kill_and_start_again();
+        let start = Instant::now();
+        let after: Vec<_> = names.iter().map(|name| daemon.life(name)).collect();
+        assert_eq!(after, before);
+        assert!(start.elapsed() < Duration::from_secs(1));
+    }
+    for (name, pid) in names.iter().zip(pids) {
+        assert!(Process(pid).is_alive());
+        assert_eq!(daemon.starts(name), 1);
+    }
+}
+
+#[test]
+fn an_agent_that_was_taken_over_is_stopped_restarted_and_told_of_as_any_other() {
+    let script = "log @WORK/log; on-signal INT 0; await-exit @WORK/exit";
+    let mut daemon = Setup::new().start(&agent("a", script, "restart = 'on-failure'\nbackoff = ['0s']"));
+    let before = daemon.wait_until_running("a");
+    daemon.wait_for_starts("log", 1);
+    daemon.kill_and_start_again();
+    daemon.put(&daemon.work("exit"), "3");
+    daemon.wait_for_starts("log", 2);
+    let status = daemon.wait_until("a", "restarted", |agent| agent.running && agent.restarts == 1);
+    assert_eq!((code(status.exit.as_ref()), status.attempt), (Some(3), Some(2)));
+    assert_ne!(status.pid, Some(before));
+    daemon.kill_and_start_again();
+    daemon.edit_jcard(NO_AGENTS);
+    daemon.wait_until_removed("a");
+    daemon.wait_for_line("log", "INT");
+    assert!(!daemon.has_session("a"));
+    daemon.wait("the record to go", || (!daemon.record("a").exists()).then_some(()));
+}
+
+#[test]
+fn an_end_that_no_daemon_saw_is_accounted_for_with_its_status_and_time_and_policy_applies() {
+    let mut daemon = Setup::new().start(
+        &[
+            agent("fails", "log @WORK/fails; await-exit @WORK/exit", "restart = 'on-failure'\nbackoff = ['0s']"),
+            agent("dies", "wait-for @WORK/die; die SIGSEGV", ""),
+            agent("ends", "wait-for @WORK/die; exit 0", ""),
+        ]
+        .concat(),
+    );
+    let pids = ["fails", "dies", "ends"].map(|name| daemon.wait_until_running(name));
+    daemon.wait_for_starts("fails", 1);
+    daemon.kill();
+    daemon.put(&daemon.work("exit"), "42");
+    daemon.put(&daemon.work("die"), "");
+    for pid in pids {
+        daemon.wait_until_gone(pid);
+    }
+    let gone = SystemTime::now();
+    std::thread::sleep(Duration::from_millis(500)); // time passes before anybody looks
+    daemon.start_again();
+    let dies = daemon.wait_for_state("dies", State::Exited).exit.unwrap();
+    assert_eq!(dies.how, How::Signal("SIGSEGV".to_owned()));
+    assert!(dies.at.0 <= gone && between(dies.at.0, gone) < Duration::from_secs(5), "{dies:?} {gone:?}");
+    let ends = daemon.wait_for_state("ends", State::Exited);
+    assert_eq!((ends.outcome, code(ends.exit.as_ref())), (Some(Outcome::Completed), Some(0)));
+    let fails = daemon.wait_until("fails", "restarted", |agent| agent.running && agent.restarts == 1);
+    assert_eq!(code(fails.exit.as_ref()), Some(42));
+    daemon.wait_for_starts("fails", 2);
+}
+
+#[test]
+fn when_even_the_launcher_is_gone_tmux_tells_how_it_ended() {
+    let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", ""));
+    let pid = daemon.wait_until_running("a");
+    daemon.wait_for_record("a", "\"running\"");
+    let launcher = Process(pid).parent();
+    daemon.kill();
+    launcher.signal(Signal::SIGKILL);
+    daemon.wait_until_gone(launcher.0);
+    daemon.start_again();
+    let exit = daemon.wait_for_state("a", State::Exited).exit.unwrap();
+    assert_eq!(exit.how, How::Signal("SIGKILL".to_owned()));
+    daemon.wait_until_gone(pid);
+}
+
+#[test]
+fn a_tmux_server_that_died_unseen_is_the_cause_of_the_end_and_policy_applies() {
+    let mut daemon =
+        Setup::new().start(&agent("a", "log @WORK/log; sleep inf", "restart = 'always'\nbackoff = ['0s']"));
+    let pid = daemon.wait_until_running("a");
+    daemon.wait_for_record("a", "\"running\"");
+    daemon.kill();
+    daemon.tmux(&["kill-server"]).unwrap();
+    daemon.wait_until_gone(pid);
+    daemon.start_again();
+    let status = daemon.wait_until("a", "restarted", |agent| agent.running && agent.restarts == 1);
+    assert!(matches!(status.exit.as_ref().unwrap().how, How::Cause(_)), "{status:?}");
+    daemon.wait_for_starts("log", 2);
+}
+
+#[test]
+fn a_backoff_goes_on_where_it_was() {
+    let mut daemon =
+        Setup::new().start(&agent("a", "log @WORK/log; exit 1", "restart = 'on-failure'\nbackoff = ['3s']"));
+    let before = daemon.wait_for_state("a", State::Backoff);
+    daemon.wait_for_record("a", "\"backoff\":{");
+    daemon.kill_and_start_again();
+    let after = daemon.agent("a").unwrap();
+    assert_eq!((after.state, after.next_start_at), (State::Backoff, before.next_start_at));
+    assert_eq!((after.restarts, after.exit), (0, before.exit));
+    daemon.wait_for_starts("log", 2);
+    let started = daemon.wait_until("a", "restarted", |agent| agent.restarts == 1).started_at.unwrap();
+    let late = between(before.next_start_at.unwrap().0, started.0);
+    assert!(late < Duration::from_secs(2), "{late:?}");
+}
+
+#[test]
+fn a_stop_goes_on_to_its_deadline_and_is_one_sigint() {
+    let script = "log @WORK/log; on-signal INT note; sleep inf";
+    let mut daemon = Setup::new().start(&agent("a", script, "grace_period = '4s'"));
+    let pid = daemon.wait_until_running("a");
+    daemon.wait_for_starts("log", 1);
+    daemon.edit_jcard(NO_AGENTS);
+    let before = daemon.wait_for_state("a", State::Stopping);
+    daemon.wait_for_line("log", "INT");
+    for _ in 0..2 {
+        daemon.kill_and_start_again();
+        let after = daemon.agent("a").unwrap();
+        assert_eq!((after.state, after.pid, after.deadline), (State::Stopping, Some(pid), before.deadline));
+    }
+    daemon.wait_until_removed("a");
+    assert!(SystemTime::now() >= before.deadline.unwrap().0);
+    assert!(!Process(pid).is_alive() && !daemon.has_session("a"));
+    assert_eq!(daemon.lines("log").iter().filter(|line| *line == "INT").count(), 1);
+}
+
+#[test]
+fn a_timeout_passes_when_it_would_have() {
+    let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", "timeout = '3s'\nrestart = 'always'"));
+    daemon.wait_until_running("a");
+    daemon.wait_for_record("a", "\"running\"");
+    let before = daemon.agent("a").unwrap();
+    daemon.kill_and_start_again();
+    assert_eq!(daemon.agent("a").unwrap().timeout_at, before.timeout_at);
+    let over = daemon.wait_for_state("a", State::Exited);
+    assert_eq!(over.outcome, Some(Outcome::TimedOut));
+    assert_eq!(daemon.starts("log"), 1);
+}
+
+#[test]
+fn what_is_over_stays_over() {
+    let mut daemon = Setup::new().start(
+        &[
+            agent("done", "log @WORK/done; exit 0", ""),
+            agent("spent", "log @WORK/spent; exit 1", "restart = 'always'\nmax_restarts = 1\nbackoff = ['0s']"),
+        ]
+        .concat(),
+    );
+    daemon.wait_for_state("done", State::Exited);
+    daemon.wait_for_state("spent", State::Exited);
+    daemon.wait_for_record("done", "\"exited\"");
+    daemon.wait_for_record("spent", "\"exited\"");
+    let before = ["done", "spent"].map(|name| daemon.life(name));
+    daemon.kill_and_start_again();
+    daemon.edit_jcard(&[agent("third", "sleep inf", ""), fs::read_to_string(daemon.jcard()).unwrap()].concat());
+    daemon.wait_until_running("third");
+    assert_eq!(["done", "spent"].map(|name| daemon.life(name)), before);
+    assert_eq!((daemon.starts("done"), daemon.starts("spent")), (1, 2));
+}
+
+#[test]
+fn what_was_edited_meanwhile_is_acted_on_and_nothing_else_is() {
+    let old: Vec<String> = ["same", "policy", "launch", "gone", "secret"]
+        .map(|name| {
+            let secrets = if name == "secret" { "secrets = ['KEY']" } else { "secrets = []" };
+            agent(name, &format!("log @WORK/{name}; sleep inf"), secrets)
+        })
+        .into();
+    let setup = Setup::new();
+    setup.secret("KEY", "one");
+    let mut daemon = setup.start(&old.concat());
+    let pids = ["same", "policy", "launch", "gone", "secret"].map(|name| daemon.wait_until_running(name));
+    for name in ["same", "policy", "launch", "gone", "secret"] {
+        daemon.wait_for_record(name, "\"running\"");
+    }
+    daemon.kill();
+    let new = [
+        format!("# a comment\n{}", old[0]),
+        format!("{}grace_period = '9s'\n", old[1]),
+        agent("launch", "log @WORK/launch; sleep inf; say other", "secrets = []"),
+        old[4].clone(),
+        agent("new", "log @WORK/new; sleep inf", "secrets = []"),
+    ];
+    daemon.edit_jcard(&new.concat());
+    daemon.secret("KEY", "two");
+    daemon.start_again();
+    daemon.wait_until_running("new");
+    daemon.wait_until_removed("gone");
+    for name in ["launch", "secret"] {
+        daemon.wait_for_starts(name, 2);
+    }
+    let now = ["same", "policy", "launch", "secret"].map(|name| daemon.wait_until_running(name));
+    assert_eq!((now[0], now[1]), (pids[0], pids[1]));
+    assert!(pids[2..].iter().all(|&pid| !Process(pid).is_alive()));
+    assert_eq!((daemon.starts("same"), daemon.starts("policy")), (1, 1));
+}
+
+#[test]
+fn a_daemon_that_is_killed_in_the_middle_of_anything_leaves_no_agent_twice_and_none_forgotten() {
+    let script = "log @WORK/log; child @WORK/child; sleep inf";
+    let old = |word: &str| agent("a", &format!("{script}; say {word}"), "grace_period = '100ms'");
+    let mut daemon = Setup::new().args(["--settle", "0ms"]).start(&old("0"));
+    for round in 1..=25 {
+        daemon.edit_jcard(&old(&round.to_string()));
+        std::thread::sleep(Duration::from_millis(round * 2)); // into the stop, the launch, and what comes after
+        daemon.kill_and_start_again();
+    }
+    let argument = "25".to_owned();
+    let pid = daemon.wait("the last declaration to run", || {
+        let pid = daemon.agent("a").filter(|agent| agent.running)?.pid?;
+        Process(pid).argv().contains(&argument).then_some(pid)
+    });
+    let harness = |process: &Process| process.argv().iter().any(|word| word.contains("fake-harness"));
+    daemon.wait("all others to be gone", || {
+        daemon.processes().into_iter().filter(harness).all(|process| process.0 == pid).then_some(())
+    });
+    for line in daemon.lines("log").iter().filter_map(|line| line.strip_prefix("start ")) {
+        let started: i32 = line.split(' ').next().unwrap().parse().unwrap();
+        assert!(started == pid || !Process(started).is_alive(), "{started} runs beside {pid}");
+    }
+}
+
+#[test]
+fn a_record_that_cannot_be_used_is_reported_and_no_agent_is_touched() {
+    let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", ""));
+    let pid = daemon.wait_until_running("a");
+    for text in ["", "{\"version\":1,\"boot", "no record", "{\"version\":99,\"boot\":\"x\",\"agent\":{}}"] {
+        daemon.wait_for_record("a", "\"running\"");
+        daemon.kill();
+        fs::write(daemon.record("a"), text).unwrap();
+        daemon.start_again();
+        assert_eq!(daemon.wait_until_running("a"), pid, "{text:?}");
+        let error = daemon.health().state_error.unwrap();
+        assert!(error.contains("state/agents/a.json") && daemon.log().contains("state/agents/a.json"), "{error}");
+    }
+    daemon.wait_for_record("a", "\"running\"");
+    daemon.kill();
+    fs::remove_dir_all(daemon.path("state")).unwrap();
+    daemon.start_again();
+    assert_eq!(daemon.wait_until_running("a"), pid, "without any record");
+    assert_eq!(daemon.starts("log"), 1);
+    assert_eq!(daemon.health().state_error, None);
+}
+
+#[test]
+fn a_record_that_cannot_be_written_is_reported_until_it_can_and_agents_live_on() {
+    let daemon =
+        Setup::new().start(&agent("a", "log @WORK/log; await-exit @WORK/exit", "restart = 'always'\nbackoff = ['0s']"));
+    daemon.wait_until_running("a");
+    daemon.wait_for_record("a", "\"running\"");
+    let folder = daemon.path("state/agents");
+    fs::remove_dir_all(&folder).unwrap();
+    fs::write(&folder, "in the way").unwrap();
+    daemon.put(&daemon.work("exit"), "1");
+    daemon.wait_for_starts("log", 2);
+    let error = daemon.wait("an error", || daemon.health().state_error);
+    assert!(error.contains("state/agents/a.json"), "{error}");
+    fs::remove_file(&folder).unwrap();
+    daemon.wait("the error to go", || daemon.health().state_error.is_none().then_some(()));
+    daemon.wait_for_record("a", "\"running\"");
+}
+
+#[test]
+fn a_session_of_an_agent_that_nobody_remembers_or_declares_is_stopped_and_an_operators_is_not() {
+    let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; on-signal INT 0; sleep inf", ""));
+    let pid = daemon.wait_until_running("a");
+    daemon.wait_for_starts("log", 1);
+    daemon.tmux(&["new-session", "-d", "-s", "mine", "sleep 1000"]).unwrap();
+    daemon.kill();
+    fs::remove_dir_all(daemon.path("state")).unwrap();
+    daemon.edit_jcard(NO_AGENTS);
+    daemon.start_again();
+    daemon.wait_until_gone(pid);
+    daemon.wait_for_line("log", "INT");
+    daemon.wait("the session to go", || (!daemon.has_session("a")).then_some(()));
+    assert!(daemon.has_session("mine"));
+}
+
+#[test]
+fn sigterm_leaves_agents_to_the_next_daemon_if_told_to() {
+    let mut daemon = Setup::new().args(["--on-terminate", "detach"]).start(&agent(
+        "a",
+        "log @WORK/log; on-signal INT 0; sleep inf",
+        "",
+    ));
+    let pid = daemon.wait_until_running("a");
+    daemon.wait_for_starts("log", 1);
+    assert!(daemon.stop().success());
+    assert!(!daemon.api_socket().exists());
+    assert!(Process(pid).is_alive());
+    daemon.start_again();
+    assert_eq!(daemon.wait_until_running("a"), pid);
+    daemon.signal(Signal::SIGINT);
+    assert!(daemon.ended().success());
+    assert!(!Process(pid).is_alive());
+    assert_eq!(daemon.starts("log"), 1);
+    daemon.wait_for_line("log", "INT");
+}
+
+#[test]
+fn secrets_that_cannot_be_read_after_a_restart_touch_no_agent() {
+    let setup = Setup::new();
+    setup.secret("KEY", "one");
+    let mut daemon = setup.start(&agent("a", "log @WORK/log; sleep inf", ""));
+    let pid = daemon.wait_until_running("a");
+    daemon.wait_for_record("a", "\"running\"");
+    daemon.kill();
+    let (secrets, aside) = (daemon.path("secrets"), daemon.path("secrets.aside"));
+    fs::rename(&secrets, &aside).unwrap();
+    fs::write(&secrets, "no directory").unwrap();
+    daemon.start_again();
+    daemon.wait("an error", || daemon.health().secrets_error);
+    daemon.edit_jcard(&[fs::read_to_string(daemon.jcard()).unwrap(), agent("b", "sleep inf", "")].concat());
+    daemon.wait_until_running("b");
+    assert_eq!(daemon.wait_until_running("a"), pid);
+    fs::remove_file(&secrets).unwrap();
+    fs::rename(&aside, &secrets).unwrap();
+    daemon.wait("the error to go", || daemon.health().secrets_error.is_none().then_some(()));
+    assert_eq!(daemon.wait_until_running("a"), pid);
+    assert_eq!(daemon.starts("log"), 1);
+    daemon.secret("KEY", "two");
+    daemon.wait_for_starts("log", 2);
+}
