@@ -113,7 +113,11 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
 }
 
 fn faults(health: &Health) -> Vec<String> {
-    let faults = [("configuration", &health.config_error), ("secrets", &health.secrets_error)];
+    let faults = [
+        ("configuration", &health.config_error),
+        ("secrets", &health.secrets_error),
+        ("state directory", &health.state_error),
+    ];
     let named =
         |(what, fault): (&str, &Option<String>)| fault.as_ref().map(|fault| format!("{what}: {}", escaped(fault)));
     faults.into_iter().filter_map(named).collect()
