@@ -123,6 +123,8 @@ pub enum FromLauncher {
     Started {
         /// Its process id.
         pid: i32,
+        /// When, on the boot clock.
+        at: Duration,
     },
     /// The harness could not be started.
     Failed(Failure),

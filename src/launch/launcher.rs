@@ -105,18 +105,19 @@ async fn live(name: &str, attempt: u64, socket: &Path) -> Result<Ending, Error> 
     // Beside the handshake: of all there is to do it takes longest.
     let login = tokio::spawn(async move { login::log_in(&account).await });
     let mut daemon = Daemon::new(socket, name, attempt);
-    let Ok(ToLauncher::Launch { arguments, environment, workdir, fingerprint }) =
-        timeout(PATIENCE_WITH_DAEMONS, daemon.attend(&Progress::New)).await
-    else {
+    let message = tokio::select! {
+        message = timeout(PATIENCE_WITH_DAEMONS, daemon.attend(&Progress::New)) => message.ok(),
+        _ = signals.hang_up.recv() => None,
+    };
+    let Some(ToLauncher::Launch { arguments, environment, workdir, fingerprint }) = message else {
         return Err(Error::Unwanted);
     };
     daemon.fingerprint = Some(fingerprint);
     let order = Order { arguments, environment, workdir: PathBuf::from(OsStr::from_bytes(workdir.as_slice())) };
     let login = login.await.map_err(io::Error::other)?;
     match start(order, login, &mut daemon).await {
-        Ok(harness) => {
-            let at = Timestamp::now().boot();
-            daemon.say(&FromLauncher::Started { pid: harness.as_raw() }).await;
+        Ok((harness, at)) => {
+            daemon.say(&FromLauncher::Started { pid: harness.as_raw(), at }).await;
             attend(harness, at, &mut signals, &mut daemon).await
         }
         Err(failure) => {
@@ -133,8 +134,8 @@ struct Order {
     workdir: PathBuf,
 }
 
-/// Starts the harness. The order, secrets and all, is gone when this returns.
-async fn start(order: Order, login: Login, daemon: &mut Daemon) -> Result<Pid, Failure> {
+/// Starts the harness, and answers when it did. The order, secrets and all, is gone when this returns.
+async fn start(order: Order, login: Login, daemon: &mut Daemon) -> Result<(Pid, Duration), Failure> {
     let workdir = order.workdir.as_path();
     std::env::set_current_dir(workdir)
         .map_err(|error| failure(&format!("the workdir {} cannot be entered", workdir.display()), &error))
@@ -154,6 +155,7 @@ async fn start(order: Order, login: Login, daemon: &mut Daemon) -> Result<Pid, F
     command.envs(login.environment.iter().map(|(name, value)| (name, value)));
     command.env("PWD", workdir).envs(login::terminal_variables());
     command.envs(order.environment.iter().map(|(name, value)| (name, OsStr::from_bytes(value.as_slice()))));
+    let at = Timestamp::now().boot();
     let child = command.spawn().map_err(|error| match error.kind() {
         // The file itself was found.
         io::ErrorKind::NotFound => failure(&format!("{}: its interpreter is missing", found.display()), &error),
@@ -161,7 +163,7 @@ async fn start(order: Order, login: Login, daemon: &mut Daemon) -> Result<Pid, F
     })?;
     // Waited for together with whatever else becomes a child of this process.
     i32::try_from(child.id())
-        .map(Pid::from_raw)
+        .map(|pid| (Pid::from_raw(pid), at))
         .map_err(|_| failure("the process id is out of range", &Errno::EOVERFLOW.into()))
 }
 

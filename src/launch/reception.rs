@@ -16,7 +16,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
-use super::{FromLauncher, MAX_FROM_LAUNCHER, Progress};
+use super::{FromLauncher, MAX_FROM_LAUNCHER, Progress, ToLauncher};
 use crate::fingerprint::Fingerprint;
 use crate::frame;
 use crate::process::Process;
@@ -46,6 +46,18 @@ pub struct Visitor {
     pub reader: frame::Reader<OwnedReadHalf>,
     /// What it is told.
     pub writer: OwnedWriteHalf,
+}
+
+impl Visitor {
+    /// Tells one that has started nothing yet not to wait. One that has is left alone: it comes again, and may be expected then.
+    pub fn send_away(mut self) {
+        if self.progress == Progress::New {
+            tokio::spawn(async move {
+                // Nobody is hurt if it does not listen.
+                let _ = tokio::time::timeout(PATIENCE, frame::write(&mut self.writer, &ToLauncher::Unwanted)).await;
+            });
+        }
+    }
 }
 
 /// Receives visitors that run as `user`, for ever, and hands on those that say who they are.

@@ -108,6 +108,7 @@ pub async fn run(
         Beginning::Launch { launch, look_first } => run.launch(&launch, look_first).await,
         Beginning::Resume { launcher } => run.resume(launcher).await,
     }
+    run.visitors.into_iter().for_each(Visitor::send_away);
     (run.tell)(machine::Event::Gone { attempt });
 }
 
@@ -255,7 +256,8 @@ impl<T: Fn(machine::Event)> Run<T> {
     fn remember(&mut self, command: Command) {
         match command {
             Command::Visitor(visitor) if self.visitors.len() < MOST_VISITORS => self.visitors.push(*visitor),
-            Command::Visitor(_) | Command::Noted => {}
+            Command::Visitor(visitor) => visitor.send_away(),
+            Command::Noted => {}
             Command::Interrupt => self.wanted = self.wanted.max(Wanted::Interrupted),
             Command::Kill => self.wanted = Wanted::Killed,
         }
@@ -460,6 +462,7 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// Follows the launcher to its end, and kills what is left then.
     async fn follow(&mut self, mut launcher: Launcher) {
+        self.visitors.drain(..).for_each(Visitor::send_away);
         let attempt = self.attempt;
         let mut idle_talk = 0_u64;
         let mut alive = true;
@@ -467,11 +470,11 @@ impl<T: Fn(machine::Event)> Run<T> {
             // Nothing is lost by cancelling an arm: the reader keeps what has arrived, and the others only wait.
             tokio::select! {
                 message = read(&mut launcher.connection) => match message {
-                    Ok(Some(FromLauncher::Started { pid }))
+                    Ok(Some(FromLauncher::Started { pid, at }))
                         if launcher.heard == Heard::Nothing && launcher.process.is_plausibly_below(pid) =>
                     {
                         (launcher.heard, launcher.limit) = (Heard::Started, None);
-                        (self.tell)(machine::Event::Started { attempt, pid, at: Timestamp::now() });
+                        (self.tell)(machine::Event::Started { attempt, pid, at: Timestamp::now().back_to(at) });
                     }
                     Ok(Some(FromLauncher::Failed(failure))) if launcher.heard == Heard::Nothing => {
                         launcher.has_ended();
@@ -539,7 +542,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     fn heard_again(&self, launcher: &mut Launcher, visitor: Visitor) {
         if visitor.process.identity() != launcher.process.identity() {
             // An impostor: the launcher is known.
-            return;
+            return visitor.send_away();
         }
         launcher.connection = Some((visitor.reader, visitor.writer));
         match (visitor.progress, launcher.heard) {
