@@ -70,7 +70,7 @@ pub struct Places {
 #[derive(Clone, Debug, Default, Args)]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Daemon {
-    /// The secrets, one file each [default: /run/stereos/secrets; without root: $XDG_CONFIG_HOME/agentd/secrets]
+    /// The secrets, one file each [default: $CREDENTIALS_DIRECTORY or /run/stereos/secrets; without root: $XDG_CONFIG_HOME/agentd/secrets]
     #[arg(long, value_name = "DIR")]
     secret_dir: Option<PathBuf>,
     /// The dedicated tmux server's socket [default: /run/agentd/tmux.sock; without root: $XDG_RUNTIME_DIR/agentd/tmux.sock]
@@ -91,7 +91,8 @@ pub struct Daemon {
     /// How long nothing must have changed before a change is acted on (at most ten times that)
     #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = duration::parse)]
     settle: Duration,
-    /// What becomes of the agents on SIGTERM: they are stopped, or they go on and the next daemon takes them over
+    /// What becomes of the agents on SIGTERM: they are stopped, or they go on and the next daemon takes them over; auto is to go
+    /// on if systemd is restarting the daemon
     #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
     on_terminate: OnTerminate,
     /// Also log full command lines with prompts, working directories, names of variables, and the last screen of an agent
@@ -108,6 +109,7 @@ pub struct Surroundings {
     runtime_dir: Option<PathBuf>,
     state_home: Option<PathBuf>,
     state_directory: Option<OsString>,
+    credentials_directory: Option<PathBuf>,
 }
 
 impl Surroundings {
@@ -124,6 +126,7 @@ impl Surroundings {
             runtime_dir: path("XDG_RUNTIME_DIR"),
             state_home: path("XDG_STATE_HOME"),
             state_directory: std::env::var_os("STATE_DIRECTORY").filter(|value| !value.is_empty()),
+            credentials_directory: path("CREDENTIALS_DIRECTORY"),
         }
     }
 
@@ -159,7 +162,13 @@ impl Surroundings {
     }
 
     fn secret_dir(&self) -> PathBuf {
-        if self.root { "/run/stereos/secrets".into() } else { self.config().join("secrets") }
+        if let Some(credentials) = &self.credentials_directory {
+            credentials.clone()
+        } else if self.root {
+            "/run/stereos/secrets".into()
+        } else {
+            self.config().join("secrets")
+        }
     }
 }
 
@@ -315,6 +324,13 @@ mod tests {
     fn the_first_of_several_state_directories_counts() {
         let here = Surroundings { state_directory: Some("/var/lib/one:/var/lib/two".into()), ..root() };
         assert_eq!(settings(&["agentd"], &here).state_dir, Path::new("/var/lib/one"));
+    }
+
+    #[test]
+    fn credentials_of_the_service_are_the_secrets_unless_another_place_is_named() {
+        let here = Surroundings { credentials_directory: Some("/run/credentials/agentd.service".into()), ..root() };
+        assert_eq!(settings(&["agentd"], &here).secret_dir, Path::new("/run/credentials/agentd.service"));
+        assert_eq!(settings(&["agentd", "--secret-dir", "/y"], &here).secret_dir, Path::new("/y"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid};
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::account::{self, Account};
@@ -22,15 +22,16 @@ use crate::deputy::Deputy;
 use crate::desired::Place;
 use crate::fingerprint::{self, Key};
 use crate::folder::{self, Folder};
-use crate::inputs::{Inputs, Nudge};
+use crate::inputs::{Inputs, News, Nudge};
 use crate::launch::reception;
 use crate::limits;
 use crate::lock::{self, Lock};
 use crate::record::{self, Reading, Record, Recorder};
-use crate::socket;
+use crate::socket::{self, Bound};
 use crate::status::{Errors, Snapshot};
 use crate::supervisor::attempt::Means;
-use crate::supervisor::{Detail, Event, Supervisor};
+use crate::supervisor::{Detail, Event, Outlets, Supervisor};
+use crate::systemd::{self, Job, Notifier};
 use crate::tmux::Tmux;
 
 /// How long the tmux server may take over its part of the shutdown.
@@ -113,8 +114,11 @@ pub struct Settings {
 /// What becomes of the agents when the daemon is terminated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnTerminate {
-    /// They are stopped, each within its grace period; the next daemon starts them afresh.
+    /// As systemd is about to do with the daemon: they go on if it is being restarted, else they are stopped. Without systemd they
+    /// are stopped.
     #[default]
+    Auto,
+    /// They are stopped, each within its grace period; the next daemon starts them afresh.
     Stop,
     /// They go on, and the next daemon takes them over.
     Detach,
@@ -123,6 +127,7 @@ pub enum OnTerminate {
 /// Runs until SIGTERM or SIGINT has stopped it.
 pub fn run(settings: &Settings) -> Result<(), Error> {
     let started = Instant::now();
+    let failed = |operation| move |source| Error::System { operation, source };
     limits::raise_descriptors();
     let account = agent_account(settings.user.as_deref())?;
     let group = admin_group(&settings.admin_group)?;
@@ -142,26 +147,31 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
         key => key?,
     };
     // Before there is a second thread: both change what the whole process creates.
-    let api = api::socket::bind(&settings.api_socket, Some(group))?;
+    let passed = systemd::passed_api_socket().map_err(failed("take over the API's socket"))?;
+    let (api, api_address) = if let Some(passed) = passed {
+        (passed, None)
+    } else {
+        let Bound { listener, address } = api::socket::bind(&settings.api_socket, Some(group))?;
+        (listener, Some(address))
+    };
     socket::check_length(&settings.tmux_socket)?;
     let folder = Folder::of(&settings.tmux_socket, &account, Some(group))?;
     socket::check_length(&folder.launch_socket())?;
     umask(Mode::from_bits_truncate(0o077));
-    let failed = |operation| move |source| Error::System { operation, source };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(failed("start the async runtime"))?;
     let result = runtime.block_on(async {
         let launch_listener = folder.bind_launch_socket()?;
-        let api_listener = UnixListener::from_std(api.listener).map_err(failed("listen on the API's socket"))?;
+        let api_listener = UnixListener::from_std(api).map_err(failed("listen on the API's socket"))?;
         let place = Place { file: settings.config.clone(), account, key };
         serve(settings, place, &folder, launch_listener, api_listener, started, state_errors).await
     });
     if let Err(error) = folder.remove_launch_socket() {
         tracing::warn!("failed to remove {}: {error}", folder.launch_socket().display());
     }
-    drop(api.address);
+    drop(api_address);
     // A thread that reads from a hung file system must not hold up the end.
     runtime.shutdown_background();
     drop(lock);
@@ -200,9 +210,7 @@ async fn serve(
     mut state_errors: Vec<String>,
 ) -> Result<(), Error> {
     let failed = |operation| move |source| Error::System { operation, source };
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed("catch signals"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("catch signals"))?;
-    let mut hang_up = signal(SignalKind::hangup()).map_err(failed("catch signals"))?;
+    let signals = Signals::catch().map_err(failed("catch signals"))?;
 
     let (events, inbox) = mpsc::unbounded_channel();
     let (nudges, nudged) = mpsc::channel(16);
@@ -232,8 +240,9 @@ async fn serve(
     }
     let reports = events.clone();
     let recorder = Recorder::new(record, move |report| drop(reports.send(Event::Recorded(report))));
-    let mut supervisor =
-        Supervisor::new(means, recorder, state_errors, settings.detail, events.clone(), snapshots, started);
+    let notifier = Notifier::from_environment();
+    let outlets = Outlets { events: events.clone(), snapshots, recorder, notifier: notifier.clone() };
+    let mut supervisor = Supervisor::new(means, outlets, settings.detail, started, state_errors);
     // Before anybody can ask.
     supervisor.resume(agents);
 
@@ -263,8 +272,13 @@ async fn serve(
         settle: settings.settle,
         resync: settings.resync,
     };
-    let (desired, stop) = (events.clone(), events.clone());
-    let mut inputs = tokio::spawn(inputs.follow(nudged, move |it| drop(desired.send(Event::Desired(it)))));
+    let desired = events.clone();
+    let mut inputs = tokio::spawn(inputs.follow(nudged, move |news| {
+        drop(desired.send(match news {
+            News::Desired(it) => Event::Desired(it),
+            News::Read => Event::Read,
+        }));
+    }));
     let mut supervisor = tokio::spawn(supervisor.run(inbox));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -274,29 +288,18 @@ async fn serve(
         "agentd runs"
     );
 
+    tokio::spawn(obey(signals, settings.on_terminate, notifier, events, nudges));
+
     let mut are_stopped = false;
-    let result = loop {
-        // The arms wait for things that come again or come once and for all.
-        tokio::select! {
-            _ = terminate.recv() => match settings.on_terminate {
-                OnTerminate::Stop => { tracing::info!("SIGTERM: stopping all agents"); drop(stop.send(Event::Stop)); }
-                OnTerminate::Detach => { tracing::info!("SIGTERM: leaving all agents to the next daemon"); drop(stop.send(Event::Detach)); }
-            },
-            _ = interrupt.recv() => { tracing::info!("SIGINT: stopping all agents"); drop(stop.send(Event::Stop)); }
-            _ = hang_up.recv() => {
-                tracing::info!("SIGHUP: reading everything again");
-                let _ = nudges.try_send(Nudge::Now);
-            }
-            ended = &mut inputs => match ended {
-                Ok(Ok(())) => break Ok(()),
-                Ok(Err(source)) => break Err(Error::System { operation: "watch the inputs", source }),
-                Err(defect) => break Err(Error::System { operation: "attend to the inputs", source: io::Error::other(defect) }),
-            },
-            ended = &mut supervisor => break match ended {
-                Ok(result) => result.map_err(failed("attend to the agents")).map(|have_stopped| are_stopped = have_stopped),
-                Err(defect) => Err(Error::System { operation: "attend to the agents", source: io::Error::other(defect) }),
-            },
-        }
+    let result = tokio::select! {
+        ended = &mut inputs => match ended {
+            Ok(result) => result.map_err(failed("watch the inputs")),
+            Err(defect) => Err(failed("attend to the inputs")(io::Error::other(defect))),
+        },
+        ended = &mut supervisor => match ended {
+            Ok(result) => result.map(|have_stopped| are_stopped = have_stopped).map_err(failed("attend to the agents")),
+            Err(defect) => Err(failed("attend to the agents")(io::Error::other(defect))),
+        },
     };
     if are_stopped && let Ok(Err(error)) = tokio::time::timeout(RELEASE, tmux.release_server()).await {
         tracing::warn!("{error}");
@@ -305,6 +308,73 @@ async fn serve(
     let _ = api.await;
     tracing::info!("agentd has ended");
     result
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// Does what signals say, for ever.
+async fn obey(
+    mut signals: Signals,
+    on_terminate: OnTerminate,
+    notifier: Notifier,
+    events: mpsc::UnboundedSender<Event>,
+    nudges: mpsc::Sender<Nudge>,
+) {
+    loop {
+        // Every arm waits for something that comes again.
+        let (signal, event) = tokio::select! {
+            _ = signals.terminate.recv() => {
+                notifier.stopping();
+                ("SIGTERM", if detaches(on_terminate).await { Event::Detach } else { Event::Stop })
+            }
+            _ = signals.interrupt.recv() => {
+                notifier.stopping();
+                ("SIGINT", Event::Stop)
+            }
+            _ = signals.hang_up.recv() => {
+                tracing::info!("SIGHUP: reading everything again");
+                notifier.reloading();
+                let _ = nudges.try_send(Nudge::Now);
+                continue;
+            }
+        };
+        let is_detach = matches!(event, Event::Detach);
+        let what = if is_detach { "leaving all agents to the next daemon" } else { "stopping all agents" };
+        tracing::info!("{signal}: {what}");
+        // Nobody listens any more only when the daemon is ending.
+        drop(events.send(event));
+    }
+}
+
+/// Whether the agents are to be left to the next daemon.
+async fn detaches(wish: OnTerminate) -> bool {
+    match wish {
+        OnTerminate::Stop => false,
+        OnTerminate::Detach => true,
+        OnTerminate::Auto if !systemd::is_manager() => false,
+        OnTerminate::Auto => match systemd::job().await {
+            Ok(job) => job == Some(Job::Restart),
+            Err(error) => {
+                // Work that was lost cannot be brought back; agents that go on can be stopped.
+                tracing::error!("{error}; taking this for a restart");
+                true
+            }
+        },
+    }
 }
 
 /// Asks for the sessions that an earlier daemon may have left, until tmux answers.

@@ -41,6 +41,15 @@ pub struct Inputs {
     pub resync: Duration,
 }
 
+/// What comes of reading.
+#[derive(Debug)]
+pub enum News {
+    /// Something else is desired than before.
+    Desired(Desired),
+    /// Everything was read: for the first time, or because somebody wanted it.
+    Read,
+}
+
 /// Something to read again for, without an announcement by the file system here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nudge {
@@ -52,7 +61,9 @@ pub enum Nudge {
 
 enum Trigger {
     Changed,
-    Now,
+    Asked,
+    /// Not everything could be found out the last time.
+    Again,
     Resync,
     End,
 }
@@ -77,7 +88,7 @@ struct Files {
 
 impl Inputs {
     /// Says what is desired, at first and whenever that changes, until `nudges` closes.
-    pub async fn follow(self, mut nudges: mpsc::Receiver<Nudge>, say: impl Fn(Desired)) -> io::Result<()> {
+    pub async fn follow(self, mut nudges: mpsc::Receiver<Nudge>, say: impl Fn(News)) -> io::Result<()> {
         let mut watcher = Watcher::new()?;
         let mut last = Last::default();
         let mut resync = interval_at(Instant::now() + self.resync, self.resync);
@@ -89,6 +100,7 @@ impl Inputs {
             files = self.read(&mut watcher, &last).await;
         }
         let mut done = self.act(files, &mut last, &say).await;
+        say(News::Read);
         loop {
             let retry = tokio::time::sleep(Duration::from_secs(1));
             // Each arm only waits; what it waits for is looked at anew afterwards, so a cancelled arm loses nothing.
@@ -96,15 +108,15 @@ impl Inputs {
                 changed = watcher.changed() => { changed?; Trigger::Changed }
                 nudge = nudges.recv() => match nudge {
                     Some(Nudge::Changed) => Trigger::Changed,
-                    Some(Nudge::Now) => Trigger::Now,
+                    Some(Nudge::Now) => Trigger::Asked,
                     None => Trigger::End,
                 },
                 _ = resync.tick() => Trigger::Resync,
-                () = retry, if !done => Trigger::Now,
+                () = retry, if !done => Trigger::Again,
             };
             let mut files = match trigger {
                 Trigger::End => return Ok(()),
-                Trigger::Now | Trigger::Resync => self.read(&mut watcher, &last).await,
+                Trigger::Asked | Trigger::Again | Trigger::Resync => self.read(&mut watcher, &last).await,
                 Trigger::Changed => {
                     self.settle(&watcher, &mut nudges).await;
                     self.read(&mut watcher, &last).await
@@ -115,6 +127,9 @@ impl Inputs {
                 files = self.read(&mut watcher, &last).await;
             }
             done = self.act(files, &mut last, &say).await;
+            if matches!(trigger, Trigger::Asked) {
+                say(News::Read);
+            }
         }
     }
 
@@ -160,7 +175,7 @@ impl Inputs {
     }
 
     /// Answers whether everything could be found out.
-    async fn act(&self, files: Files, last: &mut Last, say: &impl Fn(Desired)) -> bool {
+    async fn act(&self, files: Files, last: &mut Last, say: &impl Fn(News)) -> bool {
         let secrets_error = files.secrets.error();
         last.secrets = files.secrets.secrets;
         last.take_config(files.text, &self.place.file, &self.options);
@@ -178,7 +193,7 @@ impl Inputs {
         if last.desired.as_ref() != Some(&desired) {
             report(&self.place.file, config, &desired, last.desired.as_ref());
             last.desired = Some(desired.clone());
-            say(desired);
+            say(News::Desired(desired));
         }
         last.seen = seen;
         last.seen.unreachable.is_empty()
@@ -356,7 +371,11 @@ mod tests {
         fn follow(&self) -> (mpsc::Sender<Nudge>, mpsc::UnboundedReceiver<Desired>) {
             let (nudges, nudged) = mpsc::channel(16);
             let (say, said) = mpsc::unbounded_channel();
-            tokio::spawn(self.inputs.clone().follow(nudged, move |desired| say.send(desired).unwrap()));
+            tokio::spawn(self.inputs.clone().follow(nudged, move |news| {
+                if let News::Desired(desired) = news {
+                    say.send(desired).unwrap();
+                }
+            }));
             (nudges, said)
         }
 

@@ -80,5 +80,6 @@ pub mod secrets;
 pub mod socket;
 pub mod status;
 pub mod supervisor;
+pub mod systemd;
 pub mod tmux;
 pub mod watch;

@@ -234,6 +234,25 @@ impl Snapshot {
         self.by_name.get(&name.to_lowercase()).map(|&at| &self.agents[at])
     }
 
+    /// How many agents there are, by state, in a line.
+    pub fn summary(&self) -> String {
+        const STATES: [State; 7] = [
+            State::Running,
+            State::Starting,
+            State::Backoff,
+            State::Waiting,
+            State::Stopping,
+            State::Exited,
+            State::Invalid,
+        ];
+        let count = |state| self.agents.iter().filter(|agent| agent.state == state).count();
+        let counts = STATES.map(|state| (state, count(state))).into_iter().filter(|&(_, count)| count > 0);
+        let counts: Vec<String> = counts.map(|(state, count)| format!("{count} {state}")).collect();
+        let noun = if self.agents.len() == 1 { "agent" } else { "agents" };
+        let colon = if counts.is_empty() { "" } else { ": " };
+        format!("{} {noun}{colon}{}", self.agents.len(), counts.join(", "))
+    }
+
     /// The answer to `GET /v1/health`, now.
     pub fn health(&self) -> Health {
         Health {

@@ -16,25 +16,28 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Interval;
 
 use self::attempt::{Beginning, Command, Means};
 use self::machine::{Attempt, Effect, Machine};
 use crate::clock::{Alarm, Timestamp};
 use crate::config::Name;
 use crate::desired::{Desired, DesiredAgent};
-use crate::frame;
 use crate::launch::Launch;
+use crate::launch::Progress;
 use crate::launch::reception::Visitor;
-use crate::launch::{Progress, ToLauncher};
 use crate::reconcile::{Action, Held, HeldAgent, plan};
 use crate::record::{Recorder, Report, Version};
-use crate::status::{AgentStatus, Errors, Snapshot};
+use crate::status::{AgentStatus, Errors, Snapshot, Time};
+use crate::systemd::Notifier;
 
 /// What the supervisor is told.
 #[derive(Debug)]
 pub enum Event {
     /// What should be has changed.
     Desired(Desired),
+    /// All that is desired was said: at first, or because somebody wanted everything read again.
+    Read,
     /// Somebody reports at the launch socket.
     Visitor(Visitor),
     /// Something happened to an agent.
@@ -63,6 +66,19 @@ pub enum Detail {
     Debug,
 }
 
+/// Where what the supervisor knows and does goes to.
+#[derive(Debug)]
+pub struct Outlets {
+    /// Where effects answer: the other end of what [`Supervisor::run`] is given.
+    pub events: mpsc::UnboundedSender<Event>,
+    /// What the API serves.
+    pub snapshots: watch::Sender<Arc<Snapshot>>,
+    /// What the next daemon reads.
+    pub recorder: Recorder,
+    /// What systemd hears.
+    pub notifier: Notifier,
+}
+
 /// The loop's state.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -70,7 +86,6 @@ pub struct Supervisor {
     desired: Desired,
     /// Agents of which there are sessions, and of which nothing else was known at first.
     unknown: BTreeSet<String>,
-    recorder: Recorder,
     /// Attempts whose ends are to be noted once this much is on record.
     to_note: Vec<(Version, String, Attempt)>,
     /// Of what was put on record last.
@@ -86,8 +101,7 @@ pub struct Supervisor {
     means: Arc<Means>,
     detail: Detail,
     started: Instant,
-    events: mpsc::UnboundedSender<Event>,
-    snapshots: watch::Sender<Arc<Snapshot>>,
+    outlets: Outlets,
 }
 
 /// Where the daemon is heading.
@@ -128,30 +142,19 @@ struct UnderWay {
     launch: Option<Arc<Launch>>,
 }
 
-/// How long a launcher that nobody waits for may take to take that in.
-const TO_LISTEN: Duration = Duration::from_secs(2);
+/// How long clearing away what is left of the agents may take after the last deadline.
+const TO_CLEAR: Duration = Duration::from_secs(30);
 
 /// How many events are taken in before what they changed is published.
 const BATCH: usize = 256;
 
 impl Supervisor {
-    /// Holds no agent yet. `events` is where effects answer: the other end of what [`Supervisor::run`] is given.
-    pub fn new(
-        means: Means,
-        recorder: Recorder,
-        state_errors: Vec<String>,
-        detail: Detail,
-        events: mpsc::UnboundedSender<Event>,
-        snapshots: watch::Sender<Arc<Snapshot>>,
-        started: Instant,
-    ) -> Self {
-        let agents = BTreeMap::new();
-        let means = Arc::new(means);
+    /// Holds no agent yet. `state_errors` is what was wrong with the state directory at the start.
+    pub fn new(means: Means, outlets: Outlets, detail: Detail, started: Instant, state_errors: Vec<String>) -> Self {
         Self {
-            agents,
+            agents: BTreeMap::new(),
             desired: Desired::default(),
             unknown: BTreeSet::new(),
-            recorder,
             to_note: Vec::new(),
             version: 0,
             state_errors,
@@ -159,11 +162,10 @@ impl Supervisor {
             course: Course::Running,
             afterwards: Afterwards { publish: true, ..Afterwards::default() },
             strangers: 0,
-            means,
+            means: Arc::new(means),
             detail,
             started,
-            events,
-            snapshots,
+            outlets,
         }
     }
 
@@ -193,12 +195,17 @@ impl Supervisor {
         const TO_RECORD: Duration = Duration::from_secs(2);
         let mut alarm = Alarm::new()?;
         let mut batch = Vec::with_capacity(BATCH);
+        let mut watchdog = self.outlets.notifier.watchdog().map(tokio::time::interval);
         while !self.is_over() {
             alarm.set(self.agents.values().filter_map(|agent| agent.machine.due()).min())?;
             // Both arms only wait, so that whichever is cancelled has lost nothing.
             tokio::select! {
                 received = inbox.recv_many(&mut batch, BATCH) => if received == 0 { break },
                 () = alarm.ring() => {}
+                () = tick(&mut watchdog) => {
+                    self.outlets.notifier.alive();
+                    continue;
+                }
             }
             for event in batch.drain(..) {
                 self.handle(event);
@@ -214,7 +221,7 @@ impl Supervisor {
                 self.publish();
             }
         }
-        self.recorder.finish(TO_RECORD).await;
+        self.outlets.recorder.finish(TO_RECORD).await;
         Ok(self.course == Course::Stopping)
     }
 
@@ -233,6 +240,7 @@ impl Supervisor {
                 self.afterwards.publish = true;
                 self.reconcile();
             }
+            Event::Read => self.outlets.notifier.ready(),
             Event::Visitor(visitor) => self.direct(visitor),
             Event::Agent { key, event } => {
                 let agent = self.agents.get_mut(&key);
@@ -269,6 +277,7 @@ impl Supervisor {
             Event::Detach => self.course = Course::Detaching,
             Event::Stop => {
                 self.course = Course::Stopping;
+                self.afterwards.publish = true;
                 for key in self.agents.keys().cloned().collect::<Vec<_>>() {
                     self.step(&key, machine::Event::Remove);
                 }
@@ -358,11 +367,7 @@ impl Supervisor {
                 "process {pid} says to be the launcher of an attempt that is not pending, the {count}. to do so"
             );
         }
-        tokio::spawn(async move {
-            let mut writer = visitor.writer;
-            // One that does not listen is sent away by this all the same.
-            let _ = tokio::time::timeout(TO_LISTEN, frame::write(&mut writer, &ToLauncher::Unwanted)).await;
-        });
+        visitor.send_away();
     }
 
     fn time_passed(&mut self) {
@@ -390,7 +395,7 @@ impl Supervisor {
         self.afterwards.publish |= before != after;
         log_change(&before, &after);
         let is_gone = agent.machine.is_gone();
-        self.version = self.recorder.put(key, Some(&agent.machine).filter(|_| !is_gone));
+        self.version = self.outlets.recorder.put(key, Some(&agent.machine).filter(|_| !is_gone));
         for effect in effects {
             self.carry_out(key, effect);
         }
@@ -470,7 +475,7 @@ impl Supervisor {
     }
 
     fn teller(&self, key: &str) -> impl Fn(machine::Event) + Send + use<> {
-        let (events, key) = (self.events.clone(), key.to_owned());
+        let (events, key) = (self.outlets.events.clone(), key.to_owned());
         move |event| {
             // Fails only when the daemon is ending.
             let _ = events.send(Event::Agent { key: key.clone(), event });
@@ -486,7 +491,20 @@ impl Supervisor {
             state: Some(state_errors.join("\n")).filter(|errors| !errors.is_empty()),
         };
         let snapshot = Snapshot::new(statuses, self.started, errors);
-        self.snapshots.send_replace(Arc::new(snapshot));
+        self.notify(&snapshot);
+        self.outlets.snapshots.send_replace(Arc::new(snapshot));
+    }
+
+    fn notify(&self, snapshot: &Snapshot) {
+        if !self.outlets.notifier.is_heard() {
+            return;
+        }
+        self.outlets.notifier.status(snapshot.summary());
+        let deadlines = snapshot.agents().iter().filter_map(|agent| agent.deadline);
+        if let Some(Time(deadline)) = deadlines.max().filter(|_| self.course == Course::Stopping) {
+            let left = deadline.duration_since(std::time::SystemTime::now()).unwrap_or_default();
+            self.outlets.notifier.extend(left + TO_CLEAR);
+        }
     }
 
     fn log_launch(&self, launch: &Launch) {
@@ -524,6 +542,13 @@ impl Supervisor {
 impl Agent {
     fn held(&self) -> HeldAgent {
         HeldAgent { desired: self.desired.clone(), declared: self.machine.in_force() }
+    }
+}
+
+async fn tick(watchdog: &mut Option<Interval>) {
+    match watchdog {
+        Some(watchdog) => _ = watchdog.tick().await,
+        None => std::future::pending().await,
     }
 }
 

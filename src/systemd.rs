@@ -1,0 +1,147 @@
+//! Being a service of systemd's: readiness, status and watchdog (`sd_notify(3)`), passed sockets (`sd_listen_fds(3)`), and what
+//! kind of job is under way.
+//!
+//! All of it is silent where there is no systemd.
+
+mod bus;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
+
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use sd_notify::NotifyState;
+
+pub use bus::{Error, Job, job};
+
+/// The name under which the API's socket is passed (`FileDescriptorName=` in `systemd.socket(5)`). A single socket may have any.
+const API: &str = "api";
+
+/// How many messages to the service manager may wait to be sent. Past that, new ones are dropped: later ones make up for them.
+const QUEUE: usize = 64;
+
+/// Whether the service manager started this process as a service, and will stop it.
+pub fn is_manager() -> bool {
+    sd_notify::booted().unwrap_or(false) && std::env::var_os("INVOCATION_ID").is_some()
+}
+
+/// The way to the service manager: messages are sent by a thread of their own, so that a manager that does not listen holds
+/// nobody up. Cheap to clone; does nothing if nobody wants to be notified.
+#[derive(Clone, Debug)]
+pub struct Notifier {
+    messages: Option<SyncSender<Message>>,
+    watchdog: Option<Duration>,
+}
+
+#[derive(Debug)]
+enum Message {
+    Ready,
+    Reloading,
+    Status(String),
+    Stopping,
+    Extend(Duration),
+    Alive,
+}
+
+impl Notifier {
+    /// To whoever is named in the environment.
+    pub fn from_environment() -> Self {
+        let watchdog = sd_notify::watchdog_enabled();
+        let messages = std::env::var_os("NOTIFY_SOCKET").is_some().then(|| {
+            let (messages, inbox) = sync_channel::<Message>(QUEUE);
+            std::thread::spawn(move || {
+                for message in inbox {
+                    // The manager finds out by itself when it hears nothing.
+                    let _ = send(&message);
+                }
+            });
+            messages
+        });
+        Self { messages, watchdog }
+    }
+
+    /// To nobody.
+    pub fn silent() -> Self {
+        Self { messages: None, watchdog: None }
+    }
+
+    /// Whether anybody wants to be notified.
+    pub fn is_heard(&self) -> bool {
+        self.messages.is_some()
+    }
+
+    /// How often [`Notifier::alive`] is to be said, if at all: twice in the time that is allowed, as `sd_watchdog_enabled(3)` has it.
+    pub fn watchdog(&self) -> Option<Duration> {
+        self.watchdog.map(|allowed| allowed / 2)
+    }
+
+    /// All is up; or all is read again.
+    pub fn ready(&self) {
+        self.tell(Message::Ready);
+    }
+
+    /// Everything is being read again; `ready` follows.
+    pub fn reloading(&self) {
+        self.tell(Message::Reloading);
+    }
+
+    /// A line for people.
+    pub fn status(&self, line: String) {
+        self.tell(Message::Status(line));
+    }
+
+    /// The end has begun.
+    pub fn stopping(&self) {
+        self.tell(Message::Stopping);
+    }
+
+    /// Starting or stopping takes this much longer, from now.
+    pub fn extend(&self, time: Duration) {
+        self.tell(Message::Extend(time));
+    }
+
+    /// The loop turns.
+    pub fn alive(&self) {
+        self.tell(Message::Alive);
+    }
+
+    fn tell(&self, message: Message) {
+        if let Some(messages) = &self.messages {
+            let _ = messages.try_send(message);
+        }
+    }
+}
+
+fn send(message: &Message) -> io::Result<()> {
+    match message {
+        Message::Ready => sd_notify::notify(&[NotifyState::Ready]),
+        Message::Reloading => sd_notify::notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?]),
+        Message::Status(line) => sd_notify::notify(&[NotifyState::Status(line)]),
+        Message::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+        Message::Extend(time) => {
+            let microseconds = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+            sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(microseconds)])
+        }
+        Message::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
+    }
+}
+
+/// The API's socket, if it was passed to this process, ready for an async runtime.
+pub fn passed_api_socket() -> io::Result<Option<UnixListener>> {
+    let passed: Vec<(i32, String)> = sd_notify::listen_fds_with_names()?.collect();
+    let named = passed.iter().find(|(_, name)| name == API);
+    let Some(&(number, _)) = named.or(passed.first().filter(|_| passed.len() == 1)) else { return Ok(None) };
+    let listener = UnixListener::from(own(number)?);
+    // What is not a listening Unix socket is noticed here.
+    listener.local_addr()?;
+    listener.set_nonblocking(true)?;
+    Ok(Some(listener))
+}
+
+/// A descriptor of one's own for a number that somebody else has put there.
+fn own(number: i32) -> io::Result<OwnedFd> {
+    let this = pidfd_open(getpid(), PidfdFlags::empty())?;
+    Ok(pidfd_getfd(this, number, PidfdGetfdFlags::empty())?)
+}

@@ -1,0 +1,92 @@
+//! Asking systemd over D-Bus, see `org.freedesktop.systemd1(5)`.
+//!
+//! As root over its private socket, which is there as long as systemd is, without any bus; it is the one that `systemctl` uses.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use zbus::connection::Builder;
+use zbus::message::Body;
+use zbus::{Connection, OwnedObjectPath, OwnedVariant};
+
+const PRIVATE_SOCKET: &str = "unix:path=/run/systemd/private";
+const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const UNIT: &str = "org.freedesktop.systemd1.Unit";
+const JOB: &str = "org.freedesktop.systemd1.Job";
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+
+/// How long systemd may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why systemd did not tell or do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It refused, or could not be reached.
+    #[error("failed to {operation} with systemd: {source}")]
+    Bus {
+        /// What was asked.
+        operation: &'static str,
+        /// The reason.
+        source: zbus::Error,
+    },
+    /// It did not answer.
+    #[error("failed to {operation} with systemd: no answer within {}", humantime::format_duration(PATIENCE))]
+    TimedOut {
+        /// What was asked.
+        operation: &'static str,
+    },
+}
+
+/// What is being done to a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// It is stopped, and started again.
+    Restart,
+    /// Anything else.
+    Other,
+}
+
+/// What is being done to the unit that this process belongs to; `None` if nothing is.
+pub async fn job() -> Result<Option<Job>, Error> {
+    in_time("ask for this unit's job", async {
+        let connection = connect().await?;
+        let reply = call(&connection, MANAGER_PATH, MANAGER, "GetUnitByPID", &(std::process::id(),)).await?;
+        let unit: OwnedObjectPath = reply.deserialize()?;
+        let (number, job): (u32, OwnedObjectPath) = property(&connection, &unit, UNIT, "Job").await?.try_into()?;
+        if number == 0 {
+            return Ok(None);
+        }
+        let kind: String = property(&connection, &job, JOB, "JobType").await?.try_into()?;
+        Ok(Some(if kind.ends_with("restart") { Job::Restart } else { Job::Other }))
+    })
+    .await
+}
+
+async fn connect() -> zbus::Result<Connection> {
+    Builder::address(PRIVATE_SOCKET).p2p().build().await
+}
+
+async fn call<B>(connection: &Connection, path: &str, interface: &str, method: &str, body: &B) -> zbus::Result<Body>
+where
+    B: serde::Serialize + zbus::DynamicType,
+{
+    Ok(connection.call_method(None::<&str>, path, Some(interface), method, body).await?.body())
+}
+
+async fn property(
+    connection: &Connection,
+    path: &OwnedObjectPath,
+    interface: &str,
+    name: &str,
+) -> zbus::Result<OwnedVariant> {
+    let body = call(connection, path.as_str(), PROPERTIES, "Get", &(interface, name)).await?;
+    body.deserialize()
+}
+
+async fn in_time<T>(operation: &'static str, work: impl Future<Output = zbus::Result<T>>) -> Result<T, Error> {
+    match timeout(PATIENCE, work).await {
+        Ok(result) => result.map_err(|source| Error::Bus { operation, source }),
+        Err(_) => Err(Error::TimedOut { operation }),
+    }
+}
