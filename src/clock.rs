@@ -57,6 +57,9 @@ impl Timestamp {
     }
 }
 
+/// As good as never, and yet a number that the kernel takes.
+const AGES: Duration = Duration::from_hours(1000 * 365 * 24);
+
 /// A wait for points in time on the boot clock. The runtime's own timers stand still while the machine sleeps, and a deadline that
 /// passes meanwhile would be late by as much.
 #[derive(Debug)]
@@ -83,7 +86,7 @@ impl Alarm {
         match at {
             // All zeros would unset it.
             Some(at) => {
-                let instant = TimeSpec::from_duration(at.boot.max(Duration::from_nanos(1)));
+                let instant = TimeSpec::from_duration(at.boot.clamp(Duration::from_nanos(1), AGES));
                 self.timer.set(Expiration::OneShot(instant), TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
             }
             None => self.timer.unset()?,
@@ -132,7 +135,8 @@ impl Add<Duration> for Timestamp {
     fn add(self, duration: Duration) -> Self {
         const CENTURY: Duration = Duration::from_hours(100 * 365 * 24);
         let duration = duration.min(CENTURY);
-        Self { boot: self.boot + duration, wall: self.wall + duration }
+        let wall = self.wall.checked_add(duration).unwrap_or(self.wall);
+        Self { boot: self.boot.saturating_add(duration), wall }
     }
 }
 
@@ -174,5 +178,14 @@ mod tests {
     #[test]
     fn a_duration_of_centuries_does_not_overflow() {
         assert!(Timestamp::now() + Duration::MAX > Timestamp::now());
+        let last = Timestamp::new(Duration::MAX, SystemTime::now());
+        assert_eq!(last + Duration::MAX, last);
+    }
+
+    #[tokio::test]
+    async fn an_alarm_at_the_end_of_time_does_not_ring() {
+        let mut alarm = Alarm::new().unwrap();
+        alarm.set(Some(Timestamp::new(Duration::MAX, SystemTime::now()))).unwrap();
+        assert!(!rings(&alarm, Duration::from_millis(1)).await);
     }
 }

@@ -30,9 +30,11 @@ use crate::record::{self, Reading, Record, Recorder};
 use crate::socket::{self, Bound};
 use crate::status::{Errors, Snapshot};
 use crate::supervisor::attempt::Means;
+use crate::supervisor::machine::Machine;
 use crate::supervisor::{Detail, Event, Outlets, Supervisor};
 use crate::systemd::{self, Job, Notifier};
 use crate::tmux::Tmux;
+use crate::tree::Trees;
 
 /// How long the tmux server may take over its part of the shutdown.
 const RELEASE: Duration = Duration::from_secs(3);
@@ -227,13 +229,15 @@ async fn serve(
     let executable = executable.to_string_lossy().into_owned();
     let tmux = Tmux::new(deputy.clone(), settings.tmux_socket.clone(), executable.clone(), &place.account);
     let user = place.account.uid;
-    let means = Means { tmux: tmux.clone(), executable, launch_socket: folder.launch_socket(), user };
+    let trees = Trees::new(&settings.state_dir, user);
+    let means = Means { tmux: tmux.clone(), executable, launch_socket: folder.launch_socket(), user, trees };
     let record = Record::new(&settings.state_dir)?;
     let to_read = record.clone();
-    let Reading { agents, problems } = tokio::task::spawn_blocking(move || to_read.read())
-        .await
-        .map_err(io::Error::other)
-        .map_err(failed("read the record"))?;
+    let Reading { agents, problems } =
+        tokio::task::spawn_blocking(move || to_read.read(|machine: &Machine| machine.name().key()))
+            .await
+            .map_err(io::Error::other)
+            .map_err(failed("read the record"))?;
     state_errors.extend(problems.iter().map(ToString::to_string));
     for error in &state_errors {
         tracing::error!("{error}");

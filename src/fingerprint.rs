@@ -43,23 +43,39 @@ impl fmt::Debug for Key {
     }
 }
 
-/// What was launched, as far as it can be told without keeping it: what makes it comparable, a colon, and a hash.
+/// What was launched, as far as it can be told without keeping it: what makes it comparable, a hash of all but the environment, and
+/// one of the environment, with colons between.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint(String);
 
 impl Fingerprint {
     /// Whether this is known to be of something else than `other` is. What cannot be compared is not known to differ.
     pub fn differs_from(&self, other: &Self) -> bool {
-        match (self.0.split_once(':'), other.0.split_once(':')) {
-            (Some((kind, hash)), Some((other_kind, other_hash))) => kind == other_kind && hash != other_hash,
+        self.differs_in_command_from(other) || self.differs(other, |parts| parts.2)
+    }
+
+    /// Whether it is known to be of something else than `other` is, whatever the environment.
+    pub fn differs_in_command_from(&self, other: &Self) -> bool {
+        self.differs(other, |parts| parts.1)
+    }
+
+    fn differs<'a>(&'a self, other: &'a Self, part: impl Fn(&(&'a str, &'a str, &'a str)) -> &'a str) -> bool {
+        match (self.parts(), other.parts()) {
+            (Some(mine), Some(others)) => mine.0 == others.0 && part(&mine) != part(&others),
             _ => false,
         }
+    }
+
+    fn parts(&self) -> Option<(&str, &str, &str)> {
+        let (kind, hashes) = self.0.split_once(':')?;
+        let (command, environment) = hashes.split_once(':')?;
+        Some((kind, command, environment))
     }
 
     /// For tests of other rooms: that of something that is told by a word.
     #[cfg(test)]
     pub(crate) fn of(word: &str) -> Self {
-        Self(format!("{VERSION}:{word}"))
+        Self(format!("{VERSION}:{word}:"))
     }
 }
 
@@ -107,7 +123,7 @@ impl Key {
 
     /// The fingerprint of a launch.
     pub fn fingerprint(&self, launch: &Launch) -> Fingerprint {
-        let mut hash = self.hash();
+        let (mut hash, mut environment) = (self.hash(), self.hash());
         hash.text(launch.name.as_str().as_bytes());
         hash.text(launch.session.as_str().as_bytes());
         hash.text(launch.workdir.as_os_str().as_encoded_bytes());
@@ -115,14 +131,14 @@ impl Key {
         for argument in &launch.arguments {
             hash.text(argument.as_slice());
         }
-        hash.count(launch.environment.len());
+        environment.count(launch.environment.len());
         for (name, value) in &launch.environment {
-            hash.text(name.as_bytes());
-            hash.text(value.as_slice());
+            environment.text(name.as_bytes());
+            environment.text(value.as_slice());
         }
         let mut of_the_key = self.hash();
         of_the_key.text(b"which key");
-        Fingerprint(format!("{VERSION}-{:.8}:{}", of_the_key.finish(), hash.finish()))
+        Fingerprint(format!("{VERSION}-{:.8}:{}:{}", of_the_key.finish(), hash.finish(), environment.finish()))
     }
 
     fn hash(&self) -> Hash {
@@ -216,10 +232,13 @@ mod tests {
     #[test]
     fn what_cannot_be_compared_is_not_known_to_differ() {
         let of = |text: &str| Fingerprint(text.to_owned());
-        assert!(of("1:a").differs_from(&of("1:b")));
-        assert!(!of("1:a").differs_from(&of("1:a")));
-        assert!(!of("1:a").differs_from(&of("2:b")));
-        assert!(!of("").differs_from(&of("1:b")));
+        assert!(of("1:a:e").differs_from(&of("1:b:e")));
+        assert!(of("1:a:e").differs_from(&of("1:a:f")));
+        assert!(!of("1:a:e").differs_from(&of("1:a:e")));
+        assert!(!of("1:a:e").differs_from(&of("2:b:e")));
+        assert!(!of("").differs_from(&of("1:b:e")));
         assert!(!of("").differs_from(&of("x")));
+        assert!(!of("1:a:e").differs_in_command_from(&of("1:a:f")));
+        assert!(of("1:a:e").differs_in_command_from(&of("1:b:e")));
     }
 }

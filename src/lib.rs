@@ -31,7 +31,8 @@
 //! | [`launch`] | the launcher: what it and the daemon say to each other, its end, the login |
 //! | [`deputy`] | the process that acts with the agent user's rights |
 //! | [`tmux`] | sessions and panes |
-//! | [`process`] | pidfds, and killing whole trees |
+//! | [`process`] | pidfds: who a process is, and what came of it |
+//! | [`tree`], [`cgroup`], [`mark`] | finding and killing everything that is an agent's |
 //! | [`record`], [`fingerprint`] | what the next daemon must know |
 //! | [`folder`], [`socket`], [`lock`], [`limits`], [`account`] | what the system gives: one noun each |
 //! | [`status`] | the API's types, and the snapshot that is served |
@@ -54,6 +55,7 @@
 
 pub mod account;
 pub mod api;
+pub mod cgroup;
 pub mod cli;
 pub mod client;
 pub mod clock;
@@ -72,6 +74,7 @@ pub mod launch;
 pub mod limits;
 pub mod lock;
 pub mod log;
+pub mod mark;
 pub mod process;
 pub mod reconcile;
 pub mod record;
@@ -82,4 +85,5 @@ pub mod status;
 pub mod supervisor;
 pub mod systemd;
 pub mod tmux;
+pub mod tree;
 pub mod watch;

@@ -53,11 +53,8 @@ impl Lock {
     pub fn take(directory: &Path) -> Result<Self, Error> {
         let failed = |source| Error::System { directory: directory.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
-            .open(directory)
-            .map_err(failed)?;
+        let file =
+            OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_CLOEXEC).open(directory).map_err(failed)?;
         let holder = directory.join("pid");
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => {

@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Uid;
@@ -27,43 +28,27 @@ pub struct Identity {
 impl Identity {
     /// The process, if it has not ended. An error means that this could not be found out.
     pub fn open(self) -> io::Result<Option<Process>> {
-        let Some(id) = Pid::from_raw(self.pid).filter(|_| self.pid > 1) else { return Ok(None) };
-        let pidfd = match pidfd_open(id, PidfdFlags::empty()) {
-            Err(rustix::io::Errno::SRCH) => return Ok(None),
-            pidfd => pidfd?,
-        };
-        if Stat::look(self.pid)?.is_none_or(|stat| stat.started != self.started) {
-            return Ok(None);
-        }
-        let process = Process { pid: self.pid, pidfd, started: self.started };
-        Ok(process.lives()?.then_some(process))
+        Ok(Process::find(self.pid)?.filter(|process| process.started == self.started))
     }
-}
 
-impl Identity {
     /// Its id, which means it only for as long as it has not been waited for.
     pub fn pid(self) -> i32 {
         self.pid
     }
 
-    /// Kills what runs as `owner` in the session that the process leads or led. Answers how many there were.
+    /// Kills what runs as `owner` in the session that the process leads or led, as long as there is anything. Answers how many
+    /// there were at the last look.
     ///
     /// For what stays behind when a launcher is killed. The kernel gives no process the id of a session that has members.
     pub fn kill_session(self, owner: Uid) -> usize {
         if Stat::read(self.pid).is_some_and(|stat| stat.started != self.started) {
             return 0;
         }
-        kill_all(&self.session(), |pid| {
-            Stat::read(pid).is_some_and(|stat| stat.session == self.pid) && runs_as(pid, owner)
+        let is_of_it = |pid| Stat::read(pid).is_some_and(|stat| stat.session == self.pid);
+        until_none(|| {
+            let others = all().filter(|&pid| pid != self.pid && is_of_it(pid));
+            others.filter(|&pid| kill_if(pid, |pid| is_of_it(pid) && runs_as(pid, owner))).count()
         })
-    }
-
-    fn session(self) -> BTreeSet<i32> {
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        entries
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|&pid| pid != self.pid && Stat::read(pid).is_some_and(|stat| stat.session == self.pid))
-            .collect()
     }
 }
 
@@ -83,6 +68,19 @@ impl Process {
         Self::from_pidfd(pid, pidfd_open(id, PidfdFlags::empty())?)
     }
 
+    /// The process that has this id now, if there is one that lives. An error means that this could not be found out.
+    pub fn find(pid: i32) -> io::Result<Option<Self>> {
+        let Some(id) = Pid::from_raw(pid).filter(|_| pid > 1) else { return Ok(None) };
+        let pidfd = match pidfd_open(id, PidfdFlags::empty()) {
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            pidfd => pidfd?,
+        };
+        let Some(Stat { started, .. }) = Stat::look(pid)? else { return Ok(None) };
+        let process = Self { pid, pidfd, started };
+        // Asked last: what lives now has had this id all along.
+        Ok(process.lives()?.then_some(process))
+    }
+
     /// The process behind a pidfd that the kernel gave for this id. It must not have ended: its id may be another's by now.
     pub fn from_pidfd(pid: i32, pidfd: OwnedFd) -> io::Result<Self> {
         let started = Stat::read(pid).ok_or(io::ErrorKind::NotFound)?.started;
@@ -99,7 +97,7 @@ impl Process {
 
     /// Whether its real user id is that one. Must be asked of a living process.
     pub fn runs_as(&self, user: Uid) -> io::Result<bool> {
-        Ok(runs_as(self.pid, user) && self.lives()?)
+        Ok(real_user(self.pid)? == Some(user) && self.lives()?)
     }
 
     /// Its id, which means it only for as long as it has not been waited for.
@@ -132,15 +130,11 @@ impl Process {
     /// whatever they do, they stay below it. User ids do not count: what an agent starts through a set-user-ID program, or
     /// in a user namespace, is the agent's.
     pub fn kill_descendants(&self) -> usize {
-        const LOOKS: usize = 50;
-        let mut alive = 0;
-        for _ in 0..LOOKS {
-            alive = kill_all(&self.descendants(), |pid| self.is_ancestor_of(pid));
-            if alive == 0 {
-                break;
-            }
-        }
-        alive
+        until_none(|| {
+            let mut alive = 0;
+            self.descend(|pid| alive += usize::from(kill_if(pid, |pid| self.is_ancestor_of(pid))));
+            alive
+        })
     }
 
     /// Whether a process id that the process gave for something it started can be true: such a thing is below it, or has ended.
@@ -152,13 +146,16 @@ impl Process {
         self.is_ancestor_of(pid) || Stat::read(pid).is_none()
     }
 
-    fn descendants(&self) -> BTreeSet<i32> {
-        let mut tree = BTreeSet::new();
-        let mut ahead = vec![self.pid];
-        while let Some(parent) = ahead.pop() {
-            ahead.extend(children(parent).into_iter().filter(|&child| tree.insert(child)));
+    /// Hands on each of its descendants, and looks for the children of each only afterwards: one that was killed has no more.
+    fn descend(&self, mut hand_on: impl FnMut(i32)) {
+        let mut seen = BTreeSet::new();
+        let mut ahead = children(self.pid);
+        while let Some(pid) = ahead.pop() {
+            if seen.insert(pid) {
+                hand_on(pid);
+                ahead.extend(children(pid));
+            }
         }
-        tree
     }
 
     fn is_ancestor_of(&self, pid: i32) -> bool {
@@ -189,9 +186,7 @@ impl Stat {
     fn look(pid: i32) -> io::Result<Option<Self>> {
         match fs::read_to_string(format!("/proc/{pid}/stat")) {
             Ok(text) => Self::parse(&text).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            // It ended between opening and reading.
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Ok(None),
+            Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -221,31 +216,58 @@ fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
-/// Kills these processes, each only if it is still the one that was meant: `belongs` is asked while it is held by a pidfd.
-/// Answers how many had not ended yet.
-fn kill_all(pids: &BTreeSet<i32>, belongs: impl Fn(i32) -> bool) -> usize {
-    pids.iter()
-        .filter(|&&pid| {
-            let Ok(process) = Process::open(pid) else { return false };
-            !Stat::read(pid).is_none_or(|stat| stat.zombie) && belongs(pid) && process.kill().is_ok()
-        })
-        .count()
+/// The ids of all processes that there are.
+pub(crate) fn all() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Kills the process if it is still the one that was meant: `belongs` is asked while it is held by a pidfd. Answers whether it
+/// was, and had not ended yet.
+fn kill_if(pid: i32, belongs: impl Fn(i32) -> bool) -> bool {
+    let Ok(process) = Process::open(pid) else { return false };
+    !Stat::read(pid).is_none_or(|stat| stat.zombie) && belongs(pid) && process.kill().is_ok()
+}
+
+/// Looks, and kills what is seen, until a look sees nothing, for a bounded time. What forks quickly takes some looks. Answers how
+/// many the last look saw.
+fn until_none(look: impl Fn() -> usize) -> usize {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let start = Instant::now();
+    loop {
+        let seen = look();
+        if seen == 0 || start.elapsed() > PATIENCE {
+            return seen;
+        }
+    }
 }
 
 /// Whether the process's real user id is that one, see `proc_pid_status(5)`.
-fn runs_as(pid: i32, owner: Uid) -> bool {
-    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("Uid:"))
-        .is_some_and(|ids| number(ids.split_ascii_whitespace().next()) == Some(owner.as_raw()))
+pub(crate) fn runs_as(pid: i32, owner: Uid) -> bool {
+    real_user(pid).is_ok_and(|user| user == Some(owner))
+}
+
+/// `None` if there is no such process; an error if that could not be found out.
+fn real_user(pid: i32) -> io::Result<Option<Uid>> {
+    match fs::read_to_string(format!("/proc/{pid}/status")) {
+        Ok(status) => {
+            let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+            Ok(ids.and_then(|ids| number(ids.split_ascii_whitespace().next())).map(Uid::from_raw))
+        }
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether it is because the process has ended, be it between opening and reading.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command, Stdio};
-    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -285,11 +307,22 @@ mod tests {
         Process::open(i32::try_from(child.id()).unwrap()).unwrap()
     }
 
+    fn descendants(process: &Process) -> Vec<i32> {
+        let mut all = Vec::new();
+        process.descend(|pid| all.push(pid));
+        all
+    }
+
+    fn session(leader: Identity) -> usize {
+        let is_of_it = |&pid: &i32| Stat::read(pid).is_some_and(|stat| stat.session == leader.pid && !stat.zombie);
+        all().filter(|pid| *pid != leader.pid).filter(is_of_it).count()
+    }
+
     #[test]
     fn a_whole_tree_is_killed_and_its_root_spared() {
         let mut child = shell("sleep 1000 & (sleep 1000; true) & wait; exec sleep 1000");
         let root = process(&child);
-        until(|| root.descendants().len() >= 3);
+        until(|| descendants(&root).len() >= 3);
         until(|| root.kill_descendants() == 0);
         assert!(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
@@ -300,8 +333,8 @@ mod tests {
     fn a_process_that_is_not_below_is_spared() {
         let (mut one, mut other) = (shell("sleep 1000 & wait"), shell("exec sleep 1000"));
         assert!(!process(&one).is_ancestor_of(process(&other).pid()));
-        until(|| !process(&one).descendants().is_empty());
-        assert!(process(&one).is_ancestor_of(*process(&one).descendants().first().unwrap()));
+        until(|| !descendants(&process(&one)).is_empty());
+        assert!(process(&one).is_ancestor_of(descendants(&process(&one))[0]));
         until(|| process(&one).kill_descendants() == 0);
         assert!(other.try_wait().unwrap().is_none());
         other.kill().unwrap();
@@ -319,12 +352,13 @@ mod tests {
             .spawn()
             .unwrap();
         let process = process(&leader).identity();
-        until(|| !process.session().is_empty());
+        until(|| session(process) == 1);
         leader.kill().unwrap();
         leader.wait().unwrap();
-        assert_eq!(process.kill_session(Uid::from_raw(54_321)), 0);
-        assert_eq!(process.kill_session(Uid::effective()), 1);
-        until(|| process.session().is_empty());
+        process.kill_session(Uid::from_raw(54_321));
+        assert_eq!(session(process), 1);
+        assert_eq!(process.kill_session(Uid::effective()), 0);
+        assert_eq!(session(process), 0);
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub fn plan(desired: &Desired, held: &Held) -> Vec<Action> {
         let in_force = known.and_then(|known| known.declared.as_ref());
         actions.push(match (&agent.declaration, in_force) {
             (Err(error), _) => Action::Reject(agent.clone(), error.clone()),
-            (Ok(declaration), Some(in_force)) if !changes_launch(declaration, in_force) => {
+            (Ok(declaration), Some(in_force)) if !changes_launch(declaration, in_force, known) => {
                 Action::Update(agent.clone(), declaration.clone())
             }
             (Ok(declaration), _) => Action::Declare(agent.clone(), declaration.clone()),
@@ -64,9 +64,15 @@ pub fn plan(desired: &Desired, held: &Held) -> Vec<Action> {
 }
 
 /// What is missing now is no change of what was launched: it is missed at the next start. Neither is what cannot be compared.
-fn changes_launch(declaration: &Declaration, in_force: &Declared) -> bool {
+fn changes_launch(declaration: &Declaration, in_force: &Declared, known: Option<&HeldAgent>) -> bool {
     let (Ok(wanted), Some(launched)) = (&declaration.launch, &in_force.fingerprint) else { return false };
-    launched.differs_from(&wanted.fingerprint) && (wanted.is_certain || !in_force.is_restored)
+    let former = known.and_then(|known| known.desired.as_ref()?.declaration.as_ref().ok()?.launch.as_ref().ok());
+    let is_edited = former.is_some_and(|former| former.fingerprint != wanted.fingerprint);
+    if wanted.is_certain || !in_force.is_restored || is_edited {
+        launched.differs_from(&wanted.fingerprint)
+    } else {
+        launched.differs_in_command_from(&wanted.fingerprint)
+    }
 }
 
 #[cfg(test)]
@@ -171,7 +177,8 @@ mod tests {
     #[rstest]
     #[case::same_launch("x", true, "update a")]
     #[case::another_launch("y", true, "declare a")]
-    #[case::secrets_that_cannot_be_read("y", false, "update a")]
+    #[case::same_launch_and_secrets_that_cannot_be_read("x", false, "update a")]
+    #[case::another_launch_and_secrets_that_cannot_be_read("y", false, "declare a")]
     fn what_an_earlier_daemon_launched_is_touched_only_if_it_is_known_to_be_another(
         #[case] argument: &str,
         #[case] is_certain: bool,

@@ -92,8 +92,8 @@ impl Record {
         Ok(Self { folder: state_dir.join(FOLDER), boot: boot.trim().to_owned() })
     }
 
-    /// Everything that can be used. Blocks.
-    pub fn read<T: for<'de> Deserialize<'de>>(&self) -> Reading<T> {
+    /// Everything that can be used: what an agent is called by decides which file it may be in. Blocks.
+    pub fn read<T: for<'de> Deserialize<'de>>(&self, key_of: impl Fn(&T) -> String) -> Reading<T> {
         let mut reading = Reading { agents: BTreeMap::new(), problems: Vec::new() };
         let failed = |source| Error::System { operation: "read", path: self.folder.clone(), source };
         let entries = match fs::read_dir(&self.folder) {
@@ -114,7 +114,14 @@ impl Record {
             };
             let key = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json")).map(str::to_owned);
             let Some(key) = key else { continue };
-            match self.read_file(&path) {
+            let agent = self.read_file(&path).and_then(|agent: Option<T>| match agent {
+                Some(agent) if key_of(&agent) != key => {
+                    let reason = format!("it is that of {}", key_of(&agent));
+                    Err(Error::Content { path: path.clone(), reason })
+                }
+                agent => Ok(agent),
+            });
+            match agent {
                 Ok(Some(agent)) => drop(reading.agents.insert(key, agent)),
                 // Nothing can be done about one that stays.
                 Ok(None) => drop(fs::remove_file(&path)),
@@ -354,10 +361,16 @@ mod tests {
         (Recorder::new(record.clone(), move |report| drop(reports.send(report))), reported)
     }
 
-    fn read(record: &Record) -> Vec<(String, u32)> {
-        let reading = record.read();
+    /// Agents are called by their first letter.
+    #[allow(clippy::ptr_arg, reason = "it is what is read")]
+    fn key_of(agent: &String) -> String {
+        agent[..1].to_owned()
+    }
+
+    fn read(record: &Record) -> Vec<String> {
+        let reading = record.read(key_of);
         assert!(reading.problems.is_empty(), "{:?}", reading.problems);
-        reading.agents.into_iter().collect()
+        reading.agents.into_values().collect()
     }
 
     fn plant(record: &Record, text: &str) -> PathBuf {
@@ -371,14 +384,14 @@ mod tests {
     async fn what_is_put_is_read_again_and_is_the_owners_only() {
         let (_directory, record) = record();
         let (recorder, mut reported) = recorder(&record);
-        recorder.put("a", Some(&1));
-        let version = recorder.put("b", Some(&2));
+        recorder.put("a", Some(&"a1"));
+        let version = recorder.put("b", Some(&"b2"));
         while reported.recv().await.unwrap().tried < version {}
-        assert_eq!(read(&record), [("a".to_owned(), 1), ("b".to_owned(), 2)]);
-        recorder.put("a", Some(&3));
-        recorder.put::<u32>("b", None);
+        assert_eq!(read(&record), ["a1", "b2"]);
+        recorder.put("a", Some(&"a3"));
+        recorder.put::<String>("b", None);
         recorder.finish(Duration::from_secs(10)).await;
-        assert_eq!(read(&record), [("a".to_owned(), 3)]);
+        assert_eq!(read(&record), ["a3"]);
         for (path, mode) in [(record.folder.clone(), 0o700), (record.folder.join("a.json"), 0o600)] {
             assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, mode);
         }
@@ -386,14 +399,14 @@ mod tests {
 
     #[test]
     fn none_is_none() {
-        assert_eq!(read(&record().1), []);
+        assert!(read(&record().1).is_empty());
     }
 
     #[test]
     fn that_of_another_boot_is_passed_over_and_removed() {
         let (_directory, record) = record();
-        let path = plant(&record, r#"{"version":1,"boot":"another","agent":1}"#);
-        assert_eq!(read(&record), []);
+        let path = plant(&record, r#"{"version":1,"boot":"another","agent":"a"}"#);
+        assert!(read(&record).is_empty());
         assert!(!path.exists());
     }
 
@@ -405,12 +418,20 @@ mod tests {
     fn what_is_no_record_is_reported_and_put_aside(#[case] text: &str, #[case] reason: &str) {
         let (_directory, record) = record();
         let path = plant(&record, text);
-        let reading = record.read::<u32>();
+        let reading = record.read(key_of);
         assert!(reading.agents.is_empty());
         let problem = reading.problems[0].to_string();
         assert!(problem.contains(reason) && problem.contains("agents/a.json"), "{problem}");
         assert_eq!(fs::read_to_string(put_aside(&path)).unwrap(), text);
-        assert_eq!(read(&record), []);
+        assert!(read(&record).is_empty());
+    }
+
+    #[test]
+    fn that_of_another_agent_is_put_aside() {
+        let (_directory, record) = record();
+        let path = plant(&record, &format!(r#"{{"version":1,"boot":{:?},"agent":"b"}}"#, record.boot));
+        assert!(record.read(key_of).problems[0].to_string().contains("it is that of b"));
+        assert!(!path.exists());
     }
 
     #[tokio::test]
@@ -419,12 +440,12 @@ mod tests {
         // Not a matter of permissions, which root does not care for.
         fs::write(directory.path().join("state"), "in the way").unwrap();
         let (recorder, mut reported) = recorder(&record);
-        recorder.put("a", Some(&1));
+        recorder.put("a", Some(&"a1"));
         let error = reported.recv().await.unwrap().error.unwrap();
         assert!(error.contains("state/agents/a.json"), "{error}");
-        recorder.put("a", Some(&2));
+        recorder.put("a", Some(&"a2"));
         fs::remove_file(directory.path().join("state")).unwrap();
         while reported.recv().await.unwrap().error.is_some() {}
-        assert_eq!(read(&record), [("a".to_owned(), 2)]);
+        assert_eq!(read(&record), ["a2"]);
     }
 }

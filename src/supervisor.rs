@@ -84,8 +84,6 @@ pub struct Outlets {
 pub struct Supervisor {
     agents: BTreeMap<String, Agent>,
     desired: Desired,
-    /// Agents of which there are sessions, and of which nothing else was known at first.
-    unknown: BTreeSet<String>,
     /// Attempts whose ends are to be noted once this much is on record.
     to_note: Vec<(Version, String, Attempt)>,
     /// Of what was put on record last.
@@ -130,7 +128,7 @@ struct Agent {
     /// `None` if an earlier daemon knew it.
     desired: Option<DesiredAgent>,
     attempts: HashMap<Attempt, UnderWay>,
-    /// Whether this daemon has launched it yet: an earlier one may have left something in its place.
+    /// Whether this daemon has opened its pane yet: an earlier one may have left something in it.
     is_known: bool,
 }
 
@@ -154,7 +152,6 @@ impl Supervisor {
         Self {
             agents: BTreeMap::new(),
             desired: Desired::default(),
-            unknown: BTreeSet::new(),
             to_note: Vec::new(),
             version: 0,
             state_errors,
@@ -257,10 +254,16 @@ impl Supervisor {
                     machine::Event::Gone { attempt } => {
                         agent.map(|agent| agent.attempts.remove(&attempt));
                     }
-                    machine::Event::Found { .. } => {
-                        // What runs may be something else than what is desired.
+                    machine::Event::Opened { .. } => {
+                        if let Some(agent) = agent {
+                            agent.is_known = true;
+                        }
+                    }
+                    machine::Event::Found { attempt, .. } => {
+                        // What runs may be something else than what is desired, with other secrets.
                         if let Some(agent) = agent {
                             agent.desired = None;
+                            agent.attempts.get_mut(&attempt).map(|under_way| under_way.launch.take());
                         }
                         self.afterwards.reconcile = true;
                     }
@@ -270,8 +273,9 @@ impl Supervisor {
                 self.to_note.extend(ended.map(|attempt| (self.version, key, attempt)));
             }
             Event::Sessions(owners) => {
-                self.unknown = owners;
-                self.afterwards.reconcile = true;
+                for name in owners.iter().filter_map(|key| Name::try_from(key.as_str()).ok()) {
+                    self.find(name);
+                }
             }
             Event::Recorded(Report { tried, error }) => self.recorded(tried, error),
             Event::Detach => self.course = Course::Detaching,
@@ -285,9 +289,23 @@ impl Supervisor {
         }
     }
 
+    /// There is a session of this agent that was there before any was opened.
+    fn find(&mut self, name: Name) {
+        let key = name.key();
+        // What was launched is known, or is found by the launch.
+        if self.course == Course::Running && self.agents.get(&key).is_none_or(|agent| !agent.machine.was_launched()) {
+            self.take_up(&key, Machine::found(name, Timestamp::now()));
+            self.afterwards.reconcile = true;
+        }
+    }
+
     fn recorded(&mut self, tried: Version, error: Option<String>) {
-        for (_, key, attempt) in self.to_note.extract_if(.., |(version, ..)| *version <= tried).collect::<Vec<_>>() {
-            self.command(&key, attempt, Command::Noted);
+        // What is not on record is noted by its launcher alone, until it has waited long enough.
+        if error.is_none() {
+            for (_, key, attempt) in self.to_note.extract_if(.., |(version, ..)| *version <= tried).collect::<Vec<_>>()
+            {
+                self.command(&key, attempt, Command::Noted);
+            }
         }
         if error != self.record_error {
             if let Some(error) = &error {
@@ -304,17 +322,6 @@ impl Supervisor {
     fn reconcile(&mut self) {
         if self.course != Course::Running {
             return;
-        }
-        // Those that are declared are found when they are launched.
-        if self.desired.complete {
-            for key in std::mem::take(&mut self.unknown) {
-                if let Ok(name) = Name::try_from(key.as_str())
-                    && !self.desired.agents.contains_key(&key)
-                    && !self.agents.contains_key(&key)
-                {
-                    self.take_up(&key, Machine::found(name, Timestamp::now()));
-                }
-            }
         }
         let staying = self.agents.iter().filter(|(_, agent)| !agent.machine.is_leaving());
         let held: Held = staying.map(|(key, agent)| (key.clone(), agent.held())).collect();
@@ -446,8 +453,8 @@ impl Supervisor {
             return self.step(key, machine::Event::SessionBusy { attempt, holder });
         }
         self.log_launch(&launch);
-        let Some(agent) = self.agents.get_mut(key) else { return };
-        let look_first = !std::mem::replace(&mut agent.is_known, true);
+        let Some(agent) = self.agents.get(key) else { return };
+        let look_first = !agent.is_known;
         let beginning = Beginning::Launch { launch: Arc::clone(&launch), look_first };
         self.begin(key, attempt, beginning, Some(launch));
     }

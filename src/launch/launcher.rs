@@ -34,6 +34,7 @@ use crate::clock::Timestamp;
 use crate::fingerprint::Fingerprint;
 use crate::frame;
 use crate::limits;
+use crate::mark;
 use crate::process::Process;
 
 /// How long a harness may take to end once its terminal has gone away.
@@ -102,8 +103,6 @@ pub fn run(name: &str, attempt: u64, socket: &Path) -> Result<u8, Error> {
 async fn live(name: &str, attempt: u64, socket: &Path) -> Result<Ending, Error> {
     let mut signals = Caught::new()?;
     let account = Account::current()?;
-    // Beside the handshake: of all there is to do it takes longest.
-    let login = tokio::spawn(async move { login::log_in(&account).await });
     let mut daemon = Daemon::new(socket, name, attempt);
     let message = tokio::select! {
         message = timeout(PATIENCE_WITH_DAEMONS, daemon.attend(&Progress::New)) => message.ok(),
@@ -114,7 +113,8 @@ async fn live(name: &str, attempt: u64, socket: &Path) -> Result<Ending, Error> 
     };
     daemon.fingerprint = Some(fingerprint);
     let order = Order { arguments, environment, workdir: PathBuf::from(OsStr::from_bytes(workdir.as_slice())) };
-    let login = login.await.map_err(io::Error::other)?;
+    // Not before: what this process starts until then is not known for the agent's.
+    let login = login::log_in(&account, order.environment.get(mark::VARIABLE)).await;
     match start(order, login, &mut daemon).await {
         Ok((harness, at)) => {
             daemon.say(&FromLauncher::Started { pid: harness.as_raw(), at }).await;

@@ -18,6 +18,8 @@ use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 
 use crate::account::Account;
+use crate::frame::Bytes;
+use crate::mark;
 
 /// The hidden command that becomes the login shell.
 pub const SHELL_COMMAND: &str = "login-shell";
@@ -42,14 +44,14 @@ pub struct Login {
     pub warning: Option<String>,
 }
 
-/// Logs the account in, in the present directory.
-pub async fn log_in(account: &Account) -> Login {
+/// Logs the account in, in the present directory. What the shell starts bears the mark if there is one.
+pub async fn log_in(account: &Account, mark: Option<&Bytes>) -> Login {
     let without = |why: String| Login { environment: account.base_environment(), moved: true, warning: Some(why) };
     if account.refuses_logins() {
         // What such a user's PATH should be is nobody's word but ours, so there is nothing to warn of.
         return Login { environment: account.base_environment(), moved: true, warning: None };
     }
-    match tokio::time::timeout(TIMEOUT, ask(account)).await {
+    match tokio::time::timeout(TIMEOUT, ask(account, mark)).await {
         Ok(Ok((environment, directory))) => {
             let moved = std::env::current_dir().ok().is_none_or(|here| here != directory);
             Login { environment, moved, warning: None }
@@ -66,13 +68,14 @@ pub async fn log_in(account: &Account) -> Login {
     }
 }
 
-async fn ask(account: &Account) -> io::Result<(Vec<(OsString, OsString)>, PathBuf)> {
+async fn ask(account: &Account, mark: Option<&Bytes>) -> io::Result<(Vec<(OsString, OsString)>, PathBuf)> {
     let executable = std::env::current_exe()?;
     let marker =
         format!("agentd-{}-{}", std::process::id(), humantime::format_rfc3339_nanos(std::time::SystemTime::now()));
     let mut command = tokio::process::Command::new(&executable);
     command.arg(SHELL_COMMAND).arg(&marker).env_clear().envs(account.base_environment());
     command.envs(std::env::var_os("TERM").map(|term| ("TERM", term)));
+    command.envs(mark.map(|mark| (mark::VARIABLE, OsStr::from_bytes(mark.as_slice()))));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn()?;
     let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
@@ -169,7 +172,7 @@ pub fn become_shell(account: &Account) -> io::Error {
     crate::limits::restore_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let Login { environment, moved, .. } = match runtime {
-        Ok(runtime) => runtime.block_on(log_in(account)),
+        Ok(runtime) => runtime.block_on(log_in(account, None)),
         Err(error) => return error,
     };
     if !moved {

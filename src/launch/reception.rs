@@ -14,7 +14,7 @@ use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
 use nix::unistd::Uid;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{FromLauncher, MAX_FROM_LAUNCHER, Progress, ToLauncher};
 use crate::fingerprint::Fingerprint;
@@ -24,7 +24,7 @@ use crate::process::Process;
 /// How long a visitor may take to say who it is.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many may be about to say it at once. Others wait in the socket's queue.
+/// How many may be about to say it, or wait for somebody to know them, at once. Others wait in the socket's queue.
 const WAITING_ROOM: usize = 256;
 
 /// A process of the agent user's that says it is the launcher of an attempt.
@@ -46,9 +46,16 @@ pub struct Visitor {
     pub reader: frame::Reader<OwnedReadHalf>,
     /// What it is told.
     pub writer: OwnedWriteHalf,
+    /// Its place in the waiting room: to be given up when it is known who it is.
+    pub seat: OwnedSemaphorePermit,
 }
 
 impl Visitor {
+    /// Whether it says that it was told what to launch.
+    pub fn has_launched(&self) -> bool {
+        self.progress != Progress::New
+    }
+
     /// Tells one that has started nothing yet not to wait. One that has is left alone: it comes again, and may be expected then.
     pub fn send_away(mut self) {
         if self.progress == Progress::New {
@@ -70,8 +77,7 @@ pub async fn receive(listener: UnixListener, user: Uid, hand_on: impl Fn(Visitor
             Ok((stream, _)) => {
                 let (hand_on, sent_away) = (hand_on.clone(), Arc::clone(&sent_away));
                 tokio::spawn(async move {
-                    let _seat = seat;
-                    match tokio::time::timeout(PATIENCE, listen_to(stream, user)).await {
+                    match tokio::time::timeout(PATIENCE, listen_to(stream, user, seat)).await {
                         Ok(Ok(visitor)) => hand_on(visitor),
                         Ok(Err(error)) => complain(&sent_away, &error.to_string()),
                         Err(_) => complain(&sent_away, "it said nothing"),
@@ -95,13 +101,13 @@ fn complain(sent_away: &AtomicU64, why: &str) {
     }
 }
 
-async fn listen_to(stream: UnixStream, user: Uid) -> io::Result<Visitor> {
+async fn listen_to(stream: UnixStream, user: Uid, seat: OwnedSemaphorePermit) -> io::Result<Visitor> {
     let process = peer(&stream, user)?;
     let (reader, writer) = stream.into_split();
     let mut reader = frame::Reader::new(reader, MAX_FROM_LAUNCHER);
     match reader.read().await.map_err(io::Error::other)? {
         Some(FromLauncher::Hello { version, name, attempt, fingerprint, progress }) => {
-            Ok(Visitor { name, attempt, version, fingerprint, progress, process, reader, writer })
+            Ok(Visitor { name, attempt, version, fingerprint, progress, process, reader, writer, seat })
         }
         _ => Err(io::Error::other(format!("process {} is no launcher", process.pid()))),
     }

@@ -26,6 +26,10 @@ use crate::launch::{End, Ending, Failure, FromLauncher, Launch, Progress, ToLaun
 use crate::process::{Identity, Process};
 use crate::status::How;
 use crate::tmux::{self, Pane, Tmux};
+use crate::tree::{self, Tree, Trees};
+
+/// How long tmux may take to open a pane, with all that it takes: a client has ten seconds, and there may be several.
+const TO_OPEN: Duration = Duration::from_secs(40);
 
 /// How long a launcher may take to report, once tmux has started it.
 const TO_REPORT: Duration = Duration::from_secs(10);
@@ -62,6 +66,8 @@ pub struct Means {
     pub launch_socket: PathBuf,
     /// Whom agents run as.
     pub user: Uid,
+    /// Finds what is an agent's.
+    pub trees: Trees,
 }
 
 /// How an attempt begins here.
@@ -140,83 +146,133 @@ enum Left {
     Nothing,
 }
 
+/// Which process of an agent's pane is looked for.
+#[derive(Clone, Copy, Debug)]
+enum Sought {
+    /// Whatever lives there, or has ended there last.
+    Any,
+    /// This one, which has ended.
+    Former(Identity),
+}
+
 impl<T: Fn(machine::Event)> Run<T> {
     async fn launch(&mut self, launch: &Launch, look_first: bool) {
-        let attempt = self.attempt;
-        if look_first && let Left::Alive(process) = self.left_in_pane(None).await {
-            return self.join(process, Some(TO_REPORT)).await;
+        if look_first {
+            let (means, key) = (Arc::clone(&self.means), self.name.key());
+            match self.listen_during(means.tmux.panes(&key)).await {
+                Ok(panes) => {
+                    if let Some(Left::Alive(process)) = self.left_in(&panes, Sought::Any) {
+                        return self.join(process, Known::ByPane).await;
+                    }
+                }
+                Err(tmux::Error::NoServer { .. }) => {}
+                Err(error) => return self.not_started(NotStarted::Retry(error.to_string())),
+            }
         }
-        match self.meet(launch).await {
-            Ok(visitor) => self.start(visitor, launch).await,
-            Err(why) => (self.tell)(machine::Event::NotStarted { attempt, why: NotStarted::Retry(why) }),
+        let (trees, key) = (self.means.trees.clone(), self.name.key());
+        // A launcher that has been told nothing yet is in the way of nobody.
+        match tokio::join!(trees.prepare(&key, look_first), self.meet(launch)) {
+            (Ok(()), Ok(Met::New(visitor))) => self.start(visitor, launch).await,
+            (Ok(()), Ok(Met::Survivor(visitor))) => self.adopt(visitor, Known::ByPane).await,
+            (Err(error), _) => {
+                let why = format!("what is left of it is in the way: {error}");
+                self.not_started(NotStarted::Retry(why));
+            }
+            (_, Err(why)) => self.not_started(NotStarted::Retry(why)),
         }
     }
 
     async fn resume(&mut self, launcher: Option<Identity>) {
         let left = match launcher {
-            Some(launcher) => match self.open(launcher).await {
-                Some(process) => return self.join(process, None).await,
-                None => self.left_in_pane(Some(launcher)).await,
-            },
-            None => self.left_in_pane(None).await,
+            Some(launcher) => {
+                if let Some(process) = self.open(launcher).await {
+                    return self.join(process, Known::OnRecord).await;
+                }
+                match self.left_in_pane(Sought::Former(launcher)).await {
+                    // The record may be behind, and another be running there.
+                    Left::Nothing => self.left_in_pane(Sought::Any).await,
+                    left => left,
+                }
+            }
+            None => self.left_in_pane(Sought::Any).await,
         };
         match (left, launcher) {
-            (Left::Alive(process), _) => self.join(process, Some(TO_REPORT)).await,
-            (Left::Ended(end), _) if end.code == Some(i32::from(launcher::NOTHING_STARTED)) => self.cut_off(),
-            (Left::Ended(end), _) => self.tell_end(end.how(), end.at.map(before_now)),
+            (Left::Alive(process), _) => return self.join(process, Known::ByPane).await,
+            (Left::Ended(end), Some(_)) => self.ended_in_pane(&end),
             (Left::Nothing, Some(_)) => {
-                self.tell_end(How::Cause("it ended while no daemon ran, and its pane is gone".to_owned()), None);
+                self.ended(How::Cause("it ended while no daemon ran, and its pane is gone".to_owned()), None);
             }
-            (Left::Nothing, None) => match self.stray().await {
-                Some(visitor) => self.adopt(visitor).await,
-                None => self.cut_off(),
+            // What ended there is the attempt before: a launcher is told nothing before it is on record.
+            (Left::Ended(_) | Left::Nothing, None) => match self.stray().await {
+                Some(visitor) => return self.adopt(visitor, Known::ByPane).await,
+                None => self.not_started(NotStarted::CutOff),
             },
         }
-        if let Some(launcher) = launcher {
-            let user = self.means.user;
-            // Fails only with the runtime.
-            let _ = tokio::task::spawn_blocking(move || launcher.kill_session(user)).await;
-        }
+        self.see_cleared(self.means.trees.clear_all(&self.name.key(), launcher).await);
     }
 
-    fn cut_off(&self) {
-        (self.tell)(machine::Event::NotStarted { attempt: self.attempt, why: NotStarted::CutOff });
+    fn not_started(&self, why: NotStarted) {
+        (self.tell)(machine::Event::NotStarted { attempt: self.attempt, why });
     }
 
-    fn tell_end(&self, how: How, at: Option<Timestamp>) {
+    fn started(&self, pid: i32, at: Duration) {
+        (self.tell)(machine::Event::Started { attempt: self.attempt, pid, at: Timestamp::now().back_to(at) });
+    }
+
+    fn ended(&self, how: How, at: Option<Timestamp>) {
         (self.tell)(machine::Event::Ended { attempt: self.attempt, how, at: at.unwrap_or_else(Timestamp::now) });
+    }
+
+    /// What tmux remembers of the launcher is how its harness ended, unless that was never started.
+    fn ended_in_pane(&self, end: &tmux::PaneEnd) {
+        if end.code == Some(i32::from(launcher::NOTHING_STARTED)) {
+            // Heard only as long as nothing is known to have started.
+            self.not_started(NotStarted::CutOff);
+        }
+        self.ended(end.how(), end.at.map(before_now));
     }
 
     /// The process, if it lives.
     async fn open(&mut self, launcher: Identity) -> Option<Process> {
+        let mut complaint = Complaint::default();
         loop {
             match launcher.open() {
                 Ok(process) => return process,
-                Err(error) => {
-                    tracing::error!(agent = %self.name, "failed to look for its launcher: {error}; trying again");
-                }
+                Err(error) => complaint.make(&self.name, &format!("failed to look for its launcher: {error}")),
             }
             self.listen_for(AGAIN).await;
         }
     }
 
-    /// What tmux says is in the agent's pane. `former` is known to have run there last, and to have ended. Asked until tmux answers;
-    /// one that is to be killed and that nobody answers for is not waited for without end.
-    async fn left_in_pane(&mut self, former: Option<Identity>) -> Left {
-        let patience = Instant::now() + TO_REPORT;
+    /// A wait for the end of a process. As long as there is none, nothing is known of its end.
+    async fn watch(&mut self, process: &Process) -> Readable {
+        let mut complaint = Complaint::default();
         loop {
-            let answer = self.means.tmux.panes(&self.name.key()).await;
-            match answer {
+            match process.watch() {
+                Ok(end) => return end,
+                Err(error) => complaint.make(&self.name, &format!("failed to follow its launcher: {error}")),
+            }
+            self.listen_for(AGAIN).await;
+        }
+    }
+
+    /// What tmux says is in the agent's pane. Asked until tmux answers; of one that has ended, or is to be killed, not without end.
+    async fn left_in_pane(&mut self, sought: Sought) -> Left {
+        let patience = Instant::now() + TO_REPORT;
+        let mut complaint = Complaint::default();
+        loop {
+            let (means, key) = (Arc::clone(&self.means), self.name.key());
+            match self.listen_during(means.tmux.panes(&key)).await {
                 Ok(panes) => {
-                    if let Some(left) = self.left_in(&panes, former) {
+                    if let Some(left) = self.left_in(&panes, sought) {
                         return left;
                     }
                 }
                 Err(tmux::Error::NoServer { .. }) => return Left::Nothing,
-                Err(error) => tracing::warn!(agent = %self.name, "failed to find out what runs in its pane: {error}"),
+                Err(error) => complaint.make(&self.name, &format!("failed to find out what runs in its pane: {error}")),
             }
-            let is_dead_or_unwanted = former.is_some() || self.wanted == Wanted::Killed;
-            if is_dead_or_unwanted && Instant::now() >= patience {
+            let is_over = matches!(sought, Sought::Former(_)) || self.wanted == Wanted::Killed;
+            if is_over && Instant::now() >= patience {
                 return Left::Nothing;
             }
             self.listen_for(AGAIN).await;
@@ -224,33 +280,43 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 
     /// `None` if that cannot be told yet.
-    fn left_in(&self, panes: &[Pane], former: Option<Identity>) -> Option<Left> {
-        let is_former = |pane: &&Pane| former.is_none_or(|former| former.pid() == pane.pid);
-        for pane in panes.iter().filter(is_former) {
-            match &pane.end {
-                Some(end) => return Some(Left::Ended(end.clone())),
+    fn left_in(&self, panes: &[Pane], sought: Sought) -> Option<Left> {
+        let mut ended = None;
+        for pane in panes {
+            match (sought, &pane.end) {
+                (Sought::Former(former), _) if former.pid() != pane.pid => {}
                 // tmux has yet to notice the end.
-                None if former.is_some() => return None,
-                None => {
+                (Sought::Former(_), None) => return None,
+                (_, Some(end)) => ended = Some(Left::Ended(end.clone())),
+                (Sought::Any, None) => {
                     // What has ended in the meantime is not there, and what is not the agent user's is not the agent's.
-                    let process = Process::open(pane.pid).ok()?;
-                    if process.runs_as(self.means.user).unwrap_or(false) {
+                    if let Some(process) = Process::find(pane.pid).ok()?
+                        && process.runs_as(self.means.user).ok()?
+                    {
                         return Some(Left::Alive(process));
                     }
                 }
             }
         }
-        Some(Left::Nothing)
+        Some(ended.unwrap_or(Left::Nothing))
     }
 
     /// Takes in what comes for a while.
     async fn listen_for(&mut self, time: Duration) {
-        let limit = Instant::now() + time;
-        while let Ok(Some(command)) = tokio::time::timeout_at(limit, self.commands.recv()).await {
-            self.remember(command);
+        self.listen_during(tokio::time::sleep(time)).await;
+    }
+
+    /// Takes in what comes until that is done.
+    async fn listen_during<O>(&mut self, work: impl Future<Output = O>) -> O {
+        let mut work = std::pin::pin!(work);
+        loop {
+            // Cancelling the wait for a command loses none.
+            tokio::select! {
+                done = &mut work => return done,
+                // The other end closes when the daemon is ending.
+                Some(command) = self.commands.recv() => self.remember(command),
+            }
         }
-        // The other end closes when the daemon is ending.
-        sleep_until(limit).await;
     }
 
     fn remember(&mut self, command: Command) {
@@ -263,39 +329,40 @@ impl<T: Fn(machine::Event)> Run<T> {
         }
     }
 
-    /// A launcher of this attempt that lives although its pane is gone.
+    fn take_visitor(&mut self, is_it: impl Fn(&Visitor) -> bool) -> Option<Visitor> {
+        self.visitors.iter().position(is_it).map(|at| self.visitors.swap_remove(at))
+    }
+
+    /// A launcher of the agent's that lives although its pane is gone.
     async fn stray(&mut self) -> Option<Visitor> {
         let limit = Instant::now() + TO_RETURN;
         loop {
-            let is_it = |visitor: &Visitor| visitor.attempt == self.attempt && visitor.progress != Progress::New;
-            if let Some(at) = self.visitors.iter().position(is_it) {
-                return Some(self.visitors.swap_remove(at));
+            if let Some(visitor) = self.take_visitor(Visitor::has_launched) {
+                return Some(visitor);
             }
             let command = tokio::time::timeout_at(limit, self.commands.recv()).await.ok()??;
             self.remember(command);
         }
     }
 
-    /// Waits until the process reports, and follows it. `patience` is for one that may be no launcher at all; one that is known
-    /// to be may take as long as it lives.
-    async fn join(&mut self, process: Process, patience: Option<Duration>) {
-        let end = match process.watch() {
-            Ok(end) => end,
-            Err(error) => {
-                // Not dead, as far as is known; but nothing can be done for it either.
-                let why = NotStarted::Retry(format!("its launcher cannot be followed: {error}"));
-                return (self.tell)(machine::Event::NotStarted { attempt: self.attempt, why });
-            }
-        };
+    /// Waits until the process reports, and follows it.
+    async fn join(&mut self, process: Process, known: Known) {
+        let end = self.watch(&process).await;
         let process = Arc::new(process);
-        let limit = patience.map(|patience| Instant::now() + patience);
+        let mut tree = self.means.trees.of(&self.name.key(), Arc::clone(&process));
+        tree.recognise().await;
+        // One that is known to be a launcher may take as long as it lives.
+        let mut limit = match known {
+            Known::OnRecord => None,
+            Known::ByPane => Some(Instant::now() + TO_REPORT),
+        };
         loop {
-            if let Some(at) = self.visitors.iter().position(|visitor| visitor.process.pid() == process.pid()) {
-                let visitor = self.visitors.swap_remove(at);
-                return self.adopt(visitor).await;
+            if let Some(visitor) = self.take_visitor(|visitor| visitor.process.identity() == process.identity()) {
+                return self.adopt(visitor, known).await;
             }
             if self.wanted == Wanted::Killed {
-                break;
+                // It may be about to say that it has ended already.
+                limit = limit.min(Some(Instant::now() + TO_RETURN)).or(Some(Instant::now() + TO_RETURN));
             }
             tokio::select! {
                 command = self.commands.recv() => match command {
@@ -305,111 +372,113 @@ impl<T: Fn(machine::Event)> Run<T> {
                 },
                 // Fails only with the runtime.
                 _ = end.readable() => {
-                    let launcher = process.identity();
-                    match self.left_in_pane(Some(launcher)).await {
-                        Left::Ended(tmux_end) if tmux_end.code == Some(i32::from(launcher::NOTHING_STARTED)) => self.cut_off(),
-                        Left::Ended(tmux_end) => self.tell_end(tmux_end.how(), tmux_end.at.map(before_now)),
-                        Left::Alive(_) | Left::Nothing => {
-                            self.tell_end(How::Cause("its launcher was killed".to_owned()), None);
-                        }
+                    match self.left_in_pane(Sought::Former(process.identity())).await {
+                        Left::Ended(end) => self.ended_in_pane(&end),
+                        Left::Alive(_) | Left::Nothing => self.ended(How::Cause("its launcher was killed".to_owned()), None),
                     }
-                    return self.kill_rest(&process).await;
+                    return self.see_cleared(tree.clear().await);
                 }
-                () = sleep_until(limit.unwrap_or_else(Instant::now)), if limit.is_some() => {
-                    tracing::warn!(agent = %self.name, pid = process.pid(), "ending what runs in its pane and is no launcher");
-                    break;
-                }
+                () = at(limit) => break,
             }
         }
-        kill_descendants(&process).await;
+        if self.wanted != Wanted::Killed {
+            tracing::warn!(agent = %self.name, pid = process.pid(), "ending what runs in its pane and is no launcher");
+        }
+        tree.kill().await;
         if let Err(error) = process.kill() {
             tracing::error!(agent = %self.name, "failed to kill its launcher: {error}");
         }
         let _ = timeout(TO_END, end.readable()).await;
         if self.wanted == Wanted::Killed {
-            self.tell_end(How::Signal("SIGKILL".to_owned()), None);
+            self.ended(How::Signal("SIGKILL".to_owned()), None);
         } else {
-            self.cut_off();
+            self.not_started(NotStarted::CutOff);
         }
-        self.kill_rest(&process).await;
+        self.see_cleared(tree.clear().await);
     }
 
     /// Follows a launcher that an earlier daemon has told what to launch.
-    async fn adopt(&mut self, visitor: Visitor) {
+    async fn adopt(&mut self, mut visitor: Visitor, known: Known) {
         let attempt = self.attempt;
-        let progress = visitor.progress.clone();
-        let fingerprint = visitor.fingerprint.clone();
-        let Some(mut launcher) = self.launcher(visitor) else { return };
+        let progress = std::mem::replace(&mut visitor.progress, Progress::New);
+        let fingerprint = visitor.fingerprint.take();
+        let end = self.watch(&visitor.process).await;
+        let mut launcher = self.launcher(visitor, end);
+        launcher.tree.recognise().await;
         (self.tell)(machine::Event::Met { attempt, launcher: launcher.process.identity() });
         (self.tell)(machine::Event::Opened { attempt });
-        if let Some(fingerprint) = fingerprint {
+        // What is on record is true; what the agent's own process says serves where nothing is.
+        if let (Known::ByPane, Some(fingerprint)) = (known, fingerprint) {
             (self.tell)(machine::Event::Found { attempt, fingerprint });
         }
-        match progress {
-            Progress::New => {
-                launcher.say(&ToLauncher::Unwanted).await;
-                self.cut_off();
-                launcher.has_ended();
-            }
-            Progress::Running { pid, at } if launcher.process.is_plausibly_below(pid) => {
+        if progress == Progress::New {
+            launcher.say(&ToLauncher::Unwanted).await;
+            self.not_started(NotStarted::CutOff);
+            launcher.has_ended();
+        } else {
+            if let Progress::Running { pid, .. } = progress {
                 tracing::info!(agent = %self.name, pid, "found running, and left so");
-                (self.tell)(machine::Event::Started { attempt, pid, at: Timestamp::now().back_to(at) });
-                (launcher.heard, launcher.limit) = (Heard::Started, None);
             }
-            // It has until the limit to say something that can be true.
-            Progress::Running { .. } => {}
-            Progress::Failed(failure) => {
-                (self.tell)(machine::Event::NotStarted { attempt, why: blame(&failure) });
-                launcher.has_ended();
-            }
-            Progress::Ended(end) => {
-                self.ended(end);
-                launcher.has_ended();
-            }
+            self.hear_progress(&mut launcher, progress);
         }
         match self.wanted {
             Wanted::Running => {}
-            Wanted::Interrupted => launcher.say(&ToLauncher::Interrupt).await,
+            Wanted::Interrupted => launcher.interrupt().await,
             Wanted::Killed => launcher.kill().await,
         }
         self.follow(launcher).await;
     }
 
-    fn ended(&self, end: End) {
-        self.tell_end(how(end.how), Some(Timestamp::now().back_to(end.at)));
+    /// What a launcher says of how far it has come, as far as that is news and can be true.
+    fn hear_progress(&self, launcher: &mut Launcher, progress: Progress) {
+        match (progress, launcher.heard) {
+            (Progress::Running { pid, at }, Heard::Nothing) if is_plausible(&launcher.process, pid) => {
+                (launcher.heard, launcher.limit) = (Heard::Started, None);
+                self.started(pid, at);
+            }
+            (Progress::Failed(failure), Heard::Nothing) => {
+                launcher.has_ended();
+                self.not_started(blame(&failure));
+            }
+            // One that is new to this daemon may have run and ended before it came.
+            (Progress::Ended(End { how, at, .. }), Heard::Nothing | Heard::Started) => {
+                launcher.has_ended();
+                self.ended(self::how(how), Some(Timestamp::now().back_to(at)));
+            }
+            // The note was lost.
+            (Progress::Ended(_) | Progress::Failed(_), Heard::End) => launcher.note_by = Some(Instant::now()),
+            (Progress::Running { .. }, Heard::Started) => launcher.limit = None,
+            _ => {}
+        }
     }
 
     /// Opens the pane and waits for the launcher in it: the visitor whose process is the one that tmux says it started.
-    async fn meet(&mut self, launch: &Launch) -> Result<Visitor, String> {
+    async fn meet(&mut self, launch: &Launch) -> Result<Met, String> {
         let means = Arc::clone(&self.means);
         let mut command = vec![means.executable.clone()];
         command.extend(launcher::command_line(launch.name.as_str(), self.attempt, &means.launch_socket));
         let owner = launch.name.key();
-        let mut opening = std::pin::pin!(means.tmux.open(&owner, &launch.session, &launch.workdir, &command));
-        let mut pane = None;
-        let mut limit = Instant::now() + TO_REPORT * 4;
+        let opening = means.tmux.open(&owner, &launch.session, &launch.workdir, &command);
+        let opened = timeout(TO_OPEN, self.listen_during(opening)).await;
+        let pid = opened.map_err(|_| "tmux does not open its pane".to_owned())?.map_err(|error| error.to_string())?;
+        (self.tell)(machine::Event::Opened { attempt: self.attempt });
+        let limit = Instant::now() + TO_REPORT;
         loop {
-            if let Some(pid) = pane {
-                // Not before the pane is there: whoever closes the session next must find it.
-                if self.wanted != Wanted::Running {
-                    return Err("it was stopped before it started".to_owned());
-                }
-                let is_it = |visitor: &Visitor| visitor.process.pid() == pid && visitor.progress == Progress::New;
-                if let Some(at) = self.visitors.iter().position(is_it) {
-                    return Ok(self.visitors.swap_remove(at));
-                }
+            // Not before the pane is there: whoever closes the session next must find it.
+            if self.wanted != Wanted::Running {
+                return Err("it was stopped before it started".to_owned());
             }
-            tokio::select! {
-                opened = &mut opening, if pane.is_none() => {
-                    pane = Some(opened.map_err(|error| error.to_string())?);
-                    (self.tell)(machine::Event::Opened { attempt: self.attempt });
-                    limit = Instant::now() + TO_REPORT;
-                }
-                command = self.commands.recv() => match command {
-                    Some(command) => self.remember(command),
-                    None => self.wanted = Wanted::Killed,
-                },
-                () = sleep_until(limit) => {
+            // One that runs already, and that neither the record nor a pane told of. There must not be two.
+            if let Some(visitor) = self.take_visitor(Visitor::has_launched) {
+                return Ok(Met::Survivor(visitor));
+            }
+            if let Some(visitor) = self.take_visitor(|visitor| visitor.process.pid() == pid) {
+                return Ok(Met::New(visitor));
+            }
+            match tokio::time::timeout_at(limit, self.commands.recv()).await {
+                Ok(Some(command)) => self.remember(command),
+                Ok(None) => return Err("the daemon is ending".to_owned()),
+                Err(_) => {
                     return Err(format!(
                         "its launcher did not report within {}; can the agent user run {}?",
                         humantime::format_duration(TO_REPORT),
@@ -422,11 +491,21 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// Sends the launcher what to launch, and follows it.
     async fn start(&mut self, visitor: Visitor, launch: &Launch) {
-        let Some(mut launcher) = self.launcher(visitor) else { return };
+        let end = match visitor.process.watch() {
+            Ok(end) => end,
+            Err(error) => {
+                visitor.send_away();
+                return self.not_started(NotStarted::Retry(format!("its launcher cannot be followed: {error}")));
+            }
+        };
+        let mut launcher = self.launcher(visitor, end);
         (self.tell)(machine::Event::Met { attempt: self.attempt, launcher: launcher.process.identity() });
+        launcher.tree.contain().await;
+        let mut environment = launch.environment.clone();
+        environment.extend([self.means.trees.mark(&self.name.key())]);
         let order = ToLauncher::Launch {
             arguments: launch.arguments.clone(),
-            environment: launch.environment.clone(),
+            environment,
             workdir: Bytes::from(launch.workdir.as_os_str().as_bytes().to_vec()),
             fingerprint: launch.fingerprint.clone(),
         };
@@ -436,53 +515,45 @@ impl<T: Fn(machine::Event)> Run<T> {
         self.follow(launcher).await;
     }
 
-    /// `None`, and all is told, if its end could not be seen.
-    fn launcher(&self, visitor: Visitor) -> Option<Launcher> {
+    fn launcher(&self, visitor: Visitor, end: Readable) -> Launcher {
         if visitor.version != WIRE_VERSION {
             let version = visitor.version;
             tracing::warn!(agent = %self.name, "its launcher speaks version {version}, this daemon {WIRE_VERSION}");
         }
-        match visitor.process.watch() {
-            Ok(end) => Some(Launcher {
-                process: Arc::new(visitor.process),
-                end,
-                connection: Some((visitor.reader, visitor.writer)),
-                heard: Heard::Nothing,
-                limit: Some(Instant::now() + TO_START),
-                note_by: None,
-            }),
-            Err(error) => {
-                // Sent away by this, one that is new ends without having started anything.
-                let why = NotStarted::Retry(format!("its launcher cannot be followed: {error}"));
-                (self.tell)(machine::Event::NotStarted { attempt: self.attempt, why });
-                None
-            }
+        let process = Arc::new(visitor.process);
+        Launcher {
+            tree: self.means.trees.of(&self.name.key(), Arc::clone(&process)),
+            process,
+            end,
+            connection: Some((visitor.reader, visitor.writer)),
+            heard: Heard::Nothing,
+            is_interrupted: false,
+            limit: Some(Instant::now() + TO_START),
+            doom: None,
+            note_by: None,
         }
     }
 
     /// Follows the launcher to its end, and kills what is left then.
     async fn follow(&mut self, mut launcher: Launcher) {
-        self.visitors.drain(..).for_each(Visitor::send_away);
-        let attempt = self.attempt;
+        for visitor in std::mem::take(&mut self.visitors) {
+            self.turn_away(visitor).await;
+        }
         let mut idle_talk = 0_u64;
         let mut alive = true;
         while launcher.connection.is_some() || alive {
+            let patience = launcher.patience();
             // Nothing is lost by cancelling an arm: the reader keeps what has arrived, and the others only wait.
             tokio::select! {
                 message = read(&mut launcher.connection) => match message {
-                    Ok(Some(FromLauncher::Started { pid, at }))
-                        if launcher.heard == Heard::Nothing && launcher.process.is_plausibly_below(pid) =>
-                    {
-                        (launcher.heard, launcher.limit) = (Heard::Started, None);
-                        (self.tell)(machine::Event::Started { attempt, pid, at: Timestamp::now().back_to(at) });
+                    Ok(Some(FromLauncher::Started { pid, at })) if launcher.heard == Heard::Nothing => {
+                        self.hear_progress(&mut launcher, Progress::Running { pid, at });
                     }
                     Ok(Some(FromLauncher::Failed(failure))) if launcher.heard == Heard::Nothing => {
-                        launcher.has_ended();
-                        (self.tell)(machine::Event::NotStarted { attempt, why: blame(&failure) });
+                        self.hear_progress(&mut launcher, Progress::Failed(failure));
                     }
                     Ok(Some(FromLauncher::Ended(end))) if launcher.heard == Heard::Started => {
-                        launcher.has_ended();
-                        self.ended(end);
+                        self.hear_progress(&mut launcher, Progress::Ended(end));
                     }
                     Ok(Some(other)) => {
                         idle_talk += 1;
@@ -492,17 +563,22 @@ impl<T: Fn(machine::Event)> Run<T> {
                             tracing::warn!(agent = %self.name, "its launcher says: {said}");
                         }
                     }
-                    Ok(None) | Err(_) => {
-                        launcher.connection = None;
-                        launcher.limit = Some(Instant::now() + if alive { TO_REPORT } else { TO_END });
-                    }
+                    Ok(None) | Err(_) => launcher.lose_connection(if alive { TO_REPORT } else { TO_END }),
                 },
                 command = self.commands.recv() => match command {
                     // One that does not listen is killed at the deadline.
-                    Some(Command::Interrupt) => launcher.say(&ToLauncher::Interrupt).await,
+                    Some(Command::Interrupt) => launcher.interrupt().await,
                     Some(Command::Kill) => launcher.kill().await,
                     Some(Command::Noted) => launcher.let_go().await,
-                    Some(Command::Visitor(visitor)) => self.heard_again(&mut launcher, *visitor),
+                    Some(Command::Visitor(visitor)) if visitor.process.identity() == launcher.process.identity() => {
+                        launcher.connection = Some((visitor.reader, visitor.writer));
+                        self.hear_progress(&mut launcher, visitor.progress);
+                        if launcher.is_interrupted {
+                            // The connection may have been lost before it was heard.
+                            launcher.interrupt().await;
+                        }
+                    }
+                    Some(Command::Visitor(visitor)) => self.turn_away(*visitor).await,
                     // The daemon is ending, and the agent goes on without it.
                     None => return,
                 },
@@ -512,65 +588,70 @@ impl<T: Fn(machine::Event)> Run<T> {
                     // What it has said is still to be read; only somebody else holding its socket open could delay that.
                     launcher.limit = Some(Instant::now() + TO_END);
                 }
-                () = sleep_until(launcher.note_by.unwrap_or_else(Instant::now)), if launcher.note_by.is_some() => {
-                    launcher.let_go().await;
-                }
-                () = sleep_until(launcher.limit.unwrap_or_else(Instant::now)), if launcher.limit.is_some() => {
+                () = at(launcher.note_by) => launcher.let_go().await,
+                () = at(patience) => {
                     if !alive {
                         break;
                     }
-                    kill_descendants(&launcher.process).await;
+                    launcher.tree.kill().await;
                     if let Err(error) = launcher.process.kill() {
                         tracing::error!(agent = %self.name, "failed to kill its launcher: {error}");
                     }
-                    launcher.limit = Some(Instant::now() + TO_END);
+                    launcher.doom = Some(Instant::now() + TO_END);
+                    launcher.limit = None;
                 }
             }
         }
-        self.kill_rest(&launcher.process).await;
+        self.see_cleared(launcher.tree.clear().await);
         match launcher.heard {
             Heard::Nothing => {
-                let why = NotStarted::Retry("its launcher ended before it had started anything".to_owned());
-                (self.tell)(machine::Event::NotStarted { attempt, why });
+                let why = "its launcher ended before it had started anything".to_owned();
+                self.not_started(NotStarted::Retry(why));
             }
-            Heard::Started => self.tell_end(How::Cause("its launcher was killed".to_owned()), None),
+            Heard::Started => self.ended(How::Cause("its launcher was killed".to_owned()), None),
             Heard::End => {}
         }
     }
 
-    /// The launcher has lost its connection, and has made another one.
-    fn heard_again(&self, launcher: &mut Launcher, visitor: Visitor) {
-        if visitor.process.identity() != launcher.process.identity() {
-            // An impostor: the launcher is known.
+    /// Somebody who is not the launcher that is followed. One that says to have launched the agent, too, is ended: it is the agent
+    /// user's, and there must not be two.
+    async fn turn_away(&self, visitor: Visitor) {
+        if !visitor.has_launched() {
             return visitor.send_away();
         }
-        launcher.connection = Some((visitor.reader, visitor.writer));
-        match (visitor.progress, launcher.heard) {
-            (Progress::Ended(end), Heard::Started) => {
-                launcher.has_ended();
-                self.ended(end);
-            }
-            (Progress::Failed(failure), Heard::Nothing) => {
-                launcher.has_ended();
-                (self.tell)(machine::Event::NotStarted { attempt: self.attempt, why: blame(&failure) });
-            }
-            (Progress::Running { pid, at }, Heard::Nothing) if launcher.process.is_plausibly_below(pid) => {
-                (launcher.heard, launcher.limit) = (Heard::Started, None);
-                let at = Timestamp::now().back_to(at);
-                (self.tell)(machine::Event::Started { attempt: self.attempt, pid, at });
-            }
-            (_, Heard::Started) => launcher.limit = None,
-            // The note was lost.
-            (Progress::Ended(_) | Progress::Failed(_), Heard::End) => launcher.note_by = Some(Instant::now()),
-            _ => {}
+        let process = Arc::new(visitor.process);
+        tracing::warn!(agent = %self.name, pid = process.pid(), "ending another process that says to be its launcher");
+        let below = Arc::clone(&process);
+        // Fails only with the runtime.
+        let _ = tokio::task::spawn_blocking(move || below.kill_descendants()).await;
+        if let Err(error) = process.kill() {
+            tracing::error!(agent = %self.name, "failed to kill it: {error}");
         }
     }
 
-    async fn kill_rest(&self, process: &Arc<Process>) {
-        let (process, user) = (Arc::clone(process), self.means.user);
-        // Fails only with the runtime.
-        let _ = tokio::task::spawn_blocking(move || process.identity().kill_session(user)).await;
+    /// What could not be killed is seen to before the next attempt.
+    fn see_cleared(&self, cleared: Result<(), tree::Error>) {
+        if let Err(error) = cleared {
+            tracing::error!(agent = %self.name, "something of it may be left: {error}");
+        }
     }
+}
+
+/// How a launcher that was not started here is known to be one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    OnRecord,
+    /// It is where a launcher should be, and says so.
+    ByPane,
+}
+
+/// Who was met.
+#[derive(Debug)]
+enum Met {
+    /// The launcher in the pane that was just opened.
+    New(Visitor),
+    /// One that an earlier daemon had started.
+    Survivor(Visitor),
 }
 
 /// What the launcher has said of its harness.
@@ -585,11 +666,15 @@ enum Heard {
 /// One that is followed.
 struct Launcher {
     process: Arc<Process>,
+    tree: Tree,
     end: Readable,
     connection: Option<(frame::Reader<OwnedReadHalf>, OwnedWriteHalf)>,
     heard: Heard,
-    /// When patience with it ends.
+    is_interrupted: bool,
+    /// When patience with it ends. What it says and does can put that off.
     limit: Option<Instant>,
+    /// When it is killed, since it was to be. Nothing puts that off.
+    doom: Option<Instant>,
     /// When it is let go at the latest.
     note_by: Option<Instant>,
 }
@@ -600,9 +685,23 @@ impl Launcher {
             && !matches!(timeout(TO_LISTEN, frame::write(writer, message)).await, Ok(Ok(())))
         {
             // A frame cut short spoils the connection; one that lives makes another.
-            self.connection = None;
-            self.limit = self.limit.or(Some(Instant::now() + TO_REPORT));
+            self.lose_connection(TO_REPORT);
         }
+    }
+
+    fn lose_connection(&mut self, patience: Duration) {
+        self.connection = None;
+        let limit = Instant::now() + patience;
+        self.limit = Some(self.limit.map_or(limit, |before| before.min(limit)));
+    }
+
+    fn patience(&self) -> Option<Instant> {
+        self.limit.into_iter().chain(self.doom).min()
+    }
+
+    async fn interrupt(&mut self) {
+        self.is_interrupted = true;
+        self.say(&ToLauncher::Interrupt).await;
     }
 
     /// Nothing more is to be heard of its harness.
@@ -619,8 +718,29 @@ impl Launcher {
     }
 
     async fn kill(&mut self) {
-        kill_descendants(&self.process).await;
-        self.limit = Some(Instant::now() + TO_END);
+        self.tree.kill().await;
+        self.doom.get_or_insert(Instant::now() + TO_END);
+    }
+}
+
+/// Said again only when it is something else.
+#[derive(Debug, Default)]
+struct Complaint(String);
+
+impl Complaint {
+    fn make(&mut self, name: &Name, text: &str) {
+        if self.0 != text {
+            tracing::warn!(agent = %name, "{text}; trying again");
+            text.clone_into(&mut self.0);
+        }
+    }
+}
+
+/// Until then; for ever, if there is no such time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -640,10 +760,10 @@ fn before_now(wall: SystemTime) -> Timestamp {
     now.back_to(now.boot().saturating_sub(ago))
 }
 
-async fn kill_descendants(process: &Arc<Process>) {
-    let process = Arc::clone(process);
-    // Fails only with the runtime.
-    let _ = tokio::task::spawn_blocking(move || process.kill_descendants()).await;
+/// Whether a launcher can have started the process that it says it has. Of one that was killed since, nobody knows; its end
+/// follows, and is that of an attempt that was made.
+fn is_plausible(launcher: &Process, harness: i32) -> bool {
+    launcher.is_plausibly_below(harness) || !launcher.lives().unwrap_or(true)
 }
 
 fn blame(failure: &Failure) -> NotStarted {

@@ -428,6 +428,11 @@ impl Machine {
         effects
     }
 
+    /// Whether anything of it was ever launched.
+    pub fn was_launched(&self) -> bool {
+        self.attempt > 0
+    }
+
     /// The agent's name.
     pub fn name(&self) -> &Name {
         &self.name
@@ -599,6 +604,14 @@ impl Machine {
             State::Starting { attempt: present } if *present == attempt => {
                 self.state = State::Running { attempt, pid, since: at };
             }
+            // The record was behind.
+            State::Running { attempt: present, pid: known, since }
+                if *present == attempt
+                    && *known != pid
+                    && self.declared.as_ref().is_some_and(|declared| declared.is_restored) =>
+            {
+                (*known, *since) = (pid, at);
+            }
             State::Stopping { attempt: present, harness: harness @ Harness::Awaited, .. } if *present == attempt => {
                 *harness = Harness::Alive { pid };
             }
@@ -656,15 +669,17 @@ impl Machine {
             return;
         }
         if let Some(declared) = &mut self.declared {
-            declared.attempts -= 1;
+            declared.attempts = declared.attempts.saturating_sub(1);
         }
         self.session = None;
         self.state = State::Queued { holder };
     }
 
     fn ended(&mut self, attempt: Attempt, how: How, at: Timestamp, now: Timestamp, effects: &mut Vec<Effect>) {
-        // It is the launcher that says so.
-        let at = at.min(now);
+        // It is the launcher that says so, or tmux.
+        let started = self.declared_with_attempts().and_then(|declared| declared.started);
+        let at = started.map_or(at, |started| at.max(started)).min(now);
+        self.had_ended_in_time(attempt, at);
         let since = match &mut self.state {
             State::Stopping { attempt: present, harness, deadline, .. }
                 if *present == attempt && *harness != Harness::Over =>
@@ -687,6 +702,19 @@ impl Machine {
             declared.in_a_row = 0;
         }
         self.judge_anew(now, effects);
+    }
+
+    /// A timeout that passed while nobody knew that the harness had ended by itself has stopped nothing.
+    fn had_ended_in_time(&mut self, attempt: Attempt, at: Timestamp) {
+        if let State::Stopping { attempt: present, harness: Harness::Alive { pid }, why: StopReason::TimedOut, .. } =
+            self.state
+            && present == attempt
+            && !self.leaving
+            && self.declared.as_ref().and_then(Declared::timeout_at).is_some_and(|timeout| at < timeout)
+        {
+            let since = self.declared.as_ref().and_then(|declared| declared.started).unwrap_or(at);
+            self.state = State::Running { attempt, pid, since };
+        }
     }
 
     fn gone(&mut self, attempt: Attempt, now: Timestamp, effects: &mut Vec<Effect>) {
@@ -831,7 +859,7 @@ impl Machine {
         let Some(declared) = &mut self.declared else { return };
         let Some((how, at)) = &declared.exit else { return };
         if std::mem::take(&mut declared.restarting) {
-            declared.in_a_row -= 1;
+            declared.in_a_row = declared.in_a_row.saturating_sub(1);
         }
         match restart::decide(&declared.policy, how, declared.restarts, declared.in_a_row) {
             Verdict::Restart { after } => {

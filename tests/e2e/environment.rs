@@ -88,3 +88,10 @@ fn a_workdir_below_the_home_is_found() {
     let home = std::fs::canonicalize(&daemon.agent_account().dir).unwrap();
     assert_eq!(Dump::of(&daemon, "dump").text("cwd"), home.to_str().unwrap());
 }
+
+#[test]
+fn an_agent_bears_the_mark_of_its_daemon_whatever_is_declared() {
+    let daemon = Setup::new().start(&agent("a", "dump @WORK/dump; rest", "env = { AGENTD_AGENT = \"another's\" }"));
+    let state = std::fs::canonicalize(daemon.path("state")).unwrap();
+    assert_eq!(Dump::of(&daemon, "dump").var("AGENTD_AGENT").unwrap(), format!("{}:a", state.display()));
+}

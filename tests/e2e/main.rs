@@ -19,3 +19,4 @@ mod secrets;
 mod stop;
 mod support;
 mod survive;
+mod trees;

@@ -684,6 +684,13 @@ impl Process {
         self.stat().is_some_and(|stat| stat[0] != "Z" && stat[0] != "X")
     }
 
+    /// Whether it can still do something: what exits cannot, even before it is a zombie.
+    pub fn can_act(self) -> bool {
+        const PF_EXITING: u32 = 4;
+        let flags = self.stat().and_then(|stat| stat[6].parse::<u32>().ok());
+        self.is_alive() && flags.is_some_and(|flags| flags & PF_EXITING == 0)
+    }
+
     pub fn signal(self, signal: Signal) {
         let _ = kill(Pid::from_raw(self.0), signal);
     }

@@ -1,0 +1,483 @@
+//! Control groups (`cgroups(7)`, version 2): where the kernel itself keeps count of what came of an agent's launcher.
+//!
+//! ```text
+//! /sys/fs/cgroup/…/agentd.var-lib-agentd   this daemon's, and the next one's: named after the state directory
+//!                   └─ reviewer            an agent's
+//!                       └─ tree            its launcher, and all that comes of it
+//! ```
+//!
+//! A process is born into its parent's group, and only root can move it to another: the files are root's. So whatever becomes of
+//! a launcher that was put in before it started anything, nothing of its making gets out, whatever it does to its parent, its
+//! session, its environment or its user id. And a group is killed at one stroke (`cgroup.kill`, since Linux 5.14), which no
+//! process outruns by forking.
+//!
+//! The daemon's own group holds them, so that limits and bookkeeping that were meant for the daemon and its agents, a container's
+//! say, stay true. Where systemd runs it is the only one to arrange groups, and removes what is below a service with the service,
+//! while agents outlive the daemon: there none are made here.
+//!
+//! Everything here blocks, for some milliseconds when the kernel has to wait for all processors.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{Uid, getpid};
+
+use crate::process::Process;
+
+/// How long a killed group may take to be empty. Only a process stuck in the kernel takes long.
+const TO_EMPTY: Duration = Duration::from_secs(5);
+
+/// The part of an agent's group that is killed while the launcher is spared.
+const TREE: &str = "tree";
+
+/// Why a group cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Groups are root's.
+    #[error("only root can make control groups")]
+    NotRoot,
+    /// Groups are systemd's.
+    #[error("systemd runs, and alone arranges the control groups of a machine")]
+    Systemd,
+    /// There is no version 2, or it does not show this process.
+    #[error("no file system of type cgroup2 is mounted that has this process's own group")]
+    NotMounted,
+    /// The process was gone before it was in.
+    #[error("failed to put process {0} into a control group: it has ended")]
+    Ended(i32),
+    /// It was killed and is not empty.
+    #[error("failed to empty the control group {}: processes {alive:?} do not die", path.display())]
+    Alive {
+        /// The group.
+        path: PathBuf,
+        /// Who is in it.
+        alive: BTreeSet<i32>,
+    },
+    /// The kernel refused something.
+    #[error("failed to {operation} {}: {source}", path.display())]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+}
+
+/// The group that holds those of a daemon's agents. Removed with the last handle, if it is empty then.
+#[derive(Debug)]
+pub struct Cgroups {
+    /// The daemon's own group.
+    own: PathBuf,
+    directory: PathBuf,
+}
+
+impl Cgroups {
+    /// Makes the group, or finds that of an earlier daemon with this state directory. Tells two daemons apart by its path, which
+    /// must be absolute.
+    pub fn of(state_dir: &Path) -> Result<Self, Error> {
+        if !Uid::effective().is_root() {
+            return Err(Error::NotRoot);
+        }
+        // As sd_booted(3) has it.
+        if Path::new("/run/systemd/system").is_dir() {
+            return Err(Error::Systemd);
+        }
+        let (mounts, groups) = (read("/proc/self/mountinfo".as_ref())?, read("/proc/self/cgroup".as_ref())?);
+        let path = groups.lines().find_map(|line| line.strip_prefix("0::")).ok_or(Error::NotMounted)?;
+        // One that is covered by another mount is not the one that lists this process.
+        let is_own = |directory: &PathBuf| processes(directory).is_ok_and(|all| all.contains(&getpid().as_raw()));
+        let own = places(&mounts, Path::new(path)).into_iter().rev().find(is_own).ok_or(Error::NotMounted)?;
+        let directory = own.join(format!("agentd.{}", escape(state_dir)));
+        make(&directory)?;
+        Ok(Self { own, directory })
+    }
+
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The group of the agent with this key, whether it is there or not.
+    pub fn agent(&self, key: &str) -> Cgroup {
+        Cgroup { outside: self.own.clone(), directory: self.directory.join(key) }
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        // Fails where agents go on without this daemon.
+        let _ = fs::remove_dir(&self.directory);
+    }
+}
+
+/// One agent's group.
+#[derive(Debug)]
+pub struct Cgroup {
+    /// Where who is in it by mistake is put.
+    outside: PathBuf,
+    directory: PathBuf,
+}
+
+impl Cgroup {
+    /// Readies the kernel for [`Cgroup::admit`]. Before it moves a process it waits for all processors, some ten milliseconds,
+    /// unless it has just moved another: so this process is moved to where it is.
+    pub fn expect(&self) {
+        // Without it moving the launcher takes its time.
+        let _ = enter(&self.outside, getpid().as_raw());
+    }
+
+    /// Makes the group and puts a launcher into it that has started nothing yet.
+    pub fn admit(&self, launcher: &Process) -> Result<(), Error> {
+        make(&self.directory)?;
+        make(&self.tree())?;
+        self.put(launcher, &self.tree())
+    }
+
+    /// Whether this launcher was admitted.
+    pub fn holds(&self, launcher: &Process) -> bool {
+        let found = [self.tree(), self.directory.clone()]
+            .iter()
+            .any(|group| processes(group).is_ok_and(|all| all.contains(&launcher.pid())));
+        // Asked last: it is this process that was found.
+        found && launcher.lives().unwrap_or(false)
+    }
+
+    /// Kills all but the launcher, which is left to tell how its harness ended.
+    pub fn kill_but(&self, launcher: &Process) -> Result<(), Error> {
+        match self.put(launcher, &self.directory) {
+            Ok(()) | Err(Error::Ended(_)) => empty(&self.tree()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Kills all there is, and removes the group. One that is not there is cleared.
+    pub fn clear(&self) -> Result<(), Error> {
+        empty(&self.directory)?;
+        remove(&self.tree())?;
+        remove(&self.directory)
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.directory.join(TREE)
+    }
+
+    /// Moves a process there by its id, which must not be another's by then.
+    fn put(&self, process: &Process, group: &Path) -> Result<(), Error> {
+        let lives = || process.lives().unwrap_or(false);
+        if !lives() {
+            return Err(Error::Ended(process.pid()));
+        }
+        let moved = enter(group, process.pid());
+        if lives() {
+            return moved;
+        }
+        // Whoever has its id now, if anybody, came in by mistake; the launcher itself left nobody there.
+        for stranger in processes(group).unwrap_or_default() {
+            enter(&self.outside, stranger)?;
+        }
+        Err(Error::Ended(process.pid()))
+    }
+}
+
+fn make(group: &Path) -> Result<(), Error> {
+    match fs::create_dir(group) {
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+            Err(Error::System { operation: "make the control group", path: group.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove(group: &Path) -> Result<(), Error> {
+    match fs::remove_dir(group) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::System { operation: "remove the control group", path: group.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn enter(group: &Path, pid: i32) -> Result<(), Error> {
+    let path = group.join("cgroup.procs");
+    fs::write(&path, pid.to_string()).map_err(|source| Error::System { operation: "move a process with", path, source })
+}
+
+/// Those directly in it. What another process namespace hides has the number 0 and is left out.
+fn processes(group: &Path) -> Result<BTreeSet<i32>, Error> {
+    let all = read(&group.join("cgroup.procs"))?;
+    Ok(all.lines().filter_map(|line| line.parse().ok()).filter(|&pid| pid > 0).collect())
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    fs::read_to_string(path).map_err(|source| Error::System { operation: "read", path: path.to_owned(), source })
+}
+
+/// Kills all in the group and below, and waits until they are dead.
+fn empty(group: &Path) -> Result<(), Error> {
+    let limit = Instant::now() + TO_EMPTY;
+    let mut wait = Duration::ZERO;
+    while !is_empty_within(group, wait)? {
+        if Instant::now() > limit {
+            let alive = parts(group).iter().filter_map(|part| processes(part).ok()).flatten().collect();
+            return Err(Error::Alive { path: group.to_owned(), alive });
+        }
+        kill(group)?;
+        wait = Duration::from_millis(100);
+    }
+    Ok(())
+}
+
+/// Kills all in the group and below, and all that is being forked there; where the kernel is too old for that, those that were
+/// there when it was asked.
+fn kill(group: &Path) -> Result<(), Error> {
+    let path = group.join("cgroup.kill");
+    match fs::write(&path, "1") {
+        Err(source) if source.kind() == io::ErrorKind::NotFound => {
+            parts(group).iter().filter(|part| part.is_dir()).try_for_each(|part| kill_each(part))
+        }
+        result => result.map_err(|source| Error::System { operation: "kill with", path, source }),
+    }
+}
+
+/// A group, and what may be below it.
+fn parts(group: &Path) -> [PathBuf; 2] {
+    [group.to_owned(), group.join(TREE)]
+}
+
+/// Kills those directly in the group.
+fn kill_each(group: &Path) -> Result<(), Error> {
+    let held: Vec<Process> = processes(group)?.into_iter().filter_map(|pid| Process::open(pid).ok()).collect();
+    // Read again with the processes in hand: an id in it is theirs if they live after that.
+    let present = processes(group)?;
+    for process in held.iter().filter(|process| present.contains(&process.pid())) {
+        if process.lives().unwrap_or(false) {
+            let failed = |source| Error::System { operation: "kill a process of", path: group.to_owned(), source };
+            process.kill().map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether nobody is in the group or below, at the end of that time at the latest. Nobody is in one that is not there.
+fn is_empty_within(group: &Path, time: Duration) -> Result<bool, Error> {
+    let path = group.join("cgroup.events");
+    let limit = Instant::now() + time;
+    let wait = || -> io::Result<bool> {
+        let mut events = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            events => events?,
+        };
+        loop {
+            let mut text = String::new();
+            events.rewind()?;
+            events.read_to_string(&mut text)?;
+            if text.lines().any(|line| line == "populated 0") {
+                return Ok(true);
+            }
+            let left = limit.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            // It has something new to say since it was read.
+            let mut descriptors = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
+            match poll(&mut descriptors, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    };
+    wait().map_err(|source| Error::System { operation: "wait with", path, source })
+}
+
+/// The directories where a group may be found, from `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`) and its path as in
+/// `/proc/PID/cgroup`. A later mount may cover an earlier one.
+fn places(mounts: &str, group: &Path) -> Vec<PathBuf> {
+    let place = |line: &str| {
+        let (mount, kind) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(3);
+        let (root, point) = (unescape(fields.next()?), unescape(fields.next()?));
+        // A path that begins with `/..` leads out of a namespace.
+        let below = group.strip_prefix(root).ok().filter(|_| kind.starts_with("cgroup2 "))?;
+        Some(point.join(below))
+    };
+    mounts.lines().filter_map(place).collect()
+}
+
+/// Undoes what the kernel does to white space and backslashes in paths: a backslash and three octal digits.
+fn unescape(text: &str) -> PathBuf {
+    let mut parts = text.split('\\');
+    let mut path = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let code = part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        path.extend(code);
+        path.extend(part.as_bytes().iter().skip(if code.is_some() { 3 } else { 0 }));
+    }
+    PathBuf::from(std::ffi::OsStr::from_bytes(&path))
+}
+
+/// An absolute path as the name of a file, as `systemd-escape(1)` writes it: no two paths have one name.
+fn escape(path: &Path) -> String {
+    let path = path.as_os_str().as_bytes();
+    let bytes = path.strip_prefix(b"/").unwrap_or(path).iter();
+    bytes
+        .map(|&byte| match byte {
+            b'/' => "-".to_owned(),
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'_' | b'.' => char::from(byte).to_string(),
+            _ => format!("\\x{byte:02x}"),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::io::Write;
+    use std::process::{Child, Command, Stdio};
+
+    use rstest::rstest;
+
+    use super::*;
+
+    const HYBRID: &str = "\
+23 27 0:22 / /sys rw,relatime - sysfs sysfs rw
+40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+";
+
+    #[rstest]
+    #[case::beside_version_1(HYBRID, "/", &["/sys/fs/cgroup/unified"])]
+    #[case::below_the_root(HYBRID, "/a/b", &["/sys/fs/cgroup/unified/a/b"])]
+    #[case::with_optional_fields(
+        "35 24 0:30 / /sys/fs/cgroup rw,nosuid shared:9 master:3 - cgroup2 cgroup2 rw,nsdelegate\n",
+        "/openrc.agentd",
+        &["/sys/fs/cgroup/openrc.agentd"]
+    )]
+    #[case::a_container_that_sees_its_own_part(
+        "9 8 0:30 /docker/4f /sys/fs/cgroup rw - cgroup2 cgroup rw\n",
+        "/docker/4f/x",
+        &["/sys/fs/cgroup/x"]
+    )]
+    #[case::a_namespace_with_a_mount_from_outside(
+        "9 8 0:30 /../.. /sys/fs/cgroup ro - cgroup2 cgroup rw\n10 8 0:30 / /mnt\\040of\\134ours rw - cgroup2 cgroup rw\n",
+        "/a",
+        &["/mnt of\\ours/a"]
+    )]
+    #[case::outside_of_the_namespace("9 8 0:30 / /sys/fs/cgroup rw - cgroup2 cgroup rw\n", "/../x", &["/sys/fs/cgroup/../x"])]
+    #[case::version_1_alone("40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n", "/", &[])]
+    fn a_group_is_found_where_it_is_mounted(#[case] mounts: &str, #[case] group: &str, #[case] expected: &[&str]) {
+        let places = places(mounts, Path::new(group));
+        assert_eq!(places, expected.iter().map(PathBuf::from).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn no_two_state_directories_have_one_group() {
+        assert_eq!(escape(Path::new("/var/lib/agentd")), "var-lib-agentd");
+        let paths = ["/a/b", "/a-b", "/a\\x2db", "/a/b/", "/a b", "/ä"];
+        let names: BTreeSet<String> = paths.iter().map(|path| escape(Path::new(path))).collect();
+        assert_eq!(names.len(), paths.len(), "{names:?}");
+        let odd = escape(Path::new(OsStr::from_bytes(b"/\xff\n/..")));
+        assert!(!odd.contains('/') && odd.is_ascii() && odd != "..", "{odd}");
+    }
+
+    /// Groups of this test's own; none where they cannot be had, which is not what is tested here.
+    fn groups(name: &str) -> Option<Cgroups> {
+        let path = std::env::temp_dir().join(format!("agentd-{name}-{}", std::process::id()));
+        Cgroups::of(&path).inspect_err(|error| eprintln!("skipped: {error}")).ok()
+    }
+
+    fn shell(script: &str) -> (Child, Process) {
+        let child = Command::new("setsid")
+            .args(["sh", "-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap();
+        (child, process)
+    }
+
+    fn until(condition: impl Fn() -> bool) {
+        let limit = Instant::now() + Duration::from_secs(10);
+        while !condition() {
+            assert!(Instant::now() < limit, "the condition did not come true");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_launcher_is_spared_when_the_rest_is_killed_and_is_known_again() {
+        let Some(groups) = groups("spared") else { return };
+        let (mut child, launcher) = shell("read go; setsid sleep 1000 & setsid sleep 1000 & exec sleep 1000");
+        let group = groups.agent("a");
+        assert!(!group.holds(&launcher));
+        group.admit(&launcher).unwrap();
+        assert!(group.holds(&launcher));
+        child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        until(|| processes(&group.tree()).unwrap().len() == 3);
+        group.kill_but(&launcher).unwrap();
+        assert_eq!(processes(&group.tree()).unwrap(), BTreeSet::new());
+        assert!(group.holds(&launcher) && child.try_wait().unwrap().is_none());
+        group.clear().unwrap();
+        assert!(!child.wait().unwrap().success());
+        assert!(!group.directory.exists());
+        group.clear().unwrap();
+    }
+
+    #[test]
+    fn one_by_one_all_are_killed_too() {
+        let Some(groups) = groups("one-by-one") else { return };
+        let (mut child, launcher) = shell("read go; setsid sleep 1000 & wait");
+        let (group, bystander) = (groups.agent("a"), shell("exec sleep 1000"));
+        group.admit(&launcher).unwrap();
+        child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        until(|| processes(&group.tree()).unwrap().len() == 2);
+        until(|| {
+            for part in parts(&group.directory) {
+                kill_each(&part).unwrap();
+            }
+            is_empty_within(&group.directory, Duration::ZERO).unwrap()
+        });
+        child.wait().unwrap();
+        let (mut other, process) = bystander;
+        assert!(process.lives().unwrap());
+        other.kill().unwrap();
+        other.wait().unwrap();
+        group.clear().unwrap();
+    }
+
+    #[test]
+    fn who_has_ended_is_not_admitted_and_nobody_in_its_place() {
+        let Some(groups) = groups("ended") else { return };
+        let (mut child, launcher) = shell("exit 0");
+        child.wait().unwrap();
+        let group = groups.agent("a");
+        assert!(matches!(group.admit(&launcher), Err(Error::Ended(_))));
+        assert_eq!(processes(&group.tree()).unwrap(), BTreeSet::new());
+        group.clear().unwrap();
+    }
+
+    #[test]
+    fn the_group_of_a_daemon_that_has_ended_is_gone_unless_somebody_is_in_it() {
+        let Some(all) = groups("gone") else { return };
+        let (directory, (mut child, launcher)) = (all.directory.clone(), shell("exec sleep 1000"));
+        all.agent("a").admit(&launcher).unwrap();
+        drop(all);
+        assert!(directory.is_dir());
+        let next = groups("gone").unwrap();
+        assert!(next.agent("a").holds(&launcher), "the next daemon finds it");
+        next.agent("a").clear().unwrap();
+        child.wait().unwrap();
+        drop(next);
+        assert!(!directory.exists());
+    }
+}

@@ -1,0 +1,334 @@
+//! The mark: a variable in the environment of everything that is an agent's, by which it is found again.
+//!
+//! It is for where there are no [control groups](crate::cgroup). What a launcher starts stays below it in the tree of processes;
+//! when the launcher is killed, though, a process that has left the session is nobody's, and only its environment still tells
+//! whose it was. A process can get rid of the mark, by starting another program without it, so this finds what does not hide.
+//!
+//! What bears the mark is killed only if it also runs as the agent user. Whoever puts an agent's mark on a process of that user
+//! could as well kill it.
+//!
+//! A look goes through all processes. Many agents may end at once, so a look serves all who asked before it began, and there is
+//! one at a time, outside of the async runtime's thread.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::unistd::{Uid, getpid};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+use zeroize::Zeroizing;
+
+use crate::config::Name;
+use crate::frame::Bytes;
+use crate::process::{self, Process};
+
+/// The variable.
+pub const VARIABLE: &str = "AGENTD_AGENT";
+
+/// How many looks in a row must find nothing: in the middle of an `execve(2)` a process shows no environment.
+const LOOKS: u32 = 2;
+
+/// How long what was killed may take to die.
+const TO_DIE: Duration = Duration::from_secs(10);
+
+/// How much of an environment is looked at at once.
+const CHUNK: usize = 64 << 10;
+
+/// Some that bear the mark are still there, or cannot be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("failed to kill all that bears its mark within {}", humantime::format_duration(TO_DIE))]
+pub struct Error;
+
+/// The marks of a daemon's agents. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Marks {
+    /// The variable, and its value up to the agent's key.
+    prefix: Vec<u8>,
+    requests: mpsc::UnboundedSender<Asked>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    key: String,
+    /// Looks in a row that found nothing.
+    clean: u32,
+    done: oneshot::Sender<()>,
+}
+
+impl Marks {
+    /// Those of the daemon with this state directory, and of the one after it, on processes of this user. Must be called inside
+    /// the async runtime.
+    pub fn new(state_dir: &Path, user: Uid) -> Self {
+        let prefix = [VARIABLE.as_bytes(), b"=", state_dir.as_os_str().as_bytes(), b":"].concat();
+        let (requests, inbox) = mpsc::unbounded_channel();
+        let marks = prefix.clone();
+        tokio::spawn(keep(inbox, move |keys| look(&marks, user, keys)));
+        Self { prefix, requests }
+    }
+
+    /// The variable's value for the agent with this key.
+    pub fn value(&self, key: &str) -> Bytes {
+        Bytes::from([&self.prefix[VARIABLE.len() + 1..], key.as_bytes()].concat())
+    }
+
+    /// Kills all that bears the agent's mark, until nothing does.
+    pub async fn clear(&self, key: &str) -> Result<(), Error> {
+        let (done, finished) = oneshot::channel();
+        self.requests.send(Asked { key: key.to_owned(), clean: 0, done }).map_err(|_| Error)?;
+        timeout(TO_DIE, finished).await.map_err(|_| Error)?.map_err(|_| Error)
+    }
+}
+
+/// What a look has found and killed.
+#[derive(Debug, Default)]
+struct Found {
+    /// The keys of those that had something left.
+    keys: BTreeSet<String>,
+    /// Whether the kernel refused to show the environment of a process of the user's.
+    refused: bool,
+}
+
+/// Looks for as long as somebody asks.
+async fn keep(
+    mut inbox: mpsc::UnboundedReceiver<Asked>,
+    look: impl Fn(&BTreeSet<String>) -> Found + Clone + Send + 'static,
+) {
+    const LONGEST_PAUSE: u32 = 50;
+    let mut open: Vec<Asked> = Vec::new();
+    let mut in_vain = 0;
+    let mut warned = false;
+    loop {
+        if open.is_empty() {
+            match inbox.recv().await {
+                Some(asked) => open.push(asked),
+                None => return,
+            }
+        }
+        open.extend(std::iter::from_fn(|| inbox.try_recv().ok()));
+        // Who has stopped waiting needs no look.
+        open.retain(|asked| !asked.done.is_closed());
+        let keys = open.iter().map(|asked| asked.key.clone()).collect();
+        let look = look.clone();
+        // Fails only with the runtime.
+        let Ok(found) = tokio::task::spawn_blocking(move || look(&keys)).await else { return };
+        if found.refused && Uid::effective().is_root() && !std::mem::replace(&mut warned, true) {
+            tracing::warn!(
+                "the kernel refuses to show what environment processes of the agent user have, so that some that an agent \
+                 leaves behind may be missed; agentd needs the capability CAP_SYS_PTRACE"
+            );
+        }
+        for asked in std::mem::take(&mut open) {
+            match if found.keys.contains(&asked.key) { 0 } else { asked.clean + 1 } {
+                // Fails only if nobody waits any more.
+                LOOKS => drop(asked.done.send(())),
+                clean => open.push(Asked { clean, ..asked }),
+            }
+        }
+        // What was killed needs a moment to die, and what does not die ever more.
+        in_vain = if found.keys.is_empty() { 0 } else { LONGEST_PAUSE.min(in_vain + 1) };
+        sleep(Duration::from_millis(in_vain.into())).await;
+    }
+}
+
+/// Kills what bears the mark of one of these agents.
+fn look(prefix: &[u8], user: Uid, keys: &BTreeSet<String>) -> Found {
+    let mut found = Found::default();
+    let mut buffer = Zeroizing::new(vec![0; CHUNK]);
+    for pid in process::all().filter(|&pid| pid != getpid().as_raw()) {
+        // A process that may not be dumped is root's in the eyes of the file system; others are whose they are.
+        let owner = fs::metadata(format!("/proc/{pid}")).map(|metadata| Uid::from_raw(metadata.uid()));
+        if !owner.is_ok_and(|owner| owner == user || owner.is_root()) {
+            continue;
+        }
+        match marked(pid, prefix, keys, &mut buffer) {
+            Ok(Some(key)) => {
+                let process = match Process::open(pid) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    process => process,
+                };
+                // Asked again now that it cannot be another one.
+                let is_meant = |process: &Process| {
+                    marked(pid, prefix, keys, &mut buffer).is_ok_and(|still| still.as_ref() == Some(&key))
+                        && process.runs_as(user).unwrap_or(false)
+                };
+                if process.as_ref().map_or(true, is_meant) {
+                    // One that cannot be killed is found again.
+                    let _ = process.map(|process| process.kill());
+                    found.keys.insert(key);
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                found.refused |= error.kind() == io::ErrorKind::PermissionDenied && process::runs_as(pid, user);
+            }
+        }
+    }
+    found
+}
+
+/// The first of these keys whose mark a process bears.
+fn marked(pid: i32, prefix: &[u8], keys: &BTreeSet<String>, buffer: &mut [u8]) -> io::Result<Option<String>> {
+    /// More than an environment can have (`execve(2)`).
+    const MOST: u64 = 16 << 20;
+    /// What a piece has in common with the one before it: more than a mark that the first one cuts short.
+    const OVERLAP: usize = 2 * Name::MAX_LENGTH;
+    let environment = File::open(format!("/proc/{pid}/environ"))?;
+    let mut offset = 0;
+    while offset < MOST {
+        let mut length = 0;
+        while length < buffer.len() {
+            match environment.read_at(&mut buffer[length..], offset + length as u64) {
+                Ok(0) => break,
+                Ok(count) => length += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let is_last = length < buffer.len();
+        let key = find(&buffer[..length], offset == 0, is_last, prefix, keys);
+        if key.is_some() || is_last {
+            return Ok(key);
+        }
+        offset += (length - prefix.len() - OVERLAP) as u64;
+    }
+    Ok(None)
+}
+
+/// The first of these keys whose mark stands in a piece of an environment. What is cut short at either end is none.
+fn find(piece: &[u8], is_first: bool, is_last: bool, prefix: &[u8], keys: &BTreeSet<String>) -> Option<String> {
+    let mut variables = piece.split(|&byte| byte == 0);
+    if !is_first {
+        variables.next();
+    }
+    if !is_last {
+        variables.next_back();
+    }
+    variables
+        .filter_map(|variable| std::str::from_utf8(variable.strip_prefix(prefix)?).ok())
+        .find(|&key| keys.contains(key))
+        .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    const STATE: &str = "/state of/agentd";
+
+    fn prefix() -> Vec<u8> {
+        format!("{VARIABLE}={STATE}:").into_bytes()
+    }
+
+    fn keys(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    fn sleeper(variables: &[(&str, &str)]) -> Child {
+        let mut command = Command::new("sleep");
+        command.arg("1000").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.envs(variables.iter().copied()).spawn().unwrap();
+        // It shows none yet while it becomes the program.
+        while fs::read(format!("/proc/{}/environ", child.id())).unwrap().is_empty() {
+            std::thread::yield_now();
+        }
+        child
+    }
+
+    #[test]
+    fn a_mark_is_a_whole_variable_and_the_key_a_whole_key() {
+        let found = |piece: &str| find(piece.as_bytes(), true, true, &prefix(), &keys(&["rev", "b"]));
+        assert_eq!(found(&format!("A=1\0{VARIABLE}={STATE}:rev\0B=2\0")), Some("rev".to_owned()));
+        assert_eq!(found(&format!("{VARIABLE}={STATE}:rev")), Some("rev".to_owned()));
+        assert_eq!(found(&format!("{VARIABLE}=other:rev\0{VARIABLE}={STATE}:b\0")), Some("b".to_owned()));
+        for other in ["rev-1", "re", "", "REV"] {
+            assert_eq!(found(&format!("{VARIABLE}={STATE}:{other}\0")), None, "{other}");
+        }
+        assert_eq!(found(&format!("X={VARIABLE}={STATE}:rev\0")), None);
+    }
+
+    #[test]
+    fn what_the_edge_of_a_piece_cuts_short_is_no_mark() {
+        let mark = format!("{VARIABLE}={STATE}:rev");
+        let found = |is_first, is_last| find(mark.as_bytes(), is_first, is_last, &prefix(), &keys(&["rev"]));
+        assert_eq!(found(true, true), Some("rev".to_owned()));
+        assert_eq!((found(false, true), found(true, false)), (None, None));
+    }
+
+    #[test]
+    fn a_mark_is_found_wherever_it_stands_in_a_large_environment() {
+        let length = prefix().len() + "rev".len() + 1;
+        for before in [1, CHUNK - length, CHUNK - length / 2, CHUNK - 1, CHUNK, CHUNK + 1] {
+            // Sorted by name, as `Command` has them, the filler comes first.
+            let filler = "x".repeat(before.saturating_sub(3));
+            let mark = format!("{STATE}:rev");
+            let mut child = sleeper(&[("A", &filler), (VARIABLE, &mark)]);
+            let pid = i32::try_from(child.id()).unwrap();
+            let mut buffer = vec![0; CHUNK];
+            let found = |keys: &BTreeSet<String>, buffer: &mut [u8]| marked(pid, &prefix(), keys, buffer).unwrap();
+            assert_eq!(found(&keys(&["rev"]), &mut buffer), Some("rev".to_owned()), "after {before} bytes");
+            assert_eq!(found(&keys(&["re", "v"]), &mut buffer), None);
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_look_kills_what_bears_a_mark_that_is_asked_for_and_runs_as_the_user() {
+        let mut mine = sleeper(&[(VARIABLE, &format!("{STATE}:one"))]);
+        let mut others = [
+            sleeper(&[(VARIABLE, &format!("{STATE}:two"))]),
+            sleeper(&[(VARIABLE, "/another/state:one")]),
+            sleeper(&[("NO_MARK", &format!("{STATE}:one"))]),
+        ];
+        assert_eq!(look(&prefix(), Uid::from_raw(54_321), &keys(&["one"])).keys, keys(&[]));
+        assert!(mine.try_wait().unwrap().is_none(), "it runs as somebody else");
+        assert_eq!(look(&prefix(), Uid::effective(), &keys(&["one", "three"])).keys, keys(&["one"]));
+        mine.wait().unwrap();
+        assert_eq!(look(&prefix(), Uid::effective(), &keys(&["one"])).keys, keys(&[]));
+        for other in &mut others {
+            assert!(other.try_wait().unwrap().is_none());
+            other.kill().unwrap();
+            other.wait().unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_who_ask_at_once_are_served_by_the_same_looks() {
+        let looks = Arc::new(AtomicUsize::new(0));
+        let (requests, inbox) = mpsc::unbounded_channel();
+        let counted = Arc::clone(&looks);
+        tokio::spawn(keep(inbox, move |keys| {
+            let nth = counted.fetch_add(1, Ordering::Relaxed);
+            // One of them has something left at first.
+            let keys = keys.iter().filter(|key| nth < 3 && *key == "7").cloned().collect();
+            Found { keys, refused: false }
+        }));
+        let marks = Marks { prefix: prefix(), requests };
+        let all: tokio::task::JoinSet<_> = (0..500)
+            .map(|number| {
+                let marks = marks.clone();
+                async move { marks.clear(&number.to_string()).await }
+            })
+            .collect();
+        assert!(all.join_all().await.iter().all(Result::is_ok));
+        let looks = looks.load(Ordering::Relaxed);
+        assert!((5..=8).contains(&looks), "{looks}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_die_is_an_error_in_the_end() {
+        let (requests, inbox) = mpsc::unbounded_channel();
+        tokio::spawn(keep(inbox, |keys| Found { keys: keys.clone(), refused: false }));
+        let marks = Marks { prefix: prefix(), requests };
+        assert_eq!(marks.clear("stuck").await, Err(Error));
+    }
+}

@@ -1,0 +1,180 @@
+//! Whole trees: everything that is an agent's, found and killed, and nothing else.
+//!
+//! What an agent started is known as such by what it cannot shake off:
+//!
+//! | | found by | until |
+//! |---|---|---|
+//! | always | descent: the launcher is the reaper of its descendants, so none gets out from below it | the launcher is killed |
+//! | for root, where it can be had | its [control group](crate::cgroup) | never |
+//! | elsewhere | its session, and the [mark](crate::mark) in its environment | it leaves the one and sheds the other |
+//!
+//! Each agent has one tree at a time. Its control group and its mark tell whose it is and not which attempt's, so that the next
+//! daemon finds what the last one left, without a record: whatever is there when an attempt ends, and before one begins, goes.
+//!
+//! A process is killed for what it is to the kernel: by membership of a group, or by a pidfd, after what was found about its id was
+//! found again while the pidfd was held. No name and no argument counts.
+//!
+//! What an agent has somebody else start is not its tree: a shell in another tmux window, a job of `cron(8)` or of the user's own
+//! systemd.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::unistd::Uid;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use crate::cgroup::{self, Cgroup, Cgroups};
+use crate::frame::Bytes;
+use crate::mark::{self, Marks};
+use crate::process::{Identity, Process};
+
+/// How long the kernel may take over a control group.
+const TO_ARRANGE: Duration = Duration::from_secs(10);
+
+/// Why something of an agent's may still be there.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// In its control group.
+    #[error(transparent)]
+    Cgroup(#[from] cgroup::Error),
+    /// The kernel is busy with it.
+    #[error("failed to arrange its control group within {}", humantime::format_duration(TO_ARRANGE))]
+    TimedOut,
+    /// With its mark.
+    #[error(transparent)]
+    Mark(#[from] mark::Error),
+}
+
+/// The means to find what is an agent's. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Trees {
+    user: Uid,
+    cgroups: Option<Arc<Cgroups>>,
+    marks: Marks,
+}
+
+impl Trees {
+    /// The trees of the daemon with this state directory, and of the one after it, whose agents run as `user`. Must be called
+    /// inside the async runtime.
+    pub fn new(state_dir: &Path, user: Uid) -> Self {
+        // However it was named this time. One that is not there serves as well, as long as it stays so.
+        let absolute = || std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
+        let state_dir = state_dir.canonicalize().unwrap_or_else(|_| absolute());
+        let cgroups = match Cgroups::of(&state_dir) {
+            Ok(cgroups) => {
+                tracing::info!(directory = %cgroups.directory().display(), "each agent has a control group");
+                Some(Arc::new(cgroups))
+            }
+            Err(error) => {
+                tracing::info!("what agents start is found by descent, session and environment: {error}");
+                None
+            }
+        };
+        Self { user, cgroups, marks: Marks::new(&state_dir, user) }
+    }
+
+    /// The variable that everything of the agent with this key has in its environment.
+    pub fn mark(&self, key: &str) -> (String, Bytes) {
+        (mark::VARIABLE.to_owned(), self.marks.value(key))
+    }
+
+    /// The tree of this launcher.
+    pub fn of(&self, key: &str, launcher: Arc<Process>) -> Tree {
+        Tree { trees: self.clone(), key: key.to_owned(), launcher, contained: false }
+    }
+
+    /// Readies the ground for the next tree of an agent that has no launcher: kills what is left of it. What an earlier daemon
+    /// left, which may have had other means, is all found only if `thorough` is set.
+    pub async fn prepare(&self, key: &str, thorough: bool) -> Result<(), Error> {
+        let cleared = self.clear(key, thorough);
+        let ready = self.with_cgroup(key, |cgroup| {
+            cgroup.expect();
+            Ok(())
+        });
+        tokio::join!(cleared, ready).0
+    }
+
+    /// Kills what is left of an agent that has no launcher any more. `launcher` is the one that it had, if that is known.
+    pub async fn clear_all(&self, key: &str, launcher: Option<Identity>) -> Result<(), Error> {
+        if let Some(launcher) = launcher {
+            let user = self.user;
+            // Fails only with the runtime.
+            let _ = spawn_blocking(move || launcher.kill_session(user)).await;
+        }
+        self.clear(key, true).await
+    }
+
+    async fn clear(&self, key: &str, thorough: bool) -> Result<(), Error> {
+        let cleared = self.with_cgroup(key, Cgroup::clear).await;
+        if thorough || self.cgroups.is_none() || cleared.is_err() {
+            self.marks.clear(key).await?;
+        }
+        cleared.map(drop)
+    }
+
+    /// Does that outside of the async runtime's thread; nothing where there are no groups.
+    async fn with_cgroup<T: Send + 'static>(
+        &self,
+        key: &str,
+        work: impl FnOnce(&Cgroup) -> Result<T, cgroup::Error> + Send + 'static,
+    ) -> Result<Option<T>, Error> {
+        let Some(cgroup) = self.cgroups.as_ref().map(|cgroups| cgroups.agent(key)) else { return Ok(None) };
+        let done = timeout(TO_ARRANGE, spawn_blocking(move || work(&cgroup))).await;
+        // Fails only with the runtime.
+        let done = done.map_err(|_| Error::TimedOut)?.map_err(|_| Error::TimedOut)?;
+        Ok(Some(done?))
+    }
+}
+
+/// The tree of one attempt: its launcher, and all that comes of it.
+#[derive(Debug)]
+pub struct Tree {
+    trees: Trees,
+    key: String,
+    launcher: Arc<Process>,
+    /// Whether all of it is in the agent's control group.
+    contained: bool,
+}
+
+impl Tree {
+    /// To be called before the launcher has started anything: whatever it will start can then be found.
+    pub async fn contain(&mut self) {
+        let launcher = Arc::clone(&self.launcher);
+        match self.trees.with_cgroup(&self.key, move |cgroup| cgroup.admit(&launcher)).await {
+            Ok(admitted) => self.contained = admitted.is_some(),
+            Err(error) => tracing::warn!(agent = self.key, "its control group is not used: {error}"),
+        }
+    }
+
+    /// To be called instead if it may have started something: finds out what an earlier daemon did.
+    pub async fn recognise(&mut self) {
+        let launcher = Arc::clone(&self.launcher);
+        let held = self.trees.with_cgroup(&self.key, move |cgroup| Ok(cgroup.holds(&launcher))).await;
+        self.contained = matches!(held, Ok(Some(true)));
+    }
+
+    /// Kills all of it but the launcher, which is left to tell how its harness ended.
+    pub async fn kill(&self) {
+        if self.contained {
+            let launcher = Arc::clone(&self.launcher);
+            match self.trees.with_cgroup(&self.key, move |cgroup| cgroup.kill_but(&launcher)).await {
+                Ok(_) => return,
+                Err(error) => tracing::warn!(agent = self.key, "{error}"),
+            }
+        }
+        let launcher = Arc::clone(&self.launcher);
+        // Fails only with the runtime.
+        let _ = spawn_blocking(move || launcher.kill_descendants()).await;
+    }
+
+    /// Kills what is left of it once its launcher has ended.
+    pub async fn clear(&self) -> Result<(), Error> {
+        if self.contained {
+            self.trees.clear(&self.key, false).await
+        } else {
+            self.trees.clear_all(&self.key, Some(self.launcher.identity())).await
+        }
+    }
+}

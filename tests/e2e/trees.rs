@@ -1,0 +1,368 @@
+//! A stop leaves nothing of an agent, whatever it did to get away, and nothing but what is the agent's goes.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use agentd::status::State;
+use nix::sys::signal::Signal;
+
+use crate::support::{Daemon, Process, Setup, Who, as_user, is_root, root, run};
+
+/// What has to find the processes of an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// Its control group, under root.
+    Group,
+    /// Descent, session and mark: under root where control groups are read-only, as in many a container.
+    Mark,
+    /// The same, without root.
+    MarkAsUser,
+}
+
+/// Before the daemon, in a mount namespace of its own.
+const READ_ONLY_GROUPS: &str = r#"exec unshare --mount --propagation private -- bash -c '
+    while read -r _ point kind _; do
+        [[ $kind != cgroup2 ]] || mount -o remount,bind,ro "$point"
+    done </proc/mounts
+    exec "$@"' bash "$@""#;
+
+/// A place for a daemon that has only that, or nothing where that cannot be had.
+fn setup(by: By) -> Option<Setup> {
+    match by {
+        By::Group | By::Mark if !root() => None,
+        By::Group => Some(Setup::new()),
+        By::Mark => Some(Setup::new().after(READ_ONLY_GROUPS)),
+        By::MarkAsUser => Some(Setup::of(Who::User)),
+    }
+}
+
+fn start(by: By, jcard: &str) -> Option<Daemon> {
+    start_in(setup(by)?, by, jcard)
+}
+
+fn start_in(setup: Setup, by: By, jcard: &str) -> Option<Daemon> {
+    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/shapes"), setup.path("bin/shapes")).unwrap();
+    let daemon = setup.start(jcard);
+    let line = |text: &str| daemon.log().lines().find(|line| line.contains(text)).map(str::to_owned);
+    let (has_groups, why) = daemon.wait("the daemon to say by what it finds processes", || {
+        line("each agent has a control group")
+            .map(|line| (true, line))
+            .or_else(|| Some((false, line("what agents start is found")?)))
+    });
+    if by == By::Group && !has_groups {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "this test needs control groups (cgroup2): {why}");
+        eprintln!("skipped: needs control groups (cgroup2): {why}");
+        return None;
+    }
+    assert_eq!(has_groups, by == By::Group, "{why}");
+    Some(daemon)
+}
+
+/// An agent of that shape and name. `then` is `stop` or `end`, see `shapes`.
+fn shape(name: &str, then: &str, more: &str) -> String {
+    format!(
+        "[[agents]]\nname = {name:?}\nharness = \"custom\"\ncommand = \"@DIR/bin/shapes\"\nworkdir = \"@WORK\"\n\
+         args = [{name:?}, {then:?}, \"@WORK/{name}\"]\ngrace_period = \"300ms\"\n{more}\n\n"
+    )
+}
+
+/// What is left of the agent with that name. What has begun to exit can do nothing any more.
+fn left_of(daemon: &Daemon, name: &str) -> Vec<Process> {
+    let left = daemon.work(&format!("{name}-left"));
+    let is_left = |process: &Process| process.argv().first().is_some_and(|it| it == left.to_str().unwrap());
+    Process::all().filter(is_left).filter(|process| process.can_act()).collect()
+}
+
+/// Looks many times: what forks all the time is not seen by every look.
+fn assert_nothing_is_left(daemon: &Daemon, names: &[&str]) {
+    for _ in 0..20 {
+        for name in names {
+            let left = left_of(daemon, name);
+            assert!(left.is_empty(), "{name} has left {}: {:?}", left.len(), left.first().map(ToString::to_string));
+        }
+    }
+}
+
+const SHAPES: [&str; 13] = [
+    "own-group",
+    "setsid",
+    "double-fork",
+    "ignores-signals",
+    "stopped",
+    "fork-bomb",
+    "quick-chains",
+    "outlived",
+    "kills-launcher",
+    "stops-launcher",
+    "becomes-another",
+    "orphan",
+    "orphan-without-launcher",
+];
+
+fn a_stop_leaves_nothing(by: By, shapes: &[&str]) {
+    let jcard: String = shapes.iter().map(|name| shape(name, "stop", "")).collect();
+    let Some(daemon) = start(by, &jcard) else { return };
+    for name in shapes {
+        daemon.wait_for_file(&format!("{name}-ready"));
+        assert!(!left_of(&daemon, name).is_empty(), "{name} has something to leave");
+    }
+    daemon.edit_jcard("[other]\n");
+    for name in shapes {
+        daemon.wait_until_removed(name);
+        assert_nothing_is_left(&daemon, &[name]);
+    }
+}
+
+#[test]
+fn a_stop_leaves_nothing_of_any_shape_in_control_groups() {
+    a_stop_leaves_nothing(By::Group, &SHAPES);
+}
+
+#[test]
+fn a_stop_leaves_nothing_of_any_shape_where_control_groups_are_read_only() {
+    a_stop_leaves_nothing(By::Mark, &SHAPES);
+}
+
+#[test]
+fn a_stop_leaves_nothing_of_any_shape_without_root() {
+    a_stop_leaves_nothing(By::MarkAsUser, &SHAPES);
+}
+
+#[test]
+fn a_stop_finds_in_a_control_group_what_is_found_by_nothing_else() {
+    a_stop_leaves_nothing(By::Group, &["hides"]);
+}
+
+/// The same, by a daemon that has not started what it stops.
+fn a_stop_by_the_next_daemon_leaves_nothing(by: By, shapes: &[&str]) {
+    let jcard: String = shapes.iter().map(|name| shape(name, "stop", "")).collect();
+    let Some(mut daemon) = start(by, &jcard) else { return };
+    for name in shapes {
+        daemon.wait_for_file(&format!("{name}-ready"));
+    }
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended();
+    daemon.start_again();
+    for name in shapes {
+        daemon.wait_until_running(name);
+        assert!(!left_of(&daemon, name).is_empty(), "{name} has gone on");
+    }
+    daemon.edit_jcard("[other]\n");
+    for name in shapes {
+        daemon.wait_until_removed(name);
+        assert_nothing_is_left(&daemon, &[name]);
+    }
+}
+
+#[test]
+fn a_stop_by_the_next_daemon_leaves_nothing_in_control_groups() {
+    a_stop_by_the_next_daemon_leaves_nothing(By::Group, &[&SHAPES[..], &["hides"]].concat());
+}
+
+#[test]
+fn a_stop_by_the_next_daemon_leaves_nothing_where_control_groups_are_read_only() {
+    a_stop_by_the_next_daemon_leaves_nothing(By::Mark, &SHAPES);
+}
+
+#[test]
+fn a_stop_by_the_next_daemon_leaves_nothing_without_root() {
+    a_stop_by_the_next_daemon_leaves_nothing(By::MarkAsUser, &SHAPES);
+}
+
+fn an_end_leaves_nothing(by: By, shapes: &[&str]) {
+    let again = "restart = \"always\"\nbackoff = [\"0s\"]\nmax_restarts = 1";
+    let jcard: String = shapes.iter().map(|name| shape(name, "end", again)).collect();
+    let Some(daemon) = start(by, &jcard) else { return };
+    for name in shapes {
+        let found = daemon.wait_for_file(&format!("{name}-found"));
+        assert_eq!(String::from_utf8_lossy(&found).trim(), "0", "{name}, seen by the next attempt");
+        daemon.wait_for_state(name, State::Exited);
+        assert_nothing_is_left(&daemon, &[name]);
+    }
+}
+
+/// All but those that are about being asked to stop, and one that the next attempt would not see.
+fn shapes_that_end() -> Vec<&'static str> {
+    SHAPES.into_iter().filter(|name| !["outlived", "quick-chains"].contains(name)).collect()
+}
+
+#[test]
+fn nothing_is_left_of_any_shape_when_the_next_attempt_begins_in_control_groups() {
+    an_end_leaves_nothing(By::Group, &shapes_that_end());
+}
+
+#[test]
+fn nothing_is_left_of_any_shape_when_the_next_attempt_begins_where_control_groups_are_read_only() {
+    an_end_leaves_nothing(By::Mark, &shapes_that_end());
+}
+
+#[test]
+fn nothing_is_left_of_any_shape_when_the_next_attempt_begins_without_root() {
+    an_end_leaves_nothing(By::MarkAsUser, &shapes_that_end());
+}
+
+#[test]
+fn the_next_attempt_finds_nothing_that_only_a_control_group_can_find() {
+    an_end_leaves_nothing(By::Group, &["hides"]);
+}
+
+/// Daemon, tmux server and launcher are killed: there is no pane and no process by which to find what is left.
+fn the_next_daemon_ends_what_is_left(by: By) {
+    let Some(mut daemon) = start(by, &shape("orphan", "end", "").replace("\"end\"", "\"stop\"")) else { return };
+    daemon.wait_for_file("orphan-ready");
+    let harness = Process(daemon.agent("orphan").unwrap().pid.unwrap());
+    let launcher = harness.parent();
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended();
+    let server: i32 = daemon.tmux(&["display-message", "-p", "#{pid}"]).unwrap().trim().parse().unwrap();
+    for process in [launcher, Process(server), harness] {
+        process.signal(Signal::SIGKILL);
+        daemon.wait_until_gone(process.0);
+    }
+    assert!(!left_of(&daemon, "orphan").is_empty());
+    daemon.edit_jcard(&shape("orphan", "end", ""));
+    daemon.start_again();
+    let found = daemon.wait_for_file("orphan-found");
+    assert_eq!(String::from_utf8_lossy(&found).trim(), "0", "seen by the next attempt");
+}
+
+#[test]
+fn the_next_daemon_ends_what_is_left_in_a_control_group() {
+    the_next_daemon_ends_what_is_left(By::Group);
+}
+
+#[test]
+fn the_next_daemon_ends_what_is_left_with_a_mark() {
+    the_next_daemon_ends_what_is_left(By::Mark);
+}
+
+#[test]
+fn the_next_daemon_ends_what_is_left_without_root() {
+    the_next_daemon_ends_what_is_left(By::MarkAsUser);
+}
+
+#[test]
+fn what_a_login_leaves_running_is_the_agents_too() {
+    for by in [By::Group, By::Mark] {
+        let Some(setup) = setup(by) else { continue };
+        let Some(daemon) = start_in(setup.user("busy"), by, &shape("kills-launcher", "stop", "")) else { continue };
+        let left_by_login = || {
+            let is_it = |process: &Process| process.argv().first().is_some_and(|name| name == "left-by-login");
+            Process::all().filter(is_it).filter(|process| process.can_act()).count()
+        };
+        daemon.wait_for_file("kills-launcher-ready");
+        assert_eq!(left_by_login(), 1);
+        daemon.edit_jcard("[other]\n");
+        daemon.wait_until_removed("kills-launcher");
+        assert_eq!(left_by_login(), 0, "{by:?}");
+    }
+}
+
+/// A process that goes when the test does.
+struct Bystander(Child);
+
+impl Bystander {
+    fn start(command: &mut Command) -> Self {
+        Self(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    fn lives(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Processes of the agents' user called as the agent's are, one of another user with the agent's mark, and another agent.
+fn bystanders_live_on(by: By) {
+    let jcard = shape("kills-launcher", "stop", "")
+        + &shape("orphan", "stop", "")
+        + &shape("setsid", "stop", "").replace("name = \"setsid\"", "name = \"orphan-1\"");
+    let Some(daemon) = start(by, &jcard) else { return };
+    for name in ["kills-launcher", "orphan", "setsid"] {
+        daemon.wait_for_file(&format!("{name}-ready"));
+    }
+    let user = daemon.agent_account().name;
+    let left = daemon.work("orphan-left");
+    let mark = mark_of(&daemon, "orphan");
+    assert!(mark.ends_with(":orphan"), "{mark}");
+    let named = |user: &str| {
+        let mut command = as_user(user, &["bash", "-c", "exec -a \"$0\" sleep infinity", left.to_str().unwrap()]);
+        command.current_dir(daemon.path("work"));
+        command
+    };
+    let mut bystanders = vec![
+        ("of the same user and name", Bystander::start(&mut named(&user))),
+        ("with another mark", Bystander::start(named(&user).env("AGENTD_AGENT", format!("{mark}-2")))),
+    ];
+    if is_root() {
+        for other in ["stranger", "root"] {
+            bystanders.push((other, Bystander::start(named(other).env("AGENTD_AGENT", &mark))));
+        }
+    }
+    let other = daemon.agent("orphan-1").unwrap().pid.unwrap();
+    daemon.edit_jcard(&shape("setsid", "stop", "").replace("name = \"setsid\"", "name = \"orphan-1\""));
+    daemon.wait_until_removed("orphan");
+    daemon.wait_until_removed("kills-launcher");
+    for (which, bystander) in &mut bystanders {
+        assert!(bystander.lives(), "the one {which}, {by:?}");
+    }
+    assert_eq!(daemon.agent("orphan-1").unwrap().pid, Some(other));
+    assert_eq!(left_of(&daemon, "setsid").len(), 1, "the other agent's own");
+}
+
+fn mark_of(daemon: &Daemon, name: &str) -> String {
+    let environment = Process(daemon.agent(name).unwrap().pid.unwrap()).environ();
+    let mut variables = environment.split(|&byte| byte == 0).filter_map(|variable| std::str::from_utf8(variable).ok());
+    variables.find_map(|variable| variable.strip_prefix("AGENTD_AGENT=")).unwrap().to_owned()
+}
+
+#[test]
+fn bystanders_of_control_groups_live_on() {
+    bystanders_live_on(By::Group);
+}
+
+#[test]
+fn bystanders_of_marks_live_on() {
+    bystanders_live_on(By::Mark);
+}
+
+#[test]
+fn bystanders_of_agents_without_root_live_on() {
+    bystanders_live_on(By::MarkAsUser);
+}
+
+#[test]
+fn a_kill_spares_the_launcher_which_tells_how_the_harness_ended() {
+    for by in [By::Group, By::Mark, By::MarkAsUser] {
+        let Some(daemon) = start(by, &shape("ignores-signals", "stop", "timeout = \"1s\"")) else { continue };
+        let agent = daemon.wait_for_state("ignores-signals", State::Exited);
+        assert_eq!(serde_json::to_value(agent.exit.unwrap()).unwrap()["signal"], "SIGKILL", "{by:?}");
+    }
+}
+
+#[test]
+fn the_groups_of_a_daemon_go_with_it() {
+    let Some(mut daemon) = start(By::Group, &shape("orphan", "stop", "")) else { return };
+    daemon.wait_for_file("orphan-ready");
+    let harness = daemon.agent("orphan").unwrap().pid.unwrap();
+    let (_, group) = run(Command::new("cat").arg(format!("/proc/{harness}/cgroup")));
+    let path = group.lines().find_map(|line| line.strip_prefix("0::")).unwrap().to_owned();
+    assert!(path.ends_with("-state/orphan/tree"), "{path}");
+    let agents_group = |daemon: &Daemon| {
+        let log = daemon.log();
+        let at = log.find("directory=").unwrap() + "directory=".len();
+        std::path::PathBuf::from(log[at..].split_whitespace().next().unwrap())
+    };
+    let directory = agents_group(&daemon);
+    assert!(directory.join("orphan/tree").is_dir());
+    let begun = Instant::now();
+    assert!(daemon.stop().success());
+    assert!(!directory.exists(), "{}", directory.display());
+    assert!(begun.elapsed() < crate::support::BOUND);
+}
