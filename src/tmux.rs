@@ -2,7 +2,7 @@
 //!
 //! Contract: each agent has one session, and in it one pane of its own. The session bears its agent's key in the option
 //! `@agentd-owner`, the pane in `@agentd-agent`, and by these marks they are found, right before each use: names are the
-//! operators' to change. A session without the agent's mark is somebody else's and is never touched. After the end of an agent
+//! operators' to change. `@agentd-attempt` says which attempt was launched in the pane last. A session without the agent's mark is somebody else's and is never touched. After the end of an agent
 //! its pane stays (`remain-on-exit`), and whoever attaches, or is attached, gets a shell beside it.
 //!
 //! Every client is run by the [deputy], as the agent user: a hostile server can make its clients run commands.
@@ -109,9 +109,16 @@ impl Tmux {
         shared.map_err(|message| Error::Refused { operation: "share its socket", message })
     }
 
-    /// Runs `command` as that agent in its session, in the pane where it ran before if there is one, and answers with the
-    /// process id that tmux gives for it. Whatever runs in that pane is hung up. A session that was renamed gets its name back.
-    pub async fn open(&self, owner: &str, session: &Name, workdir: &Path, command: &[String]) -> Result<i32, Error> {
+    /// Runs `command`, that attempt of that agent, in its session, in the pane where it ran before if there is one, and answers with
+    /// the process id that tmux gives for it. Whatever runs in that pane is hung up. A session that was renamed gets its name back.
+    pub async fn open(
+        &self,
+        owner: &str,
+        attempt: u64,
+        session: &Name,
+        workdir: &Path,
+        command: &[String],
+    ) -> Result<i32, Error> {
         let found = match self.sessions_of(owner).await {
             Err(Error::NoServer { .. }) => {
                 self.start_server().await?;
@@ -120,8 +127,8 @@ impl Tmux {
             found => found?,
         };
         let opened = match found.first() {
-            Some(found) => self.reopen(found, owner, session, workdir, command).await,
-            None => self.create(owner, session, workdir, command).await,
+            Some(found) => self.reopen(found, owner, attempt, session, workdir, command).await,
+            None => self.create(owner, attempt, session, workdir, command).await,
         };
         match opened {
             Err(Error::Refused { message, .. }) if message.starts_with("duplicate session") => {
@@ -131,7 +138,14 @@ impl Tmux {
         }
     }
 
-    async fn create(&self, owner: &str, session: &Name, workdir: &Path, command: &[String]) -> Result<i32, Error> {
+    async fn create(
+        &self,
+        owner: &str,
+        attempt: u64,
+        session: &Name,
+        workdir: &Path,
+        command: &[String],
+    ) -> Result<i32, Error> {
         let directory = workdir.to_string_lossy();
         let mut arguments = Arguments::default();
         let name = session.as_str();
@@ -152,7 +166,7 @@ impl Tmux {
             command,
         );
         let target = format!("={session}:");
-        mark(&mut arguments, owner, &target, &target, &directory);
+        mark(&mut arguments, owner, attempt, &target, &target, &directory);
         let output = self.client("open a session", arguments).await?;
         pid(&output.stdout)
     }
@@ -161,6 +175,7 @@ impl Tmux {
         &self,
         found: &parse::Session,
         owner: &str,
+        attempt: u64,
         session: &Name,
         workdir: &Path,
         command: &[String],
@@ -181,7 +196,7 @@ impl Tmux {
             arguments.command_with(&window, command);
             &target
         };
-        mark(&mut arguments, owner, &target, pane, &directory);
+        mark(&mut arguments, owner, attempt, &target, pane, &directory);
         arguments.command(&["display-message", "-p", "-t", pane, PANE_PID]);
         let output = self.client("start the agent again in its session", arguments).await?;
         pid(&output.stdout)
@@ -319,10 +334,11 @@ const PANE_PID: &str = "#{pane_pid}";
 /// True of a session whose agent has ended for good and in which nobody has opened anything yet.
 const ALONE_AND_OVER: &str = "#{&&:#{==:#{@agentd-over},1},#{&&:#{==:#{session_windows},1},#{==:#{window_panes},1}}}";
 
-/// Marks both as the agent's. `session` and `pane` are targets.
-fn mark(arguments: &mut Arguments, owner: &str, session: &str, pane: &str, directory: &str) {
+/// Marks both as the agent's, and the pane as that of this attempt. `session` and `pane` are targets.
+fn mark(arguments: &mut Arguments, owner: &str, attempt: u64, session: &str, pane: &str, directory: &str) {
     arguments.command(&["set-option", "-t", session, "@agentd-owner", owner]);
     arguments.command(&["set-option", "-p", "-t", pane, "@agentd-agent", owner]);
+    arguments.command(&["set-option", "-p", "-t", pane, "@agentd-attempt", &attempt.to_string()]);
     arguments.command(&["set-option", "-p", "-t", pane, "remain-on-exit", "on"]);
     // Of its own accord tmux scrolls the screen to tell of the end; the launcher has told already. Unknown before tmux 3.3.
     arguments.command(&["set-option", "-q", "-p", "-t", pane, "remain-on-exit-format", ""]);

@@ -227,7 +227,11 @@ impl<T: Fn(machine::Event)> Run<T> {
         let is_former = |pane: &&Pane| former.is_none_or(|former| former.pid() == pane.pid);
         for pane in panes.iter().filter(is_former) {
             match &pane.end {
-                Some(end) => return Some(Left::Ended(end.clone())),
+                // Before an attempt is launched the pane shows the end of the one before.
+                Some(end) if former.is_some() || pane.attempt == Some(self.attempt) => {
+                    return Some(Left::Ended(end.clone()));
+                }
+                Some(_) => {}
                 // tmux has yet to notice the end.
                 None if former.is_some() => return None,
                 None => {
@@ -383,7 +387,8 @@ impl<T: Fn(machine::Event)> Run<T> {
         let mut command = vec![means.executable.clone()];
         command.extend(launcher::command_line(launch.name.as_str(), self.attempt, &means.launch_socket));
         let owner = launch.name.key();
-        let mut opening = std::pin::pin!(means.tmux.open(&owner, &launch.session, &launch.workdir, &command));
+        let mut opening =
+            std::pin::pin!(means.tmux.open(&owner, self.attempt, &launch.session, &launch.workdir, &command));
         let mut pane = None;
         let mut limit = Instant::now() + TO_REPORT * 4;
         loop {

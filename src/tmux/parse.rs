@@ -33,13 +33,15 @@ pub(super) fn sessions(stdout: &str) -> Vec<Session> {
 
 /// What to ask of each pane for [`panes`].
 pub(super) const PANE_FORMAT: &str =
-    "#{pane_pid},#{pane_dead},#{pane_dead_status},#{pane_dead_signal},#{pane_dead_time}";
+    "#{pane_pid},#{@agentd-attempt},#{pane_dead},#{pane_dead_status},#{pane_dead_signal},#{pane_dead_time}";
 
 /// A pane, by what tmux says of the process that it started in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pane {
     /// The process, which may have ended.
     pub pid: i32,
+    /// The attempt that it is the launcher of.
+    pub attempt: Option<u64>,
     /// How it has ended, if tmux has noticed.
     pub end: Option<PaneEnd>,
 }
@@ -74,12 +76,13 @@ pub(super) fn panes(stdout: &str) -> Vec<Pane> {
 fn pane(line: &str) -> Option<Pane> {
     let mut fields = line.split(',');
     let pid = fields.next()?.parse().ok().filter(|&pid| pid > 1)?;
+    let attempt = fields.next()?.parse().ok();
     let is_dead = fields.next()? == "1";
     let code = fields.next()?.parse().ok().filter(|code| (0..=255).contains(code));
     let signal = signal_number(fields.next()?);
     let seconds = fields.next()?.parse().ok().map(Duration::from_secs);
     let at = seconds.and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(seconds));
-    Some(Pane { pid, end: is_dead.then_some(PaneEnd { code, signal, at }) })
+    Some(Pane { pid, attempt, end: is_dead.then_some(PaneEnd { code, signal, at }) })
 }
 
 /// A number, or a name with or without `SIG` before it.
@@ -185,20 +188,22 @@ mod tests {
 
     #[test]
     fn panes_are_read_and_lies_passed_over() {
-        let printed = "21,0,,,\n22,1,7,,1795271423\n23,1,,9,5\n24,1,,KILL,\n25,1,,SIGINT,\n26,1,,,\n27,1,999,99,x\n\
-                       1,0,,,\n-5,0,,,\n28,0\nnonsense\n";
+        let printed = "21,3,0,,,\n22,3,1,7,,1795271423\n23,3,1,,9,5\n24,3,1,,KILL,\n25,3,1,,SIGINT,\n26,3,1,,,\n\
+                       27,3,1,999,99,x\n29,,0,,,\n30,-1,0,,,\n1,3,0,,,\n-5,3,0,,,\n28,3,0\nnonsense\n";
         let dead = |pid, code, signal, seconds: Option<u64>| {
             let at = seconds.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
-            Pane { pid, end: Some(PaneEnd { code, signal, at }) }
+            Pane { pid, attempt: Some(3), end: Some(PaneEnd { code, signal, at }) }
         };
         let expected = [
-            Pane { pid: 21, end: None },
+            Pane { pid: 21, attempt: Some(3), end: None },
             dead(22, Some(7), None, Some(1_795_271_423)),
             dead(23, None, Some(9), Some(5)),
             dead(24, None, Some(9), None),
             dead(25, None, Some(2), None),
             dead(26, None, None, None),
             dead(27, None, None, None),
+            Pane { pid: 29, attempt: None, end: None },
+            Pane { pid: 30, attempt: None, end: None },
         ];
         assert_eq!(panes(printed), expected);
     }

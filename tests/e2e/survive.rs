@@ -180,6 +180,23 @@ fn a_stop_goes_on_to_its_deadline_and_is_one_sigint() {
 }
 
 #[test]
+fn an_attempt_that_was_cut_off_is_not_taken_to_have_ended_as_the_one_before_did() {
+    let policy = "restart = 'on-failure'\nbackoff = ['1s', '1h']";
+    let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; exit 3", policy));
+    daemon.wait_for_state("a", State::Backoff);
+    let deputy = daemon.deputy();
+    deputy.signal(Signal::SIGSTOP); // so that tmux never hears of the second attempt
+    daemon.wait_for_state("a", State::Starting);
+    daemon.wait_for_record("a", "\"starting\"");
+    daemon.kill();
+    deputy.signal(Signal::SIGKILL);
+    daemon.start_again();
+    daemon.wait_for_starts("log", 2);
+    let again = daemon.wait_until("a", "in backoff again", |agent| agent.next_start_at.is_some());
+    assert_eq!((again.attempt, again.restarts), (Some(2), 1));
+}
+
+#[test]
 fn a_timeout_passes_when_it_would_have() {
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", "timeout = '3s'\nrestart = 'always'"));
     daemon.wait_until_running("a");
