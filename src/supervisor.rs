@@ -4,7 +4,8 @@
 //! next point in time: effects run in tasks of their own and come back as events, tagged with the attempt they belong to.
 //!
 //! What it knows is put on [record](crate::record) as it changes, and it begins with what an earlier daemon had put there. An end
-//! is on record before its launcher, which remembers it too, is let go.
+//! is on record before its launcher, which remembers it too, is let go. What is told is on record before, so that the next daemon
+//! does not take it back.
 
 pub mod attempt;
 pub mod machine;
@@ -75,6 +76,10 @@ pub struct Supervisor {
     to_note: Vec<(Version, String, Attempt)>,
     /// Of what was put on record last.
     version: Version,
+    /// Of what is on record, as far as it could be put there.
+    recorded: Version,
+    /// Told as soon as it is on record.
+    untold: Option<Untold>,
     /// What was wrong with the state directory at the start.
     state_errors: Vec<String>,
     /// Why something could not be put on record the last time.
@@ -109,6 +114,15 @@ struct Afterwards {
     publish: bool,
 }
 
+/// What is to be told next.
+#[derive(Debug)]
+struct Untold {
+    snapshot: Arc<Snapshot>,
+    version: Version,
+    /// When it is told all the same.
+    by: Timestamp,
+}
+
 /// One agent, and what is under way for it.
 #[derive(Debug)]
 struct Agent {
@@ -130,6 +144,9 @@ struct UnderWay {
 
 /// How long a launcher that nobody waits for may take to take that in.
 const TO_LISTEN: Duration = Duration::from_secs(2);
+
+/// How long what there is to tell may wait for being on record.
+const TO_RECORD: Duration = Duration::from_millis(200);
 
 /// How many events are taken in before what they changed is published.
 const BATCH: usize = 256;
@@ -154,6 +171,8 @@ impl Supervisor {
             recorder,
             to_note: Vec::new(),
             version: 0,
+            recorded: 0,
+            untold: None,
             state_errors,
             record_error: None,
             course: Course::Running,
@@ -190,11 +209,12 @@ impl Supervisor {
 
     /// Runs until it was told to stop and every agent is gone, or to detach. Answers whether it has stopped them.
     pub async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Event>) -> io::Result<bool> {
-        const TO_RECORD: Duration = Duration::from_secs(2);
+        const TO_FINISH: Duration = Duration::from_secs(2);
         let mut alarm = Alarm::new()?;
         let mut batch = Vec::with_capacity(BATCH);
         while !self.is_over() {
-            alarm.set(self.agents.values().filter_map(|agent| agent.machine.due()).min())?;
+            let due = self.agents.values().filter_map(|agent| agent.machine.due());
+            alarm.set(due.chain(self.untold.as_ref().map(|untold| untold.by)).min())?;
             // Both arms only wait, so that whichever is cancelled has lost nothing.
             tokio::select! {
                 received = inbox.recv_many(&mut batch, BATCH) => if received == 0 { break },
@@ -210,11 +230,10 @@ impl Supervisor {
             if std::mem::take(&mut self.afterwards.call_up) {
                 self.call_up();
             }
-            if std::mem::take(&mut self.afterwards.publish) {
-                self.publish();
-            }
+            self.publish();
         }
-        self.recorder.finish(TO_RECORD).await;
+        self.snapshots.send_replace(Arc::new(self.snapshot()));
+        self.recorder.finish(TO_FINISH).await;
         Ok(self.course == Course::Stopping)
     }
 
@@ -277,6 +296,7 @@ impl Supervisor {
     }
 
     fn recorded(&mut self, tried: Version, error: Option<String>) {
+        self.recorded = tried;
         for (_, key, attempt) in self.to_note.extract_if(.., |(version, ..)| *version <= tried).collect::<Vec<_>>() {
             self.command(&key, attempt, Command::Noted);
         }
@@ -477,7 +497,23 @@ impl Supervisor {
         }
     }
 
-    fn publish(&self) {
+    /// Tells what there is to tell, one state of things after the other, each when it is on record.
+    fn publish(&mut self) {
+        loop {
+            let now = Timestamp::now();
+            if let Some(untold) = self.untold.take_if(|it| it.version <= self.recorded || it.by <= now) {
+                self.snapshots.send_replace(untold.snapshot);
+            }
+            if self.untold.is_some() || !std::mem::take(&mut self.afterwards.publish) {
+                return;
+            }
+            let patience = if self.record_error.is_some() { Duration::ZERO } else { TO_RECORD };
+            let snapshot = Arc::new(self.snapshot());
+            self.untold = Some(Untold { snapshot, version: self.version, by: now + patience });
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
         let statuses = self.agents.values().map(|agent| agent.machine.status()).collect();
         let state_errors: Vec<&str> = self.state_errors.iter().chain(&self.record_error).map(String::as_str).collect();
         let errors = Errors {
@@ -485,8 +521,7 @@ impl Supervisor {
             secrets: self.desired.secrets_error.clone(),
             state: Some(state_errors.join("\n")).filter(|errors| !errors.is_empty()),
         };
-        let snapshot = Snapshot::new(statuses, self.started, errors);
-        self.snapshots.send_replace(Arc::new(snapshot));
+        Snapshot::new(statuses, self.started, errors)
     }
 
     fn log_launch(&self, launch: &Launch) {

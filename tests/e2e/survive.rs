@@ -210,6 +210,23 @@ fn a_timeout_passes_when_it_would_have() {
 }
 
 #[test]
+fn what_was_told_is_not_taken_back() {
+    let policy = "restart = 'always'\nbackoff = ['20ms']";
+    let mut daemon = Setup::new().start(&agent("a", "exit 1", policy));
+    for _ in 0..25 {
+        let before = daemon.get("/v1/agents").body;
+        // Without taking in what it says: the sooner the daemon is killed, the better.
+        while daemon.get("/v1/agents").body == before {}
+        let body = daemon.get("/v1/agents").body;
+        daemon.kill();
+        let told: Vec<AgentStatus> = serde_json::from_str(&body).unwrap();
+        daemon.start_again();
+        let again = daemon.agent("a").unwrap();
+        assert!((again.attempt, again.restarts) >= (told[0].attempt, told[0].restarts), "{told:?} {again:?}");
+    }
+}
+
+#[test]
 fn what_is_over_stays_over() {
     let mut daemon = Setup::new().start(
         &[
