@@ -72,8 +72,8 @@ pub struct Supervisor {
     /// Agents of which there are sessions, and of which nothing else was known at first.
     unknown: BTreeSet<String>,
     recorder: Recorder,
-    /// Attempts whose ends are to be noted once this much is on record.
-    to_note: Vec<(Version, String, Attempt)>,
+    /// What attempts are to be told once this much is on record.
+    to_note: Vec<(Version, String, Attempt, Command)>,
     /// Of what was put on record last.
     version: Version,
     /// Of what is on record, as far as it could be put there.
@@ -255,16 +255,17 @@ impl Supervisor {
             Event::Visitor(visitor) => self.direct(visitor),
             Event::Agent { key, event } => {
                 let agent = self.agents.get_mut(&key);
-                let mut ended = None;
+                let mut to_note = None;
                 match event {
                     machine::Event::Ended { attempt, .. } => {
-                        ended = Some(attempt);
+                        to_note = Some((attempt, Command::EndNoted));
                         let under_way = agent.and_then(|agent| agent.attempts.get(&attempt));
                         if let Some(launch) = under_way.and_then(|under_way| under_way.launch.clone()) {
                             self.log_screen(launch);
                         }
                     }
-                    machine::Event::NotStarted { attempt, .. } => ended = Some(attempt),
+                    machine::Event::NotStarted { attempt, .. } => to_note = Some((attempt, Command::EndNoted)),
+                    machine::Event::Met { attempt, .. } => to_note = Some((attempt, Command::MetNoted)),
                     machine::Event::Gone { attempt } => {
                         agent.map(|agent| agent.attempts.remove(&attempt));
                     }
@@ -278,7 +279,7 @@ impl Supervisor {
                     _ => {}
                 }
                 self.step(&key, event);
-                self.to_note.extend(ended.map(|attempt| (self.version, key, attempt)));
+                self.to_note.extend(to_note.map(|(attempt, command)| (self.version, key, attempt, command)));
             }
             Event::Sessions(owners) => {
                 self.unknown = owners;
@@ -297,8 +298,9 @@ impl Supervisor {
 
     fn recorded(&mut self, tried: Version, error: Option<String>) {
         self.recorded = tried;
-        for (_, key, attempt) in self.to_note.extract_if(.., |(version, ..)| *version <= tried).collect::<Vec<_>>() {
-            self.command(&key, attempt, Command::Noted);
+        let noted: Vec<_> = self.to_note.extract_if(.., |(version, ..)| *version <= tried).collect();
+        for (_, key, attempt, command) in noted {
+            self.command(&key, attempt, command);
         }
         if error != self.record_error {
             if let Some(error) = &error {

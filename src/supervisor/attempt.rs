@@ -3,7 +3,7 @@
 //! An attempt is launched here, or was by an earlier daemon. Then its launcher is found again: by its [`Identity`] if that is on
 //! record, else as the process that runs in the agent's pane. Whoever reports at the launch socket as that process is it, and
 //! says how far it has come. If it has ended meanwhile, tmux is asked how. As long as it cannot be found out whether it lives,
-//! it is taken to.
+//! it is taken to. None is told what to launch before it is on record: one that is neither there nor in the pane started nothing.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -30,9 +30,6 @@ use crate::tmux::{self, Pane, Tmux};
 /// How long a launcher may take to report, once tmux has started it.
 const TO_REPORT: Duration = Duration::from_secs(10);
 
-/// How long one that lives although nothing else is left of it may take to come back.
-const TO_RETURN: Duration = Duration::from_secs(2);
-
 /// How long it may take to start the harness. The login shell alone is given five seconds.
 const TO_START: Duration = Duration::from_secs(20);
 
@@ -42,7 +39,8 @@ const TO_END: Duration = Duration::from_secs(2);
 /// How long a launcher may take to take in what it is told.
 const TO_LISTEN: Duration = Duration::from_secs(10);
 
-/// How long an end may take to be on record before its launcher is let go all the same.
+/// How long an end may take to be on record before its launcher is let go all the same, and a launcher before it is told what to
+/// launch.
 const TO_NOTE: Duration = Duration::from_secs(1);
 
 /// How often what could not be found out is asked again.
@@ -50,6 +48,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// How many who say to be its launcher are kept waiting until it is known who is.
 const MOST_VISITORS: usize = 8;
+
+const STOPPED_BEFORE: &str = "it was stopped before it started";
 
 /// What every attempt needs.
 #[derive(Debug)]
@@ -90,8 +90,10 @@ pub enum Command {
     Interrupt,
     /// Kill everything, and do not rest before it is gone.
     Kill,
+    /// Its launcher is on record.
+    MetNoted,
     /// Its end is on record.
-    Noted,
+    EndNoted,
 }
 
 /// Carries the attempt out. Tells what happens to it, `Gone` last.
@@ -103,7 +105,8 @@ pub async fn run(
     commands: mpsc::UnboundedReceiver<Command>,
     tell: impl Fn(machine::Event),
 ) {
-    let mut run = Run { means, name, attempt, commands, tell, visitors: Vec::new(), wanted: Wanted::Running };
+    let (visitors, wanted) = (Vec::new(), Wanted::Running);
+    let mut run = Run { means, name, attempt, commands, tell, visitors, wanted, is_met_noted: false };
     match beginning {
         Beginning::Launch { launch, look_first } => run.launch(&launch, look_first).await,
         Beginning::Resume { launcher } => run.resume(launcher).await,
@@ -127,6 +130,7 @@ struct Run<T> {
     tell: T,
     visitors: Vec<Visitor>,
     wanted: Wanted,
+    is_met_noted: bool,
 }
 
 /// What is left of an attempt that an earlier daemon launched.
@@ -166,10 +170,8 @@ impl<T: Fn(machine::Event)> Run<T> {
             (Left::Nothing, Some(_)) => {
                 self.tell_end(How::Cause("it ended while no daemon ran, and its pane is gone".to_owned()), None);
             }
-            (Left::Nothing, None) => match self.stray().await {
-                Some(visitor) => self.adopt(visitor).await,
-                None => self.cut_off(),
-            },
+            // One that was told what to launch is on record.
+            (Left::Nothing, None) => self.cut_off(),
         }
         if let Some(launcher) = launcher {
             let user = self.means.user;
@@ -259,22 +261,10 @@ impl<T: Fn(machine::Event)> Run<T> {
     fn remember(&mut self, command: Command) {
         match command {
             Command::Visitor(visitor) if self.visitors.len() < MOST_VISITORS => self.visitors.push(*visitor),
-            Command::Visitor(_) | Command::Noted => {}
+            Command::Visitor(_) | Command::EndNoted => {}
+            Command::MetNoted => self.is_met_noted = true,
             Command::Interrupt => self.wanted = self.wanted.max(Wanted::Interrupted),
             Command::Kill => self.wanted = Wanted::Killed,
-        }
-    }
-
-    /// A launcher of this attempt that lives although its pane is gone.
-    async fn stray(&mut self) -> Option<Visitor> {
-        let limit = Instant::now() + TO_RETURN;
-        loop {
-            let is_it = |visitor: &Visitor| visitor.attempt == self.attempt && visitor.progress != Progress::New;
-            if let Some(at) = self.visitors.iter().position(is_it) {
-                return Some(self.visitors.swap_remove(at));
-            }
-            let command = tokio::time::timeout_at(limit, self.commands.recv()).await.ok()??;
-            self.remember(command);
         }
     }
 
@@ -395,7 +385,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             if let Some(pid) = pane {
                 // Not before the pane is there: whoever closes the session next must find it.
                 if self.wanted != Wanted::Running {
-                    return Err("it was stopped before it started".to_owned());
+                    return Err(STOPPED_BEFORE.to_owned());
                 }
                 let is_it = |visitor: &Visitor| visitor.process.pid() == pid && visitor.progress == Progress::New;
                 if let Some(at) = self.visitors.iter().position(is_it) {
@@ -427,6 +417,14 @@ impl<T: Fn(machine::Event)> Run<T> {
     async fn start(&mut self, visitor: Visitor, launch: &Launch) {
         let Some(mut launcher) = self.launcher(visitor) else { return };
         (self.tell)(machine::Event::Met { attempt: self.attempt, launcher: launcher.process.identity() });
+        self.see_met_noted().await;
+        if self.wanted != Wanted::Running {
+            launcher.say(&ToLauncher::Unwanted).await;
+            launcher.has_ended();
+            let why = NotStarted::Retry(STOPPED_BEFORE.to_owned());
+            (self.tell)(machine::Event::NotStarted { attempt: self.attempt, why });
+            return self.follow(launcher).await;
+        }
         let order = ToLauncher::Launch {
             arguments: launch.arguments.clone(),
             environment: launch.environment.clone(),
@@ -437,6 +435,19 @@ impl<T: Fn(machine::Event)> Run<T> {
         launcher.say(&order).await;
         drop(order);
         self.follow(launcher).await;
+    }
+
+    /// Waits until the launcher is on record: whatever it starts must be found by the next daemon.
+    async fn see_met_noted(&mut self) {
+        let limit = Instant::now() + TO_NOTE;
+        while self.wanted == Wanted::Running && !self.is_met_noted {
+            match tokio::time::timeout_at(limit, self.commands.recv()).await {
+                Ok(Some(command)) => self.remember(command),
+                // The daemon is ending.
+                Ok(None) => self.wanted = Wanted::Killed,
+                Err(_) => return,
+            }
+        }
     }
 
     /// `None`, and all is told, if its end could not be seen.
@@ -503,7 +514,8 @@ impl<T: Fn(machine::Event)> Run<T> {
                     // One that does not listen is killed at the deadline.
                     Some(Command::Interrupt) => launcher.say(&ToLauncher::Interrupt).await,
                     Some(Command::Kill) => launcher.kill().await,
-                    Some(Command::Noted) => launcher.let_go().await,
+                    Some(Command::MetNoted) => {}
+                    Some(Command::EndNoted) => launcher.let_go().await,
                     Some(Command::Visitor(visitor)) => self.heard_again(&mut launcher, *visitor),
                     // The daemon is ending, and the agent goes on without it.
                     None => return,
