@@ -22,7 +22,9 @@ use crate::config::Name;
 use crate::descriptor::Readable;
 use crate::frame::{self, Bytes};
 use crate::launch::reception::Visitor;
-use crate::launch::{End, Ending, Failure, FromLauncher, Launch, Progress, ToLauncher, WIRE_VERSION, launcher};
+use crate::launch::{
+    End, Ending, Failure, FromLauncher, Harness, Launch, Progress, ToLauncher, WIRE_VERSION, launcher,
+};
 use crate::process::{Identity, Process};
 use crate::status::How;
 use crate::tmux::{self, Pane, Tmux};
@@ -343,18 +345,19 @@ impl<T: Fn(machine::Event)> Run<T> {
                 self.cut_off();
                 launcher.has_ended();
             }
-            Progress::Running { pid, at } if launcher.process.is_plausibly_below(pid) => {
-                tracing::info!(agent = %self.name, pid, "found running, and left so");
-                (self.tell)(machine::Event::Started { attempt, pid, at: Timestamp::now().back_to(at) });
+            Progress::Running(harness) if launcher.process.is_plausibly_below(harness.pid) => {
+                tracing::info!(agent = %self.name, pid = harness.pid, "found running, and left so");
+                self.started(harness);
                 (launcher.heard, launcher.limit) = (Heard::Started, None);
             }
             // It has until the limit to say something that can be true.
-            Progress::Running { .. } => {}
+            Progress::Running(_) => {}
             Progress::Failed(failure) => {
                 (self.tell)(machine::Event::NotStarted { attempt, why: blame(&failure) });
                 launcher.has_ended();
             }
-            Progress::Ended(end) => {
+            Progress::Ended { harness, end } => {
+                self.started(harness);
                 self.ended(end);
                 launcher.has_ended();
             }
@@ -365,6 +368,10 @@ impl<T: Fn(machine::Event)> Run<T> {
             Wanted::Killed => launcher.kill().await,
         }
         self.follow(launcher).await;
+    }
+
+    fn started(&self, Harness { pid, at }: Harness) {
+        (self.tell)(machine::Event::Started { attempt: self.attempt, pid, at: Timestamp::now().back_to(at) });
     }
 
     fn ended(&self, end: End) {
@@ -560,7 +567,10 @@ impl<T: Fn(machine::Event)> Run<T> {
         }
         launcher.connection = Some((visitor.reader, visitor.writer));
         match (visitor.progress, launcher.heard) {
-            (Progress::Ended(end), Heard::Started) => {
+            (Progress::Ended { harness, end }, Heard::Nothing | Heard::Started) => {
+                if launcher.heard == Heard::Nothing {
+                    self.started(harness);
+                }
                 launcher.has_ended();
                 self.ended(end);
             }
@@ -568,14 +578,13 @@ impl<T: Fn(machine::Event)> Run<T> {
                 launcher.has_ended();
                 (self.tell)(machine::Event::NotStarted { attempt: self.attempt, why: blame(&failure) });
             }
-            (Progress::Running { pid, at }, Heard::Nothing) if launcher.process.is_plausibly_below(pid) => {
+            (Progress::Running(harness), Heard::Nothing) if launcher.process.is_plausibly_below(harness.pid) => {
                 (launcher.heard, launcher.limit) = (Heard::Started, None);
-                let at = Timestamp::now().back_to(at);
-                (self.tell)(machine::Event::Started { attempt: self.attempt, pid, at });
+                self.started(harness);
             }
             (_, Heard::Started) => launcher.limit = None,
             // The note was lost.
-            (Progress::Ended(_) | Progress::Failed(_), Heard::End) => launcher.note_by = Some(Instant::now()),
+            (Progress::Ended { .. } | Progress::Failed(_), Heard::End) => launcher.note_by = Some(Instant::now()),
             _ => {}
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use agentd::status::{AgentStatus, How, Outcome, State};
 use nix::sys::signal::Signal;
 
-use super::support::{Daemon, Process, Setup, agent, between, code};
+use super::support::{Daemon, Process, Setup, agent, between, code, root};
 
 const NO_AGENTS: &str = "[project]\nname = \"x\"\n";
 
@@ -111,6 +111,28 @@ fn an_end_that_no_daemon_saw_is_accounted_for_with_its_status_and_time_and_polic
     let fails = daemon.wait_until("fails", "restarted", |agent| agent.running && agent.restarts == 1);
     assert_eq!(code(fails.exit.as_ref()), Some(42));
     daemon.wait_for_starts("fails", 2);
+}
+
+#[test]
+fn a_run_that_no_daemon_saw_is_told_of_from_its_start_to_its_end() {
+    if !root() {
+        return;
+    }
+    let script = "log @WORK/log; exit 3";
+    let mut daemon = Setup::new().user("hung").start(&agent("a", script, "timeout = '1h'\nrestart = 'on-failure'"));
+    daemon.wait_for_record("a", "\"launcher\":{");
+    std::thread::sleep(Duration::from_millis(500)); // it is told what to launch; logging in takes five seconds
+    daemon.kill();
+    daemon.wait_for_starts("log", 1);
+    let words: Vec<String> = daemon.lines("log")[0].split(' ').map(str::to_owned).collect();
+    let started = SystemTime::UNIX_EPOCH + Duration::from_secs_f64(words[2].parse().unwrap());
+    daemon.wait_until_gone(words[1].parse().unwrap());
+    daemon.start_again();
+    let status = daemon.wait_for_state("a", State::Backoff);
+    assert_eq!((code(status.exit.as_ref()), status.attempt, daemon.starts("log")), (Some(3), Some(1), 1));
+    let near = |time: SystemTime| between(time, started).max(between(started, time)) < Duration::from_secs(1);
+    assert!(near(status.started_at.unwrap().0) && near(status.timeout_at.unwrap().0 - Duration::from_hours(1)));
+    assert!(status.started_at <= status.exit.map(|exit| exit.at));
 }
 
 #[test]
