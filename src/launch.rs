@@ -120,12 +120,7 @@ pub enum FromLauncher {
         progress: Progress,
     },
     /// The harness was started.
-    Started {
-        /// Its process id.
-        pid: i32,
-        /// When, on the boot clock.
-        at: Duration,
-    },
+    Started(Harness),
     /// The harness could not be started.
     Failed(Failure),
     /// The harness has ended.
@@ -141,16 +136,25 @@ pub enum Progress {
     /// It waits for what to launch.
     New,
     /// The harness runs.
-    Running {
-        /// Its process id.
-        pid: i32,
-        /// When it was started, on the boot clock.
-        at: Duration,
-    },
+    Running(Harness),
     /// The harness could not be started.
     Failed(Failure),
     /// The harness has ended.
-    Ended(End),
+    Ended {
+        /// Which ran.
+        harness: Harness,
+        /// How it ended.
+        end: End,
+    },
+}
+
+/// A harness that was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Harness {
+    /// Its process id.
+    pub pid: i32,
+    /// When it was started, on the boot clock.
+    pub at: Duration,
 }
 
 /// What the daemon says.

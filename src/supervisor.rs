@@ -4,7 +4,8 @@
 //! next point in time: effects run in tasks of their own and come back as events, tagged with the attempt they belong to.
 //!
 //! What it knows is put on [record](crate::record) as it changes, and it begins with what an earlier daemon had put there. An end
-//! is on record before its launcher, which remembers it too, is let go.
+//! is on record before its launcher, which remembers it too, is let go. What is told is on record before, so that the next daemon
+//! does not take it back.
 
 pub mod attempt;
 pub mod machine;
@@ -84,10 +85,14 @@ pub struct Outlets {
 pub struct Supervisor {
     agents: BTreeMap<String, Agent>,
     desired: Desired,
-    /// Attempts whose ends are to be noted once this much is on record.
-    to_note: Vec<(Version, String, Attempt)>,
+    /// What attempts are to be told once this much is on record.
+    to_note: Vec<(Version, String, Attempt, Command)>,
     /// Of what was put on record last.
     version: Version,
+    /// Of what is on record, as far as it could be put there.
+    recorded: Version,
+    /// Told as soon as it is on record.
+    untold: Option<Untold>,
     /// What was wrong with the state directory at the start.
     state_errors: Vec<String>,
     /// Why something could not be put on record the last time.
@@ -121,6 +126,15 @@ struct Afterwards {
     publish: bool,
 }
 
+/// What is to be told next.
+#[derive(Debug)]
+struct Untold {
+    snapshot: Arc<Snapshot>,
+    version: Version,
+    /// When it is told all the same.
+    by: Timestamp,
+}
+
 /// One agent, and what is under way for it.
 #[derive(Debug)]
 struct Agent {
@@ -143,6 +157,9 @@ struct UnderWay {
 /// How long clearing away what is left of the agents may take after the last deadline.
 const TO_CLEAR: Duration = Duration::from_secs(30);
 
+/// How long what there is to tell may wait for being on record.
+const TO_RECORD: Duration = Duration::from_millis(200);
+
 /// How many events are taken in before what they changed is published.
 const BATCH: usize = 256;
 
@@ -154,6 +171,8 @@ impl Supervisor {
             desired: Desired::default(),
             to_note: Vec::new(),
             version: 0,
+            recorded: 0,
+            untold: None,
             state_errors,
             record_error: None,
             course: Course::Running,
@@ -189,12 +208,13 @@ impl Supervisor {
 
     /// Runs until it was told to stop and every agent is gone, or to detach. Answers whether it has stopped them.
     pub async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Event>) -> io::Result<bool> {
-        const TO_RECORD: Duration = Duration::from_secs(2);
+        const TO_FINISH: Duration = Duration::from_secs(2);
         let mut alarm = Alarm::new()?;
         let mut batch = Vec::with_capacity(BATCH);
         let mut watchdog = self.outlets.notifier.watchdog().map(tokio::time::interval);
         while !self.is_over() {
-            alarm.set(self.agents.values().filter_map(|agent| agent.machine.due()).min())?;
+            let due = self.agents.values().filter_map(|agent| agent.machine.due());
+            alarm.set(due.chain(self.untold.as_ref().map(|untold| untold.by)).min())?;
             // Both arms only wait, so that whichever is cancelled has lost nothing.
             tokio::select! {
                 received = inbox.recv_many(&mut batch, BATCH) => if received == 0 { break },
@@ -214,11 +234,10 @@ impl Supervisor {
             if std::mem::take(&mut self.afterwards.call_up) {
                 self.call_up();
             }
-            if std::mem::take(&mut self.afterwards.publish) {
-                self.publish();
-            }
+            self.publish();
         }
-        self.outlets.recorder.finish(TO_RECORD).await;
+        self.outlets.snapshots.send_replace(Arc::new(self.snapshot()));
+        self.outlets.recorder.finish(TO_FINISH).await;
         Ok(self.course == Course::Stopping)
     }
 
@@ -241,16 +260,17 @@ impl Supervisor {
             Event::Visitor(visitor) => self.direct(visitor),
             Event::Agent { key, event } => {
                 let agent = self.agents.get_mut(&key);
-                let mut ended = None;
+                let mut to_note = None;
                 match event {
                     machine::Event::Ended { attempt, .. } => {
-                        ended = Some(attempt);
+                        to_note = Some((attempt, Command::EndNoted));
                         let under_way = agent.and_then(|agent| agent.attempts.get(&attempt));
                         if let Some(launch) = under_way.and_then(|under_way| under_way.launch.clone()) {
                             self.log_screen(launch);
                         }
                     }
-                    machine::Event::NotStarted { attempt, .. } => ended = Some(attempt),
+                    machine::Event::NotStarted { attempt, .. } => to_note = Some((attempt, Command::EndNoted)),
+                    machine::Event::Met { attempt, .. } => to_note = Some((attempt, Command::MetNoted)),
                     machine::Event::Gone { attempt } => {
                         agent.map(|agent| agent.attempts.remove(&attempt));
                     }
@@ -270,7 +290,7 @@ impl Supervisor {
                     _ => {}
                 }
                 self.step(&key, event);
-                self.to_note.extend(ended.map(|attempt| (self.version, key, attempt)));
+                self.to_note.extend(to_note.map(|(attempt, command)| (self.version, key, attempt, command)));
             }
             Event::Sessions(owners) => {
                 for name in owners.iter().filter_map(|key| Name::try_from(key.as_str()).ok()) {
@@ -300,11 +320,12 @@ impl Supervisor {
     }
 
     fn recorded(&mut self, tried: Version, error: Option<String>) {
+        self.recorded = tried;
         // What is not on record is noted by its launcher alone, until it has waited long enough.
         if error.is_none() {
-            for (_, key, attempt) in self.to_note.extract_if(.., |(version, ..)| *version <= tried).collect::<Vec<_>>()
-            {
-                self.command(&key, attempt, Command::Noted);
+            let noted: Vec<_> = self.to_note.extract_if(.., |(version, ..)| *version <= tried).collect();
+            for (_, key, attempt, command) in noted {
+                self.command(&key, attempt, command);
             }
         }
         if error != self.record_error {
@@ -489,7 +510,24 @@ impl Supervisor {
         }
     }
 
-    fn publish(&self) {
+    /// Tells what there is to tell, one state of things after the other, each when it is on record.
+    fn publish(&mut self) {
+        loop {
+            let now = Timestamp::now();
+            if let Some(untold) = self.untold.take_if(|it| it.version <= self.recorded || it.by <= now) {
+                self.notify(&untold.snapshot);
+                self.outlets.snapshots.send_replace(untold.snapshot);
+            }
+            if self.untold.is_some() || !std::mem::take(&mut self.afterwards.publish) {
+                return;
+            }
+            let patience = if self.record_error.is_some() { Duration::ZERO } else { TO_RECORD };
+            let snapshot = Arc::new(self.snapshot());
+            self.untold = Some(Untold { snapshot, version: self.version, by: now + patience });
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
         let statuses = self.agents.values().map(|agent| agent.machine.status()).collect();
         let state_errors: Vec<&str> = self.state_errors.iter().chain(&self.record_error).map(String::as_str).collect();
         let errors = Errors {
@@ -497,9 +535,7 @@ impl Supervisor {
             secrets: self.desired.secrets_error.clone(),
             state: Some(state_errors.join("\n")).filter(|errors| !errors.is_empty()),
         };
-        let snapshot = Snapshot::new(statuses, self.started, errors);
-        self.notify(&snapshot);
-        self.outlets.snapshots.send_replace(Arc::new(snapshot));
+        Snapshot::new(statuses, self.started, errors)
     }
 
     fn notify(&self, snapshot: &Snapshot) {

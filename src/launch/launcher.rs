@@ -28,7 +28,7 @@ use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::login::{self, Login};
-use super::{End, Ending, Failure, FromLauncher, MAX_TO_LAUNCHER, Progress, ToLauncher, WIRE_VERSION};
+use super::{End, Ending, Failure, FromLauncher, Harness, MAX_TO_LAUNCHER, Progress, ToLauncher, WIRE_VERSION};
 use crate::account::{self, Account};
 use crate::clock::Timestamp;
 use crate::fingerprint::Fingerprint;
@@ -116,9 +116,9 @@ async fn live(name: &str, attempt: u64, socket: &Path) -> Result<Ending, Error> 
     // Not before: what this process starts until then is not known for the agent's.
     let login = login::log_in(&account, order.environment.get(mark::VARIABLE)).await;
     match start(order, login, &mut daemon).await {
-        Ok((harness, at)) => {
-            daemon.say(&FromLauncher::Started { pid: harness.as_raw(), at }).await;
-            attend(harness, at, &mut signals, &mut daemon).await
+        Ok(harness) => {
+            daemon.say(&FromLauncher::Started(harness)).await;
+            attend(harness, &mut signals, &mut daemon).await
         }
         Err(failure) => {
             daemon.say(&FromLauncher::Failed(failure.clone())).await;
@@ -135,7 +135,7 @@ struct Order {
 }
 
 /// Starts the harness, and answers when it did. The order, secrets and all, is gone when this returns.
-async fn start(order: Order, login: Login, daemon: &mut Daemon) -> Result<(Pid, Duration), Failure> {
+async fn start(order: Order, login: Login, daemon: &mut Daemon) -> Result<Harness, Failure> {
     let workdir = order.workdir.as_path();
     std::env::set_current_dir(workdir)
         .map_err(|error| failure(&format!("the workdir {} cannot be entered", workdir.display()), &error))
@@ -163,7 +163,7 @@ async fn start(order: Order, login: Login, daemon: &mut Daemon) -> Result<(Pid, 
     })?;
     // Waited for together with whatever else becomes a child of this process.
     i32::try_from(child.id())
-        .map(|pid| (Pid::from_raw(pid), at))
+        .map(|pid| Harness { pid, at })
         .map_err(|_| failure("the process id is out of range", &Errno::EOVERFLOW.into()))
 }
 
@@ -205,35 +205,36 @@ fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
 }
 
 /// Until the harness has ended, has been reported, and has left nothing behind.
-async fn attend(harness: Pid, started: Duration, signals: &mut Caught, daemon: &mut Daemon) -> Result<Ending, Error> {
+async fn attend(harness: Harness, signals: &mut Caught, daemon: &mut Daemon) -> Result<Ending, Error> {
+    let pid = Pid::from_raw(harness.pid);
     let server = getppid();
     // A terminal that some descendant has taken over must not keep this process from tidying it up.
     block_terminal_stop();
     // What ends like a crashed harness must not leave a core of its own.
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
-    let running = Progress::Running { pid: harness.as_raw(), at: started };
+    let running = Progress::Running(harness);
     let mut interrupted = false;
     let mut hung_up: Option<Instant> = None;
     let status = loop {
-        if let Some(status) = reap(harness) {
+        if let Some(status) = reap(pid) {
             break status;
         }
         tokio::select! {
             _ = signals.child.recv() => {}
-            _ = signals.terminate.recv() => { let _ = kill(harness, Signal::SIGTERM); }
+            _ = signals.terminate.recv() => { let _ = kill(pid, Signal::SIGTERM); }
             _ = signals.hang_up.recv() => {
                 if hung_up.is_none() && terminal_is_gone() {
                     hung_up = Some(Instant::now() + AFTER_HANGUP);
-                    let _ = kill(harness, Signal::SIGHUP);
+                    let _ = kill(pid, Signal::SIGHUP);
                 }
             }
             // A stop is one SIGINT, however many daemons have a part in it.
             message = daemon.attend(&running) => if matches!(message, ToLauncher::Interrupt) && !interrupted {
                 interrupted = true;
-                interrupt(harness);
+                interrupt(pid);
             },
             () = sleep_until(hung_up.unwrap_or_else(Instant::now)), if hung_up.is_some() => {
-                let _ = kill(harness, Signal::SIGKILL);
+                let _ = kill(pid, Signal::SIGKILL);
                 hung_up = Some(Instant::now() + AFTER_HANGUP);
             }
         }
@@ -247,7 +248,7 @@ async fn attend(harness: Pid, started: Duration, signals: &mut Caught, daemon: &
     // One that does not answer has shown what it will ever show.
     let last_words = last_words(&ending);
     let _ = timeout(DRAIN, tokio::task::spawn_blocking(move || drain(&last_words))).await;
-    daemon.see_noted(&Progress::Ended(end)).await;
+    daemon.see_noted(&Progress::Ended { harness, end }).await;
     Ok(ending)
 }
 

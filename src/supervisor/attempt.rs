@@ -3,7 +3,7 @@
 //! An attempt is launched here, or was by an earlier daemon. Then its launcher is found again: by its [`Identity`] if that is on
 //! record, else as the process that runs in the agent's pane. Whoever reports at the launch socket as that process is it, and
 //! says how far it has come. If it has ended meanwhile, tmux is asked how. As long as it cannot be found out whether it lives,
-//! it is taken to.
+//! it is taken to. None is told what to launch before it is on record: one that is neither there nor in the pane started nothing.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -22,7 +22,9 @@ use crate::config::Name;
 use crate::descriptor::Readable;
 use crate::frame::{self, Bytes};
 use crate::launch::reception::Visitor;
-use crate::launch::{End, Ending, Failure, FromLauncher, Launch, Progress, ToLauncher, WIRE_VERSION, launcher};
+use crate::launch::{
+    End, Ending, Failure, FromLauncher, Harness, Launch, Progress, ToLauncher, WIRE_VERSION, launcher,
+};
 use crate::process::{Identity, Process};
 use crate::status::How;
 use crate::tmux::{self, Pane, Tmux};
@@ -46,7 +48,8 @@ const TO_END: Duration = Duration::from_secs(2);
 /// How long a launcher may take to take in what it is told.
 const TO_LISTEN: Duration = Duration::from_secs(10);
 
-/// How long an end may take to be on record before its launcher is let go all the same.
+/// How long an end may take to be on record before its launcher is let go all the same, and a launcher before it is told what to
+/// launch.
 const TO_NOTE: Duration = Duration::from_secs(1);
 
 /// How often what could not be found out is asked again.
@@ -54,6 +57,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// How many who say to be its launcher are kept waiting until it is known who is.
 const MOST_VISITORS: usize = 8;
+
+const STOPPED_BEFORE: &str = "it was stopped before it started";
 
 /// What every attempt needs.
 #[derive(Debug)]
@@ -96,8 +101,10 @@ pub enum Command {
     Interrupt,
     /// Kill everything, and do not rest before it is gone.
     Kill,
+    /// Its launcher is on record.
+    MetNoted,
     /// Its end is on record.
-    Noted,
+    EndNoted,
 }
 
 /// Carries the attempt out. Tells what happens to it, `Gone` last.
@@ -109,7 +116,8 @@ pub async fn run(
     commands: mpsc::UnboundedReceiver<Command>,
     tell: impl Fn(machine::Event),
 ) {
-    let mut run = Run { means, name, attempt, commands, tell, visitors: Vec::new(), wanted: Wanted::Running };
+    let (visitors, wanted) = (Vec::new(), Wanted::Running);
+    let mut run = Run { means, name, attempt, commands, tell, visitors, wanted, is_met_noted: false };
     match beginning {
         Beginning::Launch { launch, look_first } => run.launch(&launch, look_first).await,
         Beginning::Resume { launcher } => run.resume(launcher).await,
@@ -134,6 +142,7 @@ struct Run<T> {
     tell: T,
     visitors: Vec<Visitor>,
     wanted: Wanted,
+    is_met_noted: bool,
 }
 
 /// What is left of an attempt that an earlier daemon launched.
@@ -202,11 +211,8 @@ impl<T: Fn(machine::Event)> Run<T> {
             (Left::Nothing, Some(_)) => {
                 self.ended(How::Cause("it ended while no daemon ran, and its pane is gone".to_owned()), None);
             }
-            // What ended there is the attempt before: a launcher is told nothing before it is on record.
-            (Left::Ended(_) | Left::Nothing, None) => match self.stray().await {
-                Some(visitor) => return self.adopt(visitor, Known::ByPane).await,
-                None => self.not_started(NotStarted::CutOff),
-            },
+            // One that was told what to launch is on record, and what ended there is the attempt before.
+            (Left::Ended(_) | Left::Nothing, None) => self.not_started(NotStarted::CutOff),
         }
         self.see_cleared(self.means.trees.clear_all(&self.name.key(), launcher).await);
     }
@@ -215,7 +221,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         (self.tell)(machine::Event::NotStarted { attempt: self.attempt, why });
     }
 
-    fn started(&self, pid: i32, at: Duration) {
+    fn started(&self, Harness { pid, at }: Harness) {
         (self.tell)(machine::Event::Started { attempt: self.attempt, pid, at: Timestamp::now().back_to(at) });
     }
 
@@ -323,7 +329,8 @@ impl<T: Fn(machine::Event)> Run<T> {
         match command {
             Command::Visitor(visitor) if self.visitors.len() < MOST_VISITORS => self.visitors.push(*visitor),
             Command::Visitor(visitor) => visitor.send_away(),
-            Command::Noted => {}
+            Command::MetNoted => self.is_met_noted = true,
+            Command::EndNoted => {}
             Command::Interrupt => self.wanted = self.wanted.max(Wanted::Interrupted),
             Command::Kill => self.wanted = Wanted::Killed,
         }
@@ -331,18 +338,6 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     fn take_visitor(&mut self, is_it: impl Fn(&Visitor) -> bool) -> Option<Visitor> {
         self.visitors.iter().position(is_it).map(|at| self.visitors.swap_remove(at))
-    }
-
-    /// A launcher of the agent's that lives although its pane is gone.
-    async fn stray(&mut self) -> Option<Visitor> {
-        let limit = Instant::now() + TO_RETURN;
-        loop {
-            if let Some(visitor) = self.take_visitor(Visitor::has_launched) {
-                return Some(visitor);
-            }
-            let command = tokio::time::timeout_at(limit, self.commands.recv()).await.ok()??;
-            self.remember(command);
-        }
     }
 
     /// Waits until the process reports, and follows it.
@@ -416,7 +411,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             self.not_started(NotStarted::CutOff);
             launcher.has_ended();
         } else {
-            if let Progress::Running { pid, .. } = progress {
+            if let Progress::Running(Harness { pid, .. }) = progress {
                 tracing::info!(agent = %self.name, pid, "found running, and left so");
             }
             self.hear_progress(&mut launcher, progress);
@@ -432,22 +427,25 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// What a launcher says of how far it has come, as far as that is news and can be true.
     fn hear_progress(&self, launcher: &mut Launcher, progress: Progress) {
         match (progress, launcher.heard) {
-            (Progress::Running { pid, at }, Heard::Nothing) if is_plausible(&launcher.process, pid) => {
+            (Progress::Running(harness), Heard::Nothing) if is_plausible(&launcher.process, harness.pid) => {
                 (launcher.heard, launcher.limit) = (Heard::Started, None);
-                self.started(pid, at);
+                self.started(harness);
             }
             (Progress::Failed(failure), Heard::Nothing) => {
                 launcher.has_ended();
                 self.not_started(blame(&failure));
             }
-            // One that is new to this daemon may have run and ended before it came.
-            (Progress::Ended(End { how, at, .. }), Heard::Nothing | Heard::Started) => {
+            (Progress::Ended { harness, end: End { how, at, .. } }, Heard::Nothing | Heard::Started) => {
+                if launcher.heard == Heard::Nothing {
+                    // It may have run and ended before this daemon came.
+                    self.started(harness);
+                }
                 launcher.has_ended();
                 self.ended(self::how(how), Some(Timestamp::now().back_to(at)));
             }
             // The note was lost.
-            (Progress::Ended(_) | Progress::Failed(_), Heard::End) => launcher.note_by = Some(Instant::now()),
-            (Progress::Running { .. }, Heard::Started) => launcher.limit = None,
+            (Progress::Ended { .. } | Progress::Failed(_), Heard::End) => launcher.note_by = Some(Instant::now()),
+            (Progress::Running(_), Heard::Started) => launcher.limit = None,
             _ => {}
         }
     }
@@ -466,7 +464,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         loop {
             // Not before the pane is there: whoever closes the session next must find it.
             if self.wanted != Wanted::Running {
-                return Err("it was stopped before it started".to_owned());
+                return Err(STOPPED_BEFORE.to_owned());
             }
             // One that runs already, and that neither the record nor a pane told of. There must not be two.
             if let Some(visitor) = self.take_visitor(Visitor::has_launched) {
@@ -500,7 +498,13 @@ impl<T: Fn(machine::Event)> Run<T> {
         };
         let mut launcher = self.launcher(visitor, end);
         (self.tell)(machine::Event::Met { attempt: self.attempt, launcher: launcher.process.identity() });
-        launcher.tree.contain().await;
+        tokio::join!(launcher.tree.contain(), self.see_met_noted());
+        if self.wanted != Wanted::Running {
+            launcher.say(&ToLauncher::Unwanted).await;
+            launcher.has_ended();
+            self.not_started(NotStarted::Retry(STOPPED_BEFORE.to_owned()));
+            return self.follow(launcher).await;
+        }
         let mut environment = launch.environment.clone();
         environment.extend([self.means.trees.mark(&self.name.key())]);
         let order = ToLauncher::Launch {
@@ -513,6 +517,17 @@ impl<T: Fn(machine::Event)> Run<T> {
         launcher.say(&order).await;
         drop(order);
         self.follow(launcher).await;
+    }
+
+    /// Waits until the launcher is on record, but not for ever.
+    async fn see_met_noted(&mut self) {
+        let limit = Instant::now() + TO_NOTE;
+        while !self.is_met_noted {
+            match tokio::time::timeout_at(limit, self.commands.recv()).await {
+                Ok(Some(command)) => self.remember(command),
+                Ok(None) | Err(_) => return,
+            }
+        }
     }
 
     fn launcher(&self, visitor: Visitor, end: Readable) -> Launcher {
@@ -546,14 +561,15 @@ impl<T: Fn(machine::Event)> Run<T> {
             // Nothing is lost by cancelling an arm: the reader keeps what has arrived, and the others only wait.
             tokio::select! {
                 message = read(&mut launcher.connection) => match message {
-                    Ok(Some(FromLauncher::Started { pid, at })) if launcher.heard == Heard::Nothing => {
-                        self.hear_progress(&mut launcher, Progress::Running { pid, at });
+                    Ok(Some(FromLauncher::Started(harness))) if launcher.heard == Heard::Nothing => {
+                        self.hear_progress(&mut launcher, Progress::Running(harness));
                     }
                     Ok(Some(FromLauncher::Failed(failure))) if launcher.heard == Heard::Nothing => {
                         self.hear_progress(&mut launcher, Progress::Failed(failure));
                     }
                     Ok(Some(FromLauncher::Ended(end))) if launcher.heard == Heard::Started => {
-                        self.hear_progress(&mut launcher, Progress::Ended(end));
+                        launcher.has_ended();
+                        self.ended(how(end.how), Some(Timestamp::now().back_to(end.at)));
                     }
                     Ok(Some(other)) => {
                         idle_talk += 1;
@@ -569,7 +585,8 @@ impl<T: Fn(machine::Event)> Run<T> {
                     // One that does not listen is killed at the deadline.
                     Some(Command::Interrupt) => launcher.interrupt().await,
                     Some(Command::Kill) => launcher.kill().await,
-                    Some(Command::Noted) => launcher.let_go().await,
+                    Some(Command::EndNoted) => launcher.let_go().await,
+                    Some(Command::MetNoted) => {}
                     Some(Command::Visitor(visitor)) if visitor.process.identity() == launcher.process.identity() => {
                         launcher.connection = Some((visitor.reader, visitor.writer));
                         self.hear_progress(&mut launcher, visitor.progress);

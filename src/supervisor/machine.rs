@@ -697,6 +697,8 @@ impl Machine {
         };
         self.linger(attempt, now);
         let Some(declared) = &mut self.declared else { return };
+        // Nobody may have seen it start.
+        declared.first_started.get_or_insert(since);
         declared.exit = Some((how, at));
         if declared.policy.backoff_reset.is_some_and(|healthy| at.since(since) >= healthy) {
             declared.in_a_row = 0;

@@ -110,7 +110,7 @@ fn who_connects_to_the_launch_socket_unasked_is_told_nothing() {
     let setup = Setup::new();
     setup.secret("TOKEN", "canary-of-the-launch-socket");
     let daemon = setup.start(&agent("a", "log @WORK/log; sleep inf", ""));
-    daemon.wait_until_running("a");
+    daemon.wait_for_starts("log", 1);
     for bytes in [&b""[..], b"\n", b"{}\n", &[0; 64], b"hello a 1\n"] {
         let mut peer = UnixStream::connect(daemon.path("tmux/launch.sock")).unwrap();
         peer.set_read_timeout(Some(Duration::from_secs(15))).unwrap();

@@ -161,10 +161,7 @@ fn an_ordinary_users_agents_live_and_stop_as_roots_do() {
 fn a_helper_that_the_agent_user_stops_is_replaced() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     let pid = daemon.wait_until_running("a");
-    let stopped = daemon.wait("the helper", || {
-        let is_helper = |process: &Process| process.argv().get(1).is_some_and(|word| word == "deputy");
-        Process::all().find(|process| is_helper(process) && process.parent().0 == daemon.pid())
-    });
+    let stopped = daemon.deputy();
     stopped.signal(Signal::SIGSTOP);
     daemon.edit_jcard(&[agent("a", "sleep inf", ""), agent("b", "sleep inf", "")].concat());
     daemon.wait_until_running("b");

@@ -12,7 +12,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::{OnceLock, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -293,8 +293,9 @@ impl Setup {
 
     /// Likewise, by a command of the test's own.
     pub fn start_by(self, command: Command) -> Daemon {
-        let mut daemon = Daemon { setup: self, child: None };
+        let mut daemon = Daemon { setup: Arc::new(self), child: None };
         daemon.spawn(command);
+        daemon.wait_for_api();
         daemon
     }
 
@@ -486,7 +487,7 @@ impl Drop for Setup {
 
 /// A daemon that was started.
 pub struct Daemon {
-    setup: Setup,
+    setup: Arc<Setup>,
     child: Option<Child>,
 }
 
@@ -500,13 +501,28 @@ impl Deref for Daemon {
 
 impl Daemon {
     pub fn start_again(&mut self) {
+        self.start_again_unawaited();
+        self.wait_for_api();
+    }
+
+    /// Likewise, without waiting for the API.
+    pub fn start_again_unawaited(&mut self) {
         self.spawn(self.daemon_command());
+    }
+
+    /// Where it lives, for other threads.
+    #[allow(dead_code, reason = "for the test of chaos")]
+    pub fn place(&self) -> Arc<Setup> {
+        Arc::clone(&self.setup)
     }
 
     fn spawn(&mut self, mut command: Command) {
         assert!(self.child.is_none(), "it is still there");
         let stderr = OpenOptions::new().create(true).append(true).open(self.path("stderr")).unwrap();
         self.child = Some(command.stdout(stderr.try_clone().unwrap()).stderr(stderr).spawn().unwrap());
+    }
+
+    fn wait_for_api(&mut self) {
         let start = Instant::now();
         while !self.setup.try_request(&get("/v1/health")).is_ok_and(|response| response.status == 200) {
             let ended = self.child.as_mut().and_then(|child| child.try_wait().unwrap());
@@ -522,6 +538,12 @@ impl Daemon {
 
     pub fn signal(&self, signal: Signal) {
         Process(self.pid()).signal(signal);
+    }
+
+    /// The process of its own that acts with the agent user's rights.
+    pub fn deputy(&self) -> Process {
+        let is_it = |process: &Process| process.argv().get(1).is_some_and(|word| word == "deputy");
+        self.wait("the deputy", || Process::all().find(|it| is_it(it) && it.parent().0 == self.pid()))
     }
 
     /// Sends SIGTERM and waits for the end.
@@ -655,7 +677,7 @@ impl Process {
     }
 
     /// Whether it is one of these or descends from one.
-    fn is_of(self, families: &[i32]) -> bool {
+    pub fn is_of(self, families: &[i32]) -> bool {
         families.contains(&self.0)
             || self.stat().and_then(|stat| stat[1].parse().ok()).is_some_and(|parent| Self(parent).is_of(families))
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use agentd::status::{AgentStatus, How, Outcome, State};
 use nix::sys::signal::Signal;
 
-use super::support::{Daemon, Process, Setup, agent, between, code};
+use super::support::{Daemon, Process, Setup, agent, between, code, root};
 
 const NO_AGENTS: &str = "[project]\nname = \"x\"\n";
 
@@ -114,6 +114,28 @@ fn an_end_that_no_daemon_saw_is_accounted_for_with_its_status_and_time_and_polic
 }
 
 #[test]
+fn a_run_that_no_daemon_saw_is_told_of_from_its_start_to_its_end() {
+    if !root() {
+        return;
+    }
+    let script = "log @WORK/log; exit 3";
+    let mut daemon = Setup::new().user("hung").start(&agent("a", script, "timeout = '1h'\nrestart = 'on-failure'"));
+    daemon.wait_for_record("a", "\"launcher\":{");
+    std::thread::sleep(Duration::from_millis(500)); // it is told what to launch; logging in takes five seconds
+    daemon.kill();
+    daemon.wait_for_starts("log", 1);
+    let words: Vec<String> = daemon.lines("log")[0].split(' ').map(str::to_owned).collect();
+    let started = SystemTime::UNIX_EPOCH + Duration::from_secs_f64(words[2].parse().unwrap());
+    daemon.wait_until_gone(words[1].parse().unwrap());
+    daemon.start_again();
+    let status = daemon.wait_for_state("a", State::Backoff);
+    assert_eq!((code(status.exit.as_ref()), status.attempt, daemon.starts("log")), (Some(3), Some(1), 1));
+    let near = |time: SystemTime| between(time, started).max(between(started, time)) < Duration::from_secs(1);
+    assert!(near(status.started_at.unwrap().0) && near(status.timeout_at.unwrap().0 - Duration::from_hours(1)));
+    assert!(status.started_at <= status.exit.map(|exit| exit.at));
+}
+
+#[test]
 fn when_even_the_launcher_is_gone_tmux_tells_how_it_ended() {
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", ""));
     let pid = daemon.wait_until_running("a");
@@ -179,6 +201,44 @@ fn a_stop_goes_on_to_its_deadline_and_is_one_sigint() {
     assert_eq!(daemon.lines("log").iter().filter(|line| *line == "INT").count(), 1);
 }
 
+/// A daemon that was killed when the agent `a` had ended once, and tmux had not heard of its second attempt.
+fn cut_off_before_the_second_attempt() -> Daemon {
+    let policy = "restart = 'on-failure'\nbackoff = ['1s', '1h']";
+    let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; exit 3", policy));
+    daemon.wait_for_state("a", State::Backoff);
+    let deputy = daemon.deputy();
+    deputy.signal(Signal::SIGSTOP);
+    daemon.wait_for_state("a", State::Starting);
+    daemon.wait_for_record("a", "\"starting\"");
+    daemon.kill();
+    deputy.signal(Signal::SIGKILL);
+    daemon
+}
+
+#[test]
+fn an_attempt_that_was_cut_off_is_not_taken_to_have_ended_as_the_one_before_did() {
+    let mut daemon = cut_off_before_the_second_attempt();
+    daemon.start_again();
+    daemon.wait_for_starts("log", 2);
+    let again = daemon.wait_until("a", "in backoff again", |agent| agent.next_start_at.is_some());
+    assert_eq!((again.attempt, again.restarts), (Some(2), 1));
+}
+
+#[test]
+fn an_attempt_that_was_cut_off_is_made_up_for_by_daemons_that_are_killed_after_a_second() {
+    let mut daemon = cut_off_before_the_second_attempt();
+    let started = (0..10).any(|_| {
+        daemon.start_again();
+        let start = Instant::now();
+        while daemon.starts("log") < 2 && start.elapsed() < Duration::from_secs(1) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        daemon.kill();
+        daemon.starts("log") == 2
+    });
+    assert!(started);
+}
+
 #[test]
 fn a_timeout_passes_when_it_would_have() {
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", "timeout = '3s'\nrestart = 'always'"));
@@ -190,6 +250,23 @@ fn a_timeout_passes_when_it_would_have() {
     let over = daemon.wait_for_state("a", State::Exited);
     assert_eq!(over.outcome, Some(Outcome::TimedOut));
     assert_eq!(daemon.starts("log"), 1);
+}
+
+#[test]
+fn what_was_told_is_not_taken_back() {
+    let policy = "restart = 'always'\nbackoff = ['20ms']";
+    let mut daemon = Setup::new().start(&agent("a", "exit 1", policy));
+    for _ in 0..15 {
+        let before = daemon.get("/v1/agents").body;
+        // Without taking in what it says: the sooner the daemon is killed, the better.
+        while daemon.get("/v1/agents").body == before {}
+        let body = daemon.get("/v1/agents").body;
+        daemon.kill();
+        let told: Vec<AgentStatus> = serde_json::from_str(&body).unwrap();
+        daemon.start_again();
+        let again = daemon.agent("a").unwrap();
+        assert!((again.attempt, again.restarts) >= (told[0].attempt, told[0].restarts), "{told:?} {again:?}");
+    }
 }
 
 #[test]

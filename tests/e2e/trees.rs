@@ -210,7 +210,7 @@ fn the_next_attempt_finds_nothing_that_only_a_control_group_can_find() {
 fn the_next_daemon_ends_what_is_left(by: By) {
     let Some(mut daemon) = start(by, &shape("orphan", "end", "").replace("\"end\"", "\"stop\"")) else { return };
     daemon.wait_for_file("orphan-ready");
-    let harness = Process(daemon.agent("orphan").unwrap().pid.unwrap());
+    let harness = Process(daemon.wait_until_running("orphan"));
     let launcher = harness.parent();
     daemon.signal(Signal::SIGKILL);
     daemon.ended();

@@ -362,6 +362,14 @@ mod a_timeout {
     }
 
     #[test]
+    fn counts_from_an_end_if_nobody_saw_the_start() {
+        let mut life = Life::starting(timing_out(60));
+        life.wait(seconds(2));
+        life.ended(1, code(1));
+        assert_eq!(life.status().timeout_at, at(62));
+    }
+
+    #[test]
     fn counts_from_the_first_start_over_restarts() {
         let mut life = Life::starting(timing_out(60));
         life.wait(seconds(10));
