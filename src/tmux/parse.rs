@@ -130,9 +130,17 @@ pub(super) fn escape_argument(argument: &str) -> String {
     }
 }
 
-/// Keeps tmux from expanding what it takes for a format, as in the argument of `-c`.
+/// Keeps tmux from expanding what it takes for a format, as in the argument of `-c`. It reads two `#` as one, but not before a `[`,
+/// where a style begins for it and every `#` is taken as it is.
 pub(super) fn escape_format(text: &str) -> String {
-    text.replace('#', "##")
+    let mut escaped = String::with_capacity(text.len());
+    for (at, c) in text.char_indices() {
+        escaped.push(c);
+        if c == '#' && !text[at..].trim_start_matches('#').starts_with('[') {
+            escaped.push('#');
+        }
+    }
+    escaped
 }
 
 /// A string as tmux's command parser reads it: in double quotes, all but the plainest bytes as octal escapes.
@@ -213,6 +221,15 @@ mod tests {
     fn an_argument_that_ends_in_a_semicolon_is_escaped() {
         assert_eq!(escape_argument("/work;"), "/work\\;");
         assert_eq!(escape_argument("a;b"), "a;b");
+    }
+
+    #[rstest]
+    #[case("/a#b", "/a##b")]
+    #[case("/##{x}#", "/####{x}##")]
+    #[case("/#[x]", "/#[x]")]
+    #[case("/##[#x", "/##[##x")]
+    fn what_tmux_would_expand_is_escaped(#[case] text: &str, #[case] escaped: &str) {
+        assert_eq!(escape_format(text), escaped);
     }
 
     proptest! {
