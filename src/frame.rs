@@ -77,6 +77,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Self { source, limit, buffer: Zeroizing::default() }
     }
 
+    /// How many bytes of memory are held for what has arrived.
+    #[cfg(fuzzing)]
+    pub fn capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// The next frame; `None` when the peer has closed the connection between two. Cancel-safe.
     pub async fn read<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Error> {
         loop {
