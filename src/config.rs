@@ -37,8 +37,15 @@ pub const MAX_AGENTS: usize = 10_000;
 /// The most replicas of one entry.
 pub const MAX_REPLICAS: u64 = 1_000;
 
+/// The most bytes that the arguments and variables of all agents may take together, replicas counted. A jcard of a few megabytes
+/// could otherwise fill the memory a thousand times over.
+pub const MAX_TOGETHER: usize = 64 << 20;
+
 /// The most findings that are told in one text.
 const MAX_TOLD: usize = 50;
+
+/// The most errors, and the most warnings, that are noted of one entry.
+const MAX_NOTED: usize = 100;
 
 /// What the reader of a jcard is allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,9 @@
 //! Durations as jcards and command lines write them: Go's grammar first, humantime's after it.
 //!
 //! Existing files hold what Go's `time.ParseDuration` takes (`1h30m`, `.5s`); people write what humantime takes (`2 hours 30 min`,
-//! `1d`). Where both take a text they agree. Refused on top of what neither takes: negative durations, what Go's 64 bits of
-//! nanoseconds cannot hold, and humantime's `M`, a month, which is one shift key away from a minute.
+//! `1d`). Where both take a text they agree, to the nanosecond that Go loses by reckoning in floating point. Refused on top of what
+//! neither takes: negative durations, what Go's 64 bits of nanoseconds cannot hold, and two things that humantime takes for what
+//! hardly anybody means: `M`, a month, which is one shift key away from a minute, and `1 30m`, for 130 minutes.
 
 use std::time::Duration;
 
@@ -123,12 +124,15 @@ fn nanoseconds(whole: &str, fraction: &str, unit: u64) -> Result<u64, Error> {
     u64::try_from(total).map_err(|_| Error::OutOfRange)
 }
 
-/// humantime's grammar without its `M`, one `number unit` at a time: a sum near the 64th bit makes humantime panic.
+/// humantime's grammar without its `M` and without white space inside numbers, one `number unit` at a time: a sum near the 64th bit makes humantime panic.
 fn parse_humantime(text: &str) -> Result<Duration, Error> {
     items(text).try_fold(Duration::ZERO, |sum, item| {
-        match item.trim_start_matches(is_part_of_number) {
-            "" => return Err(Error::UnitMissing(quoted(item))),
-            "M" => return Err(Error::Month),
+        let unit = item.trim_start_matches(is_part_of_number);
+        let mut numbers = item[..item.len() - unit.len()].split_whitespace();
+        match (numbers.next(), numbers.next(), unit) {
+            // humantime takes `1 30m` for 130 minutes.
+            (Some(number), Some(_), _) | (Some(number), None, "") => return Err(Error::UnitMissing(quoted(number))),
+            (.., "M") => return Err(Error::Month),
             _ => {}
         }
         let duration = humantime::parse_duration(item).map_err(|error| match error {
@@ -223,6 +227,11 @@ mod tests {
     #[case("100", Error::UnitMissing("100".into()))]
     #[case("1.5", Error::UnitMissing("1.5".into()))]
     #[case("1h30", Error::UnitMissing("30".into()))]
+    #[case("1h 30", Error::UnitMissing("30".into()))]
+    #[case("1 30m", Error::UnitMissing("1".into()))]
+    #[case("1. 5s", Error::UnitMissing("1.".into()))]
+    #[case("5 \r.", Error::UnitMissing("5".into()))]
+    #[case("1 5M", Error::UnitMissing("1".into()))]
     #[case("1H", Error::UnitUnknown("H".into()))]
     #[case("1e3s", Error::UnitUnknown("e".into()))]
     #[case("1h-30m", Error::Malformed)]

@@ -34,6 +34,9 @@ pub enum Error {
 /// The bytes of a frame that tell the length of the rest.
 const HEAD: usize = 4;
 
+/// How many bytes there is room for ahead of their arrival.
+const CHUNK: usize = 8192;
+
 /// Writes one frame. Not cancel-safe: a frame cut short spoils the connection.
 pub async fn write<T: Serialize>(writer: &mut (impl AsyncWrite + Unpin), message: &T) -> Result<(), Error> {
     let mut frame = Clearing(Zeroizing::new(vec![0; HEAD]));
@@ -50,7 +53,8 @@ struct Clearing(Zeroizing<Vec<u8>>);
 
 impl io::Write for Clearing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        append(&mut self.0, bytes);
+        make_room(&mut self.0, bytes.len());
+        self.0.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -73,6 +77,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Self { source, limit, buffer: Zeroizing::default() }
     }
 
+    /// How many bytes of memory are held for what has arrived.
+    #[cfg(fuzzing)]
+    pub fn capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// The next frame; `None` when the peer has closed the connection between two. Cancel-safe.
     pub async fn read<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Error> {
         loop {
@@ -91,25 +101,23 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 missing = end - self.buffer.len();
             }
             // Memory follows what has arrived, not what was announced.
-            let mut chunk = Zeroizing::new([0; 8192]);
-            let room = chunk.len();
-            match self.source.read(&mut chunk[..room.min(missing)]).await? {
+            make_room(&mut self.buffer, missing.min(CHUNK));
+            match (&mut self.source).take(missing as u64).read_buf(&mut *self.buffer).await? {
                 0 if self.buffer.is_empty() => return Ok(None),
                 0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                count => append(&mut self.buffer, &chunk[..count]),
+                _ => {}
             }
         }
     }
 }
 
-/// Grows without leaving a copy of the old contents behind in freed memory.
-fn append(buffer: &mut Zeroizing<Vec<u8>>, bytes: &[u8]) {
-    if buffer.capacity() - buffer.len() < bytes.len() {
-        let mut larger = Zeroizing::new(Vec::with_capacity((buffer.len() + bytes.len()) * 2));
+/// Sees to it that so many more bytes fit in, without leaving a copy of the old contents behind in freed memory.
+fn make_room(buffer: &mut Zeroizing<Vec<u8>>, count: usize) {
+    if buffer.capacity() - buffer.len() < count {
+        let mut larger = Zeroizing::new(Vec::with_capacity((buffer.len() + count) * 2));
         larger.extend_from_slice(buffer);
         *buffer = larger;
     }
-    buffer.extend_from_slice(bytes);
 }
 
 /// Bytes that are mostly text: an argument, the value of a variable, a path. On the wire a string, or, where it is not UTF-8, an

@@ -12,8 +12,8 @@ use super::fields::{Fields, alternatives, described};
 use super::near::nearest;
 use super::place::Places;
 use super::{
-    AgentSpec, Config, Entry, Finding, InvalidName, Kind, MAX_AGENTS, MAX_REPLICAS, Name, Options, Policy, Prompt,
-    Restart, Severity,
+    AgentSpec, Config, Entry, Finding, InvalidName, Kind, MAX_AGENTS, MAX_REPLICAS, MAX_TOGETHER, Name, Options,
+    Policy, Prompt, Restart, Severity,
 };
 use crate::harness::{HARNESSES, Harness};
 
@@ -51,7 +51,7 @@ fn entries<'a>(document: &'a DeTable<'a>, places: &'a Places<'a>, roster: &mut R
         let start = value.span().start;
         match value.get_ref() {
             DeValue::Array(array) => {
-                for value in array {
+                for value in array.iter().take(MAX_AGENTS) {
                     let start = value.span().start;
                     match value.get_ref() {
                         DeValue::Table(table) => entries.push(Fields::new(table, start, places)),
@@ -59,6 +59,10 @@ fn entries<'a>(document: &'a DeTable<'a>, places: &'a Places<'a>, roster: &mut R
                             unusable(start, format!("an entry of `agents` is {}; write a table", described(other)));
                         }
                     }
+                }
+                if let Some(value) = array.get(MAX_AGENTS) {
+                    let message = format!("there are too many entries; declare at most {MAX_AGENTS} agents");
+                    unusable(value.span().start, message);
                 }
             }
             other => {
@@ -128,6 +132,16 @@ impl<'a> Draft<'a> {
             self.fields.error(self.fields.place("name"), format!("the `name` is too long; {right}"));
         }
         names.ok()
+    }
+
+    /// Notes that there is no room for what the entry declares; what is wrong with it is then this.
+    fn too_large(&mut self) -> String {
+        let most = MAX_TOGETHER >> 20;
+        let message = format!(
+            "arguments and variables are too large; those of all agents may have {most} MiB together, replicas counted"
+        );
+        self.fields.error(self.fields.place("replicas"), message);
+        self.fields.errors().unwrap_or_default()
     }
 
     /// The session of the entry's only agent, if it is declared well; replicas have their own.
@@ -243,6 +257,8 @@ struct Roster {
     incomplete: bool,
     /// Agents declared, those with a taken name counted.
     declared: usize,
+    /// The bytes that their arguments and variables take.
+    size: usize,
     /// The line at which each name, in its key form, was first given.
     names: HashMap<String, usize>,
     /// The same for sessions.
@@ -253,7 +269,15 @@ impl Roster {
     fn enlist(&mut self, mut draft: Draft<'_>, base: Option<&Name>, places: &Places<'_>, options: &Options) {
         let names = base.and_then(|base| draft.names(base, self.declared));
         let session = draft.session();
-        let spec = draft.spec(base, options);
+        let mut spec = draft.spec(base, options);
+        if let (Ok(declared), Some(names)) = (&spec, &names) {
+            let together = size(declared).saturating_mul(names.len());
+            if together > MAX_TOGETHER - self.size {
+                spec = Err(draft.too_large());
+            } else {
+                self.size += together;
+            }
+        }
         let harness = draft.harness;
         let name_at = draft.fields.place("name");
         let session_at = if let Session::Given(_) = session { draft.fields.place("session") } else { name_at };
@@ -291,6 +315,17 @@ impl Roster {
             self.entries.push(Entry { name, harness, spec });
         }
     }
+}
+
+/// The bytes that an agent's arguments and variables take.
+fn size(spec: &AgentSpec) -> usize {
+    let prompt = match &spec.prompt {
+        Some(Prompt::Text(text)) => text.len(),
+        Some(Prompt::File(_)) | None => 0,
+    };
+    let variables = spec.env.iter().flat_map(|(name, value)| [name, value]);
+    let texts = spec.command.iter().chain(&spec.args).chain(variables).chain(spec.secrets.iter().flatten());
+    prompt + texts.map(|text| text.len() + size_of::<String>()).sum::<usize>()
 }
 
 /// Takes something that only one may have; the line of who has it, if it is taken.

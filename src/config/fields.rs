@@ -12,7 +12,7 @@ use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::near::nearest;
 use super::place::Places;
-use super::{Finding, MAX_ARGUMENT, Name, Severity, Workdir, tell};
+use super::{Finding, MAX_ARGUMENT, MAX_NOTED, Name, Severity, Workdir, tell};
 use crate::duration;
 use crate::secrets::is_variable_name;
 
@@ -69,11 +69,21 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn error(&mut self, at: usize, message: impl Into<String>) {
-        self.findings.push(self.places.finding(at, Severity::Error, message));
+        self.note(at, Severity::Error, message);
     }
 
     pub(super) fn warn(&mut self, at: usize, message: impl Into<String>) {
-        self.findings.push(self.places.finding(at, Severity::Warning, message));
+        self.note(at, Severity::Warning, message);
+    }
+
+    fn note(&mut self, at: usize, severity: Severity, message: impl Into<String>) {
+        let noted = self.findings.iter().filter(|finding| finding.severity == severity).count();
+        if noted < MAX_NOTED {
+            self.findings.push(self.places.finding(at, severity, message));
+        } else if noted == MAX_NOTED {
+            let message = "there is more like this in the entry, which is not listed; mend what is listed first";
+            self.findings.push(self.places.finding(at, severity, message));
+        }
     }
 
     /// All errors so far as one text, in the order of the file; `None` if the entry is good.

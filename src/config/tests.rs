@@ -131,10 +131,24 @@ mod the_file {
     #[test]
     fn very_many_errors_are_told_in_part() {
         let config = read(&format!("agents = [{}]\n", "1,".repeat(100_000)));
-        assert_eq!(config.findings.len(), 100_000);
+        assert_eq!(config.findings.len(), MAX_AGENTS + 1);
+        assert_eq!(
+            config.findings.last().unwrap().to_string(),
+            "1:20011: there are too many entries; declare at most 10000 agents"
+        );
         let error = config.error().unwrap();
         assert_eq!(error.lines().count(), MAX_TOLD + 1);
-        assert!(error.ends_with("and 99950 more"));
+        assert!(error.ends_with("and 9951 more"));
+    }
+
+    #[test]
+    fn of_one_entry_only_so_many_findings_are_noted() {
+        let unknown_keys: String = (0..1_000).fold(String::new(), |text, number| text + &format!("x{number} = 1\n"));
+        let config = read(&format!("[agent]\nharness = \"custom\"\nargs = [{}]\n{unknown_keys}", "1,".repeat(1_000)));
+        assert_eq!(config.findings.len(), 2 * (MAX_NOTED + 1));
+        let rest = "there is more like this in the entry, which is not listed; mend what is listed first";
+        assert!(config.findings.last().unwrap().to_string().ends_with(rest));
+        assert!(config.entries[0].spec.is_err());
     }
 }
 
@@ -642,6 +656,24 @@ mod naming {
         assert!(!config.complete);
         let error = config.error().unwrap();
         assert!(error.starts_with("44:12: these are too many agents; declare at most 10000"), "{error}");
+    }
+
+    #[test]
+    fn replicas_cannot_multiply_an_entry_beyond_all_memory() {
+        let entry = |name: &str, length: usize| {
+            format!(
+                "[[agents]]\nharness = \"custom\"\nname = \"{name}\"\nreplicas = 1000\nprompt = \"{}\"\n",
+                "x".repeat(length)
+            )
+        };
+        let config = read(&[entry("a", 60_000), entry("b", 60_000), entry("c", 1)].concat());
+        assert!(config.complete);
+        let good = config.entries.iter().filter(|entry| entry.spec.is_ok()).map(|entry| &entry.name.as_str()[..1]);
+        assert_eq!(good.collect::<String>(), "a".repeat(1000) + &"c".repeat(1000));
+        assert_eq!(
+            config.error().unwrap(),
+            "9:12: arguments and variables are too large; those of all agents may have 64 MiB together, replicas counted"
+        );
     }
 
     #[rstest]

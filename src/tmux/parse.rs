@@ -11,15 +11,15 @@ use crate::status::How;
 
 /// An agent's session, as far as it can be addressed.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Session {
+pub struct Session {
     /// `$` and a number.
-    pub(super) id: String,
+    pub id: String,
     /// The agent's panes in it, each `%` and a number.
-    pub(super) panes: Vec<String>,
+    pub panes: Vec<String>,
 }
 
 /// Reads lines of `SESSION PANE…`. Lines of another form are passed over.
-pub(super) fn sessions(stdout: &str) -> Vec<Session> {
+pub fn sessions(stdout: &str) -> Vec<Session> {
     stdout
         .lines()
         .filter_map(|line| {
@@ -32,8 +32,7 @@ pub(super) fn sessions(stdout: &str) -> Vec<Session> {
 }
 
 /// What to ask of each pane for [`panes`].
-pub(super) const PANE_FORMAT: &str =
-    "#{pane_pid},#{pane_dead},#{pane_dead_status},#{pane_dead_signal},#{pane_dead_time}";
+pub const PANE_FORMAT: &str = "#{pane_pid},#{pane_dead},#{pane_dead_status},#{pane_dead_signal},#{pane_dead_time}";
 
 /// A pane, by what tmux says of the process that it started in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +66,7 @@ impl PaneEnd {
 }
 
 /// Reads lines of [`PANE_FORMAT`]. Lines of another form are passed over.
-pub(super) fn panes(stdout: &str) -> Vec<Pane> {
+pub fn panes(stdout: &str) -> Vec<Pane> {
     stdout.lines().filter_map(pane).collect()
 }
 
@@ -89,7 +88,7 @@ fn signal_number(text: &str) -> Option<i32> {
 }
 
 /// Reads lines that are keys of agents. Others are passed over.
-pub(super) fn owners(stdout: &str) -> BTreeSet<String> {
+pub fn owners(stdout: &str) -> BTreeSet<String> {
     stdout.lines().filter_map(|line| Some(Name::try_from(line).ok()?.key())).collect()
 }
 
@@ -100,7 +99,7 @@ fn is_id(word: &str, sigil: char) -> bool {
 }
 
 /// The version in `tmux 3.3a`, `tmux next-3.6`; `None` where there is none, as in `tmux master`.
-pub(super) fn version(stdout: &str) -> Option<(u32, u32)> {
+pub fn version(stdout: &str) -> Option<(u32, u32)> {
     let word = stdout.trim().strip_prefix("tmux ")?;
     let word = word.rsplit('-').next()?;
     let (major, minor) = word.split_once('.')?;
@@ -109,34 +108,42 @@ pub(super) fn version(stdout: &str) -> Option<(u32, u32)> {
 }
 
 /// Whether a client's complaint means that nothing answers on the socket.
-pub(super) fn means_no_server(message: &str) -> bool {
+pub fn means_no_server(message: &str) -> bool {
     ["no server running on", "error connecting to", "server exited", "lost server"]
         .iter()
         .any(|start| message.starts_with(start))
 }
 
 /// A complaint in a form that is safe to show: one line, of a length that can be read, without control characters.
-pub(super) fn message(text: &str) -> String {
+pub fn message(text: &str) -> String {
     let line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
     if line.is_empty() { "it said nothing".to_owned() } else { line }
 }
 
 /// Keeps a client from taking a `;` at the end of an argument for the end of a command (`tmux(1)`, "COMMAND PARSING AND
 /// EXECUTION").
-pub(super) fn escape_argument(argument: &str) -> String {
+pub fn escape_argument(argument: &str) -> String {
     match argument.strip_suffix(';') {
         Some(rest) => format!("{rest}\\;"),
         None => argument.to_owned(),
     }
 }
 
-/// Keeps tmux from expanding what it takes for a format, as in the argument of `-c`.
-pub(super) fn escape_format(text: &str) -> String {
-    text.replace('#', "##")
+/// Keeps tmux from expanding what it takes for a format, as in the argument of `-c`. It reads two `#` as one, but not before a `[`,
+/// where a style begins for it and every `#` is taken as it is.
+pub fn escape_format(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for (at, c) in text.char_indices() {
+        escaped.push(c);
+        if c == '#' && !text[at..].trim_start_matches('#').starts_with('[') {
+            escaped.push('#');
+        }
+    }
+    escaped
 }
 
 /// A string as tmux's command parser reads it: in double quotes, all but the plainest bytes as octal escapes.
-pub(super) fn quote(text: &str) -> String {
+pub fn quote(text: &str) -> String {
     let mut quoted = String::from("\"");
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"_./=:,@ +-".contains(&byte) {
@@ -213,6 +220,15 @@ mod tests {
     fn an_argument_that_ends_in_a_semicolon_is_escaped() {
         assert_eq!(escape_argument("/work;"), "/work\\;");
         assert_eq!(escape_argument("a;b"), "a;b");
+    }
+
+    #[rstest]
+    #[case("/a#b", "/a##b")]
+    #[case("/##{x}#", "/####{x}##")]
+    #[case("/#[x]", "/#[x]")]
+    #[case("/##[#x", "/##[##x")]
+    fn what_tmux_would_expand_is_escaped(#[case] text: &str, #[case] escaped: &str) {
+        assert_eq!(escape_format(text), escaped);
     }
 
     proptest! {
