@@ -15,6 +15,16 @@ pub enum Error {
     /// This process runs under a uid without a name.
     #[error("the user with uid {0} has no entry in the user database")]
     NoEntry(Uid),
+    /// The name means another user than it did.
+    #[error("user {name:?} had uid {before} when agentd was started and has uid {now}; restart agentd")]
+    Changed {
+        /// The name.
+        name: String,
+        /// Whom it meant.
+        before: Uid,
+        /// Whom it means.
+        now: Uid,
+    },
     /// The groups of the user could not be listed.
     #[error("failed to list the groups of user {0:?}")]
     Groups(String),
@@ -49,6 +59,14 @@ impl Account {
     /// Looks a user up by name.
     pub fn find(name: &str) -> Result<Self, Error> {
         users::get_user_by_name(name).ok_or_else(|| Error::NoUser(name.to_owned())).and_then(|user| Self::of(&user))
+    }
+
+    /// Looks a user up by name who was found before, with this uid.
+    pub fn find_again(name: &str, uid: Uid) -> Result<Self, Error> {
+        match Self::find(name)? {
+            account if account.uid == uid => Ok(account),
+            account => Err(Error::Changed { name: account.name, before: uid, now: account.uid }),
+        }
     }
 
     /// The user that this process runs as.
@@ -127,6 +145,13 @@ mod tests {
         assert_eq!(root.uid, Uid::from_raw(0));
         assert!(root.groups.contains(&root.gid));
         assert!(root.home.is_absolute());
+    }
+
+    #[test]
+    fn a_name_that_means_somebody_else_by_now_is_an_error() {
+        assert!(Account::find_again("root", Uid::from_raw(0)).is_ok());
+        let error = Account::find_again("root", Uid::from_raw(54_321)).unwrap_err().to_string();
+        assert!(error.contains("54321") && error.contains("uid 0"), "{error}");
     }
 
     #[test]

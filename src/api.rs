@@ -1,6 +1,7 @@
 //! The read-only HTTP API on a Unix socket.
 //!
-//! It sees the daemon through the latest [`Snapshot`] only, and no client of it, however it behaves, can hold up another.
+//! It sees the daemon through the latest [`Snapshot`] only, and no client of it, however it behaves, can hold up another. When the
+//! process has no descriptor left it still answers, one client after the other: who wants to know what is wrong is to be told.
 
 pub mod socket;
 
@@ -8,9 +9,12 @@ mod routes;
 mod stream;
 
 use std::convert::Infallible;
-use std::future::{Future, ready};
+use std::fs::File;
+use std::future::{Future, poll_fn, ready};
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -25,6 +29,9 @@ use crate::status::Snapshot;
 
 /// How long no client is accepted after the system refused to: what it lacks (descriptors, memory) does not come back at once.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a client may take for each step that has the one descriptor that others wait for.
+const HURRY: Duration = Duration::from_secs(1);
 
 /// What a client may take. The defaults are those of ruling 14 of the design.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,36 +73,82 @@ pub async fn serve(
     // Who sends a request and closes that direction (`nc -N`) gets its answer; names are written as existing clients saw them.
     http.half_close(true).title_case_headers(true);
 
+    let mut in_a_hurry = http.clone();
+    in_a_hurry.keep_alive(false);
+    let hurried = Limits { header: limits.header.min(HURRY), stall: limits.stall.min(HURRY), ..limits };
+
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
+    let mut door = Door::new(listener);
     loop {
         // Those that ended are counted out before the next is counted in.
-        let stream = tokio::select! {
+        let client = tokio::select! {
             biased;
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => continue,
-            stream = accept(&listener) => stream,
+            client = door.next() => client,
         };
         if connections.len() >= limits.connections {
             continue;
         }
+        let (http, stream) = match client {
+            Client::Usual(stream) => (&http, Stream::new(stream, limits)),
+            Client::Last(stream) => (&in_a_hurry, Stream::new(stream, hurried)),
+        };
         let snapshot = snapshot.clone();
         let service =
             service_fn(move |request| ready(Ok::<_, Infallible>(routes::answer(&request, &snapshot.borrow()))));
-        connections.spawn(http.serve_connection(TokioIo::new(Stream::new(stream, limits)), service));
+        connections.spawn(http.serve_connection(TokioIo::new(stream), service));
     }
     connections.shutdown().await;
 }
 
-/// The next client. Cancel-safe: a client is either returned or still in the queue.
-async fn accept(listener: &UnixListener) -> UnixStream {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return stream,
-            Err(error) => {
-                tracing::warn!("failed to accept a client of the API: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+/// Where clients come in.
+struct Door {
+    listener: UnixListener,
+    /// A descriptor to give up for a client when there is no other.
+    spare: Option<OwnedFd>,
+    /// Whether it was said that clients cannot be accepted as usual.
+    is_short: bool,
+}
+
+enum Client {
+    Usual(UnixStream),
+    /// One that has the last descriptor.
+    Last(UnixStream),
+}
+
+impl Door {
+    fn new(listener: UnixListener) -> Self {
+        Self { listener, spare: None, is_short: false }
+    }
+
+    /// The next client. Cancel-safe: a client is either returned or still in the queue.
+    async fn next(&mut self) -> Client {
+        loop {
+            self.spare = self.spare.take().or_else(|| File::open("/dev/null").ok().map(OwnedFd::from));
+            let error = match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    // The spare one comes back before anybody is served at leisure again.
+                    if self.spare.is_some() && std::mem::take(&mut self.is_short) {
+                        tracing::info!("clients of the API are accepted as usual again");
+                    }
+                    return Client::Usual(stream);
+                }
+                Err(error) => error,
+            };
+            if !std::mem::replace(&mut self.is_short, true) {
+                tracing::warn!("failed to accept a client of the API: {error}; they are served one after the other");
             }
+            if self.spare.take().is_some() {
+                match poll_fn(|context| Poll::Ready(self.listener.poll_accept(context))).await {
+                    Poll::Ready(Ok((stream, _))) => return Client::Last(stream),
+                    // The system asks for a descriptor before it looks whether there is a client (`accept(2)`).
+                    Poll::Pending => continue,
+                    Poll::Ready(Err(_)) => {}
+                }
+            }
+            tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
 }

@@ -163,6 +163,25 @@ mod tests {
     }
 
     #[test]
+    fn a_wall_clock_that_was_set_back_changes_neither_order_nor_distance() {
+        let at =
+            |boot, wall| Timestamp::new(Duration::from_secs(boot), SystemTime::UNIX_EPOCH + Duration::from_secs(wall));
+        let (before, after) = (at(10, 5_000_000), at(20, 1000));
+        assert!(before < after && before + Duration::from_secs(9) < after && before + Duration::from_secs(10) == after);
+        assert_eq!((after.since(before), before.since(after)), (Duration::from_secs(10), Duration::ZERO));
+    }
+
+    #[tokio::test]
+    async fn an_alarm_does_not_look_at_the_wall_clock() {
+        let (now, hour) = (Timestamp::now(), Duration::from_hours(1));
+        let mut alarm = Alarm::new().unwrap();
+        alarm.set(Some(Timestamp::new(now.boot(), now.wall() + hour))).unwrap();
+        assert!(rings(&alarm, Duration::from_secs(10)).await);
+        alarm.set(Some(Timestamp::new(now.boot() + hour, now.wall() - hour))).unwrap();
+        assert!(!rings(&alarm, Duration::from_millis(20)).await);
+    }
+
+    #[test]
     fn an_earlier_instant_is_as_much_earlier_on_both_clocks_and_a_later_one_is_now() {
         let now = Timestamp::new(Duration::from_secs(100), SystemTime::UNIX_EPOCH + Duration::from_secs(5000));
         let earlier = now.back_to(Duration::from_secs(90));

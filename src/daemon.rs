@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::account::{self, Account};
 use crate::api;
+use crate::blocking;
 use crate::config;
 use crate::deputy::Deputy;
 use crate::desired::Place;
@@ -220,7 +221,7 @@ async fn serve(
 
     let deputy = {
         let nudges = nudges.clone();
-        Deputy::new(place.account.name.clone(), move || {
+        Deputy::new(&place.account, move || {
             // Full means that a change is already waiting to be looked at.
             let _ = nudges.try_send(Nudge::Changed);
         })
@@ -230,14 +231,14 @@ async fn serve(
     let tmux = Tmux::new(deputy.clone(), settings.tmux_socket.clone(), executable.clone(), &place.account);
     let user = place.account.uid;
     let trees = Trees::new(&settings.state_dir, user);
-    let means = Means { tmux: tmux.clone(), executable, launch_socket: folder.launch_socket(), user, trees };
+    let (trouble, troubles) = watch::channel(None);
+    let launch_socket = folder.launch_socket();
+    let means = Means { tmux: tmux.clone(), executable, launch_socket, trouble: troubles, user, trees };
     let record = Record::new(&settings.state_dir)?;
     let to_read = record.clone();
-    let Reading { agents, problems } =
-        tokio::task::spawn_blocking(move || to_read.read(|machine: &Machine| machine.name().key()))
-            .await
-            .map_err(io::Error::other)
-            .map_err(failed("read the record"))?;
+    let Reading { agents, problems } = blocking::run(move || to_read.read(|machine: &Machine| machine.name().key()))
+        .await
+        .map_err(failed("read the record"))?;
     state_errors.extend(problems.iter().map(ToString::to_string));
     for error in &state_errors {
         tracing::error!("{error}");
@@ -257,16 +258,11 @@ async fn serve(
     }));
     let visitors = events.clone();
     // Nobody listens any more only when the daemon is ending.
-    tokio::spawn(reception::receive(launch_listener, user, move |visitor| {
+    tokio::spawn(reception::receive(launch_listener, folder.keep_launch_socket()?, user, trouble, move |visitor| {
         drop(visitors.send(Event::Visitor(visitor)));
     }));
-    let starting = tmux.clone();
-    tokio::spawn(async move {
-        // Ahead of time; each launch starts the server if it has to.
-        if let Err(error) = starting.start_server().await {
-            tracing::error!("{error}");
-        }
-    });
+    let kept = tmux.clone();
+    tokio::spawn(async move { kept.keep().await });
     tokio::spawn(find_sessions(tmux.clone(), events.clone()));
     let inputs = Inputs {
         place,

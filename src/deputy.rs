@@ -14,6 +14,7 @@
 //! or crippled: it is killed, and replaced.
 
 mod serve;
+mod server;
 
 use std::collections::HashMap;
 use std::io;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use tokio::process::Child;
@@ -31,6 +33,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 pub use serve::run;
 
+use crate::account::Account;
 use crate::frame::{self, Bytes};
 use crate::watch::Target;
 
@@ -55,13 +58,18 @@ pub enum Error {
     /// It answered, but the file system did not.
     #[error("the file system does not answer")]
     FileSystem,
+    /// The system has not what it takes.
+    #[error("the system is short of something: {0}")]
+    Short(String),
 }
 
 /// What the deputy can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// Run tmux with these arguments, for no longer than this.
-    Tmux { arguments: Vec<String>, timeout: Duration },
+    Tmux { program: Program, arguments: Vec<String>, timeout: Duration },
+    /// Find the tmux server of this socket, which makes the socket anew if it was lost.
+    Server(PathBuf),
     /// Read a prompt file.
     Prompt(PathBuf),
     /// Look at a working directory.
@@ -76,13 +84,48 @@ pub(crate) enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     Tmux(Result<Output, RunError>),
+    Server(Result<Server, String>),
     Prompt(Prompt),
     Workdir(Workdir),
     SetMode(Result<(), String>),
     /// The file system did not answer within [`FILE_TIMEOUT`], or has yet to answer the same request from before.
     FileSystemHangs,
+    /// The system has not what it takes to answer; this is what it said.
+    Short(String),
+    /// Without a request of that number, and followed by the end: it cannot be a deputy, for this reason.
+    Unfit(String),
     /// Without a request of that number: something that is watched changed, or was not watched before.
     Changed,
+}
+
+/// Which tmux is run.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Program {
+    /// The one in `PATH`.
+    Installed,
+    /// The one that the server which listens on this socket was started from, installed or not.
+    OfServer(PathBuf),
+}
+
+/// What there is at a tmux socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Server {
+    /// No server.
+    None,
+    /// One that clients reach.
+    Serving {
+        /// The process.
+        pid: i32,
+        /// Whether it had lost its socket and has just made it anew.
+        recovered: bool,
+        /// Whether it was started from the file that clients are started from now.
+        is_installed: bool,
+    },
+    /// One that lives and does not react.
+    Silent {
+        /// The process, where it could be found out.
+        pid: Option<i32>,
+    },
 }
 
 /// What a program that ran to its end left.
@@ -172,11 +215,12 @@ pub struct Deputy {
 
 impl Deputy {
     /// Makes the handle, and the task behind it; the process itself is started with the first request. `user` is whom it
-    /// becomes. `changed` is called whenever something changed that [`Deputy::watch`] named, and when something is watched that
+    /// becomes, for as long as the name means the same user. `changed` is called whenever something changed that [`Deputy::watch`] named, and when something is watched that
     /// was not before, also by a new process after another: what happened to it until then cannot be known.
-    pub fn new(user: String, changed: impl Fn() + Send + Sync + 'static) -> Self {
+    pub fn new(user: &Account, changed: impl Fn() + Send + Sync + 'static) -> Self {
         let (requests, inbox) = mpsc::unbounded_channel();
-        tokio::spawn(keep(move || start(&user), inbox, changed));
+        let (name, uid) = (user.name.clone(), user.uid);
+        tokio::spawn(keep(move || start(&name, uid), inbox, changed));
         Self { requests }
     }
 
@@ -193,9 +237,22 @@ impl Deputy {
     }
 
     /// Runs tmux with these arguments.
-    pub async fn tmux(&self, arguments: Vec<String>, timeout: Duration) -> Result<Result<Output, RunError>, Error> {
-        match self.ask(Request::Tmux { arguments, timeout }, timeout).await? {
+    pub async fn tmux(
+        &self,
+        program: Program,
+        arguments: Vec<String>,
+        timeout: Duration,
+    ) -> Result<Result<Output, RunError>, Error> {
+        match self.ask(Request::Tmux { program, arguments, timeout }, timeout).await? {
             Reply::Tmux(result) => Ok(result),
+            _ => Err(Error::Gone),
+        }
+    }
+
+    /// Finds the tmux server of this socket. One that lost its socket file makes it anew. The inner error is for a person.
+    pub async fn server(&self, socket: PathBuf) -> Result<Result<Server, String>, Error> {
+        match self.ask(Request::Server(socket), FILE_TIMEOUT).await? {
+            Reply::Server(result) => Ok(result),
             _ => Err(Error::Gone),
         }
     }
@@ -238,6 +295,7 @@ impl Deputy {
         self.requests.send(Asked { request, timeout, answer }).map_err(|_| Error::Gone)?;
         match answered.await.map_err(|_| Error::Gone)?? {
             Reply::FileSystemHangs => Err(Error::FileSystem),
+            Reply::Short(reason) => Err(Error::Short(reason)),
             reply => Ok(reply),
         }
     }
@@ -270,12 +328,15 @@ async fn keep(
         sleep(pause).await;
         let (spoke, error) = match start() {
             Ok((mut child, stream)) => {
-                let spoke = converse(stream, first.take(), &mut inbox, &mut watched, &changed).await;
+                let end = converse(stream, first.take(), &mut inbox, &mut watched, &changed).await;
                 // At once: one that was stopped and is continued later must not act on what it was asked before. Waited for by
                 // nobody, because what hangs in the kernel does not even die.
                 let _ = child.start_kill();
                 tokio::spawn(async move { child.wait().await });
-                (spoke, Error::Gone)
+                match end {
+                    End::Unfit(reason) => (false, Error::Start(reason)),
+                    End::Gone { spoke } => (spoke, Error::Gone),
+                }
             }
             Err(error) => (false, Error::Start(error.to_string())),
         };
@@ -307,7 +368,7 @@ fn to_answer(asked: Asked, watched: &mut Vec<Target>) -> Option<Asked> {
     }
 }
 
-fn start(user: &str) -> io::Result<(Child, UnixStream)> {
+fn start(user: &str, uid: Uid) -> io::Result<(Child, UnixStream)> {
     let (near, far) = std::os::unix::net::UnixStream::pair()?;
     near.set_nonblocking(true)?;
     let mut command = tokio::process::Command::new("/proc/self/exe");
@@ -315,6 +376,7 @@ fn start(user: &str) -> io::Result<(Child, UnixStream)> {
         .arg0("agentd")
         .arg(COMMAND)
         .arg(user)
+        .arg(uid.to_string())
         .env_clear()
         .current_dir("/")
         .stdin(OwnedFd::from(far))
@@ -325,14 +387,25 @@ fn start(user: &str) -> io::Result<(Child, UnixStream)> {
     Ok((command.spawn()?, UnixStream::from_std(near)?))
 }
 
-/// Until the deputy goes away or is found to hang, or the daemon ends. Answers whether the deputy ever said anything.
+/// How a deputy ended.
+enum End {
+    /// It said why it cannot be one.
+    Unfit(String),
+    /// It is no more, or no use.
+    Gone {
+        /// Whether it ever said anything.
+        spoke: bool,
+    },
+}
+
+/// Until the deputy goes away or is found to hang, or the daemon ends.
 async fn converse(
     stream: UnixStream,
     first: Option<Asked>,
     inbox: &mut mpsc::UnboundedReceiver<Asked>,
     watched: &mut Vec<Target>,
     changed: &(impl Fn() + Sync),
-) -> bool {
+) -> End {
     let (reader, mut writer) = stream.into_split();
     let mut reader = frame::Reader::new(reader, MAX_FRAME);
     // Written by a task of its own, so that answers are read whatever happens: two full sockets would wait for each other.
@@ -363,7 +436,7 @@ async fn converse(
                 None => Request::Watch(watched.clone()),
             };
             if outgoing.send(Numbered { number, body: request }).is_err() {
-                return spoke;
+                return End::Gone { spoke };
             }
         }
         let deadline = open.values().map(|open| open.deadline).min();
@@ -382,17 +455,23 @@ async fn converse(
                     spoke = true;
                     changed();
                 }
+                Ok(Some(Numbered { body: Reply::Unfit(reason), .. })) => {
+                    for (_, Open { answer, .. }) in open.drain() {
+                        let _ = answer.send(Err(Error::Start(reason.clone())));
+                    }
+                    return End::Unfit(reason);
+                }
                 Ok(Some(Numbered { number, body })) => {
                     spoke = true;
                     if let Some(open) = open.remove(&number) {
                         let _ = open.answer.send(Ok(body));
                     }
                 }
-                Ok(None) | Err(_) => return spoke,
+                Ok(None) | Err(_) => return End::Gone { spoke },
             },
             request = inbox.recv() => match request {
                 Some(request) => next = Some(request),
-                None => return spoke,
+                None => return End::Gone { spoke },
             },
             () = overdue => {
                 tracing::warn!("the process that acts as the agent user does not answer; it is killed and replaced");
@@ -400,7 +479,7 @@ async fn converse(
                 for (_, Open { timeout, answer, .. }) in open.extract_if(|_, open| open.deadline <= now) {
                     let _ = answer.send(Err(Error::TimedOut(timeout)));
                 }
-                return spoke;
+                return End::Gone { spoke };
             }
         }
     }
@@ -472,7 +551,7 @@ mod tests {
             Ok((child, stream))
         };
         let deputy = kept(start, || {});
-        let tmux = deputy.tmux(vec![], Duration::from_mins(1));
+        let tmux = deputy.tmux(Program::Installed, vec![], Duration::from_mins(1));
         let set_mode = deputy.ask(Request::SetMode { path: "/f".into(), mode: 0 }, Duration::from_millis(100));
         let (tmux, set_mode) = tokio::join!(tmux, set_mode);
         assert!(matches!(set_mode, Err(Error::TimedOut(_))), "{set_mode:?}");

@@ -3,10 +3,10 @@
 //! Its owner can rename and replace whatever is in it, so root touches nothing here by a path: the folder is opened once, its
 //! last component not as a link, and everything goes through that descriptor.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -56,7 +56,19 @@ pub enum Error {
 pub struct Folder {
     path: PathBuf,
     descriptor: OwnedFd,
+    account: Account,
+    group: Option<Gid>,
 }
+
+/// Keeps the launch socket where launchers look for it.
+#[derive(Debug)]
+pub struct Keeper {
+    folder: Folder,
+    bound: Option<Identity>,
+}
+
+/// Device, inode, and time of birth: the number of what is gone can be used again at once.
+type Identity = (u64, u64, i64, i64);
 
 impl Folder {
     /// The folder of that socket, made if it is missing: 2750, the agent user's and the group's, for root; 0700 for others. One
@@ -74,7 +86,7 @@ impl Folder {
         let descriptor = openat(&parent, name, flags, Mode::empty()).map_err(|error| failed("open")(error.into()))?;
         let status = fstat(&descriptor).map_err(|error| failed("examine")(error.into()))?;
         let owner = Uid::from_raw(status.st_uid);
-        let group = group.filter(|_| Uid::effective().is_root());
+        let (wanted_group, group) = (group, group.filter(|_| Uid::effective().is_root()));
         if made || owner == account.uid {
             let user = Some(account.uid).filter(|_| made && group.is_some());
             if user.is_some() || group.is_some_and(|group| group.as_raw() != status.st_gid) {
@@ -89,7 +101,7 @@ impl Folder {
         } else if !is_writable(&status, account) {
             return Err(Error::NotWritable { path, user: account.name.clone() });
         }
-        Ok(Self { path, descriptor })
+        Ok(Self { path, descriptor, account: account.clone(), group: wanted_group })
     }
 
     /// Where launchers connect.
@@ -125,6 +137,19 @@ impl Folder {
         }
     }
 
+    /// Looks after the launch socket from now on, which was bound in this folder.
+    pub fn keep_launch_socket(&self) -> Result<Keeper, Error> {
+        let failed = |source| Error::System { operation: "open", path: self.path.clone(), source };
+        let folder = Self {
+            path: self.path.clone(),
+            descriptor: self.descriptor.try_clone().map_err(failed)?,
+            account: self.account.clone(),
+            group: self.group,
+        };
+        let bound = identity(&folder.launch_socket());
+        Ok(Keeper { folder, bound })
+    }
+
     /// Removes it. That it is not there is no failure.
     pub fn remove_launch_socket(&self) -> io::Result<()> {
         match unlinkat(self.descriptor.as_fd(), LAUNCH_SOCKET, UnlinkatFlags::NoRemoveDir) {
@@ -132,6 +157,27 @@ impl Folder {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+impl Keeper {
+    /// Binds the launch socket anew if it is no longer at its place, in a new folder if that is gone too.
+    pub fn restore(&mut self) -> Result<Option<UnixListener>, Error> {
+        let path = self.folder.launch_socket();
+        if self.bound.is_some() && identity(&path) == self.bound {
+            return Ok(None);
+        }
+        // Only the folder counts: which name the tmux socket has in it is its own affair.
+        self.folder = Folder::of(&path, &self.folder.account, self.folder.group)?;
+        let listener = self.folder.bind_launch_socket()?;
+        self.bound = identity(&path);
+        Ok(Some(listener))
+    }
+}
+
+/// Of what is at this path, if anything is. Nothing is followed or opened.
+fn identity(path: &Path) -> Option<Identity> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
 /// Answers with the folder's parent, and whether the folder had to be made. Parents that are missing are made for everybody to look
@@ -165,8 +211,7 @@ fn is_writable(status: &FileStat, account: &Account) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -212,6 +257,29 @@ mod tests {
         let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         fs::create_dir_all(folder.launch_socket().join("full")).unwrap();
         folder.bind_launch_socket().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_launch_socket_that_was_removed_or_replaced_is_bound_anew_also_when_the_folder_is_gone() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let folder = Folder::of(&directory.path().join("f/tmux.sock"), &current(), None).unwrap();
+        let _listener = folder.bind_launch_socket().unwrap();
+        let (path, mut keeper) = (folder.launch_socket(), folder.keep_launch_socket().unwrap());
+        assert!(keeper.restore().unwrap().is_none());
+        let remove: [fn(&Path); 3] = [
+            |path| fs::remove_file(path).unwrap(),
+            |path| {
+                fs::remove_file(path).unwrap();
+                symlink("/etc/passwd", path).unwrap();
+            },
+            |path| fs::remove_dir_all(path.parent().unwrap()).unwrap(),
+        ];
+        for remove in remove {
+            remove(&path);
+            let _listener = keeper.restore().unwrap().unwrap();
+            tokio::net::UnixStream::connect(&path).await.unwrap();
+            assert!(keeper.restore().unwrap().is_none());
+        }
     }
 
     #[test]

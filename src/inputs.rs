@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
+use crate::blocking;
 use crate::config::{self, Config};
 use crate::deputy::{self, Deputy};
 use crate::desired::{Desired, Place, Seen, desired, folder_of, located, paths};
@@ -89,7 +90,7 @@ struct Files {
 impl Inputs {
     /// Says what is desired, at first and whenever that changes, until `nudges` closes.
     pub async fn follow(self, mut nudges: mpsc::Receiver<Nudge>, say: impl Fn(News)) -> io::Result<()> {
-        let mut watcher = Watcher::new()?;
+        let mut watcher = Watcher::open();
         let mut last = Last::default();
         let mut resync = interval_at(Instant::now() + self.resync, self.resync);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -163,9 +164,9 @@ impl Inputs {
             let (text, changed) = read_config(&config);
             Files { text, changed: changed.max(secrets.changed), secrets }
         };
-        match tokio::task::spawn_blocking(work).await {
+        match blocking::run(work).await {
             Ok(files) => files,
-            // Only a defect comes here; what is known stays.
+            // For want of a thread; what is known stays.
             Err(error) => Files {
                 text: Err(format!("failed to read the inputs: {error}")),
                 secrets: Reading { secrets: last.secrets.clone(), ..Reading::default() },

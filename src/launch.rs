@@ -188,7 +188,7 @@ pub struct Failure {
     pub message: String,
     /// The kernel's number for it, where there is one.
     pub errno: Option<i32>,
-    /// Whether something that agents wait for has gone missing at the last moment: the working directory.
+    /// Whether something that agents wait for has gone missing at the last moment: the working directory, the account.
     #[serde(default)]
     pub missing: bool,
 }

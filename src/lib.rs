@@ -37,7 +37,7 @@
 //! | [`folder`], [`socket`], [`lock`], [`limits`], [`account`] | what the system gives: one noun each |
 //! | [`status`] | the API's types, and the snapshot that is served |
 //! | [`api`], [`client`] | serving it, asking for it |
-//! | [`frame`], [`descriptor`], [`clock`], [`log`] | tools |
+//! | [`frame`], [`descriptor`], [`blocking`], [`clock`], [`log`] | tools |
 //!
 //! # The processes
 //!
@@ -55,6 +55,7 @@
 
 pub mod account;
 pub mod api;
+pub mod blocking;
 pub mod cgroup;
 pub mod cli;
 pub mod client;

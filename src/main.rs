@@ -10,6 +10,7 @@ use agentd::cli::{Arguments, Command, Surroundings, check, status, with_two_dash
 use agentd::launch::{self, launcher, login};
 use agentd::{daemon, deputy, log};
 use clap::Parser;
+use nix::unistd::Uid;
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
@@ -60,7 +61,9 @@ fn helper(words: &[OsString]) -> Option<ExitCode> {
             Err(error) => complain(&error.to_string()),
         },
         (login::PRINT_COMMAND, [marker]) => conclude(login::print_environment(marker, &mut io::stdout().lock())),
-        (deputy::COMMAND, [user]) => conclude(deputy::run(user.to_str()?)),
+        (deputy::COMMAND, [user, uid]) => {
+            conclude(deputy::run(user.to_str()?, Uid::from_raw(uid.to_str()?.parse().ok()?)))
+        }
         _ => return None,
     })
 }

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
+use crate::blocking;
 use crate::config::Name;
 use crate::frame::Bytes;
 use crate::process::{self, Process};
@@ -35,6 +36,9 @@ const LOOKS: u32 = 2;
 
 /// How long what was killed may take to die.
 const TO_DIE: Duration = Duration::from_secs(10);
+
+/// How long nothing is looked for when the system has no thread for it.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How much of an environment is looked at at once.
 const CHUNK: usize = 64 << 10;
@@ -114,8 +118,11 @@ async fn keep(
         open.retain(|asked| !asked.done.is_closed());
         let keys = open.iter().map(|asked| asked.key.clone()).collect();
         let look = look.clone();
-        // Fails only with the runtime.
-        let Ok(found) = tokio::task::spawn_blocking(move || look(&keys)).await else { return };
+        let Ok(found) = blocking::run(move || look(&keys)).await else {
+            // For want of a thread: nothing was found out.
+            sleep(LOOK_AGAIN).await;
+            continue;
+        };
         if found.refused && Uid::effective().is_root() && !std::mem::replace(&mut warned, true) {
             tracing::warn!(
                 "the kernel refuses to show what environment processes of the agent user have, so that some that an agent \
@@ -301,7 +308,7 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn many_who_ask_at_once_are_served_by_the_same_looks() {
         let looks = Arc::new(AtomicUsize::new(0));
         let (requests, inbox) = mpsc::unbounded_channel();

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Uid;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::descriptor::Readable;
@@ -110,9 +111,19 @@ impl Process {
         Identity { pid: self.pid, started: self.started }
     }
 
+    /// Its parent. `None` if it has ended.
+    pub fn parent(&self) -> Option<i32> {
+        Stat::read(self.pid).filter(|stat| stat.started == self.started).map(|stat| stat.parent)
+    }
+
     /// Kills it. One that is no more is none to complain about.
     pub fn kill(&self) -> io::Result<()> {
-        match pidfd_send_signal(&self.pidfd, Signal::KILL) {
+        self.signal(Signal::KILL)
+    }
+
+    /// Sends it a signal. One that is no more is none to complain about.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        match pidfd_send_signal(&self.pidfd, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }

@@ -26,6 +26,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::blocking;
+
 /// The version of the files' form.
 const VERSION: u32 = 1;
 
@@ -270,10 +272,14 @@ async fn keep(record: Record, shared: Arc<Shared>, tell: impl Fn(Report)) {
         };
         let mut failed = false;
         if !texts.is_empty() {
-            let to_write = record.clone();
-            let written = tokio::task::spawn_blocking(move || write_all(&to_write, texts)).await;
-            // Only a defect is no result.
-            let Ok(Written { files, again, error }) = written else { continue };
+            let (to_write, texts) = (record.clone(), Arc::new(texts));
+            let their_texts = Arc::clone(&texts);
+            let written = blocking::run(move || write_all(&to_write, &their_texts)).await;
+            let Written { files, again, error } = written.unwrap_or_else(|error| Written {
+                files: BTreeMap::new(),
+                again: BTreeMap::clone(&texts),
+                error: Some(format!("failed to write the record: {error}")),
+            });
             unsynced.extend(files);
             failed = !again.is_empty();
             let mut pending = shared.pending();
@@ -286,7 +292,7 @@ async fn keep(record: Record, shared: Arc<Shared>, tell: impl Fn(Report)) {
         }
         if syncing.as_ref().is_none_or(JoinHandle::is_finished) && !unsynced.is_empty() {
             let (files, folder) = (std::mem::take(&mut unsynced), record.folder.clone());
-            syncing = Some(tokio::task::spawn_blocking(move || sync(&files, &folder)));
+            syncing = Some(tokio::spawn(async move { sync(files, folder).await }));
         }
         if is_last && shared.pending().texts.is_empty() {
             break;
@@ -306,7 +312,7 @@ async fn keep(record: Record, shared: Arc<Shared>, tell: impl Fn(Report)) {
     if let Some(task) = syncing {
         let _ = task.await;
     }
-    let _ = tokio::task::spawn_blocking(move || sync(&unsynced, &record.folder)).await;
+    sync(unsynced, record.folder).await;
 }
 
 struct Written {
@@ -316,14 +322,14 @@ struct Written {
     error: Option<String>,
 }
 
-fn write_all(record: &Record, texts: BTreeMap<String, Option<Vec<u8>>>) -> Written {
+fn write_all(record: &Record, texts: &BTreeMap<String, Option<Vec<u8>>>) -> Written {
     let mut written = Written { files: BTreeMap::new(), again: BTreeMap::new(), error: None };
     for (key, text) in texts {
-        match record.write(&key, text.as_deref()) {
-            Ok(file) => drop(written.files.insert(key, file)),
+        match record.write(key, text.as_deref()) {
+            Ok(file) => drop(written.files.insert(key.clone(), file)),
             Err(error) => {
                 written.error.get_or_insert(error.to_string());
-                written.again.insert(key, text);
+                written.again.insert(key.clone(), text.clone());
             }
         }
     }
@@ -331,13 +337,16 @@ fn write_all(record: &Record, texts: BTreeMap<String, Option<Vec<u8>>>) -> Writt
 }
 
 /// What fails here was written all the same; only a crash of the machine could tell, and after that nothing of it counts.
-fn sync(files: &BTreeMap<String, Option<File>>, folder: &Path) {
-    for file in files.values().flatten() {
-        let _ = file.sync_data();
-    }
-    if let Ok(folder) = File::open(folder) {
-        let _ = folder.sync_all();
-    }
+async fn sync(files: BTreeMap<String, Option<File>>, folder: PathBuf) {
+    let work = move || {
+        for file in files.values().flatten() {
+            let _ = file.sync_data();
+        }
+        if let Ok(folder) = File::open(folder) {
+            let _ = folder.sync_all();
+        }
+    };
+    let _ = blocking::run(work).await;
 }
 
 #[cfg(test)]

@@ -8,6 +8,11 @@
 //! Every client is run by the [deputy], as the agent user: a hostile server can make its clients run commands.
 //! What a client prints is the agent user's word, and hostile input: here it becomes a number or an error, nothing else. Targets
 //! are exact (`=NAME:`, `$id` or `%id`), because a bare name matches prefixes (`tmux(1)`, "COMMANDS").
+//!
+//! A client that reaches no server, or is cut off by it, proves nothing: the deputy looks who listens on the socket. Only where
+//! nobody does is there no server, and may one be started; a second one would shut the first out of its socket, with all that runs in
+//! it. A server that lost its socket file makes it anew. One of another version, which does not understand the installed client,
+//! is spoken to by the program that it was itself started from.
 
 #[cfg(not(fuzzing))]
 mod parse;
@@ -18,11 +23,16 @@ pub use parse::{Pane, PaneEnd};
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::time::sleep;
+
+use self::parse::Complaint;
 use crate::account::Account;
 use crate::config::Name;
-use crate::deputy::{self, Deputy, Output, RunError};
+use crate::deputy::{self, Deputy, Output, Program, RunError, Server};
 
 /// The oldest tmux whose commands and options are used here.
 pub const OLDEST: (u32, u32) = (3, 2);
@@ -33,6 +43,19 @@ const HISTORY_LIMIT: &str = "5000";
 /// How long a client may take. A stopped server answers nothing.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest pause between two tries to start the server ahead of time.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How often the server's socket is looked after.
+const ROUND: Duration = Duration::from_secs(5);
+
+/// How long a server that cuts off its clients may take to be gone, if that is why.
+const FAREWELL: Duration = Duration::from_millis(100);
+
+/// How often a client is started for one thing: by the installed program, by the server's own, and once more when the server
+/// made its socket anew.
+const TRIES: u32 = 3;
+
 /// Our place among the hooks; others keep theirs.
 const HOOK: &str = "client-attached[67]";
 
@@ -42,14 +65,38 @@ pub enum Error {
     /// It could not be asked.
     #[error(transparent)]
     Deputy(#[from] deputy::Error),
-    /// It could not be run, or did not answer.
+    /// It could not be run.
     #[error(transparent)]
     Run(#[from] RunError),
     /// There is no server.
-    #[error("no tmux server answers on {}: {message}", socket.display())]
+    #[error("no tmux server listens on {}: {message}", socket.display())]
     NoServer {
         /// The server's socket.
         socket: PathBuf,
+        /// tmux's words.
+        message: String,
+    },
+    /// There is one, and it does not react.
+    #[error("the tmux server on {}{} does not answer; it is stopped or overloaded", socket.display(), of_process(*pid))]
+    Silent {
+        /// The server's socket.
+        socket: PathBuf,
+        /// The server, where that could be found out.
+        pid: Option<i32>,
+    },
+    /// Whether there is one could not be found out; the reason, for a person.
+    #[error("{0}")]
+    Unknown(String),
+    /// There is one, and no client that it understands.
+    #[error(
+        "the tmux server on {} (process {pid}) does not understand the installed tmux ({message}), and the tmux that it was started from cannot be run any more; what runs in it goes on; end it when that may end (tmux kill-server), or install the tmux that it was started from",
+        socket.display()
+    )]
+    Versions {
+        /// The server's socket.
+        socket: PathBuf,
+        /// The server.
+        pid: i32,
         /// tmux's words.
         message: String,
     },
@@ -59,8 +106,10 @@ pub enum Error {
     )]
     Taken(Name),
     /// It is too old.
-    #[error("tmux {} or newer is needed, this is {found:?}", format_version(OLDEST))]
+    #[error("tmux {} or newer is needed; {what} is {found:?}", format_version(OLDEST))]
     TooOld {
+        /// Which of them: what is installed, or what runs.
+        what: &'static str,
         /// What it says it is.
         found: String,
     },
@@ -74,6 +123,10 @@ pub enum Error {
     },
 }
 
+fn of_process(pid: Option<i32>) -> String {
+    pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}
+
 fn format_version((major, minor): (u32, u32)) -> String {
     format!("{major}.{minor}")
 }
@@ -85,6 +138,8 @@ pub struct Tmux {
     socket: PathBuf,
     executable: String,
     shell: String,
+    /// Whether the installed program is not understood by the server.
+    is_apart: Arc<AtomicBool>,
 }
 
 impl Tmux {
@@ -92,12 +147,36 @@ impl Tmux {
     pub fn new(deputy: Deputy, socket: PathBuf, executable: String, account: &Account) -> Self {
         let shell =
             if account.refuses_logins() { "/bin/sh".to_owned() } else { account.shell.to_string_lossy().into_owned() };
-        Self { deputy, socket, executable, shell }
+        Self { deputy, socket, executable, shell, is_apart: Arc::default() }
+    }
+
+    /// Starts the server, with patience, and sees to it that it can be reached for as long as it lives. Does not return.
+    pub async fn keep(&self) {
+        let (mut pause, mut complaint) = (Duration::from_secs(1), String::new());
+        // Ahead of time; each launch starts the server if it has to.
+        while let Err(error) = self.start_server().await {
+            let error = error.to_string();
+            if error != complaint {
+                tracing::error!("{error}");
+                complaint = error;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        loop {
+            sleep(ROUND).await;
+            // Whatever fails here fails whoever needs the server, and is told there.
+            let _ = self.tend().await;
+        }
     }
 
     /// Starts the server if none runs, and sets it up as agents need it. Does no harm to one that runs.
     pub async fn start_server(&self) -> Result<(), Error> {
         self.check_version().await?;
+        let flags: &[&str] = match self.tend().await? {
+            Server::None => &["-f", "/dev/null"],
+            Server::Serving { .. } | Server::Silent { .. } => &["-N"],
+        };
         let hook = format!("if-shell -F {} {}", parse::quote(ALONE_AND_OVER), parse::quote(&self.split_command()));
         let mut arguments = Arguments::default();
         arguments.command(&["start-server"]);
@@ -107,9 +186,30 @@ impl Tmux {
         arguments.command(&["set-option", "-g", "history-limit", HISTORY_LIMIT]);
         arguments.command(&["set-option", "-g", "default-shell", &self.shell]);
         arguments.command(&["set-hook", "-g", HOOK, &hook]);
-        self.run("start its server", &["-f", "/dev/null"], arguments).await?;
+        let output = self.run("start its server", flags, arguments).await?;
+        match self.share_socket().await {
+            // A server that cannot have its socket complains, and ends as if all were well.
+            Err(Error::Refused { .. }) if !output.stderr.is_empty() => {
+                Err(Error::Refused { operation: "start its server", message: parse::message(&output.stderr) })
+            }
+            result => result,
+        }
+    }
+
+    async fn share_socket(&self) -> Result<(), Error> {
         let shared = self.deputy.set_mode(self.socket.clone(), 0o770).await?;
         shared.map_err(|message| Error::Refused { operation: "share its socket", message })
+    }
+
+    /// Looks what there is at the socket. A server that lost its socket's file makes it anew.
+    async fn tend(&self) -> Result<Server, Error> {
+        let server = self.deputy.server(self.socket.clone()).await?.map_err(Error::Unknown)?;
+        if let Server::Serving { pid, recovered: true, .. } = server {
+            let socket = self.socket.display();
+            tracing::warn!("the tmux server (process {pid}) had lost its socket {socket}, and has made it anew");
+            self.share_socket().await?;
+        }
+        Ok(server)
     }
 
     /// Runs `command` as that agent in its session, in the pane where it ran before if there is one, and answers with the
@@ -172,19 +272,22 @@ impl Tmux {
         let directory = workdir.to_string_lossy();
         let mut arguments = Arguments::default();
         arguments.command(&["rename-session", "-t", &target, session.as_str()]);
-        let pane = if let Some(pane) = found.panes.first() {
+        let pane = if let Some(pane) = &found.pane {
             // A reset scrolls what is on the screen into the history; respawning alone would wipe it.
             arguments.command(&["send-keys", "-R", "-t", pane]);
             let respawn = ["respawn-pane", "-k", "-t", pane, "-c", &parse::escape_format(&directory)];
             arguments.command_with(&respawn, command);
             pane
         } else {
-            // An operator closed the agent's pane but keeps the session.
+            // An operator closed the agent's pane but keeps the session, or it is of no use.
             let window = ["new-window", "-t", &target, "-n", session.as_str(), "-c", &parse::escape_format(&directory)];
             arguments.command_with(&window, command);
             &target
         };
         mark(&mut arguments, owner, &target, pane, &directory);
+        for wreck in &found.wrecks {
+            arguments.command(&["kill-pane", "-t", wreck]);
+        }
         arguments.command(&["display-message", "-p", "-t", pane, PANE_PID]);
         let output = self.client("start the agent again in its session", arguments).await?;
         pid(&output.stdout)
@@ -224,7 +327,7 @@ impl Tmux {
     /// What is on the screen of the agent's own pane.
     pub async fn screen(&self, owner: &str) -> Result<String, Error> {
         let sessions = self.sessions_of(owner).await?;
-        let pane = sessions.iter().find_map(|session| session.panes.first()).ok_or_else(|| Error::Refused {
+        let pane = sessions.iter().find_map(|session| session.pane.as_ref()).ok_or_else(|| Error::Refused {
             operation: "show a screen",
             message: "the agent has no pane".to_owned(),
         })?;
@@ -256,11 +359,15 @@ impl Tmux {
         }
     }
 
-    /// The sessions that bear the agent's mark, each with the panes that do: one each, unless an operator made it otherwise.
+    /// The sessions that bear the agent's mark, each with the panes that do: one of each, unless an operator made it otherwise.
+    ///
+    /// A pane in which tmux could not start anything has no process, and none can be started in it again: the server would crash
+    /// (3.2 to 3.7 do).
     async fn sessions_of(&self, owner: &str) -> Result<Vec<parse::Session>, Error> {
         let is_marked = format!("#{{==:#{{@agentd-owner}},{owner}}}");
         // Not list-panes, which fails on a server without any session.
-        let ids = format!("#{{session_id}}#{{W:#{{P:#{{?#{{==:#{{@agentd-agent}},{owner}}}, #{{pane_id}},}}}}}}");
+        let pane = "#{?#{==:#{pane_pid},-1},!,}#{pane_id}";
+        let ids = format!("#{{session_id}}#{{W:#{{P:#{{?#{{==:#{{@agentd-agent}},{owner}}}, {pane},}}}}}}");
         let mut listing = Arguments::default();
         listing.command(&["list-sessions", "-f", &is_marked, "-F", &ids]);
         Ok(parse::sessions(&self.client("find a session", listing).await?.stdout))
@@ -277,12 +384,19 @@ impl Tmux {
     }
 
     async fn check_version(&self) -> Result<(), Error> {
-        let output = self.deputy.tmux(vec!["-V".to_owned()], TIMEOUT).await??;
-        match parse::version(&output.stdout) {
-            // One that does not say, such as a build of a branch, is given a try.
-            None => Ok(()),
-            Some(version) if version >= OLDEST => Ok(()),
-            Some(_) => Err(Error::TooOld { found: output.stdout.trim().to_owned() }),
+        let output = self.deputy.tmux(Program::Installed, vec!["-V".to_owned()], TIMEOUT).await??;
+        judge_version("what is installed", &output.stdout)
+    }
+
+    /// Why tmux does not know what it is asked for.
+    async fn check_versions(&self) -> Result<(), Error> {
+        self.check_version().await?;
+        let mut arguments = Arguments::default();
+        arguments.command(&["display-message", "-p", "tmux #{version}"]);
+        match self.ask(self.program(), self.words(&["-N"], arguments)).await {
+            Ok(Answer::Done(output)) => judge_version("the server that runs", &output.stdout),
+            // The complaint that led here says more than another.
+            _ => Ok(()),
         }
     }
 
@@ -301,19 +415,103 @@ impl Tmux {
     }
 
     async fn run(&self, operation: &'static str, flags: &[&str], arguments: Arguments) -> Result<Output, Error> {
-        let mut all: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
-        all.extend(["-S".to_owned(), self.socket.to_string_lossy().into_owned()]);
-        all.extend(arguments.0);
-        let output = self.deputy.tmux(all, TIMEOUT).await??;
-        if output.success {
-            return Ok(output);
+        let words = self.words(flags, arguments);
+        let mut program = self.program();
+        let mut tries = TRIES;
+        loop {
+            let (complaint, message) = match self.ask(program.clone(), words.clone()).await {
+                Ok(Answer::Done(output)) => {
+                    self.note_program(&program);
+                    return Ok(output);
+                }
+                Ok(Answer::Complaint(Complaint::Request, message)) => {
+                    if parse::is_about_words(&message) {
+                        self.check_versions().await?;
+                    }
+                    return Err(Error::Refused { operation, message });
+                }
+                Ok(Answer::Complaint(complaint, message)) => (complaint, message),
+                // The server has ended, or what it was started from cannot be started again.
+                Err(Error::Run(error)) if program != Program::Installed => (Complaint::NotReached, error.to_string()),
+                Err(error) => return Err(error),
+            };
+            tries -= 1;
+            program = match self.tend().await? {
+                Server::None => return Err(Error::NoServer { socket: self.socket.clone(), message }),
+                Server::Silent { pid } => return Err(Error::Silent { socket: self.socket.clone(), pid }),
+                Server::Serving { pid, is_installed: false, .. } if tries == 0 => {
+                    return Err(Error::Versions { socket: self.socket.clone(), pid, message });
+                }
+                Server::Serving { .. } if tries == 0 => return Err(Error::Refused { operation, message }),
+                Server::Serving { is_installed: false, .. }
+                    if complaint == Complaint::CutOff && program == Program::Installed =>
+                {
+                    Program::OfServer(self.socket.clone())
+                }
+                // What it was asked may have been done: it must not be done twice.
+                Server::Serving { .. } if complaint == Complaint::CutOff => {
+                    sleep(FAREWELL).await;
+                    return Err(match self.tend().await? {
+                        Server::None => Error::NoServer { socket: self.socket.clone(), message },
+                        Server::Serving { pid, is_installed: false, .. } => {
+                            Error::Versions { socket: self.socket.clone(), pid, message }
+                        }
+                        Server::Serving { .. } | Server::Silent { .. } => Error::Refused { operation, message },
+                    });
+                }
+                Server::Serving { .. } => Program::Installed,
+            };
         }
-        let message = parse::message(&output.stderr);
-        Err(if parse::means_no_server(&message) {
-            Error::NoServer { socket: self.socket.clone(), message }
-        } else {
-            Error::Refused { operation, message }
-        })
+    }
+
+    fn words(&self, flags: &[&str], arguments: Arguments) -> Vec<String> {
+        let mut words: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        words.extend(["-S".to_owned(), self.socket.to_string_lossy().into_owned()]);
+        words.extend(arguments.0);
+        words
+    }
+
+    /// Runs one client.
+    async fn ask(&self, program: Program, words: Vec<String>) -> Result<Answer, Error> {
+        match self.deputy.tmux(program, words, TIMEOUT).await? {
+            Ok(output) if output.success => Ok(Answer::Done(output)),
+            Ok(output) => {
+                let message = parse::message(&output.stderr);
+                Ok(Answer::Complaint(parse::complaint(&message), message))
+            }
+            Err(RunError::TimedOut { .. }) => Err(Error::Silent { socket: self.socket.clone(), pid: None }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What the server was last understood by.
+    fn program(&self) -> Program {
+        if self.is_apart.load(Ordering::Relaxed) { Program::OfServer(self.socket.clone()) } else { Program::Installed }
+    }
+
+    fn note_program(&self, program: &Program) {
+        let is_apart = *program != Program::Installed;
+        if is_apart && !self.is_apart.swap(is_apart, Ordering::Relaxed) {
+            tracing::warn!(
+                "the tmux server on {} does not understand the installed tmux, and is spoken to by the one that it was started from; to have the installed one, end the server when what runs in it may end (tmux kill-server)",
+                self.socket.display()
+            );
+        }
+        self.is_apart.store(is_apart, Ordering::Relaxed);
+    }
+}
+
+/// What a client that ran to its end says.
+enum Answer {
+    Done(Output),
+    Complaint(Complaint, String),
+}
+
+/// One that does not say its version, such as a build of a branch, is given a try.
+fn judge_version(what: &'static str, printed: &str) -> Result<(), Error> {
+    match parse::version(printed) {
+        Some(version) if version < OLDEST => Err(Error::TooOld { what, found: parse::message(printed) }),
+        _ => Ok(()),
     }
 }
 

@@ -17,14 +17,15 @@
 //! What an agent has somebody else start is not its tree: a shell in another tmux window, a job of `cron(8)` or of the user's own
 //! systemd.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::Uid;
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use crate::blocking;
 use crate::cgroup::{self, Cgroup, Cgroups};
 use crate::frame::Bytes;
 use crate::mark::{self, Marks};
@@ -42,6 +43,9 @@ pub enum Error {
     /// The kernel is busy with it.
     #[error("failed to arrange its control group within {}", humantime::format_duration(TO_ARRANGE))]
     TimedOut,
+    /// The system is short of threads.
+    #[error("failed to arrange its control group: {0}")]
+    Thread(io::Error),
     /// With its mark.
     #[error(transparent)]
     Mark(#[from] mark::Error),
@@ -100,8 +104,7 @@ impl Trees {
     pub async fn clear_all(&self, key: &str, launcher: Option<Identity>) -> Result<(), Error> {
         if let Some(launcher) = launcher {
             let user = self.user;
-            // Fails only with the runtime.
-            let _ = spawn_blocking(move || launcher.kill_session(user)).await;
+            blocking::insist(move || launcher.kill_session(user)).await;
         }
         self.clear(key, true).await
     }
@@ -121,9 +124,8 @@ impl Trees {
         work: impl FnOnce(&Cgroup) -> Result<T, cgroup::Error> + Send + 'static,
     ) -> Result<Option<T>, Error> {
         let Some(cgroup) = self.cgroups.as_ref().map(|cgroups| cgroups.agent(key)) else { return Ok(None) };
-        let done = timeout(TO_ARRANGE, spawn_blocking(move || work(&cgroup))).await;
-        // Fails only with the runtime.
-        let done = done.map_err(|_| Error::TimedOut)?.map_err(|_| Error::TimedOut)?;
+        let done = timeout(TO_ARRANGE, blocking::run(move || work(&cgroup))).await;
+        let done = done.map_err(|_| Error::TimedOut)?.map_err(Error::Thread)?;
         Ok(Some(done?))
     }
 }
@@ -165,8 +167,7 @@ impl Tree {
             }
         }
         let launcher = Arc::clone(&self.launcher);
-        // Fails only with the runtime.
-        let _ = spawn_blocking(move || launcher.kill_descendants()).await;
+        blocking::insist(move || launcher.kill_descendants()).await;
     }
 
     /// Kills what is left of it once its launcher has ended.

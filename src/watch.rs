@@ -5,7 +5,8 @@
 //! link swapped (as agenix does it) and a directory that appears later are all noticed. Only events on those names count.
 //!
 //! File systems that announce nothing (9p, virtiofs), and directories beyond what is watched at most, are the business of whoever
-//! polls beside this.
+//! polls beside this. So is everything while the system gives no queue for announcements: each user may have 128 only, and any
+//! program of the user's can have taken them (`fs.inotify.max_user_instances`).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -17,15 +18,30 @@ use std::sync::Arc;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 
+use crate::blocking;
 use crate::descriptor::Readable;
 use crate::secrets::is_variable_name;
 
 /// A set of paths that is watched for changes.
 #[derive(Debug)]
 pub struct Watcher {
+    queue: Option<Queue>,
+    watched: Watched,
+}
+
+/// Where changes are announced.
+#[derive(Debug)]
+struct Queue {
     inotify: Arc<Inotify>,
     readable: Readable,
-    watched: Watched,
+}
+
+impl Queue {
+    fn open() -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        let readable = Readable::new(inotify.as_fd().try_clone_to_owned()?)?;
+        Ok(Self { inotify: Arc::new(inotify), readable })
+    }
 }
 
 /// What is watched.
@@ -51,28 +67,32 @@ const MAX_LINKS: usize = 40;
 const MAX_DIRECTORIES: usize = 1024;
 
 impl Watcher {
-    /// Watches nothing yet. Must be made inside the async runtime.
-    pub fn new() -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let readable = Readable::new(inotify.as_fd().try_clone_to_owned()?)?;
-        Ok(Self { inotify: Arc::new(inotify), readable, watched: Watched::default() })
+    /// Watches nothing yet. Must be made inside the async runtime. Where the system has no queue for it, it is tried again with each
+    /// [`Watcher::set`].
+    pub fn open() -> Self {
+        let queue = Queue::open().inspect_err(|error| {
+            tracing::warn!("failed to watch files for changes ({error}); they are read again from time to time");
+        });
+        Self { queue: queue.ok(), watched: Watched::default() }
     }
 
     /// Watches these from now on, and nothing else. What cannot be watched is left to polling. Answers whether that is anything
     /// else than before: nobody knows what happened to it until now.
     pub async fn set(&mut self, targets: Vec<Target>) -> bool {
-        match tokio::task::spawn_blocking(self.prepare(targets)).await {
+        match blocking::run(self.prepare(targets)).await {
             Ok(watched) => self.adopt(watched),
-            // Only a defect comes here; what is watched stays.
+            // For want of a thread; what is watched stays.
             Err(_) => false,
         }
     }
 
     /// The first part of [`Watcher::set`], which blocks for as long as the file systems do: finds out what is to be watched for
     /// these, and begins to. Of several only one may be under way.
-    pub fn prepare(&self, targets: Vec<Target>) -> impl FnOnce() -> Watched + Send + 'static {
-        let inotify = Arc::clone(&self.inotify);
+    pub fn prepare(&mut self, targets: Vec<Target>) -> impl FnOnce() -> Watched + Send + use<> {
+        self.queue = self.queue.take().or_else(|| Queue::open().ok());
+        let inotify = self.queue.as_ref().map(|queue| Arc::clone(&queue.inotify));
         move || {
+            let Some(inotify) = inotify else { return Watched::default() };
             let flags = AddWatchFlags::IN_CREATE
                 | AddWatchFlags::IN_DELETE
                 | AddWatchFlags::IN_MOVE
@@ -100,7 +120,7 @@ impl Watcher {
         for (descriptor, _) in before.0.into_values() {
             if !kept.contains(&descriptor) {
                 // Fails only when the directory is gone, and its watch with it.
-                let _ = self.inotify.rm_watch(descriptor);
+                let _ = self.queue.as_ref().map(|queue| queue.inotify.rm_watch(descriptor));
             }
         }
         true
@@ -108,10 +128,11 @@ impl Watcher {
 
     /// Waits for a change of what is watched. Cancel-safe.
     pub async fn changed(&self) -> io::Result<()> {
+        let Some(Queue { inotify, readable }) = &self.queue else { return std::future::pending().await };
         loop {
             let mut changed = false;
             loop {
-                match self.inotify.read_events() {
+                match inotify.read_events() {
                     Ok(events) => changed |= events.iter().any(|event| self.counts(event)),
                     Err(nix::Error::EAGAIN) => break,
                     Err(nix::Error::EINTR) => {}
@@ -121,7 +142,7 @@ impl Watcher {
             if changed {
                 return Ok(());
             }
-            self.readable.readable().await?;
+            readable.readable().await?;
         }
     }
 
@@ -236,7 +257,7 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let root = directory.path();
         prepare(root);
-        let mut watcher = Watcher::new().unwrap();
+        let mut watcher = Watcher::open();
         watcher.set(vec![target(root)]).await;
         fs::write(root.join("unrelated"), "").unwrap();
         let unrelated = tokio::time::timeout(Duration::from_millis(1), watcher.changed()).await;
@@ -323,18 +344,29 @@ mod tests {
         let directory = TempDir::new().unwrap();
         symlink("b", directory.path().join("a")).unwrap();
         symlink("a", directory.path().join("b")).unwrap();
-        Watcher::new().unwrap().set(vec![Target::Path(directory.path().join("a"))]).await;
+        Watcher::open().set(vec![Target::Path(directory.path().join("a"))]).await;
     }
 
     #[tokio::test]
     async fn what_was_not_watched_before_is_news_once() {
         let directory = TempDir::new().unwrap();
         let target = |name: &str| vec![Target::Path(directory.path().join(name))];
-        let mut watcher = Watcher::new().unwrap();
+        let mut watcher = Watcher::open();
         assert!(watcher.set(target("a")).await);
         assert!(!watcher.set(target("a")).await);
         assert!(watcher.set(target("b")).await);
         fs::write(directory.path().join("b"), "").unwrap();
+        assert!(notices(&watcher).await);
+    }
+
+    #[tokio::test]
+    async fn while_there_is_no_queue_nothing_is_noticed_and_one_is_opened_when_it_can_be() {
+        let directory = TempDir::new().unwrap();
+        let file = directory.path().join("a");
+        let mut watcher = Watcher { queue: None, watched: Watched::default() };
+        assert!(tokio::time::timeout(Duration::from_millis(1), watcher.changed()).await.is_err());
+        assert!(watcher.set(vec![Target::Path(file.clone())]).await);
+        fs::write(file, "").unwrap();
         assert!(notices(&watcher).await);
     }
 

@@ -15,7 +15,7 @@ use nix::sys::time::TimeValLike;
 use support::{read_until_closed, running, snapshot};
 
 #[test]
-fn without_descriptors_the_server_waits_and_does_not_spin() {
+fn without_descriptors_clients_are_served_one_after_the_other_and_the_server_does_not_spin() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("agentd.sock");
     let listener = UnixListener::bind(&path).unwrap();
@@ -25,8 +25,9 @@ fn without_descriptors_the_server_waits_and_does_not_spin() {
         let _entered = runtime.enter();
         tokio::net::UnixListener::from_std(listener).unwrap()
     };
+    // The first has the place that is left and the second the last, and both say nothing; the others keep the connection.
     let mut clients: Vec<UnixStream> = (0..10).map(|_| UnixStream::connect(&path).unwrap()).collect();
-    for client in &mut clients {
+    for client in &mut clients[2..] {
         client.set_read_timeout(Some(support::PATIENCE)).unwrap();
         client.write_all(b"GET /v1/agents HTTP/1.1\r\n\r\n").unwrap();
     }
@@ -41,13 +42,14 @@ fn without_descriptors_the_server_waits_and_does_not_spin() {
     };
     let (cpu_before, from) = (cpu(), Instant::now());
     runtime.block_on(async {
-        let shutdown = tokio::time::sleep(Duration::from_secs(2));
+        let shutdown = tokio::time::sleep(Duration::from_secs(3));
         serve(listener, snapshot, Limits::default(), shutdown).await;
     });
     let (spent, passed) = (cpu().saturating_sub(cpu_before), from.elapsed());
     setrlimit(Resource::RLIMIT_NOFILE, before, hard).unwrap();
 
     assert!(spent < passed / 4, "{spent:?} of {passed:?}");
-    assert!(read_until_closed(&mut clients[0]).ends_with(b"}]\n"), "the first had a place");
-    assert_eq!(read_until_closed(&mut clients[9]), b"", "the last had none");
+    for client in &mut clients[2..] {
+        assert!(read_until_closed(client).ends_with(b"}]\n"), "each had its turn");
+    }
 }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use agentd::config::Name;
 use agentd::tmux::parse::{
-    Pane, PaneEnd, Session, escape_argument, escape_format, message, owners, panes, quote, sessions, version,
+    Pane, PaneEnd, Session, complaint, escape_argument, escape_format, message, owners, panes, quote, sessions, version,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -14,10 +14,14 @@ fuzz_target!(|text: &str| {
     let read = sessions(text);
     let one_by_one: Vec<Session> = text.lines().flat_map(sessions).collect();
     assert_eq!(read, one_by_one);
-    for Session { id, panes } in &read {
-        assert!(is_id(id, '$') && panes.iter().all(|pane| is_id(pane, '%')), "{id:?} {panes:?}");
-        let printed = [std::slice::from_ref(id), panes].concat().join(" ");
-        assert!(text.lines().any(|line| line == printed), "{printed:?}");
+    for Session { id, pane, wrecks } in &read {
+        let printed: Vec<String> = wrecks.iter().map(|wreck| format!("!{wreck}")).chain(pane.clone()).collect();
+        assert!(is_id(id, '$') && wrecks.iter().chain(pane).all(|pane| is_id(pane, '%')), "{id:?} {printed:?}");
+        let says_so = |line: &str| {
+            let mut words = line.split(' ');
+            words.next() == Some(id) && printed.iter().all(|pane| words.clone().any(|word| word == pane))
+        };
+        assert!(text.lines().any(says_so), "{id:?} {printed:?}");
     }
 
     let read = panes(text);
@@ -42,6 +46,7 @@ fuzz_target!(|text: &str| {
         assert_eq!(version(&format!("tmux {major}.{minor}a\n")), Some((major, minor)));
     }
 
+    let _ = complaint(text);
     let told = message(text);
     assert!((1..=300).contains(&told.chars().count()) && !told.contains(char::is_control), "{told:?}");
 

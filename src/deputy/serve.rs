@@ -7,18 +7,20 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::unistd::{AccessFlags, eaccess};
+use nix::unistd::{AccessFlags, Uid, eaccess};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{FILE_TIMEOUT, MAX_FRAME, Numbered, Output, Prompt, Reply, Request, RunError, Workdir};
+use super::{FILE_TIMEOUT, MAX_FRAME, Numbered, Output, Program, Prompt, Reply, Request, RunError, Workdir, server};
 use crate::account::{self, Account};
+use crate::blocking;
 use crate::config::MAX_ARGUMENT;
 use crate::frame::{self, Bytes};
 use crate::regular;
@@ -38,20 +40,34 @@ pub enum Error {
     Frame(#[from] frame::Error),
 }
 
-/// Becomes `user` and answers requests on standard input, which is a socket, until that closes.
-pub fn run(user: &str) -> Result<(), Error> {
-    let account = Account::find(user)?;
-    account.assume()?;
+/// Becomes `user`, who must have that uid, and answers requests on standard input, which is a socket, until that closes.
+pub fn run(user: &str, uid: Uid) -> Result<(), Error> {
+    let account = match Account::find_again(user, uid).and_then(|account| account.assume().map(|()| account)) {
+        Ok(account) => account,
+        Err(error) => {
+            say_unfit(&error)?;
+            return Err(error.into());
+        }
+    };
     // It was started under the name of the link that it was found by. Without the new name it is as good.
     let _ = nix::sys::prctl::set_name(c"agentd-deputy");
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(socket()?, account))
+}
+
+fn socket() -> io::Result<std::os::unix::net::UnixStream> {
     let socket = std::os::unix::net::UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn say_unfit(error: &account::Error) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(serve(socket, account));
-    // A thread that hangs in a file system must not hold up the end.
-    runtime.shutdown_background();
-    result
+    runtime.block_on(async {
+        let mut stream = UnixStream::from_std(socket()?)?;
+        Ok(frame::write(&mut stream, &Numbered { number: 0, body: Reply::Unfit(error.to_string()) }).await?)
+    })
 }
 
 const CHANGED: Numbered<Reply> = Numbered { number: 0, body: Reply::Changed };
@@ -61,7 +77,7 @@ async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Resu
     let mut reader = frame::Reader::new(reader, MAX_FRAME);
     let account = Arc::new(account);
     let hanging = Hanging::default();
-    let mut watcher = Watcher::new()?;
+    let mut watcher = Watcher::open();
     let (replies, mut outbox) = mpsc::channel::<Numbered<Reply>>(64);
     let (mut to_watch, mut preparing) = (None, JoinSet::new());
     loop {
@@ -69,7 +85,7 @@ async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Resu
         if preparing.is_empty()
             && let Some(targets) = to_watch.take()
         {
-            preparing.spawn_blocking(watcher.prepare(targets));
+            preparing.spawn(blocking::run(watcher.prepare(targets)));
         }
         tokio::select! {
             request = reader.read::<Numbered<Request>>() => match request? {
@@ -85,8 +101,10 @@ async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Resu
                 }
             },
             Some(prepared) = preparing.join_next() => {
-                // Only a defect is no result; what is watched stays.
-                if prepared.is_ok_and(|watched| watcher.adopt(watched)) {
+                // Where there is no result, for want of a thread, what is watched stays; the daemon looks at it all the same.
+                if let Ok(Ok(watched)) = prepared
+                    && watcher.adopt(watched)
+                {
                     frame::write(&mut writer, &CHANGED).await?;
                 }
             }
@@ -102,7 +120,9 @@ async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Resu
 /// `None` for what needs no answer.
 async fn answer(request: Request, account: &Account, hanging: &Hanging) -> Option<Reply> {
     match request {
-        Request::Tmux { arguments, timeout } => Some(Reply::Tmux(tmux(&arguments, timeout, account).await)),
+        Request::Tmux { program, arguments, timeout } => {
+            Some(Reply::Tmux(tmux(program, &arguments, timeout, account).await))
+        }
         Request::Watch(_) => None,
         request if hanging.contains(&request) => Some(Reply::FileSystemHangs),
         request => in_time(request, hanging, FILE_TIMEOUT, work_on_file).await,
@@ -118,6 +138,7 @@ fn work_on_file(request: Request) -> Option<Reply> {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode))
                 .map_err(|error| format!("failed to set the mode of {}: {error}", path.display())),
         ),
+        Request::Server(socket) => Reply::Server(server::tend(&socket, find(TMUX).ok().as_deref())),
         Request::Tmux { .. } | Request::Watch(_) => return None,
     })
 }
@@ -129,18 +150,23 @@ async fn in_time(
     timeout: Duration,
     work: impl FnOnce(Request) -> Option<Reply> + Send + 'static,
 ) -> Option<Reply> {
-    let (asked, done) = (request.clone(), hanging.clone());
-    let mut work = tokio::task::spawn_blocking(move || {
-        let reply = work(asked.clone());
-        done.requests().remove(&asked);
-        reply
-    });
-    if let Ok(reply) = tokio::time::timeout(timeout, &mut work).await {
-        return reply.ok().flatten();
+    let done = Arc::new(AtomicBool::new(false));
+    let work = {
+        let (asked, hanging, done) = (request.clone(), hanging.clone(), Arc::clone(&done));
+        move || {
+            let reply = work(asked.clone());
+            let mut requests = hanging.requests();
+            done.store(true, Ordering::Relaxed);
+            requests.remove(&asked);
+            reply
+        }
+    };
+    if let Ok(reply) = tokio::time::timeout(timeout, blocking::run(work)).await {
+        return reply.unwrap_or_else(|error| Some(Reply::Short(error.to_string())));
     }
-    hanging.requests().insert(request.clone());
-    if work.is_finished() {
-        hanging.requests().remove(&request);
+    let mut requests = hanging.requests();
+    if !done.load(Ordering::Relaxed) {
+        requests.insert(request);
     }
     Some(Reply::FileSystemHangs)
 }
@@ -159,10 +185,16 @@ impl Hanging {
     }
 }
 
-async fn tmux(arguments: &[String], timeout: Duration, account: &Account) -> Result<Output, RunError> {
-    let program = "tmux";
+const TMUX: &str = "tmux";
+
+async fn tmux(
+    program: Program,
+    arguments: &[String],
+    timeout: Duration,
+    account: &Account,
+) -> Result<Output, RunError> {
     let failed = |error: io::Error| RunError::Start {
-        program: program.to_owned(),
+        program: TMUX.to_owned(),
         reason: match error.kind() {
             io::ErrorKind::NotFound => {
                 format!("not found in PATH ({}); install it", std::env::var("PATH").unwrap_or_default())
@@ -170,8 +202,12 @@ async fn tmux(arguments: &[String], timeout: Duration, account: &Account) -> Res
             _ => error.to_string(),
         },
     };
-    let mut command = Command::new(find(program).map_err(failed)?);
-    command.args(arguments).env_clear().envs(account.base_environment()).env("LANG", "C.UTF-8");
+    let program = match program {
+        Program::Installed => find(TMUX),
+        Program::OfServer(socket) => server::program_of_server(&socket),
+    };
+    let mut command = Command::new(program.map_err(failed)?);
+    command.arg0(TMUX).args(arguments).env_clear().envs(account.base_environment()).env("LANG", "C.UTF-8");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(failed)?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
@@ -179,7 +215,7 @@ async fn tmux(arguments: &[String], timeout: Duration, account: &Account) -> Res
         let (status, stdout, stderr) = tokio::join!(child.wait(), text(stdout), text(stderr));
         Ok(Output { success: status.map_err(failed)?.success(), stdout, stderr })
     };
-    let timed_out = |_| Err(RunError::TimedOut { program: program.to_owned(), timeout });
+    let timed_out = |_| Err(RunError::TimedOut { program: TMUX.to_owned(), timeout });
     tokio::time::timeout(timeout, output).await.unwrap_or_else(timed_out)
 }
 

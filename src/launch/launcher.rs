@@ -29,7 +29,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::login::{self, Login};
 use super::{End, Ending, Failure, FromLauncher, Harness, MAX_TO_LAUNCHER, Progress, ToLauncher, WIRE_VERSION};
-use crate::account::{self, Account};
+use crate::account::Account;
+use crate::blocking;
 use crate::clock::Timestamp;
 use crate::fingerprint::Fingerprint;
 use crate::frame;
@@ -64,9 +65,6 @@ pub enum Error {
     /// The daemon does not know this attempt or not this process, or there has been none for too long.
     #[error("no daemon expects this launcher; it is started by the daemon only")]
     Unwanted,
-    /// The account could not be looked up.
-    #[error(transparent)]
-    Account(#[from] account::Error),
     /// The process could not be set up.
     #[error("failed to prepare: {0}")]
     Prepare(#[from] io::Error),
@@ -102,7 +100,6 @@ pub fn run(name: &str, attempt: u64, socket: &Path) -> Result<u8, Error> {
 
 async fn live(name: &str, attempt: u64, socket: &Path) -> Result<Ending, Error> {
     let mut signals = Caught::new()?;
-    let account = Account::current()?;
     let mut daemon = Daemon::new(socket, name, attempt);
     let message = tokio::select! {
         message = timeout(PATIENCE_WITH_DAEMONS, daemon.attend(&Progress::New)) => message.ok(),
@@ -114,8 +111,16 @@ async fn live(name: &str, attempt: u64, socket: &Path) -> Result<Ending, Error> 
     daemon.fingerprint = Some(fingerprint);
     let order = Order { arguments, environment, workdir: PathBuf::from(OsStr::from_bytes(workdir.as_slice())) };
     // Not before: what this process starts until then is not known for the agent's.
-    let login = login::log_in(&account, order.environment.get(mark::VARIABLE)).await;
-    match start(order, login, &mut daemon).await {
+    let login = match Account::current() {
+        Ok(account) => Ok(login::log_in(&account, order.environment.get(mark::VARIABLE)).await),
+        // It may be there again for the next try.
+        Err(gone) => Err(Failure { message: gone.to_string(), errno: None, missing: true }),
+    };
+    let started = match login {
+        Ok(login) => start(order, login, &mut daemon).await,
+        Err(failure) => Err(failure),
+    };
+    match started {
         Ok(harness) => {
             daemon.say(&FromLauncher::Started(harness)).await;
             attend(harness, &mut signals, &mut daemon).await
@@ -247,7 +252,7 @@ async fn attend(harness: Harness, signals: &mut Caught, daemon: &mut Daemon) -> 
     clean_up(signals).await;
     // One that does not answer has shown what it will ever show.
     let last_words = last_words(&ending);
-    let _ = timeout(DRAIN, tokio::task::spawn_blocking(move || drain(&last_words))).await;
+    let _ = timeout(DRAIN, blocking::run(move || drain(&last_words))).await;
     daemon.see_noted(&Progress::Ended { harness, end }).await;
     Ok(ending)
 }

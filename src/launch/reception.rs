@@ -4,25 +4,32 @@
 //! word (`SO_PEERCRED`, `SO_PEERPIDFD`, see `unix(7)`), then what it says it is, in a bounded time and size. What that is worth
 //! is for the receiver of the [`Visitor`] to judge.
 
+use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
 use nix::unistd::Uid;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::interval;
 
 use super::{FromLauncher, MAX_FROM_LAUNCHER, Progress, ToLauncher};
 use crate::fingerprint::Fingerprint;
+use crate::folder::Keeper;
 use crate::frame;
 use crate::process::Process;
 
 /// How long a visitor may take to say who it is.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it is made sure that launchers find the socket.
+const ROUND: Duration = Duration::from_secs(5);
 
 /// How many may be about to say it, or wait for somebody to know them, at once. Others wait in the socket's queue.
 const WAITING_ROOM: usize = 256;
@@ -67,30 +74,80 @@ impl Visitor {
     }
 }
 
-/// Receives visitors that run as `user`, for ever, and hands on those that say who they are.
-pub async fn receive(listener: UnixListener, user: Uid, hand_on: impl Fn(Visitor) + Clone + Send + 'static) {
+/// Receives visitors that run as `user`, for ever, and hands on those that say who they are. What keeps it from receiving anybody
+/// is to be found in `trouble`.
+pub async fn receive(
+    mut listener: UnixListener,
+    mut keeper: Keeper,
+    user: Uid,
+    trouble: watch::Sender<Option<String>>,
+    hand_on: impl Fn(Visitor) + Clone + Send + 'static,
+) {
     let seats = Arc::new(Semaphore::new(WAITING_ROOM));
     let sent_away = Arc::new(AtomicU64::new(0));
+    let trouble = Arc::new(trouble);
+    let mut rounds = interval(ROUND);
     loop {
         let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = rounds.tick() => {
+                match keeper.restore() {
+                    Ok(None) => {}
+                    Ok(Some(restored)) => {
+                        tracing::warn!("the launch socket was gone, and has been made anew");
+                        listener = restored;
+                    }
+                    Err(error) => note(&trouble, Some(&error)),
+                }
+                continue;
+            }
+        };
+        match accepted {
             Ok((stream, _)) => {
-                let (hand_on, sent_away) = (hand_on.clone(), Arc::clone(&sent_away));
+                let (hand_on, sent_away, trouble) = (hand_on.clone(), Arc::clone(&sent_away), Arc::clone(&trouble));
                 tokio::spawn(async move {
                     match tokio::time::timeout(PATIENCE, listen_to(stream, user, seat)).await {
-                        Ok(Ok(visitor)) => hand_on(visitor),
-                        Ok(Err(error)) => complain(&sent_away, &error.to_string()),
+                        Ok(Ok(visitor)) => {
+                            note(&trouble, None);
+                            hand_on(visitor);
+                        }
+                        Ok(Err(error)) => {
+                            if is_shortage(&error) {
+                                note(&trouble, Some(&error));
+                            }
+                            complain(&sent_away, &error.to_string());
+                        }
                         Err(_) => complain(&sent_away, "it said nothing"),
                     }
                 });
             }
             Err(error) => {
-                tracing::error!("failed to accept on the launch socket: {error}");
+                note(&trouble, Some(&error));
                 // Out of descriptors, most likely; trying again at once would only burn time.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS))
+}
+
+/// Logs what is new.
+fn note(trouble: &watch::Sender<Option<String>>, error: Option<&dyn Display>) {
+    let now = error.map(|error| format!("failed to receive a launcher: {error}"));
+    trouble.send_if_modified(|before| {
+        match (&now, &before) {
+            (Some(now), _) if before.as_ref() != Some(now) => tracing::error!("{now}"),
+            (None, Some(_)) => tracing::info!("launchers are received as usual again"),
+            _ => return false,
+        }
+        *before = now;
+        true
+    });
 }
 
 /// Ever more rarely: agents can come here, and must not be able to fill the log.

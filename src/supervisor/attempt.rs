@@ -13,10 +13,11 @@ use std::time::{Duration, SystemTime};
 use nix::errno::Errno;
 use nix::unistd::Uid;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::machine::{self, NotStarted};
+use crate::blocking;
 use crate::clock::Timestamp;
 use crate::config::Name;
 use crate::descriptor::Readable;
@@ -69,6 +70,8 @@ pub struct Means {
     pub executable: String,
     /// Where launchers report.
     pub launch_socket: PathBuf,
+    /// What keeps launchers from being received there.
+    pub trouble: watch::Receiver<Option<String>>,
     /// Whom agents run as.
     pub user: Uid,
     /// Finds what is an agent's.
@@ -477,11 +480,14 @@ impl<T: Fn(machine::Event)> Run<T> {
                 Ok(Some(command)) => self.remember(command),
                 Ok(None) => return Err("the daemon is ending".to_owned()),
                 Err(_) => {
-                    return Err(format!(
-                        "its launcher did not report within {}; can the agent user run {}?",
-                        humantime::format_duration(TO_REPORT),
-                        means.executable
-                    ));
+                    let trouble = means.trouble.borrow().clone();
+                    return Err(trouble.unwrap_or_else(|| {
+                        format!(
+                            "its launcher did not report within {}; can the agent user run {}?",
+                            humantime::format_duration(TO_REPORT),
+                            means.executable
+                        )
+                    }));
                 }
             }
         }
@@ -639,8 +645,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         let process = Arc::new(visitor.process);
         tracing::warn!(agent = %self.name, pid = process.pid(), "ending another process that says to be its launcher");
         let below = Arc::clone(&process);
-        // Fails only with the runtime.
-        let _ = tokio::task::spawn_blocking(move || below.kill_descendants()).await;
+        blocking::insist(move || below.kill_descendants()).await;
         if let Err(error) = process.kill() {
             tracing::error!(agent = %self.name, "failed to kill it: {error}");
         }

@@ -14,19 +14,30 @@ use crate::status::How;
 pub struct Session {
     /// `$` and a number.
     pub id: String,
-    /// The agent's panes in it, each `%` and a number.
-    pub panes: Vec<String>,
+    /// The agent's pane in it, `%` and a number. Of several the first.
+    pub pane: Option<String>,
+    /// Panes of its that have to be replaced.
+    pub wrecks: Vec<String>,
 }
 
-/// Reads lines of `SESSION PANE…`. Lines of another form are passed over.
+/// Reads lines of `SESSION PANE…`, where a wreck is marked by a `!`. Lines of another form are passed over.
 pub fn sessions(stdout: &str) -> Vec<Session> {
     stdout
         .lines()
         .filter_map(|line| {
             let mut words = line.split(' ');
             let id = words.next().filter(|word| is_id(word, '$'))?.to_owned();
-            let panes = words.map(|word| is_id(word, '%').then(|| word.to_owned())).collect::<Option<_>>()?;
-            Some(Session { id, panes })
+            let (mut pane, mut wrecks) = (None, Vec::new());
+            for word in words {
+                let wreck = word.strip_prefix('!');
+                let id = Some(wreck.unwrap_or(word)).filter(|word| is_id(word, '%'))?.to_owned();
+                if wreck.is_some() {
+                    wrecks.push(id);
+                } else {
+                    pane.get_or_insert(id);
+                }
+            }
+            Some(Session { id, pane, wrecks })
         })
         .collect()
 }
@@ -107,11 +118,34 @@ pub fn version(stdout: &str) -> Option<(u32, u32)> {
     Some((major.parse().ok()?, digits.parse().ok()?))
 }
 
-/// Whether a client's complaint means that nothing answers on the socket.
-pub fn means_no_server(message: &str) -> bool {
-    ["no server running on", "error connecting to", "server exited", "lost server"]
+/// What a client's complaint is about. That there is no server cannot be taken from it: what it says looks the same when the
+/// socket's file was removed, and when the server is of another version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Complaint {
+    /// It reached no server.
+    NotReached,
+    /// The server did not go on with it: it ended, or cannot make sense of this client (from tmux 3.6 on, of older ones).
+    CutOff,
+    /// What it was asked to do.
+    Request,
+}
+
+pub fn complaint(message: &str) -> Complaint {
+    let starts_with = |starts: &[&str]| starts.iter().any(|start| message.starts_with(start));
+    if starts_with(&["no server running on", "error connecting to"]) {
+        Complaint::NotReached
+    } else if starts_with(&["server exited", "lost server", "protocol version mismatch", "server version is too old"]) {
+        Complaint::CutOff
+    } else {
+        Complaint::Request
+    }
+}
+
+/// Whether it is one about a command or an option that tmux does not know.
+pub fn is_about_words(message: &str) -> bool {
+    ["unknown option", "unknown command", "unknown flag", "invalid option", "usage:"]
         .iter()
-        .any(|start| message.starts_with(start))
+        .any(|words| message.contains(words))
 }
 
 /// A complaint in a form that is safe to show: one line, of a length that can be read, without control characters.
@@ -180,14 +214,29 @@ mod tests {
         assert_eq!(super::version(printed), version);
     }
 
+    #[rstest]
+    #[case("no server running on /s", Complaint::NotReached)]
+    #[case("error connecting to /s (No such file or directory)", Complaint::NotReached)]
+    #[case("server exited unexpectedly", Complaint::CutOff)]
+    #[case("lost server", Complaint::CutOff)]
+    #[case("protocol version mismatch (client 8, server 9)", Complaint::CutOff)]
+    #[case("server version is too old for client", Complaint::CutOff)]
+    #[case("can't find session: a", Complaint::Request)]
+    fn complaints_are_told_apart(#[case] message: &str, #[case] about: Complaint) {
+        assert_eq!(complaint(message), about);
+    }
+
     #[test]
     fn sessions_are_read_and_lies_passed_over() {
-        let printed = "$3 %4\n$5\n$6 %7 %8\n\nnonsense\n%1\n$x %1\n$9 rev\n$99999999999 %1\n$1 =rev\n$2 \n";
-        let session = |id: &str, panes: &[&str]| Session {
+        let printed = "$3 %4\n$5\n$6 %7 !%8 %9 !%10\n$1 !x\n$1 !\n$1 !!%1\n\nnonsense\n%1\n$x %1\n$9 rev\n$99999999999 %1\n$1 =rev\n$2 \n";
+        let session = |id: &str, pane: Option<&str>, wrecks: &[&str]| Session {
             id: id.into(),
-            panes: panes.iter().map(|&pane| pane.into()).collect(),
+            pane: pane.map(str::to_owned),
+            wrecks: wrecks.iter().map(|&pane| pane.into()).collect(),
         };
-        assert_eq!(sessions(printed), [session("$3", &["%4"]), session("$5", &[]), session("$6", &["%7", "%8"])]);
+        let expected =
+            [session("$3", Some("%4"), &[]), session("$5", None, &[]), session("$6", Some("%7"), &["%8", "%10"])];
+        assert_eq!(sessions(printed), expected);
     }
 
     #[test]
@@ -234,7 +283,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_output_makes_it_panic(text in ".{0,200}") {
-            let _ = (sessions(&text), panes(&text), owners(&text), version(&text), message(&text), means_no_server(&text), quote(&text));
+            let _ = (sessions(&text), panes(&text), owners(&text), version(&text), message(&text), complaint(&text), quote(&text));
         }
 
         #[test]
