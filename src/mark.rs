@@ -18,6 +18,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::unistd::{Uid, getpid};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
@@ -93,7 +94,7 @@ impl Marks {
 struct Found {
     /// The keys of those that had something left.
     keys: BTreeSet<String>,
-    /// Whether the kernel refused to show the environment of a process of the user's.
+    /// Whether the kernel refused to show root the environment of a process of the user's.
     refused: bool,
 }
 
@@ -123,7 +124,7 @@ async fn keep(
             sleep(LOOK_AGAIN).await;
             continue;
         };
-        if found.refused && Uid::effective().is_root() && !std::mem::replace(&mut warned, true) {
+        if found.refused && !std::mem::replace(&mut warned, true) {
             tracing::warn!(
                 "the kernel refuses to show what environment processes of the agent user have, so that some that an agent \
                  leaves behind may be missed; agentd needs the capability CAP_SYS_PTRACE"
@@ -146,35 +147,40 @@ async fn keep(
 fn look(prefix: &[u8], user: Uid, keys: &BTreeSet<String>) -> Found {
     let mut found = Found::default();
     let mut buffer = Zeroizing::new(vec![0; CHUNK]);
-    for pid in process::all().filter(|&pid| pid != getpid().as_raw()) {
+    let by_root = Uid::effective().is_root();
+    let own = getpid().as_raw();
+    process::each(|pid| {
         // A process that may not be dumped is root's in the eyes of the file system; others are whose they are.
         let owner = fs::metadata(format!("/proc/{pid}")).map(|metadata| Uid::from_raw(metadata.uid()));
-        if !owner.is_ok_and(|owner| owner == user || owner.is_root()) {
-            continue;
+        if pid == own || !owner.is_ok_and(|owner| owner == user || by_root && owner.is_root()) {
+            return;
         }
         match marked(pid, prefix, keys, &mut buffer) {
             Ok(Some(key)) => {
-                let process = match Process::open(pid) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    process => process,
-                };
-                // Asked again now that it cannot be another one.
-                let is_meant = |process: &Process| {
-                    marked(pid, prefix, keys, &mut buffer).is_ok_and(|still| still.as_ref() == Some(&key))
-                        && process.runs_as(user).unwrap_or(false)
-                };
-                if process.as_ref().map_or(true, is_meant) {
-                    // One that cannot be killed is found again.
-                    let _ = process.map(|process| process.kill());
-                    found.keys.insert(key);
+                match Process::open(pid) {
+                    Ok(process) => {
+                        // Asked again now that it cannot be another one.
+                        let still = marked(pid, prefix, keys, &mut buffer);
+                        if still.is_ok_and(|still| still.as_ref() == Some(&key))
+                            && process.runs_as(user).unwrap_or(false)
+                        {
+                            // One that cannot be killed is found again.
+                            let _ = process.kill();
+                            found.keys.insert(key);
+                        }
+                    }
+                    Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => {}
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(_) => drop(found.keys.insert(key)),
                 }
             }
             Ok(None) => {}
             Err(error) => {
-                found.refused |= error.kind() == io::ErrorKind::PermissionDenied && process::runs_as(pid, user);
+                let refused = by_root && error.kind() == io::ErrorKind::PermissionDenied;
+                found.refused |= refused && process::runs_as(pid, user);
             }
         }
-    }
+    });
     found
 }
 

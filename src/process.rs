@@ -47,8 +47,12 @@ impl Identity {
         }
         let is_of_it = |pid| Stat::read(pid).is_some_and(|stat| stat.session == self.pid);
         until_none(|| {
-            let others = all().filter(|&pid| pid != self.pid && is_of_it(pid));
-            others.filter(|&pid| kill_if(pid, |pid| is_of_it(pid) && runs_as(pid, owner))).count()
+            let mut alive = 0;
+            each(|pid| {
+                let is_other = pid != self.pid && is_of_it(pid);
+                alive += usize::from(is_other && kill_if(pid, |pid| is_of_it(pid) && runs_as(pid, owner)));
+            });
+            alive
         })
     }
 }
@@ -227,10 +231,20 @@ fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
-/// The ids of all processes that there are.
-pub(crate) fn all() -> impl Iterator<Item = i32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+/// Hands on the id of every process, until none is there that was not handed on: what starts another and ends meanwhile is
+/// followed to that. Where processes come faster than they can be looked at, the latest are left out.
+pub(crate) fn each(mut hand_on: impl FnMut(i32)) {
+    const ROUNDS: usize = 50;
+    let mut seen = BTreeSet::new();
+    for _ in 0..ROUNDS {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let new: Vec<i32> = ids.filter(|&pid| seen.insert(pid)).collect();
+        if new.is_empty() {
+            return;
+        }
+        new.into_iter().for_each(&mut hand_on);
+    }
 }
 
 /// Kills the process if it is still the one that was meant: `belongs` is asked while it is held by a pidfd. Answers whether it
@@ -325,8 +339,10 @@ mod tests {
     }
 
     fn session(leader: Identity) -> usize {
-        let is_of_it = |&pid: &i32| Stat::read(pid).is_some_and(|stat| stat.session == leader.pid && !stat.zombie);
-        all().filter(|pid| *pid != leader.pid).filter(is_of_it).count()
+        let is_of_it = |pid| Stat::read(pid).is_some_and(|stat| stat.session == leader.pid && !stat.zombie);
+        let mut members = 0;
+        each(|pid| members += usize::from(pid != leader.pid && is_of_it(pid)));
+        members
     }
 
     #[test]

@@ -17,9 +17,10 @@
 //! What an agent has somebody else start is not its tree: a shell in another tmux window, a job of `cron(8)` or of the user's own
 //! systemd.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::Uid;
@@ -57,6 +58,8 @@ pub struct Trees {
     user: Uid,
     cgroups: Option<Arc<Cgroups>>,
     marks: Marks,
+    /// Agents that have nothing outside of their control groups, as far as they have anything. Of others that is not known.
+    contained: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Trees {
@@ -76,7 +79,7 @@ impl Trees {
                 None
             }
         };
-        Self { user, cgroups, marks: Marks::new(&state_dir, user) }
+        Self { user, cgroups, marks: Marks::new(&state_dir, user), contained: Arc::default() }
     }
 
     /// The variable that everything of the agent with this key has in its environment.
@@ -86,35 +89,40 @@ impl Trees {
 
     /// The tree of this launcher.
     pub fn of(&self, key: &str, launcher: Arc<Process>) -> Tree {
-        Tree { trees: self.clone(), key: key.to_owned(), launcher, contained: false }
+        Tree { trees: self.clone(), key: key.to_owned(), launcher }
     }
 
-    /// Readies the ground for the next tree of an agent that has no launcher: kills what is left of it. What an earlier daemon
-    /// left, which may have had other means, is all found only if `thorough` is set.
-    pub async fn prepare(&self, key: &str, thorough: bool) -> Result<(), Error> {
-        let cleared = self.clear(key, thorough);
+    /// Readies the ground for the next tree of an agent that has no launcher: kills what is left of it.
+    pub async fn prepare(&self, key: &str) -> Result<(), Error> {
         let ready = self.with_cgroup(key, |cgroup| {
-            cgroup.expect();
+            cgroup.make_ready();
             Ok(())
         });
-        tokio::join!(cleared, ready).0
+        tokio::join!(self.clear(key), ready).0
     }
 
     /// Kills what is left of an agent that has no launcher any more. `launcher` is the one that it had, if that is known.
-    pub async fn clear_all(&self, key: &str, launcher: Option<Identity>) -> Result<(), Error> {
-        if let Some(launcher) = launcher {
+    pub async fn clear_after(&self, key: &str, launcher: Option<Identity>) -> Result<(), Error> {
+        if let Some(launcher) = launcher.filter(|_| !self.contained().contains(key)) {
             let user = self.user;
             blocking::insist(move || launcher.kill_session(user)).await;
         }
-        self.clear(key, true).await
+        self.clear(key).await
     }
 
-    async fn clear(&self, key: &str, thorough: bool) -> Result<(), Error> {
+    async fn clear(&self, key: &str) -> Result<(), Error> {
         let cleared = self.with_cgroup(key, Cgroup::clear).await;
-        if thorough || self.cgroups.is_none() || cleared.is_err() {
+        if cleared.is_err() || !self.contained().contains(key) {
             self.marks.clear(key).await?;
         }
-        cleared.map(drop)
+        if cleared?.is_some() {
+            self.contained().insert(key.to_owned());
+        }
+        Ok(())
+    }
+
+    fn contained(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.contained.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does that outside of the async runtime's thread; nothing where there are no groups.
@@ -136,46 +144,31 @@ pub struct Tree {
     trees: Trees,
     key: String,
     launcher: Arc<Process>,
-    /// Whether all of it is in the agent's control group.
-    contained: bool,
 }
 
 impl Tree {
     /// To be called before the launcher has started anything: whatever it will start can then be found.
-    pub async fn contain(&mut self) {
+    pub async fn contain(&self) {
         let launcher = Arc::clone(&self.launcher);
-        match self.trees.with_cgroup(&self.key, move |cgroup| cgroup.admit(&launcher)).await {
-            Ok(admitted) => self.contained = admitted.is_some(),
-            Err(error) => tracing::warn!(agent = self.key, "its control group is not used: {error}"),
+        if let Err(error) = self.trees.with_cgroup(&self.key, move |cgroup| cgroup.admit(&launcher)).await {
+            tracing::warn!(agent = self.key, "its control group is not used: {error}");
+            self.trees.contained().remove(&self.key);
         }
-    }
-
-    /// To be called instead if it may have started something: finds out what an earlier daemon did.
-    pub async fn recognise(&mut self) {
-        let launcher = Arc::clone(&self.launcher);
-        let held = self.trees.with_cgroup(&self.key, move |cgroup| Ok(cgroup.holds(&launcher))).await;
-        self.contained = matches!(held, Ok(Some(true)));
     }
 
     /// Kills all of it but the launcher, which is left to tell how its harness ended.
     pub async fn kill(&self) {
-        if self.contained {
-            let launcher = Arc::clone(&self.launcher);
-            match self.trees.with_cgroup(&self.key, move |cgroup| cgroup.kill_but(&launcher)).await {
-                Ok(_) => return,
-                Err(error) => tracing::warn!(agent = self.key, "{error}"),
-            }
+        let launcher = Arc::clone(&self.launcher);
+        if let Err(error) = self.trees.with_cgroup(&self.key, move |cgroup| cgroup.kill_but(&launcher)).await {
+            tracing::warn!(agent = self.key, "{error}");
         }
+        // An earlier daemon may not have had a group for it.
         let launcher = Arc::clone(&self.launcher);
         blocking::insist(move || launcher.kill_descendants()).await;
     }
 
     /// Kills what is left of it once its launcher has ended.
     pub async fn clear(&self) -> Result<(), Error> {
-        if self.contained {
-            self.trees.clear(&self.key, false).await
-        } else {
-            self.trees.clear_all(&self.key, Some(self.launcher.identity())).await
-        }
+        self.trees.clear_after(&self.key, Some(self.launcher.identity())).await
     }
 }

@@ -183,7 +183,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         }
         let (trees, key) = (self.means.trees.clone(), self.name.key());
         // A launcher that has been told nothing yet is in the way of nobody.
-        match tokio::join!(trees.prepare(&key, look_first), self.meet(launch)) {
+        match tokio::join!(trees.prepare(&key), self.meet(launch)) {
             (Ok(()), Ok(Met::New(visitor))) => self.start(visitor, launch).await,
             (Ok(()), Ok(Met::Survivor(visitor))) => self.adopt(visitor, Known::ByPane).await,
             (Err(error), _) => {
@@ -217,7 +217,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             // One that was told what to launch is on record, and what ended there is the attempt before.
             (Left::Ended(_) | Left::Nothing, None) => self.not_started(NotStarted::CutOff),
         }
-        self.see_cleared(self.means.trees.clear_all(&self.name.key(), launcher).await);
+        self.see_cleared(self.means.trees.clear_after(&self.name.key(), launcher).await);
     }
 
     fn not_started(&self, why: NotStarted) {
@@ -347,8 +347,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     async fn join(&mut self, process: Process, known: Known) {
         let end = self.watch(&process).await;
         let process = Arc::new(process);
-        let mut tree = self.means.trees.of(&self.name.key(), Arc::clone(&process));
-        tree.recognise().await;
+        let tree = self.means.trees.of(&self.name.key(), Arc::clone(&process));
         // One that is known to be a launcher may take as long as it lives.
         let mut limit = match known {
             Known::OnRecord => None,
@@ -402,7 +401,6 @@ impl<T: Fn(machine::Event)> Run<T> {
         let fingerprint = visitor.fingerprint.take();
         let end = self.watch(&visitor.process).await;
         let mut launcher = self.launcher(visitor, end);
-        launcher.tree.recognise().await;
         (self.tell)(machine::Event::Met { attempt, launcher: launcher.process.identity() });
         (self.tell)(machine::Event::Opened { attempt });
         // What is on record is true; what the agent's own process says serves where nothing is.
