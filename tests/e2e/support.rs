@@ -511,7 +511,6 @@ impl Daemon {
     }
 
     /// Where it lives, for other threads.
-    #[allow(dead_code, reason = "for the test of chaos")]
     pub fn place(&self) -> Arc<Setup> {
         Arc::clone(&self.setup)
     }

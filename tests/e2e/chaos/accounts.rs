@@ -1,0 +1,350 @@
+//! What agents note of themselves, what the API told of them, and whether that is the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+use agentd::status::{AgentStatus, How, Outcome, State};
+
+use super::super::support::between;
+use super::stage::Id;
+
+/// What the API has told of an agent, and when first.
+pub struct Told {
+    at: SystemTime,
+    life: u64,
+    status: AgentStatus,
+}
+
+/// All that the API told.
+#[derive(Default)]
+pub struct History {
+    pub told: BTreeMap<String, Vec<Told>>,
+    pub problems: Vec<String>,
+    pub answers: u64,
+    pub slowest: Duration,
+}
+
+impl History {
+    /// Notes an answer of the daemon that has this number, if it is news.
+    pub fn note(&mut self, agents: Vec<AgentStatus>, life: u64) {
+        for status in agents {
+            let told = self.told.entry(status.name.clone()).or_default();
+            if told.last().is_some_and(|last| last.status == status) {
+                continue;
+            }
+            if let Some(last) = told.last().filter(|last| last.status.declared_at == status.declared_at) {
+                let counted = |status: &AgentStatus| (status.attempt, status.restarts);
+                let (old, new) = (counted(&last.status), counted(&status));
+                if new.0 < old.0 || new.1 < old.1 {
+                    let lives = (last.life, life);
+                    self.problems.push(format!(
+                        "{}: (attempt, restarts) from {old:?} to {new:?}, daemons {lives:?}",
+                        status.name
+                    ));
+                }
+            }
+            told.push(Told { at: SystemTime::now(), life, status });
+        }
+    }
+}
+
+/// A start, and the end if it could be noted, in an agent's own accounts.
+#[derive(Debug)]
+pub struct Run {
+    pub pid: i32,
+    at: SystemTime,
+    pub id: Id,
+    end: Option<(SystemTime, How)>,
+}
+
+fn time(text: &str) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs_f64(text.parse().unwrap())
+}
+
+fn how(text: &str) -> How {
+    text.parse().map_or_else(|_| How::Signal(text.to_owned()), How::Code)
+}
+
+/// Reads an agent's own accounts.
+pub fn accounts(lines: &[String], problems: &mut Vec<String>) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for line in lines {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words[..] {
+            ["start", pid, at, version, key] => {
+                let id = (version.parse().unwrap(), key.parse().unwrap_or_default());
+                runs.push(Run { pid: pid.parse().unwrap(), at: time(at), id, end: None });
+            }
+            ["end", pid, at, status] => match runs.last_mut() {
+                Some(run) if run.pid.to_string() == pid && run.end.is_none() => run.end = Some((time(at), how(status))),
+                _ => problems.push(format!("out of turn: {line}")),
+            },
+            ["INT" | "TERM"] => {}
+            _ => problems.push(format!("in its own words: {line}")),
+        }
+    }
+    problems.extend(
+        runs.windows(2)
+            .filter(|two| two[0].id > two[1].id)
+            .map(|two| format!("{:?} was started after {:?}", two[1].id, two[0].id)),
+    );
+    runs
+}
+
+/// What the daemon's log says of each start of each agent: when, which attempt, which process.
+pub fn logged(log: &str) -> BTreeMap<&str, Vec<(SystemTime, u64, i32)>> {
+    let mut logged: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+    for line in log.lines() {
+        let word = |key: &str| Some(line.rsplit_once(key)?.1.split(' ').next()?.trim_matches('"'));
+        let (Some(name), Some(attempt), Some(pid)) = (word(" agent="), word(" attempt="), word(" pid=")) else {
+            continue;
+        };
+        let Some(at) = line.split(' ').next().and_then(|at| humantime::parse_rfc3339(at).ok()) else { continue };
+        logged.entry(name).or_default().push((at, attempt.parse().unwrap(), pid.parse().unwrap()));
+    }
+    logged
+}
+
+/// How much was compared.
+#[derive(Debug, Default)]
+pub struct Figures {
+    starts: usize,
+    ends: usize,
+    /// Declarations under which something was started.
+    declarations: usize,
+    /// Starts that the API was seen to tell of.
+    seen: usize,
+    /// Others, of which the daemon's log tells.
+    logged: usize,
+    /// Others, accounted for as the number of the one after them says.
+    counted: usize,
+    /// Ends of which the API was seen to tell.
+    ends_seen: usize,
+    /// Launches that failed and were tried again.
+    failed: usize,
+}
+
+/// How far apart what an agent notes and what is told of it may be; process ids come again later than that.
+const NEAR: Duration = Duration::from_secs(15);
+
+/// The clocks' difference, whichever is ahead.
+fn distance(a: SystemTime, b: SystemTime) -> Duration {
+    between(a, b).max(between(b, a))
+}
+
+/// Compares an agent's own accounts with what was told of it.
+pub fn compare(
+    runs: &[Run],
+    told: &[Told],
+    logged: &[(SystemTime, u64, i32)],
+    figures: &mut Figures,
+    problems: &mut Vec<String>,
+) {
+    let tale = Tale::new(told);
+    let witnesses: Vec<Witness> = runs.iter().map(|run| Witness::of(run, told, logged)).collect();
+    let claimed: BTreeSet<SystemTime> = witnesses.iter().flat_map(|witness| witness.told.keys()).copied().collect();
+    let mut at = 0;
+    for runs in runs.chunk_by(|a, b| a.id == b.id) {
+        let witnesses = &witnesses[at..at + runs.len()];
+        at += runs.len();
+        let declarations = tale.declarations(runs, witnesses, &claimed);
+        let statuses = declarations.iter().filter_map(|at| tale.statuses.get(at)).flatten().copied().collect();
+        let group = Group { id: runs[0].id, runs, witnesses, declarations, statuses };
+        group.compare_numbers(figures, problems);
+        group.compare_count(&tale, figures, problems);
+        group.compare_ends(figures, problems);
+    }
+    tale.find_doubles(problems);
+    figures.starts += runs.len();
+    figures.ends += runs.iter().filter(|run| run.end.is_some()).count();
+}
+
+/// What was told of an agent, by when it was declared.
+struct Tale<'a> {
+    statuses: BTreeMap<SystemTime, Vec<&'a AgentStatus>>,
+    /// Until when it was told of that declaration.
+    until: BTreeMap<SystemTime, SystemTime>,
+}
+
+impl<'a> Tale<'a> {
+    fn new(told: &'a [Told]) -> Self {
+        let mut tale = Self { statuses: BTreeMap::new(), until: BTreeMap::new() };
+        let next_at = told.iter().skip(1).map(|next| next.at).chain([SystemTime::now()]);
+        for (told, until) in told.iter().zip(next_at) {
+            let Some(declared) = told.status.declared_at else { continue };
+            tale.statuses.entry(declared.0).or_default().push(&told.status);
+            tale.until.insert(declared.0, until);
+        }
+        tale
+    }
+
+    /// Under which of them these runs took place: one, if all is well.
+    fn declarations(
+        &self,
+        runs: &[Run],
+        witnesses: &[Witness],
+        claimed: &BTreeSet<SystemTime>,
+    ) -> BTreeSet<SystemTime> {
+        let told: BTreeSet<SystemTime> = witnesses.iter().flat_map(|witness| witness.told.keys()).copied().collect();
+        if !told.is_empty() {
+            return told;
+        }
+        let is_near = |status: &&AgentStatus| {
+            let started = status.started_at.map(|at| at.0);
+            started.is_some_and(|at| runs.iter().any(|run| distance(run.at, at) < Duration::from_secs(2)))
+        };
+        let near = self.statuses.iter().filter(|(at, statuses)| !claimed.contains(at) && statuses.iter().any(is_near));
+        near.map(|(at, _)| *at).collect()
+    }
+
+    /// No attempt is two processes.
+    fn find_doubles(&self, problems: &mut Vec<String>) {
+        for (declared, statuses) in &self.statuses {
+            let mut pids: BTreeMap<u64, BTreeSet<i32>> = BTreeMap::new();
+            for status in statuses {
+                if let (Some(attempt), Some(pid)) = (status.attempt, status.pid) {
+                    pids.entry(attempt).or_default().insert(pid);
+                }
+            }
+            let doubles = pids.iter().filter(|(_, pids)| pids.len() > 1);
+            problems.extend(
+                doubles.map(|(attempt, pids)| format!("declared at {declared:?}: attempt {attempt} was {pids:?}")),
+            );
+        }
+    }
+}
+
+/// Who tells of a run: as which attempts.
+struct Witness {
+    /// The API, by when the agent was declared.
+    told: BTreeMap<SystemTime, BTreeSet<u64>>,
+    /// The daemon's log.
+    logged: BTreeSet<u64>,
+}
+
+impl Witness {
+    fn of(run: &Run, all: &[Told], logged: &[(SystemTime, u64, i32)]) -> Self {
+        let mut told: BTreeMap<SystemTime, BTreeSet<u64>> = BTreeMap::new();
+        for Told { status, .. } in all.iter().filter(|told| told.status.pid == Some(run.pid)) {
+            if let (Some(declared), Some(started), Some(attempt)) =
+                (status.declared_at, status.started_at, status.attempt)
+                && distance(run.at, started.0) < NEAR
+            {
+                told.entry(declared.0).or_default().insert(attempt);
+            }
+        }
+        let is_it = |(at, _, pid): &&(SystemTime, u64, i32)| *pid == run.pid && distance(*at, run.at) < NEAR;
+        Self { told, logged: logged.iter().filter(is_it).map(|(_, attempt, _)| *attempt).collect() }
+    }
+
+    fn attempts(&self) -> BTreeSet<u64> {
+        self.told.values().flatten().chain(&self.logged).copied().collect()
+    }
+}
+
+/// The runs of one declaration, one after the other, and what was told of them.
+struct Group<'a> {
+    id: Id,
+    runs: &'a [Run],
+    witnesses: &'a [Witness],
+    declarations: BTreeSet<SystemTime>,
+    statuses: Vec<&'a AgentStatus>,
+}
+
+impl Group<'_> {
+    /// Each run is one attempt, and the restarts before it are the runs before it.
+    fn compare_numbers(&self, figures: &mut Figures, problems: &mut Vec<String>) {
+        figures.declarations += 1;
+        let id = self.id;
+        if self.declarations.len() > 1 {
+            problems.push(format!("{id:?}: told under {} declarations", self.declarations.len()));
+        }
+        let restarts_at = |attempt: u64| {
+            self.statuses.iter().filter(|status| status.attempt == Some(attempt)).map(|status| status.restarts).max()
+        };
+        for (expected, (run, witness)) in (1..).zip(self.runs.iter().zip(self.witnesses)) {
+            match () {
+                () if !witness.told.is_empty() => figures.seen += 1,
+                () if !witness.logged.is_empty() => figures.logged += 1,
+                () => figures.counted += 1,
+            }
+            let attempts = witness.attempts();
+            if attempts.len() > 1 {
+                problems.push(format!("{id:?}: {} was told to be attempts {attempts:?}", run.pid));
+            }
+            let Some(&attempt) = attempts.first() else { continue };
+            // Without launches that failed, the restarts are the attempts but the first.
+            let restarts = restarts_at(attempt).unwrap_or(attempt - 1);
+            if restarts + 1 != expected {
+                problems.push(format!("{id:?}: start {expected} was attempt {attempt}, with {restarts} restarts"));
+            }
+        }
+    }
+
+    /// There are as many runs as attempts.
+    fn compare_count(&self, tale: &Tale, figures: &mut Figures, problems: &mut Vec<String>) {
+        let (id, starts) = (self.id, self.runs.len());
+        let last = self.statuses.iter().filter_map(|status| Some((status.attempt?, status.restarts))).max();
+        let Some((attempts, restarts)) = last else {
+            if starts > 1 {
+                problems.push(format!("{id:?}: {starts} starts, and none was told of"));
+            }
+            return;
+        };
+        let number = |number: u64| usize::try_from(number).unwrap();
+        let failed = number(attempts - 1 - restarts);
+        figures.failed += failed;
+        let until = self.declarations.iter().map(|at| tale.until[at]).max().unwrap();
+        let unseen = self.runs.iter().filter(|run| run.at > until).count();
+        // The last attempt may have been stopped before it could note anything.
+        if !(starts..=starts + 1).contains(&(number(attempts) - failed + unseen)) {
+            problems.push(format!(
+                "{id:?}: {starts} starts, {attempts} attempts, {failed} of them failed, {unseen} unseen"
+            ));
+        }
+    }
+
+    /// What was told of ends is what the runs noted, and is told the same each time.
+    fn compare_ends(&self, figures: &mut Figures, problems: &mut Vec<String>) {
+        let id = self.id;
+        for (number, ends) in self.ends() {
+            let (how, at) = ends[0];
+            if ends.iter().any(|end| end.0 != how || distance(end.1, at) > Duration::from_millis(50)) {
+                problems.push(format!("{id:?}: the end of start {number} was told differently: {ends:?}"));
+            }
+            let run = usize::try_from(number).ok().and_then(|number| self.runs.get(number.checked_sub(1)?));
+            let Some(run) = run else {
+                problems.push(format!("{id:?}: start {number} ended, {how:?}, and there was none"));
+                continue;
+            };
+            figures.ends_seen += 1;
+            let is_right = match (how, &run.end) {
+                (How::Cause(_), _) | (How::Code(_), None) => false,
+                (How::Signal(signal), _) if signal == "SIGKILL" => true,
+                (How::Signal(signal), None) => signal == "SIGINT",
+                (told, Some((noted_at, noted))) => {
+                    told == noted && at + Duration::from_millis(5) > *noted_at && between(*noted_at, at) < NEAR
+                }
+            };
+            if !is_right {
+                problems.push(format!("{id:?}: start {number} was told to end {how:?} at {at:?}, it says {run:?}"));
+            }
+        }
+    }
+
+    /// The ends that were told, by the number of the start.
+    fn ends(&self) -> BTreeMap<u64, Vec<(&How, SystemTime)>> {
+        let mut ends: BTreeMap<u64, Vec<_>> = BTreeMap::new();
+        for status in &self.statuses {
+            let Some(exit) = &status.exit else { continue };
+            let number = match status.state {
+                State::Backoff if status.error.is_none() && status.next_start_at.is_some() => status.restarts + 1,
+                State::Exited if status.outcome != Some(Outcome::TimedOut) => status.restarts + 1,
+                State::Running | State::Starting => status.restarts,
+                _ => continue,
+            };
+            ends.entry(number).or_default().push((&exit.how, exit.at.0));
+        }
+        ends
+    }
+}
