@@ -15,6 +15,7 @@ use crate::config::{self, Workdir};
 use crate::daemon::{OnTerminate, Settings};
 use crate::duration;
 use crate::supervisor::Detail;
+use crate::tmux::Origin;
 
 /// Keeps the AI coding agents that a jcard.toml declares running, each in a tmux session of its own.
 ///
@@ -76,6 +77,9 @@ pub struct Daemon {
     /// The dedicated tmux server's socket [default: /run/agentd/tmux.sock; without root: $XDG_RUNTIME_DIR/agentd/tmux.sock]
     #[arg(long, value_name = "PATH")]
     tmux_socket: Option<PathBuf>,
+    /// Leave it to others, such as a unit of its own, to start the tmux server; agents wait for it
+    #[arg(long)]
+    await_tmux: bool,
     /// Root-only state [default: $STATE_DIRECTORY or /var/lib/agentd; without root: $XDG_STATE_HOME/agentd]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -185,6 +189,7 @@ impl Arguments {
             secret_dir: or(&daemon.secret_dir, here.secret_dir()),
             api_socket: or(&places.api_socket, here.api_socket()),
             tmux_socket: or(&daemon.tmux_socket, here.tmux_socket()),
+            tmux_origin: if daemon.await_tmux { Origin::Elsewhere } else { Origin::Own },
             state_dir: or(&daemon.state_dir, here.state()),
             user: daemon.user.clone(),
             admin_group: daemon.admin_group.clone(),

@@ -34,7 +34,7 @@ use crate::supervisor::attempt::Means;
 use crate::supervisor::machine::Machine;
 use crate::supervisor::{Detail, Event, Outlets, Supervisor};
 use crate::systemd::{self, Job, Notifier};
-use crate::tmux::Tmux;
+use crate::tmux::{self, Tmux};
 use crate::tree::Trees;
 
 /// How long the tmux server may take over its part of the shutdown.
@@ -96,6 +96,8 @@ pub struct Settings {
     pub api_socket: PathBuf,
     /// The dedicated tmux server's.
     pub tmux_socket: PathBuf,
+    /// Who starts that server.
+    pub tmux_origin: tmux::Origin,
     /// Root-only state.
     pub state_dir: PathBuf,
     /// Whom agents run as; `None` without root and without a wish.
@@ -228,7 +230,10 @@ async fn serve(
     };
     let executable = std::env::current_exe().map_err(failed("find agentd's own executable"))?;
     let executable = executable.to_string_lossy().into_owned();
-    let tmux = Tmux::new(deputy.clone(), settings.tmux_socket.clone(), executable.clone(), &place.account);
+    let tmux = {
+        let (socket, origin) = (settings.tmux_socket.clone(), settings.tmux_origin);
+        Tmux::new(deputy.clone(), socket, origin, executable.clone(), &place.account)
+    };
     let user = place.account.uid;
     let trees = Trees::new(&settings.state_dir, user);
     let (trouble, troubles) = watch::channel(None);

@@ -136,18 +136,28 @@ fn format_version((major, minor): (u32, u32)) -> String {
 pub struct Tmux {
     deputy: Deputy,
     socket: PathBuf,
+    origin: Origin,
     executable: String,
     shell: String,
     /// Whether the installed program is not understood by the server.
     is_apart: Arc<AtomicBool>,
 }
 
+/// Who starts the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// agentd, where there is none.
+    Own,
+    /// Somebody else, such as a unit of systemd's of its own: one that agentd started would be in agentd's unit, with its agents.
+    Elsewhere,
+}
+
 impl Tmux {
     /// The server at `socket`. `executable` is agentd's own, as the agent user finds it.
-    pub fn new(deputy: Deputy, socket: PathBuf, executable: String, account: &Account) -> Self {
+    pub fn new(deputy: Deputy, socket: PathBuf, origin: Origin, executable: String, account: &Account) -> Self {
         let shell =
             if account.refuses_logins() { "/bin/sh".to_owned() } else { account.shell.to_string_lossy().into_owned() };
-        Self { deputy, socket, executable, shell, is_apart: Arc::default() }
+        Self { deputy, socket, origin, executable, shell, is_apart: Arc::default() }
     }
 
     /// Starts the server, with patience, and sees to it that it can be reached for as long as it lives. Does not return.
@@ -170,22 +180,16 @@ impl Tmux {
         }
     }
 
-    /// Starts the server if none runs, and sets it up as agents need it. Does no harm to one that runs.
+    /// Starts the server if none runs and that is agentd's to do, and sets it up as agents need it. Does no harm to one that runs.
     pub async fn start_server(&self) -> Result<(), Error> {
         self.check_version().await?;
         let flags: &[&str] = match self.tend().await? {
-            Server::None => &["-f", "/dev/null"],
-            Server::Serving { .. } | Server::Silent { .. } => &["-N"],
+            Server::None if self.origin == Origin::Own => &["-f", "/dev/null"],
+            Server::None | Server::Serving { .. } | Server::Silent { .. } => &["-N"],
         };
-        let hook = format!("if-shell -F {} {}", parse::quote(ALONE_AND_OVER), parse::quote(&self.split_command()));
         let mut arguments = Arguments::default();
         arguments.command(&["start-server"]);
-        arguments.command(&["set-option", "-s", "exit-empty", "off"]);
-        // What a client brings along in its environment is the operator's; agents get their own from their launcher.
-        arguments.command(&["set-option", "-g", "update-environment", ""]);
-        arguments.command(&["set-option", "-g", "history-limit", HISTORY_LIMIT]);
-        arguments.command(&["set-option", "-g", "default-shell", &self.shell]);
-        arguments.command(&["set-hook", "-g", HOOK, &hook]);
+        self.set_up(&mut arguments);
         let output = self.run("start its server", flags, arguments).await?;
         match self.share_socket().await {
             // A server that cannot have its socket complains, and ends as if all were well.
@@ -196,6 +200,17 @@ impl Tmux {
         }
     }
 
+    fn set_up(&self, arguments: &mut Arguments) {
+        let hook = format!("if-shell -F {} {}", parse::quote(ALONE_AND_OVER), parse::quote(&self.split_command()));
+        arguments.command(&["set-option", "-s", "exit-empty", "off"]);
+        // What a client brings along in its environment is the operator's; agents get their own from their launcher.
+        arguments.command(&["set-option", "-g", "update-environment", ""]);
+        arguments.command(&["set-option", "-g", "history-limit", HISTORY_LIMIT]);
+        arguments.command(&["set-option", "-g", "default-shell", &self.shell]);
+        arguments.command(&["set-hook", "-g", HOOK, &hook]);
+    }
+
+    /// Opens the server's socket to the group that its folder is open to.
     async fn share_socket(&self) -> Result<(), Error> {
         let shared = self.deputy.set_mode(self.socket.clone(), 0o770).await?;
         shared.map_err(|message| Error::Refused { operation: "share its socket", message })
@@ -237,6 +252,8 @@ impl Tmux {
     async fn create(&self, owner: &str, session: &Name, workdir: &Path, command: &[String]) -> Result<i32, Error> {
         let directory = workdir.to_string_lossy();
         let mut arguments = Arguments::default();
+        // This may be another server than the one that was set up at the start.
+        self.set_up(&mut arguments);
         let name = session.as_str();
         arguments.command_with(
             &[
@@ -257,6 +274,7 @@ impl Tmux {
         let target = format!("={session}:");
         mark(&mut arguments, owner, &target, &target, &directory);
         let output = self.client("open a session", arguments).await?;
+        self.share_socket().await?;
         pid(&output.stdout)
     }
 

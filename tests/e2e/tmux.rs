@@ -338,3 +338,33 @@ fn a_server_that_understands_no_tmux_that_is_left_keeps_its_agents_and_the_error
     fs::set_permissions(&copy, Permissions::from_mode(0o755)).unwrap();
     daemon.wait_until("again", "running again", |agent| agent.running && agent.restarts == 1);
 }
+
+#[test]
+fn a_tmux_server_that_somebody_else_starts_is_waited_for_and_set_up_each_time() {
+    let script = "log @WORK/log; sleep inf";
+    let daemon = Setup::new().args(["--await-tmux"]).start(&agent("a", script, "restart = 'always'\nbackoff = ['0s']"));
+    let start_server = || {
+        let socket = daemon.tmux_socket();
+        let words = ["start-server", ";", "set-option", "-s", "exit-empty", "off"];
+        let argv = [&["tmux", "-f", "/dev/null", "-S", socket.to_str().unwrap()], &words[..]].concat();
+        assert!(daemon.as_agent(&argv).status().unwrap().success());
+    };
+    let runs_as_it_should = |starts| {
+        daemon.wait_for_starts("log", starts);
+        daemon.wait_until_running("a");
+        let option = |words: &[&str]| daemon.tmux(words).unwrap().trim().to_owned();
+        assert_eq!(option(&["show-options", "-g", "-v", "history-limit"]), "5000");
+        assert_eq!(option(&["show-options", "-g", "-v", "update-environment"]), "");
+        let shared = daemon.tmux_socket().metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(shared, 0o770, "{shared:o}");
+    };
+    daemon.wait_until("a", "told about", |agent| {
+        agent.error.as_ref().is_some_and(|error| error.contains("no tmux server listens"))
+    });
+    assert!(!daemon.tmux_socket().exists());
+    start_server();
+    runs_as_it_should(1);
+    daemon.tmux(&["kill-server"]).unwrap();
+    start_server();
+    runs_as_it_should(2);
+}
