@@ -5,13 +5,15 @@
 
 mod bus;
 
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use sd_notify::NotifyState;
 
 pub use bus::{Error, Job, job};
@@ -140,8 +142,18 @@ pub fn passed_api_socket() -> io::Result<Option<UnixListener>> {
     Ok(Some(listener))
 }
 
-/// A descriptor of one's own for a number that somebody else has put there.
+/// A descriptor of one's own for a number that somebody else has put there: sent to oneself, because containers forbid
+/// `pidfd_getfd(2)`.
 fn own(number: i32) -> io::Result<OwnedFd> {
-    let this = pidfd_open(getpid(), PidfdFlags::empty())?;
-    Ok(pidfd_getfd(this, number, PidfdGetfdFlags::empty())?)
+    let (near, far) = UnixStream::pair()?;
+    let (passed, content) = ([number], [IoSlice::new(&[0])]);
+    sendmsg::<()>(near.as_raw_fd(), &content, &[ControlMessage::ScmRights(&passed)], MsgFlags::empty(), None)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut received = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(&far, &mut [IoSliceMut::new(&mut [0])], &mut received, RecvFlags::CMSG_CLOEXEC)?;
+    let descriptor = received.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    descriptor.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }

@@ -1,11 +1,13 @@
 //! The API as clients meet it, well-behaved and otherwise.
 
+use std::fs::{self, Permissions};
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{fs, thread};
 
 use agentd::status::State;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -255,4 +257,19 @@ fn a_stale_socket_is_replaced() {
     assert!(daemon.api_socket().exists(), "a killed daemon leaves its socket");
     daemon.start_again();
     assert_eq!(daemon.get("/v1/health").status, 200);
+}
+
+#[test]
+fn a_socket_that_was_passed_is_served_and_left_to_whoever_made_it() {
+    let setup = Setup::new().after("exec 3<&0 </dev/null\nexport LISTEN_FDS=1 LISTEN_PID=$$");
+    let socket = setup.api_socket();
+    fs::create_dir(socket.parent().unwrap()).unwrap();
+    let passed = UnixListener::bind(&socket).unwrap();
+    fs::set_permissions(&socket, Permissions::from_mode(0o666)).unwrap();
+    let before = socket.metadata().unwrap().ino();
+    let mut command = setup.daemon_command();
+    command.stdin(OwnedFd::from(passed));
+    let mut daemon = setup.start_by(command);
+    assert!(daemon.stop().success());
+    assert_eq!(socket.metadata().unwrap().ino(), before);
 }
