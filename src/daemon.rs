@@ -353,7 +353,9 @@ async fn obey(
             _ = signals.hang_up.recv() => {
                 tracing::info!("SIGHUP: reading everything again");
                 notifier.reloading();
-                let _ = nudges.try_send(Nudge::Now);
+                let nudges = nudges.clone();
+                // Not to be lost among changes, nor to hold up the next signal.
+                tokio::spawn(async move { nudges.send(Nudge::Now).await });
                 continue;
             }
         };

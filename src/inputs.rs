@@ -115,42 +115,44 @@ impl Inputs {
                 _ = resync.tick() => Trigger::Resync,
                 () = retry, if !done => Trigger::Again,
             };
+            let mut is_asked = matches!(trigger, Trigger::Asked);
             let mut files = match trigger {
                 Trigger::End => return Ok(()),
                 Trigger::Asked | Trigger::Again | Trigger::Resync => self.read(&mut watcher, &last).await,
                 Trigger::Changed => {
-                    self.settle(&watcher, &mut nudges).await;
+                    is_asked = self.settle(&watcher, &mut nudges).await;
                     self.read(&mut watcher, &last).await
                 }
             };
             if matches!(trigger, Trigger::Resync) && is_news(&files, &last) {
-                self.settle(&watcher, &mut nudges).await;
+                is_asked = self.settle(&watcher, &mut nudges).await;
                 files = self.read(&mut watcher, &last).await;
             }
             done = self.act(files, &mut last, &say).await;
-            if matches!(trigger, Trigger::Asked) {
+            if is_asked {
                 say(News::Read);
             }
         }
     }
 
-    /// Waits until nothing has changed for a while, but not for ever.
-    async fn settle(&self, watcher: &Watcher, nudges: &mut mpsc::Receiver<Nudge>) {
+    /// Waits until nothing has changed for a while, but not for ever. Answers whether somebody did not want to wait so long.
+    async fn settle(&self, watcher: &Watcher, nudges: &mut mpsc::Receiver<Nudge>) -> bool {
         let limit = Instant::now() + self.settle * PATIENCE;
         loop {
             let quiet = self.settle.min(limit.saturating_duration_since(Instant::now()));
             if quiet.is_zero() {
-                return;
+                return false;
             }
             let change = async {
                 tokio::select! {
-                    changed = watcher.changed() => changed.is_ok(),
-                    nudge = nudges.recv() => nudge == Some(Nudge::Changed),
+                    changed = watcher.changed() => changed.ok().map(|()| Nudge::Changed),
+                    nudge = nudges.recv() => nudge,
                 }
             };
             match timeout(quiet, change).await {
-                Ok(true) => {}
-                Ok(false) | Err(_) => return,
+                Ok(Some(Nudge::Changed)) => {}
+                Ok(Some(Nudge::Now)) => return true,
+                Ok(None) | Err(_) => return false,
             }
         }
     }
@@ -413,6 +415,24 @@ mod tests {
         world.write(&JCARD.replace("prompt_file", "# prompt_file"));
         let desired = said.recv().await.unwrap();
         assert_eq!((missing(&desired, "well"), missing(&desired, "ill")), (None, None));
+    }
+
+    #[tokio::test]
+    async fn who_wants_it_now_is_told_also_in_the_middle_of_changes() {
+        let mut world = World::new(JCARD, true);
+        world.inputs.settle = Duration::from_mins(1);
+        let (nudges, nudged) = mpsc::channel(16);
+        let (say, mut said) = mpsc::unbounded_channel();
+        tokio::spawn(world.inputs.clone().follow(nudged, move |news| {
+            if matches!(news, News::Read) {
+                say.send(()).unwrap();
+            }
+        }));
+        for _ in 0..2 {
+            nudges.send(Nudge::Changed).await.unwrap();
+            nudges.send(Nudge::Now).await.unwrap();
+            timeout(Duration::from_secs(20), said.recv()).await.expect("it is said").unwrap();
+        }
     }
 
     #[tokio::test]
