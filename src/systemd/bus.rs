@@ -1,6 +1,7 @@
 //! Asking systemd over D-Bus, see `org.freedesktop.systemd1(5)`.
 //!
-//! As root over its private socket, which is there as long as systemd is, without any bus; it is the one that `systemctl` uses.
+//! Over the system bus. systemd also has a private socket, which `systemctl` uses as root, but what it says there names a sender that
+//! no library takes for one.
 
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use zbus::connection::Builder;
 use zbus::message::Body;
 use zbus::{Connection, OwnedObjectPath, OwnedVariant};
 
-const PRIVATE_SOCKET: &str = "unix:path=/run/systemd/private";
+const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
+const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
@@ -64,14 +66,14 @@ pub async fn job() -> Result<Option<Job>, Error> {
 }
 
 async fn connect() -> zbus::Result<Connection> {
-    Builder::address(PRIVATE_SOCKET).p2p().build().await
+    Builder::address(SYSTEM_BUS).build().await
 }
 
 async fn call<B>(connection: &Connection, path: &str, interface: &str, method: &str, body: &B) -> zbus::Result<Body>
 where
     B: serde::Serialize + zbus::DynamicType,
 {
-    Ok(connection.call_method(None::<&str>, path, Some(interface), method, body).await?.body())
+    Ok(connection.call_method(Some(SYSTEMD), path, Some(interface), method, body).await?.body())
 }
 
 async fn property(
