@@ -13,7 +13,14 @@
 //!
 //! The daemon's own group holds them, so that limits and bookkeeping that were meant for the daemon and its agents, a container's
 //! say, stay true. Where systemd runs it is the only one to arrange groups, and removes what is below a service with the service,
-//! while agents outlive the daemon: there none are made here.
+//! while agents outlive the daemon: there the agent's group is that of a scope, which systemd makes with the launcher in it and
+//! removes when it is empty, and only `tree` is made here.
+//!
+//! ```text
+//! /sys/fs/cgroup/agentd.slice
+//!                └─ agentd-reviewer.scope  an agent's
+//!                    └─ tree               its launcher, and all that comes of it
+//! ```
 //!
 //! Everything here blocks, for some milliseconds when the kernel has to wait for all processors.
 
@@ -30,9 +37,20 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Uid, getpid};
 
 use crate::process::Process;
+use crate::status::Resources;
+use crate::systemd;
 
 /// How long a killed group may take to be empty. Only a process stuck in the kernel takes long.
 const TO_EMPTY: Duration = Duration::from_secs(5);
+
+/// How long systemd may take to put a process into a scope.
+const TO_COME: Duration = Duration::from_secs(5);
+
+/// The state directory of the daemon whose scopes have the plain names.
+const DEFAULT_STATE_DIR: &str = "/var/lib/agentd";
+
+/// A unit's name may have 255 bytes (`systemd.unit(5)`), and an agent's 64.
+const LONGEST_SUFFIX: usize = 255 - "agentd-".len() - ".scope".len() - 64;
 
 /// The part of an agent's group that is killed while the launcher is spared.
 const TREE: &str = "tree";
@@ -43,9 +61,17 @@ pub enum Error {
     /// Groups are root's.
     #[error("only root can make control groups")]
     NotRoot,
-    /// Groups are systemd's.
-    #[error("systemd runs, and alone arranges the control groups of a machine")]
-    Systemd,
+    /// A name would be too long for systemd.
+    #[error("the path of the state directory is too long for the names of scopes")]
+    LongName,
+    /// systemd did not put it there.
+    #[error("process {pid} is not in {} after {}", path.display(), humantime::format_duration(TO_COME))]
+    NotThere {
+        /// The process.
+        pid: i32,
+        /// The group.
+        path: PathBuf,
+    },
     /// There is no version 2, or it does not show this process.
     #[error("no file system of type cgroup2 is mounted that has this process's own group")]
     NotMounted,
@@ -72,12 +98,22 @@ pub enum Error {
     },
 }
 
-/// The group that holds those of a daemon's agents. Removed with the last handle, if it is empty then.
+/// The group that holds those of a daemon's agents.
 #[derive(Debug)]
 pub struct Cgroups {
     /// The daemon's own group.
     own: PathBuf,
     directory: PathBuf,
+    arranger: Arranger,
+}
+
+/// Who makes and removes an agent's group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Arranger {
+    /// This daemon, and the one that holds them all with the last handle, if it is empty then.
+    Daemon,
+    /// systemd. The names of scopes end so, before `.scope`.
+    Systemd { suffix: String },
 }
 
 impl Cgroups {
@@ -87,18 +123,30 @@ impl Cgroups {
         if !Uid::effective().is_root() {
             return Err(Error::NotRoot);
         }
-        // As sd_booted(3) has it.
-        if Path::new("/run/systemd/system").is_dir() {
-            return Err(Error::Systemd);
-        }
-        let (mounts, groups) = (read("/proc/self/mountinfo".as_ref())?, read("/proc/self/cgroup".as_ref())?);
-        let path = groups.lines().find_map(|line| line.strip_prefix("0::")).ok_or(Error::NotMounted)?;
+        let (mounts, path) = (read("/proc/self/mountinfo".as_ref())?, group_of("self")?);
         // One that is covered by another mount is not the one that lists this process.
-        let is_own = |directory: &PathBuf| processes(directory).is_ok_and(|all| all.contains(&getpid().as_raw()));
-        let own = places(&mounts, Path::new(path)).into_iter().rev().find(is_own).ok_or(Error::NotMounted)?;
+        let is_own = |mount: &Mount| {
+            mount.place(&path).and_then(|own| processes(&own).ok()).is_some_and(|all| all.contains(&getpid().as_raw()))
+        };
+        let mount = Mount::all(&mounts).into_iter().rev().find(is_own).ok_or(Error::NotMounted)?;
+        let own = mount.place(&path).ok_or(Error::NotMounted)?;
+        if systemd::is_booted() {
+            let suffix = match state_dir {
+                _ if state_dir == Path::new(DEFAULT_STATE_DIR) => String::new(),
+                other => format!(":{}", escape(other)),
+            };
+            if suffix.len() > LONGEST_SUFFIX {
+                return Err(Error::LongName);
+            }
+            // systemd itself is in this one, at the top of all of its own.
+            let init = group_of("1")?;
+            let top = if init.ends_with("init.scope") { init.parent().unwrap_or(&init) } else { &init };
+            let directory = mount.place(&top.join(systemd::SLICE)).ok_or(Error::NotMounted)?;
+            return Ok(Self { own, directory, arranger: Arranger::Systemd { suffix } });
+        }
         let directory = own.join(format!("agentd.{}", escape(state_dir)));
         make(&directory)?;
-        Ok(Self { own, directory })
+        Ok(Self { own, directory, arranger: Arranger::Daemon })
     }
 
     /// Where it is.
@@ -106,16 +154,28 @@ impl Cgroups {
         &self.directory
     }
 
+    /// The name of the scope of the agent with this key, where systemd arranges groups.
+    pub fn scope(&self, key: &str) -> Option<String> {
+        match &self.arranger {
+            Arranger::Daemon => None,
+            Arranger::Systemd { suffix } => Some(format!("agentd-{key}{suffix}.scope")),
+        }
+    }
+
     /// The group of the agent with this key, whether it is there or not.
     pub fn agent(&self, key: &str) -> Cgroup {
-        Cgroup { outside: self.own.clone(), directory: self.directory.join(key) }
+        let scope = self.scope(key);
+        let directory = self.directory.join(scope.as_deref().unwrap_or(key));
+        Cgroup { outside: self.own.clone(), directory, is_scope: scope.is_some() }
     }
 }
 
 impl Drop for Cgroups {
     fn drop(&mut self) {
-        // Fails where agents go on without this daemon.
-        let _ = fs::remove_dir(&self.directory);
+        if self.arranger == Arranger::Daemon {
+            // Fails where agents go on without this daemon.
+            let _ = fs::remove_dir(&self.directory);
+        }
     }
 }
 
@@ -125,6 +185,8 @@ pub struct Cgroup {
     /// Where who is in it by mistake is put.
     outside: PathBuf,
     directory: PathBuf,
+    /// Whether systemd makes and removes it.
+    is_scope: bool,
 }
 
 impl Cgroup {
@@ -135,11 +197,48 @@ impl Cgroup {
         let _ = enter(&self.outside, getpid().as_raw());
     }
 
-    /// Makes the group and puts a launcher into it that has started nothing yet.
+    /// Makes the group and puts a launcher into it that has started nothing yet. Where it is a scope, systemd has been asked to.
     pub fn admit(&self, launcher: &Process) -> Result<(), Error> {
-        make(&self.directory)?;
+        if self.is_scope {
+            self.await_in_scope(launcher)?;
+        } else {
+            make(&self.directory)?;
+        }
         make(&self.tree())?;
         self.put(launcher, &self.tree())
+    }
+
+    fn await_in_scope(&self, launcher: &Process) -> Result<(), Error> {
+        let limit = Instant::now() + TO_COME;
+        let is_there = || processes(&self.directory).is_ok_and(|all| all.contains(&launcher.pid()));
+        while !is_there() {
+            if !launcher.lives().unwrap_or(false) {
+                return self.put_out(&self.directory, launcher);
+            }
+            if Instant::now() > limit {
+                return Err(Error::NotThere { pid: launcher.pid(), path: self.directory.clone() });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// How many processes in it the kernel has killed for lack of memory, as far as it says.
+    pub fn oom_kills(&self) -> u64 {
+        read(&self.directory.join("memory.events")).ok().and_then(|events| value_of(&events, "oom_kill")).unwrap_or(0)
+    }
+
+    /// What is counted of it.
+    pub fn resources(&self) -> Resources {
+        let file = |name: &str| read(&self.directory.join(name)).ok();
+        let number = |name: &str| file(name)?.trim().parse().ok();
+        Resources {
+            cpu_usec: file("cpu.stat").and_then(|stat| value_of(&stat, "usage_usec")),
+            memory: number("memory.current"),
+            memory_max: number("memory.max"),
+            tasks: number("pids.current"),
+            tasks_max: number("pids.max"),
+        }
     }
 
     /// Kills all but the launcher, which is left to tell how its harness ended. Nobody is in a group that is not there.
@@ -157,7 +256,7 @@ impl Cgroup {
     pub fn clear(&self) -> Result<(), Error> {
         empty(&self.directory)?;
         remove(&self.tree())?;
-        remove(&self.directory)
+        if self.is_scope { Ok(()) } else { remove(&self.directory) }
     }
 
     fn tree(&self) -> PathBuf {
@@ -174,12 +273,27 @@ impl Cgroup {
         if lives() {
             return moved;
         }
-        // Whoever has its id now, if anybody, came in by mistake; the launcher itself left nobody there.
+        self.put_out(group, process)
+    }
+
+    /// Whoever has the id of a launcher that has ended, if anybody, came in by mistake; the launcher itself left nobody there.
+    fn put_out(&self, group: &Path, launcher: &Process) -> Result<(), Error> {
         for stranger in processes(group).unwrap_or_default() {
             enter(&self.outside, stranger)?;
         }
-        Err(Error::Ended(process.pid()))
+        Err(Error::Ended(launcher.pid()))
     }
+}
+
+/// The value of a key in lines of `KEY VALUE`.
+fn value_of(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
+}
+
+/// The path of a process's group, as its name space has it.
+fn group_of(process: &str) -> Result<PathBuf, Error> {
+    let groups = read(Path::new(&format!("/proc/{process}/cgroup")))?;
+    groups.lines().find_map(|line| line.strip_prefix("0::")).map(PathBuf::from).ok_or(Error::NotMounted)
 }
 
 fn make(group: &Path) -> Result<(), Error> {
@@ -235,7 +349,7 @@ fn empty(group: &Path) -> Result<(), Error> {
 fn kill(group: &Path) -> Result<(), Error> {
     let path = group.join("cgroup.kill");
     match fs::write(&path, "1") {
-        Err(source) if source.kind() == io::ErrorKind::NotFound => {
+        Err(source) if is_gone(&source) => {
             parts(group).iter().filter(|part| part.is_dir()).try_for_each(|part| kill_each(part))
         }
         result => result.map_err(|source| Error::System { operation: "kill with", path, source }),
@@ -261,15 +375,17 @@ fn kill_each(group: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether that is what the kernel says of a group that is not there, or no more.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ENODEV as i32)
+}
+
 /// Whether nobody is in the group or below, at the end of that time at the latest. Nobody is in one that is not there.
 fn is_empty_within(group: &Path, time: Duration) -> Result<bool, Error> {
     let path = group.join("cgroup.events");
     let limit = Instant::now() + time;
     let wait = || -> io::Result<bool> {
-        let mut events = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
-            events => events?,
-        };
+        let mut events = File::open(&path)?;
         loop {
             let mut text = String::new();
             events.rewind()?;
@@ -289,21 +405,38 @@ fn is_empty_within(group: &Path, time: Duration) -> Result<bool, Error> {
             }
         }
     };
-    wait().map_err(|source| Error::System { operation: "wait with", path, source })
+    match wait() {
+        // It was removed, as systemd does with a scope's at once.
+        Err(source) if is_gone(&source) => Ok(true),
+        result => result.map_err(|source| Error::System { operation: "wait with", path, source }),
+    }
 }
 
-/// The directories where a group may be found, from `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`) and its path as in
-/// `/proc/PID/cgroup`. A later mount may cover an earlier one.
-fn places(mounts: &str, group: &Path) -> Vec<PathBuf> {
-    let place = |line: &str| {
-        let (mount, kind) = line.split_once(" - ")?;
-        let mut fields = mount.split(' ').skip(3);
-        let (root, point) = (unescape(fields.next()?), unescape(fields.next()?));
+/// Where groups can be found.
+#[derive(Debug)]
+struct Mount {
+    /// What of all groups is mounted.
+    root: PathBuf,
+    point: PathBuf,
+}
+
+impl Mount {
+    /// All that there are, from `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`). A later one may cover an earlier one.
+    fn all(mounts: &str) -> Vec<Self> {
+        let mount = |line: &str| {
+            let (mount, kind) = line.split_once(" - ")?;
+            let mut fields = mount.split(' ').skip(3);
+            let (root, point) = (unescape(fields.next()?), unescape(fields.next()?));
+            kind.starts_with("cgroup2 ").then_some(Self { root, point })
+        };
+        mounts.lines().filter_map(mount).collect()
+    }
+
+    /// Where the group with this path, as in `/proc/PID/cgroup`, is.
+    fn place(&self, group: &Path) -> Option<PathBuf> {
         // A path that begins with `/..` leads out of a namespace.
-        let below = group.strip_prefix(root).ok().filter(|_| kind.starts_with("cgroup2 "))?;
-        Some(point.join(below))
-    };
-    mounts.lines().filter_map(place).collect()
+        group.strip_prefix(&self.root).ok().map(|below| self.point.join(below))
+    }
 }
 
 /// Undoes what the kernel does to white space and backslashes in paths: a backslash and three octal digits.
@@ -368,7 +501,7 @@ mod tests {
     #[case::outside_of_the_namespace("9 8 0:30 / /sys/fs/cgroup rw - cgroup2 cgroup rw\n", "/../x", &["/sys/fs/cgroup/../x"])]
     #[case::version_1_alone("40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n", "/", &[])]
     fn a_group_is_found_where_it_is_mounted(#[case] mounts: &str, #[case] group: &str, #[case] expected: &[&str]) {
-        let places = places(mounts, Path::new(group));
+        let places: Vec<_> = Mount::all(mounts).iter().filter_map(|mount| mount.place(Path::new(group))).collect();
         assert_eq!(places, expected.iter().map(PathBuf::from).collect::<Vec<_>>());
     }
 
@@ -385,7 +518,8 @@ mod tests {
     /// Groups of this test's own; none where they cannot be had, which is not what is tested here.
     fn groups(name: &str) -> Option<Cgroups> {
         let path = std::env::temp_dir().join(format!("agentd-{name}-{}", std::process::id()));
-        Cgroups::of(&path).inspect_err(|error| eprintln!("skipped: {error}")).ok()
+        let groups = Cgroups::of(&path).inspect_err(|error| eprintln!("skipped: {error}")).ok();
+        groups.filter(|groups| groups.arranger == Arranger::Daemon)
     }
 
     fn shell(script: &str) -> (Child, Process) {

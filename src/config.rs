@@ -8,6 +8,7 @@ mod agents;
 mod fields;
 mod near;
 mod place;
+mod size;
 #[cfg(test)]
 mod tests;
 
@@ -292,6 +293,9 @@ pub struct Policy {
     pub backoff: Vec<Duration>,
     /// After this long a healthy run the delays start over.
     pub backoff_reset: Option<Duration>,
+    /// What it may take of the machine.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 impl Default for Policy {
@@ -304,7 +308,26 @@ impl Default for Policy {
             grace_period: Duration::from_secs(30),
             backoff: vec![Duration::from_secs(3)],
             backoff_reset: None,
+            limits: Limits::default(),
         }
+    }
+}
+
+/// What an agent, with all that it starts, may take of the machine. `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// `memory`, in bytes.
+    pub memory: Option<u64>,
+    /// `pid_limit`: processes and threads.
+    pub tasks: Option<u64>,
+    /// `cpu`, in percent of one processor's time.
+    pub cpu: Option<u64>,
+}
+
+impl Limits {
+    /// Whether there is any.
+    pub fn is_any(&self) -> bool {
+        *self != Self::default()
     }
 }
 

@@ -5,11 +5,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use hyper::body::Bytes;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::cgroup::Cgroups;
 
 /// A point in time on the wire: RFC 3339, UTC, milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,6 +93,29 @@ pub struct Exit {
     pub how: How,
     /// When.
     pub at: Time,
+    /// How many processes of the agent's the kernel had killed for lack of memory by then; absent if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_kills: Option<u64>,
+}
+
+/// What an agent takes of the machine, with all that it started, from its control group. Absent is what the kernel does not count.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Processor time so far, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_usec: Option<u64>,
+    /// Memory now, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Its limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_max: Option<u64>,
+    /// Processes and threads now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<u64>,
+    /// Their limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tasks_max: Option<u64>,
 }
 
 /// An exit status as `wait(2)` tells it, or why it could not be told.
@@ -166,6 +192,12 @@ pub struct AgentStatus {
     /// When the declaration's timeout passes, while it can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_at: Option<Time>,
+    /// Why limits that are declared are not applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits_error: Option<String>,
+    /// What it takes of the machine at the moment. Only where one agent is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
 }
 
 /// The answer to `GET /v1/health`.
@@ -208,6 +240,7 @@ pub struct Snapshot {
     agents_body: Bytes,
     started: Instant,
     errors: Errors,
+    groups: Option<Arc<Cgroups>>,
 }
 
 impl Snapshot {
@@ -216,7 +249,13 @@ impl Snapshot {
         agents.sort_by(|a, b| a.name.cmp(&b.name));
         let by_name = agents.iter().enumerate().map(|(at, agent)| (agent.name.to_lowercase(), at)).collect();
         let agents_body = body(&agents);
-        Self { agents, by_name, agents_body, started, errors }
+        Self { agents, by_name, agents_body, started, errors, groups: None }
+    }
+
+    /// The same, where agents have control groups.
+    #[must_use]
+    pub fn with_groups(self, groups: Option<Arc<Cgroups>>) -> Self {
+        Self { groups, ..self }
     }
 
     /// The body of `GET /v1/agents`, built once per snapshot.
@@ -232,6 +271,14 @@ impl Snapshot {
     /// One agent, its name compared without regard to case.
     pub fn agent(&self, name: &str) -> Option<&AgentStatus> {
         self.by_name.get(&name.to_lowercase()).map(|&at| &self.agents[at])
+    }
+
+    /// The same, with what it takes of the machine now, as far as the kernel counts that. It answers from memory.
+    pub fn agent_with_resources(&self, name: &str) -> Option<AgentStatus> {
+        let agent = self.agent(name)?.clone();
+        let group = self.groups.as_ref().map(|groups| groups.agent(&agent.name.to_ascii_lowercase()));
+        let resources = group.map(|group| group.resources()).filter(|resources| *resources != Resources::default());
+        Some(AgentStatus { resources, ..agent })
     }
 
     /// How many agents there are, by state, in a line.

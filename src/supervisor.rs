@@ -22,7 +22,7 @@ use tokio::time::Interval;
 use self::attempt::{Beginning, Command, Means};
 use self::machine::{Attempt, Effect, Machine};
 use crate::clock::{Alarm, Timestamp};
-use crate::config::Name;
+use crate::config::{Limits, Name};
 use crate::desired::{Desired, DesiredAgent};
 use crate::launch::Launch;
 use crate::launch::Progress;
@@ -447,8 +447,9 @@ impl Supervisor {
 
     fn carry_out(&mut self, key: &str, effect: Effect) {
         match effect {
-            Effect::Launch { attempt, launch } => self.launch(key, attempt, launch),
+            Effect::Launch { attempt, launch, limits } => self.launch(key, attempt, launch, limits),
             Effect::Resume { attempt, launcher } => self.begin(key, attempt, Beginning::Resume { launcher }, None),
+            Effect::Limit { attempt, limits } => self.command(key, attempt, Command::Limit(limits)),
             Effect::Interrupt { attempt } => self.command(key, attempt, Command::Interrupt),
             Effect::Kill { attempt } => self.command(key, attempt, Command::Kill),
             Effect::Close { session } => {
@@ -469,14 +470,14 @@ impl Supervisor {
         }
     }
 
-    fn launch(&mut self, key: &str, attempt: Attempt, launch: Arc<Launch>) {
+    fn launch(&mut self, key: &str, attempt: Attempt, launch: Arc<Launch>, limits: Limits) {
         if let Some(holder) = self.holder_of(&launch.session, key).cloned() {
             return self.step(key, machine::Event::SessionBusy { attempt, holder });
         }
         self.log_launch(&launch);
         let Some(agent) = self.agents.get(key) else { return };
         let look_first = !agent.is_known;
-        let beginning = Beginning::Launch { launch: Arc::clone(&launch), look_first };
+        let beginning = Beginning::Launch { launch: Arc::clone(&launch), limits, look_first };
         self.begin(key, attempt, beginning, Some(launch));
     }
 
@@ -535,7 +536,7 @@ impl Supervisor {
             secrets: self.desired.secrets_error.clone(),
             state: Some(state_errors.join("\n")).filter(|errors| !errors.is_empty()),
         };
-        Snapshot::new(statuses, self.started, errors)
+        Snapshot::new(statuses, self.started, errors).with_groups(self.means.trees.groups())
     }
 
     fn notify(&self, snapshot: &Snapshot) {

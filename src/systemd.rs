@@ -16,7 +16,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use sd_notify::NotifyState;
 
-pub use bus::{Error, Job, job};
+pub use bus::{Error, Job, SLICE, job, limit_scope, start_scope};
 
 /// The name under which the API's socket is passed (`FileDescriptorName=` in `systemd.socket(5)`). A single socket may have any.
 const API: &str = "api";
@@ -24,9 +24,14 @@ const API: &str = "api";
 /// How many messages to the service manager may wait to be sent. Past that, new ones are dropped: later ones make up for them.
 const QUEUE: usize = 64;
 
+/// Whether systemd runs on this machine, see `sd_booted(3)`.
+pub fn is_booted() -> bool {
+    sd_notify::booted().unwrap_or(false)
+}
+
 /// Whether the service manager started this process as a service, and will stop it.
 pub fn is_manager() -> bool {
-    sd_notify::booted().unwrap_or(false) && std::env::var_os("INVOCATION_ID").is_some()
+    is_booted() && std::env::var_os("INVOCATION_ID").is_some()
 }
 
 /// The way to the service manager: messages are sent by a thread of their own, so that a manager that does not listen holds

@@ -5,7 +5,7 @@
 //! | | found by | until |
 //! |---|---|---|
 //! | always | descent: the launcher is the reaper of its descendants, so none gets out from below it | the launcher is killed |
-//! | for root, where it can be had | its [control group](crate::cgroup) | never |
+//! | for root, where it can be had | its [control group](crate::cgroup), under systemd that of a scope | never |
 //! | elsewhere | its session, and the [mark](crate::mark) in its environment | it leaves the one and sheds the other |
 //!
 //! Each agent has one tree at a time. Its control group and its mark tell whose it is and not which attempt's, so that the next
@@ -28,12 +28,16 @@ use tokio::time::timeout;
 
 use crate::blocking;
 use crate::cgroup::{self, Cgroup, Cgroups};
+use crate::config::Limits;
 use crate::frame::Bytes;
 use crate::mark::{self, Marks};
 use crate::process::{Identity, Process};
+use crate::systemd;
 
 /// How long the kernel may take over a control group.
 const TO_ARRANGE: Duration = Duration::from_secs(10);
+
+const NO_LIMITS: &str = "its limits are not applied: agentd does not run as root, or systemd does not run";
 
 /// Why something of an agent's may still be there.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +51,9 @@ pub enum Error {
     /// The system is short of threads.
     #[error("failed to arrange its control group: {0}")]
     Thread(io::Error),
+    /// systemd did not make its scope.
+    #[error(transparent)]
+    Systemd(#[from] systemd::Error),
     /// With its mark.
     #[error(transparent)]
     Mark(#[from] mark::Error),
@@ -85,6 +92,11 @@ impl Trees {
     /// The variable that everything of the agent with this key has in its environment.
     pub fn mark(&self, key: &str) -> (String, Bytes) {
         (mark::VARIABLE.to_owned(), self.marks.value(key))
+    }
+
+    /// The agents' control groups, where they have any.
+    pub fn groups(&self) -> Option<Arc<Cgroups>> {
+        self.cgroups.clone()
     }
 
     /// The tree of this launcher.
@@ -147,13 +159,48 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// To be called before the launcher has started anything: whatever it will start can then be found.
-    pub async fn contain(&self) {
-        let launcher = Arc::clone(&self.launcher);
-        if let Err(error) = self.trees.with_cgroup(&self.key, move |cgroup| cgroup.admit(&launcher)).await {
-            tracing::warn!(agent = self.key, "its control group is not used: {error}");
-            self.trees.contained().remove(&self.key);
+    /// To be called before the launcher has started anything: whatever it will start can then be found, and has these limits.
+    /// Answers why it has not, for a person, if it has not.
+    pub async fn contain(&self, limits: &Limits) -> Option<String> {
+        match self.try_to_contain(limits).await {
+            Ok(()) if limits.is_any() && self.scope().is_none() => Some(NO_LIMITS.to_owned()),
+            Ok(()) => None,
+            Err(error) => {
+                tracing::warn!(agent = self.key, "its control group is not used: {error}");
+                self.trees.contained().remove(&self.key);
+                limits.is_any().then(|| format!("its limits are not applied: {error}"))
+            }
         }
+    }
+
+    async fn try_to_contain(&self, limits: &Limits) -> Result<(), Error> {
+        if let Some(scope) = self.scope() {
+            let description = format!("agent {}", self.key);
+            systemd::start_scope(&scope, &description, self.launcher.pid(), limits).await?;
+        }
+        let launcher = Arc::clone(&self.launcher);
+        self.trees.with_cgroup(&self.key, move |cgroup| cgroup.admit(&launcher)).await.map(drop)
+    }
+
+    /// Gives it other limits. Answers why it has not got them, for a person, if it has not.
+    pub async fn limit(&self, limits: &Limits) -> Option<String> {
+        match self.scope() {
+            Some(scope) => {
+                let changed = systemd::limit_scope(&scope, limits).await;
+                changed.err().map(|error| format!("its limits are not applied: {error}"))
+            }
+            None => limits.is_any().then(|| NO_LIMITS.to_owned()),
+        }
+    }
+
+    fn scope(&self) -> Option<String> {
+        self.trees.cgroups.as_ref()?.scope(&self.key)
+    }
+
+    /// How many processes of it the kernel has killed for lack of memory, as far as it says.
+    pub async fn oom_kills(&self) -> u64 {
+        let kills = self.trees.with_cgroup(&self.key, |cgroup| Ok(cgroup.oom_kills())).await;
+        kills.ok().flatten().unwrap_or(0)
     }
 
     /// Kills all of it but the launcher, which is left to tell how its harness ended.

@@ -46,8 +46,8 @@ pub(super) fn answer<B>(request: &Request<B>, snapshot: &Snapshot) -> Response<F
     match route {
         Route::Health => json(StatusCode::OK, status::body(&snapshot.health())),
         Route::Agents => json(StatusCode::OK, snapshot.agents_body()),
-        Route::Agent(name) => match snapshot.agent(&name) {
-            Some(agent) => json(StatusCode::OK, status::body(agent)),
+        Route::Agent(name) => match snapshot.agent_with_resources(&name) {
+            Some(agent) => json(StatusCode::OK, status::body(&agent)),
             None => json(StatusCode::NOT_FOUND, error("agent not found")),
         },
     }

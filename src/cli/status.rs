@@ -222,7 +222,8 @@ fn remark(agent: &AgentStatus) -> String {
         How::Cause(cause) => Some(cause.as_str()),
         How::Code(_) | How::Signal(_) => None,
     });
-    let parts = [agent.outcome.map(outcome), agent.reason.as_deref(), cause, agent.error.as_deref()];
+    let (error, limits_error) = (agent.error.as_deref(), agent.limits_error.as_deref());
+    let parts = [agent.outcome.map(outcome), agent.reason.as_deref(), cause, error, limits_error];
     let parts: Vec<&str> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
     let is_news = |at: usize, part: &str| {
         !parts.iter().enumerate().any(|(other, text)| text.contains(part) && (text.len() > part.len() || other < at))
@@ -322,6 +323,8 @@ mod tests {
             next_start_at: None,
             deadline: None,
             timeout_at: None,
+            limits_error: None,
+            resources: None,
         }
     }
 
@@ -329,7 +332,7 @@ mod tests {
         AgentStatus {
             restarts: 12,
             reason: Some("exited with status 3".to_owned()),
-            exit: Some(Exit { how: How::Code(3), at: ago(1) }),
+            exit: Some(Exit { how: How::Code(3), at: ago(1), oom_kills: None }),
             next_start_at: Some(Time(now() + Duration::from_millis(2_500))),
             ..agent("claude-code", State::Backoff)
         }
@@ -343,7 +346,7 @@ mod tests {
                 outcome: Some(Outcome::GaveUp),
                 reason: Some("3 restarts were made".to_owned()),
                 restarts: 3,
-                exit: Some(Exit { how: How::Signal("SIGKILL".to_owned()), at: ago(61) }),
+                exit: Some(Exit { how: How::Signal("SIGKILL".to_owned()), at: ago(61), oom_kills: None }),
                 ..agent("c", State::Exited)
             },
             AgentStatus {
@@ -431,7 +434,7 @@ g            claude-code  stopping  -      0         -          -
             name: hostile.to_owned(),
             harness: Some(hostile.to_owned()),
             reason: Some(hostile.to_owned()),
-            exit: Some(Exit { how: How::Signal(hostile.to_owned()), at: ago(1) }),
+            exit: Some(Exit { how: How::Signal(hostile.to_owned()), at: ago(1), oom_kills: None }),
             ..agent("", State::Backoff)
         };
         let table = render(&[agent], now(), None, false);
@@ -446,7 +449,7 @@ g            claude-code  stopping  -      0         -          -
             outcome: Some(Outcome::Failed),
             reason: Some(format!("failed: {cause}")),
             error: Some(cause.to_owned()),
-            exit: Some(Exit { how: How::Cause(cause.to_owned()), at: ago(1) }),
+            exit: Some(Exit { how: How::Cause(cause.to_owned()), at: ago(1), oom_kills: None }),
             ..agent("a", State::Exited)
         };
         assert_eq!(remark(&agent), "failed: tmux server died");

@@ -12,8 +12,8 @@ use super::fields::{Fields, alternatives, described};
 use super::near::nearest;
 use super::place::Places;
 use super::{
-    AgentSpec, Config, Entry, Finding, InvalidName, Kind, MAX_AGENTS, MAX_REPLICAS, MAX_TOGETHER, Name, Options,
-    Policy, Prompt, Restart, Severity,
+    AgentSpec, Config, Entry, Finding, InvalidName, Kind, Limits, MAX_AGENTS, MAX_REPLICAS, MAX_TOGETHER, Name,
+    Options, Policy, Prompt, Restart, Severity,
 };
 use crate::harness::{HARNESSES, Harness};
 
@@ -218,6 +218,13 @@ fn read_policy(fields: &mut Fields<'_>) -> Policy {
         grace_period: fields.duration("grace_period").unwrap_or(default.grace_period),
         backoff: fields.durations("backoff").unwrap_or(default.backoff),
         backoff_reset: fields.duration("backoff_reset").filter(|reset| !reset.is_zero()),
+        limits: Limits {
+            memory: fields.memory("memory"),
+            tasks: fields
+                .whole_number("pid_limit", &(0..=u64::MAX), "write a whole number, 0 for no limit")
+                .filter(|&tasks| tasks > 0),
+            cpu: fields.processors("cpu"),
+        },
     }
 }
 

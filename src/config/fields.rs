@@ -12,6 +12,7 @@ use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::near::nearest;
 use super::place::Places;
+use super::size;
 use super::{Finding, MAX_ARGUMENT, MAX_NOTED, Name, Severity, Workdir, tell};
 use crate::duration;
 use crate::secrets::is_variable_name;
@@ -38,13 +39,13 @@ const KNOWN: &[&str] = &[
     "backoff_reset",
     "replicas",
     "type",
+    "memory",
+    "pid_limit",
+    "cpu",
 ];
 
 /// What other programs read from the same entry; none of this daemon's business.
 const FOREIGN: &[&str] = &["extra_packages"];
-
-/// Limits that an administrator would rely on, and that this version does not impose.
-const NOT_APPLIED: &[&str] = &["memory", "pid_limit", "cpu"];
 
 /// The longest part of a name or key that a finding repeats, in characters.
 const QUOTED: usize = 40;
@@ -99,17 +100,13 @@ impl<'a> Fields<'a> {
 
     /// Notes the keys that nobody reads.
     pub(super) fn unknown_keys(&mut self) {
-        for (key, value) in self.table {
+        for key in self.table.keys() {
             let (at, key) = (key.span().start, key.get_ref().as_ref());
             if KNOWN.contains(&key) || FOREIGN.contains(&key) {
                 continue;
             }
             let key_quoted = quoted(key);
-            if NOT_APPLIED.contains(&key) {
-                if !is_unset_limit(value.get_ref()) {
-                    self.warn(at, format!("`{key}` is not applied by this version; the agent runs without this limit"));
-                }
-            } else if let Some(near) = nearest(key, KNOWN.iter().chain(NOT_APPLIED).copied()) {
+            if let Some(near) = nearest(key, KNOWN.iter().copied()) {
                 self.warn(at, format!("unknown key {key_quoted} is ignored; did you mean `{near}`?"));
             } else {
                 self.warn(at, format!("unknown key {key_quoted} is ignored; remove it if no other program reads it"));
@@ -248,6 +245,36 @@ impl<'a> Fields<'a> {
             .filter(|durations| !durations.is_empty())
     }
 
+    /// A number of bytes, or a text like `2GiB`. 0 is no limit, as writers that emit every field have it.
+    pub(super) fn memory(&mut self, key: &str) -> Option<u64> {
+        let right = "write a size like \"2GiB\" (KiB, MiB, GiB, KB, MB, GB), or a whole number of bytes";
+        self.quantity(key, right, |value| match value {
+            DeValue::String(text) => size::parse(text),
+            DeValue::Integer(integer) => u64::try_from(to_number(integer)?).ok(),
+            _ => None,
+        })
+    }
+
+    /// Percent of one processor, from a text like `150%` or a number of processors. 0 is no limit.
+    pub(super) fn processors(&mut self, key: &str) -> Option<u64> {
+        let right = "write a share of one processor like \"150%\", or a number of processors like 1.5";
+        self.quantity(key, right, |value| match value {
+            DeValue::String(text) => size::percent(text),
+            DeValue::Integer(integer) => size::percent(integer.as_str()).filter(|_| integer.radix() == 10),
+            DeValue::Float(float) => size::percent(float.as_str()),
+            _ => None,
+        })
+    }
+
+    fn quantity(&mut self, key: &str, right: &str, read: impl Fn(&DeValue<'_>) -> Option<u64>) -> Option<u64> {
+        let value = self.value(key)?;
+        let quantity = read(value.get_ref());
+        if quantity.is_none() {
+            self.error(value.span().start, format!("`{key}` cannot be read; {right}"));
+        }
+        quantity.filter(|&quantity| quantity > 0)
+    }
+
     pub(super) fn workdir(&mut self, key: &str) -> Option<Workdir> {
         let text = self.string(key)?;
         if text.starts_with('/') {
@@ -363,11 +390,6 @@ pub(super) fn alternatives<'a>(words: impl Iterator<Item = &'a str>) -> String {
 
 fn is_empty_string(value: &DeValue<'_>) -> bool {
     value.as_str().is_some_and(str::is_empty)
-}
-
-/// Writers that emit every field emit unset limits as an empty string or 0.
-fn is_unset_limit(value: &DeValue<'_>) -> bool {
-    is_empty_string(value) || value.as_integer().is_some_and(|integer| to_number(integer) == Some(0))
 }
 
 fn to_number(integer: &DeInteger<'_>) -> Option<i128> {

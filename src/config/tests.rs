@@ -174,6 +174,7 @@ mod defaults {
                 grace_period: Duration::from_secs(30),
                 backoff: vec![Duration::from_secs(3)],
                 backoff_reset: None,
+                limits: Limits::default(),
             },
         }
     }
@@ -244,6 +245,9 @@ mod fields {
             backoff = ["200ms", "1s", 5]
             backoff_reset = "10 min"
             type = "native"
+            memory = "1.5GiB"
+            pid_limit = 512
+            cpu = "150%"
             env = { RUST_LOG = "debug", LITERAL = "${HOME}", EMPTY = "" }
             "#,
         );
@@ -270,6 +274,7 @@ mod fields {
                     grace_period: Duration::from_mins(1),
                     backoff: vec![Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5)],
                     backoff_reset: Some(Duration::from_mins(10)),
+                    limits: Limits { memory: Some(3 << 29), tasks: Some(512), cpu: Some(150) },
                 },
             }
         );
@@ -283,6 +288,38 @@ mod fields {
     #[case("custom", "agent")]
     fn each_preset_has_its_binary(#[case] harness: &str, #[case] binary: &str) {
         assert_eq!(agent(&format!("[agent]\nharness = \"{harness}\"\n")).command, [binary]);
+    }
+
+    #[rstest]
+    #[case(
+        "memory = \"4 giga\"",
+        "`memory` cannot be read; write a size like \"2GiB\" (KiB, MiB, GiB, KB, MB, GB), or a whole number of bytes"
+    )]
+    #[case(
+        "memory = -1",
+        "`memory` cannot be read; write a size like \"2GiB\" (KiB, MiB, GiB, KB, MB, GB), or a whole number of bytes"
+    )]
+    #[case(
+        "cpu = \"half\"",
+        "`cpu` cannot be read; write a share of one processor like \"150%\", or a number of processors like 1.5"
+    )]
+    #[case(
+        "cpu = []",
+        "`cpu` cannot be read; write a share of one processor like \"150%\", or a number of processors like 1.5"
+    )]
+    #[case("pid_limit = \"many\"", "`pid_limit` is a string; write a whole number, 0 for no limit")]
+    fn a_limit_that_cannot_be_read_is_an_error(#[case] line: &str, #[case] error: &str) {
+        let config = read(&format!("[agent]\nharness = \"custom\"\n{line}\n"));
+        assert!(told(&config).len() == 1 && told(&config)[0].ends_with(error), "{:?}", told(&config));
+        assert!(config.entries[0].spec.is_err());
+    }
+
+    #[rstest]
+    #[case("memory = 4096\npid_limit = 3\ncpu = 2", Limits { memory: Some(4096), tasks: Some(3), cpu: Some(200) })]
+    #[case("memory = \"1.5gib\"\ncpu = 0.5", Limits { memory: Some(3 << 29), tasks: None, cpu: Some(50) })]
+    #[case("memory = 0\npid_limit = 0\ncpu = 0", Limits::default())]
+    fn limits_are_read(#[case] lines: &str, #[case] limits: Limits) {
+        assert_eq!(agent_with(lines).policy.limits, limits);
     }
 
     #[test]
@@ -487,9 +524,7 @@ mod unknown_keys {
     #[case("Workdir = \"x\"", "3:1: unknown key \"Workdir\" is ignored; did you mean `workdir`?")]
     #[case("colour = { a = 1 }", "3:1: unknown key \"colour\" is ignored; remove it if no other program reads it")]
     #[case("\"a\\u001bb\" = 1", "3:1: unknown key \"a\\u{1b}b\" is ignored; remove it if no other program reads it")]
-    #[case("memory = \"4GiB\"", "3:1: `memory` is not applied by this version; the agent runs without this limit")]
-    #[case("pid_limit = 512", "3:1: `pid_limit` is not applied by this version; the agent runs without this limit")]
-    #[case("cpu = 1.5", "3:1: `cpu` is not applied by this version; the agent runs without this limit")]
+    #[case("memroy = \"4GiB\"", "3:1: unknown key \"memroy\" is ignored; did you mean `memory`?")]
     fn are_warnings_and_the_agent_stands(#[case] line: &str, #[case] warning: &str) {
         let config = read(&format!("[agent]\nharness = \"custom\"\n{line}\n"));
         assert_eq!(told(&config), [warning]);
@@ -744,7 +779,8 @@ mod real_files {
         let config = read("[agent]\nharness = \"opencode\"\nname = \"w\"\nreplicas = 500\nmemory = \"4GiB\"\n");
         assert_eq!(config.entries.len(), 500);
         assert_eq!(config.entries[499].name.as_str(), "w-499");
-        assert_eq!(config.findings.len(), 1);
+        assert!(config.findings.is_empty());
+        assert!(config.entries.iter().all(|entry| entry.spec.as_ref().unwrap().policy.limits.memory == Some(4 << 30)));
     }
 
     #[test]

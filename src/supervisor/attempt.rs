@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::machine::{self, NotStarted};
 use crate::blocking;
 use crate::clock::Timestamp;
-use crate::config::Name;
+use crate::config::{Limits, Name};
 use crate::descriptor::Readable;
 use crate::frame::{self, Bytes};
 use crate::launch::reception::Visitor;
@@ -85,6 +85,8 @@ pub enum Beginning {
     Launch {
         /// What.
         launch: Arc<Launch>,
+        /// What it may take.
+        limits: Limits,
         /// Whether an earlier daemon may have left something that runs in its place: then that is the attempt.
         look_first: bool,
     },
@@ -104,6 +106,8 @@ pub enum Command {
     Interrupt,
     /// Kill everything, and do not rest before it is gone.
     Kill,
+    /// Let it take so much from now on.
+    Limit(Limits),
     /// Its launcher is on record.
     MetNoted,
     /// Its end is on record.
@@ -120,9 +124,13 @@ pub async fn run(
     tell: impl Fn(machine::Event),
 ) {
     let (visitors, wanted) = (Vec::new(), Wanted::Running);
-    let mut run = Run { means, name, attempt, commands, tell, visitors, wanted, is_met_noted: false };
+    let limits = Limits::default();
+    let mut run = Run { means, name, attempt, commands, tell, visitors, wanted, limits, is_met_noted: false };
     match beginning {
-        Beginning::Launch { launch, look_first } => run.launch(&launch, look_first).await,
+        Beginning::Launch { launch, limits, look_first } => {
+            run.limits = limits;
+            run.launch(&launch, look_first).await;
+        }
         Beginning::Resume { launcher } => run.resume(launcher).await,
     }
     run.visitors.into_iter().for_each(Visitor::send_away);
@@ -145,6 +153,8 @@ struct Run<T> {
     tell: T,
     visitors: Vec<Visitor>,
     wanted: Wanted,
+    /// What it may take, as far as that was said here.
+    limits: Limits,
     is_met_noted: bool,
 }
 
@@ -212,7 +222,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             (Left::Alive(process), _) => return self.join(process, Known::ByPane).await,
             (Left::Ended(end), Some(_)) => self.ended_in_pane(&end),
             (Left::Nothing, Some(_)) => {
-                self.ended(How::Cause("it ended while no daemon ran, and its pane is gone".to_owned()), None);
+                self.ended(How::Cause("it ended while no daemon ran, and its pane is gone".to_owned()), None, 0);
             }
             // One that was told what to launch is on record, and what ended there is the attempt before.
             (Left::Ended(_) | Left::Nothing, None) => self.not_started(NotStarted::CutOff),
@@ -228,8 +238,16 @@ impl<T: Fn(machine::Event)> Run<T> {
         (self.tell)(machine::Event::Started { attempt: self.attempt, pid, at: Timestamp::now().back_to(at) });
     }
 
-    fn ended(&self, how: How, at: Option<Timestamp>) {
-        (self.tell)(machine::Event::Ended { attempt: self.attempt, how, at: at.unwrap_or_else(Timestamp::now) });
+    fn ended(&self, how: How, at: Option<Timestamp>, oom_kills: u64) {
+        let at = at.unwrap_or_else(Timestamp::now);
+        (self.tell)(machine::Event::Ended { attempt: self.attempt, how, at, oom_kills });
+    }
+
+    fn limited(&self, error: Option<String>) {
+        if let Some(error) = &error {
+            tracing::warn!(agent = %self.name, "{error}");
+        }
+        (self.tell)(machine::Event::Limited { attempt: self.attempt, error });
     }
 
     /// What tmux remembers of the launcher is how its harness ended, unless that was never started.
@@ -238,7 +256,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             // Heard only as long as nothing is known to have started.
             self.not_started(NotStarted::CutOff);
         }
-        self.ended(end.how(), end.at.map(before_now));
+        self.ended(end.how(), end.at.map(before_now), 0);
     }
 
     /// The process, if it lives.
@@ -332,6 +350,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         match command {
             Command::Visitor(visitor) if self.visitors.len() < MOST_VISITORS => self.visitors.push(*visitor),
             Command::Visitor(visitor) => visitor.send_away(),
+            Command::Limit(limits) => self.limits = limits,
             Command::MetNoted => self.is_met_noted = true,
             Command::EndNoted => {}
             Command::Interrupt => self.wanted = self.wanted.max(Wanted::Interrupted),
@@ -371,7 +390,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                 _ = end.readable() => {
                     match self.left_in_pane(Sought::Former(process.identity())).await {
                         Left::Ended(end) => self.ended_in_pane(&end),
-                        Left::Alive(_) | Left::Nothing => self.ended(How::Cause("its launcher was killed".to_owned()), None),
+                        Left::Alive(_) | Left::Nothing => self.ended(How::Cause("its launcher was killed".to_owned()), None, tree.oom_kills().await),
                     }
                     return self.see_cleared(tree.clear().await);
                 }
@@ -387,7 +406,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         }
         let _ = timeout(TO_END, end.readable()).await;
         if self.wanted == Wanted::Killed {
-            self.ended(How::Signal("SIGKILL".to_owned()), None);
+            self.ended(How::Signal("SIGKILL".to_owned()), None, tree.oom_kills().await);
         } else {
             self.not_started(NotStarted::CutOff);
         }
@@ -415,7 +434,10 @@ impl<T: Fn(machine::Event)> Run<T> {
             if let Progress::Running(Harness { pid, .. }) = progress {
                 tracing::info!(agent = %self.name, pid, "found running, and left so");
             }
-            self.hear_progress(&mut launcher, progress);
+            self.hear_progress(&mut launcher, progress).await;
+        }
+        if self.limits.is_any() {
+            self.limited(launcher.tree.limit(&self.limits).await);
         }
         match self.wanted {
             Wanted::Running => {}
@@ -426,7 +448,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 
     /// What a launcher says of how far it has come, as far as that is news and can be true.
-    fn hear_progress(&self, launcher: &mut Launcher, progress: Progress) {
+    async fn hear_progress(&self, launcher: &mut Launcher, progress: Progress) {
         match (progress, launcher.heard) {
             (Progress::Running(harness), Heard::Nothing) if is_plausible(&launcher.process, harness.pid) => {
                 (launcher.heard, launcher.limit) = (Heard::Started, None);
@@ -442,7 +464,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                     self.started(harness);
                 }
                 launcher.has_ended();
-                self.ended(self::how(how), Some(Timestamp::now().back_to(at)));
+                self.ended(self::how(how), Some(Timestamp::now().back_to(at)), launcher.tree.oom_kills().await);
             }
             // The note was lost.
             (Progress::Ended { .. } | Progress::Failed(_), Heard::End) => launcher.note_by = Some(Instant::now()),
@@ -502,7 +524,12 @@ impl<T: Fn(machine::Event)> Run<T> {
         };
         let mut launcher = self.launcher(visitor, end);
         (self.tell)(machine::Event::Met { attempt: self.attempt, launcher: launcher.process.identity() });
-        tokio::join!(launcher.tree.contain(), self.see_met_noted());
+        let limits = self.limits;
+        let (limits_error, ()) = tokio::join!(launcher.tree.contain(&limits), self.see_met_noted());
+        self.limited(limits_error);
+        if self.limits != limits {
+            self.limited(launcher.tree.limit(&self.limits).await);
+        }
         if self.wanted != Wanted::Running {
             launcher.say(&ToLauncher::Unwanted).await;
             launcher.has_ended();
@@ -566,14 +593,15 @@ impl<T: Fn(machine::Event)> Run<T> {
             tokio::select! {
                 message = read(&mut launcher.connection) => match message {
                     Ok(Some(FromLauncher::Started(harness))) if launcher.heard == Heard::Nothing => {
-                        self.hear_progress(&mut launcher, Progress::Running(harness));
+                        self.hear_progress(&mut launcher, Progress::Running(harness)).await;
                     }
                     Ok(Some(FromLauncher::Failed(failure))) if launcher.heard == Heard::Nothing => {
-                        self.hear_progress(&mut launcher, Progress::Failed(failure));
+                        self.hear_progress(&mut launcher, Progress::Failed(failure)).await;
                     }
                     Ok(Some(FromLauncher::Ended(end))) if launcher.heard == Heard::Started => {
                         launcher.has_ended();
-                        self.ended(how(end.how), Some(Timestamp::now().back_to(end.at)));
+                        let oom_kills = launcher.tree.oom_kills().await;
+                        self.ended(how(end.how), Some(Timestamp::now().back_to(end.at)), oom_kills);
                     }
                     Ok(Some(other)) => {
                         idle_talk += 1;
@@ -590,10 +618,11 @@ impl<T: Fn(machine::Event)> Run<T> {
                     Some(Command::Interrupt) => launcher.interrupt().await,
                     Some(Command::Kill) => launcher.kill().await,
                     Some(Command::EndNoted) => launcher.let_go().await,
+                    Some(Command::Limit(limits)) => self.limited(launcher.tree.limit(&limits).await),
                     Some(Command::MetNoted) => {}
                     Some(Command::Visitor(visitor)) if visitor.process.identity() == launcher.process.identity() => {
                         launcher.connection = Some((visitor.reader, visitor.writer));
-                        self.hear_progress(&mut launcher, visitor.progress);
+                        self.hear_progress(&mut launcher, visitor.progress).await;
                         if launcher.is_interrupted {
                             // The connection may have been lost before it was heard.
                             launcher.interrupt().await;
@@ -623,13 +652,14 @@ impl<T: Fn(machine::Event)> Run<T> {
                 }
             }
         }
+        let oom_kills = launcher.tree.oom_kills().await;
         self.see_cleared(launcher.tree.clear().await);
         match launcher.heard {
             Heard::Nothing => {
                 let why = "its launcher ended before it had started anything".to_owned();
                 self.not_started(NotStarted::Retry(why));
             }
-            Heard::Started => self.ended(How::Cause("its launcher was killed".to_owned()), None),
+            Heard::Started => self.ended(How::Cause("its launcher was killed".to_owned()), None, oom_kills),
             Heard::End => {}
         }
     }

@@ -41,7 +41,7 @@ use serde::{Deserialize, Serialize};
 
 use super::restart::{self, Verdict};
 use crate::clock::Timestamp;
-use crate::config::{Name, Policy};
+use crate::config::{Limits, Name, Policy};
 use crate::desired::{Declaration, Missing};
 use crate::fingerprint::Fingerprint;
 use crate::launch::Launch;
@@ -118,6 +118,15 @@ pub enum Event {
         how: How,
         /// When.
         at: Timestamp,
+        /// How many processes of its tree the kernel had killed for lack of memory.
+        oom_kills: u64,
+    },
+    /// Its limits could not all be applied, for this reason; `None` when they are.
+    Limited {
+        /// Of which attempt.
+        attempt: Attempt,
+        /// For a person.
+        error: Option<String>,
     },
     /// Nothing of the attempt is left. Said of every attempt, once, last.
     Gone {
@@ -159,6 +168,8 @@ pub enum Effect {
         attempt: Attempt,
         /// What.
         launch: Arc<Launch>,
+        /// What it may take; answered by `Limited`.
+        limits: Limits,
     },
     /// Find the attempt that an earlier daemon has launched, and follow it; answered as `Launch` is, or by `Ended`, and by `Gone`.
     Resume {
@@ -171,6 +182,13 @@ pub enum Effect {
     Interrupt {
         /// To which attempt.
         attempt: Attempt,
+    },
+    /// Change what it may take; answered by `Limited`.
+    Limit {
+        /// Which attempt.
+        attempt: Attempt,
+        /// From now on.
+        limits: Limits,
     },
     /// Kill everything of it, and do not rest before it is gone.
     Kill {
@@ -244,8 +262,18 @@ struct Declared {
     restarting: bool,
     /// Launches in a row that failed for reasons that are not the agent's.
     retries: u32,
-    exit: Option<(How, Timestamp)>,
+    exit: Option<Exit>,
     error: Option<String>,
+    /// Why the limits of the present or latest attempt are not applied.
+    limits_error: Option<String>,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Serialize, Deserialize)]
+struct Exit {
+    how: How,
+    at: Timestamp,
+    oom_kills: u64,
 }
 
 impl Declared {
@@ -269,6 +297,7 @@ impl Declared {
             retries: 0,
             exit: None,
             error: None,
+            limits_error: None,
         }
     }
 
@@ -507,7 +536,10 @@ impl Machine {
             Event::Started { attempt, pid, at } => self.started(attempt, pid, at),
             Event::Found { attempt, fingerprint } => self.found_instead(attempt, fingerprint),
             Event::NotStarted { attempt, why } => self.not_started(attempt, why, now, &mut effects),
-            Event::Ended { attempt, how, at } => self.ended(attempt, how, at, now, &mut effects),
+            Event::Ended { attempt, how, at, oom_kills } => {
+                self.ended(attempt, Exit { how, at, oom_kills }, now, &mut effects);
+            }
+            Event::Limited { attempt, error } => self.limited(attempt, error),
             Event::Gone { attempt } => self.gone(attempt, now, &mut effects),
             Event::SessionBusy { attempt, holder } => self.session_busy(attempt, holder),
             Event::SessionFree if self.is_queued() => self.begin(now, &mut effects),
@@ -540,10 +572,17 @@ impl Machine {
         let Some(declared) = &mut self.declared else { return self.declare(declaration, now, effects) };
         let (launch, missing) = split(declaration.launch);
         declared.kind = declaration.kind.to_owned();
+        let is_limited_anew = declared.policy.limits != declaration.policy.limits;
         declared.policy = declaration.policy;
         declared.is_restored &= launch.as_ref().map(|launch| &launch.fingerprint) != declared.fingerprint.as_ref();
         declared.launch = launch.or(declared.launch.take());
         declared.missing = missing;
+        let limits = declared.policy.limits;
+        if let State::Starting { attempt } | State::Running { attempt, .. } = self.state
+            && is_limited_anew
+        {
+            effects.push(Effect::Limit { attempt, limits });
+        }
         match self.state {
             State::Waiting | State::Queued { .. } if !declared.restarting => self.begin(now, effects),
             State::Waiting | State::Backoff { why: BackoffReason::Restart, .. } => self.judge(now, effects),
@@ -647,7 +686,7 @@ impl Machine {
         match why {
             NotStarted::Failed(message) => {
                 declared.error = Some(message.clone());
-                declared.exit = Some((How::Cause(message), now));
+                declared.exit = Some(Exit { how: How::Cause(message), at: now, oom_kills: 0 });
                 self.judge_anew(now, effects);
             }
             NotStarted::CutOff => {
@@ -675,10 +714,19 @@ impl Machine {
         self.state = State::Queued { holder };
     }
 
-    fn ended(&mut self, attempt: Attempt, how: How, at: Timestamp, now: Timestamp, effects: &mut Vec<Effect>) {
+    fn limited(&mut self, attempt: Attempt, error: Option<String>) {
+        if self.attempt == attempt
+            && let Some(declared) = self.declared_with_attempts()
+        {
+            declared.limits_error = error;
+        }
+    }
+
+    fn ended(&mut self, attempt: Attempt, exit: Exit, now: Timestamp, effects: &mut Vec<Effect>) {
         // It is the launcher that says so, or tmux.
         let started = self.declared_with_attempts().and_then(|declared| declared.started);
-        let at = started.map_or(at, |started| at.max(started)).min(now);
+        let at = started.map_or(exit.at, |started| exit.at.max(started)).min(now);
+        let exit = Exit { at, ..exit };
         self.had_ended_in_time(attempt, at);
         let since = match &mut self.state {
             State::Stopping { attempt: present, harness, deadline, .. }
@@ -687,7 +735,7 @@ impl Machine {
                 *harness = Harness::Over;
                 *deadline = (*deadline).min(now + LINGER);
                 if let Some(declared) = self.declared_with_attempts() {
-                    declared.exit = Some((how, at));
+                    declared.exit = Some(exit);
                 }
                 return;
             }
@@ -699,7 +747,7 @@ impl Machine {
         let Some(declared) = &mut self.declared else { return };
         // Nobody may have seen it start.
         declared.first_started.get_or_insert(since);
-        declared.exit = Some((how, at));
+        declared.exit = Some(exit);
         if declared.policy.backoff_reset.is_some_and(|healthy| at.since(since) >= healthy) {
             declared.in_a_row = 0;
         }
@@ -729,7 +777,8 @@ impl Machine {
             | State::Stopping { attempt: present, harness: Harness::Alive { .. }, .. }
                 if present == attempt =>
             {
-                self.ended(attempt, How::Cause("its end was not reported".to_owned()), now, now, effects);
+                let how = How::Cause("its end was not reported".to_owned());
+                self.ended(attempt, Exit { how, at: now, oom_kills: 0 }, now, effects);
                 self.gone(attempt, now, effects);
             }
             State::Stopping { attempt: present, why, .. } if present == attempt => match why {
@@ -820,7 +869,9 @@ impl Machine {
         self.attempt += 1;
         self.session.get_or_insert_with(|| Session { name: launch.session.clone(), is_open: false });
         self.state = State::Starting { attempt: self.attempt };
-        effects.push(Effect::Launch { attempt: self.attempt, launch });
+        declared.limits_error = None;
+        let limits = declared.policy.limits;
+        effects.push(Effect::Launch { attempt: self.attempt, launch, limits });
     }
 
     fn stop(&mut self, why: StopReason, now: Timestamp, effects: &mut Vec<Effect>) {
@@ -859,7 +910,7 @@ impl Machine {
     /// Lets the policy decide upon the latest end, also for a second time: the policy may have changed since.
     fn judge(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let Some(declared) = &mut self.declared else { return };
-        let Some((how, at)) = &declared.exit else { return };
+        let Some(Exit { how, at, .. }) = &declared.exit else { return };
         if std::mem::take(&mut declared.restarting) {
             declared.in_a_row = declared.in_a_row.saturating_sub(1);
         }
@@ -919,9 +970,11 @@ impl Machine {
             attempt: declared.map(|declared| declared.attempts).filter(|&attempts| attempts > 0),
             declared_at: declared.map(|declared| time(declared.at)),
             started_at: declared.and_then(|declared| declared.started).map(time),
-            exit: declared
-                .and_then(|declared| declared.exit.as_ref())
-                .map(|(how, at)| status::Exit { how: how.clone(), at: time(*at) }),
+            exit: declared.and_then(|declared| declared.exit.as_ref()).map(|exit| status::Exit {
+                how: exit.how.clone(),
+                at: time(exit.at),
+                oom_kills: Some(exit.oom_kills).filter(|&kills| kills > 0),
+            }),
             next_start_at: match self.state {
                 // Nobody knows how long clearing takes.
                 State::Backoff { why: BackoffReason::Clearing, .. } => None,
@@ -933,6 +986,8 @@ impl Machine {
                 _ => None,
             },
             timeout_at: self.timeout_at().map(time),
+            limits_error: declared.and_then(|declared| declared.limits_error.clone()),
+            resources: None,
         }
     }
 
@@ -950,7 +1005,12 @@ impl Machine {
 
     fn reason(&self) -> String {
         let Some(declared) = &self.declared else { return "its entry is wrong, and nothing of it ever ran".to_owned() };
-        let ended = || declared.exit.as_ref().map_or_else(|| "ended".to_owned(), |(how, _)| describe(how));
+        let ended = || {
+            declared
+                .exit
+                .as_ref()
+                .map_or_else(|| "ended".to_owned(), |exit| describe(exit, declared.policy.limits.memory))
+        };
         let of_limit = |count: u64| match declared.policy.max_restarts {
             Some(limit) => format!("{count} of {limit}"),
             None => count.to_string(),
@@ -997,10 +1057,22 @@ impl Machine {
     }
 }
 
-fn describe(how: &How) -> String {
-    match how {
+fn describe(exit: &Exit, memory: Option<u64>) -> String {
+    let how = match &exit.how {
         How::Code(code) => format!("exited with status {code}"),
         How::Signal(signal) => format!("ended by {signal}"),
         How::Cause(cause) => cause.clone(),
+    };
+    if exit.oom_kills == 0 {
+        return how;
     }
+    let limit = memory.map_or_else(String::new, |bytes| format!(", of which it may have {}", in_words(bytes)));
+    format!("{how}; the kernel killed {} of its processes for lack of memory{limit}", exit.oom_kills)
+}
+
+/// Bytes, in the largest unit that gives a whole number.
+fn in_words(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let unit = units.into_iter().find(|(shift, _)| bytes.trailing_zeros() >= *shift);
+    unit.map_or_else(|| format!("{bytes} bytes"), |(shift, unit)| format!("{} {unit}", bytes >> shift))
 }

@@ -40,6 +40,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::config::Limits;
 
     fn policy(restart: Restart, max_restarts: Option<u64>) -> Policy {
         Policy {
@@ -49,6 +50,7 @@ mod tests {
             grace_period: Duration::from_secs(30),
             backoff: vec![Duration::from_secs(1), Duration::from_secs(5)],
             backoff_reset: None,
+            limits: Limits::default(),
         }
     }
 

@@ -5,10 +5,12 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use zbus::connection::Builder;
 use zbus::message::Body;
-use zbus::{Connection, OwnedObjectPath, OwnedVariant};
+use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant};
+
+use crate::config::Limits;
 
 const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
 const SYSTEMD: &str = "org.freedesktop.systemd1";
@@ -20,6 +22,16 @@ const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 /// How long systemd may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long is waited for a unit of the same name to be gone.
+const AGAIN: Duration = Duration::from_millis(10);
+const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
+
+/// The daemon's own unit, where it is the one that the NixOS module defines.
+const SERVICE: &str = "agentd.service";
+
+/// The slice of all agents.
+pub const SLICE: &str = "agentd.slice";
 
 /// Why systemd did not tell or do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +75,62 @@ pub async fn job() -> Result<Option<Job>, Error> {
         Ok(Some(if kind.ends_with("restart") { Job::Restart } else { Job::Other }))
     })
     .await
+}
+
+/// Has a process put into a transient scope of its own in [`SLICE`] (`systemd.scope(5)`), whose control group this process may
+/// divide. That it is in is to be seen in its `/proc/PID/cgroup`, which can take some milliseconds more.
+pub async fn start_scope(name: &str, description: &str, pid: i32, limits: &Limits) -> Result<(), Error> {
+    let pid = u32::try_from(pid).unwrap_or_default();
+    let mut properties: Vec<(&str, Variant)> = vec![
+        ("Description", description.into()),
+        ("Slice", SLICE.into()),
+        ("PIDs", vec![pid].into()),
+        ("Delegate", true.into()),
+        ("CollectMode", "inactive-or-failed".into()),
+        // When the machine goes down, what is ordered like that is stopped the other way round: agents by their daemon, in peace.
+        ("Before", vec![SERVICE].into()),
+        ("CPUAccounting", true.into()),
+        ("MemoryAccounting", true.into()),
+        ("TasksAccounting", true.into()),
+    ];
+    properties.extend(settings(limits));
+    // A process that runs out of memory is not to take the others with it. For scopes since 253; earlier versions leave them alone.
+    let mut with_policy = properties.clone();
+    with_policy.push(("OOMPolicy", "continue".into()));
+    let no_others: Vec<(&str, Vec<(&str, Variant)>)> = Vec::new();
+    in_time("start a scope", async {
+        let connection = connect().await?;
+        let mut body = (name, "fail", with_policy, no_others);
+        loop {
+            match call(&connection, MANAGER_PATH, MANAGER, "StartTransientUnit", &body).await {
+                // The one before, which has ended, is about to be forgotten.
+                Err(zbus::Error::MethodError(error, ..)) if error.as_str() == UNIT_EXISTS => {
+                    sleep(AGAIN).await;
+                }
+                Err(zbus::Error::MethodError(..)) if body.2.len() > properties.len() => body.2.clone_from(&properties),
+                result => return result.map(drop),
+            }
+        }
+    })
+    .await
+}
+
+/// Changes the limits of a scope that was started so.
+pub async fn limit_scope(name: &str, limits: &Limits) -> Result<(), Error> {
+    in_time("change the limits of a scope", async {
+        let connection = connect().await?;
+        let body = (name, true, settings(limits).to_vec());
+        call(&connection, MANAGER_PATH, MANAGER, "SetUnitProperties", &body).await.map(drop)
+    })
+    .await
+}
+
+/// As properties, see `systemd.resource-control(5)`: the largest number stands for none.
+fn settings(limits: &Limits) -> [(&'static str, Variant<'static>); 3] {
+    const MICROSECONDS_PER_PERCENT: u64 = 10_000;
+    let cpu = limits.cpu.map(|percent| percent.saturating_mul(MICROSECONDS_PER_PERCENT));
+    let setting = |name, limit: Option<u64>| (name, limit.unwrap_or(u64::MAX).into());
+    [setting("MemoryMax", limits.memory), setting("TasksMax", limits.tasks), setting("CPUQuotaPerSecUSec", cpu)]
 }
 
 async fn connect() -> zbus::Result<Connection> {

@@ -3,10 +3,10 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use agentd::status::State;
+use agentd::status::{AgentStatus, State};
 use nix::sys::signal::Signal;
 
-use crate::support::{Daemon, Process, Setup, Who, as_user, is_root, root, run};
+use crate::support::{Daemon, Process, Setup, Who, agent, as_user, is_root, root, run};
 
 /// What has to find the processes of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -305,7 +305,7 @@ fn bystanders_live_on(by: By) {
             bystanders.push((other, Bystander::start(named(other).env("AGENTD_AGENT", &mark))));
         }
     }
-    let other = daemon.agent("orphan-1").unwrap().pid.unwrap();
+    let other = daemon.wait_until_running("orphan-1");
     daemon.edit_jcard(&shape("setsid", "stop", "").replace("name = \"setsid\"", "name = \"orphan-1\""));
     daemon.wait_until_removed("orphan");
     daemon.wait_until_removed("kills-launcher");
@@ -317,7 +317,7 @@ fn bystanders_live_on(by: By) {
 }
 
 fn mark_of(daemon: &Daemon, name: &str) -> String {
-    let environment = Process(daemon.agent(name).unwrap().pid.unwrap()).environ();
+    let environment = Process(daemon.wait_until_running(name)).environ();
     let mut variables = environment.split(|&byte| byte == 0).filter_map(|variable| std::str::from_utf8(variable).ok());
     variables.find_map(|variable| variable.strip_prefix("AGENTD_AGENT=")).unwrap().to_owned()
 }
@@ -350,7 +350,7 @@ fn a_kill_spares_the_launcher_which_tells_how_the_harness_ended() {
 fn the_groups_of_a_daemon_go_with_it() {
     let Some(mut daemon) = start(By::Group, &shape("orphan", "stop", "")) else { return };
     daemon.wait_for_file("orphan-ready");
-    let harness = daemon.agent("orphan").unwrap().pid.unwrap();
+    let harness = daemon.wait_until_running("orphan");
     let (_, group) = run(Command::new("cat").arg(format!("/proc/{harness}/cgroup")));
     let path = group.lines().find_map(|line| line.strip_prefix("0::")).unwrap().to_owned();
     assert!(path.ends_with("-state/orphan/tree"), "{path}");
@@ -365,4 +365,27 @@ fn the_groups_of_a_daemon_go_with_it() {
     assert!(daemon.stop().success());
     assert!(!directory.exists(), "{}", directory.display());
     assert!(begun.elapsed() < crate::support::BOUND);
+}
+
+#[test]
+fn an_agent_asked_for_alone_shows_what_it_takes_of_the_machine() {
+    let Some(daemon) = start(By::Group, &agent("busy", "sleep inf", "")) else { return };
+    daemon.wait_until_running("busy");
+    let one: AgentStatus = serde_json::from_str(&daemon.get("/v1/agents/busy").body).unwrap();
+    assert!(one.resources.unwrap().cpu_usec.unwrap() > 0);
+    assert_eq!(daemon.agent("busy").unwrap().resources, None, "not for all at once");
+}
+
+#[test]
+fn limits_that_cannot_be_applied_are_told_and_the_agent_runs() {
+    let daemon = Setup::new().start(&(agent("a", "sleep inf", "memory = '1GiB'") + &agent("b", "sleep inf", "")));
+    daemon.wait_until_running("a");
+    daemon.wait_until_running("b");
+    let told = daemon.wait_until("a", "its limits", |agent| agent.limits_error.is_some()).limits_error.unwrap();
+    assert!(told.contains("limits are not applied") && told.contains("systemd"), "{told}");
+    assert_eq!(daemon.agent("b").unwrap().limits_error, None);
+    daemon.edit_jcard(&(agent("a", "sleep inf", "") + &agent("b", "sleep inf", "cpu = 2")));
+    daemon.wait_until("b", "its limits", |agent| agent.limits_error.is_some());
+    daemon.wait_until("a", "no limits", |agent| agent.limits_error.is_none());
+    assert_eq!((daemon.agent("a").unwrap().attempt, daemon.agent("b").unwrap().attempt), (Some(1), Some(1)));
 }

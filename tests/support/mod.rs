@@ -110,6 +110,8 @@ pub fn running(name: &str) -> AgentStatus {
         next_start_at: None,
         deadline: None,
         timeout_at: None,
+        limits_error: None,
+        resources: None,
     }
 }
 

@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime};
 use rstest::rstest;
 
 use super::*;
-use crate::config::Restart;
+use crate::config::{Limits, Restart};
 use crate::frame::Bytes;
 use crate::status::State::{self as Shown, Backoff, Exited, Running, Starting, Stopping, Waiting};
 
@@ -48,6 +48,7 @@ fn declaration(edit: impl FnOnce(&mut Policy)) -> Declaration {
         grace_period: seconds(30),
         backoff: vec![seconds(3)],
         backoff_reset: None,
+        limits: Limits::default(),
     };
     edit(&mut policy);
     Declaration { kind: "native", policy, launch: Ok(launch("a", "x")) }
@@ -93,6 +94,7 @@ fn in_words(effect: &Effect) -> String {
         Effect::Launch { attempt, .. } => format!("launch {attempt}"),
         Effect::Resume { attempt, .. } => format!("resume {attempt}"),
         Effect::Interrupt { attempt } => format!("interrupt {attempt}"),
+        Effect::Limit { attempt, .. } => format!("limit {attempt}"),
         Effect::Kill { attempt } => format!("kill {attempt}"),
         Effect::Close { session } => format!("close {session}"),
         Effect::OfferShell { session } => format!("offer shell {session}"),
@@ -159,7 +161,7 @@ impl Life {
     }
 
     fn ended(&mut self, attempt: Attempt, how: How) -> Vec<String> {
-        self.tell(Event::Ended { attempt, how, at: self.now })
+        self.tell(Event::Ended { attempt, how, at: self.now, oom_kills: 0 })
     }
 
     fn gone(&mut self, attempt: Attempt) -> Vec<String> {
@@ -583,7 +585,7 @@ mod a_change_of_what_is_launched {
         assert!(life.ended(1, code(0)).is_empty());
         assert_eq!((life.state(), life.status().running), (Stopping, false));
         let effects = life.machine.step(Event::Gone { attempt: 1 }, life.now);
-        assert_eq!(effects, [Effect::Launch { attempt: 2, launch: new }]);
+        assert_eq!(effects, [Effect::Launch { attempt: 2, launch: new, limits: Limits::default() }]);
     }
 
     #[test]
@@ -642,7 +644,7 @@ mod a_change_of_what_is_launched {
         assert_eq!(life.status().deadline, at(30));
         life.ended(1, code(0));
         let effects = life.machine.step(Event::Gone { attempt: 1 }, life.now);
-        assert_eq!(effects, [Effect::Launch { attempt: 2, launch: newest }]);
+        assert_eq!(effects, [Effect::Launch { attempt: 2, launch: newest, limits: Limits::default() }]);
     }
 
     #[test]
@@ -1246,7 +1248,7 @@ mod late_news {
             Event::Started { attempt, pid: 666, at: START },
             Event::NotStarted { attempt, why: failed("late") },
             Event::NotStarted { attempt, why: retry("late") },
-            Event::Ended { attempt, how: code(66), at: START },
+            Event::Ended { attempt, how: code(66), at: START, oom_kills: 0 },
             Event::Gone { attempt },
             Event::SessionBusy { attempt, holder: name("b") },
             Event::SessionFree,
@@ -1322,6 +1324,58 @@ mod late_news {
     }
 }
 
+mod limits {
+    use super::*;
+
+    fn limited(tasks: u64) -> Declaration {
+        declaration(|policy| {
+            policy.limits.tasks = Some(tasks);
+            policy.restart = Restart::Always;
+        })
+    }
+
+    #[test]
+    fn are_those_of_the_declaration_at_each_launch() {
+        let mut life = Life::new();
+        let effects = life.machine.step(Event::Declare(limited(9)), life.now);
+        let Some(Effect::Launch { limits, .. }) = effects.first() else { panic!("{effects:?}") };
+        assert_eq!(limits.tasks, Some(9));
+        life.start(1);
+        life.update(limited(8));
+        life.end(1, code(0));
+        life.now = life.machine.due().unwrap();
+        let effects = life.machine.step(Event::Due, life.now);
+        let Some(Effect::Launch { limits, .. }) = effects.first() else { panic!("{effects:?}") };
+        assert_eq!(limits.tasks, Some(8));
+    }
+
+    #[test]
+    fn are_changed_for_what_lives_and_only_when_they_have_changed() {
+        let mut life = Life::starting(limited(9));
+        assert_eq!(life.update(limited(8)), ["limit 1"]);
+        life.start(1);
+        assert_eq!(life.update(limited(7)), ["limit 1"]);
+        assert!(life.update(limited(7)).is_empty());
+        assert_eq!(life.state(), Running);
+    }
+
+    #[test]
+    fn that_are_not_applied_are_told_until_they_are_or_the_next_attempt() {
+        let mut life = Life::running(limited(9));
+        let limited = |attempt, error: Option<&str>| Event::Limited { attempt, error: error.map(str::to_owned) };
+        life.tell(limited(1, Some("no systemd")));
+        assert_eq!(life.status().limits_error.as_deref(), Some("no systemd"));
+        life.tell(limited(1, None));
+        assert_eq!(life.status().limits_error, None);
+        life.tell(limited(1, Some("no systemd")));
+        life.end(1, code(0));
+        life.wait(seconds(3));
+        assert_eq!((life.state(), life.status().limits_error), (Starting, None));
+        life.tell(limited(1, Some("late")));
+        assert_eq!(life.status().limits_error, None);
+    }
+}
+
 mod what_is_shown {
     use super::*;
 
@@ -1351,7 +1405,7 @@ mod what_is_shown {
         life.ended(1, code(7));
         assert_eq!(shown(&life), (Backoff, false, None, Some(1), 0));
         assert_eq!(times(&life), (at(0), at(1), at(13), None, at(601)));
-        assert_eq!(life.status().exit, Some(status::Exit { how: code(7), at: at(10).unwrap() }));
+        assert_eq!(life.status().exit, Some(status::Exit { how: code(7), at: at(10).unwrap(), oom_kills: None }));
         life.gone(1);
         life.wait(seconds(3));
         assert_eq!(shown(&life), (Starting, false, None, Some(2), 1));
@@ -1390,6 +1444,23 @@ mod what_is_shown {
         assert_eq!(reason(&life), "ended by SIGSEGV; 1 restarts were allowed and made");
         life.remove();
         assert_eq!(reason(&life), "its session is being closed");
+    }
+
+    #[test]
+    fn names_a_lack_of_memory() {
+        let ended = |oom_kills, memory: Option<u64>| {
+            let mut life = Life::running(declaration(|policy| policy.limits.memory = memory));
+            let how = How::Signal("SIGKILL".into());
+            life.tell(Event::Ended { attempt: 1, how, at: life.now, oom_kills });
+            let status = life.status();
+            (status.reason.unwrap(), status.exit.unwrap().oom_kills)
+        };
+        assert_eq!(ended(0, Some(2 << 30)), ("ended by SIGKILL".to_owned(), None));
+        let one =
+            "ended by SIGKILL; the kernel killed 1 of its processes for lack of memory, of which it may have 2 GiB";
+        assert_eq!(ended(1, Some(2 << 30)), (one.to_owned(), Some(1)));
+        let many = "ended by SIGKILL; the kernel killed 3 of its processes for lack of memory";
+        assert_eq!(ended(3, None), (many.to_owned(), Some(3)));
     }
 
     #[test]

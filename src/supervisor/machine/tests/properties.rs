@@ -78,6 +78,7 @@ impl Choices {
             grace_period: seconds(self.one_of(&[30, 1, 0])),
             backoff: self.one_of::<&[u64]>(&[&[3], &[0], &[1, 60], &[0, 1, 3]]).iter().copied().map(seconds).collect(),
             backoff_reset: self.one_of(&[None, Some(10), Some(0)]).map(seconds),
+            limits: Limits { tasks: self.one_of(&[None, None, Some(9)]), ..Limits::default() },
         }
     }
 
@@ -309,7 +310,7 @@ impl World {
                 if let Some(in_force) = in_force {
                     in_force.exit = Some(how.clone());
                 }
-                self.tell_news(Event::Ended { attempt, how, at: self.now });
+                self.tell_news(Event::Ended { attempt, how, at: self.now, oom_kills: 0 });
             }
             (Way::Goes, phase) => {
                 let is_unreported = phase != Phase::Over && !(phase == Phase::Pending && is_stopping);
@@ -390,7 +391,7 @@ impl World {
         assert!(!was_over || may_revive || !effects.iter().any(is_launch), "what is over starts again by itself");
         if !effects.is_empty() && std::mem::take(&mut self.is_doomed) {
             for effect in effects {
-                if let Effect::Launch { attempt, launch } = effect {
+                if let Effect::Launch { attempt, launch, .. } = effect {
                     self.count(attempt, &launch);
                 }
             }
@@ -451,11 +452,11 @@ impl World {
                 if let Some(in_force) = in_force {
                     in_force.exit = Some(how.clone());
                 }
-                self.tell_news(Event::Ended { attempt, how, at: self.now });
+                self.tell_news(Event::Ended { attempt, how, at: self.now, oom_kills: 0 });
             }
             (Phase::Alive(pid), _) => self.tell(Event::Started { attempt, pid, at: self.now }),
             // It was told before, and is told once more.
-            (Phase::Over, None) => self.tell(Event::Ended { attempt, how: code(99), at: self.now }),
+            (Phase::Over, None) => self.tell(Event::Ended { attempt, how: code(99), at: self.now, oom_kills: 0 }),
             (Phase::Over, Some(_)) => self.goes(Way::Goes),
         }
     }
@@ -472,10 +473,14 @@ impl World {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Launch { attempt, launch } => self.launch(attempt, &launch),
+            Effect::Launch { attempt, launch, .. } => self.launch(attempt, &launch),
             Effect::Resume { .. } => panic!("takes up what it has not left"),
             Effect::Interrupt { attempt } => {
                 assert_eq!(self.real.as_ref().map(|real| real.attempt), Some(attempt), "interrupts what is not");
+            }
+            Effect::Limit { attempt, limits } => {
+                assert_eq!(self.real.as_ref().map(|real| real.attempt), Some(attempt), "limits what is not");
+                self.tell(Event::Limited { attempt, error: limits.is_any().then(|| "no systemd".to_owned()) });
             }
             Effect::Kill { attempt } => {
                 let real = self.real.as_mut().filter(|real| real.attempt == attempt).expect("kills what is not");
