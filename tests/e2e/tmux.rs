@@ -170,7 +170,10 @@ fn agents_of_a_server_that_is_killed_are_lost_with_that_cause_and_policy_applies
     let once = agent("once", "log @WORK/once; sleep inf", "");
     let again = agent("again", "log @WORK/again; sleep inf", "restart = \"on-failure\"\nbackoff = [\"50ms\"]");
     let daemon = Setup::new().start(&(once + &again));
-    let pids = ["once", "again"].map(|name| daemon.wait_until_running(name));
+    let pids = ["once", "again"].map(|name| {
+        daemon.wait_for_starts(name, 1);
+        daemon.wait_until_running(name)
+    });
     let first = server(&daemon);
     first.signal(Signal::SIGKILL);
     let lost = daemon.wait_for_state("once", State::Exited);
@@ -364,7 +367,9 @@ fn a_tmux_server_that_somebody_else_starts_is_waited_for_and_set_up_each_time() 
     assert!(!daemon.tmux_socket().exists());
     start_server();
     runs_as_it_should(1);
+    let first = server(&daemon);
     daemon.tmux(&["kill-server"]).unwrap();
+    daemon.wait_until_gone(first.0);
     start_server();
     runs_as_it_should(2);
 }

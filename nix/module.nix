@@ -1,0 +1,563 @@
+{
+  config,
+  lib,
+  pkgs,
+  utils,
+  ...
+}:
+let
+  inherit (lib)
+    literalExpression
+    literalMD
+    mkDefault
+    mkEnableOption
+    mkIf
+    mkMerge
+    mkOption
+    mkPackageOption
+    types
+    ;
+
+  cfg = config.services.agentd;
+  toml = pkgs.formats.toml { };
+
+  isInStore = path: builtins.hasContext path || lib.hasPrefix "${builtins.storeDir}/" path;
+
+  # A configFile that is part of the configuration, not of the machine.
+  isConfigFileInStore =
+    cfg.configFile != null && (builtins.isPath cfg.configFile || isInStore cfg.configFile);
+
+  # The jcard that the configuration holds, if it holds one.
+  jcard =
+    if cfg.settings != { } then
+      toml.generate "jcard.toml" cfg.settings
+    else if isConfigFileInStore then
+      cfg.configFile
+    else
+      null;
+
+  checkedJcard = pkgs.runCommandLocal "jcard.toml" { } (
+    lib.optionalString (pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform) ''
+      ${cfg.package}/bin/agentd check ${lib.optionalString (lib.elem "--unsandboxed" cfg.extraArgs) "--unsandboxed "}${jcard}
+    ''
+    + ''
+      cp ${jcard} $out
+    ''
+  );
+
+  # Below /etc, so that what is no longer declared goes away, and a change needs no restart.
+  secretLinks = "agentd/secrets";
+
+  secretDir = if cfg.secretFiles != { } then "/etc/${secretLinks}" else cfg.secretDir;
+
+  arguments =
+    lib.optionals (cfg.configFile != null && jcard == null) [
+      "--config"
+      cfg.configFile
+    ]
+    ++ lib.optionals (secretDir != null) [
+      "--secret-dir"
+      secretDir
+    ]
+    ++ lib.optional (cfg.logLevel == "debug") "--debug"
+    ++ [
+      "--api-socket"
+      cfg.apiSocket
+      "--tmux-socket"
+      cfg.tmuxSocket
+      "--user"
+      cfg.user
+      "--admin-group"
+      cfg.adminGroup
+      # It has a unit of its own.
+      "--await-tmux"
+    ];
+
+  # Flags that options decide on, and which. Those about what the units rest on are never for extraArgs.
+  decided = {
+    api-socket = "apiSocket";
+    tmux-socket = "tmuxSocket";
+    user = "user";
+    admin-group = "adminGroup";
+  }
+  // lib.optionalAttrs (cfg.settings != { }) { config = "settings"; }
+  // lib.optionalAttrs (cfg.configFile != null) { config = "configFile"; }
+  // lib.optionalAttrs (cfg.secretDir != null) { secret-dir = "secretDir"; }
+  // lib.optionalAttrs (cfg.secretFiles != { }) { secret-dir = "secretFiles"; }
+  // lib.optionalAttrs (cfg.logLevel == "debug") { debug = "logLevel"; };
+
+  flagOf =
+    argument:
+    let
+      match = builtins.match "--?([a-z-]+)(=.*)?" argument;
+    in
+    if match == null then "" else lib.head match;
+
+  account = config.users.users.${cfg.user} or null;
+
+  # What the daemon can do without. The agents live in scopes and in agentd-tmux.service, and have none of this.
+  hardening = {
+    CapabilityBoundingSet = [
+      # Secrets and links are whoever's they are.
+      "CAP_DAC_OVERRIDE"
+      # The folder of the tmux socket is the agent user's, and has a setgid bit.
+      "CAP_CHOWN"
+      "CAP_FOWNER"
+      "CAP_FSETID"
+      # What acts on the agent user's paths acts as the agent user.
+      "CAP_SETGID"
+      "CAP_SETUID"
+      # Agents are stopped, and what they leave behind is known by its environment.
+      "CAP_KILL"
+      "CAP_SYS_PTRACE"
+    ];
+    IPAddressDeny = "any";
+    LockPersonality = true;
+    MemoryDenyWriteExecute = true;
+    NoNewPrivileges = true;
+    PrivateDevices = true;
+    ProtectClock = true;
+    ProtectHome = "read-only";
+    ProtectHostname = true;
+    ProtectKernelLogs = true;
+    ProtectKernelModules = true;
+    ProtectKernelTunables = true;
+    ProtectSystem = "full";
+    RestrictAddressFamilies = [ "AF_UNIX" ];
+    RestrictNamespaces = true;
+    RestrictRealtime = true;
+    SystemCallArchitectures = "native";
+    SystemCallErrorNumber = "EPERM";
+    SystemCallFilter = [ "@system-service" ];
+  };
+in
+{
+  options.services.agentd = {
+    enable = mkEnableOption "agentd, which keeps declared AI coding agents running in tmux sessions";
+
+    package = mkOption {
+      type = types.package;
+      default = pkgs.callPackage ./package.nix { };
+      defaultText = literalMD "agentd, built with this system's packages";
+      example = literalExpression "inputs.agentd.packages.\${pkgs.stdenv.hostPlatform.system}.agentd";
+      description = "The agentd to run.";
+    };
+
+    tmuxPackage = mkPackageOption pkgs "tmux" {
+      extraDescription = ''
+        It is the agents' tmux. A server that runs keeps its version until `systemctl stop agentd` or a reboot.
+      '';
+    };
+
+    settings = mkOption {
+      inherit (toml) type;
+      default = { };
+      example = literalExpression ''
+        {
+          agents = [
+            {
+              name = "reviewer";
+              harness = "claude-code";
+              prompt = "Review the open pull requests.";
+              restart = "on-failure";
+            }
+          ];
+        }
+      '';
+      description = ''
+        The jcard, as Nix. It is checked when the system is built, and becomes {file}`/etc/stereos/jcard.toml`; a change takes
+        effect at the switch, for the agents concerned and without a restart of the daemon.
+
+        It is readable for everybody who can read the Nix store: put secrets into
+        {option}`services.agentd.secretFiles`, not into `env`.
+      '';
+    };
+
+    configFile = mkOption {
+      type = types.nullOr types.path;
+      default = null;
+      example = "/var/lib/agents/jcard.toml";
+      description = ''
+        The jcard, as a file. One on the machine is named as a string, and is read while agentd runs; one that is part of the
+        configuration (`./jcard.toml`) is treated like {option}`services.agentd.settings`. With neither, agentd reads
+        {file}`/etc/stereos/jcard.toml`, whoever puts it there.
+      '';
+    };
+
+    secretDir = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = "/run/keys/agentd";
+      description = ''
+        The folder of secrets, one file for each variable. By default it is {file}`/run/stereos/secrets`, which is made; or the
+        credentials of the service, if it has any (`systemd.services.agentd.serviceConfig.LoadCredential`).
+      '';
+    };
+
+    secretFiles = mkOption {
+      type = types.attrsOf types.str;
+      default = { };
+      example = literalExpression ''
+        {
+          ANTHROPIC_API_KEY = config.age.secrets.anthropic.path;
+          GITHUB_TOKEN = config.sops.secrets.github.path;
+        }
+      '';
+      description = ''
+        Secrets by the name of their variable: where each is found while the system runs. agentd reads them as root, and notices
+        when they are rotated.
+      '';
+    };
+
+    user = mkOption {
+      type = types.str;
+      default = "agent";
+      description = "Whom the agents run as.";
+    };
+
+    adminGroup = mkOption {
+      type = types.str;
+      default = "admin";
+      description = "The group that may use the API and see the tmux server's socket.";
+    };
+
+    createUsers = mkOption {
+      type = types.bool;
+      default = true;
+      example = false;
+      description = ''
+        Whether to define {option}`services.agentd.user`, its group and workspace, and
+        {option}`services.agentd.adminGroup`. What is defined elsewhere in the configuration takes precedence.
+      '';
+    };
+
+    agentPackages = mkOption {
+      type = types.listOf types.package;
+      default = [ ];
+      example = literalExpression "[ pkgs.claude-code pkgs.git pkgs.nodejs ]";
+      description = ''
+        Packages on the agents' PATH. They are in the agent user's profile, which a login shell of that user that sets a PATH of
+        its own may leave out.
+      '';
+    };
+
+    apiSocket = mkOption {
+      type = types.path;
+      default = "/run/stereos/agentd.sock";
+      description = ''
+        Where the API is served, to root and {option}`services.agentd.adminGroup`. After a change of it on a running system:
+        `systemctl restart agentd.socket agentd.service`.
+      '';
+    };
+
+    tmuxSocket = mkOption {
+      type = types.path;
+      default = "/run/agentd/tmux.sock";
+      description = ''
+        Where the agents' tmux server listens. The folder becomes the agent user's, and must be for nothing else. A change takes
+        effect when no agent is left on the old server.
+      '';
+    };
+
+    logLevel = mkOption {
+      type = types.enum [
+        "info"
+        "debug"
+      ];
+      default = "info";
+      description = ''
+        How much is logged. `debug` has full command lines with prompts, the names of variables, and the last screen of an agent
+        that ends.
+      '';
+    };
+
+    limits = mkOption {
+      type = types.attrsOf (
+        types.oneOf [
+          types.bool
+          types.int
+          types.str
+        ]
+      );
+      default = { };
+      example = {
+        MemoryMax = "75%";
+        CPUWeight = 50;
+      };
+      description = ''
+        What all agents together may use, in the words of {manpage}`systemd.resource-control(5)`. An agent's own limits are in the
+        jcard.
+      '';
+    };
+
+    hardening = mkOption {
+      type = types.bool;
+      default = true;
+      example = false;
+      description = ''
+        Whether the daemon runs without what it does not need. Agents are not concerned: they run outside of the daemon's unit.
+        Single settings can be overridden in `systemd.services.agentd.serviceConfig`.
+      '';
+    };
+
+    extraArgs = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [
+        "--settle"
+        "1s"
+      ];
+      description = "More arguments for the daemon, passed exactly as they are. See {manpage}`agentd(1)`.";
+    };
+  };
+
+  config = mkIf cfg.enable (mkMerge [
+    {
+      assertions = [
+        {
+          assertion = cfg.settings == { } || cfg.configFile == null;
+          message = "services.agentd.settings and services.agentd.configFile both declare the jcard; keep one of them.";
+        }
+        {
+          assertion = cfg.secretFiles == { } || cfg.secretDir == null;
+          message = ''
+            services.agentd.secretFiles and services.agentd.secretDir both say where secrets are; keep secretFiles, or put links into
+            the folder ${toString cfg.secretDir} with systemd.tmpfiles.
+          '';
+        }
+        {
+          assertion = cfg.user != "root";
+          message = "services.agentd.user is root; agents must not run as root: name an unprivileged user.";
+        }
+        {
+          assertion = account == null || !lib.elem cfg.adminGroup ([ account.group ] ++ account.extraGroups);
+          message = ''
+            The user ${cfg.user} is in the group ${cfg.adminGroup}, so agents could use agentd's API; take it out of that group, or
+            name another group in services.agentd.adminGroup.
+          '';
+        }
+        {
+          assertion = dirOf cfg.apiSocket != dirOf cfg.tmuxSocket;
+          message = ''
+            services.agentd.apiSocket is in the folder of services.agentd.tmuxSocket (${dirOf cfg.tmuxSocket}), which is the agent
+            user's, so agents could put a socket of their own in its place; use another folder, such as /run/stereos.
+          '';
+        }
+        {
+          assertion =
+            !lib.elem (dirOf cfg.tmuxSocket) [
+              "/"
+              "/etc"
+              "/home"
+              "/root"
+              "/run"
+              "/run/stereos"
+              "/tmp"
+              "/var"
+              "/var/lib"
+              "/var/run"
+              "/var/tmp"
+            ];
+          message = ''
+            services.agentd.tmuxSocket is in ${dirOf cfg.tmuxSocket}, but its folder is given to the agent user and must be for
+            nothing else; use a folder of its own, such as /run/agentd.
+          '';
+        }
+      ]
+      ++ lib.mapAttrsToList (name: path: {
+        # 107 bytes fit into the address of a Unix socket.
+        assertion = builtins.stringLength path <= 107;
+        message = "services.agentd.${name}: ${path} is too long for a socket's path; use one of at most 107 bytes.";
+      }) { inherit (cfg) apiSocket tmuxSocket; }
+      ++ map (name: {
+        assertion = builtins.match "[A-Za-z_][A-Za-z0-9_]*" name != null;
+        message = "services.agentd.secretFiles: ${name} cannot be the name of a variable; use letters, digits and underscores.";
+      }) (lib.attrNames cfg.secretFiles)
+      ++
+        lib.mapAttrsToList
+          (option: path: {
+            assertion = path == null || (lib.hasPrefix "/" path && !isInStore path);
+            message = ''
+              services.agentd.${option} is ${toString path}, but must be an absolute path outside of the Nix store, which everybody can
+              read; write the path that the secret has while the system runs as a string, such as "/run/agenix/key".
+            '';
+          })
+          (
+            {
+              inherit (cfg) secretDir;
+            }
+            // lib.mapAttrs' (name: lib.nameValuePair "secretFiles.${name}") cfg.secretFiles
+          )
+      ++ map (argument: {
+        assertion = false;
+        message = ''
+          services.agentd.extraArgs has ${argument}, which is decided by services.agentd.${decided.${flagOf argument}}; set that
+          option instead.
+        '';
+      }) (lib.filter (argument: decided ? ${flagOf argument}) cfg.extraArgs);
+
+      # For `agentd status`, and for looking over an agent's shoulder.
+      environment.systemPackages = [
+        cfg.package
+        cfg.tmuxPackage
+      ];
+
+      environment.etc = mkMerge [
+        (mkIf (jcard != null) { "stereos/jcard.toml".source = checkedJcard; })
+        (lib.mapAttrs' (
+          name: path: lib.nameValuePair "${secretLinks}/${name}" { source = path; }
+        ) cfg.secretFiles)
+      ];
+
+      systemd.services.agentd = {
+        description = "Supervisor of AI coding agents";
+        documentation = [ "man:agentd(1)" ];
+        wantedBy = [ "multi-user.target" ];
+        wants = [ "agentd.socket" ];
+        # As long as there is a daemon there is a server. It is started anew when it dies.
+        upholds = [ "agentd-tmux.service" ];
+        # What is stopped in the opposite order: when the machine goes down, agents still have all of this while they are being
+        # stopped.
+        after = [
+          "agentd.socket"
+          "agentd-tmux.service"
+          # What kind of stop it is, systemd tells over the bus.
+          "dbus.service"
+          "local-fs.target"
+          "network.target"
+          "nss-user-lookup.target"
+          "remote-fs.target"
+        ];
+        path = [ cfg.tmuxPackage ];
+
+        # In one step, so that the daemon knows that it will be back, and leaves the agents alone.
+        stopIfChanged = false;
+        # Agents depend on the daemon: it is never given up.
+        startLimitIntervalSec = mkDefault 0;
+
+        serviceConfig = {
+          Type = "notify";
+          NotifyAccess = "main";
+          ExecStart = utils.escapeSystemdExecArgs (
+            [ "${cfg.package}/bin/agentd" ] ++ arguments ++ cfg.extraArgs
+          );
+          ExecReload = "${pkgs.coreutils}/bin/kill -HUP $MAINPID";
+          # Stopping agents is the daemon's business, and they are elsewhere. What else is here are its helpers.
+          KillMode = "mixed";
+          OOMPolicy = "continue";
+          Restart = mkDefault "on-failure";
+          RestartSec = mkDefault 1;
+          StateDirectory = "agentd";
+          StateDirectoryMode = "0700";
+          # From here on the daemon asks for as much time as its agents' grace periods need.
+          TimeoutStopSec = mkDefault 90;
+          UMask = "0077";
+          WatchdogSec = mkDefault 30;
+        }
+        // lib.optionalAttrs cfg.hardening (lib.mapAttrs (_: mkDefault) hardening);
+      };
+
+      # A unit of its own, because agents live in it: neither a restart of the daemon nor a switch may touch it.
+      systemd.services.agentd-tmux = {
+        description = "tmux server of the AI coding agents";
+        documentation = [ "man:tmux(1)" ];
+        after = [
+          "local-fs.target"
+          "nss-user-lookup.target"
+          "remote-fs.target"
+        ];
+        restartIfChanged = false;
+        startLimitIntervalSec = 0;
+        serviceConfig = {
+          # Started when its first client is done, and by then it listens.
+          Type = "forking";
+          User = cfg.user;
+          ExecStart = utils.escapeSystemdExecArgs [
+            "${cfg.tmuxPackage}/bin/tmux"
+            "-f"
+            "/dev/null"
+            "-S"
+            cfg.tmuxSocket
+            "start-server"
+            ";"
+            "set-option"
+            "-s"
+            "exit-empty"
+            "off"
+          ];
+          # Agents cannot get out of their limits by asking tmux for another window.
+          Slice = "agentd.slice";
+          # An agent that takes too much memory takes nobody with it.
+          OOMPolicy = "continue";
+          TasksMax = "infinity";
+          TimeoutStopSec = 10;
+        };
+      };
+
+      systemd.sockets.agentd = {
+        description = "API of the supervisor of AI coding agents";
+        documentation = [ "man:agentd(1)" ];
+        wantedBy = [ "sockets.target" ];
+        listenStreams = [ cfg.apiSocket ];
+        # Who stops the daemon does not want the next request to start it again.
+        unitConfig.StopPropagatedFrom = [ "agentd.service" ];
+        socketConfig = {
+          FileDescriptorName = "api";
+          RemoveOnStop = true;
+          SocketGroup = cfg.adminGroup;
+          SocketMode = "0660";
+        };
+      };
+
+      systemd.slices.agentd = {
+        description = "AI coding agents";
+        sliceConfig = cfg.limits;
+      };
+
+      systemd.tmpfiles.settings = {
+        # Read before anybody else's rules, so that it is the one that counts: the server's socket gets the folder's group.
+        "00-agentd".${dirOf cfg.tmuxSocket}.d = {
+          mode = "2750";
+          inherit (cfg) user;
+          group = cfg.adminGroup;
+        };
+        # Read after others' rules, which count.
+        "10-agentd" = mkMerge [
+          (mkIf (dirOf cfg.apiSocket == "/run/stereos" || secretDir == null) {
+            "/run/stereos".d = {
+              mode = "0750";
+              user = "root";
+              group = cfg.adminGroup;
+            };
+          })
+          (mkIf (secretDir == null) {
+            "/run/stereos/secrets".d = {
+              mode = "0700";
+              user = "root";
+              group = "root";
+            };
+          })
+        ];
+      };
+    }
+
+    (mkIf cfg.createUsers {
+      users.groups = lib.genAttrs [ cfg.user cfg.adminGroup ] (_: { });
+      users.users.${cfg.user} = {
+        isNormalUser = mkDefault true;
+        description = mkDefault "AI coding agents";
+        # Before mkDefault, with which normal users get the group `users`.
+        group = lib.mkOverride 999 cfg.user;
+      };
+      systemd.tmpfiles.settings."10-agentd"."${account.home}/workspace".d = {
+        mode = "0755";
+        inherit (cfg) user;
+        inherit (account) group;
+      };
+    })
+
+    (mkIf (cfg.agentPackages != [ ]) {
+      users.users.${cfg.user}.packages = cfg.agentPackages;
+    })
+  ]);
+}

@@ -1,0 +1,58 @@
+{
+  lib,
+  stdenv,
+  rustPlatform,
+  installShellFiles,
+  makeBinaryWrapper,
+  tmux,
+}:
+let
+  manifest = (lib.importTOML ../Cargo.toml).package;
+in
+rustPlatform.buildRustPackage {
+  pname = manifest.name;
+  inherit (manifest) version;
+
+  src = lib.fileset.toSource {
+    root = ../.;
+    fileset = lib.fileset.unions [
+      ../Cargo.toml
+      ../Cargo.lock
+      ../src
+      ../tools
+      # Cargo wants to see every target that Cargo.toml names.
+      ../benches
+    ];
+  };
+  cargoLock.lockFile = ../Cargo.lock;
+
+  nativeBuildInputs = [
+    installShellFiles
+    makeBinaryWrapper
+  ];
+
+  # They want tmux, users of their own and a free hand; `tests/run` gives them that.
+  doCheck = false;
+
+  postBuild = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
+    cargo run --release --frozen --target ${stdenv.hostPlatform.rust.rustcTarget} --example manual -- manual
+  '';
+
+  # Wrapped from outside, so that the daemon is still called agentd where processes are listed.
+  postInstall = ''
+    mkdir -p $out/libexec
+    mv $out/bin/agentd $out/libexec/agentd
+    makeWrapper $out/libexec/agentd $out/bin/agentd --suffix PATH : ${lib.makeBinPath [ tmux ]}
+  ''
+  + lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
+    installManPage manual/*.1
+    installShellCompletion --bash manual/agentd.bash --fish manual/agentd.fish --zsh manual/_agentd
+  '';
+
+  meta = {
+    inherit (manifest) description;
+    license = lib.licenses.mit;
+    mainProgram = "agentd";
+    platforms = lib.platforms.linux;
+  };
+}

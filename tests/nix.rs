@@ -1,0 +1,249 @@
+//! The Nix files, as far as that can be told without nixpkgs and without a NixOS: `tests/nix` evaluates them against a small
+//! stand-in, and what comes of that is looked at by the systemd that is here.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use nix::unistd::{User, geteuid};
+use serde::Deserialize;
+use tempfile::TempDir;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Whether this program is here. Who lacks it skips tests, loudly; in CI nobody does.
+fn has(program: &str) -> bool {
+    let has = std::env::split_paths(&std::env::var_os("PATH").unwrap()).any(|folder| folder.join(program).exists());
+    assert!(has || std::env::var("CI").as_deref() != Ok("true"), "this test needs {program}: see tests/need");
+    if !has {
+        eprintln!("skipped: needs {program}");
+    }
+    has
+}
+
+fn text(output: Output) -> String {
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{complaint}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What `nix` with these arguments says, at home in that folder, and without a store unless one is named.
+fn nix(home: &Path, arguments: &[&str]) -> String {
+    let features = ["--extra-experimental-features", "nix-command flakes"];
+    text(Command::new("nix").args(features).args(arguments).env("HOME", home).current_dir(ROOT).output().unwrap())
+}
+
+/// What this attribute of `tests/nix` is.
+fn evaluate<T: for<'de> Deserialize<'de>>(attribute: &str) -> T {
+    let home = TempDir::new().unwrap();
+    let expression = format!("(import {ROOT}/tests/nix).{attribute}");
+    let arguments = ["eval", "--store", "dummy://", "--impure", "--json", "--expr", &expression];
+    serde_json::from_str(&nix(home.path(), &arguments)).unwrap()
+}
+
+/// The units that the module makes of these settings, which are a module, in a folder for everybody to read.
+fn units(settings: &str) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = folder.path().join("bin/agentd");
+    fs::create_dir(program.parent().unwrap()).unwrap();
+    symlink(env!("CARGO_BIN_EXE_agentd"), program).unwrap();
+    let arguments = format!("{{ agentd = \"{}\"; settings = {settings}; }}", folder.path().display());
+    let script = Path::new(ROOT).join("tests/nix/render-units");
+    text(Command::new(script).arg(folder.path()).arg(arguments).env("HOME", folder.path()).output().unwrap());
+    folder
+}
+
+fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            files_below(&entry.path(), found);
+        } else {
+            found.push(entry.path());
+        }
+    }
+}
+
+#[test]
+fn every_file_parses() {
+    if !has("nix-instantiate") {
+        return;
+    }
+    let mut files = vec![Path::new(ROOT).join("flake.nix")];
+    for folder in ["nix", "tests/nix"] {
+        files_below(&Path::new(ROOT).join(folder), &mut files);
+    }
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "nix"));
+    assert!(files.len() > 10, "{files:?}");
+    let home = TempDir::new().unwrap();
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    for (number, block) in readme.split("```nix\n").skip(1).enumerate() {
+        let file = home.path().join(format!("block-{number}.nix"));
+        fs::write(&file, block.split("```").next().unwrap()).unwrap();
+        files.push(file);
+    }
+    let mut command = Command::new("nix-instantiate");
+    text(command.args(["--store", "dummy://", "--parse"]).args(files).env("HOME", home.path()).output().unwrap());
+}
+
+#[test]
+fn the_lock_is_accepted_as_it_is() {
+    if !has("nix") {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let source = folder.path().join("source");
+    fs::create_dir(&source).unwrap();
+    for file in ["flake.nix", "flake.lock"] {
+        fs::copy(Path::new(ROOT).join(file), source.join(file)).unwrap();
+    }
+    let store = folder.path().join("root");
+    let flake = format!("path:{}", source.display());
+    let arguments = ["flake", "metadata", "--offline", "--no-update-lock-file", "--json", "--store"];
+    let metadata = nix(folder.path(), &[&arguments[..], &[store.to_str().unwrap(), &flake]].concat());
+    let metadata: serde_json::Value = serde_json::from_str(&metadata).unwrap();
+    let lock = fs::read_to_string(Path::new(ROOT).join("flake.lock")).unwrap();
+    assert_eq!(metadata["locks"], serde_json::from_str::<serde_json::Value>(&lock).unwrap());
+}
+
+#[test]
+fn flake_package_and_module_define_what_they_should() {
+    if !has("nix") {
+        return;
+    }
+    assert!(evaluate::<usize>("count") > 40);
+    let report: String = evaluate("report");
+    assert!(report.is_empty(), "\n{report}");
+}
+
+#[derive(Deserialize)]
+struct Machine {
+    /// What its configurations are refused with.
+    refused: Vec<String>,
+    /// The daemon's command in each of them.
+    commands: Vec<String>,
+    script: String,
+}
+
+#[test]
+fn virtual_machine_tests_are_sound_as_far_as_can_be_told() {
+    if !has("nix") || !has("python3") {
+        return;
+    }
+    for (name, machine) in evaluate::<BTreeMap<String, Machine>>("machines") {
+        assert_eq!(machine.refused, [""; 0], "{name}");
+        assert!(!machine.commands.is_empty(), "{name}");
+        let mut python = Command::new("python3");
+        python.args(["-c", "import sys; compile(sys.stdin.read(), sys.argv[1], 'exec')", &name]);
+        let mut python = python.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        python.stdin.take().unwrap().write_all(machine.script.as_bytes()).unwrap();
+        text(python.wait_with_output().unwrap());
+    }
+}
+
+#[test]
+fn every_option_is_in_the_readme_as_it_is_in_the_module() {
+    if !has("nix") {
+        return;
+    }
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let section = readme.split("\n## ").find(|section| section.starts_with("NixOS\n")).unwrap();
+    let table = section.lines().skip_while(|line| !line.starts_with("| option |"));
+    let rows = table.skip(2).take_while(|line| line.starts_with('|'));
+    let told: Vec<String> = rows.map(|row| row.splitn(5, " | ").take(3).collect::<Vec<_>>().join(" | ")).collect();
+    assert_eq!(told, evaluate::<Vec<String>>("options"));
+}
+
+#[test]
+fn systemd_understands_the_units() {
+    if !has("nix") || !has("systemd-analyze") {
+        return;
+    }
+    let folder = units("{ }");
+    let mut found = Vec::new();
+    files_below(folder.path(), &mut found);
+    found.retain(|file| {
+        ["service", "socket", "slice"].iter().any(|kind| file.extension().is_some_and(|it| it == *kind))
+    });
+    assert_eq!(found.len(), 4, "{found:?}");
+    let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).args(found).output().unwrap();
+    let complaints = String::from_utf8_lossy(&verified.stderr).into_owned();
+    // Other units of this machine may be complained about as well.
+    assert!(!complaints.contains("agentd"), "{complaints}");
+    text(verified);
+}
+
+#[test]
+fn the_daemon_is_exposed_no_more_than_it_has_to_be() {
+    if !has("nix") || !has("systemd-analyze") {
+        return;
+    }
+    let folder = units("{ }");
+    let unit = folder.path().join("agentd.service");
+    let mut analysis = Command::new("systemd-analyze");
+    // In tenths.
+    analysis.args(["security", "--offline=true", "--threshold=50", "--no-pager"]).arg(unit);
+    text(analysis.output().unwrap());
+}
+
+#[test]
+fn systemd_takes_arguments_as_they_were_given() {
+    const MANAGERS: [&str; 2] = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"];
+    if !has("nix") || !has("systemd-analyze") {
+        return;
+    }
+    let Some(manager) = MANAGERS.into_iter().find(|path| Path::new(path).exists()) else {
+        eprintln!("skipped: needs systemd where others have it");
+        return;
+    };
+    let arguments = [
+        "100%",
+        "%i",
+        "%%",
+        "$HOME",
+        "${HOME}",
+        "$$",
+        "two words",
+        " ",
+        "quo\"te",
+        "it's",
+        "back\\slash",
+        "\\x41",
+        ";",
+        "",
+        "-config=/x y",
+        "ü",
+        "@",
+    ];
+    let settings = TempDir::new().unwrap();
+    let file = settings.path().join("arguments");
+    fs::write(&file, serde_json::to_string(&arguments).unwrap()).unwrap();
+    let read = format!("builtins.fromJSON (builtins.readFile {})", file.display());
+    let folder = units(&format!("{{ services.agentd.extraArgs = {read}; }}"));
+    fs::write(folder.path().join("default.target"), "[Unit]\nWants=agentd.service\n").unwrap();
+    let runtime = folder.path().join("runtime");
+    fs::create_dir(&runtime).unwrap();
+    let mut command = Command::new(manager);
+    // It does not test as root.
+    if geteuid().is_root() {
+        let user = User::from_name("op").unwrap().expect("there is no user op: run ./tests/run, which lends one");
+        chown(&runtime, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+        command = Command::new("setpriv");
+        command.args(["--reuid", "op", "--regid", "op", "--clear-groups", manager]);
+    }
+    command.args(["--user", "--test", "--unit=default.target"]).env_clear();
+    command.env("HOME", &runtime).env("XDG_RUNTIME_DIR", &runtime).env("SYSTEMD_UNIT_PATH", folder.path());
+    command.env("PATH", std::env::var_os("PATH").unwrap());
+    let dump = text(command.output().unwrap());
+    let mut lines = dump.lines().filter_map(|line| line.trim().strip_prefix("Command Line: "));
+    let line = lines.find(|line| line.contains("/bin/agentd ")).unwrap_or_else(|| panic!("it is not in {dump}"));
+    // It prints them as a shell would take them.
+    let words = text(Command::new("bash").args(["-c", &format!("printf '%s\\0' {line}")]).output().unwrap());
+    // What is left is the last step before the program is started (systemd.service(5), "COMMAND LINES").
+    let words: Vec<String> = words.split_terminator('\0').map(|word| word.replace("$$", "$")).collect();
+    assert!(words.ends_with(&arguments.map(str::to_owned)), "{words:#?}");
+}

@@ -1,0 +1,584 @@
+# What the module defines. `evaluate` makes a list of modules, with the module among them, into a configuration.
+{ evaluate, lib }:
+let
+  package = {
+    type = "derivation";
+    name = "agentd";
+    outPath = "/opt/agentd";
+    meta.mainProgram = "agentd";
+  };
+
+  with' = settings: { services.agentd = settings; };
+  enabled = with' {
+    enable = true;
+    inherit package;
+  };
+  of = modules: evaluate ([ enabled ] ++ modules);
+
+  daemon = modules: (of modules).systemd.services.agentd;
+  tmux = modules: (of modules).systemd.services.agentd-tmux;
+  socket = modules: (of modules).systemd.sockets.agentd;
+  # Our own, each as mode, user and group.
+  tmpfiles =
+    modules:
+    lib.mapAttrs (_: lib.mapAttrs (_: { d, ... }: "${d.mode} ${d.user} ${d.group}")) (
+      select [ "00-agentd" "10-agentd" ] (of modules).systemd.tmpfiles.settings
+    );
+  etc = modules: (of modules).environment.etc;
+  account = modules: (of modules).users.users.agent;
+
+  # The daemon's arguments after those that are always there.
+  start = ''"/opt/agentd/bin/agentd" '';
+  always = ''"--api-socket" "/run/stereos/agentd.sock" "--tmux-socket" "/run/agentd/tmux.sock" "--user" "agent" "--admin-group" "admin" "--await-tmux"'';
+  command = settings: (daemon [ (with' settings) ]).serviceConfig.ExecStart;
+
+  # What the configuration is refused with.
+  advice =
+    settings:
+    map (assertion: assertion.message) (
+      lib.filter (assertion: !assertion.assertion && lib.hasInfix "services.agentd" assertion.message)
+        (of [ (with' settings) ]).assertions
+    );
+  isAdvised =
+    settings: infixes:
+    let
+      messages = advice settings;
+    in
+    if lib.all (infix: lib.any (lib.hasInfix infix) messages) infixes then "advised" else messages;
+
+  # A system that has always had the service and shapes it to its needs.
+  consumer =
+    { lib, ... }:
+    {
+      services.agentd.enable = true;
+      systemd.tmpfiles.rules = [
+        "d /run/agentd 0750 agent admin -"
+        "d /run/stereos 0750 root admin -"
+        "d /run/stereos/secrets 0700 root root -"
+        "d /home/agent/workspace 0755 agent agent -"
+      ];
+      systemd.services.agentd = {
+        after = [ "stereosd.service" ];
+        requires = [ "stereosd.service" ];
+        path = [ package ];
+        serviceConfig = {
+          DynamicUser = lib.mkForce false;
+          Restart = lib.mkForce "on-failure";
+          RestartSec = 5;
+        };
+      };
+      users.groups = {
+        admin = { };
+        agent = { };
+      };
+      users.users = {
+        admin = {
+          isNormalUser = true;
+          extraGroups = [
+            "wheel"
+            "admin"
+          ];
+        };
+        agent = {
+          isNormalUser = true;
+          group = "agent";
+          home = "/home/agent";
+          shell = "/opt/shell/bin/shell";
+          extraGroups = [ ];
+        };
+      };
+    };
+
+  select = names: lib.filterAttrs (name: _: lib.elem name names);
+in
+lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
+  "nothing is defined unless it is enabled" = {
+    expr = (evaluate [ ]).systemd.services ? agentd;
+    expected = false;
+  };
+
+  "the daemon tells systemd how it is, and is told to read again by a signal" = {
+    expr = select [
+      "KillMode"
+      "NotifyAccess"
+      "StateDirectory"
+      "StateDirectoryMode"
+      "Type"
+      "WatchdogSec"
+    ] (daemon [ ]).serviceConfig;
+    expected = {
+      KillMode = "mixed";
+      NotifyAccess = "main";
+      StateDirectory = "agentd";
+      StateDirectoryMode = "0700";
+      Type = "notify";
+      WatchdogSec = 30;
+    };
+  };
+  "the daemon reads again at a reload" = {
+    expr = lib.hasSuffix "/bin/kill -HUP $MAINPID" (daemon [ ]).serviceConfig.ExecReload;
+    expected = true;
+  };
+  "the daemon is told where everything is" = {
+    expr = command { };
+    expected = start + always;
+  };
+  "arguments survive what systemd would expand, split or unescape" = {
+    expr = command {
+      extraArgs = [
+        "100%"
+        "$HOME"
+        "two words"
+        ''quo"te''
+        "back\\slash"
+        ";"
+        "-config=/x y"
+      ];
+    };
+    expected =
+      start + always + " " + ''"100%%" "$$HOME" "two words" "quo\"te" "back\\slash" ";" "-config=/x y"'';
+  };
+  "other places and names reach the daemon and its units" = {
+    expr =
+      let
+        config = of [
+          (with' {
+            user = "worker";
+            adminGroup = "ops";
+            apiSocket = "/run/api/a.sock";
+            tmuxSocket = "/run/workers/t.sock";
+          })
+        ];
+      in
+      {
+        inherit (config.systemd.services.agentd.serviceConfig) ExecStart;
+        inherit (config.systemd.services.agentd-tmux.serviceConfig) User;
+        inherit (config.systemd.sockets.agentd) listenStreams;
+        inherit (config.systemd.sockets.agentd.socketConfig) SocketGroup;
+        folder = config.systemd.tmpfiles.settings."00-agentd"."/run/workers".d.user;
+        group = config.users.users.worker.group;
+        groups = config.users.groups ? worker && config.users.groups ? ops;
+      };
+    expected = {
+      ExecStart =
+        start
+        + ''"--api-socket" "/run/api/a.sock" "--tmux-socket" "/run/workers/t.sock" "--user" "worker" "--admin-group" "ops" "--await-tmux"'';
+      User = "worker";
+      listenStreams = [ "/run/api/a.sock" ];
+      SocketGroup = "ops";
+      folder = "worker";
+      group = "worker";
+      groups = true;
+    };
+  };
+  "debug is a level of the log" = {
+    expr = command { logLevel = "debug"; };
+    expected = start + ''"--debug" '' + always;
+  };
+
+  "a switch restarts the daemon in one step and leaves the tmux server alone" = {
+    expr = {
+      daemon = (daemon [ ]).stopIfChanged;
+      tmux = (tmux [ ]).restartIfChanged;
+    };
+    expected = {
+      daemon = false;
+      tmux = false;
+    };
+  };
+  "at its end the daemon has the bus, the API's socket and the agents' homes" = {
+    expr = lib.filter (unit: !lib.elem unit (daemon [ ]).after) [
+      "agentd.socket"
+      "dbus.service"
+      "local-fs.target"
+      "remote-fs.target"
+    ];
+    expected = [ ];
+  };
+  "the tmux server is there as long as the daemon, and first" = {
+    expr = {
+      inherit (daemon [ ]) upholds;
+      after = lib.elem "agentd-tmux.service" (daemon [ ]).after;
+      requires = lib.elem "agentd-tmux.service" ((daemon [ ]).requires or [ ]);
+    };
+    expected = {
+      upholds = [ "agentd-tmux.service" ];
+      after = true;
+      requires = false;
+    };
+  };
+  "the tmux server is the agent user's own, and an agent's end is not its end" = {
+    expr = select [
+      "OOMPolicy"
+      "Slice"
+      "TasksMax"
+      "TimeoutStopSec"
+      "Type"
+      "User"
+    ] (tmux [ ]).serviceConfig;
+    expected = {
+      OOMPolicy = "continue";
+      Slice = "agentd.slice";
+      TasksMax = "infinity";
+      TimeoutStopSec = 10;
+      Type = "forking";
+      User = "agent";
+    };
+  };
+  "nothing of what the daemon does without hinders agents" = {
+    expr =
+      let
+        settings = modules: lib.attrNames (daemon modules).serviceConfig;
+        withoutHardening = settings [ (with' { hardening = false; }) ];
+        hardening = lib.filter (name: !lib.elem name withoutHardening) (settings [ ]);
+      in
+      {
+        isHardened = lib.elem "NoNewPrivileges" hardening;
+        hindrances = lib.filter (name: (tmux [ ]).serviceConfig ? ${name}) hardening;
+      };
+    expected = {
+      isHardened = true;
+      hindrances = [ ];
+    };
+  };
+  "the tmux server keeps running without sessions" = {
+    expr =
+      lib.hasSuffix
+        ''/bin/tmux" "-f" "/dev/null" "-S" "/run/agentd/tmux.sock" "start-server" ";" "set-option" "-s" "exit-empty" "off"''
+        (tmux [ ]).serviceConfig.ExecStart;
+    expected = true;
+  };
+  "agents share the limits that are set" = {
+    expr = (of [ (with' { limits.MemoryMax = "75%"; }) ]).systemd.slices.agentd.sliceConfig.MemoryMax;
+    expected = "75%";
+  };
+
+  "the socket is the administrators', and goes when the daemon is stopped" = {
+    expr = {
+      inherit (socket [ ]) listenStreams wantedBy;
+      socketConfig = select [
+        "FileDescriptorName"
+        "RemoveOnStop"
+        "SocketGroup"
+        "SocketMode"
+      ] (socket [ ]).socketConfig;
+      inherit ((socket [ ]).unitConfig) StopPropagatedFrom;
+    };
+    expected = {
+      listenStreams = [ "/run/stereos/agentd.sock" ];
+      wantedBy = [ "sockets.target" ];
+      socketConfig = {
+        FileDescriptorName = "api";
+        RemoveOnStop = true;
+        SocketGroup = "admin";
+        SocketMode = "0660";
+      };
+      StopPropagatedFrom = [ "agentd.service" ];
+    };
+  };
+
+  "folders are made, the tmux server's by a rule that is read first" = {
+    expr = tmpfiles [ ];
+    expected = {
+      "00-agentd"."/run/agentd" = "2750 agent admin";
+      "10-agentd" = {
+        "/run/stereos" = "0750 root admin";
+        "/run/stereos/secrets" = "0700 root root";
+        "/home/agent/workspace" = "0755 agent agent";
+      };
+    };
+  };
+  "folders that others own are left to them" = {
+    expr =
+      lib.attrNames
+        (tmpfiles [
+          (with' {
+            createUsers = false;
+            apiSocket = "/run/api/a.sock";
+            secretDir = "/run/keys";
+          })
+        ]).${"10-agentd"} or { };
+    expected = [ ];
+  };
+  "the agent user is a normal one with a group of its own" = {
+    expr = select [
+      "group"
+      "home"
+      "isNormalUser"
+    ] (account [ ]);
+    expected = {
+      group = "agent";
+      home = "/home/agent";
+      isNormalUser = true;
+    };
+  };
+  "users are left to others who make them" = {
+    expr =
+      let
+        inherit (of [ (with' { createUsers = false; }) ]) users;
+      in
+      users.users ? agent || users.groups ? agent || users.groups ? admin;
+    expected = false;
+  };
+  "agents find their packages" = {
+    expr =
+      (account [
+        (with' {
+          createUsers = false;
+          agentPackages = [ package ];
+        })
+        {
+          users.users.agent = {
+            isNormalUser = true;
+            packages = [ ];
+          };
+        }
+      ]).packages;
+    expected = [ package ];
+  };
+
+  "settings are checked and become the jcard" = {
+    expr =
+      let
+        settings.agents = [ { harness = "codex"; } ];
+        build = (etc [ (with' { inherit settings; }) ])."stereos/jcard.toml".source.buildCommand;
+      in
+      {
+        command = command { inherit settings; };
+        isChecked = lib.hasPrefix "/opt/agentd/bin/agentd check /" build;
+      };
+    expected = {
+      command = start + always;
+      isChecked = true;
+    };
+  };
+  "settings are checked as the daemon will read them" = {
+    expr =
+      lib.hasPrefix "/opt/agentd/bin/agentd check --unsandboxed /"
+        (etc [
+          (with' {
+            settings.agent.harness = "codex";
+            extraArgs = [ "--unsandboxed" ];
+          })
+        ])."stereos/jcard.toml".source.buildCommand;
+    expected = true;
+  };
+  "a jcard that is part of the configuration is one like settings" = {
+    expr = {
+      command = command { configFile = ./module.nix; };
+      isInstalled = (etc [ (with' { configFile = ./module.nix; }) ]) ? "stereos/jcard.toml";
+    };
+    expected = {
+      command = start + always;
+      isInstalled = true;
+    };
+  };
+  "a jcard on the machine is read there" = {
+    expr = {
+      command = command { configFile = "/var/lib/agents/jcard.toml"; };
+      isInstalled =
+        (etc [ (with' { configFile = "/var/lib/agents/jcard.toml"; }) ]) ? "stereos/jcard.toml";
+    };
+    expected = {
+      command = start + ''"--config" "/var/lib/agents/jcard.toml" '' + always;
+      isInstalled = false;
+    };
+  };
+  "without a declaration the jcard is whose it is" = {
+    expr = (etc [ ]) ? "stereos/jcard.toml";
+    expected = false;
+  };
+
+  "secrets are linked to, not copied" = {
+    expr =
+      let
+        settings.secretFiles.TOKEN = "/run/agenix/token";
+        inherit ((etc [ (with' settings) ])."agentd/secrets/TOKEN") source;
+      in
+      {
+        command = command settings;
+        source = "${source}";
+        isCopied = builtins.hasContext "${source}";
+      };
+    expected = {
+      command = start + ''"--secret-dir" "/etc/agentd/secrets" '' + always;
+      source = "/run/agenix/token";
+      isCopied = false;
+    };
+  };
+  "a folder of secrets is named" = {
+    expr = command { secretDir = "/run/keys/agentd"; };
+    expected = start + ''"--secret-dir" "/run/keys/agentd" '' + always;
+  };
+
+  "two declarations of the jcard are refused" = {
+    expr = isAdvised {
+      settings.agents = [ ];
+      configFile = "/x";
+    } [ "keep one of them" ];
+    expected = "advised";
+  };
+  "two places of secrets are refused" = {
+    expr = isAdvised {
+      secretFiles.A = "/run/a";
+      secretDir = "/run/keys";
+    } [ "the folder /run/keys with systemd.tmpfiles" ];
+    expected = "advised";
+  };
+  "secrets in the store are refused" = {
+    expr =
+      isAdvised
+        {
+          secretFiles = {
+            A = "${builtins.storeDir}/00000000000000000000000000000000-a";
+            B = "relative";
+          };
+        }
+        [
+          "services.agentd.secretFiles.A is ${builtins.storeDir}"
+          "services.agentd.secretFiles.B is relative"
+        ];
+    expected = "advised";
+  };
+  "a folder of secrets in the store is refused" = {
+    expr = isAdvised { secretDir = "${builtins.storeDir}/keys"; } [
+      "services.agentd.secretDir is ${builtins.storeDir}/keys"
+    ];
+    expected = "advised";
+  };
+  "a secret's name is that of a variable" = {
+    expr = isAdvised { secretFiles.my-key = "/run/a"; } [
+      "my-key cannot be the name of a variable"
+    ];
+    expected = "advised";
+  };
+  "agents do not run as root" = {
+    expr = isAdvised {
+      user = "root";
+      createUsers = false;
+    } [ "name an unprivileged user" ];
+    expected = "advised";
+  };
+  "agents are no administrators" = {
+    expr = lib.length (advice {
+      adminGroup = "agent";
+    });
+    expected = 1;
+  };
+  "the API's socket is out of the agents' reach" = {
+    expr = isAdvised { apiSocket = "/run/agentd/agentd.sock"; } [ "such as /run/stereos" ];
+    expected = "advised";
+  };
+  "no shared folder is given to the agents" = {
+    expr = isAdvised { tmuxSocket = "/tmp/tmux.sock"; } [ "a folder of its own, such as /run/agentd" ];
+    expected = "advised";
+  };
+  "a socket's path is short enough" = {
+    expr = isAdvised {
+      apiSocket = "/run/${lib.concatStringsSep "/" (lib.genList (_: "long") 30)}/agentd.sock";
+    } [ "at most 107 bytes" ];
+    expected = "advised";
+  };
+  "flags that options decide on are refused" = {
+    expr =
+      isAdvised
+        {
+          extraArgs = [
+            "-api-socket"
+            "/x"
+            "--user=me"
+            "-config"
+            "/y"
+          ];
+          configFile = "/z";
+        }
+        [
+          "-api-socket, which is decided by services.agentd.apiSocket"
+          "--user=me, which is decided by services.agentd.user"
+          "-config, which is decided by services.agentd.configFile"
+        ];
+    expected = "advised";
+  };
+  "flags of the time before the options are still taken" = {
+    expr = advice {
+      extraArgs = [
+        "-config"
+        "/y"
+        "-secret-dir"
+        "/z"
+        "-debug"
+      ];
+    };
+    expected = [ ];
+  };
+  "a sound configuration is not complained about" = {
+    expr = advice { };
+    expected = [ ];
+  };
+
+  "a system that had the service before keeps what it says" = {
+    expr =
+      let
+        config = of [ consumer ];
+        service = config.systemd.services.agentd;
+        rules = [
+          "d /run/agentd 0750 agent admin -"
+          "d /run/stereos 0750 root admin -"
+          "d /run/stereos/secrets 0700 root root -"
+          "d /home/agent/workspace 0755 agent agent -"
+        ];
+      in
+      {
+        serviceConfig = select [
+          "DynamicUser"
+          "Restart"
+          "RestartSec"
+          "RuntimeDirectory"
+          "Type"
+        ] service.serviceConfig;
+        inherit (service) requires;
+        after = lib.all (unit: lib.elem unit service.after) [
+          "stereosd.service"
+          "agentd-tmux.service"
+        ];
+        path = lib.elem package service.path;
+        rules = lib.all (rule: lib.elem rule config.systemd.tmpfiles.rules) rules;
+        user = select [
+          "group"
+          "home"
+          "shell"
+        ] config.users.users.agent;
+        inherit (config.nixpkgs) overlays;
+      };
+    expected = {
+      serviceConfig = {
+        DynamicUser = false;
+        Restart = "on-failure";
+        RestartSec = 5;
+        Type = "notify";
+      };
+      requires = [ "stereosd.service" ];
+      after = true;
+      path = true;
+      rules = true;
+      user = {
+        group = "agent";
+        home = "/home/agent";
+        shell = "/opt/shell/bin/shell";
+      };
+      overlays = [ ];
+    };
+  };
+  "hardening can be overridden piece by piece, and as a whole" = {
+    expr = {
+      one =
+        (daemon [ { systemd.services.agentd.serviceConfig.ProtectHome = false; } ])
+        .serviceConfig.ProtectHome;
+      all = (daemon [ (with' { hardening = false; }) ]).serviceConfig ? NoNewPrivileges;
+    };
+    expected = {
+      one = false;
+      all = false;
+    };
+  };
+}
