@@ -19,7 +19,7 @@ rustPlatform.buildRustPackage {
       ../Cargo.toml
       ../Cargo.lock
       ../src
-      ../tools
+      ../examples
       # Cargo wants to see every target that Cargo.toml names.
       ../benches
     ];
