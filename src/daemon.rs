@@ -263,11 +263,12 @@ async fn serve(
     }));
     let visitors = events.clone();
     // Nobody listens any more only when the daemon is ending.
-    tokio::spawn(reception::receive(launch_listener, folder.keep_launch_socket()?, user, trouble, move |visitor| {
-        drop(visitors.send(Event::Visitor(visitor)));
-    }));
+    let hand_on = move |visitor| drop(visitors.send(Event::Visitor(visitor)));
+    let (rounds, round) = watch::channel(());
+    let keeper = folder.keep_launch_socket()?;
+    tokio::spawn(reception::receive(launch_listener, keeper, user, trouble, round.clone(), hand_on));
     let kept = tmux.clone();
-    tokio::spawn(async move { kept.keep().await });
+    tokio::spawn(async move { kept.keep(round).await });
     tokio::spawn(find_sessions(tmux.clone(), events.clone()));
     let inputs = Inputs {
         place,
@@ -276,6 +277,7 @@ async fn serve(
         deputy,
         settle: settings.settle,
         resync: settings.resync,
+        rounds,
     };
     let desired = events.clone();
     let mut inputs = tokio::spawn(inputs.follow(nudged, move |news| {

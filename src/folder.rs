@@ -67,8 +67,8 @@ pub struct Keeper {
     bound: Option<Identity>,
 }
 
-/// Device, inode, and time of birth: the number of what is gone can be used again at once.
-type Identity = (u64, u64, i64, i64);
+/// Device, inode, and when it was bound: the number of what is gone can be used again at once.
+pub type Identity = (u64, u64, i64, i64);
 
 impl Folder {
     /// The folder of that socket, made if it is missing: 2750, the agent user's and the group's, for root; 0700 for others. One
@@ -175,7 +175,7 @@ impl Keeper {
 }
 
 /// Of what is at this path, if anything is. Nothing is followed or opened.
-fn identity(path: &Path) -> Option<Identity> {
+pub fn identity(path: &Path) -> Option<Identity> {
     let metadata = fs::symlink_metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
 }

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
@@ -40,6 +40,8 @@ pub struct Inputs {
     pub settle: Duration,
     /// How often everything is read without any announcement.
     pub resync: Duration,
+    /// Told each time, for others who have something to look after: this is to be the only clock that ticks.
+    pub rounds: watch::Sender<()>,
 }
 
 /// What comes of reading.
@@ -112,7 +114,10 @@ impl Inputs {
                     Some(Nudge::Now) => Trigger::Asked,
                     None => Trigger::End,
                 },
-                _ = resync.tick() => Trigger::Resync,
+                _ = resync.tick() => {
+                    self.rounds.send_replace(());
+                    Trigger::Resync
+                }
                 () = retry, if !done => Trigger::Again,
             };
             let mut is_asked = matches!(trigger, Trigger::Asked);
@@ -367,6 +372,7 @@ mod tests {
                 deputy,
                 settle: Duration::from_millis(1),
                 resync: Duration::from_hours(1),
+                rounds: watch::channel(()).0,
             };
             Self { directory, answers, inputs }
         }

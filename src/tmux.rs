@@ -27,12 +27,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use self::parse::Complaint;
 use crate::account::Account;
 use crate::config::Name;
 use crate::deputy::{self, Deputy, Output, Program, RunError, Server};
+use crate::folder::identity;
 
 /// The oldest tmux whose commands and options are used here.
 pub const OLDEST: (u32, u32) = (3, 2);
@@ -45,9 +47,6 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest pause between two tries to start the server ahead of time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-/// How often the server's socket is looked after.
-const ROUND: Duration = Duration::from_secs(5);
 
 /// How long a server that cuts off its clients may take to be gone, if that is why.
 const FAREWELL: Duration = Duration::from_millis(100);
@@ -160,8 +159,9 @@ impl Tmux {
         Self { deputy, socket, origin, executable, shell, is_apart: Arc::default() }
     }
 
-    /// Starts the server, with patience, and sees to it that it can be reached for as long as it lives. Does not return.
-    pub async fn keep(&self) {
+    /// Starts the server, with patience, and sees to it that it can be reached for as long as it lives: at each of the `rounds`, until
+    /// there are none.
+    pub async fn keep(&self, mut rounds: watch::Receiver<()>) {
         let (mut pause, mut complaint) = (Duration::from_secs(1), String::new());
         // Ahead of time; each launch starts the server if it has to.
         while let Err(error) = self.start_server().await {
@@ -173,10 +173,15 @@ impl Tmux {
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        loop {
-            sleep(ROUND).await;
-            // Whatever fails here fails whoever needs the server, and is told there.
-            let _ = self.tend().await;
+        let mut tended = None;
+        while rounds.changed().await.is_ok() {
+            let there = identity(&self.socket);
+            // Nobody wakes a server whose socket is in its place.
+            if there.is_none() || there != tended {
+                // Whatever fails here fails whoever needs the server, and is told there.
+                let _ = self.tend().await;
+                tended = identity(&self.socket);
+            }
         }
     }
 

@@ -17,7 +17,6 @@ use nix::unistd::Uid;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::interval;
 
 use super::{FromLauncher, MAX_FROM_LAUNCHER, Progress, ToLauncher};
 use crate::fingerprint::Fingerprint;
@@ -27,9 +26,6 @@ use crate::process::Process;
 
 /// How long a visitor may take to say who it is.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How often it is made sure that launchers find the socket.
-const ROUND: Duration = Duration::from_secs(5);
 
 /// How many may be about to say it, or wait for somebody to know them, at once. Others wait in the socket's queue.
 const WAITING_ROOM: usize = 256;
@@ -75,23 +71,23 @@ impl Visitor {
 }
 
 /// Receives visitors that run as `user`, for ever, and hands on those that say who they are. What keeps it from receiving anybody
-/// is to be found in `trouble`.
+/// is to be found in `trouble`. At each of the `rounds` it is made sure that launchers find the socket.
 pub async fn receive(
     mut listener: UnixListener,
     mut keeper: Keeper,
     user: Uid,
     trouble: watch::Sender<Option<String>>,
+    mut rounds: watch::Receiver<()>,
     hand_on: impl Fn(Visitor) + Clone + Send + 'static,
 ) {
     let seats = Arc::new(Semaphore::new(WAITING_ROOM));
     let sent_away = Arc::new(AtomicU64::new(0));
     let trouble = Arc::new(trouble);
-    let mut rounds = interval(ROUND);
     loop {
         let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = rounds.tick() => {
+            Ok(()) = rounds.changed() => {
                 match keeper.restore() {
                     Ok(None) => {}
                     Ok(Some(restored)) => {

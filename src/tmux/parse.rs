@@ -130,6 +130,7 @@ pub enum Complaint {
     Request,
 }
 
+/// What a client complains of.
 pub fn complaint(message: &str) -> Complaint {
     let starts_with = |starts: &[&str]| starts.iter().any(|start| message.starts_with(start));
     if starts_with(&["no server running on", "error connecting to"]) {
