@@ -363,6 +363,18 @@ in
             nothing else; use a folder of its own, such as /run/agentd.
           '';
         }
+        {
+          assertion =
+            !lib.any (home: lib.hasPrefix "${home}/" cfg.tmuxSocket) [
+              "/home"
+              "/root"
+              "/run/user"
+            ];
+          message = ''
+            services.agentd.tmuxSocket is ${cfg.tmuxSocket}, but agentd may not write into homes; use a folder of its own, such as
+            /run/agentd.
+          '';
+        }
       ]
       ++ lib.mapAttrsToList (name: path: {
         # 107 bytes fit into the address of a Unix socket.

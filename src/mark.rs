@@ -18,9 +18,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::unistd::{Uid, getpid};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
@@ -38,16 +37,22 @@ const LOOKS: u32 = 2;
 /// How long what was killed may take to die.
 const TO_DIE: Duration = Duration::from_secs(10);
 
-/// How long nothing is looked for when the system has no thread for it.
+/// How long nothing is looked for when the system lacks what it takes.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How much of an environment is looked at at once.
 const CHUNK: usize = 64 << 10;
 
-/// Some that bear the mark are still there, or cannot be looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("failed to kill all that bears its mark within {}", humantime::format_duration(TO_DIE))]
-pub struct Error;
+/// Why some that bear the mark may still be there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// They were killed, and do not die.
+    #[error("failed to kill all that bears its mark within {}", humantime::format_duration(TO_DIE))]
+    Alive,
+    /// The system lacks what it takes, as it said.
+    #[error("failed to look for what bears its mark: {0}")]
+    Look(String),
+}
 
 /// The marks of a daemon's agents. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -55,6 +60,8 @@ pub struct Marks {
     /// The variable, and its value up to the agent's key.
     prefix: Vec<u8>,
     requests: mpsc::UnboundedSender<Asked>,
+    /// Why the last look failed, if it did.
+    trouble: watch::Receiver<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -70,10 +77,14 @@ impl Marks {
     /// the async runtime.
     pub fn new(state_dir: &Path, user: Uid) -> Self {
         let prefix = [VARIABLE.as_bytes(), b"=", state_dir.as_os_str().as_bytes(), b":"].concat();
-        let (requests, inbox) = mpsc::unbounded_channel();
         let marks = prefix.clone();
-        tokio::spawn(keep(inbox, move |keys| look(&marks, user, keys)));
-        Self { prefix, requests }
+        Self::by(prefix, move |keys| look(&marks, user, keys))
+    }
+
+    fn by(prefix: Vec<u8>, look: impl Fn(&BTreeSet<String>) -> io::Result<Found> + Clone + Send + 'static) -> Self {
+        let ((requests, inbox), (troubles, trouble)) = (mpsc::unbounded_channel(), watch::channel(None));
+        tokio::spawn(keep(inbox, troubles, look));
+        Self { prefix, requests, trouble }
     }
 
     /// The variable's value for the agent with this key.
@@ -84,8 +95,12 @@ impl Marks {
     /// Kills all that bears the agent's mark, until nothing does.
     pub async fn clear(&self, key: &str) -> Result<(), Error> {
         let (done, finished) = oneshot::channel();
-        self.requests.send(Asked { key: key.to_owned(), clean: 0, done }).map_err(|_| Error)?;
-        timeout(TO_DIE, finished).await.map_err(|_| Error)?.map_err(|_| Error)
+        // Fails only when the daemon is ending.
+        let _ = self.requests.send(Asked { key: key.to_owned(), clean: 0, done });
+        match timeout(TO_DIE, finished).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(self.trouble.borrow().clone().map_or(Error::Alive, Error::Look)),
+        }
     }
 }
 
@@ -101,7 +116,8 @@ struct Found {
 /// Looks for as long as somebody asks.
 async fn keep(
     mut inbox: mpsc::UnboundedReceiver<Asked>,
-    look: impl Fn(&BTreeSet<String>) -> Found + Clone + Send + 'static,
+    trouble: watch::Sender<Option<String>>,
+    look: impl Fn(&BTreeSet<String>) -> io::Result<Found> + Clone + Send + 'static,
 ) {
     const LONGEST_PAUSE: u32 = 50;
     let mut open: Vec<Asked> = Vec::new();
@@ -119,8 +135,10 @@ async fn keep(
         open.retain(|asked| !asked.done.is_closed());
         let keys = open.iter().map(|asked| asked.key.clone()).collect();
         let look = look.clone();
-        let Ok(found) = blocking::run(move || look(&keys)).await else {
-            // For want of a thread: nothing was found out.
+        let found = blocking::run(move || look(&keys)).await.flatten();
+        trouble.send_replace(found.as_ref().err().map(ToString::to_string));
+        let Ok(found) = found else {
+            // Nothing was found out.
             sleep(LOOK_AGAIN).await;
             continue;
         };
@@ -143,9 +161,9 @@ async fn keep(
     }
 }
 
-/// Kills what bears the mark of one of these agents.
-fn look(prefix: &[u8], user: Uid, keys: &BTreeSet<String>) -> Found {
-    let mut found = Found::default();
+/// Kills what bears the mark of one of these agents. An error means that not all could be looked at.
+fn look(prefix: &[u8], user: Uid, keys: &BTreeSet<String>) -> io::Result<Found> {
+    let (mut found, mut failure) = (Found::default(), Ok(()));
     let mut buffer = Zeroizing::new(vec![0; CHUNK]);
     let by_root = Uid::effective().is_root();
     let own = getpid().as_raw();
@@ -169,19 +187,19 @@ fn look(prefix: &[u8], user: Uid, keys: &BTreeSet<String>) -> Found {
                             found.keys.insert(key);
                         }
                     }
-                    Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => {}
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) if process::is_gone(&error) => {}
                     Err(_) => drop(found.keys.insert(key)),
                 }
             }
             Ok(None) => {}
-            Err(error) => {
-                let refused = by_root && error.kind() == io::ErrorKind::PermissionDenied;
-                found.refused |= refused && process::runs_as(pid, user);
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                found.refused |= by_root && process::runs_as(pid, user);
             }
+            Err(error) if process::is_gone(&error) => {}
+            Err(error) => failure = Err(error),
         }
-    });
-    found
+    })?;
+    failure.map(|()| found)
 }
 
 /// The first of these keys whose mark a process bears.
@@ -302,11 +320,11 @@ mod tests {
             sleeper(&[(VARIABLE, "/another/state:one")]),
             sleeper(&[("NO_MARK", &format!("{STATE}:one"))]),
         ];
-        assert_eq!(look(&prefix(), Uid::from_raw(54_321), &keys(&["one"])).keys, keys(&[]));
+        assert_eq!(look(&prefix(), Uid::from_raw(54_321), &keys(&["one"])).unwrap().keys, keys(&[]));
         assert!(mine.try_wait().unwrap().is_none(), "it runs as somebody else");
-        assert_eq!(look(&prefix(), Uid::effective(), &keys(&["one", "three"])).keys, keys(&["one"]));
+        assert_eq!(look(&prefix(), Uid::effective(), &keys(&["one", "three"])).unwrap().keys, keys(&["one"]));
         mine.wait().unwrap();
-        assert_eq!(look(&prefix(), Uid::effective(), &keys(&["one"])).keys, keys(&[]));
+        assert_eq!(look(&prefix(), Uid::effective(), &keys(&["one"])).unwrap().keys, keys(&[]));
         for other in &mut others {
             assert!(other.try_wait().unwrap().is_none());
             other.kill().unwrap();
@@ -317,15 +335,13 @@ mod tests {
     #[tokio::test]
     async fn many_who_ask_at_once_are_served_by_the_same_looks() {
         let looks = Arc::new(AtomicUsize::new(0));
-        let (requests, inbox) = mpsc::unbounded_channel();
         let counted = Arc::clone(&looks);
-        tokio::spawn(keep(inbox, move |keys| {
+        let marks = Marks::by(prefix(), move |keys| {
             let nth = counted.fetch_add(1, Ordering::Relaxed);
             // One of them has something left at first.
             let keys = keys.iter().filter(|key| nth < 3 && *key == "7").cloned().collect();
-            Found { keys, refused: false }
-        }));
-        let marks = Marks { prefix: prefix(), requests };
+            Ok(Found { keys, ..Found::default() })
+        });
         let all: tokio::task::JoinSet<_> = (0..500)
             .map(|number| {
                 let marks = marks.clone();
@@ -339,9 +355,30 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_does_not_die_is_an_error_in_the_end() {
-        let (requests, inbox) = mpsc::unbounded_channel();
-        tokio::spawn(keep(inbox, |keys| Found { keys: keys.clone(), refused: false }));
-        let marks = Marks { prefix: prefix(), requests };
-        assert_eq!(marks.clear("stuck").await, Err(Error));
+        let marks = Marks::by(prefix(), |keys| Ok(Found { keys: keys.clone(), ..Found::default() }));
+        assert_eq!(marks.clear("stuck").await, Err(Error::Alive));
+    }
+
+    #[tokio::test]
+    async fn a_look_that_failed_has_not_found_that_nothing_is_left() {
+        let marks = Marks::by(prefix(), |_| Err(io::Error::from_raw_os_error(24)));
+        let mut trouble = marks.trouble.clone();
+        let clearing = tokio::spawn(async move { marks.clear("unseen").await });
+        trouble.wait_for(Option::is_some).await.unwrap();
+        tokio::time::pause();
+        let error = clearing.await.unwrap().unwrap_err();
+        assert!(matches!(&error, Error::Look(why) if why.contains("Too many open files")), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_look_that_failed_is_made_up_for() {
+        let looks = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&looks);
+        let marks = Marks::by(prefix(), move |_| match counted.fetch_add(1, Ordering::Relaxed) {
+            1 => Err(io::Error::from_raw_os_error(24)),
+            _ => Ok(Found::default()),
+        });
+        marks.clear("a").await.unwrap();
+        assert!(looks.load(Ordering::Relaxed) > 2);
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -51,8 +52,8 @@ impl Identity {
             each(|pid| {
                 let is_other = pid != self.pid && is_of_it(pid);
                 alive += usize::from(is_other && kill_if(pid, |pid| is_of_it(pid) && runs_as(pid, owner)));
-            });
-            alive
+            })?;
+            Ok(alive)
         })
     }
 }
@@ -88,7 +89,7 @@ impl Process {
 
     /// The process behind a pidfd that the kernel gave for this id. It must not have ended: its id may be another's by now.
     pub fn from_pidfd(pid: i32, pidfd: OwnedFd) -> io::Result<Self> {
-        let started = Stat::read(pid).ok_or(io::ErrorKind::NotFound)?.started;
+        let started = Stat::look(pid)?.ok_or(io::ErrorKind::NotFound)?.started;
         let process = Self { pid, pidfd, started };
         // Asked last: what lives now has had this id all along.
         if process.lives()? { Ok(process) } else { Err(io::ErrorKind::NotFound.into()) }
@@ -147,8 +148,8 @@ impl Process {
     pub fn kill_descendants(&self) -> usize {
         until_none(|| {
             let mut alive = 0;
-            self.descend(|pid| alive += usize::from(kill_if(pid, |pid| self.is_ancestor_of(pid))));
-            alive
+            self.descend(|pid| alive += usize::from(kill_if(pid, |pid| self.is_ancestor_of(pid))))?;
+            Ok(alive)
         })
     }
 
@@ -162,15 +163,16 @@ impl Process {
     }
 
     /// Hands on each of its descendants, and looks for the children of each only afterwards: one that was killed has no more.
-    fn descend(&self, mut hand_on: impl FnMut(i32)) {
+    fn descend(&self, mut hand_on: impl FnMut(i32)) -> io::Result<()> {
         let mut seen = BTreeSet::new();
-        let mut ahead = children(self.pid);
+        let mut ahead = children(self.pid)?;
         while let Some(pid) = ahead.pop() {
             if seen.insert(pid) {
                 hand_on(pid);
-                ahead.extend(children(pid));
+                ahead.extend(children(pid)?);
             }
         }
+        Ok(())
     }
 
     fn is_ancestor_of(&self, pid: i32) -> bool {
@@ -223,44 +225,74 @@ fn number<T: FromStr>(field: Option<&str>) -> Option<T> {
     field?.parse().ok()
 }
 
-fn children(pid: i32) -> Vec<i32> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    threads
-        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
-        .flat_map(|list| list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
-        .collect()
+/// None of one that has ended.
+fn children(pid: i32) -> io::Result<Vec<i32>> {
+    let mut children = Vec::new();
+    for thread in numbers(Path::new(&format!("/proc/{pid}/task")))? {
+        match fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")) {
+            Ok(list) => children.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok())),
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(children)
+}
+
+/// The names in a directory that are numbers; none where it is gone.
+pub(crate) fn numbers(directory: &Path) -> io::Result<Vec<i32>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if is_gone(&error) => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut numbers = Vec::new();
+    for entry in entries {
+        match entry {
+            Ok(entry) => numbers.extend(entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok())),
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(numbers)
 }
 
 /// Hands on the id of every process, until none is there that was not handed on: what starts another and ends meanwhile is
-/// followed to that. Where processes come faster than they can be looked at, the latest are left out.
-pub(crate) fn each(mut hand_on: impl FnMut(i32)) {
+/// followed to that. Where processes come faster than they can be looked at, the latest are left out. An error means that not all
+/// could be found out.
+pub(crate) fn each(mut hand_on: impl FnMut(i32)) -> io::Result<()> {
     const ROUNDS: usize = 50;
     let mut seen = BTreeSet::new();
     for _ in 0..ROUNDS {
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let new: Vec<i32> = ids.filter(|&pid| seen.insert(pid)).collect();
+        let mut new = numbers(Path::new("/proc"))?;
+        new.retain(|&pid| seen.insert(pid));
         if new.is_empty() {
-            return;
+            break;
         }
         new.into_iter().for_each(&mut hand_on);
     }
+    Ok(())
 }
 
 /// Kills the process if it is still the one that was meant: `belongs` is asked while it is held by a pidfd. Answers whether it
-/// was, and had not ended yet.
+/// was, and had not ended yet, as far as could be found out.
 fn kill_if(pid: i32, belongs: impl Fn(i32) -> bool) -> bool {
-    let Ok(process) = Process::open(pid) else { return false };
-    !Stat::read(pid).is_none_or(|stat| stat.zombie) && belongs(pid) && process.kill().is_ok()
+    match Process::find(pid) {
+        Ok(Some(process)) => !Stat::read(pid).is_none_or(|stat| stat.zombie) && belongs(pid) && process.kill().is_ok(),
+        Ok(None) => false,
+        Err(_) => true,
+    }
 }
 
 /// Looks, and kills what is seen, until a look sees nothing, for a bounded time. What forks quickly takes some looks. Answers how
-/// many the last look saw.
-fn until_none(look: impl Fn() -> usize) -> usize {
+/// many the last look saw. One that failed counts as having seen something.
+fn until_none(look: impl Fn() -> io::Result<usize>) -> usize {
     const PATIENCE: Duration = Duration::from_secs(1);
+    const PAUSE: Duration = Duration::from_millis(10);
     let start = Instant::now();
     loop {
-        let seen = look();
+        let seen = look().unwrap_or_else(|_| {
+            std::thread::sleep(PAUSE);
+            1
+        });
         if seen == 0 || start.elapsed() > PATIENCE {
             return seen;
         }
@@ -285,7 +317,7 @@ fn real_user(pid: i32) -> io::Result<Option<Uid>> {
 }
 
 /// Whether it is because the process has ended, be it between opening and reading.
-fn is_gone(error: &io::Error) -> bool {
+pub(crate) fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
 
@@ -334,14 +366,14 @@ mod tests {
 
     fn descendants(process: &Process) -> Vec<i32> {
         let mut all = Vec::new();
-        process.descend(|pid| all.push(pid));
+        process.descend(|pid| all.push(pid)).unwrap();
         all
     }
 
     fn session(leader: Identity) -> usize {
         let is_of_it = |pid| Stat::read(pid).is_some_and(|stat| stat.session == leader.pid && !stat.zombie);
         let mut members = 0;
-        each(|pid| members += usize::from(pid != leader.pid && is_of_it(pid)));
+        each(|pid| members += usize::from(pid != leader.pid && is_of_it(pid))).unwrap();
         members
     }
 

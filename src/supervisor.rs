@@ -289,6 +289,10 @@ impl Supervisor {
                     }
                     _ => {}
                 }
+                if let machine::Event::Gone { attempt: gone } = event {
+                    // It is told nothing any more.
+                    self.to_note.retain(|(_, other, attempt, _)| (other, *attempt) != (&key, gone));
+                }
                 self.step(&key, event);
                 self.to_note.extend(to_note.map(|(attempt, command)| (self.version, key, attempt, command)));
             }

@@ -439,7 +439,8 @@ impl Tmux {
 
     async fn run(&self, operation: &'static str, flags: &[&str], arguments: Arguments) -> Result<Output, Error> {
         let words = self.words(flags, arguments);
-        let mut program = self.program();
+        // A client of the server's own program cannot start one.
+        let mut program = if flags.contains(&"-N") { self.program() } else { Program::Installed };
         let mut tries = TRIES;
         loop {
             let (complaint, message) = match self.ask(program.clone(), words.clone()).await {
@@ -460,6 +461,11 @@ impl Tmux {
             };
             tries -= 1;
             program = match self.tend().await? {
+                // The next one is started from what is installed.
+                Server::None if program != Program::Installed => {
+                    self.note_program(&Program::Installed);
+                    Program::Installed
+                }
                 Server::None => return Err(Error::NoServer { socket: self.socket.clone(), message }),
                 Server::Silent { pid } => return Err(Error::Silent { socket: self.socket.clone(), pid }),
                 Server::Serving { pid, is_installed: false, .. } if tries == 0 => {
@@ -467,7 +473,9 @@ impl Tmux {
                 }
                 Server::Serving { .. } if tries == 0 => return Err(Error::Refused { operation, message }),
                 Server::Serving { is_installed: false, .. }
-                    if complaint == Complaint::CutOff && program == Program::Installed =>
+                    if complaint == Complaint::CutOff
+                        && program == Program::Installed
+                        && !self.understands_installed().await? =>
                 {
                     Program::OfServer(self.socket.clone())
                 }
@@ -485,6 +493,14 @@ impl Tmux {
                 Server::Serving { .. } => Program::Installed,
             };
         }
+    }
+
+    /// Whether the server answers a client of the installed program at all.
+    async fn understands_installed(&self) -> Result<bool, Error> {
+        let mut question = Arguments::default();
+        question.command(&["display-message", "-p", "#{pid}"]);
+        let answer = self.ask(Program::Installed, self.words(&["-N"], question)).await?;
+        Ok(!matches!(answer, Answer::Complaint(Complaint::CutOff | Complaint::NotReached, _)))
     }
 
     fn words(&self, flags: &[&str], arguments: Arguments) -> Vec<String> {

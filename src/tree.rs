@@ -150,8 +150,8 @@ impl Trees {
     }
 }
 
-/// The tree of one attempt: its launcher, and all that comes of it.
-#[derive(Debug)]
+/// The tree of one attempt: its launcher, and all that comes of it. Cheap to clone.
+#[derive(Clone, Debug)]
 pub struct Tree {
     trees: Trees,
     key: String,
@@ -186,8 +186,12 @@ impl Tree {
     pub async fn limit(&self, limits: &Limits) -> Option<String> {
         match self.scope() {
             Some(scope) => {
-                let changed = systemd::limit_scope(&scope, limits).await;
-                changed.err().map(|error| format!("its limits are not applied: {error}"))
+                match systemd::limit_scope(&scope, limits).await {
+                    Ok(()) => None,
+                    // It has none because it has no scope.
+                    Err(systemd::Error::NoUnit(_)) if !limits.is_any() => None,
+                    Err(error) => Some(format!("its limits are not applied: {error}")),
+                }
             }
             None => limits.is_any().then(|| NO_LIMITS.to_owned()),
         }

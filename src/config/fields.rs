@@ -269,8 +269,18 @@ impl<'a> Fields<'a> {
     fn quantity(&mut self, key: &str, right: &str, read: impl Fn(&DeValue<'_>) -> Option<u64>) -> Option<u64> {
         let value = self.value(key)?;
         let quantity = read(value.get_ref());
-        if quantity.is_none() {
-            self.error(value.span().start, format!("`{key}` cannot be read; {right}"));
+        let digits = match value.get_ref() {
+            DeValue::String(text) => text.as_ref(),
+            DeValue::Integer(integer) => integer.as_str(),
+            DeValue::Float(float) => float.as_str(),
+            _ => "",
+        };
+        match quantity {
+            None => self.error(value.span().start, format!("`{key}` cannot be read; {right}")),
+            Some(0) if digits.contains(|c: char| matches!(c, '1'..='9')) => {
+                self.error(value.span().start, format!("`{key}` is too small to be a limit; {right}"));
+            }
+            Some(_) => {}
         }
         quantity.filter(|&quantity| quantity > 0)
     }

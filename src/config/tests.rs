@@ -308,6 +308,14 @@ mod fields {
         "`cpu` cannot be read; write a share of one processor like \"150%\", or a number of processors like 1.5"
     )]
     #[case("pid_limit = \"many\"", "`pid_limit` is a string; write a whole number, 0 for no limit")]
+    #[case(
+        "cpu = \"0.5%\"",
+        "`cpu` is too small to be a limit; write a share of one processor like \"150%\", or a number of processors like 1.5"
+    )]
+    #[case(
+        "memory = \"0.5b\"",
+        "`memory` is too small to be a limit; write a size like \"2GiB\" (KiB, MiB, GiB, KB, MB, GB), or a whole number of bytes"
+    )]
     fn a_limit_that_cannot_be_read_is_an_error(#[case] line: &str, #[case] error: &str) {
         let config = read(&format!("[agent]\nharness = \"custom\"\n{line}\n"));
         assert!(told(&config).len() == 1 && told(&config)[0].ends_with(error), "{:?}", told(&config));
@@ -318,6 +326,7 @@ mod fields {
     #[case("memory = 4096\npid_limit = 3\ncpu = 2", Limits { memory: Some(4096), tasks: Some(3), cpu: Some(200) })]
     #[case("memory = \"1.5gib\"\ncpu = 0.5", Limits { memory: Some(3 << 29), tasks: None, cpu: Some(50) })]
     #[case("memory = 0\npid_limit = 0\ncpu = 0", Limits::default())]
+    #[case("memory = \"0GiB\"\ncpu = 0.0", Limits::default())]
     fn limits_are_read(#[case] lines: &str, #[case] limits: Limits) {
         assert_eq!(agent_with(lines).policy.limits, limits);
     }

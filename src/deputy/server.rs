@@ -22,7 +22,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, get
 use nix::unistd::Uid;
 
 use super::Server;
-use crate::process::{Process, Signal};
+use crate::process::{self, Process, Signal};
 
 /// How long a server may take to make its socket anew.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -39,6 +39,10 @@ pub(super) fn tend(path: &Path, program: Option<&Path>) -> Result<Server, String
     }
     let Some(server) = listener(path).map_err(failed)? else { return Ok(Server::None) };
     let pid = server.pid();
+    // It may have begun to listen between the two looks.
+    if let Peer::Process(pid) = peer(path).map_err(failed)? {
+        return Ok(serving(pid, false));
+    }
     if !catches_sigusr1(pid) {
         return Err(format!("process {pid} listens on {} and is no tmux server", path.display()));
     }
@@ -94,22 +98,22 @@ fn peer(path: &Path) -> io::Result<Peer> {
     }
 }
 
-/// The process of our own user's that listens on a socket bound to `path`, whether the file is there or not.
+/// The process of our own user's that listens on a socket bound to `path`, whether the file is there or not. An error means that
+/// not everybody could be looked at.
 fn listener(path: &Path) -> io::Result<Option<Process>> {
     let listening = listening(&fs::read_to_string("/proc/net/unix")?, path);
     if listening.is_empty() {
         return Ok(None);
     }
-    let holders: BTreeSet<i32> = fs::read_dir("/proc")?
-        .flatten()
-        .filter(|entry| entry.metadata().is_ok_and(|metadata| metadata.uid() == Uid::effective().as_raw()))
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|&pid| holds(pid, &listening))
-        .collect();
-    for pid in holders {
-        let Ok(process) = Process::open(pid) else { continue };
+    for pid in process::numbers(Path::new("/proc"))? {
+        let is_ours = |metadata: fs::Metadata| metadata.uid() == Uid::effective().as_raw();
+        if !fs::metadata(format!("/proc/{pid}")).is_ok_and(is_ours) || !holds(pid, &listening)? {
+            continue;
+        }
+        let Some(process) = Process::find(pid)? else { continue };
+        let parent = process.parent();
         // Asked last: it was this process all along. A child that has yet to become something else holds what its parent does.
-        if holds(pid, &listening) && !process.parent().is_some_and(|parent| holds(parent, &listening)) {
+        if holds(pid, &listening)? && !parent.map_or(Ok(false), |parent| holds(parent, &listening))? {
             return Ok(Some(process));
         }
     }
@@ -131,12 +135,17 @@ fn listening(table: &str, path: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-fn holds(pid: i32, inodes: &BTreeSet<String>) -> bool {
-    fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().any(|entry| {
-        let target = fs::read_link(entry.path()).unwrap_or_default();
+fn holds(pid: i32, inodes: &BTreeSet<String>) -> io::Result<bool> {
+    let descriptors = match process::numbers(Path::new(&format!("/proc/{pid}/fd"))) {
+        // Somebody who may not be looked at, such as a program with capabilities, is no server of ours.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(false),
+        descriptors => descriptors?,
+    };
+    Ok(descriptors.into_iter().any(|number| {
+        let target = fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default();
         let inode = target.to_str().and_then(|target| target.strip_prefix("socket:[")?.strip_suffix(']'));
         inode.is_some_and(|inode| inodes.contains(inode))
-    })
+    }))
 }
 
 /// Whether the signal would do something else than end it: whatever poses as a tmux server is not to be killed by mistake.

@@ -93,6 +93,7 @@ pub async fn receive(
                     Ok(Some(restored)) => {
                         tracing::warn!("the launch socket was gone, and has been made anew");
                         listener = restored;
+                        note(&trouble, None);
                     }
                     Err(error) => note(&trouble, Some(&error)),
                 }

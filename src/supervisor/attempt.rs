@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::unistd::Uid;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::machine::{self, NotStarted};
@@ -124,11 +125,11 @@ pub async fn run(
     tell: impl Fn(machine::Event),
 ) {
     let (visitors, wanted) = (Vec::new(), Wanted::Running);
-    let limits = Limits::default();
+    let limits = None;
     let mut run = Run { means, name, attempt, commands, tell, visitors, wanted, limits, is_met_noted: false };
     match beginning {
         Beginning::Launch { launch, limits, look_first } => {
-            run.limits = limits;
+            run.limits = Some(limits);
             run.launch(&launch, look_first).await;
         }
         Beginning::Resume { launcher } => run.resume(launcher).await,
@@ -153,8 +154,8 @@ struct Run<T> {
     tell: T,
     visitors: Vec<Visitor>,
     wanted: Wanted,
-    /// What it may take, as far as that was said here.
-    limits: Limits,
+    /// What it may take, if that was said here.
+    limits: Option<Limits>,
     is_met_noted: bool,
 }
 
@@ -350,7 +351,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         match command {
             Command::Visitor(visitor) if self.visitors.len() < MOST_VISITORS => self.visitors.push(*visitor),
             Command::Visitor(visitor) => visitor.send_away(),
-            Command::Limit(limits) => self.limits = limits,
+            Command::Limit(limits) => self.limits = Some(limits),
             Command::MetNoted => self.is_met_noted = true,
             Command::EndNoted => {}
             Command::Interrupt => self.wanted = self.wanted.max(Wanted::Interrupted),
@@ -435,9 +436,6 @@ impl<T: Fn(machine::Event)> Run<T> {
                 tracing::info!(agent = %self.name, pid, "found running, and left so");
             }
             self.hear_progress(&mut launcher, progress).await;
-        }
-        if self.limits.is_any() {
-            self.limited(launcher.tree.limit(&self.limits).await);
         }
         match self.wanted {
             Wanted::Running => {}
@@ -524,12 +522,11 @@ impl<T: Fn(machine::Event)> Run<T> {
         };
         let mut launcher = self.launcher(visitor, end);
         (self.tell)(machine::Event::Met { attempt: self.attempt, launcher: launcher.process.identity() });
-        let limits = self.limits;
-        let (limits_error, ()) = tokio::join!(launcher.tree.contain(&limits), self.see_met_noted());
+        let limits = self.limits.take().unwrap_or_default();
+        let limits_error = self.listen_during(launcher.tree.contain(&limits)).await;
+        self.see_met_noted().await;
         self.limited(limits_error);
-        if self.limits != limits {
-            self.limited(launcher.tree.limit(&self.limits).await);
-        }
+        launcher.limit = Some(Instant::now() + TO_START);
         if self.wanted != Wanted::Running {
             launcher.say(&ToLauncher::Unwanted).await;
             launcher.has_ended();
@@ -585,6 +582,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         for visitor in std::mem::take(&mut self.visitors) {
             self.turn_away(visitor).await;
         }
+        let mut limiting = self.limits.take().map(|limits| limit(&launcher.tree, limits)).unwrap_or_default();
         let mut idle_talk = 0_u64;
         let mut alive = true;
         while launcher.connection.is_some() || alive {
@@ -618,7 +616,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                     Some(Command::Interrupt) => launcher.interrupt().await,
                     Some(Command::Kill) => launcher.kill().await,
                     Some(Command::EndNoted) => launcher.let_go().await,
-                    Some(Command::Limit(limits)) => self.limited(launcher.tree.limit(&limits).await),
+                    Some(Command::Limit(limits)) => limiting = limit(&launcher.tree, limits),
                     Some(Command::MetNoted) => {}
                     Some(Command::Visitor(visitor)) if visitor.process.identity() == launcher.process.identity() => {
                         launcher.connection = Some((visitor.reader, visitor.writer));
@@ -638,6 +636,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                     // What it has said is still to be read; only somebody else holding its socket open could delay that.
                     launcher.limit = Some(Instant::now() + TO_END);
                 }
+                Some(Ok(error)) = limiting.join_next() => self.limited(error),
                 () = at(launcher.note_by) => launcher.let_go().await,
                 () = at(patience) => {
                     if !alive {
@@ -656,8 +655,11 @@ impl<T: Fn(machine::Event)> Run<T> {
         self.see_cleared(launcher.tree.clear().await);
         match launcher.heard {
             Heard::Nothing => {
-                let why = "its launcher ended before it had started anything".to_owned();
-                self.not_started(NotStarted::Retry(why));
+                let why = match oom_kills {
+                    0 => "its launcher ended before it had started anything",
+                    _ => "the kernel killed it for lack of memory before it had started; allow it more `memory`",
+                };
+                self.not_started(NotStarted::Retry(why.to_owned()));
             }
             Heard::Started => self.ended(How::Cause("its launcher was killed".to_owned()), None, oom_kills),
             Heard::End => {}
@@ -685,6 +687,14 @@ impl<T: Fn(machine::Event)> Run<T> {
             tracing::error!(agent = %self.name, "something of it may be left: {error}");
         }
     }
+}
+
+/// Changes the limits beside everything else; what was begun of that before is dropped with its set.
+fn limit(tree: &Tree, limits: Limits) -> JoinSet<Option<String>> {
+    let tree = tree.clone();
+    let mut limiting = JoinSet::new();
+    limiting.spawn(async move { tree.limit(&limits).await });
+    limiting
 }
 
 /// How a launcher that was not started here is known to be one.

@@ -442,6 +442,9 @@ impl Machine {
         match self.state {
             State::Starting { attempt } | State::Running { attempt, .. } => {
                 effects.push(resume(attempt, self.launcher));
+                // Of a change that was cut off nobody else would know.
+                let limits = self.declared.as_ref().map(|declared| declared.policy.limits);
+                effects.extend(limits.map(|limits| Effect::Limit { attempt, limits }));
             }
             State::Stopping { attempt, killed, .. } => {
                 effects.push(resume(attempt, self.launcher));

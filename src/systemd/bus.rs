@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout};
 use zbus::connection::Builder;
 use zbus::message::Body;
 use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant};
@@ -26,6 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long is waited for a unit of the same name to be gone.
 const AGAIN: Duration = Duration::from_millis(10);
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
+const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
+
+/// How many questions are asked at once: the bus lets a user have some hundred connections, of which others need some.
+static PLACES: Semaphore = Semaphore::const_new(16);
 
 /// The daemon's own unit, where it is the one that the NixOS module defines.
 const SERVICE: &str = "agentd.service";
@@ -44,12 +49,25 @@ pub enum Error {
         /// The reason.
         source: zbus::Error,
     },
+    /// There is a unit of that name, which does not go.
+    #[error("failed to start a scope with systemd: there is another unit {0}; stop it (systemctl stop)")]
+    Exists(String),
+    /// There is no such unit.
+    #[error("failed to change the limits of a scope with systemd: there is no unit {0}")]
+    NoUnit(String),
     /// It did not answer.
     #[error("failed to {operation} with systemd: no answer within {}", humantime::format_duration(PATIENCE))]
     TimedOut {
         /// What was asked.
         operation: &'static str,
     },
+}
+
+impl Error {
+    /// Whether it is this error of D-Bus's.
+    fn is(&self, name: &str) -> bool {
+        matches!(self, Self::Bus { source: zbus::Error::MethodError(error, ..), .. } if error.as_str() == name)
+    }
 }
 
 /// What is being done to a unit.
@@ -98,31 +116,35 @@ pub async fn start_scope(name: &str, description: &str, pid: i32, limits: &Limit
     let mut with_policy = properties.clone();
     with_policy.push(("OOMPolicy", "continue".into()));
     let no_others: Vec<(&str, Vec<(&str, Variant)>)> = Vec::new();
-    in_time("start a scope", async {
-        let connection = connect().await?;
-        let mut body = (name, "fail", with_policy, no_others);
-        loop {
-            match call(&connection, MANAGER_PATH, MANAGER, "StartTransientUnit", &body).await {
-                // The one before, which has ended, is about to be forgotten.
-                Err(zbus::Error::MethodError(error, ..)) if error.as_str() == UNIT_EXISTS => {
-                    sleep(AGAIN).await;
+    let mut body = (name, "fail", with_policy, no_others);
+    let limit = Instant::now() + PATIENCE;
+    loop {
+        let started = in_time("start a scope", async {
+            call(&connect().await?, MANAGER_PATH, MANAGER, "StartTransientUnit", &body).await.map(drop)
+        });
+        match started.await {
+            Err(error) if error.is(UNIT_EXISTS) => {
+                if Instant::now() > limit {
+                    return Err(Error::Exists(name.to_owned()));
                 }
-                Err(zbus::Error::MethodError(..)) if body.2.len() > properties.len() => body.2.clone_from(&properties),
-                result => return result.map(drop),
+                // The one before, which has ended, is about to be forgotten.
+                sleep(AGAIN).await;
             }
+            Err(Error::Bus { source: zbus::Error::MethodError(..), .. }) if body.2.len() > properties.len() => {
+                body.2.clone_from(&properties);
+            }
+            result => return result,
         }
-    })
-    .await
+    }
 }
 
 /// Changes the limits of a scope that was started so.
 pub async fn limit_scope(name: &str, limits: &Limits) -> Result<(), Error> {
-    in_time("change the limits of a scope", async {
-        let connection = connect().await?;
-        let body = (name, true, settings(limits).to_vec());
-        call(&connection, MANAGER_PATH, MANAGER, "SetUnitProperties", &body).await.map(drop)
-    })
-    .await
+    let body = (name, true, settings(limits).to_vec());
+    let changed = in_time("change the limits of a scope", async {
+        call(&connect().await?, MANAGER_PATH, MANAGER, "SetUnitProperties", &body).await.map(drop)
+    });
+    changed.await.map_err(|error| if error.is(NO_SUCH_UNIT) { Error::NoUnit(name.to_owned()) } else { error })
 }
 
 /// As properties, see `systemd.resource-control(5)`: the largest number stands for none.
@@ -155,6 +177,8 @@ async fn property(
 }
 
 async fn in_time<T>(operation: &'static str, work: impl Future<Output = zbus::Result<T>>) -> Result<T, Error> {
+    // It is never closed.
+    let _place = PLACES.acquire().await;
     match timeout(PATIENCE, work).await {
         Ok(result) => result.map_err(|source| Error::Bus { operation, source }),
         Err(_) => Err(Error::TimedOut { operation }),

@@ -315,6 +315,11 @@ fn a_server_that_does_not_understand_the_installed_tmux_is_spoken_to_by_its_own(
         assert_eq!(server(&daemon), first);
         let log = daemon.log();
         assert!(log.contains("does not understand the installed tmux") && log.contains("kill-server"), "{log}");
+        // Once that has ended, as the log says, the next one is the installed one's.
+        put_tmux(&daemon, "");
+        first.signal(Signal::SIGKILL);
+        daemon.wait_until("again", "running in a new server", |agent| agent.running && agent.restarts == 2);
+        assert_ne!(server(&daemon), first);
     }
 }
 

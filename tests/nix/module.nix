@@ -473,6 +473,10 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
     expr = isAdvised { tmuxSocket = "/tmp/tmux.sock"; } [ "a folder of its own, such as /run/agentd" ];
     expected = "advised";
   };
+  "no home is written into" = {
+    expr = isAdvised { tmuxSocket = "/home/agent/run/tmux.sock"; } [ "such as\n/run/agentd" ];
+    expected = "advised";
+  };
   "a socket's path is short enough" = {
     expr = isAdvised {
       apiSocket = "/run/${lib.concatStringsSep "/" (lib.genList (_: "long") 30)}/agentd.sock";

@@ -1360,6 +1360,17 @@ mod limits {
     }
 
     #[test]
+    fn are_applied_again_by_the_next_daemon_which_knows_of_no_change_that_was_cut_off() {
+        let mut life = Life::running(limited(9));
+        let effects = life.machine.resume();
+        let limits = effects.iter().find_map(|effect| match effect {
+            Effect::Limit { attempt: 1, limits } => Some(limits.tasks),
+            _ => None,
+        });
+        assert_eq!(limits, Some(Some(9)));
+    }
+
+    #[test]
     fn that_are_not_applied_are_told_until_they_are_or_the_next_attempt() {
         let mut life = Life::running(limited(9));
         let limited = |attempt, error: Option<&str>| Event::Limited { attempt, error: error.map(str::to_owned) };

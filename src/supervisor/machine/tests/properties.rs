@@ -479,8 +479,10 @@ impl World {
                 assert_eq!(self.real.as_ref().map(|real| real.attempt), Some(attempt), "interrupts what is not");
             }
             Effect::Limit { attempt, limits } => {
-                assert_eq!(self.real.as_ref().map(|real| real.attempt), Some(attempt), "limits what is not");
-                self.tell(Event::Limited { attempt, error: limits.is_any().then(|| "no systemd".to_owned()) });
+                // One that ended while no daemon ran is not there any more.
+                if self.real.as_ref().is_some_and(|real| real.attempt == attempt) {
+                    self.tell(Event::Limited { attempt, error: limits.is_any().then(|| "no systemd".to_owned()) });
+                }
             }
             Effect::Kill { attempt } => {
                 let real = self.real.as_mut().filter(|real| real.attempt == attempt).expect("kills what is not");
