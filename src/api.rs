@@ -5,26 +5,24 @@
 
 pub mod socket;
 
+mod connection;
+mod exchange;
 mod routes;
-mod stream;
 
-use std::convert::Infallible;
 use std::fs::File;
-use std::future::{Future, poll_fn, ready};
+use std::future::{Future, poll_fn};
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use self::stream::Stream;
+use self::connection::Connection;
+use self::exchange::Responder;
 use crate::status::Snapshot;
 
 /// How long no client is accepted after the system refused to: what it lacks (descriptors, memory) does not come back at once.
@@ -67,15 +65,9 @@ pub async fn serve(
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) {
-    let mut http = http1::Builder::new();
-    // The two bounds on size keep a client from having more than one header's worth of memory; `Stream` does the waiting.
-    http.max_header_size(limits.header_size).max_buf_size(limits.header_size).header_read_timeout(None);
-    // Who sends a request and closes that direction (`nc -N`) gets its answer; names are written as existing clients saw them.
-    http.half_close(true).title_case_headers(true);
-
-    let mut in_a_hurry = http.clone();
-    in_a_hurry.keep_alive(false);
     let hurried = Limits { header: limits.header.min(HURRY), stall: limits.stall.min(HURRY), ..limits };
+    let in_a_hurry = Arc::new(Responder::new(snapshot.clone(), hurried, false));
+    let at_leisure = Arc::new(Responder::new(snapshot, limits, true));
 
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -91,14 +83,12 @@ pub async fn serve(
         if connections.len() >= limits.connections {
             continue;
         }
-        let (http, stream) = match client {
-            Client::Usual(stream) => (&http, Stream::new(stream, limits)),
-            Client::Last(stream) => (&in_a_hurry, Stream::new(stream, hurried)),
+        let mut connection = match client {
+            Client::Usual(socket) => Connection::new(socket, Arc::clone(&at_leisure)),
+            Client::Last(socket) => Connection::new(socket, Arc::clone(&in_a_hurry)),
         };
-        let snapshot = snapshot.clone();
-        let service =
-            service_fn(move |request| ready(Ok::<_, Infallible>(routes::answer(&request, &snapshot.borrow()))));
-        connections.spawn(http.serve_connection(TokioIo::new(stream), service));
+        // Whoever does not keep to the rules is told by the connection's end.
+        connections.spawn(async move { drop(connection.serve().await) });
     }
     connections.shutdown().await;
 }

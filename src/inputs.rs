@@ -186,7 +186,7 @@ impl Inputs {
     async fn act(&self, files: Files, last: &mut Last, say: &impl Fn(News)) -> bool {
         let secrets_error = files.secrets.error();
         last.secrets = files.secrets.secrets;
-        last.take_config(files.text, &self.place.file, &self.options);
+        last.take_config(files.text, &self.place.file, &self.options).await;
         let empty = Config { entries: Vec::new(), findings: Vec::new(), complete: false };
         let config = last.config.as_ref().unwrap_or(&empty);
         let seen = self.look(config, &last.seen).await;
@@ -263,20 +263,30 @@ async fn seen<T: Clone + 'static>(
 }
 
 impl Last {
-    fn take_config(&mut self, text: Result<Vec<u8>, String>, file: &Path, options: &config::Options) {
-        match text {
-            Ok(text) if self.text.as_ref() == Some(&text) => {}
-            Ok(text) => {
-                match config::parse(&text, options) {
-                    Ok(config) => (self.config, self.file_error) = (Some(config), None),
-                    Err(findings) => {
-                        let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
-                        self.file_error = Some(located(file, &lines.join("\n")));
-                    }
-                }
-                self.text = Some(text);
+    async fn take_config(&mut self, text: Result<Vec<u8>, String>, file: &Path, options: &config::Options) {
+        let text = match text {
+            Ok(text) if self.text.as_ref() == Some(&text) => return,
+            Ok(text) => text,
+            Err(error) => {
+                (self.text, self.file_error) = (None, Some(error));
+                return;
             }
-            Err(error) => (self.text, self.file_error) = (None, Some(error)),
+        };
+        let options = options.clone();
+        // The largest take a while, and everything else goes on meanwhile.
+        let work = move || (config::parse(&text, &options), text);
+        match blocking::run(work).await {
+            Ok((Ok(config), text)) => {
+                (self.config, self.file_error, self.text) = (Some(config), None, Some(text));
+            }
+            Ok((Err(findings), text)) => {
+                let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
+                (self.file_error, self.text) = (Some(located(file, &lines.join("\n"))), Some(text));
+            }
+            // For want of a thread; it is read again.
+            Err(error) => {
+                (self.text, self.file_error) = (None, Some(format!("failed to parse {}: {error}", file.display())));
+            }
         }
     }
 }

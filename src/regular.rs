@@ -35,6 +35,9 @@ pub fn open(path: &Path) -> Result<(File, Metadata), Error> {
 /// Reads a regular file of no more than `limit` bytes.
 pub fn read(path: &Path, limit: u64) -> Result<(Vec<u8>, Metadata), Error> {
     let (file, metadata) = open(path)?;
+    if metadata.len() > limit {
+        return Err(Error::TooLarge(limit));
+    }
     let mut text = Vec::new();
     let size = file.take(limit + 1).read_to_end(&mut text)?;
     if size as u64 > limit { Err(Error::TooLarge(limit)) } else { Ok((text, metadata)) }

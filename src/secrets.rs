@@ -3,7 +3,8 @@
 //! What cannot be read is not taken for empty: the last value that was read stays, and the problem is reported. That holds for the
 //! whole directory as for each file in it. A directory that is not there *is* an empty one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -16,6 +17,15 @@ use crate::config::MAX_ARGUMENT;
 use crate::frame::Bytes;
 use crate::regular;
 
+/// How many files and folders may be in the directory, secrets or not.
+pub const MAX_ENTRIES: usize = 10_000;
+
+/// How many bytes the values may have together: several times what the kernel hands to one program (see `execve(2)`).
+pub const MAX_TOTAL: usize = 8 << 20;
+
+/// How many problems are told one by one.
+const MAX_TOLD: usize = 20;
+
 /// What stands in the way of a secret, or of all of them.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
@@ -27,6 +37,12 @@ pub enum Problem {
         /// The reason.
         source: io::Error,
     },
+    /// There is more in the directory than is worth reading.
+    #[error("there are more than {MAX_ENTRIES} files in {}; the secrets known before stay in use", .0.display())]
+    TooMany(PathBuf),
+    /// The values are larger together than is worth keeping.
+    #[error("the values in {} have more than {} MiB together; the secrets known before stay in use", .0.display(), MAX_TOTAL >> 20)]
+    TooLargeTogether(PathBuf),
     /// A file cannot be read.
     #[error("failed to read {}: {source}; what it held before, if anything, stays in use", path.display())]
     File {
@@ -92,8 +108,11 @@ impl Reading {
     /// The problems as one text, `None` if there are none.
     pub fn error(&self) -> Option<String> {
         let mut text = String::new();
-        for problem in &self.problems {
+        for problem in self.problems.iter().take(MAX_TOLD) {
             let _ = writeln!(text, "{problem}");
+        }
+        if let Some(more) = self.problems.len().checked_sub(MAX_TOLD).filter(|&more| more > 0) {
+            let _ = writeln!(text, "and {more} more like these");
         }
         (!text.is_empty()).then(|| text.trim_end().to_owned())
     }
@@ -102,41 +121,51 @@ impl Reading {
 /// Reads the directory. `last` is what was known before; it stands in for what cannot be read now. Blocks.
 pub fn read(directory: &Path, last: &Secrets) -> Reading {
     let mut reading = Reading::default();
-    if let Err(source) = list(directory, last, &mut reading) {
+    if let Err(problem) = read_all(directory, last, &mut reading) {
         reading.secrets = last.clone();
-        reading.problems.push(Problem::Directory { path: directory.to_owned(), source });
+        reading.problems = vec![problem];
     }
     reading.secrets.is_complete = last.is_complete || reading.problems.is_empty();
     reading
 }
 
-fn list(directory: &Path, last: &Secrets, reading: &mut Reading) -> io::Result<()> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    reading.changed = fs::metadata(directory)?.modified().ok();
-    for entry in entries {
-        let entry = entry?;
-        let Some(name) = entry.file_name().to_str().filter(|name| is_variable_name(name)).map(str::to_owned) else {
-            continue;
-        };
-        let path = entry.path();
-        match read_file(&path, &name) {
+fn read_all(directory: &Path, last: &Secrets, reading: &mut Reading) -> Result<(), Problem> {
+    let failed = |source| Problem::Directory { path: directory.to_owned(), source };
+    let Some(names) = list(directory).map_err(failed)? else { return Ok(()) };
+    if names.len() > MAX_ENTRIES {
+        return Err(Problem::TooMany(directory.to_owned()));
+    }
+    reading.changed = fs::metadata(directory).map_err(failed)?.modified().ok();
+    let mut total = 0;
+    for name in names.iter().filter_map(|name| name.to_str()).filter(|name| is_variable_name(name)) {
+        let value = match read_file(&directory.join(name), name) {
             Ok(Some((value, changed))) => {
                 reading.changed = reading.changed.max(changed);
-                reading.secrets.values.insert(name, value);
+                Some(value)
             }
-            Ok(None) => {}
+            Ok(None) => None,
             Err(problem) => {
-                if let Some(value) = last.get(&name) {
-                    reading.secrets.values.insert(name, value.clone());
-                }
                 reading.problems.push(problem);
+                last.get(name).cloned()
             }
+        };
+        let Some(value) = value else { continue };
+        total += value.as_slice().len();
+        if total > MAX_TOTAL {
+            return Err(Problem::TooLargeTogether(directory.to_owned()));
         }
+        reading.secrets.values.insert(name.to_owned(), value);
     }
     Ok(())
+}
+
+/// The names in the directory, sorted, but hardly more than there may be; `None` if it is not there.
+fn list(directory: &Path) -> io::Result<Option<BTreeSet<OsString>>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    entries.take(MAX_ENTRIES + 1).map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<_>>().map(Some)
 }
 
 /// `None` for what is skipped without a word: a folder, and a file that went away in the meantime.
@@ -256,6 +285,44 @@ mod tests {
         let reading = read(&file.path().join("not-a-directory"), &last);
         assert_eq!(reading.secrets, last);
         assert!(reading.error().unwrap().contains("stay in use"));
+    }
+
+    #[test]
+    fn more_files_than_there_may_be_change_nothing() {
+        let directory = directory(&[("A", b"new")]);
+        let last = Secrets::of(&[("A", "old")]);
+        for number in 1..MAX_ENTRIES {
+            fs::write(directory.path().join(format!("{number}.tmp")), "").unwrap();
+        }
+        assert_eq!(read(directory.path(), &last).secrets, Secrets::of(&[("A", "new")]));
+        fs::write(directory.path().join("one more"), "").unwrap();
+        let reading = read(directory.path(), &last);
+        assert_eq!(reading.secrets, last);
+        assert!(reading.error().unwrap().starts_with("there are more than 10000 files in "));
+    }
+
+    #[test]
+    fn values_that_are_too_large_together_change_nothing() {
+        let directory = directory(&[("A", b"new")]);
+        let last = Secrets::of(&[("A", "old")]);
+        for number in 0..=MAX_TOTAL / 100_000 {
+            fs::write(directory.path().join(format!("_{number}")), "x".repeat(100_000)).unwrap();
+        }
+        let reading = read(directory.path(), &last);
+        assert_eq!((reading.secrets, reading.problems.len()), (last, 1));
+    }
+
+    #[test]
+    fn of_many_problems_the_first_are_told_and_the_others_counted() {
+        let directory = TempDir::new().unwrap();
+        for number in 0..100 {
+            symlink("/nonexistent/value", directory.path().join(format!("_{number:02}"))).unwrap();
+        }
+        let error = read(directory.path(), &Secrets::default()).error().unwrap();
+        assert!(
+            error.lines().next().unwrap().contains("/_00: ") && error.ends_with("\nand 80 more like these"),
+            "{error}"
+        );
     }
 
     #[test]

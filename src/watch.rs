@@ -20,7 +20,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDe
 
 use crate::blocking;
 use crate::descriptor::Readable;
-use crate::secrets::is_variable_name;
+use crate::secrets::{MAX_ENTRIES, is_variable_name};
 
 /// A set of paths that is watched for changes.
 #[derive(Debug)]
@@ -170,7 +170,7 @@ fn wanted(targets: &[Target]) -> BTreeMap<PathBuf, Names> {
                 names_on_the_way(directory, &mut wanted);
                 let Ok(resolved) = fs::canonicalize(directory) else { continue };
                 wanted.insert(resolved.clone(), None);
-                for entry in fs::read_dir(&resolved).into_iter().flatten().flatten() {
+                for entry in fs::read_dir(&resolved).into_iter().flatten().flatten().take(MAX_ENTRIES) {
                     if entry.file_name().to_str().is_some_and(is_variable_name)
                         && entry.file_type().is_ok_and(|kind| kind.is_symlink())
                     {

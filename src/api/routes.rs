@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
@@ -33,7 +32,7 @@ impl<'a> Route<'a> {
 }
 
 /// The answer to one request. Its body is never read, and a query string means nothing.
-pub(super) fn answer<B>(request: &Request<B>, snapshot: &Snapshot) -> Response<Full<Bytes>> {
+pub(super) fn answer<B>(request: &Request<B>, snapshot: &Snapshot) -> Response<Bytes> {
     let Some(route) = Route::find(request.uri().path()) else {
         return json(StatusCode::NOT_FOUND, error("not found"));
     };
@@ -53,8 +52,8 @@ pub(super) fn answer<B>(request: &Request<B>, snapshot: &Snapshot) -> Response<F
     }
 }
 
-fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
+fn json(status: StatusCode, body: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

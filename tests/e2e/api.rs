@@ -199,12 +199,104 @@ fn a_client_that_never_reads_is_closed_and_memory_stays_bounded() {
     assert!(daemon_process.resident_kib() < before + 32 * 1024);
 }
 
+/// Answers how long the API takes to answer somebody else in the meantime.
+fn answers_others(daemon: &Daemon) -> Duration {
+    let asked = Instant::now();
+    assert_eq!(daemon.get("/v1/agents").status, 200);
+    asked.elapsed()
+}
+
+fn may_open_many_files() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+}
+
+/// A thousand clients, each of which has sent these bytes as far as they were taken.
+fn a_thousand_send(daemon: &Daemon, bytes: impl Fn(usize) -> Vec<u8>) -> Vec<UnixStream> {
+    let send = |number: usize| {
+        let mut client = UnixStream::connect(daemon.api_socket()).unwrap();
+        client.set_nonblocking(true).unwrap();
+        // Who is sent away before that has not sent it.
+        let _ = client.write(&bytes(number));
+        client
+    };
+    (0..1000).map(send).collect()
+}
+
+#[test]
+fn whatever_clients_do_the_daemon_lives_answers_and_gives_its_memory_back() {
+    const MOST_KIB: u64 = 2048;
+    const SOON: Duration = Duration::from_secs(5);
+    may_open_many_files();
+    let jcard: String = (0..20).map(|number| agent(&format!("a{number}"), "sleep inf", "")).collect();
+    let daemon = Setup::new().start(&jcard);
+    for number in 0..20 {
+        daemon.wait_until_running(&format!("a{number}"));
+    }
+    let process = Process(daemon.pid());
+    for _ in 0..100 {
+        daemon.get("/v1/agents");
+    }
+    let before = process.resident_kib();
+    let check = |what: &str| {
+        let delay = answers_others(&daemon);
+        assert!(delay < SOON, "{what}: {delay:?}");
+        let now = process.resident_kib();
+        eprintln!("{what}: {now} KiB, before {before} KiB; an answer to others in {delay:?}");
+        assert!(now <= before + MOST_KIB, "{what}: the memory has grown");
+    };
+
+    for _ in 0..10_000 {
+        assert_eq!(daemon.get("/v1/health").status, 200);
+    }
+    check("10,000 connections one after another");
+
+    let stay = get("/v1/agents").replace("Connection: close\r\n", "");
+    let mut clients = a_thousand_send(&daemon, |_| stay.clone().into_bytes());
+    for client in &mut clients {
+        client.set_nonblocking(false).unwrap();
+        assert!(client.read(&mut [0; 100]).unwrap() > 0, "everyone is answered");
+    }
+    check("1,000 clients at once");
+    drop(clients);
+    check("they all went");
+
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = move || {
+        for shift in [13, -7, 17] {
+            state ^= if shift > 0 { state << shift } else { state >> -shift };
+        }
+        state
+    };
+    let noise: Vec<Vec<u8>> =
+        (0..1000).map(|_| (0..random() % 200).flat_map(|_| random().to_le_bytes()).collect()).collect();
+    let clients = a_thousand_send(&daemon, |number| noise[number].clone());
+    check("random bytes");
+    drop(clients);
+
+    let half = format!("GET /v1/agents HTTP/1.1\r\nX: {}", "x".repeat(15_000));
+    let clients = a_thousand_send(&daemon, |_| half.clone().into_bytes());
+    check("1,000 huge headers without an end");
+    drop(clients);
+
+    let huge = format!("GET /v1/agents HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
+    let clients = a_thousand_send(&daemon, |_| huge.clone().into_bytes());
+    check("headers of 1 MiB");
+    drop(clients);
+
+    let many = stay.repeat(2000);
+    let clients = a_thousand_send(&daemon, |_| many.clone().into_bytes());
+    check("1,000 clients that pipeline and never read");
+    drop(clients);
+    check("all of it");
+    assert!(process.is_alive() && daemon.pid() == process.0);
+}
+
 #[test]
 fn a_thousand_connections_at_once_are_borne() {
     let daemon = Setup::new().after("ulimit -Sn 1024").start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    may_open_many_files();
     let idle: Vec<UnixStream> = (0..1000).map(|_| UnixStream::connect(daemon.api_socket()).unwrap()).collect();
     let asked = Instant::now();
     assert_eq!(daemon.get("/v1/agents").status, 200);

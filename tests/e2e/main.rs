@@ -12,6 +12,7 @@ mod cli;
 mod daemon;
 mod declarations;
 mod environment;
+mod excess;
 mod panes;
 mod quickstart;
 mod restart;

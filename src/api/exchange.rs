@@ -1,0 +1,246 @@
+//! One request and its answer, in memory.
+//!
+//! hyper does the talking, but has no socket: it is given what has arrived and gives back what is to be sent, within one call. So
+//! its buffers, 16 KiB and more for each connection, exist for no more than one client at a time, whatever clients do.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::ready;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use http_body_util::Full;
+use hyper::body::{Buf, Bytes};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use tokio::sync::watch;
+
+use super::{Limits, routes};
+use crate::status::Snapshot;
+
+/// What ends the header of an answer.
+const HEADER_END: &[u8] = b"\r\n\r\n";
+
+/// What is to be sent, and whether the client may ask again afterwards.
+#[derive(Debug)]
+pub(super) struct Answer {
+    header: Bytes,
+    /// The snapshot's own, not a copy.
+    body: Bytes,
+    pub(super) goes_on: bool,
+}
+
+impl Answer {
+    /// What of it has not been sent.
+    pub(super) fn bytes(&mut self) -> impl Buf {
+        (&mut self.header).chain(&mut self.body)
+    }
+}
+
+/// The length of the first header, with the blank line that ends it; `None` if that has not arrived.
+pub(super) fn header_length(bytes: &[u8]) -> Option<usize> {
+    // Some clients end a request with one line more than there should be.
+    let start = bytes.iter().position(|byte| !b"\r\n".contains(byte))?;
+    let mut lines = bytes[start..].split_inclusive(|&byte| byte == b'\n');
+    let mut length = start;
+    lines.find_map(|line| {
+        length += line.len();
+        matches!(line, b"\n" | b"\r\n").then_some(length)
+    })
+}
+
+/// Who knows the answers, and what a client may take to ask.
+#[derive(Debug)]
+pub(super) struct Responder {
+    http: http1::Builder,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub(super) limits: Limits,
+}
+
+impl Responder {
+    /// With `keep_alive` clients may ask again and again, else once.
+    pub(super) fn new(snapshot: watch::Receiver<Arc<Snapshot>>, limits: Limits, keep_alive: bool) -> Self {
+        let mut http = http1::Builder::new();
+        // Nothing here takes time: whoever has the socket does the waiting.
+        http.max_header_size(limits.header_size).max_buf_size(limits.header_size).header_read_timeout(None);
+        // Who sends a request and closes that direction (`nc -N`) gets its answer; names are written as existing clients saw them.
+        http.half_close(true).title_case_headers(true).keep_alive(keep_alive);
+        Self { http, snapshot, limits }
+    }
+
+    /// What is to be said to a request that begins like that, with one header at most. `None`: nothing before more of it has come,
+    /// which never happens without `more_may_come`.
+    pub(super) fn answer(&self, request: &[u8], more_may_come: bool) -> Option<Answer> {
+        let body = Cell::new(Bytes::new());
+        let service = service_fn(|request| {
+            let response = routes::answer(&request, &self.snapshot.borrow());
+            body.set(response.body().clone());
+            ready(Ok::<_, Infallible>(response.map(Full::new)))
+        });
+        let exchange = Exchange { request, more_may_come, header: Vec::new(), body_length: 0 };
+        let mut connection = self.http.serve_connection(exchange, service);
+        // The only thing that it can wait for is more to read: the rest of this header, or the next one.
+        let goes_on = connection.poll_without_shutdown(&mut Context::from_waker(Waker::noop())).is_pending();
+        let Exchange { header, body_length, .. } = connection.into_parts().io;
+        if goes_on && header.is_empty() {
+            return None;
+        }
+        let mut body = body.into_inner();
+        body.advance(body.len().saturating_sub(body_length));
+        Some(Answer { header: header.into(), body, goes_on })
+    }
+}
+
+/// hyper's side of the memory.
+struct Exchange<'a> {
+    /// What it has not read yet.
+    request: &'a [u8],
+    more_may_come: bool,
+    /// What it has written, without the body, which the service has kept.
+    header: Vec<u8>,
+    body_length: usize,
+}
+
+impl Read for Exchange<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, mut room: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        if self.request.is_empty() && self.more_may_come {
+            return Poll::Pending;
+        }
+        let (now, later) = self.request.split_at(self.request.len().min(room.remaining()));
+        room.put_slice(now);
+        self.request = later;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for Exchange<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let of_header = if self.header.ends_with(HEADER_END) {
+            0
+        } else {
+            let end = bytes.windows(HEADER_END.len()).position(|window| window == HEADER_END);
+            end.map_or(bytes.len(), |end| end + HEADER_END.len())
+        };
+        self.header.extend_from_slice(&bytes[..of_header]);
+        self.body_length += bytes.len() - of_header;
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut written = 0;
+        for slice in slices {
+            let _ = self.as_mut().poll_write(context, slice)?;
+            written += slice.len();
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    /// hyper would copy the body otherwise.
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::status::Errors;
+
+    fn responder() -> Responder {
+        let snapshot = Snapshot::new(Vec::new(), Instant::now(), Errors::default());
+        Responder::new(watch::channel(Arc::new(snapshot)).1, Limits::default(), true)
+    }
+
+    /// The answer as it is sent, and whether the client may ask again.
+    fn said(request: &str, more_may_come: bool) -> Option<(String, bool)> {
+        let answer = responder().answer(request.as_bytes(), more_may_come)?;
+        let text = [&answer.header[..], &answer.body].concat();
+        Some((String::from_utf8(text).unwrap(), answer.goes_on))
+    }
+
+    #[test]
+    fn a_header_ends_with_a_blank_line_after_the_first_that_is_none() {
+        for (bytes, expected) in [
+            ("", None),
+            ("\r\n\n\r\n", None),
+            ("GET / HTTP/1.1\r\n", None),
+            ("GET / HTTP/1.1\r\n\r", None),
+            ("GET / HTTP/1.1\r\nA: b\r\n\r\nmore\r\n\r\n", Some(24)),
+            ("GET / HTTP/1.1\n\n", Some(16)),
+            ("\r\n\r\nGET / HTTP/1.1\r\n\n", Some(21)),
+        ] {
+            assert_eq!(header_length(bytes.as_bytes()), expected, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn header_and_body_are_sent_and_the_body_is_no_copy() {
+        let (answer, goes_on) = said("GET /v1/agents HTTP/1.1\r\n\r\n", true).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n[]\n") && goes_on, "{answer}");
+        let responder = responder();
+        let answer = responder.answer(b"GET /v1/agents HTTP/1.1\r\n\r\n", true).unwrap();
+        assert_eq!(answer.body.as_ptr(), responder.snapshot.borrow().agents_body().as_ptr());
+    }
+
+    #[test]
+    fn hyper_says_who_may_ask_again() {
+        for (request, expected) in [
+            ("GET / HTTP/1.1\r\n\r\n", true),
+            ("GET / HTTP/1.0\r\n\r\n", false),
+            ("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nConnection: close\r\n\r\n", false),
+            ("GET / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n", true),
+            ("POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n", true),
+            ("POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n", false),
+            ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", false),
+        ] {
+            let (answer, goes_on) = said(request, true).unwrap();
+            assert!(answer.starts_with("HTTP/1.") && answer[8..].starts_with(" 404 "), "{request}: {answer}");
+            assert_eq!(goes_on, expected, "{request}");
+        }
+        let once = Responder::new(responder().snapshot, Limits::default(), false);
+        assert!(!once.answer(b"GET / HTTP/1.1\r\n\r\n", true).unwrap().goes_on);
+    }
+
+    #[test]
+    fn what_may_become_a_header_is_waited_for_and_what_cannot_is_refused_at_once() {
+        for beginning in ["", "\r\n", "GE", "GET / HT", "GET / HTTP/1.1\r\nA: "] {
+            assert_eq!(said(beginning, true), None, "{beginning}");
+            assert!(!said(beginning, false).unwrap().1, "{beginning}");
+        }
+        for nonsense in ["\u{16}\u{3}\u{1}", "GET /\n", "GET / HTTP/1.1\r\n: b"] {
+            let (answer, goes_on) = said(nonsense, true).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 400 ") && !goes_on, "{nonsense}: {answer}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_said_is_answered_or_waited_for(bytes: Vec<u8>, verb in "(GET /v1/agents HTTP/1.1\r\n)?") {
+            let request = [verb.as_bytes(), &bytes].concat();
+            let request = &request[..header_length(&request).unwrap_or(request.len())];
+            prop_assert!(responder().answer(request, false).is_some());
+            let whole = header_length(request).is_some();
+            prop_assert!(!whole || responder().answer(request, true).is_some());
+        }
+    }
+}
