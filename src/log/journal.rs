@@ -51,6 +51,12 @@ impl Message {
         }
     }
 
+    /// For people, who do not see the fields.
+    fn sentence(&self) -> String {
+        let parts = [self.agent.as_deref(), self.state.as_deref(), Some(&self.text)];
+        parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
+    }
+
     /// As an event of this thread's subscriber.
     fn log(&self) {
         macro_rules! log {
@@ -62,7 +68,7 @@ impl Message {
                     agentd_attempt = self.attempt,
                     agentd_pid = self.pid,
                     "{}",
-                    self.text
+                    self.sentence()
                 )
             };
         }
@@ -207,10 +213,10 @@ mod tests {
         });
         let expected = [
             format!(
-                "INFO message=declared;message_id=\"{STATE_CHANGED}\";agentd_agent=\"a\";agentd_state=\"running\";\
+                "INFO message=a: running: declared;message_id=\"{STATE_CHANGED}\";agentd_agent=\"a\";agentd_state=\"running\";\
                      agentd_attempt=\"2\";agentd_pid=\"7\";"
             ),
-            format!("ERROR message=claude: not found;message_id=\"{AGENT_ERROR}\";agentd_agent=\"a\";"),
+            format!("ERROR message=a: claude: not found;message_id=\"{AGENT_ERROR}\";agentd_agent=\"a\";"),
             "WARN message=odd session=s;".to_owned(),
         ];
         assert_eq!(written(&inbox, &dropped), expected);
