@@ -50,7 +50,7 @@ pub fn start(detail: Detail) -> Guard {
 
 /// Whether what is written to standard error ends in the journal: the variable is inherited by processes whose standard error is
 /// something else (`systemd.exec(5)`).
-fn leads_to_journal() -> bool {
+pub fn leads_to_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     fstat(std::io::stderr().as_fd()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }

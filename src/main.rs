@@ -77,6 +77,11 @@ fn conclude<E: std::fmt::Display>(result: Result<(), E>) -> ExitCode {
 
 fn complain(what: &str) -> ExitCode {
     // Where standard error is closed there is nobody to tell.
-    let _ = writeln!(io::stderr(), "agentd: {what}");
+    let _ = if log::leads_to_journal() {
+        // The journal knows who this is, and takes the number for the priority, as in sd-daemon(3): an error.
+        writeln!(io::stderr(), "<3>{what}")
+    } else {
+        writeln!(io::stderr(), "agentd: {what}")
+    };
     ExitCode::FAILURE
 }
