@@ -130,6 +130,16 @@ pub enum How {
     Cause(String),
 }
 
+impl fmt::Display for How {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(formatter, "exited with status {code}"),
+            Self::Signal(signal) => write!(formatter, "ended by {signal}"),
+            Self::Cause(cause) => formatter.write_str(cause),
+        }
+    }
+}
+
 impl How {
     /// By a signal that is known by its number.
     pub fn of_signal(number: i32) -> Self {

@@ -29,7 +29,7 @@ use crate::launch::Progress;
 use crate::launch::reception::Visitor;
 use crate::reconcile::{Action, Held, HeldAgent, plan};
 use crate::record::{Recorder, Report, Version};
-use crate::status::{AgentStatus, Errors, Snapshot, Time};
+use crate::status::{AgentStatus, Errors, Snapshot, State, Time};
 use crate::systemd::Notifier;
 
 /// What the supervisor is told.
@@ -422,6 +422,12 @@ impl Supervisor {
         self.afterwards.call_up |= matches!(event, machine::Event::Closed(Ok(())));
         let Some(agent) = self.agents.get_mut(key) else { return };
         let before = agent.machine.status();
+        if let machine::Event::Ended { how, .. } = &event
+            && before.state == State::Stopping
+        {
+            // Otherwise it is the reason for what comes next.
+            tracing::info!(agent = before.name, attempt = before.attempt, "{how}");
+        }
         let effects = agent.machine.step(event, Timestamp::now());
         let after = agent.machine.status();
         self.afterwards.publish |= before != after;

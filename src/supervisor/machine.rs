@@ -1061,13 +1061,9 @@ impl Machine {
 }
 
 fn describe(exit: &Exit, memory: Option<u64>) -> String {
-    let how = match &exit.how {
-        How::Code(code) => format!("exited with status {code}"),
-        How::Signal(signal) => format!("ended by {signal}"),
-        How::Cause(cause) => cause.clone(),
-    };
+    let how = &exit.how;
     if exit.oom_kills == 0 {
-        return how;
+        return how.to_string();
     }
     let limit = memory.map_or_else(String::new, |bytes| format!(", of which it may have {}", in_words(bytes)));
     format!("{how}; the kernel killed {} of its processes for lack of memory{limit}", exit.oom_kills)
