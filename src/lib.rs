@@ -37,7 +37,7 @@
 //! | [`folder`], [`socket`], [`lock`], [`limits`], [`account`] | what the system gives: one noun each |
 //! | [`status`] | the API's types, and the snapshot that is served |
 //! | [`api`], [`client`] | serving it, asking for it |
-//! | [`frame`], [`descriptor`], [`blocking`], [`clock`], [`log`] | tools |
+//! | [`frame`], [`descriptor`], [`blocking`], [`clock`], [`memory`], [`log`] | tools |
 //!
 //! # The processes
 //!
@@ -76,6 +76,7 @@ pub mod limits;
 pub mod lock;
 pub mod log;
 pub mod mark;
+pub mod memory;
 pub mod process;
 pub mod reconcile;
 pub mod record;

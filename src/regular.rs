@@ -6,6 +6,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::libc::{O_CLOEXEC, O_NOCTTY, O_NONBLOCK};
+use zeroize::Zeroizing;
+
+use crate::memory;
 
 /// Why there is nothing to read.
 #[derive(Debug, thiserror::Error)]
@@ -32,15 +35,26 @@ pub fn open(path: &Path) -> Result<(File, Metadata), Error> {
     if metadata.is_file() { Ok((file, metadata)) } else { Err(Error::NotRegular) }
 }
 
-/// Reads a regular file of no more than `limit` bytes.
-pub fn read(path: &Path, limit: u64) -> Result<(Vec<u8>, Metadata), Error> {
-    let (file, metadata) = open(path)?;
+/// Reads a regular file of no more than `limit` bytes. The answer clears its memory when it is dropped.
+pub fn read(path: &Path, limit: u64) -> Result<(Zeroizing<Vec<u8>>, Metadata), Error> {
+    let (mut file, metadata) = open(path)?;
     if metadata.len() > limit {
         return Err(Error::TooLarge(limit));
     }
-    let mut text = Vec::new();
-    let size = file.take(limit + 1).read_to_end(&mut text)?;
-    if size as u64 > limit { Err(Error::TooLarge(limit)) } else { Ok((text, metadata)) }
+    let expected = usize::try_from(metadata.len()).unwrap_or_default();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(expected));
+    let mut chunk = Zeroizing::new([0; 8192]);
+    loop {
+        match file.read(&mut *chunk) {
+            Ok(0) => return Ok((bytes, metadata)),
+            Ok(count) => memory::append(&mut bytes, &chunk[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+        if bytes.len() as u64 > limit {
+            return Err(Error::TooLarge(limit));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -56,7 +70,7 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("file");
         fs::write(&path, "12345").unwrap();
-        assert_eq!(read(&path, 5).unwrap().0, b"12345");
+        assert_eq!(*read(&path, 5).unwrap().0, b"12345");
         assert!(matches!(read(&path, 4), Err(Error::TooLarge(4))));
     }
 

@@ -6,12 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
-
-use zeroize::Zeroizing;
 
 use crate::config::MAX_ARGUMENT;
 use crate::frame::Bytes;
@@ -168,6 +166,9 @@ fn list(directory: &Path) -> io::Result<Option<BTreeSet<OsString>>> {
     entries.take(MAX_ENTRIES + 1).map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<_>>().map(Some)
 }
 
+/// A file larger than this could never be a value, also without the newlines at its end.
+const ROOM: u64 = MAX_ARGUMENT as u64 + 1024;
+
 /// `None` for what is skipped without a word: a folder, and a file that went away in the meantime.
 fn read_file(path: &Path, name: &str) -> Result<Option<(Bytes, Option<SystemTime>)>, Problem> {
     let failed = |source| Problem::File { path: path.to_owned(), source };
@@ -178,11 +179,11 @@ fn read_file(path: &Path, name: &str) -> Result<Option<(Bytes, Option<SystemTime
         Ok(metadata) if metadata.is_dir() => return Ok(None),
         Ok(_) | Err(_) => {}
     }
-    let (file, metadata) = regular::open(path).map_err(|error| match error {
+    let (value, metadata) = regular::read(path, ROOM).map_err(|error| match error {
         regular::Error::Io(source) => failed(source),
-        regular::Error::NotRegular | regular::Error::TooLarge(_) => Problem::NotRegular(path.to_owned()),
+        regular::Error::NotRegular => Problem::NotRegular(path.to_owned()),
+        regular::Error::TooLarge(_) => Problem::TooLarge(path.to_owned()),
     })?;
-    let value = read_value(&file).map_err(failed)?.ok_or_else(|| Problem::TooLarge(path.to_owned()))?;
     let value = trim_newlines(&value);
     if value.contains(&0) {
         return Err(Problem::Nul(path.to_owned()));
@@ -191,15 +192,6 @@ fn read_file(path: &Path, name: &str) -> Result<Option<(Bytes, Option<SystemTime
         return Err(Problem::TooLarge(path.to_owned()));
     }
     Ok(Some((Bytes::from(value.to_vec()), metadata.modified().ok())))
-}
-
-/// `None` if there is more than could ever be a value.
-fn read_value(file: &File) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-    const ROOM: usize = MAX_ARGUMENT + 1024;
-    // All the room at once, so that growing leaves no copy behind in freed memory.
-    let mut value = Zeroizing::new(Vec::with_capacity(ROOM + 1));
-    file.take(ROOM as u64 + 1).read_to_end(&mut value)?;
-    Ok((value.len() <= ROOM).then_some(value))
 }
 
 fn trim_newlines(mut value: &[u8]) -> &[u8] {

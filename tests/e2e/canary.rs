@@ -7,7 +7,9 @@
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, Once, PoisonError};
 use std::thread;
@@ -15,7 +17,13 @@ use std::time::Duration;
 
 use agentd::status::State;
 
-use crate::support::{Daemon, Process, Setup, agent, as_user, files_below, get, is_root, path, run};
+use nix::libc::RLIM_INFINITY;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+
+use crate::support::{
+    Daemon, Dump, Process, Setup, Who, agent, as_user, files_below, get, is_root, owner, path, root, run,
+};
 
 /// The variable that holds it.
 pub const NAME: &str = "CANARY";
@@ -245,4 +253,101 @@ fn tmux_is_told_nothing_of_secrets() {
     let told = fs::read(&told).unwrap();
     assert!(holds(&told, "new-session") && holds(&told, "respawn-pane") && holds(&told, "capture-pane"));
     assert!(!holds(&told, &daemon.canary), "{}", String::from_utf8_lossy(&told));
+}
+
+/// Whether the secret is in what a process can write to.
+fn remembers(process: Process, secret: &str) -> bool {
+    let maps = fs::read_to_string(format!("/proc/{}/maps", process.0)).unwrap();
+    let memory = fs::File::open(format!("/proc/{}/mem", process.0)).unwrap();
+    maps.lines().filter(|line| line.contains(" rw")).any(|line| {
+        let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let [from, to] = [from, to].map(|address| u64::from_str_radix(address, 16).unwrap());
+        let mut bytes = vec![0; usize::try_from(to - from).unwrap()];
+        // What was given back in the meantime cannot be read.
+        memory.read_exact_at(&mut bytes, from).is_ok() && holds(&bytes, secret)
+    })
+}
+
+/// The deputy of a daemon.
+fn deputy(daemon: &Daemon) -> Process {
+    daemon.wait("the deputy", || {
+        let is_deputy = |process: &Process| process.argv().get(1).is_some_and(|word| word == "deputy");
+        Process::all().find(|process| is_deputy(process) && process.ancestors().any(|above| above.0 == daemon.pid()))
+    })
+}
+
+#[test]
+fn a_secret_is_forgotten_by_all_but_those_who_need_it() {
+    if !root() {
+        return;
+    }
+    let setup = Setup::new();
+    let declared = format!("{}-declared", setup.canary);
+    let jcard = agent("a", "sleep inf", &format!("env = {{ KEY = {declared:?} }}"));
+    let daemon = setup.start(&jcard);
+    let harness = Process(daemon.wait_until_running("a"));
+    let launcher = harness.parent();
+    assert!(remembers(harness, &daemon.canary) && remembers(Process(daemon.pid()), &daemon.canary));
+    daemon.wait("the launcher to forget it", || (!remembers(launcher, &daemon.canary)).then_some(()));
+    for (what, process) in [("the deputy", deputy(&daemon)), ("the tmux server", launcher.parent())] {
+        assert!(!remembers(process, &daemon.canary), "{what} never knew it");
+    }
+    daemon.edit_jcard("[other]\n");
+    fs::remove_file(daemon.path("secrets").join(NAME)).unwrap();
+    daemon.wait_until_removed("a");
+    daemon.wait("the daemon to forget it", || (!remembers(Process(daemon.pid()), &daemon.canary)).then_some(()));
+}
+
+/// The kernel gives the files of such a process to root.
+fn is_private(process: Process) -> bool {
+    owner(Path::new(&format!("/proc/{}/environ", process.0))).1 == 0
+}
+
+#[test]
+fn nobody_may_look_into_the_memory_of_daemon_deputy_and_launcher() {
+    if !root() {
+        return;
+    }
+    for who in [Who::Root, Who::User] {
+        let daemon = Setup::of(who).after("ulimit -Sc 4711").start(&agent("a", "dump @WORK/dump; sleep inf", ""));
+        let harness = Process(daemon.wait_until_running("a"));
+        let launcher = harness.parent();
+        assert!(is_private(Process(daemon.pid())) && is_private(deputy(&daemon)));
+        // One user's own agents are that user's; and where /proc hides what is private, its daemon must find the launcher.
+        assert_eq!(is_private(launcher), who == Who::Root);
+        assert!(!is_private(harness), "an agent is its user's own");
+        let limits = Dump::of(&daemon, "dump").text("limits");
+        let cores = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(cores.split_whitespace().nth(4), Some("4824064"), "and has the limit that the daemon was given");
+    }
+}
+
+#[test]
+fn daemon_and_launcher_leave_no_core_when_they_crash() {
+    if !root() {
+        return;
+    }
+    // So that the soft limit can be raised, also by others than root.
+    let (soft, _) = getrlimit(Resource::RLIMIT_CORE).unwrap();
+    setrlimit(Resource::RLIMIT_CORE, soft, RLIM_INFINITY).unwrap();
+    for who in [Who::Root, Who::User] {
+        let mut daemon = Setup::of(who).after("ulimit -c unlimited").start(&agent("a", "sleep inf", ""));
+        let cores = |daemon: &Daemon| -> Vec<PathBuf> {
+            files_below(daemon.dir()).into_iter().filter(|file| file.display().to_string().contains("/core")).collect()
+        };
+        let script = "ulimit -c unlimited; kill -ABRT $$";
+        let other = Command::new("sh").args(["-c", script]).current_dir(daemon.dir()).status().unwrap();
+        assert!(other.core_dumped(), "any other program does");
+        for core in cores(&daemon) {
+            fs::remove_file(core).unwrap();
+        }
+        let launcher = Process(daemon.wait_until_running("a")).parent();
+        // It catches all signals that can be.
+        launcher.signal(Signal::SIGFPE);
+        daemon.wait_until_gone(launcher.0);
+        daemon.signal(Signal::SIGABRT);
+        let status = daemon.ended();
+        assert_eq!((status.signal(), status.core_dumped()), (Some(Signal::SIGABRT as i32), false), "{who:?}");
+        assert_eq!(cores(&daemon), Vec::<PathBuf>::new(), "{who:?}");
+    }
 }

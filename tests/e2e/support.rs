@@ -689,10 +689,20 @@ impl Process {
         self.number(5)
     }
 
-    pub fn resident_kib(self) -> u64 {
+    /// The first word of a line of `/proc/PID/status`.
+    fn status(self, key: &str) -> String {
         let status = fs::read_to_string(self.file("status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
+        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).unwrap();
+        line.split_whitespace().next().unwrap().to_owned()
+    }
+
+    pub fn resident_kib(self) -> u64 {
+        self.status("VmRSS").parse().unwrap()
+    }
+
+    /// The user that it really is.
+    pub fn user(self) -> u32 {
+        self.status("Uid").parse().unwrap()
     }
 
     /// Whether it lives: a zombie does not.
