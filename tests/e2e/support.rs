@@ -625,6 +625,30 @@ impl Drop for Attached {
     }
 }
 
+/// A process that goes when the test does.
+pub struct Bystander(Child);
+
+impl Bystander {
+    pub fn start(command: &mut Command) -> Self {
+        Self(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.0.id()).unwrap()
+    }
+
+    pub fn lives(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A process, by its pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process(pub i32);

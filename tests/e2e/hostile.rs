@@ -1,0 +1,197 @@
+//! What the agents' user can do about the daemon: lie to it, plant links before it, stand in for tmux. None of it gives root's
+//! rights or anybody's secrets, or keeps other agents from running and stopping.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use agentd::status::{AgentStatus, State};
+
+use crate::support::{Bystander, Daemon, Process, Setup, agent, as_user, is_root, path, run};
+
+const NO_AGENTS: &str = "[project]\nname = \"x\"\n";
+
+/// An agent that notes its starts and its SIGINT, and ends with that.
+fn honest(name: &str) -> String {
+    agent(name, &format!("log @WORK/{name}; on-signal INT 0; sleep inf"), "")
+}
+
+/// Puts `liar` and `socket` where the agents' user finds them.
+fn put_tools(setup: &Setup) {
+    let source = |name: &str| format!("{}/tests/e2e/{name}", env!("CARGO_MANIFEST_DIR"));
+    fs::copy(source("liar"), setup.path("bin/liar")).unwrap();
+    let program = setup.path("bin/socket");
+    let (status, said) =
+        run(Command::new("cc").args(["-Wall", "-Werror", "-o", program.to_str().unwrap(), &source("socket.c")]));
+    assert_eq!(status, Some(0), "{said}");
+}
+
+/// A tmux that starts a liar in the panes of all agents but those whose names begin with `honest`, as a server of the agents' user
+/// could.
+fn with_lying_tmux(setup: Setup) -> Setup {
+    put_tools(&setup);
+    let tmux = run(Command::new("bash").args(["-c", "command -v tmux"])).1;
+    fs::create_dir(setup.path("fake")).unwrap();
+    let script = format!(
+        "#!/usr/bin/env bash\nwords=()\nwhile (($#)); do\n\
+         [[ ${{2-}} != exec || ${{3-}} == honest* ]] || set -- {} \"${{@:2}}\"\n\
+         words+=(\"$1\") && shift\ndone\nexec {} \"${{words[@]}}\"\n",
+        setup.path("bin/liar").display(),
+        tmux.trim()
+    );
+    setup.put(&setup.path("fake/tmux"), script);
+    fs::set_permissions(setup.path("fake/tmux"), Permissions::from_mode(0o755)).unwrap();
+    let search = format!("{}:{}", setup.path("fake").display(), path());
+    setup.env("PATH", &search)
+}
+
+/// What the liar of that name has noted.
+fn lies(daemon: &Setup, name: &str) -> Vec<String> {
+    daemon.lines(&format!("{name}.lies"))
+}
+
+/// The liars of that name that there were.
+fn liars(daemon: &Setup, name: &str) -> Vec<Process> {
+    lies(daemon, name).iter().filter_map(|line| Some(Process(line.strip_prefix("start ")?.parse().ok()?))).collect()
+}
+
+/// That the agent with that name runs as it did, and ends as it should.
+fn assert_stops_well(daemon: &Daemon, name: &str, pid: i32) {
+    assert_eq!(daemon.wait_until_running(name), pid);
+    assert_eq!(daemon.starts(name), 1);
+    daemon.edit_jcard(NO_AGENTS);
+    daemon.wait_until_removed(name);
+    assert!(!Process(pid).is_alive());
+    daemon.wait_for_line(name, "INT");
+}
+
+#[test]
+fn launchers_that_lie_harm_nobody_but_themselves_and_their_stop_ends() {
+    const CLAIMS: [&str; 4] = ["claims-the-first", "claims-the-daemon", "claims-a-strangers", "claims-anothers"];
+    const OTHERS: [&str; 7] =
+        ["says-nothing", "says-ages", "says-too-much", "says-it-ended", "says-it-ended-again", "talks-on", "babbles"];
+    let setup = with_lying_tmux(Setup::new());
+    let mut daemon = setup.start(&honest("honest"));
+    let pid = daemon.wait_until_running("honest");
+    let stranger = if is_root() { "stranger" } else { &daemon.agent_account().name };
+    let mut bystander = Bystander::start(&mut as_user(stranger, &["sleep", "1000"]));
+    for (name, claimed) in CLAIMS.into_iter().zip([1, daemon.pid(), bystander.pid(), pid]) {
+        daemon.put(&daemon.work(&format!("{name}.claim")), claimed.to_string());
+    }
+    let more = |name: &str| {
+        if name.ends_with("again") { "restart = \"always\"\nbackoff = [\"0s\"]" } else { "grace_period = \"500ms\"" }
+    };
+    let liars_jcard: String = CLAIMS.iter().chain(&OTHERS).map(|name| agent(name, "sleep inf", more(name))).collect();
+    daemon.edit_jcard(&(honest("honest") + &liars_jcard));
+    for name in CLAIMS.iter().chain(&OTHERS) {
+        daemon.wait(&format!("the lies of {name}"), || liars(&daemon, name).first().copied());
+    }
+
+    let said = |name: &str, what: &str, asked: fn(&AgentStatus) -> bool| daemon.wait_until(name, what, asked);
+    for name in ["says-it-ended", "says-ages"] {
+        let status = said(name, "over, as it says", |agent| agent.state == State::Exited);
+        assert!(status.started_at <= status.exit.as_ref().map(|exit| exit.at), "{status:?}");
+    }
+    let error = said("says-too-much", "failed", |agent| agent.state == State::Exited).error.unwrap();
+    assert!(error.len() < 3000 && !error.contains(char::is_control), "{error:?}");
+    said("talks-on", "running", |agent| agent.running);
+    // What does not go by itself is made to, and not before that is there a next one.
+    for name in ["says-it-ended", "says-it-ended-again", "says-too-much", "babbles"] {
+        let first = liars(&daemon, name)[0];
+        daemon.wait_until_gone(first.0);
+    }
+    daemon.wait("the next attempt of one", || liars(&daemon, "says-it-ended-again").get(1).copied());
+    assert!(!lies(&daemon, "says-it-ended-again").iter().any(|line| line.starts_with("beside")));
+    for (name, claimed) in CLAIMS.into_iter().zip([1, daemon.pid(), bystander.pid(), pid]) {
+        let status = daemon.agent(name).unwrap();
+        assert!(!status.running && status.pid != Some(claimed), "{status:?}");
+    }
+
+    let assert_gone = |daemon: &Daemon, name: &str| {
+        let left: Vec<_> = liars(daemon, name).into_iter().filter(|liar| liar.can_act()).collect();
+        assert!(left.is_empty(), "{name} has left {left:?}");
+    };
+    let staying = |name: &&&str| ["claims-the-first", "says-nothing", "says-it-ended-again"].contains(*name);
+    let jcard: String =
+        CLAIMS.iter().chain(&OTHERS).filter(staying).map(|name| agent(name, "sleep inf", more(name))).collect();
+    daemon.edit_jcard(&(honest("honest") + &jcard));
+    for name in CLAIMS.iter().chain(&OTHERS).filter(|name| !staying(name)) {
+        daemon.wait_until_removed(name);
+        assert_gone(&daemon, name);
+    }
+    daemon.edit_jcard(&jcard);
+    daemon.wait_until_removed("honest");
+    daemon.wait_for_line("honest", "INT");
+    assert!(!Process(pid).is_alive() && daemon.starts("honest") == 1);
+    assert!(daemon.stop().success());
+    for name in CLAIMS.iter().chain(&OTHERS) {
+        assert_gone(&daemon, name);
+    }
+    assert!(bystander.lives() && Process(1).is_alive());
+}
+
+#[test]
+fn who_says_to_be_a_launcher_is_told_nothing_and_takes_nobodys_place() {
+    let setup = Setup::new();
+    put_tools(&setup);
+    let waits = honest("waits").replace("@WORK\"\nargs", "@WORK/nowhere\"\nargs");
+    let daemon = setup.start(&(honest("honest") + &waits));
+    let pid = daemon.wait_until_running("honest");
+    daemon.wait_for_state("waits", State::Waiting);
+    let before = daemon.agents();
+    let liar = daemon.path("bin/liar").display().to_string();
+    let socket = daemon.path("tmux/launch.sock").display().to_string();
+    let zero = "{\"secs\":0,\"nanos\":0}";
+    let own = format!("{{\"pid\":{pid},\"at\":{zero}}}");
+    let end =
+        format!("{{\"how\":{{\"code\":9}},\"at\":{zero},\"user_time\":{zero},\"system_time\":{zero},\"max_rss\":0}}");
+    for progress in [
+        "\"new\"".to_owned(),
+        format!("{{\"running\":{own}}}"),
+        format!("{{\"ended\":{{\"harness\":{own},\"end\":{end}}}}}"),
+        "{\"failed\":{\"message\":\"it is broken\",\"errno\":2}}".to_owned(),
+    ] {
+        for (name, attempt) in [("honest", "1"), ("HONEST", "2"), ("waits", "1"), ("nobody", "1"), ("../x", "0")] {
+            let words = ["timeout", "-s", "KILL", "5", &liar, "visit", name, attempt, &socket, &progress];
+            let (_, told) = run(daemon.as_agent(&words).current_dir(daemon.path("work")));
+            assert!(!told.contains("launch") && !told.contains(&daemon.canary), "{name} {progress}: {told}");
+        }
+    }
+    assert_eq!(daemon.agents(), before);
+    assert!(daemon.log().contains("ending another process that says to be its launcher"));
+    assert_stops_well(&daemon, "honest", pid);
+}
+
+#[test]
+fn a_crowd_at_the_launch_socket_keeps_no_launcher_out_and_takes_no_memory() {
+    let setup = Setup::new();
+    put_tools(&setup);
+    let daemon = setup.start(&honest("honest"));
+    let pid = daemon.wait_until_running("honest");
+    let daemons = Process(daemon.pid());
+    let before = daemons.resident_kib();
+    let again = |connections: usize, does: &str| {
+        let (tool, socket) = (daemon.path("bin/socket"), daemon.path("tmux/launch.sock"));
+        let script = format!("while :; do {} connect {connections} {} {does}; done", tool.display(), socket.display());
+        Bystander::start(daemon.as_agent(&["bash", "-c", &script]).current_dir(daemon.path("work")))
+    };
+    let crowd = [
+        again(300, "sleep 1"),
+        again(300, "sleep 1"),
+        again(1, "bash -c 'head -c 100000 /dev/urandom >&3'"),
+        again(1, "bash -c 'printf \"\\0\\0\\xa0\\0\" >&3; head -c 10485760 /dev/zero >&3'"),
+        again(
+            20,
+            "bash -c 'for fd in {3..22}; do printf \"\\x40\\x9c\\0\\0\" >&$fd; head -c 39000 /dev/zero >&$fd; done; sleep 1'",
+        ),
+    ];
+    daemon.wait("some of them to be sent away", || daemon.log().contains("for the 256. time").then_some(()));
+    daemon.edit_jcard(&(honest("honest") + &honest("late")));
+    daemon.wait_until_running("late");
+    let after = daemons.resident_kib();
+    assert!(after < before + (20 << 10), "{before} KiB became {after}");
+    drop(crowd);
+    daemon.edit_jcard(&honest("honest"));
+    daemon.wait_until_removed("late");
+    assert_stops_well(&daemon, "honest", pid);
+}
