@@ -163,6 +163,24 @@ fn who_says_to_be_a_launcher_is_told_nothing_and_takes_nobodys_place() {
 }
 
 #[test]
+fn who_says_to_run_an_agent_that_is_being_restarted_does_not_become_it() {
+    let setup = with_lying_tmux(Setup::new());
+    let daemon = setup.start(&agent("comes-late", "sleep inf", "restart = \"always\"\nbackoff = [\"0s\"]"));
+    daemon.wait("the second attempt", || liars(&daemon, "comes-late").get(1).copied());
+    let liar = daemon.path("bin/liar").display().to_string();
+    let socket = daemon.path("tmux/launch.sock").display().to_string();
+    // No process has this id, and who has ended may have been its own.
+    let progress = "{\"running\":{\"pid\":4194304,\"at\":{\"secs\":0,\"nanos\":0}}}";
+    let visit = [&liar, "visit", "comes-late", "2", &socket, progress];
+    let mut visitor = Bystander::start(daemon.as_agent(&visit).current_dir(daemon.path("work")));
+    daemon.wait_for_file("comes-late.visited");
+    daemon.put(&daemon.work("comes-late.go"), "");
+    let running = daemon.wait_until("comes-late", "running", |agent| agent.running && agent.attempt == Some(2));
+    assert_eq!(running.pid.map(|pid| Process(pid).parent()), Some(liars(&daemon, "comes-late")[1]));
+    daemon.wait("the visitor to be ended", || (!visitor.lives()).then_some(()));
+}
+
+#[test]
 fn a_crowd_at_the_launch_socket_keeps_no_launcher_out_and_takes_no_memory() {
     let setup = Setup::new();
     put_tools(&setup);
