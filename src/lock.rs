@@ -2,14 +2,17 @@
 //!
 //! The directory itself is locked, which needs no room on its disk. Who holds the lock is written into a file in it, for people.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc::{O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW};
+use nix::sys::stat::Mode;
+
+use crate::way;
 
 /// Why the lock is not ours.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +24,14 @@ pub enum Error {
         directory: PathBuf,
         /// The other's process id, when it has said.
         pid: Option<u32>,
+    },
+    /// Somebody else could write in it, and so tell this daemon what to do.
+    #[error("failed to use the state directory {}: {source}; make it root's own, or name another --state-dir", directory.display())]
+    Unsafe {
+        /// The state directory.
+        directory: PathBuf,
+        /// What is wrong with it.
+        source: way::Error,
     },
     /// The directory or the file in it cannot be used.
     #[error("failed to lock the state directory {}: {source}", directory.display())]
@@ -49,10 +60,14 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Makes the directory (0700) if it is missing, and takes the lock.
+    /// Makes the directory (0700) if it is missing, and takes the lock. For root it must be such that nobody else can change
+    /// anything in it or on the way to it.
     pub fn take(directory: &Path) -> Result<Self, Error> {
         let failed = |source| Error::System { directory: directory.to_owned(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+        way::go_safely(directory, Some(Mode::S_IRWXU)).map_err(|error| match error {
+            way::Error::System { source, .. } => failed(source),
+            source => Error::Unsafe { directory: directory.to_owned(), source },
+        })?;
         let file =
             OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_CLOEXEC).open(directory).map_err(failed)?;
         let holder = directory.join("pid");

@@ -3,11 +3,14 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use agentd::status::{AgentStatus, State};
 
-use crate::support::{Bystander, Daemon, Process, Setup, agent, as_user, is_root, path, run};
+use crate::support::{
+    Bystander, Daemon, Process, Setup, agent, as_user, give, is_root, owner, path, root, run, with_args,
+};
 
 const NO_AGENTS: &str = "[project]\nname = \"x\"\n";
 
@@ -212,4 +215,167 @@ fn a_crowd_at_the_launch_socket_keeps_no_launcher_out_and_takes_no_memory() {
     daemon.edit_jcard(&honest("honest"));
     daemon.wait_until_removed("late");
     assert_stops_well(&daemon, "honest", pid);
+}
+
+/// What is root's, and how it must stay.
+struct Precious {
+    folder: PathBuf,
+    file: PathBuf,
+}
+
+impl Precious {
+    fn put(setup: &Setup) -> Self {
+        let folder = setup.path("precious");
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+        let file = folder.join("file");
+        fs::write(&file, WORDS).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        Self { folder, file }
+    }
+
+    fn assert_untouched(&self) {
+        assert_eq!((owner(&self.folder), owner(&self.file)), ((0o755, 0, 0), (0o600, 0, 0)));
+        assert_eq!(fs::read_to_string(&self.file).unwrap(), WORDS);
+        let entries: Vec<_> = fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(entries, ["file"], "in root's folder");
+    }
+}
+
+const WORDS: &str = "root's own words";
+
+/// As the agents' user, in the workdir.
+fn by_agent(setup: &Setup, script: &str) {
+    let (status, said) = run(setup.as_agent(&["bash", "-ec", script]).current_dir(setup.path("work")));
+    assert_eq!(status, Some(0), "{script}: {said}");
+}
+
+/// The daemon's command line with other places.
+fn command_with(setup: &Setup, places: &[(&str, &str)]) -> Command {
+    let mut flag = String::new();
+    let place = |word: &str| {
+        let before = std::mem::replace(&mut flag, word.to_owned());
+        let other = places.iter().find(|(flag, _)| *flag == before);
+        Some(other.map_or_else(|| word.to_owned(), |(_, place)| setup.expand(place)))
+    };
+    with_args(&setup.daemon_command(), place)
+}
+
+#[test]
+fn no_link_of_the_agents_user_leads_root_to_make_or_change_anything() {
+    if !root() {
+        return;
+    }
+    for (flag, place, plant) in [
+        ("--tmux-socket", "@WORK/x/tmux.sock", "ln -s ../precious x"),
+        ("--tmux-socket", "@WORK/x/run/tmux.sock", "ln -s ../precious x"),
+        ("--api-socket", "@WORK/x", "ln -s ../precious/file x"),
+        ("--api-socket", "@WORK/x", "ln -s ../precious/new x"),
+        ("--api-socket", "@WORK/x/agentd.sock", "ln -s ../precious x"),
+        ("--api-socket", "@WORK/x/run/agentd.sock", "ln -s ../precious x"),
+        ("--state-dir", "@WORK/x", "ln -s ../precious x"),
+        ("--state-dir", "@WORK/x/state", "ln -s ../precious x"),
+        ("--state-dir", "@WORK/x", "mkdir x"),
+        ("--state-dir", "@WORK/x/state", "mkdir -p x/state/agents"),
+        ("--state-dir", "@WORK/x/state", "mkdir x && touch x/pid x/key"),
+    ] {
+        let setup = Setup::new();
+        let precious = Precious::put(&setup);
+        setup.edit_jcard(&honest("honest"));
+        by_agent(&setup, plant);
+        let (status, said) = run(&mut command_with(&setup, &[(flag, place)]));
+        assert!(status.is_some_and(|status| status != 0), "{flag} {place}: {status:?} {said}");
+        assert!(said.contains(setup.work("x").to_str().unwrap()), "{flag} {place}: {said}");
+        precious.assert_untouched();
+        let left: Vec<_> = fs::read_dir(setup.work("x")).into_iter().flatten().flatten().collect();
+        assert!(left.iter().all(|entry| owner(&entry.path()).1 != 0 || plant.starts_with("ln")), "{left:?}");
+    }
+}
+
+#[test]
+fn a_folder_and_sockets_that_the_agents_user_exchanges_for_links_lead_root_nowhere() {
+    if !root() {
+        return;
+    }
+    let setup = Setup::new();
+    let precious = Precious::put(&setup);
+    setup.edit_jcard(&honest("honest"));
+    let command = command_with(&setup, &[("--tmux-socket", "@WORK/run/tmux.sock")]);
+    let mut daemon = setup.start_by(command);
+    let pid = daemon.wait_until_running("honest");
+    let looks_for_socket = |daemon: &Daemon, words: &str| {
+        daemon.wait(&format!("{words:?} in the log"), || daemon.log().contains(words).then_some(()));
+        precious.assert_untouched();
+    };
+    by_agent(&daemon, "mv run aside; ln -s ../precious run");
+    looks_for_socket(&daemon, "failed to receive a launcher: failed to open");
+    by_agent(&daemon, "rm run; mv aside run; rm run/launch.sock; ln -s ../../precious/file run/launch.sock");
+    looks_for_socket(&daemon, "the launch socket was gone, and has been made anew");
+    daemon.edit_jcard(&(honest("honest") + &honest("late")));
+    daemon.wait_until_running("late");
+    assert_eq!(daemon.wait_until_running("honest"), pid);
+    by_agent(&daemon, "rm run/launch.sock; ln -s ../../precious/file run/launch.sock");
+    assert!(daemon.stop().success());
+    precious.assert_untouched();
+    assert!(!Process(pid).is_alive());
+}
+
+#[test]
+fn folders_in_the_place_of_the_launch_socket_do_not_keep_the_daemon_from_starting() {
+    let setup = Setup::new();
+    fs::create_dir(setup.path("tmux")).unwrap();
+    give(&setup.path("tmux"), &setup.agent_account());
+    // With the name of its process id, which can be guessed, taken as well.
+    let script =
+        format!("mkdir -p {0}/x; for pid in {{1..9999}}; do echo {0}.$pid/x; done | xargs mkdir -p", "launch.sock");
+    let (status, said) = run(setup.as_agent(&["bash", "-ec", &script]).current_dir(setup.path("tmux")));
+    assert_eq!(status, Some(0), "{said}");
+    let daemon = setup.start(&honest("honest"));
+    assert!(daemon.pid() < 10_000 || !is_root());
+    let pid = daemon.wait_until_running("honest");
+    assert_stops_well(&daemon, "honest", pid);
+}
+
+#[test]
+fn what_is_exchanged_while_it_is_read_never_becomes_a_prompt_or_a_workdir_that_is_not_the_agents() {
+    if !root() {
+        return;
+    }
+    const RUNS: usize = 15;
+    let setup = Setup::new().args(["--resync", "50ms", "--settle", "0ms"]);
+    let precious = Precious::put(&setup);
+    fs::create_dir(setup.path("closed")).unwrap();
+    fs::set_permissions(setup.path("closed"), Permissions::from_mode(0o700)).unwrap();
+    let policy = "restart = \"always\"\nbackoff = [\"0s\"]\n";
+    let prompted = agent("prompted", "dump @WORK/prompted; rest", &format!("{policy}prompt_file = \"work/prompt\""));
+    let placed = agent("placed", "dump @WORK/placed; rest", policy).replace("@WORK\"\nargs", "@WORK/place\"\nargs");
+    by_agent(&setup, "mkdir open; ln -s open place; echo mine >prompt");
+    let daemon = setup.start(&(prompted + &placed));
+    let exchange = "while :; do
+        ln -sfT ../precious/file p && mv -T p prompt; ln -sfT ../closed q && mv -T q place
+        echo mine >m && mv -T m prompt; ln -sfT open q && mv -T q place
+    done";
+    let mut exchanging = Bystander::start(daemon.as_agent(&["bash", "-c", exchange]).current_dir(daemon.path("work")));
+    let dumps = |name: &str| -> Vec<PathBuf> {
+        let entries = fs::read_dir(daemon.path("work")).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.extension().is_some() && path.file_stem().is_some_and(|stem| stem == name)).collect()
+    };
+    for name in ["prompted", "placed"] {
+        daemon.wait(&format!("{RUNS} runs of {name}"), || (dumps(name).len() > RUNS).then_some(()));
+    }
+    assert!(exchanging.lives());
+    drop(exchanging);
+    daemon.edit_jcard(NO_AGENTS);
+    for name in ["prompted", "placed"] {
+        daemon.wait_until_removed(name);
+        for dump in dumps(name) {
+            let argv = fs::read(dump.join("argv")).unwrap_or_default();
+            let cwd = fs::read_to_string(dump.join("cwd")).unwrap_or_default();
+            assert!(!String::from_utf8_lossy(&argv).contains(WORDS), "{}", dump.display());
+            assert!(!cwd.contains("closed"), "{cwd}");
+        }
+    }
+    assert_eq!(daemon.leaks(WORDS), [""; 0]);
+    assert_eq!(owner(&daemon.path("closed")), (0o700, 0, 0));
+    precious.assert_untouched();
 }
