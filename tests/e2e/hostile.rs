@@ -1,6 +1,7 @@
 //! What the agents' user can do about the daemon: lie to it, plant links before it, stand in for tmux. None of it gives root's
 //! rights or anybody's secrets, or keeps other agents from running and stopping.
 
+use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use std::process::Command;
 use agentd::status::{AgentStatus, State};
 
 use crate::support::{
-    Bystander, Daemon, Process, Setup, agent, as_user, give, is_root, owner, path, root, run, with_args,
+    Bystander, Daemon, Process, Setup, account, agent, as_user, give, is_root, owner, path, root, run, with_args,
 };
 
 const NO_AGENTS: &str = "[project]\nname = \"x\"\n";
@@ -325,13 +326,11 @@ fn folders_in_the_place_of_the_launch_socket_do_not_keep_the_daemon_from_startin
     let setup = Setup::new();
     fs::create_dir(setup.path("tmux")).unwrap();
     give(&setup.path("tmux"), &setup.agent_account());
-    // With the name of its process id, which can be guessed, taken as well.
-    let script =
-        format!("mkdir -p {0}/x; for pid in {{1..9999}}; do echo {0}.$pid/x; done | xargs mkdir -p", "launch.sock");
-    let (status, said) = run(setup.as_agent(&["bash", "-ec", &script]).current_dir(setup.path("tmux")));
+    // With the names of the process ids that come next, which can be guessed.
+    let script = "mkdir -p launch.sock/x; seq -f launch.sock.%.0f/x $$ $(($$ + 5000)) | xargs mkdir -p";
+    let (status, said) = run(setup.as_agent(&["bash", "-ec", script]).current_dir(setup.path("tmux")));
     assert_eq!(status, Some(0), "{said}");
     let daemon = setup.start(&honest("honest"));
-    assert!(daemon.pid() < 10_000 || !is_root());
     let pid = daemon.wait_until_running("honest");
     assert_stops_well(&daemon, "honest", pid);
 }
@@ -378,4 +377,67 @@ fn what_is_exchanged_while_it_is_read_never_becomes_a_prompt_or_a_workdir_that_i
     assert_eq!(daemon.leaks(WORDS), [""; 0]);
     assert_eq!(owner(&daemon.path("closed")), (0o700, 0, 0));
     precious.assert_untouched();
+}
+
+/// A server of the agents' user that poses as tmux; all its clients leave a file in the folder `loot`.
+fn fake_tmux(setup: &Setup) -> Bystander {
+    let names = ["bin/socket", "tmux/tmux.sock", "bin/fake-tmux", "loot", "precious/file"];
+    let [tool, socket, fake, loot, file] = names.map(|name| setup.path(name).display().to_string());
+    let words = [&tool, "listen", &socket, &fake, &loot, &file];
+    let server = Bystander::start(setup.as_agent(&words).current_dir(setup.path("work")));
+    setup.wait("the fake to listen", || setup.tmux_socket().exists().then_some(()));
+    by_agent(setup, "chmod 777 ../tmux/tmux.sock");
+    server
+}
+
+/// Whose files are in the folder `loot`.
+fn looted(setup: &Setup) -> BTreeSet<u32> {
+    fs::read_dir(setup.path("loot")).unwrap().map(|entry| owner(&entry.unwrap().path()).1).collect()
+}
+
+#[test]
+fn a_fake_tmux_server_gets_nothing_done_by_root_and_holds_up_only_what_needs_tmux() {
+    if !root() {
+        return;
+    }
+    let setup = Setup::new();
+    put_tools(&setup);
+    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/fake-tmux"), setup.path("bin/fake-tmux")).unwrap();
+    let precious = Precious::put(&setup);
+    for (folder, mode) in [("loot", 0o1777), ("tmux", 0o755)] {
+        fs::create_dir(setup.path(folder)).unwrap();
+        fs::set_permissions(setup.path(folder), Permissions::from_mode(mode)).unwrap();
+    }
+    let [agent_user, op] = ["agent", "op"].map(account);
+    give(&setup.path("tmux"), &agent_user);
+    let fake = fake_tmux(&setup);
+    let socket = setup.tmux_socket().display().to_string();
+    run(&mut as_user("op", &["timeout", "10", "tmux", "-N", "-S", &socket, "list-sessions"]));
+    assert_eq!(looted(&setup), [op.uid.as_raw()].into(), "it does to clients what it should");
+
+    // Before the daemon starts.
+    let both = [op.uid.as_raw(), agent_user.uid.as_raw()].into();
+    let mut daemon = setup.start(&honest("honest"));
+    daemon.wait("the daemon to use a client", || (looted(&daemon) == both).then_some(()));
+    let held_up = daemon.wait_until("honest", "held up", |agent| agent.error.is_some() && !agent.running);
+    assert!(held_up.error.unwrap().contains("tmux"));
+    drop(fake);
+    let pid = daemon.wait_until_running("honest");
+
+    // In the place of the real one.
+    by_agent(&daemon, "mv ../tmux/tmux.sock ../tmux/real.sock; find ../loot -user agent -delete");
+    let fake = fake_tmux(&daemon);
+    daemon.edit_jcard(&(honest("honest") + &honest("late")));
+    daemon.wait_until("late", "held up", |agent| agent.error.is_some() && !agent.running);
+    assert_eq!(daemon.wait_until_running("honest"), pid);
+    daemon.edit_jcard(&honest("late"));
+    daemon.wait_until_gone(pid);
+    daemon.wait_for_line("honest", "INT");
+    drop(fake);
+    let late = daemon.wait_until_running("late");
+    daemon.wait_until_removed("honest");
+    assert_eq!(looted(&daemon), both);
+    precious.assert_untouched();
+    assert!(daemon.stop().success());
+    assert!(!Process(late).is_alive());
 }
