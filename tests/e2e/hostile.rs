@@ -10,7 +10,7 @@ use std::process::Command;
 use agentd::status::{AgentStatus, State};
 
 use crate::support::{
-    Bystander, Daemon, Process, Setup, account, agent, as_user, give, is_root, owner, path, root, run, with_args,
+    Bystander, Daemon, Process, Setup, account, agent, as_user, code, give, is_root, owner, path, root, run, with_args,
 };
 
 const NO_AGENTS: &str = "[project]\nname = \"x\"\n";
@@ -135,6 +135,41 @@ fn launchers_that_lie_harm_nobody_but_themselves_and_their_stop_ends() {
 }
 
 #[test]
+fn a_launcher_that_denies_what_it_was_told_to_launch_is_believed_less_than_the_record() {
+    let setup = with_lying_tmux(Setup::new());
+    let mut daemon = setup.start(&agent("disowns", "sleep inf", ""));
+    daemon.wait_until_running("disowns");
+    daemon.wait_for_record("disowns", "\"running\"");
+    let before = daemon.agent("disowns").unwrap();
+    daemon.kill_and_start_again();
+    daemon.wait_for_file("disowns.again");
+    let is_same = |agent: &AgentStatus| {
+        agent.running
+            && (agent.pid, agent.started_at, agent.declared_at) == (before.pid, before.started_at, before.declared_at)
+    };
+    daemon.wait_until("disowns", "what it was", is_same);
+    // Whatever is to come of it has come when another agent runs.
+    daemon.edit_jcard(&(agent("disowns", "sleep inf", "") + &honest("honest")));
+    daemon.wait_until_running("honest");
+    assert!(is_same(&daemon.agent("disowns").unwrap()));
+    assert_eq!(liars(&daemon, "disowns").len(), 1);
+}
+
+#[test]
+fn a_harness_may_end_with_the_status_of_launchers_that_started_nothing() {
+    let setup = with_lying_tmux(Setup::new());
+    let mut daemon = setup.start(&agent("ends-with-125", "sleep inf", ""));
+    daemon.wait_until_running("ends-with-125");
+    daemon.wait_for_record("ends-with-125", "\"running\"");
+    daemon.kill();
+    daemon.wait_until_gone(liars(&daemon, "ends-with-125")[0].0);
+    daemon.start_again();
+    let status = daemon.wait_for_state("ends-with-125", State::Exited);
+    assert_eq!(code(status.exit.as_ref()), Some(125));
+    assert_eq!(liars(&daemon, "ends-with-125").len(), 1);
+}
+
+#[test]
 fn who_says_to_be_a_launcher_is_told_nothing_and_takes_nobodys_place() {
     let setup = Setup::new();
     put_tools(&setup);
@@ -191,26 +226,30 @@ fn a_crowd_at_the_launch_socket_keeps_no_launcher_out_and_takes_no_memory() {
     let daemon = setup.start(&honest("honest"));
     let pid = daemon.wait_until_running("honest");
     let daemons = Process(daemon.pid());
-    let before = daemons.resident_kib();
+    let before = daemons.peak_kib();
     let again = |connections: usize, does: &str| {
         let (tool, socket) = (daemon.path("bin/socket"), daemon.path("tmux/launch.sock"));
         let script = format!("while :; do {} connect {connections} {} {does}; done", tool.display(), socket.display());
         Bystander::start(daemon.as_agent(&["bash", "-c", &script]).current_dir(daemon.path("work")))
     };
+    // More than may be announced, all but the last byte of it.
+    let frame = "bash -c 'printf \"\\0\\0\\xa0\\0\" >&3; head -c 10485759 /dev/zero >&3; sleep 1'";
+    // What may be, but is none.
+    let frames =
+        "bash -c 'for fd in {3..22}; do printf \"\\x40\\x9c\\0\\0\" >&$fd; head -c 39000 /dev/zero >&$fd; done'";
     let crowd = [
         again(300, "sleep 1"),
         again(300, "sleep 1"),
         again(1, "bash -c 'head -c 100000 /dev/urandom >&3'"),
-        again(1, "bash -c 'printf \"\\0\\0\\xa0\\0\" >&3; head -c 10485760 /dev/zero >&3'"),
-        again(
-            20,
-            "bash -c 'for fd in {3..22}; do printf \"\\x40\\x9c\\0\\0\" >&$fd; head -c 39000 /dev/zero >&$fd; done; sleep 1'",
-        ),
+        again(1, frame),
+        again(1, frame),
+        again(1, frame),
+        again(20, frames),
     ];
     daemon.wait("some of them to be sent away", || daemon.log().contains("for the 256. time").then_some(()));
     daemon.edit_jcard(&(honest("honest") + &honest("late")));
     daemon.wait_until_running("late");
-    let after = daemons.resident_kib();
+    let after = daemons.peak_kib();
     assert!(after < before + (20 << 10), "{before} KiB became {after}");
     drop(crowd);
     daemon.edit_jcard(&honest("honest"));
@@ -340,7 +379,6 @@ fn what_is_exchanged_while_it_is_read_never_becomes_a_prompt_or_a_workdir_that_i
     if !root() {
         return;
     }
-    const RUNS: usize = 15;
     let setup = Setup::new().args(["--resync", "50ms", "--settle", "0ms"]);
     let precious = Precious::put(&setup);
     fs::create_dir(setup.path("closed")).unwrap();
@@ -360,7 +398,7 @@ fn what_is_exchanged_while_it_is_read_never_becomes_a_prompt_or_a_workdir_that_i
         entries.filter(|path| path.extension().is_some() && path.file_stem().is_some_and(|stem| stem == name)).collect()
     };
     for name in ["prompted", "placed"] {
-        daemon.wait(&format!("{RUNS} runs of {name}"), || (dumps(name).len() > RUNS).then_some(()));
+        daemon.wait(&format!("many runs of {name}"), || (dumps(name).len() > 15).then_some(()));
     }
     assert!(exchanging.lives());
     drop(exchanging);

@@ -724,6 +724,11 @@ impl Process {
         self.status("VmRSS").parse().unwrap()
     }
 
+    /// The most that it ever had.
+    pub fn peak_kib(self) -> u64 {
+        self.status("VmHWM").parse().unwrap()
+    }
+
     /// The user that it really is.
     pub fn user(self) -> u32 {
         self.status("Uid").parse().unwrap()
