@@ -1,13 +1,13 @@
-//! The way to a folder, gone along by root: where others could lead it astray, links are not followed.
+//! The way to a folder or a file, gone along by root: where others could lead it astray, links are not followed.
 //!
-//! Nobody but root, and this process's own user, can change what stands in a folder that is theirs and that no one else may write
-//! in. In any other folder a link may have been put there by somebody who wants root to make, change or remove something
-//! elsewhere. Without root there is nothing to be had by that, and all links are followed.
+//! Nobody but root can change what stands in a folder that is root's and that no one else may write in, or what is root's in a
+//! folder of root's with the sticky bit. Any other link may have been put there by somebody who wants root to read, make or change
+//! something elsewhere. Without root there is nothing to be had by that, and all links are followed.
 
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -84,8 +84,9 @@ fn walk(
             Component::Prefix(_) | Component::RootDir | Component::CurDir => continue,
         };
         at.push(name);
-        let trust = if is_ours_alone(&folder).map_err(system(&at))? { OFlag::empty() } else { OFlag::O_NOFOLLOW };
-        let mut next = openat(&folder, name, FOLDER | trust, Mode::empty());
+        let trusts = trusts(&folder, name).map_err(system(&at))?;
+        let follow = if trusts { OFlag::empty() } else { OFlag::O_NOFOLLOW };
+        let mut next = openat(&folder, name, FOLDER | follow, Mode::empty());
         if let (Err(Errno::ENOENT), Some(mode)) = (&next, make) {
             match mkdirat(&folder, name, mode) {
                 Ok(()) | Err(Errno::EEXIST) => {}
@@ -94,7 +95,7 @@ fn walk(
             next = openat(&folder, name, FOLDER | OFlag::O_NOFOLLOW, Mode::empty());
         }
         folder = match next {
-            Err(Errno::ENOTDIR) if is_link(&folder, name) && !trust.is_empty() => return Err(Error::Link(at)),
+            Err(Errno::ENOTDIR) if !trusts && is_link(&folder, name) => return Err(Error::Link(at)),
             next => next.map_err(system(&at))?,
         };
         pass(&folder, &at)?;
@@ -108,13 +109,21 @@ fn system<E: Into<io::Error>>(path: &Path) -> impl FnOnce(E) -> Error {
 }
 
 fn is_link(folder: &OwnedFd, name: &OsStr) -> bool {
-    fstatat(folder.as_fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW)
+    fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW)
         .is_ok_and(|status| status.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFLNK.bits())
 }
 
-fn is_ours_alone(folder: &OwnedFd) -> nix::Result<bool> {
+/// Whether a link of that name in that folder may be followed: nobody else can have put it there, or exchange it.
+pub fn trusts(folder: &OwnedFd, name: &OsStr) -> nix::Result<bool> {
+    if !Uid::effective().is_root() {
+        return Ok(true);
+    }
     let status = fstat(folder)?;
-    Ok(!Uid::effective().is_root() || (status.st_uid == 0 && status.st_mode & 0o022 == 0))
+    if status.st_uid != 0 || status.st_mode & 0o022 == 0 {
+        return Ok(status.st_uid == 0);
+    }
+    let is_sticky = status.st_mode & Mode::S_ISVTX.bits() != 0;
+    Ok(is_sticky && fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|status| status.st_uid == 0))
 }
 
 fn check(folder: &OwnedFd, path: &Path, is_last: bool) -> Result<(), Error> {

@@ -251,7 +251,7 @@ fn read_prompt(path: &Path) -> Prompt {
         Err(regular::Error::Io(error)) => {
             Prompt::Unusable(format!("{} cannot be read by the agent user: {error}", path.display()))
         }
-        Err(regular::Error::NotRegular | regular::Error::TooLarge(_)) => {
+        Err(regular::Error::Link | regular::Error::NotRegular | regular::Error::TooLarge(_)) => {
             Prompt::Unusable(format!("{} is not a regular file", path.display()))
         }
     }

@@ -10,7 +10,8 @@ use std::process::Command;
 use agentd::status::{AgentStatus, State};
 
 use crate::support::{
-    Bystander, Daemon, Process, Setup, account, agent, as_user, code, give, is_root, owner, path, root, run, with_args,
+    Bystander, Daemon, Dump, Process, Setup, account, agent, as_user, code, give, is_root, owner, path, root, run,
+    with_args,
 };
 
 const NO_AGENTS: &str = "[project]\nname = \"x\"\n";
@@ -333,6 +334,51 @@ fn no_link_of_the_agents_user_leads_root_to_make_or_change_anything() {
 }
 
 #[test]
+fn no_link_of_the_agents_user_has_root_read_anything_for_it() {
+    if !root() {
+        return;
+    }
+    let reads = "dump @WORK/dump; sleep inf";
+    for (flag, place, plant) in [
+        ("--secret-dir", "@WORK/x", "mkdir x; ln -s ../../precious/file x/STOLEN; echo own >x/OWN"),
+        ("--secret-dir", "@WORK/x/precious", "ln -s .. x"),
+        ("--secret-dir", "@WORK/x", "ln -s ../precious x"),
+        ("--config", "@WORK/x", "ln -s ../precious/jcard.toml x"),
+        ("--config", "@WORK/x/jcard.toml", "ln -s ../precious x"),
+    ] {
+        let setup = Setup::new();
+        let precious = Precious::put(&setup);
+        setup.edit_jcard(&agent("a", reads, ""));
+        let daemon = if flag == "--config" {
+            fs::rename(setup.jcard(), precious.folder.join("jcard.toml")).unwrap();
+            by_agent(&setup, plant);
+            let command = command_with(&setup, &[(flag, place)]);
+            let daemon = setup.start_by(command);
+            let error = daemon.wait("an error", || daemon.health().config_error);
+            assert!(error.contains("not followed"), "{error}");
+            assert_eq!(daemon.agents(), []);
+            fs::remove_file(precious.folder.join("jcard.toml")).unwrap();
+            daemon
+        } else {
+            fs::rename(&precious.file, precious.folder.join("STOLEN")).unwrap();
+            by_agent(&setup, &plant.replace("precious/file", "precious/STOLEN"));
+            let command = command_with(&setup, &[(flag, place)]);
+            let daemon = setup.start_by(command);
+            let error = daemon.wait("an error", || daemon.health().secrets_error);
+            assert!(error.contains("not followed"), "{error}");
+            if plant.contains("OWN") {
+                let dump = Dump::of(&daemon, "dump");
+                assert_eq!((dump.var("STOLEN"), dump.var("OWN").as_deref()), (None, Some("own")));
+            }
+            fs::rename(precious.folder.join("STOLEN"), &precious.file).unwrap();
+            daemon
+        };
+        assert!(!daemon.agents().iter().any(|agent| agent.running) || plant.contains("OWN"), "{place}");
+        precious.assert_untouched();
+    }
+}
+
+#[test]
 fn a_folder_and_sockets_that_the_agents_user_exchanges_for_links_lead_root_nowhere() {
     if !root() {
         return;
@@ -388,9 +434,11 @@ fn what_is_exchanged_while_it_is_read_never_becomes_a_prompt_or_a_workdir_that_i
     let placed = agent("placed", "dump @WORK/placed; rest", policy).replace("@WORK\"\nargs", "@WORK/place\"\nargs");
     by_agent(&setup, "mkdir open; ln -s open place; echo mine >prompt");
     let daemon = setup.start(&(prompted + &placed));
+    // As it should be most of the time: each launch in vain is tried again more slowly.
     let exchange = "while :; do
         ln -sfT ../precious/file p && mv -T p prompt; ln -sfT ../closed q && mv -T q place
         echo mine >m && mv -T m prompt; ln -sfT open q && mv -T q place
+        sleep 0.01
     done";
     let mut exchanging = Bystander::start(daemon.as_agent(&["bash", "-c", exchange]).current_dir(daemon.path("work")));
     let dumps = |name: &str| -> Vec<PathBuf> {
@@ -398,7 +446,7 @@ fn what_is_exchanged_while_it_is_read_never_becomes_a_prompt_or_a_workdir_that_i
         entries.filter(|path| path.extension().is_some() && path.file_stem().is_some_and(|stem| stem == name)).collect()
     };
     for name in ["prompted", "placed"] {
-        daemon.wait(&format!("many runs of {name}"), || (dumps(name).len() > 15).then_some(()));
+        daemon.wait(&format!("many runs of {name}"), || (dumps(name).len() > 5).then_some(()));
     }
     assert!(exchanging.lives());
     drop(exchanging);
