@@ -48,6 +48,9 @@ const OF_A_PANE: &[&[&str]] = &[&["show-options", "-w"], &["show-options", "-p"]
 /// Command lines in which one was ever seen.
 static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
+/// Command lines of tmux processes that ran as root.
+static AS_ROOT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
 /// The canary of the scenario with this name, which no other has. From now on all command lines are watched.
 pub fn of(scenario: &str) -> String {
     static WATCH: Once = Once::new();
@@ -58,8 +61,13 @@ pub fn of(scenario: &str) -> String {
 fn watch() {
     loop {
         for process in Process::all() {
-            if holds(&process.cmdline(), BEGINNING) {
+            let cmdline = process.cmdline();
+            if holds(&cmdline, BEGINNING) {
                 SEEN.lock().unwrap_or_else(PoisonError::into_inner).insert(process.to_string());
+            }
+            let program = cmdline.split(|&byte| byte == 0).next().unwrap_or_default();
+            if program.ends_with(b"tmux") && process.acts_as() == Some(0) {
+                AS_ROOT.lock().unwrap_or_else(PoisonError::into_inner).insert(process.to_string());
             }
         }
         thread::sleep(Duration::from_millis(10));
@@ -72,6 +80,13 @@ fn holds(bytes: &[u8], secret: &str) -> bool {
 }
 
 impl Daemon {
+    /// The tmux processes of this scenario that ran as root although the agents do not. A server has what it asks for of a client.
+    pub fn tmux_as_root(&self) -> Vec<String> {
+        let dir = self.dir().to_str().unwrap();
+        let seen = AS_ROOT.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.iter().filter(|cmdline| cmdline.contains(dir) && !self.agent_account().uid.is_root()).cloned().collect()
+    }
+
     /// Everywhere that `secret` is and should not be. What of the daemon, tmux and agents has ended is passed over.
     pub fn leaks(&self, secret: &str) -> Vec<String> {
         let mut sinks: Vec<(String, Vec<u8>)> = vec![("the daemon's stderr".to_owned(), self.log().into_bytes())];
@@ -220,6 +235,20 @@ fn a_secret_is_found_wherever_it_may_be() {
         daemon.leaks(&secret).iter().any(|leak| leak.contains("that is no more")).then_some(())
     });
     forget(&secret);
+}
+
+#[test]
+fn a_tmux_process_that_runs_as_root_is_noticed() {
+    if !root() {
+        return;
+    }
+    let daemon = Setup::new().start("[other]\n");
+    daemon.wait("it to be noticed", || {
+        let nowhere = daemon.path("nowhere");
+        run(Command::new("tmux").args(["-N", "-S", nowhere.to_str().unwrap(), "list-sessions"]));
+        (!daemon.tmux_as_root().is_empty()).then_some(())
+    });
+    AS_ROOT.lock().unwrap_or_else(PoisonError::into_inner).retain(|cmdline| !cmdline.contains("/nowhere"));
 }
 
 fn forget(secret: &str) {

@@ -8,7 +8,7 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::io::{Read, Write};
 use std::ops::Deref;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -593,6 +593,7 @@ impl Drop for Daemon {
             let _ = child.wait();
         }
         assert_eq!(leaks, [""; 0], "a secret is where it should not be");
+        assert!(thread::panicking() || self.tmux_as_root().is_empty(), "{:?}", self.tmux_as_root());
     }
 }
 
@@ -727,6 +728,11 @@ impl Process {
     /// The most that it ever had.
     pub fn peak_kib(self) -> u64 {
         self.status("VmHWM").parse().unwrap()
+    }
+
+    /// The user that it acts as.
+    pub fn acts_as(self) -> Option<u32> {
+        Some(fs::metadata(self.file("")).ok()?.uid())
     }
 
     /// The user that it really is.
@@ -902,7 +908,6 @@ pub fn files_below(folder: &Path) -> Vec<PathBuf> {
 
 /// Permission bits, user and group of a path.
 pub fn owner(path: &Path) -> (u32, u32, u32) {
-    use std::os::unix::fs::MetadataExt;
     let meta = fs::symlink_metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     (meta.mode() & 0o7777, meta.uid(), meta.gid())
 }
