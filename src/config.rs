@@ -23,6 +23,7 @@ use thiserror::Error;
 use toml::de::DeTable;
 
 use self::place::Places;
+use crate::frame::Bytes;
 use crate::harness::Harness;
 
 /// The largest jcard that is worth reading, in bytes. Whoever reads the file refuses a larger one.
@@ -215,7 +216,7 @@ pub struct AgentSpec {
     /// The tmux session.
     pub session: Name,
     /// Variables over the secrets.
-    pub env: BTreeMap<String, String>,
+    pub env: BTreeMap<String, Bytes>,
     /// The secrets that are passed: all of them, or these, which must then all be there.
     pub secrets: Option<BTreeSet<String>>,
     /// How the agent is confined.

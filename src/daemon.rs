@@ -27,6 +27,7 @@ use crate::inputs::{Inputs, News, Nudge};
 use crate::launch::reception;
 use crate::limits;
 use crate::lock::{self, Lock};
+use crate::memory;
 use crate::record::{self, Reading, Record, Recorder};
 use crate::socket::{self, Bound};
 use crate::status::{Errors, Snapshot};
@@ -134,6 +135,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let started = Instant::now();
     let failed = |operation| move |source| Error::System { operation, source };
     limits::raise_descriptors();
+    memory::keep_private();
     let account = agent_account(settings.user.as_deref())?;
     let group = admin_group(&settings.admin_group)?;
     let mut state_errors = Vec::new();

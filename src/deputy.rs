@@ -17,6 +17,7 @@ mod serve;
 mod server;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -128,8 +129,8 @@ pub enum Server {
     },
 }
 
-/// What a program that ran to its end left.
-#[derive(Debug, Serialize, Deserialize)]
+/// What a program that ran to its end left. It may be an agent's screen, with anything on it: `Debug` shows only how much it is.
+#[derive(Serialize, Deserialize)]
 pub struct Output {
     /// Whether it ended with status 0.
     pub success: bool,
@@ -137,6 +138,18 @@ pub struct Output {
     pub stdout: String,
     /// What it wrote to standard error.
     pub stderr: String,
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { success, stdout, stderr } = self;
+        let (stdout, stderr) = (stdout.len(), stderr.len());
+        f.debug_struct("Output")
+            .field("success", success)
+            .field("stdout", &format_args!("[{stdout} bytes]"))
+            .field("stderr", &format_args!("[{stderr} bytes]"))
+            .finish()
+    }
 }
 
 /// Why a program has no [`Output`].
@@ -491,6 +504,14 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+
+    #[test]
+    fn debug_shows_no_screen() {
+        let reply =
+            Reply::Tmux(Ok(Output { success: true, stdout: "hunter2".to_owned(), stderr: "hunter2".to_owned() }));
+        let shown = format!("{reply:?}");
+        assert!(shown.contains("[7 bytes]") && !shown.contains("hunter2"), "{shown}");
+    }
 
     /// Starts child processes that do nothing, and a task that speaks for each; these get the number of the start, from 0.
     fn starts<F>(speak: impl Fn(usize, UnixStream) -> F) -> impl FnMut() -> io::Result<(Child, UnixStream)>

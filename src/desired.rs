@@ -225,7 +225,7 @@ fn environment(spec: &AgentSpec, secrets: &Secrets) -> Result<BTreeMap<String, B
             environment.extend(names.iter().filter_map(|name| Some((name.clone(), secrets.get(name)?.clone()))));
         }
     }
-    environment.extend(spec.env.iter().map(|(name, value)| (name.clone(), Bytes::from(value.as_str()))));
+    environment.extend(spec.env.clone());
     debug_assert!(environment.iter().all(|(name, value)| name.len() + 1 + value.as_slice().len() <= MAX_ARGUMENT));
     Ok(environment)
 }

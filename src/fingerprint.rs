@@ -54,22 +54,31 @@ impl Fingerprint {
         self.differs_in_command_from(other) || self.differs(other, |parts| parts.2)
     }
 
+    /// Whether both are of the same version, and made with the same key.
+    pub fn is_comparable_with(&self, other: &Self) -> bool {
+        self.parts().zip(other.parts()).is_some_and(|(mine, others)| mine.0 == others.0)
+    }
+
     /// Whether it is known to be of something else than `other` is, whatever the environment.
     pub fn differs_in_command_from(&self, other: &Self) -> bool {
         self.differs(other, |parts| parts.1)
     }
 
     fn differs<'a>(&'a self, other: &'a Self, part: impl Fn(&(&'a str, &'a str, &'a str)) -> &'a str) -> bool {
-        match (self.parts(), other.parts()) {
-            (Some(mine), Some(others)) => mine.0 == others.0 && part(&mine) != part(&others),
-            _ => false,
-        }
+        let parts = self.parts().zip(other.parts());
+        self.is_comparable_with(other) && parts.is_some_and(|(mine, others)| part(&mine) != part(&others))
     }
 
     fn parts(&self) -> Option<(&str, &str, &str)> {
         let (kind, hashes) = self.0.split_once(':')?;
         let (command, environment) = hashes.split_once(':')?;
         Some((kind, command, environment))
+    }
+
+    /// For tests of other rooms: one that cannot be compared with others.
+    #[cfg(test)]
+    pub(crate) fn of_another_key(word: &str) -> Self {
+        Self(format!("another:{word}:"))
     }
 
     /// For tests of other rooms: that of something that is told by a word.

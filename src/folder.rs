@@ -1,23 +1,25 @@
 //! The folder of the tmux socket: the agent user's own, and the launch socket in it.
 //!
 //! Its owner can rename and replace whatever is in it, so root touches nothing here by a path: the folder is opened once, its
-//! last component not as a link, and everything goes through that descriptor.
+//! last component not as a link, and everything goes through that descriptor. On the [way](crate::way) to it, too, no link is
+//! followed that the agent user could have made.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
-use nix::libc::{O_CLOEXEC, O_DIRECTORY};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use tokio::net::UnixListener;
 
 use crate::account::Account;
 use crate::socket::with_umask;
+use crate::way;
 
 /// The launch socket's name.
 pub const LAUNCH_SOCKET: &str = "launch.sock";
@@ -130,7 +132,9 @@ impl Folder {
     fn clear_launch_socket(&self) -> io::Result<()> {
         match self.remove_launch_socket() {
             Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
-                let aside = format!("{LAUNCH_SOCKET}.{}", std::process::id());
+                // A name that cannot be known beforehand, and so cannot be taken.
+                let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+                let aside = format!("{LAUNCH_SOCKET}.{}.{}", std::process::id(), now.as_nanos());
                 Ok(renameat(&self.descriptor, LAUNCH_SOCKET, &self.descriptor, aside.as_str())?)
             }
             result => result,
@@ -184,9 +188,8 @@ pub fn identity(path: &Path) -> Option<Identity> {
 /// through.
 fn make(path: &Path) -> io::Result<(OwnedFd, bool)> {
     let parent = path.parent().unwrap_or(Path::new("/"));
-    let mode = if Uid::effective().is_root() { 0o755 } else { 0o700 };
-    DirBuilder::new().recursive(true).mode(mode).create(parent)?;
-    let parent: OwnedFd = OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_CLOEXEC).open(parent)?.into();
+    let mode = Mode::from_bits_truncate(if Uid::effective().is_root() { 0o755 } else { 0o700 });
+    let parent = way::go(parent, Some(mode))?;
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     match mkdirat(parent.as_fd(), name, Mode::S_IRWXU) {
         Ok(()) => Ok((parent, true)),

@@ -6,11 +6,14 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use serde::de::{DeserializeOwned, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
+
+use crate::memory::{append, make_room};
 
 /// Why a frame could not be sent or received.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +67,6 @@ impl io::Write for Clearing {
 }
 
 /// Reads frames. What has arrived of the next one is kept, so that waiting for it is cancel-safe.
-#[derive(Debug)]
 pub struct Reader<R> {
     source: R,
     limit: usize,
@@ -92,13 +94,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 if length > self.limit {
                     return Err(Error::TooLong { length, limit: self.limit });
                 }
-                let end = HEAD + length;
-                if self.buffer.len() >= end {
-                    let message = serde_json::from_slice(&self.buffer[HEAD..end]).map_err(|_| Error::Body);
-                    self.buffer.drain(..end);
-                    return message.map(Some);
+                missing = HEAD + length - self.buffer.len();
+                if missing == 0 {
+                    // The frame ends with the buffer, which is cleared by being dropped.
+                    let frame = std::mem::take(&mut self.buffer);
+                    return serde_json::from_slice(&frame[HEAD..]).map(Some).map_err(|_| Error::Body);
                 }
-                missing = end - self.buffer.len();
             }
             // Memory follows what has arrived, not what was announced.
             make_room(&mut self.buffer, missing.min(CHUNK));
@@ -111,19 +112,21 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 }
 
-/// Sees to it that so many more bytes fit in, without leaving a copy of the old contents behind in freed memory.
-fn make_room(buffer: &mut Zeroizing<Vec<u8>>, count: usize) {
-    if buffer.capacity() - buffer.len() < count {
-        let mut larger = Zeroizing::new(Vec::with_capacity((buffer.len() + count) * 2));
-        larger.extend_from_slice(buffer);
-        *buffer = larger;
+/// Shows how much has arrived, not what.
+impl<R> fmt::Debug for Reader<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader")
+            .field("limit", &self.limit)
+            .field("arrived", &self.buffer.len())
+            .finish_non_exhaustive()
     }
 }
 
 /// Bytes that are mostly text: an argument, the value of a variable, a path. On the wire a string, or, where it is not UTF-8, an
-/// array of numbers. It may be a secret: `Debug` shows only the length, and the memory is cleared when it is dropped.
+/// array of numbers. It may be a secret: `Debug` shows only the length, and the memory, which all clones share, is cleared when
+/// the last of them is dropped.
 #[derive(Clone, PartialEq, Eq, Default)]
-pub struct Bytes(Vec<u8>);
+pub struct Bytes(Arc<Zeroizing<Vec<u8>>>);
 
 impl Bytes {
     /// The bytes.
@@ -134,19 +137,13 @@ impl Bytes {
 
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(bytes)
+        Self(Arc::new(Zeroizing::new(bytes)))
     }
 }
 
 impl From<&str> for Bytes {
     fn from(text: &str) -> Self {
-        Self(text.as_bytes().to_vec())
-    }
-}
-
-impl Drop for Bytes {
-    fn drop(&mut self) {
-        self.0.zeroize();
+        Self::from(text.as_bytes().to_vec())
     }
 }
 
@@ -160,7 +157,7 @@ impl Serialize for Bytes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match std::str::from_utf8(&self.0) {
             Ok(text) => serializer.serialize_str(text),
-            Err(_) => serializer.collect_seq(&self.0),
+            Err(_) => serializer.collect_seq(self.as_slice()),
         }
     }
 }
@@ -181,11 +178,11 @@ impl<'de> Deserialize<'de> for Bytes {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Bytes, A::Error> {
-                let mut bytes = Bytes::default();
+                let mut bytes = Zeroizing::default();
                 while let Some(byte) = items.next_element()? {
-                    bytes.0.push(byte);
+                    append(&mut bytes, &[byte]);
                 }
-                Ok(bytes)
+                Ok(Bytes(Arc::new(bytes)))
             }
         }
 
@@ -260,5 +257,24 @@ mod tests {
     #[test]
     fn debug_shows_no_content() {
         assert_eq!(format!("{:?}", Bytes::from("hunter2")), "[7 bytes]");
+        let reader = Reader { source: (), limit: 1000, buffer: b"hunter2".to_vec().into() };
+        let shown = format!("{reader:?}");
+        assert!(shown.contains("arrived: 7") && !shown.contains("hunter2") && !shown.contains("104"), "{shown}");
+    }
+
+    #[test]
+    fn nothing_of_a_frame_stays_with_its_reader() {
+        let (first, second) = ([2, 0, 0, 0, b'7', b'7'], [5, 0, 0, 0, b'"', b'h']);
+        let sent = [&first[..], &second].concat();
+        let mut reader = Reader::new(&sent[..], 1000);
+        runtime().block_on(async {
+            assert_eq!(reader.read::<u8>().await.unwrap(), Some(77));
+            assert_eq!(reader.buffer.capacity(), 0);
+            assert!(
+                matches!(reader.read::<Bytes>().await, Err(Error::Io(_))),
+                "the next frame is read from its beginning"
+            );
+        });
+        assert_eq!(*reader.buffer, second);
     }
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use zeroize::Zeroizing;
 
 use crate::blocking;
 use crate::config::{self, Config};
@@ -74,7 +75,7 @@ enum Trigger {
 /// What was read last, and what came of it.
 #[derive(Default)]
 struct Last {
-    text: Option<Vec<u8>>,
+    text: Option<Zeroizing<Vec<u8>>>,
     config: Option<Config>,
     /// What is wrong with the file as a whole.
     file_error: Option<String>,
@@ -84,7 +85,7 @@ struct Last {
 }
 
 struct Files {
-    text: Result<Vec<u8>, String>,
+    text: Result<Zeroizing<Vec<u8>>, String>,
     secrets: Reading,
     changed: Option<SystemTime>,
 }
@@ -263,7 +264,7 @@ async fn seen<T: Clone + 'static>(
 }
 
 impl Last {
-    async fn take_config(&mut self, text: Result<Vec<u8>, String>, file: &Path, options: &config::Options) {
+    async fn take_config(&mut self, text: Result<Zeroizing<Vec<u8>>, String>, file: &Path, options: &config::Options) {
         let text = match text {
             Ok(text) if self.text.as_ref() == Some(&text) => return,
             Ok(text) => text,
@@ -295,7 +296,7 @@ fn is_news(files: &Files, last: &Last) -> bool {
     files.text.as_ref().ok() != last.text.as_ref() || files.secrets.secrets != last.secrets
 }
 
-fn read_config(path: &Path) -> (Result<Vec<u8>, String>, Option<SystemTime>) {
+fn read_config(path: &Path) -> (Result<Zeroizing<Vec<u8>>, String>, Option<SystemTime>) {
     match regular::read(path, config::MAX_SIZE) {
         Ok((text, metadata)) => {
             // A rename keeps the time of the last write, but counts as a change of the file's status.

@@ -28,6 +28,7 @@ pub mod launcher;
 pub mod login;
 pub mod reception;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -91,10 +92,10 @@ impl Launch {
     /// A text with the values of the environment blotted out, line by line, those long enough not to be in every text.
     pub fn mask(&self, text: &str) -> String {
         const SHORTEST: usize = 8;
-        let values = self.environment.values().map(|value| String::from_utf8_lossy(value.as_slice()));
-        let mut lines: Vec<String> =
-            values.flat_map(|value| value.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
-        lines.retain(|line| line.len() >= SHORTEST);
+        let values: Vec<Cow<'_, str>> =
+            self.environment.values().map(|value| String::from_utf8_lossy(value.as_slice())).collect();
+        let mut lines: Vec<&str> =
+            values.iter().flat_map(|value| value.lines()).filter(|line| line.len() >= SHORTEST).collect();
         // The longest first: one may be a part of another.
         lines.sort_by_key(|line| std::cmp::Reverse(line.len()));
         lines.iter().fold(text.to_owned(), |text, line| text.replace(line, "[masked]"))

@@ -34,10 +34,10 @@
 //! | [`process`] | pidfds: who a process is, and what came of it |
 //! | [`tree`], [`cgroup`], [`mark`] | finding and killing everything that is an agent's |
 //! | [`record`], [`fingerprint`] | what the next daemon must know |
-//! | [`folder`], [`socket`], [`lock`], [`limits`], [`account`] | what the system gives: one noun each |
+//! | [`way`], [`folder`], [`socket`], [`lock`], [`limits`], [`account`] | what the system gives: one noun each |
 //! | [`status`] | the API's types, and the snapshot that is served |
 //! | [`api`], [`client`] | serving it, asking for it |
-//! | [`frame`], [`descriptor`], [`blocking`], [`clock`], [`log`] | tools |
+//! | [`frame`], [`descriptor`], [`blocking`], [`clock`], [`memory`], [`log`] | tools |
 //!
 //! # The processes
 //!
@@ -76,6 +76,7 @@ pub mod limits;
 pub mod lock;
 pub mod log;
 pub mod mark;
+pub mod memory;
 pub mod process;
 pub mod reconcile;
 pub mod record;
@@ -88,3 +89,4 @@ pub mod systemd;
 pub mod tmux;
 pub mod tree;
 pub mod watch;
+pub mod way;

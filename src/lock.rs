@@ -2,14 +2,22 @@
 //!
 //! The directory itself is locked, which needs no room on its disk. Who holds the lock is written into a file in it, for people.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc::{O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW};
+use nix::sys::stat::Mode;
+
+use crate::process::Process;
+use crate::way;
+
+/// How long a child of a daemon that has ended may still have the lock: from when it was forked to when it runs its program.
+const TO_LET_GO: Duration = Duration::from_millis(500);
 
 /// Why the lock is not ours.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +28,15 @@ pub enum Error {
         /// The state directory.
         directory: PathBuf,
         /// The other's process id, when it has said.
-        pid: Option<u32>,
+        pid: Option<i32>,
+    },
+    /// Somebody else could write in it, and so tell this daemon what to do.
+    #[error("failed to use the state directory {}: {source}; make it root's own, or name another --state-dir", directory.display())]
+    Unsafe {
+        /// The state directory.
+        directory: PathBuf,
+        /// What is wrong with it.
+        source: way::Error,
     },
     /// The directory or the file in it cannot be used.
     #[error("failed to lock the state directory {}: {source}", directory.display())]
@@ -32,7 +48,7 @@ pub enum Error {
     },
 }
 
-fn holder(pid: Option<u32>) -> String {
+fn holder(pid: Option<i32>) -> String {
     pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
 
@@ -49,25 +65,37 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Makes the directory (0700) if it is missing, and takes the lock.
+    /// Makes the directory (0700) if it is missing, and takes the lock. For root it must be such that nobody else can change
+    /// anything in it or on the way to it.
     pub fn take(directory: &Path) -> Result<Self, Error> {
         let failed = |source| Error::System { directory: directory.to_owned(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
-        let file =
+        way::go_safely(directory, Some(Mode::S_IRWXU)).map_err(|error| match error {
+            way::Error::System { source, .. } => failed(source),
+            source => Error::Unsafe { directory: directory.to_owned(), source },
+        })?;
+        let mut file =
             OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_CLOEXEC).open(directory).map_err(failed)?;
         let holder = directory.join("pid");
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => {
-                // Where it cannot be written the lock still holds.
-                let _ = write(&holder);
-                Ok(Self { _file: file })
+        let limit = Instant::now() + TO_LET_GO;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(file) => {
+                    // Where it cannot be written the lock still holds.
+                    let _ = write(&holder);
+                    return Ok(Self { _file: file });
+                }
+                Err((again, Errno::EWOULDBLOCK)) => {
+                    // Without its number the message is still true.
+                    let pid = fs::read_to_string(&holder).ok().and_then(|text| text.trim().parse::<i32>().ok());
+                    let has_ended = pid.is_some_and(|pid| Process::find(pid).is_ok_and(|process| process.is_none()));
+                    if !has_ended || Instant::now() >= limit {
+                        return Err(Error::Held { directory: directory.to_owned(), pid });
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                    file = again;
+                }
+                Err((_, error)) => return Err(failed(error.into())),
             }
-            Err((_, Errno::EWOULDBLOCK)) => {
-                // Without its number the message is still true.
-                let pid = fs::read_to_string(holder).ok().and_then(|text| text.trim().parse::<u32>().ok());
-                Err(Error::Held { directory: directory.to_owned(), pid })
-            }
-            Err((_, error)) => Err(failed(error.into())),
         }
     }
 }
@@ -83,6 +111,22 @@ mod tests {
         let _first = Lock::take(&state).unwrap();
         let error = Lock::take(&state).unwrap_err().to_string();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+    }
+
+    #[test]
+    fn one_whose_holder_has_ended_is_waited_for() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let first = Lock::take(directory.path()).unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        fs::write(directory.path().join("pid"), child.id().to_string()).unwrap();
+        let start = Instant::now();
+        assert!(matches!(Lock::take(directory.path()), Err(Error::Held { .. })));
+        assert!(start.elapsed() >= TO_LET_GO);
+        let path = directory.path().to_owned();
+        let second = std::thread::spawn(move || Lock::take(&path).map(drop));
+        drop(first);
+        second.join().unwrap().unwrap();
     }
 
     #[test]

@@ -63,10 +63,18 @@ pub fn plan(desired: &Desired, held: &Held) -> Vec<Action> {
     actions
 }
 
-/// What is missing now is no change of what was launched: it is missed at the next start. Neither is what cannot be compared.
+/// What is missing now is no change of what was launched: it is missed at the next start. Neither is what cannot be compared, with
+/// what an earlier daemon launched, or with secrets that could not be read.
 fn changes_launch(declaration: &Declaration, in_force: &Declared, known: Option<&HeldAgent>) -> bool {
     let (Ok(wanted), Some(launched)) = (&declaration.launch, &in_force.fingerprint) else { return false };
     let former = known.and_then(|known| known.desired.as_ref()?.declaration.as_ref().ok()?.launch.as_ref().ok());
+    if !launched.is_comparable_with(&wanted.fingerprint) {
+        // What has changed since it was found has changed.
+        return former.is_some_and(|former| {
+            former.fingerprint.differs_in_command_from(&wanted.fingerprint)
+                || former.is_certain && wanted.is_certain && former.fingerprint != wanted.fingerprint
+        });
+    }
     let is_edited = former.is_some_and(|former| former.fingerprint != wanted.fingerprint);
     if wanted.is_certain || !in_force.is_restored || is_edited {
         launched.differs_from(&wanted.fingerprint)
@@ -196,6 +204,30 @@ mod tests {
             other => format!("{other:?}"),
         };
         assert_eq!(words, action);
+    }
+
+    #[rstest]
+    #[case::found("x", None, "update a")]
+    #[case::not_edited_since("x", Some(("x", true)), "update a")]
+    #[case::edited_since("y", Some(("x", true)), "declare a")]
+    #[case::edited_since_and_secrets_can_be_read_now("y", Some(("x", false)), "declare a")]
+    fn what_cannot_be_compared_is_touched_only_when_it_is_edited(
+        #[case] argument: &str,
+        #[case] former: Option<(&str, bool)>,
+        #[case] action: &str,
+    ) {
+        let former = former.map(|(argument, is_certain)| {
+            let launch = Arc::new(Launch { is_certain, ..Arc::unwrap_or_clone(launch("a", argument)) });
+            // Another grace, so that there is something to do.
+            agent("a", Ok(Declaration { kind: "native", policy: policy(1), launch: Ok(launch) }))
+        });
+        let declared = Some(Declared { fingerprint: Some(Fingerprint::of_another_key("x")), is_restored: true });
+        let held = [("a".to_owned(), HeldAgent { desired: former, declared })].into();
+        let agents = [("a".to_owned(), good("a", argument, 30))].into();
+        let planned = plan(&Desired { agents, complete: true, ..Desired::default() }, &held);
+        let is_declared = matches!(planned.as_slice(), [Action::Declare(..)]);
+        assert!(is_declared || matches!(planned.as_slice(), [Action::Update(..)]));
+        assert_eq!(is_declared, action == "declare a");
     }
 
     #[test]

@@ -1,11 +1,18 @@
 //! Reading from paths where a regular file should be, and anything may be.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use nix::libc::{O_CLOEXEC, O_NOCTTY, O_NONBLOCK};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
+use zeroize::Zeroizing;
+
+use crate::memory;
+use crate::way;
 
 /// Why there is nothing to read.
 #[derive(Debug, thiserror::Error)]
@@ -16,36 +23,80 @@ pub enum Error {
     /// A folder, a FIFO, a device, a socket.
     #[error("it is not a regular file")]
     NotRegular,
+    /// A link that somebody could have put there to have root read something else.
+    #[error("it is a link in a folder that others than root can write in, and is not followed")]
+    Link,
     /// There is more in it than is worth reading.
     #[error("it is larger than {} MiB", .0 >> 20)]
     TooLarge(u64),
 }
 
-/// Opens a regular file for reading. Nothing else is waited for, or becomes the controlling terminal.
+/// Opens a regular file for reading. Nothing else is waited for, or becomes the controlling terminal. On the [way] to it root
+/// follows no link that could be anybody's.
 pub fn open(path: &Path) -> Result<(File, Metadata), Error> {
+    let name = path.file_name().ok_or(Error::NotRegular)?;
+    let folder = way::go(path.parent().unwrap_or(Path::new("")), None).map_err(io::Error::from)?;
+    open_in(&folder, name)
+}
+
+/// Opens the one of that name in a folder, likewise.
+pub fn open_in(folder: &OwnedFd, name: &OsStr) -> Result<(File, Metadata), Error> {
+    let trusts = way::trusts(folder, name).map_err(io::Error::from)?;
+    let (at, follow) =
+        if trusts { (AtFlags::empty(), OFlag::empty()) } else { (AtFlags::AT_SYMLINK_NOFOLLOW, OFlag::O_NOFOLLOW) };
     // Looked at before it is opened: opening a device can have effects.
-    if !fs::metadata(path)?.is_file() {
-        return Err(Error::NotRegular);
+    match kind(fstatat(folder, name, at).map_err(io::Error::from)?) {
+        SFlag::S_IFREG => {}
+        SFlag::S_IFLNK => return Err(Error::Link),
+        _ => return Err(Error::NotRegular),
     }
-    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY | O_CLOEXEC).open(path)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | follow;
+    let file = match openat(folder, name, flags, Mode::empty()) {
+        Err(Errno::ELOOP) if !trusts => return Err(Error::Link),
+        file => File::from(file.map_err(io::Error::from)?),
+    };
     let metadata = file.metadata()?;
     if metadata.is_file() { Ok((file, metadata)) } else { Err(Error::NotRegular) }
 }
 
-/// Reads a regular file of no more than `limit` bytes.
-pub fn read(path: &Path, limit: u64) -> Result<(Vec<u8>, Metadata), Error> {
-    let (file, metadata) = open(path)?;
+fn kind(status: FileStat) -> SFlag {
+    SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT
+}
+
+/// Reads a regular file of no more than `limit` bytes. The answer clears its memory when it is dropped.
+pub fn read(path: &Path, limit: u64) -> Result<(Zeroizing<Vec<u8>>, Metadata), Error> {
+    content(open(path)?, limit)
+}
+
+/// Reads the one of that name in a folder, likewise.
+pub fn read_in(folder: &OwnedFd, name: &OsStr, limit: u64) -> Result<(Zeroizing<Vec<u8>>, Metadata), Error> {
+    content(open_in(folder, name)?, limit)
+}
+
+fn content((mut file, metadata): (File, Metadata), limit: u64) -> Result<(Zeroizing<Vec<u8>>, Metadata), Error> {
     if metadata.len() > limit {
         return Err(Error::TooLarge(limit));
     }
-    let mut text = Vec::new();
-    let size = file.take(limit + 1).read_to_end(&mut text)?;
-    if size as u64 > limit { Err(Error::TooLarge(limit)) } else { Ok((text, metadata)) }
+    let expected = usize::try_from(metadata.len()).unwrap_or_default();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(expected));
+    let mut chunk = Zeroizing::new([0; 8192]);
+    loop {
+        match file.read(&mut *chunk) {
+            Ok(0) => return Ok((bytes, metadata)),
+            Ok(count) => memory::append(&mut bytes, &chunk[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+        if bytes.len() as u64 > limit {
+            return Err(Error::TooLarge(limit));
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use nix::sys::stat::Mode;
+    use std::fs;
+
     use nix::unistd::mkfifo;
     use tempfile::TempDir;
 
@@ -56,7 +107,7 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("file");
         fs::write(&path, "12345").unwrap();
-        assert_eq!(read(&path, 5).unwrap().0, b"12345");
+        assert_eq!(*read(&path, 5).unwrap().0, b"12345");
         assert!(matches!(read(&path, 4), Err(Error::TooLarge(4))));
     }
 

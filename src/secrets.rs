@@ -4,18 +4,22 @@
 //! whole directory as for each file in it. A directory that is not there *is* an empty one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use zeroize::Zeroizing;
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{SFlag, fstatat};
 
 use crate::config::MAX_ARGUMENT;
 use crate::frame::Bytes;
 use crate::regular;
+use crate::way;
 
 /// How many files and folders may be in the directory, secrets or not.
 pub const MAX_ENTRIES: usize = 10_000;
@@ -51,6 +55,9 @@ pub enum Problem {
         /// The reason.
         source: io::Error,
     },
+    /// A link that somebody could have put there to have root read something else.
+    #[error("{} is a link in a folder that others than root can write in, and is not followed; put the value into a file", .0.display())]
+    Link(PathBuf),
     /// A FIFO, a device, a socket.
     #[error("{} is not a regular file; put the value into one, or a link to one", .0.display())]
     NotRegular(PathBuf),
@@ -131,14 +138,20 @@ pub fn read(directory: &Path, last: &Secrets) -> Reading {
 
 fn read_all(directory: &Path, last: &Secrets, reading: &mut Reading) -> Result<(), Problem> {
     let failed = |source| Problem::Directory { path: directory.to_owned(), source };
-    let Some(names) = list(directory).map_err(failed)? else { return Ok(()) };
+    // Gone to once, and all is read in it: it is the same one throughout.
+    let folder = match way::go(directory, None).map_err(io::Error::from) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        folder => folder.map_err(failed)?,
+    };
+    let here = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+    let names = list(&here).map_err(failed)?;
     if names.len() > MAX_ENTRIES {
         return Err(Problem::TooMany(directory.to_owned()));
     }
-    reading.changed = fs::metadata(directory).map_err(failed)?.modified().ok();
+    reading.changed = fs::metadata(&here).map_err(failed)?.modified().ok();
     let mut total = 0;
     for name in names.iter().filter_map(|name| name.to_str()).filter(|name| is_variable_name(name)) {
-        let value = match read_file(&directory.join(name), name) {
+        let value = match read_file(&folder, directory, name) {
             Ok(Some((value, changed))) => {
                 reading.changed = reading.changed.max(changed);
                 Some(value)
@@ -159,47 +172,37 @@ fn read_all(directory: &Path, last: &Secrets, reading: &mut Reading) -> Result<(
     Ok(())
 }
 
-/// The names in the directory, sorted, but hardly more than there may be; `None` if it is not there.
-fn list(directory: &Path) -> io::Result<Option<BTreeSet<OsString>>> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        entries => entries?,
-    };
-    entries.take(MAX_ENTRIES + 1).map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<_>>().map(Some)
+/// The names in the directory, sorted, but hardly more than there may be.
+fn list(directory: &Path) -> io::Result<BTreeSet<OsString>> {
+    fs::read_dir(directory)?.take(MAX_ENTRIES + 1).map(|entry| entry.map(|entry| entry.file_name())).collect()
 }
+
+/// A file larger than this could never be a value, also without the newlines at its end.
+const ROOM: u64 = MAX_ARGUMENT as u64 + 1024;
 
 /// `None` for what is skipped without a word: a folder, and a file that went away in the meantime.
-fn read_file(path: &Path, name: &str) -> Result<Option<(Bytes, Option<SystemTime>)>, Problem> {
-    let failed = |source| Problem::File { path: path.to_owned(), source };
-    match fs::metadata(path) {
-        Err(_) if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => {
-            return Ok(None);
-        }
-        Ok(metadata) if metadata.is_dir() => return Ok(None),
+fn read_file(folder: &OwnedFd, directory: &Path, name: &str) -> Result<Option<(Bytes, Option<SystemTime>)>, Problem> {
+    let path = directory.join(name);
+    let look = |flags| fstatat(folder, name, flags).map(|status| SFlag::from_bits_truncate(status.st_mode));
+    match look(AtFlags::empty()) {
+        Err(_) if look(AtFlags::AT_SYMLINK_NOFOLLOW) == Err(Errno::ENOENT) => return Ok(None),
+        Ok(mode) if mode & SFlag::S_IFMT == SFlag::S_IFDIR => return Ok(None),
         Ok(_) | Err(_) => {}
     }
-    let (file, metadata) = regular::open(path).map_err(|error| match error {
-        regular::Error::Io(source) => failed(source),
-        regular::Error::NotRegular | regular::Error::TooLarge(_) => Problem::NotRegular(path.to_owned()),
+    let (value, metadata) = regular::read_in(folder, OsStr::new(name), ROOM).map_err(|error| match error {
+        regular::Error::Io(source) => Problem::File { path: path.clone(), source },
+        regular::Error::Link => Problem::Link(path.clone()),
+        regular::Error::NotRegular => Problem::NotRegular(path.clone()),
+        regular::Error::TooLarge(_) => Problem::TooLarge(path.clone()),
     })?;
-    let value = read_value(&file).map_err(failed)?.ok_or_else(|| Problem::TooLarge(path.to_owned()))?;
     let value = trim_newlines(&value);
     if value.contains(&0) {
-        return Err(Problem::Nul(path.to_owned()));
+        return Err(Problem::Nul(path));
     }
     if name.len() + 1 + value.len() > MAX_ARGUMENT {
-        return Err(Problem::TooLarge(path.to_owned()));
+        return Err(Problem::TooLarge(path));
     }
     Ok(Some((Bytes::from(value.to_vec()), metadata.modified().ok())))
-}
-
-/// `None` if there is more than could ever be a value.
-fn read_value(file: &File) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-    const ROOM: usize = MAX_ARGUMENT + 1024;
-    // All the room at once, so that growing leaves no copy behind in freed memory.
-    let mut value = Zeroizing::new(Vec::with_capacity(ROOM + 1));
-    file.take(ROOM as u64 + 1).read_to_end(&mut value)?;
-    Ok((value.len() <= ROOM).then_some(value))
 }
 
 fn trim_newlines(mut value: &[u8]) -> &[u8] {

@@ -106,6 +106,7 @@ fn check_spec(spec: &AgentSpec, options: &Options) {
         Workdir::Home(path) => assert!(path == Path::new("") || path.is_relative() && is_path(path)),
     }
     for (name, value) in &spec.env {
+        let value = std::str::from_utf8(value.as_slice()).expect("a jcard is text");
         assert!(!name.is_empty() && !name.contains('=') && is_argument(&format!("{name}={value}")), "{name:?}");
     }
     assert!(spec.secrets.iter().flatten().all(|name| is_variable_name(name)));

@@ -1,15 +1,15 @@
 //! The API's socket: who may use it, from the first instant it exists.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
-use nix::unistd::{Gid, Uid};
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
+use nix::unistd::{Gid, Uid, fchown};
 
 use crate::socket::{self, Bound, Error};
+use crate::way;
 
 /// Binds the API's socket: mode 0660 for `group`, or 0600 where there is none to share it with.
 ///
@@ -33,45 +33,46 @@ pub fn bind(path: &Path, group: Option<Gid>) -> Result<Bound, Error> {
 
 /// Makes the folder unless it is there. The group that it gives to what is made in it, if it does.
 fn setgid_group(folder: &Path, group: Option<Gid>) -> Result<Option<Gid>, Error> {
-    let metadata = match std::fs::metadata(folder) {
+    let opened = match way::go(folder, None).map_err(io::Error::from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             make(folder, group)?;
-            std::fs::metadata(folder)
+            way::go(folder, None).map_err(io::Error::from)
         }
-        there => there,
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            return Err(Error::Folder { path: folder.to_owned(), problem: "it is not a folder" });
+        }
+        opened => opened,
     }
-    .map_err(Error::system("examine", folder))?;
-    if !metadata.is_dir() {
-        return Err(Error::Folder { path: folder.to_owned(), problem: "it is not a folder" });
-    }
+    .map_err(Error::system("open the folder", folder))?;
+    let status = fstat(&opened).map_err(Error::system("examine", folder))?;
     if let Some(group) = group
-        && metadata.mode() & 0o001 == 0
-        && (metadata.gid() != group.as_raw() || metadata.mode() & 0o010 == 0)
+        && status.st_mode & 0o001 == 0
+        && (status.st_gid != group.as_raw() || status.st_mode & 0o010 == 0)
     {
         tracing::warn!(
             "group {group} cannot reach the API: folder {} has mode {:04o} and group {}",
             folder.display(),
-            metadata.mode() & 0o7777,
-            metadata.gid()
+            status.st_mode & 0o7777,
+            status.st_gid
         );
     }
-    Ok((metadata.mode() & Mode::S_ISGID.bits() != 0).then(|| Gid::from_raw(metadata.gid())))
+    Ok((status.st_mode & Mode::S_ISGID.bits() != 0).then(|| Gid::from_raw(status.st_gid)))
 }
 
 fn make(folder: &Path, group: Option<Gid>) -> Result<(), Error> {
-    let above = if Uid::effective().is_root() { 0o755 } else { 0o700 };
-    if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        socket::with_umask(Mode::empty(), || DirBuilder::new().recursive(true).mode(above).create(parent))
-            .map_err(Error::system("make the folder", parent))?;
-    }
-    DirBuilder::new().mode(0o700).create(folder).map_err(Error::system("make the folder", folder))?;
+    let above = Mode::from_bits_truncate(if Uid::effective().is_root() { 0o755 } else { 0o700 });
+    let (parent, name) = (folder.parent().unwrap_or(Path::new("")), folder.file_name().unwrap_or_default());
+    let parent = socket::with_umask(Mode::empty(), || way::go(parent, Some(above)))
+        .map_err(io::Error::from)
+        .map_err(Error::system("make the folder", parent))?;
+    mkdirat(&parent, name, Mode::S_IRWXU).map_err(Error::system("make the folder", folder))?;
     let Some(group) = group else { return Ok(()) };
-    let open = OpenOptions::new().read(true).custom_flags((OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits()).open(folder);
-    let share = |folder: File| {
-        std::os::unix::fs::fchown(&folder, None, Some(group.as_raw()))?;
-        folder.set_permissions(Permissions::from_mode(0o750))
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let share = |folder: OwnedFd| {
+        fchown(&folder, None, Some(group))?;
+        fchmod(&folder, Mode::from_bits_truncate(0o750))
     };
-    open.and_then(share).map_err(Error::system("share the folder", folder))
+    openat(&parent, name, flags, Mode::empty()).and_then(share).map_err(Error::system("share the folder", folder))
 }
 
 /// Whether a file can be born with the group.

@@ -48,6 +48,7 @@ pub fn check(file: &Path, options: &Options, out: &mut impl Write) -> io::Result
 fn fault(error: &regular::Error) -> String {
     match error {
         regular::Error::Io(error) => format!("cannot be read: {error}; name a jcard that exists and that you may read"),
+        regular::Error::Link => format!("cannot be read: {error}; name the file that it leads to"),
         regular::Error::NotRegular => "is not a regular file; name a jcard that is one".to_owned(),
         regular::Error::TooLarge(limit) => format!("is larger than {} MiB; a jcard is a few kilobytes", limit >> 20),
     }

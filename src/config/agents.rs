@@ -330,9 +330,9 @@ fn size(spec: &AgentSpec) -> usize {
         Some(Prompt::Text(text)) => text.len(),
         Some(Prompt::File(_)) | None => 0,
     };
-    let variables = spec.env.iter().flat_map(|(name, value)| [name, value]);
-    let texts = spec.command.iter().chain(&spec.args).chain(variables).chain(spec.secrets.iter().flatten());
-    prompt + texts.map(|text| text.len() + size_of::<String>()).sum::<usize>()
+    let texts = spec.command.iter().chain(&spec.args).chain(spec.env.keys()).chain(spec.secrets.iter().flatten());
+    let values = spec.env.values().map(|value| value.as_slice().len());
+    prompt + texts.map(String::len).chain(values).map(|length| length + size_of::<String>()).sum::<usize>()
 }
 
 /// Takes something that only one may have; the line of who has it, if it is taken.

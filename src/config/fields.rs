@@ -15,6 +15,7 @@ use super::place::Places;
 use super::size;
 use super::{Finding, MAX_ARGUMENT, MAX_NOTED, Name, Severity, Workdir, tell};
 use crate::duration;
+use crate::frame::Bytes;
 use crate::secrets::is_variable_name;
 
 type Value<'a> = Spanned<DeValue<'a>>;
@@ -196,7 +197,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Variables and their values.
-    pub(super) fn variables(&mut self, key: &str) -> Option<BTreeMap<String, String>> {
+    pub(super) fn variables(&mut self, key: &str) -> Option<BTreeMap<String, Bytes>> {
         let value = self.value(key)?;
         let DeValue::Table(table) = value.get_ref() else {
             let right = "write a table of strings, for example { RUST_LOG = \"info\" }";
@@ -212,7 +213,7 @@ impl<'a> Fields<'a> {
             } else if let Some(text) =
                 self.text(&format!("the value of {} in `{key}`", quoted(name)), value, name.len() + 1)
             {
-                variables.insert(name.to_owned(), text.to_owned());
+                variables.insert(name.to_owned(), Bytes::from(text));
             }
         }
         Some(variables)

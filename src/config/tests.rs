@@ -263,7 +263,7 @@ mod fields {
                 workdir: Workdir::Absolute("/workspace".into()),
                 session: Name(text("review")),
                 env: [("RUST_LOG", "debug"), ("LITERAL", "${HOME}"), ("EMPTY", "")]
-                    .map(|(name, value)| (text(name), text(value)))
+                    .map(|(name, value)| (text(name), Bytes::from(value)))
                     .into(),
                 secrets: Some([text("API_KEY"), text("TOKEN")].into()),
                 kind: Kind::Native,
@@ -595,7 +595,7 @@ mod naming {
         for entry in &config.entries {
             let spec = entry.spec.as_ref().unwrap();
             assert_eq!(spec.session, entry.name);
-            assert_eq!(spec.env["A"], "1");
+            assert_eq!(spec.env["A"].as_slice(), b"1");
         }
     }
 

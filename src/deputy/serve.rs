@@ -23,6 +23,7 @@ use crate::account::{self, Account};
 use crate::blocking;
 use crate::config::MAX_ARGUMENT;
 use crate::frame::{self, Bytes};
+use crate::memory;
 use crate::regular;
 use crate::watch::Watcher;
 
@@ -49,6 +50,7 @@ pub fn run(user: &str, uid: Uid) -> Result<(), Error> {
             return Err(error.into());
         }
     };
+    memory::keep_private();
     // It was started under the name of the link that it was found by. Without the new name it is as good.
     let _ = nix::sys::prctl::set_name(c"agentd-deputy");
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
@@ -249,7 +251,7 @@ fn read_prompt(path: &Path) -> Prompt {
         Err(regular::Error::Io(error)) => {
             Prompt::Unusable(format!("{} cannot be read by the agent user: {error}", path.display()))
         }
-        Err(regular::Error::NotRegular | regular::Error::TooLarge(_)) => {
+        Err(regular::Error::Link | regular::Error::NotRegular | regular::Error::TooLarge(_)) => {
             Prompt::Unusable(format!("{} is not a regular file", path.display()))
         }
     }

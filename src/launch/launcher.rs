@@ -36,6 +36,7 @@ use crate::fingerprint::Fingerprint;
 use crate::frame;
 use crate::limits;
 use crate::mark;
+use crate::memory;
 use crate::process::Process;
 
 /// How long a harness may take to end once its terminal has gone away.
@@ -438,7 +439,13 @@ impl Daemon {
     }
 
     async fn introduce(&mut self, progress: Progress) -> io::Result<()> {
-        let (reader, writer) = UnixStream::connect(&self.socket).await?.into_split();
+        let stream = UnixStream::connect(&self.socket).await?;
+        // Before it is told anything, and lest another agent speaks through it. A daemon without root could not find it any more
+        // where /proc is mounted with `hidepid`, and has no agents but its own user's.
+        if stream.peer_cred()?.uid() == 0 {
+            memory::keep_private();
+        }
+        let (reader, writer) = stream.into_split();
         let mut connection = Connection { reader: frame::Reader::new(reader, MAX_TO_LAUNCHER), writer };
         let hello = FromLauncher::Hello {
             version: WIRE_VERSION,

@@ -34,7 +34,6 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_OUTPUT: usize = 8 << 20;
 
 /// What a login gives.
-#[derive(Debug)]
 pub struct Login {
     /// The variables, in no order.
     pub environment: Vec<(OsString, OsString)>,

@@ -194,7 +194,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         }
         let (trees, key) = (self.means.trees.clone(), self.name.key());
         // A launcher that has been told nothing yet is in the way of nobody.
-        match tokio::join!(trees.prepare(&key), self.meet(launch)) {
+        match tokio::join!(trees.prepare(&key), self.meet(launch, look_first)) {
             (Ok(()), Ok(Met::New(visitor))) => self.start(visitor, launch).await,
             (Ok(()), Ok(Met::Survivor(visitor))) => self.adopt(visitor, Known::ByPane).await,
             (Err(error), _) => {
@@ -472,7 +472,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 
     /// Opens the pane and waits for the launcher in it: the visitor whose process is the one that tmux says it started.
-    async fn meet(&mut self, launch: &Launch) -> Result<Met, String> {
+    async fn meet(&mut self, launch: &Launch, look_first: bool) -> Result<Met, String> {
         let means = Arc::clone(&self.means);
         let mut command = vec![means.executable.clone()];
         command.extend(launcher::command_line(launch.name.as_str(), self.attempt, &means.launch_socket));
@@ -488,7 +488,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                 return Err(STOPPED_BEFORE.to_owned());
             }
             // One that runs already, and that neither the record nor a pane told of. There must not be two.
-            if let Some(visitor) = self.take_visitor(Visitor::has_launched) {
+            if look_first && let Some(visitor) = self.take_visitor(Visitor::has_launched) {
                 return Ok(Met::Survivor(visitor));
             }
             if let Some(visitor) = self.take_visitor(|visitor| visitor.process.pid() == pid) {

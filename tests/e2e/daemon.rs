@@ -32,7 +32,7 @@ fn a_live_daemons_socket_is_not_stolen_by_one_with_another_state() {
 
 #[test]
 fn flags_with_one_dash_are_taken_as_existing_unit_files_write_them() {
-    let setup = Setup::new().args(["--debug"]);
+    let setup = Setup::new();
     setup.edit_jcard(&agent("a", "sleep inf", ""));
     let ours = ["--config", "--secret-dir", "--api-socket", "--tmux-socket", "--debug"];
     let one_dash = |arg: &str| Some(if ours.contains(&arg) { &arg[1..] } else { arg }.to_owned());
@@ -73,10 +73,7 @@ fn every_event_is_a_line_with_agent_state_and_reason() {
 fn a_prompts_text_is_logged_under_debug_only() {
     let text = "the text of the prompt";
     for debug in [false, true] {
-        let mut setup = Setup::new();
-        if debug {
-            setup = setup.args(["--debug"]);
-        }
+        let setup = if debug { Setup::new() } else { Setup::new().quiet() };
         let daemon = setup.start(&agent("a", "dump @WORK/dump; rest", &format!("prompt = \"{text}\"")));
         daemon.wait_for_state("a", State::Exited);
         assert_eq!(daemon.log().contains(text), debug, "with debug {debug}");
@@ -88,8 +85,7 @@ fn debug_logs_command_line_workdir_names_of_variables_and_the_last_screen() {
     let setup = Setup::new();
     setup.secret("SECRET_NAME", "secret-value-5577");
     let more = "env = { DECLARED_NAME = \"declared-value-5577\" }";
-    let daemon =
-        setup.args(["--debug"]).start(&agent("a", "say last words on the screen; dump @WORK/dump; exit 3", more));
+    let daemon = setup.start(&agent("a", "say last words on the screen; dump @WORK/dump; exit 3", more));
     daemon.wait_for_state("a", State::Exited);
     let wanted = ["fake-harness", "/work", "SECRET_NAME", "DECLARED_NAME", "last words on the screen"];
     daemon.wait("all of it in the log", || wanted.iter().all(|part| daemon.log().contains(part)).then_some(()));

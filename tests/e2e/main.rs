@@ -7,12 +7,14 @@
 
 mod agents;
 mod api;
+mod canary;
 mod chaos;
 mod cli;
 mod daemon;
 mod declarations;
 mod environment;
 mod excess;
+mod hostile;
 mod panes;
 mod quickstart;
 mod restart;

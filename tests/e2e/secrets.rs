@@ -124,7 +124,7 @@ fn a_secret_that_goes_relaunches_without_it() {
 #[test]
 fn symlink_swap_of_the_secrets_dir_is_noticed() {
     let setup = Setup::new();
-    fs::remove_dir(setup.path("secrets")).unwrap();
+    fs::remove_dir_all(setup.path("secrets")).unwrap();
     for generation in ["1", "2"] {
         fs::create_dir_all(setup.path("generations").join(generation)).unwrap();
         setup.put(&setup.path("generations").join(generation).join("KEY"), format!("generation {generation}"));
@@ -142,7 +142,7 @@ fn symlink_swap_of_the_secrets_dir_is_noticed() {
 #[test]
 fn a_secrets_dir_that_appears_later_is_noticed() {
     let setup = Setup::new();
-    fs::remove_dir(setup.path("secrets")).unwrap();
+    fs::remove_dir_all(setup.path("secrets")).unwrap();
     let daemon = setup.args(["--resync", "1h"]).start(&agent("a", "sleep inf", "secrets = [\"KEY\"]"));
     daemon.wait_for_state("a", State::Waiting);
     assert_eq!(daemon.health().secrets_error, None, "a missing folder is an empty one");
@@ -205,7 +205,7 @@ fn secret_is_in_no_cmdline_nor_log() {
     let jcard = agent("a", "log @WORK/log; dump @WORK/dump; await-exit @WORK/end", more)
         + &agent("not-found", "exit 0", "").replace("@HARNESS", "no-such-binary")
         + &agent("declared", "sleep inf", &format!("env = {{ PASSWORD = \"{canary}\" }}"));
-    let daemon = setup.args(["--debug"]).start(&jcard);
+    let daemon = setup.start(&jcard);
     let pid = daemon.wait_until_running("a");
     daemon.wait_until_running("declared");
     assert_eq!(Dump::of(&daemon, "dump").var("TOKEN").as_deref(), Some(canary), "the agent itself has it");

@@ -8,7 +8,7 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::io::{Read, Write};
 use std::ops::Deref;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -20,6 +20,8 @@ use agentd::status::{AgentStatus, Exit, Health, How, State};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Group, Pid, User, geteuid};
 use tempfile::TempDir;
+
+use crate::canary;
 
 /// How long anything may take before a test gives up on it.
 pub const BOUND: Duration = Duration::from_secs(20);
@@ -85,6 +87,9 @@ pub struct Setup {
     who: Who,
     user: Option<String>,
     args: Vec<String>,
+    debug: bool,
+    /// The value of a secret that every agent gets; see [`canary`](crate::canary).
+    pub canary: String,
     wrapper: Vec<String>,
     env: Vec<(String, String)>,
     dir: TempDir,
@@ -107,6 +112,8 @@ impl Setup {
             who,
             user: None,
             args: ["--settle", "0ms"].map(str::to_owned).into(),
+            debug: true,
+            canary: canary::of(dir.path().file_name().unwrap().to_str().unwrap()),
             wrapper: Vec::new(),
             env: vec![("PATH".to_owned(), path()), ("DAEMON_ONLY".to_owned(), "must not reach an agent".to_owned())],
             dir,
@@ -123,6 +130,7 @@ impl Setup {
         for owned in ["", "secrets", "home"] {
             give(&setup.path(owned), &daemon);
         }
+        setup.secret(canary::NAME, &setup.canary);
         setup.for_agents(account_of_agents(who, None).name.as_str())
     }
 
@@ -144,6 +152,12 @@ impl Setup {
             self.args.clear();
         }
         self.args.extend(args.map(str::to_owned));
+        self
+    }
+
+    /// Without `--debug`, under which all scenarios run for the sake of the canary: nothing else makes agentd as talkative.
+    pub fn quiet(mut self) -> Self {
+        self.debug = false;
         self
     }
 
@@ -270,6 +284,7 @@ impl Setup {
                 argv.extend(["--user", &self.agent_account().name, "--admin-group", "admin"].map(str::to_owned));
             }
             argv.extend(self.args.iter().cloned());
+            argv.extend(self.debug.then(|| "--debug".to_owned()));
         }
         let mut command = Command::new(&argv[0]);
         command.args(&argv[1..]).env_clear().envs(self.env.iter().cloned()).current_dir(self.dir());
@@ -420,8 +435,13 @@ impl Setup {
     }
 
     pub fn agents(&self) -> Vec<AgentStatus> {
-        let response = self.get("/v1/agents");
-        serde_json::from_str(&response.body).unwrap_or_else(|error| panic!("{error}: {}", response.body))
+        self.try_agents().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    pub fn try_agents(&self) -> std::io::Result<Vec<AgentStatus>> {
+        let response = self.try_request(&get("/v1/agents"))?;
+        serde_json::from_str(&response.body)
+            .map_err(|error| std::io::Error::other(format!("{error}: {}", response.body)))
     }
 
     pub fn agent(&self, name: &str) -> Option<AgentStatus> {
@@ -558,51 +578,22 @@ impl Daemon {
         self.child = None;
         status
     }
-
-    /// Everywhere that `secret` is and should not be.
-    pub fn leaks(&self, secret: &str) -> Vec<String> {
-        let mut sinks: Vec<(String, Vec<u8>)> = vec![("the daemon's stderr".to_owned(), self.log().into_bytes())];
-        for process in Process::all() {
-            sinks.push((format!("the command line of {process}"), process.cmdline()));
-        }
-        let agents = self.agents();
-        let harnesses: Vec<i32> = agents.iter().filter_map(|agent| agent.pid).collect();
-        for process in self.processes().into_iter().filter(|process| !process.is_of(&harnesses)) {
-            sinks.push((format!("the environment of {process}"), process.environ()));
-        }
-        for args in [&["show-environment", "-g"][..], &["show-options", "-g"], &["show-messages"], &["show-buffer"]] {
-            sinks.push((format!("tmux {args:?}"), self.tmux(args).unwrap_or_default().into_bytes()));
-        }
-        for session in agents.iter().map(|agent| &agent.session) {
-            let target = format!("={session}");
-            let found = self.tmux(&["show-environment", "-t", &target]).unwrap_or_default();
-            sinks.push((format!("tmux's environment of {session}"), found.into_bytes()));
-            let found =
-                self.tmux(&["list-panes", "-s", "-t", &target, "-F", "#{pane_start_command}"]).unwrap_or_default();
-            sinks.push((format!("the pane commands of {session}"), found.into_bytes()));
-        }
-        for path in ["/v1/agents", "/v1/health"] {
-            sinks.push((path.to_owned(), self.get(path).body.into_bytes()));
-        }
-        for file in files_below(&self.path("state")).into_iter().chain(files_below(&self.path("tmux"))) {
-            sinks.push((file.display().to_string(), fs::read(&file).unwrap_or_default()));
-        }
-        let secret = secret.as_bytes();
-        let holds = |bytes: &[u8]| bytes.windows(secret.len()).any(|window| window == secret);
-        sinks.into_iter().filter(|(_, bytes)| holds(bytes)).map(|(name, _)| name).collect()
-    }
 }
 
-/// Shows what happened if the test failed, and kills the daemon; what it leaves is ended with its [`Setup`].
+/// Shows what happened if the test failed, else makes sure that its canary is where it belongs. Kills the daemon; what that leaves
+/// is ended with its [`Setup`].
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if thread::panicking() {
+        let leaks = if thread::panicking() { Vec::new() } else { self.leaks(&self.canary) };
+        if thread::panicking() || !leaks.is_empty() {
             self.setup.show();
         }
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
         }
+        assert_eq!(leaks, [""; 0], "a secret is where it should not be");
+        assert!(thread::panicking() || self.tmux_as_root().is_empty(), "{:?}", self.tmux_as_root());
     }
 }
 
@@ -632,6 +623,30 @@ impl Drop for Attached {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A process that goes when the test does.
+pub struct Bystander(Child);
+
+impl Bystander {
+    pub fn start(command: &mut Command) -> Self {
+        Self(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.0.id()).unwrap()
+    }
+
+    pub fn lives(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -675,10 +690,15 @@ impl Process {
         Self(self.number(1))
     }
 
-    /// Whether it is one of these or descends from one.
-    pub fn is_of(self, families: &[i32]) -> bool {
-        families.contains(&self.0)
-            || self.stat().and_then(|stat| stat[1].parse().ok()).is_some_and(|parent| Self(parent).is_of(families))
+    /// Its parent, and so on up to the first process of all, as far as they live.
+    pub fn ancestors(self) -> impl Iterator<Item = Self> {
+        let parent = |process: &Self| process.stat()?[1].parse().ok().filter(|&pid| pid > 0).map(Self);
+        std::iter::successors(parent(&self), parent)
+    }
+
+    /// The file name of what it executes.
+    pub fn executable(self) -> Option<String> {
+        Some(fs::read_link(self.file("exe")).ok()?.file_name()?.to_str()?.to_owned())
     }
 
     pub fn group(self) -> i32 {
@@ -694,10 +714,30 @@ impl Process {
         self.number(5)
     }
 
-    pub fn resident_kib(self) -> u64 {
+    /// The first word of a line of `/proc/PID/status`.
+    fn status(self, key: &str) -> String {
         let status = fs::read_to_string(self.file("status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
+        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).unwrap();
+        line.split_whitespace().next().unwrap().to_owned()
+    }
+
+    pub fn resident_kib(self) -> u64 {
+        self.status("VmRSS").parse().unwrap()
+    }
+
+    /// The most that it ever had.
+    pub fn peak_kib(self) -> u64 {
+        self.status("VmHWM").parse().unwrap()
+    }
+
+    /// The user that it acts as.
+    pub fn acts_as(self) -> Option<u32> {
+        Some(fs::metadata(self.file("")).ok()?.uid())
+    }
+
+    /// The user that it really is.
+    pub fn user(self) -> u32 {
+        self.status("Uid").parse().unwrap()
     }
 
     /// Whether it lives: a zombie does not.
@@ -854,7 +894,7 @@ pub fn binary() -> &'static Path {
     })
 }
 
-fn files_below(folder: &Path) -> Vec<PathBuf> {
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         match entry.file_type() {
@@ -868,7 +908,6 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
 
 /// Permission bits, user and group of a path.
 pub fn owner(path: &Path) -> (u32, u32, u32) {
-    use std::os::unix::fs::MetadataExt;
     let meta = fs::symlink_metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     (meta.mode() & 0o7777, meta.uid(), meta.gid())
 }

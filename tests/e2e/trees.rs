@@ -1,12 +1,12 @@
 //! A stop leaves nothing of an agent, whatever it did to get away, and nothing but what is the agent's goes.
 
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
 use agentd::status::{AgentStatus, State};
 use nix::sys::signal::Signal;
 
-use crate::support::{Daemon, Process, Setup, Who, agent, as_user, is_root, root, run};
+use crate::support::{Bystander, Daemon, Process, Setup, Who, agent, as_user, is_root, root, run};
 
 /// What has to find the processes of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,26 +255,6 @@ fn what_a_login_leaves_running_is_the_agents_too() {
         daemon.edit_jcard("[other]\n");
         daemon.wait_until_removed("kills-launcher");
         assert_eq!(left_by_login(), 0, "{by:?}");
-    }
-}
-
-/// A process that goes when the test does.
-struct Bystander(Child);
-
-impl Bystander {
-    fn start(command: &mut Command) -> Self {
-        Self(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
-    }
-
-    fn lives(&mut self) -> bool {
-        self.0.try_wait().unwrap().is_none()
-    }
-}
-
-impl Drop for Bystander {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

@@ -1,0 +1,382 @@
+//! The canary: a secret that every scenario has, and the search for it everywhere it must not be.
+//!
+//! [`Setup`](crate::support::Setup) puts it among the secrets, and it is searched for when the scenario is over: nobody has to ask
+//! for it. What is gone by then, a command line of a few milliseconds, is caught by a thread that looks at all of them all the
+//! time.
+
+use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, Once, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use agentd::status::State;
+
+use nix::libc::RLIM_INFINITY;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+
+use crate::support::{
+    Daemon, Dump, Process, Setup, Who, agent, as_user, files_below, get, is_root, owner, path, root, run,
+};
+
+/// The variable that holds it.
+pub const NAME: &str = "CANARY";
+
+/// How each canary begins, and nothing else that a test writes.
+const BEGINNING: &str = "canary-of-";
+
+/// What tmux is asked about itself, about each session, and about each pane.
+const GLOBAL: &[&[&str]] = &[
+    &["show-options", "-s"],
+    &["show-options", "-g"],
+    &["show-options", "-gw"],
+    &["show-hooks", "-g"],
+    &["show-environment", "-g"],
+    &["show-environment", "-gh"],
+    &["list-buffers", "-F", "#{buffer_name} #{buffer_sample}"],
+    &["list-panes", "-a", "-F", "#{pane_start_command} #{pane_current_command} #{pane_title} #{window_name}"],
+];
+const OF_A_SESSION: &[&[&str]] = &[&["show-options"], &["show-environment"], &["show-environment", "-h"]];
+const OF_A_PANE: &[&[&str]] = &[&["show-options", "-w"], &["show-options", "-p"]];
+
+/// Command lines in which one was ever seen.
+static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Command lines of tmux processes that ran as root.
+static AS_ROOT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// The canary of the scenario with this name, which no other has. From now on all command lines are watched.
+pub fn of(scenario: &str) -> String {
+    static WATCH: Once = Once::new();
+    WATCH.call_once(|| drop(thread::spawn(watch)));
+    format!("{BEGINNING}{scenario}")
+}
+
+fn watch() {
+    loop {
+        for process in Process::all() {
+            let cmdline = process.cmdline();
+            if holds(&cmdline, BEGINNING) {
+                SEEN.lock().unwrap_or_else(PoisonError::into_inner).insert(process.to_string());
+            }
+            let program = cmdline.split(|&byte| byte == 0).next().unwrap_or_default();
+            if program.ends_with(b"tmux") && process.acts_as() == Some(0) {
+                AS_ROOT.lock().unwrap_or_else(PoisonError::into_inner).insert(process.to_string());
+            }
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn holds(bytes: &[u8], secret: &str) -> bool {
+    let secret = secret.as_bytes();
+    bytes.windows(secret.len()).any(|window| window == secret)
+}
+
+impl Daemon {
+    /// The tmux processes of this scenario that ran as root although the agents do not. A server has what it asks for of a client.
+    pub fn tmux_as_root(&self) -> Vec<String> {
+        let dir = self.dir().to_str().unwrap();
+        let seen = AS_ROOT.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.iter().filter(|cmdline| cmdline.contains(dir) && !self.agent_account().uid.is_root()).cloned().collect()
+    }
+
+    /// Everywhere that `secret` is and should not be. What of the daemon, tmux and agents has ended is passed over.
+    pub fn leaks(&self, secret: &str) -> Vec<String> {
+        let mut sinks: Vec<(String, Vec<u8>)> = vec![("the daemon's stderr".to_owned(), self.log().into_bytes())];
+        for process in Process::all() {
+            sinks.push((format!("the command line of {process}"), process.cmdline()));
+        }
+        for cmdline in SEEN.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            sinks.push((format!("a command line that is no more: {cmdline}"), cmdline.clone().into_bytes()));
+        }
+        for process in self.processes().into_iter().filter(|&process| !is_an_agents(process)) {
+            sinks.push((format!("the environment of {process}"), process.environ()));
+        }
+        let names = self.try_agents().unwrap_or_default().into_iter().map(|agent| format!("/v1/agents/{}", agent.name));
+        for path in ["/v1/agents", "/v1/health"].map(str::to_owned).into_iter().chain(names) {
+            let answer = self.try_request(&get(&path)).map(|response| response.body).unwrap_or_default();
+            sinks.push((path, answer.into_bytes()));
+        }
+        for file in files_below(&self.path("state")).into_iter().chain(files_below(&self.path("tmux"))) {
+            sinks.push((format!("the name of {}", file.display()), file.display().to_string().into_bytes()));
+            sinks.push((file.display().to_string(), fs::read(&file).unwrap_or_default()));
+        }
+        sinks.extend(self.tmux_knows());
+        let leaks = sinks.into_iter().filter(|(_, bytes)| holds(bytes, secret)).map(|(name, _)| name);
+        leaks.chain(self.others_can_read(secret)).collect()
+    }
+
+    /// Options, hooks and variables of tmux's, of all levels, and what else it remembers of its own accord. Nothing if there is no
+    /// server, or no session on it.
+    fn tmux_knows(&self) -> Option<(String, Vec<u8>)> {
+        let ids =
+            |what: &[&str]| -> Vec<String> { self.tmux(what).unwrap_or_default().lines().map(str::to_owned).collect() };
+        // Sessions come and go.
+        let said = self.wait("tmux to tell what it knows", || {
+            let sessions = ids(&["list-sessions", "-F", "#{session_id}"]);
+            let panes = ids(&["list-panes", "-a", "-F", "#{pane_id}"]);
+            if sessions.is_empty() {
+                return Some(String::new());
+            }
+            let mut words: Vec<&str> = Vec::new();
+            for command in GLOBAL {
+                words.extend(*command);
+                words.push(";");
+            }
+            for (commands, targets) in [(OF_A_SESSION, &sessions), (OF_A_PANE, &panes)] {
+                for target in targets {
+                    for command in commands {
+                        words.extend(*command);
+                        words.extend(["-t", target, ";"]);
+                    }
+                }
+            }
+            self.tmux(&words).ok()
+        });
+        (!said.is_empty()).then(|| ("tmux's options or environment".to_owned(), said.into_bytes()))
+    }
+
+    /// The environments that hold the secret and that people can read who have nothing to do with the agents.
+    fn others_can_read(&self, secret: &str) -> Vec<String> {
+        if !is_root() {
+            return Vec::new();
+        }
+        let own = [self.daemon_account().name, self.agent_account().name];
+        let others = ["stranger", "op"].into_iter().filter(|other| !own.iter().any(|own| own == other));
+        others
+            .flat_map(|other| {
+                // The secret goes through a pipe: these command lines are looked at like all others.
+                let mut grep = as_user(other, &["sh", "-c", "grep -laF -f - /proc/[0-9]*/environ 2>/dev/null; true"])
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                writeln!(grep.stdin.take().unwrap(), "{secret}").unwrap();
+                let found = String::from_utf8(grep.wait_with_output().unwrap().stdout).unwrap();
+                found.lines().map(|file| format!("{file}, which {other} can read")).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+}
+
+/// Whether a process may have what its agent was given: it is a harness, or was started by one.
+fn is_an_agents(process: Process) -> bool {
+    let is_helper = process.executable().is_some_and(|name| name.starts_with("agentd") || name.starts_with("tmux"));
+    let is_launcher = |process: &Process| process.argv().get(1).is_some_and(|word| word == "exec");
+    let above: Vec<Process> = process.ancestors().collect();
+    // An orphan's launcher was killed.
+    !is_helper && (above.len() == 1 || above.iter().any(is_launcher))
+}
+
+/// A search that finds nothing shows nothing unless it would find something.
+#[test]
+fn a_secret_is_found_wherever_it_may_be() {
+    let secret = of("nobody-but-this-test");
+    let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    assert_eq!(daemon.leaks(&secret), [""; 0]);
+    let expect = |sink: &str, leaks: Vec<String>| {
+        assert!(leaks.iter().any(|leak| leak.contains(sink)), "it is not found in {sink}: {leaks:?}");
+    };
+
+    for command in [
+        &["set-environment", "-g", "X", &secret][..],
+        &["set-environment", "-h", "-t", "=a", "X", &secret],
+        &["set-option", "-s", "@x", &secret],
+        &["set-option", "-t", "=a:", "@x", &secret],
+        &["set-option", "-p", "-t", "=a:", "@x", &secret],
+        &["set-buffer", &secret],
+    ] {
+        daemon.tmux(command).unwrap();
+        expect("tmux's", daemon.leaks(&secret));
+        let undo: Vec<&str> = match command {
+            ["set-buffer", _] => vec!["delete-buffer"],
+            [all @ .., _] => [&all[..1], &["-u"], &all[1..]].concat(),
+            [] => Vec::new(),
+        };
+        daemon.tmux(&undo).unwrap();
+        daemon.wait("it to be gone", || {
+            // The command itself was seen.
+            forget(&secret);
+            daemon.leaks(&secret).is_empty().then_some(())
+        });
+    }
+
+    daemon.put(&daemon.path("state/file"), &secret);
+    expect("state/file", daemon.leaks(&secret));
+    fs::rename(daemon.path("state/file"), daemon.path("tmux").join(&secret)).unwrap();
+    fs::write(daemon.path("tmux").join(&secret), "").unwrap();
+    expect("the name of", daemon.leaks(&secret));
+    fs::remove_file(daemon.path("tmux").join(&secret)).unwrap();
+
+    // Of another user, and in the folder of this test.
+    let who = if is_root() { "stranger" } else { &daemon.daemon_account().name };
+    let mut keeper = as_user(who, &["sleep", "60"]).env("X", &secret).current_dir(daemon.dir()).spawn().unwrap();
+    daemon.wait("it to be seen", || {
+        let leaks = daemon.leaks(&secret);
+        let by_stranger = !is_root() || leaks.iter().any(|leak| leak.contains("which stranger can read"));
+        (by_stranger && leaks.iter().any(|leak| leak.contains("the environment of"))).then_some(())
+    });
+    keeper.kill().unwrap();
+    keeper.wait().unwrap();
+    assert_eq!(daemon.leaks(&secret), [""; 0]);
+
+    // Many that are gone before anybody could ask for them.
+    daemon.wait("the command line to be seen", || {
+        let (status, _) = run(Command::new("sh").args(["-c", "sleep 0.02; true", &secret]));
+        assert_eq!(status, Some(0));
+        daemon.leaks(&secret).iter().any(|leak| leak.contains("that is no more")).then_some(())
+    });
+    forget(&secret);
+}
+
+#[test]
+fn a_tmux_process_that_runs_as_root_is_noticed() {
+    if !root() {
+        return;
+    }
+    let daemon = Setup::new().start("[other]\n");
+    daemon.wait("it to be noticed", || {
+        let nowhere = daemon.path("nowhere");
+        run(Command::new("tmux").args(["-N", "-S", nowhere.to_str().unwrap(), "list-sessions"]));
+        (!daemon.tmux_as_root().is_empty()).then_some(())
+    });
+    AS_ROOT.lock().unwrap_or_else(PoisonError::into_inner).retain(|cmdline| !cmdline.contains("/nowhere"));
+}
+
+fn forget(secret: &str) {
+    SEEN.lock().unwrap_or_else(PoisonError::into_inner).retain(|cmdline| !cmdline.contains(secret));
+}
+
+/// Whatever tmux clients are told becomes known to every user of the machine, for however short a time.
+#[test]
+fn tmux_is_told_nothing_of_secrets() {
+    let setup = Setup::new();
+    fs::create_dir(setup.path("spy")).unwrap();
+    let told = setup.path("told");
+    setup.put(&told, "");
+    fs::set_permissions(&told, Permissions::from_mode(0o666)).unwrap();
+    let tmux = run(Command::new("bash").args(["-c", "command -v tmux"])).1;
+    let script = format!(
+        "#!/bin/sh\n{{ cat /proc/$$/environ; printf '%s\\n' \"$@\"; }} >>{}\nexec {} \"$@\"\n",
+        told.display(),
+        tmux.trim()
+    );
+    setup.put(&setup.path("spy/tmux"), script);
+    fs::set_permissions(setup.path("spy/tmux"), Permissions::from_mode(0o755)).unwrap();
+    let search = format!("{}:{}", setup.path("spy").display(), path());
+    let declared = format!("{}-declared", setup.canary);
+    let more =
+        format!("restart = \"on-failure\"\nmax_restarts = 1\nbackoff = [\"10ms\"]\nenv = {{ KEY = {declared:?} }}");
+    let mut daemon = setup.env("PATH", &search).start(&(agent("a", "exit 3", &more) + &agent("b", "sleep inf", "")));
+    daemon.wait_for_state("a", State::Exited);
+    daemon.wait_until_running("b");
+    assert!(daemon.stop().success());
+    let told = fs::read(&told).unwrap();
+    assert!(holds(&told, "new-session") && holds(&told, "respawn-pane") && holds(&told, "capture-pane"));
+    assert!(!holds(&told, &daemon.canary), "{}", String::from_utf8_lossy(&told));
+}
+
+/// Whether the secret is in what a process can write to.
+fn remembers(process: Process, secret: &str) -> bool {
+    let maps = fs::read_to_string(format!("/proc/{}/maps", process.0)).unwrap();
+    let memory = fs::File::open(format!("/proc/{}/mem", process.0)).unwrap();
+    maps.lines().filter(|line| line.contains(" rw")).any(|line| {
+        let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let [from, to] = [from, to].map(|address| u64::from_str_radix(address, 16).unwrap());
+        let mut bytes = vec![0; usize::try_from(to - from).unwrap()];
+        // What was given back in the meantime cannot be read.
+        memory.read_exact_at(&mut bytes, from).is_ok() && holds(&bytes, secret)
+    })
+}
+
+/// The deputy of a daemon.
+fn deputy(daemon: &Daemon) -> Process {
+    daemon.wait("the deputy", || {
+        let is_deputy = |process: &Process| process.argv().get(1).is_some_and(|word| word == "deputy");
+        Process::all().find(|process| is_deputy(process) && process.ancestors().any(|above| above.0 == daemon.pid()))
+    })
+}
+
+#[test]
+fn a_secret_is_forgotten_by_all_but_those_who_need_it() {
+    if !root() {
+        return;
+    }
+    let setup = Setup::new();
+    let declared = format!("{}-declared", setup.canary);
+    let jcard = agent("a", "sleep inf", &format!("env = {{ KEY = {declared:?} }}"));
+    let daemon = setup.start(&jcard);
+    let harness = Process(daemon.wait_until_running("a"));
+    let launcher = harness.parent();
+    assert!(remembers(harness, &daemon.canary) && remembers(Process(daemon.pid()), &daemon.canary));
+    daemon.wait("the launcher to forget it", || (!remembers(launcher, &daemon.canary)).then_some(()));
+    for (what, process) in [("the deputy", deputy(&daemon)), ("the tmux server", launcher.parent())] {
+        assert!(!remembers(process, &daemon.canary), "{what} never knew it");
+    }
+    daemon.edit_jcard("[other]\n");
+    fs::remove_file(daemon.path("secrets").join(NAME)).unwrap();
+    daemon.wait_until_removed("a");
+    daemon.wait("the daemon to forget it", || (!remembers(Process(daemon.pid()), &daemon.canary)).then_some(()));
+}
+
+/// The kernel gives the files of such a process to root.
+fn is_private(process: Process) -> bool {
+    owner(Path::new(&format!("/proc/{}/environ", process.0))).1 == 0
+}
+
+#[test]
+fn nobody_may_look_into_the_memory_of_daemon_deputy_and_launcher() {
+    if !root() {
+        return;
+    }
+    for who in [Who::Root, Who::User] {
+        let daemon = Setup::of(who).after("ulimit -Sc 4711").start(&agent("a", "dump @WORK/dump; sleep inf", ""));
+        let harness = Process(daemon.wait_until_running("a"));
+        let launcher = harness.parent();
+        assert!(is_private(Process(daemon.pid())) && is_private(deputy(&daemon)));
+        // One user's own agents are that user's; and where /proc hides what is private, its daemon must find the launcher.
+        assert_eq!(is_private(launcher), who == Who::Root);
+        assert!(!is_private(harness), "an agent is its user's own");
+        let limits = Dump::of(&daemon, "dump").text("limits");
+        let cores = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(cores.split_whitespace().nth(4), Some("4824064"), "and has the limit that the daemon was given");
+    }
+}
+
+#[test]
+fn daemon_and_launcher_leave_no_core_when_they_crash() {
+    if !root() {
+        return;
+    }
+    // So that the soft limit can be raised, also by others than root.
+    let (soft, _) = getrlimit(Resource::RLIMIT_CORE).unwrap();
+    setrlimit(Resource::RLIMIT_CORE, soft, RLIM_INFINITY).unwrap();
+    for who in [Who::Root, Who::User] {
+        let mut daemon = Setup::of(who).after("ulimit -c unlimited").start(&agent("a", "sleep inf", ""));
+        let cores = |daemon: &Daemon| -> Vec<PathBuf> {
+            files_below(daemon.dir()).into_iter().filter(|file| file.display().to_string().contains("/core")).collect()
+        };
+        let script = "ulimit -c unlimited; kill -ABRT $$";
+        let other = Command::new("sh").args(["-c", script]).current_dir(daemon.dir()).status().unwrap();
+        assert!(other.core_dumped(), "any other program does");
+        for core in cores(&daemon) {
+            fs::remove_file(core).unwrap();
+        }
+        let launcher = Process(daemon.wait_until_running("a")).parent();
+        // It catches all signals that can be.
+        launcher.signal(Signal::SIGFPE);
+        daemon.wait_until_gone(launcher.0);
+        daemon.signal(Signal::SIGABRT);
+        let status = daemon.ended();
+        assert_eq!((status.signal(), status.core_dumped()), (Some(Signal::SIGABRT as i32), false), "{who:?}");
+        assert_eq!(cores(&daemon), Vec::<PathBuf>::new(), "{who:?}");
+    }
+}

@@ -1,0 +1,529 @@
+//! What the agents' user can do about the daemon: lie to it, plant links before it, stand in for tmux. None of it gives root's
+//! rights or anybody's secrets, or keeps other agents from running and stopping.
+
+use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use agentd::status::{AgentStatus, State};
+
+use crate::support::{
+    Bystander, Daemon, Dump, Process, Setup, account, agent, as_user, code, give, is_root, owner, path, root, run,
+    with_args,
+};
+
+const NO_AGENTS: &str = "[project]\nname = \"x\"\n";
+
+/// An agent that notes its starts and its SIGINT, and ends with that.
+fn honest(name: &str) -> String {
+    agent(name, &format!("log @WORK/{name}; on-signal INT 0; sleep inf"), "")
+}
+
+/// Puts `liar` and `socket` where the agents' user finds them.
+fn put_tools(setup: &Setup) {
+    let source = |name: &str| format!("{}/tests/e2e/{name}", env!("CARGO_MANIFEST_DIR"));
+    fs::copy(source("liar"), setup.path("bin/liar")).unwrap();
+    let program = setup.path("bin/socket");
+    let (status, said) =
+        run(Command::new("cc").args(["-Wall", "-Werror", "-o", program.to_str().unwrap(), &source("socket.c")]));
+    assert_eq!(status, Some(0), "{said}");
+}
+
+/// A tmux that starts a liar in the panes of all agents but those whose names begin with `honest`, as a server of the agents' user
+/// could.
+fn with_lying_tmux(setup: Setup) -> Setup {
+    put_tools(&setup);
+    let tmux = run(Command::new("bash").args(["-c", "command -v tmux"])).1;
+    fs::create_dir(setup.path("fake")).unwrap();
+    let script = format!(
+        "#!/usr/bin/env bash\nwords=()\nwhile (($#)); do\n\
+         [[ ${{2-}} != exec || ${{3-}} == honest* ]] || set -- {} \"${{@:2}}\"\n\
+         words+=(\"$1\") && shift\ndone\nexec {} \"${{words[@]}}\"\n",
+        setup.path("bin/liar").display(),
+        tmux.trim()
+    );
+    setup.put(&setup.path("fake/tmux"), script);
+    fs::set_permissions(setup.path("fake/tmux"), Permissions::from_mode(0o755)).unwrap();
+    let search = format!("{}:{}", setup.path("fake").display(), path());
+    setup.env("PATH", &search)
+}
+
+/// What the liar of that name has noted.
+fn lies(daemon: &Setup, name: &str) -> Vec<String> {
+    daemon.lines(&format!("{name}.lies"))
+}
+
+/// The liars of that name that there were.
+fn liars(daemon: &Setup, name: &str) -> Vec<Process> {
+    lies(daemon, name).iter().filter_map(|line| Some(Process(line.strip_prefix("start ")?.parse().ok()?))).collect()
+}
+
+/// That the agent with that name runs as it did, and ends as it should.
+fn assert_stops_well(daemon: &Daemon, name: &str, pid: i32) {
+    assert_eq!(daemon.wait_until_running(name), pid);
+    assert_eq!(daemon.starts(name), 1);
+    daemon.edit_jcard(NO_AGENTS);
+    daemon.wait_until_removed(name);
+    assert!(!Process(pid).is_alive());
+    daemon.wait_for_line(name, "INT");
+}
+
+#[test]
+fn launchers_that_lie_harm_nobody_but_themselves_and_their_stop_ends() {
+    const CLAIMS: [&str; 4] = ["claims-the-first", "claims-the-daemon", "claims-a-strangers", "claims-anothers"];
+    const OTHERS: [&str; 7] =
+        ["says-nothing", "says-ages", "says-too-much", "says-it-ended", "says-it-ended-again", "talks-on", "babbles"];
+    let setup = with_lying_tmux(Setup::new());
+    let mut daemon = setup.start(&honest("honest"));
+    let pid = daemon.wait_until_running("honest");
+    let stranger = if is_root() { "stranger" } else { &daemon.agent_account().name };
+    let mut bystander = Bystander::start(&mut as_user(stranger, &["sleep", "1000"]));
+    for (name, claimed) in CLAIMS.into_iter().zip([1, daemon.pid(), bystander.pid(), pid]) {
+        daemon.put(&daemon.work(&format!("{name}.claim")), claimed.to_string());
+    }
+    let more = |name: &str| {
+        if name.ends_with("again") { "restart = \"always\"\nbackoff = [\"0s\"]" } else { "grace_period = \"500ms\"" }
+    };
+    let liars_jcard: String = CLAIMS.iter().chain(&OTHERS).map(|name| agent(name, "sleep inf", more(name))).collect();
+    daemon.edit_jcard(&(honest("honest") + &liars_jcard));
+    for name in CLAIMS.iter().chain(&OTHERS) {
+        daemon.wait(&format!("the lies of {name}"), || liars(&daemon, name).first().copied());
+    }
+
+    let said = |name: &str, what: &str, asked: fn(&AgentStatus) -> bool| daemon.wait_until(name, what, asked);
+    for name in ["says-it-ended", "says-ages"] {
+        let status = said(name, "over, as it says", |agent| agent.state == State::Exited);
+        assert!(status.started_at <= status.exit.as_ref().map(|exit| exit.at), "{status:?}");
+    }
+    let error = said("says-too-much", "failed", |agent| agent.state == State::Exited).error.unwrap();
+    assert!(error.len() < 3000 && !error.contains(char::is_control), "{error:?}");
+    said("talks-on", "running", |agent| agent.running);
+    // What does not go by itself is made to, and not before that is there a next one.
+    for name in ["says-it-ended", "says-it-ended-again", "says-too-much", "babbles"] {
+        let first = liars(&daemon, name)[0];
+        daemon.wait_until_gone(first.0);
+    }
+    daemon.wait("the next attempt of one", || liars(&daemon, "says-it-ended-again").get(1).copied());
+    assert!(!lies(&daemon, "says-it-ended-again").iter().any(|line| line.starts_with("beside")));
+    for (name, claimed) in CLAIMS.into_iter().zip([1, daemon.pid(), bystander.pid(), pid]) {
+        let status = daemon.agent(name).unwrap();
+        assert!(!status.running && status.pid != Some(claimed), "{status:?}");
+    }
+
+    let assert_gone = |daemon: &Daemon, name: &str| {
+        let left: Vec<_> = liars(daemon, name).into_iter().filter(|liar| liar.can_act()).collect();
+        assert!(left.is_empty(), "{name} has left {left:?}");
+    };
+    let staying = |name: &&&str| ["claims-the-first", "says-nothing", "says-it-ended-again"].contains(*name);
+    let jcard: String =
+        CLAIMS.iter().chain(&OTHERS).filter(staying).map(|name| agent(name, "sleep inf", more(name))).collect();
+    daemon.edit_jcard(&(honest("honest") + &jcard));
+    for name in CLAIMS.iter().chain(&OTHERS).filter(|name| !staying(name)) {
+        daemon.wait_until_removed(name);
+        assert_gone(&daemon, name);
+    }
+    daemon.edit_jcard(&jcard);
+    daemon.wait_until_removed("honest");
+    daemon.wait_for_line("honest", "INT");
+    assert!(!Process(pid).is_alive() && daemon.starts("honest") == 1);
+    assert!(daemon.stop().success());
+    for name in CLAIMS.iter().chain(&OTHERS) {
+        assert_gone(&daemon, name);
+    }
+    assert!(bystander.lives() && Process(1).is_alive());
+}
+
+#[test]
+fn a_launcher_that_denies_what_it_was_told_to_launch_is_believed_less_than_the_record() {
+    let setup = with_lying_tmux(Setup::new());
+    let mut daemon = setup.start(&agent("disowns", "sleep inf", ""));
+    daemon.wait_until_running("disowns");
+    daemon.wait_for_record("disowns", "\"running\"");
+    let before = daemon.agent("disowns").unwrap();
+    daemon.kill_and_start_again();
+    daemon.wait_for_file("disowns.again");
+    let is_same = |agent: &AgentStatus| {
+        agent.running
+            && (agent.pid, agent.started_at, agent.declared_at) == (before.pid, before.started_at, before.declared_at)
+    };
+    daemon.wait_until("disowns", "what it was", is_same);
+    // Whatever is to come of it has come when another agent runs.
+    daemon.edit_jcard(&(agent("disowns", "sleep inf", "") + &honest("honest")));
+    daemon.wait_until_running("honest");
+    assert!(is_same(&daemon.agent("disowns").unwrap()));
+    assert_eq!(liars(&daemon, "disowns").len(), 1);
+}
+
+#[test]
+fn a_harness_may_end_with_the_status_of_launchers_that_started_nothing() {
+    let setup = with_lying_tmux(Setup::new());
+    let mut daemon = setup.start(&agent("ends-with-125", "sleep inf", ""));
+    daemon.wait_until_running("ends-with-125");
+    daemon.wait_for_record("ends-with-125", "\"running\"");
+    daemon.kill();
+    daemon.wait_until_gone(liars(&daemon, "ends-with-125")[0].0);
+    daemon.start_again();
+    let status = daemon.wait_for_state("ends-with-125", State::Exited);
+    assert_eq!(code(status.exit.as_ref()), Some(125));
+    assert_eq!(liars(&daemon, "ends-with-125").len(), 1);
+}
+
+#[test]
+fn who_says_to_be_a_launcher_is_told_nothing_and_takes_nobodys_place() {
+    let setup = Setup::new();
+    put_tools(&setup);
+    let waits = honest("waits").replace("@WORK\"\nargs", "@WORK/nowhere\"\nargs");
+    let daemon = setup.start(&(honest("honest") + &waits));
+    let pid = daemon.wait_until_running("honest");
+    daemon.wait_for_state("waits", State::Waiting);
+    let before = daemon.agents();
+    let liar = daemon.path("bin/liar").display().to_string();
+    let socket = daemon.path("tmux/launch.sock").display().to_string();
+    let zero = "{\"secs\":0,\"nanos\":0}";
+    let own = format!("{{\"pid\":{pid},\"at\":{zero}}}");
+    let end =
+        format!("{{\"how\":{{\"code\":9}},\"at\":{zero},\"user_time\":{zero},\"system_time\":{zero},\"max_rss\":0}}");
+    for progress in [
+        "\"new\"".to_owned(),
+        format!("{{\"running\":{own}}}"),
+        format!("{{\"ended\":{{\"harness\":{own},\"end\":{end}}}}}"),
+        "{\"failed\":{\"message\":\"it is broken\",\"errno\":2}}".to_owned(),
+    ] {
+        for (name, attempt) in [("honest", "1"), ("HONEST", "2"), ("waits", "1"), ("nobody", "1"), ("../x", "0")] {
+            let words = ["timeout", "-s", "KILL", "5", &liar, "visit", name, attempt, &socket, &progress];
+            let (_, told) = run(daemon.as_agent(&words).current_dir(daemon.path("work")));
+            assert!(!told.contains("launch") && !told.contains(&daemon.canary), "{name} {progress}: {told}");
+        }
+    }
+    assert_eq!(daemon.agents(), before);
+    assert!(daemon.log().contains("ending another process that says to be its launcher"));
+    assert_stops_well(&daemon, "honest", pid);
+}
+
+#[test]
+fn who_says_to_run_an_agent_that_is_being_restarted_does_not_become_it() {
+    let setup = with_lying_tmux(Setup::new());
+    let daemon = setup.start(&agent("comes-late", "sleep inf", "restart = \"always\"\nbackoff = [\"0s\"]"));
+    daemon.wait("the second attempt", || liars(&daemon, "comes-late").get(1).copied());
+    let liar = daemon.path("bin/liar").display().to_string();
+    let socket = daemon.path("tmux/launch.sock").display().to_string();
+    // No process has this id, and who has ended may have been its own.
+    let progress = "{\"running\":{\"pid\":4194304,\"at\":{\"secs\":0,\"nanos\":0}}}";
+    let visit = [&liar, "visit", "comes-late", "2", &socket, progress];
+    let mut visitor = Bystander::start(daemon.as_agent(&visit).current_dir(daemon.path("work")));
+    daemon.wait_for_file("comes-late.visited");
+    daemon.put(&daemon.work("comes-late.go"), "");
+    let running = daemon.wait_until("comes-late", "running", |agent| agent.running && agent.attempt == Some(2));
+    assert_eq!(running.pid.map(|pid| Process(pid).parent()), Some(liars(&daemon, "comes-late")[1]));
+    daemon.wait("the visitor to be ended", || (!visitor.lives()).then_some(()));
+}
+
+#[test]
+fn a_crowd_at_the_launch_socket_keeps_no_launcher_out_and_takes_no_memory() {
+    let setup = Setup::new();
+    put_tools(&setup);
+    let daemon = setup.start(&honest("honest"));
+    let pid = daemon.wait_until_running("honest");
+    let daemons = Process(daemon.pid());
+    let before = daemons.peak_kib();
+    let again = |connections: usize, does: &str| {
+        let (tool, socket) = (daemon.path("bin/socket"), daemon.path("tmux/launch.sock"));
+        let script = format!("while :; do {} connect {connections} {} {does}; done", tool.display(), socket.display());
+        Bystander::start(daemon.as_agent(&["bash", "-c", &script]).current_dir(daemon.path("work")))
+    };
+    // More than may be announced, all but the last byte of it.
+    let frame = "bash -c 'printf \"\\0\\0\\xa0\\0\" >&3; head -c 10485759 /dev/zero >&3; sleep 1'";
+    // What may be, but is none.
+    let frames =
+        "bash -c 'for fd in {3..22}; do printf \"\\x40\\x9c\\0\\0\" >&$fd; head -c 39000 /dev/zero >&$fd; done'";
+    let crowd = [
+        again(300, "sleep 1"),
+        again(300, "sleep 1"),
+        again(1, "bash -c 'head -c 100000 /dev/urandom >&3'"),
+        again(1, frame),
+        again(1, frame),
+        again(1, frame),
+        again(20, frames),
+    ];
+    daemon.wait("some of them to be sent away", || daemon.log().contains("for the 256. time").then_some(()));
+    daemon.edit_jcard(&(honest("honest") + &honest("late")));
+    daemon.wait_until_running("late");
+    let after = daemons.peak_kib();
+    assert!(after < before + (20 << 10), "{before} KiB became {after}");
+    drop(crowd);
+    daemon.edit_jcard(&honest("honest"));
+    daemon.wait_until_removed("late");
+    assert_stops_well(&daemon, "honest", pid);
+}
+
+/// What is root's, and how it must stay.
+struct Precious {
+    folder: PathBuf,
+    file: PathBuf,
+}
+
+impl Precious {
+    fn put(setup: &Setup) -> Self {
+        let folder = setup.path("precious");
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+        let file = folder.join("file");
+        fs::write(&file, WORDS).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        Self { folder, file }
+    }
+
+    fn assert_untouched(&self) {
+        assert_eq!((owner(&self.folder), owner(&self.file)), ((0o755, 0, 0), (0o600, 0, 0)));
+        assert_eq!(fs::read_to_string(&self.file).unwrap(), WORDS);
+        let entries: Vec<_> = fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(entries, ["file"], "in root's folder");
+    }
+}
+
+const WORDS: &str = "root's own words";
+
+/// As the agents' user, in the workdir.
+fn by_agent(setup: &Setup, script: &str) {
+    let (status, said) = run(setup.as_agent(&["bash", "-ec", script]).current_dir(setup.path("work")));
+    assert_eq!(status, Some(0), "{script}: {said}");
+}
+
+/// The daemon's command line with other places.
+fn command_with(setup: &Setup, places: &[(&str, &str)]) -> Command {
+    let mut flag = String::new();
+    let place = |word: &str| {
+        let before = std::mem::replace(&mut flag, word.to_owned());
+        let other = places.iter().find(|(flag, _)| *flag == before);
+        Some(other.map_or_else(|| word.to_owned(), |(_, place)| setup.expand(place)))
+    };
+    with_args(&setup.daemon_command(), place)
+}
+
+#[test]
+fn no_link_of_the_agents_user_leads_root_to_make_or_change_anything() {
+    if !root() {
+        return;
+    }
+    for (flag, place, plant) in [
+        ("--tmux-socket", "@WORK/x/tmux.sock", "ln -s ../precious x"),
+        ("--tmux-socket", "@WORK/x/run/tmux.sock", "ln -s ../precious x"),
+        ("--api-socket", "@WORK/x", "ln -s ../precious/file x"),
+        ("--api-socket", "@WORK/x", "ln -s ../precious/new x"),
+        ("--api-socket", "@WORK/x/agentd.sock", "ln -s ../precious x"),
+        ("--api-socket", "@WORK/x/run/agentd.sock", "ln -s ../precious x"),
+        ("--state-dir", "@WORK/x", "ln -s ../precious x"),
+        ("--state-dir", "@WORK/x/state", "ln -s ../precious x"),
+        ("--state-dir", "@WORK/x", "mkdir x"),
+        ("--state-dir", "@WORK/x/state", "mkdir -p x/state/agents"),
+        ("--state-dir", "@WORK/x/state", "mkdir x && touch x/pid x/key"),
+    ] {
+        let setup = Setup::new();
+        let precious = Precious::put(&setup);
+        setup.edit_jcard(&honest("honest"));
+        by_agent(&setup, plant);
+        let (status, said) = run(&mut command_with(&setup, &[(flag, place)]));
+        assert!(status.is_some_and(|status| status != 0), "{flag} {place}: {status:?} {said}");
+        assert!(said.contains(setup.work("x").to_str().unwrap()), "{flag} {place}: {said}");
+        precious.assert_untouched();
+        let left: Vec<_> = fs::read_dir(setup.work("x")).into_iter().flatten().flatten().collect();
+        assert!(left.iter().all(|entry| owner(&entry.path()).1 != 0 || plant.starts_with("ln")), "{left:?}");
+    }
+}
+
+#[test]
+fn no_link_of_the_agents_user_has_root_read_anything_for_it() {
+    if !root() {
+        return;
+    }
+    let reads = "dump @WORK/dump; sleep inf";
+    for (flag, place, plant) in [
+        ("--secret-dir", "@WORK/x", "mkdir x; ln -s ../../precious/file x/STOLEN; echo own >x/OWN"),
+        ("--secret-dir", "@WORK/x/precious", "ln -s .. x"),
+        ("--secret-dir", "@WORK/x", "ln -s ../precious x"),
+        ("--config", "@WORK/x", "ln -s ../precious/jcard.toml x"),
+        ("--config", "@WORK/x/jcard.toml", "ln -s ../precious x"),
+    ] {
+        let setup = Setup::new();
+        let precious = Precious::put(&setup);
+        setup.edit_jcard(&agent("a", reads, ""));
+        let daemon = if flag == "--config" {
+            fs::rename(setup.jcard(), precious.folder.join("jcard.toml")).unwrap();
+            by_agent(&setup, plant);
+            let command = command_with(&setup, &[(flag, place)]);
+            let daemon = setup.start_by(command);
+            let error = daemon.wait("an error", || daemon.health().config_error);
+            assert!(error.contains("not followed"), "{error}");
+            assert_eq!(daemon.agents(), []);
+            fs::remove_file(precious.folder.join("jcard.toml")).unwrap();
+            daemon
+        } else {
+            fs::rename(&precious.file, precious.folder.join("STOLEN")).unwrap();
+            by_agent(&setup, &plant.replace("precious/file", "precious/STOLEN"));
+            let command = command_with(&setup, &[(flag, place)]);
+            let daemon = setup.start_by(command);
+            let error = daemon.wait("an error", || daemon.health().secrets_error);
+            assert!(error.contains("not followed"), "{error}");
+            if plant.contains("OWN") {
+                let dump = Dump::of(&daemon, "dump");
+                assert_eq!((dump.var("STOLEN"), dump.var("OWN").as_deref()), (None, Some("own")));
+            }
+            fs::rename(precious.folder.join("STOLEN"), &precious.file).unwrap();
+            daemon
+        };
+        assert!(!daemon.agents().iter().any(|agent| agent.running) || plant.contains("OWN"), "{place}");
+        precious.assert_untouched();
+    }
+}
+
+#[test]
+fn a_folder_and_sockets_that_the_agents_user_exchanges_for_links_lead_root_nowhere() {
+    if !root() {
+        return;
+    }
+    let setup = Setup::new();
+    let precious = Precious::put(&setup);
+    setup.edit_jcard(&honest("honest"));
+    let command = command_with(&setup, &[("--tmux-socket", "@WORK/run/tmux.sock")]);
+    let mut daemon = setup.start_by(command);
+    let pid = daemon.wait_until_running("honest");
+    let looks_for_socket = |daemon: &Daemon, words: &str| {
+        daemon.wait(&format!("{words:?} in the log"), || daemon.log().contains(words).then_some(()));
+        precious.assert_untouched();
+    };
+    by_agent(&daemon, "mv run aside; ln -s ../precious run");
+    looks_for_socket(&daemon, "failed to receive a launcher: failed to open");
+    by_agent(&daemon, "rm run; mv aside run; rm run/launch.sock; ln -s ../../precious/file run/launch.sock");
+    looks_for_socket(&daemon, "the launch socket was gone, and has been made anew");
+    daemon.edit_jcard(&(honest("honest") + &honest("late")));
+    daemon.wait_until_running("late");
+    assert_eq!(daemon.wait_until_running("honest"), pid);
+    by_agent(&daemon, "rm run/launch.sock; ln -s ../../precious/file run/launch.sock");
+    assert!(daemon.stop().success());
+    precious.assert_untouched();
+    assert!(!Process(pid).is_alive());
+}
+
+#[test]
+fn folders_in_the_place_of_the_launch_socket_do_not_keep_the_daemon_from_starting() {
+    let setup = Setup::new();
+    fs::create_dir(setup.path("tmux")).unwrap();
+    give(&setup.path("tmux"), &setup.agent_account());
+    // With the names of the process ids that come next, which can be guessed.
+    let script = "mkdir -p launch.sock/x; seq -f launch.sock.%.0f/x $$ $(($$ + 5000)) | xargs mkdir -p";
+    let (status, said) = run(setup.as_agent(&["bash", "-ec", script]).current_dir(setup.path("tmux")));
+    assert_eq!(status, Some(0), "{said}");
+    let daemon = setup.start(&honest("honest"));
+    let pid = daemon.wait_until_running("honest");
+    assert_stops_well(&daemon, "honest", pid);
+}
+
+#[test]
+fn what_is_exchanged_while_it_is_read_never_becomes_a_prompt_or_a_workdir_that_is_not_the_agents() {
+    if !root() {
+        return;
+    }
+    let setup = Setup::new().args(["--resync", "50ms", "--settle", "0ms"]);
+    let precious = Precious::put(&setup);
+    fs::create_dir(setup.path("closed")).unwrap();
+    fs::set_permissions(setup.path("closed"), Permissions::from_mode(0o700)).unwrap();
+    let policy = "restart = \"always\"\nbackoff = [\"0s\"]\n";
+    let prompted = agent("prompted", "dump @WORK/prompted; rest", &format!("{policy}prompt_file = \"work/prompt\""));
+    let placed = agent("placed", "dump @WORK/placed; rest", policy).replace("@WORK\"\nargs", "@WORK/place\"\nargs");
+    by_agent(&setup, "mkdir open; ln -s open place; echo mine >prompt");
+    let daemon = setup.start(&(prompted + &placed));
+    // As it should be most of the time: each launch in vain is tried again more slowly.
+    let exchange = "while :; do
+        ln -sfT ../precious/file p && mv -T p prompt; ln -sfT ../closed q && mv -T q place
+        echo mine >m && mv -T m prompt; ln -sfT open q && mv -T q place
+        sleep 0.01
+    done";
+    let mut exchanging = Bystander::start(daemon.as_agent(&["bash", "-c", exchange]).current_dir(daemon.path("work")));
+    let dumps = |name: &str| -> Vec<PathBuf> {
+        let entries = fs::read_dir(daemon.path("work")).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.extension().is_some() && path.file_stem().is_some_and(|stem| stem == name)).collect()
+    };
+    for name in ["prompted", "placed"] {
+        daemon.wait(&format!("many runs of {name}"), || (dumps(name).len() > 5).then_some(()));
+    }
+    assert!(exchanging.lives());
+    drop(exchanging);
+    daemon.edit_jcard(NO_AGENTS);
+    for name in ["prompted", "placed"] {
+        daemon.wait_until_removed(name);
+        for dump in dumps(name) {
+            let argv = fs::read(dump.join("argv")).unwrap_or_default();
+            let cwd = fs::read_to_string(dump.join("cwd")).unwrap_or_default();
+            assert!(!String::from_utf8_lossy(&argv).contains(WORDS), "{}", dump.display());
+            assert!(!cwd.contains("closed"), "{cwd}");
+        }
+    }
+    assert_eq!(daemon.leaks(WORDS), [""; 0]);
+    assert_eq!(owner(&daemon.path("closed")), (0o700, 0, 0));
+    precious.assert_untouched();
+}
+
+/// A server of the agents' user that poses as tmux; all its clients leave a file in the folder `loot`.
+fn fake_tmux(setup: &Setup) -> Bystander {
+    let names = ["bin/socket", "tmux/tmux.sock", "bin/fake-tmux", "loot", "precious/file"];
+    let [tool, socket, fake, loot, file] = names.map(|name| setup.path(name).display().to_string());
+    let words = [&tool, "listen", &socket, &fake, &loot, &file];
+    let server = Bystander::start(setup.as_agent(&words).current_dir(setup.path("work")));
+    setup.wait("the fake to listen", || setup.tmux_socket().exists().then_some(()));
+    by_agent(setup, "chmod 777 ../tmux/tmux.sock");
+    server
+}
+
+/// Whose files are in the folder `loot`.
+fn looted(setup: &Setup) -> BTreeSet<u32> {
+    fs::read_dir(setup.path("loot")).unwrap().map(|entry| owner(&entry.unwrap().path()).1).collect()
+}
+
+#[test]
+fn a_fake_tmux_server_gets_nothing_done_by_root_and_holds_up_only_what_needs_tmux() {
+    if !root() {
+        return;
+    }
+    let setup = Setup::new();
+    put_tools(&setup);
+    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/fake-tmux"), setup.path("bin/fake-tmux")).unwrap();
+    let precious = Precious::put(&setup);
+    for (folder, mode) in [("loot", 0o1777), ("tmux", 0o755)] {
+        fs::create_dir(setup.path(folder)).unwrap();
+        fs::set_permissions(setup.path(folder), Permissions::from_mode(mode)).unwrap();
+    }
+    let [agent_user, op] = ["agent", "op"].map(account);
+    give(&setup.path("tmux"), &agent_user);
+    let fake = fake_tmux(&setup);
+    let socket = setup.tmux_socket().display().to_string();
+    run(&mut as_user("op", &["timeout", "10", "tmux", "-N", "-S", &socket, "list-sessions"]));
+    assert_eq!(looted(&setup), [op.uid.as_raw()].into(), "it does to clients what it should");
+
+    // Before the daemon starts.
+    let both = [op.uid.as_raw(), agent_user.uid.as_raw()].into();
+    let mut daemon = setup.start(&honest("honest"));
+    daemon.wait("the daemon to use a client", || (looted(&daemon) == both).then_some(()));
+    let held_up = daemon.wait_until("honest", "held up", |agent| agent.error.is_some() && !agent.running);
+    assert!(held_up.error.unwrap().contains("tmux"));
+    drop(fake);
+    let pid = daemon.wait_until_running("honest");
+
+    // In the place of the real one.
+    by_agent(&daemon, "mv ../tmux/tmux.sock ../tmux/real.sock; find ../loot -user agent -delete");
+    let fake = fake_tmux(&daemon);
+    daemon.edit_jcard(&(honest("honest") + &honest("late")));
+    daemon.wait_until("late", "held up", |agent| agent.error.is_some() && !agent.running);
+    assert_eq!(daemon.wait_until_running("honest"), pid);
+    daemon.edit_jcard(&honest("late"));
+    daemon.wait_until_gone(pid);
+    daemon.wait_for_line("honest", "INT");
+    drop(fake);
+    let late = daemon.wait_until_running("late");
+    daemon.wait_until_removed("honest");
+    assert_eq!(looted(&daemon), both);
+    precious.assert_untouched();
+    assert!(daemon.stop().success());
+    assert!(!Process(late).is_alive());
+}
