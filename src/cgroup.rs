@@ -37,7 +37,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Uid, getpid};
 
 use crate::process::Process;
-use crate::status::Resources;
+use crate::status::{Resources, Usage};
 use crate::systemd;
 
 /// How long a killed group may take to be empty. Only a process stuck in the kernel takes long.
@@ -223,9 +223,14 @@ impl Cgroup {
         Ok(())
     }
 
-    /// How many processes in it the kernel has killed for lack of memory, as far as it says.
-    pub fn oom_kills(&self) -> u64 {
-        read(&self.directory.join("memory.events")).ok().and_then(|events| value_of(&events, "oom_kill")).unwrap_or(0)
+    /// What it has taken so far.
+    pub fn usage(&self) -> Usage {
+        let file = |name: &str| read(&self.directory.join(name)).ok();
+        Usage {
+            oom_kills: file("memory.events").and_then(|events| value_of(&events, "oom_kill")).unwrap_or(0),
+            cpu_usec: file("cpu.stat").and_then(|stat| value_of(&stat, "usage_usec")),
+            memory_peak: file("memory.peak").and_then(|peak| peak.trim().parse().ok()),
+        }
     }
 
     /// What is counted of it.

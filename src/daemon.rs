@@ -5,8 +5,8 @@
 //! the last of them is gone; then the sockets go.
 
 use std::io;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::stat::{Mode, umask};
@@ -23,12 +23,13 @@ use crate::deputy::Deputy;
 use crate::desired::Place;
 use crate::fingerprint::{self, Key};
 use crate::folder::{self, Folder};
+use crate::history::{self, Histories, History};
 use crate::inputs::{Inputs, News, Nudge};
 use crate::launch::reception;
 use crate::limits;
 use crate::lock::{self, Lock};
 use crate::memory;
-use crate::record::{self, Reading, Record, Recorder};
+use crate::record::{self, Reading, Record, Recorder, Report};
 use crate::socket::{self, Bound};
 use crate::status::{Errors, Snapshot};
 use crate::supervisor::attempt::Means;
@@ -253,7 +254,8 @@ async fn serve(
     let reports = events.clone();
     let recorder = Recorder::new(record, move |report| drop(reports.send(Event::Recorded(report))));
     let notifier = Notifier::from_environment();
-    let outlets = Outlets { events: events.clone(), snapshots, recorder, notifier: notifier.clone() };
+    let histories = histories(&settings.state_dir).await;
+    let outlets = Outlets { events: events.clone(), snapshots, recorder, histories, notifier: notifier.clone() };
     let mut supervisor = Supervisor::new(means, outlets, settings.detail, started, state_errors);
     // Before anybody can ask.
     supervisor.resume(agents);
@@ -386,6 +388,26 @@ async fn detaches(wish: OnTerminate) -> bool {
             }
         },
     }
+}
+
+/// What is known of earlier attempts. What cannot be read is put aside, and told in the log.
+async fn histories(state_dir: &Path) -> Histories {
+    let record = Record::lasting(state_dir, history::FOLDER);
+    let to_read = record.clone();
+    let read = blocking::run(move || to_read.read(|history: &History| history.agent().to_owned())).await;
+    let (agents, problems) = read.map(|Reading { agents, problems }| (agents, problems)).unwrap_or_default();
+    for problem in problems {
+        tracing::warn!("{problem}");
+    }
+    let told = Mutex::new(None);
+    let recorder = Recorder::new(record, move |Report { error, .. }| {
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = error.as_ref().filter(|&error| told.as_ref() != Some(error)) {
+            tracing::warn!("{error}; trying again");
+        }
+        *told = error;
+    });
+    Histories::new(agents, recorder)
 }
 
 /// Asks for the sessions that an earlier daemon may have left, until tmux answers.

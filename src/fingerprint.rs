@@ -64,6 +64,15 @@ impl Fingerprint {
         self.differs(other, |parts| parts.1)
     }
 
+    /// For people, who compare it with another of the same machine.
+    pub fn short(&self) -> String {
+        const DIGITS: usize = 8;
+        let part = |hash: &str| hash.chars().take(DIGITS).collect::<String>();
+        self.parts().map_or_else(String::new, |(_, command, environment)| {
+            [command, environment].map(part).join("-").trim_matches('-').to_owned()
+        })
+    }
+
     fn differs<'a>(&'a self, other: &'a Self, part: impl Fn(&(&'a str, &'a str, &'a str)) -> &'a str) -> bool {
         let parts = self.parts().zip(other.parts());
         self.is_comparable_with(other) && parts.is_some_and(|(mine, others)| part(&mine) != part(&others))

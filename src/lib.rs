@@ -34,6 +34,7 @@
 //! | [`process`] | pidfds: who a process is, and what came of it |
 //! | [`tree`], [`cgroup`], [`mark`] | finding and killing everything that is an agent's |
 //! | [`record`], [`fingerprint`] | what the next daemon must know |
+//! | [`history`] | what became of earlier attempts, for people |
 //! | [`way`], [`folder`], [`socket`], [`lock`], [`limits`], [`account`] | what the system gives: one noun each |
 //! | [`status`] | the API's types, and the snapshot that is served |
 //! | [`api`], [`client`] | serving it, asking for it |
@@ -70,6 +71,7 @@ pub mod fingerprint;
 pub mod folder;
 pub mod frame;
 pub mod harness;
+pub mod history;
 pub mod inputs;
 pub mod launch;
 pub mod limits;

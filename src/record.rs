@@ -7,7 +7,7 @@
 //! One file for each agent, for root only, in the state directory. Each is written whole under another name and renamed, so that
 //! it is the old one or the new one at any instant, and is gone when the agent is. It holds no secret: of what an agent was
 //! launched with there is a keyed [fingerprint](crate::fingerprint) in it. Times and process ids mean nothing after another boot,
-//! so what was written before that is passed over.
+//! so what was written before that is passed over. What [lasts](Record::lasting) is kept in the same way.
 //!
 //! A file that cannot be read, is damaged, or is of another version is reported and put aside, and is no reason to touch anything
 //! that lives. One that cannot be written is reported, and tried again until it can.
@@ -92,6 +92,11 @@ impl Record {
         let path = PathBuf::from("/proc/sys/kernel/random/boot_id");
         let boot = fs::read_to_string(&path).map_err(|source| Error::System { operation: "read", path, source })?;
         Ok(Self { folder: state_dir.join(FOLDER), boot: boot.trim().to_owned() })
+    }
+
+    /// One in another folder of this state directory, which means the same after another boot.
+    pub fn lasting(state_dir: &Path, folder: &str) -> Self {
+        Self { folder: state_dir.join(folder), boot: String::new() }
     }
 
     /// Everything that can be used: what an agent is called by decides which file it may be in. Blocks.

@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::cgroup::Cgroups;
+use crate::history::History;
 
 /// A point in time on the wire: RFC 3339, UTC, milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,6 +97,45 @@ pub struct Exit {
     /// How many processes of the agent's the kernel had killed for lack of memory by then; absent if none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oom_kills: Option<u64>,
+}
+
+/// What an attempt took of the machine, with all that it started, as far as the kernel counts that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// How many processes the kernel had killed for lack of memory.
+    #[serde(default)]
+    pub oom_kills: u64,
+    /// Processor time, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_usec: Option<u64>,
+    /// The most memory at once, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_peak: Option<u64>,
+}
+
+/// An attempt that is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastAttempt {
+    /// Its number under its declaration, from 1.
+    pub attempt: u64,
+    /// When that declaration was taken up.
+    pub declared_at: Time,
+    /// What was launched, in a form that is the same as long as the same is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// When its harness was started, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// How it ended.
+    pub exit: Exit,
+    /// Why, in a person's words.
+    pub reason: String,
+    /// Processor time, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_usec: Option<u64>,
+    /// The most memory at once, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_peak: Option<u64>,
 }
 
 /// What an agent takes of the machine, with all that it started, from its control group. Absent is what the kernel does not count.
@@ -208,6 +248,9 @@ pub struct AgentStatus {
     /// What it takes of the machine at the moment. Only where one agent is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+    /// Its latest attempts that are over, the last one first. Only where one agent is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<PastAttempt>,
 }
 
 /// The answer to `GET /v1/health`.
@@ -251,6 +294,7 @@ pub struct Snapshot {
     started: Instant,
     errors: Errors,
     groups: Option<Arc<Cgroups>>,
+    histories: HashMap<String, Arc<History>>,
 }
 
 impl Snapshot {
@@ -259,7 +303,13 @@ impl Snapshot {
         agents.sort_by(|a, b| a.name.cmp(&b.name));
         let by_name = agents.iter().enumerate().map(|(at, agent)| (agent.name.to_lowercase(), at)).collect();
         let agents_body = body(&agents);
-        Self { agents, by_name, agents_body, started, errors, groups: None }
+        Self { agents, by_name, agents_body, started, errors, groups: None, histories: HashMap::new() }
+    }
+
+    /// The same, with what became of agents' earlier attempts, by key.
+    #[must_use]
+    pub fn with_histories(self, histories: HashMap<String, Arc<History>>) -> Self {
+        Self { histories, ..self }
     }
 
     /// The same, where agents have control groups.
@@ -283,12 +333,15 @@ impl Snapshot {
         self.by_name.get(&name.to_lowercase()).map(|&at| &self.agents[at])
     }
 
-    /// The same, with what it takes of the machine now, as far as the kernel counts that. It answers from memory.
-    pub fn agent_with_resources(&self, name: &str) -> Option<AgentStatus> {
+    /// The same, with its history, and with what it takes of the machine now as far as the kernel counts that. It answers from
+    /// memory.
+    pub fn agent_in_full(&self, name: &str) -> Option<AgentStatus> {
         let agent = self.agent(name)?.clone();
-        let group = self.groups.as_ref().map(|groups| groups.agent(&agent.name.to_ascii_lowercase()));
+        let key = agent.name.to_ascii_lowercase();
+        let group = self.groups.as_ref().map(|groups| groups.agent(&key));
         let resources = group.map(|group| group.resources()).filter(|resources| *resources != Resources::default());
-        Some(AgentStatus { resources, ..agent })
+        let history = self.histories.get(&key).map(|history| history.latest_first()).unwrap_or_default();
+        Some(AgentStatus { resources, history, ..agent })
     }
 
     /// How many agents there are, by state, in a line.

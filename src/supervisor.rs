@@ -24,6 +24,7 @@ use self::machine::{Attempt, Effect, Machine};
 use crate::clock::{Alarm, Timestamp};
 use crate::config::{Limits, Name};
 use crate::desired::{Desired, DesiredAgent};
+use crate::history::Histories;
 use crate::launch::Launch;
 use crate::launch::Progress;
 use crate::launch::reception::Visitor;
@@ -76,6 +77,8 @@ pub struct Outlets {
     pub snapshots: watch::Sender<Arc<Snapshot>>,
     /// What the next daemon reads.
     pub recorder: Recorder,
+    /// What became of earlier attempts.
+    pub histories: Histories,
     /// What systemd hears.
     pub notifier: Notifier,
 }
@@ -237,7 +240,7 @@ impl Supervisor {
             self.publish();
         }
         self.outlets.snapshots.send_replace(Arc::new(self.snapshot()));
-        self.outlets.recorder.finish(TO_FINISH).await;
+        tokio::join!(self.outlets.recorder.finish(TO_FINISH), self.outlets.histories.finish(TO_FINISH));
         Ok(self.course == Course::Stopping)
     }
 
@@ -462,6 +465,7 @@ impl Supervisor {
             Effect::Limit { attempt, limits } => self.command(key, attempt, Command::Limit(limits)),
             Effect::Interrupt { attempt } => self.command(key, attempt, Command::Interrupt),
             Effect::Kill { attempt } => self.command(key, attempt, Command::Kill),
+            Effect::Account(past) => self.outlets.histories.add(key, past),
             Effect::Close { session } => {
                 let (means, tell, key) = (Arc::clone(&self.means), self.teller(key), key.to_owned());
                 tokio::spawn(async move {
@@ -546,7 +550,9 @@ impl Supervisor {
             secrets: self.desired.secrets_error.clone(),
             state: Some(state_errors.join("\n")).filter(|errors| !errors.is_empty()),
         };
-        Snapshot::new(statuses, self.started, errors).with_groups(self.means.trees.groups())
+        Snapshot::new(statuses, self.started, errors)
+            .with_groups(self.means.trees.groups())
+            .with_histories(self.outlets.histories.of(self.agents.keys()))
     }
 
     fn notify(&self, snapshot: &Snapshot) {

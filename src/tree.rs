@@ -32,6 +32,7 @@ use crate::config::Limits;
 use crate::frame::Bytes;
 use crate::mark::{self, Marks};
 use crate::process::{Identity, Process};
+use crate::status::Usage;
 use crate::systemd;
 
 /// How long the kernel may take over a control group.
@@ -201,10 +202,10 @@ impl Tree {
         self.trees.cgroups.as_ref()?.scope(&self.key)
     }
 
-    /// How many processes of it the kernel has killed for lack of memory, as far as it says.
-    pub async fn oom_kills(&self) -> u64 {
-        let kills = self.trees.with_cgroup(&self.key, |cgroup| Ok(cgroup.oom_kills())).await;
-        kills.ok().flatten().unwrap_or(0)
+    /// What it has taken of the machine, as far as that is counted.
+    pub async fn usage(&self) -> Usage {
+        let usage = self.trees.with_cgroup(&self.key, |cgroup| Ok(cgroup.usage())).await;
+        usage.ok().flatten().unwrap_or_default()
     }
 
     /// Kills all of it but the launcher, which is left to tell how its harness ended.

@@ -45,7 +45,7 @@ pub(super) fn answer<B>(request: &Request<B>, snapshot: &Snapshot) -> Response<B
     match route {
         Route::Health => json(StatusCode::OK, status::body(&snapshot.health())),
         Route::Agents => json(StatusCode::OK, snapshot.agents_body()),
-        Route::Agent(name) => match snapshot.agent_with_resources(&name) {
+        Route::Agent(name) => match snapshot.agent_in_full(&name) {
             Some(agent) => json(StatusCode::OK, status::body(&agent)),
             None => json(StatusCode::NOT_FOUND, error("agent not found")),
         },

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use hyper::body::Bytes;
 
 use crate::client::{Answer, Client, Error};
-use crate::status::{AgentStatus, Health, How, Outcome, State, Time};
+use crate::status::{AgentStatus, Health, How, Outcome, PastAttempt, State, Time};
 
 /// The exit statuses of LSB init scripts' `status`.
 const RUNNING: u8 = 0;
@@ -109,7 +109,15 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
     });
     // https://no-color.org: set and not empty.
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    Ok(Report { text: render(&agents, SystemTime::now(), width, colour).into(), remarks, code })
+    let now = SystemTime::now();
+    let mut text = render(&agents, now, width, colour);
+    if let [AgentStatus { history, .. }] = agents.as_slice()
+        && !history.is_empty()
+    {
+        text.push('\n');
+        text.push_str(&render_history(history, now, width));
+    }
+    Ok(Report { text: text.into(), remarks, code })
 }
 
 fn faults(health: &Health) -> Vec<String> {
@@ -130,12 +138,7 @@ fn faults(health: &Health) -> Vec<String> {
 /// that.
 pub fn render(agents: &[AgentStatus], now: SystemTime, width: Option<usize>, colour: bool) -> String {
     let rows: Vec<[String; HEADINGS.len()]> = agents.iter().map(|agent| cells(agent, now)).collect();
-    let mut widths = HEADINGS.map(str::len);
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
+    let widths = widths(&HEADINGS, &rows);
     let remarks: Vec<String> = agents.iter().map(remark).collect();
     let before: usize = widths.iter().map(|width| width + GAP.len()).sum();
     let beside = |remark: &str| width.is_none_or(|width| before + remark.chars().count() <= width);
@@ -160,13 +163,57 @@ pub fn render(agents: &[AgentStatus], now: SystemTime, width: Option<usize>, col
     table
 }
 
+/// What became of an agent's latest attempts, the last one first, a line each. `width` as in [`render`].
+pub fn render_history(history: &[PastAttempt], now: SystemTime, width: Option<usize>) -> String {
+    const HEADINGS: [&str; 4] = ["ATTEMPT", "ENDED", "RAN", "EXIT"];
+    let row = |past: &PastAttempt| {
+        let Time(end) = past.exit.at;
+        let ended = words(now.duration_since(end).unwrap_or_default());
+        let ran = past.started_at.map(|Time(start)| words(end.duration_since(start).unwrap_or_default()));
+        let ran = ran.unwrap_or_else(|| "-".to_owned());
+        [past.attempt.to_string(), format!("{ended} ago"), ran, exit_cell(&past.exit.how)]
+    };
+    let rows: Vec<[String; HEADINGS.len()]> = history.iter().map(row).collect();
+    let widths = widths(&HEADINGS, &rows);
+    let mut table = String::new();
+    push_line(&mut table, &HEADINGS.map(str::to_owned), &widths, None);
+    table.push_str("WHY");
+    let before: usize = widths.iter().map(|width| width + GAP.len()).sum();
+    for (past, row) in history.iter().zip(&rows) {
+        end_line(&mut table);
+        push_line(&mut table, row, &widths, None);
+        let mut why = past.reason.clone();
+        if let How::Cause(cause) = &past.exit.how {
+            _ = write!(why, ": {cause}");
+        }
+        let room = width.unwrap_or(usize::MAX).saturating_sub(before).max("WHY".len());
+        table.push_str(&shortened(&escaped(&why), room));
+    }
+    end_line(&mut table);
+    table
+}
+
+fn exit_cell(how: &How) -> String {
+    match how {
+        How::Code(code) => code.to_string(),
+        How::Signal(signal) => escaped(signal),
+        How::Cause(_) => "unknown".to_owned(),
+    }
+}
+
+/// The width of each column, in characters.
+fn widths<const N: usize>(headings: &[&str; N], rows: &[[String; N]]) -> [usize; N] {
+    let mut widths = headings.map(str::len);
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    widths
+}
+
 /// The columns, each padded and followed by a gap.
-fn push_line(
-    table: &mut String,
-    cells: &[String; HEADINGS.len()],
-    widths: &[usize; HEADINGS.len()],
-    paint: Option<&str>,
-) {
+fn push_line<const N: usize>(table: &mut String, cells: &[String; N], widths: &[usize; N], paint: Option<&str>) {
     for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
         let padding = width - cell.chars().count();
         match paint.filter(|_| column == STATE) {
@@ -190,11 +237,7 @@ fn cells(agent: &AgentStatus, now: SystemTime) -> [String; HEADINGS.len()] {
         Ok(rest) if !rest.is_zero() => format!("in {}", words(rest + Duration::from_nanos(999_999_999))),
         _ => "now".to_owned(),
     });
-    let last_exit = agent.exit.as_ref().map(|exit| match &exit.how {
-        How::Code(code) => code.to_string(),
-        How::Signal(signal) => escaped(signal),
-        How::Cause(_) => "unknown".to_owned(),
-    });
+    let last_exit = agent.exit.as_ref().map(|exit| exit_cell(&exit.how));
     [
         or_dash(Some(escaped(&agent.name))),
         or_dash(agent.harness.as_deref().map(escaped)),
@@ -325,6 +368,7 @@ mod tests {
             timeout_at: None,
             limits_error: None,
             resources: None,
+            history: Vec::new(),
         }
     }
 
@@ -336,6 +380,32 @@ mod tests {
             next_start_at: Some(Time(now() + Duration::from_millis(2_500))),
             ..agent("claude-code", State::Backoff)
         }
+    }
+
+    #[test]
+    fn a_history_has_a_line_for_each_attempt_and_fits_the_terminal() {
+        let past = |attempt, how, started: Option<u64>, reason: &str| PastAttempt {
+            attempt,
+            declared_at: ago(9_000),
+            fingerprint: None,
+            started_at: started.map(ago),
+            exit: Exit { how, at: ago(60), oom_kills: None },
+            reason: reason.to_owned(),
+            cpu_usec: None,
+            memory_peak: None,
+        };
+        let history = [
+            past(12, How::Signal("SIGINT".to_owned()), Some(3_660), "its declaration has changed"),
+            past(3, How::Cause("claude: not\nfound".to_owned()), None, "it could not be started"),
+        ];
+        let wide = "\
+ATTEMPT  ENDED   RAN  EXIT     WHY
+12       1m ago  1h   SIGINT   its declaration has changed
+3        1m ago  -    unknown  it could not be started: claude: not\\nfound
+";
+        assert_eq!(render_history(&history, now(), None), wide);
+        let narrow = render_history(&history, now(), Some(50));
+        assert!(narrow.lines().all(|line| line.chars().count() <= 50), "{narrow}");
     }
 
     fn every_state() -> Vec<AgentStatus> {

@@ -28,7 +28,7 @@ use crate::launch::{
     End, Ending, Failure, FromLauncher, Harness, Launch, Progress, ToLauncher, WIRE_VERSION, launcher,
 };
 use crate::process::{Identity, Process};
-use crate::status::How;
+use crate::status::{How, Usage};
 use crate::tmux::{self, Pane, Tmux};
 use crate::tree::{self, Tree, Trees};
 
@@ -223,7 +223,11 @@ impl<T: Fn(machine::Event)> Run<T> {
             (Left::Alive(process), _) => return self.join(process, Known::ByPane).await,
             (Left::Ended(end), Some(_)) => self.ended_in_pane(&end),
             (Left::Nothing, Some(_)) => {
-                self.ended(How::Cause("it ended while no daemon ran, and its pane is gone".to_owned()), None, 0);
+                self.ended(
+                    How::Cause("it ended while no daemon ran, and its pane is gone".to_owned()),
+                    None,
+                    Usage::default(),
+                );
             }
             // One that was told what to launch is on record, and what ended there is the attempt before.
             (Left::Ended(_) | Left::Nothing, None) => self.not_started(NotStarted::CutOff),
@@ -239,9 +243,9 @@ impl<T: Fn(machine::Event)> Run<T> {
         (self.tell)(machine::Event::Started { attempt: self.attempt, pid, at: Timestamp::now().back_to(at) });
     }
 
-    fn ended(&self, how: How, at: Option<Timestamp>, oom_kills: u64) {
+    fn ended(&self, how: How, at: Option<Timestamp>, usage: Usage) {
         let at = at.unwrap_or_else(Timestamp::now);
-        (self.tell)(machine::Event::Ended { attempt: self.attempt, how, at, oom_kills });
+        (self.tell)(machine::Event::Ended { attempt: self.attempt, how, at, usage });
     }
 
     fn limited(&self, error: Option<String>) {
@@ -257,7 +261,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             // Heard only as long as nothing is known to have started.
             self.not_started(NotStarted::CutOff);
         }
-        self.ended(end.how(), end.at.map(before_now), 0);
+        self.ended(end.how(), end.at.map(before_now), Usage::default());
     }
 
     /// The process, if it lives.
@@ -391,7 +395,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                 _ = end.readable() => {
                     match self.left_in_pane(Sought::Former(process.identity())).await {
                         Left::Ended(end) => self.ended_in_pane(&end),
-                        Left::Alive(_) | Left::Nothing => self.ended(How::Cause("its launcher was killed".to_owned()), None, tree.oom_kills().await),
+                        Left::Alive(_) | Left::Nothing => self.ended(How::Cause("its launcher was killed".to_owned()), None, tree.usage().await),
                     }
                     return self.see_cleared(tree.clear().await);
                 }
@@ -407,7 +411,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         }
         let _ = timeout(TO_END, end.readable()).await;
         if self.wanted == Wanted::Killed {
-            self.ended(How::Signal("SIGKILL".to_owned()), None, tree.oom_kills().await);
+            self.ended(How::Signal("SIGKILL".to_owned()), None, tree.usage().await);
         } else {
             self.not_started(NotStarted::CutOff);
         }
@@ -462,7 +466,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                     self.started(harness);
                 }
                 launcher.has_ended();
-                self.ended(self::how(how), Some(Timestamp::now().back_to(at)), launcher.tree.oom_kills().await);
+                self.ended(self::how(how), Some(Timestamp::now().back_to(at)), launcher.tree.usage().await);
             }
             // The note was lost.
             (Progress::Ended { .. } | Progress::Failed(_), Heard::End) => launcher.note_by = Some(Instant::now()),
@@ -598,8 +602,8 @@ impl<T: Fn(machine::Event)> Run<T> {
                     }
                     Ok(Some(FromLauncher::Ended(end))) if launcher.heard == Heard::Started => {
                         launcher.has_ended();
-                        let oom_kills = launcher.tree.oom_kills().await;
-                        self.ended(how(end.how), Some(Timestamp::now().back_to(end.at)), oom_kills);
+                        let usage = launcher.tree.usage().await;
+                        self.ended(how(end.how), Some(Timestamp::now().back_to(end.at)), usage);
                     }
                     Ok(Some(other)) => {
                         idle_talk += 1;
@@ -651,17 +655,17 @@ impl<T: Fn(machine::Event)> Run<T> {
                 }
             }
         }
-        let oom_kills = launcher.tree.oom_kills().await;
+        let usage = launcher.tree.usage().await;
         self.see_cleared(launcher.tree.clear().await);
         match launcher.heard {
             Heard::Nothing => {
-                let why = match oom_kills {
+                let why = match usage.oom_kills {
                     0 => "its launcher ended before it had started anything",
                     _ => "the kernel killed it for lack of memory before it had started; allow it more `memory`",
                 };
                 self.not_started(NotStarted::Retry(why.to_owned()));
             }
-            Heard::Started => self.ended(How::Cause("its launcher was killed".to_owned()), None, oom_kills),
+            Heard::Started => self.ended(How::Cause("its launcher was killed".to_owned()), None, usage),
             Heard::End => {}
         }
     }

@@ -47,7 +47,7 @@ use crate::fingerprint::Fingerprint;
 use crate::launch::Launch;
 use crate::process::Identity;
 use crate::reconcile;
-use crate::status::{self, AgentStatus, How, Outcome, Time};
+use crate::status::{self, AgentStatus, How, Outcome, PastAttempt, Time, Usage};
 
 /// How long an attempt may take to be gone once its harness has ended, before it is killed.
 const LINGER: Duration = Duration::from_secs(10);
@@ -118,8 +118,8 @@ pub enum Event {
         how: How,
         /// When.
         at: Timestamp,
-        /// How many processes of its tree the kernel had killed for lack of memory.
-        oom_kills: u64,
+        /// What it took of the machine.
+        usage: Usage,
     },
     /// Its limits could not all be applied, for this reason; `None` when they are.
     Limited {
@@ -200,6 +200,8 @@ pub enum Effect {
         /// Which.
         session: Name,
     },
+    /// An attempt is over.
+    Account(PastAttempt),
     /// The agent has ended for good: whoever attaches is to get a shell.
     OfferShell {
         /// In which session.
@@ -217,6 +219,7 @@ pub struct Machine {
     state: State,
     /// The latest one.
     attempt: Attempt,
+    latest: Option<Latest>,
     /// That of the attempt which is not gone, once it has reported.
     launcher: Option<Identity>,
     /// An attempt whose harness has ended but that is not gone.
@@ -273,7 +276,16 @@ struct Declared {
 struct Exit {
     how: How,
     at: Timestamp,
-    oom_kills: u64,
+    usage: Usage,
+}
+
+/// The latest attempt, as its history will tell it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Latest {
+    number: u64,
+    declared: Timestamp,
+    fingerprint: Option<Fingerprint>,
+    started: Option<Timestamp>,
 }
 
 impl Declared {
@@ -381,6 +393,16 @@ enum StopReason {
     TimedOut,
 }
 
+impl StopReason {
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::Changed => "its declaration has changed",
+            Self::Removed => "it is declared no more, or the daemon is stopping",
+            Self::TimedOut => "its timeout has passed",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum BackoffReason {
@@ -402,6 +424,7 @@ impl Machine {
             leaving: false,
             state: State::Invalid,
             attempt: 0,
+            latest: None,
             launcher: None,
             lingering: None,
             session: None,
@@ -537,10 +560,10 @@ impl Machine {
             Event::Opened { attempt } => self.opened(attempt),
             Event::Met { attempt, launcher } => self.met(attempt, launcher),
             Event::Started { attempt, pid, at } => self.started(attempt, pid, at),
-            Event::Found { attempt, fingerprint } => self.found_instead(attempt, fingerprint),
+            Event::Found { attempt, fingerprint } => self.found_instead(attempt, &fingerprint),
             Event::NotStarted { attempt, why } => self.not_started(attempt, why, now, &mut effects),
-            Event::Ended { attempt, how, at, oom_kills } => {
-                self.ended(attempt, Exit { how, at, oom_kills }, now, &mut effects);
+            Event::Ended { attempt, how, at, usage } => {
+                self.ended(attempt, Exit { how, at, usage }, now, &mut effects);
             }
             Event::Limited { attempt, error } => self.limited(attempt, error),
             Event::Gone { attempt } => self.gone(attempt, now, &mut effects),
@@ -632,12 +655,13 @@ impl Machine {
         }
     }
 
-    fn found_instead(&mut self, attempt: Attempt, fingerprint: Fingerprint) {
+    fn found_instead(&mut self, attempt: Attempt, fingerprint: &Fingerprint) {
         if self.attempt == attempt
             && let Some(declared) = self.declared_with_attempts()
         {
-            declared.fingerprint = Some(fingerprint);
+            declared.fingerprint = Some(fingerprint.clone());
             declared.is_restored = true;
+            self.latest.iter_mut().for_each(|latest| latest.fingerprint = Some(fingerprint.clone()));
         }
     }
 
@@ -659,6 +683,7 @@ impl Machine {
             }
             _ => return,
         }
+        self.latest.iter_mut().for_each(|latest| latest.started = Some(at));
         if let Some(declared) = self.declared_with_attempts() {
             declared.first_started.get_or_insert(at);
             declared.started = Some(at);
@@ -689,7 +714,9 @@ impl Machine {
         match why {
             NotStarted::Failed(message) => {
                 declared.error = Some(message.clone());
-                declared.exit = Some(Exit { how: How::Cause(message), at: now, oom_kills: 0 });
+                let exit = Exit { how: How::Cause(message), at: now, usage: Usage::default() };
+                effects.extend(account(self.latest.as_ref(), &exit, "it could not be started"));
+                declared.exit = Some(exit);
                 self.judge_anew(now, effects);
             }
             NotStarted::CutOff => {
@@ -732,11 +759,12 @@ impl Machine {
         let exit = Exit { at, ..exit };
         self.had_ended_in_time(attempt, at);
         let since = match &mut self.state {
-            State::Stopping { attempt: present, harness, deadline, .. }
+            State::Stopping { attempt: present, harness, deadline, why, .. }
                 if *present == attempt && *harness != Harness::Over =>
             {
                 *harness = Harness::Over;
                 *deadline = (*deadline).min(now + LINGER);
+                effects.extend(account(self.latest.as_ref(), &exit, why.in_words()));
                 if let Some(declared) = self.declared_with_attempts() {
                     declared.exit = Some(exit);
                 }
@@ -748,6 +776,7 @@ impl Machine {
         };
         self.linger(attempt, now);
         let Some(declared) = &mut self.declared else { return };
+        effects.extend(account(self.latest.as_ref(), &exit, "it ended by itself"));
         // Nobody may have seen it start.
         declared.first_started.get_or_insert(since);
         declared.exit = Some(exit);
@@ -781,7 +810,7 @@ impl Machine {
                 if present == attempt =>
             {
                 let how = How::Cause("its end was not reported".to_owned());
-                self.ended(attempt, Exit { how, at: now, oom_kills: 0 }, now, effects);
+                self.ended(attempt, Exit { how, at: now, usage: Usage::default() }, now, effects);
                 self.gone(attempt, now, effects);
             }
             State::Stopping { attempt: present, why, .. } if present == attempt => match why {
@@ -873,6 +902,12 @@ impl Machine {
         self.session.get_or_insert_with(|| Session { name: launch.session.clone(), is_open: false });
         self.state = State::Starting { attempt: self.attempt };
         declared.limits_error = None;
+        self.latest = Some(Latest {
+            number: declared.attempts,
+            declared: declared.at,
+            fingerprint: declared.fingerprint.clone(),
+            started: None,
+        });
         let limits = declared.policy.limits;
         effects.push(Effect::Launch { attempt: self.attempt, launch, limits });
     }
@@ -976,7 +1011,7 @@ impl Machine {
             exit: declared.and_then(|declared| declared.exit.as_ref()).map(|exit| status::Exit {
                 how: exit.how.clone(),
                 at: time(exit.at),
-                oom_kills: Some(exit.oom_kills).filter(|&kills| kills > 0),
+                oom_kills: oom_kills(exit),
             }),
             next_start_at: match self.state {
                 // Nobody knows how long clearing takes.
@@ -991,6 +1026,7 @@ impl Machine {
             timeout_at: self.timeout_at().map(time),
             limits_error: declared.and_then(|declared| declared.limits_error.clone()),
             resources: None,
+            history: Vec::new(),
         }
     }
 
@@ -1031,11 +1067,7 @@ impl Machine {
             }
             State::Running { .. } => "declared".to_owned(),
             State::Stopping { why, killed, harness, .. } => {
-                let why = match why {
-                    StopReason::Changed => "its declaration has changed",
-                    StopReason::Removed => "it is declared no more, or the daemon is stopping",
-                    StopReason::TimedOut => "its timeout has passed",
-                };
+                let why = why.in_words();
                 let how = match (killed, harness) {
                     (true, _) => "killed",
                     (false, Harness::Over) => "what it left behind is being cleared away",
@@ -1062,11 +1094,31 @@ impl Machine {
 
 fn describe(exit: &Exit, memory: Option<u64>) -> String {
     let how = &exit.how;
-    if exit.oom_kills == 0 {
+    if exit.usage.oom_kills == 0 {
         return how.to_string();
     }
     let limit = memory.map_or_else(String::new, |bytes| format!(", of which it may have {}", in_words(bytes)));
-    format!("{how}; the kernel killed {} of its processes for lack of memory{limit}", exit.oom_kills)
+    format!("{how}; the kernel killed {} of its processes for lack of memory{limit}", exit.usage.oom_kills)
+}
+
+fn oom_kills(exit: &Exit) -> Option<u64> {
+    Some(exit.usage.oom_kills).filter(|&kills| kills > 0)
+}
+
+/// An attempt that has just ended, for its history.
+fn account(latest: Option<&Latest>, exit: &Exit, reason: &str) -> Option<Effect> {
+    let time = |at: Timestamp| Time(at.wall());
+    let latest = latest?;
+    Some(Effect::Account(PastAttempt {
+        attempt: latest.number,
+        declared_at: time(latest.declared),
+        fingerprint: latest.fingerprint.as_ref().map(Fingerprint::short),
+        started_at: latest.started.map(time),
+        exit: status::Exit { how: exit.how.clone(), at: time(exit.at), oom_kills: oom_kills(exit) },
+        reason: reason.to_owned(),
+        cpu_usec: exit.usage.cpu_usec,
+        memory_peak: exit.usage.memory_peak,
+    }))
 }
 
 /// Bytes, in the largest unit that gives a whole number.

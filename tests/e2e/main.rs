@@ -14,6 +14,7 @@ mod daemon;
 mod declarations;
 mod environment;
 mod excess;
+mod history;
 mod hostile;
 mod panes;
 mod quickstart;

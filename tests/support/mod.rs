@@ -112,6 +112,7 @@ pub fn running(name: &str) -> AgentStatus {
         timeout_at: None,
         limits_error: None,
         resources: None,
+        history: Vec::new(),
     }
 }
 

@@ -94,6 +94,7 @@ fn in_words(effect: &Effect) -> String {
         Effect::Launch { attempt, .. } => format!("launch {attempt}"),
         Effect::Resume { attempt, .. } => format!("resume {attempt}"),
         Effect::Interrupt { attempt } => format!("interrupt {attempt}"),
+        Effect::Account(past) => format!("account {}", past.attempt),
         Effect::Limit { attempt, .. } => format!("limit {attempt}"),
         Effect::Kill { attempt } => format!("kill {attempt}"),
         Effect::Close { session } => format!("close {session}"),
@@ -105,12 +106,18 @@ fn in_words(effect: &Effect) -> String {
 struct Life {
     machine: Machine,
     now: Timestamp,
+    /// What was said of attempts that are over.
+    accounts: Vec<PastAttempt>,
 }
 
 impl Life {
     /// Nothing is declared yet.
     fn new() -> Self {
-        Self { machine: Machine::new(name("a")), now: START }
+        Self::of(Machine::new(name("a")))
+    }
+
+    fn of(machine: Machine) -> Self {
+        Self { machine, now: START, accounts: Vec::new() }
     }
 
     /// The first attempt has been launched.
@@ -135,7 +142,12 @@ impl Life {
     }
 
     fn tell(&mut self, event: Event) -> Vec<String> {
-        self.machine.step(event, self.now).iter().map(in_words).collect()
+        let effects = self.machine.step(event, self.now);
+        self.accounts.extend(effects.iter().filter_map(|effect| match effect {
+            Effect::Account(past) => Some(past.clone()),
+            _ => None,
+        }));
+        effects.iter().filter(|effect| !matches!(effect, Effect::Account(_))).map(in_words).collect()
     }
 
     fn declare(&mut self, declaration: Declaration) -> Vec<String> {
@@ -161,7 +173,7 @@ impl Life {
     }
 
     fn ended(&mut self, attempt: Attempt, how: How) -> Vec<String> {
-        self.tell(Event::Ended { attempt, how, at: self.now, oom_kills: 0 })
+        self.tell(Event::Ended { attempt, how, at: self.now, usage: Usage::default() })
     }
 
     fn gone(&mut self, attempt: Attempt) -> Vec<String> {
@@ -1248,7 +1260,7 @@ mod late_news {
             Event::Started { attempt, pid: 666, at: START },
             Event::NotStarted { attempt, why: failed("late") },
             Event::NotStarted { attempt, why: retry("late") },
-            Event::Ended { attempt, how: code(66), at: START, oom_kills: 0 },
+            Event::Ended { attempt, how: code(66), at: START, usage: Usage::default() },
             Event::Gone { attempt },
             Event::SessionBusy { attempt, holder: name("b") },
             Event::SessionFree,
@@ -1321,6 +1333,63 @@ mod late_news {
             assert!(life.tell(Event::Closed(closed)).is_empty());
             assert_eq!(life.status(), before);
         }
+    }
+}
+
+mod the_history {
+    use super::*;
+
+    /// Number, how it ended, why, whether it was started.
+    fn told(life: &Life) -> Vec<(u64, String, &str, bool)> {
+        let words = |past: &PastAttempt| (past.attempt, past.exit.how.to_string());
+        life.accounts
+            .iter()
+            .map(|past| {
+                let (attempt, how) = words(past);
+                (attempt, how, past.reason.as_str(), past.started_at.is_some())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn tells_of_each_attempt_once_how_and_why_it_ended() {
+        let mut life = Life::running(restarting(Restart::Always));
+        life.end(1, code(7));
+        life.ended(1, code(8));
+        life.wait(seconds(3));
+        life.start(2);
+        life.declare(Declaration { launch: Ok(launch("a", "y")), ..restarting(Restart::Always) });
+        life.end(2, How::Signal("SIGINT".into()));
+        assert_eq!(life.state(), Starting);
+        life.not_started(3, NotStarted::Failed("claude: not found".into()));
+        life.gone(3);
+        let expected = [
+            (1, "exited with status 7".to_owned(), "it ended by itself", true),
+            (2, "ended by SIGINT".to_owned(), "its declaration has changed", true),
+            (1, "claude: not found".to_owned(), "it could not be started", false),
+        ];
+        assert_eq!(told(&life), expected);
+    }
+
+    #[test]
+    fn knows_an_attempt_that_an_earlier_daemon_launched() {
+        let life = Life::running(plain());
+        let record = serde_json::to_string(&life.machine).unwrap();
+        let mut life = Life::of(serde_json::from_str(&record).unwrap());
+        let _ = life.machine.resume();
+        life.end(1, code(0));
+        assert_eq!(told(&life), [(1, "exited with status 0".to_owned(), "it ended by itself", true)]);
+        assert!(life.accounts[0].declared_at <= life.accounts[0].started_at.unwrap());
+    }
+
+    #[test]
+    fn tells_what_was_launched_and_what_it_took() {
+        let mut life = Life::running(plain());
+        let usage = Usage { oom_kills: 1, cpu_usec: Some(5), memory_peak: Some(6) };
+        life.tell(Event::Ended { attempt: 1, how: code(1), at: life.now, usage });
+        let past = &life.accounts[0];
+        assert_eq!((past.exit.oom_kills, past.cpu_usec, past.memory_peak), (Some(1), Some(5), Some(6)));
+        assert!(past.fingerprint.as_ref().is_some_and(|fingerprint| !fingerprint.is_empty()));
     }
 }
 
@@ -1462,7 +1531,7 @@ mod what_is_shown {
         let ended = |oom_kills, memory: Option<u64>| {
             let mut life = Life::running(declaration(|policy| policy.limits.memory = memory));
             let how = How::Signal("SIGKILL".into());
-            life.tell(Event::Ended { attempt: 1, how, at: life.now, oom_kills });
+            life.tell(Event::Ended { attempt: 1, how, at: life.now, usage: Usage { oom_kills, ..Usage::default() } });
             let status = life.status();
             (status.reason.unwrap(), status.exit.unwrap().oom_kills)
         };

@@ -310,7 +310,7 @@ impl World {
                 if let Some(in_force) = in_force {
                     in_force.exit = Some(how.clone());
                 }
-                self.tell_news(Event::Ended { attempt, how, at: self.now, oom_kills: 0 });
+                self.tell_news(Event::Ended { attempt, how, at: self.now, usage: Usage::default() });
             }
             (Way::Goes, phase) => {
                 let is_unreported = phase != Phase::Over && !(phase == Phase::Pending && is_stopping);
@@ -452,11 +452,13 @@ impl World {
                 if let Some(in_force) = in_force {
                     in_force.exit = Some(how.clone());
                 }
-                self.tell_news(Event::Ended { attempt, how, at: self.now, oom_kills: 0 });
+                self.tell_news(Event::Ended { attempt, how, at: self.now, usage: Usage::default() });
             }
             (Phase::Alive(pid), _) => self.tell(Event::Started { attempt, pid, at: self.now }),
             // It was told before, and is told once more.
-            (Phase::Over, None) => self.tell(Event::Ended { attempt, how: code(99), at: self.now, oom_kills: 0 }),
+            (Phase::Over, None) => {
+                self.tell(Event::Ended { attempt, how: code(99), at: self.now, usage: Usage::default() });
+            }
             (Phase::Over, Some(_)) => self.goes(Way::Goes),
         }
     }
@@ -478,6 +480,7 @@ impl World {
             Effect::Interrupt { attempt } => {
                 assert_eq!(self.real.as_ref().map(|real| real.attempt), Some(attempt), "interrupts what is not");
             }
+            Effect::Account(_) => {}
             Effect::Limit { attempt, limits } => {
                 // One that ended while no daemon ran is not there any more.
                 if self.real.as_ref().is_some_and(|real| real.attempt == attempt) {

@@ -1,0 +1,145 @@
+//! What became of each agent's latest attempts: kept over restarts of the daemon and of the machine.
+//!
+//! ```text
+//! STATE_DIR/history/NAME.json    the last 50, whether the agent is declared or not
+//! ```
+//!
+//! Written beside everything else, as the [record](crate::record) is. It is for people: nothing is decided by it, so that one that is
+//! lost costs nobody anything.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::Recorder;
+use crate::status::PastAttempt;
+
+/// The folder in the state directory.
+pub const FOLDER: &str = "history";
+
+/// How many attempts are kept of each agent.
+const MOST: usize = 50;
+
+/// How many agents' are read: of more than can be declared, those that ran last.
+const MOST_AGENTS: usize = 10_000;
+
+/// One agent's latest attempts that are over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// Which agent's: its key.
+    agent: String,
+    /// The last one last.
+    attempts: VecDeque<PastAttempt>,
+}
+
+impl History {
+    /// Which agent's it is: its key.
+    pub fn agent(&self) -> &str {
+        &self.agent
+    }
+
+    /// The attempts, the last one first.
+    pub fn latest_first(&self) -> Vec<PastAttempt> {
+        self.attempts.iter().rev().cloned().collect()
+    }
+
+    fn add(&mut self, past: PastAttempt) {
+        self.attempts.push_back(past);
+        let surplus = self.attempts.len().saturating_sub(MOST);
+        self.attempts.drain(..surplus);
+    }
+}
+
+/// Those of all agents, and where they are kept.
+#[derive(Debug)]
+pub struct Histories {
+    by_agent: BTreeMap<String, Arc<History>>,
+    recorder: Recorder,
+}
+
+impl Histories {
+    /// Those that were read, to be kept by that recorder. The oldest of too many are forgotten.
+    pub fn new(read: BTreeMap<String, History>, recorder: Recorder) -> Self {
+        let mut by_end: Vec<_> = read.into_iter().collect();
+        by_end.sort_by_key(|(_, history)| std::cmp::Reverse(history.attempts.back().map(|past| past.exit.at)));
+        for (key, _) in by_end.drain(by_end.len().min(MOST_AGENTS)..) {
+            recorder.put::<History>(&key, None);
+        }
+        Self { by_agent: by_end.into_iter().map(|(key, history)| (key, Arc::new(history))).collect(), recorder }
+    }
+
+    /// Adds an attempt of this agent's.
+    pub fn add(&mut self, key: &str, past: PastAttempt) {
+        let history = self.by_agent.entry(key.to_owned()).or_default();
+        let changed = Arc::make_mut(history);
+        key.clone_into(&mut changed.agent);
+        changed.add(past);
+        self.recorder.put(key, Some(changed));
+    }
+
+    /// Those of these agents.
+    pub fn of<'a>(&self, keys: impl Iterator<Item = &'a String>) -> HashMap<String, Arc<History>> {
+        keys.filter_map(|key| Some((key.clone(), Arc::clone(self.by_agent.get(key)?)))).collect()
+    }
+
+    /// Returns when all are written, or `patience` is over.
+    pub async fn finish(self, patience: Duration) {
+        self.recorder.finish(patience).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::record::Record;
+    use crate::status::{Exit, How, Time};
+
+    fn past(attempt: u64) -> PastAttempt {
+        let at = |seconds| Time(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        PastAttempt {
+            attempt,
+            declared_at: at(0),
+            fingerprint: None,
+            started_at: Some(at(attempt)),
+            exit: Exit { how: How::Code(3), at: at(attempt), oom_kills: None },
+            reason: "it ended by itself".to_owned(),
+            cpu_usec: None,
+            memory_peak: None,
+        }
+    }
+
+    fn numbers(history: &History) -> Vec<u64> {
+        history.latest_first().iter().map(|past| past.attempt).collect()
+    }
+
+    fn read(record: &Record) -> BTreeMap<String, History> {
+        record.read(|history: &History| history.agent().to_owned()).agents
+    }
+
+    #[test]
+    fn the_last_fifty_are_kept_and_told_with_the_last_one_first() {
+        let mut history = History::default();
+        (1..=60).for_each(|attempt| history.add(past(attempt)));
+        assert_eq!(numbers(&history), (11..=60).rev().collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn they_are_there_for_the_next_daemon_also_after_a_boot() {
+        let directory = TempDir::new().unwrap();
+        let record = Record::lasting(directory.path(), FOLDER);
+        let mut histories = Histories::new(read(&record), Recorder::new(record.clone(), drop));
+        histories.add("a", past(1));
+        histories.add("b", past(1));
+        histories.add("a", past(2));
+        histories.finish(Duration::from_secs(10)).await;
+        let histories = Histories::new(read(&record), Recorder::new(record, drop));
+        let all = histories.of(["a".to_owned(), "b".to_owned(), "c".to_owned()].iter());
+        assert_eq!((numbers(&all["a"]), numbers(&all["b"]), all.len()), (vec![2, 1], vec![1], 2));
+    }
+}
