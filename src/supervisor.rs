@@ -127,6 +127,8 @@ struct Afterwards {
     call_up: bool,
     /// There is something that the API does not tell yet.
     publish: bool,
+    /// All was read: systemd waits to be told, as soon as the API tells what came of it.
+    is_read: bool,
 }
 
 /// What is to be told next.
@@ -136,6 +138,8 @@ struct Untold {
     version: Version,
     /// When it is told all the same.
     by: Timestamp,
+    /// Whether it is the first after all was read.
+    is_read: bool,
 }
 
 /// One agent, and what is under way for it.
@@ -259,7 +263,7 @@ impl Supervisor {
                 self.afterwards.publish = true;
                 self.reconcile();
             }
-            Event::Read => self.outlets.notifier.ready(),
+            Event::Read => (self.afterwards.publish, self.afterwards.is_read) = (true, true),
             Event::Visitor(visitor) => self.direct(visitor),
             Event::Agent { key, event } => {
                 let agent = self.agents.get_mut(&key);
@@ -532,13 +536,17 @@ impl Supervisor {
             if let Some(untold) = self.untold.take_if(|it| it.version <= self.recorded || it.by <= now) {
                 self.notify(&untold.snapshot);
                 self.outlets.snapshots.send_replace(untold.snapshot);
+                if untold.is_read {
+                    self.outlets.notifier.ready();
+                }
             }
             if self.untold.is_some() || !std::mem::take(&mut self.afterwards.publish) {
                 return;
             }
             let patience = if self.record_error.is_some() { Duration::ZERO } else { TO_RECORD };
             let snapshot = Arc::new(self.snapshot());
-            self.untold = Some(Untold { snapshot, version: self.version, by: now + patience });
+            let is_read = std::mem::take(&mut self.afterwards.is_read);
+            self.untold = Some(Untold { snapshot, version: self.version, by: now + patience, is_read });
         }
     }
 
