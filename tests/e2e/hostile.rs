@@ -409,13 +409,13 @@ fn a_folder_and_sockets_that_the_agents_user_exchanges_for_links_lead_root_nowhe
 #[test]
 fn folders_in_the_place_of_the_launch_socket_do_not_keep_the_daemon_from_starting() {
     let setup = Setup::new();
-    fs::create_dir(setup.path("tmux")).unwrap();
-    give(&setup.path("tmux"), &setup.agent_account());
-    // With the names of the process ids that come next, which can be guessed.
-    let script = "mkdir -p launch.sock/x; seq -f launch.sock.%.0f/x $$ $(($$ + 5000)) | xargs mkdir -p";
-    let (status, said) = run(setup.as_agent(&["bash", "-ec", script]).current_dir(setup.path("tmux")));
-    assert_eq!(status, Some(0), "{said}");
-    let daemon = setup.start(&honest("honest"));
+    let folder = setup.path("tmux");
+    fs::create_dir_all(folder.join("launch.sock/x")).unwrap();
+    give(&folder, &setup.agent_account());
+    // The name with its process id, which can be guessed, is taken as well.
+    let guess = format!("mkdir -p {}/launch.sock.$$/x", folder.display());
+    let daemon = setup.after(&guess).start(&honest("honest"));
+    assert!(folder.join(format!("launch.sock.{}/x", daemon.pid())).is_dir());
     let pid = daemon.wait_until_running("honest");
     assert_stops_well(&daemon, "honest", pid);
 }
