@@ -96,6 +96,8 @@ pub struct Supervisor {
     recorded: Version,
     /// Told as soon as it is on record.
     untold: Option<Untold>,
+    /// All was read: systemd waits to be told, as soon as the API tells what came of it.
+    is_read: bool,
     /// What was wrong with the state directory at the start.
     state_errors: Vec<String>,
     /// Why something could not be put on record the last time.
@@ -127,8 +129,6 @@ struct Afterwards {
     call_up: bool,
     /// There is something that the API does not tell yet.
     publish: bool,
-    /// All was read: systemd waits to be told, as soon as the API tells what came of it.
-    is_read: bool,
 }
 
 /// What is to be told next.
@@ -180,6 +180,7 @@ impl Supervisor {
             version: 0,
             recorded: 0,
             untold: None,
+            is_read: false,
             state_errors,
             record_error: None,
             course: Course::Running,
@@ -263,7 +264,7 @@ impl Supervisor {
                 self.afterwards.publish = true;
                 self.reconcile();
             }
-            Event::Read => (self.afterwards.publish, self.afterwards.is_read) = (true, true),
+            Event::Read => (self.afterwards.publish, self.is_read) = (true, true),
             Event::Visitor(visitor) => self.direct(visitor),
             Event::Agent { key, event } => {
                 let agent = self.agents.get_mut(&key);
@@ -545,7 +546,7 @@ impl Supervisor {
             }
             let patience = if self.record_error.is_some() { Duration::ZERO } else { TO_RECORD };
             let snapshot = Arc::new(self.snapshot());
-            let is_read = std::mem::take(&mut self.afterwards.is_read);
+            let is_read = std::mem::take(&mut self.is_read);
             self.untold = Some(Untold { snapshot, version: self.version, by: now + patience, is_read });
         }
     }
