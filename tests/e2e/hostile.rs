@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -18,7 +19,7 @@ const NO_AGENTS: &str = "[project]\nname = \"x\"\n";
 
 /// An agent that notes its starts and its SIGINT, and ends with that.
 fn honest(name: &str) -> String {
-    agent(name, &format!("log @WORK/{name}; on-signal INT 0; sleep inf"), "")
+    agent(name, &format!("on-signal INT 0; log @WORK/{name}; sleep inf"), "")
 }
 
 /// Puts `liar` and `socket` where the agents' user finds them.
@@ -63,7 +64,7 @@ fn liars(daemon: &Setup, name: &str) -> Vec<Process> {
 /// That the agent with that name runs as it did, and ends as it should.
 fn assert_stops_well(daemon: &Daemon, name: &str, pid: i32) {
     assert_eq!(daemon.wait_until_running(name), pid);
-    assert_eq!(daemon.starts(name), 1);
+    daemon.wait_for_starts(name, 1);
     daemon.edit_jcard(NO_AGENTS);
     daemon.wait_until_removed(name);
     assert!(!Process(pid).is_alive());
@@ -467,12 +468,13 @@ fn what_is_exchanged_while_it_is_read_never_becomes_a_prompt_or_a_workdir_that_i
 
 /// A server of the agents' user that poses as tmux; all its clients leave a file in the folder `loot`.
 fn fake_tmux(setup: &Setup) -> Bystander {
-    let names = ["bin/socket", "tmux/tmux.sock", "bin/fake-tmux", "loot", "precious/file"];
+    let names = ["bin/socket", "tmux/fake.sock", "bin/fake-tmux", "loot", "precious/file"];
     let [tool, socket, fake, loot, file] = names.map(|name| setup.path(name).display().to_string());
     let words = [&tool, "listen", &socket, &fake, &loot, &file];
     let server = Bystander::start(setup.as_agent(&words).current_dir(setup.path("work")));
-    setup.wait("the fake to listen", || setup.tmux_socket().exists().then_some(()));
-    by_agent(setup, "chmod 777 ../tmux/tmux.sock");
+    setup.wait("the fake to listen", || UnixStream::connect(&socket).ok());
+    // At once: a server that sees its socket gone makes it anew.
+    by_agent(setup, "chmod 777 ../tmux/fake.sock; mv -T ../tmux/fake.sock ../tmux/tmux.sock");
     server
 }
 
@@ -509,9 +511,10 @@ fn a_fake_tmux_server_gets_nothing_done_by_root_and_holds_up_only_what_needs_tmu
     assert!(held_up.error.unwrap().contains("tmux"));
     drop(fake);
     let pid = daemon.wait_until_running("honest");
+    daemon.wait_for_starts("honest", 1);
 
     // In the place of the real one.
-    by_agent(&daemon, "mv ../tmux/tmux.sock ../tmux/real.sock; find ../loot -user agent -delete");
+    by_agent(&daemon, "find ../loot -user agent -delete");
     let fake = fake_tmux(&daemon);
     daemon.edit_jcard(&(honest("honest") + &honest("late")));
     daemon.wait_until("late", "held up", |agent| agent.error.is_some() && !agent.running);
