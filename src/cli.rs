@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod status;
+pub mod wait;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,12 @@ pub enum Command {
     ///
     /// Ends with status 0 if it runs, 3 if it does not, 4 if that cannot be told.
     Status(status::Arguments),
+    /// Wait until an agent has ended, or is in another state
+    ///
+    /// Ends with 0 when it is; 123 when that will not come by itself any more (it is over, its entry is wrong, it was removed); 124
+    /// when the time is up; 125 when there is no such agent, or agentd cannot be asked. A restart of agentd is outlasted; one that
+    /// does not run at first is waited for only with --timeout.
+    Wait(wait::Arguments),
 }
 
 /// Where things are. Commands need some of it, too.

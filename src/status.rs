@@ -39,7 +39,7 @@ impl<'de> Deserialize<'de> for Time {
 }
 
 /// Where an agent is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// Declared, but something is missing; `reason` says what.

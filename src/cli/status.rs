@@ -120,7 +120,7 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
     Ok(Report { text: text.into(), remarks, code })
 }
 
-fn faults(health: &Health) -> Vec<String> {
+pub(super) fn faults(health: &Health) -> Vec<String> {
     let faults = [
         ("configuration", &health.config_error),
         ("secrets", &health.secrets_error),
@@ -250,7 +250,7 @@ fn cells(agent: &AgentStatus, now: SystemTime) -> [String; HEADINGS.len()] {
 }
 
 /// From when on the agent has been in its state, as far as the API tells.
-fn since(agent: &AgentStatus) -> Option<Time> {
+pub(super) fn since(agent: &AgentStatus) -> Option<Time> {
     match agent.state {
         State::Running => agent.started_at,
         State::Backoff | State::Exited => agent.exit.as_ref().map(|exit| exit.at),
@@ -276,7 +276,7 @@ fn remark(agent: &AgentStatus) -> String {
     escaped(&news.join("; "))
 }
 
-fn outcome(outcome: Outcome) -> &'static str {
+pub(super) fn outcome(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Completed => "completed",
         Outcome::Failed => "failed",
@@ -286,7 +286,7 @@ fn outcome(outcome: Outcome) -> &'static str {
 }
 
 /// Green is well, yellow is on its way, red needs a person. It repeats what the words say.
-fn paint(agent: &AgentStatus) -> &'static str {
+pub(super) fn paint(agent: &AgentStatus) -> &'static str {
     const GREEN: &str = "\x1b[32m";
     const YELLOW: &str = "\x1b[33m";
     const RED: &str = "\x1b[31m";
@@ -298,7 +298,7 @@ fn paint(agent: &AgentStatus) -> &'static str {
 }
 
 /// A span of time in its two largest units, rounded down: `45s`, `2h 3m`, `12d`.
-fn words(span: Duration) -> String {
+pub(super) fn words(span: Duration) -> String {
     let seconds = span.as_secs();
     let (large, small, large_unit, small_unit) = match seconds {
         0..60 => return format!("{seconds}s"),
@@ -310,7 +310,7 @@ fn words(span: Duration) -> String {
 }
 
 /// Text that cannot do anything to a terminal: control characters, and those that turn or hide what stands beside them, as escapes.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let acts = |c: char| {
         c.is_control()
             || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')

@@ -27,3 +27,4 @@ mod support;
 mod survive;
 mod tmux;
 mod trees;
+mod verbs;

@@ -1,0 +1,291 @@
+//! `agentd wait`: until an agent is in a state, as an exit status.
+//!
+//! The API is asked again and again, seldom enough to be no burden: a state that lasts less than a second may be missed. When the
+//! API tells of events, they take the place of that. A daemon that goes away is waited for: its agents live on meanwhile.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::status::escaped;
+use crate::client::{Answer, Client, Error};
+use crate::duration;
+use crate::status::{AgentStatus, How, State};
+
+/// As promised: it came.
+const REACHED: u8 = 0;
+/// As for other misuse of the command line.
+const MISUSED: u8 = 2;
+/// It will not come by itself any more.
+const OTHERWISE: u8 = 123;
+/// As `timeout(1)` has it.
+const TIMED_OUT: u8 = 124;
+/// Likewise, for a failure of its own.
+const UNKNOWN: u8 = 125;
+
+/// The pause after the first question, and the longest.
+const SHORTEST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// What a question is given even when the time is up.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// For how long after its start a daemon may not have read everything yet, and so not know of an agent.
+const YOUTH: Duration = Duration::from_secs(5);
+
+/// What is waited for, and for how long.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Arguments {
+    /// The agent, whatever the case of its name
+    pub name: String,
+    /// The state to wait for; of several, any
+    #[arg(long = "for", value_name = "STATE", value_enum, value_delimiter = ',', default_value = "exited")]
+    pub states: Vec<State>,
+    /// How long to wait at most, such as 90s or 2h; without it, for ever
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub timeout: Option<Duration>,
+    /// When it has exited, end with its own exit status instead of 0: 128 and the signal's number for one that was killed
+    #[arg(long)]
+    pub exit_code: bool,
+    /// Print the agent as the API has it in the end
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Waits, and answers with how that went: data to stdout, talk to stderr.
+pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
+    if arguments.exit_code && !arguments.states.contains(&State::Exited) {
+        return ExitCode::from(complain(MISUSED, "--exit-code needs an agent that has exited; leave out --for"));
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return ExitCode::from(complain(UNKNOWN, &format!("failed to start an event loop: {error}"))),
+    };
+    let Waited { end, last } = runtime.block_on(wait(arguments, socket));
+    let code = match end {
+        End::Reached => match last.as_ref().filter(|_| arguments.exit_code) {
+            Some(Answer { value, .. }) if value.state == State::Exited => own_status(value).unwrap_or_else(|why| {
+                complain(UNKNOWN, &format!("the exit status of {} is not known: {why}", value.name))
+            }),
+            _ => REACHED,
+        },
+        End::Otherwise(why) => complain(OTHERWISE, &why),
+        End::TimedOut(why) => complain(TIMED_OUT, &why),
+        End::Unknown(error) => complain(UNKNOWN, &format!("failed to {error}")),
+    };
+    if let Some(Answer { body, .. }) = last.filter(|_| arguments.json)
+        && let Err(error) = io::stdout().write_all(&body)
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        return ExitCode::from(complain(UNKNOWN, &format!("failed to print: {error}")));
+    }
+    ExitCode::from(code)
+}
+
+fn complain(code: u8, what: &str) -> u8 {
+    // Where standard error is closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "agentd: {}", escaped(what));
+    code
+}
+
+/// How the waiting ended, with the agent as it was seen last.
+struct Waited {
+    end: End,
+    last: Option<Answer<AgentStatus>>,
+}
+
+enum End {
+    Reached,
+    Otherwise(String),
+    TimedOut(String),
+    Unknown(Error),
+}
+
+async fn wait(arguments: &Arguments, socket: &Path) -> Waited {
+    let name = &arguments.name;
+    let limit = arguments.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let mut last = None;
+    let client = match Client::new(socket) {
+        Ok(client) => client,
+        Err(error) => return Waited { end: End::Unknown(error), last },
+    };
+    let (mut pause, mut is_away) = (SHORTEST, false);
+    loop {
+        let is_last = limit.is_some_and(|limit| limit <= Instant::now());
+        let missing = match ask(&client, name, limit).await {
+            Some(Ok(answer)) => {
+                let verdict = judge(&answer.value, &arguments.states);
+                let why = describe(&answer.value);
+                last = Some(answer);
+                is_away = false;
+                match verdict {
+                    Verdict::Reached => return Waited { end: End::Reached, last },
+                    Verdict::Never => return Waited { end: End::Otherwise(why), last },
+                    Verdict::NotYet => None,
+                }
+            }
+            Some(Err(Error::NoSuchAgent(_))) if is_young(&client).await => None,
+            Some(Err(Error::NoSuchAgent(_))) if last.is_some() => {
+                let why = format!("{name} was stopped and is there no more: it was removed, or agentd was stopped");
+                return Waited { end: End::Otherwise(why), last };
+            }
+            Some(Err(error)) if !may_come_back(&error) || (last.is_none() && limit.is_none()) => {
+                return Waited { end: End::Unknown(error), last };
+            }
+            Some(Err(error)) => {
+                if !std::mem::replace(&mut is_away, true) {
+                    complain(UNKNOWN, &format!("failed to {error}; waiting for it"));
+                }
+                Some(error)
+            }
+            None => None,
+        };
+        if is_last {
+            let seen = last.as_ref().map_or_else(|| format!("{name} is not known yet"), |it| describe(&it.value));
+            let end = missing.map_or_else(|| End::TimedOut(format!("the time is up; {seen}")), End::Unknown);
+            return Waited { end, last };
+        }
+        let next = Instant::now() + pause;
+        sleep_until(limit.map_or(next, |limit| limit.min(next))).await;
+        pause = (pause * 3 / 2).min(LONGEST);
+    }
+}
+
+/// `None` if there was no answer by the time that is up.
+async fn ask(client: &Client, name: &str, limit: Option<Instant>) -> Option<Result<Answer<AgentStatus>, Error>> {
+    let patience = limit.map(|limit| limit.saturating_duration_since(Instant::now()).max(LEAST_PATIENCE));
+    let up = async {
+        match patience {
+            Some(patience) => sleep(patience).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        answer = client.agent(name) => Some(answer),
+        () = up => None,
+    }
+}
+
+/// Whether the daemon may not know all its agents yet. One that is gone again will be asked again.
+async fn is_young(client: &Client) -> bool {
+    match client.health().await {
+        Ok(health) => Duration::from_secs(health.value.uptime_seconds) < YOUTH,
+        Err(error) => may_come_back(&error),
+    }
+}
+
+/// Whether it can be due to a daemon that is being restarted.
+fn may_come_back(error: &Error) -> bool {
+    matches!(error, Error::NotRunning(_) | Error::Timeout { .. } | Error::Transport { .. })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Reached,
+    NotYet,
+    /// Not by itself.
+    Never,
+}
+
+fn judge(agent: &AgentStatus, wanted: &[State]) -> Verdict {
+    match agent.state {
+        state if wanted.contains(&state) => Verdict::Reached,
+        State::Exited | State::Invalid => Verdict::Never,
+        State::Waiting | State::Starting | State::Running | State::Stopping | State::Backoff => Verdict::NotYet,
+    }
+}
+
+fn describe(agent: &AgentStatus) -> String {
+    let why = agent.error.as_ref().filter(|_| agent.state == State::Invalid).or(agent.reason.as_ref());
+    let why = why.map_or_else(String::new, |why| format!(": {why}"));
+    format!("{} is {}{why}", agent.name, agent.state)
+}
+
+/// The exit status of an agent that has exited, as a shell has it; or why there is none.
+fn own_status(agent: &AgentStatus) -> Result<u8, String> {
+    let exit = agent.exit.as_ref().ok_or("it never ran")?;
+    match &exit.how {
+        // Only the lowest eight bits get to whoever waits (`exit(3)`).
+        How::Code(code) => Ok(code.to_le_bytes()[0]),
+        How::Signal(name) => {
+            let number = signal_number(name).ok_or_else(|| format!("it was ended by {name}"))?;
+            Ok(128 | number)
+        }
+        How::Cause(cause) => Err(cause.clone()),
+    }
+}
+
+/// The inverse of [`How::of_signal`].
+fn signal_number(name: &str) -> Option<u8> {
+    let known = Signal::from_str(name).ok().map(|signal| signal as i32);
+    let number = known.or_else(|| name.strip_prefix("SIG")?.parse().ok())?;
+    u8::try_from(number).ok().filter(|number| (1..=64).contains(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+
+    fn agent(state: &str, more: &serde_json::Value) -> AgentStatus {
+        let mut agent = json!({ "name": "a", "running": false, "restarts": 0, "state": state });
+        agent.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(agent).unwrap()
+    }
+
+    #[rstest]
+    #[case("exited", &[State::Exited], Verdict::Reached)]
+    #[case("running", &[State::Exited], Verdict::NotYet)]
+    #[case("waiting", &[State::Exited], Verdict::NotYet)]
+    #[case("backoff", &[State::Running], Verdict::NotYet)]
+    #[case("exited", &[State::Running], Verdict::Never)]
+    #[case("invalid", &[State::Exited], Verdict::Never)]
+    #[case("invalid", &[State::Running, State::Invalid], Verdict::Reached)]
+    fn what_will_not_come_by_itself_is_not_waited_for(
+        #[case] state: &str,
+        #[case] wanted: &[State],
+        #[case] verdict: Verdict,
+    ) {
+        assert_eq!(judge(&agent(state, &json!({})), wanted), verdict);
+    }
+
+    #[rstest]
+    #[case(json!({ "code": 0 }), Ok(0))]
+    #[case(json!({ "code": 7 }), Ok(7))]
+    #[case(json!({ "code": 255 }), Ok(255))]
+    #[case(json!({ "code": 256 }), Ok(0))]
+    #[case(json!({ "signal": "SIGKILL" }), Ok(137))]
+    #[case(json!({ "signal": "SIG34" }), Ok(162))]
+    #[case(json!({ "signal": "SIG65" }), Err("it was ended by SIG65"))]
+    #[case(json!({ "signal": "nonsense" }), Err("it was ended by nonsense"))]
+    #[case(json!({ "cause": "the tmux server died" }), Err("the tmux server died"))]
+    fn the_agents_own_status_is_as_a_shell_has_it(
+        #[case] mut exit: serde_json::Value,
+        #[case] expected: Result<u8, &str>,
+    ) {
+        exit["at"] = json!("2026-11-21T17:00:00.000Z");
+        let status = own_status(&agent("exited", &json!({ "exit": exit })));
+        assert_eq!(status.as_ref().map(|&code| code).map_err(String::as_str), expected);
+    }
+
+    #[test]
+    fn every_signal_that_is_told_by_name_has_its_number_back() {
+        for number in 1..=64_u8 {
+            let How::Signal(name) = How::of_signal(i32::from(number)) else { panic!("no signal") };
+            assert_eq!(signal_number(&name), Some(number), "{name}");
+        }
+    }
+
+    #[test]
+    fn one_that_never_ran_has_no_status() {
+        assert_eq!(own_status(&agent("exited", &json!({}))), Err("it never ran".to_owned()));
+    }
+}
