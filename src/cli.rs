@@ -1,7 +1,9 @@
 //! The command line: what it says becomes [`Settings`] or a client's call.
 
 pub mod check;
+pub mod explain;
 pub mod status;
+mod terminal;
 pub mod wait;
 
 use std::ffi::OsString;
@@ -57,6 +59,10 @@ pub enum Command {
     /// when the time is up; 125 when there is no such agent, or agentd cannot be asked. A restart of agentd is outlasted; one that
     /// does not run at first is waited for only with --timeout.
     Wait(wait::Arguments),
+    /// Say why an agent is in its state, what comes next, and what would change that
+    ///
+    /// Ends with 0, or with 4 when there is no such agent, or agentd cannot be asked.
+    Explain(explain::Arguments),
 }
 
 /// Where things are. Commands need some of it, too.

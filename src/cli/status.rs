@@ -1,13 +1,14 @@
 //! `agentd status`: how the agents are, as a table and as an exit status.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use hyper::body::Bytes;
 
+use super::terminal::Terminal;
 use crate::client::{Answer, Client, Error};
 use crate::status::{AgentStatus, Health, How, Outcome, PastAttempt, State, Time};
 
@@ -15,9 +16,6 @@ use crate::status::{AgentStatus, Health, How, Outcome, PastAttempt, State, Time}
 const RUNNING: u8 = 0;
 const NOT_RUNNING: u8 = 3;
 const UNKNOWN: u8 = 4;
-
-/// The width of a terminal that does not tell its own.
-const USUAL_WIDTH: usize = 80;
 
 /// Between two columns.
 const GAP: &str = "  ";
@@ -102,13 +100,7 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
         remarks.push("no agents are declared".to_owned());
         return Ok(Report { text: Bytes::new(), remarks, code });
     }
-    let terminal = io::stdout().is_terminal();
-    let width = terminal.then(|| {
-        let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
-        size.map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0).unwrap_or(USUAL_WIDTH)
-    });
-    // https://no-color.org: set and not empty.
-    let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let Terminal { width, colour } = Terminal::here();
     let now = SystemTime::now();
     let mut text = render(&agents, now, width, colour);
     if let [AgentStatus { history, .. }] = agents.as_slice()

@@ -129,3 +129,92 @@ fn wait_is_for_administrators() {
     assert_eq!(code, Some(125), "{said}");
     assert!(said.contains("permission denied"), "{said}");
 }
+
+fn explained(daemon: &Daemon, name: &str) -> String {
+    let (code, said) = run(&mut verb(daemon, &["explain", name]));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains('\u{1b}'), "no colours into a pipe");
+    // As running text: where lines break is another matter.
+    said.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn explain_says_why_what_next_and_what_would_change_it_for_every_state() {
+    let waiting = agent("waiting", "exit 0", "secrets = [\"KEY\"]").replace("@WORK", "@DIR/later");
+    let jcard = waiting
+        + &agent("completed", "exit 0", "")
+        + &agent("failed", "die KILL", "")
+        + &agent("absent", "exit 0", "").replace("@HARNESS", "no-such-harness")
+        + &agent("again", "exit 4", "restart = \"always\"\nbackoff = [\"1h\"]\ntimeout = \"5h\"")
+        + &agent("gave-up", "exit 4", "restart = \"always\"\nbackoff = [\"1ms\"]\nmax_restarts = 2")
+        + &agent("late", "sleep inf", "timeout = \"100ms\"")
+        + &agent("running", "sleep inf", "")
+        + "[[agents]]\nname = \"invalid\"\nharness = \"nope\"\n";
+    let daemon = Setup::new().start(&jcard);
+    daemon.wait_until_running("running");
+    daemon.wait_for_state("again", State::Backoff);
+    for name in ["completed", "failed", "absent", "gave-up", "late"] {
+        daemon.wait_for_state(name, State::Exited);
+    }
+    let dir = daemon.dir().display();
+    for (name, sentences) in [
+        (
+            "Waiting",
+            vec![
+                "waiting has been waiting for".to_owned(),
+                format!("Create the directory {dir}/later,"),
+                "Drop the secret KEY into the secrets directory".to_owned(),
+                "It is started as soon as nothing is missing.".to_owned(),
+            ],
+        ),
+        ("completed", vec!["exited (completed)".to_owned(), "`restart = \"always\"`".to_owned()]),
+        ("failed", vec!["exited (failed)".to_owned(), "ended by SIGKILL".to_owned()]),
+        ("absent", vec!["To mend no-such-harness: not found".to_owned(), "Mend what is said above first".to_owned()]),
+        (
+            "again",
+            vec![
+                "exited with status 4; restart 1 follows.".to_owned(),
+                "It is started again in 59m".to_owned(),
+                "Its `timeout` passes: it is stopped for good in 4h 59m".to_owned(),
+            ],
+        ),
+        ("gave-up", vec!["Raise the `max_restarts` of its entry above 2".to_owned()]),
+        ("late", vec!["its timeout has passed".to_owned(), "A longer `timeout` alone does not".to_owned()]),
+        ("running", vec!["It runs until it ends by itself".to_owned(), "Remove its entry: it is stopped.".to_owned()]),
+        ("invalid", vec![format!("Mend {dir}/jcard.toml:"), "unknown agent.harness \"nope\"".to_owned()]),
+    ] {
+        let text = explained(&daemon, name);
+        for sentence in sentences {
+            assert!(text.contains(&sentence), "{name}: {sentence:?} is not in: {text}");
+        }
+    }
+}
+
+#[test]
+fn explain_as_json_is_data_and_its_sentences_fit_80_columns() {
+    let daemon = Setup::new().start(&agent("a", "exit 3", ""));
+    daemon.wait_for_state("a", State::Exited);
+    let (code, said) = run(&mut verb(&daemon, &["explain", "a", "--json"]));
+    assert_eq!(code, Some(0), "{said}");
+    let data: serde_json::Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
+    assert_eq!((&data["name"], &data["state"], &data["outcome"]), (&"a".into(), &"exited".into(), &"failed".into()));
+    assert_eq!(data["ends"][0]["exit"]["code"], 3);
+    let (_, said) = run(&mut verb(&daemon, &["explain", "a"]));
+    assert!(said.lines().count() > 4 && said.lines().all(|line| line.chars().count() <= 80), "{said}");
+}
+
+#[test]
+fn explain_says_what_it_cannot_know_and_what_the_daemon_complains_of() {
+    let mut daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    daemon.edit_jcard("[[agents");
+    daemon.wait("the mistake to be known", || daemon.health().config_error);
+    assert!(explained(&daemon, "a").contains("agentd configuration: "), "{}", explained(&daemon, "a"));
+    let (code, said) = run(&mut verb(&daemon, &["explain", "nobody"]));
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("nobody") && said.contains("agentd status") && said.contains("configuration: "), "{said}");
+    assert!(daemon.stop().success());
+    let (code, said) = run(&mut verb(&daemon, &["explain", "a"]));
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("it is not running"), "{said}");
+}

@@ -1,0 +1,608 @@
+//! `agentd explain`: why an agent is in its state, what comes next, and what would change that, in sentences.
+//!
+//! [`explain`] makes data of what the API says, [`render`] makes sentences of that; both are pure. `--json` prints the data.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::status::{escaped, faults, outcome, paint, since, words};
+use super::terminal::{Terminal, wrapped};
+use crate::client::{Answer, Client, Error};
+use crate::status::{self, AgentStatus, Exit, How, Outcome, Resources, State, Time};
+
+/// As that of `agentd status`.
+const UNKNOWN: u8 = 4;
+
+/// How many ends are told.
+const ENDS: usize = 3;
+
+/// Which agent, and how.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Arguments {
+    /// The agent, whatever the case of its name
+    pub name: String,
+    /// Print the same as data
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What there is to say of an agent. Keys may be added, none removed or renamed; empty and absent ones are left out.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Explanation {
+    /// The agent's name.
+    pub name: String,
+    /// Where it is in its life.
+    pub state: State,
+    /// How it ended, once it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// From when on it has been in this state, as far as is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// What a person must mend.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What happens if nobody does anything, soonest first as far as is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub next: Vec<Next>,
+    /// Its latest ends, the last one first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ends: Vec<Past>,
+    /// Why limits that are declared are not applied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits_error: Option<String>,
+    /// What it takes of the machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// What would change its state, a sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<String>,
+    /// What is wrong with the daemon's inputs as a whole.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub daemon_errors: Vec<String>,
+}
+
+/// Something that will happen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Next {
+    /// What, as a sentence without its full stop.
+    pub what: String,
+    /// When, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<Time>,
+}
+
+/// An attempt that is over, as far as the API tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    /// Its number under its declaration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u64>,
+    /// When its harness was started, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// How it ended, and when.
+    pub exit: Exit,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What of an agent's answer is not in every version of the API.
+#[derive(Debug, Default, Deserialize)]
+struct History {
+    #[serde(default)]
+    history: Vec<Past>,
+}
+
+/// Asks the daemon behind `socket`, and prints the explanation: data to stdout, talk to stderr.
+pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&format!("failed to start an event loop: {error}")),
+    };
+    let text = match runtime.block_on(ask(&arguments.name, socket)) {
+        Ok((_, explanation)) if arguments.json => status::body(&explanation).to_vec(),
+        Ok((agent, explanation)) => {
+            let terminal = Terminal::here();
+            let colour = terminal.colour.then(|| paint(&agent));
+            render(&explanation, SystemTime::now(), terminal.text_width(), colour).into_bytes()
+        }
+        Err(Failure { error, faults }) => {
+            for fault in faults {
+                complain(&fault);
+            }
+            let hint =
+                if matches!(error, Error::NoSuchAgent(_)) { "; agentd status lists those there are" } else { "" };
+            return complain(&format!("failed to {error}{hint}"));
+        }
+    };
+    match io::stdout().write_all(&text) {
+        // A reader that has seen enough is no error.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => complain(&format!("failed to print: {error}")),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn complain(what: &str) -> ExitCode {
+    // Where standard error is closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "agentd: {}", escaped(what));
+    ExitCode::from(UNKNOWN)
+}
+
+struct Failure {
+    error: Error,
+    /// Of the daemon: an agent may be missing because of them.
+    faults: Vec<String>,
+}
+
+async fn ask(name: &str, socket: &Path) -> Result<(AgentStatus, Explanation), Failure> {
+    let client = Client::new(socket).map_err(|error| Failure { error, faults: Vec::new() })?;
+    let answer = client.agent(name).await;
+    // What is said of the agent stands without it.
+    let faults = client.health().await.map(|health| faults(&health.value)).unwrap_or_default();
+    let Answer { value, body } = match answer {
+        Ok(answer) => answer,
+        Err(error) => return Err(Failure { error, faults }),
+    };
+    let History { history } = serde_json::from_slice(&body).unwrap_or_default();
+    let explanation = explain(&value, history, faults);
+    Ok((value, explanation))
+}
+
+/// Everything there is to say. `history` are the attempts that are over, the last one first; without it the latest end counts.
+pub fn explain(agent: &AgentStatus, history: Vec<Past>, daemon_errors: Vec<String>) -> Explanation {
+    let latest = || {
+        let attempt = agent.attempt.filter(|_| matches!(agent.state, State::Exited | State::Backoff));
+        agent.exit.clone().map(|exit| Past { attempt, started_at: None, exit, reason: None })
+    };
+    let mut ends = history;
+    if ends.is_empty() {
+        ends.extend(latest());
+    }
+    ends.truncate(ENDS);
+    let why = agent.reason.as_deref().map(|reason| reason.strip_prefix("waiting: ").unwrap_or(reason).to_owned());
+    Explanation {
+        name: agent.name.clone(),
+        state: agent.state,
+        outcome: agent.outcome,
+        since: since(agent),
+        why,
+        error: agent.error.clone(),
+        next: next(agent),
+        ends,
+        limits_error: agent.limits_error.clone(),
+        resources: agent.resources.clone(),
+        changes: changes(agent),
+        daemon_errors,
+    }
+}
+
+fn next(agent: &AgentStatus) -> Vec<Next> {
+    let says = |words: &str| agent.reason.as_ref().is_some_and(|reason| reason.contains(words));
+    let mut next = Vec::new();
+    let mut push = |what: &str, at: Option<Time>| next.push(Next { what: what.to_owned(), at });
+    match agent.state {
+        State::Waiting => push("It is started as soon as nothing is missing", None),
+        State::Starting => push("Its harness is started any moment", None),
+        State::Running => push("It runs until it ends by itself; then the `restart` of its entry decides", None),
+        State::Stopping => {
+            if let Some(deadline) = agent.deadline.filter(|_| !says("; killed")) {
+                push("What is left of it is killed", Some(deadline));
+            }
+            if says("its declaration has changed") {
+                push("When nothing of it is left, it is started as it is declared now", None);
+            } else if says("its timeout has passed") {
+                push("When nothing of it is left, it has exited for good", None);
+            } else {
+                push("When nothing of it is left, it is not listed any more", None);
+            }
+        }
+        State::Backoff if agent.next_start_at.is_some() => push("It is started again", agent.next_start_at),
+        State::Backoff => push("It is started again as soon as nothing of the attempt before is left", None),
+        State::Exited | State::Invalid => push("Nothing, of itself", None),
+    }
+    if agent.timeout_at.is_some() {
+        push("Its `timeout` passes: it is stopped for good", agent.timeout_at);
+    }
+    next
+}
+
+const RELAUNCH: &str = "Edit what its entry launches, or a secret or prompt that it gets: it is started afresh.";
+
+/// What would change the state, the nearest at hand first.
+fn changes(agent: &AgentStatus) -> Vec<String> {
+    let mut changes: Vec<String> = match agent.state {
+        State::Waiting => agent.reason.iter().flat_map(|reason| supplies(reason)).collect(),
+        State::Starting | State::Invalid => Vec::new(),
+        State::Running => vec![
+            "Edit what its entry launches, or a secret or prompt that it gets: it is stopped and started afresh."
+                .into(),
+            "Remove its entry: it is stopped.".into(),
+        ],
+        State::Stopping => vec!["Shorten the `grace_period` of its entry: the kill comes sooner.".into()],
+        State::Backoff if agent.error.is_some() => {
+            vec!["Mend what is in the way, as said above; it is tried again by itself.".into()]
+        }
+        State::Backoff => vec![
+            "Wait; or edit what its entry launches, or a secret or prompt that it gets: it is started at once.".into(),
+            "Set `restart = \"no\"` in its entry: it is left as it ended.".into(),
+        ],
+        State::Exited => match agent.outcome {
+            Some(Outcome::Completed) => {
+                vec![RELAUNCH.into(), "Set `restart = \"always\"` in its entry: it is started again.".into()]
+            }
+            Some(Outcome::GaveUp) => {
+                let more = format!(
+                    "Raise the `max_restarts` of its entry above {}: it is started again; 0 is for no limit.",
+                    agent.restarts
+                );
+                vec![more, RELAUNCH.into()]
+            }
+            Some(Outcome::TimedOut) => {
+                vec![format!("{RELAUNCH} A longer `timeout` alone does not bring it back.")]
+            }
+            Some(Outcome::Failed) | None => vec![
+                RELAUNCH.into(),
+                "Set `restart = \"on-failure\"` or `\"always\"` in its entry: it is started again.".into(),
+            ],
+        },
+    };
+    if agent.state == State::Invalid {
+        let errors = agent.error.iter().flat_map(|error| error.lines());
+        changes.extend(errors.map(|error| format!("Mend {error}")));
+    } else if agent.state == State::Exited && agent.error.is_some() {
+        changes.insert(0, "Mend what is said above first, or it ends so again.".into());
+    }
+    changes
+}
+
+/// What would supply each of the things that `reason` says are missing. Its parts are those that `desired` and the machine write.
+fn supplies(reason: &str) -> Vec<String> {
+    let missing = reason.strip_prefix("waiting: ").unwrap_or(reason);
+    missing.split("; ").map(supply).collect()
+}
+
+fn supply(missing: &str) -> String {
+    let about = |noun: &str| missing.strip_prefix(noun).map(|rest| (rest, rest.strip_suffix(" does not exist")));
+    if let Some((rest, absent)) = about("the workdir ") {
+        return match absent {
+            Some(path) => format!("Create the directory {path}, or name another as the entry's `workdir`."),
+            None => format!("Let the agent user into the workdir ({rest}), or name another as the entry's `workdir`."),
+        };
+    }
+    if let Some((rest, absent)) = about("the prompt_file ") {
+        return match absent {
+            Some(path) => format!("Write {path}, or name another as the entry's `prompt_file`."),
+            None => format!("Let the agent user read the prompt_file ({rest})."),
+        };
+    }
+    for (noun, tail) in [("the secret ", " is not"), ("the secrets ", " are not")] {
+        let names = missing.strip_prefix(noun).and_then(|rest| rest.strip_suffix(" in the secrets directory"));
+        if let Some(names) = names.and_then(|names| names.strip_suffix(tail)) {
+            return format!("Drop {noun}{names} into the secrets directory, or edit the entry's `secrets`.");
+        }
+    }
+    match missing.strip_prefix("its session ").and_then(|rest| rest.split_once(" is still in use by ")) {
+        Some((session, holder)) => {
+            format!("Wait until {holder} has left the session {session}, or give one of them another `session`.")
+        }
+        None => format!("Nothing but the end of this: {missing}."),
+    }
+}
+
+/// Under each of these words stands what it means; see the tests.
+const LABEL: usize = 11;
+
+/// The explanation as sentences, in lines of `width` characters. `colour` is for the state, which is said in words all the same.
+pub fn render(explanation: &Explanation, now: SystemTime, width: usize, colour: Option<&str>) -> String {
+    let mut text = String::new();
+    let state = match explanation.outcome {
+        Some(outcome_) => format!("{} ({})", explanation.state, outcome(outcome_)),
+        None => explanation.state.to_string(),
+    };
+    let name = escaped(&explanation.name);
+    let first = match explanation.since {
+        Some(since) => format!("{name} has been {state} for {}, since {since}.", words(ago(since, now))),
+        None => format!("{name} is {state}."),
+    };
+    for line in wrapped(&first, width) {
+        let _ = writeln!(text, "{line}");
+    }
+    if let Some(colour) = colour {
+        // Of the words only; their width is that of the plain ones.
+        text = text.replacen(&state, &format!("{colour}{state}\x1b[0m"), usize::from(!name.contains(&state)));
+    }
+    let mut section = |label: &str, paragraphs: Vec<String>| {
+        let mut label = label;
+        for paragraph in paragraphs {
+            for line in wrapped(&escaped(&paragraph), width.saturating_sub(LABEL)) {
+                let _ = writeln!(text, "{label:LABEL$}{line}");
+                label = "";
+            }
+        }
+    };
+    let lines = |text: &Option<String>| text.iter().flat_map(|text| text.lines()).map(sentence).collect();
+    section("Why", lines(&explanation.why));
+    // What is wrong with an entry stands under "To change".
+    section("To mend", lines(&explanation.error.clone().filter(|_| explanation.state != State::Invalid)));
+    let next = |Next { what, at }: &Next| match at {
+        Some(at) => format!("{what} {}, at {at}.", until(*at, now)),
+        None => format!("{what}."),
+    };
+    section("Next", explanation.next.iter().map(next).collect());
+    section("Ended", explanation.ends.iter().map(|past| end(past, now)).collect());
+    section("Limits", lines(&explanation.limits_error));
+    section("Takes", explanation.resources.iter().map(takes).filter(|text| !text.is_empty()).collect());
+    section("To change", explanation.changes.iter().map(|change| sentence(change)).collect());
+    section("agentd", explanation.daemon_errors.iter().flat_map(|error| error.lines()).map(sentence).collect());
+    text
+}
+
+/// With the full stop that belongs at its end.
+fn sentence(text: &str) -> String {
+    let text = text.trim();
+    if text.ends_with(['.', '!', '?', ':']) { text.to_owned() } else { format!("{text}.") }
+}
+
+fn ago(Time(at): Time, now: SystemTime) -> Duration {
+    now.duration_since(at).unwrap_or_default()
+}
+
+fn until(Time(at): Time, now: SystemTime) -> String {
+    match at.duration_since(now) {
+        // A rest of a second counts as one: what is said to be due in 0s is due now.
+        Ok(rest) if !rest.is_zero() => format!("in {}", words(rest + Duration::from_nanos(999_999_999))),
+        _ => "now".to_owned(),
+    }
+}
+
+fn end(past: &Past, now: SystemTime) -> String {
+    let Past { attempt, started_at, exit, reason } = past;
+    let how = match &exit.how {
+        How::Code(code) => format!("exited with status {code}"),
+        How::Signal(signal) => format!("ended by {signal}"),
+        How::Cause(cause) => cause.clone(),
+    };
+    let oom = exit.oom_kills.filter(|&kills| kills > 0 && reason.is_none());
+    let oom = oom.map_or_else(String::new, |kills| format!("; {kills} of its processes killed for lack of memory"));
+    let why = reason.as_ref().filter(|reason| !reason.is_empty()).map_or_else(|| format!("{how}{oom}"), Clone::clone);
+    let attempt = attempt.map_or_else(String::new, |attempt| format!("attempt {attempt}, "));
+    let ran = started_at.and_then(|Time(started)| exit.at.0.duration_since(started).ok());
+    let ran = ran.map_or_else(String::new, |ran| format!("after {}, ", words(ran)));
+    sentence(&format!("{} ago, {attempt}{ran}at {}: {why}", words(ago(exit.at, now)), exit.at))
+}
+
+fn takes(resources: &Resources) -> String {
+    let Resources { cpu_usec, memory, memory_max, tasks, tasks_max } = resources;
+    let of = |limit: Option<String>| limit.map_or_else(String::new, |limit| format!(" of at most {limit}"));
+    let parts = [
+        memory.map(|bytes| format!("{} of memory{}", in_bytes(bytes), of(memory_max.map(in_bytes)))),
+        tasks.map(|tasks| format!("{tasks} processes and threads{}", of(tasks_max.map(|limit| limit.to_string())))),
+        cpu_usec.map(|usec| format!("{} of processor time so far", words(Duration::from_micros(usec)))),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { String::new() } else { sentence(&parts.join(", ")) }
+}
+
+/// Bytes, to a tenth of the largest unit that fits.
+fn in_bytes(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.into_iter().find(|(shift, _)| bytes >> shift > 0) {
+        Some((shift, unit)) => {
+            let tenths = (u128::from(bytes) * 10) >> shift;
+            if tenths % 10 == 0 {
+                format!("{} {unit}", tenths / 10)
+            } else {
+                format!("{}.{} {unit}", tenths / 10, tenths % 10)
+            }
+        }
+        None => format!("{bytes} bytes"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const NOW: &str = "2026-11-21T17:00:10.000Z";
+
+    fn now() -> SystemTime {
+        humantime::parse_rfc3339(NOW).unwrap()
+    }
+
+    fn at(seconds: u32) -> String {
+        format!("2026-11-21T17:00:{seconds:02}.000Z")
+    }
+
+    fn agent(state: &str, more: &Value) -> AgentStatus {
+        let mut agent = json!({ "name": "a", "running": false, "restarts": 0, "state": state });
+        agent.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(agent).unwrap()
+    }
+
+    fn text(agent: &AgentStatus) -> String {
+        render(&explain(agent, Vec::new(), Vec::new()), now(), 80, None)
+    }
+
+    #[test]
+    fn a_backoff_is_told_with_its_end_its_next_start_and_its_timeout() {
+        let agent = agent(
+            "backoff",
+            &json!({
+                "reason": "exited with status 3; restart 1 of 5 follows", "attempt": 1, "exit": { "code": 3, "at": at(8) },
+                "next_start_at": at(11), "timeout_at": "2026-11-21T19:00:10.000Z",
+                "limits_error": "its limits are not applied: agentd does not run under systemd",
+            }),
+        );
+        let expected = "\
+a has been backoff for 2s, since 2026-11-21T17:00:08.000Z.
+Why        exited with status 3; restart 1 of 5 follows.
+Next       It is started again in 1s, at 2026-11-21T17:00:11.000Z.
+           Its `timeout` passes: it is stopped for good in 2h, at
+           2026-11-21T19:00:10.000Z.
+Ended      2s ago, attempt 1, at 2026-11-21T17:00:08.000Z: exited with status 3.
+Limits     its limits are not applied: agentd does not run under systemd.
+To change  Wait; or edit what its entry launches, or a secret or prompt that it
+           gets: it is started at once.
+           Set `restart = \"no\"` in its entry: it is left as it ended.
+";
+        assert_eq!(text(&agent), expected);
+    }
+
+    #[test]
+    fn what_is_missing_is_told_with_what_would_supply_it() {
+        let agent = agent(
+            "waiting",
+            &json!({
+                "reason": "waiting: the prompt_file /j/task.md does not exist; the workdir /x does not exist; the secrets A, B are not in the secrets directory",
+                "declared_at": at(5),
+            }),
+        );
+        let expected = "\
+a has been waiting for 5s, since 2026-11-21T17:00:05.000Z.
+Why        the prompt_file /j/task.md does not exist; the workdir /x does not
+           exist; the secrets A, B are not in the secrets directory.
+Next       It is started as soon as nothing is missing.
+To change  Write /j/task.md, or name another as the entry's `prompt_file`.
+           Create the directory /x, or name another as the entry's `workdir`.
+           Drop the secrets A, B into the secrets directory, or edit the entry's
+           `secrets`.
+";
+        assert_eq!(text(&agent), expected);
+    }
+
+    #[rstest]
+    #[case("the secret A is not in the secrets directory", "Drop the secret A into the secrets directory")]
+    #[case("the workdir /x is not a directory", "Let the agent user into the workdir (/x is not a directory)")]
+    #[case("the prompt_file /p is not a regular file", "Let the agent user read the prompt_file (/p is not a reg")]
+    #[case("its session s is still in use by b", "Wait until b has left the session s")]
+    #[case("its declaration could not be read yet", "Nothing but the end of this: its declaration could not be")]
+    fn each_thing_that_can_be_missing_has_a_remedy(#[case] missing: &str, #[case] remedy: &str) {
+        let agent = agent("waiting", &json!({ "reason": format!("waiting: {missing}") }));
+        let changes = explain(&agent, Vec::new(), Vec::new()).changes;
+        assert!(changes.len() == 1 && changes[0].starts_with(remedy), "{changes:?}");
+    }
+
+    #[rstest]
+    #[case("completed", "restart = \"always\"")]
+    #[case("failed", "restart = \"on-failure\"")]
+    #[case("timed-out", "A longer `timeout` alone does not bring it back")]
+    #[case("gave-up", "max_restarts` of its entry above 4")]
+    fn each_outcome_has_what_would_bring_the_agent_back(#[case] outcome: &str, #[case] remedy: &str) {
+        let agent = agent("exited", &json!({ "outcome": outcome, "restarts": 4 }));
+        let changes = explain(&agent, Vec::new(), Vec::new()).changes.join("\n");
+        assert!(changes.contains(remedy) && changes.contains(RELAUNCH), "{changes}");
+    }
+
+    #[test]
+    fn each_mistake_of_an_invalid_entry_is_to_be_mended() {
+        let error = "/etc/j.toml:3:1: `harness` is missing; write one\n/etc/j.toml:4:1: `restart` is unknown";
+        let agent = agent("invalid", &json!({ "error": error, "reason": "its entry is wrong" }));
+        assert_eq!(
+            explain(&agent, Vec::new(), Vec::new()).changes,
+            ["Mend /etc/j.toml:3:1: `harness` is missing; write one", "Mend /etc/j.toml:4:1: `restart` is unknown"]
+        );
+    }
+
+    #[rstest]
+    #[case("its declaration has changed; interrupted, will be killed at the deadline", "started as it is declared now")]
+    #[case("its timeout has passed; interrupted, will be killed at the deadline", "exited for good")]
+    #[case("it is declared no more, or the daemon is stopping; interrupted", "not listed any more")]
+    fn a_stop_is_told_with_its_deadline_and_what_follows(#[case] reason: &str, #[case] follows: &str) {
+        let agent = agent("stopping", &json!({ "reason": reason, "deadline": at(30) }));
+        let next = explain(&agent, Vec::new(), Vec::new()).next;
+        assert_eq!(next[0].at.map(|at| at.to_string()), Some(at(30)));
+        assert!(next[1].what.contains(follows), "{next:?}");
+    }
+
+    #[test]
+    fn one_that_was_killed_is_not_going_to_be() {
+        let reason = "its declaration has changed; killed";
+        let agent = agent("stopping", &json!({ "reason": reason, "deadline": at(3) }));
+        assert!(explain(&agent, Vec::new(), Vec::new()).next.iter().all(|next| next.at.is_none()));
+    }
+
+    #[test]
+    fn the_history_counts_where_there_is_one_and_no_more_than_three_of_it() {
+        let past = |attempt: u64| {
+            json!({
+                "attempt": attempt, "declared_at": at(0), "started_at": at(2), "exit": { "signal": "SIGKILL", "at": at(5) },
+                "reason": "ended by SIGKILL; 2 were killed", "something": "new",
+            })
+        };
+        let body = json!({ "history": [past(9), past(8), past(7), past(6)] }).to_string();
+        let History { history } = serde_json::from_str(&body).unwrap();
+        let agent = agent("running", &json!({ "exit": { "code": 1, "at": at(1) } }));
+        let text = render(&explain(&agent, history, Vec::new()), now(), 120, None);
+        let first =
+            "Ended      5s ago, attempt 9, after 3s, at 2026-11-21T17:00:05.000Z: ended by SIGKILL; 2 were killed.\n";
+        assert!(text.contains(first), "{text}");
+        assert!(text.contains("attempt 7") && !text.contains("attempt 6") && !text.contains("status 1"), "{text}");
+    }
+
+    #[test]
+    fn what_it_takes_is_told_in_peoples_units() {
+        let resources =
+            json!({ "cpu_usec": 3_700_000, "memory": 12_999_999, "memory_max": 2_147_483_648_u64, "tasks": 5 });
+        let text = text(&agent("running", &json!({ "resources": resources })));
+        let expected = "12.3 MiB of memory of at most 2 GiB, 5 processes and threads, 3s of";
+        assert!(text.contains(expected), "{text}");
+        assert_eq!([0, 1023, 1024, u64::MAX].map(in_bytes), ["0 bytes", "1023 bytes", "1 KiB", "17179869183.9 GiB"]);
+    }
+
+    #[test]
+    fn the_data_are_those_of_the_sentences_and_absent_ones_are_left_out() {
+        let agent = agent("backoff", &json!({ "exit": { "code": 3, "at": at(8) }, "next_start_at": at(11) }));
+        let mut data = serde_json::to_value(explain(&agent, Vec::new(), Vec::new())).unwrap();
+        assert!(data["changes"].as_array_mut().is_some_and(|changes| !changes.is_empty()));
+        data.as_object_mut().unwrap().remove("changes");
+        let expected = json!({
+            "name": "a", "state": "backoff", "since": at(8), "next": [{ "what": "It is started again", "at": at(11) }],
+            "ends": [{ "exit": { "code": 3, "at": at(8) } }],
+        });
+        assert_eq!(data, expected);
+    }
+
+    #[test]
+    fn colour_changes_no_word_and_is_for_the_state_alone() {
+        let agent = agent("exited", &json!({ "outcome": "gave-up", "exit": { "code": 3, "at": at(8) } }));
+        let explanation = explain(&agent, Vec::new(), Vec::new());
+        let coloured = render(&explanation, now(), 80, Some("\x1b[31m"));
+        assert!(coloured.starts_with("a has been \x1b[31mexited (gave-up)\x1b[0m for 2s"), "{coloured}");
+        let plain = coloured.replace("\x1b[31m", "").replace("\x1b[0m", "");
+        assert_eq!(plain, render(&explanation, now(), 80, None));
+    }
+
+    #[test]
+    fn nothing_from_the_api_can_move_the_cursor() {
+        let hostile = "a\x1b[2J\r\u{9b}31m\u{202e}é";
+        let mut agent = agent("exited", &json!({ "reason": hostile, "error": hostile, "limits_error": hostile }));
+        agent.name = hostile.to_owned();
+        agent.exit = Some(Exit { how: How::Signal(hostile.to_owned()), at: Time(now()), oom_kills: None });
+        let text = render(&explain(&agent, Vec::new(), vec![hostile.to_owned()]), now(), 400, None);
+        assert_eq!(text.matches(r"a\u{1b}[2J\r\u{9b}31m\u{202e}é").count(), 6, "{text}");
+        assert_eq!(text.chars().filter(|&c| c.is_control() && c != '\n').count(), 0, "{text}");
+    }
+
+    #[test]
+    fn no_line_is_wider_than_it_may_be_but_for_single_words() {
+        let reason = "waiting: the workdir /home/agent/workspace/of/a/project does not exist; the secret A is not in the secrets directory";
+        let agent = agent("waiting", &json!({ "reason": reason, "declared_at": at(5), "error": "x y ".repeat(100) }));
+        for width in 60..140 {
+            let text = render(&explain(&agent, Vec::new(), Vec::new()), now(), width, None);
+            assert!(text.lines().all(|line| line.chars().count() <= width), "{width}: {text}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What standard output is, and text that fits it.
+
+use std::io::{self, IsTerminal};
+
+/// The width of a terminal that does not tell its own, and of text that is not read on one.
+pub const USUAL_WIDTH: usize = 80;
+
+/// Too narrow for anything: below that, lines are left to the terminal to break.
+const LEAST_WIDTH: usize = 40;
+
+/// A terminal, if standard output is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terminal {
+    /// In columns; `None` where there is no terminal.
+    pub width: Option<usize>,
+    /// Whether colours are welcome.
+    pub colour: bool,
+}
+
+impl Terminal {
+    /// What this process's standard output is.
+    pub fn here() -> Self {
+        let is_there = io::stdout().is_terminal();
+        let width = is_there.then(|| {
+            let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+            size.map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0).unwrap_or(USUAL_WIDTH)
+        });
+        // https://no-color.org: set and not empty.
+        let colour = is_there && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self { width, colour }
+    }
+
+    /// How wide running text is to be.
+    pub fn text_width(self) -> usize {
+        self.width.unwrap_or(USUAL_WIDTH).max(LEAST_WIDTH)
+    }
+}
+
+/// Text in lines of at most `width` characters, broken at spaces. A longer word has a line of its own and stays whole: it is a path
+/// that somebody may want to copy.
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut room = 0;
+    for word in text.split(' ').filter(|word| !word.is_empty()) {
+        let length = word.chars().count();
+        match lines.last_mut() {
+            Some(line) if length < room => {
+                line.push(' ');
+                line.push_str(word);
+                room -= length + 1;
+            }
+            _ => {
+                lines.push(word.to_owned());
+                room = width.saturating_sub(length);
+            }
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn text_is_broken_at_spaces_and_long_words_stay_whole() {
+        assert_eq!(wrapped("to be or not to be", 8), ["to be or", "not to", "be"]);
+        assert_eq!(wrapped("in /a/very/long/path it is", 8), ["in", "/a/very/long/path", "it is"]);
+        assert_eq!(wrapped("", 8), [""; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_word_is_lost_and_no_line_is_too_long(words in prop::collection::vec("[a-zé]{1,9}", 0..40), width in 9_usize..40) {
+            let lines = wrapped(&words.join(" "), width);
+            prop_assert!(lines.iter().all(|line| line.chars().count() <= width));
+            prop_assert_eq!(lines.join(" "), words.join(" "));
+        }
+    }
+}
