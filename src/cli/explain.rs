@@ -8,12 +8,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::status::{escaped, faults, outcome, paint, since, words};
 use super::terminal::{Terminal, wrapped};
 use crate::client::{Answer, Client, Error};
-use crate::status::{self, AgentStatus, Exit, How, Outcome, Resources, State, Time};
+use crate::status::{self, AgentStatus, Exit, How, Outcome, PastAttempt, Resources, State, Time};
 
 /// As that of `agentd status`.
 const UNKNOWN: u8 = 4;
@@ -81,26 +81,26 @@ pub struct Next {
 }
 
 /// An attempt that is over, as far as the API tells.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Past {
     /// Its number under its declaration.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u64>,
     /// When its harness was started, if it was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
     /// How it ended, and when.
     pub exit: Exit,
     /// Why.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// What of an agent's answer is not in every version of the API.
-#[derive(Debug, Default, Deserialize)]
-struct History {
-    #[serde(default)]
-    history: Vec<Past>,
+impl From<&PastAttempt> for Past {
+    fn from(past: &PastAttempt) -> Self {
+        let PastAttempt { attempt, started_at, exit, reason, .. } = past.clone();
+        Self { attempt: Some(attempt), started_at, exit, reason: Some(reason) }
+    }
 }
 
 /// Asks the daemon behind `socket`, and prints the explanation: data to stdout, talk to stderr.
@@ -149,26 +149,23 @@ async fn ask(name: &str, socket: &Path) -> Result<(AgentStatus, Explanation), Fa
     let answer = client.agent(name).await;
     // What is said of the agent stands without it.
     let faults = client.health().await.map(|health| faults(&health.value)).unwrap_or_default();
-    let Answer { value, body } = match answer {
-        Ok(answer) => answer,
-        Err(error) => return Err(Failure { error, faults }),
-    };
-    let History { history } = serde_json::from_slice(&body).unwrap_or_default();
-    let explanation = explain(&value, history, faults);
-    Ok((value, explanation))
+    match answer {
+        Ok(Answer { value, .. }) => {
+            let explanation = explain(&value, faults);
+            Ok((value, explanation))
+        }
+        Err(error) => Err(Failure { error, faults }),
+    }
 }
 
-/// Everything there is to say. `history` are the attempts that are over, the last one first; without it the latest end counts.
-pub fn explain(agent: &AgentStatus, history: Vec<Past>, daemon_errors: Vec<String>) -> Explanation {
-    let latest = || {
-        let attempt = agent.attempt.filter(|_| matches!(agent.state, State::Exited | State::Backoff));
-        agent.exit.clone().map(|exit| Past { attempt, started_at: None, exit, reason: None })
-    };
-    let mut ends = history;
+/// Everything there is to say. `daemon_errors` are those of the daemon as a whole.
+pub fn explain(agent: &AgentStatus, daemon_errors: Vec<String>) -> Explanation {
+    let mut ends: Vec<Past> = agent.history.iter().take(ENDS).map(Past::from).collect();
     if ends.is_empty() {
-        ends.extend(latest());
+        // A daemon that cannot write knows the latest all the same.
+        let attempt = agent.attempt.filter(|_| matches!(agent.state, State::Exited | State::Backoff));
+        ends.extend(agent.exit.clone().map(|exit| Past { attempt, started_at: None, exit, reason: None }));
     }
-    ends.truncate(ENDS);
     let why = agent.reason.as_deref().map(|reason| reason.strip_prefix("waiting: ").unwrap_or(reason).to_owned());
     Explanation {
         name: agent.name.clone(),
@@ -311,15 +308,15 @@ pub fn render(explanation: &Explanation, now: SystemTime, width: usize, colour: 
     };
     let name = escaped(&explanation.name);
     let first = match explanation.since {
-        Some(since) => format!("{name} has been {state} for {}, since {since}.", words(ago(since, now))),
-        None => format!("{name} is {state}."),
+        Some(since) => format!("{name} has been in state {state} for {}, since {since}.", words(ago(since, now))),
+        None => format!("{name} is in state {state}."),
     };
     for line in wrapped(&first, width) {
         let _ = writeln!(text, "{line}");
     }
     if let Some(colour) = colour {
-        // Of the words only; their width is that of the plain ones.
-        text = text.replacen(&state, &format!("{colour}{state}\x1b[0m"), usize::from(!name.contains(&state)));
+        // Broken after its width is known, which is that of the words alone.
+        text = text.replacen(&format!("in state {state}"), &format!("in state {colour}{state}\x1b[0m"), 1);
     }
     let mut section = |label: &str, paragraphs: Vec<String>| {
         let mut label = label;
@@ -372,13 +369,14 @@ fn end(past: &Past, now: SystemTime) -> String {
         How::Signal(signal) => format!("ended by {signal}"),
         How::Cause(cause) => cause.clone(),
     };
-    let oom = exit.oom_kills.filter(|&kills| kills > 0 && reason.is_none());
+    let oom = exit.oom_kills.filter(|&kills| kills > 0);
     let oom = oom.map_or_else(String::new, |kills| format!("; {kills} of its processes killed for lack of memory"));
-    let why = reason.as_ref().filter(|reason| !reason.is_empty()).map_or_else(|| format!("{how}{oom}"), Clone::clone);
+    let why = reason.as_ref().filter(|reason| !reason.is_empty());
+    let why = why.map_or_else(String::new, |why| format!("; {why}"));
     let attempt = attempt.map_or_else(String::new, |attempt| format!("attempt {attempt}, "));
     let ran = started_at.and_then(|Time(started)| exit.at.0.duration_since(started).ok());
     let ran = ran.map_or_else(String::new, |ran| format!("after {}, ", words(ran)));
-    sentence(&format!("{} ago, {attempt}{ran}at {}: {why}", words(ago(exit.at, now)), exit.at))
+    sentence(&format!("{} ago, {attempt}{ran}at {}: {how}{oom}{why}", words(ago(exit.at, now)), exit.at))
 }
 
 fn takes(resources: &Resources) -> String {
@@ -433,7 +431,7 @@ mod tests {
     }
 
     fn text(agent: &AgentStatus) -> String {
-        render(&explain(agent, Vec::new(), Vec::new()), now(), 80, None)
+        render(&explain(agent, Vec::new()), now(), 80, None)
     }
 
     #[test]
@@ -447,7 +445,7 @@ mod tests {
             }),
         );
         let expected = "\
-a has been backoff for 2s, since 2026-11-21T17:00:08.000Z.
+a has been in state backoff for 2s, since 2026-11-21T17:00:08.000Z.
 Why        exited with status 3; restart 1 of 5 follows.
 Next       It is started again in 1s, at 2026-11-21T17:00:11.000Z.
            Its `timeout` passes: it is stopped for good in 2h, at
@@ -471,7 +469,7 @@ To change  Wait; or edit what its entry launches, or a secret or prompt that it
             }),
         );
         let expected = "\
-a has been waiting for 5s, since 2026-11-21T17:00:05.000Z.
+a has been in state waiting for 5s, since 2026-11-21T17:00:05.000Z.
 Why        the prompt_file /j/task.md does not exist; the workdir /x does not
            exist; the secrets A, B are not in the secrets directory.
 Next       It is started as soon as nothing is missing.
@@ -491,7 +489,7 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     #[case("its declaration could not be read yet", "Nothing but the end of this: its declaration could not be")]
     fn each_thing_that_can_be_missing_has_a_remedy(#[case] missing: &str, #[case] remedy: &str) {
         let agent = agent("waiting", &json!({ "reason": format!("waiting: {missing}") }));
-        let changes = explain(&agent, Vec::new(), Vec::new()).changes;
+        let changes = explain(&agent, Vec::new()).changes;
         assert!(changes.len() == 1 && changes[0].starts_with(remedy), "{changes:?}");
     }
 
@@ -502,7 +500,7 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     #[case("gave-up", "max_restarts` of its entry above 4")]
     fn each_outcome_has_what_would_bring_the_agent_back(#[case] outcome: &str, #[case] remedy: &str) {
         let agent = agent("exited", &json!({ "outcome": outcome, "restarts": 4 }));
-        let changes = explain(&agent, Vec::new(), Vec::new()).changes.join("\n");
+        let changes = explain(&agent, Vec::new()).changes.join("\n");
         assert!(changes.contains(remedy) && changes.contains(RELAUNCH), "{changes}");
     }
 
@@ -511,7 +509,7 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
         let error = "/etc/j.toml:3:1: `harness` is missing; write one\n/etc/j.toml:4:1: `restart` is unknown";
         let agent = agent("invalid", &json!({ "error": error, "reason": "its entry is wrong" }));
         assert_eq!(
-            explain(&agent, Vec::new(), Vec::new()).changes,
+            explain(&agent, Vec::new()).changes,
             ["Mend /etc/j.toml:3:1: `harness` is missing; write one", "Mend /etc/j.toml:4:1: `restart` is unknown"]
         );
     }
@@ -522,7 +520,7 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     #[case("it is declared no more, or the daemon is stopping; interrupted", "not listed any more")]
     fn a_stop_is_told_with_its_deadline_and_what_follows(#[case] reason: &str, #[case] follows: &str) {
         let agent = agent("stopping", &json!({ "reason": reason, "deadline": at(30) }));
-        let next = explain(&agent, Vec::new(), Vec::new()).next;
+        let next = explain(&agent, Vec::new()).next;
         assert_eq!(next[0].at.map(|at| at.to_string()), Some(at(30)));
         assert!(next[1].what.contains(follows), "{next:?}");
     }
@@ -531,7 +529,7 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     fn one_that_was_killed_is_not_going_to_be() {
         let reason = "its declaration has changed; killed";
         let agent = agent("stopping", &json!({ "reason": reason, "deadline": at(3) }));
-        assert!(explain(&agent, Vec::new(), Vec::new()).next.iter().all(|next| next.at.is_none()));
+        assert!(explain(&agent, Vec::new()).next.iter().all(|next| next.at.is_none()));
     }
 
     #[test]
@@ -539,15 +537,13 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
         let past = |attempt: u64| {
             json!({
                 "attempt": attempt, "declared_at": at(0), "started_at": at(2), "exit": { "signal": "SIGKILL", "at": at(5) },
-                "reason": "ended by SIGKILL; 2 were killed", "something": "new",
+                "reason": "its timeout has passed",
             })
         };
-        let body = json!({ "history": [past(9), past(8), past(7), past(6)] }).to_string();
-        let History { history } = serde_json::from_str(&body).unwrap();
-        let agent = agent("running", &json!({ "exit": { "code": 1, "at": at(1) } }));
-        let text = render(&explain(&agent, history, Vec::new()), now(), 120, None);
-        let first =
-            "Ended      5s ago, attempt 9, after 3s, at 2026-11-21T17:00:05.000Z: ended by SIGKILL; 2 were killed.\n";
+        let history = [past(9), past(8), past(7), past(6)];
+        let agent = agent("running", &json!({ "exit": { "code": 1, "at": at(1) }, "history": history }));
+        let text = render(&explain(&agent, Vec::new()), now(), 120, None);
+        let first = "Ended      5s ago, attempt 9, after 3s, at 2026-11-21T17:00:05.000Z: ended by SIGKILL; its timeout has passed.\n";
         assert!(text.contains(first), "{text}");
         assert!(text.contains("attempt 7") && !text.contains("attempt 6") && !text.contains("status 1"), "{text}");
     }
@@ -565,7 +561,7 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     #[test]
     fn the_data_are_those_of_the_sentences_and_absent_ones_are_left_out() {
         let agent = agent("backoff", &json!({ "exit": { "code": 3, "at": at(8) }, "next_start_at": at(11) }));
-        let mut data = serde_json::to_value(explain(&agent, Vec::new(), Vec::new())).unwrap();
+        let mut data = serde_json::to_value(explain(&agent, Vec::new())).unwrap();
         assert!(data["changes"].as_array_mut().is_some_and(|changes| !changes.is_empty()));
         data.as_object_mut().unwrap().remove("changes");
         let expected = json!({
@@ -578,9 +574,9 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     #[test]
     fn colour_changes_no_word_and_is_for_the_state_alone() {
         let agent = agent("exited", &json!({ "outcome": "gave-up", "exit": { "code": 3, "at": at(8) } }));
-        let explanation = explain(&agent, Vec::new(), Vec::new());
+        let explanation = explain(&agent, Vec::new());
         let coloured = render(&explanation, now(), 80, Some("\x1b[31m"));
-        assert!(coloured.starts_with("a has been \x1b[31mexited (gave-up)\x1b[0m for 2s"), "{coloured}");
+        assert!(coloured.starts_with("a has been in state \x1b[31mexited (gave-up)\x1b[0m for 2s"), "{coloured}");
         let plain = coloured.replace("\x1b[31m", "").replace("\x1b[0m", "");
         assert_eq!(plain, render(&explanation, now(), 80, None));
     }
@@ -591,7 +587,7 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
         let mut agent = agent("exited", &json!({ "reason": hostile, "error": hostile, "limits_error": hostile }));
         agent.name = hostile.to_owned();
         agent.exit = Some(Exit { how: How::Signal(hostile.to_owned()), at: Time(now()), oom_kills: None });
-        let text = render(&explain(&agent, Vec::new(), vec![hostile.to_owned()]), now(), 400, None);
+        let text = render(&explain(&agent, vec![hostile.to_owned()]), now(), 400, None);
         assert_eq!(text.matches(r"a\u{1b}[2J\r\u{9b}31m\u{202e}é").count(), 6, "{text}");
         assert_eq!(text.chars().filter(|&c| c.is_control() && c != '\n').count(), 0, "{text}");
     }
@@ -601,7 +597,7 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
         let reason = "waiting: the workdir /home/agent/workspace/of/a/project does not exist; the secret A is not in the secrets directory";
         let agent = agent("waiting", &json!({ "reason": reason, "declared_at": at(5), "error": "x y ".repeat(100) }));
         for width in 60..140 {
-            let text = render(&explain(&agent, Vec::new(), Vec::new()), now(), width, None);
+            let text = render(&explain(&agent, Vec::new()), now(), width, None);
             assert!(text.lines().all(|line| line.chars().count() <= width), "{width}: {text}");
         }
     }

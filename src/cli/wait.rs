@@ -203,7 +203,7 @@ fn judge(agent: &AgentStatus, wanted: &[State]) -> Verdict {
 
 fn describe(agent: &AgentStatus) -> String {
     let why = agent.error.as_ref().filter(|_| agent.state == State::Invalid).or(agent.reason.as_ref());
-    let why = why.map_or_else(String::new, |why| format!(": {why}"));
+    let why = why.map_or_else(String::new, |why| format!(": {}", why.strip_prefix("waiting: ").unwrap_or(why)));
     format!("{} is {}{why}", agent.name, agent.state)
 }
 
