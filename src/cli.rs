@@ -1,6 +1,7 @@
 //! The command line: what it says becomes [`Settings`] or a client's call.
 
 pub mod check;
+pub mod doctor;
 pub mod explain;
 pub mod status;
 mod terminal;
@@ -24,7 +25,7 @@ use crate::tmux::Origin;
 ///
 /// Without a command agentd is the daemon: it reads the jcard and the secrets, starts, restarts, times out and stops agents
 /// accordingly, and tells about them over a Unix socket.
-#[derive(Debug, Parser)]
+#[derive(Debug, Default, Parser)]
 #[command(name = "agentd", version, max_term_width = 100)]
 pub struct Arguments {
     /// What to do; nothing is to be the daemon.
@@ -63,6 +64,11 @@ pub enum Command {
     ///
     /// Ends with 0, or with 4 when there is no such agent, or agentd cannot be asked.
     Explain(explain::Arguments),
+    /// Find out whether all that agentd needs is there and as it should be
+    ///
+    /// Each finding that is not ok has its remedy. Ends with 0 if all is well or only worth a warning, 1 if something is not, 4 if
+    /// nothing is known to be wrong but not everything could be looked at by this user.
+    Doctor(doctor::Arguments),
 }
 
 /// Where things are. Commands need some of it, too.
@@ -80,28 +86,37 @@ pub struct Places {
     pub unsandboxed: bool,
 }
 
-/// How the daemon goes about it.
+/// Where the daemon's own things are, and whose.
 #[derive(Clone, Debug, Default, Args)]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
-pub struct Daemon {
+pub struct Whereabouts {
     /// The secrets, one file each [default: $CREDENTIALS_DIRECTORY or /run/stereos/secrets; without root: $XDG_CONFIG_HOME/agentd/secrets]
     #[arg(long, value_name = "DIR")]
     secret_dir: Option<PathBuf>,
     /// The dedicated tmux server's socket [default: /run/agentd/tmux.sock; without root: $XDG_RUNTIME_DIR/agentd/tmux.sock]
     #[arg(long, value_name = "PATH")]
     tmux_socket: Option<PathBuf>,
-    /// Leave it to others, such as a unit of its own, to start the tmux server; agents wait for it
-    #[arg(long)]
-    await_tmux: bool,
     /// Root-only state [default: $STATE_DIRECTORY or /var/lib/agentd; without root: $XDG_STATE_HOME/agentd]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
     /// Whom agents run as [default: agent; without root: yourself]
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// The group that may use the sockets, under root
-    #[arg(long, value_name = "NAME", default_value = "admin")]
-    admin_group: String,
+    /// The group that may use the sockets, under root [default: admin]
+    #[arg(long, value_name = "NAME")]
+    admin_group: Option<String>,
+}
+
+/// How the daemon goes about it.
+#[derive(Clone, Debug, Default, Args)]
+#[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
+pub struct Daemon {
+    /// Where its own things are, and whose.
+    #[command(flatten)]
+    whereabouts: Whereabouts,
+    /// Leave it to others, such as a unit of its own, to start the tmux server; agents wait for it
+    #[arg(long)]
+    await_tmux: bool,
     /// How often the files are read again even when no change was announced
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
     resync: Duration,
@@ -132,17 +147,21 @@ pub struct Surroundings {
 impl Surroundings {
     /// This process's.
     pub fn here() -> Self {
+        let home = Account::current().map_or_else(|_| "/".into(), |account| account.home);
+        Self::of(Uid::effective().is_root(), home, |name| std::env::var_os(name))
+    }
+
+    /// Those of a process that is root's or not, whose user has this home, and that has these variables.
+    fn of(root: bool, home: PathBuf, variable: impl Fn(&str) -> Option<OsString>) -> Self {
         // The XDG base directory specification: paths that are not absolute are to be ignored.
-        let path = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let path = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
         Self {
-            root: Uid::effective().is_root(),
-            home: path("HOME")
-                .or_else(|| Account::current().ok().map(|account| account.home))
-                .unwrap_or_else(|| "/".into()),
+            root,
+            home: path("HOME").unwrap_or(home),
             config_home: path("XDG_CONFIG_HOME"),
             runtime_dir: path("XDG_RUNTIME_DIR"),
             state_home: path("XDG_STATE_HOME"),
-            state_directory: std::env::var_os("STATE_DIRECTORY").filter(|value| !value.is_empty()),
+            state_directory: variable("STATE_DIRECTORY").filter(|value| !value.is_empty()),
             credentials_directory: path("CREDENTIALS_DIRECTORY"),
         }
     }
@@ -195,17 +214,17 @@ const SYSTEM_CONFIG: &str = "/etc/stereos/jcard.toml";
 impl Arguments {
     /// The daemon's settings: what was said, and defaults for the rest.
     pub fn settings(&self, here: &Surroundings) -> Settings {
-        let (places, daemon) = (&self.places, &self.daemon);
+        let (places, daemon, whereabouts) = (&self.places, &self.daemon, &self.daemon.whereabouts);
         let or = |given: &Option<PathBuf>, default: PathBuf| absolute(given.as_ref().unwrap_or(&default));
         Settings {
             config: or(&places.config, here.config().join("jcard.toml")),
-            secret_dir: or(&daemon.secret_dir, here.secret_dir()),
+            secret_dir: or(&whereabouts.secret_dir, here.secret_dir()),
             api_socket: or(&places.api_socket, here.api_socket()),
-            tmux_socket: or(&daemon.tmux_socket, here.tmux_socket()),
+            tmux_socket: or(&whereabouts.tmux_socket, here.tmux_socket()),
             tmux_origin: if daemon.await_tmux { Origin::Elsewhere } else { Origin::Own },
-            state_dir: or(&daemon.state_dir, here.state()),
-            user: daemon.user.clone(),
-            admin_group: daemon.admin_group.clone(),
+            state_dir: or(&whereabouts.state_dir, here.state()),
+            user: whereabouts.user.clone(),
+            admin_group: whereabouts.admin_group.clone().unwrap_or_else(|| "admin".to_owned()),
             resync: daemon.resync.max(Duration::from_millis(10)),
             settle: daemon.settle,
             on_terminate: daemon.on_terminate,
@@ -215,7 +234,27 @@ impl Arguments {
     }
 }
 
+impl Whereabouts {
+    /// Takes over what is said in `other`.
+    fn overlay(&mut self, other: &Self) {
+        let Self { secret_dir, tmux_socket, state_dir, user, admin_group } = other.clone();
+        self.secret_dir = secret_dir.or(self.secret_dir.take());
+        self.tmux_socket = tmux_socket.or(self.tmux_socket.take());
+        self.state_dir = state_dir.or(self.state_dir.take());
+        self.user = user.or(self.user.take());
+        self.admin_group = admin_group.or(self.admin_group.take());
+    }
+}
+
 impl Places {
+    /// Takes over what is said in `other`.
+    fn overlay(&mut self, other: &Self) {
+        let Self { config, api_socket, unsandboxed } = other.clone();
+        self.config = config.or(self.config.take());
+        self.api_socket = api_socket.or(self.api_socket.take());
+        self.unsandboxed |= unsandboxed;
+    }
+
     /// How a jcard is read.
     pub fn options(&self, here: &Surroundings) -> config::Options {
         let defaults = config::Options { unsandboxed: self.unsandboxed, ..config::Options::default() };

@@ -17,6 +17,7 @@ mod serve;
 mod server;
 
 use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -231,9 +232,14 @@ impl Deputy {
     /// becomes, for as long as the name means the same user. `changed` is called whenever something changed that [`Deputy::watch`] named, and when something is watched that
     /// was not before, also by a new process after another: what happened to it until then cannot be known.
     pub fn new(user: &Account, changed: impl Fn() + Send + Sync + 'static) -> Self {
+        Self::searching(std::env::var_os("PATH"), user, changed)
+    }
+
+    /// The same, with tmux looked for in these folders.
+    pub fn searching(path: Option<OsString>, user: &Account, changed: impl Fn() + Send + Sync + 'static) -> Self {
         let (requests, inbox) = mpsc::unbounded_channel();
         let (name, uid) = (user.name.clone(), user.uid);
-        tokio::spawn(keep(move || start(&name, uid), inbox, changed));
+        tokio::spawn(keep(move || start(&name, uid, path.as_deref()), inbox, changed));
         Self { requests }
     }
 
@@ -381,7 +387,7 @@ fn to_answer(asked: Asked, watched: &mut Vec<Target>) -> Option<Asked> {
     }
 }
 
-fn start(user: &str, uid: Uid) -> io::Result<(Child, UnixStream)> {
+fn start(user: &str, uid: Uid, path: Option<&OsStr>) -> io::Result<(Child, UnixStream)> {
     let (near, far) = std::os::unix::net::UnixStream::pair()?;
     near.set_nonblocking(true)?;
     let mut command = tokio::process::Command::new("/proc/self/exe");
@@ -395,7 +401,7 @@ fn start(user: &str, uid: Uid) -> io::Result<(Child, UnixStream)> {
         .stdin(OwnedFd::from(far))
         .stdout(Stdio::null());
     // Where to look for tmux; the deputy hands it on to nothing else.
-    command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    command.envs(path.map(|path| ("PATH", path)));
     command.process_group(0).kill_on_drop(true);
     Ok((command.spawn()?, UnixStream::from_std(near)?))
 }

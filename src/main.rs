@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use agentd::account::Account;
-use agentd::cli::{Arguments, Command, Surroundings, check, explain, status, wait, with_two_dashes};
+use agentd::cli::{Arguments, Command, Surroundings, check, doctor, explain, status, wait, with_two_dashes};
 use agentd::launch::{self, launcher, login};
 use agentd::{daemon, deputy, log};
 use clap::Parser;
@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         }
         Some(Command::Status(options)) => status::run(options, &arguments.places.client_socket(&here)),
         Some(Command::Explain(options)) => explain::run(options, &arguments.places.client_socket(&here)),
+        Some(Command::Doctor(options)) => doctor::run(&arguments, options, &here),
         Some(Command::Wait(options)) => wait::run(options, &arguments.places.client_socket(&here)),
     }
 }

@@ -305,7 +305,7 @@ pub(crate) fn runs_as(pid: i32, owner: Uid) -> bool {
 }
 
 /// `None` if there is no such process; an error if that could not be found out.
-fn real_user(pid: i32) -> io::Result<Option<Uid>> {
+pub(crate) fn real_user(pid: i32) -> io::Result<Option<Uid>> {
     match fs::read_to_string(format!("/proc/{pid}/status")) {
         Ok(status) => {
             let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));

@@ -547,7 +547,7 @@ enum Answer {
 }
 
 /// One that does not say its version, such as a build of a branch, is given a try.
-fn judge_version(what: &'static str, printed: &str) -> Result<(), Error> {
+pub(crate) fn judge_version(what: &'static str, printed: &str) -> Result<(), Error> {
     match parse::version(printed) {
         Some(version) if version < OLDEST => Err(Error::TooOld { what, found: parse::message(printed) }),
         _ => Ok(()),

@@ -45,7 +45,7 @@ pub fn check(file: &Path, options: &Options, out: &mut impl Write) -> io::Result
 }
 
 /// What is wrong with the file as a whole, after its name.
-fn fault(error: &regular::Error) -> String {
+pub(super) fn fault(error: &regular::Error) -> String {
     match error {
         regular::Error::Io(error) => format!("cannot be read: {error}; name a jcard that exists and that you may read"),
         regular::Error::Link => format!("cannot be read: {error}; name the file that it leads to"),
@@ -54,7 +54,7 @@ fn fault(error: &regular::Error) -> String {
     }
 }
 
-fn counted(count: usize, noun: &str) -> String {
+pub(super) fn counted(count: usize, noun: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {noun}{plural}")
 }

@@ -1,12 +1,13 @@
 //! What people ask of a running daemon: wait, explain, doctor.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 use agentd::status::{AgentStatus, State};
 use nix::sys::signal::Signal;
 
-use crate::support::{Daemon, Setup, agent, as_user, binary, root, run};
+use crate::support::{Daemon, Setup, Who, account, agent, as_user, binary, is_root, path, root, run};
 
 /// The verb with the daemon's API.
 fn verb(setup: &Setup, words: &[&str]) -> Command {
@@ -25,7 +26,7 @@ fn waiting(setup: &Setup, words: &[&str]) -> Child {
 }
 
 fn said(setup: &Setup) -> String {
-    std::fs::read_to_string(setup.path("said")).unwrap()
+    fs::read_to_string(setup.path("said")).unwrap()
 }
 
 fn ended(setup: &Setup, child: &mut Child) -> Option<i32> {
@@ -217,4 +218,206 @@ fn explain_says_what_it_cannot_know_and_what_the_daemon_complains_of() {
     let (code, said) = run(&mut verb(&daemon, &["explain", "a"]));
     assert_eq!(code, Some(4), "{said}");
     assert!(said.contains("it is not running"), "{said}");
+}
+
+/// What the doctor finds, by name: the verdict and all that is said; and the exit status.
+struct Findings {
+    code: Option<i32>,
+    checks: Vec<(String, String, String)>,
+}
+
+impl Findings {
+    fn of(command: &mut Command) -> Self {
+        let (code, said) = run(command.arg("--json"));
+        let data: serde_json::Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
+        let text = |check: &serde_json::Value, key: &str| check[key].as_str().unwrap_or_default().to_owned();
+        let checks = data["checks"].as_array().unwrap().iter().map(|check| {
+            let said = format!("{}\n{}", text(check, "message"), text(check, "remedy"));
+            (text(check, "name"), text(check, "result"), said)
+        });
+        Self { code, checks: checks.collect() }
+    }
+
+    /// The checks of that verdict.
+    fn of_verdict(&self, verdict: &str) -> Vec<&str> {
+        self.checks.iter().filter(|(_, found, _)| found == verdict).map(|(name, ..)| name.as_str()).collect()
+    }
+
+    /// What is said of it, which has that verdict.
+    fn said(&self, name: &str, verdict: &str) -> &str {
+        let is_it = |check: &&(String, String, String)| check.0 == name && check.1 == verdict;
+        let found = self.checks.iter().find(is_it);
+        &found.unwrap_or_else(|| panic!("{name} is not {verdict}: {:#?}", self.checks)).2
+    }
+}
+
+/// By whoever runs the daemon. Where things are it finds out by itself.
+fn doctor(setup: &Setup) -> Findings {
+    Findings::of(&mut verb(setup, &["doctor"]))
+}
+
+fn doctor_as(setup: &Setup, user: &str) -> Findings {
+    let socket = setup.api_socket();
+    Findings::of(&mut as_user(user, &[binary().to_str().unwrap(), "doctor", "--api-socket", socket.to_str().unwrap()]))
+}
+
+/// Where everything is, for whoever cannot ask the daemon.
+fn flags(setup: &Setup) -> Vec<String> {
+    let places = [
+        ("--config", setup.jcard()),
+        ("--secret-dir", setup.path("secrets")),
+        ("--tmux-socket", setup.tmux_socket()),
+        ("--state-dir", setup.path("state")),
+    ];
+    places.into_iter().flat_map(|(flag, path)| [flag.to_owned(), path.to_str().unwrap().to_owned()]).collect()
+}
+
+#[test]
+fn doctor_finds_nothing_wrong_with_a_healthy_daemon_whose_places_it_knows_from_its_command_line() {
+    let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    daemon.secret("KEY", "secret");
+    daemon.wait_until_running("a");
+    let found = doctor(&daemon);
+    assert_eq!((found.of_verdict("failure"), found.of_verdict("unknown")), (vec![], vec![]), "{:#?}", found.checks);
+    assert_eq!(found.code, Some(0));
+    assert!(found.said("daemon", "ok").contains(&format!("process {}", daemon.pid())));
+    assert!(found.said("lock", "ok").contains(&format!("process {}", daemon.pid())));
+    // What is in the environment of a daemon that leaves no core is for root to know.
+    assert!(!is_root() || found.said("tmux", "ok").contains("the daemon's PATH"));
+    assert!(found.said("sessions", "ok").starts_with("1 session of"));
+    assert!(found.said("secrets", "ok").contains("holds 2 secrets"), "with the canary");
+    for (name, path) in [
+        ("api-socket", daemon.api_socket()),
+        ("state", daemon.path("state")),
+        ("jcard", daemon.jcard()),
+        ("tmux-folder", daemon.path("tmux")),
+        ("tmux-socket", daemon.tmux_socket()),
+        ("launch-socket", daemon.path("tmux/launch.sock")),
+    ] {
+        let said = found.said(name, "ok");
+        assert!(said.contains(path.to_str().unwrap()), "{name}: {said}");
+    }
+    let (code, said) = run(&mut verb(&daemon, &["doctor"]));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.lines().count() >= found.checks.len() && said.contains("0 failures, 0 unknown"), "{said}");
+    assert!(!said.contains('\u{1b}'), "no colours into a pipe");
+}
+
+#[test]
+fn doctor_looks_at_everything_of_a_daemon_of_ones_own() {
+    let daemon = Setup::of(Who::User).start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    let found = doctor(&daemon);
+    assert_eq!((found.of_verdict("failure"), found.of_verdict("unknown")), (vec![], vec![]), "{:#?}", found.checks);
+    assert!(found.said("lock", "ok").contains(&format!("process {}", daemon.pid())));
+    assert!(found.said("tmux-socket", "ok").contains(daemon.tmux_socket().to_str().unwrap()));
+    assert!(found.said("sessions", "ok").starts_with("1 session of"));
+}
+
+#[test]
+fn doctor_says_what_who_is_not_root_could_not_look_at_and_as_whom_to_ask() {
+    if !root() {
+        return;
+    }
+    let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    let found = doctor_as(&daemon, "op");
+    assert_eq!(found.of_verdict("failure"), [""; 0], "{:#?}", found.checks);
+    assert_eq!(found.of_verdict("unknown"), ["secrets", "executable", "sessions"]);
+    assert_eq!(found.code, Some(4));
+    assert!(found.said("sessions", "unknown").contains("run agentd doctor as root or agent"));
+    assert!(found.said("tmux-socket", "ok").contains(daemon.tmux_socket().to_str().unwrap()), "told by the daemon");
+
+    let flags = flags(&daemon);
+    let socket = daemon.api_socket();
+    let words = [binary().to_str().unwrap(), "doctor", "--api-socket", socket.to_str().unwrap()];
+    let words: Vec<&str> = words.into_iter().chain(flags.iter().map(String::as_str)).collect();
+    for (user, unknown) in [
+        ("agent", vec!["daemon", "api-socket", "secrets"]),
+        ("stranger", vec!["daemon", "api-socket", "secrets", "tmux-socket", "launch-socket", "executable", "sessions"]),
+    ] {
+        let found = Findings::of(&mut as_user(user, &words));
+        assert_eq!(found.of_verdict("failure"), [""; 0], "{user}: {:#?}", found.checks);
+        assert!(found.said("lock", "ok").contains("locked by the daemon"), "{user}");
+        assert_eq!(found.of_verdict("unknown"), unknown, "{user}");
+        assert!(found.said("daemon", "unknown").contains("run agentd doctor as root or a member of admin"));
+    }
+}
+
+#[test]
+fn doctor_names_what_is_wrong_with_its_remedy_and_fails() {
+    if !root() {
+        return;
+    }
+    let mut daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    let mode = |path: &str, mode: u32| {
+        fs::set_permissions(daemon.path(path), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode("api/agentd.sock", 0o666);
+    mode("state", 0o755);
+    mode("secrets", 0o777);
+    mode("tmux", 0o777);
+    let found = doctor(&daemon);
+    assert_eq!(found.code, Some(1));
+    assert_eq!(found.of_verdict("failure"), ["api-socket", "state", "secrets", "tmux-folder"], "{:#?}", found.checks);
+    assert!(found.said("api-socket", "failure").contains("it has mode 0666 and not 0660"));
+    assert!(found.said("state", "failure").contains("chmod 0700"));
+    mode("secrets", 0o755);
+    daemon.put(&daemon.path("open"), "secret");
+    fs::rename(daemon.path("open"), daemon.path("secrets/OPEN")).unwrap();
+    assert!(doctor(&daemon).said("secrets", "failure").contains("everybody can read OPEN"));
+    mode("secrets", 0o700);
+    daemon.edit_jcard("[[agents]]\nname = \"a\"\nharness = \"nope\"\n");
+    let found = doctor(&daemon);
+    assert!(found.said("jcard", "failure").contains("jcard.toml:3:11: unknown agent.harness"));
+    daemon.wait_until("a", "in error", |agent| agent.error.is_some());
+    assert!(doctor(&daemon).said("agents", "warning").contains("agentd explain a"));
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended();
+    daemon.edit_jcard("[other]\n");
+    let flags = flags(&daemon);
+    let words: Vec<&str> = std::iter::once("doctor").chain(flags.iter().map(String::as_str)).collect();
+    let found = Findings::of(&mut verb(&daemon, &words));
+    assert!(found.said("daemon", "failure").contains("start it"));
+    assert!(found.said("sessions", "warning").contains("not declared, and have a session: a"));
+    assert!(found.said("lock", "ok").contains("free for a daemon"));
+}
+
+#[test]
+fn doctor_tells_an_old_tmux_and_none_at_all() {
+    let old = Setup::new();
+    fs::create_dir(old.path("old")).unwrap();
+    old.put(&old.path("old/tmux"), "#!/bin/sh\necho tmux 3.1c\n");
+    fs::set_permissions(old.path("old/tmux"), fs::Permissions::from_mode(0o755)).unwrap();
+    for (path, about) in [(old.path("old"), "tmux 3.2 or newer is needed"), (old.path("none"), "not found in PATH")] {
+        let found = Findings::of(verb(&old, &["doctor"]).env("PATH", &path));
+        assert!(found.said("tmux", "failure").contains(about), "{:#?}", found.checks);
+    }
+}
+
+#[test]
+fn doctor_runs_no_tmux_as_root() {
+    if !root() {
+        return;
+    }
+    let setup = Setup::new();
+    let tmux = run(Command::new("bash").args(["-c", "command -v tmux"])).1;
+    fs::create_dir(setup.path("spy")).unwrap();
+    let uids = setup.path("uids");
+    let spy = format!("#!/bin/sh\necho \"$(id -u) $*\" >>{}\nexec {} \"$@\"\n", uids.display(), tmux.trim());
+    setup.put(&setup.path("spy/tmux"), spy);
+    fs::set_permissions(setup.path("spy/tmux"), fs::Permissions::from_mode(0o755)).unwrap();
+    setup.put(&uids, "");
+    fs::set_permissions(&uids, fs::Permissions::from_mode(0o666)).unwrap();
+    let search = format!("{}:{}", setup.path("spy").display(), path());
+    let daemon = setup.env("PATH", &search).start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    fs::write(&uids, "").unwrap();
+    let found = doctor(&daemon);
+    assert_eq!(found.code, Some(0), "{:#?}", found.checks);
+    let uids = fs::read_to_string(&uids).unwrap();
+    assert!(uids.contains("list-sessions") && uids.contains(" -V"), "{uids}");
+    let agent = format!("{} ", account("agent").uid);
+    assert!(uids.lines().all(|line| line.starts_with(&agent)), "{uids}");
 }

@@ -1,0 +1,679 @@
+//! What is looked at, and what to think of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, lstat};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use nix::unistd::{AccessFlags, Gid, eaccess};
+
+use super::Check;
+use super::place::{Daemon, Place, holder};
+use crate::account::Account;
+use crate::cli::check::{counted, fault};
+use crate::client::{Client, Error};
+use crate::config::{self, Severity};
+use crate::deputy::{Deputy, Output, Program, Workdir};
+use crate::folder::LAUNCH_SOCKET;
+use crate::regular;
+use crate::secrets::{self, Secrets};
+use crate::status::{AgentStatus, Health};
+use crate::systemd;
+use crate::tmux::{self, Tmux};
+
+/// How long `tmux -V` may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Fewer are too few for the API's 1,024 clients and the agents' two or three each.
+const FEW_DESCRIPTORS: u64 = 4096;
+
+/// How many of many things are named.
+const NAMED: usize = 5;
+
+/// What the daemon says, if it does.
+#[derive(Default)]
+struct Said {
+    health: Option<Health>,
+    agents: Option<Vec<AgentStatus>>,
+}
+
+/// Looks at everything there is to look at.
+pub(super) async fn all(place: &Place) -> Vec<Check> {
+    let (daemon, said) = daemon(place).await;
+    let jcard = Jcard::read(place);
+    let mut checks = vec![daemon, api_socket(place)];
+    checks.extend(users(place));
+    checks.extend(state(place, said.health.as_ref()));
+    checks.push(jcard.check(place, said.health.as_ref()));
+    checks.push(secrets(place, said.health.as_ref()));
+    checks.extend(tmux_files(place));
+    checks.extend(tmux(place, &said, &jcard).await);
+    checks.push(limits(place, &said, &jcard));
+    checks.push(descriptors(place.daemon.as_ref()));
+    checks.extend(said.agents.as_deref().map(agents));
+    checks
+}
+
+async fn daemon(place: &Place) -> (Check, Said) {
+    const NAME: &str = "daemon";
+    let socket = &place.settings.api_socket;
+    let answers = async {
+        let client = Client::new(socket)?;
+        let health = client.health().await?.value;
+        // What is not told is not known; the rest stands without it.
+        let agents = client.agents().await.ok().map(|agents| agents.value);
+        Ok::<_, Error>((health, agents))
+    };
+    match answers.await {
+        Ok((health, agents)) => {
+            let pid = place.daemon.as_ref().map_or_else(String::new, |daemon| format!(", process {}", daemon.pid));
+            let check = Check::ok(NAME, format!("agentd {} answers at {}{pid}", health.version, socket.display()));
+            (check, Said { health: Some(health), agents })
+        }
+        Err(error @ Error::NotRunning(_)) if place.daemon.is_some() => {
+            let remedy = "there is a daemon that does not serve it: see its log, and start it again";
+            (Check::failure(NAME, format!("failed to {error}"), remedy), Said::default())
+        }
+        Err(error @ Error::NotRunning(_)) => {
+            let start = if place.is_system && systemd::is_booted() { "systemctl start agentd" } else { "agentd" };
+            let check = Check::failure(NAME, format!("failed to {error}"), format!("start it: {start}"));
+            (check, Said::default())
+        }
+        Err(error @ Error::Denied(_)) => {
+            let who = who(place, &["root", "a member of the group"]);
+            (Check::unknown(NAME, format!("failed to {error}"), who), Said::default())
+        }
+        Err(error) => {
+            let remedy = "see its log (journalctl -u agentd), and start it again";
+            (Check::failure(NAME, format!("failed to {error}"), remedy), Said::default())
+        }
+    }
+}
+
+/// Whom to ask as.
+fn who(place: &Place, whom: &[&str]) -> String {
+    let group = &place.settings.admin_group;
+    let agent = place.account.as_ref().map_or("the agent user", |account| account.name.as_str());
+    let named = |whom: &&str| match *whom {
+        "a member of the group" => format!("a member of {group}"),
+        "the agent user" => agent.to_owned(),
+        other => other.to_owned(),
+    };
+    let whom: Vec<String> = whom.iter().map(named).collect();
+    format!("run agentd doctor as {}", whom.join(" or "))
+}
+
+/// Something in a folder, not followed if it is a link. The folder's own last component is not followed either.
+fn look_into(folder: &Path, name: &OsStr) -> Result<Option<FileStat>, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let status = nix::fcntl::open(folder, flags, Mode::empty())
+        .and_then(|folder| fstatat(&folder, name, AtFlags::AT_SYMLINK_NOFOLLOW));
+    absent(status)
+}
+
+fn look_at(path: &Path) -> Result<Option<FileStat>, Errno> {
+    absent(lstat(path))
+}
+
+fn absent(status: Result<FileStat, Errno>) -> Result<Option<FileStat>, Errno> {
+    match status {
+        Ok(status) => Ok(Some(status)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn kind(status: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT
+}
+
+/// What a file should be.
+#[derive(Clone, Copy, Debug)]
+struct Right {
+    kind: SFlag,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    /// The bits that it must have.
+    needs: u32,
+    /// The bits that it must not have.
+    bars: u32,
+}
+
+/// What is wrong with it, for a person; empty if nothing is.
+fn wrongs(status: &FileStat, right: Right) -> Vec<String> {
+    let mut wrongs = Vec::new();
+    if kind(status) != right.kind {
+        let kind = if right.kind == SFlag::S_IFSOCK { "socket" } else { "directory" };
+        return vec![format!("it is no {kind}")];
+    }
+    if let Some(uid) = right.uid.filter(|&uid| uid != status.st_uid) {
+        wrongs.push(format!("it belongs to uid {} and not to uid {uid}", status.st_uid));
+    }
+    if let Some(gid) = right.gid.filter(|&gid| gid != status.st_gid) {
+        wrongs.push(format!("its group has gid {} and not {gid}", status.st_gid));
+    }
+    let mode = status.st_mode & 0o7777;
+    if mode & right.needs != right.needs || mode & right.bars != 0 {
+        wrongs.push(format!("it has mode {mode:04o} and not {:04o}", (mode | right.needs) & !right.bars));
+    }
+    wrongs
+}
+
+/// `seen` is what is at the path, which is there whenever the daemon is.
+fn judge(
+    name: &'static str,
+    path: &Path,
+    seen: Result<Option<FileStat>, Errno>,
+    right: Right,
+    place: &Place,
+    remedy: &str,
+) -> Check {
+    let shown = path.display();
+    match seen {
+        Err(Errno::EACCES) => Check::unknown(
+            name,
+            format!("{shown} cannot be seen by this user"),
+            who(place, &["root", "the agent user", "a member of the group"]),
+        ),
+        Err(error) => Check::failure(name, format!("failed to look at {shown}: {}", error.desc()), remedy),
+        Ok(None) if place.daemon.is_some() => Check::failure(name, format!("{shown} is not there"), remedy),
+        Ok(None) => Check::ok(name, format!("{shown} is not there, and is made when agentd starts")),
+        Ok(Some(status)) => match wrongs(&status, right) {
+            wrongs if wrongs.is_empty() => {
+                Check::ok(name, format!("{shown} has mode {:04o}, and the right owner", status.st_mode & 0o7777))
+            }
+            wrongs => Check::failure(name, format!("{shown}: {}", wrongs.join("; ")), remedy),
+        },
+    }
+}
+
+/// The group that may use a daemon of root's.
+fn group(place: &Place) -> Option<Gid> {
+    users::get_group_by_name(&place.settings.admin_group).map(|group| Gid::from_raw(group.gid()))
+}
+
+fn api_socket(place: &Place) -> Check {
+    let path = &place.settings.api_socket;
+    let gid = group(place).filter(|_| place.is_system).map(Gid::as_raw);
+    let (uid, needs) = if place.is_system { (0, 0o660) } else { (place.asker.as_raw(), 0o600) };
+    let right = Right { kind: SFlag::S_IFSOCK, uid: Some(uid), gid, needs, bars: 0o007 };
+    judge("api-socket", path, look_at(path), right, place, "start agentd again, which makes it anew")
+}
+
+fn users(place: &Place) -> Vec<Check> {
+    let settings = &place.settings;
+    let user = match &place.account {
+        Ok(account) if account.uid.is_root() => Check::failure(
+            "user",
+            format!("agents would run as {}, which is root", account.name),
+            "name an unprivileged user with --user",
+        ),
+        Ok(account) => Check::ok("user", format!("agents run as {} (uid {})", account.name, account.uid)),
+        Err(error) => Check::failure("user", error.to_string(), "agentd does not start without it"),
+    };
+    if !place.is_system {
+        return vec![user];
+    }
+    let name = &settings.admin_group;
+    let group = match (group(place), &place.account) {
+        (None, _) => Check::failure(
+            "group",
+            format!("there is no group {name:?}"),
+            format!("create it (for example: groupadd --system {name}), or name another with --admin-group"),
+        ),
+        (Some(group), Ok(account)) if account.gid == group || account.groups.contains(&group) => Check::failure(
+            "group",
+            format!("the agent user {} is in the group {name}: agents can ask for what others do", account.name),
+            format!("take it out (gpasswd -d {} {name}), and start agentd again", account.name),
+        ),
+        (Some(group), Ok(account)) => {
+            Check::ok("group", format!("{name} (gid {group}) is there, and {} is not in it", account.name))
+        }
+        (Some(group), Err(_)) => Check::ok("group", format!("{name} (gid {group}) is there")),
+    };
+    vec![user, group]
+}
+
+fn state(place: &Place, health: Option<&Health>) -> Vec<Check> {
+    let path = &place.settings.state_dir;
+    let uid = if place.is_system { 0 } else { place.asker.as_raw() };
+    let right = Right { kind: SFlag::S_IFDIR, uid: Some(uid), gid: None, needs: 0o700, bars: 0o077 };
+    let seen = look_at(path);
+    let directory = if let Some(error) = health.and_then(|health| health.state_error.as_ref()) {
+        let remedy = format!("make room on the disk of {}; agentd tries again by itself", path.display());
+        Check::failure("state", error.clone(), remedy)
+    } else {
+        let remedy = format!("chown {uid} {0} && chmod 0700 {0}", path.display());
+        judge("state", path, seen, right, place, &remedy)
+    };
+    vec![directory, lock(path, place)]
+}
+
+fn lock(path: &Path, place: &Place) -> Check {
+    const NAME: &str = "lock";
+    let shown = path.display();
+    let holder = match holder(path) {
+        Ok(holder) => holder,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Check::ok(NAME, "nobody has it, for there is no state directory");
+        }
+        Err(error) => {
+            return Check::unknown(
+                NAME,
+                format!("who has locked {shown} cannot be seen: {error}"),
+                who(place, &["root"]),
+            );
+        }
+    };
+    match (holder, &place.daemon) {
+        (Some(holder), Some(daemon)) if holder == daemon.pid => {
+            Check::ok(NAME, format!("{shown} is locked by the daemon, process {holder}"))
+        }
+        (Some(holder), Some(daemon)) => Check::failure(
+            NAME,
+            format!("{shown} is locked by process {holder}, but process {} has the API's socket", daemon.pid),
+            "stop one of the two, or name the --state-dir of the other",
+        ),
+        (Some(holder), None) => Check::warning(
+            NAME,
+            format!("{shown} is locked by process {holder}, which is not known to be a daemon"),
+            format!("look at it (ps {holder}); no other daemon starts beside it"),
+        ),
+        (None, Some(daemon)) => Check::warning(
+            NAME,
+            format!("nobody has locked {shown}, though there is a daemon, process {}", daemon.pid),
+            "name the --state-dir that it was given; or see its log",
+        ),
+        (None, None) => Check::ok(NAME, format!("{shown} is not locked, and free for a daemon")),
+    }
+}
+
+/// The jcard, as far as the asker can read it.
+enum Jcard {
+    Read(Result<config::Config, Vec<config::Finding>>),
+    Not(regular::Error),
+}
+
+impl Jcard {
+    fn read(place: &Place) -> Self {
+        match regular::read(&place.settings.config, config::MAX_SIZE) {
+            Ok((text, _)) => Self::Read(config::parse(&text, &place.settings.options)),
+            Err(error) => Self::Not(error),
+        }
+    }
+
+    fn config(&self) -> Option<&config::Config> {
+        match self {
+            Self::Read(Ok(config)) => Some(config),
+            Self::Read(Err(_)) | Self::Not(_) => None,
+        }
+    }
+
+    fn check(&self, place: &Place, health: Option<&Health>) -> Check {
+        const NAME: &str = "jcard";
+        let file = place.settings.config.display();
+        let remedy = format!("mend it; agentd check {file} shows all of it");
+        let findings = match self {
+            Self::Read(Ok(config)) => &config.findings,
+            Self::Read(Err(findings)) => findings,
+            Self::Not(error) => {
+                if let Some(error) = health.and_then(|health| health.config_error.as_ref()) {
+                    return Check::failure(NAME, error.clone(), remedy);
+                }
+                let is_denied =
+                    matches!(error, regular::Error::Io(error) if error.kind() == io::ErrorKind::PermissionDenied);
+                let message = format!("{file}: {}", fault(error));
+                return if is_denied {
+                    Check::unknown(NAME, message, who(place, &["root"]))
+                } else {
+                    Check::failure(NAME, message, "write it; the README says how")
+                };
+            }
+        };
+        let told: Vec<String> = findings
+            .iter()
+            .take(NAMED)
+            .map(|finding| format!("{file}:{}:{}: {}", finding.line, finding.column, finding.message))
+            .collect();
+        let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+        let more = findings.len().checked_sub(NAMED).filter(|&more| more > 0);
+        let more = more.map_or_else(String::new, |more| format!("\nand {more} more"));
+        let told = format!("{}{more}", told.join("\n"));
+        match (errors, health.and_then(|health| health.config_error.as_ref())) {
+            (1.., _) => Check::failure(NAME, told, remedy),
+            (0, Some(error)) => Check::failure(NAME, error.clone(), remedy),
+            (0, None) if !findings.is_empty() => Check::warning(NAME, told, remedy),
+            (0, None) => {
+                let agents = self.config().map_or(0, |config| config.entries.len());
+                Check::ok(NAME, format!("{file} declares {}", counted(agents, "agent")))
+            }
+        }
+    }
+}
+
+fn secrets(place: &Place, health: Option<&Health>) -> Check {
+    const NAME: &str = "secrets";
+    let path = &place.settings.secret_dir;
+    let shown = path.display();
+    let remedy = "mend it; agentd reads the secrets again by itself";
+    if let Some(error) = health.and_then(|health| health.secrets_error.as_ref()) {
+        return Check::failure(NAME, error.clone(), remedy);
+    }
+    // Links are followed, as agenix and sops-nix make them: the folder is root's.
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Check::ok(NAME, format!("{shown} is not there, which is as good as empty"));
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Check::unknown(NAME, format!("{shown} cannot be seen by this user"), who(place, &["root"]));
+        }
+        Err(error) => return Check::failure(NAME, format!("failed to look at {shown}: {error}"), remedy),
+    };
+    let mode = std::os::unix::fs::MetadataExt::mode(&metadata) & 0o7777;
+    if mode & 0o022 != 0 {
+        return Check::failure(
+            NAME,
+            format!("{shown} has mode {mode:04o}: others than its owner can put secrets into it"),
+            format!("chmod 0700 {shown}"),
+        );
+    }
+    if eaccess(path, AccessFlags::R_OK | AccessFlags::X_OK).is_err() {
+        return Check::unknown(NAME, format!("{shown} cannot be read by this user"), who(place, &["root"]));
+    }
+    let reading = secrets::read(path, &Secrets::default());
+    if let Some(problems) = reading.error() {
+        return Check::failure(NAME, problems, remedy);
+    }
+    let is_open = |name: &&String| {
+        fs::metadata(path.join(name)).is_ok_and(|file| std::os::unix::fs::MetadataExt::mode(&file) & 0o004 != 0)
+    };
+    let open: Vec<&str> = match mode & 0o001 {
+        0 => Vec::new(),
+        _ => reading.secrets.iter().map(|(name, _)| name).filter(is_open).map(String::as_str).collect(),
+    };
+    if open.is_empty() {
+        let count = reading.secrets.iter().count();
+        return Check::ok(NAME, format!("{shown} has mode {mode:04o} and holds {}", counted(count, "secret")));
+    }
+    Check::failure(
+        NAME,
+        format!("everybody can read {} in {shown}", named(&open)),
+        format!("chmod 0700 {shown}, or take the files from others (chmod o=)"),
+    )
+}
+
+/// The first few of many.
+fn named(names: &[&str]) -> String {
+    let first = names.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+    match names.len().checked_sub(NAMED).filter(|&more| more > 0) {
+        Some(more) => format!("{first} and {more} more"),
+        None => first,
+    }
+}
+
+fn tmux_files(place: &Place) -> Vec<Check> {
+    let socket = &place.settings.tmux_socket;
+    let Some(folder) = socket.parent() else { return Vec::new() };
+    let Ok(account) = &place.account else { return Vec::new() };
+    let uid = Some(account.uid.as_raw());
+    let gid = group(place).filter(|_| place.is_system).map(Gid::as_raw);
+    let (needs, bars) = if place.is_system { (0o2750, 0o027) } else { (0o700, 0o022) };
+    let directory = Right { kind: SFlag::S_IFDIR, uid, gid, needs, bars };
+    let (needs, bars) = if place.is_system { (0o660, 0o007) } else { (0o600, 0o007) };
+    let server = Right { kind: SFlag::S_IFSOCK, uid, gid, needs, bars };
+    let owner = if place.is_system { 0 } else { place.asker.as_raw() };
+    let launch = Right { kind: SFlag::S_IFSOCK, uid: Some(owner), gid: None, needs: 0o666, bars: 0 };
+    let again = "agentd makes it anew within seconds; if it does not, see its log";
+    vec![
+        judge("tmux-folder", folder, look_at(folder), directory, place, "start agentd again, which sets it right"),
+        judge("tmux-socket", socket, look_into(folder, socket.file_name().unwrap_or_default()), server, place, again),
+        judge(
+            "launch-socket",
+            &folder.join(LAUNCH_SOCKET),
+            look_into(folder, OsStr::new(LAUNCH_SOCKET)),
+            launch,
+            place,
+            again,
+        ),
+    ]
+}
+
+/// The program, agentd's own for the agent user, and the sessions on the server.
+async fn tmux(place: &Place, said: &Said, jcard: &Jcard) -> Vec<Check> {
+    // Root becomes the agent user for this; everybody else stays who they are.
+    let account = match &place.account {
+        Ok(account) if place.asker.is_root() && !account.uid.is_root() => account.clone(),
+        _ => match Account::current() {
+            Ok(account) if !account.uid.is_root() => account,
+            _ => {
+                let remedy = "mend what is said of the user first";
+                return vec![Check::unknown("tmux", "tmux is not run as root", remedy)];
+            }
+        },
+    };
+    let path = place.daemon.as_ref().and_then(|daemon| daemon.path.clone());
+    let whose = match (&path, &place.daemon) {
+        (Some(_), _) => "the daemon's PATH",
+        (None, Some(_)) => "your PATH (that of the daemon is not for you to know)",
+        (None, None) => "your PATH (there is no daemon to have another)",
+    };
+    let deputy = Deputy::searching(path.or_else(|| std::env::var_os("PATH")), &account, || {});
+    let mut checks = vec![version(&deputy, whose).await];
+    let is_agent = place.account.as_ref().is_ok_and(|agent| agent.uid == account.uid);
+    if !is_agent {
+        let whom = who(place, &["root", "the agent user"]);
+        checks.push(Check::unknown("executable", "only for the agent user it can be told", whom.clone()));
+        checks.push(Check::unknown("sessions", "a tmux client is run as the agent user only", whom));
+        return checks;
+    }
+    checks.push(executable(&deputy, place).await);
+    checks.push(sessions(deputy, &account, place, said, jcard).await);
+    checks
+}
+
+async fn version(deputy: &Deputy, whose: &str) -> Check {
+    const NAME: &str = "tmux";
+    let (major, minor) = tmux::OLDEST;
+    let remedy = format!("install tmux {major}.{minor} or newer where {whose} finds it");
+    match deputy.tmux(Program::Installed, vec!["-V".to_owned()], PATIENCE).await {
+        Ok(Ok(Output { stdout, .. })) => match tmux::judge_version("what is installed", &stdout) {
+            Ok(()) => Check::ok(NAME, format!("{} is found in {whose}", stdout.trim())),
+            Err(error) => Check::failure(NAME, error.to_string(), remedy),
+        },
+        Ok(Err(error)) => Check::failure(NAME, error.to_string(), remedy),
+        Err(error) => Check::unknown(NAME, error.to_string(), "try again"),
+    }
+}
+
+/// tmux starts agentd's launcher as the agent user, who must get at it.
+async fn executable(deputy: &Deputy, place: &Place) -> Check {
+    const NAME: &str = "executable";
+    let of_daemon = place.daemon.as_ref().and_then(|daemon| fs::read_link(format!("/proc/{}/exe", daemon.pid)).ok());
+    let path: PathBuf = match of_daemon.map_or_else(std::env::current_exe, Ok) {
+        Ok(path) => path,
+        Err(error) => return Check::unknown(NAME, format!("where it is could not be found out: {error}"), "try again"),
+    };
+    let Some(folder) = path.parent() else { return Check::ok(NAME, path.display().to_string()) };
+    let remedy = "put agentd where everybody can run it, such as /usr/local/bin";
+    match deputy.workdir(folder.to_owned()).await {
+        Ok(Workdir::Usable) => Check::ok(NAME, format!("{} is in the agent user's reach", path.display())),
+        Ok(Workdir::Missing(why)) => Check::failure(NAME, format!("agents cannot be started: {why}"), remedy),
+        Err(error) => Check::unknown(NAME, error.to_string(), "try again"),
+    }
+}
+
+/// Sessions with agentd's mark of agents that nobody declares.
+async fn sessions(deputy: Deputy, account: &Account, place: &Place, said: &Said, jcard: &Jcard) -> Check {
+    const NAME: &str = "sessions";
+    let socket = &place.settings.tmux_socket;
+    let (folder, name) = (socket.parent().unwrap_or(socket), socket.file_name().unwrap_or_default());
+    // A server that lost its socket is the daemon's to wake.
+    if !matches!(look_into(folder, name), Ok(Some(_))) {
+        return Check::ok(NAME, "there are none without a tmux socket");
+    }
+    let tmux = Tmux::new(deputy, socket.clone(), tmux::Origin::Elsewhere, String::new(), account);
+    let owners = match tmux.owners().await {
+        Ok(owners) => owners,
+        Err(error @ tmux::Error::Deputy(_)) => return Check::unknown(NAME, error.to_string(), "try again"),
+        Err(error) => {
+            let remedy = "what runs in it goes on; agentd waits for it. If it is stopped, continue it (kill -CONT)";
+            return Check::failure(NAME, error.to_string(), remedy);
+        }
+    };
+    let declared = match (&said.agents, jcard.config()) {
+        (Some(agents), _) => keys(agents.iter().map(|agent| agent.name.as_str())),
+        (None, Some(config)) if config.complete => keys(config.entries.iter().map(|entry| entry.name.as_str())),
+        (None, _) => {
+            let message = format!("there are {}, but not which agents are declared is known", owners.len());
+            return Check::unknown(NAME, message, "start agentd, or mend the jcard");
+        }
+    };
+    let orphans: Vec<&str> = owners.difference(&declared).map(String::as_str).collect();
+    if orphans.is_empty() {
+        return Check::ok(NAME, format!("{} of declared agents, and none of others", counted(owners.len(), "session")));
+    }
+    let remedy = match &place.daemon {
+        Some(_) => "agentd stops them when it can read the whole jcard",
+        None => "start agentd, which stops them",
+    };
+    Check::warning(NAME, format!("these agents are not declared, and have a session: {}", named(&orphans)), remedy)
+}
+
+fn keys<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    names.map(str::to_ascii_lowercase).collect()
+}
+
+fn limits(place: &Place, said: &Said, jcard: &Jcard) -> Check {
+    const NAME: &str = "limits";
+    let mut errors: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for agent in said.agents.iter().flatten() {
+        if let Some(error) = &agent.limits_error {
+            errors.entry(error).or_default().push(&agent.name);
+        }
+    }
+    if !errors.is_empty() {
+        let told: Vec<String> = errors.iter().map(|(error, agents)| format!("{}: {error}", named(agents))).collect();
+        return Check::warning(NAME, told.join("\n"), "run agentd as a unit of systemd's, as root; or drop the limits");
+    }
+    let has_groups = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        .iter()
+        .any(|path| statfs(*path).is_ok_and(|system| system.filesystem_type() == CGROUP2_SUPER_MAGIC));
+    let lacking = if !place.is_system {
+        Some("agentd does not run as root")
+    } else if !has_groups {
+        Some("no file system of type cgroup2 is mounted")
+    } else if !systemd::is_booted() {
+        Some("there is no systemd on this machine")
+    } else {
+        None
+    };
+    let specs = jcard.config().into_iter().flat_map(|config| &config.entries).flat_map(|entry| &entry.spec);
+    let are_declared = specs.into_iter().any(|spec| spec.policy.limits.is_any());
+    match lacking {
+        None => Check::ok(NAME, "`memory`, `pid_limit` and `cpu` are applied: each agent is a scope of systemd's"),
+        Some(why) if are_declared => Check::warning(
+            NAME,
+            format!("`memory`, `pid_limit` and `cpu` are declared and not applied: {why}"),
+            "run agentd as a unit of systemd's, as root; or drop the limits",
+        ),
+        Some(why) => Check::ok(NAME, format!("none are declared; they would not be applied: {why}")),
+    }
+}
+
+fn descriptors(daemon: Option<&Daemon>) -> Check {
+    const NAME: &str = "descriptors";
+    let of_daemon = daemon
+        .and_then(|daemon| fs::read_to_string(format!("/proc/{}/limits", daemon.pid)).ok())
+        .and_then(|limits| hard_limit(&limits));
+    let own = || getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard);
+    let (who, hard) = match (of_daemon, own()) {
+        (Some(hard), _) => ("the daemon", hard),
+        (None, Some(hard)) => ("whoever asks (the daemon may have another limit)", hard),
+        (None, None) => return Check::unknown(NAME, "the limit could not be found out", "try again"),
+    };
+    if hard < FEW_DESCRIPTORS {
+        return Check::warning(
+            NAME,
+            format!("{who} may have {hard} descriptors; with many agents and clients that is too few"),
+            "raise the hard limit (LimitNOFILE= of the unit, or ulimit -Hn)",
+        );
+    }
+    Check::ok(NAME, format!("{who} may have {hard}"))
+}
+
+/// In `/proc/PID/limits`.
+fn hard_limit(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    match line.split_ascii_whitespace().nth(1)? {
+        "unlimited" => Some(u64::MAX),
+        hard => hard.parse().ok(),
+    }
+}
+
+fn agents(agents: &[AgentStatus]) -> Check {
+    const NAME: &str = "agents";
+    let ill: Vec<&str> = agents.iter().filter(|agent| agent.error.is_some()).map(|agent| agent.name.as_str()).collect();
+    if ill.is_empty() {
+        return Check::ok(NAME, format!("{}, and nothing to be mended of them", counted(agents.len(), "agent")));
+    }
+    let remedy = format!("agentd explain {} says more", ill[0]);
+    Check::warning(NAME, format!("there is something to be mended of {}", named(&ill)), remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn each_wrong_right_of_a_file_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let _socket = UnixListener::bind(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o606)).unwrap();
+        let status = look_into(folder.path(), OsStr::new("s")).unwrap().unwrap();
+        let right = Right { kind: SFlag::S_IFSOCK, uid: Some(status.st_uid), gid: None, needs: 0o600, bars: 0 };
+        assert_eq!(wrongs(&status, right), [""; 0]);
+        let strict = Right { needs: 0o660, bars: 0o007, ..right };
+        assert_eq!(wrongs(&status, strict), ["it has mode 0606 and not 0660"]);
+        let others = Right { uid: Some(54_321), gid: Some(54_321), ..right };
+        assert_eq!(wrongs(&status, others).len(), 2);
+        assert_eq!(wrongs(&status, Right { kind: SFlag::S_IFDIR, ..right }), ["it is no directory"]);
+    }
+
+    #[test]
+    fn links_are_looked_at_and_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        symlink("/etc/passwd", folder.path().join("link")).unwrap();
+        let status = look_into(folder.path(), OsStr::new("link")).unwrap().unwrap();
+        assert_eq!(kind(&status), SFlag::S_IFLNK);
+        symlink(folder.path(), folder.path().join("folder")).unwrap();
+        assert!(look_into(&folder.path().join("folder"), OsStr::new("link")).is_err());
+        assert!(look_into(folder.path(), OsStr::new("absent")).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_hard_limit_is_the_second_number() {
+        let table =
+            "Limit  Soft Limit  Hard Limit  Units\nMax processes 1 2 processes\nMax open files  1024  524288  files\n";
+        assert_eq!(hard_limit(table), Some(524_288));
+        assert_eq!(hard_limit("Max open files 1024 unlimited files"), Some(u64::MAX));
+        assert_eq!(hard_limit(""), None);
+    }
+
+    #[test]
+    fn of_many_names_a_few_are_told() {
+        assert_eq!(named(&["a", "b"]), "a, b");
+        assert_eq!(named(&["a"; 7]), "a, a, a, a, a and 2 more");
+    }
+}
