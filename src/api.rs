@@ -7,6 +7,8 @@ pub mod socket;
 
 mod connection;
 mod exchange;
+mod figures;
+mod openapi;
 mod routes;
 
 use std::fs::File;

@@ -50,6 +50,10 @@ pub enum Command {
         /// The jcard; by default the one that the daemon reads
         file: Option<PathBuf>,
     },
+    /// Print the JSON Schema of a jcard's agents, for editors
+    ///
+    /// taplo and tombi complete and check a jcard by it as it is written.
+    Schema,
     /// Show the agents, or one of them
     ///
     /// Ends with status 0 if it runs, 3 if it does not, 4 if that cannot be told.

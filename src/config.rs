@@ -8,6 +8,7 @@ mod agents;
 mod fields;
 mod near;
 mod place;
+mod schema;
 mod size;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use thiserror::Error;
 use toml::de::DeTable;
 
 use self::place::Places;
+pub use self::schema::schema;
 use crate::frame::Bytes;
 use crate::harness::Harness;
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::account::Account;
 use crate::config::{AgentSpec, Config, Entry, Kind, MAX_ARGUMENT, Name, Policy, Prompt, Workdir};
@@ -21,6 +22,8 @@ pub struct Desired {
     pub complete: bool,
     /// What is wrong with the jcard.
     pub config_error: Option<String>,
+    /// When the jcard was last read that differed from the one before.
+    pub config_read: Option<SystemTime>,
     /// What is wrong with the secrets.
     pub secrets_error: Option<String>,
 }
@@ -119,6 +122,7 @@ pub fn desired(config: &Config, secrets: &Secrets, seen: &Seen, place: &Place) -
         agents: config.entries.iter().map(agent).collect(),
         complete: config.complete,
         config_error: config.error().map(|findings| located(file, &findings)),
+        config_read: None,
         secrets_error: None,
     }
 }

@@ -76,6 +76,8 @@ enum Trigger {
 #[derive(Default)]
 struct Last {
     text: Option<Zeroizing<Vec<u8>>>,
+    /// When that was, or could not be.
+    text_read: Option<SystemTime>,
     config: Option<Config>,
     /// What is wrong with the file as a whole.
     file_error: Option<String>,
@@ -198,6 +200,7 @@ impl Inputs {
         }
         let mut desired = desired(config, &last.secrets, &seen, &self.place);
         desired.config_error = last.file_error.clone().or(desired.config_error);
+        desired.config_read = last.text_read;
         desired.secrets_error = secrets_error;
         if last.desired.as_ref() != Some(&desired) {
             report(&self.place.file, config, &desired, last.desired.as_ref());
@@ -268,11 +271,14 @@ impl Last {
         let text = match text {
             Ok(text) if self.text.as_ref() == Some(&text) => return,
             Ok(text) => text,
+            Err(error) if self.text.is_none() && self.file_error.as_ref() == Some(&error) => return,
             Err(error) => {
                 (self.text, self.file_error) = (None, Some(error));
+                self.text_read = Some(SystemTime::now());
                 return;
             }
         };
+        self.text_read = Some(SystemTime::now());
         let options = options.clone();
         // The largest take a while, and everything else goes on meanwhile.
         let work = move || (config::parse(&text, &options), text);

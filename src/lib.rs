@@ -37,6 +37,7 @@
 //! | [`history`] | what became of earlier attempts, for people |
 //! | [`way`], [`folder`], [`socket`], [`lock`], [`limits`], [`account`] | what the system gives: one noun each |
 //! | [`status`] | the API's types, and the snapshot that is served |
+//! | [`metrics`] | the same as figures, for a monitoring system |
 //! | [`api`], [`client`] | serving it, asking for it |
 //! | [`frame`], [`descriptor`], [`blocking`], [`clock`], [`memory`], [`log`] | tools |
 //!
@@ -79,6 +80,7 @@ pub mod lock;
 pub mod log;
 pub mod mark;
 pub mod memory;
+pub mod metrics;
 pub mod process;
 pub mod reconcile;
 pub mod record;

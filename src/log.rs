@@ -6,9 +6,11 @@ mod journal;
 
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use nix::sys::stat::fstat;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Registry, fmt};
@@ -27,6 +29,23 @@ pub struct Guard {
     _journal: Option<journal::Guard>,
 }
 
+/// There is one log for the whole process, and so is this.
+static DROPPED: OnceLock<Dropped> = OnceLock::new();
+
+enum Dropped {
+    Lines(ErrorCounter),
+    Messages(Arc<AtomicU64>),
+}
+
+/// How many messages of this process were dropped so far because there was no room for more to wait.
+pub fn dropped() -> u64 {
+    match DROPPED.get() {
+        None => 0,
+        Some(Dropped::Lines(counter)) => counter.dropped_lines() as u64,
+        Some(Dropped::Messages(count)) => count.load(Ordering::Relaxed),
+    }
+}
+
 /// Starts logging for this process.
 pub fn start(detail: Detail) -> Guard {
     let level = match detail {
@@ -36,12 +55,14 @@ pub fn start(detail: Detail) -> Guard {
     if leads_to_journal()
         && let Ok((layer, guard)) = journal::layer()
     {
+        let _ = DROPPED.set(Dropped::Messages(layer.dropped()));
         // Fails only if there is a log already, which then serves as well.
         let _ = tracing::subscriber::set_global_default(Registry::default().with(layer).with(level));
         return Guard { _lines: None, _journal: Some(guard) };
     }
     let (writer, guard) =
         NonBlockingBuilder::default().buffered_lines_limit(QUEUE).lossy(true).finish(std::io::stderr());
+    let _ = DROPPED.set(Dropped::Lines(writer.error_counter()));
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let subscriber = fmt().with_writer(writer).with_max_level(level).with_target(false).with_ansi(colour).finish();
     let _ = tracing::subscriber::set_global_default(subscriber);

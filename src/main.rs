@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use agentd::account::Account;
 use agentd::cli::{Arguments, Command, Surroundings, check, doctor, explain, status, wait, with_two_dashes};
 use agentd::launch::{self, launcher, login};
-use agentd::{daemon, deputy, log};
+use agentd::{config, daemon, deputy, log};
 use clap::Parser;
 use nix::unistd::Uid;
 
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
                 Err(error) => complain(&format!("failed to write: {error}")),
             }
         }
+        Some(Command::Schema) => conclude(writeln!(io::stdout(), "{:#}", config::schema())),
         Some(Command::Status(options)) => status::run(options, &arguments.places.client_socket(&here)),
         Some(Command::Explain(options)) => explain::run(options, &arguments.places.client_socket(&here)),
         Some(Command::Doctor(options)) => doctor::run(&arguments, options, &here),

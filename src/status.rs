@@ -3,6 +3,7 @@
 //! The first five keys of an agent, their names and their order, are those of the Go daemon that agentd replaces; existing
 //! clients decode them. Keys may be added after them, none removed or renamed.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -10,10 +11,12 @@ use std::time::{Instant, SystemTime};
 
 use hyper::body::Bytes;
 use nix::sys::signal::Signal;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::cgroup::Cgroups;
 use crate::history::History;
+use crate::metrics::Facts;
 
 /// A point in time on the wire: RFC 3339, UTC, milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,8 +41,18 @@ impl<'de> Deserialize<'de> for Time {
     }
 }
 
+impl JsonSchema for Time {
+    fn schema_name() -> Cow<'static, str> {
+        "Time".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "date-time", "description": "RFC 3339, UTC, milliseconds." })
+    }
+}
+
 /// Where an agent is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// Declared, but something is missing; `reason` says what.
@@ -58,6 +71,12 @@ pub enum State {
     Invalid,
 }
 
+impl State {
+    /// Each of them.
+    pub const ALL: [Self; 7] =
+        [Self::Running, Self::Starting, Self::Backoff, Self::Waiting, Self::Stopping, Self::Exited, Self::Invalid];
+}
+
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -73,7 +92,7 @@ impl fmt::Display for State {
 }
 
 /// How an agent in [`State::Exited`] came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// The last attempt ended with status 0.
@@ -87,7 +106,7 @@ pub enum Outcome {
 }
 
 /// How the latest finished attempt ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Exit {
     /// The status, the signal, or why neither is known.
     #[serde(flatten)]
@@ -114,7 +133,7 @@ pub struct Usage {
 }
 
 /// An attempt that is over.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PastAttempt {
     /// Its number under its declaration, from 1.
     pub attempt: u64,
@@ -139,7 +158,7 @@ pub struct PastAttempt {
 }
 
 /// What an agent takes of the machine, with all that it started, from its control group. Absent is what the kernel does not count.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Resources {
     /// Processor time so far, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -159,7 +178,7 @@ pub struct Resources {
 }
 
 /// An exit status as `wait(2)` tells it, or why it could not be told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum How {
     /// The process exited with this status.
@@ -190,7 +209,7 @@ impl How {
 }
 
 /// One agent, as `GET /v1/agents` lists it. Empty and absent values are left out.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AgentStatus {
     /// The agent's name.
     pub name: String,
@@ -254,7 +273,7 @@ pub struct AgentStatus {
 }
 
 /// The answer to `GET /v1/health`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Health {
     /// `running` while the daemon is; faults are in the error keys.
     pub state: String,
@@ -272,6 +291,13 @@ pub struct Health {
     /// Why the next daemon would not know all about the agents, if it would not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_error: Option<String>,
+}
+
+/// The answer to what cannot be answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Fault {
+    /// Why, in a person's words.
+    pub error: String,
 }
 
 /// What stands in the way of the daemon as a whole.
@@ -295,6 +321,7 @@ pub struct Snapshot {
     errors: Errors,
     groups: Option<Arc<Cgroups>>,
     histories: HashMap<String, Arc<History>>,
+    facts: Facts,
 }
 
 impl Snapshot {
@@ -303,7 +330,8 @@ impl Snapshot {
         agents.sort_by(|a, b| a.name.cmp(&b.name));
         let by_name = agents.iter().enumerate().map(|(at, agent)| (agent.name.to_lowercase(), at)).collect();
         let agents_body = body(&agents);
-        Self { agents, by_name, agents_body, started, errors, groups: None, histories: HashMap::new() }
+        let (histories, facts) = (HashMap::new(), Facts::new(SystemTime::now()));
+        Self { agents, by_name, agents_body, started, errors, groups: None, histories, facts }
     }
 
     /// The same, with what became of agents' earlier attempts, by key.
@@ -316,6 +344,22 @@ impl Snapshot {
     #[must_use]
     pub fn with_groups(self, groups: Option<Arc<Cgroups>>) -> Self {
         Self { groups, ..self }
+    }
+
+    /// The same, with what metrics tell beside.
+    #[must_use]
+    pub fn with_facts(self, facts: Facts) -> Self {
+        Self { facts, ..self }
+    }
+
+    /// What metrics tell beside.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// What stands in the way of the daemon.
+    pub fn errors(&self) -> &Errors {
+        &self.errors
     }
 
     /// The body of `GET /v1/agents`, built once per snapshot.
@@ -337,26 +381,21 @@ impl Snapshot {
     /// memory.
     pub fn agent_in_full(&self, name: &str) -> Option<AgentStatus> {
         let agent = self.agent(name)?.clone();
-        let key = agent.name.to_ascii_lowercase();
-        let group = self.groups.as_ref().map(|groups| groups.agent(&key));
-        let resources = group.map(|group| group.resources()).filter(|resources| *resources != Resources::default());
-        let history = self.histories.get(&key).map(|history| history.latest_first()).unwrap_or_default();
-        Some(AgentStatus { resources, history, ..agent })
+        let resources = self.resources(&agent);
+        let history = self.histories.get(&agent.name.to_ascii_lowercase()).map(|history| history.latest_first());
+        Some(AgentStatus { resources, history: history.unwrap_or_default(), ..agent })
+    }
+
+    /// What an agent takes of the machine now, as far as the kernel counts that. It answers from memory.
+    pub fn resources(&self, agent: &AgentStatus) -> Option<Resources> {
+        let group = self.groups.as_ref()?.agent(&agent.name.to_ascii_lowercase());
+        Some(group.resources()).filter(|resources| *resources != Resources::default())
     }
 
     /// How many agents there are, by state, in a line.
     pub fn summary(&self) -> String {
-        const STATES: [State; 7] = [
-            State::Running,
-            State::Starting,
-            State::Backoff,
-            State::Waiting,
-            State::Stopping,
-            State::Exited,
-            State::Invalid,
-        ];
         let count = |state| self.agents.iter().filter(|agent| agent.state == state).count();
-        let counts = STATES.map(|state| (state, count(state))).into_iter().filter(|&(_, count)| count > 0);
+        let counts = State::ALL.map(|state| (state, count(state))).into_iter().filter(|&(_, count)| count > 0);
         let counts: Vec<String> = counts.map(|(state, count)| format!("{count} {state}")).collect();
         let noun = if self.agents.len() == 1 { "agent" } else { "agents" };
         let colon = if counts.is_empty() { "" } else { ": " };

@@ -14,7 +14,7 @@ pub mod restart;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Interval;
@@ -28,6 +28,7 @@ use crate::history::Histories;
 use crate::launch::Launch;
 use crate::launch::Progress;
 use crate::launch::reception::Visitor;
+use crate::metrics::{Facts, Launches};
 use crate::reconcile::{Action, Held, HeldAgent, plan};
 use crate::record::{Recorder, Report, Version};
 use crate::status::{AgentStatus, Errors, Snapshot, State, Time};
@@ -109,6 +110,7 @@ pub struct Supervisor {
     means: Arc<Means>,
     detail: Detail,
     started: Instant,
+    facts: Facts,
     outlets: Outlets,
 }
 
@@ -151,6 +153,7 @@ struct Agent {
     attempts: HashMap<Attempt, UnderWay>,
     /// Whether this daemon has opened its pane yet: an earlier one may have left something in it.
     is_known: bool,
+    launches: Launches,
 }
 
 /// An attempt that is not gone.
@@ -189,6 +192,7 @@ impl Supervisor {
             means: Arc::new(means),
             detail,
             started,
+            facts: Facts::new(SystemTime::now() - started.elapsed()),
             outlets,
         }
     }
@@ -205,8 +209,9 @@ impl Supervisor {
     fn take_up(&mut self, key: &str, mut machine: Machine) {
         let status = machine.status();
         tracing::info!(agent = status.name, state = %status.state, attempt = status.attempt, pid = status.pid, "taken up");
+        let launches = if machine.was_launched() { Launches::after(&status) } else { Launches::default() };
         let effects = machine.resume();
-        let agent = Agent { machine, desired: None, attempts: HashMap::new(), is_known: false };
+        let agent = Agent { machine, desired: None, attempts: HashMap::new(), is_known: false, launches };
         self.agents.insert(key.to_owned(), agent);
         for effect in effects {
             self.carry_out(key, effect);
@@ -356,6 +361,7 @@ impl Supervisor {
         if self.course != Course::Running {
             return;
         }
+        let from = Instant::now();
         let staying = self.agents.iter().filter(|(_, agent)| !agent.machine.is_leaving());
         let held: Held = staying.map(|(key, agent)| (key.clone(), agent.held())).collect();
         for action in plan(&self.desired, &held) {
@@ -371,6 +377,7 @@ impl Supervisor {
                 Action::Remove(key) => self.step(&key, machine::Event::Remove),
             }
         }
+        self.facts.reconcile.observe(from.elapsed().as_secs_f64());
     }
 
     fn desire(&mut self, desired: DesiredAgent, event: machine::Event) {
@@ -380,6 +387,7 @@ impl Supervisor {
             desired: None,
             attempts: HashMap::new(),
             is_known: false,
+            launches: Launches::default(),
         });
         agent.machine.describe(desired.name.clone(), desired.harness);
         agent.desired = Some(desired);
@@ -494,7 +502,8 @@ impl Supervisor {
             return self.step(key, machine::Event::SessionBusy { attempt, holder });
         }
         self.log_launch(&launch);
-        let Some(agent) = self.agents.get(key) else { return };
+        let Some(agent) = self.agents.get_mut(key) else { return };
+        agent.launches.count(&agent.machine.status());
         let look_first = !agent.is_known;
         let beginning = Beginning::Launch { launch: Arc::clone(&launch), limits, look_first };
         self.begin(key, attempt, beginning, Some(launch));
@@ -559,9 +568,13 @@ impl Supervisor {
             secrets: self.desired.secrets_error.clone(),
             state: Some(state_errors.join("\n")).filter(|errors| !errors.is_empty()),
         };
+        let restarts =
+            self.agents.values().map(|agent| (agent.machine.name().to_string(), agent.launches.restarts())).collect();
+        let facts = Facts { config_read: self.desired.config_read, restarts, ..self.facts.clone() };
         Snapshot::new(statuses, self.started, errors)
             .with_groups(self.means.trees.groups())
             .with_histories(self.outlets.histories.of(self.agents.keys()))
+            .with_facts(facts)
     }
 
     fn notify(&self, snapshot: &Snapshot) {

@@ -128,7 +128,9 @@ fn what_is_not_there_is_404_in_json() {
 #[test]
 fn other_methods_are_405_and_their_bodies_are_not_awaited() {
     let server = two_agents();
-    for (method, path) in [("POST", "/v1/agents"), ("DELETE", "/v1/agents/Reviewer"), ("OPTIONS", "/v1/health")] {
+    for (method, path) in
+        [("POST", "/v1/agents"), ("DELETE", "/v1/agents/Reviewer"), ("OPTIONS", "/v1/health"), ("PUT", "/metrics")]
+    {
         let answer = server.exchange(&format!(
             "{method} {path} HTTP/1.1\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 1000000\r\n\r\n"
         ));

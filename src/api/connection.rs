@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::exchange::{Answer, Responder, header_length};
+use super::exchange::{Answer, Next, Responder, header_length};
 
 /// How many bytes of a header are taken from the socket before it is whole. Most are whole by then. A socket holds any number of
 /// bytes that a header may have, but of single bytes, each written for itself, a few hundred.
@@ -56,7 +56,7 @@ impl Connection {
         let mut more_may_come = true;
         loop {
             if !self.heard.is_empty()
-                && let Some(answer) = self.answer(more_may_come)
+                && let Some(answer) = self.answer(more_may_come).await
             {
                 return Ok(Some(answer));
             }
@@ -79,10 +79,16 @@ impl Connection {
     }
 
     /// What is to be said to the first request of what was heard, which is then forgotten.
-    fn answer(&mut self, more_may_come: bool) -> Option<Answer> {
+    async fn answer(&mut self, more_may_come: bool) -> Option<Answer> {
         let length = header_length(&self.heard);
         let request = &self.heard[..length.unwrap_or(self.heard.len())];
-        let answer = self.responder.answer(request, length.is_some() || more_may_come)?;
+        let mut figures = None;
+        let answer = loop {
+            match self.responder.answer(request, length.is_some() || more_may_come, figures.as_ref())? {
+                Next::Say(answer) => break answer,
+                Next::Read => figures = Some(self.responder.read().await),
+            }
+        };
         match length.filter(|&length| length < self.heard.len()) {
             Some(length) => drop(self.heard.drain(..length)),
             None => self.heard = Vec::new(),

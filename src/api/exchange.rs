@@ -18,6 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use tokio::sync::watch;
 
+use super::figures::{Figures, Reader};
 use super::{Limits, routes};
 use crate::status::Snapshot;
 
@@ -52,11 +53,21 @@ pub(super) fn header_length(bytes: &[u8]) -> Option<usize> {
     })
 }
 
+/// What comes of a request.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// This is to be said.
+    Say(Answer),
+    /// It takes figures to answer: it is to be asked again with them.
+    Read,
+}
+
 /// Who knows the answers, and what a client may take to ask.
 #[derive(Debug)]
 pub(super) struct Responder {
     http: http1::Builder,
     snapshot: watch::Receiver<Arc<Snapshot>>,
+    figures: Reader,
     pub(super) limits: Limits,
 }
 
@@ -68,15 +79,23 @@ impl Responder {
         http.max_header_size(limits.header_size).max_buf_size(limits.header_size).header_read_timeout(None);
         // Who sends a request and closes that direction (`nc -N`) gets its answer; names are written as existing clients saw them.
         http.half_close(true).title_case_headers(true).keep_alive(keep_alive);
-        Self { http, snapshot, limits }
+        Self { http, snapshot, figures: Reader::new(), limits }
     }
 
-    /// What is to be said to a request that begins like that, with one header at most. `None`: nothing before more of it has come,
-    /// which never happens without `more_may_come`.
-    pub(super) fn answer(&self, request: &[u8], more_may_come: bool) -> Option<Answer> {
-        let body = Cell::new(Bytes::new());
+    /// The figures of now.
+    pub(super) async fn read(&self) -> Figures {
+        let snapshot = Arc::clone(&self.snapshot.borrow());
+        self.figures.read(snapshot).await
+    }
+
+    /// What comes of a request that begins like that, with one header at most. `None`: nothing before more of it has come, which
+    /// never happens without `more_may_come`.
+    pub(super) fn answer(&self, request: &[u8], more_may_come: bool, figures: Option<&Figures>) -> Option<Next> {
+        let (body, lacks_figures) = (Cell::new(Bytes::new()), Cell::new(false));
         let service = service_fn(|request| {
-            let response = routes::answer(&request, &self.snapshot.borrow());
+            let response = routes::answer(&request, &self.snapshot.borrow(), figures);
+            lacks_figures.set(response.is_none());
+            let response = response.unwrap_or_default();
             body.set(response.body().clone());
             ready(Ok::<_, Infallible>(response.map(Full::new)))
         });
@@ -85,12 +104,15 @@ impl Responder {
         // The only thing that it can wait for is more to read: the rest of this header, or the next one.
         let goes_on = connection.poll_without_shutdown(&mut Context::from_waker(Waker::noop())).is_pending();
         let Exchange { header, body_length, .. } = connection.into_parts().io;
+        if lacks_figures.get() {
+            return Some(Next::Read);
+        }
         if goes_on && header.is_empty() {
             return None;
         }
         let mut body = body.into_inner();
         body.advance(body.len().saturating_sub(body_length));
-        Some(Answer { header: header.into(), body, goes_on })
+        Some(Next::Say(Answer { header: header.into(), body, goes_on }))
     }
 }
 
@@ -170,9 +192,16 @@ mod tests {
         Responder::new(watch::channel(Arc::new(snapshot)).1, Limits::default(), true)
     }
 
+    fn next(responder: &Responder, request: &[u8], more_may_come: bool) -> Option<Answer> {
+        match responder.answer(request, more_may_come, None)? {
+            Next::Say(answer) => Some(answer),
+            Next::Read => panic!("it takes figures"),
+        }
+    }
+
     /// The answer as it is sent, and whether the client may ask again.
     fn said(request: &str, more_may_come: bool) -> Option<(String, bool)> {
-        let answer = responder().answer(request.as_bytes(), more_may_come)?;
+        let answer = next(&responder(), request.as_bytes(), more_may_come)?;
         let text = [&answer.header[..], &answer.body].concat();
         Some((String::from_utf8(text).unwrap(), answer.goes_on))
     }
@@ -197,7 +226,7 @@ mod tests {
         let (answer, goes_on) = said("GET /v1/agents HTTP/1.1\r\n\r\n", true).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n[]\n") && goes_on, "{answer}");
         let responder = responder();
-        let answer = responder.answer(b"GET /v1/agents HTTP/1.1\r\n\r\n", true).unwrap();
+        let answer = next(&responder, b"GET /v1/agents HTTP/1.1\r\n\r\n", true).unwrap();
         assert_eq!(answer.body.as_ptr(), responder.snapshot.borrow().agents_body().as_ptr());
     }
 
@@ -218,7 +247,7 @@ mod tests {
             assert_eq!(goes_on, expected, "{request}");
         }
         let once = Responder::new(responder().snapshot, Limits::default(), false);
-        assert!(!once.answer(b"GET / HTTP/1.1\r\n\r\n", true).unwrap().goes_on);
+        assert!(!next(&once, b"GET / HTTP/1.1\r\n\r\n", true).unwrap().goes_on);
     }
 
     #[test]
@@ -238,9 +267,9 @@ mod tests {
         fn whatever_is_said_is_answered_or_waited_for(bytes: Vec<u8>, verb in "(GET /v1/agents HTTP/1.1\r\n)?") {
             let request = [verb.as_bytes(), &bytes].concat();
             let request = &request[..header_length(&request).unwrap_or(request.len())];
-            prop_assert!(responder().answer(request, false).is_some());
+            prop_assert!(responder().answer(request, false, None).is_some());
             let whole = header_length(request).is_some();
-            prop_assert!(!whole || responder().answer(request, true).is_some());
+            prop_assert!(!whole || responder().answer(request, true, None).is_some());
         }
     }
 }

@@ -7,21 +7,28 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 
-use crate::status::{self, Snapshot};
+use super::figures::Figures;
+use super::openapi;
+use crate::metrics;
+use crate::status::{self, Fault, Snapshot};
 
 /// What a path means.
 #[derive(Debug, PartialEq, Eq)]
-enum Route<'a> {
+pub(super) enum Route<'a> {
+    Metrics,
     Health,
     Agents,
     Agent(Cow<'a, str>),
+    OpenApi,
 }
 
 impl<'a> Route<'a> {
-    fn find(path: &'a str) -> Option<Self> {
+    pub(super) fn find(path: &'a str) -> Option<Self> {
         match path {
+            "/metrics" => Some(Self::Metrics),
             "/v1/health" => Some(Self::Health),
             "/v1/agents" => Some(Self::Agents),
+            "/v1/openapi.json" => Some(Self::OpenApi),
             _ => {
                 let name = path.strip_prefix("/v1/agents/")?;
                 let one_segment = !name.is_empty() && !name.contains('/');
@@ -31,36 +38,50 @@ impl<'a> Route<'a> {
     }
 }
 
-/// The answer to one request. Its body is never read, and a query string means nothing.
-pub(super) fn answer<B>(request: &Request<B>, snapshot: &Snapshot) -> Response<Bytes> {
+/// The answer to one request. Its body is never read, and a query string means nothing. `None` if it takes `figures` that are not
+/// given.
+pub(super) fn answer<B>(
+    request: &Request<B>,
+    snapshot: &Snapshot,
+    figures: Option<&Figures>,
+) -> Option<Response<Bytes>> {
     let Some(route) = Route::find(request.uri().path()) else {
-        return json(StatusCode::NOT_FOUND, error("not found"));
+        return Some(json(StatusCode::NOT_FOUND, error("not found")));
     };
     // hyper leaves out the body where the method is HEAD.
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = json(StatusCode::METHOD_NOT_ALLOWED, error("method not allowed"));
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
+        return Some(response);
     }
-    match route {
+    Some(match route {
+        Route::Metrics => match figures? {
+            Ok(text) => response(StatusCode::OK, metrics::CONTENT_TYPE, text.clone()),
+            Err(why) => json(StatusCode::SERVICE_UNAVAILABLE, error(why)),
+        },
         Route::Health => json(StatusCode::OK, status::body(&snapshot.health())),
+        Route::OpenApi => json(StatusCode::OK, openapi::body()),
         Route::Agents => json(StatusCode::OK, snapshot.agents_body()),
         Route::Agent(name) => match snapshot.agent_in_full(&name) {
             Some(agent) => json(StatusCode::OK, status::body(&agent)),
             None => json(StatusCode::NOT_FOUND, error("agent not found")),
         },
-    }
+    })
 }
 
 fn json(status: StatusCode, body: Bytes) -> Response<Bytes> {
+    response(status, "application/json", body)
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Bytes> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
-fn error(what: &'static str) -> Bytes {
-    status::body(&serde_json::json!({ "error": what }))
+fn error(what: &str) -> Bytes {
+    status::body(&Fault { error: what.to_owned() })
 }
 
 #[cfg(test)]
@@ -71,6 +92,10 @@ mod tests {
     fn a_path_means_one_thing_or_nothing() {
         let agent = |name: &'static str| Some(Route::Agent(name.into()));
         for (path, expected) in [
+            ("/metrics", Some(Route::Metrics)),
+            ("/v1/openapi.json", Some(Route::OpenApi)),
+            ("/metrics/", None),
+            ("/v1/metrics", None),
             ("/v1/health", Some(Route::Health)),
             ("/v1/agents", Some(Route::Agents)),
             ("/v1/agents/claude-code", agent("claude-code")),

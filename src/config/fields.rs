@@ -21,7 +21,7 @@ use crate::secrets::is_variable_name;
 type Value<'a> = Spanned<DeValue<'a>>;
 
 /// What this version reads.
-const KNOWN: &[&str] = &[
+pub(super) const KNOWN: &[&str] = &[
     "name",
     "harness",
     "command",
@@ -46,7 +46,7 @@ const KNOWN: &[&str] = &[
 ];
 
 /// What other programs read from the same entry; none of this daemon's business.
-const FOREIGN: &[&str] = &["extra_packages"];
+pub(super) const FOREIGN: &[&str] = &["extra_packages"];
 
 /// The longest part of a name or key that a finding repeats, in characters.
 const QUOTED: usize = 40;

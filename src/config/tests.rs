@@ -6,7 +6,9 @@ use rstest::rstest;
 use super::*;
 
 fn read(text: &str) -> Config {
-    parse(text.as_bytes(), &Options::default()).unwrap()
+    let config = parse(text.as_bytes(), &Options::default()).unwrap();
+    schema::tests::agrees(text, &config);
+    config
 }
 
 fn names(config: &Config) -> Vec<&str> {
@@ -33,11 +35,13 @@ fn agent_with(lines: &str) -> AgentSpec {
 
 /// What is wrong with the agent of an `[agent]` with these lines from line 3 on; nothing else may be found.
 fn error_with(lines: &str) -> String {
-    let config = read(&format!("[agent]\nharness = \"custom\"\n{lines}\n"));
+    let text = format!("[agent]\nharness = \"custom\"\n{lines}\n");
+    let config = read(&text);
     assert!(config.complete, "{lines}");
     assert_eq!(names(&config), ["custom"]);
     let error = config.entries[0].spec.clone().unwrap_err();
     assert_eq!(config.error().as_ref(), Some(&error));
+    schema::tests::refuses(&text, &error);
     error
 }
 

@@ -107,6 +107,13 @@ pub(super) struct HandOff {
     dropped: Arc<AtomicU64>,
 }
 
+impl HandOff {
+    /// The count of those that found no room.
+    pub(super) fn dropped(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.dropped)
+    }
+}
+
 impl<S: Subscriber> Layer<S> for HandOff {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
         let mut message = Message::new(*event.metadata().level());
@@ -155,13 +162,15 @@ pub(super) fn layer() -> io::Result<(HandOff, Guard)> {
 }
 
 fn write(inbox: &Receiver<Message>, dropped: &AtomicU64) {
+    let mut told = 0;
     for message in inbox {
         if message.level == Level::TRACE {
             return;
         }
         message.log();
-        let lost = dropped.swap(0, Ordering::Relaxed);
+        let lost = dropped.load(Ordering::Relaxed) - told;
         if lost > 0 {
+            told += lost;
             tracing::warn!("{lost} messages were lost, because the journal did not take them in time");
         }
     }

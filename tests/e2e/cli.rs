@@ -202,3 +202,14 @@ fn a_flag_that_does_not_exist_is_named_and_nothing_starts() {
     assert_eq!(status, Some(2), "{said}");
     assert!(said.contains("--confg") && said.contains("--config"), "{said}");
 }
+
+#[test]
+fn schema_is_one_of_what_the_example_holds_and_needs_no_daemon() {
+    let (status, printed) = run(&mut Setup::new().agentd(&["schema"]));
+    assert_eq!(status, Some(0));
+    let schema: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    let example: toml::Value = toml::from_str(include_str!("../../examples/jcard.toml")).unwrap();
+    let schema = jsonschema::draft7::new(&schema).unwrap();
+    schema.validate(&serde_json::to_value(&example).unwrap()).unwrap();
+    assert!(!schema.is_valid(&serde_json::json!({ "agent": {} })));
+}

@@ -12,6 +12,7 @@ mod chaos;
 mod cli;
 mod daemon;
 mod declarations;
+mod described;
 mod environment;
 mod excess;
 mod history;

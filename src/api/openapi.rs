@@ -1,0 +1,164 @@
+//! What the API is, as `OpenAPI` 3.1: a route is described in [`paths`], and its types describe themselves.
+
+use std::sync::LazyLock;
+
+use hyper::body::Bytes;
+use schemars::generate::SchemaSettings;
+use schemars::transform::RecursiveTransform;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde_json::{Value, json};
+
+use crate::metrics;
+use crate::status::{self, AgentStatus, Fault, Health};
+
+/// The answer to `GET /v1/openapi.json`.
+pub(super) fn body() -> Bytes {
+    static BODY: LazyLock<Bytes> = LazyLock::new(|| status::body(&document()));
+    BODY.clone()
+}
+
+fn document() -> Value {
+    let settings = SchemaSettings::draft2020_12().for_serialize().with(|settings| {
+        settings.definitions_path = "/components/schemas".into();
+        settings.meta_schema = None;
+    });
+    let mut types = settings.with_transform(RecursiveTransform(without_null)).into_generator();
+    let paths = paths(&mut types);
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "agentd",
+            "version": env!("CARGO_PKG_VERSION"),
+            "license": { "name": "MIT", "identifier": "MIT" },
+            "description": "Read-only, over a Unix socket: for root and the members of the administrators' group. Keys may be \
+                            added to what is described here, none removed or renamed. Times are RFC 3339 in UTC. What does not \
+                            apply is left out. HEAD works wherever GET does; any other method is answered with 405.",
+        },
+        "servers": [{ "url": "http://agentd", "description": "whatever host is named: the socket is the address" }],
+        "paths": paths,
+        "components": { "schemas": types.take_definitions(true) },
+    })
+}
+
+/// Every route there is.
+fn paths(types: &mut SchemaGenerator) -> Value {
+    let name = json!({
+        "name": "name", "in": "path", "required": true, "schema": { "type": "string" },
+        "description": "the agent's name, in upper or lower case",
+    });
+    let not_found = answer("There is no such agent.", &json_of::<Fault>(types));
+    let no_thread = answer("The system lacks what it takes to look; try again.", &json_of::<Fault>(types));
+    let text = json!({ metrics::CONTENT_TYPE: { "schema": { "type": "string" } } });
+    json!({
+        "/v1/health": get(
+            "health",
+            "The daemon, and what is to be mended",
+            &json!({ "200": answer("It runs.", &json_of::<Health>(types)) }),
+        ),
+        "/v1/agents": get(
+            "agents",
+            "All agents, sorted by the bytes of their names",
+            &json!({ "200": answer("Every agent.", &json_of::<Vec<AgentStatus>>(types)) }),
+        ),
+        "/v1/agents/{name}": with_parameters(
+            get(
+                "agent",
+                "One agent, with its history, and with what it takes of the machine at the moment",
+                &json!({ "200": answer("The agent.", &json_of::<AgentStatus>(types)), "404": not_found }),
+            ),
+            json!([name]),
+        ),
+        "/v1/openapi.json": get(
+            "openapi",
+            "This description",
+            &json!({ "200": answer("It.", &json!({ "application/json": { "schema": { "type": "object" } } })) }),
+        ),
+        "/metrics": get(
+            "metrics",
+            "Figures of the daemon and of all agents, for a monitoring system",
+            &json!({ "200": answer("Text in the format of OpenMetrics 1.0.", &text), "503": no_thread }),
+        ),
+    })
+}
+
+fn get(id: &str, summary: &str, responses: &Value) -> Value {
+    json!({ "get": { "operationId": id, "summary": summary, "responses": responses } })
+}
+
+fn with_parameters(mut path: Value, parameters: Value) -> Value {
+    path["parameters"] = parameters;
+    path
+}
+
+fn answer(description: &str, content: &Value) -> Value {
+    json!({ "description": description, "content": content })
+}
+
+fn json_of<T: JsonSchema>(types: &mut SchemaGenerator) -> Value {
+    json!({ "application/json": { "schema": types.subschema_for::<T>() } })
+}
+
+/// What does not apply is left out, and never null; and nothing stands in for it.
+fn without_null(schema: &mut Schema) {
+    let is_null = |schema: &Value| schema["type"] == "null" || *schema == "null";
+    schema.remove("default");
+    if let Some(Value::Array(types)) = schema.get_mut("type") {
+        types.retain(|kind| !is_null(kind));
+        if let [kind] = types.as_slice() {
+            let kind = kind.clone();
+            schema.insert("type".to_owned(), kind);
+        }
+    }
+    if let Some(Value::Array(choices)) = schema.get_mut("anyOf") {
+        choices.retain(|choice| !is_null(choice));
+        if let [Value::Object(only)] = choices.as_slice() {
+            let only = only.clone();
+            schema.remove("anyOf");
+            for (key, value) in only {
+                schema.insert(key, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::routes::Route;
+    use super::*;
+
+    #[test]
+    fn the_routes_that_are_described_are_those_there_are() {
+        // A new route is missed here when it is added.
+        let template = |route: &Route<'_>| match route {
+            Route::Metrics => "/metrics",
+            Route::Health => "/v1/health",
+            Route::Agents => "/v1/agents",
+            Route::Agent(_) => "/v1/agents/{name}",
+            Route::OpenApi => "/v1/openapi.json",
+        };
+        let document = document();
+        let paths = document["paths"].as_object().unwrap();
+        assert_eq!(paths.len(), 5);
+        for path in paths.keys() {
+            assert_eq!(template(&Route::find(path).unwrap()), path);
+        }
+    }
+
+    #[test]
+    fn nothing_is_null_and_every_reference_leads_somewhere() {
+        let text = document().to_string();
+        assert!(!text.contains("null") && !text.contains("\"default\""), "{text}");
+        let references = text.split("\"$ref\":\"").skip(1).map(|rest| rest.split('"').next().unwrap());
+        for reference in references {
+            assert!(document().pointer(&reference[1..]).is_some(), "{reference}");
+        }
+    }
+
+    #[test]
+    fn every_key_of_an_agent_is_described() {
+        let document = document();
+        for (key, schema) in document["components"]["schemas"]["AgentStatus"]["properties"].as_object().unwrap() {
+            assert!(schema["description"].is_string() || schema["$ref"].is_string(), "{key}: {schema}");
+        }
+    }
+}

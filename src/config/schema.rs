@@ -1,0 +1,252 @@
+//! The sections of a jcard that declare agents, as JSON Schema, for editors to complete and check.
+//!
+//! Draft 7, and of it only what was in draft 4 already: taplo knows no more, and tombi understands both. Whatever [`parse`] takes
+//! without an error the schema takes; of what it refuses the schema refuses what can be told from a value alone.
+//!
+//! [`parse`]: super::parse
+
+use serde_json::{Value, json};
+
+use super::{MAX_AGENTS, MAX_ARGUMENT, MAX_REPLICAS, Name};
+use crate::duration;
+use crate::harness::HARNESSES;
+
+/// Every spelling of a unit of time that [`duration::parse`] knows.
+const UNITS: &str = "ns|nsec|nanos|us|\u{b5}s|\u{3bc}s|usec|ms|msec|millis|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|\
+                     d|days?|w|wks?|weeks?|months?|y|yrs?|years?";
+
+/// The schema. Everywhere but among the elements of arrays an empty string is "not set".
+pub fn schema() -> Value {
+    json!({
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "jcard.toml",
+        "description": "What agentd reads of a jcard. Other sections may hold anything.",
+        "type": "object",
+        "properties": {
+            "agent": { "$ref": "#/definitions/agent" },
+            "agents": { "type": "array", "maxItems": MAX_AGENTS, "items": { "$ref": "#/definitions/agent" } },
+        },
+        // tombi warns of what is not named unless it is allowed like this. In an entry it is right to.
+        "additionalProperties": true,
+        "definitions": {
+            "agent": {
+                "title": "agent",
+                "description": "One agent, or several alike.",
+                "type": "object",
+                "properties": fields(),
+                "required": ["harness"],
+            },
+        },
+    })
+}
+
+/// The fields of an agent, described in the words of the README's table.
+fn fields() -> Value {
+    let harnesses: Vec<&str> = HARNESSES.iter().map(|harness| harness.name).collect();
+    let text = || json!({ "type": "string", "maxLength": MAX_ARGUMENT });
+    let name = || json!({ "type": "string", "pattern": format!("^[A-Za-z0-9_-]{{0,{}}}$", Name::MAX_LENGTH) });
+    let time = || duration("*");
+    let described = |mut schema: Value, description: &str| {
+        schema["description"] = description.into();
+        schema
+    };
+    let with_default = |mut schema: Value, default: Value, description: &str| {
+        schema["default"] = default;
+        described(schema, description)
+    };
+    json!({
+        "extra_packages": { "description": "for other programs" },
+        "name": described(name(), "1 to 64 of `A-Z a-z 0-9 _ -`, unique without regard to case"),
+        "harness": described(
+            json!({ "type": "string", "enum": harnesses }),
+            "`claude-code`, `opencode`, `gemini-cli`, `codex`, `custom`",
+        ),
+        "command": described(
+            json!({ "type": ["string", "array"], "maxLength": MAX_ARGUMENT, "items": text() }),
+            "a program, or a program and its first arguments; never a shell line",
+        ),
+        "args": with_default(array(&text()), json!([]), "more arguments, before the prompt"),
+        "prompt": described(text(), "one argument, whatever it contains, up to 131,071 bytes"),
+        "prompt_file": described(
+            text(),
+            "the prompt's text, white space around it trimmed; relative to the jcard's folder; read with the agent user's rights only",
+        ),
+        "workdir": described(
+            json!({ "type": "string", "maxLength": MAX_ARGUMENT, "pattern": "^($|/|~$|~/)" }),
+            "absolute, or `~/…` in the agent user's home; while it is missing the agent waits",
+        ),
+        "session": described(name(), "the tmux session"),
+        "env": with_default(
+            json!({
+                "type": ["object", "string"],
+                "maxLength": 0,
+                "patternProperties": { "^[^=]+$": text() },
+                "additionalProperties": false,
+            }),
+            json!({}),
+            "variables, over secrets of the same name",
+        ),
+        "secrets": described(
+            array(&json!({ "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" })),
+            "pass only these, and wait until all of them are there",
+        ),
+        "restart": with_default(
+            json!({ "type": "string", "enum": ["no", "on-failure", "always", ""] }),
+            json!("no"),
+            "`no`, `on-failure` (a status other than 0, a signal, an unknown end), `always`",
+        ),
+        "max_restarts": with_default(number(0, None), json!(0), "so many restarts, then the agent has `gave-up`"),
+        "backoff": with_default(
+            array(&duration("+")),
+            json!(["3s"]),
+            "the delay before each restart; the last one repeats",
+        ),
+        "backoff_reset": described(time(), "after running this long the delays start over"),
+        "timeout": described(time(), "from the first start, restarts included; then the agent is stopped for good"),
+        "grace_period": with_default(time(), json!("30s"), "between SIGINT and SIGKILL; `0s` kills at once"),
+        "memory": described(
+            quantity("integer", "[KkMmGg][Ii]?[Bb]|[Bb]"),
+            "for the agent and all that it starts: `2GiB` (KiB, MiB, GiB, KB, MB, GB)",
+        ),
+        "pid_limit": with_default(number(0, None), json!(0), "processes and threads, likewise"),
+        "cpu": described(quantity("number", "%"), "processor time, likewise: `\"150%\"` of one, or `1.5`"),
+        "replicas": with_default(
+            number(1, Some(MAX_REPLICAS)),
+            json!(1),
+            "so many agents, `name-0`, `name-1`…, in sessions of their own",
+        ),
+        "type": with_default(
+            json!({ "type": "string", "enum": ["native", "sandboxed", ""] }),
+            json!("native"),
+            "`sandboxed` is an error in this version, unless agentd runs with `--unsandboxed`",
+        ),
+    })
+}
+
+fn array(items: &Value) -> Value {
+    json!({ "type": ["array", "string"], "maxLength": 0, "items": items })
+}
+
+fn number(minimum: u64, maximum: Option<u64>) -> Value {
+    let mut schema = json!({ "type": ["integer", "string"], "maxLength": 0, "minimum": minimum });
+    if let Some(maximum) = maximum {
+        schema["maximum"] = maximum.into();
+    }
+    schema
+}
+
+/// So many (`*`, `+`) numbers with their units, or seconds.
+fn duration(how_many: &str) -> Value {
+    let pattern = format!("^\\s*(\\+?0|\\+?([0-9.]+\\s*({UNITS})\\s*){how_many})\\s*$");
+    json!({ "type": ["string", "integer"], "pattern": pattern, "minimum": 0, "maximum": duration::MAX.as_secs() })
+}
+
+fn quantity(kind: &str, unit: &str) -> Value {
+    let pattern = format!("^(\\s*[0-9]+(\\.[0-9]+)?\\s*({unit})?\\s*)?$");
+    json!({ "type": ["string", kind], "pattern": pattern, "minimum": 0 })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::LazyLock;
+
+    use jsonschema::Validator;
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::super::{Config, fields};
+    use super::*;
+
+    static SCHEMA: LazyLock<Validator> = LazyLock::new(|| jsonschema::draft7::new(&schema()).unwrap());
+
+    /// What is wrong with a jcard for an editor, line by line.
+    pub fn faults(text: &str) -> Vec<String> {
+        // What a library that keeps numbers as 64 bits cannot read no editor can check.
+        let Ok(document) = toml::from_str::<toml::Value>(text) else { return Vec::new() };
+        let document = serde_json::to_value(document).unwrap();
+        SCHEMA.iter_errors(&document).map(|error| format!("{}: {error}", error.instance_path())).collect()
+    }
+
+    /// What is read without an error is good.
+    pub fn agrees(text: &str, config: &Config) {
+        if config.error().is_none() {
+            assert_eq!(faults(text), Vec::<String>::new(), "{text}");
+        }
+    }
+
+    /// An error that can be told from a value alone is one.
+    pub fn refuses(text: &str, error: &str) {
+        const NOT_OF_A_VALUE: [&str; 6] =
+            ["has a NUL character", "bytes long", "no sandbox", "program in `command`", "9999999999", "too small"];
+        if !NOT_OF_A_VALUE.iter().any(|other| error.contains(other)) && !text.contains("9999999999") {
+            assert_ne!(faults(text), Vec::<String>::new(), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn it_is_a_schema_of_draft_7() {
+        assert!(jsonschema::draft7::meta::is_valid(&schema()));
+    }
+
+    /// The rows of the README's table of fields: the field, and what it means.
+    fn table() -> Vec<(String, String)> {
+        let readme = include_str!("../../README.md");
+        let lines = readme.lines().skip_while(|line| !line.starts_with("| field | type |")).skip(2);
+        let rows = lines.take_while(|line| line.starts_with('|')).map(|line| {
+            let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+            (cells[0].trim_matches('`').to_owned(), cells[3].to_owned())
+        });
+        rows.collect()
+    }
+
+    #[test]
+    fn its_fields_are_those_that_are_read_and_those_of_the_readme_in_the_same_words() {
+        let schema = schema();
+        let described = schema["definitions"]["agent"]["properties"].as_object().unwrap();
+        let mut fields: BTreeSet<&str> = described.keys().map(String::as_str).collect();
+        assert!(fields::FOREIGN.iter().all(|field| fields.remove(field)));
+        assert_eq!(fields, fields::KNOWN.iter().copied().collect());
+        let table = table();
+        assert_eq!(fields, table.iter().map(|(field, _)| field.as_str()).collect());
+        for (field, meaning) in &table {
+            assert_eq!(described[field]["description"], meaning.as_str(), "{field}");
+        }
+    }
+
+    #[rstest]
+    #[case("[agent]\n")]
+    #[case("[[agent]]\nharness = \"custom\"\n")]
+    #[case("[agents]\nharness = \"custom\"\n")]
+    #[case("agents = [1]\n")]
+    #[case("[agent]\nharness = \"\"\n")]
+    #[case("[agent]\nharness = \"claude\"\n")]
+    #[case("[agent]\nharness = \"custom\"\nname = \"a b\"\n")]
+    #[case("[agent]\nharness = \"custom\"\nreplicas = 0\n")]
+    #[case("[agent]\nharness = \"custom\"\nreplicas = 1001\n")]
+    #[case("[agent]\nharness = \"custom\"\nmemory = \"4 giga\"\n")]
+    fn a_mistake_is_one(#[case] text: &str) {
+        assert_ne!(faults(text), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_example_is_good() {
+        assert_eq!(faults(include_str!("../../examples/jcard.toml")), Vec::<String>::new());
+    }
+
+    proptest! {
+        #[test]
+        fn every_duration_is_one(text in "[ +]?([0-9. ]{1,3} ?(n|u|µ|μ|m|k|min|hour|sec|day|month|y|w)?(s|r)? ?){0,3}") {
+            let refused = !faults(&format!("[agent]\nharness = \"custom\"\ntimeout = {text:?}\n")).is_empty();
+            prop_assert!(!refused || duration::parse(&text).is_err(), "{}", text);
+        }
+
+        #[test]
+        fn every_size_is_one(text in " ?[0-9]{0,3}(\\.[0-9]{0,2})? ?([kmgKMG]?[iI]?[bB]|%)? ?") {
+            for (key, is_one) in [("memory", super::super::size::parse(&text).is_some()), ("cpu", super::super::size::percent(&text).is_some())] {
+                let refused = !faults(&format!("[agent]\nharness = \"custom\"\n{key} = {text:?}\n")).is_empty();
+                prop_assert!(!refused || !is_one, "{} = {}", key, text);
+            }
+        }
+    }
+}

@@ -1,0 +1,450 @@
+//! What the daemon tells of itself and of its agents as figures, in the text format of `OpenMetrics` 1.0.
+//!
+//! Labels are the names of agents and words of fixed sets. What an agent takes of the machine is told where it has a control group:
+//! a sum over `/proc` would count shared memory for each process that has it, and would go back when a process ends.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
+use nix::sys::signal::Signal;
+use nix::sys::time::TimeValLike;
+use nix::unistd::{SysconfVar, sysconf};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, EncodeMetric, NoLabelSet,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::log;
+use crate::status::{AgentStatus, How, Resources, Snapshot, State, Time};
+
+/// What the text is, for HTTP.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What there is to tell beside what the API tells elsewhere.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// When the daemon was started.
+    pub started: SystemTime,
+    /// When the jcard was last read that differed from the one before.
+    pub config_read: Option<SystemTime>,
+    /// How long bringing the agents in line with what is desired takes. Cloned, it is the same one.
+    pub reconcile: Histogram,
+    /// Of each agent, by name.
+    pub restarts: BTreeMap<String, Restarts>,
+}
+
+impl Facts {
+    /// Of a daemon that has done nothing yet.
+    pub fn new(started: SystemTime) -> Self {
+        let buckets = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];
+        Self { started, config_read: None, reconcile: Histogram::new(buckets), restarts: BTreeMap::new() }
+    }
+}
+
+/// How often an agent was launched anew, by the reason for it. Counted by one daemon, over all declarations of the agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Restarts {
+    /// It had ended, and its policy says again.
+    pub policy: u64,
+    /// What is to be launched had changed.
+    pub declaration: u64,
+    /// The launch before came to nothing through no fault of the agent.
+    pub retry: u64,
+}
+
+/// Tells from an agent's statuses why it is launched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Launches {
+    /// Under which declaration the last launch was, and after how many restarts.
+    last: Option<(Option<Time>, u64)>,
+    restarts: Restarts,
+}
+
+impl Launches {
+    /// Of an agent that an earlier daemon had launched last under this status.
+    pub fn after(status: &AgentStatus) -> Self {
+        Self { last: Some(Self::key(status)), restarts: Restarts::default() }
+    }
+
+    /// It is launched, and this is its status then.
+    pub fn count(&mut self, status: &AgentStatus) {
+        let this = Self::key(status);
+        match self.last.replace(this) {
+            None => {}
+            Some((declared_at, _)) if declared_at != this.0 => self.restarts.declaration += 1,
+            Some((_, restarts)) if restarts != this.1 => self.restarts.policy += 1,
+            Some(_) => self.restarts.retry += 1,
+        }
+    }
+
+    /// What was counted.
+    pub fn restarts(&self) -> Restarts {
+        self.restarts
+    }
+
+    fn key(status: &AgentStatus) -> (Option<Time>, u64) {
+        (status.declared_at, status.restarts)
+    }
+}
+
+/// The answer to `GET /metrics`, now. Asks the kernel several things about each agent, and so takes some milliseconds for many.
+pub fn text(snapshot: &Arc<Snapshot>) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Scrape(Arc::clone(snapshot))));
+    let mut text = String::new();
+    // A string takes everything.
+    let _ = encode(&mut text, &registry);
+    text
+}
+
+#[derive(Debug)]
+struct Scrape(Arc<Snapshot>);
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut families = Families(&mut encoder);
+        of_daemon(&mut families, &self.0)?;
+        of_process(&mut families, self.0.facts().started)?;
+        of_agents(&mut families, &self.0)
+    }
+}
+
+fn of_daemon(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Result {
+    let (facts, errors) = (snapshot.facts(), snapshot.errors());
+    let version = [("version", env!("CARGO_PKG_VERSION"))];
+    families
+        .0
+        .encode_descriptor("agentd_build", "the daemon's version", None, MetricType::Info)?
+        .encode_info(&version)?;
+    families.truth(
+        "agentd_config_last_reload_successful",
+        "whether the jcard and every entry of it was good when last read",
+        errors.config.is_none(),
+    )?;
+    families.gauge(
+        ("agentd_config_last_reload_timestamp", Some(Unit::Seconds)),
+        "when the jcard was last read that differed from the one before",
+        facts.config_read.map(|at| (NONE, seconds(at))),
+    )?;
+    families.truth(
+        "agentd_secrets_last_reload_successful",
+        "whether all secrets were good when last read",
+        errors.secrets.is_none(),
+    )?;
+    families.truth(
+        "agentd_state_recorded",
+        "whether the next daemon would know all about the agents",
+        errors.state.is_none(),
+    )?;
+    let help = "how long bringing the agents in line with what is desired took";
+    let descriptor = ("agentd_reconcile_duration", Some(&Unit::Seconds), facts.reconcile.metric_type());
+    facts.reconcile.encode(families.0.encode_descriptor(descriptor.0, help, descriptor.1, descriptor.2)?)?;
+    families.counter(
+        ("agentd_log_messages_dropped", None),
+        "messages that were not logged because the log did not take them in time",
+        [(NONE, log::dropped())],
+    )
+}
+
+/// Under the names that every exporter of Prometheus' gives them.
+fn of_process(families: &mut Families<'_, '_>, started: SystemTime) -> fmt::Result {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).ok();
+    families.counter(
+        ("process_cpu", Some(Unit::Seconds)),
+        "processor time of the daemon, without the agents",
+        usage.map(|usage| (NONE, microseconds(usage.user_time() + usage.system_time()))),
+    )?;
+    let memory = fs::read_to_string("/proc/self/statm").ok();
+    let mut pages = memory.iter().flat_map(|text| text.split(' ')).map_while(|pages| pages.parse::<u64>().ok());
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| u64::try_from(size).ok());
+    let mut bytes = || Some((NONE, pages.next()? * page?));
+    families.gauge(("process_virtual_memory", Some(Unit::Bytes)), "addresses that the daemon has taken", bytes())?;
+    families.gauge(("process_resident_memory", Some(Unit::Bytes)), "memory of the daemon", bytes())?;
+    families.gauge(
+        ("process_start_time", Some(Unit::Seconds)),
+        "when the daemon was started",
+        [(NONE, seconds(started))],
+    )?;
+    // The descriptor that it takes to look is not counted.
+    let open = fs::read_dir("/proc/self/fd").ok().map(|all| (NONE, all.count().saturating_sub(1) as u64));
+    families.gauge(("process_open_fds", None), "open descriptors of the daemon", open)?;
+    let most = getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| (NONE, soft));
+    families.gauge(("process_max_fds", None), "how many descriptors the daemon may have open", most)
+}
+
+fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Result {
+    let agents = snapshot.agents();
+    let each = |value: fn(&AgentStatus) -> Option<f64>| {
+        agents.iter().filter_map(move |agent| Some((Some([("agent", agent.name.as_str())]), value(agent)?)))
+    };
+    families.gauge(
+        ("agentd_agent_state", None),
+        "1 for the state that the agent is in, 0 for the others",
+        agents.iter().flat_map(|agent| {
+            State::ALL.map(|state| {
+                (Some([("agent", agent.name.clone()), ("state", state.to_string())]), u64::from(agent.state == state))
+            })
+        }),
+    )?;
+    families.gauge(
+        ("agentd_agent_error", None),
+        "whether a person must mend something of the agent",
+        agents.iter().map(|agent| (Some([("agent", agent.name.as_str())]), u64::from(agent.error.is_some()))),
+    )?;
+    families.counter(
+        ("agentd_agent_restarts", None),
+        "launches after the first, since the daemon was started: by policy, of a changed declaration, after one that came to nothing",
+        snapshot.facts().restarts.iter().flat_map(|(name, restarts)| {
+            let Restarts { policy, declaration, retry } = *restarts;
+            [("policy", policy), ("declaration", declaration), ("retry", retry)]
+                .map(|(reason, count)| (Some([("agent", name.as_str()), ("reason", reason)]), count))
+        }),
+    )?;
+    families.gauge(
+        ("agentd_agent_start_time", Some(Unit::Seconds)),
+        "when the harness of the present or latest attempt was started",
+        each(|agent| agent.started_at.map(|Time(at)| seconds(at))),
+    )?;
+    families.gauge(
+        ("agentd_agent_last_exit_timestamp", Some(Unit::Seconds)),
+        "when the latest finished attempt ended",
+        each(|agent| agent.exit.as_ref().map(|exit| seconds(exit.at.0))),
+    )?;
+    families.gauge(
+        ("agentd_agent_last_exit_code", None),
+        "with which status the latest finished attempt exited, if it did",
+        each(|agent| match agent.exit.as_ref()?.how {
+            How::Code(code) => Some(code.into()),
+            _ => None,
+        }),
+    )?;
+    families.gauge(
+        ("agentd_agent_last_exit_signal", None),
+        "the number of the signal that ended the latest finished attempt, if one did",
+        each(|agent| match &agent.exit.as_ref()?.how {
+            How::Signal(name) => number_of(name).map(f64::from),
+            _ => None,
+        }),
+    )?;
+    let resources: Vec<(&str, Resources)> =
+        agents.iter().filter_map(|agent| Some((agent.name.as_str(), snapshot.resources(agent)?))).collect();
+    families.counter(
+        ("agentd_agent_cpu", Some(Unit::Seconds)),
+        "processor time of the present or latest attempt, with all that it started",
+        resources.iter().filter_map(|(name, it)| Some((Some([("agent", *name)]), microseconds_of(it.cpu_usec?)))),
+    )?;
+    let bytes = Some(Unit::Bytes);
+    let parts: [(_, _, Part); 4] = [
+        (("agentd_agent_memory", bytes.clone()), "memory of the agent, with all that it started", |it| it.memory),
+        (("agentd_agent_memory_limit", bytes), "how much memory the agent may have", |it| it.memory_max),
+        (("agentd_agent_tasks", None), "processes and threads of the agent", |it| it.tasks),
+        (("agentd_agent_tasks_limit", None), "how many processes and threads the agent may have", |it| it.tasks_max),
+    ];
+    for (name, help, part) in parts {
+        families.gauge(
+            name,
+            help,
+            resources.iter().filter_map(|(name, it)| Some((Some([("agent", *name)]), part(it)?))),
+        )?;
+    }
+    Ok(())
+}
+
+type Part = fn(&Resources) -> Option<u64>;
+
+/// The labels of what there is only one of.
+const NONE: Option<[(&str, &str); 0]> = None;
+
+struct Families<'e, 'w>(&'e mut DescriptorEncoder<'w>);
+
+impl Families<'_, '_> {
+    fn truth(&mut self, name: &str, help: &str, value: bool) -> fmt::Result {
+        self.gauge((name, None), help, [(NONE, u64::from(value))])
+    }
+
+    fn gauge<L: EncodeLabelSet, V: EncodeGaugeValue>(
+        &mut self,
+        (name, unit): (&str, Option<Unit>),
+        help: &str,
+        samples: impl IntoIterator<Item = (Option<L>, V)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+        for (labels, value) in samples {
+            match labels {
+                Some(labels) => family.encode_family(&labels)?.encode_gauge(&value)?,
+                None => family.encode_gauge(&value)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn counter<L: EncodeLabelSet, V: EncodeCounterValue>(
+        &mut self,
+        (name, unit): (&str, Option<Unit>),
+        help: &str,
+        samples: impl IntoIterator<Item = (Option<L>, V)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+        for (labels, value) in samples {
+            match labels {
+                Some(labels) => family.encode_family(&labels)?.encode_counter::<NoLabelSet, V, u64>(&value, None)?,
+                None => family.encode_counter::<NoLabelSet, V, u64>(&value, None)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Since the epoch.
+fn seconds(at: SystemTime) -> f64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+fn microseconds_of(count: u64) -> f64 {
+    Duration::from_micros(count).as_secs_f64()
+}
+
+fn microseconds(time: nix::sys::time::TimeVal) -> f64 {
+    microseconds_of(u64::try_from(time.num_microseconds()).unwrap_or_default())
+}
+
+/// Of a signal by its name, as [`How::of_signal`] gives it.
+fn number_of(name: &str) -> Option<i32> {
+    Signal::from_str(name).map(|signal| signal as i32).ok().or_else(|| name.strip_prefix("SIG")?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use rstest::rstest;
+
+    use super::*;
+    use crate::status::Errors;
+
+    fn agent(more: &serde_json::Value) -> AgentStatus {
+        let mut status = serde_json::json!({ "name": "a", "running": true, "restarts": 0, "state": "running" });
+        status.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(status).unwrap()
+    }
+
+    fn told(agents: Vec<AgentStatus>, errors: Errors, facts: Facts) -> String {
+        text(&Arc::new(Snapshot::new(agents, Instant::now(), errors).with_facts(facts)))
+    }
+
+    fn told_of(agents: Vec<AgentStatus>) -> String {
+        told(agents, Errors::default(), Facts::new(SystemTime::UNIX_EPOCH))
+    }
+
+    /// The samples of a family, in order.
+    fn samples<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
+        text.lines().filter(|line| line.starts_with(name) && !line.starts_with('#')).collect()
+    }
+
+    #[test]
+    fn exactly_one_state_is_1() {
+        let text = told_of(vec![agent(&serde_json::json!({ "state": "backoff" }))]);
+        let samples = samples(&text, "agentd_agent_state{");
+        assert_eq!(samples.len(), 7);
+        let ones: Vec<_> = samples.iter().filter(|sample| sample.ends_with(" 1")).collect();
+        assert_eq!(ones, [&"agentd_agent_state{agent=\"a\",state=\"backoff\"} 1"]);
+    }
+
+    #[rstest]
+    #[case(serde_json::json!({ "code": 3 }), &["agentd_agent_last_exit_code{agent=\"a\"} 3.0"])]
+    #[case(serde_json::json!({ "signal": "SIGKILL" }), &["agentd_agent_last_exit_signal{agent=\"a\"} 9.0"])]
+    #[case(serde_json::json!({ "signal": "SIG34" }), &["agentd_agent_last_exit_signal{agent=\"a\"} 34.0"])]
+    #[case(serde_json::json!({ "cause": "nobody knows" }), &[])]
+    fn an_exit_is_a_status_or_a_signal_or_neither(#[case] mut exit: serde_json::Value, #[case] expected: &[&str]) {
+        exit["at"] = "2026-01-01T00:00:00.500Z".into();
+        let text = told_of(vec![agent(&serde_json::json!({ "exit": exit }))]);
+        let told = [samples(&text, "agentd_agent_last_exit_code"), samples(&text, "agentd_agent_last_exit_signal")];
+        assert_eq!(told.concat(), expected);
+        let at = samples(&text, "agentd_agent_last_exit_timestamp_seconds");
+        assert_eq!(at, ["agentd_agent_last_exit_timestamp_seconds{agent=\"a\"} 1767225600.5"]);
+    }
+
+    #[test]
+    fn what_was_never_is_not_told() {
+        let text = told_of(vec![agent(&serde_json::json!({}))]);
+        for name in ["start_time", "last_exit", "cpu", "memory", "tasks"] {
+            assert!(samples(&text, &format!("agentd_agent_{name}")).is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn errors_are_told_as_failed_reloads() {
+        let errors = Errors { config: Some("x".to_owned()), secrets: None, state: Some("y".to_owned()) };
+        let facts = Facts { config_read: Some(SystemTime::UNIX_EPOCH), ..Facts::new(SystemTime::UNIX_EPOCH) };
+        let text = told(Vec::new(), errors, facts);
+        for line in [
+            "agentd_config_last_reload_successful 0",
+            "agentd_config_last_reload_timestamp_seconds 0.0",
+            "agentd_secrets_last_reload_successful 1",
+            "agentd_state_recorded 0",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn of_a_duration_there_are_count_sum_and_buckets() {
+        let facts = Facts::new(SystemTime::UNIX_EPOCH);
+        facts.reconcile.observe(0.002);
+        let text = told(Vec::new(), Errors::default(), facts);
+        assert_eq!(
+            samples(&text, "agentd_reconcile_duration_seconds_count"),
+            ["agentd_reconcile_duration_seconds_count 1"]
+        );
+        assert!(text.contains("agentd_reconcile_duration_seconds_bucket{le=\"0.001\"} 0\n"), "{text}");
+        assert!(text.contains("agentd_reconcile_duration_seconds_bucket{le=\"0.005\"} 1\n"), "{text}");
+    }
+
+    #[test]
+    fn the_daemon_itself_is_told_of() {
+        let text = told_of(Vec::new());
+        for name in [
+            "process_cpu_seconds_total",
+            "process_resident_memory_bytes",
+            "process_virtual_memory_bytes",
+            "process_open_fds",
+            "process_max_fds",
+        ] {
+            let sample = samples(&text, name)[0];
+            assert!(sample.rsplit(' ').next().unwrap().parse::<f64>().unwrap() > 0.0, "{sample}");
+        }
+        assert!(text.ends_with("\n# EOF\n"));
+    }
+
+    #[test]
+    fn a_launch_is_counted_by_what_has_changed_since_the_one_before() {
+        let status = |declared_at: &str, restarts: u64| {
+            agent(
+                &serde_json::json!({ "declared_at": format!("2026-01-01T00:00:{declared_at}Z"), "restarts": restarts }),
+            )
+        };
+        let mut launches = Launches::default();
+        let mut after = |declared_at: &str, restarts| {
+            launches.count(&status(declared_at, restarts));
+            let Restarts { policy, declaration, retry } = launches.restarts();
+            [policy, declaration, retry]
+        };
+        assert_eq!(after("00", 0), [0, 0, 0], "the first is no restart");
+        assert_eq!(after("00", 1), [1, 0, 0]);
+        assert_eq!(after("00", 1), [1, 0, 1]);
+        assert_eq!(after("01", 0), [1, 1, 1]);
+        assert_eq!(after("02", 0), [1, 2, 1]);
+        let mut taken_over = Launches::after(&status("02", 4));
+        taken_over.count(&status("02", 5));
+        assert_eq!(taken_over.restarts(), Restarts { policy: 1, ..Restarts::default() });
+    }
+}
