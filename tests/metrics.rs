@@ -118,14 +118,22 @@ fn an_independent_parser_understands_them() {
                         families = {family.name: family for family in read(sys.stdin.read())}\n\
                         assert len(families['agentd_agent_state'].samples) == 14\n\
                         assert families['process_cpu_seconds'].unit == 'seconds'\n";
-    let child = Command::new("python3").args(["-c", READ]).stdin(Stdio::piped()).spawn();
-    let Ok(mut child) = child else { return eprintln!("skipped: needs python3") };
-    // Who does not read has ended, and says why.
-    let _ = child.stdin.take().unwrap().write_all(metrics(&two()).as_bytes());
-    match child.wait().unwrap().code() {
-        Some(77) => eprintln!("skipped: needs prometheus_client for python3"),
-        code => assert_eq!(code, Some(0)),
+    // A Python of one's own before the system's knows no module of the system's.
+    for python in ["python3", "/usr/bin/python3"] {
+        let child = Command::new(python).args(["-c", READ]).stdin(Stdio::piped()).spawn();
+        let Ok(mut child) = child else { continue };
+        // Who does not read has ended, and says why.
+        let _ = child.stdin.take().unwrap().write_all(metrics(&two()).as_bytes());
+        match child.wait().unwrap().code() {
+            Some(77) => {}
+            code => return assert_eq!(code, Some(0)),
+        }
     }
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "this test needs prometheus_client for python3: see tests/need"
+    );
+    eprintln!("skipped: needs prometheus_client for python3");
 }
 
 #[test]
