@@ -7,12 +7,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use agentd::status::{AgentStatus, State};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use crate::support::{
-    Bystander, Daemon, Dump, Process, Setup, account, agent, as_user, code, give, is_root, owner, path, root, run,
-    with_args,
+    BOUND, Bystander, Daemon, Dump, Process, Setup, account, agent, as_user, code, give, is_root, owner, path, root,
+    run, with_args,
 };
 
 const NO_AGENTS: &str = "[project]\nname = \"x\"\n";
@@ -433,24 +437,34 @@ fn what_is_exchanged_while_it_is_read_never_becomes_a_prompt_or_a_workdir_that_i
     let policy = "restart = \"always\"\nbackoff = [\"0s\"]\n";
     let prompted = agent("prompted", "dump @WORK/prompted; rest", &format!("{policy}prompt_file = \"work/prompt\""));
     let placed = agent("placed", "dump @WORK/placed; rest", policy).replace("@WORK\"\nargs", "@WORK/place\"\nargs");
-    by_agent(&setup, "mkdir open; ln -s open place; echo mine >prompt");
+    by_agent(&setup, "mkdir open; ln -s open place; echo mine >prompt; ln -s ../closed q; ln -s ../precious/file p");
     let daemon = setup.start(&(prompted + &placed));
-    // As it should be most of the time: each launch in vain is tried again more slowly.
-    let exchange = "while :; do
-        ln -sfT ../precious/file p && mv -T p prompt; ln -sfT ../closed q && mv -T q place
-        echo mine >m && mv -T m prompt; ln -sfT open q && mv -T q place
-        sleep 0.01
-    done";
-    let mut exchanging = Bystander::start(daemon.as_agent(&["bash", "-c", exchange]).current_dir(daemon.path("work")));
     let dumps = |name: &str| -> Vec<PathBuf> {
         let entries = fs::read_dir(daemon.path("work")).unwrap().map(|entry| entry.unwrap().path());
         entries.filter(|path| path.extension().is_some() && path.file_stem().is_some_and(|stem| stem == name)).collect()
     };
-    for name in ["prompted", "placed"] {
-        daemon.wait(&format!("many runs of {name}"), || (dumps(name).len() > 5).then_some(()));
-    }
-    assert!(exchanging.lives());
-    drop(exchanging);
+    let exchange = |one: &str, other: &str| {
+        renameat2(AT_FDCWD, &daemon.work(one), AT_FDCWD, &daemon.work(other), RenameFlags::RENAME_EXCHANGE).unwrap();
+    };
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // Also when what it is done for has failed.
+            let limit = Instant::now() + 2 * BOUND;
+            while !over.load(Ordering::Relaxed) && Instant::now() < limit {
+                // Mostly as it should be: each launch in vain is tried again more slowly.
+                for time in [1, 20].map(Duration::from_millis) {
+                    exchange("prompt", "p");
+                    exchange("place", "q");
+                    thread::sleep(time);
+                }
+            }
+        });
+        for name in ["prompted", "placed"] {
+            daemon.wait(&format!("many runs of {name}"), || (dumps(name).len() > 3).then_some(()));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
     daemon.edit_jcard(NO_AGENTS);
     for name in ["prompted", "placed"] {
         daemon.wait_until_removed(name);
