@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use crate::canary;
 
 /// How long anything may take before a test gives up on it.
-pub const BOUND: Duration = Duration::from_mins(1);
+pub const BOUND: Duration = Duration::from_secs(20);
 
 /// A PATH that finds bash and the core utilities, wherever this machine keeps them.
 pub fn path() -> String {

@@ -2,6 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -36,22 +37,34 @@ fn is_as_before(before: &AgentStatus, after: &AgentStatus) -> bool {
     after.running && (before.pid, before.restarts, before.attempt) == (after.pid, after.restarts, after.attempt)
 }
 
-/// How long the API took to answer each time while `during` was done, the longest last.
-fn answers<T>(daemon: &Daemon, during: impl FnOnce() -> T) -> (Vec<Duration>, T) {
+/// The longest that the API took to answer while `during` was done, less what the machine itself was late at the time: other tests
+/// have its processors too.
+fn slowest_answer<T>(daemon: &Daemon, during: impl FnOnce() -> T) -> (Duration, T) {
+    const PAUSE: Duration = Duration::from_millis(5);
     let over = AtomicBool::new(false);
+    let late = Mutex::new(Duration::ZERO);
     thread::scope(|scope| {
-        let asking = scope.spawn(|| {
-            let mut answers = Vec::new();
+        scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 let start = Instant::now();
+                thread::sleep(PAUSE);
+                *late.lock().unwrap() += start.elapsed().saturating_sub(PAUSE);
+            }
+        });
+        let asking = scope.spawn(|| {
+            let mut slowest = Duration::ZERO;
+            while !over.load(Ordering::Relaxed) {
+                let (start, before) = (Instant::now(), *late.lock().unwrap());
                 for path in ["/v1/agents", "/v1/health"] {
                     assert_eq!(daemon.get(path).status, 200);
                 }
-                answers.push(start.elapsed());
-                thread::sleep(Duration::from_millis(5));
+                let taken = start.elapsed();
+                // One round of whoever is late may not be over yet.
+                thread::sleep(PAUSE);
+                let machine = late.lock().unwrap().saturating_sub(before);
+                slowest = slowest.max(taken.saturating_sub(machine));
             }
-            answers.sort();
-            answers
+            slowest
         });
         let result = during();
         over.store(true, Ordering::Relaxed);
@@ -71,7 +84,7 @@ fn stop_the_server(time: Duration) {
     let server = server(&daemon);
     server.signal(Signal::SIGSTOP);
     let stopped = Instant::now();
-    let (answers, ()) = answers(&daemon, || {
+    let (slowest, ()) = slowest_answer(&daemon, || {
         daemon.put(&daemon.work("end"), "3");
         let late = agent("late", "log @WORK/late; sleep inf", "");
         daemon.edit_jcard(&(steady.clone() + &ends + &late));
@@ -96,7 +109,6 @@ fn stop_the_server(time: Duration) {
     for name in ["ends", "late"] {
         daemon.wait_until(name, "running, with nothing to complain of", |agent| agent.running && agent.error.is_none());
     }
-    let slowest = *answers.last().unwrap();
     eprintln!("stopped for {time:?}: slowest answer {slowest:?}, all run after {:?}", continued.elapsed());
     assert!(is_as_before(&before, &daemon.agent("steady").unwrap()));
     assert_eq!(daemon.agent("ends").unwrap().restarts, 1);
@@ -107,12 +119,7 @@ fn stop_the_server(time: Duration) {
         let panes = daemon.tmux(&["list-panes", "-s", "-t", &format!("={name}"), "-F", "#{pane_dead}"]).unwrap();
         assert_eq!(panes, "0\n", "{name} has one session with one living pane");
     }
-    // Other tests have the processors too: one answer in a hundred may have waited for them. Nobody has waited for tmux.
-    let usual = answers[answers.len() * 99 / 100];
-    assert!(
-        usual < Duration::from_millis(100) && slowest < Duration::from_secs(1),
-        "the API took {usual:?}, {slowest:?}"
-    );
+    assert!(slowest < Duration::from_millis(100), "the API took {slowest:?}");
     assert!(daemon.stop().success());
 }
 
