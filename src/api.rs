@@ -1,6 +1,6 @@
 //! The read-only HTTP API on a Unix socket.
 //!
-//! It sees the daemon through the latest [`Snapshot`] only, and no client of it, however it behaves, can hold up another. When the
+//! It sees the daemon through the latest [`Snapshot`] and the [`Ring`] of events only, and no client of it, however it behaves, can hold up another. When the
 //! process has no descriptor left it still answers, one client after the other: who wants to know what is wrong is to be told.
 
 pub mod socket;
@@ -8,8 +8,12 @@ pub mod socket;
 mod connection;
 mod exchange;
 mod figures;
+mod latest;
 mod openapi;
+mod order;
 mod routes;
+mod screens;
+mod stream;
 
 use std::fs::File;
 use std::future::{Future, poll_fn};
@@ -25,7 +29,9 @@ use tokio::task::JoinSet;
 
 use self::connection::Connection;
 use self::exchange::Responder;
+use crate::events::Ring;
 use crate::status::Snapshot;
+use crate::tmux::Tmux;
 
 /// How long no client is accepted after the system refused to: what it lacks (descriptors, memory) does not come back at once.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -46,6 +52,10 @@ pub struct Limits {
     pub idle: Duration,
     /// For how long an answer may make no progress because the client does not read.
     pub stall: Duration,
+    /// How many answers that take time, or have no end, are given at once; who asks for more is refused.
+    pub streams: usize,
+    /// After how long an answer that has no end shows that it is one, when there is nothing else to say.
+    pub heartbeat: Duration,
 }
 
 impl Default for Limits {
@@ -56,20 +66,28 @@ impl Default for Limits {
             header_size: 16 * 1024,
             idle: Duration::from_mins(1),
             stall: Duration::from_secs(10),
+            streams: 256,
+            heartbeat: Duration::from_secs(15),
         }
     }
 }
 
+/// Where answers come from.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// How things stand.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// What happens.
+    pub happenings: watch::Receiver<Ring>,
+    /// Who is asked for screens; without it there are none.
+    pub tmux: Option<Tmux>,
+}
+
 /// Serves until `shutdown` is done, then closes every connection. Needs the time and I/O drivers of the tokio runtime.
-pub async fn serve(
-    listener: UnixListener,
-    snapshot: watch::Receiver<Arc<Snapshot>>,
-    limits: Limits,
-    shutdown: impl Future<Output = ()>,
-) {
-    let hurried = Limits { header: limits.header.min(HURRY), stall: limits.stall.min(HURRY), ..limits };
-    let in_a_hurry = Arc::new(Responder::new(snapshot.clone(), hurried, false));
-    let at_leisure = Arc::new(Responder::new(snapshot, limits, true));
+pub async fn serve(listener: UnixListener, sources: Sources, limits: Limits, shutdown: impl Future<Output = ()>) {
+    let hurried = Limits { header: limits.header.min(HURRY), stall: limits.stall.min(HURRY), streams: 0, ..limits };
+    let in_a_hurry = Arc::new(Responder::new(sources.clone(), hurried, false));
+    let at_leisure = Arc::new(Responder::new(sources, limits, true));
 
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -85,7 +103,7 @@ pub async fn serve(
         if connections.len() >= limits.connections {
             continue;
         }
-        let mut connection = match client {
+        let connection = match client {
             Client::Usual(socket) => Connection::new(socket, Arc::clone(&at_leisure)),
             Client::Last(socket) => Connection::new(socket, Arc::clone(&in_a_hurry)),
         };

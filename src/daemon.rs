@@ -7,7 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid};
@@ -16,11 +16,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::account::{self, Account};
-use crate::api;
+use crate::api::{self, Sources};
 use crate::blocking;
 use crate::config;
 use crate::deputy::Deputy;
 use crate::desired::Place;
+use crate::events::Ring;
 use crate::fingerprint::{self, Key};
 use crate::folder::{self, Folder};
 use crate::history::{self, Histories, History};
@@ -255,13 +256,16 @@ async fn serve(
     let recorder = Recorder::new(record, move |report| drop(reports.send(Event::Recorded(report))));
     let notifier = Notifier::from_environment();
     let histories = histories(&settings.state_dir).await;
-    let outlets = Outlets { events: events.clone(), snapshots, recorder, histories, notifier: notifier.clone() };
+    let (happenings, happening) = watch::channel(Ring::new(SystemTime::now() - started.elapsed()));
+    let outlets =
+        Outlets { events: events.clone(), snapshots, happenings, recorder, histories, notifier: notifier.clone() };
     let mut supervisor = Supervisor::new(means, outlets, settings.detail, started, state_errors);
     // Before anybody can ask.
     supervisor.resume(agents);
 
     let (close_api, api_closed) = oneshot::channel::<()>();
-    let api = tokio::spawn(api::serve(api_listener, snapshot, api::Limits::default(), async {
+    let sources = Sources { snapshot, happenings: happening, tmux: Some(tmux.clone()) };
+    let api = tokio::spawn(api::serve(api_listener, sources, api::Limits::default(), async {
         // Dropped counts as told.
         let _ = api_closed.await;
     }));

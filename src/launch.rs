@@ -89,16 +89,12 @@ impl Launch {
         words.collect::<Vec<_>>().join(" ")
     }
 
-    /// A text with the values of the environment blotted out, line by line, those long enough not to be in every text.
-    pub fn mask(&self, text: &str) -> String {
+    /// The values of the environment, line by line, those long enough not to be in every text.
+    pub fn sensitive(&self) -> Vec<Cow<'_, str>> {
         const SHORTEST: usize = 8;
-        let values: Vec<Cow<'_, str>> =
-            self.environment.values().map(|value| String::from_utf8_lossy(value.as_slice())).collect();
-        let mut lines: Vec<&str> =
-            values.iter().flat_map(|value| value.lines()).filter(|line| line.len() >= SHORTEST).collect();
-        // The longest first: one may be a part of another.
-        lines.sort_by_key(|line| std::cmp::Reverse(line.len()));
-        lines.iter().fold(text.to_owned(), |text, line| text.replace(line, "[masked]"))
+        let lines = self.environment.values().flat_map(|value| value.as_slice().split(|&byte| byte == b'\n'));
+        let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line)).map(String::from_utf8_lossy);
+        lines.filter(|line| line.len() >= SHORTEST).collect()
     }
 }
 
@@ -243,8 +239,8 @@ mod tests {
     }
 
     #[test]
-    fn values_of_variables_are_masked_also_when_only_some_of_their_lines_are_seen() {
-        let environment = [("KEY", "-----BEGIN\nhunter2hunter2\nhunter2hunter2hunter2"), ("SHORT", "yes")];
+    fn values_of_variables_are_sensitive_line_by_line_if_they_are_not_in_every_text() {
+        let environment = [("KEY", "-----BEGIN\r\nhunter2\nhunter2hunter2\n"), ("SHORT", "yes")];
         let launch = Launch {
             name: "a".parse().unwrap(),
             session: "a".parse().unwrap(),
@@ -255,6 +251,6 @@ mod tests {
             fingerprint: Fingerprint::default(),
             is_certain: true,
         };
-        assert_eq!(launch.mask("yes\nhunter2hunter2\nhunter2hunter2hunter2."), "yes\n[masked]\n[masked].");
+        assert_eq!(launch.sensitive(), ["-----BEGIN", "hunter2hunter2"]);
     }
 }

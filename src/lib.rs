@@ -30,7 +30,7 @@
 //! | [`supervisor::attempt`] | one attempt, from the pane to the last of its processes |
 //! | [`launch`] | the launcher: what it and the daemon say to each other, its end, the login |
 //! | [`deputy`] | the process that acts with the agent user's rights |
-//! | [`tmux`] | sessions and panes |
+//! | [`tmux`], [`screen`] | sessions and panes; what they show |
 //! | [`process`] | pidfds: who a process is, and what came of it |
 //! | [`tree`], [`cgroup`], [`mark`] | finding and killing everything that is an agent's |
 //! | [`record`], [`fingerprint`] | what the next daemon must know |
@@ -38,6 +38,7 @@
 //! | [`way`], [`folder`], [`socket`], [`lock`], [`limits`], [`account`] | what the system gives: one noun each |
 //! | [`status`] | the API's types, and the snapshot that is served |
 //! | [`metrics`] | the same as figures, for a monitoring system |
+//! | [`events`] | what happened, one after the other |
 //! | [`api`], [`client`] | serving it, asking for it |
 //! | [`frame`], [`descriptor`], [`blocking`], [`clock`], [`memory`], [`log`] | tools |
 //!
@@ -68,6 +69,7 @@ pub mod deputy;
 pub mod descriptor;
 pub mod desired;
 pub mod duration;
+pub mod events;
 pub mod fingerprint;
 pub mod folder;
 pub mod frame;
@@ -85,6 +87,7 @@ pub mod process;
 pub mod reconcile;
 pub mod record;
 pub mod regular;
+pub mod screen;
 pub mod secrets;
 pub mod socket;
 pub mod status;

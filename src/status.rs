@@ -16,6 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::cgroup::Cgroups;
 use crate::history::History;
+use crate::launch::Launch;
 use crate::metrics::Facts;
 
 /// A point in time on the wire: RFC 3339, UTC, milliseconds.
@@ -300,6 +301,15 @@ pub struct Fault {
     pub error: String,
 }
 
+/// What an agent's screen shows from then on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ScreenShown {
+    /// When it was looked at.
+    pub at: Time,
+    /// Its rows, with known secrets blotted out.
+    pub text: String,
+}
+
 /// What stands in the way of the daemon as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Errors {
@@ -321,6 +331,8 @@ pub struct Snapshot {
     errors: Errors,
     groups: Option<Arc<Cgroups>>,
     histories: HashMap<String, Arc<History>>,
+    /// What was launched, by agent: only for what must not be shown of it.
+    launches: HashMap<String, Vec<Arc<Launch>>>,
     facts: Facts,
 }
 
@@ -330,8 +342,19 @@ impl Snapshot {
         agents.sort_by(|a, b| a.name.cmp(&b.name));
         let by_name = agents.iter().enumerate().map(|(at, agent)| (agent.name.to_lowercase(), at)).collect();
         let agents_body = body(&agents);
-        let (histories, facts) = (HashMap::new(), Facts::new(SystemTime::now()));
-        Self { agents, by_name, agents_body, started, errors, groups: None, histories, facts }
+        let (histories, launches, facts) = (HashMap::new(), HashMap::new(), Facts::new(SystemTime::now()));
+        Self { agents, by_name, agents_body, started, errors, groups: None, histories, launches, facts }
+    }
+
+    /// The same, with what was launched, or is to be, by key: so that nothing secret of it is shown.
+    #[must_use]
+    pub fn with_launches(self, launches: HashMap<String, Vec<Arc<Launch>>>) -> Self {
+        Self { launches, ..self }
+    }
+
+    /// What must not be shown of what an agent was given, whose name is in lower case.
+    pub fn sensitive(&self, agent: &str) -> Vec<Cow<'_, str>> {
+        self.launches.get(agent).into_iter().flatten().flat_map(|launch| launch.sensitive()).collect()
     }
 
     /// The same, with what became of agents' earlier attempts, by key.

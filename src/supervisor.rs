@@ -24,6 +24,7 @@ use self::machine::{Attempt, Effect, Machine};
 use crate::clock::{Alarm, Timestamp};
 use crate::config::{Limits, Name};
 use crate::desired::{Desired, DesiredAgent};
+use crate::events::{self, Change, Ring, What};
 use crate::history::Histories;
 use crate::launch::Launch;
 use crate::launch::Progress;
@@ -31,6 +32,7 @@ use crate::launch::reception::Visitor;
 use crate::metrics::{Facts, Launches};
 use crate::reconcile::{Action, Held, HeldAgent, plan};
 use crate::record::{Recorder, Report, Version};
+use crate::screen;
 use crate::status::{AgentStatus, Errors, Snapshot, State, Time};
 use crate::systemd::Notifier;
 
@@ -76,6 +78,8 @@ pub struct Outlets {
     pub events: mpsc::UnboundedSender<Event>,
     /// What the API serves.
     pub snapshots: watch::Sender<Arc<Snapshot>>,
+    /// What it tells of as it happens.
+    pub happenings: watch::Sender<Ring>,
     /// What the next daemon reads.
     pub recorder: Recorder,
     /// What became of earlier attempts.
@@ -97,6 +101,10 @@ pub struct Supervisor {
     recorded: Version,
     /// Told as soon as it is on record.
     untold: Option<Untold>,
+    /// What happened since that was made.
+    happened: Vec<What>,
+    /// What stood in the way of the daemon when that was made.
+    errors: Errors,
     /// All was read: systemd waits to be told, as soon as the API tells what came of it.
     is_read: bool,
     /// What was wrong with the state directory at the start.
@@ -137,6 +145,7 @@ struct Afterwards {
 #[derive(Debug)]
 struct Untold {
     snapshot: Arc<Snapshot>,
+    happened: Vec<What>,
     version: Version,
     /// When it is told all the same.
     by: Timestamp,
@@ -183,6 +192,8 @@ impl Supervisor {
             version: 0,
             recorded: 0,
             untold: None,
+            happened: vec![of_daemon(events::Course::Started)],
+            errors: Errors::default(),
             is_read: false,
             state_errors,
             record_error: None,
@@ -211,6 +222,7 @@ impl Supervisor {
         tracing::info!(agent = status.name, state = %status.state, attempt = status.attempt, pid = status.pid, "taken up");
         let launches = if machine.was_launched() { Launches::after(&status) } else { Launches::default() };
         let effects = machine.resume();
+        self.happened.push(What::Adopted { name: status.name.clone(), agent: Box::new(status) });
         let agent = Agent { machine, desired: None, attempts: HashMap::new(), is_known: false, launches };
         self.agents.insert(key.to_owned(), agent);
         for effect in effects {
@@ -249,7 +261,9 @@ impl Supervisor {
             }
             self.publish();
         }
-        self.outlets.snapshots.send_replace(Arc::new(self.snapshot()));
+        let untold = self.untold.take().into_iter().flat_map(|untold| untold.happened);
+        let happened = untold.chain(std::mem::take(&mut self.happened)).collect();
+        self.tell(Arc::new(self.snapshot()), happened);
         tokio::join!(self.outlets.recorder.finish(TO_FINISH), self.outlets.histories.finish(TO_FINISH));
         Ok(self.course == Course::Stopping)
     }
@@ -315,9 +329,13 @@ impl Supervisor {
                 }
             }
             Event::Recorded(Report { tried, error }) => self.recorded(tried, error),
-            Event::Detach => self.course = Course::Detaching,
+            Event::Detach => {
+                self.course = Course::Detaching;
+                self.happened.push(of_daemon(events::Course::Detaching));
+            }
             Event::Stop => {
                 self.course = Course::Stopping;
+                self.happened.push(of_daemon(events::Course::Stopping));
                 self.afterwards.publish = true;
                 for key in self.agents.keys().cloned().collect::<Vec<_>>() {
                     self.step(&key, machine::Event::Remove);
@@ -374,7 +392,13 @@ impl Supervisor {
                         self.desire(desired, machine::Event::Reject(error));
                     }
                 }
-                Action::Remove(key) => self.step(&key, machine::Event::Remove),
+                Action::Remove(key) => {
+                    if let Some(agent) = self.agents.get(&key) {
+                        let name = agent.machine.name().to_string();
+                        self.happened.push(What::Declaration { name, change: Change::Removed });
+                    }
+                    self.step(&key, machine::Event::Remove);
+                }
             }
         }
         self.facts.reconcile.observe(from.elapsed().as_secs_f64());
@@ -382,6 +406,12 @@ impl Supervisor {
 
     fn desire(&mut self, desired: DesiredAgent, event: machine::Event) {
         let key = desired.name.key();
+        let change = match self.agents.get(&key) {
+            None => Some(Change::Added),
+            // What an earlier daemon knew cannot be told from what it is now.
+            Some(agent) => agent.desired.is_some().then_some(Change::Changed),
+        };
+        self.happened.extend(change.map(|change| What::Declaration { name: desired.name.to_string(), change }));
         let agent = self.agents.entry(key.clone()).or_insert_with(|| Agent {
             machine: Machine::new(desired.name.clone()),
             desired: None,
@@ -448,6 +478,7 @@ impl Supervisor {
         let after = agent.machine.status();
         self.afterwards.publish |= before != after;
         log_change(&before, &after);
+        self.happened.extend(What::of_change(&before, &after));
         let is_gone = agent.machine.is_gone();
         self.version = self.outlets.recorder.put(key, Some(&agent.machine).filter(|_| !is_gone));
         for effect in effects {
@@ -455,6 +486,7 @@ impl Supervisor {
         }
         if is_gone {
             self.agents.remove(key);
+            self.happened.push(What::Removed { name: after.name });
             (self.afterwards.reconcile, self.afterwards.publish) = (true, true);
         }
     }
@@ -545,7 +577,7 @@ impl Supervisor {
             let now = Timestamp::now();
             if let Some(untold) = self.untold.take_if(|it| it.version <= self.recorded || it.by <= now) {
                 self.notify(&untold.snapshot);
-                self.outlets.snapshots.send_replace(untold.snapshot);
+                self.tell(untold.snapshot, untold.happened);
                 if untold.is_read {
                     self.outlets.notifier.ready();
                 }
@@ -556,7 +588,18 @@ impl Supervisor {
             let patience = if self.record_error.is_some() { Duration::ZERO } else { TO_RECORD };
             let snapshot = Arc::new(self.snapshot());
             let is_read = std::mem::take(&mut self.is_read);
-            self.untold = Some(Untold { snapshot, version: self.version, by: now + patience, is_read });
+            let errors = std::mem::replace(&mut self.errors, snapshot.errors().clone());
+            self.happened.extend(What::of_errors(&errors, &self.errors));
+            let happened = std::mem::take(&mut self.happened);
+            self.untold = Some(Untold { snapshot, happened, version: self.version, by: now + patience, is_read });
+        }
+    }
+
+    /// Who hears of an event and asks finds what it tells of.
+    fn tell(&self, snapshot: Arc<Snapshot>, happened: Vec<What>) {
+        self.outlets.snapshots.send_replace(snapshot);
+        if !happened.is_empty() {
+            self.outlets.happenings.send_modify(|ring| happened.into_iter().for_each(|what| ring.push(what)));
         }
     }
 
@@ -574,6 +617,7 @@ impl Supervisor {
         Snapshot::new(statuses, self.started, errors)
             .with_groups(self.means.trees.groups())
             .with_histories(self.outlets.histories.of(self.agents.keys()))
+            .with_launches(self.agents.iter().map(|(key, agent)| (key.clone(), agent.launched())).collect())
             .with_facts(facts)
     }
 
@@ -613,7 +657,8 @@ impl Supervisor {
         tokio::spawn(async move {
             match means.tmux.screen(&launch.name.key()).await {
                 Ok(screen) => {
-                    tracing::debug!(agent = %launch.name, "its last screen:\n{}", launch.mask(screen.trim_end()));
+                    let shown = screen::shown(&screen, &launch.sensitive(), false);
+                    tracing::debug!(agent = %launch.name, "its last screen:\n{}", shown.trim_end());
                 }
                 Err(error) => tracing::debug!(agent = %launch.name, "its last screen could not be had: {error}"),
             }
@@ -622,6 +667,12 @@ impl Supervisor {
 }
 
 impl Agent {
+    /// What was launched, and what is to be.
+    fn launched(&self) -> Vec<Arc<Launch>> {
+        let under_way = self.attempts.values().filter_map(|under_way| under_way.launch.as_ref());
+        under_way.chain(self.machine.launch()).map(Arc::clone).collect()
+    }
+
     fn held(&self) -> HeldAgent {
         HeldAgent { desired: self.desired.clone(), declared: self.machine.in_force() }
     }
@@ -632,6 +683,10 @@ async fn tick(watchdog: &mut Option<Interval>) {
         Some(watchdog) => _ = watchdog.tick().await,
         None => std::future::pending().await,
     }
+}
+
+fn of_daemon(state: events::Course) -> What {
+    What::Daemon { state, version: env!("CARGO_PKG_VERSION").to_owned() }
 }
 
 /// One line for each change of state or reason, and for each new error.

@@ -347,7 +347,7 @@ impl Tmux {
         Ok(())
     }
 
-    /// What is on the screen of the agent's own pane.
+    /// What is on the screen of the agent's own pane, row by row and with its colours: see [`screen`](crate::screen).
     pub async fn screen(&self, owner: &str) -> Result<String, Error> {
         let sessions = self.sessions_of(owner).await?;
         let pane = sessions.iter().find_map(|session| session.pane.as_ref()).ok_or_else(|| Error::Refused {
@@ -355,8 +355,7 @@ impl Tmux {
             message: "the agent has no pane".to_owned(),
         })?;
         let mut arguments = Arguments::default();
-        // Wrapped lines joined: who looks for something in them must find it.
-        arguments.command(&["capture-pane", "-p", "-J", "-t", pane]);
+        arguments.command(&["capture-pane", "-p", "-e", "-t", pane]);
         Ok(self.client("show a screen", arguments).await?.stdout)
     }
 

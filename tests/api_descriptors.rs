@@ -9,7 +9,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agentd::api::{Limits, serve};
+use agentd::api::{Limits, Sources, serve};
+use agentd::events::Ring;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::time::TimeValLike;
 use support::{read_until_closed, running, snapshot};
@@ -36,6 +37,7 @@ fn without_descriptors_clients_are_served_one_after_the_other_and_the_server_doe
     setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(highest).unwrap() + 3, hard).unwrap();
 
     let (_snapshots, snapshot) = tokio::sync::watch::channel(Arc::new(snapshot(vec![running("a")])));
+    let (_ring, happenings) = tokio::sync::watch::channel(Ring::new(std::time::UNIX_EPOCH));
     let cpu = || {
         let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
         Duration::from_micros((usage.user_time() + usage.system_time()).num_microseconds().unsigned_abs())
@@ -43,7 +45,7 @@ fn without_descriptors_clients_are_served_one_after_the_other_and_the_server_doe
     let (cpu_before, from) = (cpu(), Instant::now());
     runtime.block_on(async {
         let shutdown = tokio::time::sleep(Duration::from_secs(3));
-        serve(listener, snapshot, Limits::default(), shutdown).await;
+        serve(listener, Sources { snapshot, happenings, tmux: None }, Limits::default(), shutdown).await;
     });
     let (spent, passed) = (cpu().saturating_sub(cpu_before), from.elapsed());
     setrlimit(Resource::RLIMIT_NOFILE, before, hard).unwrap();

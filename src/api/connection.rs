@@ -15,7 +15,9 @@ use tokio::io::{AsyncRead, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::exchange::{Answer, Next, Responder, header_length};
+use super::exchange::{Answer, Next, Responder, Turn, header_length};
+use super::order::Order;
+use super::stream;
 
 /// How many bytes of a header are taken from the socket before it is whole. Most are whole by then. A socket holds any number of
 /// bytes that a header may have, but of single bytes, each written for itself, a few hundred.
@@ -28,15 +30,30 @@ pub(super) struct Connection {
     heard: Vec<u8>,
 }
 
+/// What a client wants.
+enum Heard {
+    /// This is to be said.
+    Asked(Answer),
+    /// Something that takes time, or has no end.
+    Ordered(Order, Turn),
+}
+
 impl Connection {
     pub(super) fn new(socket: UnixStream, responder: Arc<Responder>) -> Self {
         Self { socket, responder, heard: Vec::new() }
     }
 
     /// Until the client goes, or its patience or ours ends.
-    pub(super) async fn serve(&mut self) -> io::Result<()> {
+    pub(super) async fn serve(mut self) -> io::Result<()> {
         let mut rests = false;
-        while let Some(mut answer) = self.hear(rests).await? {
+        while let Some(heard) = self.hear(rests).await? {
+            let mut answer = match heard {
+                Heard::Asked(answer) => answer,
+                Heard::Ordered(order, turn) => {
+                    // What it takes is taken only then.
+                    return Box::pin(stream::serve(self.socket, &self.heard, order, turn, &self.responder)).await;
+                }
+            };
             self.say(answer.bytes()).await?;
             if !answer.goes_on {
                 break;
@@ -51,14 +68,14 @@ impl Connection {
     }
 
     /// What is to be said to the next request; `None` if there is none in time, or never will be.
-    async fn hear(&mut self, mut rests: bool) -> io::Result<Option<Answer>> {
+    async fn hear(&mut self, mut rests: bool) -> io::Result<Option<Heard>> {
         let mut deadline = self.deadline(rests);
         let mut more_may_come = true;
         loop {
             if !self.heard.is_empty()
-                && let Some(answer) = self.answer(more_may_come).await
+                && let Some(heard) = self.answer(more_may_come).await
             {
-                return Ok(Some(answer));
+                return Ok(Some(heard));
             }
             if !more_may_come {
                 return Ok(None);
@@ -78,8 +95,8 @@ impl Connection {
         Instant::now() + if rests { limits.idle } else { limits.header }
     }
 
-    /// What is to be said to the first request of what was heard, which is then forgotten.
-    async fn answer(&mut self, more_may_come: bool) -> Option<Answer> {
+    /// What is to be said to the first request of what was heard, which is then forgotten, unless it is an order.
+    async fn answer(&mut self, more_may_come: bool) -> Option<Heard> {
         let length = header_length(&self.heard);
         let request = &self.heard[..length.unwrap_or(self.heard.len())];
         let mut figures = None;
@@ -87,13 +104,14 @@ impl Connection {
             match self.responder.answer(request, length.is_some() || more_may_come, figures.as_ref())? {
                 Next::Say(answer) => break answer,
                 Next::Read => figures = Some(self.responder.read().await),
+                Next::Stream(order, turn) => return Some(Heard::Ordered(order, turn)),
             }
         };
         match length.filter(|&length| length < self.heard.len()) {
             Some(length) => drop(self.heard.drain(..length)),
             None => self.heard = Vec::new(),
         }
-        Some(answer)
+        Some(Heard::Asked(answer))
     }
 
     /// Waits for more of a header, the whole of it if it is a large one. Answers how many bytes; 0 if there will be no more.
@@ -155,8 +173,9 @@ mod tests {
     use tokio::sync::watch;
     use tokio::task::JoinHandle;
 
-    use super::super::Limits;
+    use super::super::{Limits, Sources};
     use super::*;
+    use crate::events::Ring;
     use crate::status::{AgentStatus, Errors, Snapshot};
 
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
@@ -169,8 +188,10 @@ mod tests {
     fn client_told_of(agents: Vec<AgentStatus>) -> (UnixStream, JoinHandle<()>) {
         let (socket, client) = UnixStream::pair().unwrap();
         let snapshot = Snapshot::new(agents, std::time::Instant::now(), Errors::default());
-        let responder = Arc::new(Responder::new(watch::channel(Arc::new(snapshot)).1, Limits::default(), true));
-        let mut connection = Connection::new(socket, responder);
+        let happenings = watch::channel(Ring::new(std::time::UNIX_EPOCH)).1;
+        let sources = Sources { snapshot: watch::channel(Arc::new(snapshot)).1, happenings, tmux: None };
+        let responder = Arc::new(Responder::new(sources, Limits::default(), true));
+        let connection = Connection::new(socket, responder);
         let serving = async move { drop(connection.serve().await) };
         (client, tokio::spawn(serving))
     }

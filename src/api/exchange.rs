@@ -12,14 +12,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use http_body_util::Full;
+use hyper::Response;
 use hyper::body::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::figures::{Figures, Reader};
-use super::{Limits, routes};
+use super::figures::{self, Figures};
+use super::latest::Latest;
+use super::order::Order;
+use super::routes::{self, Reply};
+use super::screens::Screens;
+use super::{Limits, Sources};
 use crate::status::Snapshot;
 
 /// What ends the header of an answer.
@@ -60,42 +65,68 @@ pub(super) enum Next {
     Say(Answer),
     /// It takes figures to answer: it is to be asked again with them.
     Read,
+    /// It takes time to answer, or the answer has no end: this is to be answered, on the socket itself.
+    Stream(Order, Turn),
 }
+
+/// The right to one of the answers that take time, given back at drop.
+pub(super) type Turn = OwnedSemaphorePermit;
 
 /// Who knows the answers, and what a client may take to ask.
 #[derive(Debug)]
 pub(super) struct Responder {
     http: http1::Builder,
-    snapshot: watch::Receiver<Arc<Snapshot>>,
-    figures: Reader,
+    pub(super) sources: Sources,
+    figures: Latest<Figures>,
+    pub(super) screens: Screens,
+    turns: Arc<Semaphore>,
     pub(super) limits: Limits,
 }
 
 impl Responder {
     /// With `keep_alive` clients may ask again and again, else once.
-    pub(super) fn new(snapshot: watch::Receiver<Arc<Snapshot>>, limits: Limits, keep_alive: bool) -> Self {
+    pub(super) fn new(sources: Sources, limits: Limits, keep_alive: bool) -> Self {
         let mut http = http1::Builder::new();
         // Nothing here takes time: whoever has the socket does the waiting.
         http.max_header_size(limits.header_size).max_buf_size(limits.header_size).header_read_timeout(None);
         // Who sends a request and closes that direction (`nc -N`) gets its answer; names are written as existing clients saw them.
         http.half_close(true).title_case_headers(true).keep_alive(keep_alive);
-        Self { http, snapshot, figures: Reader::new(), limits }
+        let screens = Screens::new(sources.tmux.clone());
+        let turns = Arc::new(Semaphore::new(limits.streams));
+        Self { http, sources, figures: Latest::default(), screens, turns, limits }
     }
 
     /// The figures of now.
     pub(super) async fn read(&self) -> Figures {
-        let snapshot = Arc::clone(&self.snapshot.borrow());
-        self.figures.read(snapshot).await
+        let snapshot = self.snapshot();
+        self.figures.read(figures::read(snapshot)).await
+    }
+
+    /// How things stand.
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.sources.snapshot.borrow())
     }
 
     /// What comes of a request that begins like that, with one header at most. `None`: nothing before more of it has come, which
     /// never happens without `more_may_come`.
     pub(super) fn answer(&self, request: &[u8], more_may_come: bool, figures: Option<&Figures>) -> Option<Next> {
-        let (body, lacks_figures) = (Cell::new(Bytes::new()), Cell::new(false));
+        let (body, other) = (Cell::new(Bytes::new()), Cell::new(None));
         let service = service_fn(|request| {
-            let response = routes::answer(&request, &self.snapshot.borrow(), figures);
-            lacks_figures.set(response.is_none());
-            let response = response.unwrap_or_default();
+            let reply = routes::answer(&request, &self.sources.snapshot.borrow(), figures);
+            let response = match reply {
+                Reply::Now(response) => response,
+                Reply::WithFigures => {
+                    other.set(Some(Next::Read));
+                    Response::default()
+                }
+                Reply::Later(order) => match Arc::clone(&self.turns).try_acquire_owned() {
+                    Ok(turn) => {
+                        other.set(Some(Next::Stream(order, turn)));
+                        Response::default()
+                    }
+                    Err(_) => routes::busy(),
+                },
+            };
             body.set(response.body().clone());
             ready(Ok::<_, Infallible>(response.map(Full::new)))
         });
@@ -104,8 +135,8 @@ impl Responder {
         // The only thing that it can wait for is more to read: the rest of this header, or the next one.
         let goes_on = connection.poll_without_shutdown(&mut Context::from_waker(Waker::noop())).is_pending();
         let Exchange { header, body_length, .. } = connection.into_parts().io;
-        if lacks_figures.get() {
-            return Some(Next::Read);
+        if let Some(next) = other.take() {
+            return Some(next);
         }
         if goes_on && header.is_empty() {
             return None;
@@ -180,22 +211,29 @@ impl Write for Exchange<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::{Instant, UNIX_EPOCH};
 
     use proptest::prelude::*;
+    use tokio::sync::watch;
 
     use super::*;
+    use crate::events::Ring;
     use crate::status::Errors;
 
     fn responder() -> Responder {
+        Responder::new(sources(), Limits::default(), true)
+    }
+
+    fn sources() -> Sources {
         let snapshot = Snapshot::new(Vec::new(), Instant::now(), Errors::default());
-        Responder::new(watch::channel(Arc::new(snapshot)).1, Limits::default(), true)
+        let happenings = watch::channel(Ring::new(UNIX_EPOCH)).1;
+        Sources { snapshot: watch::channel(Arc::new(snapshot)).1, happenings, tmux: None }
     }
 
     fn next(responder: &Responder, request: &[u8], more_may_come: bool) -> Option<Answer> {
         match responder.answer(request, more_may_come, None)? {
             Next::Say(answer) => Some(answer),
-            Next::Read => panic!("it takes figures"),
+            other => panic!("it takes time: {other:?}"),
         }
     }
 
@@ -227,7 +265,7 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n[]\n") && goes_on, "{answer}");
         let responder = responder();
         let answer = next(&responder, b"GET /v1/agents HTTP/1.1\r\n\r\n", true).unwrap();
-        assert_eq!(answer.body.as_ptr(), responder.snapshot.borrow().agents_body().as_ptr());
+        assert_eq!(answer.body.as_ptr(), responder.snapshot().agents_body().as_ptr());
     }
 
     #[test]
@@ -246,7 +284,7 @@ mod tests {
             assert!(answer.starts_with("HTTP/1.") && answer[8..].starts_with(" 404 "), "{request}: {answer}");
             assert_eq!(goes_on, expected, "{request}");
         }
-        let once = Responder::new(responder().snapshot, Limits::default(), false);
+        let once = Responder::new(sources(), Limits::default(), false);
         assert!(!next(&once, b"GET / HTTP/1.1\r\n\r\n", true).unwrap().goes_on);
     }
 

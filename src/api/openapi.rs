@@ -8,8 +8,10 @@ use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Value, json};
 
+use super::order::COLOURED;
+use crate::events::Event;
 use crate::metrics;
-use crate::status::{self, AgentStatus, Fault, Health};
+use crate::status::{self, AgentStatus, Fault, Health, ScreenShown};
 
 /// The answer to `GET /v1/openapi.json`.
 pub(super) fn body() -> Bytes {
@@ -47,6 +49,8 @@ fn paths(types: &mut SchemaGenerator) -> Value {
         "description": "the agent's name, in upper or lower case",
     });
     let not_found = answer("There is no such agent.", &json_of::<Fault>(types));
+    let bad_query = answer("The query cannot be meant: it says what would be right.", &json_of::<Fault>(types));
+    let cannot_tell = answer("It cannot be told at the moment, and why.", &json_of::<Fault>(types));
     let no_thread = answer("The system lacks what it takes to look; try again.", &json_of::<Fault>(types));
     let text = json!({ metrics::CONTENT_TYPE: { "schema": { "type": "string" } } });
     json!({
@@ -68,6 +72,50 @@ fn paths(types: &mut SchemaGenerator) -> Value {
             ),
             json!([name]),
         ),
+        "/v1/agents/{name}/screen": with_parameters(
+            get(
+                "screen",
+                "What an agent's screen shows, secrets blotted out",
+                &json!({
+                    "200": answer(
+                        "The rows. With follow=true messages of server-sent events: `screen`, with what is described here, each time \
+                         it has changed; `error` with an `error` when it cannot be told; until the agent is removed.",
+                        &json!({
+                            "text/plain; charset=utf-8": { "schema": { "type": "string" } },
+                            COLOURED: { "schema": { "type": "string" } },
+                            "text/event-stream": { "schema": types.subschema_for::<ScreenShown>() },
+                        }),
+                    ),
+                    "400": bad_query, "404": not_found, "503": cannot_tell,
+                }),
+            ),
+            json!([
+                name,
+                flag("colours", "with escape sequences for colours; true if `text/x-ansi` is accepted"),
+                flag("follow", "go on with what it shows later; true if `text/event-stream` is accepted"),
+            ]),
+        ),
+        "/v1/events": with_parameters(
+            get(
+                "events",
+                "What happens, as server-sent events",
+                &json!({
+                    "200": answer(
+                        "A message an event, with its id, its type, and what is described here as data. Who comes back with \
+                         Last-Event-ID is told what it has missed, or that it has missed what is kept no more (`lost`). A comment \
+                         every 15 s shows that the connection lives.",
+                        &json!({ "text/event-stream": { "schema": types.subschema_for::<Event>() } }),
+                    ),
+                    "400": bad_query, "503": cannot_tell,
+                }),
+            ),
+            json!([
+                parameter("query", "after", "the id of the event to go on after, or 0 for all that are kept; from now on without it"),
+                parameter("query", "agent", "an agent: what is about others is left out"),
+                parameter("header", "Last-Event-ID", "as after, which goes before it"),
+                flag("follow", "go on with what happens, which is the default; false: what is kept, and no more"),
+            ]),
+        ),
         "/v1/openapi.json": get(
             "openapi",
             "This description",
@@ -88,6 +136,14 @@ fn get(id: &str, summary: &str, responses: &Value) -> Value {
 fn with_parameters(mut path: Value, parameters: Value) -> Value {
     path["parameters"] = parameters;
     path
+}
+
+fn parameter(place: &str, name: &str, description: &str) -> Value {
+    json!({ "name": name, "in": place, "schema": { "type": "string" }, "description": description })
+}
+
+fn flag(name: &str, description: &str) -> Value {
+    json!({ "name": name, "in": "query", "schema": { "type": "boolean" }, "description": description })
 }
 
 fn answer(description: &str, content: &Value) -> Value {
@@ -134,11 +190,13 @@ mod tests {
             Route::Health => "/v1/health",
             Route::Agents => "/v1/agents",
             Route::Agent(_) => "/v1/agents/{name}",
+            Route::Screen(_) => "/v1/agents/{name}/screen",
+            Route::Events => "/v1/events",
             Route::OpenApi => "/v1/openapi.json",
         };
         let document = document();
         let paths = document["paths"].as_object().unwrap();
-        assert_eq!(paths.len(), 5);
+        assert_eq!(paths.len(), 7);
         for path in paths.keys() {
             assert_eq!(template(&Route::find(path).unwrap()), path);
         }

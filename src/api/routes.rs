@@ -9,6 +9,7 @@ use percent_encoding::percent_decode_str;
 
 use super::figures::Figures;
 use super::openapi;
+use super::order::Order;
 use crate::metrics;
 use crate::status::{self, Fault, Snapshot};
 
@@ -19,6 +20,8 @@ pub(super) enum Route<'a> {
     Health,
     Agents,
     Agent(Cow<'a, str>),
+    Screen(Cow<'a, str>),
+    Events,
     OpenApi,
 }
 
@@ -29,44 +32,80 @@ impl<'a> Route<'a> {
             "/v1/health" => Some(Self::Health),
             "/v1/agents" => Some(Self::Agents),
             "/v1/openapi.json" => Some(Self::OpenApi),
+            "/v1/events" => Some(Self::Events),
             _ => {
-                let name = path.strip_prefix("/v1/agents/")?;
-                let one_segment = !name.is_empty() && !name.contains('/');
-                one_segment.then(|| Self::Agent(percent_decode_str(name).decode_utf8_lossy()))
+                let rest = path.strip_prefix("/v1/agents/")?;
+                let (name, what) = rest.split_once('/').map_or((rest, None), |(name, what)| (name, Some(what)));
+                let name = Some(name).filter(|name| !name.is_empty());
+                let name = name.map(|name| percent_decode_str(name).decode_utf8_lossy())?;
+                match what {
+                    None => Some(Self::Agent(name)),
+                    Some("screen") => Some(Self::Screen(name)),
+                    Some(_) => None,
+                }
             }
         }
     }
 }
 
-/// The answer to one request. Its body is never read, and a query string means nothing. `None` if it takes `figures` that are not
-/// given.
-pub(super) fn answer<B>(
-    request: &Request<B>,
-    snapshot: &Snapshot,
-    figures: Option<&Figures>,
-) -> Option<Response<Bytes>> {
+/// What comes of a request.
+pub(super) enum Reply {
+    /// This is the answer.
+    Now(Response<Bytes>),
+    /// It takes figures, which are not given.
+    WithFigures,
+    /// It takes time, or has no end.
+    Later(Order),
+}
+
+/// The answer to one request. Its body is never read, and a query string means nothing but for what takes time.
+pub(super) fn answer<B>(request: &Request<B>, snapshot: &Snapshot, figures: Option<&Figures>) -> Reply {
     let Some(route) = Route::find(request.uri().path()) else {
-        return Some(json(StatusCode::NOT_FOUND, error("not found")));
+        return Reply::Now(json(StatusCode::NOT_FOUND, error("not found")));
     };
     // hyper leaves out the body where the method is HEAD.
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = json(StatusCode::METHOD_NOT_ALLOWED, error("method not allowed"));
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return Some(response);
+        return Reply::Now(response);
     }
-    Some(match route {
-        Route::Metrics => match figures? {
-            Ok(text) => response(StatusCode::OK, metrics::CONTENT_TYPE, text.clone()),
-            Err(why) => json(StatusCode::SERVICE_UNAVAILABLE, error(why)),
+    let later = |order: Result<Order, String>| match order {
+        Ok(order) => Reply::Later(order),
+        Err(why) => Reply::Now(json(StatusCode::BAD_REQUEST, error(&why))),
+    };
+    Reply::Now(match route {
+        Route::Metrics => match figures {
+            None => return Reply::WithFigures,
+            Some(Ok(text)) => response(StatusCode::OK, metrics::CONTENT_TYPE, text.clone()),
+            Some(Err(why)) => json(StatusCode::SERVICE_UNAVAILABLE, error(why)),
         },
         Route::Health => json(StatusCode::OK, status::body(&snapshot.health())),
         Route::OpenApi => json(StatusCode::OK, openapi::body()),
         Route::Agents => json(StatusCode::OK, snapshot.agents_body()),
         Route::Agent(name) => match snapshot.agent_in_full(&name) {
             Some(agent) => json(StatusCode::OK, status::body(&agent)),
-            None => json(StatusCode::NOT_FOUND, error("agent not found")),
+            None => no_such_agent(),
         },
+        Route::Screen(name) => match snapshot.agent(&name) {
+            Some(_) => return later(Order::screen(&name, request)),
+            None => no_such_agent(),
+        },
+        Route::Events => return later(Order::events(request)),
     })
+}
+
+fn no_such_agent() -> Response<Bytes> {
+    json(StatusCode::NOT_FOUND, error("agent not found"))
+}
+
+/// The answer to one request too many for what takes time.
+pub(super) fn busy() -> Response<Bytes> {
+    unavailable("too many clients are being served; try again later")
+}
+
+/// The answer to what cannot be answered at the moment.
+pub(super) fn unavailable(why: &str) -> Response<Bytes> {
+    json(StatusCode::SERVICE_UNAVAILABLE, error(why))
 }
 
 fn json(status: StatusCode, body: Bytes) -> Response<Bytes> {
@@ -106,6 +145,13 @@ mod tests {
             ("/v1/agents/%", agent("%")),
             ("/v1/agents/", None),
             ("/v1/agents/a/", None),
+            ("/v1/agents/a/screen", Some(Route::Screen("a".into()))),
+            ("/v1/agents/a%2Fb/screen", Some(Route::Screen("a/b".into()))),
+            ("/v1/agents/a/screen/", None),
+            ("/v1/agents//screen", None),
+            ("/v1/agents/a/b", None),
+            ("/v1/events", Some(Route::Events)),
+            ("/v1/events/", None),
             ("/v1/health/", None),
             ("/V1/health", None),
             ("/v1", None),

@@ -6,9 +6,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use agentd::api::{Limits, serve};
+use agentd::api::{Limits, Sources, serve};
+use agentd::events::Ring;
 use agentd::status::{AgentStatus, Snapshot, State};
 use tokio::sync::{oneshot, watch};
 
@@ -19,6 +20,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Server {
     pub path: PathBuf,
     pub snapshots: watch::Sender<Arc<Snapshot>>,
+    pub happenings: watch::Sender<Ring>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     _folder: tempfile::TempDir,
@@ -31,15 +33,17 @@ impl Server {
         let listener = UnixListener::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
         let (snapshots, snapshot) = watch::channel(Arc::new(snapshot(agents)));
+        let (happenings, happening) = watch::channel(Ring::new(UNIX_EPOCH));
+        let sources = Sources { snapshot, happenings: happening, tmux: None };
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = tokio::net::UnixListener::from_std(listener).unwrap();
-                serve(listener, snapshot, limits, async { _ = stopped.await }).await;
+                serve(listener, sources, limits, async { _ = stopped.await }).await;
             });
         });
-        Self { path, snapshots, stop: Some(stop), thread: Some(thread), _folder: folder }
+        Self { path, snapshots, happenings, stop: Some(stop), thread: Some(thread), _folder: folder }
     }
 
     pub fn connect(&self) -> UnixStream {

@@ -1,0 +1,52 @@
+//! What agents' screens show, looked at no more often than somebody looks.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::latest::Latest;
+use crate::screen;
+use crate::status::Snapshot;
+use crate::tmux::Tmux;
+
+/// A screen as tmux told it, or why it could not be had.
+type Captured = Result<Arc<str>, String>;
+
+/// Where agents' screens are looked at: each by one at a time, however many watch it.
+#[derive(Debug)]
+pub(super) struct Screens {
+    tmux: Option<Tmux>,
+    /// Those that are being looked at, by agent.
+    watched: Mutex<HashMap<String, Arc<Latest<Captured>>>>,
+}
+
+impl Screens {
+    /// Without tmux there are none.
+    pub(super) fn new(tmux: Option<Tmux>) -> Self {
+        Self { tmux, watched: Mutex::default() }
+    }
+
+    /// What an agent's screen shows now, secrets blotted out; or why that cannot be told, in words.
+    pub(super) async fn look(&self, agent: &str, colours: bool, snapshot: &Snapshot) -> Result<String, String> {
+        let Some(tmux) = &self.tmux else { return Err("there is no tmux to ask".to_owned()) };
+        let latest = self.watch(agent);
+        let captured = latest.read(async {
+            let captured = tmux.screen(agent).await;
+            captured.map(Arc::from).map_err(|error| error.to_string())
+        });
+        let captured = captured.await;
+        drop(latest);
+        self.forget();
+        Ok(screen::shown(&captured?, &snapshot.sensitive(agent), colours))
+    }
+
+    fn watch(&self, agent: &str) -> Arc<Latest<Captured>> {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(watched.entry(agent.to_owned()).or_default())
+    }
+
+    /// What nobody looks at any more is not kept.
+    fn forget(&self) {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.retain(|_, latest| Arc::strong_count(latest) > 1);
+    }
+}

@@ -1,0 +1,238 @@
+//! Answers that take time or have no end, on a connection that hyper has for itself from then on, and that ends with the answer.
+//!
+//! What is to be sent is made while there is room for it: a client that does not read stops the making, and is given up after
+//! [`stall`](super::Limits::stall).
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use http_body_util::{Either, Full};
+use hyper::body::{Body, Bytes, Frame};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::exchange::{Responder, Turn};
+use super::order::{COLOURED, Order};
+use super::routes;
+use crate::events::{Kept, Ring, Since};
+use crate::status::{Fault, ScreenShown, Time};
+
+/// The media type of server-sent events.
+const EVENT_STREAM: &str = "text/event-stream";
+
+/// How soon a screen is looked at again that has just changed, and one that has not for long.
+const SHORTEST: Duration = Duration::from_millis(200);
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// Answers the order, which is what `heard` says, and nothing after it.
+pub(super) async fn serve(
+    socket: UnixStream,
+    heard: &[u8],
+    order: Order,
+    _turn: Turn,
+    responder: &Arc<Responder>,
+) -> io::Result<()> {
+    let over = Arc::new(Notify::new());
+    let (reader, writer) = socket.into_split();
+    let io = TokioIo::new(tokio::io::join(heard.chain(reader), writer));
+    let follows = order.follows();
+    let service = service_fn(|_| {
+        let (order, responder, over) = (order.clone(), Arc::clone(responder), Arc::clone(&over));
+        async { Ok::<_, Infallible>(answer(order, responder, over).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.max_buf_size(responder.limits.header_size.max(8192)).header_read_timeout(None).title_case_headers(true);
+    // Who follows something and closes has gone, and nothing is to be made for it any more.
+    http.keep_alive(false).half_close(!follows);
+    let stalled = async {
+        over.notified().await;
+        sleep(responder.limits.stall).await;
+    };
+    tokio::select! {
+        result = http.serve_connection(io, service) => result.map_err(io::Error::other),
+        () = stalled => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+type Answer = Response<Either<Full<Bytes>, Made>>;
+
+async fn answer(order: Order, responder: Arc<Responder>, over: Arc<Notify>) -> Answer {
+    match order {
+        Order::Events { since, agent, follows } => {
+            let mut happenings = responder.sources.happenings.clone();
+            // Before the answer begins: who has read its header misses nothing.
+            let since = since.unwrap_or_else(|| Since::Seen(happenings.borrow_and_update().latest()));
+            made(EVENT_STREAM, &responder, over, move |outlet| tell(outlet, happenings, since, agent, follows))
+        }
+        Order::Screen { agent, colours, follows: true } => {
+            let responder_too = Arc::clone(&responder);
+            made(EVENT_STREAM, &responder, over, move |outlet| show(outlet, responder_too, agent, colours))
+        }
+        Order::Screen { agent, colours, follows: false } => {
+            let snapshot = responder.snapshot();
+            let content_type = if colours { COLOURED } else { "text/plain; charset=utf-8" };
+            match responder.screens.look(&agent, colours, &snapshot).await {
+                Ok(text) => whole(text.into(), content_type),
+                Err(why) => routes::unavailable(&why).map(|body| Either::Left(Full::new(body))),
+            }
+        }
+    }
+}
+
+fn whole(body: Bytes, content_type: &'static str) -> Answer {
+    of_type(Either::Left(Full::new(body)), content_type)
+}
+
+fn of_type(body: Either<Full<Bytes>, Made>, content_type: &'static str) -> Answer {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::OK;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A body that is made piece by piece by `maker`, which ends with it.
+fn made<F>(
+    content_type: &'static str,
+    responder: &Responder,
+    over: Arc<Notify>,
+    maker: impl FnOnce(Outlet) -> F,
+) -> Answer
+where
+    F: Future<Output = Result<(), Gone>> + Send + 'static,
+{
+    let (pieces, body) = mpsc::channel(1);
+    let making = maker(Outlet { pieces, stall: responder.limits.stall, heartbeat: responder.limits.heartbeat });
+    let mut maker = JoinSet::new();
+    maker.spawn(async move {
+        // Whoever has gone is told nothing more.
+        let _ = making.await;
+        over.notify_one();
+    });
+    of_type(Either::Right(Made { pieces: body, _maker: maker }), content_type)
+}
+
+/// The body's side of what is made.
+struct Made {
+    pieces: mpsc::Receiver<Bytes>,
+    /// Ends when this is dropped.
+    _maker: JoinSet<()>,
+}
+
+impl Body for Made {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.pieces.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    }
+}
+
+/// The client takes nothing any more.
+struct Gone;
+
+/// The maker's side.
+struct Outlet {
+    pieces: mpsc::Sender<Bytes>,
+    stall: Duration,
+    heartbeat: Duration,
+}
+
+impl Outlet {
+    async fn send(&self, piece: Bytes) -> Result<(), Gone> {
+        match timeout(self.stall, self.pieces.send(piece)).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(Gone),
+        }
+    }
+
+    /// A message without an id.
+    async fn send_message<T: Serialize>(&self, kind: &str, data: &T) -> Result<(), Gone> {
+        let data = serde_json::to_string(data).unwrap_or_default();
+        self.send(format!("event: {kind}\ndata: {data}\n\n").into()).await
+    }
+
+    /// What clients pass over.
+    async fn beat(&self) -> Result<(), Gone> {
+        self.send(Bytes::from_static(b":\n\n")).await
+    }
+}
+
+/// Tells events, from the ring as they come there.
+async fn tell(
+    outlet: Outlet,
+    mut happenings: watch::Receiver<Ring>,
+    mut since: Since,
+    agent: Option<String>,
+    follows: bool,
+) -> Result<(), Gone> {
+    // The client sees at once that it is connected, and comes back soon when it is not any more.
+    outlet.send(Bytes::from_static(b"retry: 1000\n\n")).await?;
+    loop {
+        let kept = {
+            let ring = happenings.borrow_and_update();
+            let kept = ring.since(since);
+            since = Since::Seen(ring.latest());
+            kept
+        };
+        let is_meant = |kept: &Kept| agent.as_ref().is_none_or(|agent| kept.concerns(agent));
+        for kept in kept.into_iter().filter(is_meant) {
+            outlet.send(kept.message).await?;
+        }
+        if !follows {
+            return Ok(());
+        }
+        match timeout(outlet.heartbeat, happenings.changed()).await {
+            Ok(Ok(())) => {}
+            // The daemon ends.
+            Ok(Err(_)) => return Ok(()),
+            Err(_) => outlet.beat().await?,
+        }
+    }
+}
+
+/// Shows a screen whenever it has changed, until the agent is removed.
+async fn show(outlet: Outlet, responder: Arc<Responder>, agent: String, colours: bool) -> Result<(), Gone> {
+    let mut shown = None;
+    let (mut pause, mut silence) = (SHORTEST, Duration::ZERO);
+    loop {
+        let snapshot = responder.snapshot();
+        if snapshot.agent(&agent).is_none() {
+            return Ok(());
+        }
+        let now = Some(responder.screens.look(&agent, colours, &snapshot).await);
+        if now != shown {
+            match &now {
+                Some(Ok(text)) => {
+                    let at = Time(SystemTime::now());
+                    outlet.send_message("screen", &ScreenShown { at, text: text.clone() }).await?;
+                }
+                Some(Err(error)) => outlet.send_message("error", &Fault { error: error.clone() }).await?,
+                None => {}
+            }
+            (shown, pause, silence) = (now, SHORTEST, Duration::ZERO);
+        } else if silence >= outlet.heartbeat {
+            outlet.beat().await?;
+            silence = Duration::ZERO;
+        }
+        sleep(pause).await;
+        silence += pause;
+        pause = (pause * 3 / 2).min(LONGEST);
+    }
+}

@@ -1,0 +1,433 @@
+//! What happened, one event after the other: what `GET /v1/events` tells.
+//!
+//! The supervisor is the only writer. It keeps the latest events in a [`Ring`]; whoever listens reads from there at its own pace, by
+//! the number of the event that it has seen last. So a slow listener costs nothing, and one that is too slow is told that it has
+//! missed something. What an event tells is on record, and is what `GET /v1/agents` says, before it is told.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hyper::body::Bytes;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::status::{AgentStatus, Errors, State, Time};
+
+/// How many events are kept.
+const MOST: usize = 2048;
+
+/// How many bytes of them.
+const MOST_BYTES: usize = 1 << 20;
+
+/// Which event of which daemon. Those of one daemon are counted up from 1; another daemon's are of another epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Id {
+    /// When the daemon started: milliseconds since 1970.
+    epoch: u64,
+    number: u64,
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}-{}", self.epoch, self.number)
+    }
+}
+
+/// It is no event's id.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no event's id; one looks like 1790000000000-17")]
+pub struct NoId(String);
+
+impl FromStr for Id {
+    type Err = NoId;
+
+    fn from_str(text: &str) -> Result<Self, NoId> {
+        let parse = || {
+            let (epoch, number) = text.split_once('-')?;
+            Some(Self { epoch: epoch.parse().ok()?, number: number.parse().ok()? })
+        };
+        parse().ok_or_else(|| NoId(text.to_owned()))
+    }
+}
+
+impl Serialize for Id {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for Id {
+    fn schema_name() -> Cow<'static, str> {
+        "EventId".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string", "pattern": "^[0-9]+-[0-9]+$",
+            "description": "Which event it is: to be sent as Last-Event-ID by who wants those after it.",
+        })
+    }
+}
+
+/// Something that happened. Kinds may be added; who reads them passes over those it does not know.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Event {
+    /// Which it is.
+    pub id: Id,
+    /// When.
+    pub at: Time,
+    /// What.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum What {
+    /// The daemon began, or begins to end.
+    Daemon {
+        /// Which of them.
+        state: Course,
+        /// Its version.
+        version: String,
+    },
+    /// What an agent is to be, with all that it needs, is new, or something else than before, or gone.
+    Declaration {
+        /// The agent.
+        name: String,
+        /// Which of them.
+        change: Change,
+    },
+    /// An agent came into a state, or made its next attempt in the same.
+    State {
+        /// The agent.
+        name: String,
+        /// The state before.
+        previous: State,
+        /// The agent as `GET /v1/agents` lists it, with the new state and why it is in it.
+        agent: Box<AgentStatus>,
+    },
+    /// An agent that lived before the daemon did is looked after by it now.
+    Adopted {
+        /// The agent.
+        name: String,
+        /// As in `state`.
+        agent: Box<AgentStatus>,
+    },
+    /// An agent was removed, and nothing of it is left.
+    Removed {
+        /// The agent.
+        name: String,
+    },
+    /// Something is there for a person to mend, or it is another thing than before.
+    Error {
+        /// What it is about.
+        about: Subject,
+        /// The agent, if it is about one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+        /// What.
+        error: String,
+    },
+    /// There is nothing more to mend.
+    Mended {
+        /// What it was about.
+        about: Subject,
+        /// The agent, if it was about one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// Who listens has missed events: they are kept no more, or a new daemon has begun since. `GET /v1/agents` tells where things
+    /// stand.
+    Lost {},
+}
+
+/// Where the daemon is heading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Course {
+    /// It has begun.
+    Started,
+    /// It ends, and stops its agents.
+    Stopping,
+    /// It ends, and leaves its agents to the next daemon.
+    Detaching,
+}
+
+/// What became of what an agent is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// It is new.
+    Added,
+    /// It says something else.
+    Changed,
+    /// It is gone: the agent is stopped.
+    Removed,
+}
+
+/// What there is to mend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    /// One agent.
+    Agent,
+    /// The jcard.
+    Config,
+    /// The secrets.
+    Secrets,
+    /// What the next daemon would know.
+    State,
+}
+
+impl What {
+    /// The agent that it is about, if it is about one.
+    pub fn agent(&self) -> Option<&str> {
+        match self {
+            Self::Declaration { name, .. }
+            | Self::State { name, .. }
+            | Self::Adopted { name, .. }
+            | Self::Removed { name } => Some(name),
+            Self::Error { name, .. } | Self::Mended { name, .. } => name.as_deref(),
+            Self::Daemon { .. } | Self::Lost {} => None,
+        }
+    }
+
+    /// As the `type` has it.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Daemon { .. } => "daemon",
+            Self::Declaration { .. } => "declaration",
+            Self::State { .. } => "state",
+            Self::Adopted { .. } => "adopted",
+            Self::Removed { .. } => "removed",
+            Self::Error { .. } => "error",
+            Self::Mended { .. } => "mended",
+            Self::Lost {} => "lost",
+        }
+    }
+
+    /// What is told of an agent that was so, and is so now.
+    pub fn of_change(before: &AgentStatus, after: &AgentStatus) -> Vec<Self> {
+        let mut happened = Vec::new();
+        if (before.state, before.attempt) != (after.state, after.attempt) {
+            let (name, previous) = (after.name.clone(), before.state);
+            happened.push(Self::State { name, previous, agent: Box::new(after.clone()) });
+        }
+        let name = Some(after.name.as_str());
+        happened.extend(Self::of_error(Subject::Agent, name, before.error.as_deref(), after.error.as_deref()));
+        happened
+    }
+
+    /// What is told of the daemon when it had these errors to tell, and has these now.
+    pub fn of_errors(before: &Errors, after: &Errors) -> Vec<Self> {
+        let subjects = [
+            (Subject::Config, &before.config, &after.config),
+            (Subject::Secrets, &before.secrets, &after.secrets),
+            (Subject::State, &before.state, &after.state),
+        ];
+        let told = subjects
+            .into_iter()
+            .filter_map(|(about, before, after)| Self::of_error(about, None, before.as_deref(), after.as_deref()));
+        told.collect()
+    }
+
+    fn of_error(about: Subject, name: Option<&str>, before: Option<&str>, after: Option<&str>) -> Option<Self> {
+        let name = name.map(str::to_owned);
+        match after {
+            _ if before == after => None,
+            Some(error) => Some(Self::Error { about, name, error: error.to_owned() }),
+            None => Some(Self::Mended { about, name }),
+        }
+    }
+}
+
+/// An event that is kept, as it is sent.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    number: u64,
+    /// In lower case.
+    agent: Option<Arc<str>>,
+    /// As the HTML standard has it, chapter "Server-sent events", blank line and all.
+    pub message: Bytes,
+}
+
+impl Kept {
+    fn new(event: &Event) -> Self {
+        let data = serde_json::to_string(event).unwrap_or_default();
+        Self {
+            number: event.id.number,
+            agent: event.what.agent().map(|name| name.to_ascii_lowercase().into()),
+            message: format!("id: {}\nevent: {}\ndata: {data}\n\n", event.id, event.what.kind()).into(),
+        }
+    }
+
+    /// Whether it is told to who listens for this agent only, whose name is in lower case: what is about no agent concerns all.
+    pub fn concerns(&self, agent: &str) -> bool {
+        self.agent.as_deref().is_none_or(|about| about == agent)
+    }
+}
+
+/// The latest events.
+#[derive(Debug)]
+pub struct Ring {
+    epoch: u64,
+    kept: VecDeque<Kept>,
+    bytes: usize,
+    last: u64,
+}
+
+/// Where a listener is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// It wants all that are kept.
+    Beginning,
+    /// It has seen this one.
+    Seen(Id),
+}
+
+impl Ring {
+    /// Of a daemon that started at that time.
+    pub fn new(started: SystemTime) -> Self {
+        let since_1970 = started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let epoch = u64::try_from(since_1970.as_millis()).unwrap_or_default();
+        Self { epoch, kept: VecDeque::new(), bytes: 0, last: 0 }
+    }
+
+    /// Notes what happened, now.
+    pub fn push(&mut self, what: What) {
+        self.last += 1;
+        let kept = Kept::new(&Event { id: self.latest(), at: Time(SystemTime::now()), what });
+        self.bytes += kept.message.len();
+        self.kept.push_back(kept);
+        while self.kept.len() > MOST || self.bytes > MOST_BYTES {
+            let Some(oldest) = self.kept.pop_front() else { return };
+            self.bytes -= oldest.message.len();
+        }
+    }
+
+    /// The latest event's.
+    pub fn latest(&self) -> Id {
+        Id { epoch: self.epoch, number: self.last }
+    }
+
+    /// What a listener has not seen, in order, and first of all that it has missed something, if it has. After that it has seen the
+    /// [`latest`](Self::latest).
+    pub fn since(&self, since: Since) -> Vec<Kept> {
+        let oldest = self.kept.front().map_or(self.last + 1, |kept| kept.number);
+        let (next, is_lost) = match since {
+            Since::Beginning => (oldest, false),
+            Since::Seen(Id { epoch, number }) if epoch == self.epoch && number <= self.last => {
+                (oldest.max(number + 1), number + 1 < oldest)
+            }
+            Since::Seen(_) => (oldest, true),
+        };
+        let lost = is_lost.then(|| {
+            let id = Id { epoch: self.epoch, number: oldest - 1 };
+            Kept::new(&Event { id, at: Time(SystemTime::now()), what: What::Lost {} })
+        });
+        let seen = usize::try_from(next - oldest).unwrap_or(usize::MAX);
+        lost.into_iter().chain(self.kept.iter().skip(seen).cloned()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn ring(events: usize) -> Ring {
+        let mut ring = Ring::new(UNIX_EPOCH + Duration::from_millis(7));
+        (1..=events).for_each(|number| ring.push(What::Removed { name: format!("Agent-{number}") }));
+        ring
+    }
+
+    fn ids(kept: &[Kept]) -> Vec<String> {
+        let id = |kept: &Kept| {
+            let text = str::from_utf8(&kept.message).unwrap();
+            let fields: Vec<&str> =
+                text.lines().map(|line| line.split_once(": ").map_or(line, |(_, value)| value)).collect();
+            let [id, kind, _, ""] = fields[..] else { panic!("{text}") };
+            format!("{kind} {id}")
+        };
+        kept.iter().map(id).collect()
+    }
+
+    fn seen(id: &str) -> Since {
+        Since::Seen(id.parse().unwrap())
+    }
+
+    #[test]
+    fn a_listener_is_told_what_it_has_not_seen() {
+        let ring = ring(3);
+        assert_eq!(ids(&ring.since(Since::Beginning)), ["removed 7-1", "removed 7-2", "removed 7-3"]);
+        assert_eq!(ids(&ring.since(seen("7-2"))), ["removed 7-3"]);
+        assert_eq!(ids(&ring.since(Since::Seen(ring.latest()))), [""; 0]);
+        assert_eq!(ids(&self::ring(0).since(Since::Beginning)), [""; 0]);
+    }
+
+    #[test]
+    fn a_listener_that_has_missed_something_is_told_so_first() {
+        assert_eq!(ids(&ring(1).since(seen("6-1"))), ["lost 7-0", "removed 7-1"], "of another daemon");
+        assert_eq!(ids(&ring(1).since(seen("7-2"))), ["lost 7-0", "removed 7-1"], "of the future");
+        assert_eq!(ids(&ring(0).since(seen("6-1"))), ["lost 7-0"]);
+        let ring = ring(MOST + 2);
+        assert_eq!(ids(&ring.since(seen("7-1")))[..2], ["lost 7-2", "removed 7-3"]);
+        assert_eq!(ids(&ring.since(seen("7-2")))[..1], ["removed 7-3"]);
+        assert_eq!(ids(&ring.since(Since::Beginning))[..1], ["removed 7-3"]);
+    }
+
+    #[test]
+    fn no_more_is_kept_than_there_is_room_for() {
+        let mut ring = ring(0);
+        let error = "x".repeat(MOST_BYTES / 4);
+        (0..9).for_each(|_| {
+            ring.push(What::Error { about: Subject::Config, name: None, error: error.clone() });
+            assert!(ring.bytes <= MOST_BYTES);
+        });
+        assert_eq!(ids(&ring.since(Since::Beginning)), ["error 7-7", "error 7-8", "error 7-9"]);
+        assert_eq!(ring.bytes, ring.kept.iter().map(|kept| kept.message.len()).sum::<usize>());
+    }
+
+    #[test]
+    fn an_event_is_read_back_as_it_was_sent() {
+        let ring = ring(1);
+        let kept = &ring.since(Since::Beginning)[0];
+        assert!(kept.concerns("agent-1") && !kept.concerns("agent-2"));
+        let data = str::from_utf8(&kept.message).unwrap().lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+        let event: Event = serde_json::from_str(data).unwrap();
+        assert_eq!((event.id, event.what), (ring.latest(), What::Removed { name: "Agent-1".to_owned() }));
+    }
+
+    #[test]
+    fn what_is_no_id_is_refused() {
+        for text in ["", "7", "7-", "-7", "7-x", "7-1-2", "99999999999999999999-1"] {
+            assert!(text.parse::<Id>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_told_when_it_comes_when_it_changes_and_when_it_is_mended() {
+        let told = |before: Option<&str>, after: Option<&str>| {
+            let errors = |error: Option<&str>| Errors { config: error.map(str::to_owned), ..Errors::default() };
+            What::of_errors(&errors(before), &errors(after)).pop()
+        };
+        let error = |text: &str| Some(What::Error { about: Subject::Config, name: None, error: text.to_owned() });
+        assert_eq!(told(None, Some("a")), error("a"));
+        assert_eq!(told(Some("a"), Some("b")), error("b"));
+        assert_eq!(told(Some("b"), Some("b")), None);
+        assert_eq!(told(Some("b"), None), Some(What::Mended { about: Subject::Config, name: None }));
+    }
+}

@@ -1,0 +1,175 @@
+//! What a terminal shows, as text that can be shown on another: nothing in it does more than colour it, and secrets are blotted out.
+
+use std::borrow::Cow;
+
+/// What stands for each character of a secret.
+const BLOT: char = '*';
+
+/// A piece of what `capture-pane -e` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Piece<'a> {
+    Character(char),
+    /// From one row to the next.
+    Break,
+    /// A sequence that sets colours and the like (SGR in ECMA-48).
+    Colour(&'a str),
+}
+
+/// The rows of a screen, without those at its end that are empty, each with its end of line; with colours if they are wanted.
+/// `sensitive` are texts to be blotted out, also where a row's end or a change of colour is in their midst.
+pub fn shown(captured: &str, sensitive: &[Cow<'_, str>], colours: bool) -> String {
+    let pieces = pieces(captured);
+    let is_blotted = blots(&pieces, sensitive);
+    let mut shown = String::with_capacity(captured.len());
+    let (mut at, mut end, mut is_coloured) = (0, 0, false);
+    for piece in pieces {
+        match piece {
+            Piece::Character(character) => {
+                shown.push(if is_blotted[at] { BLOT } else { character });
+                at += character.len_utf8();
+                if character != ' ' {
+                    end = shown.len();
+                }
+            }
+            Piece::Break => shown.push('\n'),
+            Piece::Colour(sequence) if colours => {
+                is_coloured = true;
+                shown.push_str(sequence);
+                end = shown.len();
+            }
+            Piece::Colour(_) => {}
+        }
+    }
+    shown.truncate(end);
+    if is_coloured {
+        shown.push_str("\x1b[0m");
+    }
+    if !shown.is_empty() {
+        shown.push('\n');
+    }
+    shown
+}
+
+fn pieces(mut text: &str) -> Vec<Piece<'_>> {
+    let mut pieces = Vec::with_capacity(text.len());
+    while let Some(character) = text.chars().next() {
+        let length = if character == '\x1b' { sequence_length(text) } else { character.len_utf8() };
+        let (taken, rest) = text.split_at(length);
+        text = rest;
+        match character {
+            '\x1b' if is_colour(taken) => pieces.push(Piece::Colour(taken)),
+            '\n' => pieces.push(Piece::Break),
+            '\t' => pieces.push(Piece::Character(' ')),
+            character if !character.is_control() => pieces.push(Piece::Character(character)),
+            _ => {}
+        }
+    }
+    pieces
+}
+
+/// Of the escape sequence that a text begins with, in bytes (ECMA-48, 5.4 and 5.6).
+fn sequence_length(text: &str) -> usize {
+    let mut rest = text.char_indices().skip(1);
+    let after = |found: Option<(usize, char)>| found.map_or(text.len(), |(at, character)| at + character.len_utf8());
+    match rest.next() {
+        None => text.len(),
+        Some((_, '[')) => after(rest.find(|&(_, character)| ('\x40'..='\x7e').contains(&character))),
+        // They end with BEL or ST.
+        Some((_, ']' | 'P' | 'X' | '^' | '_')) => {
+            let bell = text.find('\x07').map(|at| at + 1);
+            let terminator = text.get(1..).and_then(|text| text.find("\x1b\\")).map(|at| at + 3);
+            bell.into_iter().chain(terminator).min().unwrap_or(text.len())
+        }
+        // What follows designates a character set.
+        Some((_, '(' | ')' | '*' | '+')) => after(rest.next()),
+        // Not to be taken for a part of this one.
+        Some((at, character)) if character.is_control() => at,
+        Some((at, character)) => at + character.len_utf8(),
+    }
+}
+
+fn is_colour(sequence: &str) -> bool {
+    let parameters = sequence.strip_prefix("\x1b[").and_then(|rest| rest.strip_suffix('m'));
+    parameters.is_some_and(|parameters| parameters.bytes().all(|byte| byte.is_ascii_digit() || b";:".contains(&byte)))
+}
+
+/// For each byte of the characters whether it is a secret's.
+fn blots(pieces: &[Piece<'_>], sensitive: &[Cow<'_, str>]) -> Vec<bool> {
+    let characters = pieces.iter().filter_map(|piece| match piece {
+        Piece::Character(character) => Some(character),
+        _ => None,
+    });
+    let text: String = characters.collect();
+    let mut is_blotted = vec![false; text.len()];
+    for secret in sensitive.iter().filter(|secret| !secret.is_empty()) {
+        for (at, _) in text.match_indices(secret.as_ref()) {
+            is_blotted[at..at + secret.len()].fill(true);
+        }
+    }
+    is_blotted
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn rows_are_kept_and_empty_ones_at_the_end_are_not() {
+        assert_eq!(shown("one\n\n  two \n\n\n", &[], true), "one\n\n  two\n");
+        assert_eq!(shown("\n\n", &[], true), "");
+    }
+
+    #[test]
+    fn colours_are_kept_if_they_are_wanted_and_do_not_reach_beyond_the_screen() {
+        let captured = "\x1b[1m\x1b[38:2:1:2:3mred\x1b[39m.\n";
+        assert_eq!(shown(captured, &[], true), "\x1b[1m\x1b[38:2:1:2:3mred\x1b[39m.\x1b[0m\n");
+        assert_eq!(shown(captured, &[], false), "red.\n");
+    }
+
+    #[test]
+    fn nothing_else_gets_to_the_terminal() {
+        for hostile in [
+            "a\x1b]0;title\x07b",
+            "a\x1b]8;;http://x\x1b\\b",
+            "a\x1b[2Jb",
+            "a\x1b[6nb",
+            "a\x1b[?1049hb",
+            "a\x1bPq#0\x1b\\b",
+            "a\x1b(0b",
+            "a\x1bcb",
+            "a\x0eb\x0f",
+            "a\x07b\r",
+            "a\u{9b}b",
+            "ab\x1b",
+            "ab\x1b[",
+            "ab\x1b]0;",
+        ] {
+            assert_eq!(shown(hostile, &[], true), "ab\n", "{hostile:?}");
+        }
+        assert_eq!(shown("a\x1b\x1b[1mb", &[], true), "a\x1b[1mb\x1b[0m\n");
+    }
+
+    #[test]
+    fn a_secret_is_blotted_out_wherever_rows_end_and_colours_change() {
+        let secret = [Cow::Borrowed("hunter2hunter2")];
+        assert_eq!(shown("key=hunter2hunter2!\n", &secret, true), "key=**************!\n");
+        assert_eq!(shown("key=hunter2\nhunter2!\n", &secret, true), "key=*******\n*******!\n");
+        let coloured = "\x1b[1mhunt\x1b[2mer2hunter2";
+        assert_eq!(shown(coloured, &secret, true), "\x1b[1m****\x1b[2m**********\x1b[0m\n");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_captured_only_colours_come_through(text in "(\\PC|[\\x00-\\x1f\\x7f-\\x9f]|\\x1b[\\[\\]P(]?){0,40}") {
+            let shown = shown(&text, &[], true);
+            let plain = pieces(&shown).into_iter().filter(|piece| !matches!(piece, Piece::Colour(_)));
+            let length: usize = plain.map(|piece| if let Piece::Character(it) = piece { it.len_utf8() } else { 1 }).sum();
+            let colours: usize =
+                pieces(&shown).iter().map(|piece| if let Piece::Colour(it) = piece { it.len() } else { 0 }).sum();
+            prop_assert_eq!(length + colours, shown.len(), "{:?}", shown);
+            prop_assert!(!self::shown(&text, &[], false).contains('\x1b'));
+        }
+    }
+}

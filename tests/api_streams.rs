@@ -1,0 +1,180 @@
+//! Answers of the API that have no end, as its clients meet them.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use agentd::api::Limits;
+use agentd::events::What;
+use support::{PATIENCE, Server, read_until_closed, running};
+
+const HEADER: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n";
+
+fn server(limits: Limits) -> Server {
+    Server::start(vec![running("a"), running("b")], limits)
+}
+
+fn happens(server: &Server, name: &str) {
+    server.happenings.send_modify(|ring| ring.push(What::Removed { name: name.to_owned() }));
+}
+
+/// A client that has read the header of a stream.
+fn follow(server: &Server, path: &str, headers: &str) -> BufReader<UnixStream> {
+    let mut stream = server.connect();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: agentd\r\n{headers}\r\n").unwrap();
+    let mut stream = BufReader::new(stream);
+    let mut header = String::new();
+    while !header.ends_with("\r\n\r\n") {
+        assert!(stream.read_line(&mut header).unwrap() > 0, "{header}");
+    }
+    assert!(header.starts_with(HEADER) && header.contains("Transfer-Encoding: chunked\r\n"), "{header}");
+    stream
+}
+
+/// The next message, an empty one for a comment.
+fn next(stream: &mut BufReader<UnixStream>) -> Option<String> {
+    let mut length = String::new();
+    stream.read_line(&mut length).unwrap();
+    let mut chunk = vec![0; usize::from_str_radix(length.trim_end(), 16).unwrap() + 2];
+    stream.read_exact(&mut chunk).unwrap();
+    let text = String::from_utf8(chunk).unwrap();
+    let message = text.strip_suffix("\r\n").unwrap();
+    Some(message.to_owned()).filter(|message| !message.is_empty())
+}
+
+/// The number at the end of the next message's id.
+fn next_number(stream: &mut BufReader<UnixStream>) -> u64 {
+    let message = next(stream).unwrap();
+    let id = message.lines().find_map(|line| line.strip_prefix("id: ")).unwrap_or_else(|| panic!("{message:?}"));
+    id.rsplit_once('-').unwrap().1.parse().unwrap()
+}
+
+fn comes_true(condition: impl Fn() -> bool) {
+    let limit = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < limit);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn events_are_told_to_everybody_who_listens_as_they_happen() {
+    let server = server(Limits::default());
+    happens(&server, "before");
+    let mut clients: Vec<_> = (0..20).map(|_| follow(&server, "/v1/events", "")).collect();
+    happens(&server, "a");
+    happens(&server, "b");
+    for client in &mut clients {
+        assert_eq!(next(client).unwrap(), "retry: 1000\n\n");
+        let message = next(client).unwrap();
+        assert!(message.starts_with("id: 0-2\nevent: removed\ndata: {\"id\":\"0-2\",\"at\":\""), "{message}");
+        assert!(message.ends_with(",\"type\":\"removed\",\"name\":\"a\"}\n\n"), "{message}");
+        assert_eq!(next_number(client), 3);
+    }
+}
+
+#[test]
+fn who_comes_back_is_told_what_it_has_missed() {
+    let server = server(Limits::default());
+    (0..4).for_each(|_| happens(&server, "a"));
+    for (path, header) in [("/v1/events", "Last-Event-ID: 0-2\r\n"), ("/v1/events?after=0-2", "")] {
+        let mut client = follow(&server, path, header);
+        next(&mut client);
+        assert_eq!((next_number(&mut client), next_number(&mut client)), (3, 4));
+    }
+    let mut client = follow(&server, "/v1/events", "Last-Event-ID: 99-2\r\n");
+    next(&mut client);
+    let message = next(&mut client).unwrap();
+    assert!(message.starts_with("id: 0-0\nevent: lost\n"), "{message}");
+    assert_eq!(next_number(&mut client), 1);
+}
+
+#[test]
+fn what_is_kept_is_told_once_to_who_does_not_follow() {
+    let server = server(Limits::default());
+    happens(&server, "a");
+    happens(&server, "B");
+    let answer = server.get("/v1/events?follow=false");
+    assert!(answer.contains("\"a\"}") && answer.contains("\"B\"}") && answer.ends_with("\r\n0\r\n\r\n"), "{answer}");
+    let answer = server.get("/v1/events?follow=false&agent=b");
+    assert!(!answer.contains("\"a\"}") && answer.contains("\"B\"}"), "{answer}");
+    // As `nc -N` does: it closes its side at once and reads to the end.
+    let mut stream = server.connect();
+    stream.write_all(b"GET /v1/events?follow=false HTTP/1.0\r\n\r\n").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let answer = String::from_utf8(read_until_closed(&mut stream)).unwrap();
+    assert!(answer.ends_with("\"B\"}\n\n"), "{answer}");
+}
+
+#[test]
+fn a_stream_that_has_nothing_to_tell_shows_that_it_lives() {
+    let server = server(Limits { heartbeat: Duration::from_millis(50), ..Limits::default() });
+    let mut client = follow(&server, "/v1/events", "");
+    next(&mut client);
+    assert_eq!((next(&mut client).unwrap(), next(&mut client).unwrap()), (":\n\n".to_owned(), ":\n\n".to_owned()));
+    happens(&server, "a");
+    let mut message = String::from(":\n\n");
+    while message == ":\n\n" {
+        message = next(&mut client).unwrap();
+    }
+    assert!(message.starts_with("id: 0-1\n"), "{message}");
+}
+
+#[test]
+fn one_stream_too_many_is_refused_until_another_has_gone_and_the_rest_is_served_all_the_while() {
+    let server = server(Limits { streams: 2, ..Limits::default() });
+    let first = follow(&server, "/v1/events", "");
+    let _second = follow(&server, "/v1/events", "");
+    let refused = server.exchange("GET /v1/events HTTP/1.1\r\nConnection: close\r\n\r\n");
+    assert!(refused.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{refused}");
+    assert!(refused.ends_with("{\"error\":\"too many clients are being served; try again later\"}\n"), "{refused}");
+    server.get("/v1/agents");
+    drop(first);
+    comes_true(|| {
+        server.exchange("GET /v1/events?follow=false HTTP/1.1\r\nConnection: close\r\n\r\n").starts_with("HTTP/1.1 200")
+    });
+}
+
+#[test]
+fn who_follows_and_does_not_read_is_given_up() {
+    let server = server(Limits { streams: 1, stall: Duration::from_millis(200), ..Limits::default() });
+    let mut silent = follow(&server, "/v1/events", "");
+    let error = "x".repeat(16 << 10);
+    comes_true(|| {
+        let about = agentd::events::Subject::Config;
+        server.happenings.send_modify(|ring| ring.push(What::Error { about, name: None, error: error.clone() }));
+        server.exchange("GET /v1/events?follow=false HTTP/1.0\r\n\r\n").starts_with("HTTP/1.0 200")
+    });
+    let mut rest = Vec::new();
+    // Not the end that the protocol has.
+    drop(silent.read_to_end(&mut rest));
+    assert!(!rest.ends_with(b"0\r\n\r\n"));
+}
+
+#[test]
+fn streams_end_with_the_daemon() {
+    let mut server = server(Limits::default());
+    let mut client = follow(&server, "/v1/events", "");
+    server.stop();
+    let mut rest = Vec::new();
+    drop(client.read_to_end(&mut rest));
+}
+
+#[test]
+fn a_query_that_cannot_be_meant_and_an_agent_that_is_not_there_are_said_at_once() {
+    let server = server(Limits::default());
+    let ask = |path: &str| server.exchange(&format!("GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n"));
+    let answer = ask("/v1/events?folow=false");
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("there is no parameter \\\"folow\\\""), "{answer}");
+    let answer = ask("/v1/agents/c/screen");
+    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("agent not found"), "{answer}");
+    let answer = ask("/v1/agents/A/screen");
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("there is no tmux to ask"), "{answer}");
+    let head = server.exchange("HEAD /v1/events?follow=false HTTP/1.1\r\nConnection: close\r\n\r\n");
+    assert!(head.starts_with(HEADER) && head.ends_with("\r\n\r\n"), "{head}");
+    let post = server.exchange("POST /v1/events HTTP/1.1\r\nConnection: close\r\n\r\n");
+    assert!(post.starts_with("HTTP/1.1 405 "), "{post}");
+}
