@@ -2,10 +2,12 @@
 
 pub mod check;
 pub mod doctor;
+pub mod events;
 pub mod explain;
 pub mod status;
 mod terminal;
 pub mod wait;
+pub mod watch;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -68,6 +70,15 @@ pub enum Command {
     ///
     /// Ends with 0, or with 4 when there is no such agent, or agentd cannot be asked.
     Explain(explain::Arguments),
+    /// Show an agent's screen as it changes, without touching the agent
+    ///
+    /// Known secrets are blotted out. Ctrl-C ends it. Ends with 0, or with 4 when there is no such agent or agentd cannot be asked.
+    Watch(watch::Arguments),
+    /// Print what has happened, and with -f what happens
+    ///
+    /// A line an event: when, to which agent, what. With --json a line of JSON each, as `GET /v1/events` has it. Ends with 0, or with 4
+    /// when agentd cannot be asked; with -f it waits for a daemon that goes away.
+    Events(events::Arguments),
     /// Find out whether all that agentd needs is there and as it should be
     ///
     /// Each finding that is not ok has its remedy. Ends with 0 if all is well or only worth a warning, 1 if something is not, 4 if

@@ -1,5 +1,7 @@
 //! The API as the command line asks it.
 
+mod stream;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +16,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+pub use self::stream::{Message, Messages, Stream};
 use crate::socket;
 use crate::status::{AgentStatus, Health};
 
@@ -32,13 +35,15 @@ pub enum Error {
     /// The path does not fit into a socket address.
     #[error(transparent)]
     Address(#[from] socket::Error),
-    /// No answer within 5 s.
-    #[error("get {path} from agentd at {}: no answer within {} s", socket.display(), TIMEOUT.as_secs())]
+    /// No answer, or nothing more of it, for too long.
+    #[error("get {path} from agentd at {}: no answer within {} s", socket.display(), patience.as_secs())]
     Timeout {
         /// Where it was asked.
         socket: PathBuf,
         /// What it was asked for.
         path: String,
+        /// How long was waited.
+        patience: Duration,
     },
     /// The connection failed, or what came over it was no HTTP.
     #[error("get {path} from agentd at {}: {}", socket.display(), root_cause(source.as_ref()))]
@@ -114,17 +119,49 @@ impl Client {
 
     /// `GET /v1/agents/{name}`; the name's case means nothing.
     pub async fn agent(&self, name: &str) -> Result<Answer<AgentStatus>, Error> {
-        let path = format!("/v1/agents/{}", utf8_percent_encode(name, NON_ALPHANUMERIC));
-        match self.get(&path).await {
-            Err(Error::Refused { status: StatusCode::NOT_FOUND, .. }) => Err(Error::NoSuchAgent(name.to_owned())),
-            other => other,
+        or_no_such_agent(name, self.get(&path_of(name, "")).await)
+    }
+
+    /// `GET` of something of an agent's (`what` is `/log` and the like, with its query) that comes piece by piece.
+    pub async fn stream_of(&self, name: &str, what: &str) -> Result<Stream<'_>, Error> {
+        or_no_such_agent(name, self.stream(&path_of(name, what), None).await)
+    }
+
+    /// `GET /v1/agents/{name}/screen`, with its query, for a screen that is followed.
+    pub async fn screens(&self, name: &str, query: &str) -> Result<Messages<'_>, Error> {
+        self.stream_of(name, &format!("/screen?follow=true&{query}")).await.map(Messages::new)
+    }
+
+    /// `GET /v1/events`: what is about one agent only, if one is named. `after` is the id of the event to go on after, `0` for all
+    /// that are kept; without it they are told from now on, if `follow` is set, else all that are kept.
+    pub async fn events(&self, agent: Option<&str>, after: Option<&str>, follow: bool) -> Result<Messages<'_>, Error> {
+        let agent = agent.map(|name| format!("&agent={}", utf8_percent_encode(name, NON_ALPHANUMERIC)));
+        let path = format!("/v1/events?follow={follow}{}", agent.unwrap_or_default());
+        self.stream(&path, after).await.map(Messages::new)
+    }
+
+    /// The beginning of an answer within 5 s, the rest as it comes.
+    async fn stream(&self, path: &str, last_event_id: Option<&str>) -> Result<Stream<'_>, Error> {
+        let mut request = self.request(path).map_err(|error| self.transport(path, error))?;
+        if let Some(id) = last_event_id {
+            let id = HeaderValue::from_str(id).map_err(|error| self.transport(path, error))?;
+            request.headers_mut().insert("last-event-id", id);
         }
+        let patient = tokio::time::timeout(TIMEOUT, self.http.request(request)).await;
+        let response = patient.map_err(|_| self.timed_out(path, TIMEOUT))?;
+        let response = response.map_err(|error| self.unreached(path, error))?;
+        let status = response.status();
+        if status == StatusCode::OK {
+            return Ok(Stream { client: self, path: path.to_owned(), body: response.into_body() });
+        }
+        let body = tokio::time::timeout(TIMEOUT, response.into_body().collect()).await;
+        let body = body.map_err(|_| self.timed_out(path, TIMEOUT))?.map_err(|error| self.transport(path, error))?;
+        Err(Error::Refused { path: path.to_owned(), status, message: refusal(&body.to_bytes()) })
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Error> {
-        let (status, body) = tokio::time::timeout(TIMEOUT, self.exchange(path))
-            .await
-            .map_err(|_| Error::Timeout { socket: self.socket.clone(), path: path.to_owned() })??;
+        let (status, body) =
+            tokio::time::timeout(TIMEOUT, self.exchange(path)).await.map_err(|_| self.timed_out(path, TIMEOUT))??;
         if status != StatusCode::OK {
             return Err(Error::Refused { path: path.to_owned(), status, message: refusal(&body) });
         }
@@ -158,8 +195,25 @@ impl Client {
         }
     }
 
+    fn timed_out(&self, path: &str, patience: Duration) -> Error {
+        Error::Timeout { socket: self.socket.clone(), path: path.to_owned(), patience }
+    }
+
     fn transport(&self, path: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
         Error::Transport { socket: self.socket.clone(), path: path.to_owned(), source: source.into() }
+    }
+}
+
+fn path_of(name: &str, what: &str) -> String {
+    format!("/v1/agents/{}{what}", utf8_percent_encode(name, NON_ALPHANUMERIC))
+}
+
+fn or_no_such_agent<T>(name: &str, result: Result<T, Error>) -> Result<T, Error> {
+    match result {
+        Err(Error::Refused { status: StatusCode::NOT_FOUND, message, .. }) if message == "agent not found" => {
+            Err(Error::NoSuchAgent(name.to_owned()))
+        }
+        other => other,
     }
 }
 

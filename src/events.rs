@@ -113,8 +113,9 @@ pub enum What {
     State {
         /// The agent.
         name: String,
-        /// The state before.
-        previous: State,
+        /// The state before; absent if the agent is new.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        previous: Option<State>,
         /// The agent as `GET /v1/agents` lists it, with the new state and why it is in it.
         agent: Box<AgentStatus>,
     },
@@ -218,15 +219,15 @@ impl What {
         }
     }
 
-    /// What is told of an agent that was so, and is so now.
-    pub fn of_change(before: &AgentStatus, after: &AgentStatus) -> Vec<Self> {
+    /// What is told of an agent that was so, or was not there, and is so now.
+    pub fn of_change(before: Option<&AgentStatus>, after: &AgentStatus) -> Vec<Self> {
         let mut happened = Vec::new();
-        if (before.state, before.attempt) != (after.state, after.attempt) {
-            let (name, previous) = (after.name.clone(), before.state);
+        if before.map(|before| (before.state, before.attempt)) != Some((after.state, after.attempt)) {
+            let (name, previous) = (after.name.clone(), before.map(|before| before.state));
             happened.push(Self::State { name, previous, agent: Box::new(after.clone()) });
         }
-        let name = Some(after.name.as_str());
-        happened.extend(Self::of_error(Subject::Agent, name, before.error.as_deref(), after.error.as_deref()));
+        let (name, error) = (Some(after.name.as_str()), before.and_then(|before| before.error.as_deref()));
+        happened.extend(Self::of_error(Subject::Agent, name, error, after.error.as_deref()));
         happened
     }
 

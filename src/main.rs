@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use agentd::account::Account;
-use agentd::cli::{Arguments, Command, Surroundings, check, doctor, explain, status, wait, with_two_dashes};
+use agentd::cli::{
+    Arguments, Command, Surroundings, check, doctor, events, explain, status, wait, watch, with_two_dashes,
+};
 use agentd::launch::{self, launcher, login};
 use agentd::{config, daemon, deputy, log};
 use clap::Parser;
@@ -36,6 +38,8 @@ fn main() -> ExitCode {
         Some(Command::Status(options)) => status::run(options, &arguments.places.client_socket(&here)),
         Some(Command::Explain(options)) => explain::run(options, &arguments.places.client_socket(&here)),
         Some(Command::Doctor(options)) => doctor::run(&arguments, options, &here),
+        Some(Command::Watch(options)) => watch::run(options, &arguments.places.client_socket(&here)),
+        Some(Command::Events(options)) => events::run(options, &arguments.places.client_socket(&here)),
         Some(Command::Wait(options)) => wait::run(options, &arguments.places.client_socket(&here)),
     }
 }

@@ -162,6 +162,8 @@ struct Agent {
     attempts: HashMap<Attempt, UnderWay>,
     /// Whether this daemon has opened its pane yet: an earlier one may have left something in it.
     is_known: bool,
+    /// Whether an event was told of it.
+    is_told: bool,
     launches: Launches,
 }
 
@@ -223,7 +225,8 @@ impl Supervisor {
         let launches = if machine.was_launched() { Launches::after(&status) } else { Launches::default() };
         let effects = machine.resume();
         self.happened.push(What::Adopted { name: status.name.clone(), agent: Box::new(status) });
-        let agent = Agent { machine, desired: None, attempts: HashMap::new(), is_known: false, launches };
+        let agent =
+            Agent { machine, desired: None, attempts: HashMap::new(), is_known: false, is_told: true, launches };
         self.agents.insert(key.to_owned(), agent);
         for effect in effects {
             self.carry_out(key, effect);
@@ -417,6 +420,7 @@ impl Supervisor {
             desired: None,
             attempts: HashMap::new(),
             is_known: false,
+            is_told: false,
             launches: Launches::default(),
         });
         agent.machine.describe(desired.name.clone(), desired.harness);
@@ -478,7 +482,8 @@ impl Supervisor {
         let after = agent.machine.status();
         self.afterwards.publish |= before != after;
         log_change(&before, &after);
-        self.happened.extend(What::of_change(&before, &after));
+        let known = std::mem::replace(&mut agent.is_told, true).then_some(&before);
+        self.happened.extend(What::of_change(known, &after));
         let is_gone = agent.machine.is_gone();
         self.version = self.outlets.recorder.put(key, Some(&agent.machine).filter(|_| !is_gone));
         for effect in effects {

@@ -28,6 +28,10 @@ impl Screens {
     /// What an agent's screen shows now, secrets blotted out; or why that cannot be told, in words.
     pub(super) async fn look(&self, agent: &str, colours: bool, snapshot: &Snapshot) -> Result<String, String> {
         let Some(tmux) = &self.tmux else { return Err("there is no tmux to ask".to_owned()) };
+        if let Some(agent) = snapshot.agent(agent).filter(|agent| agent.session.is_empty()) {
+            let why = agent.reason.as_deref().unwrap_or("it is not known why");
+            return Err(format!("{} has no session: {why}", agent.name));
+        }
         let latest = self.watch(agent);
         let captured = latest.read(async {
             let captured = tmux.screen(agent).await;

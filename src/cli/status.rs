@@ -318,7 +318,7 @@ pub(super) fn escaped(text: &str) -> String {
 }
 
 /// At most `width` characters, the last of them `…` where some are missing.
-fn shortened(text: &str, width: usize) -> String {
+pub(super) fn shortened(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
     }

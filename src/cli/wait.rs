@@ -1,7 +1,8 @@
 //! `agentd wait`: until an agent is in a state, as an exit status.
 //!
-//! The API is asked again and again, seldom enough to be no burden: a state that lasts less than a second may be missed. When the
-//! API tells of events, they take the place of that. A daemon that goes away is waited for: its agents live on meanwhile.
+//! The API tells of each change as it happens, so that no state is too short to be seen. Only where it does not, as between two
+//! daemons, it is asked again and again, seldom enough to be no burden. A daemon that goes away is waited for: its agents live on
+//! meanwhile.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -13,9 +14,10 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::status::escaped;
-use crate::client::{Answer, Client, Error};
+use crate::client::{Answer, Client, Error, Messages};
 use crate::duration;
-use crate::status::{AgentStatus, How, State};
+use crate::events::{Event, What};
+use crate::status::{self, AgentStatus, How, State};
 
 /// As promised: it came.
 const REACHED: u8 = 0;
@@ -115,8 +117,14 @@ async fn wait(arguments: &Arguments, socket: &Path) -> Waited {
         Err(error) => return Waited { end: End::Unknown(error), last },
     };
     let (mut pause, mut is_away) = (SHORTEST, false);
+    let mut listener: Option<Messages<'_>> = None;
     loop {
+        let mut is_unknown = false;
         let is_last = limit.is_some_and(|limit| limit <= Instant::now());
+        if listener.is_none() && !is_last {
+            // Before it is asked how things stand: nothing is missed between.
+            listener = in_time(limit, client.events(Some(name), None, true)).await.and_then(Result::ok);
+        }
         let missing = match ask(&client, name, limit).await {
             Some(Ok(answer)) => {
                 let verdict = judge(&answer.value, &arguments.states);
@@ -129,7 +137,10 @@ async fn wait(arguments: &Arguments, socket: &Path) -> Waited {
                     Verdict::NotYet => None,
                 }
             }
-            Some(Err(Error::NoSuchAgent(_))) if is_young(&client).await => None,
+            Some(Err(Error::NoSuchAgent(_))) if is_young(&client).await => {
+                is_unknown = true;
+                None
+            }
             Some(Err(Error::NoSuchAgent(_))) if last.is_some() => {
                 let why = format!("{name} was stopped and is there no more: it was removed, or agentd was stopped");
                 return Waited { end: End::Otherwise(why), last };
@@ -150,14 +161,52 @@ async fn wait(arguments: &Arguments, socket: &Path) -> Waited {
             let end = missing.map_or_else(|| End::TimedOut(format!("the time is up; {seen}")), End::Unknown);
             return Waited { end, last };
         }
-        let next = Instant::now() + pause;
-        sleep_until(limit.map_or(next, |limit| limit.min(next))).await;
-        pause = (pause * 3 / 2).min(LONGEST);
+        // Nothing need happen for it to be settled that there is none.
+        let next = (listener.is_none() || is_unknown).then(|| Instant::now() + pause);
+        let passed = async {
+            match next.into_iter().chain(limit).min() {
+                Some(until) => sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            heard = hear(&mut listener, name, &arguments.states) => if let Some(agent) = heard {
+                return Waited { end: End::Reached, last: Some(agent) };
+            },
+            () = passed => pause = (pause * 3 / 2).min(LONGEST),
+        }
     }
+}
+
+/// Until something has happened to the agent: it came into a wanted state, which is answered, or something else, which is to be
+/// asked. For ever where there is nobody to listen to; who tells nothing any more is dropped. Cancel-safe.
+async fn hear(listener: &mut Option<Messages<'_>>, name: &str, wanted: &[State]) -> Option<Answer<AgentStatus>> {
+    let Some(messages) = listener else { return std::future::pending().await };
+    while let Ok(Some(message)) = messages.next().await {
+        let Ok(event) = serde_json::from_str::<Event>(&message.data) else { continue };
+        match event.what {
+            What::State { agent, .. } if agent.name.eq_ignore_ascii_case(name) => {
+                if judge(&agent, wanted) == Verdict::Reached {
+                    let body = status::body(&agent);
+                    return Some(Answer { value: *agent, body });
+                }
+                return None;
+            }
+            what if what.agent().is_none_or(|about| about.eq_ignore_ascii_case(name)) => return None,
+            _ => {}
+        }
+    }
+    *listener = None;
+    None
 }
 
 /// `None` if there was no answer by the time that is up.
 async fn ask(client: &Client, name: &str, limit: Option<Instant>) -> Option<Result<Answer<AgentStatus>, Error>> {
+    in_time(limit, client.agent(name)).await
+}
+
+/// `None` if it has not come by the time that is up.
+async fn in_time<T>(limit: Option<Instant>, coming: impl Future<Output = T>) -> Option<T> {
     let patience = limit.map(|limit| limit.saturating_duration_since(Instant::now()).max(LEAST_PATIENCE));
     let up = async {
         match patience {
@@ -167,7 +216,7 @@ async fn ask(client: &Client, name: &str, limit: Option<Instant>) -> Option<Resu
     };
     tokio::select! {
         biased;
-        answer = client.agent(name) => Some(answer),
+        come = coming => Some(come),
         () = up => None,
     }
 }

@@ -2,6 +2,7 @@
 
 use agentd::status::{Exit, How, State};
 use jsonschema::Validator;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{Daemon, Response, Setup, agent, get, is_root};
@@ -20,8 +21,12 @@ fn description(daemon: &Daemon) -> Value {
 
 /// The schema of an answer in JSON.
 fn schema(description: &Value, path: &str, status: u16) -> Validator {
+    schema_of(description, path, status, "application/json")
+}
+
+fn schema_of(description: &Value, path: &str, status: u16, media_type: &str) -> Validator {
     let response = &description["paths"][path]["get"]["responses"][status.to_string()];
-    let mut schema = response["content"]["application/json"]["schema"].clone();
+    let mut schema = response["content"][media_type]["schema"].clone();
     assert!(schema.is_object(), "{path} {status} is not described");
     schema["components"] = description["components"].clone();
     jsonschema::draft202012::new(&schema).unwrap()
@@ -33,6 +38,36 @@ fn assert_described(description: &Value, path: &str, response: &Response) -> Val
         schema(description, path, response.status).iter_errors(&body).map(|error| error.to_string()).collect();
     assert_eq!(errors, Vec::<String>::new(), "{path}: {body}");
     body
+}
+
+#[test]
+fn every_message_of_a_stream_is_as_it_is_described() {
+    let mut daemon = Setup::new().start(&(agent("a", "say word;sleep inf", "") + &agent("b", "exit 3", "")));
+    daemon.wait_until_running("a");
+    daemon.wait_for_state("b", State::Exited);
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended();
+    daemon.start_again();
+    daemon.wait_until_running("a");
+    daemon.edit_jcard("[[agents]]\nname = \"bad\"\nharness = \"nope\"\n");
+    daemon.wait_until_removed("a");
+    daemon.edit_jcard(&agent("a", "say word;sleep inf", ""));
+    daemon.wait_until_running("a");
+    let description = description(&daemon);
+    let schema = schema_of(&description, "/v1/events", 200, "text/event-stream");
+    let body = daemon.get("/v1/events?follow=false&after=1-1").body;
+    let data = body.lines().filter_map(|line| line.strip_prefix("data: "));
+    let events: Vec<Value> = data.map(|data| serde_json::from_str(data).unwrap()).collect();
+    for event in &events {
+        let errors: Vec<String> = schema.iter_errors(event).map(|error| error.to_string()).collect();
+        assert_eq!(errors, Vec::<String>::new(), "{event}");
+    }
+    for kind in ["daemon", "adopted", "declaration", "state", "error", "removed", "lost"] {
+        assert!(events.iter().any(|event| event["type"] == kind), "{kind} is not among {events:#?}");
+    }
+    let schema = schema_of(&description, "/v1/agents/{name}/screen", 200, "text/event-stream");
+    let shown = json!({ "at": "2026-11-21T17:00:00.000Z", "text": "word\n" });
+    assert!(schema.is_valid(&shown) && !schema.is_valid(&json!({ "text": "word\n" })));
 }
 
 #[test]

@@ -1,0 +1,214 @@
+//! `agentd events`: what has happened and what happens, a line each.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::status::{escaped, outcome, shortened};
+use super::terminal::Terminal;
+use crate::client::{Client, Error, Message};
+use crate::events::{Change, Course, Event, Subject, What};
+use crate::status::{AgentStatus, State};
+
+/// It cannot be told.
+const UNKNOWN: u8 = 4;
+
+/// How long a daemon that has gone away is given before the next is looked for.
+const BETWEEN_DAEMONS: Duration = Duration::from_millis(500);
+
+/// Which events, and how.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Arguments {
+    /// Only what is about this agent, or about none; whatever the case of its name
+    pub name: Option<String>,
+    /// Go on with what happens
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Leave out what was before the event with this id
+    #[arg(long, value_name = "ID")]
+    pub after: Option<String>,
+    /// Print events as the API has them, one on each line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Prints events: data to stdout, talk to stderr.
+pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&format!("failed to start an event loop: {error}")),
+    };
+    match runtime.block_on(print(arguments, socket)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Ask(error)) => complain(&format!("failed to {error}")),
+        // Whoever read it has had enough.
+        Err(Failure::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Failure::Print(error)) => complain(&format!("failed to print: {error}")),
+    }
+}
+
+fn complain(what: &str) -> ExitCode {
+    say(what);
+    ExitCode::from(UNKNOWN)
+}
+
+fn say(what: &str) {
+    // Where standard error is closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "agentd: {}", escaped(what));
+}
+
+enum Failure {
+    Ask(Error),
+    Print(io::Error),
+}
+
+async fn print(arguments: &Arguments, socket: &Path) -> Result<(), Failure> {
+    let client = Client::new(socket).map_err(Failure::Ask)?;
+    let mut last = arguments.after.clone().unwrap_or_else(|| "0".to_owned());
+    let (mut was_there, mut is_away) = (false, false);
+    loop {
+        let listened = listen(&client, arguments, &mut last, &mut was_there, &mut is_away).await;
+        match listened {
+            Err(Failure::Ask(error)) if arguments.follow && was_there && may_come_back(&error) => {
+                if !std::mem::replace(&mut is_away, true) {
+                    say(&format!("failed to {error}; waiting for it"));
+                }
+            }
+            Ok(()) if arguments.follow => {}
+            listened => return listened,
+        }
+        tokio::time::sleep(BETWEEN_DAEMONS).await;
+    }
+}
+
+fn may_come_back(error: &Error) -> bool {
+    matches!(error, Error::NotRunning(_) | Error::Timeout { .. } | Error::Transport { .. })
+}
+
+/// Prints what one daemon tells, until it tells no more.
+async fn listen(
+    client: &Client,
+    arguments: &Arguments,
+    last: &mut String,
+    was_there: &mut bool,
+    is_away: &mut bool,
+) -> Result<(), Failure> {
+    let mut messages =
+        client.events(arguments.name.as_deref(), Some(last), arguments.follow).await.map_err(Failure::Ask)?;
+    (*was_there, *is_away) = (true, false);
+    while let Some(message) = messages.next().await.map_err(Failure::Ask)? {
+        print_one(&message, arguments.json).map_err(Failure::Print)?;
+        *last = message.id;
+    }
+    Ok(())
+}
+
+fn print_one(message: &Message, json: bool) -> io::Result<()> {
+    let line = if json {
+        message.data.clone()
+    } else {
+        match serde_json::from_str::<Event>(&message.data) {
+            Ok(event) => {
+                let line = escaped(&line(&event));
+                Terminal::here().width.map_or(line.clone(), |width| shortened(&line, width))
+            }
+            // A newer daemon knows more kinds.
+            Err(_) => escaped(&format!("{} {}", message.kind, message.data)),
+        }
+    };
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// An event in words.
+fn line(event: &Event) -> String {
+    let subject = event.what.agent().unwrap_or("agentd");
+    format!("{} {subject}: {}", event.at, words(&event.what))
+}
+
+fn words(what: &What) -> String {
+    match what {
+        What::Daemon { state, version } => match state {
+            Course::Started => format!("started, version {version}"),
+            Course::Stopping => "stops all agents and ends".to_owned(),
+            Course::Detaching => "ends and leaves its agents to the next daemon".to_owned(),
+        },
+        What::Declaration { change, .. } => match change {
+            Change::Added => "declared".to_owned(),
+            Change::Changed => "declared anew".to_owned(),
+            Change::Removed => "declared no more".to_owned(),
+        },
+        What::State { previous, agent, .. } => match previous.filter(|&previous| previous != agent.state) {
+            Some(previous) => format!("{previous} → {}", described(agent)),
+            None => described(agent),
+        },
+        What::Adopted { agent, .. } => format!("adopted: {}", described(agent)),
+        What::Removed { .. } => "removed".to_owned(),
+        What::Error { about, error, .. } => format!("error{}: {error}", about_what(*about)),
+        What::Mended { about, .. } => format!("mended{}", about_what(*about)),
+        What::Lost {} => "events were missed; agentd status tells where things stand".to_owned(),
+    }
+}
+
+fn described(agent: &AgentStatus) -> String {
+    let how = agent.outcome.map(|it| format!(" ({})", outcome(it))).unwrap_or_default();
+    let why = agent.reason.as_ref().filter(|_| !matches!(agent.state, State::Starting | State::Running));
+    let why = why.map(|why| format!(": {}", why.strip_prefix("waiting: ").unwrap_or(why))).unwrap_or_default();
+    let pid = agent.pid.map(|pid| format!(", process {pid}")).unwrap_or_default();
+    let attempt = agent.attempt.map(|attempt| format!(", attempt {attempt}")).unwrap_or_default();
+    format!("{}{how}{attempt}{pid}{why}", agent.state)
+}
+
+fn about_what(subject: Subject) -> &'static str {
+    match subject {
+        Subject::Agent => "",
+        Subject::Config => " in the configuration",
+        Subject::Secrets => " with the secrets",
+        Subject::State => " with the state directory",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn line_of(what: &serde_json::Value) -> String {
+        let mut event = json!({ "id": "7-1", "at": "2026-11-21T17:00:00.000Z" });
+        event.as_object_mut().unwrap().extend(what.as_object().unwrap().clone());
+        line(&serde_json::from_value(event).unwrap())
+    }
+
+    #[test]
+    fn each_event_is_told_in_words() {
+        let agent = |state: &str| json!({ "name": "a", "running": false, "restarts": 0, "state": state, "attempt": 2 });
+        let mut exited = agent("exited");
+        exited["outcome"] = json!("failed");
+        exited["reason"] = json!("exited with status 3");
+        let mut running = agent("running");
+        running["pid"] = json!(7);
+        for (what, expected) in [
+            (json!({ "type": "daemon", "state": "started", "version": "1" }), "agentd: started, version 1"),
+            (json!({ "type": "declaration", "name": "a", "change": "changed" }), "a: declared anew"),
+            (
+                json!({ "type": "state", "name": "a", "previous": "running", "agent": exited }),
+                "a: running → exited (failed), attempt 2: exited with status 3",
+            ),
+            (
+                json!({ "type": "state", "name": "a", "previous": "starting", "agent": running }),
+                "a: starting → running, attempt 2, process 7",
+            ),
+            (json!({ "type": "adopted", "name": "a", "agent": running }), "a: adopted: running, attempt 2, process 7"),
+            (json!({ "type": "removed", "name": "a" }), "a: removed"),
+            (json!({ "type": "error", "about": "agent", "name": "a", "error": "no" }), "a: error: no"),
+            (json!({ "type": "error", "about": "config", "error": "no" }), "agentd: error in the configuration: no"),
+            (json!({ "type": "mended", "about": "secrets" }), "agentd: mended with the secrets"),
+            (json!({ "type": "lost" }), "agentd: events were missed; agentd status tells where things stand"),
+        ] {
+            assert_eq!(line_of(&what), format!("2026-11-21T17:00:00.000Z {expected}"));
+        }
+    }
+}

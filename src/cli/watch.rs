@@ -1,0 +1,252 @@
+//! `agentd watch`: an agent's screen, live, through the read-only API.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::status::{escaped, shortened};
+use super::terminal::Terminal;
+use crate::client::{Client, Error};
+use crate::status::{Fault, ScreenShown};
+
+/// It cannot be told.
+const UNKNOWN: u8 = 4;
+
+/// How long a daemon that has gone away is given before the next is looked for.
+const BETWEEN_DAEMONS: Duration = Duration::from_millis(500);
+
+/// To another screen without a cursor, where long lines are cut (`xterm` control sequences 1049, 25, 7), and back.
+const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
+const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
+
+/// Whose screen, and how.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Arguments {
+    /// The agent, whatever the case of its name
+    pub name: String,
+    /// Print the screen as it is now, and end; this is what happens where standard output is no terminal, without --follow
+    #[arg(long, conflicts_with = "follow")]
+    pub once: bool,
+    /// Go on, also where standard output is no terminal: each screen is printed below the one before
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Print screens as the API has them: an object on each line, with `at` and `text`
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Shows it: data to stdout, talk to stderr.
+pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&format!("failed to start an event loop: {error}")),
+    };
+    let terminal = Terminal::here();
+    let is_live = terminal.width.is_some() && !arguments.json && !arguments.once;
+    let show = Show { arguments, colours: terminal.colour && !arguments.json, is_live };
+    let shown = runtime.block_on(async {
+        tokio::select! {
+            shown = show.run(socket) => shown,
+            ended = end_asked_for() => ended.map_err(Failure::Print),
+        }
+    });
+    if is_live {
+        // A terminal that has gone needs nothing.
+        let _ = out(LEAVE);
+    }
+    match shown {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Ask(error)) => complain(&format!("failed to {error}")),
+        // Whoever read it has had enough.
+        Err(Failure::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Failure::Print(error)) => complain(&format!("failed to print: {error}")),
+        Err(Failure::Malformed(error)) => complain(&format!("failed to understand what agentd shows: {error}")),
+    }
+}
+
+fn complain(what: &str) -> ExitCode {
+    // Where standard error is closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "agentd: {}", escaped(what));
+    ExitCode::from(UNKNOWN)
+}
+
+enum Failure {
+    Ask(Error),
+    Print(io::Error),
+    Malformed(serde_json::Error),
+}
+
+/// Until the person at the terminal, or the system, wants an end.
+async fn end_asked_for() -> io::Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut hang_up, mut quit) = (signal(SignalKind::hangup())?, signal(SignalKind::quit())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hang_up.recv() => {}
+        _ = quit.recv() => {}
+    }
+    Ok(())
+}
+
+fn out(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+struct Show<'a> {
+    arguments: &'a Arguments,
+    colours: bool,
+    /// Whether the terminal is this verb's own while it runs.
+    is_live: bool,
+}
+
+impl Show<'_> {
+    async fn run(&self, socket: &Path) -> Result<(), Failure> {
+        let client = Client::new(socket).map_err(Failure::Ask)?;
+        if !self.is_live && !self.arguments.follow {
+            return self.once(&client).await;
+        }
+        let mut screen = Screen::new(self).map_err(Failure::Print)?;
+        let mut was_there = false;
+        loop {
+            match self.follow(&client, &mut screen, &mut was_there).await {
+                Err(Failure::Ask(error)) if was_there && may_come_back(&error) => {
+                    screen.fault(&format!("failed to {error}; waiting for it")).map_err(Failure::Print)?;
+                }
+                result => return result,
+            }
+            tokio::time::sleep(BETWEEN_DAEMONS).await;
+        }
+    }
+
+    async fn once(&self, client: &Client) -> Result<(), Failure> {
+        let query = format!("/screen?colours={}", self.colours);
+        let mut stream = client.stream_of(&self.arguments.name, &query).await.map_err(Failure::Ask)?;
+        let mut text = Vec::new();
+        while let Some(piece) = stream.next().await.map_err(Failure::Ask)? {
+            text.extend_from_slice(&piece);
+        }
+        let text = String::from_utf8_lossy(&text);
+        if !self.arguments.json {
+            return out(&text).map_err(Failure::Print);
+        }
+        let at = crate::status::Time(std::time::SystemTime::now());
+        print_json(&ScreenShown { at, text: text.into_owned() })
+    }
+
+    /// What one daemon shows, until it shows no more.
+    async fn follow(&self, client: &Client, screen: &mut Screen, was_there: &mut bool) -> Result<(), Failure> {
+        let query = format!("colours={}", self.colours);
+        let mut messages = client.screens(&self.arguments.name, &query).await.map_err(Failure::Ask)?;
+        *was_there = true;
+        let mut resized = signal(SignalKind::window_change()).map_err(Failure::Print)?;
+        loop {
+            let message = tokio::select! {
+                message = messages.next() => message.map_err(Failure::Ask)?,
+                _ = resized.recv() => {
+                    screen.draw().map_err(Failure::Print)?;
+                    continue;
+                }
+            };
+            let Some(message) = message else { return Ok(()) };
+            match message.kind.as_str() {
+                "screen" if self.arguments.json => {
+                    print_json(&serde_json::from_str::<ScreenShown>(&message.data).map_err(Failure::Malformed)?)?;
+                }
+                "screen" => {
+                    let shown: ScreenShown = serde_json::from_str(&message.data).map_err(Failure::Malformed)?;
+                    screen.show(shown.text).map_err(Failure::Print)?;
+                }
+                "error" => {
+                    let Fault { error } = serde_json::from_str(&message.data).map_err(Failure::Malformed)?;
+                    screen.fault(&error).map_err(Failure::Print)?;
+                }
+                // A newer daemon knows more kinds.
+                _ => {}
+            }
+        }
+    }
+}
+
+fn may_come_back(error: &Error) -> bool {
+    matches!(error, Error::NotRunning(_) | Error::Timeout { .. } | Error::Transport { .. })
+}
+
+fn print_json(shown: &ScreenShown) -> Result<(), Failure> {
+    let line = serde_json::to_string(shown).map_err(Failure::Malformed)?;
+    out(&format!("{line}\n")).map_err(Failure::Print)
+}
+
+/// Where screens are shown.
+struct Screen {
+    name: String,
+    is_live: bool,
+    text: String,
+    fault: Option<String>,
+}
+
+impl Screen {
+    fn new(show: &Show<'_>) -> io::Result<Self> {
+        if show.is_live {
+            out(ENTER)?;
+        }
+        Ok(Self { name: show.arguments.name.clone(), is_live: show.is_live, text: String::new(), fault: None })
+    }
+
+    fn show(&mut self, text: String) -> io::Result<()> {
+        (self.text, self.fault) = (text, None);
+        if self.is_live { self.draw() } else { out(&self.text) }
+    }
+
+    fn fault(&mut self, fault: &str) -> io::Result<()> {
+        if self.fault.as_deref() == Some(fault) {
+            return Ok(());
+        }
+        self.fault = Some(fault.to_owned());
+        if self.is_live { self.draw() } else { writeln!(io::stderr(), "agentd: {}", escaped(fault)) }
+    }
+
+    /// All of it anew: the terminal may be of another size.
+    fn draw(&self) -> io::Result<()> {
+        let size = rustix::termios::tcgetwinsize(io::stdout())?;
+        out(&frame(&self.text, &self.line(), size.ws_row.into(), size.ws_col.into()))
+    }
+
+    /// What stands below the screen.
+    fn line(&self) -> String {
+        let fault = self.fault.as_ref().map(|fault| format!(" - {}", escaped(fault))).unwrap_or_default();
+        format!("agentd watch {} - read-only, Ctrl-C ends it{fault}", escaped(&self.name))
+    }
+}
+
+/// What draws the last rows of a screen that a terminal has room for, and a line below them. Rows too wide are cut by the terminal.
+fn frame(text: &str, line: &str, height: usize, width: usize) -> String {
+    let rows: Vec<&str> = text.lines().collect();
+    let room = height.saturating_sub(1);
+    let mut frame = String::from("\x1b[H");
+    for row in &rows[rows.len().saturating_sub(room)..] {
+        frame.push_str(row);
+        frame.push_str("\x1b[K\r\n");
+    }
+    let line = shortened(line, width);
+    frame + &format!("\x1b[0m\x1b[J\x1b[{};1H\x1b[7m{line}\x1b[0m", height.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_rows_are_shown_that_there_is_room_for_and_a_line_below() {
+        assert_eq!(
+            frame("a\nb\nc\n", "line", 3, 3),
+            "\x1b[Hb\x1b[K\r\nc\x1b[K\r\n\x1b[0m\x1b[J\x1b[3;1H\x1b[7mli…\x1b[0m"
+        );
+        assert_eq!(frame("", "line", 0, 9), "\x1b[H\x1b[0m\x1b[J\x1b[1;1H\x1b[7mline\x1b[0m");
+    }
+}

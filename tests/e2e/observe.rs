@@ -1,0 +1,336 @@
+//! What operators see without tmux: screens, and what happens.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use agentd::events::{Change, Course, Event, Subject, What};
+use agentd::status::{ScreenShown, State};
+use nix::sys::signal::Signal;
+
+use crate::support::{Daemon, Setup, account, agent, as_user, binary, give, is_root, root, run};
+
+/// The verb as an operator gives it: as `op`, a member of `admin`, where the tests can be somebody else.
+fn verb(setup: &Setup, words: &[&str]) -> Command {
+    let socket = setup.api_socket();
+    let argv = [&[binary().to_str().unwrap()], words, &["--api-socket", socket.to_str().unwrap()]].concat();
+    as_user("op", &argv)
+}
+
+fn told(setup: &Setup, words: &[&str]) -> String {
+    let (code, said) = run(&mut verb(setup, words));
+    assert_eq!(code, Some(0), "{said}");
+    said
+}
+
+/// A verb that goes on, line by line.
+struct Following {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Following {
+    fn start(setup: &Setup, words: &[&str]) -> Self {
+        let stderr = File::create(setup.path("said")).unwrap();
+        let mut child = verb(setup, words).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    fn next(&mut self) -> String {
+        let mut line = String::new();
+        assert!(self.lines.read_line(&mut line).unwrap() > 0, "it ended");
+        line
+    }
+
+    /// The next event that is meant.
+    fn next_event(&mut self, is_meant: impl Fn(&What) -> bool) -> What {
+        loop {
+            let line = self.next();
+            let event: Event = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            if is_meant(&event.what) {
+                return event.what;
+            }
+        }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn states(events: &[Event], name: &str) -> Vec<State> {
+    let state = |event: &Event| match &event.what {
+        What::State { name: of, agent, .. } if of == name => Some(agent.state),
+        _ => None,
+    };
+    events.iter().filter_map(state).collect()
+}
+
+fn events(setup: &Setup, words: &[&str]) -> Vec<Event> {
+    let said = told(setup, &[&["events", "--json"], words].concat());
+    said.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+}
+
+#[test]
+fn every_state_that_an_agent_comes_into_is_an_event_however_short_it_is() {
+    let daemon =
+        Setup::new().start(&agent("a", "exit 3", "restart = \"always\"\nbackoff = [\"1ms\"]\nmax_restarts = 2"));
+    daemon.wait_for_state("a", State::Exited);
+    let all = events(&daemon, &[]);
+    let attempt = [State::Starting, State::Running];
+    let again = [State::Backoff, State::Starting, State::Running];
+    let expected = [&attempt[..], &again, &again, &[State::Exited]].concat();
+    assert_eq!(states(&all, "a"), expected, "{all:#?}");
+    assert!(matches!(&all[0].what, What::Daemon { state: Course::Started, .. }), "{:?}", all[0]);
+    let is_declared = |event: &Event| matches!(&event.what, What::Declaration { change: Change::Added, .. });
+    assert_eq!(all.iter().filter(|event| is_declared(event)).count(), 1, "{all:#?}");
+    let ids: Vec<u64> =
+        all.iter().map(|event| event.id.to_string().rsplit_once('-').unwrap().1.parse().unwrap()).collect();
+    assert_eq!(ids, (1..=ids.len() as u64).collect::<Vec<_>>());
+    let half = all[all.len() / 2].id.to_string();
+    assert_eq!(events(&daemon, &["--after", &half]).len(), all.len() - all.len() / 2 - 1);
+
+    let said = told(&daemon, &["events", "A"]);
+    assert!(said.contains(" a: running → backoff, attempt 1: exited with status 3"), "{said}");
+    assert!(!said.contains('\u{1b}'));
+}
+
+#[test]
+fn edits_errors_and_their_end_are_events_while_they_happen() {
+    let daemon = Setup::new().start(&(agent("a", "sleep inf", "") + &agent("b", "sleep inf", "")));
+    daemon.wait_until_running("a");
+    daemon.wait_until_running("b");
+    let mut following = Following::start(&daemon, &["events", "-f", "--json"]);
+    let declared = |what: &What, wanted: Change| matches!(what, What::Declaration { change, .. } if *change == wanted);
+    following.next_event(|what| declared(what, Change::Added));
+
+    daemon.edit_jcard(&(agent("a", "sleep inf", "grace_period = \"7s\"") + &agent("b", "sleep inf", "")));
+    let changed = following.next_event(|what| declared(what, Change::Changed));
+    assert_eq!(changed.agent(), Some("a"));
+    daemon.edit_jcard("this is no TOML");
+    let error = following.next_event(|what| matches!(what, What::Error { .. }));
+    assert!(
+        matches!(&error, What::Error { about: Subject::Config, error, .. } if error.contains("jcard.toml:1:6")),
+        "{error:?}"
+    );
+    daemon.edit_jcard(&agent("b", "sleep inf", ""));
+    following.next_event(|what| *what == What::Mended { about: Subject::Config, name: None });
+    let gone = following.next_event(|what| matches!(what, What::Removed { .. }));
+    assert_eq!(gone, What::Removed { name: "a".to_owned() });
+}
+
+#[test]
+fn who_follows_events_outlasts_the_daemon_and_hears_of_adoption() {
+    let mut daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    let pid = daemon.wait_until_running("a");
+    let mut following = Following::start(&daemon, &["events", "a", "--follow", "--json"]);
+    following.next_event(|what| matches!(what, What::State { agent, .. } if agent.state == State::Running));
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended();
+    daemon.start_again();
+    following.next_event(|what| *what == What::Lost {});
+    let adopted = following.next_event(|what| matches!(what, What::Adopted { .. }));
+    assert!(matches!(&adopted, What::Adopted { agent, .. } if agent.pid == Some(pid)), "{adopted:?}");
+    daemon.signal(Signal::SIGTERM);
+    let stops = following.next_event(|what| matches!(what, What::Daemon { .. }));
+    assert!(matches!(stops, What::Daemon { state: Course::Stopping, .. }));
+    daemon.ended();
+}
+
+fn screen(daemon: &Daemon, path: &str) -> Vec<String> {
+    let response = daemon.get(path);
+    assert_eq!(response.status, 200, "{}", response.body);
+    response.body.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_screen_is_what_an_operator_would_see_and_secrets_are_blotted_out() {
+    let setup = Setup::new();
+    setup.secret("API_KEY", "sk-0123456789abcdef");
+    let script = "say key=sk-0123456789abcdef -- say next".replace(" -- ", ";");
+    let daemon = setup.start(&agent("a", &format!("{script};sleep inf"), ""));
+    daemon.wait_until_running("a");
+    let seen = daemon.wait("its words", || {
+        let rows = screen(&daemon, "/v1/agents/A/screen");
+        rows.contains(&"next".to_owned()).then_some(rows)
+    });
+    assert_eq!(seen, ["key=*******************", "next"]);
+    let response =
+        daemon.request("GET /v1/agents/a/screen HTTP/1.1\r\nAccept: text/x-ansi\r\nConnection: close\r\n\r\n");
+    assert_eq!(response.header("content-type"), Some("text/x-ansi"));
+    assert_eq!(told(&daemon, &["watch", "a"]), "key=*******************\nnext\n");
+    let shown: ScreenShown = serde_json::from_str(&told(&daemon, &["watch", "a", "--json"])).unwrap();
+    assert_eq!(shown.text, "key=*******************\nnext\n");
+    // Also of an agent that this daemon has not launched.
+    let mut daemon = daemon;
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended();
+    daemon.start_again();
+    daemon.wait_until_running("a");
+    daemon.wait("the screen", || (screen(&daemon, "/v1/agents/a/screen") == seen).then_some(()));
+}
+
+#[test]
+fn a_screen_keeps_its_colours_for_who_wants_them_and_nothing_that_acts() {
+    let script = r"say \e]0;title\a\e[31mred\e[0m".replace(r"\e", "\u{1b}").replace(r"\a", "\u{7}");
+    let jcard = agent("a", "sleep inf", "")
+        .replace("\"sleep\"", &format!("{:?}, {:?}, \"--\", \"sleep\"", "say", &script[4..]));
+    let jcard = jcard.replace("\\u{1b}", "\\u001b").replace("\\u{7}", "\\u0007");
+    let daemon = Setup::new().start(&jcard);
+    daemon.wait_until_running("a");
+    let plain = daemon.wait("its word", || {
+        let rows = screen(&daemon, "/v1/agents/a/screen");
+        (!rows.is_empty()).then_some(rows)
+    });
+    assert_eq!(plain, ["red"]);
+    let coloured = screen(&daemon, "/v1/agents/a/screen?colours=true");
+    assert!(coloured[0].contains("\u{1b}[31mred") && !coloured[0].contains("title"), "{coloured:?}");
+}
+
+#[test]
+fn a_screen_is_followed_until_its_agent_is_removed() {
+    let daemon = Setup::new().start(&agent("a", "say one;wait-for @WORK/go;say two;sleep inf", ""));
+    daemon.wait_until_running("a");
+    let mut following = Following::start(&daemon, &["watch", "a", "--follow", "--json"]);
+    let mut next_that_ends_with = |end: &str| loop {
+        let shown: ScreenShown = serde_json::from_str(&following.next()).unwrap();
+        if shown.text.ends_with(end) {
+            return;
+        }
+    };
+    next_that_ends_with("one\n");
+    daemon.put(&daemon.work("go"), "");
+    next_that_ends_with("two\n");
+    daemon.edit_jcard(&agent("b", "sleep inf", ""));
+    let status = daemon.wait("its end", || following.child.try_wait().unwrap());
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn who_has_gone_is_shown_nothing_any_more() {
+    let daemon = Setup::new().start(&agent("a", "say one;sleep inf", ""));
+    daemon.wait_until_running("a");
+    let connections = || {
+        let links = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().flatten();
+        links
+            .filter(|link| fs::read_link(link.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:")))
+            .count()
+    };
+    let before = connections();
+    let mut following = Following::start(&daemon, &["watch", "a", "--follow", "--json"]);
+    following.next();
+    assert!(connections() > before);
+    drop(following);
+    daemon.wait("the connection to be closed", || (connections() <= before).then_some(()));
+}
+
+#[test]
+fn what_cannot_be_shown_is_said_and_why() {
+    let daemon = Setup::new().start(&(agent("a", "sleep inf", "secrets = [\"KEY\"]") + &agent("b", "exit 0", "")));
+    daemon.wait_for_state("a", State::Waiting);
+    let response = daemon.get("/v1/agents/a/screen");
+    assert_eq!(response.status, 503);
+    assert!(response.body.contains("has no session: waiting"), "{}", response.body);
+    for words in [&["watch", "nobody"][..], &["watch", "nobody", "--follow"]] {
+        let (code, said) = run(&mut verb(&daemon, words));
+        assert_eq!(code, Some(4), "{said}");
+        assert!(said.contains("agentd knows none of that name"), "{said}");
+    }
+    assert_eq!(daemon.get("/v1/agents/nobody/screen").status, 404);
+}
+
+#[test]
+fn screens_and_events_are_for_administrators() {
+    if !root() {
+        return;
+    }
+    let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    let socket = daemon.api_socket();
+    for words in [&["events"][..], &["watch", "a"]] {
+        for user in ["stranger", "agent"] {
+            let argv = [&[binary().to_str().unwrap()], words, &["--api-socket", socket.to_str().unwrap()]].concat();
+            let (code, said) = run(&mut as_user(user, &argv));
+            assert_eq!(code, Some(4), "{user} {said}");
+            assert!(said.contains("permission denied"), "{user} {said}");
+        }
+    }
+}
+
+/// A terminal of an operator's: another tmux server, whose pane runs a command.
+struct Terminal<'a> {
+    setup: &'a Setup,
+    socket: String,
+}
+
+impl<'a> Terminal<'a> {
+    fn start(setup: &'a Setup, columns: u16, rows: u16, command: &str) -> Self {
+        let folder = setup.path("operator");
+        fs::create_dir(&folder).unwrap();
+        if is_root() {
+            give(&folder, &account("op"));
+        }
+        let terminal = Self { setup, socket: folder.join("tmux.sock").display().to_string() };
+        let (columns, rows) = (columns.to_string(), rows.to_string());
+        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", &columns, "-y", &rows, command]);
+        terminal
+    }
+
+    fn tmux(&self, words: &[&str]) -> String {
+        let argv = [&["tmux", "-S", &self.socket], words].concat();
+        let (code, said) = run(&mut as_user("op", &argv));
+        assert_eq!(code, Some(0), "tmux {words:?}: {said}");
+        said
+    }
+
+    fn rows(&self) -> Vec<String> {
+        self.tmux(&["capture-pane", "-p"]).lines().map(str::to_owned).collect()
+    }
+
+    fn wait_for(&self, what: &str, is_there: impl Fn(&[String]) -> bool) {
+        self.setup.wait(what, || Some(self.rows()).filter(|rows| is_there(rows)));
+    }
+}
+
+impl Drop for Terminal<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.tmux(&["kill-server"]);
+        }
+    }
+}
+
+#[test]
+fn watch_follows_the_terminals_size_and_leaves_it_as_it_was() {
+    let daemon = Setup::new().start(&agent("a", "print-lines 30;wait-for @WORK/go;say more;sleep inf", ""));
+    daemon.wait_until_running("a");
+    let watch = format!("{} watch a --api-socket {}", binary().display(), daemon.api_socket().display());
+    let command = format!(
+        "stty -a >{dir}/before; echo shell; {watch}; stty -a >{dir}/after; echo back; exec sleep 1000",
+        dir = daemon.path("operator").display()
+    );
+    let terminal = Terminal::start(&daemon, 60, 10, &command);
+    terminal.wait_for("the last rows and the line below", |rows| {
+        rows.get(8).is_some_and(|row| row == "line 30")
+            && rows.get(9).is_some_and(|row| row.starts_with("agentd watch a"))
+    });
+    terminal.tmux(&["resize-window", "-x", "40", "-y", "6"]);
+    terminal.wait_for("fewer rows", |rows| {
+        rows.get(4).is_some_and(|row| row == "line 30")
+            && rows.get(5).is_some_and(|row| row.starts_with("agentd watch a"))
+    });
+    daemon.put(&daemon.work("go"), "");
+    terminal.wait_for("what comes", |rows| rows.get(4).is_some_and(|row| row == "more"));
+    terminal.tmux(&["send-keys", "C-c"]);
+    terminal.wait_for("the terminal as it was", |rows| rows[..2] == ["shell", "back"]);
+    let stty = |name: &str| {
+        let text = fs::read_to_string(daemon.path("operator").join(name)).unwrap();
+        // The size has changed by somebody else's doing.
+        text.split_once(';').unwrap().1.split_once("columns").unwrap().1.split_once(';').unwrap().1.to_owned()
+    };
+    assert_eq!(stty("before"), stty("after"));
+}
