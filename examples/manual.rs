@@ -6,9 +6,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use agentd::cli::Arguments;
+use agentd::cli::{Arguments, complete};
 use clap::CommandFactory;
-use clap_complete::Shell;
+
+/// Shells, and what their completions are called where they look for them.
+const COMPLETIONS: [(&str, &str); 3] = [("bash", "agentd.bash"), ("fish", "agentd.fish"), ("zsh", "_agentd")];
 
 fn main() -> ExitCode {
     let Some(folder) = std::env::args_os().nth(1).map(PathBuf::from) else {
@@ -26,8 +28,8 @@ fn main() -> ExitCode {
 
 fn write(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
-    for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
-        clap_complete::generate_to(shell, &mut Arguments::command(), "agentd", folder)?;
+    for (shell, name) in COMPLETIONS {
+        complete::write_script(shell, &mut fs::File::create(folder.join(name))?)?;
     }
     // Pages on how to ask for help help nobody.
     clap_mangen::generate_to(Arguments::command().disable_help_subcommand(true), folder)
@@ -60,11 +62,11 @@ mod tests {
     }
 
     #[test]
-    fn every_shell_completes_the_commands() {
+    fn every_shell_is_told_whom_to_ask() {
         let folder = written();
-        for name in ["agentd.bash", "agentd.fish", "_agentd"] {
+        for (_, name) in COMPLETIONS {
             let completions = fs::read_to_string(folder.path().join(name)).unwrap();
-            assert!(completions.contains("status"), "{name}");
+            assert!(completions.contains("AGENTD_COMPLETE="), "{name}: {completions}");
         }
     }
 }

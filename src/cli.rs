@@ -1,6 +1,7 @@
 //! The command line: what it says becomes [`Settings`] or a client's call.
 
 pub mod check;
+pub mod complete;
 pub mod doctor;
 pub mod events;
 pub mod explain;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use agentd::account::Account;
 use agentd::cli::{
-    Arguments, Command, Surroundings, check, doctor, events, explain, status, wait, watch, with_two_dashes,
+    Arguments, Command, Surroundings, check, complete, doctor, events, explain, status, wait, watch, with_two_dashes,
 };
 use agentd::launch::{self, launcher, login};
 use agentd::{config, daemon, deputy, log};
@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     if let Some(code) = helper(&words) {
         return code;
     }
+    complete::answer();
     let arguments = Arguments::parse_from(with_two_dashes(words));
     let here = Surroundings::here();
     match &arguments.command {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::complete;
 use super::status::{escaped, outcome, shortened};
 use super::terminal::Terminal;
 use crate::client::{Client, Error, Message};
@@ -21,6 +22,7 @@ const BETWEEN_DAEMONS: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
     /// Only what is about this agent, or about none; whatever the case of its name
+    #[arg(add = complete::names())]
     pub name: Option<String>,
     /// Go on with what happens
     #[arg(short, long)]

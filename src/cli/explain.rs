@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use super::complete;
 use super::status::{escaped, faults, outcome, paint, since, words};
 use super::terminal::{Terminal, wrapped};
 use crate::client::{Answer, Client, Error};
@@ -25,6 +26,7 @@ const ENDS: usize = 3;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
     /// The agent, whatever the case of its name
+    #[arg(add = complete::names())]
     pub name: String,
     /// Print the same as data
     #[arg(long)]

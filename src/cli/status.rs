@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use hyper::body::Bytes;
 
+use super::complete;
 use super::terminal::Terminal;
 use crate::client::{Answer, Client, Error};
 use crate::status::{AgentStatus, Health, How, Outcome, PastAttempt, State, Time};
@@ -32,6 +33,7 @@ const STATE: usize = 2;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
     /// Only this agent, whatever the case of its name
+    #[arg(add = complete::names())]
     pub name: Option<String>,
     /// Print the API's own answer
     #[arg(long)]

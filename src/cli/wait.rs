@@ -13,6 +13,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::complete;
 use super::status::escaped;
 use crate::client::{Answer, Client, Error, Messages};
 use crate::duration;
@@ -44,6 +45,7 @@ const YOUTH: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
     /// The agent, whatever the case of its name
+    #[arg(add = complete::names())]
     pub name: String,
     /// The state to wait for; of several, any
     #[arg(long = "for", value_name = "STATE", value_enum, value_delimiter = ',', default_value = "exited")]

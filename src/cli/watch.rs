@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::complete;
 use super::status::{escaped, shortened};
 use super::terminal::Terminal;
 use crate::client::{Client, Error};
@@ -26,6 +27,7 @@ const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
     /// The agent, whatever the case of its name
+    #[arg(add = complete::names())]
     pub name: String,
     /// Print the screen as it is now, and end; this is what happens where standard output is no terminal, without --follow
     #[arg(long, conflicts_with = "follow")]

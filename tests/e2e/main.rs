@@ -10,6 +10,7 @@ mod api;
 mod canary;
 mod chaos;
 mod cli;
+mod complete;
 mod daemon;
 mod declarations;
 mod described;

@@ -1,0 +1,74 @@
+//! What shells offer when somebody presses Tab: real shells, with the scripts that packages install.
+
+use std::fs::{self, File};
+
+use agentd::cli::complete;
+use agentd::status::State;
+
+use crate::support::{Daemon, Setup, agent, as_user, binary, path, run};
+
+fn daemon() -> Daemon {
+    let daemon = Setup::new().start(&(agent("reviewer", "sleep inf", "") + &agent("writer", "exit 0", "")));
+    daemon.wait_until_running("reviewer");
+    daemon.wait_for_state("writer", State::Exited);
+    for (shell, name) in [("bash", "agentd.bash"), ("fish", "agentd.fish"), ("zsh", "_agentd")] {
+        complete::write_script(shell, &mut File::create(daemon.path(name)).unwrap()).unwrap();
+    }
+    daemon
+}
+
+/// What a shell says that runs this as `op`, who finds agentd in PATH; `None` if there is no such shell, which may be only where CI
+/// is not.
+fn shell(daemon: &Daemon, words: &[&str]) -> Option<String> {
+    let is_there = std::env::split_paths(&path()).any(|folder| folder.join(words[0]).exists());
+    assert!(is_there || std::env::var("CI").as_deref() != Ok("true"), "there is no {}", words[0]);
+    if !is_there {
+        eprintln!("skipped: there is no {}", words[0]);
+        return None;
+    }
+    let path = format!("{}:{}", binary().parent().unwrap().display(), path());
+    let mut command = as_user("op", words);
+    command.env("PATH", path).env("SOCKET", daemon.api_socket()).env("HOME", daemon.path("home-of-op"));
+    Some(run(command.current_dir(daemon.dir())).1)
+}
+
+#[test]
+fn bash_offers_commands_flags_and_the_agents_there_are() {
+    let daemon = daemon();
+    let complete = |words: &str| {
+        let script = format!(
+            "source ./agentd.bash; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); COMP_TYPE=9
+            _clap_complete_agentd agentd \"${{COMP_WORDS[-1]}}\" ''; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        );
+        shell(&daemon, &["bash", "-c", &script]).unwrap()
+    };
+    let offered = complete("agentd --api-socket $SOCKET wait ''");
+    assert!(offered.contains("reviewer") && offered.contains("writer"), "{offered}");
+    let offered = complete("agentd --api-socket $SOCKET explain wr");
+    assert!(offered.contains("writer") && !offered.contains("reviewer"), "{offered}");
+    assert!(complete("agentd wa").split_whitespace().any(|word| word == "watch"));
+    assert!(complete("agentd wait --t").contains("--timeout"));
+    assert!(complete("agentd wait --for ''").contains("backoff"));
+    let nowhere = complete("agentd --api-socket /no/where wait ''");
+    assert!(!nowhere.contains("reviewer"), "{nowhere}");
+}
+
+#[test]
+fn fish_offers_the_agents_with_their_states() {
+    let daemon = daemon();
+    fs::create_dir_all(daemon.path("home-of-op")).unwrap();
+    let script = "source ./agentd.fish; complete -C \"agentd --api-socket $SOCKET wait \"";
+    let Some(offered) = shell(&daemon, &["fish", "--no-config", "-c", script]) else { return };
+    assert!(offered.contains("reviewer\trunning") && offered.contains("writer\texited"), "{offered}");
+}
+
+#[test]
+fn zsh_offers_the_agents_the_first_time_already() {
+    let daemon = daemon();
+    // What the completion system would set, and what it would show.
+    let script =
+        "fpath=(. $fpath); autoload -Uz _agentd; compdef() { : }; _describe() { print -l \"${(@P)${argv[-1]}}\" }
+        words=(agentd --api-socket $SOCKET wait ''); CURRENT=5; _agentd";
+    let Some(offered) = shell(&daemon, &["zsh", "-f", "-c", script]) else { return };
+    assert!(offered.contains("reviewer:running") && offered.contains("writer:exited"), "{offered}");
+}
