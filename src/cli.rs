@@ -49,10 +49,7 @@ pub enum Command {
     /// Check a jcard and print every finding
     ///
     /// Each finding is a line FILE:LINE:COLUMN: what is wrong; what would be right. Ends with status 0 if there is no error.
-    Check {
-        /// The jcard; by default the one that the daemon reads
-        file: Option<PathBuf>,
-    },
+    Check(check::Arguments),
     /// Print the JSON Schema of a jcard's agents, for editors
     ///
     /// taplo and tombi complete and check a jcard by it as it is written.

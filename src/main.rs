@@ -28,9 +28,9 @@ fn main() -> ExitCode {
             let _log = log::start(settings.detail);
             conclude(daemon::run(&settings))
         }
-        Some(Command::Check { file }) => {
-            let file = file.clone().unwrap_or_else(|| arguments.places.checked_config(&here));
-            match check::check(&file, &arguments.places.options(&here), &mut io::stdout().lock()) {
+        Some(Command::Check(options)) => {
+            let file = options.file.clone().unwrap_or_else(|| arguments.places.checked_config(&here));
+            match check::check(&file, options.json, &arguments.places.options(&here), &mut io::stdout().lock()) {
                 Ok(code) => ExitCode::from(code),
                 Err(error) => complain(&format!("failed to write: {error}")),
             }

@@ -1,7 +1,10 @@
 //! `agentd check`: what is wrong with a jcard, before a daemon reads it.
 
+use std::fmt;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
 
 use crate::config::{self, Finding, Options, Severity};
 use crate::regular;
@@ -11,37 +14,97 @@ const GOOD: u8 = 0;
 /// The exit status when something is, or when the file cannot be read.
 const BAD: u8 = 1;
 
+/// Which jcard, and how.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Arguments {
+    /// The jcard; by default the one that the daemon reads
+    pub file: Option<PathBuf>,
+    /// Print the same as data
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What was found, as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct Report {
+    file: String,
+    /// How many agents it declares; absent if it cannot be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agents: Option<usize>,
+    errors: usize,
+    warnings: usize,
+    findings: Vec<Found>,
+}
+
+#[derive(Debug, Serialize)]
+struct Found {
+    severity: Severity,
+    /// Where it is, from 1; absent if it is about the file as a whole.
+    #[serde(flatten)]
+    place: Option<Place>,
+    message: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Place {
+    line: usize,
+    column: usize,
+}
+
 /// Reads a jcard, and nothing else of the system, and prints each finding and a summary, a line each. The result is the exit
 /// status: 0 if there is no error, else 1.
 ///
 /// # Errors
 ///
 /// `out` cannot be written.
-pub fn check(file: &Path, options: &Options, out: &mut impl Write) -> io::Result<u8> {
-    let shown = file.display();
-    let text = match regular::read(file, config::MAX_SIZE) {
-        Ok((text, _)) => text,
-        Err(error) => {
-            writeln!(out, "{shown}: {}", fault(&error))?;
-            return Ok(BAD);
-        }
-    };
-    let (findings, agents) = match config::parse(&text, options) {
-        Ok(config) => (config.findings, Some(config.entries.len())),
-        Err(findings) => (findings, None),
-    };
-    for Finding { line, column, severity, message } in &findings {
-        let mark = match severity {
-            Severity::Error => "",
-            Severity::Warning => "warning: ",
-        };
-        writeln!(out, "{shown}:{line}:{column}: {mark}{message}")?;
+pub fn check(file: &Path, json: bool, options: &Options, out: &mut impl Write) -> io::Result<u8> {
+    let report = Report::of(file, options);
+    if json {
+        serde_json::to_writer(&mut *out, &report)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{report}")?;
     }
-    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
-    let agents = agents.map_or("unusable".to_owned(), |agents| counted(agents, "agent"));
-    let warnings = counted(findings.len() - errors, "warning");
-    writeln!(out, "{shown}: {agents}, {}, {warnings}", counted(errors, "error"))?;
-    Ok(if errors == 0 { GOOD } else { BAD })
+    Ok(if report.errors == 0 { GOOD } else { BAD })
+}
+
+impl Report {
+    fn of(file: &Path, options: &Options) -> Self {
+        let (agents, findings) = match regular::read(file, config::MAX_SIZE) {
+            Ok((text, _)) => match config::parse(&text, options) {
+                Ok(config) => (Some(config.entries.len()), config.findings.into_iter().map(Found::from).collect()),
+                Err(findings) => (None, findings.into_iter().map(Found::from).collect()),
+            },
+            Err(error) => (None, vec![Found { severity: Severity::Error, place: None, message: fault(&error) }]),
+        };
+        let errors = findings.iter().filter(|found: &&Found| found.severity == Severity::Error).count();
+        Self { file: file.display().to_string(), agents, errors, warnings: findings.len() - errors, findings }
+    }
+}
+
+impl From<Finding> for Found {
+    fn from(Finding { line, column, severity, message }: Finding) -> Self {
+        Self { severity, place: Some(Place { line, column }), message }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = &self.file;
+        for Found { severity, place, message } in &self.findings {
+            let mark = match severity {
+                Severity::Error => "",
+                Severity::Warning => "warning: ",
+            };
+            match place {
+                Some(Place { line, column }) => writeln!(f, "{file}:{line}:{column}: {mark}{message}")?,
+                // There is nothing to sum up.
+                None => return writeln!(f, "{file}: {mark}{message}"),
+            }
+        }
+        let agents = self.agents.map_or("unusable".to_owned(), |agents| counted(agents, "agent"));
+        writeln!(f, "{file}: {agents}, {}, {}", counted(self.errors, "error"), counted(self.warnings, "warning"))
+    }
 }
 
 /// What is wrong with the file as a whole, after its name.
@@ -67,7 +130,7 @@ mod tests {
 
     fn check_file(file: &Path) -> (u8, String) {
         let mut out = Vec::new();
-        let status = check(file, &Options::default(), &mut out).unwrap();
+        let status = check(file, false, &Options::default(), &mut out).unwrap();
         (status, String::from_utf8(out).unwrap())
     }
 
@@ -109,6 +172,28 @@ mod tests {
              jcard.toml:4:16: `max_restarts` is out of range; write a whole number, 0 for no limit\n\
              jcard.toml: 2 agents, 2 errors, 0 warnings\n"
         );
+    }
+
+    #[test]
+    fn for_programs_findings_are_data() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("jcard.toml");
+        fs::write(&file, "[agent]\nharness = \"nope\"\nname = \"a\"\n").unwrap();
+        let data = |file: &Path| {
+            let mut out = Vec::new();
+            assert_eq!(check(file, true, &Options::default(), &mut out).unwrap(), BAD);
+            serde_json::from_slice::<serde_json::Value>(&out).unwrap()
+        };
+        let found = data(&file);
+        assert_eq!((&found["agents"], &found["errors"], &found["warnings"]), (&1.into(), &1.into(), &0.into()));
+        let finding = &found["findings"][0];
+        assert_eq!(
+            (&finding["severity"], &finding["line"], &finding["column"]),
+            (&"error".into(), &2.into(), &11.into())
+        );
+        let found = data(&folder.path().join("none"));
+        assert!(found["agents"].is_null() && found["findings"][0]["line"].is_null(), "{found}");
+        assert!(found["findings"][0]["message"].as_str().unwrap().starts_with("cannot be read: "), "{found}");
     }
 
     #[test]
