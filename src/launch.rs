@@ -27,6 +27,7 @@
 pub mod launcher;
 pub mod login;
 pub mod reception;
+pub mod terminal;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -37,10 +37,11 @@
 //! | [`history`] | what became of earlier attempts, for people |
 //! | [`way`], [`folder`], [`socket`], [`lock`], [`limits`], [`account`] | what the system gives: one noun each |
 //! | [`status`] | the API's types, and the snapshot that is served |
+//! | [`output`] | what agents print, kept for people to read |
 //! | [`metrics`] | the same as figures, for a monitoring system |
 //! | [`events`] | what happened, one after the other |
 //! | [`api`], [`client`] | serving it, asking for it |
-//! | [`frame`], [`descriptor`], [`blocking`], [`clock`], [`memory`], [`log`] | tools |
+//! | [`frame`], [`passing`], [`descriptor`], [`blocking`], [`clock`], [`memory`], [`log`] | tools |
 //!
 //! # The processes
 //!
@@ -50,7 +51,7 @@
 //!  └┄ launch socket ┄┐
 //! tmux server (agent user)
 //!  └─ agentd exec NAME ATTEMPT      one launcher for each agent, in its pane
-//!      └─ the harness
+//!      └─ the harness                 on a terminal of its own, relayed to the pane and written to its log
 //! ```
 //!
 //! Root touches nothing that the agent user can redirect, and runs no tmux client; the deputy does. The daemon starts no agent
@@ -83,6 +84,8 @@ pub mod log;
 pub mod mark;
 pub mod memory;
 pub mod metrics;
+pub mod output;
+pub mod passing;
 pub mod process;
 pub mod reconcile;
 pub mod record;

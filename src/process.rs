@@ -162,6 +162,13 @@ impl Process {
         self.is_ancestor_of(pid) || Stat::read(pid).is_none()
     }
 
+    /// What something below it with this id can be found by again.
+    pub fn find_below(&self, pid: i32) -> Option<Identity> {
+        let found = Self::find(pid).ok()??;
+        // In this order: the id is still that one's.
+        (self.is_ancestor_of(pid) && found.lives().ok()?).then(|| found.identity())
+    }
+
     /// Hands on each of its descendants, and looks for the children of each only afterwards: one that was killed has no more.
     fn descend(&self, mut hand_on: impl FnMut(i32)) -> io::Result<()> {
         let mut seen = BTreeSet::new();

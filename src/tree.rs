@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | always | descent: the launcher is the reaper of its descendants, so none gets out from below it | the launcher is killed |
 //! | for root, where it can be had | its [control group](crate::cgroup), under systemd that of a scope | never |
-//! | elsewhere | its session, and the [mark](crate::mark) in its environment | it leaves the one and sheds the other |
+//! | elsewhere | its sessions, and the [mark](crate::mark) in its environment | it leaves the one and sheds the other |
 //!
 //! Each agent has one tree at a time. Its control group and its mark tell whose it is and not which attempt's, so that the next
 //! daemon finds what the last one left, without a record: whatever is there when an attempt ends, and before one begins, goes.
@@ -114,11 +114,14 @@ impl Trees {
         tokio::join!(self.clear(key), ready).0
     }
 
-    /// Kills what is left of an agent that has no launcher any more. `launcher` is the one that it had, if that is known.
-    pub async fn clear_after(&self, key: &str, launcher: Option<Identity>) -> Result<(), Error> {
-        if let Some(launcher) = launcher.filter(|_| !self.contained().contains(key)) {
-            let user = self.user;
-            blocking::insist(move || launcher.kill_session(user)).await;
+    /// Kills what is left of an agent that has no launcher any more. Those that led its sessions are its launcher and its harness, as
+    /// far as they are known.
+    pub async fn clear_after(&self, key: &str, leaders: impl IntoIterator<Item = Identity>) -> Result<(), Error> {
+        for leader in leaders {
+            if !self.contained().contains(key) {
+                let user = self.user;
+                blocking::insist(move || leader.kill_session(user)).await;
+            }
         }
         self.clear(key).await
     }
@@ -219,8 +222,8 @@ impl Tree {
         blocking::insist(move || launcher.kill_descendants()).await;
     }
 
-    /// Kills what is left of it once its launcher has ended.
-    pub async fn clear(&self) -> Result<(), Error> {
-        self.trees.clear_after(&self.key, Some(self.launcher.identity())).await
+    /// Kills what is left of it once its launcher has ended. `harness` led a session, if it is known.
+    pub async fn clear(&self, harness: Option<Identity>) -> Result<(), Error> {
+        self.trees.clear_after(&self.key, [self.launcher.identity()].into_iter().chain(harness)).await
     }
 }

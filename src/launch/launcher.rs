@@ -1,12 +1,11 @@
 //! The agent's end: the process in the pane that starts the harness and outlives it by a moment.
 //!
-//! It leads the pane's session, and the harness runs in its process group, which is the terminal's foreground one. It survives
-//! what the terminal's keys send to that group, and it is the reaper of all its descendants, so that none of them gets out of
-//! its sight by forking twice.
+//! It leads the pane's session, and the harness one of its own, on a [terminal](super::terminal) of its own. It survives whatever
+//! can be caught, and it is the reaper of all its descendants, so that none of them gets out of its sight by forking twice.
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,19 +17,18 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
 use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::stat::{Mode, umask};
-use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::sys::time::TimeVal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{AccessFlags, Pid, eaccess, getpgrp, getpid, getppid, tcgetpgrp, tcsetpgrp};
+use nix::unistd::{AccessFlags, Pid, eaccess, getpid, getppid};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::login::{self, Login};
+use super::terminal::Terminal;
 use super::{End, Ending, Failure, FromLauncher, Harness, MAX_TO_LAUNCHER, Progress, ToLauncher, WIRE_VERSION};
 use crate::account::Account;
-use crate::blocking;
 use crate::clock::Timestamp;
 use crate::fingerprint::Fingerprint;
 use crate::frame;
@@ -122,9 +120,9 @@ async fn live(name: &str, attempt: u64, socket: &Path) -> Result<Ending, Error> 
         Err(failure) => Err(failure),
     };
     match started {
-        Ok(harness) => {
+        Ok((harness, mut terminal)) => {
             daemon.say(&FromLauncher::Started(harness)).await;
-            attend(harness, &mut signals, &mut daemon).await
+            attend(harness, &mut terminal, &mut signals, &mut daemon).await
         }
         Err(failure) => {
             daemon.say(&FromLauncher::Failed(failure.clone())).await;
@@ -141,7 +139,7 @@ struct Order {
 }
 
 /// Starts the harness, and answers when it did. The order, secrets and all, is gone when this returns.
-async fn start(order: Order, login: Login, daemon: &mut Daemon) -> Result<Harness, Failure> {
+async fn start(order: Order, login: Login, daemon: &mut Daemon) -> Result<(Harness, Terminal), Failure> {
     let workdir = order.workdir.as_path();
     std::env::set_current_dir(workdir)
         .map_err(|error| failure(&format!("the workdir {} cannot be entered", workdir.display()), &error))
@@ -161,15 +159,18 @@ async fn start(order: Order, login: Login, daemon: &mut Daemon) -> Result<Harnes
     command.envs(login.environment.iter().map(|(name, value)| (name, value)));
     command.env("PWD", workdir).envs(login::terminal_variables());
     command.envs(order.environment.iter().map(|(name, value)| (name, OsStr::from_bytes(value.as_slice()))));
+    let terminal = Terminal::open()
+        .map_err(|error| failure("its terminal cannot be had", &error))
+        .map_err(|failure| Failure { missing: true, ..failure })?;
     let at = Timestamp::now().boot();
-    let child = command.spawn().map_err(|error| match error.kind() {
+    let child = terminal.spawn(command).map_err(|error| match error.kind() {
         // The file itself was found.
         io::ErrorKind::NotFound => failure(&format!("{}: its interpreter is missing", found.display()), &error),
         _ => failure(&format!("{} cannot be run", found.display()), &error),
     })?;
     // Waited for together with whatever else becomes a child of this process.
     i32::try_from(child.id())
-        .map(|pid| Harness { pid, at })
+        .map(|pid| (Harness { pid, at }, terminal))
         .map_err(|_| failure("the process id is out of range", &Errno::EOVERFLOW.into()))
 }
 
@@ -211,11 +212,14 @@ fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
 }
 
 /// Until the harness has ended, has been reported, and has left nothing behind.
-async fn attend(harness: Harness, signals: &mut Caught, daemon: &mut Daemon) -> Result<Ending, Error> {
+async fn attend(
+    harness: Harness,
+    terminal: &mut Terminal,
+    signals: &mut Caught,
+    daemon: &mut Daemon,
+) -> Result<Ending, Error> {
     let pid = Pid::from_raw(harness.pid);
     let server = getppid();
-    // A terminal that some descendant has taken over must not keep this process from tidying it up.
-    block_terminal_stop();
     // What ends like a crashed harness must not leave a core of its own.
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     let running = Progress::Running(harness);
@@ -229,15 +233,19 @@ async fn attend(harness: Harness, signals: &mut Caught, daemon: &mut Daemon) -> 
             _ = signals.child.recv() => {}
             _ = signals.terminate.recv() => { let _ = kill(pid, Signal::SIGTERM); }
             _ = signals.hang_up.recv() => {
-                if hung_up.is_none() && terminal_is_gone() {
+                if hung_up.is_none() && pane_is_gone() {
                     hung_up = Some(Instant::now() + AFTER_HANGUP);
-                    let _ = kill(pid, Signal::SIGHUP);
+                    // As the kernel does it. What is stopped could not end.
+                    signal_foreground(pid, terminal, Signal::SIGHUP);
+                    signal_foreground(pid, terminal, Signal::SIGCONT);
                 }
             }
+            _ = signals.window.recv() => terminal.resize(),
+            never = terminal.relay() => match never {},
             // A stop is one SIGINT, however many daemons have a part in it.
             message = daemon.attend(&running) => if matches!(message, ToLauncher::Interrupt) && !interrupted {
                 interrupted = true;
-                interrupt(pid);
+                signal_foreground(pid, terminal, Signal::SIGINT);
             },
             () = sleep_until(hung_up.unwrap_or_else(Instant::now)), if hung_up.is_some() => {
                 let _ = kill(pid, Signal::SIGKILL);
@@ -246,14 +254,15 @@ async fn attend(harness: Harness, signals: &mut Caught, daemon: &mut Daemon) -> 
         }
     };
     let at = Timestamp::now().boot();
+    terminal.collect();
     let ending =
-        if hung_up.is_some() || terminal_is_gone() { Ending::Cause(who_hung_up(server).await) } else { status };
+        if hung_up.is_some() || pane_is_gone() { Ending::Cause(who_hung_up(server).await) } else { status };
     let end = end(ending.clone(), at);
     daemon.say(&FromLauncher::Ended(end.clone())).await;
     clean_up(signals).await;
+    terminal.collect();
     // One that does not answer has shown what it will ever show.
-    let last_words = last_words(&ending);
-    let _ = timeout(DRAIN, blocking::run(move || drain(&last_words))).await;
+    let _ = timeout(DRAIN, terminal.finish(&last_words(&ending))).await;
     daemon.see_noted(&Progress::Ended { harness, end }).await;
     Ok(ending)
 }
@@ -288,24 +297,17 @@ fn end(how: Ending, at: Duration) -> End {
     }
 }
 
-/// The terminal's foreground process group, and the harness if it is not in it.
-fn interrupt(harness: Pid) {
-    let foreground = tcgetpgrp(io::stdin()).ok().filter(|group| group.as_raw() > 1);
-    let reached = foreground.is_some_and(|group| killpg(group, Signal::SIGINT).is_ok());
-    if !reached || foreground != Some(getpgrp()) {
-        let _ = kill(harness, Signal::SIGINT);
+/// To the terminal's foreground process group, and to the harness if it is not in it.
+fn signal_foreground(harness: Pid, terminal: &Terminal, signal: Signal) {
+    let foreground = terminal.foreground();
+    let reached = foreground.is_some_and(|group| killpg(group, signal).is_ok());
+    // It leads its session, so no other group can be its own.
+    if !reached || foreground != Some(harness) {
+        let _ = kill(harness, signal);
     }
 }
 
-fn block_terminal_stop() {
-    let mut set = SigSet::empty();
-    set.add(Signal::SIGTTOU);
-    set.add(Signal::SIGTTIN);
-    // Fails only for signals that do not exist.
-    let _ = set.thread_block();
-}
-
-fn terminal_is_gone() -> bool {
+fn pane_is_gone() -> bool {
     let stdin = io::stdin();
     let mut descriptors = [PollFd::new(std::os::fd::AsFd::as_fd(&stdin), PollFlags::empty())];
     poll(&mut descriptors, PollTimeout::ZERO).is_ok()
@@ -351,33 +353,8 @@ fn last_words(ending: &Ending) -> String {
         },
         Ending::Cause(cause) => cause.clone(),
     };
-    // In dim letters, on a line of its own; the terminal is in raw mode by then.
+    // In dim letters, on a line of its own; the pane is in raw mode.
     format!("\x1b[0;2m\r\n[{end}]\x1b[0m")
-}
-
-/// Shows the last words, and returns when the terminal has taken in all that was printed: it is asked a question behind the last output, and answers in
-/// order (DSR, "device status report"). tmux drops what it has not read by the time that the pane's process ends.
-fn drain(last_words: &str) {
-    let (stdin, mut stdout) = (io::stdin(), io::stdout());
-    if !stdin.is_terminal() || !stdout.is_terminal() {
-        return;
-    }
-    let _ = tcsetpgrp(&stdin, getpgrp());
-    let Ok(saved) = tcgetattr(&stdin) else { return };
-    let mut raw = saved.clone();
-    cfmakeraw(&mut raw);
-    // Discards what was typed and not read.
-    if tcsetattr(&stdin, SetArg::TCSAFLUSH, &raw).is_err() {
-        return;
-    }
-    // The string terminator ends whatever sequence the harness was in the middle of.
-    let question = format!("\x1b\\{last_words}\x1b[5n");
-    if stdout.write_all(question.as_bytes()).and_then(|()| stdout.flush()).is_ok() {
-        let mut byte = [0];
-        let mut lock = stdin.lock();
-        while lock.read(&mut byte).is_ok_and(|count| count == 1) && byte[0] != b'n' {}
-    }
-    let _ = tcsetattr(&stdin, SetArg::TCSANOW, &saved);
 }
 
 /// Ends by the same signal, or answers with the status to exit with.
@@ -399,6 +376,7 @@ struct Caught {
     child: Signals,
     terminate: Signals,
     hang_up: Signals,
+    window: Signals,
 }
 
 impl Caught {
@@ -414,6 +392,7 @@ impl Caught {
             child: signal(SignalKind::child())?,
             terminate: signal(SignalKind::terminate())?,
             hang_up: signal(SignalKind::hangup())?,
+            window: signal(SignalKind::window_change())?,
         })
     }
 }

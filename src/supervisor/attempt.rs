@@ -397,7 +397,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                         Left::Ended(end) => self.ended_in_pane(&end),
                         Left::Alive(_) | Left::Nothing => self.ended(How::Cause("its launcher was killed".to_owned()), None, tree.usage().await),
                     }
-                    return self.see_cleared(tree.clear().await);
+                    return self.see_cleared(tree.clear(None).await);
                 }
                 () = at(limit) => break,
             }
@@ -415,7 +415,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         } else {
             self.not_started(NotStarted::CutOff);
         }
-        self.see_cleared(tree.clear().await);
+        self.see_cleared(tree.clear(None).await);
     }
 
     /// Follows a launcher that an earlier daemon has told what to launch.
@@ -454,6 +454,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         match (progress, launcher.heard) {
             (Progress::Running(harness), Heard::Nothing) if is_plausible(&launcher.process, harness.pid) => {
                 (launcher.heard, launcher.limit) = (Heard::Started, None);
+                launcher.harness = launcher.process.find_below(harness.pid);
                 self.started(harness);
             }
             (Progress::Failed(failure), Heard::Nothing) => {
@@ -574,6 +575,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             end,
             connection: Some((visitor.reader, visitor.writer)),
             heard: Heard::Nothing,
+            harness: None,
             is_interrupted: false,
             limit: Some(Instant::now() + TO_START),
             doom: None,
@@ -656,7 +658,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             }
         }
         let usage = launcher.tree.usage().await;
-        self.see_cleared(launcher.tree.clear().await);
+        self.see_cleared(launcher.tree.clear(launcher.harness).await);
         match launcher.heard {
             Heard::Nothing => {
                 let why = match usage.oom_kills {
@@ -734,6 +736,8 @@ struct Launcher {
     end: Readable,
     connection: Option<(frame::Reader<OwnedReadHalf>, OwnedWriteHalf)>,
     heard: Heard,
+    /// Its harness, as far as that is known to be one.
+    harness: Option<Identity>,
     is_interrupted: bool,
     /// When patience with it ends. What it says and does can put that off.
     limit: Option<Instant>,

@@ -65,8 +65,8 @@ fn the_told_pid_is_the_harness_in_the_foreground_of_its_own_terminal() {
     assert!(harness.argv().iter().any(|word| word.ends_with("fake-harness")), "{harness}");
     assert_eq!(harness.foreground(), harness.group(), "it is in the foreground");
     let launcher = harness.parent();
-    assert_eq!(launcher.session(), launcher.0, "its launcher leads the session");
-    assert_eq!(harness.session(), launcher.0);
+    assert_eq!(launcher.session(), launcher.0, "its launcher leads the session of the pane");
+    assert_eq!(harness.session(), harness.0, "and it leads that of its terminal");
     let argv = launcher.argv();
     assert!(argv.iter().any(|word| word == "exec") && argv.iter().any(|word| word == "a"), "{launcher}");
 }

@@ -83,7 +83,7 @@ fn assert_nothing_is_left(daemon: &Daemon, names: &[&str]) {
     }
 }
 
-const SHAPES: [&str; 13] = [
+const SHAPES: [&str; 14] = [
     "own-group",
     "setsid",
     "double-fork",
@@ -93,6 +93,7 @@ const SHAPES: [&str; 13] = [
     "quick-chains",
     "outlived",
     "kills-launcher",
+    "sheds-mark",
     "stops-launcher",
     "becomes-another",
     "orphan",

@@ -1,0 +1,181 @@
+//! The harness's terminal, and the way between it and the pane.
+//!
+//! ```text
+//! tmux ── pane (raw) ── launcher ── terminal ── harness
+//! ```
+//!
+//! The harness has a terminal of its own, of which the launcher holds the other end; the pane only hands on what is typed and
+//! shows what is printed. So the launcher sees every byte, and the harness the terminal that it would have without: it leads a
+//! session there, keys are turned into signals there, and it has the pane's size and settings.
+//!
+//! The next piece is taken off the terminal when the pane has taken in the one before: an agent that prints faster than it can
+//! be shown waits, and nothing is heaped up.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command};
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::sys::termios::{FlushArg, SetArg, cfmakeraw, tcflush, tcgetattr, tcsetattr};
+use nix::unistd::{Pid, tcgetpgrp};
+use pty_process::blocking::{Command as CommandOn, Pts};
+use rustix::termios::{tcgetwinsize, tcsetwinsize};
+
+use crate::descriptor::Stream;
+
+/// How much is read at once; the kernel gives no more than that of a terminal.
+const PIECE: usize = 4096;
+
+/// How much can have been printed and not read: more than the kernel keeps (`tty_buffer_set_limit` of a pseudoterminal).
+const MOST_UNREAD: usize = 1 << 20;
+
+/// The terminal, with a harness on it or without.
+pub struct Terminal {
+    /// Held open: as long as it is, what was printed is not lost, and the other end does not fail when nobody has it open.
+    own: Pts,
+    other: Stream,
+    pane: Stream,
+    typed: Piece,
+    printed: Piece,
+}
+
+impl Terminal {
+    /// A new one, like this process's own, which is the pane. Must be called inside the async runtime.
+    pub fn open() -> io::Result<Self> {
+        // Anew, because it becomes non-blocking for all who have it from the same opening.
+        let pane = open("/dev/tty", OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let (other, own) = pty_process::blocking::open().map_err(plain)?;
+        tcsetattr(&own, SetArg::TCSANOW, &tcgetattr(&pane)?)?;
+        let (typed, printed) = (Piece::default(), Piece::default());
+        let terminal =
+            Self { own, other: Stream::new(OwnedFd::from(other))?, pane: Stream::new(pane)?, typed, printed };
+        terminal.resize();
+        Ok(terminal)
+    }
+
+    /// Starts a program on it, as the leader of a session whose terminal it is. From now on the pane only hands on.
+    pub fn spawn(&self, command: Command) -> io::Result<Child> {
+        let child = CommandOn::from(command).spawn_borrowed(&self.own).map_err(plain)?;
+        if let Ok(mut raw) = tcgetattr(&self.pane) {
+            cfmakeraw(&mut raw);
+            // Fails only when the pane is gone. What was typed so far is the harness's.
+            let _ = tcsetattr(&self.pane, SetArg::TCSANOW, &raw);
+        }
+        Ok(child)
+    }
+
+    /// Gives it the pane's size. The kernel tells the harness if that is another.
+    pub fn resize(&self) {
+        // Fails only when the pane is gone.
+        let _ = tcgetwinsize(&self.pane).and_then(|size| tcsetwinsize(&self.other, size));
+    }
+
+    /// The process group in its foreground.
+    pub fn foreground(&self) -> Option<Pid> {
+        tcgetpgrp(&self.other).ok().filter(|group| group.as_raw() > 1)
+    }
+
+    /// Hands on what is typed and what is printed, for ever. Cancel-safe.
+    pub async fn relay(&mut self) -> Infallible {
+        let Self { other, pane, typed, printed, .. } = self;
+        tokio::join!(show(other, printed, pane), hand_on(pane, typed, other)).0
+    }
+
+    /// Takes all that was printed until now off it, whether the pane takes it in or not.
+    pub fn collect(&mut self) {
+        let (mut total, mut buffer) = (0, [0; PIECE]);
+        while total < MOST_UNREAD
+            && let Ok(count @ 1..) = self.other.try_read(&mut buffer)
+        {
+            self.printed.bytes.extend_from_slice(&buffer[..count]);
+            total += count;
+        }
+    }
+
+    /// Shows the rest of it and these last words, and returns when the pane has taken them in: it is asked a question behind
+    /// them, and answers in order (DSR, "device status report"). tmux drops what it has not read by the time that the pane's
+    /// process ends.
+    pub async fn finish(&mut self, last_words: &str) {
+        // The string terminator ends whatever sequence the harness was in the middle of.
+        self.printed.bytes.extend(format!("\x1b\\{last_words}\x1b[5n").as_bytes());
+        // What was typed and not read would be taken for the answer.
+        let _ = tcflush(&self.pane, FlushArg::TCIFLUSH);
+        while !self.printed.is_empty() {
+            if self.printed.give_to(&self.pane).await.is_err() {
+                return;
+            }
+        }
+        let mut byte = [0];
+        while self.pane.read(&mut byte).await.is_ok_and(|count| count == 1) && byte[0] != b'n' {}
+    }
+}
+
+/// What was printed goes to the pane. One that is gone takes in anything.
+async fn show(terminal: &Stream, printed: &mut Piece, pane: &Stream) -> Infallible {
+    loop {
+        if printed.is_empty() {
+            printed.take_from(terminal).await;
+        }
+        if printed.give_to(pane).await.is_err() {
+            printed.clear();
+        }
+    }
+}
+
+/// What was typed goes to the terminal.
+async fn hand_on(pane: &Stream, typed: &mut Piece, terminal: &Stream) -> Infallible {
+    loop {
+        if typed.is_empty() {
+            typed.take_from(pane).await;
+        }
+        if typed.give_to(terminal).await.is_err() {
+            typed.clear();
+        }
+    }
+}
+
+/// Bytes on their way.
+#[derive(Default)]
+struct Piece {
+    bytes: Vec<u8>,
+    given: usize,
+}
+
+impl Piece {
+    fn is_empty(&self) -> bool {
+        self.given == self.bytes.len()
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.given = 0;
+    }
+
+    /// Adds the next ones. One that has no more to give is waited for without end. Cancel-safe.
+    async fn take_from(&mut self, source: &Stream) {
+        let mut buffer = [0; PIECE];
+        match source.read(&mut buffer).await {
+            Ok(count) if count > 0 => self.bytes.extend_from_slice(&buffer[..count]),
+            _ => pending().await,
+        }
+    }
+
+    /// Gives away as many as are taken. Cancel-safe.
+    async fn give_to(&mut self, goal: &Stream) -> io::Result<()> {
+        self.given += goal.write(&self.bytes[self.given..]).await?;
+        if self.is_empty() {
+            self.clear();
+        }
+        Ok(())
+    }
+}
+
+fn plain(error: pty_process::Error) -> io::Error {
+    match error {
+        pty_process::Error::Io(error) => error,
+        pty_process::Error::Rustix(error) => error.into(),
+    }
+}

@@ -1,0 +1,397 @@
+//! Where it is kept: a folder for each agent, two files for each attempt.
+//!
+//! Nobody but root, or whoever the daemon runs as, can change anything in these folders; so no name in them is anybody else's
+//! choice. Everything is reached through descriptors, and no link is followed in the folders. All of this blocks.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
+
+use super::reader::Log;
+use super::{ATTEMPTS, SIZE};
+use crate::config::Name;
+use crate::way;
+
+/// Of how many agents that are no longer declared what they printed is kept.
+const MOST_FORMER: usize = 64;
+
+/// How often a name for a new file is tried, if others take them.
+const TRIES: u64 = 100;
+
+const TEXT: &str = ".log";
+const INDEX: &str = ".times";
+
+/// Why something could not be kept or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused something.
+    #[error("failed to {operation} {}: {source}", path.display())]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// Others could put files of theirs in place of the daemon's.
+    #[error("failed to use {} for what agents print: others can write in it; chmod it to 0750", .0.display())]
+    Shared(PathBuf),
+}
+
+/// One attempt of which something is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Kept {
+    /// The later, the greater, among those of one agent.
+    pub sequence: u64,
+    /// As it was counted under the declaration of its time.
+    pub attempt: u64,
+}
+
+impl Kept {
+    fn file_name(self, ending: &str) -> String {
+        format!("{:08}-{}{ending}", self.sequence, self.attempt)
+    }
+
+    fn parse(name: &str, ending: &str) -> Option<Self> {
+        let (sequence, attempt) = name.strip_suffix(ending)?.split_once('-')?;
+        let kept = Self { sequence: sequence.parse().ok()?, attempt: attempt.parse().ok()? };
+        // Not another way to write the same numbers.
+        (kept.file_name(ending) == name).then_some(kept)
+    }
+}
+
+/// The two files of an attempt, for its [`Writer`](super::writer::Writer).
+#[derive(Debug)]
+pub struct Files {
+    /// For what is printed.
+    pub text: OwnedFd,
+    /// For when it is.
+    pub index: OwnedFd,
+}
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes of each attempt, the latest.
+    pub size: u64,
+    /// Attempts of each agent, the latest.
+    pub attempts: usize,
+}
+
+impl Default for Extent {
+    fn default() -> Self {
+        Self { size: SIZE, attempts: ATTEMPTS }
+    }
+}
+
+/// The place. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    path: Arc<Path>,
+    /// Who may read, under root.
+    group: Option<Gid>,
+    extent: Extent,
+    /// Held while files come or go.
+    changes: Arc<Mutex<()>>,
+}
+
+impl Store {
+    /// In this folder, for root and that group; without root for oneself. Nothing is made yet.
+    pub fn new(path: &Path, group: Gid, extent: Extent) -> Self {
+        let group = Uid::effective().is_root().then_some(group);
+        Self { path: path.into(), group, extent, changes: Arc::default() }
+    }
+
+    /// How many bytes of an attempt are to be kept.
+    pub fn size(&self) -> u64 {
+        self.extent.size
+    }
+
+    /// Makes the files of an agent's next attempt, and removes those of the earliest if there are too many.
+    pub fn create(&self, agent: &Name, attempt: u64) -> Result<Files, Error> {
+        let _changes = self.changing();
+        let (path, folder) = self.make_folder(agent)?;
+        let kept = list(&path, &folder)?;
+        let mut next = Kept { sequence: kept.last().map_or(1, |last| last.sequence + 1), attempt };
+        let last = next.sequence + TRIES;
+        let text = loop {
+            let name = next.file_name(TEXT);
+            match self.make_file(&path.join(&name), &folder, &name) {
+                Err(Error::System { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists && next.sequence < last => {
+                    next.sequence += 1;
+                }
+                text => break text?,
+            }
+        };
+        let name = next.file_name(INDEX);
+        let index = self.make_file(&path.join(&name), &folder, &name).inspect_err(|_| remove(&folder, next))?;
+        let surplus = (kept.len() + 1).saturating_sub(self.extent.attempts);
+        kept.into_iter().take(surplus).for_each(|surplus| remove(&folder, surplus));
+        Ok(Files { text, index })
+    }
+
+    /// The attempts of which something is kept, the earliest first.
+    pub fn attempts(&self, agent: &Name) -> Result<Vec<Kept>, Error> {
+        match self.folder(agent)? {
+            Some((path, folder)) => list(&path, &folder),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Opens what is kept of an attempt; `None` if that is gone.
+    pub fn open(&self, agent: &Name, kept: Kept) -> Result<Option<Log>, Error> {
+        let Some((path, folder)) = self.folder(agent)? else { return Ok(None) };
+        let open = |ending| {
+            let name = kept.file_name(ending);
+            let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+            match openat(&folder, name.as_str(), flags, Mode::empty()) {
+                Ok(file) => Ok(Some(File::from(file))),
+                Err(Errno::ENOENT) => Ok(None),
+                Err(error) => Err(system("open", &path.join(name))(error)),
+            }
+        };
+        let Some(text) = open(TEXT)? else { return Ok(None) };
+        Ok(Some(Log::new(kept, text, open(INDEX)?)))
+    }
+
+    /// Removes what is kept of agents that are not held any more, by their keys, if there are many of them: of those that printed
+    /// something last there are some left.
+    pub fn tidy(&self, held: &BTreeSet<String>) -> Result<(), Error> {
+        let _changes = self.changing();
+        let Some(top) = self.top(false)? else { return Ok(()) };
+        let failed = system("read", &self.path);
+        let mut former = Vec::new();
+        for name in names(&top).map_err(failed)? {
+            let is_former = name.parse::<Name>().is_ok_and(|agent| agent.key() == name) && !held.contains(&name);
+            if is_former && let Ok(status) = fstatat(&top, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+                former.push((status.st_mtime, status.st_mtime_nsec, name));
+            }
+        }
+        former.sort_unstable();
+        let surplus = former.len().saturating_sub(MOST_FORMER);
+        for (.., name) in former.into_iter().take(surplus) {
+            let path = self.path.join(&name);
+            if let Ok(folder) = openat(&top, name.as_str(), FOLDER, Mode::empty()) {
+                list(&path, &folder)?.into_iter().for_each(|kept| remove(&folder, kept));
+            }
+            // One that has something else in it stays.
+            let _ = unlinkat(&top, name.as_str(), UnlinkatFlags::RemoveDir);
+        }
+        Ok(())
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The folder of all; `None` if it is not there and not to be made.
+    fn top(&self, make: bool) -> Result<Option<OwnedFd>, Error> {
+        let path = &*self.path;
+        let parents = Mode::from_bits_truncate(if self.group.is_some() { 0o755 } else { 0o700 });
+        let go = || -> Result<OwnedFd, way::Error> {
+            if make {
+                way::go(path.parent().unwrap_or(path), Some(parents))?;
+            }
+            way::go(path, make.then_some(Mode::S_IRWXU))
+        };
+        let reached = match go() {
+            Err(way::Error::System { source, .. }) if source.kind() == io::ErrorKind::NotFound && !make => {
+                return Ok(None);
+            }
+            reached => reached.map_err(|error| system("open", path)(io::Error::from(error)))?,
+        };
+        let top = openat(&reached, ".", FOLDER, Mode::empty()).map_err(system("open", path))?;
+        let status = fstat(&top).map_err(system("examine", path))?;
+        if status.st_uid != Uid::effective().as_raw() || status.st_mode & 0o022 != 0 {
+            return Err(Error::Shared(path.to_owned()));
+        }
+        if make {
+            self.share(path, &top, Mode::from_bits_truncate(status.st_mode & 0o7777 | 0o750))?;
+        }
+        Ok(Some(top))
+    }
+
+    fn folder(&self, agent: &Name) -> Result<Option<(PathBuf, OwnedFd)>, Error> {
+        let path = self.path.join(agent.key());
+        let Some(top) = self.top(false)? else { return Ok(None) };
+        match openat(&top, agent.key().as_str(), FOLDER, Mode::empty()) {
+            Ok(folder) => Ok(Some((path, folder))),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(system("open", &path)(error)),
+        }
+    }
+
+    fn make_folder(&self, agent: &Name) -> Result<(PathBuf, OwnedFd), Error> {
+        let (key, path) = (agent.key(), self.path.join(agent.key()));
+        let top = self.top(true)?.ok_or_else(|| system("open", &self.path)(Errno::ENOENT))?;
+        match mkdirat(&top, key.as_str(), Mode::S_IRWXU) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(system("make", &path)(error)),
+        }
+        let folder = openat(&top, key.as_str(), FOLDER, Mode::empty()).map_err(system("open", &path))?;
+        self.share(&path, &folder, Mode::from_bits_truncate(0o750))?;
+        Ok((path, folder))
+    }
+
+    fn make_file(&self, path: &Path, folder: &OwnedFd, name: &str) -> Result<OwnedFd, Error> {
+        let flags = OFlag::O_WRONLY
+            | OFlag::O_APPEND
+            | OFlag::O_CREAT
+            | OFlag::O_EXCL
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_CLOEXEC;
+        let file = openat(folder, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(system("make", path))?;
+        self.share(path, &file, Mode::from_bits_truncate(0o640))?;
+        Ok(file)
+    }
+
+    /// Lets the group in, under root.
+    fn share(&self, path: &Path, descriptor: &OwnedFd, mode: Mode) -> Result<(), Error> {
+        let Some(group) = self.group else { return Ok(()) };
+        let status = fstat(descriptor).map_err(system("examine", path))?;
+        if status.st_gid != group.as_raw() {
+            fchown(descriptor, None, Some(group)).map_err(system("change the group of", path))?;
+        }
+        if status.st_mode & 0o7777 != mode.bits() {
+            fchmod(descriptor, mode).map_err(system("set the mode of", path))?;
+        }
+        Ok(())
+    }
+}
+
+const FOLDER: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK);
+
+/// The attempts in a folder, the earliest first.
+fn list(path: &Path, folder: &OwnedFd) -> Result<Vec<Kept>, Error> {
+    let names = names(folder).map_err(system("read", path))?;
+    let mut kept: Vec<Kept> = names.iter().filter_map(|name| Kept::parse(name, TEXT)).collect();
+    kept.sort_unstable();
+    Ok(kept)
+}
+
+/// The names in a folder, but for those that are not UTF-8.
+fn names(folder: &OwnedFd) -> nix::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in Dir::openat(folder, ".", FOLDER, Mode::empty())?.iter() {
+        names.extend(entry?.file_name().to_str().map(str::to_owned));
+    }
+    Ok(names)
+}
+
+/// What cannot be removed will be tried again with the next one.
+fn remove(folder: &OwnedFd, kept: Kept) {
+    // Its text last: it is what the attempt is known by.
+    for ending in [INDEX, TEXT] {
+        let _ = unlinkat(folder, kept.file_name(ending).as_str(), UnlinkatFlags::NoRemoveDir);
+    }
+}
+
+fn system<E: Into<io::Error>>(operation: &'static str, path: &Path) -> impl FnOnce(E) -> Error + use<E> {
+    let path = path.to_owned();
+    move |source| Error::System { operation, path, source: source.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    fn store(attempts: usize) -> (TempDir, Store) {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("log/agentd");
+        (directory, Store::new(&path, Gid::effective(), Extent { attempts, ..Extent::default() }))
+    }
+
+    fn attempts(store: &Store, agent: &str) -> Vec<(u64, u64)> {
+        store.attempts(&name(agent)).unwrap().iter().map(|kept| (kept.sequence, kept.attempt)).collect()
+    }
+
+    #[test]
+    fn the_latest_attempts_are_kept_in_their_order_whatever_their_numbers() {
+        let (_directory, store) = store(3);
+        assert_eq!(attempts(&store, "a"), []);
+        for attempt in [1, 2, 1, 7, 1] {
+            store.create(&name("A"), attempt).unwrap();
+        }
+        assert_eq!(attempts(&store, "a"), [(3, 1), (4, 7), (5, 1)]);
+        assert_eq!(fs::read_dir(store.path.join("a")).unwrap().count(), 6);
+        assert!(store.open(&name("a"), Kept { sequence: 1, attempt: 1 }).unwrap().is_none());
+        store.open(&name("a"), Kept { sequence: 4, attempt: 7 }).unwrap().unwrap();
+    }
+
+    #[test]
+    fn folders_and_files_are_private_without_root_and_the_groups_to_read_with_it() {
+        let (_directory, store) = store(3);
+        store.create(&name("a"), 1).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let (folder, file) = if Uid::effective().is_root() { (0o750, 0o640) } else { (0o700, 0o600) };
+        assert_eq!(mode(&store.path), folder);
+        assert_eq!(mode(&store.path.join("a")), folder);
+        for entry in fs::read_dir(store.path.join("a")).unwrap() {
+            assert_eq!(mode(&entry.unwrap().path()), file);
+        }
+    }
+
+    #[test]
+    fn a_folder_in_which_others_can_write_is_refused() {
+        let (_directory, store) = store(3);
+        fs::create_dir_all(&store.path).unwrap();
+        fs::set_permissions(&store.path, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(store.create(&name("a"), 1), Err(Error::Shared(_))));
+    }
+
+    #[test]
+    fn links_and_strange_names_are_neither_followed_nor_taken_for_attempts() {
+        let (directory, store) = store(3);
+        store.create(&name("a"), 1).unwrap();
+        let goal = directory.path().join("goal");
+        fs::write(&goal, "goal").unwrap();
+        for strange in ["1-1.log", "00000009-01.log", "00000009-x.log", "00000009.log", "notes"] {
+            symlink(&goal, store.path.join("a").join(strange)).unwrap();
+        }
+        assert_eq!(attempts(&store, "a"), [(1, 1)]);
+        symlink(&goal, store.path.join("a/00000002-1.log")).unwrap();
+        store.open(&name("a"), Kept { sequence: 2, attempt: 1 }).unwrap_err();
+        fs::create_dir(directory.path().join("elsewhere")).unwrap();
+        symlink(directory.path().join("elsewhere"), store.path.join("b")).unwrap();
+        store.create(&name("b"), 1).unwrap_err();
+        assert_eq!(fs::read_dir(directory.path().join("elsewhere")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn of_former_agents_the_latest_are_kept() {
+        let (_directory, store) = store(3);
+        for number in 0..=MOST_FORMER + 1 {
+            store.create(&name(&format!("a{number}")), 1).unwrap();
+            // The clock of the file system may be coarse.
+            let time = fs::File::open(store.path.join(format!("a{number}"))).unwrap();
+            let modified = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1000 + number as u64);
+            time.set_modified(modified).unwrap();
+        }
+        store.tidy(&["a0".to_owned()].into()).unwrap();
+        let left: BTreeSet<String> =
+            fs::read_dir(&store.path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        assert!(left.contains("a0") && !left.contains("a1") && left.contains("a2"), "{left:?}");
+        assert_eq!(left.len(), MOST_FORMER + 1);
+        assert_eq!(fs::metadata(&*store.path).unwrap().uid(), Uid::effective().as_raw());
+    }
+}

@@ -1,0 +1,263 @@
+//! Writing it down, which the launcher does.
+//!
+//! Only so many bytes of an attempt are kept, its latest. When there are more, the beginning of the file is given back to the
+//! system in large steps: it becomes a hole, and the file's length and all offsets stay what they are. Where a file system has no
+//! holes, the file is emptied and begun again.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::time::SystemTime;
+
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use super::Moment;
+use super::mask::Mask;
+
+/// Holes end at multiples of this: file systems keep whole blocks, which are no larger.
+const BLOCK: u64 = 64 << 10;
+
+/// For every so many bytes of text there may be one of the index.
+const TEXT_PER_INDEX: u64 = 16;
+
+/// Keeps what one harness prints.
+pub struct Writer {
+    text: Latest,
+    index: Latest,
+    mask: Mask,
+    masked: Vec<u8>,
+    last_moment: Option<SystemTime>,
+    /// What could not be written.
+    missing: Option<Missing>,
+}
+
+/// Bytes that should be in the file and are not.
+struct Missing {
+    count: u64,
+    why: io::Error,
+}
+
+impl Writer {
+    /// In these two files, which are empty and written to at their end only; so many bytes of the text.
+    pub fn new(text: OwnedFd, index: OwnedFd, size: u64, mask: Mask) -> Self {
+        Self {
+            text: Latest::new(text, size),
+            index: Latest::new(index, (size / TEXT_PER_INDEX).max(BLOCK)),
+            mask,
+            masked: Vec::new(),
+            last_moment: None,
+            missing: None,
+        }
+    }
+
+    /// Writes down what was printed. Of failures that follow each other only the first is told; what is missing is noted in the text
+    /// as soon as it can be.
+    pub fn write(&mut self, printed: &[u8]) -> io::Result<()> {
+        if self.mask.is_idle() {
+            return self.put(printed);
+        }
+        let mut masked = std::mem::take(&mut self.masked);
+        self.mask.pass(printed, &mut masked);
+        self.put_masked(masked)
+    }
+
+    /// Writes down what was held back, since it looked like the beginning of a secret.
+    pub fn finish(&mut self) -> io::Result<()> {
+        let mut masked = std::mem::take(&mut self.masked);
+        self.mask.finish(&mut masked);
+        self.put_masked(masked)
+    }
+
+    fn put_masked(&mut self, mut masked: Vec<u8>) -> io::Result<()> {
+        let result = self.put(&masked);
+        masked.clear();
+        self.masked = masked;
+        result
+    }
+
+    fn put(&mut self, text: &[u8]) -> io::Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        if let Some(Missing { count, why }) = &mut self.missing {
+            let note = format!("\r\n[{count} bytes are missing here, which could not be written: {why}]\r\n");
+            if self.text.append(note.as_bytes()).is_err() {
+                *count += text.len() as u64;
+                return Ok(());
+            }
+            self.missing = None;
+        }
+        self.note_time();
+        let end = self.text.end;
+        let written = self.text.append(text);
+        if let Err(why) = written {
+            let count = text.len() as u64 - (self.text.end - end);
+            let told = io::Error::new(why.kind(), why.to_string());
+            self.missing = Some(Missing { count, why });
+            return Err(told);
+        }
+        if self.text.shorten() {
+            self.index.clear();
+            self.last_moment = None;
+        }
+        Ok(())
+    }
+
+    /// Best effort: without the index the text is whole all the same.
+    fn note_time(&mut self) {
+        let now = SystemTime::now();
+        // A clock that was set back counts as well.
+        let is_due = |last: SystemTime| now.duration_since(last).map_or(true, |passed| passed >= Moment::APART);
+        if self.last_moment.is_none_or(is_due) && self.index.append(&Moment::of(now, self.text.end).to_bytes()).is_ok() {
+            self.last_moment = Some(now);
+            self.index.shorten();
+        }
+    }
+}
+
+/// A file of which the latest bytes are kept.
+struct Latest {
+    file: File,
+    /// Where what is kept begins.
+    begin: u64,
+    end: u64,
+    size: u64,
+}
+
+impl Latest {
+    fn new(file: OwnedFd, size: u64) -> Self {
+        Self { file: File::from(file), begin: 0, end: 0, size }
+    }
+
+    fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.file.write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    bytes = &bytes[count..];
+                    self.end += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back what is too much, if that is a good deal. Answers whether the file is empty now.
+    fn shorten(&mut self) -> bool {
+        let step = (self.size / 8).max(BLOCK);
+        if self.end - self.begin < self.size.saturating_add(step) {
+            return false;
+        }
+        let begin = (self.end - self.size) / BLOCK * BLOCK;
+        let range = i64::try_from(self.begin).ok().zip(i64::try_from(begin - self.begin).ok());
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        if range.is_some_and(|(from, length)| fallocate(&self.file, flags, from, length).is_ok()) {
+            self.begin = begin;
+            return false;
+        }
+        self.clear()
+    }
+
+    fn clear(&mut self) -> bool {
+        let is_empty = self.file.set_len(0).is_ok();
+        if is_empty {
+            (self.begin, self.end) = (0, 0);
+        } else {
+            // Not to be tried again with every byte.
+            self.begin = self.end;
+        }
+        is_empty
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, OpenOptions};
+    use std::os::unix::fs::MetadataExt;
+    use std::path::PathBuf;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn writer(size: u64, secrets: &[&[u8]]) -> (TempDir, PathBuf, Writer) {
+        let directory = TempDir::new().unwrap();
+        let open = |name: &str| {
+            let path = directory.path().join(name);
+            OwnedFd::from(OpenOptions::new().append(true).create(true).open(path).unwrap())
+        };
+        let writer = Writer::new(open("text"), open("index"), size, Mask::new(secrets.iter().copied()));
+        let path = directory.path().join("text");
+        (directory, path, writer)
+    }
+
+    #[test]
+    fn what_is_printed_is_in_the_file_at_once() {
+        let (directory, path, mut writer) = writer(1 << 20, &[]);
+        for piece in [&b"a\0\xff"[..], b"", b"b\r\n"] {
+            writer.write(piece).unwrap();
+        }
+        assert_eq!(fs::read(path).unwrap(), b"a\0\xffb\r\n");
+        let index = fs::read(directory.path().join("index")).unwrap();
+        assert_eq!(index.len(), Moment::LENGTH, "pieces that follow each other closely have one entry");
+        let Moment { at, offset } = Moment::from_bytes(&index).unwrap();
+        assert!(at > 1_600_000_000_000 && offset == 0);
+    }
+
+    #[test]
+    fn the_beginning_of_a_secret_is_written_at_the_end_at_the_latest() {
+        let (_directory, path, mut writer) = writer(1 << 20, &[b"hunter2hunter2"]);
+        for piece in [&b"a hunter2h"[..], b"unter2 b hunt"] {
+            writer.write(piece).unwrap();
+        }
+        assert_eq!(fs::read(&path).unwrap(), b"a [masked] b ");
+        writer.finish().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"a [masked] b hunt");
+    }
+
+    #[test]
+    fn the_latest_bytes_are_kept_where_they_were_and_the_disk_is_not_filled() {
+        const SIZE: u64 = 256 << 10;
+        let (_directory, path, mut writer) = writer(SIZE, &[]);
+        let line = |number: u64| format!("{number:06}\n");
+        let count = 4 * SIZE / 7;
+        for number in 0..count {
+            writer.write(line(number).as_bytes()).unwrap();
+            assert!(fs::metadata(&path).unwrap().blocks() * 512 <= SIZE + 2 * BLOCK, "at {number}");
+        }
+        let bytes = fs::read(&path).unwrap();
+        assert_eq!(bytes.len() as u64, count * 7, "offsets are true");
+        let expected: Vec<u8> = (0..count).flat_map(|number| line(number).into_bytes()).collect();
+        let begin = bytes.iter().position(|&byte| byte != 0).unwrap();
+        assert!(bytes.len() - begin >= usize::try_from(SIZE).unwrap() && begin > 0);
+        assert!(bytes[begin..] == expected[begin..]);
+    }
+
+    #[test]
+    fn bytes_that_cannot_be_written_are_counted_and_told_once() {
+        let (_directory, path, mut writer) = writer(1 << 20, &[]);
+        writer.write(b"one ").unwrap();
+        let good = std::mem::replace(&mut writer.text.file, OpenOptions::new().write(true).open("/dev/full").unwrap());
+        assert_eq!(writer.write(b"two ").unwrap_err().kind(), io::ErrorKind::StorageFull);
+        writer.write(b"three").unwrap();
+        writer.text.file = good;
+        writer.write(b"four").unwrap();
+        let text = fs::read_to_string(path).unwrap();
+        assert!(text.starts_with("one \r\n[9 bytes are missing here") && text.ends_with("]\r\nfour"), "{text}");
+    }
+
+    #[test]
+    fn a_file_in_which_no_hole_can_be_made_is_begun_again() {
+        let (directory, path, mut writer) = writer(super::super::LEAST_SIZE, &[]);
+        // As if there were none: no file system has a hole that far out.
+        writer.text.begin = u64::MAX - BLOCK;
+        writer.text.end = u64::MAX;
+        writer.text.size = 0;
+        assert!(writer.text.shorten());
+        writer.write(b"again").unwrap();
+        assert_eq!(fs::read(path).unwrap(), b"again");
+        drop(directory);
+    }
+}
