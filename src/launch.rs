@@ -6,7 +6,7 @@
 //! launcher                                  daemon
 //!    ── connect ──────────────────────────▶   peer's uid and pid checked
 //!    ── Hello { name, attempt } ──────────▶   attempt pending? pid the pane's? pidfd taken
-//!    ◀───────────────────────── Launch ────   argv, environment, workdir
+//!    ◀───────────────────────── Launch ────   argv, environment, workdir, the files for what is printed
 //!    ── Started { pid } or Failed ────────▶
 //!    ◀────────────────────── Interrupt ────   SIGINT to the foreground process group
 //!    ── Ended { how, usage } ─────────────▶   recorded
@@ -18,7 +18,8 @@
 //! The daemon may die at any instant. The agent does not notice; its launcher connects to the next daemon and says in its `Hello`
 //! how far it has come. An end is told until it is noted, or for a minute; after that tmux still holds the status.
 //!
-//! Secrets travel over the socket only: they stand in no argument and in no environment but the harness's own.
+//! Secrets travel over the socket only: they stand in no argument and in no environment but the harness's own. The launcher keeps
+//! those that it masks in what is [written down](crate::output), and forgets everything else.
 //!
 //! The launcher runs as the agent user, so its word is no better than the agent's. It can lie about its own agent; it cannot
 //! speak for another, because the daemon knows it by the process id of the pane before it sends anything, and nothing it says
@@ -30,7 +31,7 @@ pub mod reception;
 pub mod terminal;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -69,6 +70,8 @@ pub struct Launch {
     pub prompt: Option<usize>,
     /// Secrets, and `env` over them.
     pub environment: BTreeMap<String, Bytes>,
+    /// Which of them are secrets.
+    pub secrets: BTreeSet<String>,
     /// Where it runs.
     pub workdir: PathBuf,
     /// Of all of the above.
@@ -174,6 +177,13 @@ pub enum ToLauncher {
         /// To be told to the next daemon.
         #[serde(default)]
         fingerprint: Fingerprint,
+        /// Which of the variables are secrets, to be masked in what is written down.
+        #[serde(default)]
+        secrets: BTreeSet<String>,
+        /// How many bytes of what is printed are to be kept. If any, two files [come with](crate::passing) the message: for the
+        /// text, and for its index.
+        #[serde(default)]
+        kept_size: Option<u64>,
     },
     /// Send SIGINT to the foreground process group, once.
     Interrupt,
@@ -234,6 +244,7 @@ mod tests {
             arguments: ["claude", "-p", "the plan"].map(Bytes::from).to_vec(),
             prompt: Some(2),
             environment: BTreeMap::new(),
+            secrets: BTreeSet::new(),
             workdir: "/".into(),
             fingerprint: Fingerprint::default(),
             is_certain: true,
@@ -252,6 +263,7 @@ mod tests {
             arguments: Vec::new(),
             prompt: None,
             environment: environment.map(|(name, value)| (name.to_owned(), Bytes::from(value))).into(),
+            secrets: BTreeSet::new(),
             workdir: "/".into(),
             fingerprint: Fingerprint::default(),
             is_certain: true,

@@ -17,6 +17,7 @@ mod environment;
 mod excess;
 mod history;
 mod hostile;
+mod logs;
 mod panes;
 mod quickstart;
 mod restart;
