@@ -18,9 +18,11 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use nix::unistd::Uid;
 
 use crate::account::Account;
-use crate::config::{self, Workdir};
+use crate::config::{self, Workdir, size};
 use crate::daemon::{OnTerminate, Settings};
 use crate::duration;
+use crate::output;
+use crate::output::store::Extent;
 use crate::supervisor::Detail;
 use crate::tmux::Origin;
 
@@ -112,6 +114,9 @@ pub struct Whereabouts {
     /// Root-only state [default: $STATE_DIRECTORY or /var/lib/agentd; without root: $XDG_STATE_HOME/agentd]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// What agents print, one folder each [default: $LOGS_DIRECTORY or /var/log/agentd; without root: $XDG_STATE_HOME/agentd/logs]
+    #[arg(long, value_name = "DIR")]
+    log_dir: Option<PathBuf>,
     /// Whom agents run as [default: agent; without root: yourself]
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
@@ -140,6 +145,12 @@ pub struct Daemon {
     /// on if systemd is restarting the daemon
     #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
     on_terminate: OnTerminate,
+    /// How much is kept of what an agent prints in one attempt, the end of it; 64KiB or more
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = log_size)]
+    log_size: u64,
+    /// Of how many attempts of each agent it is kept, the latest
+    #[arg(long, value_name = "N", default_value_t = output::ATTEMPTS, value_parser = log_attempts)]
+    log_attempts: usize,
     /// Also log full command lines with prompts, working directories, names of variables, and the last screen of an agent
     #[arg(long)]
     debug: bool,
@@ -154,6 +165,7 @@ pub struct Surroundings {
     runtime_dir: Option<PathBuf>,
     state_home: Option<PathBuf>,
     state_directory: Option<OsString>,
+    logs_directory: Option<OsString>,
     credentials_directory: Option<PathBuf>,
 }
 
@@ -175,6 +187,7 @@ impl Surroundings {
             runtime_dir: path("XDG_RUNTIME_DIR"),
             state_home: path("XDG_STATE_HOME"),
             state_directory: variable("STATE_DIRECTORY").filter(|value| !value.is_empty()),
+            logs_directory: variable("LOGS_DIRECTORY").filter(|value| !value.is_empty()),
             credentials_directory: path("CREDENTIALS_DIRECTORY"),
         }
     }
@@ -188,9 +201,13 @@ impl Surroundings {
     }
 
     fn state(&self) -> PathBuf {
-        // systemd separates several by colons (systemd.exec(5), "RuntimeDirectory=").
-        let given = self.state_directory.as_ref().and_then(|value| std::env::split_paths(value).next());
-        given.unwrap_or_else(|| if self.root { "/var/lib/agentd".into() } else { self.own_state().join("agentd") })
+        first(self.state_directory.as_ref())
+            .unwrap_or_else(|| if self.root { "/var/lib/agentd".into() } else { self.own_state().join("agentd") })
+    }
+
+    fn logs(&self) -> PathBuf {
+        let own = || if self.root { "/var/log/agentd".into() } else { self.own_state().join("agentd/logs") };
+        first(self.logs_directory.as_ref()).unwrap_or_else(own)
     }
 
     fn own_state(&self) -> PathBuf {
@@ -221,6 +238,11 @@ impl Surroundings {
     }
 }
 
+/// systemd separates several by colons (`systemd.exec(5)`, `RuntimeDirectory=`).
+fn first(directories: Option<&OsString>) -> Option<PathBuf> {
+    std::env::split_paths(directories?).next()
+}
+
 const SYSTEM_API_SOCKET: &str = "/run/stereos/agentd.sock";
 const SYSTEM_CONFIG: &str = "/etc/stereos/jcard.toml";
 
@@ -236,6 +258,8 @@ impl Arguments {
             tmux_socket: or(&whereabouts.tmux_socket, here.tmux_socket()),
             tmux_origin: if daemon.await_tmux { Origin::Elsewhere } else { Origin::Own },
             state_dir: or(&whereabouts.state_dir, here.state()),
+            log_dir: or(&whereabouts.log_dir, here.logs()),
+            log_extent: Extent { size: daemon.log_size, attempts: daemon.log_attempts },
             user: whereabouts.user.clone(),
             admin_group: whereabouts.admin_group.clone().unwrap_or_else(|| "admin".to_owned()),
             resync: daemon.resync.max(Duration::from_millis(10)),
@@ -250,10 +274,11 @@ impl Arguments {
 impl Whereabouts {
     /// Takes over what is said in `other`.
     fn overlay(&mut self, other: &Self) {
-        let Self { secret_dir, tmux_socket, state_dir, user, admin_group } = other.clone();
+        let Self { secret_dir, tmux_socket, state_dir, log_dir, user, admin_group } = other.clone();
         self.secret_dir = secret_dir.or(self.secret_dir.take());
         self.tmux_socket = tmux_socket.or(self.tmux_socket.take());
         self.state_dir = state_dir.or(self.state_dir.take());
+        self.log_dir = log_dir.or(self.log_dir.take());
         self.user = user.or(self.user.take());
         self.admin_group = admin_group.or(self.admin_group.take());
     }
@@ -287,6 +312,16 @@ impl Places {
     pub fn checked_config(&self, here: &Surroundings) -> PathBuf {
         self.config.clone().unwrap_or_else(|| first_there(here.config().join("jcard.toml"), SYSTEM_CONFIG))
     }
+}
+
+fn log_size(text: &str) -> Result<u64, String> {
+    let size = size::parse(text).ok_or("write a size such as 64MiB or 1GB")?;
+    if size < output::LEAST_SIZE { Err("write 64KiB or more".to_owned()) } else { Ok(size) }
+}
+
+fn log_attempts(text: &str) -> Result<usize, String> {
+    let count = text.parse().map_err(|_| "write a number such as 20")?;
+    if count == 0 { Err("write 1 or more".to_owned()) } else { Ok(count) }
 }
 
 fn first_there(own: PathBuf, system: &str) -> PathBuf {
@@ -352,6 +387,7 @@ mod tests {
             (settings.api_socket, "/run/stereos/agentd.sock"),
             (settings.tmux_socket, "/run/agentd/tmux.sock"),
             (settings.state_dir, "/var/lib/agentd"),
+            (settings.log_dir, "/var/log/agentd"),
         ];
         for (path, default) in paths {
             assert_eq!(path, Path::new(default));
@@ -376,6 +412,7 @@ mod tests {
             (settings.api_socket, "/r/agentd/agentd.sock"),
             (settings.tmux_socket, "/r/agentd/tmux.sock"),
             (settings.state_dir, "/s/agentd"),
+            (settings.log_dir, "/s/agentd/logs"),
         ];
         for (path, default) in paths {
             assert_eq!(path, Path::new(default));
@@ -391,8 +428,10 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_several_state_directories_counts() {
-        let here = Surroundings { state_directory: Some("/var/lib/one:/var/lib/two".into()), ..root() };
+    fn the_first_of_several_directories_of_systemds_counts() {
+        let (state, logs) = ("/var/lib/one:/var/lib/two".into(), "/var/log/one:/var/log/two".into());
+        let here = Surroundings { state_directory: Some(state), logs_directory: Some(logs), ..root() };
+        assert_eq!(settings(&["agentd"], &here).log_dir, Path::new("/var/log/one"));
         assert_eq!(settings(&["agentd"], &here).state_dir, Path::new("/var/lib/one"));
     }
 

@@ -9,7 +9,7 @@ mod fields;
 mod near;
 mod place;
 mod schema;
-mod size;
+pub(crate) mod size;
 #[cfg(test)]
 mod tests;
 

@@ -30,6 +30,7 @@ use crate::launch::reception;
 use crate::limits;
 use crate::lock::{self, Lock};
 use crate::memory;
+use crate::output::store::{Extent, Store};
 use crate::record::{self, Reading, Record, Recorder, Report};
 use crate::socket::{self, Bound};
 use crate::status::{Errors, Snapshot};
@@ -103,6 +104,10 @@ pub struct Settings {
     pub tmux_origin: tmux::Origin,
     /// Root-only state.
     pub state_dir: PathBuf,
+    /// What agents print.
+    pub log_dir: PathBuf,
+    /// How much of that is kept.
+    pub log_extent: Extent,
     /// Whom agents run as; `None` without root and without a wish.
     pub user: Option<String>,
     /// Who may use the sockets, under root.
@@ -172,10 +177,10 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
         .build()
         .map_err(failed("start the async runtime"))?;
     let result = runtime.block_on(async {
-        let launch_listener = folder.bind_launch_socket()?;
         let api_listener = UnixListener::from_std(api).map_err(failed("listen on the API's socket"))?;
         let place = Place { file: settings.config.clone(), account, key };
-        serve(settings, place, &folder, launch_listener, api_listener, started, state_errors).await
+        let store = Store::new(&settings.log_dir, group, settings.log_extent);
+        serve(settings, place, &folder, store, api_listener, started, state_errors).await
     });
     if let Err(error) = folder.remove_launch_socket() {
         tracing::warn!("failed to remove {}: {error}", folder.launch_socket().display());
@@ -213,12 +218,13 @@ async fn serve(
     settings: &Settings,
     place: Place,
     folder: &Folder,
-    launch_listener: UnixListener,
+    store: Store,
     api_listener: UnixListener,
     started: Instant,
     mut state_errors: Vec<String>,
 ) -> Result<(), Error> {
     let failed = |operation| move |source| Error::System { operation, source };
+    let launch_listener = folder.bind_launch_socket()?;
     let signals = Signals::catch().map_err(failed("catch signals"))?;
 
     let (events, inbox) = mpsc::unbounded_channel();
@@ -242,7 +248,7 @@ async fn serve(
     let trees = Trees::new(&settings.state_dir, user);
     let (trouble, troubles) = watch::channel(None);
     let launch_socket = folder.launch_socket();
-    let means = Means { tmux: tmux.clone(), executable, launch_socket, trouble: troubles, user, trees };
+    let means = Means { tmux: tmux.clone(), executable, launch_socket, trouble: troubles, user, trees, store };
     let record = Record::new(&settings.state_dir)?;
     let to_read = record.clone();
     let Reading { agents, problems } = blocking::run(move || to_read.read(|machine: &Machine| machine.name().key()))

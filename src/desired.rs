@@ -182,12 +182,15 @@ fn declare(spec: &AgentSpec, secrets: &Secrets, seen: &Seen, place: &Place) -> R
     };
     let launch = if missing.is_empty() {
         let (arguments, prompt) = arguments(spec, prompt);
+        let is_secret = |name: &String| secrets.get(name).is_some() && !spec.env.contains_key(name);
+        let secrets_given = environment.keys().filter(|name| is_secret(name)).cloned().collect();
         let mut launch = Launch {
             name: spec.name.clone(),
             session: spec.session.clone(),
             arguments,
             prompt,
             environment,
+            secrets: secrets_given,
             workdir,
             fingerprint: Fingerprint::default(),
             is_certain: spec.secrets.is_some() || secrets.is_complete(),

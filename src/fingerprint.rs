@@ -189,7 +189,7 @@ impl Hash {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::os::unix::fs::PermissionsExt;
 
     use tempfile::TempDir;
@@ -204,6 +204,7 @@ mod tests {
             arguments: arguments.iter().copied().map(Bytes::from).collect(),
             prompt: None,
             environment: environment.iter().map(|&(name, value)| (name.to_owned(), Bytes::from(value))).collect(),
+            secrets: BTreeSet::new(),
             workdir: "/".into(),
             fingerprint: Fingerprint::default(),
             is_certain: true,

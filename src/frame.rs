@@ -6,14 +6,17 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use serde::de::{DeserializeOwned, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::unix::OwnedWriteHalf;
 use zeroize::Zeroizing;
 
 use crate::memory::{append, make_room};
+use crate::passing;
 
 /// Why a frame could not be sent or received.
 #[derive(Debug, thiserror::Error)]
@@ -42,13 +45,29 @@ const CHUNK: usize = 8192;
 
 /// Writes one frame. Not cancel-safe: a frame cut short spoils the connection.
 pub async fn write<T: Serialize>(writer: &mut (impl AsyncWrite + Unpin), message: &T) -> Result<(), Error> {
+    writer.write_all(&frame(message)?).await?;
+    Ok(())
+}
+
+/// Likewise, and passes these descriptors with it.
+pub async fn write_with<T: Serialize>(
+    writer: &mut OwnedWriteHalf,
+    message: &T,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), Error> {
+    let frame = frame(message)?;
+    let sent = passing::send(writer.as_ref(), &frame, descriptors).await?;
+    writer.write_all(&frame[sent..]).await?;
+    Ok(())
+}
+
+fn frame<T: Serialize>(message: &T) -> Result<Zeroizing<Vec<u8>>, Error> {
     let mut frame = Clearing(Zeroizing::new(vec![0; HEAD]));
     serde_json::to_writer(&mut frame, message).map_err(|_| Error::Body)?;
     let Clearing(mut frame) = frame;
     let length = u32::try_from(frame.len() - HEAD).map_err(|_| Error::Body)?;
     frame[..HEAD].copy_from_slice(&length.to_le_bytes());
-    writer.write_all(&frame).await?;
-    Ok(())
+    Ok(frame)
 }
 
 /// A buffer that is written to and leaves nothing behind in freed memory.
@@ -77,6 +96,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// Refuses bodies of more than `limit` bytes.
     pub fn new(source: R, limit: usize) -> Self {
         Self { source, limit, buffer: Zeroizing::default() }
+    }
+
+    /// Where it reads from.
+    pub fn source_mut(&mut self) -> &mut R {
+        &mut self.source
     }
 
     /// How many bytes of memory are held for what has arrived.

@@ -6,7 +6,7 @@
 //! launcher                                  daemon
 //!    ── connect ──────────────────────────▶   peer's uid and pid checked
 //!    ── Hello { name, attempt } ──────────▶   attempt pending? pid the pane's? pidfd taken
-//!    ◀───────────────────────── Launch ────   argv, environment, workdir
+//!    ◀───────────────────────── Launch ────   argv, environment, workdir, the files for what is printed
 //!    ── Started { pid } or Failed ────────▶
 //!    ◀────────────────────── Interrupt ────   SIGINT to the foreground process group
 //!    ── Ended { how, usage } ─────────────▶   recorded
@@ -18,7 +18,8 @@
 //! The daemon may die at any instant. The agent does not notice; its launcher connects to the next daemon and says in its `Hello`
 //! how far it has come. An end is told until it is noted, or for a minute; after that tmux still holds the status.
 //!
-//! Secrets travel over the socket only: they stand in no argument and in no environment but the harness's own.
+//! Secrets travel over the socket only: they stand in no argument and in no environment but the harness's own. The launcher keeps
+//! those that it masks in what is [written down](crate::output), and forgets everything else.
 //!
 //! The launcher runs as the agent user, so its word is no better than the agent's. It can lie about its own agent; it cannot
 //! speak for another, because the daemon knows it by the process id of the pane before it sends anything, and nothing it says
@@ -30,7 +31,7 @@ pub mod reception;
 pub mod terminal;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -69,6 +70,8 @@ pub struct Launch {
     pub prompt: Option<usize>,
     /// Secrets, and `env` over them.
     pub environment: BTreeMap<String, Bytes>,
+    /// Which of them are secrets.
+    pub secrets: BTreeSet<String>,
     /// Where it runs.
     pub workdir: PathBuf,
     /// Of all of the above.
@@ -90,10 +93,11 @@ impl Launch {
         words.collect::<Vec<_>>().join(" ")
     }
 
-    /// The values of the environment, line by line, those long enough not to be in every text.
+    /// The values of the secrets, line by line, those long enough not to be in every text.
     pub fn sensitive(&self) -> Vec<Cow<'_, str>> {
         const SHORTEST: usize = 8;
-        let lines = self.environment.values().flat_map(|value| value.as_slice().split(|&byte| byte == b'\n'));
+        let values = self.environment.iter().filter(|(name, _)| self.secrets.contains(*name)).map(|(_, value)| value);
+        let lines = values.flat_map(|value| value.as_slice().split(|&byte| byte == b'\n'));
         let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line)).map(String::from_utf8_lossy);
         lines.filter(|line| line.len() >= SHORTEST).collect()
     }
@@ -170,6 +174,13 @@ pub enum ToLauncher {
         /// To be told to the next daemon.
         #[serde(default)]
         fingerprint: Fingerprint,
+        /// Which of the variables are secrets, to be masked in what is written down.
+        #[serde(default)]
+        secrets: BTreeSet<String>,
+        /// How many bytes of what is printed are to be kept. If any, two files [come with](crate::passing) the message: for the
+        /// text, and for its index.
+        #[serde(default)]
+        kept_size: Option<u64>,
     },
     /// Send SIGINT to the foreground process group, once.
     Interrupt,
@@ -230,6 +241,7 @@ mod tests {
             arguments: ["claude", "-p", "the plan"].map(Bytes::from).to_vec(),
             prompt: Some(2),
             environment: BTreeMap::new(),
+            secrets: BTreeSet::new(),
             workdir: "/".into(),
             fingerprint: Fingerprint::default(),
             is_certain: true,
@@ -240,14 +252,16 @@ mod tests {
     }
 
     #[test]
-    fn values_of_variables_are_sensitive_line_by_line_if_they_are_not_in_every_text() {
-        let environment = [("KEY", "-----BEGIN\r\nhunter2\nhunter2hunter2\n"), ("SHORT", "yes")];
+    fn secrets_are_sensitive_line_by_line_if_they_are_not_in_every_text() {
+        let environment =
+            [("KEY", "-----BEGIN\r\nhunter2\nhunter2hunter2\n"), ("MODE", "production"), ("SHORT", "yes")];
         let launch = Launch {
             name: "a".parse().unwrap(),
             session: "a".parse().unwrap(),
             arguments: Vec::new(),
             prompt: None,
             environment: environment.map(|(name, value)| (name.to_owned(), Bytes::from(value))).into(),
+            secrets: ["KEY", "SHORT"].map(str::to_owned).into(),
             workdir: "/".into(),
             fingerprint: Fingerprint::default(),
             is_certain: true,

@@ -103,6 +103,7 @@ mod tests {
             arguments: vec![Bytes::from(argument)],
             prompt: None,
             environment: BTreeMap::new(),
+            secrets: std::collections::BTreeSet::new(),
             workdir: "/".into(),
             fingerprint: Fingerprint::of(argument),
             is_certain: true,

@@ -265,6 +265,9 @@ pub struct AgentStatus {
     /// Why limits that are declared are not applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits_error: Option<String>,
+    /// Why what it prints is not kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_error: Option<String>,
     /// What it takes of the machine at the moment. Only where one agent is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,

@@ -21,6 +21,7 @@ use tokio::time::Interval;
 
 use self::attempt::{Beginning, Command, Means};
 use self::machine::{Attempt, Effect, Machine};
+use crate::blocking;
 use crate::clock::{Alarm, Timestamp};
 use crate::config::{Limits, Name};
 use crate::desired::{Desired, DesiredAgent};
@@ -492,8 +493,20 @@ impl Supervisor {
         if is_gone {
             self.agents.remove(key);
             self.happened.push(What::Removed { name: after.name });
+            self.tidy_store();
             (self.afterwards.reconcile, self.afterwards.publish) = (true, true);
         }
+    }
+
+    /// What agents printed that are no longer held is not kept without end.
+    fn tidy_store(&self) {
+        let (store, held) = (self.means.store.clone(), self.agents.keys().cloned().collect());
+        tokio::spawn(async move {
+            // What is not done now is done with the next one that leaves.
+            if let Ok(Err(error)) = blocking::run(move || store.tidy(&held)).await {
+                tracing::warn!("{error}");
+            }
+        });
     }
 
     /// Tells those who wait for a session that nobody holds any more.
@@ -540,9 +553,10 @@ impl Supervisor {
         }
         self.log_launch(&launch);
         let Some(agent) = self.agents.get_mut(key) else { return };
-        agent.launches.count(&agent.machine.status());
-        let look_first = !agent.is_known;
-        let beginning = Beginning::Launch { launch: Arc::clone(&launch), limits, look_first };
+        let status = agent.machine.status();
+        agent.launches.count(&status);
+        let (look_first, number) = (!agent.is_known, status.attempt.unwrap_or_default());
+        let beginning = Beginning::Launch { launch: Arc::clone(&launch), number, limits, look_first };
         self.begin(key, attempt, beginning, Some(launch));
     }
 

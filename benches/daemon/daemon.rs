@@ -106,6 +106,7 @@ impl<'a> Daemon<'a> {
             ("--api-socket", "api/agentd.sock"),
             ("--tmux-socket", "tmux/tmux.sock"),
             ("--state-dir", "state"),
+            ("--log-dir", "log"),
         ] {
             command.arg(flag).arg(self.path(place));
         }

@@ -1,7 +1,7 @@
 //! Sizes of memory: a number, and a unit that multiplies it by powers of 1024 (`KiB`, `MiB`, `GiB`) or of 1000 (`KB`, `MB`, `GB`).
 
 /// Bytes of a text like `2GiB`, `1.5 gib` or `4096`; `None` if it is none, or too many to count. A fraction of a byte is dropped.
-pub(super) fn parse(text: &str) -> Option<u64> {
+pub(crate) fn parse(text: &str) -> Option<u64> {
     const UNITS: [(&str, u64); 7] = [
         ("kib", 1 << 10),
         ("mib", 1 << 20),

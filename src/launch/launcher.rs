@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use nix::sys::time::TimeVal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{AccessFlags, Pid, eaccess, getpid, getppid};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -35,6 +36,9 @@ use crate::frame;
 use crate::limits;
 use crate::mark;
 use crate::memory;
+use crate::output::mask::Mask;
+use crate::output::writer::Writer;
+use crate::passing::Receiver;
 use crate::process::Process;
 
 /// How long a harness may take to end once its terminal has gone away.
@@ -104,11 +108,17 @@ async fn live(name: &str, attempt: u64, socket: &Path) -> Result<Ending, Error> 
         message = timeout(PATIENCE_WITH_DAEMONS, daemon.attend(&Progress::New)) => message.ok(),
         _ = signals.hang_up.recv() => None,
     };
-    let Some(ToLauncher::Launch { arguments, environment, workdir, fingerprint }) = message else {
+    let Some(ToLauncher::Launch { arguments, environment, workdir, fingerprint, secrets, kept_size }) = message else {
         return Err(Error::Unwanted);
     };
     daemon.fingerprint = Some(fingerprint);
-    let order = Order { arguments, environment, workdir: PathBuf::from(OsStr::from_bytes(workdir.as_slice())) };
+    let log = kept_size.and_then(|size| {
+        let [text, index] = daemon.take_descriptors().try_into().ok()?;
+        let secrets = secrets.iter().filter_map(|name| environment.get(name)).map(frame::Bytes::as_slice);
+        Some(Writer::new(text, index, size, Mask::new(secrets)))
+    });
+    let workdir = PathBuf::from(OsStr::from_bytes(workdir.as_slice()));
+    let order = Order { arguments, environment, workdir, log };
     // Not before: what this process starts until then is not known for the agent's.
     let login = match Account::current() {
         Ok(account) => Ok(login::log_in(&account, order.environment.get(mark::VARIABLE)).await),
@@ -136,9 +146,10 @@ struct Order {
     arguments: Vec<frame::Bytes>,
     environment: std::collections::BTreeMap<String, frame::Bytes>,
     workdir: PathBuf,
+    log: Option<Writer>,
 }
 
-/// Starts the harness, and answers when it did. The order, secrets and all, is gone when this returns.
+/// Starts the harness, and answers when it did. Of the order, secrets and all, only the log is left when this returns.
 async fn start(order: Order, login: Login, daemon: &mut Daemon) -> Result<(Harness, Terminal), Failure> {
     let workdir = order.workdir.as_path();
     std::env::set_current_dir(workdir)
@@ -159,7 +170,7 @@ async fn start(order: Order, login: Login, daemon: &mut Daemon) -> Result<(Harne
     command.envs(login.environment.iter().map(|(name, value)| (name, value)));
     command.env("PWD", workdir).envs(login::terminal_variables());
     command.envs(order.environment.iter().map(|(name, value)| (name, OsStr::from_bytes(value.as_slice()))));
-    let terminal = Terminal::open()
+    let terminal = Terminal::open(order.log)
         .map_err(|error| failure("its terminal cannot be had", &error))
         .map_err(|failure| Failure { missing: true, ..failure })?;
     let at = Timestamp::now().boot();
@@ -241,7 +252,7 @@ async fn attend(
                 }
             }
             _ = signals.window.recv() => terminal.resize(),
-            never = terminal.relay() => match never {},
+            error = terminal.relay() => daemon.say(&not_logged(&error)).await,
             // A stop is one SIGINT, however many daemons have a part in it.
             message = daemon.attend(&running) => if matches!(message, ToLauncher::Interrupt) && !interrupted {
                 interrupted = true;
@@ -254,17 +265,23 @@ async fn attend(
         }
     };
     let at = Timestamp::now().boot();
-    terminal.collect();
-    let ending =
-        if hung_up.is_some() || pane_is_gone() { Ending::Cause(who_hung_up(server).await) } else { status };
+    if let Err(error) = terminal.collect() {
+        daemon.say(&not_logged(&error)).await;
+    }
+    let ending = if hung_up.is_some() || pane_is_gone() { Ending::Cause(who_hung_up(server).await) } else { status };
     let end = end(ending.clone(), at);
     daemon.say(&FromLauncher::Ended(end.clone())).await;
     clean_up(signals).await;
-    terminal.collect();
+    // What was left printed, too.
+    let _ = terminal.collect();
     // One that does not answer has shown what it will ever show.
     let _ = timeout(DRAIN, terminal.finish(&last_words(&ending))).await;
     daemon.see_noted(&Progress::Ended { harness, end }).await;
     Ok(ending)
+}
+
+fn not_logged(error: &io::Error) -> FromLauncher {
+    FromLauncher::Warning(format!("what it prints cannot be written to its log: {error}"))
 }
 
 /// Waits for whatever has ended; the status of the harness if it has.
@@ -408,7 +425,7 @@ struct Daemon {
 }
 
 struct Connection {
-    reader: frame::Reader<OwnedReadHalf>,
+    reader: frame::Reader<Receiver>,
     writer: OwnedWriteHalf,
 }
 
@@ -425,7 +442,8 @@ impl Daemon {
             memory::keep_private();
         }
         let (reader, writer) = stream.into_split();
-        let mut connection = Connection { reader: frame::Reader::new(reader, MAX_TO_LAUNCHER), writer };
+        let reader = frame::Reader::new(Receiver::new(reader), MAX_TO_LAUNCHER);
+        let mut connection = Connection { reader, writer };
         let hello = FromLauncher::Hello {
             version: WIRE_VERSION,
             name: self.name.clone(),
@@ -436,6 +454,11 @@ impl Daemon {
         frame::write(&mut connection.writer, &hello).await.map_err(io::Error::other)?;
         self.connection = Some(connection);
         Ok(())
+    }
+
+    /// What has come with its messages.
+    fn take_descriptors(&mut self) -> Vec<OwnedFd> {
+        self.connection.as_mut().map(|connection| connection.reader.source_mut().take_descriptors()).unwrap_or_default()
     }
 
     /// Says it if there is a daemon. That there is none is no reason to stop: the next one will hear how far things have come.

@@ -8,7 +8,8 @@
 //! shows what is printed. So the launcher sees every byte, and the harness the terminal that it would have without: it leads a
 //! session there, keys are turned into signals there, and it has the pane's size and settings.
 //!
-//! The next piece is taken off the terminal when the pane has taken in the one before: an agent that prints faster than it can
+//! What is printed is written to the log first, and then shown: who hears of the end finds the last byte there, and it is no matter
+//! for the log whether tmux lives. The next piece is taken off the terminal when the pane has taken in the one before: an agent that prints faster than it can
 //! be shown waits, and nothing is heaped up.
 
 use std::convert::Infallible;
@@ -25,6 +26,7 @@ use pty_process::blocking::{Command as CommandOn, Pts};
 use rustix::termios::{tcgetwinsize, tcsetwinsize};
 
 use crate::descriptor::Stream;
+use crate::output::writer::Writer;
 
 /// How much is read at once; the kernel gives no more than that of a terminal.
 const PIECE: usize = 4096;
@@ -40,18 +42,20 @@ pub struct Terminal {
     pane: Stream,
     typed: Piece,
     printed: Piece,
+    log: Option<Writer>,
 }
 
 impl Terminal {
-    /// A new one, like this process's own, which is the pane. Must be called inside the async runtime.
-    pub fn open() -> io::Result<Self> {
+    /// A new one, like this process's own, which is the pane. What is printed on it is written to the log, if there is one. Must be
+    /// called inside the async runtime.
+    pub fn open(log: Option<Writer>) -> io::Result<Self> {
         // Anew, because it becomes non-blocking for all who have it from the same opening.
         let pane = open("/dev/tty", OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())?;
         let (other, own) = pty_process::blocking::open().map_err(plain)?;
         tcsetattr(&own, SetArg::TCSANOW, &tcgetattr(&pane)?)?;
         let (typed, printed) = (Piece::default(), Piece::default());
         let terminal =
-            Self { own, other: Stream::new(OwnedFd::from(other))?, pane: Stream::new(pane)?, typed, printed };
+            Self { own, other: Stream::new(OwnedFd::from(other))?, pane: Stream::new(pane)?, typed, printed, log };
         terminal.resize();
         Ok(terminal)
     }
@@ -78,21 +82,29 @@ impl Terminal {
         tcgetpgrp(&self.other).ok().filter(|group| group.as_raw() > 1)
     }
 
-    /// Hands on what is typed and what is printed, for ever. Cancel-safe.
-    pub async fn relay(&mut self) -> Infallible {
-        let Self { other, pane, typed, printed, .. } = self;
-        tokio::join!(show(other, printed, pane), hand_on(pane, typed, other)).0
+    /// Hands on what is typed and what is printed, until something of it cannot be written to the log. Cancel-safe.
+    pub async fn relay(&mut self) -> io::Error {
+        let Self { other, pane, typed, printed, log, .. } = self;
+        tokio::select! {
+            error = show(other, printed, log.as_mut(), pane) => error,
+            never = hand_on(pane, typed, other) => match never {},
+        }
     }
 
-    /// Takes all that was printed until now off it, whether the pane takes it in or not.
-    pub fn collect(&mut self) {
+    /// Takes all that was printed until now off it, whether the pane takes it in or not, and writes it to the log.
+    pub fn collect(&mut self) -> io::Result<()> {
+        let mut logged = Ok(());
         let (mut total, mut buffer) = (0, [0; PIECE]);
         while total < MOST_UNREAD
             && let Ok(count @ 1..) = self.other.try_read(&mut buffer)
         {
             self.printed.bytes.extend_from_slice(&buffer[..count]);
             total += count;
+            if let Some(log) = &mut self.log {
+                logged = logged.and(log.write(&buffer[..count]));
+            }
         }
+        logged.and(self.log.as_mut().map_or(Ok(()), Writer::finish))
     }
 
     /// Shows the rest of it and these last words, and returns when the pane has taken them in: it is asked a question behind
@@ -113,11 +125,15 @@ impl Terminal {
     }
 }
 
-/// What was printed goes to the pane. One that is gone takes in anything.
-async fn show(terminal: &Stream, printed: &mut Piece, pane: &Stream) -> Infallible {
+/// What was printed goes to the log, and to the pane. One that is gone takes in anything.
+async fn show(terminal: &Stream, printed: &mut Piece, mut log: Option<&mut Writer>, pane: &Stream) -> io::Error {
     loop {
         if printed.is_empty() {
             printed.take_from(terminal).await;
+            // At once: whoever cancels this finds both done or neither.
+            if let Some(Err(error)) = log.as_mut().map(|log| log.write(&printed.bytes)) {
+                return error;
+            }
         }
         if printed.give_to(pane).await.is_err() {
             printed.clear();

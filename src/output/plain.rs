@@ -49,20 +49,18 @@ impl Plain {
     fn take(&mut self, byte: u8, text: &mut Vec<u8>) {
         const ESC: u8 = 0x1b;
         const BEL: u8 = 0x07;
-        // CAN and SUB end whatever sequence there is.
-        const ABORT: [u8; 2] = [0x18, 0x1a];
+        // These end whatever sequence there is.
+        const CAN: u8 = 0x18;
+        const SUB: u8 = 0x1a;
         self.place = match (self.place, byte) {
             (Place::String, ESC) => Place::StringEscape,
-            (Place::String, BEL) => Place::Text,
-            (Place::StringEscape, b'\\') => Place::Text,
-            (_, byte) if ABORT.contains(&byte) => Place::Text,
+            (Place::String, BEL) | (Place::StringEscape, b'\\') | (_, CAN | SUB) => Place::Text,
             (Place::String, _) => Place::String,
             // Anything else behind an ESC in a string ends it, too, and begins what it would begin elsewhere.
             (_, ESC) => Place::Escape,
-            (Place::Escape | Place::StringEscape, b'[') => Place::Csi,
+            (Place::Escape | Place::StringEscape, b'[') | (Place::Csi, 0x20..=0x3f) => Place::Csi,
             (Place::Escape | Place::StringEscape, b']' | b'P' | b'X' | b'^' | b'_') => Place::String,
             (Place::Escape | Place::StringEscape | Place::Intermediate, 0x20..=0x2f) => Place::Intermediate,
-            (Place::Csi, 0x20..=0x3f) => Place::Csi,
             (Place::Escape | Place::StringEscape | Place::Intermediate, 0x30..=0x7e) | (Place::Csi, 0x40..=0x7e) => {
                 Place::Text
             }
@@ -108,7 +106,9 @@ mod tests {
 
     fn plain(pieces: &[&[u8]]) -> Vec<u8> {
         let (mut plain, mut text) = (Plain::default(), Vec::new());
-        pieces.iter().for_each(|piece| plain.pass(piece, &mut text));
+        for piece in pieces {
+            plain.pass(piece, &mut text);
+        }
         text
     }
 

@@ -340,7 +340,8 @@ mod tests {
         std::fs::write(&text, vec![b'x'; 20_000]).unwrap();
         std::fs::write(&index, entries).unwrap();
         let log = Log::new(folder[0], File::open(text).unwrap(), Some(File::open(index).unwrap()));
-        for (seconds, offset) in [(0, 0), (1000, 0), (1001, 0), (1002, 1), (1011, 1), (50_000, 4900), (500_000, 20_000)] {
+        for (seconds, offset) in [(0, 0), (1000, 0), (1001, 0), (1002, 1), (1011, 1), (50_000, 4900), (500_000, 20_000)]
+        {
             assert_eq!(log.since(at(seconds)).unwrap(), offset, "{seconds}");
         }
     }
@@ -375,7 +376,12 @@ mod tests {
         case.writer.write(b"long ago").unwrap();
         let log = case.log();
         let kept = OwnedFd::from(log.text.try_clone().unwrap());
-        std::fs::File::options().write(true).open(format!("/proc/self/fd/{}", kept.as_raw_fd())).unwrap().set_len(0).unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(format!("/proc/self/fd/{}", kept.as_raw_fd()))
+            .unwrap()
+            .set_len(0)
+            .unwrap();
         case.writer.write(b"new").unwrap();
         assert_eq!(all(&log, 8), b"new");
     }

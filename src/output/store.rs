@@ -127,7 +127,9 @@ impl Store {
         let text = loop {
             let name = next.file_name(TEXT);
             match self.make_file(&path.join(&name), &folder, &name) {
-                Err(Error::System { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists && next.sequence < last => {
+                Err(Error::System { source, .. })
+                    if source.kind() == io::ErrorKind::AlreadyExists && next.sequence < last =>
+                {
                     next.sequence += 1;
                 }
                 text => break text?,
@@ -244,12 +246,8 @@ impl Store {
     }
 
     fn make_file(&self, path: &Path, folder: &OwnedFd, name: &str) -> Result<OwnedFd, Error> {
-        let flags = OFlag::O_WRONLY
-            | OFlag::O_APPEND
-            | OFlag::O_CREAT
-            | OFlag::O_EXCL
-            | OFlag::O_NOFOLLOW
-            | OFlag::O_CLOEXEC;
+        let flags =
+            OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(folder, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(system("make", path))?;
         self.share(path, &file, Mode::from_bits_truncate(0o640))?;
         Ok(file)

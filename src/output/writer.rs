@@ -108,7 +108,8 @@ impl Writer {
         let now = SystemTime::now();
         // A clock that was set back counts as well.
         let is_due = |last: SystemTime| now.duration_since(last).map_or(true, |passed| passed >= Moment::APART);
-        if self.last_moment.is_none_or(is_due) && self.index.append(&Moment::of(now, self.text.end).to_bytes()).is_ok() {
+        if self.last_moment.is_none_or(is_due) && self.index.append(&Moment::of(now, self.text.end).to_bytes()).is_ok()
+        {
             self.last_moment = Some(now);
             self.index.shorten();
         }

@@ -5,6 +5,7 @@
 //! says how far it has come. If it has ended meanwhile, tmux is asked how. As long as it cannot be found out whether it lives,
 //! it is taken to. None is told what to launch before it is on record: one that is neither there nor in the pane started nothing.
 
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::launch::reception::Visitor;
 use crate::launch::{
     End, Ending, Failure, FromLauncher, Harness, Launch, Progress, ToLauncher, WIRE_VERSION, launcher,
 };
+use crate::output::store::{Files, Store};
 use crate::process::{Identity, Process};
 use crate::status::{How, Usage};
 use crate::tmux::{self, Pane, Tmux};
@@ -54,6 +56,9 @@ const TO_LISTEN: Duration = Duration::from_secs(10);
 /// launch.
 const TO_NOTE: Duration = Duration::from_secs(1);
 
+/// How long the files for what it prints may take to be made before it is started without.
+const TO_MAKE_FILES: Duration = Duration::from_secs(2);
+
 /// How often what could not be found out is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -77,6 +82,8 @@ pub struct Means {
     pub user: Uid,
     /// Finds what is an agent's.
     pub trees: Trees,
+    /// Keeps what agents print.
+    pub store: Store,
 }
 
 /// How an attempt begins here.
@@ -86,6 +93,8 @@ pub enum Beginning {
     Launch {
         /// What.
         launch: Arc<Launch>,
+        /// How it is counted under its declaration.
+        number: u64,
         /// What it may take.
         limits: Limits,
         /// Whether an earlier daemon may have left something that runs in its place: then that is the attempt.
@@ -128,9 +137,9 @@ pub async fn run(
     let limits = None;
     let mut run = Run { means, name, attempt, commands, tell, visitors, wanted, limits, is_met_noted: false };
     match beginning {
-        Beginning::Launch { launch, limits, look_first } => {
+        Beginning::Launch { launch, number, limits, look_first } => {
             run.limits = Some(limits);
-            run.launch(&launch, look_first).await;
+            run.launch(&launch, number, look_first).await;
         }
         Beginning::Resume { launcher } => run.resume(launcher).await,
     }
@@ -179,7 +188,7 @@ enum Sought {
 }
 
 impl<T: Fn(machine::Event)> Run<T> {
-    async fn launch(&mut self, launch: &Launch, look_first: bool) {
+    async fn launch(&mut self, launch: &Launch, number: u64, look_first: bool) {
         if look_first {
             let (means, key) = (Arc::clone(&self.means), self.name.key());
             match self.listen_during(means.tmux.panes(&key)).await {
@@ -195,7 +204,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         let (trees, key) = (self.means.trees.clone(), self.name.key());
         // A launcher that has been told nothing yet is in the way of nobody.
         match tokio::join!(trees.prepare(&key), self.meet(launch, look_first)) {
-            (Ok(()), Ok(Met::New(visitor))) => self.start(visitor, launch).await,
+            (Ok(()), Ok(Met::New(visitor))) => self.start(visitor, launch, number).await,
             (Ok(()), Ok(Met::Survivor(visitor))) => self.adopt(visitor, Known::ByPane).await,
             (Err(error), _) => {
                 let why = format!("what is left of it is in the way: {error}");
@@ -253,6 +262,13 @@ impl<T: Fn(machine::Event)> Run<T> {
             tracing::warn!(agent = %self.name, "{error}");
         }
         (self.tell)(machine::Event::Limited { attempt: self.attempt, error });
+    }
+
+    fn logged(&self, error: Option<&String>) {
+        if let Some(error) = error {
+            tracing::warn!(agent = %self.name, "what it prints is not kept: {error}");
+        }
+        (self.tell)(machine::Event::Logged { attempt: self.attempt, error: error.cloned() });
     }
 
     /// What tmux remembers of the launcher is how its harness ended, unless that was never started.
@@ -517,7 +533,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 
     /// Sends the launcher what to launch, and follows it.
-    async fn start(&mut self, visitor: Visitor, launch: &Launch) {
+    async fn start(&mut self, visitor: Visitor, launch: &Launch, number: u64) {
         let end = match visitor.process.watch() {
             Ok(end) => end,
             Err(error) => {
@@ -528,9 +544,13 @@ impl<T: Fn(machine::Event)> Run<T> {
         let mut launcher = self.launcher(visitor, end);
         (self.tell)(machine::Event::Met { attempt: self.attempt, launcher: launcher.process.identity() });
         let limits = self.limits.take().unwrap_or_default();
-        let limits_error = self.listen_during(launcher.tree.contain(&limits)).await;
+        let (store, name) = (self.means.store.clone(), self.name.clone());
+        let (tree, prepared) = (launcher.tree.clone(), make_files(store, name, number));
+        let (limits_error, files) = self.listen_during(async { tokio::join!(tree.contain(&limits), prepared) }).await;
         self.see_met_noted().await;
         self.limited(limits_error);
+        self.logged(files.as_ref().err());
+        let files = files.ok();
         launcher.limit = Some(Instant::now() + TO_START);
         if self.wanted != Wanted::Running {
             launcher.say(&ToLauncher::Unwanted).await;
@@ -545,10 +565,12 @@ impl<T: Fn(machine::Event)> Run<T> {
             environment,
             workdir: Bytes::from(launch.workdir.as_os_str().as_bytes().to_vec()),
             fingerprint: launch.fingerprint.clone(),
+            secrets: launch.secrets.clone(),
+            kept_size: files.is_some().then(|| self.means.store.size()),
         };
         // One that does not listen is one that does not start anything in time.
-        launcher.say(&order).await;
-        drop(order);
+        launcher.order(&order, files.as_ref()).await;
+        drop((order, files));
         self.follow(launcher).await;
     }
 
@@ -695,6 +717,16 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 }
 
+/// Makes the files for what an attempt prints, or says in words why there are none.
+async fn make_files(store: Store, name: Name, number: u64) -> Result<Files, String> {
+    let made = timeout(TO_MAKE_FILES, blocking::run(move || store.create(&name, number))).await;
+    match made {
+        Ok(Ok(made)) => made.map_err(|error| error.to_string()),
+        Ok(Err(error)) => Err(format!("failed to make its files: {error}")),
+        Err(_) => Err(format!("failed to make its files within {}", humantime::format_duration(TO_MAKE_FILES))),
+    }
+}
+
 /// Changes the limits beside everything else; what was begun of that before is dropped with its set.
 fn limit(tree: &Tree, limits: Limits) -> JoinSet<Option<String>> {
     let tree = tree.clone();
@@ -749,9 +781,19 @@ struct Launcher {
 
 impl Launcher {
     async fn say(&mut self, message: &ToLauncher) {
-        if let Some((_, writer)) = &mut self.connection
-            && !matches!(timeout(TO_LISTEN, frame::write(writer, message)).await, Ok(Ok(())))
-        {
+        self.order(message, None).await;
+    }
+
+    /// Says it, and passes the files with it.
+    async fn order(&mut self, message: &ToLauncher, files: Option<&Files>) {
+        let Some((_, writer)) = &mut self.connection else { return };
+        let said = async {
+            match files {
+                Some(Files { text, index }) => frame::write_with(writer, message, &[text.as_fd(), index.as_fd()]).await,
+                None => frame::write(writer, message).await,
+            }
+        };
+        if !matches!(timeout(TO_LISTEN, said).await, Ok(Ok(()))) {
             // A frame cut short spoils the connection; one that lives makes another.
             self.lose_connection(TO_REPORT);
         }

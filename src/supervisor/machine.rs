@@ -128,6 +128,13 @@ pub enum Event {
         /// For a person.
         error: Option<String>,
     },
+    /// What it prints is not kept, for this reason; `None` when it is.
+    Logged {
+        /// Of which attempt.
+        attempt: Attempt,
+        /// For a person.
+        error: Option<String>,
+    },
     /// Nothing of the attempt is left. Said of every attempt, once, last.
     Gone {
         /// Which.
@@ -269,6 +276,8 @@ struct Declared {
     error: Option<String>,
     /// Why the limits of the present or latest attempt are not applied.
     limits_error: Option<String>,
+    /// Why what it prints is not kept.
+    log_error: Option<String>,
 }
 
 /// How an attempt ended.
@@ -310,6 +319,7 @@ impl Declared {
             exit: None,
             error: None,
             limits_error: None,
+            log_error: None,
         }
     }
 
@@ -566,6 +576,7 @@ impl Machine {
                 self.ended(attempt, Exit { how, at, usage }, now, &mut effects);
             }
             Event::Limited { attempt, error } => self.limited(attempt, error),
+            Event::Logged { attempt, error } => self.logged(attempt, error),
             Event::Gone { attempt } => self.gone(attempt, now, &mut effects),
             Event::SessionBusy { attempt, holder } => self.session_busy(attempt, holder),
             Event::SessionFree if self.is_queued() => self.begin(now, &mut effects),
@@ -752,6 +763,14 @@ impl Machine {
         }
     }
 
+    fn logged(&mut self, attempt: Attempt, error: Option<String>) {
+        if self.attempt == attempt
+            && let Some(declared) = self.declared_with_attempts()
+        {
+            declared.log_error = error;
+        }
+    }
+
     fn ended(&mut self, attempt: Attempt, exit: Exit, now: Timestamp, effects: &mut Vec<Effect>) {
         // It is the launcher that says so, or tmux.
         let started = self.declared_with_attempts().and_then(|declared| declared.started);
@@ -901,7 +920,7 @@ impl Machine {
         self.attempt += 1;
         self.session.get_or_insert_with(|| Session { name: launch.session.clone(), is_open: false });
         self.state = State::Starting { attempt: self.attempt };
-        declared.limits_error = None;
+        (declared.limits_error, declared.log_error) = (None, None);
         self.latest = Some(Latest {
             number: declared.attempts,
             declared: declared.at,
@@ -1025,6 +1044,7 @@ impl Machine {
             },
             timeout_at: self.timeout_at().map(time),
             limits_error: declared.and_then(|declared| declared.limits_error.clone()),
+            log_error: declared.and_then(|declared| declared.log_error.clone()),
             resources: None,
             history: Vec::new(),
         }

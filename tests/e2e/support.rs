@@ -277,6 +277,7 @@ impl Setup {
                 ("--api-socket", self.api_socket()),
                 ("--tmux-socket", self.tmux_socket()),
                 ("--state-dir", self.path("state")),
+                ("--log-dir", self.path("log")),
             ] {
                 argv.extend([flag.to_owned(), value.to_str().unwrap().to_owned()]);
             }

@@ -115,6 +115,7 @@ pub fn running(name: &str) -> AgentStatus {
         deadline: None,
         timeout_at: None,
         limits_error: None,
+        log_error: None,
         resources: None,
         history: Vec::new(),
     }

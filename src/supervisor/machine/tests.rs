@@ -33,6 +33,7 @@ fn launch(session: &str, argument: &str) -> Arc<Launch> {
         arguments: vec![Bytes::from(argument)],
         prompt: None,
         environment: [("KEY".to_owned(), Bytes::from(SECRET))].into(),
+        secrets: ["KEY".to_owned()].into(),
         workdir: "/".into(),
         fingerprint: Fingerprint::of(&format!("{session} {argument}")),
         is_certain: true,

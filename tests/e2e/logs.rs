@@ -1,0 +1,332 @@
+//! What agents print is kept: from the first to the last byte of each attempt, whatever becomes of daemon and tmux.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use agentd::config::Name;
+use agentd::output::store::{Extent, Kept, Store};
+use agentd::status::State;
+use nix::sys::signal::Signal;
+use nix::unistd::Gid;
+
+use crate::support::{Daemon, Process, Setup, Who, admin_gid, agent, as_user, get, is_root, owner, root, run};
+
+/// An entry of a jcard: an agent that is a bash script. `@DIR` and the like stand for paths as ever.
+fn script(name: &str, script: &str, more: &str) -> String {
+    assert!(!script.contains("'''"));
+    format!(
+        "[[agents]]\nname = {name:?}\nharness = \"custom\"\ncommand = [\"bash\", \"-c\", '''{script}''']\nworkdir = \"@WORK\"\n{more}\n\n"
+    )
+}
+
+/// Where the daemon keeps what agents print.
+fn store(daemon: &Daemon) -> Store {
+    let group = if is_root() { Gid::from_raw(admin_gid()) } else { Gid::effective() };
+    Store::new(&daemon.path("log"), group, Extent::default())
+}
+
+/// The files of an agent's attempts, the earliest first.
+fn files(daemon: &Daemon, agent: &str) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(daemon.path("log").join(agent))
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|it| it == "log"))
+        .collect();
+    files.sort_unstable();
+    files
+}
+
+/// What the latest attempt has printed.
+fn printed(daemon: &Daemon, agent: &str) -> Vec<u8> {
+    files(daemon, agent).last().map(|file| fs::read(file).unwrap()).unwrap_or_default()
+}
+
+fn text(daemon: &Daemon, agent: &str) -> String {
+    String::from_utf8(printed(daemon, agent)).unwrap()
+}
+
+fn lines(numbers: std::ops::RangeInclusive<u32>) -> String {
+    let lines: Vec<String> = numbers.map(|number| format!("line {number}\r\n")).collect();
+    lines.concat()
+}
+
+/// The same bytes each time, in no order that a terminal would know.
+fn noise(count: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32).to_le_bytes()[0]
+    };
+    std::iter::repeat_with(next).take(count).collect()
+}
+
+#[test]
+fn ten_lines_are_kept_as_the_terminal_got_them() {
+    let daemon = Setup::new().start(&agent("a", "print-lines 10; exit 0", ""));
+    daemon.wait_for_state("a", State::Exited);
+    assert_eq!(text(&daemon, "a"), lines(1..=10));
+}
+
+#[test]
+fn what_is_printed_right_before_the_end_is_there_when_the_end_is_told() {
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let daemon = Setup::new().start(&names.map(|name| agent(name, "print-bytes 70000; exit 3", "")).concat());
+    for name in names {
+        daemon.wait_for_state(name, State::Exited);
+        let text = text(&daemon, name);
+        assert!(text.ends_with("the last line\r\n") && text.len() == 71_000 + 15, "{}", text.len());
+    }
+}
+
+#[test]
+fn a_line_is_kept_before_it_is_ended_and_escapes_are_kept_too() {
+    let daemon = Setup::new().start(&script("a", r"printf '\e[1mhalf a'; read -r; printf ' line'", ""));
+    daemon.wait("the first half", || (text(&daemon, "a") == "\u{1b}[1mhalf a").then_some(()));
+    daemon.tmux(&["send-keys", "-t", "=a:", "Enter"]).unwrap();
+    daemon.wait_for_state("a", State::Exited);
+    assert_eq!(text(&daemon, "a"), "\u{1b}[1mhalf a\r\n line", "with the echo of what was typed");
+}
+
+#[test]
+fn binary_output_is_kept_byte_for_byte() {
+    let setup = Setup::new();
+    let noise = noise(1 << 20);
+    setup.put(&setup.path("noise"), &noise);
+    let daemon = setup.start(&script("a", "stty raw -echo; cat @DIR/noise", ""));
+    daemon.wait_for_state("a", State::Exited);
+    assert!(printed(&daemon, "a") == noise);
+}
+
+#[test]
+fn a_flood_of_a_hundred_megabytes_is_kept_and_is_no_business_of_the_daemons() {
+    const SIZE: usize = 100 << 20;
+    let setup = Setup::new().quiet().args(["--log-size", "200MiB", "--settle", "0ms"]);
+    let line = |number: usize| format!("{number:0>99}\n").into_bytes();
+    let flood: Vec<u8> = (0..=SIZE / 100).flat_map(line).collect();
+    setup.put(&setup.path("flood"), &flood);
+    let daemon = setup.start(&script("a", "stty raw -echo; cat @DIR/flood", ""));
+    let begun = Instant::now();
+    let (mut worst, mut state) = (Duration::ZERO, None);
+    while state != Some(State::Exited) {
+        let asked = Instant::now();
+        state = daemon.agent("a").map(|agent| agent.state);
+        worst = worst.max(asked.elapsed());
+        // tmux takes as long as it takes to show it.
+        assert!(begun.elapsed() < Duration::from_mins(3), "{} bytes by now", printed(&daemon, "a").len());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(printed(&daemon, "a") == flood);
+    assert!(worst < Duration::from_secs(2), "the API took {worst:?}");
+    let passed = processor_time(daemon.pid());
+    assert!(
+        passed < begun.elapsed() / 2 + Duration::from_secs(1),
+        "the daemon took {passed:?} of {:?}",
+        begun.elapsed()
+    );
+}
+
+fn processor_time(pid: i32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}
+
+#[test]
+fn what_is_printed_while_no_daemon_runs_is_kept() {
+    let script = "print-lines 3; wait-for @WORK/go; print-lines 3; wait-for @WORK/end; say the end; exit 3";
+    let mut daemon = Setup::new().start(&agent("a", script, ""));
+    daemon.wait("the first lines", || (text(&daemon, "a") == lines(1..=3)).then_some(()));
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended();
+    daemon.put(&daemon.work("go"), "");
+    daemon.wait("the next lines", || (text(&daemon, "a") == lines(1..=3) + &lines(1..=3)).then_some(()));
+    daemon.start_again();
+    daemon.wait_until_running("a");
+    daemon.put(&daemon.work("end"), "");
+    daemon.wait_for_state("a", State::Exited);
+    assert_eq!(text(&daemon, "a"), lines(1..=3) + &lines(1..=3) + "the end\r\n");
+    assert_eq!(files(&daemon, "a").len(), 1, "it is one attempt");
+}
+
+#[test]
+fn what_is_printed_after_the_end_of_the_tmux_server_is_kept() {
+    let script = script("a", "trap 'echo farewell; exit 1' HUP; echo hello; while :; do sleep 0.1; done", "");
+    let daemon = Setup::new().start(&script);
+    daemon.wait("the greeting", || (text(&daemon, "a") == "hello\r\n").then_some(()));
+    let server: i32 = daemon.tmux(&["display-message", "-p", "#{pid}"]).unwrap().trim().parse().unwrap();
+    Process(server).signal(Signal::SIGKILL);
+    daemon.wait_for_state("a", State::Exited);
+    let kept = text(&daemon, "a");
+    assert!(kept.starts_with("hello\r\n") && kept.ends_with("farewell\r\n"), "{kept}");
+}
+
+#[test]
+fn an_end_is_told_and_its_last_words_are_kept_while_tmux_stands_still() {
+    let daemon = Setup::new().start(&agent("a", "wait-for @WORK/end; print-lines 100; exit 3", ""));
+    daemon.wait_until_running("a");
+    let server = Process(daemon.tmux(&["display-message", "-p", "#{pid}"]).unwrap().trim().parse().unwrap());
+    server.signal(Signal::SIGSTOP);
+    daemon.put(&daemon.work("end"), "");
+    daemon.wait_for_state("a", State::Exited);
+    let kept = text(&daemon, "a");
+    server.signal(Signal::SIGCONT);
+    assert_eq!(kept, lines(1..=100));
+}
+
+#[test]
+fn of_a_long_attempt_the_end_is_kept_and_the_disk_is_not_filled() {
+    let setup = Setup::new().args(["--log-size", "128KiB", "--settle", "0ms"]);
+    let daemon = setup.start(&script("a", "seq -f 'line %.0f' 200000", ""));
+    daemon.wait_for_state("a", State::Exited);
+    let (file, all) = (&files(&daemon, "a")[0], lines(1..=200_000));
+    let metadata = fs::metadata(file).unwrap();
+    assert_eq!(metadata.len(), all.len() as u64, "offsets are true");
+    assert!(metadata.blocks() * 512 <= 256 << 10, "{} blocks", metadata.blocks());
+    let store = store(&daemon);
+    let name: Name = "a".parse().unwrap();
+    let log = store.open(&name, store.attempts(&name).unwrap()[0]).unwrap().unwrap();
+    let begin = usize::try_from(log.begin().unwrap()).unwrap();
+    assert!(all.len() - begin >= 128 << 10);
+    assert!(printed(&daemon, "a")[begin..] == all.as_bytes()[begin..]);
+}
+
+#[test]
+fn the_latest_attempts_are_kept_and_no_more_than_asked_for() {
+    let setup = Setup::new().args(["--log-attempts", "2", "--settle", "0ms"]);
+    let more = "restart = \"on-failure\"\nmax_restarts = 3\nbackoff = [\"10ms\"]";
+    let daemon = setup.start(&script("A", "echo x >>@WORK/runs; wc -l <@WORK/runs; exit 1", more));
+    daemon.wait_for_state("A", State::Exited);
+    let kept = store(&daemon).attempts(&"A".parse().unwrap()).unwrap();
+    assert_eq!(kept, [(3, 3), (4, 4)].map(|(sequence, attempt)| Kept { sequence, attempt }));
+    let texts: Vec<String> = files(&daemon, "a").iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    assert_eq!(texts, ["3\r\n", "4\r\n"]);
+    daemon.edit_jcard(&script("a", "echo another", ""));
+    daemon.wait("what is declared now", || (text(&daemon, "a") == "another\r\n").then_some(()));
+    let kept = store(&daemon).attempts(&"a".parse().unwrap()).unwrap();
+    assert_eq!(kept.last(), Some(&Kept { sequence: 5, attempt: 1 }));
+}
+
+#[test]
+fn secrets_are_masked_in_what_is_kept_and_not_on_the_screen() {
+    let setup = Setup::new();
+    setup.secret("KEY", "hunter2hunter2");
+    setup.secret("CERT", "-----BEGIN-----\nthe-first-line\nthe-second-line\n");
+    setup.secret("SHORT", "yes");
+    let steps = [
+        "echo \"key=$KEY; $SHORT; $PLAIN\"",
+        "echo \"$CERT\"",
+        // A piece after the other, and what might have become one.
+        "printf '%s' \"${KEY:0:7}\"; sleep 0.2; printf '%s\\n' \"${KEY:7}\"",
+        "printf '%s' \"${KEY:0:7}\"; sleep 0.2; echo other",
+        "printf '%s' \"${KEY:0:9}\"",
+    ];
+    let entry = script("a", &steps.join("\n"), "env = { PLAIN = \"not-a-secret\" }");
+    let daemon = setup.start(&entry);
+    daemon.wait_for_state("a", State::Exited);
+    let expected = [
+        "key=[masked]; yes; not-a-secret",
+        "[masked]\r\n[masked]\r\n[masked]",
+        "[masked]",
+        "hunter2other",
+        "hunter2hu",
+    ];
+    assert_eq!(text(&daemon, "a"), expected.join("\r\n"));
+    assert!(daemon.capture("a").contains("key=hunter2hunter2; yes"), "an operator sees what there is");
+}
+
+#[test]
+fn administrators_can_read_what_is_kept_and_agents_and_strangers_cannot() {
+    if !root() {
+        return;
+    }
+    let daemon = Setup::new().start(&agent("a", "say hello; exit 0", ""));
+    daemon.wait_for_state("a", State::Exited);
+    let file = files(&daemon, "a").remove(0);
+    let admin = admin_gid();
+    assert_eq!(owner(&daemon.path("log")), (0o750, 0, admin));
+    assert_eq!(owner(&daemon.path("log/a")), (0o750, 0, admin));
+    assert_eq!(owner(&file), (0o640, 0, admin));
+    assert_eq!(owner(&file.with_extension("times")), (0o640, 0, admin));
+    let read = |user: &str| run(&mut as_user(user, &["cat", file.to_str().unwrap()])).0;
+    assert_eq!((read("op"), read("agent"), read("stranger")), (Some(0), Some(1), Some(1)));
+}
+
+#[test]
+fn no_agent_gets_hold_of_its_log() {
+    let daemon = Setup::new().start(&script("a", "ls -l /proc/self/fd /proc/$PPID/fd; true", ""));
+    daemon.wait_for_state("a", State::Exited);
+    let seen = text(&daemon, "a");
+    assert!(seen.contains("/dev/pts/"), "{seen}");
+    if is_root() {
+        assert!(!seen.contains(".log") && seen.contains("Permission denied"), "{seen}");
+    }
+}
+
+#[test]
+fn an_agent_whose_output_cannot_be_kept_runs_all_the_same_and_it_is_told() {
+    let setup = Setup::new();
+    setup.put(&setup.path("log"), "in the way");
+    let daemon = setup.start(&agent("a", "print-lines 10; sleep inf", ""));
+    daemon.wait_until_running("a");
+    let told = daemon.wait_until("a", "its log", |agent| agent.log_error.is_some()).log_error.unwrap();
+    assert!(told.starts_with("failed to open") && told.contains("/log"), "{told}");
+    assert!(daemon.log().contains("what it prints is not kept"));
+    daemon.wait("its lines in the pane", || daemon.capture("a").contains("line 10").then_some(()));
+}
+
+#[test]
+fn the_daemon_of_a_user_keeps_what_is_printed_for_that_user() {
+    let daemon = Setup::of(Who::User).start(&agent("a", "print-lines 3; exit 0", ""));
+    daemon.wait_for_state("a", State::Exited);
+    assert_eq!(text(&daemon, "a"), lines(1..=3));
+    let user = daemon.daemon_account().uid.as_raw();
+    for (path, mode) in
+        [(daemon.path("log"), 0o700), (daemon.path("log/a"), 0o700), (files(&daemon, "a").remove(0), 0o600)]
+    {
+        let (found, found_user, _) = owner(&path);
+        assert_eq!((found, found_user), (mode, user), "{}", path.display());
+    }
+}
+
+#[test]
+fn an_agents_terminal_has_the_size_of_its_pane_and_is_told_of_changes() {
+    let program = "trap 'stty size' WINCH; stty size; while :; do sleep 0.05; done";
+    let daemon = Setup::new().start(&script("a", program, ""));
+    daemon.wait_until_running("a");
+    let size = daemon.tmux(&["display-message", "-p", "-t", "=a:", "#{pane_height} #{pane_width}"]).unwrap();
+    daemon.wait("its size", || (text(&daemon, "a").trim() == size.trim()).then_some(()));
+    daemon.tmux(&["resize-window", "-t", "=a:", "-x", "91", "-y", "17"]).unwrap();
+    daemon.wait("the new size", || text(&daemon, "a").ends_with("17 91\r\n").then_some(()));
+}
+
+#[test]
+fn an_agent_has_job_control_and_a_controlling_terminal() {
+    let program =
+        "set -m; sleep 60 & kill -STOP %1; wait %1; jobs >/dev/tty; kill -KILL %1; [ -t 0 ] && echo on $(tty)";
+    let daemon = Setup::new().start(&script("a", program, ""));
+    daemon.wait_for_state("a", State::Exited);
+    let said = text(&daemon, "a");
+    assert!(said.contains("Stopped") && said.contains("on /dev/pts/"), "{said}");
+}
+
+#[test]
+fn nothing_is_lost_of_what_is_typed_into_a_pane() {
+    let daemon = Setup::new().start(&script("a", "stty raw -echo; echo ready; head -c 20000 | md5sum >@WORK/sum", ""));
+    daemon.wait("it to be ready", || text(&daemon, "a").contains("ready").then_some(()));
+    let typed = "0123456789abcdef\u{3}\u{4}x\u{1a}".repeat(1000);
+    daemon.put(&daemon.path("typed"), &typed);
+    fs::set_permissions(daemon.path("typed"), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    daemon
+        .tmux(&["load-buffer", daemon.path("typed").to_str().unwrap(), ";", "paste-buffer", "-r", "-t", "=a:"])
+        .unwrap();
+    daemon.wait_for_state("a", State::Exited);
+    let (_, expected) = run(std::process::Command::new("md5sum").arg(daemon.path("typed")));
+    assert_eq!(daemon.lines("sum")[0].split(' ').next(), expected.split(' ').next());
+    assert!(daemon.try_request(&get("/v1/health")).is_ok());
+}
