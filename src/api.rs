@@ -9,6 +9,7 @@ mod connection;
 mod exchange;
 mod figures;
 mod latest;
+mod logs;
 mod openapi;
 mod order;
 mod routes;
@@ -30,6 +31,7 @@ use tokio::task::JoinSet;
 use self::connection::Connection;
 use self::exchange::Responder;
 use crate::events::Ring;
+use crate::output::store::Store;
 use crate::status::Snapshot;
 use crate::tmux::Tmux;
 
@@ -81,6 +83,8 @@ pub struct Sources {
     pub happenings: watch::Receiver<Ring>,
     /// Who is asked for screens; without it there are none.
     pub tmux: Option<Tmux>,
+    /// Where what agents printed is kept; without it there is nothing.
+    pub logs: Option<Store>,
 }
 
 /// Serves until `shutdown` is done, then closes every connection. Needs the time and I/O drivers of the tokio runtime.

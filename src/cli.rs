@@ -5,6 +5,7 @@ pub mod complete;
 pub mod doctor;
 pub mod events;
 pub mod explain;
+pub mod logs;
 pub mod status;
 mod terminal;
 pub mod wait;
@@ -74,6 +75,12 @@ pub enum Command {
     ///
     /// Known secrets are blotted out. Ctrl-C ends it. Ends with 0, or with 4 when there is no such agent or agentd cannot be asked.
     Watch(watch::Arguments),
+    /// Print what an agent printed, and with -f what it prints
+    ///
+    /// From the first byte of its latest attempt on, or of another: kept by agentd after its end, also over restarts. As plain text,
+    /// unless --raw is given; values of secrets are masked. Ends with 0, or with 4 when there is nothing of that, or agentd cannot be
+    /// asked.
+    Logs(logs::Arguments),
     /// Print what has happened, and with -f what happens
     ///
     /// A line an event: when, to which agent, what. With --json a line of JSON each, as `GET /v1/events` has it. Ends with 0, or with 4

@@ -78,6 +78,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether it can be due to a daemon that is being restarted.
+    pub fn may_come_back(&self) -> bool {
+        matches!(self, Self::NotRunning(_) | Self::Timeout { .. } | Self::Transport { .. })
+    }
+}
+
 /// What the daemon answered.
 #[derive(Clone, Debug)]
 pub struct Answer<T> {

@@ -248,7 +248,8 @@ async fn serve(
     let trees = Trees::new(&settings.state_dir, user);
     let (trouble, troubles) = watch::channel(None);
     let launch_socket = folder.launch_socket();
-    let means = Means { tmux: tmux.clone(), executable, launch_socket, trouble: troubles, user, trees, store };
+    let means =
+        Means { tmux: tmux.clone(), executable, launch_socket, trouble: troubles, user, trees, store: store.clone() };
     let record = Record::new(&settings.state_dir)?;
     let to_read = record.clone();
     let Reading { agents, problems } = blocking::run(move || to_read.read(|machine: &Machine| machine.name().key()))
@@ -270,7 +271,7 @@ async fn serve(
     supervisor.resume(agents);
 
     let (close_api, api_closed) = oneshot::channel::<()>();
-    let sources = Sources { snapshot, happenings: happening, tmux: Some(tmux.clone()) };
+    let sources = Sources { snapshot, happenings: happening, tmux: Some(tmux.clone()), logs: Some(store) };
     let api = tokio::spawn(api::serve(api_listener, sources, api::Limits::default(), async {
         // Dropped counts as told.
         let _ = api_closed.await;

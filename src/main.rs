@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use agentd::account::Account;
 use agentd::cli::{
-    Arguments, Command, Surroundings, check, complete, doctor, events, explain, status, wait, watch, with_two_dashes,
+    Arguments, Command, Surroundings, check, complete, doctor, events, explain, logs, status, wait, watch,
+    with_two_dashes,
 };
 use agentd::launch::{self, launcher, login};
 use agentd::{config, daemon, deputy, log};
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Some(Command::Explain(options)) => explain::run(options, &arguments.places.client_socket(&here)),
         Some(Command::Doctor(options)) => doctor::run(&arguments, options, &here),
         Some(Command::Watch(options)) => watch::run(options, &arguments.places.client_socket(&here)),
+        Some(Command::Logs(options)) => logs::run(options, &arguments.places.client_socket(&here)),
         Some(Command::Events(options)) => events::run(options, &arguments.places.client_socket(&here)),
         Some(Command::Wait(options)) => wait::run(options, &arguments.places.client_socket(&here)),
     }

@@ -43,6 +43,7 @@ fn document() -> Value {
 }
 
 /// Every route there is.
+#[allow(clippy::too_many_lines, reason = "it is a table")]
 fn paths(types: &mut SchemaGenerator) -> Value {
     let name = json!({
         "name": "name", "in": "path", "required": true, "schema": { "type": "string" },
@@ -93,6 +94,32 @@ fn paths(types: &mut SchemaGenerator) -> Value {
                 name,
                 flag("colours", "with escape sequences for colours; true if `text/x-ansi` is accepted"),
                 flag("follow", "go on with what it shows later; true if `text/event-stream` is accepted"),
+            ]),
+        ),
+        "/v1/agents/{name}/log": with_parameters(
+            get(
+                "log",
+                "What an agent printed in an attempt, as far as it is kept; values of secrets are masked",
+                &json!({
+                    "200": answer(
+                        "The bytes: plain text without escape sequences, or with raw=true as the terminal got them.",
+                        &json!({
+                            "text/plain; charset=utf-8": { "schema": { "type": "string" } },
+                            "application/octet-stream": {},
+                        }),
+                    ),
+                    "400": bad_query,
+                    "404": answer("There is no such agent, or nothing is kept of that attempt.", &json_of::<Fault>(types)),
+                    "503": cannot_tell,
+                }),
+            ),
+            json!([
+                name,
+                parameter("query", "attempt", "its number, or `latest` (the default), or `previous`"),
+                parameter("query", "lines", "no more than so many lines at the end of what is there"),
+                parameter("query", "since", "nothing that was printed before this time (RFC 3339), or longer ago than that (`90s`)"),
+                flag("raw", "as the terminal got it, with all escape sequences"),
+                flag("follow", "go on with what is printed later, without an attempt also in those to come, until the agent is over"),
             ]),
         ),
         "/v1/events": with_parameters(
@@ -191,12 +218,13 @@ mod tests {
             Route::Agents => "/v1/agents",
             Route::Agent(_) => "/v1/agents/{name}",
             Route::Screen(_) => "/v1/agents/{name}/screen",
+            Route::Log(_) => "/v1/agents/{name}/log",
             Route::Events => "/v1/events",
             Route::OpenApi => "/v1/openapi.json",
         };
         let document = document();
         let paths = document["paths"].as_object().unwrap();
-        assert_eq!(paths.len(), 7);
+        assert_eq!(paths.len(), 8);
         for path in paths.keys() {
             assert_eq!(template(&Route::find(path).unwrap()), path);
         }

@@ -3,10 +3,13 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::str::FromStr;
+use std::time::SystemTime;
 
 use hyper::Request;
 use hyper::header::{ACCEPT, HeaderMap};
 
+use crate::config::Name;
+use crate::duration;
 use crate::events::Since;
 
 /// The media type of text with escape sequences for colours.
@@ -33,6 +36,61 @@ pub(super) enum Order {
         /// Whether to go on with what it shows later.
         follows: bool,
     },
+    /// What an agent printed.
+    Log {
+        /// The agent.
+        agent: Name,
+        /// In which attempt.
+        which: Which,
+        /// No more than so many lines at the end of what is there.
+        lines: Option<usize>,
+        /// Nothing that was printed before.
+        since: Option<SystemTime>,
+        /// As the terminal got it; else as plain text.
+        raw: bool,
+        /// Whether to go on with what it prints later.
+        follows: bool,
+    },
+}
+
+/// Which of an agent's attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// The latest, and those to come.
+    Latest,
+    /// The one before.
+    Previous,
+    /// The latest with that number.
+    Number(u64),
+}
+
+impl FromStr for Which {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "latest" => Ok(Self::Latest),
+            "previous" => Ok(Self::Previous),
+            number => number.parse().map(Self::Number).map_err(|_| "neither a number, nor latest, nor previous"),
+        }
+    }
+}
+
+/// A point in time as people name it.
+struct Moment(SystemTime);
+
+impl FromStr for Moment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(time) = humantime::parse_rfc3339(text) {
+            return Ok(Self(time));
+        }
+        let ago = duration::parse(text).map_err(|error| {
+            format!("neither a time (2026-11-21T17:00:00Z) nor for how long back (90s, 2h): {error}")
+        })?;
+        Ok(Self(SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)))
+    }
 }
 
 impl Order {
@@ -58,10 +116,23 @@ impl Order {
         Ok(Self::Screen { agent: agent.to_lowercase(), colours, follows })
     }
 
+    /// Of `GET /v1/agents/{name}/log`.
+    pub(super) fn log<B>(agent: Name, request: &Request<B>) -> Result<Self, String> {
+        let mut query = Query::of(request, &["attempt", "lines", "since", "raw", "follow"])?;
+        Ok(Self::Log {
+            agent,
+            which: query.take("attempt")?.unwrap_or(Which::Latest),
+            lines: query.take("lines")?,
+            since: query.take("since")?.map(|Moment(time)| time),
+            raw: query.take("raw")?.unwrap_or(false),
+            follows: query.take("follow")?.unwrap_or(false),
+        })
+    }
+
     /// Whether the answer has no end.
     pub(super) fn follows(&self) -> bool {
         match *self {
-            Self::Events { follows, .. } | Self::Screen { follows, .. } => follows,
+            Self::Events { follows, .. } | Self::Screen { follows, .. } | Self::Log { follows, .. } => follows,
         }
     }
 }
@@ -140,6 +211,29 @@ mod tests {
         assert_eq!(order("", &[("accept", "text/html;q=0.5, Text/X-ANSI;q=1")]), screen(true, false));
         assert_eq!(order("", &[("accept", "text/event-stream")]), screen(false, true));
         assert_eq!(order("colours=false&follow=true", &[("accept", COLOURED)]), screen(false, true));
+    }
+
+    #[test]
+    fn a_log_is_told_whole_and_plain_unless_something_else_is_said() {
+        let agent = || Name::try_from("a").unwrap();
+        let order = |query: &str| Order::log(agent(), &request(query, &[]));
+        let log = |which, lines, since, raw, follows| Order::Log { agent: agent(), which, lines, since, raw, follows };
+        assert_eq!(order("").unwrap(), log(Which::Latest, None, None, false, false));
+        assert_eq!(order("attempt=3&lines=10&raw=true").unwrap(), log(Which::Number(3), Some(10), None, true, false));
+        let since = Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1));
+        let expected = log(Which::Previous, None, since, false, true);
+        assert_eq!(order("attempt=previous&since=1970-01-01T00:00:01Z&follow=true").unwrap(), expected);
+        let Order::Log { since: Some(since), .. } = order("since=1h").unwrap() else { panic!("no time") };
+        let ago = since.elapsed().unwrap().as_secs();
+        assert!((3600..3700).contains(&ago), "{ago}");
+        for (query, expected) in [
+            ("attempt=first", "the parameter attempt=first: neither a number, nor latest, nor previous"),
+            ("lines=-1", "the parameter lines=-1: invalid digit found in string"),
+            ("since=noon", "the parameter since=noon: neither a time (2026-11-21T17:00:00Z) nor for how long back"),
+        ] {
+            let error = order(query).unwrap_err();
+            assert!(error.starts_with(expected), "{error}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use percent_encoding::percent_decode_str;
 use super::figures::Figures;
 use super::openapi;
 use super::order::Order;
+use crate::config::Name;
 use crate::metrics;
 use crate::status::{self, Fault, Snapshot};
 
@@ -21,6 +22,7 @@ pub(super) enum Route<'a> {
     Agents,
     Agent(Cow<'a, str>),
     Screen(Cow<'a, str>),
+    Log(Cow<'a, str>),
     Events,
     OpenApi,
 }
@@ -41,6 +43,7 @@ impl<'a> Route<'a> {
                 match what {
                     None => Some(Self::Agent(name)),
                     Some("screen") => Some(Self::Screen(name)),
+                    Some("log") => Some(Self::Log(name)),
                     Some(_) => None,
                 }
             }
@@ -90,12 +93,22 @@ pub(super) fn answer<B>(request: &Request<B>, snapshot: &Snapshot, figures: Opti
             Some(_) => return later(Order::screen(&name, request)),
             None => no_such_agent(),
         },
+        // Also of an agent that is there no more.
+        Route::Log(name) => match Name::try_from(name.as_ref()) {
+            Ok(name) => return later(Order::log(name, request)),
+            Err(_) => no_such_agent(),
+        },
         Route::Events => return later(Order::events(request)),
     })
 }
 
-fn no_such_agent() -> Response<Bytes> {
-    json(StatusCode::NOT_FOUND, error("agent not found"))
+pub(super) fn no_such_agent() -> Response<Bytes> {
+    not_there("agent not found")
+}
+
+/// The answer to what asks for something that is not there.
+pub(super) fn not_there(what: &str) -> Response<Bytes> {
+    json(StatusCode::NOT_FOUND, error(what))
 }
 
 /// The answer to one request too many for what takes time.
@@ -148,6 +161,7 @@ mod tests {
             ("/v1/agents/a/screen", Some(Route::Screen("a".into()))),
             ("/v1/agents/a%2Fb/screen", Some(Route::Screen("a/b".into()))),
             ("/v1/agents/a/screen/", None),
+            ("/v1/agents/a/log", Some(Route::Log("a".into()))),
             ("/v1/agents//screen", None),
             ("/v1/agents/a/b", None),
             ("/v1/events", Some(Route::Events)),

@@ -25,13 +25,18 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::exchange::{Responder, Turn};
-use super::order::{COLOURED, Order};
+use super::logs::{self, Form, Telling};
+use super::order::{COLOURED, Order, Which};
 use super::routes;
 use crate::events::{Kept, Ring, Since};
+use crate::output::plain::Plain;
 use crate::status::{Fault, ScreenShown, Time};
 
 /// The media type of server-sent events.
 const EVENT_STREAM: &str = "text/event-stream";
+
+/// The media type of plain text.
+const TEXT: &str = "text/plain; charset=utf-8";
 
 /// How soon a screen is looked at again that has just changed, and one that has not for long.
 const SHORTEST: Duration = Duration::from_millis(200);
@@ -81,15 +86,41 @@ async fn answer(order: Order, responder: Arc<Responder>, over: Arc<Notify>) -> A
             let responder_too = Arc::clone(&responder);
             made(EVENT_STREAM, &responder, over, move |outlet| show(outlet, responder_too, agent, colours))
         }
+        Order::Log { agent, which, lines, since, raw, follows } => {
+            let Some(store) = responder.sources.logs.clone() else {
+                return refusal(routes::unavailable("nothing is kept of what agents print"));
+            };
+            let opened = match logs::open(&store, &agent, which, lines, since).await {
+                Ok(opened) => opened,
+                Err(logs::Error::Nothing) if responder.snapshot().agent(agent.as_str()).is_none() => {
+                    return refusal(routes::no_such_agent());
+                }
+                Err(error @ logs::Error::Read(_)) => return refusal(routes::unavailable(&error.to_string())),
+                Err(error) => return refusal(routes::not_there(&error.to_string())),
+            };
+            let form = if raw { Form::Raw } else { Form::Plain(Plain::default()) };
+            let (is_latest, snapshot) = (which == Which::Latest, responder.sources.snapshot.clone());
+            let telling = Telling { store, agent, form, is_latest, snapshot, live_in: None };
+            let content_type = if raw { "application/octet-stream" } else { TEXT };
+            if follows {
+                made(content_type, &responder, over, move |outlet| telling.follow(outlet, opened))
+            } else {
+                made(content_type, &responder, over, move |outlet| telling.tell(outlet, opened))
+            }
+        }
         Order::Screen { agent, colours, follows: false } => {
             let snapshot = responder.snapshot();
-            let content_type = if colours { COLOURED } else { "text/plain; charset=utf-8" };
+            let content_type = if colours { COLOURED } else { TEXT };
             match responder.screens.look(&agent, colours, &snapshot).await {
                 Ok(text) => whole(text.into(), content_type),
-                Err(why) => routes::unavailable(&why).map(|body| Either::Left(Full::new(body))),
+                Err(why) => refusal(routes::unavailable(&why)),
             }
         }
     }
+}
+
+fn refusal(response: Response<Bytes>) -> Answer {
+    response.map(|body| Either::Left(Full::new(body)))
 }
 
 fn whole(body: Bytes, content_type: &'static str) -> Answer {
@@ -145,17 +176,17 @@ impl Body for Made {
 }
 
 /// The client takes nothing any more.
-struct Gone;
+pub(super) struct Gone;
 
 /// The maker's side.
-struct Outlet {
+pub(super) struct Outlet {
     pieces: mpsc::Sender<Bytes>,
     stall: Duration,
     heartbeat: Duration,
 }
 
 impl Outlet {
-    async fn send(&self, piece: Bytes) -> Result<(), Gone> {
+    pub(super) async fn send(&self, piece: Bytes) -> Result<(), Gone> {
         match timeout(self.stall, self.pieces.send(piece)).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Gone),

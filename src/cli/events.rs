@@ -72,7 +72,7 @@ async fn print(arguments: &Arguments, socket: &Path) -> Result<(), Failure> {
     loop {
         let listened = listen(&client, arguments, &mut last, &mut was_there, &mut is_away).await;
         match listened {
-            Err(Failure::Ask(error)) if arguments.follow && was_there && may_come_back(&error) => {
+            Err(Failure::Ask(error)) if arguments.follow && was_there && error.may_come_back() => {
                 if !std::mem::replace(&mut is_away, true) {
                     say(&format!("failed to {error}; waiting for it"));
                 }
@@ -82,10 +82,6 @@ async fn print(arguments: &Arguments, socket: &Path) -> Result<(), Failure> {
         }
         tokio::time::sleep(BETWEEN_DAEMONS).await;
     }
-}
-
-fn may_come_back(error: &Error) -> bool {
-    matches!(error, Error::NotRunning(_) | Error::Timeout { .. } | Error::Transport { .. })
 }
 
 /// Prints what one daemon tells, until it tells no more.

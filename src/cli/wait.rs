@@ -147,7 +147,7 @@ async fn wait(arguments: &Arguments, socket: &Path) -> Waited {
                 let why = format!("{name} was stopped and is there no more: it was removed, or agentd was stopped");
                 return Waited { end: End::Otherwise(why), last };
             }
-            Some(Err(error)) if !may_come_back(&error) || (last.is_none() && limit.is_none()) => {
+            Some(Err(error)) if !error.may_come_back() || (last.is_none() && limit.is_none()) => {
                 return Waited { end: End::Unknown(error), last };
             }
             Some(Err(error)) => {
@@ -227,13 +227,8 @@ async fn in_time<T>(limit: Option<Instant>, coming: impl Future<Output = T>) -> 
 async fn is_young(client: &Client) -> bool {
     match client.health().await {
         Ok(health) => Duration::from_secs(health.value.uptime_seconds) < YOUTH,
-        Err(error) => may_come_back(&error),
+        Err(error) => error.may_come_back(),
     }
-}
-
-/// Whether it can be due to a daemon that is being restarted.
-fn may_come_back(error: &Error) -> bool {
-    matches!(error, Error::NotRunning(_) | Error::Timeout { .. } | Error::Transport { .. })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

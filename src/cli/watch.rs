@@ -117,7 +117,7 @@ impl Show<'_> {
         let mut was_there = false;
         loop {
             match self.follow(&client, &mut screen, &mut was_there).await {
-                Err(Failure::Ask(error)) if was_there && may_come_back(&error) => {
+                Err(Failure::Ask(error)) if was_there && error.may_come_back() => {
                     screen.fault(&format!("failed to {error}; waiting for it")).map_err(Failure::Print)?;
                 }
                 result => return result,
@@ -173,10 +173,6 @@ impl Show<'_> {
             }
         }
     }
-}
-
-fn may_come_back(error: &Error) -> bool {
-    matches!(error, Error::NotRunning(_) | Error::Timeout { .. } | Error::Transport { .. })
 }
 
 fn print_json(shown: &ScreenShown) -> Result<(), Failure> {

@@ -23,12 +23,10 @@ pub struct Stream<'a> {
 }
 
 impl Stream<'_> {
-    /// The next piece; `None` at the end.
+    /// The next piece; `None` at the end. Cancel-safe.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
-            let frame = timeout(SILENCE, self.body.frame()).await;
-            let frame = frame.map_err(|_| self.client.timed_out(&self.path, SILENCE))?;
-            match frame.map(|frame| frame.map(hyper::body::Frame::into_data)) {
+            match self.body.frame().await.map(|frame| frame.map(hyper::body::Frame::into_data)) {
                 None => return Ok(None),
                 Some(Ok(Ok(data))) => return Ok(Some(data)),
                 // No data, and nothing that the daemon sends.
@@ -74,7 +72,8 @@ impl<'a> Messages<'a> {
             if self.heard.len() > LONGEST_MESSAGE {
                 return Err(self.stream.client.transport(&self.stream.path, "a message without an end"));
             }
-            match self.stream.next().await? {
+            let next = timeout(SILENCE, self.stream.next()).await;
+            match next.map_err(|_| self.stream.client.timed_out(&self.stream.path, SILENCE))?? {
                 Some(data) => self.heard.extend_from_slice(&data),
                 None => return Ok(None),
             }

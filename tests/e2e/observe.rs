@@ -2,13 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 
 use agentd::events::{Change, Course, Event, Subject, What};
 use agentd::status::{ScreenShown, State};
 use nix::sys::signal::Signal;
 
-use crate::support::{Daemon, Setup, account, agent, as_user, binary, give, is_root, root, run};
+use crate::support::{BOUND, Daemon, Setup, account, agent, as_user, binary, give, is_root, root, run};
 
 /// The verb as an operator gives it: as `op`, a member of `admin`, where the tests can be somebody else.
 fn verb(setup: &Setup, words: &[&str]) -> Command {
@@ -26,21 +27,27 @@ fn told(setup: &Setup, words: &[&str]) -> String {
 /// A verb that goes on, line by line.
 struct Following {
     child: Child,
-    lines: BufReader<ChildStdout>,
+    lines: mpsc::Receiver<String>,
 }
 
 impl Following {
     fn start(setup: &Setup, words: &[&str]) -> Self {
         let stderr = File::create(setup.path("said")).unwrap();
         let mut child = verb(setup, words).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines() {
+                if sender.send(line.unwrap() + "\n").is_err() {
+                    return;
+                }
+            }
+        });
         Self { child, lines }
     }
 
     fn next(&mut self) -> String {
-        let mut line = String::new();
-        assert!(self.lines.read_line(&mut line).unwrap() > 0, "it ended");
-        line
+        self.lines.recv_timeout(BOUND).expect("another line, in time")
     }
 
     /// The next event that is meant.
@@ -244,14 +251,110 @@ fn what_cannot_be_shown_is_said_and_why() {
 }
 
 #[test]
-fn screens_and_events_are_for_administrators() {
+fn what_an_agent_printed_is_told_as_plain_text_or_as_it_was() {
+    let setup = Setup::new();
+    setup.secret("API_KEY", "sk-0123456789abcdef");
+    let script = r"printf 'one\n\033[31mtwo\033[0m %s\nthree' sk-0123456789abcdef; exit 4";
+    let daemon = setup.start(&scripted(script, ""));
+    daemon.wait_for_state("a", State::Exited);
+    assert_eq!(told(&daemon, &["logs", "A"]), "one\ntwo [masked]\nthree");
+    assert_eq!(told(&daemon, &["logs", "a", "--raw"]), "one\r\n\u{1b}[31mtwo\u{1b}[0m [masked]\r\nthree");
+    assert_eq!(told(&daemon, &["logs", "a", "-n", "1"]), "three");
+    assert_eq!(told(&daemon, &["logs", "a", "--since", "1h"]), "one\ntwo [masked]\nthree");
+    assert_eq!(told(&daemon, &["logs", "a", "--since", "2126-01-01T00:00:00Z"]), "");
+    let json = told(&daemon, &["logs", "a", "--json"]);
+    assert_eq!(json, "{\"text\":\"one\"}\n{\"text\":\"two [masked]\"}\n{\"text\":\"three\"}\n");
+    let response = daemon.get("/v1/agents/a/log?lines=1");
+    assert_eq!(response.header("content-type"), Some("text/plain; charset=utf-8"));
+    assert!(response.body.contains("three") && !response.body.contains("two"), "{}", response.body);
+}
+
+/// An agent that is a line of bash.
+fn scripted(script: &str, more: &str) -> String {
+    agent("a", "exit 0", more).replace("\"@HARNESS\"", &format!("[\"bash\", \"-c\", '''{script}''']"))
+}
+
+/// One that says which start of it this is, and exits with 1.
+fn counting(more: &str) -> String {
+    scripted("echo x >>@WORK/starts; echo start $(wc -l <@WORK/starts); exit 1", more)
+}
+
+#[test]
+fn each_attempt_has_its_own_log_also_after_a_new_daemon_and_another_declaration() {
+    let mut daemon = Setup::new().start(&counting("restart = \"on-failure\"\nmax_restarts = 2\nbackoff = [\"1ms\"]"));
+    daemon.wait_for_state("a", State::Exited);
+    assert_eq!(told(&daemon, &["logs", "a"]), "start 3\n");
+    assert_eq!(told(&daemon, &["logs", "a", "--previous"]), "start 2\n");
+    assert_eq!(told(&daemon, &["logs", "a", "--attempt", "1"]), "start 1\n");
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended();
+    daemon.start_again();
+    assert_eq!(told(&daemon, &["logs", "a", "--attempt", "1"]), "start 1\n");
+    daemon.edit_jcard(&counting("env = { MORE = \"1\" }"));
+    daemon.wait_until("a", "its fourth start to be over", |agent| {
+        agent.attempt == Some(1) && agent.state == State::Exited
+    });
+    assert_eq!(told(&daemon, &["logs", "a", "--attempt", "1"]), "start 4\n", "the latest with that number");
+    assert_eq!(told(&daemon, &["logs", "a", "--previous"]), "start 3\n");
+    let (code, said) = run(&mut verb(&daemon, &["logs", "a", "--attempt", "9"]));
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("of 4 attempts something is kept, and it is not among them: 1, 2, 3, 1"), "{said}");
+    daemon.edit_jcard(&agent("b", "sleep inf", ""));
+    daemon.wait_until_removed("a");
+    assert_eq!(told(&daemon, &["logs", "a"]), "start 4\n", "it is kept although nobody declares it any more");
+}
+
+#[test]
+fn a_log_is_followed_through_restarts_until_the_agent_is_over() {
+    let script = "say begin;wait-for @WORK/go;say end;exit 1";
+    let policy = "restart = \"always\"\nmax_restarts = 1\nbackoff = [\"1ms\"]";
+    let daemon = Setup::new().start(&agent("a", script, policy));
+    daemon.wait_until_running("a");
+    let mut following = Following::start(&daemon, &["logs", "a", "-f"]);
+    assert_eq!(following.next(), "begin\n");
+    daemon.put(&daemon.work("go"), "");
+    let expected = ["end\n", "begin\n", "end\n"];
+    assert_eq!(expected.map(|_| following.next()), expected);
+    let status = daemon.wait("its end", || following.child.try_wait().unwrap());
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_log_is_followed_through_a_restart_of_the_daemon() {
+    let mut daemon = Setup::new().start(&agent("a", "say begin;wait-for @WORK/go;say more;sleep inf", ""));
+    daemon.wait_until_running("a");
+    let mut following = Following::start(&daemon, &["logs", "a", "-f"]);
+    assert_eq!(following.next(), "begin\n");
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended();
+    daemon.put(&daemon.work("go"), "");
+    daemon.start_again();
+    while following.next() != "more\n" {}
+}
+
+#[test]
+fn a_log_that_is_not_there_is_said_to_be_not_there() {
+    let daemon = Setup::new().start(&agent("a", "sleep inf", "secrets = [\"KEY\"]"));
+    daemon.wait_for_state("a", State::Waiting);
+    for (name, why) in [("a", "nothing is kept of what it printed"), ("nobody", "agentd knows none of that name")] {
+        let (code, said) = run(&mut verb(&daemon, &["logs", name]));
+        assert_eq!(code, Some(4), "{said}");
+        assert!(said.contains(why), "{said}");
+    }
+    for name in ["..", "a%2F..%2F..", "a%00"] {
+        assert_eq!(daemon.get(&format!("/v1/agents/{name}/log")).status, 404, "{name}");
+    }
+}
+
+#[test]
+fn screens_logs_and_events_are_for_administrators() {
     if !root() {
         return;
     }
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     let socket = daemon.api_socket();
-    for words in [&["events"][..], &["watch", "a"]] {
+    for words in [&["events"][..], &["watch", "a"], &["logs", "a"]] {
         for user in ["stranger", "agent"] {
             let argv = [&[binary().to_str().unwrap()], words, &["--api-socket", socket.to_str().unwrap()]].concat();
             let (code, said) = run(&mut as_user(user, &argv));

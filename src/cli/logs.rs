@@ -1,0 +1,178 @@
+//! `agentd logs`: what an agent printed, and prints.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+
+use super::complete;
+use super::status::escaped;
+use crate::client::{Client, Error};
+use crate::status::Time;
+
+/// It cannot be told.
+const UNKNOWN: u8 = 4;
+
+/// How long a daemon that has gone away is given before the next is looked for.
+const BETWEEN_DAEMONS: Duration = Duration::from_millis(500);
+
+/// Whose, and which of it.
+#[derive(Clone, Debug, clap::Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag that people know")]
+pub struct Arguments {
+    /// The agent, whatever the case of its name
+    #[arg(add = complete::names())]
+    pub name: String,
+    /// Go on with what it prints later, also in its next attempts, until it is over
+    #[arg(short, long)]
+    pub follow: bool,
+    /// No more than so many lines at the end of what is there
+    #[arg(short = 'n', long, value_name = "N")]
+    pub lines: Option<usize>,
+    /// What it printed in the attempt with this number; by default in the latest
+    #[arg(long, value_name = "K", conflicts_with = "previous")]
+    pub attempt: Option<u64>,
+    /// What it printed in the attempt before the latest
+    #[arg(long)]
+    pub previous: bool,
+    /// Nothing that was printed before this time (2026-11-21T17:00:00Z), or longer ago than that (90s, 2h)
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// As the terminal got it: with the escape sequences that move the cursor, colour and so on
+    #[arg(long)]
+    pub raw: bool,
+    /// Print an object for each line, with its `text`
+    #[arg(long, conflicts_with = "raw")]
+    pub json: bool,
+}
+
+/// Prints it: data to stdout, talk to stderr.
+pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&format!("failed to start an event loop: {error}")),
+    };
+    match runtime.block_on(print(arguments, socket)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Ask(error)) => complain(&format!("failed to {error}")),
+        // Whoever read it has had enough.
+        Err(Failure::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Failure::Print(error)) => complain(&format!("failed to print: {error}")),
+    }
+}
+
+fn complain(what: &str) -> ExitCode {
+    say(what);
+    ExitCode::from(UNKNOWN)
+}
+
+fn say(what: &str) {
+    // Where standard error is closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "agentd: {}", escaped(what));
+}
+
+enum Failure {
+    Ask(Error),
+    Print(io::Error),
+}
+
+async fn print(arguments: &Arguments, socket: &Path) -> Result<(), Failure> {
+    let client = Client::new(socket).map_err(Failure::Ask)?;
+    let mut printer = Printer { json: arguments.json, line: Vec::new() };
+    let (mut query, mut was_there, mut is_away) = (query(arguments), false, false);
+    loop {
+        let mut heard = SystemTime::now();
+        match listen(&client, &arguments.name, &query, &mut printer, &mut was_there, &mut heard).await {
+            Err(Failure::Ask(error)) if arguments.follow && was_there && error.may_come_back() => {
+                if !std::mem::replace(&mut is_away, true) {
+                    say(&format!("failed to {error}; waiting for it, what was printed last may be repeated"));
+                    query = again(arguments, heard);
+                }
+            }
+            Ok(()) => return printer.end().map_err(Failure::Print),
+            Err(failure) => return Err(failure),
+        }
+        tokio::time::sleep(BETWEEN_DAEMONS).await;
+    }
+}
+
+/// Prints what one daemon tells, until it tells no more.
+async fn listen(
+    client: &Client,
+    name: &str,
+    query: &str,
+    printer: &mut Printer,
+    was_there: &mut bool,
+    heard: &mut SystemTime,
+) -> Result<(), Failure> {
+    let mut stream = client.stream_of(name, &format!("/log?{query}")).await.map_err(Failure::Ask)?;
+    *was_there = true;
+    while let Some(piece) = stream.next().await.map_err(Failure::Ask)? {
+        *heard = SystemTime::now();
+        printer.print(&piece).map_err(Failure::Print)?;
+    }
+    Ok(())
+}
+
+fn query(arguments: &Arguments) -> String {
+    let lines = arguments.lines.map(|lines| format!("&lines={lines}")).unwrap_or_default();
+    let since = arguments.since.as_ref().map(|since| utf8_percent_encode(since, NON_ALPHANUMERIC));
+    let since = since.map(|since| format!("&since={since}")).unwrap_or_default();
+    which(arguments) + &lines + &since
+}
+
+/// What to ask the next daemon for, when the one before was heard last at that time.
+fn again(arguments: &Arguments, heard: SystemTime) -> String {
+    format!("{}&since={}", which(arguments), Time(heard))
+}
+
+fn which(arguments: &Arguments) -> String {
+    let attempt = match arguments.attempt {
+        Some(number) => number.to_string(),
+        None if arguments.previous => "previous".to_owned(),
+        None => "latest".to_owned(),
+    };
+    format!("follow={}&raw={}&attempt={attempt}", arguments.follow, arguments.raw)
+}
+
+/// A line as data.
+#[derive(Serialize)]
+struct Line<'a> {
+    text: &'a str,
+}
+
+struct Printer {
+    json: bool,
+    /// The beginning of a line whose end is yet to come.
+    line: Vec<u8>,
+}
+
+impl Printer {
+    fn print(&mut self, piece: &[u8]) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        if !self.json {
+            out.write_all(piece)?;
+            return out.flush();
+        }
+        for part in piece.split_inclusive(|&byte| byte == b'\n') {
+            self.line.extend_from_slice(part);
+            if let Some(text) = self.line.strip_suffix(b"\n") {
+                write_line(&mut out, text)?;
+                self.line.clear();
+            }
+        }
+        out.flush()
+    }
+
+    fn end(self) -> io::Result<()> {
+        if self.line.is_empty() { Ok(()) } else { write_line(&mut io::stdout().lock(), &self.line) }
+    }
+}
+
+fn write_line(out: &mut impl Write, text: &[u8]) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, &Line { text: &String::from_utf8_lossy(text) })?;
+    out.write_all(b"\n")
+}
