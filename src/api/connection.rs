@@ -15,8 +15,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::exchange::{Answer, Next, Responder, Turn, header_length};
-use super::order::Order;
+use super::exchange::{Answer, Next, Ordered, Responder, header_length};
 use super::stream;
 
 /// How many bytes of a header are taken from the socket before it is whole. Most are whole by then. A socket holds any number of
@@ -35,7 +34,7 @@ enum Heard {
     /// This is to be said.
     Asked(Answer),
     /// Something that takes time, or has no end.
-    Ordered(Order, Turn),
+    Ordered(Box<Ordered>),
 }
 
 impl Connection {
@@ -49,9 +48,9 @@ impl Connection {
         while let Some(heard) = self.hear(rests).await? {
             let mut answer = match heard {
                 Heard::Asked(answer) => answer,
-                Heard::Ordered(order, turn) => {
+                Heard::Ordered(ordered) => {
                     // What it takes is taken only then.
-                    return Box::pin(stream::serve(self.socket, &self.heard, order, turn, &self.responder)).await;
+                    return Box::pin(stream::serve(self.socket, &self.heard, ordered, &self.responder)).await;
                 }
             };
             self.say(answer.bytes()).await?;
@@ -103,8 +102,9 @@ impl Connection {
         let answer = loop {
             match self.responder.answer(request, length.is_some() || more_may_come, figures.as_ref())? {
                 Next::Say(answer) => break answer,
-                Next::Read => figures = Some(self.responder.read().await),
-                Next::Stream(order, turn) => return Some(Heard::Ordered(order, turn)),
+                // What that takes is taken only then.
+                Next::Read => figures = Some(Box::pin(self.responder.read()).await),
+                Next::Stream(ordered) => return Some(Heard::Ordered(ordered)),
             }
         };
         match length.filter(|&length| length < self.heard.len()) {

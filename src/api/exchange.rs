@@ -66,11 +66,16 @@ pub(super) enum Next {
     /// It takes figures to answer: it is to be asked again with them.
     Read,
     /// It takes time to answer, or the answer has no end: this is to be answered, on the socket itself.
-    Stream(Order, Turn),
+    Stream(Box<Ordered>),
 }
 
-/// The right to one of the answers that take time, given back at drop.
-pub(super) type Turn = OwnedSemaphorePermit;
+/// An order that is to be answered.
+#[derive(Debug)]
+pub(super) struct Ordered {
+    pub(super) order: Order,
+    /// The right to one of the answers that take time, given back at drop.
+    _turn: OwnedSemaphorePermit,
+}
 
 /// Who knows the answers, and what a client may take to ask.
 #[derive(Debug)]
@@ -121,7 +126,7 @@ impl Responder {
                 }
                 Reply::Later(order) => match Arc::clone(&self.turns).try_acquire_owned() {
                     Ok(turn) => {
-                        other.set(Some(Next::Stream(order, turn)));
+                        other.set(Some(Next::Stream(Box::new(Ordered { order, _turn: turn }))));
                         Response::default()
                     }
                     Err(_) => routes::busy(),

@@ -24,7 +24,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::exchange::{Responder, Turn};
+use super::exchange::{Ordered, Responder};
 use super::logs::{self, Form, Telling};
 use super::order::{COLOURED, Order, Which};
 use super::routes;
@@ -46,16 +46,15 @@ const LONGEST: Duration = Duration::from_secs(1);
 pub(super) async fn serve(
     socket: UnixStream,
     heard: &[u8],
-    order: Order,
-    _turn: Turn,
+    ordered: Box<Ordered>,
     responder: &Arc<Responder>,
 ) -> io::Result<()> {
     let over = Arc::new(Notify::new());
     let (reader, writer) = socket.into_split();
     let io = TokioIo::new(tokio::io::join(heard.chain(reader), writer));
-    let follows = order.follows();
+    let follows = ordered.order.follows();
     let service = service_fn(|_| {
-        let (order, responder, over) = (order.clone(), Arc::clone(responder), Arc::clone(&over));
+        let (order, responder, over) = (ordered.order.clone(), Arc::clone(responder), Arc::clone(&over));
         async { Ok::<_, Infallible>(answer(order, responder, over).await) }
     });
     let mut http = http1::Builder::new();
