@@ -461,6 +461,9 @@ in
           RestartSec = mkDefault 1;
           StateDirectory = "agentd";
           StateDirectoryMode = "0700";
+          # What agents print, for root and the administrators.
+          LogsDirectory = "agentd";
+          LogsDirectoryMode = "0750";
           # From here on the daemon asks for as much time as its agents' grace periods need.
           TimeoutStopSec = mkDefault 90;
           UMask = "0077";

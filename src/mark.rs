@@ -5,7 +5,8 @@
 //! whose it was. A process can get rid of the mark, by starting another program without it, so this finds what does not hide.
 //!
 //! What bears the mark is killed only if it also runs as the agent user. Whoever puts an agent's mark on a process of that user
-//! could as well kill it.
+//! could as well kill it. A harness leads a session, and all that is in it was started by it, so that goes, too, with the mark or
+//! without.
 //!
 //! A look goes through all processes. Many agents may end at once, so a look serves all who asked before it began, and there is
 //! one at a time, outside of the async runtime's thread.
@@ -182,6 +183,9 @@ fn look(prefix: &[u8], user: Uid, keys: &BTreeSet<String>) -> io::Result<Found> 
                         if still.is_ok_and(|still| still.as_ref() == Some(&key))
                             && process.runs_as(user).unwrap_or(false)
                         {
+                            if process.leads_session() {
+                                process.identity().kill_session(user);
+                            }
                             // One that cannot be killed is found again.
                             let _ = process.kill();
                             found.keys.insert(key);

@@ -46,7 +46,8 @@ impl Identity {
         if Stat::read(self.pid).is_some_and(|stat| stat.started != self.started) {
             return 0;
         }
-        let is_of_it = |pid| Stat::read(pid).is_some_and(|stat| stat.session == self.pid);
+        let own = std::process::id().cast_signed();
+        let is_of_it = |pid| pid != own && Stat::read(pid).is_some_and(|stat| stat.session == self.pid);
         until_none(|| {
             let mut alive = 0;
             each(|pid| {
@@ -160,6 +161,11 @@ impl Process {
         }
         // In this order: it may end between the two looks.
         self.is_ancestor_of(pid) || Stat::read(pid).is_none()
+    }
+
+    /// Whether it leads a session: everything in that was started by it.
+    pub fn leads_session(&self) -> bool {
+        Stat::read(self.pid).is_some_and(|stat| stat.started == self.started && stat.session == self.pid)
     }
 
     /// What something below it with this id can be found by again.

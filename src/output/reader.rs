@@ -84,7 +84,10 @@ impl Log {
         let mut bytes = vec![0; room];
         let count = read_at(&self.text, &mut bytes, offset)?;
         bytes.truncate(count);
-        Ok(Piece { offset, bytes })
+        // What has become a hole meanwhile may have been read as zeros.
+        let gone = self.begin()?.saturating_sub(offset).min(count as u64);
+        bytes.drain(..usize::try_from(gone).unwrap_or(count));
+        Ok(Piece { offset: offset + gone, bytes })
     }
 
     /// Where the last so many lines begin. A line that is not ended yet is one.

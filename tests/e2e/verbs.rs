@@ -268,6 +268,7 @@ fn flags(setup: &Setup) -> Vec<String> {
         ("--secret-dir", setup.path("secrets")),
         ("--tmux-socket", setup.tmux_socket()),
         ("--state-dir", setup.path("state")),
+        ("--log-dir", setup.path("log")),
     ];
     places.into_iter().flat_map(|(flag, path)| [flag.to_owned(), path.to_str().unwrap().to_owned()]).collect()
 }
@@ -289,6 +290,7 @@ fn doctor_finds_nothing_wrong_with_a_healthy_daemon_whose_places_it_knows_from_i
     for (name, path) in [
         ("api-socket", daemon.api_socket()),
         ("state", daemon.path("state")),
+        ("log", daemon.path("log")),
         ("jcard", daemon.jcard()),
         ("tmux-folder", daemon.path("tmux")),
         ("tmux-socket", daemon.tmux_socket()),
@@ -356,11 +358,17 @@ fn doctor_names_what_is_wrong_with_its_remedy_and_fails() {
     };
     mode("api/agentd.sock", 0o666);
     mode("state", 0o755);
+    mode("log", 0o777);
     mode("secrets", 0o777);
     mode("tmux", 0o777);
     let found = doctor(&daemon);
     assert_eq!(found.code, Some(1));
-    assert_eq!(found.of_verdict("failure"), ["api-socket", "state", "secrets", "tmux-folder"], "{:#?}", found.checks);
+    assert_eq!(
+        found.of_verdict("failure"),
+        ["api-socket", "state", "log", "secrets", "tmux-folder"],
+        "{:#?}",
+        found.checks
+    );
     assert!(found.said("api-socket", "failure").contains("it has mode 0666 and not 0660"));
     assert!(found.said("state", "failure").contains("chmod 0700"));
     mode("secrets", 0o755);

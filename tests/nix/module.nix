@@ -100,6 +100,8 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
   "the daemon tells systemd how it is, and is told to read again by a signal" = {
     expr = select [
       "KillMode"
+      "LogsDirectory"
+      "LogsDirectoryMode"
       "NotifyAccess"
       "StateDirectory"
       "StateDirectoryMode"
@@ -108,6 +110,8 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
     ] (daemon [ ]).serviceConfig;
     expected = {
       KillMode = "mixed";
+      LogsDirectory = "agentd";
+      LogsDirectoryMode = "0750";
       NotifyAccess = "main";
       StateDirectory = "agentd";
       StateDirectoryMode = "0700";

@@ -44,6 +44,20 @@ struct Said {
     agents: Option<Vec<AgentStatus>>,
 }
 
+impl Said {
+    /// A kind of error that agents may have: each, with those that have it.
+    fn errors<'a>(&'a self, of: impl Fn(&'a AgentStatus) -> Option<&'a str>) -> Option<String> {
+        let mut errors: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for agent in self.agents.iter().flatten() {
+            if let Some(error) = of(agent) {
+                errors.entry(error).or_default().push(&agent.name);
+            }
+        }
+        let told: Vec<String> = errors.iter().map(|(error, agents)| format!("{}: {error}", named(agents))).collect();
+        (!told.is_empty()).then(|| told.join("\n"))
+    }
+}
+
 /// Looks at everything there is to look at.
 pub(super) async fn all(place: &Place) -> Vec<Check> {
     let (daemon, said) = daemon(place).await;
@@ -51,6 +65,7 @@ pub(super) async fn all(place: &Place) -> Vec<Check> {
     let mut checks = vec![daemon, api_socket(place)];
     checks.extend(users(place));
     checks.extend(state(place, said.health.as_ref()));
+    checks.push(log(place, &said));
     checks.push(jcard.check(place, said.health.as_ref()));
     checks.push(secrets(place, said.health.as_ref()));
     checks.extend(tmux_files(place));
@@ -254,6 +269,27 @@ fn state(place: &Place, health: Option<&Health>) -> Vec<Check> {
         judge("state", path, seen, right, place, &remedy)
     };
     vec![directory, lock(path, place)]
+}
+
+/// What agents print.
+fn log(place: &Place, said: &Said) -> Check {
+    const NAME: &str = "log";
+    let path = &place.settings.log_dir;
+    if let Some(errors) = said.errors(|agent| agent.log_error.as_deref()) {
+        return Check::warning(
+            NAME,
+            errors,
+            "mend it, or name another --log-dir; it counts from an agent's next start on",
+        );
+    }
+    let seen = look_at(path);
+    if let Ok(None) = seen {
+        return Check::ok(NAME, format!("{} is not there, and is made with the first agent", path.display()));
+    }
+    let uid = if place.is_system { 0 } else { place.asker.as_raw() };
+    let right = Right { kind: SFlag::S_IFDIR, uid: Some(uid), gid: None, needs: 0o700, bars: 0o022 };
+    let remedy = format!("chown {uid} {0} && chmod 0750 {0}", path.display());
+    judge(NAME, path, seen, right, place, &remedy)
 }
 
 fn lock(path: &Path, place: &Place) -> Check {
@@ -553,15 +589,8 @@ fn keys<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
 
 fn limits(place: &Place, said: &Said, jcard: &Jcard) -> Check {
     const NAME: &str = "limits";
-    let mut errors: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for agent in said.agents.iter().flatten() {
-        if let Some(error) = &agent.limits_error {
-            errors.entry(error).or_default().push(&agent.name);
-        }
-    }
-    if !errors.is_empty() {
-        let told: Vec<String> = errors.iter().map(|(error, agents)| format!("{}: {error}", named(agents))).collect();
-        return Check::warning(NAME, told.join("\n"), "run agentd as a unit of systemd's, as root; or drop the limits");
+    if let Some(errors) = said.errors(|agent| agent.limits_error.as_deref()) {
+        return Check::warning(NAME, errors, "run agentd as a unit of systemd's, as root; or drop the limits");
     }
     let has_groups = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
         .iter()
