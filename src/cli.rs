@@ -1,11 +1,13 @@
 //! The command line: what it says becomes [`Settings`] or a client's call.
 
+pub mod attach;
 pub mod check;
 pub mod complete;
 pub mod doctor;
 pub mod events;
 pub mod explain;
 pub mod logs;
+mod place;
 pub mod status;
 mod terminal;
 pub mod wait;
@@ -86,6 +88,12 @@ pub enum Command {
     /// A line an event: when, to which agent, what. With --json a line of JSON each, as `GET /v1/events` has it. Ends with 0, or with 4
     /// when agentd cannot be asked; with -f it waits for a daemon that goes away.
     Events(events::Arguments),
+    /// Sit down at an agent's terminal
+    ///
+    /// The tmux client runs as the agent user, never as root, and on a terminal of its own that is relayed to yours. Ends with 0
+    /// after it was detached or the session has ended; 1 when it failed, or you may not; 4 when there is no such agent, or nobody
+    /// who could be asked. A signal that ends it ends it as a signal, with the terminal as it was before.
+    Attach(attach::Arguments),
     /// Find out whether all that agentd needs is there and as it should be
     ///
     /// Each finding that is not ok has its remedy. Ends with 0 if all is well or only worth a warning, 1 if something is not, 4 if

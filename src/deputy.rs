@@ -13,6 +13,7 @@
 //! and callers must not take that for an answer. The deputy bounds its own work, so one that does not answer in time was stopped
 //! or crippled: it is killed, and replaced.
 
+mod client;
 mod serve;
 mod server;
 
@@ -33,6 +34,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
+pub use client::{COMMAND as CLIENT_COMMAND, become_client, words as client_words};
 pub use serve::run;
 
 use crate::account::Account;

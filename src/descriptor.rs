@@ -1,4 +1,5 @@
-//! Descriptors in the async runtime that tokio has no type for: a pidfd, an inotify queue, a terminal.
+//! Descriptors: waiting in the async runtime for those that tokio has no type for (a pidfd, an inotify queue, a terminal), and keeping
+//! those that were handed down from going further.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,6 +8,12 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+/// Sees to it that what this process starts from now on gets none of its descriptors but the three standard ones. Those that the
+/// standard library opens are its own anyhow; this is for those that whoever started the process left open.
+pub fn hand_down_none() {
+    close_fds::set_fds_cloexec(3, &[]);
+}
 
 /// A descriptor whose readability can be awaited.
 #[derive(Debug)]

@@ -29,7 +29,8 @@
 //! | [`supervisor::machine`], [`supervisor::restart`] | how one agent lives; pure |
 //! | [`supervisor::attempt`] | one attempt, from the pane to the last of its processes |
 //! | [`launch`] | the launcher: what it and the daemon say to each other, its end, the login |
-//! | [`deputy`] | the process that acts with the agent user's rights |
+//! | [`deputy`] | the process that acts with the agent user's rights, and the tmux client at an operator's terminal |
+//! | [`cli::attach`] | that terminal and the client's, and what goes between them |
 //! | [`tmux`], [`screen`] | sessions and panes; what they show |
 //! | [`process`] | pidfds: who a process is, and what came of it |
 //! | [`tree`], [`cgroup`], [`mark`] | finding and killing everything that is an agent's |
@@ -52,6 +53,12 @@
 //! tmux server (agent user)
 //!  └─ agentd exec NAME ATTEMPT      one launcher for each agent, in its pane
 //!      └─ the harness                 on a terminal of its own, relayed to the pane and written to its log
+//! ```
+//!
+//! ```text
+//! agentd attach (root, or the agent user)    the operator's terminal ⇄ a fresh one
+//!  ├─ agentd deputy (agent user)             finds the session, and is gone by then
+//!  └─ tmux attach-session (agent user)
 //! ```
 //!
 //! Root touches nothing that the agent user can redirect, and runs no tmux client; the deputy does. The daemon starts no agent

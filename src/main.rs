@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use agentd::account::Account;
 use agentd::cli::{
-    Arguments, Command, Surroundings, check, complete, doctor, events, explain, logs, status, wait, watch,
+    Arguments, Command, Surroundings, attach, check, complete, doctor, events, explain, logs, status, wait, watch,
     with_two_dashes,
 };
 use agentd::launch::{self, launcher, login};
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         Some(Command::Schema) => conclude(writeln!(io::stdout(), "{:#}", config::schema())),
         Some(Command::Status(options)) => status::run(options, &arguments.places.client_socket(&here)),
         Some(Command::Explain(options)) => explain::run(options, &arguments.places.client_socket(&here)),
+        Some(Command::Attach(options)) => attach::run(&arguments, options, &here),
         Some(Command::Doctor(options)) => doctor::run(&arguments, options, &here),
         Some(Command::Watch(options)) => watch::run(options, &arguments.places.client_socket(&here)),
         Some(Command::Logs(options)) => logs::run(options, &arguments.places.client_socket(&here)),
@@ -74,6 +75,10 @@ fn helper(words: &[OsString]) -> Option<ExitCode> {
         (login::PRINT_COMMAND, [marker]) => conclude(login::print_environment(marker, &mut io::stdout().lock())),
         (deputy::COMMAND, [user, uid]) => {
             conclude(deputy::run(user.to_str()?, Uid::from_raw(uid.to_str()?.parse().ok()?)))
+        }
+        (deputy::CLIENT_COMMAND, [user, uid, program, arguments @ ..]) => {
+            let uid = Uid::from_raw(uid.to_str()?.parse().ok()?);
+            complain(&deputy::become_client(user.to_str()?, uid, program, arguments).to_string())
         }
         _ => return None,
     })

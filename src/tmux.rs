@@ -19,7 +19,7 @@ mod parse;
 #[cfg(fuzzing)]
 pub mod parse;
 
-pub use parse::{Pane, PaneEnd};
+pub use parse::{Entrance, Pane, PaneEnd};
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -379,6 +379,31 @@ impl Tmux {
             Err(Error::NoServer { .. }) => Ok(BTreeSet::new()),
             output => Ok(parse::owners(&output?.stdout)),
         }
+    }
+
+    /// The agent's session as somebody enters it; `None` while there is none.
+    pub async fn entrance(&self, owner: &str) -> Result<Option<Entrance>, Error> {
+        let is_marked = format!("#{{==:#{{@agentd-owner}},{owner}}}");
+        let mut listing = Arguments::default();
+        listing.command(&["list-sessions", "-f", &is_marked, "-F", parse::ENTRANCE_FORMAT]);
+        match self.client("find a session", listing).await {
+            Err(Error::NoServer { .. }) => Ok(None),
+            output => Ok(parse::entrance(&output?.stdout)),
+        }
+    }
+
+    /// The client that enters there: which tmux the server was last understood by, and its arguments. One that only looks on
+    /// (`is_read_only`) gets no key through but those that end it, and leaves the size of the session to others. `notice` stands in
+    /// the status line at first.
+    pub fn entering(&self, entrance: &Entrance, is_read_only: bool, notice: &str) -> (Program, Vec<String>) {
+        const LONG_ENOUGH: &str = "4000";
+        let target = ["attach-session", "-t", &entrance.id];
+        let mut arguments = Arguments::default();
+        arguments.command(&[&target[..], if is_read_only { &["-r"] } else { &[] }].concat());
+        // Not for what comes after a `%`, see `strftime(3)`: both are keys as well.
+        let notice = parse::escape_format(notice).replace('%', "%%");
+        arguments.command(&["display-message", "-d", LONG_ENOUGH, &notice]);
+        (self.program(), self.words(&["-N"], arguments))
     }
 
     /// The sessions that bear the agent's mark, each with the panes that do: one of each, unless an operator made it otherwise.

@@ -7,7 +7,6 @@
 //! [`examine`] finds out, [`render`] tells; what could not be looked at is told as that, and is neither well nor ill.
 
 mod examine;
-mod place;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -15,7 +14,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use self::place::Place;
+use super::place::Place;
 use super::status::escaped;
 use super::terminal::{Terminal, wrapped};
 use super::{Surroundings, Whereabouts};
@@ -115,7 +114,7 @@ struct Report<'a> {
 /// Looks at everything, and prints what it found: data to stdout, talk to stderr. The exit status is 1 if something is ill, else 4 if
 /// something could not be looked at, else 0.
 pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -> ExitCode {
-    let place = Place::find(all, arguments, here);
+    let place = Place::find(all, &arguments.whereabouts, here);
     let checks = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
             let checks = runtime.block_on(examine::all(&place));

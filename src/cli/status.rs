@@ -254,7 +254,7 @@ pub(super) fn since(agent: &AgentStatus) -> Option<Time> {
 }
 
 /// All that a person should know about the state: how it ended, why, and what to mend. What one part says, another does not repeat.
-fn remark(agent: &AgentStatus) -> String {
+pub(super) fn remark(agent: &AgentStatus) -> String {
     let cause = agent.exit.as_ref().and_then(|exit| match &exit.how {
         How::Cause(cause) => Some(cause.as_str()),
         How::Code(_) | How::Signal(_) => None,

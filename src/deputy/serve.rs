@@ -187,7 +187,7 @@ impl Hanging {
     }
 }
 
-const TMUX: &str = "tmux";
+pub(super) const TMUX: &str = "tmux";
 
 async fn tmux(
     program: Program,
@@ -195,20 +195,8 @@ async fn tmux(
     timeout: Duration,
     account: &Account,
 ) -> Result<Output, RunError> {
-    let failed = |error: io::Error| RunError::Start {
-        program: TMUX.to_owned(),
-        reason: match error.kind() {
-            io::ErrorKind::NotFound => {
-                format!("not found in PATH ({}); install it", std::env::var("PATH").unwrap_or_default())
-            }
-            _ => error.to_string(),
-        },
-    };
-    let program = match program {
-        Program::Installed => find(TMUX),
-        Program::OfServer(socket) => server::program_of_server(&socket),
-    };
-    let mut command = Command::new(program.map_err(failed)?);
+    let failed = |error: io::Error| not_started(&error);
+    let mut command = Command::new(path_of(&program)?);
     command.arg0(TMUX).args(arguments).env_clear().envs(account.base_environment()).env("LANG", "C.UTF-8");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(failed)?;
@@ -219,6 +207,26 @@ async fn tmux(
     };
     let timed_out = |_| Err(RunError::TimedOut { program: TMUX.to_owned(), timeout });
     tokio::time::timeout(timeout, output).await.unwrap_or_else(timed_out)
+}
+
+/// The file that is to be run.
+pub(super) fn path_of(program: &Program) -> Result<PathBuf, RunError> {
+    let path = match program {
+        Program::Installed => find(TMUX),
+        Program::OfServer(socket) => server::program_of_server(socket),
+    };
+    path.map_err(|error| not_started(&error))
+}
+
+/// Why tmux could not be started, if this is what the system said.
+pub(super) fn not_started(error: &io::Error) -> RunError {
+    let reason = match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!("not found in PATH ({}); install it", std::env::var("PATH").unwrap_or_default())
+        }
+        _ => error.to_string(),
+    };
+    RunError::Start { program: TMUX.to_owned(), reason }
 }
 
 /// In this process's own `PATH`: the child's is the agent user's.

@@ -42,6 +42,41 @@ pub fn sessions(stdout: &str) -> Vec<Session> {
         .collect()
 }
 
+/// What to ask of each session for [`entrance`].
+pub const ENTRANCE_FORMAT: &str = "#{session_id} #{prefix}";
+
+/// A session as somebody enters it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entrance {
+    /// `$` and a number.
+    pub id: String,
+    /// The key before each of tmux's own commands, in people's words, such as `Ctrl-b`; `None` if there is none, or none that
+    /// could be understood.
+    pub prefix: Option<String>,
+}
+
+/// Reads the first line of [`ENTRANCE_FORMAT`]. Lines of another form are passed over.
+pub fn entrance(stdout: &str) -> Option<Entrance> {
+    stdout.lines().find_map(|line| {
+        let (id, prefix) = line.split_once(' ')?;
+        is_id(id, '$').then(|| Entrance { id: id.to_owned(), prefix: key(prefix) })
+    })
+}
+
+/// A key in people's words, if it is one: modifiers, then one character or its name.
+fn key(text: &str) -> Option<String> {
+    const MODIFIERS: [(&str, &str); 3] = [("C-", "Ctrl-"), ("M-", "Alt-"), ("S-", "Shift-")];
+    let (mut rest, mut words) = (text, String::new());
+    // A `-` may be the key itself.
+    while let Some((short, word)) = MODIFIERS.iter().find(|(short, _)| rest.starts_with(short) && rest.len() > 2) {
+        rest = &rest[short.len()..];
+        words.push_str(word);
+    }
+    let is_character = matches!(rest.as_bytes(), [character] if character.is_ascii_graphic());
+    let is_name = (2..=12).contains(&rest.len()) && rest.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    (words.len() <= 15 && (is_character || is_name) && rest != "None").then(|| words + rest)
+}
+
 /// What to ask of each pane for [`panes`].
 pub const PANE_FORMAT: &str = "#{pane_pid},#{pane_dead},#{pane_dead_status},#{pane_dead_signal},#{pane_dead_time}";
 
@@ -240,6 +275,28 @@ mod tests {
         assert_eq!(sessions(printed), expected);
     }
 
+    #[rstest]
+    #[case("$3 C-b\n$4 C-a\n", Some(("$3", Some("Ctrl-b"))))]
+    #[case("nonsense\n$x C-b\n$4 C-a", Some(("$4", Some("Ctrl-a"))))]
+    #[case("$3 C-M-Space", Some(("$3", Some("Ctrl-Alt-Space"))))]
+    #[case("$3 C--", Some(("$3", Some("Ctrl--"))))]
+    #[case("$3 `", Some(("$3", Some("`"))))]
+    #[case("$3 F12", Some(("$3", Some("F12"))))]
+    #[case("$3 None", Some(("$3", None)))]
+    #[case("$3 ", Some(("$3", None)))]
+    #[case("$3 C-\u{1b}", Some(("$3", None)))]
+    #[case("$3 C-b and call 555", Some(("$3", None)))]
+    #[case("$3 C-C-C-C-C-C-b", Some(("$3", None)))]
+    #[case("$3", None)]
+    #[case("", None)]
+    fn an_entrance_is_a_session_and_its_prefix_if_that_is_a_key(
+        #[case] printed: &str,
+        #[case] expected: Option<(&str, Option<&str>)>,
+    ) {
+        let expected = expected.map(|(id, prefix)| Entrance { id: id.into(), prefix: prefix.map(str::to_owned) });
+        assert_eq!(entrance(printed), expected);
+    }
+
     #[test]
     fn panes_are_read_and_lies_passed_over() {
         let printed = "21,0,,,\n22,1,7,,1795271423\n23,1,,9,5\n24,1,,KILL,\n25,1,,SIGINT,\n26,1,,,\n27,1,999,99,x\n\
@@ -284,7 +341,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_output_makes_it_panic(text in ".{0,200}") {
-            let _ = (sessions(&text), panes(&text), owners(&text), version(&text), message(&text), complaint(&text), quote(&text));
+            let _ = (sessions(&text), entrance(&text), panes(&text), owners(&text), version(&text), message(&text), complaint(&text), quote(&text));
         }
 
         #[test]

@@ -7,6 +7,7 @@
 
 mod agents;
 mod api;
+mod attach;
 mod canary;
 mod chaos;
 mod cli;

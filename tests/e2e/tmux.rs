@@ -17,7 +17,7 @@ fn server(daemon: &Setup) -> Process {
 }
 
 /// A program named tmux, a script that starts with these lines; the last one becomes the real one.
-fn put_tmux(setup: &Setup, lines: &str) {
+pub fn put_tmux(setup: &Setup, lines: &str) {
     let real = run(std::process::Command::new("bash").args(["-c", "command -v tmux"])).1;
     fs::create_dir_all(setup.path("fake")).unwrap();
     let new = setup.path("fake/new");
@@ -27,7 +27,7 @@ fn put_tmux(setup: &Setup, lines: &str) {
 }
 
 /// A daemon that finds tmux where [`put_tmux`] puts it, and nowhere else.
-fn with_own_tmux(setup: Setup) -> Setup {
+pub fn with_own_tmux(setup: Setup) -> Setup {
     fs::create_dir_all(setup.path("fake")).unwrap();
     let fake = setup.path("fake").display().to_string();
     setup.env("PATH", &fake)

@@ -15,9 +15,9 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, Gid, eaccess};
 
 use super::Check;
-use super::place::{Daemon, Place, holder};
 use crate::account::Account;
 use crate::cli::check::{counted, fault};
+use crate::cli::place::{Daemon, Place, holder};
 use crate::client::{Client, Error};
 use crate::config::{self, Severity};
 use crate::deputy::{Deputy, Output, Program, Workdir};

@@ -14,13 +14,12 @@ use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::stat::{FileStat, lstat, major, minor};
 use nix::unistd::Uid;
 
-use super::Arguments;
 use crate::account::{self, Account};
-use crate::cli::{self, SYSTEM_CONFIG, Surroundings, with_two_dashes};
+use crate::cli::{self, SYSTEM_CONFIG, Surroundings, Whereabouts, with_two_dashes};
 use crate::daemon::Settings;
 use crate::process;
 
-/// Everything that is to be looked at.
+/// Everything that a verb may have to look at.
 #[derive(Debug)]
 pub(super) struct Place {
     /// What the daemon uses, or would use.
@@ -125,7 +124,7 @@ fn holder_in(table: &str, status: &FileStat) -> Option<i32> {
 
 impl Place {
     /// What the asker names, else what the daemon that listens was told, else the defaults for its user.
-    pub fn find(all: &cli::Arguments, arguments: &Arguments, here: &Surroundings) -> Self {
+    pub fn find(all: &cli::Arguments, named: &Whereabouts, here: &Surroundings) -> Self {
         let asker = Uid::effective();
         let socket = all.places.client_socket(here);
         let (listening, is_denied) = match Daemon::listening(&socket) {
@@ -144,7 +143,7 @@ impl Place {
             let mut meant = daemon.and_then(Daemon::arguments).unwrap_or_default();
             meant.places.overlay(&all.places);
             meant.daemon.whereabouts.overlay(&all.daemon.whereabouts);
-            meant.daemon.whereabouts.overlay(&arguments.whereabouts);
+            meant.daemon.whereabouts.overlay(named);
             meant.settings(&daemon.and_then(Daemon::surroundings).unwrap_or_else(|| by_default.clone()))
         };
         // A service manager may listen for the daemon, and not everybody may knock: whoever has the state directory is it.

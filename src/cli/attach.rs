@@ -1,0 +1,313 @@
+//! `agentd attach`: an agent's terminal, for whoever may act as the agent user.
+//!
+//! ```text
+//! operator's terminal ◀──▶ agentd attach (root, say) ◀── a fresh terminal ──▶ tmux client (agent user)
+//! ```
+//!
+//! A tmux client does what its server tells it, so it is the agent user's here, whoever asks, and has neither descriptor nor variable
+//! of the operator's. What it shows goes through the [`relay`] as it is. A way that ends in a tmux client of root's does not exist.
+//!
+//! The daemon is asked for the agent first, and tmux for its session then; where the daemon cannot be asked, tmux alone decides:
+//! agents outlive daemons, and the API is not for the agent user.
+
+mod relay;
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, ExitStatus};
+
+use self::relay::End;
+use super::complete;
+use super::place::Place;
+use super::status::{escaped, remark};
+use super::{Places, Surroundings, Whereabouts};
+use crate::account;
+use crate::client::{self, Client};
+use crate::config::{InvalidName, Name};
+use crate::deputy::{self, Deputy};
+use crate::descriptor;
+use crate::memory;
+use crate::status::AgentStatus;
+use crate::tmux::{self, Entrance, Tmux};
+
+/// As every other verb has it.
+const FAILED: u8 = 1;
+const UNKNOWN: u8 = 4;
+
+/// Whose terminal, and how.
+#[derive(Clone, Debug, clap::Args)]
+#[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
+pub struct Arguments {
+    /// The agent, whatever the case of its name
+    #[arg(add = complete::names())]
+    pub name: String,
+    /// Only look on: no key gets through but those that detach, and the window keeps its size
+    #[arg(long)]
+    pub read_only: bool,
+    /// The dedicated tmux server's socket [default: what the daemon was told, else as for the daemon]
+    #[arg(long, value_name = "PATH")]
+    pub tmux_socket: Option<PathBuf>,
+    /// Whom agents run as [default: what the daemon was told, else as for the daemon]
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+}
+
+/// Why somebody is not attached, or not any more. Completes "failed to attach to NAME: …" where it is not about the daemon.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("failed to {0}{hint}", hint = if matches!(.0, client::Error::NoSuchAgent(_)) { "; agentd status lists those there are" } else { "" })]
+    Client(#[from] client::Error),
+    #[error("failed to find agent {0:?}: {1}")]
+    Name(String, InvalidName),
+    #[error("failed to attach to {agent}: {why}; agentd explain {agent} says more")]
+    NoSession { agent: Name, why: String },
+    #[error(
+        "failed to attach to {agent}: that is for root and for user {user}. Run:\n\n    {command}\n\nor look on, as you may:\n\n    agentd watch {agent}\n"
+    )]
+    Rights { agent: Name, user: String, command: String },
+    #[error(
+        "failed to attach to {0}: its user is root, and agentd runs no tmux client as root; name another with --user"
+    )]
+    Root(Name),
+    #[error("failed to attach to {0}: {1}")]
+    Account(Name, account::Error),
+    #[error(
+        "failed to attach to {agent}: {what} is no terminal; agentd watch {agent} shows its screen, and agentd logs {agent} what it has printed"
+    )]
+    NoTerminal { agent: Name, what: &'static str },
+    #[error("failed to attach to {0}: {1}")]
+    Tmux(Name, tmux::Error),
+    #[error("failed to attach to {0}: {1}")]
+    Relay(Name, relay::Error),
+    #[error("the tmux client attached to {0} failed: {1}")]
+    Ended(Name, ExitStatus),
+}
+
+impl Error {
+    fn exit_status(&self) -> u8 {
+        match self {
+            Self::Client(_) | Self::Name(..) => UNKNOWN,
+            _ => FAILED,
+        }
+    }
+}
+
+/// Attaches, and comes back when that is over.
+pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -> ExitCode {
+    // Other processes of the agent user must not reach the operator's terminal through this one.
+    memory::keep_private();
+    descriptor::hand_down_none();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return ExitCode::from(complain(FAILED, &format!("failed to start an event loop: {error}"))),
+    };
+    let end = runtime.block_on(attach(all, arguments, here));
+    // A thread still waits for the keyboard.
+    runtime.shutdown_background();
+    match end {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(signal)) => {
+            // Does not come back, as the signal was meant to end this process.
+            let _ = signal_hook::low_level::emulate_default_handler(signal);
+            ExitCode::from(FAILED)
+        }
+        Err(error) => ExitCode::from(complain(error.exit_status(), &error.to_string())),
+    }
+}
+
+fn complain(code: u8, what: &str) -> u8 {
+    say(&format!("agentd: {what}"));
+    code
+}
+
+fn say(what: &str) {
+    for line in what.lines() {
+        // Where standard error is closed there is nobody to tell.
+        let _ = writeln!(io::stderr(), "{}", escaped(line));
+    }
+}
+
+/// Ends with the signal that it was ended by, if it was.
+async fn attach(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -> Result<Option<i32>, Error> {
+    let Arguments { name, read_only, tmux_socket, user } = arguments.clone();
+    let whereabouts = Whereabouts { tmux_socket, user, ..Whereabouts::default() };
+    let Place { settings, daemon, asker, account, .. } = Place::find(all, &whereabouts, here);
+    let asked = match Client::new(&settings.api_socket) {
+        Ok(client) => client.agent(&name).await.map(|answer| answer.value),
+        Err(error) => Err(error),
+    };
+    if let Err(error @ client::Error::NoSuchAgent(_)) = asked {
+        return Err(error.into());
+    }
+    let name = asked.as_ref().map_or(name, |agent| agent.name.clone());
+    let agent = Name::try_from(name.as_str()).map_err(|error| Error::Name(name, error))?;
+    let account = match account {
+        Ok(account) if account.uid.is_root() => return Err(Error::Root(agent)),
+        Ok(account) if asker.is_root() || asker == account.uid => account,
+        Ok(account) => {
+            // Who may not even ask is told that.
+            asked?;
+            let command = safe_command(&all.places, arguments, &agent);
+            return Err(Error::Rights { agent, user: account.name, command });
+        }
+        Err(error) => return Err(Error::Account(agent, error)),
+    };
+    let standard = [(io::stdin().is_terminal(), "standard input"), (io::stdout().is_terminal(), "standard output")];
+    if let Some((_, what)) = standard.into_iter().find(|(is_terminal, _)| !is_terminal) {
+        return Err(Error::NoTerminal { agent, what });
+    }
+    let path = daemon.and_then(|daemon| daemon.path).or_else(|| std::env::var_os("PATH"));
+    let deputy = Deputy::searching(path.clone(), &account, || {});
+    let socket = settings.tmux_socket;
+    let tmux = Tmux::new(deputy, socket.clone(), tmux::Origin::Elsewhere, String::new(), &account);
+    let entrance = match tmux.entrance(&agent.key()).await {
+        Ok(Some(entrance)) => entrance,
+        Ok(None) => return Err(Error::NoSession { why: why_none(&asked?, &socket), agent }),
+        Err(error) => return Err(Error::Tmux(agent, error)),
+    };
+    let farewell = farewell(&entrance, read_only);
+    say(&farewell);
+    if std::env::var_os("TMUX").is_some() {
+        say(&nested(&entrance));
+    }
+    let (program, words) = tmux.entering(&entrance, read_only, &farewell);
+    // With it goes the deputy.
+    drop(tmux);
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("agentd").args(deputy::client_words(&account, &program, words)).current_dir("/");
+    command.env_clear().envs(environment(path, |name| std::env::var_os(name)));
+    match relay::run(command).await {
+        Ok(End::Signal(signal)) => Ok(Some(signal)),
+        Ok(End::Client(status)) if status.success() => Ok(None),
+        Ok(End::Client(status)) => Err(Error::Ended(agent, status)),
+        Err(error) => Err(Error::Relay(agent, error)),
+    }
+}
+
+/// Why an agent that the daemon knows has no session.
+fn why_none(agent: &AgentStatus, socket: &Path) -> String {
+    let remark = remark(agent);
+    let why = if remark.is_empty() { format!("it is {}", agent.state) } else { remark };
+    format!("it has no session on {}: {why}", socket.display())
+}
+
+/// How to get away again.
+fn farewell(entrance: &Entrance, is_read_only: bool) -> String {
+    let prefix = entrance.prefix.as_deref().unwrap_or("tmux's prefix key, then");
+    let how = if is_read_only { "read-only; " } else { "" };
+    format!("{how}detach with {prefix} d")
+}
+
+/// What is different for who sits in a tmux already.
+fn nested(entrance: &Entrance) -> String {
+    let prefix = entrance.prefix.as_deref().unwrap_or("its prefix key");
+    format!(
+        "this terminal is in a tmux of its own, which takes its prefix key first; if that is {prefix} too, press it twice for the agent's"
+    )
+}
+
+/// All that the client knows of the operator: where tmux is, what the terminal is, whether that takes UTF-8. Of the first its process
+/// makes no variable.
+fn environment(path: Option<OsString>, variable: impl Fn(&str) -> Option<OsString>) -> Vec<(&'static str, OsString)> {
+    const LONGEST: usize = 64;
+    let is_sane = |name: &&str| {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._".contains(&byte);
+        name.len() <= LONGEST && name.bytes().all(is_allowed) && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+    };
+    let terminal = variable("TERM").and_then(|name| name.to_str().filter(is_sane).map(OsString::from));
+    // In the order of locale(7).
+    let mut locales = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(variable);
+    let locale = locales.find(|value| !value.is_empty()).unwrap_or_default();
+    let locale = locale.to_string_lossy().to_ascii_lowercase();
+    let language = if ["utf-8", "utf8"].iter().any(|name| locale.contains(name)) { "C.UTF-8" } else { "C" };
+    let all = [("PATH", path), ("TERM", terminal), ("LANG", Some(language.into()))];
+    all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+/// The same for who may become root, as a shell takes it.
+fn safe_command(places: &Places, arguments: &Arguments, agent: &Name) -> String {
+    let Arguments { tmux_socket, user, read_only, .. } = arguments;
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+    let flags = [
+        ("--tmux-socket", path(tmux_socket)),
+        ("--user", user.clone()),
+        ("--config", path(&places.config)),
+        ("--api-socket", path(&places.api_socket)),
+    ];
+    let mut words = vec!["sudo agentd attach".to_owned(), agent.to_string()];
+    words.extend(read_only.then(|| "--read-only".to_owned()));
+    words.extend(flags.into_iter().filter_map(|(flag, value)| Some(format!("{flag} {}", quoted(&value?)))));
+    words.join(" ")
+}
+
+/// A word for a shell.
+fn quoted(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_./=:,@%+-".contains(&byte);
+    if !word.is_empty() && word.bytes().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Command;
+
+    fn environment_of(variables: &[(&str, &str)]) -> Vec<(&'static str, OsString)> {
+        let value = |name: &str| variables.iter().find(|(found, _)| *found == name).map(|(_, value)| value.into());
+        environment(None, value)
+    }
+
+    #[test]
+    fn of_the_operators_variables_only_the_kind_of_terminal_goes_on() {
+        let secret = [("TMUX", "/tmp/tmux,1,0"), ("TOKEN", "hidden"), ("SHELL", "/bin/bash"), ("LC_TIME", "x")];
+        let all = [&secret[..], &[("TERM", "xterm-256color"), ("LANG", "de_DE.UTF-8")]].concat();
+        assert_eq!(environment_of(&all), [("TERM", "xterm-256color".into()), ("LANG", "C.UTF-8".into())]);
+    }
+
+    #[test]
+    fn a_terminal_whose_name_is_none_is_not_named() {
+        for name in ["", "../x", "/etc/passwd", ".x", "x y", "x\u{1b}[2J", &"x".repeat(65)] {
+            assert_eq!(environment_of(&[("TERM", name)]), [("LANG", "C".into())], "{name}");
+        }
+        assert_eq!(environment_of(&[("TERM", "xterm+256color_1.x")])[0].1, "xterm+256color_1.x");
+    }
+
+    #[test]
+    fn utf_8_is_what_the_first_variable_that_counts_says() {
+        let language = |variables: &[(&str, &str)]| environment_of(variables)[0].1.clone();
+        assert_eq!(language(&[("LC_ALL", "C"), ("LANG", "en_GB.UTF-8")]), "C");
+        assert_eq!(language(&[("LC_ALL", ""), ("LC_CTYPE", "en_GB.utf8"), ("LANG", "C")]), "C.UTF-8");
+        assert_eq!(language(&[("LC_CTYPE", "en_GB.ISO-8859-1"), ("LANG", "en_GB.UTF-8")]), "C");
+        assert_eq!(language(&[]), "C");
+    }
+
+    fn safe(words: &[&str]) -> String {
+        let all = crate::cli::Arguments::try_parse_from(words).unwrap();
+        let Some(Command::Attach(arguments)) = &all.command else { panic!("another verb") };
+        safe_command(&all.places, arguments, &Name::try_from("a").unwrap())
+    }
+
+    #[test]
+    fn the_safe_command_is_what_was_asked_for() {
+        assert_eq!(safe(&["agentd", "attach", "A"]), "sudo agentd attach a");
+        let words =
+            ["agentd", "attach", "--api-socket=/s", "a", "--user", "me", "--read-only", "--tmux-socket", "/it's"];
+        let expected = r"sudo agentd attach a --read-only --tmux-socket '/it'\''s' --user me --api-socket /s";
+        assert_eq!(safe(&words), expected);
+    }
+
+    #[test]
+    fn the_way_out_is_told_in_the_keys_of_the_session() {
+        let entrance = |prefix: Option<&str>| Entrance { id: "$1".into(), prefix: prefix.map(str::to_owned) };
+        assert_eq!(farewell(&entrance(Some("Ctrl-b")), false), "detach with Ctrl-b d");
+        assert_eq!(farewell(&entrance(None), true), "read-only; detach with tmux's prefix key, then d");
+        assert!(nested(&entrance(Some("Ctrl-a"))).contains("if that is Ctrl-a too"));
+    }
+}

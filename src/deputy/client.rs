@@ -1,0 +1,80 @@
+//! The tmux client that somebody sits at: unlike those that the deputy runs, it has a terminal.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::unistd::Uid;
+
+use super::{Program, RunError, serve};
+use crate::account::{self, Account};
+
+/// The name of the hidden command that becomes such a client.
+pub const COMMAND: &str = "tmux-client";
+
+/// What of its own environment it hands on. All that a client has is told to its server.
+const KEPT: [&str; 2] = ["LANG", "TERM"];
+
+/// Why there is no such client.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It could not become the user.
+    #[error(transparent)]
+    Account(#[from] account::Error),
+    /// A server can make its clients do anything.
+    #[error("failed to run tmux: it is not run as root")]
+    Root,
+    /// tmux could not be found or started.
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
+/// The words after the executable's name that have it [become](become_client) a client.
+pub fn words(user: &Account, program: &Program, arguments: Vec<String>) -> Vec<OsString> {
+    let program = match program {
+        Program::Installed => OsString::new(),
+        Program::OfServer(socket) => socket.into(),
+    };
+    let head = [COMMAND.into(), user.name.clone().into(), user.uid.to_string().into(), program];
+    head.into_iter().chain(arguments.into_iter().map(OsString::from)).collect()
+}
+
+/// Becomes `user`, who must have that uid and not be root, and then tmux with these arguments, found by the `PATH` of this process;
+/// `program` is the socket of the server whose own program is to be used, or empty. Comes back only if that fails.
+pub fn become_client(user: &str, uid: Uid, program: &OsStr, arguments: &[&OsString]) -> Error {
+    let program = if program.is_empty() { Program::Installed } else { Program::OfServer(program.into()) };
+    match prepare(user, uid, &program) {
+        Ok(mut command) => serve::not_started(&command.args(arguments).exec()).into(),
+        Err(error) => error,
+    }
+}
+
+fn prepare(user: &str, uid: Uid, program: &Program) -> Result<Command, Error> {
+    let account = Account::find_again(user, uid)?;
+    if account.uid.is_root() {
+        return Err(Error::Root);
+    }
+    account.assume()?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let mut command = Command::new(serve::path_of(program)?);
+    let kept = KEPT.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+    command.arg0(serve::TMUX).env_clear().envs(account.base_environment()).envs(kept);
+    Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_client_is_run_as_root() {
+        let error = become_client("root", Uid::from_raw(0), OsStr::new(""), &[&"-V".into()]);
+        assert!(matches!(error, Error::Root), "{error}");
+    }
+
+    #[test]
+    fn no_client_is_run_as_somebody_else_of_the_same_name() {
+        let error = become_client("root", Uid::from_raw(1), OsStr::new(""), &[&"-V".into()]);
+        assert!(matches!(error, Error::Account(account::Error::Changed { .. })), "{error}");
+    }
+}

@@ -1,0 +1,508 @@
+//! `agentd attach`, at a terminal: who may, what comes through, and how it ends.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use agentd::status::State;
+use nix::sys::signal::Signal;
+use nix::sys::termios::{Termios, tcgetattr};
+use nix::unistd::ttyname;
+use pty_process::Size;
+use pty_process::blocking::{Pts, Pty, open};
+
+use crate::support::{Daemon, Process, Setup, account, agent, as_user, binary, is_root, owner, root, run};
+use crate::tmux::{put_tmux, with_own_tmux};
+
+/// Detaches, with the prefix that tmux has by itself.
+const DETACH: &str = "\u{2}d";
+
+/// The operator's terminal, which outlives what runs on it.
+pub struct Terminal {
+    pty: Pty,
+    pts: Pts,
+    seen: Arc<Mutex<Vec<u8>>>,
+    before: Termios,
+}
+
+impl Terminal {
+    pub fn new() -> Self {
+        let (pty, pts) = open().unwrap();
+        pty.resize(Size::new(24, 80)).unwrap();
+        let seen = Arc::<Mutex<Vec<u8>>>::default();
+        let mut screen = fs::File::from(copy(&pty));
+        let shown = Arc::clone(&seen);
+        // Ends when nobody has the other side any more.
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = screen.read(&mut bytes) {
+                shown.lock().unwrap().extend(&bytes[..count]);
+            }
+        });
+        let before = tcgetattr(&pts).unwrap();
+        Self { pty, pts, seen, before }
+    }
+
+    fn resize(&self, rows: u16, columns: u16) {
+        self.pty.resize(Size::new(rows, columns)).unwrap();
+    }
+
+    fn types(&mut self, keys: &str) {
+        self.pty.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// All that was ever shown.
+    fn seen(&self) -> String {
+        String::from_utf8_lossy(&self.seen.lock().unwrap()).into_owned()
+    }
+
+    pub fn wait_for(&self, setup: &Setup, text: &str) {
+        setup.wait(&format!("{text:?} on the terminal"), || self.seen().contains(text).then_some(()));
+    }
+
+    /// Runs the verb here.
+    pub fn run(&self, command: Command) -> Verb {
+        let child = pty_process::blocking::Command::from(command).spawn_borrowed(&self.pts).unwrap();
+        Verb { child }
+    }
+
+    /// Whether it is as it was at first.
+    fn is_as_before(&self) -> bool {
+        tcgetattr(&self.pts).unwrap() == self.before
+    }
+}
+
+fn copy(descriptor: &impl AsFd) -> OwnedFd {
+    descriptor.as_fd().try_clone_to_owned().unwrap()
+}
+
+/// A running `agentd attach`.
+pub struct Verb {
+    child: Child,
+}
+
+impl Verb {
+    fn process(&self) -> Process {
+        Process(i32::try_from(self.child.id()).unwrap())
+    }
+
+    /// The tmux client that it relays.
+    fn client(&self, setup: &Setup) -> Process {
+        let is_client = |process: &Process| {
+            process.executable().is_some_and(|name| name == "tmux")
+                && process.argv().iter().any(|word| word == "attach-session")
+                && process.ancestors().any(|ancestor| ancestor == self.process())
+        };
+        setup.wait("the tmux client", || Process::all().find(is_client))
+    }
+
+    fn ended(&mut self, setup: &Setup) -> ExitStatus {
+        setup.wait("the verb to end", || self.child.try_wait().unwrap())
+    }
+}
+
+impl Drop for Verb {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The verb by whoever runs the daemon, with the daemon's API.
+fn verb(setup: &Setup, words: &[&str]) -> Command {
+    let socket = setup.api_socket();
+    let mut command = setup.agentd(&[&["attach"], words, &["--api-socket", socket.to_str().unwrap()]].concat());
+    command.env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
+    command
+}
+
+/// The verb by somebody else, who is told where things are.
+fn verb_as(setup: &Setup, user: &str, words: &[&str]) -> Command {
+    let (api, tmux) = (setup.api_socket(), setup.tmux_socket());
+    let places = ["--api-socket", api.to_str().unwrap(), "--tmux-socket", tmux.to_str().unwrap()];
+    let mut command = as_user(user, &[&[binary().to_str().unwrap(), "attach"], words, &places].concat());
+    command.current_dir(setup.dir());
+    command
+}
+
+/// An agent that says when it listens, and repeats what it hears.
+fn listener(name: &str) -> String {
+    agent(name, "say it listens; read-line @WORK/heard; say it has heard; sleep inf", "")
+}
+
+/// Attaches at a terminal, and waits until the agent's screen is there.
+fn sit_down(daemon: &Daemon, terminal: &Terminal, command: Command) -> Verb {
+    let verb = terminal.run(command);
+    terminal.wait_for(daemon, "it listens");
+    verb
+}
+
+pub fn detach(daemon: &Setup, terminal: &mut Terminal, verb: &mut Verb) {
+    // Again and again: what comes too soon after something else may be taken for pasted, see `start`.
+    let status = daemon.wait("the verb to end", || {
+        terminal.types(DETACH);
+        verb.child.try_wait().unwrap()
+    });
+    assert_eq!(status.code(), Some(0), "{}", terminal.seen());
+    assert!(terminal.is_as_before());
+}
+
+fn start() -> Daemon {
+    let daemon = Setup::new().start(&listener("a"));
+    daemon.wait_until_running("a");
+    // Nothing is taken for pasted because it comes sooner than anybody could type it.
+    daemon.tmux(&["set-option", "-g", "assume-paste-time", "0"]).unwrap();
+    daemon
+}
+
+#[test]
+fn what_the_agent_prints_is_seen_what_is_typed_arrives_and_the_key_that_detaches_is_told_first() {
+    let daemon = start();
+    let mut terminal = Terminal::new();
+    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["A"]));
+    assert!(!terminal.is_as_before(), "it is raw");
+    assert!(terminal.seen().starts_with("detach with Ctrl-b d\r\n"), "{}", terminal.seen());
+    daemon.wait("it in the status line, too", || {
+        (terminal.seen().matches("detach with Ctrl-b d").count() > 1).then_some(())
+    });
+    terminal.types("good morning\r");
+    terminal.wait_for(&daemon, "it has heard");
+    assert_eq!(daemon.lines("heard"), ["good morning"]);
+    detach(&daemon, &mut terminal, &mut verb);
+    terminal.wait_for(&daemon, "[detached (from session a)]");
+    assert!(daemon.agent("a").unwrap().running);
+}
+
+#[test]
+fn the_key_that_detaches_is_that_of_the_session() {
+    let daemon = start();
+    daemon.tmux(&["set-option", "-t", "=a:", "prefix", "M-x"]).unwrap();
+    let mut terminal = Terminal::new();
+    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+    assert!(terminal.seen().starts_with("detach with Alt-x d\r\n"), "{}", terminal.seen());
+    terminal.types("\u{1b}xd");
+    assert_eq!(verb.ended(&daemon).code(), Some(0));
+}
+
+#[test]
+fn the_session_is_as_large_as_the_terminal_is_and_becomes() {
+    let daemon = start();
+    let mut terminal = Terminal::new();
+    let size = || daemon.tmux(&["display-message", "-p", "-t", "=a:", "#{window_width} #{window_height}"]).unwrap();
+    let is_size = |expected: &str| daemon.wait(expected, || (size().trim() == expected).then_some(()));
+    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+    // tmux has the last line for itself.
+    is_size("80 23");
+    terminal.resize(40, 132);
+    is_size("132 39");
+    terminal.resize(10, 60);
+    is_size("60 9");
+    detach(&daemon, &mut terminal, &mut verb);
+}
+
+#[test]
+fn the_client_is_the_agent_users_and_has_nothing_of_the_operators() {
+    let daemon = start();
+    let mut terminal = Terminal::new();
+    let mut command = verb(&daemon, &["a"]);
+    command.env("SSH_AUTH_SOCK", "/secret").env("LD_LIBRARY_PATH", "/secret").env("LC_TIME", "C");
+    // As from a shell that has a file open.
+    let (program, args) = (command.get_program().to_owned(), command.get_args().map(ToOwned::to_owned));
+    let args: Vec<_> = args.collect();
+    let mut shell = Command::new("bash");
+    shell.args(["-c", "exec 7</etc/passwd 8<>jcard.toml; exec \"$@\"", "bash"]).arg(program).args(args);
+    shell.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.current_dir(daemon.dir());
+    let mut verb = sit_down(&daemon, &terminal, shell);
+    let client = verb.client(&daemon);
+    let agent = daemon.agent_account();
+    assert_eq!((client.acts_as(), client.user()), (Some(agent.uid.as_raw()), agent.uid.as_raw()));
+    assert_eq!(client.session(), client.0, "it leads a session of its own");
+    let environ = String::from_utf8(client.environ()).unwrap();
+    let names: BTreeSet<&str> = environ.split_terminator('\0').map(|it| it.split('=').next().unwrap()).collect();
+    assert_eq!(names, ["HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "USER"].into());
+    assert!(
+        environ.contains("TERM=xterm-256color\0") && environ.contains(&format!("USER={}\0", agent.name)),
+        "{environ}"
+    );
+    let link = |name: &str| fs::read_link(format!("/proc/{}/{name}", client.0)).unwrap();
+    assert_eq!(link("cwd").to_str(), Some("/"));
+    let operators = ttyname(&terminal.pts).unwrap();
+    let mut count = 0;
+    for descriptor in fs::read_dir(format!("/proc/{}/fd", client.0)).unwrap().flatten() {
+        let target = fs::read_link(descriptor.path()).unwrap();
+        assert!(!target.starts_with("/etc") && !target.starts_with(daemon.dir()), "{}", target.display());
+        assert_ne!(target, operators);
+        count += 1;
+    }
+    assert!(count >= 3, "the three, and tmux's own");
+    daemon.wait("nothing but the client to be left", || {
+        let is_its = |process: &Process| process.ancestors().any(|ancestor| ancestor == verb.process());
+        Process::all().filter(is_its).all(|process| process == client).then_some(())
+    });
+    // Nothing that runs for the operator is tmux and root's; what may be over already is seen by the fixture.
+    for process in Process::all().filter(|process| process.ancestors().any(|ancestor| ancestor == verb.process())) {
+        assert!(!is_root() || process.acts_as() != Some(0), "{process}");
+    }
+    detach(&daemon, &mut terminal, &mut verb);
+}
+
+#[test]
+fn what_the_agent_user_has_the_client_run_is_run_as_the_agent_user() {
+    let daemon = start();
+    let terminal = Terminal::new();
+    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+    let command = daemon.expand("umask 0; id -u >@WORK/who.new; mv @WORK/who.new @WORK/who");
+    daemon.tmux(&["detach-client", "-s", "=a", "-E", &command]).unwrap();
+    daemon.wait_for_file("who");
+    let uid = daemon.agent_account().uid.as_raw();
+    assert_eq!(daemon.lines("who"), [uid.to_string()]);
+    assert_eq!(owner(&daemon.work("who")).1, uid);
+    assert_eq!(verb.ended(&daemon).code(), Some(0), "{}", terminal.seen());
+}
+
+#[test]
+fn a_server_that_does_not_understand_the_installed_tmux_is_entered_by_its_own() {
+    let setup = with_own_tmux(Setup::new());
+    put_tmux(&setup, "");
+    let daemon = setup.start(&listener("a"));
+    daemon.wait_until_running("a");
+    put_tmux(&daemon, "[ \"$1\" = -V ] && echo tmux 9.9 || echo 'server exited unexpectedly' >&2; exit 1");
+    let mut terminal = Terminal::new();
+    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+    detach(&daemon, &mut terminal, &mut verb);
+}
+
+#[test]
+fn the_agent_user_may_attach_also_without_a_daemon_and_cannot_reach_the_terminal_through_it() {
+    if !root() {
+        return;
+    }
+    let mut daemon = start();
+    let mut terminal = Terminal::new();
+    let mut verb = sit_down(&daemon, &terminal, verb_as(&daemon, "agent", &["a"]));
+    assert_eq!(verb.client(&daemon).user(), account("agent").uid.as_raw());
+    let operators = format!("/proc/{}/fd/0", verb.process().0);
+    assert_eq!(run(&mut daemon.as_agent(&["readlink", &operators])).0, Some(1), "it is kept private");
+    detach(&daemon, &mut terminal, &mut verb);
+
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended();
+    let mut terminal = Terminal::new();
+    let mut verb = sit_down(&daemon, &terminal, verb_as(&daemon, "agent", &["a"]));
+    detach(&daemon, &mut terminal, &mut verb);
+}
+
+#[test]
+fn an_administrator_is_told_the_safe_command_and_a_stranger_nothing() {
+    if !root() {
+        return;
+    }
+    let daemon = start();
+    let (api, tmux) = (daemon.api_socket(), daemon.tmux_socket());
+    for stdin in ["a terminal", "none"] {
+        let run = |command: Command| {
+            let terminal = Terminal::new();
+            if stdin == "none" {
+                let mut command = command;
+                return run(&mut command);
+            }
+            let mut verb = terminal.run(command);
+            let code = verb.ended(&daemon).code();
+            assert!(terminal.is_as_before());
+            terminal.wait_for(&daemon, "\n");
+            (code, terminal.seen())
+        };
+        let (code, said) = run(verb_as(&daemon, "op", &["A", "--read-only"]));
+        assert_eq!(code, Some(1), "{said}");
+        let safe = format!(
+            "    sudo agentd attach a --read-only --tmux-socket {} --api-socket {}",
+            tmux.display(),
+            api.display()
+        );
+        assert!(said.lines().any(|line| line.trim_end() == safe), "{said}");
+        assert!(said.lines().any(|line| line.trim_end() == "    agentd watch a"), "{said}");
+        let (code, said) = run(verb_as(&daemon, "op", &["b"]));
+        assert_eq!(code, Some(4), "{said}");
+        assert!(said.contains("agentd knows none of that name; agentd status lists"), "{said}");
+        let (code, said) = run(verb_as(&daemon, "stranger", &["a"]));
+        assert_eq!(code, Some(4), "{said}");
+        assert!(
+            said.contains("permission denied; be a member of group admin or root") && !said.contains("sudo"),
+            "{said}"
+        );
+    }
+    assert_eq!(daemon.tmux(&["list-clients"]).unwrap(), "");
+}
+
+#[test]
+fn without_a_terminal_or_a_session_it_is_said_what_to_do_instead() {
+    let daemon = Setup::new().start(
+        &(listener("a")
+            + &agent("late", "sleep inf", "secrets = [\"MISSING\"]")
+            + "[[agents]]\nname = \"wrong\"\nharness = \"nope\"\n"),
+    );
+    daemon.wait_until_running("a");
+    daemon.wait_for_state("late", State::Waiting);
+    let mut without = verb(&daemon, &["a"]);
+    let (code, said) = run(without.stdin(Stdio::null()));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("standard input is no terminal") && said.contains("agentd watch a"), "{said}");
+    for (name, why) in [("late", "waiting: the secret MISSING is not"), ("wrong", "unknown agent.harness")] {
+        let terminal = Terminal::new();
+        let code = terminal.run(verb(&daemon, &[name])).ended(&daemon).code();
+        terminal.wait_for(&daemon, &format!("agentd explain {name} says more"));
+        assert_eq!(code, Some(1), "{}", terminal.seen());
+        assert!(terminal.seen().contains(why), "{}", terminal.seen());
+        assert!(terminal.is_as_before());
+    }
+    let terminal = Terminal::new();
+    assert_eq!(terminal.run(verb(&daemon, &["nobody"])).ended(&daemon).code(), Some(4), "{}", terminal.seen());
+}
+
+#[test]
+fn who_only_looks_on_gets_nothing_through_and_changes_no_size() {
+    let daemon = start();
+    let mut at_work = Terminal::new();
+    let mut worker = sit_down(&daemon, &at_work, verb(&daemon, &["a"]));
+    let mut terminal = Terminal::new();
+    terminal.resize(10, 40);
+    let mut watcher = sit_down(&daemon, &terminal, verb(&daemon, &["a", "--read-only"]));
+    assert!(terminal.seen().starts_with("read-only; detach with Ctrl-b d\r\n"), "{}", terminal.seen());
+    terminal.types("from who looks on\r");
+    terminal.types("\u{3}");
+    terminal.resize(12, 44);
+    // A client of tmux 3.3a that has yet to say this when it is to leave takes its server for dead.
+    daemon.wait("its size to be known", || {
+        daemon.tmux(&["list-clients", "-F", "#{client_width}"]).unwrap().lines().any(|it| it == "44").then_some(())
+    });
+    detach(&daemon, &mut terminal, &mut watcher);
+    let size = daemon.tmux(&["display-message", "-p", "-t", "=a:", "#{window_width}"]).unwrap();
+    assert_eq!(size.trim(), "80");
+    // What was typed before this would have come before it.
+    at_work.types("from who works\r");
+    at_work.wait_for(&daemon, "it has heard");
+    assert_eq!(daemon.lines("heard"), ["from who works"]);
+    detach(&daemon, &mut at_work, &mut worker);
+}
+
+#[test]
+fn in_a_tmux_of_the_operators_it_works_and_says_which_prefix_goes_where() {
+    let daemon = start();
+    let mut terminal = Terminal::new();
+    let mut command = verb(&daemon, &["a"]);
+    command.env("TMUX", "/tmp/tmux-0/default,1,0").env("TMUX_PANE", "%0").env("TERM", "screen-256color");
+    let mut verb = sit_down(&daemon, &terminal, command);
+    let seen = terminal.seen();
+    let advice = "this terminal is in a tmux of its own, which takes its prefix key first; if that is Ctrl-b too, press it twice";
+    assert!(seen.lines().nth(1).is_some_and(|line| line.starts_with(advice)), "{seen}");
+    assert!(!String::from_utf8(verb.client(&daemon).environ()).unwrap().contains("TMUX"));
+    detach(&daemon, &mut terminal, &mut verb);
+}
+
+#[test]
+fn when_the_session_ends_it_is_over_and_all_is_well() {
+    let daemon = start();
+    let terminal = Terminal::new();
+    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+    daemon.tmux(&["kill-session", "-t", "=a"]).unwrap();
+    assert_eq!(verb.ended(&daemon).code(), Some(0), "{}", terminal.seen());
+    assert!(terminal.is_as_before());
+}
+
+#[test]
+fn a_client_that_is_killed_leaves_the_terminal_as_it_was() {
+    let daemon = start();
+    let terminal = Terminal::new();
+    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+    verb.client(&daemon).signal(Signal::SIGKILL);
+    assert_eq!(verb.ended(&daemon).code(), Some(1));
+    assert!(terminal.is_as_before());
+    terminal.wait_for(&daemon, "the tmux client attached to a failed: signal: 9");
+    let seen = terminal.seen();
+    let end = &seen[seen.rfind("it listens").unwrap()..];
+    for wiped in ["\u{1b}[?1049l", "\u{1b}[?25h", "\u{1b}[?1006l", "\u{1b}[?2004l"] {
+        assert!(end.contains(wiped), "{wiped:?}: {end:?}");
+    }
+}
+
+#[test]
+fn a_server_that_is_killed_or_stopped_leaves_the_terminal_as_it_was() {
+    let daemon = start();
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        let terminal = Terminal::new();
+        let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+        let server: i32 = daemon.tmux(&["display-message", "-p", "#{pid}"]).unwrap().trim().parse().unwrap();
+        Process(server).signal(signal);
+        let mut others = Terminal::new();
+        if signal == Signal::SIGSTOP {
+            // Who comes now is told in bounded time.
+            let code = others.run(self::verb(&daemon, &["a"])).ended(&daemon).code();
+            others.wait_for(&daemon, "does not answer");
+            assert_eq!(code, Some(1), "{}", others.seen());
+            // Before that, Ctrl-C works as everywhere.
+            let mut asking = others.run(self::verb(&daemon, &["a"]));
+            daemon.wait("it to ask", || {
+                let is_its = |process: &Process| process.ancestors().any(|ancestor| ancestor == asking.process());
+                let is_client = |process: &Process| process.argv().iter().any(|word| word == "list-sessions");
+                Process::all().find(|process| is_client(process) && is_its(process))
+            });
+            others.types("\u{3}");
+            assert_eq!(asking.ended(&daemon).signal(), Some(Signal::SIGINT as i32));
+            verb.process().signal(Signal::SIGTERM);
+            assert_eq!(verb.ended(&daemon).signal(), Some(Signal::SIGTERM as i32));
+            Process(server).signal(Signal::SIGCONT);
+        } else {
+            assert_eq!(verb.ended(&daemon).code(), Some(1), "{}", terminal.seen());
+        }
+        assert!(terminal.is_as_before(), "{signal}");
+        terminal.wait_for(&daemon, "\u{1b}[?1047l");
+    }
+}
+
+#[test]
+fn a_signal_ends_it_as_a_signal_with_the_terminal_as_it_was_and_no_client_left() {
+    let daemon = start();
+    for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+        let terminal = Terminal::new();
+        let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+        let client = verb.client(&daemon);
+        verb.process().signal(signal);
+        assert_eq!(verb.ended(&daemon).signal(), Some(signal as i32), "{}", terminal.seen());
+        assert!(terminal.is_as_before(), "{signal}");
+        assert!(!client.is_alive(), "{signal}");
+        terminal.wait_for(&daemon, "\u{1b}[?1049l");
+    }
+    assert!(daemon.agent("a").unwrap().running);
+}
+
+#[test]
+fn a_verb_that_is_killed_takes_its_client_along() {
+    let daemon = start();
+    let terminal = Terminal::new();
+    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+    let client = verb.client(&daemon);
+    verb.process().signal(Signal::SIGKILL);
+    verb.ended(&daemon);
+    daemon.wait_until_gone(client.0);
+}
+
+#[test]
+fn a_client_that_was_suspended_goes_on_by_itself() {
+    let daemon = start();
+    let mut terminal = Terminal::new();
+    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+    let counts =
+        |terminal: &Terminal| ["h", "l"].map(|end| terminal.seen().matches(&format!("\u{1b}[?1049{end}")).count());
+    terminal.types("\u{2}\u{1a}");
+    daemon.wait("it to be suspended", || (counts(&terminal)[1] == 1).then_some(()));
+    daemon.wait("it to go on", || (counts(&terminal)[0] == 2).then_some(()));
+    terminal.types("go on\r");
+    daemon.wait_for_line("heard", "go on");
+    detach(&daemon, &mut terminal, &mut verb);
+}
