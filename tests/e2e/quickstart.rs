@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Process, Setup, binary, is_root, path, run};
+use crate::attach::{Terminal, detach};
+use crate::support::{Process, Setup, binary, path, run};
 
 #[test]
 fn the_quick_start_runs_says_what_to_paste_and_leaves_nothing() {
@@ -32,16 +33,19 @@ fn the_quick_start_runs_says_what_to_paste_and_leaves_nothing() {
     let paste = |line: &str| run(Command::new("bash").args(["-c", line]));
     setup.wait("all three agents", || {
         let body = paste(&command("curl -s")).1;
-        ["writer", "unlucky", "keeper"].iter().all(|name| body.contains(name)).then_some(())
+        let is_there = ["writer", "unlucky"].iter().all(|name| body.contains(name));
+        (is_there && body.contains(r#""session":"keeper""#)).then_some(())
     });
     let folder = said.split("runs in ").nth(1).unwrap().split(',').next().unwrap();
     let (status, table) = paste(&command(&format!("{folder}/agentd status")));
     assert!(status.is_some() && table.contains("keeper"), "{table}");
-    let mut capture = command("tmux -S").replace("attach -t '=keeper'", "capture-pane -p -t '=keeper:'");
-    if is_root() {
-        capture = format!("runuser -u nobody -- {capture}");
-    }
-    setup.wait("the agent's screen", || paste(&capture).1.contains("I was given EXAMPLE_KEY").then_some(()));
+    let mut operator = Terminal::new();
+    let words = format!("exec {folder}/{}", command("agentd attach"));
+    let mut shell = Command::new("bash");
+    shell.args(["-c", &words]).env_clear().envs([("PATH", path()), ("TERM", "xterm".to_owned())]);
+    let mut attached = operator.run(shell);
+    operator.wait_for(&setup, "I was given EXAMPLE_KEY");
+    detach(&setup, &mut operator, &mut attached);
     Process(i32::try_from(child.id()).unwrap()).signal(Signal::SIGINT);
     let status = setup.wait("its end", || child.try_wait().unwrap());
     assert!(status.success(), "{status}");
