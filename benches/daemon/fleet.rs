@@ -1,7 +1,7 @@
 //! Many agents at once: how long it takes to start them, to take them up again, and to stop them; beside what tmux alone takes.
 
+use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,7 @@ pub fn bare_tmux(setting: &Setting, sessions: usize, tries: usize, table: &mut T
 fn bare(setting: &Setting, sessions: usize, clients: usize) -> (Duration, Duration) {
     // For its folder, its beacon, and that nothing is left behind.
     let daemon = Daemon::prepare(setting);
-    let client = |words: &[String]| {
+    let client = |words: &[&str]| {
         let mut command = Command::new("tmux");
         command.args(["-f", "/dev/null", "-S"]).arg(daemon.path("work/socket")).args(words);
         command.stdin(Stdio::null()).stdout(Stdio::null()).current_dir(daemon.path("work"));
@@ -59,30 +59,24 @@ fn bare(setting: &Setting, sessions: usize, clients: usize) -> (Duration, Durati
             command.uid(setting.user.uid.as_raw()).gid(setting.user.gid.as_raw());
         }
         let status = command.status().unwrap();
-        assert!(status.success(), "tmux {words:?}: {status}");
+        assert!(status.success(), "tmux {}: {status}", words[0]);
     };
-    let shown = |path: &Path| path.to_str().unwrap().to_owned();
-    let session = |number: usize| {
-        let harness = [
-            shown(&daemon.path("harness")),
-            harness::ROLE.to_owned(),
-            shown(&daemon.path("beacon")),
-            "bare".to_owned(),
-        ];
-        let mut words = ["new-session", "-d", "-s"].map(str::to_owned).to_vec();
-        words.push(format!("session-{number}"));
-        words.extend(harness);
-        words
-    };
+    let path = |name: &str| daemon.path(name).to_str().unwrap().to_owned();
+    let (program, beacon, list) = (path("harness"), path("beacon"), path("staging/sessions"));
+    let names: Vec<String> = (0..sessions).map(|number| format!("session-{number}")).collect();
+    let open = |name| ["new-session", "-d", "-s", name, &program, harness::ROLE, &beacon, "bare"];
+    let lines: Vec<String> = names.iter().map(|name| open(name).join(" ") + "\n").collect();
+    fs::write(&list, lines.concat()).unwrap();
     let from = harness::now();
-    for some in (0..sessions).collect::<Vec<_>>().chunks(sessions / clients) {
-        let commands: Vec<Vec<String>> = some.iter().map(|&number| session(number)).collect();
-        client(&commands.join(&";".to_owned()));
+    if clients == 1 {
+        client(&["start-server", ";", "source-file", &list]);
+    } else {
+        names.iter().for_each(|name| client(&open(name)));
     }
     let begun: Vec<_> = (0..sessions).map(|_| daemon.begun("bare")).collect();
     let last = begun.iter().map(|begun| begun.at).max().unwrap();
     let stop = Instant::now();
-    client(&["kill-server".to_owned()]);
+    client(&["kill-server"]);
     wait::until("the sessions to be gone", PAUSE, || begun.iter().all(|it| !Process(it.pid).lives()).then_some(()));
     (last.saturating_sub(from), stop.elapsed())
 }
