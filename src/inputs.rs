@@ -82,6 +82,8 @@ struct Last {
     /// What is wrong with the file as a whole.
     file_error: Option<String>,
     secrets: Secrets,
+    /// Those that `config` names: prompt files, and working directories.
+    paths: (BTreeSet<PathBuf>, BTreeSet<PathBuf>),
     seen: Seen,
     desired: Option<Desired>,
 }
@@ -185,36 +187,44 @@ impl Inputs {
         }
     }
 
-    /// Answers whether everything could be found out.
+    /// Answers whether everything could be found out. Where nothing has changed this costs no more than to see that: nothing for
+    /// each agent.
     async fn act(&self, files: Files, last: &mut Last, say: &impl Fn(News)) -> bool {
         let secrets_error = files.secrets.error();
+        let mut is_news = last.desired.as_ref().is_none_or(|before| before.secrets_error != secrets_error)
+            || last.secrets != files.secrets.secrets;
         last.secrets = files.secrets.secrets;
-        last.take_config(files.text, &self.place.file, &self.options).await;
+        let is_edited = last.take_config(files.text, &self.place.file, &self.options).await;
         let empty = Config { entries: Vec::new(), findings: Vec::new(), complete: false };
         let config = last.config.as_ref().unwrap_or(&empty);
-        let seen = self.look(config, &last.seen).await;
+        if is_edited {
+            last.paths = paths(config, folder_of(&self.place.file), &self.place.account);
+        }
+        let seen = self.look(&last.paths, &last.seen).await;
+        is_news |= is_edited || seen != last.seen;
         for (path, reason) in &seen.unreachable {
             if !last.seen.unreachable.contains_key(path) {
                 tracing::warn!("{} could not be looked at: {reason}; trying again", path.display());
             }
         }
-        let mut desired = desired(config, &last.secrets, &seen, &self.place);
-        desired.config_error = last.file_error.clone().or(desired.config_error);
-        desired.config_read = last.text_read;
-        desired.secrets_error = secrets_error;
-        if last.desired.as_ref() != Some(&desired) {
-            report(&self.place.file, config, &desired, last.desired.as_ref());
-            last.desired = Some(desired.clone());
-            say(News::Desired(desired));
+        if is_news {
+            let mut desired = desired(config, &last.secrets, &seen, &self.place);
+            desired.config_error = last.file_error.clone().or(desired.config_error);
+            desired.config_read = last.text_read;
+            desired.secrets_error = secrets_error;
+            if last.desired.as_ref() != Some(&desired) {
+                report(&self.place.file, config, &desired, last.desired.as_ref());
+                last.desired = Some(desired.clone());
+                say(News::Desired(desired));
+            }
         }
         last.seen = seen;
         last.seen.unreachable.is_empty()
     }
 
     /// Through the agent user's eyes, at all paths at once. `before` stands in for what cannot be looked at now.
-    async fn look(&self, config: &Config, before: &Seen) -> Seen {
-        let (prompts, workdirs) = paths(config, folder_of(&self.place.file), &self.place.account);
-        self.deputy.watch(prompts.iter().chain(&workdirs).cloned().map(Target::Path).collect());
+    async fn look(&self, (prompts, workdirs): &(BTreeSet<PathBuf>, BTreeSet<PathBuf>), before: &Seen) -> Seen {
+        self.deputy.watch(prompts.iter().chain(workdirs).cloned().map(Target::Path).collect());
         let deputy = &self.deputy;
         let prompts = look_at(prompts, |path| {
             let deputy = deputy.clone();
@@ -235,14 +245,14 @@ impl Inputs {
 
 type Looks<T> = JoinSet<(PathBuf, Result<T, deputy::Error>)>;
 
-fn look_at<T, F>(paths: BTreeSet<PathBuf>, look: impl Fn(PathBuf) -> F) -> Looks<T>
+fn look_at<T, F>(paths: &BTreeSet<PathBuf>, look: impl Fn(PathBuf) -> F) -> Looks<T>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, deputy::Error>> + Send + 'static,
 {
     let mut looks = JoinSet::new();
     for path in paths {
-        let look = look(path.clone());
+        let (path, look) = (path.clone(), look(path.clone()));
         looks.spawn(async move { (path, look.await) });
     }
     looks
@@ -267,15 +277,21 @@ async fn seen<T: Clone + 'static>(
 }
 
 impl Last {
-    async fn take_config(&mut self, text: Result<Zeroizing<Vec<u8>>, String>, file: &Path, options: &config::Options) {
+    /// Answers whether it is another than before, or went another way.
+    async fn take_config(
+        &mut self,
+        text: Result<Zeroizing<Vec<u8>>, String>,
+        file: &Path,
+        options: &config::Options,
+    ) -> bool {
         let text = match text {
-            Ok(text) if self.text.as_ref() == Some(&text) => return,
+            Ok(text) if self.text.as_ref() == Some(&text) => return false,
             Ok(text) => text,
-            Err(error) if self.text.is_none() && self.file_error.as_ref() == Some(&error) => return,
+            Err(error) if self.text.is_none() && self.file_error.as_ref() == Some(&error) => return false,
             Err(error) => {
                 (self.text, self.file_error) = (None, Some(error));
                 self.text_read = Some(SystemTime::now());
-                return;
+                return true;
             }
         };
         self.text_read = Some(SystemTime::now());
@@ -295,6 +311,7 @@ impl Last {
                 (self.text, self.file_error) = (None, Some(format!("failed to parse {}: {error}", file.display())));
             }
         }
+        true
     }
 }
 
@@ -343,9 +360,10 @@ fn report(path: &Path, config: &Config, desired: &Desired, before: Option<&Desir
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::fs;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use tempfile::TempDir;
 
@@ -361,6 +379,8 @@ mod tests {
         directory: TempDir,
         /// Whether the deputy has an answer about `/ill`.
         answers: Arc<AtomicBool>,
+        /// How many looks the deputy has taken.
+        looks: Arc<AtomicUsize>,
         inputs: Inputs,
     }
 
@@ -369,14 +389,19 @@ mod tests {
             let directory = TempDir::new().unwrap();
             fs::write(directory.path().join("jcard.toml"), jcard).unwrap();
             let answers = Arc::new(AtomicBool::new(answers));
-            let ill = Arc::clone(&answers);
-            let deputy = Deputy::of(move |request| match request {
-                Request::Prompt(_) => Some(Reply::Prompt(deputy::Prompt::Missing)),
-                Request::Workdir(path) if path.ends_with("ill") && !ill.load(Ordering::Relaxed) => {
-                    Some(Reply::FileSystemHangs)
+            let looks = Arc::new(AtomicUsize::new(0));
+            let (ill, count) = (Arc::clone(&answers), Arc::clone(&looks));
+            let deputy = Deputy::of(move |request| {
+                let is_look = matches!(request, Request::Prompt(_) | Request::Workdir(_));
+                count.fetch_add(usize::from(is_look), Ordering::Relaxed);
+                match request {
+                    Request::Prompt(_) => Some(Reply::Prompt(deputy::Prompt::Missing)),
+                    Request::Workdir(path) if path.ends_with("ill") && !ill.load(Ordering::Relaxed) => {
+                        Some(Reply::FileSystemHangs)
+                    }
+                    Request::Workdir(_) => Some(Reply::Workdir(Workdir::Usable)),
+                    _ => None,
                 }
-                Request::Workdir(_) => Some(Reply::Workdir(Workdir::Usable)),
-                _ => None,
             });
             let inputs = Inputs {
                 place: Place {
@@ -391,7 +416,7 @@ mod tests {
                 resync: Duration::from_hours(1),
                 rounds: watch::channel(()).0,
             };
-            Self { directory, answers, inputs }
+            Self { directory, answers, looks, inputs }
         }
 
         fn follow(&self) -> (mpsc::Sender<Nudge>, mpsc::UnboundedReceiver<Desired>) {
@@ -427,6 +452,39 @@ mod tests {
         );
         world.answers.store(true, Ordering::Relaxed);
         assert_eq!(missing(&said.recv().await.unwrap(), "ill"), None);
+    }
+
+    #[tokio::test]
+    async fn reading_again_looks_once_at_each_path_and_says_nothing_when_nothing_has_changed() {
+        let agent = |number| {
+            format!("[[agents]]\nname = 'a{number}'\nharness = 'custom'\nworkdir = '/well'\nprompt_file = 'p'\n")
+        };
+        let jcard = (0..100).map(agent).collect::<Vec<_>>().concat();
+        let world = World::new(&jcard, true);
+        let (nudges, nudged) = mpsc::channel(16);
+        let (say, mut said) = mpsc::unbounded_channel();
+        tokio::spawn(world.inputs.clone().follow(nudged, move |news| say.send(news).unwrap()));
+        assert!(matches!(said.recv().await, Some(News::Desired(_))));
+        assert!(matches!(said.recv().await, Some(News::Read)));
+        assert_eq!(world.looks.load(Ordering::Relaxed), 2, "a workdir and a prompt file, of a hundred agents");
+        nudges.send(Nudge::Now).await.unwrap();
+        assert!(matches!(said.recv().await, Some(News::Read)));
+        assert_eq!(world.looks.load(Ordering::Relaxed), 4);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_put_together_for_each_agent_unless_something_has_changed() {
+        let world = World::new(JCARD, true);
+        let (mut watcher, mut last, said) = (Watcher::open(), Last::default(), Cell::new(0));
+        let say = |_| said.set(said.get() + 1);
+        for (jcard, expected) in [(JCARD, 1), (JCARD, 1), (&JCARD.replace("/well", "/very/well"), 2)] {
+            world.write(jcard);
+            let files = world.inputs.read(&mut watcher, &last).await;
+            world.inputs.act(files, &mut last, &say).await;
+            assert_eq!(said.get(), expected);
+            // Whoever puts it together again finds another than this, and says so.
+            last.desired = last.desired.map(|desired| Desired { complete: !desired.complete, ..desired });
+        }
     }
 
     #[tokio::test]

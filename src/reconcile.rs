@@ -183,6 +183,15 @@ mod tests {
         assert_eq!(planned(desired, true, known), actions);
     }
 
+    #[test]
+    fn one_change_among_many_agents_is_one_action() {
+        let names = || (0..500).map(|number| format!("a{number}"));
+        let wanted = |other: &str| names().map(|name| good(&name, if name == other { "y" } else { "x" }, 30)).collect();
+        let known = || names().map(|name| held(good(&name, "x", 30), Some("x"))).collect();
+        assert_eq!(planned(wanted("nobody"), true, known()), [""; 0]);
+        assert_eq!(planned(wanted("a250"), true, known()), ["declare a250"]);
+    }
+
     #[rstest]
     #[case::same_launch("x", true, "update a")]
     #[case::another_launch("y", true, "declare a")]

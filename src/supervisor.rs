@@ -525,7 +525,7 @@ impl Supervisor {
         match effect {
             Effect::Launch { attempt, launch, limits } => self.launch(key, attempt, launch, limits),
             Effect::Resume { attempt, launcher } => self.begin(key, attempt, Beginning::Resume { launcher }, None),
-            Effect::Limit { attempt, limits } => self.command(key, attempt, Command::Limit(limits)),
+            Effect::Limit { attempt, limits } => self.command(key, attempt, Command::Limit(Box::new(limits))),
             Effect::Interrupt { attempt } => self.command(key, attempt, Command::Interrupt),
             Effect::Kill { attempt } => self.command(key, attempt, Command::Kill),
             Effect::Account(past) => self.outlets.histories.add(key, past),

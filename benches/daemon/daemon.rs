@@ -16,20 +16,39 @@ use crate::harness::{self, Beacon, Begun};
 use crate::process::{Process, Roles};
 use crate::wait;
 
-/// How long between two looks at something that is not measured.
+/// How long between two looks at something that takes longer by far.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// How long a daemon may take to end.
-const TO_END: Duration = Duration::from_secs(20);
+const TO_END: Duration = Duration::from_mins(1);
 
-/// What all daemons of a run have in common.
+/// What all daemons of one binary have in common.
 pub struct Setting {
     /// The daemon's binary.
     pub binary: PathBuf,
+    /// What it says of its flags.
+    pub help: String,
     /// Whom agents run as.
     pub user: User,
     /// The group of the sockets, under root.
     pub group: String,
+}
+
+impl Setting {
+    pub fn new(binary: PathBuf, user: User, group: String) -> Self {
+        let output = Command::new(&binary).arg("--help").stdin(Stdio::null()).output();
+        let output = output.unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
+        let help = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        Self { binary, help, user, group }
+    }
+
+    /// Whether there is such a flag. The five of the contract are everybody's.
+    pub fn takes(&self, flag: &str) -> bool {
+        let name = flag.trim_start_matches('-');
+        self.help
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
+            .any(|word| word.trim_start_matches('-') == name && word.starts_with('-'))
+    }
 }
 
 /// A daemon, ready to be started, and then running.
@@ -105,14 +124,18 @@ impl<'a> Daemon<'a> {
             ("--secret-dir", "secrets"),
             ("--api-socket", "api/agentd.sock"),
             ("--tmux-socket", "tmux/tmux.sock"),
-            ("--state-dir", "state"),
-            ("--log-dir", "log"),
         ] {
             command.arg(flag).arg(self.path(place));
         }
-        command.args(["--settle", "0ms"]);
+        let (state, logs) = (self.path("state"), self.path("logs"));
+        let mut beyond = vec![("--state-dir", state.to_str().unwrap()), ("--log-dir", logs.to_str().unwrap())];
+        beyond.push(("--settle", "0ms"));
         if geteuid().is_root() {
-            command.args(["--user", &self.setting.user.name, "--admin-group", &self.setting.group]);
+            beyond
+                .extend([("--user", self.setting.user.name.as_str()), ("--admin-group", self.setting.group.as_str())]);
+        }
+        for (flag, value) in beyond.into_iter().filter(|(flag, _)| self.setting.takes(flag)) {
+            command.args([flag, value]);
         }
         let log = File::create(self.path("log")).unwrap();
         command.env_clear().env("HOME", self.path("home")).envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
@@ -120,6 +143,36 @@ impl<'a> Daemon<'a> {
         let at = harness::now();
         self.child = Some(command.spawn().unwrap());
         at
+    }
+
+    /// Puts a new secret in the place of the old. Answers when.
+    pub fn change_secret(&self, value: &str) -> Duration {
+        let new = self.path("staging/secret");
+        fs::write(&new, value).unwrap();
+        let at = harness::now();
+        fs::rename(&new, self.path("secrets/SECRET")).unwrap();
+        at
+    }
+
+    /// SIGTERM, and how long it took until the daemon was gone, and all that it kept running.
+    pub fn stop(&mut self, begun: &[Begun]) -> Duration {
+        let (process, mut child) = (self.process().expect("it was started"), self.child.take().expect("likewise"));
+        let from = Instant::now();
+        process.signal(Signal::SIGTERM);
+        child.wait().unwrap();
+        let took = from.elapsed();
+        wait::until("the harnesses to be gone", PAUSE, || {
+            begun.iter().all(|it| !Process(it.pid).lives()).then_some(())
+        });
+        took
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
     }
 
     /// The next harness that begins with this token.
@@ -134,13 +187,13 @@ impl<'a> Daemon<'a> {
         begun
     }
 
-    /// Until the API says that so many agents run.
-    pub fn wait_until_running(&self, agents: usize) {
+    /// Until the API says that so many agents run. Answers when.
+    pub fn wait_until_running(&self, agents: usize) -> Duration {
         let mut client = self.client();
         wait::until("all agents to be running", PAUSE, || {
             let all = client.agents().unwrap();
-            (all.len() == agents && all.iter().all(|agent| agent.running)).then_some(())
-        });
+            (all.len() == agents && all.iter().all(|agent| agent.running)).then(harness::now)
+        })
     }
 
     /// A new connection to the API.
@@ -159,7 +212,7 @@ impl<'a> Daemon<'a> {
         self.folder.path().join(name)
     }
 
-    fn process(&self) -> Option<Process> {
+    pub fn process(&self) -> Option<Process> {
         self.child.as_ref().map(|child| Process(i32::try_from(child.id()).unwrap()))
     }
 

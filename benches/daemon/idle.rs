@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use crate::daemon::{Daemon, Setting};
-use crate::process::{Cost, Memory, Process, Roles, Spent};
+use crate::process::{Cost, Memory, Roles, Spent};
 use crate::table::{Table, Unit};
 use crate::trace::{Calls, Traces};
 use crate::wait;
@@ -45,7 +45,7 @@ pub fn measure(setting: &Setting, numbers: &[usize], duration: Duration, table: 
         table.remark("of the whole machine: strace is missing or may not attach");
     }
     for (agents, _, roles) in &daemons {
-        tell_memory(&number_of(*agents, "agent"), roles, table);
+        tell_memory(&format!("idle, {}", number_of(*agents, "agent")), roles, table);
     }
 }
 
@@ -62,12 +62,15 @@ fn costs(roles: &Roles, before: &[Vec<Spent>]) -> Vec<Cost> {
 }
 
 fn tell_costs(what: &str, roles: &Roles, costs: &[Cost], duration: Duration, table: &mut Table) {
-    for ((role, processes), cost) in roles.0.iter().zip(costs) {
-        table.times(format!("{what}: processor time, {}", named(role, processes)), &[cost.time]);
+    for ((role, _), cost) in roles.0.iter().zip(costs) {
+        table.times(format!("{what}: processor time, {role}"), &[cost.time]);
         table.remark(format!("{:.4} % of a core", 100.0 * cost.time.div_duration_f64(duration)));
     }
-    for ((role, processes), cost) in roles.0.iter().zip(costs) {
-        table.single(format!("{what}: context switches, {}", named(role, processes)), Unit::Count, cost.switches);
+    let all: Duration = costs.iter().map(|cost| cost.time).sum();
+    table.times(format!("{what}: processor time, all"), &[all]);
+    table.remark(format!("{:.4} % of a core", 100.0 * all.div_duration_f64(duration)));
+    for ((role, _), cost) in roles.0.iter().zip(costs) {
+        table.single(format!("{what}: context switches, {role}"), Unit::Count, cost.switches);
     }
 }
 
@@ -85,24 +88,20 @@ fn calls(daemons: &[(usize, Daemon, Roles)], duration: Duration) -> Option<Vec<V
 }
 
 fn tell_calls(what: &str, roles: &Roles, calls: &[Calls], table: &mut Table) {
-    for ((role, processes), calls) in roles.0.iter().zip(calls) {
-        table.single(format!("{what}: system calls, {}", named(role, processes)), Unit::Count, calls.total());
+    for ((role, _), calls) in roles.0.iter().zip(calls) {
+        table.single(format!("{what}: system calls, {role}"), Unit::Count, calls.total());
         table.remark(calls.most_frequent());
     }
     table.single(format!("{what}: forks, all of them"), Unit::Count, calls.iter().map(|calls| calls.forks).sum());
 }
 
-fn tell_memory(what: &str, roles: &Roles, table: &mut Table) {
+pub fn tell_memory(what: &str, roles: &Roles, table: &mut Table) {
     for (role, processes) in &roles.0 {
         let all: Vec<_> = processes.iter().filter_map(|process| process.memory()).collect();
         let of = |part: fn(&Memory) -> u64| all.iter().map(part).collect();
         table.several(format!("{what}: RSS, {role}"), Unit::Bytes, of(|memory| memory.resident));
         table.several(format!("{what}: PSS, {role}"), Unit::Bytes, of(|memory| memory.proportional));
     }
-}
-
-fn named(role: &str, processes: &[Process]) -> String {
-    if processes.len() > 1 { format!("{} {role}", processes.len()) } else { role.to_owned() }
 }
 
 pub fn number_of(count: usize, what: &str) -> String {

@@ -17,21 +17,39 @@ const REST: Duration = Duration::from_millis(100);
 /// launcher, is kept waiting by that for up to some 70 ms.
 const GLANCE: Duration = Duration::from_micros(100);
 
-pub fn measure(setting: &Setting, tries: usize, table: &mut Table) {
-    eprintln!("daemon start → harness runs");
+/// Measures something so often.
+pub type Measure = fn(&Setting, usize, &mut Table);
+
+/// What is measured here, each on its own: it may be more than a binary can do.
+pub const ALL: [(&str, Measure); 4] = [
+    ("daemon start → harness runs", start),
+    ("edit → new process", edit),
+    ("secret change → new process", secret),
+    ("exit → API", exit),
+];
+
+fn start(setting: &Setting, tries: usize, table: &mut Table) {
     let times: Vec<Duration> = (0..tries).map(|_| start_to_harness(setting)).collect();
     table.times("daemon start → harness runs", &times);
     table.remark("a new tmux server each time");
+}
 
-    let (daemon, begun) = Daemon::with_agents(setting, 1);
-    eprintln!("edit → new process");
+fn edit(setting: &Setting, tries: usize, table: &mut Table) {
+    let (daemon, _) = Daemon::with_agents(setting, 1);
     let times: Vec<Duration> = (0..tries).map(|number| edit_to_harness(&daemon, number)).collect();
     table.times("edit → new process", &times);
     table.remark("the old one is stopped first");
-    drop((daemon, begun));
+}
 
+fn secret(setting: &Setting, tries: usize, table: &mut Table) {
     let (daemon, _) = Daemon::with_agents(setting, 1);
-    eprintln!("exit → API");
+    let times: Vec<Duration> = (0..tries).map(|number| secret_to_harness(&daemon, number)).collect();
+    table.times("secret change → new process", &times);
+    table.remark("likewise");
+}
+
+fn exit(setting: &Setting, tries: usize, table: &mut Table) {
+    let (daemon, _) = Daemon::with_agents(setting, 1);
     let times: Vec<Duration> = (0..tries).map(|number| exit_to_api(&daemon, number)).collect();
     table.times("exit → API", &times);
     table.remark("SIGKILL to the harness; asked every 0.1 ms");
@@ -52,6 +70,14 @@ fn edit_to_harness(daemon: &Daemon, number: usize) -> Duration {
     wait::rest(REST);
     let from = daemon.declare(1, &token);
     let to = daemon.begun(&token).at;
+    daemon.wait_until_running(1);
+    to.saturating_sub(from)
+}
+
+fn secret_to_harness(daemon: &Daemon, number: usize) -> Duration {
+    wait::rest(REST);
+    let from = daemon.change_secret(&number.to_string());
+    let to = daemon.begun("first").at;
     daemon.wait_until_running(1);
     to.saturating_sub(from)
 }

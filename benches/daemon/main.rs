@@ -1,8 +1,9 @@
 //! Measures agentd from outside: the binary as a whole, with a real tmux, real processes and its real sockets.
 //!
 //! ```text
-//! cargo bench --bench daemon                      # some three minutes; the table is on standard output
-//! cargo bench --bench daemon -- --tries 3 --idle-seconds 2 --load-seconds 1      # a quick look
+//! cargo bench --bench daemon                      # some ten minutes; the table is on standard output
+//! cargo bench --bench daemon -- --against PATH    # another agentd beside it, in turn, and the ratio
+//! cargo bench --bench daemon -- --quick           # a minute: whether it works, no figures to believe
 //! cargo bench --bench daemon -- --help
 //! ```
 //!
@@ -10,6 +11,9 @@
 //! refused), with `--admin-group` as the sockets' group; else everything runs as whoever measures. The daemon's flags are the
 //! defaults, but `--settle 0ms`. The agents' harness is this very program in another role (see [`harness`]), which says when it
 //! began on a clock that all processes share.
+//!
+//! The other binary need have no more than the flags and the routes that the Go daemon has: what else it is given depends on its
+//! `--help`, and what it cannot do is shown as `—`. So is whatever fails; standard error tells why.
 //!
 //! Nothing is subtracted from what is measured, and nothing is judged: the table tells median and 99th percentile (by nearest
 //! rank) of so many samples, and on what machine. Whatever else runs there shows in the figures, so let nothing else run.
@@ -26,25 +30,29 @@
 
 mod client;
 mod daemon;
+mod fanout;
+mod fleet;
 mod harness;
 mod idle;
 mod latency;
 mod load;
 mod machine;
 mod process;
+mod size;
 mod table;
 mod trace;
 mod wait;
 
-use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use nix::unistd::{Group, User, getegid, geteuid};
 
 use crate::daemon::Setting;
-use crate::table::{Table, Unit};
+use crate::table::{Comparison, Table};
 
 /// Measures agentd: latencies, cost of idling, memory, requests per second, size.
 #[derive(Debug, Parser)]
@@ -56,6 +64,15 @@ struct Options {
     /// The group of the sockets, under root [default: root's own]
     #[arg(long, value_name = "NAME")]
     admin_group: Option<String>,
+    /// Another agentd to measure beside this one
+    #[arg(long, value_name = "PATH")]
+    against: Option<PathBuf>,
+    /// Few agents and little time: shows whether the measurement works
+    #[arg(long)]
+    quick: bool,
+    /// Also how long it takes to build agentd from nothing
+    #[arg(long)]
+    build: bool,
     /// How often each latency is measured
     #[arg(long, value_name = "COUNT", default_value_t = 30)]
     tries: usize,
@@ -80,25 +97,105 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     wait::heed_signals();
-    let setting = Setting {
-        binary: env!("CARGO_BIN_EXE_agentd").into(),
-        user: agent_user(&options),
-        group: admin_group(&options),
-    };
+    let of = |binary: PathBuf| Setting::new(binary, agent_user(&options), admin_group(&options));
+    let this = of(env!("CARGO_BIN_EXE_agentd").into());
+    let other = options.against.clone().map(of);
     // What is running now is the noise in the figures, so it is told as it was before.
-    let machine = machine::describe(&setting);
-    let table = measure(&options, &setting);
-    println!("{machine}\n{table}");
+    let machine = machine::describe(&this, other.as_ref());
+    let mut tables = [Table::default(), Table::default()];
+    let settings: Vec<&Setting> = std::iter::once(&this).chain(&other).collect();
+    Run { settings, scale: Scale::of(&options) }.measure(&mut tables);
+    let [mut table, others] = tables;
+    if options.build {
+        size::build(&mut table);
+    }
+    println!("{machine}\n{}", Comparison { this: &table, other: other.as_ref().map(|_| &others) });
     ExitCode::SUCCESS
 }
 
-fn measure(options: &Options, setting: &Setting) -> Table {
-    let mut table = Table::default();
-    latency::measure(setting, options.tries, &mut table);
-    idle::measure(setting, &[1, 50], Duration::from_secs(options.idle_seconds), &mut table);
-    load::measure(setting, &[1, 100], &[1, 8], Duration::from_secs(options.load_seconds), &mut table);
-    table.single("size of the binary", Unit::Bytes, fs::metadata(&setting.binary).unwrap().len());
-    table
+/// How many of everything, and for how long.
+struct Scale {
+    tries: usize,
+    /// Of what takes seconds each time.
+    few: usize,
+    agents: [usize; 3],
+    connections: &'static [usize],
+    adopted: usize,
+    clients: usize,
+    idle: Duration,
+    load: Duration,
+}
+
+impl Scale {
+    fn of(options: &Options) -> Self {
+        if options.quick {
+            let second = Duration::from_secs(1);
+            let (agents, connections) = ([1, 5, 10], [1, 8].as_slice());
+            return Self { tries: 2, few: 1, agents, connections, adopted: 5, clients: 10, idle: second, load: second };
+        }
+        Self {
+            tries: options.tries,
+            few: 3,
+            agents: [1, 100, 500],
+            connections: &[1, 8, 64],
+            adopted: 100,
+            clients: 100,
+            idle: Duration::from_secs(options.idle_seconds),
+            load: Duration::from_secs(options.load_seconds),
+        }
+    }
+}
+
+/// The binaries, each measured in turn, and how.
+struct Run<'a> {
+    settings: Vec<&'a Setting>,
+    scale: Scale,
+}
+
+impl Run<'_> {
+    fn measure(&self, tables: &mut [Table]) {
+        let scale = &self.scale;
+        for (what, measure) in latency::ALL {
+            self.each(what, tables, |setting, table| measure(setting, scale.tries, table));
+        }
+        let what = format!("exit → event, each of {} clients", scale.clients);
+        self.each(&what, tables, |setting, table| fanout::measure(setting, scale.clients, scale.tries, table));
+        let what = format!("start after SIGKILL, {} agents", scale.adopted);
+        self.each(&what, tables, |setting, table| fleet::adoption(setting, scale.adopted, 2 * scale.few, table));
+        for agents in scale.agents {
+            let what = format!("start and stop, {agents} agents");
+            self.each(&what, tables, |setting, table| fleet::start_and_stop(setting, agents, scale.few, table));
+            let [first, ..] = tables else { return };
+            guarded("bare tmux", first, |table| fleet::bare_tmux(self.settings[0], agents, scale.few, table));
+        }
+        self.each("idle", tables, |setting, table| idle::measure(setting, &scale.agents, scale.idle, table));
+        for agents in scale.agents {
+            let what = format!("load, {agents} agents");
+            self.each(&what, tables, |setting, table| {
+                load::measure(setting, agents, scale.connections, scale.load, table);
+            });
+        }
+        self.each("size", tables, size::binary);
+    }
+
+    fn each(&self, what: &str, tables: &mut [Table], measure: impl Fn(&Setting, &mut Table)) {
+        for (setting, table) in self.settings.iter().zip(tables) {
+            guarded(what, table, |table| measure(setting, table));
+        }
+    }
+}
+
+/// What fails is missing in the table, and everything else is measured all the same.
+fn guarded(what: &str, table: &mut Table, measure: impl FnOnce(&mut Table)) {
+    let from = Instant::now();
+    eprintln!("{what}");
+    if let Err(why) = catch_unwind(AssertUnwindSafe(|| measure(table))) {
+        if wait::interrupted() {
+            resume_unwind(why);
+        }
+        table.remark_missing(what, "it failed");
+    }
+    eprintln!("    took {:.1} s", from.elapsed().as_secs_f64());
 }
 
 fn agent_user(options: &Options) -> User {

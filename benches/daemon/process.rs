@@ -72,6 +72,11 @@ impl Process {
         let _ = kill(Pid::from_raw(self.0), signal);
     }
 
+    /// A zombie does not.
+    pub fn lives(self) -> bool {
+        self.read("stat").is_some_and(|stat| !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
+    }
+
     pub fn parent(self) -> Option<Self> {
         number(&self.read("status")?, "PPid:").and_then(|pid| i32::try_from(pid).ok()).filter(|&pid| pid > 0).map(Self)
     }
@@ -130,6 +135,15 @@ fn number(text: &str, key: &str) -> Option<u64> {
 pub struct Roles(pub Vec<(&'static str, Vec<Process>)>);
 
 impl Roles {
+    /// Those of one role.
+    pub fn only(self, role: &str) -> Self {
+        Self(self.0.into_iter().filter(|(name, _)| *name == role).collect())
+    }
+
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.0.iter().flat_map(|(_, processes)| processes)
+    }
+
     /// Told apart by kinship alone: whatever is between tmux and a harness is a launcher.
     pub fn of(daemon: Process, harnesses: &[i32]) -> Self {
         let above = |&pid: &i32| Process(pid).ancestors();

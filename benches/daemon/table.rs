@@ -21,9 +21,16 @@ struct Figure {
     remark: String,
 }
 
-/// All figures, in the order in which they were measured.
+/// All figures of one binary, in the order in which they were measured.
 #[derive(Debug, Default)]
 pub struct Table(Vec<Figure>);
+
+/// The figures of two binaries side by side, or of one alone.
+#[derive(Debug)]
+pub struct Comparison<'a> {
+    pub this: &'a Table,
+    pub other: Option<&'a Table>,
+}
 
 impl Table {
     /// Something that was measured several times, or of several things.
@@ -40,6 +47,16 @@ impl Table {
     /// Something that was measured once.
     pub fn single(&mut self, what: impl Into<String>, unit: Unit, sample: u64) {
         self.several(what, unit, vec![sample]);
+    }
+
+    /// Something that could not be measured, for this reason.
+    pub fn remark_missing(&mut self, what: impl Into<String>, reason: impl Into<String>) {
+        self.several(what, Unit::Count, Vec::new());
+        self.remark(reason);
+    }
+
+    fn figure(&self, what: &str) -> Option<&Figure> {
+        self.0.iter().find(|figure| figure.what == what)
     }
 
     /// Adds to the last figure what a reader should know.
@@ -64,19 +81,32 @@ impl Figure {
 
     fn shown(&self, sample: Option<u64>) -> String {
         match (self.unit, sample) {
-            (_, None) => "n/a".to_owned(),
+            (_, None) => MISSING.to_owned(),
             (Unit::Time, Some(nanoseconds)) => time(Duration::from_nanos(nanoseconds)),
             (Unit::Bytes, Some(bytes)) => format!("{} KiB", grouped(bytes >> 10)),
             (Unit::Count, Some(count)) => grouped(count),
         }
     }
 
-    fn cells(&self) -> [String; 5] {
+    /// How many samples, median, 99th percentile.
+    fn cells(&self) -> [String; 3] {
         let count = self.samples.len();
         let worst = if count > 1 { self.shown(self.percentile(99)) } else { String::new() };
-        [self.what.clone(), grouped(count as u64), self.shown(self.percentile(50)), worst, self.remark.clone()]
+        [grouped(count as u64), self.shown(self.percentile(50)), worst]
+    }
+
+    /// How many times the median of `other` is that of this one.
+    #[allow(clippy::cast_precision_loss, reason = "it is rounded")]
+    fn ratio(&self, other: &Self) -> String {
+        match (self.percentile(50), other.percentile(50)) {
+            (Some(this), Some(other)) if this > 0 => format!("{:.2}", other as f64 / this as f64),
+            _ => MISSING.to_owned(),
+        }
     }
 }
+
+/// Stands for what could not be measured.
+const MISSING: &str = "—";
 
 fn time(time: Duration) -> String {
     let seconds = time.as_secs_f64();
@@ -100,17 +130,53 @@ fn grouped(number: u64) -> String {
     text
 }
 
+impl Comparison<'_> {
+    /// What was measured of the other alone comes last.
+    fn rows(&self) -> Vec<Vec<String>> {
+        let Some(other) = self.other else {
+            let row = |figure: &Figure| {
+                let [count, median, worst] = figure.cells();
+                vec![figure.what.clone(), count, median, worst, figure.remark.clone()]
+            };
+            return self.this.0.iter().map(row).collect();
+        };
+        let blank = || ["0", MISSING, ""].map(str::to_owned);
+        let row = |figure: &Figure| {
+            let theirs = other.figure(&figure.what);
+            let ([count, median, worst], remark) = (figure.cells(), figure.remark.clone());
+            let [_, their_median, their_worst] = theirs.map_or_else(blank, Figure::cells);
+            let ratio = theirs.map_or_else(|| MISSING.to_owned(), |theirs| figure.ratio(theirs));
+            let theirs = theirs.filter(|theirs| theirs.remark != remark);
+            let remark = theirs.map_or(remark.clone(), |theirs| format!("{remark} | other: {}", theirs.remark));
+            vec![figure.what.clone(), count, median, worst, their_median, their_worst, ratio, remark.replace('|', "/")]
+        };
+        let alone = |figure: &&Figure| self.this.figure(&figure.what).is_none();
+        let of_other = |figure: &Figure| {
+            let [count, median, worst] = figure.cells();
+            let (none, what) = (MISSING.to_owned(), figure.what.clone());
+            vec![what, count, none.clone(), String::new(), median, worst, none, figure.remark.clone()]
+        };
+        self.this.0.iter().map(row).chain(other.0.iter().filter(alone).map(of_other)).collect()
+    }
+}
+
 /// As Markdown has it, in columns.
-impl fmt::Display for Table {
+impl fmt::Display for Comparison<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head = ["figure", "n", "median", "99th percentile", "remark"].map(str::to_owned);
-        let mut rows: Vec<[String; 5]> = std::iter::once(head).chain(self.0.iter().map(Figure::cells)).collect();
-        let widths = [0, 1, 2, 3, 4].map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or_default());
-        rows.insert(1, widths.map(|width| "-".repeat(width)));
+        let head: &[&str] = match self.other {
+            None => &["figure", "n", "median", "99th percentile", "remark"],
+            Some(_) => &["figure", "n", "median", "99th percentile", "other: median", "99th", "other ÷ this", "remark"],
+        };
+        let mut rows: Vec<Vec<String>> = vec![head.iter().map(|&word| word.to_owned()).collect()];
+        rows.extend(self.rows());
+        let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or_default();
+        let widths: Vec<usize> = (0..head.len()).map(width).collect();
+        rows.insert(1, widths.iter().map(|&width| "-".repeat(width)).collect());
         for row in &rows {
             for (at, (cell, &width)) in row.iter().zip(&widths).enumerate() {
                 // Words to the left, numbers to the right.
-                if at == 0 || at == 4 { write!(f, "| {cell:width$} ")? } else { write!(f, "| {cell:>width$} ")? }
+                let is_words = at == 0 || at + 1 == head.len();
+                if is_words { write!(f, "| {cell:width$} ")? } else { write!(f, "| {cell:>width$} ")? }
             }
             writeln!(f, "|")?;
         }

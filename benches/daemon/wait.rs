@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 /// How long anything may take before it is given up.
-pub const BOUND: Duration = Duration::from_secs(30);
+pub const BOUND: Duration = Duration::from_mins(2);
 
 /// How long nobody looks whether a signal came.
 pub const SLICE: Duration = Duration::from_millis(100);

@@ -107,7 +107,7 @@ pub enum Beginning {
     },
 }
 
-/// What an attempt is told.
+/// What an attempt is told. Small: there is room for several ahead, for each attempt.
 #[derive(Debug)]
 pub enum Command {
     /// Somebody says to be its launcher.
@@ -117,7 +117,7 @@ pub enum Command {
     /// Kill everything, and do not rest before it is gone.
     Kill,
     /// Let it take so much from now on.
-    Limit(Limits),
+    Limit(Box<Limits>),
     /// Its launcher is on record.
     MetNoted,
     /// Its end is on record.
@@ -136,12 +136,16 @@ pub async fn run(
     let (visitors, wanted) = (Vec::new(), Wanted::Running);
     let limits = None;
     let mut run = Run { means, name, attempt, commands, tell, visitors, wanted, limits, is_met_noted: false };
-    match beginning {
+    // What lasts for a moment only is boxed: there are many attempts, and each would keep the room for it as long as it lasts.
+    let met = match beginning {
         Beginning::Launch { launch, number, limits, look_first } => {
             run.limits = Some(limits);
-            run.launch(&launch, number, look_first).await;
+            Box::pin(run.launch(&launch, number, look_first)).await
         }
-        Beginning::Resume { launcher } => run.resume(launcher).await,
+        Beginning::Resume { launcher } => Box::pin(run.resume(launcher)).await,
+    };
+    if let Some(launcher) = met {
+        run.follow(launcher).await;
     }
     run.visitors.into_iter().for_each(Visitor::send_away);
     (run.tell)(machine::Event::Gone { attempt });
@@ -188,7 +192,8 @@ enum Sought {
 }
 
 impl<T: Fn(machine::Event)> Run<T> {
-    async fn launch(&mut self, launch: &Launch, number: u64, look_first: bool) {
+    /// Answers whom to follow; `None` if it is over already.
+    async fn launch(&mut self, launch: &Launch, number: u64, look_first: bool) -> Option<Launcher> {
         if look_first {
             let (means, key) = (Arc::clone(&self.means), self.name.key());
             match self.listen_during(means.tmux.panes(&key)).await {
@@ -208,13 +213,14 @@ impl<T: Fn(machine::Event)> Run<T> {
             (Ok(()), Ok(Met::Survivor(visitor))) => self.adopt(visitor, Known::ByPane).await,
             (Err(error), _) => {
                 let why = format!("what is left of it is in the way: {error}");
-                self.not_started(NotStarted::Retry(why));
+                self.not_started(NotStarted::Retry(why))
             }
             (_, Err(why)) => self.not_started(NotStarted::Retry(why)),
         }
     }
 
-    async fn resume(&mut self, launcher: Option<Identity>) {
+    /// Likewise.
+    async fn resume(&mut self, launcher: Option<Identity>) -> Option<Launcher> {
         let left = match launcher {
             Some(launcher) => {
                 if let Some(process) = self.open(launcher).await {
@@ -239,13 +245,16 @@ impl<T: Fn(machine::Event)> Run<T> {
                 );
             }
             // One that was told what to launch is on record, and what ended there is the attempt before.
-            (Left::Ended(_) | Left::Nothing, None) => self.not_started(NotStarted::CutOff),
+            (Left::Ended(_) | Left::Nothing, None) => drop(self.not_started(NotStarted::CutOff)),
         }
         self.see_cleared(self.means.trees.clear_after(&self.name.key(), launcher).await);
+        None
     }
 
-    fn not_started(&self, why: NotStarted) {
+    /// Answers that there is nobody to follow.
+    fn not_started(&self, why: NotStarted) -> Option<Launcher> {
         (self.tell)(machine::Event::NotStarted { attempt: self.attempt, why });
+        None
     }
 
     fn started(&self, Harness { pid, at }: Harness) {
@@ -371,7 +380,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         match command {
             Command::Visitor(visitor) if self.visitors.len() < MOST_VISITORS => self.visitors.push(*visitor),
             Command::Visitor(visitor) => visitor.send_away(),
-            Command::Limit(limits) => self.limits = Some(limits),
+            Command::Limit(limits) => self.limits = Some(*limits),
             Command::MetNoted => self.is_met_noted = true,
             Command::EndNoted => {}
             Command::Interrupt => self.wanted = self.wanted.max(Wanted::Interrupted),
@@ -384,7 +393,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 
     /// Waits until the process reports, and follows it.
-    async fn join(&mut self, process: Process, known: Known) {
+    async fn join(&mut self, process: Process, known: Known) -> Option<Launcher> {
         let end = self.watch(&process).await;
         let process = Arc::new(process);
         let tree = self.means.trees.of(&self.name.key(), Arc::clone(&process));
@@ -405,7 +414,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                 command = self.commands.recv() => match command {
                     Some(command) => self.remember(command),
                     // The daemon is ending, and the agent goes on without it.
-                    None => return,
+                    None => return None,
                 },
                 // Fails only with the runtime.
                 _ = end.readable() => {
@@ -413,7 +422,8 @@ impl<T: Fn(machine::Event)> Run<T> {
                         Left::Ended(end) => self.ended_in_pane(&end),
                         Left::Alive(_) | Left::Nothing => self.ended(How::Cause("its launcher was killed".to_owned()), None, tree.usage().await),
                     }
-                    return self.see_cleared(tree.clear(None).await);
+                    self.see_cleared(tree.clear(None).await);
+                    return None;
                 }
                 () = at(limit) => break,
             }
@@ -432,10 +442,11 @@ impl<T: Fn(machine::Event)> Run<T> {
             self.not_started(NotStarted::CutOff);
         }
         self.see_cleared(tree.clear(None).await);
+        None
     }
 
-    /// Follows a launcher that an earlier daemon has told what to launch.
-    async fn adopt(&mut self, mut visitor: Visitor, known: Known) {
+    /// A launcher that an earlier daemon has told what to launch.
+    async fn adopt(&mut self, mut visitor: Visitor, known: Known) -> Option<Launcher> {
         let attempt = self.attempt;
         let progress = std::mem::replace(&mut visitor.progress, Progress::New);
         let fingerprint = visitor.fingerprint.take();
@@ -462,7 +473,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             Wanted::Interrupted => launcher.interrupt().await,
             Wanted::Killed => launcher.kill().await,
         }
-        self.follow(launcher).await;
+        Some(launcher)
     }
 
     /// What a launcher says of how far it has come, as far as that is news and can be true.
@@ -532,8 +543,8 @@ impl<T: Fn(machine::Event)> Run<T> {
         }
     }
 
-    /// Sends the launcher what to launch, and follows it.
-    async fn start(&mut self, visitor: Visitor, launch: &Launch, number: u64) {
+    /// Sends the launcher what to launch.
+    async fn start(&mut self, visitor: Visitor, launch: &Launch, number: u64) -> Option<Launcher> {
         let end = match visitor.process.watch() {
             Ok(end) => end,
             Err(error) => {
@@ -556,7 +567,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             launcher.say(&ToLauncher::Unwanted).await;
             launcher.has_ended();
             self.not_started(NotStarted::Retry(STOPPED_BEFORE.to_owned()));
-            return self.follow(launcher).await;
+            return Some(launcher);
         }
         let mut environment = launch.environment.clone();
         environment.extend([self.means.trees.mark(&self.name.key())]);
@@ -570,8 +581,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         };
         // One that does not listen is one that does not start anything in time.
         launcher.order(&order, files.as_ref()).await;
-        drop((order, files));
-        self.follow(launcher).await;
+        Some(launcher)
     }
 
     /// Waits until the launcher is on record, but not for ever.
@@ -644,7 +654,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                     Some(Command::Interrupt) => launcher.interrupt().await,
                     Some(Command::Kill) => launcher.kill().await,
                     Some(Command::EndNoted) => launcher.let_go().await,
-                    Some(Command::Limit(limits)) => limiting = limit(&launcher.tree, limits),
+                    Some(Command::Limit(limits)) => limiting = limit(&launcher.tree, *limits),
                     Some(Command::MetNoted) => {}
                     Some(Command::Visitor(visitor)) if visitor.process.identity() == launcher.process.identity() => {
                         launcher.connection = Some((visitor.reader, visitor.writer));

@@ -19,6 +19,7 @@ mod environment;
 mod excess;
 mod history;
 mod hostile;
+mod idle;
 mod logs;
 mod observe;
 mod panes;

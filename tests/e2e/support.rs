@@ -736,6 +736,11 @@ impl Process {
         Some(fs::metadata(self.file("")).ok()?.uid())
     }
 
+    /// Whether a debugger such as strace is attached.
+    pub fn is_traced(self) -> bool {
+        self.status("TracerPid") != "0"
+    }
+
     /// The user that it really is.
     pub fn user(self) -> u32 {
         self.status("Uid").parse().unwrap()

@@ -1,0 +1,141 @@
+//! What idling costs: counted in system calls, as strace sees them, and not timed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::Signal;
+
+use crate::canary;
+use crate::support::{Daemon, Process, Setup, agent, root};
+
+/// How many rounds of the resync are looked at.
+const ROUNDS: usize = 20;
+
+/// strace, attached to processes.
+struct Trace {
+    strace: Child,
+    file: PathBuf,
+}
+
+impl Trace {
+    /// `None`, loudly, where nobody may attach; in CI that is a failure.
+    fn attach(daemon: &Daemon, processes: &[Process]) -> Option<Self> {
+        let file = daemon.path("trace");
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-s", "0", "-e", "signal=none", "-o"]).arg(&file);
+        for process in processes {
+            command.args(["-p", &process.0.to_string()]);
+        }
+        let null = Stdio::null;
+        let mut strace = command.stdin(null()).stdout(null()).stderr(null()).spawn().expect("strace is installed");
+        let attached = daemon.wait("strace to be attached", || {
+            if strace.try_wait().unwrap().is_some() {
+                return Some(false);
+            }
+            processes.iter().all(|process| process.is_traced()).then_some(true)
+        });
+        if !attached {
+            assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "strace may not attach");
+            eprintln!("skipped: strace may not attach");
+        }
+        attached.then_some(Self { strace, file })
+    }
+
+    /// Everything that was called in each round, whole rounds only.
+    fn rounds(self, daemon: &Daemon) -> Vec<Vec<Call>> {
+        // The one that is under way when this begins is not counted.
+        let rounds = daemon.wait("rounds", || {
+            let trace = fs::read_to_string(&self.file).unwrap();
+            let calls: Vec<Call> = trace.lines().filter_map(Call::parse).collect();
+            let starts: Vec<usize> = (0..calls.len()).filter(|&at| calls[at].opens("jcard.toml")).collect();
+            let rounds: Vec<Vec<Call>> =
+                starts.windows(2).skip(1).map(|pair| calls[pair[0]..pair[1]].to_vec()).collect();
+            (rounds.len() >= ROUNDS).then_some(rounds)
+        });
+        drop(self);
+        rounds
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        // It lets go of what it holds.
+        Process(i32::try_from(self.strace.id()).unwrap()).signal(Signal::SIGINT);
+        let _ = self.strace.wait();
+    }
+}
+
+/// A system call.
+#[derive(Clone, Debug)]
+struct Call {
+    thread: i32,
+    name: String,
+    arguments: String,
+}
+
+impl Call {
+    /// A line is `PID NAME(ARGUMENTS…`; whatever else strace writes has no name before its first parenthesis.
+    fn parse(line: &str) -> Option<Self> {
+        let (thread, call) = line.split_once(' ')?;
+        let (name, arguments) = call.trim_start().split_once('(')?;
+        let is_name = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        let thread = thread.parse().ok()?;
+        is_name.then(|| Self { thread, name: name.to_owned(), arguments: arguments.to_owned() })
+    }
+
+    fn opens(&self, file: &str) -> bool {
+        self.name.starts_with("open") && self.arguments.contains(&format!("{file}\""))
+    }
+
+    fn makes_a_process(&self) -> bool {
+        let clones = ["fork", "vfork", "clone", "clone3"].contains(&self.name.as_str());
+        self.name == "execve" || clones && !self.arguments.contains("CLONE_THREAD")
+    }
+}
+
+/// What rounds cost with so many agents, by system call and in the median round.
+fn cost_of_a_round(agents: usize) -> Option<BTreeMap<String, usize>> {
+    let jcard: String = (0..agents).map(|number| agent(&format!("agent-{number}"), "sleep inf", "")).collect();
+    let daemon = Setup::new().quiet().args(["--resync", "50ms"]).start(&jcard);
+    let harnesses: Vec<Process> =
+        (0..agents).map(|number| Process(daemon.wait_until_running(&format!("agent-{number}")))).collect();
+    // Above each harness its launcher, and the server above them all.
+    let launchers: Vec<Process> = harnesses.iter().map(|harness| harness.parent()).collect();
+    let server = launchers[0].parent();
+    let bystanders: Vec<i32> = launchers.iter().chain([&server]).map(|process| process.0).collect();
+    let all: Vec<Process> = launchers.into_iter().chain([server, daemon.deputy(), Process(daemon.pid())]).collect();
+    let rounds = Trace::attach(&daemon, &all)?.rounds(&daemon);
+
+    let calls = || rounds.iter().flatten();
+    assert_eq!(calls().filter(|call| call.makes_a_process()).count(), 0, "nothing is run");
+    let of_bystanders: Vec<&Call> = calls().filter(|call| bystanders.contains(&call.thread)).collect();
+    assert!(of_bystanders.is_empty(), "launchers and tmux sleep: {of_bystanders:?}");
+    for file in ["jcard.toml", canary::NAME] {
+        assert_eq!(calls().filter(|call| call.opens(file)).count(), rounds.len(), "{file} is read once a round");
+    }
+    let mut by_name: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (at, round) in rounds.iter().enumerate() {
+        for call in round {
+            by_name.entry(call.name.clone()).or_insert_with(|| vec![0; rounds.len()])[at] += 1;
+        }
+    }
+    let median = |mut counts: Vec<usize>| {
+        counts.sort_unstable();
+        counts[counts.len() / 2]
+    };
+    Some(by_name.into_iter().map(|(name, counts)| (name, median(counts))).collect())
+}
+
+#[test]
+fn idling_takes_no_process_and_no_system_call_more_for_twenty_agents_than_for_one() {
+    if !root() {
+        return;
+    }
+    let Some(one) = cost_of_a_round(1) else { return };
+    let Some(twenty) = cost_of_a_round(20) else { return };
+    let total = |calls: &BTreeMap<String, usize>| calls.values().sum::<usize>();
+    // What the deputy is told arrives in one piece or two.
+    assert!(total(&twenty) <= total(&one) + 4, "one agent: {one:?}\ntwenty: {twenty:?}");
+}
