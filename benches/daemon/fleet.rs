@@ -71,7 +71,9 @@ fn bare(setting: &Setting, sessions: usize, clients: usize) -> (Duration, Durati
     if clients == 1 {
         client(&["start-server", ";", "source-file", &list]);
     } else {
-        names.iter().for_each(|name| client(&open(name)));
+        for name in &names {
+            client(&open(name));
+        }
     }
     let begun: Vec<_> = (0..sessions).map(|_| daemon.begun("bare")).collect();
     let last = begun.iter().map(|begun| begun.at).max().unwrap();
