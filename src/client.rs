@@ -59,7 +59,7 @@ pub enum Error {
     #[error("find agent {0:?}: agentd knows none of that name")]
     NoSuchAgent(String),
     /// An answer other than 200.
-    #[error("get {path} from agentd: it answered {status} {message:?}")]
+    #[error("get {path} from agentd: {}", if message.is_empty() { status.as_str() } else { message })]
     Refused {
         /// What it was asked for.
         path: String,

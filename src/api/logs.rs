@@ -23,8 +23,8 @@ pub(super) enum Error {
     #[error("nothing is kept of what it printed")]
     Nothing,
     /// Other attempts are kept.
-    #[error("of {0} attempts something is kept, and it is not among them: {1}")]
-    NotAmong(usize, String),
+    #[error("that attempt is not among those of which something is kept: {0}")]
+    NotAmong(String),
     /// It cannot be found out.
     #[error("failed to read what was printed: {0}")]
     Read(#[from] io::Error),
@@ -72,7 +72,7 @@ fn choose(attempts: &[Kept], which: Which) -> Result<Kept, Error> {
         (None, []) => Err(Error::Nothing),
         (None, _) => {
             let numbers: Vec<String> = attempts.iter().map(|kept| kept.attempt.to_string()).collect();
-            Err(Error::NotAmong(attempts.len(), numbers.join(", ")))
+            Err(Error::NotAmong(numbers.join(", ")))
         }
     }
 }
@@ -215,7 +215,7 @@ mod tests {
             assert_eq!(choose(&attempts, which).unwrap().sequence, expected);
         }
         let error = choose(&attempts, Which::Number(3)).unwrap_err().to_string();
-        assert_eq!(error, "of 3 attempts something is kept, and it is not among them: 1, 2, 1");
+        assert_eq!(error, "that attempt is not among those of which something is kept: 1, 2, 1");
         assert!(matches!(choose(&[], Which::Latest), Err(Error::Nothing)));
         assert!(matches!(choose(&attempts[..1], Which::Previous), Err(Error::NotAmong(..))));
     }

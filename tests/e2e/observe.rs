@@ -298,7 +298,7 @@ fn each_attempt_has_its_own_log_also_after_a_new_daemon_and_another_declaration(
     assert_eq!(told(&daemon, &["logs", "a", "--previous"]), "start 3\n");
     let (code, said) = run(&mut verb(&daemon, &["logs", "a", "--attempt", "9"]));
     assert_eq!(code, Some(4), "{said}");
-    assert!(said.contains("of 4 attempts something is kept, and it is not among them: 1, 2, 3, 1"), "{said}");
+    assert!(said.contains("that attempt is not among those of which something is kept: 1, 2, 3, 1"), "{said}");
     daemon.edit_jcard(&agent("b", "sleep inf", ""));
     daemon.wait_until_removed("a");
     assert_eq!(told(&daemon, &["logs", "a"]), "start 4\n", "it is kept although nobody declares it any more");

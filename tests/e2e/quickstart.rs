@@ -46,6 +46,7 @@ fn the_quick_start_runs_says_what_to_paste_and_leaves_nothing() {
     let mut attached = operator.run(shell);
     operator.wait_for(&setup, "I was given EXAMPLE_KEY");
     detach(&setup, &mut operator, &mut attached);
+    assert!(fs::exists(format!("{folder}/log/keeper")).unwrap(), "what is kept is in its folder, too");
     Process(i32::try_from(child.id()).unwrap()).signal(Signal::SIGINT);
     let status = setup.wait("its end", || child.try_wait().unwrap());
     assert!(status.success(), "{status}");
