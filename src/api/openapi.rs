@@ -79,12 +79,12 @@ fn paths(types: &mut SchemaGenerator) -> Value {
                 "What an agent's screen shows, secrets blotted out",
                 &json!({
                     "200": answer(
-                        "The rows. With follow=true messages of server-sent events: `screen`, with what is described here, each time \
+                        "The rows. With follow=true messages of server-sent events: `screen`, with data as described here, each time \
                          it has changed; `error` with an `error` when it cannot be told; until the agent is removed.",
                         &json!({
                             "text/plain; charset=utf-8": { "schema": { "type": "string" } },
                             COLOURED: { "schema": { "type": "string" } },
-                            "text/event-stream": { "schema": types.subschema_for::<ScreenShown>() },
+                            "text/event-stream": { "schema": message::<ScreenShown>(types) },
                         }),
                     ),
                     "400": bad_query, "404": not_found, "503": cannot_tell,
@@ -115,9 +115,9 @@ fn paths(types: &mut SchemaGenerator) -> Value {
             ),
             json!([
                 name,
-                parameter("query", "attempt", "its number, or `latest` (the default), or `previous`"),
-                parameter("query", "lines", "no more than so many lines at the end of what is there"),
-                parameter("query", "since", "nothing that was printed before this time (RFC 3339), or longer ago than that (`90s`)"),
+                parameter("query", "attempt", "^([0-9]{1,18}|latest|previous)$", "its number, or `latest` (the default), or `previous`"),
+                parameter("query", "lines", "^[0-9]{1,18}$", "no more than so many lines at the end of what is there"),
+                parameter("query", "since", SINCE, "nothing that was printed before this time (RFC 3339), or longer ago than that (`90s`)"),
                 flag("raw", "as the terminal got it, with all escape sequences"),
                 flag("follow", "go on with what is printed later, without an attempt also in those to come, until the agent is over"),
             ]),
@@ -131,15 +131,15 @@ fn paths(types: &mut SchemaGenerator) -> Value {
                         "A message an event, with its id, its type, and what is described here as data. Who comes back with \
                          Last-Event-ID is told what it has missed, or that it has missed what is kept no more (`lost`). A comment \
                          every 15 s shows that the connection lives.",
-                        &json!({ "text/event-stream": { "schema": types.subschema_for::<Event>() } }),
+                        &json!({ "text/event-stream": { "schema": message::<Event>(types) } }),
                     ),
                     "400": bad_query, "503": cannot_tell,
                 }),
             ),
             json!([
-                parameter("query", "after", "the id of the event to go on after, or 0 for all that are kept; from now on without it"),
-                parameter("query", "agent", "an agent: what is about others is left out"),
-                parameter("header", "Last-Event-ID", "as after, which goes before it"),
+                parameter("query", "after", "^(0|[0-9]{1,18}-[0-9]{1,18})$", "the id of the event to go on after, or 0 for all that are kept; from now on without it"),
+                parameter("query", "agent", "", "an agent: what is about others is left out"),
+                parameter("header", "Last-Event-ID", "^(0|[0-9]{1,18}-[0-9]{1,18})$", "as after, which goes before it"),
                 flag("follow", "go on with what happens, which is the default; false: what is kept, and no more"),
             ]),
         ),
@@ -165,8 +165,26 @@ fn with_parameters(mut path: Value, parameters: Value) -> Value {
     path
 }
 
-fn parameter(place: &str, name: &str, description: &str) -> Value {
-    json!({ "name": name, "in": place, "schema": { "type": "string" }, "description": description })
+/// How a time is written, or for how long back.
+const SINCE: &str = "^([0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z|[1-9][0-9]{0,5}(s|m|h))$";
+
+fn parameter(place: &str, name: &str, pattern: &str, description: &str) -> Value {
+    let schema = json!({ "type": "string", "pattern": pattern });
+    json!({ "name": name, "in": place, "schema": schema, "description": description })
+}
+
+/// A message of server-sent events, in the form that `OpenAPI` 3.2 gives its `itemSchema`.
+fn message<T: JsonSchema>(types: &mut SchemaGenerator) -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "id": { "type": "string" },
+            "event": { "type": "string" },
+            "data": {
+                "type": "string", "contentMediaType": "application/json", "contentSchema": types.subschema_for::<T>(),
+            },
+        },
+    })
 }
 
 fn flag(name: &str, description: &str) -> Value {

@@ -21,13 +21,19 @@ fn description(daemon: &Daemon) -> Value {
 
 /// The schema of an answer in JSON.
 fn schema(description: &Value, path: &str, status: u16) -> Validator {
-    schema_of(description, path, status, "application/json")
+    let response = &description["paths"][path]["get"]["responses"][status.to_string()];
+    validator(description, &response["content"]["application/json"]["schema"])
 }
 
-fn schema_of(description: &Value, path: &str, status: u16, media_type: &str) -> Validator {
-    let response = &description["paths"][path]["get"]["responses"][status.to_string()];
-    let mut schema = response["content"][media_type]["schema"].clone();
-    assert!(schema.is_object(), "{path} {status} is not described");
+/// The schema of the data of a stream's messages.
+fn schema_of_data(description: &Value, path: &str) -> Validator {
+    let content = &description["paths"][path]["get"]["responses"]["200"]["content"]["text/event-stream"];
+    validator(description, &content["schema"]["properties"]["data"]["contentSchema"])
+}
+
+fn validator(description: &Value, schema: &Value) -> Validator {
+    assert!(schema.is_object(), "it is not described");
+    let mut schema = schema.clone();
     schema["components"] = description["components"].clone();
     jsonschema::draft202012::new(&schema).unwrap()
 }
@@ -54,7 +60,7 @@ fn every_message_of_a_stream_is_as_it_is_described() {
     daemon.edit_jcard(&agent("a", "say word;sleep inf", ""));
     daemon.wait_until_running("a");
     let description = description(&daemon);
-    let schema = schema_of(&description, "/v1/events", 200, "text/event-stream");
+    let schema = schema_of_data(&description, "/v1/events");
     let body = daemon.get("/v1/events?follow=false&after=1-1").body;
     let data = body.lines().filter_map(|line| line.strip_prefix("data: "));
     let events: Vec<Value> = data.map(|data| serde_json::from_str(data).unwrap()).collect();
@@ -65,7 +71,7 @@ fn every_message_of_a_stream_is_as_it_is_described() {
     for kind in ["daemon", "adopted", "declaration", "state", "error", "removed", "lost"] {
         assert!(events.iter().any(|event| event["type"] == kind), "{kind} is not among {events:#?}");
     }
-    let schema = schema_of(&description, "/v1/agents/{name}/screen", 200, "text/event-stream");
+    let schema = schema_of_data(&description, "/v1/agents/{name}/screen");
     let shown = json!({ "at": "2026-11-21T17:00:00.000Z", "text": "word\n" });
     assert!(schema.is_valid(&shown) && !schema.is_valid(&json!({ "text": "word\n" })));
 }
