@@ -251,10 +251,7 @@ async fn serve(
     let means =
         Means { tmux: tmux.clone(), executable, launch_socket, trouble: troubles, user, trees, store: store.clone() };
     let record = Record::new(&settings.state_dir)?;
-    let to_read = record.clone();
-    let Reading { agents, problems } = blocking::run(move || to_read.read(|machine: &Machine| machine.name().key()))
-        .await
-        .map_err(failed("read the record"))?;
+    let Reading { agents, problems } = machines(&record).await.map_err(failed("read the record"))?;
     state_errors.extend(problems.iter().map(ToString::to_string));
     for error in &state_errors {
         tracing::error!("{error}");
@@ -399,6 +396,12 @@ async fn detaches(wish: OnTerminate) -> bool {
             }
         },
     }
+}
+
+/// What an earlier daemon had under way.
+async fn machines(record: &Record) -> io::Result<Reading<Machine>> {
+    let to_read = record.clone();
+    blocking::run(move || to_read.read(|machine: &Machine| machine.name().key())).await
 }
 
 /// What is known of earlier attempts. What cannot be read is put aside, and told in the log.

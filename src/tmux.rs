@@ -23,11 +23,11 @@ pub use parse::{Entrance, Pane, PaneEnd};
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::sleep;
 
 use self::parse::Complaint;
@@ -54,6 +54,9 @@ const FAREWELL: Duration = Duration::from_millis(100);
 /// How often a client is started for one thing: by the installed program, by the server's own, and once more when the server
 /// made its socket anew.
 const TRIES: u32 = 3;
+
+/// How many sessions one client ends: its words fit into a message to the server (`MAX_IMSGSIZE`, 16 KiB).
+const MOST_CLOSED: usize = 200;
 
 /// Our place among the hooks; others keep theirs.
 const HOOK: &str = "client-attached[67]";
@@ -140,6 +143,34 @@ pub struct Tmux {
     shell: String,
     /// Whether the installed program is not understood by the server.
     is_apart: Arc<AtomicBool>,
+    to_close: Arc<ToClose>,
+}
+
+/// Whose sessions are to be ended.
+#[derive(Debug)]
+struct ToClose {
+    /// Of who ends them.
+    turn: Semaphore,
+    waiting: Mutex<Vec<Closing>>,
+}
+
+/// An agent's, and who waits for it.
+#[derive(Debug)]
+struct Closing {
+    owner: String,
+    tell: oneshot::Sender<Result<(), Arc<Error>>>,
+}
+
+impl Default for ToClose {
+    fn default() -> Self {
+        Self { turn: Semaphore::new(1), waiting: Mutex::default() }
+    }
+}
+
+impl ToClose {
+    fn waiting(&self) -> MutexGuard<'_, Vec<Closing>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Who starts the server.
@@ -156,7 +187,7 @@ impl Tmux {
     pub fn new(deputy: Deputy, socket: PathBuf, origin: Origin, executable: String, account: &Account) -> Self {
         let shell =
             if account.refuses_logins() { "/bin/sh".to_owned() } else { account.shell.to_string_lossy().into_owned() };
-        Self { deputy, socket, origin, executable, shell, is_apart: Arc::default() }
+        Self { deputy, socket, origin, executable, shell, is_apart: Arc::default(), to_close: Arc::default() }
     }
 
     /// Starts the server, with patience, and sees to it that it can be reached for as long as it lives: at each of the `rounds`, until
@@ -329,22 +360,58 @@ impl Tmux {
         Ok(())
     }
 
-    /// Ends the agent's session. One that is not there, with or without its server, is ended.
-    pub async fn close(&self, owner: &str) -> Result<(), Error> {
-        let sessions = match self.sessions_of(owner).await {
+    /// Ends the agent's session. One that is not there, with or without its server, is ended. Those who ask while others are seen to
+    /// share what that takes.
+    pub async fn close(&self, owner: &str) -> Result<(), Arc<Error>> {
+        let (tell, told) = oneshot::channel();
+        self.to_close.waiting().push(Closing { owner: owner.to_owned(), tell });
+        // Never closed.
+        let turn = self.to_close.turn.acquire().await;
+        let waiting = std::mem::take(&mut *self.to_close.waiting());
+        if !waiting.is_empty() {
+            let owners = waiting.iter().map(|closing| closing.owner.clone()).collect();
+            let closed = self.close_all(&owners).await.map_err(Arc::new);
+            for closing in waiting {
+                // Who has stopped waiting need not know.
+                let _ = closing.tell.send(closed.clone());
+            }
+        }
+        drop(turn);
+        // Whoever took this one along was cut off.
+        told.await.unwrap_or_else(|_| Err(Arc::new(Error::Deputy(deputy::Error::Gone))))
+    }
+
+    async fn close_all(&self, owners: &BTreeSet<String>) -> Result<(), Error> {
+        let mut listing = Arguments::default();
+        listing.command(&["list-sessions", "-F", parse::OWNED_FORMAT]);
+        let sessions = match self.client("find sessions", listing).await {
             Err(Error::NoServer { .. }) => return Ok(()),
-            sessions => sessions?,
+            output => parse::owned(&output?.stdout),
         };
-        for session in sessions {
-            let mut arguments = Arguments::default();
-            arguments.command(&["kill-session", "-t", &session.id]);
-            match self.client("end a session", arguments).await {
-                Err(Error::NoServer { .. }) => {}
-                Err(Error::Refused { message, .. }) if message.starts_with("can't find session") => {}
-                result => drop(result?),
+        let ids: Vec<_> = sessions.into_iter().filter(|(owner, _)| owners.contains(owner)).map(|(_, id)| id).collect();
+        for ids in ids.chunks(MOST_CLOSED) {
+            // One that has gone meanwhile keeps tmux from the rest.
+            if self.kill_sessions(ids).await.is_err() {
+                for id in ids {
+                    self.kill_sessions(std::slice::from_ref(id)).await?;
+                }
             }
         }
         Ok(())
+    }
+
+    async fn kill_sessions(&self, ids: &[String]) -> Result<(), Error> {
+        let mut arguments = Arguments::default();
+        for id in ids {
+            arguments.command(&["kill-session", "-t", id]);
+        }
+        match self.client("end sessions", arguments).await {
+            Err(Error::NoServer { .. }) => Ok(()),
+            Err(Error::Refused { message, .. }) if ids.len() == 1 && message.starts_with("can't find session") => {
+                Ok(())
+            }
+            result => result.map(drop),
+        }
     }
 
     /// What is on the screen of the agent's own pane, row by row and with its colours: see [`screen`](crate::screen).

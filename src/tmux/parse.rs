@@ -133,6 +133,18 @@ fn signal_number(text: &str) -> Option<i32> {
     text.parse().ok().or_else(named).filter(|number| (1..=64).contains(number))
 }
 
+/// What to ask of each session for [`owned`].
+pub const OWNED_FORMAT: &str = "#{session_id} #{@agentd-owner}";
+
+/// Reads lines of `SESSION OWNER` into keys of agents and ids. Lines of another form are passed over.
+pub fn owned(stdout: &str) -> Vec<(String, String)> {
+    let pair = |line: &str| {
+        let (id, owner) = line.split_once(' ').filter(|(id, _)| is_id(id, '$'))?;
+        Some((Name::try_from(owner).ok()?.key(), id.to_owned()))
+    };
+    stdout.lines().filter_map(pair).collect()
+}
+
 /// Reads lines that are keys of agents. Others are passed over.
 pub fn owners(stdout: &str) -> BTreeSet<String> {
     stdout.lines().filter_map(|line| Some(Name::try_from(line).ok()?.key())).collect()
@@ -260,6 +272,13 @@ mod tests {
     #[case("can't find session: a", Complaint::Request)]
     fn complaints_are_told_apart(#[case] message: &str, #[case] about: Complaint) {
         assert_eq!(complaint(message), about);
+    }
+
+    #[test]
+    fn sessions_are_read_with_their_owners_and_nobodys_are_passed_over() {
+        let pair = |owner: &str, id: &str| (owner.to_owned(), id.to_owned());
+        let lines = "$1 a\n$2 \n$3 B-c\n$x a\n@4 a\n$5 a b\n$6\n$7 a;kill-server\n";
+        assert_eq!(owned(lines), [pair("a", "$1"), pair("b-c", "$3")]);
     }
 
     #[test]
