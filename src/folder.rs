@@ -222,6 +222,11 @@ mod tests {
         Account::current().unwrap()
     }
 
+    /// Lets this thread have a umask of its own, which is otherwise the process's: another test's would come back in its place.
+    fn keep_umask_to_myself() {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
+    }
+
     #[test]
     fn a_missing_folder_is_made_with_its_parents() {
         let directory = tempfile::TempDir::new().unwrap();
@@ -243,6 +248,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_launch_socket_replaces_whatever_file_is_there_and_everybody_may_connect() {
+        keep_umask_to_myself();
         let directory = tempfile::TempDir::new().unwrap();
         let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         symlink("/etc/passwd", folder.launch_socket()).unwrap();
@@ -256,6 +262,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_folder_in_place_of_the_launch_socket_is_put_aside() {
+        keep_umask_to_myself();
         let directory = tempfile::TempDir::new().unwrap();
         let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         fs::create_dir_all(folder.launch_socket().join("full")).unwrap();
@@ -264,6 +271,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_launch_socket_that_was_removed_or_replaced_is_bound_anew_also_when_the_folder_is_gone() {
+        keep_umask_to_myself();
         let directory = tempfile::TempDir::new().unwrap();
         let folder = Folder::of(&directory.path().join("f/tmux.sock"), &current(), None).unwrap();
         let _listener = folder.bind_launch_socket().unwrap();

@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
@@ -191,9 +190,6 @@ pub fn check_length(path: &Path) -> Result<(), Error> {
 
 /// Runs `work` under the umask `mask`. The umask belongs to the whole process: call this while there is one thread.
 pub fn with_umask<T>(mask: Mode, work: impl FnOnce() -> T) -> T {
-    // The mask is the process's: two that come back in another order than they went would leave it changed.
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let before = nix::sys::stat::umask(mask);
     let result = work();
     nix::sys::stat::umask(before);
