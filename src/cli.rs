@@ -8,6 +8,7 @@ pub mod events;
 pub mod explain;
 pub mod logs;
 mod place;
+mod printing;
 pub mod status;
 mod terminal;
 pub mod wait;

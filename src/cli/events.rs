@@ -3,20 +3,14 @@
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use super::complete;
+use super::printing::{self, BETWEEN_DAEMONS, Failure, say};
 use super::status::{escaped, outcome, shortened};
 use super::terminal::Terminal;
-use crate::client::{Client, Error, Message};
+use crate::client::{Client, Message};
 use crate::events::{Change, Course, Event, Subject, What};
 use crate::status::{AgentStatus, State};
-
-/// It cannot be told.
-const UNKNOWN: u8 = 4;
-
-/// How long a daemon that has gone away is given before the next is looked for.
-const BETWEEN_DAEMONS: Duration = Duration::from_millis(500);
 
 /// Which events, and how.
 #[derive(Clone, Debug, clap::Args)]
@@ -37,32 +31,7 @@ pub struct Arguments {
 
 /// Prints events: data to stdout, talk to stderr.
 pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return complain(&format!("failed to start an event loop: {error}")),
-    };
-    match runtime.block_on(print(arguments, socket)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Ask(error)) => complain(&format!("failed to {error}")),
-        // Whoever read it has had enough.
-        Err(Failure::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(Failure::Print(error)) => complain(&format!("failed to print: {error}")),
-    }
-}
-
-fn complain(what: &str) -> ExitCode {
-    say(what);
-    ExitCode::from(UNKNOWN)
-}
-
-fn say(what: &str) {
-    // Where standard error is closed there is nobody to tell.
-    let _ = writeln!(io::stderr(), "agentd: {}", escaped(what));
-}
-
-enum Failure {
-    Ask(Error),
-    Print(io::Error),
+    printing::run(print(arguments, socket))
 }
 
 async fn print(arguments: &Arguments, socket: &Path) -> Result<(), Failure> {

@@ -3,21 +3,15 @@
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::complete;
+use super::printing::{self, BETWEEN_DAEMONS, Failure, say};
 use super::status::{escaped, shortened};
 use super::terminal::Terminal;
-use crate::client::{Client, Error};
+use crate::client::Client;
 use crate::status::{Fault, ScreenShown};
-
-/// It cannot be told.
-const UNKNOWN: u8 = 4;
-
-/// How long a daemon that has gone away is given before the next is looked for.
-const BETWEEN_DAEMONS: Duration = Duration::from_millis(500);
 
 /// To another screen without a cursor, where long lines are cut (`xterm` control sequences 1049, 25, 7), and back.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
@@ -42,43 +36,20 @@ pub struct Arguments {
 
 /// Shows it: data to stdout, talk to stderr.
 pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return complain(&format!("failed to start an event loop: {error}")),
-    };
     let terminal = Terminal::here();
     let is_live = terminal.width.is_some() && !arguments.json && !arguments.once;
     let show = Show { arguments, colours: terminal.colour && !arguments.json, is_live };
-    let shown = runtime.block_on(async {
-        tokio::select! {
+    printing::run(async {
+        let shown = tokio::select! {
             shown = show.run(socket) => shown,
             ended = end_asked_for() => ended.map_err(Failure::Print),
+        };
+        if is_live {
+            // A terminal that has gone needs nothing.
+            let _ = out(LEAVE);
         }
-    });
-    if is_live {
-        // A terminal that has gone needs nothing.
-        let _ = out(LEAVE);
-    }
-    match shown {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Ask(error)) => complain(&format!("failed to {error}")),
-        // Whoever read it has had enough.
-        Err(Failure::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(Failure::Print(error)) => complain(&format!("failed to print: {error}")),
-        Err(Failure::Malformed(error)) => complain(&format!("failed to understand what agentd shows: {error}")),
-    }
-}
-
-fn complain(what: &str) -> ExitCode {
-    // Where standard error is closed there is nobody to tell.
-    let _ = writeln!(io::stderr(), "agentd: {}", escaped(what));
-    ExitCode::from(UNKNOWN)
-}
-
-enum Failure {
-    Ask(Error),
-    Print(io::Error),
-    Malformed(serde_json::Error),
+        shown
+    })
 }
 
 /// Until the person at the terminal, or the system, wants an end.
@@ -206,7 +177,11 @@ impl Screen {
             return Ok(());
         }
         self.fault = Some(fault.to_owned());
-        if self.is_live { self.draw() } else { writeln!(io::stderr(), "agentd: {}", escaped(fault)) }
+        if self.is_live {
+            return self.draw();
+        }
+        say(fault);
+        Ok(())
     }
 
     /// All of it anew: the terminal may be of another size.

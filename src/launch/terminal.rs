@@ -9,8 +9,8 @@
 //! session there, keys are turned into signals there, and it has the pane's size and settings.
 //!
 //! What is printed is written to the log first, and then shown: who hears of the end finds the last byte there, and it is no matter
-//! for the log whether tmux lives. The next piece is taken off the terminal when the pane has taken in the one before: an agent that prints faster than it can
-//! be shown waits, and nothing is heaped up.
+//! for the log whether tmux lives. The next piece is taken off the terminal when the pane has taken in the one before: an agent
+//! that prints faster than it can be shown waits, and nothing is heaped up.
 
 use std::convert::Infallible;
 use std::future::pending;
