@@ -1,7 +1,8 @@
 //! The read-only HTTP API on a Unix socket.
 //!
-//! It sees the daemon through the latest [`Snapshot`] and the [`Ring`] of events only, and no client of it, however it behaves, can hold up another. When the
-//! process has no descriptor left it still answers, one client after the other: who wants to know what is wrong is to be told.
+//! It sees the daemon through its [`Sources`] only: the latest [`Snapshot`], the [`Ring`] of events, what agents printed, and tmux for
+//! screens. No client of it, however it behaves, can hold up another. When the process has no descriptor left it still answers, one
+//! client after the other: who wants to know what is wrong is to be told.
 
 pub mod socket;
 

@@ -31,7 +31,7 @@
 //! | [`launch`] | the launcher: what it and the daemon say to each other, its end, the login |
 //! | [`deputy`] | the process that acts with the agent user's rights, and the tmux client at an operator's terminal |
 //! | [`cli::attach`] | that terminal and the client's, and what goes between them |
-//! | [`tmux`], [`screen`] | sessions and panes; what they show |
+//! | [`tmux`], [`screen`], [`escape`] | sessions and panes; what they show; the sequences in it |
 //! | [`process`] | pidfds: who a process is, and what came of it |
 //! | [`tree`], [`cgroup`], [`mark`] | finding and killing everything that is an agent's |
 //! | [`record`], [`fingerprint`] | what the next daemon must know |
@@ -77,6 +77,7 @@ pub mod deputy;
 pub mod descriptor;
 pub mod desired;
 pub mod duration;
+pub mod escape;
 pub mod events;
 pub mod fingerprint;
 pub mod folder;

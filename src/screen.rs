@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::escape::{ESC, Place};
+
 /// What stands for each character of a secret.
 const BLOT: char = '*';
 
@@ -50,42 +52,27 @@ pub fn shown(captured: &str, sensitive: &[Cow<'_, str>], colours: bool) -> Strin
     shown
 }
 
-fn pieces(mut text: &str) -> Vec<Piece<'_>> {
+fn pieces(text: &str) -> Vec<Piece<'_>> {
     let mut pieces = Vec::with_capacity(text.len());
-    while let Some(character) = text.chars().next() {
-        let length = if character == '\x1b' { sequence_length(text) } else { character.len_utf8() };
-        let (taken, rest) = text.split_at(length);
-        text = rest;
+    let (mut place, mut begin) = (Place::Text, 0);
+    for (at, character) in text.char_indices() {
+        if character == char::from(ESC) {
+            begin = at;
+        }
+        let is_text =
+            character.encode_utf8(&mut [0; 4]).bytes().fold(false, |is_text, byte| place.pass(byte) | is_text);
         match character {
-            '\x1b' if is_colour(taken) => pieces.push(Piece::Colour(taken)),
-            '\n' => pieces.push(Piece::Break),
-            '\t' => pieces.push(Piece::Character(' ')),
-            character if !character.is_control() => pieces.push(Piece::Character(character)),
+            '\n' if is_text => pieces.push(Piece::Break),
+            '\t' if is_text => pieces.push(Piece::Character(' ')),
+            character if is_text && !character.is_control() => pieces.push(Piece::Character(character)),
             _ => {}
+        }
+        let sequence = &text[begin..at + character.len_utf8()];
+        if !is_text && place == Place::Text && is_colour(sequence) {
+            pieces.push(Piece::Colour(sequence));
         }
     }
     pieces
-}
-
-/// Of the escape sequence that a text begins with, in bytes (ECMA-48, 5.4 and 5.6).
-fn sequence_length(text: &str) -> usize {
-    let mut rest = text.char_indices().skip(1);
-    let after = |found: Option<(usize, char)>| found.map_or(text.len(), |(at, character)| at + character.len_utf8());
-    match rest.next() {
-        None => text.len(),
-        Some((_, '[')) => after(rest.find(|&(_, character)| ('\x40'..='\x7e').contains(&character))),
-        // They end with BEL or ST.
-        Some((_, ']' | 'P' | 'X' | '^' | '_')) => {
-            let bell = text.find('\x07').map(|at| at + 1);
-            let terminator = text.get(1..).and_then(|text| text.find("\x1b\\")).map(|at| at + 3);
-            bell.into_iter().chain(terminator).min().unwrap_or(text.len())
-        }
-        // What follows designates a character set.
-        Some((_, '(' | ')' | '*' | '+')) => after(rest.next()),
-        // Not to be taken for a part of this one.
-        Some((at, character)) if character.is_control() => at,
-        Some((at, character)) => at + character.len_utf8(),
-    }
 }
 
 fn is_colour(sequence: &str) -> bool {

@@ -684,3 +684,43 @@ impl Arguments {
         self.0.extend(words.iter().copied().chain(more.iter().map(String::as_str)).map(parse::escape_argument));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::deputy::{Reply, Request};
+
+    /// A tmux that has sessions of a hundred agents, and the number of clients that were run.
+    fn hundred_sessions() -> (Tmux, Arc<AtomicUsize>) {
+        let clients = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&clients);
+        let deputy = Deputy::of(move |request| {
+            let Request::Tmux { arguments, .. } = request else { return None };
+            count.fetch_add(1, Ordering::Relaxed);
+            let is_listing = arguments.iter().any(|word| word == "list-sessions");
+            let sessions = || (0..100).map(|number| format!("${number} agent-{number}")).collect::<Vec<_>>().join("\n");
+            let stdout = if is_listing { sessions() } else { String::new() };
+            Some(Reply::Tmux(Ok(Output { success: true, stdout, stderr: String::new() })))
+        });
+        let account = Account::current().unwrap();
+        (Tmux::new(deputy, "/no/where".into(), Origin::Elsewhere, String::new(), &account), clients)
+    }
+
+    #[tokio::test]
+    async fn those_who_close_their_sessions_at_a_time_share_the_clients_that_it_takes() {
+        let (tmux, clients) = hundred_sessions();
+        let mut closing = tokio::task::JoinSet::new();
+        for number in 0..100 {
+            let tmux = tmux.clone();
+            closing.spawn(async move { tmux.close(&format!("agent-{number}")).await });
+        }
+        for closed in closing.join_all().await {
+            closed.unwrap();
+        }
+        // The first goes alone, and all the others together: to list and to end, each time.
+        assert!(clients.load(Ordering::Relaxed) <= 4, "{clients:?}");
+        tmux.close("nobody").await.unwrap();
+    }
+}

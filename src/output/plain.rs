@@ -9,7 +9,9 @@
 //! | any other control byte but TAB | nothing |
 //! | everything else, also what is not UTF-8 | itself |
 //!
-//! Of the 8-bit forms of the sequences (C1) none is known: in UTF-8 those bytes are parts of letters.
+//! What a sequence is, [`escape`](crate::escape) knows.
+
+use crate::escape::Place;
 
 /// Makes plain text of what comes in pieces.
 #[derive(Clone, Debug, Default)]
@@ -21,60 +23,14 @@ pub struct Plain {
     is_begun: bool,
 }
 
-/// Where in a sequence the text is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Place {
-    #[default]
-    Text,
-    /// Behind an ESC.
-    Escape,
-    /// Behind an ESC and intermediate bytes: one more ends it.
-    Intermediate,
-    /// Behind `ESC [`.
-    Csi,
-    /// In a string that only `ESC \` and BEL end.
-    String,
-    /// Behind an ESC in a string.
-    StringEscape,
-}
-
 impl Plain {
     /// Adds the plain text of the next piece to `text`.
     pub fn pass(&mut self, piece: &[u8], text: &mut Vec<u8>) {
         for &byte in piece {
-            self.take(byte, text);
+            if self.place.pass(byte) {
+                self.show(byte, text);
+            }
         }
-    }
-
-    fn take(&mut self, byte: u8, text: &mut Vec<u8>) {
-        const ESC: u8 = 0x1b;
-        const BEL: u8 = 0x07;
-        // These end whatever sequence there is.
-        const CAN: u8 = 0x18;
-        const SUB: u8 = 0x1a;
-        self.place = match (self.place, byte) {
-            (Place::String, ESC) => Place::StringEscape,
-            (Place::String, BEL) | (Place::StringEscape, b'\\') | (_, CAN | SUB) => Place::Text,
-            (Place::String, _) => Place::String,
-            // Anything else behind an ESC in a string ends it, too, and begins what it would begin elsewhere.
-            (_, ESC) => Place::Escape,
-            (Place::Escape | Place::StringEscape, b'[') | (Place::Csi, 0x20..=0x3f) => Place::Csi,
-            (Place::Escape | Place::StringEscape, b']' | b'P' | b'X' | b'^' | b'_') => Place::String,
-            (Place::Escape | Place::StringEscape | Place::Intermediate, 0x20..=0x2f) => Place::Intermediate,
-            (Place::Escape | Place::StringEscape | Place::Intermediate, 0x30..=0x7e) | (Place::Csi, 0x40..=0x7e) => {
-                Place::Text
-            }
-            // A control byte in a sequence counts as if it stood before it.
-            (place @ (Place::Escape | Place::StringEscape | Place::Intermediate | Place::Csi), 0..=0x1f | 0x7f) => {
-                self.show(byte, text);
-                place
-            }
-            // No sequence has such a byte in it.
-            (_, byte) => {
-                self.show(byte, text);
-                Place::Text
-            }
-        };
     }
 
     /// A byte that is in no sequence.
