@@ -7,7 +7,8 @@
 //! Everything on a path that the agent user can redirect, and every tmux client (which a hostile server can make run commands),
 //! is the deputy's business: whatever it is tricked into, it is tricked into as the agent user. It starts as the daemon's child,
 //! becomes the agent user before it reads the first request, and ends when the daemon's end of the socket closes. Because it
-//! gives up root without a further `execve(2)`, the kernel lets nobody but root trace it.
+//! gives up root without a further `execve(2)`, the kernel lets nobody but root trace it. What it [inherits](crate::inheritance)
+//! from whoever started the daemon, the terminal first of all, it gives up before: its tmux clients do what a hostile server says.
 //!
 //! A request that gets no answer, because the deputy was killed or something in it hangs, is an [`Error`]: nothing is known then,
 //! and callers must not take that for an answer. The deputy bounds its own work, so one that does not answer in time was stopped
@@ -20,7 +21,7 @@ mod server;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -402,9 +403,14 @@ fn start(user: &str, uid: Uid, path: Option<&OsStr>) -> io::Result<(Child, UnixS
         .current_dir("/")
         .stdin(OwnedFd::from(far))
         .stdout(Stdio::null());
+    // A terminal is root's own, and no process of the agent user may hold it. What keeps a deputy from serving it says on its socket.
+    if io::stderr().is_terminal() {
+        command.stderr(Stdio::null());
+    }
     // Where to look for tmux; the deputy hands it on to nothing else.
     command.envs(path.map(|path| ("PATH", path)));
-    command.process_group(0).kill_on_drop(true);
+    // In no process group of its own: the deputy leaves for a session of its own, and who leads a group cannot.
+    command.kill_on_drop(true);
     Ok((command.spawn()?, UnixStream::from_std(near)?))
 }
 

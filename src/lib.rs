@@ -37,6 +37,7 @@
 //! | [`record`], [`fingerprint`] | what the next daemon must know |
 //! | [`history`] | what became of earlier attempts, for people |
 //! | [`way`], [`folder`], [`socket`], [`lock`], [`limits`], [`account`] | what the system gives: one noun each |
+//! | [`inheritance`] | what a process must not take along from whoever started it |
 //! | [`status`] | the API's types, and the snapshot that is served |
 //! | [`output`] | what agents print, kept for people to read |
 //! | [`metrics`] | the same as figures, for a monitoring system |
@@ -84,6 +85,7 @@ pub mod folder;
 pub mod frame;
 pub mod harness;
 pub mod history;
+pub mod inheritance;
 pub mod inputs;
 pub mod launch;
 pub mod limits;

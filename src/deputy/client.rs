@@ -8,6 +8,7 @@ use nix::unistd::Uid;
 
 use super::{Program, RunError, serve};
 use crate::account::{self, Account};
+use crate::inheritance;
 
 /// The name of the hidden command that becomes such a client.
 pub const COMMAND: &str = "tmux-client";
@@ -21,6 +22,9 @@ pub enum Error {
     /// It could not become the user.
     #[error(transparent)]
     Account(#[from] account::Error),
+    /// It could not give up what is not the user's.
+    #[error(transparent)]
+    Inheritance(#[from] inheritance::Error),
     /// A server can make its clients do anything.
     #[error("failed to run tmux: it is not run as root")]
     Root,
@@ -53,6 +57,9 @@ fn prepare(user: &str, uid: Uid, program: &Program) -> Result<Command, Error> {
     let account = Account::find_again(user, uid)?;
     if account.uid.is_root() {
         return Err(Error::Root);
+    }
+    if Uid::effective().is_root() {
+        inheritance::renounce()?;
     }
     account.assume()?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));

@@ -23,6 +23,7 @@ use crate::account::{self, Account};
 use crate::blocking;
 use crate::config::MAX_ARGUMENT;
 use crate::frame::{self, Bytes};
+use crate::inheritance;
 use crate::memory;
 use crate::regular;
 use crate::watch::Watcher;
@@ -33,6 +34,9 @@ pub enum Error {
     /// It could not become the agent user.
     #[error(transparent)]
     Account(#[from] account::Error),
+    /// It could not give up what is not the agent user's.
+    #[error(transparent)]
+    Inheritance(#[from] inheritance::Error),
     /// Its end of the socket, or of the runtime, failed.
     #[error("failed to serve the daemon: {0}")]
     Io(#[from] io::Error),
@@ -43,11 +47,11 @@ pub enum Error {
 
 /// Becomes `user`, who must have that uid, and answers requests on standard input, which is a socket, until that closes.
 pub fn run(user: &str, uid: Uid) -> Result<(), Error> {
-    let account = match Account::find_again(user, uid).and_then(|account| account.assume().map(|()| account)) {
+    let account = match become_deputy(user, uid) {
         Ok(account) => account,
         Err(error) => {
             say_unfit(&error)?;
-            return Err(error.into());
+            return Err(error);
         }
     };
     memory::keep_private();
@@ -58,13 +62,23 @@ pub fn run(user: &str, uid: Uid) -> Result<(), Error> {
     runtime.block_on(serve(socket()?, account))
 }
 
+fn become_deputy(user: &str, uid: Uid) -> Result<Account, Error> {
+    inheritance::leave_session()?;
+    let account = Account::find_again(user, uid)?;
+    if Uid::effective().is_root() {
+        inheritance::renounce()?;
+    }
+    account.assume()?;
+    Ok(account)
+}
+
 fn socket() -> io::Result<std::os::unix::net::UnixStream> {
     let socket = std::os::unix::net::UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
-fn say_unfit(error: &account::Error) -> Result<(), Error> {
+fn say_unfit(error: &Error) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut stream = UnixStream::from_std(socket()?)?;

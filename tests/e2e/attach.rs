@@ -91,6 +91,10 @@ impl Verb {
         Process(i32::try_from(self.child.id()).unwrap())
     }
 
+    pub fn signal(&self, signal: Signal) {
+        self.process().signal(signal);
+    }
+
     /// The tmux client that it relays.
     fn client(&self, setup: &Setup) -> Process {
         let is_client = |process: &Process| {
@@ -101,7 +105,7 @@ impl Verb {
         setup.wait("the tmux client", || Process::all().find(is_client))
     }
 
-    fn ended(&mut self, setup: &Setup) -> ExitStatus {
+    pub fn ended(&mut self, setup: &Setup) -> ExitStatus {
         setup.wait("the verb to end", || self.child.try_wait().unwrap())
     }
 }

@@ -3,17 +3,19 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use agentd::status::{AgentStatus, State};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::sys::signal::Signal;
 
+use crate::attach::Terminal;
 use crate::support::{
     BOUND, Bystander, Daemon, Dump, Process, Setup, account, agent, as_user, code, give, is_root, owner, path, root,
     run, with_args,
@@ -30,10 +32,16 @@ fn honest(name: &str) -> String {
 fn put_tools(setup: &Setup) {
     let source = |name: &str| format!("{}/tests/e2e/{name}", env!("CARGO_MANIFEST_DIR"));
     fs::copy(source("liar"), setup.path("bin/liar")).unwrap();
-    let program = setup.path("bin/socket");
-    let (status, said) =
-        run(Command::new("cc").args(["-Wall", "-Werror", "-o", program.to_str().unwrap(), &source("socket.c")]));
+    compile(setup, "socket");
+}
+
+/// Builds a program of these tests, and gives its path.
+fn compile(setup: &Setup, name: &str) -> PathBuf {
+    let source = format!("{}/tests/e2e/{name}.c", env!("CARGO_MANIFEST_DIR"));
+    let program = setup.path("bin").join(name);
+    let (status, said) = run(Command::new("cc").args(["-Wall", "-Werror", "-o", program.to_str().unwrap(), &source]));
     assert_eq!(status, Some(0), "{said}");
+    program
 }
 
 /// A tmux that starts a liar in the panes of all agents but those whose names begin with `honest`, as a server of the agents' user
@@ -543,4 +551,92 @@ fn a_fake_tmux_server_gets_nothing_done_by_root_and_holds_up_only_what_needs_tmu
     precious.assert_untouched();
     assert!(daemon.stop().success());
     assert!(!Process(late).is_alive());
+}
+
+/// A tmux server of the agents' user that has each client run a program, which notes what of root's it has in `found`.
+struct EvilServer(Child);
+
+impl EvilServer {
+    fn start(setup: &Setup) -> Self {
+        let (server, program) = (compile(setup, "evil-server"), setup.path("bin/evil"));
+        let script = "#!/bin/sh\n{ if true </dev/tty; then echo a terminal; fi; } 2>/dev/null >>@WORK/found\n\
+                      grep -q agentd-canary /proc/keys && echo a key >>@WORK/found\n\
+                      cut -d' ' -f19 /proc/self/stat | grep -q - && echo a priority >>@WORK/found\n\
+                      grep -q - /proc/self/oom_score_adj && echo an immunity >>@WORK/found\n\
+                      echo ran >>@WORK/found\n";
+        setup.put(&program, setup.expand(script));
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        let (socket, folder) = (setup.tmux_socket(), setup.path("tmux"));
+        if !folder.exists() {
+            fs::create_dir(&folder).unwrap();
+            give(&folder, &setup.agent_account());
+        }
+        let words = [server.to_str().unwrap(), socket.to_str().unwrap(), program.to_str().unwrap()];
+        let before = fs::metadata(&socket).ok().map(|metadata| metadata.ino());
+        let child = setup.as_agent(&words).spawn().unwrap();
+        setup.wait("the evil server's socket", || {
+            let now = fs::metadata(&socket).ok().map(|metadata| metadata.ino());
+            (now.is_some() && now != before).then_some(())
+        });
+        Self(child)
+    }
+}
+
+impl Drop for EvilServer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Whoever starts agentd has a terminal, a key in the session keyring, and priorities above the usual.
+fn put_what_is_roots_own() {
+    let mut session = keyutils::Keyring::join_anonymous_session().unwrap();
+    session.add_key::<keyutils::keytypes::User, _, _>("agentd-canary", &b"hidden"[..]).unwrap();
+}
+
+#[test]
+fn a_tmux_server_gets_nothing_of_roots_from_its_clients() {
+    if !root() {
+        return;
+    }
+    put_what_is_roots_own();
+    let favored = "renice -n -5 -p $$ >/dev/null; { echo -500 >/proc/$$/oom_score_adj; } 2>/dev/null";
+    let nothing = |setup: &Setup, what: &str| {
+        setup.wait(&format!("a client of {what}"), || setup.lines("found").contains(&"ran".to_owned()).then_some(()));
+        let found: BTreeSet<_> = setup.lines("found").into_iter().collect();
+        assert_eq!(found, ["ran".to_owned()].into(), "{what}");
+        fs::remove_file(setup.work("found")).unwrap();
+    };
+
+    // The daemon itself, started at a terminal.
+    let (setup, terminal) = (Setup::new().after(favored), Terminal::new());
+    setup.edit_jcard(&honest("a"));
+    let evil = EvilServer::start(&setup);
+    let daemon = terminal.run(setup.daemon_command());
+    nothing(&setup, "the daemon");
+    let socket = setup.api_socket();
+    let api = ["--api-socket", socket.to_str().unwrap()];
+    setup.wait("the API", || setup.try_agents().ok());
+
+    // The verbs that look at tmux.
+    for verb in [&["doctor"][..], &["attach", "a"]] {
+        let mut command = setup.agentd(&[verb, &api].concat());
+        command.env("TERM", "xterm");
+        let here = Terminal::new();
+        let mut verb_here = here.run(command);
+        nothing(&setup, verb[0]);
+        verb_here.ended(&setup);
+    }
+
+    // What a shell asks for completions, which has no business with tmux.
+    let _ = fs::remove_file(setup.work("found"));
+    let mut command = setup.agentd(&["--", "agentd", "attach", ""]);
+    command.env("COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", "2").env("_CLAP_COMPLETE_COMP_TYPE", "9");
+    daemon.signal(Signal::SIGSTOP);
+    let here = Terminal::new();
+    here.run(command).ended(&setup);
+    assert_eq!(setup.lines("found"), [""; 0]);
+    daemon.signal(Signal::SIGCONT);
+    drop(evil);
 }

@@ -1,0 +1,79 @@
+//! What a process has from whoever started it, and must not take along when it becomes another user.
+//!
+//! `setresuid(2)` changes who a process is, and leaves alone most of what it was given. With some of that, the agent user's processes
+//! would reach back to whoever started agentd:
+//!
+//! | inherited | what it would allow | what is done, and where |
+//! |---|---|---|
+//! | session and controlling terminal | typing for root (`TIOCSTI`), or taking its terminal's foreground | `setsid(2)`, here |
+//! | session keyring | reading root's keys, which its possessor may | an empty one of its own, here |
+//! | priorities above the usual | taking the processor, or staying when memory is short | the usual ones, here |
+//! | descriptors | reading and writing what root has open | closed on `execve(2)`, [`crate::descriptor::hand_down_none`] |
+//! | environment, working directory, umask | tokens of root's, a folder of root's, files open to all | emptied, `/`, and 022, where processes are started |
+//! | user and group ids, capabilities | root's rights | [`crate::account::Account::assume`] |
+//!
+//! Two processes become the agent user: the [deputy](crate::deputy), and the tmux client of `agentd attach`, whose session is that of
+//! a fresh terminal. Whatever they start (tmux clients, which a hostile server can make run programs, and the tmux server) inherits
+//! from them.
+//!
+//! Sources: `setsid(2)`, `credentials(7)`, `session-keyring(7)`, `getpriority(2)`, `proc_pid_oom_score_adj(5)`.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+
+use nix::errno::Errno;
+use rustix::process::{getpriority_process, setpriority_process};
+
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+
+/// Why a process still has something that it must not take along.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It still belongs to the session of whoever started it.
+    #[error("failed to leave the session of whoever started agentd: {0}")]
+    Session(#[source] Errno),
+    /// It still has the session keyring of whoever started it.
+    #[error("failed to leave the session keyring of whoever started agentd: {0}")]
+    Keyring(#[source] io::Error),
+    /// It still has priorities that the agent user could not give itself.
+    #[error("failed to take on the usual priorities: {0}")]
+    Priority(#[source] io::Error),
+}
+
+/// Leaves the session that this process was started in, and with it the controlling terminal.
+///
+/// The process must not lead a process group.
+pub fn leave_session() -> Result<(), Error> {
+    nix::unistd::setsid().map(drop).map_err(Error::Session)
+}
+
+/// Gives up keys and priorities. Called by root before it becomes another user, who could do neither.
+pub fn renounce() -> Result<(), Error> {
+    join_empty_keyring().map_err(Error::Keyring)?;
+    take_usual_priorities().map_err(Error::Priority)
+}
+
+fn join_empty_keyring() -> io::Result<()> {
+    match keyutils::Keyring::join_anonymous_session() {
+        Ok(_) => Ok(()),
+        // A kernel without keys has none to read. A seccomp filter that forbids this call stays in force for all that is started from
+        // here, and forbids reading them, too.
+        Err(errno) if [Errno::ENOSYS as i32, Errno::EPERM as i32].contains(&errno.0) => Ok(()),
+        Err(errno) => Err(io::Error::from_raw_os_error(errno.0)),
+    }
+}
+
+/// Priorities below the usual ones stay: they are restrictions, which whoever started agentd wants.
+fn take_usual_priorities() -> io::Result<()> {
+    if getpriority_process(None)? < 0 {
+        setpriority_process(None, 0)?;
+    }
+    let is_favored = |score: &[u8]| score.first() == Some(&b'-');
+    match fs::read(OOM_SCORE) {
+        Ok(score) if is_favored(&score) => OpenOptions::new().write(true).open(OOM_SCORE)?.write_all(b"0"),
+        Ok(_) => Ok(()),
+        // Without /proc the kernel's default cannot have been changed from here.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
