@@ -5,7 +5,7 @@ use jsonschema::Validator;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Response, Setup, agent, get, is_root};
+use crate::support::{Daemon, Response, Setup, agent, get, root, skip};
 
 /// The description, as strict as can be: what it does not name must not be there.
 fn description(daemon: &Daemon) -> Value {
@@ -206,13 +206,13 @@ fn a_reload_is_told_with_its_success_and_its_time() {
 
 #[test]
 fn what_an_agent_takes_of_the_machine_is_told_where_it_has_a_control_group() {
-    if !is_root() {
-        return eprintln!("skipped: only root has control groups");
+    if !root() {
+        return;
     }
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     if !daemon.get("/v1/agents/a").body.contains("cpu_usec") {
-        return eprintln!("skipped: there are no control groups here");
+        return skip("there are no control groups here");
     }
     assert!(sample(&daemon, "agentd_agent_cpu_seconds_total{agent=\"a\"}").unwrap() > 0.0);
 }

@@ -28,6 +28,8 @@ mod restart;
 mod root;
 mod secrets;
 mod shortage;
+#[path = "../support/skip.rs"]
+mod skip;
 mod stop;
 mod support;
 mod survive;

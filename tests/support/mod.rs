@@ -1,6 +1,8 @@
 //! A real server on a real socket, for the tests that are its clients.
 #![allow(clippy::unwrap_used, dead_code, reason = "each of several tests uses some of it")]
 
+pub mod skip;
+
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
