@@ -10,7 +10,7 @@ pub mod logs;
 mod place;
 mod printing;
 pub mod status;
-mod terminal;
+pub(crate) mod terminal;
 pub mod wait;
 pub mod watch;
 

@@ -4,7 +4,6 @@
 
 mod journal;
 
-use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -17,6 +16,7 @@ use tracing_subscriber::{Registry, fmt};
 
 pub use journal::{AGENT_ERROR, STATE_CHANGED};
 
+use crate::cli::terminal::Terminal;
 use crate::supervisor::Detail;
 
 /// Messages that may wait to be written. Past that, new ones are dropped.
@@ -63,7 +63,7 @@ pub fn start(detail: Detail) -> Guard {
     let (writer, guard) =
         NonBlockingBuilder::default().buffered_lines_limit(QUEUE).lossy(true).finish(std::io::stderr());
     let _ = DROPPED.set(Dropped::Lines(writer.error_counter()));
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colour = Terminal::colour_on_stderr();
     let subscriber = fmt().with_writer(writer).with_max_level(level).with_target(false).with_ansi(colour).finish();
     let _ = tracing::subscriber::set_global_default(subscriber);
     Guard { _lines: Some(guard), _journal: None }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::status::escaped;
 use crate::config::{self, Finding, Options, Severity};
 use crate::regular;
 
@@ -90,16 +91,16 @@ impl From<Finding> for Found {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let file = &self.file;
+        let file = escaped(&self.file);
         for Found { severity, place, message } in &self.findings {
             let mark = match severity {
                 Severity::Error => "",
                 Severity::Warning => "warning: ",
             };
             match place {
-                Some(Place { line, column }) => writeln!(f, "{file}:{line}:{column}: {mark}{message}")?,
+                Some(Place { line, column }) => writeln!(f, "{file}:{line}:{column}: {mark}{}", escaped(message))?,
                 // There is nothing to sum up.
-                None => return writeln!(f, "{file}: {mark}{message}"),
+                None => return writeln!(f, "{file}: {mark}{}", escaped(message)),
             }
         }
         let agents = self.agents.map_or("unusable".to_owned(), |agents| counted(agents, "agent"));
@@ -194,6 +195,18 @@ mod tests {
         let found = data(&folder.path().join("none"));
         assert!(found["agents"].is_null() && found["findings"][0]["line"].is_null(), "{found}");
         assert!(found["findings"][0]["message"].as_str().unwrap().starts_with("cannot be read: "), "{found}");
+    }
+
+    #[test]
+    fn name_of_a_file_cannot_move_the_cursor() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a\x1b[2J\u{202e}\u{9b}31m.toml");
+        for content in ["[agent]\nharness = \"nope\"\n", "[agent"] {
+            fs::write(&file, content).unwrap();
+            let (_, output) = check_file(&file);
+            assert!(output.contains(r"a\u{1b}[2J\u{202e}\u{9b}31m.toml:"), "{output:?}");
+            assert!(output.chars().all(|c| c == '\n' || !c.is_control() && c != '\u{202e}'), "{output:?}");
+        }
     }
 
     #[test]

@@ -102,7 +102,7 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
         remarks.push("no agents are declared".to_owned());
         return Ok(Report { text: Bytes::new(), remarks, code });
     }
-    let Terminal { width, colour } = Terminal::here();
+    let Terminal { width, colour, .. } = Terminal::here();
     let now = SystemTime::now();
     let mut text = render(&agents, now, width, colour);
     if let [AgentStatus { history, .. }] = agents.as_slice()

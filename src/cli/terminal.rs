@@ -1,5 +1,6 @@
 //! What standard output is, and text that fits it.
 
+use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
 
 /// The width of a terminal that does not tell its own, and of text that is not read on one.
@@ -15,6 +16,8 @@ pub struct Terminal {
     pub width: Option<usize>,
     /// Whether colours are welcome.
     pub colour: bool,
+    /// Whether it can do no more than print one line below the other.
+    pub is_dumb: bool,
 }
 
 impl Terminal {
@@ -25,15 +28,31 @@ impl Terminal {
             let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
             size.map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0).unwrap_or(USUAL_WIDTH)
         });
-        // https://no-color.org: set and not empty.
-        let colour = is_there && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { width, colour }
+        let is_dumb = is_dumb(std::env::var_os("TERM").as_deref());
+        let colour = takes_colour(is_there, is_dumb, std::env::var_os("NO_COLOR").as_deref());
+        Self { width, colour, is_dumb }
+    }
+
+    /// Whether colours are welcome on standard error.
+    pub fn colour_on_stderr() -> bool {
+        let is_dumb = is_dumb(std::env::var_os("TERM").as_deref());
+        takes_colour(io::stderr().is_terminal(), is_dumb, std::env::var_os("NO_COLOR").as_deref())
     }
 
     /// How wide running text is to be.
     pub fn text_width(self) -> usize {
         self.width.unwrap_or(USUAL_WIDTH).max(LEAST_WIDTH)
     }
+}
+
+/// Emacs' shells and some machines for builds name themselves so. Of one without a name nothing is known.
+fn is_dumb(name: Option<&OsStr>) -> bool {
+    name.is_none_or(|name| name.is_empty() || name == "dumb")
+}
+
+fn takes_colour(is_terminal: bool, is_dumb: bool, no_color: Option<&OsStr>) -> bool {
+    // https://no-color.org: set and not empty.
+    is_terminal && !is_dumb && no_color.is_none_or(OsStr::is_empty)
 }
 
 /// Text in lines of at most `width` characters, broken at spaces. A longer word has a line of its own and stays whole: it is a path
@@ -63,6 +82,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn colour_is_for_terminals_that_have_it_and_who_wants_it() {
+        let takes = |is_terminal, name: Option<&str>, no_color: Option<&str>| {
+            takes_colour(is_terminal, is_dumb(name.map(OsStr::new)), no_color.map(OsStr::new))
+        };
+        assert!(takes(true, Some("xterm"), None) && takes(true, Some("linux"), Some("")));
+        assert!(!takes(false, Some("xterm"), None) && !takes(true, Some("xterm"), Some("1")));
+        assert!(!takes(true, Some("dumb"), None) && !takes(true, Some(""), None) && !takes(true, None, None));
+    }
 
     #[test]
     fn text_is_broken_at_spaces_and_long_words_stay_whole() {

@@ -26,7 +26,8 @@ pub struct Arguments {
     /// Print the screen as it is now, and end; this is what happens where standard output is no terminal, without --follow
     #[arg(long, conflicts_with = "follow")]
     pub once: bool,
-    /// Go on, also where standard output is no terminal: each screen is printed below the one before
+    /// Go on, also where standard output is no terminal: each screen is printed below the one before, as on a terminal that cannot
+    /// do otherwise (TERM=dumb)
     #[arg(short, long)]
     pub follow: bool,
     /// Print screens as the API has them: an object on each line, with `at` and `text`
@@ -37,8 +38,9 @@ pub struct Arguments {
 /// Shows it: data to stdout, talk to stderr.
 pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
     let terminal = Terminal::here();
-    let is_live = terminal.width.is_some() && !arguments.json && !arguments.once;
-    let show = Show { arguments, colours: terminal.colour && !arguments.json, is_live };
+    let goes_on = arguments.follow || terminal.width.is_some() && !arguments.json && !arguments.once;
+    let is_live = terminal.width.is_some() && !terminal.is_dumb && !arguments.json && !arguments.once;
+    let show = Show { arguments, colours: terminal.colour && !arguments.json, goes_on, is_live };
     printing::run(async {
         let shown = tokio::select! {
             shown = show.run(socket) => shown,
@@ -74,6 +76,8 @@ fn out(text: &str) -> io::Result<()> {
 struct Show<'a> {
     arguments: &'a Arguments,
     colours: bool,
+    /// Whether it shows more than one screen.
+    goes_on: bool,
     /// Whether the terminal is this verb's own while it runs.
     is_live: bool,
 }
@@ -81,7 +85,7 @@ struct Show<'a> {
 impl Show<'_> {
     async fn run(&self, socket: &Path) -> Result<(), Failure> {
         let client = Client::new(socket).map_err(Failure::Ask)?;
-        if !self.is_live && !self.arguments.follow {
+        if !self.goes_on {
             return self.once(&client).await;
         }
         let mut screen = Screen::new(self).map_err(Failure::Print)?;
