@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use agentd::status::{AgentStatus, State};
 use nix::sys::signal::Signal;
 
-use crate::support::{Daemon, Setup, Who, account, agent, as_user, binary, is_root, path, root, run};
+use crate::support::{Daemon, Setup, Who, account, admin_gid, agent, as_user, binary, is_root, path, root, run};
 
 /// The verb with the daemon's API.
 fn verb(setup: &Setup, words: &[&str]) -> Command {
@@ -306,6 +306,33 @@ fn doctor_finds_nothing_wrong_with_a_healthy_daemon_whose_places_it_knows_from_i
 }
 
 #[test]
+fn doctor_names_groups_that_the_tmux_server_was_not_started_with() {
+    if !root() {
+        return;
+    }
+    let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    assert!(doctor(&daemon).said("tmux-server", "ok").contains("has the groups of agent"));
+    daemon.tmux(&["kill-server"]).unwrap();
+    // One with other groups, as if the user had been put into one since, and taken out of another.
+    let (socket, group) = (daemon.tmux_socket(), admin_gid());
+    let user = account("agent");
+    let mut server = Command::new("setpriv");
+    server.args([&format!("--reuid={}", user.uid), &format!("--regid={}", user.gid), &format!("--groups={group}")]);
+    server.args(["tmux", "-S", socket.to_str().unwrap(), "-f", "/dev/null", "new-session", "-d", "sleep 1000"]);
+    // Unless the daemon was first.
+    daemon.wait("a server of one's own", || {
+        let _ = daemon.tmux(&["kill-server"]);
+        run(&mut server).0.filter(|&code| code == 0).map(drop)
+    });
+    let found = doctor(&daemon);
+    let said = found.said("tmux-server", "warning");
+    assert!(said.contains("agent is in these groups, and agents are not: crew"), "{said}");
+    assert!(said.contains("agent is not in these groups, and agents are: admin"), "{said}");
+    assert!(said.contains("runuser -u agent -- tmux -S"), "{said}");
+}
+
+#[test]
 fn doctor_looks_at_everything_of_a_daemon_of_ones_own() {
     let daemon = Setup::of(Who::User).start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
@@ -325,7 +352,7 @@ fn doctor_says_what_who_is_not_root_could_not_look_at_and_as_whom_to_ask() {
     daemon.wait_until_running("a");
     let found = doctor_as(&daemon, "op");
     assert_eq!(found.of_verdict("failure"), [""; 0], "{:#?}", found.checks);
-    assert_eq!(found.of_verdict("unknown"), ["secrets", "executable", "sessions"]);
+    assert_eq!(found.of_verdict("unknown"), ["secrets", "executable", "tmux-server", "sessions"]);
     assert_eq!(found.code, Some(4));
     assert!(found.said("sessions", "unknown").contains("run agentd doctor as root or agent"));
     assert!(found.said("tmux-socket", "ok").contains(daemon.tmux_socket().to_str().unwrap()), "told by the daemon");
@@ -336,7 +363,19 @@ fn doctor_says_what_who_is_not_root_could_not_look_at_and_as_whom_to_ask() {
     let words: Vec<&str> = words.into_iter().chain(flags.iter().map(String::as_str)).collect();
     for (user, unknown) in [
         ("agent", vec!["daemon", "api-socket", "secrets"]),
-        ("stranger", vec!["daemon", "api-socket", "secrets", "tmux-socket", "launch-socket", "executable", "sessions"]),
+        (
+            "stranger",
+            vec![
+                "daemon",
+                "api-socket",
+                "secrets",
+                "tmux-socket",
+                "launch-socket",
+                "executable",
+                "tmux-server",
+                "sessions",
+            ],
+        ),
     ] {
         let found = Findings::of(&mut as_user(user, &words));
         assert_eq!(found.of_verdict("failure"), [""; 0], "{user}: {:#?}", found.checks);

@@ -20,7 +20,7 @@ use crate::cli::check::{counted, fault};
 use crate::cli::place::{Daemon, Place, holder};
 use crate::client::{Client, Error};
 use crate::config::{self, Severity};
-use crate::deputy::{Deputy, Output, Program, Workdir};
+use crate::deputy::{Deputy, Output, Program, Server, Workdir};
 use crate::folder::LAUNCH_SOCKET;
 use crate::regular;
 use crate::secrets::{self, Secrets};
@@ -507,10 +507,12 @@ async fn tmux(place: &Place, said: &Said, jcard: &Jcard) -> Vec<Check> {
     if !is_agent {
         let whom = who(place, &["root", "the agent user"]);
         checks.push(Check::unknown("executable", "only for the agent user it can be told", whom.clone()));
+        checks.push(Check::unknown("tmux-server", "only for the agent user it can be told", whom.clone()));
         checks.push(Check::unknown("sessions", "a tmux client is run as the agent user only", whom));
         return checks;
     }
     checks.push(executable(&deputy, place).await);
+    checks.push(server(&deputy, &account, place).await);
     checks.push(sessions(deputy, &account, place, said, jcard).await);
     checks
 }
@@ -547,6 +549,69 @@ async fn executable(deputy: &Deputy, place: &Place) -> Check {
 }
 
 /// Sessions with agentd's mark of agents that nobody declares.
+/// Whether the server, and with it all agents, has the groups that the user database gives to the agent user. A process keeps those
+/// of its start.
+async fn server(deputy: &Deputy, account: &Account, place: &Place) -> Check {
+    const NAME: &str = "tmux-server";
+    let socket = &place.settings.tmux_socket;
+    let (folder, name) = (socket.parent().unwrap_or(socket), socket.file_name().unwrap_or_default());
+    // A server that lost its socket is the daemon's to wake.
+    if !matches!(look_into(folder, name), Ok(Some(_))) {
+        return Check::ok(NAME, "there is none without a tmux socket");
+    }
+    let pid = match deputy.server(socket.clone()).await {
+        Ok(Ok(Server::Serving { pid, .. } | Server::Silent { pid: Some(pid) })) => pid,
+        Ok(Ok(Server::None)) => return Check::ok(NAME, "there is none"),
+        Ok(Ok(Server::Silent { pid: None })) => {
+            return Check::unknown(NAME, "it does not answer, and which process it is cannot be told", "try again");
+        }
+        Ok(Err(error)) => return Check::unknown(NAME, error, "try again"),
+        Err(error) => return Check::unknown(NAME, error.to_string(), "try again"),
+    };
+    let Some(groups) = fs::read(format!("/proc/{pid}/status")).ok().and_then(|status| groups_of(&status)) else {
+        return Check::unknown(NAME, format!("the groups of process {pid} cannot be seen"), "try again");
+    };
+    let given: BTreeSet<u32> = account.groups.iter().chain([&account.gid]).map(|gid| gid.as_raw()).collect();
+    let wrongs = differences(&account.name, &groups, &given, |gid| {
+        users::get_group_by_gid(gid).map_or(gid.to_string(), |group| group.name().to_string_lossy().into_owned())
+    });
+    if wrongs.is_empty() {
+        return Check::ok(NAME, format!("process {pid} has the groups of {}", account.name));
+    }
+    let remedy = format!(
+        "end the server when what runs in it may end; agentd starts another: runuser -u {} -- tmux -S {} kill-server",
+        account.name,
+        socket.display()
+    );
+    Check::warning(NAME, format!("process {pid} was started with other groups: {}", wrongs.join("; ")), remedy)
+}
+
+/// The groups of a process, by its `/proc/PID/status` (`proc_pid_status(5)`). Its name is in there too, and may be any bytes but the
+/// end of a line.
+fn groups_of(status: &[u8]) -> Option<BTreeSet<u32>> {
+    let numbers = |name: &[u8]| {
+        let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name))?;
+        let words = std::str::from_utf8(line).ok()?.split_ascii_whitespace();
+        words.map(|word| word.parse().ok()).collect::<Option<Vec<u32>>>()
+    };
+    // Of the four, that which counts for access.
+    let own = numbers(b"Gid:")?.get(1).copied()?;
+    Some(numbers(b"Groups:")?.into_iter().chain([own]).collect())
+}
+
+/// What agents have too few and too many of.
+fn differences(user: &str, has: &BTreeSet<u32>, given: &BTreeSet<u32>, name: impl Fn(u32) -> String) -> Vec<String> {
+    let list = |gids: Vec<&u32>| gids.into_iter().map(|&gid| name(gid)).collect::<Vec<_>>();
+    let [missing, left] = [given.difference(has), has.difference(given)].map(|gids| list(gids.collect()));
+    let tell = |groups: &[String], what: &str| {
+        let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+        (!groups.is_empty()).then(|| format!("{what} {}", named(&groups)))
+    };
+    let missing = tell(&missing, &format!("{user} is in these groups, and agents are not:"));
+    let left = tell(&left, &format!("{user} is not in these groups, and agents are:"));
+    missing.into_iter().chain(left).collect()
+}
+
 async fn sessions(deputy: Deputy, account: &Account, place: &Place, said: &Said, jcard: &Jcard) -> Check {
     const NAME: &str = "sessions";
     let socket = &place.settings.tmux_socket;
@@ -663,6 +728,26 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+
+    #[test]
+    fn groups_of_a_process_are_read_whatever_its_name_is() {
+        let status = b"Name:\t\xff\\nGroups:\t0\nUmask:\t0022\nGid:\t7\t8\t9\t10\nFDSize:\t64\nGroups:\t4 24 \n";
+        assert_eq!(groups_of(status), Some([4, 8, 24].into()));
+        assert_eq!(groups_of(b"Gid:\t7\t8\t9\t10\nGroups:\t\n"), Some([8].into()));
+        assert_eq!(groups_of(b"Gid:\t7\t8\t9\t10\n"), None);
+        assert_eq!(groups_of(b"Gid:\t7\t8\t9\t10\nGroups:\t4 x\n"), None);
+    }
+
+    #[test]
+    fn differences_are_what_agents_have_too_few_and_too_many_of() {
+        let tell = |has: &[u32], given: &[u32]| {
+            let set = |gids: &[u32]| gids.iter().copied().collect();
+            differences("agent", &set(has), &set(given), |gid| format!("g{gid}")).join("; ")
+        };
+        assert_eq!(tell(&[1, 2], &[2, 1]), "");
+        assert_eq!(tell(&[1], &[1, 2, 3]), "agent is in these groups, and agents are not: g2, g3");
+        assert_eq!(tell(&[1, 2], &[1]), "agent is not in these groups, and agents are: g2");
+    }
 
     #[test]
     fn each_wrong_right_of_a_file_is_told() {
