@@ -11,6 +11,7 @@ use agentd::cli::{
     with_two_dashes,
 };
 use agentd::launch::{self, launcher, login};
+use agentd::tmux::sizes;
 use agentd::{config, daemon, deputy, log};
 use clap::Parser;
 use nix::unistd::Uid;
@@ -72,6 +73,7 @@ fn helper(words: &[OsString]) -> Option<ExitCode> {
             }
             Err(error) => complain(&error.to_string()),
         },
+        (sizes::COMMAND, [server, socket]) => conclude(sizes::fit(server, socket)),
         (login::PRINT_COMMAND, [marker]) => conclude(login::print_environment(marker, &mut io::stdout().lock())),
         (deputy::COMMAND, [user, uid]) => {
             conclude(deputy::run(user.to_str()?, Uid::from_raw(uid.to_str()?.parse().ok()?)))

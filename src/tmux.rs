@@ -18,6 +18,7 @@
 mod parse;
 #[cfg(fuzzing)]
 pub mod parse;
+pub mod sizes;
 
 pub use parse::{Entrance, Pane, PaneEnd};
 
@@ -57,6 +58,21 @@ const TRIES: u32 = 3;
 
 /// How many sessions one client ends: its words fit into a message to the server (`MAX_IMSGSIZE`, 16 KiB).
 const MOST_CLOSED: usize = 200;
+
+/// Where tmux's defaults, or somebody's settings for people who sit at it, are wrong for programs that nobody looks at.
+const FOR_AGENTS: [&[&str]; 6] = [
+    // With the default a new session has the size of somebody's client in another one; so it is born at `default-size`, and `manual`
+    // from then on. Were that everybody's, tmux 3.3 to 3.5 would crash at the next birth. See `sizes`.
+    &["set-option", "-g", "window-size", "smallest"],
+    // Who leaves must not take an agent along.
+    &["set-option", "-g", "destroy-unattached", "off"],
+    &["set-option", "-s", "exit-unattached", "off"],
+    // Harnesses stop at Escape, and say that they want the other two. tmux waits half a second for what may follow an Escape (10 ms
+    // from 3.5 on).
+    &["set-option", "-s", "escape-time", "10"],
+    &["set-option", "-s", "focus-events", "on"],
+    &["set-option", "-s", "extended-keys", "on"],
+];
 
 /// Our place among the hooks; others keep theirs.
 const HOOK: &str = "client-attached[67]";
@@ -226,6 +242,8 @@ impl Tmux {
         let mut arguments = Arguments::default();
         arguments.command(&["start-server"]);
         self.set_up(&mut arguments);
+        // Windows that are there may have any size, such as one that an earlier agentd left to tmux.
+        arguments.command(&["run-shell", "-b", &sizes::job(&self.executable, &self.socket)]);
         let output = self.run("start its server", flags, arguments).await?;
         match self.share_socket().await {
             // A server that cannot have its socket complains, and ends as if all were well.
@@ -244,6 +262,18 @@ impl Tmux {
         arguments.command(&["set-option", "-g", "history-limit", HISTORY_LIMIT]);
         arguments.command(&["set-option", "-g", "default-shell", &self.shell]);
         arguments.command(&["set-hook", "-g", HOOK, &hook]);
+        for words in FOR_AGENTS {
+            arguments.command(words);
+        }
+        let fit = format!("run-shell -b {}", parse::quote(&sizes::job(&self.executable, &self.socket)));
+        let fit_for_somebody = format!("if-shell -F {} {}", parse::quote("#{session_attached}"), parse::quote(&fit));
+        for (hook, job) in sizes::HOOKS {
+            let command = match job {
+                sizes::Job::Always => &fit,
+                sizes::Job::WhereSomebodyIs => &fit_for_somebody,
+            };
+            arguments.command(&["set-hook", "-g", hook, command]);
+        }
     }
 
     /// Opens the server's socket to the group that its folder is open to.
@@ -461,8 +491,14 @@ impl Tmux {
 
     /// The client that enters there: which tmux the server was last understood by, and its arguments. One that only looks on
     /// (`is_read_only`) gets no key through but those that end it, and leaves the size of the session to others. `notice` stands in
-    /// the status line at first.
-    pub fn entering(&self, entrance: &Entrance, is_read_only: bool, notice: &str) -> (Program, Vec<String>) {
+    /// the status line at first. `features` is what the terminal has beyond what its description says.
+    pub fn entering(
+        &self,
+        entrance: &Entrance,
+        is_read_only: bool,
+        features: Option<&str>,
+        notice: &str,
+    ) -> (Program, Vec<String>) {
         const LONG_ENOUGH: &str = "4000";
         let target = ["attach-session", "-t", &entrance.id];
         let mut arguments = Arguments::default();
@@ -470,6 +506,14 @@ impl Tmux {
         // Not for what comes after a `%`, see `strftime(3)`: both are keys as well.
         let notice = parse::escape_format(notice).replace('%', "%%");
         arguments.command(&["display-message", "-d", LONG_ENOUGH, &notice]);
+        let flags: Vec<&str> = features.iter().flat_map(|features| ["-T", features]).chain(["-N"]).collect();
+        (self.program(), self.words(&flags, arguments))
+    }
+
+    /// A client that only sees whether it could enter there. On a terminal that it has no description of it fails.
+    pub fn looking(&self, entrance: &Entrance) -> (Program, Vec<String>) {
+        let mut arguments = Arguments::default();
+        arguments.command(&["has-session", "-t", &entrance.id]);
         (self.program(), self.words(&["-N"], arguments))
     }
 
@@ -654,6 +698,7 @@ const ALONE_AND_OVER: &str = "#{&&:#{==:#{@agentd-over},1},#{&&:#{==:#{session_w
 fn mark(arguments: &mut Arguments, owner: &str, session: &str, pane: &str, directory: &str) {
     arguments.command(&["set-option", "-t", session, "@agentd-owner", owner]);
     arguments.command(&["set-option", "-p", "-t", pane, "@agentd-agent", owner]);
+    arguments.command(&["set-option", "-w", "-t", pane, "window-size", "manual"]);
     arguments.command(&["set-option", "-p", "-t", pane, "remain-on-exit", "on"]);
     // Of its own accord tmux scrolls the screen to tell of the end; the launcher has told already. Unknown before tmux 3.3.
     arguments.command(&["set-option", "-q", "-p", "-t", pane, "remain-on-exit-format", ""]);

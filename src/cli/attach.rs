@@ -10,14 +10,16 @@
 //! The daemon is asked for the agent first, and tmux for its session then; where the daemon cannot be asked, tmux alone decides:
 //! agents outlive daemons, and the API is not for the agent user.
 
+mod kind;
 mod relay;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
 
+use self::kind::Kind;
 use self::relay::End;
 use super::complete;
 use super::place::Place;
@@ -26,7 +28,7 @@ use super::{Places, Surroundings, Whereabouts};
 use crate::account;
 use crate::client::{self, Client};
 use crate::config::{InvalidName, Name};
-use crate::deputy::{self, Deputy};
+use crate::deputy::{self, Deputy, Program};
 use crate::descriptor;
 use crate::memory;
 use crate::status::AgentStatus;
@@ -77,6 +79,10 @@ enum Error {
         "failed to attach to {agent}: {what} is no terminal; agentd watch {agent} shows its screen, and agentd logs {agent} what it has printed"
     )]
     NoTerminal { agent: Name, what: &'static str },
+    #[error(
+        "failed to attach to {agent}: TERM={kind} says that this terminal cannot do what tmux needs; agentd watch {agent} shows the screen"
+    )]
+    Dumb { agent: Name, kind: String },
     #[error("failed to attach to {0}: {1}")]
     Tmux(Name, tmux::Error),
     #[error("failed to attach to {0}: {1}")]
@@ -158,6 +164,10 @@ async fn attach(all: &super::Arguments, arguments: &Arguments, here: &Surroundin
     if let Some((_, what)) = standard.into_iter().find(|(is_terminal, _)| !is_terminal) {
         return Err(Error::NoTerminal { agent, what });
     }
+    let kind = Kind::named(std::env::var_os("TERM").as_deref());
+    if let Kind::Dumb(kind) = kind {
+        return Err(Error::Dumb { agent, kind });
+    }
     let path = daemon.and_then(|daemon| daemon.path).or_else(|| std::env::var_os("PATH"));
     let deputy = Deputy::searching(path.clone(), &account, || {});
     let socket = settings.tmux_socket;
@@ -167,17 +177,25 @@ async fn attach(all: &super::Arguments, arguments: &Arguments, here: &Surroundin
         Ok(None) => return Err(Error::NoSession { why: why_none(&asked?, &socket), agent }),
         Err(error) => return Err(Error::Tmux(agent, error)),
     };
+    let client = |(program, words): (Program, Vec<String>), term: &str| {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("agentd").args(deputy::client_words(&account, &program, words)).current_dir("/");
+        command.env_clear().envs(environment(path.clone(), term, |name| std::env::var_os(name)));
+        command
+    };
+    let term = kind.known(|term| client(tmux.looking(&entrance), term)).await;
+    if let Some(instead) = kind.instead_of(&term) {
+        say(&instead);
+    }
     let farewell = farewell(&entrance, read_only);
     say(&farewell);
     if std::env::var_os("TMUX").is_some() {
         say(&nested(&entrance));
     }
-    let (program, words) = tmux.entering(&entrance, read_only, &farewell);
+    let features = features(std::env::var_os("COLORTERM").as_deref());
+    let command = client(tmux.entering(&entrance, read_only, features, &farewell), &term);
     // With it goes the deputy.
     drop(tmux);
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("agentd").args(deputy::client_words(&account, &program, words)).current_dir("/");
-    command.env_clear().envs(environment(path, |name| std::env::var_os(name)));
     match relay::run(command).await {
         Ok(End::Signal(signal)) => Ok(Some(signal)),
         Ok(End::Client(status)) if status.success() => Ok(None),
@@ -210,20 +228,27 @@ fn nested(entrance: &Entrance) -> String {
 
 /// All that the client knows of the operator: where tmux is, what the terminal is, whether that takes UTF-8. Of the first its process
 /// makes no variable.
-fn environment(path: Option<OsString>, variable: impl Fn(&str) -> Option<OsString>) -> Vec<(&'static str, OsString)> {
-    const LONGEST: usize = 64;
-    let is_sane = |name: &&str| {
-        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._".contains(&byte);
-        name.len() <= LONGEST && name.bytes().all(is_allowed) && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-    };
-    let terminal = variable("TERM").and_then(|name| name.to_str().filter(is_sane).map(OsString::from));
+///
+/// A terminal takes UTF-8 unless the operator named a locale that does not: most have no locale here because `ssh` or `sudo` left it
+/// behind, and tmux would show them `_` for every character beyond ASCII.
+fn environment(
+    path: Option<OsString>,
+    term: &str,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Vec<(&'static str, OsString)> {
     // In the order of locale(7).
     let mut locales = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(variable);
     let locale = locales.find(|value| !value.is_empty()).unwrap_or_default();
     let locale = locale.to_string_lossy().to_ascii_lowercase();
-    let language = if ["utf-8", "utf8"].iter().any(|name| locale.contains(name)) { "C.UTF-8" } else { "C" };
-    let all = [("PATH", path), ("TERM", terminal), ("LANG", Some(language.into()))];
+    let is_utf_8 = locale.is_empty() || ["utf-8", "utf8"].iter().any(|name| locale.contains(name));
+    let language = if is_utf_8 { "C.UTF-8" } else { "C" };
+    let all = [("PATH", path), ("TERM", Some(term.into())), ("LANG", Some(language.into()))];
     all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+/// What the terminal says of itself beyond its kind, in tmux's words: `COLORTERM` is where terminals say that they have all colours.
+fn features(colours: Option<&OsStr>) -> Option<&'static str> {
+    colours.is_some_and(|value| value == "truecolor" || value == "24bit").then_some("RGB")
 }
 
 /// The same for who may become root, as a shell takes it.
@@ -261,31 +286,32 @@ mod tests {
 
     fn environment_of(variables: &[(&str, &str)]) -> Vec<(&'static str, OsString)> {
         let value = |name: &str| variables.iter().find(|(found, _)| *found == name).map(|(_, value)| value.into());
-        environment(None, value)
+        environment(None, "screen", value)
     }
 
     #[test]
     fn of_the_operators_variables_only_the_kind_of_terminal_goes_on() {
         let secret = [("TMUX", "/tmp/tmux,1,0"), ("TOKEN", "hidden"), ("SHELL", "/bin/bash"), ("LC_TIME", "x")];
         let all = [&secret[..], &[("TERM", "xterm-256color"), ("LANG", "de_DE.UTF-8")]].concat();
-        assert_eq!(environment_of(&all), [("TERM", "xterm-256color".into()), ("LANG", "C.UTF-8".into())]);
+        assert_eq!(environment_of(&all), [("TERM", "screen".into()), ("LANG", "C.UTF-8".into())]);
     }
 
     #[test]
-    fn a_terminal_whose_name_is_none_is_not_named() {
-        for name in ["", "../x", "/etc/passwd", ".x", "x y", "x\u{1b}[2J", &"x".repeat(65)] {
-            assert_eq!(environment_of(&[("TERM", name)]), [("LANG", "C".into())], "{name}");
-        }
-        assert_eq!(environment_of(&[("TERM", "xterm+256color_1.x")])[0].1, "xterm+256color_1.x");
+    fn all_colours_are_for_terminals_that_say_they_have_them() {
+        let features = |value: &str| features(Some(OsStr::new(value)));
+        assert_eq!((features("truecolor"), features("24bit")), (Some("RGB"), Some("RGB")));
+        assert_eq!((features("yes"), features(""), super::features(None)), (None, None, None));
     }
 
     #[test]
-    fn utf_8_is_what_the_first_variable_that_counts_says() {
-        let language = |variables: &[(&str, &str)]| environment_of(variables)[0].1.clone();
+    fn utf_8_is_taken_unless_the_first_variable_that_counts_denies() {
+        let language = |variables: &[(&str, &str)]| environment_of(variables)[1].1.clone();
         assert_eq!(language(&[("LC_ALL", "C"), ("LANG", "en_GB.UTF-8")]), "C");
         assert_eq!(language(&[("LC_ALL", ""), ("LC_CTYPE", "en_GB.utf8"), ("LANG", "C")]), "C.UTF-8");
         assert_eq!(language(&[("LC_CTYPE", "en_GB.ISO-8859-1"), ("LANG", "en_GB.UTF-8")]), "C");
-        assert_eq!(language(&[]), "C");
+        assert_eq!(language(&[("LANG", "POSIX")]), "C");
+        assert_eq!(language(&[]), "C.UTF-8");
+        assert_eq!(language(&[("LC_ALL", ""), ("LANG", "")]), "C.UTF-8");
     }
 
     fn safe(words: &[&str]) -> String {

@@ -150,7 +150,8 @@ pub fn owners(stdout: &str) -> BTreeSet<String> {
     stdout.lines().filter_map(|line| Some(Name::try_from(line).ok()?.key())).collect()
 }
 
-fn is_id(word: &str, sigil: char) -> bool {
+/// Whether it is the sigil and a number.
+pub(super) fn is_id(word: &str, sigil: char) -> bool {
     word.strip_prefix(sigil).is_some_and(|digits| {
         !digits.is_empty() && digits.len() <= 10 && digits.bytes().all(|byte| byte.is_ascii_digit())
     })
@@ -236,6 +237,11 @@ pub fn quote(text: &str) -> String {
     }
     quoted.push('"');
     quoted
+}
+
+/// A word for `sh(1)`.
+pub fn quote_for_shell(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 fn digit(byte: u8) -> char {

@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use agentd::status::State;
 use nix::sys::signal::Signal;
@@ -71,6 +72,40 @@ impl Terminal {
         Verb { child }
     }
 
+    /// Has it answer, after a moment each time, what attributes it has (DA) and whether it is well (DSR). The result is how often it
+    /// has said what attributes it has.
+    fn answer_late(&self) -> Arc<Mutex<usize>> {
+        const QUESTIONS: [(&[u8], &[u8]); 2] = [(b"\x1b[c", b"\x1b[?62;22c"), (b"\x1b[5n", b"\x1b[0n")];
+        let (seen, mut keyboard) = (Arc::clone(&self.seen), fs::File::from(copy(&self.pty)));
+        let said = Arc::<Mutex<usize>>::default();
+        let count = Arc::clone(&said);
+        thread::spawn(move || {
+            let mut at = 0;
+            // As long as somebody looks.
+            while Arc::strong_count(&count) > 1 {
+                thread::sleep(Duration::from_millis(1));
+                let next = |at: usize| {
+                    let seen = seen.lock().unwrap();
+                    let ends = |(question, answer): (&[u8], _)| {
+                        let found = seen[at..].windows(question.len()).position(|window| window == question);
+                        found.map(|found| (at + found + question.len(), answer))
+                    };
+                    QUESTIONS.into_iter().filter_map(ends).min()
+                };
+                if next(at).is_none() {
+                    continue;
+                }
+                thread::sleep(Duration::from_millis(50));
+                while let Some((end, answer)) = next(at) {
+                    at = end;
+                    keyboard.write_all(answer).unwrap();
+                    *count.lock().unwrap() += usize::from(answer.ends_with(b"c"));
+                }
+            }
+        });
+        said
+    }
+
     /// Whether it is as it was at first.
     fn is_as_before(&self) -> bool {
         tcgetattr(&self.pts).unwrap() == self.before
@@ -123,6 +158,31 @@ fn verb(setup: &Setup, words: &[&str]) -> Command {
     let mut command = setup.agentd(&[&["attach"], words, &["--api-socket", socket.to_str().unwrap()]].concat());
     command.env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
     command
+}
+
+/// The verb in an environment where these variables are missing, or have another value.
+fn verb_with(setup: &Setup, variables: &[(&str, Option<&str>)]) -> Command {
+    let mut command = verb(setup, &["a"]);
+    for (name, value) in variables {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
+
+/// Waits until the window of agent `a` has that many columns and rows.
+fn wait_for_size(daemon: &Setup, expected: &str) {
+    let size = || daemon.tmux(&["display-message", "-p", "-t", "=a:", "#{window_width}x#{window_height}"]).unwrap();
+    daemon.wait(&format!("{expected}, not {}", size()), || (size().trim() == expected).then_some(()));
+}
+
+/// Whether a client of that width is known.
+fn wait_for_client(daemon: &Setup, width: &str) {
+    daemon.wait(&format!("a client of width {width}"), || {
+        daemon.tmux(&["list-clients", "-F", "#{client_width}"]).unwrap().lines().any(|it| it == width).then_some(())
+    });
 }
 
 /// The verb by somebody else, who is told where things are.
@@ -207,6 +267,163 @@ fn the_session_is_as_large_as_the_terminal_is_and_becomes() {
     terminal.resize(10, 60);
     is_size("60 9");
     detach(&daemon, &mut terminal, &mut verb);
+}
+
+#[test]
+fn window_is_as_before_when_its_last_operator_has_gone() {
+    let daemon = start();
+    wait_for_size(&daemon, "80x24");
+    let (mut first, mut second) = (Terminal::new(), Terminal::new());
+    first.resize(13, 50);
+    second.resize(40, 132);
+    let mut at_first = sit_down(&daemon, &first, verb(&daemon, &["a"]));
+    wait_for_size(&daemon, "50x12");
+    let mut at_second = sit_down(&daemon, &second, verb(&daemon, &["a"]));
+    wait_for_size(&daemon, "132x39");
+    detach(&daemon, &mut second, &mut at_second);
+    wait_for_size(&daemon, "50x12");
+    detach(&daemon, &mut first, &mut at_first);
+    wait_for_size(&daemon, "80x24");
+    // Likewise for who gets in without agentd, and is cut off.
+    let client = daemon.attach("a");
+    wait_for_size(&daemon, "80x23");
+    drop(client);
+    wait_for_size(&daemon, "80x24");
+}
+
+#[test]
+fn window_keeps_its_size_for_who_looks_on_alone() {
+    let daemon = start();
+    let (mut onlooker, mut operator) = (Terminal::new(), Terminal::new());
+    onlooker.resize(50, 200);
+    operator.resize(30, 100);
+    let mut looks_on = sit_down(&daemon, &onlooker, verb(&daemon, &["a", "--read-only"]));
+    wait_for_client(&daemon, "200");
+    wait_for_size(&daemon, "80x24");
+    onlooker.resize(20, 60);
+    wait_for_client(&daemon, "60");
+    let mut works = sit_down(&daemon, &operator, verb(&daemon, &["a"]));
+    wait_for_size(&daemon, "100x29");
+    detach(&daemon, &mut operator, &mut works);
+    wait_for_size(&daemon, "80x24");
+    detach(&daemon, &mut onlooker, &mut looks_on);
+    wait_for_size(&daemon, "80x24");
+}
+
+#[test]
+fn agent_is_born_at_its_own_size_whoever_is_attached_to_others() {
+    let daemon = start();
+    let terminal = Terminal::new();
+    terminal.resize(2, 20);
+    let _verb = terminal.run(verb(&daemon, &["a"]));
+    wait_for_size(&daemon, "20x1");
+    let measure = "[[agents]]\nname = \"b\"\nharness = \"custom\"\ncommand = \"/bin/sh\"\nworkdir = \"@WORK\"\n\
+        args = [\"-c\", \"stty size >@WORK/size.new; mv @WORK/size.new @WORK/size; sleep 1000\"]\n";
+    daemon.edit_jcard(&(listener("a") + measure));
+    daemon.wait_for_file("size");
+    assert_eq!(daemon.lines("size"), ["24 80"]);
+}
+
+#[test]
+fn window_that_an_operator_opens_is_as_large_as_the_terminal() {
+    let daemon = start();
+    let terminal = Terminal::new();
+    terminal.resize(30, 100);
+    let _verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+    wait_for_size(&daemon, "100x29");
+    daemon.tmux(&["new-window", "-t", "=a:", "sleep 1000"]).unwrap();
+    wait_for_size(&daemon, "100x29");
+    let sizes = || daemon.tmux(&["list-windows", "-t", "=a", "-F", "#{window_width}"]).unwrap();
+    daemon.wait("both to fit", || (sizes() == "100\n100\n").then_some(()));
+}
+
+#[test]
+fn terminal_without_a_locale_shows_more_than_ascii() {
+    let script = "say it listens \u{273b}; sleep inf";
+    let daemon = Setup::new().start(&agent("a", script, ""));
+    daemon.wait_until_running("a");
+    for (locale, seen) in
+        [(None, "it listens \u{273b}"), (Some(""), "it listens \u{273b}"), (Some("C"), "it listens _")]
+    {
+        let terminal = Terminal::new();
+        let _verb = terminal.run(verb_with(&daemon, &[("LANG", locale)]));
+        terminal.wait_for(&daemon, seen);
+    }
+}
+
+#[test]
+fn terminal_that_the_machine_does_not_know_is_let_in() {
+    let daemon = start();
+    for (name, told) in [
+        (Some("xterm-nobody-knows"), "does not know a terminal named xterm-nobody-knows; yours is taken for one named"),
+        (None, "TERM does not name your terminal; it is taken for one named xterm-256color"),
+        (Some("\u{1b}[2J"), "TERM does not name your terminal"),
+    ] {
+        let mut terminal = Terminal::new();
+        let mut verb = sit_down(&daemon, &terminal, verb_with(&daemon, &[("TERM", name)]));
+        assert_eq!(terminal.seen().matches(told).count(), 1, "{}", terminal.seen());
+        detach(&daemon, &mut terminal, &mut verb);
+    }
+    let terminal = Terminal::new();
+    let code = terminal.run(verb_with(&daemon, &[("TERM", Some("dumb"))])).ended(&daemon).code();
+    terminal.wait_for(&daemon, "agentd watch a shows the screen");
+    assert_eq!(code, Some(1), "{}", terminal.seen());
+}
+
+#[test]
+fn terminal_that_tells_no_size_is_let_in() {
+    let daemon = start();
+    let mut terminal = Terminal::new();
+    terminal.resize(0, 0);
+    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+    wait_for_size(&daemon, "80x23");
+    detach(&daemon, &mut terminal, &mut verb);
+}
+
+#[test]
+fn late_answers_of_the_terminal_do_not_reach_the_shell() {
+    let daemon = start();
+    let terminal = Terminal::new();
+    let said = terminal.answer_late();
+    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+    // The client may have asked at its beginning.
+    let before = *said.lock().unwrap();
+    // What the server has it do last is ask, as a hostile one may, also whether the terminal is well.
+    daemon.tmux(&["detach-client", "-s", "=a", "-E", r"printf '\033[5n\033[c'"]).unwrap();
+    assert_eq!(verb.ended(&daemon).code(), Some(0), "{}", terminal.seen());
+    daemon.wait("the late answer", || (*said.lock().unwrap() > before).then_some(()));
+    assert!(terminal.is_as_before());
+    // A terminal as it was echoes what it gets.
+    thread::sleep(Duration::from_millis(20));
+    assert!(!terminal.seen().contains("^[["), "{}", terminal.seen());
+}
+
+#[test]
+fn terminal_that_can_do_nothing_gets_no_sequences() {
+    let daemon = start();
+    for (term, no_color) in [("dumb", None), ("xterm", Some("1"))] {
+        for verb in ["status", "explain", "doctor", "watch"] {
+            if no_color.is_some() && verb == "watch" {
+                continue;
+            }
+            let terminal = Terminal::new();
+            let socket = daemon.api_socket();
+            let name: &[&str] = if verb == "doctor" { &[] } else { &["a"] };
+            let words = [&[verb], name, &["--api-socket", socket.to_str().unwrap()]].concat();
+            let mut command = daemon.agentd(&words);
+            command.env("TERM", term).envs(no_color.map(|value| ("NO_COLOR", value)));
+            let mut running = terminal.run(command);
+            if verb == "watch" {
+                terminal.wait_for(&daemon, "it listens");
+                daemon.tmux(&["send-keys", "-t", "=a:", "next", "Enter"]).unwrap();
+                terminal.wait_for(&daemon, "it has heard");
+                running.process().signal(Signal::SIGINT);
+            }
+            running.ended(&daemon);
+            terminal.wait_for(&daemon, "\n");
+            assert!(!terminal.seen().contains('\u{1b}'), "{verb}: {:?}", terminal.seen());
+        }
+    }
 }
 
 #[test]

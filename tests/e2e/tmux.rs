@@ -205,6 +205,49 @@ fn agents_of_a_server_that_is_killed_are_lost_with_that_cause_and_policy_applies
     daemon.wait_for_starts("again", 2);
 }
 
+/// What agents need of tmux, whoever's settings the server was started with.
+const NEEDED: [(&str, &str); 6] = [
+    ("window-size", "smallest"),
+    ("destroy-unattached", "off"),
+    ("exit-unattached", "off"),
+    ("escape-time", "10"),
+    ("focus-events", "on"),
+    ("extended-keys", "on"),
+];
+
+#[test]
+fn server_that_is_taken_over_gets_the_options_and_sizes_of_agents() {
+    let mut daemon = Setup::new().start(&agent("a", "log @WORK/a; sleep inf", ""));
+    daemon.wait_until_running("a");
+    let option = |daemon: &Daemon, name: &str| daemon.tmux(&["show-options", "-gqv", name]).unwrap().trim().to_owned();
+    let size = |daemon: &Daemon| daemon.tmux(&["display-message", "-p", "-t", "=a:", "#{window_width}"]).unwrap();
+    for (name, value) in NEEDED {
+        assert_eq!(option(&daemon, name), value, "{name}");
+    }
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended();
+    // As one is left that an agentd before this one has started, or that has somebody's settings.
+    for words in [
+        &["set-option", "-g", "window-size", "latest"][..],
+        &["set-option", "-s", "escape-time", "500"],
+        &["set-option", "-s", "focus-events", "off"],
+        &["set-option", "-s", "extended-keys", "off"],
+        &["set-option", "-g", "destroy-unattached", "off"],
+        &["set-hook", "-gu", "client-detached[67]"],
+        &["resize-window", "-t", "=a:", "-x", "20", "-y", "5"],
+        &["set-option", "-wu", "-t", "=a:", "window-size"],
+    ] {
+        daemon.tmux(words).unwrap();
+    }
+    daemon.start_again();
+    daemon.wait("the window to have its own size", || (size(&daemon).trim() == "80").then_some(()));
+    for (name, value) in NEEDED {
+        daemon.wait(name, || (option(&daemon, name) == value).then_some(()));
+    }
+    assert!(daemon.tmux(&["show-hooks", "-g", "client-detached"]).unwrap().contains("run-shell"));
+    daemon.wait_for_starts("a", 1);
+}
+
 /// Two agents; the second ends with a failure whenever there is a file `end`, and is restarted.
 fn two_agents() -> String {
     let again = "log @WORK/again; await-exit @WORK/end";

@@ -1,6 +1,7 @@
 //! Two terminals, and every byte of one carried to the other.
 //!
-//! Nothing of what passes is looked at. The operator's terminal is raw meanwhile, and as it was before from then on, however this
+//! Nothing of what passes is looked at. What the operator's terminal answers to questions on its screen is the client's, and when the
+//! client has ended, nobody's: it is [waited for](drain) and thrown away, or the operator's shell would take it for typed. The operator's terminal is raw meanwhile, and as it was before from then on, however this
 //! ends: by the client, by a signal, by an error, by a panic. What a client left behind on it that could not do so itself is wiped.
 
 use std::future::poll_fn;
@@ -24,6 +25,9 @@ use crate::descriptor::{Readable, Stream};
 
 /// How long the client may take to end, and then its last words to come.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// How long the terminal may take to answer at the end. Some never do, and nobody wants to wait for the shell.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// Has a terminal of the usual kinds (xterm's control sequences) forget what a client that died may have set: the scroll region,
 /// the alternate screen, a hidden cursor, reports of the mouse and of the focus, brackets around what is pasted, application keys,
@@ -64,7 +68,7 @@ pub async fn run(command: Command) -> Result<End, Error> {
     let (window, pts) = pty_process::blocking::open().map_err(Error::Terminal)?;
     let window = Stream::new(window.into())?;
     fit(&window);
-    let (keyboard, mut screen) = (own(io::stdin())?, own(io::stdout())?);
+    let (mut keyboard, mut screen) = (own(io::stdin())?, own(io::stdout())?);
     let _raw = Raw::enter()?;
     let child = pty_process::blocking::Command::from(command).spawn(pts).map_err(Error::Start)?;
     // Nobody else waits for it: its number is its own, also when it has ended already.
@@ -72,7 +76,7 @@ pub async fn run(command: Command) -> Result<End, Error> {
     let end = pidfd.try_clone().and_then(Readable::new).map_err(Error::Wait)?;
     let mut client = Client { child, end };
     let (end, is_complete) = {
-        let mut typing = pin!(type_in(keyboard, &window, &pidfd));
+        let mut typing = pin!(type_in(&mut keyboard, &window, &pidfd));
         let mut showing = pin!(show(&window, &mut screen));
         let (mut signal, mut is_shown) = (None, false);
         loop {
@@ -110,7 +114,48 @@ pub async fn run(command: Command) -> Result<End, Error> {
         // A terminal that takes nothing any more keeps what it shows.
         let _ = timeout(GRACE, wipe).await;
     }
+    let _ = timeout(PATIENCE, drain(&mut keyboard, &mut screen)).await;
     end
+}
+
+/// Waits until the terminal has answered all that it was asked before this, and throws the answers away, and with them what was typed
+/// meanwhile.
+///
+/// A terminal answers in order, so it is asked whether it is well (DSR, "device status report"), after whatever it was in the middle
+/// of was ended. The same answer may be to a question of the client's, with other answers behind it: they come at once then.
+async fn drain(keyboard: &mut File, screen: &mut File) -> io::Result<()> {
+    const QUESTION: &[u8] = b"\x18\x1b\\\x1b[5n";
+    const QUIET: Duration = Duration::from_millis(30);
+    screen.write_all(QUESTION).await?;
+    screen.flush().await?;
+    let (mut bytes, mut answer) = ([0; 4096], Answer::default());
+    while !answer.has_come {
+        match keyboard.read(&mut bytes).await? {
+            0 => return Ok(()),
+            count => answer.take(&bytes[..count]),
+        }
+    }
+    while let Ok(read) = timeout(QUIET, keyboard.read(&mut bytes)).await
+        && read? > 0
+    {}
+    Ok(())
+}
+
+/// Whether among the bytes there was that all is well, or that it is not: `ESC [ 0 n`, `ESC [ 3 n`.
+#[derive(Debug, Default)]
+struct Answer {
+    last: [u8; 4],
+    has_come: bool,
+}
+
+impl Answer {
+    fn take(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.last.rotate_left(1);
+            self.last[3] = byte;
+            self.has_come |= self.last == *b"\x1b[0n" || self.last == *b"\x1b[3n";
+        }
+    }
 }
 
 /// The tmux client.
@@ -145,7 +190,7 @@ impl Client {
 ///
 /// tmux can be told to suspend its client (Ctrl-b Ctrl-z), and no shell is here to continue it. So it is continued whenever the
 /// keyboard pauses. Not with each key: a client that gets that signal while it detaches may take its server for dead (3.3a does).
-async fn type_in(mut keyboard: File, window: &Stream, client: &OwnedFd) {
+async fn type_in(keyboard: &mut File, window: &Stream, client: &OwnedFd) {
     const PAUSE: Duration = Duration::from_secs(1);
     let (mut keys, mut is_fresh) = ([0; 4096], false);
     loop {
@@ -233,9 +278,26 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // What the terminal answered to questions on its screen must not be taken for what the operator types next. Nothing here
-        // waits for a terminal that is stuck; one that is gone needs nothing.
+        // What has come since the terminal was waited for must not be taken for what the operator types next. Nothing here waits
+        // for a terminal that is stuck; one that is gone needs nothing.
         let _ = tcflush(io::stdin(), QueueSelector::IFlush);
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answer_is_found_wherever_it_is_cut() {
+        let bytes = b"\x1b[?62;c\x1b]l0n\x1b\\typed\x1b[0n";
+        for at in 0..bytes.len() {
+            let mut answer = Answer::default();
+            answer.take(&bytes[..at]);
+            assert!(!answer.has_come, "{at}");
+            answer.take(&bytes[at..]);
+            assert!(answer.has_come, "{at}");
+        }
     }
 }

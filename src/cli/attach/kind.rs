@@ -1,0 +1,143 @@
+//! What kind of terminal the operator has, as far as this machine knows it.
+//!
+//! The client looks the name up as the agent user, on this machine: a description that the operator has at home, or that came with a
+//! terminal program on another machine, is not there. So the client that will enter is asked first, in a terminal that nobody sees.
+//! Where it knows no such terminal it gets the name of one that nearly all of today's can pass for.
+
+use std::ffi::OsStr;
+use std::io;
+use std::process::Command;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+/// What a terminal can pass for, the best first. The last ones are everywhere.
+const SUBSTITUTES: [&str; 4] = ["xterm-256color", "xterm", "screen", "vt100"];
+
+/// How long the client may take to say whether it knows the name.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The kind of the operator's terminal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Its name.
+    Named(String),
+    /// None that could be a name.
+    Unnamed,
+    /// One that says by its name that it can do nothing.
+    Dumb(String),
+}
+
+impl Kind {
+    /// By the value of `TERM`.
+    pub fn named(value: Option<&OsStr>) -> Self {
+        const LONGEST: usize = 64;
+        let is_sane = |name: &&str| {
+            let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._".contains(&byte);
+            let is_first = |c: char| c.is_ascii_alphanumeric();
+            name.len() <= LONGEST && name.bytes().all(is_allowed) && name.starts_with(is_first)
+        };
+        match value.and_then(OsStr::to_str).filter(is_sane) {
+            Some(name @ ("dumb" | "unknown")) => Self::Dumb(name.to_owned()),
+            Some(name) => Self::Named(name.to_owned()),
+            None => Self::Unnamed,
+        }
+    }
+
+    /// The first name that a client knows: its own, else a substitute. If there is none at all, the first: the client says why.
+    /// `client` makes one for a name.
+    pub async fn known(&self, client: impl Fn(&str) -> Command) -> String {
+        let mut names: Vec<&str> = SUBSTITUTES.into();
+        if let Self::Named(name) = self {
+            names.retain(|known| known != name);
+            names.insert(0, name);
+        }
+        for name in &names {
+            // What cannot be found out is left to the client that enters.
+            if succeeds(client(name)).await.unwrap_or(true) {
+                return (*name).to_owned();
+            }
+        }
+        names[0].to_owned()
+    }
+
+    /// What the operator should know of the name that was taken, if it is another.
+    pub fn instead_of(&self, name: &str) -> Option<String> {
+        match self {
+            Self::Named(own) if own == name => None,
+            Self::Named(own) => {
+                Some(format!("this machine does not know a terminal named {own}; yours is taken for one named {name}"))
+            }
+            Self::Unnamed | Self::Dumb(_) => {
+                Some(format!("TERM does not name your terminal; it is taken for one named {name}"))
+            }
+        }
+    }
+}
+
+/// Whether a command does, on a terminal of its own. Fails if it does not end in time.
+async fn succeeds(command: Command) -> io::Result<bool> {
+    const PAUSE: Duration = Duration::from_millis(2);
+    // Held open until the end: without it the terminal would be gone.
+    let (_screen, pts) = pty_process::blocking::open().map_err(io::Error::other)?;
+    let mut child = pty_process::blocking::Command::from(command).spawn(pts).map_err(io::Error::other)?;
+    let end = async {
+        loop {
+            match child.try_wait() {
+                Ok(None) => sleep(PAUSE).await,
+                result => return result,
+            }
+        }
+    };
+    if let Ok(status) = timeout(PATIENCE, end).await {
+        return Ok(status?.is_some_and(|status| status.success()));
+    }
+    child.kill()?;
+    child.wait()?;
+    Err(io::ErrorKind::TimedOut.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(value: &str) -> Kind {
+        Kind::named(Some(OsStr::new(value)))
+    }
+
+    /// A client that knows these names.
+    fn knowing(names: &'static str) -> impl Fn(&str) -> Command {
+        move |name| {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", "test -t 0 && case $1 in *\" $0 \"*) ;; *) exit 1 ;; esac", name, names]);
+            command
+        }
+    }
+
+    #[test]
+    fn terminal_whose_name_is_none_is_unnamed() {
+        for name in ["", "../x", "/etc/passwd", ".x", "x y", "x\u{1b}[2J", &"x".repeat(65)] {
+            assert_eq!(kind(name), Kind::Unnamed, "{name}");
+        }
+        assert_eq!(Kind::named(None), Kind::Unnamed);
+        assert_eq!(kind("xterm+256color_1.x"), Kind::Named("xterm+256color_1.x".to_owned()));
+        assert_eq!(kind("dumb"), Kind::Dumb("dumb".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn terminal_that_is_not_known_passes_for_one_that_is() {
+        let all = " xterm-256color xterm screen vt100 foot ";
+        assert_eq!(kind("foot").known(knowing(all)).await, "foot");
+        assert_eq!(kind("xterm-ghostty").known(knowing(all)).await, "xterm-256color");
+        assert_eq!(kind("xterm-kitty").known(knowing(" vt100 screen ")).await, "screen");
+        assert_eq!(Kind::Unnamed.known(knowing(all)).await, "xterm-256color");
+        assert_eq!(kind("alacritty").known(knowing("")).await, "alacritty");
+    }
+
+    #[test]
+    fn operator_is_told_of_another_name_alone() {
+        assert_eq!(kind("foot").instead_of("foot"), None);
+        assert!(kind("foot").instead_of("xterm").is_some_and(|said| said.contains("named foot")));
+        assert!(Kind::Unnamed.instead_of("xterm").is_some());
+    }
+}
