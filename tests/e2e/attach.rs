@@ -96,11 +96,15 @@ impl Terminal {
                     continue;
                 }
                 thread::sleep(Duration::from_millis(50));
+                // All at once, as terminals do.
+                let (mut answers, mut attributes) = (Vec::new(), 0);
                 while let Some((end, answer)) = next(at) {
                     at = end;
-                    keyboard.write_all(answer).unwrap();
-                    *count.lock().unwrap() += usize::from(answer.ends_with(b"c"));
+                    answers.extend_from_slice(answer);
+                    attributes += usize::from(answer.ends_with(b"c"));
                 }
+                keyboard.write_all(&answers).unwrap();
+                *count.lock().unwrap() += attributes;
             }
         });
         said
@@ -383,7 +387,7 @@ fn terminal_that_tells_no_size_is_let_in() {
 #[test]
 fn late_answers_of_the_terminal_do_not_reach_the_shell() {
     let daemon = start();
-    let terminal = Terminal::new();
+    let mut terminal = Terminal::new();
     let said = terminal.answer_late();
     let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
     // The client may have asked at its beginning.
@@ -393,8 +397,9 @@ fn late_answers_of_the_terminal_do_not_reach_the_shell() {
     assert_eq!(verb.ended(&daemon).code(), Some(0), "{}", terminal.seen());
     daemon.wait("the late answer", || (*said.lock().unwrap() > before).then_some(()));
     assert!(terminal.is_as_before());
-    // A terminal as it was echoes what it gets.
-    thread::sleep(Duration::from_millis(20));
+    // A terminal as it was echoes what it gets, one after the other.
+    terminal.types("next");
+    terminal.wait_for(&daemon, "next");
     assert!(!terminal.seen().contains("^[["), "{}", terminal.seen());
 }
 

@@ -1,8 +1,10 @@
 //! Two terminals, and every byte of one carried to the other.
 //!
 //! Nothing of what passes is looked at. What the operator's terminal answers to questions on its screen is the client's, and when the
-//! client has ended, nobody's: it is [waited for](drain) and thrown away, or the operator's shell would take it for typed. The operator's terminal is raw meanwhile, and as it was before from then on, however this
-//! ends: by the client, by a signal, by an error, by a panic. What a client left behind on it that could not do so itself is wiped.
+//! client has ended, nobody's: it is [waited for](drain) and thrown away, or the operator's shell would take it for typed.
+//!
+//! The operator's terminal is raw meanwhile, and as it was before from then on, however this ends: by the client, by a signal, by an
+//! error, by a panic. What a client left behind on it that could not do so itself is wiped.
 
 use std::future::poll_fn;
 use std::io;
