@@ -5,6 +5,7 @@
 
 mod bus;
 
+use std::ffi::OsStr;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -136,7 +137,13 @@ fn send(message: &Message) -> io::Result<()> {
 }
 
 /// The API's socket, if it was passed to this process, ready for an async runtime.
+///
+/// Nothing was passed unless `LISTEN_PID` names this very process (`sd_listen_fds(3)`), whatever else the environment holds: other
+/// processes hand on variables that were meant for them.
 pub fn passed_api_socket() -> io::Result<Option<UnixListener>> {
+    if !is_for_process(std::env::var_os("LISTEN_PID").as_deref(), std::process::id()) {
+        return Ok(None);
+    }
     let passed: Vec<(i32, String)> = sd_notify::listen_fds_with_names()?.collect();
     let named = passed.iter().find(|(_, name)| name == API);
     let Some(&(number, _)) = named.or(passed.first().filter(|_| passed.len() == 1)) else { return Ok(None) };
@@ -145,6 +152,10 @@ pub fn passed_api_socket() -> io::Result<Option<UnixListener>> {
     listener.local_addr()?;
     listener.set_nonblocking(true)?;
     Ok(Some(listener))
+}
+
+fn is_for_process(listen_pid: Option<&OsStr>, own: u32) -> bool {
+    listen_pid.and_then(OsStr::to_str).and_then(|pid| pid.parse().ok()) == Some(own)
 }
 
 /// A descriptor of one's own for a number that somebody else has put there: sent to oneself, because containers forbid
@@ -161,4 +172,17 @@ fn own(number: i32) -> io::Result<OwnedFd> {
         _ => None,
     });
     descriptor.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_was_passed_without_the_pid_of_this_process() {
+        for listen_pid in [None, Some(""), Some("x"), Some("41"), Some("-42"), Some("42 ")] {
+            assert!(!is_for_process(listen_pid.map(OsStr::new), 42), "{listen_pid:?}");
+        }
+        assert!(is_for_process(Some(OsStr::new("42")), 42));
+    }
 }
