@@ -140,9 +140,73 @@ impl Add<Duration> for Timestamp {
     }
 }
 
+/// A time as people and programs write it: RFC 3339 with `Z` or an offset, also with a blank in place of the `T`, as `date -Is`
+/// and `date --rfc-3339=s` print it. Without an offset it is UTC, and a date alone is its beginning.
+pub fn parse_time(text: &str) -> Option<SystemTime> {
+    let (time, offset) = split_offset(text);
+    let is_date = time.len() == "2026-11-21".len();
+    let time = if is_date { format!("{time}T00:00:00") } else { time.to_owned() };
+    let time = humantime::parse_rfc3339_weak(&time).ok()?;
+    match offset {
+        None => Some(time),
+        Some(_) if is_date => None,
+        Some((true, offset)) => time.checked_sub(offset),
+        Some((false, offset)) => time.checked_add(offset),
+    }
+}
+
+/// The time without its offset, and the offset: whether it is ahead of UTC, and by how much. What has none, or one that is none, comes
+/// back as it is.
+fn split_offset(text: &str) -> (&str, Option<(bool, Duration)>) {
+    // The dashes of the date are no signs.
+    let at = text.char_indices().rfind(|&(at, character)| at > "2026-11-21".len() && "+-".contains(character));
+    let parse = |at: usize| {
+        let (is_ahead, digits) = (text[at..].starts_with('+'), text[at + 1..].replacen(':', "", 1));
+        if digits.len() != 4 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let (hours, minutes): (u64, u64) = (digits[..2].parse().ok()?, digits[2..].parse().ok()?);
+        (hours < 24 && minutes < 60).then(|| (is_ahead, Duration::from_secs((hours * 60 + minutes) * 60)))
+    };
+    match at.and_then(|(at, _)| Some((at, parse(at)?))) {
+        Some((at, offset)) => (&text[..at], Some(offset)),
+        None => (text, None),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_read_as_people_and_programs_write_them() {
+        let expected = humantime::parse_rfc3339("2026-11-21T17:00:00Z").unwrap();
+        for text in [
+            "2026-11-21T17:00:00Z",
+            "2026-11-21 17:00:00",
+            "2026-11-21T18:00:00+01:00",
+            "2026-11-21 18:00:00+01:00",
+            "2026-11-21T18:00:00.000+0100",
+            "2026-11-21T12:30:00-04:30",
+            "2026-11-21T17:00:00-00:00",
+            "2026-11-22T06:45:00+13:45",
+        ] {
+            assert_eq!(parse_time(text), Some(expected), "{text}");
+        }
+        assert_eq!(parse_time("2026-11-21"), Some(expected - Duration::from_hours(17)));
+        for nonsense in [
+            "",
+            "2h",
+            "2026-11-21+01:00",
+            "2026-13-01",
+            "2026-11-21T18:00:00+1",
+            "2026-11-21T18:00:00+24:00",
+            "+01:00",
+            "2026-11-21T18:00:00+01:0é",
+        ] {
+            assert_eq!(parse_time(nonsense), None, "{nonsense}");
+        }
+    }
 
     async fn rings(alarm: &Alarm, within: Duration) -> bool {
         tokio::time::timeout(within, alarm.ring()).await.is_ok()

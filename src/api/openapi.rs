@@ -117,7 +117,7 @@ fn paths(types: &mut SchemaGenerator) -> Value {
                 name,
                 parameter("query", "attempt", "^([0-9]{1,18}|latest|previous)$", "its number, or `latest` (the default), or `previous`"),
                 parameter("query", "lines", "^[0-9]{1,18}$", "no more than so many lines at the end of what is there"),
-                parameter("query", "since", SINCE, "nothing that was printed before this time (RFC 3339), or longer ago than that (`90s`)"),
+                parameter("query", "since", SINCE, "nothing that was printed before this time (RFC 3339, with an offset or in UTC, or a date alone), or longer ago than that (`90s`)"),
                 flag("raw", "as the terminal got it, with all escape sequences"),
                 flag("follow", "go on with what is printed later, without an attempt also in those to come, until the agent is over"),
             ]),

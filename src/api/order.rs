@@ -8,12 +8,16 @@ use std::time::SystemTime;
 use hyper::Request;
 use hyper::header::{ACCEPT, HeaderMap};
 
+use crate::clock;
 use crate::config::Name;
 use crate::duration;
 use crate::events::Since;
 
 /// The media type of text with escape sequences for colours.
 pub(super) const COLOURED: &str = "text/x-ansi";
+
+/// The media type of a screen if nothing else is wanted.
+const PLAIN: &str = "text/plain";
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,11 +87,11 @@ impl FromStr for Moment {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Ok(time) = humantime::parse_rfc3339(text) {
+        if let Some(time) = clock::parse_time(text) {
             return Ok(Self(time));
         }
         let ago = duration::parse(text).map_err(|error| {
-            format!("neither a time (2026-11-21T17:00:00Z) nor for how long back (90s, 2h): {error}")
+            format!("neither a time (2026-11-21T17:00:00Z, 2026-11-21 18:00:00+01:00, 2026-11-21) nor for how long back (90s, 2h): {error}")
         })?;
         Ok(Self(SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)))
     }
@@ -111,8 +115,9 @@ impl Order {
     /// Of `GET /v1/agents/{name}/screen`.
     pub(super) fn screen<B>(agent: &str, request: &Request<B>) -> Result<Self, String> {
         let mut query = Query::of(request, &["colours", "follow"])?;
-        let colours = query.take("colours")?.unwrap_or_else(|| accepts(request.headers(), COLOURED));
-        let follows = query.take("follow")?.unwrap_or_else(|| accepts(request.headers(), "text/event-stream"));
+        let prefers = |media_type| prefers(request.headers(), media_type, PLAIN);
+        let colours = query.take("colours")?.unwrap_or_else(|| prefers(COLOURED));
+        let follows = query.take("follow")?.unwrap_or_else(|| prefers("text/event-stream"));
         Ok(Self::Screen { agent: agent.to_lowercase(), colours, follows })
     }
 
@@ -137,12 +142,59 @@ impl Order {
     }
 }
 
-/// Whether a client names this media type among what it accepts.
-fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
-    let ranges =
-        headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    let mut named = ranges.map(|range| range.split(';').next().unwrap_or_default().trim());
-    named.any(|named| named.eq_ignore_ascii_case(media_type))
+/// Whether a client names this media type among what it accepts, and likes it no less than what it gets otherwise.
+fn prefers(headers: &HeaderMap, media_type: &str, otherwise: &str) -> bool {
+    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let ranges: Vec<_> = values.flat_map(|value| value.split(',')).filter_map(Range::parse).collect();
+    let is_named = ranges.iter().any(|range| range.name.eq_ignore_ascii_case(media_type));
+    let weight = weight(&ranges, media_type);
+    is_named && weight > 0 && weight >= self::weight(&ranges, otherwise)
+}
+
+/// The weight of the most specific range that a media type is in, see RFC 9110, 12.5.1.
+fn weight(ranges: &[Range<'_>], media_type: &str) -> u16 {
+    let matching = ranges.iter().filter_map(|range| Some((range.specificity(media_type)?, range.weight)));
+    matching.max_by_key(|&(specificity, _)| specificity).map_or(0, |(_, weight)| weight)
+}
+
+/// What of an `Accept` header stands between two commas.
+struct Range<'a> {
+    name: &'a str,
+    /// In thousandths.
+    weight: u16,
+}
+
+impl<'a> Range<'a> {
+    /// `None` for a weight that is none: what a client means by it is not known.
+    fn parse(text: &'a str) -> Option<Self> {
+        let mut parts = text.split(';').map(str::trim);
+        let name = parts.next()?;
+        let weight = parts.find_map(|part| {
+            let (parameter, value) = part.split_once('=')?;
+            parameter.trim().eq_ignore_ascii_case("q").then(|| value.trim())
+        });
+        Some(Self { name, weight: weight.map_or(Some(1000), thousandths)? })
+    }
+
+    /// How closely it names the media type, if it does.
+    fn specificity(&self, media_type: &str) -> Option<u8> {
+        let kind = media_type.split_once('/').map_or(media_type, |(kind, _)| kind);
+        if self.name.eq_ignore_ascii_case(media_type) {
+            Some(2)
+        } else if self.name.strip_suffix("/*").is_some_and(|name| name.eq_ignore_ascii_case(kind)) {
+            Some(1)
+        } else {
+            (self.name == "*/*").then_some(0)
+        }
+    }
+}
+
+/// A weight from 0 to 1 with up to three digits after the point (RFC 9110, 12.4.2).
+fn thousandths(weight: &str) -> Option<u16> {
+    let (whole, fraction) = weight.split_once('.').unwrap_or((weight, ""));
+    let is_short = whole.len() == 1 && fraction.len() <= 3 && fraction.bytes().all(|byte| byte.is_ascii_digit());
+    let thousandths = is_short.then(|| format!("{whole}{fraction:0<3}").parse().ok())??;
+    (thousandths <= 1000).then_some(thousandths)
 }
 
 /// What stands after the question mark.
@@ -210,6 +262,19 @@ mod tests {
         assert_eq!(order("", &[("accept", "*/*")]), screen(false, false));
         assert_eq!(order("", &[("accept", "text/html;q=0.5, Text/X-ANSI;q=1")]), screen(true, false));
         assert_eq!(order("", &[("accept", "text/event-stream")]), screen(false, true));
+        assert_eq!(order("", &[("accept", "text/event-stream, text/plain;q=0.9, */*;q=0.1")]), screen(false, true));
+        for accept in [
+            "text/event-stream;q=0, text/plain",
+            "text/event-stream;q=0.1, text/plain",
+            "text/event-stream; Q=0.5, text/*",
+            "text/event-stream;q=0.999, */*",
+            "text/x-ansi;q=0",
+            "text/x-ansi;q=0.000, text/event-stream;level=1;q=0",
+            "text/x-ansi;q=2, text/event-stream;q=high",
+            "text/*, */*",
+        ] {
+            assert_eq!(order("", &[("accept", accept)]), screen(false, false), "{accept}");
+        }
         assert_eq!(order("colours=false&follow=true", &[("accept", COLOURED)]), screen(false, true));
     }
 
@@ -229,7 +294,7 @@ mod tests {
         for (query, expected) in [
             ("attempt=first", "the parameter attempt=first: neither a number, nor latest, nor previous"),
             ("lines=-1", "the parameter lines=-1: invalid digit found in string"),
-            ("since=noon", "the parameter since=noon: neither a time (2026-11-21T17:00:00Z) nor for how long back"),
+            ("since=noon", "the parameter since=noon: neither a time (2026-11-21T17:00:00Z, "),
         ] {
             let error = order(query).unwrap_err();
             assert!(error.starts_with(expected), "{error}");

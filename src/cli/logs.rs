@@ -32,7 +32,8 @@ pub struct Arguments {
     /// What it printed in the attempt before the latest
     #[arg(long)]
     pub previous: bool,
-    /// Nothing that was printed before this time (2026-11-21T17:00:00Z), or longer ago than that (90s, 2h)
+    /// Nothing that was printed before this time (2026-11-21T17:00:00Z, 2026-11-21 18:00:00+01:00, 2026-11-21; UTC if it names no
+    /// offset), or longer ago than that (90s, 2h)
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
     /// As the terminal got it: with the escape sequences that move the cursor, colour and so on
