@@ -26,8 +26,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use self::connection::Connection;
 use self::exchange::Responder;
@@ -55,6 +56,8 @@ pub struct Limits {
     pub idle: Duration,
     /// For how long an answer may make no progress because the client does not read.
     pub stall: Duration,
+    /// How long a client may go on sending after an answer that is the last.
+    pub linger: Duration,
     /// How many answers that take time, or have no end, are given at once; who asks for more is refused.
     pub streams: usize,
     /// After how long an answer that has no end shows that it is one, when there is nothing else to say.
@@ -69,6 +72,7 @@ impl Default for Limits {
             header_size: 16 * 1024,
             idle: Duration::from_mins(1),
             stall: Duration::from_secs(10),
+            linger: Duration::from_secs(1),
             streams: 256,
             heartbeat: Duration::from_secs(15),
         }
@@ -88,15 +92,37 @@ pub struct Sources {
     pub logs: Option<Store>,
 }
 
+/// How long clients wait for the first reading of the declarations, so that none sees the agents missing. After that a daemon that
+/// cannot read them answers all the same, and says `starting`.
+const FIRST_READING: Duration = Duration::from_secs(4);
+
 /// Serves until `shutdown` is done, then closes every connection. Needs the time and I/O drivers of the tokio runtime.
-pub async fn serve(listener: UnixListener, sources: Sources, limits: Limits, shutdown: impl Future<Output = ()>) {
-    let hurried = Limits { header: limits.header.min(HURRY), stall: limits.stall.min(HURRY), streams: 0, ..limits };
+///
+/// Whoever connects before everything was read for the first time waits for that. A listener that comes over `replacements` takes the
+/// place of the one before.
+pub async fn serve(
+    listener: UnixListener,
+    replacements: mpsc::Receiver<UnixListener>,
+    sources: Sources,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) {
+    let mut shutdown = pin!(shutdown);
+    let mut snapshot = sources.snapshot.clone();
+    let first_reading = timeout(FIRST_READING, snapshot.wait_for(|snapshot| snapshot.is_read()));
+    tokio::select! {
+        biased;
+        () = &mut shutdown => return,
+        // Fails only when the daemon is ending.
+        _ = first_reading => {}
+    }
+    let (header, stall) = (limits.header.min(HURRY), limits.stall.min(HURRY));
+    let hurried = Limits { header, stall, linger: Duration::ZERO, streams: 0, ..limits };
     let in_a_hurry = Arc::new(Responder::new(sources.clone(), hurried, false));
     let at_leisure = Arc::new(Responder::new(sources, limits, true));
 
     let mut connections = JoinSet::new();
-    let mut shutdown = pin!(shutdown);
-    let mut door = Door::new(listener);
+    let mut door = Door::new(listener, replacements);
     loop {
         // Those that ended are counted out before the next is counted in.
         let client = tokio::select! {
@@ -121,6 +147,7 @@ pub async fn serve(listener: UnixListener, sources: Sources, limits: Limits, shu
 /// Where clients come in.
 struct Door {
     listener: UnixListener,
+    replacements: mpsc::Receiver<UnixListener>,
     /// A descriptor to give up for a client when there is no other.
     spare: Option<OwnedFd>,
     /// Whether it was said that clients cannot be accepted as usual.
@@ -134,15 +161,22 @@ enum Client {
 }
 
 impl Door {
-    fn new(listener: UnixListener) -> Self {
-        Self { listener, spare: None, is_short: false }
+    fn new(listener: UnixListener, replacements: mpsc::Receiver<UnixListener>) -> Self {
+        Self { listener, replacements, spare: None, is_short: false }
     }
 
     /// The next client. Cancel-safe: a client is either returned or still in the queue.
     async fn next(&mut self) -> Client {
         loop {
             self.spare = self.spare.take().or_else(|| File::open("/dev/null").ok().map(OwnedFd::from));
-            let error = match self.listener.accept().await {
+            let accepted = tokio::select! {
+                Some(listener) = self.replacements.recv() => {
+                    self.listener = listener;
+                    continue;
+                }
+                accepted = self.listener.accept() => accepted,
+            };
+            let error = match accepted {
                 Ok((stream, _)) => {
                     // The spare one comes back before anybody is served at leisure again.
                     if self.spare.is_some() && std::mem::take(&mut self.is_short) {

@@ -14,6 +14,7 @@ use nix::unistd::{Gid, Uid};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::account::{self, Account};
 use crate::api::{self, Sources};
@@ -32,7 +33,7 @@ use crate::lock::{self, Lock};
 use crate::memory;
 use crate::output::store::{Extent, Store};
 use crate::record::{self, Reading, Record, Recorder, Report};
-use crate::socket::{self, Bound};
+use crate::socket::{self, Address, Bound};
 use crate::status::{Errors, Snapshot};
 use crate::supervisor::attempt::Means;
 use crate::supervisor::machine::Machine;
@@ -177,15 +178,15 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
         .build()
         .map_err(failed("start the async runtime"))?;
     let result = runtime.block_on(async {
-        let api_listener = UnixListener::from_std(api).map_err(failed("listen on the API's socket"))?;
+        let listener = UnixListener::from_std(api).map_err(failed("listen on the API's socket"))?;
+        let api = ApiSocket { listener, address: api_address, group };
         let place = Place { file: settings.config.clone(), account, key };
         let store = Store::new(&settings.log_dir, group, settings.log_extent);
-        serve(settings, place, &folder, store, api_listener, started, state_errors).await
+        serve(settings, place, &folder, store, api, started, state_errors).await
     });
     if let Err(error) = folder.remove_launch_socket() {
         tracing::warn!("failed to remove {}: {error}", folder.launch_socket().display());
     }
-    drop(api_address);
     // A thread that reads from a hung file system must not hold up the end.
     runtime.shutdown_background();
     drop(lock);
@@ -214,12 +215,53 @@ fn admin_group(name: &str) -> Result<Gid, Error> {
     Ok(Gid::from_raw(group.gid()))
 }
 
+/// Where clients of the API come in.
+struct ApiSocket {
+    listener: UnixListener,
+    /// Its file, unless systemd passed it: then systemd keeps it.
+    address: Option<Address>,
+    /// Who may use it, beside root.
+    group: Gid,
+}
+
+/// The API while it is served.
+struct Api {
+    /// Dropped when it is to end.
+    close: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
+    /// Gives the socket's file back, to be removed.
+    keeping: Option<JoinHandle<Address>>,
+}
+
+impl Api {
+    fn start(socket: ApiSocket, sources: Sources, rounds: watch::Receiver<()>) -> Self {
+        let (close, closed) = oneshot::channel::<()>();
+        let (replacements, replaced) = mpsc::channel(1);
+        let serving = tokio::spawn(api::serve(socket.listener, replaced, sources, api::Limits::default(), async {
+            // Dropped counts as told.
+            let _ = closed.await;
+        }));
+        let keep = |address| api::socket::keep(address, Some(socket.group), rounds, replacements);
+        Self { close, serving, keeping: socket.address.map(|address| tokio::spawn(keep(address))) }
+    }
+
+    /// Returns when every connection is closed and the socket's file is gone. The rounds must have ended.
+    async fn end(self) {
+        drop(self.close);
+        let _ = self.serving.await;
+        if let Some(keeping) = self.keeping {
+            // One that is being bound at the moment may hang in its file system.
+            let _ = tokio::time::timeout(RELEASE, keeping).await;
+        }
+    }
+}
+
 async fn serve(
     settings: &Settings,
     place: Place,
     folder: &Folder,
     store: Store,
-    api_listener: UnixListener,
+    api: ApiSocket,
     started: Instant,
     mut state_errors: Vec<String>,
 ) -> Result<(), Error> {
@@ -229,7 +271,8 @@ async fn serve(
 
     let (events, inbox) = mpsc::unbounded_channel();
     let (nudges, nudged) = mpsc::channel(16);
-    let (snapshots, snapshot) = watch::channel(Arc::new(Snapshot::new(Vec::new(), started, Errors::default())));
+    let (snapshots, snapshot) =
+        watch::channel(Arc::new(Snapshot::new(Vec::new(), started, Errors::default()).with_reading(false)));
 
     let deputy = {
         let nudges = nudges.clone();
@@ -267,16 +310,12 @@ async fn serve(
     // Before anybody can ask.
     supervisor.resume(agents);
 
-    let (close_api, api_closed) = oneshot::channel::<()>();
+    let (rounds, round) = watch::channel(());
     let sources = Sources { snapshot, happenings: happening, tmux: Some(tmux.clone()), logs: Some(store) };
-    let api = tokio::spawn(api::serve(api_listener, sources, api::Limits::default(), async {
-        // Dropped counts as told.
-        let _ = api_closed.await;
-    }));
+    let api = Api::start(api, sources, round.clone());
     let visitors = events.clone();
     // Nobody listens any more only when the daemon is ending.
     let hand_on = move |visitor| drop(visitors.send(Event::Visitor(visitor)));
-    let (rounds, round) = watch::channel(());
     let keeper = folder.keep_launch_socket()?;
     tokio::spawn(reception::receive(launch_listener, keeper, user, trouble, round.clone(), hand_on));
     let kept = tmux.clone();
@@ -323,8 +362,9 @@ async fn serve(
     if are_stopped && let Ok(Err(error)) = tokio::time::timeout(RELEASE, tmux.release_server()).await {
         tracing::warn!("{error}");
     }
-    drop(close_api);
-    let _ = api.await;
+    // With the inputs end the rounds, and with those the keeping of the API's socket.
+    inputs.abort();
+    api.end().await;
     tracing::info!("agentd has ended");
     result
 }

@@ -15,6 +15,25 @@ pub fn hand_down_none() {
     close_fds::set_fds_cloexec(3, &[]);
 }
 
+/// Waits until nobody can read any more what is written to this descriptor, or forever where that does not happen or cannot be
+/// noticed: a file is there whether or not somebody reads it.
+///
+/// `poll(2)` tells of a pipe without a reader, a socket whose peer is gone, and a terminal that is gone also to those who write
+/// nothing.
+pub async fn reader_is_gone(descriptor: impl AsFd) {
+    let interest = Interest::WRITABLE | Interest::ERROR;
+    let watched = descriptor.as_fd().try_clone_to_owned().and_then(|copy| register(copy, interest));
+    if let Ok(watched) = watched {
+        while let Ok(mut guard) = watched.ready(interest).await {
+            if guard.ready().is_error() || guard.ready().is_write_closed() {
+                return;
+            }
+            guard.clear_ready();
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
 /// A descriptor whose readability can be awaited.
 #[derive(Debug)]
 pub struct Readable(AsyncFd<OwnedFd>);
@@ -85,4 +104,51 @@ fn register(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<Owned
         reason = "unsound only for types whose descriptor changes or is closed under tokio; an OwnedFd that is never given out is neither"
     )]
     AsyncFd::with_interest(descriptor, interest)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    async fn is_gone(descriptor: impl AsFd) -> bool {
+        timeout(Duration::from_millis(20), reader_is_gone(descriptor)).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_goes_is_noticed_without_a_write() {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        assert!(!is_gone(&writer).await);
+        drop(reader);
+        assert!(is_gone(&writer).await);
+        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(!is_gone(&near).await);
+        drop(far);
+        assert!(is_gone(&near).await);
+    }
+
+    #[tokio::test]
+    async fn a_pipe_that_becomes_full_and_empty_has_its_reader() {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let gone = tokio::spawn(reader_is_gone(writer.try_clone().unwrap()));
+        // As much as a pipe holds.
+        let mut piece = vec![0; 65536];
+        for _ in 0..3 {
+            nix::unistd::write(&writer, &piece).unwrap();
+            tokio::task::yield_now().await;
+            nix::unistd::read(&reader, &mut piece).unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!gone.is_finished());
+    }
+
+    #[tokio::test]
+    async fn a_file_never_loses_its_reader() {
+        assert!(!is_gone(File::open("/dev/null").unwrap()).await);
+        assert!(!is_gone(tempfile::tempfile().unwrap()).await);
+    }
 }

@@ -298,6 +298,16 @@ pub enum Since {
     Seen(Id),
 }
 
+/// As a client gives it back: in `after` or `Last-Event-ID`.
+impl fmt::Display for Since {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Beginning => formatter.write_str("0"),
+            Self::Seen(id) => id.fmt(formatter),
+        }
+    }
+}
+
 impl Ring {
     /// Of a daemon that started at that time.
     pub fn new(started: SystemTime) -> Self {

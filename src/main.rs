@@ -32,12 +32,13 @@ fn main() -> ExitCode {
         }
         Some(Command::Check(options)) => {
             let file = options.file.clone().unwrap_or_else(|| arguments.places.checked_config(&here));
-            match check::check(&file, options.json, &arguments.places.options(&here), &mut io::stdout().lock()) {
-                Ok(code) => ExitCode::from(code),
-                Err(error) => complain(&format!("failed to write: {error}")),
+            let mut text = Vec::new();
+            match check::check(&file, options.json, &arguments.places.options(&here), &mut text) {
+                Ok(code) => print(&text, code),
+                Err(error) => complain(&format!("failed to print: {error}")),
             }
         }
-        Some(Command::Schema) => conclude(writeln!(io::stdout(), "{:#}", config::schema())),
+        Some(Command::Schema) => print(format!("{:#}\n", config::schema()).as_bytes(), 0),
         Some(Command::Status(options)) => status::run(options, &arguments.places.client_socket(&here)),
         Some(Command::Explain(options)) => explain::run(options, &arguments.places.client_socket(&here)),
         Some(Command::Attach(options)) => attach::run(&arguments, options, &here),
@@ -84,6 +85,14 @@ fn helper(words: &[OsString]) -> Option<ExitCode> {
         }
         _ => return None,
     })
+}
+
+/// Prints all of it, and ends with that status. A reader that has seen enough is no error.
+fn print(text: &[u8], status: u8) -> ExitCode {
+    match io::stdout().write_all(text).and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => complain(&format!("failed to print: {error}")),
+        _ => ExitCode::from(status),
+    }
 }
 
 fn conclude<E: std::fmt::Display>(result: Result<(), E>) -> ExitCode {

@@ -132,6 +132,11 @@ impl Address {
         nix::sys::stat::fstat(&self.inode).map_err(Error::system("examine", &self.path))
     }
 
+    /// Whether the file is still at its place.
+    pub fn is_there(&self) -> bool {
+        self.is_ours()
+    }
+
     fn is_ours(&self) -> bool {
         let (Ok(ours), Ok(there)) = (self.status(), nix::sys::stat::lstat(&self.path)) else { return false };
         (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
@@ -155,6 +160,16 @@ pub fn bind(path: &Path, mode: Mode) -> Result<Bound, Error> {
     claim(path)?;
     let masked = Mode::from_bits_truncate(!mode.bits() & 0o777);
     let listener = with_umask(masked, || UnixListener::bind(path)).map_err(Error::system("bind", path))?;
+    let address = Address::new(path)?;
+    listener.set_nonblocking(true).map_err(Error::system("configure", path))?;
+    Ok(Bound { listener, address })
+}
+
+/// Binds and listens, in place of a stale socket if there is one, under the umask that the process has. Any number of threads may be
+/// there.
+pub fn bind_private(path: &Path) -> Result<Bound, Error> {
+    claim(path)?;
+    let listener = UnixListener::bind(path).map_err(Error::system("bind", path))?;
     let address = Address::new(path)?;
     listener.set_nonblocking(true).map_err(Error::system("configure", path))?;
     Ok(Bound { listener, address })

@@ -226,6 +226,9 @@ pub struct AgentStatus {
     pub error: Option<String>,
     /// Where the agent is in its life.
     pub state: State,
+    /// Since when it has been there. Absent right after an update from a version that did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
     /// Why it is there, in a person's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -279,7 +282,7 @@ pub struct AgentStatus {
 /// The answer to `GET /v1/health`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Health {
-    /// `running` while the daemon is; faults are in the error keys.
+    /// `running` while the daemon is, `starting` before it has read its declarations for the first time; faults are in the error keys.
     pub state: String,
     /// Whole seconds since the daemon started.
     pub uptime_seconds: u64,
@@ -337,6 +340,7 @@ pub struct Snapshot {
     /// What was launched, by agent: only for what must not be shown of it.
     launches: HashMap<String, Vec<Arc<Launch>>>,
     facts: Facts,
+    is_read: bool,
 }
 
 impl Snapshot {
@@ -346,7 +350,18 @@ impl Snapshot {
         let by_name = agents.iter().enumerate().map(|(at, agent)| (agent.name.to_lowercase(), at)).collect();
         let agents_body = body(&agents);
         let (histories, launches, facts) = (HashMap::new(), HashMap::new(), Facts::new(SystemTime::now()));
-        Self { agents, by_name, agents_body, started, errors, groups: None, histories, launches, facts }
+        Self { agents, by_name, agents_body, started, errors, groups: None, histories, launches, facts, is_read: true }
+    }
+
+    /// The same, saying whether the declarations have been read.
+    #[must_use]
+    pub fn with_reading(self, is_read: bool) -> Self {
+        Self { is_read, ..self }
+    }
+
+    /// Whether the declarations have been read. Before, agents that are declared may be missing.
+    pub fn is_read(&self) -> bool {
+        self.is_read
     }
 
     /// The same, with what was launched, or is to be, by key: so that nothing secret of it is shown.
@@ -431,7 +446,7 @@ impl Snapshot {
     /// The answer to `GET /v1/health`, now.
     pub fn health(&self) -> Health {
         Health {
-            state: "running".to_owned(),
+            state: if self.is_read { "running" } else { "starting" }.to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config_error: self.errors.config.clone(),

@@ -108,6 +108,8 @@ pub struct Supervisor {
     errors: Errors,
     /// All was read: systemd waits to be told, as soon as the API tells what came of it.
     is_read: bool,
+    /// All was read at least once.
+    has_read: bool,
     /// What was wrong with the state directory at the start.
     state_errors: Vec<String>,
     /// Why something could not be put on record the last time.
@@ -198,6 +200,7 @@ impl Supervisor {
             happened: vec![of_daemon(events::Course::Started)],
             errors: Errors::default(),
             is_read: false,
+            has_read: false,
             state_errors,
             record_error: None,
             course: Course::Running,
@@ -287,7 +290,7 @@ impl Supervisor {
                 self.afterwards.publish = true;
                 self.reconcile();
             }
-            Event::Read => (self.afterwards.publish, self.is_read) = (true, true),
+            Event::Read => (self.afterwards.publish, self.is_read, self.has_read) = (true, true, true),
             Event::Visitor(visitor) => self.direct(visitor),
             Event::Agent { key, event } => {
                 let agent = self.agents.get_mut(&key);
@@ -638,6 +641,7 @@ impl Supervisor {
             .with_histories(self.outlets.histories.of(self.agents.keys()))
             .with_launches(self.agents.iter().map(|(key, agent)| (key.clone(), agent.launched())).collect())
             .with_facts(facts)
+            .with_reading(self.has_read)
     }
 
     fn notify(&self, snapshot: &Snapshot) {

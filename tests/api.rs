@@ -337,3 +337,55 @@ fn shutdown_closes_every_connection() {
     assert_closed(&mut idle);
     assert_eq!(UnixStream::connect(&server.path).unwrap_err().kind(), ErrorKind::ConnectionRefused);
 }
+
+#[test]
+fn a_client_that_still_sends_a_body_reads_its_answer() {
+    let server = Server::start(vec![running("claude-code"), running("Reviewer")], Limits::default());
+    for round in 0..300 {
+        let mut stream = server.connect();
+        stream.write_all(b"POST /v1/agents HTTP/1.1\r\nHost: agentd\r\nContent-Length: 20000\r\n\r\n").unwrap();
+        // In pieces, as clients send a body behind its header: the answer comes in the midst of them.
+        for piece in 0..20 {
+            stream.write_all(&[b'x'; 1000]).unwrap_or_else(|error| panic!("round {round}, piece {piece}: {error}"));
+        }
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+    }
+}
+
+#[test]
+fn a_client_that_never_stops_sending_is_left_in_the_end() {
+    let server = Server::start(
+        vec![running("claude-code"), running("Reviewer")],
+        Limits { linger: Duration::from_millis(50), ..Limits::default() },
+    );
+    let mut stream = server.connect();
+    stream.write_all(b"POST / HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\n").unwrap();
+    let sent = (0..10_000).take_while(|_| stream.write_all(&[0; 4096]).is_ok()).count();
+    assert!(sent < 10_000);
+    // One that is silent instead is left as soon.
+    let mut silent = server.connect();
+    silent.write_all(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\n").unwrap();
+    read_until_closed(&mut silent);
+    comes_true_that(|| silent.write_all(b"x").is_err());
+}
+
+fn comes_true_that(mut condition: impl FnMut() -> bool) {
+    let limit = std::time::Instant::now() + support::PATIENCE;
+    while !condition() {
+        assert!(std::time::Instant::now() < limit);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_client_before_the_first_reading_waits_for_it() {
+    let server = Server::start_with(snapshot(Vec::new()).with_reading(false), Limits::default());
+    let mut stream = server.connect();
+    stream.write_all(b"GET /v1/agents HTTP/1.0\r\n\r\n").unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    server.snapshots.send_replace(std::sync::Arc::new(snapshot(vec![running("claude-code"), running("Reviewer")])));
+    let answer = String::from_utf8(read_until_closed(&mut stream)).unwrap();
+    assert!(answer.contains("Reviewer"), "{answer}");
+}

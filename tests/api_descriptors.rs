@@ -45,7 +45,14 @@ fn without_descriptors_clients_are_served_one_after_the_other_and_the_server_doe
     let (cpu_before, from) = (cpu(), Instant::now());
     runtime.block_on(async {
         let shutdown = tokio::time::sleep(Duration::from_secs(3));
-        serve(listener, Sources { snapshot, happenings, tmux: None, logs: None }, Limits::default(), shutdown).await;
+        serve(
+            listener,
+            tokio::sync::mpsc::channel(1).1,
+            Sources { snapshot, happenings, tmux: None, logs: None },
+            Limits::default(),
+            shutdown,
+        )
+        .await;
     });
     let (spent, passed) = (cpu().saturating_sub(cpu_before), from.elapsed());
     setrlimit(Resource::RLIMIT_NOFILE, before, hard).unwrap();

@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use agentd::api::socket::bind;
+use agentd::api::socket::{bind, keep};
 use agentd::socket::{Error, claim, with_umask};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Group, Uid};
@@ -196,4 +196,50 @@ fn the_socket_of_another_is_not_removed() {
     UnixStream::connect(room.path()).unwrap();
     drop(other);
     claim(&room.path()).unwrap();
+}
+
+/// The socket of a daemon that keeps it, and what it tells when it binds it again.
+fn kept(room: &Room, group: Option<Gid>) -> (tokio::sync::watch::Sender<()>, Kept) {
+    let agentd::socket::Bound { address, .. } = bind(&room.path(), group).unwrap();
+    let ((rounds, round), (sender, listeners)) = (tokio::sync::watch::channel(()), tokio::sync::mpsc::channel(1));
+    let keeping = tokio::spawn(keep(address, group, round, sender));
+    (rounds, Kept { listeners, keeping })
+}
+
+struct Kept {
+    listeners: tokio::sync::mpsc::Receiver<tokio::net::UnixListener>,
+    keeping: tokio::task::JoinHandle<agentd::socket::Address>,
+}
+
+#[tokio::test]
+async fn a_socket_that_is_gone_is_bound_again_with_its_rights() {
+    let room = Room::new();
+    let group = Gid::effective();
+    let (rounds, mut kept) = kept(&room, Some(group));
+    for _ in 0..2 {
+        fs::remove_file(room.path()).unwrap();
+        rounds.send_replace(());
+        let listener = kept.listeners.recv().await.unwrap();
+        let status = fs::symlink_metadata(room.path()).unwrap();
+        assert_eq!((status.mode() & 0o7777, status.gid()), (0o660, group.as_raw()));
+        UnixStream::connect(room.path()).unwrap();
+        drop(listener);
+    }
+    drop(rounds);
+    drop(kept.keeping.await.unwrap());
+    assert!(!room.path().exists(), "the last one goes with the daemon");
+}
+
+#[tokio::test]
+async fn a_socket_of_another_in_its_place_is_left_alone() {
+    let room = Room::new();
+    let (rounds, mut kept) = kept(&room, None);
+    fs::remove_file(room.path()).unwrap();
+    let other = UnixListener::bind(room.path()).unwrap();
+    rounds.send_replace(());
+    drop(rounds);
+    drop(kept.keeping.await.unwrap());
+    assert!(kept.listeners.recv().await.is_none());
+    UnixStream::connect(room.path()).unwrap();
+    drop(other);
 }

@@ -52,7 +52,7 @@ fn next_number(stream: &mut BufReader<UnixStream>) -> u64 {
     id.rsplit_once('-').unwrap().1.parse().unwrap()
 }
 
-fn comes_true(condition: impl Fn() -> bool) {
+fn comes_true(mut condition: impl FnMut() -> bool) {
     let limit = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < limit);
@@ -68,7 +68,7 @@ fn events_are_told_to_everybody_who_listens_as_they_happen() {
     happens(&server, "a");
     happens(&server, "b");
     for client in &mut clients {
-        assert_eq!(next(client).unwrap(), "retry: 1000\n\n");
+        assert_eq!(next(client).unwrap(), "retry: 1000\nid: 0-1\n\n");
         let message = next(client).unwrap();
         assert!(message.starts_with("id: 0-2\nevent: removed\ndata: {\"id\":\"0-2\",\"at\":\""), "{message}");
         assert!(message.ends_with(",\"type\":\"removed\",\"name\":\"a\"}\n\n"), "{message}");
@@ -114,13 +114,45 @@ fn a_stream_that_has_nothing_to_tell_shows_that_it_lives() {
     let server = server(Limits { heartbeat: Duration::from_millis(50), ..Limits::default() });
     let mut client = follow(&server, "/v1/events", "");
     next(&mut client);
-    assert_eq!((next(&mut client).unwrap(), next(&mut client).unwrap()), (":\n\n".to_owned(), ":\n\n".to_owned()));
+    let nothing = "id: 0-0\n\n".to_owned();
+    assert_eq!((next(&mut client).unwrap(), next(&mut client).unwrap()), (nothing.clone(), nothing.clone()));
     happens(&server, "a");
-    let mut message = String::from(":\n\n");
-    while message == ":\n\n" {
+    let mut message = nothing.clone();
+    while message == nothing {
         message = next(&mut client).unwrap();
     }
-    assert!(message.starts_with("id: 0-1\n"), "{message}");
+    assert!(message.starts_with("id: 0-1\nevent: "), "{message}");
+}
+
+/// The last id that a client has seen, as browsers and libraries keep it.
+fn last_id(message: &str) -> &str {
+    message.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().unwrap()
+}
+
+#[test]
+fn a_client_that_saw_no_event_resumes_where_it_connected() {
+    let server = server(Limits::default());
+    happens(&server, "before");
+    let id = next(&mut follow(&server, "/v1/events", "")).unwrap();
+    happens(&server, "missed");
+    let mut again = follow(&server, "/v1/events", &format!("Last-Event-ID: {}\r\n", last_id(&id)));
+    next(&mut again);
+    assert_eq!(next_number(&mut again), 2);
+    // The daemon after this one has another epoch.
+    let mut at_the_next = follow(&server, "/v1/events", "Last-Event-ID: 99-7\r\n");
+    assert_eq!(last_id(&next(&mut at_the_next).unwrap()), "99-7");
+    assert!(next(&mut at_the_next).unwrap().contains("event: lost"));
+    let mut from_the_beginning = follow(&server, "/v1/events?after=0", "");
+    assert_eq!(last_id(&next(&mut from_the_beginning).unwrap()), "0");
+}
+
+#[test]
+fn events_about_others_move_on_where_a_client_resumes() {
+    let server = server(Limits { heartbeat: Duration::from_millis(50), ..Limits::default() });
+    let mut client = follow(&server, "/v1/events?agent=a", "");
+    next(&mut client);
+    (0..3).for_each(|_| happens(&server, "b"));
+    comes_true(|| last_id(&next(&mut client).unwrap()) == "0-3");
 }
 
 #[test]

@@ -209,7 +209,13 @@ fn get(agents: usize) -> Work {
     let sources = Sources { snapshot, happenings, tmux: None, logs: None };
     let mut client = runtime.block_on(async {
         let listener = tokio::net::UnixListener::from_std(listener).expect("a listener");
-        tokio::spawn(api::serve(listener, sources, Limits::default(), std::future::pending()));
+        tokio::spawn(api::serve(
+            listener,
+            tokio::sync::mpsc::channel(1).1,
+            sources,
+            Limits::default(),
+            std::future::pending(),
+        ));
         tokio::net::UnixStream::connect(&socket).await.expect("a connection")
     });
     let mut answer = vec![0; length + 1024];

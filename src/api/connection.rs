@@ -11,7 +11,7 @@ use std::task::{Poll, ready};
 
 use hyper::body::Buf;
 use nix::sys::socket::{MsgFlags, recv};
-use tokio::io::{AsyncRead, AsyncWriteExt, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -21,6 +21,9 @@ use super::stream;
 /// How many bytes of a header are taken from the socket before it is whole. Most are whole by then. A socket holds any number of
 /// bytes that a header may have, but of single bytes, each written for itself, a few hundred.
 const ROOM: usize = 256;
+
+/// How many bytes are read, and forgotten, that a client sends after it was answered for the last time.
+const MOST_DRAINED: usize = 64 << 10;
 
 /// A client, and what it said that has not been answered.
 pub(super) struct Connection {
@@ -55,7 +58,7 @@ impl Connection {
             };
             self.say(answer.bytes()).await?;
             if !answer.goes_on {
-                break;
+                return self.linger().await;
             }
             rests = self.heard.is_empty();
             if !rests {
@@ -140,6 +143,23 @@ impl Connection {
             Poll::Ready(Ok(room.filled().len()))
         })
         .await
+    }
+
+    /// Lets a client come to the end of what it sends, within bounds, before the connection is closed. Closed at once, the client may
+    /// fail to send the rest, and never read the answer (RFC 9112, 9.6).
+    async fn linger(&mut self) -> io::Result<()> {
+        self.socket.shutdown().await?;
+        let drain = async {
+            let (mut room, mut left) = ([0; ROOM], MOST_DRAINED);
+            while left > 0 {
+                match self.socket.read(&mut room).await? {
+                    0 => break,
+                    count => left = left.saturating_sub(count),
+                }
+            }
+            Ok(())
+        };
+        timeout(self.responder.limits.linger, drain).await.unwrap_or(Ok(()))
     }
 
     async fn say(&mut self, mut bytes: impl Buf) -> io::Result<()> {

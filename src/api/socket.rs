@@ -7,8 +7,11 @@ use std::path::Path;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, fchown};
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, watch};
 
-use crate::socket::{self, Bound, Error};
+use crate::blocking;
+use crate::socket::{self, Address, Bound, Error};
 use crate::way;
 
 /// Binds the API's socket: mode 0660 for `group`, or 0600 where there is none to share it with.
@@ -18,10 +21,9 @@ use crate::way;
 pub fn bind(path: &Path, group: Option<Gid>) -> Result<Bound, Error> {
     socket::check_length(path)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder_gives = setgid_group(folder, group)?;
+    let folder_gives = setgid_group(folder, group, Ancestors::Made)?;
 
-    let private = Mode::S_IRUSR | Mode::S_IWUSR;
-    let right = if group.is_some() { private | Mode::S_IRGRP | Mode::S_IWGRP } else { private };
+    let (private, right) = (right(None), right(group));
     let born_right = folder_gives.is_none_or(|given| Some(given) == group) && can_take(group);
     // Where the file cannot be born with its group it is born for nobody else, and opened afterwards.
     let bound =
@@ -31,11 +33,78 @@ pub fn bind(path: &Path, group: Option<Gid>) -> Result<Bound, Error> {
     Ok(bound)
 }
 
+/// Keeps the API's socket where clients look for it: at each of the `rounds` it is looked for, and bound again if it is gone.
+///
+/// Answers with the address of the last one when `rounds` closes. Where something else has the name it is left alone: a second daemon
+/// would not be found otherwise.
+pub async fn keep(
+    mut address: Address,
+    group: Option<Gid>,
+    mut rounds: watch::Receiver<()>,
+    replacements: mpsc::Sender<UnixListener>,
+) -> Address {
+    let mut complaint = String::new();
+    while rounds.changed().await.is_ok() {
+        if address.is_there() {
+            complaint.clear();
+            continue;
+        }
+        // In a thread of its own: the folder may be on a file system that hangs.
+        let path = address.path().to_owned();
+        let bound = match blocking::run(move || bind_again(&path, group)).await {
+            Ok(bound) => bound.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let replaced = bound.and_then(|Bound { listener, address }| {
+            UnixListener::from_std(listener).map(|listener| (listener, address)).map_err(|error| error.to_string())
+        });
+        match replaced {
+            Ok((listener, bound)) => {
+                tracing::warn!("the API's socket {} was gone, and has been bound again", bound.path().display());
+                address = bound;
+                // Fails only when the daemon is ending.
+                let _ = replacements.send(listener).await;
+            }
+            Err(error) if error != complaint => {
+                tracing::error!("the API's socket is gone, and cannot be bound again: failed to {error}");
+                complaint = error;
+            }
+            Err(_) => {}
+        }
+    }
+    address
+}
+
+/// Like [`bind`], in a process of many threads, whose umask and effective group stay as they are: the umask of a daemon lets a socket
+/// be born for its owner only, and it is opened afterwards.
+fn bind_again(path: &Path, group: Option<Gid>) -> Result<Bound, Error> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    setgid_group(folder, group, Ancestors::Needed)?;
+    let bound = socket::bind_private(path)?;
+    bound.address.restrict(group, right(group))?;
+    Ok(bound)
+}
+
+/// The mode of the socket.
+fn right(group: Option<Gid>) -> Mode {
+    let private = Mode::S_IRUSR | Mode::S_IWUSR;
+    if group.is_some() { private | Mode::S_IRGRP | Mode::S_IWGRP } else { private }
+}
+
+/// What becomes of a folder that is missing above the socket's own.
+#[derive(Clone, Copy)]
+enum Ancestors {
+    /// It is made, under another umask: only while there is one thread.
+    Made,
+    /// It is an error.
+    Needed,
+}
+
 /// Makes the folder unless it is there. The group that it gives to what is made in it, if it does.
-fn setgid_group(folder: &Path, group: Option<Gid>) -> Result<Option<Gid>, Error> {
+fn setgid_group(folder: &Path, group: Option<Gid>, ancestors: Ancestors) -> Result<Option<Gid>, Error> {
     let opened = match way::go(folder, None).map_err(io::Error::from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make(folder, group)?;
+            make(folder, group, ancestors)?;
             way::go(folder, None).map_err(io::Error::from)
         }
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
@@ -59,12 +128,14 @@ fn setgid_group(folder: &Path, group: Option<Gid>) -> Result<Option<Gid>, Error>
     Ok((status.st_mode & Mode::S_ISGID.bits() != 0).then(|| Gid::from_raw(status.st_gid)))
 }
 
-fn make(folder: &Path, group: Option<Gid>) -> Result<(), Error> {
+fn make(folder: &Path, group: Option<Gid>, ancestors: Ancestors) -> Result<(), Error> {
     let above = Mode::from_bits_truncate(if Uid::effective().is_root() { 0o755 } else { 0o700 });
     let (parent, name) = (folder.parent().unwrap_or(Path::new("")), folder.file_name().unwrap_or_default());
-    let parent = socket::with_umask(Mode::empty(), || way::go(parent, Some(above)))
-        .map_err(io::Error::from)
-        .map_err(Error::system("make the folder", parent))?;
+    let opened = match ancestors {
+        Ancestors::Made => socket::with_umask(Mode::empty(), || way::go(parent, Some(above))),
+        Ancestors::Needed => way::go(parent, None),
+    };
+    let parent = opened.map_err(io::Error::from).map_err(Error::system("make the folder", parent))?;
     mkdirat(&parent, name, Mode::S_IRWXU).map_err(Error::system("make the folder", folder))?;
     let Some(group) = group else { return Ok(()) };
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

@@ -212,8 +212,9 @@ async fn tell(
     agent: Option<String>,
     follows: bool,
 ) -> Result<(), Gone> {
-    // The client sees at once that it is connected, and comes back soon when it is not any more.
-    outlet.send(Bytes::from_static(b"retry: 1000\n\n")).await?;
+    // The client sees at once that it is connected, and comes back soon when it is not any more. The id without data sets where it
+    // goes on then, and is no event (HTML, 9.2.6): one that loses the connection before the first event would start over otherwise.
+    outlet.send(format!("retry: 1000\nid: {since}\n\n").into()).await?;
     loop {
         let kept = {
             let ring = happenings.borrow_and_update();
@@ -232,7 +233,8 @@ async fn tell(
             Ok(Ok(())) => {}
             // The daemon ends.
             Ok(Err(_)) => return Ok(()),
-            Err(_) => outlet.beat().await?,
+            // Events about others move on where it goes on, too.
+            Err(_) => outlet.send(format!("id: {since}\n\n").into()).await?,
         }
     }
 }

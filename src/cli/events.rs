@@ -64,11 +64,16 @@ async fn listen(
     let mut messages =
         client.events(arguments.name.as_deref(), Some(last), arguments.follow).await.map_err(Failure::Ask)?;
     (*was_there, *is_away) = (true, false);
-    while let Some(message) = messages.next().await.map_err(Failure::Ask)? {
-        print_one(&message, arguments.json).map_err(Failure::Print)?;
-        *last = message.id;
+    loop {
+        let next = messages.next().await;
+        if let Some(id) = messages.last_id() {
+            id.clone_into(last);
+        }
+        match next.map_err(Failure::Ask)? {
+            Some(message) => print_one(&message, arguments.json).map_err(Failure::Print)?,
+            None => return Ok(()),
+        }
     }
-    Ok(())
 }
 
 fn print_one(message: &Message, json: bool) -> io::Result<()> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::status::escaped;
 use crate::client::Error;
+use crate::descriptor::reader_is_gone;
 
 /// How long a daemon that has gone away is given before the next is looked for.
 pub(super) const BETWEEN_DAEMONS: Duration = Duration::from_millis(500);
@@ -29,7 +30,15 @@ pub(super) fn run(print: impl Future<Output = Result<(), Failure>>) -> ExitCode 
         Ok(runtime) => runtime,
         Err(error) => return complain(&format!("failed to start an event loop: {error}")),
     };
-    match runtime.block_on(print) {
+    // Whoever follows something that says nothing more would not notice at the next write that its reader is gone.
+    let ended = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            ended = print => ended,
+            () = reader_is_gone(io::stdout()) => Err(Failure::Print(io::ErrorKind::BrokenPipe.into())),
+        }
+    });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read it has had enough.
         Err(Failure::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use hyper::body::Bytes;
 
 use super::complete;
+use super::printing::say;
 use super::terminal::Terminal;
 use crate::client::{Answer, Client, Error};
 use crate::status::{AgentStatus, Health, How, Outcome, PastAttempt, State, Time};
@@ -45,19 +46,19 @@ pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
     let code = match report(arguments, socket) {
         Ok(Report { text, remarks, code }) => {
             for remark in remarks {
-                eprintln!("agentd: {remark}");
+                say(&remark);
             }
             match io::stdout().write_all(&text) {
                 // A reader that has seen enough is no error.
                 Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                    eprintln!("agentd: failed to print: {error}");
+                    say(&format!("failed to print: {error}"));
                     UNKNOWN
                 }
                 _ => code,
             }
         }
         Err(error) => {
-            eprintln!("agentd: failed to {}", escaped(&error.to_string()));
+            say(&format!("failed to {error}"));
             if matches!(error, Failure::Client(Error::NotRunning(_))) { NOT_RUNNING } else { UNKNOWN }
         }
     };
@@ -245,12 +246,18 @@ fn cells(agent: &AgentStatus, now: SystemTime) -> [String; HEADINGS.len()] {
 
 /// From when on the agent has been in its state, as far as the API tells.
 pub(super) fn since(agent: &AgentStatus) -> Option<Time> {
-    match agent.state {
+    // When something really happened is earlier than when the daemon heard of it.
+    let happened = match agent.state {
         State::Running => agent.started_at,
-        State::Backoff | State::Exited => agent.exit.as_ref().map(|exit| exit.at),
+        State::Exited => agent.exit.as_ref().map(|exit| exit.at),
+        State::Backoff | State::Waiting | State::Invalid | State::Starting | State::Stopping => None,
+    };
+    let derived = match agent.state {
+        State::Backoff => agent.exit.as_ref().map(|exit| exit.at),
         State::Waiting | State::Invalid => agent.declared_at,
-        State::Starting | State::Stopping => None,
-    }
+        _ => None,
+    };
+    happened.or(agent.since).or(derived)
 }
 
 /// All that a person should know about the state: how it ended, why, and what to mend. What one part says, another does not repeat.
@@ -349,6 +356,7 @@ mod tests {
             restarts: 0,
             error: None,
             state,
+            since: None,
             reason: None,
             outcome: None,
             harness: Some("claude-code".to_owned()),

@@ -41,6 +41,10 @@ const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 /// For how long after its start a daemon may not have read everything yet, and so not know of an agent.
 const YOUTH: Duration = Duration::from_secs(5);
 
+/// How long an agent that nobody knows of may take to be known: its entry may have been saved this very moment. Longer than a daemon
+/// waits for quiet by default.
+const TO_BE_DECLARED: Duration = Duration::from_millis(1500);
+
 /// What is waited for, and for how long.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
@@ -50,7 +54,7 @@ pub struct Arguments {
     /// The state to wait for; of several, any
     #[arg(long = "for", value_name = "STATE", value_enum, value_delimiter = ',', default_value = "exited")]
     pub states: Vec<State>,
-    /// How long to wait at most, such as 90s or 2h; without it, for ever
+    /// How long to wait at most, such as 90s or 2h; without it, forever
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub timeout: Option<Duration>,
     /// When it has exited, end with its own exit status instead of 0: 128 and the signal's number for one that was killed
@@ -119,6 +123,7 @@ async fn wait(arguments: &Arguments, socket: &Path) -> Waited {
         Err(error) => return Waited { end: End::Unknown(error), last },
     };
     let (mut pause, mut is_away) = (SHORTEST, false);
+    let asked = Instant::now();
     let mut listener: Option<Messages<'_>> = None;
     loop {
         let mut is_unknown = false;
@@ -139,7 +144,9 @@ async fn wait(arguments: &Arguments, socket: &Path) -> Waited {
                     Verdict::NotYet => None,
                 }
             }
-            Some(Err(Error::NoSuchAgent(_))) if is_young(&client).await => {
+            Some(Err(Error::NoSuchAgent(_)))
+                if last.is_none() && asked.elapsed() < TO_BE_DECLARED || is_young(&client).await =>
+            {
                 is_unknown = true;
                 None
             }

@@ -53,11 +53,17 @@ pub struct Message {
 pub struct Messages<'a> {
     stream: Stream<'a>,
     heard: Vec<u8>,
+    last_id: Option<String>,
 }
 
 impl<'a> Messages<'a> {
     pub(super) fn new(stream: Stream<'a>) -> Self {
-        Self { stream, heard: Vec::new() }
+        Self { stream, heard: Vec::new(), last_id: None }
+    }
+
+    /// The id to go on after, which also comes with what is no message; `None` before there was any.
+    pub fn last_id(&self) -> Option<&str> {
+        self.last_id.as_deref()
     }
 
     /// The next message; `None` at the end. Cancel-safe.
@@ -65,7 +71,11 @@ impl<'a> Messages<'a> {
         loop {
             while let Some(length) = self.heard.windows(2).position(|pair| pair == b"\n\n") {
                 let block: Vec<u8> = self.heard.drain(..length + 2).collect();
-                if let Some(message) = message(&String::from_utf8_lossy(&block)) {
+                let block = String::from_utf8_lossy(&block);
+                if let Some(id) = value(&block, "id") {
+                    self.last_id = Some(id);
+                }
+                if let Some(message) = message(&block) {
                     return Ok(Some(message));
                 }
             }
@@ -81,18 +91,20 @@ impl<'a> Messages<'a> {
     }
 }
 
-/// What a block of lines says; `None` for a comment.
+/// What a block of lines says; `None` for one without data, which is no message.
 fn message(block: &str) -> Option<Message> {
-    let value = |wanted: &str| {
-        let fields = block.lines().filter_map(|line| line.split_once(':'));
-        let mut values = fields.filter(|(field, _)| *field == wanted);
-        values.next().map(|(_, value)| value.strip_prefix(' ').unwrap_or(value).to_owned())
-    };
     Some(Message {
-        id: value("id").unwrap_or_default(),
-        kind: value("event").unwrap_or_default(),
-        data: value("data")?,
+        id: value(block, "id").unwrap_or_default(),
+        kind: value(block, "event").unwrap_or_default(),
+        data: value(block, "data")?,
     })
+}
+
+/// The value of the first field of this name.
+fn value(block: &str, wanted: &str) -> Option<String> {
+    let fields = block.lines().filter_map(|line| line.split_once(':'));
+    let mut values = fields.filter(|(field, _)| *field == wanted);
+    values.next().map(|(_, value)| value.strip_prefix(' ').unwrap_or(value).to_owned())
 }
 
 #[cfg(test)]
@@ -106,6 +118,7 @@ mod tests {
         let expected = Message { id: String::new(), kind: String::new(), data: "x:y".to_owned() };
         assert_eq!(message("data:x:y\n\n"), Some(expected));
         assert_eq!(message(":\n\n"), None);
-        assert_eq!(message("retry: 1000\n\n"), None);
+        assert_eq!(message("retry: 1000\nid: 7-1\n\n"), None);
+        assert_eq!(value("retry: 1000\nid: 7-1\n\n", "id"), Some("7-1".to_owned()));
     }
 }

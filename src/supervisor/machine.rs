@@ -233,6 +233,9 @@ pub struct Machine {
     lingering: Option<Lingering>,
     session: Option<Session>,
     entry_error: Option<String>,
+    /// Since when it has been in the state that is shown. What daemons before wrote down lacks it.
+    #[serde(default)]
+    since: Option<Timestamp>,
 }
 
 /// The session that is to be closed before the agent is gone or has another.
@@ -439,6 +442,7 @@ impl Machine {
             lingering: None,
             session: None,
             entry_error: None,
+            since: None,
         }
     }
 
@@ -561,6 +565,15 @@ impl Machine {
     /// Takes in what happened and answers what is to be done about it.
     #[must_use]
     pub fn step(&mut self, event: Event, now: Timestamp) -> Vec<Effect> {
+        let before = self.shown_state();
+        let effects = self.take(event, now);
+        if self.since.is_none() || self.shown_state() != before {
+            self.since = Some(now);
+        }
+        effects
+    }
+
+    fn take(&mut self, event: Event, now: Timestamp) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
             Event::Declare(declaration) => self.declare(declaration, now, &mut effects),
@@ -1016,6 +1029,7 @@ impl Machine {
             restarts: declared.map_or(0, |declared| declared.restarts),
             error: self.entry_error.clone().or_else(|| declared?.error.clone()),
             state: self.shown_state(),
+            since: self.since.map(time),
             reason: Some(self.reason()),
             outcome: match self.state {
                 State::Exited { outcome } => Some(outcome),

@@ -85,6 +85,14 @@ fn wait_tells_apart_what_will_not_come_what_did_not_come_in_time_and_what_it_can
 }
 
 #[test]
+fn wait_finds_an_agent_that_was_declared_this_moment() {
+    let daemon = Setup::new().args(["--settle", "300ms"]).start("");
+    daemon.edit_jcard(&agent("new", "exit 0", ""));
+    let (code, said) = wait(&daemon, &["new", "--timeout", "20s"]);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
 fn wait_notices_that_its_agent_was_removed() {
     let daemon = Setup::new().start(&(agent("a", "sleep inf", "") + &agent("b", "sleep inf", "")));
     daemon.wait_until_running("a");
@@ -467,4 +475,61 @@ fn doctor_runs_no_tmux_as_root() {
     assert!(uids.contains("list-sessions") && uids.contains(" -V"), "{uids}");
     let agent = format!("{} ", account("agent").uid);
     assert!(uids.lines().all(|line| line.starts_with(&agent)), "{uids}");
+}
+
+#[test]
+fn verbs_that_print_end_well_when_their_reader_has_had_enough() {
+    let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    let jcard = daemon.jcard();
+    let verbs: [(&[&str], i32); 6] = [
+        (&["schema"], 0),
+        (&["check", jcard.to_str().unwrap()], 0),
+        (&["check", "--json", "/nonexistent/jcard.toml"], 1),
+        (&["status"], 0),
+        (&["explain", "a"], 0),
+        (&["--help"], 0),
+    ];
+    for (words, expected) in verbs {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command =
+            if matches!(words[0], "status" | "explain") { verb(&daemon, words) } else { daemon.agentd(words) };
+        if matches!(words[0], "schema" | "check" | "--help") {
+            command = std::process::Command::new(binary());
+            command.args(words);
+        }
+        let output = command.stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), said.as_str()), (Some(expected), ""), "{words:?}");
+    }
+}
+
+#[test]
+fn verbs_that_follow_end_when_their_reader_is_gone() {
+    let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    for words in [&["events", "-f", "a"][..], &["logs", "-f", "a"], &["watch", "--follow", "a"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut command = verb(&daemon, words);
+        let mut following = command.stdout(writer).stderr(Stdio::null()).spawn().unwrap();
+        // It holds no end of its own.
+        drop(command);
+        assert!(following.try_wait().unwrap().is_none(), "{words:?}");
+        drop(reader);
+        assert_eq!(ended(&daemon, &mut following), Some(0), "{words:?}");
+    }
+}
+
+#[test]
+fn status_says_since_when_an_agent_is_stopping() {
+    let daemon = Setup::new().start(&agent("a", "on-signal INT note; append @WORK/ready yes; sleep inf", ""));
+    daemon.wait_for_file("ready");
+    daemon.edit_jcard("[project]\nname = \"x\"\n");
+    let stopping = daemon.wait_for_state("a", State::Stopping);
+    assert!(stopping.since.is_some_and(|since| since.0 <= std::time::SystemTime::now()));
+    let (_, said) = run(&mut verb(&daemon, &["status"]));
+    let line = said.lines().find(|line| line.starts_with('a')).unwrap_or_default();
+    let cells: Vec<&str> = line.split_whitespace().collect();
+    assert!(cells[2] == "stopping" && cells[3].ends_with('s'), "{said}");
 }

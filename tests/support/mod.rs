@@ -30,11 +30,15 @@ pub struct Server {
 
 impl Server {
     pub fn start(agents: Vec<AgentStatus>, limits: Limits) -> Self {
+        Self::start_with(snapshot(agents), limits)
+    }
+
+    pub fn start_with(snapshot: Snapshot, limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agentd.sock");
         let listener = UnixListener::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
-        let (snapshots, snapshot) = watch::channel(Arc::new(snapshot(agents)));
+        let (snapshots, snapshot) = watch::channel(Arc::new(snapshot));
         let (happenings, happening) = watch::channel(Ring::new(UNIX_EPOCH));
         let sources = Sources { snapshot, happenings: happening, tmux: None, logs: None };
         let (stop, stopped) = oneshot::channel();
@@ -42,7 +46,7 @@ impl Server {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = tokio::net::UnixListener::from_std(listener).unwrap();
-                serve(listener, sources, limits, async { _ = stopped.await }).await;
+                serve(listener, tokio::sync::mpsc::channel(1).1, sources, limits, async { _ = stopped.await }).await;
             });
         });
         Self { path, snapshots, happenings, stop: Some(stop), thread: Some(thread), _folder: folder }
@@ -104,6 +108,7 @@ pub fn running(name: &str) -> AgentStatus {
         restarts: 0,
         error: None,
         state: State::Running,
+        since: None,
         reason: None,
         outcome: None,
         harness: None,
