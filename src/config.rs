@@ -211,8 +211,10 @@ pub struct AgentSpec {
     pub command: Vec<String>,
     /// Arguments after the command and before the prompt's.
     pub args: Vec<String>,
-    /// What the harness is told to do; `None` is interactive.
+    /// What the harness is told to do; without it somebody has to sit down at its terminal.
     pub prompt: Option<Prompt>,
+    /// Whether it stays at its terminal when it has done what the prompt says; `None` is as the preset has always been.
+    pub interactive: Option<bool>,
     /// Where the harness runs.
     pub workdir: Workdir,
     /// The tmux session.

@@ -151,7 +151,17 @@ fn declare(spec: &AgentSpec, secrets: &Secrets, seen: &Seen, place: &Place) -> R
         None => None,
         Some(Prompt::Text(text)) => Some(Bytes::from(text.as_str())),
         Some(Prompt::File(file)) => match seen.prompts.get(&folder.join(file)) {
-            Some(deputy::Prompt::Text(text)) => Some(text.clone()).filter(|text| !text.as_slice().is_empty()),
+            Some(deputy::Prompt::Text(text)) if !text.as_slice().is_empty() => {
+                if let Some(refusal) = spec.harness.refuses(text.as_slice()) {
+                    return Err(format!("{}: {refusal}", folder.join(file).display()));
+                }
+                Some(text.clone())
+            }
+            Some(deputy::Prompt::Text(_)) if spec.interactive == Some(false) => {
+                missing.push(format!("the prompt_file {} is empty", folder.join(file).display()));
+                None
+            }
+            Some(deputy::Prompt::Text(_)) => None,
             Some(deputy::Prompt::Refused(why)) => return Err(why.clone()),
             Some(deputy::Prompt::Unusable(why)) => {
                 missing.push(format!("the prompt_file {why}"));
@@ -181,7 +191,12 @@ fn declare(spec: &AgentSpec, secrets: &Secrets, seen: &Seen, place: &Place) -> R
         }
     };
     let launch = if missing.is_empty() {
-        let (arguments, prompt) = arguments(spec, prompt);
+        let (arguments, prompt) =
+            spec.harness.command_line(&spec.command, &spec.args, spec.interactive, prompt.as_ref());
+        if let Some(length) = prompt.map(|at| arguments[at].as_slice().len()).filter(|&length| length > MAX_ARGUMENT) {
+            let right = format!("the kernel takes at most {MAX_ARGUMENT} bytes (128 KiB less one)");
+            return Err(format!("the prompt is too long: with its option it has {length} bytes; {right}"));
+        }
         let is_secret = |name: &String| secrets.get(name).is_some() && !spec.env.contains_key(name);
         let secrets_given = environment.keys().filter(|name| is_secret(name)).cloned().collect();
         let mut launch = Launch {
@@ -196,24 +211,16 @@ fn declare(spec: &AgentSpec, secrets: &Secrets, seen: &Seen, place: &Place) -> R
             is_certain: spec.secrets.is_some() || secrets.is_complete(),
         };
         launch.fingerprint = place.key.fingerprint(&launch);
+        // After that: what a preset gives of itself is no part of the declaration, and another version of agentd that gives more
+        // relaunches nobody.
+        for (name, value) in spec.harness.variables(spec.interactive, launch.prompt.is_some()) {
+            launch.environment.entry(name.to_owned()).or_insert_with(|| Bytes::from(value));
+        }
         Ok(Arc::new(launch))
     } else {
         Err(Missing(missing.join("; ")))
     };
     Ok(Declaration { kind, policy: spec.policy.clone(), launch })
-}
-
-/// Command, `args`, the preset's words, the prompt; and where the prompt is.
-fn arguments(spec: &AgentSpec, prompt: Option<Bytes>) -> (Vec<Bytes>, Option<usize>) {
-    let mut arguments: Vec<Bytes> =
-        spec.command.iter().chain(&spec.args).map(|word| Bytes::from(word.as_str())).collect();
-    let mut at = None;
-    if let Some(prompt) = prompt {
-        arguments.extend(spec.harness.prompt_args.iter().copied().map(Bytes::from));
-        at = Some(arguments.len());
-        arguments.push(prompt);
-    }
-    (arguments, at)
 }
 
 /// Secrets, and `env` over them; or which secrets are not there.
@@ -325,15 +332,16 @@ mod tests {
     #[case("claude-code", &["claude", "-v", "-p", "do it"])]
     #[case("opencode", &["opencode", "-v", "--prompt", "do it"])]
     #[case("gemini-cli", &["gemini", "-v", "do it"])]
-    #[case("codex", &["codex", "-v", "exec", "do it"])]
+    #[case("codex", &["codex", "exec", "--skip-git-repo-check", "-v", "--", "do it"])]
     #[case("custom", &["agent", "-v", "do it"])]
-    fn a_harness_gets_args_then_its_own_words_then_the_prompt(#[case] harness: &str, #[case] expected: &[&str]) {
+    fn a_harness_gets_its_words_args_and_the_prompt_as_it_takes_them(#[case] harness: &str, #[case] expected: &[&str]) {
         let lines = format!("name = \"a\"\nharness = \"{harness}\"\nworkdir = \"/w\"\nargs = [\"-v\"]\n");
         let launch = launched(&config(&format!("[agent]\n{lines}prompt = \"do it\"\n")), &[], text(""));
         assert_eq!(words(&launch), expected);
         assert_eq!(launch.prompt, Some(expected.len() - 1));
         let interactive = launched(&config(&format!("[agent]\n{lines}")), &[], text(""));
-        assert_eq!((words(&interactive), interactive.prompt), (vec![expected[0], "-v"], None));
+        let (words, prompt) = (words(&interactive), interactive.prompt);
+        assert_eq!((words[0], words[words.len() - 1], prompt), (expected[0], "-v", None));
     }
 
     #[rstest]
@@ -382,6 +390,51 @@ mod tests {
     #[case(deputy::Prompt::Unusable("/etc/agentd/prompt.md is odd".into()), "the prompt_file /etc/agentd/prompt.md is odd")]
     fn a_prompt_file_that_gives_no_prompt_is_waited_for(#[case] prompt: deputy::Prompt, #[case] expected: &str) {
         assert_eq!(missing(&one("prompt_file = \"prompt.md\""), &[], &seen(prompt)), expected);
+    }
+
+    #[test]
+    fn a_prompt_file_is_taken_for_nothing_but_a_prompt() {
+        let of = |harness: &str| {
+            config(&format!(
+                "[agent]\nname = \"a\"\nharness = \"{harness}\"\nworkdir = \"/w\"\nprompt_file = \"prompt.md\"\n"
+            ))
+        };
+        let matter = "---\ntitle: x\n---\nfix it";
+        let launch = launched(&of("gemini-cli"), &[], text(matter));
+        assert_eq!((words(&launch), launch.prompt), (vec!["gemini", &format!("--prompt={matter}")], Some(1)));
+        let error = declaration(&of("codex"), &[], &seen(text("-"))).unwrap_err();
+        assert!(error.starts_with("/etc/agentd/prompt.md: codex takes the prompt for an order"), "{error}");
+    }
+
+    #[test]
+    fn a_prompt_file_that_must_be_followed_is_waited_for_while_empty() {
+        let config = config(
+            "[agent]\nname = \"a\"\nharness = \"codex\"\nworkdir = \"/w\"\nprompt_file = \"prompt.md\"\ninteractive = false\n",
+        );
+        assert_eq!(missing(&config, &[], &seen(text(""))), "the prompt_file /etc/agentd/prompt.md is empty");
+    }
+
+    #[test]
+    fn a_prompt_too_long_with_its_option_is_an_error_of_the_entry() {
+        let config =
+            config("[agent]\nname = \"a\"\nharness = \"gemini-cli\"\nworkdir = \"/w\"\nprompt_file = \"prompt.md\"\n");
+        let long = "-".repeat(MAX_ARGUMENT);
+        let error = declaration(&config, &[], &seen(text(&long))).unwrap_err();
+        assert!(error.starts_with("the prompt is too long: with its option it has 131080 bytes; "), "{error}");
+    }
+
+    #[test]
+    fn what_a_preset_gives_of_itself_is_under_all_and_in_no_fingerprint() {
+        let of = |lines: &str| {
+            let config = format!("[agent]\nname = \"a\"\nharness = \"gemini-cli\"\nworkdir = \"/w\"\n{lines}\n");
+            launched(&self::config(&config), &[], text(""))
+        };
+        let (plain, declared) = (of(""), of("env = { GEMINI_CLI_TRUST_WORKSPACE = \"false\" }"));
+        assert_eq!(variables(&plain), [("GEMINI_CLI_TRUST_WORKSPACE", "true")]);
+        assert_eq!(variables(&declared), [("GEMINI_CLI_TRUST_WORKSPACE", "false")]);
+        let bare = Launch { environment: BTreeMap::new(), ..(*plain).clone() };
+        assert_eq!(KEY.fingerprint(&bare), plain.fingerprint);
+        assert_ne!(plain.fingerprint, declared.fingerprint);
     }
 
     #[test]

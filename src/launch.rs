@@ -66,15 +66,15 @@ pub struct Launch {
     pub session: Name,
     /// Program and arguments.
     pub arguments: Vec<Bytes>,
-    /// Which of the arguments is the prompt, if one is: it is for debug logs only.
+    /// Which of the arguments is the prompt, or holds it: it is for debug logs only.
     pub prompt: Option<usize>,
-    /// Secrets, and `env` over them.
+    /// What the preset gives of itself, secrets over it, and `env` over them.
     pub environment: BTreeMap<String, Bytes>,
     /// Which of them are secrets.
     pub secrets: BTreeSet<String>,
     /// Where it runs.
     pub workdir: PathBuf,
-    /// Of all of the above.
+    /// Of all of the above but what the preset gives of itself.
     pub fingerprint: Fingerprint,
     /// Whether every secret could be read, or was read before. If not, what an earlier daemon launched is not to be judged by this.
     pub is_certain: bool,

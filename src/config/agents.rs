@@ -163,19 +163,25 @@ impl<'a> Draft<'a> {
         let args = fields.strings("args").unwrap_or_default();
         let prompt = fields.string("prompt").map(|text| Prompt::Text(text.to_owned()));
         let prompt_file = fields.string("prompt_file").map(|path| Prompt::File(PathBuf::from(path)));
+        let interactive = fields.boolean("interactive");
         let workdir = fields.workdir("workdir").unwrap_or_else(|| options.default_workdir.clone());
         let env = fields.variables("env").unwrap_or_default();
         let secrets = fields.variable_names("secrets");
         let kind = read_kind(fields, options);
         let policy = read_policy(fields);
         fields.unknown_keys();
+        let prompt = prompt_file.or(prompt);
+        if let Some(harness) = self.harness {
+            look_at_prompt(fields, harness, &args, prompt.as_ref(), interactive);
+        }
         match (fields.errors(), self.harness, base) {
             (None, Some(harness), Some(name)) => Ok(AgentSpec {
                 name: name.clone(),
                 harness,
                 command: command.unwrap_or_else(|| vec![harness.binary.to_owned()]),
                 args,
-                prompt: prompt_file.or(prompt),
+                prompt,
+                interactive,
                 workdir,
                 session: name.clone(),
                 env,
@@ -185,6 +191,47 @@ impl<'a> Draft<'a> {
             }),
             (errors, ..) => Err(errors.unwrap_or_default()),
         }
+    }
+}
+
+/// Whether the harness will take the prompt for what it is, and end as it should. What a `prompt_file` holds is not known here.
+fn look_at_prompt(
+    fields: &mut Fields<'_>,
+    harness: &Harness,
+    args: &[String],
+    prompt: Option<&Prompt>,
+    interactive: Option<bool>,
+) {
+    let at = fields.place("interactive");
+    match interactive {
+        Some(_) if harness.is_custom() => {
+            fields.warn(at, "`interactive` is ignored; what a custom command does is for its `args` to say");
+        }
+        Some(false) if prompt.is_none() => {
+            fields.error(at, "`interactive = false` needs something to do; write a `prompt` or a `prompt_file`");
+        }
+        Some(_) | None => {}
+    }
+    let Some(Prompt::Text(text)) = prompt else { return };
+    let at = fields.place("prompt");
+    if let Some(refusal) = harness.refuses(text.as_bytes()) {
+        fields.error(at, refusal);
+    } else if text.trim().is_empty() {
+        fields.warn(at, "the `prompt` is nothing but white space; say what there is to do, or remove it");
+    } else if harness.is_custom() && text.starts_with(['-', '@']) && args.last().is_none_or(|last| last != "--") {
+        let right = "end `args` with \"--\" if the program knows that, or begin the prompt with a word";
+        fields.warn(at, format!("the `prompt` begins like an option or the name of a file; {right}"));
+    }
+}
+
+/// Whether the harness stays when it has done what it was told, although nobody said so.
+fn stays_open(spec: &AgentSpec) -> bool {
+    let stays = |prompt: &[u8]| spec.harness.stays_open(&spec.args, spec.interactive, prompt);
+    match &spec.prompt {
+        Some(Prompt::Text(text)) => stays(text.as_bytes()),
+        // What it holds is seen later; most prompts are like this one.
+        Some(Prompt::File(_)) => stays(b"words"),
+        None => false,
     }
 }
 
@@ -262,6 +309,8 @@ struct Roster {
     entries: Vec<Entry>,
     findings: Vec<Finding>,
     incomplete: bool,
+    /// Whether it was said that an agent never ends. Once is enough: those who mean it have many such entries.
+    is_stay_told: bool,
     /// Agents declared, those with a taken name counted.
     declared: usize,
     /// The bytes that their arguments and variables take.
@@ -277,6 +326,19 @@ impl Roster {
         let names = base.and_then(|base| draft.names(base, self.declared));
         let session = draft.session();
         let mut spec = draft.spec(base, options);
+        if let Ok(spec) = &spec
+            && stays_open(spec)
+            && !self.is_stay_told
+        {
+            self.is_stay_told = true;
+            let right = "write `interactive = false` to have it end, or `interactive = true` if this is meant";
+            let at = draft.fields.place("harness");
+            let name = spec.harness.name;
+            draft.fields.warn(
+                at,
+                format!("{name} stays at its terminal when it is done with the prompt, and never ends; {right}"),
+            );
+        }
         if let (Ok(declared), Some(names)) = (&spec, &names) {
             let together = size(declared).saturating_mul(names.len());
             if together > MAX_TOGETHER - self.size {

@@ -28,6 +28,7 @@ pub(super) const KNOWN: &[&str] = &[
     "args",
     "prompt",
     "prompt_file",
+    "interactive",
     "workdir",
     "restart",
     "max_restarts",
@@ -217,6 +218,16 @@ impl<'a> Fields<'a> {
             }
         }
         Some(variables)
+    }
+
+    pub(super) fn boolean(&mut self, key: &str) -> Option<bool> {
+        let value = self.value(key)?;
+        let DeValue::Boolean(boolean) = value.get_ref() else {
+            let right = "write true or false, without quotes";
+            self.error(value.span().start, format!("`{key}` is {}; {right}", described(value.get_ref())));
+            return None;
+        };
+        Some(*boolean)
     }
 
     pub(super) fn whole_number(&mut self, key: &str, allowed: &RangeInclusive<u64>, right: &str) -> Option<u64> {

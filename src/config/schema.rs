@@ -71,6 +71,10 @@ fn fields() -> Value {
             text(),
             "the prompt's text, white space around it trimmed; relative to the jcard's folder; read with the agent user's rights only",
         ),
+        "interactive": described(
+            json!({ "type": ["boolean", "string"], "maxLength": 0 }),
+            "`false`: it ends when it is done with the prompt; `true`: it stays at its terminal; see [below](#prompts)",
+        ),
         "workdir": described(
             json!({ "type": "string", "maxLength": MAX_ARGUMENT, "pattern": "^($|/|~$|~/)" }),
             "absolute, or `~/…` in the agent user's home; while it is missing the agent waits",

@@ -166,6 +166,7 @@ mod defaults {
             command: vec!["claude".into()],
             args: vec![],
             prompt: None,
+            interactive: None,
             workdir: Workdir::Absolute("/home/agent/workspace".into()),
             session: Name("claude-code".into()),
             env: BTreeMap::new(),
@@ -197,6 +198,7 @@ mod defaults {
             "args",
             "prompt",
             "prompt_file",
+            "interactive",
             "workdir",
             "restart",
             "max_restarts",
@@ -239,6 +241,7 @@ mod fields {
             command = ["/opt/gemini", "--yolo"]
             args = ["--model", "", "a b"]
             prompt = "cd $HOME && make; echo \"é\"\n"
+            interactive = false
             workdir = "/workspace"
             restart = "on-failure"
             max_restarts = 5
@@ -264,6 +267,7 @@ mod fields {
                 command: vec![text("/opt/gemini"), text("--yolo")],
                 args: vec![text("--model"), text(""), text("a b")],
                 prompt: Some(Prompt::Text(text("cd $HOME && make; echo \"é\"\n"))),
+                interactive: Some(false),
                 workdir: Workdir::Absolute("/workspace".into()),
                 session: Name(text("review")),
                 env: [("RUST_LOG", "debug"), ("LITERAL", "${HOME}"), ("EMPTY", "")]
@@ -333,6 +337,68 @@ mod fields {
     #[case("memory = \"0GiB\"\ncpu = 0.0", Limits::default())]
     fn limits_are_read(#[case] lines: &str, #[case] limits: Limits) {
         assert_eq!(agent_with(lines).policy.limits, limits);
+    }
+
+    #[rstest]
+    #[case("interactive = true", Some(true))]
+    #[case("interactive = false", Some(false))]
+    #[case("", None)]
+    fn interactive_is_true_false_or_not_said(#[case] line: &str, #[case] expected: Option<bool>) {
+        let spec = agent(&format!("[agent]\nharness = \"claude-code\"\nprompt = \"x\"\n{line}\n"));
+        assert_eq!(spec.interactive, expected);
+    }
+
+    #[rstest]
+    #[case("codex", "prompt = \"-\"", "3:10: codex takes the prompt for an order to read its terminal; write the")]
+    #[case("codex", "interactive = false", "3:15: `interactive = false` needs something to do; write a `prompt` or")]
+    #[case(
+        "codex",
+        "prompt = \"x\"\ninteractive = \"no\"",
+        "4:15: `interactive` is a string; write true or false, without"
+    )]
+    fn a_prompt_that_cannot_be_followed_is_an_error(#[case] harness: &str, #[case] lines: &str, #[case] error: &str) {
+        let config = read(&format!("[agent]\nharness = \"{harness}\"\n{lines}\n"));
+        assert_eq!(told(&config).len(), 1);
+        assert!(config.error().unwrap().starts_with(error), "{:?}", config.error());
+    }
+
+    #[rstest]
+    #[case(
+        "custom",
+        "prompt = \"- fix it\"",
+        "3:10: the `prompt` begins like an option or the name of a file; end `args`"
+    )]
+    #[case("custom", "prompt = \"@x\"\nargs = [\"--\", \"y\"]", "3:10: the `prompt` begins like an option or the name")]
+    #[case("custom", "interactive = true", "3:15: `interactive` is ignored; what a custom command does is for its")]
+    #[case("codex", "prompt = \" \\n\"", "3:10: the `prompt` is nothing but white space; say what there is to do")]
+    #[case("gemini-cli", "prompt_file = \"x\"", "2:11: gemini-cli stays at its terminal when it is done with the")]
+    #[case("opencode", "prompt = \"x\"", "2:11: opencode stays at its terminal when it is done with the prompt, and")]
+    fn a_prompt_that_may_not_do_what_is_meant_is_warned_of(
+        #[case] harness: &str,
+        #[case] lines: &str,
+        #[case] warning: &str,
+    ) {
+        let config = read(&format!("[agent]\nharness = \"{harness}\"\n{lines}\n"));
+        assert!(config.error().is_none());
+        assert!(told(&config).len() == 1 && told(&config)[0].starts_with(warning), "{:?}", told(&config));
+    }
+
+    #[rstest]
+    #[case("custom", "prompt = \"- fix it\"\nargs = [\"--\"]")]
+    #[case("claude-code", "prompt = \"- fix it\"")]
+    #[case("gemini-cli", "prompt = \"- fix it\"")]
+    #[case("gemini-cli", "prompt = \"fix it\"\nargs = [\"-p\"]")]
+    #[case("gemini-cli", "prompt = \"fix it\"\ninteractive = true")]
+    #[case("opencode", "prompt = \"fix it\"\ninteractive = false")]
+    #[case("opencode", "")]
+    fn a_prompt_that_does_what_is_meant_is_not_warned_of(#[case] harness: &str, #[case] lines: &str) {
+        agent(&format!("[agent]\nharness = \"{harness}\"\n{lines}\n"));
+    }
+
+    #[test]
+    fn that_an_agent_never_ends_is_said_once() {
+        let entry = |name: &str| format!("[[agents]]\nname = \"{name}\"\nharness = \"opencode\"\nprompt = \"x\"\n");
+        assert_eq!(told(&read(&(entry("a") + &entry("b")))).len(), 1);
     }
 
     #[test]
@@ -812,6 +878,7 @@ fn any_line() -> impl Strategy<Value = String> {
         "args",
         "prompt",
         "prompt_file",
+        "interactive",
         "workdir",
         "restart",
         "max_restarts",
