@@ -27,6 +27,7 @@ use self::place::Places;
 pub use self::schema::schema;
 use crate::frame::Bytes;
 use crate::harness::Harness;
+use crate::secrets::without_byte_order_mark;
 
 /// The largest jcard that is worth reading, in bytes. Whoever reads the file refuses a larger one.
 pub const MAX_SIZE: u64 = 8 << 20;
@@ -73,7 +74,7 @@ impl Default for Options {
 /// The file as a whole is unusable, and says nothing about which agents are declared: it is not UTF-8, not TOML, or nothing but
 /// white space. Anything less is a finding in the [`Config`].
 pub fn parse(text: &[u8], options: &Options) -> Result<Config, Vec<Finding>> {
-    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
+    let text = without_byte_order_mark(text);
     let text = std::str::from_utf8(text).map_err(|error| {
         let valid = text.utf8_chunks().next().map_or("", |chunk| chunk.valid());
         let message = "the file is not text in UTF-8; save it as UTF-8";

@@ -26,6 +26,8 @@ pub struct Harness {
     stays_by_default: bool,
     /// What a prompt of one word must not be taken for: the subcommands, and their aliases.
     subcommands: &'static [&'static str],
+    /// Whether it looks for a subcommand after `--` as well, unless it is to end.
+    looks_behind_dashes: bool,
     /// Options that take the prompt, with which the `args` of an entry may end: a remedy from before `interactive`.
     prompt_options: &'static [&'static str],
     /// Prompts that no form of the command line can convey.
@@ -110,6 +112,7 @@ pub static HARNESSES: &[Harness] = &[
             "upgrade",
             "help",
         ],
+        looks_behind_dashes: true,
         prompt_options: &[],
         unspeakable: &[],
         variables: &[],
@@ -125,6 +128,7 @@ pub static HARNESSES: &[Harness] = &[
         stays_by_default: true,
         // A prompt always follows an option or a subcommand.
         subcommands: &[],
+        looks_behind_dashes: false,
         prompt_options: &[],
         unspeakable: &[],
         variables: &[],
@@ -139,6 +143,7 @@ pub static HARNESSES: &[Harness] = &[
         stays: Forms { plain: form(&[], After(&["-i"])), guarded: form(&[], JoinedTo("--prompt-interactive")) },
         stays_by_default: true,
         subcommands: &["mcp", "extensions", "extension", "skills", "skill", "hooks", "hook", "gemma", "help"],
+        looks_behind_dashes: false,
         prompt_options: &["-p", "--prompt"],
         unspeakable: &[],
         // Else it asks whether the folder is to be trusted, and without a terminal interface it refuses to work.
@@ -185,6 +190,7 @@ pub static HARNESSES: &[Harness] = &[
             "help",
         ],
         // It reads its terminal then, and waits for somebody to type.
+        looks_behind_dashes: false,
         prompt_options: &[],
         unspeakable: &["-"],
         variables: &[],
@@ -199,6 +205,7 @@ pub static HARNESSES: &[Harness] = &[
         stays: AS_IT_IS,
         stays_by_default: false,
         subcommands: &[],
+        looks_behind_dashes: false,
         prompt_options: &[],
         unspeakable: &[],
         variables: &[],
@@ -264,7 +271,14 @@ impl Harness {
         match form.prompt {
             After(words) => {
                 arguments.extend(words.iter().copied().map(Bytes::from));
-                arguments.push(prompt.clone());
+                arguments.push(
+                    if interactive == Some(true) && self.looks_behind_dashes && self.is_subcommand(prompt.as_slice()) {
+                        // Says the same, and is no subcommand's name.
+                        Bytes::from([prompt.as_slice(), b"\n"].concat())
+                    } else {
+                        prompt.clone()
+                    },
+                );
             }
             JoinedTo(option) => {
                 arguments.push(Bytes::from([option.as_bytes(), b"=", prompt.as_slice()].concat()));
@@ -301,9 +315,11 @@ impl Harness {
     }
 
     fn may_mistake(&self, prompt: &[u8]) -> bool {
-        prompt.starts_with(b"-")
-            || prompt.starts_with(b"@")
-            || self.subcommands.iter().any(|subcommand| subcommand.as_bytes() == prompt)
+        prompt.starts_with(b"-") || prompt.starts_with(b"@") || self.is_subcommand(prompt)
+    }
+
+    fn is_subcommand(&self, prompt: &[u8]) -> bool {
+        self.subcommands.iter().any(|subcommand| subcommand.as_bytes() == prompt)
     }
 
     /// What of a command comes after the harness's own binary: before it there may be `nice`, or a container's `run`.
@@ -381,7 +397,7 @@ mod tests {
 
     #[rstest]
     #[case("claude-code", "mcp", None, &["claude", "-p", "--", "mcp"])]
-    #[case("claude-code", "mcp", Some(true), &["claude", "--", "mcp"])]
+    #[case("claude-code", "mcp", Some(true), &["claude", "--", "mcp\n"])]
     #[case("gemini-cli", "hooks", None, &["gemini", "--prompt=hooks"])]
     #[case("gemini-cli", "hooks", Some(true), &["gemini", "--prompt-interactive=hooks"])]
     #[case("codex", "review", None, &["codex", "exec", "--skip-git-repo-check", "--", "review"])]

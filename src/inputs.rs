@@ -20,7 +20,7 @@ use crate::config::{self, Config};
 use crate::deputy::{self, Deputy};
 use crate::desired::{Desired, Place, Seen, desired, folder_of, located, paths};
 use crate::regular;
-use crate::secrets::{self, Reading, Secrets};
+use crate::secrets::{self, Known};
 use crate::watch::{Target, Watcher};
 
 /// How many times `settle` a change may be put off because others follow it.
@@ -81,16 +81,51 @@ struct Last {
     config: Option<Config>,
     /// What is wrong with the file as a whole.
     file_error: Option<String>,
-    secrets: Secrets,
+    secrets: Known,
     /// Those that `config` names: prompt files, and working directories.
     paths: (BTreeSet<PathBuf>, BTreeSet<PathBuf>),
     seen: Seen,
+    told: Told,
     desired: Option<Desired>,
+}
+
+/// What prompt files said when they last said something, and since when they do not any more.
+#[derive(Default)]
+struct Told(BTreeMap<PathBuf, (deputy::Prompt, Option<Instant>)>);
+
+impl Told {
+    /// A prompt file that is emptied may be one that is being written, or that found the disk full: what it said before stands, until a
+    /// second look after `patience` finds it empty still.
+    fn keep_emptied(&mut self, seen: &mut BTreeMap<PathBuf, deputy::Prompt>, now: Instant, patience: Duration) {
+        self.0.retain(|path, _| seen.contains_key(path));
+        for (path, prompt) in seen {
+            match prompt {
+                deputy::Prompt::Text(text) if text.as_slice().is_empty() => {
+                    let Some((before, since)) = self.0.get_mut(path) else { continue };
+                    match *since {
+                        Some(since) if now.saturating_duration_since(since) >= patience => drop(self.0.remove(path)),
+                        known => {
+                            if known.is_none() {
+                                tracing::warn!(
+                                    "{} was emptied; what it said stays in use until another look finds the same",
+                                    path.display()
+                                );
+                            }
+                            *since = known.or(Some(now));
+                            *prompt = before.clone();
+                        }
+                    }
+                }
+                deputy::Prompt::Text(_) => drop(self.0.insert(path.clone(), (prompt.clone(), None))),
+                deputy::Prompt::Refused(_) | deputy::Prompt::Unusable(_) | deputy::Prompt::Missing => {}
+            }
+        }
+    }
 }
 
 struct Files {
     text: Result<Zeroizing<Vec<u8>>, String>,
-    secrets: Reading,
+    secrets: Known,
     changed: Option<SystemTime>,
 }
 
@@ -171,17 +206,19 @@ impl Inputs {
     async fn read(&self, watcher: &mut Watcher, last: &Last) -> Files {
         watcher.set(vec![Target::Path(self.place.file.clone()), Target::Contents(self.secret_dir.clone())]).await;
         let (config, secret_dir, known) = (self.place.file.clone(), self.secret_dir.clone(), last.secrets.clone());
+        let (now, patience) = (Instant::now().into_std(), self.resync);
         let work = move || {
-            let secrets = secrets::read(&secret_dir, &known);
+            let reading = secrets::read(&secret_dir, &known.secrets);
             let (text, changed) = read_config(&config);
-            Files { text, changed: changed.max(secrets.changed), secrets }
+            let changed = changed.max(reading.changed);
+            Files { text, changed, secrets: known.after(reading, &secret_dir, now, patience) }
         };
         match blocking::run(work).await {
             Ok(files) => files,
             // For want of a thread; what is known stays.
             Err(error) => Files {
                 text: Err(format!("failed to read the inputs: {error}")),
-                secrets: Reading { secrets: last.secrets.clone(), ..Reading::default() },
+                secrets: last.secrets.clone(),
                 changed: None,
             },
         }
@@ -190,17 +227,18 @@ impl Inputs {
     /// Answers whether everything could be found out. Where nothing has changed this costs no more than to see that: nothing for
     /// each agent.
     async fn act(&self, files: Files, last: &mut Last, say: &impl Fn(News)) -> bool {
-        let secrets_error = files.secrets.error();
+        let secrets_error = files.secrets.error.clone();
         let mut is_news = last.desired.as_ref().is_none_or(|before| before.secrets_error != secrets_error)
-            || last.secrets != files.secrets.secrets;
-        last.secrets = files.secrets.secrets;
+            || last.secrets.secrets != files.secrets.secrets;
+        last.secrets = files.secrets;
         let is_edited = last.take_config(files.text, &self.place.file, &self.options).await;
         let empty = Config { entries: Vec::new(), findings: Vec::new(), complete: false };
         let config = last.config.as_ref().unwrap_or(&empty);
         if is_edited {
             last.paths = paths(config, folder_of(&self.place.file), &self.place.account);
         }
-        let seen = self.look(&last.paths, &last.seen).await;
+        let mut seen = self.look(&last.paths, &last.seen).await;
+        last.told.keep_emptied(&mut seen.prompts, Instant::now(), self.resync);
         is_news |= is_edited || seen != last.seen;
         for (path, reason) in &seen.unreachable {
             if !last.seen.unreachable.contains_key(path) {
@@ -208,7 +246,7 @@ impl Inputs {
             }
         }
         if is_news {
-            let mut desired = desired(config, &last.secrets, &seen, &self.place);
+            let mut desired = desired(config, &last.secrets.secrets, &seen, &self.place);
             desired.config_error = last.file_error.clone().or(desired.config_error);
             desired.config_read = last.text_read;
             desired.secrets_error = secrets_error;
@@ -316,7 +354,7 @@ impl Last {
 }
 
 fn is_news(files: &Files, last: &Last) -> bool {
-    files.text.as_ref().ok() != last.text.as_ref() || files.secrets.secrets != last.secrets
+    files.text.as_ref().ok() != last.text.as_ref() || files.secrets.secrets != last.secrets.secrets
 }
 
 fn read_config(path: &Path) -> (Result<Zeroizing<Vec<u8>>, String>, Option<SystemTime>) {
@@ -496,6 +534,45 @@ mod tests {
         world.write(&JCARD.replace("prompt_file", "# prompt_file"));
         let desired = said.recv().await.unwrap();
         assert_eq!((missing(&desired, "well"), missing(&desired, "ill")), (None, None));
+    }
+
+    #[test]
+    fn a_prompt_that_is_emptied_stays_until_a_second_look() {
+        let (path, now, patience) = (PathBuf::from("/p"), Instant::now(), Duration::from_secs(5));
+        let text = |text: &str| deputy::Prompt::Text(crate::frame::Bytes::from(text));
+        let mut told = Told::default();
+        let mut look = |seen: deputy::Prompt, seconds: u64| {
+            let mut seen = [(path.clone(), seen)].into();
+            told.keep_emptied(&mut seen, now + Duration::from_secs(seconds), patience);
+            seen.remove(&path).unwrap()
+        };
+        assert_eq!(look(text(""), 0), text(""), "it never said anything");
+        assert_eq!(look(text("work"), 1), text("work"));
+        assert_eq!(look(deputy::Prompt::Missing, 2), deputy::Prompt::Missing);
+        assert_eq!(look(text(""), 3), text("work"));
+        assert_eq!(look(text("more"), 4), text("more"));
+        assert_eq!(look(text(""), 100), text("more"));
+        assert_eq!(look(text(""), 104), text("more"));
+        assert_eq!(look(text(""), 105), text(""));
+    }
+
+    #[tokio::test]
+    async fn secrets_that_are_gone_stay_in_use_and_are_told_of() {
+        let world = World::new("[agent]\nname = \"a\"\nharness = \"custom\"\nworkdir = \"/well\"\n", true);
+        let folder = world.inputs.secret_dir.clone();
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("KEY"), "value").unwrap();
+        let (nudges, mut said) = world.follow();
+        let launched = said.recv().await.unwrap().agents;
+        fs::rename(&folder, folder.with_extension("away")).unwrap();
+        nudges.send(Nudge::Now).await.unwrap();
+        let desired = said.recv().await.unwrap();
+        assert!(desired.secrets_error.unwrap().contains("secrets is gone"));
+        assert_eq!(desired.agents, launched);
+        fs::rename(folder.with_extension("away"), &folder).unwrap();
+        nudges.send(Nudge::Now).await.unwrap();
+        let desired = said.recv().await.unwrap();
+        assert_eq!((desired.agents, desired.secrets_error), (launched, None));
     }
 
     #[tokio::test]

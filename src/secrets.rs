@@ -1,7 +1,10 @@
 //! The secrets directory: one file, one environment variable.
 //!
 //! What cannot be read is not taken for empty: the last value that was read stays, and the problem is reported. That holds for the
-//! whole directory as for each file in it. A directory that is not there *is* an empty one.
+//! whole directory as for each file in it. Neither is absence taken for a statement. A file that is removed withdraws its secret; but
+//! a directory that is gone, replaced by one that holds less, or emptied of several secrets at once may as well be one that is being
+//! made, so that [`Known`] keeps what was there until a second look at the same directory finds the same. A directory that never
+//! held anything may be missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -10,11 +13,11 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
-use nix::sys::stat::{SFlag, fstatat};
+use nix::sys::stat::{SFlag, fstat, fstatat};
 
 use crate::config::MAX_ARGUMENT;
 use crate::frame::Bytes;
@@ -64,6 +67,23 @@ pub enum Problem {
     /// The value holds a NUL byte, which no environment variable can.
     #[error("the value in {} holds a NUL byte, which no environment variable can; write it as text", .0.display())]
     Nul(PathBuf),
+    /// The directory is not there, where it was before.
+    #[error("{} is gone; the secrets known before stay in use; make it again, and leave out what is to be withdrawn", .0.display())]
+    Gone(PathBuf),
+    /// More is missing than somebody takes out of a directory at a time, or the directory is another one.
+    #[error("no longer in {}: {names}; what was known before stays in use until another look finds the same", directory.display())]
+    Fewer {
+        /// Where.
+        directory: PathBuf,
+        /// Which, and of many the first.
+        names: String,
+    },
+    /// Nothing is in the directory, which is on another file system than the one that held the secrets.
+    #[error("nothing is in {}, on which another file system is mounted than before, or none; the secrets known before stay in use; mount it again, or restart agentd to do without them", .0.display())]
+    Unmounted(PathBuf),
+    /// A file has nothing in it, where it had a value.
+    #[error("{} is empty; the value that it had stays in use; write one, or remove the file to withdraw it", .0.display())]
+    Emptied(PathBuf),
     /// The value is longer than the kernel passes on.
     #[error("the value in {} is too large; name and value together may have {} bytes", .0.display(), MAX_ARGUMENT - 1)]
     TooLarge(PathBuf),
@@ -109,31 +129,131 @@ pub struct Reading {
     pub problems: Vec<Problem>,
     /// The newest change among the directory and its files; `None` if there is nothing.
     pub changed: Option<SystemTime>,
+    /// The directory that was read; `None` if it is not there, or could not be read.
+    pub folder: Option<Folder>,
+}
+
+/// Which directory it is: the same path can lead to another by a link or a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Folder {
+    device: u64,
+    inode: u64,
 }
 
 impl Reading {
     /// The problems as one text, `None` if there are none.
     pub fn error(&self) -> Option<String> {
-        let mut text = String::new();
-        for problem in self.problems.iter().take(MAX_TOLD) {
-            let _ = writeln!(text, "{problem}");
-        }
-        if let Some(more) = self.problems.len().checked_sub(MAX_TOLD).filter(|&more| more > 0) {
-            let _ = writeln!(text, "and {more} more like these");
-        }
-        (!text.is_empty()).then(|| text.trim_end().to_owned())
+        tell(&self.problems)
     }
+}
+
+fn tell(problems: &[Problem]) -> Option<String> {
+    let mut text = String::new();
+    for problem in problems.iter().take(MAX_TOLD) {
+        let _ = writeln!(text, "{problem}");
+    }
+    if let Some(more) = problems.len().checked_sub(MAX_TOLD).filter(|&more| more > 0) {
+        let _ = writeln!(text, "and {more} more like these");
+    }
+    (!text.is_empty()).then(|| text.trim_end().to_owned())
 }
 
 /// Reads the directory. `last` is what was known before; it stands in for what cannot be read now. Blocks.
 pub fn read(directory: &Path, last: &Secrets) -> Reading {
     let mut reading = Reading::default();
     if let Err(problem) = read_all(directory, last, &mut reading) {
-        reading.secrets = last.clone();
-        reading.problems = vec![problem];
+        reading = Reading { secrets: last.clone(), problems: vec![problem], changed: reading.changed, folder: None };
     }
-    reading.secrets.is_complete = last.is_complete || reading.problems.is_empty();
+    // Of what was never there nothing is known.
+    let is_whole = reading.problems.is_empty() && reading.folder.is_some();
+    reading.secrets.is_complete = last.is_complete || is_whole;
     reading
+}
+
+/// What is known of the secrets over several readings.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// What is in use.
+    pub secrets: Secrets,
+    /// What stands in the way of more, for a person to mend; `None` if nothing does.
+    pub error: Option<String>,
+    /// The directory that held them when they were last found.
+    folder: Option<Folder>,
+    /// Those that were not found by the latest looks, and are in use all the same.
+    doubts: BTreeMap<String, Doubt>,
+}
+
+/// Of a secret: where it was missed, and since when.
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    folder: Folder,
+    since: Instant,
+}
+
+impl Known {
+    /// What is known after one more reading, made of [`Known::secrets`]. What is missed from the same directory for as long as
+    /// `patience`, at more than one look, was removed.
+    #[must_use]
+    pub fn after(&self, reading: Reading, directory: &Path, now: Instant, patience: Duration) -> Self {
+        let Reading { mut secrets, mut problems, folder, .. } = reading;
+        let emptied = |name: &String, value: &Bytes| {
+            value.as_slice().is_empty() && self.secrets.get(name).is_some_and(|before| !before.as_slice().is_empty())
+        };
+        let emptied: Vec<String> =
+            secrets.values.iter().filter(|(name, value)| emptied(name, value)).map(|(name, _)| name.clone()).collect();
+        for name in emptied {
+            problems.push(Problem::Emptied(directory.join(&name)));
+            let before = self.secrets.get(&name).cloned();
+            secrets.values.extend(before.map(|before| (name, before)));
+        }
+
+        let missing: Vec<&String> =
+            self.secrets.values.keys().filter(|name| !secrets.values.contains_key(*name)).collect();
+        let is_same = folder.is_some() && folder == self.folder;
+        let is_empty = secrets.values.is_empty();
+        if missing.is_empty() || is_same && missing.len() == 1 && !is_empty && self.doubts.is_empty() {
+            // As it should be; or somebody removed a file.
+            let folder = folder.or(self.folder);
+            return Self { secrets, error: tell(&problems), folder, doubts: BTreeMap::new() };
+        }
+        let kept = |name: &String| self.secrets.get(name).map(|value| (name.clone(), value.clone()));
+        let Some(here) = folder else {
+            problems.push(Problem::Gone(directory.to_owned()));
+            secrets.values.extend(missing.into_iter().filter_map(kept));
+            return Self { secrets, error: tell(&problems), folder: self.folder, doubts: BTreeMap::new() };
+        };
+        if is_empty && self.folder.is_some_and(|before| before.device != here.device) {
+            problems.push(Problem::Unmounted(directory.to_owned()));
+            secrets.values.extend(missing.into_iter().filter_map(kept));
+            return Self { secrets, error: tell(&problems), folder: self.folder, doubts: BTreeMap::new() };
+        }
+        let doubt = |name: &&String| {
+            let before = self.doubts.get(*name).filter(|doubt| doubt.folder == here).copied();
+            let doubt = before.unwrap_or(Doubt { folder: here, since: now });
+            let is_confirmed = before.is_some() && now.saturating_duration_since(doubt.since) >= patience;
+            (!is_confirmed).then(|| ((*name).clone(), doubt))
+        };
+        let doubts: BTreeMap<String, Doubt> = missing.iter().filter_map(doubt).collect();
+        if !doubts.is_empty() {
+            problems.push(Problem::fewer(directory, &doubts));
+            secrets.values.extend(doubts.keys().filter_map(kept));
+        }
+        // While there is a doubt, the directory that held them all is what a later one is compared with.
+        let folder = if doubts.is_empty() { Some(here) } else { self.folder };
+        Self { secrets, error: tell(&problems), folder, doubts }
+    }
+}
+
+impl Problem {
+    fn fewer(directory: &Path, doubts: &BTreeMap<String, Doubt>) -> Self {
+        const NAMED: usize = 5;
+        let count = doubts.len();
+        let mut names = doubts.keys().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+        if count > NAMED {
+            let _ = write!(names, " and {} more", count - NAMED);
+        }
+        Self::Fewer { directory: directory.to_owned(), names }
+    }
 }
 
 fn read_all(directory: &Path, last: &Secrets, reading: &mut Reading) -> Result<(), Problem> {
@@ -149,6 +269,8 @@ fn read_all(directory: &Path, last: &Secrets, reading: &mut Reading) -> Result<(
         return Err(Problem::TooMany(directory.to_owned()));
     }
     reading.changed = fs::metadata(&here).map_err(failed)?.modified().ok();
+    let status = fstat(&folder).map_err(io::Error::from).map_err(failed)?;
+    reading.folder = Some(Folder { device: status.st_dev, inode: status.st_ino });
     let mut total = 0;
     for name in names.iter().filter_map(|name| name.to_str()).filter(|name| is_variable_name(name)) {
         let value = match read_file(&folder, directory, name) {
@@ -195,7 +317,7 @@ fn read_file(folder: &OwnedFd, directory: &Path, name: &str) -> Result<Option<(B
         regular::Error::NotRegular => Problem::NotRegular(path.clone()),
         regular::Error::TooLarge(_) => Problem::TooLarge(path.clone()),
     })?;
-    let value = trim_newlines(&value);
+    let value = trim_newlines(without_byte_order_mark(&value));
     if value.contains(&0) {
         return Err(Problem::Nul(path));
     }
@@ -203,6 +325,11 @@ fn read_file(folder: &OwnedFd, directory: &Path, name: &str) -> Result<Option<(B
         return Err(Problem::TooLarge(path));
     }
     Ok(Some((Bytes::from(value.to_vec()), metadata.modified().ok())))
+}
+
+/// An editor puts it before a text to tell how that is written; it is none of the text.
+pub fn without_byte_order_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
 }
 
 fn trim_newlines(mut value: &[u8]) -> &[u8] {
@@ -273,6 +400,198 @@ mod tests {
         symlink(real.path().join("value"), links.path().join("generation-1/TOKEN")).unwrap();
         symlink("generation-1", links.path().join("secrets")).unwrap();
         assert_eq!(read(&links.path().join("secrets"), &Secrets::default()).secrets, Secrets::of(&[("TOKEN", "v")]));
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    /// What comes of looks at a directory, each so many seconds after the first, before each of which something is done to it.
+    struct Looks {
+        root: TempDir,
+        began: Instant,
+        known: Known,
+    }
+
+    impl Looks {
+        /// At a directory with A, B and C.
+        fn new() -> Self {
+            let mut looks = Self { root: TempDir::new().unwrap(), began: Instant::now(), known: Known::default() };
+            looks.fill("secrets", &["A", "B", "C"]);
+            looks.look(0);
+            assert_eq!((looks.names(), looks.known.error.as_deref()), ("ABC".to_owned(), None));
+            looks
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.root.path().join(name)
+        }
+
+        fn fill(&self, folder: &str, names: &[&str]) {
+            fs::create_dir(self.path(folder)).unwrap();
+            for name in names {
+                fs::write(self.path(folder).join(name), name).unwrap();
+            }
+        }
+
+        fn remove(&self, names: &[&str]) {
+            for name in names {
+                fs::remove_file(self.path("secrets").join(name)).unwrap();
+            }
+        }
+
+        fn look(&mut self, seconds: u64) {
+            let path = self.path("secrets");
+            let reading = read(&path, &self.known.secrets);
+            self.known = self.known.after(reading, &path, self.began + Duration::from_secs(seconds), PATIENCE);
+        }
+
+        fn names(&self) -> String {
+            self.known.secrets.iter().map(|(name, _)| name.as_str()).collect()
+        }
+
+        /// All that was known stays in use, and this is said of it.
+        fn assert_kept(&self, error: &str) {
+            let said = self.known.error.as_deref().unwrap_or_default();
+            assert!(self.names() == "ABC" && said.contains(error), "{}: {said}", self.names());
+        }
+    }
+
+    #[test]
+    fn one_file_that_is_removed_withdraws_its_secret_at_once() {
+        let mut looks = Looks::new();
+        looks.remove(&["B"]);
+        looks.look(1);
+        assert_eq!((looks.names(), looks.known.error.as_deref()), ("AC".to_owned(), None));
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_withdraws_nothing() {
+        let mut looks = Looks::new();
+        fs::rename(looks.path("secrets"), looks.path("away")).unwrap();
+        for seconds in [1, 100, 1000] {
+            looks.look(seconds);
+            looks.assert_kept("secrets is gone; the secrets known before stay in use; make it again");
+        }
+        fs::rename(looks.path("away"), looks.path("secrets")).unwrap();
+        looks.look(1001);
+        assert_eq!((looks.names(), looks.known.error.as_deref()), ("ABC".to_owned(), None));
+    }
+
+    #[test]
+    fn files_removed_at_once_are_withdrawn_at_a_second_look() {
+        for removed in [&["A", "B"][..], &["A", "B", "C"]] {
+            let mut looks = Looks::new();
+            looks.remove(removed);
+            for seconds in [1, 5] {
+                looks.look(seconds);
+                looks.assert_kept("secrets: A, B");
+            }
+            looks.look(6);
+            assert_eq!((looks.names().len(), looks.known.error.as_deref()), (3 - removed.len(), None));
+        }
+    }
+
+    #[test]
+    fn the_only_file_is_withdrawn_at_a_second_look() {
+        let mut looks = Looks::new();
+        looks.remove(&["A"]);
+        looks.look(1);
+        looks.remove(&["B"]);
+        looks.look(2);
+        looks.remove(&["C"]);
+        looks.look(3);
+        assert_eq!(looks.names(), "C");
+        looks.look(8);
+        assert_eq!(looks.names(), "");
+    }
+
+    #[test]
+    fn a_new_generation_is_filled_before_anything_is_withdrawn() {
+        let mut looks = Looks::new();
+        fs::rename(looks.path("secrets"), looks.path("1")).unwrap();
+        symlink("1", looks.path("secrets")).unwrap();
+        looks.look(1);
+        // The old one goes first, then there is one that is yet to be filled.
+        fs::remove_dir_all(looks.path("1")).unwrap();
+        looks.look(2);
+        looks.assert_kept("is gone");
+        looks.fill("2", &[]);
+        fs::remove_file(looks.path("secrets")).unwrap();
+        symlink("2", looks.path("secrets")).unwrap();
+        looks.look(3);
+        looks.assert_kept("secrets: A, B, C");
+        fs::write(looks.path("2/A"), "new").unwrap();
+        looks.look(4);
+        looks.assert_kept("secrets: B, C");
+        assert_eq!(looks.known.secrets.get("A").unwrap().as_slice(), b"new");
+        fs::write(looks.path("2/C"), "C").unwrap();
+        for seconds in [5, 7] {
+            looks.look(seconds);
+            looks.assert_kept("secrets: B;");
+        }
+        looks.look(8);
+        assert_eq!((looks.names(), looks.known.error.as_deref()), ("AC".to_owned(), None));
+    }
+
+    #[test]
+    fn a_look_at_another_directory_confirms_nothing() {
+        let mut looks = Looks::new();
+        for (generation, seconds) in [("1", 10), ("2", 20), ("3", 30)] {
+            fs::rename(looks.path("secrets"), looks.path(&format!("old-{generation}"))).unwrap();
+            looks.fill("secrets", &["A"]);
+            looks.look(seconds);
+            looks.assert_kept("secrets: B, C");
+        }
+    }
+
+    #[test]
+    fn an_empty_mount_withdraws_nothing_however_long_it_lasts() {
+        let mut looks = Looks::new();
+        let device = looks.known.folder.unwrap().device;
+        looks.remove(&["A", "B", "C"]);
+        looks.known.folder = Some(Folder { device: device + 1, inode: 1 });
+        for seconds in [1, 100, 1000] {
+            looks.look(seconds);
+            looks.assert_kept("on which another file system is mounted than before, or none");
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_emptied_stays_until_there_is_another() {
+        let mut looks = Looks::new();
+        fs::write(looks.path("secrets/B"), "\n").unwrap();
+        for seconds in [1, 100] {
+            looks.look(seconds);
+            looks.assert_kept("secrets/B is empty; the value that it had stays in use");
+            assert_eq!(looks.known.secrets.get("B").unwrap().as_slice(), b"B");
+        }
+        fs::write(looks.path("secrets/B"), "new").unwrap();
+        looks.look(101);
+        assert_eq!(looks.known.secrets.get("B").unwrap().as_slice(), b"new");
+    }
+
+    #[test]
+    fn a_value_that_was_always_empty_is_one() {
+        let mut looks = Looks::new();
+        fs::write(looks.path("secrets/D"), "").unwrap();
+        for seconds in [1, 2] {
+            looks.look(seconds);
+            assert_eq!((looks.names(), looks.known.error.as_deref()), ("ABCD".to_owned(), None));
+        }
+    }
+
+    #[test]
+    fn of_a_directory_that_was_never_there_nothing_is_known() {
+        let reading = read(Path::new("/nonexistent/secrets"), &Secrets::default());
+        assert!(!reading.secrets.is_complete());
+        let folder = TempDir::new().unwrap();
+        assert!(read(folder.path(), &reading.secrets).secrets.is_complete());
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_value() {
+        let directory = directory(&[("A", "\u{feff}one\n".as_bytes()), ("B", "\u{feff}\u{feff}x".as_bytes())]);
+        let reading = read(directory.path(), &Secrets::default());
+        assert_eq!(reading.secrets, Secrets::of(&[("A", "one"), ("B", "\u{feff}x")]));
     }
 
     #[test]
@@ -371,6 +690,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_value_without_nul_is_read_as_written(value in prop::collection::vec(1_u8.., 0..200)) {
+            prop_assume!(!value.starts_with("\u{feff}".as_bytes()));
             let directory = directory(&[("A", &value)]);
             let read = read(directory.path(), &Secrets::default());
             prop_assert!(value.starts_with(read.secrets.get("A").unwrap().as_slice()));

@@ -26,6 +26,7 @@ use crate::frame::{self, Bytes};
 use crate::inheritance;
 use crate::memory;
 use crate::regular;
+use crate::secrets::without_byte_order_mark;
 use crate::watch::Watcher;
 
 /// Why the deputy could not do its work.
@@ -285,7 +286,7 @@ fn prompt_in(file: &File, path: &Path) -> Prompt {
     if let Err(error) = file.take(ROOM).read_to_end(&mut text) {
         return Prompt::Unusable(format!("{} cannot be read by the agent user: {error}", path.display()));
     }
-    let text = trim(&text);
+    let text = trim(without_byte_order_mark(&text));
     if text.len() > MAX_ARGUMENT {
         return Prompt::Refused(format!(
             "the prompt in {} is too long; an argument can have {MAX_ARGUMENT} bytes (128 KiB less one)",
@@ -398,6 +399,14 @@ mod tests {
         let path = directory.path().join("prompt");
         fs::write(&path, " \n fix\tthe tests \u{a0}\n").unwrap();
         assert_eq!(read_prompt(&path), Prompt::Text(Bytes::from("fix\tthe tests")));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_prompt() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("prompt");
+        fs::write(&path, "\u{feff}\n---\ntitle: x\n---\n").unwrap();
+        assert_eq!(read_prompt(&path), Prompt::Text(Bytes::from("---\ntitle: x\n---")));
     }
 
     #[test]
