@@ -164,7 +164,8 @@ impl fmt::Display for Name {
 /// What a jcard declares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The entries whose names are known and unique, `replicas` expanded, in the order of the file (`[agent]` first).
+    /// The entries, `replicas` expanded, in the order of the file (`[agent]` first), but not those whose name another has. An entry that
+    /// does not tell which agents it means is one of them, in error, under the name that it most likely means.
     pub entries: Vec<Entry>,
     /// Everything that is worth a person's attention, in the order of the file.
     pub findings: Vec<Finding>,

@@ -23,8 +23,9 @@ pub(super) fn read(document: &DeTable<'_>, places: &Places<'_>, options: &Option
     let drafts: Vec<_> = entries(document, places, &mut roster).into_iter().map(Draft::read).collect();
     let bases = base_names(&drafts);
     for (draft, base) in drafts.into_iter().zip(bases) {
-        roster.enlist(draft, base.as_ref(), places, options);
+        roster.enlist(draft, base, places, options);
     }
+    roster.list_unplaced();
     let Roster { entries, mut findings, incomplete, .. } = roster;
     findings.sort_by_key(|finding| (finding.line, finding.column));
     Config { entries, findings, complete: !incomplete }
@@ -275,8 +276,16 @@ fn read_policy(fields: &mut Fields<'_>) -> Policy {
     }
 }
 
-/// The name of each entry before its replicas are counted; `None` where it cannot be known.
-fn base_names(drafts: &[Draft<'_>]) -> Vec<Option<Name>> {
+/// What an entry is called before its replicas are counted.
+enum Base {
+    Known(Name),
+    /// Most likely this, and listed as this, but whom it means is not known.
+    Guessed(Name),
+    Unknown,
+}
+
+/// What each entry is called.
+fn base_names(drafts: &[Draft<'_>]) -> Vec<Base> {
     let mut unnamed: HashMap<&str, u64> = HashMap::new();
     for draft in drafts {
         if let Naming::After(harness) = draft.naming {
@@ -285,18 +294,29 @@ fn base_names(drafts: &[Draft<'_>]) -> Vec<Option<Name>> {
     }
     let mut named: HashMap<&str, u64> = HashMap::new();
     let base_name = |draft: &Draft<'_>| match &draft.naming {
-        Naming::Given(name) => Some(name.clone()),
+        Naming::Given(name) => Base::Known(name.clone()),
         Naming::After(harness) => {
             let number = named.entry(harness.name).or_default();
             *number += 1;
             let is_only_one = unnamed.get(harness.name) == Some(&1);
             let name = if is_only_one { Name::try_from(harness.name) } else { numbered(harness.name, *number - 1) };
-            // An entry of which the harness is only guessed uses a number up, but whom it means is not known.
-            name.ok().filter(|_| draft.harness.is_some())
+            // An entry of which the harness is only guessed uses a number up.
+            match name {
+                Ok(name) if draft.harness.is_some() => Base::Known(name),
+                Ok(name) => Base::Guessed(name),
+                Err(InvalidName) => Base::Unknown,
+            }
         }
-        Naming::Unknown => None,
+        Naming::Unknown => Base::Unknown,
     };
     drafts.iter().map(base_name).collect()
+}
+
+/// As much of a text as can be a name.
+fn as_name(text: &str) -> Option<Name> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let name: String = text.chars().map(|c| if is_allowed(c) { c } else { '_' }).take(Name::MAX_LENGTH).collect();
+    Name::try_from(name).ok()
 }
 
 fn numbered(base: &str, number: u64) -> Result<Name, InvalidName> {
@@ -311,6 +331,8 @@ struct Roster {
     incomplete: bool,
     /// Whether it was said that an agent never ends. Once is enough: those who mean it have many such entries.
     is_stay_told: bool,
+    /// Entries that do not tell which agents they mean.
+    unplaced: Vec<Unplaced>,
     /// Agents declared, those with a taken name counted.
     declared: usize,
     /// The bytes that their arguments and variables take.
@@ -321,8 +343,22 @@ struct Roster {
     sessions: HashMap<Name, usize>,
 }
 
+/// An entry that does not tell which agents it means, for a person to find in the list all the same.
+struct Unplaced {
+    /// How many entries come before it.
+    at: usize,
+    /// What it is called, as far as that can be told.
+    name: Name,
+    harness: Option<&'static Harness>,
+    error: String,
+}
+
 impl Roster {
-    fn enlist(&mut self, mut draft: Draft<'_>, base: Option<&Name>, places: &Places<'_>, options: &Options) {
+    fn enlist(&mut self, mut draft: Draft<'_>, called: Base, places: &Places<'_>, options: &Options) {
+        let base = match &called {
+            Base::Known(name) => Some(name),
+            Base::Guessed(_) | Base::Unknown => None,
+        };
         let names = base.and_then(|base| draft.names(base, self.declared));
         let session = draft.session();
         let mut spec = draft.spec(base, options);
@@ -349,12 +385,22 @@ impl Roster {
         }
         let harness = draft.harness;
         let name_at = draft.fields.place("name");
-        let session_at = if let Session::Given(_) = session { draft.fields.place("session") } else { name_at };
-        self.findings.extend(draft.fields.into_findings());
-        let Some(names) = names else {
+        if names.is_none() {
+            let spelled = |key| draft.fields.spelled(key).and_then(|text| as_name(&text));
+            let name = match called {
+                Base::Known(name) | Base::Guessed(name) => Some(name),
+                Base::Unknown => spelled("name").or_else(|| spelled("harness")).or_else(|| as_name("unnamed")),
+            };
+            // Noted by whatever kept it from telling.
+            let error = spec.err().or_else(|| draft.fields.errors()).unwrap_or_default();
+            self.unplaced.extend(name.map(|name| Unplaced { at: self.entries.len(), name, harness, error }));
+            self.findings.extend(draft.fields.into_findings());
             self.incomplete = true;
             return;
-        };
+        }
+        let session_at = if let Session::Given(_) = session { draft.fields.place("session") } else { name_at };
+        self.findings.extend(draft.fields.into_findings());
+        let names = names.unwrap_or_default();
         self.declared += names.len();
         for name in names {
             if let Err(line) = claim(&mut self.names, name.key(), places.locate(name_at).0) {
@@ -383,6 +429,33 @@ impl Roster {
             }
             self.entries.push(Entry { name, harness, spec });
         }
+    }
+
+    /// Lists the entries that do not tell which agents they mean, where they are in the file. They get no name that another has: where
+    /// one is taken, a number is appended.
+    fn list_unplaced(&mut self) {
+        let mut next: HashMap<String, u64> = HashMap::new();
+        let mut listed = Vec::new();
+        for Unplaced { at, name, harness, error } in std::mem::take(&mut self.unplaced) {
+            let number = next.entry(name.key()).or_insert(2);
+            let mut candidate = Some(name.clone());
+            while let Some(taken) = candidate.take_if(|name| self.names.contains_key(&name.key())) {
+                let shorter: String = name.as_str().chars().take(Name::MAX_LENGTH - 8).collect();
+                candidate = numbered(&shorter, *number).ok().filter(|candidate| *candidate != taken);
+                *number += 1;
+            }
+            let Some(name) = candidate else { continue };
+            self.names.insert(name.key(), 0);
+            listed.push((at, Entry { name, harness, spec: Err(error) }));
+        }
+        let mut placed = std::mem::take(&mut self.entries).into_iter();
+        let mut count = 0;
+        for (at, entry) in listed {
+            self.entries.extend(placed.by_ref().take(at - count));
+            count = at;
+            self.entries.push(entry);
+        }
+        self.entries.extend(placed);
     }
 }
 

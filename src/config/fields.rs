@@ -126,6 +126,18 @@ impl<'a> Fields<'a> {
         self.value(key)?.get_ref().as_str()
     }
 
+    /// The field as it may have been meant for a name, whatever its type; without a note.
+    pub(super) fn spelled(&self, key: &str) -> Option<String> {
+        let text = match self.value(key)?.get_ref() {
+            DeValue::String(text) => text.as_ref(),
+            DeValue::Integer(integer) => integer.as_str(),
+            DeValue::Float(float) => float.as_str(),
+            DeValue::Boolean(boolean) => return Some(boolean.to_string()),
+            DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => return None,
+        };
+        Some(text.to_owned())
+    }
+
     pub(super) fn string(&mut self, key: &str) -> Option<&'a str> {
         let value = self.value(key)?;
         self.text(&format!("`{key}`"), value, 0)

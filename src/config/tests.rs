@@ -750,15 +750,48 @@ mod naming {
     fn leaves_the_agents_unknown_when_an_entry_does_not_tell(#[case] lines: &str, #[case] error: &str) {
         let config = read(&format!("[[agents]]\n{lines}\n[[agents]]\nharness = \"codex\"\n"));
         assert!(!config.complete);
-        assert_eq!(names(&config), ["codex"]);
-        assert!(config.entries[0].spec.is_ok());
+        assert_eq!((config.entries.len(), config.entries[1].name.as_str()), (2, "codex"));
+        assert!(config.entries[1].spec.is_ok());
+        assert!(config.entries[0].spec.as_ref().unwrap_err().contains(error));
         assert!(config.error().unwrap().contains(error), "{:?}", config.error());
+    }
+
+    #[rstest]
+    #[case::no_replicas("harness = \"custom\"\nname = \"rev\"\nreplicas = 0", "rev")]
+    #[case::too_many_replicas("harness = \"custom\"\nreplicas = 1001", "custom")]
+    #[case::bad_name("harness = \"custom\"\nname = \"a b/é\"", "a_b__")]
+    #[case::name_of_another_type("harness = \"custom\"\nname = 5", "5")]
+    #[case::name_of_no_word("harness = \"custom\"\nname = []", "custom")]
+    #[case::misspelt_harness("harness = \"claude\"", "claude-code")]
+    #[case::unknown_harness("harness = \"no pe\"", "no_pe")]
+    #[case::nothing("prompt = \"x\"", "unnamed")]
+    fn lists_an_entry_that_does_not_tell_under_its_likely_name(#[case] lines: &str, #[case] name: &str) {
+        let config = read(&format!("[[agents]]\n{lines}\n"));
+        assert_eq!(names(&config), [name]);
+        assert!(config.entries[0].spec.is_err() && !config.complete);
+    }
+
+    #[test]
+    fn an_entry_that_does_not_tell_takes_nobodys_name() {
+        let bad = "[[agents]]\nharness = \"custom\"\nname = \"rev\"\nreplicas = 0\n";
+        let good = "[[agents]]\nharness = \"custom\"\nname = \"Rev\"\n";
+        let config = read(&[bad, good, bad].concat());
+        assert_eq!(names(&config), ["rev-2", "Rev", "rev-3"]);
+        assert!(config.entries[1].spec.is_ok());
+    }
+
+    #[test]
+    fn very_many_entries_of_one_bad_name_are_listed_in_time() {
+        let bad = "[[agents]]\nharness = \"custom\"\nname = \"é\"\n";
+        let config = read(&bad.repeat(MAX_AGENTS));
+        assert_eq!((config.entries.len(), config.entries[MAX_AGENTS - 1].name.as_str()), (MAX_AGENTS, "_-10000"));
     }
 
     #[test]
     fn a_misspelt_harness_does_not_renumber_the_others() {
         let config = read("[[agents]]\nharness = \"claude\"\n[[agents]]\nharness = \"claude-code\"\n");
-        assert_eq!(names(&config), ["claude-code-1"]);
+        assert_eq!(names(&config), ["claude-code-0", "claude-code-1"]);
+        assert!(config.entries[0].spec.is_err() && config.entries[1].spec.is_ok());
         assert!(!config.complete);
     }
 
@@ -766,7 +799,8 @@ mod naming {
     fn a_number_of_agents_beyond_reason_is_refused() {
         let entry = |number| format!("[[agents]]\nharness = \"custom\"\nname = \"a{number}\"\nreplicas = 1000\n");
         let config = read(&(0..11).map(entry).collect::<String>());
-        assert_eq!(config.entries.len(), MAX_AGENTS);
+        assert_eq!((config.entries.len(), names(&config)[MAX_AGENTS]), (MAX_AGENTS + 1, "a10"));
+        assert!(config.entries[MAX_AGENTS].spec.is_err());
         assert!(!config.complete);
         let error = config.error().unwrap();
         assert!(error.starts_with("44:12: these are too many agents; declare at most 10000"), "{error}");

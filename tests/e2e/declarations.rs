@@ -380,7 +380,7 @@ fn presets_put_the_prompt_where_their_harness_wants_it() {
         ("claude-code", &["-p", "do it"]),
         ("opencode", &["--prompt", "do it"]),
         ("gemini-cli", &["do it"]),
-        ("codex", &["exec", "do it"]),
+        ("codex", &["--", "do it"]),
         ("custom", &["do it"]),
     ];
     let entry = |harness: &str, prompt: &str, dump: &str| {

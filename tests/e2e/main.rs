@@ -23,6 +23,7 @@ mod idle;
 mod logs;
 mod observe;
 mod panes;
+mod presets;
 mod quickstart;
 mod restart;
 mod root;

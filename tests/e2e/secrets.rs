@@ -222,3 +222,46 @@ fn secret_is_in_no_cmdline_nor_log() {
     });
     assert_eq!(daemon.leaks(canary), [""; 0], "a message does not quote it either");
 }
+
+/// Waits until `secrets_error` says that, and then for some more looks.
+fn wait_for_secrets_error(daemon: &Daemon, wanted: &str) {
+    daemon.wait(&format!("secrets_error to say {wanted:?}"), || {
+        daemon.health().secrets_error.filter(|error| error.contains(wanted))
+    });
+}
+
+#[test]
+fn a_secrets_dir_that_is_away_for_a_moment_relaunches_nobody() {
+    let setup = Setup::new();
+    for name in ["ONE", "TWO"] {
+        setup.secret(name, "value");
+    }
+    let daemon = setup.args(["--resync", "100ms"]).start(&agent("a", "log @WORK/log; sleep inf", ""));
+    let pid = daemon.wait_until_running("a");
+    let (here, away) = (daemon.path("secrets"), daemon.path("away"));
+    fs::rename(&here, &away).unwrap();
+    wait_for_secrets_error(&daemon, "secrets is gone");
+    fs::rename(&away, &here).unwrap();
+    daemon.wait("all to be well", || daemon.health().secrets_error.is_none().then_some(()));
+    assert_eq!(daemon.wait_until_running("a"), pid);
+    assert_eq!(daemon.starts("log"), 1);
+}
+
+#[test]
+fn secrets_removed_at_once_are_withdrawn_after_another_look() {
+    let setup = Setup::new();
+    for name in ["ONE", "TWO"] {
+        setup.secret(name, "value");
+    }
+    let daemon =
+        setup.args(["--resync", "1s", "--settle", "100ms"]).start(&agent("a", "dump @WORK/dump; sleep inf; rest", ""));
+    let pid = wait_for_var(&daemon, "a", "ONE=value");
+    for name in ["ONE", "TWO"] {
+        fs::remove_file(daemon.path("secrets").join(name)).unwrap();
+    }
+    wait_for_secrets_error(&daemon, "no longer in ");
+    assert_eq!(daemon.wait_until_running("a"), pid);
+    daemon.wait_until("a", "relaunched", |agent| agent.running && agent.pid.is_some_and(|new| new != pid));
+    daemon.wait("a run without them", || Dump::of(&daemon, "dump").var("TWO").is_none().then_some(()));
+    assert_eq!(daemon.health().secrets_error, None);
+}
