@@ -66,10 +66,10 @@ fn fields() -> Value {
             "a program, or a program and its first arguments; never a shell line",
         ),
         "args": with_default(array(&text()), json!([]), "more arguments, before the prompt"),
-        "prompt": described(text(), "one argument, whatever it contains, up to 131,071 bytes"),
+        "prompt": described(text(), "one argument, whatever it contains, up to 131,071 bytes; for everybody on the machine to see"),
         "prompt_file": described(
             text(),
-            "the prompt's text, white space around it trimmed; relative to the jcard's folder; read with the agent user's rights only",
+            "the prompt's text, without the white space around it and a byte order mark; relative to the jcard's folder; read with the agent user's rights only",
         ),
         "interactive": described(
             json!({ "type": ["boolean", "string"], "maxLength": 0 }),
