@@ -144,7 +144,7 @@ impl Folders {
 
 /// What is to be made of a file's content.
 fn outcome(content: &[u8], name_length: usize) -> Outcome {
-    let mut value = content;
+    let mut value = content.strip_prefix("\u{feff}".as_bytes()).unwrap_or(content);
     while let [rest @ .., b'\r', b'\n'] | [rest @ .., b'\n'] = value {
         value = rest;
     }
