@@ -334,7 +334,7 @@ mod tests {
     #[case("gemini-cli", &["gemini", "-v", "do it"])]
     #[case("codex", &["codex", "exec", "--skip-git-repo-check", "-v", "--", "do it"])]
     #[case("custom", &["agent", "-v", "do it"])]
-    fn a_harness_gets_its_words_args_and_the_prompt_as_it_takes_them(#[case] harness: &str, #[case] expected: &[&str]) {
+    fn a_harness_gets_words_args_and_prompt_as_it_takes_them(#[case] harness: &str, #[case] expected: &[&str]) {
         let lines = format!("name = \"a\"\nharness = \"{harness}\"\nworkdir = \"/w\"\nargs = [\"-v\"]\n");
         let launch = launched(&config(&format!("[agent]\n{lines}prompt = \"do it\"\n")), &[], text(""));
         assert_eq!(words(&launch), expected);
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_file_that_must_be_followed_is_waited_for_while_empty() {
+    fn an_empty_prompt_file_that_must_be_followed_is_waited_for() {
         let config = config(
             "[agent]\nname = \"a\"\nharness = \"codex\"\nworkdir = \"/w\"\nprompt_file = \"prompt.md\"\ninteractive = false\n",
         );
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_preset_gives_of_itself_is_under_all_and_in_no_fingerprint() {
+    fn what_a_preset_gives_is_under_all_and_in_no_fingerprint() {
         let of = |lines: &str| {
             let config = format!("[agent]\nname = \"a\"\nharness = \"gemini-cli\"\nworkdir = \"/w\"\n{lines}\n");
             launched(&self::config(&config), &[], text(""))

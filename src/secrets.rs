@@ -216,41 +216,35 @@ impl Known {
             let folder = folder.or(self.folder);
             return Self { secrets, error: tell(&problems), folder, doubts: BTreeMap::new() };
         }
-        let kept = |name: &String| self.secrets.get(name).map(|value| (name.clone(), value.clone()));
-        let Some(here) = folder else {
-            problems.push(Problem::Gone(directory.to_owned()));
-            secrets.values.extend(missing.into_iter().filter_map(kept));
-            return Self { secrets, error: tell(&problems), folder: self.folder, doubts: BTreeMap::new() };
+        // Nothing else is taken over meanwhile: what is half made is not launched with.
+        let (problem, doubts) = match folder {
+            None => (Problem::Gone(directory.to_owned()), BTreeMap::new()),
+            Some(here) if is_empty && self.folder.is_some_and(|before| before.device != here.device) => {
+                (Problem::Unmounted(directory.to_owned()), BTreeMap::new())
+            }
+            Some(here) => {
+                let known = |name: &str| self.doubts.get(name).filter(|doubt| doubt.folder == here);
+                let is_confirmed = |doubt: &Doubt| now.saturating_duration_since(doubt.since) >= patience;
+                if missing.iter().all(|name| known(name).is_some_and(is_confirmed)) {
+                    return Self { secrets, error: tell(&problems), folder, doubts: BTreeMap::new() };
+                }
+                let doubt = |name: &String| known(name).copied().unwrap_or(Doubt { folder: here, since: now });
+                let doubts = missing.iter().map(|name| ((*name).clone(), doubt(name))).collect();
+                (Problem::fewer(directory, &missing), doubts)
+            }
         };
-        if is_empty && self.folder.is_some_and(|before| before.device != here.device) {
-            problems.push(Problem::Unmounted(directory.to_owned()));
-            secrets.values.extend(missing.into_iter().filter_map(kept));
-            return Self { secrets, error: tell(&problems), folder: self.folder, doubts: BTreeMap::new() };
-        }
-        let doubt = |name: &&String| {
-            let before = self.doubts.get(*name).filter(|doubt| doubt.folder == here).copied();
-            let doubt = before.unwrap_or(Doubt { folder: here, since: now });
-            let is_confirmed = before.is_some() && now.saturating_duration_since(doubt.since) >= patience;
-            (!is_confirmed).then(|| ((*name).clone(), doubt))
-        };
-        let doubts: BTreeMap<String, Doubt> = missing.iter().filter_map(doubt).collect();
-        if !doubts.is_empty() {
-            problems.push(Problem::fewer(directory, &doubts));
-            secrets.values.extend(doubts.keys().filter_map(kept));
-        }
-        // While there is a doubt, the directory that held them all is what a later one is compared with.
-        let folder = if doubts.is_empty() { Some(here) } else { self.folder };
-        Self { secrets, error: tell(&problems), folder, doubts }
+        problems.push(problem);
+        // The directory that held them all is what a later one is compared with.
+        Self { secrets: self.secrets.clone(), error: tell(&problems), folder: self.folder, doubts }
     }
 }
 
 impl Problem {
-    fn fewer(directory: &Path, doubts: &BTreeMap<String, Doubt>) -> Self {
+    fn fewer(directory: &Path, missing: &[&String]) -> Self {
         const NAMED: usize = 5;
-        let count = doubts.len();
-        let mut names = doubts.keys().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-        if count > NAMED {
-            let _ = write!(names, " and {} more", count - NAMED);
+        let mut names = missing.iter().take(NAMED).map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+        if let Some(more) = missing.len().checked_sub(NAMED).filter(|&more| more > 0) {
+            let _ = write!(names, " and {more} more");
         }
         Self::Fewer { directory: directory.to_owned(), names }
     }
@@ -522,7 +516,7 @@ mod tests {
         fs::write(looks.path("2/A"), "new").unwrap();
         looks.look(4);
         looks.assert_kept("secrets: B, C");
-        assert_eq!(looks.known.secrets.get("A").unwrap().as_slice(), b"new");
+        assert_eq!(looks.known.secrets.get("A").unwrap().as_slice(), b"A", "it is half made");
         fs::write(looks.path("2/C"), "C").unwrap();
         for seconds in [5, 7] {
             looks.look(seconds);
@@ -530,6 +524,7 @@ mod tests {
         }
         looks.look(8);
         assert_eq!((looks.names(), looks.known.error.as_deref()), ("AC".to_owned(), None));
+        assert_eq!(looks.known.secrets.get("A").unwrap().as_slice(), b"new");
     }
 
     #[test]

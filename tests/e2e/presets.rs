@@ -123,7 +123,7 @@ fn an_empty_folder_and_args_are_no_obstacle_to_codex() {
 }
 
 #[test]
-fn an_entry_whose_replicas_are_out_of_range_is_listed_as_invalid() {
+fn an_entry_with_replicas_out_of_range_is_listed_as_invalid() {
     let daemon = Setup::new().start("[[agents]]\nname = \"none\"\nharness = \"custom\"\nreplicas = 0\n");
     let agent = daemon.wait_for_state("none", State::Invalid);
     assert!(agent.error.unwrap().contains("`replicas` is out of range"));
