@@ -157,6 +157,9 @@ pub struct Daemon {
     /// How long nothing must have changed before a change is acted on (at most ten times that)
     #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = duration::parse)]
     settle: Duration,
+    /// How long the agent user's login shell may take to give the environment of an agent, which is not started before
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::parse)]
+    login_timeout: Duration,
     /// What becomes of the agents on SIGTERM: they are stopped, or they go on and the next daemon takes them over; auto is to go
     /// on if systemd is restarting the daemon
     #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
@@ -280,6 +283,7 @@ impl Arguments {
             admin_group: whereabouts.admin_group.clone().unwrap_or_else(|| "admin".to_owned()),
             resync: daemon.resync.max(Duration::from_millis(10)),
             settle: daemon.settle,
+            login_timeout: daemon.login_timeout,
             on_terminate: daemon.on_terminate,
             detail: if daemon.debug { Detail::Debug } else { Detail::Plain },
             options: self.places.options(here),

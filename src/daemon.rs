@@ -31,12 +31,14 @@ use crate::launch::reception;
 use crate::limits;
 use crate::lock::{self, Lock};
 use crate::memory;
+use crate::orphans;
 use crate::output::store::{Extent, Store};
 use crate::record::{self, Reading, Record, Recorder, Report};
 use crate::socket::{self, Address, Bound};
 use crate::status::{Errors, Snapshot};
 use crate::supervisor::attempt::Means;
 use crate::supervisor::machine::Machine;
+use crate::supervisor::pace::Pace;
 use crate::supervisor::{Detail, Event, Outlets, Supervisor};
 use crate::systemd::{self, Job, Notifier};
 use crate::tmux::{self, Tmux};
@@ -117,6 +119,8 @@ pub struct Settings {
     pub resync: Duration,
     /// Quiet time after a change.
     pub settle: Duration,
+    /// How long a login shell may take.
+    pub login_timeout: Duration,
     /// How much is logged.
     pub detail: Detail,
     /// How the jcard is read.
@@ -288,11 +292,8 @@ async fn serve(
         Tmux::new(deputy.clone(), socket, origin, executable.clone(), &place.account)
     };
     let user = place.account.uid;
-    let trees = Trees::new(&settings.state_dir, user);
     let (trouble, troubles) = watch::channel(None);
-    let launch_socket = folder.launch_socket();
-    let means =
-        Means { tmux: tmux.clone(), executable, launch_socket, trouble: troubles, user, trees, store: store.clone() };
+    let means = means(settings, &tmux, executable, folder, troubles, user, &store);
     let record = Record::new(&settings.state_dir)?;
     let Reading { agents, problems } = machines(&record).await.map_err(failed("read the record"))?;
     state_errors.extend(problems.iter().map(ToString::to_string));
@@ -320,6 +321,7 @@ async fn serve(
     tokio::spawn(reception::receive(launch_listener, keeper, user, trouble, round.clone(), hand_on));
     let kept = tmux.clone();
     tokio::spawn(async move { kept.keep(round).await });
+    tokio::spawn(orphans::reap());
     tokio::spawn(find_sessions(tmux.clone(), events.clone()));
     let inputs = Inputs {
         place,
@@ -367,6 +369,28 @@ async fn serve(
     api.end().await;
     tracing::info!("agentd has ended");
     result
+}
+
+fn means(
+    settings: &Settings,
+    tmux: &Tmux,
+    executable: String,
+    folder: &Folder,
+    trouble: watch::Receiver<Option<String>>,
+    user: Uid,
+    store: &Store,
+) -> Means {
+    Means {
+        tmux: tmux.clone(),
+        executable,
+        launch_socket: folder.launch_socket(),
+        trouble,
+        user,
+        trees: Trees::new(&settings.state_dir, user),
+        store: store.clone(),
+        pace: Pace::default(),
+        login_patience: settings.login_timeout,
+    }
 }
 
 struct Signals {

@@ -40,6 +40,7 @@ pub use serve::run;
 
 use crate::account::Account;
 use crate::frame::{self, Bytes};
+use crate::orphans;
 use crate::watch::Target;
 
 /// More than the longest answer, which is a prompt or what tmux prints, with every byte escaped.
@@ -350,11 +351,15 @@ async fn keep(
         sleep(pause).await;
         let (spoke, error) = match start() {
             Ok((mut child, stream)) => {
+                let kept = orphans::keep(child.id());
                 let end = converse(stream, first.take(), &mut inbox, &mut watched, &changed).await;
                 // At once: one that was stopped and is continued later must not act on what it was asked before. Waited for by
                 // nobody, because what hangs in the kernel does not even die.
                 let _ = child.start_kill();
-                tokio::spawn(async move { child.wait().await });
+                tokio::spawn(async move {
+                    let _ = child.wait().await;
+                    drop(kept);
+                });
                 match end {
                     End::Unfit(reason) => (false, Error::Start(reason)),
                     End::Gone { spoke } => (spoke, Error::Gone),

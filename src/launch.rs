@@ -8,7 +8,7 @@
 //!    ── Hello { name, attempt } ──────────▶   attempt pending? pid the pane's? pidfd taken
 //!    ◀───────────────────────── Launch ────   argv, environment, workdir, the files for what is printed
 //!    ── Started { pid } or Failed ────────▶
-//!    ◀────────────────────── Interrupt ────   SIGINT to the foreground process group
+//!    ◀────────────────────── Interrupt ────   SIGINT to the foreground process group; half way through the grace period again
 //!    ── Ended { how, usage } ─────────────▶   recorded
 //!    (kills what the harness left, lets the terminal drain)
 //!    ◀────────────────────────── Noted ────
@@ -28,7 +28,9 @@
 pub mod launcher;
 pub mod login;
 pub mod reception;
+pub mod scratch;
 pub mod terminal;
+pub mod traces;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -129,6 +131,8 @@ pub enum FromLauncher {
     Ended(End),
     /// Something a person should know, for the log.
     Warning(String),
+    /// Said before `Started`: its environment is not all that it should be, for this reason.
+    Environment(String),
 }
 
 /// How far a launcher has come: `New` to the daemon that had it started, anything to one that came later.
@@ -181,9 +185,15 @@ pub enum ToLauncher {
         /// text, and for its index.
         #[serde(default)]
         kept_size: Option<u64>,
+        /// How long the login shell may take.
+        #[serde(default)]
+        login_patience: Option<Duration>,
     },
-    /// Send SIGINT to the foreground process group, once.
+    /// Send SIGINT to the foreground process group, unless that was done.
     Interrupt,
+    /// Send it there a second time, unless that was done. Half of the grace period has passed. A launcher of an earlier build does
+    /// not know this, makes another connection, and goes on.
+    InterruptAgain,
     /// That the harness has ended, or was never started, is on record; there is nothing more to wait for.
     Noted,
     /// Nobody waits for this launcher.

@@ -27,7 +27,7 @@
 //! | [`reconcile`] | `plan`: what is desired and what is held → actions; pure |
 //! | [`supervisor`] | the one loop: event → step → effects → publish |
 //! | [`supervisor::machine`], [`supervisor::restart`] | how one agent lives; pure |
-//! | [`supervisor::attempt`] | one attempt, from the pane to the last of its processes |
+//! | [`supervisor::attempt`], [`supervisor::pace`] | one attempt, from the pane to the last of its processes; how many start at a time |
 //! | [`launch`] | the launcher: what it and the daemon say to each other, its end, the login |
 //! | [`deputy`] | the process that acts with the agent user's rights, and the tmux client at an operator's terminal |
 //! | [`cli::attach`] | that terminal and the client's, and what goes between them |
@@ -36,6 +36,7 @@
 //! | [`tree`], [`cgroup`], [`mark`] | finding and killing everything that is an agent's |
 //! | [`record`], [`fingerprint`] | what the next daemon must know |
 //! | [`history`] | what became of earlier attempts, for people |
+//! | [`orphans`] | what has lost its parent, where this is the first process |
 //! | [`way`], [`folder`], [`socket`], [`lock`], [`limits`], [`account`] | what the system gives: one noun each |
 //! | [`inheritance`] | what a process must not take along from whoever started it |
 //! | [`status`] | the API's types, and the snapshot that is served |
@@ -43,7 +44,7 @@
 //! | [`metrics`] | the same as figures, for a monitoring system |
 //! | [`events`] | what happened, one after the other |
 //! | [`api`], [`client`] | serving it, asking for it |
-//! | [`frame`], [`passing`], [`descriptor`], [`blocking`], [`clock`], [`memory`], [`log`] | tools |
+//! | [`frame`], [`passing`], [`descriptor`], [`blocking`], [`clock`], [`memory`], [`signals`], [`log`] | tools |
 //!
 //! # The processes
 //!
@@ -94,6 +95,7 @@ pub mod log;
 pub mod mark;
 pub mod memory;
 pub mod metrics;
+pub mod orphans;
 pub mod output;
 pub mod passing;
 pub mod process;
@@ -102,6 +104,7 @@ pub mod record;
 pub mod regular;
 pub mod screen;
 pub mod secrets;
+pub mod signals;
 pub mod socket;
 pub mod status;
 pub mod supervisor;

@@ -12,11 +12,13 @@ use agentd::cli::{
 };
 use agentd::launch::{self, launcher, login};
 use agentd::tmux::sizes;
-use agentd::{config, daemon, deputy, log};
+use agentd::{config, daemon, deputy, log, signals};
 use clap::Parser;
 use nix::unistd::Uid;
 
 fn main() -> ExitCode {
+    // First of all, whatever this process is to be: neither it nor what it starts is to be deaf.
+    let _ = signals::reset();
     let words: Vec<OsString> = std::env::args_os().collect();
     if let Some(code) = helper(&words) {
         return code;

@@ -6,12 +6,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
-use nix::sys::signal::Signal;
 use nix::sys::time::TimeValLike;
 use nix::unistd::{SysconfVar, sysconf};
 use prometheus_client::collector::Collector;
@@ -24,6 +22,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::log;
+use crate::signals;
 use crate::status::{AgentStatus, How, Resources, Snapshot, State, Time};
 
 /// What the text is, for HTTP.
@@ -231,7 +230,7 @@ fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Resul
         ("agentd_agent_last_exit_signal", None),
         "the number of the signal that ended the latest finished attempt, if one did",
         each(|agent| match &agent.exit.as_ref()?.how {
-            How::Signal(name) => number_of(name).map(f64::from),
+            How::Signal(name) => signals::number(name).map(f64::from),
             _ => None,
         }),
     )?;
@@ -317,11 +316,6 @@ fn microseconds(time: nix::sys::time::TimeVal) -> f64 {
     microseconds_of(u64::try_from(time.num_microseconds()).unwrap_or_default())
 }
 
-/// Of a signal by its name, as [`How::of_signal`] gives it.
-fn number_of(name: &str) -> Option<i32> {
-    Signal::from_str(name).map(|signal| signal as i32).ok().or_else(|| name.strip_prefix("SIG")?.parse().ok())
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
@@ -362,6 +356,7 @@ mod tests {
     #[rstest]
     #[case(serde_json::json!({ "code": 3 }), &["agentd_agent_last_exit_code{agent=\"a\"} 3.0"])]
     #[case(serde_json::json!({ "signal": "SIGKILL" }), &["agentd_agent_last_exit_signal{agent=\"a\"} 9.0"])]
+    #[case(serde_json::json!({ "signal": "SIGRTMIN+3" }), &["agentd_agent_last_exit_signal{agent=\"a\"} 37.0"])]
     #[case(serde_json::json!({ "signal": "SIG34" }), &["agentd_agent_last_exit_signal{agent=\"a\"} 34.0"])]
     #[case(serde_json::json!({ "cause": "nobody knows" }), &[])]
     fn an_exit_is_a_status_or_a_signal_or_neither(#[case] mut exit: serde_json::Value, #[case] expected: &[&str]) {

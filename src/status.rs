@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use hyper::body::Bytes;
-use nix::sys::signal::Signal;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -18,6 +17,7 @@ use crate::cgroup::Cgroups;
 use crate::history::History;
 use crate::launch::Launch;
 use crate::metrics::Facts;
+use crate::signals;
 
 /// A point in time on the wire: RFC 3339, UTC, milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -184,7 +184,7 @@ pub struct Resources {
 pub enum How {
     /// The process exited with this status.
     Code(i32),
-    /// The process was ended by this signal, by name (`SIGKILL`).
+    /// The process was ended by this signal, by name (`SIGKILL`, `SIGRTMIN+3`).
     Signal(String),
     /// The status is unknown; this is the cause.
     Cause(String),
@@ -201,11 +201,21 @@ impl fmt::Display for How {
 }
 
 impl How {
-    /// By a signal that is known by its number.
+    /// With a status. It is the agent user's word, and one that the kernel has for no process is not taken for true.
+    pub fn of_code(code: i32) -> Self {
+        match u8::try_from(code) {
+            Ok(code) => Self::Code(code.into()),
+            Err(_) => Self::Cause(format!("its launcher told a status that there cannot be ({code})")),
+        }
+    }
+
+    /// By a signal that is known by its number, likewise.
     pub fn of_signal(number: i32) -> Self {
-        let name =
-            Signal::try_from(number).map_or_else(|_| format!("SIG{number}"), |signal| signal.as_str().to_owned());
-        Self::Signal(name)
+        if signals::exists(number) {
+            Self::Signal(signals::name(number))
+        } else {
+            Self::Cause(format!("its launcher told a signal that there is not ({number})"))
+        }
     }
 }
 
@@ -271,6 +281,9 @@ pub struct AgentStatus {
     /// Why what it prints is not kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_error: Option<String>,
+    /// Why its environment is not all that it should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment_error: Option<String>,
     /// What it takes of the machine at the moment. Only where one agent is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,

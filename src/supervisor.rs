@@ -9,6 +9,7 @@
 
 pub mod attempt;
 pub mod machine;
+pub mod pace;
 pub mod restart;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -530,6 +531,7 @@ impl Supervisor {
             Effect::Resume { attempt, launcher } => self.begin(key, attempt, Beginning::Resume { launcher }, None),
             Effect::Limit { attempt, limits } => self.command(key, attempt, Command::Limit(Box::new(limits))),
             Effect::Interrupt { attempt } => self.command(key, attempt, Command::Interrupt),
+            Effect::InterruptAgain { attempt } => self.command(key, attempt, Command::InterruptAgain),
             Effect::Kill { attempt } => self.command(key, attempt, Command::Kill),
             Effect::Account(past) => self.outlets.histories.add(key, past),
             Effect::Close { session } => {

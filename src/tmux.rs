@@ -74,6 +74,12 @@ const FOR_AGENTS: [&[&str]; 6] = [
     &["set-option", "-s", "extended-keys", "on"],
 ];
 
+/// The option that says what runs in the windows that people open.
+const DEFAULT_SHELL: &str = "default-shell";
+
+/// What runs there if the agent user's own shell cannot.
+const USUAL_SHELL: &str = "/bin/sh";
+
 /// Our place among the hooks; others keep theirs.
 const HOOK: &str = "client-attached[67]";
 
@@ -157,6 +163,8 @@ pub struct Tmux {
     origin: Origin,
     executable: String,
     shell: String,
+    /// Whether tmux would not have that.
+    is_shell_refused: Arc<AtomicBool>,
     /// Whether the installed program is not understood by the server.
     is_apart: Arc<AtomicBool>,
     to_close: Arc<ToClose>,
@@ -201,9 +209,13 @@ pub enum Origin {
 impl Tmux {
     /// The server at `socket`. `executable` is agentd's own, as the agent user finds it.
     pub fn new(deputy: Deputy, socket: PathBuf, origin: Origin, executable: String, account: &Account) -> Self {
-        let shell =
-            if account.refuses_logins() { "/bin/sh".to_owned() } else { account.shell.to_string_lossy().into_owned() };
-        Self { deputy, socket, origin, executable, shell, is_apart: Arc::default(), to_close: Arc::default() }
+        let shell = if account.refuses_logins() {
+            USUAL_SHELL.to_owned()
+        } else {
+            account.shell.to_string_lossy().into_owned()
+        };
+        let (is_shell_refused, is_apart, to_close) = (Arc::default(), Arc::default(), Arc::default());
+        Self { deputy, socket, origin, executable, shell, is_shell_refused, is_apart, to_close }
     }
 
     /// Starts the server, with patience, and sees to it that it can be reached for as long as it lives: at each of the `rounds`, until
@@ -260,7 +272,7 @@ impl Tmux {
         // What a client brings along in its environment is the operator's; agents get their own from their launcher.
         arguments.command(&["set-option", "-g", "update-environment", ""]);
         arguments.command(&["set-option", "-g", "history-limit", HISTORY_LIMIT]);
-        arguments.command(&["set-option", "-g", "default-shell", &self.shell]);
+        arguments.command(&["set-option", "-g", DEFAULT_SHELL, &self.shell]);
         arguments.command(&["set-hook", "-g", HOOK, &hook]);
         for words in FOR_AGENTS {
             arguments.command(words);
@@ -573,7 +585,7 @@ impl Tmux {
     }
 
     async fn run(&self, operation: &'static str, flags: &[&str], arguments: Arguments) -> Result<Output, Error> {
-        let words = self.words(flags, arguments);
+        let mut words = self.words(flags, arguments);
         // A client of the server's own program cannot start one.
         let mut program = if flags.contains(&"-N") { self.program() } else { Program::Installed };
         let mut tries = TRIES;
@@ -582,6 +594,15 @@ impl Tmux {
                 Ok(Answer::Done(output)) => {
                     self.note_program(&program);
                     return Ok(output);
+                }
+                // Found out each time: it may be there again.
+                Ok(Answer::Complaint(Complaint::Request, message))
+                    if parse::is_about_shell(&message) && stand_in_for_shell(&mut words) =>
+                {
+                    if !self.is_shell_refused.swap(true, Ordering::Relaxed) {
+                        tracing::warn!("tmux: {message}; its windows get {USUAL_SHELL} in its place");
+                    }
+                    continue;
                 }
                 Ok(Answer::Complaint(Complaint::Request, message)) => {
                     if parse::is_about_words(&message) {
@@ -673,6 +694,13 @@ impl Tmux {
         }
         self.is_apart.store(is_apart, Ordering::Relaxed);
     }
+}
+
+/// Has a client make do with the usual shell; answers whether it was to have another.
+fn stand_in_for_shell(words: &mut [String]) -> bool {
+    let at = words.iter().position(|word| word == DEFAULT_SHELL).map(|at| at + 1);
+    let shell = at.and_then(|at| words.get_mut(at)).filter(|shell| *shell != USUAL_SHELL);
+    shell.map(|shell| USUAL_SHELL.clone_into(shell)).is_some()
 }
 
 /// What a client that ran to its end says.

@@ -61,6 +61,9 @@ pub struct Explanation {
     /// Why limits that are declared are not applied.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits_error: Option<String>,
+    /// Why its environment is not all that it should be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment_error: Option<String>,
     /// What it takes of the machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
@@ -179,6 +182,7 @@ pub fn explain(agent: &AgentStatus, daemon_errors: Vec<String>) -> Explanation {
         next: next(agent),
         ends,
         limits_error: agent.limits_error.clone(),
+        environment_error: agent.environment_error.clone(),
         resources: agent.resources.clone(),
         changes: changes(agent),
         daemon_errors,
@@ -340,6 +344,7 @@ pub fn render(explanation: &Explanation, now: SystemTime, width: usize, colour: 
     section("Next", explanation.next.iter().map(next).collect());
     section("Ended", explanation.ends.iter().map(|past| end(past, now)).collect());
     section("Limits", lines(&explanation.limits_error));
+    section("Variables", lines(&explanation.environment_error));
     section("Takes", explanation.resources.iter().map(takes).filter(|text| !text.is_empty()).collect());
     section("To change", explanation.changes.iter().map(|change| sentence(change)).collect());
     section("agentd", explanation.daemon_errors.iter().flat_map(|error| error.lines()).map(sentence).collect());

@@ -267,8 +267,9 @@ pub(super) fn remark(agent: &AgentStatus) -> String {
         How::Code(_) | How::Signal(_) => None,
     });
     let (error, limits_error) = (agent.error.as_deref(), agent.limits_error.as_deref());
-    let log_error = agent.log_error.as_deref();
-    let parts = [agent.outcome.map(outcome), agent.reason.as_deref(), cause, error, limits_error, log_error];
+    let (log_error, environment_error) = (agent.log_error.as_deref(), agent.environment_error.as_deref());
+    let state = [agent.outcome.map(outcome), agent.reason.as_deref(), cause];
+    let parts = [&state[..], &[error, limits_error, log_error, environment_error]].concat();
     let parts: Vec<&str> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
     let is_news = |at: usize, part: &str| {
         !parts.iter().enumerate().any(|(other, text)| text.contains(part) && (text.len() > part.len() || other < at))
@@ -371,6 +372,7 @@ mod tests {
             timeout_at: None,
             limits_error: None,
             log_error: None,
+            environment_error: None,
             resources: None,
             history: Vec::new(),
         }

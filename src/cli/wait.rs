@@ -7,10 +7,8 @@
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::complete;
@@ -18,6 +16,7 @@ use super::status::escaped;
 use crate::client::{Answer, Client, Error, Messages};
 use crate::duration;
 use crate::events::{Event, What};
+use crate::signals;
 use crate::status::{self, AgentStatus, How, State};
 
 /// As promised: it came.
@@ -267,18 +266,11 @@ fn own_status(agent: &AgentStatus) -> Result<u8, String> {
         // Only the lowest eight bits get to whoever waits (`exit(3)`).
         How::Code(code) => Ok(code.to_le_bytes()[0]),
         How::Signal(name) => {
-            let number = signal_number(name).ok_or_else(|| format!("it was ended by {name}"))?;
-            Ok(128 | number)
+            let number = signals::number(name).and_then(|number| u8::try_from(number).ok());
+            number.map(|number| 128 | number).ok_or_else(|| format!("it was ended by {name}"))
         }
         How::Cause(cause) => Err(cause.clone()),
     }
-}
-
-/// The inverse of [`How::of_signal`].
-fn signal_number(name: &str) -> Option<u8> {
-    let known = Signal::from_str(name).ok().map(|signal| signal as i32);
-    let number = known.or_else(|| name.strip_prefix("SIG")?.parse().ok())?;
-    u8::try_from(number).ok().filter(|number| (1..=64).contains(number))
 }
 
 #[cfg(test)]
@@ -317,6 +309,8 @@ mod tests {
     #[case(json!({ "code": 256 }), Ok(0))]
     #[case(json!({ "signal": "SIGKILL" }), Ok(137))]
     #[case(json!({ "signal": "SIG34" }), Ok(162))]
+    #[case(json!({ "signal": "SIGRTMIN+3" }), Ok(165))]
+    #[case(json!({ "signal": "SIGRTMIN+30" }), Ok(192))]
     #[case(json!({ "signal": "SIG65" }), Err("it was ended by SIG65"))]
     #[case(json!({ "signal": "nonsense" }), Err("it was ended by nonsense"))]
     #[case(json!({ "cause": "the tmux server died" }), Err("the tmux server died"))]
@@ -327,14 +321,6 @@ mod tests {
         exit["at"] = json!("2026-11-21T17:00:00.000Z");
         let status = own_status(&agent("exited", &json!({ "exit": exit })));
         assert_eq!(status.as_ref().map(|&code| code).map_err(String::as_str), expected);
-    }
-
-    #[test]
-    fn every_signal_that_is_told_by_name_has_its_number_back() {
-        for number in 1..=64_u8 {
-            let How::Signal(name) = How::of_signal(i32::from(number)) else { panic!("no signal") };
-            assert_eq!(signal_number(&name), Some(number), "{name}");
-        }
     }
 
     #[test]

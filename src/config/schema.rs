@@ -107,7 +107,7 @@ fn fields() -> Value {
         ),
         "backoff_reset": described(time(), "after running this long the delays start over"),
         "timeout": described(time(), "from the first start, restarts included; then the agent is stopped for good"),
-        "grace_period": with_default(time(), json!("30s"), "between SIGINT and SIGKILL; `0s` kills at once"),
+        "grace_period": with_default(time(), json!("30s"), "between SIGINT and SIGKILL, with a second SIGINT half way for what still runs; `0s` kills at once"),
         "memory": described(
             quantity("integer", "[KkMmGg][Ii]?[Bb]|[Bb]"),
             "for the agent and all that it starts: `2GiB` (KiB, MiB, GiB, KB, MB, GB)",

@@ -16,17 +16,18 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
-use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::time::TimeVal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{AccessFlags, Pid, eaccess, getpid, getppid};
+use rustix::process::{WaitOptions, WaitStatus, wait};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::login::{self, Login};
+use super::scratch::{self, Scratch};
 use super::terminal::Terminal;
 use super::{End, Ending, Failure, FromLauncher, Harness, MAX_TO_LAUNCHER, Progress, ToLauncher, WIRE_VERSION};
 use crate::account::Account;
@@ -40,15 +41,19 @@ use crate::output::mask::Mask;
 use crate::output::writer::Writer;
 use crate::passing::Receiver;
 use crate::process::Process;
+use crate::signals;
 
 /// How long a harness may take to end once its terminal has gone away.
 const AFTER_HANGUP: Duration = Duration::from_secs(5);
 
 /// How long the terminal may take to show the last of the output.
-const DRAIN: Duration = Duration::from_secs(1);
+const DRAIN: Duration = Duration::from_secs(2);
 
 /// How long what the harness left behind may take to die. Only a process stuck in the kernel takes any time at all.
 const CLEANUP: Duration = Duration::from_secs(5);
+
+/// How long it may take to remove what the harness left among temporary files, beside that.
+const REMOVAL: Duration = Duration::from_secs(2);
 
 /// How long a daemon may take to take in a message.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -92,7 +97,6 @@ impl Error {
 pub fn run(name: &str, attempt: u64, socket: &Path) -> Result<u8, Error> {
     umask(Mode::from_bits_truncate(0o022));
     limits::restore_descriptors();
-    SigSet::empty().thread_set_mask().map_err(io::Error::from)?;
     nix::sys::prctl::set_child_subreaper(true).map_err(io::Error::from)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(live(name, attempt, socket));
@@ -108,7 +112,9 @@ async fn live(name: &str, attempt: u64, socket: &Path) -> Result<Ending, Error> 
         message = timeout(PATIENCE_WITH_DAEMONS, daemon.attend(&Progress::New)) => message.ok(),
         _ = signals.hang_up.recv() => None,
     };
-    let Some(ToLauncher::Launch { arguments, environment, workdir, fingerprint, secrets, kept_size }) = message else {
+    let Some(ToLauncher::Launch { arguments, environment, workdir, fingerprint, secrets, kept_size, login_patience }) =
+        message
+    else {
         return Err(Error::Unwanted);
     };
     daemon.fingerprint = Some(fingerprint);
@@ -120,19 +126,20 @@ async fn live(name: &str, attempt: u64, socket: &Path) -> Result<Ending, Error> 
     let workdir = PathBuf::from(OsStr::from_bytes(workdir.as_slice()));
     let order = Order { arguments, environment, workdir, log };
     // Not before: what this process starts until then is not known for the agent's.
-    let login = match Account::current() {
-        Ok(account) => Ok(login::log_in(&account, order.environment.get(mark::VARIABLE)).await),
-        // It may be there again for the next try.
-        Err(gone) => Err(Failure { message: gone.to_string(), errno: None, missing: true }),
+    let login = tokio::select! {
+        login = log_in(&order, login_patience.unwrap_or(login::PATIENCE)) => login,
+        () = daemon.interrupted() => Err(not_yet("it was stopped before it started".to_owned())),
+        // Nobody is there to be told of anything that is started now.
+        _ = signals.hang_up.recv() => Err(not_yet("its pane was closed before it started".to_owned())),
     };
     let started = match login {
         Ok(login) => start(order, login, &mut daemon).await,
         Err(failure) => Err(failure),
     };
     match started {
-        Ok((harness, mut terminal)) => {
+        Ok((harness, mut terminal, scratch)) => {
             daemon.say(&FromLauncher::Started(harness)).await;
-            attend(harness, &mut terminal, &mut signals, &mut daemon).await
+            attend(harness, &mut terminal, scratch, &mut signals, &mut daemon).await
         }
         Err(failure) => {
             daemon.say(&FromLauncher::Failed(failure.clone())).await;
@@ -140,6 +147,17 @@ async fn live(name: &str, attempt: u64, socket: &Path) -> Result<Ending, Error> 
             Err(Error::Harness(failure))
         }
     }
+}
+
+async fn log_in(order: &Order, patience: Duration) -> Result<Login, Failure> {
+    let account = Account::current().map_err(|gone| not_yet(gone.to_string()))?;
+    let login = login::log_in(&account, order.environment.get(mark::VARIABLE), patience).await;
+    login.map_err(|error| not_yet(error.to_string()))
+}
+
+/// It may be otherwise for the next try.
+fn not_yet(message: String) -> Failure {
+    Failure { message, errno: None, missing: true }
 }
 
 struct Order {
@@ -150,25 +168,45 @@ struct Order {
 }
 
 /// Starts the harness, and answers when it did. Of the order, secrets and all, only the log is left when this returns.
-async fn start(order: Order, login: Login, daemon: &mut Daemon) -> Result<(Harness, Terminal), Failure> {
+async fn start(
+    order: Order,
+    login: Login,
+    daemon: &mut Daemon,
+) -> Result<(Harness, Terminal, Option<Scratch>), Failure> {
     let workdir = order.workdir.as_path();
     std::env::set_current_dir(workdir)
         .map_err(|error| failure(&format!("the workdir {} cannot be entered", workdir.display()), &error))
         .map_err(|failure| Failure { missing: true, ..failure })?;
-    if let Some(warning) = login.warning {
-        daemon.say(&FromLauncher::Warning(warning)).await;
-    }
     let words: Vec<&OsStr> = order.arguments.iter().map(|argument| OsStr::from_bytes(argument.as_slice())).collect();
     let Some((&program, arguments)) = words.split_first() else {
         return Err(Failure { message: "there is no program to start".to_owned(), errno: None, missing: false });
     };
     let declared_path = order.environment.get("PATH").map(|path| OsStr::from_bytes(path.as_slice()));
-    let login_path = login.environment.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.as_os_str());
+    let of_login = |name: &str| {
+        let mut variables = login.environment.iter();
+        variables.find(|(known, _)| known == name).map(|(_, value)| value.as_os_str())
+    };
+    let login_path = of_login("PATH");
     let found = find(program, declared_path.or(login_path).unwrap_or_default())?;
     let mut command = Command::new(&found);
     command.arg0(program).args(arguments).env_clear();
     command.envs(login.environment.iter().map(|(name, value)| (name, value)));
     command.env("PWD", workdir).envs(login::terminal_variables());
+    command.envs(login::language(&login.environment, order.environment.keys()));
+    let mut faults: Vec<String> = login.warning.iter().cloned().collect();
+    let mut scratch = None;
+    if !order.environment.contains_key(scratch::VARIABLE) {
+        match Scratch::make(of_login(scratch::VARIABLE), &daemon.scratch_prefix()) {
+            Ok(made) => {
+                command.env(scratch::VARIABLE, made.path());
+                scratch = Some(made);
+            }
+            Err(error) => faults.push(format!("it has no folder of its own for temporary files: {error}")),
+        }
+    }
+    if !faults.is_empty() {
+        daemon.say(&FromLauncher::Environment(faults.join("; "))).await;
+    }
     command.envs(order.environment.iter().map(|(name, value)| (name, OsStr::from_bytes(value.as_slice()))));
     let terminal = Terminal::open(order.log)
         .map_err(|error| failure("its terminal cannot be had", &error))
@@ -181,7 +219,7 @@ async fn start(order: Order, login: Login, daemon: &mut Daemon) -> Result<(Harne
     })?;
     // Waited for together with whatever else becomes a child of this process.
     i32::try_from(child.id())
-        .map(|pid| (Harness { pid, at }, terminal))
+        .map(|pid| (Harness { pid, at }, terminal, scratch))
         .map_err(|_| failure("the process id is out of range", &Errno::EOVERFLOW.into()))
 }
 
@@ -226,6 +264,7 @@ fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
 async fn attend(
     harness: Harness,
     terminal: &mut Terminal,
+    scratch: Option<Scratch>,
     signals: &mut Caught,
     daemon: &mut Daemon,
 ) -> Result<Ending, Error> {
@@ -234,7 +273,7 @@ async fn attend(
     // What ends like a crashed harness must not leave a core of its own.
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     let running = Progress::Running(harness);
-    let mut interrupted = false;
+    let mut interrupts = 0;
     let mut hung_up: Option<Instant> = None;
     let status = loop {
         if let Some(status) = reap(pid) {
@@ -253,11 +292,18 @@ async fn attend(
             }
             _ = signals.window.recv() => terminal.resize(),
             error = terminal.relay() => daemon.say(&not_logged(&error)).await,
-            // A stop is one SIGINT, however many daemons have a part in it.
-            message = daemon.attend(&running) => if matches!(message, ToLauncher::Interrupt) && !interrupted {
-                interrupted = true;
-                signal_foreground(pid, terminal, Signal::SIGINT);
-            },
+            message = daemon.attend(&running) => {
+                let wanted = match message {
+                    ToLauncher::Interrupt => 1,
+                    ToLauncher::InterruptAgain => 2,
+                    _ => 0,
+                };
+                // A stop is one SIGINT and another one, however many daemons have a part in it.
+                if interrupts < wanted {
+                    interrupts = wanted;
+                    signal_foreground(pid, terminal, Signal::SIGINT);
+                }
+            }
             () = sleep_until(hung_up.unwrap_or_else(Instant::now)), if hung_up.is_some() => {
                 let _ = kill(pid, Signal::SIGKILL);
                 hung_up = Some(Instant::now() + AFTER_HANGUP);
@@ -272,10 +318,13 @@ async fn attend(
     let end = end(ending.clone(), at);
     daemon.say(&FromLauncher::Ended(end.clone())).await;
     clean_up(signals).await;
+    // Nobody uses it any more. One that takes long is removed by the next launcher.
+    let removal = tokio::task::spawn_blocking(move || drop(scratch));
     // What was left printed, too.
     let _ = terminal.collect();
     // One that does not answer has shown what it will ever show.
     let _ = timeout(DRAIN, terminal.finish(&last_words(&ending))).await;
+    let _ = timeout(REMOVAL, removal).await;
     daemon.see_noted(&Progress::Ended { harness, end }).await;
     Ok(ending)
 }
@@ -287,14 +336,26 @@ fn not_logged(error: &io::Error) -> FromLauncher {
 /// Waits for whatever has ended; the status of the harness if it has.
 fn reap(harness: Pid) -> Option<Ending> {
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) if pid == harness => return Some(Ending::Code(code)),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == harness => return Some(Ending::Signal(signal as i32)),
-            Ok(WaitStatus::StillAlive) => return None,
-            Ok(_) | Err(Errno::EINTR) => {}
-            // Its status went to somebody else, which cannot be; better a known unknown than a wait without end.
-            Err(error) => return Some(Ending::Cause(format!("its status was lost: {}", error.desc()))),
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, status))) if pid.as_raw_pid() == harness.as_raw() => return Some(ending(status)),
+            Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+            Ok(None) => return None,
+            // Proves nothing, unless the harness is not even there to be waited for: then its status went to somebody else, which
+            // cannot be, and a known unknown is better than a wait without end.
+            Err(error) => {
+                let is_gone = kill(harness, None) == Err(Errno::ESRCH);
+                return is_gone.then(|| Ending::Cause(format!("its status was lost: {error}")));
+            }
         }
+    }
+}
+
+/// As the kernel tells it: by any signal that there is.
+fn ending(status: WaitStatus) -> Ending {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Ending::Code(code),
+        (None, Some(signal)) => Ending::Signal(signal),
+        (None, None) => Ending::Cause(format!("its status was not understood: {:#x}", status.as_raw())),
     }
 }
 
@@ -347,10 +408,10 @@ async fn clean_up(signals: &mut Caught) {
     loop {
         own.kill_descendants();
         loop {
-            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) => break,
-                Err(Errno::ECHILD) => return,
-                Ok(_) | Err(_) => {}
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::CHILD) => return,
+                Ok(None) | Err(_) => break,
             }
         }
         if Instant::now() > limit {
@@ -364,14 +425,11 @@ async fn clean_up(signals: &mut Caught) {
 fn last_words(ending: &Ending) -> String {
     let end = match ending {
         Ending::Code(code) => format!("exited with status {code}"),
-        Ending::Signal(number) => match Signal::try_from(*number) {
-            Ok(signal) => format!("ended by {signal}"),
-            Err(_) => format!("ended by signal {number}"),
-        },
+        Ending::Signal(number) => format!("ended by {}", signals::name(*number)),
         Ending::Cause(cause) => cause.clone(),
     };
-    // In dim letters, on a line of its own; the pane is in raw mode.
-    format!("\x1b[0;2m\r\n[{end}]\x1b[0m")
+    // In dim letters.
+    format!("\x1b[0;2m[{end}]\x1b[0m")
 }
 
 /// Ends by the same signal, or answers with the status to exit with.
@@ -379,8 +437,11 @@ fn end_like(ending: &Ending) -> u8 {
     match *ending {
         Ending::Code(code) => u8::try_from(code & 0xff).unwrap_or(1),
         Ending::Signal(signal) => {
-            // Returns only where the signal's default is not to end the process.
-            let _ = signal_hook::low_level::emulate_default_handler(signal);
+            // Returns only where the signal's default is not to end the process, and for those beyond the standard ones: they are
+            // caught here only if this process was started with them ignored.
+            if signal_hook::low_level::emulate_default_handler(signal).is_err() {
+                let _ = signal_hook::low_level::raise(signal);
+            }
             u8::try_from(128 + signal).unwrap_or(u8::MAX)
         }
         Ending::Cause(_) => 1,
@@ -485,6 +546,24 @@ impl Daemon {
                 tokio::time::sleep(BETWEEN_DAEMONS).await;
             }
         }
+    }
+
+    /// Waits for the order to stop of this daemon. Cancel-safe.
+    async fn interrupted(&mut self) {
+        while let Some(connection) = &mut self.connection {
+            match connection.reader.read().await {
+                Ok(Some(ToLauncher::Interrupt | ToLauncher::InterruptAgain | ToLauncher::Unwanted)) => return,
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => self.connection = None,
+            }
+        }
+        // The next one is told what has come of it.
+        std::future::pending::<()>().await;
+    }
+
+    /// What the agent's folders for temporary files are called.
+    fn scratch_prefix(&self) -> String {
+        scratch::prefix(&self.socket, &self.name)
     }
 
     /// Waits until how it ended is on record, or nobody has been there for too long.

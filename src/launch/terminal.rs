@@ -16,20 +16,26 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::sys::termios::{FlushArg, SetArg, cfmakeraw, tcflush, tcgetattr, tcsetattr};
-use nix::unistd::{Pid, tcgetpgrp};
+use nix::unistd::{Pid, getppid, tcgetpgrp};
 use pty_process::blocking::{Command as CommandOn, Pts};
 use rustix::termios::{tcgetwinsize, tcsetwinsize};
+use tokio::time::timeout;
 
+use super::traces::{Shown, Traces};
 use crate::descriptor::Stream;
 use crate::output::writer::Writer;
 
 /// How much is read at once; the kernel gives no more than that of a terminal.
 const PIECE: usize = 4096;
+
+/// How long the server may take to tell what the pane shows.
+const TO_LOOK: Duration = Duration::from_secs(1);
 
 /// How much can have been printed and not read: more than the kernel keeps (`tty_buffer_set_limit` of a pseudoterminal).
 const MOST_UNREAD: usize = 1 << 20;
@@ -42,6 +48,7 @@ pub struct Terminal {
     pane: Stream,
     typed: Piece,
     printed: Piece,
+    traces: Traces,
     log: Option<Writer>,
 }
 
@@ -53,9 +60,9 @@ impl Terminal {
         let pane = open("/dev/tty", OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())?;
         let (other, own) = pty_process::blocking::open().map_err(plain)?;
         tcsetattr(&own, SetArg::TCSANOW, &tcgetattr(&pane)?)?;
-        let (typed, printed) = (Piece::default(), Piece::default());
-        let terminal =
-            Self { own, other: Stream::new(OwnedFd::from(other))?, pane: Stream::new(pane)?, typed, printed, log };
+        let (other, pane) = (Stream::new(OwnedFd::from(other))?, Stream::new(pane)?);
+        let (typed, printed, traces) = (Piece::default(), Piece::default(), Traces::default());
+        let terminal = Self { own, other, pane, typed, printed, traces, log };
         terminal.resize();
         Ok(terminal)
     }
@@ -84,9 +91,9 @@ impl Terminal {
 
     /// Hands on what is typed and what is printed, until something of it cannot be written to the log. Cancel-safe.
     pub async fn relay(&mut self) -> io::Error {
-        let Self { other, pane, typed, printed, log, .. } = self;
+        let Self { other, pane, typed, printed, traces, log, .. } = self;
         tokio::select! {
-            error = show(other, printed, log.as_mut(), pane) => error,
+            error = show(other, printed, traces, log.as_mut(), pane) => error,
             never = hand_on(pane, typed, other) => match never {},
         }
     }
@@ -99,6 +106,7 @@ impl Terminal {
             && let Ok(count @ 1..) = self.other.try_read(&mut buffer)
         {
             self.printed.bytes.extend_from_slice(&buffer[..count]);
+            self.traces.follow(&buffer[..count]);
             total += count;
             if let Some(log) = &mut self.log {
                 logged = logged.and(log.write(&buffer[..count]));
@@ -107,29 +115,61 @@ impl Terminal {
         logged.and(self.log.as_mut().map_or(Ok(()), Writer::finish))
     }
 
-    /// Shows the rest of it and these last words, and returns when the pane has taken them in: it is asked a question behind
-    /// them, and answers in order (DSR, "device status report"). tmux drops what it has not read by the time that the pane's
-    /// process ends.
+    /// Shows the rest of it and these last words, below all that is on the screen, and returns when the pane has taken them in. The
+    /// terminal is then as a program finds it: nothing of what the harness set on it outlives it, and what it showed on an alternate
+    /// screen is kept.
     pub async fn finish(&mut self, last_words: &str) {
         // The string terminator ends whatever sequence the harness was in the middle of.
-        self.printed.bytes.extend(format!("\x1b\\{last_words}\x1b[5n").as_bytes());
+        self.printed.bytes.extend(b"\x1b\\");
+        let shown = if self.traces.is_of_interest() && self.settle().await.is_ok() { look().await } else { None };
+        self.printed.bytes.extend(self.traces.farewell(shown.as_ref(), last_words));
+        // Fails only when the pane is gone.
+        let _ = self.settle().await;
+    }
+
+    /// Waits until the pane has taken in what is printed: it is asked a question behind that, and answers in order (DSR, "device
+    /// status report"). tmux drops what it has not read by the time that the pane's process ends.
+    async fn settle(&mut self) -> io::Result<()> {
+        self.printed.bytes.extend(b"\x1b[5n");
         // What was typed and not read would be taken for the answer.
         let _ = tcflush(&self.pane, FlushArg::TCIFLUSH);
         while !self.printed.is_empty() {
-            if self.printed.give_to(&self.pane).await.is_err() {
-                return;
-            }
+            self.printed.give_to(&self.pane).await?;
         }
         let mut byte = [0];
-        while self.pane.read(&mut byte).await.is_ok_and(|count| count == 1) && byte[0] != b'n' {}
+        while self.pane.read(&mut byte).await? == 1 && byte[0] != b'n' {}
+        Ok(())
     }
 }
 
+/// What the pane shows, by the word of the tmux server that it is in: asked by the program that the server runs, which is this
+/// process's parent.
+async fn look() -> Option<Shown> {
+    let server = std::env::var_os("TMUX")?.into_string().ok()?;
+    // The socket's path, the server, and a session.
+    let socket = server.rsplitn(3, ',').last()?;
+    let pane = std::env::var_os("TMUX_PANE")?;
+    let mut command = tokio::process::Command::new(format!("/proc/{}/exe", getppid()));
+    command.arg0("tmux").args(["-u", "-N", "-S", socket]);
+    command.args(["display-message", "-p", "-t"]).arg(&pane).arg(Shown::FORMAT);
+    command.args([";", "capture-pane", "-p", "-e", "-t"]).arg(&pane);
+    command.env_clear().stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let output = timeout(TO_LOOK, command.output()).await.ok()?.ok()?;
+    Shown::parse(&output.stdout).filter(|_| output.status.success())
+}
+
 /// What was printed goes to the log, and to the pane. One that is gone takes in anything.
-async fn show(terminal: &Stream, printed: &mut Piece, mut log: Option<&mut Writer>, pane: &Stream) -> io::Error {
+async fn show(
+    terminal: &Stream,
+    printed: &mut Piece,
+    traces: &mut Traces,
+    mut log: Option<&mut Writer>,
+    pane: &Stream,
+) -> io::Error {
     loop {
         if printed.is_empty() {
             printed.take_from(terminal).await;
+            traces.follow(&printed.bytes);
             // At once: whoever cancels this finds both done or neither.
             if let Some(Err(error)) = log.as_mut().map(|log| log.write(&printed.bytes)) {
                 return error;

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::machine::{self, NotStarted};
+use super::pace::{Pace, Turn};
 use crate::blocking;
 use crate::clock::Timestamp;
 use crate::config::{Limits, Name};
@@ -43,8 +44,8 @@ const TO_REPORT: Duration = Duration::from_secs(10);
 /// How long one that lives although nothing else is left of it may take to come back.
 const TO_RETURN: Duration = Duration::from_secs(2);
 
-/// How long it may take to start the harness. The login shell alone is given five seconds.
-const TO_START: Duration = Duration::from_secs(20);
+/// How long it may take to start the harness, beside what the login shell takes.
+const TO_START: Duration = Duration::from_secs(30);
 
 /// How long a launcher may take to end by itself after something that should end it.
 const TO_END: Duration = Duration::from_secs(2);
@@ -56,8 +57,9 @@ const TO_LISTEN: Duration = Duration::from_secs(10);
 /// launch.
 const TO_NOTE: Duration = Duration::from_secs(1);
 
-/// How long the files for what it prints may take to be made before it is started without.
-const TO_MAKE_FILES: Duration = Duration::from_secs(2);
+/// How long the files for what it prints may take to be made before it is started without, for as long as it runs: longer than a
+/// busy disk takes.
+const TO_MAKE_FILES: Duration = Duration::from_secs(10);
 
 /// How often what could not be found out is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -84,6 +86,10 @@ pub struct Means {
     pub trees: Trees,
     /// Keeps what agents print.
     pub store: Store,
+    /// How many are started at a time.
+    pub pace: Pace,
+    /// How long a login shell may take.
+    pub login_patience: Duration,
 }
 
 /// How an attempt begins here.
@@ -114,6 +120,8 @@ pub enum Command {
     Visitor(Box<Visitor>),
     /// Send SIGINT.
     Interrupt,
+    /// Send it a second time.
+    InterruptAgain,
     /// Kill everything, and do not rest before it is gone.
     Kill,
     /// Let it take so much from now on.
@@ -134,8 +142,8 @@ pub async fn run(
     tell: impl Fn(machine::Event),
 ) {
     let (visitors, wanted) = (Vec::new(), Wanted::Running);
-    let limits = None;
-    let mut run = Run { means, name, attempt, commands, tell, visitors, wanted, limits, is_met_noted: false };
+    let (limits, turn) = (None, None);
+    let mut run = Run { means, name, attempt, commands, tell, visitors, wanted, limits, turn, is_met_noted: false };
     // What lasts for a moment only is boxed: there are many attempts, and each would keep the room for it as long as it lasts.
     let met = match beginning {
         Beginning::Launch { launch, number, limits, look_first } => {
@@ -156,6 +164,7 @@ pub async fn run(
 enum Wanted {
     Running,
     Interrupted,
+    InterruptedAgain,
     Killed,
 }
 
@@ -169,6 +178,8 @@ struct Run<T> {
     wanted: Wanted,
     /// What it may take, if that was said here.
     limits: Option<Limits>,
+    /// To start its harness.
+    turn: Option<Turn>,
     is_met_noted: bool,
 }
 
@@ -205,6 +216,10 @@ impl<T: Fn(machine::Event)> Run<T> {
                 Err(tmux::Error::NoServer { .. }) => {}
                 Err(error) => return self.not_started(NotStarted::Retry(error.to_string())),
             }
+        }
+        // Before there is a launcher, which would not wait for long.
+        if !self.take_turn().await {
+            return self.not_started(NotStarted::Retry(STOPPED_BEFORE.to_owned()));
         }
         let (trees, key) = (self.means.trees.clone(), self.name.key());
         // A launcher that has been told nothing yet is in the way of nobody.
@@ -249,6 +264,23 @@ impl<T: Fn(machine::Event)> Run<T> {
         }
         self.see_cleared(self.means.trees.clear_after(&self.name.key(), launcher).await);
         None
+    }
+
+    /// Waits until it is its turn; answers whether it is, and not to be stopped meanwhile.
+    async fn take_turn(&mut self) -> bool {
+        let pace = self.means.pace.clone();
+        let mut turn = std::pin::pin!(pace.turn());
+        while self.wanted == Wanted::Running {
+            tokio::select! {
+                turn = &mut turn => {
+                    self.turn = Some(turn);
+                    return true;
+                }
+                // The other end closes when the daemon is ending.
+                Some(command) = self.commands.recv() => self.remember(command),
+            }
+        }
+        false
     }
 
     /// Answers that there is nobody to follow.
@@ -384,6 +416,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             Command::MetNoted => self.is_met_noted = true,
             Command::EndNoted => {}
             Command::Interrupt => self.wanted = self.wanted.max(Wanted::Interrupted),
+            Command::InterruptAgain => self.wanted = self.wanted.max(Wanted::InterruptedAgain),
             Command::Kill => self.wanted = Wanted::Killed,
         }
     }
@@ -470,7 +503,8 @@ impl<T: Fn(machine::Event)> Run<T> {
         }
         match self.wanted {
             Wanted::Running => {}
-            Wanted::Interrupted => launcher.interrupt().await,
+            Wanted::Interrupted => launcher.interrupt(&ToLauncher::Interrupt).await,
+            Wanted::InterruptedAgain => launcher.interrupt(&ToLauncher::InterruptAgain).await,
             Wanted::Killed => launcher.kill().await,
         }
         Some(launcher)
@@ -562,7 +596,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         self.limited(limits_error);
         self.logged(files.as_ref().err());
         let files = files.ok();
-        launcher.limit = Some(Instant::now() + TO_START);
+        launcher.limit = Some(self.to_start());
         if self.wanted != Wanted::Running {
             launcher.say(&ToLauncher::Unwanted).await;
             launcher.has_ended();
@@ -578,6 +612,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             fingerprint: launch.fingerprint.clone(),
             secrets: launch.secrets.clone(),
             kept_size: files.is_some().then(|| self.means.store.size()),
+            login_patience: Some(self.means.login_patience),
         };
         // One that does not listen is one that does not start anything in time.
         launcher.order(&order, files.as_ref()).await;
@@ -595,6 +630,11 @@ impl<T: Fn(machine::Event)> Run<T> {
         }
     }
 
+    /// When a harness must have been started.
+    fn to_start(&self) -> Instant {
+        Instant::now() + self.means.login_patience + TO_START
+    }
+
     fn launcher(&self, visitor: Visitor, end: Readable) -> Launcher {
         if visitor.version != WIRE_VERSION {
             let version = visitor.version;
@@ -609,7 +649,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             heard: Heard::Nothing,
             harness: None,
             is_interrupted: false,
-            limit: Some(Instant::now() + TO_START),
+            limit: Some(self.to_start()),
             doom: None,
             note_by: None,
         }
@@ -621,9 +661,12 @@ impl<T: Fn(machine::Event)> Run<T> {
             self.turn_away(visitor).await;
         }
         let mut limiting = self.limits.take().map(|limits| limit(&launcher.tree, limits)).unwrap_or_default();
-        let mut idle_talk = 0_u64;
+        let (mut idle_talk, mut lacks_told) = (0_u64, false);
         let mut alive = true;
         while launcher.connection.is_some() || alive {
+            if launcher.heard != Heard::Nothing {
+                self.turn = None;
+            }
             let patience = launcher.patience();
             // Nothing is lost by cancelling an arm: the reader keeps what has arrived, and the others only wait.
             tokio::select! {
@@ -639,6 +682,11 @@ impl<T: Fn(machine::Event)> Run<T> {
                         let usage = launcher.tree.usage().await;
                         self.ended(how(end.how), Some(Timestamp::now().back_to(end.at)), usage);
                     }
+                    Ok(Some(FromLauncher::Environment(error))) if !std::mem::replace(&mut lacks_told, true) => {
+                        let error = plain(&error);
+                        tracing::warn!(agent = %self.name, "{error}");
+                        (self.tell)(machine::Event::Environment { attempt: self.attempt, error });
+                    }
                     Ok(Some(other)) => {
                         idle_talk += 1;
                         // Ever more rarely: the launcher is the agent user's, and must not be able to fill the log.
@@ -651,7 +699,8 @@ impl<T: Fn(machine::Event)> Run<T> {
                 },
                 command = self.commands.recv() => match command {
                     // One that does not listen is killed at the deadline.
-                    Some(Command::Interrupt) => launcher.interrupt().await,
+                    Some(Command::Interrupt) => launcher.interrupt(&ToLauncher::Interrupt).await,
+                    Some(Command::InterruptAgain) => launcher.interrupt(&ToLauncher::InterruptAgain).await,
                     Some(Command::Kill) => launcher.kill().await,
                     Some(Command::EndNoted) => launcher.let_go().await,
                     Some(Command::Limit(limits)) => limiting = limit(&launcher.tree, *limits),
@@ -661,7 +710,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                         self.hear_progress(&mut launcher, visitor.progress).await;
                         if launcher.is_interrupted {
                             // The connection may have been lost before it was heard.
-                            launcher.interrupt().await;
+                            launcher.interrupt(&ToLauncher::Interrupt).await;
                         }
                     }
                     Some(Command::Visitor(visitor)) => self.turn_away(*visitor).await,
@@ -819,9 +868,9 @@ impl Launcher {
         self.limit.into_iter().chain(self.doom).min()
     }
 
-    async fn interrupt(&mut self) {
+    async fn interrupt(&mut self, how: &ToLauncher) {
         self.is_interrupted = true;
-        self.say(&ToLauncher::Interrupt).await;
+        self.say(how).await;
     }
 
     /// Nothing more is to be heard of its harness.
@@ -900,7 +949,7 @@ fn blame(failure: &Failure) -> NotStarted {
 
 fn how(ending: Ending) -> How {
     match ending {
-        Ending::Code(code) => How::Code(code),
+        Ending::Code(code) => How::of_code(code),
         Ending::Signal(number) => How::of_signal(number),
         Ending::Cause(cause) => How::Cause(plain(&cause)),
     }

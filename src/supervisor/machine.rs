@@ -128,6 +128,13 @@ pub enum Event {
         /// For a person.
         error: Option<String>,
     },
+    /// Its environment is not all that it should be, for this reason.
+    Environment {
+        /// Of which attempt.
+        attempt: Attempt,
+        /// For a person.
+        error: String,
+    },
     /// What it prints is not kept, for this reason; `None` when it is.
     Logged {
         /// Of which attempt.
@@ -187,6 +194,11 @@ pub enum Effect {
     },
     /// Send SIGINT, once.
     Interrupt {
+        /// To which attempt.
+        attempt: Attempt,
+    },
+    /// Send SIGINT a second time: some harnesses ask whether the first was meant.
+    InterruptAgain {
         /// To which attempt.
         attempt: Attempt,
     },
@@ -281,6 +293,9 @@ struct Declared {
     limits_error: Option<String>,
     /// Why what it prints is not kept.
     log_error: Option<String>,
+    /// Why its environment is not all that it should be.
+    #[serde(default)]
+    environment_error: Option<String>,
 }
 
 /// How an attempt ended.
@@ -323,6 +338,7 @@ impl Declared {
             error: None,
             limits_error: None,
             log_error: None,
+            environment_error: None,
         }
     }
 
@@ -368,6 +384,9 @@ enum State {
         harness: Harness,
         why: StopReason,
         deadline: Timestamp,
+        /// When a harness that still lives is interrupted again; `None` if it was, or is not to be.
+        #[serde(default)]
+        again: Option<Timestamp>,
         killed: bool,
     },
     Backoff {
@@ -541,6 +560,9 @@ impl Machine {
     /// When [`Event::Due`] is next due; `None` for never.
     pub fn due(&self) -> Option<Timestamp> {
         let in_state = match self.state {
+            State::Stopping { deadline, again: Some(again), killed: false, harness: Harness::Alive { .. }, .. } => {
+                Some(deadline.min(again))
+            }
             State::Stopping { deadline, killed: false, .. } => Some(deadline),
             State::Backoff { until, .. } if self.lingering.is_none() => Some(until),
             State::Closing { retry_at } => retry_at,
@@ -590,6 +612,7 @@ impl Machine {
             }
             Event::Limited { attempt, error } => self.limited(attempt, error),
             Event::Logged { attempt, error } => self.logged(attempt, error),
+            Event::Environment { attempt, error } => self.lacks_of_environment(attempt, error),
             Event::Gone { attempt } => self.gone(attempt, now, &mut effects),
             Event::SessionBusy { attempt, holder } => self.session_busy(attempt, holder),
             Event::SessionFree if self.is_queued() => self.begin(now, &mut effects),
@@ -638,8 +661,10 @@ impl Machine {
             State::Waiting | State::Backoff { why: BackoffReason::Restart, .. } => self.judge(now, effects),
             State::Exited { outcome } if outcome != Outcome::TimedOut => self.judge(now, effects),
             // Never put off: whoever waits for the end was told when it comes.
-            State::Stopping { ref mut deadline, killed: false, .. } => {
-                *deadline = (*deadline).min(now + declared.policy.grace_period);
+            State::Stopping { ref mut deadline, ref mut again, killed: false, .. } => {
+                let grace = declared.policy.grace_period;
+                *deadline = (*deadline).min(now + grace);
+                *again = again.map(|again| again.min(now + grace / 2));
             }
             _ => {}
         }
@@ -655,8 +680,8 @@ impl Machine {
                 match self.lingering.take() {
                     // Its launcher is tidying up, and is let.
                     Some(Lingering { attempt, kill_at }) => {
-                        let (harness, why) = (Harness::Over, StopReason::Removed);
-                        self.state = State::Stopping { attempt, harness, why, deadline: kill_at, killed: false };
+                        let (harness, why, again) = (Harness::Over, StopReason::Removed, None);
+                        self.state = State::Stopping { attempt, harness, why, deadline: kill_at, again, killed: false };
                     }
                     None => self.close(effects),
                 }
@@ -784,6 +809,14 @@ impl Machine {
         }
     }
 
+    fn lacks_of_environment(&mut self, attempt: Attempt, error: String) {
+        if self.attempt == attempt
+            && let Some(declared) = self.declared_with_attempts()
+        {
+            declared.environment_error = Some(error);
+        }
+    }
+
     fn ended(&mut self, attempt: Attempt, exit: Exit, now: Timestamp, effects: &mut Vec<Effect>) {
         // It is the launcher that says so, or tmux.
         let started = self.declared_with_attempts().and_then(|declared| declared.started);
@@ -899,6 +932,12 @@ impl Machine {
                 *killed = true;
                 effects.push(Effect::Kill { attempt: *attempt });
             }
+            State::Stopping { attempt, harness: Harness::Alive { .. }, again, killed: false, .. }
+                if again.is_some_and(|again| again <= now) =>
+            {
+                *again = None;
+                effects.push(Effect::InterruptAgain { attempt: *attempt });
+            }
             State::Backoff { until, .. } if *until <= now && self.lingering.is_none() => self.begin(now, effects),
             State::Closing { retry_at } if retry_at.is_some_and(|at| at <= now) => self.close(effects),
             _ => {}
@@ -933,7 +972,7 @@ impl Machine {
         self.attempt += 1;
         self.session.get_or_insert_with(|| Session { name: launch.session.clone(), is_open: false });
         self.state = State::Starting { attempt: self.attempt };
-        (declared.limits_error, declared.log_error) = (None, None);
+        (declared.limits_error, declared.log_error, declared.environment_error) = (None, None, None);
         self.latest = Some(Latest {
             number: declared.attempts,
             declared: declared.at,
@@ -952,7 +991,8 @@ impl Machine {
         };
         let grace = self.declared.as_ref().map_or(Duration::ZERO, |declared| declared.policy.grace_period);
         let killed = grace.is_zero();
-        self.state = State::Stopping { attempt, harness, why, deadline: now + grace, killed };
+        let again = Some(now + grace / 2).filter(|_| !killed);
+        self.state = State::Stopping { attempt, harness, why, deadline: now + grace, again, killed };
         effects.push(if killed { Effect::Kill { attempt } } else { Effect::Interrupt { attempt } });
     }
 
@@ -1059,6 +1099,7 @@ impl Machine {
             timeout_at: self.timeout_at().map(time),
             limits_error: declared.and_then(|declared| declared.limits_error.clone()),
             log_error: declared.and_then(|declared| declared.log_error.clone()),
+            environment_error: declared.and_then(|declared| declared.environment_error.clone()),
             resources: None,
             history: Vec::new(),
         }

@@ -1,12 +1,10 @@
 //! What tmux takes and what it prints, as text.
 
 use std::collections::BTreeSet;
-use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-use nix::sys::signal::Signal;
-
 use crate::config::Name;
+use crate::signals;
 use crate::status::How;
 
 /// An agent's session, as far as it can be addressed.
@@ -105,7 +103,7 @@ impl PaneEnd {
     pub fn how(&self) -> How {
         match (self.code, self.signal) {
             (_, Some(signal)) => How::of_signal(signal),
-            (Some(code), None) => How::Code(code),
+            (Some(code), None) => How::of_code(code),
             (None, None) => How::Cause("it ended while no daemon ran, and tmux does not tell how".to_owned()),
         }
     }
@@ -129,8 +127,8 @@ fn pane(line: &str) -> Option<Pane> {
 
 /// A number, or a name with or without `SIG` before it.
 fn signal_number(text: &str) -> Option<i32> {
-    let named = || Signal::from_str(&format!("SIG{}", text.trim_start_matches("SIG"))).ok().map(|signal| signal as i32);
-    text.parse().ok().or_else(named).filter(|number| (1..=64).contains(number))
+    let named = || signals::number(&format!("SIG{}", text.trim_start_matches("SIG")));
+    text.parse().ok().or_else(named).filter(|&number| signals::exists(number))
 }
 
 /// What to ask of each session for [`owned`].
@@ -195,6 +193,11 @@ pub fn is_about_words(message: &str) -> bool {
     ["unknown option", "unknown command", "unknown flag", "invalid option", "usage:"]
         .iter()
         .any(|words| message.contains(words))
+}
+
+/// Whether it is one about a shell that cannot be run.
+pub fn is_about_shell(message: &str) -> bool {
+    message.starts_with("not a suitable shell")
 }
 
 /// A complaint in a form that is safe to show: one line, of a length that can be read, without control characters.
@@ -324,7 +327,7 @@ mod tests {
 
     #[test]
     fn panes_are_read_and_lies_passed_over() {
-        let printed = "21,0,,,\n22,1,7,,1795271423\n23,1,,9,5\n24,1,,KILL,\n25,1,,SIGINT,\n26,1,,,\n27,1,999,99,x\n\
+        let printed = "21,0,,,\n22,1,7,,1795271423\n23,1,,9,5\n24,1,,KILL,\n25,1,,SIGINT,\n26,1,,,\n27,1,999,99,x\n29,1,,40,\n30,1,,RTMIN+6,\n\
                        1,0,,,\n-5,0,,,\n28,0\nnonsense\n";
         let dead = |pid, code, signal, seconds: Option<u64>| {
             let at = seconds.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
@@ -338,6 +341,8 @@ mod tests {
             dead(25, None, Some(2), None),
             dead(26, None, None, None),
             dead(27, None, None, None),
+            dead(29, None, Some(40), None),
+            dead(30, None, Some(40), None),
         ];
         assert_eq!(panes(printed), expected);
     }

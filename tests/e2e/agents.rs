@@ -50,6 +50,39 @@ fn death_by_a_signal_is_told_by_its_name() {
 }
 
 #[test]
+fn death_by_a_real_time_signal_is_told_by_its_name() {
+    let daemon = Setup::new().start(&(entry_of("a", "kill -37 $$") + &entry_of("b", "kill -64 $$")));
+    for (name, signal) in [("a", "SIGRTMIN+3"), ("b", "SIGRTMIN+30")] {
+        let agent = daemon.wait_for_state(name, State::Exited);
+        assert!(matches!(&agent.exit, Some(Exit { how: How::Signal(told), .. }) if told == signal), "{:?}", agent.exit);
+        daemon.wait("its last words", || daemon.screen(name).contains(&format!("[ended by {signal}]")).then_some(()));
+    }
+}
+
+#[test]
+fn orphans_that_die_by_any_signal_end_no_agent() {
+    // Each leaves its parent before it dies; what a signal does not kill is killed.
+    let orphans = "for n in $(seq 64); do for k in 1 2 3; do \
+                   (python3 -c \"import os; os.fork() and os._exit(0); os.kill(os.getpid(), $n); os.kill(os.getpid(), 9)\" &); \
+                   done; done; wait; sleep 0.5; : >@WORK/done; exec sleep 1000";
+    let healthy: String = (0..3).map(|number| agent(&format!("h{number}"), "sleep inf", "")).collect();
+    let daemon = Setup::new().start(&(entry_of("a", orphans) + &healthy));
+    let before = daemon.wait_until_running("a");
+    daemon.wait_for_file("done");
+    for agent in daemon.agents() {
+        assert_eq!((agent.state, agent.restarts, agent.attempt), (State::Running, 0, Some(1)), "{agent:?}");
+    }
+    assert_eq!(daemon.agent("a").unwrap().pid, Some(before));
+}
+
+/// An agent that is a script of bash's.
+fn entry_of(name: &str, script: &str) -> String {
+    format!(
+        "[[agents]]\nname = {name:?}\nharness = \"custom\"\ncommand = [\"bash\", \"-c\", {script:?}]\nworkdir = \"@WORK\"\n\n"
+    )
+}
+
+#[test]
 fn an_interactive_agent_without_a_prompt_runs_on() {
     let daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", ""));
     let pid = daemon.wait_until_running("a");

@@ -5,7 +5,7 @@ use std::fs;
 use agentd::status::State;
 use nix::sys::signal::Signal;
 
-use crate::support::{Dump, Process, Setup, Who, agent, give, owner, run, with_args};
+use crate::support::{Dump, Process, Setup, Who, agent, give, is_root, owner, run, with_args};
 
 #[test]
 fn a_second_daemon_says_who_holds_the_place_and_goes() {
@@ -163,4 +163,46 @@ fn a_helper_that_the_agent_user_stops_is_replaced() {
     daemon.wait_until_running("b");
     assert!(!stopped.is_alive());
     assert_eq!(daemon.wait_until_running("a"), pid);
+}
+
+#[test]
+fn a_daemon_that_was_started_deaf_hears_every_signal() {
+    // Blocked by a parent that masks signals, and ignored as by nohup(1).
+    let deaf = "exec python3 -c 'import os, signal, sys\n\
+                [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15, 17)]\n\
+                signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\n\
+                os.execvp(sys.argv[1], sys.argv[1:])' \"$@\"";
+    let mut daemon = Setup::new().args(["--resync", "1h"]).after(deaf).start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    let server: i32 = daemon.tmux(&["display-message", "-p", "#{pid}"]).unwrap().trim().parse().unwrap();
+    assert_eq!(Process(server).blocked(), 0, "what the tmux server has inherited");
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait("everything to be read again", || {
+        daemon.log().contains("SIGHUP: reading everything again").then_some(())
+    });
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn orphans_of_the_first_process_leave_no_zombies() {
+    if !is_root() {
+        return;
+    }
+    let alone = "exec unshare --pid --fork --kill-child --mount-proc -- \"$@\"";
+    let daemon = Setup::new().after(alone).start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    let first = daemon.wait("the first process of the namespace", || {
+        Process::all().find(|process| process.is_alive() && process.ancestors().next() == Some(Process(daemon.pid())))
+    });
+    let zombies =
+        || Process::all().filter(|process| process.is_zombie() && process.ancestors().next() == Some(first)).count();
+    // A window is no agent: whoever loses its parent there becomes a child of the first process.
+    let script =
+        format!("for n in 1 2 3 4 5; do (setsid sleep 0.1 &); done; sleep 0.5; : >{}", daemon.work("done").display());
+    daemon.tmux(&["new-window", "-d", "-t", "=a:", &script]).unwrap();
+    daemon.wait_for_file("done");
+    daemon.wait("nothing to be left", || (zombies() == 0).then_some(()));
+    // The deputy's own end is still noticed, and it is replaced.
+    daemon.tmux(&["kill-server"]).unwrap();
+    daemon.wait("nothing to be left", || (zombies() == 0).then_some(()));
 }

@@ -4,8 +4,12 @@ use crate::support::{Dump, Setup, agent};
 
 /// A daemon that was started in every way an agent must not notice: odd umask, signals ignored, descriptors open.
 fn odd() -> Setup {
+    let ignored: Vec<String> = (1..=64)
+        .filter(|number| ![4, 8, 9, 11, 19, 32, 33].contains(number))
+        .map(|number: i32| number.to_string())
+        .collect();
     Setup::new()
-        .after("umask 077; trap '' USR1 USR2 TTIN TTOU PIPE; exec 7</dev/null 9</dev/null")
+        .after(&format!("umask 077; trap '' {}; exec 7</dev/null 9</dev/null", ignored.join(" ")))
         .env("NOTIFY_SOCKET", "/nowhere")
         .env("WATCHDOG_USEC", "1000000")
         .env("JOURNAL_STREAM", "8:1")
@@ -94,4 +98,45 @@ fn an_agent_bears_the_mark_of_its_daemon_whatever_is_declared() {
     let daemon = Setup::new().start(&agent("a", "dump @WORK/dump; rest", "env = { AGENTD_AGENT = \"another's\" }"));
     let state = std::fs::canonicalize(daemon.path("state")).unwrap();
     assert_eq!(Dump::of(&daemon, "dump").var("AGENTD_AGENT").unwrap(), format!("{}:a", state.display()));
+}
+
+#[test]
+fn letters_are_utf_8_where_nobody_names_a_locale() {
+    let jcard = agent("a", "dump @WORK/a; rest", "") + &agent("b", "dump @WORK/b; rest", "env = { LC_ALL = \"C\" }");
+    let daemon = Setup::new().start(&jcard);
+    let dump = Dump::of(&daemon, "a");
+    let is_named = dump.environ().iter().any(|variable| variable.starts_with("LC_"));
+    assert!(is_named || dump.var("LANG").is_some_and(|lang| !lang.is_empty()), "{:?}", dump.environ());
+    let dump = Dump::of(&daemon, "b");
+    assert_eq!((dump.var("LC_ALL").as_deref(), dump.var("LANG").as_deref()), (Some("C"), None));
+}
+
+#[test]
+fn temporary_files_go_with_the_attempt_that_made_them() {
+    let script = "dump @WORK/dump; wait-for @WORK/go; exit 0";
+    let daemon =
+        Setup::new().start(&(agent("a", script, "") + &agent("b", "dump @WORK/b; rest", "env = { TMPDIR = \"/x\" }")));
+    let folder = std::path::PathBuf::from(Dump::of(&daemon, "dump").var("TMPDIR").unwrap());
+    let (mode, owner, _) = crate::support::owner(&folder);
+    assert_eq!((owner, mode & 0o7777), (daemon.agent_account().uid.as_raw(), 0o700));
+    std::fs::write(folder.join("left"), "").unwrap();
+    daemon.put(&daemon.work("go"), "");
+    daemon.wait("the folder to go", || (!folder.exists()).then_some(()));
+    assert_eq!(Dump::of(&daemon, "b").var("TMPDIR").as_deref(), Some("/x"));
+}
+
+#[test]
+fn temporary_files_of_a_killed_launcher_go_with_the_next_start() {
+    let daemon = Setup::new().start(&agent(
+        "a",
+        "dump @WORK/dump; log @WORK/log; sleep inf",
+        "restart = 'always'\nbackoff = ['0s']",
+    ));
+    let pid = daemon.wait_until_running("a");
+    daemon.wait_for_starts("log", 1);
+    let folder = std::path::PathBuf::from(Dump::of(&daemon, "dump").var("TMPDIR").unwrap());
+    std::fs::write(folder.join("left"), "").unwrap();
+    crate::support::Process(pid).parent().signal(nix::sys::signal::Signal::SIGKILL);
+    daemon.wait_for_starts("log", 2);
+    daemon.wait("the folder to go", || (!folder.exists()).then_some(()));
 }

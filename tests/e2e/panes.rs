@@ -142,3 +142,40 @@ fn a_session_that_somebody_kills_is_a_failure_with_a_cause_and_policy_applies() 
     daemon.wait_until_gone(pid);
     assert!(daemon.has_session("a"));
 }
+
+/// An agent that is a script of bash's, and is killed while it is on the alternate screen, or elsewhere on its screen.
+fn killed(drawing: &str) -> String {
+    let script = format!("seq 60; printf '{drawing}'; kill -9 $$");
+    format!(
+        "[[agents]]\nname = \"a\"\nharness = \"custom\"\ncommand = [\"bash\", \"-c\", {script:?}]\nworkdir = \"@WORK\"\n\
+         restart = \"always\"\nmax_restarts = 1\nbackoff = [\"1s\"]\n"
+    )
+}
+
+#[test]
+fn what_was_killed_on_the_alternate_screen_loses_nothing_of_the_other() {
+    let daemon = Setup::new().start(&killed(r"\033[?1049h\033[?1000h\033[?1006h\033[2J\033[5;5Hthe interface"));
+    daemon.wait_for_state("a", State::Backoff);
+    daemon.wait("the end to be told", || daemon.screen("a").contains("[ended by SIGKILL]").then_some(()));
+    let modes = "#{alternate_on} #{mouse_any_flag} #{mouse_sgr_flag}";
+    assert_eq!(daemon.tmux(&["display-message", "-p", "-t", "=a:", modes]).unwrap().trim(), "0 0 0");
+    daemon.wait_for_state("a", State::Exited);
+    daemon.wait("both runs in the pane", || {
+        let text = daemon.capture("a");
+        let count = |line: &str| text.lines().filter(|found| found.trim() == line).count();
+        (1..=60).all(|number| count(&number.to_string()) == 2).then_some(())?;
+        (count("the interface") == 2 && count("[ended by SIGKILL]") == 2).then_some(())
+    });
+}
+
+#[test]
+fn how_it_ended_stands_below_all_that_was_on_the_screen() {
+    let daemon = Setup::new().start(&killed(r"\033[2J\033[8;1Hbelow\033[5;20r\033[?6h\033[1;3Habove"));
+    daemon.wait_for_state("a", State::Exited);
+    let rows = daemon.wait("the end to be told", || {
+        let rows: Vec<String> = daemon.screen("a").lines().map(str::to_owned).collect();
+        rows.iter().any(|row| row == "[ended by SIGKILL]").then_some(rows)
+    });
+    let at = |text: &str| rows.iter().position(|row| row.trim() == text);
+    assert_eq!((at("above"), at("below"), at("[ended by SIGKILL]")), (Some(4), Some(7), Some(8)), "{rows:?}");
+}

@@ -213,34 +213,81 @@ fn a_harness_that_only_the_login_shells_path_knows_is_found() {
 }
 
 #[test]
-fn a_login_shell_that_hangs_holds_nobody_up_for_long() {
+fn an_agent_whose_login_shell_gives_nothing_is_not_started_and_says_why() {
     if !root() {
         return;
     }
-    let daemon = Setup::new().user("hung").start(&agent("a", "dump @WORK/dump; sleep inf; rest", ""));
-    daemon.wait_until_running("a");
-    let dump = Dump::of(&daemon, "dump");
-    assert!(
-        dump.var("PATH").is_some_and(|path| path.contains("/usr/bin") || path.contains("/run/current-system/sw/bin")),
-        "{:?}",
-        dump.var("PATH")
-    );
-    assert_eq!(dump.var("SHELL").as_deref(), account("hung").shell.to_str());
+    for (user, why) in [("hung", "was not done within 100ms"), ("deaf", "gave no environment")] {
+        let setup = Setup::new().user(user).args(["--login-timeout", "100ms"]);
+        let daemon = setup.start(&agent("a", "log @WORK/log; sleep inf", "restart = 'always'"));
+        let told =
+            daemon.wait_until("a", "tried again", |agent| agent.error.is_some() && agent.next_start_at.is_some());
+        let error = told.error.unwrap();
+        let shell = account(user).shell.display().to_string();
+        assert!(error.contains(why) && error.contains(&shell), "{user}: {error}");
+        assert_eq!((told.state, told.restarts), (State::Backoff, 0), "{user}");
+        assert_eq!(daemon.starts("log"), 0, "{user}");
+    }
 }
 
 #[test]
-fn login_shells_that_refuse_or_do_not_listen_leave_a_sane_path() {
+fn a_stop_does_not_wait_for_a_login_shell() {
     if !root() {
         return;
     }
-    for user in ["nologin", "deaf"] {
-        let daemon = Setup::new().user(user).start(&agent("a", "dump @WORK/dump; sleep inf; rest", ""));
-        daemon.wait_until_running("a");
-        let dump = Dump::of(&daemon, "dump");
-        assert!(dump.var("PATH").is_some_and(|path| path.contains("/bin")), "{user}: {:?}", dump.var("PATH"));
-        assert_eq!(dump.var("HOME").as_deref(), account(user).dir.to_str());
-        assert_eq!(dump.text("cwd"), daemon.path("work").to_str().unwrap());
+    let daemon = Setup::new().user("hung").start(&agent("a", "log @WORK/log; sleep inf", "grace_period = '1h'"));
+    daemon.wait("the login", || {
+        daemon.processes().iter().any(|process| process.argv() == ["sleep", "3600"]).then_some(())
+    });
+    daemon.edit_jcard("[other]\n");
+    daemon.wait_until_removed("a");
+    assert_eq!(daemon.starts("log"), 0);
+}
+
+#[test]
+fn agents_whose_profiles_wait_for_each_other_all_start_with_its_environment() {
+    if !root() {
+        return;
     }
+    let names: Vec<String> = (0..25).map(|number| format!("a{number}")).collect();
+    let jcard: String = names.iter().map(|name| agent(name, &format!("log @WORK/{name}; sleep inf"), "")).collect();
+    // One after the other they take 7.5 s.
+    let daemon = Setup::new().user("slow").args(["--login-timeout", "5s"]).start(&jcard);
+    for name in &names {
+        daemon.wait_until_running(name);
+        daemon.wait_for_starts(name, 1);
+    }
+    assert!(daemon.agents().iter().all(|agent| agent.attempt == Some(1)), "{:?}", daemon.agents());
+}
+
+#[test]
+fn an_account_that_refuses_logins_has_a_sane_environment() {
+    if !root() {
+        return;
+    }
+    let daemon = Setup::new().user("nologin").start(&agent("a", "dump @WORK/dump; sleep inf; rest", ""));
+    daemon.wait_until_running("a");
+    let dump = Dump::of(&daemon, "dump");
+    assert!(dump.var("PATH").is_some_and(|path| path.contains("/bin")), "{:?}", dump.var("PATH"));
+    assert_eq!(dump.var("HOME").as_deref(), account("nologin").dir.to_str());
+    assert_eq!(dump.text("cwd"), daemon.path("work").to_str().unwrap());
+    assert_eq!(daemon.agent("a").unwrap().environment_error, None);
+}
+
+#[test]
+fn a_login_shell_that_is_not_there_is_stood_in_for_and_that_is_told() {
+    if !root() {
+        return;
+    }
+    let daemon = Setup::new().user("shellless").start(&agent("a", "dump @WORK/dump; sleep inf; rest", ""));
+    daemon.wait_until_running("a");
+    let told = daemon.agent("a").unwrap().environment_error.unwrap();
+    let shell = account("shellless").shell.display().to_string();
+    assert!(told.contains(&shell) && told.contains("/bin/sh stands in for it"), "{told}");
+    let dump = Dump::of(&daemon, "dump");
+    assert_eq!(dump.var("SHELL").as_deref(), Some("/bin/sh"));
+    let shell = daemon.tmux(&["show-options", "-gv", "default-shell"]).unwrap();
+    assert_eq!(shell.trim(), "/bin/sh");
 }
 
 #[test]

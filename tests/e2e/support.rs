@@ -746,6 +746,16 @@ impl Process {
         self.status("Uid").parse().unwrap()
     }
 
+    /// The signals that it blocks, as a mask.
+    pub fn blocked(self) -> u64 {
+        u64::from_str_radix(&self.status("SigBlk"), 16).unwrap()
+    }
+
+    /// Whether it has ended, and nobody has waited for it.
+    pub fn is_zombie(self) -> bool {
+        self.stat().is_some_and(|stat| stat[0] == "Z")
+    }
+
     /// Whether it lives: a zombie does not.
     pub fn is_alive(self) -> bool {
         self.stat().is_some_and(|stat| stat[0] != "Z" && stat[0] != "X")

@@ -126,10 +126,20 @@ fn a_run_that_no_daemon_saw_is_told_of_from_its_start_to_its_end() {
         return;
     }
     let script = "log @WORK/log; exit 3";
-    let mut daemon = Setup::new().user("hung").start(&agent("a", script, "timeout = '1h'\nrestart = 'on-failure'"));
-    daemon.wait_for_record("a", "\"launcher\":{");
-    std::thread::sleep(Duration::from_millis(500)); // it is told what to launch; logging in takes five seconds
+    let setup = Setup::new().user("slow");
+    let lock = std::fs::File::create(setup.work("login.lock")).unwrap();
+    give(&setup.work("login.lock"), &setup.agent_account());
+    let held = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();
+    let mut daemon = setup.start(&agent("a", script, "timeout = '1h'\nrestart = 'on-failure'"));
+    daemon.wait("the login", || {
+        daemon
+            .processes()
+            .iter()
+            .any(|process| process.argv().first().is_some_and(|word| word == "flock"))
+            .then_some(())
+    });
     daemon.kill();
+    drop(held);
     daemon.wait_for_starts("log", 1);
     let words: Vec<String> = daemon.lines("log")[0].split(' ').map(str::to_owned).collect();
     let started = SystemTime::UNIX_EPOCH + Duration::from_secs_f64(words[2].parse().unwrap());
@@ -189,7 +199,7 @@ fn a_backoff_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_stop_goes_on_to_its_deadline_and_is_one_sigint() {
+fn a_stop_goes_on_to_its_deadline_and_is_two_sigints() {
     let script = "log @WORK/log; on-signal INT note; sleep inf";
     let mut daemon = Setup::new().start(&agent("a", script, "grace_period = '4s'"));
     let pid = daemon.wait_until_running("a");
@@ -205,7 +215,7 @@ fn a_stop_goes_on_to_its_deadline_and_is_one_sigint() {
     daemon.wait_until_removed("a");
     assert!(SystemTime::now() >= before.deadline.unwrap().0);
     assert!(!Process(pid).is_alive() && !daemon.has_session("a"));
-    assert_eq!(daemon.lines("log").iter().filter(|line| *line == "INT").count(), 1);
+    assert_eq!(daemon.lines("log").iter().filter(|line| *line == "INT").count(), 2);
 }
 
 /// A daemon that was killed when the agent `a` had ended once, and tmux had not heard of its second attempt.

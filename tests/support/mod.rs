@@ -123,6 +123,7 @@ pub fn running(name: &str) -> AgentStatus {
         timeout_at: None,
         limits_error: None,
         log_error: None,
+        environment_error: None,
         resources: None,
         history: Vec::new(),
     }

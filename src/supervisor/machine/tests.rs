@@ -95,6 +95,7 @@ fn in_words(effect: &Effect) -> String {
         Effect::Launch { attempt, .. } => format!("launch {attempt}"),
         Effect::Resume { attempt, .. } => format!("resume {attempt}"),
         Effect::Interrupt { attempt } => format!("interrupt {attempt}"),
+        Effect::InterruptAgain { attempt } => format!("interrupt again {attempt}"),
         Effect::Account(past) => format!("account {}", past.attempt),
         Effect::Limit { attempt, .. } => format!("limit {attempt}"),
         Effect::Kill { attempt } => format!("kill {attempt}"),
@@ -507,10 +508,42 @@ mod a_stop {
         let mut life = Life::running(plain());
         assert_eq!(life.remove(), ["interrupt 1"]);
         assert_eq!((life.state(), life.status().deadline, life.status().running), (Stopping, at(30), true));
-        assert!(life.wait(Duration::from_millis(29_999)).is_empty());
+        assert!(life.wait(Duration::from_millis(14_999)).is_empty());
+        assert_eq!(life.wait(Duration::from_millis(1)), ["interrupt again 1"]);
+        assert!(life.wait(Duration::from_millis(14_999)).is_empty());
         assert_eq!(life.wait(Duration::from_millis(1)), ["kill 1"]);
         assert!(life.wait(seconds(100_000)).is_empty());
         assert_eq!(life.end(1, How::Signal("SIGKILL".into())), ["close a"]);
+    }
+
+    #[test]
+    fn interrupts_no_second_time_what_has_ended_by_then() {
+        let mut life = Life::running(plain());
+        life.remove();
+        life.wait(seconds(14));
+        life.ended(1, code(0));
+        assert_eq!(life.wait(seconds(100)), ["kill 1"], "what it left");
+    }
+
+    #[test]
+    fn whose_grace_is_cut_short_interrupts_again_half_way_through_that() {
+        let mut life = Life::running(plain());
+        life.declare(declaration(|policy| policy.grace_period = seconds(30)));
+        life.wait(seconds(1));
+        assert!(life.update(declaration(|policy| policy.grace_period = seconds(4))).is_empty());
+        assert_eq!(life.wait(seconds(2)), ["interrupt again 1"]);
+        assert_eq!(life.wait(seconds(2)), ["kill 1"]);
+    }
+
+    #[test]
+    fn that_was_interrupted_twice_is_not_so_a_third_time_by_the_next_daemon() {
+        let mut life = Life::running(plain());
+        life.remove();
+        assert_eq!(life.wait(seconds(15)), ["interrupt again 1"]);
+        let text = serde_json::to_string(&life.machine).unwrap();
+        life.machine = serde_json::from_str(&text).unwrap();
+        assert!(!life.machine.resume().is_empty());
+        assert_eq!(life.wait(seconds(15)), ["kill 1"]);
     }
 
     #[test]
@@ -528,7 +561,7 @@ mod a_stop {
         assert!(life.status().reason.unwrap().contains("interrupted"));
         life.start(1);
         assert_eq!((life.state(), life.status().running, life.status().pid), (Stopping, true, Some(101)));
-        assert_eq!(life.wait(seconds(30)), ["kill 1"]);
+        assert_eq!(life.wait(seconds(30)), ["interrupt again 1", "kill 1"]);
     }
 
     #[test]
@@ -724,7 +757,7 @@ mod a_change_of_policy {
         let mut life = Life::running(plain());
         life.update(declaration(|policy| policy.grace_period = seconds(5)));
         life.remove();
-        assert_eq!(life.wait(seconds(5)), ["kill 1"]);
+        assert_eq!(life.wait(seconds(5)), ["interrupt again 1", "kill 1"]);
     }
 
     #[test]

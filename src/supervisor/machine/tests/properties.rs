@@ -374,6 +374,10 @@ impl World {
             let may_start =
                 is_next || before.state == Backoff && before.next_start_at.is_some_and(|at| at.0 <= self.now.wall());
             assert!(may_start || self.latest == launched, "a start that nobody waited for, in {before:?}");
+            // It has read the declaration, by which something else may be due.
+            if is_next {
+                return self.notice();
+            }
         }
         assert!(self.machine.due().is_none_or(|due| due > self.now), "due again at once");
     }
@@ -479,6 +483,10 @@ impl World {
             Effect::Resume { .. } => panic!("takes up what it has not left"),
             Effect::Interrupt { attempt } => {
                 assert_eq!(self.real.as_ref().map(|real| real.attempt), Some(attempt), "interrupts what is not");
+            }
+            Effect::InterruptAgain { attempt } => {
+                let real = self.real.as_ref().filter(|real| real.attempt == attempt).expect("interrupts what is not");
+                assert!(!real.killed, "interrupts what was killed");
             }
             Effect::Account(_) => {}
             Effect::Limit { attempt, limits } => {

@@ -1,0 +1,153 @@
+//! An attempt's own folder for temporary files, which goes when the attempt does.
+//!
+//! Harnesses leave much in `/tmp`, whole libraries and conversations among it, by names that the next one takes for its own. So each
+//! attempt finds in `TMPDIR` a folder that nobody else has. It is made and removed with the agent user's rights. Of an attempt whose
+//! launcher was killed it is removed by the next launcher of the same agent: there is one at a time.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Uid, mkdtemp};
+use sha2::{Digest, Sha256};
+
+/// The variable that names it.
+pub const VARIABLE: &str = "TMPDIR";
+
+/// Where it is made if the login shell does not say.
+const USUAL: &str = "/tmp";
+
+/// One of them. It is removed when this is dropped.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    /// A new one, for its owner only, in `base` if that is given. Those that earlier attempts of this agent have left there are
+    /// removed meanwhile.
+    pub fn make(base: Option<&OsStr>, prefix: &str) -> io::Result<Self> {
+        let base = base.filter(|base| !base.is_empty()).map_or(Path::new(USUAL), Path::new);
+        let left = leftovers(base, prefix);
+        if !left.is_empty() {
+            // It may take its time, and nobody needs to wait.
+            std::thread::Builder::new().spawn(move || left.iter().for_each(|path| remove(path)))?;
+        }
+        Ok(Self { path: mkdtemp(&base.join(format!("{prefix}XXXXXX")))? })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        remove(&self.path);
+    }
+}
+
+/// What the names of an agent's folders begin with. Short: sockets are made in them, whose paths have 107 bytes at most.
+pub fn prefix(socket: &Path, agent: &str) -> String {
+    format!("{}{}-", prefix_of_all(socket), short_hash(agent.to_ascii_lowercase().as_bytes()))
+}
+
+/// What the names of the folders of all agents of one daemon begin with.
+pub fn prefix_of_all(launch_socket: &Path) -> String {
+    format!("agentd-{}", short_hash(launch_socket.as_os_str().as_bytes()))
+}
+
+fn short_hash(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    format!("{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2])
+}
+
+/// Folders of our own user's with such names.
+fn leftovers(base: &Path, prefix: &str) -> Vec<PathBuf> {
+    let is_ours = |path: &PathBuf| {
+        // Of a link nothing is asked but what it is itself.
+        fs::symlink_metadata(path).is_ok_and(|it| it.is_dir() && it.uid() == Uid::effective().as_raw())
+    };
+    let entries = fs::read_dir(base).into_iter().flatten().flatten();
+    let named = entries.filter(|entry| entry.file_name().as_bytes().starts_with(prefix.as_bytes()));
+    named.map(|entry| entry.path()).filter(is_ours).collect()
+}
+
+/// As far as that can be done. Links are removed, not followed.
+fn remove(path: &Path) {
+    if fs::remove_dir_all(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+        // Somebody has made folders in it that even their owner may not change.
+        open_up(path);
+        let _ = fs::remove_dir_all(path);
+    }
+}
+
+fn open_up(path: &Path) {
+    let mut ahead = vec![path.to_owned()];
+    while let Some(folder) = ahead.pop() {
+        let _ = fs::set_permissions(&folder, fs::Permissions::from_mode(0o700));
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        ahead.extend(
+            entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{DirBuilderExt, symlink};
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn it_is_its_owners_alone_and_goes_with_all_that_is_in_it() {
+        let base = TempDir::new().unwrap();
+        let precious = base.path().join("precious");
+        fs::write(&precious, "").unwrap();
+        let scratch = Scratch::make(Some(base.path().as_os_str()), "agentd-x-").unwrap();
+        let path = scratch.path().to_owned();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o700);
+        fs::DirBuilder::new().recursive(true).create(path.join("a/b")).unwrap();
+        fs::write(path.join("a/b/c"), "").unwrap();
+        symlink(&precious, path.join("a/link")).unwrap();
+        symlink(base.path(), path.join("a/folder")).unwrap();
+        fs::set_permissions(path.join("a/b"), fs::Permissions::from_mode(0o000)).unwrap();
+        fs::set_permissions(path.join("a"), fs::Permissions::from_mode(0o500)).unwrap();
+        drop(scratch);
+        assert!(!path.exists() && precious.exists());
+    }
+
+    #[test]
+    fn what_an_earlier_attempt_left_goes_and_what_is_somebody_elses_stays() {
+        let base = TempDir::new().unwrap();
+        let path = |name: &str| base.path().join(name);
+        for name in ["agentd-x-old", "agentd-y-other", "mine"] {
+            fs::DirBuilder::new().mode(0o700).create(path(name)).unwrap();
+        }
+        fs::write(path("agentd-x-file"), "").unwrap();
+        symlink(path("mine"), path("agentd-x-link")).unwrap();
+        assert_eq!(leftovers(base.path(), "agentd-x-"), [path("agentd-x-old")]);
+        let _scratch = Scratch::make(Some(base.path().as_os_str()), "agentd-x-").unwrap();
+        let limit = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while path("agentd-x-old").exists() {
+            assert!(std::time::Instant::now() < limit);
+            std::thread::yield_now();
+        }
+        assert!(["agentd-y-other", "mine", "agentd-x-file", "agentd-x-link"].iter().all(|name| path(name).exists()));
+    }
+
+    #[test]
+    fn its_name_is_short_and_tells_agents_and_daemons_apart() {
+        let (one, other) = (Path::new("/run/agentd/launch.sock"), Path::new("/home/a/launch.sock"));
+        assert_eq!(prefix(one, "Reviewer"), prefix(one, "reviewer"));
+        assert!(prefix(one, "a") != prefix(one, "b") && prefix(one, "a") != prefix(other, "a"));
+        assert!(prefix(one, &"x".repeat(64)).len() < 24);
+        assert!(prefix(one, "a").starts_with(&prefix_of_all(one)));
+    }
+}
