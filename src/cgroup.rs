@@ -36,6 +36,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Uid, getpid};
 
+use crate::kernel::{self, Mount};
 use crate::process::Process;
 use crate::status::{Resources, Usage};
 use crate::systemd;
@@ -227,18 +228,18 @@ impl Cgroup {
     pub fn usage(&self) -> Usage {
         let file = |name: &str| read(&self.directory.join(name)).ok();
         Usage {
-            oom_kills: file("memory.events").and_then(|events| value_of(&events, "oom_kill")).unwrap_or(0),
-            cpu_usec: file("cpu.stat").and_then(|stat| value_of(&stat, "usage_usec")),
-            memory_peak: file("memory.peak").and_then(|peak| peak.trim().parse().ok()),
+            oom_kills: file("memory.events").and_then(|events| kernel::value(&events, "oom_kill")).unwrap_or(0),
+            cpu_usec: file("cpu.stat").and_then(|stat| kernel::value(&stat, "usage_usec")),
+            memory_peak: file("memory.peak").and_then(|peak| kernel::number(peak.trim_ascii())),
         }
     }
 
     /// What is counted of it.
     pub fn resources(&self) -> Resources {
         let file = |name: &str| read(&self.directory.join(name)).ok();
-        let number = |name: &str| file(name)?.trim().parse().ok();
+        let number = |name: &str| kernel::number(file(name)?.trim_ascii());
         Resources {
-            cpu_usec: file("cpu.stat").and_then(|stat| value_of(&stat, "usage_usec")),
+            cpu_usec: file("cpu.stat").and_then(|stat| kernel::value(&stat, "usage_usec")),
             memory: number("memory.current"),
             memory_max: number("memory.max"),
             tasks: number("pids.current"),
@@ -290,15 +291,10 @@ impl Cgroup {
     }
 }
 
-/// The value of a key in lines of `KEY VALUE`.
-fn value_of(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
-}
-
 /// The path of a process's group, as its name space has it.
 fn group_of(process: &str) -> Result<PathBuf, Error> {
     let groups = read(Path::new(&format!("/proc/{process}/cgroup")))?;
-    groups.lines().find_map(|line| line.strip_prefix("0::")).map(PathBuf::from).ok_or(Error::NotMounted)
+    kernel::group(&groups).ok_or(Error::NotMounted)
 }
 
 fn make(group: &Path) -> Result<(), Error> {
@@ -326,12 +322,14 @@ fn enter(group: &Path, pid: i32) -> Result<(), Error> {
 
 /// Those directly in it. What another process namespace hides has the number 0 and is left out.
 fn processes(group: &Path) -> Result<BTreeSet<i32>, Error> {
-    let all = read(&group.join("cgroup.procs"))?;
-    Ok(all.lines().filter_map(|line| line.parse().ok()).filter(|&pid| pid > 0).collect())
+    let path = group.join("cgroup.procs");
+    let all = kernel::numbers(&read(&path)?);
+    let unreadable = || Error::System { operation: "understand", path, source: io::ErrorKind::InvalidData.into() };
+    Ok(all.ok_or_else(unreadable)?.into_iter().filter(|&pid| pid > 0).collect())
 }
 
-fn read(path: &Path) -> Result<String, Error> {
-    fs::read_to_string(path).map_err(|source| Error::System { operation: "read", path: path.to_owned(), source })
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    kernel::read(path).map_err(|source| Error::System { operation: "read", path: path.to_owned(), source })
 }
 
 /// Kills all in the group and below, and waits until they are dead.
@@ -392,10 +390,10 @@ fn is_empty_within(group: &Path, time: Duration) -> Result<bool, Error> {
     let wait = || -> io::Result<bool> {
         let mut events = File::open(&path)?;
         loop {
-            let mut text = String::new();
+            let mut text = Vec::new();
             events.rewind()?;
-            events.read_to_string(&mut text)?;
-            if text.lines().any(|line| line == "populated 0") {
+            events.read_to_end(&mut text)?;
+            if kernel::value(&text, "populated") == Some(0) {
                 return Ok(true);
             }
             let left = limit.saturating_duration_since(Instant::now());
@@ -417,45 +415,6 @@ fn is_empty_within(group: &Path, time: Duration) -> Result<bool, Error> {
     }
 }
 
-/// Where groups can be found.
-#[derive(Debug)]
-struct Mount {
-    /// What of all groups is mounted.
-    root: PathBuf,
-    point: PathBuf,
-}
-
-impl Mount {
-    /// All that there are, from `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`). A later one may cover an earlier one.
-    fn all(mounts: &str) -> Vec<Self> {
-        let mount = |line: &str| {
-            let (mount, kind) = line.split_once(" - ")?;
-            let mut fields = mount.split(' ').skip(3);
-            let (root, point) = (unescape(fields.next()?), unescape(fields.next()?));
-            kind.starts_with("cgroup2 ").then_some(Self { root, point })
-        };
-        mounts.lines().filter_map(mount).collect()
-    }
-
-    /// Where the group with this path, as in `/proc/PID/cgroup`, is.
-    fn place(&self, group: &Path) -> Option<PathBuf> {
-        // A path that begins with `/..` leads out of a namespace.
-        group.strip_prefix(&self.root).ok().map(|below| self.point.join(below))
-    }
-}
-
-/// Undoes what the kernel does to white space and backslashes in paths: a backslash and three octal digits.
-fn unescape(text: &str) -> PathBuf {
-    let mut parts = text.split('\\');
-    let mut path = parts.next().unwrap_or_default().as_bytes().to_vec();
-    for part in parts {
-        let code = part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        path.extend(code);
-        path.extend(part.as_bytes().iter().skip(if code.is_some() { 3 } else { 0 }));
-    }
-    PathBuf::from(std::ffi::OsStr::from_bytes(&path))
-}
-
 /// An absolute path as the name of a file, as `systemd-escape(1)` writes it: no two paths have one name.
 fn escape(path: &Path) -> String {
     let path = path.as_os_str().as_bytes();
@@ -475,40 +434,7 @@ mod tests {
     use std::io::Write;
     use std::process::{Child, Command, Stdio};
 
-    use rstest::rstest;
-
     use super::*;
-
-    const HYBRID: &str = "\
-23 27 0:22 / /sys rw,relatime - sysfs sysfs rw
-40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
-41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
-";
-
-    #[rstest]
-    #[case::beside_version_1(HYBRID, "/", &["/sys/fs/cgroup/unified"])]
-    #[case::below_the_root(HYBRID, "/a/b", &["/sys/fs/cgroup/unified/a/b"])]
-    #[case::with_optional_fields(
-        "35 24 0:30 / /sys/fs/cgroup rw,nosuid shared:9 master:3 - cgroup2 cgroup2 rw,nsdelegate\n",
-        "/openrc.agentd",
-        &["/sys/fs/cgroup/openrc.agentd"]
-    )]
-    #[case::a_container_that_sees_its_own_part(
-        "9 8 0:30 /docker/4f /sys/fs/cgroup rw - cgroup2 cgroup rw\n",
-        "/docker/4f/x",
-        &["/sys/fs/cgroup/x"]
-    )]
-    #[case::a_namespace_with_a_mount_from_outside(
-        "9 8 0:30 /../.. /sys/fs/cgroup ro - cgroup2 cgroup rw\n10 8 0:30 / /mnt\\040of\\134ours rw - cgroup2 cgroup rw\n",
-        "/a",
-        &["/mnt of\\ours/a"]
-    )]
-    #[case::outside_of_the_namespace("9 8 0:30 / /sys/fs/cgroup rw - cgroup2 cgroup rw\n", "/../x", &["/sys/fs/cgroup/../x"])]
-    #[case::version_1_alone("40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n", "/", &[])]
-    fn a_group_is_found_where_it_is_mounted(#[case] mounts: &str, #[case] group: &str, #[case] expected: &[&str]) {
-        let places: Vec<_> = Mount::all(mounts).iter().filter_map(|mount| mount.place(Path::new(group))).collect();
-        assert_eq!(places, expected.iter().map(PathBuf::from).collect::<Vec<_>>());
-    }
 
     #[test]
     fn no_two_state_directories_have_one_group() {

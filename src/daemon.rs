@@ -287,14 +287,15 @@ async fn serve(
     };
     let executable = std::env::current_exe().map_err(failed("find agentd's own executable"))?;
     let executable = executable.to_string_lossy().into_owned();
+    let record = Record::new(&settings.state_dir)?;
     let tmux = {
         let (socket, origin) = (settings.tmux_socket.clone(), settings.tmux_origin);
-        Tmux::new(deputy.clone(), socket, origin, executable.clone(), &place.account)
+        let memory = tmux::Memory::on_record(&record, &socket).await;
+        Tmux::new(deputy.clone(), socket, origin, executable.clone(), &place.account).with_memory(memory)
     };
     let user = place.account.uid;
     let (trouble, troubles) = watch::channel(None);
     let means = means(settings, &tmux, executable, folder, troubles, user, &store);
-    let record = Record::new(&settings.state_dir)?;
     let Reading { agents, problems } = machines(&record).await.map_err(failed("read the record"))?;
     state_errors.extend(problems.iter().map(ToString::to_string));
     for error in &state_errors {

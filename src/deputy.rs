@@ -41,6 +41,7 @@ pub use serve::run;
 use crate::account::Account;
 use crate::frame::{self, Bytes};
 use crate::orphans;
+use crate::process::Identity;
 use crate::watch::Target;
 
 /// More than the longest answer, which is a prompt or what tmux prints, with every byte escaped.
@@ -74,8 +75,8 @@ pub enum Error {
 pub(crate) enum Request {
     /// Run tmux with these arguments, for no longer than this.
     Tmux { program: Program, arguments: Vec<String>, timeout: Duration },
-    /// Find the tmux server of this socket, which makes the socket anew if it was lost.
-    Server(PathBuf),
+    /// Find the tmux server of this socket. The one that was seen there makes the socket anew if it was lost.
+    Server { socket: PathBuf, seen: Option<Seen> },
     /// Read a prompt file.
     Prompt(PathBuf),
     /// Look at a working directory.
@@ -126,12 +127,23 @@ pub enum Server {
         recovered: bool,
         /// Whether it was started from the file that clients are started from now.
         is_installed: bool,
+        /// What it is found by again if it loses its socket; `None` for what is no tmux.
+        seen: Option<Seen>,
     },
     /// One that lives and does not react.
     Silent {
         /// The process, where it could be found out.
         pid: Option<i32>,
     },
+}
+
+/// A process that was seen to serve on the tmux socket: the only one that is signalled to make that anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Seen {
+    /// Who.
+    pub process: Identity,
+    /// The device and the inode of its program.
+    pub program: (u64, u64),
 }
 
 /// What a program that ran to its end left. It may be an agent's screen, with anything on it: `Debug` shows only how much it is.
@@ -272,9 +284,10 @@ impl Deputy {
         }
     }
 
-    /// Finds the tmux server of this socket. One that lost its socket file makes it anew. The inner error is for a person.
-    pub async fn server(&self, socket: PathBuf) -> Result<Result<Server, String>, Error> {
-        match self.ask(Request::Server(socket), FILE_TIMEOUT).await? {
+    /// Finds the tmux server of this socket. The one that was `seen` there makes its socket file anew if it lost it. The inner error
+    /// is for a person.
+    pub async fn server(&self, socket: PathBuf, seen: Option<Seen>) -> Result<Result<Server, String>, Error> {
+        match self.ask(Request::Server { socket, seen }, FILE_TIMEOUT).await? {
             Reply::Server(result) => Ok(result),
             _ => Err(Error::Gone),
         }
@@ -577,7 +590,8 @@ mod tests {
 
     fn is_there(pid: u32) -> bool {
         // A zombie is no longer there.
-        std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z"))
+        let stat = crate::kernel::read(format!("/proc/{pid}/stat")).ok();
+        stat.and_then(|stat| crate::kernel::Stat::parse(&stat)).is_some_and(|stat| !stat.zombie)
     }
 
     #[tokio::test]

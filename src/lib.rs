@@ -32,6 +32,7 @@
 //! | [`deputy`] | the process that acts with the agent user's rights, and the tmux client at an operator's terminal |
 //! | [`cli::attach`] | that terminal and the client's, and what goes between them |
 //! | [`tmux`], [`screen`], [`escape`] | sessions and panes; what they show; the sequences in it |
+//! | [`kernel`] | what `/proc` and `/sys` say, as bytes |
 //! | [`process`] | pidfds: who a process is, and what came of it |
 //! | [`tree`], [`cgroup`], [`mark`] | finding and killing everything that is an agent's |
 //! | [`record`], [`fingerprint`] | what the next daemon must know |
@@ -66,6 +67,8 @@
 //! Root touches nothing that the agent user can redirect, and runs no tmux client; the deputy does. The daemon starts no agent
 //! itself: tmux starts a launcher, which gets what to launch over a socket, and tells how it ended.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 pub mod account;
 pub mod api;
 pub mod blocking;
@@ -88,6 +91,7 @@ pub mod harness;
 pub mod history;
 pub mod inheritance;
 pub mod inputs;
+pub mod kernel;
 pub mod launch;
 pub mod limits;
 pub mod lock;

@@ -2,7 +2,7 @@
 //!
 //! The directory itself is locked, which needs no room on its disk. Who holds the lock is written into a file in it, for people.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::libc::{O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW};
 use nix::sys::stat::Mode;
 
+use crate::kernel;
 use crate::process::Process;
 use crate::way;
 
@@ -86,7 +87,7 @@ impl Lock {
                 }
                 Err((again, Errno::EWOULDBLOCK)) => {
                     // Without its number the message is still true.
-                    let pid = fs::read_to_string(&holder).ok().and_then(|text| text.trim().parse::<i32>().ok());
+                    let pid = kernel::read(&holder).ok().and_then(|text| kernel::number(text.trim_ascii()));
                     let has_ended = pid.is_some_and(|pid| Process::find(pid).is_ok_and(|process| process.is_none()));
                     if !has_ended || Instant::now() >= limit {
                         return Err(Error::Held { directory: directory.to_owned(), pid });
@@ -102,6 +103,8 @@ impl Lock {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

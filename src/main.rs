@@ -1,5 +1,7 @@
 //! The `agentd` binary: chooses among daemon, client, and the daemon's own helpers.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::Path;

@@ -21,6 +21,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::kernel;
 use crate::log;
 use crate::signals;
 use crate::status::{AgentStatus, How, Resources, Snapshot, State, Time};
@@ -162,8 +163,8 @@ fn of_process(families: &mut Families<'_, '_>, started: SystemTime) -> fmt::Resu
         "processor time of the daemon, without the agents",
         usage.map(|usage| (NONE, microseconds(usage.user_time() + usage.system_time()))),
     )?;
-    let memory = fs::read_to_string("/proc/self/statm").ok();
-    let mut pages = memory.iter().flat_map(|text| text.split(' ')).map_while(|pages| pages.parse::<u64>().ok());
+    let memory = kernel::read("/proc/self/statm").ok();
+    let mut pages = memory.iter().flat_map(|text| kernel::fields(text)).map_while(kernel::number::<u64>);
     let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| u64::try_from(size).ok());
     let mut bytes = || Some((NONE, pages.next()? * page?));
     families.gauge(("process_virtual_memory", Some(Unit::Bytes)), "addresses that the daemon has taken", bytes())?;

@@ -8,7 +8,6 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,9 +17,10 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::descriptor::Readable;
+use crate::kernel::{self, Stat};
 
 /// What names a process for as long as the machine runs, and to the next daemon too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Identity {
     pid: i32,
     /// As in [`Stat`].
@@ -43,12 +43,13 @@ impl Identity {
     ///
     /// For what stays behind when a launcher is killed. The kernel gives no process the id of a session that has members.
     pub fn kill_session(self, owner: Uid) -> usize {
-        if Stat::read(self.pid).is_some_and(|stat| stat.started != self.started) {
-            return 0;
-        }
         let own = std::process::id().cast_signed();
-        let is_of_it = |pid| pid != own && Stat::read(pid).is_some_and(|stat| stat.session == self.pid);
+        let is_of_it = |pid| pid != own && stat(pid).is_some_and(|stat| stat.session == self.pid);
         until_none(|| {
+            // Somebody else has the id by now, and may lead another session.
+            if look(self.pid)?.is_some_and(|stat| stat.started != self.started) {
+                return Ok(0);
+            }
             let mut alive = 0;
             each(|pid| {
                 let is_other = pid != self.pid && is_of_it(pid);
@@ -82,7 +83,7 @@ impl Process {
             Err(rustix::io::Errno::SRCH) => return Ok(None),
             pidfd => pidfd?,
         };
-        let Some(Stat { started, .. }) = Stat::look(pid)? else { return Ok(None) };
+        let Some(Stat { started, .. }) = look(pid)? else { return Ok(None) };
         let process = Self { pid, pidfd, started };
         // Asked last: what lives now has had this id all along.
         Ok(process.lives()?.then_some(process))
@@ -90,7 +91,7 @@ impl Process {
 
     /// The process behind a pidfd that the kernel gave for this id. It must not have ended: its id may be another's by now.
     pub fn from_pidfd(pid: i32, pidfd: OwnedFd) -> io::Result<Self> {
-        let started = Stat::look(pid)?.ok_or(io::ErrorKind::NotFound)?.started;
+        let started = look(pid)?.ok_or(io::ErrorKind::NotFound)?.started;
         let process = Self { pid, pidfd, started };
         // Asked last: what lives now has had this id all along.
         if process.lives()? { Ok(process) } else { Err(io::ErrorKind::NotFound.into()) }
@@ -119,7 +120,7 @@ impl Process {
 
     /// Its parent. `None` if it has ended.
     pub fn parent(&self) -> Option<i32> {
-        Stat::read(self.pid).filter(|stat| stat.started == self.started).map(|stat| stat.parent)
+        stat(self.pid).filter(|stat| stat.started == self.started).map(|stat| stat.parent)
     }
 
     /// Kills it. One that is no more is none to complain about.
@@ -159,13 +160,13 @@ impl Process {
         if pid <= 1 {
             return false;
         }
-        // In this order: it may end between the two looks.
-        self.is_ancestor_of(pid) || Stat::read(pid).is_none()
+        // In this order: it may end between the two looks. What cannot be looked at has not ended.
+        self.is_ancestor_of(pid) || matches!(look(pid), Ok(None))
     }
 
     /// Whether it leads a session: everything in that was started by it.
     pub fn leads_session(&self) -> bool {
-        Stat::read(self.pid).is_some_and(|stat| stat.started == self.started && stat.session == self.pid)
+        stat(self.pid).is_some_and(|stat| stat.started == self.started && stat.session == self.pid)
     }
 
     /// What something below it with this id can be found by again.
@@ -190,62 +191,37 @@ impl Process {
 
     fn is_ancestor_of(&self, pid: i32) -> bool {
         const DEPTH: usize = 10_000;
-        let line = std::iter::successors(Some(pid), |&pid| Stat::read(pid).map(|stat| stat.parent));
+        let line = std::iter::successors(Some(pid), |&pid| stat(pid).map(|stat| stat.parent));
         let below = line.take(DEPTH).take_while(|&pid| pid > 1).any(|pid| pid == self.pid);
         // Asked last: the id was still this process's own while it stood in that line.
-        below && Stat::read(self.pid).is_some_and(|stat| stat.started == self.started)
+        below && stat(self.pid).is_some_and(|stat| stat.started == self.started)
     }
 }
 
-/// What `/proc/PID/stat` says of a process, see `proc_pid_stat(5)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stat {
-    zombie: bool,
-    parent: i32,
-    session: i32,
-    /// In clock ticks after boot; with the id it names a process for as long as the machine runs.
-    started: u64,
+/// What the kernel says of it; `None` also if that could not be found out.
+fn stat(pid: i32) -> Option<Stat> {
+    look(pid).ok().flatten()
 }
 
-impl Stat {
-    fn read(pid: i32) -> Option<Self> {
-        Self::look(pid).ok().flatten()
-    }
-
-    /// `None` if there is no such process; an error if that could not be found out.
-    fn look(pid: i32) -> io::Result<Option<Self>> {
-        match fs::read_to_string(format!("/proc/{pid}/stat")) {
-            Ok(text) => Self::parse(&text).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into()),
-            Err(error) if is_gone(&error) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        // The name, in parentheses, is the process's own choice and may hold anything; the last parenthesis ends it.
-        let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace();
-        let zombie = matches!(fields.next()?, "Z" | "X");
-        Some(Self {
-            zombie,
-            parent: number(fields.next())?,
-            session: number(fields.nth(1))?,
-            started: number(fields.nth(15))?,
-        })
-    }
+/// `None` if there is no such process; an error if that could not be found out.
+fn look(pid: i32) -> io::Result<Option<Stat>> {
+    read(pid, "stat")?.map(|text| Stat::parse(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())).transpose()
 }
 
-fn number<T: FromStr>(field: Option<&str>) -> Option<T> {
-    field?.parse().ok()
+/// A file of the process's in `/proc`. `None` if there is no such process, or it has ended.
+fn read(pid: i32, file: &str) -> io::Result<Option<Vec<u8>>> {
+    match kernel::read(format!("/proc/{pid}/{file}")) {
+        Err(error) if is_gone(&error) => Ok(None),
+        text => text.map(Some),
+    }
 }
 
 /// None of one that has ended.
 fn children(pid: i32) -> io::Result<Vec<i32>> {
     let mut children = Vec::new();
     for thread in numbers(Path::new(&format!("/proc/{pid}/task")))? {
-        match fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")) {
-            Ok(list) => children.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok())),
-            Err(error) if is_gone(&error) => {}
-            Err(error) => return Err(error),
+        if let Some(list) = read(pid, &format!("task/{thread}/children"))? {
+            children.extend(kernel::numbers(&list).ok_or(io::ErrorKind::InvalidData)?);
         }
     }
     Ok(children)
@@ -289,7 +265,7 @@ pub(crate) fn each(mut hand_on: impl FnMut(i32)) -> io::Result<()> {
 /// was, and had not ended yet, as far as could be found out.
 fn kill_if(pid: i32, belongs: impl Fn(i32) -> bool) -> bool {
     match Process::find(pid) {
-        Ok(Some(process)) => !Stat::read(pid).is_none_or(|stat| stat.zombie) && belongs(pid) && process.kill().is_ok(),
+        Ok(Some(process)) => !stat(pid).is_none_or(|stat| stat.zombie) && belongs(pid) && process.kill().is_ok(),
         Ok(None) => false,
         Err(_) => true,
     }
@@ -319,14 +295,8 @@ pub(crate) fn runs_as(pid: i32, owner: Uid) -> bool {
 
 /// `None` if there is no such process; an error if that could not be found out.
 pub(crate) fn real_user(pid: i32) -> io::Result<Option<Uid>> {
-    match fs::read_to_string(format!("/proc/{pid}/status")) {
-        Ok(status) => {
-            let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-            Ok(ids.and_then(|ids| number(ids.split_ascii_whitespace().next())).map(Uid::from_raw))
-        }
-        Err(error) if is_gone(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
+    let Some(status) = read(pid, "status")? else { return Ok(None) };
+    kernel::real_user(&status).map(|user| Some(Uid::from_raw(user))).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Whether it is because the process has ended, be it between opening and reading.
@@ -336,8 +306,12 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command, Stdio};
+
+    use rstest::rstest;
 
     use super::*;
 
@@ -360,13 +334,6 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields() {
-        let line = "12 (a) Z (b) S 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 4711 26 27";
-        let stat = Stat::parse(line).unwrap();
-        assert_eq!(stat, Stat { zombie: false, parent: 7, session: 9, started: 4711 });
-    }
-
-    #[test]
     fn this_process_is_its_own_user() {
         let pid = i32::try_from(std::process::id()).unwrap();
         assert!(runs_as(pid, Uid::effective()));
@@ -384,7 +351,7 @@ mod tests {
     }
 
     fn session(leader: Identity) -> usize {
-        let is_of_it = |pid| Stat::read(pid).is_some_and(|stat| stat.session == leader.pid && !stat.zombie);
+        let is_of_it = |pid| stat(pid).is_some_and(|stat| stat.session == leader.pid && !stat.zombie);
         let mut members = 0;
         each(|pid| members += usize::from(pid != leader.pid && is_of_it(pid))).unwrap();
         members
@@ -399,6 +366,55 @@ mod tests {
         assert!(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// A shell of that name with a child, and how it is made to end. The name can be no text.
+    fn named(name: &[u8], folder: &Path) -> Child {
+        let program = folder.join(OsStr::from_bytes(name));
+        std::os::unix::fs::symlink("/bin/sh", &program).unwrap();
+        Command::new(program)
+            .args(["-c", "exec 3<&0; setsid \"$0\" -c 'read line <&3' & read line"])
+            .arg(folder.join(OsStr::from_bytes(name)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    #[rstest]
+    #[case::no_utf_8(b"\xff\xfe")]
+    #[case::cut_in_a_letter("a\u{6d4b}\u{8bd5}\u{7a0b}\u{5e8f}\u{8fd0}".as_bytes())]
+    #[case::forged(b"x) R 1 1 1")]
+    #[case::a_line_feed(b"x\nUid:\t0")]
+    fn a_process_of_any_name_is_found_and_killed(#[case] name: &[u8]) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = named(name, folder.path());
+        let root = process(&child);
+        until(|| descendants(&root).len() == 1);
+        let below = descendants(&root)[0];
+        // After its execve(2).
+        until(|| read(below, "comm").unwrap().is_some_and(|comm| comm[..2] == name[..2]));
+        assert!(root.runs_as(Uid::current()).unwrap() && root.is_plausibly_below(below));
+        assert_eq!(root.find_below(below).unwrap().pid(), below);
+        let start = Instant::now();
+        assert_eq!(root.kill_descendants(), 0);
+        assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+        assert!(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_of_any_name_is_not_below_just_any_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut one, mut other) = (shell("exec sleep 1000"), named(b"\xff\xfe", folder.path()));
+        assert!(!process(&one).is_plausibly_below(process(&other).pid()));
+        for child in [&mut one, &mut other] {
+            process(child).kill_descendants();
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(process(&shell("exec true")).is_plausibly_below(i32::MAX), "it has ended");
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! One file for each agent, for root only, in the state directory. Each is written whole under another name and renamed, so that
 //! it is the old one or the new one at any instant, and is gone when the agent is. It holds no secret: of what an agent was
 //! launched with there is a keyed [fingerprint](crate::fingerprint) in it. Times and process ids mean nothing after another boot,
-//! so what was written before that is passed over. What [lasts](Record::lasting) is kept in the same way.
+//! so what was written before that is passed over. The tmux server that was [seen](crate::deputy::Seen) stands in a folder
+//! [beside](Record::beside) it. What [lasts](Record::lasting) is kept in the same way.
 //!
 //! A file that cannot be read, is damaged, or is of another version is reported and put aside, and is no reason to touch anything
 //! that lives. One that cannot be written is reported, and tried again until it can.
@@ -27,6 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::blocking;
+use crate::kernel;
 
 /// The version of the files' form.
 const VERSION: u32 = 1;
@@ -90,8 +92,13 @@ impl Record {
     /// In this state directory, during this boot of the machine.
     pub fn new(state_dir: &Path) -> Result<Self, Error> {
         let path = PathBuf::from("/proc/sys/kernel/random/boot_id");
-        let boot = fs::read_to_string(&path).map_err(|source| Error::System { operation: "read", path, source })?;
-        Ok(Self { folder: state_dir.join(FOLDER), boot: boot.trim().to_owned() })
+        let boot = kernel::read(&path).map_err(|source| Error::System { operation: "read", path, source })?;
+        Ok(Self { folder: state_dir.join(FOLDER), boot: String::from_utf8_lossy(boot.trim_ascii()).into_owned() })
+    }
+
+    /// The same in another folder of this state directory.
+    pub fn beside(&self, folder: &str) -> Self {
+        Self { folder: self.folder.with_file_name(folder), boot: self.boot.clone() }
     }
 
     /// One in another folder of this state directory, which means the same after another boot.

@@ -20,6 +20,9 @@ mod parse;
 pub mod parse;
 pub mod sizes;
 
+mod memory;
+
+pub use memory::Memory;
 pub use parse::{Entrance, Pane, PaneEnd};
 
 use std::collections::BTreeSet;
@@ -168,6 +171,7 @@ pub struct Tmux {
     /// Whether the installed program is not understood by the server.
     is_apart: Arc<AtomicBool>,
     to_close: Arc<ToClose>,
+    memory: Arc<Memory>,
 }
 
 /// Whose sessions are to be ended.
@@ -215,7 +219,14 @@ impl Tmux {
             account.shell.to_string_lossy().into_owned()
         };
         let (is_shell_refused, is_apart, to_close) = (Arc::default(), Arc::default(), Arc::default());
-        Self { deputy, socket, origin, executable, shell, is_shell_refused, is_apart, to_close }
+        let memory = Arc::default();
+        Self { deputy, socket, origin, executable, shell, is_shell_refused, is_apart, to_close, memory }
+    }
+
+    /// The same, which knows what `memory` does.
+    #[must_use]
+    pub fn with_memory(self, memory: Memory) -> Self {
+        Self { memory: Arc::new(memory), ..self }
     }
 
     /// Starts the server, with patience, and sees to it that it can be reached for as long as it lives: at each of the `rounds`, until
@@ -247,7 +258,8 @@ impl Tmux {
     /// Starts the server if none runs and that is agentd's to do, and sets it up as agents need it. Does no harm to one that runs.
     pub async fn start_server(&self) -> Result<(), Error> {
         self.check_version().await?;
-        let flags: &[&str] = match self.tend().await? {
+        let found = self.tend().await?;
+        let flags: &[&str] = match found {
             Server::None if self.origin == Origin::Own => &["-f", "/dev/null"],
             Server::None | Server::Serving { .. } | Server::Silent { .. } => &["-N"],
         };
@@ -257,7 +269,12 @@ impl Tmux {
         // Windows that are there may have any size, such as one that an earlier agentd left to tmux.
         arguments.command(&["run-shell", "-b", &sizes::job(&self.executable, &self.socket)]);
         let output = self.run("start its server", flags, arguments).await?;
-        match self.share_socket().await {
+        let shared = self.share_socket().await;
+        if found == Server::None {
+            // Seen before it can lose its socket. Whatever fails here fails whoever needs the server, and is told there.
+            let _ = self.tend().await;
+        }
+        match shared {
             // A server that cannot have its socket complains, and ends as if all were well.
             Err(Error::Refused { .. }) if !output.stderr.is_empty() => {
                 Err(Error::Refused { operation: "start its server", message: parse::message(&output.stderr) })
@@ -294,9 +311,13 @@ impl Tmux {
         shared.map_err(|message| Error::Refused { operation: "share its socket", message })
     }
 
-    /// Looks what there is at the socket. A server that lost its socket's file makes it anew.
+    /// Looks what there is at the socket. A server that lost its socket's file makes it anew, if it was seen before.
     async fn tend(&self) -> Result<Server, Error> {
-        let server = self.deputy.server(self.socket.clone()).await?.map_err(Error::Unknown)?;
+        let asked = self.deputy.server(self.socket.clone(), self.memory.seen());
+        let server = asked.await?.map_err(Error::Unknown)?;
+        if let Server::Serving { seen: Some(seen), .. } = server {
+            self.memory.note(seen);
+        }
         if let Server::Serving { pid, recovered: true, .. } = server {
             let socket = self.socket.display();
             tracing::warn!("the tmux server (process {pid}) had lost its socket {socket}, and has made it anew");

@@ -11,13 +11,14 @@ use std::path::Path;
 
 use clap::Parser;
 use nix::sys::socket::{getsockopt, sockopt};
-use nix::sys::stat::{FileStat, lstat, major, minor};
+use nix::sys::stat::{lstat, major, minor};
 use nix::unistd::Uid;
 
 use crate::account::{self, Account};
 use crate::cli::{self, SYSTEM_CONFIG, Surroundings, Whereabouts, with_two_dashes};
 use crate::daemon::Settings;
-use crate::process;
+use crate::kernel;
+use crate::process::{self, Process};
 
 /// Everything that a verb may have to look at.
 #[derive(Debug)]
@@ -65,13 +66,19 @@ impl Daemon {
         if !uid.is_root() && uid != Uid::effective() {
             return None;
         }
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-        // NixOS runs programs under such names.
-        if !name.trim_start_matches('.').starts_with("agentd") {
+        // Held, lest somebody else get its id meanwhile. The first process keeps its own.
+        let held = if pid == 1 { None } else { Some(Process::find(pid).ok()??) };
+        if process::real_user(pid).ok()? != Some(uid) {
             return None;
         }
-        let argv = strings(&fs::read(format!("/proc/{pid}/cmdline")).ok()?);
-        let environment = fs::read(format!("/proc/{pid}/environ")).ok().map(|environ| {
+        let file = |name: &str| kernel::read(format!("/proc/{pid}/{name}")).ok();
+        let name = file("comm")?;
+        // NixOS runs programs under such names.
+        if !name.strip_prefix(b".").unwrap_or(&name).starts_with(b"agentd") {
+            return None;
+        }
+        let argv = strings(&file("cmdline")?);
+        let environment = file("environ").map(|environ| {
             let variables = strings(&environ).into_iter();
             variables
                 .filter_map(|variable| {
@@ -81,6 +88,10 @@ impl Daemon {
                 })
                 .collect::<HashMap<_, _>>()
         });
+        // Asked last: all of that was its own.
+        if held.is_some_and(|process| !process.lives().unwrap_or(false)) {
+            return None;
+        }
         let path = environment.as_ref().and_then(|variables| variables.get(OsStr::new("PATH")).cloned());
         Some(Self { pid, uid, path, argv, environment })
     }
@@ -108,18 +119,9 @@ fn strings(bytes: &[u8]) -> Vec<OsString> {
 /// Who holds the lock of a state directory, by `/proc/locks` (`proc_locks(5)`). The lock itself is not touched: a daemon that starts
 /// meanwhile must find it free.
 pub(super) fn holder(state_dir: &Path) -> io::Result<Option<i32>> {
-    Ok(holder_in(&fs::read_to_string("/proc/locks")?, &lstat(state_dir)?))
-}
-
-fn holder_in(table: &str, status: &FileStat) -> Option<i32> {
-    let (major, minor) = (major(status.st_dev), minor(status.st_dev));
-    let file = format!("{major:02x}:{minor:02x}:{}", status.st_ino);
-    table.lines().find_map(|line| {
-        let mut fields = line.split_ascii_whitespace().skip(1);
-        let is_lock = fields.next() == Some("FLOCK") && fields.nth(1) == Some("WRITE");
-        let pid = fields.next()?.parse().ok()?;
-        (is_lock && fields.next() == Some(file.as_str())).then_some(pid)
-    })
+    let status = lstat(state_dir)?;
+    let device = (major(status.st_dev), minor(status.st_dev));
+    Ok(kernel::lock_holder(&kernel::read("/proc/locks")?, device, status.st_ino))
 }
 
 impl Place {
@@ -167,21 +169,6 @@ mod tests {
         assert_eq!(strings(b"agentd\0--config\0\0"), ["agentd", "--config", ""]);
         assert_eq!(strings(b"cut off"), ["cut off"]);
         assert_eq!(strings(b""), [""; 0]);
-    }
-
-    #[test]
-    fn who_holds_a_lock_is_read_from_the_kernels_table() {
-        let directory = tempfile::tempdir().unwrap();
-        let status = lstat(directory.path()).unwrap();
-        let file = format!("{:02x}:{:02x}:{}", major(status.st_dev), minor(status.st_dev), status.st_ino);
-        let line = |kind: &str, access: &str, pid: i32, file: &str| {
-            format!("1: {kind}  ADVISORY  {access} {pid} {file} 0 EOF\n")
-        };
-        assert_eq!(holder_in(&line("FLOCK", "WRITE", 7, &file), &status), Some(7));
-        assert_eq!(holder_in(&line("FLOCK", "READ", 7, &file), &status), None);
-        assert_eq!(holder_in(&line("POSIX", "WRITE", 7, &file), &status), None);
-        assert_eq!(holder_in(&line("FLOCK", "WRITE", 7, &format!("{file}0")), &status), None);
-        assert_eq!(holder_in("nonsense\n\n1: -> FLOCK", &status), None);
     }
 
     #[test]

@@ -155,7 +155,7 @@ fn work_on_file(request: Request) -> Option<Reply> {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode))
                 .map_err(|error| format!("failed to set the mode of {}: {error}", path.display())),
         ),
-        Request::Server(socket) => Reply::Server(server::tend(&socket, find(TMUX).ok().as_deref())),
+        Request::Server { socket, seen } => Reply::Server(server::tend(&socket, find(TMUX).ok().as_deref(), seen)),
         Request::Tmux { .. } | Request::Watch(_) => return None,
     })
 }

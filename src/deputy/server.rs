@@ -2,12 +2,13 @@
 //!
 //! A server whose socket file was removed listens on it all the same, and makes the file anew when it gets SIGUSR1 (`tmux(1)`,
 //! "DESCRIPTION"). To start another in its place would cut it and everything in it off for good. So whether there is a server is
-//! never concluded from the file: a socket keeps the path that it was bound to (`/proc/net/unix`, see `proc_net_unix(5)`), and
-//! who holds it stands in `/proc/PID/fd`. Sockets of other users do not count: anybody can bind one to the same path elsewhere.
+//! never concluded from the file alone: the process that was [seen](Seen) to serve, and has not ended, is the server.
+//!
+//! Nobody else gets a signal. What the kernel lists of sockets (`proc_net_unix(5)`) is not believed: anybody can bind a socket to
+//! the same path elsewhere, or to a name that holds a line feed and forges a line.
 //!
 //! All this is done with the agent user's rights, so that whoever poses as the server gets signals from nobody but itself.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -17,42 +18,49 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket};
 use nix::unistd::Uid;
 
-use super::Server;
-use crate::process::{self, Process, Signal};
+use super::{Seen, Server};
+use crate::kernel;
+use crate::process::{Identity, Process, Signal};
 
 /// How long a server may take to make its socket anew.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Finds out what there is at `path`, and has a server that lost its socket make it anew. `program` is the installed tmux. The
-/// error, for a person, is that it could not be found out. Blocks, for no longer than a little more than [`PATIENCE`].
-pub(super) fn tend(path: &Path, program: Option<&Path>) -> Result<Server, String> {
+/// Finds out what there is at `path`, and has a server that lost its socket make it anew: the one that was `seen` to serve there
+/// the last time. `program` is the installed tmux. The error, for a person, is that it could not be found out. Blocks, for no longer
+/// than a little more than [`PATIENCE`].
+pub(super) fn tend(path: &Path, program: Option<&Path>, seen: Option<Seen>) -> Result<Server, String> {
     let failed = |error: io::Error| format!("failed to find out what listens on {}: {error}", path.display());
-    let serving = |pid, recovered| Server::Serving { pid, recovered, is_installed: is_same_program(pid, program) };
+    let installed = program.and_then(|program| file(program).ok());
+    let serving = |pid, recovered| {
+        let program = file(&executable(pid)).ok();
+        let is_installed = program.is_some() && program == installed;
+        Server::Serving { pid, recovered, is_installed, seen: program.and_then(|program| see(pid, program, installed)) }
+    };
     match peer(path).map_err(failed)? {
         Peer::Process(pid) => return Ok(serving(pid, false)),
         Peer::Busy => return Ok(Server::Silent { pid: None }),
         Peer::Nobody => {}
     }
-    let Some(server) = listener(path).map_err(failed)? else { return Ok(Server::None) };
-    let pid = server.pid();
+    let server = seen.map(|seen| find_again(seen, installed)).transpose().map_err(failed)?.flatten();
+    let Some(server) = server else { return Ok(Server::None) };
     // It may have begun to listen between the two looks.
     if let Peer::Process(pid) = peer(path).map_err(failed)? {
         return Ok(serving(pid, false));
-    }
-    if !catches_sigusr1(pid) {
-        return Err(format!("process {pid} listens on {} and is no tmux server", path.display()));
     }
     let recovered = ask_for_socket(&server).map_err(failed)?;
     let limit = Instant::now() + PATIENCE;
     loop {
         match peer(path).map_err(failed)? {
             Peer::Process(pid) => return Ok(serving(pid, recovered)),
+            // It was about to end.
+            Peer::Nobody if !server.lives().map_err(failed)? => return Ok(Server::None),
             Peer::Busy | Peer::Nobody if Instant::now() < limit => std::thread::sleep(Duration::from_millis(2)),
-            Peer::Busy | Peer::Nobody => return Ok(Server::Silent { pid: Some(pid) }),
+            Peer::Busy | Peer::Nobody => return Ok(Server::Silent { pid: Some(server.pid()) }),
         }
     }
 }
@@ -98,81 +106,52 @@ fn peer(path: &Path) -> io::Result<Peer> {
     }
 }
 
-/// The process of our own user's that listens on a socket bound to `path`, whether the file is there or not. An error means that
-/// not everybody could be looked at.
-fn listener(path: &Path) -> io::Result<Option<Process>> {
-    let listening = listening(&fs::read_to_string("/proc/net/unix")?, path);
-    if listening.is_empty() {
-        return Ok(None);
+/// What the server that serves now is found by again; `None` for what is no tmux.
+fn see(pid: i32, program: (u64, u64), installed: Option<(u64, u64)>) -> Option<Seen> {
+    let process = Process::find(pid).ok()??;
+    let seen = Seen { process: process.identity(), program };
+    is_server(&process, seen, installed).ok()?.then_some(seen)
+}
+
+/// The process that was seen, if it has not ended and still is what it was. An error means that this could not be found out.
+fn find_again(seen: Seen, installed: Option<(u64, u64)>) -> io::Result<Option<Process>> {
+    let Some(process) = seen.process.open()? else { return Ok(None) };
+    match is_server(&process, seen, installed) {
+        Ok(is_server) => Ok(Some(process).filter(|_| is_server)),
+        // It ends.
+        Err(_) if !process.lives()? => Ok(None),
+        Err(error) => Err(error),
     }
-    for pid in process::numbers(Path::new("/proc"))? {
-        let is_ours = |metadata: fs::Metadata| metadata.uid() == Uid::effective().as_raw();
-        if !fs::metadata(format!("/proc/{pid}")).is_ok_and(is_ours) || !holds(pid, &listening)? {
-            continue;
-        }
-        let Some(process) = Process::find(pid)? else { continue };
-        let parent = process.parent();
-        // Asked last: it was this process all along. A child that has yet to become something else holds what its parent does.
-        if holds(pid, &listening)? && !parent.map_or(Ok(false), |parent| holds(parent, &listening))? {
-            return Ok(Some(process));
-        }
-    }
-    Ok(None)
 }
 
-/// The inodes of the sockets that listen, and were bound to `path`.
-fn listening(table: &str, path: &Path) -> BTreeSet<String> {
-    const ACCEPTS_CONNECTIONS: u32 = 0x10000;
-    let Some(path) = path.to_str() else { return BTreeSet::new() };
-    table
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.split_ascii_whitespace();
-            let flags = u32::from_str_radix(fields.nth(3)?, 16).ok()?;
-            let inode = fields.nth(2)?;
-            (flags & ACCEPTS_CONNECTIONS != 0 && line.ends_with(&format!(" {inode} {path}"))).then(|| inode.to_owned())
-        })
-        .collect()
-}
-
-fn holds(pid: i32, inodes: &BTreeSet<String>) -> io::Result<bool> {
-    let descriptors = match process::numbers(Path::new(&format!("/proc/{pid}/fd"))) {
-        // Somebody who may not be looked at, such as a program with capabilities, is no server of ours.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(false),
-        descriptors => descriptors?,
-    };
-    Ok(descriptors.into_iter().any(|number| {
-        let target = fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default();
-        let inode = target.to_str().and_then(|target| target.strip_prefix("socket:[")?.strip_suffix(']'));
-        inode.is_some_and(|inode| inodes.contains(inode))
-    }))
-}
-
-/// Whether the signal would do something else than end it: whatever poses as a tmux server is not to be killed by mistake.
-fn catches_sigusr1(pid: i32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    caught & 1 << (nix::libc::SIGUSR1 - 1) != 0
+/// Whether it is a tmux of our own user's that runs the program that was seen, and does not die of the signal.
+fn is_server(process: &Process, seen: Seen, installed: Option<(u64, u64)>) -> io::Result<bool> {
+    const NAME: &[u8] = b"tmux";
+    let pid = process.pid();
+    let read = |name| kernel::read(format!("/proc/{pid}/{name}"));
+    let is_tmux = Some(seen.program) == installed || read("comm")?.starts_with(NAME);
+    let catches = kernel::catches(&read("status")?, libc::SIGUSR1).ok_or(io::ErrorKind::InvalidData)?;
+    let is_same = file(&executable(pid))? == seen.program;
+    // Asked last: all of that was its own.
+    Ok(is_tmux && catches && is_same && process.runs_as(Uid::effective())?)
 }
 
 /// Once for all who call this at the same time: each new socket cuts off who waits at the one before. Answers whether it was
 /// done here.
 fn ask_for_socket(server: &Process) -> io::Result<bool> {
-    static ASKED: Mutex<Option<(i32, Instant)>> = Mutex::new(None);
+    static ASKED: Mutex<Option<(Identity, Instant)>> = Mutex::new(None);
     let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
-    if asked.is_some_and(|(pid, at)| pid == server.pid() && at.elapsed() < PATIENCE) {
+    if asked.is_some_and(|(who, at)| who == server.identity() && at.elapsed() < PATIENCE) {
         return Ok(false);
     }
     server.signal(Signal::USR1)?;
-    *asked = Some((server.pid(), Instant::now()));
+    *asked = Some((server.identity(), Instant::now()));
     Ok(true)
 }
 
-/// Whether it was started from the file that is installed now.
-fn is_same_program(pid: i32, program: Option<&Path>) -> bool {
-    let identity = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
-    program.and_then(identity).is_some_and(|installed| identity(&executable(pid)) == Some(installed))
+/// What names a file, also when it was replaced or removed since.
+fn file(path: &Path) -> io::Result<(u64, u64)> {
+    fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 fn executable(pid: i32) -> PathBuf {
@@ -182,6 +161,7 @@ fn executable(pid: i32) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
+    use std::process::{Child, Command, Stdio};
 
     use nix::sys::socket::{Backlog, bind, listen};
     use tempfile::TempDir;
@@ -192,19 +172,107 @@ mod tests {
         i32::try_from(std::process::id()).unwrap()
     }
 
+    /// A real server, which ends with the test.
+    struct Tmux {
+        socket: PathBuf,
+        child: Child,
+    }
+
+    impl Tmux {
+        fn start(socket: &Path) -> Self {
+            let child = Command::new("tmux")
+                .args(["-D", "-f", "/dev/null", "-S"])
+                .arg(socket)
+                .env_remove("TMUX")
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let tmux = Self { socket: socket.to_owned(), child };
+            tmux.until_it_serves();
+            tmux
+        }
+
+        fn until_it_serves(&self) {
+            let limit = Instant::now() + Duration::from_secs(20);
+            while !matches!(peer(&self.socket).unwrap(), Peer::Process(pid) if pid == self.pid()) {
+                assert!(Instant::now() < limit, "it does not serve");
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+
+        fn pid(&self) -> i32 {
+            i32::try_from(self.child.id()).unwrap()
+        }
+
+        fn end(&mut self) {
+            self.child.kill().unwrap();
+            self.child.wait().unwrap();
+        }
+    }
+
+    impl Drop for Tmux {
+        fn drop(&mut self) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+
+    fn seen(server: Server) -> Option<Seen> {
+        match server {
+            Server::Serving { seen, .. } => seen,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
-    fn who_listens_is_found_through_the_file_and_without_it() {
+    fn a_server_that_was_seen_makes_its_lost_socket_anew() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("a b");
-        assert!(matches!(peer(&path).unwrap(), Peer::Nobody));
-        assert!(listener(&path).unwrap().is_none());
-        let socket = UnixListener::bind(&path).unwrap();
-        assert!(matches!(peer(&path).unwrap(), Peer::Process(pid) if pid == own_pid()));
+        assert_eq!(tend(&path, None, None).unwrap(), Server::None);
+        let mut tmux = Tmux::start(&path);
+        let known = seen(tend(&path, None, None).unwrap()).unwrap();
+        assert_eq!(known.process.pid(), tmux.pid());
         fs::remove_file(&path).unwrap();
-        assert!(matches!(peer(&path).unwrap(), Peer::Nobody));
-        assert_eq!(listener(&path).unwrap().unwrap().pid(), own_pid());
-        drop(socket);
-        assert!(listener(&path).unwrap().is_none());
+        assert_eq!(tend(&path, None, None).unwrap(), Server::None, "nobody has seen it");
+        let found = tend(&path, None, Some(known)).unwrap();
+        assert!(matches!(found, Server::Serving { pid, recovered: true, .. } if pid == tmux.pid()), "{found:?}");
+        fs::remove_file(&path).unwrap();
+        tmux.end();
+        assert_eq!(tend(&path, None, Some(known)).unwrap(), Server::None);
+    }
+
+    #[test]
+    fn who_was_not_seen_or_is_another_by_now_gets_no_signal() {
+        let directory = TempDir::new().unwrap();
+        let (path, elsewhere) = (directory.path().join("a"), directory.path().join("b"));
+        let tmux = Tmux::start(&elsewhere);
+        let known = seen(tend(&elsewhere, None, None).unwrap()).unwrap();
+        // The signal would make it anew.
+        fs::remove_file(&elsewhere).unwrap();
+        let process = serde_json::to_value(known.process).unwrap();
+        let started = process["started"].as_u64().unwrap() + 1;
+        let later = serde_json::json!({ "pid": tmux.pid(), "started": started });
+        let another = Seen { process: serde_json::from_value(later).unwrap(), ..known };
+        let replaced = Seen { program: (0, 0), ..known };
+        for other in [another, replaced] {
+            assert_eq!(tend(&path, None, Some(other)).unwrap(), Server::None);
+        }
+        assert!(!elsewhere.exists());
+    }
+
+    #[test]
+    fn who_serves_and_is_no_tmux_is_not_remembered() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("s");
+        let _socket = UnixListener::bind(&path).unwrap();
+        let found = tend(&path, None, None).unwrap();
+        assert!(matches!(found, Server::Serving { pid, seen: None, .. } if pid == own_pid()), "{found:?}");
+        let process = Process::open(own_pid()).unwrap().identity();
+        let forged = Seen { process, program: file(&executable(own_pid())).unwrap() };
+        fs::remove_file(&path).unwrap();
+        assert_eq!(tend(&path, None, Some(forged)).unwrap(), Server::None);
     }
 
     #[test]
@@ -223,29 +291,6 @@ mod tests {
             }
         }
         assert!(matches!(peer(&path).unwrap(), Peer::Busy));
-        assert_eq!(tend(&path, None).unwrap(), Server::Silent { pid: None });
-    }
-
-    #[test]
-    fn who_would_die_of_the_signal_does_not_get_it() {
-        let directory = TempDir::new().unwrap();
-        let path = directory.path().join("s");
-        let _socket = UnixListener::bind(&path).unwrap();
-        fs::remove_file(&path).unwrap();
-        let error = tend(&path, None).unwrap_err();
-        assert!(error.contains("is no tmux server"), "{error}");
-    }
-
-    #[test]
-    fn only_sockets_that_listen_and_have_exactly_that_path_count() {
-        let table = "Num       RefCount Protocol Flags    Type St Inode Path\n\
-            0: 00000002 00000000 00010000 0001 01 11 /run/a\n\
-            0: 00000003 00000000 00000000 0001 03 12 /run/a\n\
-            0: 00000002 00000000 00010000 0001 01 13 /run/a.b\n\
-            0: 00000002 00000000 00010000 0001 01 14 /x/run/a\n\
-            0: 00000002 00000000 00010000 0001 01 15\n\
-            0: 00000002 00000000 00010000 0001 01 16 /run/with a space\n";
-        assert_eq!(listening(table, Path::new("/run/a")), [String::from("11")].into());
-        assert_eq!(listening(table, Path::new("/run/with a space")), [String::from("16")].into());
+        assert_eq!(tend(&path, None, None).unwrap(), Server::Silent { pid: None });
     }
 }

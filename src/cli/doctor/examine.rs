@@ -22,6 +22,7 @@ use crate::client::{Client, Error};
 use crate::config::{self, Severity};
 use crate::deputy::{Deputy, Output, Program, Server, Workdir};
 use crate::folder::LAUNCH_SOCKET;
+use crate::kernel;
 use crate::regular;
 use crate::secrets::{self, Secrets};
 use crate::status::{AgentStatus, Health};
@@ -559,7 +560,7 @@ async fn server(deputy: &Deputy, account: &Account, place: &Place) -> Check {
     if !matches!(look_into(folder, name), Ok(Some(_))) {
         return Check::ok(NAME, "there is none without a tmux socket");
     }
-    let pid = match deputy.server(socket.clone()).await {
+    let pid = match deputy.server(socket.clone(), None).await {
         Ok(Ok(Server::Serving { pid, .. } | Server::Silent { pid: Some(pid) })) => pid,
         Ok(Ok(Server::None)) => return Check::ok(NAME, "there is none"),
         Ok(Ok(Server::Silent { pid: None })) => {
@@ -568,7 +569,7 @@ async fn server(deputy: &Deputy, account: &Account, place: &Place) -> Check {
         Ok(Err(error)) => return Check::unknown(NAME, error, "try again"),
         Err(error) => return Check::unknown(NAME, error.to_string(), "try again"),
     };
-    let Some(groups) = fs::read(format!("/proc/{pid}/status")).ok().and_then(|status| groups_of(&status)) else {
+    let Some(groups) = kernel::read(format!("/proc/{pid}/status")).ok().and_then(|status| groups_of(&status)) else {
         return Check::unknown(NAME, format!("the groups of process {pid} cannot be seen"), "try again");
     };
     let given: BTreeSet<u32> = account.groups.iter().chain([&account.gid]).map(|gid| gid.as_raw()).collect();
@@ -685,8 +686,8 @@ fn limits(place: &Place, said: &Said, jcard: &Jcard) -> Check {
 fn descriptors(daemon: Option<&Daemon>) -> Check {
     const NAME: &str = "descriptors";
     let of_daemon = daemon
-        .and_then(|daemon| fs::read_to_string(format!("/proc/{}/limits", daemon.pid)).ok())
-        .and_then(|limits| hard_limit(&limits));
+        .and_then(|daemon| kernel::read(format!("/proc/{}/limits", daemon.pid)).ok())
+        .and_then(|limits| kernel::hard_limit_of_descriptors(&limits));
     let own = || getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard);
     let (who, hard) = match (of_daemon, own()) {
         (Some(hard), _) => ("the daemon", hard),
@@ -701,15 +702,6 @@ fn descriptors(daemon: Option<&Daemon>) -> Check {
         );
     }
     Check::ok(NAME, format!("{who} may have {hard}"))
-}
-
-/// In `/proc/PID/limits`.
-fn hard_limit(limits: &str) -> Option<u64> {
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    match line.split_ascii_whitespace().nth(1)? {
-        "unlimited" => Some(u64::MAX),
-        hard => hard.parse().ok(),
-    }
 }
 
 fn agents(agents: &[AgentStatus]) -> Check {
@@ -774,15 +766,6 @@ mod tests {
         symlink(folder.path(), folder.path().join("folder")).unwrap();
         assert!(look_into(&folder.path().join("folder"), OsStr::new("link")).is_err());
         assert!(look_into(folder.path(), OsStr::new("absent")).unwrap().is_none());
-    }
-
-    #[test]
-    fn the_hard_limit_is_the_second_number() {
-        let table =
-            "Limit  Soft Limit  Hard Limit  Units\nMax processes 1 2 processes\nMax open files  1024  524288  files\n";
-        assert_eq!(hard_limit(table), Some(524_288));
-        assert_eq!(hard_limit("Max open files 1024 unlimited files"), Some(u64::MAX));
-        assert_eq!(hard_limit(""), None);
     }
 
     #[test]

@@ -1,0 +1,98 @@
+//! Which process was seen to serve, for this daemon and the next: no other is ever signalled.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::blocking;
+use crate::deputy::Seen;
+use crate::frame::Bytes;
+use crate::record::{Record, Recorder};
+
+/// The only one in its folder.
+const KEY: &str = "server";
+
+/// The folder in the state directory.
+const FOLDER: &str = "tmux";
+
+/// Cannot be cloned: there is one for each server.
+#[derive(Debug, Default)]
+pub struct Memory {
+    seen: Mutex<Option<Seen>>,
+    outlet: Option<Outlet>,
+}
+
+#[derive(Debug)]
+struct Outlet {
+    socket: Bytes,
+    recorder: Recorder,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OnRecord {
+    socket: Bytes,
+    seen: Seen,
+}
+
+impl Memory {
+    /// Of the server on `socket`, beside `record`. What cannot be read is put aside, and told in the log.
+    pub async fn on_record(record: &Record, socket: &Path) -> Self {
+        let record = record.beside(FOLDER);
+        let socket = Bytes::from(socket.as_os_str().as_bytes().to_vec());
+        let to_read = record.clone();
+        let read = blocking::run(move || to_read.read(|_: &OnRecord| KEY.to_owned())).await;
+        let (mut servers, problems) = read.map(|reading| (reading.agents, reading.problems)).unwrap_or_default();
+        for problem in problems {
+            tracing::warn!("{problem}");
+        }
+        let known = servers.remove(KEY).filter(|known| known.socket == socket);
+        let recorder = Recorder::new(record, |report| {
+            if let Some(error) = report.error {
+                // The next daemon finds the server by its socket.
+                tracing::debug!("{error}");
+            }
+        });
+        Self { seen: Mutex::new(known.map(|known| known.seen)), outlet: Some(Outlet { socket, recorder }) }
+    }
+
+    /// Who was seen last.
+    pub fn seen(&self) -> Option<Seen> {
+        *self.lock()
+    }
+
+    /// That one serves now.
+    pub fn note(&self, seen: Seen) {
+        let before = self.lock().replace(seen);
+        if let Some(Outlet { socket, recorder }) = self.outlet.as_ref().filter(|_| before != Some(seen)) {
+            recorder.put(KEY, Some(&OnRecord { socket: socket.clone(), seen }));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::process::Process;
+
+    #[tokio::test]
+    async fn the_next_daemon_knows_who_served_on_that_socket() {
+        let state = tempfile::tempdir().unwrap();
+        let record = Record::new(state.path()).unwrap();
+        let own = Process::open(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let seen = Seen { process: own.identity(), program: (1, 2) };
+        let memory = Memory::on_record(&record, Path::new("/run/a")).await;
+        assert_eq!(memory.seen(), None);
+        memory.note(seen);
+        memory.outlet.unwrap().recorder.finish(Duration::from_secs(10)).await;
+        assert_eq!(Memory::on_record(&record, Path::new("/run/a")).await.seen(), Some(seen));
+        assert_eq!(Memory::on_record(&record, Path::new("/run/b")).await.seen(), None);
+    }
+}
