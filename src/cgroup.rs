@@ -99,6 +99,20 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether it says that groups cannot be had here at all, and not that they were lost.
+    pub fn is_of_the_place(&self) -> bool {
+        match self {
+            Self::NotRoot | Self::NotMounted => true,
+            Self::System { source, .. } => {
+                let number = source.raw_os_error().map(Errno::from_raw);
+                matches!(number, Some(Errno::EROFS | Errno::EACCES | Errno::EPERM | Errno::ENOENT))
+            }
+            Self::LongName | Self::NotThere { .. } | Self::Ended(_) | Self::Alive { .. } => false,
+        }
+    }
+}
+
 /// The group that holds those of a daemon's agents.
 #[derive(Debug)]
 pub struct Cgroups {
@@ -125,12 +139,7 @@ impl Cgroups {
             return Err(Error::NotRoot);
         }
         let (mounts, path) = (read("/proc/self/mountinfo".as_ref())?, group_of("self")?);
-        // One that is covered by another mount is not the one that lists this process.
-        let is_own = |mount: &Mount| {
-            mount.place(&path).and_then(|own| processes(&own).ok()).is_some_and(|all| all.contains(&getpid().as_raw()))
-        };
-        let mount = Mount::all(&mounts).into_iter().rev().find(is_own).ok_or(Error::NotMounted)?;
-        let own = mount.place(&path).ok_or(Error::NotMounted)?;
+        let (mount, own) = own_mount(&mounts, &path)?;
         if systemd::is_booted() {
             let suffix = match state_dir {
                 _ if state_dir == Path::new(DEFAULT_STATE_DIR) => String::new(),
@@ -289,6 +298,23 @@ impl Cgroup {
         }
         Err(Error::Ended(launcher.pid()))
     }
+}
+
+/// The mount that lists this process, whose group has that path, and the group's place in it. One that is covered by another mount
+/// does not.
+fn own_mount(mounts: &[u8], path: &Path) -> Result<(Mount, PathBuf), Error> {
+    let mut failure = Error::NotMounted;
+    for mount in Mount::all(mounts).into_iter().rev() {
+        let Some(own) = mount.place(path) else { continue };
+        match processes(&own) {
+            Ok(all) if all.contains(&getpid().as_raw()) => return Ok((mount, own)),
+            Ok(_) => {}
+            Err(Error::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            // Whether it is the one could not be found out.
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 /// The path of a process's group, as its name space has it.

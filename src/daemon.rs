@@ -288,14 +288,11 @@ async fn serve(
     let executable = std::env::current_exe().map_err(failed("find agentd's own executable"))?;
     let executable = executable.to_string_lossy().into_owned();
     let record = Record::new(&settings.state_dir)?;
-    let tmux = {
-        let (socket, origin) = (settings.tmux_socket.clone(), settings.tmux_origin);
-        let memory = tmux::Memory::on_record(&record, &socket).await;
-        Tmux::new(deputy.clone(), socket, origin, executable.clone(), &place.account).with_memory(memory)
-    };
+    let tmux = the_tmux(settings, deputy.clone(), executable.clone(), &place.account, &record).await;
     let user = place.account.uid;
     let (trouble, troubles) = watch::channel(None);
     let means = means(settings, &tmux, executable, folder, troubles, user, &store);
+    let to_recover = means.trees.clone();
     let Reading { agents, problems } = machines(&record).await.map_err(failed("read the record"))?;
     state_errors.extend(problems.iter().map(ToString::to_string));
     for error in &state_errors {
@@ -320,6 +317,8 @@ async fn serve(
     let hand_on = move |visitor| drop(visitors.send(Event::Visitor(visitor)));
     let keeper = folder.keep_launch_socket()?;
     tokio::spawn(reception::receive(launch_listener, keeper, user, trouble, round.clone(), hand_on));
+    let groups = events.clone();
+    tokio::spawn(to_recover.recover_groups(round.clone(), move || drop(groups.send(Event::Groups))));
     let kept = tmux.clone();
     tokio::spawn(async move { kept.keep(round).await });
     tokio::spawn(orphans::reap());
@@ -392,6 +391,13 @@ fn means(
         pace: Pace::default(),
         login_patience: settings.login_timeout,
     }
+}
+
+/// The dedicated server, as an earlier daemon has seen it.
+async fn the_tmux(settings: &Settings, deputy: Deputy, executable: String, account: &Account, record: &Record) -> Tmux {
+    let (socket, origin) = (settings.tmux_socket.clone(), settings.tmux_origin);
+    let memory = tmux::Memory::on_record(record, &socket).await;
+    Tmux::new(deputy, socket, origin, executable, account).with_memory(memory)
 }
 
 struct Signals {

@@ -190,6 +190,8 @@ pub enum Subject {
     Secrets,
     /// What the next daemon would know.
     State,
+    /// The agents' control groups.
+    Groups,
 }
 
 impl What {
@@ -237,6 +239,7 @@ impl What {
             (Subject::Config, &before.config, &after.config),
             (Subject::Secrets, &before.secrets, &after.secrets),
             (Subject::State, &before.state, &after.state),
+            (Subject::Groups, &before.groups, &after.groups),
         ];
         let told = subjects
             .into_iter()

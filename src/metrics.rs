@@ -145,6 +145,11 @@ fn of_daemon(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Resul
         "whether the next daemon would know all about the agents",
         errors.state.is_none(),
     )?;
+    families.truth(
+        "agentd_control_groups_available",
+        "whether agents have the control groups that can be had",
+        errors.groups.is_none(),
+    )?;
     let help = "how long bringing the agents in line with what is desired took";
     let descriptor = ("agentd_reconcile_duration", Some(&Unit::Seconds), facts.reconcile.metric_type());
     facts.reconcile.encode(families.0.encode_descriptor(descriptor.0, help, descriptor.1, descriptor.2)?)?;
@@ -379,7 +384,12 @@ mod tests {
 
     #[test]
     fn errors_are_told_as_failed_reloads() {
-        let errors = Errors { config: Some("x".to_owned()), secrets: None, state: Some("y".to_owned()) };
+        let errors = Errors {
+            config: Some("x".to_owned()),
+            state: Some("y".to_owned()),
+            groups: Some("z".to_owned()),
+            ..Errors::default()
+        };
         let facts = Facts { config_read: Some(SystemTime::UNIX_EPOCH), ..Facts::new(SystemTime::UNIX_EPOCH) };
         let text = told(Vec::new(), errors, facts);
         for line in [

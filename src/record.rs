@@ -96,7 +96,8 @@ impl Record {
         Ok(Self { folder: state_dir.join(FOLDER), boot: String::from_utf8_lossy(boot.trim_ascii()).into_owned() })
     }
 
-    /// The same in another folder of this state directory.
+    /// One like this in another folder of this state directory.
+    #[must_use]
     pub fn beside(&self, folder: &str) -> Self {
         Self { folder: self.folder.with_file_name(folder), boot: self.boot.clone() }
     }

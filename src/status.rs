@@ -311,6 +311,9 @@ pub struct Health {
     /// Why the next daemon would not know all about the agents, if it would not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_error: Option<String>,
+    /// Why agents have no control groups, and so no limits, where they could have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups_error: Option<String>,
 }
 
 /// The answer to what cannot be answered.
@@ -338,6 +341,8 @@ pub struct Errors {
     pub secrets: Option<String>,
     /// See [`Health::state_error`].
     pub state: Option<String>,
+    /// See [`Health::groups_error`].
+    pub groups: Option<String>,
 }
 
 /// What the daemon knows at one instant, ready to be served: made by the supervisor whenever something changes, read by the API.
@@ -465,6 +470,7 @@ impl Snapshot {
             config_error: self.errors.config.clone(),
             secrets_error: self.errors.secrets.clone(),
             state_error: self.errors.state.clone(),
+            groups_error: self.errors.groups.clone(),
         }
     }
 }

@@ -56,6 +56,8 @@ pub enum Event {
     },
     /// Sessions of these agents were there before any was opened.
     Sessions(BTreeSet<String>),
+    /// Whether agents have control groups is another thing than before.
+    Groups,
     /// Something was put on record, or could not be.
     Recorded(Report),
     /// Stop all agents, then the supervisor.
@@ -291,6 +293,7 @@ impl Supervisor {
                 self.afterwards.publish = true;
                 self.reconcile();
             }
+            Event::Groups => self.afterwards.publish = true,
             Event::Read => (self.afterwards.publish, self.is_read, self.has_read) = (true, true, true),
             Event::Visitor(visitor) => self.direct(visitor),
             Event::Agent { key, event } => {
@@ -634,6 +637,7 @@ impl Supervisor {
             config: self.desired.config_error.clone(),
             secrets: self.desired.secrets_error.clone(),
             state: Some(state_errors.join("\n")).filter(|errors| !errors.is_empty()),
+            groups: self.means.trees.groups_error(),
         };
         let restarts =
             self.agents.values().map(|agent| (agent.machine.name().to_string(), agent.launches.restarts())).collect();

@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::Uid;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::blocking;
@@ -39,6 +40,33 @@ use crate::systemd;
 const TO_ARRANGE: Duration = Duration::from_secs(10);
 
 const NO_LIMITS: &str = "its limits are not applied: agentd does not run as root, or systemd does not run";
+
+/// Whether agents have control groups.
+#[derive(Clone, Debug)]
+enum Groups {
+    /// Each has one, from its next launch on.
+    Had(Arc<Cgroups>),
+    /// This is no place for them.
+    NotHere,
+    /// They could be had, but for this; they are tried again.
+    Lost(String),
+}
+
+impl Groups {
+    fn of(state_dir: &Path) -> Self {
+        match Cgroups::of(state_dir) {
+            Ok(cgroups) => {
+                tracing::info!(directory = %cgroups.directory().display(), "each agent has a control group");
+                Self::Had(Arc::new(cgroups))
+            }
+            Err(error) if error.is_of_the_place() => {
+                tracing::info!("what agents start is found by descent, session and environment: {error}");
+                Self::NotHere
+            }
+            Err(error) => Self::Lost(error.to_string()),
+        }
+    }
+}
 
 /// Why something of an agent's may still be there.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +92,8 @@ pub enum Error {
 #[derive(Clone, Debug)]
 pub struct Trees {
     user: Uid,
-    cgroups: Option<Arc<Cgroups>>,
+    state_dir: Arc<Path>,
+    groups: Arc<Mutex<Groups>>,
     marks: Marks,
     /// Agents that have nothing outside of their control groups, as far as they have anything. Of others that is not known.
     contained: Arc<Mutex<BTreeSet<String>>>,
@@ -77,17 +106,39 @@ impl Trees {
         // However it was named this time. One that is not there serves as well, as long as it stays so.
         let absolute = || std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
         let state_dir = state_dir.canonicalize().unwrap_or_else(|_| absolute());
-        let cgroups = match Cgroups::of(&state_dir) {
-            Ok(cgroups) => {
-                tracing::info!(directory = %cgroups.directory().display(), "each agent has a control group");
-                Some(Arc::new(cgroups))
-            }
-            Err(error) => {
-                tracing::info!("what agents start is found by descent, session and environment: {error}");
-                None
-            }
+        let (groups, marks) = (Groups::of(&state_dir), Marks::new(&state_dir, user));
+        let trees = Self {
+            user,
+            state_dir: state_dir.into(),
+            groups: Arc::new(Mutex::new(groups)),
+            marks,
+            contained: Arc::default(),
         };
-        Self { user, cgroups, marks: Marks::new(&state_dir, user), contained: Arc::default() }
+        if let Some(error) = trees.groups_error() {
+            tracing::warn!("{error}");
+        }
+        trees
+    }
+
+    /// Tries to have the control groups that were lost, at each of the `rounds`, until they are there or there are no rounds. Tells
+    /// when [`Trees::groups_error`] is another.
+    pub async fn recover_groups(self, mut rounds: watch::Receiver<()>, tell: impl Fn()) {
+        while let Some(before) = self.groups_error() {
+            if rounds.changed().await.is_err() {
+                return;
+            }
+            let state_dir = Arc::clone(&self.state_dir);
+            // What is not tried for want of a thread is tried with the next round.
+            let Ok(groups) = blocking::run(move || Groups::of(&state_dir)).await else { continue };
+            *self.lock() = groups;
+            let after = self.groups_error();
+            if after.as_ref() != Some(&before) {
+                if let Some(error) = after {
+                    tracing::warn!("{error}");
+                }
+                tell();
+            }
+        }
     }
 
     /// The variable that everything of the agent with this key has in its environment.
@@ -97,7 +148,33 @@ impl Trees {
 
     /// The agents' control groups, where they have any.
     pub fn groups(&self) -> Option<Arc<Cgroups>> {
-        self.cgroups.clone()
+        match &*self.lock() {
+            Groups::Had(cgroups) => Some(Arc::clone(cgroups)),
+            Groups::NotHere | Groups::Lost(_) => None,
+        }
+    }
+
+    /// Why agents have no control groups where they could have them, for a person.
+    pub fn groups_error(&self) -> Option<String> {
+        match &*self.lock() {
+            Groups::Lost(why) => Some(format!(
+                "agents have no control groups, so that limits are not applied and what they start is found by descent, session \
+                 and environment alone: {why}"
+            )),
+            Groups::Had(_) | Groups::NotHere => None,
+        }
+    }
+
+    /// Why declared limits are not applied where there are no scopes.
+    fn no_limits(&self) -> String {
+        match &*self.lock() {
+            Groups::Lost(why) => format!("its limits are not applied: {why}"),
+            Groups::Had(_) | Groups::NotHere => NO_LIMITS.to_owned(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Groups> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The tree of this launcher.
@@ -147,7 +224,7 @@ impl Trees {
         key: &str,
         work: impl FnOnce(&Cgroup) -> Result<T, cgroup::Error> + Send + 'static,
     ) -> Result<Option<T>, Error> {
-        let Some(cgroup) = self.cgroups.as_ref().map(|cgroups| cgroups.agent(key)) else { return Ok(None) };
+        let Some(cgroup) = self.groups().map(|cgroups| cgroups.agent(key)) else { return Ok(None) };
         let done = timeout(TO_ARRANGE, blocking::run(move || work(&cgroup))).await;
         let done = done.map_err(|_| Error::TimedOut)?.map_err(Error::Thread)?;
         Ok(Some(done?))
@@ -167,7 +244,7 @@ impl Tree {
     /// Answers why it has not, for a person, if it has not.
     pub async fn contain(&self, limits: &Limits) -> Option<String> {
         match self.try_to_contain(limits).await {
-            Ok(()) if limits.is_any() && self.scope().is_none() => Some(NO_LIMITS.to_owned()),
+            Ok(()) if limits.is_any() && self.scope().is_none() => Some(self.trees.no_limits()),
             Ok(()) => None,
             Err(error) => {
                 tracing::warn!(agent = self.key, "its control group is not used: {error}");
@@ -197,12 +274,12 @@ impl Tree {
                     Err(error) => Some(format!("its limits are not applied: {error}")),
                 }
             }
-            None => limits.is_any().then(|| NO_LIMITS.to_owned()),
+            None => limits.is_any().then(|| self.trees.no_limits()),
         }
     }
 
     fn scope(&self) -> Option<String> {
-        self.trees.cgroups.as_ref()?.scope(&self.key)
+        self.trees.groups()?.scope(&self.key)
     }
 
     /// What it has taken of the machine, as far as that is counted.

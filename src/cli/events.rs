@@ -139,6 +139,7 @@ fn about_what(subject: Subject) -> &'static str {
         Subject::Config => " in the configuration",
         Subject::Secrets => " with the secrets",
         Subject::State => " with the state directory",
+        Subject::Groups => " with the control groups",
     }
 }
 

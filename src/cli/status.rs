@@ -120,6 +120,7 @@ pub(super) fn faults(health: &Health) -> Vec<String> {
         ("configuration", &health.config_error),
         ("secrets", &health.secrets_error),
         ("state directory", &health.state_error),
+        ("control groups", &health.groups_error),
     ];
     let named =
         |(what, fault): (&str, &Option<String>)| fault.as_ref().map(|fault| format!("{what}: {}", escaped(fault)));

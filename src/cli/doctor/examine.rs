@@ -71,6 +71,7 @@ pub(super) async fn all(place: &Place) -> Vec<Check> {
     checks.push(secrets(place, said.health.as_ref()));
     checks.extend(tmux_files(place));
     checks.extend(tmux(place, &said, &jcard).await);
+    checks.push(groups(place, said.health.as_ref()));
     checks.push(limits(place, &said, &jcard));
     checks.push(descriptors(place.daemon.as_ref()));
     checks.extend(said.agents.as_deref().map(agents));
@@ -653,17 +654,38 @@ fn keys<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
     names.map(str::to_ascii_lowercase).collect()
 }
 
+/// Where what an agent starts is kept count of by the kernel.
+fn groups(place: &Place, health: Option<&Health>) -> Check {
+    const NAME: &str = "groups";
+    if let Some(error) = health.and_then(|health| health.groups_error.as_ref()) {
+        let remedy = "mend it; agentd tries again by itself, and it counts from an agent's next start on";
+        return Check::warning(NAME, error.clone(), remedy);
+    }
+    match (place.is_system, is_mounted(), health) {
+        (false, ..) => Check::ok(NAME, "only root can make control groups; agents are found by other means"),
+        (true, false, _) => {
+            Check::ok(NAME, "no file system of type cgroup2 is mounted; agents are found by other means")
+        }
+        (true, true, Some(_)) => Check::ok(NAME, "each agent has a control group, where the daemon may make one"),
+        (true, true, None) => Check::ok(NAME, "they can be had; what agentd makes of that it does not say"),
+    }
+}
+
+/// Whether control groups are where they usually are.
+fn is_mounted() -> bool {
+    ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        .iter()
+        .any(|path| statfs(*path).is_ok_and(|system| system.filesystem_type() == CGROUP2_SUPER_MAGIC))
+}
+
 fn limits(place: &Place, said: &Said, jcard: &Jcard) -> Check {
     const NAME: &str = "limits";
     if let Some(errors) = said.errors(|agent| agent.limits_error.as_deref()) {
         return Check::warning(NAME, errors, "run agentd as a unit of systemd's, as root; or drop the limits");
     }
-    let has_groups = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
-        .iter()
-        .any(|path| statfs(*path).is_ok_and(|system| system.filesystem_type() == CGROUP2_SUPER_MAGIC));
     let lacking = if !place.is_system {
         Some("agentd does not run as root")
-    } else if !has_groups {
+    } else if !is_mounted() {
         Some("no file system of type cgroup2 is mounted")
     } else if !systemd::is_booted() {
         Some("there is no systemd on this machine")
