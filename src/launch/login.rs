@@ -161,6 +161,12 @@ impl<F: FnMut()> Drop for Defer<F> {
     }
 }
 
+/// What a login gives, from all that was printed.
+#[cfg(fuzzing)]
+pub fn read(printed: &[u8], marker: &[u8]) -> Option<(Vec<(OsString, OsString)>, PathBuf)> {
+    parse(between(printed, marker)?)
+}
+
 fn between<'a>(printed: &'a [u8], marker: &[u8]) -> Option<&'a [u8]> {
     let find = |bytes: &[u8]| bytes.windows(marker.len()).position(|window| window == marker);
     let rest = &printed[find(printed)? + marker.len()..];

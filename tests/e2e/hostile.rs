@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 use crate::attach::Terminal;
 use crate::support::{
     BOUND, Bystander, Daemon, Dump, Process, Setup, account, agent, as_user, code, give, is_root, owner, path, root,
-    run, with_args,
+    run, skip, with_args,
 };
 
 const NO_AGENTS: &str = "[project]\nname = \"x\"\n";
@@ -639,4 +639,113 @@ fn a_tmux_server_gets_nothing_of_roots_from_its_clients() {
     assert_eq!(setup.lines("found"), [""; 0]);
     daemon.signal(Signal::SIGCONT);
     drop(evil);
+}
+
+/// Before the daemon, in a network namespace of its own: nobody else is to see these sockets. `as USER WORD…` is a process of that
+/// user's with a socket, see `socket.c`; `shown TEXT` waits for it in the kernel's list.
+const WITH_SOCKETS: &str = r#"if [[ -z ${APART-} ]]; then
+    APART=yes exec unshare --net -- bash -c "$BASH_EXECUTION_STRING" bash "$@"
+fi
+cd work
+as() { setpriv --reuid "$1" --regid "$1" --clear-groups -- ../bin/socket hold "${@:2}" </dev/null & }
+digits() { od -An -v -tx1 | tr -d ' \n'; }
+shown() { until LC_ALL=C grep -aq "$1" /proc/net/unix; do read -rt 0.02 <> <(:); done; }
+"#;
+
+#[test]
+fn a_strangers_socket_name_that_is_no_text_stops_no_agent() {
+    if !root() {
+        return;
+    }
+    let setup = Setup::new().after(&format!("{WITH_SOCKETS} as stranger 00fffe2d78 sleep inf; shown $'@\\xff\\xfe-x'"));
+    put_tools(&setup);
+    let daemon = setup.start(&honest("honest"));
+    let pid = daemon.wait_until_running("honest");
+    // Nor when there is a server no more whose socket is still there.
+    daemon.tmux(&["kill-server"]).unwrap_or_default();
+    daemon.wait_until_gone(pid);
+    daemon.edit_jcard(&honest("other"));
+    let pid = daemon.wait_until_running("other");
+    assert_stops_well(&daemon, "other", pid);
+}
+
+#[test]
+fn a_strangers_socket_name_has_nobody_signalled() {
+    if !root() {
+        return;
+    }
+    let (victim, forged) = ("DIR/victim", r"x\n0: 2 0 10000 1 1 %s %s");
+    let commands = format!(
+        r#"{WITH_SOCKETS} victim=00$(printf {victim} | digits)
+        as agent "$victim" bash -c 'trap "echo got >>signals" USR1; echo >armed; while :; do read -rt 0.05 <> <(:); done'
+        shown '@{victim}'; until [[ -e armed ]]; do read -rt 0.02 <> <(:); done
+        inode=$(awk '$8 == "@{victim}" {{ print $7 }}' /proc/net/unix)
+        as stranger 00$(printf '{forged}' "$inode" "$PWD/../tmux/tmux.sock" | sed 's:/work/../:/:' | digits) sleep inf
+        shown " $inode $(dirname "$PWD")/tmux/tmux.sock""#
+    );
+    let setup = Setup::new().after(&commands);
+    put_tools(&setup);
+    let daemon = setup.start(&honest("honest"));
+    let pid = daemon.wait_until_running("honest");
+    assert!(daemon.work("armed").exists() && !daemon.work("signals").exists());
+    assert_stops_well(&daemon, "honest", pid);
+}
+
+#[test]
+fn a_mount_whose_path_is_no_text_takes_no_control_groups_away() {
+    const MOUNTED: &str = r#"[[ -n ${APART-} ]] || APART=yes exec unshare --mount --propagation private -- \
+        bash -c "$BASH_EXECUTION_STRING" bash "$@"
+    mkdir work/$'\xff\xfe \n' && mount -t tmpfs tmpfs work/$'\xff\xfe \n'"#;
+    if !root() {
+        return;
+    }
+    // Whether there are any does not depend on that mount.
+    let (without, with) = (Setup::new().start(NO_AGENTS), Setup::new().after(MOUNTED).start(NO_AGENTS));
+    let has_groups = |daemon: &Daemon| {
+        daemon.wait("the daemon to say by what it finds processes", || {
+            let log = daemon.log();
+            let is_said = |what: &str| log.contains(what);
+            (is_said("have no control groups") || is_said("what agents start is found"))
+                .then_some(false)
+                .or_else(|| is_said("each agent has a control group").then_some(true))
+        })
+    };
+    assert_eq!(has_groups(&with), has_groups(&without));
+    assert_eq!(with.health().groups_error, None);
+}
+
+#[test]
+fn control_groups_that_were_lost_are_told_and_had_again() {
+    const AT_MOST_NONE: &str = r#"while read -r _ point kind options _; do
+        [[ $kind == cgroup2 && $options == rw* && -w $point/cgroup.procs ]] || continue
+        mkdir "$point/lost.$$" && echo 0 >"$point/lost.$$/cgroup.max.descendants" &&
+            echo $$ >"$point/lost.$$/cgroup.procs" && echo "$point/lost.$$" >group
+        break
+    done </proc/mounts"#;
+    if !root() {
+        return;
+    }
+    let setup = Setup::new().after(AT_MOST_NONE).args(["--settle", "0ms", "--resync", "1s"]);
+    let limited = |name: &str| agent(name, "sleep inf", "memory = \"1GiB\"");
+    let daemon = setup.start(&limited("first"));
+    let Ok(group) = fs::read_to_string(daemon.path("group")) else {
+        return skip("there are no control groups here");
+    };
+    let error = daemon.health().groups_error.unwrap();
+    assert!(error.contains("failed to make the control group"), "{error}");
+    assert!(daemon.log().contains("WARN") && daemon.log().contains("have no control groups"));
+    let told = |daemon: &Daemon| daemon.agent("first").and_then(|agent| agent.limits_error);
+    let limits_error = daemon.wait("limits_error", || told(&daemon));
+    assert!(limits_error.contains("failed to make the control group"), "{limits_error}");
+    let socket = daemon.api_socket();
+    let (_, said) = run(&mut daemon.agentd(&["doctor", "--api-socket", socket.to_str().unwrap()]));
+    assert!(said.lines().any(|line| line.starts_with("warning") && line.contains("groups")), "{said}");
+
+    fs::write(format!("{}/cgroup.max.descendants", group.trim()), "max").unwrap();
+    daemon.wait("the error to go", || daemon.health().groups_error.is_none().then_some(()));
+    daemon.edit_jcard(&honest("second"));
+    let pid = daemon.wait_until_running("second");
+    let (_, groups) = run(Command::new("cat").arg(format!("/proc/{pid}/cgroup")));
+    assert!(groups.trim().ends_with("/second/tree"), "{groups}");
+    daemon.wait_until_removed("first");
 }

@@ -1,6 +1,8 @@
 /* Unix sockets for shell scripts:
  *
  *     socket connect COUNT PATH PROGRAM ARGUMENT…   becomes the program, with so many connections as descriptors 3 and up
+ *     socket hold NAME PROGRAM ARGUMENT…            becomes the program, with a socket that listens as descriptor 3; its name
+ *                                                   is hexadecimal digits, and abstract if it begins with 00
  *     socket listen PATH PROGRAM ARGUMENT…          runs the program for each who connects, with the connection as descriptor 3
  *
  * Who is not listened to yet tries again for ten seconds.
@@ -63,8 +65,30 @@ static int listen_for_ever(char **words)
     return failed(address.sun_path);
 }
 
+static int hold(const char *name, char **words)
+{
+    int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+    size_t length = strlen(name) / 2;
+    unsigned byte;
+
+    if (length > sizeof address.sun_path)
+        return 64;
+    for (size_t at = 0; at < length; at++) {
+        if (sscanf(name + 2 * at, "%2x", &byte) != 1)
+            return 64;
+        address.sun_path[at] = byte;
+    }
+    if (bind(listener, (struct sockaddr *)&address, sizeof(sa_family_t) + length) || listen(listener, 64))
+        return failed(name);
+    dup2(listener, 3);
+    return become(words);
+}
+
 int main(int count, char **words)
 {
+    if (count > 3 && !strcmp(words[1], "hold"))
+        return hold(words[2], words + 3);
+
     int connects = count > 4 && !strcmp(words[1], "connect");
     char **path = words + (connects ? 3 : 2);
 

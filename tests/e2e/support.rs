@@ -679,8 +679,8 @@ impl Process {
 
     /// The fields of `/proc/PID/stat` from the state on.
     fn stat(self) -> Option<Vec<String>> {
-        let stat = fs::read_to_string(self.file("stat")).ok()?;
-        Some(stat.rsplit_once(") ")?.1.split_whitespace().map(str::to_owned).collect())
+        let stat = fs::read(self.file("stat")).ok()?;
+        Some(String::from_utf8_lossy(&stat).rsplit_once(") ")?.1.split_whitespace().map(str::to_owned).collect())
     }
 
     fn number(self, field: usize) -> i32 {
@@ -717,7 +717,8 @@ impl Process {
 
     /// The first word of a line of `/proc/PID/status`.
     fn status(self, key: &str) -> String {
-        let status = fs::read_to_string(self.file("status")).unwrap();
+        let status = fs::read(self.file("status")).unwrap();
+        let status = String::from_utf8_lossy(&status);
         let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).unwrap();
         line.split_whitespace().next().unwrap().to_owned()
     }

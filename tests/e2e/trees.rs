@@ -82,7 +82,7 @@ fn assert_nothing_is_left(daemon: &Daemon, names: &[&str]) {
     }
 }
 
-const SHAPES: [&str; 14] = [
+const SHAPES: [&str; 15] = [
     "own-group",
     "setsid",
     "double-fork",
@@ -97,6 +97,7 @@ const SHAPES: [&str; 14] = [
     "becomes-another",
     "orphan",
     "orphan-without-launcher",
+    "no-text",
 ];
 
 fn a_stop_leaves_nothing(by: By, shapes: &[&str]) {
