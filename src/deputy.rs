@@ -75,7 +75,7 @@ pub enum Error {
 pub(crate) enum Request {
     /// Run tmux with these arguments, for no longer than this.
     Tmux { program: Program, arguments: Vec<String>, timeout: Duration },
-    /// Find the tmux server of this socket. The one that was seen there makes the socket anew if it was lost.
+    /// Find the tmux server of this socket. The one that was seen there recreates a lost socket.
     Server { socket: PathBuf, seen: Option<Seen> },
     /// Read a prompt file.
     Prompt(PathBuf),
@@ -127,7 +127,7 @@ pub enum Server {
         recovered: bool,
         /// Whether it was started from the file that clients are started from now.
         is_installed: bool,
-        /// What it is found by again if it loses its socket; `None` for what is no tmux.
+        /// How to find it again if it loses its socket; `None` unless it is tmux.
         seen: Option<Seen>,
     },
     /// One that lives and does not react.
@@ -137,7 +137,7 @@ pub enum Server {
     },
 }
 
-/// A process that was seen to serve on the tmux socket: the only one that is signalled to make that anew.
+/// A process that was seen to serve on the tmux socket. No other process is signaled to recreate that socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Seen {
     /// Who.
@@ -284,8 +284,8 @@ impl Deputy {
         }
     }
 
-    /// Finds the tmux server of this socket. The one that was `seen` there makes its socket file anew if it lost it. The inner error
-    /// is for a person.
+    /// Finds the tmux server of this socket. The one that was `seen` there recreates its socket file if it lost it. The inner error is
+    /// for a person.
     pub async fn server(&self, socket: PathBuf, seen: Option<Seen>) -> Result<Result<Server, String>, Error> {
         match self.ask(Request::Server { socket, seen }, FILE_TIMEOUT).await? {
             Reply::Server(result) => Ok(result),

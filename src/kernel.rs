@@ -1,6 +1,6 @@
 //! What the kernel says in `/proc` and `/sys`: bytes, not text.
 //!
-//! Other users have a part in it: a process names itself, a mount has any path, and the kernel prints most of that as it is. So
+//! Other users influence it: a process names itself, a mount has any path, and the kernel prints most of that as it is. So
 //! nothing here is taken for UTF-8, and nobody's name can end a field or a line that it stands in. What cannot be parsed is not
 //! there in the answer (`None`), and callers must not take that for an answer of the kernel's.
 

@@ -368,7 +368,7 @@ mod tests {
         child.wait().unwrap();
     }
 
-    /// A shell of that name with a child, and how it is made to end. The name can be no text.
+    /// A shell of that name, with a child of that name. The name need not be text.
     fn named(name: &[u8], folder: &Path) -> Child {
         let program = folder.join(OsStr::from_bytes(name));
         std::os::unix::fs::symlink("/bin/sh", &program).unwrap();

@@ -271,7 +271,7 @@ impl Tmux {
         let output = self.run("start its server", flags, arguments).await?;
         let shared = self.share_socket().await;
         if found == Server::None {
-            // Seen before it can lose its socket. Whatever fails here fails whoever needs the server, and is told there.
+            // Seen before it can lose its socket. Whoever needs the server next reports a failure.
             let _ = self.tend().await;
         }
         match shared {
@@ -311,7 +311,7 @@ impl Tmux {
         shared.map_err(|message| Error::Refused { operation: "share its socket", message })
     }
 
-    /// Looks what there is at the socket. A server that lost its socket's file makes it anew, if it was seen before.
+    /// Looks what there is at the socket. A server that was seen before recreates a lost socket file.
     async fn tend(&self) -> Result<Server, Error> {
         let asked = self.deputy.server(self.socket.clone(), self.memory.seen());
         let server = asked.await?.map_err(Error::Unknown)?;

@@ -46,9 +46,9 @@ const NO_LIMITS: &str = "its limits are not applied: agentd does not run as root
 enum Groups {
     /// Each has one, from its next launch on.
     Had(Arc<Cgroups>),
-    /// This is no place for them.
+    /// This place does not offer them.
     NotHere,
-    /// They could be had, but for this; they are tried again.
+    /// This alone stands in the way; agentd tries again.
     Lost(String),
 }
 
@@ -158,8 +158,8 @@ impl Trees {
     pub fn groups_error(&self) -> Option<String> {
         match &*self.lock() {
             Groups::Lost(why) => Some(format!(
-                "agents have no control groups, so that limits are not applied and what they start is found by descent, session \
-                 and environment alone: {why}"
+                "agents have no control groups; limits are not applied, and what agents start is found only by descent, session \
+                 and environment: {why}"
             )),
             Groups::Had(_) | Groups::NotHere => None,
         }

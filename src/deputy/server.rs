@@ -30,7 +30,7 @@ use crate::process::{Identity, Process, Signal};
 /// How long a server may take to make its socket anew.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Finds out what there is at `path`, and has a server that lost its socket make it anew: the one that was `seen` to serve there
+/// Finds out what there is at `path`, and has a server that lost its socket recreate it: the one that was `seen` to serve there
 /// the last time. `program` is the installed tmux. The error, for a person, is that it could not be found out. Blocks, for no longer
 /// than a little more than [`PATIENCE`].
 pub(super) fn tend(path: &Path, program: Option<&Path>, seen: Option<Seen>) -> Result<Server, String> {
@@ -106,7 +106,7 @@ fn peer(path: &Path) -> io::Result<Peer> {
     }
 }
 
-/// What the server that serves now is found by again; `None` for what is no tmux.
+/// How to find the server again that serves now; `None` unless it is tmux.
 fn see(pid: i32, program: (u64, u64), installed: Option<(u64, u64)>) -> Option<Seen> {
     let process = Process::find(pid).ok()??;
     let seen = Seen { process: process.identity(), program };
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_was_seen_makes_its_lost_socket_anew() {
+    fn a_server_that_was_seen_recreates_its_lost_socket() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("a b");
         assert_eq!(tend(&path, None, None).unwrap(), Server::None);
@@ -249,7 +249,7 @@ mod tests {
         let (path, elsewhere) = (directory.path().join("a"), directory.path().join("b"));
         let tmux = Tmux::start(&elsewhere);
         let known = seen(tend(&elsewhere, None, None).unwrap()).unwrap();
-        // The signal would make it anew.
+        // The signal would recreate it.
         fs::remove_file(&elsewhere).unwrap();
         let process = serde_json::to_value(known.process).unwrap();
         let started = process["started"].as_u64().unwrap() + 1;

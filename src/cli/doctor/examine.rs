@@ -658,7 +658,7 @@ fn keys<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
 fn groups(place: &Place, health: Option<&Health>) -> Check {
     const NAME: &str = "groups";
     if let Some(error) = health.and_then(|health| health.groups_error.as_ref()) {
-        let remedy = "mend it; agentd tries again by itself, and it counts from an agent's next start on";
+        let remedy = "remove the cause; agentd tries again by itself, and an agent gets its group when it next starts";
         return Check::warning(NAME, error.clone(), remedy);
     }
     match (place.is_system, is_mounted(), health) {
@@ -667,7 +667,7 @@ fn groups(place: &Place, health: Option<&Health>) -> Check {
             Check::ok(NAME, "no file system of type cgroup2 is mounted; agents are found by other means")
         }
         (true, true, Some(_)) => Check::ok(NAME, "each agent has a control group, where the daemon may make one"),
-        (true, true, None) => Check::ok(NAME, "they can be had; what agentd makes of that it does not say"),
+        (true, true, None) => Check::ok(NAME, "control groups are available; no daemon says whether it uses them"),
     }
 }
 
