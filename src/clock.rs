@@ -26,7 +26,7 @@ impl Timestamp {
     /// Now.
     pub fn now() -> Self {
         let boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
-        Self { boot, wall: SystemTime::now() }
+        Self::shown(boot, SystemTime::now())
     }
 
     /// The instant at which the boot clock shows `boot` and the wall clock `wall`.
@@ -34,11 +34,17 @@ impl Timestamp {
         Self { boot, wall }
     }
 
+    /// Likewise. A wall clock that shows a time before 1970 was never set: it counts as 1970, since earlier times cannot be put on
+    /// record.
+    fn shown(boot: Duration, wall: SystemTime) -> Self {
+        Self { boot, wall: wall.max(SystemTime::UNIX_EPOCH) }
+    }
+
     /// The instant at which the boot clock showed `boot`, reckoned from this one. One that is yet to come is this one.
     #[must_use]
     pub fn back_to(self, boot: Duration) -> Self {
         let ago = self.boot.saturating_sub(boot);
-        Self { boot: boot.min(self.boot), wall: self.wall.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH) }
+        Self::shown(boot.min(self.boot), self.wall.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH))
     }
 
     /// Time since the machine was booted.
@@ -256,6 +262,17 @@ mod tests {
             Timestamp::new(Duration::from_secs(9), SystemTime::UNIX_EPOCH).back_to(Duration::ZERO).boot(),
             Duration::ZERO
         );
+    }
+
+    #[test]
+    fn no_instant_is_before_1970() {
+        let epoch = SystemTime::UNIX_EPOCH;
+        let never_set = Timestamp::shown(Duration::from_secs(100), epoch - Duration::from_secs(7));
+        let early = Timestamp::new(Duration::from_secs(100), epoch + Duration::from_secs(5));
+        for timestamp in [never_set, early.back_to(Duration::ZERO)] {
+            assert_eq!(timestamp.wall(), epoch);
+            serde_json::to_string(&timestamp).unwrap();
+        }
     }
 
     #[test]

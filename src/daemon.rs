@@ -20,7 +20,9 @@ use crate::account::{self, Account};
 use crate::api::{self, Sources};
 use crate::blocking;
 use crate::config;
+use crate::defect;
 use crate::deputy::Deputy;
+use crate::descriptor;
 use crate::desired::Place;
 use crate::events::Ring;
 use crate::fingerprint::{self, Key};
@@ -30,6 +32,7 @@ use crate::inputs::{Inputs, News, Nudge};
 use crate::launch::reception;
 use crate::limits;
 use crate::lock::{self, Lock};
+use crate::log;
 use crate::memory;
 use crate::orphans;
 use crate::output::store::{Extent, Store};
@@ -146,6 +149,9 @@ pub enum OnTerminate {
 pub fn run(settings: &Settings) -> Result<(), Error> {
     let started = Instant::now();
     let failed = |operation| move |source| Error::System { operation, source };
+    defect::ends_this_process(defect::Tell::Log);
+    // Whoever started this may have left anything open, and the agent user's processes come of it.
+    descriptor::hand_down_none();
     limits::raise_descriptors();
     memory::keep_private();
     let account = agent_account(settings.user.as_deref())?;
@@ -319,8 +325,13 @@ async fn serve(
     tokio::spawn(reception::receive(launch_listener, keeper, user, trouble, round.clone(), hand_on));
     let groups = events.clone();
     tokio::spawn(to_recover.recover_groups(round.clone(), move || drop(groups.send(Event::Groups))));
-    let kept = tmux.clone();
+    let (kept, mut to_tell) = (tmux.clone(), round.clone());
     tokio::spawn(async move { kept.keep(round).await });
+    tokio::spawn(async move {
+        while to_tell.changed().await.is_ok() {
+            log::tell_left_out();
+        }
+    });
     tokio::spawn(orphans::reap());
     tokio::spawn(find_sessions(tmux.clone(), events.clone()));
     let inputs = Inputs {

@@ -21,14 +21,16 @@ mod server;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot};
@@ -39,6 +41,7 @@ pub use client::{COMMAND as CLIENT_COMMAND, become_client, words as client_words
 pub use serve::run;
 
 use crate::account::Account;
+use crate::brake::Brake;
 use crate::frame::{self, Bytes};
 use crate::orphans;
 use crate::process::Identity;
@@ -420,16 +423,34 @@ fn start(user: &str, uid: Uid, path: Option<&OsStr>) -> io::Result<(Child, UnixS
         .env_clear()
         .current_dir("/")
         .stdin(OwnedFd::from(far))
-        .stdout(Stdio::null());
-    // A terminal is root's own, and no process of the agent user may hold it. What keeps a deputy from serving it says on its socket.
-    if io::stderr().is_terminal() {
-        command.stderr(Stdio::null());
-    }
+        .stdout(Stdio::null())
+        // Not this process's own, which may be root's terminal.
+        .stderr(Stdio::piped());
     // Where to look for tmux; the deputy hands it on to nothing else.
     command.envs(path.map(|path| ("PATH", path)));
     // In no process group of its own: the deputy leaves for a session of its own, and who leads a group cannot.
     command.kill_on_drop(true);
-    Ok((command.spawn()?, UnixStream::from_std(near)?))
+    let mut child = command.spawn()?;
+    if let Some(stderr) = child.stderr.take() {
+        tokio::spawn(overhear(stderr));
+    }
+    Ok((child, UnixStream::from_std(near)?))
+}
+
+/// Logs what a deputy says on standard error, which is why it ends.
+async fn overhear(stderr: impl AsyncRead + Unpin) {
+    const ENOUGH: u64 = 2000;
+    static BRAKE: LazyLock<Brake> = LazyLock::new(Brake::default);
+    let mut said = Vec::new();
+    // What could be read is told.
+    let _ = stderr.take(ENOUGH).read_to_end(&mut said).await;
+    let said = String::from_utf8_lossy(&said);
+    let said: String = said.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if !said.is_empty()
+        && let Some(count) = BRAKE.pass()
+    {
+        tracing::warn!("the process that acts as the agent user has said ({count} so far): {said}");
+    }
 }
 
 /// How a deputy ended.
@@ -519,7 +540,7 @@ async fn converse(
                 None => return End::Gone { spoke },
             },
             () = overdue => {
-                tracing::warn!("the process that acts as the agent user does not answer; it is killed and replaced");
+                warn_of_silence();
                 let now = Instant::now();
                 for (_, Open { timeout, answer, .. }) in open.extract_if(|_, open| open.deadline <= now) {
                     let _ = answer.send(Err(Error::TimedOut(timeout)));
@@ -527,6 +548,16 @@ async fn converse(
                 return End::Gone { spoke };
             }
         }
+    }
+}
+
+/// The agent user can stop each of them.
+fn warn_of_silence() {
+    static BRAKE: LazyLock<Brake> = LazyLock::new(Brake::default);
+    if let Some(count) = BRAKE.pass() {
+        tracing::warn!(
+            "the process that acts as the agent user does not answer ({count} so far); it is killed and replaced"
+        );
     }
 }
 

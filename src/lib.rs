@@ -45,7 +45,7 @@
 //! | [`metrics`] | the same as figures, for a monitoring system |
 //! | [`events`] | what happened, one after the other |
 //! | [`api`], [`client`] | serving it, asking for it |
-//! | [`frame`], [`passing`], [`descriptor`], [`blocking`], [`clock`], [`memory`], [`signals`], [`log`] | tools |
+//! | [`frame`], [`passing`], [`descriptor`], [`blocking`], [`clock`], [`memory`], [`signals`], [`log`], [`brake`], [`defect`] | tools |
 //!
 //! # The processes
 //!
@@ -72,12 +72,14 @@
 pub mod account;
 pub mod api;
 pub mod blocking;
+pub mod brake;
 pub mod cgroup;
 pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod defect;
 pub mod deputy;
 pub mod descriptor;
 pub mod desired;

@@ -4,18 +4,23 @@
 
 mod journal;
 
+use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use nix::sys::stat::fstat;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::{Registry, fmt};
 
 pub use journal::{AGENT_ERROR, STATE_CHANGED};
 
+use crate::brake::Allowances;
 use crate::cli::terminal::Terminal;
 use crate::supervisor::Detail;
 
@@ -24,9 +29,36 @@ const QUEUE: usize = 4096;
 
 /// Keeps the log going. What is still queued is written when it is dropped, if the sink takes it.
 #[derive(Debug)]
-pub struct Guard {
-    _lines: Option<WorkerGuard>,
-    _journal: Option<journal::Guard>,
+pub struct Guard(());
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        flush();
+    }
+}
+
+/// What writes: to be dropped in the end.
+#[derive(Debug)]
+enum Sink {
+    Lines { _guard: WorkerGuard },
+    Journal { _guard: journal::Guard },
+}
+
+static SINK: Mutex<Option<Sink>> = Mutex::new(None);
+
+/// The names of the threads that write.
+const THREADS: [&str; 2] = ["tracing-appender", journal::THREAD];
+
+/// Writes what is queued, if the sink takes it within about a second, and ends the log.
+pub fn flush() {
+    // Who has it already does the same.
+    let sink = SINK.try_lock().ok().and_then(|mut sink| sink.take());
+    drop(sink);
+}
+
+/// Whether the thread that asks is one that writes the log.
+pub fn is_its_thread() -> bool {
+    std::thread::current().name().is_some_and(|name| THREADS.contains(&name))
 }
 
 /// There is one log for the whole process, and so is this.
@@ -57,16 +89,89 @@ pub fn start(detail: Detail) -> Guard {
     {
         let _ = DROPPED.set(Dropped::Messages(layer.dropped()));
         // Fails only if there is a log already, which then serves as well.
-        let _ = tracing::subscriber::set_global_default(Registry::default().with(layer).with(level));
-        return Guard { _lines: None, _journal: Some(guard) };
+        let _ = tracing::subscriber::set_global_default(Registry::default().with(layer).with(Governor).with(level));
+        return keep(Sink::Journal { _guard: guard });
     }
     let (writer, guard) =
         NonBlockingBuilder::default().buffered_lines_limit(QUEUE).lossy(true).finish(std::io::stderr());
     let _ = DROPPED.set(Dropped::Lines(writer.error_counter()));
     let colour = Terminal::colour_on_stderr();
-    let subscriber = fmt().with_writer(writer).with_max_level(level).with_target(false).with_ansi(colour).finish();
-    let _ = tracing::subscriber::set_global_default(subscriber);
-    Guard { _lines: Some(guard), _journal: None }
+    let lines = fmt::layer().with_writer(writer).with_target(false).with_ansi(colour);
+    let _ = tracing::subscriber::set_global_default(Registry::default().with(lines).with(Governor).with(level));
+    keep(Sink::Lines { _guard: guard })
+}
+
+fn keep(sink: Sink) -> Guard {
+    *SINK.lock().unwrap_or_else(PoisonError::into_inner) = Some(sink);
+    Guard(())
+}
+
+/// Whom or what a line is about: an agent by its name, or else the place in the program that says it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Source {
+    Agent(String),
+    Place(tracing::callsite::Identifier),
+}
+
+static ALLOWANCES: LazyLock<Mutex<Allowances<Source>>> = LazyLock::new(Mutex::default);
+
+/// Bounds how much is logged of each agent, and from each place that does not say of which agent, so that no agent can fill the
+/// log. What is logged for debugging is somebody's wish, and not bounded.
+#[derive(Debug)]
+struct Governor;
+
+impl<S: Subscriber> Layer<S> for Governor {
+    fn event_enabled(&self, event: &Event<'_>, _context: Context<'_, S>) -> bool {
+        if *event.metadata().level() > Level::INFO {
+            return true;
+        }
+        let mut agent = AgentOf(None);
+        event.record(&mut agent);
+        let source = agent.0.map_or_else(|| Source::Place(event.metadata().callsite()), Source::Agent);
+        ALLOWANCES.lock().unwrap_or_else(PoisonError::into_inner).admit(&source, Instant::now())
+    }
+}
+
+/// Logs how many lines were left out since this was last done, and about which agents, if any were.
+pub fn tell_left_out() {
+    let left_out = ALLOWANCES.lock().unwrap_or_else(PoisonError::into_inner).take_left_out();
+    if let Some(words) = describe(&left_out) {
+        tracing::warn!("{words}");
+    }
+}
+
+fn describe(left_out: &HashMap<Source, u64>) -> Option<String> {
+    const NAMED: usize = 3;
+    let count: u64 = left_out.values().sum();
+    let mut agents: Vec<_> = left_out.iter().filter_map(|(source, count)| Some((count, source.agent()?))).collect();
+    agents.sort_unstable_by(|a, b| b.cmp(a));
+    let named: Vec<String> = agents.iter().take(NAMED).map(|(count, agent)| format!("{count} about {agent}")).collect();
+    let named = if named.is_empty() { String::new() } else { format!(" ({})", named.join(", ")) };
+    (count > 0).then(|| format!("left {count} lines out of the log{named}, because there are too many of their kind"))
+}
+
+impl Source {
+    fn agent(&self) -> Option<&str> {
+        match self {
+            Self::Agent(name) => Some(name),
+            Self::Place(_) => None,
+        }
+    }
+}
+
+/// The value of an event's field `agent`.
+struct AgentOf(Option<String>);
+
+impl Visit for AgentOf {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "agent" {
+            self.0 = Some(format!("{value:?}"));
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
 }
 
 /// Whether what is written to standard error ends in the journal: the variable is inherited by processes whose standard error is
@@ -74,4 +179,51 @@ pub fn start(detail: Detail) -> Guard {
 pub fn leads_to_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     fstat(std::io::stderr().as_fd()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    /// Counts the lines that arrive.
+    #[derive(Clone, Default)]
+    struct Count(Arc<AtomicUsize>);
+
+    impl<S: Subscriber> Layer<S> for Count {
+        fn on_event(&self, _event: &Event<'_>, _context: Context<'_, S>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn an_agent_that_floods_the_log_leaves_room_for_others() {
+        let count = Count::default();
+        let subscriber = Registry::default().with(count.clone()).with(Governor);
+        tracing::subscriber::with_default(subscriber, || {
+            for _ in 0..100_000 {
+                tracing::warn!(agent = "flooding", "again");
+            }
+            let flooded = count.0.swap(0, Ordering::Relaxed);
+            assert!((100..2000).contains(&flooded), "{flooded}");
+            tracing::info!(agent = %"well-behaved", "running");
+            tracing::error!("about no agent");
+            assert_eq!(count.0.load(Ordering::Relaxed), 2);
+        });
+        let flooding = Source::Agent("flooding".to_owned());
+        let left_out = ALLOWANCES.lock().unwrap().left_out_of(&flooding);
+        assert!(left_out > 90_000, "{left_out}");
+    }
+
+    #[test]
+    fn what_was_left_out_is_told_with_the_loudest_agents() {
+        let agent = |name: &str| Source::Agent(name.to_owned());
+        assert_eq!(describe(&HashMap::new()), None);
+        let left_out = HashMap::from([(agent("a"), 1), (agent("b"), 7), (agent("c"), 2), (agent("d"), 3)]);
+        assert_eq!(
+            describe(&left_out).unwrap(),
+            "left 13 lines out of the log (7 about b, 3 about d, 2 about c), because there are too many of their kind"
+        );
+    }
 }

@@ -14,7 +14,7 @@ use agentd::cli::{
 };
 use agentd::launch::{self, launcher, login};
 use agentd::tmux::sizes;
-use agentd::{config, daemon, deputy, log, signals};
+use agentd::{config, daemon, defect, deputy, log, signals};
 use clap::Parser;
 use nix::unistd::Uid;
 
@@ -60,6 +60,7 @@ fn helper(words: &[OsString]) -> Option<ExitCode> {
     Some(match (words.get(1)?.to_str()?, rest.as_slice()) {
         (launch::COMMAND, [name, attempt, socket]) => {
             let (name, attempt) = (name.to_str()?, attempt.to_str()?.parse().ok()?);
+            defect::ends_this_process(defect::Tell::StandardError);
             match launcher::run(name, attempt, Path::new(socket)) {
                 Ok(code) => ExitCode::from(code),
                 Err(error) => {

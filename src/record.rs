@@ -168,11 +168,9 @@ impl Record {
         serde_json::from_value(document.agent).map(Some).map_err(|error| content(error.to_string()))
     }
 
-    /// The text of the file that holds this.
-    fn render<T: Serialize>(&self, agent: &T) -> Vec<u8> {
-        let document = Document { version: VERSION, boot: self.boot.clone(), agent };
-        // Fails only for what has no form in JSON, which no agent is; such a text is put aside when it is read.
-        serde_json::to_vec(&document).unwrap_or_default()
+    /// The text of the file that holds this. Fails only for what has no form in JSON.
+    fn render<T: Serialize>(&self, agent: &T) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(&Document { version: VERSION, boot: self.boot.clone(), agent })
     }
 
     /// Makes the file hold this, or be gone. Answers with the file, which is not on the disk yet. Blocks.
@@ -237,6 +235,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Pending {
     texts: BTreeMap<String, Option<Vec<u8>>>,
+    /// Why something that was put could not be.
+    error: Option<String>,
     version: Version,
     is_last: bool,
 }
@@ -257,9 +257,13 @@ impl Recorder {
 
     /// Puts an agent on record, or takes it off.
     pub fn put<T: Serialize>(&self, key: &str, agent: Option<&T>) -> Version {
-        let text = agent.map(|agent| self.record.render(agent));
+        let text = agent.map(|agent| self.record.render(agent)).transpose();
         let mut pending = self.shared.pending();
-        pending.texts.insert(key.to_owned(), text);
+        match text {
+            Ok(text) => drop(pending.texts.insert(key.to_owned(), text)),
+            // What is on record of it stays: better than nothing at all.
+            Err(error) => pending.error = Some(format!("failed to put {key} on record: {error}")),
+        }
         pending.version += 1;
         self.shared.put.notify_one();
         pending.version
@@ -279,12 +283,14 @@ async fn keep(record: Record, shared: Arc<Shared>, tell: impl Fn(Report)) {
     let mut syncing: Option<JoinHandle<()>> = None;
     let mut unsynced = BTreeMap::new();
     loop {
-        let (texts, tried, is_last) = {
+        let (texts, refused, tried, is_last) = {
             let mut pending = shared.pending();
-            (std::mem::take(&mut pending.texts), pending.version, pending.is_last)
+            (std::mem::take(&mut pending.texts), pending.error.take(), pending.version, pending.is_last)
         };
         let mut failed = false;
-        if !texts.is_empty() {
+        if texts.is_empty() && refused.is_some() {
+            tell(Report { tried, error: refused });
+        } else if !texts.is_empty() {
             let (to_write, texts) = (record.clone(), Arc::new(texts));
             let their_texts = Arc::clone(&texts);
             let written = blocking::run(move || write_all(&to_write, &their_texts)).await;
@@ -301,7 +307,7 @@ async fn keep(record: Record, shared: Arc<Shared>, tell: impl Fn(Report)) {
                 pending.texts.entry(key).or_insert(text);
             }
             drop(pending);
-            tell(Report { tried, error });
+            tell(Report { tried, error: error.or(refused) });
         }
         if syncing.as_ref().is_none_or(JoinHandle::is_finished) && !unsynced.is_empty() {
             let (files, folder) = (std::mem::take(&mut unsynced), record.folder.clone());
@@ -400,6 +406,26 @@ mod tests {
         let path = record.folder.join("a.json");
         fs::write(&path, text).unwrap();
         path
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_rendered_is_reported_and_leaves_the_record() {
+        /// One that is not put down as JSON.
+        struct Shapeless;
+        impl Serialize for Shapeless {
+            fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+                Err(serde::ser::Error::custom("it has no shape"))
+            }
+        }
+        let (_directory, record) = record();
+        let (recorder, mut reported) = recorder(&record);
+        recorder.put("a", Some(&"ape".to_owned()));
+        assert!(reported.recv().await.unwrap().error.is_none());
+        recorder.put("a", Some(&Shapeless));
+        let error = reported.recv().await.unwrap().error.unwrap();
+        assert!(error.contains("it has no shape"), "{error}");
+        recorder.finish(Duration::from_secs(5)).await;
+        assert_eq!(read(&record), ["ape"]);
     }
 
     #[tokio::test]

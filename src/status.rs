@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyper::body::Bytes;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -23,9 +23,14 @@ use crate::signals;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub SystemTime);
 
+/// The last millisecond of the year 9999, after the beginning of 1970.
+const LAST: Duration = Duration::from_millis(253_402_300_799_999);
+
+/// What lies outside of the years that RFC 3339 has, 1970 to 9999, is shown as the nearest that does not.
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", humantime::format_rfc3339_millis(self.0))
+        let after = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        write!(f, "{}", humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + after.min(LAST)))
     }
 }
 

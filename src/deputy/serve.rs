@@ -22,6 +22,8 @@ use super::{FILE_TIMEOUT, MAX_FRAME, Numbered, Output, Program, Prompt, Reply, R
 use crate::account::{self, Account};
 use crate::blocking;
 use crate::config::MAX_ARGUMENT;
+use crate::defect;
+use crate::descriptor;
 use crate::frame::{self, Bytes};
 use crate::inheritance;
 use crate::memory;
@@ -48,6 +50,7 @@ pub enum Error {
 
 /// Becomes `user`, who must have that uid, and answers requests on standard input, which is a socket, until that closes.
 pub fn run(user: &str, uid: Uid) -> Result<(), Error> {
+    defect::ends_this_process(defect::Tell::StandardError);
     let account = match become_deputy(user, uid) {
         Ok(account) => account,
         Err(error) => {
@@ -56,6 +59,8 @@ pub fn run(user: &str, uid: Uid) -> Result<(), Error> {
         }
     };
     memory::keep_private();
+    // Programs that it starts get their own standard streams, and nothing else.
+    descriptor::hand_down_none();
     // It was started under the name of the link that it was found by. Without the new name it is as good.
     let _ = nix::sys::prctl::set_name(c"agentd-deputy");
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));

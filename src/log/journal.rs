@@ -24,6 +24,9 @@ pub const STATE_CHANGED: &str = "9d0cbb5a4e3b4c0fa25a5c44c3f8f1d6";
 /// `MESSAGE_ID` of what a person must mend of an agent.
 pub const AGENT_ERROR: &str = "b6f3f0e1d1c94d2e8a56c0a1f9be27c4";
 
+/// The name of the thread that writes.
+pub(super) const THREAD: &str = "journal";
+
 /// How long the end of the process may wait for the journal.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -155,7 +158,7 @@ pub(super) fn layer() -> io::Result<(HandOff, Guard)> {
     let (messages, inbox) = sync_channel(QUEUE);
     let dropped = Arc::new(AtomicU64::new(0));
     let (end, count) = (messages.clone(), Arc::clone(&dropped));
-    let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || {
+    let thread = std::thread::Builder::new().name(THREAD.to_owned()).spawn(move || {
         tracing::subscriber::with_default(Registry::default().with(journal), || write(&inbox, &count));
     })?;
     Ok((HandOff { messages, dropped }, Guard { thread: Some(thread), end: Some(end) }))

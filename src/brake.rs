@@ -1,0 +1,132 @@
+//! Brakes on the log: what others can bring about as often as they like is not written as often.
+//!
+//! Agents, and whoever else may connect or send signals, must not be able to fill the log, nor to drown in it what matters. A
+//! [`Brake`] is for a line that repeats, and tells how often it was called for. [`Allowances`] bound everything else that is
+//! logged, whatever it says.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Lets the first, second, fourth, eighth… of a series pass. A series is over after a while without any.
+#[derive(Debug, Default)]
+pub struct Brake(Mutex<Series>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Series {
+    count: u64,
+    last: Option<Instant>,
+}
+
+/// How long nothing must have happened for the next one to begin a series.
+const QUIET: Duration = Duration::from_mins(10);
+
+impl Brake {
+    /// Counts one more. Answers how many there are in this series, if it may be logged.
+    pub fn pass(&self) -> Option<u64> {
+        self.pass_at(Instant::now())
+    }
+
+    fn pass_at(&self, now: Instant) -> Option<u64> {
+        let mut series = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if series.last.is_some_and(|last| now.saturating_duration_since(last) >= QUIET) {
+            *series = Series::default();
+        }
+        series.count += 1;
+        series.last = Some(now);
+        Some(series.count).filter(|count| count.is_power_of_two())
+    }
+}
+
+/// A bound on the rate of lines, for each of many sources of them: so many at once, and then so many a second.
+#[derive(Debug)]
+pub struct Allowances<K> {
+    /// When a source that has said nothing else would have said its lines at the steady rate.
+    spoken: HashMap<K, Instant>,
+    /// How many lines were refused since that was last asked for.
+    left_out: HashMap<K, u64>,
+}
+
+/// How many lines a source may write at once.
+const BURST: u32 = 200;
+
+/// How long a source must wait for each further line.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// How many sources are remembered before those that have been quiet are forgotten.
+const MANY: usize = 1024;
+
+impl<K> Default for Allowances<K> {
+    fn default() -> Self {
+        Self { spoken: HashMap::new(), left_out: HashMap::new() }
+    }
+}
+
+impl<K: Clone + Eq + Hash> Allowances<K> {
+    /// Whether this source may write a line now. One that may not is counted.
+    pub fn admit(&mut self, source: &K, now: Instant) -> bool {
+        if self.spoken.len() >= MANY && !self.spoken.contains_key(source) {
+            self.spoken.retain(|_, spoken| *spoken > now);
+        }
+        let spoken = self.spoken.get(source).copied().unwrap_or(now).max(now);
+        let is_admitted = spoken.saturating_duration_since(now) < INTERVAL * BURST;
+        if is_admitted {
+            self.spoken.insert(source.clone(), spoken + INTERVAL);
+        } else {
+            *self.left_out.entry(source.clone()).or_default() += 1;
+        }
+        is_admitted
+    }
+
+    /// How many lines of this source were refused since that was last taken.
+    #[cfg(test)]
+    pub(crate) fn left_out_of(&self, source: &K) -> u64 {
+        self.left_out.get(source).copied().unwrap_or_default()
+    }
+
+    /// How many lines of which sources were refused since this was last asked.
+    pub fn take_left_out(&mut self) -> HashMap<K, u64> {
+        std::mem::take(&mut self.left_out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_passes_ever_more_rarely_and_a_later_one_is_new() {
+        let (brake, start) = (Brake::default(), Instant::now());
+        let passed: Vec<u64> = (0..1000).filter_map(|_| brake.pass_at(start)).collect();
+        assert_eq!(passed, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]);
+        assert_eq!(brake.pass_at(start + QUIET / 2), None);
+        assert_eq!(brake.pass_at(start + QUIET / 2 + QUIET), Some(1));
+    }
+
+    #[test]
+    fn a_source_that_floods_is_held_to_a_rate_and_others_are_not() {
+        let (mut allowances, start) = (Allowances::default(), Instant::now());
+        let seconds = 60;
+        let mut admitted = 0;
+        for second in 0..seconds {
+            let now = start + Duration::from_secs(second);
+            admitted += (0..1000).filter(|_| allowances.admit(&"loud", now)).count();
+            assert!(allowances.admit(&"quiet", now));
+        }
+        let bound = usize::try_from(u64::from(BURST) + 2 * seconds).unwrap();
+        assert!((bound - 2..=bound).contains(&admitted), "{admitted}");
+        let left_out = allowances.take_left_out();
+        assert_eq!(left_out, HashMap::from([("loud", 1000 * seconds - admitted as u64)]));
+        assert!(allowances.take_left_out().is_empty());
+    }
+
+    #[test]
+    fn sources_that_have_become_quiet_are_forgotten() {
+        let (mut allowances, start) = (Allowances::default(), Instant::now());
+        for source in 0..10 * MANY {
+            allowances.admit(&source, start + u32::try_from(source).unwrap() * INTERVAL * 2);
+        }
+        assert!(allowances.spoken.len() <= MANY, "{}", allowances.spoken.len());
+    }
+}

@@ -1,0 +1,134 @@
+//! A defect: a panic, anywhere in a process, ends all of it.
+//!
+//! A task or a thread that is no more leaves a process that looks alive and has lost a part of what it does. One that has ended
+//! is replaced: the daemon by whoever started it, while its agents live on and are adopted; the deputy by the daemon. A launcher
+//! takes its harness along, which the daemon accounts for.
+//!
+//! What a panic says may quote what was worked on, and that may be a secret. So only the place is told, and words that stand in
+//! the program.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::panic::{self, PanicHookInfo};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, poll};
+
+use crate::log;
+
+/// Where a process says that a defect ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tell {
+    /// In the log, which this process has.
+    Log,
+    /// On standard error.
+    StandardError,
+}
+
+/// Sees to it that a panic in any thread of this process, or in any task, ends the process at once. What unwinding would do is
+/// not done.
+pub fn ends_this_process(tell: Tell) {
+    panic::set_hook(Box::new(move |panic| {
+        static IS_ENDING: AtomicBool = AtomicBool::new(false);
+        if IS_ENDING.swap(true, Ordering::Relaxed) {
+            // Another thread is about to end this process. It is not to be kept from saying why.
+            std::thread::sleep(Duration::from_secs(5));
+        } else {
+            let words = format!("a defect ends this process, {}", describe(panic));
+            // The log's own thread cannot wait for itself.
+            if tell == Tell::StandardError || log::is_its_thread() {
+                say(&words);
+            } else {
+                tracing::error!("{words}");
+                log::flush();
+            }
+        }
+        std::process::abort();
+    }));
+}
+
+fn describe(panic: &PanicHookInfo<'_>) -> String {
+    let place = panic.location().map_or_else(String::new, |place| format!(" at {}:{}", place.file(), place.line()));
+    // Text that was put together is a `String`, and not shown.
+    let words = panic.payload().downcast_ref::<&'static str>().map_or_else(String::new, |words| format!(": {words}"));
+    format!("a panic{place}{words}")
+}
+
+/// On standard error, if that takes it at once: nothing waits for a terminal that was stopped, or for a full pipe.
+fn say(words: &str) {
+    let stderr = io::stderr();
+    let mut descriptors = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    let takes = poll(&mut descriptors, 0_u8).is_ok()
+        && descriptors[0].revents().is_some_and(|events| events.contains(PollFlags::POLLOUT));
+    if takes {
+        let line = format!("agentd: {words}\n");
+        let _ = nix::unistd::write(stderr.as_fd(), &line.as_bytes()[..line.len().min(512)]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+
+    use rstest::rstest;
+
+    use super::*;
+    use crate::blocking;
+    use crate::supervisor::Detail;
+
+    const CHOICE: &str = "AGENTD_TEST_DEFECT";
+
+    /// Not a test of its own: the process that the tests below start.
+    #[test]
+    #[ignore = "is a process that the tests of this module start"]
+    fn process_with_a_defect() {
+        let Ok(choice) = std::env::var(CHOICE) else { return };
+        let _log = log::start(Detail::Plain);
+        ends_this_process(if choice.starts_with("log-") { Tell::Log } else { Tell::StandardError });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            match choice.split_once('-').unwrap().1 {
+                "task" => drop(tokio::spawn(async { panic!("words of the program") }).await),
+                "blocking" => drop(blocking::run(|| panic!("words of the program")).await),
+                "secret" => drop(tokio::spawn(async { assert_eq!(choice_of_words(), "", "hunter2{}", 1) }).await),
+                _ => drop(std::thread::spawn(|| panic!("words of the program")).join()),
+            }
+        });
+    }
+
+    fn choice_of_words() -> String {
+        "hunter2".to_owned()
+    }
+
+    fn run(choice: &str) -> (Option<i32>, String) {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "defect::tests::process_with_a_defect", "--ignored", "--nocapture"])
+            .env(CHOICE, choice)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        (output.status.signal(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    #[rstest]
+    fn a_panic_anywhere_ends_the_process_and_is_told(
+        #[values("log", "stderr")] tell: &str,
+        #[values("task", "blocking", "thread")] place: &str,
+    ) {
+        let (signal, said) = run(&format!("{tell}-{place}"));
+        assert_eq!(signal, Some(nix::libc::SIGABRT), "{said}");
+        assert!(said.contains("a defect ends this process, a panic at src/defect.rs:"), "{said}");
+        assert!(said.contains("words of the program"), "{said}");
+    }
+
+    #[rstest]
+    #[case("log-secret")]
+    #[case("stderr-secret")]
+    fn what_a_panic_quotes_is_not_told(#[case] choice: &str) {
+        let (signal, said) = run(choice);
+        assert_eq!(signal, Some(nix::libc::SIGABRT), "{said}");
+        assert!(said.contains("src/defect.rs") && !said.contains("hunter2"), "{said}");
+    }
+}
