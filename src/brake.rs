@@ -10,10 +10,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Lets the first, second, fourth, eighth… of a series pass. A series is over after a while without any.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Brake(Mutex<Series>);
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Series {
     count: u64,
     last: Option<Instant>,
@@ -22,7 +22,22 @@ struct Series {
 /// How long nothing must have happened for the next one to begin a series.
 const QUIET: Duration = Duration::from_mins(10);
 
+impl Series {
+    const NEW: Self = Self { count: 0, last: None };
+}
+
+impl Default for Brake {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Brake {
+    /// That of a series that has not begun.
+    pub const fn new() -> Self {
+        Self(Mutex::new(Series::NEW))
+    }
+
     /// Counts one more. Answers how many there are in this series, if it may be logged.
     pub fn pass(&self) -> Option<u64> {
         self.pass_at(Instant::now())
@@ -31,7 +46,7 @@ impl Brake {
     fn pass_at(&self, now: Instant) -> Option<u64> {
         let mut series = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if series.last.is_some_and(|last| now.saturating_duration_since(last) >= QUIET) {
-            *series = Series::default();
+            *series = Series::NEW;
         }
         series.count += 1;
         series.last = Some(now);

@@ -120,6 +120,18 @@ pub struct Cgroups {
     own: PathBuf,
     directory: PathBuf,
     arranger: Arranger,
+    mount: Mount,
+}
+
+/// Whose control group a process is in. Nobody but root can put it into another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// That of the agent that was asked about.
+    Its,
+    /// That of another agent.
+    Anothers,
+    /// No agent's.
+    Nobodys,
 }
 
 /// Who makes and removes an agent's group.
@@ -152,11 +164,11 @@ impl Cgroups {
             let init = group_of("1")?;
             let top = if init.ends_with("init.scope") { init.parent().unwrap_or(&init) } else { &init };
             let directory = mount.place(&top.join(systemd::SLICE)).ok_or(Error::NotMounted)?;
-            return Ok(Self { own, directory, arranger: Arranger::Systemd { suffix } });
+            return Ok(Self { own, directory, arranger: Arranger::Systemd { suffix }, mount });
         }
         let directory = own.join(format!("agentd.{}", escape(state_dir)));
         make(&directory)?;
-        Ok(Self { own, directory, arranger: Arranger::Daemon })
+        Ok(Self { own, directory, arranger: Arranger::Daemon, mount })
     }
 
     /// Where it is.
@@ -170,6 +182,23 @@ impl Cgroups {
             Arranger::Daemon => None,
             Arranger::Systemd { suffix } => Some(format!("agentd-{key}{suffix}.scope")),
         }
+    }
+
+    /// Whose group the process is in; `key` is the agent's that is asked about. It must not have ended.
+    pub fn whose(&self, key: &str, process: &Process) -> Result<Whose, Error> {
+        let group = group_of(&process.pid().to_string())?;
+        // Asked last: the id was the process's all along.
+        if !process.lives().unwrap_or(false) {
+            return Err(Error::Ended(process.pid()));
+        }
+        let place = self.mount.place(&group).unwrap_or_default();
+        Ok(if place.starts_with(self.agent(key).directory) {
+            Whose::Its
+        } else if place.starts_with(&self.directory) && place != self.directory {
+            Whose::Anothers
+        } else {
+            Whose::Nobodys
+        })
     }
 
     /// The group of the agent with this key, whether it is there or not.
@@ -510,7 +539,10 @@ mod tests {
         group.admit(&launcher).unwrap();
         child.stdin.take().unwrap().write_all(b"go\n").unwrap();
         until(|| processes(&group.tree()).unwrap().len() == 3);
+        let whose = || ["a", "b"].map(|key| groups.whose(key, &launcher).unwrap());
+        assert_eq!(whose(), [Whose::Its, Whose::Anothers]);
         group.kill_but(&launcher).unwrap();
+        assert_eq!(whose(), [Whose::Its, Whose::Anothers], "also where it is spared");
         assert_eq!(processes(&group.tree()).unwrap(), BTreeSet::new());
         assert!(child.try_wait().unwrap().is_none());
         assert_eq!(processes(&group.directory).unwrap(), BTreeSet::from([launcher.pid()]));
@@ -518,6 +550,16 @@ mod tests {
         assert!(!child.wait().unwrap().success());
         assert!(!group.directory.exists());
         group.clear().unwrap();
+    }
+
+    #[test]
+    fn a_process_outside_of_all_groups_is_nobodys() {
+        let Some(groups) = groups("nobodys") else { return };
+        let (mut child, process) = shell("exec sleep 1000");
+        assert_eq!(groups.whose("a", &process).unwrap(), Whose::Nobodys);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(groups.whose("a", &process).is_err());
     }
 
     #[test]

@@ -372,8 +372,8 @@ async fn serve(
             Err(defect) => Err(failed("attend to the agents")(io::Error::other(defect))),
         },
     };
-    if are_stopped && let Ok(Err(error)) = tokio::time::timeout(RELEASE, tmux.release_server()).await {
-        tracing::warn!("{error}");
+    if are_stopped {
+        release(&tmux).await;
     }
     // With the inputs end the rounds, and with those the keeping of the API's socket.
     inputs.abort();
@@ -409,6 +409,21 @@ async fn the_tmux(settings: &Settings, deputy: Deputy, executable: String, accou
     let (socket, origin) = (settings.tmux_socket.clone(), settings.tmux_origin);
     let memory = tmux::Memory::on_record(record, &socket).await;
     Tmux::new(deputy, socket, origin, executable, account).with_memory(memory)
+}
+
+/// Lets the tmux server end. One that does not answer, and in which nothing lives, is killed.
+async fn release(tmux: &Tmux) {
+    match tokio::time::timeout(RELEASE, tmux.release_server()).await {
+        Ok(Err(error)) => tracing::warn!("{error}"),
+        Ok(Ok(())) | Err(_) => {}
+    }
+    if tmux.is_given_up() {
+        match tmux.end_server().await {
+            Ok(true) => tracing::warn!("ended the tmux server, which did not answer and had no sessions but agents'"),
+            Ok(false) => tracing::warn!("left the tmux server, which did not answer, because of what else it has"),
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
 }
 
 struct Signals {

@@ -25,7 +25,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use nix::unistd::Uid;
@@ -80,6 +79,8 @@ pub(crate) enum Request {
     Tmux { program: Program, arguments: Vec<String>, timeout: Duration },
     /// Find the tmux server of this socket. The one that was seen there recreates a lost socket.
     Server { socket: PathBuf, seen: Option<Seen> },
+    /// End the tmux server of this socket, if nothing lives in it.
+    EndServer(PathBuf),
     /// Read a prompt file.
     Prompt(PathBuf),
     /// Look at a working directory.
@@ -95,6 +96,7 @@ pub(crate) enum Request {
 pub(crate) enum Reply {
     Tmux(Result<Output, RunError>),
     Server(Result<Server, String>),
+    EndServer(Result<bool, String>),
     Prompt(Prompt),
     Workdir(Workdir),
     SetMode(Result<(), String>),
@@ -296,6 +298,15 @@ impl Deputy {
         }
     }
 
+    /// Ends the tmux server of this socket, if no process that it started lives. Answers whether there is none any more. The inner
+    /// error is for a person.
+    pub async fn end_server(&self, socket: PathBuf) -> Result<Result<bool, String>, Error> {
+        match self.ask(Request::EndServer(socket), FILE_TIMEOUT).await? {
+            Reply::EndServer(result) => Ok(result),
+            _ => Err(Error::Gone),
+        }
+    }
+
     /// Reads a prompt file.
     pub async fn prompt(&self, path: PathBuf) -> Result<Prompt, Error> {
         match self.ask(Request::Prompt(path), FILE_TIMEOUT).await? {
@@ -440,7 +451,7 @@ fn start(user: &str, uid: Uid, path: Option<&OsStr>) -> io::Result<(Child, UnixS
 /// Logs what a deputy says on standard error, which is why it ends.
 async fn overhear(stderr: impl AsyncRead + Unpin) {
     const ENOUGH: u64 = 2000;
-    static BRAKE: LazyLock<Brake> = LazyLock::new(Brake::default);
+    static BRAKE: Brake = Brake::new();
     let mut said = Vec::new();
     // What could be read is told.
     let _ = stderr.take(ENOUGH).read_to_end(&mut said).await;
@@ -553,7 +564,7 @@ async fn converse(
 
 /// The agent user can stop each of them.
 fn warn_of_silence() {
-    static BRAKE: LazyLock<Brake> = LazyLock::new(Brake::default);
+    static BRAKE: Brake = Brake::new();
     if let Some(count) = BRAKE.pass() {
         tracing::warn!(
             "the process that acts as the agent user does not answer ({count} so far); it is killed and replaced"

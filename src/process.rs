@@ -155,6 +155,11 @@ impl Process {
         })
     }
 
+    /// Whether anything that it has started, and has not given away, lives.
+    pub fn has_living_children(&self) -> io::Result<bool> {
+        Ok(children(self.pid)?.into_iter().any(|pid| look(pid).map_or(true, |it| it.is_some_and(|it| !it.zombie))))
+    }
+
     /// Whether a process id that the process gave for something it started can be true: such a thing is below it, or has ended.
     pub fn is_plausibly_below(&self, pid: i32) -> bool {
         if pid <= 1 {

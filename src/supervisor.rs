@@ -20,9 +20,10 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Interval;
 
-use self::attempt::{Beginning, Command, Means};
+use self::attempt::{Beginning, Brakes, Command, Means};
 use self::machine::{Attempt, Effect, Machine};
 use crate::blocking;
+use crate::brake::Brake;
 use crate::clock::{Alarm, Timestamp};
 use crate::config::{Limits, Name};
 use crate::desired::{Desired, DesiredAgent};
@@ -119,8 +120,8 @@ pub struct Supervisor {
     record_error: Option<String>,
     course: Course,
     afterwards: Afterwards,
-    /// Visitors that named no pending attempt.
-    strangers: u64,
+    /// On what is said of visitors that name no pending attempt.
+    strangers: Brake,
     means: Arc<Means>,
     detail: Detail,
     started: Instant,
@@ -171,6 +172,7 @@ struct Agent {
     /// Whether an event was told of it.
     is_told: bool,
     launches: Launches,
+    brakes: Arc<Brakes>,
 }
 
 /// An attempt that is not gone.
@@ -208,7 +210,7 @@ impl Supervisor {
             record_error: None,
             course: Course::Running,
             afterwards: Afterwards { publish: true, ..Afterwards::default() },
-            strangers: 0,
+            strangers: Brake::new(),
             means: Arc::new(means),
             detail,
             started,
@@ -232,8 +234,9 @@ impl Supervisor {
         let launches = if machine.was_launched() { Launches::after(&status) } else { Launches::default() };
         let effects = machine.resume();
         self.happened.push(What::Adopted { name: status.name.clone(), agent: Box::new(status) });
-        let agent =
-            Agent { machine, desired: None, attempts: HashMap::new(), is_known: false, is_told: true, launches };
+        let brakes = Arc::default();
+        let attempts = HashMap::new();
+        let agent = Agent { machine, desired: None, attempts, is_known: false, is_told: true, launches, brakes };
         self.agents.insert(key.to_owned(), agent);
         for effect in effects {
             self.carry_out(key, effect);
@@ -346,6 +349,7 @@ impl Supervisor {
             }
             Event::Stop => {
                 self.course = Course::Stopping;
+                self.means.tmux.hurry();
                 self.happened.push(of_daemon(events::Course::Stopping));
                 self.afterwards.publish = true;
                 for key in self.agents.keys().cloned().collect::<Vec<_>>() {
@@ -430,6 +434,7 @@ impl Supervisor {
             is_known: false,
             is_told: false,
             launches: Launches::default(),
+            brakes: Arc::default(),
         });
         agent.machine.describe(desired.name.clone(), desired.harness);
         agent.desired = Some(desired);
@@ -449,13 +454,10 @@ impl Supervisor {
             // Of an agent that is yet to be taken up: it comes again.
             return;
         }
-        self.strangers += 1;
-        // Ever more rarely: agents can come here, and must not be able to fill the log.
-        if self.strangers.is_power_of_two() {
-            let (pid, count) = (visitor.process.pid(), self.strangers);
-            tracing::warn!(
-                "process {pid} says to be the launcher of an attempt that is not pending, the {count}. to do so"
-            );
+        // Agents can come here, and must not be able to fill the log.
+        if let Some(count) = self.strangers.pass() {
+            let pid = visitor.process.pid();
+            tracing::warn!("process {pid} says to be the launcher of an attempt that is not pending ({count} so far)");
         }
         visitor.send_away();
     }
@@ -574,7 +576,8 @@ impl Supervisor {
         let (commands, inbox) = mpsc::unbounded_channel();
         agent.attempts.insert(attempt, UnderWay { commands, launch });
         let (means, name) = (Arc::clone(&self.means), agent.machine.name().clone());
-        tokio::spawn(attempt::run(means, name, attempt, beginning, inbox, tell));
+        let brakes = Arc::clone(&agent.brakes);
+        tokio::spawn(attempt::run(means, name, attempt, beginning, brakes, inbox, tell));
     }
 
     /// The other agent whose session this is.

@@ -32,10 +32,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::parse::Complaint;
 use crate::account::Account;
+use crate::brake::Brake;
 use crate::config::Name;
 use crate::deputy::{self, Deputy, Output, Program, RunError, Server};
 use crate::folder::identity;
@@ -54,6 +55,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// How long a server that cuts off its clients may take to be gone, if that is why.
 const FAREWELL: Duration = Duration::from_millis(100);
+
+/// How long a client may take once the daemon is ending. A server that has not answered for so long is not asked again.
+const HURRIED: Duration = Duration::from_secs(2);
+
+/// How long it may take to end a server that does not answer.
+const TO_END_SERVER: Duration = Duration::from_secs(1);
 
 /// How often a client is started for one thing: by the installed program, by the server's own, and once more when the server
 /// made its socket anew.
@@ -172,6 +179,11 @@ pub struct Tmux {
     is_apart: Arc<AtomicBool>,
     to_close: Arc<ToClose>,
     memory: Arc<Memory>,
+    /// Since when the daemon is ending.
+    ending: watch::Sender<Option<Instant>>,
+    /// Whether the server has not answered since.
+    is_given_up: Arc<AtomicBool>,
+    recovered_often: Arc<Brake>,
 }
 
 /// Whose sessions are to be ended.
@@ -218,9 +230,20 @@ impl Tmux {
         } else {
             account.shell.to_string_lossy().into_owned()
         };
-        let (is_shell_refused, is_apart, to_close) = (Arc::default(), Arc::default(), Arc::default());
-        let memory = Arc::default();
-        Self { deputy, socket, origin, executable, shell, is_shell_refused, is_apart, to_close, memory }
+        Self {
+            deputy,
+            socket,
+            origin,
+            executable,
+            shell,
+            is_shell_refused: Arc::default(),
+            is_apart: Arc::default(),
+            to_close: Arc::default(),
+            memory: Arc::default(),
+            ending: watch::Sender::new(None),
+            is_given_up: Arc::default(),
+            recovered_often: Arc::default(),
+        }
     }
 
     /// The same, which knows what `memory` does.
@@ -232,14 +255,17 @@ impl Tmux {
     /// Starts the server, with patience, and sees to it that it can be reached for as long as it lives: at each of the `rounds`, until
     /// there are none.
     pub async fn keep(&self, mut rounds: watch::Receiver<()>) {
-        let (mut pause, mut complaint) = (Duration::from_secs(1), String::new());
+        let (mut pause, mut complaint, brake) = (Duration::from_secs(1), String::new(), Brake::new());
         // Ahead of time; each launch starts the server if it has to.
         while let Err(error) = self.start_server().await {
             let error = error.to_string();
-            if error != complaint {
-                tracing::error!("{error}");
-                complaint = error;
+            // Its words can be another's, who has others each time.
+            if error != complaint
+                && let Some(count) = brake.pass()
+            {
+                tracing::error!("{error} (complaint {count} so far)");
             }
+            complaint = error;
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -307,23 +333,73 @@ impl Tmux {
 
     /// Opens the server's socket to the group that its folder is open to.
     async fn share_socket(&self) -> Result<(), Error> {
-        let shared = self.deputy.set_mode(self.socket.clone(), 0o770).await?;
+        let shared = self.in_time(self.deputy.set_mode(self.socket.clone(), 0o770)).await??;
         shared.map_err(|message| Error::Refused { operation: "share its socket", message })
     }
 
     /// Looks what there is at the socket. A server that was seen before recreates a lost socket file.
     async fn tend(&self) -> Result<Server, Error> {
         let asked = self.deputy.server(self.socket.clone(), self.memory.seen());
-        let server = asked.await?.map_err(Error::Unknown)?;
+        let server = self.in_time(asked).await??.map_err(Error::Unknown)?;
         if let Server::Serving { seen: Some(seen), .. } = server {
             self.memory.note(seen);
         }
         if let Server::Serving { pid, recovered: true, .. } = server {
-            let socket = self.socket.display();
-            tracing::warn!("the tmux server (process {pid}) had lost its socket {socket}, and has made it anew");
+            if let Some(count) = self.recovered_often.pass() {
+                let socket = self.socket.display();
+                tracing::warn!(
+                    "the tmux server (process {pid}) had lost its socket {socket}, and has made it again ({count} so far)"
+                );
+            }
             self.share_socket().await?;
         }
         Ok(server)
+    }
+
+    /// The server that was seen to serve, if there is one.
+    pub async fn server_pid(&self) -> Result<Option<i32>, Error> {
+        Ok(match self.tend().await? {
+            Server::Serving { pid, .. } => Some(pid),
+            Server::None | Server::Silent { .. } => None,
+        })
+    }
+
+    /// From now on nobody waits long for the server: the daemon is ending.
+    pub fn hurry(&self) {
+        self.ending.send_if_modified(|ending| {
+            let is_new = ending.is_none();
+            ending.get_or_insert_with(Instant::now);
+            is_new
+        });
+    }
+
+    /// Whether the daemon is ending, and the server has not answered since.
+    pub fn is_given_up(&self) -> bool {
+        self.is_given_up.load(Ordering::Relaxed)
+    }
+
+    /// Waits for an answer, though not for long when the daemon is ending.
+    async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Error> {
+        let silent = || Error::Silent { socket: self.socket.clone(), pid: None };
+        if self.is_given_up() {
+            return Err(silent());
+        }
+        let (asked, mut ending) = (Instant::now(), self.ending.subscribe());
+        let too_long = async {
+            let since = ending.wait_for(Option::is_some).await.ok().and_then(|since| *since);
+            match since {
+                Some(since) => sleep_until(since.max(asked) + HURRIED).await,
+                // The last handle is gone.
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            answer = answer => Ok(answer),
+            () = too_long => {
+                self.is_given_up.store(true, Ordering::Relaxed);
+                Err(silent())
+            }
+        }
     }
 
     /// Runs `command` as that agent in its session, in the pane where it ran before if there is one, and answers with the
@@ -574,6 +650,15 @@ impl Tmux {
         }
     }
 
+    /// Ends a server that does not answer, if it is ours to end and nothing lives in it. Answers whether it has ended.
+    pub async fn end_server(&self) -> Result<bool, Error> {
+        if self.origin == Origin::Elsewhere {
+            return Ok(false);
+        }
+        let ended = timeout(TO_END_SERVER, self.deputy.end_server(self.socket.clone())).await;
+        ended.map_err(|_| Error::Silent { socket: self.socket.clone(), pid: None })??.map_err(Error::Unknown)
+    }
+
     async fn check_version(&self) -> Result<(), Error> {
         let output = self.deputy.tmux(Program::Installed, vec!["-V".to_owned()], TIMEOUT).await??;
         judge_version("what is installed", &output.stdout)
@@ -689,7 +774,7 @@ impl Tmux {
 
     /// Runs one client.
     async fn ask(&self, program: Program, words: Vec<String>) -> Result<Answer, Error> {
-        match self.deputy.tmux(program, words, TIMEOUT).await? {
+        match self.in_time(self.deputy.tmux(program, words, TIMEOUT)).await?? {
             Ok(output) if output.success => Ok(Answer::Done(output)),
             Ok(output) => {
                 let message = parse::message(&output.stderr);
@@ -708,6 +793,12 @@ impl Tmux {
     fn note_program(&self, program: &Program) {
         let is_apart = *program != Program::Installed;
         if is_apart && !self.is_apart.swap(is_apart, Ordering::Relaxed) {
+            // A server can feign this as often as it likes.
+            static BRAKE: Brake = Brake::new();
+            if BRAKE.pass().is_none() {
+                self.is_apart.store(is_apart, Ordering::Relaxed);
+                return;
+            }
             tracing::warn!(
                 "the tmux server on {} does not understand the installed tmux, and is spoken to by the one that it was started from; to have the installed one, end the server when what runs in it may end (tmux kill-server)",
                 self.socket.display()

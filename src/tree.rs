@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::blocking;
-use crate::cgroup::{self, Cgroup, Cgroups};
+use crate::cgroup::{self, Cgroup, Cgroups, Whose};
 use crate::config::Limits;
 use crate::frame::Bytes;
 use crate::mark::{self, Marks};
@@ -175,6 +175,11 @@ impl Trees {
 
     fn lock(&self) -> MutexGuard<'_, Groups> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whose control group the process is in, of which the agent with this key is asked about; `None` where there are no groups.
+    pub fn whose(&self, key: &str, process: &Process) -> Option<Result<Whose, cgroup::Error>> {
+        self.groups().map(|cgroups| cgroups.whose(key, process))
     }
 
     /// The tree of this launcher.

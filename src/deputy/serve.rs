@@ -161,6 +161,7 @@ fn work_on_file(request: Request) -> Option<Reply> {
                 .map_err(|error| format!("failed to set the mode of {}: {error}", path.display())),
         ),
         Request::Server { socket, seen } => Reply::Server(server::tend(&socket, find(TMUX).ok().as_deref(), seen)),
+        Request::EndServer(socket) => Reply::EndServer(server::end_deserted(&socket)),
         Request::Tmux { .. } | Request::Watch(_) => return None,
     })
 }

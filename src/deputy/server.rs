@@ -65,6 +65,24 @@ pub(super) fn tend(path: &Path, program: Option<&Path>, seen: Option<Seen>) -> R
     }
 }
 
+/// Kills the server that listens on `path`, if no process that it started lives. Answers whether there is none any more.
+pub(super) fn end_deserted(path: &Path) -> Result<bool, String> {
+    let failed = |error: io::Error| format!("failed to end what listens on {}: {error}", path.display());
+    let pid = match peer(path).map_err(failed)? {
+        Peer::Process(pid) => pid,
+        Peer::Busy => return Ok(false),
+        Peer::Nobody => return Ok(true),
+    };
+    let Some(server) = Process::find(pid).map_err(failed)? else { return Ok(true) };
+    // Asked again: it was this process all along.
+    let is_it = matches!(peer(path).map_err(failed)?, Peer::Process(again) if again == pid);
+    if !is_it || server.has_living_children().map_err(failed)? {
+        return Ok(false);
+    }
+    server.kill().map_err(failed)?;
+    Ok(true)
+}
+
 /// What the server that listens on `path` runs, as a path that means it and nothing else, also when the file was replaced or
 /// removed since.
 pub(super) fn program_of_server(path: &Path) -> io::Result<PathBuf> {
@@ -273,6 +291,18 @@ mod tests {
         let forged = Seen { process, program: file(&executable(own_pid())).unwrap() };
         fs::remove_file(&path).unwrap();
         assert_eq!(tend(&path, None, Some(forged)).unwrap(), Server::None);
+    }
+
+    #[test]
+    fn a_listener_with_a_living_child_is_not_ended() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("s");
+        assert_eq!(end_deserted(&path), Ok(true));
+        let _socket = UnixListener::bind(&path).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        assert_eq!(end_deserted(&path), Ok(false));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

@@ -4,10 +4,10 @@
 //! word (`SO_PEERCRED`, `SO_PEERPIDFD`, see `unix(7)`), then what it says it is, in a bounded time and size. What that is worth
 //! is for the receiver of the [`Visitor`] to judge.
 
+use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -17,8 +17,10 @@ use nix::unistd::Uid;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::AbortHandle;
 
 use super::{FromLauncher, MAX_FROM_LAUNCHER, Progress, ToLauncher};
+use crate::brake::Brake;
 use crate::fingerprint::Fingerprint;
 use crate::folder::Keeper;
 use crate::frame;
@@ -27,7 +29,8 @@ use crate::process::Process;
 /// How long a visitor may take to say who it is.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many may be about to say it, or wait for somebody to know them, at once. Others wait in the socket's queue.
+/// How many may be about to say it, or wait for somebody to know them, at once. Whoever comes when there is no room gets the place
+/// of the one that has been silent for the longest time: launchers speak at once, and nobody keeps them out by saying nothing.
 const WAITING_ROOM: usize = 256;
 
 /// A process of the agent user's that says it is the launcher of an attempt.
@@ -80,47 +83,51 @@ pub async fn receive(
     mut rounds: watch::Receiver<()>,
     hand_on: impl Fn(Visitor) + Clone + Send + 'static,
 ) {
-    let seats = Arc::new(Semaphore::new(WAITING_ROOM));
-    let sent_away = Arc::new(AtomicU64::new(0));
-    let trouble = Arc::new(trouble);
+    let mut room = Room::new();
+    let sent_away = Arc::new(Brake::new());
+    let restored_often = Brake::new();
+    let trouble = Arc::new(Trouble { now: trouble, brake: Brake::new() });
     loop {
-        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             Ok(()) = rounds.changed() => {
                 match keeper.restore() {
                     Ok(None) => {}
                     Ok(Some(restored)) => {
-                        tracing::warn!("the launch socket was gone, and has been made anew");
+                        if let Some(count) = restored_often.pass() {
+                            tracing::warn!("the launch socket was gone, and has been made again ({count} so far)");
+                        }
                         listener = restored;
-                        note(&trouble, None);
+                        trouble.note(None);
                     }
-                    Err(error) => note(&trouble, Some(&error)),
+                    Err(error) => trouble.note(Some(&error)),
                 }
                 continue;
             }
         };
         match accepted {
             Ok((stream, _)) => {
+                let Some(seat) = room.seat().await else { return };
                 let (hand_on, sent_away, trouble) = (hand_on.clone(), Arc::clone(&sent_away), Arc::clone(&trouble));
-                tokio::spawn(async move {
+                let listening = tokio::spawn(async move {
                     match tokio::time::timeout(PATIENCE, listen_to(stream, user, seat)).await {
                         Ok(Ok(visitor)) => {
-                            note(&trouble, None);
+                            trouble.note(None);
                             hand_on(visitor);
                         }
                         Ok(Err(error)) => {
                             if is_shortage(&error) {
-                                note(&trouble, Some(&error));
+                                trouble.note(Some(&error));
                             }
                             complain(&sent_away, &error.to_string());
                         }
                         Err(_) => complain(&sent_away, "it said nothing"),
                     }
                 });
+                room.silent.push_back(listening.abort_handle());
             }
             Err(error) => {
-                note(&trouble, Some(&error));
+                trouble.note(Some(&error));
                 // Out of descriptors, most likely; trying again at once would only burn time.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -133,25 +140,65 @@ fn is_shortage(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS))
 }
 
-/// Logs what is new.
-fn note(trouble: &watch::Sender<Option<String>>, error: Option<&dyn Display>) {
-    let now = error.map(|error| format!("failed to receive a launcher: {error}"));
-    trouble.send_if_modified(|before| {
-        match (&now, &before) {
-            (Some(now), _) if before.as_ref() != Some(now) => tracing::error!("{now}"),
-            (None, Some(_)) => tracing::info!("launchers are received as usual again"),
-            _ => return false,
-        }
-        *before = now;
-        true
-    });
+/// The waiting room.
+struct Room {
+    seats: Arc<Semaphore>,
+    /// Who was listened to, in the order in which they came; most of them have spoken or left by now.
+    silent: VecDeque<AbortHandle>,
 }
 
-/// Ever more rarely: agents can come here, and must not be able to fill the log.
-fn complain(sent_away: &AtomicU64, why: &str) {
-    let count = sent_away.fetch_add(1, Ordering::Relaxed) + 1;
-    if count.is_power_of_two() {
-        tracing::warn!("sent somebody away from the launch socket, for the {count}. time: {why}");
+impl Room {
+    fn new() -> Self {
+        Self { seats: Arc::new(Semaphore::new(WAITING_ROOM)), silent: VecDeque::new() }
+    }
+
+    /// A place for somebody who has come. `None` never happens: the room is not closed.
+    async fn seat(&mut self) -> Option<OwnedSemaphorePermit> {
+        if self.silent.len() >= WAITING_ROOM {
+            self.silent.retain(|listening| !listening.is_finished());
+        }
+        if self.seats.available_permits() == 0
+            && let Some(longest) = self.silent.iter().position(|listening| !listening.is_finished())
+        {
+            self.silent.drain(..=longest).for_each(|listening| listening.abort());
+        }
+        // Those who have spoken wait for no longer than an attempt takes to find its launcher, and are few for each.
+        Arc::clone(&self.seats).acquire_owned().await.ok()
+    }
+}
+
+/// What keeps launchers from being received.
+struct Trouble {
+    now: watch::Sender<Option<String>>,
+    brake: Brake,
+}
+
+impl Trouble {
+    /// Logs what is new. The agent user can bring trouble about and end it.
+    fn note(&self, error: Option<&dyn Display>) {
+        let now = error.map(|error| format!("failed to receive a launcher: {error}"));
+        self.now.send_if_modified(|before| {
+            if now == *before {
+                return false;
+            }
+            match &now {
+                Some(now) => {
+                    if let Some(count) = self.brake.pass() {
+                        tracing::error!("{now} (trouble {count} so far)");
+                    }
+                }
+                None => tracing::info!("launchers are received as usual again"),
+            }
+            *before = now;
+            true
+        });
+    }
+}
+
+/// Agents can come here, and must not be able to fill the log.
+fn complain(sent_away: &Brake, why: &str) {
+    if let Some(count) = sent_away.pass() {
+        tracing::warn!("sent somebody away from the launch socket ({count} so far): {why}");
     }
 }
 
@@ -186,5 +233,49 @@ fn peer(stream: &UnixStream, user: Uid) -> io::Result<Process> {
             if process.runs_as(user)? { Ok(process) } else { Err(io::ErrorKind::NotFound.into()) }
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::account::Account;
+    use crate::folder::Folder;
+    use crate::launch::WIRE_VERSION;
+
+    #[tokio::test]
+    async fn a_launcher_is_heard_while_a_crowd_says_nothing() {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
+        let directory = tempfile::TempDir::new().unwrap();
+        let account = Account::current().unwrap();
+        let folder = Folder::of(&directory.path().join("tmux.sock"), &account, None).unwrap();
+        let listener = folder.bind_launch_socket().unwrap();
+        let (trouble, _troubles) = watch::channel(None);
+        let (_rounds, round) = watch::channel(());
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let hand_on = move |visitor: Visitor| drop(tell.send(visitor.name));
+        let keeper = folder.keep_launch_socket().unwrap();
+        tokio::spawn(receive(listener, keeper, account.uid, trouble, round, hand_on));
+
+        let start = Instant::now();
+        let mut crowd = Vec::new();
+        for _ in 0..2 * WAITING_ROOM {
+            crowd.push(UnixStream::connect(folder.launch_socket()).await.unwrap());
+        }
+        let mut launcher = UnixStream::connect(folder.launch_socket()).await.unwrap();
+        let hello = FromLauncher::Hello {
+            version: WIRE_VERSION,
+            name: "late".to_owned(),
+            attempt: 1,
+            fingerprint: None,
+            progress: Progress::New,
+        };
+        frame::write(&mut launcher, &hello).await.unwrap();
+        assert_eq!(told.recv().await.unwrap(), "late");
+        assert!(start.elapsed() < PATIENCE, "it was not made to wait for those who say nothing: {:?}", start.elapsed());
     }
 }

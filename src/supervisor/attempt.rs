@@ -4,6 +4,10 @@
 //! record, else as the process that runs in the agent's pane. Whoever reports at the launch socket as that process is it, and
 //! says how far it has come. If it has ended meanwhile, tmux is asked how. As long as it cannot be found out whether it lives,
 //! it is taken to. None is told what to launch before it is on record: one that is neither there nor in the pane started nothing.
+//!
+//! Whoever says to have launched the agent, and is not on record, is believed only if it is proven to be of that agent: by its
+//! control group, which nobody but root could have put it into. Where there are no groups it must be a child of the tmux server,
+//! which keeps out what other agents start, but not what the agent user has tmux start.
 
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -21,6 +25,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::machine::{self, NotStarted};
 use super::pace::{Pace, Turn};
 use crate::blocking;
+use crate::brake::Brake;
+use crate::cgroup::Whose;
 use crate::clock::Timestamp;
 use crate::config::{Limits, Name};
 use crate::descriptor::Readable;
@@ -64,7 +70,7 @@ const TO_MAKE_FILES: Duration = Duration::from_secs(10);
 /// How often what could not be found out is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// How many who say to be its launcher are kept waiting until it is known who is.
+/// How many who say to be its launcher are kept waiting until it is known who is. Others come again.
 const MOST_VISITORS: usize = 8;
 
 const STOPPED_BEFORE: &str = "it was stopped before it started";
@@ -132,18 +138,29 @@ pub enum Command {
     EndNoted,
 }
 
+/// Brakes on what an agent can have logged, over all of its attempts.
+#[derive(Debug, Default)]
+pub struct Brakes {
+    /// What its launcher says.
+    talk: Brake,
+    /// Who poses as its launcher.
+    posing: Brake,
+}
+
 /// Carries the attempt out. Tells what happens to it, `Gone` last.
 pub async fn run(
     means: Arc<Means>,
     name: Name,
     attempt: machine::Attempt,
     beginning: Beginning,
+    brakes: Arc<Brakes>,
     commands: mpsc::UnboundedReceiver<Command>,
     tell: impl Fn(machine::Event),
 ) {
     let (visitors, wanted) = (Vec::new(), Wanted::Running);
     let (limits, turn) = (None, None);
-    let mut run = Run { means, name, attempt, commands, tell, visitors, wanted, limits, turn, is_met_noted: false };
+    let is_met_noted = false;
+    let mut run = Run { means, name, attempt, brakes, commands, tell, visitors, wanted, limits, turn, is_met_noted };
     // What lasts for a moment only is boxed: there are many attempts, and each would keep the room for it as long as it lasts.
     let met = match beginning {
         Beginning::Launch { launch, number, limits, look_first } => {
@@ -172,6 +189,7 @@ struct Run<T> {
     means: Arc<Means>,
     name: Name,
     attempt: machine::Attempt,
+    brakes: Arc<Brakes>,
     commands: mpsc::UnboundedReceiver<Command>,
     tell: T,
     visitors: Vec<Visitor>,
@@ -238,7 +256,10 @@ impl<T: Fn(machine::Event)> Run<T> {
     async fn resume(&mut self, launcher: Option<Identity>) -> Option<Launcher> {
         let left = match launcher {
             Some(launcher) => {
-                if let Some(process) = self.open(launcher).await {
+                // A record of another agent's process would be one of somebody who posed as this one's launcher.
+                if let Some(process) = self.open(launcher).await
+                    && !matches!(self.means.trees.whose(&self.name.key(), &process), Some(Ok(Whose::Anothers)))
+                {
                     return self.join(process, Known::OnRecord).await;
                 }
                 match self.left_in_pane(Sought::Former(launcher)).await {
@@ -361,7 +382,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                 Err(error) => complaint.make(&self.name, &format!("failed to find out what runs in its pane: {error}")),
             }
             let is_over = matches!(sought, Sought::Former(_)) || self.wanted == Wanted::Killed;
-            if is_over && Instant::now() >= patience {
+            if is_over && (Instant::now() >= patience || self.means.tmux.is_given_up()) {
                 return Left::Nothing;
             }
             self.listen_for(AGAIN).await;
@@ -410,14 +431,55 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     fn remember(&mut self, command: Command) {
         match command {
-            Command::Visitor(visitor) if self.visitors.len() < MOST_VISITORS => self.visitors.push(*visitor),
-            Command::Visitor(visitor) => visitor.send_away(),
+            Command::Visitor(visitor) => self.keep_waiting(*visitor),
             Command::Limit(limits) => self.limits = Some(*limits),
             Command::MetNoted => self.is_met_noted = true,
             Command::EndNoted => {}
             Command::Interrupt => self.wanted = self.wanted.max(Wanted::Interrupted),
             Command::InterruptAgain => self.wanted = self.wanted.max(Wanted::InterruptedAgain),
             Command::Kill => self.wanted = Wanted::Killed,
+        }
+    }
+
+    /// Until it is known who is expected. Each process has one place, and one that waits to be told what to launch has it rather
+    /// than one that says it was. Who finds no room is not told so: the launcher itself may be among them, and comes again.
+    fn keep_waiting(&mut self, visitor: Visitor) {
+        self.visitors.retain(|other| other.process.identity() != visitor.process.identity());
+        if self.visitors.len() >= MOST_VISITORS {
+            match self.visitors.iter().position(Visitor::has_launched) {
+                Some(other) if !visitor.has_launched() => drop(self.visitors.swap_remove(other)),
+                _ => return,
+            }
+        }
+        self.visitors.push(visitor);
+    }
+
+    /// Sends away who waits and is not expected.
+    fn dismiss_visitors(&mut self) {
+        self.visitors.drain(..).for_each(Visitor::send_away);
+    }
+
+    /// Whether somebody who says to have launched the agent is proven to be of it.
+    async fn prove(&mut self, process: &Process) -> Proof {
+        match self.means.trees.whose(&self.name.key(), process) {
+            Some(Ok(Whose::Its)) => Proof::Proven,
+            Some(Ok(Whose::Anothers | Whose::Nobodys)) => Proof::Refuted,
+            Some(Err(_)) => Proof::Unknown,
+            None => {
+                let means = Arc::clone(&self.means);
+                match (self.listen_during(means.tmux.server_pid()).await, process.parent()) {
+                    (Ok(Some(server)), Some(parent)) if server == parent => Proof::Proven,
+                    (Ok(_), Some(_)) => Proof::Refuted,
+                    _ => Proof::Unknown,
+                }
+            }
+        }
+    }
+
+    /// Says of somebody that it poses as the agent's launcher, though not each time.
+    fn warn_of_posing(&self, process: &Process) {
+        if let Some(count) = self.brakes.posing.pass() {
+            tracing::warn!(agent = %self.name, pid = process.pid(), "ending another process that says to be its launcher ({count} so far)");
         }
     }
 
@@ -437,8 +499,17 @@ impl<T: Fn(machine::Event)> Run<T> {
         };
         loop {
             if let Some(visitor) = self.take_visitor(|visitor| visitor.process.identity() == process.identity()) {
-                return self.adopt(visitor, known).await;
+                if known == Known::OnRecord || !visitor.has_launched() {
+                    return self.adopt(visitor, known).await;
+                }
+                match self.prove(&visitor.process).await {
+                    Proof::Proven => return self.adopt(visitor, known).await,
+                    Proof::Refuted => break,
+                    // It comes again.
+                    Proof::Unknown => {}
+                }
             }
+            self.dismiss_visitors();
             if self.wanted == Wanted::Killed {
                 // It may be about to say that it has ended already.
                 limit = limit.min(Some(Instant::now() + TO_RETURN)).or(Some(Instant::now() + TO_RETURN));
@@ -461,8 +532,11 @@ impl<T: Fn(machine::Event)> Run<T> {
                 () = at(limit) => break,
             }
         }
-        if self.wanted != Wanted::Killed {
-            tracing::warn!(agent = %self.name, pid = process.pid(), "ending what runs in its pane and is no launcher");
+        if self.wanted != Wanted::Killed
+            && let Some(count) = self.brakes.posing.pass()
+        {
+            let pid = process.pid();
+            tracing::warn!(agent = %self.name, pid, "ending what runs in its pane and is no launcher ({count} so far)");
         }
         tree.kill().await;
         if let Err(error) = process.kill() {
@@ -554,12 +628,15 @@ impl<T: Fn(machine::Event)> Run<T> {
                 return Err(STOPPED_BEFORE.to_owned());
             }
             // One that runs already, and that neither the record nor a pane told of. There must not be two.
-            if look_first && let Some(visitor) = self.take_visitor(Visitor::has_launched) {
-                return Ok(Met::Survivor(visitor));
+            while look_first && let Some(visitor) = self.take_visitor(Visitor::has_launched) {
+                if self.prove(&visitor.process).await == Proof::Proven {
+                    return Ok(Met::Survivor(visitor));
+                }
             }
             if let Some(visitor) = self.take_visitor(|visitor| visitor.process.pid() == pid) {
                 return Ok(Met::New(visitor));
             }
+            self.dismiss_visitors();
             match tokio::time::timeout_at(limit, self.commands.recv()).await {
                 Ok(Some(command)) => self.remember(command),
                 Ok(None) => return Err("the daemon is ending".to_owned()),
@@ -661,7 +738,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             self.turn_away(visitor).await;
         }
         let mut limiting = self.limits.take().map(|limits| limit(&launcher.tree, limits)).unwrap_or_default();
-        let (mut idle_talk, mut lacks_told) = (0_u64, false);
+        let mut lacks_told = false;
         let mut alive = true;
         while launcher.connection.is_some() || alive {
             if launcher.heard != Heard::Nothing {
@@ -688,11 +765,10 @@ impl<T: Fn(machine::Event)> Run<T> {
                         (self.tell)(machine::Event::Environment { attempt: self.attempt, error });
                     }
                     Ok(Some(other)) => {
-                        idle_talk += 1;
-                        // Ever more rarely: the launcher is the agent user's, and must not be able to fill the log.
-                        if idle_talk.is_power_of_two() {
+                        // The launcher is the agent user's, and must not be able to fill the log.
+                        if let Some(count) = self.brakes.talk.pass() {
                             let said = if let FromLauncher::Warning(text) = other { plain(&text) } else { "something out of turn".to_owned() };
-                            tracing::warn!(agent = %self.name, "its launcher says: {said}");
+                            tracing::warn!(agent = %self.name, "its launcher says ({count} so far): {said}");
                         }
                     }
                     Ok(None) | Err(_) => launcher.lose_connection(if alive { TO_REPORT } else { TO_END }),
@@ -760,7 +836,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             return visitor.send_away();
         }
         let process = Arc::new(visitor.process);
-        tracing::warn!(agent = %self.name, pid = process.pid(), "ending another process that says to be its launcher");
+        self.warn_of_posing(&process);
         let below = Arc::clone(&process);
         blocking::insist(move || below.kill_descendants()).await;
         if let Err(error) = process.kill() {
@@ -800,6 +876,15 @@ enum Known {
     OnRecord,
     /// It is where a launcher should be, and says so.
     ByPane,
+}
+
+/// Whether a process is of the agent that it says it is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    Proven,
+    Refuted,
+    /// It could not be found out.
+    Unknown,
 }
 
 /// Who was met.

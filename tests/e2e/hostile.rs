@@ -260,7 +260,7 @@ fn a_crowd_at_the_launch_socket_keeps_no_launcher_out_and_takes_no_memory() {
         again(1, frame),
         again(20, frames),
     ];
-    daemon.wait("some of them to be sent away", || daemon.log().contains("for the 256. time").then_some(()));
+    daemon.wait("some of them to be sent away", || daemon.log().contains("(256 so far)").then_some(()));
     daemon.edit_jcard(&(honest("honest") + &honest("late")));
     daemon.wait_until_running("late");
     let after = daemons.peak_kib();
@@ -409,7 +409,7 @@ fn a_folder_and_sockets_that_the_agents_user_exchanges_for_links_lead_root_nowhe
     by_agent(&daemon, "mv run aside; ln -s ../precious run");
     looks_for_socket(&daemon, "failed to receive a launcher: failed to open");
     by_agent(&daemon, "rm run; mv aside run; rm run/launch.sock; ln -s ../../precious/file run/launch.sock");
-    looks_for_socket(&daemon, "the launch socket was gone, and has been made anew");
+    looks_for_socket(&daemon, "the launch socket was gone, and has been made again");
     daemon.edit_jcard(&(honest("honest") + &honest("late")));
     daemon.wait_until_running("late");
     assert_eq!(daemon.wait_until_running("honest"), pid);
