@@ -26,7 +26,7 @@ use crate::descriptor;
 use crate::desired::Place;
 use crate::events::Ring;
 use crate::fingerprint::{self, Key};
-use crate::folder::{self, Folder};
+use crate::folder::{self, Folder, Keeper};
 use crate::history::{self, Histories, History};
 use crate::inputs::{Inputs, News, Nudge};
 use crate::launch::reception;
@@ -180,8 +180,16 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
         (listener, Some(address))
     };
     socket::check_length(&settings.tmux_socket)?;
-    let folder = Folder::of(&settings.tmux_socket, &account, Some(group))?;
-    socket::check_length(&folder.launch_socket())?;
+    let folder = match Folder::of(&settings.tmux_socket, &account, Some(group)) {
+        // Of the agent user's making, who must not be able to keep the daemon from serving the API and from stopping agents.
+        Err(error @ folder::Error::Served(_)) => {
+            tracing::error!("{error}; no agent can be started");
+            None
+        }
+        folder => Some(folder?),
+    };
+    let launch_socket = folder::launch_socket_beside(&settings.tmux_socket);
+    socket::check_length(&launch_socket)?;
     umask(Mode::from_bits_truncate(0o077));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -192,10 +200,11 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
         let api = ApiSocket { listener, address: api_address, group };
         let place = Place { file: settings.config.clone(), account, key };
         let store = Store::new(&settings.log_dir, group, settings.log_extent);
-        serve(settings, place, &folder, store, api, started, state_errors).await
+        let reception = Reception { folder: folder.as_ref(), group };
+        serve(settings, place, reception, store, api, started, state_errors).await
     });
-    if let Err(error) = folder.remove_launch_socket() {
-        tracing::warn!("failed to remove {}: {error}", folder.launch_socket().display());
+    if let Some(Err(error)) = folder.as_ref().map(Folder::remove_launch_socket) {
+        tracing::warn!("failed to remove {}: {error}", launch_socket.display());
     }
     // A thread that reads from a hung file system must not hold up the end.
     runtime.shutdown_background();
@@ -266,17 +275,26 @@ impl Api {
     }
 }
 
+/// Where launchers are received.
+#[derive(Clone, Copy)]
+struct Reception<'a> {
+    /// `None` as long as root does not go there.
+    folder: Option<&'a Folder>,
+    /// Who may look into it.
+    group: Gid,
+}
+
 async fn serve(
     settings: &Settings,
     place: Place,
-    folder: &Folder,
+    Reception { folder, group }: Reception<'_>,
     store: Store,
     api: ApiSocket,
     started: Instant,
     mut state_errors: Vec<String>,
 ) -> Result<(), Error> {
     let failed = |operation| move |source| Error::System { operation, source };
-    let launch_listener = folder.bind_launch_socket()?;
+    let launch_listener = folder.map(Folder::bind_launch_socket).transpose()?;
     let signals = Signals::catch().map_err(failed("catch signals"))?;
 
     let (events, inbox) = mpsc::unbounded_channel();
@@ -297,7 +315,7 @@ async fn serve(
     let tmux = the_tmux(settings, deputy.clone(), executable.clone(), &place.account, &record).await;
     let user = place.account.uid;
     let (trouble, troubles) = watch::channel(None);
-    let means = means(settings, &tmux, executable, folder, troubles, user, &store);
+    let means = means(settings, &tmux, executable, troubles, user, &store);
     let to_recover = means.trees.clone();
     let Reading { agents, problems } = machines(&record).await.map_err(failed("read the record"))?;
     state_errors.extend(problems.iter().map(ToString::to_string));
@@ -321,7 +339,7 @@ async fn serve(
     let visitors = events.clone();
     // Nobody listens any more only when the daemon is ending.
     let hand_on = move |visitor| drop(visitors.send(Event::Visitor(visitor)));
-    let keeper = folder.keep_launch_socket()?;
+    let keeper = Keeper::new(&settings.tmux_socket, &place.account, Some(group), launch_listener.is_some());
     tokio::spawn(reception::receive(launch_listener, keeper, user, trouble, round.clone(), hand_on));
     let groups = events.clone();
     tokio::spawn(to_recover.recover_groups(round.clone(), move || drop(groups.send(Event::Groups))));
@@ -386,7 +404,6 @@ fn means(
     settings: &Settings,
     tmux: &Tmux,
     executable: String,
-    folder: &Folder,
     trouble: watch::Receiver<Option<String>>,
     user: Uid,
     store: &Store,
@@ -394,7 +411,7 @@ fn means(
     Means {
         tmux: tmux.clone(),
         executable,
-        launch_socket: folder.launch_socket(),
+        launch_socket: folder::launch_socket_beside(&settings.tmux_socket),
         trouble,
         user,
         trees: Trees::new(&settings.state_dir, user),

@@ -4,22 +4,21 @@
 //! last component not as a link, and everything goes through that descriptor. On the [way](crate::way) to it, too, no link is
 //! followed that the agent user could have made.
 
-use std::fs;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, renameat};
+use nix::fcntl::renameat;
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use tokio::net::UnixListener;
 
 use crate::account::Account;
 use crate::socket::with_umask;
-use crate::way;
+use crate::way::{self, Identity};
 
 /// The launch socket's name.
 pub const LAUNCH_SOCKET: &str = "launch.sock";
@@ -40,6 +39,9 @@ pub enum Error {
         /// The reason.
         source: io::Error,
     },
+    /// The agent user serves it, and need not answer.
+    #[error(transparent)]
+    Served(way::Error),
     /// It is somebody else's, and the agent user may not write in it.
     #[error("{} does not serve: user {user:?} must be able to make a socket in it; chown it to that user, or name another --tmux-socket", path.display())]
     NotWritable {
@@ -58,19 +60,16 @@ pub enum Error {
 pub struct Folder {
     path: PathBuf,
     descriptor: OwnedFd,
-    account: Account,
-    group: Option<Gid>,
 }
 
 /// Keeps the launch socket where launchers look for it.
 #[derive(Debug)]
 pub struct Keeper {
-    folder: Folder,
+    path: PathBuf,
+    account: Account,
+    group: Option<Gid>,
     bound: Option<Identity>,
 }
-
-/// Device, inode, and when it was bound: the number of what is gone can be used again at once.
-pub type Identity = (u64, u64, i64, i64);
 
 impl Folder {
     /// The folder of that socket, made if it is missing: 2750, the agent user's and the group's, for root; 0700 for others. One
@@ -82,13 +81,19 @@ impl Folder {
             let path = path.clone();
             move |source: io::Error| Error::System { operation, path, source }
         };
-        let (parent, made) = make(&path).map_err(failed("make"))?;
+        let failed_to_go = |operation| {
+            let failed = failed(operation);
+            move |error: way::Error| match error {
+                way::Error::Served { .. } => Error::Served(error),
+                error => failed(error.into()),
+            }
+        };
+        let (parent, made) = make(&path).map_err(failed_to_go("make"))?;
         let name = path.file_name().unwrap_or_default();
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let descriptor = openat(&parent, name, flags, Mode::empty()).map_err(|error| failed("open")(error.into()))?;
+        let descriptor = way::enter(&parent, name, &path).map_err(failed_to_go("open"))?;
         let status = fstat(&descriptor).map_err(|error| failed("examine")(error.into()))?;
         let owner = Uid::from_raw(status.st_uid);
-        let (wanted_group, group) = (group, group.filter(|_| Uid::effective().is_root()));
+        let group = group.filter(|_| Uid::effective().is_root());
         if made || owner == account.uid {
             let user = Some(account.uid).filter(|_| made && group.is_some());
             if user.is_some() || group.is_some_and(|group| group.as_raw() != status.st_gid) {
@@ -103,7 +108,7 @@ impl Folder {
         } else if !is_writable(&status, account) {
             return Err(Error::NotWritable { path, user: account.name.clone() });
         }
-        Ok(Self { path, descriptor, account: account.clone(), group: wanted_group })
+        Ok(Self { path, descriptor })
     }
 
     /// Where launchers connect.
@@ -141,19 +146,6 @@ impl Folder {
         }
     }
 
-    /// Looks after the launch socket from now on, which was bound in this folder.
-    pub fn keep_launch_socket(&self) -> Result<Keeper, Error> {
-        let failed = |source| Error::System { operation: "open", path: self.path.clone(), source };
-        let folder = Self {
-            path: self.path.clone(),
-            descriptor: self.descriptor.try_clone().map_err(failed)?,
-            account: self.account.clone(),
-            group: self.group,
-        };
-        let bound = identity(&folder.launch_socket());
-        Ok(Keeper { folder, bound })
-    }
-
     /// Removes it. That it is not there is no failure.
     pub fn remove_launch_socket(&self) -> io::Result<()> {
         match unlinkat(self.descriptor.as_fd(), LAUNCH_SOCKET, UnlinkatFlags::NoRemoveDir) {
@@ -164,37 +156,49 @@ impl Folder {
 }
 
 impl Keeper {
+    /// Looks after the launch socket beside that tmux socket from now on; it was bound already if it is there. The others as in
+    /// [`Folder::of`].
+    pub fn new(socket: &Path, account: &Account, group: Option<Gid>, is_bound: bool) -> Self {
+        let path = launch_socket_beside(socket);
+        let bound = is_bound.then(|| identity(&path)).flatten();
+        Self { path, account: account.clone(), group, bound }
+    }
+
     /// Binds the launch socket anew if it is no longer at its place, in a new folder if that is gone too.
     pub fn restore(&mut self) -> Result<Option<UnixListener>, Error> {
-        let path = self.folder.launch_socket();
-        if self.bound.is_some() && identity(&path) == self.bound {
+        if self.bound.is_some() && identity(&self.path) == self.bound {
             return Ok(None);
         }
         // Only the folder counts: which name the tmux socket has in it is its own affair.
-        self.folder = Folder::of(&path, &self.folder.account, self.folder.group)?;
-        let listener = self.folder.bind_launch_socket()?;
-        self.bound = identity(&path);
+        let listener = Folder::of(&self.path, &self.account, self.group)?.bind_launch_socket()?;
+        self.bound = identity(&self.path);
         Ok(Some(listener))
     }
 }
 
-/// Of what is at this path, if anything is. Nothing is followed or opened.
+/// Where launchers connect whose tmux server has that socket.
+pub fn launch_socket_beside(socket: &Path) -> PathBuf {
+    socket.with_file_name(LAUNCH_SOCKET)
+}
+
+/// Of what is at this path, if anything is that root may look at. It is neither followed nor opened, and nobody is asked who might
+/// not answer.
 pub fn identity(path: &Path) -> Option<Identity> {
-    let metadata = fs::symlink_metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
+    let folder = way::go(path.parent()?, None).ok()?;
+    way::look(&folder, path.file_name()?).ok().map(|it| it.identity)
 }
 
 /// Answers with the folder's parent, and whether the folder had to be made. Parents that are missing are made for everybody to look
 /// through.
-fn make(path: &Path) -> io::Result<(OwnedFd, bool)> {
+fn make(path: &Path) -> Result<(OwnedFd, bool), way::Error> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     let mode = Mode::from_bits_truncate(if Uid::effective().is_root() { 0o755 } else { 0o700 });
     let parent = way::go(parent, Some(mode))?;
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    match mkdirat(parent.as_fd(), name, Mode::S_IRWXU) {
+    // The root of all folders has no name, and is there.
+    match mkdirat(parent.as_fd(), path.file_name().unwrap_or(OsStr::new(".")), Mode::S_IRWXU) {
         Ok(()) => Ok((parent, true)),
         Err(Errno::EEXIST) => Ok((parent, false)),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(way::Error::System { path: path.to_owned(), source: error.into() }),
     }
 }
 
@@ -214,7 +218,8 @@ fn is_writable(status: &FileStat, account: &Account) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::*;
 
@@ -275,7 +280,8 @@ mod tests {
         let directory = tempfile::TempDir::new().unwrap();
         let folder = Folder::of(&directory.path().join("f/tmux.sock"), &current(), None).unwrap();
         let _listener = folder.bind_launch_socket().unwrap();
-        let (path, mut keeper) = (folder.launch_socket(), folder.keep_launch_socket().unwrap());
+        let path = folder.launch_socket();
+        let mut keeper = Keeper::new(&path, &current(), None, true);
         assert!(keeper.restore().unwrap().is_none());
         let remove: [fn(&Path); 3] = [
             |path| fs::remove_file(path).unwrap(),

@@ -42,6 +42,9 @@ pub fn open(path: &Path) -> Result<(File, Metadata), Error> {
 /// Opens the one of that name in a folder, likewise.
 pub fn open_in(folder: &OwnedFd, name: &OsStr) -> Result<(File, Metadata), Error> {
     let trusts = way::trusts(folder, name).map_err(io::Error::from)?;
+    if !trusts {
+        way::check_entry(folder, name).map_err(io::Error::from)?;
+    }
     let (at, follow) =
         if trusts { (AtFlags::empty(), OFlag::empty()) } else { (AtFlags::AT_SYMLINK_NOFOLLOW, OFlag::O_NOFOLLOW) };
     // Looked at before it is opened: opening a device can have effects.

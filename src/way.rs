@@ -3,18 +3,23 @@
 //! Nobody but root can change what stands in a folder that is root's and that no one else may write in, or what is root's in a
 //! folder of root's with the sticky bit. Any other link may have been put there by somebody who wants root to read, make or change
 //! something elsewhere. Without root there is nothing to be had by that, and all links are followed.
+//!
+//! Nor does root enter what a user's own program serves (FUSE). Such a program may leave a question unanswered, and whoever has
+//! asked cannot even be killed. What is about to be entered is looked at in ways that ask nobody: `O_PATH` opens a mount without
+//! it, and `AT_STATX_DONT_SYNC` has the kernel answer by itself (`statx(2)`).
 
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{Mode, SFlag, fstat, fstatat, mkdirat};
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
 use nix::unistd::Uid;
+use rustix::fs::{AtFlags, StatxFlags, statx};
 
 /// Why root does not go there.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +35,14 @@ pub enum Error {
     /// A link on the way could be anybody's.
     #[error("{} is a link in a folder that others than root can write in, and is not followed", .0.display())]
     Link(PathBuf),
+    /// What is mounted there may never answer.
+    #[error("{} is served by a program of the user with uid {user} (FUSE), and root does not go where that may keep it", path.display())]
+    Served {
+        /// Where it is mounted.
+        path: PathBuf,
+        /// Who mounted it.
+        user: u32,
+    },
     /// A folder on the way could be exchanged, or the last one written in.
     #[error("{} has owner {owner} and mode {mode:04o}, so that others than root can change what is below it", path.display())]
     Shared {
@@ -50,6 +63,85 @@ impl From<Error> for io::Error {
         }
     }
 }
+
+/// What there is somewhere, as far as the kernel knows without asking whoever serves the file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Type and permissions.
+    pub mode: u32,
+    /// Whose it is.
+    pub owner: u32,
+    /// Device, inode, and when it was last written to.
+    pub identity: Identity,
+    /// The number of the mount that it is in. Kernels before 5.8 do not tell.
+    mount: Option<u64>,
+}
+
+/// Device, inode, and when it was last written to: the number of what is gone can be used again at once.
+pub type Identity = (u64, u64, i64, i64);
+
+/// Looks at what has that name in a folder, or at the folder itself if there is no name. No link is followed.
+pub fn look(folder: impl AsFd, name: &OsStr) -> io::Result<Look> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
+    let status = statx(folder, name, flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)?;
+    let device = u64::from(status.stx_dev_major) << 32 | u64::from(status.stx_dev_minor);
+    let written = status.stx_mtime;
+    let tells_mount = StatxFlags::from_bits_retain(status.stx_mask).contains(StatxFlags::MNT_ID);
+    Ok(Look {
+        mode: status.stx_mode.into(),
+        owner: status.stx_uid,
+        identity: (device, status.stx_ino, written.tv_sec, written.tv_nsec.into()),
+        mount: Some(status.stx_mnt_id).filter(|_| tells_mount),
+    })
+}
+
+/// Opens the folder of that name in a folder, for reading it as well. `path` is how it is called.
+pub fn enter(parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd, Error> {
+    let before = mount_of(parent, path)?;
+    let folder = openat(parent, name, FOLDER | OFlag::O_NOFOLLOW, Mode::empty()).map_err(system(path))?;
+    see_answers(&folder, before, path)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    openat(&folder, ".", flags, Mode::empty()).map_err(system(path))
+}
+
+/// Refuses what has that name in a folder if it may never answer.
+pub fn check_entry(folder: &OwnedFd, name: &OsStr) -> Result<(), Error> {
+    let path = Path::new(name);
+    let entry = openat(folder, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty());
+    see_answers(&entry.map_err(system(path))?, mount_of(folder, path)?, path).map(drop)
+}
+
+fn mount_of(opened: &OwnedFd, path: &Path) -> Result<Option<u64>, Error> {
+    Ok(look(opened, OsStr::new("")).map_err(system(path))?.mount)
+}
+
+/// Answers the mount of what was opened; `before` is that of the folder above.
+fn see_answers(opened: &OwnedFd, before: Option<u64>, path: &Path) -> Result<Option<u64>, Error> {
+    let mount = mount_of(opened, path)?;
+    if mount != before && Uid::effective().is_root() {
+        let mounts = fs::read("/proc/self/mountinfo").map_err(system(path))?;
+        if let Some(user) = mount.and_then(|mount| server_of(&mounts, mount)) {
+            return Err(Error::Served { path: path.to_owned(), user });
+        }
+    }
+    Ok(mount)
+}
+
+/// Who serves the mount of that number, if that is not root, from `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`).
+fn server_of(mounts: &[u8], mount: u64) -> Option<u32> {
+    let (number, fields) = (mount.to_string(), |line| <[u8]>::split(line, |&byte| byte == b' '));
+    let line = mounts.split(|&byte| byte == b'\n').find(|&line| fields(line).next() == Some(number.as_bytes()))?;
+    let mut fields = fields(line).skip_while(|&field| field != b"-").skip(1);
+    let kind = fields.next()?;
+    if kind != b"fuse" && kind != b"fuseblk" && !kind.starts_with(b"fuse.") {
+        return None;
+    }
+    let options = fields.nth(1)?;
+    let user = options.split(|&byte| byte == b',').find_map(|option| option.strip_prefix(b"user_id="))?;
+    std::str::from_utf8(user).ok()?.parse().ok().filter(|&user| user != 0)
+}
+
+const FOLDER: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 /// Opens a folder, for reaching what is in it. What is missing is made with that mode, if one is given.
 pub fn go(path: &Path, make: Option<Mode>) -> Result<OwnedFd, Error> {
@@ -73,10 +165,10 @@ fn walk(
     make: Option<Mode>,
     pass: impl Fn(&OwnedFd, &Path) -> Result<(), Error>,
 ) -> Result<OwnedFd, Error> {
-    const FOLDER: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
     let mut at = PathBuf::from(if path.is_absolute() { "/" } else { "." });
     let mut folder = open(&at, FOLDER, Mode::empty()).map_err(system(&at))?;
     pass(&folder, &at)?;
+    let mut mount = mount_of(&folder, &at)?;
     for component in path.components() {
         let name = match component {
             Component::Normal(name) => name,
@@ -98,6 +190,7 @@ fn walk(
             Err(Errno::ENOTDIR) if !trusts && is_link(&folder, name) => return Err(Error::Link(at)),
             next => next.map_err(system(&at))?,
         };
+        mount = see_answers(&folder, mount, &at)?;
         pass(&folder, &at)?;
     }
     Ok(folder)
@@ -109,8 +202,7 @@ fn system<E: Into<io::Error>>(path: &Path) -> impl FnOnce(E) -> Error {
 }
 
 fn is_link(folder: &OwnedFd, name: &OsStr) -> bool {
-    fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW)
-        .is_ok_and(|status| status.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFLNK.bits())
+    look(folder, name).is_ok_and(|it| it.mode & SFlag::S_IFMT.bits() == SFlag::S_IFLNK.bits())
 }
 
 /// Whether a link of that name in that folder may be followed: nobody else can have put it there, or exchange it.
@@ -123,7 +215,7 @@ pub fn trusts(folder: &OwnedFd, name: &OsStr) -> nix::Result<bool> {
         return Ok(status.st_uid == 0);
     }
     let is_sticky = status.st_mode & Mode::S_ISVTX.bits() != 0;
-    Ok(is_sticky && fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|status| status.st_uid == 0))
+    Ok(is_sticky && look(folder, name).is_ok_and(|it| it.owner == 0))
 }
 
 fn check(folder: &OwnedFd, path: &Path, is_last: bool) -> Result<(), Error> {
@@ -150,6 +242,17 @@ mod tests {
     use super::*;
 
     const MODE: Option<Mode> = Some(Mode::S_IRWXU);
+
+    #[test]
+    fn a_mount_is_known_to_be_served_by_a_user() {
+        let mounts = b"21 1 0:20 / / rw - ext4 /dev/vda rw\n\
+            40 21 0:41 / /run/a\\040b\xff rw,nosuid shared:7 - fuse.sshfs host:/x rw,user_id=47001,group_id=0,allow_other\n\
+            41 21 0:42 / /c rw - fuse x rw,user_id=0,group_id=0\n\
+            42 21 0:43 / /d rw - fuseblk /dev/sdb rw,user_id=12\n\
+            4 21 0:44 / /e rw - tmpfs user_id=5 rw,user_id=5\n";
+        let served: Vec<_> = [21, 40, 41, 42, 4, 99].map(|mount| server_of(mounts, mount)).into();
+        assert_eq!(served, [None, Some(47001), None, Some(12), None, None]);
+    }
 
     /// A folder that is everybody's, in which `link` leads to `goal`, and one that is the owner's, in which it does too.
     fn folders() -> (TempDir, PathBuf, PathBuf) {

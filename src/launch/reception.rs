@@ -73,10 +73,10 @@ impl Visitor {
     }
 }
 
-/// Receives visitors that run as `user`, for ever, and hands on those that say who they are. What keeps it from receiving anybody
-/// is to be found in `trouble`. At each of the `rounds` it is made sure that launchers find the socket.
+/// Receives visitors that run as `user`, and hands on those that say who they are, until the daemon ends. What keeps it from
+/// receiving anybody is to be found in `trouble`, such as that there is no listener so far. At each of the `rounds` it is made sure that launchers find the socket.
 pub async fn receive(
-    mut listener: UnixListener,
+    mut listener: Option<UnixListener>,
     mut keeper: Keeper,
     user: Uid,
     trouble: watch::Sender<Option<String>>,
@@ -89,15 +89,20 @@ pub async fn receive(
     let trouble = Arc::new(Trouble { now: trouble, brake: Brake::new() });
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accept(listener.as_ref()) => accepted,
             Ok(()) = rounds.changed() => {
+                let is_first = listener.is_none();
                 match keeper.restore() {
                     Ok(None) => {}
+                    Ok(Some(restored)) if is_first => {
+                        listener = Some(restored);
+                        trouble.note(None);
+                    }
                     Ok(Some(restored)) => {
                         if let Some(count) = restored_often.pass() {
                             tracing::warn!("the launch socket was gone, and has been made again ({count} so far)");
                         }
-                        listener = restored;
+                        listener = Some(restored);
                         trouble.note(None);
                     }
                     Err(error) => trouble.note(Some(&error)),
@@ -132,6 +137,13 @@ pub async fn receive(
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+}
+
+async fn accept(listener: Option<&UnixListener>) -> io::Result<(UnixStream, tokio::net::unix::SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -258,8 +270,8 @@ mod tests {
         let (_rounds, round) = watch::channel(());
         let (tell, mut told) = mpsc::unbounded_channel();
         let hand_on = move |visitor: Visitor| drop(tell.send(visitor.name));
-        let keeper = folder.keep_launch_socket().unwrap();
-        tokio::spawn(receive(listener, keeper, account.uid, trouble, round, hand_on));
+        let keeper = Keeper::new(&folder.launch_socket(), &account, None, true);
+        tokio::spawn(receive(Some(listener), keeper, account.uid, trouble, round, hand_on));
 
         let start = Instant::now();
         let mut crowd = Vec::new();
