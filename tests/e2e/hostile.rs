@@ -691,6 +691,115 @@ fn a_strangers_socket_name_has_nobody_signalled() {
     assert_stops_well(&daemon, "honest", pid);
 }
 
+/// Says to have launched something, whatever that was.
+const POSES: &str = "{\"running\":{\"pid\":4194304,\"at\":{\"secs\":0,\"nanos\":0}}}";
+
+/// The words of a program that says again and again that it has launched the agent of that name.
+fn imposter_of(setup: &Setup, name: &str) -> Vec<String> {
+    let [liar, socket] = ["bin/liar", "tmux/launch.sock"].map(|file| setup.path(file).display().to_string());
+    [&liar, "pose", name, "1", &socket, POSES, "\"9-x:y:z\""].map(str::to_owned).into()
+}
+
+/// An agent whose harness poses as another agent.
+fn posing(setup: &Setup, name: &str, other: &str) -> String {
+    let words = imposter_of(setup, other);
+    format!("[[agents]]\nname = {name:?}\nharness = \"custom\"\nworkdir = \"@WORK\"\ncommand = {words:?}\n\n")
+}
+
+#[test]
+fn an_agent_that_poses_as_a_new_one_does_not_become_it() {
+    let setup = Setup::new();
+    put_tools(&setup);
+    let evil = posing(&setup, "evil", "guard");
+    let daemon = setup.start(&evil);
+    let imposter = daemon.wait_until_running("evil");
+    daemon.edit_jcard(&(evil + &honest("guard")));
+    let pid = daemon.wait_until_running("guard");
+    daemon.wait_for_starts("guard", 1);
+    assert_ne!(pid, imposter);
+    assert_stops_well(&daemon, "guard", pid);
+}
+
+#[test]
+fn an_imposter_in_a_pane_that_is_marked_as_the_agents_is_not_adopted() {
+    // Where there are no groups, what the agents' user has tmux start cannot be told from a launcher.
+    if !root() {
+        return;
+    }
+    let setup = Setup::new();
+    put_tools(&setup);
+    let mut daemon = setup.start(&honest("other"));
+    daemon.wait_until_running("other");
+    if !daemon.log().contains("each agent has a control group") {
+        return skip("there are no control groups here");
+    }
+    let words = imposter_of(&daemon, "guard");
+    let mut command = vec!["new-session", "-d", "-s", "hers", "-P", "-F", "#{pane_pid}"];
+    command.extend(words.iter().map(String::as_str));
+    let imposter = Process(daemon.tmux(&command).unwrap().trim().parse().unwrap());
+    daemon.tmux(&["set-option", "-t", "=hers:", "@agentd-owner", "guard"]).unwrap();
+    daemon.tmux(&["set-option", "-p", "-t", "=hers:", "@agentd-agent", "guard"]).unwrap();
+
+    // Both ways in which a pane is looked into: by a daemon that starts the agent, and by one that finds its session.
+    daemon.edit_jcard(&(honest("other") + &honest("guard")));
+    let pid = daemon.wait_until_running("guard");
+    daemon.wait_for_starts("guard", 1);
+    assert!(pid != imposter.0 && !imposter.is_alive());
+    daemon.kill_and_start_again();
+    assert_eq!(daemon.wait_until_running("guard"), pid, "a true survivor is adopted");
+    assert_eq!(daemon.starts("guard"), 1);
+}
+
+#[test]
+fn an_imposter_that_a_stale_record_names_is_not_adopted() {
+    if !root() {
+        return;
+    }
+    let setup = Setup::new();
+    put_tools(&setup);
+    let evil = posing(&setup, "evil", "guard");
+    let mut daemon = setup.start(&(evil.clone() + &honest("guard")));
+    let (imposter, pid) = (daemon.wait_until_running("evil"), daemon.wait_until_running("guard"));
+    daemon.wait_for_starts("guard", 1);
+    if !daemon.log().contains("each agent has a control group") {
+        return skip("there are no control groups here");
+    }
+    daemon.wait_for_record("guard", "\"running\"");
+    daemon.wait_for_record("evil", "\"running\"");
+    daemon.kill();
+    // As a daemon would have left it that believed the imposter.
+    let record = daemon.path("state/agents/guard.json");
+    let before = fs::read_to_string(&record).unwrap();
+    let identity = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        format!("{{\"pid\":{pid},\"started\":{}}}", stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap())
+    };
+    let launcher = Process(pid).parent().0;
+    let forged = before.replace(&identity(launcher), &identity(imposter));
+    assert_ne!(forged, before);
+    fs::write(&record, forged).unwrap();
+    daemon.start_again();
+    daemon.wait_until("guard", "itself", |agent| agent.running && agent.pid == Some(pid));
+    assert_eq!(daemon.starts("guard"), 1);
+}
+
+#[test]
+fn posing_as_a_launcher_again_and_again_does_not_fill_the_log() {
+    let setup = Setup::new();
+    put_tools(&setup);
+    let daemon = setup.start(&honest("honest"));
+    let pid = daemon.wait_until_running("honest");
+    let words = imposter_of(&daemon, "honest").iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
+    // Each is ended.
+    let script = format!("for i in {{1..4}}; do while :; do {words}; done & done; wait");
+    let crowd = Bystander::start(daemon.as_agent(&["bash", "-c", &script]).current_dir(daemon.path("work")));
+    daemon.wait("many to be ended", || daemon.log().contains("(32 so far)").then_some(()));
+    drop(crowd);
+    let lines = |daemon: &Daemon| daemon.log().lines().filter(|line| line.contains("says to be its launcher")).count();
+    assert!(lines(&daemon) <= 8, "{}", daemon.log());
+    assert_stops_well(&daemon, "honest", pid);
+}
+
 #[test]
 fn a_mount_whose_path_is_no_text_takes_no_control_groups_away() {
     const MOUNTED: &str = r#"[[ -n ${APART-} ]] || APART=yes exec unshare --mount --propagation private -- \
@@ -748,4 +857,96 @@ fn control_groups_that_were_lost_are_told_and_had_again() {
     let (_, groups) = run(Command::new("cat").arg(format!("/proc/{pid}/cgroup")));
     assert!(groups.trim().ends_with("/second/tree"), "{groups}");
     daemon.wait_until_removed("first");
+}
+
+#[test]
+fn what_the_starter_of_the_daemon_left_open_reaches_nobody() {
+    let setup = Setup::new();
+    let leaked = setup.path("leaked");
+    setup.put(&leaked, "root's own words");
+    let daemon = setup.after(&format!("exec 9<{}", leaked.display())).start(&honest("honest"));
+    let pid = daemon.wait_until_running("honest");
+    let launcher = Process(pid).parent();
+    let targets = |process: Process| -> Vec<PathBuf> {
+        let entries = fs::read_dir(format!("/proc/{}/fd", process.0)).unwrap().flatten();
+        entries.filter_map(|entry| fs::read_link(entry.path()).ok()).collect()
+    };
+    assert!(targets(Process(daemon.pid())).contains(&leaked), "the daemon has it");
+    let log = daemon.path("stderr");
+    for process in [daemon.deputy(), launcher.parent(), launcher, Process(pid)] {
+        let targets = targets(process);
+        assert!(!targets.contains(&leaked) && !targets.contains(&log), "{process}: {targets:?}");
+    }
+}
+
+/// A file system over a folder that answers nothing, until this is dropped.
+struct Hung {
+    folder: PathBuf,
+    _server: Bystander,
+}
+
+impl Hung {
+    /// `None`, loudly, where none can be had.
+    fn over(setup: &Setup, folder: PathBuf) -> Option<Self> {
+        let program = setup.path("bin/hung-folder");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/hung-folder.c");
+        let (status, said) =
+            run(Command::new("cc").args(["-Wall", "-Werror", "-o", program.to_str().unwrap(), source]));
+        assert_eq!(status, Some(0), "{said}");
+        let user = setup.agent_account().uid.to_string();
+        let mut server = Bystander::start(Command::new(&program).arg(&folder).arg(user));
+        let mounted = setup.wait("the mount", || {
+            let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            let is_there = mounts.contains(&format!(" {} ", folder.display()));
+            (is_there || !server.lives()).then_some(is_there)
+        });
+        if !mounted {
+            crate::support::skip("/dev/fuse cannot be had here");
+        }
+        mounted.then_some(Self { folder, _server: server })
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg("-l").arg(&self.folder));
+    }
+}
+
+#[test]
+fn a_file_system_that_never_answers_does_not_freeze_the_daemon() {
+    if !root() {
+        return;
+    }
+    let mut daemon = Setup::new().args(["--resync", "100ms"]).start(&honest("honest"));
+    let pid = daemon.wait_until_running("honest");
+    let Some(hung) = Hung::over(&daemon, daemon.path("tmux")) else { return };
+    let looked = |daemon: &Daemon| {
+        let refused = "is served by a program of the user";
+        daemon.wait("root to have seen it", || daemon.log().contains(refused).then_some(()));
+    };
+    looked(&daemon);
+    assert_eq!(daemon.wait_until_running("honest"), pid);
+    let asked = Instant::now();
+    daemon.get("/v1/health");
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+
+    // The next daemon, too, answers and ends.
+    daemon.kill_and_start_again();
+    assert_eq!(daemon.wait_until_running("honest"), pid);
+    assert!(daemon.stop().success());
+    drop(hung);
+    assert!(!Process(pid).is_alive());
+
+    // Also with the socket itself covered.
+    daemon.start_again();
+    let pid = daemon.wait_until_running("honest");
+    let socket = daemon.path("tmux/launch.sock");
+    fs::remove_file(&socket).unwrap();
+    fs::create_dir(&socket).unwrap();
+    let Some(_hung) = Hung::over(&daemon, socket) else { return };
+    daemon.wait("root to have met it", || daemon.log().contains("failed to receive a launcher").then_some(()));
+    daemon.get("/v1/health");
+    assert!(daemon.stop().success());
+    assert!(!Process(pid).is_alive());
 }

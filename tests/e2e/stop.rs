@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use agentd::status::State;
 use nix::sys::signal::Signal;
 
-use crate::support::{Process, Setup, agent, between};
+use crate::support::{Daemon, Process, Setup, agent, between};
 
 const NOTHING: &str = "# nothing\n[other]\n";
 
@@ -238,4 +238,56 @@ fn a_shorter_grace_period_reaches_an_agent_that_is_being_stopped() {
     daemon.wait_for_state("a", State::Stopping);
     daemon.edit_jcard(&agent("a", "stubborn; sleep inf", "timeout = \"1s\"\ngrace_period = \"0s\""));
     daemon.wait_for_state("a", State::Exited);
+}
+
+/// Stops the tmux server, as job control does, and terminates the daemon. Answers the server, and how long that took.
+fn stop_without_tmux(daemon: &mut Daemon) -> (Process, Duration) {
+    let server = Process(daemon.tmux(&["display-message", "-p", "#{pid}"]).unwrap().trim().parse().unwrap());
+    server.signal(Signal::SIGSTOP);
+    let asked = Instant::now();
+    assert!(daemon.stop().success());
+    (server, asked.elapsed())
+}
+
+/// Two agents, of which one ends at once and the other a second after it was asked to.
+const QUICK_AND_SLOW: [(&str, &str); 2] = [
+    ("quick", "on-signal SIGINT 0; append @WORK/quick.ready yes; sleep inf"),
+    ("slow", "on-signal SIGINT 0 1; append @WORK/slow.ready yes; sleep inf"),
+];
+
+fn start_quick_and_slow() -> Daemon {
+    let jcard: String = QUICK_AND_SLOW.iter().map(|(name, script)| agent(name, script, "")).collect();
+    let daemon = Setup::new().start(&jcard);
+    for (name, _) in QUICK_AND_SLOW {
+        daemon.wait_for_file(&format!("{name}.ready"));
+    }
+    daemon
+}
+
+#[test]
+fn a_tmux_server_that_is_stopped_costs_a_stop_three_seconds_at_most() {
+    let mut daemon = start_quick_and_slow();
+    let (server, took) = stop_without_tmux(&mut daemon);
+    assert!(took < Duration::from_secs(1 + 3), "{took:?}");
+    daemon.wait_until_gone(server.0);
+}
+
+#[test]
+fn a_tmux_server_that_is_stopped_is_left_if_an_operator_works_in_it() {
+    let mut daemon = start_quick_and_slow();
+    daemon.tmux(&["new-session", "-d", "-s", "mine", "sleep 1000"]).unwrap();
+    let (server, took) = stop_without_tmux(&mut daemon);
+    assert!(took < Duration::from_secs(1 + 3), "{took:?}");
+    assert!(server.is_alive());
+    server.signal(Signal::SIGCONT);
+    assert!(daemon.has_session("mine"));
+}
+
+#[test]
+fn a_deputy_that_is_stopped_costs_a_stop_three_seconds_at_most() {
+    let mut daemon = start_quick_and_slow();
+    daemon.deputy().signal(Signal::SIGSTOP);
+    let asked = Instant::now();
+    assert!(daemon.stop().success());
+    assert!(asked.elapsed() < Duration::from_secs(1 + 3), "{:?}", asked.elapsed());
 }

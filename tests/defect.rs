@@ -1,0 +1,79 @@
+//! A daemon in which something panics ends, whatever it was. Alone in its file: the daemon is a process of this test's own binary.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use agentd::daemon::{self, OnTerminate, Settings};
+use agentd::output::store::Extent;
+use agentd::supervisor::Detail;
+use agentd::{config, log, tmux};
+
+/// Names the folder of the daemon that is to be run.
+const FOLDER: &str = "AGENTD_TEST_DAEMON";
+
+#[test]
+#[ignore = "is the process that the test below starts"]
+fn daemon_with_a_defect() {
+    let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
+    let settings = settings(&folder);
+    let socket = settings.api_socket.clone();
+    std::thread::spawn(move || {
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("words of the program");
+    });
+    let _log = log::start(settings.detail);
+    daemon::run(&settings).unwrap();
+}
+
+fn settings(folder: &Path) -> Settings {
+    let is_root = nix::unistd::Uid::effective().is_root();
+    Settings {
+        config: folder.join("jcard.toml"),
+        secret_dir: folder.join("secrets"),
+        api_socket: folder.join("api/agentd.sock"),
+        tmux_socket: folder.join("tmux/tmux.sock"),
+        tmux_origin: tmux::Origin::Elsewhere,
+        state_dir: folder.join("state"),
+        log_dir: folder.join("log"),
+        log_extent: Extent { size: 1 << 20, attempts: 1 },
+        user: is_root.then(|| "nobody".to_owned()),
+        admin_group: "root".to_owned(),
+        resync: Duration::from_secs(5),
+        login_timeout: std::time::Duration::from_secs(60),
+        settle: Duration::ZERO,
+        detail: Detail::Plain,
+        options: config::Options::default(),
+        on_terminate: OnTerminate::Detach,
+    }
+}
+
+#[test]
+fn a_panic_in_any_thread_ends_the_daemon_and_is_logged() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("jcard.toml"), "# nothing\n[other]\n").unwrap();
+    let mut daemon = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "daemon_with_a_defect", "--ignored", "--nocapture"])
+        .env(FOLDER, folder.path())
+        .stdin(Stdio::null())
+        .stderr(std::fs::File::create(folder.path().join("stderr")).unwrap())
+        .spawn()
+        .unwrap();
+    let limit = Instant::now() + Duration::from_secs(20);
+    let status = loop {
+        if let Some(status) = daemon.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > limit {
+            daemon.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let said = std::fs::read_to_string(folder.path().join("stderr")).unwrap();
+    assert_eq!(status.signal(), Some(nix::libc::SIGABRT), "{said}");
+    assert!(said.contains("a defect ends this process") && said.contains("words of the program"), "{said}");
+}
