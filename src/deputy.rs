@@ -28,6 +28,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nix::unistd::Uid;
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::UnixStream;
@@ -354,6 +355,9 @@ impl Deputy {
 /// How long a look at a file may take.
 const FILE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often it is looked, while something waits for an answer, whether the deputy was stopped.
+const TO_CHECK: Duration = Duration::from_secs(1);
+
 /// The pause before another start. It doubles with each deputy that never said anything.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -379,7 +383,8 @@ async fn keep(
         let (spoke, error) = match start() {
             Ok((mut child, stream)) => {
                 let kept = orphans::keep(child.id());
-                let end = converse(stream, first.take(), &mut inbox, &mut watched, &changed).await;
+                let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+                let end = converse(pid, stream, first.take(), &mut inbox, &mut watched, &changed).await;
                 // At once: one that was stopped and is continued later must not act on what it was asked before. Waited for by
                 // nobody, because what hangs in the kernel does not even die.
                 let _ = child.start_kill();
@@ -477,6 +482,7 @@ enum End {
 
 /// Until the deputy goes away or is found to hang, or the daemon ends.
 async fn converse(
+    pid: Option<Pid>,
     stream: UnixStream,
     first: Option<Asked>,
     inbox: &mut mpsc::UnboundedReceiver<Asked>,
@@ -502,7 +508,11 @@ async fn converse(
         let _ = outgoing.send(Numbered { number, body: Request::Watch(watched.clone()) });
     }
     let mut next = first;
+    let mut checked = Instant::now();
     loop {
+        if open.is_empty() {
+            checked = Instant::now();
+        }
         if let Some(asked) = next.take() {
             number += 1;
             let request = match to_answer(asked, watched) {
@@ -523,6 +533,7 @@ async fn converse(
                 None => std::future::pending().await,
             }
         };
+        let to_check = !open.is_empty();
         // Each arm only takes something that has arrived whole: cancelling the others loses nothing.
         tokio::select! {
             // An answer that is there counts, however late it is looked at.
@@ -550,6 +561,14 @@ async fn converse(
                 Some(request) => next = Some(request),
                 None => return End::Gone { spoke },
             },
+            // One that was stopped would answer nothing for as long as it takes to find that out otherwise.
+            () = sleep_until(checked + TO_CHECK), if to_check => {
+                checked = Instant::now();
+                if pid.is_some_and(is_stopped) {
+                    warn_of_silence();
+                    return End::Gone { spoke };
+                }
+            }
             () = overdue => {
                 warn_of_silence();
                 let now = Instant::now();
@@ -560,6 +579,12 @@ async fn converse(
             }
         }
     }
+}
+
+/// Whether a child of this process was stopped by a signal. What it is waited for in other ways is left as it is.
+fn is_stopped(child: Pid) -> bool {
+    let flags = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    matches!(waitid(WaitId::Pid(child), flags), Ok(Some(status)) if status.stopped())
 }
 
 /// The agent user can stop each of them.
@@ -655,6 +680,25 @@ mod tests {
         let pid = started.recv().await.unwrap();
         assert_eq!(deputy.workdir("/w".into()).await.unwrap(), Workdir::Usable);
         assert!(!is_there(pid));
+    }
+
+    #[tokio::test]
+    async fn a_deputy_that_is_stopped_is_replaced_before_its_time_is_up() {
+        let mut start =
+            starts(async |count, stream| if count == 0 { listen(stream).await } else { answer_all(stream).await });
+        let start = move || {
+            let (child, stream) = start()?;
+            if let Some(pid) = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+                rustix::process::kill_process(pid, rustix::process::Signal::STOP)?;
+            }
+            Ok((child, stream))
+        };
+        let deputy = kept(start, || {});
+        let asked = Instant::now();
+        let tmux = deputy.tmux(Program::Installed, vec![], Duration::from_mins(1)).await;
+        assert!(matches!(tmux, Err(Error::Gone)), "{tmux:?}");
+        assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+        assert_eq!(deputy.workdir("/w".into()).await.unwrap(), Workdir::Usable);
     }
 
     #[tokio::test(start_paused = true)]

@@ -223,9 +223,14 @@ fn cut_off_before_the_second_attempt() -> Daemon {
     let policy = "restart = 'on-failure'\nbackoff = ['1s', '1h']";
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; exit 3", policy));
     daemon.wait_for_state("a", State::Backoff);
-    let deputy = daemon.deputy();
+    // One deputy after the other, since each that is stopped is replaced.
+    let mut deputy = daemon.deputy();
     deputy.signal(Signal::SIGSTOP);
-    daemon.wait_for_state("a", State::Starting);
+    daemon.wait("the next attempt", || {
+        deputy = daemon.deputy();
+        deputy.signal(Signal::SIGSTOP);
+        daemon.agent("a").filter(|agent| agent.state == State::Starting)
+    });
     daemon.wait_for_record("a", "\"starting\"");
     daemon.kill();
     deputy.signal(Signal::SIGKILL);
