@@ -486,3 +486,24 @@ pub fn body<T: Serialize + ?Sized>(value: &T) -> Bytes {
     bytes.push(b'\n');
     Bytes::from(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_outside_of_the_calendar_is_shown_as_its_end() {
+        let epoch = SystemTime::UNIX_EPOCH;
+        for (time, expected) in [
+            (epoch - Duration::from_secs(1), "1970-01-01T00:00:00.000Z"),
+            (epoch, "1970-01-01T00:00:00.000Z"),
+            (epoch + LAST, "9999-12-31T23:59:59.999Z"),
+            (epoch + LAST + Duration::from_millis(1), "9999-12-31T23:59:59.999Z"),
+            (epoch + Duration::from_secs(1 << 40), "9999-12-31T23:59:59.999Z"),
+        ] {
+            assert_eq!(Time(time).to_string(), expected);
+            let read: Time = serde_json::from_str(&serde_json::to_string(&Time(time)).unwrap()).unwrap();
+            assert_eq!(read.to_string(), expected);
+        }
+    }
+}

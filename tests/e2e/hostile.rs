@@ -898,7 +898,7 @@ impl Hung {
             (is_there || !server.lives()).then_some(is_there)
         });
         if !mounted {
-            crate::support::skip("/dev/fuse cannot be had here");
+            skip("it needs /dev/fuse");
         }
         mounted.then_some(Self { folder, _server: server })
     }
