@@ -343,13 +343,9 @@ async fn serve(
     tokio::spawn(reception::receive(launch_listener, keeper, user, trouble, round.clone(), hand_on));
     let groups = events.clone();
     tokio::spawn(to_recover.recover_groups(round.clone(), move || drop(groups.send(Event::Groups))));
-    let (kept, mut to_tell) = (tmux.clone(), round.clone());
+    let kept = tmux.clone();
+    tokio::spawn(tell_left_out(round.clone()));
     tokio::spawn(async move { kept.keep(round).await });
-    tokio::spawn(async move {
-        while to_tell.changed().await.is_ok() {
-            log::tell_left_out();
-        }
-    });
     tokio::spawn(orphans::reap());
     tokio::spawn(find_sessions(tmux.clone(), events.clone()));
     let inputs = Inputs {
@@ -428,11 +424,17 @@ async fn the_tmux(settings: &Settings, deputy: Deputy, executable: String, accou
     Tmux::new(deputy, socket, origin, executable, account).with_memory(memory)
 }
 
+/// Tells in the log, at each of the rounds, what was left out of it.
+async fn tell_left_out(mut rounds: watch::Receiver<()>) {
+    while rounds.changed().await.is_ok() {
+        log::tell_left_out();
+    }
+}
+
 /// Lets the tmux server end. One that does not answer, and in which nothing lives, is killed.
 async fn release(tmux: &Tmux) {
-    match tokio::time::timeout(RELEASE, tmux.release_server()).await {
-        Ok(Err(error)) => tracing::warn!("{error}"),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(error)) = tokio::time::timeout(RELEASE, tmux.release_server()).await {
+        tracing::warn!("{error}");
     }
     if tmux.is_given_up() {
         match tmux.end_server().await {

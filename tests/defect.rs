@@ -44,7 +44,7 @@ fn settings(folder: &Path) -> Settings {
         user: is_root.then(|| "nobody".to_owned()),
         admin_group: "root".to_owned(),
         resync: Duration::from_secs(5),
-        login_timeout: std::time::Duration::from_secs(60),
+        login_timeout: Duration::from_mins(1),
         settle: Duration::ZERO,
         detail: Detail::Plain,
         options: config::Options::default(),

@@ -193,13 +193,13 @@ impl Trouble {
             if now == *before {
                 return false;
             }
-            match &now {
-                Some(now) => {
-                    if let Some(count) = self.brake.pass() {
-                        tracing::error!("{now} (trouble {count} so far)");
-                    }
-                }
-                None => tracing::info!("launchers are received as usual again"),
+            let Some(words) = &now else {
+                tracing::info!("launchers are received as usual again");
+                *before = now;
+                return true;
+            };
+            if let Some(count) = self.brake.pass() {
+                tracing::error!("{words} (trouble {count} so far)");
             }
             *before = now;
             true
