@@ -35,6 +35,7 @@ use crate::lock::{self, Lock};
 use crate::log;
 use crate::memory;
 use crate::orphans;
+use crate::output::guard::Guard;
 use crate::output::store::{Extent, Store};
 use crate::record::{self, Reading, Record, Recorder, Report};
 use crate::socket::{self, Address, Bound};
@@ -412,6 +413,7 @@ fn means(
         user,
         trees: Trees::new(&settings.state_dir, user),
         store: store.clone(),
+        guard: Guard::new(store.clone()),
         pace: Pace::default(),
         login_patience: settings.login_timeout,
     }

@@ -42,6 +42,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Name;
 use crate::fingerprint::Fingerprint;
 use crate::frame::Bytes;
+use crate::output::FileId;
 
 /// The hidden command that is the launcher.
 pub const COMMAND: &str = "exec";
@@ -122,6 +123,12 @@ pub enum FromLauncher {
         fingerprint: Option<Fingerprint>,
         /// How far it has come.
         progress: Progress,
+        /// Whether it can go on writing in other files: [`ToLauncher::Keep`].
+        #[serde(default)]
+        can_move: bool,
+        /// Where it writes what is printed.
+        #[serde(default)]
+        log: Option<Log>,
     },
     /// The harness was started.
     Started(Harness),
@@ -133,6 +140,15 @@ pub enum FromLauncher {
     Warning(String),
     /// Said before `Started`: its environment is not all that it should be, for this reason.
     Environment(String),
+}
+
+/// Where a launcher writes what is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// The file.
+    pub file: FileId,
+    /// How many bytes of it are kept.
+    pub size: u64,
 }
 
 /// How far a launcher has come: `New` to the daemon that had it started, anything to one that came later.
@@ -188,6 +204,12 @@ pub enum ToLauncher {
         /// How long the login shell may take.
         #[serde(default)]
         login_patience: Option<Duration>,
+    },
+    /// Write what is printed to the two files that [come with](crate::passing) this from now on: those before have been moved or
+    /// removed. Only for launchers that [can](FromLauncher::Hello::can_move).
+    Keep {
+        /// How many bytes are to be kept.
+        kept_size: u64,
     },
     /// Send SIGINT to the foreground process group, unless that was done.
     Interrupt,

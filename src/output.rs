@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The daemon makes the files, for root and the administrators, and passes them to the launcher, which writes; so the log goes on
-//! while no daemon runs, and a flood of output is no business of the daemon's. The number before the attempt's only ever grows
+//! while no daemon runs, and a flood of output is no business of the daemon's. It [looks after](guard) what the files take of the
+//! disk, since the launcher is the agent user's. The number before the attempt's only ever grows
 //! within a folder: what came before what does not depend on a clock, and is known although attempts are counted from 1 again with
 //! each declaration.
 //!
@@ -14,13 +15,22 @@
 //! [latest bytes](writer) are kept: the beginning of the file becomes a hole, so that an offset means the same place as long as the
 //! file lives.
 
+pub mod guard;
 pub mod mask;
+pub mod news;
 pub mod plain;
 pub mod reader;
 pub mod store;
 pub mod writer;
 
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
+
+use nix::sys::stat::fstat;
+use serde::{Deserialize, Serialize};
 
 /// How many bytes of an attempt are kept if nothing else is said.
 pub const SIZE: u64 = 64 << 20;
@@ -30,6 +40,26 @@ pub const LEAST_SIZE: u64 = 64 << 10;
 
 /// How many attempts of an agent are kept if nothing else is said.
 pub const ATTEMPTS: usize = 20;
+
+/// Which file it is, whatever name it has or whether it has any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// Of an open file.
+    pub fn of(file: impl AsFd) -> io::Result<Self> {
+        let status = fstat(file)?;
+        Ok(Self { device: status.st_dev, inode: status.st_ino })
+    }
+}
+
+/// How many bytes of the disk a file takes.
+fn occupied(file: &File) -> io::Result<u64> {
+    Ok(file.metadata()?.blocks().saturating_mul(512))
+}
 
 /// When something was printed: an entry of the index. What stands at the offset and behind it, up to the next entry's, was printed
 /// at that time or up to [`Moment::APART`] later.

@@ -283,7 +283,7 @@ pub struct AgentStatus {
     /// Why limits that are declared are not applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits_error: Option<String>,
-    /// Why what it prints is not kept.
+    /// Why what it prints is not kept, or not as it should be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_error: Option<String>,
     /// Why its environment is not all that it should be.

@@ -8,6 +8,7 @@
 //! does not take it back.
 
 pub mod attempt;
+mod keeping;
 pub mod machine;
 pub mod pace;
 pub mod restart;
@@ -533,7 +534,11 @@ impl Supervisor {
     fn carry_out(&mut self, key: &str, effect: Effect) {
         match effect {
             Effect::Launch { attempt, launch, limits } => self.launch(key, attempt, launch, limits),
-            Effect::Resume { attempt, launcher } => self.begin(key, attempt, Beginning::Resume { launcher }, None),
+            Effect::Resume { attempt, launcher } => {
+                let status = self.agents.get(key).map(|agent| agent.machine.status());
+                let number = status.and_then(|status| status.attempt).unwrap_or_default();
+                self.begin(key, attempt, Beginning::Resume { launcher, number }, None);
+            }
             Effect::Limit { attempt, limits } => self.command(key, attempt, Command::Limit(Box::new(limits))),
             Effect::Interrupt { attempt } => self.command(key, attempt, Command::Interrupt),
             Effect::InterruptAgain { attempt } => self.command(key, attempt, Command::InterruptAgain),

@@ -9,10 +9,10 @@ use tokio::sync::watch;
 
 use super::order::Which;
 use super::stream::{Gone, Outlet};
-use crate::blocking;
 use crate::config::Name;
+use crate::output::FileId;
 use crate::output::plain::Plain;
-use crate::output::reader::{Follower, Log, Piece};
+use crate::output::reader::{Busy, Follower, Log, Piece};
 use crate::output::store::{Kept, Store};
 use crate::status::{Snapshot, State, Time};
 
@@ -25,6 +25,9 @@ pub(super) enum Error {
     /// Other attempts are kept.
     #[error("that attempt is not among those of which something is kept: {0}")]
     NotAmong(String),
+    /// Not now.
+    #[error(transparent)]
+    Busy(#[from] Busy),
     /// It cannot be found out.
     #[error("failed to read what was printed: {0}")]
     Read(#[from] io::Error),
@@ -45,19 +48,19 @@ pub(super) async fn open(
     lines: Option<usize>,
     since: Option<SystemTime>,
 ) -> Result<Opened, Error> {
-    let (store, agent) = (store.clone(), agent.clone());
-    blocking::run(move || {
+    let (readers, store, agent) = (store.readers(), store.clone(), agent.clone());
+    let work = move |is_wanted: &dyn Fn() -> bool| {
         let attempts = store.attempts(&agent).map_err(io::Error::other)?;
         let kept = choose(&attempts, which)?;
         let log = store.open(&agent, kept).map_err(io::Error::other)?.ok_or(Error::Nothing)?;
         let at = match since {
-            Some(time) => log.since(time)?,
+            Some(time) => log.since(time, is_wanted)?,
             None => log.begin()?,
         };
-        let at = lines.map_or(Ok(at), |lines| log.last_lines(lines).map(|last| last.max(at)))?;
-        Ok(Opened { log: Arc::new(log), at })
-    })
-    .await?
+        let at = lines.map_or(Ok(at), |lines| log.last_lines(lines, is_wanted).map(|last| last.max(at)))?;
+        Ok(Opened { log: Arc::new(log.without_index()), at })
+    };
+    readers.work(work).await??
 }
 
 fn choose(attempts: &[Kept], which: Which) -> Result<Kept, Error> {
@@ -106,6 +109,8 @@ pub(super) struct Telling {
     pub(super) snapshot: watch::Receiver<Arc<Snapshot>>,
     /// How the agent stood when it was last seen that the attempt goes on.
     pub(super) live_in: Option<Standing>,
+    /// Whether it may go on in another file, however it stands.
+    pub(super) look_again: bool,
 }
 
 /// What of an agent tells whether an attempt goes on.
@@ -131,25 +136,28 @@ impl Telling {
 
     /// What is there, and what is printed later: until the attempt is over, or, if those to come are meant, until the agent is.
     pub(super) async fn follow(mut self, outlet: Outlet, mut opened: Opened) -> Result<(), Gone> {
+        let mut moves = self.store.moves();
         loop {
-            let kept = opened.log.kept();
+            let (kept, file) = (opened.log.kept(), opened.log.file().ok());
             let mut follower = Follower::new(opened.log, opened.at);
-            while self.is_live(kept).await {
+            while self.is_live(kept, file).await {
                 tokio::select! {
                     piece = follower.next() => match piece {
                         Ok(piece) => self.send(&outlet, piece).await?,
                         Err(_) => return Ok(()),
                     },
                     changed = self.snapshot.changed() => if changed.is_err() { return Ok(()) },
+                    // It may be this one. The other end is the store's, which is here.
+                    Ok(()) = moves.changed() => self.look_again = true,
                 }
             }
             self.rest(&outlet, &mut follower).await?;
             opened = loop {
-                if !self.is_latest {
-                    return Ok(());
-                }
                 match open(&self.store, &self.agent, Which::Latest, None, None).await {
-                    Ok(next) if next.log.kept() != kept => break next,
+                    Ok(next) if next.log.file().ok() != file && (self.is_latest || self.goes_on_in(kept, &next)) => {
+                        break next;
+                    }
+                    _ if !self.is_latest => return Ok(()),
                     _ if self.is_over() => return Ok(()),
                     _ => {}
                 }
@@ -173,7 +181,7 @@ impl Telling {
     }
 
     /// Whether more may be printed in an attempt. It is marked as seen how things stand.
-    async fn is_live(&mut self, kept: Kept) -> bool {
+    async fn is_live(&mut self, kept: Kept, file: Option<FileId>) -> bool {
         let standing = {
             let snapshot = self.snapshot.borrow_and_update();
             let Some(agent) = snapshot.agent(self.agent.as_str()) else { return false };
@@ -183,15 +191,23 @@ impl Telling {
             return false;
         }
         // What happens to others is no reason to look again.
-        if self.live_in.as_ref() != Some(&standing) {
+        if std::mem::take(&mut self.look_again) || self.live_in.as_ref() != Some(&standing) {
             // An earlier declaration's attempt may have had the same number.
             let latest = open(&self.store, &self.agent, Which::Latest, None, None).await;
-            if latest.is_ok_and(|latest| latest.log.kept() != kept) {
+            if latest.is_ok_and(|latest| latest.log.file().ok() != file) {
                 return false;
             }
             self.live_in = Some(standing);
         }
         true
+    }
+
+    /// Whether it is the same attempt, in another file.
+    fn goes_on_in(&self, kept: Kept, next: &Opened) -> bool {
+        let (snapshot, next) = (self.snapshot.borrow(), next.log.kept());
+        let Some(agent) = snapshot.agent(self.agent.as_str()) else { return false };
+        let standing = Standing { state: agent.state, attempt: agent.attempt, declared_at: agent.declared_at };
+        self.live_in.as_ref() == Some(&standing) && next.attempt == kept.attempt && standing.may_print_in(next.attempt)
     }
 
     /// Whether nothing more will be printed by itself.

@@ -5,9 +5,10 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use http_body_util::{Either, Full};
@@ -17,8 +18,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{Shutdown, shutdown};
 use serde::Serialize;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -38,6 +41,9 @@ const EVENT_STREAM: &str = "text/event-stream";
 /// The media type of plain text.
 const TEXT: &str = "text/plain; charset=utf-8";
 
+/// How often it is looked whether who asked for something long is still there.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
 /// How soon a screen is looked at again that has just changed, and one that has not for long.
 const SHORTEST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(1);
@@ -50,8 +56,8 @@ pub(super) async fn serve(
     responder: &Arc<Responder>,
 ) -> io::Result<()> {
     let over = Arc::new(Notify::new());
-    let (reader, writer) = socket.into_split();
-    let io = TokioIo::new(tokio::io::join(heard.chain(reader), writer));
+    let socket = Arc::new(socket);
+    let io = TokioIo::new(tokio::io::join(heard.chain(Shared(Arc::clone(&socket))), Shared(Arc::clone(&socket))));
     let follows = ordered.order.follows();
     let service = service_fn(|_| {
         let (order, responder, over) = (ordered.order.clone(), Arc::clone(responder), Arc::clone(&over));
@@ -65,9 +71,59 @@ pub(super) async fn serve(
         over.notified().await;
         sleep(responder.limits.stall).await;
     };
+    let left = async { if follows { std::future::pending().await } else { hung_up(&socket).await } };
     tokio::select! {
         result = http.serve_connection(io, service) => result.map_err(io::Error::other),
         () = stalled => Err(io::ErrorKind::TimedOut.into()),
+        () = left => Err(io::ErrorKind::BrokenPipe.into()),
+    }
+}
+
+/// Waits until the client has closed both directions. One that has closed its own waits for its answer.
+async fn hung_up(socket: &UnixStream) {
+    loop {
+        sleep(LOOK_AGAIN).await;
+        let mut sockets = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+        let seen = poll(&mut sockets, PollTimeout::ZERO).ok().and_then(|_| sockets[0].revents());
+        if seen.is_some_and(|seen| seen.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)) {
+            return;
+        }
+    }
+}
+
+/// A socket that somebody else has an eye on.
+struct Shared(Arc<UnixStream>);
+
+impl AsyncRead for Shared {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.poll_read_ready(context))?;
+            match self.0.try_read(buffer.initialize_unfilled()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result.map(|count| buffer.advance(count))),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Shared {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(context))?;
+            match self.0.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// As a half of a socket does it that is dropped.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(shutdown(self.0.as_raw_fd(), Shutdown::Write).map_err(io::Error::from))
     }
 }
 
@@ -94,12 +150,14 @@ async fn answer(order: Order, responder: Arc<Responder>, over: Arc<Notify>) -> A
                 Err(logs::Error::Nothing) if responder.snapshot().agent(agent.as_str()).is_none() => {
                     return refusal(routes::no_such_agent());
                 }
-                Err(error @ logs::Error::Read(_)) => return refusal(routes::unavailable(&error.to_string())),
+                Err(error @ (logs::Error::Busy(_) | logs::Error::Read(_))) => {
+                    return refusal(routes::unavailable(&error.to_string()));
+                }
                 Err(error) => return refusal(routes::not_there(&error.to_string())),
             };
             let form = if raw { Form::Raw } else { Form::Plain(Plain::default()) };
             let (is_latest, snapshot) = (which == Which::Latest, responder.sources.snapshot.clone());
-            let telling = Telling { store, agent, form, is_latest, snapshot, live_in: None };
+            let telling = Telling { store, agent, form, is_latest, snapshot, live_in: None, look_again: false };
             let content_type = if raw { "application/octet-stream" } else { TEXT };
             if follows {
                 made(content_type, &responder, over, move |outlet| telling.follow(outlet, opened))

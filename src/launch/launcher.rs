@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::login::{self, Login};
 use super::scratch::{self, Scratch};
 use super::terminal::Terminal;
-use super::{End, Ending, Failure, FromLauncher, Harness, MAX_TO_LAUNCHER, Progress, ToLauncher, WIRE_VERSION};
+use super::{End, Ending, Failure, FromLauncher, Harness, Log, MAX_TO_LAUNCHER, Progress, ToLauncher, WIRE_VERSION};
 use crate::account::Account;
 use crate::clock::Timestamp;
 use crate::fingerprint::Fingerprint;
@@ -37,6 +37,7 @@ use crate::frame;
 use crate::limits;
 use crate::mark;
 use crate::memory;
+use crate::output::FileId;
 use crate::output::mask::Mask;
 use crate::output::writer::Writer;
 use crate::passing::Receiver;
@@ -123,6 +124,7 @@ async fn live(name: &str, attempt: u64, socket: &Path) -> Result<Ending, Error> 
         let secrets = secrets.iter().filter_map(|name| environment.get(name)).map(frame::Bytes::as_slice);
         Some(Writer::new(text, index, size, Mask::new(secrets)))
     });
+    daemon.log = log.as_ref().and_then(written_to);
     let workdir = PathBuf::from(OsStr::from_bytes(workdir.as_slice()));
     let order = Order { arguments, environment, workdir, log };
     // Not before: what this process starts until then is not known for the agent's.
@@ -158,6 +160,10 @@ async fn log_in(order: &Order, patience: Duration) -> Result<Login, Failure> {
 /// It may be otherwise for the next try.
 fn not_yet(message: String) -> Failure {
     Failure { message, errno: None, missing: true }
+}
+
+fn written_to(log: &Writer) -> Option<Log> {
+    Some(Log { file: FileId::of(log.text()).ok()?, size: log.size() })
 }
 
 struct Order {
@@ -296,6 +302,12 @@ async fn attend(
                 let wanted = match message {
                     ToLauncher::Interrupt => 1,
                     ToLauncher::InterruptAgain => 2,
+                    ToLauncher::Keep { kept_size } => {
+                        if let Ok([text, index]) = <[OwnedFd; 2]>::try_from(daemon.take_descriptors()) {
+                            daemon.log = terminal.move_log(text, index, kept_size).and_then(written_to);
+                        }
+                        0
+                    }
                     _ => 0,
                 };
                 // A stop is one SIGINT and another one, however many daemons have a part in it.
@@ -482,6 +494,8 @@ struct Daemon {
     attempt: u64,
     /// Of what it was told to launch.
     fingerprint: Option<Fingerprint>,
+    /// Where what is printed is written.
+    log: Option<Log>,
     connection: Option<Connection>,
 }
 
@@ -492,7 +506,14 @@ struct Connection {
 
 impl Daemon {
     fn new(socket: &Path, name: &str, attempt: u64) -> Self {
-        Self { socket: socket.to_owned(), name: name.to_owned(), attempt, fingerprint: None, connection: None }
+        Self {
+            socket: socket.to_owned(),
+            name: name.to_owned(),
+            attempt,
+            fingerprint: None,
+            log: None,
+            connection: None,
+        }
     }
 
     async fn introduce(&mut self, progress: Progress) -> io::Result<()> {
@@ -511,6 +532,8 @@ impl Daemon {
             attempt: self.attempt,
             fingerprint: self.fingerprint.clone(),
             progress,
+            can_move: true,
+            log: self.log,
         };
         frame::write(&mut connection.writer, &hello).await.map_err(io::Error::other)?;
         self.connection = Some(connection);

@@ -19,7 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
 
-use super::{FromLauncher, MAX_FROM_LAUNCHER, Progress, ToLauncher};
+use super::{FromLauncher, Log, MAX_FROM_LAUNCHER, Progress, ToLauncher};
 use crate::brake::Brake;
 use crate::fingerprint::Fingerprint;
 use crate::folder::Keeper;
@@ -46,6 +46,10 @@ pub struct Visitor {
     pub fingerprint: Option<Fingerprint>,
     /// How far it says it has come.
     pub progress: Progress,
+    /// Whether it says that it can go on writing in other files.
+    pub can_move: bool,
+    /// Where it says it writes what is printed.
+    pub log: Option<Log>,
     /// The process, by the kernel's word.
     pub process: Process,
     /// What it says next.
@@ -219,8 +223,8 @@ async fn listen_to(stream: UnixStream, user: Uid, seat: OwnedSemaphorePermit) ->
     let (reader, writer) = stream.into_split();
     let mut reader = frame::Reader::new(reader, MAX_FROM_LAUNCHER);
     match reader.read().await.map_err(io::Error::other)? {
-        Some(FromLauncher::Hello { version, name, attempt, fingerprint, progress }) => {
-            Ok(Visitor { name, attempt, version, fingerprint, progress, process, reader, writer, seat })
+        Some(FromLauncher::Hello { version, name, attempt, fingerprint, progress, can_move, log }) => {
+            Ok(Visitor { name, attempt, version, fingerprint, progress, can_move, log, process, reader, writer, seat })
         }
         _ => Err(io::Error::other(format!("process {} is no launcher", process.pid()))),
     }
@@ -284,6 +288,8 @@ mod tests {
             name: "late".to_owned(),
             attempt: 1,
             fingerprint: None,
+            can_move: true,
+            log: None,
             progress: Progress::New,
         };
         frame::write(&mut launcher, &hello).await.unwrap();

@@ -78,6 +78,14 @@ impl Terminal {
         Ok(child)
     }
 
+    /// Goes on writing what is printed in these files, if it is written at all: what is a secret is not known otherwise.
+    /// Answers who writes it.
+    pub fn move_log(&mut self, text: OwnedFd, index: OwnedFd, size: u64) -> Option<&Writer> {
+        let log = self.log.as_mut()?;
+        log.move_to(text, index, size);
+        Some(log)
+    }
+
     /// Gives it the pane's size. The kernel tells the harness if that is another.
     pub fn resize(&self) {
         // Fails only when the pane is gone.

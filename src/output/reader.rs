@@ -2,19 +2,20 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::unistd::{Whence, lseek};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
-use super::Moment;
+use super::news::{News, Subscription};
 use super::store::Kept;
+use super::writer;
+use super::{FileId, Moment};
 use crate::blocking;
-use crate::descriptor::Readable;
 
 /// How much is read at once.
 const PIECE: usize = 64 << 10;
@@ -25,12 +26,79 @@ const ENTRIES: usize = 4096;
 /// How often it is looked for more where the system gives no queue for announcements.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
+/// How many threads read at once.
+const MOST_READING: usize = 16;
+
+/// How long a new reader waits for one of them.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// By how many of its first bytes a file is known again.
+const HEAD: usize = 64;
+
+/// What all who read share.
+#[derive(Clone, Debug)]
+pub struct Readers {
+    news: News,
+    turns: Arc<Semaphore>,
+}
+
+/// All who may read are reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many logs are being read; try again later")]
+pub struct Busy;
+
+impl Default for Readers {
+    fn default() -> Self {
+        Self { news: News::default(), turns: Arc::new(Semaphore::new(MOST_READING)) }
+    }
+}
+
+impl Readers {
+    /// Does work that reads, in one of so many threads. It is given the question whether it is still wanted. When this is cancelled
+    /// the thread counts until it has ended.
+    pub async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
+    ) -> Result<io::Result<T>, Busy> {
+        let turn = timeout(PATIENCE, self.turn()).await.map_err(|_| Busy)??;
+        Ok(in_turn(turn, work).await)
+    }
+
+    /// Likewise, for what is never long: whoever waits for its turn gets it.
+    async fn brief_work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        let turn = self.turn().await.map_err(io::Error::other)?;
+        in_turn(turn, |_| work()).await
+    }
+
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, Busy> {
+        // Never closed.
+        Arc::clone(&self.turns).acquire_owned().await.map_err(|_| Busy)
+    }
+}
+
+async fn in_turn<T: Send + 'static>(
+    turn: OwnedSemaphorePermit,
+    work: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
+) -> io::Result<T> {
+    blocking::run_while_wanted(move |is_wanted| {
+        let _turn = turn;
+        work(is_wanted)
+    })
+    .await
+}
+
 /// What is kept of one attempt, open. But for [`Follower`], all of this blocks as files do.
+///
+/// The files were written by a process of the agent user's, and may say and hold anything: what reading takes is bounded by what
+/// they occupy and by what may be kept, whatever their length.
 #[derive(Debug)]
 pub struct Log {
     kept: Kept,
     text: File,
     index: Option<File>,
+    /// How many bytes of an attempt are kept.
+    size: u64,
+    readers: Readers,
 }
 
 /// Some of the bytes that were printed.
@@ -50,14 +118,25 @@ impl Piece {
 }
 
 impl Log {
-    /// Of these files.
-    pub(super) fn new(kept: Kept, text: File, index: Option<File>) -> Self {
-        Self { kept, text, index }
+    /// Of these files, of which so many bytes are kept.
+    pub fn new(kept: Kept, text: File, index: Option<File>, size: u64, readers: Readers) -> Self {
+        Self { kept, text, index, size, readers }
     }
 
     /// Which attempt it is of.
     pub fn kept(&self) -> Kept {
         self.kept
+    }
+
+    /// Which file the text is in: an attempt may go on in another, which may have the name of the one before.
+    pub fn file(&self) -> io::Result<FileId> {
+        FileId::of(&self.text)
+    }
+
+    /// When what was printed is not asked for any more.
+    #[must_use]
+    pub fn without_index(self) -> Self {
+        Self { index: None, ..self }
     }
 
     /// How many bytes were printed by now. All before [`Log::begin`] are gone.
@@ -67,7 +146,7 @@ impl Log {
 
     /// Where the first byte stands that is still there.
     pub fn begin(&self) -> io::Result<u64> {
-        begin(&self.text)
+        begin(&self.text, self.size)
     }
 
     /// When something was printed last.
@@ -79,19 +158,31 @@ impl Log {
     /// begun again is read from its beginning.
     pub fn read(&self, offset: u64) -> io::Result<Piece> {
         let end = self.end()?;
-        let offset = if offset > end { 0 } else { offset }.max(self.begin()?);
-        let room = usize::try_from(end.saturating_sub(offset)).unwrap_or(PIECE).min(PIECE);
-        let mut bytes = vec![0; room];
-        let count = read_at(&self.text, &mut bytes, offset)?;
-        bytes.truncate(count);
-        // What has become a hole meanwhile may have been read as zeros.
-        let gone = self.begin()?.saturating_sub(offset).min(count as u64);
-        bytes.drain(..usize::try_from(gone).unwrap_or(count));
-        Ok(Piece { offset: offset + gone, bytes })
+        let begin = self.begin()?;
+        let mut at = if offset > end { 0 } else { offset }.max(begin);
+        loop {
+            // What is a hole is gone, wherever it is.
+            at = data(&self.text, at)?.unwrap_or(end).min(end);
+            let stop = hole(&self.text, at)?.unwrap_or(end).min(end);
+            let room = usize::try_from(stop.saturating_sub(at)).unwrap_or(PIECE).min(PIECE);
+            if room == 0 {
+                return Ok(Piece { offset: at.max(end), bytes: Vec::new() });
+            }
+            let mut bytes = vec![0; room];
+            let count = read_at(&self.text, &mut bytes, at)?;
+            bytes.truncate(count);
+            // What has become a hole meanwhile may have been read as zeros.
+            let gone = self.begin()?.saturating_sub(at).min(count as u64);
+            bytes.drain(..usize::try_from(gone).unwrap_or(count));
+            if !bytes.is_empty() || count == 0 {
+                return Ok(Piece { offset: at + gone, bytes });
+            }
+            at += gone;
+        }
     }
 
-    /// Where the last so many lines begin. A line that is not ended yet is one.
-    pub fn last_lines(&self, count: usize) -> io::Result<u64> {
+    /// Where the last so many lines begin. A line that is not ended yet is one. Fails when it is wanted no more.
+    pub fn last_lines(&self, count: usize, is_wanted: &dyn Fn() -> bool) -> io::Result<u64> {
         let (begin, end) = (self.begin()?, self.end()?);
         let mut missing = count;
         let mut at = end;
@@ -99,12 +190,15 @@ impl Log {
             return Ok(end);
         }
         while at > begin {
+            see_wanted(is_wanted)?;
             let from = at.saturating_sub(PIECE as u64).max(begin);
-            let mut bytes = vec![0; usize::try_from(at - from).unwrap_or(PIECE)];
-            let read = read_at(&self.text, &mut bytes, from)?;
+            // Nothing is read where there is nothing.
+            let place = data(&self.text, from)?.unwrap_or(at).min(at);
+            let mut bytes = vec![0; usize::try_from(at - place).unwrap_or(PIECE)];
+            let read = read_at(&self.text, &mut bytes, place)?;
             bytes.truncate(read);
-            for (place, &byte) in bytes.iter().enumerate().rev() {
-                let next = from + place as u64 + 1;
+            for (before, &byte) in bytes.iter().enumerate().rev() {
+                let next = place + before as u64 + 1;
                 if byte == b'\n' && next < end {
                     missing -= 1;
                     if missing == 0 {
@@ -118,35 +212,74 @@ impl Log {
     }
 
     /// Where stands what was printed at that time or later; it may be some up to a second older. Without an index, the beginning.
-    pub fn since(&self, time: SystemTime) -> io::Result<u64> {
-        let begin = self.begin()?;
+    /// Fails when it is wanted no more.
+    pub fn since(&self, time: SystemTime, is_wanted: &dyn Fn() -> bool) -> io::Result<u64> {
+        let (begin, end) = (self.begin()?, self.end()?);
         let Some(index) = &self.index else { return Ok(begin) };
         let earliest = time.checked_sub(Moment::APART).unwrap_or(SystemTime::UNIX_EPOCH);
         let earliest = Moment::of(earliest, 0).at;
-        let mut at = self::begin(index)?;
+        let index_end = index.metadata()?.len();
+        let mut at = self::begin(index, writer::index_size(self.size))?;
         let mut buffer = vec![0; ENTRIES * Moment::LENGTH];
         loop {
+            see_wanted(is_wanted)?;
+            // Where a hole ends, an entry begins.
+            at = at.max(data(index, at)?.unwrap_or(index_end).next_multiple_of(Moment::LENGTH as u64));
             let count = read_at(index, &mut buffer, at)?;
             let entries = buffer[..count].chunks_exact(Moment::LENGTH).filter_map(Moment::from_bytes);
+            // Whatever it says, it is a place in the text.
             if let Some(found) = entries.into_iter().find(|entry| entry.at >= earliest) {
-                return Ok(found.offset.max(begin));
+                return Ok(found.offset.clamp(begin.min(end), end));
             }
             if count < buffer.len() {
-                return self.end();
+                return Ok(end);
             }
             at += count as u64;
         }
     }
+
+    /// The first bytes of it, if it has not lost its beginning. A file that is begun again has others then.
+    fn head(&self) -> io::Result<Option<Vec<u8>>> {
+        if data(&self.text, 0)? != Some(0) {
+            return Ok(None);
+        }
+        let mut head = vec![0; HEAD];
+        let count = read_at(&self.text, &mut head, 0)?;
+        head.truncate(count);
+        Ok(Some(head))
+    }
 }
 
-/// Behind the hole at the beginning, if there is one.
-fn begin(file: &File) -> io::Result<u64> {
-    match lseek(file, 0, Whence::SeekData) {
-        Ok(offset) => Ok(u64::try_from(offset).unwrap_or_default()),
-        // There is nothing in it.
-        Err(Errno::ENXIO) => Ok(file.metadata()?.len()),
+fn see_wanted(is_wanted: &dyn Fn() -> bool) -> io::Result<()> {
+    if is_wanted() { Ok(()) } else { Err(io::Error::new(io::ErrorKind::Interrupted, "nobody waits for it any more")) }
+}
+
+/// Behind the hole at the beginning, if there is one, and not farther from the end than what may be kept, or else what is there, takes.
+fn begin(file: &File, size: u64) -> io::Result<u64> {
+    let metadata = file.metadata()?;
+    let most = size.saturating_mul(2).max(metadata.blocks().saturating_mul(512));
+    let earliest = metadata.len().saturating_sub(most);
+    Ok(data(file, 0)?.unwrap_or(metadata.len()).max(earliest))
+}
+
+/// Where the next data stand, from there on; `None` if there are no more.
+fn data(file: &File, from: u64) -> io::Result<Option<u64>> {
+    seek(file, from, Whence::SeekData)
+}
+
+/// Where the next hole is; at the end there is one. `None` if that is where to look from.
+fn hole(file: &File, from: u64) -> io::Result<Option<u64>> {
+    Ok(seek(file, from, Whence::SeekHole)?.filter(|&hole| hole > from))
+}
+
+fn seek(file: &File, from: u64, whence: Whence) -> io::Result<Option<u64>> {
+    let Ok(offset) = i64::try_from(from) else { return Ok(None) };
+    match lseek(file, offset, whence) {
+        Ok(found) => Ok(u64::try_from(found).ok()),
         // The file system does not tell.
-        Err(Errno::EINVAL) => Ok(0),
+        Err(Errno::EINVAL) if matches!(whence, Whence::SeekData) => Ok(Some(from)),
+        // There is nothing behind it, or likewise.
+        Err(Errno::ENXIO | Errno::EINVAL) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -170,50 +303,35 @@ fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
 pub struct Follower {
     log: Arc<Log>,
     at: u64,
-    news: Option<News>,
-}
-
-/// Where it is announced that something was written.
-#[derive(Debug)]
-struct News {
-    queue: Inotify,
-    readable: Readable,
-}
-
-impl News {
-    fn of(file: &File) -> io::Result<Self> {
-        let queue = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        // This very file, whatever is at its path by now.
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        queue.add_watch(path.as_str(), AddWatchFlags::IN_MODIFY)?;
-        let readable = Readable::new(queue.as_fd().try_clone_to_owned()?)?;
-        Ok(Self { queue, readable })
-    }
-
-    async fn wait(&self) -> io::Result<()> {
-        loop {
-            match self.queue.read_events() {
-                Ok(_) => return Ok(()),
-                Err(Errno::EAGAIN) => self.readable.readable().await?,
-                Err(Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
+    /// The first bytes of the file, as far as they were seen: it may be begun again.
+    head: Option<Vec<u8>>,
+    news: Option<Subscription>,
 }
 
 impl Follower {
     /// From this offset on. Must be made inside the async runtime.
     pub fn new(log: Arc<Log>, offset: u64) -> Self {
-        let news = News::of(&log.text).ok();
-        Self { log, at: offset, news }
+        let news = log.readers.news.of(&log.text).ok();
+        Self { log, at: offset, head: None, news }
     }
 
     /// What is there by now; `None` if there is no more. To be asked once more after the end of the attempt was heard of.
     pub async fn read(&mut self) -> io::Result<Option<Piece>> {
-        let (log, at) = (Arc::clone(&self.log), self.at);
-        let piece = blocking::run(move || log.read(at)).await??;
-        self.at = piece.end();
+        let (log, at, before) = (Arc::clone(&self.log), self.at, self.head.clone());
+        let work = move || {
+            let mut piece = log.read(at)?;
+            // Last: what was read then is of the file that this is the head of.
+            let mut head = log.head()?;
+            let is_begun_again =
+                before.as_ref().zip(head.as_ref()).is_some_and(|(before, head)| !head.starts_with(before));
+            if is_begun_again {
+                piece = log.read(0)?;
+                head = log.head()?;
+            }
+            Ok::<_, io::Error>((piece, head))
+        };
+        let (piece, head) = self.log.readers.brief_work(work).await??;
+        (self.at, self.head) = (piece.end(), head);
         Ok((!piece.bytes.is_empty()).then_some(piece))
     }
 
@@ -223,8 +341,8 @@ impl Follower {
             if let Some(piece) = self.read().await? {
                 return Ok(piece);
             }
-            match &self.news {
-                Some(news) => news.wait().await?,
+            match &mut self.news {
+                Some(news) => news.wait().await,
                 None => tokio::time::sleep(LOOK_AGAIN).await,
             }
         }
@@ -233,7 +351,7 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::OwnedFd;
+    use std::os::fd::{AsRawFd, OwnedFd};
 
     use nix::unistd::Gid;
     use proptest::prelude::*;
@@ -244,6 +362,10 @@ mod tests {
     use crate::output::mask::Mask;
     use crate::output::store::{Extent, Files, Store};
     use crate::output::writer::Writer;
+
+    fn always() -> bool {
+        true
+    }
 
     struct Case {
         _directory: TempDir,
@@ -257,7 +379,7 @@ mod tests {
         let extent = Extent { size, ..Extent::default() };
         let store = Store::new(&directory.path().join("logs"), Gid::effective(), extent);
         let agent: Name = "a".parse().unwrap();
-        let Files { text, index } = store.create(&agent, 1).unwrap();
+        let Files { text, index, .. } = store.create(&agent, 1).unwrap();
         let writer = Writer::new(text, index, size, Mask::new([]));
         Case { _directory: directory, store, agent, writer }
     }
@@ -284,9 +406,9 @@ mod tests {
     #[test]
     fn an_empty_log_has_no_bytes_and_no_lines() {
         let log = case(1 << 20).log();
-        assert_eq!((log.begin().unwrap(), log.end().unwrap(), log.last_lines(3).unwrap()), (0, 0, 0));
+        assert_eq!((log.begin().unwrap(), log.end().unwrap(), log.last_lines(3, &always).unwrap()), (0, 0, 0));
         assert_eq!(log.read(0).unwrap(), Piece { offset: 0, bytes: Vec::new() });
-        assert_eq!(log.since(SystemTime::now()).unwrap(), 0);
+        assert_eq!(log.since(SystemTime::now(), &always).unwrap(), 0);
     }
 
     proptest! {
@@ -298,7 +420,7 @@ mod tests {
             let log = case.log();
             let lines: Vec<&str> = text.lines().collect();
             let last = &lines[lines.len().saturating_sub(count)..];
-            let read = String::from_utf8(all(&log, log.last_lines(count).unwrap())).unwrap();
+            let read = String::from_utf8(all(&log, log.last_lines(count, &always).unwrap())).unwrap();
             prop_assert_eq!(read.lines().collect::<Vec<_>>(), last);
         }
     }
@@ -311,7 +433,7 @@ mod tests {
         case.writer.write(text.as_bytes()).unwrap();
         let log = case.log();
         let expected: String = (1000..5000).map(line).collect();
-        assert!(all(&log, log.last_lines(4000).unwrap()) == expected.as_bytes());
+        assert!(all(&log, log.last_lines(4000, &always).unwrap()) == expected.as_bytes());
         assert!(all(&log, 0) == text.as_bytes());
     }
 
@@ -326,8 +448,8 @@ mod tests {
         assert!(begin > 0 && log.end().unwrap() == text.len() as u64 && log.end().unwrap() - begin >= size);
         let expected = &text[usize::try_from(begin).unwrap()..];
         assert!(all(&log, 0) == expected && all(&log, begin) == expected);
-        assert_eq!(log.last_lines(1_000_000).unwrap(), begin);
-        assert_eq!(all(&log, log.last_lines(1).unwrap()), b"299999\n");
+        assert_eq!(log.last_lines(1_000_000, &always).unwrap(), begin);
+        assert_eq!(all(&log, log.last_lines(1, &always).unwrap()), b"299999\n");
     }
 
     #[test]
@@ -342,10 +464,16 @@ mod tests {
             (0..10_000).flat_map(|number| Moment::of(at(1000 + 10 * number), number).to_bytes()).collect();
         std::fs::write(&text, vec![b'x'; 20_000]).unwrap();
         std::fs::write(&index, entries).unwrap();
-        let log = Log::new(folder[0], File::open(text).unwrap(), Some(File::open(index).unwrap()));
+        let log = Log::new(
+            folder[0],
+            File::open(text).unwrap(),
+            Some(File::open(index).unwrap()),
+            1 << 20,
+            Readers::default(),
+        );
         for (seconds, offset) in [(0, 0), (1000, 0), (1001, 0), (1002, 1), (1011, 1), (50_000, 4900), (500_000, 20_000)]
         {
-            assert_eq!(log.since(at(seconds)).unwrap(), offset, "{seconds}");
+            assert_eq!(log.since(at(seconds), &always).unwrap(), offset, "{seconds}");
         }
     }
 
@@ -387,5 +515,98 @@ mod tests {
             .unwrap();
         case.writer.write(b"new").unwrap();
         assert_eq!(all(&log, 8), b"new");
+    }
+
+    /// A log of these bytes, of which 64 KiB are kept.
+    fn log_of(text: &[u8], text_length: u64, index: &[u8], index_length: u64) -> (TempDir, Log) {
+        let directory = TempDir::new().unwrap();
+        let file = |name: &str, bytes: &[u8], length: u64| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            let file = File::options().read(true).write(true).open(path).unwrap();
+            file.set_len(length).unwrap();
+            file
+        };
+        let (text, index) = (file("text", text, text_length), file("index", index, index_length));
+        let log = Log::new(Kept { sequence: 1, attempt: 1 }, text, Some(index), 64 << 10, Readers::default());
+        (directory, log)
+    }
+
+    /// More than could be read in any time, and than every file system has.
+    const SPARSE: u64 = 8 << 40;
+
+    #[test]
+    fn a_hole_of_8_tib_is_neither_read_nor_told() {
+        let begun = std::time::Instant::now();
+        let (_directory, log) = log_of(b"a\nb\n", SPARSE, &[], SPARSE);
+        assert_eq!((log.end().unwrap(), all(&log, 0)), (SPARSE, Vec::new()), "what is that far back is not kept");
+        assert!(log.last_lines(3, &always).unwrap() >= SPARSE - (128 << 10));
+        assert_eq!(log.since(SystemTime::now(), &always).unwrap(), SPARSE);
+        log.text.write_all_at(b"x\ny\n", SPARSE).unwrap();
+        let place = log.last_lines(1, &always).unwrap();
+        assert_eq!((place, all(&log, place)), (SPARSE + 2, b"y\n".to_vec()));
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn holes_between_bytes_are_passed_over() {
+        let (_directory, log) = log_of(b"a", 100 << 10, &[], 0);
+        log.text.write_all_at(b"b", 100 << 10).unwrap();
+        let bytes = all(&log, 0);
+        assert!(bytes.len() <= 2 * 4096 && bytes[0] == b'a' && bytes.ends_with(b"b"), "{} bytes", bytes.len());
+    }
+
+    #[test]
+    fn whatever_the_index_says_is_a_place_in_the_text() {
+        let far = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40);
+        let entry = |at: SystemTime, offset| Moment::of(at, offset).to_bytes();
+        for entries in [
+            [entry(far, u64::MAX), entry(SystemTime::UNIX_EPOCH, 0)],
+            [entry(SystemTime::UNIX_EPOCH, 5), entry(far, 1 << 63)],
+            [[0xff; 16], [0xff; 16]],
+        ] {
+            let (_directory, log) = log_of(b"0123456789", 10, &entries.concat(), 32);
+            assert_eq!(log.since(SystemTime::now(), &always).unwrap(), 10);
+        }
+    }
+
+    #[test]
+    fn what_is_wanted_no_more_is_not_read_to_its_end() {
+        let (_directory, log) = log_of(&vec![b'x'; 1 << 20], 1 << 20, &vec![0; 1 << 20], 1 << 20);
+        let asked = std::cell::Cell::new(0);
+        let soon_left = || asked.replace(asked.get() + 1) < 1;
+        assert_eq!(log.last_lines(1, &soon_left).unwrap_err().kind(), io::ErrorKind::Interrupted);
+        asked.set(0);
+        assert_eq!(log.since(SystemTime::now(), &soon_left).unwrap_err().kind(), io::ErrorKind::Interrupted);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_read_at_once_and_others_are_told_to_wait() {
+        let readers = Readers::default();
+        let (go_on, mut gate) = (Arc::new(std::sync::Barrier::new(MOST_READING + 1)), tokio::task::JoinSet::new());
+        for _ in 0..MOST_READING {
+            let (readers, go_on) = (readers.clone(), Arc::clone(&go_on));
+            // Who goes away leaves the thread behind.
+            gate.spawn(async move { timeout(Duration::from_millis(1), readers.work(move |_| go_on.wait())).await });
+        }
+        gate.join_all().await;
+        assert_eq!(readers.work(|_| ()).await.unwrap_err(), Busy);
+        go_on.wait();
+        tokio::time::resume();
+        readers.work(|_| ()).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_follows_a_file_that_is_begun_again_is_told_what_is_gone() {
+        let mut case = case(1 << 20);
+        case.writer.write(b"one\r\n").unwrap();
+        let mut follower = Follower::new(Arc::new(case.log()), 0);
+        assert_eq!(follower.next().await.unwrap().bytes, b"one\r\n");
+        case.writer.write(b"two\r\n").unwrap();
+        case.writer.begin_again();
+        // More than there was before: by its length it cannot be told.
+        case.writer.write(b"three, four, five\r\n").unwrap();
+        let text = String::from_utf8(follower.next().await.unwrap().bytes).unwrap();
+        assert_eq!(text, "[10 bytes that were printed before this are kept no more]\r\nthree, four, five\r\n");
     }
 }

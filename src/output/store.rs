@@ -15,9 +15,10 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
+use tokio::sync::watch;
 
-use super::reader::Log;
-use super::{ATTEMPTS, SIZE};
+use super::reader::{Log, Readers};
+use super::{ATTEMPTS, FileId, SIZE, writer};
 use crate::config::Name;
 use crate::way;
 
@@ -77,6 +78,37 @@ pub struct Files {
     pub text: OwnedFd,
     /// For when it is.
     pub index: OwnedFd,
+    /// Which attempt they are of.
+    pub kept: Kept,
+    /// Whether the beginning of the text can be given back to the system. Where it cannot, a file that is full is begun again.
+    pub can_shrink: bool,
+}
+
+/// The files that an attempt's launcher writes to, as the daemon has them, wherever they have gone.
+#[derive(Debug)]
+pub struct Live {
+    /// Whose they are.
+    pub agent: Name,
+    /// Of which attempt.
+    pub kept: Kept,
+    /// What is printed.
+    pub text: File,
+    /// When it is.
+    pub index: File,
+}
+
+impl Live {
+    /// Of files that were just made.
+    pub fn of(agent: Name, files: &Files) -> io::Result<Self> {
+        let (text, index) = (files.text.try_clone()?.into(), files.index.try_clone()?.into());
+        Ok(Self { agent, kept: files.kept, text, index })
+    }
+
+    /// The same again, for the launcher.
+    pub fn files(&self) -> io::Result<Files> {
+        let (text, index) = (self.text.try_clone()?, self.index.try_clone()?);
+        Ok(Files { text: text.into(), index: index.into(), kept: self.kept, can_shrink: true })
+    }
 }
 
 /// How much is kept.
@@ -103,13 +135,37 @@ pub struct Store {
     extent: Extent,
     /// Held while files come or go.
     changes: Arc<Mutex<()>>,
+    readers: Readers,
+    /// Told when an attempt goes on in other files than before.
+    moves: Arc<watch::Sender<()>>,
 }
 
 impl Store {
     /// In this folder, for root and that group; without root for oneself. Nothing is made yet.
     pub fn new(path: &Path, group: Gid, extent: Extent) -> Self {
         let group = Uid::effective().is_root().then_some(group);
-        Self { path: path.into(), group, extent, changes: Arc::default() }
+        let (readers, moves) = (Readers::default(), Arc::new(watch::channel(()).0));
+        Self { path: path.into(), group, extent, changes: Arc::default(), readers, moves }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Those who read here.
+    pub fn readers(&self) -> &Readers {
+        &self.readers
+    }
+
+    /// Where it is told that an attempt goes on in other files.
+    pub fn moves(&self) -> watch::Receiver<()> {
+        self.moves.subscribe()
+    }
+
+    /// Tells that an attempt goes on in other files.
+    pub fn has_moved(&self) {
+        self.moves.send_replace(());
     }
 
     /// How many bytes of an attempt are to be kept.
@@ -122,7 +178,10 @@ impl Store {
         let _changes = self.changing();
         let (path, folder) = self.make_folder(agent)?;
         let kept = list(&path, &folder)?;
-        let mut next = Kept { sequence: kept.last().map_or(1, |last| last.sequence + 1), attempt };
+        // Somebody may have removed a text and left its index.
+        let orphans = parsed(&path, &folder, INDEX)?.into_iter().filter(|index| !kept.contains(index));
+        let last = orphans.inspect(|&orphan| remove(&folder, orphan)).chain(kept.last().copied()).max();
+        let mut next = Kept { sequence: last.map_or(1, |last| last.sequence + 1), attempt };
         let last = next.sequence + TRIES;
         let text = loop {
             let name = next.file_name(TEXT);
@@ -139,7 +198,43 @@ impl Store {
         let index = self.make_file(&path.join(&name), &folder, &name).inspect_err(|_| remove(&folder, next))?;
         let surplus = (kept.len() + 1).saturating_sub(self.extent.attempts);
         kept.into_iter().take(surplus).for_each(|surplus| remove(&folder, surplus));
-        Ok(Files { text, index })
+        let text = File::from(text);
+        let can_shrink = writer::can_shrink(&text);
+        Ok(Files { text: text.into(), index, kept: next, can_shrink })
+    }
+
+    /// Opens the files of the latest attempt for the daemon itself; `None` if there are none.
+    pub fn live(&self, agent: &Name) -> Result<Option<Live>, Error> {
+        let Some((path, folder)) = self.folder(agent)? else { return Ok(None) };
+        let Some(&kept) = list(&path, &folder)?.last() else { return Ok(None) };
+        let open = |ending| {
+            let name = kept.file_name(ending);
+            let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+            match openat(&folder, name.as_str(), flags, Mode::empty()) {
+                Ok(file) => Ok(Some(File::from(file))),
+                Err(Errno::ENOENT) => Ok(None),
+                Err(error) => Err(system("open", &path.join(name))(error)),
+            }
+        };
+        let (text, index) = (open(TEXT)?, open(INDEX)?);
+        Ok(text.zip(index).map(|(text, index)| Live { agent: agent.clone(), kept, text, index }))
+    }
+
+    /// Whether both files have their names yet.
+    pub fn is_in_place(&self, live: &Live) -> Result<bool, Error> {
+        let Some((path, folder)) = self.folder(&live.agent)? else { return Ok(false) };
+        for (file, ending) in [(&live.text, TEXT), (&live.index, INDEX)] {
+            let name = live.kept.file_name(ending);
+            let found = match fstatat(&folder, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Ok(status) => FileId { device: status.st_dev, inode: status.st_ino },
+                Err(Errno::ENOENT) => return Ok(false),
+                Err(error) => return Err(system("examine", &path.join(name))(error)),
+            };
+            if found != FileId::of(file).map_err(system("examine", &path.join(name)))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The attempts of which something is kept, the earliest first.
@@ -163,7 +258,7 @@ impl Store {
             }
         };
         let Some(text) = open(TEXT)? else { return Ok(None) };
-        Ok(Some(Log::new(kept, text, open(INDEX)?)))
+        Ok(Some(Log::new(kept, text, open(INDEX)?, self.extent.size, self.readers.clone())))
     }
 
     /// Removes what is kept of agents that are not held any more, by their keys, if there are many of them: of those that printed
@@ -272,8 +367,13 @@ const FOLDER: OFlag =
 
 /// The attempts in a folder, the earliest first.
 fn list(path: &Path, folder: &OwnedFd) -> Result<Vec<Kept>, Error> {
+    parsed(path, folder, TEXT)
+}
+
+/// Those of which there is a file with this ending.
+fn parsed(path: &Path, folder: &OwnedFd, ending: &str) -> Result<Vec<Kept>, Error> {
     let names = names(folder).map_err(system("read", path))?;
-    let mut kept: Vec<Kept> = names.iter().filter_map(|name| Kept::parse(name, TEXT)).collect();
+    let mut kept: Vec<Kept> = names.iter().filter_map(|name| Kept::parse(name, ending)).collect();
     kept.sort_unstable();
     Ok(kept)
 }
@@ -334,6 +434,16 @@ mod tests {
         assert_eq!(fs::read_dir(store.path.join("a")).unwrap().count(), 6);
         assert!(store.open(&name("a"), Kept { sequence: 1, attempt: 1 }).unwrap().is_none());
         store.open(&name("a"), Kept { sequence: 4, attempt: 7 }).unwrap().unwrap();
+    }
+
+    #[test]
+    fn an_index_whose_text_was_removed_is_in_nobodys_way() {
+        let (_directory, store) = store(3);
+        store.create(&name("a"), 1).unwrap();
+        fs::remove_file(store.path.join("a/00000001-1.log")).unwrap();
+        store.create(&name("a"), 1).unwrap();
+        assert_eq!(attempts(&store, "a"), [(2, 1)]);
+        assert_eq!(fs::read_dir(store.path.join("a")).unwrap().count(), 2);
     }
 
     #[test]

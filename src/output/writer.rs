@@ -2,11 +2,11 @@
 //!
 //! Only so many bytes of an attempt are kept, its latest. When there are more, the beginning of the file is given back to the
 //! system in large steps: it becomes a hole, and the file's length and all offsets stay what they are. Where a file system has no
-//! holes, the file is emptied and begun again.
+//! holes, the file is emptied and begun again, with a note of how much is gone.
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::SystemTime;
 
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -15,10 +15,27 @@ use super::Moment;
 use super::mask::Mask;
 
 /// Holes end at multiples of this: file systems keep whole blocks, which are no larger.
-const BLOCK: u64 = 64 << 10;
+pub(super) const BLOCK: u64 = 64 << 10;
 
 /// For every so many bytes of text there may be one of the index.
 const TEXT_PER_INDEX: u64 = 16;
+
+/// Of a text of which so many bytes are kept, so many of the index are.
+pub(super) fn index_size(size: u64) -> u64 {
+    (size / TEXT_PER_INDEX).max(BLOCK)
+}
+
+/// Whether the system takes back the beginning of a file.
+pub(super) fn can_shrink(file: &File) -> bool {
+    give_back(file, 0, BLOCK).is_ok()
+}
+
+/// Gives so many bytes back to the system: they become a hole.
+pub(super) fn give_back(file: &File, from: u64, length: u64) -> io::Result<()> {
+    let out_of_range = |_| io::ErrorKind::InvalidInput;
+    let (from, length) = (i64::try_from(from).map_err(out_of_range)?, i64::try_from(length).map_err(out_of_range)?);
+    Ok(fallocate(file, FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE, from, length)?)
+}
 
 /// Keeps what one harness prints.
 pub struct Writer {
@@ -42,12 +59,34 @@ impl Writer {
     pub fn new(text: OwnedFd, index: OwnedFd, size: u64, mask: Mask) -> Self {
         Self {
             text: Latest::new(text, size),
-            index: Latest::new(index, (size / TEXT_PER_INDEX).max(BLOCK)),
+            index: Latest::new(index, index_size(size)),
             mask,
             masked: Vec::new(),
             last_moment: None,
             missing: None,
         }
+    }
+
+    /// Goes on in these two files, which are empty: those before were moved or removed by somebody.
+    pub fn move_to(&mut self, text: OwnedFd, index: OwnedFd, size: u64) {
+        let before = self.text.gone.saturating_add(self.text.end);
+        (self.text, self.index) = (Latest::new(text, size), Latest::new(index, index_size(size)));
+        self.last_moment = None;
+        self.text.gone = before;
+        // What cannot be written is no more than the note.
+        let _ = self.text.append(
+            format!("[{before} bytes were printed before this; their file was moved or removed]\r\n").as_bytes(),
+        );
+    }
+
+    /// The file of the text.
+    pub fn text(&self) -> BorrowedFd<'_> {
+        self.text.file.as_fd()
+    }
+
+    /// How many bytes of it are kept.
+    pub fn size(&self) -> u64 {
+        self.text.size
     }
 
     /// Writes down what was printed. Of failures that follow each other only the first is told; what is missing is noted in the text
@@ -97,10 +136,25 @@ impl Writer {
             return Err(told);
         }
         if self.text.shorten() {
-            self.index.clear();
-            self.last_moment = None;
+            self.note_beginning();
         }
         Ok(())
+    }
+
+    /// The file of the text was emptied. By the note who follows it learns that it was begun again, and people that something is gone.
+    fn note_beginning(&mut self) {
+        self.index.clear();
+        self.last_moment = None;
+        let note = format!("[{} bytes that were printed before this are kept no more]\r\n", self.text.gone);
+        // It is no more than that.
+        let _ = self.text.append(note.as_bytes());
+    }
+
+    /// As where no hole can be made.
+    #[cfg(test)]
+    pub(super) fn begin_again(&mut self) {
+        self.text.clear();
+        self.note_beginning();
     }
 
     /// Best effort: without the index the text is whole all the same.
@@ -108,8 +162,12 @@ impl Writer {
         let now = SystemTime::now();
         // A clock that was set back counts as well.
         let is_due = |last: SystemTime| now.duration_since(last).map_or(true, |passed| passed >= Moment::APART);
-        if self.last_moment.is_none_or(is_due) && self.index.append(&Moment::of(now, self.text.end).to_bytes()).is_ok()
-        {
+        if !self.last_moment.is_none_or(is_due) {
+            return;
+        }
+        self.text.see_emptied();
+        self.index.see_emptied();
+        if self.index.append(&Moment::of(now, self.text.end).to_bytes()).is_ok() {
             self.last_moment = Some(now);
             self.index.shorten();
         }
@@ -123,11 +181,25 @@ struct Latest {
     begin: u64,
     end: u64,
     size: u64,
+    /// How many bytes came before what is at the beginning of the file.
+    gone: u64,
 }
 
 impl Latest {
     fn new(file: OwnedFd, size: u64) -> Self {
-        Self { file: File::from(file), begin: 0, end: 0, size }
+        Self { file: File::from(file), begin: 0, end: 0, size, gone: 0 }
+    }
+
+    /// Others may have emptied the file (`copytruncate` of logrotate's): then what is written next stands at another offset.
+    fn see_emptied(&mut self) {
+        if let Ok(metadata) = self.file.metadata()
+            && metadata.is_file()
+            && metadata.len() < self.end
+        {
+            self.gone += self.end - metadata.len();
+            self.end = metadata.len();
+            self.begin = self.begin.min(self.end);
+        }
     }
 
     fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
@@ -152,9 +224,7 @@ impl Latest {
             return false;
         }
         let begin = (self.end - self.size) / BLOCK * BLOCK;
-        let range = i64::try_from(self.begin).ok().zip(i64::try_from(begin - self.begin).ok());
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        if range.is_some_and(|(from, length)| fallocate(&self.file, flags, from, length).is_ok()) {
+        if give_back(&self.file, self.begin, begin.saturating_sub(self.begin)).is_ok() {
             self.begin = begin;
             return false;
         }
@@ -164,6 +234,7 @@ impl Latest {
     fn clear(&mut self) -> bool {
         let is_empty = self.file.set_len(0).is_ok();
         if is_empty {
+            self.gone = self.gone.saturating_add(self.end);
             (self.begin, self.end) = (0, 0);
         } else {
             // Not to be tried again with every byte.
@@ -260,5 +331,36 @@ mod tests {
         writer.write(b"again").unwrap();
         assert_eq!(fs::read(path).unwrap(), b"again");
         drop(directory);
+    }
+
+    #[test]
+    fn a_log_that_goes_on_in_another_file_says_so_and_holds_back_what_it_held_back() {
+        let (directory, path, mut writer) = writer(1 << 20, &[b"hunter2hunter2"]);
+        writer.write(b"one hunter2").unwrap();
+        fs::remove_file(&path).unwrap();
+        let open = |name: &str| {
+            let path = directory.path().join(name);
+            OwnedFd::from(OpenOptions::new().append(true).create_new(true).open(path).unwrap())
+        };
+        writer.move_to(open("text"), open("other-index"), 1 << 20);
+        writer.write(b"hunter2 two").unwrap();
+        let text = fs::read_to_string(path).unwrap();
+        assert_eq!(text, "[4 bytes were printed before this; their file was moved or removed]\r\n[masked] two");
+        let index = fs::read(directory.path().join("other-index")).unwrap();
+        assert_eq!(index.len(), Moment::LENGTH);
+    }
+
+    #[test]
+    fn of_a_file_that_others_emptied_the_latest_bytes_are_kept_all_the_same() {
+        const SIZE: u64 = 256 << 10;
+        let (_directory, path, mut writer) = writer(SIZE, &[]);
+        writer.write(&vec![b'x'; usize::try_from(SIZE).unwrap()]).unwrap();
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+        writer.last_moment = None;
+        let piece = [b'y'; 4096];
+        for _ in 0..SIZE / 4096 {
+            writer.write(&piece).unwrap();
+        }
+        assert!(fs::read(&path).unwrap() == vec![b'y'; usize::try_from(SIZE).unwrap()], "nothing of it is a hole");
     }
 }

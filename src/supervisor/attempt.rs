@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::keeping::Keeping;
 use super::machine::{self, NotStarted};
 use super::pace::{Pace, Turn};
 use crate::blocking;
@@ -35,6 +36,7 @@ use crate::launch::reception::Visitor;
 use crate::launch::{
     End, Ending, Failure, FromLauncher, Harness, Launch, Progress, ToLauncher, WIRE_VERSION, launcher,
 };
+use crate::output::guard::{Finding, Guard, MOST_EXCESSES};
 use crate::output::store::{Files, Store};
 use crate::process::{Identity, Process};
 use crate::status::{How, Usage};
@@ -62,10 +64,6 @@ const TO_LISTEN: Duration = Duration::from_secs(10);
 /// How long an end may take to be on record before its launcher is let go all the same, and a launcher before it is told what to
 /// launch.
 const TO_NOTE: Duration = Duration::from_secs(1);
-
-/// How long the files for what it prints may take to be made before it is started without, for as long as it runs: longer than a
-/// busy disk takes.
-const TO_MAKE_FILES: Duration = Duration::from_secs(10);
 
 /// How often what could not be found out is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -96,6 +94,8 @@ pub struct Means {
     pub pace: Pace,
     /// How long a login shell may take.
     pub login_patience: Duration,
+    /// Looks after what their launchers write.
+    pub guard: Guard,
 }
 
 /// How an attempt begins here.
@@ -116,6 +116,8 @@ pub enum Beginning {
     Resume {
         /// Its launcher, if that was on record.
         launcher: Option<Identity>,
+        /// How it is counted under its declaration.
+        number: u64,
     },
 }
 
@@ -159,15 +161,32 @@ pub async fn run(
 ) {
     let (visitors, wanted) = (Vec::new(), Wanted::Running);
     let (limits, turn) = (None, None);
-    let is_met_noted = false;
-    let mut run = Run { means, name, attempt, brakes, commands, tell, visitors, wanted, limits, turn, is_met_noted };
+    let (Beginning::Launch { number, .. } | Beginning::Resume { number, .. }) = &beginning;
+    let keeping = Keeping::new(&means, name.clone(), *number);
+    let (is_met_noted, condemned, flaw) = (false, None, String::new());
+    let mut run = Run {
+        means,
+        name,
+        attempt,
+        brakes,
+        commands,
+        tell,
+        visitors,
+        wanted,
+        limits,
+        turn,
+        is_met_noted,
+        keeping,
+        condemned,
+        flaw,
+    };
     // What lasts for a moment only is boxed: there are many attempts, and each would keep the room for it as long as it lasts.
     let met = match beginning {
-        Beginning::Launch { launch, number, limits, look_first } => {
+        Beginning::Launch { launch, limits, look_first, .. } => {
             run.limits = Some(limits);
-            Box::pin(run.launch(&launch, number, look_first)).await
+            Box::pin(run.launch(&launch, look_first)).await
         }
-        Beginning::Resume { launcher } => Box::pin(run.resume(launcher)).await,
+        Beginning::Resume { launcher, .. } => Box::pin(run.resume(launcher)).await,
     };
     if let Some(launcher) = met {
         run.follow(launcher).await;
@@ -199,6 +218,11 @@ struct Run<T> {
     /// To start its harness.
     turn: Option<Turn>,
     is_met_noted: bool,
+    keeping: Keeping,
+    /// Why it was ended from here.
+    condemned: Option<String>,
+    /// What was last said to be wrong with its log.
+    flaw: String,
 }
 
 /// What is left of an attempt that an earlier daemon launched.
@@ -222,7 +246,7 @@ enum Sought {
 
 impl<T: Fn(machine::Event)> Run<T> {
     /// Answers whom to follow; `None` if it is over already.
-    async fn launch(&mut self, launch: &Launch, number: u64, look_first: bool) -> Option<Launcher> {
+    async fn launch(&mut self, launch: &Launch, look_first: bool) -> Option<Launcher> {
         if look_first {
             let (means, key) = (Arc::clone(&self.means), self.name.key());
             match self.listen_during(means.tmux.panes(&key)).await {
@@ -242,7 +266,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         let (trees, key) = (self.means.trees.clone(), self.name.key());
         // A launcher that has been told nothing yet is in the way of nobody.
         match tokio::join!(trees.prepare(&key), self.meet(launch, look_first)) {
-            (Ok(()), Ok(Met::New(visitor))) => self.start(visitor, launch, number).await,
+            (Ok(()), Ok(Met::New(visitor))) => self.start(visitor, launch).await,
             (Ok(()), Ok(Met::Survivor(visitor))) => self.adopt(visitor, Known::ByPane).await,
             (Err(error), _) => {
                 let why = format!("what is left of it is in the way: {error}");
@@ -283,6 +307,8 @@ impl<T: Fn(machine::Event)> Run<T> {
             // One that was told what to launch is on record, and what ended there is the attempt before.
             (Left::Ended(_) | Left::Nothing, None) => drop(self.not_started(NotStarted::CutOff)),
         }
+        // Nobody has looked after what it wrote while no daemon ran.
+        self.keeping.take_up(None).await;
         self.see_cleared(self.means.trees.clear_after(&self.name.key(), launcher).await);
         None
     }
@@ -556,7 +582,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     async fn adopt(&mut self, mut visitor: Visitor, known: Known) -> Option<Launcher> {
         let attempt = self.attempt;
         let progress = std::mem::replace(&mut visitor.progress, Progress::New);
-        let fingerprint = visitor.fingerprint.take();
+        let (fingerprint, log) = (visitor.fingerprint.take(), visitor.log);
         let end = self.watch(&visitor.process).await;
         let mut launcher = self.launcher(visitor, end);
         (self.tell)(machine::Event::Met { attempt, launcher: launcher.process.identity() });
@@ -574,6 +600,10 @@ impl<T: Fn(machine::Event)> Run<T> {
                 tracing::info!(agent = %self.name, pid, "found running, and left so");
             }
             self.hear_progress(&mut launcher, progress).await;
+            if self.keeping.take_up(log).await && launcher.can_move && launcher.heard == Heard::Started {
+                let made = self.keeping.make().await;
+                self.move_log(&mut launcher, made).await;
+            }
         }
         match self.wanted {
             Wanted::Running => {}
@@ -655,7 +685,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 
     /// Sends the launcher what to launch.
-    async fn start(&mut self, visitor: Visitor, launch: &Launch, number: u64) -> Option<Launcher> {
+    async fn start(&mut self, visitor: Visitor, launch: &Launch) -> Option<Launcher> {
         let end = match visitor.process.watch() {
             Ok(end) => end,
             Err(error) => {
@@ -666,13 +696,18 @@ impl<T: Fn(machine::Event)> Run<T> {
         let mut launcher = self.launcher(visitor, end);
         (self.tell)(machine::Event::Met { attempt: self.attempt, launcher: launcher.process.identity() });
         let limits = self.limits.take().unwrap_or_default();
-        let (store, name) = (self.means.store.clone(), self.name.clone());
-        let (tree, prepared) = (launcher.tree.clone(), make_files(store, name, number));
-        let (limits_error, files) = self.listen_during(async { tokio::join!(tree.contain(&limits), prepared) }).await;
+        let tree = launcher.tree.clone();
+        let mut keeping = self.keep_later();
+        let prepared = async { tokio::join!(tree.contain(&limits), keeping.make()) };
+        let (limits_error, files) = self.listen_during(prepared).await;
+        self.keeping = keeping;
         self.see_met_noted().await;
         self.limited(limits_error);
-        self.logged(files.as_ref().err());
-        let files = files.ok();
+        let (files, log_error) = files.map_or_else(|error| (None, Some(error)), |(files, flaw)| (Some(files), flaw));
+        match &files {
+            Some(_) => self.log_is(log_error.as_deref()),
+            None => self.logged(log_error.as_ref()),
+        }
         launcher.limit = Some(self.to_start());
         if self.wanted != Wanted::Running {
             launcher.say(&ToLauncher::Unwanted).await;
@@ -712,6 +747,63 @@ impl<T: Fn(machine::Event)> Run<T> {
         Instant::now() + self.means.login_patience + TO_START
     }
 
+    /// To make files while what comes is taken in.
+    fn keep_later(&mut self) -> Keeping {
+        let other = self.keeping.another();
+        std::mem::replace(&mut self.keeping, other)
+    }
+
+    /// Something was found out about the files that the launcher writes to.
+    async fn look_into(&mut self, launcher: &mut Launcher, finding: Finding) {
+        match finding {
+            Finding::Moved if launcher.can_move => {
+                let Some(made) = self.keeping.make_again().await else { return };
+                tracing::warn!(agent = %self.name, "its log was moved or removed; it goes on in another file");
+                self.move_log(launcher, made).await;
+            }
+            Finding::Moved => self.flawed("its log was moved or removed, and its launcher, of an earlier agentd, goes on writing to it; what it prints is kept again from its next attempt on"),
+            Finding::Excess { occupied, count } if self.keeping.is_told() => {
+                let taken = format!("its launcher took {occupied} bytes of the disk for its log, more than it was told to; they were given back");
+                self.flawed(&taken);
+                if count >= MOST_EXCESSES && self.condemned.is_none() {
+                    self.condemned = Some(format!("it was ended, because {taken} {count} times"));
+                    launcher.kill().await;
+                }
+            }
+            // It was told another size by an earlier daemon.
+            Finding::Excess { .. } => {}
+        }
+    }
+
+    /// Has the launcher go on in these files.
+    async fn move_log(&mut self, launcher: &mut Launcher, made: Result<(Files, Option<String>), String>) {
+        match made {
+            Ok((files, flaw)) => {
+                launcher.order(&ToLauncher::Keep { kept_size: self.means.store.size() }, Some(&files)).await;
+                self.keeping.was_moved();
+                self.flaw.clear();
+                self.log_is(flaw.as_deref());
+            }
+            Err(error) => self.flawed(&error),
+        }
+    }
+
+    /// Says what is wrong with its log, if that is something else than before.
+    fn flawed(&mut self, error: &str) {
+        if self.flaw != error {
+            error.clone_into(&mut self.flaw);
+            self.log_is(Some(error));
+        }
+    }
+
+    /// It is kept, but this is wrong with it.
+    fn log_is(&self, flaw: Option<&str>) {
+        if let Some(flaw) = flaw {
+            tracing::warn!(agent = %self.name, "{flaw}");
+        }
+        (self.tell)(machine::Event::Logged { attempt: self.attempt, error: flaw.map(str::to_owned) });
+    }
+
     fn launcher(&self, visitor: Visitor, end: Readable) -> Launcher {
         if visitor.version != WIRE_VERSION {
             let version = visitor.version;
@@ -723,6 +815,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             process,
             end,
             connection: Some((visitor.reader, visitor.writer)),
+            can_move: visitor.can_move,
             heard: Heard::Nothing,
             harness: None,
             is_interrupted: false,
@@ -757,7 +850,9 @@ impl<T: Fn(machine::Event)> Run<T> {
                     Ok(Some(FromLauncher::Ended(end))) if launcher.heard == Heard::Started => {
                         launcher.has_ended();
                         let usage = launcher.tree.usage().await;
-                        self.ended(how(end.how), Some(Timestamp::now().back_to(end.at)), usage);
+                        // How it died of that is no more than that.
+                        let how = self.condemned.take().map_or_else(|| how(end.how), How::Cause);
+                        self.ended(how, Some(Timestamp::now().back_to(end.at)), usage);
                     }
                     Ok(Some(FromLauncher::Environment(error))) if !std::mem::replace(&mut lacks_told, true) => {
                         let error = plain(&error);
@@ -784,6 +879,9 @@ impl<T: Fn(machine::Event)> Run<T> {
                     Some(Command::Visitor(visitor)) if visitor.process.identity() == launcher.process.identity() => {
                         launcher.connection = Some((visitor.reader, visitor.writer));
                         self.hear_progress(&mut launcher, visitor.progress).await;
+                        if let Some(files) = self.keeping.unheard_of(visitor.log).filter(|_| visitor.can_move) {
+                            launcher.order(&ToLauncher::Keep { kept_size: self.means.store.size() }, Some(&files)).await;
+                        }
                         if launcher.is_interrupted {
                             // The connection may have been lost before it was heard.
                             launcher.interrupt(&ToLauncher::Interrupt).await;
@@ -800,6 +898,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                     launcher.limit = Some(Instant::now() + TO_END);
                 }
                 Some(Ok(error)) = limiting.join_next() => self.limited(error),
+                finding = self.keeping.found() => self.look_into(&mut launcher, finding).await,
                 () = at(launcher.note_by) => launcher.let_go().await,
                 () = at(patience) => {
                     if !alive {
@@ -819,12 +918,16 @@ impl<T: Fn(machine::Event)> Run<T> {
         match launcher.heard {
             Heard::Nothing => {
                 let why = match usage.oom_kills {
+                    _ if self.condemned.is_some() => self.condemned.as_deref().unwrap_or_default(),
                     0 => "its launcher ended before it had started anything",
                     _ => "the kernel killed it for lack of memory before it had started; allow it more `memory`",
                 };
                 self.not_started(NotStarted::Retry(why.to_owned()));
             }
-            Heard::Started => self.ended(How::Cause("its launcher was killed".to_owned()), None, usage),
+            Heard::Started => {
+                let cause = self.condemned.take().unwrap_or_else(|| "its launcher was killed".to_owned());
+                self.ended(How::Cause(cause), None, usage);
+            }
             Heard::End => {}
         }
     }
@@ -849,16 +952,6 @@ impl<T: Fn(machine::Event)> Run<T> {
         if let Err(error) = cleared {
             tracing::error!(agent = %self.name, "something of it may be left: {error}");
         }
-    }
-}
-
-/// Makes the files for what an attempt prints, or says in words why there are none.
-async fn make_files(store: Store, name: Name, number: u64) -> Result<Files, String> {
-    let made = timeout(TO_MAKE_FILES, blocking::run(move || store.create(&name, number))).await;
-    match made {
-        Ok(Ok(made)) => made.map_err(|error| error.to_string()),
-        Ok(Err(error)) => Err(format!("failed to make its files: {error}")),
-        Err(_) => Err(format!("failed to make its files within {}", humantime::format_duration(TO_MAKE_FILES))),
     }
 }
 
@@ -911,6 +1004,8 @@ struct Launcher {
     tree: Tree,
     end: Readable,
     connection: Option<(frame::Reader<OwnedReadHalf>, OwnedWriteHalf)>,
+    /// Whether it can go on writing in other files.
+    can_move: bool,
     heard: Heard,
     /// Its harness, as far as that is known to be one.
     harness: Option<Identity>,
@@ -933,7 +1028,9 @@ impl Launcher {
         let Some((_, writer)) = &mut self.connection else { return };
         let said = async {
             match files {
-                Some(Files { text, index }) => frame::write_with(writer, message, &[text.as_fd(), index.as_fd()]).await,
+                Some(Files { text, index, .. }) => {
+                    frame::write_with(writer, message, &[text.as_fd(), index.as_fd()]).await
+                }
                 None => frame::write(writer, message).await,
             }
         };

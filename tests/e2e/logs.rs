@@ -1,6 +1,7 @@
 //! What agents print is kept: from the first to the last byte of each attempt, whatever becomes of daemon and tmux.
 
 use std::fs;
+use std::io::BufRead;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -329,4 +330,111 @@ fn nothing_is_lost_of_what_is_typed_into_a_pane() {
     let (_, expected) = run(std::process::Command::new("md5sum").arg(daemon.path("typed")));
     assert_eq!(daemon.lines("sum")[0].split(' ').next(), expected.split(' ').next());
     assert!(daemon.try_request(&get("/v1/health")).is_ok());
+}
+
+/// An agent that counts, until it is stopped.
+fn counter(name: &str) -> String {
+    script(name, "n=0; while :; do n=$((n + 1)); echo \"tick $n\"; sleep 0.05; done", "")
+}
+
+/// The last number that an agent is known to have printed.
+fn last_tick(daemon: &Daemon, agent: &str) -> Option<u32> {
+    let text = text(daemon, agent);
+    text.lines().rev().skip(1).find_map(|line| line.strip_prefix("tick ")?.parse().ok())
+}
+
+#[test]
+fn a_log_that_is_taken_away_goes_on_in_another_file() {
+    let setup = Setup::new().args(["--resync", "100ms", "--settle", "0ms"]);
+    let daemon = setup.start(&["removed", "moved", "folder", "all"].map(counter).concat());
+    for name in ["removed", "moved", "folder", "all"] {
+        daemon.wait("the first lines", || last_tick(&daemon, name));
+    }
+    let socket = daemon.api_socket();
+    let words = ["logs", "-f", "removed", "--api-socket", socket.to_str().unwrap()];
+    let mut follower = daemon.agentd(&words).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut told = std::io::BufReader::new(follower.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(told.next().unwrap(), "tick 1");
+    let file = |name: &str| files(&daemon, name).pop().unwrap();
+    fs::remove_file(file("removed")).unwrap();
+    fs::rename(file("moved"), file("moved").with_extension("log.gz")).unwrap();
+    fs::remove_dir_all(daemon.path("log/folder")).unwrap();
+    for name in ["removed", "moved", "folder"] {
+        let before = daemon.wait("the log to go on", || last_tick(&daemon, name));
+        daemon.wait("more of it", || last_tick(&daemon, name).filter(|&now| now > before));
+        let text = text(&daemon, name);
+        assert!(text.starts_with('[') && text.contains("their file was moved or removed]\r\ntick "), "{text}");
+        assert_eq!(daemon.agent(name).unwrap().log_error, None);
+    }
+    // Who follows goes on as well, and misses nothing.
+    let expected = daemon.wait("more of it", || last_tick(&daemon, "removed"));
+    let told = told.filter_map(|line| line.strip_prefix("tick ")?.parse::<u32>().ok());
+    for (number, next) in told.zip(2..=expected) {
+        assert_eq!(number, next);
+    }
+    fs::rename(daemon.path("log"), daemon.path("old")).unwrap();
+    daemon.wait("a new folder", || last_tick(&daemon, "all"));
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+}
+
+#[test]
+fn a_log_that_was_removed_while_no_daemon_ran_goes_on_with_the_next() {
+    let mut daemon = Setup::new().start(&counter("a"));
+    daemon.wait("the first lines", || last_tick(&daemon, "a"));
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended();
+    fs::remove_dir_all(daemon.path("log/a")).unwrap();
+    daemon.start_again();
+    daemon.wait("the log to go on", || last_tick(&daemon, "a"));
+    assert_eq!(daemon.agent("a").unwrap().log_error, None);
+}
+
+#[test]
+fn what_is_written_beyond_the_log_size_is_given_back_and_ends_its_launcher_in_the_end() {
+    const MIB: u64 = 1 << 20;
+    let setup = Setup::new().args(["--log-size", "64KiB", "--settle", "0ms"]);
+    let daemon = setup.start(&script("a", "echo hello; sleep inf", ""));
+    daemon.wait("its greeting", || (text(&daemon, "a") == "hello\r\n").then_some(()));
+    // As its launcher could that has this file open for writing.
+    let file = fs::File::options().write(true).open(files(&daemon, "a").remove(0)).unwrap();
+    let allocate = |from: i64| {
+        nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), from, 100 << 20).unwrap();
+        daemon.wait("it to be given back", || (file.metadata().unwrap().blocks() * 512 < 2 * MIB).then_some(()));
+    };
+    allocate(0);
+    let told = daemon.wait_until("a", "the reason", |agent| agent.log_error.is_some()).log_error.unwrap();
+    assert!(told.contains("more than it was told to"), "{told}");
+    // A file of any length is looked at in no time.
+    file.set_len(8 << 40).unwrap();
+    for query in ["lines=3", "since=1h", "raw=true"] {
+        let begun = Instant::now();
+        assert!(daemon.get(&format!("/v1/agents/a/log?{query}")).body.len() < 1 << 20);
+        assert!(begun.elapsed() < Duration::from_secs(5), "{query}: {:?}", begun.elapsed());
+    }
+    allocate(9 << 40);
+    allocate(10 << 40);
+    let ended = daemon.wait_for_state("a", State::Exited);
+    assert!(ended.reason.unwrap().contains("it was ended, because its launcher took"));
+}
+
+#[test]
+fn where_no_hole_can_be_made_a_log_begins_again_and_it_is_told() {
+    if !root() {
+        return;
+    }
+    let setup = Setup::new().args(["--log-size", "64KiB", "--settle", "0ms"]);
+    fs::create_dir(setup.path("log")).unwrap();
+    let folder = setup.path("log");
+    let mount = |words: &[&str]| run(std::process::Command::new(words[0]).args(&words[1..]).arg(&folder)).0;
+    assert_eq!(mount(&["mount", "-t", "ramfs", "ramfs"]), Some(0));
+    let daemon = setup.start(&script("a", "seq -f 'line %.0f' 20000", ""));
+    let told = daemon.wait_for_state("a", State::Exited).log_error;
+    let text = text(&daemon, "a");
+    assert_eq!(mount(&["umount", "--lazy"]), Some(0));
+    assert!(told.as_ref().is_some_and(|told| told.contains("cannot take back the beginning of a file")), "{told:?}");
+    let (note, rest) = text.split_once("\r\n").unwrap();
+    let gone: usize = note.strip_prefix('[').unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert_eq!(note, format!("[{gone} bytes that were printed before this are kept no more]"));
+    assert!(rest.ends_with("line 20000\r\n") && rest.len() <= 140 << 10, "{}", rest.len());
 }

@@ -1,0 +1,466 @@
+//! Looks after the files that launchers write to, since a launcher is the agent user's and need not keep to anything.
+//!
+//! Whoever has a descriptor to write with can make a file as large as the disk, at any offset, with a single call; no permission and
+//! no limit of the system's prevents that for one process and not for another. So it is undone: the system announces the first
+//! change of a file after each [`REST`], and then it is looked at. What it takes of the disk beyond what may be kept is given back.
+//! A launcher that does so [again and again](MOST_EXCESSES) is reported, to be ended. As long as nothing is printed nothing is looked at.
+//!
+//! The daemon has descriptors of its own for this: a file that somebody has removed or moved has no path any more. That it has none is
+//! reported as well, so that the attempt goes on in other files. What was written after the end of an attempt, by somebody to whom
+//! its descriptors were given, is undone for the [latest](MOST_PAST) attempts.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::store::{Live, Store};
+use super::{occupied, writer};
+use crate::blocking;
+use crate::descriptor::Readable;
+
+/// How long a file is left alone after it was looked at: for so long a launcher can take what is not its own.
+pub const REST: Duration = Duration::from_secs(1);
+
+/// How often files are looked at that the system does not announce, or about which there is something to do.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// How often a launcher may take too much.
+pub const MOST_EXCESSES: u32 = 3;
+
+/// How many attempts that are over are looked after.
+const MOST_PAST: usize = 16;
+
+/// What a file takes of the disk beside what it is asked to: some file systems allocate ahead, and keep several copies.
+const SLACK: u64 = 1 << 20;
+
+/// What the guard has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// A file is not where it was made any more. Said again as long as it is so.
+    Moved,
+    /// The files took so many bytes of the disk, more than a launcher can that keeps to what it was told. They were given back.
+    Excess {
+        /// That many.
+        occupied: u64,
+        /// For the how manyth time.
+        count: u32,
+    },
+}
+
+/// Who looks after files. Cheap to clone; ends with the last clone and the last [`Watch`].
+#[derive(Clone, Debug)]
+pub struct Guard {
+    orders: mpsc::UnboundedSender<Order>,
+    next: Arc<AtomicU64>,
+}
+
+/// The files of an attempt that is not over. When it is dropped, it is.
+#[derive(Debug)]
+pub struct Watch {
+    id: u64,
+    orders: mpsc::UnboundedSender<Order>,
+    findings: mpsc::UnboundedReceiver<Finding>,
+    live: Arc<Live>,
+}
+
+#[derive(Debug)]
+enum Order {
+    Watch { id: u64, live: Arc<Live>, findings: mpsc::UnboundedSender<Finding> },
+    Release { id: u64 },
+}
+
+impl Guard {
+    /// Looks after files of this store. Must be called inside the async runtime.
+    pub fn new(store: Store) -> Self {
+        let (orders, inbox) = mpsc::unbounded_channel();
+        tokio::spawn(Round::new(store).go(inbox));
+        Self { orders, next: Arc::default() }
+    }
+
+    /// Looks after these files from now on.
+    pub fn watch(&self, live: Live) -> Watch {
+        let (id, live) = (self.next.fetch_add(1, Ordering::Relaxed), Arc::new(live));
+        let (found, findings) = mpsc::unbounded_channel();
+        // Nobody listens any more only when the runtime ends.
+        let _ = self.orders.send(Order::Watch { id, live: Arc::clone(&live), findings: found });
+        Watch { id, orders: self.orders.clone(), findings, live }
+    }
+}
+
+impl Watch {
+    /// What is found next. Cancel-safe.
+    pub async fn found(&mut self) -> Finding {
+        match self.findings.recv().await {
+            Some(finding) => finding,
+            // The runtime ends.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The files.
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.orders.send(Order::Release { id: self.id });
+    }
+}
+
+/// All files that are looked after.
+struct Round {
+    store: Store,
+    queue: Option<Queue>,
+    posts: BTreeMap<u64, Post>,
+    /// Of those, the ones that are over, the first to be given up first.
+    past: VecDeque<u64>,
+}
+
+/// The files of one attempt.
+struct Post {
+    live: Arc<Live>,
+    findings: mpsc::UnboundedSender<Finding>,
+    excesses: u32,
+    /// When they are looked at next, if nothing is announced.
+    due: Option<Instant>,
+}
+
+/// Where changes are announced, each file's first after it was asked for.
+struct Queue {
+    inotify: Inotify,
+    readable: Readable,
+    posts: HashMap<WatchDescriptor, u64>,
+}
+
+impl Round {
+    fn new(store: Store) -> Self {
+        let queue = Queue::open();
+        if let Err(error) = &queue {
+            tracing::warn!("changes of what agents print are not announced ({error}); it is looked at every 5 s");
+        }
+        Self { store, queue: queue.ok(), posts: BTreeMap::new(), past: VecDeque::new() }
+    }
+
+    async fn go(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        loop {
+            let due = self.posts.values().filter_map(|post| post.due).min();
+            // All arms only wait.
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(order) => self.obey(order),
+                    None => return,
+                },
+                () = announced(self.queue.as_ref()) => self.hear(),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.look().await,
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Watch { id, live, findings } => {
+                // Whoever has them has had them for a while.
+                let due = Some(Instant::now() + REST);
+                self.posts.insert(id, Post { live, findings, excesses: 0, due });
+            }
+            Order::Release { id } => {
+                let Some(post) = self.posts.get_mut(&id) else { return };
+                post.due = Some(Instant::now());
+                self.past.push_back(id);
+                if self.past.len() > MOST_PAST
+                    && let Some(first) = self.past.pop_front()
+                {
+                    self.posts.remove(&first);
+                    if let Some(queue) = &mut self.queue {
+                        queue.forget(first);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes in what was announced.
+    fn hear(&mut self) {
+        let Some(queue) = &mut self.queue else { return };
+        let due = Instant::now() + REST;
+        loop {
+            match queue.inotify.read_events() {
+                Ok(events) => {
+                    for event in events {
+                        if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+                            self.posts.values_mut().for_each(|post| post.due = post.due.or(Some(due)));
+                        }
+                        let post = queue.posts.remove(&event.wd).and_then(|id| self.posts.get_mut(&id));
+                        post.map(|post| post.due.get_or_insert(due));
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                // What else there may be does not come back either: then it is looked at without.
+                Err(error) => {
+                    if error != Errno::EAGAIN {
+                        self.queue = None;
+                        self.posts.values_mut().for_each(|post| post.due = Some(due));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Looks at all that are due.
+    async fn look(&mut self) {
+        let now = Instant::now();
+        let mut looked_at = Vec::new();
+        for (&id, post) in self.posts.iter_mut().filter(|(_, post)| post.due.is_some_and(|due| due <= now)) {
+            // Before it is looked at: what comes afterwards is announced.
+            let is_announced = self.queue.as_mut().is_some_and(|queue| queue.ask_for(id, &post.live).is_ok());
+            post.due = (!is_announced).then(|| now + AGAIN);
+            looked_at.push((id, Arc::clone(&post.live), !self.past.contains(&id)));
+        }
+        let store = self.store.clone();
+        let look = move || -> Vec<(u64, Look)> {
+            looked_at.into_iter().map(|(id, live, has_place)| (id, Look::at(&store, &live, has_place))).collect()
+        };
+        // Where no thread is to be had, it is looked again: all of it is due, or announced.
+        let Ok(looks) = blocking::run(look).await else {
+            self.posts.values_mut().for_each(|post| post.due = post.due.or(Some(now + AGAIN)));
+            return;
+        };
+        for (id, look) in looks {
+            let Some(post) = self.posts.get_mut(&id) else { continue };
+            if look.needs_another {
+                post.due = Some(now + AGAIN);
+            }
+            if let Some(occupied) = look.excess {
+                post.excesses += 1;
+                // Nobody listens when the attempt is over.
+                let _ = post.findings.send(Finding::Excess { occupied, count: post.excesses });
+            }
+            if look.is_moved {
+                let _ = post.findings.send(Finding::Moved);
+            }
+        }
+    }
+}
+
+async fn announced(queue: Option<&Queue>) {
+    match queue {
+        // Fails only with the runtime.
+        Some(queue) if queue.readable.readable().await.is_ok() => {}
+        _ => std::future::pending().await,
+    }
+}
+
+impl Queue {
+    fn open() -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        let readable = Readable::new(inotify.as_fd().try_clone_to_owned()?)?;
+        Ok(Self { inotify, readable, posts: HashMap::new() })
+    }
+
+    /// Asks for the next change of each of these files.
+    fn ask_for(&mut self, id: u64, live: &Live) -> nix::Result<()> {
+        let changes = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_MOVE_SELF;
+        for file in [&live.text, &live.index] {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let descriptor = self.inotify.add_watch(path.as_str(), changes | AddWatchFlags::IN_ONESHOT)?;
+            self.posts.insert(descriptor, id);
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, id: u64) {
+        for (descriptor, _) in self.posts.extract_if(|_, post| *post == id) {
+            // Fails only if the system has removed it already.
+            let _ = self.inotify.rm_watch(descriptor);
+        }
+    }
+}
+
+/// What was seen, and done, at one look.
+#[derive(Debug, Default)]
+struct Look {
+    is_moved: bool,
+    excess: Option<u64>,
+    /// Whether it is to be looked at soon again, although nothing may change.
+    needs_another: bool,
+}
+
+impl Look {
+    fn at(store: &Store, live: &Live, has_place: bool) -> Self {
+        let mut look = Self::default();
+        let text = Bound::of(store.size());
+        let index = Bound::of(writer::index_size(store.size()));
+        for (file, bound) in [(&live.text, text), (&live.index, index)] {
+            match bound.enforce(file) {
+                Ok(excess) => look.excess = look.excess.max(excess),
+                Err(error) => {
+                    tracing::warn!(agent = %live.agent, "failed to look after what it prints: {error}");
+                    look.needs_another = true;
+                }
+            }
+        }
+        // What cannot be told now is looked at again.
+        match has_place.then(|| store.is_in_place(live)) {
+            None | Some(Ok(true)) => {}
+            Some(Ok(false)) => (look.is_moved, look.needs_another) = (true, true),
+            Some(Err(_)) => look.needs_another = true,
+        }
+        look
+    }
+}
+
+/// What a file may take of the disk, of which so many bytes are to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bound {
+    kept: u64,
+    /// No launcher that keeps to what it was told takes more, but for what a file system does on its own account.
+    usual: u64,
+    /// None takes more, whatever the file system.
+    most: u64,
+}
+
+impl Bound {
+    fn of(kept: u64) -> Self {
+        let times = |count: u64, slack: u64| kept.saturating_mul(count).saturating_add(slack);
+        Self { kept, usual: times(2, SLACK), most: times(4, 16 * SLACK) }
+    }
+
+    /// Gives back what is too much, the earliest first. Answers how much it was, if it was more than anybody may take.
+    fn enforce(self, file: &File) -> io::Result<Option<u64>> {
+        let before = occupied(file)?;
+        if before <= self.usual {
+            return Ok(None);
+        }
+        let end = file.metadata()?.len();
+        // A launcher that is at work does not notice this.
+        let surplus = end.saturating_sub(self.kept) / writer::BLOCK * writer::BLOCK;
+        let is_given_back = writer::give_back(file, 0, surplus).is_ok();
+        if before <= self.most {
+            return Ok(None);
+        }
+        if !is_given_back || occupied(file)? > self.most {
+            // What is allocated behind the end, or cannot be given back in part.
+            file.set_len(end)?;
+            if occupied(file)? > self.most {
+                file.set_len(0)?;
+            }
+        }
+        Ok(Some(before))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+
+    use nix::fcntl::{FallocateFlags, fallocate};
+    use nix::unistd::Gid;
+    use tempfile::TempDir;
+
+    use super::super::store::Extent;
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn allocate(file: &File, flags: FallocateFlags, from: u64, length: u64) {
+        fallocate(file, flags, i64::try_from(from).unwrap(), i64::try_from(length).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn what_is_allocated_beyond_the_bound_is_given_back_wherever_it_is() {
+        let (bound, none, keep) = (Bound::of(MIB), FallocateFlags::empty(), FallocateFlags::FALLOC_FL_KEEP_SIZE);
+        for (flags, from, length) in [(none, 0, 100 * MIB), (keep, 0, 100 * MIB), (none, 1 << 40, 100 * MIB)] {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(b"printed").unwrap();
+            allocate(&file, flags, from, length);
+            assert!(bound.enforce(&file).unwrap().unwrap() >= 100 * MIB);
+            assert!(occupied(&file).unwrap() <= bound.usual, "{flags:?} from {from}: {}", occupied(&file).unwrap());
+            assert_eq!(bound.enforce(&file).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn what_a_launcher_may_keep_is_left_alone() {
+        let file = tempfile::tempfile().unwrap();
+        let text = vec![b'x'; usize::try_from(MIB + MIB / 4).unwrap()];
+        (&file).write_all(&text).unwrap();
+        assert_eq!(Bound::of(MIB).enforce(&file).unwrap(), None);
+        assert_eq!(occupied(&file).unwrap(), MIB + MIB / 4);
+        // Of more than that the end stays, and nobody is blamed yet.
+        for _ in 0..4 {
+            (&file).write_all(&text).unwrap();
+        }
+        assert_eq!(Bound::of(MIB).enforce(&file).unwrap(), None);
+        assert!((MIB..=MIB + writer::BLOCK).contains(&occupied(&file).unwrap()));
+    }
+
+    fn store() -> (TempDir, Store, Live) {
+        let folder = TempDir::new().unwrap();
+        let extent = Extent { size: 64 << 10, ..Extent::default() };
+        let store = Store::new(&folder.path().join("log"), Gid::effective(), extent);
+        let agent = "a".parse().unwrap();
+        let files = store.create(&agent, 1).unwrap();
+        (folder, store, Live::of(agent, &files).unwrap())
+    }
+
+    /// The first finding of this kind.
+    async fn wait_for(watch: &mut Watch, is_it: impl Fn(Finding) -> bool) -> Finding {
+        loop {
+            let finding = watch.found().await;
+            if is_it(finding) {
+                return finding;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_grows_is_cut_and_each_excess_is_reported() {
+        let (_folder, store, live) = store();
+        let (text, index) = (live.text.try_clone().unwrap(), live.index.try_clone().unwrap());
+        let guard = Guard::new(store);
+        let mut watch = guard.watch(live);
+        for (count, file) in [(1, &text), (2, &index)] {
+            allocate(file, FallocateFlags::empty(), 0, 100 * MIB);
+            let finding = wait_for(&mut watch, |finding| matches!(finding, Finding::Excess { .. })).await;
+            assert!(matches!(finding, Finding::Excess { occupied, count: it } if occupied >= 100 * MIB && it == count));
+            assert!(occupied(file).unwrap() < 2 * MIB);
+        }
+        // Nor may it when the attempt is over.
+        drop(watch);
+        allocate(&text, FallocateFlags::empty(), 200 * MIB, 100 * MIB);
+        while occupied(&text).unwrap() > 2 * MIB {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_taken_away_is_reported_when_something_is_printed() {
+        for take_away in [
+            |folder: &std::path::Path| fs::remove_file(folder.join("log/a/00000001-1.log")).unwrap(),
+            |folder: &std::path::Path| fs::remove_file(folder.join("log/a/00000001-1.times")).unwrap(),
+            |folder: &std::path::Path| fs::rename(folder.join("log/a"), folder.join("log/b")).unwrap(),
+            |folder: &std::path::Path| fs::rename(folder.join("log"), folder.join("other")).unwrap(),
+        ] {
+            let (folder, store, live) = store();
+            let mut text = live.text.try_clone().unwrap();
+            assert!(store.is_in_place(&live).unwrap());
+            let mut watch = Guard::new(store).watch(live);
+            take_away(folder.path());
+            text.write_all(b"x").unwrap();
+            assert_eq!(watch.found().await, Finding::Moved);
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Announcements that files were written to: one queue of the system's for everybody who waits.
+//!
+//! The system gives a user few queues (`fs.inotify.max_user_instances`, 128 as a rule), and other programs of root's need some, too.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use tokio::sync::watch;
+
+use crate::descriptor::Readable;
+
+/// Where it is announced. All clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct News(Arc<Mutex<Board>>);
+
+#[derive(Debug, Default)]
+struct Board {
+    /// Opened for the first who waits, and kept.
+    queue: Option<Arc<Inotify>>,
+    watched: HashMap<WatchDescriptor, Watched>,
+}
+
+/// A file that somebody waits for.
+#[derive(Debug)]
+struct Watched {
+    news: watch::Sender<()>,
+    waiting: usize,
+}
+
+/// The wait for one file. Each piece of news is heard once.
+#[derive(Debug)]
+pub struct Subscription {
+    news: watch::Receiver<()>,
+    file: WatchDescriptor,
+    board: News,
+}
+
+impl News {
+    /// Waits for this very file, whatever is at its path. Must be called inside the async runtime. Fails if the system has no queue
+    /// or no more watches to give.
+    pub fn of(&self, file: &File) -> io::Result<Subscription> {
+        let mut board = self.lock();
+        let queue = match &board.queue {
+            Some(queue) => Arc::clone(queue),
+            None => self.open(&mut board)?,
+        };
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        // The same file has the same descriptor, however often it is asked for.
+        let file = queue.add_watch(path.as_str(), AddWatchFlags::IN_MODIFY)?;
+        let watched = board.watched.entry(file).or_insert_with(|| Watched { news: watch::channel(()).0, waiting: 0 });
+        watched.waiting += 1;
+        Ok(Subscription { news: watched.news.subscribe(), file, board: self.clone() })
+    }
+
+    fn open(&self, board: &mut Board) -> io::Result<Arc<Inotify>> {
+        let queue = Arc::new(Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?);
+        let readable = Readable::new(queue.as_fd().try_clone_to_owned()?)?;
+        tokio::spawn(hand_out(Arc::downgrade(&self.0), Arc::downgrade(&queue), readable));
+        board.queue = Some(Arc::clone(&queue));
+        Ok(queue)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Board> {
+        lock(&self.0)
+    }
+}
+
+fn lock(board: &Mutex<Board>) -> MutexGuard<'_, Board> {
+    board.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tells everybody what comes, until nobody is left who could wait.
+async fn hand_out(board: Weak<Mutex<Board>>, queue: Weak<Inotify>, readable: Readable) {
+    loop {
+        let Some((board, queue)) = board.upgrade().zip(queue.upgrade()) else { return };
+        match queue.read_events() {
+            Ok(events) => {
+                let board = lock(&board);
+                for event in events {
+                    if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+                        board.watched.values().for_each(|watched| watched.news.send_replace(()));
+                    } else if let Some(watched) = board.watched.get(&event.wd) {
+                        watched.news.send_replace(());
+                    }
+                }
+            }
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                drop((board, queue));
+                // Fails only with the runtime.
+                if readable.readable().await.is_err() {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+impl Subscription {
+    /// Waits for news that were not heard yet. Cancel-safe.
+    pub async fn wait(&mut self) {
+        if self.news.changed().await.is_err() {
+            // The board cannot go before this does.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut board = self.board.lock();
+        let Some(watched) = board.watched.get_mut(&self.file) else { return };
+        watched.waiting -= 1;
+        if watched.waiting == 0 {
+            board.watched.remove(&self.file);
+            if let Some(queue) = &board.queue {
+                // Fails only if the system has removed it already.
+                let _ = queue.rm_watch(self.file);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::time::Duration;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn queues() -> usize {
+        let descriptors = fs::read_dir("/proc/self/fd").unwrap().filter_map(Result::ok);
+        let of_board = |path: std::path::PathBuf| path.as_os_str() == "anon_inode:inotify";
+        descriptors.filter(|descriptor| fs::read_link(descriptor.path()).is_ok_and(of_board)).count()
+    }
+
+    #[tokio::test]
+    async fn everybody_who_waits_for_a_file_hears_of_it_once() {
+        let folder = TempDir::new().unwrap();
+        let mut files: Vec<File> =
+            ["a", "b"].iter().map(|name| File::create(folder.path().join(name)).unwrap()).collect();
+        let news = News::default();
+        let before = queues();
+        let mut of_a: Vec<Subscription> = (0..100).map(|_| news.of(&files[0]).unwrap()).collect();
+        let mut of_b = news.of(&files[1]).unwrap();
+        // Other tests may have a queue or two meanwhile, but no hundred.
+        assert!(queues() < before + 50, "{} queues", queues() - before);
+        files[0].write_all(b"x").unwrap();
+        for waiting in &mut of_a {
+            tokio::time::timeout(Duration::from_secs(10), waiting.wait()).await.unwrap();
+        }
+        assert!(tokio::time::timeout(Duration::from_millis(1), of_a[0].wait()).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_millis(1), of_b.wait()).await.is_err());
+        files[1].write_all(b"x").unwrap();
+        of_b.wait().await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_nobody_waits_for_any_more_is_forgotten() {
+        let folder = TempDir::new().unwrap();
+        let mut file = File::create(folder.path().join("a")).unwrap();
+        let news = News::default();
+        let (one, mut other) = (news.of(&file).unwrap(), news.of(&file).unwrap());
+        drop(one);
+        file.write_all(b"x").unwrap();
+        other.wait().await;
+        drop(other);
+        assert!(news.lock().watched.is_empty());
+        let mut again = news.of(&file).unwrap();
+        file.write_all(b"x").unwrap();
+        again.wait().await;
+    }
+}
