@@ -6,6 +6,9 @@
 
 pub mod socket;
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
+
 mod connection;
 mod exchange;
 mod figures;
@@ -13,6 +16,7 @@ mod latest;
 mod logs;
 mod openapi;
 mod order;
+mod places;
 mod routes;
 mod screens;
 mod stream;
@@ -32,6 +36,7 @@ use tokio::time::timeout;
 
 use self::connection::Connection;
 use self::exchange::Responder;
+use self::places::{Client, Places, Rest};
 use crate::events::Ring;
 use crate::output::store::Store;
 use crate::status::Snapshot;
@@ -46,7 +51,8 @@ const HURRY: Duration = Duration::from_secs(1);
 /// What a client may take. The defaults are those of ruling 14 of the design.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How many connections are open at once; more are closed as they come.
+    /// How many connections are open at once, one in 32 of them root's. For more those are closed that rest; then they are closed as
+    /// they come.
     pub connections: usize,
     /// From connecting, or from a header's first byte, to its end.
     pub header: Duration,
@@ -58,7 +64,7 @@ pub struct Limits {
     pub stall: Duration,
     /// How long a client may go on sending after an answer that is the last.
     pub linger: Duration,
-    /// How many answers that take time, or have no end, are given at once; who asks for more is refused.
+    /// How many answers that take time, or have no end, are given at once, one in 16 of them to root; who asks for more is refused.
     pub streams: usize,
     /// After how long an answer that has no end shows that it is one, when there is nothing else to say.
     pub heartbeat: Duration,
@@ -122,24 +128,31 @@ pub async fn serve(
     let at_leisure = Arc::new(Responder::new(sources, limits, true));
 
     let mut connections = JoinSet::new();
+    let mut places = Places::new(limits.connections);
     let mut door = Door::new(listener, replacements);
     loop {
         // Those that ended are counted out before the next is counted in.
-        let client = tokio::select! {
+        let came = tokio::select! {
             biased;
             () = &mut shutdown => break,
-            Some(_) = connections.join_next() => continue,
-            client = door.next() => client,
+            Some(ended) = connections.join_next_with_id() => {
+                places.leave(ended.map_or_else(|error| error.id(), |(id, ())| id));
+                continue;
+            }
+            came = door.next() => came,
         };
-        if connections.len() >= limits.connections {
+        let (Came::Usual(socket) | Came::Last(socket)) = &came;
+        let (client, rest) = (Client::of(socket), Rest::default());
+        if !places.make_room(client) {
             continue;
         }
-        let connection = match client {
-            Client::Usual(socket) => Connection::new(socket, Arc::clone(&at_leisure)),
-            Client::Last(socket) => Connection::new(socket, Arc::clone(&in_a_hurry)),
+        let connection = match came {
+            Came::Usual(socket) => Connection::new(socket, client, rest.clone(), Arc::clone(&at_leisure)),
+            Came::Last(socket) => Connection::new(socket, client, rest.clone(), Arc::clone(&in_a_hurry)),
         };
         // Whoever does not keep to the rules is told by the connection's end.
-        connections.spawn(async move { drop(connection.serve().await) });
+        let task = connections.spawn(async move { drop(connection.serve().await) });
+        places.take(client, rest, task);
     }
     connections.shutdown().await;
 }
@@ -154,7 +167,8 @@ struct Door {
     is_short: bool,
 }
 
-enum Client {
+/// A client that has come.
+enum Came {
     Usual(UnixStream),
     /// One that has the last descriptor.
     Last(UnixStream),
@@ -166,7 +180,7 @@ impl Door {
     }
 
     /// The next client. Cancel-safe: a client is either returned or still in the queue.
-    async fn next(&mut self) -> Client {
+    async fn next(&mut self) -> Came {
         loop {
             self.spare = self.spare.take().or_else(|| File::open("/dev/null").ok().map(OwnedFd::from));
             let accepted = tokio::select! {
@@ -182,7 +196,7 @@ impl Door {
                     if self.spare.is_some() && std::mem::take(&mut self.is_short) {
                         tracing::info!("clients of the API are accepted as usual again");
                     }
-                    return Client::Usual(stream);
+                    return Came::Usual(stream);
                 }
                 Err(error) => error,
             };
@@ -191,7 +205,7 @@ impl Door {
             }
             if self.spare.take().is_some() {
                 match poll_fn(|context| Poll::Ready(self.listener.poll_accept(context))).await {
-                    Poll::Ready(Ok((stream, _))) => return Client::Last(stream),
+                    Poll::Ready(Ok((stream, _))) => return Came::Last(stream),
                     // The system asks for a descriptor before it looks whether there is a client (`accept(2)`).
                     Poll::Pending => continue,
                     Poll::Ready(Err(_)) => {}

@@ -16,6 +16,7 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::exchange::{Answer, Next, Ordered, Responder, header_length};
+use super::places::{Client, Rest};
 use super::stream;
 
 /// How many bytes of a header are taken from the socket before it is whole. Most are whole by then. A socket holds any number of
@@ -28,6 +29,8 @@ const MOST_DRAINED: usize = 64 << 10;
 /// A client, and what it said that has not been answered.
 pub(super) struct Connection {
     socket: UnixStream,
+    client: Client,
+    rest: Rest,
     responder: Arc<Responder>,
     heard: Vec<u8>,
 }
@@ -41,8 +44,8 @@ enum Heard {
 }
 
 impl Connection {
-    pub(super) fn new(socket: UnixStream, responder: Arc<Responder>) -> Self {
-        Self { socket, responder, heard: Vec::new() }
+    pub(super) fn new(socket: UnixStream, client: Client, rest: Rest, responder: Arc<Responder>) -> Self {
+        Self { socket, client, rest, responder, heard: Vec::new() }
     }
 
     /// Until the client goes, or its patience or ours ends.
@@ -72,6 +75,9 @@ impl Connection {
     /// What is to be said to the next request; `None` if there is none in time, or never will be.
     async fn hear(&mut self, mut rests: bool) -> io::Result<Option<Heard>> {
         let mut deadline = self.deadline(rests);
+        if rests {
+            self.rest.begin();
+        }
         let mut more_may_come = true;
         loop {
             if !self.heard.is_empty()
@@ -86,6 +92,7 @@ impl Connection {
             more_may_come = taken? > 0;
             // A header has one deadline, however slowly it trickles in.
             if std::mem::take(&mut rests) {
+                self.rest.end();
                 deadline = self.deadline(false);
             }
         }
@@ -103,7 +110,7 @@ impl Connection {
         let request = &self.heard[..length.unwrap_or(self.heard.len())];
         let mut figures = None;
         let answer = loop {
-            match self.responder.answer(request, length.is_some() || more_may_come, figures.as_ref())? {
+            match self.responder.answer(request, length.is_some() || more_may_come, figures.as_ref(), self.client)? {
                 Next::Say(answer) => break answer,
                 // What that takes is taken only then.
                 Next::Read => figures = Some(Box::pin(self.responder.read()).await),
@@ -211,7 +218,7 @@ mod tests {
         let happenings = watch::channel(Ring::new(std::time::UNIX_EPOCH)).1;
         let sources = Sources { snapshot: watch::channel(Arc::new(snapshot)).1, happenings, tmux: None, logs: None };
         let responder = Arc::new(Responder::new(sources, Limits::default(), true));
-        let connection = Connection::new(socket, responder);
+        let connection = Connection::new(socket, Client::Owner, Rest::default(), responder);
         let serving = async move { drop(connection.serve().await) };
         (client, tokio::spawn(serving))
     }

@@ -22,10 +22,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::figures::{self, Figures};
 use super::latest::Latest;
 use super::order::Order;
+use super::places::Client;
 use super::routes::{self, Reply};
 use super::screens::Screens;
 use super::{Limits, Sources};
 use crate::status::Snapshot;
+
+/// One answer that takes time in so many is kept for root.
+const ONE_IN: usize = 16;
 
 /// What ends the header of an answer.
 const HEADER_END: &[u8] = b"\r\n\r\n";
@@ -85,6 +89,8 @@ pub(super) struct Responder {
     figures: Latest<Figures>,
     pub(super) screens: Screens,
     turns: Arc<Semaphore>,
+    /// Those that root has when the others are taken.
+    owners_turns: Arc<Semaphore>,
     pub(super) limits: Limits,
 }
 
@@ -97,8 +103,15 @@ impl Responder {
         // Who sends a request and closes that direction (`nc -N`) gets its answer; names are written as existing clients saw them.
         http.half_close(true).title_case_headers(true).keep_alive(keep_alive);
         let screens = Screens::new(sources.tmux.clone());
-        let turns = Arc::new(Semaphore::new(limits.streams));
-        Self { http, sources, figures: Latest::default(), screens, turns, limits }
+        let kept = limits.streams / ONE_IN;
+        let (turns, owners_turns) = (Semaphore::new(limits.streams - kept).into(), Semaphore::new(kept).into());
+        Self { http, sources, figures: Latest::default(), screens, turns, owners_turns, limits }
+    }
+
+    /// The right to an answer that takes time.
+    fn turn(&self, client: Client) -> Option<OwnedSemaphorePermit> {
+        let take = |turns: &Arc<Semaphore>| Arc::clone(turns).try_acquire_owned().ok();
+        take(&self.turns).or_else(|| if client == Client::Owner { take(&self.owners_turns) } else { None })
     }
 
     /// The figures of now.
@@ -114,7 +127,13 @@ impl Responder {
 
     /// What comes of a request that begins like that, with one header at most. `None`: nothing before more of it has come, which
     /// never happens without `more_may_come`.
-    pub(super) fn answer(&self, request: &[u8], more_may_come: bool, figures: Option<&Figures>) -> Option<Next> {
+    pub(super) fn answer(
+        &self,
+        request: &[u8],
+        more_may_come: bool,
+        figures: Option<&Figures>,
+        client: Client,
+    ) -> Option<Next> {
         let (body, other) = (Cell::new(Bytes::new()), Cell::new(None));
         let service = service_fn(|request| {
             let reply = routes::answer(&request, &self.sources.snapshot.borrow(), figures);
@@ -124,12 +143,12 @@ impl Responder {
                     other.set(Some(Next::Read));
                     Response::default()
                 }
-                Reply::Later(order) => match Arc::clone(&self.turns).try_acquire_owned() {
-                    Ok(turn) => {
+                Reply::Later(order) => match self.turn(client) {
+                    Some(turn) => {
                         other.set(Some(Next::Stream(Box::new(Ordered { order, _turn: turn }))));
                         Response::default()
                     }
-                    Err(_) => routes::busy(),
+                    None => routes::busy(),
                 },
             };
             body.set(response.body().clone());
@@ -236,7 +255,7 @@ mod tests {
     }
 
     fn next(responder: &Responder, request: &[u8], more_may_come: bool) -> Option<Answer> {
-        match responder.answer(request, more_may_come, None)? {
+        match responder.answer(request, more_may_come, None, Client::Other)? {
             Next::Say(answer) => Some(answer),
             other => panic!("it takes time: {other:?}"),
         }
@@ -294,6 +313,19 @@ mod tests {
     }
 
     #[test]
+    fn one_answer_in_16_that_takes_time_is_kept_for_root() {
+        let responder = Responder::new(sources(), Limits { streams: 32, ..Limits::default() }, true);
+        let ask = |client| responder.answer(b"GET /v1/events HTTP/1.1\r\n\r\n", true, None, client).unwrap();
+        let is_given = |next: &Next| matches!(next, Next::Stream(_));
+        let others: Vec<Next> = (0..30).map(|_| ask(Client::Other)).collect();
+        assert!(others.iter().all(is_given));
+        assert!(!is_given(&ask(Client::Other)));
+        let owners = [ask(Client::Owner), ask(Client::Owner)];
+        assert!(owners.iter().all(is_given));
+        assert!(!is_given(&ask(Client::Owner)));
+    }
+
+    #[test]
     fn what_may_become_a_header_is_waited_for_and_what_cannot_is_refused_at_once() {
         for beginning in ["", "\r\n", "GE", "GET / HT", "GET / HTTP/1.1\r\nA: "] {
             assert_eq!(said(beginning, true), None, "{beginning}");
@@ -310,9 +342,9 @@ mod tests {
         fn whatever_is_said_is_answered_or_waited_for(bytes: Vec<u8>, verb in "(GET /v1/agents HTTP/1.1\r\n)?") {
             let request = [verb.as_bytes(), &bytes].concat();
             let request = &request[..header_length(&request).unwrap_or(request.len())];
-            prop_assert!(responder().answer(request, false, None).is_some());
+            prop_assert!(responder().answer(request, false, None, Client::Other).is_some());
             let whole = header_length(request).is_some();
-            prop_assert!(!whole || responder().answer(request, true, None).is_some());
+            prop_assert!(!whole || responder().answer(request, true, None, Client::Other).is_some());
         }
     }
 }
