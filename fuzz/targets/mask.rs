@@ -1,0 +1,50 @@
+//! Secrets are masked in a text that comes in any pieces as in the whole of it, byte for byte.
+
+#![no_main]
+
+use agentd::output::mask::{MASK, Mask, SHORTEST};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|case: (Vec<Vec<u8>>, Vec<u8>, Vec<u8>)| {
+    let (secrets, text, cuts) = case;
+    // Of few letters, so that secrets are there, in one another, overlapping and repeated; else as they are.
+    let is_small = cuts.first().is_some_and(|cut| cut % 2 == 0);
+    let letter = |byte: u8| if is_small { b"aab\n"[usize::from(byte % 4)] } else { byte };
+    let spell = |bytes: &[u8]| bytes.iter().map(|&byte| letter(byte)).collect::<Vec<u8>>();
+    let (secrets, text): (Vec<Vec<u8>>, Vec<u8>) = (secrets.iter().map(|secret| spell(secret)).collect(), spell(&text));
+
+    let (mut mask, mut masked) = (Mask::new(secrets.iter().map(Vec::as_slice)), Vec::new());
+    let mut rest = text.as_slice();
+    for cut in &cuts {
+        let (piece, later) = rest.split_at(rest.len().min(usize::from(*cut)));
+        mask.pass(piece, &mut masked);
+        rest = later;
+    }
+    mask.pass(rest, &mut masked);
+    mask.finish(&mut masked);
+    assert_eq!(masked, naively(&secrets, &text));
+});
+
+/// By marking each byte of each occurrence.
+fn naively(secrets: &[Vec<u8>], text: &[u8]) -> Vec<u8> {
+    let lines = secrets.iter().flat_map(|secret| secret.split(|&byte| byte == b'\n'));
+    let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line)).filter(|line| line.len() >= SHORTEST);
+    let mut is_covered = vec![false; text.len()];
+    for line in lines {
+        for at in 0..text.len() {
+            if text[at..].starts_with(line) {
+                is_covered[at..at + line.len()].fill(true);
+            }
+        }
+    }
+    let (mut masked, mut before) = (Vec::new(), false);
+    for (&byte, covered) in text.iter().zip(is_covered) {
+        match (covered, before) {
+            (false, _) => masked.push(byte),
+            (true, false) => masked.extend(MASK.as_bytes()),
+            (true, true) => {}
+        }
+        before = covered;
+    }
+    masked
+}
