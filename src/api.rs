@@ -38,6 +38,7 @@ use self::connection::Connection;
 use self::exchange::Responder;
 use self::places::{Client, Places, Rest};
 use crate::events::Ring;
+use crate::output::renderer::Renderers;
 use crate::output::store::Store;
 use crate::status::Snapshot;
 use crate::tmux::Tmux;
@@ -96,6 +97,8 @@ pub struct Sources {
     pub tmux: Option<Tmux>,
     /// Where what agents printed is kept; without it there is nothing.
     pub logs: Option<Store>,
+    /// Who makes text of it; without them there is only what was printed.
+    pub renderers: Option<Renderers>,
 }
 
 /// How long clients wait for the first reading of the declarations, so that none sees the agents missing. After that a daemon that

@@ -80,8 +80,8 @@ pub enum Command {
     Watch(watch::Arguments),
     /// Print what an agent printed, and with -f what it prints
     ///
-    /// From the first byte of its latest attempt on, or of another: kept by agentd after its end, also over restarts. As plain text,
-    /// unless --raw is given; values of secrets are masked. Ends with 0, or with 4 when there is nothing of that, or agentd cannot be
+    /// From the first byte of its latest attempt on, or of another: kept by agentd after its end, also over restarts. As the text that
+    /// a person would have read on its terminal, unless --raw is given; values of secrets are masked. Ends with 0, or with 4 when there is nothing of that, or agentd cannot be
     /// asked.
     Logs(logs::Arguments),
     /// Print what has happened, and with -f what happens

@@ -36,6 +36,7 @@ use crate::log;
 use crate::memory;
 use crate::orphans;
 use crate::output::guard::Guard;
+use crate::output::renderer::Renderers;
 use crate::output::store::{Extent, Store};
 use crate::record::{self, Reading, Record, Recorder, Report};
 use crate::socket::{self, Address, Bound};
@@ -335,7 +336,8 @@ async fn serve(
     supervisor.resume(agents);
 
     let (rounds, round) = watch::channel(());
-    let sources = Sources { snapshot, happenings: happening, tmux: Some(tmux.clone()), logs: Some(store) };
+    let renderers = Some(Renderers::new(deputy.clone()));
+    let sources = Sources { snapshot, happenings: happening, tmux: Some(tmux.clone()), logs: Some(store), renderers };
     let api = Api::start(api, sources, round.clone());
     let visitors = events.clone();
     // Nobody listens any more only when the daemon is ending.

@@ -1,7 +1,7 @@
 //! The deputy: a process of agentd's own that acts with the agent user's rights, so that root need not.
 //!
 //! ```text
-//! daemon (root) ──socket pair──▶ deputy (agent user) ──▶ tmux clients, prompt files, working directories
+//! daemon (root) ──socket pair──▶ deputy (agent user) ──▶ tmux clients, prompt files, working directories, terminal emulators
 //! ```
 //!
 //! Everything on a path that the agent user can redirect, and every tmux client (which a hostile server can make run commands),
@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -88,6 +88,8 @@ pub(crate) enum Request {
     Workdir(PathBuf),
     /// Set the mode of a file that the agent user owns.
     SetMode { path: PathBuf, mode: u32 },
+    /// Make text of what an agent printed, on the socket that comes with this.
+    Render,
     /// Watch these from now on, and send [`Reply::Changed`] when one changes, or was not watched before.
     Watch(Vec<Target>),
 }
@@ -101,6 +103,8 @@ pub(crate) enum Reply {
     Prompt(Prompt),
     Workdir(Workdir),
     SetMode(Result<(), String>),
+    /// It is being done.
+    Rendering,
     /// The file system did not answer within [`FILE_TIMEOUT`], or has yet to answer the same request from before.
     FileSystemHangs,
     /// The system has not what it takes to answer; this is what it said.
@@ -231,6 +235,8 @@ type Answer = oneshot::Sender<Result<Reply, Error>>;
 #[derive(Debug)]
 struct Asked {
     request: Request,
+    /// What goes with it.
+    descriptor: Option<OwnedFd>,
     /// How long the deputy may take.
     timeout: Duration,
     answer: Answer,
@@ -272,6 +278,18 @@ impl Deputy {
         tokio::spawn(async move {
             while let Some(asked) = inbox.recv().await {
                 let _ = asked.answer.send(answer(asked.request).ok_or(Error::Gone));
+            }
+        });
+        Self { requests }
+    }
+
+    /// One that makes text, and nothing else, in this process; for tests of other rooms.
+    #[cfg(test)]
+    pub(crate) fn rendering() -> Self {
+        let (requests, mut inbox) = mpsc::unbounded_channel::<Asked>();
+        tokio::spawn(async move {
+            while let Some(Asked { descriptor, answer, .. }) = inbox.recv().await {
+                let _ = answer.send(descriptor.map(serve::render).ok_or(Error::Gone));
             }
         });
         Self { requests }
@@ -332,18 +350,31 @@ impl Deputy {
         }
     }
 
+    /// Has text made of what is said on this socket; see [`renderer`](crate::output::renderer).
+    pub async fn render(&self, socket: OwnedFd) -> Result<(), Error> {
+        match self.ask_with(Request::Render, Some(socket), FILE_TIMEOUT).await? {
+            Reply::Rendering => Ok(()),
+            _ => Err(Error::Gone),
+        }
+    }
+
     /// Watches these paths from now on, and no others.
     pub fn watch(&self, targets: Vec<Target>) {
         let (answer, _) = oneshot::channel();
         // Fails only when the daemon is ending.
-        let _ = self.requests.send(Asked { request: Request::Watch(targets), timeout: Duration::ZERO, answer });
+        let request = Request::Watch(targets);
+        let _ = self.requests.send(Asked { request, descriptor: None, timeout: Duration::ZERO, answer });
     }
 
     async fn ask(&self, request: Request, timeout: Duration) -> Result<Reply, Error> {
+        self.ask_with(request, None, timeout).await
+    }
+
+    async fn ask_with(&self, request: Request, descriptor: Option<OwnedFd>, timeout: Duration) -> Result<Reply, Error> {
         // The deputy bounds its own work; this bound is for a deputy that hangs.
         let timeout = timeout + Duration::from_secs(1);
         let (answer, answered) = oneshot::channel();
-        self.requests.send(Asked { request, timeout, answer }).map_err(|_| Error::Gone)?;
+        self.requests.send(Asked { request, descriptor, timeout, answer }).map_err(|_| Error::Gone)?;
         match answered.await.map_err(|_| Error::Gone)?? {
             Reply::FileSystemHangs => Err(Error::FileSystem),
             Reply::Short(reason) => Err(Error::Short(reason)),
@@ -495,8 +526,10 @@ async fn converse(
     let (outgoing, mut outbox) = mpsc::unbounded_channel();
     let mut writing = JoinSet::new();
     writing.spawn(async move {
-        while let Some(request) = outbox.recv().await {
-            if frame::write::<Numbered<Request>>(&mut writer, &request).await.is_err() {
+        while let Some((request, descriptor)) = outbox.recv().await {
+            let descriptor: Option<OwnedFd> = descriptor;
+            let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
+            if frame::write_with::<Numbered<Request>>(&mut writer, &request, &descriptors).await.is_err() {
                 return;
             }
         }
@@ -505,7 +538,7 @@ async fn converse(
     let mut number = 0;
     let mut spoke = false;
     if !watched.is_empty() {
-        let _ = outgoing.send(Numbered { number, body: Request::Watch(watched.clone()) });
+        let _ = outgoing.send((Numbered { number, body: Request::Watch(watched.clone()) }, None));
     }
     let mut next = first;
     let mut checked = Instant::now();
@@ -515,14 +548,14 @@ async fn converse(
         }
         if let Some(asked) = next.take() {
             number += 1;
-            let request = match to_answer(asked, watched) {
-                Some(Asked { request, timeout, answer }) => {
+            let (request, descriptor) = match to_answer(asked, watched) {
+                Some(Asked { request, descriptor, timeout, answer }) => {
                     open.insert(number, Open { deadline: Instant::now() + timeout, timeout, answer });
-                    request
+                    (request, descriptor)
                 }
-                None => Request::Watch(watched.clone()),
+                None => (Request::Watch(watched.clone()), None),
             };
-            if outgoing.send(Numbered { number, body: request }).is_err() {
+            if outgoing.send((Numbered { number, body: request }, descriptor)).is_err() {
                 return End::Gone { spoke };
             }
         }

@@ -15,6 +15,7 @@ use hyper::body::Bytes;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::printable;
 use crate::status::{AgentStatus, Errors, State, Time};
 
 /// How many events are kept.
@@ -269,7 +270,7 @@ pub struct Kept {
 
 impl Kept {
     fn new(event: &Event) -> Self {
-        let data = serde_json::to_string(event).unwrap_or_default();
+        let data = printable::json(serde_json::to_string(event).unwrap_or_default());
         Self {
             number: event.id.number,
             agent: event.what.agent().map(|name| name.to_ascii_lowercase().into()),

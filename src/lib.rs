@@ -42,6 +42,7 @@
 //! | [`inheritance`] | what a process must not take along from whoever started it |
 //! | [`status`] | the API's types, and the snapshot that is served |
 //! | [`output`] | what agents print, kept for people to read |
+//! | [`printable`], [`redaction`] | what of others' text may be shown: no character that acts, no secret |
 //! | [`metrics`] | the same as figures, for a monitoring system |
 //! | [`events`] | what happened, one after the other |
 //! | [`api`], [`client`] | serving it, asking for it |
@@ -104,9 +105,11 @@ pub mod metrics;
 pub mod orphans;
 pub mod output;
 pub mod passing;
+pub mod printable;
 pub mod process;
 pub mod reconcile;
 pub mod record;
+pub mod redaction;
 pub mod regular;
 pub mod screen;
 pub mod secrets;

@@ -5,6 +5,7 @@
 mod journal;
 
 use std::collections::HashMap;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
@@ -22,6 +23,7 @@ pub use journal::{AGENT_ERROR, STATE_CHANGED};
 
 use crate::brake::Allowances;
 use crate::cli::terminal::Terminal;
+use crate::printable;
 use crate::supervisor::Detail;
 
 /// Messages that may wait to be written. Past that, new ones are dropped.
@@ -93,7 +95,7 @@ pub fn start(detail: Detail) -> Guard {
         return keep(Sink::Journal { _guard: guard });
     }
     let (writer, guard) =
-        NonBlockingBuilder::default().buffered_lines_limit(QUEUE).lossy(true).finish(std::io::stderr());
+        NonBlockingBuilder::default().buffered_lines_limit(QUEUE).lossy(true).finish(Harmless(io::stderr()));
     let _ = DROPPED.set(Dropped::Lines(writer.error_counter()));
     let colour = Terminal::colour_on_stderr();
     let lines = fmt::layer().with_writer(writer).with_target(false).with_ansi(colour);
@@ -174,6 +176,25 @@ impl Visit for AgentOf {
     }
 }
 
+/// A sink of lines, without the characters beyond ASCII that act on a terminal or on its reader: those of ASCII are escaped where the
+/// lines are made, but for the colours that belong to them.
+struct Harmless<W>(W);
+
+impl<W: Write> Write for Harmless<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if line.is_ascii() {
+            self.0.write_all(line)?;
+        } else {
+            self.0.write_all(printable::escaped_beyond_ascii(&String::from_utf8_lossy(line)).as_bytes())?;
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 /// Whether what is written to standard error ends in the journal: the variable is inherited by processes whose standard error is
 /// something else (`systemd.exec(5)`).
 pub fn leads_to_journal() -> bool {
@@ -225,5 +246,15 @@ mod tests {
             describe(&left_out).unwrap(),
             "left 13 lines out of the log (7 about b, 3 about d, 2 about c), because there are too many of their kind"
         );
+    }
+
+    #[test]
+    fn no_line_of_the_log_acts_on_its_reader() {
+        let mut sink = Harmless(Vec::new());
+        let line = "\u{1b}[31mERROR\u{1b}[0m é \u{202e}txt\u{9b}2J\n";
+        assert_eq!(sink.write(line.as_bytes()).unwrap(), line.len());
+        sink.write_all(b"\xff\n").unwrap();
+        let written = String::from_utf8(sink.0).unwrap();
+        assert_eq!(written, "\u{1b}[31mERROR\u{1b}[0m é \\u{202e}txt\\u{9b}2J\n\u{fffd}\n");
     }
 }

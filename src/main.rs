@@ -108,6 +108,7 @@ fn conclude<E: std::fmt::Display>(result: Result<(), E>) -> ExitCode {
 }
 
 fn complain(what: &str) -> ExitCode {
+    let what = agentd::printable::escaped_lines(what);
     // Where standard error is closed there is nobody to tell.
     let _ = if log::leads_to_journal() {
         // The journal knows who this is, and takes the number for the priority, as in sd-daemon(3): an error.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! LOG_DIR/NAME/00000007-2.log      what the harness printed in attempt 2, the seventh of this agent's that is kept
-//! LOG_DIR/NAME/00000007-2.times    when: 16 bytes each, milliseconds since 1970 and the offset that was printed then or later
+//! LOG_DIR/NAME/00000007-2.times    when: 16 bytes each, milliseconds since 1970 and the offset that was printed then or later;
+//!                                  and on what: columns and rows of the terminal from an offset on, marked by the highest bit
 //! ```
 //!
 //! The daemon makes the files, for root and the administrators, and passes them to the launcher, which writes; so the log goes on
@@ -14,12 +15,16 @@
 //! The file holds the bytes as the terminal got them, escapes and all, but for what is [masked](mask). Of a long attempt the
 //! [latest bytes](writer) are kept: the beginning of the file becomes a hole, so that an offset means the same place as long as the
 //! file lives.
+//!
+//! For people the bytes are made [text](rendering), in the deputy: no process with more rights than the agent's parses them.
 
 pub mod guard;
 pub mod mask;
 pub mod news;
-pub mod plain;
 pub mod reader;
+pub mod renderer;
+pub mod rendering;
+pub mod sanitizer;
 pub mod store;
 pub mod writer;
 
@@ -30,6 +35,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::stat::fstat;
+use rendering::Size;
 use serde::{Deserialize, Serialize};
 
 /// How many bytes of an attempt are kept if nothing else is said.
@@ -61,18 +67,34 @@ fn occupied(file: &File) -> io::Result<u64> {
     Ok(file.metadata()?.blocks().saturating_mul(512))
 }
 
-/// When something was printed: an entry of the index. What stands at the offset and behind it, up to the next entry's, was printed
+/// An entry of the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// When something was printed.
+    Moment(Moment),
+    /// On what.
+    Resized(Resized),
+}
+
+/// From an offset on the terminal has this size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resized {
+    /// Where.
+    pub offset: u64,
+    /// Which.
+    pub size: Size,
+}
+
+/// When something was printed. What stands at the offset and behind it, up to the next entry's, was printed
 /// at that time or up to [`Moment::APART`] later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Moment {
+pub struct Moment {
     /// In milliseconds since 1970.
     at: u64,
     offset: u64,
 }
 
 impl Moment {
-    const LENGTH: usize = 16;
-
     /// Entries are at least so far apart.
     const APART: Duration = Duration::from_secs(1);
 
@@ -80,18 +102,47 @@ impl Moment {
         let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self { at: u64::try_from(since.as_millis()).unwrap_or(u64::MAX), offset }
     }
+}
+
+impl Entry {
+    /// Where in what is printed.
+    pub fn offset(self) -> u64 {
+        match self {
+            Self::Moment(Moment { offset, .. }) | Self::Resized(Resized { offset, .. }) => offset,
+        }
+    }
+
+    const LENGTH: usize = 16;
+
+    /// No moment has it: that would be in 292 million years. Builds that do not know of sizes take them for later moments.
+    const IS_SIZE: u64 = 1 << 63;
 
     fn to_bytes(self) -> [u8; Self::LENGTH] {
+        let (first, offset) = match self {
+            Self::Moment(Moment { at, offset }) => (at & !Self::IS_SIZE, offset),
+            Self::Resized(Resized { offset, size: Size { columns, rows } }) => {
+                (Self::IS_SIZE | u64::from(columns) << 16 | u64::from(rows), offset)
+            }
+        };
         let mut bytes = [0; Self::LENGTH];
-        let (at, offset) = bytes.split_at_mut(Self::LENGTH / 2);
-        at.copy_from_slice(&self.at.to_le_bytes());
-        offset.copy_from_slice(&self.offset.to_le_bytes());
+        let (of_first, of_offset) = bytes.split_at_mut(Self::LENGTH / 2);
+        of_first.copy_from_slice(&first.to_le_bytes());
+        of_offset.copy_from_slice(&offset.to_le_bytes());
         bytes
     }
 
     /// `None` for fewer bytes than an entry has.
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (at, rest) = bytes.split_first_chunk()?;
-        Some(Self { at: u64::from_le_bytes(*at), offset: u64::from_le_bytes(*rest.first_chunk()?) })
+        let (first, rest) = bytes.split_first_chunk()?;
+        let (first, offset) = (u64::from_le_bytes(*first), u64::from_le_bytes(*rest.first_chunk()?));
+        if first & Self::IS_SIZE == 0 {
+            return Some(Self::Moment(Moment { at: first, offset }));
+        }
+        let [rows_low, rows_high, columns_low, columns_high, ..] = first.to_le_bytes();
+        let size = Size {
+            columns: u16::from_le_bytes([columns_low, columns_high]),
+            rows: u16::from_le_bytes([rows_low, rows_high]),
+        };
+        Some(Self::Resized(Resized { offset, size }))
     }
 }

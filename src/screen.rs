@@ -1,11 +1,9 @@
-//! What a terminal shows, as text that can be shown on another: nothing in it does more than colour it, and secrets are blotted out.
-
-use std::borrow::Cow;
+//! What a terminal shows, as text that can be shown on another: nothing in it does more than colour it, and secrets are blotted out,
+//! however they are laid out.
 
 use crate::escape::{ESC, Place};
-
-/// What stands for each character of a secret.
-const BLOT: char = '*';
+use crate::printable;
+use crate::redaction::{BLOT, Redaction};
 
 /// A piece of what `capture-pane -e` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,10 +16,9 @@ enum Piece<'a> {
 }
 
 /// The rows of a screen, without those at its end that are empty, each with its end of line; with colours if they are wanted.
-/// `sensitive` are texts to be blotted out, also where a row's end or a change of colour is in their midst.
-pub fn shown(captured: &str, sensitive: &[Cow<'_, str>], colours: bool) -> String {
+pub fn shown(captured: &str, redaction: &Redaction, colours: bool) -> String {
     let pieces = pieces(captured);
-    let is_blotted = blots(&pieces, sensitive);
+    let is_blotted = blots(&pieces, redaction);
     let mut shown = String::with_capacity(captured.len());
     let (mut at, mut end, mut is_coloured) = (0, 0, false);
     for piece in pieces {
@@ -33,7 +30,10 @@ pub fn shown(captured: &str, sensitive: &[Cow<'_, str>], colours: bool) -> Strin
                     end = shown.len();
                 }
             }
-            Piece::Break => shown.push('\n'),
+            Piece::Break => {
+                shown.push('\n');
+                at += 1;
+            }
             Piece::Colour(sequence) if colours => {
                 is_coloured = true;
                 shown.push_str(sequence);
@@ -64,7 +64,7 @@ fn pieces(text: &str) -> Vec<Piece<'_>> {
         match character {
             '\n' if is_text => pieces.push(Piece::Break),
             '\t' if is_text => pieces.push(Piece::Character(' ')),
-            character if is_text && !character.is_control() => pieces.push(Piece::Character(character)),
+            character if is_text && !printable::acts(character) => pieces.push(Piece::Character(character)),
             _ => {}
         }
         let sequence = &text[begin..at + character.len_utf8()];
@@ -80,20 +80,14 @@ fn is_colour(sequence: &str) -> bool {
     parameters.is_some_and(|parameters| parameters.bytes().all(|byte| byte.is_ascii_digit() || b";:".contains(&byte)))
 }
 
-/// For each byte of the characters whether it is a secret's.
-fn blots(pieces: &[Piece<'_>], sensitive: &[Cow<'_, str>]) -> Vec<bool> {
+/// For each byte of the characters and breaks whether it is a secret's.
+fn blots(pieces: &[Piece<'_>], redaction: &Redaction) -> Vec<bool> {
     let characters = pieces.iter().filter_map(|piece| match piece {
-        Piece::Character(character) => Some(character),
-        _ => None,
+        Piece::Character(character) => Some(*character),
+        Piece::Break => Some('\n'),
+        Piece::Colour(_) => None,
     });
-    let text: String = characters.collect();
-    let mut is_blotted = vec![false; text.len()];
-    for secret in sensitive.iter().filter(|secret| !secret.is_empty()) {
-        for (at, _) in text.match_indices(secret.as_ref()) {
-            is_blotted[at..at + secret.len()].fill(true);
-        }
-    }
-    is_blotted
+    redaction.blots(&characters.collect::<String>())
 }
 
 #[cfg(test)]
@@ -102,17 +96,21 @@ mod tests {
 
     use super::*;
 
+    fn none() -> Redaction {
+        Redaction::default()
+    }
+
     #[test]
     fn rows_are_kept_and_empty_ones_at_the_end_are_not() {
-        assert_eq!(shown("one\n\n  two \n\n\n", &[], true), "one\n\n  two\n");
-        assert_eq!(shown("\n\n", &[], true), "");
+        assert_eq!(shown("one\n\n  two \n\n\n", &none(), true), "one\n\n  two\n");
+        assert_eq!(shown("\n\n", &none(), true), "");
     }
 
     #[test]
     fn colours_are_kept_if_they_are_wanted_and_do_not_reach_beyond_the_screen() {
         let captured = "\x1b[1m\x1b[38:2:1:2:3mred\x1b[39m.\n";
-        assert_eq!(shown(captured, &[], true), "\x1b[1m\x1b[38:2:1:2:3mred\x1b[39m.\x1b[0m\n");
-        assert_eq!(shown(captured, &[], false), "red.\n");
+        assert_eq!(shown(captured, &none(), true), "\x1b[1m\x1b[38:2:1:2:3mred\x1b[39m.\x1b[0m\n");
+        assert_eq!(shown(captured, &none(), false), "red.\n");
     }
 
     #[test]
@@ -129,34 +127,46 @@ mod tests {
             "a\x0eb\x0f",
             "a\x07b\r",
             "a\u{9b}b",
+            "a\u{202e}b\u{202c}",
+            "a\u{2066}b\u{200f}\u{200b}",
+            "\u{feff}a\u{e0041}b",
             "ab\x1b",
             "ab\x1b[",
             "ab\x1b]0;",
         ] {
-            assert_eq!(shown(hostile, &[], true), "ab\n", "{hostile:?}");
+            assert_eq!(shown(hostile, &none(), true), "ab\n", "{hostile:?}");
         }
-        assert_eq!(shown("a\x1b\x1b[1mb", &[], true), "a\x1b[1mb\x1b[0m\n");
+        assert_eq!(shown("a\x1b\x1b[1mb", &none(), true), "a\x1b[1mb\x1b[0m\n");
     }
 
     #[test]
     fn a_secret_is_blotted_out_wherever_rows_end_and_colours_change() {
-        let secret = [Cow::Borrowed("hunter2hunter2")];
+        let secret = Redaction::new(["hunter2hunter2"]);
         assert_eq!(shown("key=hunter2hunter2!\n", &secret, true), "key=**************!\n");
         assert_eq!(shown("key=hunter2\nhunter2!\n", &secret, true), "key=*******\n*******!\n");
         let coloured = "\x1b[1mhunt\x1b[2mer2hunter2";
         assert_eq!(shown(coloured, &secret, true), "\x1b[1m****\x1b[2m**********\x1b[0m\n");
     }
 
+    #[test]
+    fn a_secret_is_blotted_out_in_a_box_and_where_only_a_piece_of_it_is_shown() {
+        let secret = Redaction::new(["sk-ant-api03-Zq8vXw2LkT0pYcRb7NfHd5JmGs3QaUe"]);
+        let captured = "│ sk-ant-api03-Zq8vXw2 │\n│ LkT0pYcRb7NfHd5JmGs3 │\n│ QaUe                 │\n";
+        let expected = "│ ******************** │\n│ ******************** │\n│ ****                 │\n";
+        assert_eq!(shown(captured, &secret, true), expected);
+        assert_eq!(shown("key …kT0pYcRb7NfHd5JmGs3QaUe\n", &secret, false), "key …***********************\n");
+    }
+
     proptest! {
         #[test]
         fn whatever_is_captured_only_colours_come_through(text in "(\\PC|[\\x00-\\x1f\\x7f-\\x9f]|\\x1b[\\[\\]P(]?){0,40}") {
-            let shown = shown(&text, &[], true);
+            let shown = shown(&text, &none(), true);
             let plain = pieces(&shown).into_iter().filter(|piece| !matches!(piece, Piece::Colour(_)));
             let length: usize = plain.map(|piece| if let Piece::Character(it) = piece { it.len_utf8() } else { 1 }).sum();
             let colours: usize =
                 pieces(&shown).iter().map(|piece| if let Piece::Colour(it) = piece { it.len() } else { 0 }).sum();
             prop_assert_eq!(length + colours, shown.len(), "{:?}", shown);
-            prop_assert!(!self::shown(&text, &[], false).contains('\x1b'));
+            prop_assert!(!self::shown(&text, &none(), false).contains('\x1b'));
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::cgroup::Cgroups;
 use crate::history::History;
 use crate::launch::Launch;
 use crate::metrics::Facts;
+use crate::printable;
 use crate::signals;
 
 /// A point in time on the wire: RFC 3339, UTC, milliseconds.
@@ -393,9 +394,13 @@ impl Snapshot {
         Self { launches, ..self }
     }
 
-    /// What must not be shown of what an agent was given, whose name is in lower case.
+    /// What must not be shown of what an agent was given, whose name is in lower case. What one was given that is declared no more is
+    /// not known: it may have been anything that others are given.
     pub fn sensitive(&self, agent: &str) -> Vec<Cow<'_, str>> {
-        self.launches.get(agent).into_iter().flatten().flat_map(|launch| launch.sensitive()).collect()
+        match self.launches.get(agent) {
+            Some(launches) => launches.iter().flat_map(|launch| launch.sensitive()).collect(),
+            None => self.launches.values().flatten().flat_map(|launch| launch.sensitive()).collect(),
+        }
     }
 
     /// The same, with what became of agents' earlier attempts, by key.
@@ -482,9 +487,10 @@ impl Snapshot {
 
 /// A value as a response body: JSON and a newline.
 pub fn body<T: Serialize + ?Sized>(value: &T) -> Bytes {
-    let mut bytes = serde_json::to_vec(value).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}").into_bytes());
-    bytes.push(b'\n');
-    Bytes::from(bytes)
+    let json = serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
+    let mut json = printable::json(json);
+    json.push('\n');
+    Bytes::from(json)
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ use crate::launch::reception::Visitor;
 use crate::metrics::{Facts, Launches};
 use crate::reconcile::{Action, Held, HeldAgent, plan};
 use crate::record::{Recorder, Report, Version};
+use crate::redaction::Redaction;
 use crate::screen;
 use crate::status::{AgentStatus, Errors, Snapshot, State, Time};
 use crate::systemd::Notifier;
@@ -694,7 +695,7 @@ impl Supervisor {
         tokio::spawn(async move {
             match means.tmux.screen(&launch.name.key()).await {
                 Ok(screen) => {
-                    let shown = screen::shown(&screen, &launch.sensitive(), false);
+                    let shown = screen::shown(&screen, &Redaction::new(launch.sensitive()), false);
                     tracing::debug!(agent = %launch.name, "its last screen:\n{}", shown.trim_end());
                 }
                 Err(error) => tracing::debug!(agent = %launch.name, "its last screen could not be had: {error}"),

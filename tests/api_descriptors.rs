@@ -48,7 +48,7 @@ fn without_descriptors_clients_are_served_one_after_the_other_and_the_server_doe
         serve(
             listener,
             tokio::sync::mpsc::channel(1).1,
-            Sources { snapshot, happenings, tmux: None, logs: None },
+            Sources { snapshot, happenings, tmux: None, logs: None, renderers: None },
             Limits::default(),
             shutdown,
         )

@@ -216,7 +216,13 @@ mod tests {
         let (socket, client) = UnixStream::pair().unwrap();
         let snapshot = Snapshot::new(agents, std::time::Instant::now(), Errors::default());
         let happenings = watch::channel(Ring::new(std::time::UNIX_EPOCH)).1;
-        let sources = Sources { snapshot: watch::channel(Arc::new(snapshot)).1, happenings, tmux: None, logs: None };
+        let sources = Sources {
+            snapshot: watch::channel(Arc::new(snapshot)).1,
+            happenings,
+            tmux: None,
+            logs: None,
+            renderers: None,
+        };
         let responder = Arc::new(Responder::new(sources, Limits::default(), true));
         let connection = Connection::new(socket, Client::Owner, Rest::default(), responder);
         let serving = async move { drop(connection.serve().await) };

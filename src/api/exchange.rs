@@ -251,7 +251,7 @@ mod tests {
     fn sources() -> Sources {
         let snapshot = Snapshot::new(Vec::new(), Instant::now(), Errors::default());
         let happenings = watch::channel(Ring::new(UNIX_EPOCH)).1;
-        Sources { snapshot: watch::channel(Arc::new(snapshot)).1, happenings, tmux: None, logs: None }
+        Sources { snapshot: watch::channel(Arc::new(snapshot)).1, happenings, tmux: None, logs: None, renderers: None }
     }
 
     fn next(responder: &Responder, request: &[u8], more_may_come: bool) -> Option<Answer> {

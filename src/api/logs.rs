@@ -1,20 +1,31 @@
-//! What agents printed, as it is kept, and on as it is written.
+//! What agents printed, as it is kept, and on as it is written; as the terminal got it, or as text.
+//!
+//! Text is made [elsewhere](crate::output::renderer): this process parses nothing that an agent printed. What comes back is looked
+//! through character by character: secrets are blotted out once more, since the text has put together what escape sequences kept
+//! apart, and no character that acts on a terminal is handed on, whoever sent it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use hyper::body::Bytes;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 use super::order::Which;
 use super::stream::{Gone, Outlet};
 use crate::config::Name;
-use crate::output::FileId;
-use crate::output::plain::Plain;
 use crate::output::reader::{Busy, Follower, Log, Piece};
+use crate::output::renderer::{self, Heard, Renderer, Renderers, Say};
 use crate::output::store::{Kept, Store};
+use crate::output::{Entry, FileId};
+use crate::printable;
+use crate::redaction::{Redaction, Shown};
 use crate::status::{Snapshot, State, Time};
+
+/// How long a screen must stand still to be told to somebody who follows: looked at twice, so far apart.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Why there is nothing to tell.
 #[derive(Debug, thiserror::Error)]
@@ -36,29 +47,48 @@ pub(super) enum Error {
 /// One attempt, open.
 pub(super) struct Opened {
     log: Arc<Log>,
-    /// Where to begin.
+    /// Where those bytes begin that are wanted.
     at: u64,
+    /// Where stands what was printed since the time from which on it is wanted.
+    since: Option<u64>,
+    /// No more than so many lines at the end of what is there.
+    lines: Option<usize>,
+}
+
+/// What is wanted of an attempt.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// No more than so many lines at the end of what is there.
+    pub(super) lines: Option<usize>,
+    /// Nothing that was printed before.
+    pub(super) since: Option<SystemTime>,
+    /// As text; else as it is.
+    pub(super) as_text: bool,
+}
+
+impl Wanted {
+    /// All of it.
+    fn all(as_text: bool) -> Self {
+        Self { lines: None, since: None, as_text }
+    }
 }
 
 /// Opens the attempt that is meant, at what is wanted of it.
-pub(super) async fn open(
-    store: &Store,
-    agent: &Name,
-    which: Which,
-    lines: Option<usize>,
-    since: Option<SystemTime>,
-) -> Result<Opened, Error> {
+pub(super) async fn open(store: &Store, agent: &Name, which: Which, wanted: Wanted) -> Result<Opened, Error> {
     let (readers, store, agent) = (store.readers(), store.clone(), agent.clone());
     let work = move |is_wanted: &dyn Fn() -> bool| {
         let attempts = store.attempts(&agent).map_err(io::Error::other)?;
         let kept = choose(&attempts, which)?;
         let log = store.open(&agent, kept).map_err(io::Error::other)?.ok_or(Error::Nothing)?;
-        let at = match since {
-            Some(time) => log.since(time, is_wanted)?,
-            None => log.begin()?,
-        };
+        let Wanted { lines, since, as_text } = wanted;
+        let since = since.map(|time| log.since(time, is_wanted)).transpose()?;
+        if as_text {
+            // Which lines are the last is known when there are lines, and what a screen shows depends on all that was printed on it.
+            return Ok(Opened { log: Arc::new(log), at: 0, since, lines });
+        }
+        let at = since.map_or_else(|| log.begin(), Ok)?;
         let at = lines.map_or(Ok(at), |lines| log.last_lines(lines, is_wanted).map(|last| last.max(at)))?;
-        Ok(Opened { log: Arc::new(log.without_index()), at })
+        Ok(Opened { log: Arc::new(log.without_index()), at, since, lines })
     };
     readers.work(work).await??
 }
@@ -80,22 +110,116 @@ fn choose(attempts: &[Kept], which: Which) -> Result<Kept, Error> {
     }
 }
 
-/// How bytes are told.
-pub(super) enum Form {
-    Raw,
-    Plain(Plain),
+/// Why telling ends before its end.
+pub(super) enum Broken {
+    /// The client takes nothing any more.
+    Gone,
+    /// What is to be told cannot be had. The client must not take it for the end.
+    Failed(String),
 }
 
-impl Form {
-    fn of(&mut self, Piece { bytes, .. }: Piece) -> Bytes {
-        match self {
-            Self::Raw => bytes.into(),
-            Self::Plain(plain) => {
-                let mut text = Vec::with_capacity(bytes.len());
-                plain.pass(&bytes, &mut text);
-                text.into()
+impl From<Gone> for Broken {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<renderer::Error> for Broken {
+    fn from(error: renderer::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(format!("failed to read what was printed: {error}"))
+    }
+}
+
+/// What one attempt printed, on its way to the client.
+enum Way {
+    /// As it is.
+    Raw,
+    /// As text.
+    Text(Box<Text>),
+}
+
+/// What makes text of what is printed.
+struct Text {
+    renderer: Renderer,
+    shown: Shown,
+    /// What the index says of what is yet to come.
+    entries: VecDeque<Entry>,
+    /// When what stands still is to be told.
+    settles_at: Option<Instant>,
+    /// Whether what was told until now ends in the midst of a line.
+    is_mid_line: bool,
+}
+
+impl Text {
+    async fn say(&mut self, outlet: &Outlet, say: Say<'_>) -> Result<(), Broken> {
+        self.renderer.say(say).await?;
+        loop {
+            match self.renderer.hear().await? {
+                Heard::Text(text) => {
+                    let text = self.shown.pass(&printable::plain(&String::from_utf8_lossy(&text)));
+                    self.send(outlet, text).await?;
+                }
+                Heard::Done { needs_settling } => {
+                    // Not later and later because it goes on printing.
+                    let is_due = needs_settling || !self.shown.is_all_told();
+                    let next =
+                        self.settles_at.filter(|_| say != Say::Settle).unwrap_or_else(|| Instant::now() + SETTLE);
+                    self.settles_at = is_due.then_some(next);
+                    return Ok(());
+                }
             }
         }
+    }
+
+    async fn send(&mut self, outlet: &Outlet, text: String) -> Result<(), Broken> {
+        if !text.is_empty() {
+            self.is_mid_line = !text.ends_with('\n');
+            outlet.send(text.into()).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes what was printed, on terminals of whatever sizes, second by second.
+    async fn take(&mut self, outlet: &Outlet, entries: Vec<Entry>, piece: &Piece) -> Result<(), Broken> {
+        self.entries.extend(entries);
+        let mut at = 0;
+        while at < piece.bytes.len() {
+            while let Some(&entry) = self.entries.front()
+                && entry.offset() <= piece.offset + at as u64
+            {
+                self.entries.pop_front();
+                match entry {
+                    Entry::Resized(resized) => self.say(outlet, Say::Resize(resized.size)).await?,
+                    // Those of what is gone already tell nothing.
+                    Entry::Moment(_) if entry.offset() < piece.offset => {}
+                    Entry::Moment(_) => self.say(outlet, Say::Look).await?,
+                }
+            }
+            let next = self.entries.front().and_then(|next| usize::try_from(next.offset() - piece.offset).ok());
+            let end = next.map_or(piece.bytes.len(), |next| next.min(piece.bytes.len()));
+            self.say(outlet, Say::Printed(&piece.bytes[at..end])).await?;
+            at = end;
+        }
+        Ok(())
+    }
+
+    async fn settle(&mut self, outlet: &Outlet) -> Result<(), Broken> {
+        let text = self.shown.pause();
+        self.send(outlet, text).await?;
+        self.say(outlet, Say::Settle).await
+    }
+
+    /// Nothing more comes.
+    async fn end(&mut self, outlet: &Outlet) -> Result<(), Broken> {
+        self.say(outlet, Say::Show).await?;
+        let text = self.shown.pause();
+        self.send(outlet, text).await
     }
 }
 
@@ -103,7 +227,8 @@ impl Form {
 pub(super) struct Telling {
     pub(super) store: Store,
     pub(super) agent: Name,
-    pub(super) form: Form,
+    /// Who makes text of it; without them it is told as it is.
+    pub(super) renderers: Option<Renderers>,
     /// Whether the attempts to come are meant, too.
     pub(super) is_latest: bool,
     pub(super) snapshot: watch::Receiver<Arc<Snapshot>>,
@@ -129,31 +254,64 @@ impl Standing {
 
 impl Telling {
     /// What is there now.
-    pub(super) async fn tell(mut self, outlet: Outlet, opened: Opened) -> Result<(), Gone> {
-        let mut follower = Follower::new(opened.log, opened.at);
-        self.rest(&outlet, &mut follower).await
+    pub(super) async fn tell(self, outlet: Outlet, opened: Opened) -> Result<(), Broken> {
+        let (mut follower, mut way) = self.begin(&outlet, &opened).await?;
+        self.rest(&outlet, &mut follower, &mut way, &opened).await?;
+        if let Way::Text(text) = &mut way {
+            text.end(&outlet).await?;
+        }
+        Ok(())
     }
 
     /// What is there, and what is printed later: until the attempt is over, or, if those to come are meant, until the agent is.
-    pub(super) async fn follow(mut self, outlet: Outlet, mut opened: Opened) -> Result<(), Gone> {
+    pub(super) async fn follow(mut self, outlet: Outlet, mut opened: Opened) -> Result<(), Broken> {
         let mut moves = self.store.moves();
         loop {
             let (kept, file) = (opened.log.kept(), opened.log.file().ok());
-            let mut follower = Follower::new(opened.log, opened.at);
+            let (mut follower, mut way) = self.begin(&outlet, &opened).await?;
+            self.rest(&outlet, &mut follower, &mut way, &opened).await?;
+            if let Way::Text(text) = &mut way {
+                text.say(&outlet, Say::Show).await?;
+            }
             while self.is_live(kept, file).await {
+                let settles_at = match &way {
+                    Way::Text(text) => text.settles_at,
+                    Way::Raw => None,
+                };
+                let settling = async {
+                    match settles_at {
+                        Some(time) => sleep_until(time).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                // Each arm only takes something that has come: cancelling the others loses nothing.
                 tokio::select! {
-                    piece = follower.next() => match piece {
-                        Ok(piece) => self.send(&outlet, piece).await?,
-                        Err(_) => return Ok(()),
+                    piece = follower.next() => {
+                        let piece = piece?;
+                        Self::send(&outlet, &mut follower, &mut way, piece).await?;
+                        if let Way::Text(text) = &mut way {
+                            text.say(&outlet, Say::TellAtOnce).await?;
+                        }
+                    }
+                    () = settling => if let Way::Text(text) = &mut way {
+                        text.settle(&outlet).await?;
                     },
                     changed = self.snapshot.changed() => if changed.is_err() { return Ok(()) },
                     // It may be this one. The other end is the store's, which is here.
                     Ok(()) = moves.changed() => self.look_again = true,
                 }
             }
-            self.rest(&outlet, &mut follower).await?;
+            while let Some(piece) = follower.read().await? {
+                Self::send(&outlet, &mut follower, &mut way, piece).await?;
+            }
+            let mut is_mid_line = false;
+            if let Way::Text(text) = &mut way {
+                text.end(&outlet).await?;
+                is_mid_line = text.is_mid_line;
+            }
+            drop(way);
             opened = loop {
-                match open(&self.store, &self.agent, Which::Latest, None, None).await {
+                match open(&self.store, &self.agent, Which::Latest, Wanted::all(self.renderers.is_some())).await {
                     Ok(next) if next.log.file().ok() != file && (self.is_latest || self.goes_on_in(kept, &next)) => {
                         break next;
                     }
@@ -165,19 +323,66 @@ impl Telling {
                     return Ok(());
                 }
             };
+            if is_mid_line {
+                // Two attempts have no line in common.
+                outlet.send(Bytes::from_static(b"\n")).await?;
+            }
         }
     }
 
-    async fn rest(&mut self, outlet: &Outlet, follower: &mut Follower) -> Result<(), Gone> {
-        while let Ok(Some(piece)) = follower.read().await {
-            self.send(outlet, piece).await?;
+    /// Gets ready to tell an attempt from where it is wanted.
+    async fn begin(&self, outlet: &Outlet, opened: &Opened) -> Result<(Follower, Way), Broken> {
+        let Some(renderers) = &self.renderers else {
+            return Ok((Follower::new(Arc::clone(&opened.log), opened.at), Way::Raw));
+        };
+        let redaction = Redaction::new(self.snapshot.borrow().sensitive(&self.agent.key()));
+        let mut text = Text {
+            renderer: renderers.start().await?,
+            shown: Shown::without(redaction),
+            entries: VecDeque::new(),
+            settles_at: None,
+            is_mid_line: false,
+        };
+        if let Some(lines) = opened.lines {
+            text.say(outlet, Say::Keep(lines as u64)).await?;
+        }
+        Ok((Follower::new(Arc::clone(&opened.log), opened.at), Way::Text(Box::new(text))))
+    }
+
+    /// What is there by now.
+    async fn rest(
+        &self,
+        outlet: &Outlet,
+        follower: &mut Follower,
+        way: &mut Way,
+        opened: &Opened,
+    ) -> Result<(), Broken> {
+        let mut since = opened.since;
+        while let Some(mut piece) = follower.read().await? {
+            if let (Way::Text(text), Some(time)) = (&mut *way, since)
+                && time < piece.end()
+            {
+                since = None;
+                let before = usize::try_from(time.saturating_sub(piece.offset)).unwrap_or_default();
+                let after = piece.bytes.split_off(before.min(piece.bytes.len()));
+                text.take(outlet, follower.take_entries(), &piece).await?;
+                text.say(outlet, Say::Forget).await?;
+                piece = Piece { offset: piece.end(), bytes: after };
+            }
+            Self::send(outlet, follower, way, piece).await?;
+        }
+        if let (Way::Text(text), Some(_)) = (way, since) {
+            text.say(outlet, Say::Forget).await?;
         }
         Ok(())
     }
 
-    async fn send(&mut self, outlet: &Outlet, piece: Piece) -> Result<(), Gone> {
-        let bytes = self.form.of(piece);
-        if bytes.is_empty() { Ok(()) } else { outlet.send(bytes).await }
+    async fn send(outlet: &Outlet, follower: &mut Follower, way: &mut Way, piece: Piece) -> Result<(), Broken> {
+        match way {
+            Way::Raw if piece.bytes.is_empty() => Ok(()),
+            Way::Raw => Ok(outlet.send(piece.bytes.into()).await?),
+            Way::Text(text) => text.take(outlet, follower.take_entries(), &piece).await,
+        }
     }
 
     /// Whether more may be printed in an attempt. It is marked as seen how things stand.
@@ -193,7 +398,7 @@ impl Telling {
         // What happens to others is no reason to look again.
         if std::mem::take(&mut self.look_again) || self.live_in.as_ref() != Some(&standing) {
             // An earlier declaration's attempt may have had the same number.
-            let latest = open(&self.store, &self.agent, Which::Latest, None, None).await;
+            let latest = open(&self.store, &self.agent, Which::Latest, Wanted::all(false)).await;
             if latest.is_ok_and(|latest| latest.log.file().ok() != file) {
                 return false;
             }

@@ -102,7 +102,7 @@ fn paths(types: &mut SchemaGenerator) -> Value {
                 "What an agent printed in an attempt, as far as it is kept; values of secrets are masked",
                 &json!({
                     "200": answer(
-                        "The bytes: plain text without escape sequences, or with raw=true as the terminal got them.",
+                        "Plain text as a person reads it on the terminal, known secrets blotted out; or with raw=true the bytes as the terminal got them.",
                         &json!({
                             "text/plain; charset=utf-8": { "schema": { "type": "string" } },
                             "application/octet-stream": {},

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::latest::Latest;
+use crate::redaction::Redaction;
 use crate::screen;
 use crate::status::Snapshot;
 use crate::tmux::Tmux;
@@ -40,7 +41,7 @@ impl Screens {
         let captured = captured.await;
         drop(latest);
         self.forget();
-        Ok(screen::shown(&captured?, &snapshot.sensitive(agent), colours))
+        Ok(screen::shown(&captured?, &Redaction::new(snapshot.sensitive(agent)), colours))
     }
 
     fn watch(&self, agent: &str) -> Arc<Latest<Captured>> {

@@ -28,11 +28,11 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::exchange::{Ordered, Responder};
-use super::logs::{self, Form, Telling};
+use super::logs::{self, Broken, Telling, Wanted};
 use super::order::{COLOURED, Order, Which};
 use super::routes;
 use crate::events::{Kept, Ring, Since};
-use crate::output::plain::Plain;
+use crate::printable;
 use crate::status::{Fault, ScreenShown, Time};
 
 /// The media type of server-sent events.
@@ -145,7 +145,11 @@ async fn answer(order: Order, responder: Arc<Responder>, over: Arc<Notify>) -> A
             let Some(store) = responder.sources.logs.clone() else {
                 return refusal(routes::unavailable("nothing is kept of what agents print"));
             };
-            let opened = match logs::open(&store, &agent, which, lines, since).await {
+            let renderers = responder.sources.renderers.clone().filter(|_| !raw);
+            if renderers.is_none() && !raw {
+                return refusal(routes::unavailable("there is nobody to make text of what agents print"));
+            }
+            let opened = match logs::open(&store, &agent, which, Wanted { lines, since, as_text: !raw }).await {
                 Ok(opened) => opened,
                 Err(logs::Error::Nothing) if responder.snapshot().agent(agent.as_str()).is_none() => {
                     return refusal(routes::no_such_agent());
@@ -155,9 +159,8 @@ async fn answer(order: Order, responder: Arc<Responder>, over: Arc<Notify>) -> A
                 }
                 Err(error) => return refusal(routes::not_there(&error.to_string())),
             };
-            let form = if raw { Form::Raw } else { Form::Plain(Plain::default()) };
             let (is_latest, snapshot) = (which == Which::Latest, responder.sources.snapshot.clone());
-            let telling = Telling { store, agent, form, is_latest, snapshot, live_in: None, look_again: false };
+            let telling = Telling { store, agent, renderers, is_latest, snapshot, live_in: None, look_again: false };
             let content_type = if raw { "application/octet-stream" } else { TEXT };
             if follows {
                 made(content_type, &responder, over, move |outlet| telling.follow(outlet, opened))
@@ -193,42 +196,46 @@ fn of_type(body: Either<Full<Bytes>, Made>, content_type: &'static str) -> Answe
 }
 
 /// A body that is made piece by piece by `maker`, which ends with it.
-fn made<F>(
+fn made<F, E>(
     content_type: &'static str,
     responder: &Responder,
     over: Arc<Notify>,
     maker: impl FnOnce(Outlet) -> F,
 ) -> Answer
 where
-    F: Future<Output = Result<(), Gone>> + Send + 'static,
+    F: Future<Output = Result<(), E>> + Send + 'static,
+    E: Into<Broken>,
 {
     let (pieces, body) = mpsc::channel(1);
+    let failed = pieces.clone();
     let making = maker(Outlet { pieces, stall: responder.limits.stall, heartbeat: responder.limits.heartbeat });
     let mut maker = JoinSet::new();
     maker.spawn(async move {
         // Whoever has gone is told nothing more.
-        let _ = making.await;
+        let made = making.await.map_err(Into::into);
         over.notify_one();
+        if let Err(Broken::Failed(why)) = made {
+            tracing::debug!("an answer breaks off: {why}");
+            // Lest it is taken for a whole one.
+            let _ = failed.send(Err(io::Error::other(why))).await;
+        }
     });
     of_type(Either::Right(Made { pieces: body, _maker: maker }), content_type)
 }
 
 /// The body's side of what is made.
 struct Made {
-    pieces: mpsc::Receiver<Bytes>,
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
     /// Ends when this is dropped.
     _maker: JoinSet<()>,
 }
 
 impl Body for Made {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.pieces.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.pieces.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
     }
 }
 
@@ -237,14 +244,14 @@ pub(super) struct Gone;
 
 /// The maker's side.
 pub(super) struct Outlet {
-    pieces: mpsc::Sender<Bytes>,
+    pieces: mpsc::Sender<io::Result<Bytes>>,
     stall: Duration,
     heartbeat: Duration,
 }
 
 impl Outlet {
     pub(super) async fn send(&self, piece: Bytes) -> Result<(), Gone> {
-        match timeout(self.stall, self.pieces.send(piece)).await {
+        match timeout(self.stall, self.pieces.send(Ok(piece))).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Gone),
         }
@@ -252,7 +259,7 @@ impl Outlet {
 
     /// A message without an id.
     async fn send_message<T: Serialize>(&self, kind: &str, data: &T) -> Result<(), Gone> {
-        let data = serde_json::to_string(data).unwrap_or_default();
+        let data = printable::json(serde_json::to_string(data).unwrap_or_default());
         self.send(format!("event: {kind}\ndata: {data}\n\n").into()).await
     }
 

@@ -23,7 +23,7 @@ use self::kind::Kind;
 use self::relay::End;
 use super::complete;
 use super::place::Place;
-use super::status::{escaped, remark};
+use super::status::remark;
 use super::{Places, Surroundings, Whereabouts};
 use crate::account;
 use crate::client::{self, Client};
@@ -31,6 +31,7 @@ use crate::config::{InvalidName, Name};
 use crate::deputy::{self, Deputy, Program};
 use crate::descriptor;
 use crate::memory;
+use crate::printable::escaped;
 use crate::status::AgentStatus;
 use crate::tmux::{self, Entrance, Tmux};
 

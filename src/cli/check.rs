@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::status::escaped;
 use crate::config::{self, Finding, Options, Severity};
+use crate::printable::{self, escaped};
 use crate::regular;
 
 /// The exit status when nothing is in error.
@@ -61,8 +61,7 @@ struct Place {
 pub fn check(file: &Path, json: bool, options: &Options, out: &mut impl Write) -> io::Result<u8> {
     let report = Report::of(file, options);
     if json {
-        serde_json::to_writer(&mut *out, &report)?;
-        writeln!(out)?;
+        writeln!(out, "{}", printable::json(serde_json::to_string(&report)?))?;
     } else {
         write!(out, "{report}")?;
     }

@@ -15,10 +15,10 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::place::Place;
-use super::status::escaped;
 use super::terminal::{Terminal, wrapped};
 use super::{Surroundings, Whereabouts};
 use crate::descriptor;
+use crate::printable::escaped;
 use crate::status;
 
 /// As every other verb has it.

@@ -6,10 +6,11 @@ use std::process::ExitCode;
 
 use super::complete;
 use super::printing::{self, BETWEEN_DAEMONS, Failure, say};
-use super::status::{escaped, outcome, shortened};
+use super::status::{outcome, shortened};
 use super::terminal::Terminal;
 use crate::client::{Client, Message};
 use crate::events::{Change, Course, Event, Subject, What};
+use crate::printable::{self, escaped};
 use crate::status::{AgentStatus, State};
 
 /// Which events, and how.
@@ -78,7 +79,7 @@ async fn listen(
 
 fn print_one(message: &Message, json: bool) -> io::Result<()> {
     let line = if json {
-        message.data.clone()
+        printable::json(message.data.clone())
     } else {
         match serde_json::from_str::<Event>(&message.data) {
             Ok(event) => {

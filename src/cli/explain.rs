@@ -11,9 +11,10 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::complete;
-use super::status::{escaped, faults, outcome, paint, since, words};
+use super::status::{faults, outcome, paint, since, words};
 use super::terminal::{Terminal, wrapped};
 use crate::client::{Answer, Client, Error};
+use crate::printable::escaped;
 use crate::status::{self, AgentStatus, Exit, How, Outcome, PastAttempt, Resources, State, Time};
 
 /// As that of `agentd status`.

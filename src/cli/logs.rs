@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::complete;
 use super::printing::{self, BETWEEN_DAEMONS, Failure, say};
 use crate::client::Client;
+use crate::printable;
 use crate::status::Time;
 
 /// Whose, and which of it.
@@ -143,6 +144,5 @@ impl Printer {
 }
 
 fn write_line(out: &mut impl Write, text: &[u8]) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, &Line { text: &String::from_utf8_lossy(text) })?;
-    out.write_all(b"\n")
+    writeln!(out, "{}", printable::json(serde_json::to_string(&Line { text: &String::from_utf8_lossy(text) })?))
 }

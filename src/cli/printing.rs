@@ -4,9 +4,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::status::escaped;
 use crate::client::Error;
 use crate::descriptor::reader_is_gone;
+use crate::printable::escaped;
 
 /// How long a daemon that has gone away is given before the next is looked for.
 pub(super) const BETWEEN_DAEMONS: Duration = Duration::from_millis(500);

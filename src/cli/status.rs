@@ -12,6 +12,7 @@ use super::complete;
 use super::printing::say;
 use super::terminal::Terminal;
 use crate::client::{Answer, Client, Error};
+use crate::printable::escaped;
 use crate::status::{AgentStatus, Health, How, Outcome, PastAttempt, State, Time};
 
 /// The exit statuses of LSB init scripts' `status`.
@@ -311,22 +312,6 @@ pub(super) fn words(span: Duration) -> String {
         _ => (seconds / 86_400, seconds % 86_400 / 3_600, 'd', 'h'),
     };
     if small == 0 { format!("{large}{large_unit}") } else { format!("{large}{large_unit} {small}{small_unit}") }
-}
-
-/// Text that cannot do anything to a terminal: control characters, and those that turn or hide what stands beside them, as escapes.
-pub(super) fn escaped(text: &str) -> String {
-    let acts = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
-    text.chars().fold(String::with_capacity(text.len()), |mut safe, c| {
-        if acts(c) {
-            safe.extend(c.escape_default());
-        } else {
-            safe.push(c);
-        }
-        safe
-    })
 }
 
 /// At most `width` characters, the last of them `…` where some are missing.

@@ -12,10 +12,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::complete;
-use super::status::escaped;
 use crate::client::{Answer, Client, Error, Messages};
 use crate::duration;
 use crate::events::{Event, What};
+use crate::printable::escaped;
 use crate::signals;
 use crate::status::{self, AgentStatus, How, State};
 

@@ -8,9 +8,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::complete;
 use super::printing::{self, BETWEEN_DAEMONS, Failure, say};
-use super::status::{escaped, shortened};
+use super::status::shortened;
 use super::terminal::Terminal;
 use crate::client::Client;
+use crate::printable::{self, escaped};
 use crate::status::{Fault, ScreenShown};
 
 /// To another screen without a cursor, where long lines are cut (`xterm` control sequences 1049, 25, 7), and back.
@@ -151,7 +152,7 @@ impl Show<'_> {
 }
 
 fn print_json(shown: &ScreenShown) -> Result<(), Failure> {
-    let line = serde_json::to_string(shown).map_err(Failure::Malformed)?;
+    let line = printable::json(serde_json::to_string(shown).map_err(Failure::Malformed)?);
     out(&format!("{line}\n")).map_err(Failure::Print)
 }
 

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use nix::unistd::{AccessFlags, Uid, eaccess};
@@ -27,6 +28,8 @@ use crate::descriptor;
 use crate::frame::{self, Bytes};
 use crate::inheritance;
 use crate::memory;
+use crate::output::renderer;
+use crate::passing::Receiver;
 use crate::regular;
 use crate::secrets::without_byte_order_mark;
 use crate::watch::Watcher;
@@ -92,11 +95,14 @@ fn say_unfit(error: &Error) -> Result<(), Error> {
     })
 }
 
+/// The stack of a thread that makes text, which calls nothing that goes deep.
+const RENDERING_STACK: usize = 512 << 10;
+
 const CHANGED: Numbered<Reply> = Numbered { number: 0, body: Reply::Changed };
 
 async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Result<(), Error> {
     let (reader, mut writer) = UnixStream::from_std(socket)?.into_split();
-    let mut reader = frame::Reader::new(reader, MAX_FRAME);
+    let mut reader = frame::Reader::new(Receiver::new(reader), MAX_FRAME);
     let account = Arc::new(account);
     let hanging = Hanging::default();
     let mut watcher = Watcher::open();
@@ -113,6 +119,11 @@ async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Resu
             request = reader.read::<Numbered<Request>>() => match request? {
                 None => return Ok(()),
                 Some(Numbered { body: Request::Watch(targets), .. }) => to_watch = Some(targets),
+                Some(Numbered { number, body: Request::Render }) => {
+                    let socket = reader.source_mut().take_descriptors().pop();
+                    let body = socket.map_or_else(|| Reply::Short("its socket is missing".to_owned()), render);
+                    frame::write(&mut writer, &Numbered { number, body }).await?;
+                }
                 Some(Numbered { number, body }) => {
                     let (replies, account, hanging) = (replies.clone(), Arc::clone(&account), hanging.clone());
                     tokio::spawn(async move {
@@ -145,9 +156,24 @@ async fn answer(request: Request, account: &Account, hanging: &Hanging) -> Optio
         Request::Tmux { program, arguments, timeout } => {
             Some(Reply::Tmux(tmux(program, &arguments, timeout, account).await))
         }
-        Request::Watch(_) => None,
+        Request::Watch(_) | Request::Render => None,
         request if hanging.contains(&request) => Some(Reply::FileSystemHangs),
         request => in_time(request, hanging, FILE_TIMEOUT, work_on_file).await,
+    }
+}
+
+/// Makes text of what is said on this socket, in a thread of its own that ends with the connection. Nobody waits for it: a terminal
+/// emulator may take its time.
+pub(super) fn render(socket: OwnedFd) -> Reply {
+    let socket = std::os::unix::net::UnixStream::from(socket);
+    let started = socket.set_nonblocking(false).and_then(|()| {
+        // The daemon sees that it ended, and early if it did.
+        let work = move || drop(renderer::serve(socket));
+        thread::Builder::new().name("agentd-text".to_owned()).stack_size(RENDERING_STACK).spawn(work)
+    });
+    match started {
+        Ok(_) => Reply::Rendering,
+        Err(error) => Reply::Short(format!("no thread can be started: {error}")),
     }
 }
 
@@ -162,7 +188,7 @@ fn work_on_file(request: Request) -> Option<Reply> {
         ),
         Request::Server { socket, seen } => Reply::Server(server::tend(&socket, find(TMUX).ok().as_deref(), seen)),
         Request::EndServer(socket) => Reply::EndServer(server::end_deserted(&socket)),
-        Request::Tmux { .. } | Request::Watch(_) => return None,
+        Request::Tmux { .. } | Request::Watch(_) | Request::Render => return None,
     })
 }
 

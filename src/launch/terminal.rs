@@ -29,6 +29,7 @@ use tokio::time::timeout;
 
 use super::traces::{Shown, Traces};
 use crate::descriptor::Stream;
+use crate::output::rendering::Size;
 use crate::output::writer::Writer;
 
 /// How much is read at once; the kernel gives no more than that of a terminal.
@@ -62,7 +63,7 @@ impl Terminal {
         tcsetattr(&own, SetArg::TCSANOW, &tcgetattr(&pane)?)?;
         let (other, pane) = (Stream::new(OwnedFd::from(other))?, Stream::new(pane)?);
         let (typed, printed, traces) = (Piece::default(), Piece::default(), Traces::default());
-        let terminal = Self { own, other, pane, typed, printed, traces, log };
+        let mut terminal = Self { own, other, pane, typed, printed, traces, log };
         terminal.resize();
         Ok(terminal)
     }
@@ -87,9 +88,16 @@ impl Terminal {
     }
 
     /// Gives it the pane's size. The kernel tells the harness if that is another.
-    pub fn resize(&self) {
+    pub fn resize(&mut self) {
         // Fails only when the pane is gone.
-        let _ = tcgetwinsize(&self.pane).and_then(|size| tcsetwinsize(&self.other, size));
+        let Ok(size) = tcgetwinsize(&self.pane) else { return };
+        let _ = tcsetwinsize(&self.other, size);
+        if let Some(log) = &mut self.log
+            && size.ws_col > 0
+            && size.ws_row > 0
+        {
+            log.resize(Size { columns: size.ws_col, rows: size.ws_row });
+        }
     }
 
     /// The process group in its foreground.

@@ -17,6 +17,7 @@ use tracing_subscriber::Registry;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use super::QUEUE;
+use crate::printable;
 
 /// `MESSAGE_ID` of an agent's change of state or of the reason for it.
 pub const STATE_CHANGED: &str = "9d0cbb5a4e3b4c0fa25a5c44c3f8f1d6";
@@ -86,15 +87,16 @@ impl Message {
 
 impl Visit for Message {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let text = || Some(format!("{value:?}"));
+        let value = printable::escaped_lines(&format!("{value:?}"));
+        let text = || Some(value.clone());
         match field.name() {
-            "message" => self.text.insert_str(0, &format!("{value:?}")),
+            "message" => self.text.insert_str(0, &value),
             "agent" => self.agent = text(),
             "state" => self.state = text(),
             "attempt" => self.attempt = text(),
             "pid" => self.pid = text(),
             // Never fails.
-            name => _ = write!(self.text, " {name}={value:?}"),
+            name => _ = write!(self.text, " {name}={value}"),
         }
     }
 

@@ -14,11 +14,14 @@ use tokio::time::timeout;
 use super::news::{News, Subscription};
 use super::store::Kept;
 use super::writer;
-use super::{FileId, Moment};
+use super::{Entry, FileId, Moment};
 use crate::blocking;
 
 /// How much is read at once.
 const PIECE: usize = 64 << 10;
+
+/// How many entries of the index are read beside a piece of text: one for each byte of it.
+const MOST_ENTRIES: usize = PIECE;
 
 /// How many entries of the index are looked at at once.
 const ENTRIES: usize = 4096;
@@ -220,16 +223,20 @@ impl Log {
         let earliest = Moment::of(earliest, 0).at;
         let index_end = index.metadata()?.len();
         let mut at = self::begin(index, writer::index_size(self.size))?;
-        let mut buffer = vec![0; ENTRIES * Moment::LENGTH];
+        let mut buffer = vec![0; ENTRIES * Entry::LENGTH];
         loop {
             see_wanted(is_wanted)?;
             // Where a hole ends, an entry begins.
-            at = at.max(data(index, at)?.unwrap_or(index_end).next_multiple_of(Moment::LENGTH as u64));
+            at = at.max(data(index, at)?.unwrap_or(index_end).next_multiple_of(Entry::LENGTH as u64));
             let count = read_at(index, &mut buffer, at)?;
-            let entries = buffer[..count].chunks_exact(Moment::LENGTH).filter_map(Moment::from_bytes);
+            let entries = buffer[..count].chunks_exact(Entry::LENGTH).filter_map(Entry::from_bytes);
+            let mut later = entries.filter_map(|entry| match entry {
+                Entry::Moment(moment) if moment.at >= earliest => Some(moment.offset),
+                _ => None,
+            });
             // Whatever it says, it is a place in the text.
-            if let Some(found) = entries.into_iter().find(|entry| entry.at >= earliest) {
-                return Ok(found.offset.clamp(begin.min(end), end));
+            if let Some(found) = later.next() {
+                return Ok(found.clamp(begin.min(end), end));
             }
             if count < buffer.len() {
                 return Ok(end);
@@ -247,6 +254,27 @@ impl Log {
         let count = read_at(&self.text, &mut head, 0)?;
         head.truncate(count);
         Ok(Some(head))
+    }
+
+    /// What the index has from this place of it on, up to as much as belongs to a piece of text; and the place to go on from.
+    fn entries(&self, from: u64) -> io::Result<(Vec<Entry>, u64)> {
+        let Some(index) = &self.index else { return Ok((Vec::new(), from)) };
+        let index_end = index.metadata()?.len();
+        let mut entries = Vec::new();
+        let mut at = from.max(self::begin(index, writer::index_size(self.size))?);
+        let mut buffer = vec![0; ENTRIES * Entry::LENGTH];
+        while entries.len() < MOST_ENTRIES {
+            // Where a hole ends, an entry begins.
+            at = at.max(data(index, at)?.unwrap_or(index_end).next_multiple_of(Entry::LENGTH as u64));
+            let count = read_at(index, &mut buffer, at)?;
+            let whole = count - count % Entry::LENGTH;
+            entries.extend(buffer[..whole].chunks_exact(Entry::LENGTH).filter_map(Entry::from_bytes));
+            at += whole as u64;
+            if count < buffer.len() {
+                break;
+            }
+        }
+        Ok((entries, at))
     }
 }
 
@@ -305,6 +333,9 @@ pub struct Follower {
     at: u64,
     /// The first bytes of the file, as far as they were seen: it may be begun again.
     head: Option<Vec<u8>>,
+    /// Up to where the index was read, and what of it nobody has taken.
+    index_at: u64,
+    entries: Vec<Entry>,
     news: Option<Subscription>,
 }
 
@@ -312,12 +343,12 @@ impl Follower {
     /// From this offset on. Must be made inside the async runtime.
     pub fn new(log: Arc<Log>, offset: u64) -> Self {
         let news = log.readers.news.of(&log.text).ok();
-        Self { log, at: offset, head: None, news }
+        Self { log, at: offset, head: None, index_at: 0, entries: Vec::new(), news }
     }
 
     /// What is there by now; `None` if there is no more. To be asked once more after the end of the attempt was heard of.
     pub async fn read(&mut self) -> io::Result<Option<Piece>> {
-        let (log, at, before) = (Arc::clone(&self.log), self.at, self.head.clone());
+        let (log, at, mut index_at, before) = (Arc::clone(&self.log), self.at, self.index_at, self.head.clone());
         let work = move || {
             let mut piece = log.read(at)?;
             // Last: what was read then is of the file that this is the head of.
@@ -327,12 +358,24 @@ impl Follower {
             if is_begun_again {
                 piece = log.read(0)?;
                 head = log.head()?;
+                index_at = 0;
             }
-            Ok::<_, io::Error>((piece, head))
+            // The index is written before what it is of. Without it the text is whole all the same.
+            let (entries, index_at) = log.entries(index_at).unwrap_or((Vec::new(), index_at));
+            Ok::<_, io::Error>((piece, head, is_begun_again, entries, index_at))
         };
-        let (piece, head) = self.log.readers.brief_work(work).await??;
-        (self.at, self.head) = (piece.end(), head);
+        let (piece, head, is_begun_again, entries, index_at) = self.log.readers.brief_work(work).await??;
+        (self.at, self.head, self.index_at) = (piece.end(), head, index_at);
+        if is_begun_again {
+            self.entries.clear();
+        }
+        self.entries.extend(entries);
         Ok((!piece.bytes.is_empty()).then_some(piece))
+    }
+
+    /// What the index says of what was read, and maybe of more.
+    pub fn take_entries(&mut self) -> Vec<Entry> {
+        std::mem::take(&mut self.entries)
     }
 
     /// The next bytes, as soon as there are any. Cancel-safe: what was read and not given is read again.
@@ -460,8 +503,9 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let (text, index) = (directory.path().join("text"), directory.path().join("index"));
         let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        let entries: Vec<u8> =
-            (0..10_000).flat_map(|number| Moment::of(at(1000 + 10 * number), number).to_bytes()).collect();
+        let entries: Vec<u8> = (0..10_000)
+            .flat_map(|number| Entry::Moment(Moment::of(at(1000 + 10 * number), number)).to_bytes())
+            .collect();
         std::fs::write(&text, vec![b'x'; 20_000]).unwrap();
         std::fs::write(&index, entries).unwrap();
         let log = Log::new(
@@ -559,7 +603,7 @@ mod tests {
     #[test]
     fn whatever_the_index_says_is_a_place_in_the_text() {
         let far = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40);
-        let entry = |at: SystemTime, offset| Moment::of(at, offset).to_bytes();
+        let entry = |at: SystemTime, offset| Entry::Moment(Moment::of(at, offset)).to_bytes();
         for entries in [
             [entry(far, u64::MAX), entry(SystemTime::UNIX_EPOCH, 0)],
             [entry(SystemTime::UNIX_EPOCH, 5), entry(far, 1 << 63)],

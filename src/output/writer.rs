@@ -11,8 +11,9 @@ use std::time::SystemTime;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
-use super::Moment;
 use super::mask::Mask;
+use super::rendering::Size;
+use super::{Entry, Moment, Resized};
 
 /// Holes end at multiples of this: file systems keep whole blocks, which are no larger.
 pub(super) const BLOCK: u64 = 64 << 10;
@@ -44,6 +45,8 @@ pub struct Writer {
     mask: Mask,
     masked: Vec<u8>,
     last_moment: Option<SystemTime>,
+    /// Of the terminal, and whether the index has it.
+    size: Option<(Size, bool)>,
     /// What could not be written.
     missing: Option<Missing>,
 }
@@ -63,6 +66,7 @@ impl Writer {
             mask,
             masked: Vec::new(),
             last_moment: None,
+            size: None,
             missing: None,
         }
     }
@@ -98,6 +102,13 @@ impl Writer {
         let mut masked = std::mem::take(&mut self.masked);
         self.mask.pass(printed, &mut masked);
         self.put_masked(masked)
+    }
+
+    /// What is printed from now on is printed on a terminal of this size.
+    pub fn resize(&mut self, size: Size) {
+        if self.size.is_none_or(|(known, _)| known != size) {
+            self.size = Some((size, false));
+        }
     }
 
     /// Writes down what was held back, since it looked like the beginning of a secret.
@@ -145,6 +156,7 @@ impl Writer {
     fn note_beginning(&mut self) {
         self.index.clear();
         self.last_moment = None;
+        self.forget_size();
         let note = format!("[{} bytes that were printed before this are kept no more]\r\n", self.text.gone);
         // It is no more than that.
         let _ = self.text.append(note.as_bytes());
@@ -157,8 +169,17 @@ impl Writer {
         self.note_beginning();
     }
 
+    /// The index may not have it any more.
+    fn forget_size(&mut self) {
+        self.size = self.size.map(|(size, _)| (size, false));
+    }
+
     /// Best effort: without the index the text is whole all the same.
     fn note_time(&mut self) {
+        if let Some((size, false)) = self.size {
+            let entry = Entry::Resized(Resized { offset: self.text.end, size });
+            self.size = Some((size, self.index.append(&entry.to_bytes()).is_ok()));
+        }
         let now = SystemTime::now();
         // A clock that was set back counts as well.
         let is_due = |last: SystemTime| now.duration_since(last).map_or(true, |passed| passed >= Moment::APART);
@@ -167,9 +188,12 @@ impl Writer {
         }
         self.text.see_emptied();
         self.index.see_emptied();
-        if self.index.append(&Moment::of(now, self.text.end).to_bytes()).is_ok() {
+        if self.index.append(&Entry::Moment(Moment::of(now, self.text.end)).to_bytes()).is_ok() {
             self.last_moment = Some(now);
-            self.index.shorten();
+            let begin = self.index.begin;
+            if self.index.shorten() || self.index.begin != begin {
+                self.forget_size();
+            }
         }
     }
 }
@@ -273,9 +297,32 @@ mod tests {
         }
         assert_eq!(fs::read(path).unwrap(), b"a\0\xffb\r\n");
         let index = fs::read(directory.path().join("index")).unwrap();
-        assert_eq!(index.len(), Moment::LENGTH, "pieces that follow each other closely have one entry");
-        let Moment { at, offset } = Moment::from_bytes(&index).unwrap();
+        assert_eq!(index.len(), Entry::LENGTH, "pieces that follow each other closely have one entry");
+        let Some(Entry::Moment(Moment { at, offset })) = Entry::from_bytes(&index) else { panic!("{index:?}") };
         assert!(at > 1_600_000_000_000 && offset == 0);
+    }
+
+    #[test]
+    fn sizes_are_noted_where_they_change_and_again_in_a_new_index() {
+        let (directory, _, mut writer) = writer(1 << 20, &[]);
+        let size = |columns, rows| Size { columns, rows };
+        writer.resize(size(80, 24));
+        writer.write(b"one").unwrap();
+        writer.resize(size(80, 24));
+        writer.write(b"two").unwrap();
+        writer.resize(size(10_000, 1));
+        writer.write(b"three").unwrap();
+        writer.forget_size();
+        writer.write(b"four").unwrap();
+        let index = fs::read(directory.path().join("index")).unwrap();
+        let entries = index.chunks_exact(Entry::LENGTH).filter_map(Entry::from_bytes);
+        let sizes: Vec<(u64, Size)> = entries
+            .filter_map(|entry| match entry {
+                Entry::Resized(Resized { offset, size }) => Some((offset, size)),
+                Entry::Moment(_) => None,
+            })
+            .collect();
+        assert_eq!(sizes, [(0, size(80, 24)), (6, size(10_000, 1)), (11, size(10_000, 1))]);
     }
 
     #[test]
@@ -347,7 +394,7 @@ mod tests {
         let text = fs::read_to_string(path).unwrap();
         assert_eq!(text, "[4 bytes were printed before this; their file was moved or removed]\r\n[masked] two");
         let index = fs::read(directory.path().join("other-index")).unwrap();
-        assert_eq!(index.len(), Moment::LENGTH);
+        assert_eq!(index.len(), Entry::LENGTH);
     }
 
     #[test]

@@ -269,6 +269,82 @@ fn what_an_agent_printed_is_told_as_plain_text_or_as_it_was() {
     assert!(response.body.contains("three") && !response.body.contains("two"), "{}", response.body);
 }
 
+#[test]
+fn a_log_is_told_as_a_person_reads_it_on_the_terminal() {
+    let script = concat!(
+        r"printf 'Quick\033[1Csafety\033[1Ccheck\n\033[10;5Hrow ten\033[12;5Hrow twelve\n';",
+        r"printf 'one\033[2K\033[1Gtwo\n\033]0;half a title\n\302\2332;31mred \302\2350;title\302\234text \233\061m\342\200\256.\n'",
+    );
+    let daemon = Setup::new().start(&scripted(script, ""));
+    daemon.wait_for_state("a", State::Exited);
+    let gap = "\n".repeat(8);
+    let expected = format!("Quick safety check\n{gap}    row ten\n\n    row twelve\ntwo\n\nred text .\n");
+    assert_eq!(told(&daemon, &["logs", "a"]), expected);
+    assert_eq!(told(&daemon, &["logs", "a", "-n", "2"]), "\nred text .\n");
+    let body = daemon.get("/v1/agents/a/log").body;
+    assert!(body.contains("    row ten\n\n    row twelve\ntwo\n\nred text .\n"), "{body}");
+    assert_eq!(told(&daemon, &["logs", "a", "--json", "-n", "1"]), "{\"text\":\"red text .\"}\n");
+}
+
+#[test]
+fn a_secret_is_shown_nowhere_however_it_is_printed() {
+    const KEY: &str =
+        "sk-ant-api03-Zq8vXw2LkT0pYcRb7NfHd5JmGs3QaUeWiOx9VtBy1KzCl6MnPr4EoFgIhDjSuAvXqW0zEyRxTcYvUbInOmPaLsKdJfHgQ";
+    let setup = Setup::new();
+    setup.secret("API_KEY", KEY);
+    let script = format!(
+        r#"printf '{}\033[0m{}\n'; k={KEY}; for at in 0 30 60 90; do printf '  \342\224\202 %-30s \342\224\202\n' "${{k:$at:30}}"; done; printf done; sleep inf"#,
+        &KEY[..20],
+        &KEY[20..]
+    );
+    let daemon = setup.start(&scripted(&script, ""));
+    daemon.wait_until_running("a");
+    let mut screen = String::new();
+    daemon.wait("its last word", || {
+        screen = told(&daemon, &["watch", "a", "--once"]);
+        screen.contains("done").then_some(())
+    });
+    for shown in [
+        screen,
+        told(&daemon, &["logs", "a"]),
+        told(&daemon, &["logs", "a", "--json"]),
+        daemon.get("/v1/agents/a/log").body,
+        daemon.get("/v1/agents/a/screen").body,
+    ] {
+        assert!(shown.contains("done") && shown.contains("****************"), "{shown}");
+        let shown: String = shown.chars().filter(|&character| agentd::redaction::is_significant(character)).collect();
+        for at in 0..KEY.len() - 16 {
+            assert!(!shown.contains(&KEY[at..at + 16]), "{at}: {shown}");
+        }
+    }
+}
+
+#[test]
+fn the_size_of_the_terminal_is_that_of_its_text() {
+    let script = r"stty size; printf '\033[999;1Hlast row'; read -r";
+    let daemon = Setup::new().start(&scripted(script, ""));
+    daemon.wait_until_running("a");
+    let mut text = String::new();
+    daemon.wait("its last row", || {
+        text = told(&daemon, &["logs", "a"]);
+        text.contains("last row").then_some(())
+    });
+    let rows: usize = text.split(' ').next().unwrap().parse().unwrap();
+    assert_eq!(text.lines().count(), rows, "{text}");
+}
+
+#[test]
+fn text_can_be_had_again_after_the_end_of_the_process_that_makes_it() {
+    let daemon = Setup::new().start(&scripted("echo one; sleep inf", ""));
+    daemon.wait_until_running("a");
+    daemon.wait("its line", || (told(&daemon, &["logs", "a"]) == "one\n").then_some(()));
+    daemon.deputy().signal(Signal::SIGKILL);
+    daemon.wait("another", || {
+        let (code, said) = run(&mut verb(&daemon, &["logs", "a"]));
+        (code == Some(0) && said == "one\n").then_some(())
+    });
+}
+
 /// An agent that is a line of bash.
 fn scripted(script: &str, more: &str) -> String {
     agent("a", "exit 0", more).replace("\"@HARNESS\"", &format!("[\"bash\", \"-c\", '''{script}''']"))

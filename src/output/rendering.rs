@@ -1,0 +1,871 @@
+//! What an agent printed, as a person would have read it: the lines that scrolled off its screen, and what its screen shows last.
+//!
+//! Harnesses are terminal interfaces: they write gaps as cursor movements, place rows, and paint the same rows again and again. So
+//! the bytes go through a terminal emulator, behind a [sanitizer](super::sanitizer). Of the *main screen* the lines are told that scroll off
+//! its top, and in the end those that are still on it. Rows that the terminal wrapped are joined again; what is painted over is
+//! replaced. The *alternate screen* has no history; programs scroll it by painting it. It is looked at once a second, and rows are told
+//! that were there at two [looks](Rendering::look) and not among those told before, wherever they stand; also those that it shows when
+//! the program leaves it, and in the end.
+//!
+//! Somebody who follows is told lines before they scroll off. What was told of the screen is remembered, and is not told again when
+//! it scrolls off as it was:
+//!
+//! | an agent that | is told |
+//! |---|---|
+//! | prints line by line | at once, also the beginning of a line |
+//! | overwrites its line (a progress bar) | the line when it is ended, or has stood still for a [`settle`](Rendering::settle) |
+//! | paints rows again | lines that scroll off at once, others when they and all above them have stood still; of a screen that was told, the rows that are new |
+//!
+//! This parses what agents print, so it is no business of a process with more rights than theirs. It panics on nothing, needs no
+//! more memory than the screen has cells, and ends early when it would take too long.
+
+use std::time::Duration;
+
+use avt::parser::{DecMode, EdScope, Function, State};
+use avt::{Line, Observation, Observer, Parser, ScreenKind, Terminal};
+use memchr::memchr_iter;
+use nix::time::{ClockId, clock_gettime};
+
+use super::sanitizer::Sanitizer;
+use crate::printable;
+
+/// The size of a screen of which none is known.
+pub const USUAL_SIZE: Size = Size { columns: 80, rows: 24 };
+
+/// The largest that is emulated: time and memory go with it.
+const LARGEST_SIZE: Size = Size { columns: 500, rows: 200 };
+
+/// How much processor time the emulation of one log may take, and for each byte of it in addition: a log of the usual size takes a
+/// second or two, some 20 ns a byte.
+const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST_OF_BYTE: Duration = Duration::from_nanos(200);
+
+/// What is said where that was not enough.
+const CUT: &str = "[agentd: the rest takes too long to show as text; --raw has it]\n";
+
+/// How much is emulated before it is looked how long that took.
+const STEP: usize = 4096;
+
+/// In how much lines are looked for that are nothing but text.
+const PIECE: usize = 64 << 10;
+
+/// A screen's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Its width.
+    pub columns: u16,
+    /// Its height.
+    pub rows: u16,
+}
+
+impl Size {
+    fn within_reason(self) -> (usize, usize) {
+        let within = |count: u16, most: u16| usize::from(count.clamp(1, most));
+        (within(self.columns, LARGEST_SIZE.columns), within(self.rows, LARGEST_SIZE.rows))
+    }
+}
+
+/// Makes text of what comes in pieces.
+pub struct Rendering {
+    sanitizer: Sanitizer,
+    guarded: String,
+    parser: Parser,
+    terminal: Terminal,
+    teller: Teller,
+    /// What was told of the alternate screen.
+    told_elsewhere: Vec<String>,
+    /// Whether nothing but text was printed that changes how text is printed.
+    is_simple: bool,
+    /// So many lines must scroll off before the screen is taken for one that is printed line by line.
+    repainted: usize,
+    /// What the screen showed when it was looked at last.
+    last_look: Vec<Row>,
+    /// How much processor time is left.
+    left: Duration,
+    is_over: bool,
+}
+
+/// A row of a screen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Row {
+    text: String,
+    /// Whether the next row goes on with it.
+    is_wrapped: bool,
+}
+
+impl Row {
+    fn of(line: &Line) -> Self {
+        let mut text: String = line.chars().collect();
+        let is_wrapped = line.is_wrapped();
+        if !is_wrapped {
+            text.truncate(text.trim_end().len());
+        }
+        Self { text, is_wrapped }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.text.is_empty() && !self.is_wrapped
+    }
+
+    fn push_to(&self, text: &mut String) {
+        text.push_str(&self.text);
+        if !self.is_wrapped {
+            text.push('\n');
+        }
+    }
+}
+
+/// What is told, and what of it is still on the screen.
+#[derive(Default)]
+struct Teller {
+    /// What is to be told.
+    text: String,
+    /// Whether what was told until now ends in the midst of a line.
+    is_mid_line: bool,
+    /// What was told of the main screen, from its top on.
+    told: String,
+    /// The beginning of a line that is not to be told unless the line goes on.
+    unsaid: String,
+    /// How many lines scrolled off.
+    scrolled: usize,
+}
+
+impl Teller {
+    fn push(&mut self, text: &str) {
+        if !text.is_empty() {
+            self.text.extend([std::mem::take(&mut self.unsaid).as_str(), text]);
+            self.is_mid_line = !text.ends_with('\n');
+        }
+    }
+
+    /// Lest the next line goes on with the one before. What was told of that one is to be told again.
+    fn end_line(&mut self) {
+        self.unsaid.clear();
+        if self.is_mid_line {
+            self.push("\n");
+            self.told.truncate(self.told.rfind('\n').map_or(0, |end| end + 1));
+        }
+    }
+
+    /// A row has left the screen at its top.
+    fn scroll_off(&mut self, row: &Row) {
+        self.scrolled += 1;
+        let mut piece = String::with_capacity(row.text.len() + 1);
+        row.push_to(&mut piece);
+        if self.told.starts_with(&piece) {
+            self.told.drain(..piece.len());
+        } else if let Some(rest) = piece.strip_prefix(self.told.as_str()) {
+            self.told.clear();
+            self.push(rest);
+        } else {
+            self.end_line();
+            self.told.drain(..self.told.find('\n').map_or(0, |end| end + 1));
+            self.push(&piece);
+        }
+    }
+
+    /// Tells what the screen shows from its top on.
+    fn tell(&mut self, shown: String) {
+        if let Some(rest) = shown.strip_prefix(self.told.as_str()) {
+            self.push(rest);
+            self.told = shown;
+        } else if !self.told.starts_with(&shown) {
+            let told = std::mem::take(&mut self.told);
+            self.unsaid.clear();
+            if self.is_mid_line {
+                self.push("\n");
+            }
+            let before: Vec<&str> = told.split_inclusive('\n').collect();
+            let now: Vec<&str> = shown.split_inclusive('\n').collect();
+            let is_common = common(&before, &now);
+            now.iter().zip(is_common).filter(|(_, place)| place.is_none()).for_each(|(line, _)| self.push(line));
+            self.told = shown;
+        }
+    }
+}
+
+impl Observer for &mut Teller {
+    type Output = ();
+
+    fn evicted(&mut self, _: &mut Observation<'_>, line: &Line) {
+        self.scroll_off(&Row::of(line));
+    }
+
+    fn end(&mut self, _: &mut Observation<'_>) {}
+}
+
+impl Rendering {
+    /// Of a screen of this size, with nothing on it.
+    pub fn new(size: Size) -> Self {
+        Self {
+            sanitizer: Sanitizer::default(),
+            guarded: String::new(),
+            parser: Parser::new(),
+            terminal: terminal(size),
+            teller: Teller::default(),
+            told_elsewhere: Vec::new(),
+            is_simple: true,
+            repainted: 0,
+            last_look: Vec::new(),
+            left: LONGEST,
+            is_over: false,
+        }
+    }
+
+    /// The screen has this size from now on.
+    pub fn resize(&mut self, size: Size) {
+        let (columns, rows) = size.within_reason();
+        self.terminal.resize_with(columns, rows, &mut self.teller);
+    }
+
+    /// This was printed.
+    pub fn feed(&mut self, printed: &[u8]) {
+        let mut rest = printed;
+        while !rest.is_empty() && !self.is_over {
+            let lines = self.pass_lines(&rest[..rest.len().min(PIECE)]);
+            let step = rest[lines..].len().min(STEP);
+            let begun = spent();
+            self.emulate(&rest[lines..lines + step]);
+            self.pay(spent().saturating_sub(begun), step);
+            rest = &rest[lines + step..];
+        }
+    }
+
+    fn pay(&mut self, spent: Duration, bytes: usize) {
+        let allowed = LONGEST_OF_BYTE * u32::try_from(bytes).unwrap_or(u32::MAX);
+        if let Some(left) = (self.left + allowed).checked_sub(spent) {
+            self.left = left.min(LONGEST);
+        } else {
+            self.is_over = true;
+            self.show();
+            self.teller.end_line();
+            self.teller.push(CUT);
+        }
+    }
+
+    /// Takes what is to be told by now.
+    pub fn take(&mut self) -> String {
+        std::mem::take(&mut self.teller.text)
+    }
+
+    /// What is to be told by now.
+    pub fn text(&mut self) -> &mut String {
+        &mut self.teller.text
+    }
+
+    fn emulate(&mut self, printed: &[u8]) {
+        let mut guarded = std::mem::take(&mut self.guarded);
+        guarded.clear();
+        self.sanitizer.pass(printed, &mut guarded);
+        for character in guarded.chars() {
+            if let Some(function) = self.parser.feed(character) {
+                self.execute(function);
+            }
+        }
+        self.guarded = guarded;
+    }
+
+    fn execute(&mut self, function: Function) {
+        let function = match function {
+            // It may ask for more than anybody can see.
+            Function::Rep(count) => Function::Rep(count.min(u16::try_from(self.terminal.size().0).unwrap_or(u16::MAX))),
+            function => function,
+        };
+        match &function {
+            Function::Ris => {
+                self.show();
+                self.is_simple = true;
+                self.repainted = self.terminal.size().1;
+            }
+            Function::Decset(modes) | Function::Decrst(modes) => {
+                let is_elsewhere =
+                    |mode: &DecMode| matches!(mode, DecMode::AltScreenBuffer | DecMode::SaveCursorAltScreenBuffer);
+                let goes = matches!(function, Function::Decset(_));
+                let is_there = self.terminal.active_screen_kind() == ScreenKind::Alternate;
+                if goes != is_there && modes.as_slice().iter().any(is_elsewhere) {
+                    self.show();
+                }
+                let is_harmless = |mode: &DecMode| matches!(mode, DecMode::CursorKeys | DecMode::TextCursorEnable);
+                self.is_simple &= modes.as_slice().iter().all(is_harmless);
+            }
+            Function::Cuu(_)
+            | Function::Cpl(_)
+            | Function::Cup(..)
+            | Function::Vpa(_)
+            | Function::Ri
+            | Function::Decrc
+            | Function::Scorc
+            | Function::Il(_)
+            | Function::Dl(_)
+            | Function::Su(_)
+            | Function::Sd(_)
+            | Function::Ed(EdScope::Above) => self.repainted = self.terminal.size().1,
+            Function::Sm(_)
+            | Function::Rm(_)
+            | Function::G1d4(_)
+            | Function::Gzd4(avt::Charset::Drawing)
+            | Function::So
+            | Function::Hts
+            | Function::Tbc(_)
+            | Function::Ctc(_)
+            | Function::Decaln => self.is_simple = false,
+            Function::Decstbm(..) => {
+                self.is_simple = false;
+                self.repainted = self.terminal.size().1;
+            }
+            _ => {}
+        }
+        let scrolled = self.teller.scrolled;
+        self.terminal.execute_with(function, &mut self.teller);
+        self.repainted = self.repainted.saturating_sub(self.teller.scrolled - scrolled);
+    }
+
+    /// Takes the short way with lines that are nothing but text, where they come by the hundred: all that the emulator would add is to
+    /// move them up the screen. Answers how many bytes were taken.
+    fn pass_lines(&mut self, printed: &[u8]) -> usize {
+        let (columns, rows) = self.terminal.size();
+        let cursor = self.terminal.cursor();
+        let is_at_ease = self.is_simple
+            && self.teller.told.is_empty()
+            && self.terminal.active_screen_kind() == ScreenKind::Primary
+            && self.sanitizer.is_between()
+            && self.parser.state == State::Ground
+            && cursor.col == 0
+            && self.terminal.screen().visible_lines().skip(cursor.row).all(|line| Row::of(line).is_empty());
+        if !is_at_ease {
+            return 0;
+        }
+        let mut text = String::new();
+        // Where each line ends, in what is printed and in the text.
+        let mut ends = Vec::new();
+        let mut begin = 0;
+        for end in memchr_iter(b'\n', printed) {
+            if !push_line(&printed[begin..end], columns, &mut text) {
+                break;
+            }
+            ends.push((end + 1, text.len()));
+            begin = end + 1;
+        }
+        // The last of them fill the screen, and go the long way.
+        let Some(count) = ends.len().checked_sub(rows + 1).filter(|&count| count > 0) else { return 0 };
+        let (taken, told) = ends[count - 1];
+        let above: Vec<Row> = self.terminal.screen().visible_lines().take(cursor.row).map(Row::of).collect();
+        for row in &above {
+            self.teller.scroll_off(row);
+        }
+        self.teller.push(&text[..told]);
+        self.teller.scrolled += count;
+        self.repainted = self.repainted.saturating_sub(count);
+        self.terminal.execute([Function::Cup(1, 1), Function::Ed(EdScope::Below)]);
+        taken
+    }
+
+    /// Tells what is on the screen, whatever becomes of it.
+    pub fn show(&mut self) {
+        self.teller.tell(self.upper_screen(usize::MAX, true));
+        if self.terminal.active_screen_kind() == ScreenKind::Alternate {
+            // Each row is one for itself: it was painted as one.
+            let shown = rows_of(self.terminal.screen().visible_lines()).into_iter().map(|row| row.text);
+            self.tell_elsewhere(shown.collect());
+        }
+    }
+
+    /// Tells which rows of the alternate screen are not among those that were told.
+    fn tell_elsewhere(&mut self, shown: Vec<String>) {
+        let is_common = common(&self.told_elsewhere, &shown);
+        let mut text = String::new();
+        for (row, is_common) in shown.iter().zip(is_common) {
+            // Large parts of it are empty.
+            if is_common.is_none() && !(row.is_empty() && (text.is_empty() || text.ends_with("\n\n"))) {
+                text.extend([row.trim_end(), "\n"]);
+            }
+        }
+        let text = text.trim_end_matches('\n');
+        if !text.is_empty() {
+            self.teller.end_line();
+            self.teller.push(text);
+            self.teller.push("\n");
+        }
+        self.told_elsewhere = shown;
+    }
+
+    /// A second or more has passed since the last look, and the alternate screen has no history: tells what of it has stood since then.
+    pub fn look(&mut self) {
+        if self.is_over || self.terminal.active_screen_kind() == ScreenKind::Primary {
+            return;
+        }
+        let begun = spent();
+        self.look_elsewhere(rows_of(self.terminal.screen().visible_lines()));
+        self.pay(spent().saturating_sub(begun), 0);
+    }
+
+    fn look_elsewhere(&mut self, now: Vec<Row>) {
+        let before: Vec<&str> = self.last_look.iter().map(|row| row.text.as_str()).collect();
+        let shown: Vec<&str> = now.iter().map(|row| row.text.as_str()).collect();
+        let places = common(&before, &shown);
+        let (mut stood, mut is_gone, mut next) = (Vec::new(), Vec::new(), 0);
+        for (at, place) in places.iter().enumerate().filter_map(|(at, place)| place.map(|place| (at, place))) {
+            if at < place {
+                // What has moved up pushed away what is missing above it.
+                stood.extend(before[next..place].iter().map(|row| (*row).to_owned()));
+                is_gone.resize(stood.len(), true);
+            }
+            stood.push(shown[at].to_owned());
+            is_gone.push(false);
+            next = place + 1;
+        }
+        // What was told and is not there for a moment is not told again when it is back.
+        if common(&self.told_elsewhere, &stood).contains(&None) {
+            self.tell_elsewhere(stood);
+            let mut is_gone = is_gone.into_iter();
+            self.told_elsewhere.retain(|_| is_gone.next() == Some(false));
+        }
+        self.last_look = now;
+    }
+
+    /// Nothing of what was printed until now is to be told.
+    pub fn forget(&mut self) {
+        self.show();
+        let told = &self.teller.told;
+        self.teller.unsaid = told[told.rfind('\n').map_or(0, |end| end + 1)..].to_owned();
+        self.teller.is_mid_line = false;
+        self.teller.text.clear();
+    }
+
+    /// Tells what can be told at once, to somebody who follows.
+    pub fn tell_at_once(&mut self) {
+        if self.repainted > 0 || self.terminal.active_screen_kind() == ScreenKind::Alternate {
+            return;
+        }
+        let row = self.terminal.cursor().row;
+        let above = self.upper_screen(row, false);
+        let at_cursor = self.terminal.screen().line(row).map(Row::of).unwrap_or_default();
+        let through = || above.clone() + &at_cursor.text;
+        let told = &self.teller.told;
+        let is_overwritten = !above.starts_with(told.as_str()) && !told.starts_with(&above);
+        if is_overwritten {
+            // Nothing but the beginning of a line can have been told of what is different now.
+            let complete = told.rfind('\n').map_or(0, |end| end + 1);
+            if !above.starts_with(&told[..complete]) {
+                self.repainted = self.terminal.size().1;
+                return;
+            }
+            self.teller.tell(above.clone());
+        }
+        let through = through();
+        if through.starts_with(&self.teller.told) {
+            self.teller.tell(through);
+        }
+    }
+
+    /// Tells what has stood still since the last time. Answers whether there is something that may be told the next time.
+    pub fn settle(&mut self) -> bool {
+        let is_elsewhere = self.terminal.active_screen_kind() == ScreenKind::Alternate;
+        let now = rows_of(self.terminal.screen().visible_lines());
+        let still = now.iter().zip(&self.last_look).take_while(|(now, before)| now == before).count();
+        let is_still = still == now.len() && now.len() == self.last_look.len();
+        if is_elsewhere {
+            self.look_elsewhere(now);
+            return !is_still;
+        }
+        if is_still {
+            self.teller.tell(self.upper_screen(usize::MAX, true));
+        } else if still > 0 {
+            self.teller.tell(self.upper_screen(still, false));
+        }
+        self.last_look = now;
+        !is_still
+    }
+
+    /// The main screen's first rows, up to the last that has something on it, or that the cursor has left behind. The last of all is
+    /// left without an end if the cursor is still in it and that is wanted.
+    fn upper_screen(&self, count: usize, is_open: bool) -> String {
+        let rows: Vec<Row> = self.terminal.primary_screen().visible_lines().map(Row::of).collect();
+        let cursor = match self.terminal.active_screen_kind() {
+            ScreenKind::Primary => self.terminal.cursor().row,
+            ScreenKind::Alternate => 0,
+        };
+        let occupied = rows.iter().rposition(|row| !row.is_empty()).map_or(0, |last| last + 1);
+        let count = count.min(occupied.max(cursor));
+        let mut text = String::new();
+        rows[..count].iter().for_each(|row| row.push_to(&mut text));
+        if is_open && count == occupied && cursor + 1 == occupied && text.ends_with('\n') {
+            text.pop();
+        }
+        text
+    }
+}
+
+/// How much processor time this thread has taken.
+fn spent() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
+}
+
+fn terminal(size: Size) -> Terminal {
+    let (columns, rows) = size.within_reason();
+    match Terminal::with_scrollback(columns, rows, Some(0)) {
+        Ok(terminal) => terminal,
+        Err(_) => unreachable!("no size within reason is refused"),
+    }
+}
+
+/// Where the rows of now were before, in the same order: as many of them as can be (the longest common subsequence).
+fn common<S: AsRef<str>, T: AsRef<str>>(before: &[S], now: &[T]) -> Vec<Option<usize>> {
+    let is_same = |at: usize, other: usize| before[at].as_ref() == now[other].as_ref();
+    let mut places = vec![None; now.len()];
+    let least = before.len().min(now.len());
+    let first = (0..least).take_while(|&at| is_same(at, at)).count();
+    let last = (1..=least - first).take_while(|&back| is_same(before.len() - back, now.len() - back)).count();
+    (0..first).for_each(|at| places[at] = Some(at));
+    (1..=last).for_each(|back| places[now.len() - back] = Some(before.len() - back));
+    let (rows, columns) = (before.len() - first - last, now.len() - first - last);
+    // How many are common from there on.
+    let mut counts = vec![0_u16; (rows + 1) * (columns + 1)];
+    let place = |at: usize, other: usize| at * (columns + 1) + other;
+    for at in (0..rows).rev() {
+        for other in (0..columns).rev() {
+            counts[place(at, other)] = if is_same(first + at, first + other) {
+                counts[place(at + 1, other + 1)] + 1
+            } else {
+                counts[place(at + 1, other)].max(counts[place(at, other + 1)])
+            };
+        }
+    }
+    let (mut at, mut other) = (0, 0);
+    while at < rows && other < columns {
+        if is_same(first + at, first + other) {
+            places[first + other] = Some(first + at);
+            (at, other) = (at + 1, other + 1);
+        } else if counts[place(at + 1, other)] >= counts[place(at, other + 1)] {
+            at += 1;
+        } else {
+            other += 1;
+        }
+    }
+    places
+}
+
+fn rows_of<'a>(lines: impl Iterator<Item = &'a Line>) -> Vec<Row> {
+    let mut rows: Vec<Row> = lines.map(Row::of).collect();
+    rows.truncate(rows.iter().rposition(|row| !row.is_empty()).map_or(0, |last| last + 1));
+    rows
+}
+
+/// Adds a line, if it is nothing but text, as the emulator would have it. Not all that is text is known here, only what is usual.
+fn push_line(line: &[u8], columns: usize, text: &mut String) -> bool {
+    let begin = text.len();
+    let Some(mut line) = line.strip_suffix(b"\r") else { return false };
+    // A program that ends its lines as files of DOS do, on a terminal that adds one.
+    while let Some(shorter) = line.strip_suffix(b"\r") {
+        line = shorter;
+    }
+    let is_usual = |byte: &u8| (0x20..0x7f).contains(byte);
+    if line.iter().all(is_usual) {
+        text.extend(line.trim_ascii_end().iter().map(|&byte| char::from(byte)));
+        text.push('\n');
+        return true;
+    }
+    let Ok(line) = std::str::from_utf8(line) else { return false };
+    // What is wrapped may look otherwise: see to it that nothing is.
+    if line.len() > columns {
+        return false;
+    }
+    let mut characters = line.chars();
+    let mut column = 0;
+    while let Some(character) = characters.next() {
+        match character {
+            '\x1b' => {
+                let rest = characters.as_str();
+                let Some(parameters) = rest.strip_prefix('[') else { return false };
+                let end = parameters.bytes().position(|byte| !matches!(byte, b'0'..=b'9' | b';')).unwrap_or(0);
+                match parameters.as_bytes().get(end) {
+                    Some(b'm') => {}
+                    Some(b'K') if end == 0 => {}
+                    _ => return false,
+                }
+                characters = parameters[end + 1..].chars();
+            }
+            '\t' => {
+                let next = (column / 8 + 1) * 8;
+                if next >= columns {
+                    return false;
+                }
+                text.extend(std::iter::repeat_n(' ', next - column));
+                column = next;
+            }
+            ' '..='~' => {
+                text.push(character);
+                column += 1;
+            }
+            _ if printable::acts(character) => return false,
+            _ => {
+                // Its width is not known here, so what follows must not depend on it.
+                if characters.as_str().contains('\t') {
+                    return false;
+                }
+                text.push(character);
+                column += 1;
+            }
+        }
+    }
+    text.truncate(begin + text[begin..].trim_end().len());
+    text.push('\n');
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    fn rendered_on(size: Size, pieces: &[&[u8]]) -> String {
+        let mut rendering = Rendering::new(size);
+        for piece in pieces {
+            rendering.feed(piece);
+        }
+        rendering.show();
+        rendering.take()
+    }
+
+    fn rendered(printed: &str) -> String {
+        rendered_on(USUAL_SIZE, &[printed.as_bytes()])
+    }
+
+    #[rstest]
+    #[case("plain\r\ntext\r\n", "plain\ntext\n")]
+    #[case("no end", "no end")]
+    #[case("\x1b[1;31mred\x1b[0m\r\n\r\n  indented\r\n", "red\n\n  indented\n")]
+    #[case("Quick\x1b[1Csafety\x1b[1Ccheck\r\n", "Quick safety check\n")]
+    #[case("name\x1b[10Gvalue\r\n", "name     value\n")]
+    #[case("a\tb\r\n", "a       b\n")]
+    #[case("step one\x1b[2K\x1b[1Gstep two\r\n", "step two\n")]
+    #[case("10%\r50%\r100%\r\ndone", "100%\ndone")]
+    #[case("ab\x08c\r\n", "ac\n")]
+    #[case("\x1b[3;5Hrow three\x1b[5;5Hrow five\r\n", "\n\n    row three\n\n    row five\n")]
+    #[case("one\r\ntwo\r\n\x1b[2A\x1b[Knew\x1b[2B\r", "new\ntwo\n")]
+    #[case("\x1b]0;half a title\r\nnext\r\n", "\nnext\n")]
+    #[case("\u{9b}31mred\u{9d}0;title\u{9c}.\r\n", "red.\n")]
+    #[case("txet\u{202e} \u{2066}\u{200b}x\r\n", "txet x\n")]
+    #[case("漢字 wide\r\n", "漢字 wide\n")]
+    #[case("\x1b(0lqk\x1b(B\r\n", "┌─┐\n")]
+    #[case("ab\x1b[70000b\r\n", "abbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\n")]
+    #[case("before\r\n\x1b[2J\x1b[Hafter\r\n", "before\nafter\n")]
+    #[case("before\r\n\x1bcafter\r\n", "before\nafter\n")]
+    fn text_is_what_a_person_would_have_read(#[case] printed: &str, #[case] expected: &str) {
+        assert_eq!(rendered(printed), expected);
+        for cut in 0..printed.len() {
+            let (one, other) = printed.as_bytes().split_at(cut);
+            assert_eq!(rendered_on(USUAL_SIZE, &[one, other]), expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn lines_that_the_terminal_wrapped_are_joined_whatever_its_size() {
+        let line = "0123456789".repeat(30_000);
+        let printed = format!("{line}\r\nnext\r\n");
+        for size in
+            [USUAL_SIZE, Size { columns: 7, rows: 2 }, Size { columns: 1, rows: 1 }, Size { columns: 0, rows: 0 }]
+        {
+            assert!(rendered_on(size, &[printed.as_bytes()]) == format!("{line}\nnext\n"), "{size:?}");
+        }
+    }
+
+    #[test]
+    fn the_alternate_screen_is_told_as_it_was_left() {
+        let printed = "$ less\r\n\x1b[?1049h\x1b[Hpage one\x1b[2;1H~\x1b[Hpage two";
+        assert_eq!(rendered(printed), "$ less\npage two\n~\n", "it is still there");
+        let left = format!("{printed}\x1b[?1049l$ exit\r\n");
+        assert_eq!(rendered(&left), "$ less\npage two\n~\n$ exit\n");
+        assert_eq!(rendered("a\r\n\x1b[?1049l\x1b[?1049hb\x1b[?1049h\x1b[?1049lc\r\n"), "a\nb\nc\n");
+    }
+
+    #[test]
+    fn what_an_interface_scrolls_on_the_alternate_screen_is_told_once() {
+        let mut rendering = Rendering::new(USUAL_SIZE);
+        rendering.feed(b"\x1b[?1049h");
+        let mut told = String::new();
+        for second in 0..9 {
+            let lines =
+                (second..second + 5).map(|number| format!("answer {number}\x1b[K\r\n")).collect::<Vec<_>>().concat();
+            rendering.feed(format!("\x1b[H{lines}\x1b[20;1Hworking {second}").as_bytes());
+            rendering.look();
+            told += &rendering.take();
+        }
+        rendering.feed(b"\x1b[?1049lbye\r\n");
+        rendering.show();
+        told += &rendering.take();
+        let answers = (0..13).map(|number| format!("answer {number}\n")).collect::<Vec<_>>().concat();
+        assert_eq!(told, format!("{answers}working 8\nbye\n"));
+    }
+
+    #[test]
+    fn a_change_of_size_repeats_and_loses_nothing() {
+        let mut rendering = Rendering::new(USUAL_SIZE);
+        let line = "x".repeat(100);
+        rendering.feed(format!("{line}\r\nshort\r\n").as_bytes());
+        rendering.tell_at_once();
+        for (columns, rows) in [(40, 10), (200, 3), (80, 24), (20, 2), (80, 24)] {
+            rendering.resize(Size { columns, rows });
+            rendering.tell_at_once();
+        }
+        rendering.feed(b"end\r\n");
+        rendering.show();
+        assert_eq!(rendering.take(), format!("{line}\nshort\nend\n"));
+    }
+
+    /// What is told after each piece, and in the end.
+    fn followed(pieces: &[&str]) -> Vec<String> {
+        let mut rendering = Rendering::new(USUAL_SIZE);
+        let mut told: Vec<String> = pieces
+            .iter()
+            .map(|piece| {
+                match *piece {
+                    "settle" => drop(rendering.settle()),
+                    piece => {
+                        rendering.feed(piece.as_bytes());
+                        rendering.tell_at_once();
+                    }
+                }
+                rendering.take()
+            })
+            .collect();
+        rendering.show();
+        told.push(rendering.take());
+        told
+    }
+
+    #[test]
+    fn who_follows_lines_is_told_them_at_once() {
+        let printed = ["one\r\ntw", "o\r\n", "\r\nthree: ", "four\r\n"];
+        assert_eq!(followed(&printed), ["one\ntw", "o\n", "\nthree:", " four\n", ""]);
+    }
+
+    #[test]
+    fn who_follows_a_progress_bar_is_told_its_end() {
+        let printed = ["get 10%", "\rget 20%", "\rget 30%", "settle", "settle", "\rget 90%", "\rget 100%\r\nnext"];
+        let expected = ["get 10%", "", "", "", "\nget 30%", "", "\nget 100%\nnext", ""];
+        assert_eq!(followed(&printed), expected);
+    }
+
+    #[test]
+    fn who_follows_an_interface_is_told_what_scrolls_off_and_what_stands_still() {
+        let frame = |count: usize| format!("\x1b[2A\r\x1b[Jworking {count}\r\n> input\r\n");
+        let first = "welcome\r\n\r\nworking 0\r\n> input\r\n";
+        let mut pieces = vec![first.to_owned()];
+        pieces.extend((1..5).map(frame));
+        pieces.extend(["settle".to_owned(), frame(5), "settle".to_owned(), "settle".to_owned()]);
+        pieces.push("\x1b[2A\r\x1b[Jthe answer\r\n> input\r\n".to_owned());
+        pieces.extend(["settle".to_owned(), "settle".to_owned()]);
+        pieces.push("bye\r\n".repeat(30));
+        let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+        let told = followed(&pieces);
+        assert_eq!(told[0], "welcome\n\nworking 0\n> input\n");
+        assert_eq!(told[1..9].concat(), "working 5\n", "what had stood still, without what had been told: {told:?}");
+        assert_eq!(told[9..12], ["", "", "the answer\n"]);
+        assert_eq!(told[12..].concat(), "bye\n".repeat(30));
+    }
+
+    #[test]
+    fn nothing_is_told_of_what_was_printed_before() {
+        let mut rendering = Rendering::new(USUAL_SIZE);
+        rendering.feed(b"old\r\nhalf");
+        rendering.forget();
+        rendering.show();
+        assert_eq!(rendering.take(), "");
+        rendering.feed(b" a line\r\nnew\r\n");
+        rendering.show();
+        assert_eq!(rendering.take(), "half a line\nnew\n");
+    }
+
+    #[test]
+    fn what_takes_too_long_is_cut_and_that_is_said() {
+        let mut rendering = Rendering::new(USUAL_SIZE);
+        rendering.feed(b"text\r\n");
+        rendering.pay(LONGEST + Duration::from_secs(1), 1);
+        rendering.feed(b"more\r\n");
+        assert_eq!(rendering.take(), format!("text\n{CUT}"));
+    }
+
+    proptest! {
+        /// The short way is the same way.
+        #[test]
+        fn lines_that_are_nothing_but_text_are_told_as_the_emulator_has_them(
+            lines in prop::collection::vec("([a-z \té漢]|\x1b\\[(1;3)?[mK]|[a-z ]{30}){0,6}", 0..60),
+            before in "(x\r\n){0,3}(\x1b\\[[HA])?",
+            after in "(x|\x1b\\[A\x1b\\[Ky\r\n){0,3}",
+            rows in 1..10u16,
+            columns in 1..100u16,
+            dos in any::<bool>(),
+        ) {
+            let printed = before + &lines.concat_lines(dos) + &after;
+            let size = Size { columns, rows };
+            let mut slow = Rendering::new(size);
+            // Never at ease.
+            for byte in printed.as_bytes() {
+                slow.feed(&[*byte]);
+            }
+            slow.show();
+            prop_assert_eq!(rendered_on(size, &[printed.as_bytes()]), slow.take());
+        }
+
+        /// Whatever is printed, in whatever order it is told.
+        #[test]
+        fn no_character_is_told_that_acts(
+            printed in prop::collection::vec(prop_oneof![
+                Just(b"\x1b[".to_vec()), Just(b"\x1b]".to_vec()), Just(b"\r\n".to_vec()), Just(b"\x1b[?1049h".to_vec()),
+                Just(b"\x1b[?1049l".to_vec()), Just(b"\x1b[2J".to_vec()), Just(b"\x1b[3;3r".to_vec()),
+                prop::collection::vec(any::<u8>(), 1..8), "[a-z0-9;ABCDHJKLMPSTXbcdr]{1,9}".prop_map(String::into_bytes),
+            ], 0..60),
+            does in prop::collection::vec(0..6u8, 60),
+            columns in 0..20u16,
+            rows in 0..10u16,
+        ) {
+            let mut rendering = Rendering::new(Size { columns, rows });
+            let mut told = String::new();
+            for (piece, what) in printed.iter().zip(does) {
+                rendering.feed(piece);
+                match what {
+                    0 => rendering.tell_at_once(),
+                    1 => drop(rendering.settle()),
+                    2 => rendering.show(),
+                    3 => rendering.resize(Size { columns: rows * 3, rows: columns }),
+                    _ => {}
+                }
+                told += &rendering.take();
+            }
+            rendering.show();
+            told += &rendering.take();
+            prop_assert!(told.chars().all(|character| character == '\n' || !printable::acts(character)), "{:?}", told);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn as_many_rows_are_common_as_can_be(before in prop::collection::vec("[abc]", 0..8), now in prop::collection::vec("[abc]", 0..8)) {
+            fn most(before: &[String], now: &[String]) -> usize {
+                let ([one, before @ ..], [other, now @ ..]) = (before, now) else { return 0 };
+                let with = if one == other { most(before, now) + 1 } else { 0 };
+                let both = [std::slice::from_ref(other), now].concat();
+                with.max(most(before, &both)).max(most(&[std::slice::from_ref(one), before].concat(), now))
+            }
+            let is_common = common(&before, &now);
+            let kept: Vec<usize> = is_common.iter().filter_map(|place| *place).collect();
+            prop_assert_eq!(kept.len(), most(&before, &now));
+            prop_assert!(kept.is_sorted_by(|one, other| one < other));
+            prop_assert!(now.iter().zip(is_common).all(|(row, place)| place.is_none_or(|place| before[place] == *row)));
+        }
+    }
+
+    trait Lines {
+        fn concat_lines(&self, dos: bool) -> String;
+    }
+
+    impl Lines for Vec<String> {
+        fn concat_lines(&self, dos: bool) -> String {
+            let end = if dos { "\r\r\n" } else { "\r\n" };
+            self.iter().flat_map(|line| [line.as_str(), end]).collect()
+        }
+    }
+}

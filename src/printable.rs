@@ -1,0 +1,116 @@
+//! Text of others that can do nothing to the terminal it is printed on.
+//!
+//! Two kinds of characters do not show what they are. *Control* characters (C0, DEL, C1) make a terminal do something. *Format*
+//! characters turn, hide or separate what stands beside them, so that a person reads something else than is there (bidirectional
+//! overrides, zero-width characters, tags). No text that agents, files or other users chose goes to a terminal, a log or a reader
+//! of plain text with one of them in it.
+
+/// Whether a character does something instead of being seen. The end of a line and the tabulator are among them.
+pub fn acts(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{115f}'..='\u{1160}'
+                | '\u{180b}'..='\u{180f}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{3164}'
+                | '\u{fe00}'..='\u{fe0f}'
+                | '\u{feff}'
+                | '\u{ffa0}'
+                | '\u{fff0}'..='\u{fffb}'
+                | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}'
+                | '\u{e0000}'..='\u{e0fff}'
+        )
+}
+
+/// The text without such characters, but for ends of lines and tabulators.
+pub fn plain(text: &str) -> String {
+    // Nearly always.
+    if text.bytes().all(|byte| matches!(byte, b'\n' | b'\t' | b' '..=b'~')) {
+        return text.to_owned();
+    }
+    text.chars().filter(|&character| matches!(character, '\n' | '\t') || !acts(character)).collect()
+}
+
+/// The text with such characters as escapes, for what has one line.
+pub fn escaped(text: &str) -> String {
+    escaping(text, |_| false)
+}
+
+/// The same, but for ends of lines and tabulators.
+pub fn escaped_lines(text: &str) -> String {
+    escaping(text, |character| matches!(character, '\n' | '\t'))
+}
+
+/// The same, but for all characters of ASCII: for what others have looked through for those.
+pub fn escaped_beyond_ascii(text: &str) -> String {
+    escaping(text, |character| character.is_ascii())
+}
+
+fn escaping(text: &str, is_excepted: impl Fn(char) -> bool) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        if acts(character) && !is_excepted(character) {
+            safe.extend(character.escape_default());
+        } else {
+            safe.push(character);
+        }
+    }
+    safe
+}
+
+/// JSON with such characters as JSON's own escapes. There they can stand in strings only, but for the white space between.
+pub fn json(json: String) -> String {
+    let is_safe = |character: char| !acts(character) || matches!(character, '\n' | '\r' | '\t');
+    // Nearly always.
+    if json.is_ascii() && !json.contains('\u{7f}') || json.chars().all(is_safe) {
+        return json;
+    }
+    let mut safe = String::with_capacity(json.len() + 64);
+    let mut units = [0; 2];
+    for character in json.chars() {
+        if is_safe(character) {
+            safe.push(character);
+        } else {
+            safe.extend(character.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_acts_on_a_terminal_or_on_a_reader_is_escaped() {
+        let hostile = "a\u{1b}[2J\u{9b}m\u{202e}\u{2066}\u{61c}\u{200f}\u{e0041}\u{7f}é\n";
+        let expected = r"a\u{1b}[2J\u{9b}m\u{202e}\u{2066}\u{61c}\u{200f}\u{e0041}\u{7f}é\n";
+        assert_eq!(escaped(hostile), expected);
+        assert_eq!(escaped_lines(hostile), expected.replace(r"\n", "\n"));
+        assert_eq!(escaped_beyond_ascii("\u{1b}[1mé\u{202e}\n"), "\u{1b}[1mé\\u{202e}\n");
+        assert_eq!(plain(hostile), "a[2Jmé\n");
+    }
+
+    proptest! {
+        #[test]
+        fn json_means_the_same_and_acts_on_nothing(text in "(\\PC|[\\x00-\\x1f\\x7f-\\x9f\u{200b}-\u{200f}\u{202a}-\u{202e}\u{e0041}]){0,20}") {
+            let json = json(serde_json::to_string(&text).unwrap());
+            prop_assert!(!json.contains(acts), "{}", json);
+            prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+        }
+
+        #[test]
+        fn text_that_shows_what_it_is_is_unchanged(text in "[a-zé€漢 ─│✻]{0,40}") {
+            prop_assert_eq!(escaped(&text), text.clone());
+            prop_assert_eq!(plain(&text), text);
+        }
+    }
+}
