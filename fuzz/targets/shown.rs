@@ -1,0 +1,60 @@
+//! What a secret has in common with what is shown is blotted out as a naive search finds it, whatever pieces a text comes in; and a
+//! screen that is shown does no more than colour text.
+
+#![no_main]
+
+use agentd::redaction::{BLOT, PIECE, Redaction, Shown, is_significant};
+use agentd::{printable, screen};
+use libfuzzer_sys::fuzz_target;
+
+/// The significant bytes, and for each of them where its character stands.
+fn significant(text: &str) -> (Vec<u8>, Vec<usize>) {
+    let mut bytes = Vec::new();
+    let mut places = Vec::new();
+    for (at, character) in text.char_indices().filter(|&(_, character)| is_significant(character)) {
+        bytes.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+        places.extend(std::iter::repeat_n(at, character.len_utf8()));
+    }
+    (bytes, places)
+}
+
+fn naively(secret: &[u8], text: &str) -> String {
+    let (bytes, places) = significant(text);
+    let length = secret.len().min(PIECE);
+    let mut blotted = std::collections::BTreeSet::new();
+    if length >= 4 {
+        for window in secret.windows(length) {
+            for at in (0..bytes.len()).filter(|&at| bytes[at..].starts_with(window)) {
+                blotted.extend(&places[at..at + length]);
+            }
+        }
+    }
+    text.char_indices().map(|(at, character)| if blotted.contains(&at) { BLOT } else { character }).collect()
+}
+
+fuzz_target!(|text: &str| {
+    let (secret, text) = text.split_once('\n').unwrap_or((text, text));
+    let redaction = Redaction::new([secret]);
+    let (needle, _) = significant(secret);
+    assert_eq!(redaction.of(text), naively(&needle, text));
+
+    let mut shown = Shown::without(Redaction::new([secret]));
+    let mut said = String::new();
+    for piece in text.split_inclusive(['a', '\n']) {
+        said += &shown.pass(piece);
+        if piece.len() % 3 == 0 {
+            said += &shown.pause();
+        }
+    }
+    said += &shown.pause();
+    assert_eq!(said.chars().count(), text.chars().count());
+    if needle.len() >= PIECE && !needle.contains(&b'*') {
+        let (said, _) = significant(&said);
+        for window in needle.windows(PIECE) {
+            assert!(!said.windows(PIECE).any(|shown| shown == window), "{}", String::from_utf8_lossy(&said));
+        }
+    }
+
+    let screen = screen::shown(text, &redaction, false);
+    assert!(screen.chars().all(|character| character == '\n' || !printable::acts(character)), "{screen:?}");
+});
