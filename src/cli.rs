@@ -54,7 +54,8 @@ pub struct Arguments {
 pub enum Command {
     /// Check a jcard and print every finding
     ///
-    /// Each finding is a line FILE:LINE:COLUMN: what is wrong; what would be right. Ends with status 0 if there is no error.
+    /// Each finding is a line FILE:LINE:COLUMN: what is wrong; what would be right. Ends with status 0 if there is no error,
+    /// and with --strict, no warning either.
     Check(check::Arguments),
     /// Print the JSON Schema of a jcard's agents, for editors
     ///

@@ -36,8 +36,9 @@ fn main() -> ExitCode {
         }
         Some(Command::Check(options)) => {
             let file = options.file.clone().unwrap_or_else(|| arguments.places.checked_config(&here));
+            let rigor = if options.strict { check::Rigor::Strict } else { check::Rigor::Usual };
             let mut text = Vec::new();
-            match check::check(&file, options.json, &arguments.places.options(&here), &mut text) {
+            match check::check(&file, options.json, rigor, &arguments.places.options(&here), &mut text) {
                 Ok(code) => print(&text, code),
                 Err(error) => complain(&format!("failed to print: {error}")),
             }

@@ -1,12 +1,13 @@
 //! `agentd check`: what is wrong with a jcard, before a daemon reads it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::config::{self, Finding, Options, Severity};
+use crate::config::{self, Entry, Finding, Options, Prompt, Severity};
 use crate::printable::{self, escaped};
 use crate::regular;
 
@@ -23,6 +24,9 @@ pub struct Arguments {
     /// Print the same as data
     #[arg(long)]
     pub json: bool,
+    /// Count warnings as errors, and prompt files with a relative path that are not there
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// What was found, as `--json` prints it.
@@ -52,14 +56,24 @@ struct Place {
     column: usize,
 }
 
-/// Reads a jcard, and nothing else of the system, and prints each finding and a summary, a line each. The result is the exit
-/// status: 0 if there is no error, else 1.
+/// What counts as an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rigor {
+    /// What keeps an agent from running.
+    #[default]
+    Usual,
+    /// Warnings as well, and prompt files with a relative path that are not beside the jcard.
+    Strict,
+}
+
+/// Reads a jcard, and nothing else of the system but whether its prompt files are there if that counts, and prints each finding and a
+/// summary, a line each. The result is the exit status: 0 if there is no error, else 1.
 ///
 /// # Errors
 ///
 /// `out` cannot be written.
-pub fn check(file: &Path, json: bool, options: &Options, out: &mut impl Write) -> io::Result<u8> {
-    let report = Report::of(file, options);
+pub fn check(file: &Path, json: bool, rigor: Rigor, options: &Options, out: &mut impl Write) -> io::Result<u8> {
+    let report = Report::of(file, rigor, options);
     if json {
         writeln!(out, "{}", printable::json(serde_json::to_string(&report)?))?;
     } else {
@@ -69,17 +83,50 @@ pub fn check(file: &Path, json: bool, options: &Options, out: &mut impl Write) -
 }
 
 impl Report {
-    fn of(file: &Path, options: &Options) -> Self {
-        let (agents, findings) = match regular::read(file, config::MAX_SIZE) {
+    fn of(file: &Path, rigor: Rigor, options: &Options) -> Self {
+        let (agents, mut findings) = match regular::read(file, config::MAX_SIZE) {
             Ok((text, _)) => match config::parse(&text, options) {
-                Ok(config) => (Some(config.entries.len()), config.findings.into_iter().map(Found::from).collect()),
+                Ok(config) => {
+                    let mut findings: Vec<Found> = config.findings.into_iter().map(Found::from).collect();
+                    if rigor == Rigor::Strict {
+                        findings.extend(missing_prompts(file, &config.entries));
+                    }
+                    (Some(config.entries.len()), findings)
+                }
                 Err(findings) => (None, findings.into_iter().map(Found::from).collect()),
             },
             Err(error) => (None, vec![Found { severity: Severity::Error, place: None, message: fault(&error) }]),
         };
+        if rigor == Rigor::Strict {
+            for found in &mut findings {
+                found.severity = Severity::Error;
+            }
+        }
         let errors = findings.iter().filter(|found: &&Found| found.severity == Severity::Error).count();
         Self { file: file.display().to_string(), agents, errors, warnings: findings.len() - errors, findings }
     }
+}
+
+/// Of the prompt files with a relative path, those that are not where the daemon would look for them.
+fn missing_prompts(jcard: &Path, entries: &[Entry]) -> Vec<Found> {
+    let folder = jcard.parent().unwrap_or(Path::new(""));
+    let prompts: BTreeSet<&Path> = entries
+        .iter()
+        .filter_map(|entry| match &entry.spec.as_ref().ok()?.prompt {
+            Some(Prompt::File(path)) => Some(path.as_path()),
+            Some(Prompt::Text(_)) | None => None,
+        })
+        .filter(|path| path.is_relative() && !folder.join(path).is_file())
+        .collect();
+    let found = |path: &Path| Found {
+        severity: Severity::Error,
+        place: None,
+        message: format!(
+            "prompt_file \"{}\" is not a file in the jcard's folder; put it there, or write an absolute path",
+            path.display()
+        ),
+    };
+    prompts.into_iter().map(found).collect()
 }
 
 impl From<Finding> for Found {
@@ -98,8 +145,11 @@ impl fmt::Display for Report {
             };
             match place {
                 Some(Place { line, column }) => writeln!(f, "{file}:{line}:{column}: {mark}{}", escaped(message))?,
-                // There is nothing to sum up.
-                None => return writeln!(f, "{file}: {mark}{}", escaped(message)),
+                None => writeln!(f, "{file}: {mark}{}", escaped(message))?,
+            }
+            // There is nothing to sum up.
+            if place.is_none() && self.agents.is_none() {
+                return Ok(());
             }
         }
         let agents = self.agents.map_or("unusable".to_owned(), |agents| counted(agents, "agent"));
@@ -130,8 +180,14 @@ mod tests {
 
     fn check_file(file: &Path) -> (u8, String) {
         let mut out = Vec::new();
-        let status = check(file, false, &Options::default(), &mut out).unwrap();
+        let status = check(file, false, Rigor::Usual, &Options::default(), &mut out).unwrap();
         (status, String::from_utf8(out).unwrap())
+    }
+
+    fn check_strictly(file: &Path) -> (u8, String) {
+        let mut out = Vec::new();
+        let status = check(file, false, Rigor::Strict, &Options::default(), &mut out).unwrap();
+        (status, String::from_utf8(out).unwrap().replace(&*file.to_string_lossy(), "jcard.toml"))
     }
 
     /// Status and output for a jcard of this content, its path in the output shortened to `jcard.toml`.
@@ -161,6 +217,41 @@ mod tests {
     }
 
     #[test]
+    fn strict_check_counts_warnings_as_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("jcard.toml");
+        fs::write(&file, "[agent]\nharness = \"claude-code\"\npromt = \"x\"\n").unwrap();
+        let (status, output) = check_strictly(&file);
+        assert_eq!(status, 1);
+        assert_eq!(
+            output,
+            "jcard.toml:3:1: unknown key \"promt\" is ignored; did you mean `prompt`?\n\
+             jcard.toml: 1 agent, 1 error, 0 warnings\n"
+        );
+        fs::write(&file, "[agent]\nharness = \"claude-code\"\n").unwrap();
+        assert_eq!(check_strictly(&file), (0, "jcard.toml: 1 agent, 0 errors, 0 warnings\n".to_owned()));
+    }
+
+    #[test]
+    fn strict_check_looks_for_relative_prompt_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("jcard.toml");
+        let entry = |path: &str| format!("[[agents]]\nharness = \"codex\"\nreplicas = 2\nprompt_file = \"{path}\"\n");
+        fs::write(&file, entry("prompts/x.md") + &entry("/nowhere/y.md").replace("codex", "opencode")).unwrap();
+        let (status, output) = check_strictly(&file);
+        assert_eq!(status, 1);
+        assert_eq!(
+            output,
+            "jcard.toml: prompt_file \"prompts/x.md\" is not a file in the jcard's folder; put it there, or write an absolute \
+             path\njcard.toml: 4 agents, 1 error, 0 warnings\n"
+        );
+        assert_eq!(check_file(&file).0, GOOD);
+        fs::create_dir(folder.path().join("prompts")).unwrap();
+        fs::write(folder.path().join("prompts/x.md"), "x").unwrap();
+        assert_eq!(check_strictly(&file).0, GOOD);
+    }
+
+    #[test]
     fn every_error_is_printed_with_its_place_and_gives_1() {
         let (status, output) = check_text(
             "[[agents]]\nharness = \"nope\"\nname = \"a\"\nmax_restarts = -1\n[[agents]]\nharness = \"custom\"\n",
@@ -181,7 +272,7 @@ mod tests {
         fs::write(&file, "[agent]\nharness = \"nope\"\nname = \"a\"\n").unwrap();
         let data = |file: &Path| {
             let mut out = Vec::new();
-            assert_eq!(check(file, true, &Options::default(), &mut out).unwrap(), BAD);
+            assert_eq!(check(file, true, Rigor::Usual, &Options::default(), &mut out).unwrap(), BAD);
             serde_json::from_slice::<serde_json::Value>(&out).unwrap()
         };
         let found = data(&file);
