@@ -8,30 +8,79 @@
 let
   inherit (pkgs) lib;
 
-  # One virtual machine test for each file there. Their machines have the module.
-  virtualMachines = lib.mapAttrs' (
-    file: _:
-    lib.nameValuePair "vm-${lib.removeSuffix ".nix" file}" (
-      pkgs.testers.runNixOSTest {
-        imports = [ (./tests + "/${file}") ];
-        defaults = ./module.nix;
-      }
-    )
-  ) (builtins.readDir ./tests);
+  virtualMachines = lib.mapAttrs' (name: lib.nameValuePair "vm-${name}") agentd.passthru.tests;
 
-  # What `tests/nix.rs` holds against a small stand-in for nixpkgs, held against the real one.
+  # What `tests/nix.rs` holds against a small stand-in for nixpkgs, held against nixpkgs' own lib.
   failures = lib.runTests (
     import ../tests/nix/module.nix {
       inherit lib;
       evaluate =
         modules:
-        (nixpkgs.lib.nixosSystem {
+        (lib.evalModules {
           modules = modules ++ [
             ./module.nix
-            { nixpkgs = { inherit pkgs; }; }
+            ../tests/nix/options.nix
+            (
+              { config, ... }:
+              {
+                _module.args = {
+                  inherit pkgs;
+                  utils = import "${nixpkgs}/nixos/lib/utils.nix" { inherit config lib pkgs; };
+                };
+              }
+            )
           ];
         }).config;
     }
+  );
+
+  # What a whole NixOS makes of a few configurations, among them one that sets every option that makes a difference to units: the
+  # units' text, and what it refuses.
+  whole =
+    settings:
+    let
+      inherit
+        (nixpkgs.lib.nixosSystem {
+          modules = [
+            ./module.nix
+            {
+              nixpkgs = { inherit pkgs; };
+              services.agentd = settings // {
+                enable = true;
+              };
+            }
+          ];
+        })
+        config
+        ;
+      texts = map (unit: config.systemd.units.${unit}.text) [
+        "agentd.service"
+        "agentd.slice"
+        "agentd.socket"
+        "agentd-tmux.service"
+        "run-agentd.mount"
+      ];
+      refused = lib.filter (
+        assertion: !assertion.assertion && lib.hasInfix "agentd" assertion.message
+      ) config.assertions;
+    in
+    assert lib.assertMsg (refused == [ ]) (lib.concatMapStrings (it: it.message) refused);
+    lib.concatStrings texts;
+  units = pkgs.writeText "agentd-units" (
+    lib.concatMapStrings whole [
+      { }
+      {
+        agentHardening = true;
+        agentPackages = [ pkgs.hello ];
+        limits = {
+          IOReadBandwidthMax = [ "/dev/sda 50M" ];
+          MemoryMax = "75%";
+        };
+        logLevel = "debug";
+        secretFiles.TOKEN = "/run/keys/token";
+        settings.agents = [ { harness = "codex"; } ];
+      }
+    ]
   );
 in
 {
@@ -39,7 +88,7 @@ in
 
   module =
     if failures == [ ] then
-      pkgs.emptyFile
+      units
     else
       throw "the module is not what it should be: ${lib.generators.toPretty { } failures}";
 

@@ -1,4 +1,4 @@
-# Everything that `.ci/run` uses, and what makes writing Rust and Nix a pleasure.
+# Everything that `.ci/run` uses, as `tests/need` lists it, and what makes writing Rust and Nix a pleasure.
 {
   mkShell,
   agentd,
@@ -6,12 +6,21 @@
   clippy,
   curl,
   deadnix,
+  e2fsprogs,
+  fish,
+  gcc,
+  mmdebstrap,
+  nix,
   nixfmt,
   python3,
   rust-analyzer,
   rustfmt,
+  strace,
+  systemd,
   tmux,
   util-linux,
+  valgrind,
+  zsh,
 }:
 mkShell {
   inputsFrom = [ agentd ];
@@ -20,11 +29,20 @@ mkShell {
     clippy
     curl
     deadnix
+    e2fsprogs
+    fish
+    gcc
+    mmdebstrap
+    nix
     nixfmt
-    python3
+    (python3.withPackages (packages: [ packages.prometheus-client ]))
     rust-analyzer
     rustfmt
+    strace
+    systemd
     tmux
     util-linux
+    valgrind
+    zsh
   ];
 }

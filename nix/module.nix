@@ -21,7 +21,29 @@ let
   cfg = config.services.agentd;
   toml = pkgs.formats.toml { };
 
-  isInStore = path: builtins.hasContext path || lib.hasPrefix "${builtins.storeDir}/" path;
+  # A derivation is a path as well.
+  isInStore =
+    path: builtins.hasContext (toString path) || isWithin builtins.storeDir (normalize (toString path));
+
+  # The path without what means nothing in it. /var/run is a link to /run everywhere.
+  normalize =
+    path:
+    let
+      parts = lib.filter (part: part != "" && part != ".") (lib.splitString "/" path);
+      walk = found: part: if part == ".." then dropLast found else found ++ [ part ];
+      dropLast = list: lib.take (lib.length list - 1) list;
+      normal = "/" + lib.concatStringsSep "/" (lib.foldl' walk [ ] parts);
+    in
+    if isWithin "/var/run" normal then "/run${lib.removePrefix "/var/run" normal}" else normal;
+
+  # Whether a normal path is that folder or is in it.
+  isWithin = folder: path: path == folder || folder == "/" || lib.hasPrefix "${folder}/" path;
+  isWithinAny = folders: path: lib.any (folder: isWithin folder path) folders;
+
+  apiSocket = normalize (toString cfg.apiSocket);
+  tmuxSocket = normalize (toString cfg.tmuxSocket);
+  apiFolder = dirOf apiSocket;
+  tmuxFolder = dirOf tmuxSocket;
 
   # A configFile that is part of the configuration, not of the machine.
   isConfigFileInStore =
@@ -36,10 +58,36 @@ let
     else
       null;
 
+  # What else the configuration puts beside the jcard, where a relative prompt_file is looked for.
+  besideJcard = lib.filterAttrs (
+    name: _: lib.hasPrefix "stereos/" name && name != "stereos/jcard.toml"
+  ) config.environment.etc;
+
   checkedJcard = pkgs.runCommandLocal "jcard.toml" { } (
-    lib.optionalString (pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform) ''
-      ${cfg.package}/bin/agentd check ${lib.optionalString (lib.elem "--unsandboxed" cfg.extraArgs) "--unsandboxed "}${jcard}
-    ''
+    lib.optionalString (pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform) (
+      ''
+        mkdir stereos
+        cp ${jcard} stereos/jcard.toml
+      ''
+      + lib.concatStrings (
+        lib.mapAttrsToList (
+          name:
+          { source, ... }:
+          # What is not in the store is on the machine alone.
+          ''
+            mkdir -p ${dirOf name}
+            ${if isInStore source then "ln -s ${source}" else "touch"} ${name}
+          ''
+        ) besideJcard
+      )
+      + ''
+        ${cfg.package}/bin/agentd check --strict ${lib.optionalString (hasFlag "unsandboxed") "--unsandboxed "}stereos/jcard.toml || {
+          echo 'services.agentd: a warning is an error here. A relative prompt_file is looked for in /etc/stereos: put it there by' >&2
+          echo 'environment.etc."stereos/NAME".source = ./NAME, or write an absolute path.' >&2
+          exit 1
+        }
+      ''
+    )
     + ''
       cp ${jcard} $out
     ''
@@ -53,7 +101,7 @@ let
   arguments =
     lib.optionals (cfg.configFile != null && jcard == null) [
       "--config"
-      cfg.configFile
+      (toString cfg.configFile)
     ]
     ++ lib.optionals (secretDir != null) [
       "--secret-dir"
@@ -62,9 +110,9 @@ let
     ++ lib.optional (cfg.logLevel == "debug") "--debug"
     ++ [
       "--api-socket"
-      cfg.apiSocket
+      apiSocket
       "--tmux-socket"
-      cfg.tmuxSocket
+      tmuxSocket
       "--user"
       cfg.user
       "--admin-group"
@@ -86,49 +134,118 @@ let
   // lib.optionalAttrs (cfg.secretFiles != { }) { secret-dir = "secretFiles"; }
   // lib.optionalAttrs (cfg.logLevel == "debug") { debug = "logLevel"; };
 
-  flagOf =
-    argument:
-    let
-      match = builtins.match "--?([a-z-]+)(=.*)?" argument;
-    in
-    if match == null then "" else lib.head match;
+  # What is a flag, with one dash or two, as the daemon takes it: its name and its value, which may be the next word.
+  flags = lib.concatLists (
+    lib.zipListsWith (
+      word: next:
+      let
+        match = builtins.match "--?([a-z][a-z-]*)(=(.*))?" word;
+      in
+      lib.optional (match != null) {
+        inherit word;
+        name = lib.head match;
+        value = if lib.elemAt match 1 == null then next else lib.elemAt match 2;
+      }
+    ) cfg.extraArgs (lib.drop 1 cfg.extraArgs ++ [ "" ])
+  );
+  flagsNamed = name: lib.filter (flag: flag.name == name) flags;
+  hasFlag = name: flagsNamed name != [ ];
+
+  # Folders of the daemon's own that flags name.
+  ownFolders = map (flag: normalize flag.value) (
+    lib.filter (flag: lib.hasPrefix "/" flag.value) (flagsNamed "state-dir" ++ flagsNamed "log-dir")
+  );
 
   account = config.users.users.${cfg.user} or null;
+
+  # Where those are who have none.
+  hasHome =
+    account != null
+    && !lib.elem account.home [
+      "/"
+      "/dev/null"
+      "/nonexistent"
+      "/var/empty"
+    ];
+
+  # Folders that agents can write into or replace.
+  agentFolders = [ tmuxFolder ] ++ lib.optional hasHome (normalize account.home);
+
+  # Paths that others declare rules for. What is said there counts, and a second rule would only be a line in the log at each boot.
+  ruled = lib.concatMap (
+    rule:
+    let
+      match = builtins.match "[[:space:]]*[dDvqQ][^[:space:]]*[[:space:]]+\"?([^[:space:]\"]+).*" rule;
+    in
+    lib.optional (match != null) (normalize (lib.head match))
+  ) config.systemd.tmpfiles.rules;
+  unlessRuled = lib.filterAttrs (path: _: !lib.elem (normalize path) ruled);
 
   # What the daemon can do without. The agents live in scopes and in agentd-tmux.service, and have none of this.
   hardening = {
     CapabilityBoundingSet = [
-      # Secrets and links are whoever's they are.
-      "CAP_DAC_OVERRIDE"
-      # The folder of the tmux socket is the agent user's, and has a setgid bit.
+      # Secrets and links are whoever's they are, and the folder of the tmux socket is the agent user's.
       "CAP_CHOWN"
-      "CAP_FOWNER"
-      "CAP_FSETID"
+      "CAP_DAC_OVERRIDE"
       # What acts on the agent user's paths acts as the agent user.
       "CAP_SETGID"
       "CAP_SETUID"
-      # Agents are stopped, and what they leave behind is known by its environment.
+      # Agents are stopped. Where one has no control group, what it leaves behind is known by its environment.
       "CAP_KILL"
       "CAP_SYS_PTRACE"
     ];
+    DevicePolicy = "closed";
     IPAddressDeny = "any";
     LockPersonality = true;
     MemoryDenyWriteExecute = true;
     NoNewPrivileges = true;
     PrivateDevices = true;
+    PrivateMounts = true;
     ProtectClock = true;
     ProtectHome = "read-only";
     ProtectHostname = true;
     ProtectKernelLogs = true;
     ProtectKernelModules = true;
     ProtectKernelTunables = true;
-    ProtectSystem = "full";
+    # Of other users' processes root sees those that it may trace, which is all, and the agent user's helpers its own.
+    ProtectProc = "invisible";
+    ProtectSystem = "strict";
+    # The folders of the sockets may be gone and made again, so it is what they are in. Temporary files are for the login shell. What
+    # need not be there has a dash.
+    ReadWritePaths = map (path: "-${path}") (
+      lib.unique (
+        [
+          "/run"
+          "/tmp"
+          "/var/tmp"
+        ]
+        ++ lib.filter (folder: !isWithin "/run" folder) (
+          map dirOf [
+            tmuxFolder
+            apiFolder
+          ]
+          ++ ownFolders
+          ++ map dirOf ownFolders
+        )
+      )
+    );
     RestrictAddressFamilies = [ "AF_UNIX" ];
     RestrictNamespaces = true;
     RestrictRealtime = true;
+    RestrictSUIDSGID = true;
     SystemCallArchitectures = "native";
     SystemCallErrorNumber = "EPERM";
-    SystemCallFilter = [ "@system-service" ];
+    SystemCallFilter = [
+      "@system-service"
+      "~@aio @keyring @memlock"
+    ];
+  };
+
+  # What agents seldom need, and what would make the most of a hole in a program with the setuid bit.
+  agentHardening = {
+    NoNewPrivileges = true;
+    ProtectProc = "invisible";
+    RestrictSUIDSGID = true;
   };
 in
 {
@@ -227,7 +344,8 @@ in
       example = false;
       description = ''
         Whether to define {option}`services.agentd.user`, its group and workspace, and
-        {option}`services.agentd.adminGroup`. What is defined elsewhere in the configuration takes precedence.
+        {option}`services.agentd.adminGroup`. What is defined elsewhere in the configuration takes precedence. Who makes it a
+        system user (`isSystemUser = true`) also has to set `isNormalUser = false`; it has a workspace if it has a `home`.
       '';
     };
 
@@ -272,21 +390,36 @@ in
     };
 
     limits = mkOption {
-      type = types.attrsOf (
-        types.oneOf [
-          types.bool
-          types.int
-          types.str
-        ]
-      );
+      type =
+        let
+          one = types.oneOf [
+            types.bool
+            types.int
+            types.str
+          ];
+        in
+        types.attrsOf (types.either one (types.listOf one));
       default = { };
       example = {
         MemoryMax = "75%";
         CPUWeight = 50;
+        IOReadBandwidthMax = [ "/dev/sda 50M" ];
       };
       description = ''
         What all agents together may use, in the words of {manpage}`systemd.resource-control(5)`. An agent's own limits are in the
         jcard.
+      '';
+    };
+
+    agentHardening = mkOption {
+      type = types.bool;
+      default = false;
+      example = true;
+      description = ''
+        Whether agents run without what they seldom need: no program gives them more rights (`sudo`, `fusermount`, `newuidmap`), they
+        make no file with a setuid or setgid bit, and see no process of other users. It is
+        {option}`systemd.services.agentd-tmux.serviceConfig`, and takes effect with the next tmux server: after
+        `systemctl stop agentd`, or a reboot.
       '';
     };
 
@@ -330,57 +463,117 @@ in
           message = "services.agentd.user is root; agents must not run as root: name an unprivileged user.";
         }
         {
-          assertion = account == null || !lib.elem cfg.adminGroup ([ account.group ] ++ account.extraGroups);
+          assertion =
+            !lib.elem cfg.user (config.users.groups.${cfg.adminGroup}.members or [ ])
+            && (account == null || !lib.elem cfg.adminGroup ([ account.group ] ++ account.extraGroups));
           message = ''
             The user ${cfg.user} is in the group ${cfg.adminGroup}, so agents could use agentd's API; take it out of that group, or
             name another group in services.agentd.adminGroup.
           '';
         }
         {
-          assertion = dirOf cfg.apiSocket != dirOf cfg.tmuxSocket;
-          message = ''
-            services.agentd.apiSocket is in the folder of services.agentd.tmuxSocket (${dirOf cfg.tmuxSocket}), which is the agent
-            user's, so agents could put a socket of their own in its place; use another folder, such as /run/stereos.
-          '';
-        }
-        {
           assertion =
-            !lib.elem (dirOf cfg.tmuxSocket) [
+            !lib.elem tmuxFolder [
               "/"
-              "/etc"
-              "/home"
-              "/root"
+              "/media"
+              "/mnt"
+              "/opt"
               "/run"
-              "/run/stereos"
-              "/tmp"
+              "/run/lock"
+              "/srv"
               "/var"
+              "/var/cache"
               "/var/lib"
-              "/var/run"
+              "/var/log"
+              "/var/spool"
+            ]
+            && !isWithinAny [
+              builtins.storeDir
+              "/bin"
+              "/boot"
+              "/dev"
+              "/etc"
+              "/lib"
+              "/lib64"
+              "/nix"
+              "/proc"
+              "/run/booted-system"
+              "/run/credentials"
+              "/run/current-system"
+              "/run/stereos"
+              "/run/systemd"
+              "/run/udev"
+              "/run/wrappers"
+              "/sbin"
+              "/sys"
+              "/tmp"
+              "/usr"
+              "/var/lib/agentd"
+              "/var/log/agentd"
               "/var/tmp"
-            ];
+            ] tmuxFolder
+            # Nothing of the daemon's own is in it.
+            && !isWithinAny ownFolders tmuxFolder;
           message = ''
-            services.agentd.tmuxSocket is in ${dirOf cfg.tmuxSocket}, but its folder is given to the agent user and must be for
+            services.agentd.tmuxSocket is in ${tmuxFolder}, but its folder is given to the agent user and must be for
             nothing else; use a folder of its own, such as /run/agentd.
           '';
         }
         {
           assertion =
-            !lib.any (home: lib.hasPrefix "${home}/" cfg.tmuxSocket) [
+            !isWithinAny [
               "/home"
               "/root"
               "/run/user"
-            ];
+            ] tmuxSocket
+            && !(hasHome && isWithin (normalize account.home) tmuxSocket);
           message = ''
-            services.agentd.tmuxSocket is ${cfg.tmuxSocket}, but agentd may not write into homes; use a folder of its own, such as
+            services.agentd.tmuxSocket is ${tmuxSocket}, but agentd may not write into homes; use a folder of its own, such as
             /run/agentd.
           '';
         }
       ]
+      ++
+        map
+          (
+            { name, path }:
+            {
+              assertion =
+                !isWithinAny (
+                  agentFolders
+                  ++ [
+                    "/dev/shm"
+                    "/tmp"
+                    "/var/tmp"
+                  ]
+                ) path;
+              message = ''
+                services.agentd.${name} is ${path}, in a folder where agents can put something of their own in its place; use another one,
+                such as /run/stereos.
+              '';
+            }
+          )
+          (
+            [
+              {
+                name = "apiSocket";
+                path = apiSocket;
+              }
+            ]
+            ++ lib.optional (cfg.secretDir != null) {
+              name = "secretDir";
+              path = normalize cfg.secretDir;
+            }
+            ++ map (path: {
+              name = "extraArgs";
+              inherit path;
+            }) ownFolders
+          )
       ++ lib.mapAttrsToList (name: path: {
         # 107 bytes fit into the address of a Unix socket.
         assertion = builtins.stringLength path <= 107;
         message = "services.agentd.${name}: ${path} is too long for a socket's path; use one of at most 107 bytes.";
-      }) { inherit (cfg) apiSocket tmuxSocket; }
+      }) { inherit apiSocket tmuxSocket; }
       ++ map (name: {
         assertion = builtins.match "[A-Za-z_][A-Za-z0-9_]*" name != null;
         message = "services.agentd.secretFiles: ${name} cannot be the name of a variable; use letters, digits and underscores.";
@@ -400,13 +593,15 @@ in
             }
             // lib.mapAttrs' (name: lib.nameValuePair "secretFiles.${name}") cfg.secretFiles
           )
-      ++ map (argument: {
-        assertion = false;
-        message = ''
-          services.agentd.extraArgs has ${argument}, which is decided by services.agentd.${decided.${flagOf argument}}; set that
-          option instead.
-        '';
-      }) (lib.filter (argument: decided ? ${flagOf argument}) cfg.extraArgs);
+      ++ map (
+        { name, word, ... }:
+        {
+          assertion = false;
+          message = ''
+            services.agentd.extraArgs has ${word}, which is decided by services.agentd.${decided.${name}}; set that option instead.
+          '';
+        }
+      ) (lib.filter (flag: decided ? ${flag.name}) flags);
 
       # For `agentd status`, and for looking over an agent's shoulder.
       environment.systemPackages = [
@@ -468,6 +663,10 @@ in
           TimeoutStopSec = mkDefault 90;
           UMask = "0077";
           WatchdogSec = mkDefault 30;
+          # It takes for itself what it may, whatever the manager's default is.
+          LimitNOFILE = mkDefault "1024:524288";
+          # More threads and helpers than a thousand agents need.
+          TasksMax = mkDefault 8192;
         }
         // lib.optionalAttrs cfg.hardening (lib.mapAttrs (_: mkDefault) hardening);
       };
@@ -492,7 +691,7 @@ in
             "-f"
             "/dev/null"
             "-S"
-            cfg.tmuxSocket
+            tmuxSocket
             "start-server"
             ";"
             "set-option"
@@ -506,6 +705,33 @@ in
           OOMPolicy = "continue";
           TasksMax = "infinity";
           TimeoutStopSec = 10;
+        }
+        // lib.optionalAttrs cfg.agentHardening (lib.mapAttrs (_: mkDefault) agentHardening);
+      };
+
+      # A file system of its own for the agent user's folder, so that what agents put there takes no room from others in /run, such as
+      # secrets and units. A folder with something in it is left as it is: a tmux server on it goes on. Ownership and mode are the
+      # business of tmpfiles.
+      systemd.mounts = lib.optional (isWithin "/run" tmuxFolder) {
+        description = "Folder of the AI coding agents' tmux socket";
+        what = "tmpfs";
+        where = tmuxFolder;
+        type = "tmpfs";
+        options = "size=1m,nr_inodes=1k,mode=0750,nosuid,nodev,noexec";
+        wantedBy = [
+          "local-fs.target"
+          "systemd-tmpfiles-resetup.service"
+        ];
+        before = [
+          "agentd-tmux.service"
+          "agentd.service"
+          "systemd-tmpfiles-resetup.service"
+          "systemd-tmpfiles-setup.service"
+        ];
+        unitConfig = {
+          ConditionDirectoryNotEmpty = "!${tmuxFolder}";
+          # A server may still listen there.
+          X-StopOnRemoval = false;
         };
       };
 
@@ -513,7 +739,7 @@ in
         description = "API of the supervisor of AI coding agents";
         documentation = [ "man:agentd(1)" ];
         wantedBy = [ "sockets.target" ];
-        listenStreams = [ cfg.apiSocket ];
+        listenStreams = [ apiSocket ];
         # Who stops the daemon does not want the next request to start it again.
         unitConfig.StopPropagatedFrom = [ "agentd.service" ];
         socketConfig = {
@@ -530,29 +756,30 @@ in
       };
 
       systemd.tmpfiles.settings = {
-        # Read before anybody else's rules, so that it is the one that counts: the server's socket gets the folder's group.
-        "00-agentd".${dirOf cfg.tmuxSocket}.d = {
-          mode = "2750";
-          inherit (cfg) user;
-          group = cfg.adminGroup;
+        "00-agentd" = unlessRuled {
+          # The server's socket gets the folder's group.
+          ${tmuxFolder}.d = {
+            mode = "2750";
+            inherit (cfg) user;
+            group = cfg.adminGroup;
+          };
         };
-        # Read after others' rules, which count.
-        "10-agentd" = mkMerge [
-          (mkIf (dirOf cfg.apiSocket == "/run/stereos" || secretDir == null) {
+        "10-agentd" = unlessRuled (
+          lib.optionalAttrs (apiFolder == "/run/stereos" || secretDir == null) {
             "/run/stereos".d = {
               mode = "0750";
               user = "root";
               group = cfg.adminGroup;
             };
-          })
-          (mkIf (secretDir == null) {
+          }
+          // lib.optionalAttrs (secretDir == null) {
             "/run/stereos/secrets".d = {
               mode = "0700";
               user = "root";
               group = "root";
             };
-          })
-        ];
+          }
+        );
       };
     }
 
@@ -564,11 +791,13 @@ in
         # Before mkDefault, with which normal users get the group `users`.
         group = lib.mkOverride 999 cfg.user;
       };
-      systemd.tmpfiles.settings."10-agentd"."${account.home}/workspace".d = {
-        mode = "0755";
-        inherit (cfg) user;
-        inherit (account) group;
-      };
+      systemd.tmpfiles.settings."10-agentd" = mkIf hasHome (unlessRuled {
+        "${account.home}/workspace".d = {
+          mode = "0755";
+          inherit (cfg) user;
+          inherit (account) group;
+        };
+      });
     })
 
     (mkIf (cfg.agentPackages != [ ]) {

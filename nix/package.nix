@@ -2,9 +2,12 @@
   lib,
   stdenv,
   rustPlatform,
+  bash,
   installShellFiles,
   makeBinaryWrapper,
+  testers,
   tmux,
+  versionCheckHook,
 }:
 let
   manifest = (lib.importTOML ../Cargo.toml).package;
@@ -12,6 +15,9 @@ in
 rustPlatform.buildRustPackage {
   pname = manifest.name;
   inherit (manifest) version;
+
+  __structuredAttrs = true;
+  strictDeps = true;
 
   src = lib.fileset.toSource {
     root = ../.;
@@ -22,6 +28,8 @@ rustPlatform.buildRustPackage {
       ../examples
       # Cargo wants to see every target that Cargo.toml names.
       ../benches
+      # A unit test compares it with the code.
+      ../README.md
     ];
   };
   cargoLock.lockFile = ../Cargo.lock;
@@ -31,8 +39,22 @@ rustPlatform.buildRustPackage {
     makeBinaryWrapper
   ];
 
-  # They want tmux, users of their own and a free hand; `tests/run` gives them that.
-  doCheck = false;
+  # The unit tests, as far as a build's sandbox lets them: it has neither users of their own nor a login shell. The rest is for
+  # `tests/run`.
+  nativeCheckInputs = [
+    bash
+    tmux
+  ];
+  cargoTestFlags = [
+    "--lib"
+    "--bins"
+  ];
+  checkFlags = [
+  ];
+
+  doInstallCheck = true;
+  nativeInstallCheckInputs = [ versionCheckHook ];
+  versionCheckProgramArg = "--version";
 
   postBuild = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
     cargo run --release --frozen --target ${stdenv.hostPlatform.rust.rustcTarget} --example manual -- manual
@@ -48,6 +70,8 @@ rustPlatform.buildRustPackage {
     installManPage manual/*.1
     installShellCompletion --bash manual/agentd.bash --fish manual/agentd.fish --zsh manual/_agentd
   '';
+
+  passthru.tests = import ./virtual-machines.nix { inherit lib testers; };
 
   meta = {
     inherit (manifest) description;

@@ -95,15 +95,22 @@ impl Folder {
         let owner = Uid::from_raw(status.st_uid);
         let group = group.filter(|_| Uid::effective().is_root());
         if made || owner == account.uid {
+            let mode = if group.is_some() { 0o2750 } else { 0o700 };
+            // While it is still root's, so that root needs no right to do this to others' files.
+            if made {
+                set_mode(&descriptor, mode).map_err(|error| failed("set the mode of")(error.into()))?;
+            }
             let user = Some(account.uid).filter(|_| made && group.is_some());
             if user.is_some() || group.is_some_and(|group| group.as_raw() != status.st_gid) {
                 fchown(&descriptor, user, group).map_err(|error| failed("change the owner of")(error.into()))?;
             }
-            let mode = if group.is_some() { 0o2750 } else { 0o700 };
             // One's own folder that is there already may be shared on purpose.
-            if made || group.is_some() {
-                fchmod(&descriptor, Mode::from_bits_truncate(mode))
-                    .map_err(|error| failed("set the mode of")(error.into()))?;
+            if !made && group.is_some() && status.st_mode & 0o7777 != mode {
+                match set_mode(&descriptor, mode) {
+                    // A unit without CAP_FOWNER. It is the agent user's, to open or shut as that user likes.
+                    Err(Errno::EPERM) => {}
+                    result => result.map_err(|error| failed("set the mode of")(error.into()))?,
+                }
             }
         } else if !is_writable(&status, account) {
             return Err(Error::NotWritable { path, user: account.name.clone() });
@@ -199,6 +206,16 @@ fn make(path: &Path) -> Result<(OwnedFd, bool), way::Error> {
         Ok(()) => Ok((parent, true)),
         Err(Errno::EEXIST) => Ok((parent, false)),
         Err(error) => Err(way::Error::System { path: path.to_owned(), source: error.into() }),
+    }
+}
+
+/// Where nobody may set the bit that hands the folder's group on (`RestrictSUIDSGID=`), it is left out: what is in the folder then
+/// has the agent user's own group.
+fn set_mode(folder: &OwnedFd, mode: u32) -> Result<(), Errno> {
+    let set = |mode| fchmod(folder, Mode::from_bits_truncate(mode));
+    match set(mode) {
+        Err(Errno::EPERM) if mode & 0o7000 != 0 => set(mode & 0o777),
+        result => result,
     }
 }
 

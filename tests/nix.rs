@@ -171,9 +171,9 @@ fn systemd_understands_the_units() {
     let mut found = Vec::new();
     files_below(folder.path(), &mut found);
     found.retain(|file| {
-        ["service", "socket", "slice"].iter().any(|kind| file.extension().is_some_and(|it| it == *kind))
+        ["service", "socket", "slice", "mount"].iter().any(|kind| file.extension().is_some_and(|it| it == *kind))
     });
-    assert_eq!(found.len(), 4, "{found:?}");
+    assert_eq!(found.len(), 5, "{found:?}");
     let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).args(found).output().unwrap();
     let complaints = String::from_utf8_lossy(&verified.stderr).into_owned();
     // Other units of this machine may be complained about as well.
@@ -190,8 +190,58 @@ fn the_daemon_is_exposed_no_more_than_it_has_to_be() {
     let unit = folder.path().join("agentd.service");
     let mut analysis = Command::new("systemd-analyze");
     // In tenths.
-    analysis.args(["security", "--offline=true", "--threshold=50", "--no-pager"]).arg(unit);
+    analysis.args(["security", "--offline=true", "--threshold=30", "--no-pager"]).arg(unit);
     text(analysis.output().unwrap());
+}
+
+#[test]
+fn build_fails_for_a_jcard_that_would_not_do() {
+    if !has("nix") {
+        return;
+    }
+    let build = |jcard: &str, etc: &str| {
+        let folder = TempDir::new().unwrap();
+        fs::create_dir(folder.path().join("bin")).unwrap();
+        symlink(env!("CARGO_BIN_EXE_agentd"), folder.path().join("bin/agentd")).unwrap();
+        fs::write(folder.path().join("declared"), jcard).unwrap();
+        let script: String = evaluate(&format!("build {{ agentd = \"{}\"; etc = {etc}; }}", folder.path().display()));
+        // Where there is no store there is no jcard in it.
+        let in_store = "/nix/store/00000000000000000000000000000000-jcard.toml";
+        let script = script.replace(in_store, "declared");
+        let mut bash = Command::new("bash");
+        bash.args(["-euc", &script]).current_dir(folder.path()).env("out", folder.path().join("out"));
+        let output = bash.output().unwrap();
+        let built = fs::read_to_string(folder.path().join("out")).ok();
+        assert_eq!(output.status.success(), built.as_deref() == Some(jcard));
+        (
+            output.status.success(),
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat(),
+        )
+    };
+    assert!(build("[agent]\nharness = \"codex\"\n", "[ ]").0);
+    let (is_built, said) = build("[agent]\nharness = \"codex\"\npromt = \"x\"\n", "[ ]");
+    assert!(!is_built && said.contains("did you mean `prompt`?"), "{said}");
+    let relative = "[agent]\nharness = \"codex\"\nprompt_file = \"prompts/x.md\"\n";
+    let (is_built, said) = build(relative, "[ ]");
+    assert!(!is_built && said.contains("prompts/x.md") && said.contains("environment.etc.\"stereos/"), "{said}");
+    let (is_built, said) = build(relative, r#"[ "stereos/prompts/x.md" ]"#);
+    assert!(is_built, "{said}");
+}
+
+#[test]
+fn readme_has_the_mount_unit_of_the_module() {
+    if !has("nix") {
+        return;
+    }
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let unit = fs::read_to_string(units("{ }").path().join("run-agentd.mount")).unwrap();
+    let is_told = |key: &str| {
+        let line = unit.lines().find(|line| line.starts_with(&format!("{key}="))).unwrap();
+        readme.contains(&format!("\n    {line}\n"))
+    };
+    for key in ["What", "Where", "Type", "Options", "ConditionDirectoryNotEmpty"] {
+        assert!(is_told(key), "{key}");
+    }
 }
 
 #[test]

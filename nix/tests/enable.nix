@@ -20,8 +20,10 @@ in
 
     machine.succeed("install -D -m 644 ${jcard} /etc/stereos/jcard.toml")
     machine.wait_until_succeeds("agentd status sleeper")
-    machine.succeed("pgrep --uid agent --full 'sleep infinity'")
-    machine.succeed("journalctl AGENTD_AGENT=sleeper | grep running")
+    machine.wait_until_succeeds("pgrep --uid agent --full 'sleep infinity'")
+    machine.wait_until_succeeds("journalctl AGENTD_AGENT=sleeper | grep running")
+    machine.succeed("findmnt --mountpoint /run/agentd")
+    machine.fail("journalctl --unit systemd-tmpfiles-setup.service | grep Duplicate")
 
     machine.succeed("systemctl stop agentd.service")
     machine.fail("pgrep --uid agent --full 'sleep infinity'")

@@ -34,7 +34,7 @@ in
     machine.succeed("install -d -m 700 /run/provisioned")
     machine.succeed("umask 077; printf first >/run/provisioned/token")
     machine.wait_until_succeeds("grep --line-regexp first /home/agent/token")
-    machine.succeed("test -s /home/agent/hello")
+    machine.wait_until_succeeds("test -s /home/agent/hello")
     machine.fail("ps axww -o args | grep --word-regexp '[f]irst'")
 
     machine.succeed("umask 077; printf second >/run/provisioned/token.new")

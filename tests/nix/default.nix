@@ -41,6 +41,24 @@ in
     "| ${code name} | ${option.type.name} | ${default}"
   ) module.options.services.agentd;
 
+  # How a jcard is built with that agentd, and with these files beside it.
+  build =
+    { agentd, etc }:
+    (surroundings.evaluate [
+      {
+        services.agentd = {
+          enable = true;
+          package = stand-in.package "agentd" // {
+            outPath = agentd;
+          };
+          settings.agent.harness = "codex";
+        };
+        environment.etc = lib.genAttrs etc (_: {
+          source = "/var/lib/somewhere";
+        });
+      }
+    ]).environment.etc."stereos/jcard.toml".source.buildCommand;
+
   # The scripts of the virtual machine tests, by name.
   machines = import ./machines.nix { inherit (surroundings) evaluate lib pkgs; };
 }

@@ -78,6 +78,29 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
     expr = (here "devShells").default.inputsFrom;
     expected = [ (here "packages").agentd ];
   };
+  "the shell has all that tests need" = {
+    expr =
+      let
+        # Lines such as `strace:  strace strace strace strace`; the last column is nixpkgs'.
+        rows = lib.concatMap (
+          line:
+          let
+            match = builtins.match "[a-z0-9+:_-]+: +[^ ]+ +[^ ]+ +[^ ]+ +([^ ]+)" line;
+          in
+          lib.optionals (match != null) match
+        ) (lib.splitString "\n" (builtins.readFile ../need));
+        wanted = map (name: lib.removePrefix "python3Packages." name) (lib.unique rows);
+        got = map (package: package.name) (here "devShells").default.packages;
+      in
+      {
+        missing = lib.filter (name: !lib.any (lib.hasInfix name) got) wanted;
+        isRead = lib.length wanted > 10;
+      };
+    expected = {
+      missing = [ ];
+      isRead = true;
+    };
+  };
 
   "the one input is locked as it is declared" = {
     expr =
@@ -136,6 +159,20 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
   "what the package is made of is there" = {
     expr = lib.filter (file: !builtins.pathExists file) (here "packages").agentd.src.fileset;
     expected = [ ];
+  };
+  "the package is built as nixpkgs' reviewers ask" = {
+    expr = {
+      inherit ((here "packages").agentd) __structuredAttrs doInstallCheck strictDeps;
+      doCheck = (here "packages").agentd.doCheck or true;
+      tests = lib.attrNames (here "packages").agentd.passthru.tests;
+    };
+    expected = {
+      __structuredAttrs = true;
+      doInstallCheck = true;
+      strictDeps = true;
+      doCheck = true;
+      tests = map (lib.removeSuffix ".nix") (lib.attrNames (builtins.readDir ../../nix/tests));
+    };
   };
   "Cargo.lock is of this version" = {
     expr = map (crate: crate.version) (lib.filter (crate: crate.name == manifest.name) crates);

@@ -13,7 +13,9 @@ let
     enable = true;
     inherit package;
   };
-  of = modules: evaluate ([ enabled ] ++ modules);
+  # With the real NixOS each evaluation takes a second and much memory, so the one without settings is made once.
+  bare = evaluate [ enabled ];
+  of = modules: if modules == [ ] then bare else evaluate ([ enabled ] ++ modules);
 
   daemon = modules: (of modules).systemd.services.agentd;
   tmux = modules: (of modules).systemd.services.agentd-tmux;
@@ -253,8 +255,25 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
     expected = true;
   };
   "agents share the limits that are set" = {
-    expr = (of [ (with' { limits.MemoryMax = "75%"; }) ]).systemd.slices.agentd.sliceConfig.MemoryMax;
-    expected = "75%";
+    expr =
+      (of [
+        (with' {
+          limits = {
+            MemoryMax = "75%";
+            IOReadBandwidthMax = [
+              "/dev/sda 50M"
+              "/dev/sdb 10M"
+            ];
+          };
+        })
+      ]).systemd.slices.agentd.sliceConfig;
+    expected = {
+      MemoryMax = "75%";
+      IOReadBandwidthMax = [
+        "/dev/sda 50M"
+        "/dev/sdb 10M"
+      ];
+    };
   };
 
   "the socket is the administrators', and goes when the daemon is stopped" = {
@@ -289,6 +308,79 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
         "/run/stereos" = "0750 root admin";
         "/run/stereos/secrets" = "0700 root root";
         "/home/agent/workspace" = "0755 agent agent";
+      };
+    };
+  };
+  "who has no home has no workspace" = {
+    expr =
+      (tmpfiles [ { users.users.agent.isSystemUser = true; } ])."10-agentd" ? "/var/empty/workspace";
+    expected = false;
+  };
+  "the agents' folder is a small file system, which covers nothing" = {
+    expr = map (unit: {
+      inherit (unit) where type;
+      isSmall = lib.hasInfix "size=1m,nr_inodes=1k" unit.options;
+      isFirst = lib.elem "systemd-tmpfiles-setup.service" unit.before;
+      condition = unit.unitConfig.ConditionDirectoryNotEmpty;
+      isStopped = unit.unitConfig.X-StopOnRemoval;
+    }) (of [ ]).systemd.mounts;
+    expected = [
+      {
+        where = "/run/agentd";
+        type = "tmpfs";
+        isSmall = true;
+        isFirst = true;
+        condition = "!/run/agentd";
+        isStopped = false;
+      }
+    ];
+  };
+  "what is not in /run is on the file system that it is on" = {
+    expr = (of [ (with' { tmuxSocket = "/var/lib/agents/run/tmux.sock"; }) ]).systemd.mounts;
+    expected = [ ];
+  };
+  "the daemon writes where flags and sockets say" = {
+    expr =
+      let
+        service = daemon [
+          (with' {
+            tmuxSocket = "/var/lib/agents/run/tmux.sock";
+            extraArgs = [
+              "--state-dir"
+              "/srv/agentd/state"
+              "-log-dir=/data/log"
+            ];
+          })
+        ];
+      in
+      lib.filter (path: !lib.elem path service.serviceConfig.ReadWritePaths) [
+        "-/run"
+        "-/var/lib/agents"
+        "-/srv/agentd/state"
+        "-/srv/agentd"
+        "-/data/log"
+      ];
+    expected = [ ];
+  };
+  "agents are hardened if that is wanted" = {
+    expr =
+      let
+        names = [
+          "NoNewPrivileges"
+          "ProtectProc"
+          "RestrictSUIDSGID"
+        ];
+      in
+      {
+        usual = select names (tmux [ ]).serviceConfig;
+        hardened = select names (tmux [ (with' { agentHardening = true; }) ]).serviceConfig;
+      };
+    expected = {
+      usual = { };
+      hardened = {
+        NoNewPrivileges = true;
+        ProtectProc = "invisible";
+        RestrictSUIDSGID = true;
       };
     };
   };
@@ -349,7 +441,7 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
       in
       {
         command = command { inherit settings; };
-        isChecked = lib.hasPrefix "/opt/agentd/bin/agentd check /" build;
+        isChecked = lib.hasInfix "/opt/agentd/bin/agentd check --strict stereos/jcard.toml ||" build;
       };
     expected = {
       command = start + always;
@@ -358,20 +450,75 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
   };
   "settings are checked as the daemon will read them" = {
     expr =
-      lib.hasPrefix "/opt/agentd/bin/agentd check --unsandboxed /"
-        (etc [
-          (with' {
-            settings.agent.harness = "codex";
-            extraArgs = [ "--unsandboxed" ];
-          })
-        ])."stereos/jcard.toml".source.buildCommand;
-    expected = true;
+      map
+        (
+          extraArgs:
+          lib.hasInfix "/opt/agentd/bin/agentd check --strict --unsandboxed stereos/jcard.toml"
+            (etc [
+              (with' {
+                settings.agent.harness = "codex";
+                inherit extraArgs;
+              })
+            ])."stereos/jcard.toml".source.buildCommand
+        )
+        [
+          [ "--unsandboxed" ]
+          [ "-unsandboxed" ]
+        ];
+    expected = [
+      true
+      true
+    ];
+  };
+  "a relative prompt_file is looked for where the configuration puts it" = {
+    expr =
+      let
+        installed = etc [
+          (with' { settings.agent.prompt_file = "prompts/a.md"; })
+          {
+            environment.etc = {
+              "stereos/prompts/a.md".source = "${builtins.storeDir}/00000000000000000000000000000000-a.md";
+              "stereos/of-the-machine".source = "/var/lib/prompt";
+              "elsewhere".source = "/x";
+            };
+          }
+        ];
+      in
+      map (infix: lib.hasInfix infix installed."stereos/jcard.toml".source.buildCommand) [
+        "mkdir -p stereos/prompts\nln -s ${builtins.storeDir}/00000000000000000000000000000000-a.md stereos/prompts/a.md\n"
+        "touch stereos/of-the-machine\n"
+        "elsewhere"
+        "ln -s stereos/jcard.toml"
+      ];
+    expected = [
+      true
+      true
+      false
+      false
+    ];
   };
   "a jcard that is part of the configuration is one like settings" = {
     expr = {
       command = command { configFile = ./module.nix; };
       isInstalled = (etc [ (with' { configFile = ./module.nix; }) ]) ? "stereos/jcard.toml";
     };
+    expected = {
+      command = start + always;
+      isInstalled = true;
+    };
+  };
+  "a jcard that is built is one like settings" = {
+    expr =
+      let
+        configFile = package // {
+          outPath = "${builtins.storeDir}/00000000000000000000000000000000-jcard.toml";
+        };
+        config = of [ (with' { inherit configFile; }) ];
+      in
+      {
+        command = config.systemd.services.agentd.serviceConfig.ExecStart;
+        isInstalled = config.environment.etc ? "stereos/jcard.toml";
+      };
     expected = {
       command = start + always;
       isInstalled = true;
@@ -463,23 +610,111 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
     } [ "name an unprivileged user" ];
     expected = "advised";
   };
-  "agents are no administrators" = {
-    expr = lib.length (advice {
-      adminGroup = "agent";
-    });
-    expected = 1;
+  "agents are no administrators, whoever says that they are" = {
+    expr =
+      map
+        (
+          module:
+          lib.length (
+            lib.filter (
+              assertion: !assertion.assertion && lib.hasInfix "agents could use agentd's API" assertion.message
+            ) (of [ module ]).assertions
+          )
+        )
+        [
+          (with' { adminGroup = "agent"; })
+          { users.users.agent.extraGroups = [ "admin" ]; }
+          { users.groups.admin.members = [ "agent" ]; }
+          { users.groups.admin.members = [ "op" ]; }
+        ];
+    expected = [
+      1
+      1
+      1
+      0
+    ];
   };
+  # Only the paths are looked at, so one configuration serves for all.
   "the API's socket is out of the agents' reach" = {
-    expr = isAdvised { apiSocket = "/run/agentd/agentd.sock"; } [ "such as /run/stereos" ];
-    expected = "advised";
+    expr =
+      lib.filter (apiSocket: isAdvised { inherit apiSocket; } [ "such as /run/stereos" ] != "advised")
+        [
+          "/run/agentd/agentd.sock"
+          "/run/agentd/api/agentd.sock"
+          "/run//agentd/../agentd/./api/agentd.sock"
+          "/var/run/agentd/agentd.sock"
+          "/home/agent/agentd.sock"
+          "/tmp/agentd.sock"
+        ];
+    expected = [ ];
+  };
+  "what else is the daemon's own is out of the agents' reach" = {
+    expr = {
+      secrets = isAdvised { secretDir = "/run/agentd/secrets"; } [ "secretDir is /run/agentd/secrets" ];
+      flags =
+        isAdvised
+          {
+            extraArgs = [
+              "--state-dir=/home/agent/state"
+              "-log-dir"
+              "/run/agentd/logs"
+            ];
+          }
+          [
+            "extraArgs is /home/agent/state"
+            "extraArgs is /run/agentd/logs"
+          ];
+    };
+    expected = {
+      secrets = "advised";
+      flags = "advised";
+    };
   };
   "no shared folder is given to the agents" = {
-    expr = isAdvised { tmuxSocket = "/tmp/tmux.sock"; } [ "a folder of its own, such as /run/agentd" ];
-    expected = "advised";
+    expr =
+      lib.filter
+        (
+          tmuxSocket:
+          isAdvised { inherit tmuxSocket; } [ "a folder of its own, such as /run/agentd" ] != "advised"
+        )
+        [
+          "/tmp/tmux.sock"
+          "/usr/local/tmux/tmux.sock"
+          "${builtins.storeDir}/tmux/tmux.sock"
+          "/run/agentd/../tmux.sock"
+          "/run//tmux.sock"
+          "/etc/tmux/tmux.sock"
+          "/var/run/tmux.sock"
+          "/run/stereos/tmux/tmux.sock"
+        ];
+    expected = [ ];
   };
   "no home is written into" = {
-    expr = isAdvised { tmuxSocket = "/home/agent/run/tmux.sock"; } [ "such as\n/run/agentd" ];
+    expr = isAdvised { tmuxSocket = "/run/../home/agent/run/tmux.sock"; } [ "such as\n/run/agentd" ];
     expected = "advised";
+  };
+  "paths reach the units as they are meant" = {
+    expr =
+      let
+        config = of [
+          (with' {
+            apiSocket = "/run//stereos/./agentd.sock";
+            tmuxSocket = "/var/run/agentd/../agentd/tmux.sock";
+          })
+        ];
+      in
+      {
+        inherit (config.systemd.services.agentd.serviceConfig) ExecStart;
+        inherit (config.systemd.sockets.agentd) listenStreams;
+        folders = lib.attrNames config.systemd.tmpfiles.settings."00-agentd";
+        refused = lib.filter (assertion: !assertion.assertion) config.assertions;
+      };
+    expected = {
+      ExecStart = start + always;
+      listenStreams = [ "/run/stereos/agentd.sock" ];
+      folders = [ "/run/agentd" ];
+      refused = [ ];
+    };
   };
   "a socket's path is short enough" = {
     expr = isAdvised {
@@ -551,6 +786,15 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
         ];
         path = lib.elem package service.path;
         rules = lib.all (rule: lib.elem rule config.systemd.tmpfiles.rules) rules;
+        # A second rule for a path is a complaint in the log at each boot.
+        second = lib.concatMap lib.attrNames (
+          lib.attrValues (
+            select [
+              "00-agentd"
+              "10-agentd"
+            ] config.systemd.tmpfiles.settings
+          )
+        );
         user = select [
           "group"
           "home"
@@ -569,6 +813,7 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
       after = true;
       path = true;
       rules = true;
+      second = [ ];
       user = {
         group = "agent";
         home = "/home/agent";

@@ -50,6 +50,7 @@ let
     Documentation = unit.documentation or [ ];
     After = unit.after or [ ];
     Requires = unit.requires or [ ];
+    Before = unit.before or [ ];
     Wants = unit.wants or [ ];
     Upholds = unit.upholds or [ ];
     StartLimitIntervalSec = lib.optional (unit ? startLimitIntervalSec) unit.startLimitIntervalSec;
@@ -71,6 +72,18 @@ let
         }"'';
       };
     };
+  mount =
+    unit:
+    render unit {
+      Mount = {
+        What = unit.what;
+        Where = unit.where;
+        Type = unit.type;
+        Options = unit.options;
+      };
+    };
+  # For paths without what would have to be escaped.
+  nameOfMount = where: builtins.replaceStrings [ "/" ] [ "-" ] (lib.removePrefix "/" where);
   units =
     suffix: content: lib.mapAttrs' (name: unit: lib.nameValuePair "${name}.${suffix}" (content unit));
 
@@ -101,4 +114,9 @@ else
     }
   ) systemd.sockets
   // units "slice" (unit: render unit { Slice = unit.sliceConfig; }) systemd.slices
+  // lib.mapAttrs' (name: lib.nameValuePair "${name}.mount") (
+    lib.genAttrs (map (unit: nameOfMount unit.where) systemd.mounts) (
+      name: mount (lib.head (lib.filter (unit: nameOfMount unit.where == name) systemd.mounts))
+    )
+  )
   // rules

@@ -10,6 +10,7 @@ let
     concatMap
     concatStringsSep
     elem
+    elemAt
     filter
     foldl'
     functionArgs
@@ -41,10 +42,13 @@ let
       any
       attrNames
       attrValues
+      concatLists
       concatMap
       concatStringsSep
       elem
+      elemAt
       filter
+      foldl'
       genList
       head
       length
@@ -105,10 +109,13 @@ let
         int = type "integer" isInt;
         str = type "string" isString;
         package = type "package" isDerivation;
-        path = type "path" (value: isPath value || (isString value && lib.hasPrefix "/" value));
+        path = type "path" (
+          value: isPath value || isDerivation value || (isString value && lib.hasPrefix "/" value)
+        );
         enum =
           values: type (lib.concatMapStringsSep " or " builtins.toJSON values) (value: elem value values);
         nullOr = of: type "null or ${of.name}" (value: value == null || of.check value);
+        either = a: b: type "${a.name} or ${b.name}" (value: a.check value || b.check value);
         oneOf =
           of: type (concatStringsSep " or " (map (one: one.name) of)) (value: any (one: one.check value) of);
         listOf = of: type "list of ${of.name}" (value: isList value && all of.check value);
@@ -119,7 +126,18 @@ let
     concatMapStringsSep =
       separator: apply: list:
       concatStringsSep separator (map apply list);
+    concatStrings = concatStringsSep "";
+    drop = count: list: genList (at: elemAt list (at + count)) (lib.max 0 (length list - count));
     id = value: value;
+    max = a: b: if a > b then a else b;
+    splitString = separator: text: filter isString (split (lib.escapeRegex separator) text);
+    take =
+      count: list: genList (elemAt list) (lib.max 0 (if count < length list then count else length list));
+    zipListsWith =
+      apply: a: b:
+      genList (at: apply (elemAt a at) (elemAt b at)) (
+        if length a < length b then length a else length b
+      );
     boolToString = value: if value then "true" else "false";
     escapeRegex =
       let
@@ -172,6 +190,14 @@ let
     inherit name;
     outPath = "${builtins.storeDir}/00000000000000000000000000000000-${name}";
     meta.mainProgram = name;
+    # Python's.
+    withPackages =
+      choose:
+      package (
+        lib.concatMapStringsSep "-" (one: one.name) (
+          [ { inherit name; } ] ++ choose { prometheus-client = package "prometheus-client"; }
+        )
+      );
     overrideAttrs = changes: package "${name}-${changes.version}";
   };
 
@@ -215,7 +241,7 @@ let
     writeShellScript = name: _: package name;
     writeText = name: _: package name;
   }
-  // lib.genAttrs [ "cargo" "deadnix" "hello" "nixfmt" "rustfmt" ] package;
+  // lib.genAttrs [ "cargo" "deadnix" "fish" "hello" "nixfmt" "rustfmt" ] package;
 
   # For systemd, a double-quoted string with C's escapes is one argument, and of what is in it only `%` and `$` still mean
   # something (systemd.service(5), "COMMAND LINES").
@@ -329,9 +355,14 @@ let
         services = settle [ "services" ] options.services (concatMap push (found sets "services"));
         systemd = {
           services = { };
-          tmpfiles.rules = [ ];
         }
-        // defined.systemd or { };
+        // defined.systemd or { }
+        // {
+          tmpfiles = {
+            rules = [ ];
+          }
+          // defined.systemd.tmpfiles or { };
+        };
         users = {
           groups = { };
         }
@@ -341,7 +372,7 @@ let
             name: user:
             {
               extraGroups = [ ];
-              home = "/home/${name}";
+              home = if user.isSystemUser or false then "/var/empty" else "/home/${name}";
             }
             // user
           ) (defined.users.users or { });
