@@ -201,6 +201,8 @@ let
     NoNewPrivileges = true;
     PrivateDevices = true;
     PrivateMounts = true;
+    # Sockets that are files are in no network.
+    PrivateNetwork = true;
     ProtectClock = true;
     ProtectHome = "read-only";
     ProtectHostname = true;

@@ -2,11 +2,11 @@
   lib,
   stdenv,
   rustPlatform,
-  bash,
   installShellFiles,
   makeBinaryWrapper,
   testers,
   tmux,
+  util-linux,
   versionCheckHook,
 }:
 let
@@ -39,17 +39,14 @@ rustPlatform.buildRustPackage {
     makeBinaryWrapper
   ];
 
-  # The unit tests, as far as a build's sandbox lets them: it has neither users of their own nor a login shell. The rest is for
-  # `tests/run`.
+  # The unit tests, which make do with a build's sandbox. The others want users of their own; `tests/run` lends them.
   nativeCheckInputs = [
-    bash
     tmux
+    util-linux
   ];
   cargoTestFlags = [
     "--lib"
     "--bins"
-  ];
-  checkFlags = [
   ];
 
   doInstallCheck = true;
