@@ -680,7 +680,7 @@ fn a_strangers_socket_name_has_nobody_signalled() {
         as agent "$victim" bash -c 'trap "echo got >>signals" USR1; echo >armed; while :; do read -rt 0.05 <> <(:); done'
         shown '@{victim}'; until [[ -e armed ]]; do read -rt 0.02 <> <(:); done
         inode=$(awk '$8 == "@{victim}" {{ print $7 }}' /proc/net/unix)
-        as stranger 00$(printf '{forged}' "$inode" "$PWD/../tmux/tmux.sock" | sed 's:/work/../:/:' | digits) sleep inf
+        as stranger 00$(printf '{forged}' "$inode" "$(dirname "$PWD")/tmux/tmux.sock" | digits) sleep inf
         shown " $inode $(dirname "$PWD")/tmux/tmux.sock""#
     );
     let setup = Setup::new().after(&commands);
