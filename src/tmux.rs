@@ -56,8 +56,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long a server that cuts off its clients may take to be gone, if that is why.
 const FAREWELL: Duration = Duration::from_millis(100);
 
-/// How long a client may take once the daemon is ending. A server that has not answered for so long is not asked again.
-const HURRIED: Duration = Duration::from_secs(2);
+/// How long a client may take once the daemon is ending. A server that has not answered for so long is not asked again. A stop may
+/// cost three seconds beyond what the agents take, of which a launcher waits two for the server to take in what was printed.
+const HURRIED: Duration = Duration::from_millis(900);
 
 /// How long it may take to end a server that does not answer.
 const TO_END_SERVER: Duration = Duration::from_secs(1);
