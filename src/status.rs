@@ -351,6 +351,19 @@ pub struct Errors {
     pub groups: Option<String>,
 }
 
+/// What an agent was given, or is to be given: only for what must not be shown of it.
+#[derive(Clone, Debug)]
+pub struct Launched {
+    /// As far as this daemon knows it.
+    pub launches: Vec<Arc<Launch>>,
+    /// Whether that is all: an earlier daemon may have launched what runs.
+    pub is_all: bool,
+}
+
+fn sensitive(launches: &[Arc<Launch>]) -> impl Iterator<Item = Cow<'_, str>> {
+    launches.iter().flat_map(|launch| launch.sensitive())
+}
+
 /// What the daemon knows at one instant, ready to be served: made by the supervisor whenever something changes, read by the API.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -362,7 +375,7 @@ pub struct Snapshot {
     groups: Option<Arc<Cgroups>>,
     histories: HashMap<String, Arc<History>>,
     /// What was launched, by agent: only for what must not be shown of it.
-    launches: HashMap<String, Vec<Arc<Launch>>>,
+    launches: HashMap<String, Launched>,
     facts: Facts,
     is_read: bool,
 }
@@ -390,16 +403,16 @@ impl Snapshot {
 
     /// The same, with what was launched, or is to be, by key: so that nothing secret of it is shown.
     #[must_use]
-    pub fn with_launches(self, launches: HashMap<String, Vec<Arc<Launch>>>) -> Self {
+    pub fn with_launches(self, launches: HashMap<String, Launched>) -> Self {
         Self { launches, ..self }
     }
 
-    /// What must not be shown of what an agent was given, whose name is in lower case. What one was given that is declared no more is
-    /// not known: it may have been anything that others are given.
+    /// What must not be shown of what an agent was given, whose name is in lower case. What one was given that is no longer declared, or
+    /// that an earlier daemon launched, is not known: it may have been anything that others are given.
     pub fn sensitive(&self, agent: &str) -> Vec<Cow<'_, str>> {
         match self.launches.get(agent) {
-            Some(launches) => launches.iter().flat_map(|launch| launch.sensitive()).collect(),
-            None => self.launches.values().flatten().flat_map(|launch| launch.sensitive()).collect(),
+            Some(launched) if launched.is_all => sensitive(&launched.launches).collect(),
+            _ => self.launches.values().flat_map(|launched| sensitive(&launched.launches)).collect(),
         }
     }
 

@@ -38,7 +38,7 @@ use crate::reconcile::{Action, Held, HeldAgent, plan};
 use crate::record::{Recorder, Report, Version};
 use crate::redaction::Redaction;
 use crate::screen;
-use crate::status::{AgentStatus, Errors, Snapshot, State, Time};
+use crate::status::{AgentStatus, Errors, Launched, Snapshot, State, Time};
 use crate::systemd::Notifier;
 
 /// What the supervisor is told.
@@ -706,9 +706,10 @@ impl Supervisor {
 
 impl Agent {
     /// What was launched, and what is to be.
-    fn launched(&self) -> Vec<Arc<Launch>> {
+    fn launched(&self) -> Launched {
         let under_way = self.attempts.values().filter_map(|under_way| under_way.launch.as_ref());
-        under_way.chain(self.machine.launch()).map(Arc::clone).collect()
+        let launches = under_way.chain(self.machine.launch()).map(Arc::clone).collect();
+        Launched { launches, is_all: self.attempts.values().all(|under_way| under_way.launch.is_some()) }
     }
 
     fn held(&self) -> HeldAgent {

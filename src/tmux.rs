@@ -357,12 +357,13 @@ impl Tmux {
         Ok(server)
     }
 
-    /// The server that was seen to serve, if there is one.
+    /// The server that was seen to serve, if there is one. Which one a server is that does not answer is not known.
     pub async fn server_pid(&self) -> Result<Option<i32>, Error> {
-        Ok(match self.tend().await? {
-            Server::Serving { pid, .. } => Some(pid),
-            Server::None | Server::Silent { .. } => None,
-        })
+        match self.tend().await? {
+            Server::Serving { pid, .. } => Ok(Some(pid)),
+            Server::None => Ok(None),
+            Server::Silent { pid } => Err(Error::Silent { socket: self.socket.clone(), pid }),
+        }
     }
 
     /// From now on nobody waits long for the server: the daemon is ending.

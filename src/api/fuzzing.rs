@@ -17,7 +17,8 @@ use crate::status::{Errors, Snapshot};
 pub fn talk(mut bytes: &[u8]) {
     let snapshot = Snapshot::new(Vec::new(), Instant::now(), Errors::default());
     let happenings = watch::channel(Ring::new(UNIX_EPOCH)).1;
-    let sources = Sources { snapshot: watch::channel(Arc::new(snapshot)).1, happenings, tmux: None, logs: None };
+    let snapshot = watch::channel(Arc::new(snapshot)).1;
+    let sources = Sources { snapshot, happenings, tmux: None, logs: None, renderers: None };
     let responder = Responder::new(sources, Limits::default(), true);
     while !bytes.is_empty() {
         let length = header_length(bytes);

@@ -62,8 +62,8 @@ pub fn prefix_of_all(launch_socket: &Path) -> String {
 }
 
 fn short_hash(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    format!("{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2])
+    // So long that no two agents ever share one: each would remove what is the other's.
+    Sha256::digest(bytes).iter().take(8).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// Folders of our own user's with such names.

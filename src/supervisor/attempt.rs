@@ -324,7 +324,11 @@ impl<T: Fn(machine::Event)> Run<T> {
                     return true;
                 }
                 // The other end closes when the daemon is ending.
-                Some(command) = self.commands.recv() => self.remember(command),
+                Some(command) = self.commands.recv() => match command {
+                    // No launcher is expected before the pane is there, one that has launched comes again, and others want the place.
+                    Command::Visitor(visitor) => visitor.send_away(),
+                    command => self.remember(command),
+                },
             }
         }
         false
@@ -659,8 +663,14 @@ impl<T: Fn(machine::Event)> Run<T> {
             }
             // One that runs already, and that neither the record nor a pane told of. There must not be two.
             while look_first && let Some(visitor) = self.take_visitor(Visitor::has_launched) {
-                if self.prove(&visitor.process).await == Proof::Proven {
-                    return Ok(Met::Survivor(visitor));
+                match self.prove(&visitor.process).await {
+                    Proof::Proven => return Ok(Met::Survivor(visitor)),
+                    Proof::Refuted => {}
+                    // As long as it lives it may be the agent: another would be a second one.
+                    Proof::Unknown if visitor.process.lives().unwrap_or(true) => {
+                        return Err("it could not be found out whether it runs already".to_owned());
+                    }
+                    Proof::Unknown => {}
                 }
             }
             if let Some(visitor) = self.take_visitor(|visitor| visitor.process.pid() == pid) {
@@ -756,6 +766,9 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// Something was found out about the files that the launcher writes to.
     async fn look_into(&mut self, launcher: &mut Launcher, finding: Finding) {
         match finding {
+            // One that has yet to start its harness takes in nothing else, and one that has ended it nothing more. It is found out
+            // again soon.
+            Finding::Moved if launcher.heard != Heard::Started => {}
             Finding::Moved if launcher.can_move => {
                 let Some(made) = self.keeping.make_again().await else { return };
                 tracing::warn!(agent = %self.name, "its log was moved or removed; it goes on in another file");
