@@ -39,6 +39,7 @@ use crate::launch::{
 use crate::output::guard::{Finding, Guard, MOST_EXCESSES};
 use crate::output::store::{Files, Store};
 use crate::process::{Identity, Process};
+use crate::redaction::Redaction;
 use crate::status::{How, Usage};
 use crate::tmux::{self, Pane, Tmux};
 use crate::tree::{self, Tree, Trees};
@@ -169,6 +170,7 @@ pub async fn run(
         name,
         attempt,
         brakes,
+        launch: None,
         commands,
         tell,
         visitors,
@@ -184,6 +186,7 @@ pub async fn run(
     let met = match beginning {
         Beginning::Launch { launch, limits, look_first, .. } => {
             run.limits = Some(limits);
+            run.launch = Some(Arc::clone(&launch));
             Box::pin(run.launch(&launch, look_first)).await
         }
         Beginning::Resume { launcher, .. } => Box::pin(run.resume(launcher)).await,
@@ -209,6 +212,8 @@ struct Run<T> {
     name: Name,
     attempt: machine::Attempt,
     brakes: Arc<Brakes>,
+    /// What was launched here; only for what must not be shown of it.
+    launch: Option<Arc<Launch>>,
     commands: mpsc::UnboundedReceiver<Command>,
     tell: T,
     visitors: Vec<Visitor>,
@@ -354,6 +359,21 @@ impl<T: Fn(machine::Event)> Run<T> {
             tracing::warn!(agent = %self.name, "{error}");
         }
         (self.tell)(machine::Event::Limited { attempt: self.attempt, error });
+    }
+
+    /// The launcher's words as a line that can be shown, with no secret that the agent was given. A launcher is the agent user's, and
+    /// what an honest one cannot find may be named by a secret.
+    fn words(&self, text: &str) -> String {
+        let sensitive = self.launch.iter().flat_map(|launch| launch.sensitive());
+        plain(&Redaction::new(sensitive).of(text))
+    }
+
+    fn how(&self, ending: Ending) -> How {
+        match ending {
+            Ending::Code(code) => How::of_code(code),
+            Ending::Signal(number) => How::of_signal(number),
+            Ending::Cause(cause) => How::Cause(self.words(&cause)),
+        }
     }
 
     fn logged(&self, error: Option<&String>) {
@@ -628,7 +648,8 @@ impl<T: Fn(machine::Event)> Run<T> {
             }
             (Progress::Failed(failure), Heard::Nothing) => {
                 launcher.has_ended();
-                self.not_started(blame(&failure));
+                let words = self.words(&failure.message);
+                self.not_started(blame(&failure, words));
             }
             (Progress::Ended { harness, end: End { how, at, .. } }, Heard::Nothing | Heard::Started) => {
                 if launcher.heard == Heard::Nothing {
@@ -636,7 +657,8 @@ impl<T: Fn(machine::Event)> Run<T> {
                     self.started(harness);
                 }
                 launcher.has_ended();
-                self.ended(self::how(how), Some(Timestamp::now().back_to(at)), launcher.tree.usage().await);
+                let how = self.how(how);
+                self.ended(how, Some(Timestamp::now().back_to(at)), launcher.tree.usage().await);
             }
             // The note was lost.
             (Progress::Ended { .. } | Progress::Failed(_), Heard::End) => launcher.note_by = Some(Instant::now()),
@@ -864,18 +886,19 @@ impl<T: Fn(machine::Event)> Run<T> {
                         launcher.has_ended();
                         let usage = launcher.tree.usage().await;
                         // How it died of that is no more than that.
-                        let how = self.condemned.take().map_or_else(|| how(end.how), How::Cause);
+                        let said = self.how(end.how);
+                        let how = self.condemned.take().map_or(said, How::Cause);
                         self.ended(how, Some(Timestamp::now().back_to(end.at)), usage);
                     }
                     Ok(Some(FromLauncher::Environment(error))) if !std::mem::replace(&mut lacks_told, true) => {
-                        let error = plain(&error);
+                        let error = self.words(&error);
                         tracing::warn!(agent = %self.name, "{error}");
                         (self.tell)(machine::Event::Environment { attempt: self.attempt, error });
                     }
                     Ok(Some(other)) => {
                         // The launcher is the agent user's, and must not be able to fill the log.
                         if let Some(count) = self.brakes.talk.pass() {
-                            let said = if let FromLauncher::Warning(text) = other { plain(&text) } else { "something out of turn".to_owned() };
+                            let said = if let FromLauncher::Warning(text) = other { self.words(&text) } else { "something out of turn".to_owned() };
                             tracing::warn!(agent = %self.name, "its launcher says ({count} so far): {said}");
                         }
                     }
@@ -1130,8 +1153,8 @@ fn is_plausible(launcher: &Process, harness: i32) -> bool {
     launcher.is_plausibly_below(harness) || !launcher.lives().unwrap_or(true)
 }
 
-fn blame(failure: &Failure) -> NotStarted {
-    let message = plain(&failure.message);
+/// What a failure to start is, in these words.
+fn blame(failure: &Failure, message: String) -> NotStarted {
     match failure.errno.map(Errno::from_raw) {
         _ if failure.missing => NotStarted::Retry(message),
         // The machine is short of something.
@@ -1142,15 +1165,7 @@ fn blame(failure: &Failure) -> NotStarted {
     }
 }
 
-fn how(ending: Ending) -> How {
-    match ending {
-        Ending::Code(code) => How::of_code(code),
-        Ending::Signal(number) => How::of_signal(number),
-        Ending::Cause(cause) => How::Cause(plain(&cause)),
-    }
-}
-
-/// The launcher's words as a line that can be shown.
+/// As one line, and no longer than a person reads.
 fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(2000).collect()
 }
