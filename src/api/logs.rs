@@ -4,7 +4,6 @@
 //! through character by character: secrets are blotted out once more, since the text has put together what escape sequences kept
 //! apart, and no character that acts on a terminal is handed on, whoever sent it.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -148,8 +147,6 @@ enum Way {
 struct Text {
     renderer: Renderer,
     shown: Shown,
-    /// What the index says of what is yet to come.
-    entries: VecDeque<Entry>,
     /// When what stands still is to be told.
     settles_at: Option<Instant>,
     /// Whether what was told until now ends in the midst of a line.
@@ -187,24 +184,23 @@ impl Text {
 
     /// Takes what was printed, on terminals of whatever sizes, second by second.
     async fn take(&mut self, outlet: &Outlet, entries: Vec<Entry>, piece: &Piece) -> Result<(), Broken> {
-        self.entries.extend(entries);
-        let mut at = 0;
-        while at < piece.bytes.len() {
-            while let Some(&entry) = self.entries.front()
-                && entry.offset() <= piece.offset + at as u64
-            {
-                self.entries.pop_front();
-                match entry {
-                    Entry::Resized(resized) => self.say(outlet, Say::Resize(resized.size)).await?,
-                    // Those of what is gone already tell nothing.
-                    Entry::Moment(_) if entry.offset() < piece.offset => {}
-                    Entry::Moment(_) => self.say(outlet, Say::Look).await?,
-                }
+        let mut rest = piece.bytes.as_slice();
+        for entry in entries {
+            let before = piece.end().saturating_sub(entry.offset());
+            // So much of it is printed later.
+            let later = usize::try_from(before).unwrap_or(usize::MAX).min(rest.len());
+            let (now, later) = rest.split_at(rest.len() - later);
+            if !now.is_empty() {
+                self.say(outlet, Say::Printed(now)).await?;
             }
-            let next = self.entries.front().and_then(|next| usize::try_from(next.offset() - piece.offset).ok());
-            let end = next.map_or(piece.bytes.len(), |next| next.min(piece.bytes.len()));
-            self.say(outlet, Say::Printed(&piece.bytes[at..end])).await?;
-            at = end;
+            rest = later;
+            match entry {
+                Entry::Resized(resized) => self.say(outlet, Say::Resize(resized.size)).await?,
+                Entry::Moment(_) => self.say(outlet, Say::Look).await?,
+            }
+        }
+        if !rest.is_empty() {
+            self.say(outlet, Say::Printed(rest)).await?;
         }
         Ok(())
     }
@@ -339,7 +335,6 @@ impl Telling {
         let mut text = Text {
             renderer: renderers.start().await?,
             shown: Shown::without(redaction),
-            entries: VecDeque::new(),
             settles_at: None,
             is_mid_line: false,
         };
@@ -365,7 +360,7 @@ impl Telling {
                 since = None;
                 let before = usize::try_from(time.saturating_sub(piece.offset)).unwrap_or_default();
                 let after = piece.bytes.split_off(before.min(piece.bytes.len()));
-                text.take(outlet, follower.take_entries(), &piece).await?;
+                text.take(outlet, follower.take_entries(piece.end()), &piece).await?;
                 text.say(outlet, Say::Forget).await?;
                 piece = Piece { offset: piece.end(), bytes: after };
             }
@@ -381,7 +376,7 @@ impl Telling {
         match way {
             Way::Raw if piece.bytes.is_empty() => Ok(()),
             Way::Raw => Ok(outlet.send(piece.bytes.into()).await?),
-            Way::Text(text) => text.take(outlet, follower.take_entries(), &piece).await,
+            Way::Text(text) => text.take(outlet, follower.take_entries(piece.end()), &piece).await,
         }
     }
 

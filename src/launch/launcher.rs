@@ -497,11 +497,22 @@ struct Daemon {
     /// Where what is printed is written.
     log: Option<Log>,
     connection: Option<Connection>,
+    /// What has come with its latest message.
+    descriptors: Vec<OwnedFd>,
 }
 
 struct Connection {
     reader: frame::Reader<Receiver>,
     writer: OwnedWriteHalf,
+}
+
+impl Connection {
+    /// The next message and the descriptors that have come with it; `None` when there is none any more. Those of a message that does
+    /// not use them must not be taken for the next one's. Cancel-safe.
+    async fn read(&mut self) -> Option<(ToLauncher, Vec<OwnedFd>)> {
+        let message = self.reader.read().await.ok().flatten()?;
+        Some((message, self.reader.source_mut().take_descriptors()))
+    }
 }
 
 impl Daemon {
@@ -513,6 +524,7 @@ impl Daemon {
             fingerprint: None,
             log: None,
             connection: None,
+            descriptors: Vec::new(),
         }
     }
 
@@ -540,9 +552,9 @@ impl Daemon {
         Ok(())
     }
 
-    /// What has come with its messages.
+    /// What has come with its latest message.
     fn take_descriptors(&mut self) -> Vec<OwnedFd> {
-        self.connection.as_mut().map(|connection| connection.reader.source_mut().take_descriptors()).unwrap_or_default()
+        std::mem::take(&mut self.descriptors)
     }
 
     /// Says it if there is a daemon. That there is none is no reason to stop: the next one will hear how far things have come.
@@ -559,7 +571,8 @@ impl Daemon {
     async fn attend(&mut self, progress: &Progress) -> ToLauncher {
         loop {
             if let Some(connection) = &mut self.connection {
-                if let Ok(Some(message)) = connection.reader.read().await {
+                if let Some((message, descriptors)) = connection.read().await {
+                    self.descriptors = descriptors;
                     return message;
                 }
                 self.connection = None;
@@ -574,10 +587,10 @@ impl Daemon {
     /// Waits for the order to stop of this daemon. Cancel-safe.
     async fn interrupted(&mut self) {
         while let Some(connection) = &mut self.connection {
-            match connection.reader.read().await {
-                Ok(Some(ToLauncher::Interrupt | ToLauncher::InterruptAgain | ToLauncher::Unwanted)) => return,
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => self.connection = None,
+            match connection.read().await {
+                Some((ToLauncher::Interrupt | ToLauncher::InterruptAgain | ToLauncher::Unwanted, _)) => return,
+                Some(_) => {}
+                None => self.connection = None,
             }
         }
         // The next one is told what has come of it.
@@ -606,6 +619,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use std::ffi::OsString;
+    use std::os::fd::AsFd;
     use std::os::unix::ffi::OsStringExt;
 
     use super::*;
@@ -626,6 +640,26 @@ mod tests {
         let error = find(OsStr::new("claude"), OsStr::new("/nonexistent")).unwrap_err();
         assert_eq!(error.message, "claude: not found in PATH (/nonexistent)");
         assert_eq!(error.errno, Some(2));
+    }
+
+    #[tokio::test]
+    async fn descriptors_that_a_message_does_not_use_are_not_the_next_ones() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (_reader, mut sender) = near.into_split();
+        let (reader, writer) = far.into_split();
+        let mut daemon = Daemon::new(Path::new("/nonexistent"), "a", 1);
+        daemon.connection =
+            Some(Connection { reader: frame::Reader::new(Receiver::new(reader), MAX_TO_LAUNCHER), writer });
+        let [one, other] = [(); 2].map(|()| tempfile::tempfile().unwrap());
+        let keep = ToLauncher::Keep { kept_size: 1 };
+        for (message, file) in [(&ToLauncher::Interrupt, &one), (&keep, &other)] {
+            frame::write_with(&mut sender, message, &[file.as_fd(), file.as_fd()]).await.unwrap();
+        }
+        let mut next = async || daemon.attend(&Progress::New).await;
+        assert!(matches!(next().await, ToLauncher::Interrupt));
+        assert!(matches!(next().await, ToLauncher::Keep { .. }));
+        let files: Vec<FileId> = daemon.take_descriptors().iter().map(|file| FileId::of(file).unwrap()).collect();
+        assert_eq!(files, [FileId::of(&other).unwrap(); 2]);
     }
 
     #[test]

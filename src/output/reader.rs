@@ -1,5 +1,6 @@
 //! Reading it again: from an offset, from so many lines before the end, from a time on, and on as it is written.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -14,13 +15,13 @@ use tokio::time::timeout;
 use super::news::{News, Subscription};
 use super::store::Kept;
 use super::writer;
-use super::{Entry, FileId, Moment};
+use super::{Entry, FileId, Moment, Resized};
 use crate::blocking;
 
 /// How much is read at once.
 const PIECE: usize = 64 << 10;
 
-/// How many entries of the index are read beside a piece of text: one for each byte of it.
+/// How many entries of the index are held at most: one for each byte of a piece of text. Further ones are read once those are taken.
 const MOST_ENTRIES: usize = PIECE;
 
 /// How many entries of the index are looked at at once.
@@ -256,21 +257,25 @@ impl Log {
         Ok(Some(head))
     }
 
-    /// What the index has from this place of it on, up to as much as belongs to a piece of text; and the place to go on from.
-    fn entries(&self, from: u64) -> io::Result<(Vec<Entry>, u64)> {
+    /// What the index has from this place of it on, up to so many entries; and the place to go on from. An index that has become
+    /// shorter is read from its beginning.
+    fn entries(&self, from: u64, most: usize) -> io::Result<(Vec<Entry>, u64)> {
         let Some(index) = &self.index else { return Ok((Vec::new(), from)) };
         let index_end = index.metadata()?.len();
         let mut entries = Vec::new();
+        let from = if from > index_end { 0 } else { from };
         let mut at = from.max(self::begin(index, writer::index_size(self.size))?);
-        let mut buffer = vec![0; ENTRIES * Entry::LENGTH];
-        while entries.len() < MOST_ENTRIES {
+        let mut space = vec![0; ENTRIES.min(most) * Entry::LENGTH];
+        while entries.len() < most {
+            let room = space.len().min((most - entries.len()) * Entry::LENGTH);
+            let buffer = &mut space[..room];
             // Where a hole ends, an entry begins.
             at = at.max(data(index, at)?.unwrap_or(index_end).next_multiple_of(Entry::LENGTH as u64));
-            let count = read_at(index, &mut buffer, at)?;
+            let count = read_at(index, buffer, at)?;
             let whole = count - count % Entry::LENGTH;
             entries.extend(buffer[..whole].chunks_exact(Entry::LENGTH).filter_map(Entry::from_bytes));
             at += whole as u64;
-            if count < buffer.len() {
+            if count < room {
                 break;
             }
         }
@@ -333,9 +338,9 @@ pub struct Follower {
     at: u64,
     /// The first bytes of the file, as far as they were seen: it may be begun again.
     head: Option<Vec<u8>>,
-    /// Up to where the index was read, and what of it nobody has taken.
+    /// Up to where the index was read, and what of it nobody has taken, in the order of the text, up to [`MOST_ENTRIES`].
     index_at: u64,
-    entries: Vec<Entry>,
+    entries: VecDeque<Entry>,
     news: Option<Subscription>,
 }
 
@@ -343,25 +348,32 @@ impl Follower {
     /// From this offset on. Must be made inside the async runtime.
     pub fn new(log: Arc<Log>, offset: u64) -> Self {
         let news = log.readers.news.of(&log.text).ok();
-        Self { log, at: offset, head: None, index_at: 0, entries: Vec::new(), news }
+        Self { log, at: offset, head: None, index_at: 0, entries: VecDeque::new(), news }
     }
 
     /// What is there by now; `None` if there is no more. To be asked once more after the end of the attempt was heard of.
     pub async fn read(&mut self) -> io::Result<Option<Piece>> {
         let (log, at, mut index_at, before) = (Arc::clone(&self.log), self.at, self.index_at, self.head.clone());
+        let held = self.entries.len();
         let work = move || {
             let mut piece = log.read(at)?;
             // Last: what was read then is of the file that this is the head of.
             let mut head = log.head()?;
-            let is_begun_again =
-                before.as_ref().zip(head.as_ref()).is_some_and(|(before, head)| !head.starts_with(before));
-            if is_begun_again {
+            let is_other = before.as_ref().zip(head.as_ref()).is_some_and(|(before, head)| !head.starts_with(before));
+            if is_other {
                 piece = log.read(0)?;
                 head = log.head()?;
-                index_at = 0;
+            }
+            let is_begun_again = is_other || piece.offset < at;
+            let mut most = MOST_ENTRIES.saturating_sub(held);
+            if is_begun_again {
+                (index_at, most) = (0, MOST_ENTRIES);
             }
             // The index is written before what it is of. Without it the text is whole all the same.
-            let (entries, index_at) = log.entries(index_at).unwrap_or((Vec::new(), index_at));
+            let (mut entries, index_at) = log.entries(index_at, most).unwrap_or((Vec::new(), index_at));
+            // Looked up afterwards, lest an entry is of what was printed just now. No honest one is of what is yet to be printed.
+            let end = log.end()?;
+            entries.retain(|entry| entry.offset() <= end);
             Ok::<_, io::Error>((piece, head, is_begun_again, entries, index_at))
         };
         let (piece, head, is_begun_again, entries, index_at) = self.log.readers.brief_work(work).await??;
@@ -369,13 +381,38 @@ impl Follower {
         if is_begun_again {
             self.entries.clear();
         }
-        self.entries.extend(entries);
+        for entry in entries {
+            self.hold(entry, piece.offset);
+        }
         Ok((!piece.bytes.is_empty()).then_some(piece))
     }
 
-    /// What the index says of what was read, and maybe of more.
-    pub fn take_entries(&mut self) -> Vec<Entry> {
-        std::mem::take(&mut self.entries)
+    /// Holds an entry until the text before its offset is taken; of several at one offset, the last of each kind.
+    fn hold(&mut self, entry: Entry, begin: u64) {
+        let entry = match entry {
+            Entry::Resized(resized) => Entry::Resized(Resized { offset: resized.offset.max(begin), ..resized }),
+            // Those of what is gone already tell nothing.
+            Entry::Moment(moment) if moment.offset < begin => return,
+            moment @ Entry::Moment(_) => moment,
+        };
+        // The text was begun again in between: those are of what is gone.
+        while self.entries.back().is_some_and(|last| last.offset() > entry.offset()) {
+            self.entries.pop_back();
+        }
+        let is_same = |other: &&mut Entry| {
+            let is_of_kind = std::mem::discriminant(*other) == std::mem::discriminant(&entry);
+            is_of_kind && other.offset() == entry.offset()
+        };
+        match self.entries.iter_mut().rev().take(2).find(is_same) {
+            Some(other) => *other = entry,
+            None => self.entries.push_back(entry),
+        }
+    }
+
+    /// What the index says of what was read up to there, in the order of the text. The rest is kept for later.
+    pub fn take_entries(&mut self, end: u64) -> Vec<Entry> {
+        let count = self.entries.partition_point(|entry| entry.offset() < end);
+        self.entries.drain(..count).collect()
     }
 
     /// The next bytes, as soon as there are any. Cancel-safe: what was read and not given is read again.
@@ -403,6 +440,7 @@ mod tests {
     use super::*;
     use crate::config::Name;
     use crate::output::mask::Mask;
+    use crate::output::rendering::Size;
     use crate::output::store::{Extent, Files, Store};
     use crate::output::writer::Writer;
 
@@ -638,6 +676,88 @@ mod tests {
         go_on.wait();
         tokio::time::resume();
         readers.work(|_| ()).await.unwrap().unwrap();
+    }
+
+    fn moment(offset: u64) -> Entry {
+        Entry::Moment(Moment::of(SystemTime::UNIX_EPOCH, offset))
+    }
+
+    fn resized(offset: u64, columns: u16) -> Entry {
+        Entry::Resized(Resized { offset, size: Size { columns, rows: 24 } })
+    }
+
+    fn bytes_of(entries: impl IntoIterator<Item = Entry>) -> Vec<u8> {
+        entries.into_iter().flat_map(Entry::to_bytes).collect()
+    }
+
+    fn append(log: &Log, entries: &[u8]) {
+        let index = log.index.as_ref().unwrap();
+        index.write_all_at(entries, index.metadata().unwrap().len()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn entries_that_no_text_reaches_are_not_held() {
+        let far = bytes_of((0..1000).flat_map(|number| [moment(u64::MAX - number), resized(11 + number, 1)]));
+        let (_directory, log) = log_of(b"0123456789", 10, &far, far.len() as u64);
+        let log = Arc::new(log);
+        let mut follower = Follower::new(Arc::clone(&log), 0);
+        assert_eq!(follower.read().await.unwrap().unwrap().end(), 10);
+        append(&log, &far);
+        append(&log, &bytes_of([moment(10)]));
+        assert_eq!(follower.read().await.unwrap(), None);
+        assert_eq!(follower.entries, [moment(10)], "it is of what comes next");
+    }
+
+    #[tokio::test]
+    async fn no_more_entries_are_held_than_may_be_and_none_is_lost() {
+        const LENGTH: u64 = 4 * PIECE as u64;
+        let entries = bytes_of((0..LENGTH).map(moment));
+        let text = vec![b'x'; 4 * PIECE];
+        let (_directory, log) = log_of(&text, LENGTH, &entries, entries.len() as u64);
+        let mut follower = Follower::new(Arc::new(log), 0);
+        let mut taken = Vec::new();
+        let mut end = 0;
+        while let Some(piece) = follower.read().await.unwrap() {
+            assert!(follower.entries.len() <= MOST_ENTRIES);
+            end = piece.end();
+            taken.extend(follower.take_entries(end));
+        }
+        assert_eq!(end, LENGTH);
+        assert!(taken == (0..LENGTH).map(moment).collect::<Vec<_>>());
+        let (_directory, log) = log_of(&text, LENGTH, &entries, entries.len() as u64);
+        let mut follower = Follower::new(Arc::new(log), 0);
+        for _ in 0..3 {
+            follower.read().await.unwrap();
+            assert_eq!(follower.entries.len(), MOST_ENTRIES, "nobody takes any");
+        }
+    }
+
+    #[tokio::test]
+    async fn of_entries_at_one_offset_the_last_size_and_one_look_are_told() {
+        let entries = (0..1000).flat_map(|number| [resized(5, number), moment(5)]);
+        let entries = bytes_of([resized(0, 7), resized(2, 8), moment(2)].into_iter().chain(entries));
+        let (_directory, log) = log_of(b"0123456789", 10, &entries, entries.len() as u64);
+        let mut follower = Follower::new(Arc::new(log), 4);
+        assert_eq!(follower.read().await.unwrap().unwrap().offset, 4);
+        assert_eq!(follower.take_entries(5), [resized(4, 8)], "of what is gone the size counts");
+        assert_eq!(follower.take_entries(10), [resized(5, 999), moment(5)]);
+    }
+
+    #[tokio::test]
+    async fn entries_of_a_text_that_was_begun_again_are_dropped() {
+        let entries = bytes_of([resized(0, 80), moment(10)]);
+        let (_directory, log) = log_of(b"0123456789", 10, &entries, entries.len() as u64);
+        let log = Arc::new(log);
+        let mut follower = Follower::new(Arc::clone(&log), 0);
+        let end = follower.read().await.unwrap().unwrap().end();
+        assert_eq!(follower.take_entries(end), [resized(0, 80)]);
+        log.text.set_len(0).unwrap();
+        log.index.as_ref().unwrap().set_len(0).unwrap();
+        log.text.write_all_at(b"new", 0).unwrap();
+        append(&log, &bytes_of([resized(0, 40)]));
+        assert_eq!(follower.read().await.unwrap().unwrap().bytes, b"new");
+        assert_eq!(follower.take_entries(3), [resized(0, 40)]);
+        assert!(follower.entries.is_empty());
     }
 
     #[tokio::test]

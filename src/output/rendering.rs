@@ -40,6 +40,9 @@ const LARGEST_SIZE: Size = Size { columns: 500, rows: 200 };
 const LONGEST: Duration = Duration::from_secs(30);
 const LONGEST_OF_BYTE: Duration = Duration::from_nanos(200);
 
+/// How much a [`settle`](Rendering::settle) may take in addition: there is one a second at most, and a person may follow for days.
+const LONGEST_OF_SETTLE: Duration = Duration::from_millis(5);
+
 /// What is said where that was not enough.
 const CUT: &str = "[agentd: the rest takes too long to show as text; --raw has it]\n";
 
@@ -214,8 +217,13 @@ impl Rendering {
 
     /// The screen has this size from now on.
     pub fn resize(&mut self, size: Size) {
+        if self.is_over {
+            return;
+        }
         let (columns, rows) = size.within_reason();
+        let begun = spent();
         self.terminal.resize_with(columns, rows, &mut self.teller);
+        self.pay(spent().saturating_sub(begun), Duration::ZERO);
     }
 
     /// This was printed.
@@ -226,13 +234,12 @@ impl Rendering {
             let step = rest[lines..].len().min(STEP);
             let begun = spent();
             self.emulate(&rest[lines..lines + step]);
-            self.pay(spent().saturating_sub(begun), step);
+            self.pay(spent().saturating_sub(begun), LONGEST_OF_BYTE * u32::try_from(step).unwrap_or(u32::MAX));
             rest = &rest[lines + step..];
         }
     }
 
-    fn pay(&mut self, spent: Duration, bytes: usize) {
-        let allowed = LONGEST_OF_BYTE * u32::try_from(bytes).unwrap_or(u32::MAX);
+    fn pay(&mut self, spent: Duration, allowed: Duration) {
         if let Some(left) = (self.left + allowed).checked_sub(spent) {
             self.left = left.min(LONGEST);
         } else {
@@ -396,7 +403,7 @@ impl Rendering {
         }
         let begun = spent();
         self.look_elsewhere(rows_of(self.terminal.screen().visible_lines()));
-        self.pay(spent().saturating_sub(begun), 0);
+        self.pay(spent().saturating_sub(begun), Duration::ZERO);
     }
 
     fn look_elsewhere(&mut self, now: Vec<Row>) {
@@ -434,7 +441,7 @@ impl Rendering {
 
     /// Tells what can be told at once, to somebody who follows.
     pub fn tell_at_once(&mut self) {
-        if self.repainted > 0 || self.terminal.active_screen_kind() == ScreenKind::Alternate {
+        if self.is_over || self.repainted > 0 || self.terminal.active_screen_kind() == ScreenKind::Alternate {
             return;
         }
         let row = self.terminal.cursor().row;
@@ -460,6 +467,16 @@ impl Rendering {
 
     /// Tells what has stood still since the last time. Answers whether there is something that may be told the next time.
     pub fn settle(&mut self) -> bool {
+        if self.is_over {
+            return false;
+        }
+        let begun = spent();
+        let may_tell_more = self.tell_still();
+        self.pay(spent().saturating_sub(begun), LONGEST_OF_SETTLE);
+        may_tell_more && !self.is_over
+    }
+
+    fn tell_still(&mut self) -> bool {
         let is_elsewhere = self.terminal.active_screen_kind() == ScreenKind::Alternate;
         let now = rows_of(self.terminal.screen().visible_lines());
         let still = now.iter().zip(&self.last_look).take_while(|(now, before)| now == before).count();
@@ -783,9 +800,31 @@ mod tests {
     fn what_takes_too_long_is_cut_and_that_is_said() {
         let mut rendering = Rendering::new(USUAL_SIZE);
         rendering.feed(b"text\r\n");
-        rendering.pay(LONGEST + Duration::from_secs(1), 1);
+        rendering.pay(LONGEST + Duration::from_secs(1), Duration::ZERO);
         rendering.feed(b"more\r\n");
         assert_eq!(rendering.take(), format!("text\n{CUT}"));
+    }
+
+    #[test]
+    fn a_change_of_size_is_paid_for_and_not_made_once_time_is_up() {
+        let mut rendering = Rendering::new(USUAL_SIZE);
+        rendering.feed(b"text\r\n");
+        rendering.left = Duration::ZERO;
+        rendering.resize(Size { columns: 500, rows: 200 });
+        assert!(rendering.is_over);
+        assert_eq!(rendering.take(), format!("text\n{CUT}"));
+        rendering.resize(Size { columns: 1, rows: 1 });
+        assert_eq!(rendering.terminal.size(), (500, 200));
+        assert!(!rendering.settle(), "there is nothing more to tell");
+    }
+
+    #[test]
+    fn a_settle_is_paid_for() {
+        let mut rendering = Rendering::new(USUAL_SIZE);
+        rendering.feed(b"text\r\n");
+        rendering.left = Duration::ZERO;
+        rendering.settle();
+        assert!(!rendering.left.is_zero() && rendering.left < LONGEST_OF_SETTLE, "{:?}", rendering.left);
     }
 
     proptest! {

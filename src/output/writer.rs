@@ -76,6 +76,7 @@ impl Writer {
         let before = self.text.gone.saturating_add(self.text.end);
         (self.text, self.index) = (Latest::new(text, size), Latest::new(index, index_size(size)));
         self.last_moment = None;
+        self.forget_size();
         self.text.gone = before;
         // What cannot be written is no more than the note.
         let _ = self.text.append(
@@ -176,18 +177,24 @@ impl Writer {
 
     /// Best effort: without the index the text is whole all the same.
     fn note_time(&mut self) {
+        let now = SystemTime::now();
+        // A clock that was set back counts as well.
+        let is_due = |last: SystemTime| now.duration_since(last).map_or(true, |passed| passed >= Moment::APART);
+        let is_due = self.last_moment.is_none_or(is_due);
+        if is_due {
+            // What the index has of a text that is gone counts no more either.
+            let is_emptied = self.text.see_emptied();
+            if self.index.see_emptied() || is_emptied {
+                self.forget_size();
+            }
+        }
         if let Some((size, false)) = self.size {
             let entry = Entry::Resized(Resized { offset: self.text.end, size });
             self.size = Some((size, self.index.append(&entry.to_bytes()).is_ok()));
         }
-        let now = SystemTime::now();
-        // A clock that was set back counts as well.
-        let is_due = |last: SystemTime| now.duration_since(last).map_or(true, |passed| passed >= Moment::APART);
-        if !self.last_moment.is_none_or(is_due) {
+        if !is_due {
             return;
         }
-        self.text.see_emptied();
-        self.index.see_emptied();
         if self.index.append(&Entry::Moment(Moment::of(now, self.text.end)).to_bytes()).is_ok() {
             self.last_moment = Some(now);
             let begin = self.index.begin;
@@ -215,7 +222,8 @@ impl Latest {
     }
 
     /// Others may have emptied the file (`copytruncate` of logrotate's): then what is written next stands at another offset.
-    fn see_emptied(&mut self) {
+    /// Answers whether they have.
+    fn see_emptied(&mut self) -> bool {
         if let Ok(metadata) = self.file.metadata()
             && metadata.is_file()
             && metadata.len() < self.end
@@ -223,7 +231,9 @@ impl Latest {
             self.gone += self.end - metadata.len();
             self.end = metadata.len();
             self.begin = self.begin.min(self.end);
+            return true;
         }
+        false
     }
 
     fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
@@ -272,7 +282,7 @@ impl Latest {
 mod tests {
     use std::fs::{self, OpenOptions};
     use std::os::unix::fs::MetadataExt;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     use tempfile::TempDir;
 
@@ -302,6 +312,48 @@ mod tests {
         assert!(at > 1_600_000_000_000 && offset == 0);
     }
 
+    fn sizes_in(index: &Path) -> Vec<(u64, Size)> {
+        let index = fs::read(index).unwrap();
+        let entries = index.chunks_exact(Entry::LENGTH).filter_map(Entry::from_bytes);
+        entries
+            .filter_map(|entry| match entry {
+                Entry::Resized(Resized { offset, size }) => Some((offset, size)),
+                Entry::Moment(_) => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_size_is_noted_again_in_the_index_of_a_moved_log() {
+        let (directory, _, mut writer) = writer(1 << 20, &[]);
+        let size = Size { columns: 132, rows: 50 };
+        writer.resize(size);
+        writer.write(b"one").unwrap();
+        let open = |name: &str| OwnedFd::from(fs::File::create_new(directory.path().join(name)).unwrap());
+        writer.move_to(open("other-text"), open("other-index"), 1 << 20);
+        let offset = writer.text.end;
+        writer.write(b"two").unwrap();
+        assert_eq!(sizes_in(&directory.path().join("other-index")), [(offset, size)]);
+    }
+
+    #[test]
+    fn the_size_is_noted_again_when_somebody_emptied_the_files() {
+        let (directory, path, mut writer) = writer(1 << 20, &[]);
+        let index = directory.path().join("index");
+        let empty = |path: &Path| OpenOptions::new().write(true).open(path).unwrap().set_len(0).unwrap();
+        let size = Size { columns: 132, rows: 50 };
+        writer.resize(size);
+        writer.write(b"one").unwrap();
+        empty(&index);
+        writer.last_moment = None;
+        writer.write(b"two").unwrap();
+        assert_eq!(sizes_in(&index), [(3, size)]);
+        empty(&path);
+        writer.last_moment = None;
+        writer.write(b"three").unwrap();
+        assert_eq!(sizes_in(&index), [(3, size), (0, size)]);
+    }
+
     #[test]
     fn sizes_are_noted_where_they_change_and_again_in_a_new_index() {
         let (directory, _, mut writer) = writer(1 << 20, &[]);
@@ -314,14 +366,7 @@ mod tests {
         writer.write(b"three").unwrap();
         writer.forget_size();
         writer.write(b"four").unwrap();
-        let index = fs::read(directory.path().join("index")).unwrap();
-        let entries = index.chunks_exact(Entry::LENGTH).filter_map(Entry::from_bytes);
-        let sizes: Vec<(u64, Size)> = entries
-            .filter_map(|entry| match entry {
-                Entry::Resized(Resized { offset, size }) => Some((offset, size)),
-                Entry::Moment(_) => None,
-            })
-            .collect();
+        let sizes = sizes_in(&directory.path().join("index"));
         assert_eq!(sizes, [(0, size(80, 24)), (6, size(10_000, 1)), (11, size(10_000, 1))]);
     }
 

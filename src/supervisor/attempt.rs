@@ -36,7 +36,7 @@ use crate::launch::reception::Visitor;
 use crate::launch::{
     End, Ending, Failure, FromLauncher, Harness, Launch, Progress, ToLauncher, WIRE_VERSION, launcher,
 };
-use crate::output::guard::{Finding, Guard, MOST_EXCESSES};
+use crate::output::guard::{Finding, Guard};
 use crate::output::store::{Files, Store};
 use crate::process::{Identity, Process};
 use crate::redaction::Redaction;
@@ -797,16 +797,14 @@ impl<T: Fn(machine::Event)> Run<T> {
                 self.move_log(launcher, made).await;
             }
             Finding::Moved => self.flawed("its log was moved or removed, and its launcher, of an earlier agentd, goes on writing to it; what it prints is kept again from its next attempt on"),
-            Finding::Excess { occupied, count } if self.keeping.is_told() => {
-                let taken = format!("its launcher took {occupied} bytes of the disk for its log, more than it was told to; they were given back");
+            Finding::Excess { occupied, count } => {
+                let (taken, is_too_often) = self.keeping.excess(occupied, count);
                 self.flawed(&taken);
-                if count >= MOST_EXCESSES && self.condemned.is_none() {
+                if is_too_often && self.condemned.is_none() {
                     self.condemned = Some(format!("it was ended, because {taken} {count} times"));
                     launcher.kill().await;
                 }
             }
-            // It was told another size by an earlier daemon.
-            Finding::Excess { .. } => {}
         }
     }
 

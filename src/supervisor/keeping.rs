@@ -9,7 +9,7 @@ use crate::blocking;
 use crate::config::Name;
 use crate::launch;
 use crate::output::FileId;
-use crate::output::guard::{Finding, Guard, Watch};
+use crate::output::guard::{Finding, Guard, MOST_EXCESSES, Watch};
 use crate::output::store::{Files, Live, Store};
 
 /// How long the files may take to be made before the attempt goes on without, for as long as it runs: longer than a busy disk takes.
@@ -136,8 +136,36 @@ impl Keeping {
         });
     }
 
-    /// Whether it is its launcher's doing that there was more than may be kept.
-    pub(super) fn is_told(&self) -> bool {
-        self.is_told
+    /// What is wrong when the files took so many bytes of the disk, for the how manyth time, and whether its launcher is to be ended.
+    pub(super) fn excess(&self, occupied: u64, count: u32) -> (String, bool) {
+        excess(self.is_told, occupied, count)
+    }
+}
+
+/// A launcher that says it was told another size may be an honest one of an earlier daemon's, or may lie: it is reported only.
+fn excess(is_told: bool, occupied: u64, count: u32) -> (String, bool) {
+    if is_told {
+        let flaw = format!(
+            "its launcher took {occupied} bytes of the disk for its log, more than it was told to; they were given back"
+        );
+        return (flaw, count >= MOST_EXCESSES);
+    }
+    // Without the number: it would be said again each time.
+    let flaw = "its launcher, which says it was told another size, took more of the disk for its log than may be kept; what was too much was given back";
+    (flaw.to_owned(), false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_launcher_that_takes_too_much_is_reported_whatever_it_was_told() {
+        let (flaw, is_condemned) = excess(true, 4096, MOST_EXCESSES);
+        assert!(flaw.contains("4096 bytes") && is_condemned);
+        assert!(!excess(true, 4096, MOST_EXCESSES - 1).1);
+        let (flaw, is_condemned) = excess(false, 4096, MOST_EXCESSES);
+        assert!(flaw.contains("more of the disk for its log than may be kept") && !is_condemned);
+        assert_eq!(excess(false, 8192, MOST_EXCESSES + 1).0, flaw, "it is said once");
     }
 }
