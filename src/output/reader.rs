@@ -702,8 +702,9 @@ mod tests {
         let log = Arc::new(log);
         let mut follower = Follower::new(Arc::clone(&log), 0);
         assert_eq!(follower.read().await.unwrap().unwrap().end(), 10);
-        append(&log, &far);
+        assert!(follower.entries.is_empty());
         append(&log, &bytes_of([moment(10)]));
+        append(&log, &far);
         assert_eq!(follower.read().await.unwrap(), None);
         assert_eq!(follower.entries, [moment(10)], "it is of what comes next");
     }
