@@ -340,6 +340,9 @@ impl Telling {
         };
         if let Some(lines) = opened.lines {
             text.say(outlet, Say::Keep(lines as u64)).await?;
+        } else if opened.since.is_some() {
+            // Until it is there. What scrolled off before that is not wanted either.
+            text.say(outlet, Say::Hold).await?;
         }
         Ok((Follower::new(Arc::clone(&opened.log), opened.at), Way::Text(Box::new(text))))
     }

@@ -11,11 +11,13 @@
 //! are; those that follow an agent mostly wait.
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use memchr::memrchr_iter;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -65,6 +67,8 @@ pub enum Say<'a> {
     Settle,
     /// Everything is to be told.
     Show,
+    /// Nothing is to be told until [`Say::Forget`].
+    Hold,
     /// Nothing until now is to be told.
     Forget,
     /// Until the next [`Say::Show`] nothing is to be told, and then no more than so many lines.
@@ -80,6 +84,7 @@ impl Say<'_> {
             Self::Look => b'l',
             Self::Settle => b's',
             Self::Show => b'w',
+            Self::Hold => b'h',
             Self::Forget => b'f',
             Self::Keep(_) => b'k',
         }
@@ -107,6 +112,7 @@ impl Say<'_> {
             (b'l', []) => Say::Look,
             (b's', []) => Say::Settle,
             (b'w', []) => Say::Show,
+            (b'h', []) => Say::Hold,
             (b'f', []) => Say::Forget,
             (b'k', bytes) => Say::Keep(u64::from_le_bytes(bytes.try_into().ok()?)),
             _ => return None,
@@ -132,7 +138,7 @@ fn head(bytes: [u8; 5]) -> io::Result<(u8, usize)> {
 /// The thread's side, until the daemon hangs up. Blocks.
 pub fn serve(mut daemon: BlockingStream) -> io::Result<()> {
     let mut rendering = Rendering::new(USUAL_SIZE);
-    let (mut keep, mut kept, mut needs_settling) = (None, 0, false);
+    let (mut keep, mut kept, mut needs_settling, mut holds) = (None, 0, false, false);
     loop {
         let mut first = [0; 5];
         match daemon.read_exact(&mut first) {
@@ -146,14 +152,18 @@ pub fn serve(mut daemon: BlockingStream) -> io::Result<()> {
         match said {
             Say::Resize(size) => rendering.resize(size),
             Say::Printed(bytes) => {
-                rendering.feed(bytes);
+                rendering.feed_while(bytes, || !has_hung_up(&daemon));
                 needs_settling = true;
             }
             Say::TellAtOnce => rendering.tell_at_once(),
             Say::Look => rendering.look(),
             Say::Settle => needs_settling = rendering.settle(),
             Say::Show => rendering.show(),
-            Say::Forget => rendering.forget(),
+            Say::Hold => holds = true,
+            Say::Forget => {
+                rendering.forget();
+                holds = false;
+            }
             Say::Keep(lines) => keep = Some(usize::try_from(lines).unwrap_or(usize::MAX)),
         }
         match keep {
@@ -168,7 +178,9 @@ pub fn serve(mut daemon: BlockingStream) -> io::Result<()> {
             }
             _ => {}
         }
-        if keep.is_none() {
+        if holds {
+            drop(rendering.take());
+        } else if keep.is_none() {
             let text = rendering.take();
             let mut rest = text.as_str();
             while !rest.is_empty() {
@@ -179,6 +191,14 @@ pub fn serve(mut daemon: BlockingStream) -> io::Result<()> {
         }
         daemon.write_all(&message(DONE, &[u8::from(needs_settling)]))?;
     }
+}
+
+/// Whether nobody waits for the answer any more.
+fn has_hung_up(daemon: &BlockingStream) -> bool {
+    let mut polled = [PollFd::new(daemon.as_fd(), PollFlags::empty())];
+    let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
+    // What cannot be told is told by the next write.
+    poll(&mut polled, PollTimeout::ZERO).is_ok_and(|_| polled[0].revents().is_some_and(|it| it.intersects(gone)))
 }
 
 /// Leaves the last so many lines of a text. A line without an end is one.

@@ -37,11 +37,16 @@ const LARGEST_SIZE: Size = Size { columns: 500, rows: 200 };
 
 /// How much processor time the emulation of one log may take, and for each byte of it in addition: a log of the usual size takes a
 /// second or two, some 20 ns a byte.
-const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(5);
 const LONGEST_OF_BYTE: Duration = Duration::from_nanos(200);
 
 /// How much a [`settle`](Rendering::settle) may take in addition: there is one a second at most, and a person may follow for days.
 const LONGEST_OF_SETTLE: Duration = Duration::from_millis(5);
+
+/// How much text may come of one log, and of each byte of it in addition: gaps and rows that are painted again make more of it than was
+/// printed, but an agent could make gigabytes of it.
+const MOST_TEXT: usize = 4 << 20;
+const MOST_TEXT_OF_BYTE: usize = 32;
 
 /// What is said where that was not enough.
 const CUT: &str = "[agentd: the rest takes too long to show as text; --raw has it]\n";
@@ -86,6 +91,9 @@ pub struct Rendering {
     /// How much processor time is left.
     left: Duration,
     is_over: bool,
+    /// How many bytes were printed, and how many of text were taken.
+    fed: usize,
+    taken: usize,
 }
 
 /// A row of a screen.
@@ -212,6 +220,8 @@ impl Rendering {
             last_look: Vec::new(),
             left: LONGEST,
             is_over: false,
+            fed: 0,
+            taken: 0,
         }
     }
 
@@ -224,18 +234,33 @@ impl Rendering {
         let begun = spent();
         self.terminal.resize_with(columns, rows, &mut self.teller);
         self.pay(spent().saturating_sub(begun), Duration::ZERO);
+        self.bound_text();
     }
 
     /// This was printed.
     pub fn feed(&mut self, printed: &[u8]) {
+        self.feed_while(printed, || true);
+    }
+
+    /// The same, as long as it is wanted.
+    pub fn feed_while(&mut self, printed: &[u8], is_wanted: impl Fn() -> bool) {
         let mut rest = printed;
-        while !rest.is_empty() && !self.is_over {
+        while !rest.is_empty() && !self.is_over && is_wanted() {
             let lines = self.pass_lines(&rest[..rest.len().min(PIECE)]);
             let step = rest[lines..].len().min(STEP);
             let begun = spent();
             self.emulate(&rest[lines..lines + step]);
             self.pay(spent().saturating_sub(begun), LONGEST_OF_BYTE * u32::try_from(step).unwrap_or(u32::MAX));
+            self.fed += lines + step;
+            self.bound_text();
             rest = &rest[lines + step..];
+        }
+    }
+
+    fn bound_text(&mut self) {
+        let text = self.taken.saturating_add(self.teller.text.len());
+        if !self.is_over && text > self.fed.saturating_mul(MOST_TEXT_OF_BYTE).saturating_add(MOST_TEXT) {
+            self.cut();
         }
     }
 
@@ -243,15 +268,20 @@ impl Rendering {
         if let Some(left) = (self.left + allowed).checked_sub(spent) {
             self.left = left.min(LONGEST);
         } else {
-            self.is_over = true;
-            self.show();
-            self.teller.end_line();
-            self.teller.push(CUT);
+            self.cut();
         }
+    }
+
+    fn cut(&mut self) {
+        self.is_over = true;
+        self.show();
+        self.teller.end_line();
+        self.teller.push(CUT);
     }
 
     /// Takes what is to be told by now.
     pub fn take(&mut self) -> String {
+        self.taken = self.taken.saturating_add(self.teller.text.len());
         std::mem::take(&mut self.teller.text)
     }
 
@@ -687,6 +717,25 @@ mod tests {
         {
             assert!(rendered_on(size, &[printed.as_bytes()]) == format!("{line}\nnext\n"), "{size:?}");
         }
+    }
+
+    #[test]
+    fn text_that_grows_far_beyond_what_was_printed_is_cut() {
+        let mut rendering = Rendering::new(Size { columns: 500, rows: 200 });
+        let flip = "\x1b[?1049h\x1b#8\x1b[?1049l\x1b[?1049h\x1b[2J\x1b[?1049l".repeat(2000);
+        for piece in flip.as_bytes().chunks(4096) {
+            rendering.feed(piece);
+        }
+        let text = rendering.take();
+        assert!(text.ends_with(CUT) && text.len() < 2 * (MOST_TEXT + MOST_TEXT_OF_BYTE * flip.len()), "{}", text.len());
+    }
+
+    #[test]
+    fn what_is_wanted_no_more_is_not_made() {
+        let mut rendering = Rendering::new(USUAL_SIZE);
+        rendering.feed_while(b"x\r\n", || false);
+        rendering.show();
+        assert_eq!(rendering.take(), "");
     }
 
     #[test]

@@ -419,6 +419,19 @@ fn what_is_written_beyond_the_log_size_is_given_back_and_ends_its_launcher_in_th
 }
 
 #[test]
+fn a_log_since_a_time_has_nothing_of_what_scrolled_off_before() {
+    let more = "for n in $(seq 300); do echo old $n; done; read -rt 2.5 <> <(:); echo new; sleep inf";
+    let daemon = Setup::new().start(&script("a", more, ""));
+    let get = |query: &str| daemon.get(&format!("/v1/agents/a/log?{query}")).body;
+    daemon.wait("the last line", || get("").ends_with("new\n").then_some(()));
+    let text = get("since=1s");
+    assert!(text.ends_with("new\n") && !text.contains("old 200\n"), "{text}");
+    assert_eq!(get("since=2099-01-01"), "");
+    assert_eq!(get("").lines().count(), 301);
+    assert_eq!(get("since=1h").lines().count(), 301);
+}
+
+#[test]
 fn where_no_hole_can_be_made_a_log_begins_again_and_it_is_told() {
     if !root() {
         return;
