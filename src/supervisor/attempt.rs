@@ -687,12 +687,11 @@ impl<T: Fn(machine::Event)> Run<T> {
             while look_first && let Some(visitor) = self.take_visitor(Visitor::has_launched) {
                 match self.prove(&visitor.process).await {
                     Proof::Proven => return Ok(Met::Survivor(visitor)),
-                    Proof::Refuted => {}
                     // As long as it lives it may be the agent: another would be a second one.
                     Proof::Unknown if visitor.process.lives().unwrap_or(true) => {
                         return Err("it could not be found out whether it runs already".to_owned());
                     }
-                    Proof::Unknown => {}
+                    Proof::Refuted | Proof::Unknown => {}
                 }
             }
             if let Some(visitor) = self.take_visitor(|visitor| visitor.process.pid() == pid) {

@@ -420,15 +420,23 @@ fn what_is_written_beyond_the_log_size_is_given_back_and_ends_its_launcher_in_th
 
 #[test]
 fn a_log_since_a_time_has_nothing_of_what_scrolled_off_before() {
-    let more = "for n in $(seq 300); do echo old $n; done; read -rt 2.5 <> <(:); echo new; sleep inf";
+    let more = "for n in $(seq 300); do echo old $n; done; sleep 2.5; echo new; sleep inf";
     let daemon = Setup::new().start(&script("a", more, ""));
-    let get = |query: &str| daemon.get(&format!("/v1/agents/a/log?{query}")).body;
-    daemon.wait("the last line", || get("").ends_with("new\n").then_some(()));
-    let text = get("since=1s");
+    daemon.wait("something", || text(&daemon, "a").contains("old 300").then_some(()));
+    let socket = daemon.api_socket();
+    let said = |words: &[&str]| {
+        let words = [&["logs", "a"], words, &["--api-socket", socket.to_str().unwrap()]].concat();
+        let (code, said) = run(&mut daemon.agentd(&words));
+        assert_eq!(code, Some(0), "{said}");
+        said
+    };
+    daemon.wait("the last line", || said(&[]).ends_with("new\n").then_some(()));
+    let text = said(&["--since", "1s"]);
     assert!(text.ends_with("new\n") && !text.contains("old 200\n"), "{text}");
-    assert_eq!(get("since=2099-01-01"), "");
-    assert_eq!(get("").lines().count(), 301);
-    assert_eq!(get("since=1h").lines().count(), 301);
+    assert_eq!(said(&["--since", "2099-01-01"]), "");
+    for all in [&[][..], &["--since", "1h"]] {
+        assert_eq!(said(all).lines().count(), 301);
+    }
 }
 
 #[test]
