@@ -53,17 +53,17 @@ impl Drop for Scratch {
 
 /// What the names of an agent's folders begin with. Short: sockets are made in them, whose paths have 107 bytes at most.
 pub fn prefix(socket: &Path, agent: &str) -> String {
-    format!("{}{}-", prefix_of_all(socket), short_hash(agent.to_ascii_lowercase().as_bytes()))
+    format!("{}{}-", prefix_of_all(socket), hash::<6>(agent.to_ascii_lowercase().as_bytes()))
 }
 
 /// What the names of the folders of all agents of one daemon begin with.
 pub fn prefix_of_all(launch_socket: &Path) -> String {
-    format!("agentd-{}", short_hash(launch_socket.as_os_str().as_bytes()))
+    format!("agentd-{}", hash::<4>(launch_socket.as_os_str().as_bytes()))
 }
 
-fn short_hash(bytes: &[u8]) -> String {
-    // So long that no two agents ever share one: each would remove what is the other's.
-    Sha256::digest(bytes).iter().take(8).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+/// The beginning of a hash, so long that no two of one machine ever have the same: each would remove what is the other's.
+fn hash<const BYTES: usize>(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().take(BYTES).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// Folders of our own user's with such names.
@@ -147,7 +147,7 @@ mod tests {
         let (one, other) = (Path::new("/run/agentd/launch.sock"), Path::new("/home/a/launch.sock"));
         assert_eq!(prefix(one, "Reviewer"), prefix(one, "reviewer"));
         assert!(prefix(one, "a") != prefix(one, "b") && prefix(one, "a") != prefix(other, "a"));
-        assert!(prefix(one, &"x".repeat(64)).len() < 24);
+        assert!(prefix(one, &"x".repeat(64)).len() < 32);
         assert!(prefix(one, "a").starts_with(&prefix_of_all(one)));
     }
 }
