@@ -3,6 +3,8 @@
 
 #![no_main]
 
+use std::collections::BTreeSet;
+
 use agentd::redaction::{BLOT, PIECE, Redaction, Shown, is_significant};
 use agentd::{printable, screen};
 use libfuzzer_sys::fuzz_target;
@@ -21,7 +23,7 @@ fn significant(text: &str) -> (Vec<u8>, Vec<usize>) {
 fn naively(secret: &[u8], text: &str) -> String {
     let (bytes, places) = significant(text);
     let length = secret.len().min(PIECE);
-    let mut blotted = std::collections::BTreeSet::new();
+    let mut blotted: BTreeSet<usize> = BTreeSet::new();
     if length >= 4 {
         for window in secret.windows(length) {
             for at in (0..bytes.len()).filter(|&at| bytes[at..].starts_with(window)) {
