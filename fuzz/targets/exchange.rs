@@ -13,7 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(id) = text.parse::<Id>() {
         assert_eq!(id.to_string().parse::<Id>().ok(), Some(id));
     }
-    let query: String = text.chars().filter(|c| c.is_ascii_graphic()).collect();
+    let query: String = text.chars().filter(char::is_ascii_graphic).collect();
     for path in ["/v1/events", "/v1/agents/a/screen", "/v1/agents/a/log"] {
         order(&format!("{path}?{query}"));
     }

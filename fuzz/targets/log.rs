@@ -13,7 +13,10 @@ use libfuzzer_sys::fuzz_target;
 /// However long the files, and on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-fuzz_target!(|case: (u64, u64, Vec<(u64, Vec<u8>)>, Vec<u8>, u64, u8)| {
+/// The lengths of text and index, what is written where, the bytes of the index, a time, and how many lines.
+type Case = (u64, u64, Vec<(u64, Vec<u8>)>, Vec<u8>, u64, u8);
+
+fuzz_target!(|case: Case| {
     let (length, index_length, pieces, entries, since, lines) = case;
     let file = |name: &str, length: u64| {
         let path = std::env::temp_dir().join(format!("{name}.{}", std::process::id()));
