@@ -15,10 +15,16 @@ pub mod wait;
 pub mod watch;
 
 use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::builder::{PathBufValueParser, TypedValueParser};
+use clap::error::{ContextValue, ErrorKind};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use nix::unistd::Uid;
 
 use crate::account::Account;
@@ -27,6 +33,7 @@ use crate::daemon::{OnTerminate, Settings};
 use crate::duration;
 use crate::output;
 use crate::output::store::Extent;
+use crate::printable::{escaped, escaped_lines};
 use crate::supervisor::Detail;
 use crate::tmux::Origin;
 
@@ -35,7 +42,7 @@ use crate::tmux::Origin;
 /// Without a command agentd is the daemon: it reads the jcard and the secrets, starts, restarts, times out and stops agents
 /// accordingly, and tells about them over a Unix socket.
 #[derive(Debug, Default, Parser)]
-#[command(name = "agentd", version, max_term_width = 100)]
+#[command(name = "agentd", bin_name = "agentd", version, max_term_width = 100)]
 pub struct Arguments {
     /// What to do; nothing is to be the daemon.
     #[command(subcommand)]
@@ -64,38 +71,38 @@ pub enum Command {
     /// Show the agents, or one of them
     ///
     /// Ends with status 0 if it runs, 3 if it does not, 4 if that cannot be told.
-    Status(status::Arguments),
+    Status(Asking<status::Arguments>),
     /// Wait until an agent has ended, or is in another state
     ///
     /// Ends with 0 when it is; 123 when that will not come by itself any more (it is over, its entry is wrong, it was removed); 124
     /// when the time is up; 125 when there is no such agent, or agentd cannot be asked. A restart of agentd is outlasted; one that
     /// does not run at first is waited for only with --timeout.
-    Wait(wait::Arguments),
+    Wait(Asking<wait::Arguments>),
     /// Say why an agent is in its state, what comes next, and what would change that
     ///
     /// Ends with 0, or with 4 when there is no such agent, or agentd cannot be asked.
-    Explain(explain::Arguments),
+    Explain(Asking<explain::Arguments>),
     /// Show an agent's screen as it changes, without touching the agent
     ///
     /// Known secrets are blotted out. Ctrl-C ends it. Ends with 0, or with 4 when there is no such agent or agentd cannot be asked.
-    Watch(watch::Arguments),
+    Watch(Asking<watch::Arguments>),
     /// Print what an agent printed, and with -f what it prints
     ///
     /// From the first byte of its latest attempt on, or of another: kept by agentd after its end, also over restarts. As the text that
     /// a person would have read on its terminal, unless --raw is given; values of secrets are masked. Ends with 0, or with 4 when there is nothing of that, or agentd cannot be
     /// asked.
-    Logs(logs::Arguments),
+    Logs(Asking<logs::Arguments>),
     /// Print what has happened, and with -f what happens
     ///
     /// A line an event: when, to which agent, what. With --json a line of JSON each, as `GET /v1/events` has it. Ends with 0, or with 4
     /// when agentd cannot be asked; with -f it waits for a daemon that goes away.
-    Events(events::Arguments),
+    Events(Asking<events::Arguments>),
     /// Sit down at an agent's terminal
     ///
     /// The tmux client runs as the agent user, never as root, and on a terminal of its own that is relayed to yours. Ends with 0
     /// after it was detached or the session has ended; 1 when it failed, or you may not; 4 when there is no such agent, or nobody
     /// who could be asked. A signal that ends it ends it as a signal, with the terminal as it was before.
-    Attach(attach::Arguments),
+    Attach(Asking<attach::Arguments>),
     /// Find out whether all that agentd needs is there and as it should be
     ///
     /// Each finding that is not ok has its remedy. Ends with 0 if all is well or only worth a warning, 1 if something is not, 4 if
@@ -103,19 +110,60 @@ pub enum Command {
     Doctor(doctor::Arguments),
 }
 
-/// Where things are. Commands need some of it, too.
+/// Where things are. Each command has those of it that have an effect there.
 #[derive(Clone, Debug, Default, Args)]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Places {
     /// The jcard [default: /etc/stereos/jcard.toml; without root: $XDG_CONFIG_HOME/agentd/jcard.toml]
-    #[arg(long, value_name = "PATH", global = true)]
+    #[arg(long, value_name = "PATH", value_parser = path())]
     pub config: Option<PathBuf>,
-    /// The API's socket [default: /run/stereos/agentd.sock; without root: $XDG_RUNTIME_DIR/agentd/agentd.sock]
-    #[arg(long, value_name = "PATH", global = true)]
-    pub api_socket: Option<PathBuf>,
+    /// Where the API is.
+    #[command(flatten)]
+    pub api: Api,
     /// Run agents that are declared `type = "sandboxed"` without a sandbox
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub unsandboxed: bool,
+}
+
+/// Where the API is.
+#[derive(Clone, Debug, Default, Args)]
+#[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
+pub struct Api {
+    /// The API's socket [default: /run/stereos/agentd.sock; without root: $XDG_RUNTIME_DIR/agentd/agentd.sock]
+    #[arg(long = "api-socket", value_name = "PATH", value_parser = path())]
+    pub socket: Option<PathBuf>,
+}
+
+/// A command that asks the daemon, and where.
+#[derive(Clone, Debug, Args)]
+pub struct Asking<A: Args> {
+    /// What it asks.
+    #[command(flatten)]
+    pub what: A,
+    /// Where the API is.
+    #[command(flatten)]
+    pub api: Api,
+}
+
+impl Command {
+    /// Where things are, as far as it is said after the command.
+    fn places(&self) -> Places {
+        let of_api = |api: &Api| Places { api: api.clone(), ..Places::default() };
+        match self {
+            Self::Check(check::Arguments { config, unsandboxed, .. }) => {
+                Places { config: config.clone(), unsandboxed: *unsandboxed, ..Places::default() }
+            }
+            Self::Schema => Places::default(),
+            Self::Status(asking) => of_api(&asking.api),
+            Self::Wait(asking) => of_api(&asking.api),
+            Self::Explain(asking) => of_api(&asking.api),
+            Self::Watch(asking) => of_api(&asking.api),
+            Self::Logs(asking) => of_api(&asking.api),
+            Self::Events(asking) => of_api(&asking.api),
+            Self::Attach(Asking { what, api }) => Places { config: what.config.clone(), ..of_api(api) },
+            Self::Doctor(doctor::Arguments { places, .. }) => places.clone(),
+        }
+    }
 }
 
 /// Where the daemon's own things are, and whose.
@@ -123,22 +171,22 @@ pub struct Places {
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Whereabouts {
     /// The secrets, one file each [default: $CREDENTIALS_DIRECTORY or /run/stereos/secrets; without root: $XDG_CONFIG_HOME/agentd/secrets]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     secret_dir: Option<PathBuf>,
     /// The dedicated tmux server's socket [default: /run/agentd/tmux.sock; without root: $XDG_RUNTIME_DIR/agentd/tmux.sock]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = path())]
     tmux_socket: Option<PathBuf>,
     /// Root-only state [default: $STATE_DIRECTORY or /var/lib/agentd; without root: $XDG_STATE_HOME/agentd]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     state_dir: Option<PathBuf>,
     /// What agents print, one folder each [default: $LOGS_DIRECTORY or /var/log/agentd; without root: $XDG_STATE_HOME/agentd/logs]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     log_dir: Option<PathBuf>,
     /// Whom agents run as [default: agent; without root: yourself]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     user: Option<String>,
     /// The group that may use the sockets, under root [default: admin]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     admin_group: Option<String>,
 }
 
@@ -267,6 +315,18 @@ const SYSTEM_API_SOCKET: &str = "/run/stereos/agentd.sock";
 const SYSTEM_CONFIG: &str = "/etc/stereos/jcard.toml";
 
 impl Arguments {
+    /// What these words say.
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut command = taking_any_value(Self::command());
+        let matches = command.try_get_matches_from_mut(with_two_dashes(words))?;
+        refuse_without_effect(&mut command, &matches)?;
+        let mut arguments = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+        if let Some(command) = &arguments.command {
+            arguments.places.overlay(&command.places());
+        }
+        Ok(arguments)
+    }
+
     /// The daemon's settings: what was said, and defaults for the rest.
     pub fn settings(&self, here: &Surroundings) -> Settings {
         let (places, daemon, whereabouts) = (&self.places, &self.daemon, &self.daemon.whereabouts);
@@ -274,7 +334,7 @@ impl Arguments {
         Settings {
             config: or(&places.config, here.config().join("jcard.toml")),
             secret_dir: or(&whereabouts.secret_dir, here.secret_dir()),
-            api_socket: or(&places.api_socket, here.api_socket()),
+            api_socket: or(&places.api.socket, here.api_socket()),
             tmux_socket: or(&whereabouts.tmux_socket, here.tmux_socket()),
             tmux_origin: if daemon.await_tmux { Origin::Elsewhere } else { Origin::Own },
             state_dir: or(&whereabouts.state_dir, here.state()),
@@ -308,9 +368,9 @@ impl Whereabouts {
 impl Places {
     /// Takes over what is said in `other`.
     fn overlay(&mut self, other: &Self) {
-        let Self { config, api_socket, unsandboxed } = other.clone();
+        let Self { config, api: Api { socket }, unsandboxed } = other.clone();
         self.config = config.or(self.config.take());
-        self.api_socket = api_socket.or(self.api_socket.take());
+        self.api.socket = socket.or(self.api.socket.take());
         self.unsandboxed |= unsandboxed;
     }
 
@@ -326,7 +386,7 @@ impl Places {
 
     /// The socket that a client asks: one's own daemon's if there is one, else the machine's.
     pub fn client_socket(&self, here: &Surroundings) -> PathBuf {
-        self.api_socket.clone().unwrap_or_else(|| first_there(here.api_socket(), SYSTEM_API_SOCKET))
+        self.api.socket.clone().unwrap_or_else(|| first_there(here.api_socket(), SYSTEM_API_SOCKET))
     }
 
     /// The jcard that is checked when none is named, by the same rule.
@@ -336,13 +396,35 @@ impl Places {
 }
 
 fn log_size(text: &str) -> Result<u64, String> {
-    let size = size::parse(text).ok_or("write a size such as 64MiB or 1GB")?;
-    if size < output::LEAST_SIZE { Err("write 64KiB or more".to_owned()) } else { Ok(size) }
+    match size::parse(text) {
+        Ok(size) if size >= output::LEAST_SIZE => Ok(size),
+        Ok(_) | Err(size::Error::OutOfRange) => Err(format!("write a size from 64KiB to {}", size::MOST)),
+        Err(size::Error::Malformed) => Err("write a size such as 64MiB or 1GB".to_owned()),
+    }
 }
 
 fn log_attempts(text: &str) -> Result<usize, String> {
-    let count = text.parse().map_err(|_| "write a number such as 20")?;
-    if count == 0 { Err("write 1 or more".to_owned()) } else { Ok(count) }
+    match size::count(text) {
+        Ok(count) if count > 0 => Ok(count),
+        Ok(_) | Err(size::Error::OutOfRange) => Err(format!("write a whole number from 1 to {}", usize::MAX)),
+        Err(size::Error::Malformed) => Err("write a whole number such as 20".to_owned()),
+    }
+}
+
+/// A path as the value of an option, which is no option that follows where a path is missing.
+pub(crate) fn path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| {
+        if path.as_os_str().as_bytes().starts_with(b"-") {
+            Err("it begins like an option; write ./ before the name of a file that does")
+        } else {
+            Ok(path)
+        }
+    })
+}
+
+/// Likewise the name of a user or a group.
+pub(crate) fn name(text: &str) -> Result<String, &'static str> {
+    if text.starts_with('-') { Err("write a name, which does not begin with -") } else { Ok(text.to_owned()) }
 }
 
 fn first_there(own: PathBuf, system: &str) -> PathBuf {
@@ -354,8 +436,55 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
+/// The same, where what follows an option is its value whatever it looks like: `-1s` is a wrong value, and no unknown option.
+fn taking_any_value(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|argument| {
+        let is_option = argument.get_long().is_some() && argument.get_action().takes_values();
+        if is_option { argument.allow_hyphen_values(true) } else { argument }
+    });
+    command.mut_subcommands(taking_any_value)
+}
+
+/// An option before a command that has no use for it is refused, as it is after it.
+fn refuse_without_effect(command: &mut clap::Command, matches: &ArgMatches) -> Result<(), clap::Error> {
+    let Some(verb) = matches.subcommand_name() else { return Ok(()) };
+    let is_said = |option: &&Arg| matches.value_source(option.get_id().as_str()) == Some(ValueSource::CommandLine);
+    let verbs = command.find_subcommand(verb);
+    let has_effect = |option: &Arg| {
+        verbs.is_some_and(|verb| verb.get_arguments().any(|other| other.get_long() == option.get_long()))
+    };
+    let stray = command.get_arguments().filter(is_said).find(|option| !has_effect(option)).and_then(Arg::get_long);
+    match stray.map(|long| format!("--{long} has no effect with the command {verb}; leave it out")) {
+        Some(what) => Err(command.error(ErrorKind::ArgumentConflict, what)),
+        None => Ok(()),
+    }
+}
+
+/// Why words were refused, without any character of theirs that acts on a terminal.
+fn refusal(mut error: clap::Error) -> String {
+    let context: Vec<_> = error.context().map(|(kind, value)| (kind, value.clone())).collect();
+    for (kind, value) in context {
+        let value = match value {
+            ContextValue::String(text) => ContextValue::String(escaped(&text)),
+            ContextValue::Strings(texts) => ContextValue::Strings(texts.iter().map(|text| escaped(text)).collect()),
+            _ => continue,
+        };
+        error.insert(kind, value);
+    }
+    // Others' words are also in what is said of a value, and in what is proposed instead.
+    escaped_lines(&error.render().to_string())
+}
+
+/// Prints the help that was asked for to stdout, or why words were refused to stderr.
+pub fn conclude(error: clap::Error) -> ExitCode {
+    let code = u8::try_from(error.exit_code()).unwrap_or(1);
+    // Where nobody listens there is nobody to tell.
+    let _ = if error.use_stderr() { write!(io::stderr(), "{}", refusal(error)) } else { error.print() };
+    ExitCode::from(code)
+}
+
 /// Understands `-config PATH` as `--config PATH`, as existing unit files write it: agentd has no short flags but `-h` and `-V`.
-pub fn with_two_dashes(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+fn with_two_dashes(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let command = Arguments::command();
     let is_flag = |name: &str| command.get_arguments().any(|argument| argument.get_long() == Some(name));
     let mut verbatim = false;
@@ -382,8 +511,30 @@ mod tests {
     use super::*;
 
     fn settings(words: &[&str], here: &Surroundings) -> Settings {
-        let words = with_two_dashes(words.iter().map(OsString::from));
-        Arguments::try_parse_from(words).unwrap().settings(here)
+        read(words).unwrap().settings(here)
+    }
+
+    fn read(words: &[&str]) -> Result<Arguments, clap::Error> {
+        Arguments::read(words.iter().map(OsString::from))
+    }
+
+    /// All commands, without any first, each with the words that call it and its own options.
+    fn commands() -> Vec<(Vec<String>, clap::Command)> {
+        let mut command = Arguments::command();
+        command.build();
+        let verbs = command.get_subcommands().filter(|verb| verb.get_name() != "help");
+        let call = |verb: &clap::Command| {
+            let needed = verb.get_positionals().filter(|argument| argument.is_required_set());
+            [verb.get_name().to_owned()].into_iter().chain(needed.map(|_| "a".to_owned())).collect()
+        };
+        let verbs: Vec<_> = verbs.map(|verb| (call(verb), verb.clone())).collect();
+        [(Vec::new(), command)].into_iter().chain(verbs).collect()
+    }
+
+    /// The long names of all options but those that everything has.
+    fn options(command: &clap::Command) -> Vec<&str> {
+        let options = command.get_arguments().filter_map(Arg::get_long);
+        options.filter(|option| !["help", "version"].contains(option)).collect()
     }
 
     fn root() -> Surroundings {
@@ -476,7 +627,176 @@ mod tests {
 
     #[test]
     fn a_bad_duration_is_an_error_that_names_it() {
-        let error = Arguments::try_parse_from(["agentd", "--settle", "3 parsecs"]).unwrap_err().to_string();
+        let error = read(&["agentd", "--settle", "3 parsecs"]).unwrap_err().to_string();
         assert!(error.contains("--settle") && error.contains("3 parsecs"), "{error}");
+    }
+
+    #[test]
+    fn a_value_that_looks_like_an_option_is_called_a_wrong_value() {
+        let mut count = 0;
+        for (call, command) in commands() {
+            let values = command.get_opts().filter_map(|option| Some((option.get_long()?, option.get_short())));
+            for (long, short) in values {
+                let spellings = [Some(format!("--{long}")), short.map(|short| format!("-{short}"))];
+                for (option, value) in spellings
+                    .into_iter()
+                    .flatten()
+                    .flat_map(|it| ["-1", "-1s", "--debug"].map(|value| (it.clone(), value)))
+                {
+                    let words = [&["agentd".to_owned()], &call[..], &[option, value.to_owned()]].concat();
+                    let error = Arguments::read(words.iter().map(OsString::from)).unwrap_err().to_string();
+                    let start = format!("error: invalid value '{value}' for '--{long} <");
+                    assert!(error.starts_with(&start), "{words:?}: {error}");
+                    let right = error.lines().take(3).any(|line| {
+                        ["write ", "possible values: ", "such as "].iter().any(|right| line.contains(right))
+                    });
+                    assert!(right && !error.contains("invalid digit"), "{words:?}: {error}");
+                    count += 1;
+                }
+            }
+        }
+        assert!(count > 60, "{count}");
+    }
+
+    #[test]
+    fn a_value_that_is_out_of_range_is_told_the_range() {
+        for (option, value, range) in [
+            ("--log-size", "99999999999GiB", "from 64KiB to 18446744073709551615 bytes"),
+            ("--log-size", "1KiB", "from 64KiB to"),
+            ("--log-attempts", "0", "from 1 to"),
+            ("--log-attempts", "99999999999999999999999", "from 1 to"),
+            ("--settle", "400 years", "from 0 to 292 years"),
+        ] {
+            let error = read(&["agentd", option, value]).unwrap_err().to_string();
+            assert!(error.contains(option) && error.contains(range), "{error}");
+        }
+    }
+
+    #[test]
+    fn refused_words_can_do_nothing_to_the_terminal() {
+        const HOSTILE: &str = "\u{1b}[2Jx\u{9b}m\u{202e}\u{2066}\r\nagentd: all is well";
+        let option = format!("--{HOSTILE}");
+        let mut lines = vec![vec![HOSTILE], vec![&option], vec![HOSTILE, "--help"], vec!["help", HOSTILE]];
+        let commands = commands();
+        for (call, command) in &commands {
+            let call: Vec<&str> = call.iter().map(String::as_str).collect();
+            for long in command.get_opts().filter_map(Arg::get_long) {
+                let long: &str = Box::leak(format!("--{long}").into_boxed_str());
+                lines.push([&call[..], &[long, HOSTILE, "--no-such-option"]].concat());
+            }
+            lines.push([&call[..], &[HOSTILE, HOSTILE, HOSTILE]].concat());
+            lines.push([&call[..], &[&option]].concat());
+        }
+        for line in lines {
+            let error = read(&[&["agentd"], &line[..]].concat()).unwrap_err();
+            let said = refusal(error);
+            let acts = said.chars().find(|&character| character != '\n' && crate::printable::acts(character));
+            assert_eq!(acts, None, "{line:?}: {said:?}");
+            assert!(!said.contains("\nagentd: all is well"), "{line:?}: {said:?}");
+            assert!(said.starts_with("error: ") && said.ends_with('\n'), "{said:?}");
+        }
+        let said = refusal(read(&["agentd", HOSTILE]).unwrap_err());
+        assert!(said.contains(r"\u{1b}[2Jx\u{9b}m\u{202e}\u{2066}\r\nagentd"), "it is named: {said}");
+    }
+
+    #[test]
+    fn each_command_has_the_options_that_have_an_effect_there() {
+        const DAEMON: &[&str] = &[
+            "config",
+            "api-socket",
+            "unsandboxed",
+            "secret-dir",
+            "tmux-socket",
+            "state-dir",
+            "log-dir",
+            "user",
+            "admin-group",
+            "await-tmux",
+            "resync",
+            "settle",
+            "login-timeout",
+            "on-terminate",
+            "log-size",
+            "log-attempts",
+            "debug",
+        ];
+        const ATTACH: &[&str] = &["read-only", "config", "tmux-socket", "user", "api-socket"];
+        const DOCTOR: &[&str] = &[
+            "config",
+            "api-socket",
+            "unsandboxed",
+            "secret-dir",
+            "tmux-socket",
+            "state-dir",
+            "log-dir",
+            "user",
+            "admin-group",
+            "json",
+        ];
+        for (call, command) in commands() {
+            let expected: &[&str] = match call.first().map_or("", String::as_str) {
+                "" => DAEMON,
+                "check" => &["config", "unsandboxed", "json", "strict"],
+                "schema" => &[],
+                "status" | "explain" => &["json", "api-socket"],
+                "wait" => &["for", "timeout", "exit-code", "json", "api-socket"],
+                "watch" => &["once", "follow", "json", "api-socket"],
+                "logs" => &["follow", "lines", "attempt", "previous", "since", "raw", "json", "api-socket"],
+                "events" => &["follow", "after", "json", "api-socket"],
+                "attach" => ATTACH,
+                "doctor" => DOCTOR,
+                other => panic!("{other} is new"),
+            };
+            let sorted = |mut options: Vec<&str>| {
+                options.sort_unstable();
+                options.join(" ")
+            };
+            assert_eq!(sorted(options(&command)), sorted(expected.to_vec()), "{call:?}");
+        }
+    }
+
+    #[test]
+    fn an_option_counts_before_a_command_if_it_does_after_it() {
+        let top = commands().remove(0).1;
+        for (call, command) in commands().into_iter().skip(1) {
+            for option in top.get_arguments().filter(|option| options(&top).contains(&option.get_long().unwrap_or("")))
+            {
+                let long = option.get_long().unwrap();
+                let value = match (option.get_action().takes_values(), long) {
+                    (false, _) => "",
+                    (true, "on-terminate") => "=stop",
+                    (true, "log-size") => "=1GiB",
+                    (true, "log-attempts") => "=3",
+                    (true, "resync" | "settle" | "login-timeout") => "=1s",
+                    (true, _) => "=/x",
+                };
+                let words = [&["agentd".to_owned(), format!("--{long}{value}")], &call[..]].concat();
+                match Arguments::read(words.iter().map(OsString::from)) {
+                    Ok(_) => assert!(options(&command).contains(&long), "{words:?}"),
+                    Err(error) => {
+                        assert!(!options(&command).contains(&long), "{words:?}: {error}");
+                        let expected = format!("--{long} has no effect with the command {}", call[0]);
+                        assert!(error.to_string().contains(&expected), "{words:?}: {error}");
+                    }
+                }
+            }
+        }
+        for words in [&["agentd", "--api-socket", "/x", "status"], &["agentd", "status", "--api-socket", "/x"]] {
+            assert_eq!(read(words).unwrap().places.client_socket(&root()), Path::new("/x"));
+        }
+        let both = read(&["agentd", "--config", "/x", "doctor", "--config", "/y", "--unsandboxed"]).unwrap().places;
+        assert_eq!((both.config.as_deref(), both.unsandboxed), (Some(Path::new("/y")), true));
+    }
+
+    #[test]
+    fn the_readme_has_every_option_of_the_daemon() {
+        let readme = include_str!("../README.md");
+        let table = readme.split_once("| flag | default for root |").unwrap().1.split("\n\n").next().unwrap();
+        let rows = table.lines().filter_map(|row| row.strip_prefix("| `--")?.split(['`', ' ']).next());
+        let mut listed: Vec<&str> = rows.collect();
+        let command = Arguments::command();
+        let mut there = options(&command);
+        (listed.sort_unstable(), there.sort_unstable());
+        assert_eq!(listed, there);
     }
 }

@@ -36,43 +36,43 @@ pub enum Error {
     #[error(transparent)]
     Address(#[from] socket::Error),
     /// No answer, or nothing more of it, for too long.
-    #[error("get {path} from agentd at {}: no answer within {} s", socket.display(), patience.as_secs())]
+    #[error("get {what} from agentd at {}: no answer within {} s", socket.display(), patience.as_secs())]
     Timeout {
         /// Where it was asked.
         socket: PathBuf,
-        /// What it was asked for.
-        path: String,
+        /// What it was asked for, in words.
+        what: String,
         /// How long was waited.
         patience: Duration,
     },
     /// The connection failed, or what came over it was no HTTP.
-    #[error("get {path} from agentd at {}: {}", socket.display(), root_cause(source.as_ref()))]
+    #[error("get {what} from agentd at {}: {}", socket.display(), root_cause(source.as_ref()))]
     Transport {
         /// Where it was asked.
         socket: PathBuf,
-        /// What it was asked for.
-        path: String,
+        /// What it was asked for, in words.
+        what: String,
         /// What went wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The daemon knows no agent of that name.
-    #[error("find agent {0:?}: agentd knows none of that name")]
+    #[error("find agent {0:?}: agentd knows none of that name; agentd status lists those there are")]
     NoSuchAgent(String),
     /// An answer other than 200.
-    #[error("get {path} from agentd: {}", if message.is_empty() { status.as_str() } else { message })]
+    #[error("get {what} from agentd: {}", if message.is_empty() { status.as_str() } else { message })]
     Refused {
-        /// What it was asked for.
-        path: String,
+        /// What it was asked for, in words.
+        what: String,
         /// The HTTP status.
         status: StatusCode,
         /// The `error` of the answer, if it has one.
         message: String,
     },
     /// A 200 with a body that is not what it should be.
-    #[error("understand what agentd answered to {path}: {source}")]
+    #[error("understand what agentd answered when it was asked for {what}: {source}")]
     Malformed {
-        /// What it was asked for.
-        path: String,
+        /// What it was asked for, in words.
+        what: String,
         /// What is wrong with it.
         source: serde_json::Error,
     },
@@ -116,27 +116,34 @@ impl Client {
 
     /// `GET /v1/health`
     pub async fn health(&self) -> Result<Answer<Health>, Error> {
-        self.get("/v1/health").await
+        self.get("/v1/health", "its state").await
     }
 
     /// `GET /v1/agents`
     pub async fn agents(&self) -> Result<Answer<Vec<AgentStatus>>, Error> {
-        self.get("/v1/agents").await
+        self.get("/v1/agents", "the agents").await
     }
 
     /// `GET /v1/agents/{name}`; the name's case means nothing.
     pub async fn agent(&self, name: &str) -> Result<Answer<AgentStatus>, Error> {
-        or_no_such_agent(name, self.get(&path_of(name, "")).await)
+        or_no_such_agent(name, self.get(&path_of(name, ""), &format!("agent {name}")).await)
     }
 
-    /// `GET` of something of an agent's (`what` is `/log` and the like, with its query) that comes piece by piece.
-    pub async fn stream_of(&self, name: &str, what: &str) -> Result<Stream<'_>, Error> {
-        or_no_such_agent(name, self.stream(&path_of(name, what), None).await)
+    /// `GET /v1/agents/{name}/log`, with its query.
+    pub async fn log(&self, name: &str, query: &str) -> Result<Stream<'_>, Error> {
+        let path = path_of(name, &format!("/log?{query}"));
+        or_no_such_agent(name, self.stream(&path, format!("the log of {name}"), None).await)
     }
 
-    /// `GET /v1/agents/{name}/screen`, with its query, for a screen that is followed.
+    /// `GET /v1/agents/{name}/screen`, with its query.
+    pub async fn screen(&self, name: &str, query: &str) -> Result<Stream<'_>, Error> {
+        let path = path_of(name, &format!("/screen?{query}"));
+        or_no_such_agent(name, self.stream(&path, format!("the screen of {name}"), None).await)
+    }
+
+    /// The same, for a screen that is followed.
     pub async fn screens(&self, name: &str, query: &str) -> Result<Messages<'_>, Error> {
-        self.stream_of(name, &format!("/screen?follow=true&{query}")).await.map(Messages::new)
+        self.screen(name, &format!("follow=true&{query}")).await.map(Messages::new)
     }
 
     /// `GET /v1/events`: what is about one agent only, if one is named. `after` is the id of the event to go on after, `0` for all
@@ -144,44 +151,44 @@ impl Client {
     pub async fn events(&self, agent: Option<&str>, after: Option<&str>, follow: bool) -> Result<Messages<'_>, Error> {
         let agent = agent.map(|name| format!("&agent={}", utf8_percent_encode(name, NON_ALPHANUMERIC)));
         let path = format!("/v1/events?follow={follow}{}", agent.unwrap_or_default());
-        self.stream(&path, after).await.map(Messages::new)
+        self.stream(&path, "events".to_owned(), after).await.map(Messages::new)
     }
 
     /// The beginning of an answer within 5 s, the rest as it comes.
-    async fn stream(&self, path: &str, last_event_id: Option<&str>) -> Result<Stream<'_>, Error> {
-        let mut request = self.request(path).map_err(|error| self.transport(path, error))?;
+    async fn stream(&self, path: &str, what: String, last_event_id: Option<&str>) -> Result<Stream<'_>, Error> {
+        let mut request = self.request(path).map_err(|error| self.transport(&what, error))?;
         if let Some(id) = last_event_id {
-            let id = HeaderValue::from_str(id).map_err(|error| self.transport(path, error))?;
+            let id = HeaderValue::from_str(id).map_err(|error| self.transport(&what, error))?;
             request.headers_mut().insert("last-event-id", id);
         }
         let patient = tokio::time::timeout(TIMEOUT, self.http.request(request)).await;
-        let response = patient.map_err(|_| self.timed_out(path, TIMEOUT))?;
-        let response = response.map_err(|error| self.unreached(path, error))?;
+        let response = patient.map_err(|_| self.timed_out(&what, TIMEOUT))?;
+        let response = response.map_err(|error| self.unreached(&what, error))?;
         let status = response.status();
         if status == StatusCode::OK {
-            return Ok(Stream { client: self, path: path.to_owned(), body: response.into_body() });
+            return Ok(Stream { client: self, what, body: response.into_body() });
         }
         let body = tokio::time::timeout(TIMEOUT, response.into_body().collect()).await;
-        let body = body.map_err(|_| self.timed_out(path, TIMEOUT))?.map_err(|error| self.transport(path, error))?;
-        Err(Error::Refused { path: path.to_owned(), status, message: refusal(&body.to_bytes()) })
+        let body = body.map_err(|_| self.timed_out(&what, TIMEOUT))?.map_err(|error| self.transport(&what, error))?;
+        Err(Error::Refused { what, status, message: refusal(&body.to_bytes()) })
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Error> {
-        let (status, body) =
-            tokio::time::timeout(TIMEOUT, self.exchange(path)).await.map_err(|_| self.timed_out(path, TIMEOUT))??;
+    async fn get<T: DeserializeOwned>(&self, path: &str, what: &str) -> Result<Answer<T>, Error> {
+        let answer = tokio::time::timeout(TIMEOUT, self.exchange(path, what)).await;
+        let (status, body) = answer.map_err(|_| self.timed_out(what, TIMEOUT))??;
         if status != StatusCode::OK {
-            return Err(Error::Refused { path: path.to_owned(), status, message: refusal(&body) });
+            return Err(Error::Refused { what: what.to_owned(), status, message: refusal(&body) });
         }
         let value =
-            serde_json::from_slice(&body).map_err(|source| Error::Malformed { path: path.to_owned(), source })?;
+            serde_json::from_slice(&body).map_err(|source| Error::Malformed { what: what.to_owned(), source })?;
         Ok(Answer { value, body })
     }
 
-    async fn exchange(&self, path: &str) -> Result<(StatusCode, Bytes), Error> {
-        let request = self.request(path).map_err(|error| self.transport(path, error))?;
-        let response = self.http.request(request).await.map_err(|error| self.unreached(path, error))?;
+    async fn exchange(&self, path: &str, what: &str) -> Result<(StatusCode, Bytes), Error> {
+        let request = self.request(path).map_err(|error| self.transport(what, error))?;
+        let response = self.http.request(request).await.map_err(|error| self.unreached(what, error))?;
         let status = response.status();
-        let body = response.into_body().collect().await.map_err(|error| self.transport(path, error))?;
+        let body = response.into_body().collect().await.map_err(|error| self.transport(what, error))?;
         Ok((status, body.to_bytes()))
     }
 
@@ -194,20 +201,20 @@ impl Client {
         Ok(request)
     }
 
-    fn unreached(&self, path: &str, error: hyper_util::client::legacy::Error) -> Error {
+    fn unreached(&self, what: &str, error: hyper_util::client::legacy::Error) -> Error {
         match cause(&error).filter(|_| error.is_connect()) {
             Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Error::NotRunning(self.socket.clone()),
             Some(io::ErrorKind::PermissionDenied) => Error::Denied(self.socket.clone()),
-            _ => self.transport(path, error),
+            _ => self.transport(what, error),
         }
     }
 
-    fn timed_out(&self, path: &str, patience: Duration) -> Error {
-        Error::Timeout { socket: self.socket.clone(), path: path.to_owned(), patience }
+    fn timed_out(&self, what: &str, patience: Duration) -> Error {
+        Error::Timeout { socket: self.socket.clone(), what: what.to_owned(), patience }
     }
 
-    fn transport(&self, path: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-        Error::Transport { socket: self.socket.clone(), path: path.to_owned(), source: source.into() }
+    fn transport(&self, what: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        Error::Transport { socket: self.socket.clone(), what: what.to_owned(), source: source.into() }
     }
 }
 

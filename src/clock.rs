@@ -11,6 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::descriptor::Readable;
+use crate::duration;
 
 /// An instant, on two clocks at once: one to reckon with, one to show.
 ///
@@ -161,6 +162,21 @@ pub fn parse_time(text: &str) -> Option<SystemTime> {
     }
 }
 
+/// It is neither a time nor for how long back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "neither a time (2026-11-21T17:00:00Z, 2026-11-21 18:00:00+01:00, 2026-11-21) nor for how long back (90s, 2h): {0}"
+)]
+pub struct NoMoment(#[from] duration::Error);
+
+/// A point in time as people name it: by its [time](parse_time), or by how long ago it was.
+pub fn parse_moment(text: &str, now: SystemTime) -> Result<SystemTime, NoMoment> {
+    match parse_time(text) {
+        Some(time) => Ok(time),
+        None => Ok(now.checked_sub(duration::parse(text)?).unwrap_or(SystemTime::UNIX_EPOCH)),
+    }
+}
+
 /// The time without its offset, and the offset: whether it is ahead of UTC, and by how much. What has none, or one that is none, comes
 /// back as it is.
 fn split_offset(text: &str) -> (&str, Option<(bool, Duration)>) {
@@ -212,6 +228,17 @@ mod tests {
         ] {
             assert_eq!(parse_time(nonsense), None, "{nonsense}");
         }
+    }
+
+    #[test]
+    fn a_moment_is_a_time_or_so_long_ago() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10_000);
+        let moment = |text: &str| parse_moment(text, now);
+        assert_eq!(moment("1970-01-01T00:00:07Z"), Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(7)));
+        assert_eq!(moment("2h"), Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(2800)));
+        assert_eq!(moment("-1h").unwrap_err(), NoMoment(duration::Error::Negative));
+        let error = moment("yesterday").unwrap_err().to_string();
+        assert!(error.contains("2026-11-21T17:00:00Z") && error.contains("90s"), "{error}");
     }
 
     async fn rings(alarm: &Alarm, within: Duration) -> bool {

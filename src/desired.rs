@@ -52,7 +52,7 @@ pub struct Declaration {
 
 /// What an agent waits for, in a person's words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("waiting: {0}")]
+#[error("{0}")]
 pub struct Missing(pub String);
 
 /// What the agent user sees at the paths that declarations name.

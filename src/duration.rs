@@ -31,7 +31,7 @@ pub enum Error {
     #[error("{0:?} is no unit of time (units are ns, us, ms, s, m, h, d, w and their long forms); {EXAMPLES}")]
     UnitUnknown(String),
     /// More than [`MAX`], or, in humantime's grammar, finer than a nanosecond.
-    #[error("the duration does not fit into nanoseconds up to 292 years; {EXAMPLES}")]
+    #[error("the duration is out of range, which is from 0 to 292 years; {EXAMPLES}")]
     OutOfRange,
     /// Anything else.
     #[error("this is not a duration; {EXAMPLES}")]

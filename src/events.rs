@@ -312,6 +312,14 @@ impl fmt::Display for Since {
     }
 }
 
+impl FromStr for Since {
+    type Err = NoId;
+
+    fn from_str(text: &str) -> Result<Self, NoId> {
+        if text == "0" { Ok(Self::Beginning) } else { text.parse().map(Self::Seen) }
+    }
+}
+
 impl Ring {
     /// Of a daemon that started at that time.
     pub fn new(started: SystemTime) -> Self {
@@ -429,7 +437,10 @@ mod tests {
     #[test]
     fn what_is_no_id_is_refused() {
         for text in ["", "7", "7-", "-7", "7-x", "7-1-2", "99999999999999999999-1"] {
-            assert!(text.parse::<Id>().is_err(), "{text}");
+            assert!(text.parse::<Id>().is_err() && text.parse::<Since>().is_err(), "{text}");
+        }
+        for text in ["0", "7-1"] {
+            assert_eq!(text.parse::<Since>().unwrap().to_string(), text);
         }
     }
 

@@ -10,12 +10,10 @@ use std::process::ExitCode;
 use agentd::account::Account;
 use agentd::cli::{
     Arguments, Command, Surroundings, attach, check, complete, doctor, events, explain, logs, status, wait, watch,
-    with_two_dashes,
 };
 use agentd::launch::{self, launcher, login};
 use agentd::tmux::sizes;
-use agentd::{config, daemon, defect, deputy, log, signals};
-use clap::Parser;
+use agentd::{cli, config, daemon, defect, deputy, log, signals};
 use nix::unistd::Uid;
 
 fn main() -> ExitCode {
@@ -25,8 +23,13 @@ fn main() -> ExitCode {
     if let Some(code) = helper(&words) {
         return code;
     }
-    complete::answer();
-    let arguments = Arguments::parse_from(with_two_dashes(words));
+    if let Some(code) = complete::answer() {
+        return code;
+    }
+    let arguments = match Arguments::read(words) {
+        Ok(arguments) => arguments,
+        Err(error) => return cli::conclude(error),
+    };
     let here = Surroundings::here();
     match &arguments.command {
         None => {
@@ -44,14 +47,14 @@ fn main() -> ExitCode {
             }
         }
         Some(Command::Schema) => print(format!("{:#}\n", config::schema()).as_bytes(), 0),
-        Some(Command::Status(options)) => status::run(options, &arguments.places.client_socket(&here)),
-        Some(Command::Explain(options)) => explain::run(options, &arguments.places.client_socket(&here)),
-        Some(Command::Attach(options)) => attach::run(&arguments, options, &here),
+        Some(Command::Status(asking)) => status::run(&asking.what, &arguments.places.client_socket(&here)),
+        Some(Command::Explain(asking)) => explain::run(&asking.what, &arguments.places.client_socket(&here)),
+        Some(Command::Attach(asking)) => attach::run(&arguments, &asking.what, &here),
         Some(Command::Doctor(options)) => doctor::run(&arguments, options, &here),
-        Some(Command::Watch(options)) => watch::run(options, &arguments.places.client_socket(&here)),
-        Some(Command::Logs(options)) => logs::run(options, &arguments.places.client_socket(&here)),
-        Some(Command::Events(options)) => events::run(options, &arguments.places.client_socket(&here)),
-        Some(Command::Wait(options)) => wait::run(options, &arguments.places.client_socket(&here)),
+        Some(Command::Watch(asking)) => watch::run(&asking.what, &arguments.places.client_socket(&here)),
+        Some(Command::Logs(asking)) => logs::run(&asking.what, &arguments.places.client_socket(&here)),
+        Some(Command::Events(asking)) => events::run(&asking.what, &arguments.places.client_socket(&here)),
+        Some(Command::Wait(asking)) => wait::run(&asking.what, &arguments.places.client_socket(&here)),
     }
 }
 

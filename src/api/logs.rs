@@ -4,6 +4,7 @@
 //! through character by character: secrets are blotted out once more, since the text has put together what escape sequences kept
 //! apart, and no character that acts on a terminal is handed on, whoever sent it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,7 +18,7 @@ use super::stream::{Gone, Outlet};
 use crate::config::Name;
 use crate::output::reader::{Busy, Follower, Log, Piece};
 use crate::output::renderer::{self, Heard, Renderer, Renderers, Say};
-use crate::output::store::{Kept, Store};
+use crate::output::store::{Kept, Named, Store};
 use crate::output::{Entry, FileId};
 use crate::printable;
 use crate::redaction::{Redaction, Shown};
@@ -33,8 +34,8 @@ pub(super) enum Error {
     #[error("nothing is kept of what it printed")]
     Nothing,
     /// Other attempts are kept.
-    #[error("that attempt is not among those of which something is kept: {0}")]
-    NotAmong(String),
+    #[error("nothing is kept of {0}; {1}")]
+    NotAmong(Which, String),
     /// Not now.
     #[error(transparent)]
     Busy(#[from] Busy),
@@ -97,15 +98,27 @@ fn choose(attempts: &[Kept], which: Which) -> Result<Kept, Error> {
     let chosen = match which {
         Which::Latest => latest_first.next(),
         Which::Previous => latest_first.nth(1),
-        Which::Number(number) => latest_first.find(|kept| kept.attempt == number),
+        Which::Named(Named::Number(number)) => latest_first.find(|kept| kept.attempt == number),
+        Which::Named(Named::Log(named)) => latest_first.find(|kept| **kept == named),
     };
     match (chosen, attempts) {
         (Some(kept), _) => Ok(*kept),
         (None, []) => Err(Error::Nothing),
-        (None, _) => {
-            let numbers: Vec<String> = attempts.iter().map(|kept| kept.attempt.to_string()).collect();
-            Err(Error::NotAmong(numbers.join(", ")))
-        }
+        (None, _) => Err(Error::NotAmong(which, those_kept(attempts))),
+    }
+}
+
+/// Which attempts are kept, so that each can be told from the others: their numbers begin again with each declaration.
+fn those_kept(attempts: &[Kept]) -> String {
+    let list = |names: Vec<String>| names.join(", ");
+    let numbers: BTreeSet<u64> = attempts.iter().map(|kept| kept.attempt).collect();
+    if numbers.len() == attempts.len() {
+        format!("kept are the attempts {}", list(attempts.iter().map(|kept| kept.attempt.to_string()).collect()))
+    } else {
+        let names = list(attempts.iter().map(Kept::to_string).collect());
+        format!(
+            "kept are {names}, each the number of a log and of the attempt in it; a bare number is the latest such attempt"
+        )
     }
 }
 
@@ -428,13 +441,28 @@ mod tests {
     fn an_attempt_is_chosen_by_its_place_or_by_its_number_the_latest_of_several() {
         let kept = |sequence, attempt| Kept { sequence, attempt };
         let attempts = [kept(7, 1), kept(8, 2), kept(9, 1)];
-        for (which, expected) in
-            [(Which::Latest, 9), (Which::Previous, 8), (Which::Number(1), 9), (Which::Number(2), 8)]
-        {
+        let named = |name: &str| Which::Named(name.parse().unwrap());
+        for (which, expected) in [
+            (Which::Latest, 9),
+            (Which::Previous, 8),
+            (named("1"), 9),
+            (named("2"), 8),
+            (named("7-1"), 7),
+            (named("00000009-1"), 9),
+        ] {
             assert_eq!(choose(&attempts, which).unwrap().sequence, expected);
         }
-        let error = choose(&attempts, Which::Number(3)).unwrap_err().to_string();
-        assert_eq!(error, "that attempt is not among those of which something is kept: 1, 2, 1");
+        for (name, attempts, expected) in [
+            (
+                "3",
+                &attempts[..],
+                "nothing is kept of attempt 3; kept are 7-1, 8-2, 9-1, each the number of a log and of the attempt in it; a bare \
+                 number is the latest such attempt",
+            ),
+            ("7-2", &attempts[..2], "nothing is kept of attempt 7-2; kept are the attempts 1, 2"),
+        ] {
+            assert_eq!(choose(attempts, named(name)).unwrap_err().to_string(), expected);
+        }
         assert!(matches!(choose(&[], Which::Latest), Err(Error::Nothing)));
         assert!(matches!(choose(&attempts[..1], Which::Previous), Err(Error::NotAmong(..))));
     }

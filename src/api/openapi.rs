@@ -115,7 +115,7 @@ fn paths(types: &mut SchemaGenerator) -> Value {
             ),
             json!([
                 name,
-                parameter("query", "attempt", "^([0-9]{1,18}|latest|previous)$", "its number, or `latest` (the default), or `previous`"),
+                parameter("query", "attempt", "^([0-9]{1,18}|[0-9]{1,18}-[0-9]{1,18}|latest|previous)$", "its number, of several with that number the latest; or the numbers of a log and of the attempt in it, as files are named (`7-2`); or `latest` (the default), or `previous`"),
                 parameter("query", "lines", "^[0-9]{1,18}$", "no more than so many lines at the end of what is there"),
                 parameter("query", "since", SINCE, "nothing that was printed before this time (RFC 3339, with an offset or in UTC, or a date alone), or longer ago than that (`90s`)"),
                 flag("raw", "as the terminal got it, with all escape sequences"),

@@ -1,7 +1,7 @@
 //! What a client asks for that takes time to answer, or has an answer without an end; and what its query may say.
 
 use std::borrow::Cow;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::str::FromStr;
 use std::time::SystemTime;
 
@@ -9,9 +9,9 @@ use hyper::Request;
 use hyper::header::{ACCEPT, HeaderMap};
 
 use crate::clock;
-use crate::config::Name;
-use crate::duration;
+use crate::config::{Name, size};
 use crate::events::Since;
+use crate::output::store::{Named, NoAttempt};
 
 /// The media type of text with escape sequences for colours.
 pub(super) const COLOURED: &str = "text/x-ansi";
@@ -64,50 +64,52 @@ pub(super) enum Which {
     Latest,
     /// The one before.
     Previous,
-    /// The latest with that number.
-    Number(u64),
+    /// The one that is named.
+    Named(Named),
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latest => formatter.write_str("the latest attempt"),
+            Self::Previous => formatter.write_str("the attempt before the latest"),
+            Self::Named(named) => write!(formatter, "attempt {named}"),
+        }
+    }
 }
 
 impl FromStr for Which {
-    type Err = &'static str;
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "latest" => Ok(Self::Latest),
             "previous" => Ok(Self::Previous),
-            number => number.parse().map(Self::Number).map_err(|_| "neither a number, nor latest, nor previous"),
+            name => {
+                name.parse().map(Self::Named).map_err(|error: NoAttempt| format!("{error}; or latest, or previous"))
+            }
         }
     }
 }
 
-/// A point in time as people name it.
-struct Moment(SystemTime);
+fn count(text: &str) -> Result<usize, &'static str> {
+    size::count(text).map_err(|_| "write a whole number from 0 on, such as 100")
+}
 
-impl FromStr for Moment {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some(time) = clock::parse_time(text) {
-            return Ok(Self(time));
-        }
-        let ago = duration::parse(text).map_err(|error| {
-            format!("neither a time (2026-11-21T17:00:00Z, 2026-11-21 18:00:00+01:00, 2026-11-21) nor for how long back (90s, 2h): {error}")
-        })?;
-        Ok(Self(SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)))
-    }
+fn flag(text: &str) -> Result<bool, &'static str> {
+    text.parse().map_err(|_| "write true or false")
 }
 
 impl Order {
     /// Of `GET /v1/events`.
     pub(super) fn events<B>(request: &Request<B>) -> Result<Self, String> {
         let mut query = Query::of(request, &["after", "agent", "follow"])?;
-        let follows = query.take("follow")?.unwrap_or(true);
+        let follows = query.take("follow", flag)?.unwrap_or(true);
         let header = request.headers().get("last-event-id").map(|value| String::from_utf8_lossy(value.as_bytes()));
         let after = query.take_text("after").or(header).filter(|id| !id.is_empty());
         let since = match after.as_deref() {
             None => (!follows).then_some(Since::Beginning),
-            Some("0") => Some(Since::Beginning),
-            Some(id) => Some(Since::Seen(id.parse().map_err(|error| format!("{error}"))?)),
+            Some(id) => Some(id.parse::<Since>().map_err(|error| error.to_string())?),
         };
         Ok(Self::Events { since, agent: query.take_text("agent").map(|name| name.to_lowercase()), follows })
     }
@@ -116,8 +118,8 @@ impl Order {
     pub(super) fn screen<B>(agent: &str, request: &Request<B>) -> Result<Self, String> {
         let mut query = Query::of(request, &["colours", "follow"])?;
         let prefers = |media_type| prefers(request.headers(), media_type, PLAIN);
-        let colours = query.take("colours")?.unwrap_or_else(|| prefers(COLOURED));
-        let follows = query.take("follow")?.unwrap_or_else(|| prefers("text/event-stream"));
+        let colours = query.take("colours", flag)?.unwrap_or_else(|| prefers(COLOURED));
+        let follows = query.take("follow", flag)?.unwrap_or_else(|| prefers("text/event-stream"));
         Ok(Self::Screen { agent: agent.to_lowercase(), colours, follows })
     }
 
@@ -126,11 +128,11 @@ impl Order {
         let mut query = Query::of(request, &["attempt", "lines", "since", "raw", "follow"])?;
         Ok(Self::Log {
             agent,
-            which: query.take("attempt")?.unwrap_or(Which::Latest),
-            lines: query.take("lines")?,
-            since: query.take("since")?.map(|Moment(time)| time),
-            raw: query.take("raw")?.unwrap_or(false),
-            follows: query.take("follow")?.unwrap_or(false),
+            which: query.take("attempt", str::parse)?.unwrap_or(Which::Latest),
+            lines: query.take("lines", count)?,
+            since: query.take("since", |text| clock::parse_moment(text, SystemTime::now()))?,
+            raw: query.take("raw", flag)?.unwrap_or(false),
+            follows: query.take("follow", flag)?.unwrap_or(false),
         })
     }
 
@@ -220,9 +222,14 @@ impl<'a> Query<'a> {
         Some(self.0.swap_remove(at).1)
     }
 
-    fn take<T: FromStr<Err: Display>>(&mut self, name: &str) -> Result<Option<T>, String> {
-        let parse = |text: Cow<'_, str>| text.parse().map_err(|error| format!("the parameter {name}={text}: {error}"));
-        self.take_text(name).map(parse).transpose()
+    /// By a parser whose errors say what would be right.
+    fn take<T, E: Display>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Result<Option<T>, String> {
+        let Some(text) = self.take_text(name) else { return Ok(None) };
+        parse(&text).map(Some).map_err(|error| format!("the parameter {name}={text}: {error}"))
     }
 }
 
@@ -284,7 +291,10 @@ mod tests {
         let order = |query: &str| Order::log(agent(), &request(query, &[]));
         let log = |which, lines, since, raw, follows| Order::Log { agent: agent(), which, lines, since, raw, follows };
         assert_eq!(order("").unwrap(), log(Which::Latest, None, None, false, false));
-        assert_eq!(order("attempt=3&lines=10&raw=true").unwrap(), log(Which::Number(3), Some(10), None, true, false));
+        assert_eq!(
+            order("attempt=3&lines=10&raw=true").unwrap(),
+            log(Which::Named(Named::Number(3)), Some(10), None, true, false)
+        );
         let since = Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1));
         let expected = log(Which::Previous, None, since, false, true);
         assert_eq!(order("attempt=previous&since=1970-01-01T00:00:01Z&follow=true").unwrap(), expected);
@@ -292,8 +302,11 @@ mod tests {
         let ago = since.elapsed().unwrap().as_secs();
         assert!((3600..3700).contains(&ago), "{ago}");
         for (query, expected) in [
-            ("attempt=first", "the parameter attempt=first: neither a number, nor latest, nor previous"),
-            ("lines=-1", "the parameter lines=-1: invalid digit found in string"),
+            ("attempt=first", "the parameter attempt=first: write the number of an attempt, such as 2, or 7-2 for"),
+            ("lines=-1", "the parameter lines=-1: write a whole number from 0 on, such as 100"),
+            ("lines=x", "the parameter lines=x: write a whole number from 0 on, such as 100"),
+            ("lines=", "the parameter lines=: write a whole number from 0 on, such as 100"),
+            ("raw=1", "the parameter raw=1: write true or false"),
             ("since=noon", "the parameter since=noon: neither a time (2026-11-21T17:00:00Z, "),
         ] {
             let error = order(query).unwrap_err();
@@ -305,7 +318,7 @@ mod tests {
     fn a_query_that_cannot_be_meant_is_refused_by_name() {
         for (query, expected) in [
             ("folow=true", "there is no parameter \"folow\" here, but after, agent, follow"),
-            ("follow=yes", "the parameter follow=yes: provided string was not `true` or `false`"),
+            ("follow=yes", "the parameter follow=yes: write true or false"),
             ("agent=a&agent=b", "the parameter \"agent\" is there twice"),
             ("after=yesterday", "\"yesterday\" is no event's id; one looks like 1790000000000-17"),
         ] {

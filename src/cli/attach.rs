@@ -50,17 +50,20 @@ pub struct Arguments {
     #[arg(long)]
     pub read_only: bool,
     /// The dedicated tmux server's socket [default: what the daemon was told, else as for the daemon]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = super::path())]
     pub tmux_socket: Option<PathBuf>,
     /// Whom agents run as [default: what the daemon was told, else as for the daemon]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = super::name)]
     pub user: Option<String>,
+    /// The jcard, by which it is known whose daemon is meant where none answers [default: as for the daemon]
+    #[arg(long, value_name = "PATH", value_parser = super::path())]
+    pub config: Option<PathBuf>,
 }
 
 /// Why somebody is not attached, or not any more. Completes "failed to attach to NAME: …" where it is not about the daemon.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("failed to {0}{hint}", hint = if matches!(.0, client::Error::NoSuchAgent(_)) { "; agentd status lists those there are" } else { "" })]
+    #[error("failed to {0}")]
     Client(#[from] client::Error),
     #[error("failed to find agent {0:?}: {1}")]
     Name(String, InvalidName),
@@ -138,7 +141,7 @@ fn say(what: &str) {
 
 /// Ends with the signal that it was ended by, if it was.
 async fn attach(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -> Result<Option<i32>, Error> {
-    let Arguments { name, read_only, tmux_socket, user } = arguments.clone();
+    let Arguments { name, read_only, tmux_socket, user, config: _ } = arguments.clone();
     let whereabouts = Whereabouts { tmux_socket, user, ..Whereabouts::default() };
     let Place { settings, daemon, asker, account, .. } = Place::find(all, &whereabouts, here);
     let asked = match Client::new(&settings.api_socket) {
@@ -260,7 +263,7 @@ fn safe_command(places: &Places, arguments: &Arguments, agent: &Name) -> String 
         ("--tmux-socket", path(tmux_socket)),
         ("--user", user.clone()),
         ("--config", path(&places.config)),
-        ("--api-socket", path(&places.api_socket)),
+        ("--api-socket", path(&places.api.socket)),
     ];
     let mut words = vec!["sudo agentd attach".to_owned(), agent.to_string()];
     words.extend(read_only.then(|| "--read-only".to_owned()));
@@ -280,8 +283,6 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
     use crate::cli::Command;
 
@@ -316,9 +317,9 @@ mod tests {
     }
 
     fn safe(words: &[&str]) -> String {
-        let all = crate::cli::Arguments::try_parse_from(words).unwrap();
-        let Some(Command::Attach(arguments)) = &all.command else { panic!("another verb") };
-        safe_command(&all.places, arguments, &Name::try_from("a").unwrap())
+        let all = crate::cli::Arguments::read(words.iter().map(OsString::from)).unwrap();
+        let Some(Command::Attach(asking)) = &all.command else { panic!("another verb") };
+        safe_command(&all.places, &asking.what, &Name::try_from("a").unwrap())
     }
 
     #[test]

@@ -21,6 +21,12 @@ const BAD: u8 = 1;
 pub struct Arguments {
     /// The jcard; by default the one that the daemon reads
     pub file: Option<PathBuf>,
+    /// The same as FILE, by the daemon's own name for it
+    #[arg(long, value_name = "PATH", conflicts_with = "file", value_parser = super::path())]
+    pub config: Option<PathBuf>,
+    /// Take `type = "sandboxed"` for good, as a daemon with this option does
+    #[arg(long)]
+    pub unsandboxed: bool,
     /// Print the same as data
     #[arg(long)]
     pub json: bool,
@@ -260,7 +266,7 @@ mod tests {
         assert_eq!(
             output,
             "jcard.toml:2:11: unknown agent.harness \"nope\"; write claude-code, opencode, gemini-cli, codex or custom\n\
-             jcard.toml:4:16: `max_restarts` is out of range; write a whole number, 0 for no limit\n\
+             jcard.toml:4:16: `max_restarts` is out of range; write a whole number from 0 to 18446744073709551615, where 0 is no limit\n\
              jcard.toml: 2 agents, 2 errors, 0 warnings\n"
         );
     }

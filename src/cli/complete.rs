@@ -6,13 +6,14 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::CommandFactory;
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use clap_complete::env::{CompleteEnv, Shells};
 
-use super::{Arguments, Places, Surroundings};
+use super::{Api, Arguments, Places, Surroundings, conclude};
 use crate::client::Client;
 use crate::status::AgentStatus;
 
@@ -22,9 +23,15 @@ const VARIABLE: &str = "AGENTD_COMPLETE";
 /// How long a person who has pressed Tab waits for names.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Answers a shell that asks what may come next, and then does not return; returns if none does.
-pub fn answer() {
-    CompleteEnv::with_factory(Arguments::command).var(VARIABLE).complete();
+/// Answers a shell that asks what may come next, and how that ended; `None` if none does.
+pub fn answer() -> Option<ExitCode> {
+    let here = std::env::current_dir().ok();
+    match CompleteEnv::with_factory(Arguments::command).var(VARIABLE).try_complete(std::env::args_os(), here.as_deref())
+    {
+        Ok(true) => Some(ExitCode::SUCCESS),
+        Ok(false) => None,
+        Err(error) => Some(conclude(error)),
+    }
 }
 
 /// Writes what a shell (`bash`, `fish`, `zsh`…) is to read so that it asks.
@@ -52,7 +59,7 @@ pub(super) fn names() -> ArgValueCandidates {
 
 /// As the daemon tells that the words typed so far speak of; `None` if it does not.
 fn agents(words: &[OsString]) -> Option<Vec<AgentStatus>> {
-    let places = Places { api_socket: api_socket(words), ..Places::default() };
+    let places = Places { api: Api { socket: api_socket(words) }, ..Places::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     runtime.block_on(async {
         let client = Client::new(&places.client_socket(&Surroundings::here())).ok()?;

@@ -29,6 +29,9 @@ const UNKNOWN: u8 = 4;
 /// What is looked at, and how it is told.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Arguments {
+    /// Where the daemon is, and what it reads.
+    #[command(flatten)]
+    pub places: super::Places,
     /// Where things are, if the daemon's own flags and the defaults do not say.
     #[command(flatten)]
     pub whereabouts: Whereabouts,

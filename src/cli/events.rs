@@ -8,8 +8,8 @@ use super::complete;
 use super::printing::{self, BETWEEN_DAEMONS, Failure, say};
 use super::status::{outcome, shortened};
 use super::terminal::Terminal;
-use crate::client::{Client, Message};
-use crate::events::{Change, Course, Event, Subject, What};
+use crate::client::{Client, Error, Message};
+use crate::events::{Change, Course, Event, Since, Subject, What};
 use crate::printable::{self, escaped};
 use crate::status::{AgentStatus, State};
 
@@ -22,9 +22,9 @@ pub struct Arguments {
     /// Go on with what happens
     #[arg(short, long)]
     pub follow: bool,
-    /// Leave out what was before the event with this id
+    /// Leave out what was before the event with this id (0 is before the first), and that event
     #[arg(long, value_name = "ID")]
-    pub after: Option<String>,
+    pub after: Option<Since>,
     /// Print events as the API has them, one on each line
     #[arg(long)]
     pub json: bool,
@@ -37,7 +37,10 @@ pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
 
 async fn print(arguments: &Arguments, socket: &Path) -> Result<(), Failure> {
     let client = Client::new(socket).map_err(Failure::Ask)?;
-    let mut last = arguments.after.clone().unwrap_or_else(|| "0".to_owned());
+    if let Some(name) = &arguments.name {
+        find(&client, name).await.map_err(Failure::Ask)?;
+    }
+    let mut last = arguments.after.unwrap_or(Since::Beginning).to_string();
     let (mut was_there, mut is_away) = (false, false);
     loop {
         let listened = listen(&client, arguments, &mut last, &mut was_there, &mut is_away).await;
@@ -52,6 +55,22 @@ async fn print(arguments: &Arguments, socket: &Path) -> Result<(), Failure> {
         }
         tokio::time::sleep(BETWEEN_DAEMONS).await;
     }
+}
+
+/// Finds out whether there is such an agent, or was: one that was removed has events that are kept.
+async fn find(client: &Client, name: &str) -> Result<(), Error> {
+    let missing = match client.agent(name).await {
+        Err(error @ Error::NoSuchAgent(_)) => error,
+        other => return other.map(|_| ()),
+    };
+    let mut kept = client.events(Some(name), Some("0"), false).await?;
+    while let Some(message) = kept.next().await? {
+        let event = serde_json::from_str::<Event>(&message.data);
+        if event.is_ok_and(|event| event.what.agent().is_some_and(|about| about.eq_ignore_ascii_case(name))) {
+            return Ok(());
+        }
+    }
+    Err(missing)
 }
 
 /// Prints what one daemon tells, until it tells no more.
@@ -110,8 +129,8 @@ fn words(what: &What) -> String {
         },
         What::Declaration { change, .. } => match change {
             Change::Added => "declared".to_owned(),
-            Change::Changed => "declared anew".to_owned(),
-            Change::Removed => "declared no more".to_owned(),
+            Change::Changed => "its declaration has changed".to_owned(),
+            Change::Removed => "its entry was removed".to_owned(),
         },
         What::State { previous, agent, .. } => match previous.filter(|&previous| previous != agent.state) {
             Some(previous) => format!("{previous} → {}", described(agent)),
@@ -128,7 +147,7 @@ fn words(what: &What) -> String {
 fn described(agent: &AgentStatus) -> String {
     let how = agent.outcome.map(|it| format!(" ({})", outcome(it))).unwrap_or_default();
     let why = agent.reason.as_ref().filter(|_| !matches!(agent.state, State::Starting | State::Running));
-    let why = why.map(|why| format!(": {}", why.strip_prefix("waiting: ").unwrap_or(why))).unwrap_or_default();
+    let why = why.map(|why| format!(": {why}")).unwrap_or_default();
     let pid = agent.pid.map(|pid| format!(", process {pid}")).unwrap_or_default();
     let attempt = agent.attempt.map(|attempt| format!(", attempt {attempt}")).unwrap_or_default();
     format!("{}{how}{attempt}{pid}{why}", agent.state)
@@ -166,7 +185,7 @@ mod tests {
         running["pid"] = json!(7);
         for (what, expected) in [
             (json!({ "type": "daemon", "state": "started", "version": "1" }), "agentd: started, version 1"),
-            (json!({ "type": "declaration", "name": "a", "change": "changed" }), "a: declared anew"),
+            (json!({ "type": "declaration", "name": "a", "change": "changed" }), "a: its declaration has changed"),
             (
                 json!({ "type": "state", "name": "a", "previous": "running", "agent": exited }),
                 "a: running → exited (failed), attempt 2: exited with status 3",

@@ -126,9 +126,7 @@ pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
             for fault in faults {
                 complain(&fault);
             }
-            let hint =
-                if matches!(error, Error::NoSuchAgent(_)) { "; agentd status lists those there are" } else { "" };
-            return complain(&format!("failed to {error}{hint}"));
+            return complain(&format!("failed to {error}"));
         }
     };
     match io::stdout().write_all(&text) {
@@ -172,13 +170,12 @@ pub fn explain(agent: &AgentStatus, daemon_errors: Vec<String>) -> Explanation {
         let attempt = agent.attempt.filter(|_| matches!(agent.state, State::Exited | State::Backoff));
         ends.extend(agent.exit.clone().map(|exit| Past { attempt, started_at: None, exit, reason: None }));
     }
-    let why = agent.reason.as_deref().map(|reason| reason.strip_prefix("waiting: ").unwrap_or(reason).to_owned());
     Explanation {
         name: agent.name.clone(),
         state: agent.state,
         outcome: agent.outcome,
         since: since(agent),
-        why,
+        why: agent.reason.clone(),
         error: agent.error.clone(),
         next: next(agent),
         ends,
@@ -271,8 +268,7 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
 
 /// What would supply each of the things that `reason` says are missing. Its parts are those that `desired` and the machine write.
 fn supplies(reason: &str) -> Vec<String> {
-    let missing = reason.strip_prefix("waiting: ").unwrap_or(reason);
-    missing.split("; ").map(supply).collect()
+    reason.split("; ").map(supply).collect()
 }
 
 fn supply(missing: &str) -> String {
@@ -472,7 +468,7 @@ To change  Wait; or edit what its entry launches, or a secret or prompt that it
         let agent = agent(
             "waiting",
             &json!({
-                "reason": "waiting: the prompt_file /j/task.md does not exist; the workdir /x does not exist; the secrets A, B are not in the secrets directory",
+                "reason": "the prompt_file /j/task.md does not exist; the workdir /x does not exist; the secrets A, B are not in the secrets directory",
                 "declared_at": at(5),
             }),
         );
@@ -496,7 +492,7 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     #[case("its session s is still in use by b", "Wait until b has left the session s")]
     #[case("its declaration could not be read yet", "Nothing but the end of this: its declaration could not be")]
     fn each_thing_that_can_be_missing_has_a_remedy(#[case] missing: &str, #[case] remedy: &str) {
-        let agent = agent("waiting", &json!({ "reason": format!("waiting: {missing}") }));
+        let agent = agent("waiting", &json!({ "reason": missing }));
         let changes = explain(&agent, Vec::new()).changes;
         assert!(changes.len() == 1 && changes[0].starts_with(remedy), "{changes:?}");
     }
@@ -525,7 +521,7 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     #[rstest]
     #[case("its declaration has changed; interrupted, will be killed at the deadline", "started as it is declared now")]
     #[case("its timeout has passed; interrupted, will be killed at the deadline", "exited for good")]
-    #[case("it is declared no more, or the daemon is stopping; interrupted", "not listed any more")]
+    #[case("its entry was removed, or agentd is being stopped; interrupted", "not listed any more")]
     fn a_stop_is_told_with_its_deadline_and_what_follows(#[case] reason: &str, #[case] follows: &str) {
         let agent = agent("stopping", &json!({ "reason": reason, "deadline": at(30) }));
         let next = explain(&agent, Vec::new()).next;
@@ -602,7 +598,7 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
 
     #[test]
     fn no_line_is_wider_than_it_may_be_but_for_single_words() {
-        let reason = "waiting: the workdir /home/agent/workspace/of/a/project does not exist; the secret A is not in the secrets directory";
+        let reason = "the workdir /home/agent/workspace/of/a/project does not exist; the secret A is not in the secrets directory";
         let agent = agent("waiting", &json!({ "reason": reason, "declared_at": at(5), "error": "x y ".repeat(100) }));
         for width in 60..140 {
             let text = render(&explain(&agent, Vec::new()), now(), width, None);

@@ -5,12 +5,14 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
 use super::complete;
 use super::printing::{self, BETWEEN_DAEMONS, Failure, say};
 use crate::client::Client;
+use crate::clock::{self, NoMoment};
+use crate::config::size;
+use crate::output::store::Named;
 use crate::printable;
 use crate::status::Time;
 
@@ -25,24 +27,33 @@ pub struct Arguments {
     #[arg(short, long)]
     pub follow: bool,
     /// No more than so many lines at the end of what is there
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", value_parser = count)]
     pub lines: Option<usize>,
-    /// What it printed in the attempt with this number; by default in the latest
+    /// What it printed in the attempt with this number, by default in the latest. Numbers begin again with each declaration: of
+    /// several attempts with this number it is the latest, and S-K is attempt K in the log with the number S, as its file is named
     #[arg(long, value_name = "K", conflicts_with = "previous")]
-    pub attempt: Option<u64>,
+    pub attempt: Option<Named>,
     /// What it printed in the attempt before the latest
     #[arg(long)]
     pub previous: bool,
     /// Nothing that was printed before this time (2026-11-21T17:00:00Z, 2026-11-21 18:00:00+01:00, 2026-11-21; UTC if it names no
     /// offset), or longer ago than that (90s, 2h)
-    #[arg(long, value_name = "TIME")]
-    pub since: Option<String>,
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub since: Option<SystemTime>,
     /// As the terminal got it: with the escape sequences that move the cursor, colour and so on
     #[arg(long)]
     pub raw: bool,
     /// Print an object for each line, with its `text`
     #[arg(long, conflicts_with = "raw")]
     pub json: bool,
+}
+
+fn count(text: &str) -> Result<usize, &'static str> {
+    size::count(text).map_err(|_| "write a whole number from 0 on, such as 100")
+}
+
+fn moment(text: &str) -> Result<SystemTime, NoMoment> {
+    clock::parse_moment(text, SystemTime::now())
 }
 
 /// Prints it: data to stdout, talk to stderr.
@@ -79,7 +90,7 @@ async fn listen(
     was_there: &mut bool,
     heard: &mut SystemTime,
 ) -> Result<(), Failure> {
-    let mut stream = client.stream_of(name, &format!("/log?{query}")).await.map_err(Failure::Ask)?;
+    let mut stream = client.log(name, query).await.map_err(Failure::Ask)?;
     *was_there = true;
     while let Some(piece) = stream.next().await.map_err(Failure::Ask)? {
         *heard = SystemTime::now();
@@ -90,8 +101,7 @@ async fn listen(
 
 fn query(arguments: &Arguments) -> String {
     let lines = arguments.lines.map(|lines| format!("&lines={lines}")).unwrap_or_default();
-    let since = arguments.since.as_ref().map(|since| utf8_percent_encode(since, NON_ALPHANUMERIC));
-    let since = since.map(|since| format!("&since={since}")).unwrap_or_default();
+    let since = arguments.since.map(|since| format!("&since={}", Time(since))).unwrap_or_default();
     which(arguments) + &lines + &since
 }
 
@@ -102,7 +112,7 @@ fn again(arguments: &Arguments, heard: SystemTime) -> String {
 
 fn which(arguments: &Arguments) -> String {
     let attempt = match arguments.attempt {
-        Some(number) => number.to_string(),
+        Some(named) => named.to_string(),
         None if arguments.previous => "previous".to_owned(),
         None => "latest".to_owned(),
     };

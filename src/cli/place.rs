@@ -9,13 +9,12 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use clap::Parser;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::stat::{lstat, major, minor};
 use nix::unistd::Uid;
 
 use crate::account::{self, Account};
-use crate::cli::{self, SYSTEM_CONFIG, Surroundings, Whereabouts, with_two_dashes};
+use crate::cli::{self, SYSTEM_CONFIG, Surroundings, Whereabouts};
 use crate::daemon::Settings;
 use crate::kernel;
 use crate::process::{self, Process};
@@ -98,7 +97,7 @@ impl Daemon {
 
     /// What it was told, if it can be understood: it may be of another version.
     fn arguments(&self) -> Option<cli::Arguments> {
-        let arguments = cli::Arguments::try_parse_from(with_two_dashes(self.argv.iter().cloned())).ok()?;
+        let arguments = cli::Arguments::read(self.argv.iter().cloned()).ok()?;
         arguments.command.is_none().then_some(arguments)
     }
 

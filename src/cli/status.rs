@@ -246,20 +246,14 @@ fn cells(agent: &AgentStatus, now: SystemTime) -> [String; HEADINGS.len()] {
     ]
 }
 
-/// From when on the agent has been in its state, as far as the API tells.
+/// Since when the agent has been in its state: what the API says, and only where it does not, what can be concluded from the rest.
 pub(super) fn since(agent: &AgentStatus) -> Option<Time> {
-    // When something really happened is earlier than when the daemon heard of it.
-    let happened = match agent.state {
+    agent.since.or_else(|| match agent.state {
         State::Running => agent.started_at,
-        State::Exited => agent.exit.as_ref().map(|exit| exit.at),
-        State::Backoff | State::Waiting | State::Invalid | State::Starting | State::Stopping => None,
-    };
-    let derived = match agent.state {
-        State::Backoff => agent.exit.as_ref().map(|exit| exit.at),
+        State::Exited | State::Backoff => agent.exit.as_ref().map(|exit| exit.at),
         State::Waiting | State::Invalid => agent.declared_at,
-        _ => None,
-    };
-    happened.or(agent.since).or(derived)
+        State::Starting | State::Stopping => None,
+    })
 }
 
 /// All that a person should know about the state: how it ended, why, and what to mend. What one part says, another does not repeat.
@@ -535,6 +529,24 @@ g            claude-code  stopping  -      0         -          -
             (100_000_000, "1157d 9h"),
         ] {
             assert_eq!(words(Duration::from_secs(seconds)), expected);
+        }
+    }
+
+    #[test]
+    fn a_state_is_shown_since_when_the_api_says() {
+        let exit = |seconds| Some(Exit { how: How::Code(0), at: ago(seconds), oom_kills: None });
+        for state in State::ALL {
+            let mut agent =
+                AgentStatus { since: Some(ago(5)), started_at: Some(ago(6)), exit: exit(7), ..agent("a", state) };
+            assert_eq!(since(&agent), Some(ago(5)), "{state}");
+            agent.since = None;
+            let derived = match state {
+                State::Running => Some(ago(6)),
+                State::Exited | State::Backoff => Some(ago(7)),
+                State::Waiting | State::Invalid => agent.declared_at,
+                State::Starting | State::Stopping => None,
+            };
+            assert_eq!(since(&agent), derived, "{state}, of a daemon that does not say");
         }
     }
 

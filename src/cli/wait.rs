@@ -50,7 +50,7 @@ pub struct Arguments {
     /// The agent, whatever the case of its name
     #[arg(add = complete::names())]
     pub name: String,
-    /// The state to wait for; of several, any
+    /// The state to wait for, or several separated by commas, of which any will do
     #[arg(long = "for", value_name = "STATE", value_enum, value_delimiter = ',', default_value = "exited")]
     pub states: Vec<State>,
     /// How long to wait at most, such as 90s or 2h; without it, forever
@@ -150,7 +150,7 @@ async fn wait(arguments: &Arguments, socket: &Path) -> Waited {
                 None
             }
             Some(Err(Error::NoSuchAgent(_))) if last.is_some() => {
-                let why = format!("{name} was stopped and is there no more: it was removed, or agentd was stopped");
+                let why = format!("{name} was stopped and is gone: its entry was removed, or agentd was stopped");
                 return Waited { end: End::Otherwise(why), last };
             }
             Some(Err(error)) if !error.may_come_back() || (last.is_none() && limit.is_none()) => {
@@ -255,7 +255,7 @@ fn judge(agent: &AgentStatus, wanted: &[State]) -> Verdict {
 
 fn describe(agent: &AgentStatus) -> String {
     let why = agent.error.as_ref().filter(|_| agent.state == State::Invalid).or(agent.reason.as_ref());
-    let why = why.map_or_else(String::new, |why| format!(": {}", why.strip_prefix("waiting: ").unwrap_or(why)));
+    let why = why.map_or_else(String::new, |why| format!(": {why}"));
     format!("{} is {}{why}", agent.name, agent.state)
 }
 

@@ -103,8 +103,8 @@ impl Show<'_> {
     }
 
     async fn once(&self, client: &Client) -> Result<(), Failure> {
-        let query = format!("/screen?colours={}", self.colours);
-        let mut stream = client.stream_of(&self.arguments.name, &query).await.map_err(Failure::Ask)?;
+        let query = format!("colours={}", self.colours);
+        let mut stream = client.screen(&self.arguments.name, &query).await.map_err(Failure::Ask)?;
         let mut text = Vec::new();
         while let Some(piece) = stream.next().await.map_err(Failure::Ask)? {
             text.extend_from_slice(&piece);

@@ -18,7 +18,7 @@ const LONGEST_MESSAGE: usize = 16 << 20;
 #[derive(Debug)]
 pub struct Stream<'a> {
     pub(super) client: &'a Client,
-    pub(super) path: String,
+    pub(super) what: String,
     pub(super) body: Incoming,
 }
 
@@ -31,7 +31,7 @@ impl Stream<'_> {
                 Some(Ok(Ok(data))) => return Ok(Some(data)),
                 // No data, and nothing that the daemon sends.
                 Some(Ok(Err(_))) => {}
-                Some(Err(error)) => return Err(self.client.transport(&self.path, error)),
+                Some(Err(error)) => return Err(self.client.transport(&self.what, error)),
             }
         }
     }
@@ -80,10 +80,10 @@ impl<'a> Messages<'a> {
                 }
             }
             if self.heard.len() > LONGEST_MESSAGE {
-                return Err(self.stream.client.transport(&self.stream.path, "a message without an end"));
+                return Err(self.stream.client.transport(&self.stream.what, "a message without an end"));
             }
             let next = timeout(SILENCE, self.stream.next()).await;
-            match next.map_err(|_| self.stream.client.timed_out(&self.stream.path, SILENCE))?? {
+            match next.map_err(|_| self.stream.client.timed_out(&self.stream.what, SILENCE))?? {
                 Some(data) => self.heard.extend_from_slice(&data),
                 None => return Ok(None),
             }

@@ -255,12 +255,12 @@ fn read_kind(fields: &mut Fields<'_>, options: &Options) -> Kind {
 
 fn read_policy(fields: &mut Fields<'_>) -> Policy {
     let restarts = [("no", Restart::No), ("on-failure", Restart::OnFailure), ("always", Restart::Always)];
-    let max_restarts_right = "write a whole number, 0 for no limit";
+    let any_number = format!("write a whole number from 0 to {}, where 0 is no limit", u64::MAX);
     let default = Policy::default();
     Policy {
         restart: fields.word("restart", "invalid agent.restart", &restarts).unwrap_or(default.restart),
         max_restarts: fields
-            .whole_number("max_restarts", &(0..=u64::MAX), max_restarts_right)
+            .whole_number("max_restarts", &(0..=u64::MAX), &any_number)
             .filter(|&restarts| restarts > 0),
         timeout: fields.duration("timeout").filter(|timeout| !timeout.is_zero()),
         grace_period: fields.duration("grace_period").unwrap_or(default.grace_period),
@@ -268,9 +268,7 @@ fn read_policy(fields: &mut Fields<'_>) -> Policy {
         backoff_reset: fields.duration("backoff_reset").filter(|reset| !reset.is_zero()),
         limits: Limits {
             memory: fields.memory("memory"),
-            tasks: fields
-                .whole_number("pid_limit", &(0..=u64::MAX), "write a whole number, 0 for no limit")
-                .filter(|&tasks| tasks > 0),
+            tasks: fields.whole_number("pid_limit", &(0..=u64::MAX), &any_number).filter(|&tasks| tasks > 0),
             cpu: fields.processors("cpu"),
         },
     }

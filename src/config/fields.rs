@@ -272,25 +272,34 @@ impl<'a> Fields<'a> {
     /// A number of bytes, or a text like `2GiB`. 0 is no limit, as writers that emit every field have it.
     pub(super) fn memory(&mut self, key: &str) -> Option<u64> {
         let right = "write a size like \"2GiB\" (KiB, MiB, GiB, KB, MB, GB), or a whole number of bytes";
-        self.quantity(key, right, |value| match value {
+        self.quantity(key, size::MOST, right, |value| match value {
             DeValue::String(text) => size::parse(text),
-            DeValue::Integer(integer) => u64::try_from(to_number(integer)?).ok(),
-            _ => None,
+            DeValue::Integer(integer) => {
+                to_number(integer).and_then(|bytes| u64::try_from(bytes).ok()).ok_or(size::Error::OutOfRange)
+            }
+            _ => Err(size::Error::Malformed),
         })
     }
 
     /// Percent of one processor, from a text like `150%` or a number of processors. 0 is no limit.
     pub(super) fn processors(&mut self, key: &str) -> Option<u64> {
         let right = "write a share of one processor like \"150%\", or a number of processors like 1.5";
-        self.quantity(key, right, |value| match value {
+        self.quantity(key, "18446744073709551615%", right, |value| match value {
             DeValue::String(text) => size::percent(text),
-            DeValue::Integer(integer) => size::percent(integer.as_str()).filter(|_| integer.radix() == 10),
+            DeValue::Integer(integer) if integer.radix() == 10 => size::percent(integer.as_str()),
             DeValue::Float(float) => size::percent(float.as_str()),
-            _ => None,
+            _ => Err(size::Error::Malformed),
         })
     }
 
-    fn quantity(&mut self, key: &str, right: &str, read: impl Fn(&DeValue<'_>) -> Option<u64>) -> Option<u64> {
+    /// `most` is the largest, in words.
+    fn quantity(
+        &mut self,
+        key: &str,
+        most: &str,
+        right: &str,
+        read: impl Fn(&DeValue<'_>) -> Result<u64, size::Error>,
+    ) -> Option<u64> {
         let value = self.value(key)?;
         let quantity = read(value.get_ref());
         let digits = match value.get_ref() {
@@ -300,13 +309,16 @@ impl<'a> Fields<'a> {
             _ => "",
         };
         match quantity {
-            None => self.error(value.span().start, format!("`{key}` cannot be read; {right}")),
-            Some(0) if digits.contains(|c: char| matches!(c, '1'..='9')) => {
+            Err(size::Error::Malformed) => self.error(value.span().start, format!("`{key}` cannot be read; {right}")),
+            Err(size::Error::OutOfRange) => {
+                self.error(value.span().start, format!("`{key}` is out of range, which is from 0 to {most}; {right}"));
+            }
+            Ok(0) if digits.contains(|c: char| matches!(c, '1'..='9')) => {
                 self.error(value.span().start, format!("`{key}` is too small to be a limit; {right}"));
             }
-            Some(_) => {}
+            Ok(_) => {}
         }
-        quantity.filter(|&quantity| quantity > 0)
+        quantity.ok().filter(|&quantity| quantity > 0)
     }
 
     pub(super) fn workdir(&mut self, key: &str) -> Option<Workdir> {

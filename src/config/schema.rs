@@ -247,7 +247,7 @@ pub(super) mod tests {
 
         #[test]
         fn every_size_is_one(text in " ?[0-9]{0,3}(\\.[0-9]{0,2})? ?([kmgKMG]?[iI]?[bB]|%)? ?") {
-            for (key, is_one) in [("memory", super::super::size::parse(&text).is_some()), ("cpu", super::super::size::percent(&text).is_some())] {
+            for (key, is_one) in [("memory", super::super::size::parse(&text).is_ok()), ("cpu", super::super::size::percent(&text).is_ok())] {
                 let refused = !faults(&format!("[agent]\nharness = \"custom\"\n{key} = {text:?}\n")).is_empty();
                 prop_assert!(!refused || !is_one, "{} = {}", key, text);
             }

@@ -1,7 +1,22 @@
 //! Sizes of memory: a number, and a unit that multiplies it by powers of 1024 (`KiB`, `MiB`, `GiB`) or of 1000 (`KB`, `MB`, `GB`).
+//! And other numbers that people write.
 
-/// Bytes of a text like `2GiB`, `1.5 gib` or `4096`; `None` if it is none, or too many to count. A fraction of a byte is dropped.
-pub(crate) fn parse(text: &str) -> Option<u64> {
+/// Why a text is no such number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// It is a number that is too large or negative.
+    #[error("it is out of range")]
+    OutOfRange,
+    /// It is no number, or has another unit.
+    #[error("it cannot be read")]
+    Malformed,
+}
+
+/// The most bytes, in words.
+pub(crate) const MOST: &str = "18446744073709551615 bytes (16 EiB less one byte)";
+
+/// Bytes of a text like `2GiB`, `1.5 gib` or `4096`. A fraction of a byte is dropped.
+pub(crate) fn parse(text: &str) -> Result<u64, Error> {
     const UNITS: [(&str, u64); 7] = [
         ("kib", 1 << 10),
         ("mib", 1 << 20),
@@ -17,20 +32,38 @@ pub(crate) fn parse(text: &str) -> Option<u64> {
     decimal(number.trim_end(), unit)
 }
 
-/// A number with up to 18 digits after a point, multiplied. Exact, as a float would not be.
-fn decimal(number: &str, factor: u64) -> Option<u64> {
+/// How many digits after the point count. The others are less than a byte, whatever the unit.
+const FRACTION: usize = 18;
+
+/// A number, which may have a point in it, multiplied. Exact, as a float would not be.
+fn decimal(number: &str, factor: u64) -> Result<u64, Error> {
+    let (is_negative, number) = number.strip_prefix('-').map_or((false, number), |number| (true, number));
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-    let digits = |digits: &str| {
-        let good = (1..=18).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
-        good.then(|| digits.parse::<u128>().ok()).flatten()
-    };
-    let factor = u128::from(factor);
-    let part = digits(fraction)? * factor / 10_u128.pow(u32::try_from(fraction.len()).ok()?);
-    u64::try_from(digits(whole)? * factor + part).ok()
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(whole) || !is_number(fraction) {
+        return Err(Error::Malformed);
+    }
+    let fraction = &fraction[..fraction.len().min(FRACTION)];
+    let scale = u32::try_from(fraction.len()).map(|length| 10_u128.pow(length)).map_err(|_| Error::Malformed)?;
+    let digits = |digits: &str| digits.parse::<u128>().map_err(|_| Error::OutOfRange);
+    let part = digits(fraction)? * u128::from(factor) / scale;
+    let product = digits(whole)?.checked_mul(u128::from(factor)).and_then(|product| product.checked_add(part));
+    let product = product.and_then(|product| u64::try_from(product).ok()).ok_or(Error::OutOfRange)?;
+    if is_negative && number.bytes().any(|byte| (b'1'..=b'9').contains(&byte)) {
+        return Err(Error::OutOfRange);
+    }
+    Ok(product)
+}
+
+/// A whole number, without a unit.
+pub(crate) fn count<T: TryFrom<u64>>(text: &str) -> Result<T, Error> {
+    let text = text.trim();
+    let number = if text.contains('.') { Err(Error::Malformed) } else { decimal(text, 1) };
+    T::try_from(number?).map_err(|_| Error::OutOfRange)
 }
 
 /// Percent of one processor: `150%`, or a number of processors like `1.5`.
-pub(super) fn percent(text: &str) -> Option<u64> {
+pub(super) fn percent(text: &str) -> Result<u64, Error> {
     let text = text.trim();
     text.strip_suffix('%').map_or_else(|| decimal(text, 100), |percent| decimal(percent.trim_end(), 1))
 }
@@ -43,53 +76,76 @@ mod tests {
     use super::*;
 
     #[rstest]
-    #[case("2GiB", Some(2 << 30))]
-    #[case("1.5gib", Some(3 << 29))]
-    #[case("512 MiB", Some(512 << 20))]
-    #[case("64KIB", Some(64 << 10))]
-    #[case("1GB", Some(1_000_000_000))]
-    #[case("0.5MB", Some(500_000))]
-    #[case("3kb", Some(3000))]
-    #[case("4096", Some(4096))]
-    #[case("4096B", Some(4096))]
-    #[case("1.0001kb", Some(1000))]
-    #[case("18446744073709551615", None)]
-    #[case("999999999999999999GiB", None)]
-    #[case("", None)]
-    #[case("GiB", None)]
-    #[case(".5GiB", None)]
-    #[case("1.GiB", None)]
-    #[case("-1GiB", None)]
-    #[case("1e3", None)]
-    #[case("2TiB", None)]
-    #[case("2 G iB", None)]
-    fn sizes_are_read(#[case] text: &str, #[case] bytes: Option<u64>) {
+    #[case("2GiB", Ok(2 << 30))]
+    #[case("1.5gib", Ok(3 << 29))]
+    #[case("512 MiB", Ok(512 << 20))]
+    #[case("64KIB", Ok(64 << 10))]
+    #[case("1GB", Ok(1_000_000_000))]
+    #[case("0.5MB", Ok(500_000))]
+    #[case("3kb", Ok(3000))]
+    #[case("4096", Ok(4096))]
+    #[case("4096B", Ok(4096))]
+    #[case("1.0001kb", Ok(1000))]
+    #[case("1.00009999999999999999999kb", Ok(1000))]
+    #[case("18446744073709551615", Ok(u64::MAX))]
+    #[case("18446744073709551616", Err(Error::OutOfRange))]
+    #[case("18446744073709551615.5", Ok(u64::MAX))]
+    #[case("0000000000000000000000000000000000000000000000000001", Ok(1))]
+    #[case("99999999999GiB", Err(Error::OutOfRange))]
+    #[case("999999999999999999GiB", Err(Error::OutOfRange))]
+    #[case("9999999999999999999999999999999999999999999999GiB", Err(Error::OutOfRange))]
+    #[case("-1GiB", Err(Error::OutOfRange))]
+    #[case("-0", Ok(0))]
+    #[case("", Err(Error::Malformed))]
+    #[case("-", Err(Error::Malformed))]
+    #[case("--1", Err(Error::Malformed))]
+    #[case("GiB", Err(Error::Malformed))]
+    #[case(".5GiB", Err(Error::Malformed))]
+    #[case("1.GiB", Err(Error::Malformed))]
+    #[case("1e3", Err(Error::Malformed))]
+    #[case("2TiB", Err(Error::Malformed))]
+    #[case("2 G iB", Err(Error::Malformed))]
+    fn sizes_are_read(#[case] text: &str, #[case] bytes: Result<u64, Error>) {
         assert_eq!(parse(text), bytes);
     }
 
     #[rstest]
-    #[case("150%", Some(150))]
-    #[case("50 %", Some(50))]
-    #[case("1.5", Some(150))]
-    #[case("2", Some(200))]
-    #[case("0.25", Some(25))]
-    #[case("150", Some(15_000))]
-    #[case("half", None)]
-    #[case("%", None)]
-    #[case("-50%", None)]
-    fn shares_of_processors_are_read(#[case] text: &str, #[case] share: Option<u64>) {
+    #[case("150%", Ok(150))]
+    #[case("50 %", Ok(50))]
+    #[case("1.5", Ok(150))]
+    #[case("2", Ok(200))]
+    #[case("0.25", Ok(25))]
+    #[case("150", Ok(15_000))]
+    #[case("half", Err(Error::Malformed))]
+    #[case("%", Err(Error::Malformed))]
+    #[case("-50%", Err(Error::OutOfRange))]
+    #[case("999999999999999999999%", Err(Error::OutOfRange))]
+    fn shares_of_processors_are_read(#[case] text: &str, #[case] share: Result<u64, Error>) {
         assert_eq!(percent(text), share);
+    }
+
+    #[rstest]
+    #[case("0", Ok(0))]
+    #[case("20", Ok(20))]
+    #[case("-1", Err(Error::OutOfRange))]
+    #[case("18446744073709551616", Err(Error::OutOfRange))]
+    #[case("1.5", Err(Error::Malformed))]
+    #[case("20B", Err(Error::Malformed))]
+    #[case("x", Err(Error::Malformed))]
+    fn whole_numbers_are_read(#[case] text: &str, #[case] number: Result<u64, Error>) {
+        assert_eq!(count(text), number);
+        assert_eq!(count::<u8>("256"), Err(Error::OutOfRange));
     }
 
     proptest! {
         #[test]
         fn no_text_makes_it_panic(text in ".{0,40}") {
-            let _ = (parse(&text), percent(&text));
+            let _ = (parse(&text), percent(&text), count::<u64>(&text));
         }
 
         #[test]
         fn bytes_are_bytes(bytes in 0..10_u64.pow(18)) {
-            prop_assert_eq!(parse(&bytes.to_string()), Some(bytes));
+            prop_assert_eq!(parse(&bytes.to_string()), Ok(bytes));
         }
     }
 }

@@ -305,17 +305,40 @@ mod fields {
     )]
     #[case(
         "memory = -1",
-        "`memory` cannot be read; write a size like \"2GiB\" (KiB, MiB, GiB, KB, MB, GB), or a whole number of bytes"
+        "`memory` is out of range, which is from 0 to 18446744073709551615 bytes (16 EiB less one byte); write a size like \"2GiB\" (KiB, MiB, GiB, KB, MB, GB), or a whole number of bytes"
     )]
     #[case(
         "cpu = \"half\"",
         "`cpu` cannot be read; write a share of one processor like \"150%\", or a number of processors like 1.5"
     )]
     #[case(
+        "memory = \"99999999999GiB\"",
+        "`memory` is out of range, which is from 0 to 18446744073709551615 bytes (16 EiB less one byte); write a size like \"2GiB\" (KiB, MiB, GiB, KB, MB, GB), or a whole number of bytes"
+    )]
+    #[case(
+        "memory = 99999999999999999999999999999999999999999",
+        "`memory` is out of range, which is from 0 to 18446744073709551615 bytes (16 EiB less one byte); write a size like \"2GiB\" (KiB, MiB, GiB, KB, MB, GB), or a whole number of bytes"
+    )]
+    #[case(
+        "cpu = \"99999999999999999999%\"",
+        "`cpu` is out of range, which is from 0 to 18446744073709551615%; write a share of one processor like \"150%\", or a number of processors like 1.5"
+    )]
+    #[case(
+        "cpu = -1.5",
+        "`cpu` is out of range, which is from 0 to 18446744073709551615%; write a share of one processor like \"150%\", or a number of processors like 1.5"
+    )]
+    #[case(
+        "pid_limit = 99999999999999999999",
+        "`pid_limit` is out of range; write a whole number from 0 to 18446744073709551615, where 0 is no limit"
+    )]
+    #[case(
         "cpu = []",
         "`cpu` cannot be read; write a share of one processor like \"150%\", or a number of processors like 1.5"
     )]
-    #[case("pid_limit = \"many\"", "`pid_limit` is a string; write a whole number, 0 for no limit")]
+    #[case(
+        "pid_limit = \"many\"",
+        "`pid_limit` is a string; write a whole number from 0 to 18446744073709551615, where 0 is no limit"
+    )]
     #[case(
         "cpu = \"0.5%\"",
         "`cpu` is too small to be a limit; write a share of one processor like \"150%\", or a number of processors like 1.5"
@@ -470,13 +493,22 @@ mod fields {
     #[case("restart = \"on_failure\"", "3:11: invalid agent.restart \"on_failure\"; did you mean \"on-failure\"?")]
     #[case("restart = true", "3:11: `restart` is a boolean; write a string, in quotes")]
     #[case("type = \"vm\"", "3:8: unknown agent.type \"vm\"; write native or sandboxed")]
-    #[case("max_restarts = -1", "3:16: `max_restarts` is out of range; write a whole number, 0 for no limit")]
+    #[case(
+        "max_restarts = -1",
+        "3:16: `max_restarts` is out of range; write a whole number from 0 to 18446744073709551615, where 0 is no limit"
+    )]
     #[case(
         "max_restarts = 99999999999999999999",
-        "3:16: `max_restarts` is out of range; write a whole number, 0 for no limit"
+        "3:16: `max_restarts` is out of range; write a whole number from 0 to 18446744073709551615, where 0 is no limit"
     )]
-    #[case("max_restarts = \"3\"", "3:16: `max_restarts` is a string; write a whole number, 0 for no limit")]
-    #[case("max_restarts = 1.5", "3:16: `max_restarts` is a float; write a whole number, 0 for no limit")]
+    #[case(
+        "max_restarts = \"3\"",
+        "3:16: `max_restarts` is a string; write a whole number from 0 to 18446744073709551615, where 0 is no limit"
+    )]
+    #[case(
+        "max_restarts = 1.5",
+        "3:16: `max_restarts` is a float; write a whole number from 0 to 18446744073709551615, where 0 is no limit"
+    )]
     #[case("timeout = -5", "3:11: `timeout`: the duration is negative; write for example 30s, 1h30m or 2 hours 30 min")]
     #[case(
         "timeout = \"-5s\"",
@@ -493,7 +525,7 @@ mod fields {
     #[case("timeout = 1.5", "3:11: `timeout` is a float; write a duration like \"30s\", or whole seconds")]
     #[case(
         "timeout = 9223372037",
-        "3:11: `timeout`: the duration does not fit into nanoseconds up to 292 years; write for example 30s, 1h30m or 2 hours 30 min"
+        "3:11: `timeout`: the duration is out of range, which is from 0 to 292 years; write for example 30s, 1h30m or 2 hours 30 min"
     )]
     #[case("grace_period = []", "3:16: `grace_period` is an array; write a duration like \"30s\", or whole seconds")]
     #[case("backoff = \"3s\"", "3:11: `backoff` is a string; write an array of durations, in [ ]")]

@@ -4,10 +4,12 @@
 //! choice. Everything is reached through descriptors, and no link is followed in the folders. All of this blocks.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::dir::Dir;
@@ -19,7 +21,7 @@ use tokio::sync::watch;
 
 use super::reader::{Log, Readers};
 use super::{ATTEMPTS, FileId, SIZE, writer};
-use crate::config::Name;
+use crate::config::{Name, size};
 use crate::way;
 
 /// Of how many agents that are no longer declared what they printed is kept.
@@ -68,6 +70,47 @@ impl Kept {
         let kept = Self { sequence: sequence.parse().ok()?, attempt: attempt.parse().ok()? };
         // Not another way to write the same numbers.
         (kept.file_name(ending) == name).then_some(kept)
+    }
+}
+
+/// An attempt as people name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// By its number under its declaration: of several with that number, the latest.
+    Number(u64),
+    /// As its files are named, which no other is: by the number of the log and its own.
+    Log(Kept),
+}
+
+/// It names no attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("write the number of an attempt, such as 2, or 7-2 for attempt 2 in the log with the number 7")]
+pub struct NoAttempt;
+
+impl FromStr for Named {
+    type Err = NoAttempt;
+
+    fn from_str(text: &str) -> Result<Self, NoAttempt> {
+        let number = |text: &str| size::count(text).map_err(|_| NoAttempt);
+        match text.split_once('-').filter(|(sequence, _)| !sequence.is_empty()) {
+            Some((sequence, attempt)) => Ok(Self::Log(Kept { sequence: number(sequence)?, attempt: number(attempt)? })),
+            None => number(text).map(Self::Number),
+        }
+    }
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}-{}", self.sequence, self.attempt)
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(formatter),
+            Self::Log(kept) => kept.fmt(formatter),
+        }
     }
 }
 
@@ -421,6 +464,24 @@ mod tests {
 
     fn attempts(store: &Store, agent: &str) -> Vec<(u64, u64)> {
         store.attempts(&name(agent)).unwrap().iter().map(|kept| (kept.sequence, kept.attempt)).collect()
+    }
+
+    #[test]
+    fn an_attempt_is_named_by_its_number_or_as_its_files_are() {
+        for (text, expected) in [
+            ("2", Ok(Named::Number(2))),
+            ("7-2", Ok(Named::Log(Kept { sequence: 7, attempt: 2 }))),
+            ("00000007-2", Ok(Named::Log(Kept { sequence: 7, attempt: 2 }))),
+            ("", Err(NoAttempt)),
+            ("-2", Err(NoAttempt)),
+            ("7-", Err(NoAttempt)),
+            ("7--2", Err(NoAttempt)),
+            ("7-2-1", Err(NoAttempt)),
+            ("first", Err(NoAttempt)),
+        ] {
+            assert_eq!(text.parse(), expected, "{text}");
+        }
+        assert_eq!("00000007-2".parse::<Named>().unwrap().to_string(), "7-2");
     }
 
     #[test]

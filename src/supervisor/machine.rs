@@ -429,7 +429,7 @@ impl StopReason {
     fn in_words(self) -> &'static str {
         match self {
             Self::Changed => "its declaration has changed",
-            Self::Removed => "it is declared no more, or the daemon is stopping",
+            Self::Removed => "its entry was removed, or agentd is being stopped",
             Self::TimedOut => "its timeout has passed",
         }
     }
@@ -588,9 +588,13 @@ impl Machine {
     #[must_use]
     pub fn step(&mut self, event: Event, now: Timestamp) -> Vec<Effect> {
         let before = self.shown_state();
+        let is_end = matches!(event, Event::Ended { .. });
         let effects = self.take(event, now);
         if self.since.is_none() || self.shown_state() != before {
-            self.since = Some(now);
+            let end = self.declared.as_ref().and_then(|declared| declared.exit.as_ref()).map(|exit| exit.at);
+            // What has ended by itself did so before anybody heard of it.
+            let is_over = matches!(self.state, State::Exited { .. } | State::Backoff { .. });
+            self.since = end.filter(|_| is_end && is_over).or(Some(now));
         }
         effects
     }
@@ -1069,7 +1073,7 @@ impl Machine {
             restarts: declared.map_or(0, |declared| declared.restarts),
             error: self.entry_error.clone().or_else(|| declared?.error.clone()),
             state: self.shown_state(),
-            since: self.since.map(time),
+            since: self.shown_since().map(time),
             reason: Some(self.reason()),
             outcome: match self.state {
                 State::Exited { outcome } => Some(outcome),
@@ -1105,6 +1109,14 @@ impl Machine {
         }
     }
 
+    /// Since when it has been in the state that is shown, whenever this daemon heard of it.
+    fn shown_since(&self) -> Option<Timestamp> {
+        match self.state {
+            State::Running { since, .. } => Some(since),
+            _ => self.since,
+        }
+    }
+
     fn shown_state(&self) -> status::State {
         match self.state {
             State::Invalid => status::State::Invalid,
@@ -1131,10 +1143,10 @@ impl Machine {
         };
         match &self.state {
             State::Invalid => "its entry is wrong".to_owned(),
-            State::Waiting => format!("waiting: {}", declared.missing.as_deref().unwrap_or("for its turn")),
+            State::Waiting => declared.missing.as_deref().unwrap_or("it is not its turn yet").to_owned(),
             State::Queued { holder } => {
                 let session = declared.launch.as_ref().map_or("it wants", |launch| launch.session.as_str());
-                format!("waiting: its session {session} is still in use by {holder}")
+                format!("its session {session} is still in use by {holder}")
             }
             State::Starting { .. } => format!("attempt {} is being started", declared.attempts),
             State::Running { .. } if declared.restarts > 0 => {

@@ -579,7 +579,7 @@ fn without_a_terminal_or_a_session_it_is_said_what_to_do_instead() {
     let (code, said) = run(without.stdin(Stdio::null()));
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("standard input is no terminal") && said.contains("agentd watch a"), "{said}");
-    for (name, why) in [("late", "waiting: the secret MISSING is not"), ("wrong", "unknown agent.harness")] {
+    for (name, why) in [("late", "the secret MISSING is not"), ("wrong", "unknown agent.harness")] {
         let terminal = Terminal::new();
         let code = terminal.run(verb(&daemon, &[name])).ended(&daemon).code();
         terminal.wait_for(&daemon, &format!("agentd explain {name} says more"));

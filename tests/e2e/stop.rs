@@ -190,7 +190,7 @@ fn an_agent_waits_for_the_session_of_one_that_stops_and_starts_when_it_is_free()
     daemon.wait_for_file("ready");
     daemon.edit_jcard(&agent("meddler", "sleep inf", "session = \"desk\""));
     let waiting = daemon.wait_for_state("meddler", State::Waiting);
-    assert_eq!(waiting.reason.as_deref(), Some("waiting: its session desk is still in use by slow"));
+    assert_eq!(waiting.reason.as_deref(), Some("its session desk is still in use by slow"));
     assert_eq!((waiting.attempt, waiting.session.as_str()), (None, ""));
     daemon.edit_jcard(&agent("next", "sleep inf", "session = \"desk\""));
     daemon.wait_until_removed("meddler");

@@ -896,7 +896,7 @@ mod something_missing {
         assert!(life.declare(missing(plain())).is_empty());
         let status = life.status();
         assert_eq!((status.state, status.attempt, status.session.as_str()), (Waiting, None, ""));
-        assert_eq!(status.reason.unwrap(), "waiting: the workdir /w does not exist");
+        assert_eq!(status.reason.unwrap(), "the workdir /w does not exist");
         assert!(life.wait(seconds(100_000)).is_empty());
         assert_eq!(life.update(plain()), ["launch 1"]);
         life.start(1);
@@ -909,10 +909,7 @@ mod something_missing {
         life.declare(missing(plain()));
         let other = Declaration { launch: Err(Missing("the secret KEY is not in …".into())), ..plain() };
         assert!(life.update(other).is_empty());
-        assert_eq!(
-            (life.state(), life.status().reason.unwrap().as_str()),
-            (Waiting, "waiting: the secret KEY is not in …")
-        );
+        assert_eq!((life.state(), life.status().reason.unwrap().as_str()), (Waiting, "the secret KEY is not in …"));
     }
 
     #[test]
@@ -1135,7 +1132,7 @@ mod a_removal {
         life.declare(plain());
         assert!(life.status().reason.unwrap().starts_with("its declaration has changed; "));
         assert!(life.remove().is_empty());
-        assert!(life.status().reason.unwrap().starts_with("it is declared no more, "));
+        assert!(life.status().reason.unwrap().starts_with("its entry was removed, "));
         assert_eq!(life.end(1, code(0)), ["close a"]);
         life.closed();
         assert!(life.machine.is_gone());
@@ -1241,7 +1238,7 @@ mod a_session_of_another_agent {
         let mut life = queued(plain());
         let status = life.status();
         assert_eq!((status.state, status.attempt, status.error), (Waiting, None, None));
-        assert_eq!(status.reason.as_deref(), Some("waiting: its session a is still in use by b"));
+        assert_eq!(status.reason.as_deref(), Some("its session a is still in use by b"));
         assert!(life.wait(seconds(100_000)).is_empty());
         assert_eq!(life.machine.session(), None);
         assert_eq!(life.tell(Event::SessionFree), ["launch 2"]);
@@ -1536,6 +1533,39 @@ mod what_is_shown {
         assert_eq!(shown(&life), (Exited, false, None, Some(2), 1));
         assert_eq!(times(&life), (at(0), at(14), None, None, None));
         assert_eq!(life.status().outcome, Some(Outcome::TimedOut));
+    }
+
+    #[test]
+    fn begins_when_it_happened_whenever_that_was_heard_of() {
+        let shown = |life: &Life| (life.state(), life.status().since);
+        let mut life = Life::starting(restarting(Restart::OnFailure));
+        assert_eq!(shown(&life), (Starting, at(0)));
+        let started = life.now + seconds(1);
+        life.wait(seconds(5));
+        life.tell(Event::Opened { attempt: 1 });
+        life.tell(Event::Started { attempt: 1, pid: 101, at: started });
+        assert_eq!(shown(&life), (Running, at(1)));
+        assert_eq!(life.status().started_at, at(1));
+        life.wait(seconds(95));
+        life.tell(Event::Ended { attempt: 1, how: code(0), at: started + seconds(8), usage: Usage::default() });
+        assert_eq!(shown(&life), (Exited, at(9)));
+        assert_eq!(life.status().exit.map(|exit| exit.at), at(9));
+        life.gone(1);
+        assert_eq!(shown(&life), (Exited, at(9)));
+        life.remove();
+        assert_eq!(shown(&life), (Stopping, at(100)));
+    }
+
+    #[test]
+    fn begins_when_nothing_is_left_if_it_was_stopped() {
+        let mut life = Life::running(timing_out(10));
+        life.wait(seconds(10));
+        assert_eq!((life.state(), life.status().since), (Stopping, at(10)));
+        life.wait(seconds(1));
+        life.ended(1, code(0));
+        life.wait(seconds(1));
+        life.gone(1);
+        assert_eq!((life.state(), life.status().since), (Exited, at(12)));
     }
 
     #[test]
