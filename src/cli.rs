@@ -467,11 +467,15 @@ fn refusal(mut error: clap::Error) -> String {
         let value = match value {
             ContextValue::String(text) => ContextValue::String(escaped(&text)),
             ContextValue::Strings(texts) => ContextValue::Strings(texts.iter().map(|text| escaped(text)).collect()),
+            // What is proposed repeats words, each proposal on a line of its own.
+            ContextValue::StyledStrs(texts) => {
+                ContextValue::StyledStrs(texts.iter().map(|text| escaped(&text.to_string()).into()).collect())
+            }
             _ => continue,
         };
         error.insert(kind, value);
     }
-    // Others' words are also in what is said of a value, and in what is proposed instead.
+    // A parser may repeat the value in what it says of it.
     escaped_lines(&error.render().to_string())
 }
 
@@ -648,7 +652,9 @@ mod tests {
                     let start = format!("error: invalid value '{value}' for '--{long} <");
                     assert!(error.starts_with(&start), "{words:?}: {error}");
                     let right = error.lines().take(3).any(|line| {
-                        ["write ", "possible values: ", "such as "].iter().any(|right| line.contains(right))
+                        ["write ", "possible values: ", "such as ", "looks like 1"]
+                            .iter()
+                            .any(|right| line.contains(right))
                     });
                     assert!(right && !error.contains("invalid digit"), "{words:?}: {error}");
                     count += 1;

@@ -202,6 +202,17 @@ fn a_query_that_cannot_be_meant_and_an_agent_that_is_not_there_are_said_at_once(
     let ask = |path: &str| server.exchange(&format!("GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n"));
     let answer = ask("/v1/events?folow=false");
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("there is no parameter \\\"folow\\\""), "{answer}");
+    for (query, right) in [
+        ("agents/a/log?lines=x", "the parameter lines=x: write a whole number from 0 on"),
+        ("agents/a/log?raw=1", "the parameter raw=1: write true or false"),
+        ("agents/a/log?attempt=one", "the parameter attempt=one: write the number of an attempt"),
+        ("agents/a/log?since=noon", "the parameter since=noon: neither a time"),
+        ("agents/a/screen?colours=some", "the parameter colours=some: write true or false"),
+        ("events?after=noon", "is no event's id; one looks like"),
+    ] {
+        let answer = ask(&format!("/v1/{query}"));
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains(right), "{query}: {answer}");
+    }
     let answer = ask("/v1/agents/c/screen");
     assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("agent not found"), "{answer}");
     let answer = ask("/v1/agents/A/screen");

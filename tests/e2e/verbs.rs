@@ -478,6 +478,93 @@ fn doctor_runs_no_tmux_as_root() {
 }
 
 #[test]
+fn an_agent_that_nobody_knows_is_an_error_of_every_verb() {
+    let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    for (words, expected) in [
+        (&["status", "nobody"][..], 4),
+        (&["explain", "nobody"], 4),
+        (&["watch", "nobody"], 4),
+        (&["logs", "nobody"], 4),
+        (&["logs", "nobody", "-f"], 4),
+        (&["events", "nobody"], 4),
+        (&["events", "nobody", "-f"], 4),
+        (&["events", "nobody", "--json"], 4),
+        (&["attach", "nobody"], 4),
+        (&["wait", "nobody"], 125),
+    ] {
+        let (code, said) = run(&mut verb(&daemon, words));
+        assert_eq!(code, Some(expected), "{words:?}: {said}");
+        let expected =
+            "failed to find agent \"nobody\": agentd knows none of that name; agentd status lists those there are";
+        assert!(said.contains(expected) && said.lines().count() == 1, "{words:?}: {said}");
+    }
+    daemon.edit_jcard(&agent("b", "sleep inf", ""));
+    daemon.wait_until_removed("a");
+    let (code, said) = run(&mut verb(&daemon, &["events", "A"]));
+    assert!(code == Some(0) && said.contains(" a: removed"), "one that was removed has events: {said}");
+}
+
+#[test]
+fn a_wrong_value_is_misuse_and_needs_no_daemon() {
+    let setup = Setup::new();
+    for (words, about) in [
+        (&["logs", "a", "--since", "yesterday"][..], "2026-11-21T17:00:00Z"),
+        (&["logs", "a", "--lines", "-5"], "write a whole number"),
+        (&["logs", "a", "--attempt", "first"], "write the number of an attempt"),
+        (&["events", "--after", "bogus"], "one looks like 1790000000000-17"),
+        (&["wait", "a", "--timeout", "-1s"], "the duration is negative"),
+        (&["--settle", "1s", "status"], "--settle has no effect with the command status"),
+        (&["status", "--unsandboxed"], "--unsandboxed"),
+    ] {
+        let (code, said) = run(&mut setup.agentd(words));
+        assert_eq!(code, Some(2), "{words:?}: {said}");
+        assert!(said.contains(about), "{words:?}: {said}");
+    }
+}
+
+#[test]
+fn what_the_daemon_refuses_is_said_without_its_paths() {
+    let daemon = Setup::new().start(&agent("late", "sleep inf", "secrets = [\"KEY\"]"));
+    daemon.wait_for_state("late", State::Waiting);
+    for (verb_, expected) in [
+        ("logs", "failed to get the log of late from agentd: nothing is kept of what it printed\n"),
+        (
+            "watch",
+            "failed to get the screen of late from agentd: late has no session: the secret KEY is not in the secrets directory\n",
+        ),
+    ] {
+        let (code, said) = run(&mut verb(&daemon, &[verb_, "late"]));
+        assert_eq!((code, said.as_str()), (Some(4), format!("agentd: {expected}").as_str()));
+    }
+}
+
+#[test]
+fn explain_and_the_api_say_the_same_since() {
+    let daemon = Setup::new().start(
+        &(agent("running", "sleep inf", "")
+            + &agent("over", "exit 3", "")
+            + &agent("again", "exit 4", "restart = \"always\"\nbackoff = [\"1h\"]")
+            + &agent("waiting", "exit 0", "secrets = [\"KEY\"]")),
+    );
+    daemon.wait_until_running("running");
+    daemon.wait_for_state("over", State::Exited);
+    daemon.wait_for_state("again", State::Backoff);
+    for agent in daemon.agents() {
+        let (_, said) = run(&mut verb(&daemon, &["explain", &agent.name, "--json"]));
+        let explained: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(explained["since"], serde_json::to_value(agent.since.unwrap()).unwrap(), "{}", agent.name);
+        if agent.state == State::Running {
+            assert_eq!(agent.since, agent.started_at);
+        }
+        if agent.state == State::Exited || agent.state == State::Backoff {
+            assert_eq!(agent.since, agent.exit.map(|exit| exit.at), "{}", agent.name);
+        }
+        assert!(!agent.reason.unwrap().starts_with(&agent.state.to_string()), "it is said once");
+    }
+}
+
+#[test]
 fn verbs_that_print_end_well_when_their_reader_has_had_enough() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
