@@ -802,7 +802,8 @@ mod tests {
         let mut listed: Vec<&str> = rows.collect();
         let command = Arguments::command();
         let mut there = options(&command);
-        (listed.sort_unstable(), there.sort_unstable());
+        listed.sort_unstable();
+        there.sort_unstable();
         assert_eq!(listed, there);
     }
 }
