@@ -43,6 +43,10 @@ const LONGEST_OF_BYTE: Duration = Duration::from_nanos(200);
 /// How much a [`settle`](Rendering::settle) may take in addition: there is one a second at most, and a person may follow for days.
 const LONGEST_OF_SETTLE: Duration = Duration::from_millis(5);
 
+/// How much processor time [telling at once](Rendering::tell_at_once) may take between two settles. An agent can have the screen looked
+/// at for every byte that it prints; what is not told at once for that is told when it has stood still.
+const LONGEST_AT_ONCE: Duration = Duration::from_millis(50);
+
 /// How much text may come of one log, and of each byte of it in addition: gaps and rows that are painted again make more of it than was
 /// printed, but an agent could make gigabytes of it.
 const MOST_TEXT: usize = 4 << 20;
@@ -90,6 +94,8 @@ pub struct Rendering {
     last_look: Vec<Row>,
     /// How much processor time is left.
     left: Duration,
+    /// Of that for telling at once.
+    left_at_once: Duration,
     is_over: bool,
     /// How many bytes were printed, and how many of text were taken.
     fed: usize,
@@ -219,6 +225,7 @@ impl Rendering {
             repainted: 0,
             last_look: Vec::new(),
             left: LONGEST,
+            left_at_once: LONGEST_AT_ONCE,
             is_over: false,
             fed: 0,
             taken: 0,
@@ -469,11 +476,18 @@ impl Rendering {
         self.teller.text.clear();
     }
 
-    /// Tells what can be told at once, to somebody who follows.
+    /// Tells what can be told at once, to somebody who follows, unless that has taken too long since the last settle.
     pub fn tell_at_once(&mut self) {
-        if self.is_over || self.repainted > 0 || self.terminal.active_screen_kind() == ScreenKind::Alternate {
+        let is_elsewhere = self.terminal.active_screen_kind() == ScreenKind::Alternate;
+        if self.is_over || self.repainted > 0 || is_elsewhere || self.left_at_once.is_zero() {
             return;
         }
+        let begun = spent();
+        self.tell_to_cursor();
+        self.left_at_once = self.left_at_once.saturating_sub(spent().saturating_sub(begun));
+    }
+
+    fn tell_to_cursor(&mut self) {
         let row = self.terminal.cursor().row;
         let above = self.upper_screen(row, false);
         let at_cursor = self.terminal.screen().line(row).map(Row::of).unwrap_or_default();
@@ -502,6 +516,7 @@ impl Rendering {
         }
         let begun = spent();
         let may_tell_more = self.tell_still();
+        self.left_at_once = LONGEST_AT_ONCE;
         self.pay(spent().saturating_sub(begun), LONGEST_OF_SETTLE);
         may_tell_more && !self.is_over
     }
@@ -874,6 +889,31 @@ mod tests {
         rendering.left = Duration::ZERO;
         rendering.settle();
         assert!(!rendering.left.is_zero() && rendering.left < LONGEST_OF_SETTLE, "{:?}", rendering.left);
+    }
+
+    #[test]
+    fn telling_at_once_is_bounded_between_two_settles() {
+        let mut rendering = Rendering::new(LARGEST_SIZE);
+        let full = format!("{}\r\n", "x".repeat(500)).repeat(199);
+        rendering.feed(full.as_bytes());
+        let mut looks = 0;
+        let begun = spent();
+        while !rendering.left_at_once.is_zero() {
+            rendering.feed(b"x\x08");
+            rendering.tell_at_once();
+            looks += 1;
+            assert!(spent().saturating_sub(begun) < LONGEST, "it never ends ({looks} looks)");
+        }
+        rendering.take();
+        rendering.feed(b"last");
+        rendering.tell_at_once();
+        assert_eq!(rendering.take(), "");
+        rendering.settle();
+        rendering.settle();
+        assert_eq!(rendering.take(), "\nlast", "what was not told at once is told when it stands still");
+        rendering.feed(b" word");
+        rendering.tell_at_once();
+        assert_eq!(rendering.take(), " word");
     }
 
     proptest! {
