@@ -11,19 +11,18 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use nix::errno::Errno;
-use nix::fcntl::renameat;
-use nix::sys::stat::{FileStat, Mode, fchmod, fstat, mkdirat};
+use nix::fcntl::{OFlag, openat, renameat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use tokio::net::UnixListener;
 
 use crate::account::Account;
-use crate::socket::with_umask;
 use crate::way::{self, Identity};
 
 /// The launch socket's name.
 pub const LAUNCH_SOCKET: &str = "launch.sock";
 
-/// How often binding it is tried.
+/// How often binding it is tried. The folder's owner can come between, but hardly each time.
 const TRIES: u32 = 1000;
 
 /// Why the folder does not serve.
@@ -125,31 +124,41 @@ impl Folder {
 
     /// Binds the launch socket in place of one that an earlier daemon left. Everybody may connect: who gets here is the
     /// folder's business, and who connects is looked at.
+    ///
+    /// It gets its mode before it is here, where its name could be given to something else, and without another umask, which all
+    /// threads of this process would have.
     pub fn bind_launch_socket(&self) -> Result<UnixListener, Error> {
         let failed =
             |operation| move |source: io::Error| Error::System { operation, path: self.launch_socket(), source };
-        let path = format!("/proc/self/fd/{}/{LAUNCH_SOCKET}", self.descriptor.as_raw_fd());
         let mut tries = 0;
         loop {
-            self.clear_launch_socket().map_err(failed("replace"))?;
-            match with_umask(Mode::from_bits_truncate(0o111), || UnixListener::bind(&path)) {
-                // The folder's owner can put something there between the two, but hardly for ever.
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < TRIES => tries += 1,
+            match self.bind_elsewhere().and_then(|(listener, elsewhere)| {
+                self.put_in_place(&elsewhere)?;
+                Ok(listener)
+            }) {
+                Err(error) if is_interference(&error) && tries < TRIES => tries += 1,
                 bound => return bound.map_err(failed("bind")),
             }
         }
     }
 
-    /// Makes room for it. A folder that is in its place is put aside.
-    fn clear_launch_socket(&self) -> io::Result<()> {
-        match self.remove_launch_socket() {
-            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
-                // A name that cannot be known beforehand, and so cannot be taken.
-                let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-                let aside = format!("{LAUNCH_SOCKET}.{}.{}", std::process::id(), now.as_nanos());
-                Ok(renameat(&self.descriptor, LAUNCH_SOCKET, &self.descriptor, aside.as_str())?)
+    fn bind_elsewhere(&self) -> io::Result<(UnixListener, Private<'_>)> {
+        let private = Private::make(&self.descriptor)?;
+        let path = format!("/proc/self/fd/{}/{LAUNCH_SOCKET}", private.descriptor.as_raw_fd());
+        let listener = UnixListener::bind(path)?;
+        fchmodat(&private.descriptor, LAUNCH_SOCKET, Mode::from_bits_truncate(0o666), FchmodatFlags::FollowSymlink)?;
+        Ok((listener, private))
+    }
+
+    /// Replaces whatever is there. A folder is put aside.
+    fn put_in_place(&self, from: &Private<'_>) -> io::Result<()> {
+        let put = || renameat(&from.descriptor, LAUNCH_SOCKET, &self.descriptor, LAUNCH_SOCKET);
+        match put() {
+            Err(Errno::EISDIR) => {
+                renameat(&self.descriptor, LAUNCH_SOCKET, &self.descriptor, unknown_name().as_str())?;
+                Ok(put()?)
             }
-            result => result,
+            result => Ok(result?),
         }
     }
 
@@ -160,6 +169,49 @@ impl Folder {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// A folder that is there for a moment, and in which nobody else can exchange anything.
+struct Private<'a> {
+    within: &'a OwnedFd,
+    name: String,
+    descriptor: OwnedFd,
+}
+
+impl<'a> Private<'a> {
+    fn make(within: &'a OwnedFd) -> io::Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let name = unknown_name();
+        mkdirat(within, name.as_str(), Mode::S_IRWXU)?;
+        let private = Self { within, descriptor: openat(within, name.as_str(), flags, Mode::empty())?, name };
+        let status = fstat(&private.descriptor)?;
+        // It may be another by now.
+        if status.st_uid == Uid::effective().as_raw() && status.st_mode & 0o077 == 0 {
+            Ok(private)
+        } else {
+            Err(Errno::EEXIST.into())
+        }
+    }
+}
+
+impl Drop for Private<'_> {
+    fn drop(&mut self) {
+        // What is left, if this fails, is in nobody's way.
+        let _ = unlinkat(&self.descriptor, LAUNCH_SOCKET, UnlinkatFlags::NoRemoveDir);
+        let _ = unlinkat(self.within, self.name.as_str(), UnlinkatFlags::RemoveDir);
+    }
+}
+
+/// One that cannot be known beforehand, and so cannot be taken.
+fn unknown_name() -> String {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    format!("{LAUNCH_SOCKET}.{}.{}", std::process::id(), now.as_nanos())
+}
+
+/// Whether it can come of the folder's owner having come between.
+fn is_interference(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EEXIST | Errno::ENOENT | Errno::ENOTDIR | Errno::EISDIR | Errno::ELOOP))
 }
 
 impl Keeper {
@@ -244,11 +296,6 @@ mod tests {
         Account::current().unwrap()
     }
 
-    /// Lets this thread have a umask of its own, which is otherwise the process's: another test's would come back in its place.
-    fn keep_umask_to_myself() {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
-    }
-
     #[test]
     fn a_missing_folder_is_made_with_its_parents() {
         let directory = tempfile::TempDir::new().unwrap();
@@ -270,7 +317,6 @@ mod tests {
 
     #[tokio::test]
     async fn the_launch_socket_replaces_whatever_file_is_there_and_everybody_may_connect() {
-        keep_umask_to_myself();
         let directory = tempfile::TempDir::new().unwrap();
         let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         symlink("/etc/passwd", folder.launch_socket()).unwrap();
@@ -283,8 +329,46 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn binding_leaves_nothing_beside_the_launch_socket() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        for _ in 0..2 {
+            let _listener = folder.bind_launch_socket().unwrap();
+            let entries = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+            assert_eq!(entries.collect::<Vec<_>>(), [LAUNCH_SOCKET]);
+        }
+    }
+
+    #[tokio::test]
+    async fn no_other_thread_has_another_umask_while_it_binds() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let umask = || {
+            let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+            status.lines().find_map(|line| line.strip_prefix("Umask:")).unwrap().trim().to_owned()
+        };
+        // Apart from what other tests do. The thread below shares it.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
+        let before = umask();
+        std::thread::scope(|scope| {
+            let watching = scope.spawn(|| {
+                let mut seen = std::collections::BTreeSet::new();
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    seen.insert(umask());
+                }
+                seen
+            });
+            for _ in 0..200 {
+                folder.bind_launch_socket().unwrap();
+            }
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(watching.join().unwrap(), [before].into());
+        });
+    }
+
+    #[tokio::test]
     async fn a_folder_in_place_of_the_launch_socket_is_put_aside() {
-        keep_umask_to_myself();
         let directory = tempfile::TempDir::new().unwrap();
         let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         fs::create_dir_all(folder.launch_socket().join("full")).unwrap();
@@ -293,7 +377,6 @@ mod tests {
 
     #[tokio::test]
     async fn a_launch_socket_that_was_removed_or_replaced_is_bound_anew_also_when_the_folder_is_gone() {
-        keep_umask_to_myself();
         let directory = tempfile::TempDir::new().unwrap();
         let folder = Folder::of(&directory.path().join("f/tmux.sock"), &current(), None).unwrap();
         let _listener = folder.bind_launch_socket().unwrap();
