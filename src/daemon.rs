@@ -317,7 +317,7 @@ async fn serve(
     let tmux = the_tmux(settings, deputy.clone(), executable.clone(), &place.account, &record).await;
     let user = place.account.uid;
     let (trouble, troubles) = watch::channel(None);
-    let means = means(settings, &tmux, executable, troubles, user, &store);
+    let means = means(settings, &tmux, executable, troubles, user, &store, snapshot.clone());
     let to_recover = means.trees.clone();
     let Reading { agents, problems } = machines(&record).await.map_err(failed("read the record"))?;
     state_errors.extend(problems.iter().map(ToString::to_string));
@@ -406,6 +406,7 @@ fn means(
     trouble: watch::Receiver<Option<String>>,
     user: Uid,
     store: &Store,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
 ) -> Means {
     Means {
         tmux: tmux.clone(),
@@ -418,6 +419,7 @@ fn means(
         guard: Guard::new(store.clone()),
         pace: Pace::default(),
         login_patience: settings.login_timeout,
+        snapshot,
     }
 }
 

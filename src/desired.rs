@@ -26,6 +26,8 @@ pub struct Desired {
     pub config_read: Option<SystemTime>,
     /// What is wrong with the secrets.
     pub secrets_error: Option<String>,
+    /// All that are known, given to an agent or not: an earlier daemon may have given any of them.
+    pub secrets: Arc<Secrets>,
 }
 
 /// One entry of the jcard, well or badly declared.
@@ -124,6 +126,7 @@ pub fn desired(config: &Config, secrets: &Secrets, seen: &Seen, place: &Place) -
         config_error: config.error().map(|findings| located(file, &findings)),
         config_read: None,
         secrets_error: None,
+        secrets: Arc::new(secrets.clone()),
     }
 }
 

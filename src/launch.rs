@@ -98,12 +98,17 @@ impl Launch {
 
     /// The values of the secrets, line by line, those long enough not to be in every text.
     pub fn sensitive(&self) -> Vec<Cow<'_, str>> {
-        const SHORTEST: usize = 8;
-        let values = self.environment.iter().filter(|(name, _)| self.secrets.contains(*name)).map(|(_, value)| value);
-        let lines = values.flat_map(|value| value.as_slice().split(|&byte| byte == b'\n'));
-        let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line)).map(String::from_utf8_lossy);
-        lines.filter(|line| line.len() >= SHORTEST).collect()
+        sensitive(self.environment.iter().filter(|(name, _)| self.secrets.contains(*name)).map(|(_, value)| value))
+            .collect()
     }
+}
+
+/// What must not be shown of secrets with these values: they line by line, those long enough not to be in every text.
+pub fn sensitive<'a>(values: impl Iterator<Item = &'a Bytes>) -> impl Iterator<Item = Cow<'a, str>> {
+    const SHORTEST: usize = 8;
+    let lines = values.flat_map(|value| value.as_slice().split(|&byte| byte == b'\n'));
+    let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line)).map(String::from_utf8_lossy);
+    lines.filter(|line| line.len() >= SHORTEST)
 }
 
 /// What the launcher says.

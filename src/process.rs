@@ -38,6 +38,16 @@ impl Identity {
         self.pid
     }
 
+    /// When it was started, on the boot clock: that instant, or one up to a tick of the kernel's clock before.
+    pub fn started(self) -> Duration {
+        // What `sysconf(3)` has answered on Linux at all times, if it should fail.
+        const USUAL: u64 = 100;
+        let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten();
+        let in_a_second = ticks.and_then(|ticks| u64::try_from(ticks).ok()).filter(|&ticks| ticks > 0).unwrap_or(USUAL);
+        Duration::from_secs(self.started / in_a_second)
+            + Duration::from_secs(self.started % in_a_second) / u32::try_from(in_a_second).unwrap_or(u32::MAX)
+    }
+
     /// Kills what runs as `owner` in the session that the process leads or led, as long as there is anything. Answers how many
     /// there were at the last look.
     ///
@@ -336,6 +346,18 @@ mod tests {
             assert!(Instant::now() < limit, "the condition did not come true");
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn a_process_was_started_when_the_boot_clock_says() {
+        const TICK: Duration = Duration::from_millis(10);
+        let before = crate::clock::Timestamp::now().boot();
+        let mut child = shell("sleep 1000");
+        let after = crate::clock::Timestamp::now().boot();
+        let started = Process::open(child.id().cast_signed()).unwrap().identity().started();
+        assert!(before - TICK <= started && started <= after, "{before:?} {started:?} {after:?}");
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

@@ -15,9 +15,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::cgroup::Cgroups;
 use crate::history::History;
-use crate::launch::Launch;
+use crate::launch::{self, Launch};
 use crate::metrics::Facts;
 use crate::printable;
+use crate::secrets::Secrets;
 use crate::signals;
 
 /// A point in time on the wire: RFC 3339, UTC, milliseconds.
@@ -376,6 +377,8 @@ pub struct Snapshot {
     histories: HashMap<String, Arc<History>>,
     /// What was launched, by agent: only for what must not be shown of it.
     launches: HashMap<String, Launched>,
+    /// Likewise.
+    secrets: Arc<Secrets>,
     facts: Facts,
     is_read: bool,
 }
@@ -386,8 +389,9 @@ impl Snapshot {
         agents.sort_by(|a, b| a.name.cmp(&b.name));
         let by_name = agents.iter().enumerate().map(|(at, agent)| (agent.name.to_lowercase(), at)).collect();
         let agents_body = body(&agents);
-        let (histories, launches, facts) = (HashMap::new(), HashMap::new(), Facts::new(SystemTime::now()));
-        Self { agents, by_name, agents_body, started, errors, groups: None, histories, launches, facts, is_read: true }
+        let (histories, launches, secrets) = (HashMap::new(), HashMap::new(), Arc::default());
+        let (groups, facts, is_read) = (None, Facts::new(SystemTime::now()), true);
+        Self { agents, by_name, agents_body, started, errors, groups, histories, launches, secrets, facts, is_read }
     }
 
     /// The same, saying whether the declarations have been read.
@@ -407,12 +411,21 @@ impl Snapshot {
         Self { launches, ..self }
     }
 
+    /// The same, with all secrets that are known: likewise.
+    #[must_use]
+    pub fn with_secrets(self, secrets: Arc<Secrets>) -> Self {
+        Self { secrets, ..self }
+    }
+
     /// What must not be shown of what an agent was given, whose name is in lower case. What one was given that is no longer declared, or
-    /// that an earlier daemon launched, is not known: it may have been anything that others are given.
+    /// that an earlier daemon launched, is not known: it may have been anything that others are given, or any secret that there is.
     pub fn sensitive(&self, agent: &str) -> Vec<Cow<'_, str>> {
         match self.launches.get(agent) {
             Some(launched) if launched.is_all => sensitive(&launched.launches).collect(),
-            _ => self.launches.values().flat_map(|launched| sensitive(&launched.launches)).collect(),
+            _ => {
+                let given = self.launches.values().flat_map(|launched| sensitive(&launched.launches));
+                given.chain(launch::sensitive(self.secrets.iter().map(|(_, value)| value))).collect()
+            }
         }
     }
 
@@ -509,6 +522,42 @@ pub fn body<T: Serialize + ?Sized>(value: &T) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fingerprint::Fingerprint;
+    use crate::frame;
+
+    fn launch_with(secret: &str) -> Arc<Launch> {
+        Arc::new(Launch {
+            name: "a".parse().unwrap(),
+            session: "a".parse().unwrap(),
+            arguments: Vec::new(),
+            prompt: None,
+            environment: [("KEY".to_owned(), frame::Bytes::from(secret))].into(),
+            secrets: ["KEY".to_owned()].into(),
+            workdir: "/".into(),
+            fingerprint: Fingerprint::default(),
+            is_certain: true,
+        })
+    }
+
+    #[test]
+    fn an_agent_launched_by_an_earlier_daemon_hides_all_secrets() {
+        let launched = |secret, is_all| Launched { launches: vec![launch_with(secret)], is_all };
+        let launches = [
+            ("known".to_owned(), launched("secret of known", true)),
+            ("adopted".to_owned(), launched("secret of adopted", false)),
+            ("waiting".to_owned(), Launched { launches: Vec::new(), is_all: false }),
+        ];
+        let snapshot = Snapshot::new(Vec::new(), Instant::now(), Errors::default())
+            .with_launches(launches.into())
+            .with_secrets(Arc::new(Secrets::of(&[("UNUSED", "secret of nobody\nsecond line"), ("SHORT", "yes")])));
+        assert_eq!(snapshot.sensitive("known"), ["secret of known"]);
+        for agent in ["adopted", "waiting", "no longer declared"] {
+            let mut sensitive = snapshot.sensitive(agent);
+            sensitive.sort();
+            let all = ["second line", "secret of adopted", "secret of known", "secret of nobody"];
+            assert_eq!(sensitive, all, "{agent}");
+        }
+    }
 
     #[test]
     fn a_time_outside_of_the_calendar_is_shown_as_its_end() {

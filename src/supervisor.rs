@@ -655,6 +655,7 @@ impl Supervisor {
             .with_groups(self.means.trees.groups())
             .with_histories(self.outlets.histories.of(self.agents.keys()))
             .with_launches(self.agents.iter().map(|(key, agent)| (key.clone(), agent.launched())).collect())
+            .with_secrets(Arc::clone(&self.desired.secrets))
             .with_facts(facts)
             .with_reading(self.has_read)
     }

@@ -40,7 +40,7 @@ use crate::output::guard::{Finding, Guard};
 use crate::output::store::{Files, Store};
 use crate::process::{Identity, Process};
 use crate::redaction::Redaction;
-use crate::status::{How, Usage};
+use crate::status::{How, Snapshot, Usage};
 use crate::tmux::{self, Pane, Tmux};
 use crate::tree::{self, Tree, Trees};
 
@@ -72,6 +72,12 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How many who say to be its launcher are kept waiting until it is known who is. Others come again.
 const MOST_VISITORS: usize = 8;
 
+/// How long it may take until it is known what an agent that an earlier daemon launched may have been given.
+const TO_READ: Duration = Duration::from_secs(2);
+
+/// What is said instead of a launcher's words if that took longer.
+const UNSAID: &str = "its launcher says why, which is not shown because the secrets have not been read yet";
+
 const STOPPED_BEFORE: &str = "it was stopped before it started";
 
 /// What every attempt needs.
@@ -97,6 +103,8 @@ pub struct Means {
     pub login_patience: Duration,
     /// Looks after what their launchers write.
     pub guard: Guard,
+    /// What is known of all agents: only for what must not be shown of them.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
 }
 
 /// How an attempt begins here.
@@ -164,7 +172,7 @@ pub async fn run(
     let (limits, turn) = (None, None);
     let (Beginning::Launch { number, .. } | Beginning::Resume { number, .. }) = &beginning;
     let keeping = Keeping::new(&means, name.clone(), *number);
-    let (is_met_noted, condemned, flaw) = (false, None, String::new());
+    let (is_met_noted, condemned, flaw, earliest) = (false, None, String::new(), Duration::ZERO);
     let mut run = Run {
         means,
         name,
@@ -181,6 +189,7 @@ pub async fn run(
         keeping,
         condemned,
         flaw,
+        earliest,
     };
     // What lasts for a moment only is boxed: there are many attempts, and each would keep the room for it as long as it lasts.
     let met = match beginning {
@@ -228,6 +237,8 @@ struct Run<T> {
     condemned: Option<String>,
     /// What was last said to be wrong with its log.
     flaw: String,
+    /// Before this, on the boot clock, nothing that comes of the attempt can have happened, whatever its launcher says.
+    earliest: Duration,
 }
 
 /// What is left of an attempt that an earlier daemon launched.
@@ -285,6 +296,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     async fn resume(&mut self, launcher: Option<Identity>) -> Option<Launcher> {
         let left = match launcher {
             Some(launcher) => {
+                self.earliest = launcher.started();
                 // A record of another agent's process would be one of somebody who posed as this one's launcher.
                 if let Some(process) = self.open(launcher).await
                     && !matches!(self.means.trees.whose(&self.name.key(), &process), Some(Ok(Whose::Anothers)))
@@ -345,12 +357,16 @@ impl<T: Fn(machine::Event)> Run<T> {
         None
     }
 
-    fn started(&self, Harness { pid, at }: Harness) {
-        (self.tell)(machine::Event::Started { attempt: self.attempt, pid, at: Timestamp::now().back_to(at) });
+    fn started(&mut self, Harness { pid, at }: Harness) {
+        let at = Timestamp::now().back_to(at.max(self.earliest));
+        // It ends after that.
+        self.earliest = at.boot();
+        (self.tell)(machine::Event::Started { attempt: self.attempt, pid, at });
     }
 
     fn ended(&self, how: How, at: Option<Timestamp>, usage: Usage) {
-        let at = at.unwrap_or_else(Timestamp::now);
+        let now = Timestamp::now();
+        let at = at.map_or(now, |at| now.back_to(at.boot().max(self.earliest)));
         (self.tell)(machine::Event::Ended { attempt: self.attempt, how, at, usage });
     }
 
@@ -363,16 +379,28 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// The launcher's words as a line that can be shown, with no secret that the agent was given. A launcher is the agent user's, and
     /// what an honest one cannot find may be named by a secret.
-    fn words(&self, text: &str) -> String {
-        let sensitive = self.launch.iter().flat_map(|launch| launch.sensitive());
-        plain(&Redaction::new(sensitive).of(text))
+    async fn words(&self, text: &str) -> String {
+        let redaction = match &self.launch {
+            Some(launch) => Redaction::new(launch.sensitive()),
+            None => {
+                let mut snapshot = self.means.snapshot.clone();
+                // The daemon has just started, and does not know any secret yet.
+                let _ = timeout(TO_READ, snapshot.wait_for(|snapshot| snapshot.is_read())).await;
+                let snapshot = Arc::clone(&snapshot.borrow());
+                if !snapshot.is_read() {
+                    return UNSAID.to_owned();
+                }
+                Redaction::new(snapshot.sensitive(&self.name.key()))
+            }
+        };
+        plain(&redaction.of(text))
     }
 
-    fn how(&self, ending: Ending) -> How {
+    async fn how(&self, ending: Ending) -> How {
         match ending {
             Ending::Code(code) => How::of_code(code),
             Ending::Signal(number) => How::of_signal(number),
-            Ending::Cause(cause) => How::Cause(self.words(&cause)),
+            Ending::Cause(cause) => How::Cause(self.words(&cause).await),
         }
     }
 
@@ -605,6 +633,9 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// A launcher that an earlier daemon has told what to launch.
     async fn adopt(&mut self, mut visitor: Visitor, known: Known) -> Option<Launcher> {
         let attempt = self.attempt;
+        // What was to be launched here is not what runs.
+        self.launch = None;
+        self.earliest = visitor.process.identity().started();
         let progress = std::mem::replace(&mut visitor.progress, Progress::New);
         let (fingerprint, log) = (visitor.fingerprint.take(), visitor.log);
         let end = self.watch(&visitor.process).await;
@@ -639,7 +670,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 
     /// What a launcher says of how far it has come, as far as that is news and can be true.
-    async fn hear_progress(&self, launcher: &mut Launcher, progress: Progress) {
+    async fn hear_progress(&mut self, launcher: &mut Launcher, progress: Progress) {
         match (progress, launcher.heard) {
             (Progress::Running(harness), Heard::Nothing) if is_plausible(&launcher.process, harness.pid) => {
                 (launcher.heard, launcher.limit) = (Heard::Started, None);
@@ -648,7 +679,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             }
             (Progress::Failed(failure), Heard::Nothing) => {
                 launcher.has_ended();
-                let words = self.words(&failure.message);
+                let words = self.words(&failure.message).await;
                 self.not_started(blame(&failure, words));
             }
             (Progress::Ended { harness, end: End { how, at, .. } }, Heard::Nothing | Heard::Started) => {
@@ -657,7 +688,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                     self.started(harness);
                 }
                 launcher.has_ended();
-                let how = self.how(how);
+                let how = self.how(how).await;
                 self.ended(how, Some(Timestamp::now().back_to(at)), launcher.tree.usage().await);
             }
             // The note was lost.
@@ -726,6 +757,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         };
         let mut launcher = self.launcher(visitor, end);
         (self.tell)(machine::Event::Met { attempt: self.attempt, launcher: launcher.process.identity() });
+        self.earliest = Timestamp::now().boot();
         let limits = self.limits.take().unwrap_or_default();
         let tree = launcher.tree.clone();
         let mut keeping = self.keep_later();
@@ -883,19 +915,19 @@ impl<T: Fn(machine::Event)> Run<T> {
                         launcher.has_ended();
                         let usage = launcher.tree.usage().await;
                         // How it died of that is no more than that.
-                        let said = self.how(end.how);
+                        let said = self.how(end.how).await;
                         let how = self.condemned.take().map_or(said, How::Cause);
                         self.ended(how, Some(Timestamp::now().back_to(end.at)), usage);
                     }
                     Ok(Some(FromLauncher::Environment(error))) if !std::mem::replace(&mut lacks_told, true) => {
-                        let error = self.words(&error);
+                        let error = self.words(&error).await;
                         tracing::warn!(agent = %self.name, "{error}");
                         (self.tell)(machine::Event::Environment { attempt: self.attempt, error });
                     }
                     Ok(Some(other)) => {
                         // The launcher is the agent user's, and must not be able to fill the log.
                         if let Some(count) = self.brakes.talk.pass() {
-                            let said = if let FromLauncher::Warning(text) = other { self.words(&text) } else { "something out of turn".to_owned() };
+                            let said = if let FromLauncher::Warning(text) = other { self.words(&text).await } else { "something out of turn".to_owned() };
                             tracing::warn!(agent = %self.name, "its launcher says ({count} so far): {said}");
                         }
                     }

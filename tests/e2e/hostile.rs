@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use agentd::status::{AgentStatus, State};
+use agentd::status::{AgentStatus, How, State};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::signal::Signal;
 
@@ -109,6 +109,8 @@ fn launchers_that_lie_harm_nobody_but_themselves_and_their_stop_ends() {
     for name in ["says-it-ended", "says-ages"] {
         let status = said(name, "over, as it says", |agent| agent.state == State::Exited);
         assert!(status.started_at <= status.exit.as_ref().map(|exit| exit.at), "{status:?}");
+        // One says that it was when the machine was booted.
+        assert!(status.started_at >= status.declared_at, "{status:?}");
     }
     let error = said("says-too-much", "failed", |agent| agent.state == State::Exited).error.unwrap();
     assert!(error.len() < 3000 && !error.contains(char::is_control), "{error:?}");
@@ -167,6 +169,22 @@ fn a_launcher_that_denies_what_it_was_told_to_launch_is_believed_less_than_the_r
     daemon.wait_until_running("honest");
     assert!(is_same(&daemon.agent("disowns").unwrap()));
     assert_eq!(liars(&daemon, "disowns").len(), 1);
+}
+
+#[test]
+fn a_launcher_that_outlives_a_daemon_says_no_secret_to_the_next() {
+    const SECRET: &str = "canary-of-a-launcher-that-tells-all";
+    let setup = with_lying_tmux(Setup::new());
+    setup.secret("KEY", SECRET);
+    let mut daemon = setup.start(&agent("disowns-all", "sleep inf", ""));
+    daemon.wait_until_running("disowns-all");
+    daemon.wait_for_record("disowns-all", "\"running\"");
+    daemon.put(&daemon.work("disowns-all.cause"), format!("it was given {SECRET}"));
+    daemon.kill_and_start_again();
+    let status = daemon.wait_for_state("disowns-all", State::Exited);
+    let How::Cause(cause) = status.exit.unwrap().how else { panic!("it said why") };
+    assert!(cause.starts_with("it was given ***") && !cause.contains("canary"), "{cause}");
+    assert!(!daemon.log().contains(SECRET));
 }
 
 #[test]
@@ -562,6 +580,8 @@ impl EvilServer {
         let script = "#!/bin/sh\n{ if true </dev/tty; then echo a terminal; fi; } 2>/dev/null >>@WORK/found\n\
                       grep -q agentd-canary /proc/keys && echo a key >>@WORK/found\n\
                       cut -d' ' -f19 /proc/self/stat | grep -q - && echo a priority >>@WORK/found\n\
+                      [ \"$(cut -d' ' -f41 /proc/self/stat)\" = 0 ] || echo a policy >>@WORK/found\n\
+                      grep -E '^Max (nice|realtime) priority' /proc/self/limits | grep -qv ' 0 *0 *$' && echo a limit >>@WORK/found\n\
                       grep -q - /proc/self/oom_score_adj && echo an immunity >>@WORK/found\n\
                       echo ran >>@WORK/found\n";
         setup.put(&program, setup.expand(script));
@@ -589,7 +609,7 @@ impl Drop for EvilServer {
     }
 }
 
-/// Whoever starts agentd has a terminal, a key in the session keyring, and priorities above the usual.
+/// Whoever starts agentd has a terminal, a key in the session keyring, priorities above the usual, and may raise them.
 fn put_what_is_roots_own() {
     let mut session = keyutils::Keyring::join_anonymous_session().unwrap();
     session.add_key::<keyutils::keytypes::User, _, _>("agentd-canary", &b"hidden"[..]).unwrap();
@@ -601,7 +621,7 @@ fn a_tmux_server_gets_nothing_of_roots_from_its_clients() {
         return;
     }
     put_what_is_roots_own();
-    let favored = "renice -n -5 -p $$ >/dev/null; { echo -500 >/proc/$$/oom_score_adj; } 2>/dev/null";
+    let favored = "renice -n -5 -p $$ >/dev/null; chrt -f -p 10 $$; prlimit --pid $$ --nice=30 --rtprio=20; { echo -500 >/proc/$$/oom_score_adj; } 2>/dev/null";
     let nothing = |setup: &Setup, what: &str| {
         setup.wait(&format!("a client of {what}"), || setup.lines("found").contains(&"ran".to_owned()).then_some(()));
         let found: BTreeSet<_> = setup.lines("found").into_iter().collect();
