@@ -73,6 +73,8 @@ pub struct Look {
     pub mode: u32,
     /// Whose it is.
     pub owner: u32,
+    /// Its group.
+    pub group: u32,
     /// Device, inode, and when it was last written to.
     pub identity: Identity,
     /// The number of the mount that it is in. Kernels before 5.8 do not tell.
@@ -92,6 +94,7 @@ pub fn look(folder: impl AsFd, name: &OsStr) -> io::Result<Look> {
     Ok(Look {
         mode: status.stx_mode.into(),
         owner: status.stx_uid,
+        group: status.stx_gid,
         identity: (device, status.stx_ino, written.tv_sec, written.tv_nsec.into()),
         mount: Some(status.stx_mnt_id).filter(|_| tells_mount),
     })

@@ -1,16 +1,13 @@
 //! What is looked at, and what to think of it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, lstat};
+use nix::sys::stat::SFlag;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, Gid, eaccess};
 
@@ -28,6 +25,7 @@ use crate::secrets::{self, Secrets};
 use crate::status::{AgentStatus, Health};
 use crate::systemd;
 use crate::tmux::{self, Tmux};
+use crate::way::{self, Look};
 
 /// How long `tmux -V` may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -127,28 +125,19 @@ fn who(place: &Place, whom: &[&str]) -> String {
     format!("run agentd doctor as {}", whom.join(" or "))
 }
 
-/// Something in a folder, not followed if it is a link. The folder's own last component is not followed either.
-fn look_into(folder: &Path, name: &OsStr) -> Result<Option<FileStat>, Errno> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let status = nix::fcntl::open(folder, flags, Mode::empty())
-        .and_then(|folder| fstatat(&folder, name, AtFlags::AT_SYMLINK_NOFOLLOW));
-    absent(status)
-}
-
-fn look_at(path: &Path) -> Result<Option<FileStat>, Errno> {
-    absent(lstat(path))
-}
-
-fn absent(status: Result<FileStat, Errno>) -> Result<Option<FileStat>, Errno> {
-    match status {
-        Ok(status) => Ok(Some(status)),
-        Err(Errno::ENOENT) => Ok(None),
+/// What is at a path, if anything is. It is not followed if it is a link, and no link on the way is that could be anybody's.
+fn look_at(path: &Path) -> Result<Option<Look>, io::Error> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let looked = way::go(parent, None).map_err(io::Error::from);
+    match looked.and_then(|folder| way::look(&folder, path.file_name().unwrap_or_default())) {
+        Ok(look) => Ok(Some(look)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-fn kind(status: &FileStat) -> SFlag {
-    SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT
+fn kind(look: &Look) -> SFlag {
+    SFlag::from_bits_truncate(look.mode) & SFlag::S_IFMT
 }
 
 /// What a file should be.
@@ -164,19 +153,19 @@ struct Right {
 }
 
 /// What is wrong with it, for a person; empty if nothing is.
-fn wrongs(status: &FileStat, right: Right) -> Vec<String> {
+fn wrongs(look: &Look, right: Right) -> Vec<String> {
     let mut wrongs = Vec::new();
-    if kind(status) != right.kind {
+    if kind(look) != right.kind {
         let kind = if right.kind == SFlag::S_IFSOCK { "socket" } else { "directory" };
         return vec![format!("it is no {kind}")];
     }
-    if let Some(uid) = right.uid.filter(|&uid| uid != status.st_uid) {
-        wrongs.push(format!("it belongs to uid {} and not to uid {uid}", status.st_uid));
+    if let Some(uid) = right.uid.filter(|&uid| uid != look.owner) {
+        wrongs.push(format!("it belongs to uid {} and not to uid {uid}", look.owner));
     }
-    if let Some(gid) = right.gid.filter(|&gid| gid != status.st_gid) {
-        wrongs.push(format!("its group has gid {} and not {gid}", status.st_gid));
+    if let Some(gid) = right.gid.filter(|&gid| gid != look.group) {
+        wrongs.push(format!("its group has gid {} and not {gid}", look.group));
     }
-    let mode = status.st_mode & 0o7777;
+    let mode = look.mode & 0o7777;
     if mode & right.needs != right.needs || mode & right.bars != 0 {
         wrongs.push(format!("it has mode {mode:04o} and not {:04o}", (mode | right.needs) & !right.bars));
     }
@@ -187,24 +176,24 @@ fn wrongs(status: &FileStat, right: Right) -> Vec<String> {
 fn judge(
     name: &'static str,
     path: &Path,
-    seen: Result<Option<FileStat>, Errno>,
+    seen: Result<Option<Look>, io::Error>,
     right: Right,
     place: &Place,
     remedy: &str,
 ) -> Check {
     let shown = path.display();
     match seen {
-        Err(Errno::EACCES) => Check::unknown(
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Check::unknown(
             name,
             format!("{shown} cannot be seen by this user"),
             who(place, &["root", "the agent user", "a member of the group"]),
         ),
-        Err(error) => Check::failure(name, format!("failed to look at {shown}: {}", error.desc()), remedy),
+        Err(error) => Check::failure(name, format!("failed to look at {shown}: {error}"), remedy),
         Ok(None) if place.daemon.is_some() => Check::failure(name, format!("{shown} is not there"), remedy),
         Ok(None) => Check::ok(name, format!("{shown} is not there, and is made when agentd starts")),
-        Ok(Some(status)) => match wrongs(&status, right) {
+        Ok(Some(look)) => match wrongs(&look, right) {
             wrongs if wrongs.is_empty() => {
-                Check::ok(name, format!("{shown} has mode {:04o}, and the right owner", status.st_mode & 0o7777))
+                Check::ok(name, format!("{shown} has mode {:04o}, and the right owner", look.mode & 0o7777))
             }
             wrongs => Check::failure(name, format!("{shown}: {}", wrongs.join("; ")), remedy),
         },
@@ -472,15 +461,8 @@ fn tmux_files(place: &Place) -> Vec<Check> {
     let again = "agentd makes it anew within seconds; if it does not, see its log";
     vec![
         judge("tmux-folder", folder, look_at(folder), directory, place, "start agentd again, which sets it right"),
-        judge("tmux-socket", socket, look_into(folder, socket.file_name().unwrap_or_default()), server, place, again),
-        judge(
-            "launch-socket",
-            &folder.join(LAUNCH_SOCKET),
-            look_into(folder, OsStr::new(LAUNCH_SOCKET)),
-            launch,
-            place,
-            again,
-        ),
+        judge("tmux-socket", socket, look_at(socket), server, place, again),
+        judge("launch-socket", &folder.join(LAUNCH_SOCKET), look_at(&folder.join(LAUNCH_SOCKET)), launch, place, again),
     ]
 }
 
@@ -556,9 +538,8 @@ async fn executable(deputy: &Deputy, place: &Place) -> Check {
 async fn server(deputy: &Deputy, account: &Account, place: &Place) -> Check {
     const NAME: &str = "tmux-server";
     let socket = &place.settings.tmux_socket;
-    let (folder, name) = (socket.parent().unwrap_or(socket), socket.file_name().unwrap_or_default());
     // A server that lost its socket is the daemon's to wake.
-    if !matches!(look_into(folder, name), Ok(Some(_))) {
+    if matches!(look_at(socket), Ok(None)) {
         return Check::ok(NAME, "there is none without a tmux socket");
     }
     let pid = match deputy.server(socket.clone(), None).await {
@@ -617,9 +598,8 @@ fn differences(user: &str, has: &BTreeSet<u32>, given: &BTreeSet<u32>, name: imp
 async fn sessions(deputy: Deputy, account: &Account, place: &Place, said: &Said, jcard: &Jcard) -> Check {
     const NAME: &str = "sessions";
     let socket = &place.settings.tmux_socket;
-    let (folder, name) = (socket.parent().unwrap_or(socket), socket.file_name().unwrap_or_default());
     // A server that lost its socket is the daemon's to wake.
-    if !matches!(look_into(folder, name), Ok(Some(_))) {
+    if matches!(look_at(socket), Ok(None)) {
         return Check::ok(NAME, "there are none without a tmux socket");
     }
     let tmux = Tmux::new(deputy, socket.clone(), tmux::Origin::Elsewhere, String::new(), account);
@@ -769,25 +749,34 @@ mod tests {
         let path = folder.path().join("s");
         let _socket = UnixListener::bind(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o606)).unwrap();
-        let status = look_into(folder.path(), OsStr::new("s")).unwrap().unwrap();
-        let right = Right { kind: SFlag::S_IFSOCK, uid: Some(status.st_uid), gid: None, needs: 0o600, bars: 0 };
-        assert_eq!(wrongs(&status, right), [""; 0]);
+        let look = look_at(&path).unwrap().unwrap();
+        let right = Right { kind: SFlag::S_IFSOCK, uid: Some(look.owner), gid: None, needs: 0o600, bars: 0 };
+        assert_eq!(wrongs(&look, right), [""; 0]);
         let strict = Right { needs: 0o660, bars: 0o007, ..right };
-        assert_eq!(wrongs(&status, strict), ["it has mode 0606 and not 0660"]);
+        assert_eq!(wrongs(&look, strict), ["it has mode 0606 and not 0660"]);
         let others = Right { uid: Some(54_321), gid: Some(54_321), ..right };
-        assert_eq!(wrongs(&status, others).len(), 2);
-        assert_eq!(wrongs(&status, Right { kind: SFlag::S_IFDIR, ..right }), ["it is no directory"]);
+        assert_eq!(wrongs(&look, others).len(), 2);
+        assert_eq!(wrongs(&look, Right { kind: SFlag::S_IFDIR, ..right }), ["it is no directory"]);
     }
 
     #[test]
     fn links_are_looked_at_and_not_followed() {
         let folder = tempfile::tempdir().unwrap();
         symlink("/etc/passwd", folder.path().join("link")).unwrap();
-        let status = look_into(folder.path(), OsStr::new("link")).unwrap().unwrap();
-        assert_eq!(kind(&status), SFlag::S_IFLNK);
-        symlink(folder.path(), folder.path().join("folder")).unwrap();
-        assert!(look_into(&folder.path().join("folder"), OsStr::new("link")).is_err());
-        assert!(look_into(folder.path(), OsStr::new("absent")).unwrap().is_none());
+        assert_eq!(kind(&look_at(&folder.path().join("link")).unwrap().unwrap()), SFlag::S_IFLNK);
+        assert!(look_at(&folder.path().join("absent")).unwrap().is_none());
+        assert!(look_at(&folder.path().join("absent/x")).unwrap().is_none());
+    }
+
+    #[test]
+    fn root_looks_through_no_link_that_others_could_have_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let theirs = folder.path().join("theirs");
+        fs::create_dir(&theirs).unwrap();
+        fs::set_permissions(&theirs, fs::Permissions::from_mode(0o777)).unwrap();
+        symlink("/etc", theirs.join("link")).unwrap();
+        // Who is not root gains nothing by it.
+        assert_eq!(look_at(&theirs.join("link/passwd")).is_err(), nix::unistd::Uid::effective().is_root());
     }
 
     #[test]
