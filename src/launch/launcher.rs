@@ -202,7 +202,11 @@ async fn start(
     let mut faults: Vec<String> = login.warning.iter().cloned().collect();
     let mut scratch = None;
     if !order.environment.contains_key(scratch::VARIABLE) {
-        match Scratch::make(of_login(scratch::VARIABLE), &daemon.scratch_prefix()) {
+        match Scratch::make(
+            of_login(scratch::VARIABLE),
+            &daemon.scratch_prefix(),
+            &scratch::prefix_of_all(&daemon.socket),
+        ) {
             Ok(made) => {
                 command.env(scratch::VARIABLE, made.path());
                 scratch = Some(made);
