@@ -82,6 +82,8 @@ pub(crate) enum Request {
     Server { socket: PathBuf, seen: Option<Seen> },
     /// End the tmux server of this socket, if nothing lives in it.
     EndServer(PathBuf),
+    /// Have the tmux server of this socket notice that this process has ended, which it has started.
+    Remind { socket: PathBuf, seen: Option<Seen>, ended: Identity },
     /// Read a prompt file.
     Prompt(PathBuf),
     /// Look at a working directory.
@@ -100,6 +102,7 @@ pub(crate) enum Reply {
     Tmux(Result<Output, RunError>),
     Server(Result<Server, String>),
     EndServer(Result<bool, String>),
+    Remind(Result<bool, String>),
     Prompt(Prompt),
     Workdir(Workdir),
     SetMode(Result<(), String>),
@@ -322,6 +325,20 @@ impl Deputy {
     pub async fn end_server(&self, socket: PathBuf) -> Result<Result<bool, String>, Error> {
         match self.ask(Request::EndServer(socket), FILE_TIMEOUT).await? {
             Reply::EndServer(result) => Ok(result),
+            _ => Err(Error::Gone),
+        }
+    }
+
+    /// Reminds the tmux server of this socket, or the one that was `seen` there, of a process that it has started, that has ended, and
+    /// that it has not waited for. Answers whether there was something to remind it of. The inner error is for a person.
+    pub async fn remind(
+        &self,
+        socket: PathBuf,
+        seen: Option<Seen>,
+        ended: Identity,
+    ) -> Result<Result<bool, String>, Error> {
+        match self.ask(Request::Remind { socket, seen, ended }, FILE_TIMEOUT).await? {
+            Reply::Remind(result) => Ok(result),
             _ => Err(Error::Gone),
         }
     }

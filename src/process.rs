@@ -48,6 +48,12 @@ impl Identity {
             + Duration::from_secs(self.started % in_a_second) / u32::try_from(in_a_second).unwrap_or(u32::MAX)
     }
 
+    /// Its parent, if it has ended and that has not waited for it. An error means that this could not be found out.
+    pub fn unwaited_for_by(self) -> io::Result<Option<i32>> {
+        let left = look(self.pid)?.filter(|stat| stat.zombie && stat.started == self.started);
+        Ok(left.map(|stat| stat.parent))
+    }
+
     /// Kills what runs as `owner` in the session that the process leads or led, as long as there is anything. Answers how many
     /// there were at the last look.
     ///

@@ -40,6 +40,7 @@ use crate::brake::Brake;
 use crate::config::Name;
 use crate::deputy::{self, Deputy, Output, Program, RunError, Server};
 use crate::folder::identity;
+use crate::process::Identity;
 
 /// The oldest tmux whose commands and options are used here.
 pub const OLDEST: (u32, u32) = (3, 2);
@@ -62,6 +63,9 @@ const HURRIED: Duration = Duration::from_millis(900);
 
 /// How long it may take to end a server that does not answer.
 const TO_END_SERVER: Duration = Duration::from_secs(1);
+
+/// How long the server may take to notice that a program has ended, before it is reminded, and reminded again.
+const TO_NOTICE: [Duration; 3] = [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(3)];
 
 /// How often a client is started for one thing: by the installed program, by the server's own, and once more when the server
 /// made its socket anew.
@@ -642,6 +646,24 @@ impl Tmux {
         Ok(parse::sessions(&self.client("find a session", listing).await?.stdout))
     }
 
+    /// Sees to it that the server notices the end of a process that it has started. It mostly does so by itself; tmux 3.3a misses one
+    /// now and then, until another ends.
+    pub async fn see_noticed(&self, ended: Identity) {
+        for pause in TO_NOTICE {
+            sleep(pause).await;
+            // What cannot be found out now may be found out later.
+            match ended.unwaited_for_by() {
+                Ok(None) => return,
+                Ok(Some(_)) | Err(_) => {}
+            }
+            let reminded = self.in_time(self.deputy.remind(self.socket.clone(), self.memory.seen(), ended)).await;
+            if let Ok(Ok(Ok(true))) = reminded {
+                let pid = ended.pid();
+                tracing::debug!("the tmux server had not noticed that process {pid} has ended, and was reminded of it");
+            }
+        }
+    }
+
     /// Lets the server end once no session is left, ours or anybody's.
     pub async fn release_server(&self) -> Result<(), Error> {
         let mut arguments = Arguments::default();
@@ -909,5 +931,29 @@ mod tests {
         // The first goes alone, and all the others together: to list and to end, each time.
         assert!(clients.load(Ordering::Relaxed) <= 4, "{clients:?}");
         tmux.close("nobody").await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_is_reminded_only_of_an_end_that_it_has_not_noticed() {
+        let reminded = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&reminded);
+        let deputy = Deputy::of(move |request| {
+            matches!(request, Request::Remind { .. }).then(|| count.fetch_add(1, Ordering::Relaxed))?;
+            Some(Reply::Remind(Ok(true)))
+        });
+        let account = Account::current().unwrap();
+        let tmux = Tmux::new(deputy, "/no/where".into(), Origin::Own, String::new(), &account);
+        // This process is its parent.
+        let mut ended = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let identity = crate::process::Process::open(ended.id().cast_signed()).unwrap().identity();
+        drop(ended.stdin.take());
+        while identity.unwaited_for_by().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        tmux.see_noticed(identity).await;
+        assert_eq!(reminded.load(Ordering::Relaxed), TO_NOTICE.len());
+        ended.wait().unwrap();
+        tmux.see_noticed(identity).await;
+        assert_eq!(reminded.load(Ordering::Relaxed), TO_NOTICE.len());
     }
 }

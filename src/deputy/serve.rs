@@ -188,6 +188,7 @@ fn work_on_file(request: Request) -> Option<Reply> {
         ),
         Request::Server { socket, seen } => Reply::Server(server::tend(&socket, find(TMUX).ok().as_deref(), seen)),
         Request::EndServer(socket) => Reply::EndServer(server::end_deserted(&socket)),
+        Request::Remind { socket, seen, ended } => Reply::Remind(server::remind(&socket, seen, ended)),
         Request::Tmux { .. } | Request::Watch(_) | Request::Render => return None,
     })
 }

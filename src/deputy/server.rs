@@ -4,6 +4,9 @@
 //! "DESCRIPTION"). To start another in its place would cut it and everything in it off for good. So whether there is a server is
 //! never concluded from the file alone: the process that was [seen](Seen) to serve, and has not ended, is the server.
 //!
+//! A server can miss the end of a program that it has started: tmux 3.3a does now and then, and shows its pane as living until another
+//! program ends. It gets SIGCHLD again then.
+//!
 //! Nobody else gets a signal. What the kernel lists of sockets (`proc_net_unix(5)`) is not believed: anybody can bind a socket to
 //! the same path elsewhere, or to a name that holds a line feed and forges a line.
 //!
@@ -80,6 +83,30 @@ pub(super) fn end_deserted(path: &Path) -> Result<bool, String> {
         return Ok(false);
     }
     server.kill().map_err(failed)?;
+    Ok(true)
+}
+
+/// Sends the server that listens on `path`, or the one that was `seen` there, the SIGCHLD that it has missed: for a process that has
+/// ended, whose parent it is, and that it has not waited for. Answers whether there was such a one.
+pub(super) fn remind(path: &Path, seen: Option<Seen>, ended: Identity) -> Result<bool, String> {
+    let failed = |error: io::Error| format!("failed to remind what listens on {}: {error}", path.display());
+    let pid = match peer(path).map_err(failed)? {
+        Peer::Process(pid) => pid,
+        Peer::Busy | Peer::Nobody => match seen {
+            Some(seen) => seen.process.pid(),
+            None => return Ok(false),
+        },
+    };
+    let Some(server) = Process::find(pid).map_err(failed)? else { return Ok(false) };
+    let is_it = match peer(path).map_err(failed)? {
+        // Asked again: it was this process all along.
+        Peer::Process(again) => again == pid,
+        Peer::Busy | Peer::Nobody => seen.is_some_and(|seen| seen.process == server.identity()),
+    };
+    if !is_it || ended.unwaited_for_by().map_err(failed)? != Some(pid) {
+        return Ok(false);
+    }
+    server.signal(Signal::CHILD).map_err(failed)?;
     Ok(true)
 }
 
@@ -291,6 +318,61 @@ mod tests {
         let forged = Seen { process, program: file(&executable(own_pid())).unwrap() };
         fs::remove_file(&path).unwrap();
         assert_eq!(tend(&path, None, Some(forged)).unwrap(), Server::None);
+    }
+
+    /// Has a child whose end it has not noticed, and listens. No test unless another starts it as such.
+    #[test]
+    fn a_parent_that_has_missed_an_end() {
+        let Some(path) = std::env::var_os(MISSED) else { return };
+        let _listener = UnixListener::bind(&path).unwrap();
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let identity = Process::open(child.id().cast_signed()).unwrap().identity();
+        drop(child.stdin.take());
+        while identity.unwaited_for_by().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // From now on it would notice.
+        let noticed = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        signal_hook::flag::register(libc::SIGCHLD, std::sync::Arc::clone(&noticed)).unwrap();
+        let about_child = serde_json::to_string(&identity).unwrap();
+        fs::write(Path::new(&path).with_extension("new"), about_child).unwrap();
+        fs::rename(Path::new(&path).with_extension("new"), Path::new(&path).with_extension("child")).unwrap();
+        while !noticed.load(std::sync::atomic::Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.wait().unwrap();
+    }
+
+    const MISSED: &str = "AGENTD_TEST_MISSED";
+
+    #[test]
+    fn a_server_that_missed_an_end_is_reminded_of_it() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("s");
+        let mut server = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "deputy::server::tests::a_parent_that_has_missed_an_end"])
+            .env(MISSED, &path)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let limit = Instant::now() + Duration::from_secs(20);
+        let ended: Identity = loop {
+            assert!(Instant::now() < limit, "it has no child");
+            if let Ok(about_child) = fs::read(path.with_extension("child")) {
+                break serde_json::from_slice(&about_child).unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        // Another server gets no signal for it.
+        let other = Tmux::start(&directory.path().join("t"));
+        assert_eq!(remind(&other.socket, None, ended), Ok(false));
+        assert_eq!(remind(&directory.path().join("nobody"), None, ended), Ok(false));
+        assert_eq!(ended.unwaited_for_by().unwrap(), Some(server.id().cast_signed()));
+        assert_eq!(remind(&path, None, ended), Ok(true));
+        assert!(server.wait().unwrap().success());
+        assert_eq!(remind(&path, None, ended), Ok(false), "it was waited for");
+        let living = Process::open(own_pid()).unwrap().identity();
+        assert_eq!(living.unwaited_for_by().unwrap(), None);
     }
 
     #[test]

@@ -448,6 +448,9 @@ impl<T: Fn(machine::Event)> Run<T> {
     async fn left_in_pane(&mut self, sought: Sought) -> Left {
         let patience = Instant::now() + TO_REPORT;
         let mut complaint = Complaint::default();
+        if let Sought::Former(former) = sought {
+            self.see_noticed(former);
+        }
         loop {
             let (means, key) = (Arc::clone(&self.means), self.name.key());
             match self.listen_during(means.tmux.panes(&key)).await {
@@ -475,6 +478,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                 (Sought::Former(former), _) if former.pid() != pane.pid => {}
                 // tmux has yet to notice the end.
                 (Sought::Former(_), None) => return None,
+                (Sought::Former(former), Some(end)) if !end.is_known() && !is_waited_for(former) => return None,
                 (_, Some(end)) => ended = Some(Left::Ended(end.clone())),
                 (Sought::Any, None) => {
                     // What has ended in the meantime is not there, and what is not the agent user's is not the agent's.
@@ -978,6 +982,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                 }
             }
         }
+        self.see_noticed(launcher.process.identity());
         let usage = launcher.tree.usage().await;
         self.see_cleared(launcher.tree.clear(launcher.harness).await);
         match launcher.heard {
@@ -1010,6 +1015,12 @@ impl<T: Fn(machine::Event)> Run<T> {
         if let Err(error) = process.kill() {
             tracing::error!(agent = %self.name, "failed to kill it: {error}");
         }
+    }
+
+    /// Sees to it, beside everything else, that tmux notices the end of a launcher.
+    fn see_noticed(&self, launcher: Identity) {
+        let means = Arc::clone(&self.means);
+        tokio::spawn(async move { means.tmux.see_noticed(launcher).await });
     }
 
     /// What could not be killed is seen to before the next attempt.
@@ -1150,6 +1161,11 @@ impl Complaint {
             text.clone_into(&mut self.0);
         }
     }
+}
+
+/// Whether the end of a process has been taken in by its parent, as far as that can be found out.
+fn is_waited_for(ended: Identity) -> bool {
+    matches!(ended.unwaited_for_by(), Ok(None))
 }
 
 /// Until then; for ever, if there is no such time.

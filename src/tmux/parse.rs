@@ -99,6 +99,11 @@ pub struct PaneEnd {
 }
 
 impl PaneEnd {
+    /// Whether tmux knows how: it may have seen the terminal close, and not yet have waited for the process.
+    pub fn is_known(&self) -> bool {
+        self.code.is_some() || self.signal.is_some()
+    }
+
     /// In the API's terms.
     pub fn how(&self) -> How {
         match (self.code, self.signal) {
