@@ -223,6 +223,8 @@ fn cut_off_before_the_second_attempt() -> Daemon {
     let policy = "restart = 'on-failure'\nbackoff = ['1s', '1h']";
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; exit 3", policy));
     daemon.wait_for_state("a", State::Backoff);
+    // A deputy that is stopped while it is asked for something is replaced at about the time of the next attempt.
+    daemon.wait("the last thing that it is asked for", || daemon.log().contains("its last screen").then_some(()));
     // One deputy after the other, since each that is stopped is replaced.
     let mut deputy = daemon.deputy();
     deputy.signal(Signal::SIGSTOP);
