@@ -186,7 +186,8 @@ impl<'a> Private<'a> {
         let private = Self { within, descriptor: openat(within, name.as_str(), flags, Mode::empty())?, name };
         let status = fstat(&private.descriptor)?;
         // It may be another by now.
-        if status.st_uid == Uid::effective().as_raw() && status.st_mode & 0o077 == 0 {
+        let others = Mode::S_IRWXG | Mode::S_IRWXO;
+        if status.st_uid == Uid::effective().as_raw() && status.st_mode & others.bits() == 0 {
             Ok(private)
         } else {
             Err(Errno::EEXIST.into())

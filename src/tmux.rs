@@ -652,9 +652,8 @@ impl Tmux {
         for pause in TO_NOTICE {
             sleep(pause).await;
             // What cannot be found out now may be found out later.
-            match ended.unwaited_for_by() {
-                Ok(None) => return,
-                Ok(Some(_)) | Err(_) => {}
+            if let Ok(None) = ended.unwaited_for_by() {
+                return;
             }
             let reminded = self.in_time(self.deputy.remind(self.socket.clone(), self.memory.seen(), ended)).await;
             if let Ok(Ok(Ok(true))) = reminded {

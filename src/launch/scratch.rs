@@ -212,7 +212,9 @@ mod tests {
             // Another daemon's launchers, which look all the time.
             scope.spawn(|| {
                 while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
-                    with_prefix(base.path(), "agentd-x-").iter().for_each(|path| remove_if_left(path));
+                    for path in with_prefix(base.path(), "agentd-x-") {
+                        remove_if_left(&path);
+                    }
                 }
             });
             for _ in 0..200 {

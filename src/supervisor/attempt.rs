@@ -380,18 +380,17 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// The launcher's words as a line that can be shown, with no secret that the agent was given. A launcher is the agent user's, and
     /// what an honest one cannot find may be named by a secret.
     async fn words(&self, text: &str) -> String {
-        let redaction = match &self.launch {
-            Some(launch) => Redaction::new(launch.sensitive()),
-            None => {
-                let mut snapshot = self.means.snapshot.clone();
-                // The daemon has just started, and does not know any secret yet.
-                let _ = timeout(TO_READ, snapshot.wait_for(|snapshot| snapshot.is_read())).await;
-                let snapshot = Arc::clone(&snapshot.borrow());
-                if !snapshot.is_read() {
-                    return UNSAID.to_owned();
-                }
-                Redaction::new(snapshot.sensitive(&self.name.key()))
+        let redaction = if let Some(launch) = &self.launch {
+            Redaction::new(launch.sensitive())
+        } else {
+            let mut snapshot = self.means.snapshot.clone();
+            // The daemon has just started, and does not know any secret yet.
+            let _ = timeout(TO_READ, snapshot.wait_for(|snapshot| snapshot.is_read())).await;
+            let snapshot = Arc::clone(&snapshot.borrow());
+            if !snapshot.is_read() {
+                return UNSAID.to_owned();
             }
+            Redaction::new(snapshot.sensitive(&self.name.key()))
         };
         plain(&redaction.of(text))
     }
