@@ -47,6 +47,11 @@ impl History {
 
     fn add(&mut self, past: PastAttempt) {
         self.attempts.push_back(past);
+        self.bound();
+    }
+
+    /// Forgets the first ones of too many.
+    fn bound(&mut self) {
         let surplus = self.attempts.len().saturating_sub(MOST);
         self.attempts.drain(..surplus);
     }
@@ -61,7 +66,8 @@ pub struct Histories {
 
 impl Histories {
     /// Those that were read, to be kept by that recorder. The oldest of too many are forgotten.
-    pub fn new(read: BTreeMap<String, History>, recorder: Recorder) -> Self {
+    pub fn new(mut read: BTreeMap<String, History>, recorder: Recorder) -> Self {
+        read.values_mut().for_each(History::bound);
         let mut by_end: Vec<_> = read.into_iter().collect();
         by_end.sort_by_key(|(_, history)| std::cmp::Reverse(history.attempts.back().map(|past| past.exit.at)));
         for (key, _) in by_end.drain(by_end.len().min(MOST_AGENTS)..) {
@@ -127,6 +133,16 @@ mod tests {
         let mut history = History::default();
         (1..=60).for_each(|attempt| history.add(past(attempt)));
         assert_eq!(numbers(&history), (11..=60).rev().collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn no_more_than_fifty_are_taken_from_a_file_that_has_more() {
+        let directory = TempDir::new().unwrap();
+        let record = Record::lasting(directory.path(), FOLDER);
+        let long = History { agent: "a".to_owned(), attempts: (1..=60).map(past).collect() };
+        let histories = Histories::new([("a".to_owned(), long)].into(), Recorder::new(record, drop));
+        let all = histories.of(["a".to_owned()].iter());
+        assert_eq!(numbers(&all["a"]), (11..=60).rev().collect::<Vec<_>>());
     }
 
     #[tokio::test]

@@ -29,6 +29,7 @@ use tokio::time::timeout;
 
 use crate::blocking;
 use crate::kernel;
+use crate::printable;
 
 /// The version of the files' form.
 const VERSION: u32 = 1;
@@ -63,6 +64,12 @@ pub enum Error {
 
 fn put_aside(path: &Path) -> PathBuf {
     path.with_extension("unusable")
+}
+
+/// A reason as it fits on a line: it may quote the file, which may say anything.
+fn in_short(reason: &str) -> String {
+    const MOST: usize = 300;
+    printable::escaped(reason).chars().take(MOST).collect()
 }
 
 #[derive(Serialize, Deserialize)]
@@ -131,7 +138,7 @@ impl Record {
             let Some(key) = key else { continue };
             let agent = self.read_file(&path).and_then(|agent: Option<T>| match agent {
                 Some(agent) if key_of(&agent) != key => {
-                    let reason = format!("it is that of {}", key_of(&agent));
+                    let reason = in_short(&format!("it is that of {}", key_of(&agent)));
                     Err(Error::Content { path: path.clone(), reason })
                 }
                 agent => Ok(agent),
@@ -153,7 +160,7 @@ impl Record {
 
     /// `None` if it is of another boot.
     fn read_file<T: for<'de> Deserialize<'de>>(&self, path: &Path) -> Result<Option<T>, Error> {
-        let content = |reason: String| Error::Content { path: path.to_owned(), reason };
+        let content = |reason: String| Error::Content { path: path.to_owned(), reason: in_short(&reason) };
         let text =
             fs::read(path).map_err(|source| Error::System { operation: "read", path: path.to_owned(), source })?;
         // The version first: another one may have another form.
@@ -472,6 +479,18 @@ mod tests {
         assert!(problem.contains(reason) && problem.contains("agents/a.json"), "{problem}");
         assert_eq!(fs::read_to_string(put_aside(&path)).unwrap(), text);
         assert!(read(&record).is_empty());
+    }
+
+    #[test]
+    fn what_the_file_says_is_told_in_short_and_escaped() {
+        let (_directory, record) = record();
+        let hostile = format!("\u{1b}[2J\u{202e}{}", "x".repeat(5000));
+        for agent in [serde_json::json!(hostile), serde_json::json!({ hostile.clone(): 1 })] {
+            let document = serde_json::json!({ "version": 1, "boot": record.boot, "agent": agent });
+            plant(&record, &document.to_string());
+            let problem = record.read(key_of).problems[0].to_string();
+            assert!(problem.len() < 600 && !problem.contains(printable::acts), "{problem:?}");
+        }
     }
 
     #[test]

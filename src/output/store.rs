@@ -224,8 +224,8 @@ impl Store {
         // Somebody may have removed a text and left its index.
         let orphans = parsed(&path, &folder, INDEX)?.into_iter().filter(|index| !kept.contains(index));
         let last = orphans.inspect(|&orphan| remove(&folder, orphan)).chain(kept.last().copied()).max();
-        let mut next = Kept { sequence: last.map_or(1, |last| last.sequence + 1), attempt };
-        let last = next.sequence + TRIES;
+        let mut next = Kept { sequence: last.map_or(1, |last| last.sequence.saturating_add(1)), attempt };
+        let last = next.sequence.saturating_add(TRIES);
         let text = loop {
             let name = next.file_name(TEXT);
             match self.make_file(&path.join(&name), &folder, &name) {
@@ -505,6 +505,17 @@ mod tests {
         store.create(&name("a"), 1).unwrap();
         assert_eq!(attempts(&store, "a"), [(2, 1)]);
         assert_eq!(fs::read_dir(store.path.join("a")).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn after_the_last_number_that_there_is_none_overflows() {
+        let (_directory, store) = store(3);
+        store.create(&name("a"), 1).unwrap();
+        let path = |file: &str| store.path.join("a").join(file);
+        let last = format!("{}-1.log", u64::MAX);
+        fs::rename(path("00000001-1.log"), path(&last)).unwrap();
+        store.create(&name("a"), 2).unwrap();
+        assert!(matches!(store.create(&name("a"), 2), Err(Error::System { .. })));
     }
 
     #[test]

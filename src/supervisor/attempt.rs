@@ -1194,7 +1194,7 @@ fn before_now(wall: SystemTime) -> Timestamp {
 /// Whether a launcher can have started the process that it says it has. Of one that was killed since, nobody knows; its end
 /// follows, and is that of an attempt that was made.
 fn is_plausible(launcher: &Process, harness: i32) -> bool {
-    launcher.is_plausibly_below(harness) || !launcher.lives().unwrap_or(true)
+    machine::is_id_of_harness(harness) && (launcher.is_plausibly_below(harness) || !launcher.lives().unwrap_or(true))
 }
 
 /// What a failure to start is, in these words.

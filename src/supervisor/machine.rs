@@ -37,7 +37,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::restart::{self, Verdict};
 use crate::clock::Timestamp;
@@ -229,7 +229,9 @@ pub enum Effect {
 }
 
 /// One agent.
+// Through `remote` serde's own code is there to be called: what was read is looked at before it is believed.
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Machine {
     name: Name,
     harness: Option<String>,
@@ -248,6 +250,22 @@ pub struct Machine {
     /// Since when it has been in the state that is shown. What daemons before wrote down lacks it.
     #[serde(default)]
     since: Option<Timestamp>,
+}
+
+impl Serialize for Machine {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Machine {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let machine = Self::deserialize(deserializer)?;
+        match machine.contradiction() {
+            Some(contradiction) => Err(de::Error::custom(contradiction)),
+            None => Ok(machine),
+        }
+    }
 }
 
 /// The session that is to be closed before the agent is gone or has another.
@@ -482,6 +500,34 @@ impl Machine {
     pub fn describe(&mut self, name: Name, harness: Option<&'static str>) {
         self.name = name;
         self.harness = harness.map(str::to_owned).or(self.harness.take());
+    }
+
+    /// What no agent can be, and what it could never leave: whoever wrote that down was no daemon, or the disk has lost it.
+    fn contradiction(&self) -> Option<&'static str> {
+        let is_known = matches!(self.state, State::Invalid | State::Gone) || self.declared.is_some();
+        let may_leave = matches!(self.state, State::Stopping { .. } | State::Closing { .. } | State::Gone);
+        let is_closing = matches!(self.state, State::Closing { .. });
+        let (attempt, pid) = match self.state {
+            State::Running { attempt, pid, .. } | State::Stopping { attempt, harness: Harness::Alive { pid }, .. } => {
+                (Some(attempt), Some(pid))
+            }
+            State::Starting { attempt } | State::Stopping { attempt, .. } => (Some(attempt), None),
+            _ => (None, None),
+        };
+        let lingering = self.lingering.as_ref().map(|lingering| lingering.attempt);
+        if !is_known {
+            Some("it has a state, and no declaration")
+        } else if self.leaving && !may_leave {
+            Some("it is leaving, and is not in a state to leave in")
+        } else if is_closing && self.session.is_none() {
+            Some("its session is being closed, and it has none")
+        } else if attempt.into_iter().chain(lingering).any(|attempt| attempt != self.attempt) {
+            Some("another attempt than the latest is under way")
+        } else if pid.is_some_and(|pid| !is_id_of_harness(pid)) {
+            Some("the id of its process is that of none")
+        } else {
+            None
+        }
     }
 
     /// Takes up what an earlier daemon had under way when it was cut off, and answers what is to be done about it. What it was
@@ -719,6 +765,10 @@ impl Machine {
     }
 
     fn started(&mut self, attempt: Attempt, pid: i32, at: Timestamp) {
+        // It is the launcher that says so. Of the end that follows it does not matter.
+        if !is_id_of_harness(pid) {
+            return;
+        }
         match &mut self.state {
             State::Starting { attempt: present } if *present == attempt => {
                 self.state = State::Running { attempt, pid, since: at };
@@ -779,7 +829,7 @@ impl Machine {
             NotStarted::Retry(message) => {
                 declared.error = Some(message);
                 let delay = RETRY * 2_u32.saturating_pow(declared.retries.min(10));
-                declared.retries += 1;
+                declared.retries = declared.retries.saturating_add(1);
                 self.state = State::Backoff { until: now + delay.min(RETRY_MOST), why: BackoffReason::Retry };
             }
         }
@@ -966,14 +1016,14 @@ impl Machine {
             return self.close(effects);
         }
         if std::mem::take(&mut declared.restarting) {
-            declared.restarts += 1;
+            declared.restarts = declared.restarts.saturating_add(1);
         }
         if !std::mem::take(&mut declared.is_cut_off) {
-            declared.attempts += 1;
+            declared.attempts = declared.attempts.saturating_add(1);
         }
         declared.fingerprint = Some(launch.fingerprint.clone());
         declared.is_restored = false;
-        self.attempt += 1;
+        self.attempt = self.attempt.saturating_add(1);
         self.session.get_or_insert_with(|| Session { name: launch.session.clone(), is_open: false });
         self.state = State::Starting { attempt: self.attempt };
         (declared.limits_error, declared.log_error, declared.environment_error) = (None, None, None);
@@ -1031,7 +1081,7 @@ impl Machine {
         match restart::decide(&declared.policy, how, declared.restarts, declared.in_a_row) {
             Verdict::Restart { after } => {
                 declared.restarting = true;
-                declared.in_a_row += 1;
+                declared.in_a_row = declared.in_a_row.saturating_add(1);
                 let until = *at + after;
                 self.state = State::Backoff { until, why: BackoffReason::Restart };
                 if until <= now && self.lingering.is_none() {
@@ -1163,7 +1213,7 @@ impl Machine {
                 format!("{why}; {how}")
             }
             State::Backoff { why: BackoffReason::Restart, .. } => {
-                format!("{}; restart {} follows", ended(), of_limit(declared.restarts + 1))
+                format!("{}; restart {} follows", ended(), of_limit(declared.restarts.saturating_add(1)))
             }
             State::Backoff { why: BackoffReason::Retry, .. } => "the launch failed and will be tried again".to_owned(),
             State::Backoff { why: BackoffReason::Clearing, .. } => {
@@ -1177,6 +1227,12 @@ impl Machine {
             State::Closing { .. } | State::Gone => "its session is being closed".to_owned(),
         }
     }
+}
+
+/// Whether a process that an agent's launcher started can have this id. Others mean something else to `kill(2)`, and to whoever reads
+/// them in the API.
+pub(super) fn is_id_of_harness(pid: i32) -> bool {
+    pid > 1
 }
 
 fn describe(exit: &Exit, memory: Option<u64>) -> String {

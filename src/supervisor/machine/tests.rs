@@ -1639,3 +1639,83 @@ mod what_is_shown {
         assert_eq!(status.kind.as_deref(), Some("native"));
     }
 }
+
+mod a_record {
+    use super::*;
+
+    /// That of an agent whose first attempt runs, with this in place of that.
+    fn with(place: &str, value: &serde_json::Value) -> Result<Machine, serde_json::Error> {
+        let mut record = serde_json::to_value(&Life::running(restarting(Restart::Always)).machine).unwrap();
+        *record.pointer_mut(place).unwrap() = value.clone();
+        serde_json::from_value(record)
+    }
+
+    #[rstest]
+    #[case("/declared", serde_json::json!(null), "no declaration")]
+    #[case("/leaving", serde_json::json!(true), "leaving")]
+    #[case("/attempt", serde_json::json!(7), "another attempt")]
+    #[case("/lingering", serde_json::json!({"attempt": 7, "kill_at": START}), "another attempt")]
+    #[case("/state/running/pid", serde_json::json!(-1), "the id of its process")]
+    #[case("/state/running/pid", serde_json::json!(1), "the id of its process")]
+    fn that_contradicts_itself_is_refused(#[case] place: &str, #[case] value: serde_json::Value, #[case] reason: &str) {
+        let error = with(place, &value).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+
+    #[test]
+    fn of_a_session_being_closed_that_there_is_not_is_refused() {
+        let mut life = Life::over(plain(), code(0));
+        life.remove();
+        let mut record = serde_json::to_value(&life.machine).unwrap();
+        serde_json::from_value::<Machine>(record.clone()).unwrap();
+        *record.pointer_mut("/session").unwrap() = serde_json::json!(null);
+        serde_json::from_value::<Machine>(record).unwrap_err();
+    }
+
+    #[rstest]
+    #[case("/declared/attempts")]
+    #[case("/declared/restarts")]
+    #[case("/declared/in_a_row")]
+    #[case("/declared/retries")]
+    fn with_the_largest_numbers_is_lived_on(#[case] place: &str) {
+        let most = if place.ends_with("retries") { u64::from(u32::MAX) } else { u64::MAX };
+        let mut life = Life::of(with(place, &serde_json::json!(most)).unwrap());
+        let _ = life.machine.resume();
+        life.update(restarting(Restart::Always));
+        life.end(1, code(1));
+        assert!(life.status().reason.is_some());
+        life.wait(seconds(3));
+        assert_eq!(life.state(), Starting);
+        life.not_started(2, retry("tmux does not answer"));
+        assert_eq!(life.state(), Backoff);
+    }
+
+    #[test]
+    fn of_the_last_attempt_that_can_be_counted_is_lived_on() {
+        let record = serde_json::to_string(&Life::running(restarting(Restart::Always)).machine).unwrap();
+        let last = record.replace(r#""attempt":1"#, &format!(r#""attempt":{}"#, u64::MAX));
+        let mut life = Life::of(serde_json::from_str(&last).unwrap());
+        let _ = life.machine.resume();
+        life.update(restarting(Restart::Always));
+        life.end(u64::MAX, code(1));
+        life.wait(seconds(3));
+        assert_eq!(life.state(), Starting);
+    }
+}
+
+mod a_launcher {
+    use super::*;
+
+    #[rstest]
+    #[case(i32::MIN)]
+    #[case(-1)]
+    #[case(0)]
+    #[case(1)]
+    fn that_names_the_id_of_no_process_is_not_believed(#[case] pid: i32) {
+        let mut life = Life::starting(plain());
+        life.tell(Event::Started { attempt: 1, pid, at: life.now });
+        assert_eq!((life.state(), life.status().pid), (Starting, None));
+        life.end(1, code(0));
+        life.assert_over(Outcome::Completed);
+    }
+}
