@@ -287,7 +287,7 @@ impl Deputy {
     }
 
     /// One that makes text, and nothing else, in this process; for tests of other rooms.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn rendering() -> Self {
         let (requests, mut inbox) = mpsc::unbounded_channel::<Asked>();
         tokio::spawn(async move {

@@ -415,6 +415,12 @@ impl Follower {
         self.entries.drain(..count).collect()
     }
 
+    /// For how many entries it has room.
+    #[cfg(fuzzing)]
+    pub fn capacity(&self) -> usize {
+        self.entries.capacity()
+    }
+
     /// The next bytes, as soon as there are any. Cancel-safe: what was read and not given is read again.
     pub async fn next(&mut self) -> io::Result<Piece> {
         loop {

@@ -357,11 +357,11 @@ impl<T: Fn(machine::Event)> Run<T> {
         None
     }
 
-    fn started(&mut self, Harness { pid, at }: Harness) {
-        let at = Timestamp::now().back_to(at.max(self.earliest));
+    fn started(&mut self, harness: Harness) {
+        let (harness, now) = (Harness { at: harness.at.max(self.earliest), ..harness }, Timestamp::now());
         // It ends after that.
-        self.earliest = at.boot();
-        (self.tell)(machine::Event::Started { attempt: self.attempt, pid, at });
+        self.earliest = now.back_to(harness.at).boot();
+        (self.tell)(started(self.attempt, harness, now));
     }
 
     fn ended(&self, how: How, at: Option<Timestamp>, usage: Usage) {
@@ -397,9 +397,8 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     async fn how(&self, ending: Ending) -> How {
         match ending {
-            Ending::Code(code) => How::of_code(code),
-            Ending::Signal(number) => How::of_signal(number),
             Ending::Cause(cause) => How::Cause(self.words(&cause).await),
+            told => said(told, str::to_owned),
         }
     }
 
@@ -1197,6 +1196,20 @@ fn is_plausible(launcher: &Process, harness: i32) -> bool {
     machine::is_id_of_harness(harness) && (launcher.is_plausibly_below(harness) || !launcher.lives().unwrap_or(true))
 }
 
+/// What a launcher says of the harness that it has started.
+fn started(attempt: machine::Attempt, Harness { pid, at }: Harness, now: Timestamp) -> machine::Event {
+    machine::Event::Started { attempt, pid, at: now.back_to(at) }
+}
+
+/// What it says of how that has ended, in words that can be shown.
+fn said(ending: Ending, words: impl FnOnce(&str) -> String) -> How {
+    match ending {
+        Ending::Code(code) => How::of_code(code),
+        Ending::Signal(number) => How::of_signal(number),
+        Ending::Cause(cause) => How::Cause(words(&cause)),
+    }
+}
+
 /// What a failure to start is, in these words.
 fn blame(failure: &Failure, message: String) -> NotStarted {
     match failure.errno.map(Errno::from_raw) {
@@ -1212,4 +1225,34 @@ fn blame(failure: &Failure, message: String) -> NotStarted {
 /// As one line, and no longer than a person reads.
 fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(2000).collect()
+}
+
+/// What the machine is told when a launcher says this, in its turn or not.
+#[cfg(fuzzing)]
+pub fn told(message: FromLauncher, attempt: machine::Attempt, now: Timestamp) -> Vec<machine::Event> {
+    let failed = |failure: &Failure| {
+        let why = blame(failure, plain(&failure.message));
+        vec![machine::Event::NotStarted { attempt, why }]
+    };
+    let ended = |End { how, at, .. }: End| {
+        let how = said(how, plain);
+        machine::Event::Ended { attempt, how, at: now.back_to(at), usage: Usage::default() }
+    };
+    match message {
+        FromLauncher::Hello { progress, fingerprint, .. } => {
+            let found = fingerprint.map(|fingerprint| machine::Event::Found { attempt, fingerprint });
+            let came = match progress {
+                Progress::New => Vec::new(),
+                Progress::Running(harness) => vec![started(attempt, harness, now)],
+                Progress::Failed(failure) => failed(&failure),
+                Progress::Ended { harness, end } => vec![started(attempt, harness, now), ended(end)],
+            };
+            found.into_iter().chain(came).collect()
+        }
+        FromLauncher::Warning(_) => Vec::new(),
+        FromLauncher::Started(harness) => vec![started(attempt, harness, now)],
+        FromLauncher::Failed(failure) => failed(&failure),
+        FromLauncher::Ended(end) => vec![ended(end)],
+        FromLauncher::Environment(error) => vec![machine::Event::Environment { attempt, error: plain(&error) }],
+    }
 }
