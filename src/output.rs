@@ -24,6 +24,7 @@ pub mod news;
 pub mod reader;
 pub mod renderer;
 pub mod rendering;
+mod replay;
 pub mod sanitizer;
 pub mod store;
 pub mod writer;

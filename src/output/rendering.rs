@@ -3,7 +3,7 @@
 //! Harnesses are terminal interfaces: they write gaps as cursor movements, place rows, and paint the same rows again and again. So
 //! the bytes go through a terminal emulator, behind a [sanitizer](super::sanitizer). Of the *main screen* the lines are told that scroll off
 //! its top, and in the end those that are still on it. Rows that the terminal wrapped are joined again; what is painted over is
-//! replaced. The *alternate screen* has no history; programs scroll it by painting it. It is looked at once a second, and rows are told
+//! replaced, and what a program [prints again](super::replay) from the beginning is told once. The *alternate screen* has no history; programs scroll it by painting it. It is looked at once a second, and rows are told
 //! that were there at two [looks](Rendering::look) and not among those told before, wherever they stand; also those that it shows when
 //! the program leaves it, and in the end.
 //!
@@ -26,6 +26,7 @@ use avt::{Line, Observation, Observer, Parser, ScreenKind, Terminal};
 use memchr::memchr_iter;
 use nix::time::{ClockId, clock_gettime};
 
+use super::replay::{Novelty, Replay};
 use super::sanitizer::Sanitizer;
 use crate::printable;
 
@@ -145,6 +146,28 @@ struct Teller {
     unsaid: String,
     /// How many lines scrolled off.
     scrolled: usize,
+    replay: Replay,
+    erasure: Erasure,
+    /// What the screen showed when the terminal forgot all: told if something else is printed then, and not if the same is.
+    withheld: Vec<String>,
+    /// How many empty rows are to be told if what follows is.
+    blanks: usize,
+    /// Whether rows were left out since the last that was told.
+    is_apart: bool,
+}
+
+/// How much of what was printed before is being erased.
+#[derive(Default)]
+struct Erasure {
+    is_under_way: bool,
+    /// What the screen showed, once it was erased.
+    screen: Option<Vec<String>>,
+    /// Whether the terminal forgot the rows that had scrolled off.
+    is_forgotten: bool,
+}
+
+fn is_blank(row: &str) -> bool {
+    row == "\n"
 }
 
 impl Teller {
@@ -169,7 +192,39 @@ impl Teller {
         self.scrolled += 1;
         let mut piece = String::with_capacity(row.text.len() + 1);
         row.push_to(&mut piece);
-        if self.told.starts_with(&piece) {
+        match &mut self.erasure {
+            Erasure { is_under_way: true, screen: Some(screen), .. } => screen.push(piece),
+            _ => self.tell_if_new(&piece),
+        }
+    }
+
+    fn tell_if_new(&mut self, piece: &str) {
+        let is_open = !self.withheld.is_empty();
+        if is_open && !is_blank(piece) {
+            self.release(Some(piece));
+        }
+        match self.replay.judge(piece) {
+            Novelty::Repeated => {
+                self.blanks = 0;
+                self.is_apart = true;
+            }
+            Novelty::New if !(is_open && is_blank(piece)) => {
+                self.tell_blanks();
+                self.tell_scrolled(piece);
+            }
+            Novelty::New | Novelty::Unclear => self.blanks += 1,
+        }
+    }
+
+    fn tell_blanks(&mut self) {
+        for _ in 0..std::mem::take(&mut self.blanks) {
+            self.tell_scrolled("\n");
+        }
+    }
+
+    fn tell_scrolled(&mut self, piece: &str) {
+        self.begin_apart();
+        if self.told.starts_with(piece) {
             self.told.drain(..piece.len());
         } else if let Some(rest) = piece.strip_prefix(self.told.as_str()) {
             self.told.clear();
@@ -177,12 +232,77 @@ impl Teller {
         } else {
             self.end_line();
             self.told.drain(..self.told.find('\n').map_or(0, |end| end + 1));
-            self.push(&piece);
+            self.push(piece);
         }
+    }
+
+    /// Lest a line goes on with one that rows were left out after.
+    fn begin_apart(&mut self) {
+        if std::mem::take(&mut self.is_apart) && self.told.is_empty() {
+            self.end_line();
+        }
+    }
+
+    /// The erasing is over: whatever comes next is something else.
+    fn end_erasure(&mut self) {
+        let Erasure { screen, is_forgotten, .. } = std::mem::take(&mut self.erasure);
+        let Some(screen) = screen else { return };
+        if !is_forgotten {
+            for piece in &screen {
+                self.tell_if_new(piece);
+            }
+            return;
+        }
+        if let Some(first) = screen.iter().find(|piece| !is_blank(piece)) {
+            self.release(Some(first));
+            self.withheld = screen;
+        }
+        self.blanks = 0;
+        self.replay.begin();
+    }
+
+    /// Tells what was withheld, unless what is printed instead begins as what was printed before.
+    fn release(&mut self, first: Option<&str>) {
+        let withheld = std::mem::take(&mut self.withheld);
+        if !first.is_some_and(|first| self.replay.expects(first)) {
+            for piece in &withheld {
+                self.tell_scrolled(piece);
+            }
+        }
+    }
+
+    /// These lines were told as they scrolled off.
+    fn remember(&mut self, lines: &str, columns: usize) {
+        for line in lines.split_inclusive('\n') {
+            if self.replay.is_full() {
+                return;
+            }
+            // Only what is one byte a column is wider than the screen here.
+            let mut row = line;
+            while row.len() > columns + 1 {
+                let Some((first, rest)) = row.split_at_checked(columns) else { break };
+                self.replay.remember(first);
+                row = rest;
+            }
+            self.replay.remember(row);
+        }
+    }
+
+    /// Whether what scrolls off is told, whatever it is.
+    fn is_at_ease(&self) -> bool {
+        self.told.is_empty()
+            && self.withheld.is_empty()
+            && self.blanks == 0
+            && self.erasure.screen.is_none()
+            && !self.replay.is_expected()
     }
 
     /// Tells what the screen shows from its top on.
     fn tell(&mut self, shown: String) {
+        self.end_erasure();
+        self.release(shown.split_inclusive('\n').find(|row| !is_blank(row)));
+        self.tell_blanks();
+        self.begin_apart();
         if let Some(rest) = shown.strip_prefix(self.told.as_str()) {
             self.push(rest);
             self.told = shown;
@@ -315,6 +435,16 @@ impl Rendering {
             Function::Rep(count) => Function::Rep(count.min(u16::try_from(self.terminal.size().0).unwrap_or(u16::MAX))),
             function => function,
         };
+        let is_main = self.terminal.active_screen_kind() == ScreenKind::Primary;
+        match &function {
+            Function::Ed(EdScope::All) if is_main => {
+                self.teller.erasure.is_under_way = true;
+                self.teller.erasure.screen.get_or_insert_default();
+            }
+            Function::Ed(EdScope::SavedLines) if is_main => self.teller.erasure.is_forgotten = true,
+            Function::Cup(0 | 1, 0 | 1) | Function::Sgr(_) => {}
+            _ => self.teller.end_erasure(),
+        }
         match &function {
             Function::Ris => {
                 self.show();
@@ -361,6 +491,7 @@ impl Rendering {
         }
         let scrolled = self.teller.scrolled;
         self.terminal.execute_with(function, &mut self.teller);
+        self.teller.erasure.is_under_way = false;
         self.repainted = self.repainted.saturating_sub(self.teller.scrolled - scrolled);
     }
 
@@ -370,7 +501,7 @@ impl Rendering {
         let (columns, rows) = self.terminal.size();
         let cursor = self.terminal.cursor();
         let is_at_ease = self.is_simple
-            && self.teller.told.is_empty()
+            && self.teller.is_at_ease()
             && self.terminal.active_screen_kind() == ScreenKind::Primary
             && self.sanitizer.is_between()
             && self.parser.state == State::Ground
@@ -398,6 +529,7 @@ impl Rendering {
             self.teller.scroll_off(row);
         }
         self.teller.push(&text[..told]);
+        self.teller.remember(&text[..told], columns);
         self.teller.scrolled += count;
         self.repainted = self.repainted.saturating_sub(count);
         self.terminal.execute([Function::Cup(1, 1), Function::Ed(EdScope::Below)]);
@@ -479,7 +611,9 @@ impl Rendering {
     /// Tells what can be told at once, to somebody who follows, unless that has taken too long since the last settle.
     pub fn tell_at_once(&mut self) {
         let is_elsewhere = self.terminal.active_screen_kind() == ScreenKind::Alternate;
-        if self.is_over || self.repainted > 0 || is_elsewhere || self.left_at_once.is_zero() {
+        // A picture that is printed again from the beginning is no news before it is complete.
+        let is_pending = self.repainted > 0 || self.teller.replay.is_under_way();
+        if self.is_over || is_pending || is_elsewhere || self.left_at_once.is_zero() {
             return;
         }
         let begun = spent();
@@ -532,7 +666,7 @@ impl Rendering {
         }
         if is_still {
             self.teller.tell(self.upper_screen(usize::MAX, true));
-        } else if still > 0 {
+        } else if still > 0 && !self.teller.replay.is_under_way() {
             self.teller.tell(self.upper_screen(still, false));
         }
         self.last_look = now;
@@ -715,6 +849,9 @@ mod tests {
     #[case("ab\x1b[70000b\r\n", "abbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\n")]
     #[case("before\r\n\x1b[2J\x1b[Hafter\r\n", "before\nafter\n")]
     #[case("before\r\n\x1bcafter\r\n", "before\nafter\n")]
+    #[case("before\r\n\x1b[H\x1b[2J\x1b[3Jafter\r\n", "before\nafter\n")]
+    #[case("before\r\n\x1b[2J\x1b[3J\x1b[H", "before\n")]
+    #[case("before\r\n\x1b[3Jafter\r\n", "before\nafter\n")]
     fn text_is_what_a_person_would_have_read(#[case] printed: &str, #[case] expected: &str) {
         assert_eq!(rendered(printed), expected);
         for cut in 0..printed.len() {
@@ -743,6 +880,62 @@ mod tests {
         }
         let text = rendering.take();
         assert!(text.ends_with(CUT) && text.len() < 2 * (MOST_TEXT + MOST_TEXT_OF_BYTE * flip.len()), "{}", text.len());
+    }
+
+    /// The picture of a terminal interface that is higher than the screen: lines, and what it is doing below them.
+    fn picture(lines: std::ops::Range<usize>, doing: &str) -> String {
+        let lines = lines.map(|number| format!("line {number}\r\n\r\n")).collect::<Vec<_>>().concat();
+        format!("title\r\n\r\n{lines}{doing}\r\n----\r\n> \r\n")
+    }
+
+    /// Erases the screen and what scrolled off, as Ink does.
+    const ANEW: &str = "\x1b[2J\x1b[3J\x1b[H";
+
+    #[test]
+    fn what_is_printed_again_from_the_beginning_is_told_once() {
+        let expected: String = picture(0..90, "working 89").replace('\r', "").replace("> \n", ">\n");
+        let printed: String = (12..90).map(|last| picture(0..last + 1, &format!("working {last}")) + ANEW).collect();
+        let printed = printed.strip_suffix(ANEW).unwrap();
+        assert_eq!(rendered(printed), expected);
+        for size in [100, 997] {
+            let pieces: Vec<&[u8]> = printed.as_bytes().chunks(size).collect();
+            assert_eq!(rendered_on(USUAL_SIZE, &pieces), expected, "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn who_follows_is_told_once_what_is_printed_again() {
+        let mut rendering = Rendering::new(USUAL_SIZE);
+        for last in 12..90 {
+            let picture = picture(0..last + 1, "working");
+            let (half, rest) = picture.split_at(picture.len() * 2 / 3);
+            rendering.feed((picture.clone() + ANEW + half).as_bytes());
+            rendering.tell_at_once();
+            rendering.settle();
+            rendering.feed(rest.as_bytes());
+            rendering.tell_at_once();
+            rendering.settle();
+            rendering.settle();
+            rendering.feed(ANEW.as_bytes());
+        }
+        rendering.feed(picture(0..90, "done").as_bytes());
+        rendering.show();
+        let text = rendering.take();
+        for number in 0..90 {
+            let line = format!("line {number}");
+            assert_eq!(text.lines().filter(|told| *told == line).count(), 1, "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn what_is_printed_after_a_clear_is_told_though_it_is_short_or_long() {
+        let lines =
+            |of: &str, count| (0..count).map(|number| format!("{of} {number}\r\n")).collect::<Vec<_>>().concat();
+        for (first, second) in [(3, 3), (60, 3), (3, 60), (60, 60), (60, 900)] {
+            let (first, second) = (lines("first", first), lines("second", second));
+            let printed = format!("{first}\x1b[H\x1b[2J\x1b[3J{second}");
+            assert_eq!(rendered(&printed), format!("{first}{second}").replace('\r', ""));
+        }
     }
 
     #[test]
