@@ -246,7 +246,7 @@ fn what_cannot_be_shown_is_said_and_why() {
     daemon.wait_for_state("a", State::Waiting);
     let response = daemon.get("/v1/agents/a/screen");
     assert_eq!(response.status, 503);
-    assert!(response.body.contains("has no session: waiting"), "{}", response.body);
+    assert!(response.body.contains("has no session: the secret KEY"), "{}", response.body);
     for words in [&["watch", "nobody"][..], &["watch", "nobody", "--follow"]] {
         let (code, said) = run(&mut verb(&daemon, words));
         assert_eq!(code, Some(4), "{said}");
