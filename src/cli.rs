@@ -28,13 +28,14 @@ use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcom
 use nix::unistd::Uid;
 
 use crate::account::Account;
-use crate::config::{self, Workdir, size};
+use crate::config::{self, Workdir};
 use crate::daemon::{OnTerminate, Settings};
-use crate::duration;
 use crate::output;
 use crate::output::store::Extent;
-use crate::printable::{escaped, escaped_lines};
 use crate::supervisor::Detail;
+use crate::text::duration;
+use crate::text::printable::{escaped, escaped_lines};
+use crate::text::size;
 use crate::tmux::Origin;
 
 /// Keeps the AI coding agents that a jcard.toml declares running, each in a tmux session of its own.
@@ -696,7 +697,7 @@ mod tests {
         for line in lines {
             let error = read(&[&["agentd"], &line[..]].concat()).unwrap_err();
             let said = refusal(error);
-            let acts = said.chars().find(|&character| character != '\n' && crate::printable::acts(character));
+            let acts = said.chars().find(|&character| character != '\n' && crate::text::printable::acts(character));
             assert_eq!(acts, None, "{line:?}: {said:?}");
             assert!(!said.contains("\nagentd: all is well"), "{line:?}: {said:?}");
             assert!(said.starts_with("error: ") && said.ends_with('\n'), "{said:?}");

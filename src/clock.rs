@@ -11,7 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::descriptor::Readable;
-use crate::duration;
+use crate::text::duration;
 
 /// An instant, on two clocks at once: one to reckon with, one to show.
 ///

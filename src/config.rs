@@ -6,10 +6,8 @@
 
 mod agents;
 mod fields;
-mod near;
 mod place;
 mod schema;
-pub(crate) mod size;
 #[cfg(test)]
 mod tests;
 

@@ -23,8 +23,8 @@ pub use journal::{AGENT_ERROR, STATE_CHANGED};
 
 use crate::brake::Allowances;
 use crate::cli::terminal::Terminal;
-use crate::printable;
 use crate::supervisor::Detail;
+use crate::text::printable;
 
 /// Messages that may wait to be written. Past that, new ones are dropped.
 const QUEUE: usize = 4096;

@@ -8,12 +8,18 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use agentd::account::Account;
+use agentd::cli;
 use agentd::cli::{
     Arguments, Command, Surroundings, attach, check, complete, doctor, events, explain, logs, status, wait, watch,
 };
+use agentd::config;
+use agentd::daemon;
+use agentd::defect;
+use agentd::deputy;
 use agentd::launch::{self, launcher, login};
+use agentd::log;
+use agentd::signals;
 use agentd::tmux::sizes;
-use agentd::{cli, config, daemon, defect, deputy, log, signals};
 use nix::unistd::Uid;
 
 fn main() -> ExitCode {
@@ -112,7 +118,7 @@ fn conclude<E: std::fmt::Display>(result: Result<(), E>) -> ExitCode {
 }
 
 fn complain(what: &str) -> ExitCode {
-    let what = agentd::printable::escaped_lines(what);
+    let what = agentd::text::printable::escaped_lines(what);
     // Where standard error is closed there is nobody to tell.
     let _ = if log::leads_to_journal() {
         // The journal knows who this is, and takes the number for the priority, as in sd-daemon(3): an error.

@@ -19,7 +19,6 @@
 //! For people the bytes are made [text](rendering), in the deputy: no process with more rights than the agent's parses them.
 
 pub mod guard;
-pub mod mask;
 pub mod news;
 pub mod reader;
 pub mod renderer;

@@ -29,7 +29,7 @@ use tokio::time::timeout;
 
 use crate::blocking;
 use crate::kernel;
-use crate::printable;
+use crate::text::printable;
 
 /// The version of the files' form.
 const VERSION: u32 = 1;

@@ -17,9 +17,9 @@ use crate::cgroup::Cgroups;
 use crate::history::History;
 use crate::launch::{self, Launch};
 use crate::metrics::Facts;
-use crate::printable;
 use crate::secrets::Secrets;
 use crate::signals;
+use crate::text::printable;
 
 /// A point in time on the wire: RFC 3339, UTC, milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -36,10 +36,10 @@ use crate::launch::reception::Visitor;
 use crate::metrics::{Facts, Launches};
 use crate::reconcile::{Action, Held, HeldAgent, plan};
 use crate::record::{Recorder, Report, Version};
-use crate::redaction::Redaction;
-use crate::screen;
 use crate::status::{AgentStatus, Errors, Launched, Snapshot, State, Time};
 use crate::systemd::Notifier;
+use crate::text::redact::Redaction;
+use crate::text::screen;
 
 /// What the supervisor is told.
 #[derive(Debug)]

@@ -559,7 +559,7 @@ impl Tmux {
         }
     }
 
-    /// What is on the screen of the agent's own pane, row by row and with its colours: see [`screen`](crate::screen).
+    /// What is on the screen of the agent's own pane, row by row and with its colours: see [`screen`](crate::text::screen).
     pub async fn screen(&self, owner: &str) -> Result<String, Error> {
         let sessions = self.sessions_of(owner).await?;
         let pane = sessions.iter().find_map(|session| session.pane.as_ref()).ok_or_else(|| Error::Refused {

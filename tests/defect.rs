@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use agentd::config;
 use agentd::daemon::{self, OnTerminate, Settings};
+use agentd::log;
 use agentd::output::store::Extent;
 use agentd::supervisor::Detail;
-use agentd::{config, log, tmux};
+use agentd::tmux;
 
 /// Names the folder of the daemon that is to be run.
 const FOLDER: &str = "AGENTD_TEST_DAEMON";

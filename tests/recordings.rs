@@ -20,7 +20,7 @@ fn assert_reads(text: &str, expected: &[&str]) {
     for line in expected {
         assert!(lines.any(|read| read == *line), "{line:?} in\n{text}");
     }
-    let acts = |character: char| character != '\n' && agentd::printable::acts(character);
+    let acts = |character: char| character != '\n' && agentd::text::printable::acts(character);
     assert!(!text.contains(acts), "{text:?}");
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use agentd::duration::{MAX, parse};
+use agentd::text::duration::{MAX, parse};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

@@ -1,6 +1,6 @@
 //! What a server has said, taken apart and looked through.
 
-use agentd::printable;
+use agentd::text::printable;
 
 /// One answer.
 pub struct Answer {

@@ -9,7 +9,7 @@ use std::path::Path;
 use agentd::config::{
     AgentSpec, Config, Entry, Finding, Kind, MAX_AGENTS, MAX_ARGUMENT, Options, Prompt, Severity, Workdir, parse,
 };
-use agentd::duration::MAX;
+use agentd::text::duration::MAX;
 use agentd::secrets::is_variable_name;
 use libfuzzer_sys::fuzz_target;
 

@@ -12,7 +12,7 @@ use agentd::events::{Ring, Since, What};
 use agentd::fingerprint::Fingerprint;
 use agentd::launch::Launch;
 use agentd::metrics;
-use agentd::printable;
+use agentd::text::printable;
 use agentd::status::{self, AgentStatus, Errors, How, Snapshot, State, Usage};
 use agentd::supervisor::machine::{Attempt, Effect, Event, Machine, NotStarted};
 

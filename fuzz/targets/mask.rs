@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use agentd::output::mask::{MASK, Mask, SHORTEST};
+use agentd::text::mask::{MASK, Mask, SHORTEST};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|case: (Vec<Vec<u8>>, Vec<u8>, Vec<u8>)| {

@@ -83,7 +83,7 @@ fn read<T: DeserializeOwned>(record: &Record, key_of: impl Fn(&T) -> String) -> 
     assert!(agents.len() + problems.len() <= 1 && agents.keys().all(|key| key == "a"));
     for problem in &problems {
         let told = problem.to_string();
-        assert!(told.len() < 1000 && !told.contains(agentd::printable::acts), "{told:?}");
+        assert!(told.len() < 1000 && !told.contains(agentd::text::printable::acts), "{told:?}");
     }
     let again = record.read(key_of);
     assert!(again.problems.is_empty() && again.agents.len() == agents.len());

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use agentd::redaction::{BLOT, PIECE, Redaction, Shown, is_significant};
-use agentd::{printable, screen};
+use agentd::text::redact::{BLOT, PIECE, Redaction, Shown, is_significant};
+use agentd::text::printable;
+use agentd::text::screen;
 use libfuzzer_sys::fuzz_target;
 
 /// The significant bytes, and for each of them where its character stands.

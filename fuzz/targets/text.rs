@@ -3,7 +3,7 @@
 #![no_main]
 
 use agentd::output::rendering::{Rendering, Size};
-use agentd::printable;
+use agentd::text::printable;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -20,9 +20,9 @@ use crate::output::reader::{Busy, Follower, Log, Piece};
 use crate::output::renderer::{self, Heard, Renderer, Renderers, Say};
 use crate::output::store::{Kept, Named, Store};
 use crate::output::{Entry, FileId};
-use crate::printable;
-use crate::redaction::{Redaction, Shown};
 use crate::status::{Snapshot, State, Time};
+use crate::text::printable;
+use crate::text::redact::{Redaction, Shown};
 
 /// How long a screen must stand still to be told to somebody who follows: looked at twice, so far apart.
 const SETTLE: Duration = Duration::from_secs(1);

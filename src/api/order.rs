@@ -9,9 +9,10 @@ use hyper::Request;
 use hyper::header::{ACCEPT, HeaderMap};
 
 use crate::clock;
-use crate::config::{Name, size};
+use crate::config::Name;
 use crate::events::Since;
 use crate::output::store::{Named, NoAttempt};
+use crate::text::size;
 
 /// The media type of text with escape sequences for colours.
 pub(super) const COLOURED: &str = "text/x-ansi";

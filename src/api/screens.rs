@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::latest::Latest;
-use crate::redaction::Redaction;
-use crate::screen;
 use crate::status::Snapshot;
+use crate::text::redact::Redaction;
+use crate::text::screen;
 use crate::tmux::Tmux;
 
 /// A screen as tmux told it, or why it could not be had.

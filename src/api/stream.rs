@@ -32,8 +32,8 @@ use super::logs::{self, Broken, Telling, Wanted};
 use super::order::{COLOURED, Order, Which};
 use super::routes;
 use crate::events::{Kept, Ring, Since};
-use crate::printable;
 use crate::status::{Fault, ScreenShown, Time};
+use crate::text::printable;
 
 /// The media type of server-sent events.
 const EVENT_STREAM: &str = "text/event-stream";

@@ -31,8 +31,8 @@ use crate::config::{InvalidName, Name};
 use crate::deputy::{self, Deputy, Program};
 use crate::descriptor;
 use crate::memory;
-use crate::printable::escaped;
 use crate::status::AgentStatus;
+use crate::text::printable::escaped;
 use crate::tmux::{self, Entrance, Tmux};
 
 /// As every other verb has it.

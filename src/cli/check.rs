@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::config::{self, Entry, Finding, Options, Prompt, Severity};
-use crate::printable::{self, escaped};
 use crate::regular;
+use crate::text::printable::{self, escaped};
 
 /// The exit status when nothing is in error.
 const GOOD: u8 = 0;

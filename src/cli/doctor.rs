@@ -18,8 +18,8 @@ use super::place::Place;
 use super::terminal::{Terminal, wrapped};
 use super::{Surroundings, Whereabouts};
 use crate::descriptor;
-use crate::printable::escaped;
 use crate::status;
+use crate::text::printable::escaped;
 
 /// As every other verb has it.
 const WELL: u8 = 0;

@@ -10,8 +10,8 @@ use super::status::{outcome, shortened};
 use super::terminal::Terminal;
 use crate::client::{Client, Error, Message};
 use crate::events::{Change, Course, Event, Since, Subject, What};
-use crate::printable::{self, escaped};
 use crate::status::{AgentStatus, State};
+use crate::text::printable::{self, escaped};
 
 /// Which events, and how.
 #[derive(Clone, Debug, clap::Args)]

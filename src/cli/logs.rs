@@ -11,10 +11,10 @@ use super::complete;
 use super::printing::{self, BETWEEN_DAEMONS, Failure, say};
 use crate::client::Client;
 use crate::clock::{self, NoMoment};
-use crate::config::size;
 use crate::output::store::Named;
-use crate::printable;
 use crate::status::Time;
+use crate::text::printable;
+use crate::text::size;
 
 /// Whose, and which of it.
 #[derive(Clone, Debug, clap::Args)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::client::Error;
 use crate::descriptor::reader_is_gone;
-use crate::printable::escaped;
+use crate::text::printable::escaped;
 
 /// How long a daemon that has gone away is given before the next is looked for.
 pub(super) const BETWEEN_DAEMONS: Duration = Duration::from_millis(500);

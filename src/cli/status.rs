@@ -12,8 +12,8 @@ use super::complete;
 use super::printing::say;
 use super::terminal::Terminal;
 use crate::client::{Answer, Client, Error};
-use crate::printable::escaped;
 use crate::status::{AgentStatus, Health, How, Outcome, PastAttempt, State, Time};
+use crate::text::printable::escaped;
 
 /// The exit statuses of LSB init scripts' `status`.
 const RUNNING: u8 = 0;

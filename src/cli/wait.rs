@@ -13,11 +13,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::complete;
 use crate::client::{Answer, Client, Error, Messages};
-use crate::duration;
 use crate::events::{Event, What};
-use crate::printable::escaped;
 use crate::signals;
 use crate::status::{self, AgentStatus, How, State};
+use crate::text::duration;
+use crate::text::printable::escaped;
 
 /// As promised: it came.
 const REACHED: u8 = 0;

@@ -11,8 +11,8 @@ use super::printing::{self, BETWEEN_DAEMONS, Failure, say};
 use super::status::shortened;
 use super::terminal::Terminal;
 use crate::client::Client;
-use crate::printable::{self, escaped};
 use crate::status::{Fault, ScreenShown};
+use crate::text::printable::{self, escaped};
 
 /// To another screen without a cursor, where long lines are cut (`xterm` control sequences 1049, 25, 7), and back.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";

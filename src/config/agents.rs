@@ -9,13 +9,13 @@ use std::path::PathBuf;
 use toml::de::{DeTable, DeValue};
 
 use super::fields::{Fields, alternatives, described};
-use super::near::nearest;
 use super::place::Places;
 use super::{
     AgentSpec, Config, Entry, Finding, InvalidName, Kind, Limits, MAX_AGENTS, MAX_REPLICAS, MAX_TOGETHER, Name,
     Options, Policy, Prompt, Restart, Severity,
 };
 use crate::harness::{HARNESSES, Harness};
+use crate::text::suggest::nearest;
 
 /// Every agent that a jcard declares.
 pub(super) fn read(document: &DeTable<'_>, places: &Places<'_>, options: &Options) -> Config {

@@ -10,13 +10,13 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
-use super::near::nearest;
 use super::place::Places;
-use super::size;
 use super::{Finding, MAX_ARGUMENT, MAX_NOTED, Name, Severity, Workdir, tell};
-use crate::duration;
 use crate::frame::Bytes;
 use crate::secrets::is_variable_name;
+use crate::text::duration;
+use crate::text::size;
+use crate::text::suggest::nearest;
 
 type Value<'a> = Spanned<DeValue<'a>>;
 

@@ -8,8 +8,8 @@
 use serde_json::{Value, json};
 
 use super::{MAX_AGENTS, MAX_ARGUMENT, MAX_REPLICAS, Name};
-use crate::duration;
 use crate::harness::HARNESSES;
+use crate::text::duration;
 
 /// Every spelling of a unit of time that [`duration::parse`] knows.
 const UNITS: &str = "ns|nsec|nanos|us|\u{b5}s|\u{3bc}s|usec|ms|msec|millis|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|\
@@ -247,7 +247,7 @@ pub(super) mod tests {
 
         #[test]
         fn every_size_is_one(text in " ?[0-9]{0,3}(\\.[0-9]{0,2})? ?([kmgKMG]?[iI]?[bB]|%)? ?") {
-            for (key, is_one) in [("memory", super::super::size::parse(&text).is_ok()), ("cpu", super::super::size::percent(&text).is_ok())] {
+            for (key, is_one) in [("memory", crate::text::size::parse(&text).is_ok()), ("cpu", crate::text::size::percent(&text).is_ok())] {
                 let refused = !faults(&format!("[agent]\nharness = \"custom\"\n{key} = {text:?}\n")).is_empty();
                 prop_assert!(!refused || !is_one, "{} = {}", key, text);
             }

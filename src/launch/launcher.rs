@@ -38,11 +38,11 @@ use crate::limits;
 use crate::mark;
 use crate::memory;
 use crate::output::FileId;
-use crate::output::mask::Mask;
 use crate::output::writer::Writer;
 use crate::passing::Receiver;
 use crate::process::Process;
 use crate::signals;
+use crate::text::mask::Mask;
 
 /// How long a harness may take to end once its terminal has gone away.
 const AFTER_HANGUP: Duration = Duration::from_secs(5);

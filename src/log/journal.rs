@@ -17,7 +17,7 @@ use tracing_subscriber::Registry;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use super::QUEUE;
-use crate::printable;
+use crate::text::printable;
 
 /// `MESSAGE_ID` of an agent's change of state or of the reason for it.
 pub const STATE_CHANGED: &str = "9d0cbb5a4e3b4c0fa25a5c44c3f8f1d6";

@@ -445,10 +445,10 @@ mod tests {
 
     use super::*;
     use crate::config::Name;
-    use crate::output::mask::Mask;
     use crate::output::rendering::Size;
     use crate::output::store::{Extent, Files, Store};
     use crate::output::writer::Writer;
+    use crate::text::mask::Mask;
 
     fn always() -> bool {
         true

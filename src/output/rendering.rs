@@ -28,7 +28,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::replay::{Novelty, Replay};
 use super::sanitizer::Sanitizer;
-use crate::printable;
+use crate::text::printable;
 
 /// The size of a screen of which none is known.
 pub const USUAL_SIZE: Size = Size { columns: 80, rows: 24 };

@@ -12,7 +12,7 @@
 //! A string ends where a terminal ends it (`ESC \`, BEL, CAN, SUB, any other ESC), and at the end of the line or after
 //! [`LONGEST_STRING`] bytes at the latest: a program that is killed in the middle of a title must not hide all that follows.
 
-use crate::printable;
+use crate::text::printable;
 
 /// How many bytes a string can have.
 pub const LONGEST_STRING: usize = 1 << 20;

@@ -21,7 +21,8 @@ use tokio::sync::watch;
 
 use super::reader::{Log, Readers};
 use super::{ATTEMPTS, FileId, SIZE, writer};
-use crate::config::{Name, size};
+use crate::config::Name;
+use crate::text::size;
 use crate::way;
 
 /// Of how many agents that are no longer declared what they printed is kept.

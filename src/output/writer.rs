@@ -11,9 +11,9 @@ use std::time::SystemTime;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
-use super::mask::Mask;
 use super::rendering::Size;
 use super::{Entry, Moment, Resized};
+use crate::text::mask::Mask;
 
 /// Holes end at multiples of this: file systems keep whole blocks, which are no larger.
 pub(super) const BLOCK: u64 = 64 << 10;

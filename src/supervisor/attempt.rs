@@ -39,8 +39,8 @@ use crate::launch::{
 use crate::output::guard::{Finding, Guard};
 use crate::output::store::{Files, Store};
 use crate::process::{Identity, Process};
-use crate::redaction::Redaction;
 use crate::status::{How, Snapshot, Usage};
+use crate::text::redact::Redaction;
 use crate::tmux::{self, Pane, Tmux};
 use crate::tree::{self, Tree, Trees};
 

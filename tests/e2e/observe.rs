@@ -317,7 +317,8 @@ fn a_secret_is_shown_nowhere_however_it_is_printed() {
         daemon.get("/v1/agents/a/screen").body,
     ] {
         assert!(shown.contains("done") && shown.contains("****************"), "{shown}");
-        let shown: String = shown.chars().filter(|&character| agentd::redaction::is_significant(character)).collect();
+        let shown: String =
+            shown.chars().filter(|&character| agentd::text::redact::is_significant(character)).collect();
         for at in 0..KEY.len() - 16 {
             assert!(!shown.contains(&KEY[at..at + 16]), "{at}: {shown}");
         }

@@ -3,7 +3,7 @@
 
 /// Why a text is no such number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Error {
+pub enum Error {
     /// It is a number that is too large or negative.
     #[error("it is out of range")]
     OutOfRange,
@@ -13,10 +13,10 @@ pub(crate) enum Error {
 }
 
 /// The most bytes, in words.
-pub(crate) const MOST: &str = "18446744073709551615 bytes (16 EiB less one byte)";
+pub const MOST: &str = "18446744073709551615 bytes (16 EiB less one byte)";
 
 /// Bytes of a text like `2GiB`, `1.5 gib` or `4096`. A fraction of a byte is dropped.
-pub(crate) fn parse(text: &str) -> Result<u64, Error> {
+pub fn parse(text: &str) -> Result<u64, Error> {
     const UNITS: [(&str, u64); 7] = [
         ("kib", 1 << 10),
         ("mib", 1 << 20),
@@ -56,14 +56,14 @@ fn decimal(number: &str, factor: u64) -> Result<u64, Error> {
 }
 
 /// A whole number, without a unit.
-pub(crate) fn count<T: TryFrom<u64>>(text: &str) -> Result<T, Error> {
+pub fn count<T: TryFrom<u64>>(text: &str) -> Result<T, Error> {
     let text = text.trim();
     let number = if text.contains('.') { Err(Error::Malformed) } else { decimal(text, 1) };
     T::try_from(number?).map_err(|_| Error::OutOfRange)
 }
 
 /// Percent of one processor: `150%`, or a number of processors like `1.5`.
-pub(super) fn percent(text: &str) -> Result<u64, Error> {
+pub fn percent(text: &str) -> Result<u64, Error> {
     let text = text.trim();
     text.strip_suffix('%').map_or_else(|| decimal(text, 100), |percent| decimal(percent.trim_end(), 1))
 }

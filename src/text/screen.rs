@@ -1,9 +1,9 @@
 //! What a terminal shows, as text that can be shown on another: nothing in it does more than colour it, and secrets are blotted out,
 //! however they are laid out.
 
-use crate::escape::{ESC, Place};
-use crate::printable;
-use crate::redaction::{BLOT, Redaction};
+use crate::text::ansi::{ESC, Place};
+use crate::text::printable;
+use crate::text::redact::{BLOT, Redaction};
 
 /// A piece of what `capture-pane -e` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

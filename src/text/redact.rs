@@ -38,7 +38,9 @@ pub fn is_significant(character: char) -> bool {
     if character.is_ascii() {
         return character.is_ascii_graphic() && character != '|';
     }
-    !(character.is_whitespace() || crate::printable::acts(character) || matches!(character, '\u{2500}'..='\u{259f}'))
+    !(character.is_whitespace()
+        || crate::text::printable::acts(character)
+        || matches!(character, '\u{2500}'..='\u{259f}'))
 }
 
 /// What must not be shown. Its memory is cleared when it is dropped.

@@ -3,7 +3,7 @@
 //! What counts as one is every line of a secret's value that is long enough not to be in every text, each by itself: a terminal
 //! ends lines otherwise than a value does. Each stretch of bytes that is part of an occurrence is replaced as a whole, so that
 //! neither the order of the secrets nor their overlapping matters. It is the bytes that are looked for: what an agent prints of a
-//! secret in pieces, with escapes between or in another encoding, is not found. What is shown of it is [redacted](crate::redaction)
+//! secret in pieces, with escapes between or in another encoding, is not found. What is shown of it is [redacted](crate::text::redact)
 //! once more, for that reason.
 
 use std::collections::BTreeSet;

@@ -7,7 +7,7 @@ const MAX_DISTANCE: usize = 2;
 const MIN_BEGINNING: usize = 3;
 
 /// The known word that a mistaken one begins, or most nearly spells, if it is near any.
-pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str, IntoIter: Clone>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str, IntoIter: Clone>) -> Option<&'a str> {
     let word = word.to_lowercase();
     let known = known.into_iter();
     let begun = known.clone().find(|known| word.len() >= MIN_BEGINNING && known.starts_with(&word));
