@@ -36,10 +36,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Uid, getpid};
 
-use crate::kernel::{self, Mount};
-use crate::process::Process;
 use crate::status::{Resources, Usage};
-use crate::systemd;
+use crate::sys::process::Process;
+use crate::sys::procfs::{self, Mount};
+use crate::sys::systemd;
 
 /// How long a killed group may take to be empty. Only a process stuck in the kernel takes long.
 const TO_EMPTY: Duration = Duration::from_secs(5);
@@ -266,18 +266,18 @@ impl Cgroup {
     pub fn usage(&self) -> Usage {
         let file = |name: &str| read(&self.directory.join(name)).ok();
         Usage {
-            oom_kills: file("memory.events").and_then(|events| kernel::value(&events, "oom_kill")).unwrap_or(0),
-            cpu_usec: file("cpu.stat").and_then(|stat| kernel::value(&stat, "usage_usec")),
-            memory_peak: file("memory.peak").and_then(|peak| kernel::number(peak.trim_ascii())),
+            oom_kills: file("memory.events").and_then(|events| procfs::value(&events, "oom_kill")).unwrap_or(0),
+            cpu_usec: file("cpu.stat").and_then(|stat| procfs::value(&stat, "usage_usec")),
+            memory_peak: file("memory.peak").and_then(|peak| procfs::number(peak.trim_ascii())),
         }
     }
 
     /// What is counted of it.
     pub fn resources(&self) -> Resources {
         let file = |name: &str| read(&self.directory.join(name)).ok();
-        let number = |name: &str| kernel::number(file(name)?.trim_ascii());
+        let number = |name: &str| procfs::number(file(name)?.trim_ascii());
         Resources {
-            cpu_usec: file("cpu.stat").and_then(|stat| kernel::value(&stat, "usage_usec")),
+            cpu_usec: file("cpu.stat").and_then(|stat| procfs::value(&stat, "usage_usec")),
             memory: number("memory.current"),
             memory_max: number("memory.max"),
             tasks: number("pids.current"),
@@ -349,7 +349,7 @@ fn own_mount(mounts: &[u8], path: &Path) -> Result<(Mount, PathBuf), Error> {
 /// The path of a process's group, as its name space has it.
 fn group_of(process: &str) -> Result<PathBuf, Error> {
     let groups = read(Path::new(&format!("/proc/{process}/cgroup")))?;
-    kernel::group(&groups).ok_or(Error::NotMounted)
+    procfs::group(&groups).ok_or(Error::NotMounted)
 }
 
 fn make(group: &Path) -> Result<(), Error> {
@@ -378,13 +378,13 @@ fn enter(group: &Path, pid: i32) -> Result<(), Error> {
 /// Those directly in it. What another process namespace hides has the number 0 and is left out.
 fn processes(group: &Path) -> Result<BTreeSet<i32>, Error> {
     let path = group.join("cgroup.procs");
-    let all = kernel::numbers(&read(&path)?);
+    let all = procfs::numbers(&read(&path)?);
     let unreadable = || Error::System { operation: "understand", path, source: io::ErrorKind::InvalidData.into() };
     Ok(all.ok_or_else(unreadable)?.into_iter().filter(|&pid| pid > 0).collect())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    kernel::read(path).map_err(|source| Error::System { operation: "read", path: path.to_owned(), source })
+    procfs::read(path).map_err(|source| Error::System { operation: "read", path: path.to_owned(), source })
 }
 
 /// Kills all in the group and below, and waits until they are dead.
@@ -448,7 +448,7 @@ fn is_empty_within(group: &Path, time: Duration) -> Result<bool, Error> {
             let mut text = Vec::new();
             events.rewind()?;
             events.read_to_end(&mut text)?;
-            if kernel::value(&text, "populated") == Some(0) {
+            if procfs::value(&text, "populated") == Some(0) {
                 return Ok(true);
             }
             let left = limit.saturating_duration_since(Instant::now());

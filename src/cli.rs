@@ -27,12 +27,12 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use nix::unistd::Uid;
 
-use crate::account::Account;
 use crate::config::{self, Workdir};
 use crate::daemon::{OnTerminate, Settings};
 use crate::output;
 use crate::output::store::Extent;
 use crate::supervisor::Detail;
+use crate::sys::account::Account;
 use crate::text::duration;
 use crate::text::printable::{escaped, escaped_lines};
 use crate::text::size;

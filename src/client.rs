@@ -17,8 +17,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 pub use self::stream::{Message, Messages, Stream};
-use crate::socket;
 use crate::status::{AgentStatus, Health};
+use crate::sys::unix_socket;
 
 /// How long an answer may take in all. The daemon answers from memory; one that takes this long does not work.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,7 +34,7 @@ pub enum Error {
     Denied(PathBuf),
     /// The path does not fit into a socket address.
     #[error(transparent)]
-    Address(#[from] socket::Error),
+    Address(#[from] unix_socket::Error),
     /// No answer, or nothing more of it, for too long.
     #[error("get {what} from agentd at {}: no answer within {} s", socket.display(), patience.as_secs())]
     Timeout {
@@ -109,7 +109,7 @@ impl Client {
         if socket.as_os_str().is_empty() {
             return Err(Error::NotRunning(socket.to_owned()));
         }
-        socket::check_length(socket)?;
+        unix_socket::check_length(socket)?;
         let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(UnixConnector);
         Ok(Self { http, socket: socket.to_owned(), base: hyperlocal::Uri::new(socket, "/").into() })
     }

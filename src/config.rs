@@ -23,9 +23,9 @@ use toml::de::DeTable;
 
 use self::place::Places;
 pub use self::schema::schema;
-use crate::frame::Bytes;
 use crate::harness::Harness;
 use crate::secrets::without_byte_order_mark;
+use crate::sys::frame::Bytes;
 
 /// The largest jcard that is worth reading, in bytes. Whoever reads the file refuses a larger one.
 pub const MAX_SIZE: u64 = 8 << 20;

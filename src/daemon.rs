@@ -16,13 +16,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::account::{self, Account};
 use crate::api::{self, Sources};
-use crate::blocking;
 use crate::config;
-use crate::defect;
 use crate::deputy::Deputy;
-use crate::descriptor;
 use crate::desired::Place;
 use crate::events::Ring;
 use crate::fingerprint::{self, Key};
@@ -30,22 +26,26 @@ use crate::folder::{self, Folder, Keeper};
 use crate::history::{self, Histories, History};
 use crate::inputs::{Inputs, News, Nudge};
 use crate::launch::reception;
-use crate::limits;
 use crate::lock::{self, Lock};
-use crate::log;
-use crate::memory;
-use crate::orphans;
 use crate::output::guard::Guard;
 use crate::output::renderer::Renderers;
 use crate::output::store::{Extent, Store};
 use crate::record::{self, Reading, Record, Recorder, Report};
-use crate::socket::{self, Address, Bound};
 use crate::status::{Errors, Snapshot};
 use crate::supervisor::attempt::Means;
 use crate::supervisor::machine::Machine;
 use crate::supervisor::pace::Pace;
 use crate::supervisor::{Detail, Event, Outlets, Supervisor};
-use crate::systemd::{self, Job, Notifier};
+use crate::sys::account::{self, Account};
+use crate::sys::blocking;
+use crate::sys::fd;
+use crate::sys::log;
+use crate::sys::memory;
+use crate::sys::panics;
+use crate::sys::reaper;
+use crate::sys::rlimit;
+use crate::sys::systemd::{self, Job, Notifier};
+use crate::sys::unix_socket::{self, Address, Bound};
 use crate::tmux::{self, Tmux};
 use crate::tree::Trees;
 
@@ -77,7 +77,7 @@ pub enum Error {
     Lock(#[from] lock::Error),
     /// The API's socket cannot be had.
     #[error(transparent)]
-    Socket(#[from] socket::Error),
+    Socket(#[from] unix_socket::Error),
     /// No key can be had.
     #[error(transparent)]
     Key(#[from] fingerprint::Error),
@@ -151,10 +151,10 @@ pub enum OnTerminate {
 pub fn run(settings: &Settings) -> Result<(), Error> {
     let started = Instant::now();
     let failed = |operation| move |source| Error::System { operation, source };
-    defect::ends_this_process(defect::Tell::Log);
+    panics::ends_this_process(panics::Tell::Log);
     // Whoever started this may have left anything open, and the agent user's processes come of it.
-    descriptor::hand_down_none();
-    limits::raise_descriptors();
+    fd::hand_down_none();
+    rlimit::raise_descriptors();
     memory::keep_private();
     let account = agent_account(settings.user.as_deref())?;
     let group = admin_group(&settings.admin_group)?;
@@ -181,7 +181,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
         let Bound { listener, address } = api::socket::bind(&settings.api_socket, Some(group))?;
         (listener, Some(address))
     };
-    socket::check_length(&settings.tmux_socket)?;
+    unix_socket::check_length(&settings.tmux_socket)?;
     let folder = match Folder::of(&settings.tmux_socket, &account, Some(group)) {
         // Of the agent user's making, who must not be able to keep the daemon from serving the API and from stopping agents.
         Err(error @ folder::Error::Served(_)) => {
@@ -191,7 +191,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
         folder => Some(folder?),
     };
     let launch_socket = folder::launch_socket_beside(&settings.tmux_socket);
-    socket::check_length(&launch_socket)?;
+    unix_socket::check_length(&launch_socket)?;
     umask(Mode::from_bits_truncate(0o077));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -349,7 +349,7 @@ async fn serve(
     let kept = tmux.clone();
     tokio::spawn(tell_left_out(round.clone()));
     tokio::spawn(async move { kept.keep(round).await });
-    tokio::spawn(orphans::reap());
+    tokio::spawn(reaper::reap());
     tokio::spawn(find_sessions(tmux.clone(), events.clone()));
     let inputs = Inputs {
         place,

@@ -7,7 +7,7 @@
 //! Everything on a path that the agent user can redirect, and every tmux client (which a hostile server can make run commands),
 //! is the deputy's business: whatever it is tricked into, it is tricked into as the agent user. It starts as the daemon's child,
 //! becomes the agent user before it reads the first request, and ends when the daemon's end of the socket closes. Because it
-//! gives up root without a further `execve(2)`, the kernel lets nobody but root trace it. What it [inherits](crate::inheritance)
+//! gives up root without a further `execve(2)`, the kernel lets nobody but root trace it. What it [inherits](crate::sys::inheritance)
 //! from whoever started the daemon, the terminal first of all, it gives up before: its tmux clients do what a hostile server says.
 //!
 //! A request that gets no answer, because the deputy was killed or something in it hangs, is an [`Error`]: nothing is known then,
@@ -40,12 +40,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 pub use client::{COMMAND as CLIENT_COMMAND, become_client, words as client_words};
 pub use serve::run;
 
-use crate::account::Account;
-use crate::brake::Brake;
-use crate::frame::{self, Bytes};
-use crate::orphans;
-use crate::process::Identity;
-use crate::watch::Target;
+use crate::sys::account::Account;
+use crate::sys::frame::{self, Bytes};
+use crate::sys::process::Identity;
+use crate::sys::rate_limit::Brake;
+use crate::sys::reaper;
+use crate::sys::watch::Target;
 
 /// More than the longest answer, which is a prompt or what tmux prints, with every byte escaped.
 const MAX_FRAME: usize = 16 << 20;
@@ -430,7 +430,7 @@ async fn keep(
         sleep(pause).await;
         let (spoke, error) = match start() {
             Ok((mut child, stream)) => {
-                let kept = orphans::keep(child.id());
+                let kept = reaper::keep(child.id());
                 let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
                 let end = converse(pid, stream, first.take(), &mut inbox, &mut watched, &changed).await;
                 // At once: one that was stopped and is continued later must not act on what it was asked before. Waited for by
@@ -707,8 +707,8 @@ mod tests {
 
     fn is_there(pid: u32) -> bool {
         // A zombie is no longer there.
-        let stat = crate::kernel::read(format!("/proc/{pid}/stat")).ok();
-        stat.and_then(|stat| crate::kernel::Stat::parse(&stat)).is_some_and(|stat| !stat.zombie)
+        let stat = crate::sys::procfs::read(format!("/proc/{pid}/stat")).ok();
+        stat.and_then(|stat| crate::sys::procfs::Stat::parse(&stat)).is_some_and(|stat| !stat.zombie)
     }
 
     #[tokio::test]

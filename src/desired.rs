@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::account::Account;
 use crate::config::{AgentSpec, Config, Entry, Kind, MAX_ARGUMENT, Name, Policy, Prompt, Workdir};
 use crate::deputy;
 use crate::fingerprint::{Fingerprint, Key};
-use crate::frame::Bytes;
 use crate::launch::Launch;
 use crate::secrets::Secrets;
+use crate::sys::account::Account;
+use crate::sys::frame::Bytes;
 
 /// Everything that should be, at one reading of the inputs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

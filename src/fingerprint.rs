@@ -195,7 +195,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::frame::Bytes;
+    use crate::sys::frame::Bytes;
 
     fn launch(arguments: &[&str], environment: &[(&str, &str)]) -> Launch {
         Launch {

@@ -1,7 +1,7 @@
 //! The folder of the tmux socket: the agent user's own, and the launch socket in it.
 //!
 //! Its owner can rename and replace whatever is in it, so root touches nothing here by a path: the folder is opened once, its
-//! last component not as a link, and everything goes through that descriptor. On the [way](crate::way) to it, too, no link is
+//! last component not as a link, and everything goes through that descriptor. On the [way](crate::sys::safe_path) to it, too, no link is
 //! followed that the agent user could have made.
 
 use std::ffi::OsStr;
@@ -16,8 +16,8 @@ use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, mkd
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use tokio::net::UnixListener;
 
-use crate::account::Account;
-use crate::way::{self, Identity};
+use crate::sys::account::Account;
+use crate::sys::safe_path::{self, Identity};
 
 /// The launch socket's name.
 pub const LAUNCH_SOCKET: &str = "launch.sock";
@@ -40,7 +40,7 @@ pub enum Error {
     },
     /// The agent user serves it, and need not answer.
     #[error(transparent)]
-    Served(way::Error),
+    Served(safe_path::Error),
     /// It is somebody else's, and the agent user may not write in it.
     #[error("{} does not serve: user {user:?} must be able to make a socket in it; chown it to that user, or name another --tmux-socket", path.display())]
     NotWritable {
@@ -82,14 +82,14 @@ impl Folder {
         };
         let failed_to_go = |operation| {
             let failed = failed(operation);
-            move |error: way::Error| match error {
-                way::Error::Served { .. } => Error::Served(error),
+            move |error: safe_path::Error| match error {
+                safe_path::Error::Served { .. } => Error::Served(error),
                 error => failed(error.into()),
             }
         };
         let (parent, made) = make(&path).map_err(failed_to_go("make"))?;
         let name = path.file_name().unwrap_or_default();
-        let descriptor = way::enter(&parent, name, &path).map_err(failed_to_go("open"))?;
+        let descriptor = safe_path::enter(&parent, name, &path).map_err(failed_to_go("open"))?;
         let status = fstat(&descriptor).map_err(|error| failed("examine")(error.into()))?;
         let owner = Uid::from_raw(status.st_uid);
         let group = group.filter(|_| Uid::effective().is_root());
@@ -244,21 +244,21 @@ pub fn launch_socket_beside(socket: &Path) -> PathBuf {
 /// Of what is at this path, if anything is that root may look at. It is neither followed nor opened, and nobody is asked who might
 /// not answer.
 pub fn identity(path: &Path) -> Option<Identity> {
-    let folder = way::go(path.parent()?, None).ok()?;
-    way::look(&folder, path.file_name()?).ok().map(|it| it.identity)
+    let folder = safe_path::go(path.parent()?, None).ok()?;
+    safe_path::look(&folder, path.file_name()?).ok().map(|it| it.identity)
 }
 
 /// Answers with the folder's parent, and whether the folder had to be made. Parents that are missing are made for everybody to look
 /// through.
-fn make(path: &Path) -> Result<(OwnedFd, bool), way::Error> {
+fn make(path: &Path) -> Result<(OwnedFd, bool), safe_path::Error> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     let mode = Mode::from_bits_truncate(if Uid::effective().is_root() { 0o755 } else { 0o700 });
-    let parent = way::go(parent, Some(mode))?;
+    let parent = safe_path::go(parent, Some(mode))?;
     // The root of all folders has no name, and is there.
     match mkdirat(parent.as_fd(), path.file_name().unwrap_or(OsStr::new(".")), Mode::S_IRWXU) {
         Ok(()) => Ok((parent, true)),
         Err(Errno::EEXIST) => Ok((parent, false)),
-        Err(error) => Err(way::Error::System { path: path.to_owned(), source: error.into() }),
+        Err(error) => Err(safe_path::Error::System { path: path.to_owned(), source: error.into() }),
     }
 }
 

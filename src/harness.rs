@@ -5,7 +5,7 @@
 //! line in which a prompt cannot be anything but a prompt. Where an earlier version of agentd used another form, that form is kept
 //! for the prompts that it is right for, so that nobody's agents change.
 
-use crate::frame::Bytes;
+use crate::sys::frame::Bytes;
 
 /// A preset. A new one is one entry in [`HARNESSES`].
 #[derive(Debug, PartialEq, Eq)]

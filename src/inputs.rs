@@ -15,13 +15,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use zeroize::Zeroizing;
 
-use crate::blocking;
 use crate::config::{self, Config};
 use crate::deputy::{self, Deputy};
 use crate::desired::{Desired, Place, Seen, desired, folder_of, located, paths};
-use crate::regular;
 use crate::secrets::{self, Known};
-use crate::watch::{Target, Watcher};
+use crate::sys::blocking;
+use crate::sys::regular_file;
+use crate::sys::watch::{Target, Watcher};
 
 /// How many times `settle` a change may be put off because others follow it.
 const PATIENCE: u32 = 10;
@@ -358,7 +358,7 @@ fn is_news(files: &Files, last: &Last) -> bool {
 }
 
 fn read_config(path: &Path) -> (Result<Zeroizing<Vec<u8>>, String>, Option<SystemTime>) {
-    match regular::read(path, config::MAX_SIZE) {
+    match regular_file::read(path, config::MAX_SIZE) {
         Ok((text, metadata)) => {
             // A rename keeps the time of the last write, but counts as a change of the file's status.
             let status_changed =
@@ -406,9 +406,9 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::account::Account;
     use crate::deputy::{Reply, Request, Workdir};
     use crate::fingerprint::Key;
+    use crate::sys::account::Account;
 
     const JCARD: &str = "[[agents]]\nname = \"well\"\nharness = \"custom\"\nworkdir = \"/well\"\nprompt_file = \"p\"\n\
                          [[agents]]\nname = \"ill\"\nharness = \"custom\"\nworkdir = \"/ill\"\n";
@@ -539,7 +539,7 @@ mod tests {
     #[test]
     fn a_prompt_that_is_emptied_stays_until_a_second_look() {
         let (path, now, patience) = (PathBuf::from("/p"), Instant::now(), Duration::from_secs(5));
-        let text = |text: &str| deputy::Prompt::Text(crate::frame::Bytes::from(text));
+        let text = |text: &str| deputy::Prompt::Text(crate::sys::frame::Bytes::from(text));
         let mut told = Told::default();
         let mut look = |seen: deputy::Prompt, seconds: u64| {
             let mut seen = [(path.clone(), seen)].into();

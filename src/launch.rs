@@ -41,8 +41,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Name;
 use crate::fingerprint::Fingerprint;
-use crate::frame::Bytes;
 use crate::output::FileId;
+use crate::sys::frame::Bytes;
 
 /// The hidden command that is the launcher.
 pub const COMMAND: &str = "exec";
@@ -202,7 +202,7 @@ pub enum ToLauncher {
         /// Which of the variables are secrets, to be masked in what is written down.
         #[serde(default)]
         secrets: BTreeSet<String>,
-        /// How many bytes of what is printed are to be kept. If any, two files [come with](crate::passing) the message: for the
+        /// How many bytes of what is printed are to be kept. If any, two files [come with](crate::sys::fd_passing) the message: for the
         /// text, and for its index.
         #[serde(default)]
         kept_size: Option<u64>,
@@ -210,7 +210,7 @@ pub enum ToLauncher {
         #[serde(default)]
         login_patience: Option<Duration>,
     },
-    /// Write what is printed to the two files that [come with](crate::passing) this from now on: those before have been moved or
+    /// Write what is printed to the two files that [come with](crate::sys::fd_passing) this from now on: those before have been moved or
     /// removed. Only for launchers that [can](FromLauncher::Hello::can_move).
     Keep {
         /// How many bytes are to be kept.

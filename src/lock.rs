@@ -13,9 +13,9 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::libc::{O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW};
 use nix::sys::stat::Mode;
 
-use crate::kernel;
-use crate::process::Process;
-use crate::way;
+use crate::sys::process::Process;
+use crate::sys::procfs;
+use crate::sys::safe_path;
 
 /// How long a child of a daemon that has ended may still have the lock: from when it was forked to when it runs its program.
 const TO_LET_GO: Duration = Duration::from_millis(500);
@@ -37,7 +37,7 @@ pub enum Error {
         /// The state directory.
         directory: PathBuf,
         /// What is wrong with it.
-        source: way::Error,
+        source: safe_path::Error,
     },
     /// The directory or the file in it cannot be used.
     #[error("failed to lock the state directory {}: {source}", directory.display())]
@@ -70,8 +70,8 @@ impl Lock {
     /// anything in it or on the way to it.
     pub fn take(directory: &Path) -> Result<Self, Error> {
         let failed = |source| Error::System { directory: directory.to_owned(), source };
-        way::go_safely(directory, Some(Mode::S_IRWXU)).map_err(|error| match error {
-            way::Error::System { source, .. } => failed(source),
+        safe_path::go_safely(directory, Some(Mode::S_IRWXU)).map_err(|error| match error {
+            safe_path::Error::System { source, .. } => failed(source),
             source => Error::Unsafe { directory: directory.to_owned(), source },
         })?;
         let mut file =
@@ -87,7 +87,7 @@ impl Lock {
                 }
                 Err((again, Errno::EWOULDBLOCK)) => {
                     // Without its number the message is still true.
-                    let pid = kernel::read(&holder).ok().and_then(|text| kernel::number(text.trim_ascii()));
+                    let pid = procfs::read(&holder).ok().and_then(|text| procfs::number(text.trim_ascii()));
                     let has_ended = pid.is_some_and(|pid| Process::find(pid).is_ok_and(|process| process.is_none()));
                     if !has_ended || Instant::now() >= limit {
                         return Err(Error::Held { directory: directory.to_owned(), pid });

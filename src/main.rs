@@ -7,24 +7,24 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use agentd::account::Account;
 use agentd::cli;
 use agentd::cli::{
     Arguments, Command, Surroundings, attach, check, complete, doctor, events, explain, logs, status, wait, watch,
 };
 use agentd::config;
 use agentd::daemon;
-use agentd::defect;
 use agentd::deputy;
 use agentd::launch::{self, launcher, login};
-use agentd::log;
-use agentd::signals;
+use agentd::sys::account::Account;
+use agentd::sys::log;
+use agentd::sys::panics;
+use agentd::sys::signal;
 use agentd::tmux::sizes;
 use nix::unistd::Uid;
 
 fn main() -> ExitCode {
     // First of all, whatever this process is to be: neither it nor what it starts is to be deaf.
-    let _ = signals::reset();
+    let _ = signal::reset();
     let words: Vec<OsString> = std::env::args_os().collect();
     if let Some(code) = helper(&words) {
         return code;
@@ -70,7 +70,7 @@ fn helper(words: &[OsString]) -> Option<ExitCode> {
     Some(match (words.get(1)?.to_str()?, rest.as_slice()) {
         (launch::COMMAND, [name, attempt, socket]) => {
             let (name, attempt) = (name.to_str()?, attempt.to_str()?.parse().ok()?);
-            defect::ends_this_process(defect::Tell::StandardError);
+            panics::ends_this_process(panics::Tell::StandardError);
             match launcher::run(name, attempt, Path::new(socket)) {
                 Ok(code) => ExitCode::from(code),
                 Err(error) => {

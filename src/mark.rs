@@ -24,10 +24,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
-use crate::blocking;
 use crate::config::Name;
-use crate::frame::Bytes;
-use crate::process::{self, Process};
+use crate::sys::blocking;
+use crate::sys::frame::Bytes;
+use crate::sys::process::{self, Process};
 
 /// The variable.
 pub const VARIABLE: &str = "AGENTD_AGENT";

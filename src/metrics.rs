@@ -21,10 +21,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::kernel;
-use crate::log;
-use crate::signals;
 use crate::status::{AgentStatus, How, Resources, Snapshot, State, Time};
+use crate::sys::log;
+use crate::sys::procfs;
+use crate::sys::signal;
 
 /// What the text is, for HTTP.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -168,8 +168,8 @@ fn of_process(families: &mut Families<'_, '_>, started: SystemTime) -> fmt::Resu
         "processor time of the daemon, without the agents",
         usage.map(|usage| (NONE, microseconds(usage.user_time() + usage.system_time()))),
     )?;
-    let memory = kernel::read("/proc/self/statm").ok();
-    let mut pages = memory.iter().flat_map(|text| kernel::fields(text)).map_while(kernel::number::<u64>);
+    let memory = procfs::read("/proc/self/statm").ok();
+    let mut pages = memory.iter().flat_map(|text| procfs::fields(text)).map_while(procfs::number::<u64>);
     let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| u64::try_from(size).ok());
     let mut bytes = || Some((NONE, pages.next()? * page?));
     families.gauge(("process_virtual_memory", Some(Unit::Bytes)), "addresses that the daemon has taken", bytes())?;
@@ -236,7 +236,7 @@ fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Resul
         ("agentd_agent_last_exit_signal", None),
         "the number of the signal that ended the latest finished attempt, if one did",
         each(|agent| match &agent.exit.as_ref()?.how {
-            How::Signal(name) => signals::number(name).map(f64::from),
+            How::Signal(name) => signal::number(name).map(f64::from),
             _ => None,
         }),
     )?;

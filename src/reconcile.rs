@@ -92,8 +92,8 @@ mod tests {
     use super::*;
     use crate::config::Policy;
     use crate::desired::Missing;
-    use crate::frame::Bytes;
     use crate::launch::Launch;
+    use crate::sys::frame::Bytes;
 
     fn launch(name: &str, argument: &str) -> Arc<Launch> {
         let name: crate::config::Name = name.parse().unwrap();

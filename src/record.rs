@@ -27,8 +27,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::blocking;
-use crate::kernel;
+use crate::sys::blocking;
+use crate::sys::procfs;
 use crate::text::printable;
 
 /// The version of the files' form.
@@ -99,7 +99,7 @@ impl Record {
     /// In this state directory, during this boot of the machine.
     pub fn new(state_dir: &Path) -> Result<Self, Error> {
         let path = PathBuf::from("/proc/sys/kernel/random/boot_id");
-        let boot = kernel::read(&path).map_err(|source| Error::System { operation: "read", path, source })?;
+        let boot = procfs::read(&path).map_err(|source| Error::System { operation: "read", path, source })?;
         Ok(Self { folder: state_dir.join(FOLDER), boot: String::from_utf8_lossy(boot.trim_ascii()).into_owned() })
     }
 

@@ -20,9 +20,9 @@ use nix::fcntl::AtFlags;
 use nix::sys::stat::{SFlag, fstat, fstatat};
 
 use crate::config::MAX_ARGUMENT;
-use crate::frame::Bytes;
-use crate::regular;
-use crate::way;
+use crate::sys::frame::Bytes;
+use crate::sys::regular_file;
+use crate::sys::safe_path;
 
 /// How many files and folders may be in the directory, secrets or not.
 pub const MAX_ENTRIES: usize = 10_000;
@@ -253,7 +253,7 @@ impl Problem {
 fn read_all(directory: &Path, last: &Secrets, reading: &mut Reading) -> Result<(), Problem> {
     let failed = |source| Problem::Directory { path: directory.to_owned(), source };
     // Gone to once, and all is read in it: it is the same one throughout.
-    let folder = match way::go(directory, None).map_err(io::Error::from) {
+    let folder = match safe_path::go(directory, None).map_err(io::Error::from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         folder => folder.map_err(failed)?,
     };
@@ -305,11 +305,11 @@ fn read_file(folder: &OwnedFd, directory: &Path, name: &str) -> Result<Option<(B
         Ok(mode) if mode & SFlag::S_IFMT == SFlag::S_IFDIR => return Ok(None),
         Ok(_) | Err(_) => {}
     }
-    let (value, metadata) = regular::read_in(folder, OsStr::new(name), ROOM).map_err(|error| match error {
-        regular::Error::Io(source) => Problem::File { path: path.clone(), source },
-        regular::Error::Link => Problem::Link(path.clone()),
-        regular::Error::NotRegular => Problem::NotRegular(path.clone()),
-        regular::Error::TooLarge(_) => Problem::TooLarge(path.clone()),
+    let (value, metadata) = regular_file::read_in(folder, OsStr::new(name), ROOM).map_err(|error| match error {
+        regular_file::Error::Io(source) => Problem::File { path: path.clone(), source },
+        regular_file::Error::Link => Problem::Link(path.clone()),
+        regular_file::Error::NotRegular => Problem::NotRegular(path.clone()),
+        regular_file::Error::TooLarge(_) => Problem::TooLarge(path.clone()),
     })?;
     let value = trim_newlines(without_byte_order_mark(&value));
     if value.contains(&0) {

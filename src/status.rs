@@ -18,7 +18,7 @@ use crate::history::History;
 use crate::launch::{self, Launch};
 use crate::metrics::Facts;
 use crate::secrets::Secrets;
-use crate::signals;
+use crate::sys::signal;
 use crate::text::printable;
 
 /// A point in time on the wire: RFC 3339, UTC, milliseconds.
@@ -218,8 +218,8 @@ impl How {
 
     /// By a signal that is known by its number, likewise.
     pub fn of_signal(number: i32) -> Self {
-        if signals::exists(number) {
-            Self::Signal(signals::name(number))
+        if signal::exists(number) {
+            Self::Signal(signal::name(number))
         } else {
             Self::Cause(format!("its launcher told a signal that there is not ({number})"))
         }
@@ -523,7 +523,7 @@ pub fn body<T: Serialize + ?Sized>(value: &T) -> Bytes {
 mod tests {
     use super::*;
     use crate::fingerprint::Fingerprint;
-    use crate::frame;
+    use crate::sys::frame;
 
     fn launch_with(secret: &str) -> Arc<Launch> {
         Arc::new(Launch {

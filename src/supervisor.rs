@@ -23,9 +23,6 @@ use tokio::time::Interval;
 
 use self::attempt::{Beginning, Brakes, Command, Means};
 use self::machine::{Attempt, Effect, Machine};
-use crate::blocking;
-use crate::brake::Brake;
-use crate::clock::{Alarm, Timestamp};
 use crate::config::{Limits, Name};
 use crate::desired::{Desired, DesiredAgent};
 use crate::events::{self, Change, Ring, What};
@@ -37,7 +34,10 @@ use crate::metrics::{Facts, Launches};
 use crate::reconcile::{Action, Held, HeldAgent, plan};
 use crate::record::{Recorder, Report, Version};
 use crate::status::{AgentStatus, Errors, Launched, Snapshot, State, Time};
-use crate::systemd::Notifier;
+use crate::sys::blocking;
+use crate::sys::clock::{Alarm, Timestamp};
+use crate::sys::rate_limit::Brake;
+use crate::sys::systemd::Notifier;
 use crate::text::redact::Redaction;
 use crate::text::screen;
 

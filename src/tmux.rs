@@ -35,12 +35,12 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::parse::Complaint;
-use crate::account::Account;
-use crate::brake::Brake;
 use crate::config::Name;
 use crate::deputy::{self, Deputy, Output, Program, RunError, Server};
 use crate::folder::identity;
-use crate::process::Identity;
+use crate::sys::account::Account;
+use crate::sys::process::Identity;
+use crate::sys::rate_limit::Brake;
 
 /// The oldest tmux whose commands and options are used here.
 pub const OLDEST: (u32, u32) = (3, 2);
@@ -944,7 +944,7 @@ mod tests {
         let tmux = Tmux::new(deputy, "/no/where".into(), Origin::Own, String::new(), &account);
         // This process is its parent.
         let mut ended = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
-        let identity = crate::process::Process::open(ended.id().cast_signed()).unwrap().identity();
+        let identity = crate::sys::process::Process::open(ended.id().cast_signed()).unwrap().identity();
         drop(ended.stdin.take());
         while identity.unwaited_for_by().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(1));

@@ -27,14 +27,14 @@ use nix::unistd::Uid;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::blocking;
 use crate::cgroup::{self, Cgroup, Cgroups, Whose};
 use crate::config::Limits;
-use crate::frame::Bytes;
 use crate::mark::{self, Marks};
-use crate::process::{Identity, Process};
 use crate::status::Usage;
-use crate::systemd;
+use crate::sys::blocking;
+use crate::sys::frame::Bytes;
+use crate::sys::process::{Identity, Process};
+use crate::sys::systemd;
 
 /// How long the kernel may take over a control group.
 const TO_ARRANGE: Duration = Duration::from_secs(10);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use agentd::api::socket::{bind, keep};
-use agentd::socket::{Error, claim, with_umask};
+use agentd::sys::unix_socket::{Error, claim, with_umask};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Group, Uid};
 use tempfile::TempDir;
@@ -178,7 +178,7 @@ fn a_path_that_is_too_long_makes_no_folder() {
 #[test]
 fn the_socket_goes_with_its_address_and_not_with_its_listener() {
     let room = Room::new();
-    let agentd::socket::Bound { listener, address } = bind(&room.path(), None).unwrap();
+    let agentd::sys::unix_socket::Bound { listener, address } = bind(&room.path(), None).unwrap();
     assert_eq!(address.path(), room.path());
     drop(listener);
     assert!(room.path().exists());
@@ -200,7 +200,7 @@ fn the_socket_of_another_is_not_removed() {
 
 /// The socket of a daemon that keeps it, and what it tells when it binds it again.
 fn kept(room: &Room, group: Option<Gid>) -> (tokio::sync::watch::Sender<()>, Kept) {
-    let agentd::socket::Bound { address, .. } = bind(&room.path(), group).unwrap();
+    let agentd::sys::unix_socket::Bound { address, .. } = bind(&room.path(), group).unwrap();
     let ((rounds, round), (sender, listeners)) = (tokio::sync::watch::channel(()), tokio::sync::mpsc::channel(1));
     let keeping = tokio::spawn(keep(address, group, round, sender));
     (rounds, Kept { listeners, keeping })
@@ -208,7 +208,7 @@ fn kept(room: &Room, group: Option<Gid>) -> (tokio::sync::watch::Sender<()>, Kep
 
 struct Kept {
     listeners: tokio::sync::mpsc::Receiver<tokio::net::UnixListener>,
-    keeping: tokio::task::JoinHandle<agentd::socket::Address>,
+    keeping: tokio::task::JoinHandle<agentd::sys::unix_socket::Address>,
 }
 
 #[tokio::test]

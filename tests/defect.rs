@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use agentd::config;
 use agentd::daemon::{self, OnTerminate, Settings};
-use agentd::log;
 use agentd::output::store::Extent;
 use agentd::supervisor::Detail;
+use agentd::sys::log;
 use agentd::tmux;
 
 /// Names the folder of the daemon that is to be run.

@@ -7,19 +7,19 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use agentd::account::Account;
 use agentd::api::{self, Limits, Sources};
-use agentd::clock::Timestamp;
 use agentd::config::{self, Options};
 use agentd::deputy::Workdir;
 use agentd::desired::{Desired, Place, Seen, desired};
 use agentd::events::Ring;
 use agentd::fingerprint::Key;
-use agentd::process::Identity;
 use agentd::reconcile::{Declared, Held, HeldAgent, plan};
 use agentd::secrets::Secrets;
 use agentd::status::{AgentStatus, Errors, How, Snapshot, Usage};
 use agentd::supervisor::machine::{Event, Machine};
+use agentd::sys::account::Account;
+use agentd::sys::clock::Timestamp;
+use agentd::sys::process::Identity;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 

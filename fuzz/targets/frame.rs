@@ -10,7 +10,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
-use agentd::frame::{Bytes, Error, Reader, write};
+use agentd::sys::frame::{Bytes, Error, Reader, write};
 use agentd::launch::{FromLauncher, MAX_FROM_LAUNCHER, MAX_TO_LAUNCHER, ToLauncher};
 use libfuzzer_sys::fuzz_target;
 use serde::Serialize;

@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use agentd::kernel::{
+use agentd::sys::procfs::{
     Mount, Stat, catches, fields, group, hard_limit_of_descriptors, lines, lock_holder, number, numbers, real_user,
     value,
 };

@@ -61,7 +61,7 @@ fn check(life: &Life, most_restarts: Option<u64>) {
     assert!(exit.at.0 < now, "{status:?}");
     match &exit.how {
         How::Code(code) => assert!((0..=255).contains(code)),
-        How::Signal(name) => assert!(agentd::signals::number(name).is_some(), "{name}"),
+        How::Signal(name) => assert!(agentd::sys::signal::number(name).is_some(), "{name}"),
         How::Cause(cause) => assert!(words(cause) && !cause.contains(char::is_control), "{cause:?}"),
     }
 }

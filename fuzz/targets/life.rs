@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use agentd::cli::{explain, status as table};
-use agentd::clock::Timestamp;
+use agentd::sys::clock::Timestamp;
 use agentd::config::{Limits, Name, Policy, Restart};
 use agentd::desired::{Declaration, Missing};
 use agentd::events::{Ring, Since, What};

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use hyper::body::Bytes;
 
-use crate::blocking;
 use crate::metrics;
 use crate::status::Snapshot;
+use crate::sys::blocking;
 
 /// The text, or why there is none.
 pub(super) type Figures = Result<Bytes, String>;

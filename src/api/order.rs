@@ -8,10 +8,10 @@ use std::time::SystemTime;
 use hyper::Request;
 use hyper::header::{ACCEPT, HeaderMap};
 
-use crate::clock;
 use crate::config::Name;
 use crate::events::Since;
 use crate::output::store::{Named, NoAttempt};
+use crate::sys::clock;
 use crate::text::size;
 
 /// The media type of text with escape sequences for colours.

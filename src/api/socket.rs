@@ -10,16 +10,16 @@ use nix::unistd::{Gid, Uid, fchown};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 
-use crate::blocking;
-use crate::socket::{self, Address, Bound, Error};
-use crate::way;
+use crate::sys::blocking;
+use crate::sys::safe_path;
+use crate::sys::unix_socket::{self, Address, Bound, Error};
 
 /// Binds the API's socket: mode 0660 for `group`, or 0600 where there is none to share it with.
 ///
 /// A missing folder is made, 0750 for `group` (without: 0700), and what is missing above it, 0755 (without root: 0700). One that is
 /// there is left as it is. Umask and effective group belong to the whole process: call this while there is one thread.
 pub fn bind(path: &Path, group: Option<Gid>) -> Result<Bound, Error> {
-    socket::check_length(path)?;
+    unix_socket::check_length(path)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let folder_gives = setgid_group(folder, group, Ancestors::Made)?;
 
@@ -27,7 +27,7 @@ pub fn bind(path: &Path, group: Option<Gid>) -> Result<Bound, Error> {
     let born_right = folder_gives.is_none_or(|given| Some(given) == group) && can_take(group);
     // Where the file cannot be born with its group it is born for nobody else, and opened afterwards.
     let bound =
-        with_group(group.filter(|_| born_right), || socket::bind(path, if born_right { right } else { private }))
+        with_group(group.filter(|_| born_right), || unix_socket::bind(path, if born_right { right } else { private }))
             .map_err(Error::system("take the group for", path))??;
     bound.address.restrict(group, right)?;
     Ok(bound)
@@ -80,7 +80,7 @@ pub async fn keep(
 fn bind_again(path: &Path, group: Option<Gid>) -> Result<Bound, Error> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     setgid_group(folder, group, Ancestors::Needed)?;
-    let bound = socket::bind_private(path)?;
+    let bound = unix_socket::bind_private(path)?;
     bound.address.restrict(group, right(group))?;
     Ok(bound)
 }
@@ -102,10 +102,10 @@ enum Ancestors {
 
 /// Makes the folder unless it is there. The group that it gives to what is made in it, if it does.
 fn setgid_group(folder: &Path, group: Option<Gid>, ancestors: Ancestors) -> Result<Option<Gid>, Error> {
-    let opened = match way::go(folder, None).map_err(io::Error::from) {
+    let opened = match safe_path::go(folder, None).map_err(io::Error::from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             make(folder, group, ancestors)?;
-            way::go(folder, None).map_err(io::Error::from)
+            safe_path::go(folder, None).map_err(io::Error::from)
         }
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             return Err(Error::Folder { path: folder.to_owned(), problem: "it is not a folder" });
@@ -132,8 +132,8 @@ fn make(folder: &Path, group: Option<Gid>, ancestors: Ancestors) -> Result<(), E
     let above = Mode::from_bits_truncate(if Uid::effective().is_root() { 0o755 } else { 0o700 });
     let (parent, name) = (folder.parent().unwrap_or(Path::new("")), folder.file_name().unwrap_or_default());
     let opened = match ancestors {
-        Ancestors::Made => socket::with_umask(Mode::empty(), || way::go(parent, Some(above))),
-        Ancestors::Needed => way::go(parent, None),
+        Ancestors::Made => unix_socket::with_umask(Mode::empty(), || safe_path::go(parent, Some(above))),
+        Ancestors::Needed => safe_path::go(parent, None),
     };
     let parent = opened.map_err(io::Error::from).map_err(Error::system("make the folder", parent))?;
     mkdirat(&parent, name, Mode::S_IRWXU).map_err(Error::system("make the folder", folder))?;

@@ -25,13 +25,13 @@ use super::complete;
 use super::place::Place;
 use super::status::remark;
 use super::{Places, Surroundings, Whereabouts};
-use crate::account;
 use crate::client::{self, Client};
 use crate::config::{InvalidName, Name};
 use crate::deputy::{self, Deputy, Program};
-use crate::descriptor;
-use crate::memory;
 use crate::status::AgentStatus;
+use crate::sys::account;
+use crate::sys::fd;
+use crate::sys::memory;
 use crate::text::printable::escaped;
 use crate::tmux::{self, Entrance, Tmux};
 
@@ -108,7 +108,7 @@ impl Error {
 pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -> ExitCode {
     // Other processes of the agent user must not reach the operator's terminal through this one.
     memory::keep_private();
-    descriptor::hand_down_none();
+    fd::hand_down_none();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return ExitCode::from(complain(FAILED, &format!("failed to start an event loop: {error}"))),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::config::{self, Entry, Finding, Options, Prompt, Severity};
-use crate::regular;
+use crate::sys::regular_file;
 use crate::text::printable::{self, escaped};
 
 /// The exit status when nothing is in error.
@@ -90,7 +90,7 @@ pub fn check(file: &Path, json: bool, rigor: Rigor, options: &Options, out: &mut
 
 impl Report {
     fn of(file: &Path, rigor: Rigor, options: &Options) -> Self {
-        let (agents, mut findings) = match regular::read(file, config::MAX_SIZE) {
+        let (agents, mut findings) = match regular_file::read(file, config::MAX_SIZE) {
             Ok((text, _)) => match config::parse(&text, options) {
                 Ok(config) => {
                     let mut findings: Vec<Found> = config.findings.into_iter().map(Found::from).collect();
@@ -164,12 +164,16 @@ impl fmt::Display for Report {
 }
 
 /// What is wrong with the file as a whole, after its name.
-pub(super) fn fault(error: &regular::Error) -> String {
+pub(super) fn fault(error: &regular_file::Error) -> String {
     match error {
-        regular::Error::Io(error) => format!("cannot be read: {error}; name a jcard that exists and that you may read"),
-        regular::Error::Link => format!("cannot be read: {error}; name the file that it leads to"),
-        regular::Error::NotRegular => "is not a regular file; name a jcard that is one".to_owned(),
-        regular::Error::TooLarge(limit) => format!("is larger than {} MiB; a jcard is a few kilobytes", limit >> 20),
+        regular_file::Error::Io(error) => {
+            format!("cannot be read: {error}; name a jcard that exists and that you may read")
+        }
+        regular_file::Error::Link => format!("cannot be read: {error}; name the file that it leads to"),
+        regular_file::Error::NotRegular => "is not a regular file; name a jcard that is one".to_owned(),
+        regular_file::Error::TooLarge(limit) => {
+            format!("is larger than {} MiB; a jcard is a few kilobytes", limit >> 20)
+        }
     }
 }
 

@@ -17,8 +17,8 @@ use serde::Serialize;
 use super::place::Place;
 use super::terminal::{Terminal, wrapped};
 use super::{Surroundings, Whereabouts};
-use crate::descriptor;
 use crate::status;
+use crate::sys::fd;
 use crate::text::printable::escaped;
 
 /// As every other verb has it.
@@ -118,7 +118,7 @@ struct Report<'a> {
 /// Looks at everything, and prints what it found: data to stdout, talk to stderr. The exit status is 1 if something is ill, else 4 if
 /// something could not be looked at, else 0.
 pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -> ExitCode {
-    descriptor::hand_down_none();
+    fd::hand_down_none();
     let place = Place::find(all, &arguments.whereabouts, here);
     let checks = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {

@@ -10,9 +10,9 @@ use serde::Serialize;
 use super::complete;
 use super::printing::{self, BETWEEN_DAEMONS, Failure, say};
 use crate::client::Client;
-use crate::clock::{self, NoMoment};
 use crate::output::store::Named;
 use crate::status::Time;
+use crate::sys::clock::{self, NoMoment};
 use crate::text::printable;
 use crate::text::size;
 

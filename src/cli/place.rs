@@ -13,11 +13,11 @@ use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::stat::{lstat, major, minor};
 use nix::unistd::Uid;
 
-use crate::account::{self, Account};
 use crate::cli::{self, SYSTEM_CONFIG, Surroundings, Whereabouts};
 use crate::daemon::Settings;
-use crate::kernel;
-use crate::process::{self, Process};
+use crate::sys::account::{self, Account};
+use crate::sys::process::{self, Process};
+use crate::sys::procfs;
 
 /// Everything that a verb may have to look at.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl Daemon {
         if process::real_user(pid).ok()? != Some(uid) {
             return None;
         }
-        let file = |name: &str| kernel::read(format!("/proc/{pid}/{name}")).ok();
+        let file = |name: &str| procfs::read(format!("/proc/{pid}/{name}")).ok();
         let name = file("comm")?;
         // NixOS runs programs under such names.
         if !name.strip_prefix(b".").unwrap_or(&name).starts_with(b"agentd") {
@@ -120,7 +120,7 @@ fn strings(bytes: &[u8]) -> Vec<OsString> {
 pub(super) fn holder(state_dir: &Path) -> io::Result<Option<i32>> {
     let status = lstat(state_dir)?;
     let device = (major(status.st_dev), minor(status.st_dev));
-    Ok(kernel::lock_holder(&kernel::read("/proc/locks")?, device, status.st_ino))
+    Ok(procfs::lock_holder(&procfs::read("/proc/locks")?, device, status.st_ino))
 }
 
 impl Place {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::client::Error;
-use crate::descriptor::reader_is_gone;
+use crate::sys::fd::reader_is_gone;
 use crate::text::printable::escaped;
 
 /// How long a daemon that has gone away is given before the next is looked for.

@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::complete;
 use crate::client::{Answer, Client, Error, Messages};
 use crate::events::{Event, What};
-use crate::signals;
 use crate::status::{self, AgentStatus, How, State};
+use crate::sys::signal;
 use crate::text::duration;
 use crate::text::printable::escaped;
 
@@ -266,7 +266,7 @@ fn own_status(agent: &AgentStatus) -> Result<u8, String> {
         // Only the lowest eight bits get to whoever waits (`exit(3)`).
         How::Code(code) => Ok(code.to_le_bytes()[0]),
         How::Signal(name) => {
-            let number = signals::number(name).and_then(|number| u8::try_from(number).ok());
+            let number = signal::number(name).and_then(|number| u8::try_from(number).ok());
             number.map(|number| 128 | number).ok_or_else(|| format!("it was ended by {name}"))
         }
         How::Cause(cause) => Err(cause.clone()),

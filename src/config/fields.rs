@@ -12,8 +12,8 @@ use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::place::Places;
 use super::{Finding, MAX_ARGUMENT, MAX_NOTED, Name, Severity, Workdir, tell};
-use crate::frame::Bytes;
 use crate::secrets::is_variable_name;
+use crate::sys::frame::Bytes;
 use crate::text::duration;
 use crate::text::size;
 use crate::text::suggest::nearest;

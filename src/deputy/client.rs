@@ -7,8 +7,8 @@ use std::process::Command;
 use nix::unistd::Uid;
 
 use super::{Program, RunError, serve};
-use crate::account::{self, Account};
-use crate::inheritance;
+use crate::sys::account::{self, Account};
+use crate::sys::inheritance;
 
 /// The name of the hidden command that becomes such a client.
 pub const COMMAND: &str = "tmux-client";

@@ -20,19 +20,19 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::{FILE_TIMEOUT, MAX_FRAME, Numbered, Output, Program, Prompt, Reply, Request, RunError, Workdir, server};
-use crate::account::{self, Account};
-use crate::blocking;
 use crate::config::MAX_ARGUMENT;
-use crate::defect;
-use crate::descriptor;
-use crate::frame::{self, Bytes};
-use crate::inheritance;
-use crate::memory;
 use crate::output::renderer;
-use crate::passing::Receiver;
-use crate::regular;
 use crate::secrets::without_byte_order_mark;
-use crate::watch::Watcher;
+use crate::sys::account::{self, Account};
+use crate::sys::blocking;
+use crate::sys::fd;
+use crate::sys::fd_passing::Receiver;
+use crate::sys::frame::{self, Bytes};
+use crate::sys::inheritance;
+use crate::sys::memory;
+use crate::sys::panics;
+use crate::sys::regular_file;
+use crate::sys::watch::Watcher;
 
 /// Why the deputy could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +53,7 @@ pub enum Error {
 
 /// Becomes `user`, who must have that uid, and answers requests on standard input, which is a socket, until that closes.
 pub fn run(user: &str, uid: Uid) -> Result<(), Error> {
-    defect::ends_this_process(defect::Tell::StandardError);
+    panics::ends_this_process(panics::Tell::StandardError);
     let account = match become_deputy(user, uid) {
         Ok(account) => account,
         Err(error) => {
@@ -63,7 +63,7 @@ pub fn run(user: &str, uid: Uid) -> Result<(), Error> {
     };
     memory::keep_private();
     // Programs that it starts get their own standard streams, and nothing else.
-    descriptor::hand_down_none();
+    fd::hand_down_none();
     // It was started under the name of the link that it was found by. Without the new name it is as good.
     let _ = nix::sys::prctl::set_name(c"agentd-deputy");
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
@@ -301,13 +301,13 @@ async fn text(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
 }
 
 fn read_prompt(path: &Path) -> Prompt {
-    match regular::open(path) {
+    match regular_file::open(path) {
         Ok((file, _)) => prompt_in(&file, path),
-        Err(regular::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => Prompt::Missing,
-        Err(regular::Error::Io(error)) => {
+        Err(regular_file::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => Prompt::Missing,
+        Err(regular_file::Error::Io(error)) => {
             Prompt::Unusable(format!("{} cannot be read by the agent user: {error}", path.display()))
         }
-        Err(regular::Error::Link | regular::Error::NotRegular | regular::Error::TooLarge(_)) => {
+        Err(regular_file::Error::Link | regular_file::Error::NotRegular | regular_file::Error::TooLarge(_)) => {
             Prompt::Unusable(format!("{} is not a regular file", path.display()))
         }
     }
@@ -366,7 +366,7 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
-    use crate::watch::Target;
+    use crate::sys::watch::Target;
 
     #[tokio::test]
     async fn a_file_system_that_hangs_is_said_and_takes_one_thread_for_each_request() {

@@ -27,8 +27,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, get
 use nix::unistd::Uid;
 
 use super::{Seen, Server};
-use crate::kernel;
-use crate::process::{Identity, Process, Signal};
+use crate::sys::process::{Identity, Process, Signal};
+use crate::sys::procfs;
 
 /// How long a server may take to make its socket anew.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -173,9 +173,9 @@ fn find_again(seen: Seen, installed: Option<(u64, u64)>) -> io::Result<Option<Pr
 fn is_server(process: &Process, seen: Seen, installed: Option<(u64, u64)>) -> io::Result<bool> {
     const NAME: &[u8] = b"tmux";
     let pid = process.pid();
-    let read = |name| kernel::read(format!("/proc/{pid}/{name}"));
+    let read = |name| procfs::read(format!("/proc/{pid}/{name}"));
     let is_tmux = Some(seen.program) == installed || read("comm")?.starts_with(NAME);
-    let catches = kernel::catches(&read("status")?, libc::SIGUSR1).ok_or(io::ErrorKind::InvalidData)?;
+    let catches = procfs::catches(&read("status")?, libc::SIGUSR1).ok_or(io::ErrorKind::InvalidData)?;
     let is_same = file(&executable(pid))? == seen.program;
     // Asked last: all of that was its own.
     Ok(is_tmux && catches && is_same && process.runs_as(Uid::effective())?)

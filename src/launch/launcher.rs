@@ -30,18 +30,18 @@ use super::login::{self, Login};
 use super::scratch::{self, Scratch};
 use super::terminal::Terminal;
 use super::{End, Ending, Failure, FromLauncher, Harness, Log, MAX_TO_LAUNCHER, Progress, ToLauncher, WIRE_VERSION};
-use crate::account::Account;
-use crate::clock::Timestamp;
 use crate::fingerprint::Fingerprint;
-use crate::frame;
-use crate::limits;
 use crate::mark;
-use crate::memory;
 use crate::output::FileId;
 use crate::output::writer::Writer;
-use crate::passing::Receiver;
-use crate::process::Process;
-use crate::signals;
+use crate::sys::account::Account;
+use crate::sys::clock::Timestamp;
+use crate::sys::fd_passing::Receiver;
+use crate::sys::frame;
+use crate::sys::memory;
+use crate::sys::process::Process;
+use crate::sys::rlimit;
+use crate::sys::signal;
 use crate::text::mask::Mask;
 
 /// How long a harness may take to end once its terminal has gone away.
@@ -97,7 +97,7 @@ impl Error {
 /// ended.
 pub fn run(name: &str, attempt: u64, socket: &Path) -> Result<u8, Error> {
     umask(Mode::from_bits_truncate(0o022));
-    limits::restore_descriptors();
+    rlimit::restore_descriptors();
     nix::sys::prctl::set_child_subreaper(true).map_err(io::Error::from)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(live(name, attempt, socket));
@@ -441,7 +441,7 @@ async fn clean_up(signals: &mut Caught) {
 fn last_words(ending: &Ending) -> String {
     let end = match ending {
         Ending::Code(code) => format!("exited with status {code}"),
-        Ending::Signal(number) => format!("ended by {}", signals::name(*number)),
+        Ending::Signal(number) => format!("ended by {}", signal::name(*number)),
         Ending::Cause(cause) => cause.clone(),
     };
     // In dim letters.

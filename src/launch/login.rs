@@ -18,9 +18,9 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{AccessFlags, Pid, eaccess};
 use tokio::io::AsyncReadExt;
 
-use crate::account::Account;
-use crate::frame::Bytes;
 use crate::mark;
+use crate::sys::account::Account;
+use crate::sys::frame::Bytes;
 
 /// The hidden command that becomes the login shell.
 pub const SHELL_COMMAND: &str = "login-shell";
@@ -234,7 +234,7 @@ pub fn print_environment(marker: &OsStr, out: &mut impl Write) -> io::Result<()>
 /// The hidden command of an operator's shell: the account's own as a login shell in the present directory, or, where that would
 /// lead elsewhere or refuses logins, a plain one with the environment of a login. Returns only on failure.
 pub fn become_shell(account: &Account) -> io::Error {
-    crate::limits::restore_descriptors();
+    crate::sys::rlimit::restore_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let login = match runtime {
         Ok(runtime) => runtime.block_on(log_in(account, None, PATIENCE_OF_PEOPLE)),

@@ -20,11 +20,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use super::{FromLauncher, Log, MAX_FROM_LAUNCHER, Progress, ToLauncher};
-use crate::brake::Brake;
 use crate::fingerprint::Fingerprint;
 use crate::folder::Keeper;
-use crate::frame;
-use crate::process::Process;
+use crate::sys::frame;
+use crate::sys::process::Process;
+use crate::sys::rate_limit::Brake;
 
 /// How long a visitor may take to say who it is.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -259,9 +259,9 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::account::Account;
     use crate::folder::Folder;
     use crate::launch::WIRE_VERSION;
+    use crate::sys::account::Account;
 
     #[tokio::test]
     async fn a_launcher_is_heard_while_a_crowd_says_nothing() {

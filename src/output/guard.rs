@@ -24,8 +24,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::store::{Live, Store};
 use super::{occupied, writer};
-use crate::blocking;
-use crate::descriptor::Readable;
+use crate::sys::blocking;
+use crate::sys::fd::Readable;
 
 /// How long a file is left alone after it was looked at: for so long a launcher can take what is not its own.
 pub const REST: Duration = Duration::from_secs(1);

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::sync::watch;
 
-use crate::descriptor::Readable;
+use crate::sys::fd::Readable;
 
 /// Where it is announced. All clones are one.
 #[derive(Clone, Debug, Default)]

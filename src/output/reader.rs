@@ -16,7 +16,7 @@ use super::news::{News, Subscription};
 use super::store::Kept;
 use super::writer;
 use super::{Entry, FileId, Moment, Resized};
-use crate::blocking;
+use crate::sys::blocking;
 
 /// How much is read at once.
 const PIECE: usize = 64 << 10;

@@ -22,8 +22,8 @@ use tokio::sync::watch;
 use super::reader::{Log, Readers};
 use super::{ATTEMPTS, FileId, SIZE, writer};
 use crate::config::Name;
+use crate::sys::safe_path;
 use crate::text::size;
-use crate::way;
 
 /// Of how many agents that are no longer declared what they printed is kept.
 const MOST_FORMER: usize = 64;
@@ -339,14 +339,14 @@ impl Store {
     fn top(&self, make: bool) -> Result<Option<OwnedFd>, Error> {
         let path = &*self.path;
         let parents = Mode::from_bits_truncate(if self.group.is_some() { 0o755 } else { 0o700 });
-        let go = || -> Result<OwnedFd, way::Error> {
+        let go = || -> Result<OwnedFd, safe_path::Error> {
             if make {
-                way::go(path.parent().unwrap_or(path), Some(parents))?;
+                safe_path::go(path.parent().unwrap_or(path), Some(parents))?;
             }
-            way::go(path, make.then_some(Mode::S_IRWXU))
+            safe_path::go(path, make.then_some(Mode::S_IRWXU))
         };
         let reached = match go() {
-            Err(way::Error::System { source, .. }) if source.kind() == io::ErrorKind::NotFound && !make => {
+            Err(safe_path::Error::System { source, .. }) if source.kind() == io::ErrorKind::NotFound && !make => {
                 return Ok(None);
             }
             reached => reached.map_err(|error| system("open", path)(io::Error::from(error)))?,

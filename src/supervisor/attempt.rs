@@ -25,21 +25,21 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::keeping::Keeping;
 use super::machine::{self, NotStarted};
 use super::pace::{Pace, Turn};
-use crate::blocking;
-use crate::brake::Brake;
 use crate::cgroup::Whose;
-use crate::clock::Timestamp;
 use crate::config::{Limits, Name};
-use crate::descriptor::Readable;
-use crate::frame::{self, Bytes};
 use crate::launch::reception::Visitor;
 use crate::launch::{
     End, Ending, Failure, FromLauncher, Harness, Launch, Progress, ToLauncher, WIRE_VERSION, launcher,
 };
 use crate::output::guard::{Finding, Guard};
 use crate::output::store::{Files, Store};
-use crate::process::{Identity, Process};
 use crate::status::{How, Snapshot, Usage};
+use crate::sys::blocking;
+use crate::sys::clock::Timestamp;
+use crate::sys::fd::Readable;
+use crate::sys::frame::{self, Bytes};
+use crate::sys::process::{Identity, Process};
+use crate::sys::rate_limit::Brake;
 use crate::text::redact::Redaction;
 use crate::tmux::{self, Pane, Tmux};
 use crate::tree::{self, Tree, Trees};

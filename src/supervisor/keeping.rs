@@ -5,12 +5,12 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::attempt::Means;
-use crate::blocking;
 use crate::config::Name;
 use crate::launch;
 use crate::output::FileId;
 use crate::output::guard::{Finding, Guard, MOST_EXCESSES, Watch};
 use crate::output::store::{Files, Live, Store};
+use crate::sys::blocking;
 
 /// How long the files may take to be made before the attempt goes on without, for as long as it runs: longer than a busy disk takes.
 const TO_MAKE: Duration = Duration::from_secs(10);

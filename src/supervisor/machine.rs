@@ -40,14 +40,14 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::restart::{self, Verdict};
-use crate::clock::Timestamp;
 use crate::config::{Limits, Name, Policy};
 use crate::desired::{Declaration, Missing};
 use crate::fingerprint::Fingerprint;
 use crate::launch::Launch;
-use crate::process::Identity;
 use crate::reconcile;
 use crate::status::{self, AgentStatus, How, Outcome, PastAttempt, Time, Usage};
+use crate::sys::clock::Timestamp;
+use crate::sys::process::Identity;
 
 /// How long an attempt may take to be gone once its harness has ended, before it is killed.
 const LINGER: Duration = Duration::from_secs(10);

@@ -12,7 +12,7 @@ use std::ops::Range;
 use memchr::{memchr_iter, memmem, memrchr};
 use zeroize::Zeroizing;
 
-use crate::memory;
+use crate::sys::memory;
 
 /// What stands in place of a secret.
 pub const MASK: &str = "[masked]";

@@ -102,8 +102,8 @@ impl Redaction {
             let length = bytes.len().min(PIECE);
             let group = hashes.entry(length).or_default();
             group.extend(bytes.windows(length).map(|window| window.iter().fold(0, |hash, &byte| step(hash, byte))));
-            crate::memory::append(&mut all, &bytes);
-            crate::memory::append(&mut all, &[END]);
+            crate::sys::memory::append(&mut all, &bytes);
+            crate::sys::memory::append(&mut all, &[END]);
         }
         Self { groups: hashes.into_iter().map(|(length, hashes)| Group::new(length, hashes)).collect(), all }
     }

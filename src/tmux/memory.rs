@@ -6,10 +6,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::blocking;
 use crate::deputy::Seen;
-use crate::frame::Bytes;
 use crate::record::{Record, Recorder};
+use crate::sys::blocking;
+use crate::sys::frame::Bytes;
 
 /// The only one in its folder.
 const KEY: &str = "server";
@@ -80,7 +80,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::process::Process;
+    use crate::sys::process::Process;
 
     #[tokio::test]
     async fn the_next_daemon_knows_who_served_on_that_socket() {

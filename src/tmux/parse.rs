@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use crate::config::Name;
-use crate::signals;
 use crate::status::How;
+use crate::sys::signal;
 
 /// An agent's session, as far as it can be addressed.
 #[derive(Debug, PartialEq, Eq)]
@@ -132,8 +132,8 @@ fn pane(line: &str) -> Option<Pane> {
 
 /// A number, or a name with or without `SIG` before it.
 fn signal_number(text: &str) -> Option<i32> {
-    let named = || signals::number(&format!("SIG{}", text.trim_start_matches("SIG")));
-    text.parse().ok().or_else(named).filter(|&number| signals::exists(number))
+    let named = || signal::number(&format!("SIG{}", text.trim_start_matches("SIG")));
+    text.parse().ok().or_else(named).filter(|&number| signal::exists(number))
 }
 
 /// What to ask of each session for [`owned`].

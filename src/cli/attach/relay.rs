@@ -23,7 +23,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
-use crate::descriptor::{Readable, Stream};
+use crate::sys::fd::{Readable, Stream};
 
 /// How long the client may take to end, and then its last words to come.
 const GRACE: Duration = Duration::from_secs(1);

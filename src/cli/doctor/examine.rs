@@ -12,20 +12,20 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, Gid, eaccess};
 
 use super::Check;
-use crate::account::Account;
 use crate::cli::check::{counted, fault};
 use crate::cli::place::{Daemon, Place, holder};
 use crate::client::{Client, Error};
 use crate::config::{self, Severity};
 use crate::deputy::{Deputy, Output, Program, Server, Workdir};
 use crate::folder::LAUNCH_SOCKET;
-use crate::kernel;
-use crate::regular;
 use crate::secrets::{self, Secrets};
 use crate::status::{AgentStatus, Health};
-use crate::systemd;
+use crate::sys::account::Account;
+use crate::sys::procfs;
+use crate::sys::regular_file;
+use crate::sys::safe_path::{self, Look};
+use crate::sys::systemd;
 use crate::tmux::{self, Tmux};
-use crate::way::{self, Look};
 
 /// How long `tmux -V` may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -128,8 +128,8 @@ fn who(place: &Place, whom: &[&str]) -> String {
 /// What is at a path, if anything is. It is not followed if it is a link, and no link on the way is that could be anybody's.
 fn look_at(path: &Path) -> Result<Option<Look>, io::Error> {
     let parent = path.parent().unwrap_or(Path::new("/"));
-    let looked = way::go(parent, None).map_err(io::Error::from);
-    match looked.and_then(|folder| way::look(&folder, path.file_name().unwrap_or_default())) {
+    let looked = safe_path::go(parent, None).map_err(io::Error::from);
+    match looked.and_then(|folder| safe_path::look(&folder, path.file_name().unwrap_or_default())) {
         Ok(look) => Ok(Some(look)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -325,12 +325,12 @@ fn lock(path: &Path, place: &Place) -> Check {
 /// The jcard, as far as the asker can read it.
 enum Jcard {
     Read(Result<config::Config, Vec<config::Finding>>),
-    Not(regular::Error),
+    Not(regular_file::Error),
 }
 
 impl Jcard {
     fn read(place: &Place) -> Self {
-        match regular::read(&place.settings.config, config::MAX_SIZE) {
+        match regular_file::read(&place.settings.config, config::MAX_SIZE) {
             Ok((text, _)) => Self::Read(config::parse(&text, &place.settings.options)),
             Err(error) => Self::Not(error),
         }
@@ -355,7 +355,7 @@ impl Jcard {
                     return Check::failure(NAME, error.clone(), remedy);
                 }
                 let is_denied =
-                    matches!(error, regular::Error::Io(error) if error.kind() == io::ErrorKind::PermissionDenied);
+                    matches!(error, regular_file::Error::Io(error) if error.kind() == io::ErrorKind::PermissionDenied);
                 let message = format!("{file}: {}", fault(error));
                 return if is_denied {
                     Check::unknown(NAME, message, who(place, &["root"]))
@@ -551,7 +551,7 @@ async fn server(deputy: &Deputy, account: &Account, place: &Place) -> Check {
         Ok(Err(error)) => return Check::unknown(NAME, error, "try again"),
         Err(error) => return Check::unknown(NAME, error.to_string(), "try again"),
     };
-    let Some(groups) = kernel::read(format!("/proc/{pid}/status")).ok().and_then(|status| groups_of(&status)) else {
+    let Some(groups) = procfs::read(format!("/proc/{pid}/status")).ok().and_then(|status| groups_of(&status)) else {
         return Check::unknown(NAME, format!("the groups of process {pid} cannot be seen"), "try again");
     };
     let given: BTreeSet<u32> = account.groups.iter().chain([&account.gid]).map(|gid| gid.as_raw()).collect();
@@ -688,8 +688,8 @@ fn limits(place: &Place, said: &Said, jcard: &Jcard) -> Check {
 fn descriptors(daemon: Option<&Daemon>) -> Check {
     const NAME: &str = "descriptors";
     let of_daemon = daemon
-        .and_then(|daemon| kernel::read(format!("/proc/{}/limits", daemon.pid)).ok())
-        .and_then(|limits| kernel::hard_limit_of_descriptors(&limits));
+        .and_then(|daemon| procfs::read(format!("/proc/{}/limits", daemon.pid)).ok())
+        .and_then(|limits| procfs::hard_limit_of_descriptors(&limits));
     let own = || getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard);
     let (who, hard) = match (of_daemon, own()) {
         (Some(hard), _) => ("the daemon", hard),

@@ -4,8 +4,8 @@ use rstest::rstest;
 
 use super::*;
 use crate::config::{Limits, Restart};
-use crate::frame::Bytes;
 use crate::status::State::{self as Shown, Backoff, Exited, Running, Starting, Stopping, Waiting};
+use crate::sys::frame::Bytes;
 
 const START: Timestamp = Timestamp::new(seconds(1_000), SystemTime::UNIX_EPOCH);
 

@@ -10,7 +10,7 @@ use nix::sys::timerfd::{self, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use crate::descriptor::Readable;
+use crate::sys::fd::Readable;
 use crate::text::duration;
 
 /// An instant, on two clocks at once: one to reckon with, one to show.

@@ -66,7 +66,7 @@ pub enum Error {
 
 impl Error {
     /// For `map_err`.
-    pub(crate) fn system<E: Into<io::Error>>(operation: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
+    pub fn system<E: Into<io::Error>>(operation: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
         move |source| Self::System { operation, path: path.to_owned(), source: source.into() }
     }
 }

@@ -9,9 +9,9 @@
 //! | session keyring | reading root's keys, which its possessor may | an empty one of its own, here |
 //! | priorities above the usual, a real-time policy | taking the processor, or staying when memory is short | the usual ones, here |
 //! | limits that let their owner raise its priority | the same | the usual ones (none), here |
-//! | descriptors | reading and writing what root has open | closed on `execve(2)`, [`crate::descriptor::hand_down_none`] |
+//! | descriptors | reading and writing what root has open | closed on `execve(2)`, [`crate::sys::fd::hand_down_none`] |
 //! | environment, working directory, umask | tokens of root's, a folder of root's, files open to all | emptied, `/`, and 022, where processes are started |
-//! | user and group ids, capabilities | root's rights | [`crate::account::Account::assume`] |
+//! | user and group ids, capabilities | root's rights | [`crate::sys::account::Account::assume`] |
 //!
 //! Two processes become the agent user: the [deputy](crate::deputy), and the tmux client of `agentd attach`, whose session is that of
 //! a fresh terminal. Whatever they start (tmux clients, which a hostile server can make run programs, and the tmux server) inherits

@@ -15,8 +15,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::unix::OwnedWriteHalf;
 use zeroize::Zeroizing;
 
-use crate::memory::{append, make_room};
-use crate::passing;
+use crate::sys::fd_passing;
+use crate::sys::memory::{append, make_room};
 
 /// Why a frame could not be sent or received.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +56,7 @@ pub async fn write_with<T: Serialize>(
     descriptors: &[BorrowedFd<'_>],
 ) -> Result<(), Error> {
     let frame = frame(message)?;
-    let sent = passing::send(writer.as_ref(), &frame, descriptors).await?;
+    let sent = fd_passing::send(writer.as_ref(), &frame, descriptors).await?;
     writer.write_all(&frame[sent..]).await?;
     Ok(())
 }

@@ -21,7 +21,7 @@ use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
 use nix::unistd::Uid;
 use rustix::fs::{AtFlags, StatxFlags, statx};
 
-use crate::kernel;
+use crate::sys::procfs;
 
 /// Why root does not go there.
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +124,7 @@ fn mount_of(opened: &OwnedFd, path: &Path) -> Result<Option<u64>, Error> {
 fn see_answers(opened: &OwnedFd, before: Option<u64>, path: &Path) -> Result<Option<u64>, Error> {
     let mount = mount_of(opened, path)?;
     if mount != before && Uid::effective().is_root() {
-        let mounts = kernel::read("/proc/self/mountinfo").map_err(system(path))?;
+        let mounts = procfs::read("/proc/self/mountinfo").map_err(system(path))?;
         if let Some(user) = mount.and_then(|mount| server_of(&mounts, mount)) {
             return Err(Error::Served { path: path.to_owned(), user });
         }

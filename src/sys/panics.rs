@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, poll};
 
-use crate::log;
+use crate::sys::log;
 
 /// Where a process says that a defect ends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +75,8 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::blocking;
     use crate::supervisor::Detail;
+    use crate::sys::blocking;
 
     const CHOICE: &str = "AGENTD_TEST_DEFECT";
 
@@ -104,7 +104,7 @@ mod tests {
 
     fn run(choice: &str) -> (Option<i32>, String) {
         let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "defect::tests::process_with_a_defect", "--ignored", "--nocapture"])
+            .args(["--exact", "sys::panics::tests::process_with_a_defect", "--ignored", "--nocapture"])
             .env(CHOICE, choice)
             .stdin(Stdio::null())
             .output()
@@ -119,7 +119,7 @@ mod tests {
     ) {
         let (signal, said) = run(&format!("{tell}-{place}"));
         assert_eq!(signal, Some(nix::libc::SIGABRT), "{said}");
-        assert!(said.contains("a defect ends this process, a panic at src/defect.rs:"), "{said}");
+        assert!(said.contains("a defect ends this process, a panic at src/sys/panics.rs:"), "{said}");
         assert!(said.contains("words of the program"), "{said}");
     }
 
@@ -129,6 +129,6 @@ mod tests {
     fn what_a_panic_quotes_is_not_told(#[case] choice: &str) {
         let (signal, said) = run(choice);
         assert_eq!(signal, Some(nix::libc::SIGABRT), "{said}");
-        assert!(said.contains("src/defect.rs") && !said.contains("hunter2"), "{said}");
+        assert!(said.contains("src/sys/panics.rs") && !said.contains("hunter2"), "{said}");
     }
 }

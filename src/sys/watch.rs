@@ -18,9 +18,9 @@ use std::sync::Arc;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 
-use crate::blocking;
-use crate::descriptor::Readable;
 use crate::secrets::{MAX_ENTRIES, is_variable_name};
+use crate::sys::blocking;
+use crate::sys::fd::Readable;
 
 /// A set of paths that is watched for changes.
 #[derive(Debug)]

@@ -16,8 +16,8 @@ pub use rustix::process::Signal;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
-use crate::descriptor::Readable;
-use crate::kernel::{self, Stat};
+use crate::sys::fd::Readable;
+use crate::sys::procfs::{self, Stat};
 
 /// What names a process for as long as the machine runs, and to the next daemon too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -231,7 +231,7 @@ fn look(pid: i32) -> io::Result<Option<Stat>> {
 
 /// A file of the process's in `/proc`. `None` if there is no such process, or it has ended.
 fn read(pid: i32, file: &str) -> io::Result<Option<Vec<u8>>> {
-    match kernel::read(format!("/proc/{pid}/{file}")) {
+    match procfs::read(format!("/proc/{pid}/{file}")) {
         Err(error) if is_gone(&error) => Ok(None),
         text => text.map(Some),
     }
@@ -242,14 +242,14 @@ fn children(pid: i32) -> io::Result<Vec<i32>> {
     let mut children = Vec::new();
     for thread in numbers(Path::new(&format!("/proc/{pid}/task")))? {
         if let Some(list) = read(pid, &format!("task/{thread}/children"))? {
-            children.extend(kernel::numbers(&list).ok_or(io::ErrorKind::InvalidData)?);
+            children.extend(procfs::numbers(&list).ok_or(io::ErrorKind::InvalidData)?);
         }
     }
     Ok(children)
 }
 
 /// The names in a directory that are numbers; none where it is gone.
-pub(crate) fn numbers(directory: &Path) -> io::Result<Vec<i32>> {
+pub fn numbers(directory: &Path) -> io::Result<Vec<i32>> {
     let entries = match fs::read_dir(directory) {
         Err(error) if is_gone(&error) => return Ok(Vec::new()),
         entries => entries?,
@@ -268,7 +268,7 @@ pub(crate) fn numbers(directory: &Path) -> io::Result<Vec<i32>> {
 /// Hands on the id of every process, until none is there that was not handed on: what starts another and ends meanwhile is
 /// followed to that. Where processes come faster than they can be looked at, the latest are left out. An error means that not all
 /// could be found out.
-pub(crate) fn each(mut hand_on: impl FnMut(i32)) -> io::Result<()> {
+pub fn each(mut hand_on: impl FnMut(i32)) -> io::Result<()> {
     const ROUNDS: usize = 50;
     let mut seen = BTreeSet::new();
     for _ in 0..ROUNDS {
@@ -310,18 +310,18 @@ fn until_none(look: impl Fn() -> io::Result<usize>) -> usize {
 }
 
 /// Whether the process's real user id is that one, see `proc_pid_status(5)`.
-pub(crate) fn runs_as(pid: i32, owner: Uid) -> bool {
+pub fn runs_as(pid: i32, owner: Uid) -> bool {
     real_user(pid).is_ok_and(|user| user == Some(owner))
 }
 
 /// `None` if there is no such process; an error if that could not be found out.
-pub(crate) fn real_user(pid: i32) -> io::Result<Option<Uid>> {
+pub fn real_user(pid: i32) -> io::Result<Option<Uid>> {
     let Some(status) = read(pid, "status")? else { return Ok(None) };
-    kernel::real_user(&status).map(|user| Some(Uid::from_raw(user))).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    procfs::real_user(&status).map(|user| Some(Uid::from_raw(user))).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Whether it is because the process has ended, be it between opening and reading.
-pub(crate) fn is_gone(error: &io::Error) -> bool {
+pub fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
 
@@ -357,9 +357,9 @@ mod tests {
     #[test]
     fn a_process_was_started_when_the_boot_clock_says() {
         const TICK: Duration = Duration::from_millis(10);
-        let before = crate::clock::Timestamp::now().boot();
+        let before = crate::sys::clock::Timestamp::now().boot();
         let mut child = shell("sleep 1000");
-        let after = crate::clock::Timestamp::now().boot();
+        let after = crate::sys::clock::Timestamp::now().boot();
         let started = Process::open(child.id().cast_signed()).unwrap().identity().started();
         assert!(before <= started + TICK && started <= after, "{before:?} {started:?} {after:?}");
         child.kill().unwrap();

@@ -21,9 +21,9 @@ use tracing_subscriber::{Registry, fmt};
 
 pub use journal::{AGENT_ERROR, STATE_CHANGED};
 
-use crate::brake::Allowances;
 use crate::cli::terminal::Terminal;
 use crate::supervisor::Detail;
+use crate::sys::rate_limit::Allowances;
 use crate::text::printable;
 
 /// Messages that may wait to be written. Past that, new ones are dropped.

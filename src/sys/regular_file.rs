@@ -11,8 +11,8 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
 use zeroize::Zeroizing;
 
-use crate::memory;
-use crate::way;
+use crate::sys::memory;
+use crate::sys::safe_path;
 
 /// Why there is nothing to read.
 #[derive(Debug, thiserror::Error)]
@@ -35,15 +35,15 @@ pub enum Error {
 /// follows no link that could be anybody's.
 pub fn open(path: &Path) -> Result<(File, Metadata), Error> {
     let name = path.file_name().ok_or(Error::NotRegular)?;
-    let folder = way::go(path.parent().unwrap_or(Path::new("")), None).map_err(io::Error::from)?;
+    let folder = safe_path::go(path.parent().unwrap_or(Path::new("")), None).map_err(io::Error::from)?;
     open_in(&folder, name)
 }
 
 /// Opens the one of that name in a folder, likewise.
 pub fn open_in(folder: &OwnedFd, name: &OsStr) -> Result<(File, Metadata), Error> {
-    let trusts = way::trusts(folder, name).map_err(io::Error::from)?;
+    let trusts = safe_path::trusts(folder, name).map_err(io::Error::from)?;
     if !trusts {
-        way::check_entry(folder, name).map_err(io::Error::from)?;
+        safe_path::check_entry(folder, name).map_err(io::Error::from)?;
     }
     let (at, follow) =
         if trusts { (AtFlags::empty(), OFlag::empty()) } else { (AtFlags::AT_SYMLINK_NOFOLLOW, OFlag::O_NOFOLLOW) };

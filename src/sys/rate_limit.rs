@@ -96,7 +96,7 @@ impl<K: Clone + Eq + Hash> Allowances<K> {
 
     /// How many lines of this source were refused since that was last taken.
     #[cfg(test)]
-    pub(crate) fn left_out_of(&self, source: &K) -> u64 {
+    pub fn left_out_of(&self, source: &K) -> u64 {
         self.left_out.get(source).copied().unwrap_or_default()
     }
 

@@ -1,0 +1,23 @@
+//! What Linux gives, one thing a file: descriptors, files, processes, sockets, clocks, the log.
+
+pub mod account;
+pub mod blocking;
+pub mod clock;
+pub mod fd;
+pub mod fd_passing;
+pub mod frame;
+pub mod inheritance;
+pub mod log;
+pub mod memory;
+pub mod panics;
+pub mod process;
+pub mod procfs;
+pub mod rate_limit;
+pub mod reaper;
+pub mod regular_file;
+pub mod rlimit;
+pub mod safe_path;
+pub mod signal;
+pub mod systemd;
+pub mod unix_socket;
+pub mod watch;
