@@ -38,8 +38,8 @@ use self::connection::Connection;
 use self::exchange::Responder;
 use self::places::{Client, Places, Rest};
 use crate::events::Ring;
-use crate::output::renderer::Renderers;
-use crate::output::store::Store;
+use crate::logs::renderer::Renderers;
+use crate::logs::store::Store;
 use crate::status::Snapshot;
 use crate::tmux::Tmux;
 

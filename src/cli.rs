@@ -29,8 +29,7 @@ use nix::unistd::Uid;
 
 use crate::config::{self, Workdir};
 use crate::daemon::{OnTerminate, Settings};
-use crate::output;
-use crate::output::store::Extent;
+use crate::logs::store::Extent;
 use crate::supervisor::Detail;
 use crate::sys::account::Account;
 use crate::text::duration;
@@ -218,7 +217,7 @@ pub struct Daemon {
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = log_size)]
     log_size: u64,
     /// Of how many attempts of each agent it is kept, the latest
-    #[arg(long, value_name = "N", default_value_t = output::ATTEMPTS, value_parser = log_attempts)]
+    #[arg(long, value_name = "N", default_value_t = crate::logs::ATTEMPTS, value_parser = log_attempts)]
     log_attempts: usize,
     /// Also log full command lines with prompts, working directories, names of variables, and the last screen of an agent
     #[arg(long)]
@@ -398,7 +397,7 @@ impl Places {
 
 fn log_size(text: &str) -> Result<u64, String> {
     match size::parse(text) {
-        Ok(size) if size >= output::LEAST_SIZE => Ok(size),
+        Ok(size) if size >= crate::logs::LEAST_SIZE => Ok(size),
         Ok(_) | Err(size::Error::OutOfRange) => Err(format!("write a size from 64KiB to {}", size::MOST)),
         Err(size::Error::Malformed) => Err("write a size such as 64MiB or 1GB".to_owned()),
     }

@@ -18,19 +18,20 @@ use tokio::task::JoinHandle;
 
 use crate::api::{self, Sources};
 use crate::config;
+use crate::contain::tree::Trees;
 use crate::deputy::Deputy;
 use crate::desired::Place;
 use crate::events::Ring;
 use crate::fingerprint::{self, Key};
 use crate::folder::{self, Folder, Keeper};
-use crate::history::{self, Histories, History};
 use crate::inputs::{Inputs, News, Nudge};
 use crate::launch::reception;
-use crate::lock::{self, Lock};
-use crate::output::guard::Guard;
-use crate::output::renderer::Renderers;
-use crate::output::store::{Extent, Store};
-use crate::record::{self, Reading, Record, Recorder, Report};
+use crate::logs::guard::Guard;
+use crate::logs::renderer::Renderers;
+use crate::logs::store::{Extent, Store};
+use crate::state::history::{self, Histories, History};
+use crate::state::lock::{self, Lock};
+use crate::state::record::{self, Reading, Record, Recorder, Report};
 use crate::status::{Errors, Snapshot};
 use crate::supervisor::attempt::Means;
 use crate::supervisor::machine::Machine;
@@ -47,7 +48,6 @@ use crate::sys::rlimit;
 use crate::sys::systemd::{self, Job, Notifier};
 use crate::sys::unix_socket::{self, Address, Bound};
 use crate::tmux::{self, Tmux};
-use crate::tree::Trees;
 
 /// How long the tmux server may take over its part of the shutdown.
 const RELEASE: Duration = Duration::from_secs(3);

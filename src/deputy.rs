@@ -367,7 +367,7 @@ impl Deputy {
         }
     }
 
-    /// Has text made of what is said on this socket; see [`renderer`](crate::output::renderer).
+    /// Has text made of what is said on this socket; see [`renderer`](crate::logs::renderer).
     pub async fn render(&self, socket: OwnedFd) -> Result<(), Error> {
         match self.ask_with(Request::Render, Some(socket), FILE_TIMEOUT).await? {
             Reply::Rendering => Ok(()),

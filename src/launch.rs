@@ -19,7 +19,7 @@
 //! how far it has come. An end is told until it is noted, or for a minute; after that tmux still holds the status.
 //!
 //! Secrets travel over the socket only: they stand in no argument and in no environment but the harness's own. The launcher keeps
-//! those that it masks in what is [written down](crate::output), and forgets everything else.
+//! those that it masks in what is [written down](crate::logs), and forgets everything else.
 //!
 //! The launcher runs as the agent user, so its word is no better than the agent's. It can lie about its own agent; it cannot
 //! speak for another, because the daemon knows it by the process id of the pane before it sends anything, and nothing it says
@@ -41,7 +41,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Name;
 use crate::fingerprint::Fingerprint;
-use crate::output::FileId;
+use crate::logs::FileId;
 use crate::sys::frame::Bytes;
 
 /// The hidden command that is the launcher.

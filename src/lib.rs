@@ -71,10 +71,10 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 pub mod api;
-pub mod cgroup;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod contain;
 pub mod daemon;
 pub mod deputy;
 pub mod desired;
@@ -82,19 +82,15 @@ pub mod events;
 pub mod fingerprint;
 pub mod folder;
 pub mod harness;
-pub mod history;
 pub mod inputs;
 pub mod launch;
-pub mod lock;
-pub mod mark;
+pub mod logs;
 pub mod metrics;
-pub mod output;
 pub mod reconcile;
-pub mod record;
 pub mod secrets;
+pub mod state;
 pub mod status;
 pub mod supervisor;
 pub mod sys;
 pub mod text;
 pub mod tmux;
-pub mod tree;

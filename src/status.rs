@@ -13,11 +13,11 @@ use hyper::body::Bytes;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::cgroup::Cgroups;
-use crate::history::History;
+use crate::contain::cgroup::Cgroups;
 use crate::launch::{self, Launch};
 use crate::metrics::Facts;
 use crate::secrets::Secrets;
+use crate::state::history::History;
 use crate::sys::signal;
 use crate::text::printable;
 

@@ -3,7 +3,7 @@
 //! It is the only writer of anything there is to know about agents. Nothing in it waits for anything but the next event or the
 //! next point in time: effects run in tasks of their own and come back as events, tagged with the attempt they belong to.
 //!
-//! What it knows is put on [record](crate::record) as it changes, and it begins with what an earlier daemon had put there. An end
+//! What it knows is put on [record](crate::state::record) as it changes, and it begins with what an earlier daemon had put there. An end
 //! is on record before its launcher, which remembers it too, is let go. What is told is on record before, so that the next daemon
 //! does not take it back.
 
@@ -26,13 +26,13 @@ use self::machine::{Attempt, Effect, Machine};
 use crate::config::{Limits, Name};
 use crate::desired::{Desired, DesiredAgent};
 use crate::events::{self, Change, Ring, What};
-use crate::history::Histories;
 use crate::launch::Launch;
 use crate::launch::Progress;
 use crate::launch::reception::Visitor;
 use crate::metrics::{Facts, Launches};
 use crate::reconcile::{Action, Held, HeldAgent, plan};
-use crate::record::{Recorder, Report, Version};
+use crate::state::history::Histories;
+use crate::state::record::{Recorder, Report, Version};
 use crate::status::{AgentStatus, Errors, Launched, Snapshot, State, Time};
 use crate::sys::blocking;
 use crate::sys::clock::{Alarm, Timestamp};

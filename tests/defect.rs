@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use agentd::config;
 use agentd::daemon::{self, OnTerminate, Settings};
-use agentd::output::store::Extent;
+use agentd::logs::store::Extent;
 use agentd::supervisor::Detail;
 use agentd::sys::log;
 use agentd::tmux;

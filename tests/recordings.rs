@@ -1,6 +1,6 @@
 //! Terminal interfaces of real harnesses, recorded on a terminal of 80 columns and 24 rows, and what is to be read of them.
 
-use agentd::output::rendering::{Rendering, USUAL_SIZE};
+use agentd::logs::rendering::{Rendering, USUAL_SIZE};
 
 fn rendered(recording: &[u8], looks: bool) -> String {
     let mut rendering = Rendering::new(USUAL_SIZE);

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use agentd::api::fuzzing::{Manner, converse, sources};
 use agentd::config::Name;
-use agentd::output::reader::{Follower, Log};
-use agentd::output::store::{Extent, Store};
+use agentd::logs::reader::{Follower, Log};
+use agentd::logs::store::{Extent, Store};
 use agentd::status::AgentStatus;
 use libfuzzer_sys::fuzz_target;
 use nix::unistd::Gid;

@@ -13,8 +13,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use agentd::history::{self, Histories, History};
-use agentd::record::{Reading, Record, Recorder};
+use agentd::state::history::{self, Histories, History};
+use agentd::state::record::{Reading, Record, Recorder};
 use agentd::status::{Errors, Snapshot};
 use agentd::supervisor::machine::Machine;
 use libfuzzer_sys::fuzz_target;

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use agentd::output::rendering::{Rendering, Size};
+use agentd::logs::rendering::{Rendering, Size};
 use agentd::text::printable;
 use libfuzzer_sys::fuzz_target;
 

@@ -18,8 +18,8 @@ use super::places::{Client, Rest};
 use super::{Limits, Sources};
 use crate::deputy::Deputy;
 use crate::events::{Ring, What};
-use crate::output::renderer::Renderers;
-use crate::output::store::Store;
+use crate::logs::renderer::Renderers;
+use crate::logs::store::Store;
 use crate::status::{AgentStatus, Errors, Snapshot};
 
 /// What a server tells of these agents, of which something is kept there. Needs the runtime.

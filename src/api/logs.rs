@@ -1,6 +1,6 @@
 //! What agents printed, as it is kept, and on as it is written; as the terminal got it, or as text.
 //!
-//! Text is made [elsewhere](crate::output::renderer): this process parses nothing that an agent printed. What comes back is looked
+//! Text is made [elsewhere](crate::logs::renderer): this process parses nothing that an agent printed. What comes back is looked
 //! through character by character: secrets are blotted out once more, since the text has put together what escape sequences kept
 //! apart, and no character that acts on a terminal is handed on, whoever sent it.
 
@@ -16,10 +16,10 @@ use tokio::time::{Instant, sleep_until};
 use super::order::Which;
 use super::stream::{Gone, Outlet};
 use crate::config::Name;
-use crate::output::reader::{Busy, Follower, Log, Piece};
-use crate::output::renderer::{self, Heard, Renderer, Renderers, Say};
-use crate::output::store::{Kept, Named, Store};
-use crate::output::{Entry, FileId};
+use crate::logs::reader::{Busy, Follower, Log, Piece};
+use crate::logs::renderer::{self, Heard, Renderer, Renderers, Say};
+use crate::logs::store::{Kept, Named, Store};
+use crate::logs::{Entry, FileId};
 use crate::status::{Snapshot, State, Time};
 use crate::text::printable;
 use crate::text::redact::{Redaction, Shown};

@@ -10,7 +10,7 @@ use hyper::header::{ACCEPT, HeaderMap};
 
 use crate::config::Name;
 use crate::events::Since;
-use crate::output::store::{Named, NoAttempt};
+use crate::logs::store::{Named, NoAttempt};
 use crate::sys::clock;
 use crate::text::size;
 

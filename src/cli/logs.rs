@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::complete;
 use super::printing::{self, BETWEEN_DAEMONS, Failure, say};
 use crate::client::Client;
-use crate::output::store::Named;
+use crate::logs::store::Named;
 use crate::status::Time;
 use crate::sys::clock::{self, NoMoment};
 use crate::text::printable;

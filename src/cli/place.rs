@@ -174,7 +174,7 @@ mod tests {
     fn a_held_lock_is_found_in_the_kernels_own_table() {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(holder(directory.path()).unwrap(), None);
-        let _lock = crate::lock::Lock::take(directory.path()).unwrap();
+        let _lock = crate::state::lock::Lock::take(directory.path()).unwrap();
         assert_eq!(holder(directory.path()).unwrap(), i32::try_from(std::process::id()).ok());
     }
 

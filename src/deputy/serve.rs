@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 
 use super::{FILE_TIMEOUT, MAX_FRAME, Numbered, Output, Program, Prompt, Reply, Request, RunError, Workdir, server};
 use crate::config::MAX_ARGUMENT;
-use crate::output::renderer;
+use crate::logs::renderer;
 use crate::secrets::without_byte_order_mark;
 use crate::sys::account::{self, Account};
 use crate::sys::blocking;

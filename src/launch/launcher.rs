@@ -30,10 +30,10 @@ use super::login::{self, Login};
 use super::scratch::{self, Scratch};
 use super::terminal::Terminal;
 use super::{End, Ending, Failure, FromLauncher, Harness, Log, MAX_TO_LAUNCHER, Progress, ToLauncher, WIRE_VERSION};
+use crate::contain::marker;
 use crate::fingerprint::Fingerprint;
-use crate::mark;
-use crate::output::FileId;
-use crate::output::writer::Writer;
+use crate::logs::FileId;
+use crate::logs::writer::Writer;
 use crate::sys::account::Account;
 use crate::sys::clock::Timestamp;
 use crate::sys::fd_passing::Receiver;
@@ -153,7 +153,7 @@ async fn live(name: &str, attempt: u64, socket: &Path) -> Result<Ending, Error> 
 
 async fn log_in(order: &Order, patience: Duration) -> Result<Login, Failure> {
     let account = Account::current().map_err(|gone| not_yet(gone.to_string()))?;
-    let login = login::log_in(&account, order.environment.get(mark::VARIABLE), patience).await;
+    let login = login::log_in(&account, order.environment.get(marker::VARIABLE), patience).await;
     login.map_err(|error| not_yet(error.to_string()))
 }
 

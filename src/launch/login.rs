@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{AccessFlags, Pid, eaccess};
 use tokio::io::AsyncReadExt;
 
-use crate::mark;
+use crate::contain::marker;
 use crate::sys::account::Account;
 use crate::sys::frame::Bytes;
 
@@ -131,7 +131,7 @@ async fn ask(
     let mut command = tokio::process::Command::new(executable);
     command.arg(SHELL_COMMAND).arg(&marker).env_clear().envs(account.base_environment());
     command.envs(std::env::var_os("TERM").map(|term| ("TERM", term)));
-    command.envs(mark.map(|mark| (mark::VARIABLE, OsStr::from_bytes(mark.as_slice()))));
+    command.envs(mark.map(|mark| (marker::VARIABLE, OsStr::from_bytes(mark.as_slice()))));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn()?;
     let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);

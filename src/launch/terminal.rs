@@ -28,8 +28,8 @@ use rustix::termios::{tcgetwinsize, tcsetwinsize};
 use tokio::time::timeout;
 
 use super::traces::{Shown, Traces};
-use crate::output::rendering::Size;
-use crate::output::writer::Writer;
+use crate::logs::rendering::Size;
+use crate::logs::writer::Writer;
 use crate::sys::fd::Stream;
 
 /// How much is read at once; the kernel gives no more than that of a terminal.

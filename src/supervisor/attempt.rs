@@ -25,14 +25,15 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::keeping::Keeping;
 use super::machine::{self, NotStarted};
 use super::pace::{Pace, Turn};
-use crate::cgroup::Whose;
 use crate::config::{Limits, Name};
+use crate::contain::cgroup::Whose;
+use crate::contain::tree::{self, Tree, Trees};
 use crate::launch::reception::Visitor;
 use crate::launch::{
     End, Ending, Failure, FromLauncher, Harness, Launch, Progress, ToLauncher, WIRE_VERSION, launcher,
 };
-use crate::output::guard::{Finding, Guard};
-use crate::output::store::{Files, Store};
+use crate::logs::guard::{Finding, Guard};
+use crate::logs::store::{Files, Store};
 use crate::status::{How, Snapshot, Usage};
 use crate::sys::blocking;
 use crate::sys::clock::Timestamp;
@@ -42,7 +43,6 @@ use crate::sys::process::{Identity, Process};
 use crate::sys::rate_limit::Brake;
 use crate::text::redact::Redaction;
 use crate::tmux::{self, Pane, Tmux};
-use crate::tree::{self, Tree, Trees};
 
 /// How long tmux may take to open a pane, with all that it takes: a client has ten seconds, and there may be several.
 const TO_OPEN: Duration = Duration::from_secs(40);

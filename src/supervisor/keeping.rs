@@ -7,9 +7,9 @@ use tokio::time::{Instant, timeout};
 use super::attempt::Means;
 use crate::config::Name;
 use crate::launch;
-use crate::output::FileId;
-use crate::output::guard::{Finding, Guard, MOST_EXCESSES, Watch};
-use crate::output::store::{Files, Live, Store};
+use crate::logs::FileId;
+use crate::logs::guard::{Finding, Guard, MOST_EXCESSES, Watch};
+use crate::logs::store::{Files, Live, Store};
 use crate::sys::blocking;
 
 /// How long the files may take to be made before the attempt goes on without, for as long as it runs: longer than a busy disk takes.

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::deputy::Seen;
-use crate::record::{Record, Recorder};
+use crate::state::record::{Record, Recorder};
 use crate::sys::blocking;
 use crate::sys::frame::Bytes;
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use agentd::config::Name;
-use agentd::output::store::{Extent, Kept, Store};
+use agentd::logs::store::{Extent, Kept, Store};
 use agentd::status::State;
 use nix::sys::signal::Signal;
 use nix::unistd::Gid;

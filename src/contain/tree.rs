@@ -5,8 +5,8 @@
 //! | | found by | until |
 //! |---|---|---|
 //! | always | descent: the launcher is the reaper of its descendants, so none gets out from below it | the launcher is killed |
-//! | for root, where it can be had | its [control group](crate::cgroup), under systemd that of a scope | never |
-//! | elsewhere | its sessions, and the [mark](crate::mark) in its environment | it leaves the one and sheds the other |
+//! | for root, where it can be had | its [control group](crate::contain::cgroup), under systemd that of a scope | never |
+//! | elsewhere | its sessions, and the [mark](crate::contain::marker) in its environment | it leaves the one and sheds the other |
 //!
 //! Each agent has one tree at a time. Its control group and its mark tell whose it is and not which attempt's, so that the next
 //! daemon finds what the last one left, without a record: whatever is there when an attempt ends, and before one begins, goes.
@@ -27,9 +27,9 @@ use nix::unistd::Uid;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::cgroup::{self, Cgroup, Cgroups, Whose};
 use crate::config::Limits;
-use crate::mark::{self, Marks};
+use crate::contain::cgroup::{self, Cgroup, Cgroups, Whose};
+use crate::contain::marker::{self, Marks};
 use crate::status::Usage;
 use crate::sys::blocking;
 use crate::sys::frame::Bytes;
@@ -85,7 +85,7 @@ pub enum Error {
     Systemd(#[from] systemd::Error),
     /// With its mark.
     #[error(transparent)]
-    Mark(#[from] mark::Error),
+    Mark(#[from] marker::Error),
 }
 
 /// The means to find what is an agent's. Cheap to clone.
@@ -143,7 +143,7 @@ impl Trees {
 
     /// The variable that everything of the agent with this key has in its environment.
     pub fn mark(&self, key: &str) -> (String, Bytes) {
-        (mark::VARIABLE.to_owned(), self.marks.value(key))
+        (marker::VARIABLE.to_owned(), self.marks.value(key))
     }
 
     /// The agents' control groups, where they have any.

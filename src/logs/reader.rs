@@ -445,9 +445,9 @@ mod tests {
 
     use super::*;
     use crate::config::Name;
-    use crate::output::rendering::Size;
-    use crate::output::store::{Extent, Files, Store};
-    use crate::output::writer::Writer;
+    use crate::logs::rendering::Size;
+    use crate::logs::store::{Extent, Files, Store};
+    use crate::logs::writer::Writer;
     use crate::text::mask::Mask;
 
     fn always() -> bool {

@@ -4,7 +4,7 @@
 //! STATE_DIR/history/NAME.json    the last 50, whether the agent is declared or not
 //! ```
 //!
-//! Written beside everything else, as the [record](crate::record) is. It is for people: nothing is decided by it, so that one that is
+//! Written beside everything else, as the [record](crate::state::record) is. It is for people: nothing is decided by it, so that one that is
 //! lost costs nobody anything.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::Recorder;
+use crate::state::record::Recorder;
 use crate::status::PastAttempt;
 
 /// The folder in the state directory.
@@ -103,7 +103,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::record::Record;
+    use crate::state::record::Record;
     use crate::status::{Exit, How, Time};
 
     fn past(attempt: u64) -> PastAttempt {

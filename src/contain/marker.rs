@@ -1,6 +1,6 @@
 //! The mark: a variable in the environment of everything that is an agent's, by which it is found again.
 //!
-//! It is for where there are no [control groups](crate::cgroup). What a launcher starts stays below it in the tree of processes;
+//! It is for where there are no [control groups](crate::contain::cgroup). What a launcher starts stays below it in the tree of processes;
 //! when the launcher is killed, though, a process that has left the session is nobody's, and only its environment still tells
 //! whose it was. A process can get rid of the mark, by starting another program without it, so this finds what does not hide.
 //!

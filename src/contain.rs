@@ -1,0 +1,5 @@
+//! Finding and killing everything that is an agent's.
+
+pub mod cgroup;
+pub mod marker;
+pub mod tree;

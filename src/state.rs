@@ -1,0 +1,5 @@
+//! What the next daemon must know: records, histories, and the lock on both.
+
+pub mod history;
+pub mod lock;
+pub mod record;
