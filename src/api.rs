@@ -37,11 +37,11 @@ use tokio::time::timeout;
 use self::connection::Connection;
 use self::exchange::Responder;
 use self::places::{Client, Places, Rest};
-use crate::events::Ring;
 use crate::logs::renderer::Renderers;
 use crate::logs::store::Store;
-use crate::status::Snapshot;
 use crate::tmux::Tmux;
+use crate::wire::events::Ring;
+use crate::wire::status::Snapshot;
 
 /// How long no client is accepted after the system refused to: what it lacks (descriptors, memory) does not come back at once.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);

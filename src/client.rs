@@ -17,8 +17,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 pub use self::stream::{Message, Messages, Stream};
-use crate::status::{AgentStatus, Health};
 use crate::sys::unix_socket;
+use crate::wire::status::{AgentStatus, Health};
 
 /// How long an answer may take in all. The daemon answers from memory; one that takes this long does not work.
 const TIMEOUT: Duration = Duration::from_secs(5);

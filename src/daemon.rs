@@ -21,7 +21,6 @@ use crate::config;
 use crate::contain::tree::Trees;
 use crate::deputy::Deputy;
 use crate::desired::Place;
-use crate::events::Ring;
 use crate::fingerprint::{self, Key};
 use crate::folder::{self, Folder, Keeper};
 use crate::inputs::{Inputs, News, Nudge};
@@ -32,7 +31,6 @@ use crate::logs::store::{Extent, Store};
 use crate::state::history::{self, Histories, History};
 use crate::state::lock::{self, Lock};
 use crate::state::record::{self, Reading, Record, Recorder, Report};
-use crate::status::{Errors, Snapshot};
 use crate::supervisor::attempt::Means;
 use crate::supervisor::machine::Machine;
 use crate::supervisor::pace::Pace;
@@ -48,6 +46,8 @@ use crate::sys::rlimit;
 use crate::sys::systemd::{self, Job, Notifier};
 use crate::sys::unix_socket::{self, Address, Bound};
 use crate::tmux::{self, Tmux};
+use crate::wire::events::Ring;
+use crate::wire::status::{Errors, Snapshot};
 
 /// How long the tmux server may take over its part of the shutdown.
 const RELEASE: Duration = Duration::from_secs(3);

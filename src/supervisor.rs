@@ -25,21 +25,21 @@ use self::attempt::{Beginning, Brakes, Command, Means};
 use self::machine::{Attempt, Effect, Machine};
 use crate::config::{Limits, Name};
 use crate::desired::{Desired, DesiredAgent};
-use crate::events::{self, Change, Ring, What};
 use crate::launch::Launch;
 use crate::launch::Progress;
 use crate::launch::reception::Visitor;
-use crate::metrics::{Facts, Launches};
+use crate::observe::metrics::{Facts, Launches};
 use crate::reconcile::{Action, Held, HeldAgent, plan};
 use crate::state::history::Histories;
 use crate::state::record::{Recorder, Report, Version};
-use crate::status::{AgentStatus, Errors, Launched, Snapshot, State, Time};
 use crate::sys::blocking;
 use crate::sys::clock::{Alarm, Timestamp};
 use crate::sys::rate_limit::Brake;
 use crate::sys::systemd::Notifier;
 use crate::text::redact::Redaction;
 use crate::text::screen;
+use crate::wire::events::{self, Change, Ring, What};
+use crate::wire::status::{AgentStatus, Errors, Launched, Snapshot, State, Time};
 
 /// What the supervisor is told.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use agentd::api::Limits;
-use agentd::events::What;
+use agentd::wire::events::What;
 use support::{PATIENCE, Server, read_until_closed, running};
 
 const HEADER: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n";
@@ -176,7 +176,7 @@ fn who_follows_and_does_not_read_is_given_up() {
     let mut silent = follow(&server, "/v1/events", "");
     let error = "x".repeat(16 << 10);
     comes_true(|| {
-        let about = agentd::events::Subject::Config;
+        let about = agentd::wire::events::Subject::Config;
         server.happenings.send_modify(|ring| ring.push(What::Error { about, name: None, error: error.clone() }));
         server.exchange("GET /v1/events?follow=false HTTP/1.0\r\n\r\n").starts_with("HTTP/1.0 200")
     });

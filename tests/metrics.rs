@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use agentd::api::Limits;
-use agentd::status::AgentStatus;
+use agentd::wire::status::AgentStatus;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::skip::skip;
 use support::{Server, read_until_closed, running};

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use agentd::api::Limits;
 use agentd::cli::status::{Arguments, run};
 use agentd::client::{Answer, Client, Error};
-use agentd::status::{AgentStatus, State};
+use agentd::wire::status::{AgentStatus, State};
 use support::{Server, running};
 
 fn server() -> Server {
@@ -58,7 +58,7 @@ async fn answers_carry_their_meaning_and_their_bytes() {
     assert_eq!(client.health().await.unwrap().value.state, "running");
     let Answer { value, body } = client.agents().await.unwrap();
     assert_eq!(value.iter().map(|agent| agent.name.as_str()).collect::<Vec<_>>(), ["busy", "idle"]);
-    assert_eq!(body, agentd::status::body(&value));
+    assert_eq!(body, agentd::wire::status::body(&value));
     assert_eq!(client.agent("Idle").await.unwrap().value, value[1]);
 }
 

@@ -11,15 +11,15 @@ use agentd::api::{self, Limits, Sources};
 use agentd::config::{self, Options};
 use agentd::deputy::Workdir;
 use agentd::desired::{Desired, Place, Seen, desired};
-use agentd::events::Ring;
 use agentd::fingerprint::Key;
 use agentd::reconcile::{Declared, Held, HeldAgent, plan};
 use agentd::secrets::Secrets;
-use agentd::status::{AgentStatus, Errors, How, Snapshot, Usage};
 use agentd::supervisor::machine::{Event, Machine};
 use agentd::sys::account::Account;
 use agentd::sys::clock::Timestamp;
 use agentd::sys::process::Identity;
+use agentd::wire::events::Ring;
+use agentd::wire::status::{AgentStatus, Errors, How, Snapshot, Usage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use agentd::api::fuzzing::{Manner, converse, sources};
-use agentd::status::AgentStatus;
+use agentd::wire::status::AgentStatus;
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;

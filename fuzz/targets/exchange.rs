@@ -4,7 +4,7 @@
 #![no_main]
 
 use agentd::api::fuzzing::{order, talk};
-use agentd::events::Id;
+use agentd::wire::events::Id;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

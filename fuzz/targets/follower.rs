@@ -15,7 +15,7 @@ use agentd::api::fuzzing::{Manner, converse, sources};
 use agentd::config::Name;
 use agentd::logs::reader::{Follower, Log};
 use agentd::logs::store::{Extent, Store};
-use agentd::status::AgentStatus;
+use agentd::wire::status::AgentStatus;
 use libfuzzer_sys::fuzz_target;
 use nix::unistd::Gid;
 use tokio::runtime::{Builder, Runtime};

@@ -11,7 +11,7 @@ mod life;
 use std::time::{Duration, Instant};
 
 use agentd::launch::{FromLauncher, MAX_FROM_LAUNCHER};
-use agentd::status::{Errors, How, Snapshot};
+use agentd::wire::status::{Errors, How, Snapshot};
 use agentd::supervisor::attempt::told;
 use agentd::supervisor::machine::{Event, Machine};
 use libfuzzer_sys::fuzz_target;

@@ -8,12 +8,12 @@ use agentd::cli::{explain, status as table};
 use agentd::sys::clock::Timestamp;
 use agentd::config::{Limits, Name, Policy, Restart};
 use agentd::desired::{Declaration, Missing};
-use agentd::events::{Ring, Since, What};
+use agentd::wire::events::{Ring, Since, What};
 use agentd::fingerprint::Fingerprint;
 use agentd::launch::Launch;
-use agentd::metrics;
+use agentd::observe::metrics;
 use agentd::text::printable;
-use agentd::status::{self, AgentStatus, Errors, How, Snapshot, State, Usage};
+use agentd::wire::status::{self, AgentStatus, Errors, How, Snapshot, State, Usage};
 use agentd::supervisor::machine::{Attempt, Effect, Event, Machine, NotStarted};
 
 /// More is never shown of one agent, beside what was said of it.

@@ -202,8 +202,8 @@ mod tests {
 
     use super::super::{Limits, Sources};
     use super::*;
-    use crate::events::Ring;
-    use crate::status::{AgentStatus, Errors, Snapshot};
+    use crate::wire::events::Ring;
+    use crate::wire::status::{AgentStatus, Errors, Snapshot};
 
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 

@@ -26,7 +26,7 @@ use super::places::Client;
 use super::routes::{self, Reply};
 use super::screens::Screens;
 use super::{Limits, Sources};
-use crate::status::Snapshot;
+use crate::wire::status::Snapshot;
 
 /// One answer that takes time in so many is kept for root.
 const ONE_IN: usize = 16;
@@ -241,8 +241,8 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::events::Ring;
-    use crate::status::Errors;
+    use crate::wire::events::Ring;
+    use crate::wire::status::Errors;
 
     fn responder() -> Responder {
         Responder::new(sources(), Limits::default(), true)

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use hyper::body::Bytes;
 
-use crate::metrics;
-use crate::status::Snapshot;
+use crate::observe::metrics;
 use crate::sys::blocking;
+use crate::wire::status::Snapshot;
 
 /// The text, or why there is none.
 pub(super) type Figures = Result<Bytes, String>;

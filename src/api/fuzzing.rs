@@ -17,10 +17,10 @@ use super::order::Order;
 use super::places::{Client, Rest};
 use super::{Limits, Sources};
 use crate::deputy::Deputy;
-use crate::events::{Ring, What};
 use crate::logs::renderer::Renderers;
 use crate::logs::store::Store;
-use crate::status::{AgentStatus, Errors, Snapshot};
+use crate::wire::events::{Ring, What};
+use crate::wire::status::{AgentStatus, Errors, Snapshot};
 
 /// What a server tells of these agents, of which something is kept there. Needs the runtime.
 pub fn sources(agents: Vec<AgentStatus>, logs: Option<Store>) -> Sources {

@@ -9,9 +9,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Value, json};
 
 use super::order::COLOURED;
-use crate::events::Event;
-use crate::metrics;
-use crate::status::{self, AgentStatus, Fault, Health, ScreenShown};
+use crate::observe::metrics;
+use crate::wire::events::Event;
+use crate::wire::status::{self, AgentStatus, Fault, Health, ScreenShown};
 
 /// The answer to `GET /v1/openapi.json`.
 pub(super) fn body() -> Bytes {

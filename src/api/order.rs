@@ -9,10 +9,10 @@ use hyper::Request;
 use hyper::header::{ACCEPT, HeaderMap};
 
 use crate::config::Name;
-use crate::events::Since;
 use crate::logs::store::{Named, NoAttempt};
 use crate::sys::clock;
 use crate::text::size;
+use crate::wire::events::Since;
 
 /// The media type of text with escape sequences for colours.
 pub(super) const COLOURED: &str = "text/x-ansi";

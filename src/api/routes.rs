@@ -11,8 +11,8 @@ use super::figures::Figures;
 use super::openapi;
 use super::order::Order;
 use crate::config::Name;
-use crate::metrics;
-use crate::status::{self, Fault, Snapshot};
+use crate::observe::metrics;
+use crate::wire::status::{self, Fault, Snapshot};
 
 /// What a path means.
 #[derive(Debug, PartialEq, Eq)]

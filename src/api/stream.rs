@@ -31,9 +31,9 @@ use super::exchange::{Ordered, Responder};
 use super::logs::{self, Broken, Telling, Wanted};
 use super::order::{COLOURED, Order, Which};
 use super::routes;
-use crate::events::{Kept, Ring, Since};
-use crate::status::{Fault, ScreenShown, Time};
 use crate::text::printable;
+use crate::wire::events::{Kept, Ring, Since};
+use crate::wire::status::{Fault, ScreenShown, Time};
 
 /// The media type of server-sent events.
 const EVENT_STREAM: &str = "text/event-stream";

@@ -28,12 +28,12 @@ use super::{Places, Surroundings, Whereabouts};
 use crate::client::{self, Client};
 use crate::config::{InvalidName, Name};
 use crate::deputy::{self, Deputy, Program};
-use crate::status::AgentStatus;
 use crate::sys::account;
 use crate::sys::fd;
 use crate::sys::memory;
 use crate::text::printable::escaped;
 use crate::tmux::{self, Entrance, Tmux};
+use crate::wire::status::AgentStatus;
 
 /// As every other verb has it.
 const FAILED: u8 = 1;

@@ -15,7 +15,7 @@ use clap_complete::env::{CompleteEnv, Shells};
 
 use super::{Api, Arguments, Places, Surroundings, conclude};
 use crate::client::Client;
-use crate::status::AgentStatus;
+use crate::wire::status::AgentStatus;
 
 /// The variable by which a shell asks.
 const VARIABLE: &str = "AGENTD_COMPLETE";

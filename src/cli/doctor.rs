@@ -17,9 +17,9 @@ use serde::Serialize;
 use super::place::Place;
 use super::terminal::{Terminal, wrapped};
 use super::{Surroundings, Whereabouts};
-use crate::status;
 use crate::sys::fd;
 use crate::text::printable::escaped;
+use crate::wire::status;
 
 /// As every other verb has it.
 const WELL: u8 = 0;

@@ -9,9 +9,9 @@ use super::printing::{self, BETWEEN_DAEMONS, Failure, say};
 use super::status::{outcome, shortened};
 use super::terminal::Terminal;
 use crate::client::{Client, Error, Message};
-use crate::events::{Change, Course, Event, Since, Subject, What};
-use crate::status::{AgentStatus, State};
 use crate::text::printable::{self, escaped};
+use crate::wire::events::{Change, Course, Event, Since, Subject, What};
+use crate::wire::status::{AgentStatus, State};
 
 /// Which events, and how.
 #[derive(Clone, Debug, clap::Args)]

@@ -14,8 +14,8 @@ use super::complete;
 use super::status::{faults, outcome, paint, since, words};
 use super::terminal::{Terminal, wrapped};
 use crate::client::{Answer, Client, Error};
-use crate::status::{self, AgentStatus, Exit, How, Outcome, PastAttempt, Resources, State, Time};
 use crate::text::printable::escaped;
+use crate::wire::status::{self, AgentStatus, Exit, How, Outcome, PastAttempt, Resources, State, Time};
 
 /// As that of `agentd status`.
 const UNKNOWN: u8 = 4;

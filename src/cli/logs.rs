@@ -11,10 +11,10 @@ use super::complete;
 use super::printing::{self, BETWEEN_DAEMONS, Failure, say};
 use crate::client::Client;
 use crate::logs::store::Named;
-use crate::status::Time;
 use crate::sys::clock::{self, NoMoment};
 use crate::text::printable;
 use crate::text::size;
+use crate::wire::status::Time;
 
 /// Whose, and which of it.
 #[derive(Clone, Debug, clap::Args)]

@@ -12,8 +12,8 @@ use super::complete;
 use super::printing::say;
 use super::terminal::Terminal;
 use crate::client::{Answer, Client, Error};
-use crate::status::{AgentStatus, Health, How, Outcome, PastAttempt, State, Time};
 use crate::text::printable::escaped;
+use crate::wire::status::{AgentStatus, Health, How, Outcome, PastAttempt, State, Time};
 
 /// The exit statuses of LSB init scripts' `status`.
 const RUNNING: u8 = 0;
@@ -319,7 +319,7 @@ pub(super) fn shortened(text: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::Exit;
+    use crate::wire::status::Exit;
 
     fn now() -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000)

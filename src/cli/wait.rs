@@ -13,11 +13,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::complete;
 use crate::client::{Answer, Client, Error, Messages};
-use crate::events::{Event, What};
-use crate::status::{self, AgentStatus, How, State};
 use crate::sys::signal;
 use crate::text::duration;
 use crate::text::printable::escaped;
+use crate::wire::events::{Event, What};
+use crate::wire::status::{self, AgentStatus, How, State};
 
 /// As promised: it came.
 const REACHED: u8 = 0;

@@ -11,8 +11,8 @@ use super::printing::{self, BETWEEN_DAEMONS, Failure, say};
 use super::status::shortened;
 use super::terminal::Terminal;
 use crate::client::Client;
-use crate::status::{Fault, ScreenShown};
 use crate::text::printable::{self, escaped};
+use crate::wire::status::{Fault, ScreenShown};
 
 /// To another screen without a cursor, where long lines are cut (`xterm` control sequences 1049, 25, 7), and back.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
@@ -113,7 +113,7 @@ impl Show<'_> {
         if !self.arguments.json {
             return out(&text).map_err(Failure::Print);
         }
-        let at = crate::status::Time(std::time::SystemTime::now());
+        let at = crate::wire::status::Time(std::time::SystemTime::now());
         print_json(&ScreenShown { at, text: text.into_owned() })
     }
 

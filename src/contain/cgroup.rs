@@ -36,10 +36,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Uid, getpid};
 
-use crate::status::{Resources, Usage};
 use crate::sys::process::Process;
 use crate::sys::procfs::{self, Mount};
 use crate::sys::systemd;
+use crate::wire::status::{Resources, Usage};
 
 /// How long a killed group may take to be empty. Only a process stuck in the kernel takes long.
 const TO_EMPTY: Duration = Duration::from_secs(5);

@@ -30,11 +30,11 @@ use tokio::time::timeout;
 use crate::config::Limits;
 use crate::contain::cgroup::{self, Cgroup, Cgroups, Whose};
 use crate::contain::marker::{self, Marks};
-use crate::status::Usage;
 use crate::sys::blocking;
 use crate::sys::frame::Bytes;
 use crate::sys::process::{Identity, Process};
 use crate::sys::systemd;
+use crate::wire::status::Usage;
 
 /// How long the kernel may take over a control group.
 const TO_ARRANGE: Duration = Duration::from_secs(10);

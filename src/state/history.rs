@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::state::record::Recorder;
-use crate::status::PastAttempt;
+use crate::wire::status::PastAttempt;
 
 /// The folder in the state directory.
 pub const FOLDER: &str = "history";
@@ -104,7 +104,7 @@ mod tests {
 
     use super::*;
     use crate::state::record::Record;
-    use crate::status::{Exit, How, Time};
+    use crate::wire::status::{Exit, How, Time};
 
     fn past(attempt: u64) -> PastAttempt {
         let at = |seconds| Time(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));

@@ -34,7 +34,6 @@ use crate::launch::{
 };
 use crate::logs::guard::{Finding, Guard};
 use crate::logs::store::{Files, Store};
-use crate::status::{How, Snapshot, Usage};
 use crate::sys::blocking;
 use crate::sys::clock::Timestamp;
 use crate::sys::fd::Readable;
@@ -43,6 +42,7 @@ use crate::sys::process::{Identity, Process};
 use crate::sys::rate_limit::Brake;
 use crate::text::redact::Redaction;
 use crate::tmux::{self, Pane, Tmux};
+use crate::wire::status::{How, Snapshot, Usage};
 
 /// How long tmux may take to open a pane, with all that it takes: a client has ten seconds, and there may be several.
 const TO_OPEN: Duration = Duration::from_secs(40);

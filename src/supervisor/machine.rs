@@ -45,9 +45,9 @@ use crate::desired::{Declaration, Missing};
 use crate::fingerprint::Fingerprint;
 use crate::launch::Launch;
 use crate::reconcile;
-use crate::status::{self, AgentStatus, How, Outcome, PastAttempt, Time, Usage};
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
+use crate::wire::status::{self, AgentStatus, How, Outcome, PastAttempt, Time, Usage};
 
 /// How long an attempt may take to be gone once its harness has ended, before it is killed.
 const LINGER: Duration = Duration::from_secs(10);

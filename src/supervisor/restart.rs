@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::{Policy, Restart};
-use crate::status::{How, Outcome};
+use crate::wire::status::{How, Outcome};
 
 /// What becomes of an agent whose attempt has ended by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

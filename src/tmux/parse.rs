@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use crate::config::Name;
-use crate::status::How;
 use crate::sys::signal;
+use crate::wire::status::How;
 
 /// An agent's session, as far as it can be addressed.
 #[derive(Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, SystemTime};
 use std::{fs, io};
 
-use agentd::status::{Exit, How, Outcome, State};
+use agentd::wire::status::{Exit, How, Outcome, State};
 use std::io::{Read, Write};
 
 use crate::support::{Process, Setup, agent, as_user, between, code, run};

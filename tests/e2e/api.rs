@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use agentd::status::State;
+use agentd::wire::status::State;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::support::{BOUND, Daemon, Process, Setup, agent, get, run};

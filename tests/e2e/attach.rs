@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use agentd::status::State;
+use agentd::wire::status::State;
 use nix::sys::signal::Signal;
 use nix::sys::termios::{Termios, tcgetattr};
 use nix::unistd::ttyname;

@@ -15,7 +15,7 @@ use std::sync::{Mutex, Once, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use agentd::status::State;
+use agentd::wire::status::State;
 
 use nix::libc::RLIM_INFINITY;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};

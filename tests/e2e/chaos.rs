@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant, SystemTime};
 
-use agentd::status::{AgentStatus, State};
+use agentd::wire::status::{AgentStatus, State};
 use nix::sys::signal::Signal;
 
 use self::accounts::{Figures, History, accounts, compare, logged};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use agentd::status::{AgentStatus, State};
+use agentd::wire::status::{AgentStatus, State};
 
 use crate::support::{Daemon, Setup, agent, binary, run};
 

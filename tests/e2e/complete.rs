@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 
 use agentd::cli::complete;
-use agentd::status::State;
+use agentd::wire::status::State;
 
 use crate::support::{Daemon, Setup, agent, as_user, binary, path, run, skip};
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use agentd::status::State;
+use agentd::wire::status::State;
 use nix::sys::signal::Signal;
 
 use crate::support::{Dump, Process, Setup, Who, agent, give, is_root, owner, run, with_args};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 
-use agentd::status::{AgentStatus, State};
+use agentd::wire::status::{AgentStatus, State};
 use nix::sys::signal::Signal;
 
 use crate::support::{Daemon, Dump, Process, Setup, agent, as_user, path, run, steps};

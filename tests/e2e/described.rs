@@ -1,6 +1,6 @@
 //! What the API answers is what `/v1/openapi.json` says it does, and `/metrics` tells what is so.
 
-use agentd::status::{Exit, How, State};
+use agentd::wire::status::{Exit, How, State};
 use jsonschema::Validator;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};

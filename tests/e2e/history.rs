@@ -1,6 +1,6 @@
 //! What became of an agent's attempts is known afterwards, whatever became of the daemon.
 
-use agentd::status::{AgentStatus, How, PastAttempt};
+use agentd::wire::status::{AgentStatus, How, PastAttempt};
 use nix::sys::signal::Signal;
 
 use crate::support::{Daemon, Setup, agent, run};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use agentd::config::Name;
 use agentd::logs::store::{Extent, Kept, Store};
-use agentd::status::State;
+use agentd::wire::status::State;
 use nix::sys::signal::Signal;
 use nix::unistd::Gid;
 

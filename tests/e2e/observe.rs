@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
-use agentd::events::{Change, Course, Event, Subject, What};
-use agentd::status::{ScreenShown, State};
+use agentd::wire::events::{Change, Course, Event, Subject, What};
+use agentd::wire::status::{ScreenShown, State};
 use nix::sys::signal::Signal;
 
 use crate::support::{BOUND, Daemon, Setup, account, agent, as_user, binary, give, is_root, root, run};

@@ -1,6 +1,6 @@
 //! What an operator sees: in the pane of a running agent, and in that of one that has ended.
 
-use agentd::status::State;
+use agentd::wire::status::State;
 
 use crate::support::{Setup, agent};
 

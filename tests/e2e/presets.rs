@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use agentd::status::State;
+use agentd::wire::status::State;
 
 use crate::support::{Daemon, Setup, path};
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use agentd::status::{Outcome, State};
+use agentd::wire::status::{Outcome, State};
 
 use crate::support::{Daemon, Setup, agent, between, code};
 

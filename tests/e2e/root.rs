@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
-use agentd::status::State;
+use agentd::wire::status::State;
 
 use crate::support::{
     Daemon, Dump, Process, Setup, account, admin_gid, agent, as_user, get, owner, path, root, run, with_args,

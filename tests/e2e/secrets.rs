@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use agentd::status::State;
+use agentd::wire::status::State;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 

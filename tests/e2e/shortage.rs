@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
-use agentd::status::{AgentStatus, State};
+use agentd::wire::status::{AgentStatus, State};
 use nix::sys::signal::Signal;
 use nix::unistd::User;
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use agentd::status::State;
+use agentd::wire::status::State;
 use nix::sys::signal::Signal;
 
 use crate::support::{Daemon, Process, Setup, agent, between};

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use agentd::folder::launch_socket_beside;
 use agentd::launch::scratch;
-use agentd::status::{AgentStatus, Exit, Health, How, State};
+use agentd::wire::status::{AgentStatus, Exit, Health, How, State};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Group, Pid, User, geteuid};
 use tempfile::TempDir;

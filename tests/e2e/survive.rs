@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-use agentd::status::{AgentStatus, How, Outcome, State};
+use agentd::wire::status::{AgentStatus, How, Outcome, State};
 use nix::sys::signal::Signal;
 
 use super::support::{Daemon, Process, Setup, agent, between, code, give, root, run};

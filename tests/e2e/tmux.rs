@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use agentd::status::{AgentStatus, How, Outcome, State};
+use agentd::wire::status::{AgentStatus, How, Outcome, State};
 use nix::sys::signal::Signal;
 
 use crate::support::{Daemon, Process, Setup, agent, is_root, run};

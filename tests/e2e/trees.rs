@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Instant;
 
-use agentd::status::{AgentStatus, State};
+use agentd::wire::status::{AgentStatus, State};
 use nix::sys::signal::Signal;
 
 use crate::support::{Bystander, Daemon, Process, Setup, Who, agent, as_user, is_root, root, run, skip};

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
-use agentd::status::{AgentStatus, State};
+use agentd::wire::status::{AgentStatus, State};
 use nix::sys::signal::Signal;
 
 use crate::support::{Daemon, Setup, Who, account, admin_gid, agent, as_user, binary, is_root, path, root, run};

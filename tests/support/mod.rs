@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use agentd::api::{Limits, Sources, serve};
-use agentd::events::Ring;
-use agentd::status::{AgentStatus, Snapshot, State};
+use agentd::wire::events::Ring;
+use agentd::wire::status::{AgentStatus, Snapshot, State};
 use tokio::sync::{oneshot, watch};
 
 /// Longer than anything takes that is not broken.
@@ -97,7 +97,7 @@ pub fn read_until_closed(stream: &mut UnixStream) -> Vec<u8> {
 }
 
 pub fn snapshot(agents: Vec<AgentStatus>) -> Snapshot {
-    Snapshot::new(agents, Instant::now(), agentd::status::Errors::default())
+    Snapshot::new(agents, Instant::now(), agentd::wire::status::Errors::default())
 }
 
 pub fn running(name: &str) -> AgentStatus {

@@ -19,13 +19,13 @@ use crate::config::{self, Severity};
 use crate::deputy::{Deputy, Output, Program, Server, Workdir};
 use crate::folder::LAUNCH_SOCKET;
 use crate::secrets::{self, Secrets};
-use crate::status::{AgentStatus, Health};
 use crate::sys::account::Account;
 use crate::sys::procfs;
 use crate::sys::regular_file;
 use crate::sys::safe_path::{self, Look};
 use crate::sys::systemd;
 use crate::tmux::{self, Tmux};
+use crate::wire::status::{AgentStatus, Health};
 
 /// How long `tmux -V` may take.
 const PATIENCE: Duration = Duration::from_secs(5);

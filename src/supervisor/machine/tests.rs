@@ -4,8 +4,8 @@ use rstest::rstest;
 
 use super::*;
 use crate::config::{Limits, Restart};
-use crate::status::State::{self as Shown, Backoff, Exited, Running, Starting, Stopping, Waiting};
 use crate::sys::frame::Bytes;
+use crate::wire::status::State::{self as Shown, Backoff, Exited, Running, Starting, Stopping, Waiting};
 
 const START: Timestamp = Timestamp::new(seconds(1_000), SystemTime::UNIX_EPOCH);
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use agentd::status::{AgentStatus, How, Outcome, State};
+use agentd::wire::status::{AgentStatus, How, Outcome, State};
 
 use super::super::support::between;
 use super::stage::Id;

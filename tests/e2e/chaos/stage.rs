@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
-use agentd::status::Outcome;
+use agentd::wire::status::Outcome;
 
 use super::super::support::{Setup, agent};
 

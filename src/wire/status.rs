@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::contain::cgroup::Cgroups;
 use crate::launch::{self, Launch};
-use crate::metrics::Facts;
+use crate::observe::metrics::Facts;
 use crate::secrets::Secrets;
 use crate::state::history::History;
 use crate::sys::signal;

@@ -21,10 +21,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::status::{AgentStatus, How, Resources, Snapshot, State, Time};
 use crate::sys::log;
 use crate::sys::procfs;
 use crate::sys::signal;
+use crate::wire::status::{AgentStatus, How, Resources, Snapshot, State, Time};
 
 /// What the text is, for HTTP.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -329,7 +329,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::status::Errors;
+    use crate::wire::status::Errors;
 
     fn agent(more: &serde_json::Value) -> AgentStatus {
         let mut status = serde_json::json!({ "name": "a", "running": true, "restarts": 0, "state": "running" });

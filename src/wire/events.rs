@@ -15,8 +15,8 @@ use hyper::body::Bytes;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::status::{AgentStatus, Errors, State, Time};
 use crate::text::printable;
+use crate::wire::status::{AgentStatus, Errors, State, Time};
 
 /// How many events are kept.
 const MOST: usize = 2048;

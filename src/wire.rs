@@ -1,0 +1,4 @@
+//! The types of the API, which daemon and clients share.
+
+pub mod events;
+pub mod status;
