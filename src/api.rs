@@ -10,15 +10,15 @@ pub mod socket;
 pub mod fuzzing;
 
 mod connection;
-mod exchange;
-mod figures;
-mod latest;
+mod http;
 mod logs;
+mod metrics;
 mod openapi;
-mod order;
-mod places;
+mod query;
 mod routes;
 mod screens;
+mod single_flight;
+mod slots;
 mod stream;
 
 use std::fs::File;
@@ -35,8 +35,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use self::connection::Connection;
-use self::exchange::Responder;
-use self::places::{Client, Places, Rest};
+use self::http::Responder;
+use self::slots::{Client, Places, Rest};
 use crate::logs::renderer::Renderers;
 use crate::logs::store::Store;
 use crate::tmux::Tmux;

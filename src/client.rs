@@ -1,6 +1,6 @@
 //! The API as the command line asks it.
 
-mod stream;
+mod sse;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-pub use self::stream::{Message, Messages, Stream};
+pub use self::sse::{Message, Messages, Stream};
 use crate::sys::unix_socket;
 use crate::wire::status::{AgentStatus, Health};
 

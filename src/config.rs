@@ -6,7 +6,7 @@
 
 mod agents;
 mod fields;
-mod place;
+mod position;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -21,10 +21,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use toml::de::DeTable;
 
-use self::place::Places;
+use self::position::Places;
 pub use self::schema::schema;
-use crate::harness::Harness;
-use crate::secrets::without_byte_order_mark;
+use crate::agent::harness::Harness;
+use crate::inputs::secrets::without_byte_order_mark;
 use crate::sys::frame::Bytes;
 
 /// The largest jcard that is worth reading, in bytes. Whoever reads the file refuses a larger one.

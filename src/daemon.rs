@@ -16,15 +16,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::agent::fingerprint::{self, Key};
+use crate::agent::machine::Machine;
 use crate::api::{self, Sources};
 use crate::config;
 use crate::contain::tree::Trees;
 use crate::deputy::Deputy;
-use crate::desired::Place;
-use crate::fingerprint::{self, Key};
-use crate::folder::{self, Folder, Keeper};
+use crate::inputs::assemble::Place;
 use crate::inputs::{Inputs, News, Nudge};
-use crate::launch::reception;
+use crate::launch::listener;
+use crate::launch::socket_dir::{self, Folder, Keeper};
 use crate::logs::guard::Guard;
 use crate::logs::renderer::Renderers;
 use crate::logs::store::{Extent, Store};
@@ -32,8 +33,7 @@ use crate::state::history::{self, Histories, History};
 use crate::state::lock::{self, Lock};
 use crate::state::record::{self, Reading, Record, Recorder, Report};
 use crate::supervisor::attempt::Means;
-use crate::supervisor::machine::Machine;
-use crate::supervisor::pace::Pace;
+use crate::supervisor::pacing::Pace;
 use crate::supervisor::{Detail, Event, Outlets, Supervisor};
 use crate::sys::account::{self, Account};
 use crate::sys::blocking;
@@ -86,7 +86,7 @@ pub enum Error {
     Record(#[from] record::Error),
     /// The folder of the tmux socket cannot be had.
     #[error(transparent)]
-    Folder(#[from] folder::Error),
+    Folder(#[from] socket_dir::Error),
     /// Something of the system failed.
     #[error("failed to {operation}: {source}")]
     System {
@@ -184,13 +184,13 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     unix_socket::check_length(&settings.tmux_socket)?;
     let folder = match Folder::of(&settings.tmux_socket, &account, Some(group)) {
         // Of the agent user's making, who must not be able to keep the daemon from serving the API and from stopping agents.
-        Err(error @ folder::Error::Served(_)) => {
+        Err(error @ socket_dir::Error::Served(_)) => {
             tracing::error!("{error}; no agent can be started");
             None
         }
         folder => Some(folder?),
     };
-    let launch_socket = folder::launch_socket_beside(&settings.tmux_socket);
+    let launch_socket = socket_dir::launch_socket_beside(&settings.tmux_socket);
     unix_socket::check_length(&launch_socket)?;
     umask(Mode::from_bits_truncate(0o077));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -343,7 +343,7 @@ async fn serve(
     // Nobody listens any more only when the daemon is ending.
     let hand_on = move |visitor| drop(visitors.send(Event::Visitor(visitor)));
     let keeper = Keeper::new(&settings.tmux_socket, &place.account, Some(group), launch_listener.is_some());
-    tokio::spawn(reception::receive(launch_listener, keeper, user, trouble, round.clone(), hand_on));
+    tokio::spawn(listener::receive(launch_listener, keeper, user, trouble, round.clone(), hand_on));
     let groups = events.clone();
     tokio::spawn(to_recover.recover_groups(round.clone(), move || drop(groups.send(Event::Groups))));
     let kept = tmux.clone();
@@ -411,7 +411,7 @@ fn means(
     Means {
         tmux: tmux.clone(),
         executable,
-        launch_socket: folder::launch_socket_beside(&settings.tmux_socket),
+        launch_socket: socket_dir::launch_socket_beside(&settings.tmux_socket),
         trouble,
         user,
         trees: Trees::new(&settings.state_dir, user),

@@ -14,9 +14,9 @@
 //! and callers must not take that for an answer. The deputy bounds its own work, so one that does not answer in time was stopped
 //! or crippled: it is killed, and replaced.
 
-mod client;
-mod serve;
-mod server;
+mod tmux_client;
+mod tmux_server;
+mod worker;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -37,8 +37,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-pub use client::{COMMAND as CLIENT_COMMAND, become_client, words as client_words};
-pub use serve::run;
+pub use tmux_client::{COMMAND as CLIENT_COMMAND, become_client, words as client_words};
+pub use worker::run;
 
 use crate::sys::account::Account;
 use crate::sys::frame::{self, Bytes};
@@ -292,7 +292,7 @@ impl Deputy {
         let (requests, mut inbox) = mpsc::unbounded_channel::<Asked>();
         tokio::spawn(async move {
             while let Some(Asked { descriptor, answer, .. }) = inbox.recv().await {
-                let _ = answer.send(descriptor.map(serve::render).ok_or(Error::Gone));
+                let _ = answer.send(descriptor.map(worker::render).ok_or(Error::Gone));
             }
         });
         Self { requests }

@@ -4,6 +4,9 @@
 //! They are acted on after `settle` of quiet, at most ten times that after the first. What cannot be read is not empty: the last
 //! good reading stays, for each path on its own.
 
+pub mod assemble;
+pub mod secrets;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -17,8 +20,8 @@ use zeroize::Zeroizing;
 
 use crate::config::{self, Config};
 use crate::deputy::{self, Deputy};
-use crate::desired::{Desired, Place, Seen, desired, folder_of, located, paths};
-use crate::secrets::{self, Known};
+use crate::inputs::assemble::{Desired, Place, Seen, desired, folder_of, located, paths};
+use crate::inputs::secrets::Known;
 use crate::sys::blocking;
 use crate::sys::regular_file;
 use crate::sys::watch::{Target, Watcher};
@@ -406,8 +409,8 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::agent::fingerprint::Key;
     use crate::deputy::{Reply, Request, Workdir};
-    use crate::fingerprint::Key;
     use crate::sys::account::Account;
 
     const JCARD: &str = "[[agents]]\nname = \"well\"\nharness = \"custom\"\nworkdir = \"/well\"\nprompt_file = \"p\"\n\

@@ -26,9 +26,10 @@
 //! makes the daemon act on a path or process of its choice.
 
 pub mod launcher;
+pub mod listener;
 pub mod login;
-pub mod reception;
-pub mod scratch;
+pub mod socket_dir;
+pub mod temporary_dir;
 pub mod terminal;
 pub mod traces;
 
@@ -39,8 +40,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::fingerprint::Fingerprint;
 use crate::config::Name;
-use crate::fingerprint::Fingerprint;
 use crate::logs::FileId;
 use crate::sys::frame::Bytes;
 

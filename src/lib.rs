@@ -70,6 +70,7 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod client;
@@ -77,16 +78,10 @@ pub mod config;
 pub mod contain;
 pub mod daemon;
 pub mod deputy;
-pub mod desired;
-pub mod fingerprint;
-pub mod folder;
-pub mod harness;
 pub mod inputs;
 pub mod launch;
 pub mod logs;
 pub mod observe;
-pub mod reconcile;
-pub mod secrets;
 pub mod state;
 pub mod supervisor;
 pub mod sys;

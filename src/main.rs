@@ -19,7 +19,7 @@ use agentd::sys::account::Account;
 use agentd::sys::log;
 use agentd::sys::panics;
 use agentd::sys::signal;
-use agentd::tmux::sizes;
+use agentd::tmux::window_size;
 use nix::unistd::Uid;
 
 fn main() -> ExitCode {
@@ -89,7 +89,7 @@ fn helper(words: &[OsString]) -> Option<ExitCode> {
             }
             Err(error) => complain(&error.to_string()),
         },
-        (sizes::COMMAND, [server, socket]) => conclude(sizes::fit(server, socket)),
+        (window_size::COMMAND, [server, socket]) => conclude(window_size::fit(server, socket)),
         (login::PRINT_COMMAND, [marker]) => conclude(login::print_environment(marker, &mut io::stdout().lock())),
         (deputy::COMMAND, [user, uid]) => {
             conclude(deputy::run(user.to_str()?, Uid::from_raw(uid.to_str()?.parse().ok()?)))

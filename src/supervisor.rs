@@ -8,10 +8,8 @@
 //! does not take it back.
 
 pub mod attempt;
-mod keeping;
-pub mod machine;
-pub mod pace;
-pub mod restart;
+mod log_files;
+pub mod pacing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -22,14 +20,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Interval;
 
 use self::attempt::{Beginning, Brakes, Command, Means};
-use self::machine::{Attempt, Effect, Machine};
+use crate::agent::machine::{self, Attempt, Effect, Machine};
+use crate::agent::reconcile::{Action, Held, HeldAgent, plan};
 use crate::config::{Limits, Name};
-use crate::desired::{Desired, DesiredAgent};
+use crate::inputs::assemble::{Desired, DesiredAgent};
 use crate::launch::Launch;
 use crate::launch::Progress;
-use crate::launch::reception::Visitor;
+use crate::launch::listener::Visitor;
 use crate::observe::metrics::{Facts, Launches};
-use crate::reconcile::{Action, Held, HeldAgent, plan};
 use crate::state::history::Histories;
 use crate::state::record::{Recorder, Report, Version};
 use crate::sys::blocking;

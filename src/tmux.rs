@@ -18,7 +18,7 @@
 mod parse;
 #[cfg(fuzzing)]
 pub mod parse;
-pub mod sizes;
+pub mod window_size;
 
 mod memory;
 
@@ -37,7 +37,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use self::parse::Complaint;
 use crate::config::Name;
 use crate::deputy::{self, Deputy, Output, Program, RunError, Server};
-use crate::folder::identity;
+use crate::launch::socket_dir::identity;
 use crate::sys::account::Account;
 use crate::sys::process::Identity;
 use crate::sys::rate_limit::Brake;
@@ -298,7 +298,7 @@ impl Tmux {
         arguments.command(&["start-server"]);
         self.set_up(&mut arguments);
         // Windows that are there may have any size, such as one that an earlier agentd left to tmux.
-        arguments.command(&["run-shell", "-b", &sizes::job(&self.executable, &self.socket)]);
+        arguments.command(&["run-shell", "-b", &window_size::job(&self.executable, &self.socket)]);
         let output = self.run("start its server", flags, arguments).await?;
         let shared = self.share_socket().await;
         if found == Server::None {
@@ -325,12 +325,12 @@ impl Tmux {
         for words in FOR_AGENTS {
             arguments.command(words);
         }
-        let fit = format!("run-shell -b {}", parse::quote(&sizes::job(&self.executable, &self.socket)));
+        let fit = format!("run-shell -b {}", parse::quote(&window_size::job(&self.executable, &self.socket)));
         let fit_for_somebody = format!("if-shell -F {} {}", parse::quote("#{session_attached}"), parse::quote(&fit));
-        for (hook, job) in sizes::HOOKS {
+        for (hook, job) in window_size::HOOKS {
             let command = match job {
-                sizes::Job::Always => &fit,
-                sizes::Job::WhereSomebodyIs => &fit_for_somebody,
+                window_size::Job::Always => &fit,
+                window_size::Job::WhereSomebodyIs => &fit_for_somebody,
             };
             arguments.command(&["set-hook", "-g", hook, command]);
         }

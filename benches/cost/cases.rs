@@ -7,14 +7,14 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use agentd::agent::fingerprint::Key;
+use agentd::agent::machine::{Event, Machine};
+use agentd::agent::reconcile::{Declared, Held, HeldAgent, plan};
 use agentd::api::{self, Limits, Sources};
 use agentd::config::{self, Options};
 use agentd::deputy::Workdir;
-use agentd::desired::{Desired, Place, Seen, desired};
-use agentd::fingerprint::Key;
-use agentd::reconcile::{Declared, Held, HeldAgent, plan};
-use agentd::secrets::Secrets;
-use agentd::supervisor::machine::{Event, Machine};
+use agentd::inputs::assemble::{Desired, Place, Seen, desired};
+use agentd::inputs::secrets::Secrets;
 use agentd::sys::account::Account;
 use agentd::sys::clock::Timestamp;
 use agentd::sys::process::Identity;
@@ -130,7 +130,7 @@ fn launcher() -> Identity {
 fn running(agents: usize) -> BTreeMap<String, Machine> {
     let launcher = launcher();
     let desired = of(&jcard(agents, None), &place());
-    let run = |(key, agent): (String, agentd::desired::DesiredAgent)| {
+    let run = |(key, agent): (String, agentd::inputs::assemble::DesiredAgent)| {
         let (mut machine, now) = (Machine::new(agent.name), Timestamp::now());
         machine.describe(machine.name().clone(), agent.harness);
         for event in [

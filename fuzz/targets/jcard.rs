@@ -10,7 +10,7 @@ use agentd::config::{
     AgentSpec, Config, Entry, Finding, Kind, MAX_AGENTS, MAX_ARGUMENT, Options, Prompt, Severity, Workdir, parse,
 };
 use agentd::text::duration::MAX;
-use agentd::secrets::is_variable_name;
+use agentd::inputs::secrets::is_variable_name;
 use libfuzzer_sys::fuzz_target;
 
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();

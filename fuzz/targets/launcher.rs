@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use agentd::launch::{FromLauncher, MAX_FROM_LAUNCHER};
 use agentd::wire::status::{Errors, How, Snapshot};
 use agentd::supervisor::attempt::told;
-use agentd::supervisor::machine::{Event, Machine};
+use agentd::agent::machine::{Event, Machine};
 use libfuzzer_sys::fuzz_target;
 
 use life::{Life, check_metrics, check_snapshot, declaration};

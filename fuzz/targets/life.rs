@@ -7,14 +7,14 @@ use std::time::{Duration, Instant, SystemTime};
 use agentd::cli::{explain, status as table};
 use agentd::sys::clock::Timestamp;
 use agentd::config::{Limits, Name, Policy, Restart};
-use agentd::desired::{Declaration, Missing};
+use agentd::inputs::assemble::{Declaration, Missing};
 use agentd::wire::events::{Ring, Since, What};
-use agentd::fingerprint::Fingerprint;
+use agentd::agent::fingerprint::Fingerprint;
 use agentd::launch::Launch;
 use agentd::observe::metrics;
 use agentd::text::printable;
 use agentd::wire::status::{self, AgentStatus, Errors, How, Snapshot, State, Usage};
-use agentd::supervisor::machine::{Attempt, Effect, Event, Machine, NotStarted};
+use agentd::agent::machine::{Attempt, Effect, Event, Machine, NotStarted};
 
 /// More is never shown of one agent, beside what was said of it.
 const MOST: usize = 16 << 10;

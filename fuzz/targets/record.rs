@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use agentd::state::history::{self, Histories, History};
 use agentd::state::record::{Reading, Record, Recorder};
 use agentd::wire::status::{Errors, Snapshot};
-use agentd::supervisor::machine::Machine;
+use agentd::agent::machine::Machine;
 use libfuzzer_sys::fuzz_target;
 use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Runtime};

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use agentd::config::MAX_ARGUMENT;
-use agentd::secrets::{Secrets, is_variable_name, read};
+use agentd::inputs::secrets::{Secrets, is_variable_name, read};
 use libfuzzer_sys::fuzz_target;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;

@@ -15,8 +15,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::exchange::{Answer, Next, Ordered, Responder, header_length};
-use super::places::{Client, Rest};
+use super::http::{Answer, Next, Ordered, Responder, header_length};
+use super::slots::{Client, Rest};
 use super::stream;
 
 /// How many bytes of a header are taken from the socket before it is whole. Most are whole by then. A socket holds any number of

@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::connection::Connection;
-use super::exchange::{Next, Responder, header_length};
-use super::order::Order;
-use super::places::{Client, Rest};
+use super::http::{Next, Responder, header_length};
+use super::query::Order;
+use super::slots::{Client, Rest};
 use super::{Limits, Sources};
 use crate::deputy::Deputy;
 use crate::logs::renderer::Renderers;

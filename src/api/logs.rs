@@ -13,7 +13,7 @@ use hyper::body::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::order::Which;
+use super::query::Which;
 use super::stream::{Gone, Outlet};
 use crate::config::Name;
 use crate::logs::reader::{Busy, Follower, Log, Piece};

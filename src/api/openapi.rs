@@ -8,7 +8,7 @@ use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Value, json};
 
-use super::order::COLOURED;
+use super::query::COLOURED;
 use crate::observe::metrics;
 use crate::wire::events::Event;
 use crate::wire::status::{self, AgentStatus, Fault, Health, ScreenShown};

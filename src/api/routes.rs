@@ -7,9 +7,9 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 
-use super::figures::Figures;
+use super::metrics::Figures;
 use super::openapi;
-use super::order::Order;
+use super::query::Order;
 use crate::config::Name;
 use crate::observe::metrics;
 use crate::wire::status::{self, Fault, Snapshot};

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::latest::Latest;
+use super::single_flight::Latest;
 use crate::text::redact::Redaction;
 use crate::text::screen;
 use crate::tmux::Tmux;

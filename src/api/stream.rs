@@ -27,9 +27,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::exchange::{Ordered, Responder};
+use super::http::{Ordered, Responder};
 use super::logs::{self, Broken, Telling, Wanted};
-use super::order::{COLOURED, Order, Which};
+use super::query::{COLOURED, Order, Which};
 use super::routes;
 use crate::text::printable;
 use crate::wire::events::{Kept, Ring, Since};

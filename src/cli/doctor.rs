@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::place::Place;
+use super::target::Place;
 use super::terminal::{Terminal, wrapped};
 use super::{Surroundings, Whereabouts};
 use crate::sys::fd;

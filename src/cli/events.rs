@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::complete;
-use super::printing::{self, BETWEEN_DAEMONS, Failure, say};
+use super::output::{self, BETWEEN_DAEMONS, Failure, say};
 use super::status::{outcome, shortened};
 use super::terminal::Terminal;
 use crate::client::{Client, Error, Message};
@@ -32,7 +32,7 @@ pub struct Arguments {
 
 /// Prints events: data to stdout, talk to stderr.
 pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
-    printing::run(print(arguments, socket))
+    output::run(print(arguments, socket))
 }
 
 async fn print(arguments: &Arguments, socket: &Path) -> Result<(), Failure> {

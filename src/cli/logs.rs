@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::complete;
-use super::printing::{self, BETWEEN_DAEMONS, Failure, say};
+use super::output::{self, BETWEEN_DAEMONS, Failure, say};
 use crate::client::Client;
 use crate::logs::store::Named;
 use crate::sys::clock::{self, NoMoment};
@@ -58,7 +58,7 @@ fn moment(text: &str) -> Result<SystemTime, NoMoment> {
 
 /// Prints it: data to stdout, talk to stderr.
 pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
-    printing::run(print(arguments, socket))
+    output::run(print(arguments, socket))
 }
 
 async fn print(arguments: &Arguments, socket: &Path) -> Result<(), Failure> {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use hyper::body::Bytes;
 
 use super::complete;
-use super::printing::say;
+use super::output::say;
 use super::terminal::Terminal;
 use crate::client::{Answer, Client, Error};
 use crate::text::printable::escaped;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::complete;
-use super::printing::{self, BETWEEN_DAEMONS, Failure, say};
+use super::output::{self, BETWEEN_DAEMONS, Failure, say};
 use super::status::shortened;
 use super::terminal::Terminal;
 use crate::client::Client;
@@ -42,7 +42,7 @@ pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
     let goes_on = arguments.follow || terminal.width.is_some() && !arguments.json && !arguments.once;
     let is_live = terminal.width.is_some() && !terminal.is_dumb && !arguments.json && !arguments.once;
     let show = Show { arguments, colours: terminal.colour && !arguments.json, goes_on, is_live };
-    printing::run(async {
+    output::run(async {
         let shown = tokio::select! {
             shown = show.run(socket) => shown,
             ended = end_asked_for() => ended.map_err(Failure::Print),

@@ -9,12 +9,12 @@ use std::path::PathBuf;
 use toml::de::{DeTable, DeValue};
 
 use super::fields::{Fields, alternatives, described};
-use super::place::Places;
+use super::position::Places;
 use super::{
     AgentSpec, Config, Entry, Finding, InvalidName, Kind, Limits, MAX_AGENTS, MAX_REPLICAS, MAX_TOGETHER, Name,
     Options, Policy, Prompt, Restart, Severity,
 };
-use crate::harness::{HARNESSES, Harness};
+use crate::agent::harness::{HARNESSES, Harness};
 use crate::text::suggest::nearest;
 
 /// Every agent that a jcard declares.

@@ -10,9 +10,9 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
-use super::place::Places;
+use super::position::Places;
 use super::{Finding, MAX_ARGUMENT, MAX_NOTED, Name, Severity, Workdir, tell};
-use crate::secrets::is_variable_name;
+use crate::inputs::secrets::is_variable_name;
 use crate::sys::frame::Bytes;
 use crate::text::duration;
 use crate::text::size;

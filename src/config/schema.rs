@@ -8,7 +8,7 @@
 use serde_json::{Value, json};
 
 use super::{MAX_AGENTS, MAX_ARGUMENT, MAX_REPLICAS, Name};
-use crate::harness::HARNESSES;
+use crate::agent::harness::HARNESSES;
 use crate::text::duration;
 
 /// Every spelling of a unit of time that [`duration::parse`] knows.

@@ -27,11 +27,11 @@ use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::login::{self, Login};
-use super::scratch::{self, Scratch};
+use super::temporary_dir::{self, Scratch};
 use super::terminal::Terminal;
 use super::{End, Ending, Failure, FromLauncher, Harness, Log, MAX_TO_LAUNCHER, Progress, ToLauncher, WIRE_VERSION};
+use crate::agent::fingerprint::Fingerprint;
 use crate::contain::marker;
-use crate::fingerprint::Fingerprint;
 use crate::logs::FileId;
 use crate::logs::writer::Writer;
 use crate::sys::account::Account;
@@ -201,14 +201,14 @@ async fn start(
     command.envs(login::language(&login.environment, order.environment.keys()));
     let mut faults: Vec<String> = login.warning.iter().cloned().collect();
     let mut scratch = None;
-    if !order.environment.contains_key(scratch::VARIABLE) {
+    if !order.environment.contains_key(temporary_dir::VARIABLE) {
         match Scratch::make(
-            of_login(scratch::VARIABLE),
+            of_login(temporary_dir::VARIABLE),
             &daemon.scratch_prefix(),
-            &scratch::prefix_of_all(&daemon.socket),
+            &temporary_dir::prefix_of_all(&daemon.socket),
         ) {
             Ok(made) => {
-                command.env(scratch::VARIABLE, made.path());
+                command.env(temporary_dir::VARIABLE, made.path());
                 scratch = Some(made);
             }
             Err(error) => faults.push(format!("it has no folder of its own for temporary files: {error}")),
@@ -603,7 +603,7 @@ impl Daemon {
 
     /// What the agent's folders for temporary files are called.
     fn scratch_prefix(&self) -> String {
-        scratch::prefix(&self.socket, &self.name)
+        temporary_dir::prefix(&self.socket, &self.name)
     }
 
     /// Waits until how it ended is on record, or nobody has been there for too long.

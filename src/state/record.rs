@@ -6,7 +6,7 @@
 //!
 //! One file for each agent, for root only, in the state directory. Each is written whole under another name and renamed, so that
 //! it is the old one or the new one at any instant, and is gone when the agent is. It holds no secret: of what an agent was
-//! launched with there is a keyed [fingerprint](crate::fingerprint) in it. Times and process ids mean nothing after another boot,
+//! launched with there is a keyed [fingerprint](crate::agent::fingerprint) in it. Times and process ids mean nothing after another boot,
 //! so what was written before that is passed over. The tmux server that was [seen](crate::deputy::Seen) stands in a folder
 //! [beside](Record::beside) it. What [lasts](Record::lasting) is kept in the same way.
 //!

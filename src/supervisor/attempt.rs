@@ -22,13 +22,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::keeping::Keeping;
-use super::machine::{self, NotStarted};
-use super::pace::{Pace, Turn};
+use super::log_files::Keeping;
+use super::pacing::{Pace, Turn};
+use crate::agent::machine::{self, NotStarted};
 use crate::config::{Limits, Name};
 use crate::contain::cgroup::Whose;
 use crate::contain::tree::{self, Tree, Trees};
-use crate::launch::reception::Visitor;
+use crate::launch::listener::Visitor;
 use crate::launch::{
     End, Ending, Failure, FromLauncher, Harness, Launch, Progress, ToLauncher, WIRE_VERSION, launcher,
 };

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 
-use crate::secrets::{MAX_ENTRIES, is_variable_name};
+use crate::inputs::secrets::{MAX_ENTRIES, is_variable_name};
 use crate::sys::blocking;
 use crate::sys::fd::Readable;
 

@@ -14,9 +14,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::contain::cgroup::Cgroups;
+use crate::inputs::secrets::Secrets;
 use crate::launch::{self, Launch};
 use crate::observe::metrics::Facts;
-use crate::secrets::Secrets;
 use crate::state::history::History;
 use crate::sys::signal;
 use crate::text::printable;
@@ -522,7 +522,7 @@ pub fn body<T: Serialize + ?Sized>(value: &T) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fingerprint::Fingerprint;
+    use crate::agent::fingerprint::Fingerprint;
     use crate::sys::frame;
 
     fn launch_with(secret: &str) -> Arc<Launch> {

@@ -16,8 +16,8 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use agentd::folder::launch_socket_beside;
-use agentd::launch::scratch;
+use agentd::launch::socket_dir::launch_socket_beside;
+use agentd::launch::temporary_dir;
 use agentd::wire::status::{AgentStatus, Exit, Health, How, State};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Group, Pid, User, geteuid};
@@ -506,7 +506,7 @@ impl Drop for Setup {
             thread::sleep(Duration::from_millis(5));
         }
         // Their launchers would have done it.
-        let prefix = scratch::prefix_of_all(&launch_socket_beside(&self.tmux_socket()));
+        let prefix = temporary_dir::prefix_of_all(&launch_socket_beside(&self.tmux_socket()));
         for entry in fs::read_dir("/tmp").into_iter().flatten().flatten() {
             if entry.file_name().as_bytes().starts_with(prefix.as_bytes()) {
                 let _ = fs::remove_dir_all(entry.path());

@@ -13,12 +13,12 @@ use nix::unistd::{AccessFlags, Gid, eaccess};
 
 use super::Check;
 use crate::cli::check::{counted, fault};
-use crate::cli::place::{Daemon, Place, holder};
+use crate::cli::target::{Daemon, Place, holder};
 use crate::client::{Client, Error};
 use crate::config::{self, Severity};
 use crate::deputy::{Deputy, Output, Program, Server, Workdir};
-use crate::folder::LAUNCH_SOCKET;
-use crate::secrets::{self, Secrets};
+use crate::inputs::secrets::{self, Secrets};
+use crate::launch::socket_dir::LAUNCH_SOCKET;
 use crate::sys::account::Account;
 use crate::sys::procfs;
 use crate::sys::regular_file;

@@ -19,12 +19,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::figures::{self, Figures};
-use super::latest::Latest;
-use super::order::Order;
-use super::places::Client;
+use super::metrics::{self, Figures};
+use super::query::Order;
 use super::routes::{self, Reply};
 use super::screens::Screens;
+use super::single_flight::Latest;
+use super::slots::Client;
 use super::{Limits, Sources};
 use crate::wire::status::Snapshot;
 
@@ -117,7 +117,7 @@ impl Responder {
     /// The figures of now.
     pub(super) async fn read(&self) -> Figures {
         let snapshot = self.snapshot();
-        self.figures.read(figures::read(snapshot)).await
+        self.figures.read(metrics::read(snapshot)).await
     }
 
     /// How things stand.

@@ -19,10 +19,12 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{FILE_TIMEOUT, MAX_FRAME, Numbered, Output, Program, Prompt, Reply, Request, RunError, Workdir, server};
+use super::{
+    FILE_TIMEOUT, MAX_FRAME, Numbered, Output, Program, Prompt, Reply, Request, RunError, Workdir, tmux_server,
+};
 use crate::config::MAX_ARGUMENT;
+use crate::inputs::secrets::without_byte_order_mark;
 use crate::logs::renderer;
-use crate::secrets::without_byte_order_mark;
 use crate::sys::account::{self, Account};
 use crate::sys::blocking;
 use crate::sys::fd;
@@ -186,9 +188,9 @@ fn work_on_file(request: Request) -> Option<Reply> {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode))
                 .map_err(|error| format!("failed to set the mode of {}: {error}", path.display())),
         ),
-        Request::Server { socket, seen } => Reply::Server(server::tend(&socket, find(TMUX).ok().as_deref(), seen)),
-        Request::EndServer(socket) => Reply::EndServer(server::end_deserted(&socket)),
-        Request::Remind { socket, seen, ended } => Reply::Remind(server::remind(&socket, seen, ended)),
+        Request::Server { socket, seen } => Reply::Server(tmux_server::tend(&socket, find(TMUX).ok().as_deref(), seen)),
+        Request::EndServer(socket) => Reply::EndServer(tmux_server::end_deserted(&socket)),
+        Request::Remind { socket, seen, ended } => Reply::Remind(tmux_server::remind(&socket, seen, ended)),
         Request::Tmux { .. } | Request::Watch(_) | Request::Render => return None,
     })
 }
@@ -261,7 +263,7 @@ async fn tmux(
 pub(super) fn path_of(program: &Program) -> Result<PathBuf, RunError> {
     let path = match program {
         Program::Installed => find(TMUX),
-        Program::OfServer(socket) => server::program_of_server(socket),
+        Program::OfServer(socket) => tmux_server::program_of_server(socket),
     };
     path.map_err(|error| not_started(&error))
 }

@@ -20,8 +20,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use super::{FromLauncher, Log, MAX_FROM_LAUNCHER, Progress, ToLauncher};
-use crate::fingerprint::Fingerprint;
-use crate::folder::Keeper;
+use crate::agent::fingerprint::Fingerprint;
+use crate::launch::socket_dir::Keeper;
 use crate::sys::frame;
 use crate::sys::process::Process;
 use crate::sys::rate_limit::Brake;
@@ -259,8 +259,8 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::folder::Folder;
     use crate::launch::WIRE_VERSION;
+    use crate::launch::socket_dir::Folder;
     use crate::sys::account::Account;
 
     #[tokio::test]

@@ -86,13 +86,13 @@ impl Fingerprint {
 
     /// For tests of other rooms: one that cannot be compared with others.
     #[cfg(test)]
-    pub(crate) fn of_another_key(word: &str) -> Self {
+    pub fn of_another_key(word: &str) -> Self {
         Self(format!("another:{word}:"))
     }
 
     /// For tests of other rooms: that of something that is told by a word.
     #[cfg(test)]
-    pub(crate) fn of(word: &str) -> Self {
+    pub fn of(word: &str) -> Self {
         Self(format!("{VERSION}:{word}:"))
     }
 }

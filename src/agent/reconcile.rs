@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::desired::{Declaration, Desired, DesiredAgent};
-use crate::fingerprint::Fingerprint;
+use crate::agent::fingerprint::Fingerprint;
+use crate::inputs::assemble::{Declaration, Desired, DesiredAgent};
 
 /// What the supervisor holds, by agent.
 pub type Held = BTreeMap<String, HeldAgent>;
@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
     use crate::config::Policy;
-    use crate::desired::Missing;
+    use crate::inputs::assemble::Missing;
     use crate::launch::Launch;
     use crate::sys::frame::Bytes;
 

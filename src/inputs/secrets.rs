@@ -114,7 +114,7 @@ impl Secrets {
 
     /// For tests of other rooms.
     #[cfg(test)]
-    pub(crate) fn of(pairs: &[(&str, &str)]) -> Self {
+    pub fn of(pairs: &[(&str, &str)]) -> Self {
         let values = pairs.iter().map(|&(name, value)| (name.to_owned(), Bytes::from(value))).collect();
         Self { values, is_complete: true }
     }

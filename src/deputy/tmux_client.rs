@@ -6,7 +6,7 @@ use std::process::Command;
 
 use nix::unistd::Uid;
 
-use super::{Program, RunError, serve};
+use super::{Program, RunError, worker};
 use crate::sys::account::{self, Account};
 use crate::sys::inheritance;
 
@@ -48,7 +48,7 @@ pub fn words(user: &Account, program: &Program, arguments: Vec<String>) -> Vec<O
 pub fn become_client(user: &str, uid: Uid, program: &OsStr, arguments: &[&OsString]) -> Error {
     let program = if program.is_empty() { Program::Installed } else { Program::OfServer(program.into()) };
     match prepare(user, uid, &program) {
-        Ok(mut command) => serve::not_started(&command.args(arguments).exec()).into(),
+        Ok(mut command) => worker::not_started(&command.args(arguments).exec()).into(),
         Err(error) => error,
     }
 }
@@ -63,9 +63,9 @@ fn prepare(user: &str, uid: Uid, program: &Program) -> Result<Command, Error> {
     }
     account.assume()?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    let mut command = Command::new(serve::path_of(program)?);
+    let mut command = Command::new(worker::path_of(program)?);
     let kept = KEPT.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
-    command.arg0(serve::TMUX).env_clear().envs(account.base_environment()).envs(kept);
+    command.arg0(worker::TMUX).env_clear().envs(account.base_environment()).envs(kept);
     Ok(command)
 }
 

@@ -39,12 +39,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::restart::{self, Verdict};
+use crate::agent::fingerprint::Fingerprint;
+use crate::agent::reconcile;
+use crate::agent::restart::{self, Verdict};
 use crate::config::{Limits, Name, Policy};
-use crate::desired::{Declaration, Missing};
-use crate::fingerprint::Fingerprint;
+use crate::inputs::assemble::{Declaration, Missing};
 use crate::launch::Launch;
-use crate::reconcile;
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
 use crate::wire::status::{self, AgentStatus, How, Outcome, PastAttempt, Time, Usage};
@@ -1231,7 +1231,7 @@ impl Machine {
 
 /// Whether a process that an agent's launcher started can have this id. Others mean something else to `kill(2)`, and to whoever reads
 /// them in the API.
-pub(super) fn is_id_of_harness(pid: i32) -> bool {
+pub fn is_id_of_harness(pid: i32) -> bool {
     pid > 1
 }
 

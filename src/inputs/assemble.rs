@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::agent::fingerprint::{Fingerprint, Key};
 use crate::config::{AgentSpec, Config, Entry, Kind, MAX_ARGUMENT, Name, Policy, Prompt, Workdir};
 use crate::deputy;
-use crate::fingerprint::{Fingerprint, Key};
+use crate::inputs::secrets::Secrets;
 use crate::launch::Launch;
-use crate::secrets::Secrets;
 use crate::sys::account::Account;
 use crate::sys::frame::Bytes;
 
