@@ -24,15 +24,11 @@ use toml::de::DeTable;
 use self::position::Places;
 pub use self::schema::schema;
 use crate::agent::harness::Harness;
-use crate::inputs::secrets::without_byte_order_mark;
 use crate::sys::frame::Bytes;
+use crate::text::printable::without_byte_order_mark;
 
 /// The largest jcard that is worth reading, in bytes. Whoever reads the file refuses a larger one.
 pub const MAX_SIZE: u64 = 8 << 20;
-
-/// The largest argument, and the largest `NAME=VALUE`, that the kernel hands to a program, in bytes: `MAX_ARG_STRLEN` (128 KiB)
-/// less the terminating NUL, see `execve(2)`.
-pub const MAX_ARGUMENT: usize = 131_071;
 
 /// The most agents that one jcard may declare, replicas counted.
 pub const MAX_AGENTS: usize = 10_000;

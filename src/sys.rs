@@ -3,6 +3,7 @@
 pub mod account;
 pub mod blocking;
 pub mod clock;
+pub mod exec;
 pub mod fd;
 pub mod fd_passing;
 pub mod frame;

@@ -6,11 +6,10 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use agentd::config::{
-    AgentSpec, Config, Entry, Finding, Kind, MAX_AGENTS, MAX_ARGUMENT, Options, Prompt, Severity, Workdir, parse,
-};
+use agentd::config::{AgentSpec, Config, Entry, Finding, Kind, MAX_AGENTS, Options, Prompt, Severity, Workdir, parse};
+use agentd::sys::exec::{MAX_ARGUMENT};
 use agentd::text::duration::MAX;
-use agentd::inputs::secrets::is_variable_name;
+use agentd::sys::exec::is_variable_name;
 use libfuzzer_sys::fuzz_target;
 
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();

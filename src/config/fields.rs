@@ -11,8 +11,9 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::position::Places;
-use super::{Finding, MAX_ARGUMENT, MAX_NOTED, Name, Severity, Workdir, tell};
-use crate::inputs::secrets::is_variable_name;
+use crate::config::{Finding, MAX_NOTED, Name, Severity, Workdir, tell};
+use crate::sys::exec::MAX_ARGUMENT;
+use crate::sys::exec::is_variable_name;
 use crate::sys::frame::Bytes;
 use crate::text::duration;
 use crate::text::size;

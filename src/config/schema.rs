@@ -7,8 +7,9 @@
 
 use serde_json::{Value, json};
 
-use super::{MAX_AGENTS, MAX_ARGUMENT, MAX_REPLICAS, Name};
 use crate::agent::harness::HARNESSES;
+use crate::config::{MAX_AGENTS, MAX_REPLICAS, Name};
+use crate::sys::exec::MAX_ARGUMENT;
 use crate::text::duration;
 
 /// Every spelling of a unit of time that [`duration::parse`] knows.

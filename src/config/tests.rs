@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
+use crate::sys::exec::MAX_ARGUMENT;
 
 fn read(text: &str) -> Config {
     let config = parse(text.as_bytes(), &Options::default()).unwrap();

@@ -22,11 +22,10 @@ use tokio::task::JoinSet;
 use super::{
     FILE_TIMEOUT, MAX_FRAME, Numbered, Output, Program, Prompt, Reply, Request, RunError, Workdir, tmux_server,
 };
-use crate::config::MAX_ARGUMENT;
-use crate::inputs::secrets::without_byte_order_mark;
 use crate::logs::renderer;
 use crate::sys::account::{self, Account};
 use crate::sys::blocking;
+use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::fd;
 use crate::sys::fd_passing::Receiver;
 use crate::sys::frame::{self, Bytes};
@@ -35,6 +34,7 @@ use crate::sys::memory;
 use crate::sys::panics;
 use crate::sys::regular_file;
 use crate::sys::watch::Watcher;
+use crate::text::printable::without_byte_order_mark;
 
 /// Why the deputy could not do its work.
 #[derive(Debug, thiserror::Error)]

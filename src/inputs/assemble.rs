@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::agent::fingerprint::{Fingerprint, Key};
-use crate::config::{AgentSpec, Config, Entry, Kind, MAX_ARGUMENT, Name, Policy, Prompt, Workdir};
+use crate::config::{AgentSpec, Config, Entry, Kind, Name, Policy, Prompt, Workdir};
 use crate::deputy;
 use crate::inputs::secrets::Secrets;
 use crate::launch::Launch;
 use crate::sys::account::Account;
+use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::frame::Bytes;
 
 /// Everything that should be, at one reading of the inputs.

@@ -19,13 +19,11 @@ use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{SFlag, fstat, fstatat};
 
-use crate::config::MAX_ARGUMENT;
+use crate::sys::exec::{MAX_ARGUMENT, is_variable_name};
 use crate::sys::frame::Bytes;
-use crate::sys::regular_file;
-use crate::sys::safe_path;
-
-/// How many files and folders may be in the directory, secrets or not.
-pub const MAX_ENTRIES: usize = 10_000;
+use crate::sys::watch::MAX_ENTRIES;
+use crate::sys::{regular_file, safe_path};
+use crate::text::printable::without_byte_order_mark;
 
 /// How many bytes the values may have together: several times what the kernel hands to one program (see `execve(2)`).
 pub const MAX_TOTAL: usize = 8 << 20;
@@ -321,22 +319,11 @@ fn read_file(folder: &OwnedFd, directory: &Path, name: &str) -> Result<Option<(B
     Ok(Some((Bytes::from(value.to_vec()), metadata.modified().ok())))
 }
 
-/// An editor puts it before a text to tell how that is written; it is none of the text.
-pub fn without_byte_order_mark(text: &[u8]) -> &[u8] {
-    text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
-}
-
 fn trim_newlines(mut value: &[u8]) -> &[u8] {
     while let Some(rest) = value.strip_suffix(b"\n") {
         value = rest.strip_suffix(b"\r").unwrap_or(rest);
     }
     value
-}
-
-/// Whether a shell could assign to it: `[A-Za-z_][A-Za-z0-9_]*`.
-pub fn is_variable_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 #[cfg(test)]

@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 
-use crate::inputs::secrets::{MAX_ENTRIES, is_variable_name};
 use crate::sys::blocking;
+use crate::sys::exec::is_variable_name;
 use crate::sys::fd::Readable;
 
 /// A set of paths that is watched for changes.
@@ -62,6 +62,9 @@ pub enum Target {
 
 /// How many links a path may lead through, as in `path_resolution(7)`.
 const MAX_LINKS: usize = 40;
+
+/// How many files and folders of a watched directory count, secrets or not.
+pub const MAX_ENTRIES: usize = 10_000;
 
 /// How many directories are watched at most.
 const MAX_DIRECTORIES: usize = 1024;

@@ -83,6 +83,11 @@ pub fn json(json: String) -> String {
     safe
 }
 
+/// An editor puts it before a text to tell how that is written; it is none of the text.
+pub fn without_byte_order_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
