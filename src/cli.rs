@@ -10,7 +10,6 @@ pub mod logs;
 mod output;
 pub mod status;
 mod target;
-pub(crate) mod terminal;
 pub mod wait;
 pub mod watch;
 
@@ -30,8 +29,8 @@ use nix::unistd::Uid;
 use crate::config::{self, Workdir};
 use crate::daemon::{OnTerminate, Settings};
 use crate::logs::store::Extent;
-use crate::supervisor::Detail;
 use crate::sys::account::Account;
+use crate::sys::log::Detail;
 use crate::text::duration;
 use crate::text::printable::{escaped, escaped_lines};
 use crate::text::size;

@@ -24,7 +24,7 @@ use toml::de::DeTable;
 use self::position::Places;
 pub use self::schema::schema;
 use crate::agent::harness::Harness;
-use crate::sys::frame::Bytes;
+use crate::sys::secret_bytes::SecretBytes;
 use crate::text::printable::without_byte_order_mark;
 
 /// The largest jcard that is worth reading, in bytes. Whoever reads the file refuses a larger one.
@@ -216,7 +216,7 @@ pub struct AgentSpec {
     /// The tmux session.
     pub session: Name,
     /// Variables over the secrets.
-    pub env: BTreeMap<String, Bytes>,
+    pub env: BTreeMap<String, SecretBytes>,
     /// The secrets that are passed: all of them, or these, which must then all be there.
     pub secrets: Option<BTreeSet<String>>,
     /// How the agent is confined.

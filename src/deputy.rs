@@ -41,10 +41,11 @@ pub use tmux_client::{COMMAND as CLIENT_COMMAND, become_client, words as client_
 pub use worker::run;
 
 use crate::sys::account::Account;
-use crate::sys::frame::{self, Bytes};
+use crate::sys::frame;
 use crate::sys::process::Identity;
 use crate::sys::rate_limit::Brake;
 use crate::sys::reaper;
+use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::watch::Target;
 
 /// More than the longest answer, which is a prompt or what tmux prints, with every byte escaped.
@@ -207,7 +208,7 @@ pub enum RunError {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Prompt {
     /// A file with this text, trimmed.
-    Text(Bytes),
+    Text(SecretBytes),
     /// Nothing.
     Missing,
     /// Something that cannot be a prompt; the reason, for a person.

@@ -542,7 +542,7 @@ mod tests {
     #[test]
     fn a_prompt_that_is_emptied_stays_until_a_second_look() {
         let (path, now, patience) = (PathBuf::from("/p"), Instant::now(), Duration::from_secs(5));
-        let text = |text: &str| deputy::Prompt::Text(crate::sys::frame::Bytes::from(text));
+        let text = |text: &str| deputy::Prompt::Text(crate::sys::secret_bytes::SecretBytes::from(text));
         let mut told = Told::default();
         let mut look = |seen: deputy::Prompt, seconds: u64| {
             let mut seen = [(path.clone(), seen)].into();

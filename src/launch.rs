@@ -43,7 +43,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent::fingerprint::Fingerprint;
 use crate::config::Name;
 use crate::logs::FileId;
-use crate::sys::frame::Bytes;
+use crate::sys::secret_bytes::SecretBytes;
 
 /// The hidden command that is the launcher.
 pub const COMMAND: &str = "exec";
@@ -69,11 +69,11 @@ pub struct Launch {
     /// Its tmux session.
     pub session: Name,
     /// Program and arguments.
-    pub arguments: Vec<Bytes>,
+    pub arguments: Vec<SecretBytes>,
     /// Which of the arguments is the prompt, or holds it: it is for debug logs only.
     pub prompt: Option<usize>,
     /// What the preset gives of itself, secrets over it, and `env` over them.
-    pub environment: BTreeMap<String, Bytes>,
+    pub environment: BTreeMap<String, SecretBytes>,
     /// Which of them are secrets.
     pub secrets: BTreeSet<String>,
     /// Where it runs.
@@ -105,7 +105,7 @@ impl Launch {
 }
 
 /// What must not be shown of secrets with these values: they line by line, those long enough not to be in every text.
-pub fn sensitive<'a>(values: impl Iterator<Item = &'a Bytes>) -> impl Iterator<Item = Cow<'a, str>> {
+pub fn sensitive<'a>(values: impl Iterator<Item = &'a SecretBytes>) -> impl Iterator<Item = Cow<'a, str>> {
     const SHORTEST: usize = 8;
     let lines = values.flat_map(|value| value.as_slice().split(|&byte| byte == b'\n'));
     let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line)).map(String::from_utf8_lossy);
@@ -192,11 +192,11 @@ pub enum ToLauncher {
     /// Start this.
     Launch {
         /// Program and arguments.
-        arguments: Vec<Bytes>,
+        arguments: Vec<SecretBytes>,
         /// Over the environment that the login shell gives.
-        environment: BTreeMap<String, Bytes>,
+        environment: BTreeMap<String, SecretBytes>,
         /// Where.
-        workdir: Bytes,
+        workdir: SecretBytes,
         /// To be told to the next daemon.
         #[serde(default)]
         fingerprint: Fingerprint,
@@ -276,7 +276,7 @@ mod tests {
         let launch = Launch {
             name: "a".parse().unwrap(),
             session: "a".parse().unwrap(),
-            arguments: ["claude", "-p", "the plan"].map(Bytes::from).to_vec(),
+            arguments: ["claude", "-p", "the plan"].map(SecretBytes::from).to_vec(),
             prompt: Some(2),
             environment: BTreeMap::new(),
             secrets: BTreeSet::new(),
@@ -298,7 +298,7 @@ mod tests {
             session: "a".parse().unwrap(),
             arguments: Vec::new(),
             prompt: None,
-            environment: environment.map(|(name, value)| (name.to_owned(), Bytes::from(value))).into(),
+            environment: environment.map(|(name, value)| (name.to_owned(), SecretBytes::from(value))).into(),
             secrets: ["KEY", "SHORT"].map(str::to_owned).into(),
             workdir: "/".into(),
             fingerprint: Fingerprint::default(),

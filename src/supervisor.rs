@@ -19,25 +19,26 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Interval;
 
-use self::attempt::{Beginning, Brakes, Command, Means};
 use crate::agent::machine::{self, Attempt, Effect, Machine};
 use crate::agent::reconcile::{Action, Held, HeldAgent, plan};
 use crate::config::{Limits, Name};
 use crate::inputs::assemble::{Desired, DesiredAgent};
-use crate::launch::Launch;
-use crate::launch::Progress;
 use crate::launch::listener::Visitor;
+use crate::launch::{Launch, Progress};
 use crate::observe::metrics::{Facts, Launches};
 use crate::state::history::Histories;
 use crate::state::record::{Recorder, Report, Version};
 use crate::sys::blocking;
 use crate::sys::clock::{Alarm, Timestamp};
+use crate::sys::log::Detail;
 use crate::sys::rate_limit::Brake;
 use crate::sys::systemd::Notifier;
 use crate::text::redact::Redaction;
 use crate::text::screen;
 use crate::wire::events::{self, Change, Ring, What};
 use crate::wire::status::{AgentStatus, Errors, Launched, Snapshot, State, Time};
+
+use self::attempt::{Beginning, Brakes, Command, Means};
 
 /// What the supervisor is told.
 #[derive(Debug)]
@@ -65,15 +66,6 @@ pub enum Event {
     Stop,
     /// Leave all agents to the next daemon.
     Detach,
-}
-
-/// How much the log tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Detail {
-    /// What happens to which agent, and why.
-    Plain,
-    /// Command lines with prompts, working directories, names of variables, last screens.
-    Debug,
 }
 
 /// Where what the supervisor knows and does goes to.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use agentd::config;
 use agentd::daemon::{self, OnTerminate, Settings};
 use agentd::logs::store::Extent;
-use agentd::supervisor::Detail;
 use agentd::sys::log;
+use agentd::sys::log::Detail;
 use agentd::tmux;
 
 /// Names the folder of the daemon that is to be run.

@@ -10,7 +10,8 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
-use agentd::sys::frame::{Bytes, Error, Reader, write};
+use agentd::sys::frame::{Error, Reader, write};
+use agentd::sys::secret_bytes::{SecretBytes};
 use agentd::launch::{FromLauncher, MAX_FROM_LAUNCHER, MAX_TO_LAUNCHER, ToLauncher};
 use libfuzzer_sys::fuzz_target;
 use serde::Serialize;
@@ -25,7 +26,7 @@ fuzz_target!(|input: &[u8]| {
     match what & 0x7f {
         0 => check::<FromLauncher>(&stream, piece, MAX_FROM_LAUNCHER),
         1 => check::<ToLauncher>(&stream, piece, MAX_TO_LAUNCHER),
-        2 => check::<Bytes>(&stream, piece, 100),
+        2 => check::<SecretBytes>(&stream, piece, 100),
         _ => {}
     }
 });

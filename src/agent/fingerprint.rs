@@ -195,15 +195,15 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::sys::frame::Bytes;
+    use crate::sys::secret_bytes::SecretBytes;
 
     fn launch(arguments: &[&str], environment: &[(&str, &str)]) -> Launch {
         Launch {
             name: "a".parse().unwrap(),
             session: "a".parse().unwrap(),
-            arguments: arguments.iter().copied().map(Bytes::from).collect(),
+            arguments: arguments.iter().copied().map(SecretBytes::from).collect(),
             prompt: None,
-            environment: environment.iter().map(|&(name, value)| (name.to_owned(), Bytes::from(value))).collect(),
+            environment: environment.iter().map(|&(name, value)| (name.to_owned(), SecretBytes::from(value))).collect(),
             secrets: BTreeSet::new(),
             workdir: "/".into(),
             fingerprint: Fingerprint::default(),

@@ -5,7 +5,7 @@
 //! line in which a prompt cannot be anything but a prompt. Where an earlier version of agentd used another form, that form is kept
 //! for the prompts that it is right for, so that nobody's agents change.
 
-use crate::sys::frame::Bytes;
+use crate::sys::secret_bytes::SecretBytes;
 
 /// A preset. A new one is one entry in [`HARNESSES`].
 #[derive(Debug, PartialEq, Eq)]
@@ -214,7 +214,7 @@ pub static HARNESSES: &[Harness] = &[
 ];
 
 /// A command line, and which of its arguments holds the prompt.
-pub type CommandLine = (Vec<Bytes>, Option<usize>);
+pub type CommandLine = (Vec<SecretBytes>, Option<usize>);
 
 impl Harness {
     /// The preset of that name.
@@ -246,7 +246,7 @@ impl Harness {
         command: &[String],
         args: &[String],
         interactive: Option<bool>,
-        prompt: Option<&Bytes>,
+        prompt: Option<&SecretBytes>,
     ) -> CommandLine {
         let form = prompt.map(|prompt| self.form(command.len() + args.len() > 1, interactive, prompt.as_slice()));
         let before_args = form.map_or(self.alone, |form| form.before_args);
@@ -262,26 +262,26 @@ impl Harness {
             Some((_, rest)) if !is_bare && self.ends_in_option(args) => rest,
             _ => args,
         };
-        let mut arguments: Vec<Bytes> = command.iter().map(|word| Bytes::from(word.as_str())).collect();
-        arguments.extend(subcommands.into_iter().filter(|word| !is_in_command(word)).map(Bytes::from));
+        let mut arguments: Vec<SecretBytes> = command.iter().map(|word| SecretBytes::from(word.as_str())).collect();
+        arguments.extend(subcommands.into_iter().filter(|word| !is_in_command(word)).map(SecretBytes::from));
         let is_given = |flag: &str| command.iter().skip(1).chain(args).any(|word| word == flag);
-        arguments.extend(flags.into_iter().filter(|flag| !is_given(flag)).map(Bytes::from));
-        arguments.extend(args.iter().map(|word| Bytes::from(word.as_str())));
+        arguments.extend(flags.into_iter().filter(|flag| !is_given(flag)).map(SecretBytes::from));
+        arguments.extend(args.iter().map(|word| SecretBytes::from(word.as_str())));
         let (Some(form), Some(prompt)) = (form, prompt) else { return (arguments, None) };
         match form.prompt {
             After(words) => {
-                arguments.extend(words.iter().copied().map(Bytes::from));
+                arguments.extend(words.iter().copied().map(SecretBytes::from));
                 arguments.push(
                     if interactive == Some(true) && self.looks_behind_dashes && self.is_subcommand(prompt.as_slice()) {
                         // Says the same, and is no subcommand's name.
-                        Bytes::from([prompt.as_slice(), b"\n"].concat())
+                        SecretBytes::from([prompt.as_slice(), b"\n"].concat())
                     } else {
                         prompt.clone()
                     },
                 );
             }
             JoinedTo(option) => {
-                arguments.push(Bytes::from([option.as_bytes(), b"=", prompt.as_slice()].concat()));
+                arguments.push(SecretBytes::from([option.as_bytes(), b"=", prompt.as_slice()].concat()));
             }
         }
         let at = arguments.len() - 1;
@@ -349,7 +349,7 @@ mod tests {
         prompt: Option<&str>,
     ) -> Vec<String> {
         let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
-        let prompt = prompt.map(Bytes::from);
+        let prompt = prompt.map(SecretBytes::from);
         let (arguments, at) =
             Harness::find(harness).unwrap().command_line(&owned(command), &owned(args), interactive, prompt.as_ref());
         assert_eq!(at, prompt.map(|_| arguments.len() - 1));

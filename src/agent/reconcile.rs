@@ -93,14 +93,14 @@ mod tests {
     use crate::config::Policy;
     use crate::inputs::assemble::Missing;
     use crate::launch::Launch;
-    use crate::sys::frame::Bytes;
+    use crate::sys::secret_bytes::SecretBytes;
 
     fn launch(name: &str, argument: &str) -> Arc<Launch> {
         let name: crate::config::Name = name.parse().unwrap();
         Arc::new(Launch {
             session: name.clone(),
             name,
-            arguments: vec![Bytes::from(argument)],
+            arguments: vec![SecretBytes::from(argument)],
             prompt: None,
             environment: BTreeMap::new(),
             secrets: std::collections::BTreeSet::new(),

@@ -15,9 +15,9 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::target::Place;
-use super::terminal::{Terminal, wrapped};
 use super::{Surroundings, Whereabouts};
 use crate::sys::fd;
+use crate::sys::terminal::{Terminal, wrapped};
 use crate::text::printable::escaped;
 use crate::wire::status;
 

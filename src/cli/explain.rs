@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use super::complete;
 use super::status::{faults, outcome, paint, since, words};
-use super::terminal::{Terminal, wrapped};
 use crate::client::{Answer, Client, Error};
+use crate::sys::terminal::{Terminal, wrapped};
 use crate::text::printable::escaped;
 use crate::wire::status::{self, AgentStatus, Exit, How, Outcome, PastAttempt, Resources, State, Time};
 

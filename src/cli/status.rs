@@ -10,8 +10,8 @@ use hyper::body::Bytes;
 
 use super::complete;
 use super::output::say;
-use super::terminal::Terminal;
 use crate::client::{Answer, Client, Error};
+use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
 use crate::wire::status::{AgentStatus, Health, How, Outcome, PastAttempt, State, Time};
 

@@ -9,8 +9,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::complete;
 use super::output::{self, BETWEEN_DAEMONS, Failure, say};
 use super::status::shortened;
-use super::terminal::Terminal;
 use crate::client::Client;
+use crate::sys::terminal::Terminal;
 use crate::text::printable::{self, escaped};
 use crate::wire::status::{Fault, ScreenShown};
 

@@ -14,7 +14,7 @@ use super::position::Places;
 use crate::config::{Finding, MAX_NOTED, Name, Severity, Workdir, tell};
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::exec::is_variable_name;
-use crate::sys::frame::Bytes;
+use crate::sys::secret_bytes::SecretBytes;
 use crate::text::duration;
 use crate::text::size;
 use crate::text::suggest::nearest;
@@ -211,7 +211,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Variables and their values.
-    pub(super) fn variables(&mut self, key: &str) -> Option<BTreeMap<String, Bytes>> {
+    pub(super) fn variables(&mut self, key: &str) -> Option<BTreeMap<String, SecretBytes>> {
         let value = self.value(key)?;
         let DeValue::Table(table) = value.get_ref() else {
             let right = "write a table of strings, for example { RUST_LOG = \"info\" }";
@@ -227,7 +227,7 @@ impl<'a> Fields<'a> {
             } else if let Some(text) =
                 self.text(&format!("the value of {} in `{key}`", quoted(name)), value, name.len() + 1)
             {
-                variables.insert(name.to_owned(), Bytes::from(text));
+                variables.insert(name.to_owned(), SecretBytes::from(text));
             }
         }
         Some(variables)

@@ -5,6 +5,7 @@ use rstest::rstest;
 
 use super::*;
 use crate::sys::exec::MAX_ARGUMENT;
+use crate::sys::secret_bytes::SecretBytes;
 
 fn read(text: &str) -> Config {
     let config = parse(text.as_bytes(), &Options::default()).unwrap();
@@ -272,7 +273,7 @@ mod fields {
                 workdir: Workdir::Absolute("/workspace".into()),
                 session: Name(text("review")),
                 env: [("RUST_LOG", "debug"), ("LITERAL", "${HOME}"), ("EMPTY", "")]
-                    .map(|(name, value)| (text(name), Bytes::from(value)))
+                    .map(|(name, value)| (text(name), SecretBytes::from(value)))
                     .into(),
                 secrets: Some([text("API_KEY"), text("TOKEN")].into()),
                 kind: Kind::Native,

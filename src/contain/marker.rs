@@ -26,8 +26,8 @@ use zeroize::Zeroizing;
 
 use crate::config::Name;
 use crate::sys::blocking;
-use crate::sys::frame::Bytes;
 use crate::sys::process::{self, Process};
+use crate::sys::secret_bytes::SecretBytes;
 
 /// The variable.
 pub const VARIABLE: &str = "AGENTD_AGENT";
@@ -89,8 +89,8 @@ impl Marks {
     }
 
     /// The variable's value for the agent with this key.
-    pub fn value(&self, key: &str) -> Bytes {
-        Bytes::from([&self.prefix[VARIABLE.len() + 1..], key.as_bytes()].concat())
+    pub fn value(&self, key: &str) -> SecretBytes {
+        SecretBytes::from([&self.prefix[VARIABLE.len() + 1..], key.as_bytes()].concat())
     }
 
     /// Kills all that bears the agent's mark, until nothing does.

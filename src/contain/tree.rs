@@ -31,8 +31,8 @@ use crate::config::Limits;
 use crate::contain::cgroup::{self, Cgroup, Cgroups, Whose};
 use crate::contain::marker::{self, Marks};
 use crate::sys::blocking;
-use crate::sys::frame::Bytes;
 use crate::sys::process::{Identity, Process};
+use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::systemd;
 use crate::wire::status::Usage;
 
@@ -142,7 +142,7 @@ impl Trees {
     }
 
     /// The variable that everything of the agent with this key has in its environment.
-    pub fn mark(&self, key: &str) -> (String, Bytes) {
+    pub fn mark(&self, key: &str) -> (String, SecretBytes) {
         (marker::VARIABLE.to_owned(), self.marks.value(key))
     }
 

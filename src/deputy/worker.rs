@@ -28,11 +28,12 @@ use crate::sys::blocking;
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::fd;
 use crate::sys::fd_passing::Receiver;
-use crate::sys::frame::{self, Bytes};
+use crate::sys::frame;
 use crate::sys::inheritance;
 use crate::sys::memory;
 use crate::sys::panics;
 use crate::sys::regular_file;
+use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::watch::Watcher;
 use crate::text::printable::without_byte_order_mark;
 
@@ -331,7 +332,7 @@ fn prompt_in(file: &File, path: &Path) -> Prompt {
     if text.contains(&0) {
         return Prompt::Refused(format!("the prompt in {} holds a NUL byte, which no argument can", path.display()));
     }
-    Prompt::Text(Bytes::from(text.to_vec()))
+    Prompt::Text(SecretBytes::from(text.to_vec()))
 }
 
 /// White space as Unicode has it; as ASCII has it where the bytes are no text.
@@ -433,7 +434,7 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("prompt");
         fs::write(&path, " \n fix\tthe tests \u{a0}\n").unwrap();
-        assert_eq!(read_prompt(&path), Prompt::Text(Bytes::from("fix\tthe tests")));
+        assert_eq!(read_prompt(&path), Prompt::Text(SecretBytes::from("fix\tthe tests")));
     }
 
     #[test]
@@ -441,7 +442,7 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("prompt");
         fs::write(&path, "\u{feff}\n---\ntitle: x\n---\n").unwrap();
-        assert_eq!(read_prompt(&path), Prompt::Text(Bytes::from("---\ntitle: x\n---")));
+        assert_eq!(read_prompt(&path), Prompt::Text(SecretBytes::from("---\ntitle: x\n---")));
     }
 
     #[test]

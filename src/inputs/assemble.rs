@@ -12,7 +12,7 @@ use crate::inputs::secrets::Secrets;
 use crate::launch::Launch;
 use crate::sys::account::Account;
 use crate::sys::exec::MAX_ARGUMENT;
-use crate::sys::frame::Bytes;
+use crate::sys::secret_bytes::SecretBytes;
 
 /// Everything that should be, at one reading of the inputs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -153,7 +153,7 @@ fn declare(spec: &AgentSpec, secrets: &Secrets, seen: &Seen, place: &Place) -> R
     let mut missing = Vec::new();
     let prompt = match &spec.prompt {
         None => None,
-        Some(Prompt::Text(text)) => Some(Bytes::from(text.as_str())),
+        Some(Prompt::Text(text)) => Some(SecretBytes::from(text.as_str())),
         Some(Prompt::File(file)) => match seen.prompts.get(&folder.join(file)) {
             Some(deputy::Prompt::Text(text)) if !text.as_slice().is_empty() => {
                 if let Some(refusal) = spec.harness.refuses(text.as_slice()) {
@@ -218,7 +218,7 @@ fn declare(spec: &AgentSpec, secrets: &Secrets, seen: &Seen, place: &Place) -> R
         // After that: what a preset gives of itself is no part of the declaration, and another version of agentd that gives more
         // relaunches nobody.
         for (name, value) in spec.harness.variables(spec.interactive, launch.prompt.is_some()) {
-            launch.environment.entry(name.to_owned()).or_insert_with(|| Bytes::from(value));
+            launch.environment.entry(name.to_owned()).or_insert_with(|| SecretBytes::from(value));
         }
         Ok(Arc::new(launch))
     } else {
@@ -228,7 +228,7 @@ fn declare(spec: &AgentSpec, secrets: &Secrets, seen: &Seen, place: &Place) -> R
 }
 
 /// Secrets, and `env` over them; or which secrets are not there.
-fn environment(spec: &AgentSpec, secrets: &Secrets) -> Result<BTreeMap<String, Bytes>, String> {
+fn environment(spec: &AgentSpec, secrets: &Secrets) -> Result<BTreeMap<String, SecretBytes>, String> {
     let mut environment = BTreeMap::new();
     match &spec.secrets {
         None => environment.extend(secrets.iter().map(|(name, value)| (name.clone(), value.clone()))),
@@ -299,7 +299,7 @@ mod tests {
     }
 
     fn text(prompt: &str) -> deputy::Prompt {
-        deputy::Prompt::Text(Bytes::from(prompt))
+        deputy::Prompt::Text(SecretBytes::from(prompt))
     }
 
     fn desire(config: &Config, secrets: &[(&str, &str)], seen: &Seen) -> Desired {
@@ -377,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_prompt_file_need_not_be_text() {
-        let prompt = deputy::Prompt::Text(Bytes::from(b"caf\xe9".to_vec()));
+        let prompt = deputy::Prompt::Text(SecretBytes::from(b"caf\xe9".to_vec()));
         let launch = launched(&one("prompt_file = \"prompt.md\""), &[], prompt);
         assert_eq!(launch.arguments[1].as_slice(), b"caf\xe9");
     }

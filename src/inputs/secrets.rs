@@ -20,7 +20,7 @@ use nix::fcntl::AtFlags;
 use nix::sys::stat::{SFlag, fstat, fstatat};
 
 use crate::sys::exec::{MAX_ARGUMENT, is_variable_name};
-use crate::sys::frame::Bytes;
+use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::watch::MAX_ENTRIES;
 use crate::sys::{regular_file, safe_path};
 use crate::text::printable::without_byte_order_mark;
@@ -90,13 +90,13 @@ pub enum Problem {
 /// The secrets as last read; at first none, of which nothing is known. `Debug` shows names and lengths only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Secrets {
-    values: BTreeMap<String, Bytes>,
+    values: BTreeMap<String, SecretBytes>,
     is_complete: bool,
 }
 
 impl Secrets {
     /// The value of one.
-    pub fn get(&self, name: &str) -> Option<&Bytes> {
+    pub fn get(&self, name: &str) -> Option<&SecretBytes> {
         self.values.get(name)
     }
 
@@ -106,14 +106,14 @@ impl Secrets {
     }
 
     /// All of them, sorted by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&String, &Bytes)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &SecretBytes)> {
         self.values.iter()
     }
 
     /// For tests of other rooms.
     #[cfg(test)]
     pub fn of(pairs: &[(&str, &str)]) -> Self {
-        let values = pairs.iter().map(|&(name, value)| (name.to_owned(), Bytes::from(value))).collect();
+        let values = pairs.iter().map(|&(name, value)| (name.to_owned(), SecretBytes::from(value))).collect();
         Self { values, is_complete: true }
     }
 }
@@ -194,7 +194,7 @@ impl Known {
     #[must_use]
     pub fn after(&self, reading: Reading, directory: &Path, now: Instant, patience: Duration) -> Self {
         let Reading { mut secrets, mut problems, folder, .. } = reading;
-        let emptied = |name: &String, value: &Bytes| {
+        let emptied = |name: &String, value: &SecretBytes| {
             value.as_slice().is_empty() && self.secrets.get(name).is_some_and(|before| !before.as_slice().is_empty())
         };
         let emptied: Vec<String> =
@@ -295,7 +295,11 @@ fn list(directory: &Path) -> io::Result<BTreeSet<OsString>> {
 const ROOM: u64 = MAX_ARGUMENT as u64 + 1024;
 
 /// `None` for what is skipped without a word: a folder, and a file that went away in the meantime.
-fn read_file(folder: &OwnedFd, directory: &Path, name: &str) -> Result<Option<(Bytes, Option<SystemTime>)>, Problem> {
+fn read_file(
+    folder: &OwnedFd,
+    directory: &Path,
+    name: &str,
+) -> Result<Option<(SecretBytes, Option<SystemTime>)>, Problem> {
     let path = directory.join(name);
     let look = |flags| fstatat(folder, name, flags).map(|status| SFlag::from_bits_truncate(status.st_mode));
     match look(AtFlags::empty()) {
@@ -316,7 +320,7 @@ fn read_file(folder: &OwnedFd, directory: &Path, name: &str) -> Result<Option<(B
     if name.len() + 1 + value.len() > MAX_ARGUMENT {
         return Err(Problem::TooLarge(path));
     }
-    Ok(Some((Bytes::from(value.to_vec()), metadata.modified().ok())))
+    Ok(Some((SecretBytes::from(value.to_vec()), metadata.modified().ok())))
 }
 
 fn trim_newlines(mut value: &[u8]) -> &[u8] {

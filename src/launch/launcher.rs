@@ -121,7 +121,10 @@ async fn live(name: &str, attempt: u64, socket: &Path) -> Result<Ending, Error> 
     daemon.fingerprint = Some(fingerprint);
     let log = kept_size.and_then(|size| {
         let [text, index] = daemon.take_descriptors().try_into().ok()?;
-        let secrets = secrets.iter().filter_map(|name| environment.get(name)).map(frame::Bytes::as_slice);
+        let secrets = secrets
+            .iter()
+            .filter_map(|name| environment.get(name))
+            .map(crate::sys::secret_bytes::SecretBytes::as_slice);
         Some(Writer::new(text, index, size, Mask::new(secrets)))
     });
     daemon.log = log.as_ref().and_then(written_to);
@@ -167,8 +170,8 @@ fn written_to(log: &Writer) -> Option<Log> {
 }
 
 struct Order {
-    arguments: Vec<frame::Bytes>,
-    environment: std::collections::BTreeMap<String, frame::Bytes>,
+    arguments: Vec<crate::sys::secret_bytes::SecretBytes>,
+    environment: std::collections::BTreeMap<String, crate::sys::secret_bytes::SecretBytes>,
     workdir: PathBuf,
     log: Option<Writer>,
 }

@@ -20,7 +20,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::contain::marker;
 use crate::sys::account::Account;
-use crate::sys::frame::Bytes;
+use crate::sys::secret_bytes::SecretBytes;
 
 /// The hidden command that becomes the login shell.
 pub const SHELL_COMMAND: &str = "login-shell";
@@ -74,7 +74,7 @@ pub struct Login {
 }
 
 /// Logs the account in, in the present directory. What the shell starts bears the mark if there is one.
-pub async fn log_in(account: &Account, mark: Option<&Bytes>, patience: Duration) -> Result<Login, Error> {
+pub async fn log_in(account: &Account, mark: Option<&SecretBytes>, patience: Duration) -> Result<Login, Error> {
     match std::env::current_exe() {
         Ok(executable) => log_in_by(&executable, account, mark, patience).await,
         Err(reason) => Err(Error::Unusable { shell: account.shell.clone(), reason }),
@@ -84,7 +84,7 @@ pub async fn log_in(account: &Account, mark: Option<&Bytes>, patience: Duration)
 async fn log_in_by(
     executable: &Path,
     account: &Account,
-    mark: Option<&Bytes>,
+    mark: Option<&SecretBytes>,
     patience: Duration,
 ) -> Result<Login, Error> {
     if account.refuses_logins() {
@@ -124,7 +124,7 @@ fn with_a_shell(account: Account) -> (Account, Option<String>) {
 async fn ask(
     executable: &Path,
     account: &Account,
-    mark: Option<&Bytes>,
+    mark: Option<&SecretBytes>,
 ) -> io::Result<(Vec<(OsString, OsString)>, PathBuf)> {
     let marker =
         format!("agentd-{}-{}", std::process::id(), humantime::format_rfc3339_nanos(std::time::SystemTime::now()));

@@ -37,9 +37,10 @@ use crate::logs::store::{Files, Store};
 use crate::sys::blocking;
 use crate::sys::clock::Timestamp;
 use crate::sys::fd::Readable;
-use crate::sys::frame::{self, Bytes};
+use crate::sys::frame;
 use crate::sys::process::{Identity, Process};
 use crate::sys::rate_limit::Brake;
+use crate::sys::secret_bytes::SecretBytes;
 use crate::text::redact::Redaction;
 use crate::tmux::{self, Pane, Tmux};
 use crate::wire::status::{How, Snapshot, Usage};
@@ -785,7 +786,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         let order = ToLauncher::Launch {
             arguments: launch.arguments.clone(),
             environment,
-            workdir: Bytes::from(launch.workdir.as_os_str().as_bytes().to_vec()),
+            workdir: SecretBytes::from(launch.workdir.as_os_str().as_bytes().to_vec()),
             fingerprint: launch.fingerprint.clone(),
             secrets: launch.secrets.clone(),
             kept_size: files.is_some().then(|| self.means.store.size()),

@@ -7,16 +7,15 @@
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 
-use serde::de::{DeserializeOwned, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::unix::OwnedWriteHalf;
 use zeroize::Zeroizing;
 
 use crate::sys::fd_passing;
-use crate::sys::memory::{append, make_room};
+use crate::sys::memory::make_room;
 
 /// Why a frame could not be sent or received.
 #[derive(Debug, thiserror::Error)]
@@ -146,79 +145,12 @@ impl<R> fmt::Debug for Reader<R> {
     }
 }
 
-/// Bytes that are mostly text: an argument, the value of a variable, a path. On the wire a string, or, where it is not UTF-8, an
-/// array of numbers. It may be a secret: `Debug` shows only the length, and the memory, which all clones share, is cleared when
-/// the last of them is dropped.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Bytes(Arc<Zeroizing<Vec<u8>>>);
-
-impl Bytes {
-    /// The bytes.
-    pub fn as_slice(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl From<Vec<u8>> for Bytes {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self(Arc::new(Zeroizing::new(bytes)))
-    }
-}
-
-impl From<&str> for Bytes {
-    fn from(text: &str) -> Self {
-        Self::from(text.as_bytes().to_vec())
-    }
-}
-
-impl fmt::Debug for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{} bytes]", self.0.len())
-    }
-}
-
-impl Serialize for Bytes {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match std::str::from_utf8(&self.0) {
-            Ok(text) => serializer.serialize_str(text),
-            Err(_) => serializer.collect_seq(self.as_slice()),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Bytes {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct BytesVisitor;
-
-        impl<'de> Visitor<'de> for BytesVisitor {
-            type Value = Bytes;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or an array of bytes")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Bytes, E> {
-                Ok(Bytes::from(text))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Bytes, A::Error> {
-                let mut bytes = Zeroizing::default();
-                while let Some(byte) = items.next_element()? {
-                    append(&mut bytes, &[byte]);
-                }
-                Ok(Bytes(Arc::new(bytes)))
-            }
-        }
-
-        deserializer.deserialize_any(BytesVisitor)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sys::secret_bytes::SecretBytes;
 
     fn runtime() -> tokio::runtime::Runtime {
         tokio::runtime::Builder::new_current_thread().build().unwrap()
@@ -229,13 +161,13 @@ mod tests {
         fn any_bytes_arrive_as_they_were_sent(messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..5)) {
             runtime().block_on(async {
                 let (mut near, far) = tokio::io::duplex(7);
-                let sent: Vec<Bytes> = messages.into_iter().map(Bytes::from).collect();
+                let sent: Vec<SecretBytes> = messages.into_iter().map(SecretBytes::from).collect();
                 let ((), received) = tokio::join!(
                     async { for message in &sent { write(&mut near, message).await.unwrap(); } drop(near) },
                     async {
                         let mut reader = Reader::new(far, 10_000);
                         let mut received = Vec::new();
-                        while let Some(message) = reader.read::<Bytes>().await.unwrap() { received.push(message); }
+                        while let Some(message) = reader.read::<SecretBytes>().await.unwrap() { received.push(message); }
                         received
                     }
                 );
@@ -248,7 +180,7 @@ mod tests {
         fn garbage_is_an_error_or_an_end_and_never_a_panic(garbage in prop::collection::vec(any::<u8>(), 0..64)) {
             runtime().block_on(async {
                 let mut reader = Reader::new(&garbage[..], 1000);
-                while let Ok(Some(_)) = reader.read::<Bytes>().await {}
+                while let Ok(Some(_)) = reader.read::<SecretBytes>().await {}
             });
         }
     }
@@ -256,7 +188,7 @@ mod tests {
     #[test]
     fn an_announced_length_over_the_limit_is_refused_before_it_arrives() {
         let announced = 10_000_000_u32.to_le_bytes();
-        let result = runtime().block_on(Reader::new(&announced[..], 1000).read::<Bytes>());
+        let result = runtime().block_on(Reader::new(&announced[..], 1000).read::<SecretBytes>());
         assert!(matches!(result, Err(Error::TooLong { length: 10_000_000, limit: 1000 })));
     }
 
@@ -266,7 +198,7 @@ mod tests {
         let mut reader = Reader::new(&zeros[..], 1000);
         runtime().block_on(async {
             for _ in 0..10 {
-                assert!(matches!(reader.read::<Bytes>().await, Err(Error::Body)));
+                assert!(matches!(reader.read::<SecretBytes>().await, Err(Error::Body)));
             }
         });
         assert!(reader.buffer.capacity() < 10_000);
@@ -275,12 +207,12 @@ mod tests {
     #[test]
     fn a_connection_that_ends_inside_a_frame_is_an_error() {
         let cut = [5, 0, 0, 0, b'"'];
-        assert!(matches!(runtime().block_on(Reader::new(&cut[..], 1000).read::<Bytes>()), Err(Error::Io(_))));
+        assert!(matches!(runtime().block_on(Reader::new(&cut[..], 1000).read::<SecretBytes>()), Err(Error::Io(_))));
     }
 
     #[test]
     fn debug_shows_no_content() {
-        assert_eq!(format!("{:?}", Bytes::from("hunter2")), "[7 bytes]");
+        assert_eq!(format!("{:?}", SecretBytes::from("hunter2")), "[7 bytes]");
         let reader = Reader { source: (), limit: 1000, buffer: b"hunter2".to_vec().into() };
         let shown = format!("{reader:?}");
         assert!(shown.contains("arrived: 7") && !shown.contains("hunter2") && !shown.contains("104"), "{shown}");
@@ -295,7 +227,7 @@ mod tests {
             assert_eq!(reader.read::<u8>().await.unwrap(), Some(77));
             assert_eq!(reader.buffer.capacity(), 0);
             assert!(
-                matches!(reader.read::<Bytes>().await, Err(Error::Io(_))),
+                matches!(reader.read::<SecretBytes>().await, Err(Error::Io(_))),
                 "the next frame is read from its beginning"
             );
         });

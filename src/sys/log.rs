@@ -19,12 +19,20 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::{Registry, fmt};
 
+use crate::sys::rate_limit::Allowances;
+use crate::sys::terminal::Terminal;
+use crate::text::printable;
+
 pub use journal::{AGENT_ERROR, STATE_CHANGED};
 
-use crate::cli::terminal::Terminal;
-use crate::supervisor::Detail;
-use crate::sys::rate_limit::Allowances;
-use crate::text::printable;
+/// How much the log tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// What happens to which agent, and why.
+    Plain,
+    /// Command lines with prompts, working directories, names of variables, last screens.
+    Debug,
+}
 
 /// Messages that may wait to be written. Past that, new ones are dropped.
 const QUEUE: usize = 4096;

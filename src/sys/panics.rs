@@ -75,8 +75,8 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::supervisor::Detail;
     use crate::sys::blocking;
+    use crate::sys::log::Detail;
 
     const CHOICE: &str = "AGENTD_TEST_DEFECT";
 

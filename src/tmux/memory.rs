@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::deputy::Seen;
 use crate::state::record::{Record, Recorder};
 use crate::sys::blocking;
-use crate::sys::frame::Bytes;
+use crate::sys::secret_bytes::SecretBytes;
 
 /// The only one in its folder.
 const KEY: &str = "server";
@@ -26,13 +26,13 @@ pub struct Memory {
 
 #[derive(Debug)]
 struct Outlet {
-    socket: Bytes,
+    socket: SecretBytes,
     recorder: Recorder,
 }
 
 #[derive(Serialize, Deserialize)]
 struct OnRecord {
-    socket: Bytes,
+    socket: SecretBytes,
     seen: Seen,
 }
 
@@ -40,7 +40,7 @@ impl Memory {
     /// Of the server on `socket`, beside `record`. What cannot be read is put aside, and told in the log.
     pub async fn on_record(record: &Record, socket: &Path) -> Self {
         let record = record.beside(FOLDER);
-        let socket = Bytes::from(socket.as_os_str().as_bytes().to_vec());
+        let socket = SecretBytes::from(socket.as_os_str().as_bytes().to_vec());
         let to_read = record.clone();
         let read = blocking::run(move || to_read.read(|_: &OnRecord| KEY.to_owned())).await;
         let (mut servers, problems) = read.map(|reading| (reading.agents, reading.problems)).unwrap_or_default();

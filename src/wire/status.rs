@@ -523,7 +523,6 @@ pub fn body<T: Serialize + ?Sized>(value: &T) -> Bytes {
 mod tests {
     use super::*;
     use crate::agent::fingerprint::Fingerprint;
-    use crate::sys::frame;
 
     fn launch_with(secret: &str) -> Arc<Launch> {
         Arc::new(Launch {
@@ -531,7 +530,7 @@ mod tests {
             session: "a".parse().unwrap(),
             arguments: Vec::new(),
             prompt: None,
-            environment: [("KEY".to_owned(), frame::Bytes::from(secret))].into(),
+            environment: [("KEY".to_owned(), crate::sys::secret_bytes::SecretBytes::from(secret))].into(),
             secrets: ["KEY".to_owned()].into(),
             workdir: "/".into(),
             fingerprint: Fingerprint::default(),

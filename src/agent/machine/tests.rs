@@ -4,7 +4,7 @@ use rstest::rstest;
 
 use super::*;
 use crate::config::{Limits, Restart};
-use crate::sys::frame::Bytes;
+use crate::sys::secret_bytes::SecretBytes;
 use crate::wire::status::State::{self as Shown, Backoff, Exited, Running, Starting, Stopping, Waiting};
 
 const START: Timestamp = Timestamp::new(seconds(1_000), SystemTime::UNIX_EPOCH);
@@ -30,9 +30,9 @@ fn launch(session: &str, argument: &str) -> Arc<Launch> {
     Arc::new(Launch {
         name: name("a"),
         session: name(session),
-        arguments: vec![Bytes::from(argument)],
+        arguments: vec![SecretBytes::from(argument)],
         prompt: None,
-        environment: [("KEY".to_owned(), Bytes::from(SECRET))].into(),
+        environment: [("KEY".to_owned(), SecretBytes::from(SECRET))].into(),
         secrets: ["KEY".to_owned()].into(),
         workdir: "/".into(),
         fingerprint: Fingerprint::of(&format!("{session} {argument}")),
