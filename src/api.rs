@@ -39,9 +39,9 @@ use self::http::Responder;
 use self::slots::{Client, Places, Rest};
 use crate::logs::renderer::Renderers;
 use crate::logs::store::Store;
+use crate::observe::ring::Ring;
+use crate::observe::snapshot::Snapshot;
 use crate::tmux::Tmux;
-use crate::wire::events::Ring;
-use crate::wire::status::Snapshot;
 
 /// How long no client is accepted after the system refused to: what it lacks (descriptors, memory) does not come back at once.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);

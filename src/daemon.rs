@@ -29,6 +29,8 @@ use crate::launch::socket_dir::{self, Folder, Keeper};
 use crate::logs::guard::Guard;
 use crate::logs::renderer::Renderers;
 use crate::logs::store::{Extent, Store};
+use crate::observe::ring::Ring;
+use crate::observe::snapshot::Snapshot;
 use crate::state::history::{self, Histories, History};
 use crate::state::lock::{self, Lock};
 use crate::state::record::{self, Reading, Record, Recorder, Report};
@@ -47,8 +49,7 @@ use crate::sys::rlimit;
 use crate::sys::systemd::{self, Job, Notifier};
 use crate::sys::unix_socket::{self, Address, Bound};
 use crate::tmux::{self, Tmux};
-use crate::wire::events::Ring;
-use crate::wire::status::{Errors, Snapshot};
+use crate::wire::status::Errors;
 
 /// How long the tmux server may take over its part of the shutdown.
 const RELEASE: Duration = Duration::from_secs(3);

@@ -1,3 +1,6 @@
 //! What is told: the snapshot that the API serves, events, and figures.
 
+pub mod facts;
 pub mod metrics;
+pub mod ring;
+pub mod snapshot;

@@ -25,7 +25,9 @@ use crate::config::{Limits, Name};
 use crate::inputs::assemble::{Desired, DesiredAgent};
 use crate::launch::listener::Visitor;
 use crate::launch::{Launch, Progress};
-use crate::observe::metrics::{Facts, Launches};
+use crate::observe::facts::{Facts, Launches};
+use crate::observe::ring::Ring;
+use crate::observe::snapshot::{Launched, Snapshot};
 use crate::state::history::Histories;
 use crate::state::record::{Recorder, Report, Version};
 use crate::sys::blocking;
@@ -35,8 +37,8 @@ use crate::sys::rate_limit::Brake;
 use crate::sys::systemd::Notifier;
 use crate::text::redact::Redaction;
 use crate::text::screen;
-use crate::wire::events::{self, Change, Ring, What};
-use crate::wire::status::{AgentStatus, Errors, Launched, Snapshot, State, Time};
+use crate::wire::events::{self, Change, What};
+use crate::wire::status::{AgentStatus, Errors, State, Time};
 
 use self::attempt::{Beginning, Brakes, Command, Means};
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentd::api::{Limits, Sources, serve};
-use agentd::wire::events::Ring;
+use agentd::observe::ring::Ring;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::time::TimeValLike;
 use support::{read_until_closed, running, snapshot};

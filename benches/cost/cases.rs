@@ -15,11 +15,12 @@ use agentd::config::{self, Options};
 use agentd::deputy::Workdir;
 use agentd::inputs::assemble::{Desired, Place, Seen, desired};
 use agentd::inputs::secrets::Secrets;
+use agentd::observe::ring::Ring;
+use agentd::observe::snapshot::Snapshot;
 use agentd::sys::account::Account;
 use agentd::sys::clock::Timestamp;
 use agentd::sys::process::Identity;
-use agentd::wire::events::Ring;
-use agentd::wire::status::{AgentStatus, Errors, How, Snapshot, Usage};
+use agentd::wire::status::{AgentStatus, Errors, How, Usage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 

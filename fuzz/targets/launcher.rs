@@ -11,7 +11,8 @@ mod life;
 use std::time::{Duration, Instant};
 
 use agentd::launch::{FromLauncher, MAX_FROM_LAUNCHER};
-use agentd::wire::status::{Errors, How, Snapshot};
+use agentd::wire::status::{Errors, How};
+use agentd::observe::snapshot::{Snapshot};
 use agentd::supervisor::attempt::told;
 use agentd::agent::machine::{Event, Machine};
 use libfuzzer_sys::fuzz_target;

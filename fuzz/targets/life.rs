@@ -8,12 +8,14 @@ use agentd::cli::{explain, status as table};
 use agentd::sys::clock::Timestamp;
 use agentd::config::{Limits, Name, Policy, Restart};
 use agentd::inputs::assemble::{Declaration, Missing};
-use agentd::wire::events::{Ring, Since, What};
+use agentd::wire::events::What;
+use agentd::observe::ring::{Ring, Since};
 use agentd::agent::fingerprint::Fingerprint;
 use agentd::launch::Launch;
 use agentd::observe::metrics;
 use agentd::text::printable;
-use agentd::wire::status::{self, AgentStatus, Errors, How, Snapshot, State, Usage};
+use agentd::wire::status::{self, AgentStatus, Errors, How, State, Usage};
+use agentd::observe::snapshot::{Snapshot};
 use agentd::agent::machine::{Attempt, Effect, Event, Machine, NotStarted};
 
 /// More is never shown of one agent, beside what was said of it.

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use agentd::state::history::{self, Histories, History};
 use agentd::state::record::{Reading, Record, Recorder};
-use agentd::wire::status::{Errors, Snapshot};
+use agentd::wire::status::Errors;
+use agentd::observe::snapshot::{Snapshot};
 use agentd::agent::machine::Machine;
 use libfuzzer_sys::fuzz_target;
 use serde::de::DeserializeOwned;

@@ -202,8 +202,9 @@ mod tests {
 
     use super::super::{Limits, Sources};
     use super::*;
-    use crate::wire::events::Ring;
-    use crate::wire::status::{AgentStatus, Errors, Snapshot};
+    use crate::observe::ring::Ring;
+    use crate::observe::snapshot::Snapshot;
+    use crate::wire::status::{AgentStatus, Errors};
 
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 

@@ -19,8 +19,10 @@ use super::{Limits, Sources};
 use crate::deputy::Deputy;
 use crate::logs::renderer::Renderers;
 use crate::logs::store::Store;
-use crate::wire::events::{Ring, What};
-use crate::wire::status::{AgentStatus, Errors, Snapshot};
+use crate::observe::ring::Ring;
+use crate::observe::snapshot::Snapshot;
+use crate::wire::events::What;
+use crate::wire::status::{AgentStatus, Errors};
 
 /// What a server tells of these agents, of which something is kept there. Needs the runtime.
 pub fn sources(agents: Vec<AgentStatus>, logs: Option<Store>) -> Sources {

@@ -26,7 +26,7 @@ use super::screens::Screens;
 use super::single_flight::Latest;
 use super::slots::Client;
 use super::{Limits, Sources};
-use crate::wire::status::Snapshot;
+use crate::observe::snapshot::Snapshot;
 
 /// One answer that takes time in so many is kept for root.
 const ONE_IN: usize = 16;
@@ -241,7 +241,7 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::wire::events::Ring;
+    use crate::observe::ring::Ring;
     use crate::wire::status::Errors;
 
     fn responder() -> Responder {

@@ -20,9 +20,10 @@ use crate::logs::reader::{Busy, Follower, Log, Piece};
 use crate::logs::renderer::{self, Heard, Renderer, Renderers, Say};
 use crate::logs::store::{Kept, Named, Store};
 use crate::logs::{Entry, FileId};
+use crate::observe::snapshot::Snapshot;
 use crate::text::printable;
 use crate::text::redact::{Redaction, Shown};
-use crate::wire::status::{Snapshot, State, Time};
+use crate::wire::status::{State, Time};
 
 /// How long a screen must stand still to be told to somebody who follows: looked at twice, so far apart.
 const SETTLE: Duration = Duration::from_secs(1);

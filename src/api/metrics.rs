@@ -5,8 +5,8 @@ use std::sync::Arc;
 use hyper::body::Bytes;
 
 use crate::observe::metrics;
+use crate::observe::snapshot::Snapshot;
 use crate::sys::blocking;
-use crate::wire::status::Snapshot;
 
 /// The text, or why there is none.
 pub(super) type Figures = Result<Bytes, String>;

@@ -12,7 +12,8 @@ use super::openapi;
 use super::query::Order;
 use crate::config::Name;
 use crate::observe::metrics;
-use crate::wire::status::{self, Fault, Snapshot};
+use crate::observe::snapshot::Snapshot;
+use crate::wire::status::{self, Fault};
 
 /// What a path means.
 #[derive(Debug, PartialEq, Eq)]

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::single_flight::Latest;
+use crate::observe::snapshot::Snapshot;
 use crate::text::redact::Redaction;
 use crate::text::screen;
 use crate::tmux::Tmux;
-use crate::wire::status::Snapshot;
 
 /// A screen as tmux told it, or why it could not be had.
 type Captured = Result<Arc<str>, String>;

@@ -31,8 +31,9 @@ use super::http::{Ordered, Responder};
 use super::logs::{self, Broken, Telling, Wanted};
 use super::query::{COLOURED, Order, Which};
 use super::routes;
+use crate::observe::ring::{Kept, Ring};
 use crate::text::printable;
-use crate::wire::events::{Kept, Ring, Since};
+use crate::wire::events::Since;
 use crate::wire::status::{Fault, ScreenShown, Time};
 
 /// The media type of server-sent events.

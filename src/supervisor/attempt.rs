@@ -34,6 +34,7 @@ use crate::launch::{
 };
 use crate::logs::guard::{Finding, Guard};
 use crate::logs::store::{Files, Store};
+use crate::observe::snapshot::Snapshot;
 use crate::sys::blocking;
 use crate::sys::clock::Timestamp;
 use crate::sys::fd::Readable;
@@ -43,7 +44,7 @@ use crate::sys::rate_limit::Brake;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::text::redact::Redaction;
 use crate::tmux::{self, Pane, Tmux};
-use crate::wire::status::{How, Snapshot, Usage};
+use crate::wire::status::{How, Usage};
 
 /// How long tmux may take to open a pane, with all that it takes: a client has ten seconds, and there may be several.
 const TO_OPEN: Duration = Duration::from_secs(40);

@@ -5,31 +5,20 @@
 //! missed something. What an event tells is on record, and is what `GET /v1/agents` says, before it is told.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use hyper::body::Bytes;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::text::printable;
 use crate::wire::status::{AgentStatus, Errors, State, Time};
-
-/// How many events are kept.
-const MOST: usize = 2048;
-
-/// How many bytes of them.
-const MOST_BYTES: usize = 1 << 20;
 
 /// Which event of which daemon. Those of one daemon are counted up from 1; another daemon's are of another epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Id {
     /// When the daemon started: milliseconds since 1970.
-    epoch: u64,
-    number: u64,
+    pub(crate) epoch: u64,
+    pub(crate) number: u64,
 }
 
 impl fmt::Display for Id {
@@ -209,7 +198,7 @@ impl What {
     }
 
     /// As the `type` has it.
-    fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self {
             Self::Daemon { .. } => "daemon",
             Self::Declaration { .. } => "declaration",
@@ -258,41 +247,6 @@ impl What {
     }
 }
 
-/// An event that is kept, as it is sent.
-#[derive(Clone, Debug)]
-pub struct Kept {
-    number: u64,
-    /// In lower case.
-    agent: Option<Arc<str>>,
-    /// As the HTML standard has it, chapter "Server-sent events", blank line and all.
-    pub message: Bytes,
-}
-
-impl Kept {
-    fn new(event: &Event) -> Self {
-        let data = printable::json(serde_json::to_string(event).unwrap_or_default());
-        Self {
-            number: event.id.number,
-            agent: event.what.agent().map(|name| name.to_ascii_lowercase().into()),
-            message: format!("id: {}\nevent: {}\ndata: {data}\n\n", event.id, event.what.kind()).into(),
-        }
-    }
-
-    /// Whether it is told to who listens for this agent only, whose name is in lower case: what is about no agent concerns all.
-    pub fn concerns(&self, agent: &str) -> bool {
-        self.agent.as_deref().is_none_or(|about| about == agent)
-    }
-}
-
-/// The latest events.
-#[derive(Debug)]
-pub struct Ring {
-    epoch: u64,
-    kept: VecDeque<Kept>,
-    bytes: usize,
-    last: u64,
-}
-
 /// Where a listener is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
@@ -320,119 +274,9 @@ impl FromStr for Since {
     }
 }
 
-impl Ring {
-    /// Of a daemon that started at that time.
-    pub fn new(started: SystemTime) -> Self {
-        let since_1970 = started.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let epoch = u64::try_from(since_1970.as_millis()).unwrap_or_default();
-        Self { epoch, kept: VecDeque::new(), bytes: 0, last: 0 }
-    }
-
-    /// Notes what happened, now.
-    pub fn push(&mut self, what: What) {
-        self.last += 1;
-        let kept = Kept::new(&Event { id: self.latest(), at: Time(SystemTime::now()), what });
-        self.bytes += kept.message.len();
-        self.kept.push_back(kept);
-        while self.kept.len() > MOST || self.bytes > MOST_BYTES {
-            let Some(oldest) = self.kept.pop_front() else { return };
-            self.bytes -= oldest.message.len();
-        }
-    }
-
-    /// The latest event's.
-    pub fn latest(&self) -> Id {
-        Id { epoch: self.epoch, number: self.last }
-    }
-
-    /// What a listener has not seen, in order, and first of all that it has missed something, if it has. After that it has seen the
-    /// [`latest`](Self::latest).
-    pub fn since(&self, since: Since) -> Vec<Kept> {
-        let oldest = self.kept.front().map_or(self.last + 1, |kept| kept.number);
-        let (next, is_lost) = match since {
-            Since::Beginning => (oldest, false),
-            Since::Seen(Id { epoch, number }) if epoch == self.epoch && number <= self.last => {
-                (oldest.max(number + 1), number + 1 < oldest)
-            }
-            Since::Seen(_) => (oldest, true),
-        };
-        let lost = is_lost.then(|| {
-            let id = Id { epoch: self.epoch, number: oldest - 1 };
-            Kept::new(&Event { id, at: Time(SystemTime::now()), what: What::Lost {} })
-        });
-        let seen = usize::try_from(next - oldest).unwrap_or(usize::MAX);
-        lost.into_iter().chain(self.kept.iter().skip(seen).cloned()).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-
-    fn ring(events: usize) -> Ring {
-        let mut ring = Ring::new(UNIX_EPOCH + Duration::from_millis(7));
-        (1..=events).for_each(|number| ring.push(What::Removed { name: format!("Agent-{number}") }));
-        ring
-    }
-
-    fn ids(kept: &[Kept]) -> Vec<String> {
-        let id = |kept: &Kept| {
-            let text = str::from_utf8(&kept.message).unwrap();
-            let fields: Vec<&str> =
-                text.lines().map(|line| line.split_once(": ").map_or(line, |(_, value)| value)).collect();
-            let [id, kind, _, ""] = fields[..] else { panic!("{text}") };
-            format!("{kind} {id}")
-        };
-        kept.iter().map(id).collect()
-    }
-
-    fn seen(id: &str) -> Since {
-        Since::Seen(id.parse().unwrap())
-    }
-
-    #[test]
-    fn a_listener_is_told_what_it_has_not_seen() {
-        let ring = ring(3);
-        assert_eq!(ids(&ring.since(Since::Beginning)), ["removed 7-1", "removed 7-2", "removed 7-3"]);
-        assert_eq!(ids(&ring.since(seen("7-2"))), ["removed 7-3"]);
-        assert_eq!(ids(&ring.since(Since::Seen(ring.latest()))), [""; 0]);
-        assert_eq!(ids(&self::ring(0).since(Since::Beginning)), [""; 0]);
-    }
-
-    #[test]
-    fn a_listener_that_has_missed_something_is_told_so_first() {
-        assert_eq!(ids(&ring(1).since(seen("6-1"))), ["lost 7-0", "removed 7-1"], "of another daemon");
-        assert_eq!(ids(&ring(1).since(seen("7-2"))), ["lost 7-0", "removed 7-1"], "of the future");
-        assert_eq!(ids(&ring(0).since(seen("6-1"))), ["lost 7-0"]);
-        let ring = ring(MOST + 2);
-        assert_eq!(ids(&ring.since(seen("7-1")))[..2], ["lost 7-2", "removed 7-3"]);
-        assert_eq!(ids(&ring.since(seen("7-2")))[..1], ["removed 7-3"]);
-        assert_eq!(ids(&ring.since(Since::Beginning))[..1], ["removed 7-3"]);
-    }
-
-    #[test]
-    fn no_more_is_kept_than_there_is_room_for() {
-        let mut ring = ring(0);
-        let error = "x".repeat(MOST_BYTES / 4);
-        (0..9).for_each(|_| {
-            ring.push(What::Error { about: Subject::Config, name: None, error: error.clone() });
-            assert!(ring.bytes <= MOST_BYTES);
-        });
-        assert_eq!(ids(&ring.since(Since::Beginning)), ["error 7-7", "error 7-8", "error 7-9"]);
-        assert_eq!(ring.bytes, ring.kept.iter().map(|kept| kept.message.len()).sum::<usize>());
-    }
-
-    #[test]
-    fn an_event_is_read_back_as_it_was_sent() {
-        let ring = ring(1);
-        let kept = &ring.since(Since::Beginning)[0];
-        assert!(kept.concerns("agent-1") && !kept.concerns("agent-2"));
-        let data = str::from_utf8(&kept.message).unwrap().lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
-        let event: Event = serde_json::from_str(data).unwrap();
-        assert_eq!((event.id, event.what), (ring.latest(), What::Removed { name: "Agent-1".to_owned() }));
-    }
 
     #[test]
     fn what_is_no_id_is_refused() {

@@ -11,8 +11,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use agentd::api::{Limits, Sources, serve};
-use agentd::wire::events::Ring;
-use agentd::wire::status::{AgentStatus, Snapshot, State};
+use agentd::observe::ring::Ring;
+use agentd::observe::snapshot::Snapshot;
+use agentd::wire::status::{AgentStatus, State};
 use tokio::sync::{oneshot, watch};
 
 /// Longer than anything takes that is not broken.
