@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant, SystemTime};
 
 use agentd::logs::reader::{Log, Readers};
-use agentd::logs::store::Kept;
+use agentd::logs::attempt::AttemptId;
 use libfuzzer_sys::fuzz_target;
 
 /// However long the files, and on a slow machine.
@@ -33,7 +33,7 @@ fuzz_target!(|case: Case| {
         most += bytes.len() as u64 + 8192;
     }
     index.write_all_at(&entries, index_length % (1 << 30)).unwrap();
-    let log = Log::new(Kept { sequence: 1, attempt: 1 }, text, Some(index), 64 << 10, Readers::default());
+    let log = Log::new(AttemptId { sequence: 1, attempt: 1 }, text, Some(index), 64 << 10, Readers::default());
 
     let begun = Instant::now();
     let (begin, end) = (log.begin().unwrap(), log.end().unwrap());

@@ -104,7 +104,8 @@ mod tests {
 
     fn run(choice: &str) -> (Option<i32>, String) {
         let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "sys::panics::tests::process_with_a_defect", "--ignored", "--nocapture"])
+            .args(["--exact", &format!("{}::process_with_a_defect", module_path!().split_once("::").unwrap().1)])
+            .args(["--ignored", "--nocapture"])
             .env(CHOICE, choice)
             .stdin(Stdio::null())
             .output()

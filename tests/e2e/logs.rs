@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use agentd::config::Name;
-use agentd::logs::store::{Extent, Kept, Store};
+use agentd::logs::store::{Extent, Store};
+use agentd::logs::attempt::{AttemptId};
 use agentd::wire::status::State;
 use nix::sys::signal::Signal;
 use nix::unistd::Gid;
@@ -204,13 +205,13 @@ fn the_latest_attempts_are_kept_and_no_more_than_asked_for() {
     let daemon = setup.start(&script("A", "echo x >>@WORK/runs; wc -l <@WORK/runs; exit 1", more));
     daemon.wait_for_state("A", State::Exited);
     let kept = store(&daemon).attempts(&"A".parse().unwrap()).unwrap();
-    assert_eq!(kept, [(3, 3), (4, 4)].map(|(sequence, attempt)| Kept { sequence, attempt }));
+    assert_eq!(kept, [(3, 3), (4, 4)].map(|(sequence, attempt)| AttemptId { sequence, attempt }));
     let texts: Vec<String> = files(&daemon, "a").iter().map(|file| fs::read_to_string(file).unwrap()).collect();
     assert_eq!(texts, ["3\r\n", "4\r\n"]);
     daemon.edit_jcard(&script("a", "echo another", ""));
     daemon.wait("what is declared now", || (text(&daemon, "a") == "another\r\n").then_some(()));
     let kept = store(&daemon).attempts(&"a".parse().unwrap()).unwrap();
-    assert_eq!(kept.last(), Some(&Kept { sequence: 5, attempt: 1 }));
+    assert_eq!(kept.last(), Some(&AttemptId { sequence: 5, attempt: 1 }));
 }
 
 #[test]
