@@ -317,6 +317,8 @@ fn settle(place: &Setup, stage: &Stage) {
             Fate::Ends(outcome) => agent.outcome == Some(outcome),
         }
     };
+    // The last daemon may have been started in haste, and answer nobody yet.
+    place.wait("an answer", || place.try_agents().ok());
     for part in &CAST {
         place.wait(&format!("{} to be as declared", part.name), || is_settled(part, &place.agents()).then_some(()));
     }

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use agentd::config::Name;
+use agentd::logs::attempt::AttemptId;
 use agentd::logs::store::{Extent, Store};
-use agentd::logs::attempt::{AttemptId};
 use agentd::wire::status::State;
 use nix::sys::signal::Signal;
 use nix::unistd::Gid;
