@@ -4,6 +4,7 @@
 //! screens. No client of it, however it behaves, can hold up another. When the process has no descriptor left it still answers, one
 //! client after the other: who wants to know what is wrong is to be told.
 
+pub mod outlet;
 pub mod socket;
 
 #[cfg(fuzzing)]

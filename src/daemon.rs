@@ -34,8 +34,8 @@ use crate::observe::snapshot::Snapshot;
 use crate::state::history::{self, Histories, History};
 use crate::state::lock::{self, Lock};
 use crate::state::record::{self, Reading, Record, Recorder, Report};
-use crate::supervisor::attempt::Means;
 use crate::supervisor::pacing::Pace;
+use crate::supervisor::services::Services;
 use crate::supervisor::{Event, Outlets, Supervisor};
 use crate::sys::account::{self, Account};
 use crate::sys::blocking;
@@ -409,8 +409,8 @@ fn means(
     user: Uid,
     store: &Store,
     snapshot: watch::Receiver<Arc<Snapshot>>,
-) -> Means {
-    Means {
+) -> Services {
+    Services {
         tmux: tmux.clone(),
         executable,
         launch_socket: socket_dir::launch_socket_beside(&settings.tmux_socket),

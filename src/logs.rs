@@ -18,6 +18,7 @@
 //!
 //! For people the bytes are made [text](rendering), in the deputy: no process with more rights than the agent's parses them.
 
+pub mod attempt;
 pub mod guard;
 pub mod news;
 pub mod reader;

@@ -10,6 +10,7 @@
 pub mod attempt;
 mod log_files;
 pub mod pacing;
+pub mod services;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -40,7 +41,8 @@ use crate::text::screen;
 use crate::wire::events::{self, Change, What};
 use crate::wire::status::{AgentStatus, Errors, State, Time};
 
-use self::attempt::{Beginning, Brakes, Command, Means};
+use crate::supervisor::attempt::{Beginning, Brakes, Command};
+use crate::supervisor::services::Services;
 
 /// What the supervisor is told.
 #[derive(Debug)]
@@ -116,7 +118,7 @@ pub struct Supervisor {
     afterwards: Afterwards,
     /// On what is said of visitors that name no pending attempt.
     strangers: Brake,
-    means: Arc<Means>,
+    means: Arc<Services>,
     detail: Detail,
     started: Instant,
     facts: Facts,
@@ -188,7 +190,7 @@ const BATCH: usize = 256;
 
 impl Supervisor {
     /// Holds no agent yet. `state_errors` is what was wrong with the state directory at the start.
-    pub fn new(means: Means, outlets: Outlets, detail: Detail, started: Instant, state_errors: Vec<String>) -> Self {
+    pub fn new(means: Services, outlets: Outlets, detail: Detail, started: Instant, state_errors: Vec<String>) -> Self {
         Self {
             agents: BTreeMap::new(),
             desired: Desired::default(),

@@ -14,11 +14,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::query::Which;
-use super::stream::{Gone, Outlet};
+use crate::api::outlet::{Gone, Outlet};
 use crate::config::Name;
+use crate::logs::attempt::{AttemptId, Named};
 use crate::logs::reader::{Busy, Follower, Log, Piece};
 use crate::logs::renderer::{self, Heard, Renderer, Renderers, Say};
-use crate::logs::store::{Kept, Named, Store};
+use crate::logs::store::Store;
 use crate::logs::{Entry, FileId};
 use crate::observe::snapshot::Snapshot;
 use crate::text::printable;
@@ -94,7 +95,7 @@ pub(super) async fn open(store: &Store, agent: &Name, which: Which, wanted: Want
     readers.work(work).await??
 }
 
-fn choose(attempts: &[Kept], which: Which) -> Result<Kept, Error> {
+fn choose(attempts: &[AttemptId], which: Which) -> Result<AttemptId, Error> {
     let mut latest_first = attempts.iter().rev();
     let chosen = match which {
         Which::Latest => latest_first.next(),
@@ -110,13 +111,13 @@ fn choose(attempts: &[Kept], which: Which) -> Result<Kept, Error> {
 }
 
 /// Which attempts are kept, so that each can be told from the others: their numbers begin again with each declaration.
-fn those_kept(attempts: &[Kept]) -> String {
+fn those_kept(attempts: &[AttemptId]) -> String {
     let list = |names: Vec<String>| names.join(", ");
     let numbers: BTreeSet<u64> = attempts.iter().map(|kept| kept.attempt).collect();
     if numbers.len() == attempts.len() {
         format!("kept are the attempts {}", list(attempts.iter().map(|kept| kept.attempt.to_string()).collect()))
     } else {
-        let names = list(attempts.iter().map(Kept::to_string).collect());
+        let names = list(attempts.iter().map(AttemptId::to_string).collect());
         format!(
             "kept are {names}, each the number of a log and of the attempt in it; a bare number is the latest such attempt"
         )
@@ -398,7 +399,7 @@ impl Telling {
     }
 
     /// Whether more may be printed in an attempt. It is marked as seen how things stand.
-    async fn is_live(&mut self, kept: Kept, file: Option<FileId>) -> bool {
+    async fn is_live(&mut self, kept: AttemptId, file: Option<FileId>) -> bool {
         let standing = {
             let snapshot = self.snapshot.borrow_and_update();
             let Some(agent) = snapshot.agent(self.agent.as_str()) else { return false };
@@ -420,7 +421,7 @@ impl Telling {
     }
 
     /// Whether it is the same attempt, in another file.
-    fn goes_on_in(&self, kept: Kept, next: &Opened) -> bool {
+    fn goes_on_in(&self, kept: AttemptId, next: &Opened) -> bool {
         let (snapshot, next) = (self.snapshot.borrow(), next.log.kept());
         let Some(agent) = snapshot.agent(self.agent.as_str()) else { return false };
         let standing = Standing { state: agent.state, attempt: agent.attempt, declared_at: agent.declared_at };
@@ -440,7 +441,7 @@ mod tests {
 
     #[test]
     fn an_attempt_is_chosen_by_its_place_or_by_its_number_the_latest_of_several() {
-        let kept = |sequence, attempt| Kept { sequence, attempt };
+        let kept = |sequence, attempt| AttemptId { sequence, attempt };
         let attempts = [kept(7, 1), kept(8, 2), kept(9, 1)];
         let named = |name: &str| Which::Named(name.parse().unwrap());
         for (which, expected) in [

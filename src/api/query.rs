@@ -9,7 +9,7 @@ use hyper::Request;
 use hyper::header::{ACCEPT, HeaderMap};
 
 use crate::config::Name;
-use crate::logs::store::{Named, NoAttempt};
+use crate::logs::attempt::{Named, NoAttempt};
 use crate::sys::clock;
 use crate::text::size;
 use crate::wire::events::Since;

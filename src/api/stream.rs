@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use http_body_util::{Either, Full};
-use hyper::body::{Body, Bytes, Frame};
+use hyper::body::Bytes;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -20,21 +20,21 @@ use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
-use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::api::outlet::{Gone, Made, Outlet};
+use crate::observe::ring::{Kept, Ring};
+use crate::wire::events::Since;
+use crate::wire::status::{Fault, ScreenShown, Time};
+
 use super::http::{Ordered, Responder};
 use super::logs::{self, Broken, Telling, Wanted};
 use super::query::{COLOURED, Order, Which};
 use super::routes;
-use crate::observe::ring::{Kept, Ring};
-use crate::text::printable;
-use crate::wire::events::Since;
-use crate::wire::status::{Fault, ScreenShown, Time};
 
 /// The media type of server-sent events.
 const EVENT_STREAM: &str = "text/event-stream";
@@ -222,52 +222,6 @@ where
         }
     });
     of_type(Either::Right(Made { pieces: body, _maker: maker }), content_type)
-}
-
-/// The body's side of what is made.
-struct Made {
-    pieces: mpsc::Receiver<io::Result<Bytes>>,
-    /// Ends when this is dropped.
-    _maker: JoinSet<()>,
-}
-
-impl Body for Made {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        self.pieces.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
-    }
-}
-
-/// The client takes nothing any more.
-pub(super) struct Gone;
-
-/// The maker's side.
-pub(super) struct Outlet {
-    pieces: mpsc::Sender<io::Result<Bytes>>,
-    stall: Duration,
-    heartbeat: Duration,
-}
-
-impl Outlet {
-    pub(super) async fn send(&self, piece: Bytes) -> Result<(), Gone> {
-        match timeout(self.stall, self.pieces.send(Ok(piece))).await {
-            Ok(Ok(())) => Ok(()),
-            _ => Err(Gone),
-        }
-    }
-
-    /// A message without an id.
-    async fn send_message<T: Serialize>(&self, kind: &str, data: &T) -> Result<(), Gone> {
-        let data = printable::json(serde_json::to_string(data).unwrap_or_default());
-        self.send(format!("event: {kind}\ndata: {data}\n\n").into()).await
-    }
-
-    /// What clients pass over.
-    async fn beat(&self) -> Result<(), Gone> {
-        self.send(Bytes::from_static(b":\n\n")).await
-    }
 }
 
 /// Tells events, from the ring as they come there.

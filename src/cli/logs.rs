@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::complete;
 use super::output::{self, BETWEEN_DAEMONS, Failure, say};
 use crate::client::Client;
-use crate::logs::store::Named;
+use crate::logs::attempt::Named;
 use crate::sys::clock::{self, NoMoment};
 use crate::text::printable;
 use crate::text::size;

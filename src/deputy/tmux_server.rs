@@ -350,7 +350,10 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("s");
         let mut server = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", &format!("{}::a_parent_that_has_missed_an_end", module_path!().split_once("::").unwrap().1)])
+            .args([
+                "--exact",
+                &format!("{}::a_parent_that_has_missed_an_end", module_path!().split_once("::").unwrap().1),
+            ])
             .env(MISSED, &path)
             .stdout(Stdio::null())
             .spawn()

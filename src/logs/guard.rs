@@ -22,8 +22,9 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::store::{Live, Store};
 use super::{occupied, writer};
+use crate::logs::attempt::Live;
+use crate::logs::store::Store;
 use crate::sys::blocking;
 use crate::sys::fd::Readable;
 

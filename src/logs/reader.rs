@@ -13,9 +13,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::news::{News, Subscription};
-use super::store::Kept;
 use super::writer;
 use super::{Entry, FileId, Moment, Resized};
+use crate::logs::attempt::AttemptId;
 use crate::sys::blocking;
 
 /// How much is read at once.
@@ -97,7 +97,7 @@ async fn in_turn<T: Send + 'static>(
 /// they occupy and by what may be kept, whatever their length.
 #[derive(Debug)]
 pub struct Log {
-    kept: Kept,
+    kept: AttemptId,
     text: File,
     index: Option<File>,
     /// How many bytes of an attempt are kept.
@@ -123,12 +123,12 @@ impl Piece {
 
 impl Log {
     /// Of these files, of which so many bytes are kept.
-    pub fn new(kept: Kept, text: File, index: Option<File>, size: u64, readers: Readers) -> Self {
+    pub fn new(kept: AttemptId, text: File, index: Option<File>, size: u64, readers: Readers) -> Self {
         Self { kept, text, index, size, readers }
     }
 
     /// Which attempt it is of.
-    pub fn kept(&self) -> Kept {
+    pub fn kept(&self) -> AttemptId {
         self.kept
     }
 
@@ -445,8 +445,9 @@ mod tests {
 
     use super::*;
     use crate::config::Name;
+    use crate::logs::attempt::Files;
     use crate::logs::rendering::Size;
-    use crate::logs::store::{Extent, Files, Store};
+    use crate::logs::store::{Extent, Store};
     use crate::logs::writer::Writer;
     use crate::text::mask::Mask;
 
@@ -616,7 +617,7 @@ mod tests {
             file
         };
         let (text, index) = (file("text", text, text_length), file("index", index, index_length));
-        let log = Log::new(Kept { sequence: 1, attempt: 1 }, text, Some(index), 64 << 10, Readers::default());
+        let log = Log::new(AttemptId { sequence: 1, attempt: 1 }, text, Some(index), 64 << 10, Readers::default());
         (directory, log)
     }
 

@@ -4,12 +4,10 @@
 //! choice. Everything is reached through descriptors, and no link is followed in the folders. All of this blocks.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::dir::Dir;
@@ -19,20 +17,18 @@ use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use tokio::sync::watch;
 
+use crate::config::Name;
+use crate::logs::attempt::{AttemptId, Files, INDEX, Live, TEXT};
+use crate::sys::safe_path;
+
 use super::reader::{Log, Readers};
 use super::{ATTEMPTS, FileId, SIZE, writer};
-use crate::config::Name;
-use crate::sys::safe_path;
-use crate::text::size;
 
 /// Of how many agents that are no longer declared what they printed is kept.
 const MOST_FORMER: usize = 64;
 
 /// How often a name for a new file is tried, if others take them.
 const TRIES: u64 = 100;
-
-const TEXT: &str = ".log";
-const INDEX: &str = ".times";
 
 /// Why something could not be kept or read.
 #[derive(Debug, thiserror::Error)]
@@ -50,109 +46,6 @@ pub enum Error {
     /// Others could put files of theirs in place of the daemon's.
     #[error("failed to use {} for what agents print: others can write in it; chmod it to 0750", .0.display())]
     Shared(PathBuf),
-}
-
-/// One attempt of which something is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Kept {
-    /// The later, the greater, among those of one agent.
-    pub sequence: u64,
-    /// As it was counted under the declaration of its time.
-    pub attempt: u64,
-}
-
-impl Kept {
-    fn file_name(self, ending: &str) -> String {
-        format!("{:08}-{}{ending}", self.sequence, self.attempt)
-    }
-
-    fn parse(name: &str, ending: &str) -> Option<Self> {
-        let (sequence, attempt) = name.strip_suffix(ending)?.split_once('-')?;
-        let kept = Self { sequence: sequence.parse().ok()?, attempt: attempt.parse().ok()? };
-        // Not another way to write the same numbers.
-        (kept.file_name(ending) == name).then_some(kept)
-    }
-}
-
-/// An attempt as people name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Named {
-    /// By its number under its declaration: of several with that number, the latest.
-    Number(u64),
-    /// As its files are named, which no other is: by the number of the log and its own.
-    Log(Kept),
-}
-
-/// It names no attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("write the number of an attempt, such as 2, or 7-2 for attempt 2 in the log with the number 7")]
-pub struct NoAttempt;
-
-impl FromStr for Named {
-    type Err = NoAttempt;
-
-    fn from_str(text: &str) -> Result<Self, NoAttempt> {
-        let number = |text: &str| size::count(text).map_err(|_| NoAttempt);
-        match text.split_once('-').filter(|(sequence, _)| !sequence.is_empty()) {
-            Some((sequence, attempt)) => Ok(Self::Log(Kept { sequence: number(sequence)?, attempt: number(attempt)? })),
-            None => number(text).map(Self::Number),
-        }
-    }
-}
-
-impl fmt::Display for Kept {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}-{}", self.sequence, self.attempt)
-    }
-}
-
-impl fmt::Display for Named {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Number(number) => number.fmt(formatter),
-            Self::Log(kept) => kept.fmt(formatter),
-        }
-    }
-}
-
-/// The two files of an attempt, for its [`Writer`](super::writer::Writer).
-#[derive(Debug)]
-pub struct Files {
-    /// For what is printed.
-    pub text: OwnedFd,
-    /// For when it is.
-    pub index: OwnedFd,
-    /// Which attempt they are of.
-    pub kept: Kept,
-    /// Whether the beginning of the text can be given back to the system. Where it cannot, a file that is full is begun again.
-    pub can_shrink: bool,
-}
-
-/// The files that an attempt's launcher writes to, as the daemon has them, wherever they have gone.
-#[derive(Debug)]
-pub struct Live {
-    /// Whose they are.
-    pub agent: Name,
-    /// Of which attempt.
-    pub kept: Kept,
-    /// What is printed.
-    pub text: File,
-    /// When it is.
-    pub index: File,
-}
-
-impl Live {
-    /// Of files that were just made.
-    pub fn of(agent: Name, files: &Files) -> io::Result<Self> {
-        let (text, index) = (files.text.try_clone()?.into(), files.index.try_clone()?.into());
-        Ok(Self { agent, kept: files.kept, text, index })
-    }
-
-    /// The same again, for the launcher.
-    pub fn files(&self) -> io::Result<Files> {
-        let (text, index) = (self.text.try_clone()?, self.index.try_clone()?);
-        Ok(Files { text: text.into(), index: index.into(), kept: self.kept, can_shrink: true })
-    }
 }
 
 /// How much is kept.
@@ -225,7 +118,7 @@ impl Store {
         // Somebody may have removed a text and left its index.
         let orphans = parsed(&path, &folder, INDEX)?.into_iter().filter(|index| !kept.contains(index));
         let last = orphans.inspect(|&orphan| remove(&folder, orphan)).chain(kept.last().copied()).max();
-        let mut next = Kept { sequence: last.map_or(1, |last| last.sequence.saturating_add(1)), attempt };
+        let mut next = AttemptId { sequence: last.map_or(1, |last| last.sequence.saturating_add(1)), attempt };
         let last = next.sequence.saturating_add(TRIES);
         let text = loop {
             let name = next.file_name(TEXT);
@@ -282,7 +175,7 @@ impl Store {
     }
 
     /// The attempts of which something is kept, the earliest first.
-    pub fn attempts(&self, agent: &Name) -> Result<Vec<Kept>, Error> {
+    pub fn attempts(&self, agent: &Name) -> Result<Vec<AttemptId>, Error> {
         match self.folder(agent)? {
             Some((path, folder)) => list(&path, &folder),
             None => Ok(Vec::new()),
@@ -290,7 +183,7 @@ impl Store {
     }
 
     /// Opens what is kept of an attempt; `None` if that is gone.
-    pub fn open(&self, agent: &Name, kept: Kept) -> Result<Option<Log>, Error> {
+    pub fn open(&self, agent: &Name, kept: AttemptId) -> Result<Option<Log>, Error> {
         let Some((path, folder)) = self.folder(agent)? else { return Ok(None) };
         let open = |ending| {
             let name = kept.file_name(ending);
@@ -410,14 +303,14 @@ const FOLDER: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK);
 
 /// The attempts in a folder, the earliest first.
-fn list(path: &Path, folder: &OwnedFd) -> Result<Vec<Kept>, Error> {
+fn list(path: &Path, folder: &OwnedFd) -> Result<Vec<AttemptId>, Error> {
     parsed(path, folder, TEXT)
 }
 
 /// Those of which there is a file with this ending.
-fn parsed(path: &Path, folder: &OwnedFd, ending: &str) -> Result<Vec<Kept>, Error> {
+fn parsed(path: &Path, folder: &OwnedFd, ending: &str) -> Result<Vec<AttemptId>, Error> {
     let names = names(folder).map_err(system("read", path))?;
-    let mut kept: Vec<Kept> = names.iter().filter_map(|name| Kept::parse(name, ending)).collect();
+    let mut kept: Vec<AttemptId> = names.iter().filter_map(|name| AttemptId::parse(name, ending)).collect();
     kept.sort_unstable();
     Ok(kept)
 }
@@ -432,7 +325,7 @@ fn names(folder: &OwnedFd) -> nix::Result<Vec<String>> {
 }
 
 /// What cannot be removed will be tried again with the next one.
-fn remove(folder: &OwnedFd, kept: Kept) {
+fn remove(folder: &OwnedFd, kept: AttemptId) {
     // Its text last: it is what the attempt is known by.
     for ending in [INDEX, TEXT] {
         let _ = unlinkat(folder, kept.file_name(ending).as_str(), UnlinkatFlags::NoRemoveDir);
@@ -452,6 +345,8 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::logs::attempt::Named;
+    use crate::logs::attempt::NoAttempt;
 
     fn name(text: &str) -> Name {
         text.parse().unwrap()
@@ -471,8 +366,8 @@ mod tests {
     fn an_attempt_is_named_by_its_number_or_as_its_files_are() {
         for (text, expected) in [
             ("2", Ok(Named::Number(2))),
-            ("7-2", Ok(Named::Log(Kept { sequence: 7, attempt: 2 }))),
-            ("00000007-2", Ok(Named::Log(Kept { sequence: 7, attempt: 2 }))),
+            ("7-2", Ok(Named::Log(AttemptId { sequence: 7, attempt: 2 }))),
+            ("00000007-2", Ok(Named::Log(AttemptId { sequence: 7, attempt: 2 }))),
             ("", Err(NoAttempt)),
             ("-2", Err(NoAttempt)),
             ("7-", Err(NoAttempt)),
@@ -494,8 +389,8 @@ mod tests {
         }
         assert_eq!(attempts(&store, "a"), [(3, 1), (4, 7), (5, 1)]);
         assert_eq!(fs::read_dir(store.path.join("a")).unwrap().count(), 6);
-        assert!(store.open(&name("a"), Kept { sequence: 1, attempt: 1 }).unwrap().is_none());
-        store.open(&name("a"), Kept { sequence: 4, attempt: 7 }).unwrap().unwrap();
+        assert!(store.open(&name("a"), AttemptId { sequence: 1, attempt: 1 }).unwrap().is_none());
+        store.open(&name("a"), AttemptId { sequence: 4, attempt: 7 }).unwrap().unwrap();
     }
 
     #[test]
@@ -551,7 +446,7 @@ mod tests {
         }
         assert_eq!(attempts(&store, "a"), [(1, 1)]);
         symlink(&goal, store.path.join("a/00000002-1.log")).unwrap();
-        store.open(&name("a"), Kept { sequence: 2, attempt: 1 }).unwrap_err();
+        store.open(&name("a"), AttemptId { sequence: 2, attempt: 1 }).unwrap_err();
         fs::create_dir(directory.path().join("elsewhere")).unwrap();
         symlink(directory.path().join("elsewhere"), store.path.join("b")).unwrap();
         store.create(&name("b"), 1).unwrap_err();

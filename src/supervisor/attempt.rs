@@ -11,40 +11,38 @@
 
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
-use nix::unistd::Uid;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::log_files::Keeping;
-use super::pacing::{Pace, Turn};
 use crate::agent::machine::{self, NotStarted};
 use crate::config::{Limits, Name};
 use crate::contain::cgroup::Whose;
-use crate::contain::tree::{self, Tree, Trees};
+use crate::contain::tree::{self, Tree};
 use crate::launch::listener::Visitor;
 use crate::launch::{
     End, Ending, Failure, FromLauncher, Harness, Launch, Progress, ToLauncher, WIRE_VERSION, launcher,
 };
-use crate::logs::guard::{Finding, Guard};
-use crate::logs::store::{Files, Store};
-use crate::observe::snapshot::Snapshot;
-use crate::sys::blocking;
+use crate::logs::attempt::Files;
+use crate::logs::guard::Finding;
+use crate::supervisor::services::Services;
 use crate::sys::clock::Timestamp;
 use crate::sys::fd::Readable;
-use crate::sys::frame;
 use crate::sys::process::{Identity, Process};
 use crate::sys::rate_limit::Brake;
 use crate::sys::secret_bytes::SecretBytes;
+use crate::sys::{blocking, frame};
 use crate::text::redact::Redaction;
-use crate::tmux::{self, Pane, Tmux};
+use crate::tmux::{self, Pane};
 use crate::wire::status::{How, Usage};
+
+use super::log_files::Keeping;
+use super::pacing::Turn;
 
 /// How long tmux may take to open a pane, with all that it takes: a client has ten seconds, and there may be several.
 const TO_OPEN: Duration = Duration::from_secs(40);
@@ -81,33 +79,6 @@ const TO_READ: Duration = Duration::from_secs(2);
 const UNSAID: &str = "its launcher says why, which is not shown because the secrets have not been read yet";
 
 const STOPPED_BEFORE: &str = "it was stopped before it started";
-
-/// What every attempt needs.
-#[derive(Debug)]
-pub struct Means {
-    /// Opens the pane.
-    pub tmux: Tmux,
-    /// agentd's own, as the agent user finds it.
-    pub executable: String,
-    /// Where launchers report.
-    pub launch_socket: PathBuf,
-    /// What keeps launchers from being received there.
-    pub trouble: watch::Receiver<Option<String>>,
-    /// Whom agents run as.
-    pub user: Uid,
-    /// Finds what is an agent's.
-    pub trees: Trees,
-    /// Keeps what agents print.
-    pub store: Store,
-    /// How many are started at a time.
-    pub pace: Pace,
-    /// How long a login shell may take.
-    pub login_patience: Duration,
-    /// Looks after what their launchers write.
-    pub guard: Guard,
-    /// What is known of all agents: only for what must not be shown of them.
-    pub snapshot: watch::Receiver<Arc<Snapshot>>,
-}
 
 /// How an attempt begins here.
 #[derive(Debug)]
@@ -162,7 +133,7 @@ pub struct Brakes {
 
 /// Carries the attempt out. Tells what happens to it, `Gone` last.
 pub async fn run(
-    means: Arc<Means>,
+    means: Arc<Services>,
     name: Name,
     attempt: machine::Attempt,
     beginning: Beginning,
@@ -219,7 +190,7 @@ enum Wanted {
 }
 
 struct Run<T> {
-    means: Arc<Means>,
+    means: Arc<Services>,
     name: Name,
     attempt: machine::Attempt,
     brakes: Arc<Brakes>,

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::attempt::Means;
 use crate::config::Name;
 use crate::launch;
 use crate::logs::FileId;
+use crate::logs::attempt::{Files, Live};
 use crate::logs::guard::{Finding, Guard, MOST_EXCESSES, Watch};
-use crate::logs::store::{Files, Live, Store};
+use crate::logs::store::Store;
+use crate::supervisor::services::Services;
 use crate::sys::blocking;
 
 /// How long the files may take to be made before the attempt goes on without, for as long as it runs: longer than a busy disk takes.
@@ -40,7 +41,7 @@ pub(super) struct Keeping {
 }
 
 impl Keeping {
-    pub(super) fn new(means: &Means, agent: Name, number: u64) -> Self {
+    pub(super) fn new(means: &Services, agent: Name, number: u64) -> Self {
         let (store, guard) = (means.store.clone(), means.guard.clone());
         Self { store, guard, agent, number, present: None, former: Vec::new(), is_told: false, made_again: None }
     }

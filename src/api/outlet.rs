@@ -1,0 +1,60 @@
+//! Where an answer that is made bit by bit goes to.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::body::{Body, Bytes, Frame};
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::text::printable;
+
+/// The body's side of what is made.
+pub struct Made {
+    pub(super) pieces: mpsc::Receiver<io::Result<Bytes>>,
+    /// Ends when this is dropped.
+    pub(super) _maker: JoinSet<()>,
+}
+
+impl Body for Made {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.pieces.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+    }
+}
+
+/// The client takes nothing any more.
+pub struct Gone;
+
+/// The maker's side.
+pub struct Outlet {
+    pub(super) pieces: mpsc::Sender<io::Result<Bytes>>,
+    pub(super) stall: Duration,
+    pub(super) heartbeat: Duration,
+}
+
+impl Outlet {
+    pub(super) async fn send(&self, piece: Bytes) -> Result<(), Gone> {
+        match timeout(self.stall, self.pieces.send(Ok(piece))).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(Gone),
+        }
+    }
+
+    /// A message without an id.
+    pub(super) async fn send_message<T: Serialize>(&self, kind: &str, data: &T) -> Result<(), Gone> {
+        let data = printable::json(serde_json::to_string(data).unwrap_or_default());
+        self.send(format!("event: {kind}\ndata: {data}\n\n").into()).await
+    }
+
+    /// What clients pass over.
+    pub(super) async fn beat(&self) -> Result<(), Gone> {
+        self.send(Bytes::from_static(b":\n\n")).await
+    }
+}
