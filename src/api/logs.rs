@@ -174,7 +174,10 @@ impl Text {
         loop {
             match self.renderer.hear().await? {
                 Heard::Text(text) => {
-                    let text = self.shown.pass(&printable::plain(&String::from_utf8_lossy(&text)));
+                    // Nearly always it is: finding that out is faster than looking for what is not.
+                    let text = String::from_utf8(text)
+                        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+                    let text = self.shown.pass(&printable::plain(&text));
                     self.send(outlet, text).await?;
                 }
                 Heard::Done { needs_settling } => {

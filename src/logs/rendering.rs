@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use avt::parser::{DecMode, EdScope, Function, State};
 use avt::{Line, Observation, Observer, Parser, ScreenKind, Terminal};
-use memchr::memchr_iter;
+use memchr::{memchr, memchr_iter, memrchr};
 use nix::time::{ClockId, clock_gettime};
 
 use super::replay::{Novelty, Replay};
@@ -101,6 +101,9 @@ pub struct Rendering {
     /// How many bytes were printed, and how many of text were taken.
     fed: usize,
     taken: usize,
+    /// How many of those printed went the long way.
+    #[cfg(test)]
+    emulated: usize,
 }
 
 /// A row of a screen.
@@ -349,6 +352,8 @@ impl Rendering {
             is_over: false,
             fed: 0,
             taken: 0,
+            #[cfg(test)]
+            emulated: 0,
         }
     }
 
@@ -374,7 +379,7 @@ impl Rendering {
         let mut rest = printed;
         while !rest.is_empty() && !self.is_over && is_wanted() {
             let lines = self.pass_lines(&rest[..rest.len().min(PIECE)]);
-            let step = rest[lines..].len().min(STEP);
+            let step = step(&rest[lines..], rest.len() == printed.len() && lines == 0);
             let begun = spent();
             self.emulate(&rest[lines..lines + step]);
             self.pay(spent().saturating_sub(begun), LONGEST_OF_BYTE * u32::try_from(step).unwrap_or(u32::MAX));
@@ -418,6 +423,10 @@ impl Rendering {
     }
 
     fn emulate(&mut self, printed: &[u8]) {
+        #[cfg(test)]
+        {
+            self.emulated += printed.len();
+        }
         let mut guarded = std::mem::take(&mut self.guarded);
         guarded.clear();
         self.sanitizer.pass(printed, &mut guarded);
@@ -510,7 +519,7 @@ impl Rendering {
         if !is_at_ease {
             return 0;
         }
-        let mut text = String::new();
+        let mut text = String::with_capacity(printed.len());
         // Where each line ends, in what is printed and in the text.
         let mut ends = Vec::new();
         let mut begin = 0;
@@ -692,6 +701,20 @@ impl Rendering {
     }
 }
 
+/// How much of this is emulated before it is looked whether the short way can be taken: that begins with a line. What is printed comes in
+/// pieces that end anywhere, so that most of them begin within one.
+fn step(rest: &[u8], is_first: bool) -> usize {
+    let within = &rest[..rest.len().min(STEP)];
+    let end = if is_first {
+        memchr(b'\n', within)
+    } else if rest.len() > STEP {
+        memrchr(b'\n', within)
+    } else {
+        None
+    };
+    end.map_or(within.len(), |end| end + 1)
+}
+
 /// How much processor time this thread has taken.
 fn spent() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
@@ -755,13 +778,13 @@ fn push_line(line: &[u8], columns: usize, text: &mut String) -> bool {
     while let Some(shorter) = line.strip_suffix(b"\r") {
         line = shorter;
     }
-    let is_usual = |byte: &u8| (0x20..0x7f).contains(byte);
-    if line.iter().all(is_usual) {
-        text.extend(line.trim_ascii_end().iter().map(|&byte| char::from(byte)));
+    let is_usual = printable::is_visible_ascii(line);
+    let Ok(line) = std::str::from_utf8(line) else { return false };
+    if is_usual {
+        text.push_str(line.trim_ascii_end());
         text.push('\n');
         return true;
     }
-    let Ok(line) = std::str::from_utf8(line) else { return false };
     // What is wrapped may look otherwise: see to it that nothing is.
     if line.len() > columns {
         return false;
@@ -935,6 +958,21 @@ mod tests {
             let (first, second) = (lines("first", first), lines("second", second));
             let printed = format!("{first}\x1b[H\x1b[2J\x1b[3J{second}");
             assert_eq!(rendered(&printed), format!("{first}{second}").replace('\r', ""));
+        }
+    }
+
+    #[test]
+    fn lines_take_the_short_way_wherever_pieces_of_them_end() {
+        let printed = "a line of a build that is nothing but text\r\n".repeat(20_000);
+        for size in [PIECE, PIECE - 1, 10_007] {
+            let mut rendering = Rendering::new(USUAL_SIZE);
+            for piece in printed.as_bytes().chunks(size) {
+                rendering.feed(piece);
+            }
+            let bound = printed.len() / 5;
+            assert!(rendering.emulated < bound, "{} bytes were emulated of pieces of {size}", rendering.emulated);
+            rendering.show();
+            assert!(rendering.take() == printed.replace('\r', ""));
         }
     }
 

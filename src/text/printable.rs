@@ -5,6 +5,8 @@
 //! overrides, zero-width characters, tags). No text that agents, files or other users chose goes to a terminal, a log or a reader
 //! of plain text with one of them in it.
 
+use memchr::memchr2_iter;
+
 /// Whether a character does something instead of being seen. The end of a line and the tabulator are among them.
 pub fn acts(character: char) -> bool {
     character.is_control()
@@ -31,10 +33,35 @@ pub fn acts(character: char) -> bool {
 /// The text without such characters, but for ends of lines and tabulators.
 pub fn plain(text: &str) -> String {
     // Nearly always.
-    if text.bytes().all(|byte| matches!(byte, b'\n' | b'\t' | b' '..=b'~')) {
+    if is_plain(text.as_bytes()) {
         return text.to_owned();
     }
     text.chars().filter(|&character| matches!(character, '\n' | '\t') || !acts(character)).collect()
+}
+
+fn is_plain(text: &[u8]) -> bool {
+    let mut begin = 0;
+    for end in memchr2_iter(b'\n', b'\t', text) {
+        if !is_visible_ascii(&text[begin..end]) {
+            return false;
+        }
+        begin = end + 1;
+    }
+    is_visible_ascii(&text[begin..])
+}
+
+/// Whether there is nothing but visible characters of ASCII and blanks. Looks at eight bytes at once: logs of many megabytes go through
+/// here.
+pub fn is_visible_ascii(text: &[u8]) -> bool {
+    const EACH: u64 = u64::MAX / 255;
+    let (words, rest) = text.as_chunks::<8>();
+    // The highest bit of a byte is set by one from 0x80 on, by one below 0x20, and by DEL. A byte borrows from the next, or carries into
+    // it, only if it sets that bit itself.
+    let bits = words.iter().fold(0, |bits, &word| {
+        let word = u64::from_ne_bytes(word);
+        bits | word | word.wrapping_sub(EACH * 0x20) | word.wrapping_add(EACH)
+    });
+    bits & (EACH * 0x80) == 0 && rest.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// The text with such characters as escapes, for what has one line.
@@ -102,6 +129,20 @@ mod tests {
         assert_eq!(escaped_lines(hostile), expected.replace(r"\n", "\n"));
         assert_eq!(escaped_beyond_ascii("\u{1b}[1mé\u{202e}\n"), "\u{1b}[1mé\\u{202e}\n");
         assert_eq!(plain(hostile), "a[2Jmé\n");
+    }
+
+    #[test]
+    fn each_byte_that_is_not_visible_is_found_wherever_it_stands() {
+        for byte in 0..=u8::MAX {
+            for place in 0..19 {
+                for around in [b' ', b'~'] {
+                    let mut text = [around; 19];
+                    text[place] = byte;
+                    assert_eq!(is_visible_ascii(&text), matches!(byte, b' '..=b'~'), "{byte:#x} at {place}");
+                    assert_eq!(is_plain(&text), matches!(byte, b'\n' | b'\t' | b' '..=b'~'), "{byte:#x} at {place}");
+                }
+            }
+        }
     }
 
     proptest! {
