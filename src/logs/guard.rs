@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use super::{occupied, writer};
@@ -62,6 +62,7 @@ pub enum Finding {
 pub struct Guard {
     orders: mpsc::UnboundedSender<Order>,
     next: Arc<AtomicU64>,
+    takings_up: Arc<Semaphore>,
 }
 
 /// The files of an attempt that is not over. When it is dropped, it is.
@@ -84,7 +85,14 @@ impl Guard {
     pub fn new(store: Store) -> Self {
         let (orders, inbox) = mpsc::unbounded_channel();
         tokio::spawn(Round::new(store).go(inbox));
-        Self { orders, next: Arc::default() }
+        Self { orders, next: Arc::default(), takings_up: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// To take up files that an earlier daemon has made: for one attempt at a time. All of them are found at once at the start, and as
+    /// many threads would leave little of the processors to what everybody waits for.
+    pub async fn turn_to_take_up(&self) -> Option<SemaphorePermit<'_>> {
+        // Fails only if it is closed, which it never is.
+        self.takings_up.acquire().await.ok()
     }
 
     /// Looks after these files from now on.

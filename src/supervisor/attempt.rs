@@ -647,10 +647,13 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// What a launcher says of how far it has come, as far as that is news and can be true.
     async fn hear_progress(&mut self, launcher: &mut Launcher, progress: Progress) {
         match (progress, launcher.heard) {
-            (Progress::Running(harness), Heard::Nothing) if is_plausible(&launcher.process, harness.pid) => {
-                (launcher.heard, launcher.limit) = (Heard::Started, None);
-                launcher.harness = launcher.process.find_below(harness.pid);
-                self.started(harness);
+            (Progress::Running(harness), Heard::Nothing) => {
+                let found = launcher.process.find_below(harness.pid);
+                if found.is_some() || is_plausible(&launcher.process, harness.pid) {
+                    (launcher.heard, launcher.limit) = (Heard::Started, None);
+                    launcher.harness = found;
+                    self.started(harness);
+                }
             }
             (Progress::Failed(failure), Heard::Nothing) => {
                 launcher.has_ended();

@@ -93,8 +93,12 @@ impl Keeping {
     pub(super) async fn take_up(&mut self, said: Option<launch::Log>) -> bool {
         let (store, agent) = (self.store.clone(), self.agent.clone());
         let open = move || store.live(&agent);
+        let taking_up = async {
+            let _turn = self.guard.turn_to_take_up().await;
+            blocking::run(open).await
+        };
         // What cannot be opened now is not looked after. Whether it is there nobody knows.
-        let Ok(Ok(Ok(live))) = timeout(TO_MAKE, blocking::run(open)).await else { return false };
+        let Ok(Ok(Ok(live))) = timeout(TO_MAKE, taking_up).await else { return false };
         let found = live.as_ref().and_then(|live| FileId::of(&live.text).ok());
         if let Some(live) = live {
             self.look_after(live);

@@ -94,15 +94,20 @@ impl Process {
 
     /// The process that has this id now, if there is one that lives. An error means that this could not be found out.
     pub fn find(pid: i32) -> io::Result<Option<Self>> {
+        Ok(Self::find_with_parent(pid)?.map(|(process, _)| process))
+    }
+
+    /// The same, and its parent.
+    fn find_with_parent(pid: i32) -> io::Result<Option<(Self, i32)>> {
         let Some(id) = Pid::from_raw(pid).filter(|_| pid > 1) else { return Ok(None) };
         let pidfd = match pidfd_open(id, PidfdFlags::empty()) {
             Err(rustix::io::Errno::SRCH) => return Ok(None),
             pidfd => pidfd?,
         };
-        let Some(Stat { started, .. }) = look(pid)? else { return Ok(None) };
+        let Some(Stat { started, parent, .. }) = look(pid)? else { return Ok(None) };
         let process = Self { pid, pidfd, started };
         // Asked last: what lives now has had this id all along.
-        Ok(process.lives()?.then_some(process))
+        Ok(process.lives()?.then_some((process, parent)))
     }
 
     /// The process behind a pidfd that the kernel gave for this id. It must not have ended: its id may be another's by now.
@@ -192,9 +197,11 @@ impl Process {
 
     /// What something below it with this id can be found by again.
     pub fn find_below(&self, pid: i32) -> Option<Identity> {
-        let found = Self::find(pid).ok()??;
-        // In this order: the id is still that one's.
-        (self.is_ancestor_of(pid) && found.lives().ok()?).then(|| found.identity())
+        let (found, parent) = Self::find_with_parent(pid).ok()??;
+        // It lived when that was its parent. What is further up is looked at now, so it must live afterwards.
+        let is_child = parent == self.pid && self.has_its_id();
+        let is_below = is_child || (self.is_ancestor_of(pid) && found.lives().ok()?);
+        is_below.then(|| found.identity())
     }
 
     /// Hands on each of its descendants, and looks for the children of each only afterwards: one that was killed has no more.
@@ -212,10 +219,24 @@ impl Process {
 
     fn is_ancestor_of(&self, pid: i32) -> bool {
         const DEPTH: usize = 10_000;
-        let line = std::iter::successors(Some(pid), |&pid| stat(pid).map(|stat| stat.parent));
-        let below = line.take(DEPTH).take_while(|&pid| pid > 1).any(|pid| pid == self.pid);
-        // Asked last: the id was still this process's own while it stood in that line.
-        below && stat(self.pid).is_some_and(|stat| stat.started == self.started)
+        let mut at = pid;
+        for _ in 0..DEPTH {
+            if at == self.pid {
+                // Asked last: the id was still this process's own while it stood in that line.
+                return self.has_its_id();
+            }
+            match stat(at) {
+                Some(stat) if stat.parent > 1 => at = stat.parent,
+                _ => return false,
+            }
+        }
+        false
+    }
+
+    /// Whether no other process can have its id yet.
+    fn has_its_id(&self) -> bool {
+        // The pidfd tells sooner than what the kernel has to compose.
+        self.lives().unwrap_or(false) || stat(self.pid).is_some_and(|stat| stat.started == self.started)
     }
 }
 

@@ -20,7 +20,9 @@ pub fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
 }
 
 fn read_all(file: impl Read, most: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    // What is said of one process fits, so that it is read with one call; the kernel composes some of it again for each.
+    const USUAL: usize = 4096;
+    let mut bytes = Vec::with_capacity(USUAL);
     // Reads again what a signal interrupts.
     file.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
