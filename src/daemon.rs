@@ -16,7 +16,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::agent::fingerprint::{self, Key};
 use crate::agent::machine::Machine;
 use crate::api::{self, Sources};
 use crate::config;
@@ -32,6 +31,7 @@ use crate::logs::store::{Extent, Store};
 use crate::observe::ring::Ring;
 use crate::observe::snapshot::Snapshot;
 use crate::state::history::{self, Histories, History};
+use crate::state::key::Key;
 use crate::state::lock::{self, Lock};
 use crate::state::record::{self, Reading, Record, Recorder, Report};
 use crate::supervisor::pacing::Pace;
@@ -82,7 +82,7 @@ pub enum Error {
     Socket(#[from] unix_socket::Error),
     /// No key can be had.
     #[error(transparent)]
-    Key(#[from] fingerprint::Error),
+    Key(#[from] crate::state::key::Error),
     /// Nothing can be put on record.
     #[error(transparent)]
     Record(#[from] record::Error),

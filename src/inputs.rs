@@ -409,8 +409,8 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::agent::fingerprint::Key;
     use crate::deputy::{Reply, Request, Workdir};
+    use crate::state::key::Key;
     use crate::sys::account::Account;
 
     const JCARD: &str = "[[agents]]\nname = \"well\"\nharness = \"custom\"\nworkdir = \"/well\"\nprompt_file = \"p\"\n\

@@ -7,7 +7,6 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use agentd::agent::fingerprint::Key;
 use agentd::agent::machine::{Event, Machine};
 use agentd::agent::reconcile::{Declared, Held, HeldAgent, plan};
 use agentd::api::{self, Limits, Sources};
@@ -17,6 +16,7 @@ use agentd::inputs::assemble::{Desired, Place, Seen, desired};
 use agentd::inputs::secrets::Secrets;
 use agentd::observe::ring::Ring;
 use agentd::observe::snapshot::Snapshot;
+use agentd::state::key::Key;
 use agentd::sys::account::Account;
 use agentd::sys::clock::Timestamp;
 use agentd::sys::process::Identity;

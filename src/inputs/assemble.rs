@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::agent::fingerprint::{Fingerprint, Key};
+use crate::agent::fingerprint::Fingerprint;
 use crate::config::{AgentSpec, Config, Entry, Kind, Name, Policy, Prompt, Workdir};
 use crate::deputy;
 use crate::inputs::secrets::Secrets;
 use crate::launch::Launch;
+use crate::state::key::Key;
 use crate::sys::account::Account;
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::secret_bytes::SecretBytes;

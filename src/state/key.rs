@@ -1,0 +1,206 @@
+//! The key that fingerprints are made with, in the state directory.
+
+use std::fmt::{self, Write as _};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use hmac::{Hmac, KeyInit, Mac};
+use nix::libc::{O_CLOEXEC, O_NOFOLLOW};
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use crate::agent::fingerprint::{Fingerprint, VERSION};
+use crate::launch::Launch;
+
+/// The block of the hash: a key of this length is used as it is (RFC 2104).
+pub const KEY_LENGTH: usize = 64;
+
+const FILE: &str = "key";
+
+const RANDOM: &str = "/dev/urandom";
+
+/// There is no key.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to read or make the key {}: {source}", path.display())]
+pub struct Error {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// The key. Its `Debug` does not show it.
+#[derive(Clone)]
+pub struct Key(Zeroizing<[u8; KEY_LENGTH]>);
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key")
+    }
+}
+
+impl Key {
+    /// The key in this state directory, made if there is none. Blocks.
+    pub fn of(directory: &Path) -> Result<Self, Error> {
+        let path = directory.join(FILE);
+        let failed = |source| Error { path: path.clone(), source };
+        match Self::read(&path) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {
+                Self::make(&path).map_err(failed)
+            }
+            key => key.map_err(failed),
+        }
+    }
+
+    /// A key for this process alone, for when none can be kept.
+    pub fn passing() -> Result<Self, Error> {
+        Self::random().map_err(|source| Error { path: RANDOM.into(), source })
+    }
+
+    fn read(path: &Path) -> io::Result<Self> {
+        let mut key = Zeroizing::new([0; KEY_LENGTH]);
+        OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_CLOEXEC).open(path)?.read_exact(&mut *key)?;
+        Ok(Self(key))
+    }
+
+    fn make(path: &Path) -> io::Result<Self> {
+        let key = Self::random()?;
+        let new = path.with_extension("new");
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(O_NOFOLLOW | O_CLOEXEC);
+        let mut file = options.open(&new)?;
+        file.write_all(&*key.0)?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        Ok(key)
+    }
+
+    fn random() -> io::Result<Self> {
+        let mut key = Zeroizing::new([0; KEY_LENGTH]);
+        File::open(RANDOM)?.read_exact(&mut *key)?;
+        Ok(Self(key))
+    }
+
+    /// The fingerprint of a launch.
+    pub fn fingerprint(&self, launch: &Launch) -> Fingerprint {
+        let (mut hash, mut environment) = (self.hash(), self.hash());
+        hash.text(launch.name.as_str().as_bytes());
+        hash.text(launch.session.as_str().as_bytes());
+        hash.text(launch.workdir.as_os_str().as_encoded_bytes());
+        hash.count(launch.arguments.len());
+        for argument in &launch.arguments {
+            hash.text(argument.as_slice());
+        }
+        environment.count(launch.environment.len());
+        for (name, value) in &launch.environment {
+            environment.text(name.as_bytes());
+            environment.text(value.as_slice());
+        }
+        let mut of_the_key = self.hash();
+        of_the_key.text(b"which key");
+        Fingerprint(format!("{VERSION}-{:.8}:{}:{}", of_the_key.finish(), hash.finish(), environment.finish()))
+    }
+
+    fn hash(&self) -> Hash {
+        Hash(Hmac::new(&(*self.0).into()))
+    }
+}
+
+/// Every part with its length, so that no two launches run together into one.
+struct Hash(Hmac<Sha256>);
+
+impl Hash {
+    fn count(&mut self, count: usize) {
+        self.0.update(&(count as u64).to_le_bytes());
+    }
+
+    fn text(&mut self, bytes: &[u8]) {
+        self.count(bytes.len());
+        self.0.update(bytes);
+    }
+
+    /// In hexadecimal digits.
+    fn finish(self) -> String {
+        self.0.finalize().into_bytes().iter().fold(String::new(), |mut text, byte| {
+            // Never fails.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::os::unix::fs::PermissionsExt;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::agent::fingerprint::Fingerprint;
+    use crate::sys::secret_bytes::SecretBytes;
+
+    fn launch(arguments: &[&str], environment: &[(&str, &str)]) -> Launch {
+        Launch {
+            name: "a".parse().unwrap(),
+            session: "a".parse().unwrap(),
+            arguments: arguments.iter().copied().map(SecretBytes::from).collect(),
+            prompt: None,
+            environment: environment.iter().map(|&(name, value)| (name.to_owned(), SecretBytes::from(value))).collect(),
+            secrets: BTreeSet::new(),
+            workdir: "/".into(),
+            fingerprint: Fingerprint::default(),
+            is_certain: true,
+        }
+    }
+
+    #[test]
+    fn the_next_daemon_finds_the_same_key() {
+        let directory = TempDir::new().unwrap();
+        let print = |key: Key| key.fingerprint(&launch(&["x"], &[("KEY", "k")]));
+        let first = print(Key::of(directory.path()).unwrap());
+        assert_eq!(first, print(Key::of(directory.path()).unwrap()));
+        let other = print(Key::passing().unwrap());
+        assert!(first != other && !first.differs_from(&other));
+        let mode = fs::metadata(directory.path().join(FILE)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn a_key_cut_short_is_made_anew() {
+        let directory = TempDir::new().unwrap();
+        fs::write(directory.path().join(FILE), "short").unwrap();
+        Key::of(directory.path()).unwrap();
+        assert_eq!(fs::read(directory.path().join(FILE)).unwrap().len(), KEY_LENGTH);
+    }
+
+    #[test]
+    fn every_part_counts_and_no_two_run_together() {
+        let key = Key::passing().unwrap();
+        let launches = [
+            launch(&["a", "b"], &[]),
+            launch(&["ab"], &[]),
+            launch(&["a"], &[("b", "")]),
+            launch(&["a"], &[("", "b")]),
+            launch(&[], &[("a", "b")]),
+            Launch { workdir: "/b".into(), ..launch(&["a"], &[]) },
+            Launch { session: "b".parse().unwrap(), ..launch(&["a"], &[]) },
+        ];
+        let prints: BTreeMap<String, usize> =
+            launches.iter().enumerate().map(|(at, launch)| (key.fingerprint(launch).0, at)).collect();
+        assert_eq!(prints.len(), launches.len());
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_not_known_to_differ() {
+        let of = |text: &str| Fingerprint(text.to_owned());
+        assert!(of("1:a:e").differs_from(&of("1:b:e")));
+        assert!(of("1:a:e").differs_from(&of("1:a:f")));
+        assert!(!of("1:a:e").differs_from(&of("1:a:e")));
+        assert!(!of("1:a:e").differs_from(&of("2:b:e")));
+        assert!(!of("").differs_from(&of("1:b:e")));
+        assert!(!of("").differs_from(&of("x")));
+        assert!(!of("1:a:e").differs_in_command_from(&of("1:a:f")));
+        assert!(of("1:a:e").differs_in_command_from(&of("1:b:e")));
+    }
+}
