@@ -3,5 +3,7 @@
 pub mod fingerprint;
 pub mod harness;
 pub mod machine;
+pub mod name;
 pub mod reconcile;
 pub mod restart;
+pub mod spec;

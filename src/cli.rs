@@ -26,7 +26,8 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use nix::unistd::Uid;
 
-use crate::config::{self, Workdir};
+use crate::agent::spec::Workdir;
+use crate::config;
 use crate::daemon::{OnTerminate, Settings};
 use crate::logs::store::Extent;
 use crate::sys::account::Account;

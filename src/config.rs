@@ -11,21 +11,19 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::PathBuf;
-use std::str::FromStr;
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
+use serde::Serialize;
 use toml::de::DeTable;
 
-use self::position::Places;
-pub use self::schema::schema;
 use crate::agent::harness::Harness;
-use crate::sys::secret_bytes::SecretBytes;
+use crate::agent::name::Name;
+use crate::agent::spec::{AgentSpec, Workdir};
 use crate::text::printable::without_byte_order_mark;
+
+use self::position::Places;
+
+pub use self::schema::schema;
 
 /// The largest jcard that is worth reading, in bytes. Whoever reads the file refuses a larger one.
 pub const MAX_SIZE: u64 = 8 << 20;
@@ -98,63 +96,6 @@ fn tell<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
     lines.join("\n")
 }
 
-/// A text is not the name of an agent or a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("a name has 1 to 64 characters, of A-Z, a-z, 0-9, _ and -")]
-pub struct InvalidName;
-
-/// The name of an agent or of a tmux session: 1 to 64 bytes of `[A-Za-z0-9_-]`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Name(String);
-
-impl Name {
-    /// The most bytes that a name may have.
-    pub const MAX_LENGTH: usize = 64;
-
-    /// The text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The form in which two names are compared: names that differ only in case are one.
-    pub fn key(&self) -> String {
-        self.0.to_ascii_lowercase()
-    }
-}
-
-impl TryFrom<&str> for Name {
-    type Error = InvalidName;
-
-    fn try_from(text: &str) -> Result<Self, InvalidName> {
-        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-        let is_name = (1..=Self::MAX_LENGTH).contains(&text.len()) && text.bytes().all(is_allowed);
-        if is_name { Ok(Self(text.to_owned())) } else { Err(InvalidName) }
-    }
-}
-
-impl TryFrom<String> for Name {
-    type Error = InvalidName;
-
-    fn try_from(text: String) -> Result<Self, InvalidName> {
-        Self::try_from(text.as_str())
-    }
-}
-
-impl FromStr for Name {
-    type Err = InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, InvalidName> {
-        Self::try_from(text)
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// What a jcard declares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -194,154 +135,6 @@ pub struct Entry {
     pub harness: Option<&'static Harness>,
     /// The agent, or what is wrong with its entry (`line:column: what; what would be right`, several joined by newlines).
     pub spec: Result<AgentSpec, String>,
-}
-
-/// One agent as declared, every field validated and every default filled in.
-#[derive(Clone, PartialEq, Eq)]
-pub struct AgentSpec {
-    /// Unique without regard to case.
-    pub name: Name,
-    /// The preset that gives the default binary and the form of the prompt's arguments.
-    pub harness: &'static Harness,
-    /// Program and first arguments: `command`, or the preset's binary.
-    pub command: Vec<String>,
-    /// Arguments after the command and before the prompt's.
-    pub args: Vec<String>,
-    /// What the harness is told to do; without it somebody has to sit down at its terminal.
-    pub prompt: Option<Prompt>,
-    /// Whether it stays at its terminal when it has done what the prompt says; `None` is as the preset has always been.
-    pub interactive: Option<bool>,
-    /// Where the harness runs.
-    pub workdir: Workdir,
-    /// The tmux session.
-    pub session: Name,
-    /// Variables over the secrets.
-    pub env: BTreeMap<String, SecretBytes>,
-    /// The secrets that are passed: all of them, or these, which must then all be there.
-    pub secrets: Option<BTreeSet<String>>,
-    /// How the agent is confined.
-    pub kind: Kind,
-    /// When it is restarted, timed out, killed.
-    pub policy: Policy,
-}
-
-/// Shows no prompt and no value of a variable.
-impl fmt::Debug for AgentSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AgentSpec")
-            .field("name", &self.name)
-            .field("harness", &self.harness.name)
-            .field("command", &self.command)
-            .field("workdir", &self.workdir)
-            .field("session", &self.session)
-            .field("env", &self.env.keys())
-            .field("secrets", &self.secrets)
-            .field("kind", &self.kind)
-            .field("policy", &self.policy)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Where a prompt comes from.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Prompt {
-    /// `prompt`: this text, byte for byte.
-    Text(String),
-    /// `prompt_file`, as written: relative to the jcard's folder unless absolute.
-    File(PathBuf),
-}
-
-/// Shows the length of a text, not the text.
-impl fmt::Debug for Prompt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
-            Self::File(path) => f.debug_tuple("File").field(path).finish(),
-        }
-    }
-}
-
-/// A working directory as declared.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Workdir {
-    /// An absolute path.
-    Absolute(PathBuf),
-    /// A path below the agent user's home (`~/…`; `~` is the home itself).
-    Home(PathBuf),
-}
-
-/// How an agent is confined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Run directly as the agent user.
-    Native,
-    /// Declared `sandboxed`, which this version cannot do.
-    Sandboxed,
-}
-
-/// What decides when an agent is started again, timed out and killed. A change of it alone touches no living process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Policy {
-    /// When to start again.
-    pub restart: Restart,
-    /// How many restarts are made; `None` is without limit.
-    pub max_restarts: Option<u64>,
-    /// From the first start of the declaration, restarts included.
-    pub timeout: Option<Duration>,
-    /// Between SIGINT and SIGKILL.
-    pub grace_period: Duration,
-    /// The delays before the first, second, … restart; the last one repeats. Never empty.
-    pub backoff: Vec<Duration>,
-    /// After this long a healthy run the delays start over.
-    pub backoff_reset: Option<Duration>,
-    /// What it may take of the machine.
-    #[serde(default)]
-    pub limits: Limits,
-}
-
-impl Default for Policy {
-    /// Of an entry that says nothing of it.
-    fn default() -> Self {
-        Self {
-            restart: Restart::No,
-            max_restarts: None,
-            timeout: None,
-            grace_period: Duration::from_secs(30),
-            backoff: vec![Duration::from_secs(3)],
-            backoff_reset: None,
-            limits: Limits::default(),
-        }
-    }
-}
-
-/// What an agent, with all that it starts, may take of the machine. `None` is no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// `memory`, in bytes.
-    pub memory: Option<u64>,
-    /// `pid_limit`: processes and threads.
-    pub tasks: Option<u64>,
-    /// `cpu`, in percent of one processor's time.
-    pub cpu: Option<u64>,
-}
-
-impl Limits {
-    /// Whether there is any.
-    pub fn is_any(&self) -> bool {
-        *self != Self::default()
-    }
-}
-
-/// When an agent that has ended is started again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Restart {
-    /// Never.
-    No,
-    /// After a non-zero status, a signal, or an unknown end.
-    OnFailure,
-    /// After every end.
-    Always,
 }
 
 /// One remark on a jcard.

@@ -41,7 +41,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::fingerprint::Fingerprint;
-use crate::config::Name;
+use crate::agent::name::Name;
 use crate::logs::FileId;
 use crate::sys::secret_bytes::SecretBytes;
 

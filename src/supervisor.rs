@@ -21,8 +21,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Interval;
 
 use crate::agent::machine::{self, Attempt, Effect, Machine};
+use crate::agent::name::Name;
 use crate::agent::reconcile::{Action, Held, HeldAgent, plan};
-use crate::config::{Limits, Name};
+use crate::agent::spec::Limits;
 use crate::inputs::assemble::{Desired, DesiredAgent};
 use crate::launch::listener::Visitor;
 use crate::launch::{Launch, Progress};

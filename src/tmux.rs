@@ -35,7 +35,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::parse::Complaint;
-use crate::config::Name;
+use crate::agent::name::Name;
 use crate::deputy::{self, Deputy, Output, Program, RunError, Server};
 use crate::launch::socket_dir::identity;
 use crate::sys::account::Account;

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use agentd::api::fuzzing::{Manner, converse, sources};
-use agentd::config::Name;
+use agentd::agent::name::Name;
 use agentd::logs::reader::{Follower, Log};
 use agentd::logs::store::{Extent, Store};
 use agentd::wire::status::AgentStatus;

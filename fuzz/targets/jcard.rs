@@ -6,7 +6,8 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use agentd::config::{AgentSpec, Config, Entry, Finding, Kind, MAX_AGENTS, Options, Prompt, Severity, Workdir, parse};
+use agentd::config::{Config, Entry, Finding, MAX_AGENTS, Options, Severity, parse};
+use agentd::agent::spec::{AgentSpec, Kind, Prompt, Workdir};
 use agentd::sys::exec::{MAX_ARGUMENT};
 use agentd::text::duration::MAX;
 use agentd::sys::exec::is_variable_name;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use agentd::cli::{explain, status as table};
 use agentd::sys::clock::Timestamp;
-use agentd::config::{Limits, Name, Policy, Restart};
+use agentd::agent::spec::{Limits, Policy, Restart};
+use agentd::agent::name::{Name};
 use agentd::inputs::assemble::{Declaration, Missing};
 use agentd::wire::events::What;
 use agentd::observe::ring::{Ring, Since};

@@ -4,7 +4,7 @@
 
 use std::time::SystemTime;
 
-use agentd::config::Name;
+use agentd::agent::name::Name;
 use agentd::tmux::parse::{
     Pane, PaneEnd, Session, complaint, escape_argument, escape_format, message, owners, panes, quote, sessions, version,
 };

@@ -40,9 +40,10 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::agent::fingerprint::Fingerprint;
+use crate::agent::name::Name;
 use crate::agent::reconcile;
 use crate::agent::restart::{self, Verdict};
-use crate::config::{Limits, Name, Policy};
+use crate::agent::spec::{Limits, Policy};
 use crate::inputs::assemble::{Declaration, Missing};
 use crate::launch::Launch;
 use crate::sys::clock::Timestamp;

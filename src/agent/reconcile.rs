@@ -90,13 +90,13 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::config::Policy;
+    use crate::agent::spec::Policy;
     use crate::inputs::assemble::Missing;
     use crate::launch::Launch;
     use crate::sys::secret_bytes::SecretBytes;
 
     fn launch(name: &str, argument: &str) -> Arc<Launch> {
-        let name: crate::config::Name = name.parse().unwrap();
+        let name: crate::agent::name::Name = name.parse().unwrap();
         Arc::new(Launch {
             session: name.clone(),
             name,

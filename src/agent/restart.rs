@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Policy, Restart};
+use crate::agent::spec::{Policy, Restart};
 use crate::wire::status::{How, Outcome};
 
 /// What becomes of an agent whose attempt has ended by itself.
@@ -40,7 +40,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::config::Limits;
+    use crate::agent::spec::Limits;
 
     fn policy(restart: Restart, max_restarts: Option<u64>) -> Policy {
         Policy {

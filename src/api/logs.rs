@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::query::Which;
+use crate::agent::name::Name;
 use crate::api::outlet::{Gone, Outlet};
-use crate::config::Name;
 use crate::logs::attempt::{AttemptId, Named};
 use crate::logs::reader::{Busy, Follower, Log, Piece};
 use crate::logs::renderer::{self, Heard, Renderer, Renderers, Say};

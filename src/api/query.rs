@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use hyper::Request;
 use hyper::header::{ACCEPT, HeaderMap};
 
-use crate::config::Name;
+use crate::agent::name::Name;
 use crate::logs::attempt::{Named, NoAttempt};
 use crate::sys::clock;
 use crate::text::size;

@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 use super::metrics::Figures;
 use super::openapi;
 use super::query::Order;
-use crate::config::Name;
+use crate::agent::name::Name;
 use crate::observe::metrics;
 use crate::observe::snapshot::Snapshot;
 use crate::wire::status::{self, Fault};

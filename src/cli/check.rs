@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::config::{self, Entry, Finding, Options, Prompt, Severity};
+use crate::agent::spec::Prompt;
+use crate::config::{self, Entry, Finding, Options, Severity};
 use crate::sys::regular_file;
 use crate::text::printable::{self, escaped};
 

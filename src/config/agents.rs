@@ -10,11 +10,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::fields::{Fields, alternatives, described};
 use super::position::Places;
-use super::{
-    AgentSpec, Config, Entry, Finding, InvalidName, Kind, Limits, MAX_AGENTS, MAX_REPLICAS, MAX_TOGETHER, Name,
-    Options, Policy, Prompt, Restart, Severity,
-};
 use crate::agent::harness::{HARNESSES, Harness};
+use crate::agent::name::{InvalidName, Name};
+use crate::agent::spec::{AgentSpec, Kind, Limits, Policy, Prompt, Restart};
+use crate::config::{Config, Entry, Finding, MAX_AGENTS, MAX_REPLICAS, MAX_TOGETHER, Options, Severity};
 use crate::text::suggest::nearest;
 
 /// Every agent that a jcard declares.

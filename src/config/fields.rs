@@ -11,7 +11,9 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::position::Places;
-use crate::config::{Finding, MAX_NOTED, Name, Severity, Workdir, tell};
+use crate::agent::name::Name;
+use crate::agent::spec::Workdir;
+use crate::config::{Finding, MAX_NOTED, Severity, tell};
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::exec::is_variable_name;
 use crate::sys::secret_bytes::SecretBytes;

@@ -8,7 +8,8 @@
 use serde_json::{Value, json};
 
 use crate::agent::harness::HARNESSES;
-use crate::config::{MAX_AGENTS, MAX_REPLICAS, Name};
+use crate::agent::name::Name;
+use crate::config::{MAX_AGENTS, MAX_REPLICAS};
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::text::duration;
 

@@ -1,9 +1,13 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
+use crate::agent::name::{InvalidName, Name};
+use crate::agent::spec::{Kind, Limits, Policy, Prompt, Restart, Workdir};
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::secret_bytes::SecretBytes;
 
@@ -163,14 +167,14 @@ mod defaults {
 
     fn plain() -> AgentSpec {
         AgentSpec {
-            name: Name("claude-code".into()),
+            name: "claude-code".parse().unwrap(),
             harness: Harness::find("claude-code").unwrap(),
             command: vec!["claude".into()],
             args: vec![],
             prompt: None,
             interactive: None,
             workdir: Workdir::Absolute("/home/agent/workspace".into()),
-            session: Name("claude-code".into()),
+            session: "claude-code".parse().unwrap(),
             env: BTreeMap::new(),
             secrets: None,
             kind: Kind::Native,
@@ -264,14 +268,14 @@ mod fields {
         assert_eq!(
             spec,
             AgentSpec {
-                name: Name(text("reviewer")),
+                name: "reviewer".parse().unwrap(),
                 harness: Harness::find("gemini-cli").unwrap(),
                 command: vec![text("/opt/gemini"), text("--yolo")],
                 args: vec![text("--model"), text(""), text("a b")],
                 prompt: Some(Prompt::Text(text("cd $HOME && make; echo \"é\"\n"))),
                 interactive: Some(false),
                 workdir: Workdir::Absolute("/workspace".into()),
-                session: Name(text("review")),
+                session: "review".parse().unwrap(),
                 env: [("RUST_LOG", "debug"), ("LITERAL", "${HOME}"), ("EMPTY", "")]
                     .map(|(name, value)| (text(name), SecretBytes::from(value)))
                     .into(),

@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
-use crate::config::Name;
+use crate::agent::name::Name;
 use crate::sys::blocking;
 use crate::sys::process::{self, Process};
 use crate::sys::secret_bytes::SecretBytes;

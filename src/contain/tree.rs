@@ -27,7 +27,7 @@ use nix::unistd::Uid;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::config::Limits;
+use crate::agent::spec::Limits;
 use crate::contain::cgroup::{self, Cgroup, Cgroups, Whose};
 use crate::contain::marker::{self, Marks};
 use crate::sys::blocking;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::agent::fingerprint::Fingerprint;
-use crate::config::{AgentSpec, Config, Entry, Kind, Name, Policy, Prompt, Workdir};
+use crate::agent::name::Name;
+use crate::agent::spec::{AgentSpec, Kind, Policy, Prompt, Workdir};
+use crate::config::{Config, Entry};
 use crate::deputy;
 use crate::inputs::secrets::Secrets;
 use crate::launch::Launch;

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
 
-use crate::config::Name;
+use crate::agent::name::Name;
 use crate::text::size;
 
 pub(super) const TEXT: &str = ".log";

@@ -444,7 +444,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::config::Name;
+    use crate::agent::name::Name;
     use crate::logs::attempt::Files;
     use crate::logs::rendering::Size;
     use crate::logs::store::{Extent, Store};

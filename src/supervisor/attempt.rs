@@ -21,7 +21,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::agent::machine::{self, NotStarted};
-use crate::config::{Limits, Name};
+use crate::agent::name::Name;
+use crate::agent::spec::Limits;
 use crate::contain::cgroup::Whose;
 use crate::contain::tree::{self, Tree};
 use crate::launch::listener::Visitor;

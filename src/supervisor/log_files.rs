@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use crate::config::Name;
+use crate::agent::name::Name;
 use crate::launch;
 use crate::logs::FileId;
 use crate::logs::attempt::{Files, Live};

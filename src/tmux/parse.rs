@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
-use crate::config::Name;
+use crate::agent::name::Name;
 use crate::sys::signal;
 use crate::wire::status::How;
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use agentd::config::Name;
+use agentd::agent::name::Name;
 use agentd::logs::attempt::AttemptId;
 use agentd::logs::store::{Extent, Store};
 use agentd::wire::status::State;

@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime};
 use rstest::rstest;
 
 use super::*;
-use crate::config::{Limits, Restart};
+use crate::agent::spec::{Limits, Restart};
 use crate::sys::secret_bytes::SecretBytes;
 use crate::wire::status::State::{self as Shown, Backoff, Exited, Running, Starting, Stopping, Waiting};
 

@@ -11,7 +11,7 @@ use zbus::connection::Builder;
 use zbus::message::Body;
 use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant};
 
-use crate::config::Limits;
+use crate::agent::spec::Limits;
 
 const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
 const SYSTEMD: &str = "org.freedesktop.systemd1";

@@ -1,0 +1,160 @@
+//! What a jcard says an agent is to be, before anything else is known.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::agent::harness::Harness;
+use crate::agent::name::Name;
+use crate::sys::secret_bytes::SecretBytes;
+
+/// One agent as declared, every field validated and every default filled in.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AgentSpec {
+    /// Unique without regard to case.
+    pub name: Name,
+    /// The preset that gives the default binary and the form of the prompt's arguments.
+    pub harness: &'static Harness,
+    /// Program and first arguments: `command`, or the preset's binary.
+    pub command: Vec<String>,
+    /// Arguments after the command and before the prompt's.
+    pub args: Vec<String>,
+    /// What the harness is told to do; without it somebody has to sit down at its terminal.
+    pub prompt: Option<Prompt>,
+    /// Whether it stays at its terminal when it has done what the prompt says; `None` is as the preset has always been.
+    pub interactive: Option<bool>,
+    /// Where the harness runs.
+    pub workdir: Workdir,
+    /// The tmux session.
+    pub session: Name,
+    /// Variables over the secrets.
+    pub env: BTreeMap<String, SecretBytes>,
+    /// The secrets that are passed: all of them, or these, which must then all be there.
+    pub secrets: Option<BTreeSet<String>>,
+    /// How the agent is confined.
+    pub kind: Kind,
+    /// When it is restarted, timed out, killed.
+    pub policy: Policy,
+}
+
+/// Shows no prompt and no value of a variable.
+impl fmt::Debug for AgentSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentSpec")
+            .field("name", &self.name)
+            .field("harness", &self.harness.name)
+            .field("command", &self.command)
+            .field("workdir", &self.workdir)
+            .field("session", &self.session)
+            .field("env", &self.env.keys())
+            .field("secrets", &self.secrets)
+            .field("kind", &self.kind)
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a prompt comes from.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Prompt {
+    /// `prompt`: this text, byte for byte.
+    Text(String),
+    /// `prompt_file`, as written: relative to the jcard's folder unless absolute.
+    File(PathBuf),
+}
+
+/// Shows the length of a text, not the text.
+impl fmt::Debug for Prompt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+        }
+    }
+}
+
+/// A working directory as declared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Workdir {
+    /// An absolute path.
+    Absolute(PathBuf),
+    /// A path below the agent user's home (`~/…`; `~` is the home itself).
+    Home(PathBuf),
+}
+
+/// How an agent is confined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Run directly as the agent user.
+    Native,
+    /// Declared `sandboxed`, which this version cannot do.
+    Sandboxed,
+}
+
+/// What decides when an agent is started again, timed out and killed. A change of it alone touches no living process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// When to start again.
+    pub restart: Restart,
+    /// How many restarts are made; `None` is without limit.
+    pub max_restarts: Option<u64>,
+    /// From the first start of the declaration, restarts included.
+    pub timeout: Option<Duration>,
+    /// Between SIGINT and SIGKILL.
+    pub grace_period: Duration,
+    /// The delays before the first, second, … restart; the last one repeats. Never empty.
+    pub backoff: Vec<Duration>,
+    /// After this long a healthy run the delays start over.
+    pub backoff_reset: Option<Duration>,
+    /// What it may take of the machine.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+impl Default for Policy {
+    /// Of an entry that says nothing of it.
+    fn default() -> Self {
+        Self {
+            restart: Restart::No,
+            max_restarts: None,
+            timeout: None,
+            grace_period: Duration::from_secs(30),
+            backoff: vec![Duration::from_secs(3)],
+            backoff_reset: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What an agent, with all that it starts, may take of the machine. `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// `memory`, in bytes.
+    pub memory: Option<u64>,
+    /// `pid_limit`: processes and threads.
+    pub tasks: Option<u64>,
+    /// `cpu`, in percent of one processor's time.
+    pub cpu: Option<u64>,
+}
+
+impl Limits {
+    /// Whether there is any.
+    pub fn is_any(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
+/// When an agent that has ended is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    /// Never.
+    No,
+    /// After a non-zero status, a signal, or an unknown end.
+    OnFailure,
+    /// After every end.
+    Always,
+}
