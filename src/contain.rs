@@ -2,4 +2,5 @@
 
 pub mod cgroup;
 pub mod marker;
+pub mod scope;
 pub mod tree;

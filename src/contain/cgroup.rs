@@ -36,6 +36,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Uid, getpid};
 
+use crate::contain::scope;
 use crate::sys::process::Process;
 use crate::sys::procfs::{self, Mount};
 use crate::sys::systemd;
@@ -163,7 +164,7 @@ impl Cgroups {
             // systemd itself is in this one, at the top of all of its own.
             let init = group_of("1")?;
             let top = if init.ends_with("init.scope") { init.parent().unwrap_or(&init) } else { &init };
-            let directory = mount.place(&top.join(systemd::SLICE)).ok_or(Error::NotMounted)?;
+            let directory = mount.place(&top.join(scope::SLICE)).ok_or(Error::NotMounted)?;
             return Ok(Self { own, directory, arranger: Arranger::Systemd { suffix }, mount });
         }
         let directory = own.join(format!("agentd.{}", escape(state_dir)));

@@ -30,6 +30,7 @@ use tokio::time::timeout;
 use crate::agent::spec::Limits;
 use crate::contain::cgroup::{self, Cgroup, Cgroups, Whose};
 use crate::contain::marker::{self, Marks};
+use crate::contain::scope;
 use crate::sys::blocking;
 use crate::sys::process::{Identity, Process};
 use crate::sys::secret_bytes::SecretBytes;
@@ -262,7 +263,7 @@ impl Tree {
     async fn try_to_contain(&self, limits: &Limits) -> Result<(), Error> {
         if let Some(scope) = self.scope() {
             let description = format!("agent {}", self.key);
-            systemd::start_scope(&scope, &description, self.launcher.pid(), limits).await?;
+            scope::start_scope(&scope, &description, self.launcher.pid(), limits).await?;
         }
         let launcher = Arc::clone(&self.launcher);
         self.trees.with_cgroup(&self.key, move |cgroup| cgroup.admit(&launcher)).await.map(drop)
@@ -272,7 +273,7 @@ impl Tree {
     pub async fn limit(&self, limits: &Limits) -> Option<String> {
         match self.scope() {
             Some(scope) => {
-                match systemd::limit_scope(&scope, limits).await {
+                match scope::limit_scope(&scope, limits).await {
                     Ok(()) => None,
                     // It has none because it has no scope.
                     Err(systemd::Error::NoUnit(_)) if !limits.is_any() => None,

@@ -3,7 +3,7 @@
 //!
 //! All of it is silent where there is no systemd.
 
-mod bus;
+pub mod bus;
 
 use std::ffi::OsStr;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -17,7 +17,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use sd_notify::NotifyState;
 
-pub use bus::{Error, Job, SLICE, job, limit_scope, start_scope};
+pub use bus::{Error, Job, job};
 
 /// The name under which the API's socket is passed (`FileDescriptorName=` in `systemd.socket(5)`). A single socket may have any.
 const API: &str = "api";

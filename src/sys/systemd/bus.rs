@@ -6,37 +6,24 @@
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 use zbus::connection::Builder;
 use zbus::message::Body;
-use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant};
-
-use crate::agent::spec::Limits;
+use zbus::{Connection, OwnedObjectPath, OwnedVariant};
 
 const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
 const SYSTEMD: &str = "org.freedesktop.systemd1";
-const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
-const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+pub(crate) const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
+pub(crate) const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const JOB: &str = "org.freedesktop.systemd1.Job";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 /// How long systemd may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long is waited for a unit of the same name to be gone.
-const AGAIN: Duration = Duration::from_millis(10);
-const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
-const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many questions are asked at once: the bus lets a user have some hundred connections, of which others need some.
 static PLACES: Semaphore = Semaphore::const_new(16);
-
-/// The daemon's own unit, where it is the one that the NixOS module defines.
-const SERVICE: &str = "agentd.service";
-
-/// The slice of all agents.
-pub const SLICE: &str = "agentd.slice";
 
 /// Why systemd did not tell or do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +52,7 @@ pub enum Error {
 
 impl Error {
     /// Whether it is this error of D-Bus's.
-    fn is(&self, name: &str) -> bool {
+    pub(crate) fn is(&self, name: &str) -> bool {
         matches!(self, Self::Bus { source: zbus::Error::MethodError(error, ..), .. } if error.as_str() == name)
     }
 }
@@ -95,71 +82,17 @@ pub async fn job() -> Result<Option<Job>, Error> {
     .await
 }
 
-/// Has a process put into a transient scope of its own in [`SLICE`] (`systemd.scope(5)`), whose control group this process may
-/// divide. That it is in is to be seen in its `/proc/PID/cgroup`, which can take some milliseconds more.
-pub async fn start_scope(name: &str, description: &str, pid: i32, limits: &Limits) -> Result<(), Error> {
-    let pid = u32::try_from(pid).unwrap_or_default();
-    let mut properties: Vec<(&str, Variant)> = vec![
-        ("Description", description.into()),
-        ("Slice", SLICE.into()),
-        ("PIDs", vec![pid].into()),
-        ("Delegate", true.into()),
-        ("CollectMode", "inactive-or-failed".into()),
-        // When the machine goes down, what is ordered like that is stopped the other way round: agents by their daemon, in peace.
-        ("Before", vec![SERVICE].into()),
-        ("CPUAccounting", true.into()),
-        ("MemoryAccounting", true.into()),
-        ("TasksAccounting", true.into()),
-    ];
-    properties.extend(settings(limits));
-    // A process that runs out of memory is not to take the others with it. For scopes since 253; earlier versions leave them alone.
-    let mut with_policy = properties.clone();
-    with_policy.push(("OOMPolicy", "continue".into()));
-    let no_others: Vec<(&str, Vec<(&str, Variant)>)> = Vec::new();
-    let mut body = (name, "fail", with_policy, no_others);
-    let limit = Instant::now() + PATIENCE;
-    loop {
-        let started = in_time("start a scope", async {
-            call(&connect().await?, MANAGER_PATH, MANAGER, "StartTransientUnit", &body).await.map(drop)
-        });
-        match started.await {
-            Err(error) if error.is(UNIT_EXISTS) => {
-                if Instant::now() > limit {
-                    return Err(Error::Exists(name.to_owned()));
-                }
-                // The one before, which has ended, is about to be forgotten.
-                sleep(AGAIN).await;
-            }
-            Err(Error::Bus { source: zbus::Error::MethodError(..), .. }) if body.2.len() > properties.len() => {
-                body.2.clone_from(&properties);
-            }
-            result => return result,
-        }
-    }
-}
-
-/// Changes the limits of a scope that was started so.
-pub async fn limit_scope(name: &str, limits: &Limits) -> Result<(), Error> {
-    let body = (name, true, settings(limits).to_vec());
-    let changed = in_time("change the limits of a scope", async {
-        call(&connect().await?, MANAGER_PATH, MANAGER, "SetUnitProperties", &body).await.map(drop)
-    });
-    changed.await.map_err(|error| if error.is(NO_SUCH_UNIT) { Error::NoUnit(name.to_owned()) } else { error })
-}
-
-/// As properties, see `systemd.resource-control(5)`: the largest number stands for none.
-fn settings(limits: &Limits) -> [(&'static str, Variant<'static>); 3] {
-    const MICROSECONDS_PER_PERCENT: u64 = 10_000;
-    let cpu = limits.cpu.map(|percent| percent.saturating_mul(MICROSECONDS_PER_PERCENT));
-    let setting = |name, limit: Option<u64>| (name, limit.unwrap_or(u64::MAX).into());
-    [setting("MemoryMax", limits.memory), setting("TasksMax", limits.tasks), setting("CPUQuotaPerSecUSec", cpu)]
-}
-
-async fn connect() -> zbus::Result<Connection> {
+pub(crate) async fn connect() -> zbus::Result<Connection> {
     Builder::address(SYSTEM_BUS).build().await
 }
 
-async fn call<B>(connection: &Connection, path: &str, interface: &str, method: &str, body: &B) -> zbus::Result<Body>
+pub(crate) async fn call<B>(
+    connection: &Connection,
+    path: &str,
+    interface: &str,
+    method: &str,
+    body: &B,
+) -> zbus::Result<Body>
 where
     B: serde::Serialize + zbus::DynamicType,
 {
@@ -176,7 +109,10 @@ async fn property(
     body.deserialize()
 }
 
-async fn in_time<T>(operation: &'static str, work: impl Future<Output = zbus::Result<T>>) -> Result<T, Error> {
+pub(crate) async fn in_time<T>(
+    operation: &'static str,
+    work: impl Future<Output = zbus::Result<T>>,
+) -> Result<T, Error> {
     // It is never closed.
     let _place = PLACES.acquire().await;
     match timeout(PATIENCE, work).await {

@@ -1,0 +1,82 @@
+//! An agent's control group as a transient scope of systemd's.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use zbus::Variant;
+
+use crate::agent::spec::Limits;
+use crate::sys::systemd::bus::{Error, MANAGER, MANAGER_PATH, PATIENCE, call, connect, in_time};
+
+/// How long is waited for a unit of the same name to be gone.
+const AGAIN: Duration = Duration::from_millis(10);
+
+const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
+
+const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
+
+/// The daemon's own unit, where it is the one that the NixOS module defines.
+const SERVICE: &str = "agentd.service";
+
+/// The slice of all agents.
+pub const SLICE: &str = "agentd.slice";
+
+/// Has a process put into a transient scope of its own in [`SLICE`] (`systemd.scope(5)`), whose control group this process may
+/// divide. That it is in is to be seen in its `/proc/PID/cgroup`, which can take some milliseconds more.
+pub async fn start_scope(name: &str, description: &str, pid: i32, limits: &Limits) -> Result<(), Error> {
+    let pid = u32::try_from(pid).unwrap_or_default();
+    let mut properties: Vec<(&str, Variant)> = vec![
+        ("Description", description.into()),
+        ("Slice", SLICE.into()),
+        ("PIDs", vec![pid].into()),
+        ("Delegate", true.into()),
+        ("CollectMode", "inactive-or-failed".into()),
+        // When the machine goes down, what is ordered like that is stopped the other way round: agents by their daemon, in peace.
+        ("Before", vec![SERVICE].into()),
+        ("CPUAccounting", true.into()),
+        ("MemoryAccounting", true.into()),
+        ("TasksAccounting", true.into()),
+    ];
+    properties.extend(settings(limits));
+    // A process that runs out of memory is not to take the others with it. For scopes since 253; earlier versions leave them alone.
+    let mut with_policy = properties.clone();
+    with_policy.push(("OOMPolicy", "continue".into()));
+    let no_others: Vec<(&str, Vec<(&str, Variant)>)> = Vec::new();
+    let mut body = (name, "fail", with_policy, no_others);
+    let limit = Instant::now() + PATIENCE;
+    loop {
+        let started = in_time("start a scope", async {
+            call(&connect().await?, MANAGER_PATH, MANAGER, "StartTransientUnit", &body).await.map(drop)
+        });
+        match started.await {
+            Err(error) if error.is(UNIT_EXISTS) => {
+                if Instant::now() > limit {
+                    return Err(Error::Exists(name.to_owned()));
+                }
+                // The one before, which has ended, is about to be forgotten.
+                sleep(AGAIN).await;
+            }
+            Err(Error::Bus { source: zbus::Error::MethodError(..), .. }) if body.2.len() > properties.len() => {
+                body.2.clone_from(&properties);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Changes the limits of a scope that was started so.
+pub async fn limit_scope(name: &str, limits: &Limits) -> Result<(), Error> {
+    let body = (name, true, settings(limits).to_vec());
+    let changed = in_time("change the limits of a scope", async {
+        call(&connect().await?, MANAGER_PATH, MANAGER, "SetUnitProperties", &body).await.map(drop)
+    });
+    changed.await.map_err(|error| if error.is(NO_SUCH_UNIT) { Error::NoUnit(name.to_owned()) } else { error })
+}
+
+/// As properties, see `systemd.resource-control(5)`: the largest number stands for none.
+fn settings(limits: &Limits) -> [(&'static str, Variant<'static>); 3] {
+    const MICROSECONDS_PER_PERCENT: u64 = 10_000;
+    let cpu = limits.cpu.map(|percent| percent.saturating_mul(MICROSECONDS_PER_PERCENT));
+    let setting = |name, limit: Option<u64>| (name, limit.unwrap_or(u64::MAX).into());
+    [setting("MemoryMax", limits.memory), setting("TasksMax", limits.tasks), setting("CPUQuotaPerSecUSec", cpu)]
+}
