@@ -2,6 +2,7 @@
 
 pub mod fingerprint;
 pub mod harness;
+pub mod launch;
 pub mod machine;
 pub mod name;
 pub mod reconcile;

@@ -33,15 +33,12 @@ pub mod temporary_dir;
 pub mod terminal;
 pub mod traces;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::agent::fingerprint::Fingerprint;
-use crate::agent::name::Name;
 use crate::logs::FileId;
 use crate::sys::secret_bytes::SecretBytes;
 
@@ -60,57 +57,6 @@ pub const MAX_FROM_LAUNCHER: usize = 64 << 10;
 
 /// The longest message to a launcher: arguments and environment may have about 6 MiB in all (`execve(2)`).
 pub const MAX_TO_LAUNCHER: usize = 32 << 20;
-
-/// What is launched. If anything of it changes, the agent is launched anew.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Launch {
-    /// The agent.
-    pub name: Name,
-    /// Its tmux session.
-    pub session: Name,
-    /// Program and arguments.
-    pub arguments: Vec<SecretBytes>,
-    /// Which of the arguments is the prompt, or holds it: it is for debug logs only.
-    pub prompt: Option<usize>,
-    /// What the preset gives of itself, secrets over it, and `env` over them.
-    pub environment: BTreeMap<String, SecretBytes>,
-    /// Which of them are secrets.
-    pub secrets: BTreeSet<String>,
-    /// Where it runs.
-    pub workdir: PathBuf,
-    /// Of all of the above but what the preset gives of itself.
-    pub fingerprint: Fingerprint,
-    /// Whether every secret could be read, or was read before. If not, what an earlier daemon launched is not to be judged by this.
-    pub is_certain: bool,
-}
-
-impl Launch {
-    /// The command line for a log, the prompt as its length only unless `reveal` is set.
-    pub fn command_line(&self, reveal: bool) -> String {
-        let words = self.arguments.iter().enumerate().map(|(at, argument)| {
-            if self.prompt == Some(at) && !reveal {
-                format!("[prompt of {} bytes]", argument.as_slice().len())
-            } else {
-                format!("{:?}", String::from_utf8_lossy(argument.as_slice()))
-            }
-        });
-        words.collect::<Vec<_>>().join(" ")
-    }
-
-    /// The values of the secrets, line by line, those long enough not to be in every text.
-    pub fn sensitive(&self) -> Vec<Cow<'_, str>> {
-        sensitive(self.environment.iter().filter(|(name, _)| self.secrets.contains(*name)).map(|(_, value)| value))
-            .collect()
-    }
-}
-
-/// What must not be shown of secrets with these values: they line by line, those long enough not to be in every text.
-pub fn sensitive<'a>(values: impl Iterator<Item = &'a SecretBytes>) -> impl Iterator<Item = Cow<'a, str>> {
-    const SHORTEST: usize = 8;
-    let lines = values.flat_map(|value| value.as_slice().split(|&byte| byte == b'\n'));
-    let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line)).map(String::from_utf8_lossy);
-    lines.filter(|line| line.len() >= SHORTEST)
-}
 
 /// What the launcher says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -270,6 +216,7 @@ pub enum Ending {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::launch::Launch;
 
     #[test]
     fn a_prompt_is_shown_in_full_only_when_asked_for() {

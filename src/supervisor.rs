@@ -20,13 +20,14 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Interval;
 
+use crate::agent::launch::Launch;
 use crate::agent::machine::{self, Attempt, Effect, Machine};
 use crate::agent::name::Name;
 use crate::agent::reconcile::{Action, Held, HeldAgent, plan};
 use crate::agent::spec::Limits;
 use crate::inputs::assemble::{Desired, DesiredAgent};
+use crate::launch::Progress;
 use crate::launch::listener::Visitor;
-use crate::launch::{Launch, Progress};
 use crate::observe::facts::{Facts, Launches};
 use crate::observe::ring::Ring;
 use crate::observe::snapshot::{Launched, Snapshot};

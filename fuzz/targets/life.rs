@@ -12,7 +12,7 @@ use agentd::inputs::assemble::{Declaration, Missing};
 use agentd::wire::events::What;
 use agentd::observe::ring::{Ring, Since};
 use agentd::agent::fingerprint::Fingerprint;
-use agentd::launch::Launch;
+use agentd::agent::launch::Launch;
 use agentd::observe::metrics;
 use agentd::text::printable;
 use agentd::wire::status::{self, AgentStatus, Errors, How, State, Usage};

@@ -90,9 +90,9 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::agent::launch::Launch;
     use crate::agent::spec::Policy;
     use crate::inputs::assemble::Missing;
-    use crate::launch::Launch;
     use crate::sys::secret_bytes::SecretBytes;
 
     fn launch(name: &str, argument: &str) -> Arc<Launch> {

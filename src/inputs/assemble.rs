@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::agent::fingerprint::Fingerprint;
+use crate::agent::launch::Launch;
 use crate::agent::name::Name;
 use crate::agent::spec::{AgentSpec, Kind, Policy, Prompt, Workdir};
 use crate::config::{Config, Entry};
 use crate::deputy;
 use crate::inputs::secrets::Secrets;
-use crate::launch::Launch;
 use crate::state::key::Key;
 use crate::sys::account::Account;
 use crate::sys::exec::MAX_ARGUMENT;

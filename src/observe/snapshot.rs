@@ -7,9 +7,9 @@ use std::time::{Instant, SystemTime};
 
 use hyper::body::Bytes;
 
+use crate::agent::launch::Launch;
 use crate::contain::cgroup::Cgroups;
 use crate::inputs::secrets::Secrets;
-use crate::launch::{self, Launch};
 use crate::observe::facts::Facts;
 use crate::state::history::History;
 use crate::wire::status::{AgentStatus, Errors, Health, Resources, State, body};
@@ -86,7 +86,7 @@ impl Snapshot {
             Some(launched) if launched.is_all => sensitive(&launched.launches).collect(),
             _ => {
                 let given = self.launches.values().flat_map(|launched| sensitive(&launched.launches));
-                given.chain(launch::sensitive(self.secrets.iter().map(|(_, value)| value))).collect()
+                given.chain(crate::agent::launch::sensitive(self.secrets.iter().map(|(_, value)| value))).collect()
             }
         }
     }

@@ -12,7 +12,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::agent::fingerprint::{Fingerprint, VERSION};
-use crate::launch::Launch;
+use crate::agent::launch::Launch;
 
 /// The block of the hash: a key of this length is used as it is (RFC 2104).
 pub const KEY_LENGTH: usize = 64;

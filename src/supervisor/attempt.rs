@@ -20,15 +20,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::agent::launch::Launch;
 use crate::agent::machine::{self, NotStarted};
 use crate::agent::name::Name;
 use crate::agent::spec::Limits;
 use crate::contain::cgroup::Whose;
 use crate::contain::tree::{self, Tree};
 use crate::launch::listener::Visitor;
-use crate::launch::{
-    End, Ending, Failure, FromLauncher, Harness, Launch, Progress, ToLauncher, WIRE_VERSION, launcher,
-};
+use crate::launch::{End, Ending, Failure, FromLauncher, Harness, Progress, ToLauncher, WIRE_VERSION, launcher};
 use crate::logs::attempt::Files;
 use crate::logs::guard::Finding;
 use crate::supervisor::services::Services;
