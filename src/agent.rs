@@ -1,5 +1,6 @@
 //! What an agent is, and how it lives: decisions only.
 
+pub mod declaration;
 pub mod fingerprint;
 pub mod harness;
 pub mod launch;

@@ -18,9 +18,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use zeroize::Zeroizing;
 
+use crate::agent::declaration::Desired;
 use crate::config::{self, Config};
 use crate::deputy::{self, Deputy};
-use crate::inputs::assemble::{Desired, Place, Seen, desired, folder_of, located, paths};
+use crate::inputs::assemble::{Place, Seen, desired, folder_of, located, paths};
 use crate::inputs::secrets::Known;
 use crate::sys::blocking;
 use crate::sys::regular_file;

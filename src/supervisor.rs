@@ -20,12 +20,12 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Interval;
 
+use crate::agent::declaration::{Desired, DesiredAgent};
 use crate::agent::launch::Launch;
 use crate::agent::machine::{self, Attempt, Effect, Machine};
 use crate::agent::name::Name;
 use crate::agent::reconcile::{Action, Held, HeldAgent, plan};
 use crate::agent::spec::Limits;
-use crate::inputs::assemble::{Desired, DesiredAgent};
 use crate::launch::Progress;
 use crate::launch::listener::Visitor;
 use crate::observe::facts::{Facts, Launches};

@@ -7,12 +7,13 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use agentd::agent::declaration::Desired;
 use agentd::agent::machine::{Event, Machine};
 use agentd::agent::reconcile::{Declared, Held, HeldAgent, plan};
 use agentd::api::{self, Limits, Sources};
 use agentd::config::{self, Options};
 use agentd::deputy::Workdir;
-use agentd::inputs::assemble::{Desired, Place, Seen, desired};
+use agentd::inputs::assemble::{Place, Seen, desired};
 use agentd::inputs::secrets::Secrets;
 use agentd::observe::ring::Ring;
 use agentd::observe::snapshot::Snapshot;
@@ -131,7 +132,7 @@ fn launcher() -> Identity {
 fn running(agents: usize) -> BTreeMap<String, Machine> {
     let launcher = launcher();
     let desired = of(&jcard(agents, None), &place());
-    let run = |(key, agent): (String, agentd::inputs::assemble::DesiredAgent)| {
+    let run = |(key, agent): (String, agentd::agent::declaration::DesiredAgent)| {
         let (mut machine, now) = (Machine::new(agent.name), Timestamp::now());
         machine.describe(machine.name().clone(), agent.harness);
         for event in [

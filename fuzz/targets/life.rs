@@ -8,7 +8,7 @@ use agentd::cli::{explain, status as table};
 use agentd::sys::clock::Timestamp;
 use agentd::agent::spec::{Limits, Policy, Restart};
 use agentd::agent::name::{Name};
-use agentd::inputs::assemble::{Declaration, Missing};
+use agentd::agent::declaration::{Declaration, Missing};
 use agentd::wire::events::What;
 use agentd::observe::ring::{Ring, Since};
 use agentd::agent::fingerprint::Fingerprint;

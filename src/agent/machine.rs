@@ -39,13 +39,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::agent::declaration::{Declaration, Missing};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::launch::Launch;
 use crate::agent::name::Name;
 use crate::agent::reconcile;
 use crate::agent::restart::{self, Verdict};
 use crate::agent::spec::{Limits, Policy};
-use crate::inputs::assemble::{Declaration, Missing};
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
 use crate::wire::status::{self, AgentStatus, How, Outcome, PastAttempt, Time, Usage};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::agent::declaration::{Declaration, Desired, DesiredAgent};
 use crate::agent::fingerprint::Fingerprint;
-use crate::inputs::assemble::{Declaration, Desired, DesiredAgent};
 
 /// What the supervisor holds, by agent.
 pub type Held = BTreeMap<String, HeldAgent>;
@@ -90,9 +90,9 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::agent::declaration::Missing;
     use crate::agent::launch::Launch;
     use crate::agent::spec::Policy;
-    use crate::inputs::assemble::Missing;
     use crate::sys::secret_bytes::SecretBytes;
 
     fn launch(name: &str, argument: &str) -> Arc<Launch> {

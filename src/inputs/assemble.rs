@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
+use crate::agent::declaration::{Declaration, Desired, DesiredAgent, Missing};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::launch::Launch;
-use crate::agent::name::Name;
-use crate::agent::spec::{AgentSpec, Kind, Policy, Prompt, Workdir};
+use crate::agent::spec::{AgentSpec, Kind, Prompt, Workdir};
 use crate::config::{Config, Entry};
 use crate::deputy;
 use crate::inputs::secrets::Secrets;
@@ -16,50 +15,6 @@ use crate::state::key::Key;
 use crate::sys::account::Account;
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::secret_bytes::SecretBytes;
-
-/// Everything that should be, at one reading of the inputs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Desired {
-    /// By [`Name::key`].
-    pub agents: BTreeMap<String, DesiredAgent>,
-    /// Whether every agent that is not in `agents` is known to be undeclared; see [`Config::complete`].
-    pub complete: bool,
-    /// What is wrong with the jcard.
-    pub config_error: Option<String>,
-    /// When the jcard was last read that differed from the one before.
-    pub config_read: Option<SystemTime>,
-    /// What is wrong with the secrets.
-    pub secrets_error: Option<String>,
-    /// All that are known, given to an agent or not: an earlier daemon may have given any of them.
-    pub secrets: Arc<Secrets>,
-}
-
-/// One entry of the jcard, well or badly declared.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DesiredAgent {
-    /// As written.
-    pub name: Name,
-    /// The harness, when the entry tells.
-    pub harness: Option<&'static str>,
-    /// The agent, or what is wrong with its entry.
-    pub declaration: Result<Declaration, String>,
-}
-
-/// How an agent should live.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Declaration {
-    /// How it is confined, in the API's words.
-    pub kind: &'static str,
-    /// When it is restarted, timed out, killed.
-    pub policy: Policy,
-    /// What is launched, or what is missing before it can be.
-    pub launch: Result<Arc<Launch>, Missing>,
-}
-
-/// What an agent waits for, in a person's words.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Missing(pub String);
 
 /// What the agent user sees at the paths that declarations name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
