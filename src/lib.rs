@@ -14,39 +14,30 @@
 //! *Reconcile* decides which agents exist and with what declaration; a *machine* decides how one agent lives. Decisions are pure
 //! functions over values; effects hold no policy. What is wanted is kept apart from what is. Unknown is neither empty nor dead.
 //!
-//! # The rooms
+//! # The wings
 //!
-//! | room | what lives there |
-//! |---|---|
-//! | [`cli`], `main.rs` | arguments; choice of daemon, client, helper |
-//! | [`daemon`] | wiring, signals, the order of start and shutdown |
-//! | [`config`] | TOML → validated declarations, findings with places, all defaults |
-//! | [`secrets`], [`harness`], [`duration`] | one noun each |
-//! | [`inputs`], [`watch`] | reading everything again when it may have changed |
-//! | [`desired`] | declarations + prompts + secrets → what is to be launched |
-//! | [`reconcile`] | `plan`: what is desired and what is held → actions; pure |
-//! | [`supervisor`] | the one loop: event → step → effects → publish |
-//! | [`supervisor::machine`], [`supervisor::restart`] | how one agent lives; pure |
-//! | [`supervisor::attempt`], [`supervisor::pace`] | one attempt, from the pane to the last of its processes; how many start at a time |
-//! | [`launch`] | the launcher: what it and the daemon say to each other, its end, the login |
-//! | [`deputy`] | the process that acts with the agent user's rights, and the tmux client at an operator's terminal |
-//! | [`cli::attach`] | that terminal and the client's, and what goes between them |
-//! | [`tmux`], [`screen`], [`escape`] | sessions and panes; what they show; the sequences in it |
-//! | [`kernel`] | what `/proc` and `/sys` say, as bytes |
-//! | [`process`] | pidfds: who a process is, and what came of it |
-//! | [`tree`], [`cgroup`], [`mark`] | finding and killing everything that is an agent's |
-//! | [`record`], [`fingerprint`] | what the next daemon must know |
-//! | [`history`] | what became of earlier attempts, for people |
-//! | [`orphans`] | what has lost its parent, where this is the first process |
-//! | [`way`], [`folder`], [`socket`], [`lock`], [`limits`], [`account`] | what the system gives: one noun each |
-//! | [`inheritance`] | what a process must not take along from whoever started it |
-//! | [`status`] | the API's types, and the snapshot that is served |
-//! | [`output`] | what agents print, kept for people to read |
-//! | [`printable`], [`redaction`] | what of others' text may be shown: no character that acts, no secret |
-//! | [`metrics`] | the same as figures, for a monitoring system |
-//! | [`events`] | what happened, one after the other |
-//! | [`api`], [`client`] | serving it, asking for it |
-//! | [`frame`], [`passing`], [`descriptor`], [`blocking`], [`clock`], [`memory`], [`signals`], [`log`], [`brake`], [`defect`] | tools |
+//! Each wing may use those that its row names, and no others: `tests/layers.rs` compares this table with the imports.
+//!
+//! | wing | what lives there | may use | may not |
+//! |---|---|---|---|
+//! | [`text`] | pure text: escape sequences, durations, sizes, what of a text may be shown | `sys` | do I/O (of `sys` it takes the clearing of memory); know an agent |
+//! | [`sys`] | what Linux gives, one thing a file: accounts, clocks, descriptors, files, `/proc`, processes, signals, sockets, systemd, the log | `text` | know an agent, a jcard, tmux or the API |
+//! | [`wire`] | the types of the API: statuses, events | `sys`, `text` | know anything that is not told |
+//! | [`agent`] | what an agent is and how it lives: names, specs, harnesses, declarations, launches, fingerprints; `reconcile`, `machine`, `restart` | `inputs`, `sys`, `wire` | do I/O, read a clock, log, lock, or `await`; know tmux |
+//! | [`config`] | a jcard's text → specs, and findings with their positions | `agent`, `sys`, `text` | touch the system |
+//! | [`state`] | what the next daemon must know: record, history, lock, key | `agent`, `sys`, `text`, `wire` | decide; hold a secret, or one that can be guessed |
+//! | [`logs`] | what agents print: writer, store, guard, reader, and its text | `agent`, `deputy`, `sys`, `text` | know the supervisor or the API; trust a name in its folder |
+//! | [`deputy`] | the process with the agent user's rights: tmux clients, prompt files, working directories, text of logs | `logs`, `sys`, `text` | run with root's rights once it reads a request; hold policy |
+//! | [`inputs`] | files → `Desired`: jcard, secrets, prompts, working directories | `agent`, `config`, `deputy`, `state`, `sys`, `text` | start, signal or kill anything; take what it could not read for empty |
+//! | [`contain`] | finding and killing everything that is an agent's: trees, control groups, markers, scopes | `agent`, `sys`, `wire` | know policy or tmux; kill by name, argument or bare pid |
+//! | [`launch`] | the launcher: its protocol, its end, the login, the terminal; and who listens to it | `agent`, `contain`, `logs`, `sys`, `text` | hold policy; act on a launcher's word about another agent |
+//! | [`tmux`] | sessions and panes on the server | `agent`, `deputy`, `launch`, `state`, `sys`, `wire` | believe what tmux prints; run a client as root |
+//! | [`observe`] | what is told: the snapshot, the ring of events, figures | `agent`, `contain`, `inputs`, `state`, `sys`, `text`, `wire` | reach an agent |
+//! | [`supervisor`] | the one loop: event → step → effects → publish; one attempt at a time from the pane to its last process | `agent`, `contain`, `launch`, `logs`, `observe`, `state`, `sys`, `text`, `tmux`, `wire` | decide (that is `agent`); wait for anything but the next event |
+//! | [`api`] | serving it | `agent`, `deputy`, `logs`, `observe`, `sys`, `text`, `tmux`, `wire` | reach anything but what is observed, logs and screens; write |
+//! | [`client`] | asking for it | `sys`, `wire` | know how it is served |
+//! | [`cli`] | verbs, and what they print | `agent`, `client`, `config`, `daemon`, `deputy`, `inputs`, `launch`, `logs`, `sys`, `text`, `tmux`, `wire` | decide anything |
+//! | [`daemon`] | settings, wiring, the order of start and shutdown | `agent`, `api`, `config`, `contain`, `deputy`, `inputs`, `launch`, `logs`, `observe`, `state`, `supervisor`, `sys`, `tmux`, `wire` | hold policy |
 //!
 //! # The processes
 //!
