@@ -5,19 +5,21 @@
 //! followed that the agent user could have made.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use tokio::net::UnixListener;
 
 use crate::sys::account::Account;
-use crate::sys::safe_path::{self, Identity};
+use crate::sys::safe_path::{self, Identity, look};
 
 /// The launch socket's name.
 pub const LAUNCH_SOCKET: &str = "launch.sock";
@@ -144,9 +146,8 @@ impl Folder {
 
     fn bind_elsewhere(&self) -> io::Result<(UnixListener, Private<'_>)> {
         let private = Private::make(&self.descriptor)?;
-        let path = format!("/proc/self/fd/{}/{LAUNCH_SOCKET}", private.descriptor.as_raw_fd());
-        let listener = UnixListener::bind(path)?;
-        fchmodat(&private.descriptor, LAUNCH_SOCKET, Mode::from_bits_truncate(0o666), FchmodatFlags::FollowSymlink)?;
+        let listener = UnixListener::bind(private.path())?;
+        private.open_to_everybody()?;
         Ok((listener, private))
     }
 
@@ -180,18 +181,41 @@ struct Private<'a> {
 
 impl<'a> Private<'a> {
     fn make(within: &'a OwnedFd) -> io::Result<Self> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let name = unknown_name();
         mkdirat(within, name.as_str(), Mode::S_IRWXU)?;
-        let private = Self { within, descriptor: openat(within, name.as_str(), flags, Mode::empty())?, name };
-        let status = fstat(&private.descriptor)?;
-        // It may be another by now.
+        Self::enter(within, name.clone()).inspect_err(|_| {
+            let _ = remove_folder(within, &name);
+        })
+    }
+
+    /// It may be another by now, also one that the folder's owner serves and that says of itself what its owner likes.
+    fn enter(within: &'a OwnedFd, name: String) -> io::Result<Self> {
+        let interfered = || io::Error::from(Errno::EEXIST);
+        let descriptor =
+            safe_path::enter(within, OsStr::new(&name), Path::new(&name)).map_err(|error| match error {
+                safe_path::Error::System { source, .. } => source,
+                _ => interfered(),
+            })?;
+        let [above, it] = [look(within, OsStr::new(""))?, look(&descriptor, OsStr::new(""))?];
         let others = Mode::S_IRWXG | Mode::S_IRWXO;
-        if status.st_uid == Uid::effective().as_raw() && status.st_mode & others.bits() == 0 {
-            Ok(private)
-        } else {
-            Err(Errno::EEXIST.into())
+        let is_private = it.owner == Uid::effective().as_raw() && it.mode & others.bits() == 0 && it.is_beside(&above);
+        if is_private { Ok(Self { within, name, descriptor }) } else { Err(interfered()) }
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/self/fd/{}/{LAUNCH_SOCKET}", self.descriptor.as_raw_fd())
+    }
+
+    /// Lets everybody connect to the socket in it, and to nothing else that could stand in its place.
+    fn open_to_everybody(&self) -> io::Result<()> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let socket = openat(&self.descriptor, LAUNCH_SOCKET, flags, Mode::empty())?;
+        let it = look(&socket, OsStr::new(""))?;
+        if it.mode & SFlag::S_IFMT.bits() != SFlag::S_IFSOCK.bits() || it.owner != Uid::effective().as_raw() {
+            return Err(Errno::EEXIST.into());
         }
+        // `fchmod(2)` takes none that was opened like that.
+        fs::set_permissions(format!("/proc/self/fd/{}", socket.as_raw_fd()), fs::Permissions::from_mode(0o666))
     }
 }
 
@@ -199,8 +223,13 @@ impl Drop for Private<'_> {
     fn drop(&mut self) {
         // What is left, if this fails, is in nobody's way.
         let _ = unlinkat(&self.descriptor, LAUNCH_SOCKET, UnlinkatFlags::NoRemoveDir);
-        let _ = unlinkat(self.within, self.name.as_str(), UnlinkatFlags::RemoveDir);
+        let _ = remove_folder(self.within, &self.name);
     }
+}
+
+/// Only if nothing is in it.
+fn remove_folder(within: &OwnedFd, name: &str) -> nix::Result<()> {
+    unlinkat(within, name, UnlinkatFlags::RemoveDir)
 }
 
 /// One that cannot be known beforehand, and so cannot be taken.
@@ -212,7 +241,18 @@ fn unknown_name() -> String {
 /// Whether it can come of the folder's owner having come between.
 fn is_interference(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
-    matches!(errno, Some(Errno::EEXIST | Errno::ENOENT | Errno::ENOTDIR | Errno::EISDIR | Errno::ELOOP))
+    matches!(
+        errno,
+        Some(
+            Errno::EEXIST
+                | Errno::ENOENT
+                | Errno::ENOTDIR
+                | Errno::EISDIR
+                | Errno::ELOOP
+                | Errno::EACCES
+                | Errno::EADDRINUSE
+        )
+    )
 }
 
 impl Keeper {
@@ -288,8 +328,7 @@ fn is_writable(status: &FileStat, account: &Account) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::os::unix::fs::{MetadataExt, symlink};
 
     use super::*;
 
@@ -338,6 +377,89 @@ mod tests {
             let entries = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
             assert_eq!(entries.collect::<Vec<_>>(), [LAUNCH_SOCKET]);
         }
+    }
+
+    #[test]
+    fn what_stands_in_the_sockets_place_keeps_its_mode() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        let private = Private::make(&folder.descriptor).unwrap();
+        let precious = directory.path().join("precious");
+        fs::write(&precious, "").unwrap();
+        fs::set_permissions(&precious, fs::Permissions::from_mode(0o600)).unwrap();
+        symlink(&precious, private.path()).unwrap();
+        private.open_to_everybody().unwrap_err();
+        fs::rename(&precious, private.path()).unwrap();
+        private.open_to_everybody().unwrap_err();
+        assert_eq!(fs::metadata(private.path()).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_folder_in_the_place_of_the_private_one_is_not_entered() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        fs::create_dir_all(directory.path().join("open/mine")).unwrap();
+        fs::set_permissions(directory.path().join("open"), fs::Permissions::from_mode(0o750)).unwrap();
+        symlink("open/mine", directory.path().join("link")).unwrap();
+        for name in ["open", "link", "missing"] {
+            let error = Private::enter(&folder.descriptor, name.to_owned()).err().unwrap();
+            assert!(is_interference(&error), "{name}: {error}");
+        }
+    }
+
+    /// A file system over a folder, of another user's, that answers nothing until this is dropped.
+    struct Hung {
+        folder: PathBuf,
+        server: std::process::Child,
+    }
+
+    impl Hung {
+        /// `None` where there can be none.
+        fn over(folder: PathBuf, tools: &Path) -> Option<Self> {
+            use std::process::{Command, Stdio};
+            let program = tools.join("hung-folder");
+            let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/hung-folder.c");
+            let is_built = Command::new("cc").arg("-o").arg(&program).arg(source).status().is_ok_and(|it| it.success());
+            if !is_built || !Uid::effective().is_root() {
+                return None;
+            }
+            let server = Command::new(program).arg(&folder).arg("65534").stderr(Stdio::null()).spawn().unwrap();
+            let mut hung = Self { folder, server };
+            let is_mounted = |path: &Path| {
+                let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+                mounts.contains(&format!(" {} ", path.display()))
+            };
+            while !is_mounted(&hung.folder) {
+                if hung.server.try_wait().unwrap().is_some() {
+                    return None;
+                }
+                std::thread::yield_now();
+            }
+            Some(hung)
+        }
+    }
+
+    impl Drop for Hung {
+        fn drop(&mut self) {
+            let _ = self.server.kill();
+            let _ = self.server.wait();
+            let _ = std::process::Command::new("umount").arg("-l").arg(&self.folder).output();
+        }
+    }
+
+    #[test]
+    fn a_mount_in_the_private_folders_place_is_not_asked() {
+        let [directory, tools] = [(); 2].map(|()| tempfile::TempDir::new().unwrap());
+        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        let place = directory.path().join("place");
+        fs::create_dir(&place).unwrap();
+        let Some(_hung) = Hung::over(place, tools.path()) else { return };
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let error = Private::enter(&folder.descriptor, "place".to_owned()).err();
+            let _ = tell.send(error.is_some_and(|error| is_interference(&error)));
+        });
+        assert_eq!(told.recv_timeout(std::time::Duration::from_secs(10)), Ok(true));
     }
 
     #[tokio::test]

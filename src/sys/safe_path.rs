@@ -81,12 +81,20 @@ pub struct Look {
     mount: Option<u64>,
 }
 
+impl Look {
+    /// Whether it is on the same file system, in the same mount as far as the kernel tells that.
+    pub fn is_beside(&self, other: &Self) -> bool {
+        (self.identity.0, self.mount) == (other.identity.0, other.mount)
+    }
+}
+
 /// Device, inode, and when it was last written to: the number of what is gone can be used again at once.
 pub type Identity = (u64, u64, i64, i64);
 
 /// Looks at what has that name in a folder, or at the folder itself if there is no name. No link is followed.
 pub fn look(folder: impl AsFd, name: &OsStr) -> io::Result<Look> {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
+    let asks_nobody = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | asks_nobody;
     let status = statx(folder, name, flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)?;
     let device = u64::from(status.stx_dev_major) << 32 | u64::from(status.stx_dev_minor);
     let written = status.stx_mtime;
