@@ -205,11 +205,7 @@ async fn start(
     let mut faults: Vec<String> = login.warning.iter().cloned().collect();
     let mut scratch = None;
     if !order.environment.contains_key(temporary_dir::VARIABLE) {
-        match Scratch::make(
-            of_login(temporary_dir::VARIABLE),
-            &daemon.scratch_prefix(),
-            &temporary_dir::prefix_of_all(&daemon.socket),
-        ) {
+        match Scratch::make(of_login(temporary_dir::VARIABLE), &daemon.socket, &daemon.name) {
             Ok(made) => {
                 command.env(temporary_dir::VARIABLE, made.path());
                 scratch = Some(made);
@@ -602,11 +598,6 @@ impl Daemon {
         }
         // The next one is told what has come of it.
         std::future::pending::<()>().await;
-    }
-
-    /// What the agent's folders for temporary files are called.
-    fn scratch_prefix(&self) -> String {
-        temporary_dir::prefix(&self.socket, &self.name)
     }
 
     /// Waits until how it ended is on record, or nobody has been there for too long.

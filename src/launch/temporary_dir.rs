@@ -7,18 +7,29 @@
 //! is removed by the next one of the same daemon, of whatever agent. Names alone do not tell: two daemons in different mount namespaces
 //! can have the same path of a socket, and one `/tmp`. systemd, too, leaves alone what is locked when it clears away what is old in
 //! `/tmp` (`tmpfiles.d(5)`).
+//!
+//! Launchers of earlier builds lock nothing, and live on when agentd is replaced. Their folders have other names, and of those
+//! each launcher removes its own agent's only, of which there is one at a time.
+//!
+//! Anybody can give what is in `/tmp` such a name, also to a file system that a program of theirs serves (FUSE). So nothing is opened or
+//! asked that is not known to be our own user's, on the same file system.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::libc;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::Mode;
 use nix::unistd::{Uid, mkdtemp};
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
+
+use crate::sys::safe_path::{Look, look};
 
 /// The variable that names it.
 pub const VARIABLE: &str = "TMPDIR";
@@ -39,18 +50,19 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// A new one, for its owner only, in `base` if that is given; its name begins with `prefix`. Those that begin with `all` and that
-    /// earlier attempts have left there are removed meanwhile.
-    pub fn make(base: Option<&OsStr>, prefix: &str, all: &str) -> io::Result<Self> {
+    /// A new one, for its owner only, in `base` if that is given. Those that earlier attempts of agents of the daemon with that launch
+    /// socket have left there are removed meanwhile.
+    pub fn make(base: Option<&OsStr>, launch_socket: &Path, agent: &str) -> io::Result<Self> {
         let base = base.filter(|base| !base.is_empty()).map_or(Path::new(USUAL), Path::new);
-        let left = with_prefix(base, all);
+        let left = perhaps_left(base, launch_socket, agent);
         if !left.is_empty() {
             // It may take its time, and nobody needs to wait.
             std::thread::Builder::new().spawn(move || left.iter().for_each(|path| remove_if_left(path)))?;
         }
+        let prefix = prefix(launch_socket, agent);
         for _ in 0..TRIES {
             let path = mkdtemp(&base.join(format!("{prefix}XXXXXX")))?;
-            if let Some(folder) = lock(&path)?.filter(|folder| is_at(folder, &path)) {
+            if let Some(folder) = lock(&path)? {
                 return Ok(Self { path, folder });
             }
         }
@@ -70,13 +82,26 @@ impl Drop for Scratch {
 }
 
 /// What the names of an agent's folders begin with. Short: sockets are made in them, whose paths have 107 bytes at most.
-pub fn prefix(socket: &Path, agent: &str) -> String {
-    format!("{}{}-", prefix_of_all(socket), hash::<6>(agent.to_ascii_lowercase().as_bytes()))
+fn prefix(launch_socket: &Path, agent: &str) -> String {
+    format!("{}{}-", prefix_of_all(launch_socket), hash_of_agent(agent))
 }
 
 /// What the names of the folders of all agents of one daemon begin with.
 pub fn prefix_of_all(launch_socket: &Path) -> String {
-    format!("agentd-{}", hash::<4>(launch_socket.as_os_str().as_bytes()))
+    format!("agentd-t{}", hash_of_daemon(launch_socket))
+}
+
+/// What the names of an agent's folders began with before they were locked.
+fn former_prefix(launch_socket: &Path, agent: &str) -> String {
+    format!("agentd-{}{}-", hash_of_daemon(launch_socket), hash_of_agent(agent))
+}
+
+fn hash_of_daemon(launch_socket: &Path) -> String {
+    hash::<4>(launch_socket.as_os_str().as_bytes())
+}
+
+fn hash_of_agent(agent: &str) -> String {
+    hash::<6>(agent.to_ascii_lowercase().as_bytes())
 }
 
 /// The beginning of a hash, so long that no two of one machine ever have the same: each would remove what is the other's.
@@ -84,39 +109,59 @@ fn hash<const BYTES: usize>(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(BYTES).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// What has such a name.
-fn with_prefix(base: &Path, prefix: &str) -> Vec<PathBuf> {
+/// What may have been left, by its name.
+fn perhaps_left(base: &Path, launch_socket: &Path, agent: &str) -> Vec<PathBuf> {
+    let prefixes = [prefix_of_all(launch_socket), former_prefix(launch_socket, agent)];
     let entries = fs::read_dir(base).into_iter().flatten().flatten();
-    let named = entries.filter(|entry| entry.file_name().as_bytes().starts_with(prefix.as_bytes()));
-    named.map(|entry| entry.path()).collect()
+    let is_named = |name: &[u8]| prefixes.iter().any(|prefix| name.starts_with(prefix.as_bytes()));
+    entries.filter(|entry| is_named(entry.file_name().as_bytes())).map(|entry| entry.path()).collect()
 }
 
-/// The folder, locked for as long as it is open; `None` if another has it locked, or it is gone.
-fn lock(path: &Path) -> io::Result<Option<File>> {
-    let folder = match OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+/// The folder as it can be held without asking anybody, if it is there, on the file system that it was made on.
+fn find(path: &Path) -> io::Result<Option<(OwnedFd, Look)>> {
+    let (Some(base), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let base = open(base, flags, Mode::empty())?;
+    let folder = match openat(&base, name, flags | OFlag::O_NOFOLLOW, Mode::empty()) {
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(None),
         folder => folder?,
     };
+    let [above, it] = [look(&base, OsStr::new(""))?, look(&folder, OsStr::new(""))?];
+    Ok(it.is_beside(&above).then_some((folder, it)))
+}
+
+fn open_found(folder: &OwnedFd) -> io::Result<File> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok(openat(folder, ".", flags, Mode::empty())?.into())
+}
+
+/// The folder, locked for as long as it is open; `None` if another has it locked, or it is gone or was before it was locked.
+fn lock(path: &Path) -> io::Result<Option<File>> {
+    let Some((folder, _)) = find(path)? else { return Ok(None) };
+    let folder = open_found(&folder)?;
     match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
         // A file system without locks has folders all the same, and nobody who removes them.
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOLCK | rustix::io::Errno::NOSYS) => Ok(Some(folder)),
-        locked => locked.map(|()| Some(folder)).map_err(io::Error::from),
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOLCK | rustix::io::Errno::NOSYS) => {}
+        locked => locked?,
     }
+    Ok(Some(folder).filter(|folder| is_at(folder, path)))
 }
 
 /// Whether it is there, and was not removed before it was locked.
 fn is_at(folder: &File, path: &Path) -> bool {
-    let identity = |it: fs::Metadata| (it.dev(), it.ino());
-    let there = fs::symlink_metadata(path).map(identity).ok();
-    there.is_some() && there == folder.metadata().map(identity).ok()
+    let inode = |it: Look| (it.identity.0, it.identity.1);
+    let there = find(path).ok().flatten().map(|(_, it)| inode(it));
+    there.is_some() && there == look(folder, OsStr::new("")).ok().map(inode)
 }
 
 /// Removes a folder of our own user's whose launcher is no more. What is not known to be that stays.
 fn remove_if_left(path: &Path) {
-    if let Ok(folder) = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)
+    if let Ok(Some((folder, it))) = find(path)
+        && it.owner == Uid::effective().as_raw()
+        && let Ok(folder) = open_found(&folder)
         && flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok()
-        && folder.metadata().is_ok_and(|it| it.uid() == Uid::effective().as_raw())
+        && is_at(&folder, path)
     {
         remove(path);
     }
@@ -146,16 +191,27 @@ fn open_up(path: &Path) {
 mod tests {
     use std::os::unix::fs::{DirBuilderExt, symlink};
 
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
     use tempfile::TempDir;
 
     use super::*;
+
+    const SOCKET: &str = "/run/x/launch.sock";
+
+    fn wait_until_gone(path: &Path) {
+        let limit = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while path.exists() {
+            assert!(std::time::Instant::now() < limit);
+            std::thread::yield_now();
+        }
+    }
 
     #[test]
     fn it_is_its_owners_alone_and_goes_with_all_that_is_in_it() {
         let base = TempDir::new().unwrap();
         let precious = base.path().join("precious");
         fs::write(&precious, "").unwrap();
-        let scratch = Scratch::make(Some(base.path().as_os_str()), "agentd-x-a-", "agentd-x-").unwrap();
+        let scratch = Scratch::make(Some(base.path().as_os_str()), Path::new(SOCKET), "a").unwrap();
         let path = scratch.path().to_owned();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o700);
         fs::DirBuilder::new().recursive(true).create(path.join("a/b")).unwrap();
@@ -172,36 +228,68 @@ mod tests {
     fn what_an_earlier_attempt_left_goes_and_what_is_somebody_elses_stays() {
         let base = TempDir::new().unwrap();
         let path = |name: &str| base.path().join(name);
-        for name in ["agentd-x-old", "agentd-y-other", "mine"] {
-            fs::DirBuilder::new().mode(0o700).create(path(name)).unwrap();
+        let (all, others) = (prefix_of_all(Path::new(SOCKET)), prefix_of_all(Path::new("/run/y/launch.sock")));
+        let [old, other, file, link] = [(&all, "old"), (&others, "other"), (&all, "file"), (&all, "link")]
+            .map(|(prefix, name)| path(&format!("{prefix}{name}")));
+        for folder in [&old, &other, &path("mine")] {
+            fs::DirBuilder::new().mode(0o700).create(folder).unwrap();
         }
-        fs::write(path("agentd-x-file"), "").unwrap();
-        symlink(path("mine"), path("agentd-x-link")).unwrap();
-        let _scratch = Scratch::make(Some(base.path().as_os_str()), "agentd-x-a-", "agentd-x-").unwrap();
-        let limit = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while path("agentd-x-old").exists() {
-            assert!(std::time::Instant::now() < limit);
-            std::thread::yield_now();
+        fs::write(&file, "").unwrap();
+        symlink(path("mine"), &link).unwrap();
+        let _scratch = Scratch::make(Some(base.path().as_os_str()), Path::new(SOCKET), "a").unwrap();
+        wait_until_gone(&old);
+        assert!([other, path("mine"), file, link].iter().all(|path| path.exists()));
+    }
+
+    #[test]
+    fn folders_of_running_agents_of_an_earlier_build_stay() {
+        let base = TempDir::new().unwrap();
+        let socket = Path::new(SOCKET);
+        // As that build called them. It locked nothing.
+        let [own, anothers] = ["a", "b"].map(|agent| {
+            let name = format!("agentd-{}{}-Xy12Zz", hash::<4>(SOCKET.as_bytes()), hash::<6>(agent.as_bytes()));
+            base.path().join(name)
+        });
+        for folder in [&own, &anothers] {
+            fs::DirBuilder::new().mode(0o700).create(folder).unwrap();
         }
-        assert!(["agentd-y-other", "mine", "agentd-x-file", "agentd-x-link"].iter().all(|name| path(name).exists()));
+        for path in perhaps_left(base.path(), socket, "A") {
+            remove_if_left(&path);
+        }
+        // There is one launcher of an agent at a time.
+        assert!(anothers.is_dir() && !own.is_dir());
+    }
+
+    #[test]
+    fn a_folder_of_another_users_is_not_even_opened() {
+        let base = TempDir::new().unwrap();
+        let path = base.path().join(format!("{}x", prefix_of_all(Path::new(SOCKET))));
+        fs::create_dir(&path).unwrap();
+        if nix::unistd::chown(&path, Some(Uid::from_raw(Uid::effective().as_raw() + 1)), None).is_err() {
+            return;
+        }
+        let watch = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
+        watch.add_watch(&path, AddWatchFlags::IN_OPEN).unwrap();
+        remove_if_left(&path);
+        assert!(path.is_dir());
+        assert_eq!(watch.read_events().err(), Some(Errno::EAGAIN));
+        // So that it would have been noticed.
+        drop(open_found(&find(&path).unwrap().unwrap().0).unwrap());
+        assert!(!watch.read_events().unwrap().is_empty());
     }
 
     #[test]
     fn what_another_launcher_uses_stays_until_that_is_killed() {
         let base = TempDir::new().unwrap();
-        let make = |agent: &str| Scratch::make(Some(base.path().as_os_str()), agent, "agentd-x-").unwrap();
-        let mut other = make("agentd-x-b-");
+        let make = |agent: &str| Scratch::make(Some(base.path().as_os_str()), Path::new(SOCKET), agent).unwrap();
+        let mut other = make("b");
         remove_if_left(other.path());
         assert!(other.path().is_dir());
         let left = other.path().to_owned();
         // As the kernel does it.
         other.folder = File::open(base.path()).unwrap();
-        let _scratch = make("agentd-x-a-");
-        let limit = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while left.exists() {
-            assert!(std::time::Instant::now() < limit);
-            std::thread::yield_now();
-        }
+        let _scratch = make("a");
+        wait_until_gone(&left);
     }
 
     #[test]
@@ -212,13 +300,13 @@ mod tests {
             // Another daemon's launchers, which look all the time.
             scope.spawn(|| {
                 while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
-                    for path in with_prefix(base.path(), "agentd-x-") {
+                    for path in perhaps_left(base.path(), Path::new(SOCKET), "b") {
                         remove_if_left(&path);
                     }
                 }
             });
             for _ in 0..200 {
-                let made = Scratch::make(Some(base.path().as_os_str()), "agentd-x-a-", "agentd-y-").unwrap();
+                let made = Scratch::make(Some(base.path().as_os_str()), Path::new(SOCKET), "a").unwrap();
                 assert!(made.path().is_dir());
                 fs::write(made.path().join("file"), "").unwrap();
             }

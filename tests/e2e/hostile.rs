@@ -940,6 +940,34 @@ impl Drop for Hung {
 }
 
 #[test]
+fn a_mount_with_a_temporary_folders_name_keeps_no_launcher() {
+    if !root() {
+        return;
+    }
+    let daemon = Setup::new().start(&agent("honest", "dump @WORK/dump; on-signal INT 0; sleep inf", ""));
+    daemon.wait_until_running("honest");
+    let own = PathBuf::from(Dump::of(&daemon, "dump").var("TMPDIR").unwrap());
+    let (prefix, _) = own.to_str().unwrap().rsplit_once('-').unwrap();
+    // Whatever comes first in the folder is looked at first.
+    let [left, hung] = ["left", "hung"].map(|name| PathBuf::from(format!("{prefix}-{name}")));
+    fs::create_dir(&hung).unwrap();
+    let (status, said) = run(&mut daemon.as_agent(&["mkdir", left.to_str().unwrap()]));
+    assert_eq!(status, Some(0), "{said}");
+    let over = Hung::over(&daemon, hung.clone());
+    let mut daemon = daemon;
+    if over.is_some() {
+        daemon.edit_jcard(&(honest("honest") + &honest("second")));
+        let pid = daemon.wait_until_running("second");
+        daemon.wait("what was left to go", || (!left.exists()).then_some(()));
+        let launcher = Process(pid).parent();
+        assert!(daemon.stop().success());
+        daemon.wait_until_gone(launcher.0);
+    }
+    drop(over);
+    fs::remove_dir(hung).unwrap();
+}
+
+#[test]
 fn a_file_system_that_never_answers_does_not_freeze_the_daemon() {
     if !root() {
         return;
