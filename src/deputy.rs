@@ -287,6 +287,22 @@ impl Deputy {
         Self { requests }
     }
 
+    /// The same, but what goes unanswered is waited for.
+    #[cfg(test)]
+    pub(crate) fn of_those_who_wait(answer: impl Fn(Request) -> Option<Reply> + Send + 'static) -> Self {
+        let (requests, mut inbox) = mpsc::unbounded_channel::<Asked>();
+        tokio::spawn(async move {
+            let mut waiting = Vec::new();
+            while let Some(asked) = inbox.recv().await {
+                match answer(asked.request.clone()) {
+                    Some(reply) => drop(asked.answer.send(Ok(reply))),
+                    None => waiting.push(asked),
+                }
+            }
+        });
+        Self { requests }
+    }
+
     /// One that makes text, and nothing else, in this process; for tests of other rooms.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn rendering() -> Self {

@@ -67,6 +67,9 @@ const TO_END_SERVER: Duration = Duration::from_secs(1);
 /// How long the server may take to notice that a program has ended, before it is reminded, and reminded again.
 const TO_NOTICE: [Duration; 3] = [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(3)];
 
+/// How long a reminder may take.
+const TO_REMIND: Duration = Duration::from_secs(1);
+
 /// How often a client is started for one thing: by the installed program, by the server's own, and once more when the server
 /// made its socket anew.
 const TRIES: u32 = 3;
@@ -651,11 +654,15 @@ impl Tmux {
     pub async fn see_noticed(&self, ended: Identity) {
         for pause in TO_NOTICE {
             sleep(pause).await;
+            if self.is_given_up() {
+                return;
+            }
             // What cannot be found out now may be found out later.
             if let Ok(None) = ended.unwaited_for_by() {
                 return;
             }
-            let reminded = self.in_time(self.deputy.remind(self.socket.clone(), self.memory.seen(), ended)).await;
+            // One that has no answer in time says nothing of whether the server answers: sessions are yet to be closed.
+            let reminded = timeout(TO_REMIND, self.deputy.remind(self.socket.clone(), self.memory.seen(), ended)).await;
             if let Ok(Ok(Ok(true))) = reminded {
                 let pid = ended.pid();
                 tracing::debug!("the tmux server had not noticed that process {pid} has ended, and was reminded of it");
@@ -932,6 +939,17 @@ mod tests {
         tmux.close("nobody").await.unwrap();
     }
 
+    /// A process whose parent this one is, and has yet to wait for it.
+    fn ended_child() -> (std::process::Child, Identity) {
+        let mut ended = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let identity = crate::sys::process::Process::open(ended.id().cast_signed()).unwrap().identity();
+        drop(ended.stdin.take());
+        while identity.unwaited_for_by().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        (ended, identity)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_server_is_reminded_only_of_an_end_that_it_has_not_noticed() {
         let reminded = Arc::new(AtomicUsize::new(0));
@@ -942,17 +960,27 @@ mod tests {
         });
         let account = Account::current().unwrap();
         let tmux = Tmux::new(deputy, "/no/where".into(), Origin::Own, String::new(), &account);
-        // This process is its parent.
-        let mut ended = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
-        let identity = crate::sys::process::Process::open(ended.id().cast_signed()).unwrap().identity();
-        drop(ended.stdin.take());
-        while identity.unwaited_for_by().unwrap().is_none() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let (mut ended, identity) = ended_child();
         tmux.see_noticed(identity).await;
         assert_eq!(reminded.load(Ordering::Relaxed), TO_NOTICE.len());
         ended.wait().unwrap();
         tmux.see_noticed(identity).await;
         assert_eq!(reminded.load(Ordering::Relaxed), TO_NOTICE.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unanswered_reminder_does_not_give_the_server_up() {
+        let deputy = Deputy::of_those_who_wait(|request| {
+            let Request::Tmux { .. } = request else { return None };
+            Some(Reply::Tmux(Ok(Output { success: true, stdout: String::new(), stderr: String::new() })))
+        });
+        let account = Account::current().unwrap();
+        let tmux = Tmux::new(deputy, "/no/where".into(), Origin::Own, String::new(), &account);
+        let (mut ended, identity) = ended_child();
+        tmux.hurry();
+        tmux.see_noticed(identity).await;
+        assert!(!tmux.is_given_up());
+        tmux.close("agent").await.unwrap();
+        ended.wait().unwrap();
     }
 }
