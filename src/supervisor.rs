@@ -179,6 +179,25 @@ struct UnderWay {
     commands: mpsc::UnboundedSender<Command>,
     /// `None` if an earlier daemon has launched it.
     launch: Option<Arc<Launch>>,
+    /// Whether that is what runs: before it has started, something that an earlier daemon launched may be in its place.
+    is_certain: bool,
+}
+
+impl UnderWay {
+    /// What runs, if this daemon has launched it.
+    fn known(&self) -> Option<&Arc<Launch>> {
+        self.launch.as_ref().filter(|_| self.is_certain)
+    }
+
+    /// Takes in what is told of it.
+    fn learn(&mut self, event: &machine::Event) {
+        match event {
+            // What runs may be something else than what is desired, with other secrets, whatever its launcher says of that.
+            machine::Event::Found { .. } => self.launch = None,
+            machine::Event::Started { .. } => self.is_certain = true,
+            _ => {}
+        }
+    }
 }
 
 /// How long clearing away what is left of the agents may take after the last deadline.
@@ -304,7 +323,7 @@ impl Supervisor {
                     machine::Event::Ended { attempt, .. } => {
                         to_note = Some((attempt, Command::EndNoted));
                         let under_way = agent.and_then(|agent| agent.attempts.get(&attempt));
-                        if let Some(launch) = under_way.and_then(|under_way| under_way.launch.clone()) {
+                        if let Some(launch) = under_way.and_then(UnderWay::known).cloned() {
                             self.log_screen(launch);
                         }
                     }
@@ -318,13 +337,20 @@ impl Supervisor {
                             agent.is_known = true;
                         }
                     }
-                    machine::Event::Found { attempt, .. } => {
-                        // What runs may be something else than what is desired, with other secrets.
+                    machine::Event::Found { attempt, ref fingerprint } => {
                         if let Some(agent) = agent {
-                            agent.desired = None;
-                            agent.attempts.get_mut(&attempt).map(|under_way| under_way.launch.take());
+                            agent.learn(attempt, &event);
+                            if fingerprint.is_some() {
+                                agent.desired = None;
+                            }
                         }
                         self.afterwards.reconcile = true;
+                        self.afterwards.publish = true;
+                    }
+                    machine::Event::Started { attempt, .. } => {
+                        if let Some(agent) = agent {
+                            agent.learn(attempt, &event);
+                        }
                     }
                     _ => {}
                 }
@@ -587,7 +613,8 @@ impl Supervisor {
         let tell = self.teller(key);
         let Some(agent) = self.agents.get_mut(key) else { return };
         let (commands, inbox) = mpsc::unbounded_channel();
-        agent.attempts.insert(attempt, UnderWay { commands, launch });
+        let is_certain = !matches!(beginning, Beginning::Launch { look_first: true, .. });
+        agent.attempts.insert(attempt, UnderWay { commands, launch, is_certain });
         let (means, name) = (Arc::clone(&self.means), agent.machine.name().clone());
         let brakes = Arc::clone(&agent.brakes);
         tokio::spawn(attempt::run(means, name, attempt, beginning, brakes, inbox, tell));
@@ -717,7 +744,13 @@ impl Agent {
     fn launched(&self) -> Launched {
         let under_way = self.attempts.values().filter_map(|under_way| under_way.launch.as_ref());
         let launches = under_way.chain(self.machine.launch()).map(Arc::clone).collect();
-        Launched { launches, is_all: self.attempts.values().all(|under_way| under_way.launch.is_some()) }
+        Launched { launches, is_all: self.attempts.values().all(|under_way| under_way.known().is_some()) }
+    }
+
+    fn learn(&mut self, attempt: Attempt, event: &machine::Event) {
+        if let Some(under_way) = self.attempts.get_mut(&attempt) {
+            under_way.learn(event);
+        }
     }
 
     fn held(&self) -> HeldAgent {
@@ -744,5 +777,47 @@ fn log_change(before: &AgentStatus, after: &AgentStatus) {
     }
     if let Some(error) = after.error.as_ref().filter(|&error| before.error.as_ref() != Some(error)) {
         tracing::error!(agent = after.name, "{error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::fingerprint::Fingerprint;
+
+    fn under_way(is_certain: bool) -> UnderWay {
+        let launch = Arc::new(Launch {
+            name: "a".parse().unwrap(),
+            session: "a".parse().unwrap(),
+            arguments: Vec::new(),
+            prompt: None,
+            environment: [].into(),
+            secrets: [].into(),
+            workdir: "/".into(),
+            fingerprint: Fingerprint::default(),
+            is_certain: true,
+        });
+        UnderWay { commands: mpsc::unbounded_channel().0, launch: Some(launch), is_certain }
+    }
+
+    #[test]
+    fn what_runs_is_unknown_while_it_may_be_a_survivor() {
+        let attempt = Attempt::default();
+        assert!(under_way(true).known().is_some());
+        let mut under_way = under_way(false);
+        under_way.learn(&machine::Event::Opened { attempt });
+        assert!(under_way.known().is_none());
+        under_way.learn(&machine::Event::Started { attempt, pid: 2, at: Timestamp::now() });
+        assert!(under_way.known().is_some());
+    }
+
+    #[test]
+    fn what_runs_is_unknown_once_a_survivor_was_found() {
+        for fingerprint in [None, Some(Fingerprint::default())] {
+            let (attempt, mut under_way) = (Attempt::default(), under_way(false));
+            under_way.learn(&machine::Event::Found { attempt, fingerprint });
+            under_way.learn(&machine::Event::Started { attempt, pid: 2, at: Timestamp::now() });
+            assert!(under_way.known().is_none());
+        }
     }
 }

@@ -101,8 +101,8 @@ pub enum Event {
     Found {
         /// Of which attempt.
         attempt: Attempt,
-        /// Of what was launched.
-        fingerprint: Fingerprint,
+        /// Of what was launched, if its launcher says that.
+        fingerprint: Option<Fingerprint>,
     },
     /// The harness could not be started.
     NotStarted {
@@ -656,7 +656,7 @@ impl Machine {
             Event::Opened { attempt } => self.opened(attempt),
             Event::Met { attempt, launcher } => self.met(attempt, launcher),
             Event::Started { attempt, pid, at } => self.started(attempt, pid, at),
-            Event::Found { attempt, fingerprint } => self.found_instead(attempt, &fingerprint),
+            Event::Found { attempt, fingerprint } => self.found_instead(attempt, fingerprint.as_ref()),
             Event::NotStarted { attempt, why } => self.not_started(attempt, why, now, &mut effects),
             Event::Ended { attempt, how, at, usage } => {
                 self.ended(attempt, Exit { how, at, usage }, now, &mut effects);
@@ -755,8 +755,9 @@ impl Machine {
         }
     }
 
-    fn found_instead(&mut self, attempt: Attempt, fingerprint: &Fingerprint) {
+    fn found_instead(&mut self, attempt: Attempt, fingerprint: Option<&Fingerprint>) {
         if self.attempt == attempt
+            && let Some(fingerprint) = fingerprint
             && let Some(declared) = self.declared_with_attempts()
         {
             declared.fingerprint = Some(fingerprint.clone());

@@ -617,8 +617,9 @@ impl<T: Fn(machine::Event)> Run<T> {
         let mut launcher = self.launcher(visitor, end);
         (self.tell)(machine::Event::Met { attempt, launcher: launcher.process.identity() });
         (self.tell)(machine::Event::Opened { attempt });
-        // What is on record is true; what the agent's own process says serves where nothing is.
-        if let (Known::ByPane, Some(fingerprint)) = (known, fingerprint) {
+        // What is on record is true; what the agent's own process says serves where nothing is. What was to be launched here is
+        // not what runs, also where it says nothing.
+        if known == Known::ByPane {
             (self.tell)(machine::Event::Found { attempt, fingerprint });
         }
         if progress == Progress::New {
@@ -1216,14 +1217,14 @@ pub fn told(message: FromLauncher, attempt: machine::Attempt, now: Timestamp) ->
     };
     match message {
         FromLauncher::Hello { progress, fingerprint, .. } => {
-            let found = fingerprint.map(|fingerprint| machine::Event::Found { attempt, fingerprint });
+            let found = machine::Event::Found { attempt, fingerprint };
             let came = match progress {
                 Progress::New => Vec::new(),
                 Progress::Running(harness) => vec![started(attempt, harness, now)],
                 Progress::Failed(failure) => failed(&failure),
                 Progress::Ended { harness, end } => vec![started(attempt, harness, now), ended(end)],
             };
-            found.into_iter().chain(came).collect()
+            std::iter::once(found).chain(came).collect()
         }
         FromLauncher::Warning(_) => Vec::new(),
         FromLauncher::Started(harness) => vec![started(attempt, harness, now)],

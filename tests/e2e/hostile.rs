@@ -188,6 +188,28 @@ fn a_launcher_that_outlives_a_daemon_says_no_secret_to_the_next() {
 }
 
 #[test]
+fn a_survivor_that_names_nothing_shows_no_former_secret() {
+    const SECRET: &str = "canary-of-a-launcher-that-names-nothing";
+    let with = |secret: &str| agent("disowns-in-silence", "sleep inf", &format!("secrets = ['{secret}']"));
+    let setup = with_lying_tmux(Setup::new());
+    setup.secret("FORMER", SECRET);
+    setup.secret("PRESENT", "something else");
+    setup.put(&setup.work("disowns-in-silence.words"), format!("it was given {SECRET}"));
+    let mut daemon = setup.start(&with("FORMER"));
+    let pid = daemon.wait_until_running("disowns-in-silence");
+    daemon.kill();
+    fs::remove_dir_all(daemon.path("state/agents")).unwrap();
+    daemon.edit_jcard(&with("PRESENT"));
+    daemon.start_again();
+    assert_eq!(daemon.wait_until_running("disowns-in-silence"), pid);
+    let screen = daemon.wait("its screen", || {
+        let response = daemon.get("/v1/agents/disowns-in-silence/screen");
+        (response.status == 200).then_some(response.body)
+    });
+    assert!(screen.contains("it was given ***") && !screen.contains("canary"), "{screen}");
+}
+
+#[test]
 fn a_harness_may_end_with_the_status_of_launchers_that_started_nothing() {
     let setup = with_lying_tmux(Setup::new());
     let mut daemon = setup.start(&agent("ends-with-125", "sleep inf", ""));
