@@ -240,7 +240,7 @@ pub struct AgentStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
     /// Why it is there, in a person's words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "reason", skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// How it ended, once it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -290,6 +290,13 @@ pub struct AgentStatus {
     /// Its latest attempts that are over, the last one first. Only where one agent is asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<PastAttempt>,
+}
+
+/// A reason as a client reads it. A daemon before 0.2 says `waiting: ` where `state` says so already, and goes on running between an
+/// update of the package and the next restart. To be removed when nobody updates from 0.1 any more.
+fn reason<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let reason: Option<String> = Option::deserialize(deserializer)?;
+    Ok(reason.map(|reason| reason.strip_prefix("waiting: ").map(str::to_owned).unwrap_or(reason)))
 }
 
 /// The answer to `GET /v1/health`.
@@ -356,6 +363,22 @@ pub fn body<T: Serialize + ?Sized>(value: &T) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_reason_of_an_earlier_daemon_is_read_as_that_of_this_one() {
+        for (reason, expected) in [
+            (Some("waiting: the workdir /x does not exist"), Some("the workdir /x does not exist")),
+            (Some("its entry is wrong"), Some("its entry is wrong")),
+            (None, None),
+        ] {
+            let mut agent = serde_json::json!({ "name": "a", "running": false, "restarts": 0, "state": "waiting" });
+            if let Some(reason) = reason {
+                agent["reason"] = reason.into();
+            }
+            let read: AgentStatus = serde_json::from_value(agent).unwrap();
+            assert_eq!(read.reason.as_deref(), expected);
+        }
+    }
 
     #[test]
     fn a_time_outside_of_the_calendar_is_shown_as_its_end() {
