@@ -2,5 +2,6 @@
 
 pub mod facts;
 pub mod metrics;
+pub mod redactions;
 pub mod ring;
 pub mod snapshot;

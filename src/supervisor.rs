@@ -29,6 +29,7 @@ use crate::agent::spec::Limits;
 use crate::launch::Progress;
 use crate::launch::listener::Visitor;
 use crate::observe::facts::{Facts, Launches};
+use crate::observe::redactions::{Redactions, Sources};
 use crate::observe::ring::Ring;
 use crate::observe::snapshot::{Launched, Snapshot};
 use crate::state::history::Histories;
@@ -38,7 +39,6 @@ use crate::sys::clock::{Alarm, Timestamp};
 use crate::sys::log::Detail;
 use crate::sys::rate_limit::Brake;
 use crate::sys::systemd::Notifier;
-use crate::text::redact::Redaction;
 use crate::text::screen;
 use crate::wire::events::{self, Change, What};
 use crate::wire::status::{AgentStatus, Errors, State, Time};
@@ -125,6 +125,8 @@ pub struct Supervisor {
     started: Instant,
     facts: Facts,
     outlets: Outlets,
+    /// What must not be shown of what is desired, made ready.
+    redactions: Arc<Redactions>,
 }
 
 /// Where the daemon is heading.
@@ -169,6 +171,8 @@ struct Agent {
     is_known: bool,
     /// Whether an event was told of it.
     is_told: bool,
+    /// Whether nothing was launched by an earlier daemon with secrets that are not known here.
+    knows_past: bool,
     launches: Launches,
     brakes: Arc<Brakes>,
 }
@@ -233,6 +237,7 @@ impl Supervisor {
             started,
             facts: Facts::new(SystemTime::now() - started.elapsed()),
             outlets,
+            redactions: Arc::default(),
         }
     }
 
@@ -248,12 +253,14 @@ impl Supervisor {
     fn take_up(&mut self, key: &str, mut machine: Machine) {
         let status = machine.status();
         tracing::info!(agent = status.name, state = %status.state, attempt = status.attempt, pid = status.pid, "taken up");
-        let launches = if machine.was_launched() { Launches::after(&status) } else { Launches::default() };
+        let knows_past = !machine.was_launched();
+        let launches = if knows_past { Launches::default() } else { Launches::after(&status) };
         let effects = machine.resume();
         self.happened.push(What::Adopted { name: status.name.clone(), agent: Box::new(status) });
         let brakes = Arc::default();
         let attempts = HashMap::new();
-        let agent = Agent { machine, desired: None, attempts, is_known: false, is_told: true, launches, brakes };
+        let agent =
+            Agent { machine, desired: None, attempts, is_known: false, is_told: true, knows_past, launches, brakes };
         self.agents.insert(key.to_owned(), agent);
         for effect in effects {
             self.carry_out(key, effect);
@@ -310,6 +317,7 @@ impl Supervisor {
         match event {
             Event::Desired(desired) => {
                 self.desired = desired;
+                self.redactions = Arc::default();
                 self.afterwards.publish = true;
                 self.reconcile();
             }
@@ -343,6 +351,7 @@ impl Supervisor {
                             if fingerprint.is_some() {
                                 agent.desired = None;
                             }
+                            agent.knows_past = false;
                         }
                         self.afterwards.reconcile = true;
                         self.afterwards.publish = true;
@@ -468,12 +477,24 @@ impl Supervisor {
             attempts: HashMap::new(),
             is_known: false,
             is_told: false,
+            knows_past: true,
             launches: Launches::default(),
             brakes: Arc::default(),
         });
         agent.machine.describe(desired.name.clone(), desired.harness);
         agent.desired = Some(desired);
+        let restored = agent.machine.in_force().filter(|declared| declared.is_restored);
         self.step(&key, event);
+        // What an earlier daemon launched is known if it is what is desired now, secrets and all.
+        if let Some(agent) = self.agents.get_mut(&key)
+            && let Some(launch) = agent.machine.launch()
+            && restored.is_some_and(|declared| declared.fingerprint.as_ref() == Some(&launch.fingerprint))
+        {
+            agent.knows_past = true;
+            if let Some(under_way) = agent.attempts.get_mut(&agent.machine.latest_attempt()) {
+                under_way.launch.get_or_insert_with(|| Arc::clone(launch));
+            }
+        }
     }
 
     /// Hands a visitor to the attempt that is under way. It need not be the one that it names: an earlier daemon may have counted
@@ -690,6 +711,7 @@ impl Supervisor {
             .with_histories(self.outlets.histories.of(self.agents.keys()))
             .with_launches(self.agents.iter().map(|(key, agent)| (key.clone(), agent.launched())).collect())
             .with_secrets(Arc::clone(&self.desired.secrets))
+            .with_redactions(Arc::clone(&self.redactions))
             .with_facts(facts)
             .with_reading(self.has_read)
     }
@@ -726,14 +748,16 @@ impl Supervisor {
         if self.detail != Detail::Debug {
             return;
         }
-        let means = Arc::clone(&self.means);
+        let (means, redactions) = (Arc::clone(&self.means), Arc::clone(&self.redactions));
         tokio::spawn(async move {
-            match means.tmux.screen(&launch.name.key()).await {
-                Ok(screen) => {
-                    let shown = screen::shown(&screen, &Redaction::new(launch.sensitive()), false);
+            let screen = means.tmux.screen(&launch.name.key()).await;
+            match (screen, redactions.of(Sources::of_launch(&launch)).await) {
+                (Ok(screen), Ok(redaction)) => {
+                    let shown = screen::shown(&screen, &redaction, false);
                     tracing::debug!(agent = %launch.name, "its last screen:\n{}", shown.trim_end());
                 }
-                Err(error) => tracing::debug!(agent = %launch.name, "its last screen could not be had: {error}"),
+                (Err(error), _) => tracing::debug!(agent = %launch.name, "its last screen could not be had: {error}"),
+                (_, Err(unknown)) => tracing::debug!(agent = %launch.name, "its last screen is not shown: {unknown}"),
             }
         });
     }
@@ -743,8 +767,9 @@ impl Agent {
     /// What was launched, and what is to be.
     fn launched(&self) -> Launched {
         let under_way = self.attempts.values().filter_map(|under_way| under_way.launch.as_ref());
-        let launches = under_way.chain(self.machine.launch()).map(Arc::clone).collect();
-        Launched { launches, is_all: self.attempts.values().all(|under_way| under_way.known().is_some()) }
+        let launches: Vec<Arc<Launch>> = under_way.chain(self.machine.launch()).map(Arc::clone).collect();
+        let is_known = self.attempts.values().all(|under_way| under_way.known().is_some());
+        Launched { is_all: self.knows_past && is_known && !Vec::is_empty(&launches), launches }
     }
 
     fn learn(&mut self, attempt: Attempt, event: &machine::Event) {

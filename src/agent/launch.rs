@@ -44,10 +44,9 @@ impl Launch {
         words.collect::<Vec<_>>().join(" ")
     }
 
-    /// The values of the secrets, line by line, those long enough not to be in every text.
-    pub fn sensitive(&self) -> Vec<Cow<'_, str>> {
-        sensitive(self.environment.iter().filter(|(name, _)| self.secrets.contains(*name)).map(|(_, value)| value))
-            .collect()
+    /// The values of the secrets.
+    pub fn secret_values(&self) -> impl Iterator<Item = &SecretBytes> {
+        self.environment.iter().filter(|(name, _)| self.secrets.contains(*name)).map(|(_, value)| value)
     }
 }
 

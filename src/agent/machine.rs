@@ -573,6 +573,11 @@ impl Machine {
         &self.name
     }
 
+    /// What was launched last; 0 if nothing was.
+    pub fn latest_attempt(&self) -> Attempt {
+        self.attempt
+    }
+
     /// Whether it is on its way out.
     pub fn is_leaving(&self) -> bool {
         self.leaving

@@ -21,9 +21,10 @@ use crate::logs::reader::{Busy, Follower, Log, Piece};
 use crate::logs::renderer::{self, Heard, Renderer, Renderers, Say};
 use crate::logs::store::Store;
 use crate::logs::{Entry, FileId};
+use crate::observe::redactions::Unknown;
 use crate::observe::snapshot::Snapshot;
 use crate::text::printable;
-use crate::text::redact::{Redaction, Shown};
+use crate::text::redact::Shown;
 use crate::wire::status::{State, Time};
 
 /// How long a screen must stand still to be told to somebody who follows: looked at twice, so far apart.
@@ -141,6 +142,12 @@ impl From<Gone> for Broken {
 impl From<renderer::Error> for Broken {
     fn from(error: renderer::Error) -> Self {
         Self::Failed(error.to_string())
+    }
+}
+
+impl From<Unknown> for Broken {
+    fn from(unknown: Unknown) -> Self {
+        Self::Failed(unknown.to_string())
     }
 }
 
@@ -349,7 +356,8 @@ impl Telling {
         let Some(renderers) = &self.renderers else {
             return Ok((Follower::new(Arc::clone(&opened.log), opened.at), Way::Raw));
         };
-        let redaction = Redaction::new(self.snapshot.borrow().sensitive(&self.agent.key()));
+        let snapshot = Arc::clone(&self.snapshot.borrow());
+        let redaction = snapshot.redaction(&self.agent.key()).await?;
         let mut text = Text {
             renderer: renderers.start().await?,
             shown: Shown::without(redaction),

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::single_flight::Latest;
 use crate::observe::snapshot::Snapshot;
-use crate::text::redact::Redaction;
 use crate::text::screen;
 use crate::tmux::Tmux;
 
@@ -33,6 +32,7 @@ impl Screens {
             let why = agent.reason.as_deref().unwrap_or("it is not known why");
             return Err(format!("{} has no session: {why}", agent.name));
         }
+        let redaction = snapshot.redaction(agent).await.map_err(|unknown| unknown.to_string())?;
         let latest = self.watch(agent);
         let captured = latest.read(async {
             let captured = tmux.screen(agent).await;
@@ -41,7 +41,7 @@ impl Screens {
         let captured = captured.await;
         drop(latest);
         self.forget();
-        Ok(screen::shown(&captured?, &Redaction::new(snapshot.sensitive(agent)), colours))
+        Ok(screen::shown(&captured?, &redaction, colours))
     }
 
     fn watch(&self, agent: &str) -> Arc<Latest<Captured>> {

@@ -160,6 +160,9 @@ async fn answer(order: Order, responder: Arc<Responder>, over: Arc<Notify>) -> A
                 }
                 Err(error) => return refusal(routes::not_there(&error.to_string())),
             };
+            if !raw && let Err(unknown) = responder.snapshot().redaction(&agent.key()).await {
+                return refusal(routes::unavailable(&unknown.to_string()));
+            }
             let (is_latest, snapshot) = (which == Which::Latest, responder.sources.snapshot.clone());
             let telling = Telling { store, agent, renderers, is_latest, snapshot, live_in: None, look_again: false };
             let content_type = if raw { "application/octet-stream" } else { TEXT };

@@ -1,6 +1,5 @@
 //! What the daemon knows at one instant, ready to be served.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -11,7 +10,9 @@ use crate::agent::launch::Launch;
 use crate::contain::cgroup::Cgroups;
 use crate::inputs::secrets::Secrets;
 use crate::observe::facts::Facts;
+use crate::observe::redactions::{Redactions, Sources, Unknown};
 use crate::state::history::History;
+use crate::text::redact::Redaction;
 use crate::wire::status::{AgentStatus, Errors, Health, Resources, State, body};
 
 /// What an agent was given, or is to be given: only for what must not be shown of it.
@@ -21,10 +22,6 @@ pub struct Launched {
     pub launches: Vec<Arc<Launch>>,
     /// Whether that is all: an earlier daemon may have launched what runs.
     pub is_all: bool,
-}
-
-fn sensitive(launches: &[Arc<Launch>]) -> impl Iterator<Item = Cow<'_, str>> {
-    launches.iter().flat_map(|launch| launch.sensitive())
 }
 
 /// What the daemon knows at one instant, ready to be served: made by the supervisor whenever something changes, read by the API.
@@ -41,6 +38,8 @@ pub struct Snapshot {
     launches: HashMap<String, Launched>,
     /// Likewise.
     secrets: Arc<Secrets>,
+    /// What was made ready of both.
+    redactions: Arc<Redactions>,
     facts: Facts,
     is_read: bool,
 }
@@ -52,8 +51,21 @@ impl Snapshot {
         let by_name = agents.iter().enumerate().map(|(at, agent)| (agent.name.to_lowercase(), at)).collect();
         let agents_body = body(&agents);
         let (histories, launches, secrets) = (HashMap::new(), HashMap::new(), Arc::default());
-        let (groups, facts, is_read) = (None, Facts::new(SystemTime::now()), true);
-        Self { agents, by_name, agents_body, started, errors, groups, histories, launches, secrets, facts, is_read }
+        let (groups, redactions, facts, is_read) = (None, Arc::default(), Facts::new(SystemTime::now()), true);
+        Self {
+            agents,
+            by_name,
+            agents_body,
+            started,
+            errors,
+            groups,
+            histories,
+            launches,
+            secrets,
+            redactions,
+            facts,
+            is_read,
+        }
     }
 
     /// The same, saying whether the declarations have been read.
@@ -79,14 +91,35 @@ impl Snapshot {
         Self { secrets, ..self }
     }
 
-    /// What must not be shown of what an agent was given, whose name is in lower case. What one was given that is no longer declared, or
-    /// that an earlier daemon launched, is not known: it may have been anything that others are given, or any secret that there is.
-    pub fn sensitive(&self, agent: &str) -> Vec<Cow<'_, str>> {
+    /// The same, with what was made ready of that before: [`Redactions`] are for one state of the inputs.
+    #[must_use]
+    pub fn with_redactions(self, redactions: Arc<Redactions>) -> Self {
+        Self { redactions, ..self }
+    }
+
+    /// What must not be shown of what an agent printed, whose name is in lower case.
+    pub async fn redaction(&self, agent: &str) -> Result<Arc<Redaction>, Unknown> {
+        self.redactions.of(self.sources(agent)?).await
+    }
+
+    /// What must not be shown of this launch.
+    pub async fn redaction_of(&self, launch: &Arc<Launch>) -> Result<Arc<Redaction>, Unknown> {
+        self.redactions.of(Sources::of_launch(launch)).await
+    }
+
+    /// What one was given that is no longer declared, or that an earlier daemon launched, is not known: it may have been anything that
+    /// others are given, or any secret that there is. Where these could not be read either, nothing is known.
+    fn sources(&self, agent: &str) -> Result<Sources, Unknown> {
         match self.launches.get(agent) {
-            Some(launched) if launched.is_all => sensitive(&launched.launches).collect(),
+            Some(launched) if launched.is_all => Ok(Sources { launches: launched.launches.clone(), secrets: None }),
+            _ if self.secrets.is_complete() => {
+                let launches = self.launches.values().flat_map(|launched| launched.launches.iter().cloned()).collect();
+                Ok(Sources { launches, secrets: Some(Arc::clone(&self.secrets)) })
+            }
             _ => {
-                let given = self.launches.values().flat_map(|launched| sensitive(&launched.launches));
-                given.chain(crate::agent::launch::sensitive(self.secrets.iter().map(|(_, value)| value))).collect()
+                let why = if self.is_read { "their directory is not there" } else { "it has not read them yet" };
+                let why = self.errors.secrets.as_deref().unwrap_or(why);
+                Err(Unknown::Secrets(why.lines().collect::<Vec<_>>().join("; ")))
             }
         }
     }
@@ -192,23 +225,48 @@ mod tests {
         })
     }
 
-    #[test]
-    fn an_agent_launched_by_an_earlier_daemon_hides_all_secrets() {
+    fn snapshot() -> Snapshot {
         let launched = |secret, is_all| Launched { launches: vec![launch_with(secret)], is_all };
         let launches = [
             ("known".to_owned(), launched("secret of known", true)),
             ("adopted".to_owned(), launched("secret of adopted", false)),
             ("waiting".to_owned(), Launched { launches: Vec::new(), is_all: false }),
         ];
-        let snapshot = Snapshot::new(Vec::new(), Instant::now(), Errors::default())
-            .with_launches(launches.into())
-            .with_secrets(Arc::new(Secrets::of(&[("UNUSED", "secret of nobody\nsecond line"), ("SHORT", "yes")])));
-        assert_eq!(snapshot.sensitive("known"), ["secret of known"]);
+        Snapshot::new(Vec::new(), Instant::now(), Errors::default()).with_launches(launches.into())
+    }
+
+    const TEXT: &str = "secret of known, secret of adopted, secret of nobody, second line, yes";
+
+    #[tokio::test]
+    async fn an_agent_launched_by_an_earlier_daemon_hides_all_secrets() {
+        let secrets = Secrets::of(&[("UNUSED", "secret of nobody\nsecond line"), ("SHORT", "yes")]);
+        let snapshot = snapshot().with_secrets(Arc::new(secrets));
+        let shown = async |agent| snapshot.redaction(agent).await.unwrap().of(TEXT);
+        assert_eq!(shown("known").await, TEXT.replace("secret of known", "****** ** *****"));
         for agent in ["adopted", "waiting", "no longer declared"] {
-            let mut sensitive = snapshot.sensitive(agent);
-            sensitive.sort();
-            let all = ["second line", "secret of adopted", "secret of known", "secret of nobody"];
-            assert_eq!(sensitive, all, "{agent}");
+            let expected = "****** ** *****, ****** ** *******, ****** ** ******, ****** ****, yes";
+            assert_eq!(shown(agent).await, expected, "{agent}");
+        }
+    }
+
+    #[tokio::test]
+    async fn secrets_that_could_not_be_read_are_not_taken_for_none() {
+        let why = "failed to read /s/KEY: EIO\nfailed to read /s/TOKEN: EIO";
+        for (errors, is_read, expected) in [
+            (
+                Errors { secrets: Some(why.to_owned()), ..Errors::default() },
+                true,
+                "/s/KEY: EIO; failed to read /s/TOKEN",
+            ),
+            (Errors::default(), true, "their directory is not there"),
+            (Errors::default(), false, "it has not read them yet"),
+        ] {
+            let snapshot = Snapshot { errors, ..snapshot() }.with_reading(is_read);
+            assert!(snapshot.redaction("known").await.unwrap().of(TEXT).starts_with("****** ** *****, secret"));
+            for agent in ["adopted", "waiting", "no longer declared"] {
+                let unknown = snapshot.redaction(agent).await.err().map(|unknown| unknown.to_string());
+                assert!(unknown.as_ref().is_some_and(|why| why.contains(expected)), "{agent}: {unknown:?}");
+            }
         }
     }
 }

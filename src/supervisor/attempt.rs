@@ -37,7 +37,6 @@ use crate::sys::process::{Identity, Process};
 use crate::sys::rate_limit::Brake;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::{blocking, frame};
-use crate::text::redact::Redaction;
 use crate::tmux::{self, Pane};
 use crate::wire::status::{How, Usage};
 
@@ -75,8 +74,8 @@ const MOST_VISITORS: usize = 8;
 /// How long it may take until it is known what an agent that an earlier daemon launched may have been given.
 const TO_READ: Duration = Duration::from_secs(2);
 
-/// What is said instead of a launcher's words if that took longer.
-const UNSAID: &str = "its launcher says why, which is not shown because the secrets have not been read yet";
+/// What is said instead of a launcher's words if that took longer, or could not be found out.
+const UNSAID: &str = "its launcher says why, which is not shown because its secrets could not be blotted out";
 
 const STOPPED_BEFORE: &str = "it was stopped before it started";
 
@@ -353,19 +352,17 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// The launcher's words as a line that can be shown, with no secret that the agent was given. A launcher is the agent user's, and
     /// what an honest one cannot find may be named by a secret.
     async fn words(&self, text: &str) -> String {
+        let mut snapshot = self.means.snapshot.clone();
         let redaction = if let Some(launch) = &self.launch {
-            Redaction::new(launch.sensitive())
+            let snapshot = Arc::clone(&snapshot.borrow());
+            snapshot.redaction_of(launch).await
         } else {
-            let mut snapshot = self.means.snapshot.clone();
             // The daemon has just started, and does not know any secret yet.
             let _ = timeout(TO_READ, snapshot.wait_for(|snapshot| snapshot.is_read())).await;
             let snapshot = Arc::clone(&snapshot.borrow());
-            if !snapshot.is_read() {
-                return UNSAID.to_owned();
-            }
-            Redaction::new(snapshot.sensitive(&self.name.key()))
+            snapshot.redaction(&self.name.key()).await
         };
-        plain(&redaction.of(text))
+        redaction.map_or_else(|_| UNSAID.to_owned(), |redaction| plain(&redaction.of(text)))
     }
 
     async fn how(&self, ending: Ending) -> How {

@@ -20,6 +20,11 @@ impl SecretBytes {
     pub fn as_slice(&self) -> &[u8] {
         &self.0
     }
+
+    /// Where it is: clones of one are at the same place, and others at another, as long as they live.
+    pub fn place(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
 }
 
 impl From<Vec<u8>> for SecretBytes {

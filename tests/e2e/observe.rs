@@ -326,6 +326,64 @@ fn a_secret_is_shown_nowhere_however_it_is_printed() {
 }
 
 #[test]
+fn nothing_is_shown_where_secrets_are_not_known() {
+    const KEY: &str = "sk-ant-api03-Zq8vXw2LkT0pYcRb7NfHd5JmGs3Q";
+    let setup = Setup::new().args(["--resync", "200ms", "--settle", "20ms"]);
+    setup.secret("API_KEY", KEY);
+    let script = r#"echo "${API_KEY:0:20} ${API_KEY:20}"; echo done; sleep inf"#;
+    let mut daemon = setup.start(&scripted(script, ""));
+    let pid = daemon.wait_until_running("a");
+    let (secrets, away) = (daemon.path("secrets"), daemon.path("away"));
+    let shown_to = |daemon: &Daemon| {
+        daemon.wait("it to be shown without its secret", || {
+            let shown =
+                [["watch", "a", "--once"].as_slice(), &["logs", "a"]].map(|words| run(&mut verb(daemon, words)));
+            let is_shown = |said: &str| said.contains("done") && said.contains("******************** *******");
+            shown.iter().all(|(code, said)| *code == Some(0) && is_shown(said)).then_some(())
+        });
+    };
+    shown_to(&daemon);
+    daemon.kill();
+    fs::rename(&secrets, &away).unwrap();
+    daemon.start_again();
+    assert_eq!(daemon.wait_until_running("a"), pid);
+    for what in ["screen", "log"] {
+        let response = daemon.get(&format!("/v1/agents/a/{what}"));
+        assert_eq!(response.status, 503, "{}", response.body);
+        assert!(response.body.contains("not been able to read all of them (their directory is not there)"));
+    }
+    for words in [&["watch", "a", "--once"][..], &["logs", "a"], &["logs", "a", "--json"]] {
+        let (code, said) = run(&mut verb(&daemon, words));
+        assert!(code != Some(0) && said.contains("could not be blotted out"), "{words:?}: {code:?} {said}");
+        assert!(!said.contains(&KEY[..16]), "{said}");
+    }
+    assert!(told(&daemon, &["logs", "a", "--raw"]).contains("done"));
+    fs::rename(&away, &secrets).unwrap();
+    shown_to(&daemon);
+    assert_eq!(daemon.wait_until_running("a"), pid);
+    // What was known once stays known.
+    fs::rename(&secrets, &away).unwrap();
+    daemon.wait("secrets_error", || daemon.health().secrets_error);
+    shown_to(&daemon);
+}
+
+#[test]
+fn an_agent_without_secrets_is_shown_also_without_their_directory() {
+    let setup = Setup::new();
+    fs::remove_dir_all(setup.path("secrets")).unwrap();
+    let mut daemon = setup.start(&scripted("echo done; sleep inf", ""));
+    daemon.wait_until_running("a");
+    let is_shown = |daemon: &Daemon| {
+        for words in [&["watch", "a", "--once"][..], &["logs", "a"]] {
+            daemon.wait("its word", || told(daemon, words).contains("done").then_some(()));
+        }
+    };
+    is_shown(&daemon);
+    daemon.kill_and_start_again();
+    is_shown(&daemon);
+}
+
+#[test]
 fn the_size_of_the_terminal_is_that_of_its_text() {
     let script = r"stty size; printf '\033[999;1Hlast row'; read -r";
     let daemon = Setup::new().start(&scripted(script, ""));
