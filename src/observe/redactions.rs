@@ -141,6 +141,10 @@ impl Redactions {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
     use super::*;
     use crate::agent::fingerprint::Fingerprint;
 
@@ -173,20 +177,22 @@ mod tests {
         assert!(!Arc::ptr_eq(&first, &less));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn much_to_hide_is_made_ready_off_the_loop_and_once() {
-        let redactions = Arc::new(Redactions::default());
-        let value = SecretBytes::from("0123456789abcdef".repeat(1 << 16).as_str());
-        let launch = launch_with(&[&value]);
-        let asked = |launch: Arc<Launch>| {
-            let redactions = Arc::clone(&redactions);
-            tokio::spawn(async move { redactions.of(Sources::of_launch(&launch)).await })
+    #[tokio::test]
+    async fn what_was_begun_is_made_also_if_who_asked_goes_away() {
+        let redactions = Redactions::default();
+        let value = SecretBytes::from("0123456789abcdef".repeat(FEW).as_str());
+        let sources = Sources::of_launch(&launch_with(&[&value]));
+        tokio::select! {
+            biased;
+            _ = redactions.of(sources.clone()) => panic!("it takes a thread"),
+            () = std::future::ready(()) => {}
+        }
+        let slot = redactions.slot(sources);
+        let made = async {
+            while slot.made.get().is_none() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
         };
-        let first = asked(Arc::clone(&launch));
-        tokio::task::yield_now().await;
-        first.abort();
-        assert!(first.await.unwrap_err().is_cancelled(), "the loop goes on meanwhile");
-        asked(Arc::clone(&launch)).await.unwrap().unwrap();
-        assert_eq!(redactions.0.lock().unwrap().len(), 1);
+        timeout(Duration::from_secs(20), made).await.expect("it is made");
     }
 }
