@@ -48,6 +48,10 @@ const LONGEST_OF_SETTLE: Duration = Duration::from_millis(5);
 /// at for every byte that it prints; what is not told at once for that is told when it has stood still.
 const LONGEST_AT_ONCE: Duration = Duration::from_millis(50);
 
+/// How many settles may pass with nothing told of the screen because a picture is printed again and again: a row may be repeated for ever that was
+/// never told.
+const LONGEST_SILENCE: usize = 10;
+
 /// How much text may come of one log, and of each byte of it in addition: gaps and rows that are painted again make more of it than was
 /// printed, but an agent could make gigabytes of it.
 const MOST_TEXT: usize = 4 << 20;
@@ -151,12 +155,12 @@ struct Teller {
     scrolled: usize,
     replay: Replay,
     erasure: Erasure,
-    /// What the screen showed when the terminal forgot all: told if something else is printed then, and not if the same is.
-    withheld: Vec<String>,
     /// How many empty rows are to be told if what follows is.
     blanks: usize,
     /// Whether rows were left out since the last that was told.
     is_apart: bool,
+    /// How many settles have passed since something of the screen was told.
+    silent: usize,
 }
 
 /// How much of what was printed before is being erased.
@@ -202,40 +206,67 @@ impl Teller {
     }
 
     fn tell_if_new(&mut self, piece: &str) {
-        let is_open = !self.withheld.is_empty();
-        if is_open && !is_blank(piece) {
-            self.release(Some(piece));
+        let left = self.left_of(piece);
+        if self.replay.is_expected() {
+            let decided = self.replay.judge(piece, left);
+            self.tell_decided(decided);
+            if self.replay.is_left_behind() {
+                self.release(&[]);
+            }
+            self.replay.end_if_missed();
+        } else {
+            self.replay.remember(piece);
+            self.tell_row(&left, Novelty::New);
         }
-        match self.replay.judge(piece) {
+    }
+
+    /// What is left to tell of the topmost row, which leaves the screen.
+    fn left_of(&mut self, piece: &str) -> String {
+        if self.told.starts_with(piece) {
+            self.told.drain(..piece.len());
+            String::new()
+        } else if self.told.is_empty() {
+            piece.to_owned()
+        } else if let Some(rest) = piece.strip_prefix(self.told.as_str()) {
+            self.told.clear();
+            self.push(rest);
+            String::new()
+        } else {
+            self.end_line();
+            self.told.drain(..self.told.find('\n').map_or(0, |end| end + 1));
+            piece.to_owned()
+        }
+    }
+
+    fn tell_decided(&mut self, decided: Vec<(String, Novelty)>) {
+        for (left, novelty) in decided {
+            self.tell_row(&left, novelty);
+        }
+    }
+
+    fn tell_row(&mut self, left: &str, novelty: Novelty) {
+        match novelty {
             Novelty::Repeated => {
                 self.blanks = 0;
                 self.is_apart = true;
             }
-            Novelty::New if !(is_open && is_blank(piece)) => {
+            _ if left.is_empty() => {}
+            Novelty::New => {
+                if self.replay.is_other() {
+                    self.release(&[]);
+                }
                 self.tell_blanks();
-                self.tell_scrolled(piece);
+                self.begin_apart();
+                self.push(left);
             }
-            Novelty::New | Novelty::Unclear => self.blanks += 1,
+            Novelty::Unclear => self.blanks += 1,
         }
     }
 
     fn tell_blanks(&mut self) {
         for _ in 0..std::mem::take(&mut self.blanks) {
-            self.tell_scrolled("\n");
-        }
-    }
-
-    fn tell_scrolled(&mut self, piece: &str) {
-        self.begin_apart();
-        if self.told.starts_with(piece) {
-            self.told.drain(..piece.len());
-        } else if let Some(rest) = piece.strip_prefix(self.told.as_str()) {
-            self.told.clear();
-            self.push(rest);
-        } else {
-            self.end_line();
-            self.told.drain(..self.told.find('\n').map_or(0, |end| end + 1));
-            self.push(piece);
+            self.begin_apart();
+            self.push("\n");
         }
     }
 
@@ -256,22 +287,48 @@ impl Teller {
             }
             return;
         }
-        if let Some(first) = screen.iter().find(|piece| !is_blank(piece)) {
-            self.release(Some(first));
-            self.withheld = screen;
-        }
+        let found = self.replay.find(&screen);
+        let of_screen = &found[self.replay.held()..];
+        let left: Vec<String> = screen.iter().map(|piece| self.left_of(piece)).collect();
+        self.end_line();
+        self.told.clear();
+        let decided = self.replay.close(&found);
+        self.tell_decided(decided);
+        self.release(of_screen);
         self.blanks = 0;
-        self.replay.begin();
+        let is_told = |(at, left): (usize, &String)| left.is_empty() || self.replay.was_told(of_screen[at]);
+        let is_told: Vec<bool> = left.iter().enumerate().map(is_told).collect();
+        self.replay.advance_to(of_screen);
+        let is_empty = screen.iter().all(|piece| is_blank(piece));
+        self.replay.begin(screen.into_iter().zip(is_told).filter(|_| !is_empty).collect());
     }
 
-    /// Tells what was withheld, unless what is printed instead begins as what was printed before.
-    fn release(&mut self, first: Option<&str>) {
-        let withheld = std::mem::take(&mut self.withheld);
-        if !first.is_some_and(|first| self.replay.expects(first)) {
-            for piece in &withheld {
-                self.tell_scrolled(piece);
-            }
+    /// Tells what was withheld and is not among these of the screen.
+    fn release(&mut self, screen: &[Option<usize>]) {
+        if !self.replay.withholds() {
+            return;
         }
+        let rest = self.replay.release(screen);
+        if !rest.is_empty() {
+            self.end_line();
+            for piece in &rest {
+                self.push(piece);
+            }
+            self.end_line();
+        }
+    }
+
+    /// Answers which of these rows of the screen were told before it was erased. What was withheld and is not among them is told.
+    fn compare(&mut self, screen: &[String]) -> Vec<bool> {
+        if !self.replay.is_expected() && !self.replay.withholds() {
+            return vec![false; screen.len()];
+        }
+        let found = self.replay.find(screen);
+        let of_screen = &found[self.replay.held()..];
+        let decided = self.replay.give_up(&found);
+        self.tell_decided(decided);
+        self.release(of_screen);
+        of_screen.iter().map(|&found| self.replay.tell(found)).collect()
     }
 
     /// These lines were told as they scrolled off.
@@ -294,20 +351,44 @@ impl Teller {
     /// Whether what scrolls off is told, whatever it is.
     fn is_at_ease(&self) -> bool {
         self.told.is_empty()
-            && self.withheld.is_empty()
             && self.blanks == 0
             && self.erasure.screen.is_none()
+            && !self.replay.withholds()
             && !self.replay.is_expected()
     }
 
+    /// Whether what the screen shows is likely to be complete later.
+    fn is_pending(&self) -> bool {
+        self.silent < LONGEST_SILENCE && self.replay.is_under_way()
+    }
+
     /// Tells what the screen shows from its top on.
-    fn tell(&mut self, shown: String) {
+    fn tell(&mut self, rows: &[String]) {
+        self.silent = 0;
         self.end_erasure();
-        self.release(shown.split_inclusive('\n').find(|row| !is_blank(row)));
+        let is_told = self.compare(rows);
         self.tell_blanks();
         self.begin_apart();
-        if let Some(rest) = shown.strip_prefix(self.told.as_str()) {
-            self.push(rest);
+        let shown = rows.concat();
+        // A line is one row, or more.
+        let mut lines: Vec<(&str, bool)> = Vec::new();
+        let (mut begin, mut end, mut is_repeated) = (0, 0, true);
+        for (row, is_told) in rows.iter().zip(is_told) {
+            end += row.len();
+            is_repeated &= is_told;
+            if row.ends_with('\n') || end == shown.len() {
+                lines.push((&shown[begin..end], is_repeated));
+                (begin, is_repeated) = (end, true);
+            }
+        }
+        if shown.starts_with(&self.told) {
+            let mut rest = self.told.len();
+            for (line, is_repeated) in lines {
+                if rest < line.len() {
+                    self.push_unless(&line[rest..], is_repeated && rest == 0);
+                }
+                rest = rest.saturating_sub(line.len());
+            }
             self.told = shown;
         } else if !self.told.starts_with(&shown) {
             let told = std::mem::take(&mut self.told);
@@ -316,10 +397,21 @@ impl Teller {
                 self.push("\n");
             }
             let before: Vec<&str> = told.split_inclusive('\n').collect();
-            let now: Vec<&str> = shown.split_inclusive('\n').collect();
+            let now: Vec<&str> = lines.iter().map(|(line, _)| *line).collect();
             let is_common = common(&before, &now);
-            now.iter().zip(is_common).filter(|(_, place)| place.is_none()).for_each(|(line, _)| self.push(line));
+            for ((line, is_repeated), _) in lines.iter().zip(is_common).filter(|(_, place)| place.is_none()) {
+                self.push_unless(line, *is_repeated);
+            }
             self.told = shown;
+        }
+    }
+
+    /// Tells a line, unless that was told before. If it goes on, it is told with that.
+    fn push_unless(&mut self, line: &str, is_repeated: bool) {
+        if !is_repeated {
+            self.push(line);
+        } else if !line.ends_with('\n') {
+            line.clone_into(&mut self.unsaid);
         }
     }
 }
@@ -547,7 +639,7 @@ impl Rendering {
 
     /// Tells what is on the screen, whatever becomes of it.
     pub fn show(&mut self) {
-        self.teller.tell(self.upper_screen(usize::MAX, true));
+        self.teller.tell(&self.upper_screen(usize::MAX, true));
         if self.terminal.active_screen_kind() == ScreenKind::Alternate {
             // Each row is one for itself: it was painted as one.
             let shown = rows_of(self.terminal.screen().visible_lines()).into_iter().map(|row| row.text);
@@ -621,7 +713,7 @@ impl Rendering {
     pub fn tell_at_once(&mut self) {
         let is_elsewhere = self.terminal.active_screen_kind() == ScreenKind::Alternate;
         // A picture that is printed again from the beginning is no news before it is complete.
-        let is_pending = self.repainted > 0 || self.teller.replay.is_under_way();
+        let is_pending = self.repainted > 0 || self.teller.is_pending();
         if self.is_over || is_pending || is_elsewhere || self.left_at_once.is_zero() {
             return;
         }
@@ -632,9 +724,9 @@ impl Rendering {
 
     fn tell_to_cursor(&mut self) {
         let row = self.terminal.cursor().row;
-        let above = self.upper_screen(row, false);
+        let mut rows = self.upper_screen(row, false);
+        let above = rows.concat();
         let at_cursor = self.terminal.screen().line(row).map(Row::of).unwrap_or_default();
-        let through = || above.clone() + &at_cursor.text;
         let told = &self.teller.told;
         let is_overwritten = !above.starts_with(told.as_str()) && !told.starts_with(&above);
         if is_overwritten {
@@ -644,11 +736,13 @@ impl Rendering {
                 self.repainted = self.terminal.size().1;
                 return;
             }
-            self.teller.tell(above.clone());
+            self.teller.tell(&rows);
         }
-        let through = through();
-        if through.starts_with(&self.teller.told) {
-            self.teller.tell(through);
+        if !at_cursor.text.is_empty() {
+            rows.push(at_cursor.text);
+        }
+        if rows.concat().starts_with(&self.teller.told) {
+            self.teller.tell(&rows);
         }
     }
 
@@ -658,6 +752,8 @@ impl Rendering {
             return false;
         }
         let begun = spent();
+        self.teller.replay.wait();
+        self.teller.silent = self.teller.silent.saturating_add(1);
         let may_tell_more = self.tell_still();
         self.left_at_once = LONGEST_AT_ONCE;
         self.pay(spent().saturating_sub(begun), LONGEST_OF_SETTLE);
@@ -674,9 +770,9 @@ impl Rendering {
             return !is_still;
         }
         if is_still {
-            self.teller.tell(self.upper_screen(usize::MAX, true));
-        } else if still > 0 && !self.teller.replay.is_under_way() {
-            self.teller.tell(self.upper_screen(still, false));
+            self.teller.tell(&self.upper_screen(usize::MAX, true));
+        } else if still > 0 && !self.teller.is_pending() {
+            self.teller.tell(&self.upper_screen(still, false));
         }
         self.last_look = now;
         !is_still
@@ -684,7 +780,7 @@ impl Rendering {
 
     /// The main screen's first rows, up to the last that has something on it, or that the cursor has left behind. The last of all is
     /// left without an end if the cursor is still in it and that is wanted.
-    fn upper_screen(&self, count: usize, is_open: bool) -> String {
+    fn upper_screen(&self, count: usize, is_open: bool) -> Vec<String> {
         let rows: Vec<Row> = self.terminal.primary_screen().visible_lines().map(Row::of).collect();
         let cursor = match self.terminal.active_screen_kind() {
             ScreenKind::Primary => self.terminal.cursor().row,
@@ -692,12 +788,16 @@ impl Rendering {
         };
         let occupied = rows.iter().rposition(|row| !row.is_empty()).map_or(0, |last| last + 1);
         let count = count.min(occupied.max(cursor));
-        let mut text = String::new();
-        rows[..count].iter().for_each(|row| row.push_to(&mut text));
-        if is_open && count == occupied && cursor + 1 == occupied && text.ends_with('\n') {
-            text.pop();
+        let piece = |row: &Row| {
+            let mut piece = String::with_capacity(row.text.len() + 1);
+            row.push_to(&mut piece);
+            piece
+        };
+        let mut pieces: Vec<String> = rows[..count].iter().map(piece).collect();
+        if is_open && count == occupied && cursor + 1 == occupied {
+            pieces.last_mut().filter(|last| last.ends_with('\n')).map(String::pop);
         }
-        text
+        pieces
     }
 }
 
@@ -961,6 +1061,110 @@ mod tests {
         }
     }
 
+    fn lines(of: &str, numbers: std::ops::Range<usize>) -> String {
+        numbers.map(|number| format!("{of} {number}\r\n")).collect::<Vec<_>>().concat()
+    }
+
+    fn told(text: &str, line: &str) -> usize {
+        text.lines().filter(|told| *told == line).count()
+    }
+
+    #[test]
+    fn what_was_on_an_erased_screen_and_does_not_return_is_told() {
+        let printed = format!(
+            "Running tests\r\n{}{}{ANEW}Running tests\r\n{}",
+            lines("test ok", 0..40),
+            lines("FAILED detail", 0..20),
+            lines("other", 0..3)
+        );
+        let text = rendered(&printed);
+        (0..20).for_each(|number| assert_eq!(told(&text, &format!("FAILED detail {number}")), 1, "{number} in {text}"));
+        (0..40).for_each(|number| assert_eq!(told(&text, &format!("test ok {number}")), 1, "{number} in {text}"));
+        (0..3).for_each(|number| assert_eq!(told(&text, &format!("other {number}")), 1, "{number} in {text}"));
+    }
+
+    #[rstest]
+    #[case(40)]
+    #[case(10)]
+    fn an_answer_erased_below_a_title_that_returns_is_told(#[case] count: usize) {
+        let prompt = "----\r\n> \r\n----\r\nhelp\r\n";
+        for rest in ["", "\x1b[2J\x1b[3J\x1b[H", "more\r\n", "\x1b[2J\x1b[3J\x1b[Htitle\r\n"] {
+            let printed = format!(
+                "title\r\n{}THE ANSWER IS 42\r\n{prompt}{ANEW}title\r\n{prompt}{rest}",
+                lines("line", 0..count)
+            );
+            let text = rendered(&printed);
+            assert_eq!(told(&text, "THE ANSWER IS 42"), 1, "{rest:?}: {text}");
+            (0..count).for_each(|number| assert_eq!(told(&text, &format!("line {number}")), 1, "{number} in {text}"));
+            let mut rendering = Rendering::new(USUAL_SIZE);
+            for piece in printed.as_bytes().chunks(100) {
+                rendering.feed(piece);
+                rendering.tell_at_once();
+                rendering.settle();
+            }
+            rendering.settle();
+            rendering.show();
+            let text = rendering.take();
+            assert_eq!(told(&text, "THE ANSWER IS 42"), 1, "{rest:?}: {text}");
+        }
+    }
+
+    #[test]
+    fn who_follows_is_told_in_time_though_a_replay_seems_under_way() {
+        for erases in [false, true] {
+            let mut rendering = Rendering::new(USUAL_SIZE);
+            rendering.feed(lines("line", 0..60).as_bytes());
+            rendering.tell_at_once();
+            rendering.take();
+            rendering.feed(format!("{ANEW}I will now delete everything\r\nspinner").as_bytes());
+            let mut settles = 0;
+            while !rendering.text().contains("I will now delete everything") {
+                assert!(settles < 2 * LONGEST_SILENCE, "it is never told, erases: {erases}");
+                let again = if erases { format!("{ANEW}I will now delete everything\r\n") } else { "\r".to_owned() };
+                rendering.feed(format!("{again}spinner {settles}").as_bytes());
+                rendering.tell_at_once();
+                rendering.settle();
+                settles += 1;
+            }
+        }
+    }
+
+    #[test]
+    fn rows_that_look_like_earlier_ones_are_told_if_no_replay() {
+        let lines = |of: &str, count: usize| -> String {
+            (0..count)
+                .map(|number| if number % 10 == 9 { "}\r\n".to_owned() } else { format!("{of} {number}\r\n") })
+                .collect::<Vec<_>>()
+                .concat()
+        };
+        let text = rendered(&format!("{}{ANEW}{}", lines("first", 100), lines("second", 60)));
+        assert_eq!(told(&text, "}"), 16, "{text}");
+        let text = rendered(&format!("title\r\n{}{ANEW}title\r\n{}", lines("first", 100), lines("second", 60)));
+        assert_eq!(told(&text, "}"), 16, "{text}");
+    }
+
+    #[test]
+    fn a_picture_that_grows_lower_and_higher_is_told_once() {
+        let printed: String = [60, 5, 60, 30, 70].map(|last| picture(0..last, "working") + ANEW).concat();
+        let text = rendered(printed.strip_suffix(ANEW).unwrap());
+        for number in 0..70 {
+            assert_eq!(told(&text, &format!("line {number}")), 1, "line {number} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_screen_erased_again_and_again_is_kept_once() {
+        let mut rendering = Rendering::new(USUAL_SIZE);
+        rendering.feed(lines("line", 0..60).as_bytes());
+        for _ in 0..1000 {
+            rendering.feed("\x1b[2J\x1b[3J\x1b[H".as_bytes());
+        }
+        let kept = rendering.teller.erasure.screen.as_ref().map_or(0, Vec::len);
+        assert!(kept <= usize::from(USUAL_SIZE.rows), "{kept} rows");
+        rendering.show();
+        assert_eq!(rendering.take(), lines("line", 0..60).replace('\r', ""));
+    }
+
     #[test]
     fn lines_take_the_short_way_wherever_pieces_of_them_end() {
         let printed = "a line of a build that is nothing but text\r\n".repeat(20_000);
@@ -1167,6 +1371,56 @@ mod tests {
             }
             slow.show();
             prop_assert_eq!(rendered_on(size, &[printed.as_bytes()]), slow.take());
+        }
+
+        /// Whatever is printed after a terminal was erased, and whoever follows, if it is no picture printed again.
+        #[test]
+        fn lines_that_come_once_are_told_once_whatever_is_erased(
+            counts in prop::collection::vec((0..70usize, any::<bool>()), 1..6),
+            size in 1..200usize,
+            does in prop::collection::vec(0..6u8, 40),
+        ) {
+            let mut printed = String::new();
+            for (section, (count, has_title)) in counts.iter().enumerate() {
+                printed += if section == 0 { "" } else { ANEW };
+                printed += if *has_title { "title\r\n" } else { "" };
+                printed += &lines(&format!("of {section}"), 0..*count);
+            }
+            let mut rendering = Rendering::new(USUAL_SIZE);
+            let mut text = String::new();
+            for (piece, does) in printed.as_bytes().chunks(size).zip(does.iter().cycle()) {
+                rendering.feed(piece);
+                match does {
+                    0 | 1 => rendering.tell_at_once(),
+                    2 => drop(rendering.settle()),
+                    _ => {}
+                }
+                text += &rendering.take();
+            }
+            rendering.show();
+            text += &rendering.take();
+            for (section, (count, _)) in counts.iter().enumerate() {
+                for number in 0..*count {
+                    let line = format!("of {section} {number}");
+                    prop_assert_eq!(told(&text, &line), 1, "{} in {}", line, text);
+                }
+            }
+        }
+
+        /// Where the pieces end of what is printed, with rows that look alike and erasures, is not to be seen in the text.
+        #[test]
+        fn replays_are_told_alike_wherever_pieces_end(
+            lines in prop::collection::vec(prop_oneof![
+                20 => "[a-d]?\r\n", 4 => Just("title\r\na\r\nb\r\nc\r\n".to_owned()), 3 => Just(ANEW.to_owned()),
+            ], 0..120),
+            cut in 1..40usize,
+            rows in 1..9u16,
+        ) {
+            let printed = lines.concat();
+            let size = Size { columns: 9, rows };
+            let pieces: Vec<&[u8]> = printed.as_bytes().chunks(cut).collect();
+            let whole = rendered_on(size, &[printed.as_bytes()]);
+            prop_assert_eq!(&rendered_on(size, &pieces), &whole);
         }
 
         /// Whatever is printed, in whatever order it is told.

@@ -2,10 +2,15 @@
 //!
 //! A terminal interface whose picture is higher than the screen cannot paint it again: what scrolled off is out of its reach. So it
 //! erases the screen and what the terminal remembers of earlier rows (`CSI 2 J`, `CSI 3 J`), and prints everything from the beginning,
-//! several times a second. Rows that scroll off then are compared with those before, in their order: what is the same is no news.
+//! several times a second. The rows that come then are compared with those before, in their order: what is the same is no news.
 //!
-//! A program that erases the screen and then prints something else is no such program, so nothing of it is left out.
+//! A program that erases the screen and then prints something else is no such program, so nothing of it is left out:
+//!
+//! - A row that is not the very next one is taken for a repeated one only together with those that [follow](ALIKE) it.
+//! - The rows that were on the screen are kept until they come again. Those that do not are told, unless others took their place in a
+//!   picture that is mostly the same (a spinner).
 
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 
 /// How many rows are compared with one that is new: so many may have changed or gone at one place.
@@ -14,88 +19,342 @@ const NEAR: usize = 200;
 /// How many rows are remembered at most, eight bytes each.
 const MOST: usize = 1 << 16;
 
+/// How many rows that are not empty must match in a row after some did not.
+const ALIKE: usize = 3;
+
+/// How many must match if they are the last ones.
+const ALIKE_AT_END: usize = 2;
+
+/// How many rows are compared at most before they are taken for repeated ones, with those that are empty.
+const LONGEST: usize = 2 * ALIKE;
+
+/// During how many settles no expected row comes before no more are waited for.
+const PATIENCE: usize = 3;
+
 /// The rows that scrolled off, as hashes, and those that are expected to come again.
 #[derive(Default)]
 pub struct Replay {
     hasher: RandomState,
     /// What scrolled off since the terminal forgot what had.
     printed: Vec<u64>,
-    /// What had scrolled off before, from where it was found last.
+    /// What had been printed before: what had scrolled off, what the screen showed, and what has not come since an earlier time.
     expected: Vec<u64>,
-    /// How many of these have come.
-    come: usize,
+    /// Which of these have come.
+    has_come: Vec<bool>,
+    /// Where what the screen showed begins in it.
+    shown_at: usize,
+    shown: Vec<Shown>,
+    place: Place,
+    /// What is left to tell of the rows that the place holds back.
+    held: VecDeque<Held>,
+    /// Whether a row that is not empty was found among those expected.
+    is_known: bool,
+    /// How many rows have come that had scrolled off before, and how many that had not been there.
+    came: usize,
+    news: usize,
     /// How many rows in a row were new.
     missed: usize,
+    /// During how many settles no expected row came.
+    quiet: usize,
+}
+
+/// A row that was on the screen when it was erased.
+struct Shown {
+    /// The row, as long as it is neither told nor given up.
+    row: Option<String>,
+    is_told: bool,
+    is_blank: bool,
+}
+
+/// What is left to tell of a row that is held back.
+struct Held {
+    left: String,
+    is_blank: bool,
+}
+
+/// How far the rows that come have been found among those expected.
+#[derive(Clone, Default)]
+struct Place {
+    /// How many of these have come.
+    come: usize,
+    /// Rows that match some of those after a gap, which the next rows have to confirm.
+    held: VecDeque<u64>,
+}
+
+/// Where a row was found among those expected.
+type Found = Option<usize>;
+
+impl Place {
+    /// A row comes. Adds where it was found, and where those before were that are held back.
+    fn advance(&mut self, expected: &[u64], row: u64, blank: u64, found: &mut Vec<Found>) {
+        self.held.push_back(row);
+        while let Some(&first) = self.held.front() {
+            if expected.get(self.come) == Some(&first) {
+                found.push(Some(self.come));
+                self.come += 1;
+                self.held.pop_front();
+                continue;
+            }
+            // An empty row tells nothing of itself.
+            let at = if first == blank { None } else { self.find(expected) };
+            let Some(at) = at else {
+                found.push(None);
+                self.held.pop_front();
+                continue;
+            };
+            if self.alike(blank) < ALIKE && self.held.len() < LONGEST {
+                return;
+            }
+            self.accept(at, found);
+        }
+    }
+
+    /// No more rows come: what is held back is decided.
+    fn finish(&mut self, expected: &[u64], blank: u64, found: &mut Vec<Found>) {
+        while !self.held.is_empty() {
+            match self.find(expected) {
+                Some(at) if self.alike(blank) >= ALIKE_AT_END && at + self.held.len() == expected.len() => {
+                    self.accept(at, found);
+                }
+                _ => {
+                    found.push(None);
+                    self.held.pop_front();
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, at: usize, found: &mut Vec<Found>) {
+        found.extend((at..at + self.held.len()).map(Some));
+        self.come = at + self.held.len();
+        self.held.clear();
+    }
+
+    fn alike(&self, blank: u64) -> usize {
+        self.held.iter().filter(|&&row| row != blank).count()
+    }
+
+    fn find(&self, expected: &[u64]) -> Option<usize> {
+        let near = expected.get(self.come..)?;
+        let near = &near[..near.len().min(NEAR)];
+        let matches = |rest: &[u64]| rest.len() >= self.held.len() && self.held.iter().zip(rest).all(|(a, b)| a == b);
+        (0..near.len()).find(|&at| matches(&near[at..])).map(|at| self.come + at)
+    }
 }
 
 /// What a row is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Novelty {
-    /// It is the next of those that were there before.
+    /// It was there before, and was told.
     Repeated,
-    /// It was not there before.
+    /// It is to be told.
     New,
     /// It is empty, which tells nothing of itself.
     Unclear,
 }
 
 impl Replay {
-    /// The terminal has forgotten all that scrolled off.
-    pub fn begin(&mut self) {
-        // What did not come this time, because the picture was lower, may come the next time.
-        let room = MOST.saturating_sub(self.printed.len());
-        self.printed.extend(self.expected.iter().skip(self.come).take(room));
-        self.expected = std::mem::take(&mut self.printed);
-        (self.come, self.missed) = (0, 0);
+    /// The terminal has forgotten all that scrolled off, and the screen's rows, which were told or not. Answers what of the rows that
+    /// were on the screen the time before has not come again.
+    pub fn begin(&mut self, screen: Vec<(String, bool)>) {
+        // What did not come this time, because the picture was lower, may come the next time, unless it was never told.
+        let is_told = |at: &usize| !self.has_come[*at] && self.shown_of(*at).is_none_or(|shown| shown.is_told);
+        let rest: Vec<u64> = (0..self.expected.len()).filter(is_told).map(|at| self.expected[at]).collect();
+        let mut expected = std::mem::take(&mut self.printed);
+        self.shown_at = expected.len();
+        expected.extend(screen.iter().map(|(row, _)| self.hash(row)));
+        expected.extend(rest);
+        // So much of the screen is more, but no more than that.
+        expected.truncate(MOST + screen.len());
+        self.has_come = vec![false; expected.len()];
+        self.expected = expected;
+        self.shown = screen
+            .into_iter()
+            .map(|(row, is_told)| Shown { is_blank: is_blank(&row), row: (!is_told).then_some(row), is_told })
+            .collect();
+        self.place = Place::default();
+        (self.came, self.news, self.missed, self.quiet, self.is_known) = (0, 0, 0, 0, false);
     }
 
     /// Whether rows may come again.
     pub fn is_expected(&self) -> bool {
-        self.come < self.expected.len()
+        self.place.come < self.expected.len()
+    }
+
+    /// Whether a row waits for something to come.
+    pub fn withholds(&self) -> bool {
+        !self.held.is_empty() || self.shown.iter().any(|shown| shown.row.is_some())
     }
 
     /// Whether more of them may come, as far as those that have come show.
     pub fn is_under_way(&self) -> bool {
-        self.missed == 0 && self.is_expected()
+        self.missed == 0 && self.quiet < PATIENCE && self.is_expected()
     }
 
-    /// A row has scrolled off, or is about to.
-    pub fn judge(&mut self, row: &str) -> Novelty {
-        let hash = self.hasher.hash_one(row);
-        self.keep(hash);
-        if !self.is_expected() {
-            return Novelty::New;
+    /// A settle has passed.
+    pub fn wait(&mut self) {
+        self.quiet = self.quiet.saturating_add(1);
+    }
+
+    /// A row has scrolled off, and this is left to tell of it. Answers what of it, and of those that were held back, is decided now.
+    pub fn judge(&mut self, row: &str, left: String) -> Vec<(String, Novelty)> {
+        self.remember(row);
+        let (row, blank) = (self.hash(row), self.hash(""));
+        let mut found = Vec::new();
+        self.held.push_back(Held { left, is_blank: row == blank });
+        self.place.advance(&self.expected, row, blank, &mut found);
+        self.decide(&found)
+    }
+
+    /// Answers what of the rows held back is to be told, since these that follow on the screen do not confirm them.
+    pub fn give_up(&mut self, screen: &[Found]) -> Vec<(String, Novelty)> {
+        let Some(first) = screen.get(..self.held.len()) else { return Vec::new() };
+        if first.iter().all(Option::is_some) {
+            return Vec::new();
         }
-        if self.expected[self.come] == hash {
-            self.come += 1;
-            self.missed = 0;
-            return Novelty::Repeated;
+        self.close(screen)
+    }
+
+    /// Answers what of the rows held back is to be told, since nothing follows but these of the screen.
+    pub fn close(&mut self, screen: &[Found]) -> Vec<(String, Novelty)> {
+        let first = &screen[..self.held.len().min(screen.len())];
+        self.place.held.clear();
+        self.place.come = first.iter().flatten().max().map_or(self.place.come, |at| at + 1);
+        self.decide(first)
+    }
+
+    fn decide(&mut self, found: &[Found]) -> Vec<(String, Novelty)> {
+        let mut decided = Vec::with_capacity(found.len());
+        for (Held { left, is_blank }, found) in self.held.drain(..found.len()).zip(found) {
+            let novelty = match *found {
+                Some(at) => {
+                    (self.missed, self.quiet) = (0, 0);
+                    self.is_known |= !is_blank;
+                    self.has_come[at] = true;
+                    if let Some(shown) = at.checked_sub(self.shown_at).and_then(|at| self.shown.get_mut(at)) {
+                        shown.row = None;
+                        match (std::mem::replace(&mut shown.is_told, true), self.is_known) {
+                            (true, _) => Novelty::Repeated,
+                            (false, true) => Novelty::New,
+                            (false, false) => Novelty::Unclear,
+                        }
+                    } else {
+                        self.came += 1;
+                        Novelty::Repeated
+                    }
+                }
+                None if is_blank => Novelty::Unclear,
+                None => {
+                    self.news += 1;
+                    self.missed += 1;
+                    Novelty::New
+                }
+            };
+            decided.push((left, novelty));
         }
-        if row == "\n" {
-            return Novelty::Unclear;
+        decided
+    }
+
+    /// Where the rows that are held back and these of the screen are among those expected, if nothing else comes.
+    pub fn find(&self, screen: &[String]) -> Vec<Found> {
+        let (mut place, mut found) = (self.place.clone(), Vec::new());
+        let blank = self.hash("");
+        for row in screen {
+            place.advance(&self.expected, self.hash(row), blank, &mut found);
         }
-        if let Some(place) = self.place(hash) {
-            self.come += place + 1;
-            self.missed = 0;
-            return Novelty::Repeated;
+        place.finish(&self.expected, blank, &mut found);
+        found
+    }
+
+    /// How many rows are held back.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// The row is told by now. Answers whether it had been.
+    pub fn tell(&mut self, found: Found) -> bool {
+        let Some(at) = found else { return false };
+        let Some(shown) = at.checked_sub(self.shown_at).and_then(|at| self.shown.get_mut(at)) else { return true };
+        shown.row = None;
+        std::mem::replace(&mut shown.is_told, true)
+    }
+
+    /// Whether this row was told before.
+    pub fn was_told(&self, found: Found) -> bool {
+        found.is_some_and(|at| self.shown_of(at).is_none_or(|shown| shown.is_told))
+    }
+
+    /// Whether nothing that has come shows that what was printed before is printed again.
+    pub fn is_other(&self) -> bool {
+        !self.is_known
+    }
+
+    /// Whether so many rows in a row were new that no more of those on the screen are waited for.
+    pub fn is_left_behind(&self) -> bool {
+        !self.is_expected() || self.missed > self.shown.len().min(NEAR)
+    }
+
+    /// Those of what the screen showed that did not come, and are found nowhere among these: they are told, unless others were painted
+    /// in their place.
+    pub fn release(&mut self, screen: &[Found]) -> Vec<String> {
+        let is_there = |at: usize| screen.contains(&Some(self.shown_at + at));
+        let rest = |(at, shown): (usize, &Shown)| !shown.is_blank && shown.row.is_some() && !is_there(at);
+        let left = self.shown.iter().enumerate().filter(|&row| rest(row)).count();
+        let same = self
+            .shown
+            .iter()
+            .enumerate()
+            .filter(|(at, shown)| !shown.is_blank && (self.has_come[self.shown_at + at] || is_there(*at)));
+        let before = self.came + screen.iter().flatten().filter(|&&at| at < self.shown_at).count();
+        let news = self.news + screen.iter().filter(|found| found.is_none()).count();
+        // A picture that no row of has scrolled off need not be erased to be painted again.
+        let is_picture = self.shown_at > 0 && before * 2 >= self.shown_at;
+        let is_painted_over = left == 0 || (is_picture && left <= news && left <= same.count());
+        let rows: Vec<bool> =
+            self.shown.iter().enumerate().map(|(at, shown)| shown.row.is_some() && !is_there(at)).collect();
+        let mut told = Vec::new();
+        let mut is_after_told = true;
+        for (shown, is_rest) in self.shown.iter_mut().zip(rows) {
+            if !is_rest {
+                is_after_told = false;
+                continue;
+            }
+            if is_painted_over {
+                shown.row = None;
+            } else if !shown.is_blank || is_after_told {
+                told.extend(shown.row.take());
+                shown.is_told = true;
+                is_after_told = true;
+            } else {
+                shown.row = None;
+            }
         }
-        self.missed += 1;
-        if self.missed > NEAR {
+        told
+    }
+
+    /// Nothing is expected any more, if that many rows were new.
+    pub fn end_if_missed(&mut self) {
+        if self.missed > NEAR && self.held.is_empty() {
             self.expected.clear();
-            self.come = 0;
+            self.has_come.clear();
+            self.shown.clear();
+            self.place = Place::default();
         }
-        Novelty::New
     }
 
-    /// Whether a row is among those that are expected next.
-    pub fn expects(&self, row: &str) -> bool {
-        self.place(self.hasher.hash_one(row)).is_some()
+    /// All that the screen shows is found here or nowhere.
+    pub fn advance_to(&mut self, screen: &[Found]) {
+        self.place.held.clear();
+        for &at in screen.iter().flatten() {
+            self.has_come[at] = true;
+            self.place.come = at + 1;
+        }
     }
 
-    /// A row has scrolled off that is compared with none.
+    /// A row has scrolled off.
     pub fn remember(&mut self, row: &str) {
         if self.printed.len() < MOST {
-            self.keep(self.hasher.hash_one(row));
+            self.printed.push(self.hash(row));
         }
     }
 
@@ -104,15 +363,18 @@ impl Replay {
         self.printed.len() >= MOST
     }
 
-    fn keep(&mut self, hash: u64) {
-        if self.printed.len() < MOST {
-            self.printed.push(hash);
-        }
+    fn shown_of(&self, at: usize) -> Option<&Shown> {
+        self.shown.get(at.checked_sub(self.shown_at)?)
     }
 
-    fn place(&self, hash: u64) -> Option<usize> {
-        self.expected[self.come..].iter().take(NEAR).position(|&expected| expected == hash)
+    /// Whatever ends it: the cursor may still be in the last.
+    fn hash(&self, row: &str) -> u64 {
+        self.hasher.hash_one(row.trim_end_matches('\n'))
     }
+}
+
+fn is_blank(row: &str) -> bool {
+    row == "\n" || row.is_empty()
 }
 
 #[cfg(test)]
@@ -122,10 +384,14 @@ mod tests {
     fn replay(before: &[&str]) -> Replay {
         let mut replay = Replay::default();
         for row in before {
-            assert_eq!(replay.judge(row), Novelty::New);
+            assert_ne!(judged(&mut replay, &[row]), [Novelty::Repeated]);
         }
-        replay.begin();
+        replay.begin(Vec::new());
         replay
+    }
+
+    fn judged(replay: &mut Replay, rows: &[&str]) -> Vec<Novelty> {
+        rows.iter().flat_map(|row| replay.judge(row, (*row).to_owned())).map(|(_, novelty)| novelty).collect()
     }
 
     #[test]
@@ -133,26 +399,26 @@ mod tests {
         use Novelty::{New, Repeated, Unclear};
         let mut replay = replay(&["title\n", "one\n", "\n", "two\n"]);
         let now = ["title\n", "\n", "new\n", "one\n", "\n", "two\n", "one\n", "\n"];
-        let judged: Vec<Novelty> = now.iter().map(|row| replay.judge(row)).collect();
-        assert_eq!(judged, [Repeated, Unclear, New, Repeated, Repeated, Repeated, New, New]);
+        assert_eq!(judged(&mut replay, &now), [Repeated, Unclear, New, Repeated, Repeated, Repeated, New, Unclear]);
     }
 
     #[test]
     fn rows_that_were_missing_once_are_known_again() {
         let mut replay = replay(&["title\n", "one\n", "two\n"]);
-        assert_eq!(replay.judge("title\n"), Novelty::Repeated);
-        replay.begin();
-        assert!(["title\n", "one\n", "two\n"].iter().all(|row| replay.judge(row) == Novelty::Repeated));
+        assert_eq!(judged(&mut replay, &["title\n"]), [Novelty::Repeated]);
+        replay.begin(Vec::new());
+        assert_eq!(judged(&mut replay, &["title\n", "one\n", "two\n"]), [Novelty::Repeated; 3]);
     }
 
     #[test]
     fn many_rows_that_are_new_end_what_is_expected() {
         let mut replay = replay(&["title\n", "end\n"]);
         for number in 0..=NEAR {
-            assert_eq!(replay.judge(&format!("{number}\n")), Novelty::New);
+            assert_eq!(judged(&mut replay, &[&format!("{number}\n")]), [Novelty::New]);
+            replay.end_if_missed();
         }
         assert!(!replay.is_expected());
-        assert_eq!(replay.judge("end\n"), Novelty::New);
+        assert_eq!(judged(&mut replay, &["end\n"]), [Novelty::New]);
     }
 
     #[test]
@@ -160,8 +426,26 @@ mod tests {
         let mut replay = Replay::default();
         (0..MOST + 9).for_each(|_| replay.remember("x\n"));
         assert!(replay.is_full());
-        replay.begin();
-        replay.begin();
+        replay.begin(Vec::new());
+        replay.begin(Vec::new());
         assert_eq!((replay.expected.len(), replay.printed.len()), (MOST, 0));
+    }
+
+    #[test]
+    fn a_row_that_others_do_not_confirm_is_news() {
+        use Novelty::{New, Repeated};
+        let mut replay = replay(&["title\n", "one\n", "}\n", "two\n", "three\n"]);
+        let now = ["title\n", "}\n", "other\n", "}\n", "two\n", "three\n"];
+        assert_eq!(judged(&mut replay, &now), [Repeated, New, New, Repeated, Repeated, Repeated]);
+    }
+
+    #[test]
+    fn what_does_not_come_is_waited_for_only_so_long() {
+        let mut replay = replay(&["title\n", "one\n"]);
+        assert!(replay.is_under_way());
+        (0..PATIENCE).for_each(|_| replay.wait());
+        assert!(!replay.is_under_way());
+        assert_eq!(judged(&mut replay, &["title\n"]), [Novelty::Repeated]);
+        assert!(replay.is_under_way());
     }
 }
