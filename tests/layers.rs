@@ -1,5 +1,7 @@
 //! The plan of the house, which `src/lib.rs` has as a table, and the imports in `src/` are the same.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
