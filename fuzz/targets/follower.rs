@@ -11,8 +11,8 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use agentd::api::fuzzing::{Manner, converse, sources};
 use agentd::agent::name::Name;
+use agentd::api::fuzzing::{Manner, converse, sources};
 use agentd::logs::reader::{Follower, Log};
 use agentd::logs::store::{Extent, Store};
 use agentd::wire::status::AgentStatus;

@@ -6,11 +6,11 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use agentd::config::{Config, Entry, Finding, MAX_AGENTS, Options, Severity, parse};
 use agentd::agent::spec::{AgentSpec, Kind, Prompt, Workdir};
-use agentd::sys::exec::{MAX_ARGUMENT};
-use agentd::text::duration::MAX;
+use agentd::config::{Config, Entry, Finding, MAX_AGENTS, Options, Severity, parse};
+use agentd::sys::exec::MAX_ARGUMENT;
 use agentd::sys::exec::is_variable_name;
+use agentd::text::duration::MAX;
 use libfuzzer_sys::fuzz_target;
 
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();

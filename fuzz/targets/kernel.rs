@@ -6,11 +6,11 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use agentd::launch::login;
 use agentd::sys::procfs::{
     Mount, Stat, catches, fields, group, hard_limit_of_descriptors, lines, lock_holder, number, numbers, real_user,
     value,
 };
-use agentd::launch::login;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

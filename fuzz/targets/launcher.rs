@@ -10,11 +10,11 @@ mod life;
 
 use std::time::{Duration, Instant};
 
-use agentd::launch::{FromLauncher, MAX_FROM_LAUNCHER};
-use agentd::wire::status::{Errors, How};
-use agentd::observe::snapshot::{Snapshot};
-use agentd::supervisor::attempt::told;
 use agentd::agent::machine::{Event, Machine};
+use agentd::launch::{FromLauncher, MAX_FROM_LAUNCHER};
+use agentd::observe::snapshot::Snapshot;
+use agentd::supervisor::attempt::told;
+use agentd::wire::status::{Errors, How};
 use libfuzzer_sys::fuzz_target;
 
 use life::{Life, check_metrics, check_snapshot, declaration};

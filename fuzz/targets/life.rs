@@ -4,20 +4,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use agentd::cli::{explain, status as table};
-use agentd::sys::clock::Timestamp;
-use agentd::agent::spec::{Limits, Policy, Restart};
-use agentd::agent::name::{Name};
 use agentd::agent::declaration::{Declaration, Missing};
-use agentd::wire::events::What;
-use agentd::observe::ring::{Ring, Since};
 use agentd::agent::fingerprint::Fingerprint;
 use agentd::agent::launch::Launch;
-use agentd::observe::metrics;
-use agentd::text::printable;
-use agentd::wire::status::{self, AgentStatus, Errors, How, State, Usage};
-use agentd::observe::snapshot::{Snapshot};
 use agentd::agent::machine::{Attempt, Effect, Event, Machine, NotStarted};
+use agentd::agent::name::Name;
+use agentd::agent::spec::{Limits, Policy, Restart};
+use agentd::cli::{explain, status as table};
+use agentd::observe::metrics;
+use agentd::observe::ring::Ring;
+use agentd::observe::snapshot::Snapshot;
+use agentd::sys::clock::Timestamp;
+use agentd::text::printable;
+use agentd::wire::events::{Since, What};
+use agentd::wire::status::{self, AgentStatus, Errors, How, State, Usage};
 
 /// More is never shown of one agent, beside what was said of it.
 const MOST: usize = 16 << 10;

@@ -6,8 +6,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant, SystemTime};
 
-use agentd::logs::reader::{Log, Readers};
 use agentd::logs::attempt::AttemptId;
+use agentd::logs::reader::{Log, Readers};
 use libfuzzer_sys::fuzz_target;
 
 /// However long the files, and on a slow machine.

@@ -13,11 +13,11 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use agentd::agent::machine::Machine;
+use agentd::observe::snapshot::Snapshot;
 use agentd::state::history::{self, Histories, History};
 use agentd::state::record::{Reading, Record, Recorder};
 use agentd::wire::status::Errors;
-use agentd::observe::snapshot::{Snapshot};
-use agentd::agent::machine::Machine;
 use libfuzzer_sys::fuzz_target;
 use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Runtime};

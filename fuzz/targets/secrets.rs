@@ -15,9 +15,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use agentd::sys::exec::MAX_ARGUMENT;
 use agentd::inputs::secrets::{Secrets, read};
-use agentd::sys::exec::{is_variable_name};
+use agentd::sys::exec::MAX_ARGUMENT;
+use agentd::sys::exec::is_variable_name;
 use libfuzzer_sys::fuzz_target;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use agentd::text::redact::{BLOT, PIECE, Redaction, Shown, is_significant};
 use agentd::text::printable;
+use agentd::text::redact::{BLOT, PIECE, Redaction, Shown, is_significant};
 use agentd::text::screen;
 use libfuzzer_sys::fuzz_target;
 
