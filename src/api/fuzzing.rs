@@ -20,7 +20,7 @@ use crate::deputy::Deputy;
 use crate::logs::renderer::Renderers;
 use crate::logs::store::Store;
 use crate::observe::ring::Ring;
-use crate::observe::snapshot::Snapshot;
+use crate::observe::snapshot::{Launched, Snapshot};
 use crate::wire::events::What;
 use crate::wire::status::{AgentStatus, Errors};
 
@@ -28,7 +28,11 @@ use crate::wire::status::{AgentStatus, Errors};
 pub fn sources(agents: Vec<AgentStatus>, logs: Option<Store>) -> Sources {
     let mut ring = Ring::new(UNIX_EPOCH);
     agents.iter().flat_map(|agent| What::of_change(None, agent)).for_each(|what| ring.push(what));
-    let snapshot = watch::channel(Arc::new(Snapshot::new(agents, Instant::now(), Errors::default()))).1;
+    // It is known that they were given no secrets: else nothing that they print is shown.
+    let launched = |agent: &AgentStatus| (agent.name.to_lowercase(), Launched { launches: Vec::new(), is_all: true });
+    let launches = agents.iter().map(launched).collect();
+    let snapshot = Snapshot::new(agents, Instant::now(), Errors::default()).with_launches(launches);
+    let snapshot = watch::channel(Arc::new(snapshot)).1;
     let renderers = logs.is_some().then(|| Renderers::new(Deputy::rendering()));
     Sources { snapshot, happenings: watch::channel(ring).1, tmux: None, logs, renderers }
 }
