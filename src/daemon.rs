@@ -328,7 +328,6 @@ async fn serve(
     }
     let reports = events.clone();
     let recorder = Recorder::new(record, move |report| drop(reports.send(Event::Recorded(report))));
-    let recorder = recorder.knowing(&agents);
     let notifier = Notifier::from_environment();
     let histories = histories(&settings.state_dir).await;
     let (happenings, happening) = watch::channel(Ring::new(SystemTime::now() - started.elapsed()));

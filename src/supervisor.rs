@@ -368,9 +368,7 @@ impl Supervisor {
                     self.to_note.retain(|(_, other, attempt, _)| (other, *attempt) != (&key, gone));
                 }
                 self.step(&key, event);
-                if let Some((attempt, command)) = to_note {
-                    self.note(key, attempt, command);
-                }
+                self.to_note.extend(to_note.map(|(attempt, command)| (self.version, key, attempt, command)));
             }
             Event::Sessions(owners) => {
                 for name in owners.iter().filter_map(|key| Name::try_from(key.as_str()).ok()) {
@@ -401,15 +399,6 @@ impl Supervisor {
         if self.course == Course::Running && self.agents.get(&key).is_none_or(|agent| !agent.machine.was_launched()) {
             self.take_up(&key, Machine::found(name, Timestamp::now()));
             self.afterwards.reconcile = true;
-        }
-    }
-
-    /// Tells an attempt what it waits for, as soon as all that is known is on record.
-    fn note(&mut self, key: String, attempt: Attempt, command: Command) {
-        if self.version <= self.recorded && self.record_error.is_none() {
-            self.command(&key, attempt, command);
-        } else {
-            self.to_note.push((self.version, key, attempt, command));
         }
     }
 

@@ -15,7 +15,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -226,7 +225,7 @@ pub struct Report {
 }
 
 /// Keeps the record, beside everything else: who puts something on record does not wait. A change that is followed by another
-/// before it is written is passed over, and so is what is on record already.
+/// before it is written is passed over.
 #[derive(Debug)]
 pub struct Recorder {
     record: Record,
@@ -245,9 +244,6 @@ struct Pending {
     texts: BTreeMap<String, Option<Vec<u8>>>,
     /// Why something that was put could not be.
     error: Option<String>,
-    /// What was put last of each, as a hash: on record, or about to be.
-    latest: BTreeMap<String, u64>,
-    hasher: RandomState,
     version: Version,
     is_last: bool,
 }
@@ -266,43 +262,18 @@ impl Recorder {
         Self { record, shared, task }
     }
 
-    /// Puts an agent on record, or takes it off. Of one that stands there as it is nothing is written, and the version is that of
-    /// what was put before.
+    /// Puts an agent on record, or takes it off.
     pub fn put<T: Serialize>(&self, key: &str, agent: Option<&T>) -> Version {
         let text = agent.map(|agent| self.record.render(agent)).transpose();
         let mut pending = self.shared.pending();
         match text {
-            Ok(Some(text)) => {
-                let hash = pending.hasher.hash_one(&text);
-                if pending.latest.insert(key.to_owned(), hash) == Some(hash) {
-                    return pending.version;
-                }
-                pending.texts.insert(key.to_owned(), Some(text));
-            }
-            Ok(None) => {
-                pending.latest.remove(key);
-                pending.texts.insert(key.to_owned(), None);
-            }
+            Ok(text) => drop(pending.texts.insert(key.to_owned(), text)),
             // What is on record of it stays: better than nothing at all.
             Err(error) => pending.error = Some(format!("failed to put {key} on record: {error}")),
         }
         pending.version += 1;
         self.shared.put.notify_one();
         pending.version
-    }
-
-    /// These agents stand on record: they were read there.
-    #[must_use]
-    pub fn knowing<T: Serialize>(self, agents: &BTreeMap<String, T>) -> Self {
-        let mut pending = self.shared.pending();
-        for (key, agent) in agents {
-            if let Ok(text) = self.record.render(agent) {
-                let hash = pending.hasher.hash_one(&text);
-                pending.latest.insert(key.clone(), hash);
-            }
-        }
-        drop(pending);
-        self
     }
 
     /// Returns when everything is on record and on the disk, or `patience` is over.
@@ -406,7 +377,7 @@ async fn sync(files: BTreeMap<String, Option<File>>, folder: PathBuf) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::fs::PermissionsExt;
 
     use rstest::rstest;
     use tempfile::TempDir;
@@ -462,27 +433,6 @@ mod tests {
         assert!(error.contains("it has no shape"), "{error}");
         recorder.finish(Duration::from_secs(5)).await;
         assert_eq!(read(&record), ["ape"]);
-    }
-
-    #[tokio::test]
-    async fn what_is_on_record_as_it_is_is_not_written_again() {
-        let (_directory, record) = record();
-        record.write("a", Some(&record.render(&"ape".to_owned()).unwrap())).unwrap();
-        let inode = || fs::metadata(record.folder.join("a.json")).unwrap().ino();
-        let read_in = record.read(key_of).agents;
-        let (recorder, mut reported) = recorder(&record);
-        let (before, recorder) = (inode(), recorder.knowing(&read_in));
-        assert_eq!(recorder.put("a", Some(&"ape".to_owned())), 0, "there is nothing to wait for");
-        let version = recorder.put("b", Some(&"bee".to_owned()));
-        assert_eq!(recorder.put("b", Some(&"bee".to_owned())), version, "it is about to be written");
-        assert_eq!(reported.recv().await.unwrap().tried, version);
-        assert_eq!(inode(), before);
-        recorder.put("a", Some(&"ant".to_owned()));
-        recorder.put("b", None::<&String>);
-        recorder.put("b", Some(&"bee".to_owned()));
-        recorder.finish(Duration::from_secs(5)).await;
-        assert_eq!(read(&record), ["ant", "bee"]);
-        assert_ne!(inode(), before);
     }
 
     #[tokio::test]
