@@ -221,15 +221,9 @@ mod tests {
     #[test]
     fn a_prompt_is_shown_in_full_only_when_asked_for() {
         let launch = Launch {
-            name: "a".parse().unwrap(),
-            session: "a".parse().unwrap(),
             arguments: ["claude", "-p", "the plan"].map(SecretBytes::from).to_vec(),
             prompt: Some(2),
-            environment: BTreeMap::new(),
-            secrets: BTreeSet::new(),
-            workdir: "/".into(),
-            fingerprint: Fingerprint::default(),
-            is_certain: true,
+            ..Launch::of_nothing()
         };
         assert_eq!(launch.command_line(false), r#""claude" "-p" [prompt of 8 bytes]"#);
         assert_eq!(launch.command_line(true), r#""claude" "-p" "the plan""#);
@@ -241,15 +235,9 @@ mod tests {
         let environment =
             [("KEY", "-----BEGIN\r\nhunter2\nhunter2hunter2\n"), ("MODE", "production"), ("SHORT", "yes")];
         let launch = Launch {
-            name: "a".parse().unwrap(),
-            session: "a".parse().unwrap(),
-            arguments: Vec::new(),
-            prompt: None,
             environment: environment.map(|(name, value)| (name.to_owned(), SecretBytes::from(value))).into(),
             secrets: ["KEY", "SHORT"].map(str::to_owned).into(),
-            workdir: "/".into(),
-            fingerprint: Fingerprint::default(),
-            is_certain: true,
+            ..Launch::of_nothing()
         };
         let lines: Vec<_> = sensitive(launch.secret_values()).collect();
         assert_eq!(lines, ["-----BEGIN", "hunter2hunter2"]);

@@ -800,17 +800,7 @@ mod tests {
     use crate::agent::fingerprint::Fingerprint;
 
     fn under_way(is_certain: bool) -> UnderWay {
-        let launch = Arc::new(Launch {
-            name: "a".parse().unwrap(),
-            session: "a".parse().unwrap(),
-            arguments: Vec::new(),
-            prompt: None,
-            environment: [].into(),
-            secrets: [].into(),
-            workdir: "/".into(),
-            fingerprint: Fingerprint::default(),
-            is_certain: true,
-        });
+        let launch = Arc::new(Launch::of_nothing());
         UnderWay { commands: mpsc::unbounded_channel().0, launch: Some(launch), is_certain }
     }
 

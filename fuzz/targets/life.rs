@@ -223,17 +223,7 @@ pub fn declaration(which: u8) -> Declaration {
     let (Ok(name), Ok(session)) = ("a".try_into(), Name::try_from(if which & 8 == 0 { "a" } else { "b" })) else {
         unreachable!("these are names");
     };
-    let launch = Launch {
-        name,
-        session,
-        arguments: Vec::new(),
-        prompt: None,
-        environment: [].into(),
-        secrets: [].into(),
-        workdir: "/".into(),
-        fingerprint: Fingerprint::default(),
-        is_certain: true,
-    };
+    let launch = Launch { name, session, ..Launch::of_nothing() };
     let seconds = Duration::from_secs;
     let policy = Policy {
         restart: [Restart::Always, Restart::OnFailure, Restart::No, Restart::Always][usize::from(which & 3)],

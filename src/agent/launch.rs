@@ -32,6 +32,23 @@ pub struct Launch {
 }
 
 impl Launch {
+    /// For tests: of an agent named `a` that runs nothing and is given nothing.
+    #[cfg(any(test, fuzzing))]
+    pub fn of_nothing() -> Self {
+        let name = || Name::try_from("a").unwrap_or_else(|error| unreachable!("{error}"));
+        Self {
+            name: name(),
+            session: name(),
+            arguments: Vec::new(),
+            prompt: None,
+            environment: BTreeMap::new(),
+            secrets: BTreeSet::new(),
+            workdir: "/".into(),
+            fingerprint: Fingerprint::default(),
+            is_certain: true,
+        }
+    }
+
     /// The command line for a log, the prompt as its length only unless `reveal` is set.
     pub fn command_line(&self, reveal: bool) -> String {
         let words = self.arguments.iter().enumerate().map(|(at, argument)| {

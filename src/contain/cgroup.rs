@@ -491,6 +491,7 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     use super::*;
+    use crate::sys::process::until;
 
     #[test]
     fn no_two_state_directories_have_one_group() {
@@ -521,14 +522,6 @@ mod tests {
             .unwrap();
         let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap();
         (child, process)
-    }
-
-    fn until(condition: impl Fn() -> bool) {
-        let limit = Instant::now() + Duration::from_secs(10);
-        while !condition() {
-            assert!(Instant::now() < limit, "the condition did not come true");
-            std::thread::yield_now();
-        }
     }
 
     #[test]

@@ -146,20 +146,13 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::agent::fingerprint::Fingerprint;
 
     fn launch_with(values: &[&SecretBytes]) -> Arc<Launch> {
         let named = || values.iter().enumerate().map(|(at, &value)| (format!("KEY_{at}"), value.clone()));
         Arc::new(Launch {
-            name: "a".parse().unwrap(),
-            session: "a".parse().unwrap(),
-            arguments: Vec::new(),
-            prompt: None,
             environment: named().collect(),
             secrets: named().map(|(name, _)| name).collect(),
-            workdir: "/".into(),
-            fingerprint: Fingerprint::default(),
-            is_certain: true,
+            ..Launch::of_nothing()
         })
     }
 

@@ -209,19 +209,12 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::fingerprint::Fingerprint;
 
     fn launch_with(secret: &str) -> Arc<Launch> {
         Arc::new(Launch {
-            name: "a".parse().unwrap(),
-            session: "a".parse().unwrap(),
-            arguments: Vec::new(),
-            prompt: None,
             environment: [("KEY".to_owned(), crate::sys::secret_bytes::SecretBytes::from(secret))].into(),
             secrets: ["KEY".to_owned()].into(),
-            workdir: "/".into(),
-            fingerprint: Fingerprint::default(),
-            is_certain: true,
+            ..Launch::of_nothing()
         })
     }
 

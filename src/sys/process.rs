@@ -346,6 +346,16 @@ pub fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
 
+/// For tests: waits until the condition is true, but not forever.
+#[cfg(test)]
+pub(crate) fn until(condition: impl Fn() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < limit, "the condition did not come true");
+        std::thread::yield_now();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
@@ -365,14 +375,6 @@ mod tests {
             .process_group(0)
             .spawn()
             .unwrap()
-    }
-
-    fn until(condition: impl Fn() -> bool) {
-        let limit = Instant::now() + Duration::from_secs(10);
-        while !condition() {
-            assert!(Instant::now() < limit, "the condition did not come true");
-            std::thread::yield_now();
-        }
     }
 
     #[test]
