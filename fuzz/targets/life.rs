@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use agentd::agent::declaration::{Declaration, Missing};
-use agentd::agent::fingerprint::Fingerprint;
 use agentd::agent::launch::Launch;
 use agentd::agent::machine::{Attempt, Effect, Event, Machine, NotStarted};
 use agentd::agent::name::Name;
