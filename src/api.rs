@@ -38,7 +38,7 @@ use tokio::time::timeout;
 use self::connection::Connection;
 use self::http::Responder;
 use self::slots::{Client, Places, Rest};
-use crate::logs::renderer::Renderers;
+use crate::deputy::renderer::Renderers;
 use crate::logs::store::Store;
 use crate::observe::ring::Ring;
 use crate::observe::snapshot::Snapshot;

@@ -14,6 +14,7 @@
 //! and callers must not take that for an answer. The deputy bounds its own work, so one that does not answer in time was stopped
 //! or crippled: it is killed, and replaced.
 
+pub mod renderer;
 mod tmux_client;
 mod tmux_server;
 mod worker;
@@ -384,7 +385,7 @@ impl Deputy {
         }
     }
 
-    /// Has text made of what is said on this socket; see [`renderer`](crate::logs::renderer).
+    /// Has text made of what is said on this socket; see [`renderer`].
     pub async fn render(&self, socket: OwnedFd) -> Result<(), Error> {
         match self.ask_with(Request::Render, Some(socket), FILE_TIMEOUT).await? {
             Reply::Rendering => Ok(()),

@@ -17,7 +17,7 @@ use super::query::Order;
 use super::slots::{Client, Rest};
 use super::{Limits, Sources};
 use crate::deputy::Deputy;
-use crate::logs::renderer::Renderers;
+use crate::deputy::renderer::Renderers;
 use crate::logs::store::Store;
 use crate::observe::ring::Ring;
 use crate::observe::snapshot::{Launched, Snapshot};

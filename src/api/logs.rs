@@ -1,6 +1,6 @@
 //! What agents printed, as it is kept, and on as it is written; as the terminal got it, or as text.
 //!
-//! Text is made [elsewhere](crate::logs::renderer): this process parses nothing that an agent printed. What comes back is looked
+//! Text is made [elsewhere](crate::deputy::renderer): this process parses nothing that an agent printed. What comes back is looked
 //! through character by character: secrets are blotted out once more, since the text has put together what escape sequences kept
 //! apart, and no character that acts on a terminal is handed on, whoever sent it.
 
@@ -16,9 +16,10 @@ use tokio::time::{Instant, sleep_until};
 use super::query::Which;
 use crate::agent::name::Name;
 use crate::api::outlet::{Gone, Outlet};
+use crate::deputy::renderer::{self, Heard, Renderer, Renderers};
 use crate::logs::attempt::{AttemptId, Named};
 use crate::logs::reader::{Busy, Follower, Log, Piece};
-use crate::logs::renderer::{self, Heard, Renderer, Renderers, Say};
+use crate::logs::renderer::Say;
 use crate::logs::store::Store;
 use crate::logs::{Entry, FileId};
 use crate::observe::redactions::Unknown;
