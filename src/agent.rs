@@ -8,4 +8,6 @@ pub mod machine;
 pub mod name;
 pub mod reconcile;
 pub mod restart;
+pub mod secrets;
+pub mod seen;
 pub mod spec;

@@ -41,12 +41,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 pub use tmux_client::{COMMAND as CLIENT_COMMAND, become_client, words as client_words};
 pub use worker::run;
 
+use crate::agent::seen::{SeenPrompt, SeenWorkdir};
 use crate::sys::account::Account;
 use crate::sys::frame;
 use crate::sys::process::Identity;
 use crate::sys::rate_limit::Brake;
 use crate::sys::reaper;
-use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::watch::Target;
 
 /// More than the longest answer, which is a prompt or what tmux prints, with every byte escaped.
@@ -105,8 +105,8 @@ pub(crate) enum Reply {
     Server(Result<Server, String>),
     EndServer(Result<bool, String>),
     Remind(Result<bool, String>),
-    Prompt(Prompt),
-    Workdir(Workdir),
+    Prompt(SeenPrompt),
+    Workdir(SeenWorkdir),
     SetMode(Result<(), String>),
     /// It is being done.
     Rendering,
@@ -203,28 +203,6 @@ pub enum RunError {
         /// How long it was waited for.
         timeout: Duration,
     },
-}
-
-/// What is at the path of a prompt file, as far as the agent user can tell.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Prompt {
-    /// A file with this text, trimmed.
-    Text(SecretBytes),
-    /// Nothing.
-    Missing,
-    /// Something that cannot be a prompt; the reason, for a person.
-    Unusable(String),
-    /// Text that no argument can hold; the reason, for a person.
-    Refused(String),
-}
-
-/// What is at the path of a working directory, as far as the agent user can tell.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Workdir {
-    /// A directory that the agent user may enter.
-    Usable,
-    /// Nothing, or nothing usable; what it is, for a person.
-    Missing(String),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -362,7 +340,7 @@ impl Deputy {
     }
 
     /// Reads a prompt file.
-    pub async fn prompt(&self, path: PathBuf) -> Result<Prompt, Error> {
+    pub async fn prompt(&self, path: PathBuf) -> Result<SeenPrompt, Error> {
         match self.ask(Request::Prompt(path), FILE_TIMEOUT).await? {
             Reply::Prompt(prompt) => Ok(prompt),
             _ => Err(Error::Gone),
@@ -370,7 +348,7 @@ impl Deputy {
     }
 
     /// Looks at a working directory.
-    pub async fn workdir(&self, path: PathBuf) -> Result<Workdir, Error> {
+    pub async fn workdir(&self, path: PathBuf) -> Result<SeenWorkdir, Error> {
         match self.ask(Request::Workdir(path), FILE_TIMEOUT).await? {
             Reply::Workdir(workdir) => Ok(workdir),
             _ => Err(Error::Gone),
@@ -711,7 +689,7 @@ mod tests {
         while let Ok(Some(Numbered { number, body })) = reader.read::<Numbered<Request>>().await {
             match body {
                 Request::Workdir(path) if !path.ends_with("silent") => {
-                    let reply = Numbered { number, body: Reply::Workdir(Workdir::Usable) };
+                    let reply = Numbered { number, body: Reply::Workdir(SeenWorkdir::Usable) };
                     frame::write(&mut writer, &reply).await.unwrap();
                 }
                 _ => {}
@@ -746,7 +724,7 @@ mod tests {
         assert!(matches!(set_mode, Err(Error::TimedOut(_))), "{set_mode:?}");
         assert!(matches!(tmux, Err(Error::Gone)), "{tmux:?}");
         let pid = started.recv().await.unwrap();
-        assert_eq!(deputy.workdir("/w".into()).await.unwrap(), Workdir::Usable);
+        assert_eq!(deputy.workdir("/w".into()).await.unwrap(), SeenWorkdir::Usable);
         assert!(!is_there(pid));
     }
 
@@ -766,7 +744,7 @@ mod tests {
         let tmux = deputy.tmux(Program::Installed, vec![], Duration::from_mins(1)).await;
         assert!(matches!(tmux, Err(Error::Gone)), "{tmux:?}");
         assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
-        assert_eq!(deputy.workdir("/w".into()).await.unwrap(), Workdir::Usable);
+        assert_eq!(deputy.workdir("/w".into()).await.unwrap(), SeenWorkdir::Usable);
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,9 +19,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use zeroize::Zeroizing;
 
 use crate::agent::declaration::Desired;
+use crate::agent::seen::{Seen, SeenPrompt};
 use crate::config::{self, Config};
 use crate::deputy::{self, Deputy};
-use crate::inputs::assemble::{Place, Seen, desired, folder_of, located, paths};
+use crate::inputs::assemble::{Place, desired, folder_of, located, paths};
 use crate::inputs::secrets::Known;
 use crate::sys::blocking;
 use crate::sys::regular_file;
@@ -95,16 +96,16 @@ struct Last {
 
 /// What prompt files said when they last said something, and since when they do not any more.
 #[derive(Default)]
-struct Told(BTreeMap<PathBuf, (deputy::Prompt, Option<Instant>)>);
+struct Told(BTreeMap<PathBuf, (SeenPrompt, Option<Instant>)>);
 
 impl Told {
     /// A prompt file that is emptied may be one that is being written, or that found the disk full: what it said before stands, until a
     /// second look after `patience` finds it empty still.
-    fn keep_emptied(&mut self, seen: &mut BTreeMap<PathBuf, deputy::Prompt>, now: Instant, patience: Duration) {
+    fn keep_emptied(&mut self, seen: &mut BTreeMap<PathBuf, SeenPrompt>, now: Instant, patience: Duration) {
         self.0.retain(|path, _| seen.contains_key(path));
         for (path, prompt) in seen {
             match prompt {
-                deputy::Prompt::Text(text) if text.as_slice().is_empty() => {
+                SeenPrompt::Text(text) if text.as_slice().is_empty() => {
                     let Some((before, since)) = self.0.get_mut(path) else { continue };
                     match *since {
                         Some(since) if now.saturating_duration_since(since) >= patience => drop(self.0.remove(path)),
@@ -120,8 +121,8 @@ impl Told {
                         }
                     }
                 }
-                deputy::Prompt::Text(_) => drop(self.0.insert(path.clone(), (prompt.clone(), None))),
-                deputy::Prompt::Refused(_) | deputy::Prompt::Unusable(_) | deputy::Prompt::Missing => {}
+                SeenPrompt::Text(_) => drop(self.0.insert(path.clone(), (prompt.clone(), None))),
+                SeenPrompt::Refused(_) | SeenPrompt::Unusable(_) | SeenPrompt::Missing => {}
             }
         }
     }
@@ -410,7 +411,8 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::deputy::{Reply, Request, Workdir};
+    use crate::agent::seen::SeenWorkdir;
+    use crate::deputy::{Reply, Request};
     use crate::state::key::Key;
     use crate::sys::account::Account;
 
@@ -437,11 +439,11 @@ mod tests {
                 let is_look = matches!(request, Request::Prompt(_) | Request::Workdir(_));
                 count.fetch_add(usize::from(is_look), Ordering::Relaxed);
                 match request {
-                    Request::Prompt(_) => Some(Reply::Prompt(deputy::Prompt::Missing)),
+                    Request::Prompt(_) => Some(Reply::Prompt(SeenPrompt::Missing)),
                     Request::Workdir(path) if path.ends_with("ill") && !ill.load(Ordering::Relaxed) => {
                         Some(Reply::FileSystemHangs)
                     }
-                    Request::Workdir(_) => Some(Reply::Workdir(Workdir::Usable)),
+                    Request::Workdir(_) => Some(Reply::Workdir(SeenWorkdir::Usable)),
                     _ => None,
                 }
             });
@@ -543,16 +545,16 @@ mod tests {
     #[test]
     fn a_prompt_that_is_emptied_stays_until_a_second_look() {
         let (path, now, patience) = (PathBuf::from("/p"), Instant::now(), Duration::from_secs(5));
-        let text = |text: &str| deputy::Prompt::Text(crate::sys::secret_bytes::SecretBytes::from(text));
+        let text = |text: &str| SeenPrompt::Text(crate::sys::secret_bytes::SecretBytes::from(text));
         let mut told = Told::default();
-        let mut look = |seen: deputy::Prompt, seconds: u64| {
+        let mut look = |seen: SeenPrompt, seconds: u64| {
             let mut seen = [(path.clone(), seen)].into();
             told.keep_emptied(&mut seen, now + Duration::from_secs(seconds), patience);
             seen.remove(&path).unwrap()
         };
         assert_eq!(look(text(""), 0), text(""), "it never said anything");
         assert_eq!(look(text("work"), 1), text("work"));
-        assert_eq!(look(deputy::Prompt::Missing, 2), deputy::Prompt::Missing);
+        assert_eq!(look(SeenPrompt::Missing, 2), SeenPrompt::Missing);
         assert_eq!(look(text(""), 3), text("work"));
         assert_eq!(look(text("more"), 4), text("more"));
         assert_eq!(look(text(""), 100), text("more"));

@@ -10,11 +10,11 @@ use std::time::{Instant, SystemTime};
 use agentd::agent::declaration::Desired;
 use agentd::agent::machine::{Event, Machine};
 use agentd::agent::reconcile::{Declared, Held, HeldAgent, plan};
+use agentd::agent::secrets::Secrets;
+use agentd::agent::seen::{Seen, SeenWorkdir};
 use agentd::api::{self, Limits, Sources};
 use agentd::config::{self, Options};
-use agentd::deputy::Workdir;
-use agentd::inputs::assemble::{Place, Seen, desired};
-use agentd::inputs::secrets::Secrets;
+use agentd::inputs::assemble::{Place, desired};
 use agentd::observe::ring::Ring;
 use agentd::observe::snapshot::Snapshot;
 use agentd::state::key::Key;
@@ -90,7 +90,7 @@ fn place() -> Place {
 }
 
 fn seen() -> Seen {
-    Seen { workdirs: [("/work".into(), Workdir::Usable)].into(), ..Seen::default() }
+    Seen { workdirs: [("/work".into(), SeenWorkdir::Usable)].into(), ..Seen::default() }
 }
 
 fn of(jcard: &str, place: &Place) -> Desired {

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use crate::agent::launch::Launch;
 use crate::agent::name::Name;
+use crate::agent::secrets::Secrets;
 use crate::agent::spec::Policy;
-use crate::inputs::secrets::Secrets;
 
 /// Everything that should be, at one reading of the inputs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -19,9 +19,8 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{
-    FILE_TIMEOUT, MAX_FRAME, Numbered, Output, Program, Prompt, Reply, Request, RunError, Workdir, tmux_server,
-};
+use super::{FILE_TIMEOUT, MAX_FRAME, Numbered, Output, Program, Reply, Request, RunError, tmux_server};
+use crate::agent::seen::{SeenPrompt, SeenWorkdir};
 use crate::logs::renderer;
 use crate::sys::account::{self, Account};
 use crate::sys::blocking;
@@ -303,36 +302,39 @@ async fn text(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn read_prompt(path: &Path) -> Prompt {
+fn read_prompt(path: &Path) -> SeenPrompt {
     match regular_file::open(path) {
         Ok((file, _)) => prompt_in(&file, path),
-        Err(regular_file::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => Prompt::Missing,
+        Err(regular_file::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => SeenPrompt::Missing,
         Err(regular_file::Error::Io(error)) => {
-            Prompt::Unusable(format!("{} cannot be read by the agent user: {error}", path.display()))
+            SeenPrompt::Unusable(format!("{} cannot be read by the agent user: {error}", path.display()))
         }
         Err(regular_file::Error::Link | regular_file::Error::NotRegular | regular_file::Error::TooLarge(_)) => {
-            Prompt::Unusable(format!("{} is not a regular file", path.display()))
+            SeenPrompt::Unusable(format!("{} is not a regular file", path.display()))
         }
     }
 }
 
-fn prompt_in(file: &File, path: &Path) -> Prompt {
+fn prompt_in(file: &File, path: &Path) -> SeenPrompt {
     const ROOM: u64 = 4 << 20;
     let mut text = Vec::new();
     if let Err(error) = file.take(ROOM).read_to_end(&mut text) {
-        return Prompt::Unusable(format!("{} cannot be read by the agent user: {error}", path.display()));
+        return SeenPrompt::Unusable(format!("{} cannot be read by the agent user: {error}", path.display()));
     }
     let text = trim(without_byte_order_mark(&text));
     if text.len() > MAX_ARGUMENT {
-        return Prompt::Refused(format!(
+        return SeenPrompt::Refused(format!(
             "the prompt in {} is too long; an argument can have {MAX_ARGUMENT} bytes (128 KiB less one)",
             path.display()
         ));
     }
     if text.contains(&0) {
-        return Prompt::Refused(format!("the prompt in {} holds a NUL byte, which no argument can", path.display()));
+        return SeenPrompt::Refused(format!(
+            "the prompt in {} holds a NUL byte, which no argument can",
+            path.display()
+        ));
     }
-    Prompt::Text(SecretBytes::from(text.to_vec()))
+    SeenPrompt::Text(SecretBytes::from(text.to_vec()))
 }
 
 /// White space as Unicode has it; as ASCII has it where the bytes are no text.
@@ -343,19 +345,21 @@ fn trim(bytes: &[u8]) -> &[u8] {
     }
 }
 
-fn look_at_workdir(path: &Path) -> Workdir {
+fn look_at_workdir(path: &Path) -> SeenWorkdir {
     match fs::metadata(path) {
-        Ok(metadata) if !metadata.is_dir() => Workdir::Missing(format!("{} is not a directory", path.display())),
+        Ok(metadata) if !metadata.is_dir() => SeenWorkdir::Missing(format!("{} is not a directory", path.display())),
         Ok(_) => match eaccess(path, AccessFlags::X_OK) {
-            Ok(()) => Workdir::Usable,
-            Err(error) => {
-                Workdir::Missing(format!("{} cannot be entered by the agent user: {}", path.display(), error.desc()))
-            }
+            Ok(()) => SeenWorkdir::Usable,
+            Err(error) => SeenWorkdir::Missing(format!(
+                "{} cannot be entered by the agent user: {}",
+                path.display(),
+                error.desc()
+            )),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Workdir::Missing(format!("{} does not exist", path.display()))
+            SeenWorkdir::Missing(format!("{} does not exist", path.display()))
         }
-        Err(error) => Workdir::Missing(format!("{} cannot be reached by the agent user: {error}", path.display())),
+        Err(error) => SeenWorkdir::Missing(format!("{} cannot be reached by the agent user: {error}", path.display())),
     }
 }
 
@@ -434,7 +438,7 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("prompt");
         fs::write(&path, " \n fix\tthe tests \u{a0}\n").unwrap();
-        assert_eq!(read_prompt(&path), Prompt::Text(SecretBytes::from("fix\tthe tests")));
+        assert_eq!(read_prompt(&path), SeenPrompt::Text(SecretBytes::from("fix\tthe tests")));
     }
 
     #[test]
@@ -442,7 +446,7 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("prompt");
         fs::write(&path, "\u{feff}\n---\ntitle: x\n---\n").unwrap();
-        assert_eq!(read_prompt(&path), Prompt::Text(SecretBytes::from("---\ntitle: x\n---")));
+        assert_eq!(read_prompt(&path), SeenPrompt::Text(SecretBytes::from("---\ntitle: x\n---")));
     }
 
     #[test]
@@ -450,12 +454,12 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("prompt");
         mkfifo(&path, Mode::S_IRWXU).unwrap();
-        assert!(matches!(read_prompt(&path), Prompt::Unusable(reason) if reason.contains("not a regular file")));
+        assert!(matches!(read_prompt(&path), SeenPrompt::Unusable(reason) if reason.contains("not a regular file")));
     }
 
     #[test]
     fn a_missing_prompt_is_missing() {
-        assert_eq!(read_prompt(Path::new("/nonexistent/prompt")), Prompt::Missing);
+        assert_eq!(read_prompt(Path::new("/nonexistent/prompt")), SeenPrompt::Missing);
     }
 
     #[test]
@@ -463,9 +467,9 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("prompt");
         fs::write(&path, vec![b'x'; MAX_ARGUMENT]).unwrap();
-        assert!(matches!(read_prompt(&path), Prompt::Text(text) if text.as_slice().len() == MAX_ARGUMENT));
+        assert!(matches!(read_prompt(&path), SeenPrompt::Text(text) if text.as_slice().len() == MAX_ARGUMENT));
         fs::write(&path, vec![b'x'; MAX_ARGUMENT + 1]).unwrap();
-        assert!(matches!(read_prompt(&path), Prompt::Refused(reason) if reason.contains("131071")));
+        assert!(matches!(read_prompt(&path), SeenPrompt::Refused(reason) if reason.contains("131071")));
     }
 
     #[test]
@@ -473,8 +477,8 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("file");
         fs::write(&path, "").unwrap();
-        assert!(matches!(look_at_workdir(&path), Workdir::Missing(reason) if reason.contains("not a directory")));
-        assert_eq!(look_at_workdir(directory.path()), Workdir::Usable);
+        assert!(matches!(look_at_workdir(&path), SeenWorkdir::Missing(reason) if reason.contains("not a directory")));
+        assert_eq!(look_at_workdir(directory.path()), SeenWorkdir::Usable);
     }
 
     #[tokio::test]

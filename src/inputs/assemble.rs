@@ -7,35 +7,14 @@ use std::sync::Arc;
 use crate::agent::declaration::{Declaration, Desired, DesiredAgent, Missing};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::launch::Launch;
+use crate::agent::secrets::Secrets;
+use crate::agent::seen::{Seen, SeenPrompt, SeenWorkdir};
 use crate::agent::spec::{AgentSpec, Kind, Prompt, Workdir};
 use crate::config::{Config, Entry};
-use crate::deputy;
-use crate::inputs::secrets::Secrets;
 use crate::state::key::Key;
 use crate::sys::account::Account;
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::secret_bytes::SecretBytes;
-
-/// What the agent user sees at the paths that declarations name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// Prompt files.
-    pub prompts: BTreeMap<PathBuf, deputy::Prompt>,
-    /// Working directories.
-    pub workdirs: BTreeMap<PathBuf, deputy::Workdir>,
-    /// Paths that could not be looked at this time, and why. What was seen there before, if anything, is in the maps above.
-    pub unreachable: BTreeMap<PathBuf, String>,
-}
-
-impl Seen {
-    /// What is to be said of a path at which nothing was ever seen.
-    fn unseen(&self, path: &Path) -> String {
-        match self.unreachable.get(path) {
-            Some(reason) => format!("{} could not be looked at: {reason}", path.display()),
-            None => format!("{} does not exist", path.display()),
-        }
-    }
-}
 
 /// The paths that have to be looked at before [`desired`] can tell.
 pub fn paths(config: &Config, folder: &Path, account: &Account) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>) {
@@ -113,23 +92,23 @@ fn declare(spec: &AgentSpec, secrets: &Secrets, seen: &Seen, place: &Place) -> R
         None => None,
         Some(Prompt::Text(text)) => Some(SecretBytes::from(text.as_str())),
         Some(Prompt::File(file)) => match seen.prompts.get(&folder.join(file)) {
-            Some(deputy::Prompt::Text(text)) if !text.as_slice().is_empty() => {
+            Some(SeenPrompt::Text(text)) if !text.as_slice().is_empty() => {
                 if let Some(refusal) = spec.harness.refuses(text.as_slice()) {
                     return Err(format!("{}: {refusal}", folder.join(file).display()));
                 }
                 Some(text.clone())
             }
-            Some(deputy::Prompt::Text(_)) if spec.interactive == Some(false) => {
+            Some(SeenPrompt::Text(_)) if spec.interactive == Some(false) => {
                 missing.push(format!("the prompt_file {} is empty", folder.join(file).display()));
                 None
             }
-            Some(deputy::Prompt::Text(_)) => None,
-            Some(deputy::Prompt::Refused(why)) => return Err(why.clone()),
-            Some(deputy::Prompt::Unusable(why)) => {
+            Some(SeenPrompt::Text(_)) => None,
+            Some(SeenPrompt::Refused(why)) => return Err(why.clone()),
+            Some(SeenPrompt::Unusable(why)) => {
                 missing.push(format!("the prompt_file {why}"));
                 None
             }
-            Some(deputy::Prompt::Missing) => {
+            Some(SeenPrompt::Missing) => {
                 missing.push(format!("the prompt_file {} does not exist", folder.join(file).display()));
                 None
             }
@@ -141,8 +120,8 @@ fn declare(spec: &AgentSpec, secrets: &Secrets, seen: &Seen, place: &Place) -> R
     };
     let workdir = workdir_path(spec, &place.account);
     match seen.workdirs.get(&workdir) {
-        Some(deputy::Workdir::Usable) => {}
-        Some(deputy::Workdir::Missing(why)) => missing.push(format!("the workdir {why}")),
+        Some(SeenWorkdir::Usable) => {}
+        Some(SeenWorkdir::Missing(why)) => missing.push(format!("the workdir {why}")),
         None => missing.push(format!("the workdir {}", seen.unseen(&workdir))),
     }
     let environment = match environment(spec, secrets) {
@@ -170,7 +149,7 @@ fn declare(spec: &AgentSpec, secrets: &Secrets, seen: &Seen, place: &Place) -> R
             secrets: secrets_given,
             workdir,
             fingerprint: Fingerprint::default(),
-            is_certain: spec.secrets.is_some() || secrets.is_complete(),
+            is_certain: spec.secrets.is_some() || secrets.is_complete,
         };
         launch.fingerprint = place.key.fingerprint(&launch);
         // After that: what a preset gives of itself is no part of the declaration, and another version of agentd that gives more
@@ -246,18 +225,18 @@ mod tests {
     }
 
     /// `/w` and the home are there, and so is this prompt file.
-    fn seen(prompt: deputy::Prompt) -> Seen {
+    fn seen(prompt: SeenPrompt) -> Seen {
         Seen {
             prompts: [(PROMPT_FILE.into(), prompt)].into(),
             workdirs: ["/w", "/home/agent", "/home/agent/project"]
-                .map(|path| (PathBuf::from(path), deputy::Workdir::Usable))
+                .map(|path| (PathBuf::from(path), SeenWorkdir::Usable))
                 .into(),
             ..Seen::default()
         }
     }
 
-    fn text(prompt: &str) -> deputy::Prompt {
-        deputy::Prompt::Text(SecretBytes::from(prompt))
+    fn text(prompt: &str) -> SeenPrompt {
+        SeenPrompt::Text(SecretBytes::from(prompt))
     }
 
     fn desire(config: &Config, secrets: &[(&str, &str)], seen: &Seen) -> Desired {
@@ -269,7 +248,7 @@ mod tests {
     }
 
     /// What the one agent launches; nothing is missing.
-    fn launched(config: &Config, secrets: &[(&str, &str)], prompt: deputy::Prompt) -> Arc<Launch> {
+    fn launched(config: &Config, secrets: &[(&str, &str)], prompt: SeenPrompt) -> Arc<Launch> {
         declaration(config, secrets, &seen(prompt)).unwrap().launch.unwrap()
     }
 
@@ -335,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_prompt_file_need_not_be_text() {
-        let prompt = deputy::Prompt::Text(SecretBytes::from(b"caf\xe9".to_vec()));
+        let prompt = SeenPrompt::Text(SecretBytes::from(b"caf\xe9".to_vec()));
         let launch = launched(&one("prompt_file = \"prompt.md\""), &[], prompt);
         assert_eq!(launch.arguments[1].as_slice(), b"caf\xe9");
     }
@@ -348,9 +327,9 @@ mod tests {
     }
 
     #[rstest]
-    #[case(deputy::Prompt::Missing, "the prompt_file /etc/agentd/prompt.md does not exist")]
-    #[case(deputy::Prompt::Unusable("/etc/agentd/prompt.md is odd".into()), "the prompt_file /etc/agentd/prompt.md is odd")]
-    fn a_prompt_file_that_gives_no_prompt_is_waited_for(#[case] prompt: deputy::Prompt, #[case] expected: &str) {
+    #[case(SeenPrompt::Missing, "the prompt_file /etc/agentd/prompt.md does not exist")]
+    #[case(SeenPrompt::Unusable("/etc/agentd/prompt.md is odd".into()), "the prompt_file /etc/agentd/prompt.md is odd")]
+    fn a_prompt_file_that_gives_no_prompt_is_waited_for(#[case] prompt: SeenPrompt, #[case] expected: &str) {
         assert_eq!(missing(&one("prompt_file = \"prompt.md\""), &[], &seen(prompt)), expected);
     }
 
@@ -401,7 +380,7 @@ mod tests {
 
     #[test]
     fn a_prompt_that_no_argument_can_hold_is_an_error_of_the_entry() {
-        let refused = deputy::Prompt::Refused("the prompt in p is too long".into());
+        let refused = SeenPrompt::Refused("the prompt in p is too long".into());
         let declaration = declaration(&one("prompt_file = \"prompt.md\""), &[], &seen(refused));
         assert_eq!(declaration.unwrap_err(), "the prompt in p is too long");
     }
@@ -439,9 +418,9 @@ mod tests {
 
     #[test]
     fn everything_that_is_missing_is_named() {
-        let mut seen = seen(deputy::Prompt::Missing);
+        let mut seen = seen(SeenPrompt::Missing);
         let reason = "/w cannot be entered by the agent user: Permission denied".to_owned();
-        seen.workdirs.insert("/w".into(), deputy::Workdir::Missing(reason));
+        seen.workdirs.insert("/w".into(), SeenWorkdir::Missing(reason));
         let config = one("prompt_file = \"prompt.md\"\nsecrets = [\"A\"]");
         assert_eq!(
             missing(&config, &[], &seen),

@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{SFlag, fstat, fstatat};
 
+use crate::agent::secrets::Secrets;
 use crate::sys::exec::{MAX_ARGUMENT, is_variable_name};
 use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::watch::MAX_ENTRIES;
@@ -85,37 +86,6 @@ pub enum Problem {
     /// The value is longer than the kernel passes on.
     #[error("the value in {} is too large; name and value together may have {} bytes", .0.display(), MAX_ARGUMENT - 1)]
     TooLarge(PathBuf),
-}
-
-/// The secrets as last read; at first none, of which nothing is known. `Debug` shows names and lengths only.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Secrets {
-    values: BTreeMap<String, SecretBytes>,
-    is_complete: bool,
-}
-
-impl Secrets {
-    /// The value of one.
-    pub fn get(&self, name: &str) -> Option<&SecretBytes> {
-        self.values.get(name)
-    }
-
-    /// Whether none is missing because it could not be read: there was a reading once that nothing stood in the way of.
-    pub fn is_complete(&self) -> bool {
-        self.is_complete
-    }
-
-    /// All of them, sorted by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&String, &SecretBytes)> {
-        self.values.iter()
-    }
-
-    /// For tests of other rooms.
-    #[cfg(test)]
-    pub fn of(pairs: &[(&str, &str)]) -> Self {
-        let values = pairs.iter().map(|&(name, value)| (name.to_owned(), SecretBytes::from(value))).collect();
-        Self { values, is_complete: true }
-    }
 }
 
 /// One reading of the directory.
@@ -568,9 +538,9 @@ mod tests {
     #[test]
     fn of_a_directory_that_was_never_there_nothing_is_known() {
         let reading = read(Path::new("/nonexistent/secrets"), &Secrets::default());
-        assert!(!reading.secrets.is_complete());
+        assert!(!reading.secrets.is_complete);
         let folder = TempDir::new().unwrap();
-        assert!(read(folder.path(), &reading.secrets).secrets.is_complete());
+        assert!(read(folder.path(), &reading.secrets).secrets.is_complete);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
 
 use crate::agent::launch::{self, Launch};
-use crate::inputs::secrets::Secrets;
+use crate::agent::secrets::Secrets;
 use crate::sys::blocking;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::text::redact::Redaction;

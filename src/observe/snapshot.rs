@@ -7,8 +7,8 @@ use std::time::{Instant, SystemTime};
 use hyper::body::Bytes;
 
 use crate::agent::launch::Launch;
+use crate::agent::secrets::Secrets;
 use crate::contain::cgroup::Cgroups;
-use crate::inputs::secrets::Secrets;
 use crate::observe::facts::Facts;
 use crate::observe::redactions::{Redactions, Sources, Unknown};
 use crate::state::history::History;
@@ -112,7 +112,7 @@ impl Snapshot {
     fn sources(&self, agent: &str) -> Result<Sources, Unknown> {
         match self.launches.get(agent) {
             Some(launched) if launched.is_all => Ok(Sources { launches: launched.launches.clone(), secrets: None }),
-            _ if self.secrets.is_complete() => {
+            _ if self.secrets.is_complete => {
                 let launches = self.launches.values().flat_map(|launched| launched.launches.iter().cloned()).collect();
                 Ok(Sources { launches, secrets: Some(Arc::clone(&self.secrets)) })
             }

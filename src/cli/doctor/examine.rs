@@ -12,12 +12,14 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, Gid, eaccess};
 
 use super::Check;
+use crate::agent::secrets::Secrets;
+use crate::agent::seen::SeenWorkdir;
 use crate::cli::check::{counted, fault};
 use crate::cli::target::{Daemon, Place, holder};
 use crate::client::{Client, Error};
 use crate::config::{self, Severity};
-use crate::deputy::{Deputy, Output, Program, Server, Workdir};
-use crate::inputs::secrets::{self, Secrets};
+use crate::deputy::{Deputy, Output, Program, Server};
+use crate::inputs::secrets;
 use crate::launch::socket_dir::LAUNCH_SOCKET;
 use crate::sys::account::Account;
 use crate::sys::procfs;
@@ -526,8 +528,8 @@ async fn executable(deputy: &Deputy, place: &Place) -> Check {
     let Some(folder) = path.parent() else { return Check::ok(NAME, path.display().to_string()) };
     let remedy = "put agentd where everybody can run it, such as /usr/local/bin";
     match deputy.workdir(folder.to_owned()).await {
-        Ok(Workdir::Usable) => Check::ok(NAME, format!("{} is in the agent user's reach", path.display())),
-        Ok(Workdir::Missing(why)) => Check::failure(NAME, format!("agents cannot be started: {why}"), remedy),
+        Ok(SeenWorkdir::Usable) => Check::ok(NAME, format!("{} is in the agent user's reach", path.display())),
+        Ok(SeenWorkdir::Missing(why)) => Check::failure(NAME, format!("agents cannot be started: {why}"), remedy),
         Err(error) => Check::unknown(NAME, error.to_string(), "try again"),
     }
 }

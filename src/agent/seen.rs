@@ -1,0 +1,51 @@
+//! What the agent user sees at the paths that declarations name.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::sys::secret_bytes::SecretBytes;
+
+/// What the agent user sees at the paths that declarations name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Prompt files.
+    pub prompts: BTreeMap<PathBuf, SeenPrompt>,
+    /// Working directories.
+    pub workdirs: BTreeMap<PathBuf, SeenWorkdir>,
+    /// Paths that could not be looked at this time, and why. What was seen there before, if anything, is in the maps above.
+    pub unreachable: BTreeMap<PathBuf, String>,
+}
+
+impl Seen {
+    /// What is to be said of a path at which nothing was ever seen.
+    pub fn unseen(&self, path: &Path) -> String {
+        match self.unreachable.get(path) {
+            Some(reason) => format!("{} could not be looked at: {reason}", path.display()),
+            None => format!("{} does not exist", path.display()),
+        }
+    }
+}
+
+/// What is at the path of a prompt file, as far as the agent user can tell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SeenPrompt {
+    /// A file with this text, trimmed.
+    Text(SecretBytes),
+    /// Nothing.
+    Missing,
+    /// Something that cannot be a prompt; the reason, for a person.
+    Unusable(String),
+    /// Text that no argument can hold; the reason, for a person.
+    Refused(String),
+}
+
+/// What is at the path of a working directory, as far as the agent user can tell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SeenWorkdir {
+    /// A directory that the agent user may enter.
+    Usable,
+    /// Nothing, or nothing usable; what it is, for a person.
+    Missing(String),
+}
