@@ -22,7 +22,7 @@
 //! |---|---|---|---|
 //! | [`text`] | pure text: escape sequences, durations, sizes, what of a text may be shown | `sys` | do I/O (of `sys` it takes the clearing of memory); know an agent |
 //! | [`sys`] | what Linux gives, one thing a file: accounts, clocks, descriptors, files, `/proc`, processes, signals, sockets, systemd, the log | `text` | know an agent, a jcard, tmux or the API |
-//! | [`wire`] | the types of the API: statuses, events | `sys`, `text` | know anything that is not told |
+//! | [`wire`] | the types of the API: statuses, events | | import anything of the crate: it is to become a crate of its own |
 //! | [`agent`] | what an agent is and how it lives: names, specs, harnesses, declarations, launches, fingerprints; `reconcile`, `machine`, `restart` | `sys`, `wire` | do I/O, read a clock, log, lock, or `await`; know tmux |
 //! | [`config`] | a jcard's text → specs, and findings with their positions | `agent`, `sys`, `text` | touch the system |
 //! | [`state`] | what the next daemon must know: record, history, lock, key | `agent`, `sys`, `text`, `wire` | decide; hold a secret, or one that can be guessed |
@@ -30,9 +30,9 @@
 //! | [`deputy`] | the process with the agent user's rights: tmux clients, prompt files, working directories, text of logs | `agent`, `logs`, `sys`, `text` | run with root's rights once it reads a request; hold policy |
 //! | [`inputs`] | files → `Desired`: jcard, secrets, prompts, working directories | `agent`, `config`, `deputy`, `state`, `sys`, `text` | start, signal or kill anything; take what it could not read for empty |
 //! | [`contain`] | finding and killing everything that is an agent's: trees, control groups, markers, scopes | `agent`, `sys`, `wire` | know policy or tmux; kill by name, argument or bare pid |
-//! | [`launch`] | the launcher: its protocol, its end, the login, the terminal; and who listens to it | `agent`, `contain`, `logs`, `sys`, `text` | hold policy; act on a launcher's word about another agent |
+//! | [`launch`] | the launcher: its protocol, its end, the login, the terminal; and who listens to it | `agent`, `contain`, `logs`, `sys`, `text`, `wire` | hold policy; act on a launcher's word about another agent |
 //! | [`tmux`] | sessions and panes on the server | `agent`, `deputy`, `launch`, `state`, `sys`, `wire` | believe what tmux prints; run a client as root |
-//! | [`observe`] | what is told: the snapshot, the ring of events, figures | `agent`, `contain`, `inputs`, `state`, `sys`, `text`, `wire` | reach an agent |
+//! | [`observe`] | what is told: the snapshot, the ring of events, figures | `agent`, `contain`, `state`, `sys`, `text`, `wire` | reach an agent |
 //! | [`supervisor`] | the one loop: event → step → effects → publish; one attempt at a time from the pane to its last process | `agent`, `contain`, `launch`, `logs`, `observe`, `state`, `sys`, `text`, `tmux`, `wire` | decide (that is `agent`); wait for anything but the next event |
 //! | [`api`] | serving it | `agent`, `deputy`, `logs`, `observe`, `sys`, `text`, `tmux`, `wire` | reach anything but what is observed, logs and screens; write |
 //! | [`client`] | asking for it | `sys`, `wire` | know how it is served |

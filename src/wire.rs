@@ -1,4 +1,5 @@
 //! The types of the API, which daemon and clients share.
 
 pub mod events;
+pub mod exit_status;
 pub mod status;

@@ -15,7 +15,13 @@ fn plan() -> Wings {
     let row = |row: &str| {
         let (wing, cells) = row.split_once("`] |").expect("a row begins with a wing");
         let uses = cells.split('|').nth(1).expect("a row says what its wing may use");
-        (wing.to_owned(), uses.split(',').map(|wing| wing.trim().trim_matches('`').to_owned()).collect())
+        (
+            wing.to_owned(),
+            uses.split(',')
+                .map(|wing| wing.trim().trim_matches('`').to_owned())
+                .filter(|wing| !wing.is_empty())
+                .collect(),
+        )
     };
     rows.map(row).collect()
 }

@@ -58,7 +58,7 @@ async fn answers_carry_their_meaning_and_their_bytes() {
     assert_eq!(client.health().await.unwrap().value.state, "running");
     let Answer { value, body } = client.agents().await.unwrap();
     assert_eq!(value.iter().map(|agent| agent.name.as_str()).collect::<Vec<_>>(), ["busy", "idle"]);
-    assert_eq!(body, agentd::wire::status::body(&value));
+    assert_eq!(body, agentd::text::printable::json_line(&value));
     assert_eq!(client.agent("Idle").await.unwrap().value, value[1]);
 }
 

@@ -21,7 +21,8 @@ use agentd::state::key::Key;
 use agentd::sys::account::Account;
 use agentd::sys::clock::Timestamp;
 use agentd::sys::process::Identity;
-use agentd::wire::status::{AgentStatus, Errors, How, Usage};
+use agentd::wire::exit_status::ExitStatus;
+use agentd::wire::status::{AgentStatus, Errors, Usage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
@@ -172,7 +173,7 @@ fn live() -> Work {
 }
 
 fn ended(at: Timestamp) -> Event {
-    Event::Ended { attempt: 1, how: How::Code(1), at, usage: Usage::default() }
+    Event::Ended { attempt: 1, how: ExitStatus::Code(1), at, usage: Usage::default() }
 }
 
 /// One step: the harness of a running agent has ended. A second is news of an attempt that has ended already.

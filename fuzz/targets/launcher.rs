@@ -14,7 +14,8 @@ use agentd::agent::machine::{Event, Machine};
 use agentd::launch::{FromLauncher, MAX_FROM_LAUNCHER};
 use agentd::observe::snapshot::Snapshot;
 use agentd::supervisor::attempt::told;
-use agentd::wire::status::{Errors, How};
+use agentd::wire::exit_status::ExitStatus;
+use agentd::wire::status::{Errors};
 use libfuzzer_sys::fuzz_target;
 
 use life::{Life, check_metrics, check_snapshot, declaration};
@@ -61,8 +62,8 @@ fn check(life: &Life, most_restarts: Option<u64>) {
     let Some(exit) = &status.exit else { return };
     assert!(exit.at.0 < now, "{status:?}");
     match &exit.how {
-        How::Code(code) => assert!((0..=255).contains(code)),
-        How::Signal(name) => assert!(agentd::sys::signal::number(name).is_some(), "{name}"),
-        How::Cause(cause) => assert!(words(cause) && !cause.contains(char::is_control), "{cause:?}"),
+        ExitStatus::Code(code) => assert!((0..=255).contains(code)),
+        ExitStatus::Signal(signal) => assert!((1..=64).contains(&signal.number()), "{signal}"),
+        ExitStatus::Cause(cause) => assert!(words(cause) && !cause.contains(char::is_control), "{cause:?}"),
     }
 }

@@ -16,7 +16,8 @@ use agentd::observe::snapshot::Snapshot;
 use agentd::sys::clock::Timestamp;
 use agentd::text::printable;
 use agentd::wire::events::{Since, What};
-use agentd::wire::status::{self, AgentStatus, Errors, How, State, Usage};
+use agentd::wire::exit_status::ExitStatus;
+use agentd::wire::status::{self, AgentStatus, Errors, State, Usage};
 
 /// More is never shown of one agent, beside what was said of it.
 const MOST: usize = 16 << 10;
@@ -98,7 +99,7 @@ impl Life {
             1 => self.pass(self.machine.due().map_or(wait, |due| due.since(self.now))),
             2 => self.pass(Duration::MAX),
             3 | 4 => self.tell(Event::Gone { attempt }),
-            5 => self.ended(attempt, How::Code((byte >> 5).into())),
+            5 => self.ended(attempt, ExitStatus::Code((byte >> 5).into())),
             6 => self.tell(Event::Started { attempt, pid: 100 + i32::from(byte), at: self.now }),
             7 => {
                 let why = match byte >> 4 & 3 {
@@ -120,7 +121,7 @@ impl Life {
         }
     }
 
-    fn ended(&mut self, attempt: Attempt, how: How) {
+    fn ended(&mut self, attempt: Attempt, how: ExitStatus) {
         self.tell(Event::Ended { attempt, how, at: self.now, usage: Usage::default() });
     }
 

@@ -48,7 +48,8 @@ use crate::agent::restart::{self, Verdict};
 use crate::agent::spec::{Limits, Policy};
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
-use crate::wire::status::{self, AgentStatus, How, Outcome, PastAttempt, Time, Usage};
+use crate::wire::exit_status::ExitStatus;
+use crate::wire::status::{self, AgentStatus, Outcome, PastAttempt, Time, Usage};
 
 /// How long an attempt may take to be gone once its harness has ended, before it is killed.
 const LINGER: Duration = Duration::from_secs(10);
@@ -116,7 +117,7 @@ pub enum Event {
         /// Of which attempt.
         attempt: Attempt,
         /// How.
-        how: How,
+        how: ExitStatus,
         /// When.
         at: Timestamp,
         /// What it took of the machine.
@@ -320,7 +321,7 @@ struct Declared {
 /// How an attempt ended.
 #[derive(Debug, Serialize, Deserialize)]
 struct Exit {
-    how: How,
+    how: ExitStatus,
     at: Timestamp,
     usage: Usage,
 }
@@ -824,7 +825,7 @@ impl Machine {
         match why {
             NotStarted::Failed(message) => {
                 declared.error = Some(message.clone());
-                let exit = Exit { how: How::Cause(message), at: now, usage: Usage::default() };
+                let exit = Exit { how: ExitStatus::Cause(message), at: now, usage: Usage::default() };
                 effects.extend(account(self.latest.as_ref(), &exit, "it could not be started"));
                 declared.exit = Some(exit);
                 self.judge_anew(now, effects);
@@ -935,7 +936,7 @@ impl Machine {
             | State::Stopping { attempt: present, harness: Harness::Alive { .. }, .. }
                 if present == attempt =>
             {
-                let how = How::Cause("its end was not reported".to_owned());
+                let how = ExitStatus::Cause("its end was not reported".to_owned());
                 self.ended(attempt, Exit { how, at: now, usage: Usage::default() }, now, effects);
                 self.gone(attempt, now, effects);
             }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::agent::spec::{Policy, Restart};
-use crate::wire::status::{How, Outcome};
+use crate::wire::exit_status::ExitStatus;
+use crate::wire::status::Outcome;
 
 /// What becomes of an agent whose attempt has ended by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +19,8 @@ pub enum Verdict {
 }
 
 /// Decides. `restarts` have been made already; `in_a_row` of them since the agent last ran for `backoff_reset`.
-pub fn decide(policy: &Policy, how: &How, restarts: u64, in_a_row: usize) -> Verdict {
-    let completed = *how == How::Code(0);
+pub fn decide(policy: &Policy, how: &ExitStatus, restarts: u64, in_a_row: usize) -> Verdict {
+    let completed = *how == ExitStatus::Code(0);
     let again = match policy.restart {
         Restart::No => false,
         Restart::OnFailure => !completed,
@@ -57,19 +58,19 @@ mod tests {
     const AGAIN: Verdict = Verdict::Restart { after: Duration::from_secs(1) };
 
     #[rstest]
-    #[case(Restart::No, How::Code(0), Verdict::Over(Outcome::Completed))]
-    #[case(Restart::No, How::Code(3), Verdict::Over(Outcome::Failed))]
-    #[case(Restart::No, How::Signal("SIGKILL".into()), Verdict::Over(Outcome::Failed))]
-    #[case(Restart::No, How::Cause("lost".into()), Verdict::Over(Outcome::Failed))]
-    #[case(Restart::OnFailure, How::Code(0), Verdict::Over(Outcome::Completed))]
-    #[case(Restart::OnFailure, How::Code(3), AGAIN)]
-    #[case(Restart::OnFailure, How::Signal("SIGTERM".into()), AGAIN)]
-    #[case(Restart::OnFailure, How::Cause("lost".into()), AGAIN)]
-    #[case(Restart::Always, How::Code(0), AGAIN)]
-    #[case(Restart::Always, How::Code(3), AGAIN)]
-    #[case(Restart::Always, How::Signal("SIGTERM".into()), AGAIN)]
-    #[case(Restart::Always, How::Cause("lost".into()), AGAIN)]
-    fn the_restart_matrix(#[case] restart: Restart, #[case] how: How, #[case] verdict: Verdict) {
+    #[case(Restart::No, ExitStatus::Code(0), Verdict::Over(Outcome::Completed))]
+    #[case(Restart::No, ExitStatus::Code(3), Verdict::Over(Outcome::Failed))]
+    #[case(Restart::No, ExitStatus::Signal("SIGKILL".parse().unwrap()), Verdict::Over(Outcome::Failed))]
+    #[case(Restart::No, ExitStatus::Cause("lost".into()), Verdict::Over(Outcome::Failed))]
+    #[case(Restart::OnFailure, ExitStatus::Code(0), Verdict::Over(Outcome::Completed))]
+    #[case(Restart::OnFailure, ExitStatus::Code(3), AGAIN)]
+    #[case(Restart::OnFailure, ExitStatus::Signal("SIGTERM".parse().unwrap()), AGAIN)]
+    #[case(Restart::OnFailure, ExitStatus::Cause("lost".into()), AGAIN)]
+    #[case(Restart::Always, ExitStatus::Code(0), AGAIN)]
+    #[case(Restart::Always, ExitStatus::Code(3), AGAIN)]
+    #[case(Restart::Always, ExitStatus::Signal("SIGTERM".parse().unwrap()), AGAIN)]
+    #[case(Restart::Always, ExitStatus::Cause("lost".into()), AGAIN)]
+    fn the_restart_matrix(#[case] restart: Restart, #[case] how: ExitStatus, #[case] verdict: Verdict) {
         assert_eq!(decide(&policy(restart, None), &how, 0, 0), verdict);
     }
 
@@ -79,7 +80,7 @@ mod tests {
     #[case(2, Verdict::Over(Outcome::GaveUp))]
     #[case(3, Verdict::Over(Outcome::GaveUp))]
     fn max_restarts_allows_that_many(#[case] restarts: u64, #[case] verdict: Verdict) {
-        assert_eq!(decide(&policy(Restart::Always, Some(2)), &How::Code(1), restarts, 0), verdict);
+        assert_eq!(decide(&policy(Restart::Always, Some(2)), &ExitStatus::Code(1), restarts, 0), verdict);
     }
 
     #[rstest]
@@ -88,7 +89,7 @@ mod tests {
     #[case(2, 5)]
     #[case(100, 5)]
     fn the_last_delay_repeats(#[case] in_a_row: usize, #[case] seconds: u64) {
-        let verdict = decide(&policy(Restart::Always, None), &How::Code(1), 100, in_a_row);
+        let verdict = decide(&policy(Restart::Always, None), &ExitStatus::Code(1), 100, in_a_row);
         assert_eq!(verdict, Verdict::Restart { after: Duration::from_secs(seconds) });
     }
 }

@@ -10,12 +10,13 @@ use serde_json::{Value, json};
 
 use super::query::COLOURED;
 use crate::observe::metrics;
+use crate::text::printable::json_line;
 use crate::wire::events::Event;
-use crate::wire::status::{self, AgentStatus, Fault, Health, ScreenShown};
+use crate::wire::status::{AgentStatus, Fault, Health, ScreenShown};
 
 /// The answer to `GET /v1/openapi.json`.
 pub(super) fn body() -> Bytes {
-    static BODY: LazyLock<Bytes> = LazyLock::new(|| status::body(&document()));
+    static BODY: LazyLock<Bytes> = LazyLock::new(|| json_line(&document()).into());
     BODY.clone()
 }
 

@@ -13,7 +13,8 @@ use super::query::Order;
 use crate::agent::name::Name;
 use crate::observe::metrics;
 use crate::observe::snapshot::Snapshot;
-use crate::wire::status::{self, Fault};
+use crate::text::printable::json_line;
+use crate::wire::status::Fault;
 
 /// What a path means.
 #[derive(Debug, PartialEq, Eq)]
@@ -83,11 +84,11 @@ pub(super) fn answer<B>(request: &Request<B>, snapshot: &Snapshot, figures: Opti
             Some(Ok(text)) => response(StatusCode::OK, metrics::CONTENT_TYPE, text.clone()),
             Some(Err(why)) => json(StatusCode::SERVICE_UNAVAILABLE, error(why)),
         },
-        Route::Health => json(StatusCode::OK, status::body(&snapshot.health())),
+        Route::Health => json(StatusCode::OK, json_line(&snapshot.health()).into()),
         Route::OpenApi => json(StatusCode::OK, openapi::body()),
         Route::Agents => json(StatusCode::OK, snapshot.agents_body()),
         Route::Agent(name) => match snapshot.agent_in_full(&name) {
-            Some(agent) => json(StatusCode::OK, status::body(&agent)),
+            Some(agent) => json(StatusCode::OK, json_line(&agent).into()),
             None => no_such_agent(),
         },
         Route::Screen(name) => match snapshot.agent(&name) {
@@ -134,7 +135,7 @@ fn response(status: StatusCode, content_type: &'static str, body: Bytes) -> Resp
 }
 
 fn error(what: &str) -> Bytes {
-    status::body(&Fault { error: what.to_owned() })
+    json_line(&Fault { error: what.to_owned() }).into()
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::{Surroundings, Whereabouts};
 use crate::sys::fd;
 use crate::sys::terminal::{Terminal, wrapped};
 use crate::text::printable::escaped;
-use crate::wire::status;
+use crate::text::printable::json_line;
 
 /// As every other verb has it.
 const WELL: u8 = 0;
@@ -133,7 +133,7 @@ pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -
         }
     };
     let text = if arguments.json {
-        status::body(&Report { checks: &checks }).to_vec()
+        json_line(&Report { checks: &checks }).into_bytes()
     } else {
         let terminal = Terminal::here();
         render(&checks, terminal.text_width(), terminal.colour).into_bytes()

@@ -15,7 +15,9 @@ use super::status::{faults, outcome, paint, since, words};
 use crate::client::{Answer, Client, Error};
 use crate::sys::terminal::{Terminal, wrapped};
 use crate::text::printable::escaped;
-use crate::wire::status::{self, AgentStatus, Exit, How, Outcome, PastAttempt, Resources, State, Time};
+use crate::text::printable::json_line;
+use crate::wire::exit_status::ExitStatus;
+use crate::wire::status::{AgentStatus, Exit, Outcome, PastAttempt, Resources, State, Time};
 
 /// As that of `agentd status`.
 const UNKNOWN: u8 = 4;
@@ -116,7 +118,7 @@ pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
         Err(error) => return complain(&format!("failed to start an event loop: {error}")),
     };
     let text = match runtime.block_on(ask(&arguments.name, socket)) {
-        Ok((_, explanation)) if arguments.json => status::body(&explanation).to_vec(),
+        Ok((_, explanation)) if arguments.json => json_line(&explanation).into_bytes(),
         Ok((agent, explanation)) => {
             let terminal = Terminal::here();
             let colour = terminal.colour.then(|| paint(&agent));
@@ -369,9 +371,9 @@ fn until(Time(at): Time, now: SystemTime) -> String {
 fn end(past: &Past, now: SystemTime) -> String {
     let Past { attempt, started_at, exit, reason } = past;
     let how = match &exit.how {
-        How::Code(code) => format!("exited with status {code}"),
-        How::Signal(signal) => format!("ended by {signal}"),
-        How::Cause(cause) => cause.clone(),
+        ExitStatus::Code(code) => format!("exited with status {code}"),
+        ExitStatus::Signal(signal) => format!("ended by {signal}"),
+        ExitStatus::Cause(cause) => cause.clone(),
     };
     let oom = exit.oom_kills.filter(|&kills| kills > 0);
     let oom = oom.map_or_else(String::new, |kills| format!("; {kills} of its processes killed for lack of memory"));
@@ -590,7 +592,7 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
         let hostile = "a\x1b[2J\r\u{9b}31m\u{202e}é";
         let mut agent = agent("exited", &json!({ "reason": hostile, "error": hostile, "limits_error": hostile }));
         agent.name = hostile.to_owned();
-        agent.exit = Some(Exit { how: How::Signal(hostile.to_owned()), at: Time(now()), oom_kills: None });
+        agent.exit = Some(Exit { how: ExitStatus::Cause(hostile.to_owned()), at: Time(now()), oom_kills: None });
         let text = render(&explain(&agent, vec![hostile.to_owned()]), now(), 400, None);
         assert_eq!(text.matches(r"a\u{1b}[2J\r\u{9b}31m\u{202e}é").count(), 6, "{text}");
         assert_eq!(text.chars().filter(|&c| c.is_control() && c != '\n').count(), 0, "{text}");

@@ -13,7 +13,8 @@ use super::output::say;
 use crate::client::{Answer, Client, Error};
 use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
-use crate::wire::status::{AgentStatus, Health, How, Outcome, PastAttempt, State, Time};
+use crate::wire::exit_status::ExitStatus;
+use crate::wire::status::{AgentStatus, Health, Outcome, PastAttempt, State, Time};
 
 /// The exit statuses of LSB init scripts' `status`.
 const RUNNING: u8 = 0;
@@ -180,7 +181,7 @@ pub fn render_history(history: &[PastAttempt], now: SystemTime, width: Option<us
         end_line(&mut table);
         push_line(&mut table, row, &widths, None);
         let mut why = past.reason.clone();
-        if let How::Cause(cause) = &past.exit.how {
+        if let ExitStatus::Cause(cause) = &past.exit.how {
             _ = write!(why, ": {cause}");
         }
         let room = width.unwrap_or(usize::MAX).saturating_sub(before).max("WHY".len());
@@ -190,11 +191,11 @@ pub fn render_history(history: &[PastAttempt], now: SystemTime, width: Option<us
     table
 }
 
-fn exit_cell(how: &How) -> String {
+fn exit_cell(how: &ExitStatus) -> String {
     match how {
-        How::Code(code) => code.to_string(),
-        How::Signal(signal) => escaped(signal),
-        How::Cause(_) => "unknown".to_owned(),
+        ExitStatus::Code(code) => code.to_string(),
+        ExitStatus::Signal(signal) => signal.to_string(),
+        ExitStatus::Cause(_) => "unknown".to_owned(),
     }
 }
 
@@ -259,8 +260,8 @@ pub(super) fn since(agent: &AgentStatus) -> Option<Time> {
 /// All that a person should know about the state: how it ended, why, and what to mend. What one part says, another does not repeat.
 pub(super) fn remark(agent: &AgentStatus) -> String {
     let cause = agent.exit.as_ref().and_then(|exit| match &exit.how {
-        How::Cause(cause) => Some(cause.as_str()),
-        How::Code(_) | How::Signal(_) => None,
+        ExitStatus::Cause(cause) => Some(cause.as_str()),
+        ExitStatus::Code(_) | ExitStatus::Signal(_) => None,
     });
     let (error, limits_error) = (agent.error.as_deref(), agent.limits_error.as_deref());
     let (log_error, environment_error) = (agent.log_error.as_deref(), agent.environment_error.as_deref());
@@ -362,7 +363,7 @@ mod tests {
         AgentStatus {
             restarts: 12,
             reason: Some("exited with status 3".to_owned()),
-            exit: Some(Exit { how: How::Code(3), at: ago(1), oom_kills: None }),
+            exit: Some(Exit { how: ExitStatus::Code(3), at: ago(1), oom_kills: None }),
             next_start_at: Some(Time(now() + Duration::from_millis(2_500))),
             ..agent("claude-code", State::Backoff)
         }
@@ -381,8 +382,8 @@ mod tests {
             memory_peak: None,
         };
         let history = [
-            past(12, How::Signal("SIGINT".to_owned()), Some(3_660), "its declaration has changed"),
-            past(3, How::Cause("claude: not\nfound".to_owned()), None, "it could not be started"),
+            past(12, ExitStatus::Signal("SIGINT".parse().unwrap()), Some(3_660), "its declaration has changed"),
+            past(3, ExitStatus::Cause("claude: not\nfound".to_owned()), None, "it could not be started"),
         ];
         let wide = "\
 ATTEMPT  ENDED   RAN  EXIT     WHY
@@ -402,7 +403,7 @@ ATTEMPT  ENDED   RAN  EXIT     WHY
                 outcome: Some(Outcome::GaveUp),
                 reason: Some("3 restarts were made".to_owned()),
                 restarts: 3,
-                exit: Some(Exit { how: How::Signal("SIGKILL".to_owned()), at: ago(61), oom_kills: None }),
+                exit: Some(Exit { how: ExitStatus::Signal("SIGKILL".parse().unwrap()), at: ago(61), oom_kills: None }),
                 ..agent("c", State::Exited)
             },
             AgentStatus {
@@ -490,11 +491,11 @@ g            claude-code  stopping  -      0         -          -
             name: hostile.to_owned(),
             harness: Some(hostile.to_owned()),
             reason: Some(hostile.to_owned()),
-            exit: Some(Exit { how: How::Signal(hostile.to_owned()), at: ago(1), oom_kills: None }),
+            exit: Some(Exit { how: ExitStatus::Cause(hostile.to_owned()), at: ago(1), oom_kills: None }),
             ..agent("", State::Backoff)
         };
         let table = render(&[agent], now(), None, false);
-        assert_eq!(table.matches(r"a\u{1b}[2J\r\n\u{9b}31m\u{202e}é").count(), 4, "{table}");
+        assert_eq!(table.matches(r"a\u{1b}[2J\r\n\u{9b}31m\u{202e}é").count(), 3, "{table}");
         assert_eq!(table.chars().filter(|c| c.is_control()).count(), 2, "{table}");
     }
 
@@ -505,7 +506,7 @@ g            claude-code  stopping  -      0         -          -
             outcome: Some(Outcome::Failed),
             reason: Some(format!("failed: {cause}")),
             error: Some(cause.to_owned()),
-            exit: Some(Exit { how: How::Cause(cause.to_owned()), at: ago(1), oom_kills: None }),
+            exit: Some(Exit { how: ExitStatus::Cause(cause.to_owned()), at: ago(1), oom_kills: None }),
             ..agent("a", State::Exited)
         };
         assert_eq!(remark(&agent), "failed: tmux server died");
@@ -534,7 +535,7 @@ g            claude-code  stopping  -      0         -          -
 
     #[test]
     fn a_state_is_shown_since_when_the_api_says() {
-        let exit = |seconds| Some(Exit { how: How::Code(0), at: ago(seconds), oom_kills: None });
+        let exit = |seconds| Some(Exit { how: ExitStatus::Code(0), at: ago(seconds), oom_kills: None });
         for state in State::ALL {
             let mut agent =
                 AgentStatus { since: Some(ago(5)), started_at: Some(ago(6)), exit: exit(7), ..agent("a", state) };

@@ -13,11 +13,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::complete;
 use crate::client::{Answer, Client, Error, Messages};
-use crate::sys::signal;
 use crate::text::duration;
 use crate::text::printable::escaped;
+use crate::text::printable::json_line;
 use crate::wire::events::{Event, What};
-use crate::wire::status::{self, AgentStatus, How, State};
+use crate::wire::exit_status::ExitStatus;
+use crate::wire::status::{AgentStatus, State};
 
 /// As promised: it came.
 const REACHED: u8 = 0;
@@ -195,8 +196,8 @@ async fn hear(listener: &mut Option<Messages<'_>>, name: &str, wanted: &[State])
         match event.what {
             What::State { agent, .. } if agent.name.eq_ignore_ascii_case(name) => {
                 if judge(&agent, wanted) == Verdict::Reached {
-                    let body = status::body(&agent);
-                    return Some(Answer { value: *agent, body });
+                    let body = json_line(&agent);
+                    return Some(Answer { value: *agent, body: body.into() });
                 }
                 return None;
             }
@@ -264,12 +265,10 @@ fn own_status(agent: &AgentStatus) -> Result<u8, String> {
     let exit = agent.exit.as_ref().ok_or("it never ran")?;
     match &exit.how {
         // Only the lowest eight bits get to whoever waits (`exit(3)`).
-        How::Code(code) => Ok(code.to_le_bytes()[0]),
-        How::Signal(name) => {
-            let number = signal::number(name).and_then(|number| u8::try_from(number).ok());
-            number.map(|number| 128 | number).ok_or_else(|| format!("it was ended by {name}"))
-        }
-        How::Cause(cause) => Err(cause.clone()),
+        ExitStatus::Code(code) => Ok(code.to_le_bytes()[0]),
+        // The kernel has 64 signals.
+        ExitStatus::Signal(signal) => Ok(128 | signal.number().to_le_bytes()[0]),
+        ExitStatus::Cause(cause) => Err(cause.clone()),
     }
 }
 
@@ -311,8 +310,8 @@ mod tests {
     #[case(json!({ "signal": "SIG34" }), Ok(162))]
     #[case(json!({ "signal": "SIGRTMIN+3" }), Ok(165))]
     #[case(json!({ "signal": "SIGRTMIN+30" }), Ok(192))]
-    #[case(json!({ "signal": "SIG65" }), Err("it was ended by SIG65"))]
-    #[case(json!({ "signal": "nonsense" }), Err("it was ended by nonsense"))]
+    #[case(json!({ "signal": "SIG65" }), Err("ended by SIG65"))]
+    #[case(json!({ "signal": "nonsense" }), Err("ended by nonsense"))]
     #[case(json!({ "cause": "the tmux server died" }), Err("the tmux server died"))]
     fn the_agents_own_status_is_as_a_shell_has_it(
         #[case] mut exit: serde_json::Value,

@@ -41,8 +41,8 @@ use crate::sys::frame;
 use crate::sys::memory;
 use crate::sys::process::Process;
 use crate::sys::rlimit;
-use crate::sys::signal;
 use crate::text::mask::Mask;
+use crate::wire::exit_status::ExitStatus;
 
 /// How long a harness may take to end once its terminal has gone away.
 const AFTER_HANGUP: Duration = Duration::from_secs(5);
@@ -440,7 +440,7 @@ async fn clean_up(signals: &mut Caught) {
 fn last_words(ending: &Ending) -> String {
     let end = match ending {
         Ending::Code(code) => format!("exited with status {code}"),
-        Ending::Signal(number) => format!("ended by {}", signal::name(*number)),
+        Ending::Signal(number) => ExitStatus::of_signal(*number).to_string(),
         Ending::Cause(cause) => cause.clone(),
     };
     // In dim letters.

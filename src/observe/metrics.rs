@@ -21,8 +21,9 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::observe::facts::Restarts;
 use crate::observe::snapshot::Snapshot;
-use crate::sys::{log, procfs, signal};
-use crate::wire::status::{AgentStatus, How, Resources, State, Time};
+use crate::sys::{log, procfs};
+use crate::wire::exit_status::ExitStatus;
+use crate::wire::status::{AgentStatus, Resources, State, Time};
 
 /// What the text is, for HTTP.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -159,7 +160,7 @@ fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Resul
         ("agentd_agent_last_exit_code", None),
         "with which status the latest finished attempt exited, if it did",
         each(|agent| match agent.exit.as_ref()?.how {
-            How::Code(code) => Some(code.into()),
+            ExitStatus::Code(code) => Some(code.into()),
             _ => None,
         }),
     )?;
@@ -167,7 +168,7 @@ fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Resul
         ("agentd_agent_last_exit_signal", None),
         "the number of the signal that ended the latest finished attempt, if one did",
         each(|agent| match &agent.exit.as_ref()?.how {
-            How::Signal(name) => signal::number(name).map(f64::from),
+            ExitStatus::Signal(signal) => Some(signal.number().into()),
             _ => None,
         }),
     )?;

@@ -12,8 +12,9 @@ use crate::contain::cgroup::Cgroups;
 use crate::observe::facts::Facts;
 use crate::observe::redactions::{Redactions, Sources, Unknown};
 use crate::state::history::History;
+use crate::text::printable::json_line;
 use crate::text::redact::Redaction;
-use crate::wire::status::{AgentStatus, Errors, Health, Resources, State, body};
+use crate::wire::status::{AgentStatus, Errors, Health, Resources, State};
 
 /// What an agent was given, or is to be given: only for what must not be shown of it.
 #[derive(Clone, Debug)]
@@ -49,7 +50,7 @@ impl Snapshot {
     pub fn new(mut agents: Vec<AgentStatus>, started: Instant, errors: Errors) -> Self {
         agents.sort_by(|a, b| a.name.cmp(&b.name));
         let by_name = agents.iter().enumerate().map(|(at, agent)| (agent.name.to_lowercase(), at)).collect();
-        let agents_body = body(&agents);
+        let agents_body = json_line(&agents).into();
         let (histories, launches, secrets) = (HashMap::new(), HashMap::new(), Arc::default());
         let (groups, redactions, facts, is_read) = (None, Arc::default(), Facts::new(SystemTime::now()), true);
         Self {

@@ -104,7 +104,8 @@ mod tests {
 
     use super::*;
     use crate::state::record::Record;
-    use crate::wire::status::{Exit, How, Time};
+    use crate::wire::exit_status::ExitStatus;
+    use crate::wire::status::{Exit, Time};
 
     fn past(attempt: u64) -> PastAttempt {
         let at = |seconds| Time(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
@@ -113,7 +114,7 @@ mod tests {
             declared_at: at(0),
             fingerprint: None,
             started_at: Some(at(attempt)),
-            exit: Exit { how: How::Code(3), at: at(attempt), oom_kills: None },
+            exit: Exit { how: ExitStatus::Code(3), at: at(attempt), oom_kills: None },
             reason: "it ended by itself".to_owned(),
             cpu_usec: None,
             memory_peak: None,

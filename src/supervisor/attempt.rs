@@ -38,7 +38,8 @@ use crate::sys::rate_limit::Brake;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::{blocking, frame};
 use crate::tmux::{self, Pane};
-use crate::wire::status::{How, Usage};
+use crate::wire::exit_status::{ExitStatus, Signal};
+use crate::wire::status::Usage;
 
 use super::log_files::Keeping;
 use super::pacing::Turn;
@@ -288,7 +289,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             (Left::Ended(end), Some(_)) => self.ended_in_pane(&end),
             (Left::Nothing, Some(_)) => {
                 self.ended(
-                    How::Cause("it ended while no daemon ran, and its pane is gone".to_owned()),
+                    ExitStatus::Cause("it ended while no daemon ran, and its pane is gone".to_owned()),
                     None,
                     Usage::default(),
                 );
@@ -336,7 +337,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         (self.tell)(started(self.attempt, harness, now));
     }
 
-    fn ended(&self, how: How, at: Option<Timestamp>, usage: Usage) {
+    fn ended(&self, how: ExitStatus, at: Option<Timestamp>, usage: Usage) {
         let now = Timestamp::now();
         let at = at.map_or(now, |at| now.back_to(at.boot().max(self.earliest)));
         (self.tell)(machine::Event::Ended { attempt: self.attempt, how, at, usage });
@@ -365,9 +366,9 @@ impl<T: Fn(machine::Event)> Run<T> {
         redaction.map_or_else(|_| UNSAID.to_owned(), |redaction| plain(&redaction.of(text)))
     }
 
-    async fn how(&self, ending: Ending) -> How {
+    async fn how(&self, ending: Ending) -> ExitStatus {
         match ending {
-            Ending::Cause(cause) => How::Cause(self.words(&cause).await),
+            Ending::Cause(cause) => ExitStatus::Cause(self.words(&cause).await),
             told => said(told, str::to_owned),
         }
     }
@@ -574,7 +575,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                 _ = end.readable() => {
                     match self.left_in_pane(Sought::Former(process.identity())).await {
                         Left::Ended(end) => self.ended_in_pane(&end),
-                        Left::Alive(_) | Left::Nothing => self.ended(How::Cause("its launcher was killed".to_owned()), None, tree.usage().await),
+                        Left::Alive(_) | Left::Nothing => self.ended(ExitStatus::Cause("its launcher was killed".to_owned()), None, tree.usage().await),
                     }
                     self.see_cleared(tree.clear(None).await);
                     return None;
@@ -594,7 +595,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         }
         let _ = timeout(TO_END, end.readable()).await;
         if self.wanted == Wanted::Killed {
-            self.ended(How::Signal("SIGKILL".to_owned()), None, tree.usage().await);
+            self.ended(ExitStatus::Signal(Signal::KILL), None, tree.usage().await);
         } else {
             self.not_started(NotStarted::CutOff);
         }
@@ -892,7 +893,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                         let usage = launcher.tree.usage().await;
                         // How it died of that is no more than that.
                         let said = self.how(end.how).await;
-                        let how = self.condemned.take().map_or(said, How::Cause);
+                        let how = self.condemned.take().map_or(said, ExitStatus::Cause);
                         self.ended(how, Some(Timestamp::now().back_to(end.at)), usage);
                     }
                     Ok(Some(FromLauncher::Environment(error))) if !std::mem::replace(&mut lacks_told, true) => {
@@ -968,7 +969,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             }
             Heard::Started => {
                 let cause = self.condemned.take().unwrap_or_else(|| "its launcher was killed".to_owned());
-                self.ended(How::Cause(cause), None, usage);
+                self.ended(ExitStatus::Cause(cause), None, usage);
             }
             Heard::End => {}
         }
@@ -1176,11 +1177,11 @@ fn started(attempt: machine::Attempt, Harness { pid, at }: Harness, now: Timesta
 }
 
 /// What it says of how that has ended, in words that can be shown.
-fn said(ending: Ending, words: impl FnOnce(&str) -> String) -> How {
+fn said(ending: Ending, words: impl FnOnce(&str) -> String) -> ExitStatus {
     match ending {
-        Ending::Code(code) => How::of_code(code),
-        Ending::Signal(number) => How::of_signal(number),
-        Ending::Cause(cause) => How::Cause(words(&cause)),
+        Ending::Code(code) => ExitStatus::of_code(code),
+        Ending::Signal(number) => ExitStatus::of_signal(number),
+        Ending::Cause(cause) => ExitStatus::Cause(words(&cause)),
     }
 }
 

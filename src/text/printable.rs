@@ -6,6 +6,7 @@
 //! of plain text with one of them in it.
 
 use memchr::memchr2_iter;
+use serde::Serialize;
 
 /// Whether a character does something instead of being seen. The end of a line and the tabulator are among them.
 pub fn acts(character: char) -> bool {
@@ -108,6 +109,13 @@ pub fn json(json: String) -> String {
         }
     }
     safe
+}
+
+/// A value as a line of JSON that is safe to show.
+pub fn json_line<T: Serialize + ?Sized>(value: &T) -> String {
+    let mut line = json(serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}")));
+    line.push('\n');
+    line
 }
 
 /// An editor puts it before a text to tell how that is written; it is none of the text.

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use crate::agent::name::Name;
-use crate::sys::signal;
-use crate::wire::status::How;
+use crate::wire::exit_status::{ExitStatus, Signal};
 
 /// An agent's session, as far as it can be addressed.
 #[derive(Debug, PartialEq, Eq)]
@@ -93,7 +92,7 @@ pub struct PaneEnd {
     /// Its exit status.
     pub code: Option<i32>,
     /// The signal that ended it.
-    pub signal: Option<i32>,
+    pub signal: Option<Signal>,
     /// When, to the second.
     pub at: Option<SystemTime>,
 }
@@ -105,11 +104,11 @@ impl PaneEnd {
     }
 
     /// In the API's terms.
-    pub fn how(&self) -> How {
+    pub fn how(&self) -> ExitStatus {
         match (self.code, self.signal) {
-            (_, Some(signal)) => How::of_signal(signal),
-            (Some(code), None) => How::of_code(code),
-            (None, None) => How::Cause("it ended while no daemon ran, and tmux does not tell how".to_owned()),
+            (_, Some(signal)) => ExitStatus::Signal(signal),
+            (Some(code), None) => ExitStatus::of_code(code),
+            (None, None) => ExitStatus::Cause("it ended while no daemon ran, and tmux does not tell how".to_owned()),
         }
     }
 }
@@ -124,16 +123,16 @@ fn pane(line: &str) -> Option<Pane> {
     let pid = fields.next()?.parse().ok().filter(|&pid| pid > 1)?;
     let is_dead = fields.next()? == "1";
     let code = fields.next()?.parse().ok().filter(|code| (0..=255).contains(code));
-    let signal = signal_number(fields.next()?);
+    let signal = signal(fields.next()?);
     let seconds = fields.next()?.parse().ok().map(Duration::from_secs);
     let at = seconds.and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(seconds));
     Some(Pane { pid, end: is_dead.then_some(PaneEnd { code, signal, at }) })
 }
 
 /// A number, or a name with or without `SIG` before it.
-fn signal_number(text: &str) -> Option<i32> {
-    let named = || signal::number(&format!("SIG{}", text.trim_start_matches("SIG")));
-    text.parse().ok().or_else(named).filter(|&number| signal::exists(number))
+fn signal(text: &str) -> Option<Signal> {
+    let named = || format!("SIG{}", text.trim_start_matches("SIG")).parse().ok();
+    text.parse().map_or_else(|_| named(), Signal::from_number)
 }
 
 /// What to ask of each session for [`owned`].
@@ -334,7 +333,8 @@ mod tests {
     fn panes_are_read_and_lies_passed_over() {
         let printed = "21,0,,,\n22,1,7,,1795271423\n23,1,,9,5\n24,1,,KILL,\n25,1,,SIGINT,\n26,1,,,\n27,1,999,99,x\n29,1,,40,\n30,1,,RTMIN+6,\n\
                        1,0,,,\n-5,0,,,\n28,0\nnonsense\n";
-        let dead = |pid, code, signal, seconds: Option<u64>| {
+        let dead = |pid, code, signal: Option<i32>, seconds: Option<u64>| {
+            let signal = signal.and_then(Signal::from_number);
             let at = seconds.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
             Pane { pid, end: Some(PaneEnd { code, signal, at }) }
         };

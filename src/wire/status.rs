@@ -7,12 +7,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use hyper::body::Bytes;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::sys::signal;
-use crate::text::printable;
+use crate::wire::exit_status::ExitStatus;
 
 /// A point in time on the wire: RFC 3339, UTC, milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,7 +109,7 @@ pub enum Outcome {
 pub struct Exit {
     /// The status, the signal, or why neither is known.
     #[serde(flatten)]
-    pub how: How,
+    pub how: ExitStatus,
     /// When.
     pub at: Time,
     /// How many processes of the agent's the kernel had killed for lack of memory by then; absent if none.
@@ -176,47 +174,6 @@ pub struct Resources {
     /// Their limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tasks_max: Option<u64>,
-}
-
-/// An exit status as `wait(2)` tells it, or why it could not be told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum How {
-    /// The process exited with this status.
-    Code(i32),
-    /// The process was ended by this signal, by name (`SIGKILL`, `SIGRTMIN+3`).
-    Signal(String),
-    /// The status is unknown; this is the cause.
-    Cause(String),
-}
-
-impl fmt::Display for How {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Code(code) => write!(formatter, "exited with status {code}"),
-            Self::Signal(signal) => write!(formatter, "ended by {signal}"),
-            Self::Cause(cause) => formatter.write_str(cause),
-        }
-    }
-}
-
-impl How {
-    /// With a status. It is the agent user's word, and one that the kernel has for no process is not taken for true.
-    pub fn of_code(code: i32) -> Self {
-        match u8::try_from(code) {
-            Ok(code) => Self::Code(code.into()),
-            Err(_) => Self::Cause(format!("its launcher told a status that there cannot be ({code})")),
-        }
-    }
-
-    /// By a signal that is known by its number, likewise.
-    pub fn of_signal(number: i32) -> Self {
-        if signal::exists(number) {
-            Self::Signal(signal::name(number))
-        } else {
-            Self::Cause(format!("its launcher told a signal that there is not ({number})"))
-        }
-    }
 }
 
 /// One agent, as `GET /v1/agents` lists it. Empty and absent values are left out.
@@ -350,14 +307,6 @@ pub struct Errors {
     pub state: Option<String>,
     /// See [`Health::groups_error`].
     pub groups: Option<String>,
-}
-
-/// A value as a response body: JSON and a newline.
-pub fn body<T: Serialize + ?Sized>(value: &T) -> Bytes {
-    let json = serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
-    let mut json = printable::json(json);
-    json.push('\n');
-    Bytes::from(json)
 }
 
 #[cfg(test)]

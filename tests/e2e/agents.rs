@@ -5,7 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, SystemTime};
 use std::{fs, io};
 
-use agentd::wire::status::{Exit, How, Outcome, State};
+use agentd::wire::exit_status::ExitStatus;
+use agentd::wire::status::{Exit, Outcome, State};
 use std::io::{Read, Write};
 
 use crate::support::{Process, Setup, agent, as_user, between, code, run};
@@ -45,7 +46,11 @@ fn death_by_a_signal_is_told_by_its_name() {
     for signal in signals {
         let agent = daemon.wait_for_state(signal, State::Exited);
         assert_eq!(agent.outcome, Some(Outcome::Failed));
-        assert!(matches!(&agent.exit, Some(Exit { how: How::Signal(name), .. }) if name == signal), "{:?}", agent.exit);
+        assert!(
+            matches!(&agent.exit, Some(Exit { how: ExitStatus::Signal(name), .. }) if name.to_string() == signal),
+            "{:?}",
+            agent.exit
+        );
     }
 }
 
@@ -54,7 +59,11 @@ fn death_by_a_real_time_signal_is_told_by_its_name() {
     let daemon = Setup::new().start(&(entry_of("a", "kill -37 $$") + &entry_of("b", "kill -64 $$")));
     for (name, signal) in [("a", "SIGRTMIN+3"), ("b", "SIGRTMIN+30")] {
         let agent = daemon.wait_for_state(name, State::Exited);
-        assert!(matches!(&agent.exit, Some(Exit { how: How::Signal(told), .. }) if told == signal), "{:?}", agent.exit);
+        assert!(
+            matches!(&agent.exit, Some(Exit { how: ExitStatus::Signal(told), .. }) if told.to_string() == signal),
+            "{:?}",
+            agent.exit
+        );
         daemon.wait("its last words", || daemon.screen(name).contains(&format!("[ended by {signal}]")).then_some(()));
     }
 }

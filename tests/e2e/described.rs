@@ -1,6 +1,7 @@
 //! What the API answers is what `/v1/openapi.json` says it does, and `/metrics` tells what is so.
 
-use agentd::wire::status::{Exit, How, State};
+use agentd::wire::exit_status::ExitStatus;
+use agentd::wire::status::{Exit, State};
 use jsonschema::Validator;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -127,7 +128,7 @@ fn every_answer_in_every_state_is_as_it_is_described() {
 #[test]
 fn what_is_not_as_described_would_be_noticed() {
     let daemon = Setup::new().start(&agent("a", "exit 3", ""));
-    let Some(Exit { how: How::Code(3), .. }) = daemon.wait_for_state("a", State::Exited).exit else {
+    let Some(Exit { how: ExitStatus::Code(3), .. }) = daemon.wait_for_state("a", State::Exited).exit else {
         panic!("{:?}", daemon.agents())
     };
     let schema = schema(&description(&daemon), "/v1/agents/{name}", 200);
@@ -176,7 +177,7 @@ fn restarts_are_counted_by_their_reason() {
     assert_eq!(restarts(&daemon), [Some(2.0), Some(0.0), Some(0.0)]);
     daemon.edit_jcard(&entry.replace("\"1\"", "\"4\""));
     daemon.wait_until("a", "gave up again", |agent| {
-        agent.state == State::Exited && agent.exit.as_ref().is_some_and(|exit| exit.how == How::Code(4))
+        agent.state == State::Exited && agent.exit.as_ref().is_some_and(|exit| exit.how == ExitStatus::Code(4))
     });
     daemon.wait("four restarts", || (restarts(&daemon) == [Some(4.0), Some(1.0), Some(0.0)]).then_some(()));
     assert_eq!(sample(&daemon, "agentd_agent_last_exit_code{agent=\"a\"}"), Some(4.0));

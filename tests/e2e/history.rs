@@ -1,6 +1,7 @@
 //! What became of an agent's attempts is known afterwards, whatever became of the daemon.
 
-use agentd::wire::status::{AgentStatus, How, PastAttempt};
+use agentd::wire::exit_status::ExitStatus;
+use agentd::wire::status::{AgentStatus, PastAttempt};
 use nix::sys::signal::Signal;
 
 use crate::support::{Daemon, Setup, agent, run};
@@ -32,8 +33,8 @@ fn each_attempt_is_told_with_its_exact_end_and_the_last_one_first() {
     daemon.wait_until("a", "the new declaration", |agent| agent.running && agent.attempt == Some(1));
     let history = history(&daemon, "a");
     assert_eq!(numbers(&history), [3, 2, 1]);
-    let ends: Vec<&How> = history.iter().map(|past| &past.exit.how).collect();
-    assert_eq!(ends, [&How::Signal("SIGINT".to_owned()), &How::Code(0), &How::Code(3)]);
+    let ends: Vec<&ExitStatus> = history.iter().map(|past| &past.exit.how).collect();
+    assert_eq!(ends, [&ExitStatus::Signal("SIGINT".parse().unwrap()), &ExitStatus::Code(0), &ExitStatus::Code(3)]);
     let why: Vec<&str> = history.iter().map(|past| past.reason.as_str()).collect();
     assert_eq!(why, ["its declaration has changed", "it ended by itself", "it ended by itself"]);
     for past in &history {
@@ -56,7 +57,7 @@ fn it_is_known_after_the_daemon_was_killed_or_stopped_and_after_the_agent_was_re
     daemon.start_again();
     daemon.wait_until_running("a");
     let ends = |daemon: &Daemon| history(daemon, "a").into_iter().map(|past| past.exit.how).collect::<Vec<_>>();
-    let expected = [How::Signal("SIGINT".to_owned()), How::Code(4), How::Code(3)];
+    let expected = [ExitStatus::Signal("SIGINT".parse().unwrap()), ExitStatus::Code(4), ExitStatus::Code(3)];
     assert_eq!(ends(&daemon), expected);
     daemon.edit_jcard("# nobody\n");
     daemon.wait_until_removed("a");

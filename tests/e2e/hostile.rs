@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use agentd::wire::status::{AgentStatus, How, State};
+use agentd::wire::exit_status::ExitStatus;
+use agentd::wire::status::{AgentStatus, State};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::signal::Signal;
 
@@ -182,7 +183,7 @@ fn a_launcher_that_outlives_a_daemon_says_no_secret_to_the_next() {
     daemon.put(&daemon.work("disowns-all.cause"), format!("it was given {SECRET}"));
     daemon.kill_and_start_again();
     let status = daemon.wait_for_state("disowns-all", State::Exited);
-    let How::Cause(cause) = status.exit.unwrap().how else { panic!("it said why") };
+    let ExitStatus::Cause(cause) = status.exit.unwrap().how else { panic!("it said why") };
     assert!(cause.starts_with("it was given ***") && !cause.contains("canary"), "{cause}");
     assert!(!daemon.log().contains(SECRET));
 }

@@ -18,7 +18,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use agentd::launch::socket_dir::launch_socket_beside;
 use agentd::launch::temporary_dir;
-use agentd::wire::status::{AgentStatus, Exit, Health, How, State};
+use agentd::wire::exit_status;
+use agentd::wire::status::{AgentStatus, Exit, Health, State};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Group, Pid, User, geteuid};
 use tempfile::TempDir;
@@ -868,7 +869,7 @@ pub fn between(from: SystemTime, to: SystemTime) -> Duration {
 
 pub fn code(exit: Option<&Exit>) -> Option<i32> {
     match exit?.how {
-        How::Code(code) => Some(code),
+        exit_status::ExitStatus::Code(code) => Some(code),
         _ => None,
     }
 }

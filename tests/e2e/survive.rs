@@ -5,7 +5,8 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-use agentd::wire::status::{AgentStatus, How, Outcome, State};
+use agentd::wire::exit_status::ExitStatus;
+use agentd::wire::status::{AgentStatus, Outcome, State};
 use nix::sys::signal::Signal;
 
 use super::support::{Daemon, Process, Setup, agent, between, code, give, root, run};
@@ -109,7 +110,7 @@ fn an_end_that_no_daemon_saw_is_accounted_for_with_its_status_and_time_and_polic
     std::thread::sleep(Duration::from_millis(500)); // time passes before anybody looks
     daemon.start_again();
     let dies = daemon.wait_for_state("dies", State::Exited).exit.unwrap();
-    assert_eq!(dies.how, How::Signal("SIGSEGV".to_owned()));
+    assert_eq!(dies.how, ExitStatus::Signal("SIGSEGV".parse().unwrap()));
     // It is seen to be gone a moment before its launcher sees it.
     let off = between(dies.at.0, gone).max(between(gone, dies.at.0));
     assert!(dies.at.0 < gone + Duration::from_millis(400) && off < Duration::from_secs(5), "{dies:?} {gone:?}");
@@ -163,7 +164,7 @@ fn when_even_the_launcher_is_gone_tmux_tells_how_it_ended() {
     daemon.wait_until_gone(launcher.0);
     daemon.start_again();
     let exit = daemon.wait_for_state("a", State::Exited).exit.unwrap();
-    assert_eq!(exit.how, How::Signal("SIGKILL".to_owned()));
+    assert_eq!(exit.how, ExitStatus::Signal("SIGKILL".parse().unwrap()));
     daemon.wait_until_gone(pid);
 }
 
@@ -178,7 +179,7 @@ fn a_tmux_server_that_died_unseen_is_the_cause_of_the_end_and_policy_applies() {
     daemon.wait_until_gone(pid);
     daemon.start_again();
     let status = daemon.wait_until("a", "restarted", |agent| agent.running && agent.restarts == 1);
-    assert!(matches!(status.exit.as_ref().unwrap().how, How::Cause(_)), "{status:?}");
+    assert!(matches!(status.exit.as_ref().unwrap().how, ExitStatus::Cause(_)), "{status:?}");
     daemon.wait_for_starts("log", 2);
 }
 

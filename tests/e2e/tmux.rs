@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use agentd::wire::status::{AgentStatus, How, Outcome, State};
+use agentd::wire::exit_status::ExitStatus;
+use agentd::wire::status::{AgentStatus, Outcome, State};
 use nix::sys::signal::Signal;
 
 use crate::support::{Daemon, Process, Setup, agent, is_root, run};
@@ -89,7 +90,7 @@ fn stop_the_server(time: Duration) {
         let late = agent("late", "log @WORK/late; sleep inf", "");
         daemon.edit_jcard(&(steady.clone() + &ends + &late));
         daemon.wait_until("ends", "known to have ended", |agent| {
-            agent.exit.as_ref().is_some_and(|exit| exit.how == How::Code(3))
+            agent.exit.as_ref().is_some_and(|exit| exit.how == ExitStatus::Code(3))
         });
         if time > Duration::from_secs(10) {
             for name in ["ends", "late"] {
@@ -192,10 +193,10 @@ fn agents_of_a_server_that_is_killed_are_lost_with_that_cause_and_policy_applies
     first.signal(Signal::SIGKILL);
     let lost = daemon.wait_for_state("once", State::Exited);
     assert_eq!(lost.outcome, Some(Outcome::Failed));
-    assert_eq!(lost.exit.unwrap().how, How::Cause("the tmux server died".to_owned()));
+    assert_eq!(lost.exit.unwrap().how, ExitStatus::Cause("the tmux server died".to_owned()));
     assert!(lost.reason.unwrap().contains("the tmux server died"));
     let back = daemon.wait_until("again", "running again", |agent| agent.running && agent.restarts == 1);
-    assert_eq!(back.exit.unwrap().how, How::Cause("the tmux server died".to_owned()));
+    assert_eq!(back.exit.unwrap().how, ExitStatus::Cause("the tmux server died".to_owned()));
     for pid in pids {
         daemon.wait_until_gone(pid);
     }

@@ -78,8 +78,8 @@ fn missing(declaration: Declaration) -> Declaration {
     Declaration { launch: Err(Missing("the workdir /w does not exist".to_owned())), ..declaration }
 }
 
-fn code(code: i32) -> How {
-    How::Code(code)
+fn code(code: i32) -> ExitStatus {
+    ExitStatus::Code(code)
 }
 
 fn failed(why: &str) -> NotStarted {
@@ -137,7 +137,7 @@ impl Life {
     }
 
     /// The first attempt is over and gone.
-    fn over(declaration: Declaration, how: How) -> Self {
+    fn over(declaration: Declaration, how: ExitStatus) -> Self {
         let mut life = Self::running(declaration);
         life.end(1, how);
         life
@@ -174,7 +174,7 @@ impl Life {
         self.tell(Event::NotStarted { attempt, why })
     }
 
-    fn ended(&mut self, attempt: Attempt, how: How) -> Vec<String> {
+    fn ended(&mut self, attempt: Attempt, how: ExitStatus) -> Vec<String> {
         self.tell(Event::Ended { attempt, how, at: self.now, usage: Usage::default() })
     }
 
@@ -183,7 +183,7 @@ impl Life {
     }
 
     /// Ended, and gone at once.
-    fn end(&mut self, attempt: Attempt, how: How) -> Vec<String> {
+    fn end(&mut self, attempt: Attempt, how: ExitStatus) -> Vec<String> {
         [self.ended(attempt, how), self.gone(attempt)].concat()
     }
 
@@ -229,9 +229,13 @@ mod an_end {
     #[rstest]
     #[case(Restart::No, code(0), Outcome::Completed)]
     #[case(Restart::No, code(3), Outcome::Failed)]
-    #[case(Restart::No, How::Signal("SIGKILL".into()), Outcome::Failed)]
+    #[case(Restart::No, ExitStatus::Signal("SIGKILL".parse().unwrap()), Outcome::Failed)]
     #[case(Restart::OnFailure, code(0), Outcome::Completed)]
-    fn that_the_policy_does_not_mend_is_final(#[case] restart: Restart, #[case] how: How, #[case] outcome: Outcome) {
+    fn that_the_policy_does_not_mend_is_final(
+        #[case] restart: Restart,
+        #[case] how: ExitStatus,
+        #[case] outcome: Outcome,
+    ) {
         let mut life = Life::running(restarting(restart));
         assert_eq!(life.ended(1, how.clone()), ["offer shell a"]);
         assert_eq!(life.status().exit.unwrap().how, how);
@@ -241,11 +245,14 @@ mod an_end {
 
     #[rstest]
     #[case(Restart::OnFailure, code(3))]
-    #[case(Restart::OnFailure, How::Signal("SIGSEGV".into()))]
-    #[case(Restart::OnFailure, How::Cause("tmux server died".into()))]
+    #[case(Restart::OnFailure, ExitStatus::Signal("SIGSEGV".parse().unwrap()))]
+    #[case(Restart::OnFailure, ExitStatus::Cause("tmux server died".into()))]
     #[case(Restart::Always, code(0))]
     #[case(Restart::Always, code(3))]
-    fn that_the_policy_mends_is_followed_by_a_restart_after_the_backoff(#[case] restart: Restart, #[case] how: How) {
+    fn that_the_policy_mends_is_followed_by_a_restart_after_the_backoff(
+        #[case] restart: Restart,
+        #[case] how: ExitStatus,
+    ) {
         let mut life = Life::running(restarting(restart));
         life.wait(seconds(60));
         assert!(life.end(1, how).is_empty());
@@ -259,7 +266,7 @@ mod an_end {
     fn that_is_unknown_is_a_failure_with_its_cause() {
         let mut life = Life::running(plain());
         assert_eq!(life.gone(1), ["offer shell a"]);
-        assert_eq!(life.status().exit.unwrap().how, How::Cause("its end was not reported".into()));
+        assert_eq!(life.status().exit.unwrap().how, ExitStatus::Cause("its end was not reported".into()));
         life.assert_over(Outcome::Failed);
     }
 
@@ -370,11 +377,11 @@ mod a_timeout {
         assert!(life.wait(Duration::from_millis(59_999)).is_empty());
         assert_eq!(life.wait(Duration::from_millis(1)), ["interrupt 1"]);
         assert_eq!((life.state(), life.status().deadline, life.status().timeout_at), (Stopping, at(90), None));
-        life.ended(1, How::Signal("SIGINT".into()));
+        life.ended(1, ExitStatus::Signal("SIGINT".parse().unwrap()));
         assert_eq!((life.state(), life.status().running), (Stopping, false));
         assert_eq!(life.gone(1), ["offer shell a"]);
         life.assert_over(Outcome::TimedOut);
-        assert_eq!(life.status().exit.unwrap().how, How::Signal("SIGINT".into()));
+        assert_eq!(life.status().exit.unwrap().how, ExitStatus::Signal("SIGINT".parse().unwrap()));
     }
 
     #[test]
@@ -513,7 +520,7 @@ mod a_stop {
         assert!(life.wait(Duration::from_millis(14_999)).is_empty());
         assert_eq!(life.wait(Duration::from_millis(1)), ["kill 1"]);
         assert!(life.wait(seconds(100_000)).is_empty());
-        assert_eq!(life.end(1, How::Signal("SIGKILL".into())), ["close a"]);
+        assert_eq!(life.end(1, ExitStatus::Signal("SIGKILL".parse().unwrap())), ["close a"]);
     }
 
     #[test]
@@ -613,7 +620,7 @@ mod a_stop {
         life.start(2);
         life.wait(seconds(60));
         assert_eq!(life.gone(2), ["offer shell a"]);
-        assert_eq!(life.status().exit.unwrap().how, How::Cause("its end was not reported".into()));
+        assert_eq!(life.status().exit.unwrap().how, ExitStatus::Cause("its end was not reported".into()));
         life.assert_over(Outcome::TimedOut);
     }
 }
@@ -664,7 +671,7 @@ mod a_change_of_what_is_launched {
     #[rstest]
     #[case(code(0))]
     #[case(code(3))]
-    fn starts_an_agent_that_was_over(#[case] how: How) {
+    fn starts_an_agent_that_was_over(#[case] how: ExitStatus) {
         let mut life = Life::over(plain(), how);
         assert_eq!(life.declare(launching(launch("a", "y"))), ["launch 2"]);
         assert_eq!(life.status().exit, None);
@@ -799,7 +806,7 @@ mod a_change_of_policy {
     #[case(plain(), code(3), Restart::No, Outcome::Failed)]
     fn that_decides_alike_leaves_what_is_over(
         #[case] before: Declaration,
-        #[case] how: How,
+        #[case] how: ExitStatus,
         #[case] after: Restart,
         #[case] outcome: Outcome,
     ) {
@@ -1151,7 +1158,7 @@ mod a_failed_launch {
         life.gone(1);
         let status = life.status();
         assert_eq!((status.error.as_deref(), status.running, status.started_at), (Some(NOT_FOUND), false, None));
-        assert_eq!(status.exit.unwrap().how, How::Cause(NOT_FOUND.into()));
+        assert_eq!(status.exit.unwrap().how, ExitStatus::Cause(NOT_FOUND.into()));
         life.assert_over(Outcome::Failed);
     }
 
@@ -1390,7 +1397,7 @@ mod the_history {
         life.wait(seconds(3));
         life.start(2);
         life.declare(Declaration { launch: Ok(launch("a", "y")), ..restarting(Restart::Always) });
-        life.end(2, How::Signal("SIGINT".into()));
+        life.end(2, ExitStatus::Signal("SIGINT".parse().unwrap()));
         assert_eq!(life.state(), Starting);
         life.not_started(3, NotStarted::Failed("claude: not found".into()));
         life.gone(3);
@@ -1584,7 +1591,7 @@ mod what_is_shown {
         life.wait(seconds(3));
         life.start(2);
         assert_eq!(reason(&life), "restarted by policy, restart 1 of 1");
-        life.end(2, How::Signal("SIGSEGV".into()));
+        life.end(2, ExitStatus::Signal("SIGSEGV".parse().unwrap()));
         assert_eq!(reason(&life), "ended by SIGSEGV; 1 restarts were allowed and made");
         life.remove();
         assert_eq!(reason(&life), "its session is being closed");
@@ -1594,7 +1601,7 @@ mod what_is_shown {
     fn names_a_lack_of_memory() {
         let ended = |oom_kills, memory: Option<u64>| {
             let mut life = Life::running(declaration(|policy| policy.limits.memory = memory));
-            let how = How::Signal("SIGKILL".into());
+            let how = ExitStatus::Signal("SIGKILL".parse().unwrap());
             life.tell(Event::Ended { attempt: 1, how, at: life.now, usage: Usage { oom_kills, ..Usage::default() } });
             let status = life.status();
             (status.reason.unwrap(), status.exit.unwrap().oom_kills)

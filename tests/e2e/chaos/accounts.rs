@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use agentd::wire::status::{AgentStatus, How, Outcome, State};
+use agentd::wire::exit_status::{ExitStatus, Signal};
+use agentd::wire::status::{AgentStatus, Outcome, State};
 
 use super::super::support::between;
 use super::stage::Id;
@@ -54,15 +55,15 @@ pub struct Run {
     pub pid: i32,
     at: SystemTime,
     pub id: Id,
-    end: Option<(SystemTime, How)>,
+    end: Option<(SystemTime, ExitStatus)>,
 }
 
 fn time(text: &str) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs_f64(text.parse().unwrap())
 }
 
-fn how(text: &str) -> How {
-    text.parse().map_or_else(|_| How::Signal(text.to_owned()), How::Code)
+fn how(text: &str) -> ExitStatus {
+    text.parse().map_or_else(|_| ExitStatus::Signal(text.parse().unwrap()), ExitStatus::Code)
 }
 
 /// Reads an agent's own accounts.
@@ -319,9 +320,9 @@ impl Group<'_> {
             };
             figures.ends_seen += 1;
             let is_right = match (how, &run.end) {
-                (How::Cause(_), _) | (How::Code(_), None) => false,
-                (How::Signal(signal), _) if signal == "SIGKILL" => true,
-                (How::Signal(signal), None) => signal == "SIGINT",
+                (ExitStatus::Cause(_), _) | (ExitStatus::Code(_), None) => false,
+                (ExitStatus::Signal(signal), _) if *signal == Signal::KILL => true,
+                (ExitStatus::Signal(signal), None) => signal.to_string() == "SIGINT",
                 (told, Some((noted_at, noted))) => {
                     told == noted && at + Duration::from_millis(5) > *noted_at && between(*noted_at, at) < NEAR
                 }
@@ -333,7 +334,7 @@ impl Group<'_> {
     }
 
     /// The ends that were told, by the number of the start.
-    fn ends(&self) -> BTreeMap<u64, Vec<(&How, SystemTime)>> {
+    fn ends(&self) -> BTreeMap<u64, Vec<(&ExitStatus, SystemTime)>> {
         let mut ends: BTreeMap<u64, Vec<_>> = BTreeMap::new();
         for status in &self.statuses {
             let Some(exit) = &status.exit else { continue };

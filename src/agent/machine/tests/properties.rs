@@ -52,7 +52,7 @@ enum Way {
     Opens,
     Starts,
     Fails(NotStarted),
-    Ends(How),
+    Ends(ExitStatus),
     Goes,
 }
 
@@ -95,7 +95,7 @@ impl Choices {
             4..8 => Way::Goes,
             8 => Way::Ends(code(0)),
             9..11 => Way::Ends(code(3)),
-            11 => Way::Ends(How::Signal("SIGKILL".into())),
+            11 => Way::Ends(ExitStatus::Signal("SIGKILL".parse().unwrap())),
             12 => Way::Fails(failed("no such program")),
             13 => Way::Fails(retry("tmux does not answer")),
             _ => Way::Opens,
@@ -164,7 +164,7 @@ struct InForce {
     is_cut_off: bool,
     restarts: u64,
     first_started: Option<Timestamp>,
-    exit: Option<How>,
+    exit: Option<ExitStatus>,
 }
 
 /// All there is: the machine, and what its effects have brought about.
@@ -301,7 +301,7 @@ impl World {
             (Way::Fails(why), Phase::Pending) => {
                 real.phase = Phase::Over;
                 if let (Some(in_force), NotStarted::Failed(message), false) = (in_force, &why, is_stopping) {
-                    in_force.exit = Some(How::Cause(message.clone()));
+                    in_force.exit = Some(ExitStatus::Cause(message.clone()));
                 }
                 self.tell_news(Event::NotStarted { attempt, why });
             }
@@ -315,7 +315,7 @@ impl World {
             (Way::Goes, phase) => {
                 let is_unreported = phase != Phase::Over && !(phase == Phase::Pending && is_stopping);
                 if let Some(in_force) = in_force.filter(|_| is_unreported) {
-                    in_force.exit = Some(How::Cause("its end was not reported".to_owned()));
+                    in_force.exit = Some(ExitStatus::Cause("its end was not reported".to_owned()));
                 }
                 self.real = None;
                 self.tell_news(Event::Gone { attempt });
