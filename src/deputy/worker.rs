@@ -19,7 +19,8 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{FILE_TIMEOUT, MAX_FRAME, Numbered, Output, Program, Reply, Request, RunError, tmux_server};
+use super::protocol::{FILE_TIMEOUT, MAX_FRAME, Numbered, Output, Program, Reply, Request, RunError};
+use super::tmux_server;
 use crate::agent::seen::{SeenPrompt, SeenWorkdir};
 use crate::logs::renderer;
 use crate::sys::account::{self, Account};
