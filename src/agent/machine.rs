@@ -31,8 +31,16 @@
 //! A machine can be written down and read again by the next daemon, all but what is launched. It then [takes up](Machine::resume)
 //! what was under way, and learns what it lacks with the first declaration.
 
+mod event;
+mod life;
+mod report;
 #[cfg(test)]
 mod tests;
+
+pub use event::{Effect, Event, NotStarted};
+
+use life::{Declared, Exit, Latest, Lingering, Session, split};
+use report::account;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,11 +53,11 @@ use crate::agent::launch::Launch;
 use crate::agent::name::Name;
 use crate::agent::reconcile;
 use crate::agent::restart::{self, Verdict};
-use crate::agent::spec::{Limits, Policy};
+use crate::agent::spec::Policy;
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
 use crate::wire::exit_status::ExitStatus;
-use crate::wire::status::{self, AgentStatus, Outcome, PastAttempt, Time, Usage};
+use crate::wire::status::{Outcome, Usage};
 
 /// How long an attempt may take to be gone once its harness has ended, before it is killed.
 const LINGER: Duration = Duration::from_secs(10);
@@ -65,170 +73,6 @@ const UNREAD: &str = "its declaration could not be read yet";
 
 /// Numbers the launches of one agent, over all its declarations.
 pub type Attempt = u64;
-
-/// What happens to an agent.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// A new life begins under this declaration.
-    Declare(Declaration),
-    /// The declaration has changed in what does not touch a living process.
-    Update(Declaration),
-    /// The entry is wrong, in these words.
-    Reject(String),
-    /// The agent is wanted no more.
-    Remove,
-    /// The pane is there, in the session that the launch names.
-    Opened {
-        /// Of which attempt.
-        attempt: Attempt,
-    },
-    /// Its launcher has reported.
-    Met {
-        /// Of which attempt.
-        attempt: Attempt,
-        /// The launcher.
-        launcher: Identity,
-    },
-    /// The harness runs.
-    Started {
-        /// Of which attempt.
-        attempt: Attempt,
-        /// The harness.
-        pid: i32,
-        /// Since when.
-        at: Timestamp,
-    },
-    /// Instead of launching it, one that ran already was found in its place: this was launched then.
-    Found {
-        /// Of which attempt.
-        attempt: Attempt,
-        /// Of what was launched, if its launcher says that.
-        fingerprint: Option<Fingerprint>,
-    },
-    /// The harness could not be started.
-    NotStarted {
-        /// Of which attempt.
-        attempt: Attempt,
-        /// Why.
-        why: NotStarted,
-    },
-    /// The harness has ended.
-    Ended {
-        /// Of which attempt.
-        attempt: Attempt,
-        /// How.
-        how: ExitStatus,
-        /// When.
-        at: Timestamp,
-        /// What it took of the machine.
-        usage: Usage,
-    },
-    /// Its limits could not all be applied, for this reason; `None` when they are.
-    Limited {
-        /// Of which attempt.
-        attempt: Attempt,
-        /// For a person.
-        error: Option<String>,
-    },
-    /// Its environment is not all that it should be, for this reason.
-    Environment {
-        /// Of which attempt.
-        attempt: Attempt,
-        /// For a person.
-        error: String,
-    },
-    /// What it prints is not kept, for this reason; `None` when it is.
-    Logged {
-        /// Of which attempt.
-        attempt: Attempt,
-        /// For a person.
-        error: Option<String>,
-    },
-    /// Nothing of the attempt is left. Said of every attempt, once, last.
-    Gone {
-        /// Which.
-        attempt: Attempt,
-    },
-    /// Said instead of launching it, at once: the session is still another agent's. Nothing else is heard of the attempt.
-    SessionBusy {
-        /// Of which attempt.
-        attempt: Attempt,
-        /// Whose it is.
-        holder: Name,
-    },
-    /// The session that was busy is free.
-    SessionFree,
-    /// The session was closed, or could not be.
-    Closed(Result<(), String>),
-    /// Time has passed; see [`Machine::due`].
-    Due,
-}
-
-/// Why a harness could not be started.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotStarted {
-    /// The agent's own fault, as far as can be told: no such program, say. Counts as an attempt that failed.
-    Failed(String),
-    /// tmux's, the system's, or nobody's: it is tried again whatever the policy says.
-    Retry(String),
-    /// It came to nothing because a daemon was cut off in the middle of it: it is made up for at once, and does not count.
-    CutOff,
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Launch this; answered by `Opened`, `Started` or `NotStarted`, and `Gone` in the end, or by `SessionBusy` alone.
-    Launch {
-        /// The number to go by.
-        attempt: Attempt,
-        /// What.
-        launch: Arc<Launch>,
-        /// What it may take; answered by `Limited`.
-        limits: Limits,
-    },
-    /// Find the attempt that an earlier daemon has launched, and follow it; answered as `Launch` is, or by `Ended`, and by `Gone`.
-    Resume {
-        /// Which.
-        attempt: Attempt,
-        /// Its launcher, if that had reported.
-        launcher: Option<Identity>,
-    },
-    /// Send SIGINT, once.
-    Interrupt {
-        /// To which attempt.
-        attempt: Attempt,
-    },
-    /// Send SIGINT a second time: some harnesses ask whether the first was meant.
-    InterruptAgain {
-        /// To which attempt.
-        attempt: Attempt,
-    },
-    /// Change what it may take; answered by `Limited`.
-    Limit {
-        /// Which attempt.
-        attempt: Attempt,
-        /// From now on.
-        limits: Limits,
-    },
-    /// Kill everything of it, and do not rest before it is gone.
-    Kill {
-        /// Which attempt.
-        attempt: Attempt,
-    },
-    /// Close the session; answered by `Closed`.
-    Close {
-        /// Which.
-        session: Name,
-    },
-    /// An attempt is over.
-    Account(PastAttempt),
-    /// The agent has ended for good: whoever attaches is to get a shell.
-    OfferShell {
-        /// In which session.
-        session: Name,
-    },
-}
 
 /// One agent.
 // Through `remote` serde's own code is there to be called: what was read is looked at before it is believed.
@@ -268,116 +112,6 @@ impl<'de> Deserialize<'de> for Machine {
             None => Ok(machine),
         }
     }
-}
-
-/// The session that is to be closed before the agent is gone or has another.
-#[derive(Debug, Serialize, Deserialize)]
-struct Session {
-    name: Name,
-    /// Whether the agent's pane was seen to be made in it. If not, it may be there all the same: the answer may have been lost.
-    is_open: bool,
-}
-
-/// A good declaration, and the life under it.
-#[derive(Debug, Serialize, Deserialize)]
-struct Declared {
-    kind: String,
-    policy: Policy,
-    /// What is to be launched next. Not written down: it holds secrets.
-    #[serde(skip)]
-    launch: Option<Arc<Launch>>,
-    missing: Option<String>,
-    /// Of what was launched last.
-    fingerprint: Option<Fingerprint>,
-    /// Whether that was an earlier daemon's doing.
-    #[serde(skip)]
-    is_restored: bool,
-    at: Timestamp,
-    /// When a harness was first started.
-    first_started: Option<Timestamp>,
-    /// When the present or latest one was.
-    started: Option<Timestamp>,
-    attempts: u64,
-    /// Whether the latest of them came to nothing and is to be made up for.
-    is_cut_off: bool,
-    restarts: u64,
-    /// Restarts since the agent last ran for long.
-    in_a_row: usize,
-    /// Whether the next launch is one by restart policy.
-    restarting: bool,
-    /// Launches in a row that failed for reasons that are not the agent's.
-    retries: u32,
-    exit: Option<Exit>,
-    error: Option<String>,
-    /// Why the limits of the present or latest attempt are not applied.
-    limits_error: Option<String>,
-    /// Why what it prints is not kept.
-    log_error: Option<String>,
-    /// Why its environment is not all that it should be.
-    #[serde(default)]
-    environment_error: Option<String>,
-}
-
-/// How an attempt ended.
-#[derive(Debug, Serialize, Deserialize)]
-struct Exit {
-    how: ExitStatus,
-    at: Timestamp,
-    usage: Usage,
-}
-
-/// The latest attempt, as its history will tell it.
-#[derive(Debug, Serialize, Deserialize)]
-struct Latest {
-    number: u64,
-    declared: Timestamp,
-    fingerprint: Option<Fingerprint>,
-    started: Option<Timestamp>,
-}
-
-impl Declared {
-    fn new(declaration: Declaration, at: Timestamp) -> Self {
-        let (launch, missing) = split(declaration.launch);
-        Self {
-            kind: declaration.kind.to_owned(),
-            policy: declaration.policy,
-            launch,
-            missing,
-            fingerprint: None,
-            is_restored: false,
-            at,
-            first_started: None,
-            started: None,
-            attempts: 0,
-            is_cut_off: false,
-            restarts: 0,
-            in_a_row: 0,
-            restarting: false,
-            retries: 0,
-            exit: None,
-            error: None,
-            limits_error: None,
-            log_error: None,
-            environment_error: None,
-        }
-    }
-
-    fn timeout_at(&self) -> Option<Timestamp> {
-        Some(self.first_started? + self.policy.timeout?)
-    }
-}
-
-fn split(launch: Result<Arc<Launch>, Missing>) -> (Option<Arc<Launch>>, Option<String>) {
-    match launch {
-        Ok(launch) => (Some(launch), None),
-        Err(missing) => (None, Some(missing.0)),
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Lingering {
-    attempt: Attempt,
-    kill_at: Timestamp,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -1110,171 +844,10 @@ impl Machine {
             effects.push(Effect::OfferShell { session });
         }
     }
-
-    /// The agent as the API shows it.
-    pub fn status(&self) -> AgentStatus {
-        let declared = self.declared.as_ref();
-        let time = |at: Timestamp| Time(at.wall());
-        let pid = match self.state {
-            State::Running { pid, .. } | State::Stopping { harness: Harness::Alive { pid }, .. } => Some(pid),
-            _ => None,
-        };
-        AgentStatus {
-            name: self.name.to_string(),
-            running: pid.is_some(),
-            session: self
-                .session
-                .as_ref()
-                .filter(|session| session.is_open)
-                .map(|session| session.name.to_string())
-                .unwrap_or_default(),
-            restarts: declared.map_or(0, |declared| declared.restarts),
-            error: self.entry_error.clone().or_else(|| declared?.error.clone()),
-            state: self.shown_state(),
-            since: self.shown_since().map(time),
-            reason: Some(self.reason()),
-            outcome: match self.state {
-                State::Exited { outcome } => Some(outcome),
-                _ => None,
-            },
-            harness: self.harness.clone(),
-            kind: declared.map(|declared| declared.kind.clone()),
-            pid,
-            attempt: declared.map(|declared| declared.attempts).filter(|&attempts| attempts > 0),
-            declared_at: declared.map(|declared| time(declared.at)),
-            started_at: declared.and_then(|declared| declared.started).map(time),
-            exit: declared.and_then(|declared| declared.exit.as_ref()).map(|exit| status::Exit {
-                how: exit.how.clone(),
-                at: time(exit.at),
-                oom_kills: oom_kills(exit),
-            }),
-            next_start_at: match self.state {
-                // Nobody knows how long clearing takes.
-                State::Backoff { why: BackoffReason::Clearing, .. } => None,
-                State::Backoff { until, .. } => Some(time(until)),
-                _ => None,
-            },
-            deadline: match self.state {
-                State::Stopping { deadline, .. } => Some(time(deadline)),
-                _ => None,
-            },
-            timeout_at: self.timeout_at().map(time),
-            limits_error: declared.and_then(|declared| declared.limits_error.clone()),
-            log_error: declared.and_then(|declared| declared.log_error.clone()),
-            environment_error: declared.and_then(|declared| declared.environment_error.clone()),
-            resources: None,
-            history: Vec::new(),
-        }
-    }
-
-    /// Since when it has been in the state that is shown, whenever this daemon heard of it.
-    fn shown_since(&self) -> Option<Timestamp> {
-        match self.state {
-            State::Running { since, .. } => Some(since),
-            _ => self.since,
-        }
-    }
-
-    fn shown_state(&self) -> status::State {
-        match self.state {
-            State::Invalid => status::State::Invalid,
-            State::Waiting | State::Queued { .. } => status::State::Waiting,
-            State::Starting { .. } => status::State::Starting,
-            State::Running { .. } => status::State::Running,
-            State::Stopping { .. } | State::Closing { .. } | State::Gone => status::State::Stopping,
-            State::Backoff { .. } => status::State::Backoff,
-            State::Exited { .. } => status::State::Exited,
-        }
-    }
-
-    fn reason(&self) -> String {
-        let Some(declared) = &self.declared else { return "its entry is wrong, and nothing of it ever ran".to_owned() };
-        let ended = || {
-            declared
-                .exit
-                .as_ref()
-                .map_or_else(|| "ended".to_owned(), |exit| describe(exit, declared.policy.limits.memory))
-        };
-        let of_limit = |count: u64| match declared.policy.max_restarts {
-            Some(limit) => format!("{count} of {limit}"),
-            None => count.to_string(),
-        };
-        match &self.state {
-            State::Invalid => "its entry is wrong".to_owned(),
-            State::Waiting => declared.missing.as_deref().unwrap_or("it is not its turn yet").to_owned(),
-            State::Queued { holder } => {
-                let session = declared.launch.as_ref().map_or("it wants", |launch| launch.session.as_str());
-                format!("its session {session} is still in use by {holder}")
-            }
-            State::Starting { .. } => format!("attempt {} is being started", declared.attempts),
-            State::Running { .. } if declared.restarts > 0 => {
-                format!("restarted by policy, restart {}", of_limit(declared.restarts))
-            }
-            State::Running { .. } => "declared".to_owned(),
-            State::Stopping { why, killed, harness, .. } => {
-                let why = why.in_words();
-                let how = match (killed, harness) {
-                    (true, _) => "killed",
-                    (false, Harness::Over) => "what it left behind is being cleared away",
-                    (false, Harness::Awaited | Harness::Alive { .. }) => "interrupted, will be killed at the deadline",
-                };
-                format!("{why}; {how}")
-            }
-            State::Backoff { why: BackoffReason::Restart, .. } => {
-                format!("{}; restart {} follows", ended(), of_limit(declared.restarts.saturating_add(1)))
-            }
-            State::Backoff { why: BackoffReason::Retry, .. } => "the launch failed and will be tried again".to_owned(),
-            State::Backoff { why: BackoffReason::Clearing, .. } => {
-                "what was there before is being cleared away".to_owned()
-            }
-            State::Exited { outcome: Outcome::TimedOut } => format!("its timeout has passed; {}", ended()),
-            State::Exited { outcome: Outcome::GaveUp } => {
-                format!("{}; {} restarts were allowed and made", ended(), declared.restarts)
-            }
-            State::Exited { .. } => ended(),
-            State::Closing { .. } | State::Gone => "its session is being closed".to_owned(),
-        }
-    }
 }
 
 /// Whether a process that an agent's launcher started can have this id. Others mean something else to `kill(2)`, and to whoever reads
 /// them in the API.
 pub fn is_id_of_harness(pid: i32) -> bool {
     pid > 1
-}
-
-fn describe(exit: &Exit, memory: Option<u64>) -> String {
-    let how = &exit.how;
-    if exit.usage.oom_kills == 0 {
-        return how.to_string();
-    }
-    let limit = memory.map_or_else(String::new, |bytes| format!(", of which it may have {}", in_words(bytes)));
-    format!("{how}; the kernel killed {} of its processes for lack of memory{limit}", exit.usage.oom_kills)
-}
-
-fn oom_kills(exit: &Exit) -> Option<u64> {
-    Some(exit.usage.oom_kills).filter(|&kills| kills > 0)
-}
-
-/// An attempt that has just ended, for its history.
-fn account(latest: Option<&Latest>, exit: &Exit, reason: &str) -> Option<Effect> {
-    let time = |at: Timestamp| Time(at.wall());
-    let latest = latest?;
-    Some(Effect::Account(PastAttempt {
-        attempt: latest.number,
-        declared_at: time(latest.declared),
-        fingerprint: latest.fingerprint.as_ref().map(Fingerprint::short),
-        started_at: latest.started.map(time),
-        exit: status::Exit { how: exit.how.clone(), at: time(exit.at), oom_kills: oom_kills(exit) },
-        reason: reason.to_owned(),
-        cpu_usec: exit.usage.cpu_usec,
-        memory_peak: exit.usage.memory_peak,
-    }))
-}
-
-/// Bytes, in the largest unit that gives a whole number.
-fn in_words(bytes: u64) -> String {
-    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-    let unit = units.into_iter().find(|(shift, _)| bytes.trailing_zeros() >= *shift);
-    unit.map_or_else(|| format!("{bytes} bytes"), |(shift, unit)| format!("{} {unit}", bytes >> shift))
 }

@@ -6,6 +6,7 @@ use super::*;
 use crate::agent::spec::{Limits, Restart};
 use crate::sys::secret_bytes::SecretBytes;
 use crate::wire::status::State::{self as Shown, Backoff, Exited, Running, Starting, Stopping, Waiting};
+use crate::wire::status::{self, AgentStatus, PastAttempt, Time};
 
 const START: Timestamp = Timestamp::new(seconds(1_000), SystemTime::UNIX_EPOCH);
 
