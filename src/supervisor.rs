@@ -10,6 +10,7 @@
 pub mod attempt;
 mod log_files;
 pub mod pacing;
+mod publisher;
 pub mod services;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -19,6 +20,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Interval;
+
+use publisher::{Untold, log_change};
 
 use crate::agent::declaration::{Desired, DesiredAgent};
 use crate::agent::launch::Launch;
@@ -41,9 +44,9 @@ use crate::sys::rate_limit::Brake;
 use crate::sys::systemd::Notifier;
 use crate::text::screen;
 use crate::wire::events::{self, Change, What};
-use crate::wire::status::{AgentStatus, Errors, State, Time};
+use crate::wire::status::{Errors, State};
 
-use crate::supervisor::attempt::{Beginning, Brakes, Command};
+use crate::supervisor::attempt::{Brakes, Command, Start};
 use crate::supervisor::services::Services;
 
 /// What the supervisor is told.
@@ -148,18 +151,6 @@ struct Afterwards {
     publish: bool,
 }
 
-/// What is to be told next.
-#[derive(Debug)]
-struct Untold {
-    snapshot: Arc<Snapshot>,
-    happened: Vec<What>,
-    version: Version,
-    /// When it is told all the same.
-    by: Timestamp,
-    /// Whether it is the first after all was read.
-    is_read: bool,
-}
-
 /// One agent, and what is under way for it.
 #[derive(Debug)]
 struct Agent {
@@ -205,10 +196,7 @@ impl UnderWay {
 }
 
 /// How long clearing away what is left of the agents may take after the last deadline.
-const TO_CLEAR: Duration = Duration::from_secs(30);
-
-/// How long what there is to tell may wait for being on record.
-const TO_RECORD: Duration = Duration::from_millis(200);
+const CLEAR_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How many events are taken in before what they changed is published.
 const BATCH: usize = 256;
@@ -402,26 +390,6 @@ impl Supervisor {
         }
     }
 
-    fn recorded(&mut self, tried: Version, error: Option<String>) {
-        self.recorded = tried;
-        // What is not on record is noted by its launcher alone, until it has waited long enough.
-        if error.is_none() {
-            let noted: Vec<_> = self.to_note.extract_if(.., |(version, ..)| *version <= tried).collect();
-            for (_, key, attempt, command) in noted {
-                self.command(&key, attempt, command);
-            }
-        }
-        if error != self.record_error {
-            if let Some(error) = &error {
-                tracing::error!("{error}; trying again");
-            } else {
-                tracing::info!("the record can be written again");
-            }
-            self.record_error = error;
-            self.afterwards.publish = true;
-        }
-    }
-
     /// Brings the machines in line with what is desired.
     fn reconcile(&mut self) {
         if self.course != Course::Running {
@@ -581,7 +549,7 @@ impl Supervisor {
             Effect::Resume { attempt, launcher } => {
                 let status = self.agents.get(key).map(|agent| agent.machine.status());
                 let number = status.and_then(|status| status.attempt).unwrap_or_default();
-                self.begin(key, attempt, Beginning::Resume { launcher, number }, None);
+                self.begin(key, attempt, Start::Resume { launcher, number }, None);
             }
             Effect::Limit { attempt, limits } => self.command(key, attempt, Command::Limit(Box::new(limits))),
             Effect::Interrupt { attempt } => self.command(key, attempt, Command::Interrupt),
@@ -615,15 +583,15 @@ impl Supervisor {
         let status = agent.machine.status();
         agent.launches.count(&status);
         let (look_first, number) = (!agent.is_known, status.attempt.unwrap_or_default());
-        let beginning = Beginning::Launch { launch: Arc::clone(&launch), number, limits, look_first };
+        let beginning = Start::Launch { launch: Arc::clone(&launch), number, limits, look_first };
         self.begin(key, attempt, beginning, Some(launch));
     }
 
-    fn begin(&mut self, key: &str, attempt: Attempt, beginning: Beginning, launch: Option<Arc<Launch>>) {
+    fn begin(&mut self, key: &str, attempt: Attempt, beginning: Start, launch: Option<Arc<Launch>>) {
         let tell = self.teller(key);
         let Some(agent) = self.agents.get_mut(key) else { return };
         let (commands, inbox) = mpsc::unbounded_channel();
-        let is_certain = !matches!(beginning, Beginning::Launch { look_first: true, .. });
+        let is_certain = !matches!(beginning, Start::Launch { look_first: true, .. });
         agent.attempts.insert(attempt, UnderWay { commands, launch, is_certain });
         let (means, name) = (Arc::clone(&self.means), agent.machine.name().clone());
         let brakes = Arc::clone(&agent.brakes);
@@ -648,72 +616,6 @@ impl Supervisor {
         move |event| {
             // Fails only when the daemon is ending.
             let _ = events.send(Event::Agent { key: key.clone(), event });
-        }
-    }
-
-    /// Tells what there is to tell, one state of things after the other, each when it is on record.
-    fn publish(&mut self) {
-        loop {
-            let now = Timestamp::now();
-            if let Some(untold) = self.untold.take_if(|it| it.version <= self.recorded || it.by <= now) {
-                self.notify(&untold.snapshot);
-                self.tell(untold.snapshot, untold.happened);
-                if untold.is_read {
-                    self.outlets.notifier.ready();
-                }
-            }
-            if self.untold.is_some() || !std::mem::take(&mut self.afterwards.publish) {
-                return;
-            }
-            let patience = if self.record_error.is_some() { Duration::ZERO } else { TO_RECORD };
-            let snapshot = Arc::new(self.snapshot());
-            let is_read = std::mem::take(&mut self.is_read);
-            let errors = std::mem::replace(&mut self.errors, snapshot.errors().clone());
-            self.happened.extend(What::of_errors(&errors, &self.errors));
-            let happened = std::mem::take(&mut self.happened);
-            self.untold = Some(Untold { snapshot, happened, version: self.version, by: now + patience, is_read });
-        }
-    }
-
-    /// Who hears of an event and asks finds what it tells of.
-    fn tell(&self, snapshot: Arc<Snapshot>, happened: Vec<What>) {
-        self.outlets.snapshots.send_replace(snapshot);
-        if !happened.is_empty() {
-            self.outlets.happenings.send_modify(|ring| happened.into_iter().for_each(|what| ring.push(what)));
-        }
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        let statuses = self.agents.values().map(|agent| agent.machine.status()).collect();
-        let state_errors: Vec<&str> = self.state_errors.iter().chain(&self.record_error).map(String::as_str).collect();
-        let errors = Errors {
-            config: self.desired.config_error.clone(),
-            secrets: self.desired.secrets_error.clone(),
-            state: Some(state_errors.join("\n")).filter(|errors| !errors.is_empty()),
-            groups: self.means.trees.groups_error(),
-        };
-        let restarts =
-            self.agents.values().map(|agent| (agent.machine.name().to_string(), agent.launches.restarts())).collect();
-        let facts = Facts { config_read: self.desired.config_read, restarts, ..self.facts.clone() };
-        Snapshot::new(statuses, self.started, errors)
-            .with_groups(self.means.trees.groups())
-            .with_histories(self.outlets.histories.of(self.agents.keys()))
-            .with_launches(self.agents.iter().map(|(key, agent)| (key.clone(), agent.launched())).collect())
-            .with_secrets(Arc::clone(&self.desired.secrets))
-            .with_redactions(Arc::clone(&self.redactions))
-            .with_facts(facts)
-            .with_reading(self.has_read)
-    }
-
-    fn notify(&self, snapshot: &Snapshot) {
-        if !self.outlets.notifier.is_heard() {
-            return;
-        }
-        self.outlets.notifier.status(snapshot.summary());
-        let deadlines = snapshot.agents().iter().filter_map(|agent| agent.deadline);
-        if let Some(Time(deadline)) = deadlines.max().filter(|_| self.course == Course::Stopping) {
-            let left = deadline.duration_since(std::time::SystemTime::now()).unwrap_or_default();
-            self.outlets.notifier.extend(left + TO_CLEAR);
         }
     }
 
@@ -781,17 +683,6 @@ async fn tick(watchdog: &mut Option<Interval>) {
 
 fn of_daemon(state: events::Course) -> What {
     What::Daemon { state, version: env!("CARGO_PKG_VERSION").to_owned() }
-}
-
-/// One line for each change of state or reason, and for each new error.
-fn log_change(before: &AgentStatus, after: &AgentStatus) {
-    if (before.state, &before.reason) != (after.state, &after.reason) {
-        let (state, reason) = (after.state, after.reason.as_deref().unwrap_or_default());
-        tracing::info!(agent = after.name, %state, attempt = after.attempt, pid = after.pid, "{reason}");
-    }
-    if let Some(error) = after.error.as_ref().filter(|&error| before.error.as_ref() != Some(error)) {
-        tracing::error!(agent = after.name, "{error}");
-    }
 }
 
 #[cfg(test)]

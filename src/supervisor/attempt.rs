@@ -9,7 +9,12 @@
 //! control group, which nobody but root could have put it into. Where there are no groups it must be a child of the tmux server,
 //! which keeps out what other agents start, but not what the agent user has tmux start.
 
-use std::os::fd::AsFd;
+mod launcher;
+mod survivor;
+
+use launcher::{Launcher, Reported};
+use survivor::{PaneQuery, Survivor};
+
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -27,7 +32,9 @@ use crate::agent::spec::Limits;
 use crate::contain::cgroup::Whose;
 use crate::contain::tree::{self, Tree};
 use crate::launch::listener::Visitor;
-use crate::launch::{End, Ending, Failure, FromLauncher, Harness, Progress, ToLauncher, WIRE_VERSION, launcher};
+use crate::launch::{
+    End, Ending, Failure, FromLauncher, Harness, Progress, ToLauncher, WIRE_VERSION, launcher as launch_command,
+};
 use crate::logs::attempt::Files;
 use crate::logs::guard::Finding;
 use crate::supervisor::services::Services;
@@ -37,7 +44,7 @@ use crate::sys::process::{Identity, Process};
 use crate::sys::rate_limit::Brake;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::{blocking, frame};
-use crate::tmux::{self, Pane};
+use crate::tmux::{self};
 use crate::wire::exit_status::{ExitStatus, Signal};
 use crate::wire::status::Usage;
 
@@ -45,35 +52,32 @@ use super::log_files::Keeping;
 use super::pacing::Turn;
 
 /// How long tmux may take to open a pane, with all that it takes: a client has ten seconds, and there may be several.
-const TO_OPEN: Duration = Duration::from_secs(40);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// How long a launcher may take to report, once tmux has started it.
-const TO_REPORT: Duration = Duration::from_secs(10);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long one that lives although nothing else is left of it may take to come back.
-const TO_RETURN: Duration = Duration::from_secs(2);
-
-/// How long it may take to start the harness, beside what the login shell takes.
-const TO_START: Duration = Duration::from_secs(30);
-
-/// How long a launcher may take to end by itself after something that should end it.
-const TO_END: Duration = Duration::from_secs(2);
-
-/// How long a launcher may take to take in what it is told.
-const TO_LISTEN: Duration = Duration::from_secs(10);
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long an end may take to be on record before its launcher is let go all the same, and a launcher before it is told what to
 /// launch.
-const TO_NOTE: Duration = Duration::from_secs(1);
+const RECORD_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long it may take to start the harness, beside what the login shell takes.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a launcher may take to end by itself after something that should end it.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often what could not be found out is asked again.
-const AGAIN: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many who say to be its launcher are kept waiting until it is known who is. Others come again.
-const MOST_VISITORS: usize = 8;
+const MAX_UNVERIFIED: usize = 8;
 
 /// How long it may take until it is known what an agent that an earlier daemon launched may have been given.
-const TO_READ: Duration = Duration::from_secs(2);
+const SECRETS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What is said instead of a launcher's words if that took longer, or could not be found out.
 const UNSAID: &str = "its launcher says why, which is not shown because its secrets could not be blotted out";
@@ -82,7 +86,7 @@ const STOPPED_BEFORE: &str = "it was stopped before it started";
 
 /// How an attempt begins here.
 #[derive(Debug)]
-pub enum Beginning {
+pub enum Start {
     /// It is launched.
     Launch {
         /// What.
@@ -136,14 +140,14 @@ pub async fn run(
     means: Arc<Services>,
     name: Name,
     attempt: machine::Attempt,
-    beginning: Beginning,
+    beginning: Start,
     brakes: Arc<Brakes>,
     commands: mpsc::UnboundedReceiver<Command>,
     tell: impl Fn(machine::Event),
 ) {
     let (visitors, wanted) = (Vec::new(), Wanted::Running);
     let (limits, turn) = (None, None);
-    let (Beginning::Launch { number, .. } | Beginning::Resume { number, .. }) = &beginning;
+    let (Start::Launch { number, .. } | Start::Resume { number, .. }) = &beginning;
     let keeping = Keeping::new(&means, name.clone(), *number);
     let (is_met_noted, condemned, flaw, earliest) = (false, None, String::new(), Duration::ZERO);
     let mut run = Run {
@@ -166,12 +170,12 @@ pub async fn run(
     };
     // What lasts for a moment only is boxed: there are many attempts, and each would keep the room for it as long as it lasts.
     let met = match beginning {
-        Beginning::Launch { launch, limits, look_first, .. } => {
+        Start::Launch { launch, limits, look_first, .. } => {
             run.limits = Some(limits);
             run.launch = Some(Arc::clone(&launch));
             Box::pin(run.launch(&launch, look_first)).await
         }
-        Beginning::Resume { launcher, .. } => Box::pin(run.resume(launcher)).await,
+        Start::Resume { launcher, .. } => Box::pin(run.resume(launcher)).await,
     };
     if let Some(launcher) = met {
         run.follow(launcher).await;
@@ -214,25 +218,6 @@ struct Run<T> {
     earliest: Duration,
 }
 
-/// What is left of an attempt that an earlier daemon launched.
-#[derive(Debug)]
-enum Left {
-    /// A process that should be its launcher.
-    Alive(Process),
-    /// A pane in which it has ended.
-    Ended(tmux::PaneEnd),
-    Nothing,
-}
-
-/// Which process of an agent's pane is looked for.
-#[derive(Clone, Copy, Debug)]
-enum Sought {
-    /// Whatever lives there, or has ended there last.
-    Any,
-    /// This one, which has ended.
-    Former(Identity),
-}
-
 impl<T: Fn(machine::Event)> Run<T> {
     /// Answers whom to follow; `None` if it is over already.
     async fn launch(&mut self, launch: &Launch, look_first: bool) -> Option<Launcher> {
@@ -240,8 +225,8 @@ impl<T: Fn(machine::Event)> Run<T> {
             let (means, key) = (Arc::clone(&self.means), self.name.key());
             match self.listen_during(means.tmux.panes(&key)).await {
                 Ok(panes) => {
-                    if let Some(Left::Alive(process)) = self.left_in(&panes, Sought::Any) {
-                        return self.join(process, Known::ByPane).await;
+                    if let Some(Survivor::Alive(process)) = self.left_in(&panes, PaneQuery::Any) {
+                        return self.join(process, Provenance::ByPane).await;
                     }
                 }
                 Err(tmux::Error::NoServer { .. }) => {}
@@ -256,51 +241,13 @@ impl<T: Fn(machine::Event)> Run<T> {
         // A launcher that has been told nothing yet is in the way of nobody.
         match tokio::join!(trees.prepare(&key), self.meet(launch, look_first)) {
             (Ok(()), Ok(Met::New(visitor))) => self.start(visitor, launch).await,
-            (Ok(()), Ok(Met::Survivor(visitor))) => self.adopt(visitor, Known::ByPane).await,
+            (Ok(()), Ok(Met::Survivor(visitor))) => self.adopt(visitor, Provenance::ByPane).await,
             (Err(error), _) => {
                 let why = format!("what is left of it is in the way: {error}");
                 self.not_started(NotStarted::Retry(why))
             }
             (_, Err(why)) => self.not_started(NotStarted::Retry(why)),
         }
-    }
-
-    /// Likewise.
-    async fn resume(&mut self, launcher: Option<Identity>) -> Option<Launcher> {
-        let left = match launcher {
-            Some(launcher) => {
-                self.earliest = launcher.started();
-                // A record of another agent's process would be one of somebody who posed as this one's launcher.
-                if let Some(process) = self.open(launcher).await
-                    && !matches!(self.means.trees.whose(&self.name.key(), &process), Some(Ok(Whose::Anothers)))
-                {
-                    return self.join(process, Known::OnRecord).await;
-                }
-                match self.left_in_pane(Sought::Former(launcher)).await {
-                    // The record may be behind, and another be running there.
-                    Left::Nothing => self.left_in_pane(Sought::Any).await,
-                    left => left,
-                }
-            }
-            None => self.left_in_pane(Sought::Any).await,
-        };
-        match (left, launcher) {
-            (Left::Alive(process), _) => return self.join(process, Known::ByPane).await,
-            (Left::Ended(end), Some(_)) => self.ended_in_pane(&end),
-            (Left::Nothing, Some(_)) => {
-                self.ended(
-                    ExitStatus::Cause("it ended while no daemon ran, and its pane is gone".to_owned()),
-                    None,
-                    Usage::default(),
-                );
-            }
-            // One that was told what to launch is on record, and what ended there is the attempt before.
-            (Left::Ended(_) | Left::Nothing, None) => drop(self.not_started(NotStarted::CutOff)),
-        }
-        // Nobody has looked after what it wrote while no daemon ran.
-        self.keeping.take_up(None).await;
-        self.see_cleared(self.means.trees.clear_after(&self.name.key(), launcher).await);
-        None
     }
 
     /// Waits until it is its turn; answers whether it is, and not to be stopped meanwhile.
@@ -359,7 +306,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             snapshot.redaction_of(launch).await
         } else {
             // The daemon has just started, and does not know any secret yet.
-            let _ = timeout(TO_READ, snapshot.wait_for(|snapshot| snapshot.is_read())).await;
+            let _ = timeout(SECRETS_TIMEOUT, snapshot.wait_for(|snapshot| snapshot.is_read())).await;
             let snapshot = Arc::clone(&snapshot.borrow());
             snapshot.redaction(&self.name.key()).await
         };
@@ -382,8 +329,8 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// What tmux remembers of the launcher is how its harness ended, unless that was never started.
     fn ended_in_pane(&self, end: &tmux::PaneEnd) {
-        if end.code == Some(i32::from(launcher::NOTHING_STARTED)) {
-            // Heard only as long as nothing is known to have started.
+        if end.code == Some(i32::from(launch_command::NOTHING_STARTED)) {
+            // Reported only as long as nothing is known to have started.
             self.not_started(NotStarted::CutOff);
         }
         self.ended(end.how(), end.at.map(before_now), Usage::default());
@@ -397,7 +344,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                 Ok(process) => return process,
                 Err(error) => complaint.make(&self.name, &format!("failed to look for its launcher: {error}")),
             }
-            self.listen_for(AGAIN).await;
+            self.listen_for(POLL_INTERVAL).await;
         }
     }
 
@@ -409,57 +356,8 @@ impl<T: Fn(machine::Event)> Run<T> {
                 Ok(end) => return end,
                 Err(error) => complaint.make(&self.name, &format!("failed to follow its launcher: {error}")),
             }
-            self.listen_for(AGAIN).await;
+            self.listen_for(POLL_INTERVAL).await;
         }
-    }
-
-    /// What tmux says is in the agent's pane. Asked until tmux answers; of one that has ended, or is to be killed, not without end.
-    async fn left_in_pane(&mut self, sought: Sought) -> Left {
-        let patience = Instant::now() + TO_REPORT;
-        let mut complaint = Complaint::default();
-        if let Sought::Former(former) = sought {
-            self.see_noticed(former);
-        }
-        loop {
-            let (means, key) = (Arc::clone(&self.means), self.name.key());
-            match self.listen_during(means.tmux.panes(&key)).await {
-                Ok(panes) => {
-                    if let Some(left) = self.left_in(&panes, sought) {
-                        return left;
-                    }
-                }
-                Err(tmux::Error::NoServer { .. }) => return Left::Nothing,
-                Err(error) => complaint.make(&self.name, &format!("failed to find out what runs in its pane: {error}")),
-            }
-            let is_over = matches!(sought, Sought::Former(_)) || self.wanted == Wanted::Killed;
-            if is_over && (Instant::now() >= patience || self.means.tmux.is_given_up()) {
-                return Left::Nothing;
-            }
-            self.listen_for(AGAIN).await;
-        }
-    }
-
-    /// `None` if that cannot be told yet.
-    fn left_in(&self, panes: &[Pane], sought: Sought) -> Option<Left> {
-        let mut ended = None;
-        for pane in panes {
-            match (sought, &pane.end) {
-                (Sought::Former(former), _) if former.pid() != pane.pid => {}
-                // tmux has yet to notice the end.
-                (Sought::Former(_), None) => return None,
-                (Sought::Former(former), Some(end)) if !end.is_known() && !is_waited_for(former) => return None,
-                (_, Some(end)) => ended = Some(Left::Ended(end.clone())),
-                (Sought::Any, None) => {
-                    // What has ended in the meantime is not there, and what is not the agent user's is not the agent's.
-                    if let Some(process) = Process::find(pane.pid).ok()?
-                        && process.runs_as(self.means.user).ok()?
-                    {
-                        return Some(Left::Alive(process));
-                    }
-                }
-            }
-        }
-        Some(ended.unwrap_or(Left::Nothing))
     }
 
     /// Takes in what comes for a while.
@@ -496,7 +394,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// than one that says it was. Who finds no room is not told so: the launcher itself may be among them, and comes again.
     fn keep_waiting(&mut self, visitor: Visitor) {
         self.visitors.retain(|other| other.process.identity() != visitor.process.identity());
-        if self.visitors.len() >= MOST_VISITORS {
+        if self.visitors.len() >= MAX_UNVERIFIED {
             match self.visitors.iter().position(Visitor::has_launched) {
                 Some(other) if !visitor.has_launched() => drop(self.visitors.swap_remove(other)),
                 _ => return,
@@ -539,18 +437,18 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 
     /// Waits until the process reports, and follows it.
-    async fn join(&mut self, process: Process, known: Known) -> Option<Launcher> {
+    async fn join(&mut self, process: Process, known: Provenance) -> Option<Launcher> {
         let end = self.watch(&process).await;
         let process = Arc::new(process);
         let tree = self.means.trees.of(&self.name.key(), Arc::clone(&process));
         // One that is known to be a launcher may take as long as it lives.
         let mut limit = match known {
-            Known::OnRecord => None,
-            Known::ByPane => Some(Instant::now() + TO_REPORT),
+            Provenance::OnRecord => None,
+            Provenance::ByPane => Some(Instant::now() + REPORT_TIMEOUT),
         };
         loop {
             if let Some(visitor) = self.take_visitor(|visitor| visitor.process.identity() == process.identity()) {
-                if known == Known::OnRecord || !visitor.has_launched() {
+                if known == Provenance::OnRecord || !visitor.has_launched() {
                     return self.adopt(visitor, known).await;
                 }
                 match self.prove(&visitor.process).await {
@@ -563,7 +461,8 @@ impl<T: Fn(machine::Event)> Run<T> {
             self.dismiss_visitors();
             if self.wanted == Wanted::Killed {
                 // It may be about to say that it has ended already.
-                limit = limit.min(Some(Instant::now() + TO_RETURN)).or(Some(Instant::now() + TO_RETURN));
+                limit =
+                    limit.min(Some(Instant::now() + RECONNECT_TIMEOUT)).or(Some(Instant::now() + RECONNECT_TIMEOUT));
             }
             tokio::select! {
                 command = self.commands.recv() => match command {
@@ -573,9 +472,9 @@ impl<T: Fn(machine::Event)> Run<T> {
                 },
                 // Fails only with the runtime.
                 _ = end.readable() => {
-                    match self.left_in_pane(Sought::Former(process.identity())).await {
-                        Left::Ended(end) => self.ended_in_pane(&end),
-                        Left::Alive(_) | Left::Nothing => self.ended(ExitStatus::Cause("its launcher was killed".to_owned()), None, tree.usage().await),
+                    match self.left_in_pane(PaneQuery::Former(process.identity())).await {
+                        Survivor::Ended(end) => self.ended_in_pane(&end),
+                        Survivor::Alive(_) | Survivor::Nothing => self.ended(ExitStatus::Cause("its launcher was killed".to_owned()), None, tree.usage().await),
                     }
                     self.see_cleared(tree.clear(None).await);
                     return None;
@@ -593,7 +492,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         if let Err(error) = process.kill() {
             tracing::error!(agent = %self.name, "failed to kill its launcher: {error}");
         }
-        let _ = timeout(TO_END, end.readable()).await;
+        let _ = timeout(END_TIMEOUT, end.readable()).await;
         if self.wanted == Wanted::Killed {
             self.ended(ExitStatus::Signal(Signal::KILL), None, tree.usage().await);
         } else {
@@ -604,7 +503,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 
     /// A launcher that an earlier daemon has told what to launch.
-    async fn adopt(&mut self, mut visitor: Visitor, known: Known) -> Option<Launcher> {
+    async fn adopt(&mut self, mut visitor: Visitor, known: Provenance) -> Option<Launcher> {
         let attempt = self.attempt;
         // What was to be launched here is not what runs.
         self.launch = None;
@@ -617,7 +516,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         (self.tell)(machine::Event::Opened { attempt });
         // What is on record is true; what the agent's own process says serves where nothing is. What was to be launched here is
         // not what runs, also where it says nothing.
-        if known == Known::ByPane {
+        if known == Provenance::ByPane {
             (self.tell)(machine::Event::Found { attempt, fingerprint });
         }
         if progress == Progress::New {
@@ -629,7 +528,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                 tracing::info!(agent = %self.name, pid, "found running, and left so");
             }
             self.hear_progress(&mut launcher, progress).await;
-            if self.keeping.take_up(log).await && launcher.can_move && launcher.heard == Heard::Started {
+            if self.keeping.take_up(log).await && launcher.can_move && launcher.heard == Reported::Started {
                 let made = self.keeping.make().await;
                 self.move_log(&mut launcher, made).await;
             }
@@ -646,21 +545,21 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// What a launcher says of how far it has come, as far as that is news and can be true.
     async fn hear_progress(&mut self, launcher: &mut Launcher, progress: Progress) {
         match (progress, launcher.heard) {
-            (Progress::Running(harness), Heard::Nothing) => {
+            (Progress::Running(harness), Reported::Nothing) => {
                 let found = launcher.process.find_below(harness.pid);
                 if found.is_some() || is_plausible(&launcher.process, harness.pid) {
-                    (launcher.heard, launcher.limit) = (Heard::Started, None);
+                    (launcher.heard, launcher.limit) = (Reported::Started, None);
                     launcher.harness = found;
                     self.started(harness);
                 }
             }
-            (Progress::Failed(failure), Heard::Nothing) => {
+            (Progress::Failed(failure), Reported::Nothing) => {
                 launcher.has_ended();
                 let words = self.words(&failure.message).await;
                 self.not_started(blame(&failure, words));
             }
-            (Progress::Ended { harness, end: End { how, at, .. } }, Heard::Nothing | Heard::Started) => {
-                if launcher.heard == Heard::Nothing {
+            (Progress::Ended { harness, end: End { how, at, .. } }, Reported::Nothing | Reported::Started) => {
+                if launcher.heard == Reported::Nothing {
                     // It may have run and ended before this daemon came.
                     self.started(harness);
                 }
@@ -669,8 +568,8 @@ impl<T: Fn(machine::Event)> Run<T> {
                 self.ended(how, Some(Timestamp::now().back_to(at)), launcher.tree.usage().await);
             }
             // The note was lost.
-            (Progress::Ended { .. } | Progress::Failed(_), Heard::End) => launcher.note_by = Some(Instant::now()),
-            (Progress::Running(_), Heard::Started) => launcher.limit = None,
+            (Progress::Ended { .. } | Progress::Failed(_), Reported::End) => launcher.note_by = Some(Instant::now()),
+            (Progress::Running(_), Reported::Started) => launcher.limit = None,
             _ => {}
         }
     }
@@ -679,13 +578,13 @@ impl<T: Fn(machine::Event)> Run<T> {
     async fn meet(&mut self, launch: &Launch, look_first: bool) -> Result<Met, String> {
         let means = Arc::clone(&self.means);
         let mut command = vec![means.executable.clone()];
-        command.extend(launcher::command_line(launch.name.as_str(), self.attempt, &means.launch_socket));
+        command.extend(launch_command::command_line(launch.name.as_str(), self.attempt, &means.launch_socket));
         let owner = launch.name.key();
         let opening = means.tmux.open(&owner, &launch.session, &launch.workdir, &command);
-        let opened = timeout(TO_OPEN, self.listen_during(opening)).await;
+        let opened = timeout(OPEN_TIMEOUT, self.listen_during(opening)).await;
         let pid = opened.map_err(|_| "tmux does not open its pane".to_owned())?.map_err(|error| error.to_string())?;
         (self.tell)(machine::Event::Opened { attempt: self.attempt });
-        let limit = Instant::now() + TO_REPORT;
+        let limit = Instant::now() + REPORT_TIMEOUT;
         loop {
             // Not before the pane is there: whoever closes the session next must find it.
             if self.wanted != Wanted::Running {
@@ -714,7 +613,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                     return Err(trouble.unwrap_or_else(|| {
                         format!(
                             "its launcher did not report within {}; can the agent user run {}?",
-                            humantime::format_duration(TO_REPORT),
+                            humantime::format_duration(REPORT_TIMEOUT),
                             means.executable
                         )
                     }));
@@ -773,7 +672,7 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// Waits until the launcher is on record, but not for ever.
     async fn see_met_noted(&mut self) {
-        let limit = Instant::now() + TO_NOTE;
+        let limit = Instant::now() + RECORD_TIMEOUT;
         while !self.is_met_noted {
             match tokio::time::timeout_at(limit, self.commands.recv()).await {
                 Ok(Some(command)) => self.remember(command),
@@ -784,7 +683,7 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// When a harness must have been started.
     fn to_start(&self) -> Instant {
-        Instant::now() + self.means.login_patience + TO_START
+        Instant::now() + self.means.login_patience + START_TIMEOUT
     }
 
     /// To make files while what comes is taken in.
@@ -798,7 +697,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         match finding {
             // One that has yet to start its harness takes in nothing else, and one that has ended it nothing more. It is found out
             // again soon.
-            Finding::Moved if launcher.heard != Heard::Started => {}
+            Finding::Moved if launcher.heard != Reported::Started => {}
             Finding::Moved if launcher.can_move => {
                 let Some(made) = self.keeping.make_again().await else { return };
                 tracing::warn!(agent = %self.name, "its log was moved or removed; it goes on in another file");
@@ -857,11 +756,11 @@ impl<T: Fn(machine::Event)> Run<T> {
             end,
             connection: Some((visitor.reader, visitor.writer)),
             can_move: visitor.can_move,
-            heard: Heard::Nothing,
+            heard: Reported::Nothing,
             harness: None,
             is_interrupted: false,
             limit: Some(self.to_start()),
-            doom: None,
+            kill_deadline: None,
             note_by: None,
         }
     }
@@ -875,20 +774,20 @@ impl<T: Fn(machine::Event)> Run<T> {
         let mut lacks_told = false;
         let mut alive = true;
         while launcher.connection.is_some() || alive {
-            if launcher.heard != Heard::Nothing {
+            if launcher.heard != Reported::Nothing {
                 self.turn = None;
             }
             let patience = launcher.patience();
             // Nothing is lost by cancelling an arm: the reader keeps what has arrived, and the others only wait.
             tokio::select! {
                 message = read(&mut launcher.connection) => match message {
-                    Ok(Some(FromLauncher::Started(harness))) if launcher.heard == Heard::Nothing => {
+                    Ok(Some(FromLauncher::Started(harness))) if launcher.heard == Reported::Nothing => {
                         self.hear_progress(&mut launcher, Progress::Running(harness)).await;
                     }
-                    Ok(Some(FromLauncher::Failed(failure))) if launcher.heard == Heard::Nothing => {
+                    Ok(Some(FromLauncher::Failed(failure))) if launcher.heard == Reported::Nothing => {
                         self.hear_progress(&mut launcher, Progress::Failed(failure)).await;
                     }
-                    Ok(Some(FromLauncher::Ended(end))) if launcher.heard == Heard::Started => {
+                    Ok(Some(FromLauncher::Ended(end))) if launcher.heard == Reported::Started => {
                         launcher.has_ended();
                         let usage = launcher.tree.usage().await;
                         // How it died of that is no more than that.
@@ -908,7 +807,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                             tracing::warn!(agent = %self.name, "its launcher says ({count} so far): {said}");
                         }
                     }
-                    Ok(None) | Err(_) => launcher.lose_connection(if alive { TO_REPORT } else { TO_END }),
+                    Ok(None) | Err(_) => launcher.lose_connection(if alive { REPORT_TIMEOUT } else { END_TIMEOUT }),
                 },
                 command = self.commands.recv() => match command {
                     // One that does not listen is killed at the deadline.
@@ -937,7 +836,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                 _ = launcher.end.readable(), if alive => {
                     alive = false;
                     // What it has said is still to be read; only somebody else holding its socket open could delay that.
-                    launcher.limit = Some(Instant::now() + TO_END);
+                    launcher.limit = Some(Instant::now() + END_TIMEOUT);
                 }
                 Some(Ok(error)) = limiting.join_next() => self.limited(error),
                 finding = self.keeping.found() => self.look_into(&mut launcher, finding).await,
@@ -950,7 +849,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                     if let Err(error) = launcher.process.kill() {
                         tracing::error!(agent = %self.name, "failed to kill its launcher: {error}");
                     }
-                    launcher.doom = Some(Instant::now() + TO_END);
+                    launcher.kill_deadline = Some(Instant::now() + END_TIMEOUT);
                     launcher.limit = None;
                 }
             }
@@ -959,7 +858,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         let usage = launcher.tree.usage().await;
         self.see_cleared(launcher.tree.clear(launcher.harness).await);
         match launcher.heard {
-            Heard::Nothing => {
+            Reported::Nothing => {
                 let why = match usage.oom_kills {
                     _ if self.condemned.is_some() => self.condemned.as_deref().unwrap_or_default(),
                     0 => "its launcher ended before it had started anything",
@@ -967,11 +866,11 @@ impl<T: Fn(machine::Event)> Run<T> {
                 };
                 self.not_started(NotStarted::Retry(why.to_owned()));
             }
-            Heard::Started => {
+            Reported::Started => {
                 let cause = self.condemned.take().unwrap_or_else(|| "its launcher was killed".to_owned());
                 self.ended(ExitStatus::Cause(cause), None, usage);
             }
-            Heard::End => {}
+            Reported::End => {}
         }
     }
 
@@ -1014,7 +913,7 @@ fn limit(tree: &Tree, limits: Limits) -> JoinSet<Option<String>> {
 
 /// How a launcher that was not started here is known to be one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
+enum Provenance {
     OnRecord,
     /// It is where a launcher should be, and says so.
     ByPane,
@@ -1036,91 +935,6 @@ enum Met {
     New(Visitor),
     /// One that an earlier daemon had started.
     Survivor(Visitor),
-}
-
-/// What the launcher has said of its harness.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Heard {
-    Nothing,
-    Started,
-    /// That it ended, or that it could not be started.
-    End,
-}
-
-/// One that is followed.
-struct Launcher {
-    process: Arc<Process>,
-    tree: Tree,
-    end: Readable,
-    connection: Option<(frame::Reader<OwnedReadHalf>, OwnedWriteHalf)>,
-    /// Whether it can go on writing in other files.
-    can_move: bool,
-    heard: Heard,
-    /// Its harness, as far as that is known to be one.
-    harness: Option<Identity>,
-    is_interrupted: bool,
-    /// When patience with it ends. What it says and does can put that off.
-    limit: Option<Instant>,
-    /// When it is killed, since it was to be. Nothing puts that off.
-    doom: Option<Instant>,
-    /// When it is let go at the latest.
-    note_by: Option<Instant>,
-}
-
-impl Launcher {
-    async fn say(&mut self, message: &ToLauncher) {
-        self.order(message, None).await;
-    }
-
-    /// Says it, and passes the files with it.
-    async fn order(&mut self, message: &ToLauncher, files: Option<&Files>) {
-        let Some((_, writer)) = &mut self.connection else { return };
-        let said = async {
-            match files {
-                Some(Files { text, index, .. }) => {
-                    frame::write_with(writer, message, &[text.as_fd(), index.as_fd()]).await
-                }
-                None => frame::write(writer, message).await,
-            }
-        };
-        if !matches!(timeout(TO_LISTEN, said).await, Ok(Ok(()))) {
-            // A frame cut short spoils the connection; one that lives makes another.
-            self.lose_connection(TO_REPORT);
-        }
-    }
-
-    fn lose_connection(&mut self, patience: Duration) {
-        self.connection = None;
-        let limit = Instant::now() + patience;
-        self.limit = Some(self.limit.map_or(limit, |before| before.min(limit)));
-    }
-
-    fn patience(&self) -> Option<Instant> {
-        self.limit.into_iter().chain(self.doom).min()
-    }
-
-    async fn interrupt(&mut self, how: &ToLauncher) {
-        self.is_interrupted = true;
-        self.say(how).await;
-    }
-
-    /// Nothing more is to be heard of its harness.
-    fn has_ended(&mut self) {
-        self.heard = Heard::End;
-        self.limit = None;
-        self.note_by = Some(Instant::now() + TO_NOTE);
-    }
-
-    async fn let_go(&mut self) {
-        if self.note_by.take().is_some() {
-            self.say(&ToLauncher::Noted).await;
-        }
-    }
-
-    async fn kill(&mut self) {
-        self.tree.kill().await;
-        self.doom.get_or_insert(Instant::now() + TO_END);
-    }
 }
 
 /// Said again only when it is something else.

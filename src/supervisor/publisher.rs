@@ -1,0 +1,126 @@
+//! Publishing: one state of things after the other, each once it is on record.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{CLEAR_TIMEOUT, Course, Supervisor};
+use crate::observe::facts::Facts;
+use crate::observe::snapshot::Snapshot;
+use crate::state::record::Version;
+use crate::sys::clock::Timestamp;
+use crate::wire::events::What;
+use crate::wire::status::{AgentStatus, Errors, Time};
+
+/// What is to be told next.
+#[derive(Debug)]
+pub(super) struct Untold {
+    snapshot: Arc<Snapshot>,
+    pub(super) happened: Vec<What>,
+    version: Version,
+    /// When it is told all the same.
+    pub(super) by: Timestamp,
+    /// Whether it is the first after all was read.
+    is_read: bool,
+}
+
+/// How long what there is to tell may wait for being on record.
+const RECORD_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// One line for each change of state or reason, and for each new error.
+pub(super) fn log_change(before: &AgentStatus, after: &AgentStatus) {
+    if (before.state, &before.reason) != (after.state, &after.reason) {
+        let (state, reason) = (after.state, after.reason.as_deref().unwrap_or_default());
+        tracing::info!(agent = after.name, %state, attempt = after.attempt, pid = after.pid, "{reason}");
+    }
+    if let Some(error) = after.error.as_ref().filter(|&error| before.error.as_ref() != Some(error)) {
+        tracing::error!(agent = after.name, "{error}");
+    }
+}
+
+impl Supervisor {
+    /// Tells what there is to tell, one state of things after the other, each when it is on record.
+    pub(super) fn publish(&mut self) {
+        loop {
+            let now = Timestamp::now();
+            if let Some(untold) = self.untold.take_if(|it| it.version <= self.recorded || it.by <= now) {
+                self.notify(&untold.snapshot);
+                self.tell(untold.snapshot, untold.happened);
+                if untold.is_read {
+                    self.outlets.notifier.ready();
+                }
+            }
+            if self.untold.is_some() || !std::mem::take(&mut self.afterwards.publish) {
+                return;
+            }
+            let patience = if self.record_error.is_some() { Duration::ZERO } else { RECORD_TIMEOUT };
+            let snapshot = Arc::new(self.snapshot());
+            let is_read = std::mem::take(&mut self.is_read);
+            let errors = std::mem::replace(&mut self.errors, snapshot.errors().clone());
+            self.happened.extend(What::of_errors(&errors, &self.errors));
+            let happened = std::mem::take(&mut self.happened);
+            self.untold = Some(Untold { snapshot, happened, version: self.version, by: now + patience, is_read });
+        }
+    }
+
+    /// Who hears of an event and asks finds what it tells of.
+    pub(super) fn tell(&self, snapshot: Arc<Snapshot>, happened: Vec<What>) {
+        self.outlets.snapshots.send_replace(snapshot);
+        if !happened.is_empty() {
+            self.outlets.happenings.send_modify(|ring| happened.into_iter().for_each(|what| ring.push(what)));
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let statuses = self.agents.values().map(|agent| agent.machine.status()).collect();
+        let state_errors: Vec<&str> = self.state_errors.iter().chain(&self.record_error).map(String::as_str).collect();
+        let errors = Errors {
+            config: self.desired.config_error.clone(),
+            secrets: self.desired.secrets_error.clone(),
+            state: Some(state_errors.join("\n")).filter(|errors| !errors.is_empty()),
+            groups: self.means.trees.groups_error(),
+        };
+        let restarts =
+            self.agents.values().map(|agent| (agent.machine.name().to_string(), agent.launches.restarts())).collect();
+        let facts = Facts { config_read: self.desired.config_read, restarts, ..self.facts.clone() };
+        Snapshot::new(statuses, self.started, errors)
+            .with_groups(self.means.trees.groups())
+            .with_histories(self.outlets.histories.of(self.agents.keys()))
+            .with_launches(self.agents.iter().map(|(key, agent)| (key.clone(), agent.launched())).collect())
+            .with_secrets(Arc::clone(&self.desired.secrets))
+            .with_redactions(Arc::clone(&self.redactions))
+            .with_facts(facts)
+            .with_reading(self.has_read)
+    }
+
+    fn notify(&self, snapshot: &Snapshot) {
+        if !self.outlets.notifier.is_heard() {
+            return;
+        }
+        self.outlets.notifier.status(snapshot.summary());
+        let deadlines = snapshot.agents().iter().filter_map(|agent| agent.deadline);
+        if let Some(Time(deadline)) = deadlines.max().filter(|_| self.course == Course::Stopping) {
+            let left = deadline.duration_since(std::time::SystemTime::now()).unwrap_or_default();
+            self.outlets.notifier.extend(left + CLEAR_TIMEOUT);
+        }
+    }
+
+    pub(super) fn recorded(&mut self, tried: Version, error: Option<String>) {
+        self.recorded = tried;
+        // What is not on record is noted by its launcher alone, until it has waited long enough.
+        if error.is_none() {
+            let noted: Vec<_> = self.to_note.extract_if(.., |(version, ..)| *version <= tried).collect();
+            for (_, key, attempt, command) in noted {
+                self.command(&key, attempt, command);
+            }
+        }
+        if error != self.record_error {
+            if let Some(error) = &error {
+                tracing::error!("{error}; trying again");
+            } else {
+                tracing::info!("the record can be written again");
+            }
+            self.record_error = error;
+            self.afterwards.publish = true;
+        }
+    }
+}
