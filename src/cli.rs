@@ -16,7 +16,7 @@ pub mod watch;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -24,13 +24,11 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::error::{ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use nix::unistd::Uid;
 
 use crate::agent::spec::Workdir;
 use crate::config;
-use crate::daemon::{OnTerminate, Settings};
 use crate::logs::store::Extent;
-use crate::sys::account::Account;
+use crate::settings::{OnTerminate, SYSTEM_API_SOCKET, SYSTEM_CONFIG, Settings, Surroundings, absolute, first_there};
 use crate::sys::log::Detail;
 use crate::text::duration;
 use crate::text::printable::{escaped, escaped_lines};
@@ -224,96 +222,6 @@ pub struct Daemon {
     debug: bool,
 }
 
-/// What of the surroundings decides where things are by default.
-#[derive(Clone, Debug, Default)]
-pub struct Surroundings {
-    root: bool,
-    home: PathBuf,
-    config_home: Option<PathBuf>,
-    runtime_dir: Option<PathBuf>,
-    state_home: Option<PathBuf>,
-    state_directory: Option<OsString>,
-    logs_directory: Option<OsString>,
-    credentials_directory: Option<PathBuf>,
-}
-
-impl Surroundings {
-    /// This process's.
-    pub fn here() -> Self {
-        let home = Account::current().map_or_else(|_| "/".into(), |account| account.home);
-        Self::of(Uid::effective().is_root(), home, |name| std::env::var_os(name))
-    }
-
-    /// Those of a process that is root's or not, whose user has this home, and that has these variables.
-    fn of(root: bool, home: PathBuf, variable: impl Fn(&str) -> Option<OsString>) -> Self {
-        // The XDG base directory specification: paths that are not absolute are to be ignored.
-        let path = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        Self {
-            root,
-            home: path("HOME").unwrap_or(home),
-            config_home: path("XDG_CONFIG_HOME"),
-            runtime_dir: path("XDG_RUNTIME_DIR"),
-            state_home: path("XDG_STATE_HOME"),
-            state_directory: variable("STATE_DIRECTORY").filter(|value| !value.is_empty()),
-            logs_directory: variable("LOGS_DIRECTORY").filter(|value| !value.is_empty()),
-            credentials_directory: path("CREDENTIALS_DIRECTORY"),
-        }
-    }
-
-    fn config(&self) -> PathBuf {
-        if self.root { "/etc/stereos".into() } else { self.own_config().join("agentd") }
-    }
-
-    fn own_config(&self) -> PathBuf {
-        self.config_home.clone().unwrap_or_else(|| self.home.join(".config"))
-    }
-
-    fn state(&self) -> PathBuf {
-        first(self.state_directory.as_ref())
-            .unwrap_or_else(|| if self.root { "/var/lib/agentd".into() } else { self.own_state().join("agentd") })
-    }
-
-    fn logs(&self) -> PathBuf {
-        let own = || if self.root { "/var/log/agentd".into() } else { self.own_state().join("agentd/logs") };
-        first(self.logs_directory.as_ref()).unwrap_or_else(own)
-    }
-
-    fn own_state(&self) -> PathBuf {
-        self.state_home.clone().unwrap_or_else(|| self.home.join(".local/state"))
-    }
-
-    /// Without root. Where nobody made a runtime directory for the user, one of the user's own.
-    fn own_runtime(&self) -> PathBuf {
-        self.runtime_dir.as_ref().map_or_else(|| self.own_state().join("agentd/run"), |path| path.join("agentd"))
-    }
-
-    fn api_socket(&self) -> PathBuf {
-        if self.root { SYSTEM_API_SOCKET.into() } else { self.own_runtime().join("agentd.sock") }
-    }
-
-    fn tmux_socket(&self) -> PathBuf {
-        if self.root { "/run/agentd/tmux.sock".into() } else { self.own_runtime().join("tmux.sock") }
-    }
-
-    fn secret_dir(&self) -> PathBuf {
-        if let Some(credentials) = &self.credentials_directory {
-            credentials.clone()
-        } else if self.root {
-            "/run/stereos/secrets".into()
-        } else {
-            self.config().join("secrets")
-        }
-    }
-}
-
-/// systemd separates several by colons (`systemd.exec(5)`, `RuntimeDirectory=`).
-fn first(directories: Option<&OsString>) -> Option<PathBuf> {
-    std::env::split_paths(directories?).next()
-}
-
-const SYSTEM_API_SOCKET: &str = "/run/stereos/agentd.sock";
-const SYSTEM_CONFIG: &str = "/etc/stereos/jcard.toml";
-
 impl Arguments {
     /// What these words say.
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
@@ -427,15 +335,6 @@ pub(crate) fn name(text: &str) -> Result<String, &'static str> {
     if text.starts_with('-') { Err("write a name, which does not begin with -") } else { Ok(text.to_owned()) }
 }
 
-fn first_there(own: PathBuf, system: &str) -> PathBuf {
-    if own.exists() || !Path::new(system).exists() { own } else { system.into() }
-}
-
-fn absolute(path: &Path) -> PathBuf {
-    // Fails only for an empty path, or when the present directory is gone: what it names then is not there either way.
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
-}
-
 /// The same, where what follows an option is its value whatever it looks like: `-1s` is a wrong value, and no unknown option.
 fn taking_any_value(command: clap::Command) -> clap::Command {
     let command = command.mut_args(|argument| {
@@ -512,6 +411,8 @@ fn with_two_dashes(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsStrin
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn settings(words: &[&str], here: &Surroundings) -> Settings {

@@ -4,21 +4,23 @@
 //! Shutdown: the agents, in parallel and each with its grace period, unless they are left to the next daemon; the API answers until
 //! the last of them is gone; then the sockets go.
 
+mod signals;
+
+use signals::{Signals, obey};
+
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid};
 use tokio::net::UnixListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::agent::machine::Machine;
 use crate::api::{self, Sources};
-use crate::config;
 use crate::contain::tree::Trees;
 use crate::deputy::Deputy;
 use crate::deputy::renderer::Renderers;
@@ -27,9 +29,10 @@ use crate::inputs::{Inputs, News, Nudge};
 use crate::launch::listener;
 use crate::launch::socket_dir::{self, Folder, Keeper};
 use crate::logs::guard::Guard;
-use crate::logs::store::{Extent, Store};
+use crate::logs::store::Store;
 use crate::observe::ring::Ring;
 use crate::observe::snapshot::Snapshot;
+use crate::settings::Settings;
 use crate::state::history::{self, Histories, History};
 use crate::state::key::Key;
 use crate::state::lock::{self, Lock};
@@ -41,12 +44,11 @@ use crate::sys::account::{self, Account};
 use crate::sys::blocking;
 use crate::sys::fd;
 use crate::sys::log;
-use crate::sys::log::Detail;
 use crate::sys::memory;
 use crate::sys::panics;
 use crate::sys::reaper;
 use crate::sys::rlimit;
-use crate::sys::systemd::{self, Job, Notifier};
+use crate::sys::systemd::{self, Notifier};
 use crate::sys::unix_socket::{self, Address, Bound};
 use crate::tmux::{self, Tmux};
 use crate::wire::status::Errors;
@@ -97,56 +99,6 @@ pub enum Error {
         /// The reason.
         source: io::Error,
     },
-}
-
-/// Everything that the command line decides.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// The jcard.
-    pub config: PathBuf,
-    /// The secrets.
-    pub secret_dir: PathBuf,
-    /// The API's socket.
-    pub api_socket: PathBuf,
-    /// The dedicated tmux server's.
-    pub tmux_socket: PathBuf,
-    /// Who starts that server.
-    pub tmux_origin: tmux::Origin,
-    /// Root-only state.
-    pub state_dir: PathBuf,
-    /// What agents print.
-    pub log_dir: PathBuf,
-    /// How much of that is kept.
-    pub log_extent: Extent,
-    /// Whom agents run as; `None` without root and without a wish.
-    pub user: Option<String>,
-    /// Who may use the sockets, under root.
-    pub admin_group: String,
-    /// How often everything is read again.
-    pub resync: Duration,
-    /// Quiet time after a change.
-    pub settle: Duration,
-    /// How long a login shell may take.
-    pub login_timeout: Duration,
-    /// How much is logged.
-    pub detail: Detail,
-    /// How the jcard is read.
-    pub options: config::Options,
-    /// What SIGTERM does.
-    pub on_terminate: OnTerminate,
-}
-
-/// What becomes of the agents when the daemon is terminated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum OnTerminate {
-    /// As systemd is about to do with the daemon: they go on if it is being restarted, else they are stopped. Without systemd they
-    /// are stopped.
-    #[default]
-    Auto,
-    /// They are stopped, each within its grace period; the next daemon starts them afresh.
-    Stop,
-    /// They go on, and the next daemon takes them over.
-    Detach,
 }
 
 /// Runs until SIGTERM or SIGINT has stopped it.
@@ -450,75 +402,6 @@ async fn release(tmux: &Tmux) {
             Ok(false) => tracing::warn!("left the tmux server, which did not answer, because of what else it has"),
             Err(error) => tracing::warn!("{error}"),
         }
-    }
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    fn catch() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
-}
-
-/// Does what signals say, for ever.
-async fn obey(
-    mut signals: Signals,
-    on_terminate: OnTerminate,
-    notifier: Notifier,
-    events: mpsc::UnboundedSender<Event>,
-    nudges: mpsc::Sender<Nudge>,
-) {
-    loop {
-        // Every arm waits for something that comes again.
-        let (signal, event) = tokio::select! {
-            _ = signals.terminate.recv() => {
-                notifier.stopping();
-                ("SIGTERM", if detaches(on_terminate).await { Event::Detach } else { Event::Stop })
-            }
-            _ = signals.interrupt.recv() => {
-                notifier.stopping();
-                ("SIGINT", Event::Stop)
-            }
-            _ = signals.hang_up.recv() => {
-                tracing::info!("SIGHUP: reading everything again");
-                notifier.reloading();
-                let nudges = nudges.clone();
-                // Not to be lost among changes, nor to hold up the next signal.
-                tokio::spawn(async move { nudges.send(Nudge::Now).await });
-                continue;
-            }
-        };
-        let is_detach = matches!(event, Event::Detach);
-        let what = if is_detach { "leaving all agents to the next daemon" } else { "stopping all agents" };
-        tracing::info!("{signal}: {what}");
-        // Nobody listens any more only when the daemon is ending.
-        drop(events.send(event));
-    }
-}
-
-/// Whether the agents are to be left to the next daemon.
-async fn detaches(wish: OnTerminate) -> bool {
-    match wish {
-        OnTerminate::Stop => false,
-        OnTerminate::Detach => true,
-        OnTerminate::Auto if !systemd::is_manager() => false,
-        OnTerminate::Auto => match systemd::job().await {
-            Ok(job) => job == Some(Job::Restart),
-            Err(error) => {
-                // Work that was lost cannot be brought back; agents that go on can be stopped.
-                tracing::error!("{error}; taking this for a restart");
-                true
-            }
-        },
     }
 }
 

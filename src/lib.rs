@@ -36,8 +36,9 @@
 //! | [`supervisor`] | the one loop: event → step → effects → publish; one attempt at a time from the pane to its last process | `agent`, `contain`, `launch`, `logs`, `observe`, `state`, `sys`, `text`, `tmux`, `wire` | decide (that is `agent`); wait for anything but the next event |
 //! | [`api`] | serving it | `agent`, `deputy`, `logs`, `observe`, `sys`, `text`, `tmux`, `wire` | reach anything but what is observed, logs and screens; write |
 //! | [`client`] | asking for it | `sys`, `wire` | know how it is served |
-//! | [`cli`] | verbs, and what they print | `agent`, `client`, `config`, `daemon`, `deputy`, `inputs`, `launch`, `logs`, `sys`, `text`, `tmux`, `wire` | decide anything |
-//! | [`daemon`] | settings, wiring, the order of start and shutdown | `agent`, `api`, `config`, `contain`, `deputy`, `inputs`, `launch`, `logs`, `observe`, `state`, `supervisor`, `sys`, `tmux`, `wire` | hold policy |
+//! | [`settings`] | flags, environment and defaults → `Settings`; every default path | `config`, `logs`, `sys`, `tmux` | act on what they say |
+//! | [`cli`] | verbs, and what they print | `agent`, `client`, `config`, `deputy`, `inputs`, `launch`, `logs`, `settings`, `sys`, `text`, `tmux`, `wire` | decide anything |
+//! | [`daemon`] | wiring, the order of start and shutdown | `agent`, `api`, `contain`, `deputy`, `inputs`, `launch`, `logs`, `observe`, `settings`, `state`, `supervisor`, `sys`, `tmux`, `wire` | hold policy |
 //!
 //! # The processes
 //!
@@ -73,6 +74,7 @@ pub mod inputs;
 pub mod launch;
 pub mod logs;
 pub mod observe;
+pub mod settings;
 pub mod state;
 pub mod supervisor;
 pub mod sys;

@@ -8,13 +8,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use agentd::cli;
-use agentd::cli::{
-    Arguments, Command, Surroundings, attach, check, complete, doctor, events, explain, logs, status, wait, watch,
-};
+use agentd::cli::{Arguments, Command, attach, check, complete, doctor, events, explain, logs, status, wait, watch};
 use agentd::config;
 use agentd::daemon;
 use agentd::deputy;
 use agentd::launch::{self, launcher, login};
+use agentd::settings::Surroundings;
 use agentd::sys::account::Account;
 use agentd::sys::log;
 use agentd::sys::panics;

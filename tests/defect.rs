@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use agentd::config;
-use agentd::daemon::{self, OnTerminate, Settings};
+use agentd::daemon;
 use agentd::logs::store::Extent;
+use agentd::settings::{OnTerminate, Settings};
 use agentd::sys::log;
 use agentd::sys::log::Detail;
 use agentd::tmux;

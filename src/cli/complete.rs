@@ -13,8 +13,9 @@ use clap::CommandFactory;
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use clap_complete::env::{CompleteEnv, Shells};
 
-use super::{Api, Arguments, Places, Surroundings, conclude};
+use super::{Api, Arguments, Places, conclude};
 use crate::client::Client;
+use crate::settings::Surroundings;
 use crate::wire::status::AgentStatus;
 
 /// The variable by which a shell asks.

@@ -14,8 +14,9 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::Whereabouts;
 use super::target::Place;
-use super::{Surroundings, Whereabouts};
+use crate::settings::Surroundings;
 use crate::sys::fd;
 use crate::sys::terminal::{Terminal, wrapped};
 use crate::text::printable::escaped;

@@ -13,8 +13,8 @@ use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::stat::{lstat, major, minor};
 use nix::unistd::Uid;
 
-use crate::cli::{self, SYSTEM_CONFIG, Surroundings, Whereabouts};
-use crate::daemon::Settings;
+use crate::cli::{self, Whereabouts};
+use crate::settings::{SYSTEM_CONFIG, Settings, Surroundings};
 use crate::sys::account::{self, Account};
 use crate::sys::process::{self, Process};
 use crate::sys::procfs;

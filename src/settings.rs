@@ -1,0 +1,165 @@
+//! Where things are, and how the daemon goes about its work: flags, the environment, and the defaults for the rest.
+//!
+//! Every default path is here, and nowhere else.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::unistd::Uid;
+
+use crate::config;
+use crate::logs::store::Extent;
+use crate::sys::account::Account;
+use crate::sys::log::Detail;
+use crate::tmux;
+
+/// Everything that the command line decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The jcard.
+    pub config: PathBuf,
+    /// The secrets.
+    pub secret_dir: PathBuf,
+    /// The API's socket.
+    pub api_socket: PathBuf,
+    /// The dedicated tmux server's.
+    pub tmux_socket: PathBuf,
+    /// Who starts that server.
+    pub tmux_origin: tmux::Origin,
+    /// Root-only state.
+    pub state_dir: PathBuf,
+    /// What agents print.
+    pub log_dir: PathBuf,
+    /// How much of that is kept.
+    pub log_extent: Extent,
+    /// Whom agents run as; `None` without root and without a wish.
+    pub user: Option<String>,
+    /// Who may use the sockets, under root.
+    pub admin_group: String,
+    /// How often everything is read again.
+    pub resync: Duration,
+    /// Quiet time after a change.
+    pub settle: Duration,
+    /// How long a login shell may take.
+    pub login_timeout: Duration,
+    /// How much is logged.
+    pub detail: Detail,
+    /// How the jcard is read.
+    pub options: config::Options,
+    /// What SIGTERM does.
+    pub on_terminate: OnTerminate,
+}
+
+/// What becomes of the agents when the daemon is terminated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnTerminate {
+    /// As systemd is about to do with the daemon: they go on if it is being restarted, else they are stopped. Without systemd they
+    /// are stopped.
+    #[default]
+    Auto,
+    /// They are stopped, each within its grace period; the next daemon starts them afresh.
+    Stop,
+    /// They go on, and the next daemon takes them over.
+    Detach,
+}
+
+/// What of the surroundings decides where things are by default.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    pub(crate) root: bool,
+    pub(crate) home: PathBuf,
+    pub(crate) config_home: Option<PathBuf>,
+    pub(crate) runtime_dir: Option<PathBuf>,
+    pub(crate) state_home: Option<PathBuf>,
+    pub(crate) state_directory: Option<OsString>,
+    pub(crate) logs_directory: Option<OsString>,
+    pub(crate) credentials_directory: Option<PathBuf>,
+}
+
+impl Surroundings {
+    /// This process's.
+    pub fn here() -> Self {
+        let home = Account::current().map_or_else(|_| "/".into(), |account| account.home);
+        Self::of(Uid::effective().is_root(), home, |name| std::env::var_os(name))
+    }
+
+    /// Those of a process that is root's or not, whose user has this home, and that has these variables.
+    pub(crate) fn of(root: bool, home: PathBuf, variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        // The XDG base directory specification: paths that are not absolute are to be ignored.
+        let path = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        Self {
+            root,
+            home: path("HOME").unwrap_or(home),
+            config_home: path("XDG_CONFIG_HOME"),
+            runtime_dir: path("XDG_RUNTIME_DIR"),
+            state_home: path("XDG_STATE_HOME"),
+            state_directory: variable("STATE_DIRECTORY").filter(|value| !value.is_empty()),
+            logs_directory: variable("LOGS_DIRECTORY").filter(|value| !value.is_empty()),
+            credentials_directory: path("CREDENTIALS_DIRECTORY"),
+        }
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        if self.root { "/etc/stereos".into() } else { self.own_config().join("agentd") }
+    }
+
+    fn own_config(&self) -> PathBuf {
+        self.config_home.clone().unwrap_or_else(|| self.home.join(".config"))
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        first(self.state_directory.as_ref())
+            .unwrap_or_else(|| if self.root { "/var/lib/agentd".into() } else { self.own_state().join("agentd") })
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        let own = || if self.root { "/var/log/agentd".into() } else { self.own_state().join("agentd/logs") };
+        first(self.logs_directory.as_ref()).unwrap_or_else(own)
+    }
+
+    fn own_state(&self) -> PathBuf {
+        self.state_home.clone().unwrap_or_else(|| self.home.join(".local/state"))
+    }
+
+    /// Without root. Where nobody made a runtime directory for the user, one of the user's own.
+    fn own_runtime(&self) -> PathBuf {
+        self.runtime_dir.as_ref().map_or_else(|| self.own_state().join("agentd/run"), |path| path.join("agentd"))
+    }
+
+    pub(crate) fn api_socket(&self) -> PathBuf {
+        if self.root { SYSTEM_API_SOCKET.into() } else { self.own_runtime().join("agentd.sock") }
+    }
+
+    pub(crate) fn tmux_socket(&self) -> PathBuf {
+        if self.root { "/run/agentd/tmux.sock".into() } else { self.own_runtime().join("tmux.sock") }
+    }
+
+    pub(crate) fn secret_dir(&self) -> PathBuf {
+        if let Some(credentials) = &self.credentials_directory {
+            credentials.clone()
+        } else if self.root {
+            "/run/stereos/secrets".into()
+        } else {
+            self.config().join("secrets")
+        }
+    }
+}
+
+/// systemd separates several by colons (`systemd.exec(5)`, `RuntimeDirectory=`).
+fn first(directories: Option<&OsString>) -> Option<PathBuf> {
+    std::env::split_paths(directories?).next()
+}
+
+pub(crate) const SYSTEM_API_SOCKET: &str = "/run/stereos/agentd.sock";
+
+pub(crate) const SYSTEM_CONFIG: &str = "/etc/stereos/jcard.toml";
+
+pub(crate) fn first_there(own: PathBuf, system: &str) -> PathBuf {
+    if own.exists() || !Path::new(system).exists() { own } else { system.into() }
+}
+
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    // Fails only for an empty path, or when the present directory is gone: what it names then is not there either way.
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
