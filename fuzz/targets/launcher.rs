@@ -15,7 +15,7 @@ use agentd::launch::{FromLauncher, MAX_FROM_LAUNCHER};
 use agentd::observe::snapshot::Snapshot;
 use agentd::supervisor::attempt::told;
 use agentd::wire::exit_status::ExitStatus;
-use agentd::wire::status::{Errors};
+use agentd::wire::status::Errors;
 use libfuzzer_sys::fuzz_target;
 
 use life::{Life, check_metrics, check_snapshot, declaration};

@@ -17,7 +17,7 @@ use agentd::sys::clock::Timestamp;
 use agentd::text::printable;
 use agentd::wire::events::{Since, What};
 use agentd::wire::exit_status::ExitStatus;
-use agentd::wire::status::{self, AgentStatus, Errors, State, Usage};
+use agentd::wire::status::{AgentStatus, Errors, State, Usage};
 
 /// More is never shown of one agent, beside what was said of it.
 const MOST: usize = 16 << 10;
@@ -82,7 +82,7 @@ impl Life {
                 }
                 Effect::Resume { attempt, .. } => drop(self.under_way.insert(attempt)),
                 Effect::Account(past) => {
-                    let body = status::body(&past);
+                    let body = printable::json_line(&past);
                     assert!(body.len() <= MOST + TIMES * self.said, "{} bytes for {}", body.len(), self.said);
                 }
                 _ => {}
@@ -187,12 +187,13 @@ impl Life {
 pub fn check_snapshot(snapshot: &Snapshot, most: usize) {
     let body = text(&snapshot.agents_body(), most);
     let agents: Vec<AgentStatus> = serde_json::from_str(&body).expect("it is what clients read");
-    assert_eq!(text(&status::body(&agents), most), body, "clients read what was written");
+    assert_eq!(text(printable::json_line(&agents).as_bytes(), most), body, "clients read what was written");
     let now = SystemTime::now();
     let mut shown = vec![table::render(&agents, now, None, false), table::render(&agents, now, Some(80), false)];
     for agent in &agents {
         let whole = snapshot.agent_in_full(&agent.name).expect("it is there");
-        let whole: AgentStatus = serde_json::from_str(&text(&status::body(&whole), most)).expect("likewise");
+        let whole: AgentStatus =
+            serde_json::from_str(&text(printable::json_line(&whole).as_bytes(), most)).expect("likewise");
         shown.push(table::render_history(&whole.history, now, Some(80)));
         shown.push(table::render_history(&whole.history, now, None));
         shown.push(explain::render(&explain::explain(&whole, Vec::new()), now, 80, None));

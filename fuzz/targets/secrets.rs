@@ -15,7 +15,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use agentd::inputs::secrets::{Secrets, read};
+use agentd::agent::secrets::Secrets;
+use agentd::inputs::secrets::read;
 use agentd::sys::exec::MAX_ARGUMENT;
 use agentd::sys::exec::is_variable_name;
 use libfuzzer_sys::fuzz_target;

@@ -8,6 +8,7 @@ use agentd::agent::name::Name;
 use agentd::tmux::parse::{
     Pane, PaneEnd, Session, complaint, escape_argument, escape_format, message, owners, panes, quote, sessions, version,
 };
+use agentd::wire::exit_status::Signal;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
@@ -31,11 +32,14 @@ fuzz_target!(|text: &str| {
         assert!(pane.pid > 1, "{pane:?}");
         let Some(PaneEnd { code, signal, at }) = &pane.end else { continue };
         assert!(code.is_none_or(|code| (0..=255).contains(&code)), "{pane:?}");
-        assert!(signal.is_none_or(|signal| (1..=64).contains(&signal)), "{pane:?}");
+        assert!(signal.is_none_or(|signal| (1..=64).contains(&signal.number())), "{pane:?}");
         let seconds = at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
         let number = |number: Option<i32>| number.map_or_else(String::new, |number| number.to_string());
         let seconds = seconds.map_or_else(String::new, |seconds| seconds.as_secs().to_string());
-        assert_eq!(panes(&format!("{},1,{},{},{seconds}", pane.pid, number(*code), number(*signal))), [pane]);
+        assert_eq!(
+            panes(&format!("{},1,{},{},{seconds}", pane.pid, number(*code), number(signal.map(Signal::number)))),
+            [pane]
+        );
     }
 
     for owner in owners(text) {
