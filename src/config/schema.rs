@@ -42,7 +42,7 @@ pub fn schema() -> Value {
     })
 }
 
-/// The fields of an agent, described in the words of the README's table.
+/// The fields of an agent, described in the words of the table in docs/jcard.md.
 fn fields() -> Value {
     let harnesses: Vec<&str> = HARNESSES.iter().map(|harness| harness.name).collect();
     let text = || json!({ "type": "string", "maxLength": MAX_ARGUMENT });
@@ -58,7 +58,7 @@ fn fields() -> Value {
     };
     json!({
         "extra_packages": { "description": "for other programs" },
-        "name": described(name(), "1 to 64 of `A-Z a-z 0-9 _ -`, unique without regard to case"),
+        "name": described(name(), "1 to 64 of `A-Z a-z 0-9 _ -`, unique regardless of case"),
         "harness": described(
             json!({ "type": "string", "enum": harnesses }),
             "`claude-code`, `opencode`, `gemini-cli`, `codex`, `custom`",
@@ -68,18 +68,18 @@ fn fields() -> Value {
             "a program, or a program and its first arguments; never a shell line",
         ),
         "args": with_default(array(&text()), json!([]), "more arguments, before the prompt"),
-        "prompt": described(text(), "one argument, whatever it contains, up to 131,071 bytes; for everybody on the machine to see"),
+        "prompt": described(text(), "one argument, whatever it contains, up to 131,071 bytes; everybody on the machine can see it"),
         "prompt_file": described(
             text(),
-            "the prompt's text, without the white space around it and a byte order mark; relative to the jcard's folder; read with the agent user's rights only",
+            "the file that holds the prompt, relative to the folder of the jcard; surrounding white space and a byte order mark are removed; read with the rights of the agent user only",
         ),
         "interactive": described(
             json!({ "type": ["boolean", "string"], "maxLength": 0 }),
-            "`false`: it ends when it is done with the prompt; `true`: it stays at its terminal; see [below](#prompts)",
+            "`false`: the agent ends when it has finished the prompt; `true`: it stays at its terminal; see [Prompts](#prompts)",
         ),
         "workdir": described(
             json!({ "type": "string", "maxLength": MAX_ARGUMENT, "pattern": "^($|/|~$|~/)" }),
-            "absolute, or `~/…` in the agent user's home; while it is missing the agent waits",
+            "absolute, or `~/…` in the home of the agent user; the agent waits while it is missing",
         ),
         "session": described(name(), "the tmux session"),
         "env": with_default(
@@ -90,36 +90,36 @@ fn fields() -> Value {
                 "additionalProperties": false,
             }),
             json!({}),
-            "variables, over secrets of the same name",
+            "variables; they override secrets of the same name",
         ),
         "secrets": described(
             array(&json!({ "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" })),
-            "pass only these, and wait until all of them are there",
+            "pass only these secrets, and wait until all of them exist",
         ),
         "restart": with_default(
             json!({ "type": "string", "enum": ["no", "on-failure", "always", ""] }),
             json!("no"),
-            "`no`, `on-failure` (a status other than 0, a signal, an unknown end), `always`",
+            "`no`, `on-failure` (a nonzero status, a signal, or an unknown end), `always`",
         ),
-        "max_restarts": with_default(number(0, None), json!(0), "so many restarts, then the agent has `gave-up`"),
+        "max_restarts": with_default(number(0, None), json!(0), "the number of restarts after which the agent has `gave-up`"),
         "backoff": with_default(
             array(&duration("+")),
             json!(["3s"]),
             "the delay before each restart; the last one repeats",
         ),
         "backoff_reset": described(time(), "after running this long the delays start over"),
-        "timeout": described(time(), "from the first start, restarts included; then the agent is stopped for good"),
-        "grace_period": with_default(time(), json!("30s"), "between SIGINT and SIGKILL, with a second SIGINT half way for what still runs; `0s` kills at once"),
+        "timeout": described(time(), "counted from the first start, restarts included; then the agent is stopped for good"),
+        "grace_period": with_default(time(), json!("30s"), "the time between SIGINT and SIGKILL; halfway, what still runs gets a second SIGINT; `0s` kills at once"),
         "memory": described(
             quantity("integer", "[KkMmGg][Ii]?[Bb]|[Bb]"),
-            "for the agent and all that it starts: `2GiB` (KiB, MiB, GiB, KB, MB, GB)",
+            "the limit for the agent and everything it starts: `2GiB` (KiB, MiB, GiB, KB, MB, GB)",
         ),
-        "pid_limit": with_default(number(0, None), json!(0), "processes and threads, likewise"),
-        "cpu": described(quantity("number", "%"), "processor time, likewise: `\"150%\"` of one, or `1.5`"),
+        "pid_limit": with_default(number(0, None), json!(0), "the limit of processes and threads of the agent and everything it starts"),
+        "cpu": described(quantity("number", "%"), "the limit of processor time of the agent and everything it starts: `\"150%\"` of one processor, or `1.5`"),
         "replicas": with_default(
             number(1, Some(MAX_REPLICAS)),
             json!(1),
-            "so many agents, `name-0`, `name-1`…, in sessions of their own",
+            "this many agents, `name-0`, `name-1`…, each in a session of its own",
         ),
         "type": with_default(
             json!({ "type": "string", "enum": ["native", "sandboxed", ""] }),
@@ -195,10 +195,10 @@ pub(super) mod tests {
         assert!(jsonschema::draft7::meta::is_valid(&schema()));
     }
 
-    /// The rows of the README's table of fields: the field, and what it means.
+    /// The rows of the table of fields in docs/jcard.md: the field, and what it means.
     fn table() -> Vec<(String, String)> {
-        let readme = include_str!("../../README.md");
-        let lines = readme.lines().skip_while(|line| !line.starts_with("| field | type |")).skip(2);
+        let page = include_str!("../../docs/jcard.md");
+        let lines = page.lines().skip_while(|line| !line.starts_with("| field | type |")).skip(2);
         let rows = lines.take_while(|line| line.starts_with('|')).map(|line| {
             let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
             (cells[0].trim_matches('`').to_owned(), cells[3].to_owned())
@@ -207,7 +207,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn its_fields_are_those_that_are_read_and_those_of_the_readme_in_the_same_words() {
+    fn fields_are_those_read_and_those_documented_word_for_word() {
         let schema = schema();
         let described = schema["definitions"]["agent"]["properties"].as_object().unwrap();
         let mut fields: BTreeSet<&str> = described.keys().map(String::as_str).collect();
