@@ -28,8 +28,8 @@ rustPlatform.buildRustPackage {
       ../examples
       # Cargo wants to see every target that Cargo.toml names.
       ../benches
-      # A unit test compares it with the code.
-      ../README.md
+      # Unit tests compare them with the code.
+      ../docs
     ];
   };
   cargoLock.lockFile = ../Cargo.lock;

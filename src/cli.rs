@@ -696,9 +696,9 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_has_every_option_of_the_daemon() {
-        let readme = include_str!("../README.md");
-        let table = readme.split_once("| flag | default for root |").unwrap().1.split("\n\n").next().unwrap();
+    fn the_docs_list_every_option_of_the_daemon() {
+        let page = include_str!("../docs/operations.md");
+        let table = page.split_once("| flag | default for root |").unwrap().1.split("\n\n").next().unwrap();
         let rows = table.lines().filter_map(|row| row.strip_prefix("| `--")?.split(['`', ' ']).next());
         let mut listed: Vec<&str> = rows.collect();
         let command = Arguments::command();

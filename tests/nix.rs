@@ -72,6 +72,10 @@ fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+fn read(page: &str) -> String {
+    fs::read_to_string(Path::new(ROOT).join(page)).unwrap()
+}
+
 #[test]
 fn every_file_parses() {
     if !has("nix-instantiate") {
@@ -84,12 +88,16 @@ fn every_file_parses() {
     files.retain(|file| file.extension().is_some_and(|extension| extension == "nix"));
     assert!(files.len() > 10, "{files:?}");
     let home = TempDir::new().unwrap();
-    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
-    for (number, block) in readme.split("```nix\n").skip(1).enumerate() {
-        let file = home.path().join(format!("block-{number}.nix"));
-        fs::write(&file, block.split("```").next().unwrap()).unwrap();
-        files.push(file);
+    let mut blocks = 0;
+    for page in ["README.md", "docs/nixos.md"] {
+        for block in read(page).split("```nix\n").skip(1) {
+            let file = home.path().join(format!("block-{blocks}.nix"));
+            fs::write(&file, block.split("```").next().unwrap()).unwrap();
+            files.push(file);
+            blocks += 1;
+        }
     }
+    assert!(blocks >= 2, "{blocks}");
     let mut command = Command::new("nix-instantiate");
     text(command.args(["--store", "dummy://", "--parse"]).args(files).env("HOME", home.path()).output().unwrap());
 }
@@ -150,13 +158,12 @@ fn virtual_machine_tests_are_sound_as_far_as_can_be_told() {
 }
 
 #[test]
-fn every_option_is_in_the_readme_as_it_is_in_the_module() {
+fn docs_list_every_option_as_the_module_has_it() {
     if !has("nix") {
         return;
     }
-    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
-    let section = readme.split("\n## ").find(|section| section.starts_with("NixOS\n")).unwrap();
-    let table = section.lines().skip_while(|line| !line.starts_with("| option |"));
+    let page = read("docs/nixos.md");
+    let table = page.lines().skip_while(|line| !line.starts_with("| option |"));
     let rows = table.skip(2).take_while(|line| line.starts_with('|'));
     let told: Vec<String> = rows.map(|row| row.splitn(5, " | ").take(3).collect::<Vec<_>>().join(" | ")).collect();
     assert_eq!(told, evaluate::<Vec<String>>("options"));
@@ -229,15 +236,15 @@ fn build_fails_for_a_jcard_that_would_not_do() {
 }
 
 #[test]
-fn readme_has_the_mount_unit_of_the_module() {
+fn docs_show_the_mount_unit_of_the_module() {
     if !has("nix") {
         return;
     }
-    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let page = read("docs/operations.md");
     let unit = fs::read_to_string(units("{ }").path().join("run-agentd.mount")).unwrap();
     let is_told = |key: &str| {
         let line = unit.lines().find(|line| line.starts_with(&format!("{key}="))).unwrap();
-        readme.contains(&format!("\n    {line}\n"))
+        page.contains(&format!("\n    {line}\n"))
     };
     for key in ["What", "Where", "Type", "Options", "ConditionDirectoryNotEmpty"] {
         assert!(is_told(key), "{key}");

@@ -44,7 +44,7 @@ pub struct Arguments {
 /// What was found out about one thing. Keys may be added, none removed or renamed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What was looked at; see the README for all of them.
+    /// What was looked at; docs/operations.md lists all of them.
     pub name: &'static str,
     /// What to think of it.
     pub result: Verdict,

@@ -362,7 +362,7 @@ impl Jcard {
                 return if is_denied {
                     Check::unknown(NAME, message, who(place, &["root"]))
                 } else {
-                    Check::failure(NAME, message, "write it; the README says how")
+                    Check::failure(NAME, message, "write it; docs/jcard.md says how")
                 };
             }
         };
