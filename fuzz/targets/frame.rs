@@ -10,7 +10,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
-use agentd::launch::{FromLauncher, MAX_FROM_LAUNCHER, MAX_TO_LAUNCHER, ToLauncher};
+use agentd::launch::protocol::{FromLauncher, MAX_FROM_LAUNCHER, MAX_TO_LAUNCHER, ToLauncher};
 use agentd::sys::frame::{Error, Reader, write};
 use agentd::sys::secret_bytes::SecretBytes;
 use libfuzzer_sys::fuzz_target;

@@ -11,7 +11,7 @@ mod life;
 use std::time::{Duration, Instant};
 
 use agentd::agent::machine::{Event, Machine};
-use agentd::launch::{FromLauncher, MAX_FROM_LAUNCHER};
+use agentd::launch::protocol::{FromLauncher, MAX_FROM_LAUNCHER};
 use agentd::observe::snapshot::Snapshot;
 use agentd::supervisor::attempt::told;
 use agentd::wire::exit_status::ExitStatus;

@@ -21,24 +21,19 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::time::TimeVal;
 use nix::unistd::{AccessFlags, Pid, eaccess, getpid, getppid};
 use rustix::process::{WaitOptions, WaitStatus, wait};
-use tokio::net::UnixStream;
-use tokio::net::unix::OwnedWriteHalf;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::daemon_link::{DaemonLink, PATIENCE_WITH_DAEMONS};
 use super::login::{self, Login};
+use super::protocol::{End, Ending, Failure, FromLauncher, Harness, Log, Progress, ToLauncher};
 use super::temporary_dir::{self, Scratch};
 use super::terminal::Terminal;
-use super::{End, Ending, Failure, FromLauncher, Harness, Log, MAX_TO_LAUNCHER, Progress, ToLauncher, WIRE_VERSION};
-use crate::agent::fingerprint::Fingerprint;
 use crate::contain::marker;
 use crate::logs::FileId;
 use crate::logs::writer::Writer;
 use crate::sys::account::Account;
 use crate::sys::clock::Timestamp;
-use crate::sys::fd_passing::Receiver;
-use crate::sys::frame;
-use crate::sys::memory;
 use crate::sys::process::Process;
 use crate::sys::rlimit;
 use crate::text::mask::Mask;
@@ -55,15 +50,6 @@ const CLEANUP: Duration = Duration::from_secs(5);
 
 /// How long it may take to remove what the harness left among temporary files, beside that.
 const REMOVAL: Duration = Duration::from_secs(2);
-
-/// How long a daemon may take to take in a message.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How often the next daemon is looked for when there is none. The API must be true within a second of its start.
-const BETWEEN_DAEMONS: Duration = Duration::from_millis(300);
-
-/// How long a daemon is looked for that says what to launch, or notes how the harness ended. After that tmux has to remember it.
-const PATIENCE_WITH_DAEMONS: Duration = Duration::from_mins(1);
 
 /// The status to exit with when no harness was ever started, as `env(1)` does it. What has ended with it may be done again.
 pub const NOTHING_STARTED: u8 = 125;
@@ -108,7 +94,7 @@ pub fn run(name: &str, attempt: u64, socket: &Path) -> Result<u8, Error> {
 
 async fn live(name: &str, attempt: u64, socket: &Path) -> Result<Ending, Error> {
     let mut signals = Caught::new()?;
-    let mut daemon = Daemon::new(socket, name, attempt);
+    let mut daemon = DaemonLink::new(socket, name, attempt);
     let message = tokio::select! {
         message = timeout(PATIENCE_WITH_DAEMONS, daemon.attend(&Progress::New)) => message.ok(),
         _ = signals.hang_up.recv() => None,
@@ -180,7 +166,7 @@ struct Order {
 async fn start(
     order: Order,
     login: Login,
-    daemon: &mut Daemon,
+    daemon: &mut DaemonLink,
 ) -> Result<(Harness, Terminal, Option<Scratch>), Failure> {
     let workdir = order.workdir.as_path();
     std::env::set_current_dir(workdir)
@@ -275,7 +261,7 @@ async fn attend(
     terminal: &mut Terminal,
     scratch: Option<Scratch>,
     signals: &mut Caught,
-    daemon: &mut Daemon,
+    daemon: &mut DaemonLink,
 ) -> Result<Ending, Error> {
     let pid = Pid::from_raw(harness.pid);
     let server = getppid();
@@ -490,123 +476,6 @@ impl Caught {
     }
 }
 
-/// The connection to the daemon: to this one, or to the one that comes after it.
-struct Daemon {
-    socket: PathBuf,
-    name: String,
-    attempt: u64,
-    /// Of what it was told to launch.
-    fingerprint: Option<Fingerprint>,
-    /// Where what is printed is written.
-    log: Option<Log>,
-    connection: Option<Connection>,
-    /// What has come with its latest message.
-    descriptors: Vec<OwnedFd>,
-}
-
-struct Connection {
-    reader: frame::Reader<Receiver>,
-    writer: OwnedWriteHalf,
-}
-
-impl Connection {
-    /// The next message and the descriptors that have come with it; `None` when there is none any more. Those of a message that does
-    /// not use them must not be taken for the next one's. Cancel-safe.
-    async fn read(&mut self) -> Option<(ToLauncher, Vec<OwnedFd>)> {
-        let message = self.reader.read().await.ok().flatten()?;
-        Some((message, self.reader.source_mut().take_descriptors()))
-    }
-}
-
-impl Daemon {
-    fn new(socket: &Path, name: &str, attempt: u64) -> Self {
-        Self {
-            socket: socket.to_owned(),
-            name: name.to_owned(),
-            attempt,
-            fingerprint: None,
-            log: None,
-            connection: None,
-            descriptors: Vec::new(),
-        }
-    }
-
-    async fn introduce(&mut self, progress: Progress) -> io::Result<()> {
-        let stream = UnixStream::connect(&self.socket).await?;
-        // Before it is told anything, and lest another agent speaks through it. A daemon without root could not find it any more
-        // where /proc is mounted with `hidepid`, and has no agents but its own user's.
-        if stream.peer_cred()?.uid() == 0 {
-            memory::keep_private();
-        }
-        let (reader, writer) = stream.into_split();
-        let reader = frame::Reader::new(Receiver::new(reader), MAX_TO_LAUNCHER);
-        let mut connection = Connection { reader, writer };
-        let hello = FromLauncher::Hello {
-            version: WIRE_VERSION,
-            name: self.name.clone(),
-            attempt: self.attempt,
-            fingerprint: self.fingerprint.clone(),
-            progress,
-            can_move: true,
-            log: self.log,
-        };
-        frame::write(&mut connection.writer, &hello).await.map_err(io::Error::other)?;
-        self.connection = Some(connection);
-        Ok(())
-    }
-
-    /// What has come with its latest message.
-    fn take_descriptors(&mut self) -> Vec<OwnedFd> {
-        std::mem::take(&mut self.descriptors)
-    }
-
-    /// Says it if there is a daemon. That there is none is no reason to stop: the next one will hear how far things have come.
-    async fn say(&mut self, message: &FromLauncher) {
-        if let Some(connection) = &mut self.connection
-            && !matches!(timeout(PATIENCE, frame::write(&mut connection.writer, message)).await, Ok(Ok(())))
-        {
-            self.connection = None;
-        }
-    }
-
-    /// The next message of this daemon or, if it has gone, of the one that comes after it, which is told how far things have come.
-    /// Cancel-safe: a connection that is being made is made again.
-    async fn attend(&mut self, progress: &Progress) -> ToLauncher {
-        loop {
-            if let Some(connection) = &mut self.connection {
-                if let Some((message, descriptors)) = connection.read().await {
-                    self.descriptors = descriptors;
-                    return message;
-                }
-                self.connection = None;
-                // Whoever turned this launcher away at once would do so again.
-                tokio::time::sleep(BETWEEN_DAEMONS).await;
-            } else if !matches!(timeout(PATIENCE, self.introduce(progress.clone())).await, Ok(Ok(()))) {
-                tokio::time::sleep(BETWEEN_DAEMONS).await;
-            }
-        }
-    }
-
-    /// Waits for the order to stop of this daemon. Cancel-safe.
-    async fn interrupted(&mut self) {
-        while let Some(connection) = &mut self.connection {
-            match connection.read().await {
-                Some((ToLauncher::Interrupt | ToLauncher::InterruptAgain | ToLauncher::Unwanted, _)) => return,
-                Some(_) => {}
-                None => self.connection = None,
-            }
-        }
-        // The next one is told what has come of it.
-        std::future::pending::<()>().await;
-    }
-
-    /// Waits until how it ended is on record, or nobody has been there for too long.
-    async fn see_noted(&mut self, progress: &Progress) {
-        let noted = async { while !matches!(self.attend(progress).await, ToLauncher::Noted) {} };
-        let _ = timeout(PATIENCE_WITH_DAEMONS, noted).await;
-    }
-}
-
 /// The words of the command line that starts a launcher, after the executable.
 pub fn command_line(name: &str, attempt: u64, socket: &Path) -> Vec<String> {
     vec![super::COMMAND.to_owned(), name.to_owned(), attempt.to_string(), socket.to_string_lossy().into_owned()]
@@ -617,7 +486,6 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use std::ffi::OsString;
-    use std::os::fd::AsFd;
     use std::os::unix::ffi::OsStringExt;
 
     use super::*;
@@ -638,26 +506,6 @@ mod tests {
         let error = find(OsStr::new("claude"), OsStr::new("/nonexistent")).unwrap_err();
         assert_eq!(error.message, "claude: not found in PATH (/nonexistent)");
         assert_eq!(error.errno, Some(2));
-    }
-
-    #[tokio::test]
-    async fn descriptors_that_a_message_does_not_use_are_not_the_next_ones() {
-        let (near, far) = UnixStream::pair().unwrap();
-        let (_reader, mut sender) = near.into_split();
-        let (reader, writer) = far.into_split();
-        let mut daemon = Daemon::new(Path::new("/nonexistent"), "a", 1);
-        daemon.connection =
-            Some(Connection { reader: frame::Reader::new(Receiver::new(reader), MAX_TO_LAUNCHER), writer });
-        let [one, other] = [(); 2].map(|()| tempfile::tempfile().unwrap());
-        let keep = ToLauncher::Keep { kept_size: 1 };
-        for (message, file) in [(&ToLauncher::Interrupt, &one), (&keep, &other)] {
-            frame::write_with(&mut sender, message, &[file.as_fd(), file.as_fd()]).await.unwrap();
-        }
-        let mut next = async || daemon.attend(&Progress::New).await;
-        assert!(matches!(next().await, ToLauncher::Interrupt));
-        assert!(matches!(next().await, ToLauncher::Keep { .. }));
-        let files: Vec<FileId> = daemon.take_descriptors().iter().map(|file| FileId::of(file).unwrap()).collect();
-        assert_eq!(files, [FileId::of(&other).unwrap(); 2]);
     }
 
     #[test]

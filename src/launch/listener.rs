@@ -19,7 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
 
-use super::{FromLauncher, Log, MAX_FROM_LAUNCHER, Progress, ToLauncher};
+use super::protocol::{FromLauncher, Log, MAX_FROM_LAUNCHER, Progress, ToLauncher};
 use crate::agent::fingerprint::Fingerprint;
 use crate::launch::socket_dir::Keeper;
 use crate::sys::frame;
@@ -259,7 +259,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::launch::WIRE_VERSION;
+    use crate::launch::protocol::WIRE_VERSION;
     use crate::launch::socket_dir::Folder;
     use crate::sys::account::Account;
 

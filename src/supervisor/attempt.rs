@@ -31,10 +31,9 @@ use crate::agent::name::Name;
 use crate::agent::spec::Limits;
 use crate::contain::cgroup::Whose;
 use crate::contain::tree::{self, Tree};
+use crate::launch::launcher as launch_command;
 use crate::launch::listener::Visitor;
-use crate::launch::{
-    End, Ending, Failure, FromLauncher, Harness, Progress, ToLauncher, WIRE_VERSION, launcher as launch_command,
-};
+use crate::launch::protocol::{End, Ending, Failure, FromLauncher, Harness, Progress, ToLauncher, WIRE_VERSION};
 use crate::logs::attempt::Files;
 use crate::logs::guard::Finding;
 use crate::supervisor::services::Services;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use crate::agent::name::Name;
-use crate::launch;
+use crate::launch::protocol;
 use crate::logs::FileId;
 use crate::logs::attempt::{Files, Live};
 use crate::logs::guard::{Finding, Guard, MOST_EXCESSES, Watch};
@@ -90,7 +90,7 @@ impl Keeping {
     }
 
     /// Takes up the files of an attempt that is under way, of which its launcher says this. Answers whether it needs others.
-    pub(super) async fn take_up(&mut self, said: Option<launch::Log>) -> bool {
+    pub(super) async fn take_up(&mut self, said: Option<protocol::Log>) -> bool {
         let (store, agent) = (self.store.clone(), self.agent.clone());
         let open = move || store.live(&agent);
         let taking_up = async {
@@ -108,7 +108,7 @@ impl Keeping {
     }
 
     /// The present files again, if those are others than its launcher says it writes to.
-    pub(super) fn unheard_of(&self, said: Option<launch::Log>) -> Option<Files> {
+    pub(super) fn unheard_of(&self, said: Option<protocol::Log>) -> Option<Files> {
         let live = self.present.as_ref()?.live();
         let is_other = said?.file != FileId::of(&live.text).ok()?;
         is_other.then(|| live.files().ok()).flatten()

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{END_TIMEOUT, RECORD_TIMEOUT, REPORT_TIMEOUT};
 use crate::contain::tree::Tree;
-use crate::launch::ToLauncher;
+use crate::launch::protocol::ToLauncher;
 use crate::logs::attempt::Files;
 use crate::sys::fd::Readable;
 use crate::sys::frame;
