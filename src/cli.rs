@@ -180,6 +180,9 @@ pub struct Whereabouts {
     /// What agents print, one folder each [default: $LOGS_DIRECTORY or /var/log/agentd; without root: $XDG_STATE_HOME/agentd/logs]
     #[arg(long, value_name = "DIR", value_parser = path())]
     log_dir: Option<PathBuf>,
+    /// The program that runs in each agent's pane [default: agentd-launcher beside agentd]
+    #[arg(long, value_name = "PATH", value_parser = path())]
+    launcher: Option<PathBuf>,
     /// Whom agents run as [default: agent; without root: yourself]
     #[arg(long, value_name = "NAME", value_parser = name)]
     user: Option<String>,
@@ -248,6 +251,7 @@ impl Arguments {
             state_dir: or(&whereabouts.state_dir, here.state()),
             log_dir: or(&whereabouts.log_dir, here.logs()),
             log_extent: Extent { size: daemon.log_size, attempts: daemon.log_attempts },
+            launcher: whereabouts.launcher.as_deref().map(absolute),
             user: whereabouts.user.clone(),
             admin_group: whereabouts.admin_group.clone().unwrap_or_else(|| "admin".to_owned()),
             resync: daemon.resync.max(Duration::from_millis(10)),
@@ -263,11 +267,12 @@ impl Arguments {
 impl Whereabouts {
     /// Takes over what is said in `other`.
     fn overlay(&mut self, other: &Self) {
-        let Self { secret_dir, tmux_socket, state_dir, log_dir, user, admin_group } = other.clone();
+        let Self { secret_dir, tmux_socket, state_dir, log_dir, launcher, user, admin_group } = other.clone();
         self.secret_dir = secret_dir.or(self.secret_dir.take());
         self.tmux_socket = tmux_socket.or(self.tmux_socket.take());
         self.state_dir = state_dir.or(self.state_dir.take());
         self.log_dir = log_dir.or(self.log_dir.take());
+        self.launcher = launcher.or(self.launcher.take());
         self.user = user.or(self.user.take());
         self.admin_group = admin_group.or(self.admin_group.take());
     }
@@ -616,6 +621,7 @@ mod tests {
             "tmux-socket",
             "state-dir",
             "log-dir",
+            "launcher",
             "user",
             "admin-group",
             "await-tmux",
@@ -636,6 +642,7 @@ mod tests {
             "tmux-socket",
             "state-dir",
             "log-dir",
+            "launcher",
             "user",
             "admin-group",
             "json",

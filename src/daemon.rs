@@ -26,8 +26,8 @@ use crate::deputy::Deputy;
 use crate::deputy::renderer::Renderers;
 use crate::inputs::assemble::Place;
 use crate::inputs::{Inputs, News, Nudge};
-use crate::launch::listener;
 use crate::launch::socket_dir::{self, Folder, Keeper};
+use crate::launch::{listener, program};
 use crate::logs::guard::Guard;
 use crate::logs::store::Store;
 use crate::observe::ring::Ring;
@@ -38,7 +38,7 @@ use crate::state::key::Key;
 use crate::state::lock::{self, Lock};
 use crate::state::record::{self, Reading, Record, Recorder, Report};
 use crate::supervisor::pacing::Pace;
-use crate::supervisor::services::Services;
+use crate::supervisor::services::{Programs, Services};
 use crate::supervisor::{Event, Outlets, Supervisor};
 use crate::sys::account::{self, Account};
 use crate::sys::blocking;
@@ -88,6 +88,9 @@ pub enum Error {
     /// Nothing can be put on record.
     #[error(transparent)]
     Record(#[from] record::Error),
+    /// Agents cannot be started.
+    #[error(transparent)]
+    Launcher(#[from] program::Error),
     /// The folder of the tmux socket cannot be had.
     #[error(transparent)]
     Folder(#[from] socket_dir::Error),
@@ -105,12 +108,15 @@ pub enum Error {
 pub fn run(settings: &Settings) -> Result<(), Error> {
     let started = Instant::now();
     let failed = |operation| move |source| Error::System { operation, source };
-    panics::ends_this_process(panics::Tell::Log);
+    panics::end_this_process_logged();
     // Whoever started this may have left anything open, and the agent user's processes come of it.
     fd::hand_down_none();
     rlimit::raise_descriptors();
     memory::keep_private();
     let account = agent_account(settings.user.as_deref())?;
+    // Now, not when agents are started one after the other.
+    let launcher = program::find(settings.launcher.as_deref())?;
+    let settings = &Settings { launcher: Some(launcher), ..settings.clone() };
     let group = admin_group(&settings.admin_group)?;
     let mut state_errors = Vec::new();
     let lock = match Lock::take(&settings.state_dir) {
@@ -271,7 +277,9 @@ async fn serve(
     let tmux = the_tmux(settings, deputy.clone(), executable.clone(), &place.account, &record).await;
     let user = place.account.uid;
     let (trouble, troubles) = watch::channel(None);
-    let means = means(settings, &tmux, executable, troubles, user, &store, snapshot.clone());
+    let launcher = settings.launcher.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+    let programs = Programs { launcher, agentd: executable };
+    let means = means(settings, &tmux, programs, troubles, user, &store, snapshot.clone());
     let to_recover = means.trees.clone();
     let Reading { agents, problems } = machines(&record).await.map_err(failed("read the record"))?;
     state_errors.extend(problems.iter().map(ToString::to_string));
@@ -356,7 +364,7 @@ async fn serve(
 fn means(
     settings: &Settings,
     tmux: &Tmux,
-    executable: String,
+    programs: Programs,
     trouble: watch::Receiver<Option<String>>,
     user: Uid,
     store: &Store,
@@ -364,7 +372,7 @@ fn means(
 ) -> Services {
     Services {
         tmux: tmux.clone(),
-        executable,
+        programs,
         launch_socket: socket_dir::launch_socket_beside(&settings.tmux_socket),
         trouble,
         user,

@@ -1,7 +1,7 @@
 //! The launcher: the small parent that every agent has.
 //!
 //! ```text
-//! daemon ── tmux new-session … agentd exec NAME ATTEMPT SOCKET ──▶ pane
+//! daemon ── tmux new-session … agentd-launcher NAME ATTEMPT SOCKET AGENTD ──▶ pane
 //!
 //! launcher                                  daemon
 //!    ── connect ──────────────────────────▶   peer's uid and pid checked
@@ -29,14 +29,17 @@ mod daemon_link;
 pub mod launcher;
 pub mod listener;
 pub mod login;
+pub mod program;
 pub mod protocol;
 pub mod socket_dir;
 pub mod temporary_dir;
 pub mod terminal;
 pub mod traces;
 
-/// The hidden command that is the launcher.
-pub const COMMAND: &str = "exec";
+/// The hidden command that was the launcher before that had a program of its own, and still is one, for two callers: a daemon of an
+/// earlier build, whose executable was replaced while it runs, starts agents with it until it is restarted; and who has tmux start
+/// again what an old pane ran (`respawn-pane`) learns from it that nobody expects this launcher.
+pub const FORMER_COMMAND: &str = "exec";
 
 /// The hidden command that is an operator's shell beside the pane of an agent that has ended.
 pub const SHELL_COMMAND: &str = "shell";

@@ -47,7 +47,7 @@
 //!  ├─ agentd deputy (agent user)    tmux clients, prompt files, working directories
 //!  └┄ launch socket ┄┐
 //! tmux server (agent user)
-//!  └─ agentd exec NAME ATTEMPT      one launcher for each agent, in its pane
+//!  └─ agentd-launcher NAME ATTEMPT  one launcher for each agent, in its pane, without an async runtime
 //!      └─ the harness                 on a terminal of its own, relayed to the pane and written to its log
 //! ```
 //!

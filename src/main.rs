@@ -12,7 +12,7 @@ use agentd::cli::{Arguments, Command, attach, check, complete, doctor, events, e
 use agentd::config;
 use agentd::daemon;
 use agentd::deputy;
-use agentd::launch::{self, launcher, login};
+use agentd::launch::{self, launcher, login, temporary_dir};
 use agentd::settings::Surroundings;
 use agentd::sys::account::Account;
 use agentd::sys::log;
@@ -67,28 +67,21 @@ fn main() -> ExitCode {
 fn helper(words: &[OsString]) -> Option<ExitCode> {
     let rest: Vec<&OsString> = words.iter().skip(2).collect();
     Some(match (words.get(1)?.to_str()?, rest.as_slice()) {
-        (launch::COMMAND, [name, attempt, socket]) => {
+        (launch::FORMER_COMMAND, [name, attempt, socket]) => {
             let (name, attempt) = (name.to_str()?, attempt.to_str()?.parse().ok()?);
-            panics::ends_this_process(panics::Tell::StandardError);
-            match launcher::run(name, attempt, Path::new(socket)) {
-                Ok(code) => ExitCode::from(code),
-                Err(error) => {
-                    complain(&error.to_string());
-                    ExitCode::from(error.exit_code())
-                }
-            }
+            panics::end_this_process();
+            launcher::conclude(launcher::run(name, attempt, Path::new(socket), &std::env::current_exe().ok()?))
         }
         (launch::SHELL_COMMAND, []) => match Account::current() {
             Ok(account) => complain(&format!("failed to start a shell: {}", login::become_shell(&account))),
             Err(error) => complain(&error.to_string()),
         },
-        (login::SHELL_COMMAND, [marker]) => match Account::current() {
-            Ok(account) => {
-                complain(&format!("failed to start the login shell: {}", login::become_login_shell(&account, marker)))
-            }
-            Err(error) => complain(&error.to_string()),
-        },
+        (login::SHELL_COMMAND, [marker]) => conclude(login::become_login_shell(marker, &mut io::stdout().lock())),
         (window_size::COMMAND, [server, socket]) => conclude(window_size::fit(server, socket)),
+        (temporary_dir::REMOVE_COMMAND, [base, socket, agent]) => {
+            temporary_dir::remove_left(Path::new(base), Path::new(socket), agent.to_str()?);
+            ExitCode::SUCCESS
+        }
         (login::PRINT_COMMAND, [marker]) => conclude(login::print_environment(marker, &mut io::stdout().lock())),
         (deputy::COMMAND, [user, uid]) => {
             conclude(deputy::run(user.to_str()?, Uid::from_raw(uid.to_str()?.parse().ok()?)))

@@ -33,6 +33,8 @@ pub struct Settings {
     pub log_dir: PathBuf,
     /// How much of that is kept.
     pub log_extent: Extent,
+    /// The launcher's program; `None` for the one beside agentd.
+    pub launcher: Option<PathBuf>,
     /// Whom agents run as; `None` without root and without a wish.
     pub user: Option<String>,
     /// Who may use the sockets, under root.

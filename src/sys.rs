@@ -11,6 +11,7 @@ pub mod inheritance;
 pub mod log;
 pub mod memory;
 pub mod panics;
+pub mod poll;
 pub mod process;
 pub mod procfs;
 pub mod rate_limit;

@@ -44,6 +44,7 @@ fn settings(folder: &Path) -> Settings {
         state_dir: folder.join("state"),
         log_dir: folder.join("log"),
         log_extent: Extent { size: 1 << 20, attempts: 1 },
+        launcher: Some(env!("CARGO_BIN_EXE_agentd-launcher").into()),
         user: is_root.then(|| "nobody".to_owned()),
         admin_group: "root".to_owned(),
         resync: Duration::from_secs(5),

@@ -56,7 +56,7 @@ pub enum Error {
 
 /// Becomes `user`, who must have that uid, and answers requests on standard input, which is a socket, until that closes.
 pub fn run(user: &str, uid: Uid) -> Result<(), Error> {
-    panics::ends_this_process(panics::Tell::StandardError);
+    panics::end_this_process();
     let account = match become_deputy(user, uid) {
         Ok(account) => account,
         Err(error) => {

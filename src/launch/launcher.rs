@@ -3,40 +3,45 @@
 //! It leads the pane's session, and the harness one of its own, on a [terminal](super::terminal) of its own. It survives whatever
 //! can be caught, and it is the reaper of all its descendants, so that none of them gets out of its sight by forking twice.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::time::TimeVal;
 use nix::unistd::{AccessFlags, Pid, eaccess, getpid, getppid};
 use rustix::process::{WaitOptions, WaitStatus, wait};
-use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
-use tokio::time::{Instant, sleep_until, timeout};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGTERM, SIGWINCH};
 
-use super::daemon_link::{DaemonLink, PATIENCE_WITH_DAEMONS};
-use super::login::{self, Login};
+use super::daemon_link::{DaemonLink, PATIENCE_WITH_DAEMONS, Said, readable};
+use super::login::{self, Asked, Login};
 use super::protocol::{End, Ending, Failure, FromLauncher, Harness, Log, Progress, ToLauncher};
 use super::temporary_dir::{self, Scratch};
 use super::terminal::Terminal;
 use crate::contain::marker;
 use crate::logs::FileId;
 use crate::logs::writer::Writer;
-use crate::sys::account::Account;
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Process;
-use crate::sys::rlimit;
+use crate::sys::secret_bytes::SecretBytes;
+use crate::sys::{poll, rlimit};
 use crate::text::mask::Mask;
+use crate::text::printable::escaped_lines;
 use crate::wire::exit_status::ExitStatus;
 
 /// How long a harness may take to end once its terminal has gone away.
@@ -79,71 +84,116 @@ impl Error {
     }
 }
 
-/// The launcher for one attempt of one agent. Returns the status to exit with, or does not return: it ends the way the harness
-/// ended.
-pub fn run(name: &str, attempt: u64, socket: &Path) -> Result<u8, Error> {
+/// The launcher for one attempt of one agent, which has `agentd` log the agent user in. Returns the status to exit with, or does not
+/// return: it ends the way the harness ended.
+pub fn run(name: &str, attempt: u64, socket: &Path, agentd: &Path) -> Result<u8, Error> {
     umask(Mode::from_bits_truncate(0o022));
     rlimit::restore_descriptors();
     nix::sys::prctl::set_child_subreaper(true).map_err(io::Error::from)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(live(name, attempt, socket));
-    // A terminal that never answered leaves a thread behind that reads from it.
-    runtime.shutdown_background();
-    Ok(end_like(&result?))
+    Ok(end_like(&live(name, attempt, socket, agentd)?))
 }
 
-async fn live(name: &str, attempt: u64, socket: &Path) -> Result<Ending, Error> {
+/// Ends with that, and says what went wrong where the operator sees it.
+pub fn conclude(result: Result<u8, Error>) -> ExitCode {
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            // Where standard error is closed there is nobody to tell.
+            let _ = writeln!(io::stderr(), "agentd: {}", escaped_lines(&error.to_string()));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn live(name: &str, attempt: u64, socket: &Path, agentd: &Path) -> Result<Ending, Error> {
     let mut signals = Caught::new()?;
     let mut daemon = DaemonLink::new(socket, name, attempt);
-    let message = tokio::select! {
-        message = timeout(PATIENCE_WITH_DAEMONS, daemon.attend(&Progress::New)) => message.ok(),
-        _ = signals.hang_up.recv() => None,
-    };
-    let Some(ToLauncher::Launch { arguments, environment, workdir, fingerprint, secrets, kept_size, login_patience }) =
-        message
-    else {
-        return Err(Error::Unwanted);
-    };
-    daemon.fingerprint = Some(fingerprint);
-    let log = kept_size.and_then(|size| {
-        let [text, index] = daemon.take_descriptors().try_into().ok()?;
-        let secrets = secrets
-            .iter()
-            .filter_map(|name| environment.get(name))
-            .map(crate::sys::secret_bytes::SecretBytes::as_slice);
-        Some(Writer::new(text, index, size, Mask::new(secrets)))
-    });
-    daemon.log = log.as_ref().and_then(written_to);
-    let workdir = PathBuf::from(OsStr::from_bytes(workdir.as_slice()));
-    let order = Order { arguments, environment, workdir, log };
+    let (order, login_patience) = await_order(&mut daemon, &mut signals)?.ok_or(Error::Unwanted)?;
     // Not before: what this process starts until then is not known for the agent's.
-    let login = tokio::select! {
-        login = log_in(&order, login_patience.unwrap_or(login::PATIENCE)) => login,
-        () = daemon.interrupted() => Err(not_yet("it was stopped before it started".to_owned())),
-        // Nobody is there to be told of anything that is started now.
-        _ = signals.hang_up.recv() => Err(not_yet("its pane was closed before it started".to_owned())),
-    };
-    let started = match login {
-        Ok(login) => start(order, login, &mut daemon).await,
-        Err(failure) => Err(failure),
+    let started = match log_in(&order, agentd, login_patience, &mut daemon, &mut signals)? {
+        Ok(login) => start(order, login, &mut daemon),
+        Err(failure) => {
+            drop(order);
+            Err(failure)
+        }
     };
     match started {
         Ok((harness, mut terminal, scratch)) => {
-            daemon.say(&FromLauncher::Started(harness)).await;
-            attend(harness, &mut terminal, scratch, &mut signals, &mut daemon).await
+            daemon.say(&FromLauncher::Started(harness));
+            attend(harness, &mut terminal, scratch, &mut signals, &mut daemon)
         }
         Err(failure) => {
-            daemon.say(&FromLauncher::Failed(failure.clone())).await;
-            daemon.see_noted(&Progress::Failed(failure.clone())).await;
+            daemon.say(&FromLauncher::Failed(failure.clone()));
+            daemon.see_noted(&Progress::Failed(failure.clone()));
             Err(Error::Harness(failure))
         }
     }
 }
 
-async fn log_in(order: &Order, patience: Duration) -> Result<Login, Failure> {
-    let account = Account::current().map_err(|gone| not_yet(gone.to_string()))?;
-    let login = login::log_in(&account, order.environment.get(marker::VARIABLE), patience).await;
-    login.map_err(|error| not_yet(error.to_string()))
+/// What to launch, and how long the login may take; `None` if nobody says it in time, or the pane has gone.
+fn await_order(daemon: &mut DaemonLink, signals: &mut Caught) -> io::Result<Option<(Order, Duration)>> {
+    let limit = Instant::now() + PATIENCE_WITH_DAEMONS;
+    while Instant::now() < limit && !signals.hang_up.has_come() {
+        if let Some((message, files)) = daemon.receive(Some(&Progress::New)) {
+            return Ok(ordered(message, files, daemon));
+        }
+        let until = daemon.due().map_or(limit, |due| due.min(limit));
+        let mut descriptors: Vec<PollFd> =
+            [readable(Some(signals.descriptor())), readable(daemon.descriptor())].into_iter().flatten().collect();
+        poll::wait(&mut descriptors, Some(until))?;
+        signals.take_in();
+    }
+    Ok(None)
+}
+
+fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) -> Option<(Order, Duration)> {
+    let ToLauncher::Launch { arguments, environment, workdir, fingerprint, secrets, kept_size, login_patience } =
+        message
+    else {
+        return None;
+    };
+    daemon.fingerprint = Some(fingerprint);
+    let log = kept_size.and_then(|size| {
+        let [text, index] = files.try_into().ok()?;
+        let secrets = secrets.iter().filter_map(|name| environment.get(name)).map(SecretBytes::as_slice);
+        Some(Writer::new(text, index, size, Mask::new(secrets)))
+    });
+    daemon.log = log.as_ref().and_then(written_to);
+    let workdir = PathBuf::from(OsStr::from_bytes(workdir.as_slice()));
+    Some((Order { arguments, environment, workdir, log }, login_patience.unwrap_or(login::PATIENCE)))
+}
+
+/// The inner result says why there is none.
+fn log_in(
+    order: &Order,
+    agentd: &Path,
+    patience: Duration,
+    daemon: &mut DaemonLink,
+    signals: &mut Caught,
+) -> io::Result<Result<Login, Failure>> {
+    let mut asked = match Asked::begin(agentd, order.environment.get(marker::VARIABLE), patience) {
+        Ok(asked) => asked,
+        Err(error) => return Ok(Err(not_yet(error.to_string()))),
+    };
+    loop {
+        if let Some(login) = asked.take_in() {
+            return Ok(login.map_err(|error| not_yet(error.to_string())));
+        }
+        // The next daemon is told what has come of it.
+        while let Some((message, _)) = daemon.receive(None) {
+            if matches!(message, ToLauncher::Interrupt | ToLauncher::InterruptAgain | ToLauncher::Unwanted) {
+                return Ok(Err(not_yet("it was stopped before it started".to_owned())));
+            }
+        }
+        if signals.hang_up.has_come() {
+            // Nobody is there to be told of anything that is started now.
+            return Ok(Err(not_yet("its pane was closed before it started".to_owned())));
+        }
+        let descriptors = [Some(signals.descriptor()), daemon.descriptor(), Some(asked.descriptor())].map(readable);
+        let mut descriptors: Vec<PollFd> = descriptors.into_iter().flatten().collect();
+        poll::wait(&mut descriptors, Some(asked.limit()))?;
+        signals.take_in();
+    }
 }
 
 /// It may be otherwise for the next try.
@@ -156,18 +206,15 @@ fn written_to(log: &Writer) -> Option<Log> {
 }
 
 struct Order {
-    arguments: Vec<crate::sys::secret_bytes::SecretBytes>,
-    environment: std::collections::BTreeMap<String, crate::sys::secret_bytes::SecretBytes>,
+    arguments: Vec<SecretBytes>,
+    environment: BTreeMap<String, SecretBytes>,
     workdir: PathBuf,
     log: Option<Writer>,
 }
 
 /// Starts the harness, and answers when it did. Of the order, secrets and all, only the log is left when this returns.
-async fn start(
-    order: Order,
-    login: Login,
-    daemon: &mut DaemonLink,
-) -> Result<(Harness, Terminal, Option<Scratch>), Failure> {
+#[expect(clippy::needless_pass_by_value, reason = "nothing of the login is left either")]
+fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<(Harness, Terminal, Option<Scratch>), Failure> {
     let workdir = order.workdir.as_path();
     std::env::set_current_dir(workdir)
         .map_err(|error| failure(&format!("the workdir {} cannot be entered", workdir.display()), &error))
@@ -191,7 +238,9 @@ async fn start(
     let mut faults: Vec<String> = login.warning.iter().cloned().collect();
     let mut scratch = None;
     if !order.environment.contains_key(temporary_dir::VARIABLE) {
-        match Scratch::make(of_login(temporary_dir::VARIABLE), &daemon.socket, &daemon.name) {
+        let base = of_login(temporary_dir::VARIABLE);
+        temporary_dir::begin_removal_of_left(base, &daemon.socket, &daemon.name);
+        match Scratch::make(base, &daemon.socket, &daemon.name) {
             Ok(made) => {
                 command.env(temporary_dir::VARIABLE, made.path());
                 scratch = Some(made);
@@ -200,7 +249,7 @@ async fn start(
         }
     }
     if !faults.is_empty() {
-        daemon.say(&FromLauncher::Environment(faults.join("; "))).await;
+        daemon.say(&FromLauncher::Environment(faults.join("; ")));
     }
     command.envs(order.environment.iter().map(|(name, value)| (name, OsStr::from_bytes(value.as_slice()))));
     let terminal = Terminal::open(order.log)
@@ -256,78 +305,136 @@ fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
 }
 
 /// Until the harness has ended, has been reported, and has left nothing behind.
-async fn attend(
+fn attend(
     harness: Harness,
     terminal: &mut Terminal,
     scratch: Option<Scratch>,
     signals: &mut Caught,
     daemon: &mut DaemonLink,
 ) -> Result<Ending, Error> {
-    let pid = Pid::from_raw(harness.pid);
     let server = getppid();
     // What ends like a crashed harness must not leave a core of its own.
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
-    let running = Progress::Running(harness);
-    let mut interrupts = 0;
-    let mut hung_up: Option<Instant> = None;
-    let status = loop {
-        if let Some(status) = reap(pid) {
-            break status;
-        }
-        tokio::select! {
-            _ = signals.child.recv() => {}
-            _ = signals.terminate.recv() => { let _ = kill(pid, Signal::SIGTERM); }
-            _ = signals.hang_up.recv() => {
-                if hung_up.is_none() && pane_is_gone() {
-                    hung_up = Some(Instant::now() + AFTER_HANGUP);
-                    // As the kernel does it. What is stopped could not end.
-                    signal_foreground(pid, terminal, Signal::SIGHUP);
-                    signal_foreground(pid, terminal, Signal::SIGCONT);
-                }
-            }
-            _ = signals.window.recv() => terminal.resize(),
-            error = terminal.relay() => daemon.say(&not_logged(&error)).await,
-            message = daemon.attend(&running) => {
-                let wanted = match message {
-                    ToLauncher::Interrupt => 1,
-                    ToLauncher::InterruptAgain => 2,
-                    ToLauncher::Keep { kept_size } => {
-                        if let Ok([text, index]) = <[OwnedFd; 2]>::try_from(daemon.take_descriptors()) {
-                            daemon.log = terminal.move_log(text, index, kept_size).and_then(written_to);
-                        }
-                        0
-                    }
-                    _ => 0,
-                };
-                // A stop is one SIGINT and another one, however many daemons have a part in it.
-                if interrupts < wanted {
-                    interrupts = wanted;
-                    signal_foreground(pid, terminal, Signal::SIGINT);
-                }
-            }
-            () = sleep_until(hung_up.unwrap_or_else(Instant::now)), if hung_up.is_some() => {
-                let _ = kill(pid, Signal::SIGKILL);
-                hung_up = Some(Instant::now() + AFTER_HANGUP);
-            }
-        }
-    };
+    let (status, has_hung_up) = see_end(harness, terminal, signals, daemon)?;
     let at = Timestamp::now().boot();
     if let Err(error) = terminal.collect() {
-        daemon.say(&not_logged(&error)).await;
+        daemon.say(&not_logged(&error));
     }
-    let ending = if hung_up.is_some() || pane_is_gone() { Ending::Cause(who_hung_up(server).await) } else { status };
+    let ending = if has_hung_up || pane_is_gone() { Ending::Cause(who_hung_up(server)) } else { status };
     let end = end(ending.clone(), at);
-    daemon.say(&FromLauncher::Ended(end.clone())).await;
-    clean_up(signals).await;
-    // Nobody uses it any more. One that takes long is removed by the next launcher.
-    let removal = tokio::task::spawn_blocking(move || drop(scratch));
+    daemon.say(&FromLauncher::Ended(end.clone()));
+    clean_up(signals);
+    let removal = remove(scratch);
     // What was left printed, too.
     let _ = terminal.collect();
     // One that does not answer has shown what it will ever show.
-    let _ = timeout(DRAIN, terminal.finish(&last_words(&ending))).await;
-    let _ = timeout(REMOVAL, removal).await;
-    daemon.see_noted(&Progress::Ended { harness, end }).await;
+    terminal.finish(&last_words(&ending), Instant::now() + DRAIN);
+    // It has ended when the other end is gone.
+    let _ = removal.recv_timeout(REMOVAL);
+    daemon.see_noted(&Progress::Ended { harness, end });
     Ok(ending)
+}
+
+/// Attends to everything until the harness has ended. Answers how, and whether its terminal had gone away before.
+fn see_end(
+    harness: Harness,
+    terminal: &mut Terminal,
+    signals: &mut Caught,
+    daemon: &mut DaemonLink,
+) -> io::Result<(Ending, bool)> {
+    let pid = Pid::from_raw(harness.pid);
+    let running = Progress::Running(harness);
+    let mut interrupts = 0;
+    let mut hung_up: Option<Instant> = None;
+    // The first look at the daemon is for what came while the harness was started.
+    let mut is_heard = true;
+    loop {
+        // Whatever signal was handled: it costs little, and none is missed.
+        if let Some(status) = reap(pid) {
+            return Ok((status, hung_up.is_some()));
+        }
+        if signals.terminate.has_come() {
+            let _ = kill(pid, Signal::SIGTERM);
+        }
+        if signals.hang_up.has_come() && hung_up.is_none() && pane_is_gone() {
+            hung_up = Some(Instant::now() + AFTER_HANGUP);
+            // As the kernel does it. What is stopped could not end.
+            signal_foreground(pid, terminal, Signal::SIGHUP);
+            signal_foreground(pid, terminal, Signal::SIGCONT);
+        }
+        if signals.window.has_come() {
+            terminal.resize();
+        }
+        if hung_up.is_some_and(|limit| limit <= Instant::now()) {
+            let _ = kill(pid, Signal::SIGKILL);
+            hung_up = Some(Instant::now() + AFTER_HANGUP);
+        }
+        if is_heard && let Some((message, files)) = daemon.receive(Some(&running)) {
+            // A stop is one SIGINT and another one, however many daemons have a part in it.
+            let wanted = obey((message, files), terminal, daemon);
+            if interrupts < wanted {
+                interrupts = wanted;
+                signal_foreground(pid, terminal, Signal::SIGINT);
+            }
+        }
+        let ready = await_something(terminal, signals, daemon, hung_up)?;
+        is_heard = !ready.daemon.is_empty() || daemon.due().is_some_and(|due| due <= Instant::now());
+        if let Err(error) = terminal.relay(ready.terminal) {
+            daemon.say(&not_logged(&error));
+        }
+    }
+}
+
+/// What is ready.
+struct Ready {
+    daemon: PollFlags,
+    terminal: [PollFlags; 2],
+}
+
+fn await_something(
+    terminal: &Terminal,
+    signals: &mut Caught,
+    daemon: &DaemonLink,
+    hung_up: Option<Instant>,
+) -> io::Result<Ready> {
+    let [other, pane] = terminal.interest();
+    let mut descriptors = [readable(Some(signals.descriptor())), readable(daemon.descriptor()), other, pane];
+    let mut present: Vec<PollFd> = descriptors.iter().flatten().cloned().collect();
+    poll::wait(&mut present, daemon.due().into_iter().chain(hung_up).min())?;
+    let mut events = present.iter().map(|descriptor| descriptor.revents().unwrap_or(PollFlags::empty()));
+    let [_, daemon, other, pane] = descriptors
+        .each_mut()
+        .map(|descriptor| descriptor.as_ref().and_then(|_| events.next()).unwrap_or(PollFlags::empty()));
+    drop(events);
+    signals.take_in();
+    Ok(Ready { daemon, terminal: [other, pane] })
+}
+
+/// Does what the daemon says; answers how many SIGINT it wants.
+fn obey((message, files): Said, terminal: &mut Terminal, daemon: &mut DaemonLink) -> u8 {
+    match message {
+        ToLauncher::Interrupt => 1,
+        ToLauncher::InterruptAgain => 2,
+        ToLauncher::Keep { kept_size } => {
+            if let Ok([text, index]) = <[OwnedFd; 2]>::try_from(files) {
+                daemon.log = terminal.move_log(text, index, kept_size).and_then(written_to);
+            }
+            0
+        }
+        _ => 0,
+    }
+}
+
+/// Removes it beside everything else; what is answered is closed when that is done. Nobody uses it any more. One that takes long is
+/// removed by the next launcher. Where there is no thread to be had, it is removed here.
+fn remove(scratch: Option<Scratch>) -> mpsc::Receiver<()> {
+    let (done, is_done) = mpsc::channel();
+    let work = move || {
+        drop(scratch);
+        drop(done);
+    };
+    let _ = std::thread::Builder::new().spawn(work);
+    is_done
 }
 
 fn not_logged(error: &io::Error) -> FromLauncher {
@@ -389,21 +496,21 @@ fn signal_foreground(harness: Pid, terminal: &Terminal, signal: Signal) {
 fn pane_is_gone() -> bool {
     let stdin = io::stdin();
     let mut descriptors = [PollFd::new(std::os::fd::AsFd::as_fd(&stdin), PollFlags::empty())];
-    poll(&mut descriptors, PollTimeout::ZERO).is_ok()
+    nix::poll::poll(&mut descriptors, PollTimeout::ZERO).is_ok()
         && descriptors[0].revents().is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
 }
 
 /// A server that died has closed the terminal before it is seen to be dead.
-async fn who_hung_up(server: Pid) -> String {
+fn who_hung_up(server: Pid) -> String {
     let limit = Instant::now() + Duration::from_millis(200);
     while getppid() == server && Instant::now() < limit {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        std::thread::sleep(Duration::from_millis(5));
     }
     if getppid() == server { "its tmux session was closed".to_owned() } else { "the tmux server died".to_owned() }
 }
 
 /// Kills what the harness left behind, until this process has no children any more.
-async fn clean_up(signals: &mut Caught) {
+fn clean_up(signals: &mut Caught) {
     let limit = Instant::now() + CLEANUP;
     let Ok(own) = Process::open(getpid().as_raw()) else { return };
     loop {
@@ -418,7 +525,9 @@ async fn clean_up(signals: &mut Caught) {
         if Instant::now() > limit {
             return;
         }
-        let _ = timeout(Duration::from_millis(100), signals.child.recv()).await;
+        let soon = Instant::now() + Duration::from_millis(100);
+        let _ = poll::wait(&mut [PollFd::new(signals.descriptor(), PollFlags::POLLIN)], Some(soon));
+        signals.take_in();
     }
 }
 
@@ -452,33 +561,61 @@ fn end_like(ending: &Ending) -> u8 {
 /// The signals that are caught: all that can be. What is caught here has its default disposition in the harness, whatever this
 /// process was started with (`execve(2)`: handlers are reset, ignored signals stay ignored), and does nothing to this process.
 struct Caught {
-    child: Signals,
-    terminate: Signals,
-    hang_up: Signals,
-    window: Signals,
+    /// Readable when one of those below has come, or a child has ended.
+    woken: UnixStream,
+    terminate: Flag,
+    hang_up: Flag,
+    window: Flag,
+}
+
+/// Whether a signal has come.
+struct Flag(Arc<AtomicBool>);
+
+impl Flag {
+    /// Since the last time that this was asked.
+    fn has_come(&self) -> bool {
+        self.0.swap(false, Ordering::SeqCst)
+    }
 }
 
 impl Caught {
     fn new() -> io::Result<Self> {
         const LAST_STANDARD: i32 = 31;
+        let ignored = Arc::new(AtomicBool::new(false));
         for number in 1..=LAST_STANDARD {
             // The few that cannot be caught (SIGKILL, SIGSTOP) or must not be (SIGSEGV and its like) cannot have been ignored.
             if !signal_hook::consts::FORBIDDEN.contains(&number) {
-                let _ = signal(SignalKind::from_raw(number))?;
+                signal_hook::flag::register(number, Arc::clone(&ignored))?;
             }
         }
-        Ok(Self {
-            child: signal(SignalKind::child())?,
-            terminate: signal(SignalKind::terminate())?,
-            hang_up: signal(SignalKind::hangup())?,
-            window: signal(SignalKind::window_change())?,
-        })
+        let (woken, waker) = UnixStream::pair()?;
+        woken.set_nonblocking(true)?;
+        let catch = |number| {
+            let flag = Arc::new(AtomicBool::new(false));
+            // In this order: who is woken finds the flag set.
+            signal_hook::flag::register(number, Arc::clone(&flag))?;
+            signal_hook::low_level::pipe::register(number, waker.try_clone()?)?;
+            io::Result::Ok(Flag(flag))
+        };
+        catch(SIGCHLD)?;
+        let (terminate, hang_up, window) = (catch(SIGTERM)?, catch(SIGHUP)?, catch(SIGWINCH)?);
+        Ok(Self { woken, terminate, hang_up, window })
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.woken.as_fd()
+    }
+
+    /// To be called when it was waited for, and before flags are asked.
+    fn take_in(&mut self) {
+        let mut buffer = [0; 64];
+        while self.woken.read(&mut buffer).is_ok_and(|count| count > 0) {}
     }
 }
 
-/// The words of the command line that starts a launcher, after the executable.
-pub fn command_line(name: &str, attempt: u64, socket: &Path) -> Vec<String> {
-    vec![super::COMMAND.to_owned(), name.to_owned(), attempt.to_string(), socket.to_string_lossy().into_owned()]
+/// The words of the command line that starts a launcher, after the program.
+pub fn command_line(name: &str, attempt: u64, socket: &Path, agentd: &str) -> [String; 4] {
+    [name.to_owned(), attempt.to_string(), socket.to_string_lossy().into_owned(), agentd.to_owned()]
 }
 
 #[cfg(test)]

@@ -1,26 +1,33 @@
 //! The environment that the agent user's login shell gives.
 //!
-//! The shell is started as a login shell, with a dash before its name as `login(1)` and tmux do it, in a session of its own
-//! without a terminal, and told to run agentd, which prints the environment it finds between two markers: profiles print things
-//! too. On NixOS this is where `PATH` comes from. A shell that fails, hangs or swallows its arguments gives none: nobody is to run
+//! ```text
+//! launcher ── agentd login-shell ──▶ the user's shell ── agentd print-environment
+//! ```
+//!
+//! agentd looks the user up and becomes that user's shell: a login shell, with a dash before its name as `login(1)` and tmux do it, in
+//! a session of its own without a terminal. The shell runs agentd, which prints the environment it finds between two markers:
+//! profiles print things too. The launcher itself looks nobody up: it stays, and what libraries that answers (`nsswitch.conf(5)`)
+//! would stay in its memory; nor could it, where it is linked statically. On NixOS this is where `PATH` comes from. A shell that fails, hangs or swallows its arguments gives none: nobody is to run
 //! with one that was made up. An account that refuses logins has its base environment, and one whose shell is not there that of
 //! `/bin/sh`.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
 
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{AccessFlags, Pid, eaccess};
-use tokio::io::AsyncReadExt;
 
 use crate::contain::marker;
 use crate::sys::account::Account;
 use crate::sys::secret_bytes::SecretBytes;
+use crate::sys::{fd, poll};
 
 /// The hidden command that becomes the login shell.
 pub const SHELL_COMMAND: &str = "login-shell";
@@ -38,6 +45,9 @@ const PATIENCE_OF_PEOPLE: Duration = Duration::from_secs(5);
 /// What stands in for a shell that is not there.
 const USUAL_SHELL: &str = "/bin/sh";
 
+/// How much is read at once.
+const PIECE: usize = 4096;
+
 /// How much it may print: a hundred times what an environment can reasonably be.
 const MAX_OUTPUT: usize = 8 << 20;
 
@@ -51,6 +61,23 @@ pub enum Error {
         shell: PathBuf,
         /// In which way.
         reason: io::Error,
+    },
+    /// There is no such account.
+    #[error("{0}")]
+    NoAccount(String),
+    /// agentd itself could not be run for it.
+    #[error("{} gave no environment of a login: {reason}", agentd.display())]
+    NotBegun {
+        /// agentd.
+        agentd: PathBuf,
+        /// Why.
+        reason: io::Error,
+    },
+    /// Who the user is takes too long to find out.
+    #[error("who the agent user is was not found out within {}", humantime::format_duration(*within))]
+    AccountTimedOut {
+        /// How long it was waited for.
+        within: Duration,
     },
     /// It takes too long.
     #[error("the login shell {} was not done within {}", shell.display(), humantime::format_duration(*within))]
@@ -73,32 +100,154 @@ pub struct Login {
     pub warning: Option<String>,
 }
 
-/// Logs the account in, in the present directory. What the shell starts bears the mark if there is one.
-pub async fn log_in(account: &Account, mark: Option<&SecretBytes>, patience: Duration) -> Result<Login, Error> {
-    match std::env::current_exe() {
-        Ok(executable) => log_in_by(&executable, account, mark, patience).await,
-        Err(reason) => Err(Error::Unusable { shell: account.shell.clone(), reason }),
+/// A login that is under way, in a process of its own, which is killed when this is dropped.
+#[derive(Debug)]
+pub struct Asked {
+    agentd: PathBuf,
+    child: Child,
+    stdout: ChildStdout,
+    marker: String,
+    printed: Vec<u8>,
+    within: Duration,
+    limit: Instant,
+}
+
+impl Asked {
+    /// Has `agentd` log this user in, in the present directory. What the shell starts bears the mark if there is one.
+    pub fn begin(agentd: &Path, mark: Option<&SecretBytes>, patience: Duration) -> Result<Self, Error> {
+        let failed = |reason| Error::NotBegun { agentd: agentd.to_owned(), reason };
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let marker = format!("agentd-{}-{}", std::process::id(), since.as_nanos());
+        let mut command = Command::new(agentd);
+        command.arg(SHELL_COMMAND).arg(&marker).env_clear();
+        command.envs(std::env::var_os("TERM").map(|term| ("TERM", term)));
+        command.envs(mark.map(|mark| (marker::VARIABLE, OsStr::from_bytes(mark.as_slice()))));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().map_err(failed)?;
+        let stdout = child.stdout.take().ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
+        fd::set_nonblocking(&stdout).map_err(failed)?;
+        let limit = Instant::now() + patience;
+        Ok(Self { agentd: agentd.to_owned(), child, stdout, marker, printed: Vec::new(), within: patience, limit })
+    }
+
+    /// What is readable when there is something to [take in](Self::take_in).
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.stdout.as_fd()
+    }
+
+    /// By when it must be done.
+    pub fn limit(&self) -> Instant {
+        self.limit
+    }
+
+    /// Takes in what was printed so far; `None` as long as that is not all, and there is time.
+    pub fn take_in(&mut self) -> Option<Result<Login, Error>> {
+        let mut buffer = [0; PIECE];
+        loop {
+            // Until the last marker rather than the end: something in the background may hold the pipe open.
+            if let Some(answer) = Answer::find(&self.printed, self.marker.as_bytes()) {
+                return Some(self.conclude(&answer));
+            }
+            if self.printed.len() > MAX_OUTPUT {
+                return Some(Err(self.ended()));
+            }
+            match self.stdout.read(&mut buffer) {
+                Ok(0) => return Some(Err(self.ended())),
+                Ok(count) => self.printed.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return (Instant::now() >= self.limit).then(|| Err(self.timed_out()));
+                }
+                Err(error) => return Some(Err(self.unusable(error))),
+            }
+        }
+    }
+
+    /// Waits for it.
+    fn finish(mut self) -> Result<Login, Error> {
+        loop {
+            if let Some(login) = self.take_in() {
+                return login;
+            }
+            let waited = poll::wait(&mut [PollFd::new(self.descriptor(), PollFlags::POLLIN)], Some(self.limit));
+            waited.map_err(|error| self.unusable(error))?;
+        }
+    }
+
+    fn conclude(&self, answer: &Answer<'_>) -> Result<Login, Error> {
+        if let Some(why) = answer.refusal() {
+            return Err(Error::NoAccount(why));
+        }
+        let unreadable = || self.unusable(io::Error::other("what it printed could not be read"));
+        let (environment, directory) = parse(answer.environment).ok_or_else(unreadable)?;
+        let moved = std::env::current_dir().ok().is_none_or(|here| here != directory);
+        Ok(Login { environment, moved, warning: answer.warning() })
+    }
+
+    fn shell(&self) -> Option<PathBuf> {
+        let told = between(&self.printed, self.marker.as_bytes())?;
+        Some(OsStr::from_bytes(told.split(|&byte| byte == 0).next()?).into())
+    }
+
+    fn ended(&self) -> Error {
+        self.unusable(io::Error::other("it ended without having run what it was given with -c"))
+    }
+
+    fn unusable(&self, reason: io::Error) -> Error {
+        match self.shell() {
+            Some(shell) => Error::Unusable { shell, reason },
+            None => Error::NotBegun { agentd: self.agentd.clone(), reason: io::Error::other("it ended at once") },
+        }
+    }
+
+    fn timed_out(&self) -> Error {
+        match self.shell() {
+            Some(shell) => Error::TimedOut { shell, within: self.within },
+            None => Error::AccountTimedOut { within: self.within },
+        }
     }
 }
 
-async fn log_in_by(
-    executable: &Path,
-    account: &Account,
-    mark: Option<&SecretBytes>,
-    patience: Duration,
-) -> Result<Login, Error> {
-    if account.refuses_logins() {
-        // What such a user's PATH should be is nobody's word but ours, so there is nothing to warn of.
-        return Ok(Login { environment: account.base_environment(), moved: true, warning: None });
-    }
-    let (account, warning) = with_a_shell(account.clone());
-    match tokio::time::timeout(patience, ask(executable, &account, mark)).await {
-        Ok(Ok((environment, directory))) => {
-            let moved = std::env::current_dir().ok().is_none_or(|here| here != directory);
-            Ok(Login { environment, moved, warning })
+impl Drop for Asked {
+    /// The child leads a group of its own and was not waited for, so the number is still its own.
+    fn drop(&mut self) {
+        if let Ok(pid) = i32::try_from(self.child.id()) {
+            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        Ok(Err(reason)) => Err(Error::Unusable { shell: account.shell, reason }),
-        Err(_) => Err(Error::TimedOut { shell: account.shell, within: patience }),
+        // It may have no group yet. One that is stuck in the kernel is waited for by whoever waits for all children.
+        let _ = self.child.kill();
+        let _ = self.child.try_wait();
+    }
+}
+
+/// What is printed: which shell is asked, and what it says, each between two markers.
+struct Answer<'a> {
+    shell: &'a [u8],
+    environment: &'a [u8],
+}
+
+impl<'a> Answer<'a> {
+    fn find(printed: &'a [u8], marker: &[u8]) -> Option<Self> {
+        let shell = between(printed, marker)?;
+        if shell.first() == Some(&0) {
+            return Some(Self { shell, environment: b"" });
+        }
+        let end = shell.as_ptr().addr() - printed.as_ptr().addr() + shell.len() + marker.len();
+        Some(Self { shell, environment: between(&printed[end..], marker)? })
+    }
+
+    fn word(&self, number: usize) -> Option<String> {
+        let word = self.shell.split(|&byte| byte == 0).nth(number)?;
+        (!word.is_empty()).then(|| String::from_utf8_lossy(word).into_owned())
+    }
+
+    /// Why there is no account to log in.
+    fn refusal(&self) -> Option<String> {
+        if self.shell.first() == Some(&0) { self.word(1).or_else(|| Some(String::new())) } else { None }
+    }
+
+    fn warning(&self) -> Option<String> {
+        self.word(1)
     }
 }
 
@@ -118,46 +267,6 @@ fn with_a_shell(account: Account) -> (Account, Option<String>) {
                 format!("the login shell {} cannot be run ({error}); {USUAL_SHELL} stands in for it", shell.display());
             (Account { shell: USUAL_SHELL.into(), ..account }, Some(warning))
         }
-    }
-}
-
-async fn ask(
-    executable: &Path,
-    account: &Account,
-    mark: Option<&SecretBytes>,
-) -> io::Result<(Vec<(OsString, OsString)>, PathBuf)> {
-    let marker =
-        format!("agentd-{}-{}", std::process::id(), humantime::format_rfc3339_nanos(std::time::SystemTime::now()));
-    let mut command = tokio::process::Command::new(executable);
-    command.arg(SHELL_COMMAND).arg(&marker).env_clear().envs(account.base_environment());
-    command.envs(std::env::var_os("TERM").map(|term| ("TERM", term)));
-    command.envs(mark.map(|mark| (marker::VARIABLE, OsStr::from_bytes(mark.as_slice()))));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn()?;
-    let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
-    let _ended = Defer(|| {
-        // The child leads a group of its own and is not waited for before this, so the number is still its own.
-        group.map(|group| killpg(group, Signal::SIGKILL));
-    });
-    let mut stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
-    let mut printed = Vec::new();
-    loop {
-        // Until the second marker rather than the end: something in the background may hold the pipe open.
-        if let Some(answer) = between(&printed, marker.as_bytes()) {
-            return parse(answer).ok_or_else(|| io::Error::other("what it printed could not be read"));
-        }
-        if stdout.read_buf(&mut printed).await? == 0 || printed.len() > MAX_OUTPUT {
-            return Err(io::Error::other("it ended without having run what it was given with -c"));
-        }
-    }
-}
-
-/// Runs something however a scope is left, also by cancellation.
-struct Defer<F: FnMut()>(F);
-
-impl<F: FnMut()> Drop for Defer<F> {
-    fn drop(&mut self) {
-        (self.0)();
     }
 }
 
@@ -191,20 +300,36 @@ fn parse(answer: &[u8]) -> Option<(Vec<(OsString, OsString)>, PathBuf)> {
     Some((environment, directory))
 }
 
-/// The hidden command [`SHELL_COMMAND`]: becomes the login shell, outside of the terminal's session. Returns only on failure.
-pub fn become_login_shell(account: &Account, marker: &OsStr) -> io::Error {
-    if let Err(error) = nix::unistd::setsid() {
-        return error.into();
-    }
-    let executable = match std::env::current_exe() {
-        Ok(executable) => executable,
-        Err(error) => return error,
+/// The hidden command [`SHELL_COMMAND`]: says which shell it is, and becomes that, outside of the terminal's session. An account that
+/// refuses logins has its base environment. Returns only when there is no more to be done.
+pub fn become_login_shell(marker: &OsStr, out: &mut impl Write) -> io::Result<()> {
+    nix::unistd::setsid()?;
+    let marker = marker.as_bytes();
+    let account = match Account::current() {
+        Ok(account) => account,
+        Err(error) => return tell(out, marker, &[b"", error.to_string().as_bytes()]),
     };
+    if account.refuses_logins() {
+        // What such a user's PATH should be is nobody's word but ours, so there is nothing to warn of.
+        tell(out, marker, &[account.shell.as_os_str().as_bytes(), b""])?;
+        let environment = account.base_environment();
+        return print(out, marker, Path::new(""), environment.iter().map(|(name, value)| (&**name, &**value)));
+    }
+    let (account, warning) = with_a_shell(account);
+    tell(out, marker, &[account.shell.as_os_str().as_bytes(), warning.unwrap_or_default().as_bytes()])?;
+    let executable = std::env::current_exe()?;
     let script =
-        [b"exec ", single_quote(&executable).as_slice(), b" ", PRINT_COMMAND.as_bytes(), b" ", marker.as_bytes()]
-            .concat();
-    let (account, _) = with_a_shell(account.clone());
-    Command::new(&account.shell).arg0(account.login_shell_name()).arg("-c").arg(OsString::from_vec(script)).exec()
+        [b"exec ", single_quote(&executable).as_slice(), b" ", PRINT_COMMAND.as_bytes(), b" ", marker].concat();
+    let mut shell = Command::new(&account.shell);
+    shell.arg0(account.login_shell_name()).arg("-c").arg(OsString::from_vec(script)).envs(account.base_environment());
+    Err(shell.exec())
+}
+
+/// Words, each with a NUL behind it, between two markers.
+fn tell(out: &mut impl Write, marker: &[u8], words: &[&[u8]]) -> io::Result<()> {
+    let words: Vec<u8> = words.iter().flat_map(|word| [word, b"\0".as_slice()].concat()).collect();
+    out.write_all(&[marker, &words, marker].concat())?;
+    out.flush()
 }
 
 fn single_quote(path: &Path) -> Vec<u8> {
@@ -221,13 +346,24 @@ fn single_quote(path: &Path) -> Vec<u8> {
 
 /// The hidden command [`PRINT_COMMAND`].
 pub fn print_environment(marker: &OsStr, out: &mut impl Write) -> io::Result<()> {
-    out.write_all(marker.as_bytes())?;
-    out.write_all(std::env::current_dir().unwrap_or_default().as_os_str().as_bytes())?;
+    let variables: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    let directory = std::env::current_dir().unwrap_or_default();
+    print(out, marker.as_bytes(), &directory, variables.iter().map(|(name, value)| (&**name, &**value)))
+}
+
+fn print<'a>(
+    out: &mut impl Write,
+    marker: &[u8],
+    directory: &Path,
+    variables: impl Iterator<Item = (&'a OsStr, &'a OsStr)>,
+) -> io::Result<()> {
+    out.write_all(marker)?;
+    out.write_all(directory.as_os_str().as_bytes())?;
     out.write_all(b"\0")?;
-    for (name, value) in std::env::vars_os() {
+    for (name, value) in variables {
         out.write_all(&[name.as_bytes(), b"=", value.as_bytes(), b"\0"].concat())?;
     }
-    out.write_all(marker.as_bytes())?;
+    out.write_all(marker)?;
     out.flush()
 }
 
@@ -235,11 +371,11 @@ pub fn print_environment(marker: &OsStr, out: &mut impl Write) -> io::Result<()>
 /// lead elsewhere or refuses logins, a plain one with the environment of a login. Returns only on failure.
 pub fn become_shell(account: &Account) -> io::Error {
     crate::sys::rlimit::restore_descriptors();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let login = match runtime {
-        Ok(runtime) => runtime.block_on(log_in(account, None, PATIENCE_OF_PEOPLE)),
+    let executable = match std::env::current_exe() {
+        Ok(executable) => executable,
         Err(error) => return error,
     };
+    let login = Asked::begin(&executable, None, PATIENCE_OF_PEOPLE).and_then(Asked::finish);
     let (account, _) = with_a_shell(account.clone());
     let (environment, moved, warning) = match login {
         Ok(Login { environment, moved, warning }) => (environment, moved, warning),
@@ -313,22 +449,49 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_shell_that_does_not_do_its_work_gives_no_environment() {
-        let (account, folder) = (with(Path::new("/bin/sh")), tempfile::TempDir::new().unwrap());
+    /// What comes of it if this script is run in place of agentd itself.
+    fn log_in_by(script: &str) -> Result<Login, Error> {
+        let folder = tempfile::TempDir::new().unwrap();
+        let program = folder.path().join("program");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        Asked::begin(&program, None, Duration::from_secs(1)).and_then(Asked::finish)
+    }
+
+    #[test]
+    fn a_shell_that_does_not_do_its_work_gives_no_environment() {
         let cases = [
             ("exit 0", "gave no environment: it ended"),
             ("echo \"$@\" \"$@\"", "gave no environment: what it printed"),
             ("exec sleep 100", "was not done within 1s"),
         ];
         for (script, expected) in cases {
-            // In place of agentd itself, which would start the shell.
-            let program = folder.path().join("program");
-            std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-            std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-            let error = log_in_by(&program, &account, None, Duration::from_secs(1)).await.unwrap_err().to_string();
+            let error = log_in_by(&format!("printf '%s/bin/sh\\0\\0%s' $2 $2\n{script}")).unwrap_err().to_string();
             assert!(error.starts_with("the login shell /bin/sh ") && error.contains(expected), "{script}: {error}");
         }
+    }
+
+    #[test]
+    fn an_agentd_that_does_not_say_which_shell_it_is_gives_no_environment() {
+        let cases = [
+            ("exit 0", "gave no environment of a login: it ended at once"),
+            ("exec sleep 100", "who the agent user is was not found out within 1s"),
+            ("printf '%s\\0nobody knows you\\0%s' $2 $2", "nobody knows you"),
+        ];
+        for (script, expected) in cases {
+            let error = log_in_by(script).unwrap_err().to_string();
+            assert!(error.ends_with(expected), "{script}: {error}");
+        }
+        let missing = Asked::begin(Path::new("/nonexistent/agentd"), None, PATIENCE).unwrap_err().to_string();
+        assert!(missing.starts_with("/nonexistent/agentd gave no environment of a login: No such file"), "{missing}");
+    }
+
+    #[test]
+    fn what_is_told_of_the_shell_comes_with_its_environment() {
+        let script = "printf '%s/bin/sh\\0it stands in\\0%snoise%s/\\0A=1\\0%s' $2 $2 $2 $2; exec sleep 100";
+        let Login { environment, moved, warning } = log_in_by(script).unwrap();
+        assert_eq!(environment, [("A".into(), "1".into())]);
+        assert_eq!((moved, warning.as_deref()), (true, Some("it stands in")));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
@@ -37,6 +38,9 @@ pub const VARIABLE: &str = "TMPDIR";
 /// Where it is made if the login shell does not say.
 const USUAL: &str = "/tmp";
 
+/// The hidden command that removes what earlier attempts left.
+pub const REMOVE_COMMAND: &str = "remove-left";
+
 /// How often one is made that another launcher takes for left behind, in the instant before it is locked.
 const TRIES: u32 = 100;
 
@@ -50,15 +54,9 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// A new one, for its owner only, in `base` if that is given. Those that earlier attempts of agents of the daemon with that launch
-    /// socket have left there are removed meanwhile.
+    /// A new one, for its owner only, in `base` if that is given.
     pub fn make(base: Option<&OsStr>, launch_socket: &Path, agent: &str) -> io::Result<Self> {
-        let base = base.filter(|base| !base.is_empty()).map_or(Path::new(USUAL), Path::new);
-        let left = perhaps_left(base, launch_socket, agent);
-        if !left.is_empty() {
-            // It may take its time, and nobody needs to wait.
-            std::thread::Builder::new().spawn(move || left.iter().for_each(|path| remove_if_left(path)))?;
-        }
+        let base = base_of(base);
         let prefix = prefix(launch_socket, agent);
         for _ in 0..TRIES {
             let path = mkdtemp(&base.join(format!("{prefix}XXXXXX")))?;
@@ -72,6 +70,26 @@ impl Scratch {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+fn base_of(named: Option<&OsStr>) -> &Path {
+    named.filter(|base| !base.is_empty()).map_or(Path::new(USUAL), Path::new)
+}
+
+/// Has those removed that earlier attempts of agents of the daemon with that launch socket have left in `base`, by a process of its
+/// own, as it may take its time. Here it would also leave its traces: reading a folder takes memory, which would stay.
+pub fn begin_removal_of_left(base: Option<&OsStr>, launch_socket: &Path, agent: &str) {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(REMOVE_COMMAND).arg(base_of(base)).arg(launch_socket).arg(agent).env_clear();
+    // Without it they stay until the next attempt. It is waited for with all other children.
+    drop(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn());
+}
+
+/// The hidden command [`REMOVE_COMMAND`].
+pub fn remove_left(base: &Path, launch_socket: &Path, agent: &str) {
+    for path in perhaps_left(base, launch_socket, agent) {
+        remove_if_left(&path);
     }
 }
 
@@ -198,14 +216,6 @@ mod tests {
 
     const SOCKET: &str = "/run/x/launch.sock";
 
-    fn wait_until_gone(path: &Path) {
-        let limit = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while path.exists() {
-            assert!(std::time::Instant::now() < limit);
-            std::thread::yield_now();
-        }
-    }
-
     #[test]
     fn it_is_its_owners_alone_and_goes_with_all_that_is_in_it() {
         let base = TempDir::new().unwrap();
@@ -236,8 +246,8 @@ mod tests {
         }
         fs::write(&file, "").unwrap();
         symlink(path("mine"), &link).unwrap();
-        let _scratch = Scratch::make(Some(base.path().as_os_str()), Path::new(SOCKET), "a").unwrap();
-        wait_until_gone(&old);
+        remove_left(base.path(), Path::new(SOCKET), "a");
+        assert!(!old.exists());
         assert!([other, path("mine"), file, link].iter().all(|path| path.exists()));
     }
 
@@ -253,9 +263,7 @@ mod tests {
         for folder in [&own, &anothers] {
             fs::DirBuilder::new().mode(0o700).create(folder).unwrap();
         }
-        for path in perhaps_left(base.path(), socket, "A") {
-            remove_if_left(&path);
-        }
+        remove_left(base.path(), socket, "A");
         // There is one launcher of an agent at a time.
         assert!(anothers.is_dir() && !own.is_dir());
     }
@@ -288,8 +296,8 @@ mod tests {
         let left = other.path().to_owned();
         // As the kernel does it.
         other.folder = File::open(base.path()).unwrap();
-        let _scratch = make("a");
-        wait_until_gone(&left);
+        remove_left(base.path(), Path::new(SOCKET), "a");
+        assert!(!left.exists());
     }
 
     #[test]
@@ -300,9 +308,7 @@ mod tests {
             // Another daemon's launchers, which look all the time.
             scope.spawn(|| {
                 while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
-                    for path in perhaps_left(base.path(), Path::new(SOCKET), "b") {
-                        remove_if_left(&path);
-                    }
+                    remove_left(base.path(), Path::new(SOCKET), "b");
                 }
             });
             for _ in 0..200 {

@@ -12,25 +12,25 @@
 //! for the log whether tmux lives. The next piece is taken off the terminal when the pane has taken in the one before: an agent
 //! that prints faster than it can be shown waits, and nothing is heaped up.
 
-use std::convert::Infallible;
-use std::future::pending;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::stat::Mode;
 use nix::sys::termios::{FlushArg, SetArg, cfmakeraw, tcflush, tcgetattr, tcsetattr};
 use nix::unistd::{Pid, getppid, tcgetpgrp};
 use pty_process::blocking::{Command as CommandOn, Pts};
 use rustix::termios::{tcgetwinsize, tcsetwinsize};
-use tokio::time::timeout;
 
 use super::traces::{Shown, Traces};
 use crate::logs::rendering::Size;
 use crate::logs::writer::Writer;
-use crate::sys::fd::Stream;
+use crate::sys::{fd, poll};
 
 /// How much is read at once; the kernel gives no more than that of a terminal.
 const PIECE: usize = 4096;
@@ -45,8 +45,10 @@ const MOST_UNREAD: usize = 1 << 20;
 pub struct Terminal {
     /// Held open: as long as it is, what was printed is not lost, and the other end does not fail when nobody has it open.
     own: Pts,
-    other: Stream,
-    pane: Stream,
+    other: OwnedFd,
+    pane: OwnedFd,
+    /// Whether the pane will never have anything more to read.
+    pane_is_over: bool,
     typed: Piece,
     printed: Piece,
     traces: Traces,
@@ -54,16 +56,16 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// A new one, like this process's own, which is the pane. What is printed on it is written to the log, if there is one. Must be
-    /// called inside the async runtime.
+    /// A new one, like this process's own, which is the pane. What is printed on it is written to the log, if there is one.
     pub fn open(log: Option<Writer>) -> io::Result<Self> {
         // Anew, because it becomes non-blocking for all who have it from the same opening.
         let pane = open("/dev/tty", OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())?;
         let (other, own) = pty_process::blocking::open().map_err(plain)?;
         tcsetattr(&own, SetArg::TCSANOW, &tcgetattr(&pane)?)?;
-        let (other, pane) = (Stream::new(OwnedFd::from(other))?, Stream::new(pane)?);
+        let other = OwnedFd::from(other);
+        [&other, &pane].map(fd::set_nonblocking).into_iter().collect::<io::Result<()>>()?;
         let (typed, printed, traces) = (Piece::default(), Piece::default(), Traces::default());
-        let mut terminal = Self { own, other, pane, typed, printed, traces, log };
+        let mut terminal = Self { own, other, pane, pane_is_over: false, typed, printed, traces, log };
         terminal.resize();
         Ok(terminal)
     }
@@ -105,13 +107,42 @@ impl Terminal {
         tcgetpgrp(&self.other).ok().filter(|group| group.as_raw() > 1)
     }
 
-    /// Hands on what is typed and what is printed, until something of it cannot be written to the log. Cancel-safe.
-    pub async fn relay(&mut self) -> io::Error {
-        let Self { other, pane, typed, printed, traces, log, .. } = self;
-        tokio::select! {
-            error = show(other, printed, traces, log.as_mut(), pane) => error,
-            never = hand_on(pane, typed, other) => match never {},
+    /// What to wait for before the next [`Terminal::relay`]: its other end, and the pane.
+    pub fn interest(&self) -> [Option<PollFd<'_>>; 2] {
+        let when = |is_wanted, flag| if is_wanted { flag } else { PollFlags::empty() };
+        let other = when(self.printed.is_empty(), PollFlags::POLLIN) | when(!self.typed.is_empty(), PollFlags::POLLOUT);
+        let reads = self.typed.is_empty() && !self.pane_is_over;
+        let pane = when(reads, PollFlags::POLLIN) | when(!self.printed.is_empty(), PollFlags::POLLOUT);
+        let of_pane = || PollFd::new(self.pane.as_fd(), pane);
+        // One that has gone is always ready.
+        let is_of_interest = !pane.is_empty() || !self.pane_is_over;
+        [Some(PollFd::new(self.other.as_fd(), other)), is_of_interest.then(of_pane)]
+    }
+
+    /// Hands on what is typed and what is printed, as far as that can be done at once; `ready` says what is ready of what was
+    /// [waited for](Terminal::interest). Fails where something cannot be written to the log, which is handed on anyhow.
+    pub fn relay(&mut self, [other, pane]: [PollFlags; 2]) -> io::Result<()> {
+        let over = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+        if pane.contains(PollFlags::POLLIN) && self.typed.is_empty() {
+            self.pane_is_over = !self.typed.take_from(&self.pane);
+        } else if pane.intersects(over) {
+            self.pane_is_over = true;
         }
+        if !self.typed.is_empty() && self.typed.give_to(&self.other).is_err() {
+            self.typed.clear();
+        }
+        let mut logged = Ok(());
+        if other.intersects(PollFlags::POLLIN | over) && self.printed.is_empty() {
+            let Self { other, printed, traces, log, .. } = self;
+            printed.take_from(other);
+            traces.follow(&printed.bytes);
+            logged = log.as_mut().map_or(Ok(()), |log| log.write(&printed.bytes));
+        }
+        // A pane that is gone takes in anything.
+        if !self.printed.is_empty() && self.printed.give_to(&self.pane).is_err() {
+            self.printed.clear();
+        }
+        logged
     }
 
     /// Takes all that was printed until now off it, whether the pane takes it in or not, and writes it to the log.
@@ -119,7 +150,7 @@ impl Terminal {
         let mut logged = Ok(());
         let (mut total, mut buffer) = (0, [0; PIECE]);
         while total < MOST_UNREAD
-            && let Ok(count @ 1..) = self.other.try_read(&mut buffer)
+            && let Ok(count @ 1..) = fd::read(&self.other, &mut buffer)
         {
             self.printed.bytes.extend_from_slice(&buffer[..count]);
             self.traces.follow(&buffer[..count]);
@@ -131,82 +162,90 @@ impl Terminal {
         logged.and(self.log.as_mut().map_or(Ok(()), Writer::finish))
     }
 
-    /// Shows the rest of it and these last words, below all that is on the screen, and returns when the pane has taken them in. The
-    /// terminal is then as a program finds it: nothing of what the harness set on it outlives it, and what it showed on an alternate
-    /// screen is kept.
-    pub async fn finish(&mut self, last_words: &str) {
+    /// Shows the rest of it and these last words, below all that is on the screen, and returns when the pane has taken them in, or at
+    /// that time. The terminal is then as a program finds it: nothing of what the harness set on it outlives it, and what it showed on
+    /// an alternate screen is kept.
+    pub fn finish(&mut self, last_words: &str, limit: Instant) {
         // The string terminator ends whatever sequence the harness was in the middle of.
         self.printed.bytes.extend(b"\x1b\\");
-        let shown = if self.traces.is_of_interest() && self.settle().await.is_ok() { look().await } else { None };
+        let shown = if self.traces.is_of_interest() && self.settle(limit).is_ok() { look(limit) } else { None };
         self.printed.bytes.extend(self.traces.farewell(shown.as_ref(), last_words));
-        // Fails only when the pane is gone.
-        let _ = self.settle().await;
+        // Fails only when the pane is gone or does not answer.
+        let _ = self.settle(limit);
     }
 
     /// Waits until the pane has taken in what is printed: it is asked a question behind that, and answers in order (DSR, "device
     /// status report"). tmux drops what it has not read by the time that the pane's process ends.
-    async fn settle(&mut self) -> io::Result<()> {
+    fn settle(&mut self, limit: Instant) -> io::Result<()> {
         self.printed.bytes.extend(b"\x1b[5n");
         // What was typed and not read would be taken for the answer.
         let _ = tcflush(&self.pane, FlushArg::TCIFLUSH);
         while !self.printed.is_empty() {
-            self.printed.give_to(&self.pane).await?;
+            self.printed.give_to(&self.pane)?;
+            if !self.printed.is_empty() {
+                await_ready(&self.pane, PollFlags::POLLOUT, limit)?;
+            }
         }
         let mut byte = [0];
-        while self.pane.read(&mut byte).await? == 1 && byte[0] != b'n' {}
-        Ok(())
+        loop {
+            match fd::read(&self.pane, &mut byte) {
+                Ok(1) if byte[0] != b'n' => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    await_ready(&self.pane, PollFlags::POLLIN, limit)?;
+                }
+                ended => return ended.map(drop),
+            }
+        }
     }
+}
+
+/// Waits for it until then, which is an error.
+fn await_ready(descriptor: impl AsFd, flag: PollFlags, limit: Instant) -> io::Result<()> {
+    if Instant::now() >= limit {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    poll::wait(&mut [PollFd::new(descriptor.as_fd(), flag)], Some(limit))
 }
 
 /// What the pane shows, by the word of the tmux server that it is in: asked by the program that the server runs, which is this
 /// process's parent.
-async fn look() -> Option<Shown> {
+fn look(limit: Instant) -> Option<Shown> {
     let server = std::env::var_os("TMUX")?.into_string().ok()?;
     // The socket's path, the server, and a session.
     let socket = server.rsplitn(3, ',').last()?;
     let pane = std::env::var_os("TMUX_PANE")?;
-    let mut command = tokio::process::Command::new(format!("/proc/{}/exe", getppid()));
+    let mut command = Command::new(format!("/proc/{}/exe", getppid()));
     command.arg0("tmux").args(["-u", "-N", "-S", socket]);
     command.args(["display-message", "-p", "-t"]).arg(&pane).arg(Shown::FORMAT);
     command.args([";", "capture-pane", "-p", "-e", "-t"]).arg(&pane);
-    command.env_clear().stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    let output = timeout(TO_LOOK, command.output()).await.ok()?.ok()?;
-    Shown::parse(&output.stdout).filter(|_| output.status.success())
+    command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut client = command.spawn().ok()?;
+    let printed = read_to_end(&mut client, limit.min(Instant::now() + TO_LOOK));
+    if printed.is_none() {
+        let _ = client.kill();
+    }
+    let status = client.wait().ok()?;
+    Shown::parse(&printed?).filter(|_| status.success())
 }
 
-/// What was printed goes to the log, and to the pane. One that is gone takes in anything.
-async fn show(
-    terminal: &Stream,
-    printed: &mut Piece,
-    traces: &mut Traces,
-    mut log: Option<&mut Writer>,
-    pane: &Stream,
-) -> io::Error {
-    loop {
-        if printed.is_empty() {
-            printed.take_from(terminal).await;
-            traces.follow(&printed.bytes);
-            // At once: whoever cancels this finds both done or neither.
-            if let Some(Err(error)) = log.as_mut().map(|log| log.write(&printed.bytes)) {
-                return error;
+/// What it prints until it has nothing more to print; `None` if that is not over by then, or is far more than a screen.
+fn read_to_end(child: &mut Child, limit: Instant) -> Option<Vec<u8>> {
+    const MOST: usize = 8 << 20;
+    let stdout = child.stdout.as_mut()?;
+    fd::set_nonblocking(&*stdout).ok()?;
+    let (mut printed, mut buffer) = (Vec::new(), [0; PIECE]);
+    while printed.len() <= MOST {
+        match stdout.read(&mut buffer) {
+            Ok(0) => return Some(printed),
+            Ok(count) => printed.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                await_ready(&*stdout, PollFlags::POLLIN, limit).ok()?;
             }
-        }
-        if printed.give_to(pane).await.is_err() {
-            printed.clear();
+            Err(_) => return None,
         }
     }
-}
-
-/// What was typed goes to the terminal.
-async fn hand_on(pane: &Stream, typed: &mut Piece, terminal: &Stream) -> Infallible {
-    loop {
-        if typed.is_empty() {
-            typed.take_from(pane).await;
-        }
-        if typed.give_to(terminal).await.is_err() {
-            typed.clear();
-        }
-    }
+    None
 }
 
 /// Bytes on their way.
@@ -221,23 +260,30 @@ impl Piece {
         self.given == self.bytes.len()
     }
 
+    /// With the memory for it: mostly there is nothing on its way.
     fn clear(&mut self) {
-        self.bytes.clear();
-        self.given = 0;
+        *self = Self::default();
     }
 
-    /// Adds the next ones. One that has no more to give is waited for without end. Cancel-safe.
-    async fn take_from(&mut self, source: &Stream) {
+    /// Adds the next ones, if there are any now. Answers whether there may be more some time.
+    fn take_from(&mut self, source: &OwnedFd) -> bool {
         let mut buffer = [0; PIECE];
-        match source.read(&mut buffer).await {
-            Ok(count) if count > 0 => self.bytes.extend_from_slice(&buffer[..count]),
-            _ => pending().await,
+        match fd::read(source, &mut buffer) {
+            Ok(count) => {
+                self.bytes.extend_from_slice(&buffer[..count]);
+                count > 0
+            }
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
         }
     }
 
-    /// Gives away as many as are taken. Cancel-safe.
-    async fn give_to(&mut self, goal: &Stream) -> io::Result<()> {
-        self.given += goal.write(&self.bytes[self.given..]).await?;
+    /// Gives away as many as are taken now.
+    fn give_to(&mut self, goal: &OwnedFd) -> io::Result<()> {
+        match fd::write(goal, &self.bytes[self.given..]) {
+            Ok(count) => self.given += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
         if self.is_empty() {
             self.clear();
         }

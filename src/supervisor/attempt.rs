@@ -36,7 +36,7 @@ use crate::launch::listener::Visitor;
 use crate::launch::protocol::{End, Ending, Failure, FromLauncher, Harness, Progress, ToLauncher, WIRE_VERSION};
 use crate::logs::attempt::Files;
 use crate::logs::guard::Finding;
-use crate::supervisor::services::Services;
+use crate::supervisor::services::{Programs, Services};
 use crate::sys::clock::Timestamp;
 use crate::sys::fd::Readable;
 use crate::sys::process::{Identity, Process};
@@ -576,8 +576,9 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// Opens the pane and waits for the launcher in it: the visitor whose process is the one that tmux says it started.
     async fn meet(&mut self, launch: &Launch, look_first: bool) -> Result<Met, String> {
         let means = Arc::clone(&self.means);
-        let mut command = vec![means.executable.clone()];
-        command.extend(launch_command::command_line(launch.name.as_str(), self.attempt, &means.launch_socket));
+        let Programs { launcher, agentd } = &means.programs;
+        let mut command = vec![launcher.clone()];
+        command.extend(launch_command::command_line(launch.name.as_str(), self.attempt, &means.launch_socket, agentd));
         let owner = launch.name.key();
         let opening = means.tmux.open(&owner, &launch.session, &launch.workdir, &command);
         let opened = timeout(OPEN_TIMEOUT, self.listen_during(opening)).await;
@@ -613,7 +614,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                         format!(
                             "its launcher did not report within {}; can the agent user run {}?",
                             humantime::format_duration(REPORT_TIMEOUT),
-                            means.executable
+                            means.programs.launcher
                         )
                     }));
                 }
@@ -623,6 +624,11 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// Sends the launcher what to launch.
     async fn start(&mut self, visitor: Visitor, launch: &Launch) -> Option<Launcher> {
+        if visitor.version != WIRE_VERSION {
+            let why = of_another_version(&self.means.programs.launcher, visitor.version);
+            visitor.send_away();
+            return self.not_started(NotStarted::Retry(why));
+        }
         let end = match visitor.process.watch() {
             Ok(end) => end,
             Err(error) => {
@@ -903,6 +909,14 @@ impl<T: Fn(machine::Event)> Run<T> {
 }
 
 /// Changes the limits beside everything else; what was begun of that before is dropped with its set.
+/// Why a launcher is not told what to launch: it may not know what matters of it.
+fn of_another_version(program: &str, version: u32) -> String {
+    format!(
+        "{program} speaks version {version} of what launcher and daemon say to each other, and this daemon {WIRE_VERSION}; \
+         if agentd was upgraded, restart it, else install both programs of one build"
+    )
+}
+
 fn limit(tree: &Tree, limits: Limits) -> JoinSet<Option<String>> {
     let tree = tree.clone();
     let mut limiting = JoinSet::new();

@@ -14,13 +14,22 @@ use crate::observe::snapshot::Snapshot;
 use crate::supervisor::pacing::Pace;
 use crate::tmux::Tmux;
 
+/// The programs that run in panes, as the agent user finds them.
+#[derive(Debug)]
+pub struct Programs {
+    /// The launcher's.
+    pub launcher: String,
+    /// agentd's own.
+    pub agentd: String,
+}
+
 /// What every attempt needs.
 #[derive(Debug)]
 pub struct Services {
     /// Opens the pane.
     pub tmux: Tmux,
-    /// agentd's own, as the agent user finds it.
-    pub executable: String,
+    /// What runs in panes.
+    pub programs: Programs,
     /// Where launchers report.
     pub launch_socket: PathBuf,
     /// What keeps launchers from being received there.

@@ -58,8 +58,7 @@ pub struct Stream(AsyncFd<OwnedFd>);
 impl Stream {
     /// Registers the descriptor with the runtime. What it shares with others, that they do not block either, must be its own.
     pub fn new(descriptor: OwnedFd) -> io::Result<Self> {
-        let flags = OFlag::from_bits_retain(fcntl(&descriptor, FcntlArg::F_GETFL)?);
-        fcntl(&descriptor, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        set_nonblocking(&descriptor)?;
         register(descriptor, Interest::READABLE | Interest::WRITABLE).map(Self)
     }
 
@@ -75,7 +74,7 @@ impl Stream {
 
     /// Writes as much as there is room for, and waits if there is none. Cancel-safe.
     pub async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.async_io(Interest::WRITABLE, |descriptor| uninterrupted(|| nix::unistd::write(descriptor, bytes))).await
+        self.0.async_io(Interest::WRITABLE, |descriptor| write(descriptor, bytes)).await
     }
 }
 
@@ -85,8 +84,21 @@ impl AsFd for Stream {
     }
 }
 
-fn read(descriptor: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
-    uninterrupted(|| nix::unistd::read(descriptor, buffer))
+/// Sees to it that who reads and writes there does not wait. What it shares with others, that they do not either.
+pub fn set_nonblocking(descriptor: impl AsFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(&descriptor, FcntlArg::F_GETFL)?);
+    fcntl(&descriptor, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// Reads once, whatever signals come.
+pub fn read(descriptor: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    uninterrupted(|| nix::unistd::read(&descriptor, buffer))
+}
+
+/// Writes once, whatever signals come.
+pub fn write(descriptor: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    uninterrupted(|| nix::unistd::write(&descriptor, bytes))
 }
 
 fn uninterrupted(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {

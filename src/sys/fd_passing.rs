@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -33,6 +33,22 @@ pub async fn send(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'
     stream.async_io(Interest::WRITABLE, work).await
 }
 
+/// Receives some bytes without waiting for them, 0 at the end of the connection, and adds the descriptors that come with them, as long
+/// as there are no more than [`MOST`]; further ones are closed.
+pub fn receive(socket: impl AsFd, bytes: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); SPACE];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let count = recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut control, flags)?.bytes;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(passed) = message {
+            descriptors.extend(passed);
+        }
+    }
+    descriptors.truncate(MOST);
+    Ok(count)
+}
+
 /// What is received on a connection: its bytes, and beside them the descriptors that came with them.
 #[derive(Debug)]
 pub struct Receiver {
@@ -52,18 +68,10 @@ impl Receiver {
     }
 
     fn receive(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); SPACE];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let stream: &UnixStream = self.half.as_ref();
-        let mut bytes = [IoSliceMut::new(buffer.initialize_unfilled())];
-        let receive = || Ok(recvmsg(stream, &mut bytes, &mut control, RecvFlags::CMSG_CLOEXEC)?);
-        let count = stream.try_io(Interest::READABLE, receive)?.bytes;
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                self.received.extend(descriptors);
-            }
-        }
-        self.received.truncate(MOST);
+        let Self { half, received } = self;
+        let stream: &UnixStream = half.as_ref();
+        let bytes = buffer.initialize_unfilled();
+        let count = stream.try_io(Interest::READABLE, || receive(stream, bytes, received))?;
         buffer.advance(count);
         Ok(())
     }

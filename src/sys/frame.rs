@@ -15,7 +15,7 @@ use tokio::net::unix::OwnedWriteHalf;
 use zeroize::Zeroizing;
 
 use crate::sys::fd_passing;
-use crate::sys::memory::make_room;
+use crate::sys::memory::{append, make_room};
 
 /// Why a frame could not be sent or received.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +44,7 @@ const CHUNK: usize = 8192;
 
 /// Writes one frame. Not cancel-safe: a frame cut short spoils the connection.
 pub async fn write<T: Serialize>(writer: &mut (impl AsyncWrite + Unpin), message: &T) -> Result<(), Error> {
-    writer.write_all(&frame(message)?).await?;
+    writer.write_all(&encode(message)?).await?;
     Ok(())
 }
 
@@ -54,13 +54,14 @@ pub async fn write_with<T: Serialize>(
     message: &T,
     descriptors: &[BorrowedFd<'_>],
 ) -> Result<(), Error> {
-    let frame = frame(message)?;
+    let frame = encode(message)?;
     let sent = fd_passing::send(writer.as_ref(), &frame, descriptors).await?;
     writer.write_all(&frame[sent..]).await?;
     Ok(())
 }
 
-fn frame<T: Serialize>(message: &T) -> Result<Zeroizing<Vec<u8>>, Error> {
+/// The bytes of one frame.
+pub fn encode<T: Serialize>(message: &T) -> Result<Zeroizing<Vec<u8>>, Error> {
     let mut frame = Clearing(Zeroizing::new(vec![0; HEAD]));
     serde_json::to_writer(&mut frame, message).map_err(|_| Error::Body)?;
     let Clearing(mut frame) = frame;
@@ -84,17 +85,67 @@ impl io::Write for Clearing {
     }
 }
 
+/// Makes messages of the bytes of frames as they arrive, however they are read.
+pub struct Decoder {
+    limit: usize,
+    buffer: Zeroizing<Vec<u8>>,
+}
+
+impl Decoder {
+    /// Refuses bodies of more than `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self { limit, buffer: Zeroizing::default() }
+    }
+
+    /// How many bytes the frame that is arriving still lacks, as far as that is known: no more must be handed in at once, so that what
+    /// comes beside the bytes of one frame is not taken for the next one's. Never 0 where [`Decoder::take`] has just had nothing.
+    pub fn missing(&self) -> Result<usize, Error> {
+        let Some(head) = self.buffer.first_chunk::<HEAD>() else { return Ok(HEAD - self.buffer.len()) };
+        let length = u32::from_le_bytes(*head) as usize;
+        if length > self.limit {
+            return Err(Error::TooLong { length, limit: self.limit });
+        }
+        Ok(HEAD + length - self.buffer.len())
+    }
+
+    /// The message, if its frame has arrived.
+    pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Error> {
+        if self.buffer.len() < HEAD || self.missing()? > 0 {
+            return Ok(None);
+        }
+        // The frame ends with the buffer, which is cleared by being dropped.
+        let frame = std::mem::take(&mut self.buffer);
+        serde_json::from_slice(&frame[HEAD..]).map(Some).map_err(|_| Error::Body)
+    }
+
+    /// Adds what has arrived, up to what is [missing](Decoder::missing).
+    pub fn add(&mut self, bytes: &[u8]) {
+        append(&mut self.buffer, bytes);
+    }
+
+    /// Whether nothing of the next frame has arrived.
+    pub fn is_between_frames(&self) -> bool {
+        self.buffer.is_empty()
+    }
+}
+
+/// Shows how much has arrived, not what.
+impl fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decoder").field("limit", &self.limit).field("arrived", &self.buffer.len()).finish()
+    }
+}
+
 /// Reads frames. What has arrived of the next one is kept, so that waiting for it is cancel-safe.
 pub struct Reader<R> {
     source: R,
-    limit: usize,
-    buffer: Zeroizing<Vec<u8>>,
+    decoder: Decoder,
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
     /// Refuses bodies of more than `limit` bytes.
     pub fn new(source: R, limit: usize) -> Self {
-        Self { source, limit, buffer: Zeroizing::default() }
+        Self { source, decoder: Decoder::new(limit) }
     }
 
     /// Where it reads from.
@@ -105,29 +156,21 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// How many bytes of memory are held for what has arrived.
     #[cfg(fuzzing)]
     pub fn capacity(&self) -> usize {
-        self.buffer.capacity()
+        self.decoder.buffer.capacity()
     }
 
     /// The next frame; `None` when the peer has closed the connection between two. Cancel-safe.
     pub async fn read<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Error> {
         loop {
-            let mut missing = HEAD.saturating_sub(self.buffer.len());
-            if let Some(head) = self.buffer.first_chunk() {
-                let length = u32::from_le_bytes(*head) as usize;
-                if length > self.limit {
-                    return Err(Error::TooLong { length, limit: self.limit });
-                }
-                missing = HEAD + length - self.buffer.len();
-                if missing == 0 {
-                    // The frame ends with the buffer, which is cleared by being dropped.
-                    let frame = std::mem::take(&mut self.buffer);
-                    return serde_json::from_slice(&frame[HEAD..]).map(Some).map_err(|_| Error::Body);
-                }
+            if let Some(message) = self.decoder.take()? {
+                return Ok(Some(message));
             }
+            let missing = self.decoder.missing()?;
+            let buffer = &mut self.decoder.buffer;
             // Memory follows what has arrived, not what was announced.
-            make_room(&mut self.buffer, missing.min(CHUNK));
-            match (&mut self.source).take(missing as u64).read_buf(&mut *self.buffer).await? {
-                0 if self.buffer.is_empty() => return Ok(None),
+            make_room(buffer, missing.min(CHUNK));
+            match (&mut self.source).take(missing as u64).read_buf(&mut **buffer).await? {
+                0 if buffer.is_empty() => return Ok(None),
                 0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 _ => {}
             }
@@ -138,10 +181,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 /// Shows how much has arrived, not what.
 impl<R> fmt::Debug for Reader<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reader")
-            .field("limit", &self.limit)
-            .field("arrived", &self.buffer.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Reader").field("decoder", &self.decoder).finish_non_exhaustive()
     }
 }
 
@@ -201,7 +241,7 @@ mod tests {
                 assert!(matches!(reader.read::<SecretBytes>().await, Err(Error::Body)));
             }
         });
-        assert!(reader.buffer.capacity() < 10_000);
+        assert!(reader.decoder.buffer.capacity() < 10_000);
     }
 
     #[test]
@@ -213,7 +253,9 @@ mod tests {
     #[test]
     fn debug_shows_no_content() {
         assert_eq!(format!("{:?}", SecretBytes::from("hunter2")), "[7 bytes]");
-        let reader = Reader { source: (), limit: 1000, buffer: b"hunter2".to_vec().into() };
+        let mut decoder = Decoder::new(1000);
+        decoder.add(b"hunter2");
+        let reader = Reader { source: (), decoder };
         let shown = format!("{reader:?}");
         assert!(shown.contains("arrived: 7") && !shown.contains("hunter2") && !shown.contains("104"), "{shown}");
     }
@@ -225,12 +267,12 @@ mod tests {
         let mut reader = Reader::new(&sent[..], 1000);
         runtime().block_on(async {
             assert_eq!(reader.read::<u8>().await.unwrap(), Some(77));
-            assert_eq!(reader.buffer.capacity(), 0);
+            assert_eq!(reader.decoder.buffer.capacity(), 0);
             assert!(
                 matches!(reader.read::<SecretBytes>().await, Err(Error::Io(_))),
                 "the next frame is read from its beginning"
             );
         });
-        assert_eq!(*reader.buffer, second);
+        assert_eq!(*reader.decoder.buffer, second);
     }
 }

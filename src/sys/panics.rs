@@ -17,35 +17,36 @@ use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::sys::log;
 
-/// Where a process says that a defect ends it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tell {
-    /// In the log, which this process has.
-    Log,
-    /// On standard error.
-    StandardError,
+/// Sees to it that a panic in any thread of this process, or in any task, ends the process at once, and that standard error says so.
+/// What unwinding would do is not done.
+pub fn end_this_process() {
+    panic::set_hook(Box::new(|panic| end(panic, say)));
 }
 
-/// Sees to it that a panic in any thread of this process, or in any task, ends the process at once. What unwinding would do is
-/// not done.
-pub fn ends_this_process(tell: Tell) {
-    panic::set_hook(Box::new(move |panic| {
-        static IS_ENDING: AtomicBool = AtomicBool::new(false);
-        if IS_ENDING.swap(true, Ordering::Relaxed) {
-            // Another thread is about to end this process. It is not to be kept from saying why.
-            std::thread::sleep(Duration::from_secs(5));
-        } else {
-            let words = format!("a defect ends this process, {}", describe(panic));
+/// Likewise in a process that has a log, which says so.
+pub fn end_this_process_logged() {
+    panic::set_hook(Box::new(|panic| {
+        end(panic, |words| {
             // The log's own thread cannot wait for itself.
-            if tell == Tell::StandardError || log::is_its_thread() {
-                say(&words);
+            if log::is_its_thread() {
+                say(words);
             } else {
                 tracing::error!("{words}");
                 log::flush();
             }
-        }
-        std::process::abort();
+        });
     }));
+}
+
+fn end(panic: &PanicHookInfo<'_>, tell: impl FnOnce(&str)) -> ! {
+    static IS_ENDING: AtomicBool = AtomicBool::new(false);
+    if IS_ENDING.swap(true, Ordering::Relaxed) {
+        // Another thread is about to end this process. It is not to be kept from saying why.
+        std::thread::sleep(Duration::from_secs(5));
+    } else {
+        tell(&format!("a defect ends this process, {}", describe(panic)));
+    }
+    std::process::abort();
 }
 
 fn describe(panic: &PanicHookInfo<'_>) -> String {
@@ -86,7 +87,11 @@ mod tests {
     fn process_with_a_defect() {
         let Ok(choice) = std::env::var(CHOICE) else { return };
         let _log = log::start(Detail::Plain);
-        ends_this_process(if choice.starts_with("log-") { Tell::Log } else { Tell::StandardError });
+        if choice.starts_with("log-") {
+            end_this_process_logged();
+        } else {
+            end_this_process();
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             match choice.split_once('-').unwrap().1 {

@@ -169,7 +169,11 @@ impl Daemon {
 /// Whether a process may have what its agent was given: it is a harness, or was started by one.
 fn is_an_agents(process: Process) -> bool {
     let is_helper = process.executable().is_some_and(|name| name.starts_with("agentd") || name.starts_with("tmux"));
-    let is_launcher = |process: &Process| process.argv().get(1).is_some_and(|word| word == "exec");
+    let is_launcher = |process: &Process| {
+        let argv = process.argv();
+        argv.first().is_some_and(|word| word.ends_with("/agentd-launcher"))
+            || argv.get(1).is_some_and(|word| word == "exec")
+    };
     let above: Vec<Process> = process.ancestors().collect();
     // An orphan's launcher was killed.
     !is_helper && (above.len() == 1 || above.iter().any(is_launcher))

@@ -53,7 +53,7 @@ fn with_lying_tmux(setup: Setup) -> Setup {
     fs::create_dir(setup.path("fake")).unwrap();
     let script = format!(
         "#!/usr/bin/env bash\nwords=()\nwhile (($#)); do\n\
-         [[ ${{2-}} != exec || ${{3-}} == honest* ]] || set -- {} \"${{@:2}}\"\n\
+         [[ $1 != */agentd-launcher || ${{2-}} == honest* ]] || set -- {} exec \"${{@:2}}\"\n\
          words+=(\"$1\") && shift\ndone\nexec {} \"${{words[@]}}\"\n",
         setup.path("bin/liar").display(),
         tmux.trim()

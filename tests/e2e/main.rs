@@ -20,6 +20,7 @@ mod excess;
 mod history;
 mod hostile;
 mod idle;
+mod launcher;
 mod logs;
 mod observe;
 mod panes;

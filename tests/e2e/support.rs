@@ -914,10 +914,13 @@ pub fn binary() -> &'static Path {
             return built.to_owned();
         }
         let folder = tempfile::Builder::new().prefix("ad-bin-").permissions(Permissions::from_mode(0o755)).tempdir();
-        let copy = folder.unwrap().keep().join("agentd");
-        fs::copy(built, &copy).unwrap();
-        fs::set_permissions(&copy, Permissions::from_mode(0o755)).unwrap();
-        copy
+        let folder = folder.unwrap().keep();
+        for built in [built, Path::new(env!("CARGO_BIN_EXE_agentd-launcher"))] {
+            let copy = folder.join(built.file_name().unwrap());
+            fs::copy(built, &copy).unwrap();
+            fs::set_permissions(&copy, Permissions::from_mode(0o755)).unwrap();
+        }
+        folder.join("agentd")
     })
 }
 

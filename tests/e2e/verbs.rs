@@ -360,7 +360,7 @@ fn doctor_says_what_who_is_not_root_could_not_look_at_and_as_whom_to_ask() {
     daemon.wait_until_running("a");
     let found = doctor_as(&daemon, "op");
     assert_eq!(found.of_verdict("failure"), [""; 0], "{:#?}", found.checks);
-    assert_eq!(found.of_verdict("unknown"), ["secrets", "executable", "tmux-server", "sessions"]);
+    assert_eq!(found.of_verdict("unknown"), ["secrets", "executable", "launcher", "tmux-server", "sessions"]);
     assert_eq!(found.code, Some(4));
     assert!(found.said("sessions", "unknown").contains("run agentd doctor as root or agent"));
     assert!(found.said("tmux-socket", "ok").contains(daemon.tmux_socket().to_str().unwrap()), "told by the daemon");
@@ -380,6 +380,7 @@ fn doctor_says_what_who_is_not_root_could_not_look_at_and_as_whom_to_ask() {
                 "tmux-socket",
                 "launch-socket",
                 "executable",
+                "launcher",
                 "tmux-server",
                 "sessions",
             ],

@@ -20,6 +20,7 @@ use crate::client::{Client, Error};
 use crate::config::{self, Severity};
 use crate::deputy::{Deputy, Output, Program, Server};
 use crate::inputs::secrets;
+use crate::launch::program;
 use crate::launch::socket_dir::LAUNCH_SOCKET;
 use crate::sys::account::Account;
 use crate::sys::procfs;
@@ -492,12 +493,14 @@ async fn tmux(place: &Place, said: &Said, jcard: &Jcard) -> Vec<Check> {
     let is_agent = place.account.as_ref().is_ok_and(|agent| agent.uid == account.uid);
     if !is_agent {
         let whom = who(place, &["root", "the agent user"]);
-        checks.push(Check::unknown("executable", "only for the agent user it can be told", whom.clone()));
-        checks.push(Check::unknown("tmux-server", "only for the agent user it can be told", whom.clone()));
+        for check in ["executable", "launcher", "tmux-server"] {
+            checks.push(Check::unknown(check, "only for the agent user it can be told", whom.clone()));
+        }
         checks.push(Check::unknown("sessions", "a tmux client is run as the agent user only", whom));
         return checks;
     }
     checks.push(executable(&deputy, place).await);
+    checks.push(launcher(&deputy, place).await);
     checks.push(server(&deputy, &account, place).await);
     checks.push(sessions(deputy, &account, place, said, jcard).await);
     checks
@@ -517,7 +520,26 @@ async fn version(deputy: &Deputy, whose: &str) -> Check {
     }
 }
 
-/// tmux starts agentd's launcher as the agent user, who must get at it.
+/// tmux starts the launcher as the agent user, who must get at it.
+async fn launcher(deputy: &Deputy, place: &Place) -> Check {
+    const NAME: &str = "launcher";
+    const REMEDY: &str = "put agentd-launcher beside agentd, where everybody can run it, such as /usr/local/bin";
+    // Another agentd than this one has its launcher elsewhere.
+    let of_daemon = place.daemon.as_ref().and_then(|daemon| fs::read_link(format!("/proc/{}/exe", daemon.pid)).ok());
+    let beside = of_daemon.map(|agentd| agentd.with_file_name(program::NAME));
+    let path = match program::find(place.settings.launcher.as_deref().or(beside.as_deref())) {
+        Ok(path) => path,
+        Err(error) => return Check::failure(NAME, error.to_string(), REMEDY),
+    };
+    let Some(folder) = path.parent() else { return Check::ok(NAME, path.display().to_string()) };
+    match deputy.workdir(folder.to_owned()).await {
+        Ok(SeenWorkdir::Usable) => Check::ok(NAME, format!("{} is in the agent user's reach", path.display())),
+        Ok(SeenWorkdir::Missing(why)) => Check::failure(NAME, format!("agents cannot be started: {why}"), REMEDY),
+        Err(error) => Check::unknown(NAME, error.to_string(), "try again"),
+    }
+}
+
+/// The launcher starts agentd as the agent user, who must get at it.
 async fn executable(deputy: &Deputy, place: &Place) -> Check {
     const NAME: &str = "executable";
     let of_daemon = place.daemon.as_ref().and_then(|daemon| fs::read_link(format!("/proc/{}/exe", daemon.pid)).ok());

@@ -1,0 +1,48 @@
+//! The `agentd-launcher` binary: the small parent that every agent has, in its pane.
+//!
+//! ```text
+//! agentd-launcher NAME ATTEMPT SOCKET AGENTD
+//! ```
+//!
+//! A program of its own because there is one for each agent, for as long as the agent runs: it holds no more than it needs, and
+//! `build.rs` links it so that little of it is private memory. agentd itself does the rest, such as the login.
+
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use agentd::launch::{launcher, program, temporary_dir};
+use agentd::sys::{panics, signal};
+
+/// For what is not a launcher's command line, as most programs do it.
+const WRONG_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    // First of all: neither it nor what it starts is to be deaf.
+    let _ = signal::reset();
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if let [name, attempt, socket, agentd] = words.as_slice()
+        && let (Some(name), Some(Ok(attempt))) = (name.to_str(), attempt.to_str().map(str::parse))
+    {
+        panics::end_this_process();
+        return launcher::conclude(launcher::run(name, attempt, Path::new(socket), Path::new(agentd)));
+    }
+    if let [command, base, socket, agent] = words.as_slice()
+        && command == temporary_dir::REMOVE_COMMAND
+        && let Some(agent) = agent.to_str()
+    {
+        temporary_dir::remove_left(Path::new(base), Path::new(socket), agent);
+        return ExitCode::SUCCESS;
+    }
+    if words == ["--version"] {
+        let line = format!("{} {}\n", program::NAME, env!("CARGO_PKG_VERSION"));
+        return io::stdout().write_all(line.as_bytes()).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
+    let usage = format!("usage: {} NAME ATTEMPT SOCKET AGENTD\nagentd starts it, for each agent.\n", program::NAME);
+    // Where standard error is closed there is nobody to tell.
+    let _ = io::stderr().write_all(usage.as_bytes());
+    ExitCode::from(WRONG_USAGE)
+}
