@@ -1,0 +1,273 @@
+//! Launchers outlive an upgrade of the daemon, and a daemon may be started before its launchers are upgraded. So what launchers and
+//! daemons of earlier builds said to each other is kept here, as it was recorded, and played to those of this build.
+//!
+//! In a recording each line is a frame's body, and who sent it; or what became of the connection.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use agentd::launch::listener::{self, Visitor};
+use agentd::launch::protocol::{FromLauncher, MAX_FROM_LAUNCHER, Progress, ToLauncher, WIRE_VERSION};
+use agentd::launch::socket_dir::{Folder, Keeper};
+use agentd::sys::account::Account;
+use agentd::sys::{fd_passing, frame};
+use rstest::rstest;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+
+/// Of the build before launchers could move their logs, and of the last one whose launcher was `agentd exec`.
+const RECORDINGS: [&str; 2] =
+    [include_str!("recordings/launcher-wire-1-cee68a3"), include_str!("recordings/launcher-wire-1-a498f6d")];
+
+/// How long anything here may take.
+const BOUND: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step<'a> {
+    Connect,
+    FromLauncher(&'a str),
+    /// And whether files come with it.
+    ToLauncher(&'a str, bool),
+    Close,
+}
+
+fn steps(recording: &str) -> Vec<Step<'_>> {
+    let mut with_files = false;
+    let mut steps = Vec::new();
+    for line in recording.lines() {
+        steps.push(match line.split_once(' ') {
+            None if line == "connect" => Step::Connect,
+            None if line == "close" => Step::Close,
+            Some(("launcher", body)) => Step::FromLauncher(body),
+            Some(("daemon", body)) => Step::ToLauncher(body, std::mem::take(&mut with_files)),
+            _ => {
+                with_files = true;
+                continue;
+            }
+        });
+    }
+    steps
+}
+
+fn frame_of(body: &str) -> Vec<u8> {
+    let length = u32::try_from(body.len()).unwrap();
+    [&length.to_le_bytes(), body.as_bytes()].concat()
+}
+
+/// Whether everything that the one says the other says too; it may say more.
+fn holds(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            one.iter().all(|(key, value)| other.get(key).is_some_and(|other| holds(value, other)))
+        }
+        _ => one == other,
+    }
+}
+
+/// What this build sends to say the same.
+fn said_again<T: serde::Serialize + serde::de::DeserializeOwned>(body: &str) -> Value {
+    let message: T = serde_json::from_str(body).unwrap();
+    let frame = frame::encode(&message).unwrap();
+    serde_json::from_slice(&frame[4..]).unwrap()
+}
+
+#[rstest]
+#[case(RECORDINGS[0])]
+#[case(RECORDINGS[1])]
+fn this_build_says_everything_that_an_earlier_one_said(#[case] recording: &str) {
+    for step in steps(recording) {
+        let (body, again) = match step {
+            Step::FromLauncher(body) => (body, said_again::<FromLauncher>(body)),
+            Step::ToLauncher(body, _) => (body, said_again::<ToLauncher>(body)),
+            _ => continue,
+        };
+        assert!(holds(&serde_json::from_str(body).unwrap(), &again), "{body} has become {again}");
+    }
+}
+
+#[rstest]
+#[case(RECORDINGS[0], false)]
+#[case(RECORDINGS[1], true)]
+#[tokio::test]
+async fn a_launcher_of_an_earlier_build_is_understood(#[case] recording: &str, #[case] can_move: bool) {
+    // Binding changes the umask, which is all threads' otherwise.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
+    let directory = tempfile::TempDir::new().unwrap();
+    let account = Account::current().unwrap();
+    let folder = Folder::of(&directory.path().join("tmux.sock"), &account, None).unwrap();
+    let listener = folder.bind_launch_socket().unwrap();
+    let (trouble, _troubles) = watch::channel(None);
+    let (_rounds, round) = watch::channel(());
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let hand_on = move |visitor: Visitor| drop(tell.send(visitor));
+    let keeper = Keeper::new(&folder.launch_socket(), &account, None, true);
+    tokio::spawn(listener::receive(Some(listener), keeper, account.uid, trouble, round, hand_on));
+
+    let mut heard = Vec::new();
+    let (mut stream, mut visitor) = (None, None::<Visitor>);
+    for step in steps(recording) {
+        match step {
+            Step::Connect => stream = Some(UnixStream::connect(folder.launch_socket()).await.unwrap()),
+            Step::FromLauncher(body) => {
+                stream.as_mut().unwrap().write_all(&frame_of(body)).await.unwrap();
+                if let Some(visitor) = &mut visitor {
+                    heard.push(visitor.reader.read::<FromLauncher>().await.unwrap().unwrap());
+                } else {
+                    let new = told.recv().await.unwrap();
+                    assert_eq!((new.name.as_str(), new.attempt, new.version), ("reviewer", 1, WIRE_VERSION));
+                    assert_eq!(new.can_move, can_move);
+                    assert_eq!(new.has_launched(), !heard.is_empty(), "it has launched when it comes again");
+                    assert_eq!(new.fingerprint.is_some(), new.has_launched());
+                    visitor = Some(new);
+                }
+            }
+            Step::ToLauncher(..) => {}
+            Step::Close => (stream, visitor) = (None, None),
+        }
+    }
+    assert!(matches!(heard.as_slice(), [FromLauncher::Started(_), FromLauncher::Ended(_)]), "{heard:?}");
+}
+
+/// A launcher of this build, on a terminal, and this test in place of the daemon.
+struct Launcher {
+    child: std::process::Child,
+    listener: UnixListener,
+    stream: Option<UnixStream>,
+    log: tempfile::NamedTempFile,
+    index: File,
+    _terminal: pty_process::blocking::Pty,
+}
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Launcher {
+    fn start(folder: &Path) -> Self {
+        let socket = folder.join("launch.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (terminal, pts) = pty_process::blocking::open().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_agentd-launcher"));
+        command.args(["reviewer", "1"]).arg(&socket).arg(env!("CARGO_BIN_EXE_agentd"));
+        command.env_remove("TMUX").env_remove("TMUX_PANE");
+        let child = pty_process::blocking::Command::from(command).spawn(pts).unwrap();
+        // As the daemon opens it.
+        let log = tempfile::Builder::new().append(true).tempfile_in(folder).unwrap();
+        let index = tempfile::tempfile_in(folder).unwrap();
+        Self { child, listener, stream: None, log, index, _terminal: terminal }
+    }
+
+    async fn accept(&mut self) {
+        let (stream, _) = tokio::time::timeout(BOUND, self.listener.accept()).await.unwrap().unwrap();
+        self.stream = Some(stream);
+    }
+
+    async fn hear(&mut self) -> Value {
+        let mut head = [0; 4];
+        let stream = self.stream.as_mut().unwrap();
+        tokio::time::timeout(BOUND, stream.read_exact(&mut head)).await.unwrap().unwrap();
+        let length = u32::from_le_bytes(head) as usize;
+        assert!(length <= MAX_FROM_LAUNCHER);
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await.unwrap();
+        serde_json::from_slice(&body).unwrap()
+    }
+
+    async fn tell(&mut self, body: &str, with_files: bool) {
+        let frame = frame_of(body);
+        let stream = self.stream.as_mut().unwrap();
+        let files = [self.log.as_file().as_fd(), self.index.as_fd()];
+        let sent = fd_passing::send(stream, &frame, if with_files { &files } else { &[] }).await.unwrap();
+        stream.write_all(&frame[sent..]).await.unwrap();
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        let limit = Instant::now() + BOUND;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < limit, "the launcher ends");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[rstest]
+#[case(RECORDINGS[0])]
+#[case(RECORDINGS[1])]
+#[tokio::test]
+async fn a_launcher_understands_a_daemon_of_an_earlier_build(#[case] recording: &str) {
+    let folder = tempfile::TempDir::new().unwrap();
+    let mut launcher = Launcher::start(folder.path());
+    let mut fingerprint = Value::Null;
+    let mut pid = Value::Null;
+    for step in steps(recording) {
+        match step {
+            Step::Connect => launcher.accept().await,
+            Step::Close => launcher.stream = None,
+            Step::ToLauncher(body, with_files) => {
+                let message: Value = serde_json::from_str(body).unwrap();
+                if let Some(launch) = message.get("launch") {
+                    fingerprint = launch["fingerprint"].clone();
+                } else if message != "noted" {
+                    // The harness is to be ready for it, and two signals at once are one.
+                    let path = launcher.log.path().to_owned();
+                    let limit = Instant::now() + BOUND;
+                    while !std::fs::read_to_string(&path).unwrap().contains("ready") {
+                        assert!(Instant::now() < limit, "the harness prints to its log");
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                launcher.tell(body, with_files).await;
+            }
+            Step::FromLauncher(body) => {
+                let recorded: Value = serde_json::from_str(body).unwrap();
+                let mut said = launcher.hear().await;
+                // A person is told of what the login lacks; what that is depends on who runs this.
+                if said.get("environment").is_some() {
+                    said = launcher.hear().await;
+                }
+                if let Some(hello) = said.get("hello") {
+                    let known = &recorded["hello"];
+                    assert_eq!(
+                        [&hello["version"], &hello["name"], &hello["attempt"]],
+                        [&known["version"], &known["name"], &known["attempt"]]
+                    );
+                    assert_eq!(hello["fingerprint"], fingerprint, "of what it was told to launch");
+                    assert_eq!(hello["progress"]["running"]["pid"], pid);
+                    assert_eq!(hello["progress"] == "new", known["progress"] == "new");
+                } else if let Some(started) = said.get("started") {
+                    assert!(recorded.get("started").is_some());
+                    pid = started["pid"].clone();
+                } else {
+                    assert_eq!(said["ended"]["how"], recorded["ended"]["how"]);
+                }
+                serde_json::from_value::<FromLauncher>(said).unwrap();
+            }
+        }
+    }
+    assert_eq!(launcher.ended().code(), Some(7), "it ends as the harness did");
+}
+
+#[tokio::test]
+async fn a_launcher_that_is_unwanted_starts_nothing() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let mut launcher = Launcher::start(folder.path());
+    launcher.accept().await;
+    let hello: FromLauncher = serde_json::from_value(launcher.hear().await).unwrap();
+    assert!(matches!(hello, FromLauncher::Hello { progress: Progress::New, version: WIRE_VERSION, .. }));
+    launcher.tell("\"unwanted\"", false).await;
+    assert_eq!(launcher.ended().code(), Some(125));
+}
