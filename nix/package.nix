@@ -2,6 +2,7 @@
   lib,
   stdenv,
   rustPlatform,
+  glibc,
   installShellFiles,
   makeBinaryWrapper,
   testers,
@@ -24,6 +25,7 @@ rustPlatform.buildRustPackage {
     fileset = lib.fileset.unions [
       ../Cargo.toml
       ../Cargo.lock
+      ../build.rs
       ../src
       ../examples
       # Cargo wants to see every target that Cargo.toml names.
@@ -38,6 +40,9 @@ rustPlatform.buildRustPackage {
     installShellFiles
     makeBinaryWrapper
   ];
+
+  # The launcher is linked statically where that can be done: see build.rs.
+  buildInputs = lib.optional stdenv.hostPlatform.isGnu glibc.static;
 
   # The unit tests, which make do with a build's sandbox. The others want users of their own; `tests/run` lends them.
   nativeCheckInputs = [
@@ -57,10 +62,10 @@ rustPlatform.buildRustPackage {
     cargo run --release --frozen --target ${stdenv.hostPlatform.rust.rustcTarget} --example manual -- manual
   '';
 
-  # Wrapped from outside, so that the daemon is still called agentd where processes are listed.
+  # Wrapped from outside, so that the daemon is still called agentd where processes are listed. It finds its launcher beside itself.
   postInstall = ''
     mkdir -p $out/libexec
-    mv $out/bin/agentd $out/libexec/agentd
+    mv $out/bin/agentd $out/bin/agentd-launcher $out/libexec
     makeWrapper $out/libexec/agentd $out/bin/agentd --suffix PATH : ${lib.makeBinPath [ tmux ]}
   ''
   + lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''

@@ -174,6 +174,11 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
       tests = map (lib.removeSuffix ".nix") (lib.attrNames (builtins.readDir ../../nix/tests));
     };
   };
+  "the launcher is beside the daemon" = {
+    expr = lib.hasInfix "mv $out/bin/agentd $out/bin/agentd-launcher $out/libexec\n" (here "packages")
+    .agentd.postInstall;
+    expected = true;
+  };
   "Cargo.lock is of this version" = {
     expr = map (crate: crate.version) (lib.filter (crate: crate.name == manifest.name) crates);
     expected = [ manifest.version ];

@@ -222,6 +222,9 @@ let
       generate = name: value: package name // { inherit value; };
     };
     mkShell = shell: package "shell" // shell;
+    glibc = package "glibc" // {
+      static = package "glibc-static";
+    };
     nixfmt-tree = package "nixfmt-tree";
     runCommandLocal =
       name: attributes: buildCommand:
@@ -232,6 +235,7 @@ let
       buildPlatform.canExecute = _: true;
       hostPlatform = {
         inherit system;
+        isGnu = true;
         rust.rustcTarget = "rust-target";
       };
     };
