@@ -72,9 +72,15 @@ impl<'a> Daemon<'a> {
             fs::create_dir(path(name)).unwrap();
             fs::set_permissions(path(name), Permissions::from_mode(mode)).unwrap();
         }
-        for (program, name) in [(&setting.binary, "agentd"), (&std::env::current_exe().unwrap(), "harness")] {
+        let mut programs = vec![(setting.binary.clone(), "agentd"), (std::env::current_exe().unwrap(), harness::ROLE)];
+        // Builds of before have none.
+        let launcher = setting.binary.with_file_name("agentd-launcher");
+        programs.extend(launcher.exists().then_some((launcher, "agentd-launcher")));
+        for (program, name) in programs {
             fs::copy(program, path(name)).unwrap();
             fs::set_permissions(path(name), Permissions::from_mode(0o755)).unwrap();
+            // What is not on the disk yet counts as private memory of who runs it.
+            File::open(path(name)).and_then(|file| file.sync_all()).unwrap();
         }
         if geteuid().is_root() {
             let user = &setting.user;

@@ -45,7 +45,10 @@ pub fn measure(setting: &Setting, numbers: &[usize], duration: Duration, table: 
         table.remark("of the whole machine: strace is missing or may not attach");
     }
     for (agents, _, roles) in &daemons {
-        tell_memory(&format!("idle, {}", number_of(*agents, "agent")), roles, table);
+        let what = format!("idle, {}", number_of(*agents, "agent"));
+        tell_memory(&what, roles, table);
+        let all: u64 = roles.processes().filter_map(|process| process.memory()).map(|memory| memory.proportional).sum();
+        table.single(format!("{what}: PSS of all but the harnesses, an agent"), Unit::Bytes, all / *agents as u64);
     }
 }
 
@@ -101,6 +104,7 @@ pub fn tell_memory(what: &str, roles: &Roles, table: &mut Table) {
         let of = |part: fn(&Memory) -> u64| all.iter().map(part).collect();
         table.several(format!("{what}: RSS, {role}"), Unit::Bytes, of(|memory| memory.resident));
         table.several(format!("{what}: PSS, {role}"), Unit::Bytes, of(|memory| memory.proportional));
+        table.several(format!("{what}: private memory, {role}"), Unit::Bytes, of(|memory| memory.private));
     }
 }
 

@@ -119,6 +119,8 @@ struct Scale {
     /// Of what takes seconds each time.
     few: usize,
     agents: [usize; 3],
+    /// How many of them rest.
+    resting: &'static [usize],
     connections: &'static [usize],
     adopted: usize,
     clients: usize,
@@ -131,12 +133,24 @@ impl Scale {
         if options.quick {
             let second = Duration::from_secs(1);
             let (agents, connections) = ([1, 5, 10], [1, 8].as_slice());
-            return Self { tries: 2, few: 1, agents, connections, adopted: 5, clients: 10, idle: second, load: second };
+            let resting = &[1, 5, 10];
+            return Self {
+                tries: 2,
+                few: 1,
+                agents,
+                resting,
+                connections,
+                adopted: 5,
+                clients: 10,
+                idle: second,
+                load: second,
+            };
         }
         Self {
             tries: options.tries,
             few: 3,
             agents: [1, 100, 500],
+            resting: &[1, 50, 100, 500],
             connections: &[1, 8, 64],
             adopted: 100,
             clients: 100,
@@ -168,7 +182,7 @@ impl Run<'_> {
             let [first, ..] = tables else { return };
             guarded("bare tmux", first, |table| fleet::bare_tmux(self.settings[0], agents, scale.few, table));
         }
-        self.each("idle", tables, |setting, table| idle::measure(setting, &scale.agents, scale.idle, table));
+        self.each("idle", tables, |setting, table| idle::measure(setting, scale.resting, scale.idle, table));
         for agents in scale.agents {
             let what = format!("load, {agents} agents");
             self.each(&what, tables, |setting, table| {

@@ -21,6 +21,8 @@ pub struct Memory {
     pub resident: u64,
     /// Each page divided by how many processes have it.
     pub proportional: u64,
+    /// Those that no other process has.
+    pub private: u64,
 }
 
 /// What a process has cost so far.
@@ -116,7 +118,8 @@ impl Process {
     pub fn memory(self) -> Option<Memory> {
         let text = self.read("smaps_rollup")?;
         let bytes = |key| number(&text, key).map(|kib| kib << 10);
-        Some(Memory { resident: bytes("Rss:")?, proportional: bytes("Pss:")? })
+        let private = bytes("Private_Clean:")? + bytes("Private_Dirty:")?;
+        Some(Memory { resident: bytes("Rss:")?, proportional: bytes("Pss:")?, private })
     }
 
     /// Whether a debugger such as strace is attached.
