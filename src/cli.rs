@@ -30,10 +30,12 @@ use crate::config;
 use crate::logs::store::Extent;
 use crate::settings::{OnTerminate, SYSTEM_API_SOCKET, SYSTEM_CONFIG, Settings, Surroundings, absolute, first_there};
 use crate::sys::log::Detail;
+use crate::sys::unix_socket::LONGEST_PATH;
 use crate::text::duration;
 use crate::text::printable::{escaped, escaped_lines};
 use crate::text::size;
 use crate::tmux::Origin;
+use crate::wire::SOCKET_VARIABLE;
 
 /// Keeps the AI coding agents that a jcard.toml declares running, each in a tmux session of its own.
 ///
@@ -127,7 +129,8 @@ pub struct Places {
 #[derive(Clone, Debug, Default, Args)]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Api {
-    /// The API's socket [default: /run/stereos/agentd.sock; without root: $XDG_RUNTIME_DIR/agentd/agentd.sock]
+    /// The API's socket [default: $AGENTD_API_SOCKET, which only commands heed, or /run/stereos/agentd.sock; without root:
+    /// $XDG_RUNTIME_DIR/agentd/agentd.sock]
     #[arg(long = "api-socket", value_name = "PATH", value_parser = path())]
     pub socket: Option<PathBuf>,
 }
@@ -238,6 +241,15 @@ impl Arguments {
         Ok(arguments)
     }
 
+    /// Has a command that asks the daemon do so at the socket that [`SOCKET_VARIABLE`] names, unless an option names one.
+    pub fn heed(mut self, here: &Surroundings) -> Result<Self, clap::Error> {
+        let asks = !matches!(self.command, None | Some(Command::Check(_) | Command::Schema));
+        if asks && self.places.api.socket.is_none() {
+            self.places.api.socket = named_socket(here)?;
+        }
+        Ok(self)
+    }
+
     /// The daemon's settings: what was said, and defaults for the rest.
     pub fn settings(&self, here: &Surroundings) -> Settings {
         let (places, daemon, whereabouts) = (&self.places, &self.daemon, &self.daemon.whereabouts);
@@ -306,6 +318,18 @@ impl Places {
     pub fn checked_config(&self, here: &Surroundings) -> PathBuf {
         self.config.clone().unwrap_or_else(|| first_there(here.config().join("jcard.toml"), SYSTEM_CONFIG))
     }
+}
+
+/// The socket that [`SOCKET_VARIABLE`] names. A relative path is refused: it would name another socket in each folder.
+fn named_socket(here: &Surroundings) -> Result<Option<PathBuf>, clap::Error> {
+    let Some(path) = &here.named_api_socket else { return Ok(None) };
+    if path.is_absolute() && path.as_os_str().len() <= LONGEST_PATH {
+        return Ok(Some(path.clone()));
+    }
+    let value = escaped(&path.to_string_lossy());
+    let right = format!("write an absolute path of at most {LONGEST_PATH} bytes, or unset it");
+    let what = format!("invalid value '{value}' for the variable {SOCKET_VARIABLE}: {right}");
+    Err(Arguments::command().error(ErrorKind::ValueValidation, what))
 }
 
 fn log_size(text: &str) -> Result<u64, String> {
@@ -700,6 +724,44 @@ mod tests {
         }
         let both = read(&["agentd", "--config", "/x", "doctor", "--config", "/y", "--unsandboxed"]).unwrap().places;
         assert_eq!((both.config.as_deref(), both.unsandboxed), (Some(Path::new("/y")), true));
+    }
+
+    fn with_variable(value: &str, words: &[&str]) -> Result<Option<PathBuf>, String> {
+        let variable = |name: &str| (name == SOCKET_VARIABLE).then(|| value.into());
+        let here = Surroundings::of(false, "/home/me".into(), variable);
+        let heeded = read(words).unwrap().heed(&here).map_err(refusal)?;
+        Ok(heeded.places.api.socket)
+    }
+
+    #[test]
+    fn the_variable_names_the_socket_to_every_verb() {
+        let mut count = 0;
+        for (call, command) in commands() {
+            let words: Vec<&str> = ["agentd"].into_iter().chain(call.iter().map(String::as_str)).collect();
+            let asks = !call.is_empty() && options(&command).contains(&"api-socket");
+            let expected = asks.then(|| PathBuf::from("/v/agentd.sock"));
+            assert_eq!(with_variable("/v/agentd.sock", &words).unwrap(), expected, "{words:?}");
+            assert_eq!(with_variable("", &words).unwrap(), None, "{words:?}: an empty value counts as unset");
+            if asks {
+                let words = [&words[..], &["--api-socket", "/flag"]].concat();
+                assert_eq!(with_variable("/v/agentd.sock", &words).unwrap(), Some("/flag".into()), "{words:?}");
+                assert_eq!(with_variable("relative", &words).unwrap(), Some("/flag".into()), "{words:?}");
+                count += 1;
+            }
+        }
+        assert_eq!(count, 8);
+    }
+
+    #[test]
+    fn a_bad_path_in_the_variable_is_refused() {
+        for value in ["agentd.sock", "~/agentd.sock", "./\u{1b}[2J", &format!("/{}", "x".repeat(LONGEST_PATH))] {
+            let said = with_variable(value, &["agentd", "status"]).unwrap_err();
+            assert!(said.contains(SOCKET_VARIABLE) && said.contains("write an absolute path"), "{said}");
+            assert!(said.contains(&escaped(value)) && !said.contains('\u{1b}'), "{said}");
+        }
+        for words in [&["agentd"][..], &["agentd", "schema"]] {
+            assert_eq!(with_variable("agentd.sock", words).unwrap(), None, "{words:?} does not heed it");
+        }
     }
 
     #[test]

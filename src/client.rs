@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 
 pub use self::sse::{Message, Messages, Stream};
 use crate::sys::unix_socket;
+use crate::wire::SOCKET_VARIABLE;
 use crate::wire::status::{AgentStatus, Health};
 
 /// How long an answer may take in all. The daemon answers from memory; one that takes this long does not work.
@@ -27,10 +28,10 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nobody listens: there is no socket, or a stale one.
-    #[error("reach agentd at {}: it is not running", .0.display())]
+    #[error("reach agentd at {}: it is not running", named(.0))]
     NotRunning(PathBuf),
     /// The socket is for others.
-    #[error("reach agentd at {}: permission denied; be a member of group admin or root", .0.display())]
+    #[error("reach agentd at {}: permission denied; be a member of group admin or root", named(.0))]
     Denied(PathBuf),
     /// The path does not fit into a socket address.
     #[error(transparent)]
@@ -237,6 +238,13 @@ fn cause(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
         Some(error) => Some(error.kind()),
         None => error.source().and_then(cause),
     }
+}
+
+/// A socket, and the variable that names it if it does: one that is still exported may name a daemon that ended long ago.
+fn named(socket: &Path) -> String {
+    let is_from_variable = std::env::var_os(SOCKET_VARIABLE).is_some_and(|value| value == socket.as_os_str());
+    let origin = if is_from_variable { format!(" (named by {SOCKET_VARIABLE})") } else { String::new() };
+    format!("{}{origin}", socket.display())
 }
 
 /// The innermost error: those around it say only that a request failed.

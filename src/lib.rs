@@ -36,7 +36,7 @@
 //! | [`supervisor`] | the one loop: event → step → effects → publish; one attempt at a time from the pane to its last process | `agent`, `contain`, `launch`, `logs`, `observe`, `state`, `sys`, `text`, `tmux`, `wire` | decide (that is `agent`); wait for anything but the next event |
 //! | [`api`] | serving it | `agent`, `deputy`, `logs`, `observe`, `sys`, `text`, `tmux`, `wire` | reach anything but what is observed, logs and screens; write |
 //! | [`client`] | asking for it | `sys`, `wire` | know how it is served |
-//! | [`settings`] | flags, environment and defaults → `Settings`; every default path | `config`, `logs`, `sys`, `tmux` | act on what they say |
+//! | [`settings`] | flags, environment and defaults → `Settings`; every default path | `config`, `logs`, `sys`, `tmux`, `wire` | act on what they say |
 //! | [`cli`] | verbs, and what they print | `agent`, `client`, `config`, `deputy`, `inputs`, `launch`, `logs`, `settings`, `sys`, `text`, `tmux`, `wire` | decide anything |
 //! | [`daemon`] | wiring, the order of start and shutdown | `agent`, `api`, `contain`, `deputy`, `inputs`, `launch`, `logs`, `observe`, `settings`, `state`, `supervisor`, `sys`, `tmux`, `wire` | hold policy |
 //!

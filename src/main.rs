@@ -31,11 +31,11 @@ fn main() -> ExitCode {
     if let Some(code) = complete::answer() {
         return code;
     }
-    let arguments = match Arguments::read(words) {
+    let here = Surroundings::here();
+    let arguments = match Arguments::read(words).and_then(|arguments| arguments.heed(&here)) {
         Ok(arguments) => arguments,
         Err(error) => return cli::conclude(error),
     };
-    let here = Surroundings::here();
     match &arguments.command {
         None => {
             let settings = arguments.settings(&here);

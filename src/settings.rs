@@ -13,6 +13,7 @@ use crate::logs::store::Extent;
 use crate::sys::account::Account;
 use crate::sys::log::Detail;
 use crate::tmux;
+use crate::wire::SOCKET_VARIABLE;
 
 /// Everything that the command line decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +78,7 @@ pub struct Surroundings {
     pub(crate) state_directory: Option<OsString>,
     pub(crate) logs_directory: Option<OsString>,
     pub(crate) credentials_directory: Option<PathBuf>,
+    pub(crate) named_api_socket: Option<PathBuf>,
 }
 
 impl Surroundings {
@@ -99,6 +101,7 @@ impl Surroundings {
             state_directory: variable("STATE_DIRECTORY").filter(|value| !value.is_empty()),
             logs_directory: variable("LOGS_DIRECTORY").filter(|value| !value.is_empty()),
             credentials_directory: path("CREDENTIALS_DIRECTORY"),
+            named_api_socket: variable(SOCKET_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from),
         }
     }
 

@@ -3,3 +3,7 @@
 pub mod events;
 pub mod exit_status;
 pub mod status;
+
+/// The variable that names the API's socket to commands. The daemon does not heed it: a variable that was exported to look at one
+/// daemon must not lead another daemon to the same socket.
+pub const SOCKET_VARIABLE: &str = "AGENTD_API_SOCKET";

@@ -60,10 +60,15 @@ pub(super) fn names() -> ArgValueCandidates {
 
 /// As the daemon tells that the words typed so far speak of; `None` if it does not.
 fn agents(words: &[OsString]) -> Option<Vec<AgentStatus>> {
-    let places = Places { api: Api { socket: api_socket(words) }, ..Places::default() };
+    let here = Surroundings::here();
+    let socket = match api_socket(words) {
+        None => super::named_socket(&here).ok()?,
+        named => named,
+    };
+    let places = Places { api: Api { socket }, ..Places::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     runtime.block_on(async {
-        let client = Client::new(&places.client_socket(&Surroundings::here())).ok()?;
+        let client = Client::new(&places.client_socket(&here)).ok()?;
         Some(tokio::time::timeout(PATIENCE, client.agents()).await.ok()?.ok()?.value)
     })
 }

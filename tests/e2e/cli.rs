@@ -213,3 +213,33 @@ fn schema_is_one_of_what_the_example_holds_and_needs_no_daemon() {
     schema.validate(&serde_json::to_value(&example).unwrap()).unwrap();
     assert!(!schema.is_valid(&serde_json::json!({ "agent": {} })));
 }
+
+#[test]
+fn verbs_ask_the_daemon_that_the_variable_names() {
+    const VARIABLE: &str = "AGENTD_API_SOCKET";
+    let daemon = Setup::new().start(&agent("sleeper", "sleep inf", ""));
+    daemon.wait_until_running("sleeper");
+    let socket = daemon.api_socket();
+    for words in
+        [&["status"][..], &["explain", "sleeper"], &["events"], &["wait", "--json", "--for", "running", "sleeper"]]
+    {
+        let (status, said) = run(daemon.agentd(words).env(VARIABLE, &socket));
+        assert!(status == Some(0) && said.contains("sleeper"), "{words:?}: {said}");
+    }
+    let (_, said) = run(daemon.agentd(&["doctor"]).env(VARIABLE, &socket));
+    let is_asked = said.contains("answers at") && said.contains(&format!("process {}", daemon.pid()));
+    assert!(is_asked && said.contains(daemon.jcard().to_str().unwrap()), "doctor finds the rest by it: {said}");
+
+    let flag = ["status", "--api-socket", socket.to_str().unwrap()];
+    let (status, said) = run(daemon.agentd(&flag).env(VARIABLE, "/no/where"));
+    assert_eq!(status, Some(0), "the flag wins: {said}");
+    let (status, said) = run(daemon.agentd(&["status"]).env(VARIABLE, "/no/where"));
+    assert_eq!(status, Some(3), "{said}");
+    assert!(said.contains("/no/where (named by AGENTD_API_SOCKET): it is not running"), "{said}");
+    let (_, unset) = run(&mut daemon.agentd(&["status"]));
+    let (_, empty) = run(daemon.agentd(&["status"]).env(VARIABLE, ""));
+    assert_eq!(empty, unset, "an empty value counts as unset");
+    let (status, said) = run(daemon.agentd(&["status"]).env(VARIABLE, "agentd.sock"));
+    assert_eq!(status, Some(2), "{said}");
+    assert!(said.contains("write an absolute path"), "{said}");
+}

@@ -34,13 +34,14 @@ fn shell(daemon: &Daemon, words: &[&str]) -> Option<String> {
 #[test]
 fn bash_offers_commands_flags_and_the_agents_there_are() {
     let daemon = daemon();
-    let complete = |words: &str| {
+    let complete_with = |variable: &str, words: &str| {
         let script = format!(
-            "source ./agentd.bash; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); COMP_TYPE=9
+            "source ./agentd.bash; {variable} COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); COMP_TYPE=9
             _clap_complete_agentd agentd \"${{COMP_WORDS[-1]}}\" ''; printf '%s\\n' \"${{COMPREPLY[@]}}\""
         );
         shell(&daemon, &["bash", "-c", &script]).unwrap()
     };
+    let complete = |words: &str| complete_with("", words);
     let offered = complete("agentd --api-socket $SOCKET wait ''");
     assert!(offered.contains("reviewer") && offered.contains("writer"), "{offered}");
     let offered = complete("agentd --api-socket $SOCKET explain wr");
@@ -50,6 +51,8 @@ fn bash_offers_commands_flags_and_the_agents_there_are() {
     assert!(complete("agentd wait --for ''").contains("backoff"));
     let nowhere = complete("agentd --api-socket /no/where wait ''");
     assert!(!nowhere.contains("reviewer"), "{nowhere}");
+    let by_variable = complete_with("export AGENTD_API_SOCKET=$SOCKET;", "agentd wait ''");
+    assert!(by_variable.contains("reviewer"), "{by_variable}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::attach::{Terminal, detach};
 use crate::support::{Process, Setup, binary, path, run};
 
 #[test]
-fn the_quick_start_runs_says_what_to_paste_and_leaves_nothing() {
+fn quick_start_shows_agents_names_commands_and_leaves_nothing() {
     let setup = Setup::new();
     let screen = setup.path("screen");
     let mut child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/quickstart"))
@@ -23,33 +23,63 @@ fn the_quick_start_runs_says_what_to_paste_and_leaves_nothing() {
         .spawn()
         .unwrap();
     let said = setup.wait("the quick start's advice", || {
-        assert_eq!(child.try_wait().unwrap(), None, "it goes on: {}", setup.log());
-        fs::read_to_string(&screen).ok().filter(|said| said.contains("Ctrl-C ends"))
+        let said = fs::read_to_string(&screen).unwrap();
+        let complaint = fs::read_to_string(setup.path("stderr")).unwrap();
+        assert_eq!(child.try_wait().unwrap(), None, "it goes on: {said}{complaint}");
+        said.contains("Ctrl-C stops").then_some(said)
     });
-    let command = |word: &str| {
-        let line = said.lines().find(|line| line.contains(word)).unwrap_or_else(|| panic!("no {word}: {said}"));
-        line[line.find(word).unwrap()..].to_owned()
-    };
-    let paste = |line: &str| run(Command::new("bash").args(["-c", line]));
-    setup.wait("all three agents", || {
-        let body = paste(&command("curl -s")).1;
-        let is_there = ["writer", "unlucky"].iter().all(|name| body.contains(name));
-        (is_there && body.contains(r#""session":"keeper""#)).then_some(())
-    });
-    let folder = said.split("runs in ").nth(1).unwrap().split(',').next().unwrap();
-    let (status, table) = paste(&command(&format!("{folder}/agentd status")));
-    assert!(status.is_some() && table.contains("keeper"), "{table}");
+
+    // A table, and a line that each agent has printed.
+    let lines: Vec<&str> = said.lines().collect();
+    let heading = lines.iter().position(|line| line.starts_with("NAME")).unwrap_or_else(|| panic!("no table: {said}"));
+    for (row, name) in lines[heading + 1..].iter().zip(["keeper", "unlucky", "writer"]) {
+        assert!(row.starts_with(name) && row.contains("running"), "{said}");
+    }
+    let prompts = ["keep the notes tidy", "make the flaky test pass", "write a page about daemons"];
+    for (name, prompt) in ["keeper", "unlucky", "writer"].into_iter().zip(prompts) {
+        let printed = lines[heading + 4..].iter().find(|line| line.starts_with(name));
+        assert!(printed.is_some_and(|line| line.contains(prompt)), "{name}: {said}");
+    }
+
+    // What to try is short, and works as it stands in the folder.
+    let folder = said.lines().find_map(|line| line.strip_prefix("    cd ")).unwrap().to_owned();
+    let tries: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("    ./agentd ")).collect();
+    let commands: Vec<&str> = tries.iter().map(|line| line.split("  ").next().unwrap()).collect();
+    assert_eq!(commands.len(), 3, "{said}");
+    assert!(commands.iter().all(|command| command.len() <= 20), "{commands:?}");
+    let paste = |line: &str| run(Command::new("bash").args(["-c", &format!("cd {folder} && {line}")]));
+    for command in &commands {
+        let command = format!("./agentd {}", command.replace("logs -f", "logs"));
+        if !command.contains("attach") {
+            let (status, answer) = paste(&command);
+            assert!(status == Some(0) && !answer.is_empty(), "{command}: {answer}");
+        }
+    }
+    let attach = commands.iter().find(|command| command.starts_with("attach")).unwrap();
     let mut operator = Terminal::new();
-    let words = format!("exec {folder}/{}", command("agentd attach"));
     let mut shell = Command::new("bash");
-    shell.args(["-c", &words]).env_clear().envs([("PATH", path()), ("TERM", "xterm".to_owned())]);
+    shell.args(["-c", &format!("cd {folder} && exec ./agentd {attach}")]);
+    shell.env_clear().envs([("PATH", path()), ("TERM", "xterm".to_owned())]);
     let mut attached = operator.run(shell);
     operator.wait_for(&setup, "I was given EXAMPLE_KEY");
     detach(&setup, &mut operator, &mut attached);
+
+    // As it says: an edit is noticed, and the API and the daemon's log are where it says.
+    let (status, _) = paste("sed -i 's/name = \"writer\"/name = \"author\"/' jcard.toml");
+    assert_eq!(status, Some(0));
+    setup.wait("the edit to take effect", || {
+        let (_, table) = paste("./agentd status");
+        (table.contains("author") && !table.contains("writer")).then_some(())
+    });
+    let (_, body) = paste("curl -s --unix-socket run/agentd.sock http://agentd/v1/agents");
+    assert!(body.contains(r#""session":"keeper""#), "{body}");
+    let log = fs::read_to_string(format!("{folder}/agentd.log")).unwrap();
+    assert!(log.contains("keeper"), "{log}");
     assert!(fs::exists(format!("{folder}/log/keeper")).unwrap(), "what is kept is in its folder, too");
+
     Process(i32::try_from(child.id()).unwrap()).signal(Signal::SIGINT);
     let status = setup.wait("its end", || child.try_wait().unwrap());
     assert!(status.success(), "{status}");
-    assert!(!fs::exists(folder).unwrap(), "the folder is removed");
+    assert!(!fs::exists(&folder).unwrap(), "the folder is removed");
     assert_eq!(setup.processes(), []);
 }
