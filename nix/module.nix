@@ -620,7 +620,7 @@ in
 
       systemd.services.agentd = {
         description = "Supervisor of AI coding agents";
-        documentation = [ "man:agentd(1)" ];
+        documentation = [ "man:agentd(8)" ];
         wantedBy = [ "multi-user.target" ];
         wants = [ "agentd.socket" ];
         # As long as there is a daemon there is a server. It is started anew when it dies.
@@ -739,7 +739,7 @@ in
 
       systemd.sockets.agentd = {
         description = "API of the supervisor of AI coding agents";
-        documentation = [ "man:agentd(1)" ];
+        documentation = [ "man:agentd(8)" ];
         wantedBy = [ "sockets.target" ];
         listenStreams = [ apiSocket ];
         # Who stops the daemon does not want the next request to start it again.

@@ -188,6 +188,130 @@ fn systemd_understands_the_units() {
     text(verified);
 }
 
+/// What a unit says, by section and key, as systemd takes it: several lines are one list, quotes and comments mean nothing.
+fn said_by(unit: &str) -> BTreeMap<(String, String), Vec<String>> {
+    let (mut said, mut section) = (BTreeMap::<_, Vec<String>>::new(), String::new());
+    for line in unit.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        match line.split_once('=') {
+            None => section = line.to_owned(),
+            Some((key, value)) => {
+                let words = value.replace('"', "");
+                let words = words.split_whitespace().map(str::to_owned);
+                said.entry((section.clone(), key.to_owned())).or_default().extend(words);
+            }
+        }
+    }
+    said
+}
+
+#[test]
+fn packaged_units_say_what_the_module_says() {
+    if !has("nix") {
+        return;
+    }
+    // What only one of the systems has, or needs.
+    const DIFFERENT: [(&str, &str, &str); 7] = [
+        // NixOS has no common PATH; its module names what other options decide on.
+        ("agentd.service", "[Service]", "Environment"),
+        ("agentd.service", "[Service]", "ExecStart"),
+        ("agentd.service", "[Install]", "Also"),
+        ("agentd-tmux.service", "[Service]", "Environment"),
+        // A unit of NixOS's that Debian does not have, and a key of its own.
+        ("run-agentd.mount", "[Unit]", "Before"),
+        ("run-agentd.mount", "[Install]", "WantedBy"),
+        ("run-agentd.mount", "[Unit]", "X-StopOnRemoval"),
+    ];
+    let module = units("{ }");
+    let packaging = Path::new(ROOT).join("packaging");
+    for unit in ["agentd.service", "agentd.socket", "agentd-tmux.service", "agentd.slice", "run-agentd.mount"] {
+        let [ours, theirs] = [packaging.join(unit), module.path().join(unit)].map(|file| {
+            let mut said = said_by(&fs::read_to_string(file).unwrap());
+            said.retain(|(section, key), _| !DIFFERENT.contains(&(unit, section, key)));
+            said.values_mut().for_each(|words| words.sort());
+            said
+        });
+        assert!(ours.keys().any(|(section, _)| section != "[Unit]") || unit == "agentd.slice", "{unit}");
+        assert_eq!(ours, theirs, "{unit}");
+    }
+    let rules = |files: &[PathBuf]| -> Vec<String> {
+        let text: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+        let mut rules: Vec<_> =
+            text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect();
+        rules.sort();
+        rules
+    };
+    let mut ours = rules(&[packaging.join("agentd.tmpfiles")]);
+    // What makes a user's home, where the user is not made by NixOS.
+    ours.retain(|rule| !rule.starts_with("d /home/agent "));
+    assert_eq!(ours, rules(&["00-agentd.conf", "10-agentd.conf"].map(|name| module.path().join(name))));
+}
+
+#[test]
+fn packaged_units_are_understood_and_expose_little() {
+    if !has("systemd-analyze") {
+        return;
+    }
+    // `verify` wants the program to be there.
+    let folder = TempDir::new().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut found = Vec::new();
+    for name in ["agentd.service", "agentd.socket", "agentd-tmux.service", "agentd.slice", "run-agentd.mount"] {
+        let unit = fs::read_to_string(Path::new(ROOT).join("packaging").join(name)).unwrap();
+        let file = folder.path().join(name);
+        fs::write(&file, unit.replace("/usr/local/bin/agentd", env!("CARGO_BIN_EXE_agentd"))).unwrap();
+        found.push(file);
+    }
+    let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&found).output().unwrap();
+    let complaints = String::from_utf8_lossy(&verified.stderr).into_owned();
+    assert!(!complaints.contains("agentd"), "{complaints}");
+    text(verified);
+    let mut analysis = Command::new("systemd-analyze");
+    // In tenths.
+    analysis.args(["security", "--offline=true", "--threshold=30", "--no-pager"]).arg(&found[0]);
+    text(analysis.output().unwrap());
+}
+
+#[test]
+fn packaged_files_are_installed_below_another_root() {
+    let folder = TempDir::new().unwrap();
+    let (root, manual) = (folder.path().join("root"), folder.path().join("manual"));
+    fs::create_dir(&manual).unwrap();
+    for file in ["agentd.8", "agentd-wait.1", "jcard.toml.5", "agentd.bash", "agentd.fish", "_agentd"] {
+        fs::write(manual.join(file), file).unwrap();
+    }
+    let script = Path::new(ROOT).join("packaging/install");
+    let install =
+        || Command::new(&script).arg(env!("CARGO_BIN_EXE_agentd")).arg(&manual).env("DESTDIR", &root).output();
+    text(install().unwrap());
+    // Again, as an upgrade does it.
+    text(install().unwrap());
+    let mut found = Vec::new();
+    files_below(&root, &mut found);
+    let mut found: Vec<_> = found.iter().map(|file| file.strip_prefix(&root).unwrap().to_str().unwrap()).collect();
+    found.retain(|file| *file != "usr/local/bin/agentd-launcher");
+    found.sort_unstable();
+    let expected = [
+        "etc/systemd/system/agentd-tmux.service",
+        "etc/systemd/system/agentd.service",
+        "etc/systemd/system/agentd.slice",
+        "etc/systemd/system/agentd.socket",
+        "etc/systemd/system/run-agentd.mount",
+        "etc/sysusers.d/agentd.conf",
+        "etc/tmpfiles.d/agentd.conf",
+        "usr/local/bin/agentd",
+        "usr/local/share/bash-completion/completions/agentd",
+        "usr/local/share/fish/vendor_completions.d/agentd.fish",
+        "usr/local/share/man/man1/agentd-wait.1",
+        "usr/local/share/man/man5/jcard.toml.5",
+        "usr/local/share/man/man8/agentd.8",
+        "usr/local/share/zsh/site-functions/_agentd",
+    ];
+    assert_eq!(found, expected);
+    let refused = Command::new(&script).arg("/no/where").env("DESTDIR", &root).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("usage: "));
+}
+
 #[test]
 fn the_daemon_is_exposed_no_more_than_it_has_to_be() {
     if !has("nix") || !has("systemd-analyze") {
