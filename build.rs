@@ -1,13 +1,14 @@
-//! How the launcher is linked. There is one for each agent, so it counts how much of its memory is its own: a static
-//! program has no pages of the dynamic linker's and of libraries' data, which each process has for itself; and one at a fixed place has
-//! none that are changed for where it is (some 30 KiB). Stack, heap and mappings stay where the kernel places them at random. The
-//! launcher is the agent user's, without any unsafe code: who would attack it has its rights already.
+//! Links the launcher so that little of its memory is private, because every agent has one.
 //!
-//! Only this one of the binaries: `agentd` looks users up, for which the C library loads others (`nsswitch.conf(5)`).
+//! A static program has no private pages for the dynamic linker and for the data of libraries. A program at a fixed address has no
+//! pages that are relocated at its start (about 30 KiB). The kernel still places its stack, heap and mappings at random. The launcher
+//! runs as the agent user and has no unsafe code, so an attacker who reaches it gains no rights.
 //!
-//! rustc names the libraries as shared ones, whatever else the linker is told. So they are found first in a folder of this build's,
-//! in which each is a script of the linker's (`ld(1)`, "Implicit Linker Scripts") that names the archive instead. Where the system
-//! has no archives of its C library, the launcher is linked as everything is, and has some 50 KiB more.
+//! Only the launcher is static. `agentd` looks users up, and the C library loads other libraries for that (`nsswitch.conf(5)`).
+//!
+//! rustc asks the linker for shared libraries by name. This script therefore puts a folder in front of the system's, where each such
+//! name is a linker script (`ld(1)`, "Implicit Linker Scripts") that names the archive instead. If the system has no static C
+//! library, the launcher is linked dynamically and has about 50 KiB more private memory.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
