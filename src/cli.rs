@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod events;
 pub mod explain;
 pub mod logs;
+pub mod manual;
 mod output;
 pub mod status;
 mod target;
@@ -37,14 +38,21 @@ use crate::text::size;
 use crate::tmux::Origin;
 use crate::wire::SOCKET_VARIABLE;
 
-/// Keeps the AI coding agents that a jcard.toml declares running, each in a tmux session of its own.
+/// Keep the AI coding agents that a jcard.toml declares running, each in a tmux session of its own
 ///
-/// Without a command agentd is the daemon: it reads the jcard and the secrets, starts, restarts, times out and stops agents
-/// accordingly, and tells about them over a Unix socket.
+/// Without a command, agentd is the daemon: it reads the jcard and the secrets, starts, restarts, times out and stops agents
+/// accordingly, and reports on them over a Unix socket.
 #[derive(Debug, Default, Parser)]
-#[command(name = "agentd", bin_name = "agentd", version, max_term_width = 100)]
+#[command(
+    name = "agentd",
+    bin_name = "agentd",
+    version,
+    max_term_width = 100,
+    subcommand_help_heading = "Commands",
+    after_long_help = manual::help("")
+)]
 pub struct Arguments {
-    /// What to do; nothing is to be the daemon.
+    /// What to do; without a command, be the daemon.
     #[command(subcommand)]
     pub command: Option<Command>,
     /// Where things are.
@@ -61,52 +69,52 @@ pub struct Arguments {
 pub enum Command {
     /// Check a jcard and print every finding
     ///
-    /// Each finding is a line FILE:LINE:COLUMN: what is wrong; what would be right. Ends with status 0 if there is no error,
-    /// and with --strict, no warning either.
+    /// Each finding is a line FILE:LINE:COLUMN: what is wrong; what would be right.
+    #[command(after_long_help = manual::help("check"))]
     Check(check::Arguments),
     /// Print the JSON Schema of a jcard's agents, for editors
     ///
-    /// taplo and tombi complete and check a jcard by it as it is written.
+    /// With it, taplo and tombi complete and check a jcard as it is written.
+    #[command(after_long_help = manual::help("schema"))]
     Schema,
     /// Show the agents, or one of them
-    ///
-    /// Ends with status 0 if it runs, 3 if it does not, 4 if that cannot be told.
+    #[command(after_long_help = manual::help("status"))]
     Status(Asking<status::Arguments>),
     /// Wait until an agent has ended, or is in another state
     ///
-    /// Ends with 0 when it is; 123 when that will not come by itself any more (it is over, its entry is wrong, it was removed); 124
-    /// when the time is up; 125 when there is no such agent, or agentd cannot be asked. A restart of agentd is outlasted; one that
-    /// does not run at first is waited for only with --timeout.
+    /// It goes on waiting while agentd restarts. If agentd does not run at first, it waits for it only with --timeout.
+    #[command(after_long_help = manual::help("wait"))]
     Wait(Asking<wait::Arguments>),
     /// Say why an agent is in its state, what comes next, and what would change that
-    ///
-    /// Ends with 0, or with 4 when there is no such agent, or agentd cannot be asked.
+    #[command(after_long_help = manual::help("explain"))]
     Explain(Asking<explain::Arguments>),
     /// Show an agent's screen as it changes, without touching the agent
     ///
-    /// Known secrets are blotted out. Ctrl-C ends it. Ends with 0, or with 4 when there is no such agent or agentd cannot be asked.
+    /// Known secrets are redacted. Ctrl-C ends it.
+    #[command(after_long_help = manual::help("watch"))]
     Watch(Asking<watch::Arguments>),
     /// Print what an agent printed, and with -f what it prints
     ///
-    /// From the first byte of its latest attempt on, or of another: kept by agentd after its end, also over restarts. As the text that
-    /// a person would have read on its terminal, unless --raw is given; values of secrets are masked. Ends with 0, or with 4 when there is nothing of that, or agentd cannot be
-    /// asked.
+    /// From the first byte of its latest attempt on, or of another attempt: agentd keeps it after the attempt has ended, also over
+    /// restarts. It is the text that a person would have read on the terminal, unless --raw is given. Values of secrets are redacted.
+    #[command(after_long_help = manual::help("logs"))]
     Logs(Asking<logs::Arguments>),
     /// Print what has happened, and with -f what happens
     ///
-    /// A line an event: when, to which agent, what. With --json a line of JSON each, as `GET /v1/events` has it. Ends with 0, or with 4
-    /// when agentd cannot be asked; with -f it waits for a daemon that goes away.
+    /// Each event is a line: when, to which agent, what. With --json it is a line of JSON, as `GET /v1/events` has it. With -f it
+    /// waits for a daemon that goes away.
+    #[command(after_long_help = manual::help("events"))]
     Events(Asking<events::Arguments>),
-    /// Sit down at an agent's terminal
+    /// Attach to an agent's terminal
     ///
-    /// The tmux client runs as the agent user, never as root, and on a terminal of its own that is relayed to yours. Ends with 0
-    /// after it was detached or the session has ended; 1 when it failed, or you may not; 4 when there is no such agent, or nobody
-    /// who could be asked. A signal that ends it ends it as a signal, with the terminal as it was before.
+    /// The tmux client runs as the agent user, never as root, on a terminal of its own that is relayed to yours. If a signal ends
+    /// it, it ends by that signal, with your terminal as it was before.
+    #[command(after_long_help = manual::help("attach"))]
     Attach(Asking<attach::Arguments>),
     /// Find out whether all that agentd needs is there and as it should be
     ///
-    /// Each finding that is not ok has its remedy. Ends with 0 if all is well or only worth a warning, 1 if something is not, 4 if
-    /// nothing is known to be wrong but not everything could be looked at by this user.
+    /// It says what to do about each finding that is not ok.
+    #[command(after_long_help = manual::help("doctor"))]
     Doctor(doctor::Arguments),
 }
 

@@ -29,10 +29,7 @@ const HEADINGS: [&str; 7] = ["NAME", "HARNESS", "STATE", "SINCE", "RESTARTS", "L
 /// Where [`State`] stands among [`HEADINGS`].
 const STATE: usize = 2;
 
-/// Show how the agents are
-///
-/// Ends with 0 if the agent runs (without NAME: if the daemon runs), 3 if it does not, 4 if there is no such agent or it could not
-/// be found out.
+/// Which agent, and how.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
     /// Only this agent, whatever the case of its name

@@ -1,0 +1,195 @@
+//! Exit statuses and examples of each command, for `--help` and for the man pages.
+//!
+//! Tests read every example as the command line would, so that none goes stale.
+
+/// What help and man page of a command say beside its options.
+#[derive(Debug)]
+pub struct Topic {
+    /// The command's name; empty for the daemon.
+    pub verb: &'static str,
+    /// Exit statuses, and what each means.
+    pub exit: &'static [(&'static str, &'static str)],
+    /// Command lines, and what each does.
+    pub examples: &'static [(&'static str, &'static str)],
+}
+
+const USAGE: (&str, &str) = ("2", "the command line is wrong");
+const SHOWN: (&str, &str) = ("0", "it was printed");
+const NOT_KNOWN: (&str, &str) = ("4", "there is no such agent, or agentd does not answer");
+
+/// One for the daemon, and one for each command.
+pub const TOPICS: [Topic; 11] = [
+    Topic {
+        verb: "",
+        exit: &[
+            ("0", "the daemon was asked to stop, and has"),
+            ("1", "the daemon failed to start, or had to end; standard error says why"),
+            USAGE,
+        ],
+        examples: &[
+            ("agentd", "Run the daemon: as root for the whole machine, else for yourself"),
+            ("agentd --config ./jcard.toml --debug", "Run it with a jcard of your own, and log more"),
+            ("agentd status", "Show the agents"),
+        ],
+    },
+    Topic {
+        verb: "check",
+        exit: &[
+            ("0", "the jcard has no error, and with --strict no warning"),
+            ("1", "it has one, or cannot be read"),
+            USAGE,
+        ],
+        examples: &[
+            ("agentd check", "Check the jcard that the daemon reads"),
+            ("agentd check --strict ./jcard.toml", "Check a file before it is installed, as in CI"),
+        ],
+    },
+    Topic {
+        verb: "schema",
+        exit: &[("0", "it was printed"), ("1", "it could not be printed"), USAGE],
+        examples: &[(
+            "agentd schema > jcard.schema.json",
+            "Write the schema to where taplo or tombi is told to find it",
+        )],
+    },
+    Topic {
+        verb: "status",
+        exit: &[
+            ("0", "the agent runs; without NAME, the daemon runs"),
+            ("3", "it does not run"),
+            ("4", "there is no such agent, or its state cannot be found out"),
+            USAGE,
+        ],
+        examples: &[
+            ("agentd status", "Show all agents in a table"),
+            ("agentd status reviewer", "Show one agent, with its latest attempts"),
+            ("agentd status --json", "Print what the API answers"),
+        ],
+    },
+    Topic {
+        verb: "wait",
+        exit: &[
+            ("0", "the agent is in the state; with --exit-code, it ended with status 0"),
+            ("123", "the agent will not get there by itself: it is over, its entry is wrong, or it was removed"),
+            ("124", "the time of --timeout is over"),
+            ("125", "there is no such agent, or agentd does not answer"),
+            ("N", "with --exit-code, the agent's own exit status, or 128 plus the number of the signal that ended it"),
+            USAGE,
+        ],
+        examples: &[
+            ("agentd wait writer", "Wait until an agent has ended for good"),
+            ("agentd wait --exit-code --timeout 2h writer", "End as the agent ends, after two hours at the latest"),
+            ("agentd wait --for running,backoff writer", "Wait until it has been started, however that goes"),
+        ],
+    },
+    Topic {
+        verb: "explain",
+        exit: &[SHOWN, NOT_KNOWN, USAGE],
+        examples: &[
+            ("agentd explain reviewer", "Say why an agent does not run, and what would change that"),
+            ("agentd explain --json reviewer", "The same for programs"),
+        ],
+    },
+    Topic {
+        verb: "watch",
+        exit: &[("0", "it was shown until Ctrl-C, or until the agent was removed"), NOT_KNOWN, USAGE],
+        examples: &[
+            ("agentd watch reviewer", "Look over an agent's shoulder; Ctrl-C ends it"),
+            ("agentd watch --once reviewer", "Print the screen as it is now"),
+        ],
+    },
+    Topic {
+        verb: "logs",
+        exit: &[
+            SHOWN,
+            ("4", "there is no such agent or attempt, nothing is kept of it, or agentd does not answer"),
+            USAGE,
+        ],
+        examples: &[
+            ("agentd logs -f reviewer", "Print what an agent has printed, and go on as it prints more"),
+            ("agentd logs -n 20 --previous reviewer", "Print the last 20 lines of the attempt before the latest"),
+            ("agentd logs --since 2h reviewer", "Print what it has printed in the last two hours"),
+        ],
+    },
+    Topic {
+        verb: "events",
+        exit: &[SHOWN, NOT_KNOWN, USAGE],
+        examples: &[
+            ("agentd events", "Print what has happened, one event on each line"),
+            ("agentd events -f --json reviewer", "Print what happens to one agent, for programs"),
+        ],
+    },
+    Topic {
+        verb: "attach",
+        exit: &[
+            ("0", "you detached, or the session ended"),
+            ("1", "attaching failed, or you are not allowed to"),
+            ("4", "there is no such agent, or agentd does not answer"),
+            USAGE,
+        ],
+        examples: &[
+            ("sudo agentd attach reviewer", "Use an agent's terminal; Ctrl-b d leaves it"),
+            ("sudo agentd attach --read-only reviewer", "Only look: no key gets through to the agent"),
+        ],
+    },
+    Topic {
+        verb: "doctor",
+        exit: &[
+            ("0", "all is well, or only worth a warning"),
+            ("1", "something needs attention"),
+            ("4", "nothing is known to be wrong, but this user cannot look at everything"),
+            USAGE,
+        ],
+        examples: &[
+            ("sudo agentd doctor", "Look at everything, and say what to do about what is wrong"),
+            ("agentd doctor --json", "The same for programs"),
+        ],
+    },
+];
+
+/// The end of the command's long help.
+pub(super) fn help(verb: &str) -> String {
+    let Some(topic) = TOPICS.iter().find(|topic| topic.verb == verb) else { return String::new() };
+    let exit: Vec<_> = topic.exit.iter().map(|(status, meaning)| format!("  {status:<4} {meaning}")).collect();
+    let examples: Vec<_> = topic.examples.iter().map(|(line, what)| format!("  {line}\n      {what}")).collect();
+    format!("Exit status:\n{}\n\nExamples:\n{}", exit.join("\n"), examples.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::ffi::OsString;
+
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::cli::Arguments;
+
+    #[test]
+    fn every_command_has_a_topic_and_shows_it() {
+        let mut command = Arguments::command().disable_help_subcommand(true);
+        command.build();
+        let mut verbs: BTreeSet<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+        verbs.insert("");
+        assert_eq!(verbs, TOPICS.iter().map(|topic| topic.verb).collect());
+        for topic in &TOPICS {
+            let command = command.find_subcommand_mut(topic.verb).map_or_else(Arguments::command, |it| it.clone());
+            let said = command.clone().render_long_help().to_string();
+            assert!(said.contains("Exit status:\n") && said.contains("\nExamples:\n"), "{}: {said}", topic.verb);
+        }
+    }
+
+    #[test]
+    fn every_example_is_a_command_line_of_its_topic() {
+        for topic in &TOPICS {
+            assert!(!topic.examples.is_empty() && topic.exit.len() >= 3, "{}", topic.verb);
+            for (line, _) in topic.examples {
+                let words = line.strip_prefix("sudo ").unwrap_or(line).split(" > ").next().unwrap_or_default();
+                let read =
+                    Arguments::read(words.split(' ').map(OsString::from)).unwrap_or_else(|it| panic!("{line}: {it}"));
+                let is_of_the_verb = words.split(' ').nth(1) == Some(topic.verb);
+                assert!(topic.verb.is_empty() || is_of_the_verb && read.command.is_some(), "{line}");
+            }
+        }
+    }
+}
