@@ -69,7 +69,7 @@ rustPlatform.buildRustPackage {
     makeWrapper $out/libexec/agentd $out/bin/agentd --suffix PATH : ${lib.makeBinPath [ tmux ]}
   ''
   + lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
-    installManPage manual/*.1
+    installManPage manual/*.[158]
     installShellCompletion --bash manual/agentd.bash --fish manual/agentd.fish --zsh manual/_agentd
   '';
 
