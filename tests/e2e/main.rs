@@ -22,6 +22,7 @@ mod hostile;
 mod idle;
 mod launcher;
 mod logs;
+mod monitoring;
 mod observe;
 mod panes;
 mod presets;
