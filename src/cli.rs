@@ -8,11 +8,13 @@ pub mod events;
 pub mod explain;
 pub mod logs;
 pub mod manual;
-mod output;
+pub mod output;
 pub mod status;
+mod table;
 mod target;
 pub mod wait;
 pub mod watch;
+mod wording;
 
 use std::ffi::OsString;
 use std::io::{self, Write};

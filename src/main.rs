@@ -8,7 +8,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use agentd::cli;
-use agentd::cli::{Arguments, Command, attach, check, complete, doctor, events, explain, logs, status, wait, watch};
+use agentd::cli::{
+    Arguments, Command, attach, check, complete, doctor, events, explain, logs, output, status, wait, watch,
+};
 use agentd::config;
 use agentd::daemon;
 use agentd::deputy;
@@ -47,11 +49,11 @@ fn main() -> ExitCode {
             let rigor = if options.strict { check::Rigor::Strict } else { check::Rigor::Usual };
             let mut text = Vec::new();
             match check::check(&file, options.json, rigor, &arguments.places.options(&here), &mut text) {
-                Ok(code) => print(&text, code),
+                Ok(code) => output::print(&text, code, 1),
                 Err(error) => complain(&format!("failed to print: {error}")),
             }
         }
-        Some(Command::Schema) => print(format!("{:#}\n", config::schema()).as_bytes(), 0),
+        Some(Command::Schema) => output::print(format!("{:#}\n", config::schema()).as_bytes(), 0, 1),
         Some(Command::Status(asking)) => status::run(&asking.what, &arguments.places.client_socket(&here)),
         Some(Command::Explain(asking)) => explain::run(&asking.what, &arguments.places.client_socket(&here)),
         Some(Command::Attach(asking)) => attach::run(&arguments, &asking.what, &here),
@@ -92,14 +94,6 @@ fn helper(words: &[OsString]) -> Option<ExitCode> {
         }
         _ => return None,
     })
-}
-
-/// Prints all of it, and ends with that status. A reader that has seen enough is no error.
-fn print(text: &[u8], status: u8) -> ExitCode {
-    match io::stdout().write_all(text).and_then(|()| io::stdout().flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => complain(&format!("failed to print: {error}")),
-        _ => ExitCode::from(status),
-    }
 }
 
 fn conclude<E: std::fmt::Display>(result: Result<(), E>) -> ExitCode {

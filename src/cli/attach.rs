@@ -22,8 +22,9 @@ use std::process::{Command, ExitCode, ExitStatus};
 use self::kind::Kind;
 use self::relay::End;
 use super::complete;
-use super::status::remark;
+use super::output;
 use super::target::Place;
+use super::wording::remark;
 use super::{Places, Whereabouts};
 use crate::agent::name::{InvalidName, Name};
 use crate::client::{self, Client};
@@ -110,13 +111,10 @@ pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -
     // Other processes of the agent user must not reach the operator's terminal through this one.
     memory::keep_private();
     fd::hand_down_none();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return ExitCode::from(complain(FAILED, &format!("failed to start an event loop: {error}"))),
+    let end = match output::block_on(FAILED, attach(all, arguments, here)) {
+        Ok(end) => end,
+        Err(code) => return code,
     };
-    let end = runtime.block_on(attach(all, arguments, here));
-    // A thread still waits for the keyboard.
-    runtime.shutdown_background();
     match end {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(signal)) => {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::wording::{counted, fault};
 use crate::agent::spec::Prompt;
 use crate::config::{self, Entry, Finding, Options, Severity};
 use crate::sys::regular_file;
@@ -162,25 +163,6 @@ impl fmt::Display for Report {
         let agents = self.agents.map_or("unusable".to_owned(), |agents| counted(agents, "agent"));
         writeln!(f, "{file}: {agents}, {}, {}", counted(self.errors, "error"), counted(self.warnings, "warning"))
     }
-}
-
-/// What is wrong with the file as a whole, after its name.
-pub(super) fn fault(error: &regular_file::Error) -> String {
-    match error {
-        regular_file::Error::Io(error) => {
-            format!("cannot be read: {error}; name a jcard that exists and that you may read")
-        }
-        regular_file::Error::Link => format!("cannot be read: {error}; name the file that it leads to"),
-        regular_file::Error::NotRegular => "is not a regular file; name a jcard that is one".to_owned(),
-        regular_file::Error::TooLarge(limit) => {
-            format!("is larger than {} MiB; a jcard is a few kilobytes", limit >> 20)
-        }
-    }
-}
-
-pub(super) fn counted(count: usize, noun: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} {noun}{plural}")
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ fn agents(words: &[OsString]) -> Option<Vec<AgentStatus>> {
         named => named,
     };
     let places = Places { api: Api { socket }, ..Places::default() };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let runtime = super::output::event_loop().ok()?;
     runtime.block_on(async {
         let client = Client::new(&places.client_socket(&here)).ok()?;
         Some(tokio::time::timeout(PATIENCE, client.agents()).await.ok()?.ok()?.value)

@@ -9,16 +9,18 @@
 mod examine;
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use serde::Serialize;
 
 use super::Whereabouts;
+use super::output;
+use super::table::{push_hanging, wrapped};
 use super::target::Place;
+use super::wording::counted;
 use crate::settings::Surroundings;
 use crate::sys::fd;
-use crate::sys::terminal::{Terminal, wrapped};
+use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
 use crate::text::printable::json_line;
 
@@ -121,17 +123,9 @@ struct Report<'a> {
 pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -> ExitCode {
     fd::hand_down_none();
     let place = Place::find(all, &arguments.whereabouts, here);
-    let checks = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => {
-            let checks = runtime.block_on(examine::all(&place));
-            // A thread that looks at a hung file system must not hold up the end.
-            runtime.shutdown_background();
-            checks
-        }
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "agentd: failed to start an event loop: {error}");
-            return ExitCode::from(UNKNOWN);
-        }
+    let checks = match output::block_on(UNKNOWN, examine::all(&place)) {
+        Ok(checks) => checks,
+        Err(code) => return code,
     };
     let text = if arguments.json {
         json_line(&Report { checks: &checks }).into_bytes()
@@ -139,14 +133,7 @@ pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -
         let terminal = Terminal::here();
         render(&checks, terminal.text_width(), terminal.colour).into_bytes()
     };
-    match io::stdout().write_all(&text) {
-        // A reader that has seen enough is no error.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let _ = writeln!(io::stderr(), "agentd: failed to print: {error}");
-            ExitCode::from(UNKNOWN)
-        }
-        _ => ExitCode::from(exit_status(&checks)),
-    }
+    output::print(&text, exit_status(&checks), UNKNOWN)
 }
 
 fn exit_status(checks: &[Check]) -> u8 {
@@ -172,25 +159,15 @@ pub fn render(checks: &[Check], width: usize, colour: bool) -> String {
         let lines = lines.flat_map(|line| wrapped(&escaped(line), width.saturating_sub(indent)));
         let word = check.result.word();
         let (paint, plain) = if colour { (check.result.paint(), "\x1b[0m") } else { ("", "") };
-        for (number, line) in lines.enumerate() {
-            let _ = if number == 0 {
-                let padding = VERDICT - word.len();
-                writeln!(text, "{paint}{word}{plain}{:padding$}{:column$}{line}", "", check.name)
-            } else {
-                writeln!(text, "{:indent$}{line}", "")
-            };
-        }
+        let padding = VERDICT - word.len();
+        let label = format!("{paint}{word}{plain}{:padding$}{:column$}", "", check.name);
+        push_hanging(&mut text, &label, indent, lines);
     }
     let count = |verdict: Verdict| checks.iter().filter(|check| check.result == verdict).count();
     let [ok, warnings, failures, unknown] =
         [Verdict::Ok, Verdict::Warning, Verdict::Failure, Verdict::Unknown].map(count);
-    let plural = |count| if count == 1 { "" } else { "s" };
-    let _ = writeln!(
-        text,
-        "{ok} ok, {warnings} warning{}, {failures} failure{}, {unknown} unknown",
-        plural(warnings),
-        plural(failures)
-    );
+    let (warnings, failures) = (counted(warnings, "warning"), counted(failures, "failure"));
+    let _ = writeln!(text, "{ok} ok, {warnings}, {failures}, {unknown} unknown");
     text
 }
 

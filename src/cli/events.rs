@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use super::complete;
 use super::output::{self, BETWEEN_DAEMONS, Failure, say};
-use super::status::{outcome, shortened};
+use super::table::shortened;
+use super::wording::outcome;
 use crate::client::{Client, Error, Message};
 use crate::sys::terminal::Terminal;
 use crate::text::printable::{self, escaped};

@@ -3,7 +3,6 @@
 //! [`explain`] makes data of what the API says, [`render`] makes sentences of that; both are pure. `--json` prints the data.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -11,9 +10,11 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::complete;
-use super::status::{faults, outcome, paint, since, words};
+use super::output::{block_on, complain, print, say};
+use super::table::{push_hanging, wrapped};
+use super::wording::{faults, outcome, paint, since, words};
 use crate::client::{Answer, Client, Error};
-use crate::sys::terminal::{Terminal, wrapped};
+use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
 use crate::text::printable::json_line;
 use crate::wire::exit_status::ExitStatus;
@@ -111,37 +112,24 @@ impl From<&PastAttempt> for Past {
     }
 }
 
-/// Asks the daemon behind `socket`, and prints the explanation: data to stdout, talk to stderr.
+/// Asks the daemon behind `socket`, and prints the explanation: data to stdout, messages to stderr.
 pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return complain(&format!("failed to start an event loop: {error}")),
-    };
-    let text = match runtime.block_on(ask(&arguments.name, socket)) {
-        Ok((_, explanation)) if arguments.json => json_line(&explanation).into_bytes(),
-        Ok((agent, explanation)) => {
+    let text = match block_on(UNKNOWN, ask(&arguments.name, socket)) {
+        Ok(Ok((_, explanation))) if arguments.json => json_line(&explanation).into_bytes(),
+        Ok(Ok((agent, explanation))) => {
             let terminal = Terminal::here();
             let colour = terminal.colour.then(|| paint(&agent));
             render(&explanation, SystemTime::now(), terminal.text_width(), colour).into_bytes()
         }
-        Err(Failure { error, faults }) => {
+        Ok(Err(Failure { error, faults })) => {
             for fault in faults {
-                complain(&fault);
+                say(&fault);
             }
-            return complain(&format!("failed to {error}"));
+            return complain(UNKNOWN, &format!("failed to {error}"));
         }
+        Err(code) => return code,
     };
-    match io::stdout().write_all(&text) {
-        // A reader that has seen enough is no error.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => complain(&format!("failed to print: {error}")),
-        _ => ExitCode::SUCCESS,
-    }
-}
-
-fn complain(what: &str) -> ExitCode {
-    // Where standard error is closed there is nobody to tell.
-    let _ = writeln!(io::stderr(), "agentd: {}", escaped(what));
-    ExitCode::from(UNKNOWN)
+    print(&text, 0, UNKNOWN)
 }
 
 struct Failure {
@@ -324,13 +312,8 @@ pub fn render(explanation: &Explanation, now: SystemTime, width: usize, colour: 
         text = text.replacen(&format!("in state {state}"), &format!("in state {colour}{state}\x1b[0m"), 1);
     }
     let mut section = |label: &str, paragraphs: Vec<String>| {
-        let mut label = label;
-        for paragraph in paragraphs {
-            for line in wrapped(&escaped(&paragraph), width.saturating_sub(LABEL)) {
-                let _ = writeln!(text, "{label:LABEL$}{line}");
-                label = "";
-            }
-        }
+        let lines = paragraphs.iter().flat_map(|it| wrapped(&escaped(it), width.saturating_sub(LABEL)));
+        push_hanging(&mut text, &format!("{label:LABEL$}"), LABEL, lines);
     };
     let lines = |text: &Option<String>| text.iter().flat_map(|text| text.lines()).map(sentence).collect();
     section("Why", lines(&explanation.why));

@@ -1,60 +1,89 @@
-//! What the verbs that print what the API tells have in common: data to stdout, talk to stderr, and how that ended.
+//! What all commands share: the event loop, data to stdout, messages to stderr, and the exit status.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use tokio::runtime::Runtime;
+
 use crate::client::Error;
 use crate::sys::fd::reader_is_gone;
 use crate::text::printable::escaped;
 
-/// How long a daemon that has gone away is given before the next is looked for.
+/// How long to wait between looks for the next daemon after one has gone away.
 pub(super) const BETWEEN_DAEMONS: Duration = Duration::from_millis(500);
 
-/// It cannot be told.
+/// The exit status when the answer is not known.
 const UNKNOWN: u8 = 4;
 
-/// Why not all was printed.
+/// Why a command could not print everything.
 pub(super) enum Failure {
-    /// The daemon did not tell it.
+    /// The daemon did not answer.
     Ask(Error),
-    /// It cannot be written.
+    /// Standard output cannot be written.
     Print(io::Error),
-    /// What the daemon told is not understood.
+    /// The daemon's answer is not understood.
     Malformed(serde_json::Error),
 }
 
-/// Prints, and says what there is to say of how that went.
+/// Runs a command that prints what the API answers or streams, and says on stderr why it could not.
 pub(super) fn run(print: impl Future<Output = Result<(), Failure>>) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return complain(&format!("failed to start an event loop: {error}")),
-    };
-    // Whoever follows something that says nothing more would not notice at the next write that its reader is gone.
-    let ended = runtime.block_on(async {
+    // A stream may stay silent: then no write would fail to tell that the reader is gone.
+    let ended = block_on(UNKNOWN, async {
         tokio::select! {
             biased;
             ended = print => ended,
             () = reader_is_gone(io::stdout()) => Err(Failure::Print(io::ErrorKind::BrokenPipe.into())),
         }
     });
+    let ended = match ended {
+        Ok(ended) => ended,
+        Err(code) => return code,
+    };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever read it has had enough.
+        // The reader has seen enough.
         Err(Failure::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(Failure::Ask(error)) => complain(&format!("failed to {error}")),
-        Err(Failure::Print(error)) => complain(&format!("failed to print: {error}")),
-        Err(Failure::Malformed(error)) => complain(&format!("failed to understand what agentd tells: {error}")),
+        Err(Failure::Ask(error)) => complain(UNKNOWN, &format!("failed to {error}")),
+        Err(Failure::Print(error)) => complain(UNKNOWN, &format!("failed to print: {error}")),
+        Err(Failure::Malformed(error)) => complain(UNKNOWN, &format!("failed to understand the daemon: {error}")),
     }
 }
 
-fn complain(what: &str) -> ExitCode {
-    say(what);
-    ExitCode::from(UNKNOWN)
+/// Runs a command's future to its end on an event loop of its own. If there can be none, says why and gives the exit status.
+///
+/// A thread that still waits, for a keyboard or a file system that hangs, does not delay the end.
+pub(super) fn block_on<T>(failure: u8, command: impl Future<Output = T>) -> Result<T, ExitCode> {
+    let runtime =
+        event_loop().map_err(|error| complain(failure, &format!("failed to start an event loop: {error}")))?;
+    let end = runtime.block_on(command);
+    runtime.shutdown_background();
+    Ok(end)
 }
 
-/// Tells the person, whatever becomes of the data.
+/// An event loop on this thread.
+pub(super) fn event_loop() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Prints data, and gives `status` if all of it could be printed, else `failure`. A reader that has seen enough is not an error.
+pub fn print(data: &[u8], status: u8, failure: u8) -> ExitCode {
+    match io::stdout().write_all(data).and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            complain(failure, &format!("failed to print: {error}"))
+        }
+        _ => ExitCode::from(status),
+    }
+}
+
+/// Says what is wrong, and gives the exit status that belongs to it.
+pub(super) fn complain(status: u8, what: &str) -> ExitCode {
+    say(what);
+    ExitCode::from(status)
+}
+
+/// Writes a message for people to standard error.
 pub(super) fn say(what: &str) {
-    // Where standard error is closed there is nobody to tell.
+    // With standard error closed, nobody reads it.
     let _ = writeln!(io::stderr(), "agentd: {}", escaped(what));
 }

@@ -1,7 +1,6 @@
 //! `agentd status`: how the agents are, as a table and as an exit status.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -9,20 +8,19 @@ use std::time::{Duration, SystemTime};
 use hyper::body::Bytes;
 
 use super::complete;
-use super::output::say;
+use super::output::{block_on, complain, print, say};
+use super::table::{GAP, Table, shortened};
+use super::wording::{exit_cell, faults, paint, remark, since, words};
 use crate::client::{Answer, Client, Error};
 use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
 use crate::wire::exit_status::ExitStatus;
-use crate::wire::status::{AgentStatus, Health, Outcome, PastAttempt, State, Time};
+use crate::wire::status::{AgentStatus, PastAttempt, Time};
 
 /// The exit statuses of LSB init scripts' `status`.
 const RUNNING: u8 = 0;
 const NOT_RUNNING: u8 = 3;
 const UNKNOWN: u8 = 4;
-
-/// Between two columns.
-const GAP: &str = "  ";
 
 const HEADINGS: [&str; 7] = ["NAME", "HARNESS", "STATE", "SINCE", "RESTARTS", "LAST EXIT", "NEXT START"];
 
@@ -40,47 +38,27 @@ pub struct Arguments {
     pub json: bool,
 }
 
-/// Asks the daemon behind `socket` and prints what it says: data to stdout, talk to stderr.
+/// Asks the daemon behind `socket` and prints its answer: data to stdout, messages to stderr.
 pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
-    let code = match report(arguments, socket) {
-        Ok(Report { text, remarks, code }) => {
+    match block_on(UNKNOWN, ask(arguments, socket)) {
+        Ok(Ok(Report { text, remarks, code })) => {
             for remark in remarks {
                 say(&remark);
             }
-            match io::stdout().write_all(&text) {
-                // A reader that has seen enough is no error.
-                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                    say(&format!("failed to print: {error}"));
-                    UNKNOWN
-                }
-                _ => code,
-            }
+            print(&text, code, UNKNOWN)
         }
-        Err(error) => {
-            say(&format!("failed to {error}"));
-            if matches!(error, Failure::Client(Error::NotRunning(_))) { NOT_RUNNING } else { UNKNOWN }
+        Ok(Err(error)) => {
+            let code = if matches!(error, Error::NotRunning(_)) { NOT_RUNNING } else { UNKNOWN };
+            complain(code, &format!("failed to {error}"))
         }
-    };
-    ExitCode::from(code)
+        Err(code) => code,
+    }
 }
 
 struct Report {
     text: Bytes,
     remarks: Vec<String>,
     code: u8,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("start an event loop: {0}")]
-    Runtime(#[source] io::Error),
-    #[error(transparent)]
-    Client(#[from] Error),
-}
-
-fn report(arguments: &Arguments, socket: &Path) -> Result<Report, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
-    Ok(runtime.block_on(ask(arguments, socket))?)
 }
 
 async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
@@ -114,18 +92,6 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
     Ok(Report { text: text.into(), remarks, code })
 }
 
-pub(super) fn faults(health: &Health) -> Vec<String> {
-    let faults = [
-        ("configuration", &health.config_error),
-        ("secrets", &health.secrets_error),
-        ("state directory", &health.state_error),
-        ("control groups", &health.groups_error),
-    ];
-    let named =
-        |(what, fault): (&str, &Option<String>)| fault.as_ref().map(|fault| format!("{what}: {}", escaped(fault)));
-    faults.into_iter().filter_map(named).collect()
-}
-
 /// The agents as a table. `width` is that of the terminal in columns, `None` if the output is not read by a person: then nothing is
 /// shortened and every agent has one line.
 ///
@@ -133,29 +99,23 @@ pub(super) fn faults(health: &Health) -> Vec<String> {
 /// that.
 pub fn render(agents: &[AgentStatus], now: SystemTime, width: Option<usize>, colour: bool) -> String {
     let rows: Vec<[String; HEADINGS.len()]> = agents.iter().map(|agent| cells(agent, now)).collect();
-    let widths = widths(&HEADINGS, &rows);
     let remarks: Vec<String> = agents.iter().map(remark).collect();
-    let before: usize = widths.iter().map(|width| width + GAP.len()).sum();
+    let mut table = Table::new(HEADINGS, &rows);
+    let before = table.indent();
     let beside = |remark: &str| width.is_none_or(|width| before + remark.chars().count() <= width);
 
-    let mut table = String::new();
-    push_line(&mut table, &HEADINGS.map(str::to_owned), &widths, None);
     if remarks.iter().any(|remark| !remark.is_empty() && beside(remark)) && beside("REASON") {
-        table.push_str("REASON");
+        table.push_text("REASON");
     }
     for ((agent, row), remark) in agents.iter().zip(&rows).zip(&remarks) {
-        end_line(&mut table);
-        push_line(&mut table, row, &widths, colour.then(|| paint(agent)));
+        table.push_row(row, colour.then(|| (STATE, paint(agent))));
         if beside(remark) {
-            table.push_str(remark);
+            table.push_text(remark);
         } else {
-            end_line(&mut table);
-            table.push_str(GAP);
-            table.push_str(&shortened(remark, width.unwrap_or(usize::MAX).saturating_sub(GAP.len())));
+            table.push_below(&shortened(remark, width.unwrap_or(usize::MAX).saturating_sub(GAP.len())));
         }
     }
-    end_line(&mut table);
-    table
+    table.finish()
 }
 
 /// What became of an agent's latest attempts, the last one first, a line each. `width` as in [`render`].
@@ -169,59 +129,19 @@ pub fn render_history(history: &[PastAttempt], now: SystemTime, width: Option<us
         [past.attempt.to_string(), format!("{ended} ago"), ran, exit_cell(&past.exit.how)]
     };
     let rows: Vec<[String; HEADINGS.len()]> = history.iter().map(row).collect();
-    let widths = widths(&HEADINGS, &rows);
-    let mut table = String::new();
-    push_line(&mut table, &HEADINGS.map(str::to_owned), &widths, None);
-    table.push_str("WHY");
-    let before: usize = widths.iter().map(|width| width + GAP.len()).sum();
+    let mut table = Table::new(HEADINGS, &rows);
+    table.push_text("WHY");
+    let before = table.indent();
     for (past, row) in history.iter().zip(&rows) {
-        end_line(&mut table);
-        push_line(&mut table, row, &widths, None);
+        table.push_row(row, None);
         let mut why = past.reason.clone();
         if let ExitStatus::Cause(cause) = &past.exit.how {
             _ = write!(why, ": {cause}");
         }
         let room = width.unwrap_or(usize::MAX).saturating_sub(before).max("WHY".len());
-        table.push_str(&shortened(&escaped(&why), room));
+        table.push_text(&shortened(&escaped(&why), room));
     }
-    end_line(&mut table);
-    table
-}
-
-fn exit_cell(how: &ExitStatus) -> String {
-    match how {
-        ExitStatus::Code(code) => code.to_string(),
-        ExitStatus::Signal(signal) => signal.to_string(),
-        ExitStatus::Cause(_) => "unknown".to_owned(),
-    }
-}
-
-/// The width of each column, in characters.
-fn widths<const N: usize>(headings: &[&str; N], rows: &[[String; N]]) -> [usize; N] {
-    let mut widths = headings.map(str::len);
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    widths
-}
-
-/// The columns, each padded and followed by a gap.
-fn push_line<const N: usize>(table: &mut String, cells: &[String; N], widths: &[usize; N], paint: Option<&str>) {
-    for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
-        let padding = width - cell.chars().count();
-        match paint.filter(|_| column == STATE) {
-            Some(paint) => _ = write!(table, "{paint}{cell}\x1b[0m"),
-            None => table.push_str(cell),
-        }
-        _ = write!(table, "{:padding$}{GAP}", "");
-    }
-}
-
-fn end_line(table: &mut String) {
-    table.truncate(table.trim_end_matches(' ').len());
-    table.push('\n');
+    table.finish()
 }
 
 fn cells(agent: &AgentStatus, now: SystemTime) -> [String; HEADINGS.len()] {
@@ -244,90 +164,20 @@ fn cells(agent: &AgentStatus, now: SystemTime) -> [String; HEADINGS.len()] {
     ]
 }
 
-/// Since when the agent has been in its state: what the API says, and only where it does not, what can be concluded from the rest.
-pub(super) fn since(agent: &AgentStatus) -> Option<Time> {
-    agent.since.or_else(|| match agent.state {
-        State::Running => agent.started_at,
-        State::Exited | State::Backoff => agent.exit.as_ref().map(|exit| exit.at),
-        State::Waiting | State::Invalid => agent.declared_at,
-        State::Starting | State::Stopping => None,
-    })
-}
-
-/// All that a person should know about the state: how it ended, why, and what to mend. What one part says, another does not repeat.
-pub(super) fn remark(agent: &AgentStatus) -> String {
-    let cause = agent.exit.as_ref().and_then(|exit| match &exit.how {
-        ExitStatus::Cause(cause) => Some(cause.as_str()),
-        ExitStatus::Code(_) | ExitStatus::Signal(_) => None,
-    });
-    let (error, limits_error) = (agent.error.as_deref(), agent.limits_error.as_deref());
-    let (log_error, environment_error) = (agent.log_error.as_deref(), agent.environment_error.as_deref());
-    let state = [agent.outcome.map(outcome), agent.reason.as_deref(), cause];
-    let parts = [&state[..], &[error, limits_error, log_error, environment_error]].concat();
-    let parts: Vec<&str> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
-    let is_news = |at: usize, part: &str| {
-        !parts.iter().enumerate().any(|(other, text)| text.contains(part) && (text.len() > part.len() || other < at))
-    };
-    let news: Vec<&str> =
-        parts.iter().enumerate().filter(|(at, part)| is_news(*at, part)).map(|(_, part)| *part).collect();
-    escaped(&news.join("; "))
-}
-
-pub(super) fn outcome(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Completed => "completed",
-        Outcome::Failed => "failed",
-        Outcome::TimedOut => "timed-out",
-        Outcome::GaveUp => "gave-up",
-    }
-}
-
-/// Green is well, yellow is on its way, red needs a person. It repeats what the words say.
-pub(super) fn paint(agent: &AgentStatus) -> &'static str {
-    const GREEN: &str = "\x1b[32m";
-    const YELLOW: &str = "\x1b[33m";
-    const RED: &str = "\x1b[31m";
-    match (agent.state, agent.outcome) {
-        (State::Running, _) | (State::Exited, Some(Outcome::Completed)) => GREEN,
-        (State::Waiting | State::Starting | State::Stopping | State::Backoff, _) => YELLOW,
-        (State::Exited | State::Invalid, _) => RED,
-    }
-}
-
-/// A span of time in its two largest units, rounded down: `45s`, `2h 3m`, `12d`.
-pub(super) fn words(span: Duration) -> String {
-    let seconds = span.as_secs();
-    let (large, small, large_unit, small_unit) = match seconds {
-        0..60 => return format!("{seconds}s"),
-        60..3_600 => (seconds / 60, seconds % 60, 'm', 's'),
-        3_600..86_400 => (seconds / 3_600, seconds % 3_600 / 60, 'h', 'm'),
-        _ => (seconds / 86_400, seconds % 86_400 / 3_600, 'd', 'h'),
-    };
-    if small == 0 { format!("{large}{large_unit}") } else { format!("{large}{large_unit} {small}{small_unit}") }
-}
-
-/// At most `width` characters, the last of them `…` where some are missing.
-pub(super) fn shortened(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
-        return text.to_owned();
-    }
-    text.chars().take(width.saturating_sub(1)).chain(std::iter::once('…')).collect()
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::wire::status::Exit;
+    use crate::wire::status::{Exit, Outcome, State};
 
     fn now() -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000)
     }
 
-    fn ago(seconds: u64) -> Time {
+    pub(in crate::cli) fn ago(seconds: u64) -> Time {
         Time(now() - Duration::from_secs(seconds))
     }
 
-    fn agent(name: &str, state: State) -> AgentStatus {
+    pub(in crate::cli) fn agent(name: &str, state: State) -> AgentStatus {
         AgentStatus {
             name: name.to_owned(),
             running: state == State::Running,
@@ -510,42 +360,6 @@ g            claude-code  stopping  -      0         -          -
         agent.reason = None;
         assert_eq!(remark(&agent), "failed; tmux server died");
         assert_eq!(cells(&agent, now())[5], "unknown");
-    }
-
-    #[test]
-    fn time_is_told_in_two_units() {
-        for (seconds, expected) in [
-            (0, "0s"),
-            (59, "59s"),
-            (60, "1m"),
-            (3_599, "59m 59s"),
-            (3_600, "1h"),
-            (7_380, "2h 3m"),
-            (86_399, "23h 59m"),
-            (86_400, "1d"),
-            (90_000, "1d 1h"),
-            (100_000_000, "1157d 9h"),
-        ] {
-            assert_eq!(words(Duration::from_secs(seconds)), expected);
-        }
-    }
-
-    #[test]
-    fn a_state_is_shown_since_when_the_api_says() {
-        let exit = |seconds| Some(Exit { how: ExitStatus::Code(0), at: ago(seconds), oom_kills: None });
-        for state in State::ALL {
-            let mut agent =
-                AgentStatus { since: Some(ago(5)), started_at: Some(ago(6)), exit: exit(7), ..agent("a", state) };
-            assert_eq!(since(&agent), Some(ago(5)), "{state}");
-            agent.since = None;
-            let derived = match state {
-                State::Running => Some(ago(6)),
-                State::Exited | State::Backoff => Some(ago(7)),
-                State::Waiting | State::Invalid => agent.declared_at,
-                State::Starting | State::Stopping => None,
-            };
-            assert_eq!(since(&agent), derived, "{state}, of a daemon that does not say");
-        }
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! daemons, it is asked again and again, seldom enough to be no burden. A daemon that goes away is waited for: its agents live on
 //! meanwhile.
 
-use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,9 +11,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::complete;
+use super::output::{block_on, complain, print, say};
 use crate::client::{Answer, Client, Error, Messages};
 use crate::text::duration;
-use crate::text::printable::escaped;
 use crate::text::printable::json_line;
 use crate::wire::events::{Event, What};
 use crate::wire::exit_status::ExitStatus;
@@ -65,40 +64,32 @@ pub struct Arguments {
     pub json: bool,
 }
 
-/// Waits, and answers with how that went: data to stdout, talk to stderr.
+/// Waits, and prints how that went: data to stdout, messages to stderr.
 pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
     if arguments.exit_code && !arguments.states.contains(&State::Exited) {
-        return ExitCode::from(complain(MISUSED, "--exit-code needs an agent that has exited; leave out --for"));
+        return complain(MISUSED, "--exit-code needs an agent that has exited; leave out --for");
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return ExitCode::from(complain(UNKNOWN, &format!("failed to start an event loop: {error}"))),
+    let Waited { end, last } = match block_on(UNKNOWN, wait(arguments, socket)) {
+        Ok(waited) => waited,
+        Err(code) => return code,
     };
-    let Waited { end, last } = runtime.block_on(wait(arguments, socket));
-    let code = match end {
-        End::Reached => match last.as_ref().filter(|_| arguments.exit_code) {
-            Some(Answer { value, .. }) if value.state == State::Exited => own_status(value).unwrap_or_else(|why| {
-                complain(UNKNOWN, &format!("the exit status of {} is not known: {why}", value.name))
-            }),
-            _ => REACHED,
+    let (status, message) = match end {
+        End::Reached => match last.as_ref().filter(|_| arguments.exit_code).map(|Answer { value, .. }| value) {
+            Some(agent) if agent.state == State::Exited => match own_status(agent) {
+                Ok(status) => (status, None),
+                Err(why) => (UNKNOWN, Some(format!("the exit status of {} is not known: {why}", agent.name))),
+            },
+            _ => (REACHED, None),
         },
-        End::Otherwise(why) => complain(OTHERWISE, &why),
-        End::TimedOut(why) => complain(TIMED_OUT, &why),
-        End::Unknown(error) => complain(UNKNOWN, &format!("failed to {error}")),
+        End::Otherwise(why) => (OTHERWISE, Some(why)),
+        End::TimedOut(why) => (TIMED_OUT, Some(why)),
+        End::Unknown(error) => (UNKNOWN, Some(format!("failed to {error}"))),
     };
-    if let Some(Answer { body, .. }) = last.filter(|_| arguments.json)
-        && let Err(error) = io::stdout().write_all(&body)
-        && error.kind() != io::ErrorKind::BrokenPipe
-    {
-        return ExitCode::from(complain(UNKNOWN, &format!("failed to print: {error}")));
+    if let Some(message) = message {
+        say(&message);
     }
-    ExitCode::from(code)
-}
-
-fn complain(code: u8, what: &str) -> u8 {
-    // Where standard error is closed there is nobody to tell.
-    let _ = writeln!(io::stderr(), "agentd: {}", escaped(what));
-    code
+    let body = last.filter(|_| arguments.json).map(|Answer { body, .. }| body);
+    print(&body.unwrap_or_default(), status, UNKNOWN)
 }
 
 /// How the waiting ended, with the agent as it was seen last.
@@ -159,7 +150,7 @@ async fn wait(arguments: &Arguments, socket: &Path) -> Waited {
             }
             Some(Err(error)) => {
                 if !std::mem::replace(&mut is_away, true) {
-                    complain(UNKNOWN, &format!("failed to {error}; waiting for it"));
+                    say(&format!("failed to {error}; waiting for it"));
                 }
                 Some(error)
             }

@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::complete;
 use super::output::{self, BETWEEN_DAEMONS, Failure, say};
-use super::status::shortened;
+use super::table::shortened;
 use crate::client::Client;
 use crate::sys::terminal::Terminal;
 use crate::text::printable::{self, escaped};

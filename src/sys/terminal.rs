@@ -1,4 +1,4 @@
-//! What standard output is, and text that fits it.
+//! What standard output is: a terminal or not, how wide, and whether it takes colors.
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
@@ -55,32 +55,8 @@ fn takes_colour(is_terminal: bool, is_dumb: bool, no_color: Option<&OsStr>) -> b
     is_terminal && !is_dumb && no_color.is_none_or(OsStr::is_empty)
 }
 
-/// Text in lines of at most `width` characters, broken at spaces. A longer word has a line of its own and stays whole: it is a path
-/// that somebody may want to copy.
-pub fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    let mut room = 0;
-    for word in text.split(' ').filter(|word| !word.is_empty()) {
-        let length = word.chars().count();
-        match lines.last_mut() {
-            Some(line) if length < room => {
-                line.push(' ');
-                line.push_str(word);
-                room -= length + 1;
-            }
-            _ => {
-                lines.push(word.to_owned());
-                room = width.saturating_sub(length);
-            }
-        }
-    }
-    lines
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
@@ -91,21 +67,5 @@ mod tests {
         assert!(takes(true, Some("xterm"), None) && takes(true, Some("linux"), Some("")));
         assert!(!takes(false, Some("xterm"), None) && !takes(true, Some("xterm"), Some("1")));
         assert!(!takes(true, Some("dumb"), None) && !takes(true, Some(""), None) && !takes(true, None, None));
-    }
-
-    #[test]
-    fn text_is_broken_at_spaces_and_long_words_stay_whole() {
-        assert_eq!(wrapped("to be or not to be", 8), ["to be or", "not to", "be"]);
-        assert_eq!(wrapped("in /a/very/long/path it is", 8), ["in", "/a/very/long/path", "it is"]);
-        assert_eq!(wrapped("", 8), [""; 0]);
-    }
-
-    proptest! {
-        #[test]
-        fn no_word_is_lost_and_no_line_is_too_long(words in prop::collection::vec("[a-zé]{1,9}", 0..40), width in 9_usize..40) {
-            let lines = wrapped(&words.join(" "), width);
-            prop_assert!(lines.iter().all(|line| line.chars().count() <= width));
-            prop_assert_eq!(lines.join(" "), words.join(" "));
-        }
     }
 }
