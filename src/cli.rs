@@ -1,4 +1,4 @@
-//! The command line: what it says becomes [`Settings`] or a client's call.
+//! The command line: options and commands, which become [`Settings`] or a call of a client.
 
 pub mod attach;
 pub mod check;
@@ -54,29 +54,29 @@ use crate::wire::SOCKET_VARIABLE;
     after_long_help = manual::help("")
 )]
 pub struct Arguments {
-    /// What to do; without a command, be the daemon.
+    /// The command; none for the daemon.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// Where things are.
+    /// The files that several commands read.
     #[command(flatten)]
     pub places: Places,
-    /// How the daemon goes about it.
+    /// The options of the daemon alone.
     #[command(flatten)]
     pub daemon: Daemon,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub enum Command {
     /// Check a jcard and print every finding
     ///
-    /// Each finding is a line FILE:LINE:COLUMN: what is wrong; what would be right.
+    /// Each finding is a line such as FILE:LINE:COLUMN: what is wrong; what would be right.
     #[command(after_long_help = manual::help("check"))]
     Check(check::Arguments),
     /// Print the JSON Schema of a jcard's agents, for editors
     ///
-    /// With it, taplo and tombi complete and check a jcard as it is written.
+    /// With it, taplo and tombi complete and check a jcard while you write.
     #[command(after_long_help = manual::help("schema"))]
     Schema,
     /// Show the agents, or one of them
@@ -84,7 +84,7 @@ pub enum Command {
     Status(Asking<status::Arguments>),
     /// Wait until an agent has ended, or is in another state
     ///
-    /// It goes on waiting while agentd restarts. If agentd does not run at first, it waits for it only with --timeout.
+    /// It continues to wait while agentd restarts. If agentd is not running yet, it waits for agentd only with --timeout.
     #[command(after_long_help = manual::help("wait"))]
     Wait(Asking<wait::Arguments>),
     /// Say why an agent is in its state, what comes next, and what would change that
@@ -95,39 +95,39 @@ pub enum Command {
     /// Known secrets are redacted. Ctrl-C ends it.
     #[command(after_long_help = manual::help("watch"))]
     Watch(Asking<watch::Arguments>),
-    /// Print what an agent printed, and with -f what it prints
+    /// Print what an agent printed, and with -f what it prints next
     ///
-    /// From the first byte of its latest attempt on, or of another attempt: agentd keeps it after the attempt has ended, also over
-    /// restarts. It is the text that a person would have read on the terminal, unless --raw is given. Values of secrets are redacted.
+    /// It starts with the first byte of the latest attempt, or of another attempt. Logs outlive the attempt and restarts of agentd.
+    /// Without --raw, the text is what a person would have read on the terminal. Values of secrets are redacted.
     #[command(after_long_help = manual::help("logs"))]
     Logs(Asking<logs::Arguments>),
-    /// Print what has happened, and with -f what happens
+    /// Print what has happened, and with -f what happens next
     ///
-    /// Each event is a line: when, to which agent, what. With --json it is a line of JSON, as `GET /v1/events` has it. With -f it
-    /// waits for a daemon that goes away.
+    /// Each event is one line: the time, the agent, and what happened. With --json it is a line of JSON, as in `GET /v1/events`.
+    /// With -f, the command survives restarts of the daemon.
     #[command(after_long_help = manual::help("events"))]
     Events(Asking<events::Arguments>),
     /// Attach to an agent's terminal
     ///
-    /// The tmux client runs as the agent user, never as root, on a terminal of its own that is relayed to yours. If a signal ends
-    /// it, it ends by that signal, with your terminal as it was before.
+    /// The tmux client runs as the agent user, never as root, on a separate terminal that is relayed to yours. If a signal ends the
+    /// command, your terminal is restored first.
     #[command(after_long_help = manual::help("attach"))]
     Attach(Asking<attach::Arguments>),
-    /// Find out whether all that agentd needs is there and as it should be
+    /// Check everything that agentd needs
     ///
-    /// It says what to do about each finding that is not ok.
+    /// Each finding that is not ok comes with a remedy.
     #[command(after_long_help = manual::help("doctor"))]
     Doctor(doctor::Arguments),
 }
 
-/// Where things are. Each command has those of it that have an effect there.
+/// The files that several commands read. Each command takes the options that have an effect on it.
 #[derive(Clone, Debug, Default, Args)]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Places {
     /// The jcard [default: /etc/stereos/jcard.toml; without root: $XDG_CONFIG_HOME/agentd/jcard.toml]
     #[arg(long, value_name = "PATH", value_parser = path())]
     pub config: Option<PathBuf>,
-    /// Where the API is.
+    /// The API's socket.
     #[command(flatten)]
     pub api: Api,
     /// Run agents that are declared `type = "sandboxed"` without a sandbox
@@ -135,29 +135,29 @@ pub struct Places {
     pub unsandboxed: bool,
 }
 
-/// Where the API is.
+/// The API's socket.
 #[derive(Clone, Debug, Default, Args)]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Api {
-    /// The API's socket [default: $AGENTD_API_SOCKET, which only commands heed, or /run/stereos/agentd.sock; without root:
+    /// The API's socket [default: $AGENTD_API_SOCKET (commands only) or /run/stereos/agentd.sock; without root:
     /// $XDG_RUNTIME_DIR/agentd/agentd.sock]
     #[arg(long = "api-socket", value_name = "PATH", value_parser = path())]
     pub socket: Option<PathBuf>,
 }
 
-/// A command that asks the daemon, and where.
+/// A command that asks the daemon, and the daemon's socket.
 #[derive(Clone, Debug, Args)]
 pub struct Asking<A: Args> {
-    /// What it asks.
+    /// The options of the command.
     #[command(flatten)]
     pub what: A,
-    /// Where the API is.
+    /// The API's socket.
     #[command(flatten)]
     pub api: Api,
 }
 
 impl Command {
-    /// Where things are, as far as it is said after the command.
+    /// The files that are named after the command.
     fn places(&self) -> Places {
         let of_api = |api: &Api| Places { api: api.clone(), ..Places::default() };
         match self {
@@ -177,7 +177,7 @@ impl Command {
     }
 }
 
-/// Where the daemon's own things are, and whose.
+/// The daemon's own files, and their owners.
 #[derive(Clone, Debug, Default, Args)]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Whereabouts {
@@ -190,47 +190,47 @@ pub struct Whereabouts {
     /// Root-only state [default: $STATE_DIRECTORY or /var/lib/agentd; without root: $XDG_STATE_HOME/agentd]
     #[arg(long, value_name = "DIR", value_parser = path())]
     state_dir: Option<PathBuf>,
-    /// What agents print, one folder each [default: $LOGS_DIRECTORY or /var/log/agentd; without root: $XDG_STATE_HOME/agentd/logs]
+    /// The logs of the agents, a folder for each [default: $LOGS_DIRECTORY or /var/log/agentd; without root: $XDG_STATE_HOME/agentd/logs]
     #[arg(long, value_name = "DIR", value_parser = path())]
     log_dir: Option<PathBuf>,
     /// The program that runs in each agent's pane [default: agentd-launcher beside agentd]
     #[arg(long, value_name = "PATH", value_parser = path())]
     launcher: Option<PathBuf>,
-    /// Whom agents run as [default: agent; without root: yourself]
+    /// The user that agents run as [default: agent; without root: yourself]
     #[arg(long, value_name = "NAME", value_parser = name)]
     user: Option<String>,
-    /// The group that may use the sockets, under root [default: admin]
+    /// The group that may use the sockets of a root daemon [default: admin]
     #[arg(long, value_name = "NAME", value_parser = name)]
     admin_group: Option<String>,
 }
 
-/// How the daemon goes about it.
+/// The options of the daemon alone.
 #[derive(Clone, Debug, Default, Args)]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Daemon {
-    /// Where its own things are, and whose.
+    /// The daemon's own files, and their owners.
     #[command(flatten)]
     whereabouts: Whereabouts,
-    /// Leave it to others, such as a unit of its own, to start the tmux server; agents wait for it
+    /// Let somebody else, such as a separate unit, start the tmux server; agents wait for it
     #[arg(long)]
     await_tmux: bool,
-    /// How often the files are read again even when no change was announced
+    /// How often to read the files again even if no change was announced
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
     resync: Duration,
-    /// How long nothing must have changed before a change is acted on (at most ten times that)
+    /// How long files must stay unchanged before a change takes effect (at most ten times as long)
     #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = duration::parse)]
     settle: Duration,
-    /// How long the agent user's login shell may take to give the environment of an agent, which is not started before
+    /// How long the login shell of the agent user may take to set up the environment before an agent starts
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::parse)]
     login_timeout: Duration,
-    /// What becomes of the agents on SIGTERM: they are stopped, or they go on and the next daemon takes them over; auto is to go
-    /// on if systemd is restarting the daemon
+    /// What happens to the agents on SIGTERM: they are stopped, or they are kept for the next daemon to adopt; auto keeps them if
+    /// systemd is restarting the daemon
     #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
     on_terminate: OnTerminate,
-    /// How much is kept of what an agent prints in one attempt, the end of it; 64KiB or more
+    /// How much of each attempt's log to keep, counted from its end; 64KiB or more
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = log_size)]
     log_size: u64,
-    /// Of how many attempts of each agent it is kept, the latest
+    /// How many of the latest attempts of each agent to keep logs of
     #[arg(long, value_name = "N", default_value_t = crate::logs::ATTEMPTS, value_parser = log_attempts)]
     log_attempts: usize,
     /// Also log full command lines with prompts, working directories, names of variables, and the last screen of an agent
@@ -239,7 +239,7 @@ pub struct Daemon {
 }
 
 impl Arguments {
-    /// What these words say.
+    /// Parses the command line.
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut command = taking_any_value(Self::command());
         let matches = command.try_get_matches_from_mut(with_two_dashes(words))?;
@@ -251,8 +251,8 @@ impl Arguments {
         Ok(arguments)
     }
 
-    /// Has a command that asks the daemon do so at the socket that [`SOCKET_VARIABLE`] names, unless an option names one.
-    pub fn heed(mut self, here: &Surroundings) -> Result<Self, clap::Error> {
+    /// Applies [`SOCKET_VARIABLE`] to a command that asks the daemon, unless an option names a socket.
+    pub fn with_environment(mut self, here: &Surroundings) -> Result<Self, clap::Error> {
         let asks = !matches!(self.command, None | Some(Command::Check(_) | Command::Schema));
         if asks && self.places.api.socket.is_none() {
             self.places.api.socket = named_socket(here)?;
@@ -260,7 +260,7 @@ impl Arguments {
         Ok(self)
     }
 
-    /// The daemon's settings: what was said, and defaults for the rest.
+    /// The daemon's settings: the options that were given, and defaults for the rest.
     pub fn settings(&self, here: &Surroundings) -> Settings {
         let (places, daemon, whereabouts) = (&self.places, &self.daemon, &self.daemon.whereabouts);
         let or = |given: &Option<PathBuf>, default: PathBuf| absolute(given.as_ref().unwrap_or(&default));
@@ -287,7 +287,7 @@ impl Arguments {
 }
 
 impl Whereabouts {
-    /// Takes over what is said in `other`.
+    /// Replaces each option by that of `other`, if `other` has it.
     fn overlay(&mut self, other: &Self) {
         let Self { secret_dir, tmux_socket, state_dir, log_dir, launcher, user, admin_group } = other.clone();
         self.secret_dir = secret_dir.or(self.secret_dir.take());
@@ -301,7 +301,7 @@ impl Whereabouts {
 }
 
 impl Places {
-    /// Takes over what is said in `other`.
+    /// Replaces each option by that of `other`, if `other` has it.
     fn overlay(&mut self, other: &Self) {
         let Self { config, api: Api { socket }, unsandboxed } = other.clone();
         self.config = config.or(self.config.take());
@@ -309,7 +309,7 @@ impl Places {
         self.unsandboxed |= unsandboxed;
     }
 
-    /// How a jcard is read.
+    /// The options that a jcard is read with.
     pub fn options(&self, here: &Surroundings) -> config::Options {
         let defaults = config::Options { unsandboxed: self.unsandboxed, ..config::Options::default() };
         if here.root {
@@ -319,12 +319,12 @@ impl Places {
         }
     }
 
-    /// The socket that a client asks: one's own daemon's if there is one, else the machine's.
+    /// The socket that a client connects to: that of the user's own daemon if it exists, else the machine's.
     pub fn client_socket(&self, here: &Surroundings) -> PathBuf {
         self.api.socket.clone().unwrap_or_else(|| first_there(here.api_socket(), SYSTEM_API_SOCKET))
     }
 
-    /// The jcard that is checked when none is named, by the same rule.
+    /// The jcard to check if none is named, chosen by the same rule.
     pub fn checked_config(&self, here: &Surroundings) -> PathBuf {
         self.config.clone().unwrap_or_else(|| first_there(here.config().join("jcard.toml"), SYSTEM_CONFIG))
     }
@@ -358,7 +358,7 @@ fn log_attempts(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A path as the value of an option, which is no option that follows where a path is missing.
+/// Parses a path. A value that begins with `-` is refused: it is the next option, and the path is missing.
 pub(crate) fn path() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(|path| {
         if path.as_os_str().as_bytes().starts_with(b"-") {
@@ -369,12 +369,12 @@ pub(crate) fn path() -> impl TypedValueParser<Value = PathBuf> {
     })
 }
 
-/// Likewise the name of a user or a group.
+/// Parses the name of a user or a group, with the same rule.
 pub(crate) fn name(text: &str) -> Result<String, &'static str> {
     if text.starts_with('-') { Err("write a name, which does not begin with -") } else { Ok(text.to_owned()) }
 }
 
-/// The same, where what follows an option is its value whatever it looks like: `-1s` is a wrong value, and no unknown option.
+/// Lets every option take a value that begins with `-`: `-1s` is then a wrong value instead of an unknown option.
 fn taking_any_value(command: clap::Command) -> clap::Command {
     let command = command.mut_args(|argument| {
         let is_option = argument.get_long().is_some() && argument.get_action().takes_values();
@@ -383,7 +383,7 @@ fn taking_any_value(command: clap::Command) -> clap::Command {
     command.mut_subcommands(taking_any_value)
 }
 
-/// An option before a command that has no use for it is refused, as it is after it.
+/// Refuses an option before a command on which it has no effect, as clap does after the command.
 fn refuse_without_effect(command: &mut clap::Command, matches: &ArgMatches) -> Result<(), clap::Error> {
     let Some(verb) = matches.subcommand_name() else { return Ok(()) };
     let is_said = |option: &&Arg| matches.value_source(option.get_id().as_str()) == Some(ValueSource::CommandLine);
@@ -398,14 +398,14 @@ fn refuse_without_effect(command: &mut clap::Command, matches: &ArgMatches) -> R
     }
 }
 
-/// Why words were refused, without any character of theirs that acts on a terminal.
+/// The message for a refused command line. Characters in it that act on a terminal are escaped.
 fn refusal(mut error: clap::Error) -> String {
     let context: Vec<_> = error.context().map(|(kind, value)| (kind, value.clone())).collect();
     for (kind, value) in context {
         let value = match value {
             ContextValue::String(text) => ContextValue::String(escaped(&text)),
             ContextValue::Strings(texts) => ContextValue::Strings(texts.iter().map(|text| escaped(text)).collect()),
-            // What is proposed repeats words, each proposal on a line of its own.
+            // Suggestions repeat words of the command line, each on its own line.
             ContextValue::StyledStrs(texts) => {
                 ContextValue::StyledStrs(texts.iter().map(|text| escaped(&text.to_string()).into()).collect())
             }
@@ -413,19 +413,19 @@ fn refusal(mut error: clap::Error) -> String {
         };
         error.insert(kind, value);
     }
-    // A parser may repeat the value in what it says of it.
+    // The message of a value parser may repeat the value.
     escaped_lines(&error.render().to_string())
 }
 
-/// Prints the help that was asked for to stdout, or why words were refused to stderr.
+/// Prints requested help to stdout, or why the command line was refused to stderr.
 pub fn conclude(error: clap::Error) -> ExitCode {
     let code = u8::try_from(error.exit_code()).unwrap_or(1);
-    // Where nobody listens there is nobody to tell.
+    // If nobody can read the message, nothing is left to do.
     let _ = if error.use_stderr() { write!(io::stderr(), "{}", refusal(error)) } else { error.print() };
     ExitCode::from(code)
 }
 
-/// Understands `-config PATH` as `--config PATH`, as existing unit files write it: agentd has no short flags but `-h` and `-V`.
+/// Reads `-config PATH` as `--config PATH`, which existing unit files contain. The daemon's only short flags are `-h` and `-V`.
 fn with_two_dashes(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let command = Arguments::command();
     let is_flag = |name: &str| command.get_arguments().any(|argument| argument.get_long() == Some(name));
@@ -485,7 +485,7 @@ mod tests {
         Surroundings { root: true, home: "/root".into(), ..Surroundings::default() }
     }
 
-    fn somebody() -> Surroundings {
+    fn user() -> Surroundings {
         Surroundings { home: "/home/me".into(), ..Surroundings::default() }
     }
 
@@ -519,7 +519,7 @@ mod tests {
             config_home: Some("/c".into()),
             runtime_dir: Some("/r".into()),
             state_home: Some("/s".into()),
-            ..somebody()
+            ..user()
         };
         let settings = settings(&["agentd"], &here);
         let paths = [
@@ -537,14 +537,14 @@ mod tests {
 
     #[test]
     fn without_any_variable_everything_is_below_home() {
-        let settings = settings(&["agentd"], &somebody());
+        let settings = settings(&["agentd"], &user());
         assert_eq!(settings.config, Path::new("/home/me/.config/agentd/jcard.toml"));
         assert_eq!(settings.api_socket, Path::new("/home/me/.local/state/agentd/run/agentd.sock"));
         assert_eq!(settings.state_dir, Path::new("/home/me/.local/state/agentd"));
     }
 
     #[test]
-    fn the_first_of_several_directories_of_systemds_counts() {
+    fn first_of_several_systemd_directories_counts() {
         let (state, logs) = ("/var/lib/one:/var/lib/two".into(), "/var/log/one:/var/log/two".into());
         let here = Surroundings { state_directory: Some(state), logs_directory: Some(logs), ..root() };
         assert_eq!(settings(&["agentd"], &here).log_dir, Path::new("/var/log/one"));
@@ -552,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_of_the_service_are_the_secrets_unless_another_place_is_named() {
+    fn service_credentials_are_the_default_secret_dir() {
         let here = Surroundings { credentials_directory: Some("/run/credentials/agentd.service".into()), ..root() };
         assert_eq!(settings(&["agentd"], &here).secret_dir, Path::new("/run/credentials/agentd.service"));
         assert_eq!(settings(&["agentd", "--secret-dir", "/y"], &here).secret_dir, Path::new("/y"));
@@ -576,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_looks_like_an_option_is_called_a_wrong_value() {
+    fn value_that_looks_like_an_option_is_a_wrong_value() {
         let mut count = 0;
         for (call, command) in commands() {
             let values = command.get_opts().filter_map(|option| Some((option.get_long()?, option.get_short())));
@@ -605,7 +605,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_out_of_range_is_told_the_range() {
+    fn value_out_of_range_names_the_range() {
         for (option, value, range) in [
             ("--log-size", "99999999999GiB", "from 64KiB to 18446744073709551615 bytes"),
             ("--log-size", "1KiB", "from 64KiB to"),
@@ -619,7 +619,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_words_can_do_nothing_to_the_terminal() {
+    fn refusal_escapes_what_acts_on_a_terminal() {
         const HOSTILE: &str = "\u{1b}[2Jx\u{9b}m\u{202e}\u{2066}\r\nagentd: all is well";
         let option = format!("--{HOSTILE}");
         let mut lines = vec![vec![HOSTILE], vec![&option], vec![HOSTILE, "--help"], vec!["help", HOSTILE]];
@@ -646,7 +646,7 @@ mod tests {
     }
 
     #[test]
-    fn each_command_has_the_options_that_have_an_effect_there() {
+    fn each_command_takes_the_options_that_affect_it() {
         const DAEMON: &[&str] = &[
             "config",
             "api-socket",
@@ -704,7 +704,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_counts_before_a_command_if_it_does_after_it() {
+    fn option_works_before_a_command_as_it_does_after() {
         let top = commands().remove(0).1;
         for (call, command) in commands().into_iter().skip(1) {
             for option in top.get_arguments().filter(|option| options(&top).contains(&option.get_long().unwrap_or("")))
@@ -739,7 +739,7 @@ mod tests {
     fn with_variable(value: &str, words: &[&str]) -> Result<Option<PathBuf>, String> {
         let variable = |name: &str| (name == SOCKET_VARIABLE).then(|| value.into());
         let here = Surroundings::of(false, "/home/me".into(), variable);
-        let heeded = read(words).unwrap().heed(&here).map_err(refusal)?;
+        let heeded = read(words).unwrap().with_environment(&here).map_err(refusal)?;
         Ok(heeded.places.api.socket)
     }
 
@@ -770,7 +770,7 @@ mod tests {
             assert!(said.contains(&escaped(value)) && !said.contains('\u{1b}'), "{said}");
         }
         for words in [&["agentd"][..], &["agentd", "schema"]] {
-            assert_eq!(with_variable("agentd.sock", words).unwrap(), None, "{words:?} does not heed it");
+            assert_eq!(with_variable("agentd.sock", words).unwrap(), None, "{words:?} ignores it");
         }
     }
 

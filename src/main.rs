@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         return code;
     }
     let here = Surroundings::here();
-    let arguments = match Arguments::read(words).and_then(|arguments| arguments.heed(&here)) {
+    let arguments = match Arguments::read(words).and_then(|arguments| arguments.with_environment(&here)) {
         Ok(arguments) => arguments,
         Err(error) => return cli::conclude(error),
     };
