@@ -8,10 +8,12 @@
 //! does not take it back.
 
 pub mod attempt;
-mod log_files;
+pub mod containment;
+pub mod log_files;
 pub mod pacing;
 mod publisher;
-pub mod services;
+pub mod resources;
+pub mod sessions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -37,7 +39,6 @@ use crate::observe::ring::Ring;
 use crate::observe::snapshot::{Launched, Snapshot};
 use crate::state::history::Histories;
 use crate::state::record::{Recorder, Report, Version};
-use crate::sys::blocking;
 use crate::sys::clock::{Alarm, Timestamp};
 use crate::sys::log::Detail;
 use crate::sys::rate_limit::Brake;
@@ -47,7 +48,7 @@ use crate::wire::events::{self, Change, What};
 use crate::wire::status::{Errors, State};
 
 use crate::supervisor::attempt::{Brakes, Command, Start};
-use crate::supervisor::services::Services;
+use crate::supervisor::resources::Resources;
 
 /// What the supervisor is told.
 #[derive(Debug)]
@@ -123,7 +124,7 @@ pub struct Supervisor {
     afterwards: Afterwards,
     /// On what is said of visitors that name no pending attempt.
     strangers: Brake,
-    means: Arc<Services>,
+    resources: Arc<Resources>,
     detail: Detail,
     started: Instant,
     facts: Facts,
@@ -203,7 +204,13 @@ const BATCH: usize = 256;
 
 impl Supervisor {
     /// Holds no agent yet. `state_errors` is what was wrong with the state directory at the start.
-    pub fn new(means: Services, outlets: Outlets, detail: Detail, started: Instant, state_errors: Vec<String>) -> Self {
+    pub fn new(
+        resources: Resources,
+        outlets: Outlets,
+        detail: Detail,
+        started: Instant,
+        state_errors: Vec<String>,
+    ) -> Self {
         Self {
             agents: BTreeMap::new(),
             desired: Desired::default(),
@@ -220,7 +227,7 @@ impl Supervisor {
             course: Course::Running,
             afterwards: Afterwards { publish: true, ..Afterwards::default() },
             strangers: Brake::new(),
-            means: Arc::new(means),
+            resources: Arc::new(resources),
             detail,
             started,
             facts: Facts::new(SystemTime::now() - started.elapsed()),
@@ -370,7 +377,7 @@ impl Supervisor {
             }
             Event::Stop => {
                 self.course = Course::Stopping;
-                self.means.tmux.hurry();
+                self.resources.sessions.hurry();
                 self.happened.push(of_daemon(events::Course::Stopping));
                 self.afterwards.publish = true;
                 for key in self.agents.keys().cloned().collect::<Vec<_>>() {
@@ -522,10 +529,9 @@ impl Supervisor {
 
     /// What agents printed that are no longer held is not kept without end.
     fn tidy_store(&self) {
-        let (store, held) = (self.means.store.clone(), self.agents.keys().cloned().collect());
+        let (log_files, held) = (Arc::clone(&self.resources.log_files), self.agents.keys().cloned().collect());
         tokio::spawn(async move {
-            // What is not done now is done with the next one that leaves.
-            if let Ok(Err(error)) = blocking::run(move || store.tidy(&held)).await {
+            if let Err(error) = log_files.tidy(held).await {
                 tracing::warn!("{error}");
             }
         });
@@ -557,16 +563,16 @@ impl Supervisor {
             Effect::Kill { attempt } => self.command(key, attempt, Command::Kill),
             Effect::Account(past) => self.outlets.histories.add(key, past),
             Effect::Close { session } => {
-                let (means, tell, key) = (Arc::clone(&self.means), self.teller(key), key.to_owned());
+                let (resources, tell, key) = (Arc::clone(&self.resources), self.teller(key), key.to_owned());
                 tokio::spawn(async move {
-                    let closed = means.tmux.close(&key).await;
+                    let closed = resources.sessions.close(&key).await;
                     tell(machine::Event::Closed(closed.map_err(|error| format!("the session {session}: {error}"))));
                 });
             }
             Effect::OfferShell { session } => {
-                let (means, key) = (Arc::clone(&self.means), key.to_owned());
+                let (resources, key) = (Arc::clone(&self.resources), key.to_owned());
                 tokio::spawn(async move {
-                    if let Err(error) = means.tmux.offer_shell(&key).await {
+                    if let Err(error) = resources.sessions.offer_shell(&key).await {
                         tracing::warn!(session = %session, "{error}");
                     }
                 });
@@ -583,19 +589,19 @@ impl Supervisor {
         let status = agent.machine.status();
         agent.launches.count(&status);
         let (look_first, number) = (!agent.is_known, status.attempt.unwrap_or_default());
-        let beginning = Start::Launch { launch: Arc::clone(&launch), number, limits, look_first };
-        self.begin(key, attempt, beginning, Some(launch));
+        let start = Start::Launch { launch: Arc::clone(&launch), number, limits, look_first };
+        self.begin(key, attempt, start, Some(launch));
     }
 
-    fn begin(&mut self, key: &str, attempt: Attempt, beginning: Start, launch: Option<Arc<Launch>>) {
+    fn begin(&mut self, key: &str, attempt: Attempt, start: Start, launch: Option<Arc<Launch>>) {
         let tell = self.teller(key);
         let Some(agent) = self.agents.get_mut(key) else { return };
         let (commands, inbox) = mpsc::unbounded_channel();
-        let is_certain = !matches!(beginning, Start::Launch { look_first: true, .. });
+        let is_certain = !matches!(start, Start::Launch { look_first: true, .. });
         agent.attempts.insert(attempt, UnderWay { commands, launch, is_certain });
-        let (means, name) = (Arc::clone(&self.means), agent.machine.name().clone());
+        let (resources, name) = (Arc::clone(&self.resources), agent.machine.name().clone());
         let brakes = Arc::clone(&agent.brakes);
-        tokio::spawn(attempt::run(means, name, attempt, beginning, brakes, inbox, tell));
+        tokio::spawn(attempt::run(resources, name, attempt, start, brakes, inbox, tell));
     }
 
     /// The other agent whose session this is.
@@ -639,9 +645,9 @@ impl Supervisor {
         if self.detail != Detail::Debug {
             return;
         }
-        let (means, redactions) = (Arc::clone(&self.means), Arc::clone(&self.redactions));
+        let (resources, redactions) = (Arc::clone(&self.resources), Arc::clone(&self.redactions));
         tokio::spawn(async move {
-            let screen = means.tmux.screen(&launch.name.key()).await;
+            let screen = resources.sessions.screen(&launch.name.key()).await;
             match (screen, redactions.of(Sources::of_launch(&launch)).await) {
                 (Ok(screen), Ok(redaction)) => {
                     let shown = screen::shown(&screen, &redaction, false);

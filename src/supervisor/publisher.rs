@@ -77,13 +77,13 @@ impl Supervisor {
             config: self.desired.config_error.clone(),
             secrets: self.desired.secrets_error.clone(),
             state: Some(state_errors.join("\n")).filter(|errors| !errors.is_empty()),
-            groups: self.means.trees.groups_error(),
+            groups: self.resources.containment.groups_error(),
         };
         let restarts =
             self.agents.values().map(|agent| (agent.machine.name().to_string(), agent.launches.restarts())).collect();
         let facts = Facts { config_read: self.desired.config_read, restarts, ..self.facts.clone() };
         Snapshot::new(statuses, self.started, errors)
-            .with_groups(self.means.trees.groups())
+            .with_groups(self.resources.containment.groups())
             .with_histories(self.outlets.histories.of(self.agents.keys()))
             .with_launches(self.agents.iter().map(|(key, agent)| (key.clone(), agent.launched())).collect())
             .with_secrets(Arc::clone(&self.desired.secrets))
