@@ -15,7 +15,7 @@ mod publisher;
 pub mod resources;
 pub mod sessions;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -100,8 +100,8 @@ pub struct Outlets {
 pub struct Supervisor {
     agents: BTreeMap<String, Agent>,
     desired: Desired,
-    /// What attempts are to be told once this much is on record.
-    to_note: Vec<(Version, String, Attempt, Command)>,
+    /// What attempts wait to hear once it is on record.
+    to_note: Vec<Note>,
     /// Of what was put on record last.
     version: Version,
     /// Of what is on record, as far as it could be put there.
@@ -133,6 +133,16 @@ pub struct Supervisor {
     redactions: Arc<Redactions>,
 }
 
+/// A command to an attempt that waits for the record.
+#[derive(Debug)]
+struct Note {
+    /// What must be on record first.
+    version: Version,
+    key: String,
+    attempt: Attempt,
+    command: Command,
+}
+
 /// Where the daemon is heading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Course {
@@ -158,7 +168,8 @@ struct Agent {
     machine: Machine,
     /// `None` if an earlier daemon knew it.
     desired: Option<DesiredAgent>,
-    attempts: HashMap<Attempt, UnderWay>,
+    /// The one attempt that is not gone, if there is one: the machine starts none before.
+    under_way: Option<UnderWay>,
     /// Whether this daemon has opened its pane yet: an earlier one may have left something in it.
     is_known: bool,
     /// Whether an event was told of it.
@@ -172,6 +183,7 @@ struct Agent {
 /// An attempt that is not gone.
 #[derive(Debug)]
 struct UnderWay {
+    attempt: Attempt,
     commands: mpsc::UnboundedSender<Command>,
     /// `None` if an earlier daemon has launched it.
     launch: Option<Arc<Launch>>,
@@ -252,10 +264,16 @@ impl Supervisor {
         let launches = if knows_past { Launches::default() } else { Launches::after(&status) };
         let effects = machine.resume();
         self.happened.push(What::Adopted { name: status.name.clone(), agent: Box::new(status) });
-        let brakes = Arc::default();
-        let attempts = HashMap::new();
-        let agent =
-            Agent { machine, desired: None, attempts, is_known: false, is_told: true, knows_past, launches, brakes };
+        let agent = Agent {
+            machine,
+            desired: None,
+            under_way: None,
+            is_known: false,
+            is_told: true,
+            knows_past,
+            launches,
+            brakes: Arc::default(),
+        };
         self.agents.insert(key.to_owned(), agent);
         for effect in effects {
             self.carry_out(key, effect);
@@ -281,23 +299,26 @@ impl Supervisor {
                     continue;
                 }
             }
-            for event in batch.drain(..) {
-                self.handle(event);
-            }
-            self.time_passed();
-            if std::mem::take(&mut self.afterwards.reconcile) {
-                self.reconcile();
-            }
-            if std::mem::take(&mut self.afterwards.call_up) {
-                self.call_up();
-            }
-            self.publish();
+            self.take_in(batch.drain(..));
         }
         let untold = self.untold.take().into_iter().flat_map(|untold| untold.happened);
         let happened = untold.chain(std::mem::take(&mut self.happened)).collect();
         self.tell(Arc::new(self.snapshot()), happened);
         tokio::join!(self.outlets.recorder.finish(TO_FINISH), self.outlets.histories.finish(TO_FINISH));
         Ok(self.course == Course::Stopping)
+    }
+
+    /// Takes in events and what time has brought, and publishes what came of them.
+    fn take_in(&mut self, events: impl Iterator<Item = Event>) {
+        events.for_each(|event| self.handle(event));
+        self.time_passed();
+        if std::mem::take(&mut self.afterwards.reconcile) {
+            self.reconcile();
+        }
+        if std::mem::take(&mut self.afterwards.call_up) {
+            self.call_up();
+        }
+        self.publish();
     }
 
     fn is_over(&self) -> bool {
@@ -325,7 +346,7 @@ impl Supervisor {
                 match event {
                     machine::Event::Ended { attempt, .. } => {
                         to_note = Some((attempt, Command::EndNoted));
-                        let under_way = agent.and_then(|agent| agent.attempts.get(&attempt));
+                        let under_way = agent.and_then(|agent| agent.under_way(attempt));
                         if let Some(launch) = under_way.and_then(UnderWay::known).cloned() {
                             self.log_screen(launch);
                         }
@@ -333,7 +354,7 @@ impl Supervisor {
                     machine::Event::NotStarted { attempt, .. } => to_note = Some((attempt, Command::EndNoted)),
                     machine::Event::Met { attempt, .. } => to_note = Some((attempt, Command::MetNoted)),
                     machine::Event::Gone { attempt } => {
-                        agent.map(|agent| agent.attempts.remove(&attempt));
+                        agent.map(|agent| agent.under_way.take_if(|under_way| under_way.attempt == attempt));
                     }
                     machine::Event::Opened { .. } => {
                         if let Some(agent) = agent {
@@ -359,11 +380,12 @@ impl Supervisor {
                     _ => {}
                 }
                 if let machine::Event::Gone { attempt: gone } = event {
-                    // It is told nothing any more.
-                    self.to_note.retain(|(_, other, attempt, _)| (other, *attempt) != (&key, gone));
+                    // Nobody is left to hear it.
+                    self.to_note.retain(|note| (&note.key, note.attempt) != (&key, gone));
                 }
                 self.step(&key, event);
-                self.to_note.extend(to_note.map(|(attempt, command)| (self.version, key, attempt, command)));
+                let version = self.version;
+                self.to_note.extend(to_note.map(|(attempt, command)| Note { version, key, attempt, command }));
             }
             Event::Sessions(owners) => {
                 for name in owners.iter().filter_map(|key| Name::try_from(key.as_str()).ok()) {
@@ -438,7 +460,7 @@ impl Supervisor {
         let agent = self.agents.entry(key.clone()).or_insert_with(|| Agent {
             machine: Machine::new(desired.name.clone()),
             desired: None,
-            attempts: HashMap::new(),
+            under_way: None,
             is_known: false,
             is_told: false,
             knows_past: true,
@@ -455,7 +477,8 @@ impl Supervisor {
             && restored.is_some_and(|declared| declared.fingerprint.as_ref() == Some(&launch.fingerprint))
         {
             agent.knows_past = true;
-            if let Some(under_way) = agent.attempts.get_mut(&agent.machine.latest_attempt()) {
+            let latest = agent.machine.latest_attempt();
+            if let Some(under_way) = agent.under_way.as_mut().filter(|under_way| under_way.attempt == latest) {
                 under_way.launch.get_or_insert_with(|| Arc::clone(launch));
             }
         }
@@ -465,7 +488,7 @@ impl Supervisor {
     /// otherwise. Which process is expected is known there.
     fn direct(&mut self, visitor: Visitor) {
         let key = visitor.name.to_ascii_lowercase();
-        if let Some(under_way) = self.agents.get(&key).and_then(|agent| agent.attempts.values().next()) {
+        if let Some(under_way) = self.agents.get(&key).and_then(|agent| agent.under_way.as_ref()) {
             // Fails only if the attempt is over by now; the visitor is sent away by being dropped.
             let _ = under_way.commands.send(Command::Visitor(Box::new(visitor)));
             return;
@@ -598,7 +621,7 @@ impl Supervisor {
         let Some(agent) = self.agents.get_mut(key) else { return };
         let (commands, inbox) = mpsc::unbounded_channel();
         let is_certain = !matches!(start, Start::Launch { look_first: true, .. });
-        agent.attempts.insert(attempt, UnderWay { commands, launch, is_certain });
+        agent.under_way = Some(UnderWay { attempt, commands, launch, is_certain });
         let (resources, name) = (Arc::clone(&self.resources), agent.machine.name().clone());
         let brakes = Arc::clone(&agent.brakes);
         tokio::spawn(attempt::run(resources, name, attempt, start, brakes, inbox, tell));
@@ -611,7 +634,7 @@ impl Supervisor {
     }
 
     fn command(&self, key: &str, attempt: Attempt, command: Command) {
-        if let Some(under_way) = self.agents.get(key).and_then(|agent| agent.attempts.get(&attempt)) {
+        if let Some(under_way) = self.agents.get(key).and_then(|agent| agent.under_way(attempt)) {
             // Fails only if the attempt is over, which is then the next thing that is heard of it.
             let _ = under_way.commands.send(command);
         }
@@ -663,14 +686,19 @@ impl Supervisor {
 impl Agent {
     /// What was launched, and what is to be.
     fn launched(&self) -> Launched {
-        let under_way = self.attempts.values().filter_map(|under_way| under_way.launch.as_ref());
+        let under_way = self.under_way.iter().filter_map(|under_way| under_way.launch.as_ref());
         let launches: Vec<Arc<Launch>> = under_way.chain(self.machine.launch()).map(Arc::clone).collect();
-        let is_known = self.attempts.values().all(|under_way| under_way.known().is_some());
+        let is_known = self.under_way.iter().all(|under_way| under_way.known().is_some());
         Launched { is_all: self.knows_past && is_known && !Vec::is_empty(&launches), launches }
     }
 
+    /// This attempt, unless it is gone.
+    fn under_way(&self, attempt: Attempt) -> Option<&UnderWay> {
+        self.under_way.as_ref().filter(|under_way| under_way.attempt == attempt)
+    }
+
     fn learn(&mut self, attempt: Attempt, event: &machine::Event) {
-        if let Some(under_way) = self.attempts.get_mut(&attempt) {
+        if let Some(under_way) = self.under_way.as_mut().filter(|under_way| under_way.attempt == attempt) {
             under_way.learn(event);
         }
     }
@@ -698,7 +726,12 @@ mod tests {
 
     fn under_way(is_certain: bool) -> UnderWay {
         let launch = Arc::new(Launch::of_nothing());
-        UnderWay { commands: mpsc::unbounded_channel().0, launch: Some(launch), is_certain }
+        UnderWay {
+            attempt: Attempt::default(),
+            commands: mpsc::unbounded_channel().0,
+            launch: Some(launch),
+            is_certain,
+        }
     }
 
     #[test]

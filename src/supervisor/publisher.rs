@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CLEAR_TIMEOUT, Course, Supervisor};
+use super::{CLEAR_TIMEOUT, Course, Note, Supervisor};
 use crate::observe::facts::Facts;
 use crate::observe::snapshot::Snapshot;
 use crate::state::record::Version;
@@ -108,8 +108,8 @@ impl Supervisor {
         self.recorded = tried;
         // What is not on record is noted by its launcher alone, until it has waited long enough.
         if error.is_none() {
-            let noted: Vec<_> = self.to_note.extract_if(.., |(version, ..)| *version <= tried).collect();
-            for (_, key, attempt, command) in noted {
+            let noted: Vec<_> = self.to_note.extract_if(.., |note| note.version <= tried).collect();
+            for Note { key, attempt, command, .. } in noted {
                 self.command(&key, attempt, command);
             }
         }
