@@ -277,12 +277,10 @@ async fn serve(
     let tmux = the_tmux(settings, deputy.clone(), executable.clone(), &place.account, &record).await;
     let user = place.account.uid;
     let (trouble, troubles) = watch::channel(None);
-    let launcher = settings.launcher.iter().map(|path| path.to_string_lossy().into_owned()).collect();
-    let programs = Programs { launcher, agentd: executable };
     let trees = Trees::new(&settings.state_dir, user);
     let resources = Resources {
         sessions: Arc::new(tmux.clone()),
-        programs,
+        programs: programs(settings, executable),
         launch_socket: socket_dir::launch_socket_beside(&settings.tmux_socket),
         trouble: troubles,
         user,
@@ -333,13 +331,7 @@ async fn serve(
         resync: settings.resync,
         rounds,
     };
-    let desired = events.clone();
-    let mut inputs = tokio::spawn(inputs.follow(nudged, move |news| {
-        drop(desired.send(match news {
-            News::Desired(it) => Event::Desired(it),
-            News::Read => Event::Read,
-        }));
-    }));
+    let mut inputs = tokio::spawn(follow(inputs, nudged, events.clone()));
     let mut supervisor = tokio::spawn(supervisor.run(inbox));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -370,6 +362,24 @@ async fn serve(
     api.end().await;
     tracing::info!("agentd has ended");
     result
+}
+
+/// The programs that run in panes. `executable` is this one.
+fn programs(settings: &Settings, executable: String) -> Programs {
+    let launcher = settings.launcher.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+    Programs { launcher, agentd: executable }
+}
+
+/// Reads the inputs whenever they change, and sends what they say to the supervisor.
+async fn follow(inputs: Inputs, nudged: mpsc::Receiver<Nudge>, events: mpsc::UnboundedSender<Event>) -> io::Result<()> {
+    let send = move |news| {
+        // Nobody listens any more only when the daemon is ending.
+        drop(events.send(match news {
+            News::Desired(it) => Event::Desired(it),
+            News::Read => Event::Read,
+        }));
+    };
+    inputs.follow(nudged, send).await
 }
 
 /// The dedicated server, as an earlier daemon has seen it.

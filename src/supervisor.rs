@@ -14,6 +14,8 @@ pub mod pacing;
 mod publisher;
 pub mod resources;
 pub mod sessions;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -500,7 +502,9 @@ impl Supervisor {
         // Agents can come here, and must not be able to fill the log.
         if let Some(count) = self.strangers.pass() {
             let pid = visitor.process.pid();
-            tracing::warn!("process {pid} says to be the launcher of an attempt that is not pending ({count} so far)");
+            tracing::warn!(
+                "process {pid} claims to be the launcher of an attempt that is not pending ({count} such claims so far)"
+            );
         }
         visitor.send_away();
     }
@@ -717,41 +721,4 @@ async fn tick(watchdog: &mut Option<Interval>) {
 
 fn of_daemon(state: events::Course) -> What {
     What::Daemon { state, version: env!("CARGO_PKG_VERSION").to_owned() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::agent::fingerprint::Fingerprint;
-
-    fn under_way(is_certain: bool) -> UnderWay {
-        let launch = Arc::new(Launch::of_nothing());
-        UnderWay {
-            attempt: Attempt::default(),
-            commands: mpsc::unbounded_channel().0,
-            launch: Some(launch),
-            is_certain,
-        }
-    }
-
-    #[test]
-    fn what_runs_is_unknown_while_it_may_be_a_survivor() {
-        let attempt = Attempt::default();
-        assert!(under_way(true).known().is_some());
-        let mut under_way = under_way(false);
-        under_way.learn(&machine::Event::Opened { attempt });
-        assert!(under_way.known().is_none());
-        under_way.learn(&machine::Event::Started { attempt, pid: 2, at: Timestamp::now() });
-        assert!(under_way.known().is_some());
-    }
-
-    #[test]
-    fn what_runs_is_unknown_once_a_survivor_was_found() {
-        for fingerprint in [None, Some(Fingerprint::default())] {
-            let (attempt, mut under_way) = (Attempt::default(), under_way(false));
-            under_way.learn(&machine::Event::Found { attempt, fingerprint });
-            under_way.learn(&machine::Event::Started { attempt, pid: 2, at: Timestamp::now() });
-            assert!(under_way.known().is_none());
-        }
-    }
 }

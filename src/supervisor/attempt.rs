@@ -12,6 +12,8 @@
 mod launcher;
 mod log_keeper;
 mod survivor;
+#[cfg(test)]
+mod tests;
 
 use launcher::{Launcher, Reported};
 use log_keeper::{LogKeeper, NewFiles};
