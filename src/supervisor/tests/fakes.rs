@@ -50,6 +50,9 @@ pub const ENDED_PID: i32 = i32::MAX;
 
 pub const LOGIN_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a test waits for a thread or for the kernel. It waits for nothing else.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Lets everything run that can, while no time passes.
 pub async fn settle() {
     const ROUNDS: usize = 60;
@@ -72,7 +75,6 @@ pub async fn pass(time: Duration) {
 
 /// Lets everything run until that is so, while no time passes: for what a thread or the kernel does meanwhile.
 pub async fn until(what: &str, is_so: impl Fn() -> bool) {
-    const PATIENCE: Duration = Duration::from_secs(30);
     let start = Instant::now();
     while !is_so() {
         assert!(start.elapsed() < PATIENCE, "not so in time: {what}");
@@ -522,7 +524,11 @@ impl FakeLauncher {
 
     /// Waits for the end that somebody else brings about. Its connection ends with it.
     pub async fn see_end(&mut self) {
-        self.child.wait().unwrap();
+        let start = Instant::now();
+        while self.lives() {
+            assert!(start.elapsed() < PATIENCE, "nobody ends it");
+            std::thread::yield_now();
+        }
         self.connection = None;
         settle().await;
     }
