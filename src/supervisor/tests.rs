@@ -6,15 +6,18 @@ use std::collections::VecDeque;
 use rstest::rstest;
 use tempfile::TempDir;
 
-use self::fakes::{FakeLauncher, Fakes, Trouble, end, harness, settle, until};
+use self::fakes::{FakeLauncher, Fakes, Groups, Trouble, dead_pane, end, harness, settle, until};
 use self::journal::Journal;
 use super::*;
 use crate::agent::declaration::Declaration;
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::spec::Policy;
-use crate::launch::protocol::{Ending, FromLauncher};
+use crate::contain::cgroup::Whose;
+use crate::launch::launcher as launch_command;
+use crate::launch::protocol::{Ending, FromLauncher, Harness};
 use crate::state::record::Record;
 use crate::wire::events::Since;
+use crate::wire::exit_status::ExitStatus;
 
 /// A supervisor with everything around it. Events are taken in one batch after the other, as its loop does it, but none of the
 /// recorder's: when something is on record the test says.
@@ -101,6 +104,21 @@ impl House {
         house.say(&mut launcher, FromLauncher::Started(harness())).await;
         assert_eq!(house.state("a"), Some(State::Running));
         (house, launcher)
+    }
+
+    /// The next daemon, which finds what this one has put on record, and everything else as `prepare` has it.
+    async fn next(self, prepare: impl FnOnce(&Fakes)) -> Self {
+        let on_record = |(key, agent): (&String, &Agent)| {
+            let text = serde_json::to_string(&agent.machine).unwrap();
+            (key.clone(), serde_json::from_str(&text).unwrap())
+        };
+        let machines = self.supervisor.agents.iter().map(on_record).collect();
+        drop(self);
+        let mut next = Self::new();
+        prepare(&next.fakes);
+        next.supervisor.resume(machines);
+        next.settle().await;
+        next
     }
 
     /// What the API tells.
@@ -459,6 +477,56 @@ mod visitors {
         let visitor = Visitor { attempt, ..launcher.report(name, Progress::New) };
         house.take_in(Event::Visitor(visitor)).await;
         assert_eq!(launcher.heard().await, ["launch"]);
+    }
+}
+
+mod the_next_daemon {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn takes_a_harness_to_end_with_any_status() {
+        let (house, mut launcher) = House::running(patient()).await;
+        launcher.die().await;
+        let nothing_started = i32::from(launch_command::NOTHING_STARTED);
+        let panes = vec![dead_pane(launcher.pid(), Some(nothing_started))];
+        let house = house.next(|fakes| fakes.sessions.panes.set(Ok(panes))).await;
+        assert_eq!(house.state("a"), Some(State::Exited));
+        let how = house.snapshot.borrow().agent("a").unwrap().exit.as_ref().unwrap().how.clone();
+        assert_eq!(how, ExitStatus::Code(nothing_started));
+        assert_eq!(house.fakes.sessions.calls.count("open"), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn does_not_take_a_former_end_for_that_of_an_attempt_cut_off() {
+        let mut house = House::new();
+        house.fakes.sessions.open.hang();
+        house.declare(&[agent("a", "a", patient())]).await;
+        let panes = vec![dead_pane(fakes::ENDED_PID, Some(0))];
+        let mut house = house.next(|fakes| fakes.sessions.panes.set(Ok(panes))).await;
+        assert_eq!(house.snapshot.borrow().agent("a").unwrap().exit, None);
+        house.declare(&[agent("a", "a", patient())]).await;
+        assert_eq!(house.state("a"), Some(State::Starting));
+        assert_eq!(house.fakes.sessions.calls.count("open a a /bin/launcher a 2"), 1);
+        // It is the same attempt for everybody else.
+        assert_eq!(house.snapshot.borrow().agent("a").unwrap().attempt, Some(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn follows_what_runs_where_the_record_is_behind() {
+        let (house, mut former) = House::running(patient()).await;
+        former.die().await;
+        let mut launcher = FakeLauncher::start();
+        let panes = vec![launcher.pane()];
+        let prepare = |fakes: &Fakes| {
+            fakes.sessions.panes.set(Ok(panes));
+            *fakes.containment.whose.lock().unwrap() = Groups::Of(Whose::Its);
+        };
+        let mut house = house.next(prepare).await;
+        let harness = Harness { pid: fakes::ENDED_PID - 1, ..harness() };
+        house.report(&mut launcher, Progress::Running(harness)).await;
+        assert_eq!(house.state("a"), Some(State::Running));
+        assert_eq!(house.snapshot.borrow().agent("a").unwrap().pid, Some(harness.pid));
+        assert!(launcher.lives());
     }
 }
 

@@ -671,10 +671,22 @@ mod somebody_else {
         let (stage, mut launcher) = running().await;
         let mut other = FakeLauncher::start();
         stage.report(&mut other, Progress::Running(harness())).await;
-        let killed = Process::open(other.pid()).unwrap();
-        until("it is ended", || !killed.lives().unwrap()).await;
+        other.see_end().await;
         assert!(launcher.lives());
         assert!(stage.told().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_poses_again_and_again_is_logged_at_powers_of_two() {
+        let journal = Journal::of_this_thread();
+        let (stage, mut launcher) = running().await;
+        for count in 1..=9 {
+            let mut other = FakeLauncher::start();
+            stage.report(&mut other, Progress::Running(harness())).await;
+            other.see_end().await;
+            assert_eq!(journal.count(&format!("({count} so far)")), usize::from([1, 2, 4, 8].contains(&count)));
+        }
+        assert!(launcher.lives());
     }
 }
 

@@ -527,7 +527,7 @@ impl FakeLauncher {
         let start = Instant::now();
         while self.lives() {
             assert!(start.elapsed() < PATIENCE, "nobody ends it");
-            std::thread::yield_now();
+            settle().await;
         }
         self.connection = None;
         settle().await;
