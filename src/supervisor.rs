@@ -1,11 +1,10 @@
 //! The one loop that owns all agents: event → step → effects → snapshot.
 //!
-//! It is the only writer of anything there is to know about agents. Nothing in it waits for anything but the next event or the
-//! next point in time: effects run in tasks of their own and come back as events, tagged with the attempt they belong to.
+//! The supervisor is the only writer of agent state, and blocks on nothing but the next event or timer. Effects run in tasks of their
+//! own and come back as events, tagged with the attempt they belong to.
 //!
-//! What it knows is put on [record](crate::state::record) as it changes, and it begins with what an earlier daemon had put there. An end
-//! is on record before its launcher, which remembers it too, is let go. What is told is on record before, so that the next daemon
-//! does not take it back.
+//! Every change is put on [record](crate::state::record) before it is published, so a restarted daemon never contradicts what clients
+//! were told. A launcher, which remembers its exit too, is released only once that exit has been recorded.
 
 pub mod attempt;
 pub mod containment;
@@ -52,14 +51,14 @@ use crate::wire::status::{Errors, State};
 use crate::supervisor::attempt::{Brakes, Command, Start};
 use crate::supervisor::resources::Resources;
 
-/// What the supervisor is told.
+/// An event that the supervisor reacts to.
 #[derive(Debug)]
 pub enum Event {
-    /// What should be has changed.
+    /// The desired state has changed.
     Desired(Desired),
-    /// All that is desired was said: at first, or because somebody wanted everything read again.
+    /// All inputs were read: at startup, or because a reload was requested.
     Read,
-    /// Somebody reports at the launch socket.
+    /// A process reports at the launch socket.
     Visitor(Visitor),
     /// Something happened to an agent.
     Agent {
@@ -68,11 +67,11 @@ pub enum Event {
         /// What.
         event: machine::Event,
     },
-    /// Sessions of these agents were there before any was opened.
+    /// Sessions of these agents existed before any was opened.
     Sessions(BTreeSet<String>),
-    /// Whether agents have control groups is another thing than before.
+    /// Control groups have become available, or unavailable.
     Groups,
-    /// Something was put on record, or could not be.
+    /// A write to the record has succeeded or failed.
     Recorded(Report),
     /// Stop all agents, then the supervisor.
     Stop,
@@ -80,20 +79,20 @@ pub enum Event {
     Detach,
 }
 
-/// Where what the supervisor knows and does goes to.
+/// The outputs of the supervisor.
 #[derive(Debug)]
 pub struct Outlets {
-    /// Where effects answer: the other end of what [`Supervisor::run`] is given.
+    /// Receives the results of effects: the other end of the inbox of [`Supervisor::run`].
     pub events: mpsc::UnboundedSender<Event>,
-    /// What the API serves.
+    /// The state that the API serves.
     pub snapshots: watch::Sender<Arc<Snapshot>>,
-    /// What it tells of as it happens.
+    /// The events that the API streams.
     pub happenings: watch::Sender<Ring>,
-    /// What the next daemon reads.
+    /// The record that the next daemon reads.
     pub recorder: Recorder,
-    /// What became of earlier attempts.
+    /// The results of earlier attempts.
     pub histories: Histories,
-    /// What systemd hears.
+    /// Notifications to systemd.
     pub notifier: Notifier,
 }
 
@@ -104,34 +103,34 @@ pub struct Supervisor {
     desired: Desired,
     /// What attempts wait to hear once it is on record.
     to_note: Vec<Note>,
-    /// Of what was put on record last.
+    /// The latest version that was put on record.
     version: Version,
-    /// Of what is on record, as far as it could be put there.
+    /// The latest version that the recorder has tried to write.
     recorded: Version,
-    /// Told as soon as it is on record.
+    /// Published as soon as it is on record.
     untold: Option<Untold>,
     /// What happened since that was made.
     happened: Vec<What>,
     /// What stood in the way of the daemon when that was made.
     errors: Errors,
-    /// All was read: systemd waits to be told, as soon as the API tells what came of it.
+    /// All inputs were read; systemd is notified once the API serves the result.
     is_read: bool,
-    /// All was read at least once.
+    /// All inputs were read at least once.
     has_read: bool,
     /// What was wrong with the state directory at the start.
     state_errors: Vec<String>,
-    /// Why something could not be put on record the last time.
+    /// Why the latest write to the record failed.
     record_error: Option<String>,
     course: Course,
     afterwards: Afterwards,
-    /// On what is said of visitors that name no pending attempt.
+    /// Limits log lines about visitors that name no pending attempt.
     strangers: Brake,
     resources: Arc<Resources>,
     detail: Detail,
     started: Instant,
     facts: Facts,
     outlets: Outlets,
-    /// What must not be shown of what is desired, made ready.
+    /// The redactions for the present desired state.
     redactions: Arc<Redactions>,
 }
 
@@ -153,14 +152,14 @@ enum Course {
     Detaching,
 }
 
-/// What is to be done when a batch of events has been taken in, once, however many of them call for it.
+/// Work to do once after a batch of events, however many of them call for it.
 #[derive(Debug, Default)]
 struct Afterwards {
     /// An agent has gone; it may be declared again.
     reconcile: bool,
     /// An agent has closed its session; somebody may wait for it.
     call_up: bool,
-    /// There is something that the API does not tell yet.
+    /// Something has changed that the API does not serve yet.
     publish: bool,
 }
 
@@ -174,7 +173,7 @@ struct Agent {
     under_way: Option<UnderWay>,
     /// Whether this daemon has opened its pane yet: an earlier one may have left something in it.
     is_known: bool,
-    /// Whether an event was told of it.
+    /// Whether an event about it was published.
     is_told: bool,
     /// Whether nothing was launched by an earlier daemon with secrets that are not known here.
     knows_past: bool,
@@ -199,7 +198,7 @@ impl UnderWay {
         self.launch.as_ref().filter(|_| self.is_certain)
     }
 
-    /// Takes in what is told of it.
+    /// Updates what is known from an event.
     fn learn(&mut self, event: &machine::Event) {
         match event {
             // What runs may be something else than what is desired, with other secrets, whatever its launcher says of that.
@@ -210,7 +209,7 @@ impl UnderWay {
     }
 }
 
-/// How long clearing away what is left of the agents may take after the last deadline.
+/// How long cleanup may take after the last agent's deadline.
 const CLEAR_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How many events are taken in before what they changed is published.
@@ -250,7 +249,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes up what an earlier daemon had under way. To be called once, at first.
+    /// Takes over what an earlier daemon had in progress. Must be called once, first.
     pub fn resume(&mut self, machines: BTreeMap<String, Machine>) {
         for (key, machine) in machines {
             self.take_up(&key, machine);
@@ -283,7 +282,7 @@ impl Supervisor {
         self.afterwards.publish = true;
     }
 
-    /// Runs until it was told to stop and every agent is gone, or to detach. Answers whether it has stopped them.
+    /// Runs until a stop has ended every agent, or until a detach. Returns whether the agents were stopped.
     pub async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Event>) -> io::Result<bool> {
         const TO_FINISH: Duration = Duration::from_secs(2);
         let mut alarm = Alarm::new()?;
@@ -310,7 +309,7 @@ impl Supervisor {
         Ok(self.course == Course::Stopping)
     }
 
-    /// Takes in events and what time has brought, and publishes what came of them.
+    /// Handles events and expired timers, and publishes the result.
     fn take_in(&mut self, events: impl Iterator<Item = Event>) {
         events.for_each(|event| self.handle(event));
         self.time_passed();
@@ -554,7 +553,7 @@ impl Supervisor {
         }
     }
 
-    /// What agents printed that are no longer held is not kept without end.
+    /// Removes old logs of agents that are no longer held.
     fn tidy_store(&self) {
         let (log_files, held) = (Arc::clone(&self.resources.log_files), self.agents.keys().cloned().collect());
         tokio::spawn(async move {
@@ -564,7 +563,7 @@ impl Supervisor {
         });
     }
 
-    /// Tells those who wait for a session that nobody holds any more.
+    /// Notifies agents that wait for a session which has become free.
     fn call_up(&mut self) {
         for key in self.agents.keys().cloned().collect::<Vec<_>>() {
             let queued = self.agents.get(&key).filter(|agent| agent.machine.is_queued());
@@ -680,7 +679,7 @@ impl Supervisor {
                     let shown = screen::shown(&screen, &redaction, false);
                     tracing::debug!(agent = %launch.name, "its last screen:\n{}", shown.trim_end());
                 }
-                (Err(error), _) => tracing::debug!(agent = %launch.name, "its last screen could not be had: {error}"),
+                (Err(error), _) => tracing::debug!(agent = %launch.name, "failed to read its last screen: {error}"),
                 (_, Err(unknown)) => tracing::debug!(agent = %launch.name, "its last screen is not shown: {unknown}"),
             }
         });

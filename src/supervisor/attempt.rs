@@ -3,7 +3,8 @@
 //! An attempt is launched here, or was by an earlier daemon. Then its launcher is found again: by its [`Identity`] if that is on
 //! record, else as the process that runs in the agent's pane. Whoever reports at the launch socket as that process is it, and
 //! says how far it has come. If it has ended meanwhile, tmux is asked how. As long as it cannot be found out whether it lives,
-//! it is taken to. None is told what to launch before it is on record: one that is neither there nor in the pane started nothing.
+//! it is taken to. A launcher is sent its work only after it has been recorded, so one that is neither on record nor in the pane
+//! cannot have started anything.
 //!
 //! Whoever says to have launched the agent, and is not on record, is believed only if it is proven to be of that agent: by its
 //! control group, which nobody but root could have put it into. Where there are no groups it must be a child of the tmux server,
@@ -59,7 +60,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(40);
 /// How long a launcher may take to report, once tmux has started it.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long one that lives although nothing else is left of it may take to come back.
+/// How long a surviving launcher may take to reconnect before a pending kill is carried out.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long an end may take to be on record before its launcher is let go all the same, and a launcher before it is told what to
@@ -72,17 +73,17 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a launcher may take to end by itself after something that should end it.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often what could not be found out is asked again.
+/// How often a failed query is repeated.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many who say to be its launcher are kept waiting until it is known who is. Others come again.
+/// How many unverified launchers may wait at a time. Others connect again.
 const MAX_UNVERIFIED: usize = 8;
 
-/// How long it may take until it is known what an agent that an earlier daemon launched may have been given.
+/// How long to wait for the secrets that an earlier daemon may have given to the agent.
 const SECRETS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What is said instead of a launcher's words if that took longer, or could not be found out.
-const UNSAID: &str = "its launcher says why, which is not shown because its secrets could not be blotted out";
+/// Shown instead of a launcher's words while the secrets are unknown.
+const UNSAID: &str = "its launcher says why, which is not shown because its secrets could not be redacted";
 
 const STOPPED_BEFORE: &str = "it was stopped before it started";
 
@@ -109,10 +110,10 @@ pub enum Start {
     },
 }
 
-/// What an attempt is told. Small: there is room for several ahead, for each attempt.
+/// A command to an attempt. Kept small, because each attempt has room for several.
 #[derive(Debug)]
 pub enum Command {
-    /// Somebody says to be its launcher.
+    /// A process claims to be its launcher.
     Visitor(Box<Visitor>),
     /// Send SIGINT.
     Interrupt,
@@ -137,7 +138,7 @@ pub struct Brakes {
     posing: Brake,
 }
 
-/// Carries the attempt out. Tells what happens to it, `Gone` last.
+/// Carries out the attempt. Reports its events, `Gone` last.
 pub async fn run(
     resources: Arc<Resources>,
     name: Name,
@@ -186,7 +187,7 @@ pub async fn run(
     (run.tell)(machine::Event::Gone { attempt });
 }
 
-/// What was commanded before anybody was there to be told.
+/// A stop that was commanded before there was a launcher to receive it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Wanted {
     Running,
@@ -684,7 +685,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         Some(launcher)
     }
 
-    /// Waits until the launcher is on record, but not for ever.
+    /// Waits until the launcher is on record, for a bounded time.
     async fn see_met_noted(&mut self) {
         let limit = Instant::now() + RECORD_TIMEOUT;
         while !self.is_met_noted {
@@ -977,7 +978,7 @@ fn is_waited_for(ended: Identity) -> bool {
     matches!(ended.unwaited_for_by(), Ok(None))
 }
 
-/// Until then; for ever, if there is no such time.
+/// Waits until then; forever if there is no such time.
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,

@@ -11,19 +11,19 @@ use crate::sys::clock::Timestamp;
 use crate::wire::events::What;
 use crate::wire::status::{AgentStatus, Errors, Time};
 
-/// What is to be told next.
+/// The next state to publish.
 #[derive(Debug)]
 pub(super) struct Untold {
     snapshot: Arc<Snapshot>,
     pub(super) happened: Vec<What>,
     version: Version,
-    /// When it is told all the same.
+    /// When it is published even if it is not on record.
     pub(super) by: Timestamp,
     /// Whether it is the first after all was read.
     is_read: bool,
 }
 
-/// How long what there is to tell may wait for being on record.
+/// How long publishing may wait for the record.
 const RECORD_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// One line for each change of state or reason, and for each new error.
@@ -38,7 +38,7 @@ pub(super) fn log_change(before: &AgentStatus, after: &AgentStatus) {
 }
 
 impl Supervisor {
-    /// Tells what there is to tell, one state of things after the other, each when it is on record.
+    /// Publishes pending states in order, each once it is on record.
     pub(super) fn publish(&mut self) {
         loop {
             let now = Timestamp::now();

@@ -32,7 +32,7 @@ pub(super) enum PaneQuery {
 }
 
 impl<T: Fn(machine::Event)> Run<T> {
-    /// Likewise.
+    /// Finds the attempt of an earlier daemon again. Returns the launcher to follow; `None` if the attempt is over.
     pub(super) async fn resume(&mut self, launcher: Option<Identity>) -> Option<Launcher> {
         let left = match launcher {
             Some(launcher) => {
