@@ -31,13 +31,10 @@ pub mod writer;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
 
-use nix::sys::stat::fstat;
 use rendering::Size;
-use serde::{Deserialize, Serialize};
 
 /// How many bytes of an attempt are kept if nothing else is said.
 pub const SIZE: u64 = 64 << 20;
@@ -47,21 +44,6 @@ pub const LEAST_SIZE: u64 = 64 << 10;
 
 /// How many attempts of an agent are kept if nothing else is said.
 pub const ATTEMPTS: usize = 20;
-
-/// Which file it is, whatever name it has or whether it has any.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileId {
-    device: u64,
-    inode: u64,
-}
-
-impl FileId {
-    /// Of an open file.
-    pub fn of(file: impl AsFd) -> io::Result<Self> {
-        let status = fstat(file)?;
-        Ok(Self { device: status.st_dev, inode: status.st_ino })
-    }
-}
 
 /// How many bytes of the disk a file takes.
 fn occupied(file: &File) -> io::Result<u64> {

@@ -39,10 +39,10 @@ use self::client::Arguments;
 use self::sessions::ToClose;
 use crate::agent::name::Name;
 use crate::deputy::{self, Deputy, RunError, Server};
-use crate::launch::socket_dir::identity;
 use crate::sys::account::Account;
 use crate::sys::process::Identity;
 use crate::sys::rate_limit::Brake;
+use crate::sys::safe_path::version_at;
 
 /// The oldest tmux whose commands and options are used here.
 pub const OLDEST: (u32, u32) = (3, 2);
@@ -241,12 +241,12 @@ impl Tmux {
         }
         let mut tended = None;
         while rounds.changed().await.is_ok() {
-            let there = identity(&self.socket);
+            let there = version_at(&self.socket);
             // Nobody wakes a server whose socket is in its place.
             if there.is_none() || there != tended {
                 // Whatever fails here fails whoever needs the server, and is told there.
                 let _ = self.tend().await;
-                tended = identity(&self.socket);
+                tended = version_at(&self.socket);
             }
         }
     }

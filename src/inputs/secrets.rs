@@ -21,6 +21,7 @@ use nix::sys::stat::{SFlag, fstat, fstatat};
 
 use crate::agent::secrets::Secrets;
 use crate::sys::exec::{MAX_ARGUMENT, is_variable_name};
+use crate::sys::file_id::FileId;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::watch::MAX_ENTRIES;
 use crate::sys::{regular_file, safe_path};
@@ -97,15 +98,9 @@ pub struct Reading {
     pub problems: Vec<Problem>,
     /// The newest change among the directory and its files; `None` if there is nothing.
     pub changed: Option<SystemTime>,
-    /// The directory that was read; `None` if it is not there, or could not be read.
-    pub folder: Option<Folder>,
-}
-
-/// Which directory it is: the same path can lead to another by a link or a mount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Folder {
-    device: u64,
-    inode: u64,
+    /// The directory that was read: the same path can lead to another by a link or a mount. `None` if it is not there, or could not
+    /// be read.
+    pub folder: Option<FileId>,
 }
 
 impl Reading {
@@ -146,7 +141,7 @@ pub struct Known {
     /// What stands in the way of more, for a person to mend; `None` if nothing does.
     pub error: Option<String>,
     /// The directory that held them when they were last found.
-    folder: Option<Folder>,
+    folder: Option<FileId>,
     /// Those that were not found by the latest looks, and are in use all the same.
     doubts: BTreeMap<String, Doubt>,
 }
@@ -154,7 +149,7 @@ pub struct Known {
 /// Of a secret: where it was missed, and since when.
 #[derive(Clone, Copy, Debug)]
 struct Doubt {
-    folder: Folder,
+    folder: FileId,
     since: Instant,
 }
 
@@ -187,7 +182,7 @@ impl Known {
         // Nothing else is taken over meanwhile: what is half made is not launched with.
         let (problem, doubts) = match folder {
             None => (Problem::Gone(directory.to_owned()), BTreeMap::new()),
-            Some(here) if is_empty && self.folder.is_some_and(|before| before.device != here.device) => {
+            Some(here) if is_empty && self.folder.is_some_and(|before| before.device() != here.device()) => {
                 (Problem::Unmounted(directory.to_owned()), BTreeMap::new())
             }
             Some(here) => {
@@ -232,7 +227,7 @@ fn read_all(directory: &Path, last: &Secrets, reading: &mut Reading) -> Result<(
     }
     reading.changed = fs::metadata(&here).map_err(failed)?.modified().ok();
     let status = fstat(&folder).map_err(io::Error::from).map_err(failed)?;
-    reading.folder = Some(Folder { device: status.st_dev, inode: status.st_ino });
+    reading.folder = Some(FileId::from(&status));
     let mut total = 0;
     for name in names.iter().filter_map(|name| name.to_str()).filter(|name| is_variable_name(name)) {
         let value = match read_file(&folder, directory, name) {
@@ -502,9 +497,9 @@ mod tests {
     #[test]
     fn an_empty_mount_withdraws_nothing_however_long_it_lasts() {
         let mut looks = Looks::new();
-        let device = looks.known.folder.unwrap().device;
+        let device = looks.known.folder.unwrap().device();
         looks.remove(&["A", "B", "C"]);
-        looks.known.folder = Some(Folder { device: device + 1, inode: 1 });
+        looks.known.folder = Some(FileId::new(device + 1, 1));
         for seconds in [1, 100, 1000] {
             looks.look(seconds);
             looks.assert_kept("on which another file system is mounted than before, or none");

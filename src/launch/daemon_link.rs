@@ -220,7 +220,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
-    use crate::logs::FileId;
+    use crate::sys::file_id::FileId;
 
     fn link_to(stream: UnixStream) -> DaemonLink {
         stream.set_nonblocking(true).unwrap();

@@ -34,9 +34,9 @@ use super::protocol::{End, Ending, Failure, FromLauncher, Harness, Log, Progress
 use super::temporary_dir::{self, Scratch};
 use super::terminal::Terminal;
 use crate::contain::marker;
-use crate::logs::FileId;
 use crate::logs::writer::Writer;
 use crate::sys::clock::Timestamp;
+use crate::sys::file_id::FileId;
 use crate::sys::process::Process;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::{poll, rlimit};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::fingerprint::Fingerprint;
-use crate::logs::FileId;
+use crate::sys::file_id::FileId;
 use crate::sys::secret_bytes::SecretBytes;
 
 /// The version of what launcher and daemon say to each other. They may be of different builds: an agent's launcher outlives an

@@ -19,7 +19,8 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use tokio::net::UnixListener;
 
 use crate::sys::account::Account;
-use crate::sys::safe_path::{self, Identity, look};
+use crate::sys::file_id::FileVersion;
+use crate::sys::safe_path::{self, look, version_at};
 
 /// The launch socket's name.
 pub const LAUNCH_SOCKET: &str = "launch.sock";
@@ -69,7 +70,7 @@ pub struct Keeper {
     path: PathBuf,
     account: Account,
     group: Option<Gid>,
-    bound: Option<Identity>,
+    bound: Option<FileVersion>,
 }
 
 impl Folder {
@@ -260,18 +261,18 @@ impl Keeper {
     /// [`Folder::of`].
     pub fn new(socket: &Path, account: &Account, group: Option<Gid>, is_bound: bool) -> Self {
         let path = launch_socket_beside(socket);
-        let bound = is_bound.then(|| identity(&path)).flatten();
+        let bound = is_bound.then(|| version_at(&path)).flatten();
         Self { path, account: account.clone(), group, bound }
     }
 
     /// Binds the launch socket anew if it is no longer at its place, in a new folder if that is gone too.
     pub fn restore(&mut self) -> Result<Option<UnixListener>, Error> {
-        if self.bound.is_some() && identity(&self.path) == self.bound {
+        if self.bound.is_some() && version_at(&self.path) == self.bound {
             return Ok(None);
         }
         // Only the folder counts: which name the tmux socket has in it is its own affair.
         let listener = Folder::of(&self.path, &self.account, self.group)?.bind_launch_socket()?;
-        self.bound = identity(&self.path);
+        self.bound = version_at(&self.path);
         Ok(Some(listener))
     }
 }
@@ -279,13 +280,6 @@ impl Keeper {
 /// Where launchers connect whose tmux server has that socket.
 pub fn launch_socket_beside(socket: &Path) -> PathBuf {
     socket.with_file_name(LAUNCH_SOCKET)
-}
-
-/// Of what is at this path, if anything is that root may look at. It is neither followed nor opened, and nobody is asked who might
-/// not answer.
-pub fn identity(path: &Path) -> Option<Identity> {
-    let folder = safe_path::go(path.parent()?, None).ok()?;
-    safe_path::look(&folder, path.file_name()?).ok().map(|it| it.identity)
 }
 
 /// Answers with the folder's parent, and whether the folder had to be made. Parents that are missing are made for everybody to look

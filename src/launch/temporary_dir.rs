@@ -168,7 +168,7 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
 
 /// Whether it is there, and was not removed before it was locked.
 fn is_at(folder: &File, path: &Path) -> bool {
-    let inode = |it: Look| (it.identity.0, it.identity.1);
+    let inode = |it: Look| it.version.id;
     let there = find(path).ok().flatten().map(|(_, it)| inode(it));
     there.is_some() && there == look(folder, OsStr::new("")).ok().map(inode)
 }

@@ -14,9 +14,10 @@ use tokio::time::timeout;
 
 use super::news::{News, Subscription};
 use super::writer;
-use super::{Entry, FileId, Moment, Resized};
+use super::{Entry, Moment, Resized};
 use crate::logs::attempt::AttemptId;
 use crate::sys::blocking;
+use crate::sys::file_id::FileId;
 
 /// How much is read at once.
 const PIECE: usize = 64 << 10;

@@ -22,7 +22,8 @@ use crate::logs::attempt::{AttemptId, Files, INDEX, Live, TEXT};
 use crate::sys::safe_path;
 
 use super::reader::{Log, Readers};
-use super::{ATTEMPTS, FileId, SIZE, writer};
+use super::{ATTEMPTS, SIZE, writer};
+use crate::sys::file_id::FileId;
 
 /// Of how many agents that are no longer declared what they printed is kept.
 const MOST_FORMER: usize = 64;
@@ -163,7 +164,7 @@ impl Store {
         for (file, ending) in [(&live.text, TEXT), (&live.index, INDEX)] {
             let name = live.kept.file_name(ending);
             let found = match fstatat(&folder, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
-                Ok(status) => FileId { device: status.st_dev, inode: status.st_ino },
+                Ok(status) => FileId::from(&status),
                 Err(Errno::ENOENT) => return Ok(false),
                 Err(error) => return Err(system("examine", &path.join(name))(error)),
             };

@@ -19,8 +19,9 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
 use nix::unistd::Uid;
-use rustix::fs::{AtFlags, StatxFlags, statx};
+use rustix::fs::{AtFlags, StatxFlags, makedev, statx};
 
+use crate::sys::file_id::{FileId, FileVersion};
 use crate::sys::procfs;
 
 /// Why root does not go there.
@@ -75,8 +76,8 @@ pub struct Look {
     pub owner: u32,
     /// Its group.
     pub group: u32,
-    /// Device, inode, and when it was last written to.
-    pub identity: Identity,
+    /// Which file it is, and when it was last written to.
+    pub version: FileVersion,
     /// The number of the mount that it is in. Kernels before 5.8 do not tell.
     mount: Option<u64>,
 }
@@ -84,28 +85,32 @@ pub struct Look {
 impl Look {
     /// Whether it is on the same file system, in the same mount as far as the kernel tells that.
     pub fn is_beside(&self, other: &Self) -> bool {
-        (self.identity.0, self.mount) == (other.identity.0, other.mount)
+        (self.version.id.device(), self.mount) == (other.version.id.device(), other.mount)
     }
 }
-
-/// Device, inode, and when it was last written to: the number of what is gone can be used again at once.
-pub type Identity = (u64, u64, i64, i64);
 
 /// Looks at what has that name in a folder, or at the folder itself if there is no name. No link is followed.
 pub fn look(folder: impl AsFd, name: &OsStr) -> io::Result<Look> {
     let asks_nobody = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | asks_nobody;
     let status = statx(folder, name, flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)?;
-    let device = u64::from(status.stx_dev_major) << 32 | u64::from(status.stx_dev_minor);
+    let device = makedev(status.stx_dev_major, status.stx_dev_minor);
     let written = status.stx_mtime;
     let tells_mount = StatxFlags::from_bits_retain(status.stx_mask).contains(StatxFlags::MNT_ID);
     Ok(Look {
         mode: status.stx_mode.into(),
         owner: status.stx_uid,
         group: status.stx_gid,
-        identity: (device, status.stx_ino, written.tv_sec, written.tv_nsec.into()),
+        version: FileVersion { id: FileId::new(device, status.stx_ino), written: (written.tv_sec, written.tv_nsec) },
         mount: Some(status.stx_mnt_id).filter(|_| tells_mount),
     })
+}
+
+/// Looks at what is at this path, if anything is that root may look at. It is neither followed nor opened, and nobody is asked who
+/// might not answer.
+pub fn version_at(path: &Path) -> Option<FileVersion> {
+    let folder = go(path.parent()?, None).ok()?;
+    look(&folder, path.file_name()?).ok().map(|it| it.version)
 }
 
 /// Opens the folder of that name in a folder, for reading it as well. `path` is how it is called.

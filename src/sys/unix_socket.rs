@@ -14,6 +14,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, sockopt};
 use nix::sys::stat::{FileStat, Mode, SFlag};
 use nix::unistd::{Gid, Uid};
 
+use crate::sys::file_id::FileId;
+
 /// The longest path a socket can have, in bytes: `sun_path` less the NUL that ends it.
 pub const LONGEST_PATH: usize = 107;
 
@@ -139,7 +141,7 @@ impl Address {
 
     fn is_ours(&self) -> bool {
         let (Ok(ours), Ok(there)) = (self.status(), nix::sys::stat::lstat(&self.path)) else { return false };
-        (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
+        FileId::from(&ours) == FileId::from(&there)
     }
 }
 

@@ -12,36 +12,19 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
-
 use crate::sys::blocking;
 use crate::sys::exec::is_variable_name;
-use crate::sys::fd::Readable;
+use crate::sys::inotify::{AddWatchFlags, InotifyEvent, Queue, WatchDescriptor};
 
 /// A set of paths that is watched for changes.
 #[derive(Debug)]
 pub struct Watcher {
-    queue: Option<Queue>,
+    /// Where changes are announced.
+    queue: Option<Arc<Queue>>,
     watched: Watched,
-}
-
-/// Where changes are announced.
-#[derive(Debug)]
-struct Queue {
-    inotify: Arc<Inotify>,
-    readable: Readable,
-}
-
-impl Queue {
-    fn open() -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let readable = Readable::new(inotify.as_fd().try_clone_to_owned()?)?;
-        Ok(Self { inotify: Arc::new(inotify), readable })
-    }
 }
 
 /// What is watched.
@@ -76,7 +59,7 @@ impl Watcher {
         let queue = Queue::open().inspect_err(|error| {
             tracing::warn!("failed to watch files for changes ({error}); they are read again from time to time");
         });
-        Self { queue: queue.ok(), watched: Watched::default() }
+        Self { queue: queue.ok().map(Arc::new), watched: Watched::default() }
     }
 
     /// Watches these from now on, and nothing else. What cannot be watched is left to polling. Answers whether that is anything
@@ -92,10 +75,10 @@ impl Watcher {
     /// The first part of [`Watcher::set`], which blocks for as long as the file systems do: finds out what is to be watched for
     /// these, and begins to. Of several only one may be under way.
     pub fn prepare(&mut self, targets: Vec<Target>) -> impl FnOnce() -> Watched + Send + use<> {
-        self.queue = self.queue.take().or_else(|| Queue::open().ok());
-        let inotify = self.queue.as_ref().map(|queue| Arc::clone(&queue.inotify));
+        self.queue = self.queue.take().or_else(|| Queue::open().ok().map(Arc::new));
+        let queue = self.queue.clone();
         move || {
-            let Some(inotify) = inotify else { return Watched::default() };
+            let Some(queue) = queue else { return Watched::default() };
             let flags = AddWatchFlags::IN_CREATE
                 | AddWatchFlags::IN_DELETE
                 | AddWatchFlags::IN_MOVE
@@ -106,7 +89,7 @@ impl Watcher {
                 | AddWatchFlags::IN_ONLYDIR;
             // Added again even where there is one: the same name may be another directory by now.
             let add = |(directory, names): (PathBuf, Names)| {
-                let descriptor = inotify.add_watch(&directory, flags).ok()?;
+                let descriptor = queue.add(&directory, flags).ok()?;
                 Some((directory, (descriptor, names)))
             };
             Watched(wanted(&targets).into_iter().filter_map(add).collect())
@@ -121,9 +104,8 @@ impl Watcher {
         let before = std::mem::replace(&mut self.watched, watched);
         let kept: HashSet<WatchDescriptor> = self.watched.0.values().map(|&(descriptor, _)| descriptor).collect();
         for (descriptor, _) in before.0.into_values() {
-            if !kept.contains(&descriptor) {
-                // Fails only when the directory is gone, and its watch with it.
-                let _ = self.queue.as_ref().map(|queue| queue.inotify.rm_watch(descriptor));
+            if let Some(queue) = self.queue.as_ref().filter(|_| !kept.contains(&descriptor)) {
+                queue.remove(descriptor);
             }
         }
         true
@@ -131,21 +113,20 @@ impl Watcher {
 
     /// Waits for a change of what is watched. Cancel-safe.
     pub async fn changed(&self) -> io::Result<()> {
-        let Some(Queue { inotify, readable }) = &self.queue else { return std::future::pending().await };
+        let Some(queue) = &self.queue else { return std::future::pending().await };
         loop {
             let mut changed = false;
             loop {
-                match inotify.read_events() {
-                    Ok(events) => changed |= events.iter().any(|event| self.counts(event)),
-                    Err(nix::Error::EAGAIN) => break,
-                    Err(nix::Error::EINTR) => {}
-                    Err(error) => return Err(error.into()),
+                let events = queue.take()?;
+                if events.is_empty() {
+                    break;
                 }
+                changed |= events.iter().any(|event| self.counts(event));
             }
             if changed {
                 return Ok(());
             }
-            readable.readable().await?;
+            queue.readable().await?;
         }
     }
 
