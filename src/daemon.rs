@@ -120,7 +120,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let group = admin_group(&settings.admin_group)?;
     let mut state_errors = Vec::new();
     let lock = match Lock::take(&settings.state_dir) {
-        Err(error @ lock::Error::System { .. }) => {
+        Err(error @ lock::Error::System(_)) => {
             state_errors.push(error.to_string());
             None
         }

@@ -1,6 +1,7 @@
 //! What Linux gives, one thing a file: descriptors, files, processes, sockets, clocks, the log.
 
 pub mod account;
+pub mod atomic_file;
 pub mod blocking;
 pub mod clock;
 pub mod exec;
@@ -13,6 +14,7 @@ pub mod inotify;
 pub mod log;
 pub mod memory;
 pub mod panics;
+mod path_error;
 pub mod poll;
 pub mod process;
 pub mod procfs;
@@ -27,3 +29,5 @@ pub mod systemd;
 pub mod terminal;
 pub mod unix_socket;
 pub mod watch;
+
+pub use path_error::PathError;

@@ -10,6 +10,7 @@ use nix::unistd::{Gid, Uid, fchown};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 
+use crate::sys::PathError;
 use crate::sys::blocking;
 use crate::sys::safe_path;
 use crate::sys::unix_socket::{self, Address, Bound, Error};
@@ -28,7 +29,7 @@ pub fn bind(path: &Path, group: Option<Gid>) -> Result<Bound, Error> {
     // Where the file cannot be born with its group it is born for nobody else, and opened afterwards.
     let bound =
         with_group(group.filter(|_| born_right), || unix_socket::bind(path, if born_right { right } else { private }))
-            .map_err(Error::system("take the group for", path))??;
+            .map_err(PathError::of("take the group for", path))??;
     bound.address.restrict(group, right)?;
     Ok(bound)
 }
@@ -66,7 +67,7 @@ pub async fn keep(
                 let _ = replacements.send(listener).await;
             }
             Err(error) if error != complaint => {
-                tracing::error!("the API's socket is gone, and cannot be bound again: failed to {error}");
+                tracing::error!("the API's socket is gone, and cannot be bound again: {error}");
                 complaint = error;
             }
             Err(_) => {}
@@ -112,8 +113,8 @@ fn setgid_group(folder: &Path, group: Option<Gid>, ancestors: Ancestors) -> Resu
         }
         opened => opened,
     }
-    .map_err(Error::system("open the folder", folder))?;
-    let status = fstat(&opened).map_err(Error::system("examine", folder))?;
+    .map_err(PathError::of("open the folder", folder))?;
+    let status = fstat(&opened).map_err(PathError::of("examine", folder))?;
     if let Some(group) = group
         && status.st_mode & 0o001 == 0
         && (status.st_gid != group.as_raw() || status.st_mode & 0o010 == 0)
@@ -135,15 +136,17 @@ fn make(folder: &Path, group: Option<Gid>, ancestors: Ancestors) -> Result<(), E
         Ancestors::Made => unix_socket::with_umask(Mode::empty(), || safe_path::go(parent, Some(above))),
         Ancestors::Needed => safe_path::go(parent, None),
     };
-    let parent = opened.map_err(io::Error::from).map_err(Error::system("make the folder", parent))?;
-    mkdirat(&parent, name, Mode::S_IRWXU).map_err(Error::system("make the folder", folder))?;
+    let parent = opened.map_err(io::Error::from).map_err(PathError::of("make the folder", parent))?;
+    mkdirat(&parent, name, Mode::S_IRWXU).map_err(PathError::of("make the folder", folder))?;
     let Some(group) = group else { return Ok(()) };
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let share = |folder: OwnedFd| {
         fchown(&folder, None, Some(group))?;
         fchmod(&folder, Mode::from_bits_truncate(0o750))
     };
-    openat(&parent, name, flags, Mode::empty()).and_then(share).map_err(Error::system("share the folder", folder))
+    Ok(openat(&parent, name, flags, Mode::empty())
+        .and_then(share)
+        .map_err(PathError::of("share the folder", folder))?)
 }
 
 /// Whether a file can be born with the group.

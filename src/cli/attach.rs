@@ -62,10 +62,10 @@ pub struct Arguments {
     pub config: Option<PathBuf>,
 }
 
-/// Why somebody is not attached, or not any more. Completes "failed to attach to NAME: …" where it is not about the daemon.
+/// Why somebody is not attached, or not any more.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("failed to {0}")]
+    #[error(transparent)]
     Client(#[from] client::Error),
     #[error("failed to find agent {0:?}: {1}")]
     Name(String, InvalidName),

@@ -83,7 +83,7 @@ pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
         },
         End::Otherwise(why) => (OTHERWISE, Some(why)),
         End::TimedOut(why) => (TIMED_OUT, Some(why)),
-        End::Unknown(error) => (UNKNOWN, Some(format!("failed to {error}"))),
+        End::Unknown(error) => (UNKNOWN, Some(error.to_string())),
     };
     if let Some(message) = message {
         say(&message);
@@ -150,7 +150,7 @@ async fn wait(arguments: &Arguments, socket: &Path) -> Waited {
             }
             Some(Err(error)) => {
                 if !std::mem::replace(&mut is_away, true) {
-                    say(&format!("failed to {error}; waiting for it"));
+                    say(&format!("{error}; waiting for it"));
                 }
                 Some(error)
             }

@@ -37,6 +37,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Uid, getpid};
 
 use crate::contain::scope;
+use crate::sys::PathError;
 use crate::sys::process::Process;
 use crate::sys::procfs::{self, Mount};
 use crate::sys::systemd;
@@ -89,15 +90,8 @@ pub enum Error {
         alive: BTreeSet<i32>,
     },
     /// The kernel refused something.
-    #[error("failed to {operation} {}: {source}", path.display())]
-    System {
-        /// What was tried.
-        operation: &'static str,
-        /// With what.
-        path: PathBuf,
-        /// The reason.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    System(#[from] PathError),
 }
 
 impl Error {
@@ -105,7 +99,7 @@ impl Error {
     pub fn is_of_the_place(&self) -> bool {
         match self {
             Self::NotRoot | Self::NotMounted => true,
-            Self::System { source, .. } => {
+            Self::System(PathError { source, .. }) => {
                 let number = source.raw_os_error().map(Errno::from_raw);
                 matches!(number, Some(Errno::EROFS | Errno::EACCES | Errno::EPERM | Errno::ENOENT))
             }
@@ -339,7 +333,7 @@ fn own_mount(mounts: &[u8], path: &Path) -> Result<(Mount, PathBuf), Error> {
         match processes(&own) {
             Ok(all) if all.contains(&getpid().as_raw()) => return Ok((mount, own)),
             Ok(_) => {}
-            Err(Error::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(Error::System(PathError { source, .. })) if source.kind() == io::ErrorKind::NotFound => {}
             // Whether it is the one could not be found out.
             Err(error) => failure = error,
         }
@@ -356,7 +350,7 @@ fn group_of(process: &str) -> Result<PathBuf, Error> {
 fn make(group: &Path) -> Result<(), Error> {
     match fs::create_dir(group) {
         Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
-            Err(Error::System { operation: "make the control group", path: group.to_owned(), source })
+            Err(PathError::new("make the control group", group, source).into())
         }
         _ => Ok(()),
     }
@@ -365,7 +359,7 @@ fn make(group: &Path) -> Result<(), Error> {
 fn remove(group: &Path) -> Result<(), Error> {
     match fs::remove_dir(group) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(Error::System { operation: "remove the control group", path: group.to_owned(), source })
+            Err(PathError::new("remove the control group", group, source).into())
         }
         _ => Ok(()),
     }
@@ -373,19 +367,19 @@ fn remove(group: &Path) -> Result<(), Error> {
 
 fn enter(group: &Path, pid: i32) -> Result<(), Error> {
     let path = group.join("cgroup.procs");
-    fs::write(&path, pid.to_string()).map_err(|source| Error::System { operation: "move a process with", path, source })
+    Ok(fs::write(&path, pid.to_string()).map_err(PathError::of("move a process with", &path))?)
 }
 
 /// Those directly in it. What another process namespace hides has the number 0 and is left out.
 fn processes(group: &Path) -> Result<BTreeSet<i32>, Error> {
     let path = group.join("cgroup.procs");
     let all = procfs::numbers(&read(&path)?);
-    let unreadable = || Error::System { operation: "understand", path, source: io::ErrorKind::InvalidData.into() };
+    let unreadable = || PathError::new("understand", path, io::ErrorKind::InvalidData);
     Ok(all.ok_or_else(unreadable)?.into_iter().filter(|&pid| pid > 0).collect())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    procfs::read(path).map_err(|source| Error::System { operation: "read", path: path.to_owned(), source })
+    Ok(procfs::read(path).map_err(PathError::of("read", path))?)
 }
 
 /// Kills all in the group and below, and waits until they are dead.
@@ -411,7 +405,7 @@ fn kill(group: &Path) -> Result<(), Error> {
         Err(source) if is_gone(&source) => {
             parts(group).iter().filter(|part| part.is_dir()).try_for_each(|part| kill_each(part))
         }
-        result => result.map_err(|source| Error::System { operation: "kill with", path, source }),
+        result => Ok(result.map_err(PathError::of("kill with", &path))?),
     }
 }
 
@@ -427,8 +421,7 @@ fn kill_each(group: &Path) -> Result<(), Error> {
     let present = processes(group)?;
     for process in held.iter().filter(|process| present.contains(&process.pid())) {
         if process.lives().unwrap_or(false) {
-            let failed = |source| Error::System { operation: "kill a process of", path: group.to_owned(), source };
-            process.kill().map_err(failed)?;
+            process.kill().map_err(PathError::of("kill a process of", group))?;
         }
     }
     Ok(())
@@ -467,7 +460,7 @@ fn is_empty_within(group: &Path, time: Duration) -> Result<bool, Error> {
     match wait() {
         // It was removed, as systemd does with a scope's at once.
         Err(source) if is_gone(&source) => Ok(true),
-        result => result.map_err(|source| Error::System { operation: "wait with", path, source }),
+        result => Ok(result.map_err(PathError::of("wait with", &path))?),
     }
 }
 

@@ -18,6 +18,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use tokio::net::UnixListener;
 
+use crate::sys::PathError;
 use crate::sys::account::Account;
 use crate::sys::file_id::FileVersion;
 use crate::sys::safe_path::{self, look, version_at};
@@ -32,15 +33,8 @@ const TRIES: u32 = 1000;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refused something.
-    #[error("failed to {operation} {}: {source}", path.display())]
-    System {
-        /// What was tried.
-        operation: &'static str,
-        /// With what.
-        path: PathBuf,
-        /// The reason.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    System(#[from] PathError),
     /// The agent user serves it, and need not answer.
     #[error(transparent)]
     Served(safe_path::Error),
@@ -81,7 +75,7 @@ impl Folder {
         let path = folder.ok_or_else(|| Error::NoFolder(socket.to_owned()))?.to_owned();
         let failed = |operation| {
             let path = path.clone();
-            move |source: io::Error| Error::System { operation, path, source }
+            move |source: io::Error| Error::from(PathError::new(operation, path, source))
         };
         let failed_to_go = |operation| {
             let failed = failed(operation);
@@ -132,7 +126,7 @@ impl Folder {
     /// threads of this process would have.
     pub fn bind_launch_socket(&self) -> Result<UnixListener, Error> {
         let failed =
-            |operation| move |source: io::Error| Error::System { operation, path: self.launch_socket(), source };
+            |operation| move |source: io::Error| PathError::new(operation, self.launch_socket(), source).into();
         let mut tries = 0;
         loop {
             match self.bind_elsewhere().and_then(|(listener, elsewhere)| {
@@ -194,7 +188,7 @@ impl<'a> Private<'a> {
         let interfered = || io::Error::from(Errno::EEXIST);
         let descriptor =
             safe_path::enter(within, OsStr::new(&name), Path::new(&name)).map_err(|error| match error {
-                safe_path::Error::System { source, .. } => source,
+                safe_path::Error::System(PathError { source, .. }) => source,
                 _ => interfered(),
             })?;
         let [above, it] = [look(within, OsStr::new(""))?, look(&descriptor, OsStr::new(""))?];
@@ -292,7 +286,7 @@ fn make(path: &Path) -> Result<(OwnedFd, bool), safe_path::Error> {
     match mkdirat(parent.as_fd(), path.file_name().unwrap_or(OsStr::new(".")), Mode::S_IRWXU) {
         Ok(()) => Ok((parent, true)),
         Err(Errno::EEXIST) => Ok((parent, false)),
-        Err(error) => Err(safe_path::Error::System { path: path.to_owned(), source: error.into() }),
+        Err(error) => Err(PathError::new("make", path, error).into()),
     }
 }
 
@@ -346,7 +340,7 @@ mod tests {
         fs::create_dir(directory.path().join("target")).unwrap();
         symlink("target", directory.path().join("link")).unwrap();
         let error = Folder::of(&directory.path().join("link/tmux.sock"), &current(), None).unwrap_err();
-        assert!(matches!(error, Error::System { operation: "open", .. }), "{error}");
+        assert!(matches!(error, Error::System(PathError { operation: "open", .. })), "{error}");
     }
 
     #[tokio::test]

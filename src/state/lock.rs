@@ -13,6 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::libc::{O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW};
 use nix::sys::stat::Mode;
 
+use crate::sys::PathError;
 use crate::sys::process::Process;
 use crate::sys::procfs;
 use crate::sys::safe_path;
@@ -40,13 +41,8 @@ pub enum Error {
         source: safe_path::Error,
     },
     /// The directory or the file in it cannot be used.
-    #[error("failed to lock the state directory {}: {source}", directory.display())]
-    System {
-        /// The state directory.
-        directory: PathBuf,
-        /// The reason.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    System(#[from] PathError),
 }
 
 fn holder(pid: Option<i32>) -> String {
@@ -69,9 +65,9 @@ impl Lock {
     /// Makes the directory (0700) if it is missing, and takes the lock. For root it must be such that nobody else can change
     /// anything in it or on the way to it.
     pub fn take(directory: &Path) -> Result<Self, Error> {
-        let failed = |source| Error::System { directory: directory.to_owned(), source };
+        let failed = |source| Error::from(PathError::new("lock the state directory", directory, source));
         safe_path::go_safely(directory, Some(Mode::S_IRWXU)).map_err(|error| match error {
-            safe_path::Error::System { source, .. } => failed(source),
+            safe_path::Error::System(PathError { source, .. }) => failed(source),
             source => Error::Unsafe { directory: directory.to_owned(), source },
         })?;
         let mut file =

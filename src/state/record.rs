@@ -14,19 +14,20 @@
 //! that lives. One that cannot be written is reported, and tried again until it can.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::libc::{O_CLOEXEC, O_NOFOLLOW};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::sys::PathError;
+use crate::sys::atomic_file::{self, Durability};
 use crate::sys::blocking;
 use crate::sys::procfs;
 use crate::text::printable;
@@ -43,15 +44,8 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or the folder could not be read or written.
-    #[error("failed to {operation} {}: {source}", path.display())]
-    System {
-        /// What was tried.
-        operation: &'static str,
-        /// The file or the folder.
-        path: PathBuf,
-        /// The reason.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    System(#[from] PathError),
     /// What is in it cannot be used.
     #[error("failed to understand {}: {reason}; it is put aside as {}", path.display(), put_aside(path).display())]
     Content {
@@ -99,7 +93,7 @@ impl Record {
     /// In this state directory, during this boot of the machine.
     pub fn new(state_dir: &Path) -> Result<Self, Error> {
         let path = PathBuf::from("/proc/sys/kernel/random/boot_id");
-        let boot = procfs::read(&path).map_err(|source| Error::System { operation: "read", path, source })?;
+        let boot = procfs::read(&path).map_err(PathError::of("read", &path))?;
         Ok(Self { folder: state_dir.join(FOLDER), boot: String::from_utf8_lossy(boot.trim_ascii()).into_owned() })
     }
 
@@ -117,7 +111,7 @@ impl Record {
     /// Everything that can be used: what an agent is called by decides which file it may be in. Blocks.
     pub fn read<T: for<'de> Deserialize<'de>>(&self, key_of: impl Fn(&T) -> String) -> Reading<T> {
         let mut reading = Reading { agents: BTreeMap::new(), problems: Vec::new() };
-        let failed = |source| Error::System { operation: "read", path: self.folder.clone(), source };
+        let failed = |source: io::Error| PathError::new("read", &self.folder, source).into();
         let entries = match fs::read_dir(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return reading,
             Err(source) => {
@@ -161,8 +155,7 @@ impl Record {
     /// `None` if it is of another boot.
     fn read_file<T: for<'de> Deserialize<'de>>(&self, path: &Path) -> Result<Option<T>, Error> {
         let content = |reason: String| Error::Content { path: path.to_owned(), reason: in_short(&reason) };
-        let text =
-            fs::read(path).map_err(|source| Error::System { operation: "read", path: path.to_owned(), source })?;
+        let text = fs::read(path).map_err(PathError::of("read", path))?;
         // The version first: another one may have another form.
         let document: Document<serde_json::Value> =
             serde_json::from_slice(&text).map_err(|error| content(error.to_string()))?;
@@ -185,7 +178,7 @@ impl Record {
         let path = self.folder.join(format!("{key}.json"));
         let failed = |operation| {
             let path = path.clone();
-            move |source| Error::System { operation, path, source }
+            move |source| Error::from(PathError::new(operation, path, source))
         };
         let Some(text) = text else {
             return match fs::remove_file(&path) {
@@ -193,20 +186,12 @@ impl Record {
                 _ => Ok(None),
             };
         };
-        let new = path.with_extension("new");
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(O_NOFOLLOW | O_CLOEXEC);
-        let write = || {
-            let mut file = match options.open(&new) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-                    options.open(&new)?
-                }
-                file => file?,
-            };
-            file.write_all(text)?;
-            fs::rename(&new, &path)?;
-            Ok(file)
+        let write = || match atomic_file::write(&path, text, Durability::Later) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+                atomic_file::write(&path, text, Durability::Later)
+            }
+            written => written,
         };
         write().map(Some).map_err(failed("write"))
     }

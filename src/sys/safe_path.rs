@@ -21,6 +21,7 @@ use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
 use nix::unistd::Uid;
 use rustix::fs::{AtFlags, StatxFlags, makedev, statx};
 
+use crate::sys::PathError;
 use crate::sys::file_id::{FileId, FileVersion};
 use crate::sys::procfs;
 
@@ -28,13 +29,8 @@ use crate::sys::procfs;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refused something.
-    #[error("{}: {source}", path.display())]
-    System {
-        /// Where.
-        path: PathBuf,
-        /// The reason.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    System(#[from] PathError),
     /// A link on the way could be anybody's.
     #[error("{} is a link in a folder that others than root can write in, and is not followed", .0.display())]
     Link(PathBuf),
@@ -61,7 +57,7 @@ pub enum Error {
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         match error {
-            Error::System { source, .. } => source,
+            Error::System(PathError { source, .. }) => source,
             refusal => Self::other(refusal),
         }
     }
@@ -116,28 +112,30 @@ pub fn version_at(path: &Path) -> Option<FileVersion> {
 /// Opens the folder of that name in a folder, for reading it as well. `path` is how it is called.
 pub fn enter(parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd, Error> {
     let before = mount_of(parent, path)?;
-    let folder = openat(parent, name, FOLDER | OFlag::O_NOFOLLOW, Mode::empty()).map_err(system(path))?;
+    let folder =
+        openat(parent, name, FOLDER | OFlag::O_NOFOLLOW, Mode::empty()).map_err(PathError::of("open", path))?;
     see_answers(&folder, before, path)?;
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    openat(&folder, ".", flags, Mode::empty()).map_err(system(path))
+    Ok(openat(&folder, ".", flags, Mode::empty()).map_err(PathError::of("open", path))?)
 }
 
 /// Refuses what has that name in a folder if it may never answer.
 pub fn check_entry(folder: &OwnedFd, name: &OsStr) -> Result<(), Error> {
     let path = Path::new(name);
     let entry = openat(folder, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty());
-    see_answers(&entry.map_err(system(path))?, mount_of(folder, path)?, path).map(drop)
+    see_answers(&entry.map_err(PathError::of("open", path))?, mount_of(folder, path)?, path).map(drop)
 }
 
 fn mount_of(opened: &OwnedFd, path: &Path) -> Result<Option<u64>, Error> {
-    Ok(look(opened, OsStr::new("")).map_err(system(path))?.mount)
+    Ok(look(opened, OsStr::new("")).map_err(PathError::of("examine", path))?.mount)
 }
 
 /// Answers the mount of what was opened; `before` is that of the folder above.
 fn see_answers(opened: &OwnedFd, before: Option<u64>, path: &Path) -> Result<Option<u64>, Error> {
     let mount = mount_of(opened, path)?;
     if mount != before && Uid::effective().is_root() {
-        let mounts = procfs::read("/proc/self/mountinfo").map_err(system(path))?;
+        let mounts =
+            procfs::read("/proc/self/mountinfo").map_err(PathError::of("read", Path::new("/proc/self/mountinfo")))?;
         if let Some(user) = mount.and_then(|mount| server_of(&mounts, mount)) {
             return Err(Error::Served { path: path.to_owned(), user });
         }
@@ -170,9 +168,10 @@ pub fn go(path: &Path, make: Option<Mode>) -> Result<OwnedFd, Error> {
 pub fn go_safely(path: &Path, make: Option<Mode>) -> Result<OwnedFd, Error> {
     let folder = walk(path, make, |folder, at| check(folder, at, at == path))?;
     // Links that may be followed can still lead through other people's folders.
-    let real = fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).map_err(system(path))?;
+    let real =
+        fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).map_err(PathError::of("examine", path))?;
     for above in real.ancestors() {
-        let metadata = fs::metadata(above).map_err(system(above))?;
+        let metadata = fs::metadata(above).map_err(PathError::of("examine", above))?;
         judge(metadata.uid(), metadata.mode(), above, above == real)?;
     }
     Ok(folder)
@@ -184,7 +183,7 @@ fn walk(
     pass: impl Fn(&OwnedFd, &Path) -> Result<(), Error>,
 ) -> Result<OwnedFd, Error> {
     let mut at = PathBuf::from(if path.is_absolute() { "/" } else { "." });
-    let mut folder = open(&at, FOLDER, Mode::empty()).map_err(system(&at))?;
+    let mut folder = open(&at, FOLDER, Mode::empty()).map_err(PathError::of("open", &at))?;
     pass(&folder, &at)?;
     let mut mount = mount_of(&folder, &at)?;
     for component in path.components() {
@@ -194,29 +193,24 @@ fn walk(
             Component::Prefix(_) | Component::RootDir | Component::CurDir => continue,
         };
         at.push(name);
-        let trusts = trusts(&folder, name).map_err(system(&at))?;
+        let trusts = trusts(&folder, name).map_err(PathError::of("examine", &at))?;
         let follow = if trusts { OFlag::empty() } else { OFlag::O_NOFOLLOW };
         let mut next = openat(&folder, name, FOLDER | follow, Mode::empty());
         if let (Err(Errno::ENOENT), Some(mode)) = (&next, make) {
             match mkdirat(&folder, name, mode) {
                 Ok(()) | Err(Errno::EEXIST) => {}
-                Err(error) => return Err(system(&at)(error)),
+                Err(error) => return Err(PathError::new("make", &at, error).into()),
             }
             next = openat(&folder, name, FOLDER | OFlag::O_NOFOLLOW, Mode::empty());
         }
         folder = match next {
             Err(Errno::ENOTDIR) if !trusts && is_link(&folder, name) => return Err(Error::Link(at)),
-            next => next.map_err(system(&at))?,
+            next => next.map_err(PathError::of("open", &at))?,
         };
         mount = see_answers(&folder, mount, &at)?;
         pass(&folder, &at)?;
     }
     Ok(folder)
-}
-
-fn system<E: Into<io::Error>>(path: &Path) -> impl FnOnce(E) -> Error {
-    let path = path.to_owned();
-    move |source| Error::System { path, source: source.into() }
 }
 
 fn is_link(folder: &OwnedFd, name: &OsStr) -> bool {
@@ -237,7 +231,7 @@ pub fn trusts(folder: &OwnedFd, name: &OsStr) -> nix::Result<bool> {
 }
 
 fn check(folder: &OwnedFd, path: &Path, is_last: bool) -> Result<(), Error> {
-    let status = fstat(folder).map_err(system(path))?;
+    let status = fstat(folder).map_err(PathError::of("examine", path))?;
     judge(status.st_uid, status.st_mode, path, is_last)
 }
 
@@ -290,7 +284,7 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("a/./b/../c");
         assert!(
-            matches!(go(&path, None), Err(Error::System { source, .. }) if source.kind() == io::ErrorKind::NotFound)
+            matches!(go(&path, None), Err(Error::System(PathError { source, .. })) if source.kind() == io::ErrorKind::NotFound)
         );
         go(&path, MODE).unwrap();
         go_safely(&path, None).unwrap();

@@ -97,20 +97,20 @@ async fn daemon(place: &Place) -> (Check, Said) {
         }
         Err(error @ Error::NotRunning(_)) if place.daemon.is_some() => {
             let remedy = "there is a daemon that does not serve it: see its log, and start it again";
-            (Check::failure(NAME, format!("failed to {error}"), remedy), Said::default())
+            (Check::failure(NAME, error.to_string(), remedy), Said::default())
         }
         Err(error @ Error::NotRunning(_)) => {
             let start = if place.is_system && systemd::is_booted() { "systemctl start agentd" } else { "agentd" };
-            let check = Check::failure(NAME, format!("failed to {error}"), format!("start it: {start}"));
+            let check = Check::failure(NAME, error.to_string(), format!("start it: {start}"));
             (check, Said::default())
         }
         Err(error @ Error::Denied(_)) => {
             let who = who(place, &["root", "a member of the group"]);
-            (Check::unknown(NAME, format!("failed to {error}"), who), Said::default())
+            (Check::unknown(NAME, error.to_string(), who), Said::default())
         }
         Err(error) => {
             let remedy = "see its log (journalctl -u agentd), and start it again";
-            (Check::failure(NAME, format!("failed to {error}"), remedy), Said::default())
+            (Check::failure(NAME, error.to_string(), remedy), Said::default())
         }
     }
 }
