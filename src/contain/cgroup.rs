@@ -24,11 +24,12 @@
 //!
 //! Everything here blocks, for some milliseconds when the kernel has to wait for all processors.
 
+mod mount;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Uid, getpid};
 
+use self::mount::{escape, group_of, processes, read};
 use crate::contain::scope;
 use crate::sys::PathError;
 use crate::sys::process::Process;
@@ -75,9 +77,9 @@ pub enum Error {
         /// The group.
         path: PathBuf,
     },
-    /// There is no version 2, or it does not show this process.
-    #[error("no file system of type cgroup2 is mounted that has this process's own group")]
-    NotMounted,
+    /// No file system of groups is mounted, or it does not answer.
+    #[error(transparent)]
+    Mount(#[from] mount::Error),
     /// The process was gone before it was in.
     #[error("failed to put process {0} into a control group: it has ended")]
     Ended(i32),
@@ -98,8 +100,8 @@ impl Error {
     /// Whether it says that groups cannot be had here at all, and not that they were lost.
     pub fn is_of_the_place(&self) -> bool {
         match self {
-            Self::NotRoot | Self::NotMounted => true,
-            Self::System(PathError { source, .. }) => {
+            Self::NotRoot | Self::Mount(mount::Error::NotMounted) => true,
+            Self::System(PathError { source, .. }) | Self::Mount(mount::Error::System(PathError { source, .. })) => {
                 let number = source.raw_os_error().map(Errno::from_raw);
                 matches!(number, Some(Errno::EROFS | Errno::EACCES | Errno::EPERM | Errno::ENOENT))
             }
@@ -146,7 +148,7 @@ impl Cgroups {
             return Err(Error::NotRoot);
         }
         let (mounts, path) = (read("/proc/self/mountinfo".as_ref())?, group_of("self")?);
-        let (mount, own) = own_mount(&mounts, &path)?;
+        let (mount, own) = mount::own(&mounts, &path)?;
         if systemd::is_booted() {
             let suffix = match state_dir {
                 _ if state_dir == Path::new(DEFAULT_STATE_DIR) => String::new(),
@@ -158,7 +160,7 @@ impl Cgroups {
             // systemd itself is in this one, at the top of all of its own.
             let init = group_of("1")?;
             let top = if init.ends_with("init.scope") { init.parent().unwrap_or(&init) } else { &init };
-            let directory = mount.place(&top.join(scope::SLICE)).ok_or(Error::NotMounted)?;
+            let directory = mount.place(&top.join(scope::SLICE)).ok_or(mount::Error::NotMounted)?;
             return Ok(Self { own, directory, arranger: Arranger::Systemd { suffix }, mount });
         }
         let directory = own.join(format!("agentd.{}", escape(state_dir)));
@@ -324,29 +326,6 @@ impl Cgroup {
     }
 }
 
-/// The mount that lists this process, whose group has that path, and the group's place in it. One that is covered by another mount
-/// does not.
-fn own_mount(mounts: &[u8], path: &Path) -> Result<(Mount, PathBuf), Error> {
-    let mut failure = Error::NotMounted;
-    for mount in Mount::all(mounts).into_iter().rev() {
-        let Some(own) = mount.place(path) else { continue };
-        match processes(&own) {
-            Ok(all) if all.contains(&getpid().as_raw()) => return Ok((mount, own)),
-            Ok(_) => {}
-            Err(Error::System(PathError { source, .. })) if source.kind() == io::ErrorKind::NotFound => {}
-            // Whether it is the one could not be found out.
-            Err(error) => failure = error,
-        }
-    }
-    Err(failure)
-}
-
-/// The path of a process's group, as its name space has it.
-fn group_of(process: &str) -> Result<PathBuf, Error> {
-    let groups = read(Path::new(&format!("/proc/{process}/cgroup")))?;
-    procfs::group(&groups).ok_or(Error::NotMounted)
-}
-
 fn make(group: &Path) -> Result<(), Error> {
     match fs::create_dir(group) {
         Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
@@ -368,18 +347,6 @@ fn remove(group: &Path) -> Result<(), Error> {
 fn enter(group: &Path, pid: i32) -> Result<(), Error> {
     let path = group.join("cgroup.procs");
     Ok(fs::write(&path, pid.to_string()).map_err(PathError::of("move a process with", &path))?)
-}
-
-/// Those directly in it. What another process namespace hides has the number 0 and is left out.
-fn processes(group: &Path) -> Result<BTreeSet<i32>, Error> {
-    let path = group.join("cgroup.procs");
-    let all = procfs::numbers(&read(&path)?);
-    let unreadable = || PathError::new("understand", path, io::ErrorKind::InvalidData);
-    Ok(all.ok_or_else(unreadable)?.into_iter().filter(|&pid| pid > 0).collect())
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    Ok(procfs::read(path).map_err(PathError::of("read", path))?)
 }
 
 /// Kills all in the group and below, and waits until they are dead.
@@ -464,37 +431,13 @@ fn is_empty_within(group: &Path, time: Duration) -> Result<bool, Error> {
     }
 }
 
-/// An absolute path as the name of a file, as `systemd-escape(1)` writes it: no two paths have one name.
-fn escape(path: &Path) -> String {
-    let path = path.as_os_str().as_bytes();
-    let bytes = path.strip_prefix(b"/").unwrap_or(path).iter();
-    bytes
-        .map(|&byte| match byte {
-            b'/' => "-".to_owned(),
-            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'_' | b'.' => char::from(byte).to_string(),
-            _ => format!("\\x{byte:02x}"),
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsStr;
     use std::io::Write;
     use std::process::{Child, Command, Stdio};
 
     use super::*;
     use crate::sys::process::until;
-
-    #[test]
-    fn no_two_state_directories_have_one_group() {
-        assert_eq!(escape(Path::new("/var/lib/agentd")), "var-lib-agentd");
-        let paths = ["/a/b", "/a-b", "/a\\x2db", "/a/b/", "/a b", "/ä"];
-        let names: BTreeSet<String> = paths.iter().map(|path| escape(Path::new(path))).collect();
-        assert_eq!(names.len(), paths.len(), "{names:?}");
-        let odd = escape(Path::new(OsStr::from_bytes(b"/\xff\n/..")));
-        assert!(!odd.contains('/') && odd.is_ascii() && odd != "..", "{odd}");
-    }
 
     /// Groups of this test's own; none where they cannot be had, which is not what is tested here.
     fn groups(name: &str) -> Option<Cgroups> {
