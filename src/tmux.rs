@@ -41,7 +41,7 @@ use crate::agent::name::Name;
 use crate::deputy::{self, Deputy, RunError, Server};
 use crate::sys::account::Account;
 use crate::sys::process::Identity;
-use crate::sys::rate_limit::Brake;
+use crate::sys::rate_limit::{Brake, OnChange};
 use crate::sys::safe_path::version_at;
 
 /// The oldest tmux whose commands and options are used here.
@@ -225,17 +225,16 @@ impl Tmux {
     /// Starts the server, with patience, and sees to it that it can be reached for as long as it lives: at each of the `rounds`, until
     /// there are none.
     pub async fn keep(&self, mut rounds: watch::Receiver<()>) {
-        let (mut pause, mut complaint, brake) = (Duration::from_secs(1), String::new(), Brake::new());
+        let (mut pause, mut complaint, brake) = (Duration::from_secs(1), OnChange::default(), Brake::new());
         // Ahead of time; each launch starts the server if it has to.
         while let Err(error) = self.start_server().await {
             let error = error.to_string();
             // Its words can be another's, who has others each time.
-            if error != complaint
+            if complaint.pass(&error)
                 && let Some(count) = brake.pass()
             {
                 tracing::error!("{error} (complaint {count} so far)");
             }
-            complaint = error;
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::sys::PathError;
 use crate::sys::blocking;
+use crate::sys::rate_limit::OnChange;
 use crate::sys::safe_path;
 use crate::sys::unix_socket::{self, Address, Bound, Error};
 
@@ -44,10 +45,10 @@ pub async fn keep(
     mut rounds: watch::Receiver<()>,
     replacements: mpsc::Sender<UnixListener>,
 ) -> Address {
-    let mut complaint = String::new();
+    let mut complaint = OnChange::default();
     while rounds.changed().await.is_ok() {
         if address.is_there() {
-            complaint.clear();
+            complaint.reset();
             continue;
         }
         // In a thread of its own: the folder may be on a file system that hangs.
@@ -66,9 +67,8 @@ pub async fn keep(
                 // Fails only when the daemon is ending.
                 let _ = replacements.send(listener).await;
             }
-            Err(error) if error != complaint => {
+            Err(error) if complaint.pass(&error) => {
                 tracing::error!("the API's socket is gone, and cannot be bound again: {error}");
-                complaint = error;
             }
             Err(_) => {}
         }

@@ -14,7 +14,6 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -22,13 +21,12 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket};
 use nix::unistd::Uid;
 
 use super::{Seen, Server};
 use crate::sys::process::{Identity, Process, Signal};
 use crate::sys::procfs;
+use crate::sys::unix_socket;
 
 /// How long a server may take to make its socket anew.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -128,24 +126,13 @@ enum Peer {
     Nobody,
 }
 
-/// By the kernel's word (`SO_PEERCRED`, see `unix(7)`): the process that called `listen(2)`.
 fn peer(path: &Path) -> io::Result<Peer> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let stream: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    match connect(stream.as_raw_fd(), &UnixAddr::new(path)?) {
-        Ok(()) => {
-            let credentials = getsockopt(&stream, PeerCredentials)?;
-            if credentials.uid() == Uid::effective().as_raw() {
-                Ok(Peer::Process(credentials.pid()))
-            } else {
-                Err(io::Error::other(format!(
-                    "process {} does, and runs as uid {}",
-                    credentials.pid(),
-                    credentials.uid()
-                )))
-            }
-        }
-        Err(Errno::EAGAIN) => Ok(Peer::Busy),
+    match unix_socket::knock(path) {
+        Ok(Some(unix_socket::Peer { pid, uid })) => match pid {
+            Some(pid) if uid == Uid::effective() => Ok(Peer::Process(pid)),
+            pid => Err(io::Error::other(format!("process {} does, and runs as uid {uid}", pid.unwrap_or(0)))),
+        },
+        Ok(None) => Ok(Peer::Busy),
         Err(Errno::ENOENT | Errno::ECONNREFUSED) => Ok(Peer::Nobody),
         Err(error) => Err(error.into()),
     }
@@ -205,10 +192,11 @@ fn executable(pid: i32) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixListener;
     use std::process::{Child, Command, Stdio};
 
-    use nix::sys::socket::{Backlog, bind, listen};
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
     use tempfile::TempDir;
 
     use super::*;

@@ -10,15 +10,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use zeroize::Zeroizing;
 
 use super::protocol::{FromLauncher, Log, MAX_TO_LAUNCHER, Progress, ToLauncher, WIRE_VERSION};
 use crate::agent::fingerprint::Fingerprint;
 use crate::sys::frame::{self, Decoder};
-use crate::sys::{fd, fd_passing, memory, poll};
+use crate::sys::{fd, fd_passing, memory, poll, unix_socket};
 
 /// How long a daemon may take to take in a message.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -156,7 +154,7 @@ impl DaemonLink {
         let mut connection = Connection::new(reach(&self.socket)?);
         // Before it is told anything, and lest another agent speaks through it. A daemon without root could not find it any more
         // where /proc is mounted with `hidepid`, and has no agents but its own user's.
-        if getsockopt(&connection.stream, PeerCredentials).map_err(io::Error::from)?.uid() == 0 {
+        if unix_socket::peer(&connection.stream).map_err(io::Error::from)?.uid.is_root() {
             memory::keep_private();
         }
         connection.write(&FromLauncher::Hello {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
+use nix::sys::socket::sockopt::PeerPidfd;
 use nix::unistd::Uid;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -25,6 +25,7 @@ use crate::launch::socket_dir::Keeper;
 use crate::sys::frame;
 use crate::sys::process::Process;
 use crate::sys::rate_limit::Brake;
+use crate::sys::unix_socket::{self, Peer};
 
 /// How long a visitor may take to say who it is.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -232,20 +233,17 @@ async fn listen_to(stream: UnixStream, user: Uid, seat: OwnedSemaphorePermit) ->
 
 /// The process at the other end, if it runs as the agent user.
 fn peer(stream: &UnixStream, user: Uid) -> io::Result<Process> {
-    let credentials = getsockopt(stream, PeerCredentials)?;
-    if credentials.uid() != user.as_raw() {
-        return Err(io::Error::other(format!(
-            "process {} runs as uid {}, not as the agent user",
-            credentials.pid(),
-            credentials.uid()
-        )));
+    let Peer { pid, uid } = unix_socket::peer(stream)?;
+    let pid = pid.unwrap_or(0);
+    if uid != user {
+        return Err(io::Error::other(format!("process {pid} runs as uid {uid}, not as the agent user")));
     }
     match getsockopt(stream, PeerPidfd) {
-        Ok(pidfd) => Process::from_pidfd(credentials.pid(), pidfd),
+        Ok(pidfd) => Process::from_pidfd(pid, pidfd),
         // Kernels before 6.5 do not know it. The one that connected may have left its end to another and ended, so that its id is
         // somebody else's; then it must at least be somebody of the same user.
         Err(nix::Error::ENOPROTOOPT) => {
-            let process = Process::open(credentials.pid())?;
+            let process = Process::open(pid)?;
             if process.runs_as(user)? { Ok(process) } else { Err(io::ErrorKind::NotFound.into()) }
         }
         Err(error) => Err(error.into()),

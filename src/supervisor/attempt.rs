@@ -40,7 +40,7 @@ use crate::supervisor::services::{Programs, Services};
 use crate::sys::clock::Timestamp;
 use crate::sys::fd::Readable;
 use crate::sys::process::{Identity, Process};
-use crate::sys::rate_limit::Brake;
+use crate::sys::rate_limit::{Brake, OnChange};
 use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::{blocking, frame};
 use crate::tmux::{self};
@@ -952,13 +952,12 @@ enum Met {
 
 /// Said again only when it is something else.
 #[derive(Debug, Default)]
-struct Complaint(String);
+struct Complaint(OnChange);
 
 impl Complaint {
     fn make(&mut self, name: &Name, text: &str) {
-        if self.0 != text {
+        if self.0.pass(text) {
             tracing::warn!(agent = %name, "{text}; trying again");
-            text.clone_into(&mut self.0);
         }
     }
 }

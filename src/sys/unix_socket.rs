@@ -173,7 +173,9 @@ pub fn claim(path: &Path) -> Result<(), Error> {
         Ok(_) => {}
     }
     match knock(path) {
-        Ok(pid) => Err(Error::Held { path: path.to_owned(), pid }),
+        Ok(peer) => Err(Error::Held { path: path.to_owned(), pid: peer.and_then(|peer| peer.pid) }),
+        // A datagram or packet socket is not ours either, and somebody has it open.
+        Err(Errno::EPROTOTYPE) => Err(Error::Held { path: path.to_owned(), pid: None }),
         Err(Errno::ECONNREFUSED) => match nix::unistd::unlink(path) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             Err(errno) => Err(PathError::new("remove the stale socket", path, errno).into()),
@@ -199,19 +201,31 @@ pub fn with_umask<T>(mask: Mode, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Connects, and tells the pid of who listens. Never waits: a listener too busy to take another client is alive all the same.
-fn knock(path: &Path) -> Result<Option<i32>, Errno> {
+/// Who is at the other end of a connection, by the kernel's word (`SO_PEERCRED`, see `unix(7)`): the process that called `connect(2)`
+/// or `listen(2)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its id, unless it is in another pid namespace.
+    pub pid: Option<i32>,
+    /// The user it ran as.
+    pub uid: Uid,
+}
+
+/// Asks who is at the other end.
+pub fn peer(socket: impl AsFd) -> nix::Result<Peer> {
+    let credentials = nix::sys::socket::getsockopt(&socket, sockopt::PeerCredentials)?;
+    Ok(Peer { pid: Some(credentials.pid()).filter(|&pid| pid > 0), uid: Uid::from_raw(credentials.uid()) })
+}
+
+/// Connects to find out who listens, without waiting. `None` is a listener that has no room for another connection at the moment,
+/// and is alive nevertheless.
+pub fn knock(path: &Path) -> nix::Result<Option<Peer>> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let client = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     match nix::sys::socket::connect(client.as_raw_fd(), &UnixAddr::new(path)?) {
-        // A datagram or packet socket is not ours either, and somebody has it open.
-        Err(Errno::EAGAIN | Errno::EPROTOTYPE) => Ok(None),
+        Err(Errno::EAGAIN) => Ok(None),
         Err(errno) => Err(errno),
-        Ok(()) => {
-            let peer = nix::sys::socket::getsockopt(&client.as_fd(), sockopt::PeerCredentials)?;
-            // Zero is a process of another pid namespace.
-            Ok(Some(peer.pid()).filter(|&pid| pid > 0))
-        }
+        Ok(()) => peer(&client).map(Some),
     }
 }
 
