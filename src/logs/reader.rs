@@ -16,7 +16,7 @@ use super::news::{News, Subscription};
 use super::writer;
 use super::{Entry, Moment, Resized};
 use crate::logs::attempt::AttemptId;
-use crate::sys::blocking;
+use crate::sys::blocking::{self, Pool};
 use crate::sys::file_id::FileId;
 
 /// How much is read at once.
@@ -45,6 +45,8 @@ const HEAD: usize = 64;
 pub struct Readers {
     news: News,
     turns: Arc<Semaphore>,
+    /// The threads of followers, which read piece after piece.
+    pool: Pool,
 }
 
 /// All who may read are reading.
@@ -54,7 +56,7 @@ pub struct Busy;
 
 impl Default for Readers {
     fn default() -> Self {
-        Self { news: News::default(), turns: Arc::new(Semaphore::new(MOST_READING)) }
+        Self { news: News::default(), turns: Arc::new(Semaphore::new(MOST_READING)), pool: Pool::new("log-follower") }
     }
 }
 
@@ -72,7 +74,11 @@ impl Readers {
     /// Likewise, for what is never long: whoever waits for its turn gets it.
     async fn brief_work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
         let turn = self.turn().await.map_err(io::Error::other)?;
-        in_turn(turn, |_| work()).await
+        let work = move || {
+            let _turn = turn;
+            work()
+        };
+        self.pool.run(work).await
     }
 
     async fn turn(&self) -> Result<OwnedSemaphorePermit, Busy> {
