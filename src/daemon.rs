@@ -281,6 +281,7 @@ async fn serve(
     let programs = Programs { launcher, agentd: executable };
     let means = means(settings, &tmux, programs, troubles, user, &store, snapshot.clone());
     let to_recover = means.trees.clone();
+    let systemd = to_recover.systemd();
     let Reading { agents, problems } = machines(&record).await.map_err(failed("read the record"))?;
     state_errors.extend(problems.iter().map(ToString::to_string));
     for error in &state_errors {
@@ -338,7 +339,7 @@ async fn serve(
         "agentd runs"
     );
 
-    tokio::spawn(obey(signals, settings.on_terminate, notifier, events, nudges));
+    tokio::spawn(obey(signals, settings.on_terminate, notifier, systemd, events, nudges));
 
     let mut are_stopped = false;
     let result = tokio::select! {

@@ -34,7 +34,7 @@ use crate::contain::scope;
 use crate::sys::blocking;
 use crate::sys::process::{Identity, Process};
 use crate::sys::secret_bytes::SecretBytes;
-use crate::sys::systemd;
+use crate::sys::systemd::{self, Systemd};
 use crate::wire::status::Usage;
 
 /// How long the kernel may take over a control group.
@@ -96,6 +96,7 @@ pub struct Trees {
     state_dir: Arc<Path>,
     groups: Arc<Mutex<Groups>>,
     marks: Marks,
+    systemd: Systemd,
     /// Agents that have nothing outside of their control groups, as far as they have anything. Of others that is not known.
     contained: Arc<Mutex<BTreeSet<String>>>,
 }
@@ -113,12 +114,18 @@ impl Trees {
             state_dir: state_dir.into(),
             groups: Arc::new(Mutex::new(groups)),
             marks,
+            systemd: Systemd::default(),
             contained: Arc::default(),
         };
         if let Some(error) = trees.groups_error() {
             tracing::warn!("{error}");
         }
         trees
+    }
+
+    /// Whom agents' scopes are had from, for other questions.
+    pub fn systemd(&self) -> Systemd {
+        self.systemd.clone()
     }
 
     /// Tries to have the control groups that were lost, at each of the `rounds`, until they are there or there are no rounds. Tells
@@ -263,7 +270,7 @@ impl Tree {
     async fn try_to_contain(&self, limits: &Limits) -> Result<(), Error> {
         if let Some(scope) = self.scope() {
             let description = format!("agent {}", self.key);
-            scope::start_scope(&scope, &description, self.launcher.pid(), limits).await?;
+            scope::start_scope(&self.trees.systemd, &scope, &description, self.launcher.pid(), limits).await?;
         }
         let launcher = Arc::clone(&self.launcher);
         self.trees.with_cgroup(&self.key, move |cgroup| cgroup.admit(&launcher)).await.map(drop)
@@ -273,7 +280,7 @@ impl Tree {
     pub async fn limit(&self, limits: &Limits) -> Option<String> {
         match self.scope() {
             Some(scope) => {
-                match scope::limit_scope(&scope, limits).await {
+                match scope::limit_scope(&self.trees.systemd, &scope, limits).await {
                     Ok(()) => None,
                     // It has none because it has no scope.
                     Err(systemd::Error::NoUnit(_)) if !limits.is_any() => None,
