@@ -3,6 +3,7 @@
 mod sse;
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ pub enum Error {
     #[error("failed to reach agentd at {}: it is not running", named(.0))]
     NotRunning(PathBuf),
     /// The socket is for others.
-    #[error("failed to reach agentd at {}: permission denied; be a member of group admin or root", named(.0))]
+    #[error("failed to reach agentd at {}: permission denied; be {}", named(.0), who_may_connect(.0))]
     Denied(PathBuf),
     /// The path does not fit into a socket address.
     #[error(transparent)]
@@ -245,6 +246,15 @@ fn named(socket: &Path) -> String {
     let is_from_variable = std::env::var_os(SOCKET_VARIABLE).is_some_and(|value| value == socket.as_os_str());
     let origin = if is_from_variable { format!(" (named by {SOCKET_VARIABLE})") } else { String::new() };
     format!("{}{origin}", socket.display())
+}
+
+/// Who may connect, as far as the permissions of the socket, or of the folder that hides it, can be read.
+fn who_may_connect(socket: &Path) -> String {
+    let group = socket.ancestors().find_map(|path| std::fs::metadata(path).ok()).map(|metadata| metadata.gid());
+    match group.filter(|&group| group != 0).and_then(users::get_group_by_gid) {
+        Some(group) => format!("a member of group {} or root", group.name().to_string_lossy()),
+        None => "root, or the user that agentd runs as".to_owned(),
+    }
 }
 
 /// The innermost error: those around it say only that a request failed.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent::fingerprint::Fingerprint;
 use crate::sys::file_id::FileId;
 use crate::sys::secret_bytes::SecretBytes;
+use crate::wire::status::Usage;
 
 /// The version of what launcher and daemon say to each other. They may be of different builds: an agent's launcher outlives an
 /// upgrade of the daemon.
@@ -162,6 +163,20 @@ pub struct End {
     pub max_rss: i64,
 }
 
+impl End {
+    /// What the attempt took: what its control group counts, or, where there is none, what the launcher knows of the harness.
+    pub fn usage_beside(&self, counted: Usage) -> Usage {
+        if counted.cpu_usec.is_some() {
+            return counted;
+        }
+        let time = self.user_time.saturating_add(self.system_time);
+        let cpu_usec = u64::try_from(time.as_micros()).ok().filter(|&time| time > 0);
+        let memory_peak =
+            u64::try_from(self.max_rss).ok().filter(|&size| size > 0).map(|size| size.saturating_mul(1024));
+        Usage { cpu_usec, memory_peak, ..counted }
+    }
+}
+
 /// An exit status as `wait(2)` tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -172,4 +187,31 @@ pub enum Ending {
     Signal(i32),
     /// It was ended because of this, and its own status means nothing.
     Cause(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_launcher_tells_the_usage_where_no_group_counts_it() {
+        let times = (Duration::from_micros(1500), Duration::from_micros(500));
+        let end = |(user_time, system_time), max_rss| End {
+            how: Ending::Code(0),
+            at: Duration::ZERO,
+            user_time,
+            system_time,
+            max_rss,
+        };
+        let told = end(times, 4).usage_beside(Usage::default());
+        assert_eq!(told, Usage { oom_kills: 0, cpu_usec: Some(2000), memory_peak: Some(4096) });
+        let counted = Usage { oom_kills: 1, cpu_usec: Some(7), memory_peak: None };
+        assert_eq!(end(times, 4).usage_beside(counted), counted);
+        for max_rss in [0, -1] {
+            let unknown = end((Duration::ZERO, Duration::ZERO), max_rss).usage_beside(Usage::default());
+            assert_eq!(unknown, Usage::default());
+        }
+        let most = end((Duration::MAX, Duration::MAX), i64::MAX).usage_beside(Usage::default());
+        assert_eq!((most.cpu_usec, most.memory_peak), (None, Some(u64::MAX)));
+    }
 }

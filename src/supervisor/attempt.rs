@@ -33,7 +33,7 @@ use crate::contain::cgroup::Whose;
 use crate::contain::tree::{self, Tree};
 use crate::launch::launcher as launch_command;
 use crate::launch::listener::Visitor;
-use crate::launch::protocol::{End, Ending, Failure, FromLauncher, Harness, Progress, ToLauncher, WIRE_VERSION};
+use crate::launch::protocol::{Ending, Failure, FromLauncher, Harness, Progress, ToLauncher, WIRE_VERSION};
 use crate::logs::attempt::Files;
 use crate::logs::guard::Finding;
 use crate::supervisor::services::{Programs, Services};
@@ -557,14 +557,15 @@ impl<T: Fn(machine::Event)> Run<T> {
                 let words = self.words(&failure.message).await;
                 self.not_started(blame(&failure, words));
             }
-            (Progress::Ended { harness, end: End { how, at, .. } }, Reported::Nothing | Reported::Started) => {
+            (Progress::Ended { harness, end }, Reported::Nothing | Reported::Started) => {
                 if launcher.heard == Reported::Nothing {
                     // It may have run and ended before this daemon came.
                     self.started(harness);
                 }
                 launcher.has_ended();
-                let how = self.how(how).await;
-                self.ended(how, Some(Timestamp::now().back_to(at)), launcher.tree.usage().await);
+                let usage = end.usage_beside(launcher.tree.usage().await);
+                let how = self.how(end.how).await;
+                self.ended(how, Some(Timestamp::now().back_to(end.at)), usage);
             }
             // The note was lost.
             (Progress::Ended { .. } | Progress::Failed(_), Reported::End) => launcher.note_by = Some(Instant::now()),
@@ -794,7 +795,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                     }
                     Ok(Some(FromLauncher::Ended(end))) if launcher.heard == Reported::Started => {
                         launcher.has_ended();
-                        let usage = launcher.tree.usage().await;
+                        let usage = end.usage_beside(launcher.tree.usage().await);
                         // How it died of that is no more than that.
                         let said = self.how(end.how).await;
                         let how = self.condemned.take().map_or(said, ExitStatus::Cause);
