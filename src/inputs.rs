@@ -22,20 +22,20 @@ use crate::agent::declaration::Desired;
 use crate::agent::seen::{Seen, SeenPrompt};
 use crate::config::{self, Config};
 use crate::deputy::{self, Deputy};
-use crate::inputs::assemble::{Place, desired, folder_of, located, paths};
+use crate::inputs::assemble::{DeclarationContext, desired, folder_of, located, paths};
 use crate::inputs::secrets::Known;
 use crate::sys::blocking;
 use crate::sys::regular_file;
 use crate::sys::watch::{Target, Watcher};
 
 /// How many times `settle` a change may be put off because others follow it.
-const PATIENCE: u32 = 10;
+const MOST_SETTLES: u32 = 10;
 
 /// Where the inputs are, and how they are attended to.
 #[derive(Clone, Debug)]
 pub struct Inputs {
     /// The jcard, and for whom it is read.
-    pub place: Place,
+    pub place: DeclarationContext,
     /// The secrets.
     pub secret_dir: PathBuf,
     /// How the jcard is read.
@@ -187,7 +187,7 @@ impl Inputs {
 
     /// Waits until nothing has changed for a while, but not for ever. Answers whether somebody did not want to wait so long.
     async fn settle(&self, watcher: &Watcher, nudges: &mut mpsc::Receiver<Nudge>) -> bool {
-        let limit = Instant::now() + self.settle * PATIENCE;
+        let limit = Instant::now() + self.settle * MOST_SETTLES;
         loop {
             let quiet = self.settle.min(limit.saturating_duration_since(Instant::now()));
             if quiet.is_zero() {
@@ -448,10 +448,10 @@ mod tests {
                 }
             });
             let inputs = Inputs {
-                place: Place {
+                place: DeclarationContext {
                     file: directory.path().join("jcard.toml"),
                     account: Account::current().unwrap(),
-                    key: Key::passing().unwrap(),
+                    key: Key::ephemeral().unwrap(),
                 },
                 secret_dir: directory.path().join("secrets"),
                 options: config::Options::default(),

@@ -103,10 +103,10 @@ enum Ancestors {
 
 /// Makes the folder unless it is there. The group that it gives to what is made in it, if it does.
 fn setgid_group(folder: &Path, group: Option<Gid>, ancestors: Ancestors) -> Result<Option<Gid>, Error> {
-    let opened = match safe_path::go(folder, None).map_err(io::Error::from) {
+    let opened = match safe_path::open_dir(folder, None).map_err(io::Error::from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             make(folder, group, ancestors)?;
-            safe_path::go(folder, None).map_err(io::Error::from)
+            safe_path::open_dir(folder, None).map_err(io::Error::from)
         }
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             return Err(Error::Folder { path: folder.to_owned(), problem: "it is not a folder" });
@@ -133,8 +133,8 @@ fn make(folder: &Path, group: Option<Gid>, ancestors: Ancestors) -> Result<(), E
     let above = Mode::from_bits_truncate(if Uid::effective().is_root() { 0o755 } else { 0o700 });
     let (parent, name) = (folder.parent().unwrap_or(Path::new("")), folder.file_name().unwrap_or_default());
     let opened = match ancestors {
-        Ancestors::Made => unix_socket::with_umask(Mode::empty(), || safe_path::go(parent, Some(above))),
-        Ancestors::Needed => safe_path::go(parent, None),
+        Ancestors::Made => unix_socket::with_umask(Mode::empty(), || safe_path::open_dir(parent, Some(above))),
+        Ancestors::Needed => safe_path::open_dir(parent, None),
     };
     let parent = opened.map_err(io::Error::from).map_err(PathError::of("make the folder", parent))?;
     mkdirat(&parent, name, Mode::S_IRWXU).map_err(PathError::of("make the folder", folder))?;

@@ -21,7 +21,7 @@ use crate::sys::unix_socket::{self, Peer};
 
 /// Everything that a verb may have to look at.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Target {
     /// What the daemon uses, or would use.
     pub settings: Settings,
     /// Whether the daemon is root's, for the agents of the whole machine.
@@ -122,7 +122,7 @@ pub(super) fn holder(state_dir: &Path) -> io::Result<Option<i32>> {
     Ok(procfs::lock_holder(&procfs::read("/proc/locks")?, device, status.st_ino))
 }
 
-impl Place {
+impl Target {
     /// What the asker names, else what the daemon that listens was told, else the defaults for its user.
     pub fn find(all: &cli::Arguments, named: &Whereabouts, here: &Surroundings) -> Self {
         let asker = Uid::effective();

@@ -46,10 +46,10 @@ use crate::sys::systemd;
 use crate::wire::status::{Resources, Usage};
 
 /// How long a killed group may take to be empty. Only a process stuck in the kernel takes long.
-const TO_EMPTY: Duration = Duration::from_secs(5);
+const EMPTY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long systemd may take to put a process into a scope.
-const TO_COME: Duration = Duration::from_secs(5);
+const SCOPE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The state directory of the daemon whose scopes have the plain names.
 const DEFAULT_STATE_DIR: &str = "/var/lib/agentd";
@@ -70,7 +70,7 @@ pub enum Error {
     #[error("the path of the state directory is too long for the names of scopes")]
     LongName,
     /// systemd did not put it there.
-    #[error("process {pid} is not in {} after {}", path.display(), humantime::format_duration(TO_COME))]
+    #[error("process {pid} is not in {} after {}", path.display(), humantime::format_duration(SCOPE_TIMEOUT))]
     NotThere {
         /// The process.
         pid: i32,
@@ -245,7 +245,7 @@ impl Cgroup {
     }
 
     fn await_in_scope(&self, launcher: &Process) -> Result<(), Error> {
-        let limit = Instant::now() + TO_COME;
+        let limit = Instant::now() + SCOPE_TIMEOUT;
         let is_there = || processes(&self.directory).is_ok_and(|all| all.contains(&launcher.pid()));
         while !is_there() {
             if !launcher.lives().unwrap_or(false) {
@@ -351,7 +351,7 @@ fn enter(group: &Path, pid: i32) -> Result<(), Error> {
 
 /// Kills all in the group and below, and waits until they are dead.
 fn empty(group: &Path) -> Result<(), Error> {
-    let limit = Instant::now() + TO_EMPTY;
+    let limit = Instant::now() + EMPTY_TIMEOUT;
     let mut wait = Duration::ZERO;
     while !is_empty_within(group, wait)? {
         if Instant::now() > limit {

@@ -57,7 +57,7 @@ pub enum Error {
 
 /// The marks of a daemon's agents. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Marks {
+pub struct EnvironMarker {
     /// The variable, and its value up to the agent's key.
     prefix: Vec<u8>,
     requests: mpsc::UnboundedSender<Asked>,
@@ -73,7 +73,7 @@ struct Asked {
     done: oneshot::Sender<()>,
 }
 
-impl Marks {
+impl EnvironMarker {
     /// Those of the daemon with this state directory, and of the one after it, on processes of this user. Must be called inside
     /// the async runtime.
     pub fn new(state_dir: &Path, user: Uid) -> Self {
@@ -340,7 +340,7 @@ mod tests {
     async fn many_who_ask_at_once_are_served_by_the_same_looks() {
         let looks = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&looks);
-        let marks = Marks::by(prefix(), move |keys| {
+        let marks = EnvironMarker::by(prefix(), move |keys| {
             let nth = counted.fetch_add(1, Ordering::Relaxed);
             // One of them has something left at first.
             let keys = keys.iter().filter(|key| nth < 3 && *key == "7").cloned().collect();
@@ -359,13 +359,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_does_not_die_is_an_error_in_the_end() {
-        let marks = Marks::by(prefix(), |keys| Ok(Found { keys: keys.clone(), ..Found::default() }));
+        let marks = EnvironMarker::by(prefix(), |keys| Ok(Found { keys: keys.clone(), ..Found::default() }));
         assert_eq!(marks.clear("stuck").await, Err(Error::Alive));
     }
 
     #[tokio::test]
     async fn a_look_that_failed_has_not_found_that_nothing_is_left() {
-        let marks = Marks::by(prefix(), |_| Err(io::Error::from_raw_os_error(24)));
+        let marks = EnvironMarker::by(prefix(), |_| Err(io::Error::from_raw_os_error(24)));
         let mut trouble = marks.trouble.clone();
         let clearing = tokio::spawn(async move { marks.clear("unseen").await });
         trouble.wait_for(Option::is_some).await.unwrap();
@@ -378,7 +378,7 @@ mod tests {
     async fn a_look_that_failed_is_made_up_for() {
         let looks = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&looks);
-        let marks = Marks::by(prefix(), move |_| match counted.fetch_add(1, Ordering::Relaxed) {
+        let marks = EnvironMarker::by(prefix(), move |_| match counted.fetch_add(1, Ordering::Relaxed) {
             1 => Err(io::Error::from_raw_os_error(24)),
             _ => Ok(Found::default()),
         });

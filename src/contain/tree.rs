@@ -29,7 +29,7 @@ use tokio::time::timeout;
 
 use crate::agent::spec::Limits;
 use crate::contain::cgroup::{self, Cgroup, Cgroups, Whose};
-use crate::contain::marker::{self, Marks};
+use crate::contain::marker::{self, EnvironMarker};
 use crate::contain::scope;
 use crate::sys::blocking;
 use crate::sys::process::{Identity, Process};
@@ -38,7 +38,7 @@ use crate::sys::systemd::{self, Systemd};
 use crate::wire::status::Usage;
 
 /// How long the kernel may take over a control group.
-const TO_ARRANGE: Duration = Duration::from_secs(10);
+const ARRANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const NO_LIMITS: &str = "its limits are not applied: agentd does not run as root, or systemd does not run";
 
@@ -76,7 +76,7 @@ pub enum Error {
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),
     /// The kernel is busy with it.
-    #[error("failed to arrange its control group within {}", humantime::format_duration(TO_ARRANGE))]
+    #[error("failed to arrange its control group within {}", humantime::format_duration(ARRANGE_TIMEOUT))]
     TimedOut,
     /// The system is short of threads.
     #[error("failed to arrange its control group: {0}")]
@@ -95,7 +95,7 @@ pub struct Trees {
     user: Uid,
     state_dir: Arc<Path>,
     groups: Arc<Mutex<Groups>>,
-    marks: Marks,
+    marker: EnvironMarker,
     systemd: Systemd,
     /// Agents that have nothing outside of their control groups, as far as they have anything. Of others that is not known.
     contained: Arc<Mutex<BTreeSet<String>>>,
@@ -108,12 +108,12 @@ impl Trees {
         // However it was named this time. One that is not there serves as well, as long as it stays so.
         let absolute = || std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
         let state_dir = state_dir.canonicalize().unwrap_or_else(|_| absolute());
-        let (groups, marks) = (Groups::of(&state_dir), Marks::new(&state_dir, user));
+        let (groups, marker) = (Groups::of(&state_dir), EnvironMarker::new(&state_dir, user));
         let trees = Self {
             user,
             state_dir: state_dir.into(),
             groups: Arc::new(Mutex::new(groups)),
-            marks,
+            marker,
             systemd: Systemd::default(),
             contained: Arc::default(),
         };
@@ -151,7 +151,7 @@ impl Trees {
 
     /// The variable that everything of the agent with this key has in its environment.
     pub fn mark(&self, key: &str) -> (String, SecretBytes) {
-        (marker::VARIABLE.to_owned(), self.marks.value(key))
+        (marker::VARIABLE.to_owned(), self.marker.value(key))
     }
 
     /// The agents' control groups, where they have any.
@@ -219,7 +219,7 @@ impl Trees {
     async fn clear(&self, key: &str) -> Result<(), Error> {
         let cleared = self.with_cgroup(key, Cgroup::clear).await;
         if cleared.is_err() || !self.contained().contains(key) {
-            self.marks.clear(key).await?;
+            self.marker.clear(key).await?;
         }
         if cleared?.is_some() {
             self.contained().insert(key.to_owned());
@@ -238,7 +238,7 @@ impl Trees {
         work: impl FnOnce(&Cgroup) -> Result<T, cgroup::Error> + Send + 'static,
     ) -> Result<Option<T>, Error> {
         let Some(cgroup) = self.groups().map(|cgroups| cgroups.agent(key)) else { return Ok(None) };
-        let done = timeout(TO_ARRANGE, blocking::run(move || work(&cgroup))).await;
+        let done = timeout(ARRANGE_TIMEOUT, blocking::run(move || work(&cgroup))).await;
         let done = done.map_err(|_| Error::TimedOut)?.map_err(Error::Thread)?;
         Ok(Some(done?))
     }

@@ -19,7 +19,7 @@ use crate::logs::renderer::{DONE, Say, TEXT, head};
 const AT_ONCE: usize = 2;
 
 /// How long an answer may take to begin or to go on. A piece takes a few milliseconds.
-const PATIENCE: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why there is no text.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +103,7 @@ impl Renderer {
 }
 
 async fn in_time<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    timeout(ANSWER_TIMEOUT, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 #[cfg(test)]

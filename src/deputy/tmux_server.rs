@@ -29,11 +29,11 @@ use crate::sys::procfs;
 use crate::sys::unix_socket;
 
 /// How long a server may take to make its socket anew.
-const PATIENCE: Duration = Duration::from_secs(2);
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Finds out what there is at `path`, and has a server that lost its socket recreate it: the one that was `seen` to serve there
 /// the last time. `program` is the installed tmux. The error, for a person, is that it could not be found out. Blocks, for no longer
-/// than a little more than [`PATIENCE`].
+/// than a little more than [`SOCKET_TIMEOUT`].
 pub(super) fn tend(path: &Path, program: Option<&Path>, seen: Option<Seen>) -> Result<Server, String> {
     let failed = |error: io::Error| format!("failed to find out what listens on {}: {error}", path.display());
     let installed = program.and_then(|program| file(program).ok());
@@ -54,7 +54,7 @@ pub(super) fn tend(path: &Path, program: Option<&Path>, seen: Option<Seen>) -> R
         return Ok(serving(pid, false));
     }
     let recovered = ask_for_socket(&server).map_err(failed)?;
-    let limit = Instant::now() + PATIENCE;
+    let limit = Instant::now() + SOCKET_TIMEOUT;
     loop {
         match peer(path).map_err(failed)? {
             Peer::Process(pid) => return Ok(serving(pid, recovered)),
@@ -173,7 +173,7 @@ fn is_server(process: &Process, seen: Seen, installed: Option<(u64, u64)>) -> io
 fn ask_for_socket(server: &Process) -> io::Result<bool> {
     static ASKED: Mutex<Option<(Identity, Instant)>> = Mutex::new(None);
     let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
-    if asked.is_some_and(|(who, at)| who == server.identity() && at.elapsed() < PATIENCE) {
+    if asked.is_some_and(|(who, at)| who == server.identity() && at.elapsed() < SOCKET_TIMEOUT) {
         return Ok(false);
     }
     server.signal(Signal::USR1)?;

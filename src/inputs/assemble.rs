@@ -40,7 +40,7 @@ fn workdir_path(spec: &AgentSpec, account: &Account) -> PathBuf {
 
 /// Where agents are declared and run, which stays the same for as long as the daemon runs.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct DeclarationContext {
     /// The jcard, from whose folder relative prompt files are named.
     pub file: PathBuf,
     /// Whom agents run as.
@@ -50,7 +50,7 @@ pub struct Place {
 }
 
 /// Puts it all together.
-pub fn desired(config: &Config, secrets: &Secrets, seen: &Seen, place: &Place) -> Desired {
+pub fn desired(config: &Config, secrets: &Secrets, seen: &Seen, place: &DeclarationContext) -> Desired {
     let file = place.file.as_path();
     let agent = |entry: &Entry| {
         let spec = entry.spec.as_ref().map_err(|findings| located(file, findings));
@@ -81,7 +81,12 @@ pub fn located(file: &Path, findings: &str) -> String {
     lines.join("\n")
 }
 
-fn declare(spec: &AgentSpec, secrets: &Secrets, seen: &Seen, place: &Place) -> Result<Declaration, String> {
+fn declare(
+    spec: &AgentSpec,
+    secrets: &Secrets,
+    seen: &Seen,
+    place: &DeclarationContext,
+) -> Result<Declaration, String> {
     let folder = folder_of(&place.file);
     let kind = match spec.kind {
         Kind::Native => "native",
@@ -209,10 +214,10 @@ mod tests {
         }
     }
 
-    static KEY: LazyLock<Key> = LazyLock::new(|| Key::passing().unwrap());
+    static KEY: LazyLock<Key> = LazyLock::new(|| Key::ephemeral().unwrap());
 
-    fn place() -> Place {
-        Place { file: FILE.into(), account: account(), key: KEY.clone() }
+    fn place() -> DeclarationContext {
+        DeclarationContext { file: FILE.into(), account: account(), key: KEY.clone() }
     }
 
     fn config(text: &str) -> Config {

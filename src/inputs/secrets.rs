@@ -216,7 +216,7 @@ impl Problem {
 fn read_all(directory: &Path, last: &Secrets, reading: &mut Reading) -> Result<(), Problem> {
     let failed = |source| Problem::Directory { path: directory.to_owned(), source };
     // Gone to once, and all is read in it: it is the same one throughout.
-    let folder = match safe_path::go(directory, None).map_err(io::Error::from) {
+    let folder = match safe_path::open_dir(directory, None).map_err(io::Error::from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         folder => folder.map_err(failed)?,
     };
@@ -352,7 +352,7 @@ mod tests {
         assert_eq!(read(&links.path().join("secrets"), &Secrets::default()).secrets, Secrets::of(&[("TOKEN", "v")]));
     }
 
-    const PATIENCE: Duration = Duration::from_secs(5);
+    const DOUBT_PERIOD: Duration = Duration::from_secs(5);
 
     /// What comes of looks at a directory, each so many seconds after the first, before each of which something is done to it.
     struct Looks {
@@ -391,7 +391,7 @@ mod tests {
         fn look(&mut self, seconds: u64) {
             let path = self.path("secrets");
             let reading = read(&path, &self.known.secrets);
-            self.known = self.known.after(reading, &path, self.began + Duration::from_secs(seconds), PATIENCE);
+            self.known = self.known.after(reading, &path, self.began + Duration::from_secs(seconds), DOUBT_PERIOD);
         }
 
         fn names(&self) -> String {

@@ -19,7 +19,7 @@ use crate::sys::frame::{self, Decoder};
 use crate::sys::{fd, fd_passing, memory, poll, unix_socket};
 
 /// How long a daemon may take to take in a message.
-const PATIENCE: Duration = Duration::from_secs(5);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often the next daemon is looked for when there is none. The API must be true within a second of its start.
 const BETWEEN_DAEMONS: Duration = Duration::from_millis(300);
@@ -83,7 +83,7 @@ impl Connection {
 
     fn write(&mut self, message: &FromLauncher) -> Result<(), frame::Error> {
         let frame = frame::encode(message)?;
-        let limit = Instant::now() + PATIENCE;
+        let limit = Instant::now() + WRITE_TIMEOUT;
         let mut rest = frame.as_slice();
         while !rest.is_empty() {
             match fd::write(&self.stream, rest) {
@@ -307,6 +307,6 @@ mod tests {
         send(&near, &ToLauncher::Noted, &[]);
         let start = Instant::now();
         link.see_noted(&Progress::New);
-        assert!(start.elapsed() < PATIENCE);
+        assert!(start.elapsed() < WRITE_TIMEOUT);
     }
 }

@@ -160,7 +160,7 @@ fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) ->
     });
     daemon.log = log.as_ref().and_then(written_to);
     let workdir = PathBuf::from(OsStr::from_bytes(workdir.as_slice()));
-    Some((Order { arguments, environment, workdir, log }, login_patience.unwrap_or(login::PATIENCE)))
+    Some((Order { arguments, environment, workdir, log }, login_patience.unwrap_or(login::LOGIN_TIMEOUT)))
 }
 
 /// The inner result says why there is none.

@@ -2,7 +2,7 @@
 //!
 //! Anybody may connect (0666: the folder decides who gets here), so whoever does is looked at first: who it is by the kernel's
 //! word (`SO_PEERCRED`, `SO_PEERPIDFD`, see `unix(7)`), then what it says it is, in a bounded time and size. What that is worth
-//! is for the receiver of the [`Visitor`] to judge.
+//! is for the receiver of the [`UnverifiedLauncher`] to judge.
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -21,14 +21,14 @@ use tokio::task::AbortHandle;
 
 use super::protocol::{FromLauncher, Log, MAX_FROM_LAUNCHER, Progress, ToLauncher};
 use crate::agent::fingerprint::Fingerprint;
-use crate::launch::socket_dir::Keeper;
+use crate::launch::socket_dir::LaunchSocketKeeper;
 use crate::sys::frame;
 use crate::sys::process::Process;
 use crate::sys::rate_limit::Brake;
 use crate::sys::unix_socket::{self, Peer};
 
 /// How long a visitor may take to say who it is.
-const PATIENCE: Duration = Duration::from_secs(2);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How many may be about to say it, or wait for somebody to know them, at once. Whoever comes when there is no room gets the place
 /// of the one that has been silent for the longest time: launchers speak at once, and nobody keeps them out by saying nothing.
@@ -36,7 +36,7 @@ const WAITING_ROOM: usize = 256;
 
 /// A process of the agent user's that says it is the launcher of an attempt.
 #[derive(Debug)]
-pub struct Visitor {
+pub struct UnverifiedLauncher {
     /// The agent it names.
     pub name: String,
     /// The attempt it names.
@@ -58,10 +58,10 @@ pub struct Visitor {
     /// What it is told.
     pub writer: OwnedWriteHalf,
     /// Its place in the waiting room: to be given up when it is known who it is.
-    pub seat: OwnedSemaphorePermit,
+    pub permit: OwnedSemaphorePermit,
 }
 
-impl Visitor {
+impl UnverifiedLauncher {
     /// Whether it says that it was told what to launch.
     pub fn has_launched(&self) -> bool {
         self.progress != Progress::New
@@ -72,7 +72,8 @@ impl Visitor {
         if self.progress == Progress::New {
             tokio::spawn(async move {
                 // Nobody is hurt if it does not listen.
-                let _ = tokio::time::timeout(PATIENCE, frame::write(&mut self.writer, &ToLauncher::Unwanted)).await;
+                let _ =
+                    tokio::time::timeout(HELLO_TIMEOUT, frame::write(&mut self.writer, &ToLauncher::Unwanted)).await;
             });
         }
     }
@@ -82,11 +83,11 @@ impl Visitor {
 /// receiving anybody is to be found in `trouble`, such as that there is no listener so far. At each of the `rounds` it is made sure that launchers find the socket.
 pub async fn receive(
     mut listener: Option<UnixListener>,
-    mut keeper: Keeper,
+    mut keeper: LaunchSocketKeeper,
     user: Uid,
     trouble: watch::Sender<Option<String>>,
     mut rounds: watch::Receiver<()>,
-    hand_on: impl Fn(Visitor) + Clone + Send + 'static,
+    hand_on: impl Fn(UnverifiedLauncher) + Clone + Send + 'static,
 ) {
     let mut room = Room::new();
     let sent_away = Arc::new(Brake::new());
@@ -117,10 +118,10 @@ pub async fn receive(
         };
         match accepted {
             Ok((stream, _)) => {
-                let Some(seat) = room.seat().await else { return };
+                let Some(permit) = room.permit().await else { return };
                 let (hand_on, sent_away, trouble) = (hand_on.clone(), Arc::clone(&sent_away), Arc::clone(&trouble));
                 let listening = tokio::spawn(async move {
-                    match tokio::time::timeout(PATIENCE, listen_to(stream, user, seat)).await {
+                    match tokio::time::timeout(HELLO_TIMEOUT, listen_to(stream, user, permit)).await {
                         Ok(Ok(visitor)) => {
                             trouble.note(None);
                             hand_on(visitor);
@@ -159,28 +160,28 @@ fn is_shortage(error: &io::Error) -> bool {
 
 /// The waiting room.
 struct Room {
-    seats: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     /// Who was listened to, in the order in which they came; most of them have spoken or left by now.
     silent: VecDeque<AbortHandle>,
 }
 
 impl Room {
     fn new() -> Self {
-        Self { seats: Arc::new(Semaphore::new(WAITING_ROOM)), silent: VecDeque::new() }
+        Self { permits: Arc::new(Semaphore::new(WAITING_ROOM)), silent: VecDeque::new() }
     }
 
     /// A place for somebody who has come. `None` never happens: the room is not closed.
-    async fn seat(&mut self) -> Option<OwnedSemaphorePermit> {
+    async fn permit(&mut self) -> Option<OwnedSemaphorePermit> {
         if self.silent.len() >= WAITING_ROOM {
             self.silent.retain(|listening| !listening.is_finished());
         }
-        if self.seats.available_permits() == 0
+        if self.permits.available_permits() == 0
             && let Some(longest) = self.silent.iter().position(|listening| !listening.is_finished())
         {
             self.silent.drain(..=longest).for_each(|listening| listening.abort());
         }
         // Those who have spoken wait for no longer than an attempt takes to find its launcher, and are few for each.
-        Arc::clone(&self.seats).acquire_owned().await.ok()
+        Arc::clone(&self.permits).acquire_owned().await.ok()
     }
 }
 
@@ -219,13 +220,25 @@ fn complain(sent_away: &Brake, why: &str) {
     }
 }
 
-async fn listen_to(stream: UnixStream, user: Uid, seat: OwnedSemaphorePermit) -> io::Result<Visitor> {
+async fn listen_to(stream: UnixStream, user: Uid, permit: OwnedSemaphorePermit) -> io::Result<UnverifiedLauncher> {
     let process = peer(&stream, user)?;
     let (reader, writer) = stream.into_split();
     let mut reader = frame::Reader::new(reader, MAX_FROM_LAUNCHER);
     match reader.read().await.map_err(io::Error::other)? {
         Some(FromLauncher::Hello { version, name, attempt, fingerprint, progress, can_move, log }) => {
-            Ok(Visitor { name, attempt, version, fingerprint, progress, can_move, log, process, reader, writer, seat })
+            Ok(UnverifiedLauncher {
+                name,
+                attempt,
+                version,
+                fingerprint,
+                progress,
+                can_move,
+                log,
+                process,
+                reader,
+                writer,
+                permit,
+            })
         }
         _ => Err(io::Error::other(format!("process {} is no launcher", process.pid()))),
     }
@@ -258,7 +271,7 @@ mod tests {
 
     use super::*;
     use crate::launch::protocol::WIRE_VERSION;
-    use crate::launch::socket_dir::Folder;
+    use crate::launch::socket_dir::SocketDir;
     use crate::sys::account::Account;
 
     #[tokio::test]
@@ -266,13 +279,13 @@ mod tests {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
         let directory = tempfile::TempDir::new().unwrap();
         let account = Account::current().unwrap();
-        let folder = Folder::of(&directory.path().join("tmux.sock"), &account, None).unwrap();
+        let folder = SocketDir::of(&directory.path().join("tmux.sock"), &account, None).unwrap();
         let listener = folder.bind_launch_socket().unwrap();
         let (trouble, _troubles) = watch::channel(None);
         let (_rounds, round) = watch::channel(());
         let (tell, mut told) = mpsc::unbounded_channel();
-        let hand_on = move |visitor: Visitor| drop(tell.send(visitor.name));
-        let keeper = Keeper::new(&folder.launch_socket(), &account, None, true);
+        let hand_on = move |visitor: UnverifiedLauncher| drop(tell.send(visitor.name));
+        let keeper = LaunchSocketKeeper::new(&folder.launch_socket(), &account, None, true);
         tokio::spawn(receive(Some(listener), keeper, account.uid, trouble, round, hand_on));
 
         let start = Instant::now();
@@ -292,6 +305,10 @@ mod tests {
         };
         frame::write(&mut launcher, &hello).await.unwrap();
         assert_eq!(told.recv().await.unwrap(), "late");
-        assert!(start.elapsed() < PATIENCE, "it was not made to wait for those who say nothing: {:?}", start.elapsed());
+        assert!(
+            start.elapsed() < HELLO_TIMEOUT,
+            "it was not made to wait for those who say nothing: {:?}",
+            start.elapsed()
+        );
     }
 }

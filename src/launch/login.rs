@@ -37,7 +37,7 @@ pub const PRINT_COMMAND: &str = "print-environment";
 
 /// How long the shell may take, if nothing else is said. A profile may take its time, and many at once on a machine that boots take
 /// more.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const LOGIN_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How long it may take before somebody who waits for a shell beside an agent has a plain one.
 const PATIENCE_OF_PEOPLE: Duration = Duration::from_secs(5);
@@ -482,7 +482,7 @@ mod tests {
             let error = log_in_by(script).unwrap_err().to_string();
             assert!(error.ends_with(expected), "{script}: {error}");
         }
-        let missing = Asked::begin(Path::new("/nonexistent/agentd"), None, PATIENCE).unwrap_err().to_string();
+        let missing = Asked::begin(Path::new("/nonexistent/agentd"), None, LOGIN_TIMEOUT).unwrap_err().to_string();
         assert!(missing.starts_with("/nonexistent/agentd gave no environment of a login: No such file"), "{missing}");
     }
 

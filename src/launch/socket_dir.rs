@@ -53,21 +53,21 @@ pub enum Error {
 
 /// The folder, open.
 #[derive(Debug)]
-pub struct Folder {
+pub struct SocketDir {
     path: PathBuf,
     descriptor: OwnedFd,
 }
 
 /// Keeps the launch socket where launchers look for it.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct LaunchSocketKeeper {
     path: PathBuf,
     account: Account,
     group: Option<Gid>,
     bound: Option<FileVersion>,
 }
 
-impl Folder {
+impl SocketDir {
     /// The folder of that socket, made if it is missing: 2750, the agent user's and the group's, for root; 0700 for others. One
     /// that is there and the agent user's gets that group and mode too; one that is somebody else's is left as it is if it serves.
     pub fn of(socket: &Path, account: &Account, group: Option<Gid>) -> Result<Self, Error> {
@@ -86,7 +86,7 @@ impl Folder {
         };
         let (parent, made) = make(&path).map_err(failed_to_go("make"))?;
         let name = path.file_name().unwrap_or_default();
-        let descriptor = safe_path::enter(&parent, name, &path).map_err(failed_to_go("open"))?;
+        let descriptor = safe_path::open_dir_at(&parent, name, &path).map_err(failed_to_go("open"))?;
         let status = fstat(&descriptor).map_err(|error| failed("examine")(error.into()))?;
         let owner = Uid::from_raw(status.st_uid);
         let group = group.filter(|_| Uid::effective().is_root());
@@ -187,7 +187,7 @@ impl<'a> Private<'a> {
     fn enter(within: &'a OwnedFd, name: String) -> io::Result<Self> {
         let interfered = || io::Error::from(Errno::EEXIST);
         let descriptor =
-            safe_path::enter(within, OsStr::new(&name), Path::new(&name)).map_err(|error| match error {
+            safe_path::open_dir_at(within, OsStr::new(&name), Path::new(&name)).map_err(|error| match error {
                 safe_path::Error::System(PathError { source, .. }) => source,
                 _ => interfered(),
             })?;
@@ -250,9 +250,9 @@ fn is_interference(error: &io::Error) -> bool {
     )
 }
 
-impl Keeper {
+impl LaunchSocketKeeper {
     /// Looks after the launch socket beside that tmux socket from now on; it was bound already if it is there. The others as in
-    /// [`Folder::of`].
+    /// [`SocketDir::of`].
     pub fn new(socket: &Path, account: &Account, group: Option<Gid>, is_bound: bool) -> Self {
         let path = launch_socket_beside(socket);
         let bound = is_bound.then(|| version_at(&path)).flatten();
@@ -265,7 +265,7 @@ impl Keeper {
             return Ok(None);
         }
         // Only the folder counts: which name the tmux socket has in it is its own affair.
-        let listener = Folder::of(&self.path, &self.account, self.group)?.bind_launch_socket()?;
+        let listener = SocketDir::of(&self.path, &self.account, self.group)?.bind_launch_socket()?;
         self.bound = version_at(&self.path);
         Ok(Some(listener))
     }
@@ -281,7 +281,7 @@ pub fn launch_socket_beside(socket: &Path) -> PathBuf {
 fn make(path: &Path) -> Result<(OwnedFd, bool), safe_path::Error> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     let mode = Mode::from_bits_truncate(if Uid::effective().is_root() { 0o755 } else { 0o700 });
-    let parent = safe_path::go(parent, Some(mode))?;
+    let parent = safe_path::open_dir(parent, Some(mode))?;
     // The root of all folders has no name, and is there.
     match mkdirat(parent.as_fd(), path.file_name().unwrap_or(OsStr::new(".")), Mode::S_IRWXU) {
         Ok(()) => Ok((parent, true)),
@@ -328,7 +328,7 @@ mod tests {
     fn a_missing_folder_is_made_with_its_parents() {
         let directory = tempfile::TempDir::new().unwrap();
         let socket = directory.path().join("a/b/tmux.sock");
-        Folder::of(&socket, &current(), None).unwrap();
+        SocketDir::of(&socket, &current(), None).unwrap();
         let metadata = fs::metadata(directory.path().join("a/b")).unwrap();
         assert_eq!(metadata.permissions().mode() & 0o7777, 0o700);
         assert_eq!(metadata.uid(), current().uid.as_raw());
@@ -339,14 +339,14 @@ mod tests {
         let directory = tempfile::TempDir::new().unwrap();
         fs::create_dir(directory.path().join("target")).unwrap();
         symlink("target", directory.path().join("link")).unwrap();
-        let error = Folder::of(&directory.path().join("link/tmux.sock"), &current(), None).unwrap_err();
+        let error = SocketDir::of(&directory.path().join("link/tmux.sock"), &current(), None).unwrap_err();
         assert!(matches!(error, Error::System(PathError { operation: "open", .. })), "{error}");
     }
 
     #[tokio::test]
     async fn the_launch_socket_replaces_whatever_file_is_there_and_everybody_may_connect() {
         let directory = tempfile::TempDir::new().unwrap();
-        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        let folder = SocketDir::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         symlink("/etc/passwd", folder.launch_socket()).unwrap();
         let _listener = folder.bind_launch_socket().unwrap();
         let mode = fs::symlink_metadata(folder.launch_socket()).unwrap().permissions().mode();
@@ -359,7 +359,7 @@ mod tests {
     #[tokio::test]
     async fn binding_leaves_nothing_beside_the_launch_socket() {
         let directory = tempfile::TempDir::new().unwrap();
-        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        let folder = SocketDir::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         for _ in 0..2 {
             let _listener = folder.bind_launch_socket().unwrap();
             let entries = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
@@ -370,7 +370,7 @@ mod tests {
     #[test]
     fn what_stands_in_the_sockets_place_keeps_its_mode() {
         let directory = tempfile::TempDir::new().unwrap();
-        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        let folder = SocketDir::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         let private = Private::make(&folder.descriptor).unwrap();
         let precious = directory.path().join("precious");
         fs::write(&precious, "").unwrap();
@@ -385,7 +385,7 @@ mod tests {
     #[test]
     fn a_folder_in_the_place_of_the_private_one_is_not_entered() {
         let directory = tempfile::TempDir::new().unwrap();
-        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        let folder = SocketDir::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         fs::create_dir_all(directory.path().join("open/mine")).unwrap();
         fs::set_permissions(directory.path().join("open"), fs::Permissions::from_mode(0o750)).unwrap();
         symlink("open/mine", directory.path().join("link")).unwrap();
@@ -438,7 +438,7 @@ mod tests {
     #[test]
     fn a_mount_in_the_private_folders_place_is_not_asked() {
         let [directory, tools] = [(); 2].map(|()| tempfile::TempDir::new().unwrap());
-        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        let folder = SocketDir::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         let place = directory.path().join("place");
         fs::create_dir(&place).unwrap();
         let Some(_hung) = Hung::over(place, tools.path()) else { return };
@@ -453,7 +453,7 @@ mod tests {
     #[tokio::test]
     async fn no_other_thread_has_another_umask_while_it_binds() {
         let directory = tempfile::TempDir::new().unwrap();
-        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        let folder = SocketDir::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         let is_over = std::sync::atomic::AtomicBool::new(false);
         let umask = || {
             let status = fs::read_to_string("/proc/thread-self/status").unwrap();
@@ -481,7 +481,7 @@ mod tests {
     #[tokio::test]
     async fn a_folder_in_place_of_the_launch_socket_is_put_aside() {
         let directory = tempfile::TempDir::new().unwrap();
-        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        let folder = SocketDir::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         fs::create_dir_all(folder.launch_socket().join("full")).unwrap();
         folder.bind_launch_socket().unwrap();
     }
@@ -489,10 +489,10 @@ mod tests {
     #[tokio::test]
     async fn a_launch_socket_that_was_removed_or_replaced_is_bound_anew_also_when_the_folder_is_gone() {
         let directory = tempfile::TempDir::new().unwrap();
-        let folder = Folder::of(&directory.path().join("f/tmux.sock"), &current(), None).unwrap();
+        let folder = SocketDir::of(&directory.path().join("f/tmux.sock"), &current(), None).unwrap();
         let _listener = folder.bind_launch_socket().unwrap();
         let path = folder.launch_socket();
-        let mut keeper = Keeper::new(&path, &current(), None, true);
+        let mut keeper = LaunchSocketKeeper::new(&path, &current(), None, true);
         assert!(keeper.restore().unwrap().is_none());
         let remove: [fn(&Path); 3] = [
             |path| fs::remove_file(path).unwrap(),
@@ -512,7 +512,7 @@ mod tests {
 
     #[test]
     fn a_relative_path_is_refused_with_an_example() {
-        let error = Folder::of(Path::new("tmux.sock"), &current(), None).unwrap_err().to_string();
+        let error = SocketDir::of(Path::new("tmux.sock"), &current(), None).unwrap_err().to_string();
         assert!(error.contains("/run/agentd/tmux.sock"), "{error}");
     }
 }

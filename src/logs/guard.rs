@@ -32,7 +32,7 @@ use crate::sys::fd::Readable;
 pub const REST: Duration = Duration::from_secs(1);
 
 /// How often files are looked at that the system does not announce, or about which there is something to do.
-const AGAIN: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often a launcher may take too much.
 pub const MOST_EXCESSES: u32 = 3;
@@ -234,7 +234,7 @@ impl Round {
         for (&id, post) in self.posts.iter_mut().filter(|(_, post)| post.due.is_some_and(|due| due <= now)) {
             // Before it is looked at: what comes afterwards is announced.
             let is_announced = self.queue.as_mut().is_some_and(|queue| queue.ask_for(id, &post.live).is_ok());
-            post.due = (!is_announced).then(|| now + AGAIN);
+            post.due = (!is_announced).then(|| now + POLL_INTERVAL);
             looked_at.push((id, Arc::clone(&post.live), !self.past.contains(&id)));
         }
         let store = self.store.clone();
@@ -243,13 +243,13 @@ impl Round {
         };
         // Where no thread is to be had, it is looked again: all of it is due, or announced.
         let Ok(looks) = blocking::run(look).await else {
-            self.posts.values_mut().for_each(|post| post.due = post.due.or(Some(now + AGAIN)));
+            self.posts.values_mut().for_each(|post| post.due = post.due.or(Some(now + POLL_INTERVAL)));
             return;
         };
         for (id, look) in looks {
             let Some(post) = self.posts.get_mut(&id) else { continue };
             if look.needs_another {
-                post.due = Some(now + AGAIN);
+                post.due = Some(now + POLL_INTERVAL);
             }
             if let Some(occupied) = look.excess {
                 post.excesses += 1;

@@ -35,7 +35,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 const MOST_READING: usize = 16;
 
 /// How long a new reader waits for one of them.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// By how many of its first bytes a file is known again.
 const HEAD: usize = 64;
@@ -67,7 +67,7 @@ impl Readers {
         &self,
         work: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
     ) -> Result<io::Result<T>, Busy> {
-        let turn = timeout(PATIENCE, self.turn()).await.map_err(|_| Busy)??;
+        let turn = timeout(TURN_TIMEOUT, self.turn()).await.map_err(|_| Busy)??;
         Ok(in_turn(turn, work).await)
     }
 

@@ -229,9 +229,9 @@ impl Store {
         let parents = Mode::from_bits_truncate(if self.group.is_some() { 0o755 } else { 0o700 });
         let go = || -> Result<OwnedFd, safe_path::Error> {
             if make {
-                safe_path::go(path.parent().unwrap_or(path), Some(parents))?;
+                safe_path::open_dir(path.parent().unwrap_or(path), Some(parents))?;
             }
-            safe_path::go(path, make.then_some(Mode::S_IRWXU))
+            safe_path::open_dir(path, make.then_some(Mode::S_IRWXU))
         };
         let reached = match go() {
             Err(safe_path::Error::System(PathError { source, .. }))

@@ -52,7 +52,7 @@ impl Key {
     }
 
     /// A key for this process alone, for when none can be kept.
-    pub fn passing() -> Result<Self, Error> {
+    pub fn ephemeral() -> Result<Self, Error> {
         Self::random().map_err(|source| PathError::new("read or make the key", RANDOM, source).into())
     }
 
@@ -154,7 +154,7 @@ mod tests {
         let print = |key: Key| key.fingerprint(&launch(&["x"], &[("KEY", "k")]));
         let first = print(Key::of(directory.path()).unwrap());
         assert_eq!(first, print(Key::of(directory.path()).unwrap()));
-        let other = print(Key::passing().unwrap());
+        let other = print(Key::ephemeral().unwrap());
         assert!(first != other && !first.differs_from(&other));
         let mode = fs::metadata(directory.path().join(FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn every_part_counts_and_no_two_run_together() {
-        let key = Key::passing().unwrap();
+        let key = Key::ephemeral().unwrap();
         let launches = [
             launch(&["a", "b"], &[]),
             launch(&["ab"], &[]),

@@ -19,7 +19,7 @@ use crate::sys::procfs;
 use crate::sys::safe_path;
 
 /// How long a child of a daemon that has ended may still have the lock: from when it was forked to when it runs its program.
-const TO_LET_GO: Duration = Duration::from_millis(500);
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Why the lock is not ours.
 #[derive(Debug, thiserror::Error)]
@@ -66,14 +66,14 @@ impl Lock {
     /// anything in it or on the way to it.
     pub fn take(directory: &Path) -> Result<Self, Error> {
         let failed = |source| Error::from(PathError::new("lock the state directory", directory, source));
-        safe_path::go_safely(directory, Some(Mode::S_IRWXU)).map_err(|error| match error {
+        safe_path::open_private_dir(directory, Some(Mode::S_IRWXU)).map_err(|error| match error {
             safe_path::Error::System(PathError { source, .. }) => failed(source),
             source => Error::Unsafe { directory: directory.to_owned(), source },
         })?;
         let mut file =
             OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_CLOEXEC).open(directory).map_err(failed)?;
         let holder = directory.join("pid");
-        let limit = Instant::now() + TO_LET_GO;
+        let limit = Instant::now() + RELEASE_TIMEOUT;
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => {
@@ -121,7 +121,7 @@ mod tests {
         fs::write(directory.path().join("pid"), child.id().to_string()).unwrap();
         let start = Instant::now();
         assert!(matches!(Lock::take(directory.path()), Err(Error::Held { .. })));
-        assert!(start.elapsed() >= TO_LET_GO);
+        assert!(start.elapsed() >= RELEASE_TIMEOUT);
         let path = directory.path().to_owned();
         let second = std::thread::spawn(move || Lock::take(&path).map(drop));
         drop(first);

@@ -316,7 +316,7 @@ fn kill_if(pid: i32, belongs: impl Fn(i32) -> bool) -> bool {
 /// Looks, and kills what is seen, until a look sees nothing, for a bounded time. What forks quickly takes some looks. Answers how
 /// many the last look saw. One that failed counts as having seen something.
 fn until_none(look: impl Fn() -> io::Result<usize>) -> usize {
-    const PATIENCE: Duration = Duration::from_secs(1);
+    const KILL_TIMEOUT: Duration = Duration::from_secs(1);
     const PAUSE: Duration = Duration::from_millis(10);
     let start = Instant::now();
     loop {
@@ -324,7 +324,7 @@ fn until_none(look: impl Fn() -> io::Result<usize>) -> usize {
             std::thread::sleep(PAUSE);
             1
         });
-        if seen == 0 || start.elapsed() > PATIENCE {
+        if seen == 0 || start.elapsed() > KILL_TIMEOUT {
             return seen;
         }
     }

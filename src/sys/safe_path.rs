@@ -105,16 +105,16 @@ pub fn look(folder: impl AsFd, name: &OsStr) -> io::Result<Look> {
 /// Looks at what is at this path, if anything is that root may look at. It is neither followed nor opened, and nobody is asked who
 /// might not answer.
 pub fn version_at(path: &Path) -> Option<FileVersion> {
-    let folder = go(path.parent()?, None).ok()?;
+    let folder = open_dir(path.parent()?, None).ok()?;
     look(&folder, path.file_name()?).ok().map(|it| it.version)
 }
 
 /// Opens the folder of that name in a folder, for reading it as well. `path` is how it is called.
-pub fn enter(parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd, Error> {
+pub fn open_dir_at(parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd, Error> {
     let before = mount_of(parent, path)?;
     let folder =
         openat(parent, name, FOLDER | OFlag::O_NOFOLLOW, Mode::empty()).map_err(PathError::of("open", path))?;
-    see_answers(&folder, before, path)?;
+    check_served(&folder, before, path)?;
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     Ok(openat(&folder, ".", flags, Mode::empty()).map_err(PathError::of("open", path))?)
 }
@@ -123,7 +123,7 @@ pub fn enter(parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd, Err
 pub fn check_entry(folder: &OwnedFd, name: &OsStr) -> Result<(), Error> {
     let path = Path::new(name);
     let entry = openat(folder, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty());
-    see_answers(&entry.map_err(PathError::of("open", path))?, mount_of(folder, path)?, path).map(drop)
+    check_served(&entry.map_err(PathError::of("open", path))?, mount_of(folder, path)?, path).map(drop)
 }
 
 fn mount_of(opened: &OwnedFd, path: &Path) -> Result<Option<u64>, Error> {
@@ -131,7 +131,7 @@ fn mount_of(opened: &OwnedFd, path: &Path) -> Result<Option<u64>, Error> {
 }
 
 /// Answers the mount of what was opened; `before` is that of the folder above.
-fn see_answers(opened: &OwnedFd, before: Option<u64>, path: &Path) -> Result<Option<u64>, Error> {
+fn check_served(opened: &OwnedFd, before: Option<u64>, path: &Path) -> Result<Option<u64>, Error> {
     let mount = mount_of(opened, path)?;
     if mount != before && Uid::effective().is_root() {
         let mounts =
@@ -160,12 +160,12 @@ fn server_of(mounts: &[u8], mount: u64) -> Option<u32> {
 const FOLDER: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 /// Opens a folder, for reaching what is in it. What is missing is made with that mode, if one is given.
-pub fn go(path: &Path, make: Option<Mode>) -> Result<OwnedFd, Error> {
+pub fn open_dir(path: &Path, make: Option<Mode>) -> Result<OwnedFd, Error> {
     walk(path, make, |_, _| Ok(()))
 }
 
 /// Likewise, where only root can change anything on the way or in the folder.
-pub fn go_safely(path: &Path, make: Option<Mode>) -> Result<OwnedFd, Error> {
+pub fn open_private_dir(path: &Path, make: Option<Mode>) -> Result<OwnedFd, Error> {
     let folder = walk(path, make, |folder, at| check(folder, at, at == path))?;
     // Links that may be followed can still lead through other people's folders.
     let real =
@@ -193,8 +193,8 @@ fn walk(
             Component::Prefix(_) | Component::RootDir | Component::CurDir => continue,
         };
         at.push(name);
-        let trusts = trusts(&folder, name).map_err(PathError::of("examine", &at))?;
-        let follow = if trusts { OFlag::empty() } else { OFlag::O_NOFOLLOW };
+        let may_follow = may_follow(&folder, name).map_err(PathError::of("examine", &at))?;
+        let follow = if may_follow { OFlag::empty() } else { OFlag::O_NOFOLLOW };
         let mut next = openat(&folder, name, FOLDER | follow, Mode::empty());
         if let (Err(Errno::ENOENT), Some(mode)) = (&next, make) {
             match mkdirat(&folder, name, mode) {
@@ -204,10 +204,10 @@ fn walk(
             next = openat(&folder, name, FOLDER | OFlag::O_NOFOLLOW, Mode::empty());
         }
         folder = match next {
-            Err(Errno::ENOTDIR) if !trusts && is_link(&folder, name) => return Err(Error::Link(at)),
+            Err(Errno::ENOTDIR) if !may_follow && is_link(&folder, name) => return Err(Error::Link(at)),
             next => next.map_err(PathError::of("open", &at))?,
         };
-        mount = see_answers(&folder, mount, &at)?;
+        mount = check_served(&folder, mount, &at)?;
         pass(&folder, &at)?;
     }
     Ok(folder)
@@ -218,7 +218,7 @@ fn is_link(folder: &OwnedFd, name: &OsStr) -> bool {
 }
 
 /// Whether a link of that name in that folder may be followed: nobody else can have put it there, or exchange it.
-pub fn trusts(folder: &OwnedFd, name: &OsStr) -> nix::Result<bool> {
+pub fn may_follow(folder: &OwnedFd, name: &OsStr) -> nix::Result<bool> {
     if !Uid::effective().is_root() {
         return Ok(true);
     }
@@ -284,34 +284,34 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("a/./b/../c");
         assert!(
-            matches!(go(&path, None), Err(Error::System(PathError { source, .. })) if source.kind() == io::ErrorKind::NotFound)
+            matches!(open_dir(&path, None), Err(Error::System(PathError { source, .. })) if source.kind() == io::ErrorKind::NotFound)
         );
-        go(&path, MODE).unwrap();
-        go_safely(&path, None).unwrap();
+        open_dir(&path, MODE).unwrap();
+        open_private_dir(&path, None).unwrap();
         assert!(directory.path().join("a/b").is_dir() && directory.path().join("a/c").is_dir());
     }
 
     #[test]
     fn a_link_that_may_be_anybodys_is_not_followed_by_root() {
         let (_directory, shared, own) = folders();
-        go(&own.join("link/further"), MODE).unwrap();
-        let through = go(&shared.join("link/further"), None);
+        open_dir(&own.join("link/further"), MODE).unwrap();
+        let through = open_dir(&shared.join("link/further"), None);
         if Uid::effective().is_root() {
             assert!(matches!(through, Err(Error::Link(link)) if link == shared.join("link")));
         } else {
             through.unwrap();
         }
-        assert!(go(&shared.join("nothing"), None).is_err_and(|error| !matches!(error, Error::Link(_))));
+        assert!(open_dir(&shared.join("nothing"), None).is_err_and(|error| !matches!(error, Error::Link(_))));
     }
 
     #[test]
     fn a_folder_that_others_could_exchange_is_not_safe_for_root() {
         let (directory, shared, own) = folders();
-        go_safely(&own.join("link"), None).unwrap();
+        open_private_dir(&own.join("link"), None).unwrap();
         fs::create_dir(shared.join("kept")).unwrap();
         symlink(shared.join("kept"), own.join("out")).unwrap();
         for path in [shared.join("kept"), shared.join("new"), shared.clone(), own.join("out")] {
-            let result = go_safely(&path, MODE);
+            let result = open_private_dir(&path, MODE);
             if Uid::effective().is_root() {
                 let Err(Error::Shared { path: culprit, mode, .. }) = result else { panic!("{result:?}") };
                 assert_eq!((culprit, mode), (shared.canonicalize().unwrap(), 0o777));
@@ -321,8 +321,8 @@ mod tests {
         }
         assert_eq!(shared.join("new").exists(), !Uid::effective().is_root());
         fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
-        go_safely(&shared.join("kept"), None).unwrap();
-        assert_eq!(go_safely(&shared, None).is_err(), Uid::effective().is_root());
+        open_private_dir(&shared.join("kept"), None).unwrap();
+        assert_eq!(open_private_dir(&shared, None).is_err(), Uid::effective().is_root());
         drop(directory);
     }
 }
