@@ -408,7 +408,9 @@ async fn release(tmux: &Tmux) {
     if tmux.is_given_up() {
         match tmux.end_server().await {
             Ok(true) => tracing::warn!("ended the tmux server, which did not answer and had no sessions but agents'"),
-            Ok(false) => tracing::warn!("left the tmux server, which did not answer, because of what else it has"),
+            Ok(false) => {
+                tracing::warn!("left the tmux server, which did not answer, because it has other sessions, too")
+            }
             Err(error) => tracing::warn!("{error}"),
         }
     }

@@ -247,7 +247,7 @@ impl Inputs {
         is_news |= is_edited || seen != last.seen;
         for (path, reason) in &seen.unreachable {
             if !last.seen.unreachable.contains_key(path) {
-                tracing::warn!("{} could not be looked at: {reason}; trying again", path.display());
+                tracing::warn!("failed to look at {}: {reason}; trying again", path.display());
             }
         }
         if is_news {
@@ -385,7 +385,7 @@ fn report(path: &Path, config: &Config, desired: &Desired, before: Option<&Desir
         tracing::error!("{line}");
     }
     if desired.config_error.is_none() && before_config.is_some() {
-        tracing::info!("{path}: mended");
+        tracing::info!("{path}: resolved");
     }
     for line in config
         .warning()

@@ -48,10 +48,10 @@ const CHUNK: usize = 64 << 10;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// They were killed, and do not die.
-    #[error("failed to kill all that bears its mark within {}", humantime::format_duration(TO_DIE))]
+    #[error("failed to kill everything that bears its marker within {}", humantime::format_duration(TO_DIE))]
     Alive,
     /// The system lacks what it takes, as it said.
-    #[error("failed to look for what bears its mark: {0}")]
+    #[error("failed to look for processes that bear its marker: {0}")]
     Look(String),
 }
 
@@ -145,7 +145,7 @@ async fn keep(
         };
         if found.refused && !std::mem::replace(&mut warned, true) {
             tracing::warn!(
-                "the kernel refuses to show what environment processes of the agent user have, so that some that an agent \
+                "the kernel does not show the environments of the agent user's processes, so some that an agent \
                  leaves behind may be missed; agentd needs the capability CAP_SYS_PTRACE"
             );
         }

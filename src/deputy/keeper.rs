@@ -154,7 +154,7 @@ async fn overhear(stderr: impl AsyncRead + Unpin) {
     if !said.is_empty()
         && let Some(count) = BRAKE.pass()
     {
-        tracing::warn!("the process that acts as the agent user has said ({count} so far): {said}");
+        tracing::warn!("the process that acts as the agent user said ({count} so far): {said}");
     }
 }
 

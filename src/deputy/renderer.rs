@@ -28,7 +28,7 @@ pub enum Error {
     #[error(transparent)]
     Deputy(#[from] DeputyError),
     /// The conversation broke off.
-    #[error("failed to have it made text: {0}; --raw (`raw=true`) does without")]
+    #[error("failed to render it as text: {0}; --raw (`raw=true`) does without that")]
     Io(#[from] io::Error),
 }
 

@@ -59,7 +59,7 @@ pub enum Problem {
         source: io::Error,
     },
     /// A link that somebody could have put there to have root read something else.
-    #[error("{} is a link in a folder that others than root can write in, and is not followed; put the value into a file", .0.display())]
+    #[error("{} is a link in a folder that users other than root can write to, and is not followed; put the value into a file", .0.display())]
     Link(PathBuf),
     /// A FIFO, a device, a socket.
     #[error("{} is not a regular file; put the value into one, or a link to one", .0.display())]

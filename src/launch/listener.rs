@@ -216,7 +216,7 @@ impl Trouble {
 /// Agents can come here, and must not be able to fill the log.
 fn complain(sent_away: &Brake, why: &str) {
     if let Some(count) = sent_away.pass() {
-        tracing::warn!("sent somebody away from the launch socket ({count} so far): {why}");
+        tracing::warn!("rejected a connection to the launch socket ({count} so far): {why}");
     }
 }
 
@@ -240,7 +240,7 @@ async fn listen_to(stream: UnixStream, user: Uid, permit: OwnedSemaphorePermit) 
                 permit,
             })
         }
-        _ => Err(io::Error::other(format!("process {} is no launcher", process.pid()))),
+        _ => Err(io::Error::other(format!("process {} is not a launcher", process.pid()))),
     }
 }
 

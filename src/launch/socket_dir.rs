@@ -39,7 +39,7 @@ pub enum Error {
     #[error(transparent)]
     Served(safe_path::Error),
     /// It is somebody else's, and the agent user may not write in it.
-    #[error("{} does not serve: user {user:?} must be able to make a socket in it; chown it to that user, or name another --tmux-socket", path.display())]
+    #[error("failed to use {} as the folder of the tmux socket: user {user:?} must be able to make a socket in it; chown it to that user, or name another --tmux-socket", path.display())]
     NotWritable {
         /// The folder.
         path: PathBuf,
@@ -47,7 +47,7 @@ pub enum Error {
         user: String,
     },
     /// There is no such path to have a folder.
-    #[error("{} is no path of a socket; write for example /run/agentd/tmux.sock", .0.display())]
+    #[error("{} is not the path of a socket; write for example /run/agentd/tmux.sock", .0.display())]
     NoFolder(PathBuf),
 }
 

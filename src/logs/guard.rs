@@ -156,7 +156,7 @@ impl Round {
     fn new(store: Store) -> Self {
         let queue = Queue::open();
         if let Err(error) = &queue {
-            tracing::warn!("changes of what agents print are not announced ({error}); it is looked at every 5 s");
+            tracing::warn!("failed to watch agents' logs for changes ({error}); they are checked every 5 s");
         }
         Self { store, queue: queue.ok(), posts: BTreeMap::new(), past: VecDeque::new() }
     }
@@ -315,7 +315,7 @@ impl Look {
             match bound.enforce(file) {
                 Ok(excess) => look.excess = look.excess.max(excess),
                 Err(error) => {
-                    tracing::warn!(agent = %live.agent, "failed to look after what it prints: {error}");
+                    tracing::warn!(agent = %live.agent, "failed to check its log: {error}");
                     look.needs_another = true;
                 }
             }

@@ -39,7 +39,7 @@ pub enum Error {
     #[error(transparent)]
     System(#[from] PathError),
     /// Others could put files of theirs in place of the daemon's.
-    #[error("failed to use {} for what agents print: others can write in it; chmod it to 0750", .0.display())]
+    #[error("failed to use {} for agents' logs: others can write to it; chmod it to 0750", .0.display())]
     Shared(PathBuf),
 }
 

@@ -24,7 +24,7 @@ pub enum Error {
     #[error("it is not a regular file")]
     NotRegular,
     /// A link that somebody could have put there to have root read something else.
-    #[error("it is a link in a folder that others than root can write in, and is not followed")]
+    #[error("it is a link in a folder that users other than root can write to, and is not followed")]
     Link,
     /// There is more in it than is worth reading.
     #[error("it is larger than {} MiB", .0 >> 20)]

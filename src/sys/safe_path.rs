@@ -32,10 +32,10 @@ pub enum Error {
     #[error(transparent)]
     System(#[from] PathError),
     /// A link on the way could be anybody's.
-    #[error("{} is a link in a folder that others than root can write in, and is not followed", .0.display())]
+    #[error("{} is a link in a folder that users other than root can write to, and is not followed", .0.display())]
     Link(PathBuf),
     /// What is mounted there may never answer.
-    #[error("{} is served by a program of the user with uid {user} (FUSE), and root does not go where that may keep it", path.display())]
+    #[error("{} is served by a program of the user with uid {user} (FUSE), which may never answer, so root does not enter it", path.display())]
     Served {
         /// Where it is mounted.
         path: PathBuf,
@@ -43,7 +43,7 @@ pub enum Error {
         user: u32,
     },
     /// A folder on the way could be exchanged, or the last one written in.
-    #[error("{} has owner {owner} and mode {mode:04o}, so that others than root can change what is below it", path.display())]
+    #[error("{} has owner {owner} and mode {mode:04o}, so users other than root can change what is below it", path.display())]
     Shared {
         /// The folder.
         path: PathBuf,

@@ -484,7 +484,7 @@ async fn tmux(target: &Target, said: &Said, jcard: &Jcard) -> Vec<Check> {
         _ => match Account::current() {
             Ok(account) if !account.uid.is_root() => account,
             _ => {
-                let remedy = "mend what is said of the user first";
+                let remedy = "fix what is said of the user first";
                 return vec![Check::unknown("tmux", "tmux is not run as root", remedy)];
             }
         },
