@@ -1,4 +1,4 @@
-//! What Linux gives, one thing a file: descriptors, files, processes, sockets, clocks, the log.
+//! What Linux offers, one topic per file: descriptors, files, processes, sockets, clocks, the log.
 
 pub mod account;
 pub mod atomic_file;

@@ -22,8 +22,8 @@ pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
     result.await.map_err(io::Error::other)
 }
 
-/// Likewise, for work that may be long: it is given a question to ask now and then, whether its result is still wanted. It is not when
-/// this was cancelled.
+/// Does the work in a thread of its own, for work that may take long: it is given a function that says whether its result is still
+/// wanted. It is not wanted once this was cancelled.
 pub async fn run_while_wanted<T: Send + 'static>(
     work: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
 ) -> io::Result<T> {

@@ -1,4 +1,4 @@
-//! Time as the daemon reckons with it.
+//! Instants, the boot clock, and timers that go on while the machine sleeps.
 
 use std::io;
 use std::ops::Add;
@@ -102,7 +102,7 @@ impl Alarm {
         Ok(())
     }
 
-    /// Waits until the instant that it is set to has come; for ever, if there is none. Cancel-safe.
+    /// Waits until the instant that it is set to has come; forever, if there is none. Cancel-safe.
     pub async fn ring(&self) {
         loop {
             if self.at.is_some_and(|at| at <= Timestamp::now()) {

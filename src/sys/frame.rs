@@ -1,4 +1,4 @@
-//! Frames: how agentd's processes speak with each other over Unix sockets.
+//! Frames: the messages between agentd's processes, over Unix sockets.
 //!
 //! A frame is the length of its body as four bytes, least significant first, and the body as JSON. JSON because the two ends may
 //! be of different versions for hours (an agent's launcher outlives an upgrade of the daemon): a key that one end does not know
@@ -48,7 +48,7 @@ pub async fn write<T: Serialize>(writer: &mut (impl AsyncWrite + Unpin), message
     Ok(())
 }
 
-/// Likewise, and passes these descriptors with it.
+/// Writes one frame, and passes these descriptors with it.
 pub async fn write_with<T: Serialize>(
     writer: &mut OwnedWriteHalf,
     message: &T,

@@ -144,12 +144,12 @@ impl Process {
         stat(self.pid).filter(|stat| stat.started == self.started).map(|stat| stat.parent)
     }
 
-    /// Kills it. One that is no more is none to complain about.
+    /// Kills it. It is not an error if it has ended.
     pub fn kill(&self) -> io::Result<()> {
         self.signal(Signal::KILL)
     }
 
-    /// Sends it a signal. One that is no more is none to complain about.
+    /// Sends it a signal. It is not an error if it has ended.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         match pidfd_send_signal(&self.pidfd, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),

@@ -39,7 +39,7 @@ pub fn open(path: &Path) -> Result<(File, Metadata), Error> {
     open_in(&folder, name)
 }
 
-/// Opens the one of that name in a folder, likewise.
+/// Opens the file of that name in a directory, in the same way.
 pub fn open_in(folder: &OwnedFd, name: &OsStr) -> Result<(File, Metadata), Error> {
     let may_follow = safe_path::may_follow(folder, name).map_err(io::Error::from)?;
     if !may_follow {
@@ -71,7 +71,7 @@ pub fn read(path: &Path, limit: u64) -> Result<(Zeroizing<Vec<u8>>, Metadata), E
     content(open(path)?, limit)
 }
 
-/// Reads the one of that name in a folder, likewise.
+/// Reads the file of that name in a directory, in the same way.
 pub fn read_in(folder: &OwnedFd, name: &OsStr, limit: u64) -> Result<(Zeroizing<Vec<u8>>, Metadata), Error> {
     content(open_in(folder, name)?, limit)
 }

@@ -1,12 +1,12 @@
-//! The way to a folder or a file, gone along by root: where others could lead it astray, links are not followed.
+//! Opens directories as root without following symbolic links that another user could have planted.
 //!
-//! Nobody but root can change what stands in a folder that is root's and that no one else may write in, or what is root's in a
-//! folder of root's with the sticky bit. Any other link may have been put there by somebody who wants root to read, make or change
-//! something elsewhere. Without root there is nothing to be had by that, and all links are followed.
+//! Only root can change the entries of a directory that belongs to root and that no one else may write to, and root's own entries in
+//! a directory of root's with the sticky bit. Any other link may have been planted by a user who wants root to read, create or change
+//! something elsewhere. Without root such a link gains nothing, and all links are followed.
 //!
-//! Nor does root enter what a user's own program serves (FUSE). Such a program may leave a question unanswered, and whoever has
-//! asked cannot even be killed. What is about to be entered is looked at in ways that ask nobody: `O_PATH` opens a mount without
-//! it, and `AT_STATX_DONT_SYNC` has the kernel answer by itself (`statx(2)`).
+//! Root also does not enter file systems that a user's own program serves (FUSE). Such a program may never answer, and a process that
+//! waits for it cannot even be killed. Before a directory is entered, it is examined in ways that do not ask that program: `O_PATH`
+//! opens a mount without it, and `AT_STATX_DONT_SYNC` makes the kernel answer by itself (`statx(2)`).
 
 use std::ffi::OsStr;
 use std::fs;
@@ -25,16 +25,16 @@ use crate::sys::PathError;
 use crate::sys::file_id::{FileId, FileVersion};
 use crate::sys::procfs;
 
-/// Why root does not go there.
+/// Why a directory was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refused something.
     #[error(transparent)]
     System(#[from] PathError),
-    /// A link on the way could be anybody's.
+    /// A link on the path could have been planted by another user.
     #[error("{} is a link in a folder that users other than root can write to, and is not followed", .0.display())]
     Link(PathBuf),
-    /// What is mounted there may never answer.
+    /// The file system that is mounted there may never answer.
     #[error("{} is served by a program of the user with uid {user} (FUSE), which may never answer, so root does not enter it", path.display())]
     Served {
         /// Where it is mounted.
@@ -42,7 +42,7 @@ pub enum Error {
         /// Who mounted it.
         user: u32,
     },
-    /// A folder on the way could be exchanged, or the last one written in.
+    /// Another user could replace a directory on the path, or write to the last one.
     #[error("{} has owner {owner} and mode {mode:04o}, so users other than root can change what is below it", path.display())]
     Shared {
         /// The folder.
@@ -63,7 +63,7 @@ impl From<Error> for io::Error {
     }
 }
 
-/// What there is somewhere, as far as the kernel knows without asking whoever serves the file system.
+/// The metadata of a file, as far as the kernel knows it without asking the program that serves the file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
     /// Type and permissions.
@@ -85,7 +85,7 @@ impl Look {
     }
 }
 
-/// Looks at what has that name in a folder, or at the folder itself if there is no name. No link is followed.
+/// Examines the entry with this name in a directory, or the directory itself if the name is empty. Follows no link.
 pub fn look(folder: impl AsFd, name: &OsStr) -> io::Result<Look> {
     let asks_nobody = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | asks_nobody;
@@ -102,14 +102,14 @@ pub fn look(folder: impl AsFd, name: &OsStr) -> io::Result<Look> {
     })
 }
 
-/// Looks at what is at this path, if anything is that root may look at. It is neither followed nor opened, and nobody is asked who
-/// might not answer.
+/// The version of the file at this path, if there is one that root may examine. The file is neither followed nor opened, and no
+/// program is asked that might not answer.
 pub fn version_at(path: &Path) -> Option<FileVersion> {
     let folder = open_dir(path.parent()?, None).ok()?;
     look(&folder, path.file_name()?).ok().map(|it| it.version)
 }
 
-/// Opens the folder of that name in a folder, for reading it as well. `path` is how it is called.
+/// Opens a subdirectory, so that it can also be listed. `path` names it in errors.
 pub fn open_dir_at(parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd, Error> {
     let before = mount_of(parent, path)?;
     let folder =
@@ -119,7 +119,7 @@ pub fn open_dir_at(parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedF
     Ok(openat(&folder, ".", flags, Mode::empty()).map_err(PathError::of("open", path))?)
 }
 
-/// Refuses what has that name in a folder if it may never answer.
+/// Refuses an entry of a directory that may never answer.
 pub fn check_entry(folder: &OwnedFd, name: &OsStr) -> Result<(), Error> {
     let path = Path::new(name);
     let entry = openat(folder, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty());
@@ -130,7 +130,7 @@ fn mount_of(opened: &OwnedFd, path: &Path) -> Result<Option<u64>, Error> {
     Ok(look(opened, OsStr::new("")).map_err(PathError::of("examine", path))?.mount)
 }
 
-/// Answers the mount of what was opened; `before` is that of the folder above.
+/// Returns the mount of what was opened; `before` is the mount of its parent.
 fn check_served(opened: &OwnedFd, before: Option<u64>, path: &Path) -> Result<Option<u64>, Error> {
     let mount = mount_of(opened, path)?;
     if mount != before && Uid::effective().is_root() {
@@ -159,12 +159,12 @@ fn server_of(mounts: &[u8], mount: u64) -> Option<u32> {
 
 const FOLDER: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
-/// Opens a folder, for reaching what is in it. What is missing is made with that mode, if one is given.
+/// Opens a directory in order to reach its entries. Creates what is missing with that mode, if one is given.
 pub fn open_dir(path: &Path, make: Option<Mode>) -> Result<OwnedFd, Error> {
     walk(path, make, |_, _| Ok(()))
 }
 
-/// Likewise, where only root can change anything on the way or in the folder.
+/// Opens a directory, like [`open_dir`], if only root can change it and everything on the path to it.
 pub fn open_private_dir(path: &Path, make: Option<Mode>) -> Result<OwnedFd, Error> {
     let folder = walk(path, make, |folder, at| check(folder, at, at == path))?;
     // Links that may be followed can still lead through other people's folders.
@@ -217,7 +217,7 @@ fn is_link(folder: &OwnedFd, name: &OsStr) -> bool {
     look(folder, name).is_ok_and(|it| it.mode & SFlag::S_IFMT.bits() == SFlag::S_IFLNK.bits())
 }
 
-/// Whether a link of that name in that folder may be followed: nobody else can have put it there, or exchange it.
+/// Whether root may follow a link with that name in that directory: no other user can have planted it, or can replace it.
 pub fn may_follow(folder: &OwnedFd, name: &OsStr) -> nix::Result<bool> {
     if !Uid::effective().is_root() {
         return Ok(true);
@@ -235,7 +235,7 @@ fn check(folder: &OwnedFd, path: &Path, is_last: bool) -> Result<(), Error> {
     judge(status.st_uid, status.st_mode, path, is_last)
 }
 
-/// What is another's in a folder with the sticky bit cannot be exchanged; but things can be added there.
+/// Others cannot replace root's entries in a directory with the sticky bit, but they can add entries.
 fn judge(owner: u32, mode: u32, path: &Path, is_last: bool) -> Result<(), Error> {
     let is_sticky = mode & Mode::S_ISVTX.bits() != 0;
     let is_kept = owner == 0 && (mode & 0o022 == 0 || is_sticky && !is_last);

@@ -1,7 +1,7 @@
-//! Being a service of systemd's: readiness, status and watchdog (`sd_notify(3)`), passed sockets (`sd_listen_fds(3)`), and what
+//! What a service of systemd does: readiness, status and watchdog (`sd_notify(3)`), passed sockets (`sd_listen_fds(3)`), and what
 //! kind of job is under way.
 //!
-//! All of it is silent where there is no systemd.
+//! Without systemd, all of it does nothing.
 
 pub mod bus;
 

@@ -1,12 +1,12 @@
-//! Noticing that files changed, by `inotify(7)`.
+//! Notices changes of files with `inotify(7)`.
 //!
-//! What is watched is never a file itself but every directory in which one of its names stands: the file's own, that of each
-//! symbolic link on the way, and the nearest existing ancestor of what is not there yet. So a file renamed over the old one, a
-//! link swapped (as agenix does it) and a directory that appears later are all noticed. Only events on those names count.
+//! A file is never watched itself, but every directory that holds one of its names: the file's own directory, that of each symbolic
+//! link on the path, and the nearest existing ancestor of what does not exist yet. So a file that is renamed over the old one, a link
+//! that is swapped (as agenix does) and a directory that appears later are all noticed. Only events on those names count.
 //!
-//! File systems that announce nothing (9p, virtiofs), and directories beyond what is watched at most, are the business of whoever
-//! polls beside this. So is everything while the system gives no queue for announcements: each user may have 128 only, and any
-//! program of the user's can have taken them (`fs.inotify.max_user_instances`).
+//! The caller must also poll: some file systems send no events (9p, virtiofs), the number of watched directories is limited, and
+//! there may be no queue at all, because each user may have only 128 and other programs can have taken them
+//! (`fs.inotify.max_user_instances`).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -53,8 +53,7 @@ pub const MAX_ENTRIES: usize = 10_000;
 const MAX_DIRECTORIES: usize = 1024;
 
 impl Watcher {
-    /// Watches nothing yet. Must be made inside the async runtime. Where the system has no queue for it, it is tried again with each
-    /// [`Watcher::set`].
+    /// Watches nothing yet. Must be called inside the async runtime. If the system has no queue left, each [`Watcher::set`] tries again.
     pub fn open() -> Self {
         let queue = Queue::open().inspect_err(|error| {
             tracing::warn!("failed to watch files for changes ({error}); they are read again from time to time");
@@ -62,8 +61,8 @@ impl Watcher {
         Self { queue: queue.ok().map(Arc::new), watched: Watched::default() }
     }
 
-    /// Watches these from now on, and nothing else. What cannot be watched is left to polling. Answers whether that is anything
-    /// else than before: nobody knows what happened to it until now.
+    /// Watches these from now on, and nothing else. What cannot be watched is left to polling. Returns whether the set differs from
+    /// before; then changes up to now may have been missed.
     pub async fn set(&mut self, targets: Vec<Target>) -> bool {
         match blocking::run(self.prepare(targets)).await {
             Ok(watched) => self.adopt(watched),
@@ -72,8 +71,8 @@ impl Watcher {
         }
     }
 
-    /// The first part of [`Watcher::set`], which blocks for as long as the file systems do: finds out what is to be watched for
-    /// these, and begins to. Of several only one may be under way.
+    /// The first part of [`Watcher::set`], which blocks for as long as the file systems do: finds out which directories to watch, and
+    /// starts watching them. Only one may run at a time.
     pub fn prepare(&mut self, targets: Vec<Target>) -> impl FnOnce() -> Watched + Send + use<> {
         self.queue = self.queue.take().or_else(|| Queue::open().ok().map(Arc::new));
         let queue = self.queue.clone();
@@ -87,7 +86,7 @@ impl Watcher {
                 | AddWatchFlags::IN_DELETE_SELF
                 | AddWatchFlags::IN_MOVE_SELF
                 | AddWatchFlags::IN_ONLYDIR;
-            // Added again even where there is one: the same name may be another directory by now.
+            // Added even if it exists: the same name may be another directory by now.
             let add = |(directory, names): (PathBuf, Names)| {
                 let descriptor = queue.add(&directory, flags).ok()?;
                 Some((directory, (descriptor, names)))
@@ -144,7 +143,7 @@ impl Watcher {
     }
 }
 
-/// What decides where these lead, and what is there.
+/// The directories and names that decide where these paths lead.
 fn wanted(targets: &[Target]) -> BTreeMap<PathBuf, Names> {
     let mut wanted = BTreeMap::new();
     for target in targets {
@@ -192,7 +191,7 @@ fn names_on_the_way(path: &Path, wanted: &mut BTreeMap<PathBuf, Names>) {
                 ahead.extend(components(&target));
             }
             Ok(metadata) if metadata.is_dir() && !ahead.is_empty() => resolved = here,
-            // The end of the way: the thing itself, or the first thing on it that is not there.
+            // The end of the path: the file itself, or the first component that does not exist.
             _ => return note(&resolved, &name, wanted),
         }
     }
