@@ -1,28 +1,28 @@
-//! Control groups (`cgroups(7)`, version 2): where the kernel itself keeps count of what came of an agent's launcher.
+//! Control groups (`cgroups(7)`, version 2): the kernel's own list of every process descended from a launcher.
 //!
 //! ```text
 //! /sys/fs/cgroup/…/agentd.var-lib-agentd   this daemon's, and the next one's: named after the state directory
 //!                   └─ reviewer            an agent's
-//!                       └─ tree            its launcher, and all that comes of it
+//!                       └─ tree            its launcher and all its descendants
 //! ```
 //!
-//! A process is born into its parent's group, and only root can move it to another: the files are root's. So whatever becomes of
-//! a launcher that was put in before it started anything, nothing of its making gets out, whatever it does to its parent, its
-//! session, its environment or its user id. And a group is killed at one stroke (`cgroup.kill`, since Linux 5.14), which no
-//! process outruns by forking.
+//! A process is born into its parent's group, and only root can move it to another, because the files belong to root. A launcher is
+//! put into its group before it starts anything. So none of its descendants leaves the group, whatever they do to their parent,
+//! session, environment or user id. A group is killed at one stroke (`cgroup.kill`, since Linux 5.14), which no process outruns by
+//! forking.
 //!
-//! The daemon's own group holds them, so that limits and bookkeeping that were meant for the daemon and its agents, a container's
-//! say, stay true. Where systemd runs it is the only one to arrange groups, and removes what is below a service with the service,
-//! while agents outlive the daemon: there the agent's group is that of a scope, which systemd makes with the launcher in it and
-//! removes when it is empty, and only `tree` is made here.
+//! These groups are below the daemon's own, so limits and accounting that are meant for the daemon and its agents, such as those of a
+//! container, still apply. Where systemd runs, only systemd may arrange groups, and it removes what is below a service together with
+//! the service, while agents outlive the daemon. There an agent's group is that of a scope: systemd creates it with the launcher in it
+//! and removes it when it is empty, and agentd creates only `tree`.
 //!
 //! ```text
 //! /sys/fs/cgroup/agentd.slice
 //!                └─ agentd-reviewer.scope  an agent's
-//!                    └─ tree               its launcher, and all that comes of it
+//!                    └─ tree               its launcher and all its descendants
 //! ```
 //!
-//! Everything here blocks, for some milliseconds when the kernel has to wait for all processors.
+//! Everything here blocks: for some milliseconds when the kernel has to wait for all processors.
 
 mod mount;
 
@@ -69,7 +69,7 @@ pub enum Error {
     /// A name would be too long for systemd.
     #[error("the path of the state directory is too long for the names of scopes")]
     LongName,
-    /// systemd did not put it there.
+    /// systemd did not put the process into its scope.
     #[error("process {pid} is not in {} after {}", path.display(), humantime::format_duration(SCOPE_TIMEOUT))]
     NotThere {
         /// The process.
@@ -80,10 +80,10 @@ pub enum Error {
     /// No file system of groups is mounted, or it does not answer.
     #[error(transparent)]
     Mount(#[from] mount::Error),
-    /// The process was gone before it was in.
+    /// The process ended before it was in the group.
     #[error("failed to put process {0} into a control group: it has ended")]
     Ended(i32),
-    /// It was killed and is not empty.
+    /// The group was killed and is still not empty.
     #[error("failed to empty the control group {}: processes {alive:?} do not die", path.display())]
     Alive {
         /// The group.
@@ -97,7 +97,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether it says that groups cannot be had here at all, and not that they were lost.
+    /// Whether this machine has no groups for agentd at all, as opposed to groups that were lost.
     pub fn is_of_the_place(&self) -> bool {
         match self {
             Self::NotRoot | Self::Mount(mount::Error::NotMounted) => true,
@@ -226,8 +226,8 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Readies the kernel for [`Cgroup::admit`]. Before it moves a process it waits for all processors, some ten milliseconds,
-    /// unless it has just moved another: so this process is moved to where it is.
+    /// Warms up the kernel's path for [`Cgroup::admit`]. The first move of a process costs about ten milliseconds, because the kernel
+    /// waits for all processors; a second one soon after does not. So this process is moved to where it already is.
     pub fn make_ready(&self) {
         // Without it moving the launcher takes its time.
         let _ = enter(&self.outside, getpid().as_raw());
@@ -259,7 +259,7 @@ impl Cgroup {
         Ok(())
     }
 
-    /// What it has taken so far.
+    /// The resources that the attempt has used so far.
     pub fn usage(&self) -> Usage {
         let file = |name: &str| read(&self.directory.join(name)).ok();
         Usage {
@@ -269,7 +269,7 @@ impl Cgroup {
         }
     }
 
-    /// What is counted of it.
+    /// The resources that it uses now.
     pub fn resources(&self) -> Resources {
         let file = |name: &str| read(&self.directory.join(name)).ok();
         let number = |name: &str| procfs::number(file(name)?.trim_ascii());
@@ -282,7 +282,7 @@ impl Cgroup {
         }
     }
 
-    /// Kills all but the launcher, which is left to tell how its harness ended. Nobody is in a group that is not there.
+    /// Kills all processes except the launcher, which reports how its harness ended. A group that does not exist is empty.
     pub fn kill_but(&self, launcher: &Process) -> Result<(), Error> {
         if !self.tree().is_dir() {
             return Ok(());
@@ -293,7 +293,7 @@ impl Cgroup {
         }
     }
 
-    /// Kills all there is, and removes the group. One that is not there is cleared.
+    /// Kills all processes and removes the group. A group that does not exist counts as cleared.
     pub fn clear(&self) -> Result<(), Error> {
         empty(&self.directory)?;
         remove(&self.tree())?;

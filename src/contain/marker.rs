@@ -1,15 +1,15 @@
-//! The mark: a variable in the environment of everything that is an agent's, by which it is found again.
+//! The marker: an environment variable by which an agent's processes are found again.
 //!
-//! It is for where there are no [control groups](crate::contain::cgroup). What a launcher starts stays below it in the tree of processes;
-//! when the launcher is killed, though, a process that has left the session is nobody's, and only its environment still tells
-//! whose it was. A process can get rid of the mark, by starting another program without it, so this finds what does not hide.
+//! It is used where there are no [control groups](crate::contain::cgroup). What a launcher starts stays below it in the process tree.
+//! When the launcher is killed, though, only the environment of a process that has left the session still shows whose it was. A process
+//! can shed the marker by starting another program without it, so this finds only processes that do not hide.
 //!
-//! What bears the mark is killed only if it also runs as the agent user. Whoever puts an agent's mark on a process of that user
-//! could as well kill it. A harness leads a session, and all that is in it was started by it, so that goes, too, with the mark or
-//! without.
+//! A process that bears the marker is killed only if it also runs as the agent user. Whoever can put the marker on a process of that
+//! user could kill it anyway. A harness leads a session and started everything in it, so the whole session is killed, too, with the
+//! marker or without.
 //!
-//! A look goes through all processes. Many agents may end at once, so a look serves all who asked before it began, and there is
-//! one at a time, outside of the async runtime's thread.
+//! A scan goes through all processes. Many agents may end at once, so one scan serves all callers who asked before it began. Only one
+//! runs at a time, outside of the async runtime's thread.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -32,30 +32,30 @@ use crate::sys::secret_bytes::SecretBytes;
 /// The variable.
 pub const VARIABLE: &str = "AGENTD_AGENT";
 
-/// How many looks in a row must find nothing: in the middle of an `execve(2)` a process shows no environment.
+/// How many scans in a row must find nothing: in the middle of an `execve(2)` a process shows no environment.
 const LOOKS: u32 = 2;
 
 /// How long what was killed may take to die.
 const TO_DIE: Duration = Duration::from_secs(10);
 
-/// How long nothing is looked for when the system lacks what it takes.
+/// The pause before the next scan when the system lacks resources for one.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How much of an environment is looked at at once.
 const CHUNK: usize = 64 << 10;
 
-/// Why some that bear the mark may still be there.
+/// Why processes that bear the marker may still be alive.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// They were killed, and do not die.
     #[error("failed to kill everything that bears its marker within {}", humantime::format_duration(TO_DIE))]
     Alive,
-    /// The system lacks what it takes, as it said.
+    /// The system lacks resources for a scan.
     #[error("failed to look for processes that bear its marker: {0}")]
     Look(String),
 }
 
-/// The marks of a daemon's agents. Cheap to clone.
+/// Marks and finds the processes of a daemon's agents. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct EnvironMarker {
     /// The variable, and its value up to the agent's key.
@@ -93,7 +93,7 @@ impl EnvironMarker {
         SecretBytes::from([&self.prefix[VARIABLE.len() + 1..], key.as_bytes()].concat())
     }
 
-    /// Kills all that bears the agent's mark, until nothing does.
+    /// Kills the processes that bear the agent's marker, until none is left.
     pub async fn clear(&self, key: &str) -> Result<(), Error> {
         let (done, finished) = oneshot::channel();
         // Fails only when the daemon is ending.
@@ -114,7 +114,7 @@ struct Found {
     refused: bool,
 }
 
-/// Looks for as long as somebody asks.
+/// Scans for as long as somebody asks.
 async fn keep(
     mut inbox: mpsc::UnboundedReceiver<Asked>,
     trouble: watch::Sender<Option<String>>,

@@ -1,6 +1,6 @@
 //! The launcher's connection to the daemon.
 //!
-//! Nothing here waits but for a daemon to take in a message: who uses it waits for its descriptor and its time together with
+//! Nothing here waits, except for a daemon to take in a message. The caller waits for the descriptor and the deadline, together with
 //! everything else.
 
 use std::io;
@@ -24,7 +24,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the next daemon is looked for when there is none. The API must be true within a second of its start.
 const BETWEEN_DAEMONS: Duration = Duration::from_millis(300);
 
-/// How long a daemon is looked for that says what to launch, or notes how the harness ended. After that tmux has to remember it.
+/// How long to look for a daemon that sends the work or notes the exit. After that, tmux's `pane_dead_status` is the only record.
 pub(super) const PATIENCE_WITH_DAEMONS: Duration = Duration::from_mins(1);
 
 /// How much is received at once.
@@ -145,7 +145,7 @@ impl DaemonLink {
         read.ok().flatten()
     }
 
-    /// Whoever turned this launcher away at once would do so again.
+    /// A daemon that rejected this launcher at once would do so again.
     fn lose(&mut self) {
         self.state = State::Away { next_try: Instant::now() + BETWEEN_DAEMONS };
     }

@@ -1,8 +1,8 @@
-//! The launch socket: where launchers report for duty.
+//! The launch socket: receives launchers and verifies who they are.
 //!
-//! Anybody may connect (0666: the folder decides who gets here), so whoever does is looked at first: who it is by the kernel's
-//! word (`SO_PEERCRED`, `SO_PEERPIDFD`, see `unix(7)`), then what it says it is, in a bounded time and size. What that is worth
-//! is for the receiver of the [`UnverifiedLauncher`] to judge.
+//! Anybody may connect (the mode is 0666; the directory decides who can reach it). So each peer is checked first: who it is, by the
+//! kernel's word (`SO_PEERCRED`, `SO_PEERPIDFD`, see `unix(7)`), then who it claims to be, in a bounded time and size. The receiver of
+//! the [`UnverifiedLauncher`] judges what that claim is worth.
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -27,11 +27,11 @@ use crate::sys::process::Process;
 use crate::sys::rate_limit::Brake;
 use crate::sys::unix_socket::{self, Peer};
 
-/// How long a visitor may take to say who it is.
+/// How long a peer may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How many may be about to say it, or wait for somebody to know them, at once. Whoever comes when there is no room gets the place
-/// of the one that has been silent for the longest time: launchers speak at once, and nobody keeps them out by saying nothing.
+/// How many peers may be unverified at once. A new one takes the place of the one that has been silent for the longest time: launchers
+/// speak at once, so silent peers cannot keep them out.
 const WAITING_ROOM: usize = 256;
 
 /// A process of the agent user's that says it is the launcher of an attempt.
@@ -43,7 +43,7 @@ pub struct UnverifiedLauncher {
     pub attempt: u64,
     /// The version of what it speaks.
     pub version: u32,
-    /// Of what it says it was told to launch.
+    /// The fingerprint of what it says it launched.
     pub fingerprint: Option<Fingerprint>,
     /// How far it says it has come.
     pub progress: Progress,
@@ -53,21 +53,22 @@ pub struct UnverifiedLauncher {
     pub log: Option<Log>,
     /// The process, by the kernel's word.
     pub process: Process,
-    /// What it says next.
+    /// Reads what it says next.
     pub reader: frame::Reader<OwnedReadHalf>,
-    /// What it is told.
+    /// Writes what the daemon tells it.
     pub writer: OwnedWriteHalf,
-    /// Its place in the waiting room: to be given up when it is known who it is.
+    /// Its place among the unverified, to be dropped once it is verified.
     pub permit: OwnedSemaphorePermit,
 }
 
 impl UnverifiedLauncher {
-    /// Whether it says that it was told what to launch.
+    /// Whether it says that it has received its work.
     pub fn has_launched(&self) -> bool {
         self.progress != Progress::New
     }
 
-    /// Tells one that has started nothing yet not to wait. One that has is left alone: it comes again, and may be expected then.
+    /// Tells a launcher that has started nothing yet not to wait. One that has is left alone: it connects again, and may be expected
+    /// then.
     pub fn send_away(mut self) {
         if self.progress == Progress::New {
             tokio::spawn(async move {
@@ -79,8 +80,8 @@ impl UnverifiedLauncher {
     }
 }
 
-/// Receives visitors that run as `user`, and hands on those that say who they are, until the daemon ends. What keeps it from
-/// receiving anybody is to be found in `trouble`, such as that there is no listener so far. At each of the `rounds` it is made sure that launchers find the socket.
+/// Receives peers that run as `user`, and hands on those that say who they are, until the daemon ends. `trouble` holds what prevents
+/// that, for example that there is no listener so far. At each of the `rounds` it makes sure that launchers find the socket.
 pub async fn receive(
     mut listener: Option<UnixListener>,
     mut keeper: LaunchSocketKeeper,
@@ -158,10 +159,10 @@ fn is_shortage(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS))
 }
 
-/// The waiting room.
+/// The peers that are not verified yet.
 struct Room {
     permits: Arc<Semaphore>,
-    /// Who was listened to, in the order in which they came; most of them have spoken or left by now.
+    /// The tasks that listened to a peer, oldest first; most of them have finished.
     silent: VecDeque<AbortHandle>,
 }
 
@@ -170,7 +171,7 @@ impl Room {
         Self { permits: Arc::new(Semaphore::new(WAITING_ROOM)), silent: VecDeque::new() }
     }
 
-    /// A place for somebody who has come. `None` never happens: the room is not closed.
+    /// A place for a new peer. `None` never happens: the semaphore is not closed.
     async fn permit(&mut self) -> Option<OwnedSemaphorePermit> {
         if self.silent.len() >= WAITING_ROOM {
             self.silent.retain(|listening| !listening.is_finished());
@@ -192,7 +193,7 @@ struct Trouble {
 }
 
 impl Trouble {
-    /// Logs what is new. The agent user can bring trouble about and end it.
+    /// Logs changes. The agent user can cause trouble and end it.
     fn note(&self, error: Option<&dyn Display>) {
         let now = error.map(|error| format!("failed to receive a launcher: {error}"));
         self.now.send_if_modified(|before| {
@@ -213,7 +214,7 @@ impl Trouble {
     }
 }
 
-/// Agents can come here, and must not be able to fill the log.
+/// Agents can connect here, and must not be able to fill the log.
 fn complain(sent_away: &Brake, why: &str) {
     if let Some(count) = sent_away.pass() {
         tracing::warn!("rejected a connection to the launch socket ({count} so far): {why}");

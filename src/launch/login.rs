@@ -1,4 +1,4 @@
-//! The environment that the agent user's login shell gives.
+//! The environment that the agent user's login shell sets up.
 //!
 //! ```text
 //! launcher ── agentd login-shell ──▶ the user's shell ── agentd print-environment

@@ -1,4 +1,4 @@
-//! What launcher and daemon say to each other, and in which version.
+//! The protocol between launcher and daemon, and its version.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::sys::file_id::FileId;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::wire::status::Usage;
 
-/// The version of what launcher and daemon say to each other. They may be of different builds: an agent's launcher outlives an
+/// The version of the protocol. Launcher and daemon may be of different builds: an agent's launcher outlives an
 /// upgrade of the daemon.
 pub const WIRE_VERSION: u32 = 1;
 
@@ -157,7 +157,7 @@ pub struct End {
     pub at: Duration,
     /// Processor time in user mode, of the harness and all it waited for.
     pub user_time: Duration,
-    /// Processor time in the kernel, likewise.
+    /// Processor time in the kernel, of the same processes.
     pub system_time: Duration,
     /// The largest resident set of any one of them, in KiB.
     pub max_rss: i64,

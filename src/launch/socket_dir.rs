@@ -1,8 +1,8 @@
-//! The folder of the tmux socket: the agent user's own, and the launch socket in it.
+//! The directory of the tmux socket, which belongs to the agent user, and the launch socket in it.
 //!
-//! Its owner can rename and replace whatever is in it, so root touches nothing here by a path: the folder is opened once, its
-//! last component not as a link, and everything goes through that descriptor. On the [way](crate::sys::safe_path) to it, too, no link is
-//! followed that the agent user could have made.
+//! Its owner can rename and replace its entries, so root never uses a path here: the directory is opened once, without following a
+//! link as its last component, and everything goes through that descriptor. On the [path](crate::sys::safe_path) to it, root follows
+//! no link that the agent user could have planted, either.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -26,10 +26,10 @@ use crate::sys::safe_path::{self, look, version_at};
 /// The launch socket's name.
 pub const LAUNCH_SOCKET: &str = "launch.sock";
 
-/// How often binding it is tried. The folder's owner can come between, but hardly each time.
+/// How often binding it is tried. The directory's owner can interfere, but hardly each time.
 const TRIES: u32 = 1000;
 
-/// Why the folder does not serve.
+/// Why the directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refused something.
@@ -38,7 +38,7 @@ pub enum Error {
     /// The agent user serves it, and need not answer.
     #[error(transparent)]
     Served(safe_path::Error),
-    /// It is somebody else's, and the agent user may not write in it.
+    /// It belongs to another user, and the agent user may not write to it.
     #[error("failed to use {} as the folder of the tmux socket: user {user:?} must be able to make a socket in it; chown it to that user, or name another --tmux-socket", path.display())]
     NotWritable {
         /// The folder.
@@ -46,7 +46,7 @@ pub enum Error {
         /// The agent user.
         user: String,
     },
-    /// There is no such path to have a folder.
+    /// The path has no directory.
     #[error("{} is not the path of a socket; write for example /run/agentd/tmux.sock", .0.display())]
     NoFolder(PathBuf),
 }
@@ -146,7 +146,7 @@ impl SocketDir {
         Ok((listener, private))
     }
 
-    /// Replaces whatever is there. A folder is put aside.
+    /// Replaces whatever has the name. A directory is renamed.
     fn put_in_place(&self, from: &Private<'_>) -> io::Result<()> {
         let put = || renameat(&from.descriptor, LAUNCH_SOCKET, &self.descriptor, LAUNCH_SOCKET);
         match put() {
@@ -158,7 +158,7 @@ impl SocketDir {
         }
     }
 
-    /// Removes it. That it is not there is no failure.
+    /// Removes it, if it exists.
     pub fn remove_launch_socket(&self) -> io::Result<()> {
         match unlinkat(self.descriptor.as_fd(), LAUNCH_SOCKET, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
@@ -259,7 +259,7 @@ impl LaunchSocketKeeper {
         Self { path, account: account.clone(), group, bound }
     }
 
-    /// Binds the launch socket anew if it is no longer at its place, in a new folder if that is gone too.
+    /// Binds the launch socket again if it is no longer in its place, in a new directory if that is gone, too.
     pub fn restore(&mut self) -> Result<Option<UnixListener>, Error> {
         if self.bound.is_some() && version_at(&self.path) == self.bound {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! An attempt's own folder for temporary files, which goes when the attempt does.
+//! Each attempt's own directory for temporary files, which is removed when the attempt ends.
 //!
 //! Harnesses leave much in `/tmp`, whole libraries and conversations among it, by names that the next one takes for its own. So each
 //! attempt finds in `TMPDIR` a folder that nobody else has. It is made and removed with the agent user's rights.
@@ -159,7 +159,7 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
     let folder = open_found(&folder)?;
     match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
         Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-        // A file system without locks has folders all the same, and nobody who removes them.
+        // A file system without locks still has directories, but nobody to remove them.
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOLCK | rustix::io::Errno::NOSYS) => {}
         locked => locked?,
     }
