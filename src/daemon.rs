@@ -240,7 +240,7 @@ impl Api {
 /// Where launchers are received.
 #[derive(Clone, Copy)]
 struct Reception<'a> {
-    /// `None` as long as root does not go there.
+    /// `None` if root does not enter it.
     folder: Option<&'a SocketDir>,
     /// Who may look into it.
     group: Gid,

@@ -1,8 +1,8 @@
-//! The inputs: reads jcard, secrets, prompts and working directories whenever they may have changed, and says what is desired.
+//! Reads the jcard, secrets, prompts and working directories whenever they may have changed, and publishes the desired state.
 //!
-//! Changes are noticed where the system announces them, and by reading again every `resync` where it does not (9p, virtiofs).
-//! They are acted on after `settle` of quiet, at most ten times that after the first. What cannot be read is not empty: the last
-//! good reading stays, for each path on its own.
+//! Changes are noticed by inotify, or by reading again every `resync` where the file system sends no events (9p, virtiofs). They take
+//! effect after they have been quiet for `settle`, at most ten times that after the first. A path that cannot be read is not taken for
+//! empty: its last good reading stays in use.
 
 pub mod assemble;
 pub mod secrets;
@@ -151,7 +151,7 @@ impl Inputs {
         say(News::Read);
         loop {
             let retry = tokio::time::sleep(Duration::from_secs(1));
-            // Each arm only waits; what it waits for is looked at anew afterwards, so a cancelled arm loses nothing.
+            // Each arm only waits; what it waits for is looked at again afterwards, so a cancelled arm loses nothing.
             let trigger = tokio::select! {
                 changed = watcher.changed() => { changed?; Trigger::Changed }
                 nudge = nudges.recv() => match nudge {
@@ -185,7 +185,7 @@ impl Inputs {
         }
     }
 
-    /// Waits until nothing has changed for a while, but not for ever. Answers whether somebody did not want to wait so long.
+    /// Waits until nothing has changed for a while, but not forever. Answers whether somebody did not want to wait so long.
     async fn settle(&self, watcher: &Watcher, nudges: &mut mpsc::Receiver<Nudge>) -> bool {
         let limit = Instant::now() + self.settle * MOST_SETTLES;
         loop {

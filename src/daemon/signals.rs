@@ -1,4 +1,4 @@
-//! What the daemon does about signals.
+//! Handles the daemon's signals.
 
 use std::io;
 
@@ -26,7 +26,7 @@ impl Signals {
     }
 }
 
-/// Does what signals say, for ever.
+/// Obeys signals, forever.
 pub(super) async fn obey(
     mut signals: Signals,
     on_terminate: OnTerminate,

@@ -1,4 +1,4 @@
-//! Text of what agents printed, made by threads of the deputy: the daemon's side.
+//! Renders logs as text in threads of the deputy: the daemon's side.
 //!
 //! The conversation is [`logs::renderer`](crate::logs::renderer)'s. At most [`AT_ONCE`] threads work at a time, however many
 //! there are; those that follow an agent mostly wait.

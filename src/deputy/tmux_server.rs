@@ -1,16 +1,16 @@
-//! The tmux server, as the kernel knows it: whoever listens on its socket.
+//! Finds the tmux server: the process that listens on its socket, by the kernel's word.
 //!
-//! A server whose socket file was removed listens on it all the same, and makes the file anew when it gets SIGUSR1 (`tmux(1)`,
-//! "DESCRIPTION"). To start another in its place would cut it and everything in it off for good. So whether there is a server is
-//! never concluded from the file alone: the process that was [seen](Seen) to serve, and has not ended, is the server.
+//! A server whose socket file was removed still listens, and makes the file again when it gets SIGUSR1 (`tmux(1)`, "DESCRIPTION").
+//! Starting another one in its place would cut it off for good, with everything in it. So the file alone never decides whether there is
+//! a server: the process that was [seen](Seen) to serve, and has not ended, is the server.
 //!
-//! A server can miss the end of a program that it has started: tmux 3.3a does now and then, and shows its pane as living until another
-//! program ends. It gets SIGCHLD again then.
+//! A server can miss the end of a program that it has started. tmux 3.3a sometimes does, and shows the pane as alive until another
+//! program ends. In that case it gets another SIGCHLD.
 //!
 //! Nobody else gets a signal. What the kernel lists of sockets (`proc_net_unix(5)`) is not believed: anybody can bind a socket to
 //! the same path elsewhere, or to a name that holds a line feed and forges a line.
 //!
-//! All this is done with the agent user's rights, so that whoever poses as the server gets signals from nobody but itself.
+//! All of this runs with the agent user's rights, so a process that poses as the server can be signaled only by its own user.
 
 use std::fs;
 use std::io;
@@ -28,7 +28,7 @@ use crate::sys::process::{Identity, Process, Signal};
 use crate::sys::procfs;
 use crate::sys::unix_socket;
 
-/// How long a server may take to make its socket anew.
+/// How long a server may take to make its socket again.
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Finds out what there is at `path`, and has a server that lost its socket recreate it: the one that was `seen` to serve there

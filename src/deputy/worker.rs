@@ -1,4 +1,4 @@
-//! The deputy's own end.
+//! The deputy's main loop: reads requests and answers them, with the agent user's rights.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -137,7 +137,7 @@ async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Resu
                 }
             },
             Some(prepared) = preparing.join_next() => {
-                // Where there is no result, for want of a thread, what is watched stays; the daemon looks at it all the same.
+                // Where there is no result, for want of a thread, what is watched stays; the daemon looks at it anyway.
                 if let Ok(Ok(watched)) = prepared
                     && watcher.adopt(watched)
                 {

@@ -1,4 +1,4 @@
-//! What should be: declarations, prompts and secrets, put together into what is to be launched.
+//! Assembles the desired state: declarations, prompts and secrets become launches.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

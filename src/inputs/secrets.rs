@@ -1,10 +1,9 @@
 //! The secrets directory: one file, one environment variable.
 //!
-//! What cannot be read is not taken for empty: the last value that was read stays, and the problem is reported. That holds for the
-//! whole directory as for each file in it. Neither is absence taken for a statement. A file that is removed withdraws its secret; but
-//! a directory that is gone, replaced by one that holds less, or emptied of several secrets at once may as well be one that is being
-//! made, so that [`Known`] keeps what was there until a second look at the same directory finds the same. A directory that never
-//! held anything may be missing.
+//! A file or directory that cannot be read is not taken for empty: the last value that was read stays in use, and the problem is
+//! reported. Absence is not a statement, either. A file that is removed withdraws its secret. But a directory that is gone, replaced by
+//! one that holds less, or emptied of several secrets at once may be in the middle of an update, so [`Known`] keeps what was there
+//! until a second look at the same directory finds the same. A directory that never held anything may be missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -94,7 +93,7 @@ pub enum Problem {
 pub struct Reading {
     /// What is to be used from now on.
     pub secrets: Secrets,
-    /// What went wrong, for a person to mend.
+    /// What went wrong, for a person to fix.
     pub problems: Vec<Problem>,
     /// The newest change among the directory and its files; `None` if there is nothing.
     pub changed: Option<SystemTime>,
@@ -138,11 +137,11 @@ pub fn read(directory: &Path, last: &Secrets) -> Reading {
 pub struct Known {
     /// What is in use.
     pub secrets: Secrets,
-    /// What stands in the way of more, for a person to mend; `None` if nothing does.
+    /// The problems, for a person to fix; `None` if there are none.
     pub error: Option<String>,
     /// The directory that held them when they were last found.
     folder: Option<FileId>,
-    /// Those that were not found by the latest looks, and are in use all the same.
+    /// Secrets that the latest looks did not find, and that are still in use.
     doubts: BTreeMap<String, Doubt>,
 }
 

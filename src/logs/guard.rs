@@ -1,9 +1,9 @@
-//! Looks after the files that launchers write to, since a launcher is the agent user's and need not keep to anything.
+//! Limits the files that launchers write to: a launcher runs as the agent user and need not keep to any limit.
 //!
-//! Whoever has a descriptor to write with can make a file as large as the disk, at any offset, with a single call; no permission and
-//! no limit of the system's prevents that for one process and not for another. So it is undone: the system announces the first
-//! change of a file after each [`REST`], and then it is looked at. What it takes of the disk beyond what may be kept is given back.
-//! A launcher that does so [again and again](MOST_EXCESSES) is reported, to be ended. As long as nothing is printed nothing is looked at.
+//! A process with a writable descriptor can make a file as large as the disk, at any offset, with a single call. No permission and no
+//! limit of the system prevents that for one process and not for another. So agentd undoes it: it examines a file on the first change
+//! after each [`REST`], and frees what the file takes of the disk beyond the limit. A launcher that exceeds the limit
+//! [repeatedly](MOST_EXCESSES) is reported, to be ended. While nothing is printed, nothing is examined.
 //!
 //! The daemon has descriptors of its own for this: a file that somebody has removed or moved has no path any more. That it has none is
 //! reported as well, so that the attempt goes on in other files. What was written after the end of an attempt, by somebody to whom

@@ -1,6 +1,6 @@
-//! Announcements that files were written to: one queue of the system's for everybody who waits.
+//! Waits for writes to log files: one inotify queue for all waiters.
 //!
-//! The system gives a user few queues (`fs.inotify.max_user_instances`, 128 as a rule), and other programs of root's need some, too.
+//! Each user may have few queues (`fs.inotify.max_user_instances`, usually 128), and root's other programs need some, too.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -86,7 +86,7 @@ fn lock(board: &Mutex<Board>) -> MutexGuard<'_, Board> {
     board.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Tells everybody what comes. Fails only with the runtime, or with the system.
+/// Wakes the waiters. Ends only if the system fails, or with the runtime.
 async fn hand_out(board: Weak<Mutex<Board>>, queue: Arc<Queue>) {
     while let Ok(events) = queue.next().await {
         let Some(board) = board.upgrade() else { return };

@@ -1,4 +1,4 @@
-//! Reading it again: from an offset, from so many lines before the end, from a time on, and on as it is written.
+//! Reads an attempt's log: from an offset, the last lines, since a time, or following it.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -71,7 +71,7 @@ impl Readers {
         Ok(in_turn(turn, work).await)
     }
 
-    /// Likewise, for what is never long: whoever waits for its turn gets it.
+    /// Does work that never takes long: whoever waits for a turn gets one.
     async fn brief_work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
         let turn = self.turn().await.map_err(io::Error::other)?;
         let work = move || {
@@ -376,7 +376,7 @@ impl Follower {
             if is_begun_again {
                 (index_at, most) = (0, MOST_ENTRIES);
             }
-            // The index is written before what it is of. Without it the text is whole all the same.
+            // The index is written before what it is of. Without it the text is still complete.
             let (mut entries, index_at) = log.entries(index_at, most).unwrap_or((Vec::new(), index_at));
             // Looked up afterwards, lest an entry is of what was printed just now. No honest one is of what is yet to be printed.
             let end = log.end()?;

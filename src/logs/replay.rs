@@ -1,4 +1,4 @@
-//! What a program prints once more after it had the terminal forget it.
+//! Recognizes what a program prints again after it erased the terminal.
 //!
 //! A terminal interface whose picture is higher than the screen cannot paint it again: what scrolled off is out of its reach. So it
 //! erases the screen and what the terminal remembers of earlier rows (`CSI 2 J`, `CSI 3 J`), and prints everything from the beginning,

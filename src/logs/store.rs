@@ -1,7 +1,7 @@
-//! Where it is kept: a folder for each agent, two files for each attempt.
+//! The log folder: one folder per agent, two files per attempt.
 //!
-//! Nobody but root, or whoever the daemon runs as, can change anything in these folders; so no name in them is anybody else's
-//! choice. Everything is reached through descriptors, and no link is followed in the folders. All of this blocks.
+//! Only root, or the user that the daemon runs as, can change these folders, so nobody else chooses a name in them. Everything is
+//! reached through descriptors, and no link in the folders is followed. All of this blocks.
 
 use std::collections::BTreeSet;
 use std::fs::File;

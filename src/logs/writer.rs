@@ -1,8 +1,7 @@
-//! Writing it down, which the launcher does.
+//! The writing side of a log, in the launcher: appends output and keeps the last `size` bytes.
 //!
-//! Only so many bytes of an attempt are kept, its latest. When there are more, the beginning of the file is given back to the
-//! system in large steps: it becomes a hole, and the file's length and all offsets stay what they are. Where a file system has no
-//! holes, the file is emptied and begun again, with a note of how much is gone.
+//! When there are more bytes, the beginning of the file is freed in large steps: it becomes a hole, and the file's length and all
+//! offsets stay the same. If the file system has no holes, the file is emptied and started again, with a note of how much is gone.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -175,7 +174,7 @@ impl Writer {
         self.size = self.size.map(|(size, _)| (size, false));
     }
 
-    /// Best effort: without the index the text is whole all the same.
+    /// Best effort: without the index the text is still complete.
     fn note_time(&mut self) {
         let now = SystemTime::now();
         // A clock that was set back counts as well.

@@ -1,4 +1,4 @@
-//! One daemon for each state directory: a lock that the kernel gives up when its holder dies, however it dies.
+//! One daemon per state directory: a lock that the kernel releases when its holder dies, however it dies.
 //!
 //! The directory itself is locked, which needs no room on its disk. Who holds the lock is written into a file in it, for people.
 
@@ -21,7 +21,7 @@ use crate::sys::safe_path;
 /// How long a child of a daemon that has ended may still have the lock: from when it was forked to when it runs its program.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Why the lock is not ours.
+/// Why the lock was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another daemon has it.
@@ -32,7 +32,7 @@ pub enum Error {
         /// The other's process id, when it has said.
         pid: Option<i32>,
     },
-    /// Somebody else could write in it, and so tell this daemon what to do.
+    /// Another user could write to it, and so tell this daemon what to do.
     #[error("failed to use the state directory {}: {source}; make it root's own, or name another --state-dir", directory.display())]
     Unsafe {
         /// The state directory.

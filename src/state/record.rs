@@ -4,14 +4,14 @@
 //! STATE_DIR/agents/NAME.json     {"version":1,"boot":"…","agent":{…}}
 //! ```
 //!
-//! One file for each agent, for root only, in the state directory. Each is written whole under another name and renamed, so that
-//! it is the old one or the new one at any instant, and is gone when the agent is. It holds no secret: of what an agent was
-//! launched with there is a keyed [fingerprint](crate::agent::fingerprint) in it. Times and process ids mean nothing after another boot,
-//! so what was written before that is passed over. The tmux server that was [seen](crate::deputy::Seen) stands in a folder
-//! [beside](Record::beside) it. What [lasts](Record::lasting) is kept in the same way.
+//! There is one file per agent in the state directory, for root only. Each is [replaced as a whole](crate::sys::atomic_file), and
+//! removed together with its agent. It holds no secret, only a keyed [fingerprint](crate::agent::fingerprint) of what the agent was
+//! launched with. Times and process ids mean nothing after another boot, so files from an earlier boot are ignored. The tmux server
+//! that was [seen](crate::deputy::Seen) is recorded in a folder [beside](Record::beside) it. What [lasts](Record::lasting) is kept in
+//! the same way.
 //!
-//! A file that cannot be read, is damaged, or is of another version is reported and put aside, and is no reason to touch anything
-//! that lives. One that cannot be written is reported, and tried again until it can.
+//! A file that cannot be read, is damaged, or has another version is reported and renamed; running agents are left alone. A write that
+//! fails is reported, and tried again until it succeeds.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
@@ -40,13 +40,13 @@ const FOLDER: &str = "agents";
 /// How long after a failure writing is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Why something is not on record, or what is on record cannot be used.
+/// Why something was not recorded, or a record cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or the folder could not be read or written.
     #[error(transparent)]
     System(#[from] PathError),
-    /// What is in it cannot be used.
+    /// The content of a file cannot be used.
     #[error("failed to understand {}: {reason}; it is put aside as {}", path.display(), put_aside(path).display())]
     Content {
         /// The file.
@@ -209,8 +209,7 @@ pub struct Report {
     pub error: Option<String>,
 }
 
-/// Keeps the record, beside everything else: who puts something on record does not wait. A change that is followed by another
-/// before it is written is passed over.
+/// Keeps the record in the background: callers do not wait. A change that is followed by another one before it is written is skipped.
 #[derive(Debug)]
 pub struct Recorder {
     record: Record,
@@ -240,7 +239,7 @@ impl Shared {
 }
 
 impl Recorder {
-    /// Must be called inside the async runtime. Tells how each writing went.
+    /// Must be called inside the async runtime. Calls `tell` with the result of each write.
     pub fn new(record: Record, tell: impl Fn(Report) + Send + 'static) -> Self {
         let shared = Arc::new(Shared::default());
         let task = tokio::spawn(keep(record.clone(), Arc::clone(&shared), tell));
@@ -347,7 +346,7 @@ fn write_all(record: &Record, texts: &BTreeMap<String, Option<Vec<u8>>>) -> Writ
     written
 }
 
-/// What fails here was written all the same; only a crash of the machine could tell, and after that nothing of it counts.
+/// Failures here do not matter: the files were written, and after a crash of the machine their content does not count.
 async fn sync(files: BTreeMap<String, Option<File>>, folder: PathBuf) {
     let work = move || {
         for file in files.values().flatten() {

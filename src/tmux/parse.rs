@@ -1,4 +1,4 @@
-//! What tmux takes and what it prints, as text.
+//! Formats tmux's arguments and parses its output.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
