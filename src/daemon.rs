@@ -409,7 +409,7 @@ async fn release(tmux: &Tmux) {
         match tmux.end_server().await {
             Ok(true) => tracing::warn!("ended the tmux server, which did not answer and had no sessions but agents'"),
             Ok(false) => {
-                tracing::warn!("left the tmux server, which did not answer, because it has other sessions, too")
+                tracing::warn!("left the tmux server, which did not answer, because it has other sessions, too");
             }
             Err(error) => tracing::warn!("{error}"),
         }

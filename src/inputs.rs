@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_path_that_cannot_be_looked_at_holds_up_its_own_agent_only_and_is_tried_again() {
+    async fn an_unreadable_path_holds_up_only_its_own_agent() {
         let world = World::new(JCARD, false);
         let (_nudges, mut said) = world.follow();
         let desired = said.recv().await.unwrap();
@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reading_again_looks_once_at_each_path_and_says_nothing_when_nothing_has_changed() {
+    async fn rereading_looks_once_at_each_path_and_reports_only_changes() {
         let agent = |number| {
             format!("[[agents]]\nname = 'a{number}'\nharness = 'custom'\nworkdir = '/well'\nprompt_file = 'p'\n")
         };
@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_put_together_for_each_agent_unless_something_has_changed() {
+    async fn nothing_is_assembled_unless_something_has_changed() {
         let world = World::new(JCARD, true);
         let (mut watcher, mut last, said) = (Watcher::open(), Last::default(), Cell::new(0));
         let say = |_| said.set(said.get() + 1);

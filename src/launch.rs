@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_sensitive_line_by_line_if_they_are_not_in_every_text() {
+    fn each_line_of_a_secret_is_sensitive_if_it_is_long_enough() {
         let environment =
             [("KEY", "-----BEGIN\r\nhunter2\nhunter2hunter2\n"), ("MODE", "production"), ("SHORT", "yes")];
         let launch = Launch {

@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_close_their_sessions_at_a_time_share_the_clients_that_it_takes() {
+    async fn sessions_closed_at_once_share_their_clients() {
         let (tmux, clients) = hundred_sessions();
         let mut closing = tokio::task::JoinSet::new();
         for number in 0..100 {

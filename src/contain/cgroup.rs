@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn the_group_of_a_daemon_that_has_ended_is_gone_unless_somebody_is_in_it() {
+    fn an_empty_group_goes_with_its_daemon() {
         let Some(all) = groups("gone") else { return };
         let (directory, (mut child, launcher)) = (all.directory.clone(), shell("exec sleep 1000"));
         all.agent("a").admit(&launcher).unwrap();

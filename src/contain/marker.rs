@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_kills_what_bears_a_mark_that_is_asked_for_and_runs_as_the_user() {
+    fn a_scan_kills_only_marked_processes_of_the_user() {
         let mut mine = sleeper(&[(VARIABLE, &format!("{STATE}:one"))]);
         let mut others = [
             sleeper(&[(VARIABLE, &format!("{STATE}:two"))]),

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_long_text_comes_in_pieces_and_of_one_that_is_kept_the_last_lines() {
+    async fn a_long_text_comes_in_pieces_or_as_its_last_lines() {
         let lines = (0..20_000).map(|number| format!("{number} ä\r\n")).collect::<Vec<_>>().concat();
         let mut renderer = renderers().start().await.unwrap();
         let mut told = String::new();
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_work_at_once_than_may_and_waiting_for_more_is_no_work() {
+    async fn work_at_once_is_limited_and_waiting_does_not_count() {
         let renderers = renderers();
         let mut many = Vec::new();
         for _ in 0..3 * AT_ONCE {

@@ -313,7 +313,7 @@ mod tests {
     #[case("prompt_file = \"prompt.md\"")]
     #[case("prompt_file = \"/etc/agentd/prompt.md\"")]
     #[case("prompt = \"not this\"\nprompt_file = \"prompt.md\"")]
-    fn a_prompt_file_is_found_from_the_jcard_and_goes_before_a_prompt(#[case] lines: &str) {
+    fn a_prompt_file_is_relative_to_the_jcard_and_wins(#[case] lines: &str) {
         assert_eq!(words(&launched(&one(lines), &[], text("from the file"))), ["agent", "from the file"]);
     }
 

@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_files_folders_and_names_that_are_no_variables_are_skipped() {
+    fn files_whose_names_are_not_variables_are_skipped() {
         let directory = directory(&[
             (".hidden", b"x"),
             ("KEY.tmp", b"x"),
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn links_to_regular_files_are_followed_also_through_a_linked_directory() {
+    fn links_to_files_are_followed_through_a_linked_directory() {
         let real = directory(&[("value", b"v")]);
         let links = TempDir::new().unwrap();
         fs::create_dir(links.path().join("generation-1")).unwrap();

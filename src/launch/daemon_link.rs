@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_that_a_message_does_not_use_are_not_the_next_ones() {
+    fn unused_descriptors_do_not_go_to_the_next_message() {
         let (near, far) = UnixStream::pair().unwrap();
         let mut link = link_to(far);
         let [one, other] = [(); 2].map(|()| tempfile::tempfile().unwrap());

@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agentd_that_does_not_say_which_shell_it_is_gives_no_environment() {
+    fn an_agentd_that_names_no_shell_gives_no_environment() {
         let cases = [
             ("exit 0", "printed no login environment: it ended at once"),
             ("exec sleep 100", "who the agent user is was not found out within 1s"),

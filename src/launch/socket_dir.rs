@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_launch_socket_replaces_whatever_file_is_there_and_everybody_may_connect() {
+    async fn the_launch_socket_replaces_any_file_and_is_open_to_all() {
         let directory = tempfile::TempDir::new().unwrap();
         let folder = SocketDir::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         symlink("/etc/passwd", folder.launch_socket()).unwrap();
@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_launch_socket_that_was_removed_or_replaced_is_bound_anew_also_when_the_folder_is_gone() {
+    async fn a_launch_socket_that_is_gone_is_bound_again() {
         let directory = tempfile::TempDir::new().unwrap();
         let folder = SocketDir::of(&directory.path().join("f/tmux.sock"), &current(), None).unwrap();
         let _listener = folder.bind_launch_socket().unwrap();

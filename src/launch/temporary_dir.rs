@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_attempt_left_goes_and_what_is_somebody_elses_stays() {
+    fn only_leftovers_of_earlier_attempts_are_removed() {
         let base = TempDir::new().unwrap();
         let path = |name: &str| base.path().join(name);
         let (all, others) = (prefix_of_all(Path::new(SOCKET)), prefix_of_all(Path::new("/run/y/launch.sock")));

@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allocated_beyond_the_bound_is_given_back_wherever_it_is() {
+    fn space_beyond_the_limit_is_freed_wherever_it_is() {
         let (bound, none, keep) = (Bound::of(MIB), FallocateFlags::empty(), FallocateFlags::FALLOC_FL_KEEP_SIZE);
         for (flags, from, length) in [(none, 0, 100 * MIB), (keep, 0, 100 * MIB), (none, 1 << 40, 100 * MIB)] {
             let mut file = tempfile::tempfile().unwrap();
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_was_taken_away_is_reported_when_something_is_printed() {
+    async fn a_missing_file_is_reported_when_something_is_printed() {
         for take_away in [
             |folder: &std::path::Path| fs::remove_file(folder.join("log/a/00000001-1.log")).unwrap(),
             |folder: &std::path::Path| fs::remove_file(folder.join("log/a/00000001-1.times")).unwrap(),

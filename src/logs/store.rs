@@ -145,7 +145,7 @@ impl Store {
             match openat(&folder, name.as_str(), flags, Mode::empty()) {
                 Ok(file) => Ok(Some(File::from(file))),
                 Err(Errno::ENOENT) => Ok(None),
-                Err(error) => Err(PathError::new("open", &path.join(name), error)),
+                Err(error) => Err(PathError::new("open", path.join(name), error)),
             }
         };
         let (text, index) = (open(TEXT)?, open(INDEX)?);
@@ -160,7 +160,7 @@ impl Store {
             let found = match fstatat(&folder, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Ok(status) => FileId::from(&status),
                 Err(Errno::ENOENT) => return Ok(false),
-                Err(error) => return Err(PathError::new("examine", &path.join(name), error).into()),
+                Err(error) => return Err(PathError::new("examine", path.join(name), error).into()),
             };
             if found != FileId::of(file).map_err(PathError::of("examine", &path.join(name)))? {
                 return Ok(false);
@@ -186,7 +186,7 @@ impl Store {
             match openat(&folder, name.as_str(), flags, Mode::empty()) {
                 Ok(file) => Ok(Some(File::from(file))),
                 Err(Errno::ENOENT) => Ok(None),
-                Err(error) => Err(PathError::new("open", &path.join(name), error)),
+                Err(error) => Err(PathError::new("open", path.join(name), error)),
             }
         };
         let Some(text) = open(TEXT)? else { return Ok(None) };
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_attempts_are_kept_in_their_order_whatever_their_numbers() {
+    fn the_latest_attempts_are_kept_in_order() {
         let (_directory, store) = store(3);
         assert_eq!(attempts(&store, "a"), []);
         for attempt in [1, 2, 1, 7, 1] {
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_and_files_are_private_without_root_and_the_groups_to_read_with_it() {
+    fn files_are_private_without_root_and_group_readable_with_it() {
         let (_directory, store) = store(3);
         store.create(&name("a"), 1).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn links_and_strange_names_are_neither_followed_nor_taken_for_attempts() {
+    fn links_and_strange_names_are_not_taken_for_attempts() {
         let (directory, store) = store(3);
         store.create(&name("a"), 1).unwrap();
         let goal = directory.path().join("goal");

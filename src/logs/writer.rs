@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn the_beginning_of_a_secret_is_written_at_the_end_at_the_latest() {
+    fn the_beginning_of_a_secret_is_written_at_the_end() {
         let (_directory, path, mut writer) = writer(1 << 20, &[b"hunter2hunter2"]);
         for piece in [&b"a hunter2h"[..], b"unter2 b hunt"] {
             writer.write(piece).unwrap();
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_bytes_are_kept_where_they_were_and_the_disk_is_not_filled() {
+    fn the_latest_bytes_keep_their_offsets_within_the_limit() {
         const SIZE: u64 = 256 << 10;
         let (_directory, path, mut writer) = writer(SIZE, &[]);
         let line = |number: u64| format!("{number:06}\n");
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_goes_on_in_another_file_says_so_and_holds_back_what_it_held_back() {
+    fn a_log_that_goes_on_in_another_file_says_so() {
         let (directory, path, mut writer) = writer(1 << 20, &[b"hunter2hunter2"]);
         writer.write(b"one hunter2").unwrap();
         fs::remove_file(&path).unwrap();
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_file_that_others_emptied_the_latest_bytes_are_kept_all_the_same() {
+    fn a_file_that_others_emptied_keeps_the_latest_bytes() {
         const SIZE: u64 = 256 << 10;
         let (_directory, path, mut writer) = writer(SIZE, &[]);
         writer.write(&vec![b'x'; usize::try_from(SIZE).unwrap()]).unwrap();

@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_written_is_reported_and_written_as_soon_as_it_can_be() {
+    async fn a_failed_write_is_reported_and_tried_again() {
         let (directory, record) = record();
         // Not a matter of permissions, which root does not care for.
         fs::write(directory.path().join("state"), "in the way").unwrap();

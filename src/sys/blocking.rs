@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let (done, result) = oneshot::channel();
     let work = move || drop(done.send(work()));
-    thread::Builder::new().spawn(work).map_err(no_thread)?;
+    thread::Builder::new().spawn(work).map_err(|error| no_thread(&error))?;
     // Only a defect in the work ends the thread without a result.
     result.await.map_err(io::Error::other)
 }
@@ -108,7 +108,7 @@ impl Pool {
                 }
             })
             .map(drop)
-            .map_err(no_thread)
+            .map_err(|error| no_thread(&error))
     }
 }
 
@@ -132,7 +132,7 @@ impl Shared {
     }
 }
 
-fn no_thread(error: io::Error) -> io::Error {
+fn no_thread(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("no thread can be started: {error}"))
 }
 
@@ -196,7 +196,7 @@ mod tests {
         let work: Vec<_> = (0..8)
             .map(|_| {
                 let (pool, barrier) = (pool.clone(), Arc::clone(&barrier));
-                tokio::spawn(async move { pool.run(move || drop(barrier.wait())).await.unwrap() })
+                tokio::spawn(async move { pool.run(move || barrier.wait().is_leader()).await.unwrap() })
             })
             .collect();
         for work in work {

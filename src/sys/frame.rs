@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn an_announced_length_over_the_limit_is_refused_before_it_arrives() {
+    fn a_length_over_the_limit_is_refused_before_the_body() {
         let announced = 10_000_000_u32.to_le_bytes();
         let result = runtime().block_on(Reader::new(&announced[..], 1000).read::<SecretBytes>());
         assert!(matches!(result, Err(Error::TooLong { length: 10_000_000, limit: 1000 })));

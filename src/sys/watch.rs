@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn while_there_is_no_queue_nothing_is_noticed_and_one_is_opened_when_it_can_be() {
+    async fn a_missing_queue_is_opened_when_it_can_be() {
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("a");
         let mut watcher = Watcher { queue: None, watched: Watched::default() };
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn only_links_that_can_be_secrets_are_followed_and_only_so_many_directories_are_watched() {
+    fn links_are_followed_only_for_secrets_and_up_to_a_limit() {
         let directory = TempDir::new().unwrap();
         let secrets = fs::canonicalize(directory.path()).unwrap().join("secrets");
         fs::create_dir(&secrets).unwrap();

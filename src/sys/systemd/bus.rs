@@ -122,14 +122,12 @@ impl Systemd {
             }
             question(self.connect().await?).await
         };
-        match timeout(ANSWER_TIMEOUT, work).await {
-            Ok(result) => result.map_err(|source| Error::Bus { operation, source }),
-            Err(_) => {
-                // It may be the connection's fault.
-                self.hold(None);
-                Err(Error::TimedOut { operation })
-            }
-        }
+        let Ok(result) = timeout(ANSWER_TIMEOUT, work).await else {
+            // It may be the connection's fault.
+            self.hold(None);
+            return Err(Error::TimedOut { operation });
+        };
+        result.map_err(|source| Error::Bus { operation, source })
     }
 
     /// The connection, unless it is known to be closed.
