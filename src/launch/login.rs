@@ -74,7 +74,7 @@ pub enum Error {
         reason: io::Error,
     },
     /// Who the user is takes too long to find out.
-    #[error("the agent user was not found out within {}", humantime::format_duration(*within))]
+    #[error("failed to look up the agent user within {}", humantime::format_duration(*within))]
     AccountTimedOut {
         /// How long it was waited for.
         within: Duration,
@@ -475,7 +475,7 @@ mod tests {
     fn an_agentd_that_names_no_shell_gives_no_environment() {
         let cases = [
             ("exit 0", "printed no login environment: it ended at once"),
-            ("exec sleep 100", "who the agent user is was not found out within 1s"),
+            ("exec sleep 100", "failed to look up the agent user within 1s"),
             ("printf '%s\\0nobody knows you\\0%s' $2 $2", "nobody knows you"),
         ];
         for (script, expected) in cases {

@@ -1036,7 +1036,7 @@ pub fn told(message: FromLauncher, attempt: machine::Attempt, now: Timestamp) ->
         let why = blame(failure, plain(&failure.message));
         vec![machine::Event::NotStarted { attempt, why }]
     };
-    let ended = |End { how, at, .. }: End| {
+    let ended = |crate::launch::protocol::End { how, at, .. }| {
         let how = said(how, plain);
         machine::Event::Ended { attempt, how, at: now.back_to(at), usage: Usage::default() }
     };
