@@ -32,7 +32,7 @@ use crate::agent::machine::{self, Attempt, Effect, Machine};
 use crate::agent::name::Name;
 use crate::agent::reconcile::{Action, Held, HeldAgent, plan};
 use crate::agent::spec::Limits;
-use crate::launch::listener::Visitor;
+use crate::launch::listener::UnverifiedLauncher;
 use crate::launch::protocol::Progress;
 use crate::observe::facts::{Facts, Launches};
 use crate::observe::redactions::{Redactions, Sources};
@@ -59,7 +59,7 @@ pub enum Event {
     /// All inputs were read: at startup, or because a reload was requested.
     Read,
     /// A process reports at the launch socket.
-    Visitor(Visitor),
+    Visitor(UnverifiedLauncher),
     /// Something happened to an agent.
     Agent {
         /// Its key.
@@ -487,7 +487,7 @@ impl Supervisor {
 
     /// Hands a visitor to the attempt that is under way. It need not be the one that it names: an earlier daemon may have counted
     /// otherwise. Which process is expected is known there.
-    fn direct(&mut self, visitor: Visitor) {
+    fn direct(&mut self, visitor: UnverifiedLauncher) {
         let key = visitor.name.to_ascii_lowercase();
         if let Some(under_way) = self.agents.get(&key).and_then(|agent| agent.under_way.as_ref()) {
             // Fails only if the attempt is over by now; the visitor is sent away by being dropped.

@@ -474,7 +474,7 @@ mod visitors {
         let (mut house, mut launcher) = (House::new(), FakeLauncher::start());
         house.fakes.sessions.open.set(Ok(launcher.pid()));
         house.declare(&[agent("a", "a", patient())]).await;
-        let visitor = Visitor { attempt, ..launcher.report(name, Progress::New) };
+        let visitor = UnverifiedLauncher { attempt, ..launcher.report(name, Progress::New) };
         house.take_in(Event::Visitor(visitor)).await;
         assert_eq!(launcher.heard().await, ["launch"]);
     }

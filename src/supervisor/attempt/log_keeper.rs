@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use crate::agent::name::Name;
 use crate::launch::protocol;
-use crate::logs::FileId;
 use crate::logs::attempt::Files;
 use crate::logs::guard::{Finding, MOST_EXCESSES, Watch};
 use crate::supervisor::log_files::{LogFiles, Made};
+use crate::sys::file_id::FileId;
 
 /// How soon files that were taken away are replaced again, however often somebody takes them away.
 pub(super) const REMAKE_INTERVAL: Duration = Duration::from_secs(5);

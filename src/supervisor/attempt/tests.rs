@@ -5,13 +5,13 @@ use rstest::rstest;
 
 use super::*;
 use crate::launch::protocol::Log;
-use crate::logs::FileId;
 use crate::supervisor::pacing::Turn;
 use crate::supervisor::tests::fakes::{
     Calls, ENDED_PID, FakeLauncher, Fakes, Groups, LOGIN_PATIENCE, SIZE, Trouble, dead_pane, end, harness, pass,
     settle, until,
 };
 use crate::supervisor::tests::journal::Journal;
+use crate::sys::file_id::FileId;
 use crate::tmux::Pane;
 
 const SECOND: Duration = Duration::from_secs(1);

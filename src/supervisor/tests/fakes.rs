@@ -21,11 +21,10 @@ use crate::agent::name::Name;
 use crate::agent::spec::Limits;
 use crate::contain::cgroup::{self, Cgroups, Whose};
 use crate::contain::tree;
-use crate::launch::listener::Visitor;
+use crate::launch::listener::UnverifiedLauncher;
 use crate::launch::protocol::{
     End, Ending, FromLauncher, Harness, Log, MAX_FROM_LAUNCHER, MAX_TO_LAUNCHER, Progress, ToLauncher, WIRE_VERSION,
 };
-use crate::logs::FileId;
 use crate::logs::attempt::{AttemptId, Files, Live};
 use crate::logs::guard::{Finding, Watch};
 use crate::logs::store;
@@ -36,6 +35,7 @@ use crate::supervisor::pacing::Pace;
 use crate::supervisor::resources::{BoxFuture, Programs, Resources};
 use crate::supervisor::sessions::Sessions;
 use crate::sys::clock::Timestamp;
+use crate::sys::file_id::FileId;
 use crate::sys::frame;
 use crate::sys::process::{Identity, Process};
 use crate::sys::secret_bytes::SecretBytes;
@@ -467,12 +467,12 @@ impl FakeLauncher {
     }
 
     /// Connects, in place of any connection before, and says how far it has come.
-    pub fn report(&mut self, name: &str, progress: Progress) -> Visitor {
+    pub fn report(&mut self, name: &str, progress: Progress) -> UnverifiedLauncher {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (reader, writer) = ours.into_split();
         self.connection = Some((frame::Reader::new(reader, MAX_TO_LAUNCHER), writer));
         let (reader, writer) = theirs.into_split();
-        Visitor {
+        UnverifiedLauncher {
             name: name.to_owned(),
             attempt: 1,
             version: self.version,
@@ -483,7 +483,7 @@ impl FakeLauncher {
             process: Process::open(self.pid()).unwrap(),
             reader: frame::Reader::new(reader, MAX_FROM_LAUNCHER),
             writer,
-            seat: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),
+            permit: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),
         }
     }
 
