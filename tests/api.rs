@@ -101,7 +101,7 @@ fn an_agent_is_found_by_its_encoded_name_in_any_case() {
 }
 
 #[test]
-fn health_tells_state_uptime_and_version() {
+fn health_reports_state_uptime_and_version() {
     let server = two_agents();
     let expected =
         format!("{{\"state\":\"running\",\"uptime_seconds\":0,\"version\":\"{}\"}}\n", env!("CARGO_PKG_VERSION"));

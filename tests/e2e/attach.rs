@@ -229,7 +229,7 @@ fn start() -> Daemon {
 }
 
 #[test]
-fn what_the_agent_prints_is_seen_what_is_typed_arrives_and_the_key_that_detaches_is_told_first() {
+fn attach_relays_output_and_keys_and_names_the_detach_key() {
     let daemon = start();
     let mut terminal = Terminal::new();
     let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["A"]));
@@ -247,7 +247,7 @@ fn what_the_agent_prints_is_seen_what_is_typed_arrives_and_the_key_that_detaches
 }
 
 #[test]
-fn the_key_that_detaches_is_that_of_the_session() {
+fn the_detach_key_follows_the_sessions_prefix() {
     let daemon = start();
     daemon.tmux(&["set-option", "-t", "=a:", "prefix", "M-x"]).unwrap();
     let mut terminal = Terminal::new();
@@ -258,7 +258,7 @@ fn the_key_that_detaches_is_that_of_the_session() {
 }
 
 #[test]
-fn the_session_is_as_large_as_the_terminal_is_and_becomes() {
+fn the_session_follows_the_size_of_the_terminal() {
     let daemon = start();
     let mut terminal = Terminal::new();
     let size = || daemon.tmux(&["display-message", "-p", "-t", "=a:", "#{window_width} #{window_height}"]).unwrap();
@@ -274,7 +274,7 @@ fn the_session_is_as_large_as_the_terminal_is_and_becomes() {
 }
 
 #[test]
-fn window_is_as_before_when_its_last_operator_has_gone() {
+fn a_window_regains_its_size_when_the_last_operator_leaves() {
     let daemon = start();
     wait_for_size(&daemon, "80x24");
     let (mut first, mut second) = (Terminal::new(), Terminal::new());
@@ -296,7 +296,7 @@ fn window_is_as_before_when_its_last_operator_has_gone() {
 }
 
 #[test]
-fn window_keeps_its_size_for_who_looks_on_alone() {
+fn a_window_keeps_its_size_for_a_lone_read_only_client() {
     let daemon = start();
     let (mut onlooker, mut operator) = (Terminal::new(), Terminal::new());
     onlooker.resize(50, 200);
@@ -315,7 +315,7 @@ fn window_keeps_its_size_for_who_looks_on_alone() {
 }
 
 #[test]
-fn agent_is_born_at_its_own_size_whoever_is_attached_to_others() {
+fn a_new_agent_starts_at_its_own_size_despite_other_clients() {
     let daemon = start();
     let terminal = Terminal::new();
     terminal.resize(2, 20);
@@ -329,7 +329,7 @@ fn agent_is_born_at_its_own_size_whoever_is_attached_to_others() {
 }
 
 #[test]
-fn window_that_an_operator_opens_is_as_large_as_the_terminal() {
+fn a_window_opened_by_an_operator_fits_the_terminal() {
     let daemon = start();
     let terminal = Terminal::new();
     terminal.resize(30, 100);
@@ -342,7 +342,7 @@ fn window_that_an_operator_opens_is_as_large_as_the_terminal() {
 }
 
 #[test]
-fn terminal_without_a_locale_shows_more_than_ascii() {
+fn a_terminal_without_a_locale_shows_non_ascii_characters() {
     let script = "say it listens \u{273b}; sleep inf";
     let daemon = Setup::new().start(&agent("a", script, ""));
     daemon.wait_until_running("a");
@@ -356,7 +356,7 @@ fn terminal_without_a_locale_shows_more_than_ascii() {
 }
 
 #[test]
-fn terminal_that_the_machine_does_not_know_is_let_in() {
+fn a_terminal_of_an_unknown_type_can_attach() {
     let daemon = start();
     for (name, told) in [
         (Some("xterm-nobody-knows"), "does not know a terminal named xterm-nobody-knows; yours is taken for one named"),
@@ -375,7 +375,7 @@ fn terminal_that_the_machine_does_not_know_is_let_in() {
 }
 
 #[test]
-fn terminal_that_tells_no_size_is_let_in() {
+fn a_terminal_without_a_size_can_attach() {
     let daemon = start();
     let mut terminal = Terminal::new();
     terminal.resize(0, 0);
@@ -385,7 +385,7 @@ fn terminal_that_tells_no_size_is_let_in() {
 }
 
 #[test]
-fn late_answers_of_the_terminal_do_not_reach_the_shell() {
+fn late_terminal_answers_do_not_reach_the_shell() {
     let daemon = start();
     let mut terminal = Terminal::new();
     let said = terminal.answer_late();
@@ -404,7 +404,7 @@ fn late_answers_of_the_terminal_do_not_reach_the_shell() {
 }
 
 #[test]
-fn terminal_that_can_do_nothing_gets_no_sequences() {
+fn a_dumb_terminal_receives_no_escape_sequences() {
     let daemon = start();
     for (term, no_color) in [("dumb", None), ("xterm", Some("1"))] {
         for verb in ["status", "explain", "doctor", "watch"] {
@@ -432,7 +432,7 @@ fn terminal_that_can_do_nothing_gets_no_sequences() {
 }
 
 #[test]
-fn the_client_is_the_agent_users_and_has_nothing_of_the_operators() {
+fn the_client_runs_as_the_agent_user_without_operator_state() {
     let daemon = start();
     let mut terminal = Terminal::new();
     let mut command = verb(&daemon, &["a"]);
@@ -479,7 +479,7 @@ fn the_client_is_the_agent_users_and_has_nothing_of_the_operators() {
 }
 
 #[test]
-fn what_the_agent_user_has_the_client_run_is_run_as_the_agent_user() {
+fn commands_planted_in_the_client_run_as_the_agent_user() {
     let daemon = start();
     let terminal = Terminal::new();
     let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
@@ -493,7 +493,7 @@ fn what_the_agent_user_has_the_client_run_is_run_as_the_agent_user() {
 }
 
 #[test]
-fn a_server_that_does_not_understand_the_installed_tmux_is_entered_by_its_own() {
+fn attach_uses_the_servers_own_tmux_if_versions_differ() {
     let setup = with_own_tmux(Setup::new());
     put_tmux(&setup, "");
     let daemon = setup.start(&listener("a"));
@@ -505,7 +505,7 @@ fn a_server_that_does_not_understand_the_installed_tmux_is_entered_by_its_own() 
 }
 
 #[test]
-fn the_agent_user_may_attach_also_without_a_daemon_and_cannot_reach_the_terminal_through_it() {
+fn the_agent_user_attaches_but_cannot_reach_the_terminal() {
     if !root() {
         return;
     }
@@ -525,7 +525,7 @@ fn the_agent_user_may_attach_also_without_a_daemon_and_cannot_reach_the_terminal
 }
 
 #[test]
-fn an_administrator_is_told_the_safe_command_and_a_stranger_nothing() {
+fn an_administrator_sees_the_safe_command_and_strangers_do_not() {
     if !root() {
         return;
     }
@@ -567,7 +567,7 @@ fn an_administrator_is_told_the_safe_command_and_a_stranger_nothing() {
 }
 
 #[test]
-fn without_a_terminal_or_a_session_it_is_said_what_to_do_instead() {
+fn attach_says_what_to_do_without_a_terminal_or_session() {
     let daemon = Setup::new().start(
         &(listener("a")
             + &agent("late", "sleep inf", "secrets = [\"MISSING\"]")
@@ -592,7 +592,7 @@ fn without_a_terminal_or_a_session_it_is_said_what_to_do_instead() {
 }
 
 #[test]
-fn who_only_looks_on_gets_nothing_through_and_changes_no_size() {
+fn a_read_only_client_sends_no_keys_and_changes_no_size() {
     let daemon = start();
     let mut at_work = Terminal::new();
     let mut worker = sit_down(&daemon, &at_work, verb(&daemon, &["a"]));
@@ -618,7 +618,7 @@ fn who_only_looks_on_gets_nothing_through_and_changes_no_size() {
 }
 
 #[test]
-fn in_a_tmux_of_the_operators_it_works_and_says_which_prefix_goes_where() {
+fn attach_inside_tmux_works_and_explains_the_prefixes() {
     let daemon = start();
     let mut terminal = Terminal::new();
     let mut command = verb(&daemon, &["a"]);
@@ -632,7 +632,7 @@ fn in_a_tmux_of_the_operators_it_works_and_says_which_prefix_goes_where() {
 }
 
 #[test]
-fn when_the_session_ends_it_is_over_and_all_is_well() {
+fn attach_exits_0_when_the_session_ends() {
     let daemon = start();
     let terminal = Terminal::new();
     let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
@@ -642,7 +642,7 @@ fn when_the_session_ends_it_is_over_and_all_is_well() {
 }
 
 #[test]
-fn a_client_that_is_killed_leaves_the_terminal_as_it_was() {
+fn a_killed_client_leaves_the_terminal_restored() {
     let daemon = start();
     let terminal = Terminal::new();
     let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
@@ -658,7 +658,7 @@ fn a_client_that_is_killed_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
-fn a_server_that_is_killed_or_stopped_leaves_the_terminal_as_it_was() {
+fn a_killed_or_stopped_server_leaves_the_terminal_restored() {
     let daemon = start();
     for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
         let terminal = Terminal::new();
@@ -692,7 +692,7 @@ fn a_server_that_is_killed_or_stopped_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
-fn a_signal_ends_it_as_a_signal_with_the_terminal_as_it_was_and_no_client_left() {
+fn a_signal_ends_attach_with_the_terminal_restored() {
     let daemon = start();
     for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
         let terminal = Terminal::new();
@@ -708,7 +708,7 @@ fn a_signal_ends_it_as_a_signal_with_the_terminal_as_it_was_and_no_client_left()
 }
 
 #[test]
-fn a_verb_that_is_killed_takes_its_client_along() {
+fn killing_attach_ends_its_client() {
     let daemon = start();
     let terminal = Terminal::new();
     let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
@@ -719,7 +719,7 @@ fn a_verb_that_is_killed_takes_its_client_along() {
 }
 
 #[test]
-fn a_client_that_was_suspended_goes_on_by_itself() {
+fn a_suspended_client_resumes_by_itself() {
     let daemon = start();
     let mut terminal = Terminal::new();
     let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));

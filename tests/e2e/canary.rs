@@ -181,7 +181,7 @@ fn is_an_agents(process: Process) -> bool {
 
 /// A search that finds nothing shows nothing unless it would find something.
 #[test]
-fn a_secret_is_found_wherever_it_may_be() {
+fn the_search_finds_a_secret_wherever_it_is() {
     let secret = of("nobody-but-this-test");
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
@@ -242,7 +242,7 @@ fn a_secret_is_found_wherever_it_may_be() {
 }
 
 #[test]
-fn a_tmux_process_that_runs_as_root_is_noticed() {
+fn the_search_notices_a_tmux_process_of_root() {
     if !root() {
         return;
     }
@@ -261,7 +261,7 @@ fn forget(secret: &str) {
 
 /// Whatever tmux clients are told becomes known to every user of the machine, for however short a time.
 #[test]
-fn tmux_is_told_nothing_of_secrets() {
+fn tmux_never_receives_secrets() {
     let setup = Setup::new();
     fs::create_dir(setup.path("spy")).unwrap();
     let told = setup.path("told");
@@ -310,7 +310,7 @@ fn deputy(daemon: &Daemon) -> Process {
 }
 
 #[test]
-fn a_secret_is_forgotten_by_all_but_those_who_need_it() {
+fn a_secret_is_forgotten_by_all_processes_but_its_users() {
     if !root() {
         return;
     }
@@ -339,7 +339,7 @@ fn is_private(process: Process) -> bool {
 }
 
 #[test]
-fn nobody_may_look_into_the_memory_of_daemon_deputy_and_launcher() {
+fn memory_of_daemon_deputy_and_launcher_is_unreadable() {
     if !root() {
         return;
     }
@@ -358,7 +358,7 @@ fn nobody_may_look_into_the_memory_of_daemon_deputy_and_launcher() {
 }
 
 #[test]
-fn daemon_and_launcher_leave_no_core_when_they_crash() {
+fn daemon_and_launcher_leave_no_core_dump_when_they_crash() {
     if !root() {
         return;
     }

@@ -192,7 +192,7 @@ impl Drop for Over<'_> {
 }
 
 #[test]
-fn nothing_is_lost_and_nothing_is_doubled_however_often_the_daemon_is_killed() {
+fn no_run_is_lost_or_doubled_when_the_daemon_is_killed_often() {
     let kills = number("AGENTD_CHAOS_KILLS").unwrap_or(50);
     let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
     let seed = number("AGENTD_CHAOS_SEED").unwrap_or_else(|| clock().into());

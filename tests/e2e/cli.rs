@@ -35,7 +35,7 @@ fn check_prints_every_finding_with_its_place_and_fails() {
 }
 
 #[test]
-fn check_fails_for_what_is_no_toml_and_for_what_is_not_there() {
+fn check_fails_for_invalid_toml_and_for_a_missing_file() {
     let setup = Setup::new();
     let (status, said) = check(&setup, "[[agents]]\nname = \"a\nharness = \"custom\"\n");
     assert_eq!(status, Some(1), "{said}");
@@ -47,7 +47,7 @@ fn check_fails_for_what_is_no_toml_and_for_what_is_not_there() {
 }
 
 #[test]
-fn check_warns_of_unknown_keys_and_passes() {
+fn check_warns_about_unknown_keys_and_passes() {
     let setup = Setup::new();
     let (status, said) = check(&setup, "[agent]\nharness = \"custom\"\nfavourite = 7\n");
     assert_eq!(status, Some(0), "{said}");
@@ -55,7 +55,7 @@ fn check_warns_of_unknown_keys_and_passes() {
 }
 
 #[test]
-fn durations_are_gos_and_humantimes() {
+fn durations_accept_the_forms_of_go_and_humantime() {
     let setup = Setup::new();
     let with = |duration: &str| check(&setup, &format!("[agent]\nharness = \"custom\"\ntimeout = \"{duration}\"\n"));
     let good = [
@@ -99,7 +99,7 @@ fn status(daemon: &Daemon, args: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn status_is_a_table_a_person_can_read() {
+fn status_prints_a_readable_table() {
     let jcard = agent("sleeper", "sleep inf", "")
         + &agent("failed", "exit 3", "")
         + &agent("again", "exit 4", "restart = \"always\"\nbackoff = [\"1h\"]");
@@ -137,7 +137,7 @@ fn status_exits_0_for_running_3_for_not_running_4_for_unknown() {
 }
 
 #[test]
-fn status_as_json_is_what_the_api_says() {
+fn status_as_json_is_what_the_api_returns() {
     let daemon = Setup::new().start(&(agent("a", "sleep inf", "") + &agent("b", "exit 3", "")));
     daemon.wait_until_running("a");
     daemon.wait_for_state("b", State::Exited);
@@ -153,7 +153,7 @@ fn status_as_json_is_what_the_api_says() {
 }
 
 #[test]
-fn status_has_colour_on_a_terminal_unless_no_color_says_otherwise() {
+fn status_uses_color_on_a_terminal_unless_no_color_is_set() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     for (no_color, expected) in [(None, true), (Some("1"), false)] {
@@ -174,7 +174,7 @@ fn status_has_colour_on_a_terminal_unless_no_color_says_otherwise() {
 }
 
 #[test]
-fn version_and_help_are_for_people() {
+fn version_and_help_print_readable_text() {
     let (status, said) = run(Command::new(binary()).arg("--version"));
     assert_eq!((status, said.trim()), (Some(0), concat!("agentd ", env!("CARGO_PKG_VERSION"))));
     let (status, said) = run(Command::new(binary()).arg("--help"));
@@ -197,14 +197,14 @@ fn version_and_help_are_for_people() {
 }
 
 #[test]
-fn a_flag_that_does_not_exist_is_named_and_nothing_starts() {
+fn an_unknown_flag_is_named_and_nothing_starts() {
     let (status, said) = run(Command::new(binary()).arg("--confg").arg("x"));
     assert_eq!(status, Some(2), "{said}");
     assert!(said.contains("--confg") && said.contains("--config"), "{said}");
 }
 
 #[test]
-fn schema_is_one_of_what_the_example_holds_and_needs_no_daemon() {
+fn schema_covers_the_example_and_needs_no_daemon() {
     let (status, printed) = run(&mut Setup::new().agentd(&["schema"]));
     assert_eq!(status, Some(0));
     let schema: serde_json::Value = serde_json::from_str(&printed).unwrap();
@@ -215,7 +215,7 @@ fn schema_is_one_of_what_the_example_holds_and_needs_no_daemon() {
 }
 
 #[test]
-fn verbs_ask_the_daemon_that_the_variable_names() {
+fn commands_ask_the_daemon_that_the_variable_names() {
     const VARIABLE: &str = "AGENTD_API_SOCKET";
     let daemon = Setup::new().start(&agent("sleeper", "sleep inf", ""));
     daemon.wait_until_running("sleeper");

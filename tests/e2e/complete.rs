@@ -32,7 +32,7 @@ fn shell(daemon: &Daemon, words: &[&str]) -> Option<String> {
 }
 
 #[test]
-fn bash_offers_commands_flags_and_the_agents_there_are() {
+fn bash_offers_commands_flags_and_known_agents() {
     let daemon = daemon();
     let complete_with = |variable: &str, words: &str| {
         let script = format!(
@@ -65,7 +65,7 @@ fn fish_offers_the_agents_with_their_states() {
 }
 
 #[test]
-fn zsh_offers_the_agents_the_first_time_already() {
+fn zsh_offers_the_agents_on_the_first_completion() {
     let daemon = daemon();
     // What the completion system would set, and what it would show.
     let script =

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use crate::support::{Dump, Process, Setup, Who, agent, give, is_root, owner, run, with_args};
 
 #[test]
-fn a_second_daemon_says_who_holds_the_place_and_goes() {
+fn a_second_daemon_names_the_running_one_and_exits() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     let pid = daemon.wait_until_running("a");
     let (status, said) = run(&mut daemon.daemon_command());
@@ -20,7 +20,7 @@ fn a_second_daemon_says_who_holds_the_place_and_goes() {
 }
 
 #[test]
-fn a_live_daemons_socket_is_not_stolen_by_one_with_another_state() {
+fn a_daemon_with_other_state_does_not_steal_a_live_socket() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     let pid = daemon.wait_until_running("a");
     let elsewhere = |arg: &str| Some(arg.replace("/state", "/other-state").replace("/tmux/", "/other-tmux/"));
@@ -31,7 +31,7 @@ fn a_live_daemons_socket_is_not_stolen_by_one_with_another_state() {
 }
 
 #[test]
-fn flags_with_one_dash_are_taken_as_existing_unit_files_write_them() {
+fn single_dash_flags_of_existing_unit_files_are_accepted() {
     let setup = Setup::new();
     setup.edit_jcard(&agent("a", "sleep inf", ""));
     let ours = ["--config", "--secret-dir", "--api-socket", "--tmux-socket", "--debug"];
@@ -43,7 +43,7 @@ fn flags_with_one_dash_are_taken_as_existing_unit_files_write_them() {
 }
 
 #[test]
-fn after_a_stop_every_agent_starts_afresh() {
+fn every_agent_starts_afresh_after_a_stop() {
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; exit 0", ""));
     daemon.wait_for_state("a", State::Exited);
     assert!(daemon.stop().success());
@@ -54,7 +54,7 @@ fn after_a_stop_every_agent_starts_afresh() {
 }
 
 #[test]
-fn every_event_is_a_line_with_agent_state_and_reason() {
+fn every_event_is_a_log_line_with_agent_state_and_reason() {
     let setup = Setup::new();
     let daemon = setup.start(
         &(agent("worker-of-mine", "exit 3", "restart = \"on-failure\"\nmax_restarts = 1\nbackoff = [\"10ms\"]")
@@ -70,7 +70,7 @@ fn every_event_is_a_line_with_agent_state_and_reason() {
 }
 
 #[test]
-fn a_prompts_text_is_logged_under_debug_only() {
+fn the_prompts_text_is_logged_only_under_debug() {
     let text = "the text of the prompt";
     for debug in [false, true] {
         let setup = if debug { Setup::new() } else { Setup::new().quiet() };
@@ -81,7 +81,7 @@ fn a_prompts_text_is_logged_under_debug_only() {
 }
 
 #[test]
-fn debug_logs_command_line_workdir_names_of_variables_and_the_last_screen() {
+fn debug_logs_the_launch_and_the_last_screen() {
     let setup = Setup::new();
     setup.secret("SECRET_NAME", "secret-value-5577");
     let more = "env = { DECLARED_NAME = \"declared-value-5577\" }";
@@ -93,7 +93,7 @@ fn debug_logs_command_line_workdir_names_of_variables_and_the_last_screen() {
 }
 
 #[test]
-fn missing_folders_of_sockets_and_state_are_made() {
+fn missing_socket_and_state_directories_are_created() {
     let daemon = Setup::new().start("[other]\n");
     for folder in ["api", "tmux", "state"] {
         assert!(daemon.path(folder).is_dir(), "{folder}");
@@ -139,7 +139,7 @@ fn an_ordinary_user_may_run_agents_only_as_themselves() {
 }
 
 #[test]
-fn an_ordinary_users_agents_live_and_stop_as_roots_do() {
+fn an_ordinary_users_agents_live_and_stop_like_roots() {
     let script = "log @WORK/log; on-signal SIGINT 0; append @WORK/ready yes; sleep inf";
     let jcard = agent("a", script, "")
         + &agent("b", "exit 3", "restart = \"on-failure\"\nmax_restarts = 1\nbackoff = [\"10ms\"]");
@@ -154,7 +154,7 @@ fn an_ordinary_users_agents_live_and_stop_as_roots_do() {
 }
 
 #[test]
-fn a_helper_that_the_agent_user_stops_is_replaced() {
+fn a_helper_stopped_by_the_agent_user_is_replaced() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     let pid = daemon.wait_until_running("a");
     let stopped = daemon.deputy();
@@ -166,7 +166,7 @@ fn a_helper_that_the_agent_user_stops_is_replaced() {
 }
 
 #[test]
-fn a_daemon_that_was_started_deaf_hears_every_signal() {
+fn a_daemon_started_with_blocked_signals_handles_them() {
     // Blocked by a parent that masks signals, and ignored as by nohup(1).
     let deaf = "exec python3 -c 'import os, signal, sys\n\
                 [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15, 17)]\n\

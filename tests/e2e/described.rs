@@ -48,7 +48,7 @@ fn assert_described(description: &Value, path: &str, response: &Response) -> Val
 }
 
 #[test]
-fn every_message_of_a_stream_is_as_it_is_described() {
+fn every_stream_message_matches_its_description() {
     let mut daemon = Setup::new().start(&(agent("a", "say word;sleep inf", "") + &agent("b", "exit 3", "")));
     daemon.wait_until_running("a");
     daemon.wait_for_state("b", State::Exited);
@@ -78,7 +78,7 @@ fn every_message_of_a_stream_is_as_it_is_described() {
 }
 
 #[test]
-fn every_answer_in_every_state_is_as_it_is_described() {
+fn every_response_in_every_state_matches_its_description() {
     let jcard = [
         agent("runs", "sleep inf", "timeout = \"1h\"\nmemory = \"1GiB\""),
         agent("stops", "stubborn; append @WORK/ready yes; sleep inf", "grace_period = \"1h\""),
@@ -126,7 +126,7 @@ fn every_answer_in_every_state_is_as_it_is_described() {
 }
 
 #[test]
-fn what_is_not_as_described_would_be_noticed() {
+fn the_check_notices_a_response_that_does_not_match() {
     let daemon = Setup::new().start(&agent("a", "exit 3", ""));
     let Some(Exit { how: ExitStatus::Code(3), .. }) = daemon.wait_for_state("a", State::Exited).exit else {
         panic!("{:?}", daemon.agents())
@@ -149,7 +149,7 @@ fn what_is_not_as_described_would_be_noticed() {
 }
 
 #[test]
-fn figures_and_description_are_there_for_get_and_head_only() {
+fn metrics_and_description_answer_only_get_and_head() {
     let daemon = Setup::new().start("[other]\n");
     for path in ["/metrics", "/v1/openapi.json"] {
         let head = daemon.request(&get(path).replacen("GET", "HEAD", 1));
@@ -166,7 +166,7 @@ fn sample(daemon: &Daemon, series: &str) -> Option<f64> {
 }
 
 #[test]
-fn restarts_are_counted_by_their_reason() {
+fn restarts_are_counted_by_reason() {
     let entry = agent("a", "exit 1", "restart = \"on-failure\"\nmax_restarts = 2\nbackoff = [\"1ms\"]");
     let mut daemon = Setup::new().args(["--on-terminate", "detach"]).start(&entry);
     let restarts = |daemon: &Daemon| {
@@ -188,7 +188,7 @@ fn restarts_are_counted_by_their_reason() {
 }
 
 #[test]
-fn a_reload_is_told_with_its_success_and_its_time() {
+fn metrics_report_a_reloads_success_and_time() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     let success = |daemon: &Daemon| sample(daemon, "agentd_config_last_reload_successful");
     let time = |daemon: &Daemon| sample(daemon, "agentd_config_last_reload_timestamp_seconds").unwrap();
@@ -206,7 +206,7 @@ fn a_reload_is_told_with_its_success_and_its_time() {
 }
 
 #[test]
-fn what_an_agent_takes_of_the_machine_is_told_where_it_has_a_control_group() {
+fn metrics_report_an_agents_usage_if_it_has_a_control_group() {
     if !root() {
         return;
     }
@@ -219,7 +219,7 @@ fn what_an_agent_takes_of_the_machine_is_told_where_it_has_a_control_group() {
 }
 
 #[test]
-fn no_prompt_and_no_secret_is_in_the_figures() {
+fn metrics_contain_no_prompt_and_no_secret() {
     let setup = Setup::new();
     setup.secret("KEY", "sk-canary-value");
     let daemon = setup.start(&agent("a", "exit 1", "prompt = \"prompt-canary\""));

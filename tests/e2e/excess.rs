@@ -50,7 +50,7 @@ fn resident(daemon: &Daemon) -> u64 {
 }
 
 #[test]
-fn two_hundred_edits_in_ten_seconds_end_in_the_last_state_after_few_launches() {
+fn two_hundred_rapid_edits_cause_few_launches() {
     let numbered = |number: usize| agent("a", "log @WORK/log; sleep inf", &format!("env = {{ N = \"{number}\" }}"));
     let daemon = Setup::new().args(["--settle", "300ms"]).start(&numbered(0));
     daemon.wait_until_running("a");
@@ -97,7 +97,7 @@ fn five_hundred_secrets_all_reach_the_agent() {
 }
 
 #[test]
-fn a_jcard_of_10_mb_is_refused_with_the_limit_and_changes_nothing() {
+fn a_jcard_of_10_mb_is_refused_and_changes_nothing() {
     let good = agent("a", "log @WORK/log; sleep inf", "");
     let daemon = Setup::new().start(&good);
     let pid = daemon.wait_until_running("a");
@@ -116,7 +116,7 @@ fn a_jcard_of_10_mb_is_refused_with_the_limit_and_changes_nothing() {
 }
 
 #[test]
-fn the_largest_jcard_holds_up_nobody_while_it_is_read() {
+fn reading_the_largest_jcard_delays_no_one() {
     let good = agent("a", "log @WORK/log; sleep inf", "");
     let daemon = Setup::new().start(&good);
     let pid = daemon.wait_until_running("a");
@@ -136,7 +136,7 @@ fn the_largest_jcard_holds_up_nobody_while_it_is_read() {
 }
 
 #[test]
-fn a_secrets_folder_of_100_000_files_is_refused_with_the_limit_and_changes_nothing() {
+fn a_secrets_directory_of_100_000_files_changes_nothing() {
     let setup = Setup::new();
     setup.secret("KEY", "good");
     let daemon = setup.args(["--settle", "300ms", "--resync", "1s"]).start(&agent("a", "log @WORK/log; sleep inf", ""));
@@ -164,7 +164,7 @@ fn a_secrets_folder_of_100_000_files_is_refused_with_the_limit_and_changes_nothi
 }
 
 #[test]
-fn secrets_that_are_too_large_together_are_refused_with_the_limit_and_change_nothing() {
+fn secrets_too_large_in_total_are_refused_and_change_nothing() {
     let setup = Setup::new();
     setup.secret("KEY", "good");
     let daemon = setup.start(&agent("a", "log @WORK/log; sleep inf", "secrets = [\"KEY\"]"));
@@ -185,7 +185,7 @@ fn secrets_that_are_too_large_together_are_refused_with_the_limit_and_change_not
 }
 
 #[test]
-fn what_is_no_file_among_the_secrets_is_named_and_waited_for_by_nobody() {
+fn a_special_file_among_the_secrets_is_named_and_delays_no_one() {
     let setup = Setup::new();
     let secrets = setup.path("secrets");
     setup.secret("KEY", "good");

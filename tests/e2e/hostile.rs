@@ -85,7 +85,7 @@ fn assert_stops_well(daemon: &Daemon, name: &str, pid: i32) {
 }
 
 #[test]
-fn launchers_that_lie_harm_nobody_but_themselves_and_their_stop_ends() {
+fn lying_launchers_harm_only_themselves_and_can_be_stopped() {
     const CLAIMS: [&str; 4] = ["claims-the-first", "claims-the-daemon", "claims-a-strangers", "claims-anothers"];
     const OTHERS: [&str; 7] =
         ["says-nothing", "says-ages", "says-too-much", "says-it-ended", "says-it-ended-again", "talks-on", "babbles"];
@@ -152,7 +152,7 @@ fn launchers_that_lie_harm_nobody_but_themselves_and_their_stop_ends() {
 }
 
 #[test]
-fn a_launcher_that_denies_what_it_was_told_to_launch_is_believed_less_than_the_record() {
+fn the_record_prevails_over_a_launcher_that_denies_its_work() {
     let setup = with_lying_tmux(Setup::new());
     let mut daemon = setup.start(&agent("disowns", "sleep inf", ""));
     daemon.wait_until_running("disowns");
@@ -173,7 +173,7 @@ fn a_launcher_that_denies_what_it_was_told_to_launch_is_believed_less_than_the_r
 }
 
 #[test]
-fn a_launcher_that_outlives_a_daemon_says_no_secret_to_the_next() {
+fn a_surviving_launcher_sends_no_secret_to_the_next_daemon() {
     const SECRET: &str = "canary-of-a-launcher-that-tells-all";
     let setup = with_lying_tmux(Setup::new());
     setup.secret("KEY", SECRET);
@@ -189,7 +189,7 @@ fn a_launcher_that_outlives_a_daemon_says_no_secret_to_the_next() {
 }
 
 #[test]
-fn a_survivor_that_names_nothing_shows_no_former_secret() {
+fn a_surviving_launcher_without_names_shows_no_old_secret() {
     const SECRET: &str = "canary-of-a-launcher-that-names-nothing";
     let with = |secret: &str| agent("disowns-in-silence", "sleep inf", &format!("secrets = ['{secret}']"));
     let setup = with_lying_tmux(Setup::new());
@@ -211,7 +211,7 @@ fn a_survivor_that_names_nothing_shows_no_former_secret() {
 }
 
 #[test]
-fn a_harness_may_end_with_the_status_of_launchers_that_started_nothing() {
+fn a_harness_may_exit_with_the_status_of_a_failed_launcher() {
     let setup = with_lying_tmux(Setup::new());
     let mut daemon = setup.start(&agent("ends-with-125", "sleep inf", ""));
     daemon.wait_until_running("ends-with-125");
@@ -225,7 +225,7 @@ fn a_harness_may_end_with_the_status_of_launchers_that_started_nothing() {
 }
 
 #[test]
-fn who_says_to_be_a_launcher_is_told_nothing_and_takes_nobodys_place() {
+fn a_false_launcher_learns_nothing_and_replaces_no_one() {
     let setup = Setup::new();
     put_tools(&setup);
     let waits = honest("waits").replace("@WORK\"\nargs", "@WORK/nowhere\"\nargs");
@@ -257,7 +257,7 @@ fn who_says_to_be_a_launcher_is_told_nothing_and_takes_nobodys_place() {
 }
 
 #[test]
-fn who_says_to_run_an_agent_that_is_being_restarted_does_not_become_it() {
+fn a_false_launcher_cannot_become_an_agent_that_restarts() {
     let setup = with_lying_tmux(Setup::new());
     let daemon = setup.start(&agent("comes-late", "sleep inf", "restart = \"always\"\nbackoff = [\"0s\"]"));
     daemon.wait("the second attempt", || liars(&daemon, "comes-late").get(1).copied());
@@ -275,7 +275,7 @@ fn who_says_to_run_an_agent_that_is_being_restarted_does_not_become_it() {
 }
 
 #[test]
-fn a_crowd_at_the_launch_socket_keeps_no_launcher_out_and_takes_no_memory() {
+fn a_crowded_launch_socket_admits_launchers_in_bounded_memory() {
     let setup = Setup::new();
     put_tools(&setup);
     let daemon = setup.start(&honest("honest"));
@@ -357,7 +357,7 @@ fn command_with(setup: &Setup, places: &[(&str, &str)]) -> Command {
 }
 
 #[test]
-fn no_link_of_the_agents_user_leads_root_to_make_or_change_anything() {
+fn a_link_of_the_agent_user_cannot_make_root_change_files() {
     if !root() {
         return;
     }
@@ -388,7 +388,7 @@ fn no_link_of_the_agents_user_leads_root_to_make_or_change_anything() {
 }
 
 #[test]
-fn no_link_of_the_agents_user_has_root_read_anything_for_it() {
+fn a_link_of_the_agent_user_cannot_make_root_read_files() {
     if !root() {
         return;
     }
@@ -433,7 +433,7 @@ fn no_link_of_the_agents_user_has_root_read_anything_for_it() {
 }
 
 #[test]
-fn a_folder_and_sockets_that_the_agents_user_exchanges_for_links_lead_root_nowhere() {
+fn root_follows_no_link_that_replaces_a_directory_or_socket() {
     if !root() {
         return;
     }
@@ -461,7 +461,7 @@ fn a_folder_and_sockets_that_the_agents_user_exchanges_for_links_lead_root_nowhe
 }
 
 #[test]
-fn folders_in_the_place_of_the_launch_socket_do_not_keep_the_daemon_from_starting() {
+fn the_daemon_starts_despite_directories_at_its_launch_socket() {
     let setup = Setup::new();
     let folder = setup.path("tmux");
     fs::create_dir_all(folder.join("launch.sock/x")).unwrap();
@@ -475,7 +475,7 @@ fn folders_in_the_place_of_the_launch_socket_do_not_keep_the_daemon_from_startin
 }
 
 #[test]
-fn what_is_exchanged_while_it_is_read_never_becomes_a_prompt_or_a_workdir_that_is_not_the_agents() {
+fn a_file_swapped_while_read_never_becomes_prompt_or_workdir() {
     if !root() {
         return;
     }
@@ -547,7 +547,7 @@ fn looted(setup: &Setup) -> BTreeSet<u32> {
 }
 
 #[test]
-fn a_fake_tmux_server_gets_nothing_done_by_root_and_holds_up_only_what_needs_tmux() {
+fn a_fake_tmux_server_cannot_use_root_and_delays_only_tmux_work() {
     if !root() {
         return;
     }
@@ -639,7 +639,7 @@ fn put_what_is_roots_own() {
 }
 
 #[test]
-fn a_tmux_server_gets_nothing_of_roots_from_its_clients() {
+fn a_tmux_server_learns_nothing_of_root_from_its_clients() {
     if !root() {
         return;
     }
@@ -696,7 +696,7 @@ shown() { until LC_ALL=C grep -aq "$1" /proc/net/unix; do read -rt 0.02 <> <(:);
 "#;
 
 #[test]
-fn a_strangers_socket_name_that_is_no_text_stops_no_agent() {
+fn a_strangers_non_utf_8_socket_name_stops_no_agent() {
     if !root() {
         return;
     }
@@ -713,7 +713,7 @@ fn a_strangers_socket_name_that_is_no_text_stops_no_agent() {
 }
 
 #[test]
-fn a_strangers_socket_name_has_nobody_signalled() {
+fn a_strangers_socket_name_gets_no_process_signaled() {
     if !root() {
         return;
     }
@@ -750,7 +750,7 @@ fn posing(setup: &Setup, name: &str, other: &str) -> String {
 }
 
 #[test]
-fn an_agent_that_poses_as_a_new_one_does_not_become_it() {
+fn an_agent_that_poses_as_a_new_one_is_not_adopted() {
     let setup = Setup::new();
     put_tools(&setup);
     let evil = posing(&setup, "evil", "guard");
@@ -764,7 +764,7 @@ fn an_agent_that_poses_as_a_new_one_does_not_become_it() {
 }
 
 #[test]
-fn an_imposter_in_a_pane_that_is_marked_as_the_agents_is_not_adopted() {
+fn an_imposter_in_a_pane_marked_as_the_agents_is_not_adopted() {
     // Where there are no groups, what the agents' user has tmux start cannot be told from a launcher.
     if !root() {
         return;
@@ -794,7 +794,7 @@ fn an_imposter_in_a_pane_that_is_marked_as_the_agents_is_not_adopted() {
 }
 
 #[test]
-fn another_agents_process_that_a_record_names_is_not_adopted() {
+fn a_recorded_process_of_another_agent_is_not_adopted() {
     if !root() {
         return;
     }
@@ -824,7 +824,7 @@ fn another_agents_process_that_a_record_names_is_not_adopted() {
 }
 
 #[test]
-fn posing_as_a_launcher_again_and_again_does_not_fill_the_log() {
+fn repeated_false_launchers_do_not_fill_the_log() {
     let setup = Setup::new();
     put_tools(&setup);
     let daemon = setup.start(&honest("honest"));
@@ -841,7 +841,7 @@ fn posing_as_a_launcher_again_and_again_does_not_fill_the_log() {
 }
 
 #[test]
-fn a_mount_whose_path_is_no_text_takes_no_control_groups_away() {
+fn a_mount_with_a_non_utf_8_path_keeps_control_groups_usable() {
     const MOUNTED: &str = r#"[[ -n ${APART-} ]] || APART=yes exec unshare --mount --propagation private -- \
         bash -c "$BASH_EXECUTION_STRING" bash "$@"
     mkdir work/$'\xff\xfe \n' && mount -t tmpfs tmpfs work/$'\xff\xfe \n'"#;
@@ -864,7 +864,7 @@ fn a_mount_whose_path_is_no_text_takes_no_control_groups_away() {
 }
 
 #[test]
-fn control_groups_that_were_lost_are_told_and_had_again() {
+fn lost_control_groups_are_reported_and_regained() {
     const AT_MOST_NONE: &str = r#"while read -r _ point kind options _; do
         [[ $kind == cgroup2 && $options == rw* && -w $point/cgroup.procs ]] || continue
         mkdir "$point/lost.$$" && echo 0 >"$point/lost.$$/cgroup.max.descendants" &&
@@ -900,7 +900,7 @@ fn control_groups_that_were_lost_are_told_and_had_again() {
 }
 
 #[test]
-fn what_the_starter_of_the_daemon_left_open_reaches_nobody() {
+fn descriptors_the_daemon_inherits_reach_no_other_process() {
     let setup = Setup::new();
     let leaked = setup.path("leaked");
     setup.put(&leaked, "root's own words");
@@ -963,7 +963,7 @@ impl Drop for Hung {
 }
 
 #[test]
-fn a_mount_with_a_temporary_folders_name_keeps_no_launcher() {
+fn a_mount_named_like_a_temporary_directory_stops_no_launcher() {
     if !root() {
         return;
     }

@@ -137,7 +137,7 @@ fn cost_of_a_round(agents: usize) -> Option<BTreeMap<String, usize>> {
 }
 
 #[test]
-fn idling_takes_no_process_and_no_system_call_more_for_twenty_agents_than_for_one() {
+fn idling_costs_the_same_for_twenty_agents_as_for_one() {
     if !root() {
         return;
     }

@@ -32,7 +32,7 @@ os.execv("@LAUNCHER", ["@LAUNCHER", *sys.argv[1:]])
 "#;
 
 #[test]
-fn a_launcher_of_another_version_is_sent_away_and_replaced() {
+fn a_launcher_of_another_version_is_rejected_and_replaced() {
     let setup = Setup::new();
     let program = setup.path("bin/other-launcher");
     let real = binary().with_file_name("agentd-launcher");
@@ -50,7 +50,7 @@ fn a_launcher_of_another_version_is_sent_away_and_replaced() {
 }
 
 #[test]
-fn the_former_command_is_still_a_launcher() {
+fn the_former_launcher_command_still_works() {
     let setup = Setup::new();
     let program = setup.path("bin/former-launcher");
     // As a daemon of an earlier build starts it, from an executable that was replaced meanwhile.
@@ -62,7 +62,7 @@ fn the_former_command_is_still_a_launcher() {
 }
 
 #[test]
-fn the_launcher_is_a_program_of_its_own_beside_agentd() {
+fn the_launcher_is_a_separate_program_beside_agentd() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     let launcher = Process(daemon.wait_until_running("a")).parent();
     let argv = launcher.argv();

@@ -164,7 +164,7 @@ fn fault(served: &Served, VectorSelector { name, matchers, .. }: &VectorSelector
 }
 
 #[test]
-fn alerts_ask_for_what_is_served() {
+fn alerts_query_only_served_metrics() {
     let (_daemon, served) = daemon();
     let alerts = alerts();
     assert!(alerts.len() > 10);
@@ -203,7 +203,7 @@ fn alerts_ask_for_what_is_served() {
 }
 
 #[test]
-fn dashboard_asks_for_what_is_served() {
+fn the_dashboard_queries_only_served_metrics() {
     let (_daemon, served) = daemon();
     let dashboard = dashboard();
     let expressions = expressions(&dashboard);
@@ -224,7 +224,7 @@ fn dashboard_asks_for_what_is_served() {
 }
 
 #[test]
-fn dashboard_shows_every_state_by_its_name() {
+fn the_dashboard_shows_every_state_by_its_name() {
     let dashboard = dashboard();
     let timeline = panels(&dashboard).into_iter().find(|panel| panel["type"] == "state-timeline").unwrap();
     let words = timeline["fieldConfig"]["defaults"]["mappings"][0]["options"].as_object().unwrap();
@@ -237,7 +237,7 @@ fn dashboard_shows_every_state_by_its_name() {
 }
 
 #[test]
-fn dashboard_has_panels_that_do_not_overlap() {
+fn the_dashboards_panels_do_not_overlap() {
     let dashboard = dashboard();
     let panels = panels(&dashboard);
     let mut ids = BTreeSet::new();
@@ -258,7 +258,7 @@ fn dashboard_has_panels_that_do_not_overlap() {
 }
 
 #[test]
-fn what_is_never_served_is_found() {
+fn the_check_finds_a_metric_that_is_never_served() {
     let served =
         served("# TYPE agentd_agent_state gauge\nagentd_agent_state{agent=\"a\",state=\"running\"} 1\n# EOF\n");
     let faults = |expression: &str| read(expression).iter().find_map(|selector| fault(&served, selector));

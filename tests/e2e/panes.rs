@@ -5,7 +5,7 @@ use agentd::wire::status::State;
 use crate::support::{Setup, agent};
 
 #[test]
-fn last_line_of_70_kb_printed_right_before_exit_is_in_the_scrollback() {
+fn a_long_last_line_before_exit_is_in_the_scrollback() {
     let names = ["a", "b", "c", "d", "e", "f"];
     let daemon = Setup::new().start(&names.map(|name| agent(name, "print-bytes 70000; exit 0", "")).concat());
     for name in names {
@@ -20,7 +20,7 @@ fn last_line_of_70_kb_printed_right_before_exit_is_in_the_scrollback() {
 }
 
 #[test]
-fn screen_and_scrollback_of_earlier_runs_are_kept() {
+fn a_pane_keeps_screen_and_scrollback_of_earlier_runs() {
     let more = "restart = \"always\"\nmax_restarts = 2\nbackoff = [\"50ms\"]";
     let script = "append @WORK/runs x; print-lines 60; say the end of a run; exit 1";
     let daemon = Setup::new().start(&agent("a", script, more));
@@ -34,7 +34,7 @@ fn screen_and_scrollback_of_earlier_runs_are_kept() {
 }
 
 #[test]
-fn what_an_agent_left_on_its_screen_is_seen_without_scrolling() {
+fn an_agents_last_screen_is_visible_without_scrolling() {
     // tmux scrolls the screen by a line to say that the pane is dead.
     let daemon = Setup::new().start(&agent("a", "print-lines 5; say what the agent left; exit 3", ""));
     daemon.wait_for_state("a", State::Exited);
@@ -46,7 +46,7 @@ fn what_an_agent_left_on_its_screen_is_seen_without_scrolling() {
 }
 
 #[test]
-fn who_attaches_after_the_end_gets_a_live_shell_in_the_workdir() {
+fn attaching_after_the_end_opens_a_live_shell_in_the_workdir() {
     let daemon = Setup::new().start(&agent("a", "say what the agent left; exit 3", ""));
     daemon.wait_for_state("a", State::Exited);
     let mut operator = daemon.attach("a");
@@ -65,7 +65,7 @@ fn who_attaches_after_the_end_gets_a_live_shell_in_the_workdir() {
 }
 
 #[test]
-fn who_was_attached_at_the_end_gets_the_shell_too() {
+fn an_operator_attached_at_the_end_sees_the_shell() {
     let daemon = Setup::new().start(&agent("a", "say working; await-exit @WORK/end", ""));
     daemon.wait_until_running("a");
     let mut operator = daemon.attach("a");
@@ -97,7 +97,7 @@ fn an_attached_operator_stays_attached_across_a_restart() {
 }
 
 #[test]
-fn what_an_operator_types_reaches_the_agent() {
+fn an_operators_keys_reach_the_agent() {
     let daemon = Setup::new().start(&agent("a", "say ready; read-line @WORK/heard; say thanks; exit 0", ""));
     daemon.wait_until_running("a");
     let mut operator = daemon.attach("a");
@@ -108,7 +108,7 @@ fn what_an_operator_types_reaches_the_agent() {
 }
 
 #[test]
-fn ctrl_c_of_an_operator_is_the_agents_and_its_end_is_told() {
+fn an_operators_ctrl_c_ends_the_agent_and_is_reported() {
     let daemon = Setup::new().start(&agent("a", "log @WORK/log; on-signal SIGINT 7; say ready; sleep inf", ""));
     daemon.wait_until_running("a");
     let mut operator = daemon.attach("a");
@@ -119,7 +119,7 @@ fn ctrl_c_of_an_operator_is_the_agents_and_its_end_is_told() {
 }
 
 #[test]
-fn five_thousand_lines_of_history_are_kept() {
+fn a_pane_keeps_five_thousand_lines_of_history() {
     let daemon = Setup::new().start(&agent("a", "print-lines 4900; exit 0", ""));
     daemon.wait_for_state("a", State::Exited);
     daemon.wait("the first and the last line", || {
@@ -130,7 +130,7 @@ fn five_thousand_lines_of_history_are_kept() {
 }
 
 #[test]
-fn a_session_that_somebody_kills_is_a_failure_with_a_cause_and_policy_applies() {
+fn a_killed_session_is_a_failure_with_a_cause_under_policy() {
     let daemon =
         Setup::new().start(&agent("a", "log @WORK/log; sleep inf", "restart = \"on-failure\"\nbackoff = [\"10ms\"]"));
     let pid = daemon.wait_until_running("a");
@@ -153,7 +153,7 @@ fn killed(drawing: &str) -> String {
 }
 
 #[test]
-fn what_was_killed_on_the_alternate_screen_loses_nothing_of_the_other() {
+fn a_kill_on_the_alternate_screen_keeps_the_main_screen() {
     let daemon = Setup::new().start(&killed(r"\033[?1049h\033[?1000h\033[?1006h\033[2J\033[5;5Hthe interface"));
     daemon.wait_for_state("a", State::Backoff);
     daemon.wait("the end to be told", || daemon.screen("a").contains("[ended by SIGKILL]").then_some(()));
@@ -169,7 +169,7 @@ fn what_was_killed_on_the_alternate_screen_loses_nothing_of_the_other() {
 }
 
 #[test]
-fn how_it_ended_stands_below_all_that_was_on_the_screen() {
+fn the_end_notice_appears_below_the_last_screen() {
     let daemon = Setup::new().start(&killed(r"\033[2J\033[8;1Hbelow\033[5;20r\033[?6h\033[1;3Habove"));
     daemon.wait_for_state("a", State::Exited);
     let rows = daemon.wait("the end to be told", || {

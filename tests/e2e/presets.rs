@@ -51,7 +51,7 @@ fn assert_understood(daemon: &Daemon, name: &str, mode: &str, prompt: Option<&st
 }
 
 #[test]
-fn a_prompt_like_an_option_is_followed_by_every_preset() {
+fn every_preset_accepts_a_prompt_that_looks_like_an_option() {
     let setup = setup();
     fs::create_dir(setup.path("prompts")).unwrap();
     for (name, prompt) in TRICKY {
@@ -108,7 +108,7 @@ fn interactive_decides_whether_a_preset_ends() {
 }
 
 #[test]
-fn an_empty_folder_and_args_are_no_obstacle_to_codex() {
+fn codex_starts_in_an_empty_directory_with_args() {
     let jcard = entry("args", "codex", "prompt = \"fix the bug\"\nargs = [\"--json\"]")
         + &entry("flag", "codex", "prompt = \"fix the bug\"\nargs = [\"--skip-git-repo-check\", \"--json\"]")
         + &entry(

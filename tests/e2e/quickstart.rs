@@ -9,7 +9,7 @@ use crate::attach::{Terminal, detach};
 use crate::support::{Process, Setup, binary, path, run};
 
 #[test]
-fn quick_start_shows_agents_names_commands_and_leaves_nothing() {
+fn the_quick_start_runs_agents_and_leaves_nothing() {
     let setup = Setup::new();
     let screen = setup.path("screen");
     let mut child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/quickstart"))

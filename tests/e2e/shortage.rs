@@ -125,7 +125,7 @@ fn a_deputy_that_cannot_fork_is_named_and_tried_again() {
 }
 
 #[test]
-fn a_deputy_that_can_start_no_thread_holds_up_what_is_new_and_nothing_else() {
+fn a_deputy_without_threads_delays_only_new_work() {
     let (daemon, steady) = start(Setup::new());
     let process = deputy(&daemon);
     let limit = Limit::set(process, daemon.agent_account(), PROCESSES, 1);
@@ -182,7 +182,7 @@ fn take_descriptors(daemon: &Daemon) -> (Limit, Vec<UnixStream>) {
 }
 
 #[test]
-fn a_daemon_without_descriptors_says_so_to_one_client_after_the_other_and_goes_on_when_it_has_some() {
+fn a_daemon_without_descriptors_says_so_and_recovers() {
     // Time enough to take what the attempt that ended gives back.
     let patient = |jcard: String| jcard.replace("\"50ms\"", "\"4s\"");
     let daemon = Setup::new().args(["--resync", "200ms"]).start(&patient(two_agents()));
@@ -259,7 +259,7 @@ fn fill(folder: &Path, content: &[u8]) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_tmux_folder_without_room_is_named_and_a_server_is_started_once_there_is_some() {
+fn a_full_tmux_directory_is_named_and_delays_only_the_server() {
     if !root() {
         return;
     }
@@ -283,7 +283,7 @@ fn a_tmux_folder_without_room_is_named_and_a_server_is_started_once_there_is_som
 }
 
 #[test]
-fn a_state_directory_that_is_full_or_read_only_is_named_and_costs_no_agent_anything() {
+fn an_unwritable_state_directory_is_named_and_stops_no_agent() {
     if !root() {
         return;
     }
@@ -316,7 +316,7 @@ fn a_state_directory_that_is_full_or_read_only_is_named_and_costs_no_agent_anyth
 }
 
 #[test]
-fn a_daemon_whose_state_directory_is_full_or_read_only_starts_and_says_so() {
+fn a_daemon_with_an_unwritable_state_directory_starts() {
     if !root() {
         return;
     }
@@ -337,7 +337,7 @@ fn a_daemon_whose_state_directory_is_full_or_read_only_starts_and_says_so() {
 }
 
 #[test]
-fn a_workdir_that_vanishes_holds_up_the_next_start_in_it_and_nothing_else() {
+fn a_vanished_workdir_delays_only_the_next_start_in_it() {
     let setup = Setup::new();
     let away = setup.path("away");
     fs::create_dir(&away).unwrap();
@@ -361,7 +361,7 @@ fn a_workdir_that_vanishes_holds_up_the_next_start_in_it_and_nothing_else() {
 }
 
 #[test]
-fn a_user_that_is_removed_is_named_and_agents_start_again_once_it_is_back() {
+fn a_removed_user_is_named_and_agents_start_once_it_returns() {
     if !root() {
         return;
     }
@@ -393,7 +393,7 @@ fn start_times(daemon: &Daemon, log: &str) -> Vec<f64> {
 }
 
 #[test]
-fn a_wall_clock_that_jumps_hastens_and_delays_nothing() {
+fn a_wall_clock_jump_neither_hastens_nor_delays_anything() {
     const YEAR: i64 = 365 * 24 * 3600;
     let setup = Setup::new();
     let library = setup.path("bin/wall-clock.so");

@@ -48,7 +48,7 @@ impl Daemon {
 }
 
 #[test]
-fn agents_do_not_notice_that_the_daemon_is_killed_and_the_next_one_has_them_within_a_second() {
+fn the_next_daemon_adopts_running_agents_within_a_second() {
     let names: Vec<String> = (0..10).map(|number| format!("a{number}")).collect();
     let jcard: String = names.iter().map(|name| agent(name, &format!("log @WORK/{name}; sleep inf"), "")).collect();
     let mut daemon = Setup::new().start(&jcard);
@@ -69,7 +69,7 @@ fn agents_do_not_notice_that_the_daemon_is_killed_and_the_next_one_has_them_with
 }
 
 #[test]
-fn an_agent_that_was_taken_over_is_stopped_restarted_and_told_of_as_any_other() {
+fn an_adopted_agent_is_managed_like_any_other() {
     let script = "log @WORK/log; on-signal INT 0; await-exit @WORK/exit";
     let mut daemon = Setup::new().start(&agent("a", script, "restart = 'on-failure'\nbackoff = ['0s']"));
     let before = daemon.wait_until_running("a");
@@ -89,7 +89,7 @@ fn an_agent_that_was_taken_over_is_stopped_restarted_and_told_of_as_any_other() 
 }
 
 #[test]
-fn an_end_that_no_daemon_saw_is_accounted_for_with_its_status_and_time_and_policy_applies() {
+fn an_end_without_a_daemon_is_recorded_with_status_and_time() {
     let mut daemon = Setup::new().start(
         &[
             agent("fails", "log @WORK/fails; await-exit @WORK/exit", "restart = 'on-failure'\nbackoff = ['0s']"),
@@ -122,7 +122,7 @@ fn an_end_that_no_daemon_saw_is_accounted_for_with_its_status_and_time_and_polic
 }
 
 #[test]
-fn a_run_that_no_daemon_saw_is_told_of_from_its_start_to_its_end() {
+fn a_run_without_a_daemon_is_reported_from_start_to_end() {
     if !root() {
         return;
     }
@@ -154,7 +154,7 @@ fn a_run_that_no_daemon_saw_is_told_of_from_its_start_to_its_end() {
 }
 
 #[test]
-fn when_even_the_launcher_is_gone_tmux_tells_how_it_ended() {
+fn tmux_reports_the_exit_if_the_launcher_is_gone() {
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", ""));
     let pid = daemon.wait_until_running("a");
     daemon.wait_for_record("a", "\"running\"");
@@ -169,7 +169,7 @@ fn when_even_the_launcher_is_gone_tmux_tells_how_it_ended() {
 }
 
 #[test]
-fn a_tmux_server_that_died_unseen_is_the_cause_of_the_end_and_policy_applies() {
+fn a_tmux_server_that_died_unseen_is_the_reported_cause() {
     let mut daemon =
         Setup::new().start(&agent("a", "log @WORK/log; sleep inf", "restart = 'always'\nbackoff = ['0s']"));
     let pid = daemon.wait_until_running("a");
@@ -184,7 +184,7 @@ fn a_tmux_server_that_died_unseen_is_the_cause_of_the_end_and_policy_applies() {
 }
 
 #[test]
-fn a_backoff_goes_on_where_it_was() {
+fn a_backoff_continues_under_the_next_daemon() {
     let mut daemon =
         Setup::new().start(&agent("a", "log @WORK/log; exit 1", "restart = 'on-failure'\nbackoff = ['3s']"));
     let before = daemon.wait_for_state("a", State::Backoff);
@@ -200,7 +200,7 @@ fn a_backoff_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_stop_goes_on_to_its_deadline_and_is_two_sigints() {
+fn a_stop_keeps_its_deadline_and_sends_two_sigints() {
     let script = "log @WORK/log; on-signal INT note; sleep inf";
     let mut daemon = Setup::new().start(&agent("a", script, "grace_period = '4s'"));
     let pid = daemon.wait_until_running("a");
@@ -241,7 +241,7 @@ fn cut_off_before_the_second_attempt() -> Daemon {
 }
 
 #[test]
-fn an_attempt_that_was_cut_off_is_not_taken_to_have_ended_as_the_one_before_did() {
+fn an_interrupted_attempt_does_not_inherit_the_previous_end() {
     let mut daemon = cut_off_before_the_second_attempt();
     daemon.start_again();
     daemon.wait_for_starts("log", 2);
@@ -250,7 +250,7 @@ fn an_attempt_that_was_cut_off_is_not_taken_to_have_ended_as_the_one_before_did(
 }
 
 #[test]
-fn an_attempt_that_was_cut_off_is_made_up_for_by_daemons_that_are_killed_after_a_second() {
+fn short_lived_daemons_still_complete_an_interrupted_attempt() {
     let mut daemon = cut_off_before_the_second_attempt();
     let started = (0..10).any(|_| {
         daemon.start_again();
@@ -265,7 +265,7 @@ fn an_attempt_that_was_cut_off_is_made_up_for_by_daemons_that_are_killed_after_a
 }
 
 #[test]
-fn a_timeout_passes_when_it_would_have() {
+fn a_timeout_keeps_its_deadline_across_daemons() {
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", "timeout = '3s'\nrestart = 'always'"));
     daemon.wait_until_running("a");
     daemon.wait_for_record("a", "\"running\"");
@@ -278,7 +278,7 @@ fn a_timeout_passes_when_it_would_have() {
 }
 
 #[test]
-fn what_was_told_is_not_taken_back() {
+fn the_next_daemon_contradicts_nothing_reported_before() {
     let policy = "restart = 'always'\nbackoff = ['20ms']";
     let mut daemon = Setup::new().start(&agent("a", "exit 1", policy));
     for _ in 0..15 {
@@ -295,7 +295,7 @@ fn what_was_told_is_not_taken_back() {
 }
 
 #[test]
-fn what_is_over_stays_over() {
+fn a_finished_agent_stays_finished() {
     let mut daemon = Setup::new().start(
         &[
             agent("done", "log @WORK/done; exit 0", ""),
@@ -316,7 +316,7 @@ fn what_is_over_stays_over() {
 }
 
 #[test]
-fn what_was_edited_meanwhile_is_acted_on_and_nothing_else_is() {
+fn the_next_daemon_applies_only_what_was_edited_meanwhile() {
     let old: Vec<String> = ["same", "policy", "launch", "gone", "secret"]
         .map(|name| {
             let secrets = if name == "secret" { "secrets = ['KEY']" } else { "secrets = []" };
@@ -353,7 +353,7 @@ fn what_was_edited_meanwhile_is_acted_on_and_nothing_else_is() {
 }
 
 #[test]
-fn a_daemon_that_is_killed_in_the_middle_of_anything_leaves_no_agent_twice_and_none_forgotten() {
+fn a_daemon_killed_at_any_point_doubles_and_forgets_no_agent() {
     let script = "log @WORK/log; child @WORK/child; sleep inf";
     let old = |word: &str| agent("a", &format!("{script}; say {word}"), "grace_period = '100ms'");
     let mut daemon = Setup::new().args(["--settle", "0ms"]).start(&old("0"));
@@ -378,7 +378,7 @@ fn a_daemon_that_is_killed_in_the_middle_of_anything_leaves_no_agent_twice_and_n
 }
 
 #[test]
-fn a_record_that_cannot_be_used_is_reported_and_no_agent_is_touched() {
+fn an_unusable_record_is_reported_and_no_agent_is_touched() {
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", ""));
     let pid = daemon.wait_until_running("a");
     for text in ["", "{\"version\":1,\"boot", "no record", "{\"version\":99,\"boot\":\"x\",\"agent\":{}}"] {
@@ -400,7 +400,7 @@ fn a_record_that_cannot_be_used_is_reported_and_no_agent_is_touched() {
 }
 
 #[test]
-fn a_record_that_cannot_be_written_is_reported_until_it_can_and_agents_live_on() {
+fn an_unwritable_record_is_reported_and_agents_live_on() {
     let daemon =
         Setup::new().start(&agent("a", "log @WORK/log; await-exit @WORK/exit", "restart = 'always'\nbackoff = ['0s']"));
     daemon.wait_until_running("a");
@@ -418,7 +418,7 @@ fn a_record_that_cannot_be_written_is_reported_until_it_can_and_agents_live_on()
 }
 
 #[test]
-fn a_session_of_an_agent_that_nobody_remembers_or_declares_is_stopped_and_an_operators_is_not() {
+fn a_forgotten_agents_session_is_stopped_but_not_an_operators() {
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; on-signal INT 0; sleep inf", ""));
     let pid = daemon.wait_until_running("a");
     daemon.wait_for_starts("log", 1);
@@ -434,7 +434,7 @@ fn a_session_of_an_agent_that_nobody_remembers_or_declares_is_stopped_and_an_ope
 }
 
 #[test]
-fn sigterm_leaves_agents_to_the_next_daemon_if_told_to() {
+fn sigterm_leaves_agents_to_the_next_daemon_if_configured() {
     let mut daemon = Setup::new().args(["--on-terminate", "detach"]).start(&agent(
         "a",
         "log @WORK/log; on-signal INT 0; sleep inf",
@@ -455,7 +455,7 @@ fn sigterm_leaves_agents_to_the_next_daemon_if_told_to() {
 }
 
 #[test]
-fn secrets_that_cannot_be_read_after_a_restart_touch_no_agent() {
+fn unreadable_secrets_after_a_restart_affect_no_agent() {
     let setup = Setup::new();
     setup.secret("KEY", "one");
     let mut daemon = setup.start(&agent("a", "log @WORK/log; sleep inf", ""));
@@ -480,7 +480,7 @@ fn secrets_that_cannot_be_read_after_a_restart_touch_no_agent() {
 }
 
 #[test]
-fn the_former_end_in_a_pane_is_not_that_of_an_attempt_which_never_got_there() {
+fn a_panes_earlier_end_is_not_that_of_an_unstarted_attempt() {
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", ""));
     daemon.wait_until_running("a");
     daemon.wait_for_starts("log", 1);
@@ -498,7 +498,7 @@ fn the_former_end_in_a_pane_is_not_that_of_an_attempt_which_never_got_there() {
 }
 
 #[test]
-fn an_agent_that_runs_without_a_record_is_known_to_while_its_entry_lacks_something_and_is_stopped_when_that_goes() {
+fn an_unrecorded_agent_is_known_until_its_entry_is_removed() {
     let lacking = |more: &str| agent("a", "log @WORK/log; on-signal INT 0; sleep inf", more);
     for more in ["secrets = ['NOT_THERE']", "workdir = 7"] {
         let mut daemon = Setup::new().start(&lacking(""));
@@ -518,7 +518,7 @@ fn an_agent_that_runs_without_a_record_is_known_to_while_its_entry_lacks_somethi
 }
 
 #[test]
-fn an_agent_that_completed_unseen_before_its_timeout_has_completed() {
+fn an_agent_that_completed_unseen_before_its_timeout_is_done() {
     let script = "log @WORK/log; wait-for @WORK/done; exit 0";
     let mut daemon = Setup::new().start(&agent("a", script, "timeout = '2s'"));
     let pid = daemon.wait_until_running("a");
@@ -535,7 +535,7 @@ fn an_agent_that_completed_unseen_before_its_timeout_has_completed() {
 }
 
 #[test]
-fn a_copy_of_a_record_is_reported_and_kills_nobody() {
+fn a_copied_record_is_reported_and_kills_no_one() {
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", ""));
     let pid = daemon.wait_until_running("a");
     daemon.wait_for_starts("log", 1);
@@ -553,7 +553,7 @@ fn a_copy_of_a_record_is_reported_and_kills_nobody() {
 }
 
 #[test]
-fn a_record_that_is_behind_does_not_take_a_living_agent_for_dead() {
+fn an_outdated_record_does_not_declare_a_live_agent_dead() {
     let first = agent("a", "log @WORK/log; sleep inf", "");
     let mut daemon = Setup::new().start(&first);
     daemon.wait_until_running("a");
@@ -574,7 +574,7 @@ fn a_record_that_is_behind_does_not_take_a_living_agent_for_dead() {
 }
 
 #[test]
-fn an_edit_after_a_restart_is_acted_on_although_some_secret_is_bad() {
+fn an_edit_after_a_restart_applies_despite_a_bad_secret() {
     let setup = Setup::new();
     setup.secret("BAD", b"x\0y");
     let mut daemon = setup.start(&agent("a", "log @WORK/log; sleep inf", ""));
@@ -589,7 +589,7 @@ fn an_edit_after_a_restart_is_acted_on_although_some_secret_is_bad() {
 }
 
 #[test]
-fn an_edit_is_acted_on_also_where_the_key_of_the_record_was_lost() {
+fn an_edit_applies_even_if_the_records_key_is_lost() {
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", ""));
     let pid = daemon.wait_until_running("a");
     daemon.wait_for_starts("log", 1);
@@ -608,7 +608,7 @@ fn an_edit_is_acted_on_also_where_the_key_of_the_record_was_lost() {
 }
 
 #[test]
-fn a_state_directory_behind_a_link_is_as_good_as_any() {
+fn a_state_directory_behind_a_link_works() {
     let setup = Setup::new();
     fs::create_dir(setup.path("elsewhere")).unwrap();
     give(&setup.path("elsewhere"), &setup.daemon_account());
@@ -666,7 +666,7 @@ fn make_absurd(record: &mut serde_json::Value) -> usize {
 }
 
 #[test]
-fn a_screen_with_a_secret_that_is_no_longer_known_is_not_logged() {
+fn a_screen_with_a_forgotten_secret_is_not_logged() {
     let setup = Setup::new();
     setup.secret("KEY", "the-former-secret-value");
     let shows = agent("a", "", "").replace("\"@HARNESS\"", "['bash', '-c', 'echo $KEY; exec sleep 1000']");

@@ -125,12 +125,12 @@ fn stop_the_server(time: Duration) {
 }
 
 #[test]
-fn a_server_that_is_stopped_for_a_moment_costs_nobody_anything() {
+fn a_briefly_stopped_server_causes_no_harm() {
     stop_the_server(Duration::from_secs(3));
 }
 
 #[test]
-fn a_server_that_is_stopped_for_longer_than_anybody_waits_for_it_is_named_and_work_goes_on_after() {
+fn a_server_stopped_for_long_is_named_until_it_resumes() {
     // Longer than a tmux client may take. How long can be said, for a try at the full length of the promise.
     let seconds = std::env::var("STOP_TMUX_FOR_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
     stop_the_server(Duration::from_secs(seconds.unwrap_or(14)));
@@ -167,7 +167,7 @@ fn check_that_it_runs_once(daemon: &Daemon, name: &str, log: &str, starts: usize
 }
 
 #[test]
-fn a_session_that_is_made_when_nobody_waits_for_it_any_more_is_used_for_the_next_try() {
+fn a_session_created_too_late_serves_the_next_try() {
     let daemon = stop_the_server_before("new-session", |daemon| {
         daemon.edit_jcard(&(two_agents() + &agent("late", "log @WORK/late; sleep inf", "")));
     });
@@ -175,13 +175,13 @@ fn a_session_that_is_made_when_nobody_waits_for_it_any_more_is_used_for_the_next
 }
 
 #[test]
-fn a_pane_that_is_given_to_a_launcher_when_nobody_waits_for_it_any_more_is_used_for_the_next_try() {
+fn a_pane_given_to_a_launcher_too_late_serves_the_next_try() {
     let daemon = stop_the_server_before("respawn-pane", |daemon| daemon.put(&daemon.work("end"), "3"));
     check_that_it_runs_once(&daemon, "again", "again", 2);
 }
 
 #[test]
-fn agents_of_a_server_that_is_killed_are_lost_with_that_cause_and_policy_applies_in_a_new_one() {
+fn agents_of_a_killed_server_restart_by_policy_in_a_new_one() {
     let once = agent("once", "log @WORK/once; sleep inf", "");
     let again = agent("again", "log @WORK/again; sleep inf", "restart = \"on-failure\"\nbackoff = [\"50ms\"]");
     let daemon = Setup::new().start(&(once + &again));
@@ -217,7 +217,7 @@ const NEEDED: [(&str, &str); 6] = [
 ];
 
 #[test]
-fn server_that_is_taken_over_gets_the_options_and_sizes_of_agents() {
+fn an_adopted_server_receives_the_options_and_sizes_of_agents() {
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/a; sleep inf", ""));
     daemon.wait_until_running("a");
     let option = |daemon: &Daemon, name: &str| daemon.tmux(&["show-options", "-gqv", name]).unwrap().trim().to_owned();
@@ -257,7 +257,7 @@ fn two_agents() -> String {
 }
 
 #[test]
-fn a_removed_socket_is_made_anew_for_a_launch_by_the_server_that_had_it() {
+fn a_server_recreates_its_removed_socket_for_a_launch() {
     let daemon = Setup::new().start(&two_agents());
     daemon.wait_until_running("steady");
     daemon.wait_until_running("again");
@@ -275,7 +275,7 @@ fn a_removed_socket_is_made_anew_for_a_launch_by_the_server_that_had_it() {
 }
 
 #[test]
-fn a_removed_socket_is_made_anew_also_when_nothing_is_to_be_launched() {
+fn a_server_recreates_its_removed_socket_without_a_launch() {
     let daemon = Setup::new().start(&two_agents());
     daemon.wait_until_running("steady");
     let first = server(&daemon);
@@ -285,7 +285,7 @@ fn a_removed_socket_is_made_anew_also_when_nothing_is_to_be_launched() {
 }
 
 #[test]
-fn a_folder_that_loses_both_sockets_gets_them_back_and_agents_are_launched_again() {
+fn both_removed_sockets_return_and_agents_launch_again() {
     let daemon = Setup::new().start(&two_agents());
     daemon.wait_until_running("steady");
     daemon.wait_until_running("again");
@@ -301,7 +301,7 @@ fn a_folder_that_loses_both_sockets_gets_them_back_and_agents_are_launched_again
 }
 
 #[test]
-fn a_server_that_is_stopped_and_has_no_socket_is_waited_for_and_not_replaced() {
+fn a_stopped_server_without_a_socket_is_not_replaced() {
     let daemon = Setup::new().start(&two_agents());
     daemon.wait_until_running("steady");
     daemon.wait_until_running("again");
@@ -320,7 +320,7 @@ fn a_server_that_is_stopped_and_has_no_socket_is_waited_for_and_not_replaced() {
 }
 
 #[test]
-fn a_missing_tmux_is_named_and_one_that_appears_is_used() {
+fn a_missing_tmux_is_named_and_used_once_it_appears() {
     let daemon = with_own_tmux(Setup::new()).start(&agent("a", "log @WORK/log; sleep inf", ""));
     let agent = daemon.wait_until("a", "held up, and says why", |agent| agent.error.is_some());
     let error = agent.error.unwrap();
@@ -334,7 +334,7 @@ fn a_missing_tmux_is_named_and_one_that_appears_is_used() {
 }
 
 #[test]
-fn a_tmux_that_is_too_old_is_named_with_the_version_that_is_needed_and_a_newer_one_is_used() {
+fn an_old_tmux_is_named_with_the_required_version() {
     let setup = with_own_tmux(Setup::new());
     put_tmux(
         &setup,
@@ -357,7 +357,7 @@ const STRANGERS: [&str; 3] = [
 ];
 
 #[test]
-fn a_server_that_does_not_understand_the_installed_tmux_is_spoken_to_by_its_own() {
+fn the_daemon_uses_the_servers_own_tmux_if_versions_differ() {
     for message in STRANGERS {
         let setup = with_own_tmux(Setup::new());
         put_tmux(&setup, "");
@@ -382,7 +382,7 @@ fn a_server_that_does_not_understand_the_installed_tmux_is_spoken_to_by_its_own(
 }
 
 #[test]
-fn a_server_that_understands_no_tmux_that_is_left_keeps_its_agents_and_the_error_says_what_to_do() {
+fn a_server_without_a_usable_tmux_keeps_its_agents() {
     let setup = with_own_tmux(Setup::new());
     put_tmux(&setup, "");
     // A copy that refuses to be started again.
@@ -406,7 +406,7 @@ fn a_server_that_understands_no_tmux_that_is_left_keeps_its_agents_and_the_error
 }
 
 #[test]
-fn a_tmux_server_that_somebody_else_starts_is_waited_for_and_set_up_each_time() {
+fn a_foreign_tmux_server_is_awaited_and_set_up_each_time() {
     let script = "log @WORK/log; sleep inf";
     let daemon = Setup::new().args(["--await-tmux"]).start(&agent("a", script, "restart = 'always'\nbackoff = ['0s']"));
     let start_server = || {

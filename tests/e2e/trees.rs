@@ -115,22 +115,22 @@ fn a_stop_leaves_nothing(by: By, shapes: &[&str]) {
 }
 
 #[test]
-fn a_stop_leaves_nothing_of_any_shape_in_control_groups() {
+fn a_stop_leaves_no_process_in_control_groups() {
     a_stop_leaves_nothing(By::Group, &SHAPES);
 }
 
 #[test]
-fn a_stop_leaves_nothing_of_any_shape_where_control_groups_are_read_only() {
+fn a_stop_leaves_no_process_with_read_only_control_groups() {
     a_stop_leaves_nothing(By::Mark, &SHAPES);
 }
 
 #[test]
-fn a_stop_leaves_nothing_of_any_shape_without_root() {
+fn a_stop_leaves_no_process_without_root() {
     a_stop_leaves_nothing(By::MarkAsUser, &SHAPES);
 }
 
 #[test]
-fn a_stop_finds_in_a_control_group_what_is_found_by_nothing_else() {
+fn a_stop_finds_processes_only_a_control_group_reveals() {
     a_stop_leaves_nothing(By::Group, &["hides"]);
 }
 
@@ -156,17 +156,17 @@ fn a_stop_by_the_next_daemon_leaves_nothing(by: By, shapes: &[&str]) {
 }
 
 #[test]
-fn a_stop_by_the_next_daemon_leaves_nothing_in_control_groups() {
+fn a_stop_by_the_next_daemon_ends_all_in_control_groups() {
     a_stop_by_the_next_daemon_leaves_nothing(By::Group, &[&SHAPES[..], &["hides"]].concat());
 }
 
 #[test]
-fn a_stop_by_the_next_daemon_leaves_nothing_where_control_groups_are_read_only() {
+fn a_stop_by_the_next_daemon_ends_all_in_read_only_groups() {
     a_stop_by_the_next_daemon_leaves_nothing(By::Mark, &SHAPES);
 }
 
 #[test]
-fn a_stop_by_the_next_daemon_leaves_nothing_without_root() {
+fn a_stop_by_the_next_daemon_ends_all_without_root() {
     a_stop_by_the_next_daemon_leaves_nothing(By::MarkAsUser, &SHAPES);
 }
 
@@ -188,22 +188,22 @@ fn shapes_that_end() -> Vec<&'static str> {
 }
 
 #[test]
-fn nothing_is_left_of_any_shape_when_the_next_attempt_begins_in_control_groups() {
+fn the_next_attempt_finds_no_leftovers_in_control_groups() {
     an_end_leaves_nothing(By::Group, &shapes_that_end());
 }
 
 #[test]
-fn nothing_is_left_of_any_shape_when_the_next_attempt_begins_where_control_groups_are_read_only() {
+fn the_next_attempt_finds_no_leftovers_in_read_only_groups() {
     an_end_leaves_nothing(By::Mark, &shapes_that_end());
 }
 
 #[test]
-fn nothing_is_left_of_any_shape_when_the_next_attempt_begins_without_root() {
+fn the_next_attempt_finds_no_leftovers_without_root() {
     an_end_leaves_nothing(By::MarkAsUser, &shapes_that_end());
 }
 
 #[test]
-fn the_next_attempt_finds_nothing_that_only_a_control_group_can_find() {
+fn the_next_attempt_finds_no_leftovers_only_a_group_reveals() {
     an_end_leaves_nothing(By::Group, &["hides"]);
 }
 
@@ -228,22 +228,22 @@ fn the_next_daemon_ends_what_is_left(by: By) {
 }
 
 #[test]
-fn the_next_daemon_ends_what_is_left_in_a_control_group() {
+fn the_next_daemon_ends_leftovers_in_a_control_group() {
     the_next_daemon_ends_what_is_left(By::Group);
 }
 
 #[test]
-fn the_next_daemon_ends_what_is_left_with_a_mark() {
+fn the_next_daemon_ends_leftovers_with_a_mark() {
     the_next_daemon_ends_what_is_left(By::Mark);
 }
 
 #[test]
-fn the_next_daemon_ends_what_is_left_without_root() {
+fn the_next_daemon_ends_leftovers_without_root() {
     the_next_daemon_ends_what_is_left(By::MarkAsUser);
 }
 
 #[test]
-fn what_a_login_leaves_running_is_the_agents_too() {
+fn processes_left_by_a_login_belong_to_the_agent() {
     for by in [By::Group, By::Mark] {
         let Some(setup) = setup(by) else { continue };
         let Some(daemon) = start_in(setup.user("busy"), by, &shape("kills-launcher", "stop", "")) else { continue };
@@ -304,22 +304,22 @@ fn mark_of(daemon: &Daemon, name: &str) -> String {
 }
 
 #[test]
-fn bystanders_of_control_groups_live_on() {
+fn bystanders_of_control_groups_survive() {
     bystanders_live_on(By::Group);
 }
 
 #[test]
-fn bystanders_of_marks_live_on() {
+fn bystanders_of_marks_survive() {
     bystanders_live_on(By::Mark);
 }
 
 #[test]
-fn bystanders_of_agents_without_root_live_on() {
+fn bystanders_of_agents_without_root_survive() {
     bystanders_live_on(By::MarkAsUser);
 }
 
 #[test]
-fn a_kill_spares_the_launcher_which_tells_how_the_harness_ended() {
+fn a_kill_spares_the_launcher_to_report_the_harness_exit() {
     for by in [By::Group, By::Mark, By::MarkAsUser] {
         let Some(daemon) = start(by, &shape("ignores-signals", "stop", "timeout = \"1s\"")) else { continue };
         let agent = daemon.wait_for_state("ignores-signals", State::Exited);
@@ -328,7 +328,7 @@ fn a_kill_spares_the_launcher_which_tells_how_the_harness_ended() {
 }
 
 #[test]
-fn the_groups_of_a_daemon_go_with_it() {
+fn a_daemons_control_groups_are_removed_with_it() {
     let Some(mut daemon) = start(By::Group, &shape("orphan", "stop", "")) else { return };
     daemon.wait_for_file("orphan-ready");
     let harness = daemon.wait_until_running("orphan");
@@ -349,7 +349,7 @@ fn the_groups_of_a_daemon_go_with_it() {
 }
 
 #[test]
-fn an_agent_asked_for_alone_shows_what_it_takes_of_the_machine() {
+fn a_single_agents_status_shows_its_resource_usage() {
     let Some(daemon) = start(By::Group, &agent("busy", "sleep inf", "")) else { return };
     daemon.wait_until_running("busy");
     let one: AgentStatus = serde_json::from_str(&daemon.get("/v1/agents/busy").body).unwrap();
@@ -358,7 +358,7 @@ fn an_agent_asked_for_alone_shows_what_it_takes_of_the_machine() {
 }
 
 #[test]
-fn limits_that_cannot_be_applied_are_told_and_the_agent_runs() {
+fn limits_that_cannot_be_applied_are_reported_and_harmless() {
     let daemon = Setup::new().start(&(agent("a", "sleep inf", "memory = '1GiB'") + &agent("b", "sleep inf", "")));
     daemon.wait_until_running("a");
     daemon.wait_until_running("b");

@@ -42,7 +42,7 @@ fn end(daemon: &Daemon, name: &str, status: u8) {
 }
 
 #[test]
-fn wait_ends_when_the_agent_has_and_with_its_status_on_demand() {
+fn wait_ends_with_the_agent_and_with_its_status_on_request() {
     let daemon = Setup::new().start(&(ender("a") + &agent("killed", "die KILL", "")));
     daemon.wait_until_running("a");
     let mut waiting = waiting(&daemon, &["A", "--exit-code"]);
@@ -58,7 +58,7 @@ fn wait_ends_when_the_agent_has_and_with_its_status_on_demand() {
 }
 
 #[test]
-fn wait_tells_apart_what_will_not_come_what_did_not_come_in_time_and_what_it_cannot_know() {
+fn wait_distinguishes_never_from_timed_out_and_unknown() {
     let mut daemon = Setup::new()
         .start(&(agent("sleeper", "sleep inf", "") + &agent("failed", "exit 3", "") + "[[agents]]\nname = \"bad\"\n"));
     daemon.wait_until_running("sleeper");
@@ -85,7 +85,7 @@ fn wait_tells_apart_what_will_not_come_what_did_not_come_in_time_and_what_it_can
 }
 
 #[test]
-fn wait_finds_an_agent_that_was_declared_this_moment() {
+fn wait_finds_an_agent_that_was_declared_just_now() {
     let daemon = Setup::new().args(["--settle", "300ms"]).start("");
     daemon.edit_jcard(&agent("new", "exit 0", ""));
     let (code, said) = wait(&daemon, &["new", "--timeout", "20s"]);
@@ -106,7 +106,7 @@ fn wait_notices_that_its_agent_was_removed() {
 }
 
 #[test]
-fn wait_outlasts_daemons_and_is_there_before_the_first() {
+fn wait_outlasts_daemons_and_may_start_before_the_first() {
     let setup = Setup::new();
     setup.edit_jcard(&ender("a"));
     let mut waiting = waiting(&setup, &["a", "--exit-code", "--timeout", "1h"]);
@@ -148,7 +148,7 @@ fn explained(daemon: &Daemon, name: &str) -> String {
 }
 
 #[test]
-fn explain_says_why_what_next_and_what_would_change_it_for_every_state() {
+fn explain_states_the_cause_and_next_step_for_every_state() {
     let waiting = agent("waiting", "exit 0", "secrets = [\"KEY\"]").replace("@WORK", "@DIR/later");
     let jcard = waiting
         + &agent("completed", "exit 0", "")
@@ -213,7 +213,7 @@ fn explain_as_json_is_data_and_its_sentences_fit_80_columns() {
 }
 
 #[test]
-fn explain_says_what_it_cannot_know_and_what_the_daemon_complains_of() {
+fn explain_names_unknowns_and_the_daemons_errors() {
     let mut daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     daemon.edit_jcard("[[agents");
@@ -282,7 +282,7 @@ fn flags(setup: &Setup) -> Vec<String> {
 }
 
 #[test]
-fn doctor_finds_nothing_wrong_with_a_healthy_daemon_whose_places_it_knows_from_its_command_line() {
+fn doctor_finds_no_fault_in_a_daemon_known_by_its_command_line() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     daemon.secret("KEY", "secret");
     daemon.wait_until_running("a");
@@ -314,7 +314,7 @@ fn doctor_finds_nothing_wrong_with_a_healthy_daemon_whose_places_it_knows_from_i
 }
 
 #[test]
-fn doctor_names_groups_that_the_tmux_server_was_not_started_with() {
+fn doctor_names_groups_that_the_tmux_server_lacks() {
     if !root() {
         return;
     }
@@ -341,7 +341,7 @@ fn doctor_names_groups_that_the_tmux_server_was_not_started_with() {
 }
 
 #[test]
-fn doctor_looks_at_everything_of_a_daemon_of_ones_own() {
+fn doctor_examines_everything_of_the_users_own_daemon() {
     let daemon = Setup::of(Who::User).start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     let found = doctor(&daemon);
@@ -352,7 +352,7 @@ fn doctor_looks_at_everything_of_a_daemon_of_ones_own() {
 }
 
 #[test]
-fn doctor_says_what_who_is_not_root_could_not_look_at_and_as_whom_to_ask() {
+fn doctor_says_what_only_root_could_examine() {
     if !root() {
         return;
     }
@@ -395,7 +395,7 @@ fn doctor_says_what_who_is_not_root_could_not_look_at_and_as_whom_to_ask() {
 }
 
 #[test]
-fn doctor_names_what_is_wrong_with_its_remedy_and_fails() {
+fn doctor_names_each_fault_with_its_remedy_and_fails() {
     if !root() {
         return;
     }
@@ -441,7 +441,7 @@ fn doctor_names_what_is_wrong_with_its_remedy_and_fails() {
 }
 
 #[test]
-fn doctor_tells_an_old_tmux_and_none_at_all() {
+fn doctor_distinguishes_an_old_tmux_from_a_missing_one() {
     let old = Setup::new();
     fs::create_dir(old.path("old")).unwrap();
     old.put(&old.path("old/tmux"), "#!/bin/sh\necho tmux 3.1c\n");
@@ -479,7 +479,7 @@ fn doctor_runs_no_tmux_as_root() {
 }
 
 #[test]
-fn an_agent_that_nobody_knows_is_an_error_of_every_verb() {
+fn an_unknown_agent_is_an_error_of_every_command() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     for (words, expected) in [
@@ -525,7 +525,7 @@ fn a_wrong_value_is_misuse_and_needs_no_daemon() {
 }
 
 #[test]
-fn what_the_daemon_refuses_is_said_without_its_paths() {
+fn a_refusal_of_the_daemon_is_printed_without_its_paths() {
     let daemon = Setup::new().start(&agent("late", "sleep inf", "secrets = [\"KEY\"]"));
     daemon.wait_for_state("late", State::Waiting);
     for (verb_, expected) in [
@@ -541,7 +541,7 @@ fn what_the_daemon_refuses_is_said_without_its_paths() {
 }
 
 #[test]
-fn explain_and_the_api_say_the_same_since() {
+fn explain_and_the_api_report_the_same_since() {
     let daemon = Setup::new().start(
         &(agent("running", "sleep inf", "")
             + &agent("over", "exit 3", "")
@@ -566,7 +566,7 @@ fn explain_and_the_api_say_the_same_since() {
 }
 
 #[test]
-fn verbs_that_print_end_well_when_their_reader_has_had_enough() {
+fn printing_commands_exit_0_when_their_reader_closes_early() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     let jcard = daemon.jcard();
@@ -594,7 +594,7 @@ fn verbs_that_print_end_well_when_their_reader_has_had_enough() {
 }
 
 #[test]
-fn verbs_that_follow_end_when_their_reader_is_gone() {
+fn following_commands_end_when_their_reader_is_gone() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     for words in [&["events", "-f", "a"][..], &["logs", "-f", "a"], &["watch", "--follow", "a"]] {
@@ -610,7 +610,7 @@ fn verbs_that_follow_end_when_their_reader_is_gone() {
 }
 
 #[test]
-fn status_says_since_when_an_agent_is_stopping() {
+fn status_shows_since_when_an_agent_has_been_stopping() {
     let daemon = Setup::new().start(&agent("a", "on-signal INT note; append @WORK/ready yes; sleep inf", ""));
     daemon.wait_for_file("ready");
     daemon.edit_jcard("[project]\nname = \"x\"\n");
