@@ -1,4 +1,4 @@
-//! How an agent runs and ends, and what is told of it.
+//! How an agent runs and ends, and what the API reports about it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -64,13 +64,13 @@ fn death_by_a_real_time_signal_is_reported_by_its_name() {
             "{:?}",
             agent.exit
         );
-        daemon.wait("its last words", || daemon.screen(name).contains(&format!("[ended by {signal}]")).then_some(()));
+        daemon.wait("its last output", || daemon.screen(name).contains(&format!("[ended by {signal}]")).then_some(()));
     }
 }
 
 #[test]
 fn orphans_that_die_by_any_signal_end_no_agent() {
-    // Each leaves its parent before it dies; what a signal does not kill is killed.
+    // Each orphan leaves its parent before it dies. SIGKILL ends those that a signal does not kill.
     let orphans = "for n in $(seq 64); do for k in 1 2 3; do \
                    (python3 -c \"import os; os.fork() and os._exit(0); os.kill(os.getpid(), $n); os.kill(os.getpid(), 9)\" &); \
                    done; done; wait; sleep 0.5; : >@WORK/done; exec sleep 1000";
@@ -84,7 +84,7 @@ fn orphans_that_die_by_any_signal_end_no_agent() {
     assert_eq!(daemon.agent("a").unwrap().pid, Some(before));
 }
 
-/// An agent that is a script of bash's.
+/// An agent that runs a bash script.
 fn entry_of(name: &str, script: &str) -> String {
     format!(
         "[[agents]]\nname = {name:?}\nharness = \"custom\"\ncommand = [\"bash\", \"-c\", {script:?}]\nworkdir = \"@WORK\"\n\n"
@@ -105,10 +105,10 @@ fn the_reported_pid_is_the_harness_in_its_terminals_foreground() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     let harness = Process(daemon.wait_until_running("a"));
     assert!(harness.argv().iter().any(|word| word.ends_with("fake-harness")), "{harness}");
-    assert_eq!(harness.foreground(), harness.group(), "it is in the foreground");
+    assert_eq!(harness.foreground(), harness.group(), "the harness is in the foreground");
     let launcher = harness.parent();
     assert_eq!(launcher.session(), launcher.0, "its launcher leads the session of the pane");
-    assert_eq!(harness.session(), harness.0, "and it leads that of its terminal");
+    assert_eq!(harness.session(), harness.0, "and the harness leads that of its terminal");
     let argv = launcher.argv();
     assert!(
         argv.iter().any(|word| word.ends_with("/agentd-launcher")) && argv.iter().any(|word| word == "a"),
@@ -166,7 +166,7 @@ fn an_unexpected_peer_on_the_launch_socket_learns_nothing() {
             Ok(_) => {}
             Err(error) => assert_ne!(error.kind(), io::ErrorKind::WouldBlock, "the daemon holds the connection open"),
         }
-        assert!(!String::from_utf8_lossy(&told).contains("canary"), "{bytes:?} was told a secret");
+        assert!(!String::from_utf8_lossy(&told).contains("canary"), "{bytes:?} revealed a secret");
     }
     assert_eq!(daemon.starts("log"), 1);
 }
@@ -191,7 +191,7 @@ fn the_end_of_a_run_reaches_the_api_at_once() {
     let daemon = Setup::new().start(&agent("a", "await-exit @WORK/end", ""));
     daemon.wait_until_running("a");
     daemon.put(&daemon.work("end"), "4");
-    daemon.wait("the harness to take its end", || (!daemon.work("end").exists()).then_some(()));
+    daemon.wait("the harness to read its exit status", || (!daemon.work("end").exists()).then_some(()));
     let agent = daemon.wait_for_state("a", State::Exited);
     assert!(between(agent.exit.unwrap().at.0, SystemTime::now()) < Duration::from_secs(5));
 }

@@ -109,7 +109,7 @@ fn http_1_0_queries_and_keep_alive_connections_work() {
     assert_eq!(daemon.get("/v1/health?verbose=1").status, 200);
     let two = format!("{}{}", get("/v1/health").replace("Connection: close\r\n", ""), get("/v1/agents"));
     let response = daemon.request(&two);
-    assert_eq!(response.body.matches("HTTP/1.1 200").count(), 1, "the second answer follows on the same connection");
+    assert_eq!(response.body.matches("HTTP/1.1 200").count(), 1, "the second response arrives on the same connection");
 }
 
 #[test]
@@ -195,11 +195,11 @@ fn a_client_that_never_reads_is_closed_within_bounded_memory() {
             Err(_) => break,
         }
     }
-    assert!(start.elapsed() < BOUND, "who never reads is closed");
+    assert!(start.elapsed() < BOUND, "a client that never reads is closed");
     assert!(daemon_process.resident_kib() < before + 32 * 1024);
 }
 
-/// Answers how long the API takes to answer somebody else in the meantime.
+/// Returns how long the API takes to answer another client in the meantime.
 fn answers_others(daemon: &Daemon) -> Duration {
     let asked = Instant::now();
     assert_eq!(daemon.get("/v1/agents").status, 200);
@@ -211,12 +211,12 @@ fn may_open_many_files() {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
 }
 
-/// A thousand clients, each of which has sent these bytes as far as they were taken.
+/// A thousand clients, each of which has sent as many of these bytes as the daemon accepted.
 fn a_thousand_send(daemon: &Daemon, bytes: impl Fn(usize) -> Vec<u8>) -> Vec<UnixStream> {
     let send = |number: usize| {
         let mut client = UnixStream::connect(daemon.api_socket()).unwrap();
         client.set_nonblocking(true).unwrap();
-        // Who is sent away before that has not sent it.
+        // A client that was rejected earlier has not sent them.
         let _ = client.write(&bytes(number));
         client
     };
@@ -255,7 +255,7 @@ fn the_daemon_survives_bad_clients_and_releases_its_memory() {
     let mut clients = a_thousand_send(&daemon, |_| stay.clone().into_bytes());
     for client in &mut clients {
         client.set_nonblocking(false).unwrap();
-        assert!(client.read(&mut [0; 100]).unwrap() > 0, "everyone is answered");
+        assert!(client.read(&mut [0; 100]).unwrap() > 0, "every client is answered");
     }
     check("1,000 clients at once");
     drop(clients);

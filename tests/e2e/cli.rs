@@ -30,7 +30,7 @@ fn check_prints_every_finding_with_its_place_and_fails() {
         let start = format!("{}:{place}: ", file.display());
         let line =
             said.lines().find(|line| line.starts_with(&start)).unwrap_or_else(|| panic!("nothing at {place}: {said}"));
-        assert!(line.contains("; "), "it says what would be right: {line}");
+        assert!(line.contains("; "), "the message says what is accepted: {line}");
     }
 }
 
@@ -117,7 +117,7 @@ fn status_prints_a_readable_table() {
     assert!(lines[1].starts_with("again") && lines[1].contains("backoff") && lines[1].contains('4'));
     assert!(lines[2].starts_with("failed") && lines[2].contains("exited") && lines[2].contains('3'));
     assert!(lines[3].starts_with("sleeper") && lines[3].contains("running") && lines[3].contains("custom"));
-    assert!(!said.contains('\u{1b}'), "no colours into a pipe");
+    assert!(!said.contains('\u{1b}'), "no colors into a pipe");
     assert!(code.is_some());
 }
 
@@ -132,7 +132,7 @@ fn status_exits_0_for_running_3_for_not_running_4_for_unknown() {
     }
     assert!(daemon.stop().success());
     let (code, said) = status(&daemon, &["sleeper"]);
-    assert!(matches!(code, Some(3 | 4)), "without a daemon nothing runs: {code:?} {said}");
+    assert!(matches!(code, Some(3 | 4)), "nothing runs without a daemon: {code:?} {said}");
     assert!(said.contains("agentd.sock"), "{said}");
 }
 
@@ -147,7 +147,7 @@ fn status_as_json_is_what_the_api_returns() {
     let (code, said) = status(&daemon, &["b", "--json"]);
     let agent: AgentStatus = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
     let own: AgentStatus = serde_json::from_str(&daemon.get("/v1/agents/b").body).unwrap();
-    // What it takes of the machine is another matter at each look.
+    // Its resource usage differs each time.
     let at_rest = |agent: AgentStatus| AgentStatus { resources: None, ..agent };
     assert_eq!((code, at_rest(agent)), (Some(3), at_rest(own)));
 }
@@ -228,7 +228,7 @@ fn commands_ask_the_daemon_that_the_variable_names() {
     }
     let (_, said) = run(daemon.agentd(&["doctor"]).env(VARIABLE, &socket));
     let is_asked = said.contains("answers at") && said.contains(&format!("process {}", daemon.pid()));
-    assert!(is_asked && said.contains(daemon.jcard().to_str().unwrap()), "doctor finds the rest by it: {said}");
+    assert!(is_asked && said.contains(daemon.jcard().to_str().unwrap()), "doctor finds the rest through it: {said}");
 
     let flag = ["status", "--api-socket", socket.to_str().unwrap()];
     let (status, said) = run(daemon.agentd(&flag).env(VARIABLE, "/no/where"));

@@ -13,7 +13,7 @@ fn a_second_daemon_names_the_running_one_and_exits() {
     let pid = daemon.wait_until_running("a");
     let (status, said) = run(&mut daemon.daemon_command());
     assert!(status.is_some_and(|status| status != 0), "{status:?}");
-    assert!(said.contains(&daemon.pid().to_string()), "it names the holder, {}: {said}", daemon.pid());
+    assert!(said.contains(&daemon.pid().to_string()), "the message names the holder, {}: {said}", daemon.pid());
     assert_eq!(daemon.get("/v1/health").status, 200);
     assert_eq!(daemon.wait_until_running("a"), pid);
     assert!(daemon.path("tmux/launch.sock").exists());
@@ -66,7 +66,7 @@ fn every_event_is_a_log_line_with_agent_state_and_reason() {
     for word in ["running", "backoff", "exited"] {
         assert!(lines.iter().any(|line| line.contains(word)), "no line of {word}: {log}");
     }
-    assert!(!log.contains('\u{1b}'), "no colours into a file");
+    assert!(!log.contains('\u{1b}'), "no colors into a file");
 }
 
 #[test]
@@ -99,7 +99,11 @@ fn missing_socket_and_state_directories_are_created() {
         assert!(daemon.path(folder).is_dir(), "{folder}");
     }
     let (mode, uid, _) = owner(&daemon.path("state"));
-    assert_eq!((mode & 0o077, uid), (0, daemon.daemon_account().uid.as_raw()), "the state is nobody else's");
+    assert_eq!(
+        (mode & 0o077, uid),
+        (0, daemon.daemon_account().uid.as_raw()),
+        "only the daemon's user can access the state"
+    );
 }
 
 #[test]
@@ -167,7 +171,7 @@ fn a_helper_stopped_by_the_agent_user_is_replaced() {
 
 #[test]
 fn a_daemon_started_with_blocked_signals_handles_them() {
-    // Blocked by a parent that masks signals, and ignored as by nohup(1).
+    // Blocked, as by a parent that masks signals, and ignored, as by nohup(1).
     let deaf = "exec python3 -c 'import os, signal, sys\n\
                 [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15, 17)]\n\
                 signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\n\
@@ -175,7 +179,7 @@ fn a_daemon_started_with_blocked_signals_handles_them() {
     let mut daemon = Setup::new().args(["--resync", "1h"]).after(deaf).start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     let server: i32 = daemon.tmux(&["display-message", "-p", "#{pid}"]).unwrap().trim().parse().unwrap();
-    assert_eq!(Process(server).blocked(), 0, "what the tmux server has inherited");
+    assert_eq!(Process(server).blocked(), 0, "the signals blocked in the tmux server");
     daemon.signal(Signal::SIGHUP);
     daemon.wait("everything to be read again", || {
         daemon.log().contains("SIGHUP: reading everything again").then_some(())
@@ -196,13 +200,13 @@ fn orphans_of_the_first_process_leave_no_zombies() {
     });
     let zombies =
         || Process::all().filter(|process| process.is_zombie() && process.ancestors().next() == Some(first)).count();
-    // A window is no agent: whoever loses its parent there becomes a child of the first process.
+    // A window is not an agent: its orphans become children of the first process.
     let script =
         format!("for n in 1 2 3 4 5; do (setsid sleep 0.1 &); done; sleep 0.5; : >{}", daemon.work("done").display());
     daemon.tmux(&["new-window", "-d", "-t", "=a:", &script]).unwrap();
     daemon.wait_for_file("done");
-    daemon.wait("nothing to be left", || (zombies() == 0).then_some(()));
-    // The deputy's own end is still noticed, and it is replaced.
+    daemon.wait("all zombies to be reaped", || (zombies() == 0).then_some(()));
+    // The daemon still notices the end of the deputy, and replaces it.
     daemon.tmux(&["kill-server"]).unwrap();
-    daemon.wait("nothing to be left", || (zombies() == 0).then_some(()));
+    daemon.wait("all zombies to be reaped", || (zombies() == 0).then_some(()));
 }

@@ -1,4 +1,4 @@
-//! What a jcard declares is what runs; what is wrong in it is said and disturbs nobody else.
+//! A jcard's declarations are what runs. Mistakes in it are reported and affect no other agent.
 
 use std::fs;
 use std::io::Write;
@@ -65,7 +65,7 @@ fn empty_strings_count_as_unset() {
     let daemon = Setup::new().start(&agent("plain", "dump @WORK/dump; rest", empty));
     let agent = daemon.wait_for_state("plain", State::Exited);
     assert_eq!((agent.session.as_str(), agent.restarts, agent.timeout_at), ("plain", 0, None));
-    assert_eq!(Dump::of(&daemon, "dump").rest(), [""; 0], "an empty prompt is none");
+    assert_eq!(Dump::of(&daemon, "dump").rest(), [""; 0], "an empty prompt counts as none");
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_foreign_session_is_neither_used_nor_ended() {
     daemon.edit_jcard(&(agent("keeper", "sleep inf", "") + &agent("a", "sleep inf", "session = \"desk\"")));
     let refused = daemon.wait_until("a", "in error", |agent| agent.error.is_some());
     assert!(error(&refused).contains("desk"), "{refused:?}");
-    assert_eq!(refused.session, "", "what is not the agent's is not told as its session");
+    assert_eq!(refused.session, "", "a foreign session is not reported as the agent's");
     daemon.edit_jcard(&agent("keeper", "sleep inf", ""));
     daemon.wait_until_removed("a");
     assert_eq!(pane(), before, "once the agent is removed");
@@ -110,7 +110,7 @@ fn a_renamed_session_still_belongs_to_its_agent() {
     daemon.tmux(&["rename-session", "-t", "=b", "idle"]).unwrap();
     daemon.put(&daemon.work("end"), "1");
     daemon.wait_until("a", "in its second run", |agent| agent.running && agent.attempt == Some(2));
-    assert!(!daemon.has_session("busy") && daemon.has_session("a"), "it gets its name back");
+    assert!(!daemon.has_session("busy") && daemon.has_session("a"), "the session has its name again");
     daemon.wait("both runs in one pane", || (daemon.capture("a").matches("hello").count() == 2).then_some(()));
     daemon.edit_jcard(&agent("a", "exit 0", ""));
     daemon.wait_until_removed("b");
@@ -219,7 +219,7 @@ fn a_broken_empty_or_missing_file_changes_no_running_agent() {
     };
     daemon.edit_jcard("[[agents]\nname = \n");
     let said = broken();
-    assert!(said.contains('1'), "it says the line: {said}");
+    assert!(said.contains('1'), "the message gives the line: {said}");
     mend();
     daemon.edit_jcard(" \n\n");
     broken();
@@ -287,7 +287,7 @@ fn only_the_agent_whose_launch_changed_is_relaunched() {
     daemon.edit_jcard(&(same + &agent("other", "log @WORK/other; sleep inf", "env = { A = \"b\" }")));
     let agent = daemon
         .wait_until("other", "relaunched", |agent| agent.running && agent.pid != Some(two) && agent.pid.is_some());
-    assert_eq!((agent.attempt, agent.restarts), (Some(1), 0), "a new declaration counts anew");
+    assert_eq!((agent.attempt, agent.restarts), (Some(1), 0), "a new declaration restarts the counts");
     assert_eq!(daemon.wait_until_running("same"), one);
     daemon.wait_for_starts("other", 2);
     assert_eq!(daemon.starts("same"), 1);
@@ -318,7 +318,7 @@ fn a_jcard_linked_into_another_directory_is_followed() {
     daemon.wait_until_removed("one");
 }
 
-/// A write through another name of the same file: inotify on the jcard's folder says nothing of it.
+/// A write through another name of the same file, which inotify on the jcard's directory does not report.
 fn edit_unannounced(daemon: &Daemon, text: &str) {
     let behind = daemon.path("behind/jcard");
     if !behind.exists() {
@@ -359,7 +359,7 @@ fn a_burst_of_edits_becomes_one_change_once_it_is_quiet() {
     daemon.wait_for_starts("log", 2);
     let pid = daemon.wait_until_running("a");
     let environ = Process(pid).environ();
-    assert!(environ.windows(4).any(|var| var == b"N=5\0"), "the last edit is what runs");
+    assert!(environ.windows(4).any(|var| var == b"N=5\0"), "the last edit runs");
 }
 
 #[test]
@@ -367,7 +367,7 @@ fn edits_that_never_cease_are_still_applied() {
     let daemon = Setup::new().args(["--settle", "200ms"]).start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     let mut n = 0;
-    daemon.wait("an edit to be acted on amid others", || {
+    daemon.wait("an edit to be applied amid others", || {
         n += 1;
         daemon.edit_jcard(&format!("{}# {n}\n", agent("b", "sleep inf", "")));
         daemon.agent("b").filter(|agent| agent.running)
@@ -456,7 +456,7 @@ fn a_prompt_below_128_kib_is_accepted_and_a_longer_one_refused() {
     assert_eq!(Dump::of(&daemon, "fits").rest()[0].len(), 131_071);
     let agent = daemon.wait_for_state("too-long", State::Invalid);
     let said = error(&agent).replace([',', '_', ' '], "");
-    assert!(said.contains("131071") || said.contains("128KiB"), "it names the limit: {}", error(&agent));
+    assert!(said.contains("131071") || said.contains("128KiB"), "the message names the limit: {}", error(&agent));
     assert!(!said.contains("xxxx"), "and does not quote the prompt");
 }
 

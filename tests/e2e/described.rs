@@ -1,4 +1,4 @@
-//! What the API answers is what `/v1/openapi.json` says it does, and `/metrics` tells what is so.
+//! The API's responses match `/v1/openapi.json`, and `/metrics` reports the true state.
 
 use agentd::wire::exit_status::ExitStatus;
 use agentd::wire::status::{Exit, State};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Daemon, Response, Setup, agent, get, root, skip};
 
-/// The description, as strict as can be: what it does not name must not be there.
+/// The description at its strictest: anything it does not name is an error.
 fn description(daemon: &Daemon) -> Value {
     let response = daemon.get("/v1/openapi.json");
     assert_eq!((response.status, response.header("content-type")), (200, Some("application/json")));
@@ -20,7 +20,7 @@ fn description(daemon: &Daemon) -> Value {
     description
 }
 
-/// The schema of an answer in JSON.
+/// The schema of a JSON response.
 fn schema(description: &Value, path: &str, status: u16) -> Validator {
     let response = &description["paths"][path]["get"]["responses"][status.to_string()];
     validator(description, &response["content"]["application/json"]["schema"])
@@ -33,7 +33,7 @@ fn schema_of_data(description: &Value, path: &str) -> Validator {
 }
 
 fn validator(description: &Value, schema: &Value) -> Validator {
-    assert!(schema.is_object(), "it is not described");
+    assert!(schema.is_object(), "the schema is not described");
     let mut schema = schema.clone();
     schema["components"] = description["components"].clone();
     jsonschema::draft202012::new(&schema).unwrap()
@@ -181,7 +181,7 @@ fn restarts_are_counted_by_reason() {
     });
     daemon.wait("four restarts", || (restarts(&daemon) == [Some(4.0), Some(1.0), Some(0.0)]).then_some(()));
     assert_eq!(sample(&daemon, "agentd_agent_last_exit_code{agent=\"a\"}"), Some(4.0));
-    // Counters begin anew with the daemon, as is usual, and nothing is counted for being taken over.
+    // As usual, counters restart with the daemon. An adoption counts nothing.
     daemon.stop();
     daemon.start_again();
     assert_eq!(restarts(&daemon), [Some(0.0), Some(0.0), Some(0.0)]);
@@ -199,7 +199,7 @@ fn metrics_report_a_reloads_success_and_time() {
     daemon.wait("the failed reload", || (success(&daemon) == Some(0.0)).then_some(()));
     let second = time(&daemon);
     assert!(second > first, "{first} {second}");
-    // Also where nothing is declared otherwise.
+    // Even where the entry declares nothing else.
     daemon.edit_jcard(&format!("{}# again\n", agent("a", "sleep inf", "")));
     daemon.wait("the good reload", || (success(&daemon) == Some(1.0) && time(&daemon) > second).then_some(()));
     assert!(sample(&daemon, "agentd_reconcile_duration_seconds_count").unwrap() >= 1.0);

@@ -1,8 +1,8 @@
-//! What an agent is born with.
+//! The environment in which an agent starts.
 
 use crate::support::{Dump, Setup, agent};
 
-/// A daemon that was started in every way an agent must not notice: odd umask, signals ignored, descriptors open.
+/// A daemon started with everything that an agent must not inherit: an odd umask, ignored signals, open descriptors.
 fn odd() -> Setup {
     let ignored: Vec<String> = (1..=64)
         .filter(|number| ![4, 8, 9, 11, 19, 32, 33].contains(number))
@@ -121,7 +121,7 @@ fn temporary_files_are_removed_with_their_attempt() {
     assert_eq!((owner, mode & 0o7777), (daemon.agent_account().uid.as_raw(), 0o700));
     std::fs::write(folder.join("left"), "").unwrap();
     daemon.put(&daemon.work("go"), "");
-    daemon.wait("the folder to go", || (!folder.exists()).then_some(()));
+    daemon.wait("the directory to be removed", || (!folder.exists()).then_some(()));
     assert_eq!(Dump::of(&daemon, "b").var("TMPDIR").as_deref(), Some("/x"));
 }
 
@@ -138,5 +138,5 @@ fn temporary_files_of_a_killed_launcher_go_at_the_next_start() {
     std::fs::write(folder.join("left"), "").unwrap();
     crate::support::Process(pid).parent().signal(nix::sys::signal::Signal::SIGKILL);
     daemon.wait_for_starts("log", 2);
-    daemon.wait("the folder to go", || (!folder.exists()).then_some(()));
+    daemon.wait("the directory to be removed", || (!folder.exists()).then_some(()));
 }

@@ -1,5 +1,5 @@
-//! Too much of everything: edits, secrets, text. Time and memory stay within bounds, a message says what is too much, and the last
-//! good state is what there is in the end.
+//! Too much of everything: edits, secrets, text. Time and memory stay bounded, a message names the excess, and the last good
+//! state remains.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -13,12 +13,12 @@ use nix::unistd::mkfifo;
 
 use crate::support::{Daemon, Dump, Process, Setup, agent, is_root};
 
-/// How long the API takes at most, whatever goes on. The promise is a tenth of that, on a machine that does nothing else.
+/// The longest that the API may take under load. The promise is a tenth of that, on an otherwise idle machine.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Does that while somebody asks the API all the time; answers what it gives, and the longest time that an answer took.
+/// Runs `during` while a client keeps querying the API. Returns its result, and the longest response time.
 fn while_asking<T>(daemon: &Daemon, work: impl FnOnce() -> T) -> (T, Duration) {
-    /// Also when the work panics.
+    /// Ends the queries even if the work panics.
     struct Done<'a>(&'a AtomicBool);
     impl Drop for Done<'_> {
         fn drop(&mut self) {
@@ -59,7 +59,7 @@ fn two_hundred_rapid_edits_cause_few_launches() {
         for number in 1..=200 {
             daemon.edit_jcard(&numbered(number));
             daemon.secret("ALSO", number.to_string());
-            // The pace is what is tested.
+            // The test depends on this pace.
             thread::sleep((begun + Duration::from_millis(50) * u32::try_from(number).unwrap()) - Instant::now());
         }
     });
@@ -68,7 +68,7 @@ fn two_hundred_rapid_edits_cause_few_launches() {
         let has = |variable: &[u8]| environ.windows(variable.len()).any(|window| window == variable);
         (has(b"\0N=200\0") && has(b"\0ALSO=200\0")).then_some(())
     });
-    // Acted on after ten times the quiet that never came, and once more at the end.
+    // The edits are applied after ten times the settle time, and once more at the end.
     assert!(daemon.starts("log") <= 8, "{} launches", daemon.starts("log"));
     let harnesses = daemon.processes().into_iter().filter(|process| {
         process.argv().iter().any(|word| word == "inf")

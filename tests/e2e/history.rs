@@ -1,4 +1,4 @@
-//! What became of an agent's attempts is known afterwards, whatever became of the daemon.
+//! The history of an agent's attempts survives the daemon.
 
 use agentd::wire::exit_status::ExitStatus;
 use agentd::wire::status::{AgentStatus, PastAttempt};
@@ -17,7 +17,7 @@ fn numbers(history: &[PastAttempt]) -> Vec<u64> {
 const ENDS: &str = "log @WORK/log; await-exit @WORK/end";
 const AGAIN: &str = "restart = \"always\"\nbackoff = [\"0s\"]";
 
-/// Lets the agent's present harness end with that status, and waits until the next one runs.
+/// Lets the agent's current harness exit with that status, and waits until the next one runs.
 fn end(daemon: &Daemon, status: i32) {
     let before = daemon.wait_until_running("a");
     daemon.put(&daemon.work("end"), status.to_string());

@@ -1,4 +1,4 @@
-//! The launcher's program: which one it is, and what becomes of one of another build.
+//! The launcher's program: which one it is, and what happens to one of another build.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ fn a_daemon_without_a_launcher_says_where_it_looked() {
     assert!(said.contains("/nonexistent/agentd-launcher") && said.contains("--launcher"), "{said}");
 }
 
-/// A launcher that speaks another version when it is started first, tells in a file what it is told, and is the real one from then on.
+/// A launcher that speaks another version on its first start, writes what it receives to a file, and is the real one afterward.
 const OF_ANOTHER_BUILD: &str = r#"#!/usr/bin/env python3
 import json, os, socket, sys
 name, attempt, path, agentd = sys.argv[1:]
@@ -53,7 +53,7 @@ fn a_launcher_of_another_version_is_rejected_and_replaced() {
 fn the_former_launcher_command_still_works() {
     let setup = Setup::new();
     let program = setup.path("bin/former-launcher");
-    // As a daemon of an earlier build starts it, from an executable that was replaced meanwhile.
+    // As a daemon of an earlier build starts it, from an executable that has since been replaced.
     setup.put(&program, format!("#!/bin/sh\nexec {} exec \"$1\" \"$2\" \"$3\"\n", binary().display()));
     fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let daemon = setup.args(["--launcher", program.to_str().unwrap()]).start(&agent("a", "sleep inf", ""));

@@ -1,4 +1,4 @@
-//! What agents print is kept: from the first to the last byte of each attempt, whatever becomes of daemon and tmux.
+//! The log keeps the output of each attempt from first to last byte, whatever happens to daemon and tmux.
 
 use std::fs;
 use std::io::BufRead;
@@ -15,7 +15,7 @@ use nix::unistd::Gid;
 
 use crate::support::{Daemon, Process, Setup, Who, admin_gid, agent, as_user, get, is_root, owner, root, run};
 
-/// An entry of a jcard: an agent that is a bash script. `@DIR` and the like stand for paths as ever.
+/// A jcard entry: an agent that runs a bash script. `@DIR` and the like stand for paths as usual.
 fn script(name: &str, script: &str, more: &str) -> String {
     assert!(!script.contains("'''"));
     format!(
@@ -23,13 +23,13 @@ fn script(name: &str, script: &str, more: &str) -> String {
     )
 }
 
-/// Where the daemon keeps what agents print.
+/// The directory where the daemon keeps the output of agents.
 fn store(daemon: &Daemon) -> Store {
     let group = if is_root() { Gid::from_raw(admin_gid()) } else { Gid::effective() };
     Store::new(&daemon.path("log"), group, Extent::default())
 }
 
-/// The files of an agent's attempts, the earliest first.
+/// The files of an agent's attempts, oldest first.
 fn files(daemon: &Daemon, agent: &str) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(daemon.path("log").join(agent))
         .into_iter()
@@ -41,7 +41,7 @@ fn files(daemon: &Daemon, agent: &str) -> Vec<PathBuf> {
     files
 }
 
-/// What the latest attempt has printed.
+/// The output of the latest attempt.
 fn printed(daemon: &Daemon, agent: &str) -> Vec<u8> {
     files(daemon, agent).last().map(|file| fs::read(file).unwrap()).unwrap_or_default()
 }
@@ -55,7 +55,7 @@ fn lines(numbers: std::ops::RangeInclusive<u32>) -> String {
     lines.concat()
 }
 
-/// The same bytes each time, in no order that a terminal would know.
+/// The same bytes each time, in an order that means nothing to a terminal.
 fn noise(count: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let next = || {
@@ -118,7 +118,7 @@ fn a_flood_of_a_hundred_megabytes_does_not_burden_the_daemon() {
         let asked = Instant::now();
         state = daemon.agent("a").map(|agent| agent.state);
         worst = worst.max(asked.elapsed());
-        // tmux takes as long as it takes to show it.
+        // tmux shows it in its own time.
         assert!(begun.elapsed() < Duration::from_mins(3), "{} bytes by now", printed(&daemon, "a").len());
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -153,7 +153,7 @@ fn the_log_keeps_output_printed_while_no_daemon_runs() {
     daemon.put(&daemon.work("end"), "");
     daemon.wait_for_state("a", State::Exited);
     assert_eq!(text(&daemon, "a"), lines(1..=3) + &lines(1..=3) + "the end\r\n");
-    assert_eq!(files(&daemon, "a").len(), 1, "it is one attempt");
+    assert_eq!(files(&daemon, "a").len(), 1, "there is one attempt");
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn only_the_configured_number_of_attempts_is_kept() {
     let texts: Vec<String> = files(&daemon, "a").iter().map(|file| fs::read_to_string(file).unwrap()).collect();
     assert_eq!(texts, ["3\r\n", "4\r\n"]);
     daemon.edit_jcard(&script("a", "echo another", ""));
-    daemon.wait("what is declared now", || (text(&daemon, "a") == "another\r\n").then_some(()));
+    daemon.wait("the current declaration", || (text(&daemon, "a") == "another\r\n").then_some(()));
     let kept = store(&daemon).attempts(&"a".parse().unwrap()).unwrap();
     assert_eq!(kept.last(), Some(&AttemptId { sequence: 5, attempt: 1 }));
 }
@@ -223,7 +223,7 @@ fn secrets_are_masked_in_the_log_but_not_on_the_screen() {
     let steps = [
         "echo \"key=$KEY; $SHORT; $PLAIN\"",
         "echo \"$CERT\"",
-        // A piece after the other, and what might have become one.
+        // A secret in two pieces, then the beginnings of secrets that never complete.
         "printf '%s' \"${KEY:0:7}\"; sleep 0.2; printf '%s\\n' \"${KEY:7}\"",
         "printf '%s' \"${KEY:0:7}\"; sleep 0.2; echo other",
         "printf '%s' \"${KEY:0:9}\"",
@@ -239,7 +239,7 @@ fn secrets_are_masked_in_the_log_but_not_on_the_screen() {
         "hunter2hu",
     ];
     assert_eq!(text(&daemon, "a"), expected.join("\r\n"));
-    assert!(daemon.capture("a").contains("key=hunter2hunter2; yes"), "an operator sees what there is");
+    assert!(daemon.capture("a").contains("key=hunter2hunter2; yes"), "an operator sees what is there");
 }
 
 #[test]
@@ -361,14 +361,14 @@ fn a_removed_log_continues_in_a_new_file() {
     fs::rename(file("moved"), file("moved").with_extension("log.gz")).unwrap();
     fs::remove_dir_all(daemon.path("log/folder")).unwrap();
     for name in ["removed", "moved", "folder"] {
-        let before = daemon.wait("the log to go on", || last_tick(&daemon, name));
-        daemon.wait("more of it", || last_tick(&daemon, name).filter(|&now| now > before));
+        let before = daemon.wait("the log to continue", || last_tick(&daemon, name));
+        daemon.wait("more of the log", || last_tick(&daemon, name).filter(|&now| now > before));
         let text = text(&daemon, name);
         assert!(text.starts_with('[') && text.contains("their file was moved or removed]\r\ntick "), "{text}");
         assert_eq!(daemon.agent(name).unwrap().log_error, None);
     }
-    // Who follows goes on as well, and misses nothing.
-    let expected = daemon.wait("more of it", || last_tick(&daemon, "removed"));
+    // A follower also continues, and misses nothing.
+    let expected = daemon.wait("more of the log", || last_tick(&daemon, "removed"));
     let told = told.filter_map(|line| line.strip_prefix("tick ")?.parse::<u32>().ok());
     for (number, next) in told.zip(2..=expected) {
         assert_eq!(number, next);
@@ -387,7 +387,7 @@ fn a_log_removed_without_a_daemon_continues_under_the_next() {
     daemon.ended();
     fs::remove_dir_all(daemon.path("log/a")).unwrap();
     daemon.start_again();
-    daemon.wait("the log to go on", || last_tick(&daemon, "a"));
+    daemon.wait("the log to continue", || last_tick(&daemon, "a"));
     assert_eq!(daemon.agent("a").unwrap().log_error, None);
 }
 
@@ -397,16 +397,16 @@ fn a_file_grown_beyond_the_log_size_ends_its_launcher_at_last() {
     let setup = Setup::new().args(["--log-size", "64KiB", "--settle", "0ms"]);
     let daemon = setup.start(&script("a", "echo hello; sleep inf", ""));
     daemon.wait("its greeting", || (text(&daemon, "a") == "hello\r\n").then_some(()));
-    // As its launcher could that has this file open for writing.
+    // As the launcher could, which has this file open for writing.
     let file = fs::File::options().write(true).open(files(&daemon, "a").remove(0)).unwrap();
     let allocate = |from: i64| {
         nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), from, 100 << 20).unwrap();
-        daemon.wait("it to be given back", || (file.metadata().unwrap().blocks() * 512 < 2 * MIB).then_some(()));
+        daemon.wait("the space to be released", || (file.metadata().unwrap().blocks() * 512 < 2 * MIB).then_some(()));
     };
     allocate(0);
     let told = daemon.wait_until("a", "the reason", |agent| agent.log_error.is_some()).log_error.unwrap();
     assert!(told.contains("more than it was told to"), "{told}");
-    // A file of any length is looked at in no time.
+    // The daemon checks a file of any length in no time.
     file.set_len(8 << 40).unwrap();
     for query in ["lines=3", "since=1h", "raw=true"] {
         let begun = Instant::now();

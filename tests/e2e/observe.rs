@@ -1,4 +1,4 @@
-//! What operators see without tmux: screens, and what happens.
+//! What operators see without tmux: screens and events.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::{BOUND, Daemon, Setup, account, agent, as_user, binary, give, is_root, root, run};
 
-/// The verb as an operator gives it: as `op`, a member of `admin`, where the tests can be somebody else.
+/// The command as an operator gives it: as `op`, a member of `admin`, if the tests can switch users.
 fn verb(setup: &Setup, words: &[&str]) -> Command {
     let socket = setup.api_socket();
     let argv = [&[binary().to_str().unwrap()], words, &["--api-socket", socket.to_str().unwrap()]].concat();
@@ -26,7 +26,7 @@ fn told(setup: &Setup, words: &[&str]) -> String {
     said
 }
 
-/// A verb that goes on, line by line.
+/// A command that keeps running, line by line.
 struct Following {
     child: Child,
     lines: mpsc::Receiver<String>,
@@ -52,7 +52,7 @@ impl Following {
         self.lines.recv_timeout(BOUND).expect("another line, in time")
     }
 
-    /// The next event that is meant.
+    /// The next event that meets the condition.
     fn next_event(&mut self, is_meant: impl Fn(&What) -> bool) -> What {
         loop {
             let line = self.next();
@@ -163,7 +163,7 @@ fn the_screen_is_what_an_operator_sees_with_secrets_redacted() {
     let script = "say key=sk-0123456789abcdef -- say next".replace(" -- ", ";");
     let daemon = setup.start(&agent("a", &format!("{script};sleep inf"), ""));
     daemon.wait_until_running("a");
-    let seen = daemon.wait("its words", || {
+    let seen = daemon.wait("its arguments", || {
         let rows = screen(&daemon, "/v1/agents/A/screen");
         rows.contains(&"next".to_owned()).then_some(rows)
     });
@@ -174,7 +174,7 @@ fn the_screen_is_what_an_operator_sees_with_secrets_redacted() {
     assert_eq!(told(&daemon, &["watch", "a"]), "key=*******************\nnext\n");
     let shown: ScreenShown = serde_json::from_str(&told(&daemon, &["watch", "a", "--json"])).unwrap();
     assert_eq!(shown.text, "key=*******************\nnext\n");
-    // Also of an agent that this daemon has not launched.
+    // Also for an agent that this daemon did not launch.
     let mut daemon = daemon;
     daemon.signal(Signal::SIGKILL);
     daemon.ended();
@@ -191,7 +191,7 @@ fn the_screen_keeps_colors_on_request_but_no_other_sequences() {
     let jcard = jcard.replace("\\u{1b}", "\\u001b").replace("\\u{7}", "\\u0007");
     let daemon = Setup::new().start(&jcard);
     daemon.wait_until_running("a");
-    let plain = daemon.wait("its word", || {
+    let plain = daemon.wait("its output", || {
         let rows = screen(&daemon, "/v1/agents/a/screen");
         (!rows.is_empty()).then_some(rows)
     });
@@ -230,7 +230,7 @@ fn a_connection_is_closed_once_its_client_is_gone() {
             .filter(|to| to.to_string_lossy().starts_with("socket:"))
             .collect()
     };
-    // Connections of requests before may be closed only now.
+    // Connections of earlier requests may close only now.
     let before = connections();
     let mut following = Following::start(&daemon, &["watch", "a", "--follow", "--json"]);
     following.next();
@@ -305,7 +305,7 @@ fn a_secret_is_shown_nowhere_however_it_is_printed() {
     let daemon = setup.start(&scripted(&script, ""));
     daemon.wait_until_running("a");
     let mut screen = String::new();
-    daemon.wait("its last word", || {
+    daemon.wait("its last output", || {
         screen = told(&daemon, &["watch", "a", "--once"]);
         screen.contains("done").then_some(())
     });
@@ -335,7 +335,7 @@ fn nothing_is_shown_while_the_secrets_are_unknown() {
     let pid = daemon.wait_until_running("a");
     let (secrets, away) = (daemon.path("secrets"), daemon.path("away"));
     let shown_to = |daemon: &Daemon| {
-        daemon.wait("it to be shown without its secret", || {
+        daemon.wait("the agent to be shown without its secret", || {
             let shown =
                 [["watch", "a", "--once"].as_slice(), &["logs", "a"]].map(|words| run(&mut verb(daemon, words)));
             let is_shown = |said: &str| said.contains("done") && said.contains("******************** *******");
@@ -361,7 +361,7 @@ fn nothing_is_shown_while_the_secrets_are_unknown() {
     fs::rename(&away, &secrets).unwrap();
     shown_to(&daemon);
     assert_eq!(daemon.wait_until_running("a"), pid);
-    // What was known once stays known.
+    // The daemon keeps what it once knew.
     fs::rename(&secrets, &away).unwrap();
     daemon.wait("secrets_error", || daemon.health().secrets_error);
     shown_to(&daemon);
@@ -375,7 +375,7 @@ fn an_agent_without_secrets_is_shown_without_their_directory() {
     daemon.wait_until_running("a");
     let is_shown = |daemon: &Daemon| {
         for words in [&["watch", "a", "--once"][..], &["logs", "a"]] {
-            daemon.wait("its word", || told(daemon, words).contains("done").then_some(()));
+            daemon.wait("its output", || told(daemon, words).contains("done").then_some(()));
         }
     };
     is_shown(&daemon);
@@ -409,12 +409,12 @@ fn plain_text_is_available_again_after_its_process_ends() {
     });
 }
 
-/// An agent that is a line of bash.
+/// An agent that runs a line of bash.
 fn scripted(script: &str, more: &str) -> String {
     agent("a", "exit 0", more).replace("\"@HARNESS\"", &format!("[\"bash\", \"-c\", '''{script}''']"))
 }
 
-/// One that says which start of it this is, and exits with 1.
+/// An agent that prints the number of its start, and exits with status 1.
 fn counting(more: &str) -> String {
     scripted("echo x >>@WORK/starts; echo start $(wc -l <@WORK/starts); exit 1", more)
 }
@@ -442,7 +442,7 @@ fn each_attempt_has_its_own_log_across_daemons_and_edits() {
     assert_eq!(told(&daemon, &["logs", "a", "--attempt", "1-1"]), "start 1\n", "as its file is named");
     daemon.edit_jcard(&agent("b", "sleep inf", ""));
     daemon.wait_until_removed("a");
-    assert_eq!(told(&daemon, &["logs", "a"]), "start 4\n", "it is kept although nobody declares it any more");
+    assert_eq!(told(&daemon, &["logs", "a"]), "start 4\n", "the log stays although the agent is no longer declared");
 }
 
 #[test]
@@ -505,7 +505,7 @@ fn screens_logs_and_events_are_for_administrators() {
     }
 }
 
-/// A terminal of an operator's: another tmux server, whose pane runs a command.
+/// An operator's terminal: another tmux server, whose pane runs a command.
 struct Terminal<'a> {
     setup: &'a Setup,
     socket: String,
@@ -573,7 +573,7 @@ fn watch_follows_the_terminals_size_and_restores_the_terminal() {
     terminal.wait_for("the terminal as it was", |rows| rows[..2] == ["shell", "back"]);
     let stty = |name: &str| {
         let text = fs::read_to_string(daemon.path("operator").join(name)).unwrap();
-        // The size has changed by somebody else's doing.
+        // Another client has changed the size.
         text.split_once(';').unwrap().1.split_once("columns").unwrap().1.split_once(';').unwrap().1.to_owned()
     };
     assert_eq!(stty("before"), stty("after"));

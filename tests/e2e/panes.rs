@@ -1,4 +1,4 @@
-//! What an operator sees: in the pane of a running agent, and in that of one that has ended.
+//! What an operator sees in the pane of a running agent, and of one that has ended.
 
 use agentd::wire::status::State;
 
@@ -87,7 +87,7 @@ fn an_attached_operator_stays_attached_across_a_restart() {
     let mut operator = daemon.attach("a");
     daemon.put(&daemon.work("end"), "1");
     daemon.wait_until("a", "in its second run", |agent| agent.running && agent.attempt == Some(2));
-    daemon.wait("the second run to be seen", || {
+    daemon.wait("the second run to appear", || {
         (daemon.capture("a").matches("the second line").count() == 2).then_some(())
     });
     assert!(operator.is_attached());
@@ -143,7 +143,7 @@ fn a_killed_session_is_a_failure_with_a_cause_under_policy() {
     assert!(daemon.has_session("a"));
 }
 
-/// An agent that is a script of bash's, and is killed while it is on the alternate screen, or elsewhere on its screen.
+/// An agent that runs a bash script and is killed on the alternate screen, or elsewhere on its screen.
 fn killed(drawing: &str) -> String {
     let script = format!("seq 60; printf '{drawing}'; kill -9 $$");
     format!(
@@ -156,7 +156,7 @@ fn killed(drawing: &str) -> String {
 fn a_kill_on_the_alternate_screen_keeps_the_main_screen() {
     let daemon = Setup::new().start(&killed(r"\033[?1049h\033[?1000h\033[?1006h\033[2J\033[5;5Hthe interface"));
     daemon.wait_for_state("a", State::Backoff);
-    daemon.wait("the end to be told", || daemon.screen("a").contains("[ended by SIGKILL]").then_some(()));
+    daemon.wait("the end notice", || daemon.screen("a").contains("[ended by SIGKILL]").then_some(()));
     let modes = "#{alternate_on} #{mouse_any_flag} #{mouse_sgr_flag}";
     assert_eq!(daemon.tmux(&["display-message", "-p", "-t", "=a:", modes]).unwrap().trim(), "0 0 0");
     daemon.wait_for_state("a", State::Exited);
@@ -172,7 +172,7 @@ fn a_kill_on_the_alternate_screen_keeps_the_main_screen() {
 fn the_end_notice_appears_below_the_last_screen() {
     let daemon = Setup::new().start(&killed(r"\033[2J\033[8;1Hbelow\033[5;20r\033[?6h\033[1;3Habove"));
     daemon.wait_for_state("a", State::Exited);
-    let rows = daemon.wait("the end to be told", || {
+    let rows = daemon.wait("the end notice", || {
         let rows: Vec<String> = daemon.screen("a").lines().map(str::to_owned).collect();
         rows.iter().any(|row| row == "[ended by SIGKILL]").then_some(rows)
     });

@@ -1,4 +1,4 @@
-//! Which ends are followed by a new start, when, and how often.
+//! Which ends lead to a restart, when, and how often.
 
 use std::time::{Duration, SystemTime};
 
@@ -29,7 +29,7 @@ fn exit_3_with_on_failure_restarts_after_backoff() {
     let agent = daemon.wait_until("a", "restarted", |agent| agent.running && agent.pid.is_some());
     assert_eq!((agent.restarts, agent.attempt, agent.next_start_at), (1, Some(2), None));
     assert_ne!(agent.pid, Some(first));
-    assert_eq!(code(agent.exit.as_ref()), Some(3), "the latest finished attempt is still told");
+    assert_eq!(code(agent.exit.as_ref()), Some(3), "the API still reports the latest finished attempt");
     assert!(between(ended, agent.started_at.unwrap().0) >= Duration::from_millis(2900));
 }
 
@@ -154,7 +154,7 @@ fn the_timeout_counts_from_the_first_start_across_restarts() {
     let at = agent.timeout_at.unwrap();
     let agent = daemon.wait_for_state("a", State::Exited);
     assert_eq!(agent.outcome, Some(Outcome::TimedOut));
-    assert!(agent.restarts >= 1, "it was restarted on the way");
+    assert!(agent.restarts >= 1, "the agent restarted in between");
     let times = start_times(&daemon);
     assert!(*times.last().unwrap() <= times[0] + Duration::from_secs(2), "nothing starts after the timeout");
     assert!(between(SystemTime::UNIX_EPOCH + times[0], at.0) <= Duration::from_millis(2500));

@@ -95,10 +95,10 @@ fn directories_and_sockets_have_the_right_owners_and_modes() {
     daemon.wait_until_running("a");
     let (agent, admin) = (account("agent").uid.as_raw(), admin_gid());
     assert_eq!(owner(&daemon.api_socket()), (0o660, 0, admin), "the API's socket");
-    assert_eq!(owner(&daemon.path("tmux")), (0o2750, agent, admin), "the folder of the tmux socket");
+    assert_eq!(owner(&daemon.path("tmux")), (0o2750, agent, admin), "the directory of the tmux socket");
     let (mode, uid, gid) = owner(&daemon.tmux_socket());
     assert_eq!((mode & 0o666, uid, gid), (0o660, agent, admin), "the tmux socket");
-    assert_eq!(mode & 0o007, 0, "the tmux socket is not for others");
+    assert_eq!(mode & 0o007, 0, "other users cannot use the tmux socket");
     let (mode, _, _) = owner(&daemon.path("tmux/launch.sock"));
     assert_eq!(mode, 0o666, "the launch socket");
     let (mode, uid, _) = owner(&daemon.path("state"));
@@ -135,10 +135,10 @@ fn an_existing_directory_is_fixed_and_a_planted_link_refused() {
     }
     setup.edit_jcard(&agent("a", "sleep inf", ""));
     let mut child = setup.daemon_command().stderr(fs::File::create(setup.path("stderr")).unwrap()).spawn().unwrap();
-    // It may replace the links or refuse the folder, in words: root's file is as it was.
+    // The daemon may replace the links or refuse the directory with a message. Root's file must not change.
     setup.wait("the daemon to run its agent or to say why not", || {
         let status = child.try_wait().unwrap();
-        assert!(!status.is_some_and(|status| status.success()), "it neither runs nor complains");
+        assert!(!status.is_some_and(|status| status.success()), "the daemon neither runs nor reports an error");
         let answer = setup.try_request(&get("/v1/agents")).map(|response| response.body).unwrap_or_default();
         (status.is_some() && setup.log().contains("tmux")
             || answer.contains("\"running\":true")
@@ -208,7 +208,7 @@ fn a_harness_in_the_login_shells_path_is_found() {
     let entry =
         agent("a", "append @WORK/ran yes", "").replace("command = \"@HARNESS\"\n", "command = \"only-there\"\n");
     let daemon = Setup::new().user("wrapped").start(&entry);
-    // The wrapper's folder has a program of that name, which writes what it was given.
+    // The wrapper's directory has a program of that name, which records its arguments.
     daemon.wait_for_line("only-there", "append");
 }
 
@@ -251,7 +251,7 @@ fn agents_whose_profiles_run_one_by_one_all_start() {
     }
     let names: Vec<String> = (0..25).map(|number| format!("a{number}")).collect();
     let jcard: String = names.iter().map(|name| agent(name, &format!("log @WORK/{name}; sleep inf"), "")).collect();
-    // One after the other they take 7.5 s.
+    // One after another, they take 7.5 s.
     let daemon = Setup::new().user("slow").args(["--login-timeout", "5s"]).start(&jcard);
     for name in &names {
         daemon.wait_until_running(name);

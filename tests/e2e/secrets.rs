@@ -1,4 +1,4 @@
-//! Files become variables, changes become relaunches, and nothing of it is seen elsewhere.
+//! Files become variables, changes become relaunches, and no secret shows up elsewhere.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -9,7 +9,7 @@ use nix::unistd::mkfifo;
 
 use crate::support::{Daemon, Dump, Process, Setup, Who, agent, give};
 
-/// Waits until the agent runs with that variable, and gives its pid.
+/// Waits until the agent runs with that variable, and returns its pid.
 fn wait_for_var(daemon: &Daemon, name: &str, var: &str) -> i32 {
     let wanted = format!("{var}\0");
     daemon.wait(&format!("{name} to run with {var}"), || {
@@ -75,7 +75,11 @@ fn an_agent_that_names_secrets_waits_for_those_alone() {
     let dump = Dump::of(&daemon, "dump");
     assert_eq!((dump.var("FIRST").as_deref(), dump.var("SECOND").as_deref()), (Some("1"), Some("2")));
     assert_eq!(dump.var("OTHER"), None);
-    assert_eq!(daemon.wait_until("a", "running", |agent| agent.running).attempt, Some(1), "it was not started before");
+    assert_eq!(
+        daemon.wait_until("a", "running", |agent| agent.running).attempt,
+        Some(1),
+        "the agent did not start before"
+    );
 }
 
 #[test]
@@ -145,7 +149,7 @@ fn a_secrets_directory_that_appears_later_is_noticed() {
     fs::remove_dir_all(setup.path("secrets")).unwrap();
     let daemon = setup.args(["--resync", "1h"]).start(&agent("a", "sleep inf", "secrets = [\"KEY\"]"));
     daemon.wait_for_state("a", State::Waiting);
-    assert_eq!(daemon.health().secrets_error, None, "a missing folder is an empty one");
+    assert_eq!(daemon.health().secrets_error, None, "a missing directory counts as empty");
     fs::create_dir(daemon.path("secrets")).unwrap();
     daemon.secret("KEY", "here");
     wait_for_var(&daemon, "a", "KEY=here");
@@ -180,7 +184,7 @@ fn a_secret_that_goes_bad_keeps_its_last_good_value() {
     assert_eq!(wait_for_var(&daemon, "a", "KEY=good"), pid);
 }
 
-/// Root reads everything, so this one is an ordinary user's.
+/// Root can read everything, so this test needs an ordinary user.
 #[test]
 fn an_unreadable_secrets_directory_does_not_count_as_empty() {
     let setup = Setup::of(Who::User);
@@ -216,14 +220,14 @@ fn a_secret_appears_in_no_command_line_and_no_log() {
     assert_eq!(daemon.leaks(canary), [""; 0]);
     daemon.secret("TOKEN", format!("{canary}\0with a mistake"));
     daemon.edit_jcard(&jcard.replace(&format!("\"{canary}\" }}"), &format!("\"{canary} }}")));
-    daemon.wait("both mistakes to be told", || {
+    daemon.wait("both mistakes to be reported", || {
         let health = daemon.health();
         (health.config_error.is_some() && health.secrets_error.is_some()).then_some(())
     });
-    assert_eq!(daemon.leaks(canary), [""; 0], "a message does not quote it either");
+    assert_eq!(daemon.leaks(canary), [""; 0], "the message does not quote it either");
 }
 
-/// Waits until `secrets_error` says that, and then for some more looks.
+/// Waits until `secrets_error` says that, and then for a few more looks.
 fn wait_for_secrets_error(daemon: &Daemon, wanted: &str) {
     daemon.wait(&format!("secrets_error to say {wanted:?}"), || {
         daemon.health().secrets_error.filter(|error| error.contains(wanted))

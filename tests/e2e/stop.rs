@@ -1,4 +1,4 @@
-//! A stop is a real SIGINT, a grace, and then the end of everything that belongs to the agent.
+//! A stop is a real SIGINT, a grace period, and then the end of everything that belongs to the agent.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -64,7 +64,7 @@ fn an_agent_that_ignores_sigint_is_killed_after_the_grace() {
     let grace = between(asked, agent.deadline.unwrap().0);
     assert!(grace >= Duration::from_millis(900) && grace < Duration::from_secs(5), "{grace:?}");
     daemon.wait_until_removed("a");
-    assert!(between(asked, SystemTime::now()) >= Duration::from_millis(900), "it had its grace");
+    assert!(between(asked, SystemTime::now()) >= Duration::from_millis(900), "the agent had its grace period");
     daemon.wait_until_gone(pid);
     assert!(!daemon.has_session("a"));
 }
@@ -177,7 +177,7 @@ fn a_renamed_finished_agent_leaves_its_session_to_the_new_one() {
         daemon.edit_jcard(&entry(&name));
         let agent = daemon.wait_for_state(&name, State::Exited);
         assert_eq!((agent.attempt, agent.error, agent.session.as_str()), (Some(1), None, "desk"));
-        daemon.wait("the session of the new one", || daemon.has_session("desk").then_some(()));
+        daemon.wait("the session of the new agent", || daemon.has_session("desk").then_some(()));
     }
 }
 
@@ -194,7 +194,7 @@ fn an_agent_waits_for_the_session_of_one_that_stops() {
     assert_eq!((waiting.attempt, waiting.session.as_str()), (None, ""));
     daemon.edit_jcard(&agent("next", "sleep inf", "session = \"desk\""));
     daemon.wait_until_removed("meddler");
-    assert!(daemon.has_session("desk") && Process(pid).is_alive(), "who only waited ends nothing");
+    assert!(daemon.has_session("desk") && Process(pid).is_alive(), "an agent that only waited ends nothing");
     daemon.wait_until_removed("slow");
     let free = Instant::now();
     let agent = daemon.wait_until("next", "running", |agent| agent.running);
@@ -240,7 +240,7 @@ fn a_shorter_grace_period_applies_to_a_stopping_agent() {
     daemon.wait_for_state("a", State::Exited);
 }
 
-/// Stops the tmux server, as job control does, and terminates the daemon. Answers the server, and how long that took.
+/// Stops the tmux server, as job control does, and terminates the daemon. Returns the server, and how long that took.
 fn stop_without_tmux(daemon: &mut Daemon) -> (Process, Duration) {
     let server = Process(daemon.tmux(&["display-message", "-p", "#{pid}"]).unwrap().trim().parse().unwrap());
     server.signal(Signal::SIGSTOP);
@@ -249,7 +249,7 @@ fn stop_without_tmux(daemon: &mut Daemon) -> (Process, Duration) {
     (server, asked.elapsed())
 }
 
-/// Two agents, of which one ends at once and the other a second after it was asked to.
+/// Two agents. One ends at once when asked to stop, the other a second later.
 const QUICK_AND_SLOW: [(&str, &str); 2] = [
     ("quick", "on-signal SIGINT 0; append @WORK/quick.ready yes; sleep inf"),
     ("slow", "on-signal SIGINT 0 1; append @WORK/slow.ready yes; sleep inf"),

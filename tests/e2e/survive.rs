@@ -1,4 +1,4 @@
-//! The daemon is killed, and another one takes its place: no agent notices, and nothing is forgotten.
+//! The daemon is killed, and another one takes its place. No agent notices, and nothing is forgotten.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -85,7 +85,7 @@ fn an_adopted_agent_is_managed_like_any_other() {
     daemon.wait_until_removed("a");
     daemon.wait_for_line("log", "INT");
     assert!(!daemon.has_session("a"));
-    daemon.wait("the record to go", || (!daemon.record("a").exists()).then_some(()));
+    daemon.wait("the record to be removed", || (!daemon.record("a").exists()).then_some(()));
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn an_end_without_a_daemon_is_recorded_with_status_and_time() {
     daemon.start_again();
     let dies = daemon.wait_for_state("dies", State::Exited).exit.unwrap();
     assert_eq!(dies.how, ExitStatus::Signal("SIGSEGV".parse().unwrap()));
-    // It is seen to be gone a moment before its launcher sees it.
+    // It can be seen to be gone a moment before its launcher notices.
     let off = between(dies.at.0, gone).max(between(gone, dies.at.0));
     assert!(dies.at.0 < gone + Duration::from_millis(400) && off < Duration::from_secs(5), "{dies:?} {gone:?}");
     let ends = daemon.wait_for_state("ends", State::Exited);
@@ -219,14 +219,14 @@ fn a_stop_keeps_its_deadline_and_sends_two_sigints() {
     assert_eq!(daemon.lines("log").iter().filter(|line| *line == "INT").count(), 2);
 }
 
-/// A daemon that was killed when the agent `a` had ended once, and tmux had not heard of its second attempt.
+/// A daemon that was killed after the agent `a` had ended once, before tmux heard of the second attempt.
 fn cut_off_before_the_second_attempt() -> Daemon {
     let policy = "restart = 'on-failure'\nbackoff = ['1s', '1h']";
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; exit 3", policy));
     daemon.wait_for_state("a", State::Backoff);
-    // A deputy that is stopped while it is asked for something is replaced at about the time of the next attempt.
-    daemon.wait("the last thing that it is asked for", || daemon.log().contains("its last screen").then_some(()));
-    // One deputy after the other, since each that is stopped is replaced.
+    // A deputy that is stopped during a request is replaced at about the time of the next attempt.
+    daemon.wait("the last request to the deputy", || daemon.log().contains("its last screen").then_some(()));
+    // One deputy after another, because each stopped one is replaced.
     let mut deputy = daemon.deputy();
     deputy.signal(Signal::SIGSTOP);
     daemon.wait("the next attempt", || {
@@ -283,7 +283,7 @@ fn the_next_daemon_contradicts_nothing_reported_before() {
     let mut daemon = Setup::new().start(&agent("a", "exit 1", policy));
     for _ in 0..15 {
         let before = daemon.get("/v1/agents").body;
-        // Without taking in what it says: the sooner the daemon is killed, the better.
+        // The test does not parse the response: the sooner it kills the daemon, the better.
         while daemon.get("/v1/agents").body == before {}
         let body = daemon.get("/v1/agents").body;
         daemon.kill();
@@ -368,7 +368,7 @@ fn a_daemon_killed_at_any_point_doubles_and_forgets_no_agent() {
         Process(pid).argv().contains(&argument).then_some(pid)
     });
     let harness = |process: &Process| process.argv().iter().any(|word| word.contains("fake-harness"));
-    daemon.wait("all others to be gone", || {
+    daemon.wait("all others to end", || {
         daemon.processes().into_iter().filter(harness).all(|process| process.0 == pid).then_some(())
     });
     for line in daemon.lines("log").iter().filter_map(|line| line.strip_prefix("start ")) {
@@ -413,7 +413,7 @@ fn an_unwritable_record_is_reported_and_agents_live_on() {
     let error = daemon.wait("an error", || daemon.health().state_error);
     assert!(error.contains("state/agents/a.json"), "{error}");
     fs::remove_file(&folder).unwrap();
-    daemon.wait("the error to go", || daemon.health().state_error.is_none().then_some(()));
+    daemon.wait("the error to disappear", || daemon.health().state_error.is_none().then_some(()));
     daemon.wait_for_record("a", "\"running\"");
 }
 
@@ -429,7 +429,7 @@ fn a_forgotten_agents_session_is_stopped_but_not_an_operators() {
     daemon.start_again();
     daemon.wait_until_gone(pid);
     daemon.wait_for_line("log", "INT");
-    daemon.wait("the session to go", || (!daemon.has_session("a")).then_some(()));
+    daemon.wait("the session to end", || (!daemon.has_session("a")).then_some(()));
     assert!(daemon.has_session("mine"));
 }
 
@@ -472,7 +472,7 @@ fn unreadable_secrets_after_a_restart_affect_no_agent() {
     assert_eq!(daemon.wait_until_running("a"), pid);
     fs::remove_file(&secrets).unwrap();
     fs::rename(&aside, &secrets).unwrap();
-    daemon.wait("the error to go", || daemon.health().secrets_error.is_none().then_some(()));
+    daemon.wait("the error to disappear", || daemon.health().secrets_error.is_none().then_some(()));
     assert_eq!(daemon.wait_until_running("a"), pid);
     assert_eq!(daemon.starts("log"), 1);
     daemon.secret("KEY", "two");
@@ -528,7 +528,7 @@ fn an_agent_that_completed_unseen_before_its_timeout_is_done() {
     daemon.kill();
     daemon.put(&daemon.work("done"), "");
     daemon.wait_until_gone(pid);
-    daemon.wait("the timeout to pass", || (SystemTime::now() > over.0).then_some(()));
+    daemon.wait("the timeout to expire", || (SystemTime::now() > over.0).then_some(()));
     daemon.start_again();
     let status = daemon.wait_for_state("a", State::Exited);
     assert_eq!((status.outcome, code(status.exit.as_ref())), (Some(Outcome::Completed), Some(0)));
@@ -544,7 +544,7 @@ fn a_copied_record_is_reported_and_kills_no_one() {
     fs::copy(daemon.record("a"), daemon.record("a-old")).unwrap();
     daemon.start_again();
     assert!(daemon.health().state_error.unwrap().contains("a-old.json"));
-    // Whatever it would do to the one that it names would be done before this.
+    // If the copy harmed the process that it names, it would do so before `b` runs.
     daemon.edit_jcard(&[fs::read_to_string(daemon.jcard()).unwrap(), agent("b", "sleep inf", "")].concat());
     daemon.wait_until_running("b");
     assert_eq!(daemon.wait_until_running("a"), pid);
@@ -619,7 +619,10 @@ fn a_state_directory_behind_a_link_works() {
     daemon.wait_for_record("a", "\"running\"");
     assert_eq!(daemon.health().state_error, None);
     let (status, said) = run(&mut daemon.daemon_command());
-    assert!(status != Some(0) && said.contains(&format!("process {}", daemon.pid())), "it is locked: {said}");
+    assert!(
+        status != Some(0) && said.contains(&format!("process {}", daemon.pid())),
+        "the state directory is locked: {said}"
+    );
     daemon.kill_and_start_again();
     assert_eq!(daemon.wait_until_running("a"), pid);
 }
@@ -642,7 +645,7 @@ fn a_record_with_absurd_times_is_not_fatal() {
     assert!(daemon.stop().success());
 }
 
-/// Sets every time on the boot clock to ages hence, and answers how many there are.
+/// Sets every time on the boot clock far into the future, and returns how many there are.
 fn make_absurd(record: &mut serde_json::Value) -> usize {
     match record {
         serde_json::Value::Object(fields) => fields
@@ -653,7 +656,7 @@ fn make_absurd(record: &mut serde_json::Value) -> usize {
                     1
                 }
                 "wall" => {
-                    // In the year 11476, which has no form in RFC 3339.
+                    // In the year 11476, which RFC 3339 cannot express.
                     value["secs_since_epoch"] = 300_000_000_000_u64.into();
                     1
                 }
@@ -673,12 +676,12 @@ fn a_screen_with_a_forgotten_secret_is_not_logged() {
     let shows = shows.replace("args = [\"\"]", "args = []");
     let mut daemon = setup.start(&shows);
     daemon.wait_until_running("a");
-    daemon.wait("the secret to be shown", || daemon.screen("a").contains("the-former").then_some(()));
+    daemon.wait("the secret to appear", || daemon.screen("a").contains("the-former").then_some(()));
     daemon.kill();
     fs::remove_dir_all(daemon.path("state/agents")).unwrap();
     daemon.secret("KEY", "the-present-secret-value");
     daemon.start_again();
-    daemon.wait("the new secret to be shown", || daemon.screen("a").contains("the-present").then_some(()));
+    daemon.wait("the new secret to appear", || daemon.screen("a").contains("the-present").then_some(()));
     assert!(daemon.stop().success());
     assert!(!daemon.log().contains("the-former") && !daemon.log().contains("the-present"));
 }
