@@ -101,7 +101,7 @@ fn an_agent_is_found_by_its_encoded_name_in_any_case() {
 }
 
 #[test]
-fn health_tells_state_uptime_and_version() {
+fn health_reports_state_uptime_and_version() {
     let server = two_agents();
     let expected =
         format!("{{\"state\":\"running\",\"uptime_seconds\":0,\"version\":\"{}\"}}\n", env!("CARGO_PKG_VERSION"));
@@ -216,7 +216,7 @@ fn a_header_may_have_16_kib_and_no_more() {
 }
 
 #[test]
-fn silent_and_half_heard_clients_are_closed_while_others_are_served() {
+fn silent_and_incomplete_clients_are_closed_as_others_proceed() {
     let server = Server::start(vec![running("a")], short());
     let from = Instant::now();
     let mut silent = server.connect();
@@ -306,7 +306,7 @@ fn a_thousand_clients_at_once_are_all_answered() {
 }
 
 #[test]
-fn more_than_1024_clients_are_closed_as_they_come_and_places_become_free() {
+fn clients_beyond_1024_are_closed_until_places_become_free() {
     let _room = many_descriptors();
     let server = two_agents();
     let mut clients: Vec<UnixStream> = (0..1100).map(|_| server.connect()).collect();

@@ -16,7 +16,7 @@ use nix::sys::time::TimeValLike;
 use support::{read_until_closed, running, snapshot};
 
 #[test]
-fn without_descriptors_clients_are_served_one_after_the_other_and_the_server_does_not_spin() {
+fn without_descriptors_clients_are_served_in_turn() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("agentd.sock");
     let listener = UnixListener::bind(&path).unwrap();

@@ -156,7 +156,7 @@ fn events_about_others_move_on_where_a_client_resumes() {
 }
 
 #[test]
-fn one_stream_too_many_is_refused_until_another_has_gone_and_the_rest_is_served_all_the_while() {
+fn one_stream_too_many_is_refused_until_another_ends() {
     let server = server(Limits { streams: 2, ..Limits::default() });
     let first = follow(&server, "/v1/events", "");
     let _second = follow(&server, "/v1/events", "");
@@ -197,7 +197,7 @@ fn streams_end_with_the_daemon() {
 }
 
 #[test]
-fn a_query_that_cannot_be_meant_and_an_agent_that_is_not_there_are_said_at_once() {
+fn an_invalid_query_and_an_unknown_agent_fail_at_once() {
     let server = server(Limits::default());
     let ask = |path: &str| server.exchange(&format!("GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n"));
     let answer = ask("/v1/events?folow=false");

@@ -197,7 +197,7 @@ mod tests {
     #[case::another_launch("y", true, "declare a")]
     #[case::same_launch_and_secrets_that_cannot_be_read("x", false, "update a")]
     #[case::another_launch_and_secrets_that_cannot_be_read("y", false, "declare a")]
-    fn what_an_earlier_daemon_launched_is_touched_only_if_it_is_known_to_be_another(
+    fn an_earlier_launch_is_touched_only_if_known_to_differ(
         #[case] argument: &str,
         #[case] is_certain: bool,
         #[case] action: &str,

@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_large_header_in_pieces_is_a_header_and_what_follows_it_is_another() {
+    async fn a_large_header_in_pieces_is_parsed_apart_from_the_next() {
         let (mut client, connection) = client();
         let lines = format!("X: {}\r\n", "x".repeat(150)).repeat(90);
         for _ in 0..2 {
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_not_taken_is_given_up_10_s_after_the_last_progress() {
+    async fn a_response_is_abandoned_10_s_after_the_last_progress() {
         let agent = serde_json::json!({"name": "a", "running": true, "restarts": 0, "state": "running",
             "reason": "x".repeat(4 << 20)});
         let (mut client, connection) = client_told_of(vec![serde_json::from_value(agent).unwrap()]);

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_screen_is_plain_and_told_once_unless_something_else_is_said() {
+    fn a_screen_is_plain_and_sent_once_by_default() {
         let order =
             |query: &str, headers: &[(&'static str, &str)]| Order::screen("A", &request(query, headers)).unwrap();
         let screen = |colours, follows| Order::Screen { agent: "a".to_owned(), colours, follows };

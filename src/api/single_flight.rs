@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn who_asks_while_another_waits_shares_its_answer_and_none_is_older_than_its_question() {
+    async fn concurrent_callers_share_a_result_no_older_than_their_call() {
         let (latest, readings) = (Latest::default(), Cell::new(0));
         let read = || async {
             readings.set(readings.get() + 1);

@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backoff_is_told_with_its_end_its_next_start_and_its_timeout() {
+    fn a_backoff_is_explained_with_end_next_start_and_timeout() {
         let agent = agent(
             "backoff",
             &json!({
@@ -522,7 +522,7 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     }
 
     #[test]
-    fn the_history_counts_where_there_is_one_and_no_more_than_three_of_it() {
+    fn the_history_is_used_if_present_and_limited_to_three() {
         let past = |attempt: u64| {
             json!({
                 "attempt": attempt, "declared_at": at(0), "started_at": at(2), "exit": { "signal": "SIGKILL", "at": at(5) },
@@ -548,7 +548,7 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     }
 
     #[test]
-    fn the_data_are_those_of_the_sentences_and_absent_ones_are_left_out() {
+    fn the_data_matches_the_sentences_and_omits_absent_values() {
         let agent = agent("backoff", &json!({ "exit": { "code": 3, "at": at(8) }, "next_start_at": at(11) }));
         let mut data = serde_json::to_value(explain(&agent, Vec::new())).unwrap();
         assert!(data["changes"].as_array_mut().is_some_and(|changes| !changes.is_empty()));

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_a_secret_are_masked_each_by_itself_and_short_ones_not_at_all() {
+    fn each_line_of_a_secret_is_masked_unless_it_is_short() {
         let secret: &[u8] = b"-----BEGIN\r\nshort\nfirst-line\nsecond-line\n";
         let text: &[u8] = b"-----BEGIN\r\nshort\r\nsecond-line first-line.";
         assert_eq!(masked(&[secret], &[text]), b"[masked]\r\nshort\r\n[masked] [masked].");
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_a_secret_stays_masked_while_it_may_be_the_beginning_of_another() {
+    fn a_secrets_rest_stays_masked_if_it_may_begin_another() {
         let secrets: [&[u8]; 2] = [b"xxabcdabcd", b"abcdabcdzz"];
         assert_eq!(masked(&secrets, &[b"xxabcdabcd", b"z", b"q"]), b"[masked]zq");
         assert_eq!(masked(&secrets, &[b"xxabcdabcd", b"z", b"z"]), b"[masked]");

@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_secret_in_pieces_no_more_is_shown_than_arouses_suspicion() {
+    fn a_secret_in_pieces_shows_only_its_first_suspicious_part() {
         let text = format!("a {KEY} b\n");
         let whole = Redaction::new([KEY]).of(&text);
         for cut in 0..text.len() {

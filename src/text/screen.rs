@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_kept_if_they_are_wanted_and_do_not_reach_beyond_the_screen() {
+    fn colors_are_kept_on_request_and_end_with_the_screen() {
         let captured = "\x1b[1m\x1b[38:2:1:2:3mred\x1b[39m.\n";
         assert_eq!(shown(captured, &none(), true), "\x1b[1m\x1b[38:2:1:2:3mred\x1b[39m.\x1b[0m\n");
         assert_eq!(shown(captured, &none(), false), "red.\n");
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_blotted_out_in_a_box_and_where_only_a_piece_of_it_is_shown() {
+    fn a_secret_is_redacted_in_a_box_and_if_shown_in_part() {
         let secret = Redaction::new(["sk-ant-api03-Zq8vXw2LkT0pYcRb7NfHd5JmGs3QaUe"]);
         let captured = "│ sk-ant-api03-Zq8vXw2 │\n│ LkT0pYcRb7NfHd5JmGs3 │\n│ QaUe                 │\n";
         let expected = "│ ******************** │\n│ ******************** │\n│ ****                 │\n";

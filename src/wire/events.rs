@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_told_when_it_comes_when_it_changes_and_when_it_is_mended() {
+    fn an_error_is_published_on_start_change_and_resolution() {
         let told = |before: Option<&str>, after: Option<&str>| {
             let errors = |error: Option<&str>| Errors { config: error.map(str::to_owned), ..Errors::default() };
             What::of_errors(&errors(before), &errors(after)).pop()

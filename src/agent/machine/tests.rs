@@ -250,10 +250,7 @@ mod an_end {
     #[case(Restart::OnFailure, ExitStatus::Cause("tmux server died".into()))]
     #[case(Restart::Always, code(0))]
     #[case(Restart::Always, code(3))]
-    fn that_the_policy_mends_is_followed_by_a_restart_after_the_backoff(
-        #[case] restart: Restart,
-        #[case] how: ExitStatus,
-    ) {
+    fn the_policy_answers_is_followed_by_a_restart_after_backoff(#[case] restart: Restart, #[case] how: ExitStatus) {
         let mut life = Life::running(restarting(restart));
         life.wait(seconds(60));
         assert!(life.end(1, how).is_empty());
@@ -279,7 +276,7 @@ mod an_end {
     }
 
     #[test]
-    fn is_shown_before_the_launcher_is_gone_but_the_restart_waits_for_that() {
+    fn is_shown_at_once_but_the_restart_waits_for_the_launcher() {
         let mut life = Life::running(restarting(Restart::Always));
         life.ended(1, code(0));
         assert_eq!((life.state(), life.status().running), (Backoff, false));
@@ -288,7 +285,7 @@ mod an_end {
     }
 
     #[test]
-    fn with_a_launcher_that_does_not_go_is_followed_by_a_kill_every_ten_seconds() {
+    fn with_a_lingering_launcher_causes_a_kill_every_ten_seconds() {
         let mut life = Life::running(plain());
         life.ended(1, code(0));
         assert!(life.wait(Duration::from_millis(9_999)).is_empty());
@@ -343,7 +340,7 @@ mod restarts {
     }
 
     #[test]
-    fn without_any_delay_wait_for_the_launcher_to_go_and_for_nothing_else() {
+    fn without_delay_wait_only_for_the_launcher_to_go() {
         let mut life = Life::running(backing_off(&[0], None));
         assert!(life.ended(1, code(1)).is_empty());
         assert!(life.wait(seconds(1)).is_empty());
@@ -534,7 +531,7 @@ mod a_stop {
     }
 
     #[test]
-    fn whose_grace_is_cut_short_interrupts_again_half_way_through_that() {
+    fn with_a_shortened_grace_interrupts_again_halfway_through() {
         let mut life = Life::running(plain());
         life.declare(declaration(|policy| policy.grace_period = seconds(30)));
         life.wait(seconds(1));
@@ -544,7 +541,7 @@ mod a_stop {
     }
 
     #[test]
-    fn that_was_interrupted_twice_is_not_so_a_third_time_by_the_next_daemon() {
+    fn that_interrupted_twice_does_not_interrupt_a_third_time() {
         let mut life = Life::running(plain());
         life.remove();
         assert_eq!(life.wait(seconds(15)), ["interrupt again 1"]);
@@ -585,7 +582,7 @@ mod a_stop {
     }
 
     #[test]
-    fn gives_what_the_harness_leaves_behind_ten_seconds_and_not_the_whole_grace() {
+    fn gives_leftovers_ten_seconds_and_not_the_whole_grace() {
         let mut life = Life::running(declaration(|policy| policy.grace_period = seconds(3_600)));
         life.remove();
         life.wait(seconds(60));
@@ -857,7 +854,7 @@ mod a_change_of_policy {
     #[case::soon(0, 0)]
     #[case::late(3, 0)]
     #[case::after_the_kill(3, 25)]
-    fn to_no_restarts_cancels_one_that_only_waits_for_the_launcher_to_go(#[case] backoff: u64, #[case] waited: u64) {
+    fn to_no_restarts_cancels_one_that_waits_for_the_launcher(#[case] backoff: u64, #[case] waited: u64) {
         let mut life = Life::running(declaration(|policy| {
             policy.restart = Restart::Always;
             policy.backoff = vec![seconds(backoff)];
@@ -993,7 +990,7 @@ mod a_wrong_entry {
     }
 
     #[test]
-    fn of_a_running_agent_is_shown_and_the_agent_lives_on_under_the_earlier_one() {
+    fn of_a_running_agent_is_shown_and_the_earlier_one_applies() {
         let mut life = Life::running(restarting(Restart::OnFailure));
         assert!(life.tell(Event::Reject("3:1: no harness".into())).is_empty());
         assert_eq!((life.state(), life.status().error.as_deref()), (Running, Some("3:1: no harness")));
@@ -1164,7 +1161,7 @@ mod a_failed_launch {
     }
 
     #[test]
-    fn through_the_agents_fault_is_restarted_by_policy_and_shown_until_a_start() {
+    fn through_the_agents_fault_follows_policy_and_is_shown() {
         let limited = declaration(|policy| {
             policy.restart = Restart::OnFailure;
             policy.max_restarts = Some(2);
@@ -1184,7 +1181,7 @@ mod a_failed_launch {
     }
 
     #[test]
-    fn through_nobodys_fault_is_tried_again_ever_more_slowly_whatever_the_policy() {
+    fn through_no_ones_fault_is_retried_ever_more_slowly() {
         let mut life = Life::starting(plain());
         for (attempt, delay) in (1..).zip([1, 2, 4, 8, 16, 30, 30, 30]) {
             let before = life.now;
@@ -1200,7 +1197,7 @@ mod a_failed_launch {
     }
 
     #[test]
-    fn through_nobodys_fault_is_tried_again_soon_once_a_start_has_succeeded() {
+    fn through_no_ones_fault_is_retried_soon_after_a_good_start() {
         let mut life = Life::starting(restarting(Restart::Always));
         life.not_started(1, retry("busy"));
         life.gone(1);
@@ -1340,7 +1337,7 @@ mod late_news {
     }
 
     #[test]
-    fn of_an_attempt_that_is_being_stopped_changes_nothing_once_its_harness_is_over() {
+    fn of_a_stopping_attempt_changes_nothing_after_its_harness() {
         for event in late().into_iter().filter(|event| !matches!(event, Event::Gone { .. })) {
             let mut life = Life::running(timing_out(60));
             life.wait(seconds(60));
@@ -1352,7 +1349,7 @@ mod late_news {
     }
 
     #[test]
-    fn that_an_attempt_was_or_was_not_started_changes_nothing_once_its_harness_lives() {
+    fn of_a_start_changes_nothing_once_the_harness_lives() {
         for event in late().into_iter().take(4) {
             for stop in [|_: &mut Life| vec![], Life::remove] {
                 let mut life = Life::running(plain());
@@ -1468,7 +1465,7 @@ mod limits {
     }
 
     #[test]
-    fn are_applied_again_by_the_next_daemon_which_knows_of_no_change_that_was_cut_off() {
+    fn are_applied_again_by_the_next_daemon() {
         let mut life = Life::running(limited(9));
         let effects = life.machine.resume();
         let limits = effects.iter().find_map(|effect| match effect {
@@ -1479,7 +1476,7 @@ mod limits {
     }
 
     #[test]
-    fn that_are_not_applied_are_told_until_they_are_or_the_next_attempt() {
+    fn that_are_not_applied_are_reported_until_they_are() {
         let mut life = Life::running(limited(9));
         let limited = |attempt, error: Option<&str>| Event::Limited { attempt, error: error.map(str::to_owned) };
         life.tell(limited(1, Some("no systemd")));
