@@ -25,7 +25,7 @@ use publisher::{Untold, log_change};
 
 use crate::agent::declaration::{Desired, DesiredAgent};
 use crate::agent::launch::Launch;
-use crate::agent::machine::{self, Attempt, Effect, Machine};
+use crate::agent::machine::{self, Attempt, Effect, Machine, Removal};
 use crate::agent::name::Name;
 use crate::agent::reconcile::{Action, Held, HeldAgent, plan};
 use crate::agent::spec::Limits;
@@ -374,7 +374,7 @@ impl Supervisor {
                 self.happened.push(of_daemon(events::Course::Stopping));
                 self.afterwards.publish = true;
                 for key in self.agents.keys().cloned().collect::<Vec<_>>() {
-                    self.step(&key, machine::Event::Remove);
+                    self.step(&key, machine::Event::Remove(Removal::Shutdown));
                 }
             }
         }
@@ -413,7 +413,7 @@ impl Supervisor {
                         let name = agent.machine.name().to_string();
                         self.happened.push(What::Declaration { name, change: Change::Removed });
                     }
-                    self.step(&key, machine::Event::Remove);
+                    self.step(&key, machine::Event::Remove(Removal::Undeclared));
                 }
             }
         }

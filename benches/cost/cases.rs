@@ -115,7 +115,7 @@ fn plan_for(agents: usize, now: &str) -> Work {
     let held: Held = before
         .into_iter()
         .map(|(key, agent)| {
-            let launch = agent.declaration.clone().and_then(|good| good.launch.map_err(|missing| missing.0));
+            let launch = agent.declaration.clone().and_then(|good| good.launch.map_err(|missing| missing.to_string()));
             let declared = Declared { fingerprint: launch.ok().map(|it| it.fingerprint.clone()), is_restored: false };
             (key, HeldAgent { desired: Some(agent), declared: Some(declared) })
         })

@@ -1,6 +1,7 @@
 //! What should be: each agent that is declared, and what is to be launched, or what is missing for that.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -8,6 +9,8 @@ use crate::agent::launch::Launch;
 use crate::agent::name::Name;
 use crate::agent::secrets::Secrets;
 use crate::agent::spec::Policy;
+use crate::wire::reason::Causes;
+pub use crate::wire::reason::WaitingFor;
 
 /// Everything that should be, at one reading of the inputs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,7 +51,12 @@ pub struct Declaration {
     pub launch: Result<Arc<Launch>, Missing>,
 }
 
-/// What an agent waits for, in a person's words.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Missing(pub String);
+/// What an agent lacks before it can be launched. Never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing(pub Vec<WaitingFor>);
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Causes(&self.0).fmt(f)
+    }
+}

@@ -37,7 +37,7 @@ mod report;
 #[cfg(test)]
 mod tests;
 
-pub use event::{Effect, Event, NotStarted};
+pub use event::{Effect, Event, NotStarted, Removal};
 
 use life::{Declared, Exit, Latest, Lingering, Session, split};
 use report::account;
@@ -47,7 +47,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::agent::declaration::{Declaration, Missing};
+use crate::agent::declaration::{Declaration, Missing, WaitingFor};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::launch::Launch;
 use crate::agent::name::Name;
@@ -68,9 +68,6 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The longest such delay.
 const RETRY_MOST: Duration = Duration::from_secs(30);
 
-/// What a machine that was written down waits for before it starts anything.
-const UNREAD: &str = "its declaration could not be read yet";
-
 /// Numbers the launches of one agent, over all its declarations.
 pub type Attempt = u64;
 
@@ -83,6 +80,9 @@ pub struct Machine {
     harness: Option<String>,
     declared: Option<Declared>,
     leaving: bool,
+    /// Whether that is because the daemon is being stopped.
+    #[serde(default)]
+    shutdown: bool,
     state: State,
     /// The latest one.
     attempt: Attempt,
@@ -179,16 +179,6 @@ enum StopReason {
     TimedOut,
 }
 
-impl StopReason {
-    fn in_words(self) -> &'static str {
-        match self {
-            Self::Changed => "its declaration has changed",
-            Self::Removed => "its entry was removed, or agentd is being stopped",
-            Self::TimedOut => "its timeout has passed",
-        }
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum BackoffReason {
@@ -208,6 +198,7 @@ impl Machine {
             harness: None,
             declared: None,
             leaving: false,
+            shutdown: false,
             state: State::Invalid,
             attempt: 0,
             latest: None,
@@ -221,7 +212,7 @@ impl Machine {
 
     /// An agent of which a session was found, and nothing is known. It is to be [resumed](Machine::resume).
     pub fn found(name: Name, now: Timestamp) -> Self {
-        let launch = Err(Missing(UNREAD.to_owned()));
+        let launch = Err(unread());
         let declaration = Declaration { kind: "native", policy: Policy::default(), launch };
         Self {
             declared: Some(Declared { attempts: 1, ..Declared::new(declaration, now) }),
@@ -273,7 +264,7 @@ impl Machine {
         let mut effects = Vec::new();
         if let Some(declared) = &mut self.declared {
             declared.is_restored = true;
-            declared.missing = Some(UNREAD.to_owned());
+            declared.missing = Some(unread());
         }
         let lingering = self.lingering.as_ref().map(|lingering| lingering.attempt);
         let resume = |attempt, launcher| Effect::Resume { attempt, launcher };
@@ -392,7 +383,7 @@ impl Machine {
             Event::Declare(declaration) => self.declare(declaration, now, &mut effects),
             Event::Update(declaration) => self.update(declaration, now, &mut effects),
             Event::Reject(error) => self.entry_error = Some(error),
-            Event::Remove => self.remove(now, &mut effects),
+            Event::Remove(removal) => self.remove(removal, now, &mut effects),
             Event::Opened { attempt } => self.opened(attempt),
             Event::Met { attempt, launcher } => self.met(attempt, launcher),
             Event::Started { attempt, pid, at } => self.started(attempt, pid, at),
@@ -416,7 +407,7 @@ impl Machine {
 
     fn declare(&mut self, declaration: Declaration, now: Timestamp, effects: &mut Vec<Effect>) {
         self.entry_error = None;
-        self.leaving = false;
+        (self.leaving, self.shutdown) = (false, false);
         self.declared = Some(Declared::new(declaration, now));
         match &mut self.state {
             State::Starting { .. } | State::Running { .. } => self.stop(StopReason::Changed, now, effects),
@@ -461,8 +452,8 @@ impl Machine {
         }
     }
 
-    fn remove(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        self.leaving = true;
+    fn remove(&mut self, removal: Removal, now: Timestamp, effects: &mut Vec<Effect>) {
+        (self.leaving, self.shutdown) = (true, removal == Removal::Shutdown);
         match self.state {
             State::Starting { .. } | State::Running { .. } => self.stop(StopReason::Removed, now, effects),
             State::Stopping { ref mut why, .. } => *why = StopReason::Removed,
@@ -625,7 +616,8 @@ impl Machine {
             {
                 *harness = Harness::Over;
                 *deadline = (*deadline).min(now + LINGER);
-                effects.extend(account(self.latest.as_ref(), &exit, why.in_words()));
+                let why = report::because(*why, self.shutdown).to_string();
+                effects.extend(account(self.latest.as_ref(), &exit, &why));
                 if let Some(declared) = self.declared_with_attempts() {
                     declared.exit = Some(exit);
                 }
@@ -844,6 +836,11 @@ impl Machine {
             effects.push(Effect::OfferShell { session });
         }
     }
+}
+
+/// What a machine that was written down lacks.
+fn unread() -> Missing {
+    Missing(vec![WaitingFor::Unread {}])
 }
 
 /// Whether a process that an agent's launcher started can have this id. Others mean something else to `kill(2)`, and to whoever reads

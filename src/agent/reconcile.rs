@@ -90,7 +90,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::agent::declaration::Missing;
+    use crate::agent::declaration::{Missing, WaitingFor};
     use crate::agent::launch::Launch;
     use crate::agent::spec::Policy;
     use crate::sys::secret_bytes::SecretBytes;
@@ -123,7 +123,7 @@ mod tests {
     }
 
     fn waiting(name: &str) -> DesiredAgent {
-        let launch = Err(Missing("the workdir".into()));
+        let launch = Err(Missing(vec![WaitingFor::Unread {}]));
         agent(name, Ok(Declaration { kind: "native", policy: policy(30), launch }))
     }
 

@@ -18,6 +18,7 @@ use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
 use crate::text::printable::json_line;
 use crate::wire::exit_status::ExitStatus;
+use crate::wire::reason::{Causes, Problem, StopStage, StoppingBecause, WaitingFor};
 use crate::wire::status::{AgentStatus, Exit, Outcome, PastAttempt, Resources, State, Time};
 
 /// As that of `agentd status`.
@@ -50,9 +51,15 @@ pub struct Explanation {
     /// From when on it has been in this state, as far as is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
-    /// Why.
+    /// Why, as a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// What it waits for, as data.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub waiting_for: Vec<WaitingFor>,
+    /// Why it is being stopped, as data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopping_because: Option<StoppingBecause>,
     /// What a person must mend.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -165,7 +172,9 @@ pub fn explain(agent: &AgentStatus, daemon_errors: Vec<String>) -> Explanation {
         state: agent.state,
         outcome: agent.outcome,
         since: since(agent),
-        why: agent.reason.clone(),
+        why: agent.reason.clone().or_else(|| why(agent)),
+        waiting_for: agent.waiting_for.clone(),
+        stopping_because: agent.stopping_because.clone(),
         error: agent.error.clone(),
         next: next(agent),
         ends,
@@ -177,8 +186,13 @@ pub fn explain(agent: &AgentStatus, daemon_errors: Vec<String>) -> Explanation {
     }
 }
 
+/// The sentence that the daemon left out.
+fn why(agent: &AgentStatus) -> Option<String> {
+    let waits = (!agent.waiting_for.is_empty()).then(|| Causes(&agent.waiting_for).to_string());
+    waits.or_else(|| agent.stopping_because.as_ref().map(StoppingBecause::to_string))
+}
+
 fn next(agent: &AgentStatus) -> Vec<Next> {
-    let says = |words: &str| agent.reason.as_ref().is_some_and(|reason| reason.contains(words));
     let mut next = Vec::new();
     let mut push = |what: &str, at: Option<Time>| next.push(Next { what: what.to_owned(), at });
     match agent.state {
@@ -186,15 +200,20 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
         State::Starting => push("Its harness is started any moment", None),
         State::Running => push("It runs until it ends by itself; then the `restart` of its entry decides", None),
         State::Stopping => {
-            if let Some(deadline) = agent.deadline.filter(|_| !says("; killed")) {
+            let is_killed = agent.stop_stage == Some(StopStage::Killed);
+            if let Some(deadline) = agent.deadline.filter(|_| !is_killed) {
                 push("What is left of it is killed", Some(deadline));
             }
-            if says("its declaration has changed") {
-                push("When nothing of it is left, it is started as it is declared now", None);
-            } else if says("its timeout has passed") {
-                push("When nothing of it is left, it has exited for good", None);
-            } else {
-                push("When nothing of it is left, it is not listed any more", None);
+            match &agent.stopping_because {
+                Some(StoppingBecause::Changed {}) => {
+                    push("When nothing of it is left, it is started as it is declared now", None);
+                }
+                Some(StoppingBecause::TimedOut {}) => push("When nothing of it is left, it has exited for good", None),
+                Some(StoppingBecause::Removed {} | StoppingBecause::Shutdown {}) => {
+                    push("When nothing of it is left, it is not listed any more", None);
+                }
+                // An older daemon does not say, and what a newer one says cannot be understood.
+                Some(StoppingBecause::Unknown { .. }) | None => {}
             }
         }
         State::Backoff if agent.next_start_at.is_some() => push("It is started again", agent.next_start_at),
@@ -212,7 +231,7 @@ const RELAUNCH: &str = "Edit what its entry launches, or a secret or prompt that
 /// What would change the state, the nearest at hand first.
 fn changes(agent: &AgentStatus) -> Vec<String> {
     let mut changes: Vec<String> = match agent.state {
-        State::Waiting => agent.reason.iter().flat_map(|reason| supplies(reason)).collect(),
+        State::Waiting => agent.waiting_for.iter().map(supply).collect(),
         State::Starting | State::Invalid => Vec::new(),
         State::Running => vec![
             "Edit what its entry launches, or a secret or prompt that it gets: it is stopped and started afresh."
@@ -256,37 +275,52 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
     changes
 }
 
-/// What would supply each of the things that `reason` says are missing. Its parts are those that `desired` and the machine write.
-fn supplies(reason: &str) -> Vec<String> {
-    reason.split("; ").map(supply).collect()
+/// What would end this wait.
+fn supply(cause: &WaitingFor) -> String {
+    match cause {
+        WaitingFor::Workdir { path, problem } => match problem {
+            Problem::Absent {} => {
+                format!("Create the directory {path}, or name another as the entry's `workdir`.")
+            }
+            Problem::NotADirectory {} => {
+                format!("Put a directory in the place of {path}, or name another as the entry's `workdir`.")
+            }
+            Problem::Unchecked { .. } => retried(cause),
+            _ => {
+                format!(
+                    "Let the agent user into the workdir ({path} {problem}), or name another as the entry's `workdir`."
+                )
+            }
+        },
+        WaitingFor::PromptFile { path, problem } => match problem {
+            Problem::Absent {} => format!("Write {path}, or name another as the entry's `prompt_file`."),
+            Problem::Empty {} => {
+                format!("Write a prompt into {path}, or name another file as the entry's `prompt_file`.")
+            }
+            Problem::NotAFile {} => {
+                format!("Put a regular file in the place of {path}, or name another as the entry's `prompt_file`.")
+            }
+            Problem::Unchecked { .. } => retried(cause),
+            _ => format!("Let the agent user read the prompt_file ({path} {problem})."),
+        },
+        WaitingFor::Secrets { names } => {
+            let noun = if names.len() == 1 { "secret" } else { "secrets" };
+            format!("Drop the {noun} {} into the secrets directory, or edit the entry's `secrets`.", names.join(", "))
+        }
+        WaitingFor::Session { name, holder } => {
+            format!("Wait until {holder} has left the session {name}, or give one of them another `session`.")
+        }
+        WaitingFor::Unread {}
+        | WaitingFor::Entry {}
+        | WaitingFor::Backoff { .. }
+        | WaitingFor::Retry {}
+        | WaitingFor::PreviousAttempt {}
+        | WaitingFor::Unknown { .. } => format!("Nothing but the end of this: {cause}."),
+    }
 }
 
-fn supply(missing: &str) -> String {
-    let about = |noun: &str| missing.strip_prefix(noun).map(|rest| (rest, rest.strip_suffix(" does not exist")));
-    if let Some((rest, absent)) = about("the workdir ") {
-        return match absent {
-            Some(path) => format!("Create the directory {path}, or name another as the entry's `workdir`."),
-            None => format!("Let the agent user into the workdir ({rest}), or name another as the entry's `workdir`."),
-        };
-    }
-    if let Some((rest, absent)) = about("the prompt_file ") {
-        return match absent {
-            Some(path) => format!("Write {path}, or name another as the entry's `prompt_file`."),
-            None => format!("Let the agent user read the prompt_file ({rest})."),
-        };
-    }
-    for (noun, tail) in [("the secret ", " is not"), ("the secrets ", " are not")] {
-        let names = missing.strip_prefix(noun).and_then(|rest| rest.strip_suffix(" in the secrets directory"));
-        if let Some(names) = names.and_then(|names| names.strip_suffix(tail)) {
-            return format!("Drop {noun}{names} into the secrets directory, or edit the entry's `secrets`.");
-        }
-    }
-    match missing.strip_prefix("its session ").and_then(|rest| rest.split_once(" is still in use by ")) {
-        Some((session, holder)) => {
-            format!("Wait until {holder} has left the session {session}, or give one of them another `session`.")
-        }
-        None => format!("Nothing but the end of this: {missing}."),
-    }
+fn retried(cause: &WaitingFor) -> String {
+    format!("Wait; {cause}. agentd looks again by itself.")
 }
 
 /// Under each of these words stands what it means; see the tests.
@@ -455,6 +489,11 @@ To change  Wait; or edit what its entry launches, or a secret or prompt that it
             &json!({
                 "reason": "the prompt_file /j/task.md does not exist; the workdir /x does not exist; the secrets A, B are not in the secrets directory",
                 "declared_at": at(5),
+                "waiting_for": [
+                    { "kind": "prompt-file", "path": "/j/task.md", "problem": "absent" },
+                    { "kind": "workdir", "path": "/x", "problem": "absent" },
+                    { "kind": "secrets", "names": ["A", "B"] },
+                ],
             }),
         );
         let expected = "\
@@ -471,15 +510,75 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     }
 
     #[rstest]
-    #[case("the secret A is not in the secrets directory", "Drop the secret A into the secrets directory")]
-    #[case("the workdir /x is not a directory", "Let the agent user into the workdir (/x is not a directory)")]
-    #[case("the prompt_file /p is not a regular file", "Let the agent user read the prompt_file (/p is not a reg")]
-    #[case("its session s is still in use by b", "Wait until b has left the session s")]
-    #[case("its declaration could not be read yet", "Nothing but the end of this: its declaration could not be")]
-    fn each_thing_that_can_be_missing_has_a_remedy(#[case] missing: &str, #[case] remedy: &str) {
-        let agent = agent("waiting", &json!({ "reason": missing }));
-        let changes = explain(&agent, Vec::new()).changes;
-        assert!(changes.len() == 1 && changes[0].starts_with(remedy), "{changes:?}");
+    #[case(
+        json!({ "kind": "secrets", "names": ["A"] }),
+        "Drop the secret A into the secrets directory, or edit the entry's `secrets`."
+    )]
+    #[case(
+        json!({ "kind": "workdir", "path": "/x", "problem": "absent" }),
+        "Create the directory /x, or name another as the entry's `workdir`."
+    )]
+    #[case(
+        json!({ "kind": "workdir", "path": "/x", "problem": "not-a-directory" }),
+        "Put a directory in the place of /x, or name another as the entry's `workdir`."
+    )]
+    #[case(
+        json!({ "kind": "workdir", "path": "/x", "problem": "inaccessible", "detail": "cannot be entered by a: no" }),
+        "Let the agent user into the workdir (/x cannot be entered by a: no), or name another as the entry's `workdir`."
+    )]
+    #[case(
+        json!({ "kind": "workdir", "path": "/x", "problem": "unchecked", "detail": "no answer" }),
+        "Wait; the workdir /x could not be looked at: no answer. agentd looks again by itself."
+    )]
+    #[case(
+        json!({ "kind": "workdir", "path": "/x", "problem": "haunted", "ghosts": 3 }),
+        "Let the agent user into the workdir (/x cannot be used: haunted), or name another as the entry's `workdir`."
+    )]
+    #[case(
+        json!({ "kind": "prompt-file", "path": "/p", "problem": "absent" }),
+        "Write /p, or name another as the entry's `prompt_file`."
+    )]
+    #[case(
+        json!({ "kind": "prompt-file", "path": "/p", "problem": "empty" }),
+        "Write a prompt into /p, or name another file as the entry's `prompt_file`."
+    )]
+    #[case(
+        json!({ "kind": "prompt-file", "path": "/p", "problem": "not-a-file" }),
+        "Put a regular file in the place of /p, or name another as the entry's `prompt_file`."
+    )]
+    #[case(
+        json!({ "kind": "prompt-file", "path": "/p", "problem": "inaccessible", "detail": "cannot be read by a: no" }),
+        "Let the agent user read the prompt_file (/p cannot be read by a: no)."
+    )]
+    #[case(
+        json!({ "kind": "prompt-file", "path": "/p", "problem": "unchecked", "detail": "no answer" }),
+        "Wait; the prompt_file /p could not be looked at: no answer. agentd looks again by itself."
+    )]
+    #[case(
+        json!({ "kind": "session", "name": "s", "holder": "b" }),
+        "Wait until b has left the session s, or give one of them another `session`."
+    )]
+    #[case(
+        json!({ "kind": "unread" }),
+        "Nothing but the end of this: its declaration could not be read yet."
+    )]
+    #[case(
+        json!({ "kind": "moonrise", "at": "night" }),
+        "Nothing but the end of this: moonrise (a newer agentd knows what that is)."
+    )]
+    fn each_thing_that_can_be_missing_has_a_remedy(#[case] missing: Value, #[case] remedy: &str) {
+        let agent = agent("waiting", &json!({ "reason": "in any words", "waiting_for": [missing] }));
+        assert_eq!(explain(&agent, Vec::new()).changes, [remedy]);
+    }
+
+    #[test]
+    fn a_reason_that_a_daemon_leaves_out_is_made_of_the_data() {
+        let why = |state, more: &Value| explain(&agent(state, more), Vec::new()).why;
+        let waiting = json!({ "waiting_for": [{ "kind": "unread" }, { "kind": "moonrise" }] });
+        let expected = "its declaration could not be read yet; moonrise (a newer agentd knows what that is)";
+        assert_eq!(why("waiting", &waiting).as_deref(), Some(expected));
+        let stopping = json!({ "stopping_because": { "kind": "shutdown" } });
+        assert_eq!(why("stopping", &stopping).as_deref(), Some("agentd is being stopped"));
     }
 
     #[rstest]
@@ -504,21 +603,37 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     }
 
     #[rstest]
-    #[case("its declaration has changed; interrupted, will be killed at the deadline", "started as it is declared now")]
-    #[case("its timeout has passed; interrupted, will be killed at the deadline", "exited for good")]
-    #[case("its entry was removed, or agentd is being stopped; interrupted", "not listed any more")]
-    fn a_stop_is_told_with_its_deadline_and_what_follows(#[case] reason: &str, #[case] follows: &str) {
-        let agent = agent("stopping", &json!({ "reason": reason, "deadline": at(30) }));
-        let next = explain(&agent, Vec::new()).next;
-        assert_eq!(next[0].at.map(|at| at.to_string()), Some(at(30)));
-        assert!(next[1].what.contains(follows), "{next:?}");
+    #[case("changed", Some("When nothing of it is left, it is started as it is declared now"))]
+    #[case("timed-out", Some("When nothing of it is left, it has exited for good"))]
+    #[case("removed", Some("When nothing of it is left, it is not listed any more"))]
+    #[case("shutdown", Some("When nothing of it is left, it is not listed any more"))]
+    #[case("moonset", None)]
+    fn a_stop_is_told_with_its_deadline_and_what_follows(#[case] kind: &str, #[case] follows: Option<&str>) {
+        let because = json!({ "kind": kind });
+        for stage in ["interrupted", "clearing", "begged"] {
+            let more = json!({ "stopping_because": because, "stop_stage": stage, "deadline": at(30) });
+            let next = explain(&agent("stopping", &more), Vec::new()).next;
+            assert_eq!(next[0].at.map(|at| at.to_string()), Some(at(30)));
+            assert_eq!(next.get(1).map(|next| next.what.as_str()), follows);
+        }
     }
 
     #[test]
     fn one_that_was_killed_is_not_going_to_be() {
-        let reason = "its declaration has changed; killed";
-        let agent = agent("stopping", &json!({ "reason": reason, "deadline": at(3) }));
-        assert!(explain(&agent, Vec::new()).next.iter().all(|next| next.at.is_none()));
+        let because = json!({ "kind": "changed" });
+        let more = json!({ "stopping_because": because, "stop_stage": "killed", "deadline": at(3) });
+        let next = explain(&agent("stopping", &more), Vec::new()).next;
+        assert!(!next.is_empty() && next.iter().all(|next| next.at.is_none()), "{next:?}");
+    }
+
+    #[test]
+    fn an_older_daemon_that_gives_no_data_is_explained_without_a_guess() {
+        let reason = "its declaration has changed; interrupted, will be killed at the deadline";
+        let explanation = explain(&agent("stopping", &json!({ "reason": reason, "deadline": at(30) })), Vec::new());
+        assert_eq!(explanation.why.as_deref(), Some(reason));
+        assert_eq!(explanation.next.len(), 1, "the deadline alone");
+        let waiting = explain(&agent("waiting", &json!({ "reason": "the workdir /x does not exist" })), Vec::new());
+        assert_eq!(waiting.changes, Vec::<String>::new());
     }
 
     #[test]
@@ -584,7 +699,16 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     #[test]
     fn no_line_is_wider_than_it_may_be_but_for_single_words() {
         let reason = "the workdir /home/agent/workspace/of/a/project does not exist; the secret A is not in the secrets directory";
-        let agent = agent("waiting", &json!({ "reason": reason, "declared_at": at(5), "error": "x y ".repeat(100) }));
+        let agent = agent(
+            "waiting",
+            &json!({
+                "reason": reason, "declared_at": at(5), "error": "x y ".repeat(100),
+                "waiting_for": [
+                    { "kind": "workdir", "path": "/home/agent/workspace/of/a/project", "problem": "absent" },
+                    { "kind": "secrets", "names": ["A"] },
+                ],
+            }),
+        );
         for width in 60..140 {
             let text = render(&explain(&agent, Vec::new()), now(), width, None);
             assert!(text.lines().all(|line| line.chars().count() <= width), "{width}: {text}");

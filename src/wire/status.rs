@@ -11,6 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::wire::exit_status::ExitStatus;
+use crate::wire::reason::{StopStage, StoppingBecause, WaitingFor};
 
 /// A point in time on the wire: RFC 3339, UTC, milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -197,8 +198,8 @@ pub struct AgentStatus {
     /// Since when it has been there. Absent right after an update from a version that did not note it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
-    /// Why it is there, in a person's words.
-    #[serde(default, deserialize_with = "reason", skip_serializing_if = "Option::is_none")]
+    /// Why it is there, as a sentence for people; `waiting_for` and `stopping_because` say it as data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// How it ended, once it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -242,19 +243,21 @@ pub struct AgentStatus {
     /// Why its environment is not all that it should be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment_error: Option<String>,
+    /// What it waits for before it starts: in `waiting`, `backoff` and `invalid`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting_for: Vec<WaitingFor>,
+    /// Why it is being stopped, in `stopping`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopping_because: Option<StoppingBecause>,
+    /// How far that has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_stage: Option<StopStage>,
     /// What it takes of the machine at the moment. Only where one agent is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
     /// Its latest attempts that are over, the last one first. Only where one agent is asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<PastAttempt>,
-}
-
-/// A reason as a client reads it. A daemon before 0.2 says `waiting: ` where `state` says so already, and goes on running between an
-/// update of the package and the next restart. To be removed when nobody updates from 0.1 any more.
-fn reason<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    let reason: Option<String> = Option::deserialize(deserializer)?;
-    Ok(reason.map(|reason| reason.strip_prefix("waiting: ").map(str::to_owned).unwrap_or(reason)))
 }
 
 /// The answer to `GET /v1/health`.
@@ -315,19 +318,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_reason_of_an_earlier_daemon_is_read_as_that_of_this_one() {
-        for (reason, expected) in [
-            (Some("waiting: the workdir /x does not exist"), Some("the workdir /x does not exist")),
-            (Some("its entry is wrong"), Some("its entry is wrong")),
-            (None, None),
-        ] {
-            let mut agent = serde_json::json!({ "name": "a", "running": false, "restarts": 0, "state": "waiting" });
-            if let Some(reason) = reason {
-                agent["reason"] = reason.into();
-            }
-            let read: AgentStatus = serde_json::from_value(agent).unwrap();
-            assert_eq!(read.reason.as_deref(), expected);
-        }
+    fn an_agent_of_an_earlier_or_a_newer_daemon_is_read() {
+        let mut agent = serde_json::json!({ "name": "a", "running": false, "restarts": 0, "state": "waiting" });
+        let read: AgentStatus = serde_json::from_value(agent.clone()).unwrap();
+        assert_eq!((read.waiting_for, read.stopping_because, read.stop_stage), (vec![], None, None));
+        agent["waiting_for"] = serde_json::json!([{ "kind": "moonrise", "in": 7 }, { "kind": "unread" }]);
+        agent["stopping_because"] = serde_json::json!({ "kind": "moonset" });
+        agent["stop_stage"] = "begged".into();
+        let read: AgentStatus = serde_json::from_value(agent).unwrap();
+        assert_eq!(read.waiting_for, [WaitingFor::Unknown { kind: "moonrise".into() }, WaitingFor::Unread {}]);
+        assert_eq!(read.stopping_because, Some(StoppingBecause::Unknown { kind: "moonset".into() }));
+        assert_eq!(read.stop_stage, Some(StopStage::Unknown("begged".into())));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::Attempt;
 use crate::agent::declaration::Declaration;
 use crate::agent::fingerprint::Fingerprint;
@@ -22,8 +24,8 @@ pub enum Event {
     Update(Declaration),
     /// The entry is wrong, in these words.
     Reject(String),
-    /// The agent is wanted no more.
-    Remove,
+    /// The agent is no longer wanted.
+    Remove(Removal),
     /// The pane is there, in the session that the launch names.
     Opened {
         /// Of which attempt.
@@ -109,6 +111,16 @@ pub enum Event {
     Closed(Result<(), String>),
     /// Time has passed; see [`Machine::due`].
     Due,
+}
+
+/// Why an agent is no longer wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Removal {
+    /// Nobody declares it any more.
+    Undeclared,
+    /// The daemon is being stopped, and its agents with it.
+    Shutdown,
 }
 
 /// Why a harness could not be started.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Attempt;
-use crate::agent::declaration::{Declaration, Missing};
+use crate::agent::declaration::{Declaration, Missing, WaitingFor};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::launch::Launch;
 use crate::agent::name::Name;
@@ -30,7 +30,8 @@ pub(super) struct Declared {
     /// What is to be launched next. Not written down: it holds secrets.
     #[serde(skip)]
     pub(super) launch: Option<Arc<Launch>>,
-    pub(super) missing: Option<String>,
+    #[serde(serialize_with = "in_words", deserialize_with = "unread")]
+    pub(super) missing: Option<Missing>,
     /// Of what was launched last.
     pub(super) fingerprint: Option<Fingerprint>,
     /// Whether that was an earlier daemon's doing.
@@ -111,11 +112,21 @@ impl Declared {
     }
 }
 
-pub(super) fn split(launch: Result<Arc<Launch>, Missing>) -> (Option<Arc<Launch>>, Option<String>) {
+pub(super) fn split(launch: Result<Arc<Launch>, Missing>) -> (Option<Arc<Launch>>, Option<Missing>) {
     match launch {
         Ok(launch) => (Some(launch), None),
-        Err(missing) => (None, Some(missing.0)),
+        Err(missing) => (None, Some(missing)),
     }
+}
+
+fn in_words<S: Serializer>(missing: &Option<Missing>, serializer: S) -> Result<S::Ok, S::Error> {
+    missing.as_ref().map(Missing::to_string).serialize(serializer)
+}
+
+/// What was missing is on record in words alone.
+fn unread<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Missing>, D::Error> {
+    let missing: Option<String> = Option::deserialize(deserializer)?;
+    Ok(missing.map(|_| Missing(vec![WaitingFor::Unread {}])))
 }
 
 #[derive(Debug, Serialize, Deserialize)]

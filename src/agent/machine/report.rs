@@ -1,14 +1,18 @@
 //! How a machine is told: the status of its agent, and the account of an attempt.
 
 use super::life::{Exit, Latest};
-use super::{BackoffReason, Effect, Harness, Machine, State};
+use super::{BackoffReason, Effect, Harness, Machine, State, StopReason};
 use crate::agent::fingerprint::Fingerprint;
 use crate::sys::clock::Timestamp;
+use crate::wire::reason::{Causes, StopStage, StoppingBecause, WaitingFor};
 use crate::wire::status::{self, AgentStatus, Outcome, PastAttempt, Time};
 
 impl Machine {
     /// The agent as the API shows it.
     pub fn status(&self) -> AgentStatus {
+        let (waiting_for, stopping) = (self.waiting_for(), self.stopping());
+        let reason = self.reason(&waiting_for, stopping.as_ref());
+        let (stopping_because, stop_stage) = stopping.unzip();
         let declared = self.declared.as_ref();
         let time = |at: Timestamp| Time(at.wall());
         let pid = match self.state {
@@ -28,7 +32,7 @@ impl Machine {
             error: self.entry_error.clone().or_else(|| declared?.error.clone()),
             state: self.shown_state(),
             since: self.shown_since().map(time),
-            reason: Some(self.reason()),
+            reason: Some(reason),
             outcome: match self.state {
                 State::Exited { outcome } => Some(outcome),
                 _ => None,
@@ -58,6 +62,9 @@ impl Machine {
             limits_error: declared.and_then(|declared| declared.limits_error.clone()),
             log_error: declared.and_then(|declared| declared.log_error.clone()),
             environment_error: declared.and_then(|declared| declared.environment_error.clone()),
+            waiting_for,
+            stopping_because,
+            stop_stage,
             resources: None,
             history: Vec::new(),
         }
@@ -83,53 +90,93 @@ impl Machine {
         }
     }
 
-    fn reason(&self) -> String {
-        let Some(declared) = &self.declared else { return "its entry is wrong, and nothing of it ever ran".to_owned() };
-        let ended = || {
-            declared
-                .exit
-                .as_ref()
-                .map_or_else(|| "ended".to_owned(), |exit| describe(exit, declared.policy.limits.memory))
-        };
-        let of_limit = |count: u64| match declared.policy.max_restarts {
-            Some(limit) => format!("{count} of {limit}"),
-            None => count.to_string(),
-        };
+    /// What it waits for, the nearest at hand first.
+    fn waiting_for(&self) -> Vec<WaitingFor> {
+        let Some(declared) = &self.declared else { return vec![WaitingFor::Entry {}] };
         match &self.state {
-            State::Invalid => "its entry is wrong".to_owned(),
-            State::Waiting => declared.missing.as_deref().unwrap_or("it is not its turn yet").to_owned(),
+            State::Invalid => vec![WaitingFor::Entry {}],
+            State::Waiting => declared.missing.as_ref().map(|missing| missing.0.clone()).unwrap_or_default(),
             State::Queued { holder } => {
-                let session = declared.launch.as_ref().map_or("it wants", |launch| launch.session.as_str());
-                format!("its session {session} is still in use by {holder}")
+                let session = declared.launch.as_ref().map_or(&self.name, |launch| &launch.session);
+                vec![WaitingFor::Session { name: session.to_string(), holder: holder.to_string() }]
             }
-            State::Starting { .. } => format!("attempt {} is being started", declared.attempts),
-            State::Running { .. } if declared.restarts > 0 => {
-                format!("restarted by policy, restart {}", of_limit(declared.restarts))
-            }
-            State::Running { .. } => "declared".to_owned(),
-            State::Stopping { why, killed, harness, .. } => {
-                let why = why.in_words();
-                let how = match (killed, harness) {
-                    (true, _) => "killed",
-                    (false, Harness::Over) => "what it left behind is being cleared away",
-                    (false, Harness::Awaited | Harness::Alive { .. }) => "interrupted, will be killed at the deadline",
+            State::Backoff { why, .. } => {
+                let delay = match why {
+                    BackoffReason::Restart => Some(WaitingFor::Backoff {
+                        restart: declared.restarts.saturating_add(1),
+                        max_restarts: declared.policy.max_restarts,
+                    }),
+                    BackoffReason::Retry => Some(WaitingFor::Retry {}),
+                    BackoffReason::Clearing => None,
                 };
-                format!("{why}; {how}")
+                let leftovers = self.lingering.as_ref().map(|_| WaitingFor::PreviousAttempt {});
+                delay.into_iter().chain(leftovers).collect()
             }
+            State::Starting { .. }
+            | State::Running { .. }
+            | State::Stopping { .. }
+            | State::Exited { .. }
+            | State::Closing { .. }
+            | State::Gone => Vec::new(),
+        }
+    }
+
+    fn stopping(&self) -> Option<(StoppingBecause, StopStage)> {
+        let present = if self.leaving { StopReason::Removed } else { StopReason::Changed };
+        match &self.state {
+            State::Stopping { why, killed, harness, .. } => {
+                let stage = match (killed, harness) {
+                    (true, _) => StopStage::Killed,
+                    (false, Harness::Over) => StopStage::Clearing,
+                    (false, Harness::Awaited | Harness::Alive { .. }) => StopStage::Interrupted,
+                };
+                Some((because(*why, self.shutdown), stage))
+            }
+            State::Closing { .. } | State::Gone => Some((because(present, self.shutdown), StopStage::Closing)),
+            _ => None,
+        }
+    }
+
+    /// The sentence for people, made of what `waiting` and `stopping` say as data.
+    fn reason(&self, waiting: &[WaitingFor], stopping: Option<&(StoppingBecause, StopStage)>) -> String {
+        let ended = || {
+            let exit = self.declared.as_ref().and_then(|declared| Some((declared.exit.as_ref()?, &declared.policy)));
+            exit.map_or_else(|| "ended".to_owned(), |(exit, policy)| describe(exit, policy.limits.memory))
+        };
+        let Some(declared) = &self.declared else { return WaitingFor::Entry {}.to_string() };
+        match &self.state {
+            State::Invalid | State::Waiting | State::Queued { .. } => Causes(waiting).to_string(),
             State::Backoff { why: BackoffReason::Restart, .. } => {
-                format!("{}; restart {} follows", ended(), of_limit(declared.restarts.saturating_add(1)))
+                format!("{}; {}", ended(), Causes(waiting.get(..1).unwrap_or_default()))
             }
-            State::Backoff { why: BackoffReason::Retry, .. } => "the launch failed and will be tried again".to_owned(),
-            State::Backoff { why: BackoffReason::Clearing, .. } => {
-                "what was there before is being cleared away".to_owned()
-            }
-            State::Exited { outcome: Outcome::TimedOut } => format!("its timeout has passed; {}", ended()),
+            State::Backoff { .. } => Causes(waiting.get(..1).unwrap_or_default()).to_string(),
+            State::Starting { .. } => format!("attempt {} is being started", declared.attempts),
+            State::Running { .. } => match (declared.restarts, declared.policy.max_restarts) {
+                (0, _) => "declared".to_owned(),
+                (restarts, Some(limit)) => format!("restarted by policy, restart {restarts} of {limit}"),
+                (restarts, None) => format!("restarted by policy, restart {restarts}"),
+            },
+            State::Stopping { .. } | State::Closing { .. } | State::Gone => match stopping {
+                Some((_, stage @ StopStage::Closing)) => stage.to_string(),
+                Some((because, stage)) => format!("{because}; {stage}"),
+                None => String::new(),
+            },
+            State::Exited { outcome: Outcome::TimedOut } => format!("{}; {}", StoppingBecause::TimedOut {}, ended()),
             State::Exited { outcome: Outcome::GaveUp } => {
                 format!("{}; {} restarts were allowed and made", ended(), declared.restarts)
             }
             State::Exited { .. } => ended(),
-            State::Closing { .. } | State::Gone => "its session is being closed".to_owned(),
         }
+    }
+}
+
+/// `shutdown` says whether a removal is one because the daemon is being stopped.
+pub(super) fn because(why: StopReason, shutdown: bool) -> StoppingBecause {
+    match why {
+        StopReason::Changed => StoppingBecause::Changed {},
+        StopReason::Removed if shutdown => StoppingBecause::Shutdown {},
+        StopReason::Removed => StoppingBecause::Removed {},
+        StopReason::TimedOut => StoppingBecause::TimedOut {},
     }
 }
 

@@ -3,8 +3,10 @@ use std::time::{Duration, SystemTime};
 use rstest::rstest;
 
 use super::*;
+use crate::agent::seen::Problem;
 use crate::agent::spec::{Limits, Restart};
 use crate::sys::secret_bytes::SecretBytes;
+use crate::wire::reason::{StopStage, StoppingBecause};
 use crate::wire::status::State::{self as Shown, Backoff, Exited, Running, Starting, Stopping, Waiting};
 use crate::wire::status::{self, AgentStatus, PastAttempt, Time};
 
@@ -76,7 +78,8 @@ fn launching(launch: Arc<Launch>) -> Declaration {
 }
 
 fn missing(declaration: Declaration) -> Declaration {
-    Declaration { launch: Err(Missing("the workdir /w does not exist".to_owned())), ..declaration }
+    let workdir = WaitingFor::Workdir { path: "/w".to_owned(), problem: Problem::Absent {} };
+    Declaration { launch: Err(Missing(vec![workdir])), ..declaration }
 }
 
 fn code(code: i32) -> ExitStatus {
@@ -162,7 +165,7 @@ impl Life {
     }
 
     fn remove(&mut self) -> Vec<String> {
-        self.tell(Event::Remove)
+        self.tell(Event::Remove(Removal::Undeclared))
     }
 
     fn start(&mut self, attempt: Attempt) {
@@ -915,9 +918,12 @@ mod something_missing {
     fn that_changes_is_named_anew() {
         let mut life = Life::new();
         life.declare(missing(plain()));
-        let other = Declaration { launch: Err(Missing("the secret KEY is not in …".into())), ..plain() };
+        let secret = WaitingFor::Secrets { names: vec!["KEY".to_owned()] };
+        let other = Declaration { launch: Err(Missing(vec![secret.clone()])), ..plain() };
         assert!(life.update(other).is_empty());
-        assert_eq!((life.state(), life.status().reason.unwrap().as_str()), (Waiting, "the secret KEY is not in …"));
+        let status = life.status();
+        assert_eq!((status.state, status.waiting_for), (Waiting, vec![secret]));
+        assert_eq!(status.reason.as_deref(), Some("the secret KEY is not in the secrets directory"));
     }
 
     #[test]
@@ -1140,7 +1146,7 @@ mod a_removal {
         life.declare(plain());
         assert!(life.status().reason.unwrap().starts_with("its declaration has changed; "));
         assert!(life.remove().is_empty());
-        assert!(life.status().reason.unwrap().starts_with("its entry was removed, "));
+        assert!(life.status().reason.unwrap().starts_with("its entry was removed; "));
         assert_eq!(life.end(1, code(0)), ["close a"]);
         life.closed();
         assert!(life.machine.is_gone());
@@ -1596,6 +1602,93 @@ mod what_is_shown {
         assert_eq!(reason(&life), "ended by SIGSEGV; 1 restarts were allowed and made");
         life.remove();
         assert_eq!(reason(&life), "its session is being closed");
+    }
+
+    /// What it waits for.
+    fn waits(life: &Life) -> Vec<WaitingFor> {
+        life.status().waiting_for
+    }
+
+    /// Why it is being stopped, and how far that has come.
+    fn stops(life: &Life) -> Option<(StoppingBecause, StopStage)> {
+        let status = life.status();
+        status.stopping_because.zip(status.stop_stage)
+    }
+
+    #[test]
+    fn says_as_data_what_is_waited_for() {
+        let backoff = || WaitingFor::Backoff { restart: 1, max_restarts: Some(2) };
+        let limited = || {
+            declaration(|policy| {
+                policy.restart = Restart::Always;
+                policy.max_restarts = Some(2);
+            })
+        };
+        let mut life = Life::new();
+        life.tell(Event::Reject("3:1: no harness".into()));
+        assert_eq!(waits(&life), [WaitingFor::Entry {}]);
+        life.declare(missing(limited()));
+        assert_eq!(waits(&life), [WaitingFor::Workdir { path: "/w".into(), problem: Problem::Absent {} }]);
+        life.update(limited());
+        assert_eq!(waits(&life), []);
+        life.not_started(1, retry("busy"));
+        assert_eq!(waits(&life), [WaitingFor::Retry {}, WaitingFor::PreviousAttempt {}]);
+        life.gone(1);
+        assert_eq!(waits(&life), [WaitingFor::Retry {}]);
+        life.wait(seconds(1));
+        life.start(2);
+        assert_eq!(waits(&life), []);
+        life.ended(2, code(1));
+        assert_eq!(waits(&life), [backoff(), WaitingFor::PreviousAttempt {}]);
+        life.gone(2);
+        assert_eq!(waits(&life), [backoff()]);
+        let mut life = Life::running(plain());
+        life.ended(1, code(0));
+        assert_eq!((life.state(), waits(&life)), (Exited, vec![]));
+        life.declare(launching(launch("a", "y")));
+        assert_eq!((life.state(), waits(&life)), (Backoff, vec![WaitingFor::PreviousAttempt {}]));
+        let mut life = Life::starting(plain());
+        life.tell(Event::SessionBusy { attempt: 1, holder: name("b") });
+        assert_eq!(waits(&life), [WaitingFor::Session { name: "a".into(), holder: "b".into() }]);
+        let mut life = Life::over(restarting(Restart::Always), code(1));
+        let _ = life.machine.resume();
+        life.wait(seconds(3));
+        assert_eq!((life.state(), waits(&life)), (Waiting, vec![WaitingFor::Unread {}]));
+    }
+
+    #[test]
+    fn says_as_data_why_it_is_being_stopped() {
+        use StopStage::{Clearing, Closing, Interrupted, Killed};
+        use StoppingBecause::{Changed, Removed, Shutdown, TimedOut};
+        let mut life = Life::running(timing_out(60));
+        assert_eq!(stops(&life), None);
+        life.wait(seconds(60));
+        assert_eq!(stops(&life), Some((TimedOut {}, Interrupted)));
+        life.declare(launching(launch("b", "x")));
+        assert_eq!(stops(&life), Some((Changed {}, Interrupted)));
+        life.ended(1, code(0));
+        assert_eq!(stops(&life), Some((Changed {}, Clearing)));
+        life.wait(seconds(10));
+        assert_eq!(stops(&life), Some((Changed {}, Killed)));
+        assert_eq!(life.gone(1), ["close a"]);
+        assert_eq!(stops(&life), Some((Changed {}, Closing)));
+        life.remove();
+        assert_eq!(stops(&life), Some((Removed {}, Closing)));
+        let mut life = Life::running(plain());
+        life.remove();
+        assert_eq!(stops(&life), Some((Removed {}, Interrupted)));
+        life.tell(Event::Remove(Removal::Shutdown));
+        assert_eq!(stops(&life), Some((Shutdown {}, Interrupted)));
+        let reason = "agentd is being stopped; interrupted, will be killed at the deadline";
+        assert_eq!(life.status().reason.as_deref(), Some(reason));
+        let text = serde_json::to_string(&life.machine).unwrap();
+        life.machine = serde_json::from_str(&text).unwrap();
+        assert_eq!(stops(&life), Some((Shutdown {}, Interrupted)), "the next daemon");
+        life.end(1, code(0));
+        assert_eq!(life.accounts.last().map(|past| past.reason.as_str()), Some("agentd is being stopped"));
+        life.declare(plain());
+        life.remove();
+        assert_eq!(stops(&life), Some((Removed {}, Closing)));
     }
 
     #[test]

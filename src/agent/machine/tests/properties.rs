@@ -273,7 +273,7 @@ impl World {
 
     fn remove(&mut self) {
         self.is_wanted = false;
-        self.tell(Event::Remove);
+        self.tell(Event::Remove(Removal::Undeclared));
     }
 
     fn goes(&mut self, way: Way) {
