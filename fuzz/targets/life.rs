@@ -8,7 +8,7 @@ use agentd::agent::declaration::{Declaration, Missing, WaitingFor};
 use agentd::agent::launch::Launch;
 use agentd::agent::machine::{Attempt, Effect, Event, Machine, NotStarted, Removal};
 use agentd::agent::name::Name;
-use agentd::agent::spec::{Limits, Policy, Restart};
+use agentd::agent::spec::{Kind, Limits, Policy, Restart};
 use agentd::cli::{explain, status as table};
 use agentd::observe::metrics;
 use agentd::observe::ring::Ring;
@@ -237,5 +237,5 @@ pub fn declaration(which: u8) -> Declaration {
     };
     let launch =
         if which == 15 { Err(Missing(vec![WaitingFor::Unread {}])) } else { Ok(Arc::new(launch)) };
-    Declaration { kind: "native", policy, launch }
+    Declaration { kind: Kind::Native, policy, launch }
 }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use crate::agent::launch::Launch;
 use crate::agent::name::Name;
 use crate::agent::secrets::Secrets;
-use crate::agent::spec::Policy;
+use crate::agent::spec::{Kind, Policy};
 use crate::wire::reason::Causes;
 pub use crate::wire::reason::WaitingFor;
 
@@ -43,8 +43,8 @@ pub struct DesiredAgent {
 /// How an agent should live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Declaration {
-    /// How it is confined, in the API's words.
-    pub kind: &'static str,
+    /// How it is confined.
+    pub kind: Kind,
     /// When it is restarted, timed out, killed.
     pub policy: Policy,
     /// What is launched, or what is missing before it can be.

@@ -90,8 +90,23 @@ pub enum Workdir {
 pub enum Kind {
     /// Run directly as the agent user.
     Native,
-    /// Declared `sandboxed`, which this version cannot do.
+    /// Declared `sandboxed`, and run directly all the same: this version has no sandbox.
     Sandboxed,
+}
+
+impl Kind {
+    /// As the API says it.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Sandboxed => "native (unsandboxed)",
+        }
+    }
+
+    /// What [`Kind::in_words`] says, read again. Anything else was written by another build, which had other kinds.
+    pub fn from_words(words: &str) -> Self {
+        if words == Self::Sandboxed.in_words() { Self::Sandboxed } else { Self::Native }
+    }
 }
 
 /// What decides when an agent is started again, timed out and killed. A change of it alone touches no living process.

@@ -308,7 +308,8 @@ fn supply(cause: &WaitingFor) -> String {
             format!("Drop the {noun} {} into the secrets directory, or edit the entry's `secrets`.", names.join(", "))
         }
         WaitingFor::Session { name, holder } => {
-            format!("Wait until {holder} has left the session {name}, or give one of them another `session`.")
+            let session = name.as_ref().map_or_else(|| "it".to_owned(), |name| format!("the session {name}"));
+            format!("Wait until {holder} has left {session}, or give one of them another `session`.")
         }
         WaitingFor::Unread {}
         | WaitingFor::Entry {}
@@ -557,6 +558,10 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     #[case(
         json!({ "kind": "session", "name": "s", "holder": "b" }),
         "Wait until b has left the session s, or give one of them another `session`."
+    )]
+    #[case(
+        json!({ "kind": "session", "holder": "b" }),
+        "Wait until b has left it, or give one of them another `session`."
     )]
     #[case(
         json!({ "kind": "unread" }),

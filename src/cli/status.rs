@@ -204,6 +204,7 @@ pub(super) mod tests {
             waiting_for: Vec::new(),
             stopping_because: None,
             stop_stage: None,
+            launch_reason: None,
             resources: None,
             history: Vec::new(),
         }

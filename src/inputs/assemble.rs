@@ -9,7 +9,7 @@ use crate::agent::fingerprint::Fingerprint;
 use crate::agent::launch::Launch;
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::{Problem, Seen, SeenPrompt, SeenWorkdir};
-use crate::agent::spec::{AgentSpec, Kind, Prompt, Workdir};
+use crate::agent::spec::{AgentSpec, Prompt, Workdir};
 use crate::config::{Config, Entry};
 use crate::state::key::Key;
 use crate::sys::account::Account;
@@ -88,10 +88,6 @@ fn declare(
     place: &DeclarationContext,
 ) -> Result<Declaration, String> {
     let folder = folder_of(&place.file);
-    let kind = match spec.kind {
-        Kind::Native => "native",
-        Kind::Sandboxed => "native (unsandboxed)",
-    };
     let mut missing = Vec::new();
     let prompt = match &spec.prompt {
         None => None,
@@ -162,7 +158,7 @@ fn declare(
     } else {
         Err(Missing(missing))
     };
-    Ok(Declaration { kind, policy: spec.policy.clone(), launch })
+    Ok(Declaration { kind: spec.kind, policy: spec.policy.clone(), launch })
 }
 
 /// Secrets, and `env` over them; or which secrets are not there.
@@ -191,6 +187,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::agent::spec::Kind;
     use crate::config::{Options, parse};
 
     const FILE: &str = "/etc/agentd/jcard.toml";
@@ -533,7 +530,11 @@ mod tests {
     #[test]
     fn an_unsandboxed_agent_says_so() {
         let declaration = declaration(&one("type = \"sandboxed\""), &[], &seen(text(""))).unwrap();
-        assert_eq!(declaration.kind, "native (unsandboxed)");
+        assert_eq!((declaration.kind, declaration.kind.in_words()), (Kind::Sandboxed, "native (unsandboxed)"));
+        assert_eq!(
+            [Kind::Native, Kind::Sandboxed].map(|kind| Kind::from_words(kind.in_words())),
+            [Kind::Native, Kind::Sandboxed]
+        );
     }
 
     #[rstest]

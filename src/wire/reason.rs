@@ -1,4 +1,4 @@
-//! Why an agent does not start, and why it is being stopped, as data.
+//! Why an agent does not start, why it was launched, and why it is being stopped, as data.
 //!
 //! The `reason` of an agent is a sentence for people, made of these. Clients decide by the data: a sentence may change its words at
 //! any time. A newer daemon may know more kinds; a client reads those as `Unknown` and shows their name.
@@ -35,8 +35,9 @@ pub enum WaitingFor {
     },
     /// The session, which another agent still holds.
     Session {
-        /// The session.
-        name: String,
+        /// The session; absent if an early build of the daemon did not note it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
         /// The agent that holds it.
         holder: String,
     },
@@ -135,6 +136,26 @@ pub enum StopStage {
     Unknown(String),
 }
 
+/// Why the present attempt was launched. Words may be added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LaunchReason {
+    /// Nothing of the agent was launched before.
+    First,
+    /// What its entry launches has changed, or the entry was removed and is back.
+    Declaration,
+    /// The attempt before has ended, and the policy restarts the agent.
+    Policy,
+    /// The launch before failed through no fault of the agent.
+    Retry,
+    /// A restart of agentd cut off the launch before.
+    Recovery,
+    /// A reason that only a newer daemon knows.
+    #[serde(untagged)]
+    #[schemars(skip)]
+    Unknown(String),
+}
+
 /// What an agent waits for, as one sentence: one thing after the other, with semicolons between.
 #[derive(Clone, Copy, Debug)]
 pub struct Causes<'a>(pub &'a [WaitingFor]);
@@ -158,7 +179,8 @@ impl fmt::Display for WaitingFor {
                 let (noun, verb) = if names.len() == 1 { ("secret", "is") } else { ("secrets", "are") };
                 write!(f, "the {noun} {} {verb} not in the secrets directory", names.join(", "))
             }
-            Self::Session { name, holder } => write!(f, "its session {name} is still in use by {holder}"),
+            Self::Session { name: Some(name), holder } => write!(f, "its session {name} is still in use by {holder}"),
+            Self::Session { name: None, holder } => write!(f, "its session is still in use by {holder}"),
             Self::Unread {} => f.write_str("its declaration could not be read yet"),
             Self::Entry {} => f.write_str("its entry is wrong, and nothing of it ever ran"),
             Self::Backoff { restart, max_restarts: Some(limit) } => write!(f, "restart {restart} of {limit} follows"),
@@ -204,6 +226,19 @@ impl fmt::Display for StopStage {
             Self::Killed => "killed",
             Self::Closing => "its session is being closed",
             Self::Unknown(stage) => stage,
+        })
+    }
+}
+
+impl fmt::Display for LaunchReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::First => "first launch",
+            Self::Declaration => "declaration changed",
+            Self::Policy => "restart by policy",
+            Self::Retry => "retry of a failed launch",
+            Self::Recovery => "repeat of a launch that was cut off",
+            Self::Unknown(reason) => reason,
         })
     }
 }
@@ -258,9 +293,14 @@ mod tests {
                 "the secrets A, B are not in the secrets directory",
             ),
             (
-                Session { name: "s".into(), holder: "b".into() },
+                Session { name: Some("s".into()), holder: "b".into() },
                 json!({ "kind": "session", "name": "s", "holder": "b" }),
                 "its session s is still in use by b",
+            ),
+            (
+                Session { name: None, holder: "b".into() },
+                json!({ "kind": "session", "holder": "b" }),
+                "its session is still in use by b",
             ),
             (Unread {}, json!({ "kind": "unread" }), "its declaration could not be read yet"),
             (Entry {}, json!({ "kind": "entry" }), "its entry is wrong, and nothing of it ever ran"),
@@ -330,6 +370,21 @@ mod tests {
             (StopStage::Unknown("begged".into()), "begged", "begged"),
         ] {
             check(&value, &json!(stage), words);
+        }
+    }
+
+    #[test]
+    fn each_reason_of_a_launch_has_its_json_and_its_words() {
+        use LaunchReason::{Declaration, First, Policy, Recovery, Retry, Unknown};
+        for (value, word, words) in [
+            (First, "first", "first launch"),
+            (Declaration, "declaration", "declaration changed"),
+            (Policy, "policy", "restart by policy"),
+            (Retry, "retry", "retry of a failed launch"),
+            (Recovery, "recovery", "repeat of a launch that was cut off"),
+            (Unknown("schedule".into()), "schedule", "schedule"),
+        ] {
+            check(&value, &json!(word), words);
         }
     }
 

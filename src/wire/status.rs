@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::wire::exit_status::ExitStatus;
-use crate::wire::reason::{StopStage, StoppingBecause, WaitingFor};
+use crate::wire::reason::{LaunchReason, StopStage, StoppingBecause, WaitingFor};
 
 /// A point in time on the wire: RFC 3339, UTC, milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -252,6 +252,9 @@ pub struct AgentStatus {
     /// How far that has come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_stage: Option<StopStage>,
+    /// Why the present attempt was launched: in `starting`, `running` and `stopping`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch_reason: Option<LaunchReason>,
     /// What it takes of the machine at the moment. Only where one agent is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,

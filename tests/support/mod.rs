@@ -128,6 +128,7 @@ pub fn running(name: &str) -> AgentStatus {
         waiting_for: Vec::new(),
         stopping_because: None,
         stop_stage: None,
+        launch_reason: None,
         resources: None,
         history: Vec::new(),
     }

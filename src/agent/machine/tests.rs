@@ -3,6 +3,7 @@ use std::time::{Duration, SystemTime};
 use rstest::rstest;
 
 use super::*;
+use crate::agent::declaration::{Missing, WaitingFor};
 use crate::agent::seen::Problem;
 use crate::agent::spec::{Limits, Restart};
 use crate::sys::secret_bytes::SecretBytes;
@@ -55,7 +56,7 @@ fn declaration(edit: impl FnOnce(&mut Policy)) -> Declaration {
         limits: Limits::default(),
     };
     edit(&mut policy);
-    Declaration { kind: "native", policy, launch: Ok(launch("a", "x")) }
+    Declaration { kind: Kind::Native, policy, launch: Ok(launch("a", "x")) }
 }
 
 fn plain() -> Declaration {
@@ -114,6 +115,8 @@ struct Life {
     now: Timestamp,
     /// What was said of attempts that are over.
     accounts: Vec<PastAttempt>,
+    /// Why attempts were launched.
+    reasons: Vec<LaunchReason>,
 }
 
 impl Life {
@@ -123,7 +126,7 @@ impl Life {
     }
 
     fn of(machine: Machine) -> Self {
-        Self { machine, now: START, accounts: Vec::new() }
+        Self { machine, now: START, accounts: Vec::new(), reasons: Vec::new() }
     }
 
     /// The first attempt has been launched.
@@ -151,6 +154,10 @@ impl Life {
         let effects = self.machine.step(event, self.now);
         self.accounts.extend(effects.iter().filter_map(|effect| match effect {
             Effect::Account(past) => Some(past.clone()),
+            _ => None,
+        }));
+        self.reasons.extend(effects.iter().filter_map(|effect| match effect {
+            Effect::Launch { reason, .. } => Some(*reason),
             _ => None,
         }));
         effects.iter().filter(|effect| !matches!(effect, Effect::Account(_))).map(in_words).collect()
@@ -226,6 +233,8 @@ impl Life {
 }
 
 mod properties;
+mod records;
+mod table;
 
 mod an_end {
     use super::*;
@@ -642,7 +651,10 @@ mod a_change_of_what_is_launched {
         assert!(life.ended(1, code(0)).is_empty());
         assert_eq!((life.state(), life.status().running), (Stopping, false));
         let effects = life.machine.step(Event::Gone { attempt: 1 }, life.now);
-        assert_eq!(effects, [Effect::Launch { attempt: 2, launch: new, limits: Limits::default() }]);
+        assert_eq!(
+            effects,
+            [Effect::Launch { attempt: 2, launch: new, limits: Limits::default(), reason: LaunchReason::Declaration }]
+        );
     }
 
     #[test]
@@ -701,7 +713,15 @@ mod a_change_of_what_is_launched {
         assert_eq!(life.status().deadline, at(30));
         life.ended(1, code(0));
         let effects = life.machine.step(Event::Gone { attempt: 1 }, life.now);
-        assert_eq!(effects, [Effect::Launch { attempt: 2, launch: newest, limits: Limits::default() }]);
+        assert_eq!(
+            effects,
+            [Effect::Launch {
+                attempt: 2,
+                launch: newest,
+                limits: Limits::default(),
+                reason: LaunchReason::Declaration
+            }]
+        );
     }
 
     #[test]
@@ -1234,6 +1254,70 @@ mod a_failed_launch {
     }
 }
 
+mod a_launch {
+    use super::*;
+    use LaunchReason::{Declaration, First, Policy, Recovery, Retry};
+
+    fn always() -> super::Declaration {
+        restarting(Restart::Always)
+    }
+
+    #[test]
+    fn says_why_it_is_made() {
+        let mut life = Life::starting(always());
+        life.not_started(1, retry("busy"));
+        life.gone(1);
+        life.wait(seconds(1));
+        life.start(2);
+        life.end(2, code(1));
+        life.wait(seconds(3));
+        life.not_started(3, NotStarted::CutOff);
+        life.gone(3);
+        life.start(4);
+        life.declare(super::Declaration { launch: Ok(launch("a", "y")), ..always() });
+        life.end(4, code(0));
+        assert_eq!(life.reasons, [First, Retry, Policy, Recovery, Declaration]);
+        let shown = life.status().launch_reason;
+        assert_eq!(shown, Some(crate::wire::reason::LaunchReason::Declaration));
+        life.start(5);
+        assert_eq!(life.status().launch_reason, shown);
+        life.end(5, code(0));
+        assert_eq!((life.state(), life.status().launch_reason), (Backoff, None));
+    }
+
+    #[test]
+    fn is_the_first_also_after_waiting_for_a_session() {
+        let mut life = Life::starting(plain());
+        life.tell(Event::SessionBusy { attempt: 1, holder: name("b") });
+        life.declare(launching(launch("a", "y")));
+        life.tell(Event::SessionBusy { attempt: 2, holder: name("b") });
+        life.tell(Event::SessionFree);
+        assert_eq!(life.reasons, [First; 3]);
+        life.end(3, code(0));
+        life.declare(launching(launch("c", "x")));
+        life.closed();
+        life.tell(Event::SessionBusy { attempt: 4, holder: name("b") });
+        life.tell(Event::SessionFree);
+        assert_eq!(life.reasons[3..], [Declaration; 2]);
+    }
+
+    #[test]
+    fn says_so_to_the_next_daemon() {
+        let mut life = Life::running(always());
+        life.end(1, code(1));
+        life.wait(seconds(3));
+        life.start(2);
+        let record = serde_json::to_value(&life.machine).unwrap();
+        let read: Machine = serde_json::from_value(record.clone()).unwrap();
+        assert_eq!(read.status(), life.status());
+        assert_eq!(read.status().launch_reason, Some(crate::wire::reason::LaunchReason::Policy));
+        let mut newer = record;
+        newer["latest"]["reason"] = serde_json::json!("schedule");
+        let read: Machine = serde_json::from_value(newer).unwrap();
+        assert_eq!((read.status().state, read.status().launch_reason), (Running, None));
+    }
+}
+
 mod a_session_of_another_agent {
     use super::*;
 
@@ -1649,7 +1733,7 @@ mod what_is_shown {
         assert_eq!((life.state(), waits(&life)), (Backoff, vec![WaitingFor::PreviousAttempt {}]));
         let mut life = Life::starting(plain());
         life.tell(Event::SessionBusy { attempt: 1, holder: name("b") });
-        assert_eq!(waits(&life), [WaitingFor::Session { name: "a".into(), holder: "b".into() }]);
+        assert_eq!(waits(&life), [WaitingFor::Session { name: Some("a".into()), holder: "b".into() }]);
         let mut life = Life::over(restarting(Restart::Always), code(1));
         let _ = life.machine.resume();
         life.wait(seconds(3));
