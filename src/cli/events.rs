@@ -141,8 +141,8 @@ fn words(what: &What) -> String {
         What::Adopted { agent, .. } => format!("adopted: {}", described(agent)),
         What::Removed { .. } => "removed".to_owned(),
         What::Error { about, error, .. } => format!("error{}: {error}", about_what(*about)),
-        What::Mended { about, .. } => format!("mended{}", about_what(*about)),
-        What::Lost {} => "events were missed; agentd status tells where things stand".to_owned(),
+        What::Resolved { about, .. } => format!("error{} resolved", about_what(*about)),
+        What::Missed {} => "events were missed; agentd status tells where things stand".to_owned(),
     }
 }
 
@@ -217,8 +217,8 @@ mod tests {
             (json!({ "type": "removed", "name": "a" }), "a: removed"),
             (json!({ "type": "error", "about": "agent", "name": "a", "error": "no" }), "a: error: no"),
             (json!({ "type": "error", "about": "config", "error": "no" }), "agentd: error in the configuration: no"),
-            (json!({ "type": "mended", "about": "secrets" }), "agentd: mended with the secrets"),
-            (json!({ "type": "lost" }), "agentd: events were missed; agentd status tells where things stand"),
+            (json!({ "type": "resolved", "about": "secrets" }), "agentd: error with the secrets resolved"),
+            (json!({ "type": "missed" }), "agentd: events were missed; agentd status tells where things stand"),
         ] {
             assert_eq!(line_of(&what), format!("2026-11-21T17:00:00.000Z {expected}"));
         }

@@ -2,7 +2,7 @@
 //!
 //! The supervisor is the only writer. It keeps the latest events in a [`Ring`]; whoever listens reads from there at its own pace, by
 //! the number of the event that it has seen last. So a slow listener costs nothing, and one that is too slow is told that it has
-//! missed something. What an event tells is on record, and is what `GET /v1/agents` says, before it is told.
+//! missed events. An event is on record, and `GET /v1/agents` agrees with it, before it is published.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -121,7 +121,7 @@ pub enum What {
         /// The agent.
         name: String,
     },
-    /// Something is there for a person to mend, or it is another thing than before.
+    /// Something needs attention, or something else than before.
     Error {
         /// What it is about.
         about: Subject,
@@ -131,17 +131,19 @@ pub enum What {
         /// What.
         error: String,
     },
-    /// There is nothing more to mend.
-    Mended {
+    /// What needed attention no longer does. Earlier builds said `mended`.
+    #[serde(alias = "mended")]
+    Resolved {
         /// What it was about.
         about: Subject,
         /// The agent, if it was about one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
     },
-    /// Who listens has missed events: they are kept no more, or a new daemon has begun since. `GET /v1/agents` tells where things
-    /// stand.
-    Lost {},
+    /// The client has missed events: they are no longer kept, or a new daemon has started since. `GET /v1/agents` tells where things
+    /// stand. Earlier builds said `lost`.
+    #[serde(alias = "lost")]
+    Missed {},
 }
 
 /// Where the daemon is heading.
@@ -168,7 +170,7 @@ pub enum Change {
     Removed,
 }
 
-/// What there is to mend.
+/// What may need attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Subject {
@@ -192,8 +194,8 @@ impl What {
             | Self::State { name, .. }
             | Self::Adopted { name, .. }
             | Self::Removed { name } => Some(name),
-            Self::Error { name, .. } | Self::Mended { name, .. } => name.as_deref(),
-            Self::Daemon { .. } | Self::Lost {} => None,
+            Self::Error { name, .. } | Self::Resolved { name, .. } => name.as_deref(),
+            Self::Daemon { .. } | Self::Missed {} => None,
         }
     }
 
@@ -206,8 +208,8 @@ impl What {
             Self::Adopted { .. } => "adopted",
             Self::Removed { .. } => "removed",
             Self::Error { .. } => "error",
-            Self::Mended { .. } => "mended",
-            Self::Lost {} => "lost",
+            Self::Resolved { .. } => "resolved",
+            Self::Missed {} => "missed",
         }
     }
 
@@ -242,7 +244,7 @@ impl What {
         match after {
             _ if before == after => None,
             Some(error) => Some(Self::Error { about, name, error: error.to_owned() }),
-            None => Some(Self::Mended { about, name }),
+            None => Some(Self::Resolved { about, name }),
         }
     }
 }
@@ -289,7 +291,22 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_told_when_it_comes_when_it_changes_and_when_it_is_mended() {
+    fn the_words_of_an_earlier_daemon_are_read() {
+        let read = |text: &str| serde_json::from_str::<What>(text).unwrap();
+        let resolved = What::Resolved { about: Subject::Secrets, name: None };
+        for (word, earlier) in [("resolved", "mended"), ("missed", "lost")] {
+            let event = |word: &str| read(&format!(r#"{{"type":"{word}","about":"secrets"}}"#));
+            assert_eq!(event(word), event(earlier));
+            assert_eq!(
+                (event(word).kind(), serde_json::to_value(event(word)).unwrap()["type"].as_str()),
+                (word, Some(word))
+            );
+        }
+        assert_eq!(read(r#"{"type":"mended","about":"secrets"}"#), resolved);
+    }
+
+    #[test]
+    fn an_error_is_told_when_it_comes_changes_and_is_resolved() {
         let told = |before: Option<&str>, after: Option<&str>| {
             let errors = |error: Option<&str>| Errors { config: error.map(str::to_owned), ..Errors::default() };
             What::of_errors(&errors(before), &errors(after)).pop()
@@ -298,6 +315,6 @@ mod tests {
         assert_eq!(told(None, Some("a")), error("a"));
         assert_eq!(told(Some("a"), Some("b")), error("b"));
         assert_eq!(told(Some("b"), Some("b")), None);
-        assert_eq!(told(Some("b"), None), Some(What::Mended { about: Subject::Config, name: None }));
+        assert_eq!(told(Some("b"), None), Some(What::Resolved { about: Subject::Config, name: None }));
     }
 }
