@@ -12,7 +12,7 @@ use crate::agent::spec::{Kind, Policy};
 use crate::wire::reason::Causes;
 pub use crate::wire::reason::WaitingFor;
 
-/// Everything that should be, at one reading of the inputs.
+/// Everything that should be, as of one reading of the inputs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// By [`Name::key`].
@@ -21,11 +21,11 @@ pub struct Desired {
     pub complete: bool,
     /// What is wrong with the jcard.
     pub config_error: Option<String>,
-    /// When the jcard was last read that differed from the one before.
+    /// When a jcard that differed from the one before was last read.
     pub config_read: Option<SystemTime>,
     /// What is wrong with the secrets.
     pub secrets_error: Option<String>,
-    /// All that are known, given to an agent or not: an earlier daemon may have given any of them.
+    /// All known secrets, given to an agent or not: an earlier daemon may have given an agent any of them.
     pub secrets: Arc<Secrets>,
 }
 
@@ -34,7 +34,7 @@ pub struct Desired {
 pub struct DesiredAgent {
     /// As written.
     pub name: Name,
-    /// The harness, when the entry tells.
+    /// The harness, if the entry names one.
     pub harness: Option<&'static str>,
     /// The agent, or what is wrong with its entry.
     pub declaration: Result<Declaration, String>,
@@ -45,7 +45,7 @@ pub struct DesiredAgent {
 pub struct Declaration {
     /// How it is confined.
     pub kind: Kind,
-    /// When it is restarted, timed out, killed.
+    /// When it restarts, times out, and is killed.
     pub policy: Policy,
     /// What is launched, or what is missing before it can be.
     pub launch: Result<Arc<Launch>, Missing>,

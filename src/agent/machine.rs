@@ -200,7 +200,7 @@ impl From<StopReason> for StoppingBecause {
 }
 
 impl Machine {
-    /// An agent of which nothing is known but its name.
+    /// An agent of which only the name is known.
     pub fn new(name: Name) -> Self {
         Self {
             name,
@@ -217,7 +217,7 @@ impl Machine {
         }
     }
 
-    /// An agent of which a session was found, and nothing is known. It is to be [resumed](Machine::resume).
+    /// An agent of which only a session was found. The caller must [resume](Machine::resume) it.
     pub fn found(name: Name, now: Timestamp) -> Self {
         let declaration = Declaration { kind: Kind::Native, policy: Policy::default(), launch: Err(unread()) };
         Self {
@@ -229,14 +229,14 @@ impl Machine {
         }
     }
 
-    /// Takes over what is only shown.
+    /// Sets what is only shown.
     pub fn describe(&mut self, name: Name, harness: Option<&'static str>) {
         self.name = name;
         self.harness = harness.map(str::to_owned).or(self.harness.take());
     }
 
-    /// Takes up what an earlier daemon had under way when it was cut off, and answers what is to be done about it. What it was
-    /// asked to do may have been done or not: that is asked again, and is to have no second effect.
+    /// Takes up what an earlier daemon had under way when it was cut off, and returns what to do about it. The effects that daemon was
+    /// given may or may not have been carried out, so they are given again; carrying one out twice must be the same as once.
     #[must_use]
     pub fn resume(&mut self) -> Vec<Effect> {
         let mut effects = Vec::new();
@@ -280,7 +280,7 @@ impl Machine {
         &self.name
     }
 
-    /// What was launched last; 0 if nothing was.
+    /// The number of what was launched last; 0 if nothing was.
     pub fn latest_attempt(&self) -> Attempt {
         self.attempt
     }
@@ -352,7 +352,7 @@ impl Machine {
         }
     }
 
-    /// Takes in what happened and answers what is to be done about it.
+    /// Takes in what happened, and returns what to do about it.
     #[must_use]
     pub fn step(&mut self, event: Event, now: Timestamp) -> Vec<Effect> {
         let before = self.shown_state();
@@ -496,7 +496,7 @@ impl Machine {
             State::Starting { attempt: present } if *present == attempt => {
                 self.state = State::Running { attempt, pid, since: at };
             }
-            // The record was behind.
+            // The record is older than what runs.
             State::Running { attempt: present, pid: known, since }
                 if *present == attempt
                     && *known != pid

@@ -90,7 +90,7 @@ pub enum Workdir {
 pub enum Kind {
     /// Run directly as the agent user.
     Native,
-    /// Declared `sandboxed`, and run directly all the same: this version has no sandbox.
+    /// Declared `sandboxed`, and run directly anyway: this version has no sandbox.
     Sandboxed,
 }
 
@@ -109,7 +109,7 @@ impl Kind {
     }
 }
 
-/// What decides when an agent is started again, timed out and killed. A change of it alone touches no living process.
+/// When an agent restarts, times out, and is killed. A change of the policy alone touches no living process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// When to start again.
@@ -162,7 +162,7 @@ impl Limits {
     }
 }
 
-/// When an agent that has ended is started again.
+/// Whether an agent that has ended starts again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Restart {

@@ -1,6 +1,6 @@
 //! `agentd explain`: why an agent is in its state, what comes next, and what would change that, in sentences.
 //!
-//! [`explain`] makes data of what the API says, [`render`] makes sentences of that; both are pure. `--json` prints the data.
+//! [`explain`] turns the API's answer into data, [`render`] turns that into sentences; both are pure. `--json` prints the data.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -60,7 +60,7 @@ pub struct Explanation {
     /// Why it is being stopped, as data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopping_because: Option<StoppingBecause>,
-    /// What a person must mend.
+    /// What needs attention.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// What happens if nobody does anything, soonest first as far as is known.
@@ -163,7 +163,7 @@ async fn ask(name: &str, socket: &Path) -> Result<(AgentStatus, Explanation), Fa
 pub fn explain(agent: &AgentStatus, daemon_errors: Vec<String>) -> Explanation {
     let mut ends: Vec<Past> = agent.history.iter().take(ENDS).map(Past::from).collect();
     if ends.is_empty() {
-        // A daemon that cannot write knows the latest all the same.
+        // A daemon that cannot write its history still knows the latest exit.
         let attempt = agent.attempt.filter(|_| matches!(agent.state, State::Exited | State::Backoff));
         ends.extend(agent.exit.clone().map(|exit| Past { attempt, started_at: None, exit, reason: None }));
     }
@@ -196,37 +196,37 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
     let mut next = Vec::new();
     let mut push = |what: &str, at: Option<Time>| next.push(Next { what: what.to_owned(), at });
     match agent.state {
-        State::Waiting => push("It is started as soon as nothing is missing", None),
-        State::Starting => push("Its harness is started any moment", None),
+        State::Waiting => push("It starts as soon as nothing is missing", None),
+        State::Starting => push("Its harness starts any moment", None),
         State::Running => push("It runs until it ends by itself; then the `restart` of its entry decides", None),
         State::Stopping => {
             let is_killed = agent.stop_stage == Some(StopStage::Killed);
             if let Some(deadline) = agent.deadline.filter(|_| !is_killed) {
-                push("What is left of it is killed", Some(deadline));
+                push("agentd kills what is left of it", Some(deadline));
             }
             match &agent.stopping_because {
                 Some(StoppingBecause::Changed {}) => {
-                    push("When nothing of it is left, it is started as it is declared now", None);
+                    push("When nothing of it is left, it starts as it is declared now", None);
                 }
                 Some(StoppingBecause::TimedOut {}) => push("When nothing of it is left, it has exited for good", None),
                 Some(StoppingBecause::Removed {} | StoppingBecause::Shutdown {}) => {
-                    push("When nothing of it is left, it is not listed any more", None);
+                    push("When nothing of it is left, it is no longer listed", None);
                 }
                 // An older daemon does not say, and what a newer one says cannot be understood.
                 Some(StoppingBecause::Unknown { .. }) | None => {}
             }
         }
-        State::Backoff if agent.next_start_at.is_some() => push("It is started again", agent.next_start_at),
-        State::Backoff => push("It is started again as soon as nothing of the attempt before is left", None),
-        State::Exited | State::Invalid => push("Nothing, of itself", None),
+        State::Backoff if agent.next_start_at.is_some() => push("It starts again", agent.next_start_at),
+        State::Backoff => push("It starts again as soon as nothing of the previous attempt is left", None),
+        State::Exited | State::Invalid => push("Nothing happens by itself", None),
     }
     if agent.timeout_at.is_some() {
-        push("Its `timeout` passes: it is stopped for good", agent.timeout_at);
+        push("Its `timeout` passes: agentd stops it for good", agent.timeout_at);
     }
     next
 }
 
-const RELAUNCH: &str = "Edit what its entry launches, or a secret or prompt that it gets: it is started afresh.";
+const RELAUNCH: &str = "Edit what its entry launches, or a secret or prompt that it gets: it starts afresh.";
 
 /// What would change the state, the nearest at hand first.
 fn changes(agent: &AgentStatus) -> Vec<String> {
@@ -234,25 +234,24 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
         State::Waiting => agent.waiting_for.iter().map(supply).collect(),
         State::Starting | State::Invalid => Vec::new(),
         State::Running => vec![
-            "Edit what its entry launches, or a secret or prompt that it gets: it is stopped and started afresh."
-                .into(),
-            "Remove its entry: it is stopped.".into(),
+            "Edit what its entry launches, or a secret or prompt that it gets: it stops and starts afresh.".into(),
+            "Remove its entry: it stops.".into(),
         ],
         State::Stopping => vec!["Shorten the `grace_period` of its entry: the kill comes sooner.".into()],
         State::Backoff if agent.error.is_some() => {
-            vec!["Mend what is in the way, as said above; it is tried again by itself.".into()]
+            vec!["Fix the error above; agentd tries again by itself.".into()]
         }
         State::Backoff => vec![
-            "Wait; or edit what its entry launches, or a secret or prompt that it gets: it is started at once.".into(),
-            "Set `restart = \"no\"` in its entry: it is left as it ended.".into(),
+            "Wait; or edit what its entry launches, or a secret or prompt that it gets: it starts at once.".into(),
+            "Set `restart = \"no\"` in its entry: it stays as it ended.".into(),
         ],
         State::Exited => match agent.outcome {
             Some(Outcome::Completed) => {
-                vec![RELAUNCH.into(), "Set `restart = \"always\"` in its entry: it is started again.".into()]
+                vec![RELAUNCH.into(), "Set `restart = \"always\"` in its entry: it starts again.".into()]
             }
             Some(Outcome::GaveUp) => {
                 let more = format!(
-                    "Raise the `max_restarts` of its entry above {}: it is started again; 0 is for no limit.",
+                    "Raise the `max_restarts` of its entry above {}: it starts again; 0 means no limit.",
                     agent.restarts
                 );
                 vec![more, RELAUNCH.into()]
@@ -262,15 +261,15 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
             }
             Some(Outcome::Failed) | None => vec![
                 RELAUNCH.into(),
-                "Set `restart = \"on-failure\"` or `\"always\"` in its entry: it is started again.".into(),
+                "Set `restart = \"on-failure\"` or `\"always\"` in its entry: it starts again.".into(),
             ],
         },
     };
     if agent.state == State::Invalid {
         let errors = agent.error.iter().flat_map(|error| error.lines());
-        changes.extend(errors.map(|error| format!("Mend {error}")));
+        changes.extend(errors.map(|error| format!("Fix {error}")));
     } else if agent.state == State::Exited && agent.error.is_some() {
-        changes.insert(0, "Mend what is said above first, or it ends so again.".into());
+        changes.insert(0, "Fix the error above first, or it ends the same way again.".into());
     }
     changes
 }
@@ -316,7 +315,7 @@ fn supply(cause: &WaitingFor) -> String {
         | WaitingFor::Backoff { .. }
         | WaitingFor::Retry {}
         | WaitingFor::PreviousAttempt {}
-        | WaitingFor::Unknown { .. } => format!("Nothing but the end of this: {cause}."),
+        | WaitingFor::Unknown { .. } => format!("Wait for this to end: {cause}."),
     }
 }
 
@@ -352,8 +351,8 @@ pub fn render(explanation: &Explanation, now: SystemTime, width: usize, colour: 
     };
     let lines = |text: &Option<String>| text.iter().flat_map(|text| text.lines()).map(sentence).collect();
     section("Why", lines(&explanation.why));
-    // What is wrong with an entry stands under "To change".
-    section("To mend", lines(&explanation.error.clone().filter(|_| explanation.state != State::Invalid)));
+    // The errors of an invalid entry are under "To change".
+    section("To fix", lines(&explanation.error.clone().filter(|_| explanation.state != State::Invalid)));
     let next = |Next { what, at }: &Next| match at {
         Some(at) => format!("{what} {}, at {at}.", until(*at, now)),
         None => format!("{what}."),
@@ -471,14 +470,14 @@ mod tests {
         let expected = "\
 a has been in state backoff for 2s, since 2026-11-21T17:00:08.000Z.
 Why        exited with status 3; restart 1 of 5 follows.
-Next       It is started again in 1s, at 2026-11-21T17:00:11.000Z.
-           Its `timeout` passes: it is stopped for good in 2h, at
+Next       It starts again in 1s, at 2026-11-21T17:00:11.000Z.
+           Its `timeout` passes: agentd stops it for good in 2h, at
            2026-11-21T19:00:10.000Z.
 Ended      2s ago, attempt 1, at 2026-11-21T17:00:08.000Z: exited with status 3.
 Limits     its limits are not applied: agentd does not run under systemd.
 To change  Wait; or edit what its entry launches, or a secret or prompt that it
-           gets: it is started at once.
-           Set `restart = \"no\"` in its entry: it is left as it ended.
+           gets: it starts at once.
+           Set `restart = \"no\"` in its entry: it stays as it ended.
 ";
         assert_eq!(text(&agent), expected);
     }
@@ -501,7 +500,7 @@ To change  Wait; or edit what its entry launches, or a secret or prompt that it
 a has been in state waiting for 5s, since 2026-11-21T17:00:05.000Z.
 Why        the prompt_file /j/task.md does not exist; the workdir /x does not
            exist; the secrets A, B are not in the secrets directory.
-Next       It is started as soon as nothing is missing.
+Next       It starts as soon as nothing is missing.
 To change  Write /j/task.md, or name another as the entry's `prompt_file`.
            Create the directory /x, or name another as the entry's `workdir`.
            Drop the secrets A, B into the secrets directory, or edit the entry's
@@ -565,11 +564,11 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     )]
     #[case(
         json!({ "kind": "unread" }),
-        "Nothing but the end of this: its declaration could not be read yet."
+        "Wait for this to end: its declaration could not be read yet."
     )]
     #[case(
         json!({ "kind": "moonrise", "at": "night" }),
-        "Nothing but the end of this: moonrise (a newer agentd knows what that is)."
+        "Wait for this to end: moonrise (a newer agentd knows what that is)."
     )]
     fn each_thing_that_can_be_missing_has_a_remedy(#[case] missing: Value, #[case] remedy: &str) {
         let agent = agent("waiting", &json!({ "reason": "in any words", "waiting_for": [missing] }));
@@ -598,20 +597,20 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     }
 
     #[test]
-    fn each_mistake_of_an_invalid_entry_is_to_be_mended() {
+    fn each_mistake_of_an_invalid_entry_is_to_be_fixed() {
         let error = "/etc/j.toml:3:1: `harness` is missing; write one\n/etc/j.toml:4:1: `restart` is unknown";
         let agent = agent("invalid", &json!({ "error": error, "reason": "its entry is wrong" }));
         assert_eq!(
             explain(&agent, Vec::new()).changes,
-            ["Mend /etc/j.toml:3:1: `harness` is missing; write one", "Mend /etc/j.toml:4:1: `restart` is unknown"]
+            ["Fix /etc/j.toml:3:1: `harness` is missing; write one", "Fix /etc/j.toml:4:1: `restart` is unknown"]
         );
     }
 
     #[rstest]
-    #[case("changed", Some("When nothing of it is left, it is started as it is declared now"))]
+    #[case("changed", Some("When nothing of it is left, it starts as it is declared now"))]
     #[case("timed-out", Some("When nothing of it is left, it has exited for good"))]
-    #[case("removed", Some("When nothing of it is left, it is not listed any more"))]
-    #[case("shutdown", Some("When nothing of it is left, it is not listed any more"))]
+    #[case("removed", Some("When nothing of it is left, it is no longer listed"))]
+    #[case("shutdown", Some("When nothing of it is left, it is no longer listed"))]
     #[case("moonset", None)]
     fn a_stop_is_told_with_its_deadline_and_what_follows(#[case] kind: &str, #[case] follows: Option<&str>) {
         let because = json!({ "kind": kind });
@@ -674,7 +673,7 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
         assert!(data["changes"].as_array_mut().is_some_and(|changes| !changes.is_empty()));
         data.as_object_mut().unwrap().remove("changes");
         let expected = json!({
-            "name": "a", "state": "backoff", "since": at(8), "next": [{ "what": "It is started again", "at": at(11) }],
+            "name": "a", "state": "backoff", "since": at(8), "next": [{ "what": "It starts again", "at": at(11) }],
             "ends": [{ "exit": { "code": 3, "at": at(8) } }],
         });
         assert_eq!(data, expected);

@@ -1,7 +1,7 @@
-//! What happened, one event after the other: what `GET /v1/events` tells.
+//! Events: what happened, one after the other, as `GET /v1/events` sends it.
 //!
-//! The supervisor is the only writer. It keeps the latest events in a [`Ring`]; whoever listens reads from there at its own pace, by
-//! the number of the event that it has seen last. So a slow listener costs nothing, and one that is too slow is told that it has
+//! The supervisor is the only writer. It keeps the latest events in a [`Ring`]; each client reads from there at its own pace, by the
+//! number of the event that it has seen last. So a slow client costs nothing, and one that is too slow is told that it has
 //! missed events. An event is on record, and `GET /v1/agents` agrees with it, before it is published.
 
 use std::borrow::Cow;
@@ -27,7 +27,7 @@ impl fmt::Display for Id {
     }
 }
 
-/// It is no event's id.
+/// The text is not the id of an event.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is no event's id; one looks like 1790000000000-17")]
 pub struct NoId(String);
@@ -69,7 +69,7 @@ impl JsonSchema for Id {
     }
 }
 
-/// Something that happened. Kinds may be added; who reads them passes over those it does not know.
+/// Something that happened. Kinds may be added; a client passes over those that it does not know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// Which it is.
@@ -85,21 +85,21 @@ pub struct Event {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum What {
-    /// The daemon began, or begins to end.
+    /// The daemon has started, or begins to end.
     Daemon {
         /// Which of them.
         state: Course,
         /// Its version.
         version: String,
     },
-    /// What an agent is to be, with all that it needs, is new, or something else than before, or gone.
+    /// The declaration of an agent, with all that the agent needs, is new, has changed, or is gone.
     Declaration {
         /// The agent.
         name: String,
         /// Which of them.
         change: Change,
     },
-    /// An agent came into a state, or made its next attempt in the same.
+    /// An agent entered a state, or made its next attempt in the same state.
     State {
         /// The agent.
         name: String,
@@ -109,7 +109,7 @@ pub enum What {
         /// The agent as `GET /v1/agents` lists it, with the new state and why it is in it.
         agent: Box<AgentStatus>,
     },
-    /// An agent that lived before the daemon did is looked after by it now.
+    /// The daemon has taken over an agent that lived before the daemon started.
     Adopted {
         /// The agent.
         name: String,
@@ -121,7 +121,7 @@ pub enum What {
         /// The agent.
         name: String,
     },
-    /// Something needs attention, or something else than before.
+    /// Something needs attention, or the error has changed.
     Error {
         /// What it is about.
         about: Subject,
@@ -131,7 +131,7 @@ pub enum What {
         /// What.
         error: String,
     },
-    /// What needed attention no longer does. Earlier builds said `mended`.
+    /// The error is gone. Earlier builds said `mended`.
     #[serde(alias = "mended")]
     Resolved {
         /// What it was about.
@@ -158,13 +158,13 @@ pub enum Course {
     Detaching,
 }
 
-/// What became of what an agent is to be.
+/// What happened to the declaration of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
     /// It is new.
     Added,
-    /// It says something else.
+    /// It has changed.
     Changed,
     /// It is gone: the agent is stopped.
     Removed,
@@ -213,7 +213,7 @@ impl What {
         }
     }
 
-    /// What is told of an agent that was so, or was not there, and is so now.
+    /// The events of an agent that had one status, or was not there, and has another now.
     pub fn of_change(before: Option<&AgentStatus>, after: &AgentStatus) -> Vec<Self> {
         let mut happened = Vec::new();
         if before.map(|before| (before.state, before.attempt)) != Some((after.state, after.attempt)) {
@@ -225,7 +225,7 @@ impl What {
         happened
     }
 
-    /// What is told of the daemon when it had these errors to tell, and has these now.
+    /// The events of the daemon as a whole when its errors were these and are those now.
     pub fn of_errors(before: &Errors, after: &Errors) -> Vec<Self> {
         let subjects = [
             (Subject::Config, &before.config, &after.config),
@@ -249,16 +249,16 @@ impl What {
     }
 }
 
-/// Where a listener is.
+/// Where a client is in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
-    /// It wants all that are kept.
+    /// It wants all events that are kept.
     Beginning,
-    /// It has seen this one.
+    /// It has seen this event.
     Seen(Id),
 }
 
-/// As a client gives it back: in `after` or `Last-Event-ID`.
+/// As a client sends it back, in `after` or `Last-Event-ID`.
 impl fmt::Display for Since {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
