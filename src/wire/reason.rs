@@ -136,7 +136,7 @@ pub enum StopStage {
     Unknown(String),
 }
 
-/// Why the present attempt was launched. Words may be added.
+/// Why an attempt was launched. Words may be added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LaunchReason {

@@ -252,7 +252,7 @@ pub struct AgentStatus {
     /// How far the stop has come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_stage: Option<StopStage>,
-    /// Why the present attempt was launched: in `starting`, `running` and `stopping`.
+    /// Why the attempt was launched, in `starting`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub launch_reason: Option<LaunchReason>,
     /// What the agent uses at the moment. Only in the answer about a single agent.

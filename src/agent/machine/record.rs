@@ -58,8 +58,8 @@ struct LifeRecord<'a> {
     policy: Cow<'a, Policy>,
     /// In words, for daemons of earlier builds.
     missing: Option<Cow<'a, str>>,
-    #[serde(default, skip_serializing_if = "is_empty")]
-    waiting_for: Cow<'a, [WaitingFor]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    waiting_for: Option<Cow<'a, [WaitingFor]>>,
     fingerprint: Option<Cow<'a, Fingerprint>>,
     at: Timestamp,
     first_started: Option<Timestamp>,
@@ -146,10 +146,6 @@ pub(super) enum Contradiction {
     AnotherAttempt,
     #[error("the id of its process is that of none")]
     NoProcess,
-}
-
-fn is_empty(causes: &Cow<'_, [WaitingFor]>) -> bool {
-    causes.is_empty()
 }
 
 fn text(text: Option<&String>) -> Option<Cow<'_, str>> {
@@ -243,7 +239,7 @@ impl<'a> LifeRecord<'a> {
             kind: Cow::Borrowed(life.kind.in_words()),
             policy: Cow::Borrowed(&life.policy),
             missing: missing.map(|missing| Cow::Owned(missing.to_string())),
-            waiting_for: Cow::Borrowed(missing.map_or(&[], |missing| missing.0.as_slice())),
+            waiting_for: missing.map(|missing| Cow::Borrowed(missing.0.as_slice())),
             fingerprint: life.in_force.fingerprint().map(Cow::Borrowed),
             at: life.at,
             first_started: life.first_started,
@@ -271,11 +267,8 @@ impl<'a> LifeRecord<'a> {
             State::Stopping { .. } => None,
             _ => Some(Next::Retry),
         };
-        let missing = match (self.waiting_for.is_empty(), self.missing) {
-            (false, _) => Missing(self.waiting_for.into_owned()),
-            // An earlier build wrote it down in words alone, or nothing was missing: what is launched is never written down.
-            (true, _) => unread(),
-        };
+        // An earlier build wrote it down in words alone, or nothing was missing: what is launched is never written down.
+        let missing = self.waiting_for.map_or_else(unread, |causes| Missing(causes.into_owned()));
         Life {
             kind: Kind::from_words(&self.kind),
             policy: self.policy.into_owned(),

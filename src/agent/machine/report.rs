@@ -77,7 +77,7 @@ impl Machine {
             stopping_because,
             stop_stage,
             launch_reason: match self.state {
-                State::Starting { .. } | State::Running { .. } | State::Stopping { .. } => {
+                State::Starting { .. } => {
                     self.latest.as_ref().and_then(|latest| latest.reason).map(reason::LaunchReason::from)
                 }
                 _ => None,
