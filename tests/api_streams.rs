@@ -88,7 +88,7 @@ fn who_comes_back_is_told_what_it_has_missed() {
     let mut client = follow(&server, "/v1/events", "Last-Event-ID: 99-2\r\n");
     next(&mut client);
     let message = next(&mut client).unwrap();
-    assert!(message.starts_with("id: 0-0\nevent: lost\n"), "{message}");
+    assert!(message.starts_with("id: 0-0\nevent: missed\n"), "{message}");
     assert_eq!(next_number(&mut client), 1);
 }
 
@@ -141,7 +141,7 @@ fn a_client_that_saw_no_event_resumes_where_it_connected() {
     // The daemon after this one has another epoch.
     let mut at_the_next = follow(&server, "/v1/events", "Last-Event-ID: 99-7\r\n");
     assert_eq!(last_id(&next(&mut at_the_next).unwrap()), "99-7");
-    assert!(next(&mut at_the_next).unwrap().contains("event: lost"));
+    assert!(next(&mut at_the_next).unwrap().contains("event: missed"));
     let mut from_the_beginning = follow(&server, "/v1/events?after=0", "");
     assert_eq!(last_id(&next(&mut from_the_beginning).unwrap()), "0");
 }

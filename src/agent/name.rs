@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A text is not the name of an agent or a session.
+/// The text is not a valid name of an agent or a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a name has 1 to 64 characters, of A-Z, a-z, 0-9, _ and -")]
 pub struct InvalidName;
@@ -25,7 +25,7 @@ impl Name {
         &self.0
     }
 
-    /// The form in which two names are compared: names that differ only in case are one.
+    /// The form in which names are compared: names that differ only in case are the same name.
     pub fn key(&self) -> String {
         self.0.to_ascii_lowercase()
     }

@@ -58,7 +58,7 @@ fn paths(types: &mut SchemaGenerator) -> Value {
     json!({
         "/v1/health": get(
             "health",
-            "The daemon, and what is to be mended",
+            "The daemon, and what needs attention",
             &json!({ "200": answer("It runs.", &json_of::<Health>(types)) }),
         ),
         "/v1/agents": get(
@@ -129,8 +129,8 @@ fn paths(types: &mut SchemaGenerator) -> Value {
                 "What happens, as server-sent events",
                 &json!({
                     "200": answer(
-                        "A message an event, with its id, its type, and what is described here as data. Who comes back with \
-                         Last-Event-ID is told what it has missed, or that it has missed what is kept no more (`lost`). A comment \
+                        "A message for each event, with its id, its type, and what is described here as data. A client that comes back \
+                         with Last-Event-ID gets the events that it has missed, or `missed` if they are no longer kept. A comment \
                          every 15 s shows that the connection lives.",
                         &json!({ "text/event-stream": { "schema": message::<Event>(types) } }),
                     ),

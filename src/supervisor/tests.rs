@@ -11,7 +11,7 @@ use self::journal::Journal;
 use super::*;
 use crate::agent::declaration::Declaration;
 use crate::agent::fingerprint::Fingerprint;
-use crate::agent::spec::Policy;
+use crate::agent::spec::{Kind, Policy};
 use crate::contain::cgroup::Whose;
 use crate::launch::launcher as launch_command;
 use crate::launch::protocol::{Ending, FromLauncher, Harness};
@@ -150,7 +150,7 @@ fn in_short(message: &str) -> String {
 fn agent(name: &str, session: &str, policy: Policy) -> DesiredAgent {
     let (name, session): (Name, Name) = (name.parse().unwrap(), session.parse().unwrap());
     let launch = Arc::new(Launch { name: name.clone(), session, ..Launch::of_nothing() });
-    let declaration = Declaration { kind: "native", policy, launch: Ok(launch) };
+    let declaration = Declaration { kind: Kind::Native, policy, launch: Ok(launch) };
     DesiredAgent { name, harness: None, declaration: Ok(declaration) }
 }
 

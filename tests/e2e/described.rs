@@ -69,7 +69,7 @@ fn every_stream_message_matches_its_description() {
         let errors: Vec<String> = schema.iter_errors(event).map(|error| error.to_string()).collect();
         assert_eq!(errors, Vec::<String>::new(), "{event}");
     }
-    for kind in ["daemon", "adopted", "declaration", "state", "error", "removed", "lost"] {
+    for kind in ["daemon", "adopted", "declaration", "state", "error", "removed", "missed"] {
         assert!(events.iter().any(|event| event["type"] == kind), "{kind} is not among {events:#?}");
     }
     let schema = schema_of_data(&description, "/v1/agents/{name}/screen");

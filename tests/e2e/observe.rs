@@ -127,7 +127,7 @@ fn edits_and_errors_are_events_as_they_come_and_go() {
         "{error:?}"
     );
     daemon.edit_jcard(&agent("b", "sleep inf", ""));
-    following.next_event(|what| *what == What::Mended { about: Subject::Config, name: None });
+    following.next_event(|what| *what == What::Resolved { about: Subject::Config, name: None });
     let gone = following.next_event(|what| matches!(what, What::Removed { .. }));
     assert_eq!(gone, What::Removed { name: "a".to_owned() });
 }
@@ -141,7 +141,7 @@ fn an_event_follower_outlasts_the_daemon_and_sees_adoption() {
     daemon.signal(Signal::SIGKILL);
     daemon.ended();
     daemon.start_again();
-    following.next_event(|what| *what == What::Lost {});
+    following.next_event(|what| *what == What::Missed {});
     let adopted = following.next_event(|what| matches!(what, What::Adopted { .. }));
     assert!(matches!(&adopted, What::Adopted { agent, .. } if agent.pid == Some(pid)), "{adopted:?}");
     daemon.signal(Signal::SIGTERM);

@@ -177,24 +177,24 @@ fn explain_states_the_cause_and_next_step_for_every_state() {
                 "waiting has been in state waiting for".to_owned(),
                 format!("Create the directory {dir}/later,"),
                 "Drop the secret KEY into the secrets directory".to_owned(),
-                "It is started as soon as nothing is missing.".to_owned(),
+                "It starts as soon as nothing is missing.".to_owned(),
             ],
         ),
         ("completed", vec!["exited (completed)".to_owned(), "`restart = \"always\"`".to_owned()]),
         ("failed", vec!["exited (failed)".to_owned(), "ended by SIGKILL".to_owned()]),
-        ("absent", vec!["To mend no-such-harness: not found".to_owned(), "Mend what is said above first".to_owned()]),
+        ("absent", vec!["To fix no-such-harness: not found".to_owned(), "Fix the error above first".to_owned()]),
         (
             "again",
             vec![
                 "exited with status 4; restart 1 follows.".to_owned(),
-                "It is started again in ".to_owned(),
-                "Its `timeout` passes: it is stopped for good in ".to_owned(),
+                "It starts again in ".to_owned(),
+                "Its `timeout` passes: agentd stops it for good in ".to_owned(),
             ],
         ),
         ("gave-up", vec!["Raise the `max_restarts` of its entry above 2".to_owned()]),
         ("late", vec!["its timeout has passed".to_owned(), "A longer `timeout` alone does not".to_owned()]),
-        ("running", vec!["It runs until it ends by itself".to_owned(), "Remove its entry: it is stopped.".to_owned()]),
-        ("invalid", vec![format!("Mend {dir}/jcard.toml:"), "unknown agent.harness \"nope\"".to_owned()]),
+        ("running", vec!["It runs until it ends by itself".to_owned(), "Remove its entry: it stops.".to_owned()]),
+        ("invalid", vec![format!("Fix {dir}/jcard.toml:"), "unknown agent.harness \"nope\"".to_owned()]),
     ] {
         let text = explained(&daemon, name);
         for sentence in sentences {

@@ -3,8 +3,11 @@ use std::time::{Duration, SystemTime};
 use rstest::rstest;
 
 use super::*;
+use crate::agent::declaration::{Missing, WaitingFor};
+use crate::agent::seen::Problem;
 use crate::agent::spec::{Limits, Restart};
 use crate::sys::secret_bytes::SecretBytes;
+use crate::wire::reason::{StopStage, StoppingBecause};
 use crate::wire::status::State::{self as Shown, Backoff, Exited, Running, Starting, Stopping, Waiting};
 use crate::wire::status::{self, AgentStatus, PastAttempt, Time};
 
@@ -53,7 +56,7 @@ fn declaration(edit: impl FnOnce(&mut Policy)) -> Declaration {
         limits: Limits::default(),
     };
     edit(&mut policy);
-    Declaration { kind: "native", policy, launch: Ok(launch("a", "x")) }
+    Declaration { kind: Kind::Native, policy, launch: Ok(launch("a", "x")) }
 }
 
 fn plain() -> Declaration {
@@ -76,7 +79,8 @@ fn launching(launch: Arc<Launch>) -> Declaration {
 }
 
 fn missing(declaration: Declaration) -> Declaration {
-    Declaration { launch: Err(Missing("the workdir /w does not exist".to_owned())), ..declaration }
+    let workdir = WaitingFor::Workdir { path: "/w".to_owned(), problem: Problem::Absent {} };
+    Declaration { launch: Err(Missing(vec![workdir])), ..declaration }
 }
 
 fn code(code: i32) -> ExitStatus {
@@ -111,6 +115,8 @@ struct Life {
     now: Timestamp,
     /// What was said of attempts that are over.
     accounts: Vec<PastAttempt>,
+    /// Why attempts were launched.
+    reasons: Vec<LaunchReason>,
 }
 
 impl Life {
@@ -120,7 +126,7 @@ impl Life {
     }
 
     fn of(machine: Machine) -> Self {
-        Self { machine, now: START, accounts: Vec::new() }
+        Self { machine, now: START, accounts: Vec::new(), reasons: Vec::new() }
     }
 
     /// The first attempt has been launched.
@@ -150,6 +156,10 @@ impl Life {
             Effect::Account(past) => Some(past.clone()),
             _ => None,
         }));
+        self.reasons.extend(effects.iter().filter_map(|effect| match effect {
+            Effect::Launch { reason, .. } => Some(*reason),
+            _ => None,
+        }));
         effects.iter().filter(|effect| !matches!(effect, Effect::Account(_))).map(in_words).collect()
     }
 
@@ -162,7 +172,7 @@ impl Life {
     }
 
     fn remove(&mut self) -> Vec<String> {
-        self.tell(Event::Remove)
+        self.tell(Event::Remove(Removal::Undeclared))
     }
 
     fn start(&mut self, attempt: Attempt) {
@@ -223,6 +233,8 @@ impl Life {
 }
 
 mod properties;
+mod records;
+mod table;
 
 mod an_end {
     use super::*;
@@ -636,7 +648,10 @@ mod a_change_of_what_is_launched {
         assert!(life.ended(1, code(0)).is_empty());
         assert_eq!((life.state(), life.status().running), (Stopping, false));
         let effects = life.machine.step(Event::Gone { attempt: 1 }, life.now);
-        assert_eq!(effects, [Effect::Launch { attempt: 2, launch: new, limits: Limits::default() }]);
+        assert_eq!(
+            effects,
+            [Effect::Launch { attempt: 2, launch: new, limits: Limits::default(), reason: LaunchReason::Declaration }]
+        );
     }
 
     #[test]
@@ -695,7 +710,15 @@ mod a_change_of_what_is_launched {
         assert_eq!(life.status().deadline, at(30));
         life.ended(1, code(0));
         let effects = life.machine.step(Event::Gone { attempt: 1 }, life.now);
-        assert_eq!(effects, [Effect::Launch { attempt: 2, launch: newest, limits: Limits::default() }]);
+        assert_eq!(
+            effects,
+            [Effect::Launch {
+                attempt: 2,
+                launch: newest,
+                limits: Limits::default(),
+                reason: LaunchReason::Declaration
+            }]
+        );
     }
 
     #[test]
@@ -912,9 +935,12 @@ mod something_missing {
     fn that_changes_is_named_anew() {
         let mut life = Life::new();
         life.declare(missing(plain()));
-        let other = Declaration { launch: Err(Missing("the secret KEY is not in …".into())), ..plain() };
+        let secret = WaitingFor::Secrets { names: vec!["KEY".to_owned()] };
+        let other = Declaration { launch: Err(Missing(vec![secret.clone()])), ..plain() };
         assert!(life.update(other).is_empty());
-        assert_eq!((life.state(), life.status().reason.unwrap().as_str()), (Waiting, "the secret KEY is not in …"));
+        let status = life.status();
+        assert_eq!((status.state, status.waiting_for), (Waiting, vec![secret]));
+        assert_eq!(status.reason.as_deref(), Some("the secret KEY is not in the secrets directory"));
     }
 
     #[test]
@@ -1137,7 +1163,7 @@ mod a_removal {
         life.declare(plain());
         assert!(life.status().reason.unwrap().starts_with("its declaration has changed; "));
         assert!(life.remove().is_empty());
-        assert!(life.status().reason.unwrap().starts_with("its entry was removed, "));
+        assert!(life.status().reason.unwrap().starts_with("its entry was removed; "));
         assert_eq!(life.end(1, code(0)), ["close a"]);
         life.closed();
         assert!(life.machine.is_gone());
@@ -1222,6 +1248,67 @@ mod a_failed_launch {
         assert!(life.wait(seconds(100)).is_empty());
         assert_eq!(life.state(), Waiting);
         assert_eq!(life.update(plain()), ["launch 2"]);
+    }
+}
+
+mod a_launch {
+    use super::*;
+    use LaunchReason::{Declaration, First, Policy, Recovery, Retry};
+
+    fn always() -> super::Declaration {
+        restarting(Restart::Always)
+    }
+
+    #[test]
+    fn says_why_it_is_made() {
+        let mut life = Life::starting(always());
+        life.not_started(1, retry("busy"));
+        life.gone(1);
+        life.wait(seconds(1));
+        life.start(2);
+        life.end(2, code(1));
+        life.wait(seconds(3));
+        life.not_started(3, NotStarted::CutOff);
+        life.gone(3);
+        life.start(4);
+        life.declare(super::Declaration { launch: Ok(launch("a", "y")), ..always() });
+        life.end(4, code(0));
+        assert_eq!(life.reasons, [First, Retry, Policy, Recovery, Declaration]);
+        let shown = life.status().launch_reason;
+        assert_eq!(shown, Some(crate::wire::reason::LaunchReason::Declaration));
+        life.start(5);
+        assert_eq!((life.state(), life.status().launch_reason), (Running, None));
+    }
+
+    #[test]
+    fn is_the_first_also_after_waiting_for_a_session() {
+        let mut life = Life::starting(plain());
+        life.tell(Event::SessionBusy { attempt: 1, holder: name("b") });
+        life.declare(launching(launch("a", "y")));
+        life.tell(Event::SessionBusy { attempt: 2, holder: name("b") });
+        life.tell(Event::SessionFree);
+        assert_eq!(life.reasons, [First; 3]);
+        life.end(3, code(0));
+        life.declare(launching(launch("c", "x")));
+        life.closed();
+        life.tell(Event::SessionBusy { attempt: 4, holder: name("b") });
+        life.tell(Event::SessionFree);
+        assert_eq!(life.reasons[3..], [Declaration; 2]);
+    }
+
+    #[test]
+    fn says_so_to_the_next_daemon() {
+        let mut life = Life::running(always());
+        life.end(1, code(1));
+        life.wait(seconds(3));
+        let record = serde_json::to_value(&life.machine).unwrap();
+        let read: Machine = serde_json::from_value(record.clone()).unwrap();
+        assert_eq!(read.status(), life.status());
+        assert_eq!(read.status().launch_reason, Some(crate::wire::reason::LaunchReason::Policy));
+        let mut newer = record;
+        newer["latest"]["reason"] = serde_json::json!("schedule");
+        let read: Machine = serde_json::from_value(newer).unwrap();
+        assert_eq!((read.status().state, read.status().launch_reason), (Starting, None));
     }
 }
 
@@ -1593,6 +1680,93 @@ mod what_is_shown {
         assert_eq!(reason(&life), "ended by SIGSEGV; 1 restarts were allowed and made");
         life.remove();
         assert_eq!(reason(&life), "its session is being closed");
+    }
+
+    /// What it waits for.
+    fn waits(life: &Life) -> Vec<WaitingFor> {
+        life.status().waiting_for
+    }
+
+    /// Why it is being stopped, and how far that has come.
+    fn stops(life: &Life) -> Option<(StoppingBecause, StopStage)> {
+        let status = life.status();
+        status.stopping_because.zip(status.stop_stage)
+    }
+
+    #[test]
+    fn says_as_data_what_is_waited_for() {
+        let backoff = || WaitingFor::Backoff { restart: 1, max_restarts: Some(2) };
+        let limited = || {
+            declaration(|policy| {
+                policy.restart = Restart::Always;
+                policy.max_restarts = Some(2);
+            })
+        };
+        let mut life = Life::new();
+        life.tell(Event::Reject("3:1: no harness".into()));
+        assert_eq!(waits(&life), [WaitingFor::Entry {}]);
+        life.declare(missing(limited()));
+        assert_eq!(waits(&life), [WaitingFor::Workdir { path: "/w".into(), problem: Problem::Absent {} }]);
+        life.update(limited());
+        assert_eq!(waits(&life), []);
+        life.not_started(1, retry("busy"));
+        assert_eq!(waits(&life), [WaitingFor::Retry {}, WaitingFor::PreviousAttempt {}]);
+        life.gone(1);
+        assert_eq!(waits(&life), [WaitingFor::Retry {}]);
+        life.wait(seconds(1));
+        life.start(2);
+        assert_eq!(waits(&life), []);
+        life.ended(2, code(1));
+        assert_eq!(waits(&life), [backoff(), WaitingFor::PreviousAttempt {}]);
+        life.gone(2);
+        assert_eq!(waits(&life), [backoff()]);
+        let mut life = Life::running(plain());
+        life.ended(1, code(0));
+        assert_eq!((life.state(), waits(&life)), (Exited, vec![]));
+        life.declare(launching(launch("a", "y")));
+        assert_eq!((life.state(), waits(&life)), (Backoff, vec![WaitingFor::PreviousAttempt {}]));
+        let mut life = Life::starting(plain());
+        life.tell(Event::SessionBusy { attempt: 1, holder: name("b") });
+        assert_eq!(waits(&life), [WaitingFor::Session { name: Some("a".into()), holder: "b".into() }]);
+        let mut life = Life::over(restarting(Restart::Always), code(1));
+        let _ = life.machine.resume();
+        life.wait(seconds(3));
+        assert_eq!((life.state(), waits(&life)), (Waiting, vec![WaitingFor::Unread {}]));
+    }
+
+    #[test]
+    fn says_as_data_why_it_is_being_stopped() {
+        use StopStage::{Clearing, Closing, Interrupted, Killed};
+        use StoppingBecause::{Changed, Removed, Shutdown, TimedOut};
+        let mut life = Life::running(timing_out(60));
+        assert_eq!(stops(&life), None);
+        life.wait(seconds(60));
+        assert_eq!(stops(&life), Some((TimedOut {}, Interrupted)));
+        life.declare(launching(launch("b", "x")));
+        assert_eq!(stops(&life), Some((Changed {}, Interrupted)));
+        life.ended(1, code(0));
+        assert_eq!(stops(&life), Some((Changed {}, Clearing)));
+        life.wait(seconds(10));
+        assert_eq!(stops(&life), Some((Changed {}, Killed)));
+        assert_eq!(life.gone(1), ["close a"]);
+        assert_eq!(stops(&life), Some((Changed {}, Closing)));
+        life.remove();
+        assert_eq!(stops(&life), Some((Removed {}, Closing)));
+        let mut life = Life::running(plain());
+        life.remove();
+        assert_eq!(stops(&life), Some((Removed {}, Interrupted)));
+        life.tell(Event::Remove(Removal::Shutdown));
+        assert_eq!(stops(&life), Some((Shutdown {}, Interrupted)));
+        let reason = "agentd is being stopped; interrupted, will be killed at the deadline";
+        assert_eq!(life.status().reason.as_deref(), Some(reason));
+        let text = serde_json::to_string(&life.machine).unwrap();
+        life.machine = serde_json::from_str(&text).unwrap();
+        assert_eq!(stops(&life), Some((Shutdown {}, Interrupted)), "the next daemon");
+        life.end(1, code(0));
+        assert_eq!(life.accounts.last().map(|past| past.reason.as_str()), Some("agentd is being stopped"));
+        life.declare(plain());
+        life.remove();
+        assert_eq!(stops(&life), Some((Removed {}, Closing)));
     }
 
     #[test]
