@@ -249,7 +249,7 @@ mod publishing {
         let written = Report { tried: house.supervisor.version, error: None };
         house.supervisor.take_in([Event::Recorded(written)].into_iter());
         assert_eq!(house.snapshot.borrow().errors().state, None);
-        assert_eq!(house.events(), ["mended"]);
+        assert_eq!(house.events(), ["resolved"]);
     }
 
     #[tokio::test(start_paused = true)]
