@@ -20,7 +20,7 @@
 //!
 //! | wing | what lives there | may use | may not |
 //! |---|---|---|---|
-//! | [`text`] | pure text: escape sequences, durations, sizes, what of a text may be shown | `sys` | do I/O (of `sys` it takes the clearing of memory); know an agent |
+//! | [`text`] | pure text: escape sequences, durations, sizes, what of a text may be shown | `sys` | do I/O (of `sys` it takes memory that is cleared); know an agent |
 //! | [`sys`] | what Linux gives, one thing a file: accounts, clocks, descriptors, files, `/proc`, processes, signals, sockets, systemd, the log | `text` | know an agent, a jcard, tmux or the API |
 //! | [`wire`] | the types of the API: statuses, events | | import anything of the crate: it is to become a crate of its own |
 //! | [`agent`] | what an agent is and how it lives: names, specs, harnesses, declarations, launches, fingerprints; `reconcile`, `machine`, `restart` | `sys`, `wire` | do I/O, read a clock, log, lock, or `await`; know tmux |

@@ -12,7 +12,7 @@
 //! within a folder: what came before what does not depend on a clock, and is known although attempts are counted from 1 again with
 //! each declaration.
 //!
-//! The file holds the bytes as the terminal got them, escapes and all, but for what is [masked](mask). Of a long attempt the
+//! The file holds the bytes as the terminal got them, escapes and all, but for secrets, which are [redacted](crate::text::redact). Of a long attempt the
 //! [latest bytes](writer) are kept: the beginning of the file becomes a hole, so that an offset means the same place as long as the
 //! file lives.
 //!

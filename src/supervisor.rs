@@ -15,7 +15,7 @@ pub mod services;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
@@ -32,9 +32,9 @@ use crate::agent::spec::Limits;
 use crate::launch::listener::Visitor;
 use crate::launch::protocol::Progress;
 use crate::observe::facts::{Facts, Launches};
-use crate::observe::redactions::{Redactions, Sources};
+use crate::observe::redactions::{AgentRedactor, Redactions, Redactors, prepared};
 use crate::observe::ring::Ring;
-use crate::observe::snapshot::{Launched, Snapshot};
+use crate::observe::snapshot::Snapshot;
 use crate::state::history::Histories;
 use crate::state::record::{Recorder, Report, Version};
 use crate::sys::blocking;
@@ -128,8 +128,9 @@ pub struct Supervisor {
     started: Instant,
     facts: Facts,
     outlets: Outlets,
-    /// What must not be shown of what is desired, made ready.
-    redactions: Arc<Redactions>,
+    redactors: Redactors,
+    /// What must not be shown; `None` once the secrets have changed.
+    redactions: Option<Arc<Redactions>>,
 }
 
 /// Where the daemon is heading.
@@ -166,6 +167,8 @@ struct Agent {
     knows_past: bool,
     launches: Launches,
     brakes: Arc<Brakes>,
+    /// Of these launches.
+    redactor: Option<(Vec<Weak<Launch>>, AgentRedactor)>,
 }
 
 /// An attempt that is not gone.
@@ -225,7 +228,8 @@ impl Supervisor {
             started,
             facts: Facts::new(SystemTime::now() - started.elapsed()),
             outlets,
-            redactions: Arc::default(),
+            redactors: Redactors::default(),
+            redactions: None,
         }
     }
 
@@ -246,9 +250,18 @@ impl Supervisor {
         let effects = machine.resume();
         self.happened.push(What::Adopted { name: status.name.clone(), agent: Box::new(status) });
         let brakes = Arc::default();
-        let attempts = HashMap::new();
-        let agent =
-            Agent { machine, desired: None, attempts, is_known: false, is_told: true, knows_past, launches, brakes };
+        let (attempts, redactor) = (HashMap::new(), None);
+        let agent = Agent {
+            machine,
+            desired: None,
+            attempts,
+            is_known: false,
+            is_told: true,
+            knows_past,
+            launches,
+            brakes,
+            redactor,
+        };
         self.agents.insert(key.to_owned(), agent);
         for effect in effects {
             self.carry_out(key, effect);
@@ -288,7 +301,8 @@ impl Supervisor {
         }
         let untold = self.untold.take().into_iter().flat_map(|untold| untold.happened);
         let happened = untold.chain(std::mem::take(&mut self.happened)).collect();
-        self.tell(Arc::new(self.snapshot()), happened);
+        let snapshot = Arc::new(self.snapshot());
+        self.tell(snapshot, happened);
         tokio::join!(self.outlets.recorder.finish(TO_FINISH), self.outlets.histories.finish(TO_FINISH));
         Ok(self.course == Course::Stopping)
     }
@@ -305,7 +319,7 @@ impl Supervisor {
         match event {
             Event::Desired(desired) => {
                 self.desired = desired;
-                self.redactions = Arc::default();
+                self.redactions = None;
                 self.afterwards.publish = true;
                 self.reconcile();
             }
@@ -437,6 +451,7 @@ impl Supervisor {
             knows_past: true,
             launches: Launches::default(),
             brakes: Arc::default(),
+            redactor: None,
         });
         agent.machine.describe(desired.name.clone(), desired.harness);
         agent.desired = Some(desired);
@@ -583,7 +598,8 @@ impl Supervisor {
         let status = agent.machine.status();
         agent.launches.count(&status);
         let (look_first, number) = (!agent.is_known, status.attempt.unwrap_or_default());
-        let beginning = Start::Launch { launch: Arc::clone(&launch), number, limits, look_first };
+        let redactor = self.redactors.of(launch.secret_values());
+        let beginning = Start::Launch { launch: Arc::clone(&launch), redactor, number, limits, look_first };
         self.begin(key, attempt, beginning, Some(launch));
     }
 
@@ -635,16 +651,16 @@ impl Supervisor {
     }
 
     /// What an agent that has just ended leaves on its screen, without the secrets that agentd gave it.
-    fn log_screen(&self, launch: Arc<Launch>) {
+    fn log_screen(&mut self, launch: Arc<Launch>) {
         if self.detail != Detail::Debug {
             return;
         }
-        let (means, redactions) = (Arc::clone(&self.means), Arc::clone(&self.redactions));
+        let (means, redactor) = (Arc::clone(&self.means), self.redactors.of(launch.secret_values()));
         tokio::spawn(async move {
             let screen = means.tmux.screen(&launch.name.key()).await;
-            match (screen, redactions.of(Sources::of_launch(&launch)).await) {
-                (Ok(screen), Ok(redaction)) => {
-                    let shown = screen::shown(&screen, &redaction, false);
+            match (screen, prepared(redactor).await) {
+                (Ok(screen), Ok(redactor)) => {
+                    let shown = screen::shown(&screen, &redactor, false);
                     tracing::debug!(agent = %launch.name, "its last screen:\n{}", shown.trim_end());
                 }
                 (Err(error), _) => tracing::debug!(agent = %launch.name, "its last screen could not be had: {error}"),
@@ -655,12 +671,24 @@ impl Supervisor {
 }
 
 impl Agent {
-    /// What was launched, and what is to be.
-    fn launched(&self) -> Launched {
+    /// Builds the redactor of what was launched and of what is to be, unless there is one of the same. Answers whether it did.
+    fn redact(&mut self, redactors: &mut Redactors) -> bool {
         let under_way = self.attempts.values().filter_map(|under_way| under_way.launch.as_ref());
-        let launches: Vec<Arc<Launch>> = under_way.chain(self.machine.launch()).map(Arc::clone).collect();
+        let mut launches: Vec<&Arc<Launch>> = under_way.chain(self.machine.launch()).collect();
+        launches.dedup_by_key(|launch| Arc::as_ptr(launch));
         let is_known = self.attempts.values().all(|under_way| under_way.known().is_some());
-        Launched { is_all: self.knows_past && is_known && !Vec::is_empty(&launches), launches }
+        let is_all = self.knows_past && is_known && !launches.is_empty();
+        if let Some((of, redactor)) = &self.redactor
+            && redactor.is_all == is_all
+            && of.iter().map(Weak::as_ptr).eq(launches.iter().map(|launch| Arc::as_ptr(launch)))
+        {
+            return false;
+        }
+        let redactor = redactors.of(launches.iter().flat_map(|launch| launch.secret_values()));
+        // No launch is kept by this, nor is its place given to another.
+        let launches = launches.into_iter().map(Arc::downgrade).collect();
+        self.redactor = Some((launches, AgentRedactor { redactor, is_all }));
+        true
     }
 
     fn learn(&mut self, attempt: Attempt, event: &machine::Event) {

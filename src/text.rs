@@ -2,7 +2,6 @@
 
 pub mod ansi;
 pub mod duration;
-pub mod mask;
 pub mod printable;
 pub mod redact;
 pub mod screen;

@@ -19,8 +19,9 @@ use super::{Limits, Sources};
 use crate::deputy::Deputy;
 use crate::deputy::renderer::Renderers;
 use crate::logs::store::Store;
+use crate::observe::redactions::{AgentRedactor, Redactions};
 use crate::observe::ring::Ring;
-use crate::observe::snapshot::{Launched, Snapshot};
+use crate::observe::snapshot::Snapshot;
 use crate::wire::events::What;
 use crate::wire::status::{AgentStatus, Errors};
 
@@ -29,9 +30,10 @@ pub fn sources(agents: Vec<AgentStatus>, logs: Option<Store>) -> Sources {
     let mut ring = Ring::new(UNIX_EPOCH);
     agents.iter().flat_map(|agent| What::of_change(None, agent)).for_each(|what| ring.push(what));
     // It is known that they were given no secrets: else nothing that they print is shown.
-    let launched = |agent: &AgentStatus| (agent.name.to_lowercase(), Launched { launches: Vec::new(), is_all: true });
-    let launches = agents.iter().map(launched).collect();
-    let snapshot = Snapshot::new(agents, Instant::now(), Errors::default()).with_launches(launches);
+    let redactor =
+        |agent: &AgentStatus| (agent.name.to_lowercase(), AgentRedactor { redactor: Arc::default(), is_all: true });
+    let redactions = Arc::new(Redactions::new(agents.iter().map(redactor).collect(), None));
+    let snapshot = Snapshot::new(agents, Instant::now(), Errors::default()).with_redactions(redactions);
     let snapshot = watch::channel(Arc::new(snapshot)).1;
     let renderers = logs.is_some().then(|| Renderers::new(Deputy::rendering()));
     Sources { snapshot, happenings: watch::channel(ring).1, tmux: None, logs, renderers }

@@ -1,7 +1,7 @@
 //! What agents printed, as it is kept, and on as it is written; as the terminal got it, or as text.
 //!
 //! Text is made [elsewhere](crate::deputy::renderer): this process parses nothing that an agent printed. What comes back is looked
-//! through character by character: secrets are blotted out once more, since the text has put together what escape sequences kept
+//! through character by character: secrets are redacted once more, since the text has put together what escape sequences kept
 //! apart, and no character that acts on a terminal is handed on, whoever sent it.
 
 use std::collections::BTreeSet;
@@ -25,7 +25,7 @@ use crate::logs::{Entry, FileId};
 use crate::observe::redactions::Unknown;
 use crate::observe::snapshot::Snapshot;
 use crate::text::printable;
-use crate::text::redact::Shown;
+use crate::text::redact::TextStream;
 use crate::wire::status::{State, Time};
 
 /// How long a screen must stand still to be told to somebody who follows: looked at twice, so far apart.
@@ -169,7 +169,7 @@ enum Way {
 /// What makes text of what is printed.
 struct Text {
     renderer: Renderer,
-    shown: Shown,
+    shown: TextStream,
     /// When what stands still is to be told.
     settles_at: Option<Instant>,
     /// Whether what was told until now ends in the midst of a line.
@@ -190,7 +190,7 @@ impl Text {
                 }
                 Heard::Done { needs_settling } => {
                     // Not later and later because it goes on printing.
-                    let is_due = needs_settling || !self.shown.is_all_told();
+                    let is_due = needs_settling || !self.shown.is_all_shown();
                     let next =
                         self.settles_at.filter(|_| say != Say::Settle).unwrap_or_else(|| Instant::now() + SETTLE);
                     self.settles_at = is_due.then_some(next);
@@ -358,10 +358,10 @@ impl Telling {
             return Ok((Follower::new(Arc::clone(&opened.log), opened.at), Way::Raw));
         };
         let snapshot = Arc::clone(&self.snapshot.borrow());
-        let redaction = snapshot.redaction(&self.agent.key()).await?;
+        let redactor = snapshot.redactor(&self.agent.key()).await?;
         let mut text = Text {
             renderer: renderers.start().await?,
-            shown: Shown::without(redaction),
+            shown: TextStream::new(redactor),
             settles_at: None,
             is_mid_line: false,
         };

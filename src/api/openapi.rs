@@ -77,7 +77,7 @@ fn paths(types: &mut SchemaGenerator) -> Value {
         "/v1/agents/{name}/screen": with_parameters(
             get(
                 "screen",
-                "What an agent's screen shows, secrets blotted out",
+                "What an agent's screen shows, secrets redacted",
                 &json!({
                     "200": answer(
                         "The rows. With follow=true messages of server-sent events: `screen`, with data as described here, each time \
@@ -100,10 +100,10 @@ fn paths(types: &mut SchemaGenerator) -> Value {
         "/v1/agents/{name}/log": with_parameters(
             get(
                 "log",
-                "What an agent printed in an attempt, as far as it is kept; values of secrets are masked",
+                "What an agent printed in an attempt, as far as it is kept; secrets are redacted",
                 &json!({
                     "200": answer(
-                        "Plain text as a person reads it on the terminal, known secrets blotted out; or with raw=true the bytes as the terminal got them.",
+                        "Plain text as a person reads it on the terminal, known secrets redacted; or with raw=true the bytes as the terminal got them.",
                         &json!({
                             "text/plain; charset=utf-8": { "schema": { "type": "string" } },
                             "application/octet-stream": {},

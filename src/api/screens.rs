@@ -25,14 +25,14 @@ impl Screens {
         Self { tmux, watched: Mutex::default() }
     }
 
-    /// What an agent's screen shows now, secrets blotted out; or why that cannot be told, in words.
+    /// What an agent's screen shows now, secrets redacted; or why that cannot be told, in words.
     pub(super) async fn look(&self, agent: &str, colours: bool, snapshot: &Snapshot) -> Result<String, String> {
         let Some(tmux) = &self.tmux else { return Err("there is no tmux to ask".to_owned()) };
         if let Some(agent) = snapshot.agent(agent).filter(|agent| agent.session.is_empty()) {
             let why = agent.reason.as_deref().unwrap_or("it is not known why");
             return Err(format!("{} has no session: {why}", agent.name));
         }
-        let redaction = snapshot.redaction(agent).await.map_err(|unknown| unknown.to_string())?;
+        let redactor = snapshot.redactor(agent).await.map_err(|unknown| unknown.to_string())?;
         let latest = self.watch(agent);
         let captured = latest.read(async {
             let captured = tmux.screen(agent).await;
@@ -41,7 +41,7 @@ impl Screens {
         let captured = captured.await;
         drop(latest);
         self.forget();
-        Ok(screen::shown(&captured?, &redaction, colours))
+        Ok(screen::shown(&captured?, &redactor, colours))
     }
 
     fn watch(&self, agent: &str) -> Arc<Latest<Captured>> {

@@ -160,7 +160,7 @@ async fn answer(order: Order, responder: Arc<Responder>, over: Arc<Notify>) -> A
                 }
                 Err(error) => return refusal(routes::not_there(&error.to_string())),
             };
-            if !raw && let Err(unknown) = responder.snapshot().redaction(&agent.key()).await {
+            if !raw && let Err(unknown) = responder.snapshot().redactor(&agent.key()).await {
                 return refusal(routes::unavailable(&unknown.to_string()));
             }
             let (is_latest, snapshot) = (which == Which::Latest, responder.sources.snapshot.clone());

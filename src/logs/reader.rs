@@ -449,7 +449,7 @@ mod tests {
     use crate::logs::rendering::Size;
     use crate::logs::store::{Extent, Store};
     use crate::logs::writer::Writer;
-    use crate::text::mask::Mask;
+    use crate::text::redact::{ByteStream, Redactor};
 
     fn always() -> bool {
         true
@@ -468,7 +468,7 @@ mod tests {
         let store = Store::new(&directory.path().join("logs"), Gid::effective(), extent);
         let agent: Name = "a".parse().unwrap();
         let Files { text, index, .. } = store.create(&agent, 1).unwrap();
-        let writer = Writer::new(text, index, size, Mask::new([]));
+        let writer = Writer::new(text, index, size, ByteStream::new(Redactor::default()));
         Case { _directory: directory, store, agent, writer }
     }
 

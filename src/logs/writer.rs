@@ -13,7 +13,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::rendering::Size;
 use super::{Entry, Moment, Resized};
-use crate::text::mask::Mask;
+use crate::text::redact::ByteStream;
 
 /// Holes end at multiples of this: file systems keep whole blocks, which are no larger.
 pub(super) const BLOCK: u64 = 64 << 10;
@@ -42,8 +42,8 @@ pub(super) fn give_back(file: &File, from: u64, length: u64) -> io::Result<()> {
 pub struct Writer {
     text: Latest,
     index: Latest,
-    mask: Mask,
-    masked: Vec<u8>,
+    redactor: ByteStream,
+    redacted: Vec<u8>,
     last_moment: Option<SystemTime>,
     /// Of the terminal, and whether the index has it.
     size: Option<(Size, bool)>,
@@ -59,12 +59,12 @@ struct Missing {
 
 impl Writer {
     /// In these two files, which are empty and written to at their end only; so many bytes of the text.
-    pub fn new(text: OwnedFd, index: OwnedFd, size: u64, mask: Mask) -> Self {
+    pub fn new(text: OwnedFd, index: OwnedFd, size: u64, redactor: ByteStream) -> Self {
         Self {
             text: Latest::new(text, size),
             index: Latest::new(index, index_size(size)),
-            mask,
-            masked: Vec::new(),
+            redactor,
+            redacted: Vec::new(),
             last_moment: None,
             size: None,
             missing: None,
@@ -97,12 +97,12 @@ impl Writer {
     /// Writes down what was printed. Of failures that follow each other only the first is told; what is missing is noted in the text
     /// as soon as it can be.
     pub fn write(&mut self, printed: &[u8]) -> io::Result<()> {
-        if self.mask.is_idle() {
+        if self.redactor.is_idle() {
             return self.put(printed);
         }
-        let mut masked = std::mem::take(&mut self.masked);
-        self.mask.pass(printed, &mut masked);
-        self.put_masked(masked)
+        let mut redacted = std::mem::take(&mut self.redacted);
+        self.redactor.pass(printed, &mut redacted);
+        self.put_redacted(redacted)
     }
 
     /// What is printed from now on is printed on a terminal of this size.
@@ -114,15 +114,15 @@ impl Writer {
 
     /// Writes down what was held back, since it looked like the beginning of a secret.
     pub fn finish(&mut self) -> io::Result<()> {
-        let mut masked = std::mem::take(&mut self.masked);
-        self.mask.finish(&mut masked);
-        self.put_masked(masked)
+        let mut redacted = std::mem::take(&mut self.redacted);
+        self.redactor.finish(&mut redacted);
+        self.put_redacted(redacted)
     }
 
-    fn put_masked(&mut self, mut masked: Vec<u8>) -> io::Result<()> {
-        let result = self.put(&masked);
-        masked.clear();
-        self.masked = masked;
+    fn put_redacted(&mut self, mut redacted: Vec<u8>) -> io::Result<()> {
+        let result = self.put(&redacted);
+        redacted.clear();
+        self.redacted = redacted;
         result
     }
 
@@ -287,6 +287,8 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::sys::secret_bytes::SecretBytes;
+    use crate::text::redact::Redactor;
 
     fn writer(size: u64, secrets: &[&[u8]]) -> (TempDir, PathBuf, Writer) {
         let directory = TempDir::new().unwrap();
@@ -294,7 +296,8 @@ mod tests {
             let path = directory.path().join(name);
             OwnedFd::from(OpenOptions::new().append(true).create(true).open(path).unwrap())
         };
-        let writer = Writer::new(open("text"), open("index"), size, Mask::new(secrets.iter().copied()));
+        let redactor = Redactor::new(secrets.iter().map(|secret| SecretBytes::from(secret.to_vec())));
+        let writer = Writer::new(open("text"), open("index"), size, ByteStream::new(redactor));
         let path = directory.path().join("text");
         (directory, path, writer)
     }
@@ -376,9 +379,9 @@ mod tests {
         for piece in [&b"a hunter2h"[..], b"unter2 b hunt"] {
             writer.write(piece).unwrap();
         }
-        assert_eq!(fs::read(&path).unwrap(), b"a [masked] b ");
+        assert_eq!(fs::read(&path).unwrap(), b"a ************** b ");
         writer.finish().unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"a [masked] b hunt");
+        assert_eq!(fs::read(&path).unwrap(), b"a ************** b hunt");
     }
 
     #[test]
@@ -437,7 +440,7 @@ mod tests {
         writer.move_to(open("text"), open("other-index"), 1 << 20);
         writer.write(b"hunter2 two").unwrap();
         let text = fs::read_to_string(path).unwrap();
-        assert_eq!(text, "[4 bytes were printed before this; their file was moved or removed]\r\n[masked] two");
+        assert_eq!(text, "[4 bytes were printed before this; their file was moved or removed]\r\n************** two");
         let index = fs::read(directory.path().join("other-index")).unwrap();
         assert_eq!(index.len(), Entry::LENGTH);
     }

@@ -6,24 +6,13 @@ use std::time::{Instant, SystemTime};
 
 use hyper::body::Bytes;
 
-use crate::agent::launch::Launch;
-use crate::agent::secrets::Secrets;
 use crate::contain::cgroup::Cgroups;
 use crate::observe::facts::Facts;
-use crate::observe::redactions::{Redactions, Sources, Unknown};
+use crate::observe::redactions::{Redactions, Unknown, prepared};
 use crate::state::history::History;
 use crate::text::printable::json_line;
-use crate::text::redact::Redaction;
+use crate::text::redact::Redactor;
 use crate::wire::status::{AgentStatus, Errors, Health, Resources, State};
-
-/// What an agent was given, or is to be given: only for what must not be shown of it.
-#[derive(Clone, Debug)]
-pub struct Launched {
-    /// As far as this daemon knows it.
-    pub launches: Vec<Arc<Launch>>,
-    /// Whether that is all: an earlier daemon may have launched what runs.
-    pub is_all: bool,
-}
 
 /// What the daemon knows at one instant, ready to be served: made by the supervisor whenever something changes, read by the API.
 #[derive(Debug)]
@@ -35,11 +24,7 @@ pub struct Snapshot {
     errors: Errors,
     groups: Option<Arc<Cgroups>>,
     histories: HashMap<String, Arc<History>>,
-    /// What was launched, by agent: only for what must not be shown of it.
-    launches: HashMap<String, Launched>,
-    /// Likewise.
-    secrets: Arc<Secrets>,
-    /// What was made ready of both.
+    /// All that a snapshot has of launches and secrets.
     redactions: Arc<Redactions>,
     facts: Facts,
     is_read: bool,
@@ -51,22 +36,9 @@ impl Snapshot {
         agents.sort_by(|a, b| a.name.cmp(&b.name));
         let by_name = agents.iter().enumerate().map(|(at, agent)| (agent.name.to_lowercase(), at)).collect();
         let agents_body = json_line(&agents).into();
-        let (histories, launches, secrets) = (HashMap::new(), HashMap::new(), Arc::default());
-        let (groups, redactions, facts, is_read) = (None, Arc::default(), Facts::new(SystemTime::now()), true);
-        Self {
-            agents,
-            by_name,
-            agents_body,
-            started,
-            errors,
-            groups,
-            histories,
-            launches,
-            secrets,
-            redactions,
-            facts,
-            is_read,
-        }
+        let (groups, histories, redactions) = (None, HashMap::new(), Arc::default());
+        let (facts, is_read) = (Facts::new(SystemTime::now()), true);
+        Self { agents, by_name, agents_body, started, errors, groups, histories, redactions, facts, is_read }
     }
 
     /// The same, saying whether the declarations have been read.
@@ -80,49 +52,20 @@ impl Snapshot {
         self.is_read
     }
 
-    /// The same, with what was launched, or is to be, by key: so that nothing secret of it is shown.
-    #[must_use]
-    pub fn with_launches(self, launches: HashMap<String, Launched>) -> Self {
-        Self { launches, ..self }
-    }
-
-    /// The same, with all secrets that are known: likewise.
-    #[must_use]
-    pub fn with_secrets(self, secrets: Arc<Secrets>) -> Self {
-        Self { secrets, ..self }
-    }
-
-    /// The same, with what was made ready of that before: [`Redactions`] are for one state of the inputs.
+    /// The same, with the redactors of agents.
     #[must_use]
     pub fn with_redactions(self, redactions: Arc<Redactions>) -> Self {
         Self { redactions, ..self }
     }
 
-    /// What must not be shown of what an agent printed, whose name is in lower case.
-    pub async fn redaction(&self, agent: &str) -> Result<Arc<Redaction>, Unknown> {
-        self.redactions.of(self.sources(agent)?).await
-    }
-
-    /// What must not be shown of this launch.
-    pub async fn redaction_of(&self, launch: &Arc<Launch>) -> Result<Arc<Redaction>, Unknown> {
-        self.redactions.of(Sources::of_launch(launch)).await
-    }
-
-    /// What one was given that is no longer declared, or that an earlier daemon launched, is not known: it may have been anything that
-    /// others are given, or any secret that there is. Where these could not be read either, nothing is known.
-    fn sources(&self, agent: &str) -> Result<Sources, Unknown> {
-        match self.launches.get(agent) {
-            Some(launched) if launched.is_all => Ok(Sources { launches: launched.launches.clone(), secrets: None }),
-            _ if self.secrets.is_complete => {
-                let launches = self.launches.values().flat_map(|launched| launched.launches.iter().cloned()).collect();
-                Ok(Sources { launches, secrets: Some(Arc::clone(&self.secrets)) })
-            }
-            _ => {
-                let why = if self.is_read { "their directory is not there" } else { "it has not read them yet" };
-                let why = self.errors.secrets.as_deref().unwrap_or(why);
-                Err(Unknown::Secrets(why.lines().collect::<Vec<_>>().join("; ")))
-            }
+    /// The redactor of what an agent printed, prepared; the agent's name is in lower case.
+    pub async fn redactor(&self, agent: &str) -> Result<Arc<Redactor>, Unknown> {
+        if let Some(redactor) = self.redactions.of(agent) {
+            return prepared(Arc::clone(redactor)).await;
         }
+        let why = if self.is_read { "their directory is not there" } else { "it has not read them yet" };
+        let why = self.errors.secrets.as_deref().unwrap_or(why);
+        Err(Unknown::Secrets(why.lines().collect::<Vec<_>>().join("; ")))
     }
 
     /// The same, with what became of agents' earlier attempts, by key.
@@ -210,37 +153,62 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::launch::Launch;
+    use crate::agent::machine::Machine;
+    use crate::observe::redactions::{AgentRedactor, Redactors};
+    use crate::sys::secret_bytes::SecretBytes;
 
-    fn launch_with(secret: &str) -> Arc<Launch> {
-        Arc::new(Launch {
-            environment: [("KEY".to_owned(), crate::sys::secret_bytes::SecretBytes::from(secret))].into(),
-            secrets: ["KEY".to_owned()].into(),
-            ..Launch::of_nothing()
-        })
-    }
-
-    fn snapshot() -> Snapshot {
-        let launched = |secret, is_all| Launched { launches: vec![launch_with(secret)], is_all };
-        let launches = [
-            ("known".to_owned(), launched("secret of known", true)),
-            ("adopted".to_owned(), launched("secret of adopted", false)),
-            ("waiting".to_owned(), Launched { launches: Vec::new(), is_all: false }),
-        ];
-        Snapshot::new(Vec::new(), Instant::now(), Errors::default()).with_launches(launches.into())
+    /// With an agent whose secrets are known, one that an earlier daemon launched, and one that is not launched yet.
+    fn snapshot(secrets: Option<&[&str]>) -> Snapshot {
+        let of = |values: &[&str]| Arc::new(Redactor::new(values.iter().copied().map(SecretBytes::from)));
+        let agents = [("known", "secret of known", true), ("adopted", "secret of adopted", false)]
+            .map(|(name, secret, is_all)| (name.to_owned(), AgentRedactor { redactor: of(&[secret]), is_all }))
+            .into_iter()
+            .chain([("waiting".to_owned(), AgentRedactor { redactor: of(&[]), is_all: false })]);
+        Snapshot::new(Vec::new(), Instant::now(), Errors::default())
+            .with_redactions(Arc::new(Redactions::new(agents.collect(), secrets.map(of))))
     }
 
     const TEXT: &str = "secret of known, secret of adopted, secret of nobody, second line, yes";
 
     #[tokio::test]
     async fn an_agent_launched_by_an_earlier_daemon_hides_all_secrets() {
-        let secrets = Secrets::of(&[("UNUSED", "secret of nobody\nsecond line"), ("SHORT", "yes")]);
-        let snapshot = snapshot().with_secrets(Arc::new(secrets));
-        let shown = async |agent| snapshot.redaction(agent).await.unwrap().of(TEXT);
+        let snapshot = snapshot(Some(&["secret of nobody\nsecond line", "yes"]));
+        let shown = async |agent| snapshot.redactor(agent).await.unwrap().redact(TEXT);
         assert_eq!(shown("known").await, TEXT.replace("secret of known", "****** ** *****"));
         for agent in ["adopted", "waiting", "no longer declared"] {
             let expected = "****** ** *****, ****** ** *******, ****** ** ******, ****** ****, yes";
             assert_eq!(shown(agent).await, expected, "{agent}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_shows_no_secret_no_prompt_and_no_argument() {
+        let said = ["hunter2hunter2", "the whole plan", "--argument", "not-a-secret"];
+        let [secret, prompt, argument, value] = said.map(SecretBytes::from);
+        let launch = Launch {
+            arguments: vec![argument, prompt],
+            prompt: Some(1),
+            environment: [("KEY".to_owned(), secret), ("PLAIN".to_owned(), value)].into(),
+            secrets: ["KEY".to_owned()].into(),
+            ..Launch::of_nothing()
+        };
+        let redactor = Redactors::default().of(launch.secret_values());
+        drop(launch);
+        let agents = [("a".to_owned(), AgentRedactor { redactor, is_all: true })].into();
+        let status = Machine::new("a".parse().unwrap()).status();
+        let snapshot = Snapshot::new(vec![status], Instant::now(), Errors::default())
+            .with_redactions(Arc::new(Redactions::new(agents, None)));
+        let redactor = snapshot.redactor("a").await.unwrap();
+        assert_eq!(redactor.redact(said[0]), "**************");
+        let served = [
+            format!("{snapshot:?} {:?}", snapshot.agent_in_full("a")),
+            String::from_utf8(snapshot.agents_body().to_vec()).unwrap(),
+        ];
+        for (said, served) in said.iter().flat_map(|said| served.iter().map(move |served| (said, served))) {
+            assert!(!served.contains(said), "{said}: {served}");
+        }
+        assert!(served[1].contains("\"name\":\"a\""));
     }
 
     #[tokio::test]
@@ -255,10 +223,10 @@ mod tests {
             (Errors::default(), true, "their directory is not there"),
             (Errors::default(), false, "it has not read them yet"),
         ] {
-            let snapshot = Snapshot { errors, ..snapshot() }.with_reading(is_read);
-            assert!(snapshot.redaction("known").await.unwrap().of(TEXT).starts_with("****** ** *****, secret"));
+            let snapshot = Snapshot { errors, ..snapshot(None) }.with_reading(is_read);
+            assert!(snapshot.redactor("known").await.unwrap().redact(TEXT).starts_with("****** ** *****, secret"));
             for agent in ["adopted", "waiting", "no longer declared"] {
-                let unknown = snapshot.redaction(agent).await.err().map(|unknown| unknown.to_string());
+                let unknown = snapshot.redactor(agent).await.err().map(|unknown| unknown.to_string());
                 assert!(unknown.as_ref().is_some_and(|why| why.contains(expected)), "{agent}: {unknown:?}");
             }
         }

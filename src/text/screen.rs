@@ -1,9 +1,9 @@
-//! What a terminal shows, as text that can be shown on another: nothing in it does more than colour it, and secrets are blotted out,
+//! What a terminal shows, as text that can be shown on another: nothing in it does more than colour it, and secrets are redacted,
 //! however they are laid out.
 
 use crate::text::ansi::{ESC, Place};
 use crate::text::printable;
-use crate::text::redact::{BLOT, Redaction};
+use crate::text::redact::{MARK, Redactor};
 
 /// A piece of what `capture-pane -e` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,15 +16,15 @@ enum Piece<'a> {
 }
 
 /// The rows of a screen, without those at its end that are empty, each with its end of line; with colours if they are wanted.
-pub fn shown(captured: &str, redaction: &Redaction, colours: bool) -> String {
+pub fn shown(captured: &str, redactor: &Redactor, colours: bool) -> String {
     let pieces = pieces(captured);
-    let is_blotted = blots(&pieces, redaction);
+    let is_secret = redacted(&pieces, redactor);
     let mut shown = String::with_capacity(captured.len());
     let (mut at, mut end, mut is_coloured) = (0, 0, false);
     for piece in pieces {
         match piece {
             Piece::Character(character) => {
-                shown.push(if is_blotted[at] { BLOT } else { character });
+                shown.push(if is_secret[at] { MARK } else { character });
                 at += character.len_utf8();
                 if character != ' ' {
                     end = shown.len();
@@ -81,13 +81,13 @@ fn is_colour(sequence: &str) -> bool {
 }
 
 /// For each byte of the characters and breaks whether it is a secret's.
-fn blots(pieces: &[Piece<'_>], redaction: &Redaction) -> Vec<bool> {
+fn redacted(pieces: &[Piece<'_>], redactor: &Redactor) -> Vec<bool> {
     let characters = pieces.iter().filter_map(|piece| match piece {
         Piece::Character(character) => Some(*character),
         Piece::Break => Some('\n'),
         Piece::Colour(_) => None,
     });
-    redaction.blots(&characters.collect::<String>())
+    redactor.find(&characters.collect::<String>())
 }
 
 #[cfg(test)]
@@ -96,8 +96,12 @@ mod tests {
 
     use super::*;
 
-    fn none() -> Redaction {
-        Redaction::default()
+    fn none() -> Redactor {
+        Redactor::default()
+    }
+
+    fn of(secret: &str) -> Redactor {
+        Redactor::new([secret.into()])
     }
 
     #[test]
@@ -140,8 +144,8 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_blotted_out_wherever_rows_end_and_colours_change() {
-        let secret = Redaction::new(["hunter2hunter2"]);
+    fn a_secret_is_redacted_wherever_rows_end_and_colors_change() {
+        let secret = of("hunter2hunter2");
         assert_eq!(shown("key=hunter2hunter2!\n", &secret, true), "key=**************!\n");
         assert_eq!(shown("key=hunter2\nhunter2!\n", &secret, true), "key=*******\n*******!\n");
         let coloured = "\x1b[1mhunt\x1b[2mer2hunter2";
@@ -149,8 +153,8 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_blotted_out_in_a_box_and_where_only_a_piece_of_it_is_shown() {
-        let secret = Redaction::new(["sk-ant-api03-Zq8vXw2LkT0pYcRb7NfHd5JmGs3QaUe"]);
+    fn a_secret_is_redacted_in_a_box_and_in_pieces() {
+        let secret = of("sk-ant-api03-Zq8vXw2LkT0pYcRb7NfHd5JmGs3QaUe");
         let captured = "│ sk-ant-api03-Zq8vXw2 │\n│ LkT0pYcRb7NfHd5JmGs3 │\n│ QaUe                 │\n";
         let expected = "│ ******************** │\n│ ******************** │\n│ ****                 │\n";
         assert_eq!(shown(captured, &secret, true), expected);

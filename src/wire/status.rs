@@ -292,7 +292,7 @@ pub struct Fault {
 pub struct ScreenShown {
     /// When it was looked at.
     pub at: Time,
-    /// Its rows, with known secrets blotted out.
+    /// Its rows, with known secrets redacted.
     pub text: String,
 }
 

@@ -157,7 +157,7 @@ fn screen(daemon: &Daemon, path: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_screen_is_what_an_operator_would_see_and_secrets_are_blotted_out() {
+fn a_screen_is_what_an_operator_sees_with_secrets_redacted() {
     let setup = Setup::new();
     setup.secret("API_KEY", "sk-0123456789abcdef");
     let script = "say key=sk-0123456789abcdef -- say next".replace(" -- ", ";");
@@ -262,13 +262,13 @@ fn what_an_agent_printed_is_told_as_plain_text_or_as_it_was() {
     let script = r"printf 'one\n\033[31mtwo\033[0m %s\nthree' sk-0123456789abcdef; exit 4";
     let daemon = setup.start(&scripted(script, ""));
     daemon.wait_for_state("a", State::Exited);
-    assert_eq!(told(&daemon, &["logs", "A"]), "one\ntwo [masked]\nthree");
-    assert_eq!(told(&daemon, &["logs", "a", "--raw"]), "one\r\n\u{1b}[31mtwo\u{1b}[0m [masked]\r\nthree");
+    assert_eq!(told(&daemon, &["logs", "A"]), "one\ntwo *******************\nthree");
+    assert_eq!(told(&daemon, &["logs", "a", "--raw"]), "one\r\n\u{1b}[31mtwo\u{1b}[0m *******************\r\nthree");
     assert_eq!(told(&daemon, &["logs", "a", "-n", "1"]), "three");
-    assert_eq!(told(&daemon, &["logs", "a", "--since", "1h"]), "one\ntwo [masked]\nthree");
+    assert_eq!(told(&daemon, &["logs", "a", "--since", "1h"]), "one\ntwo *******************\nthree");
     assert_eq!(told(&daemon, &["logs", "a", "--since", "2126-01-01T00:00:00Z"]), "");
     let json = told(&daemon, &["logs", "a", "--json"]);
-    assert_eq!(json, "{\"text\":\"one\"}\n{\"text\":\"two [masked]\"}\n{\"text\":\"three\"}\n");
+    assert_eq!(json, "{\"text\":\"one\"}\n{\"text\":\"two *******************\"}\n{\"text\":\"three\"}\n");
     let response = daemon.get("/v1/agents/a/log?lines=1");
     assert_eq!(response.header("content-type"), Some("text/plain; charset=utf-8"));
     assert!(response.body.contains("three") && !response.body.contains("two"), "{}", response.body);
@@ -354,7 +354,7 @@ fn nothing_is_shown_where_secrets_are_not_known() {
     }
     for words in [&["watch", "a", "--once"][..], &["logs", "a"], &["logs", "a", "--json"]] {
         let (code, said) = run(&mut verb(&daemon, words));
-        assert!(code != Some(0) && said.contains("could not be blotted out"), "{words:?}: {code:?} {said}");
+        assert!(code != Some(0) && said.contains("could not be redacted"), "{words:?}: {code:?} {said}");
         assert!(!said.contains(&KEY[..16]), "{said}");
     }
     assert!(told(&daemon, &["logs", "a", "--raw"]).contains("done"));
