@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::agent::machine::Machine;
+use crate::agent::name::Key;
 use crate::api::{self, Sources};
 use crate::contain::tree::Trees;
 use crate::deputy::Deputy;
@@ -34,7 +35,6 @@ use crate::observe::ring::Ring;
 use crate::observe::snapshot::Snapshot;
 use crate::settings::Settings;
 use crate::state::history::{self, Histories, History};
-use crate::state::key::Key;
 use crate::state::lock::{self, Lock};
 use crate::state::record::{self, Reading, Record, Recorder, Report};
 use crate::supervisor::pacing::Pace;
@@ -126,10 +126,10 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
         }
         lock => Some(lock?),
     };
-    let key = match Key::of(&settings.state_dir) {
+    let key = match crate::state::key::Key::of(&settings.state_dir) {
         Err(error) => {
             state_errors.push(error.to_string());
-            Key::passing()?
+            crate::state::key::Key::passing()?
         }
         key => key?,
     };
@@ -414,7 +414,7 @@ async fn release(tmux: &Tmux) {
 }
 
 /// What an earlier daemon had under way.
-async fn machines(record: &Record) -> io::Result<Reading<Machine>> {
+async fn machines(record: &Record) -> io::Result<Reading<Key, Machine>> {
     let to_read = record.clone();
     blocking::run(move || to_read.read(|machine: &Machine| machine.name().key())).await
 }

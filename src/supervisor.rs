@@ -26,7 +26,7 @@ use publisher::{Untold, log_change};
 use crate::agent::declaration::{Desired, DesiredAgent};
 use crate::agent::launch::Launch;
 use crate::agent::machine::{self, Attempt, Effect, Machine};
-use crate::agent::name::Name;
+use crate::agent::name::{Key, Name};
 use crate::agent::reconcile::{Action, Held, HeldAgent, plan};
 use crate::agent::spec::Limits;
 use crate::launch::listener::Visitor;
@@ -61,12 +61,12 @@ pub enum Event {
     /// Something happened to an agent.
     Agent {
         /// Its key.
-        key: String,
+        key: Key,
         /// What.
         event: machine::Event,
     },
     /// Sessions of these agents were there before any was opened.
-    Sessions(BTreeSet<String>),
+    Sessions(BTreeSet<Key>),
     /// Whether agents have control groups is another thing than before.
     Groups,
     /// Something was put on record, or could not be.
@@ -87,7 +87,7 @@ pub struct Outlets {
     /// What it tells of as it happens.
     pub happenings: watch::Sender<Ring>,
     /// What the next daemon reads.
-    pub recorder: Recorder,
+    pub recorder: Recorder<Key>,
     /// What became of earlier attempts.
     pub histories: Histories,
     /// What systemd hears.
@@ -97,10 +97,10 @@ pub struct Outlets {
 /// The loop's state.
 #[derive(Debug)]
 pub struct Supervisor {
-    agents: BTreeMap<String, Agent>,
+    agents: BTreeMap<Key, Agent>,
     desired: Desired,
     /// What attempts are to be told once this much is on record.
-    to_note: Vec<(Version, String, Attempt, Command)>,
+    to_note: Vec<(Version, Key, Attempt, Command)>,
     /// Of what was put on record last.
     version: Version,
     /// Of what is on record, as far as it could be put there.
@@ -234,7 +234,7 @@ impl Supervisor {
     }
 
     /// Takes up what an earlier daemon had under way. To be called once, at first.
-    pub fn resume(&mut self, machines: BTreeMap<String, Machine>) {
+    pub fn resume(&mut self, machines: BTreeMap<Key, Machine>) {
         for (key, machine) in machines {
             self.take_up(&key, machine);
         }
@@ -242,7 +242,7 @@ impl Supervisor {
         self.publish();
     }
 
-    fn take_up(&mut self, key: &str, mut machine: Machine) {
+    fn take_up(&mut self, key: &Key, mut machine: Machine) {
         let status = machine.status();
         tracing::info!(agent = status.name, state = %status.state, attempt = status.attempt, pid = status.pid, "taken up");
         let knows_past = !machine.was_launched();
@@ -262,7 +262,7 @@ impl Supervisor {
             brakes,
             redactor,
         };
-        self.agents.insert(key.to_owned(), agent);
+        self.agents.insert(key.clone(), agent);
         for effect in effects {
             self.carry_out(key, effect);
         }
@@ -373,9 +373,7 @@ impl Supervisor {
                 self.to_note.extend(to_note.map(|(attempt, command)| (self.version, key, attempt, command)));
             }
             Event::Sessions(owners) => {
-                for name in owners.iter().filter_map(|key| Name::try_from(key.as_str()).ok()) {
-                    self.find(name);
-                }
+                owners.into_iter().for_each(|key| self.find(key));
             }
             Event::Recorded(Report { tried, error }) => self.recorded(tried, error),
             Event::Detach => {
@@ -395,11 +393,10 @@ impl Supervisor {
     }
 
     /// There is a session of this agent that was there before any was opened.
-    fn find(&mut self, name: Name) {
-        let key = name.key();
+    fn find(&mut self, key: Key) {
         // What was launched is known, or is found by the launch.
         if self.course == Course::Running && self.agents.get(&key).is_none_or(|agent| !agent.machine.was_launched()) {
-            self.take_up(&key, Machine::found(name, Timestamp::now()));
+            self.take_up(&key, Machine::found(key.to_name(), Timestamp::now()));
             self.afterwards.reconcile = true;
         }
     }
@@ -472,8 +469,9 @@ impl Supervisor {
     /// Hands a visitor to the attempt that is under way. It need not be the one that it names: an earlier daemon may have counted
     /// otherwise. Which process is expected is known there.
     fn direct(&mut self, visitor: Visitor) {
-        let key = visitor.name.to_ascii_lowercase();
-        if let Some(under_way) = self.agents.get(&key).and_then(|agent| agent.attempts.values().next()) {
+        let key = visitor.name.parse::<Key>().ok();
+        let agent = key.and_then(|key| self.agents.get(&key));
+        if let Some(under_way) = agent.and_then(|agent| agent.attempts.values().next()) {
             // Fails only if the attempt is over by now; the visitor is sent away by being dropped.
             let _ = under_way.commands.send(Command::Visitor(Box::new(visitor)));
             return;
@@ -498,11 +496,11 @@ impl Supervisor {
         }
     }
 
-    fn step(&mut self, key: &str, event: machine::Event) {
+    fn step(&mut self, key: &Key, event: machine::Event) {
         let event = match event {
             // Nobody comes after to try again.
             machine::Event::Closed(Err(error)) if self.course == Course::Stopping => {
-                tracing::error!(agent = key, "{error}");
+                tracing::error!(agent = key.as_str(), "{error}");
                 machine::Event::Closed(Ok(()))
             }
             event => event,
@@ -558,7 +556,7 @@ impl Supervisor {
         }
     }
 
-    fn carry_out(&mut self, key: &str, effect: Effect) {
+    fn carry_out(&mut self, key: &Key, effect: Effect) {
         match effect {
             Effect::Launch { attempt, launch, limits } => self.launch(key, attempt, launch, limits),
             Effect::Resume { attempt, launcher } => {
@@ -572,14 +570,14 @@ impl Supervisor {
             Effect::Kill { attempt } => self.command(key, attempt, Command::Kill),
             Effect::Account(past) => self.outlets.histories.add(key, past),
             Effect::Close { session } => {
-                let (means, tell, key) = (Arc::clone(&self.means), self.teller(key), key.to_owned());
+                let (means, tell, key) = (Arc::clone(&self.means), self.teller(key), key.clone());
                 tokio::spawn(async move {
                     let closed = means.tmux.close(&key).await;
                     tell(machine::Event::Closed(closed.map_err(|error| format!("the session {session}: {error}"))));
                 });
             }
             Effect::OfferShell { session } => {
-                let (means, key) = (Arc::clone(&self.means), key.to_owned());
+                let (means, key) = (Arc::clone(&self.means), key.clone());
                 tokio::spawn(async move {
                     if let Err(error) = means.tmux.offer_shell(&key).await {
                         tracing::warn!(session = %session, "{error}");
@@ -589,7 +587,7 @@ impl Supervisor {
         }
     }
 
-    fn launch(&mut self, key: &str, attempt: Attempt, launch: Arc<Launch>, limits: Limits) {
+    fn launch(&mut self, key: &Key, attempt: Attempt, launch: Arc<Launch>, limits: Limits) {
         if let Some(holder) = self.holder_of(&launch.session, key).cloned() {
             return self.step(key, machine::Event::SessionBusy { attempt, holder });
         }
@@ -603,7 +601,7 @@ impl Supervisor {
         self.begin(key, attempt, beginning, Some(launch));
     }
 
-    fn begin(&mut self, key: &str, attempt: Attempt, beginning: Start, launch: Option<Arc<Launch>>) {
+    fn begin(&mut self, key: &Key, attempt: Attempt, beginning: Start, launch: Option<Arc<Launch>>) {
         let tell = self.teller(key);
         let Some(agent) = self.agents.get_mut(key) else { return };
         let (commands, inbox) = mpsc::unbounded_channel();
@@ -615,20 +613,20 @@ impl Supervisor {
     }
 
     /// The other agent whose session this is.
-    fn holder_of(&self, session: &Name, key: &str) -> Option<&Name> {
+    fn holder_of(&self, session: &Name, key: &Key) -> Option<&Name> {
         let mut others = self.agents.iter().filter(|(other, _)| *other != key).map(|(_, agent)| agent);
         others.find(|agent| agent.machine.session() == Some(session)).map(|agent| agent.machine.name())
     }
 
-    fn command(&self, key: &str, attempt: Attempt, command: Command) {
+    fn command(&self, key: &Key, attempt: Attempt, command: Command) {
         if let Some(under_way) = self.agents.get(key).and_then(|agent| agent.attempts.get(&attempt)) {
             // Fails only if the attempt is over, which is then the next thing that is heard of it.
             let _ = under_way.commands.send(command);
         }
     }
 
-    fn teller(&self, key: &str) -> impl Fn(machine::Event) + Send + use<> {
-        let (events, key) = (self.outlets.events.clone(), key.to_owned());
+    fn teller(&self, key: &Key) -> impl Fn(machine::Event) + Send + use<> {
+        let (events, key) = (self.outlets.events.clone(), key.clone());
         move |event| {
             // Fails only when the daemon is ending.
             let _ = events.send(Event::Agent { key: key.clone(), event });

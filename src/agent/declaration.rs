@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::agent::launch::Launch;
-use crate::agent::name::Name;
+use crate::agent::name::{Key, Name};
 use crate::agent::secrets::Secrets;
 use crate::agent::spec::Policy;
 
@@ -13,7 +13,7 @@ use crate::agent::spec::Policy;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// By [`Name::key`].
-    pub agents: BTreeMap<String, DesiredAgent>,
+    pub agents: BTreeMap<Key, DesiredAgent>,
     /// Whether every agent that is not in `agents` is known to be undeclared; see [`Config::complete`].
     pub complete: bool,
     /// What is wrong with the jcard.

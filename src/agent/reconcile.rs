@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::agent::declaration::{Declaration, Desired, DesiredAgent};
 use crate::agent::fingerprint::Fingerprint;
+use crate::agent::name::Key;
 
 /// What the supervisor holds, by agent.
-pub type Held = BTreeMap<String, HeldAgent>;
+pub type Held = BTreeMap<Key, HeldAgent>;
 
 /// What matters here of one agent that the supervisor holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub enum Action {
     /// Keep whatever runs, and say what is wrong with the entry.
     Reject(DesiredAgent, String),
     /// Stop it: it is declared no more.
-    Remove(String),
+    Remove(Key),
 }
 
 /// What there is to do. Nothing, if nothing has changed. `held` lists no agent that is on its way out.
@@ -92,6 +93,7 @@ mod tests {
     use super::*;
     use crate::agent::declaration::Missing;
     use crate::agent::launch::Launch;
+    use crate::agent::name::key;
     use crate::agent::spec::Policy;
     use crate::sys::secret_bytes::SecretBytes;
 
@@ -205,8 +207,8 @@ mod tests {
         let wanted = Arc::new(Launch { is_certain, ..Arc::unwrap_or_clone(launch("a", argument)) });
         let wanted = agent("a", Ok(Declaration { kind: "native", policy: policy(30), launch: Ok(wanted) }));
         let declared = Some(Declared { fingerprint: Some(Fingerprint::of("x")), is_restored: true });
-        let held = [("a".to_owned(), HeldAgent { desired: None, declared })].into();
-        let desired = Desired { agents: [("a".to_owned(), wanted)].into(), complete: true, ..Desired::default() };
+        let held = [(key("a"), HeldAgent { desired: None, declared })].into();
+        let desired = Desired { agents: [(key("a"), wanted)].into(), complete: true, ..Desired::default() };
         let planned = plan(&desired, &held);
         let words = match planned.as_slice() {
             [Action::Declare(agent, _)] => format!("declare {}", agent.name),
@@ -232,8 +234,8 @@ mod tests {
             agent("a", Ok(Declaration { kind: "native", policy: policy(1), launch: Ok(launch) }))
         });
         let declared = Some(Declared { fingerprint: Some(Fingerprint::of_another_key("x")), is_restored: true });
-        let held = [("a".to_owned(), HeldAgent { desired: former, declared })].into();
-        let agents = [("a".to_owned(), good("a", argument, 30))].into();
+        let held = [(key("a"), HeldAgent { desired: former, declared })].into();
+        let agents = [(key("a"), good("a", argument, 30))].into();
         let planned = plan(&Desired { agents, complete: true, ..Desired::default() }, &held);
         let is_declared = matches!(planned.as_slice(), [Action::Declare(..)]);
         assert!(is_declared || matches!(planned.as_slice(), [Action::Update(..)]));

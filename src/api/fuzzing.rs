@@ -30,9 +30,9 @@ pub fn sources(agents: Vec<AgentStatus>, logs: Option<Store>) -> Sources {
     let mut ring = Ring::new(UNIX_EPOCH);
     agents.iter().flat_map(|agent| What::of_change(None, agent)).for_each(|what| ring.push(what));
     // It is known that they were given no secrets: else nothing that they print is shown.
-    let redactor =
-        |agent: &AgentStatus| (agent.name.to_lowercase(), AgentRedactor { redactor: Arc::default(), is_all: true });
-    let redactions = Arc::new(Redactions::new(agents.iter().map(redactor).collect(), None));
+    let redactor = || AgentRedactor { redactor: Arc::default(), is_all: true };
+    let redactors = agents.iter().filter_map(|agent| Some((agent.name.parse().ok()?, redactor()))).collect();
+    let redactions = Arc::new(Redactions::new(redactors, None));
     let snapshot = Snapshot::new(agents, Instant::now(), Errors::default()).with_redactions(redactions);
     let snapshot = watch::channel(Arc::new(snapshot)).1;
     let renderers = logs.is_some().then(|| Renderers::new(Deputy::rendering()));
@@ -149,7 +149,7 @@ pub fn talk(mut bytes: &[u8]) {
 pub fn order(uri: &str) {
     let Ok(request) = Request::builder().uri(uri).body(()) else { return };
     let Ok(name) = "a".parse() else { return };
-    for order in [Order::events(&request), Order::screen("A", &request), Order::log(name, &request)] {
+    for order in [Order::events(&request), Order::screen(name.key(), &request), Order::log(name, &request)] {
         assert!(order.err().is_none_or(|why| !why.is_empty()));
     }
 }

@@ -414,7 +414,7 @@ impl Telling {
     async fn is_live(&mut self, kept: AttemptId, file: Option<FileId>) -> bool {
         let standing = {
             let snapshot = self.snapshot.borrow_and_update();
-            let Some(agent) = snapshot.agent(self.agent.as_str()) else { return false };
+            let Some(agent) = snapshot.agent(&self.agent.key()) else { return false };
             Standing { state: agent.state, attempt: agent.attempt, declared_at: agent.declared_at }
         };
         if !standing.may_print_in(kept.attempt) {
@@ -435,7 +435,7 @@ impl Telling {
     /// Whether it is the same attempt, in another file.
     fn goes_on_in(&self, kept: AttemptId, next: &Opened) -> bool {
         let (snapshot, next) = (self.snapshot.borrow(), next.log.kept());
-        let Some(agent) = snapshot.agent(self.agent.as_str()) else { return false };
+        let Some(agent) = snapshot.agent(&self.agent.key()) else { return false };
         let standing = Standing { state: agent.state, attempt: agent.attempt, declared_at: agent.declared_at };
         self.live_in.as_ref() == Some(&standing) && next.attempt == kept.attempt && standing.may_print_in(next.attempt)
     }
@@ -443,7 +443,7 @@ impl Telling {
     /// Whether nothing more will be printed by itself.
     fn is_over(&self) -> bool {
         let snapshot = self.snapshot.borrow();
-        snapshot.agent(self.agent.as_str()).is_none_or(|agent| matches!(agent.state, State::Exited | State::Invalid))
+        snapshot.agent(&self.agent.key()).is_none_or(|agent| matches!(agent.state, State::Exited | State::Invalid))
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use hyper::Request;
 use hyper::header::{ACCEPT, HeaderMap};
 
-use crate::agent::name::Name;
+use crate::agent::name::{Key, Name};
 use crate::logs::attempt::{Named, NoAttempt};
 use crate::sys::clock;
 use crate::text::size;
@@ -27,15 +27,15 @@ pub(super) enum Order {
     Events {
         /// From where on; `None` is from now on.
         since: Option<Since>,
-        /// The agent it is to be about, in lower case.
-        agent: Option<String>,
+        /// The agent it is to be about.
+        agent: Option<Key>,
         /// Whether to go on with what happens.
         follows: bool,
     },
     /// What an agent's screen shows.
     Screen {
-        /// The agent, in lower case.
-        agent: String,
+        /// The agent.
+        agent: Key,
         /// With its colours.
         colours: bool,
         /// Whether to go on with what it shows later.
@@ -112,16 +112,16 @@ impl Order {
             None => (!follows).then_some(Since::Beginning),
             Some(id) => Some(id.parse::<Since>().map_err(|error| error.to_string())?),
         };
-        Ok(Self::Events { since, agent: query.take_text("agent").map(|name| name.to_lowercase()), follows })
+        Ok(Self::Events { since, agent: query.take("agent", str::parse)?, follows })
     }
 
     /// Of `GET /v1/agents/{name}/screen`.
-    pub(super) fn screen<B>(agent: &str, request: &Request<B>) -> Result<Self, String> {
+    pub(super) fn screen<B>(agent: Key, request: &Request<B>) -> Result<Self, String> {
         let mut query = Query::of(request, &["colours", "follow"])?;
         let prefers = |media_type| prefers(request.headers(), media_type, PLAIN);
         let colours = query.take("colours", flag)?.unwrap_or_else(|| prefers(COLOURED));
         let follows = query.take("follow", flag)?.unwrap_or_else(|| prefers("text/event-stream"));
-        Ok(Self::Screen { agent: agent.to_lowercase(), colours, follows })
+        Ok(Self::Screen { agent, colours, follows })
     }
 
     /// Of `GET /v1/agents/{name}/log`.
@@ -237,6 +237,7 @@ impl<'a> Query<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::name::key;
 
     fn request(query: &str, headers: &[(&'static str, &str)]) -> Request<()> {
         let mut request = Request::builder().uri(format!("/?{query}"));
@@ -257,16 +258,24 @@ mod tests {
         assert_eq!(order("after=7-1", &[("last-event-id", "7-2")]), events(seen(), true));
         assert_eq!(order("", &[("last-event-id", "7-1")]), events(seen(), true));
         assert_eq!(order("", &[("last-event-id", "")]), events(None, true));
-        let of_agent = Order::Events { since: None, agent: Some("a b".to_owned()), follows: true };
-        assert_eq!(order("agent=A+b", &[]), of_agent);
-        assert_eq!(order("agent=A%20b", &[]), of_agent);
+        let of_agent = Order::Events { since: None, agent: Some(key("a-b")), follows: true };
+        assert_eq!(order("agent=A-b", &[]), of_agent);
+        assert_eq!(order("agent=%41%2db", &[]), of_agent);
+    }
+
+    #[test]
+    fn events_of_what_cannot_be_an_agent_are_refused() {
+        for query in ["agent=A+b", "agent=", "agent=%E2%84%AA"] {
+            let refused = Order::events(&request(query, &[])).unwrap_err();
+            assert!(refused.contains("a name has 1 to 64 characters"), "{query}: {refused}");
+        }
     }
 
     #[test]
     fn a_screen_is_plain_and_told_once_unless_something_else_is_said() {
         let order =
-            |query: &str, headers: &[(&'static str, &str)]| Order::screen("A", &request(query, headers)).unwrap();
-        let screen = |colours, follows| Order::Screen { agent: "a".to_owned(), colours, follows };
+            |query: &str, headers: &[(&'static str, &str)]| Order::screen(key("A"), &request(query, headers)).unwrap();
+        let screen = |colours, follows| Order::Screen { agent: key("a"), colours, follows };
         assert_eq!(order("", &[("accept", "*/*")]), screen(false, false));
         assert_eq!(order("", &[("accept", "text/html;q=0.5, Text/X-ANSI;q=1")]), screen(true, false));
         assert_eq!(order("", &[("accept", "text/event-stream")]), screen(false, true));

@@ -87,13 +87,13 @@ pub(super) fn answer<B>(request: &Request<B>, snapshot: &Snapshot, figures: Opti
         Route::Health => json(StatusCode::OK, json_line(&snapshot.health()).into()),
         Route::OpenApi => json(StatusCode::OK, openapi::body()),
         Route::Agents => json(StatusCode::OK, snapshot.agents_body()),
-        Route::Agent(name) => match snapshot.agent_in_full(&name) {
+        Route::Agent(name) => match name.parse().ok().and_then(|key| snapshot.agent_in_full(&key)) {
             Some(agent) => json(StatusCode::OK, json_line(&agent).into()),
             None => no_such_agent(),
         },
-        Route::Screen(name) => match snapshot.agent(&name) {
-            Some(_) => return later(Order::screen(&name, request)),
-            None => no_such_agent(),
+        Route::Screen(name) => match name.parse() {
+            Ok(key) if snapshot.agent(&key).is_some() => return later(Order::screen(key, request)),
+            _ => no_such_agent(),
         },
         // Also of an agent that is there no more.
         Route::Log(name) => match Name::try_from(name.as_ref()) {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::single_flight::Latest;
+use crate::agent::name::Key;
 use crate::observe::snapshot::Snapshot;
 use crate::text::screen;
 use crate::tmux::Tmux;
@@ -16,7 +17,7 @@ type Captured = Result<Arc<str>, String>;
 pub(super) struct Screens {
     tmux: Option<Tmux>,
     /// Those that are being looked at, by agent.
-    watched: Mutex<HashMap<String, Arc<Latest<Captured>>>>,
+    watched: Mutex<HashMap<Key, Arc<Latest<Captured>>>>,
 }
 
 impl Screens {
@@ -26,7 +27,7 @@ impl Screens {
     }
 
     /// What an agent's screen shows now, secrets redacted; or why that cannot be told, in words.
-    pub(super) async fn look(&self, agent: &str, colours: bool, snapshot: &Snapshot) -> Result<String, String> {
+    pub(super) async fn look(&self, agent: &Key, colours: bool, snapshot: &Snapshot) -> Result<String, String> {
         let Some(tmux) = &self.tmux else { return Err("there is no tmux to ask".to_owned()) };
         if let Some(agent) = snapshot.agent(agent).filter(|agent| agent.session.is_empty()) {
             let why = agent.reason.as_deref().unwrap_or("it is not known why");
@@ -44,9 +45,9 @@ impl Screens {
         Ok(screen::shown(&captured?, &redactor, colours))
     }
 
-    fn watch(&self, agent: &str) -> Arc<Latest<Captured>> {
+    fn watch(&self, agent: &Key) -> Arc<Latest<Captured>> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(watched.entry(agent.to_owned()).or_default())
+        Arc::clone(watched.entry(agent.clone()).or_default())
     }
 
     /// What nobody looks at any more is not kept.

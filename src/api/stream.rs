@@ -26,6 +26,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::agent::name::Key;
 use crate::api::outlet::{Gone, Made, Outlet};
 use crate::observe::ring::{Kept, Ring};
 use crate::wire::events::Since;
@@ -152,7 +153,7 @@ async fn answer(order: Order, responder: Arc<Responder>, over: Arc<Notify>) -> A
             }
             let opened = match logs::open(&store, &agent, which, Wanted { lines, since, as_text: !raw }).await {
                 Ok(opened) => opened,
-                Err(logs::Error::Nothing) if responder.snapshot().agent(agent.as_str()).is_none() => {
+                Err(logs::Error::Nothing) if responder.snapshot().agent(&agent.key()).is_none() => {
                     return refusal(routes::no_such_agent());
                 }
                 Err(error @ (logs::Error::Busy(_) | logs::Error::Read(_))) => {
@@ -232,7 +233,7 @@ async fn tell(
     outlet: Outlet,
     mut happenings: watch::Receiver<Ring>,
     mut since: Since,
-    agent: Option<String>,
+    agent: Option<Key>,
     follows: bool,
 ) -> Result<(), Gone> {
     // The client sees at once that it is connected, and comes back soon when it is not any more. The id without data sets where it
@@ -263,7 +264,7 @@ async fn tell(
 }
 
 /// Shows a screen whenever it has changed, until the agent is removed.
-async fn show(outlet: Outlet, responder: Arc<Responder>, agent: String, colours: bool) -> Result<(), Gone> {
+async fn show(outlet: Outlet, responder: Arc<Responder>, agent: Key, colours: bool) -> Result<(), Gone> {
     let mut shown = None;
     let (mut pause, mut silence) = (SHORTEST, Duration::ZERO);
     loop {

@@ -17,7 +17,7 @@ use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use tokio::sync::watch;
 
-use crate::agent::name::Name;
+use crate::agent::name::{Key, Name};
 use crate::logs::attempt::{AttemptId, Files, INDEX, Live, TEXT};
 use crate::sys::safe_path;
 
@@ -200,13 +200,13 @@ impl Store {
 
     /// Removes what is kept of agents that are not held any more, by their keys, if there are many of them: of those that printed
     /// something last there are some left.
-    pub fn tidy(&self, held: &BTreeSet<String>) -> Result<(), Error> {
+    pub fn tidy(&self, held: &BTreeSet<Key>) -> Result<(), Error> {
         let _changes = self.changing();
         let Some(top) = self.top(false)? else { return Ok(()) };
         let failed = system("read", &self.path);
         let mut former = Vec::new();
         for name in names(&top).map_err(failed)? {
-            let is_former = name.parse::<Name>().is_ok_and(|agent| agent.key() == name) && !held.contains(&name);
+            let is_former = name.parse::<Key>().is_ok_and(|key| key.as_str() == name && !held.contains(&key));
             if is_former && let Ok(status) = fstatat(&top, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
                 former.push((status.st_mtime, status.st_mtime_nsec, name));
             }
@@ -256,7 +256,7 @@ impl Store {
     }
 
     fn folder(&self, agent: &Name) -> Result<Option<(PathBuf, OwnedFd)>, Error> {
-        let path = self.path.join(agent.key());
+        let path = self.path.join(agent.key().as_str());
         let Some(top) = self.top(false)? else { return Ok(None) };
         match openat(&top, agent.key().as_str(), FOLDER, Mode::empty()) {
             Ok(folder) => Ok(Some((path, folder))),
@@ -266,7 +266,7 @@ impl Store {
     }
 
     fn make_folder(&self, agent: &Name) -> Result<(PathBuf, OwnedFd), Error> {
-        let (key, path) = (agent.key(), self.path.join(agent.key()));
+        let (key, path) = (agent.key(), self.path.join(agent.key().as_str()));
         let top = self.top(true)?.ok_or_else(|| system("open", &self.path)(Errno::ENOENT))?;
         match mkdirat(&top, key.as_str(), Mode::S_IRWXU) {
             Ok(()) | Err(Errno::EEXIST) => {}
@@ -345,6 +345,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::agent::name::key;
     use crate::logs::attempt::Named;
     use crate::logs::attempt::NoAttempt;
 
@@ -463,7 +464,7 @@ mod tests {
             let modified = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1000 + number as u64);
             time.set_modified(modified).unwrap();
         }
-        store.tidy(&["a0".to_owned()].into()).unwrap();
+        store.tidy(&[key("a0")].into()).unwrap();
         let left: BTreeSet<String> =
             fs::read_dir(&store.path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         assert!(left.contains("a0") && !left.contains("a1") && left.contains("a2"), "{left:?}");

@@ -172,8 +172,10 @@ fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Resul
             _ => None,
         }),
     )?;
-    let resources: Vec<(&str, Resources)> =
-        agents.iter().filter_map(|agent| Some((agent.name.as_str(), snapshot.resources(agent)?))).collect();
+    let resources: Vec<(&str, Resources)> = agents
+        .iter()
+        .filter_map(|agent| Some((agent.name.as_str(), snapshot.resources(&agent.name.parse().ok()?)?)))
+        .collect();
     families.counter(
         ("agentd_agent_cpu", Some(Unit::Seconds)),
         "processor time of the present or latest attempt, with all that it started",

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use tokio::sync::Semaphore;
 
+use crate::agent::name::Key;
 use crate::agent::secrets::Secrets;
 use crate::sys::blocking;
 use crate::sys::secret_bytes::SecretBytes;
@@ -97,14 +98,14 @@ pub struct AgentRedactor {
 /// The redactors of all agents. Snapshots share it until a launch or a secret changes.
 #[derive(Debug, Default)]
 pub struct Redactions {
-    agents: HashMap<String, AgentRedactor>,
+    agents: HashMap<Key, AgentRedactor>,
     secrets: Option<Arc<Redactor>>,
     any: OnceLock<Arc<Redactor>>,
 }
 
 impl Redactions {
     /// By key; and the redactor of all secrets, if all could be read.
-    pub fn new(agents: HashMap<String, AgentRedactor>, secrets: Option<Arc<Redactor>>) -> Self {
+    pub fn new(agents: HashMap<Key, AgentRedactor>, secrets: Option<Arc<Redactor>>) -> Self {
         Self { agents, secrets, any: OnceLock::new() }
     }
 
@@ -122,7 +123,7 @@ impl Redactions {
     ///
     /// An agent that is no longer declared, or that an earlier daemon launched, may have been given whatever others are given, or any
     /// other secret. If those could not be read either, nothing is known.
-    pub fn of(&self, agent: &str) -> Option<&Arc<Redactor>> {
+    pub fn of(&self, agent: &Key) -> Option<&Arc<Redactor>> {
         match self.agents.get(agent) {
             Some(known) if known.is_all => Some(&known.redactor),
             _ => self.secrets.as_ref().map(|secrets| self.any.get_or_init(|| self.of_any(secrets))),

@@ -1,11 +1,11 @@
 //! The latest events, kept for whoever listens.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
 
+use crate::agent::name::Key;
 use crate::text::printable;
 use crate::wire::events::{Event, Id, Since, What};
 use crate::wire::status::Time;
@@ -20,8 +20,7 @@ pub const MOST_BYTES: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Kept {
     number: u64,
-    /// In lower case.
-    agent: Option<Arc<str>>,
+    agent: Option<Key>,
     /// As the HTML standard has it, chapter "Server-sent events", blank line and all.
     pub message: Bytes,
 }
@@ -31,14 +30,14 @@ impl Kept {
         let data = printable::json(serde_json::to_string(event).unwrap_or_default());
         Self {
             number: event.id.number,
-            agent: event.what.agent().map(|name| name.to_ascii_lowercase().into()),
+            agent: event.what.agent().and_then(|name| name.parse().ok()),
             message: format!("id: {}\nevent: {}\ndata: {data}\n\n", event.id, event.what.kind()).into(),
         }
     }
 
-    /// Whether it is told to who listens for this agent only, whose name is in lower case: what is about no agent concerns all.
-    pub fn concerns(&self, agent: &str) -> bool {
-        self.agent.as_deref().is_none_or(|about| about == agent)
+    /// Whether a listener for this agent only gets it: what is about no agent concerns all.
+    pub fn concerns(&self, agent: &Key) -> bool {
+        self.agent.as_ref().is_none_or(|about| about == agent)
     }
 }
 
@@ -101,6 +100,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::agent::name::key;
     use crate::wire::events::Subject;
 
     fn ring(events: usize) -> Ring {
@@ -160,7 +160,7 @@ mod tests {
     fn an_event_is_read_back_as_it_was_sent() {
         let ring = ring(1);
         let kept = &ring.since(Since::Beginning)[0];
-        assert!(kept.concerns("agent-1") && !kept.concerns("agent-2"));
+        assert!(kept.concerns(&key("agent-1")) && !kept.concerns(&key("agent-2")));
         let data = str::from_utf8(&kept.message).unwrap().lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
         let event: Event = serde_json::from_str(data).unwrap();
         assert_eq!((event.id, event.what), (ring.latest(), What::Removed { name: "Agent-1".to_owned() }));

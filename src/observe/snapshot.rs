@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use hyper::body::Bytes;
 
+use crate::agent::name::Key;
 use crate::contain::cgroup::Cgroups;
 use crate::observe::facts::Facts;
 use crate::observe::redactions::{Redactions, Unknown, prepared};
@@ -18,12 +19,12 @@ use crate::wire::status::{AgentStatus, Errors, Health, Resources, State};
 #[derive(Debug)]
 pub struct Snapshot {
     agents: Vec<AgentStatus>,
-    by_name: HashMap<String, usize>,
+    by_key: HashMap<Key, usize>,
     agents_body: Bytes,
     started: Instant,
     errors: Errors,
     groups: Option<Arc<Cgroups>>,
-    histories: HashMap<String, Arc<History>>,
+    histories: HashMap<Key, Arc<History>>,
     /// All that a snapshot has of launches and secrets.
     redactions: Arc<Redactions>,
     facts: Facts,
@@ -34,11 +35,11 @@ impl Snapshot {
     /// Takes the statuses in any order. `started` is when the daemon did.
     pub fn new(mut agents: Vec<AgentStatus>, started: Instant, errors: Errors) -> Self {
         agents.sort_by(|a, b| a.name.cmp(&b.name));
-        let by_name = agents.iter().enumerate().map(|(at, agent)| (agent.name.to_lowercase(), at)).collect();
+        let by_key = agents.iter().enumerate().filter_map(|(at, agent)| Some((agent.name.parse().ok()?, at))).collect();
         let agents_body = json_line(&agents).into();
         let (groups, histories, redactions) = (None, HashMap::new(), Arc::default());
         let (facts, is_read) = (Facts::new(SystemTime::now()), true);
-        Self { agents, by_name, agents_body, started, errors, groups, histories, redactions, facts, is_read }
+        Self { agents, by_key, agents_body, started, errors, groups, histories, redactions, facts, is_read }
     }
 
     /// The same, saying whether the declarations have been read.
@@ -58,8 +59,8 @@ impl Snapshot {
         Self { redactions, ..self }
     }
 
-    /// The redactor of what an agent printed, prepared; the agent's name is in lower case.
-    pub async fn redactor(&self, agent: &str) -> Result<Arc<Redactor>, Unknown> {
+    /// The redactor of what an agent printed, prepared.
+    pub async fn redactor(&self, agent: &Key) -> Result<Arc<Redactor>, Unknown> {
         if let Some(redactor) = self.redactions.of(agent) {
             return prepared(Arc::clone(redactor)).await;
         }
@@ -70,7 +71,7 @@ impl Snapshot {
 
     /// The same, with what became of agents' earlier attempts, by key.
     #[must_use]
-    pub fn with_histories(self, histories: HashMap<String, Arc<History>>) -> Self {
+    pub fn with_histories(self, histories: HashMap<Key, Arc<History>>) -> Self {
         Self { histories, ..self }
     }
 
@@ -106,23 +107,23 @@ impl Snapshot {
         &self.agents
     }
 
-    /// One agent, its name compared without regard to case.
-    pub fn agent(&self, name: &str) -> Option<&AgentStatus> {
-        self.by_name.get(&name.to_lowercase()).map(|&at| &self.agents[at])
+    /// One agent.
+    pub fn agent(&self, key: &Key) -> Option<&AgentStatus> {
+        self.by_key.get(key).map(|&at| &self.agents[at])
     }
 
     /// The same, with its history, and with what it takes of the machine now as far as the kernel counts that. It answers from
     /// memory.
-    pub fn agent_in_full(&self, name: &str) -> Option<AgentStatus> {
-        let agent = self.agent(name)?.clone();
-        let resources = self.resources(&agent);
-        let history = self.histories.get(&agent.name.to_ascii_lowercase()).map(|history| history.latest_first());
+    pub fn agent_in_full(&self, key: &Key) -> Option<AgentStatus> {
+        let agent = self.agent(key)?.clone();
+        let resources = self.resources(key);
+        let history = self.histories.get(key).map(|history| history.latest_first());
         Some(AgentStatus { resources, history: history.unwrap_or_default(), ..agent })
     }
 
     /// What an agent takes of the machine now, as far as the kernel counts that. It answers from memory.
-    pub fn resources(&self, agent: &AgentStatus) -> Option<Resources> {
-        let group = self.groups.as_ref()?.agent(&agent.name.to_ascii_lowercase());
+    pub fn resources(&self, key: &Key) -> Option<Resources> {
+        let group = self.groups.as_ref()?.agent(key);
         Some(group.resources()).filter(|resources| *resources != Resources::default())
     }
 
@@ -155,6 +156,7 @@ mod tests {
     use super::*;
     use crate::agent::launch::Launch;
     use crate::agent::machine::Machine;
+    use crate::agent::name::key;
     use crate::observe::redactions::{AgentRedactor, Redactors};
     use crate::sys::secret_bytes::SecretBytes;
 
@@ -162,9 +164,9 @@ mod tests {
     fn snapshot(secrets: Option<&[&str]>) -> Snapshot {
         let of = |values: &[&str]| Arc::new(Redactor::new(values.iter().copied().map(SecretBytes::from)));
         let agents = [("known", "secret of known", true), ("adopted", "secret of adopted", false)]
-            .map(|(name, secret, is_all)| (name.to_owned(), AgentRedactor { redactor: of(&[secret]), is_all }))
+            .map(|(name, secret, is_all)| (key(name), AgentRedactor { redactor: of(&[secret]), is_all }))
             .into_iter()
-            .chain([("waiting".to_owned(), AgentRedactor { redactor: of(&[]), is_all: false })]);
+            .chain([(key("waiting"), AgentRedactor { redactor: of(&[]), is_all: false })]);
         Snapshot::new(Vec::new(), Instant::now(), Errors::default())
             .with_redactions(Arc::new(Redactions::new(agents.collect(), secrets.map(of))))
     }
@@ -174,9 +176,9 @@ mod tests {
     #[tokio::test]
     async fn an_agent_launched_by_an_earlier_daemon_hides_all_secrets() {
         let snapshot = snapshot(Some(&["secret of nobody\nsecond line", "yes"]));
-        let shown = async |agent| snapshot.redactor(agent).await.unwrap().redact(TEXT);
+        let shown = async |agent: &str| snapshot.redactor(&key(agent)).await.unwrap().redact(TEXT);
         assert_eq!(shown("known").await, TEXT.replace("secret of known", "****** ** *****"));
-        for agent in ["adopted", "waiting", "no longer declared"] {
+        for agent in ["adopted", "waiting", "former"] {
             let expected = "****** ** *****, ****** ** *******, ****** ** ******, ****** ****, yes";
             assert_eq!(shown(agent).await, expected, "{agent}");
         }
@@ -195,14 +197,15 @@ mod tests {
         };
         let redactor = Redactors::default().of(launch.secret_values());
         drop(launch);
-        let agents = [("a".to_owned(), AgentRedactor { redactor, is_all: true })].into();
+        let agent = key("a");
+        let agents = [(agent.clone(), AgentRedactor { redactor, is_all: true })].into();
         let status = Machine::new("a".parse().unwrap()).status();
         let snapshot = Snapshot::new(vec![status], Instant::now(), Errors::default())
             .with_redactions(Arc::new(Redactions::new(agents, None)));
-        let redactor = snapshot.redactor("a").await.unwrap();
+        let redactor = snapshot.redactor(&agent).await.unwrap();
         assert_eq!(redactor.redact(said[0]), "**************");
         let served = [
-            format!("{snapshot:?} {:?}", snapshot.agent_in_full("a")),
+            format!("{snapshot:?} {:?}", snapshot.agent_in_full(&agent)),
             String::from_utf8(snapshot.agents_body().to_vec()).unwrap(),
         ];
         for (said, served) in said.iter().flat_map(|said| served.iter().map(move |served| (said, served))) {
@@ -224,9 +227,11 @@ mod tests {
             (Errors::default(), false, "it has not read them yet"),
         ] {
             let snapshot = Snapshot { errors, ..snapshot(None) }.with_reading(is_read);
-            assert!(snapshot.redactor("known").await.unwrap().redact(TEXT).starts_with("****** ** *****, secret"));
-            for agent in ["adopted", "waiting", "no longer declared"] {
-                let unknown = snapshot.redactor(agent).await.err().map(|unknown| unknown.to_string());
+            assert!(
+                snapshot.redactor(&key("known")).await.unwrap().redact(TEXT).starts_with("****** ** *****, secret")
+            );
+            for agent in ["adopted", "waiting", "former"] {
+                let unknown = snapshot.redactor(&key(agent)).await.err().map(|unknown| unknown.to_string());
                 assert!(unknown.as_ref().is_some_and(|why| why.contains(expected)), "{agent}: {unknown:?}");
             }
         }

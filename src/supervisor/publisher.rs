@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Agent, CLEAR_TIMEOUT, Course, Supervisor};
+use crate::agent::name::Key;
 use crate::observe::facts::Facts;
 use crate::observe::redactions::Redactions;
 use crate::observe::snapshot::Snapshot;
@@ -80,7 +81,7 @@ impl Supervisor {
         if let Some(redactions) = self.redactions.as_ref().filter(|it| !is_new && it.len() == self.agents.len()) {
             return Arc::clone(redactions);
         }
-        let of = |(key, agent): (&String, &Agent)| Some((key.clone(), agent.redactor.as_ref()?.1.clone()));
+        let of = |(key, agent): (&Key, &Agent)| Some((key.clone(), agent.redactor.as_ref()?.1.clone()));
         let agents = self.agents.iter().filter_map(of).collect();
         let redactions = Arc::new(Redactions::new(agents, self.redactors.of_all(&self.desired.secrets)));
         self.redactions = Some(Arc::clone(&redactions));

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_secret_out_however_it_is_laid_out() {
+    fn a_secret_is_redacted_however_it_is_laid_out() {
         let redactor = of([KEY]);
         let (one, rest) = KEY.split_at(30);
         let (two, three) = rest.split_at(30);
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_of_sixteen_is_secret_out_and_one_of_fifteen_is_not() {
+    fn a_piece_of_sixteen_is_redacted_and_one_of_fifteen_is_not() {
         let redactor = of([KEY]);
         assert_eq!(redactor.redact(&format!("({})", &KEY[20..36])), "(****************)");
         let short = format!("({})", &KEY[20..35]);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_secret_is_secret_out_as_a_whole_only() {
+    fn a_short_secret_is_redacted_as_a_whole_only() {
         let redactor = of(["hunter22", "abc"]);
         assert_eq!(redactor.redact("abc hunter2 hunt\n  er22!"), "abc hunter2 ****\n  ****!");
     }
