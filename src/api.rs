@@ -37,7 +37,7 @@ use tokio::time::timeout;
 
 use self::connection::Connection;
 use self::http::Responder;
-use self::slots::{Client, Places, Rest};
+use self::slots::{Client, Rest, Slots};
 use crate::deputy::renderer::Renderers;
 use crate::logs::store::Store;
 use crate::observe::ring::Ring;
@@ -132,7 +132,7 @@ pub async fn serve(
     let at_leisure = Arc::new(Responder::new(sources, limits, true));
 
     let mut connections = JoinSet::new();
-    let mut places = Places::new(limits.connections);
+    let mut slots = Slots::new(limits.connections);
     let mut door = Door::new(listener, replacements);
     loop {
         // Those that ended are counted out before the next is counted in.
@@ -140,14 +140,14 @@ pub async fn serve(
             biased;
             () = &mut shutdown => break,
             Some(ended) = connections.join_next_with_id() => {
-                places.leave(ended.map_or_else(|error| error.id(), |(id, ())| id));
+                slots.leave(ended.map_or_else(|error| error.id(), |(id, ())| id));
                 continue;
             }
             came = door.next() => came,
         };
         let (Came::Usual(socket) | Came::Last(socket)) = &came;
         let (client, rest) = (Client::of(socket), Rest::default());
-        if !places.make_room(client) {
+        if !slots.make_room(client) {
             continue;
         }
         let connection = match came {
@@ -156,7 +156,7 @@ pub async fn serve(
         };
         // Whoever does not keep to the rules is told by the connection's end.
         let task = connections.spawn(async move { drop(connection.serve().await) });
-        places.take(client, rest, task);
+        slots.take(client, rest, task);
     }
     connections.shutdown().await;
 }

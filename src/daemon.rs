@@ -32,7 +32,7 @@ use crate::launch::{listener, program};
 use crate::logs::guard::Guard;
 use crate::logs::store::Store;
 use crate::observe::ring::Ring;
-use crate::observe::snapshot::Snapshot;
+use crate::observe::snapshot::{Parts, Snapshot};
 use crate::settings::Settings;
 use crate::state::history::{self, Histories, History};
 use crate::state::lock::{self, Lock};
@@ -161,7 +161,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
         let listener = UnixListener::from_std(api).map_err(failed("listen on the API's socket"))?;
         let api = ApiSocket { listener, address: api_address, group };
         let place = Place { file: settings.config.clone(), account, key };
-        let store = Store::new(&settings.log_dir, group, settings.log_extent);
+        let store = Store::new(&settings.log_dir, group, settings.log_retention);
         let reception = Reception { folder: folder.as_ref(), group };
         serve(settings, place, reception, store, api, started, state_errors).await
     });
@@ -262,7 +262,7 @@ async fn serve(
     let (events, inbox) = mpsc::unbounded_channel();
     let (nudges, nudged) = mpsc::channel(16);
     let (snapshots, snapshot) =
-        watch::channel(Arc::new(Snapshot::new(Vec::new(), started, Errors::default()).with_reading(false)));
+        watch::channel(Arc::new(Parts { is_read: false, ..Parts::new(Vec::new(), started, Errors::default()) }.into()));
 
     let deputy = {
         let nudges = nudges.clone();

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use agentd::api::Limits;
+use agentd::observe::snapshot::Parts;
+use agentd::wire::status::Errors;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::{Server, large, read_until_closed, running, snapshot};
 
@@ -381,7 +383,8 @@ fn comes_true_that(mut condition: impl FnMut() -> bool) {
 
 #[test]
 fn a_client_before_the_first_reading_waits_for_it() {
-    let server = Server::start_with(snapshot(Vec::new()).with_reading(false), Limits::default());
+    let unread = Parts { is_read: false, ..Parts::new(Vec::new(), Instant::now(), Errors::default()) };
+    let server = Server::start_with(unread.into(), Limits::default());
     let mut stream = server.connect();
     stream.write_all(b"GET /v1/agents HTTP/1.0\r\n\r\n").unwrap();
     std::thread::sleep(Duration::from_millis(20));

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use agentd::agent::machine::Machine;
 use agentd::agent::name::Key;
-use agentd::observe::snapshot::Snapshot;
+use agentd::observe::snapshot::{Parts, Snapshot};
 use agentd::state::history::{self, Histories, History};
 use agentd::state::record::{Reading, Record, Recorder};
 use agentd::wire::status::Errors;
@@ -50,13 +50,13 @@ fuzz_target!(|input: &[u8]| {
 
     let most = (16 << 10) + 12 * input.len();
     let statuses = || machines.iter().map(Machine::status).collect();
-    let snapshot = Snapshot::new(statuses(), Instant::now(), Errors::default());
+    let parts = Parts::new(statuses(), Instant::now(), Errors::default());
     let snapshot = runtime.block_on(async {
         let by_key = read_histories.into_iter().map(|history| (history.agent().clone(), history)).collect();
         let histories = Histories::new(by_key, Recorder::new(lasting, drop));
-        let snapshot = snapshot.with_histories(histories.of([key()].iter()));
+        let parts = Parts { histories: histories.of([key()].iter()), ..parts };
         histories.finish(Duration::from_secs(10)).await;
-        snapshot
+        Snapshot::from(parts)
     });
     let whole = snapshot.agent_in_full(&key());
     assert!(whole.is_none_or(|agent| agent.history.len() <= MOST_KEPT));

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::connection::Connection;
 use super::http::{Next, Responder, header_length};
-use super::query::Order;
+use super::query::StreamRequest;
 use super::slots::{Client, Rest};
 use super::{Limits, Sources};
 use crate::deputy::Deputy;
@@ -21,7 +21,7 @@ use crate::deputy::renderer::Renderers;
 use crate::logs::store::Store;
 use crate::observe::redactions::{AgentRedactor, Redactions};
 use crate::observe::ring::Ring;
-use crate::observe::snapshot::Snapshot;
+use crate::observe::snapshot::Parts;
 use crate::wire::events::What;
 use crate::wire::status::{AgentStatus, Errors};
 
@@ -33,8 +33,8 @@ pub fn sources(agents: Vec<AgentStatus>, logs: Option<Store>) -> Sources {
     let redactor = || AgentRedactor { redactor: Arc::default(), is_all: true };
     let redactors = agents.iter().filter_map(|agent| Some((agent.name.parse().ok()?, redactor()))).collect();
     let redactions = Arc::new(Redactions::new(redactors, None));
-    let snapshot = Snapshot::new(agents, Instant::now(), Errors::default()).with_redactions(redactions);
-    let snapshot = watch::channel(Arc::new(snapshot)).1;
+    let parts = Parts { redactions, ..Parts::new(agents, Instant::now(), Errors::default()) };
+    let snapshot = watch::channel(Arc::new(parts.into())).1;
     let renderers = logs.is_some().then(|| Renderers::new(Deputy::rendering()));
     Sources { snapshot, happenings: watch::channel(ring).1, tmux: None, logs, renderers }
 }
@@ -149,7 +149,11 @@ pub fn talk(mut bytes: &[u8]) {
 pub fn order(uri: &str) {
     let Ok(request) = Request::builder().uri(uri).body(()) else { return };
     let Ok(name) = "a".parse() else { return };
-    for order in [Order::events(&request), Order::screen(name.key(), &request), Order::log(name, &request)] {
+    for order in [
+        StreamRequest::events(&request),
+        StreamRequest::screen(name.key(), &request),
+        StreamRequest::log(name, &request),
+    ] {
         assert!(order.err().is_none_or(|why| !why.is_empty()));
     }
 }

@@ -20,10 +20,10 @@ use hyper::service::service_fn;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::metrics::{self, Figures};
-use super::query::Order;
+use super::query::StreamRequest;
 use super::routes::{self, Reply};
 use super::screens::Screens;
-use super::single_flight::Latest;
+use super::single_flight::SingleFlight;
 use super::slots::Client;
 use super::{Limits, Sources};
 use crate::observe::snapshot::Snapshot;
@@ -76,7 +76,7 @@ pub(super) enum Next {
 /// An order that is to be answered.
 #[derive(Debug)]
 pub(super) struct Ordered {
-    pub(super) order: Order,
+    pub(super) order: StreamRequest,
     /// The right to one of the answers that take time, given back at drop.
     _turn: OwnedSemaphorePermit,
 }
@@ -86,7 +86,7 @@ pub(super) struct Ordered {
 pub(super) struct Responder {
     http: http1::Builder,
     pub(super) sources: Sources,
-    figures: Latest<Figures>,
+    figures: SingleFlight<Figures>,
     pub(super) screens: Screens,
     turns: Arc<Semaphore>,
     /// Those that root has when the others are taken.
@@ -105,7 +105,7 @@ impl Responder {
         let screens = Screens::new(sources.tmux.clone());
         let kept = limits.streams / ONE_IN;
         let (turns, owners_turns) = (Semaphore::new(limits.streams - kept).into(), Semaphore::new(kept).into());
-        Self { http, sources, figures: Latest::default(), screens, turns, owners_turns, limits }
+        Self { http, sources, figures: SingleFlight::default(), screens, turns, owners_turns, limits }
     }
 
     /// The right to an answer that takes time.

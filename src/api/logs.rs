@@ -21,7 +21,7 @@ use crate::logs::attempt::{AttemptId, Named};
 use crate::logs::reader::{Busy, Follower, Log, Piece};
 use crate::logs::renderer::Say;
 use crate::logs::store::Store;
-use crate::logs::{Entry, FileId};
+use crate::logs::{FileId, IndexEntry};
 use crate::observe::redactions::Unknown;
 use crate::observe::snapshot::Snapshot;
 use crate::text::printable;
@@ -209,7 +209,7 @@ impl Text {
     }
 
     /// Takes what was printed, on terminals of whatever sizes, second by second.
-    async fn take(&mut self, outlet: &Outlet, entries: Vec<Entry>, piece: &Piece) -> Result<(), Broken> {
+    async fn take(&mut self, outlet: &Outlet, entries: Vec<IndexEntry>, piece: &Piece) -> Result<(), Broken> {
         let mut rest = piece.bytes.as_slice();
         for entry in entries {
             let before = piece.end().saturating_sub(entry.offset());
@@ -221,8 +221,8 @@ impl Text {
             }
             rest = later;
             match entry {
-                Entry::Resized(resized) => self.say(outlet, Say::Resize(resized.size)).await?,
-                Entry::Moment(_) => self.say(outlet, Say::Look).await?,
+                IndexEntry::Resized(resized) => self.say(outlet, Say::Resize(resized.size)).await?,
+                IndexEntry::Time(_) => self.say(outlet, Say::Look).await?,
             }
         }
         if !rest.is_empty() {

@@ -1,4 +1,4 @@
-//! What the API is, as `OpenAPI` 3.1: a route is described in [`paths`], and its types describe themselves.
+//! What the API is, as `OpenAPI` 3.1: one description for each of the [routes](ROUTES), whose types describe themselves.
 
 use std::sync::LazyLock;
 
@@ -6,9 +6,10 @@ use hyper::body::Bytes;
 use schemars::generate::SchemaSettings;
 use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::query::COLOURED;
+use super::routes::{ROUTES, Route};
 use crate::observe::metrics;
 use crate::text::printable::json_line;
 use crate::wire::events::Event;
@@ -26,7 +27,10 @@ fn document() -> Value {
         settings.meta_schema = None;
     });
     let mut types = settings.with_transform(RecursiveTransform(without_null)).into_generator();
-    let paths = paths(&mut types);
+    let mut paths = Map::new();
+    for (template, route) in ROUTES {
+        paths.insert(template.to_owned(), described(route, &mut types));
+    }
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -43,9 +47,9 @@ fn document() -> Value {
     })
 }
 
-/// Every route there is.
+/// The description of a route.
 #[allow(clippy::too_many_lines, reason = "it is a table")]
-fn paths(types: &mut SchemaGenerator) -> Value {
+fn described(route: Route, types: &mut SchemaGenerator) -> Value {
     let name = json!({
         "name": "name", "in": "path", "required": true, "schema": { "type": "string" },
         "description": "the agent's name, in upper or lower case",
@@ -55,18 +59,18 @@ fn paths(types: &mut SchemaGenerator) -> Value {
     let cannot_tell = answer("It cannot be told at the moment, and why.", &json_of::<Fault>(types));
     let no_thread = answer("The system lacks what it takes to look; try again.", &json_of::<Fault>(types));
     let text = json!({ metrics::CONTENT_TYPE: { "schema": { "type": "string" } } });
-    json!({
-        "/v1/health": get(
+    match route {
+        Route::Health => get(
             "health",
             "The daemon, and what is to be mended",
             &json!({ "200": answer("It runs.", &json_of::<Health>(types)) }),
         ),
-        "/v1/agents": get(
+        Route::Agents => get(
             "agents",
             "All agents, sorted by the bytes of their names",
             &json!({ "200": answer("Every agent.", &json_of::<Vec<AgentStatus>>(types)) }),
         ),
-        "/v1/agents/{name}": with_parameters(
+        Route::Agent => with_parameters(
             get(
                 "agent",
                 "One agent, with its history, and with what it takes of the machine at the moment",
@@ -74,7 +78,7 @@ fn paths(types: &mut SchemaGenerator) -> Value {
             ),
             json!([name]),
         ),
-        "/v1/agents/{name}/screen": with_parameters(
+        Route::Screen => with_parameters(
             get(
                 "screen",
                 "What an agent's screen shows, secrets redacted",
@@ -97,7 +101,7 @@ fn paths(types: &mut SchemaGenerator) -> Value {
                 flag("follow", "go on with what it shows later; true if `text/event-stream` is accepted"),
             ]),
         ),
-        "/v1/agents/{name}/log": with_parameters(
+        Route::Log => with_parameters(
             get(
                 "log",
                 "What an agent printed in an attempt, as far as it is kept; secrets are redacted",
@@ -116,14 +120,27 @@ fn paths(types: &mut SchemaGenerator) -> Value {
             ),
             json!([
                 name,
-                parameter("query", "attempt", "^([0-9]{1,18}|[0-9]{1,18}-[0-9]{1,18}|latest|previous)$", "its number, of several with that number the latest; or the numbers of a log and of the attempt in it, as files are named (`7-2`); or `latest` (the default), or `previous`"),
+                parameter(
+                    "query",
+                    "attempt",
+                    "^([0-9]{1,18}|[0-9]{1,18}-[0-9]{1,18}|latest|previous)$",
+                    "its number, of several with that number the latest; or the numbers of a log and of the attempt in it, as files are named (`7-2`); or `latest` (the default), or `previous`"
+                ),
                 parameter("query", "lines", "^[0-9]{1,18}$", "no more than so many lines at the end of what is there"),
-                parameter("query", "since", SINCE, "nothing that was printed before this time (RFC 3339, with an offset or in UTC, or a date alone), or longer ago than that (`90s`)"),
+                parameter(
+                    "query",
+                    "since",
+                    SINCE,
+                    "nothing that was printed before this time (RFC 3339, with an offset or in UTC, or a date alone), or longer ago than that (`90s`)"
+                ),
                 flag("raw", "as the terminal got it, with all escape sequences"),
-                flag("follow", "go on with what is printed later, without an attempt also in those to come, until the agent is over"),
+                flag(
+                    "follow",
+                    "go on with what is printed later, without an attempt also in those to come, until the agent is over"
+                ),
             ]),
         ),
-        "/v1/events": with_parameters(
+        Route::Events => with_parameters(
             get(
                 "events",
                 "What happens, as server-sent events",
@@ -138,23 +155,28 @@ fn paths(types: &mut SchemaGenerator) -> Value {
                 }),
             ),
             json!([
-                parameter("query", "after", "^(0|[0-9]{1,18}-[0-9]{1,18})$", "the id of the event to go on after, or 0 for all that are kept; from now on without it"),
+                parameter(
+                    "query",
+                    "after",
+                    "^(0|[0-9]{1,18}-[0-9]{1,18})$",
+                    "the id of the event to go on after, or 0 for all that are kept; from now on without it"
+                ),
                 parameter("query", "agent", "", "an agent: what is about others is left out"),
                 parameter("header", "Last-Event-ID", "^(0|[0-9]{1,18}-[0-9]{1,18})$", "as after, which goes before it"),
                 flag("follow", "go on with what happens, which is the default; false: what is kept, and no more"),
             ]),
         ),
-        "/v1/openapi.json": get(
+        Route::OpenApi => get(
             "openapi",
             "This description",
             &json!({ "200": answer("It.", &json!({ "application/json": { "schema": { "type": "object" } } })) }),
         ),
-        "/metrics": get(
+        Route::Metrics => get(
             "metrics",
             "Figures of the daemon and of all agents, for a monitoring system",
             &json!({ "200": answer("Text in the format of OpenMetrics 1.0.", &text), "503": no_thread }),
         ),
-    })
+    }
 }
 
 fn get(id: &str, summary: &str, responses: &Value) -> Value {
@@ -225,28 +247,25 @@ fn without_null(schema: &mut Schema) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::routes::Route;
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
-    fn the_routes_that_are_described_are_those_there_are() {
-        // A new route is missed here when it is added.
-        let template = |route: &Route<'_>| match route {
-            Route::Metrics => "/metrics",
-            Route::Health => "/v1/health",
-            Route::Agents => "/v1/agents",
-            Route::Agent(_) => "/v1/agents/{name}",
-            Route::Screen(_) => "/v1/agents/{name}/screen",
-            Route::Log(_) => "/v1/agents/{name}/log",
-            Route::Events => "/v1/events",
-            Route::OpenApi => "/v1/openapi.json",
-        };
-        let document = document();
-        let paths = document["paths"].as_object().unwrap();
-        assert_eq!(paths.len(), 8);
-        for path in paths.keys() {
-            assert_eq!(template(&Route::find(path).unwrap()), path);
+    fn a_template_is_found_as_its_own_route() {
+        for (template, route) in ROUTES {
+            let (found, name) = Route::find(template).unwrap();
+            assert_eq!((found, name.is_empty()), (route, !template.contains("{name}")), "{template}");
         }
+        assert_eq!(document()["paths"].as_object().unwrap().len(), ROUTES.len());
+    }
+
+    #[test]
+    fn the_page_of_the_api_lists_the_routes() {
+        let page = include_str!("../../docs/api.md");
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `GET ")?.split('`').next());
+        let listed: BTreeSet<String> = rows.map(|path| path.replace("NAME", "{name}")).collect();
+        assert_eq!(listed, ROUTES.iter().map(|(template, _)| (*template).to_owned()).collect());
     }
 
     #[test]

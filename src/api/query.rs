@@ -22,7 +22,7 @@ const PLAIN: &str = "text/plain";
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum StreamRequest {
     /// What happened, or happens.
     Events {
         /// From where on; `None` is from now on.
@@ -101,7 +101,7 @@ fn flag(text: &str) -> Result<bool, &'static str> {
     text.parse().map_err(|_| "write true or false")
 }
 
-impl Order {
+impl StreamRequest {
     /// Of `GET /v1/events`.
     pub(super) fn events<B>(request: &Request<B>) -> Result<Self, String> {
         let mut query = Query::of(request, &["after", "agent", "follow"])?;
@@ -249,16 +249,17 @@ mod tests {
 
     #[test]
     fn events_are_told_from_now_on_unless_something_else_is_said() {
-        let order = |query: &str, headers: &[(&'static str, &str)]| Order::events(&request(query, headers)).unwrap();
+        let order =
+            |query: &str, headers: &[(&'static str, &str)]| StreamRequest::events(&request(query, headers)).unwrap();
         let seen = || Some(Since::Seen("7-1".parse().unwrap()));
-        let events = |since, follows| Order::Events { since, agent: None, follows };
+        let events = |since, follows| StreamRequest::Events { since, agent: None, follows };
         assert_eq!(order("", &[]), events(None, true));
         assert_eq!(order("follow=false", &[]), events(Some(Since::Beginning), false));
         assert_eq!(order("after=0", &[]), events(Some(Since::Beginning), true));
         assert_eq!(order("after=7-1", &[("last-event-id", "7-2")]), events(seen(), true));
         assert_eq!(order("", &[("last-event-id", "7-1")]), events(seen(), true));
         assert_eq!(order("", &[("last-event-id", "")]), events(None, true));
-        let of_agent = Order::Events { since: None, agent: Some(key("a-b")), follows: true };
+        let of_agent = StreamRequest::Events { since: None, agent: Some(key("a-b")), follows: true };
         assert_eq!(order("agent=A-b", &[]), of_agent);
         assert_eq!(order("agent=%41%2db", &[]), of_agent);
     }
@@ -266,16 +267,17 @@ mod tests {
     #[test]
     fn events_of_what_cannot_be_an_agent_are_refused() {
         for query in ["agent=A+b", "agent=", "agent=%E2%84%AA"] {
-            let refused = Order::events(&request(query, &[])).unwrap_err();
+            let refused = StreamRequest::events(&request(query, &[])).unwrap_err();
             assert!(refused.contains("a name has 1 to 64 characters"), "{query}: {refused}");
         }
     }
 
     #[test]
     fn a_screen_is_plain_and_told_once_unless_something_else_is_said() {
-        let order =
-            |query: &str, headers: &[(&'static str, &str)]| Order::screen(key("A"), &request(query, headers)).unwrap();
-        let screen = |colours, follows| Order::Screen { agent: key("a"), colours, follows };
+        let order = |query: &str, headers: &[(&'static str, &str)]| {
+            StreamRequest::screen(key("A"), &request(query, headers)).unwrap()
+        };
+        let screen = |colours, follows| StreamRequest::Screen { agent: key("a"), colours, follows };
         assert_eq!(order("", &[("accept", "*/*")]), screen(false, false));
         assert_eq!(order("", &[("accept", "text/html;q=0.5, Text/X-ANSI;q=1")]), screen(true, false));
         assert_eq!(order("", &[("accept", "text/event-stream")]), screen(false, true));
@@ -298,8 +300,15 @@ mod tests {
     #[test]
     fn a_log_is_told_whole_and_plain_unless_something_else_is_said() {
         let agent = || Name::try_from("a").unwrap();
-        let order = |query: &str| Order::log(agent(), &request(query, &[]));
-        let log = |which, lines, since, raw, follows| Order::Log { agent: agent(), which, lines, since, raw, follows };
+        let order = |query: &str| StreamRequest::log(agent(), &request(query, &[]));
+        let log = |which, lines, since, raw, follows| StreamRequest::Log {
+            agent: agent(),
+            which,
+            lines,
+            since,
+            raw,
+            follows,
+        };
         assert_eq!(order("").unwrap(), log(Which::Latest, None, None, false, false));
         assert_eq!(
             order("attempt=3&lines=10&raw=true").unwrap(),
@@ -308,7 +317,7 @@ mod tests {
         let since = Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1));
         let expected = log(Which::Previous, None, since, false, true);
         assert_eq!(order("attempt=previous&since=1970-01-01T00:00:01Z&follow=true").unwrap(), expected);
-        let Order::Log { since: Some(since), .. } = order("since=1h").unwrap() else { panic!("no time") };
+        let StreamRequest::Log { since: Some(since), .. } = order("since=1h").unwrap() else { panic!("no time") };
         let ago = since.elapsed().unwrap().as_secs();
         assert!((3600..3700).contains(&ago), "{ago}");
         for (query, expected) in [
@@ -332,7 +341,7 @@ mod tests {
             ("agent=a&agent=b", "the parameter \"agent\" is there twice"),
             ("after=yesterday", "\"yesterday\" is no event's id; one looks like 1790000000000-17"),
         ] {
-            assert_eq!(Order::events(&request(query, &[])).unwrap_err(), expected);
+            assert_eq!(StreamRequest::events(&request(query, &[])).unwrap_err(), expected);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::single_flight::Latest;
+use super::single_flight::SingleFlight;
 use crate::agent::name::Key;
 use crate::observe::snapshot::Snapshot;
 use crate::text::screen;
@@ -17,7 +17,7 @@ type Captured = Result<Arc<str>, String>;
 pub(super) struct Screens {
     tmux: Option<Tmux>,
     /// Those that are being looked at, by agent.
-    watched: Mutex<HashMap<Key, Arc<Latest<Captured>>>>,
+    watched: Mutex<HashMap<Key, Arc<SingleFlight<Captured>>>>,
 }
 
 impl Screens {
@@ -45,7 +45,7 @@ impl Screens {
         Ok(screen::shown(&captured?, &redactor, colours))
     }
 
-    fn watch(&self, agent: &Key) -> Arc<Latest<Captured>> {
+    fn watch(&self, agent: &Key) -> Arc<SingleFlight<Captured>> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(watched.entry(agent.clone()).or_default())
     }

@@ -8,19 +8,19 @@ use tokio::time::Instant;
 
 /// Finds out one at a time, however many ask.
 #[derive(Debug)]
-pub(super) struct Latest<T> {
+pub(super) struct SingleFlight<T> {
     turn: Semaphore,
     /// When the latest reading was begun, and what came of it.
     latest: Mutex<Option<(Instant, T)>>,
 }
 
-impl<T> Default for Latest<T> {
+impl<T> Default for SingleFlight<T> {
     fn default() -> Self {
         Self { turn: Semaphore::new(1), latest: Mutex::new(None) }
     }
 }
 
-impl<T: Clone> Latest<T> {
+impl<T: Clone> SingleFlight<T> {
     /// From a reading that was not begun before it was asked for: this one, or another's.
     pub(super) async fn read(&self, read: impl Future<Output = T>) -> T {
         let asked = Instant::now();
@@ -46,7 +46,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_asks_while_another_waits_shares_its_answer_and_none_is_older_than_its_question() {
-        let (latest, readings) = (Latest::default(), Cell::new(0));
+        let (latest, readings) = (SingleFlight::default(), Cell::new(0));
         let read = || async {
             readings.set(readings.get() + 1);
             let number = readings.get();

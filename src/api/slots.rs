@@ -1,4 +1,4 @@
-//! Who may be connected at once: so many, with some places kept for root, and those who only rest make room for others.
+//! Who may be connected at once: so many, with some slots kept for root, and those who only rest make room for others.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use nix::unistd::Uid;
 use tokio::net::UnixStream;
 use tokio::task::{AbortHandle, Id};
 
-/// One place in so many is kept for root.
+/// One slot in so many is kept for root.
 const ONE_IN: usize = 32;
 
 /// Who is at the other end.
@@ -51,26 +51,26 @@ impl Rest {
 
 /// Those who are connected.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct Slots {
     most: usize,
-    taken: HashMap<Id, Place>,
+    taken: HashMap<Id, Slot>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct Slot {
     client: Client,
     rest: Rest,
     task: AbortHandle,
 }
 
-impl Places {
+impl Slots {
     pub(super) fn new(most: usize) -> Self {
         Self { most, taken: HashMap::new() }
     }
 
-    /// Whether there is a place for this client, or one who rests could make room: the connection that has rested longest is closed.
+    /// Whether there is a slot for this client, or one who rests could make room: the connection that has rested longest is closed.
     pub(super) fn make_room(&mut self, client: Client) -> bool {
-        let others = self.taken.values().filter(|place| place.client == Client::Other).count();
+        let others = self.taken.values().filter(|slot| slot.client == Client::Other).count();
         let is_room = match client {
             Client::Owner => self.taken.len() < self.most,
             Client::Other => self.taken.len() < self.most && others < self.most - self.most / ONE_IN,
@@ -79,17 +79,17 @@ impl Places {
             return true;
         }
         // The owner's make room for the owner's only.
-        let resting = self.taken.iter().filter(|(_, place)| client == Client::Owner || place.client == Client::Other);
-        let resting = resting.filter_map(|(&id, place)| Some((place.client == Client::Owner, place.rest.since()?, id)));
+        let resting = self.taken.iter().filter(|(_, slot)| client == Client::Owner || slot.client == Client::Other);
+        let resting = resting.filter_map(|(&id, slot)| Some((slot.client == Client::Owner, slot.rest.since()?, id)));
         let Some((.., id)) = resting.min() else { return false };
-        if let Some(place) = self.taken.remove(&id) {
-            place.task.abort();
+        if let Some(slot) = self.taken.remove(&id) {
+            slot.task.abort();
         }
         true
     }
 
     pub(super) fn take(&mut self, client: Client, rest: Rest, task: AbortHandle) {
-        self.taken.insert(task.id(), Place { client, rest, task });
+        self.taken.insert(task.id(), Slot { client, rest, task });
     }
 
     pub(super) fn leave(&mut self, task: Id) {
@@ -106,8 +106,8 @@ mod tests {
     use super::*;
 
     /// So many clients, of which these rest, in this order.
-    fn places(most: usize, clients: &[Client], resting: &[usize], tasks: &mut JoinSet<()>) -> (Places, Vec<Id>) {
-        let mut places = Places::new(most);
+    fn slots(most: usize, clients: &[Client], resting: &[usize], tasks: &mut JoinSet<()>) -> (Slots, Vec<Id>) {
+        let mut slots = Slots::new(most);
         let rests: Vec<Rest> = clients.iter().map(|_| Rest::default()).collect();
         for &at in resting {
             rests[at].begin();
@@ -115,44 +115,44 @@ mod tests {
         let ids = clients.iter().zip(rests).map(|(&client, rest)| {
             let task = tasks.spawn(pending());
             let id = task.id();
-            places.take(client, rest, task);
+            slots.take(client, rest, task);
             id
         });
         let ids = ids.collect();
-        (places, ids)
+        (slots, ids)
     }
 
     #[tokio::test]
-    async fn one_place_in_32_is_kept_for_root() {
+    async fn one_slot_in_32_is_kept_for_root() {
         let mut tasks = JoinSet::new();
-        let (mut places, ids) = places(64, &[Client::Other; 62], &[], &mut tasks);
-        assert!(!places.make_room(Client::Other));
-        assert!(places.make_room(Client::Owner));
-        places.leave(ids[0]);
-        assert!(places.make_room(Client::Other));
+        let (mut slots, ids) = slots(64, &[Client::Other; 62], &[], &mut tasks);
+        assert!(!slots.make_room(Client::Other));
+        assert!(slots.make_room(Client::Owner));
+        slots.leave(ids[0]);
+        assert!(slots.make_room(Client::Other));
     }
 
     #[tokio::test]
     async fn the_client_that_rested_longest_makes_room() {
         let mut tasks = JoinSet::new();
-        let (mut places, ids) = places(3, &[Client::Other; 3], &[2, 0], &mut tasks);
-        assert!(places.make_room(Client::Other));
+        let (mut slots, ids) = slots(3, &[Client::Other; 3], &[2, 0], &mut tasks);
+        assert!(slots.make_room(Client::Other));
         assert_eq!(tasks.join_next_with_id().await.unwrap().unwrap_err().id(), ids[2]);
         let task = tasks.spawn(pending());
-        places.take(Client::Other, Rest::default(), task);
-        assert!(places.make_room(Client::Other));
+        slots.take(Client::Other, Rest::default(), task);
+        assert!(slots.make_room(Client::Other));
         assert_eq!(tasks.join_next_with_id().await.unwrap().unwrap_err().id(), ids[0]);
         let task = tasks.spawn(pending());
-        places.take(Client::Other, Rest::default(), task);
-        assert!(!places.make_room(Client::Other), "who asks or is answered stays");
+        slots.take(Client::Other, Rest::default(), task);
+        assert!(!slots.make_room(Client::Other), "who asks or is answered stays");
     }
 
     #[tokio::test]
     async fn nobody_but_root_makes_root_leave() {
         let mut tasks = JoinSet::new();
-        let (mut places, ids) = places(2, &[Client::Owner, Client::Owner], &[0, 1], &mut tasks);
-        assert!(!places.make_room(Client::Other));
-        assert!(places.make_room(Client::Owner));
+        let (mut slots, ids) = slots(2, &[Client::Owner, Client::Owner], &[0, 1], &mut tasks);
+        assert!(!slots.make_room(Client::Other));
+        assert!(slots.make_room(Client::Owner));
         assert_eq!(tasks.join_next_with_id().await.unwrap().unwrap_err().id(), ids[0]);
     }
 }

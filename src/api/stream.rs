@@ -28,13 +28,13 @@ use tokio::time::{sleep, timeout};
 
 use crate::agent::name::Key;
 use crate::api::outlet::{Gone, Made, Outlet};
-use crate::observe::ring::{Kept, Ring};
+use crate::observe::ring::{Ring, RingEvent};
 use crate::wire::events::Since;
 use crate::wire::status::{Fault, ScreenShown, Time};
 
 use super::http::{Ordered, Responder};
 use super::logs::{self, Broken, Telling, Wanted};
-use super::query::{COLOURED, Order, Which};
+use super::query::{COLOURED, StreamRequest, Which};
 use super::routes;
 
 /// The media type of server-sent events.
@@ -131,19 +131,19 @@ impl AsyncWrite for Shared {
 
 type Answer = Response<Either<Full<Bytes>, Made>>;
 
-async fn answer(order: Order, responder: Arc<Responder>, over: Arc<Notify>) -> Answer {
+async fn answer(order: StreamRequest, responder: Arc<Responder>, over: Arc<Notify>) -> Answer {
     match order {
-        Order::Events { since, agent, follows } => {
+        StreamRequest::Events { since, agent, follows } => {
             let mut happenings = responder.sources.happenings.clone();
             // Before the answer begins: who has read its header misses nothing.
             let since = since.unwrap_or_else(|| Since::Seen(happenings.borrow_and_update().latest()));
             made(EVENT_STREAM, &responder, over, move |outlet| tell(outlet, happenings, since, agent, follows))
         }
-        Order::Screen { agent, colours, follows: true } => {
+        StreamRequest::Screen { agent, colours, follows: true } => {
             let responder_too = Arc::clone(&responder);
             made(EVENT_STREAM, &responder, over, move |outlet| show(outlet, responder_too, agent, colours))
         }
-        Order::Log { agent, which, lines, since, raw, follows } => {
+        StreamRequest::Log { agent, which, lines, since, raw, follows } => {
             let Some(store) = responder.sources.logs.clone() else {
                 return refusal(routes::unavailable("nothing is kept of what agents print"));
             };
@@ -173,7 +173,7 @@ async fn answer(order: Order, responder: Arc<Responder>, over: Arc<Notify>) -> A
                 made(content_type, &responder, over, move |outlet| telling.tell(outlet, opened))
             }
         }
-        Order::Screen { agent, colours, follows: false } => {
+        StreamRequest::Screen { agent, colours, follows: false } => {
             let snapshot = responder.snapshot();
             let content_type = if colours { COLOURED } else { TEXT };
             match responder.screens.look(&agent, colours, &snapshot).await {
@@ -246,7 +246,7 @@ async fn tell(
             since = Since::Seen(ring.latest());
             kept
         };
-        let is_meant = |kept: &Kept| agent.as_ref().is_none_or(|agent| kept.concerns(agent));
+        let is_meant = |kept: &RingEvent| agent.as_ref().is_none_or(|agent| kept.concerns(agent));
         for kept in kept.into_iter().filter(is_meant) {
             outlet.send(kept.message).await?;
         }

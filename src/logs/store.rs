@@ -50,14 +50,14 @@ pub enum Error {
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
+pub struct Retention {
     /// Bytes of each attempt, the latest.
     pub size: u64,
     /// Attempts of each agent, the latest.
     pub attempts: usize,
 }
 
-impl Default for Extent {
+impl Default for Retention {
     fn default() -> Self {
         Self { size: SIZE, attempts: ATTEMPTS }
     }
@@ -69,7 +69,7 @@ pub struct Store {
     path: Arc<Path>,
     /// Who may read, under root.
     group: Option<Gid>,
-    extent: Extent,
+    retention: Retention,
     /// Held while files come or go.
     changes: Arc<Mutex<()>>,
     readers: Readers,
@@ -79,10 +79,10 @@ pub struct Store {
 
 impl Store {
     /// In this folder, for root and that group; without root for oneself. Nothing is made yet.
-    pub fn new(path: &Path, group: Gid, extent: Extent) -> Self {
+    pub fn new(path: &Path, group: Gid, retention: Retention) -> Self {
         let group = Uid::effective().is_root().then_some(group);
         let (readers, moves) = (Readers::default(), Arc::new(watch::channel(()).0));
-        Self { path: path.into(), group, extent, changes: Arc::default(), readers, moves }
+        Self { path: path.into(), group, retention, changes: Arc::default(), readers, moves }
     }
 
     /// The folder.
@@ -107,7 +107,7 @@ impl Store {
 
     /// How many bytes of an attempt are to be kept.
     pub fn size(&self) -> u64 {
-        self.extent.size
+        self.retention.size
     }
 
     /// Makes the files of an agent's next attempt, and removes those of the earliest if there are too many.
@@ -133,7 +133,7 @@ impl Store {
         };
         let name = next.file_name(INDEX);
         let index = self.make_file(&path.join(&name), &folder, &name).inspect_err(|_| remove(&folder, next))?;
-        let surplus = (kept.len() + 1).saturating_sub(self.extent.attempts);
+        let surplus = (kept.len() + 1).saturating_sub(self.retention.attempts);
         kept.into_iter().take(surplus).for_each(|surplus| remove(&folder, surplus));
         let text = File::from(text);
         let can_shrink = writer::can_shrink(&text);
@@ -195,7 +195,7 @@ impl Store {
             }
         };
         let Some(text) = open(TEXT)? else { return Ok(None) };
-        Ok(Some(Log::new(kept, text, open(INDEX)?, self.extent.size, self.readers.clone())))
+        Ok(Some(Log::new(kept, text, open(INDEX)?, self.retention.size, self.readers.clone())))
     }
 
     /// Removes what is kept of agents that are not held any more, by their keys, if there are many of them: of those that printed
@@ -356,7 +356,7 @@ mod tests {
     fn store(attempts: usize) -> (TempDir, Store) {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("log/agentd");
-        (directory, Store::new(&path, Gid::effective(), Extent { attempts, ..Extent::default() }))
+        (directory, Store::new(&path, Gid::effective(), Retention { attempts, ..Retention::default() }))
     }
 
     fn attempts(store: &Store, agent: &str) -> Vec<(u64, u64)> {

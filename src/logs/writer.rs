@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::rendering::Size;
-use super::{Entry, Moment, Resized};
+use super::{IndexEntry, Resized, TimeMark};
 use crate::text::redact::ByteStream;
 
 /// Holes end at multiples of this: file systems keep whole blocks, which are no larger.
@@ -40,8 +40,8 @@ pub(super) fn give_back(file: &File, from: u64, length: u64) -> io::Result<()> {
 
 /// Keeps what one harness prints.
 pub struct Writer {
-    text: Latest,
-    index: Latest,
+    text: TailFile,
+    index: TailFile,
     redactor: ByteStream,
     redacted: Vec<u8>,
     last_moment: Option<SystemTime>,
@@ -61,8 +61,8 @@ impl Writer {
     /// In these two files, which are empty and written to at their end only; so many bytes of the text.
     pub fn new(text: OwnedFd, index: OwnedFd, size: u64, redactor: ByteStream) -> Self {
         Self {
-            text: Latest::new(text, size),
-            index: Latest::new(index, index_size(size)),
+            text: TailFile::new(text, size),
+            index: TailFile::new(index, index_size(size)),
             redactor,
             redacted: Vec::new(),
             last_moment: None,
@@ -74,7 +74,7 @@ impl Writer {
     /// Goes on in these two files, which are empty: those before were moved or removed by somebody.
     pub fn move_to(&mut self, text: OwnedFd, index: OwnedFd, size: u64) {
         let before = self.text.gone.saturating_add(self.text.end);
-        (self.text, self.index) = (Latest::new(text, size), Latest::new(index, index_size(size)));
+        (self.text, self.index) = (TailFile::new(text, size), TailFile::new(index, index_size(size)));
         self.last_moment = None;
         self.forget_size();
         self.text.gone = before;
@@ -179,7 +179,7 @@ impl Writer {
     fn note_time(&mut self) {
         let now = SystemTime::now();
         // A clock that was set back counts as well.
-        let is_due = |last: SystemTime| now.duration_since(last).map_or(true, |passed| passed >= Moment::APART);
+        let is_due = |last: SystemTime| now.duration_since(last).map_or(true, |passed| passed >= TimeMark::APART);
         let is_due = self.last_moment.is_none_or(is_due);
         if is_due {
             // What the index has of a text that is gone counts no more either.
@@ -189,13 +189,13 @@ impl Writer {
             }
         }
         if let Some((size, false)) = self.size {
-            let entry = Entry::Resized(Resized { offset: self.text.end, size });
+            let entry = IndexEntry::Resized(Resized { offset: self.text.end, size });
             self.size = Some((size, self.index.append(&entry.to_bytes()).is_ok()));
         }
         if !is_due {
             return;
         }
-        if self.index.append(&Entry::Moment(Moment::of(now, self.text.end)).to_bytes()).is_ok() {
+        if self.index.append(&IndexEntry::Time(TimeMark::of(now, self.text.end)).to_bytes()).is_ok() {
             self.last_moment = Some(now);
             let begin = self.index.begin;
             if self.index.shorten() || self.index.begin != begin {
@@ -206,7 +206,7 @@ impl Writer {
 }
 
 /// A file of which the latest bytes are kept.
-struct Latest {
+struct TailFile {
     file: File,
     /// Where what is kept begins.
     begin: u64,
@@ -216,7 +216,7 @@ struct Latest {
     gone: u64,
 }
 
-impl Latest {
+impl TailFile {
     fn new(file: OwnedFd, size: u64) -> Self {
         Self { file: File::from(file), begin: 0, end: 0, size, gone: 0 }
     }
@@ -310,18 +310,20 @@ mod tests {
         }
         assert_eq!(fs::read(path).unwrap(), b"a\0\xffb\r\n");
         let index = fs::read(directory.path().join("index")).unwrap();
-        assert_eq!(index.len(), Entry::LENGTH, "pieces that follow each other closely have one entry");
-        let Some(Entry::Moment(Moment { at, offset })) = Entry::from_bytes(&index) else { panic!("{index:?}") };
+        assert_eq!(index.len(), IndexEntry::LENGTH, "pieces that follow each other closely have one entry");
+        let Some(IndexEntry::Time(TimeMark { at, offset })) = IndexEntry::from_bytes(&index) else {
+            panic!("{index:?}")
+        };
         assert!(at > 1_600_000_000_000 && offset == 0);
     }
 
     fn sizes_in(index: &Path) -> Vec<(u64, Size)> {
         let index = fs::read(index).unwrap();
-        let entries = index.chunks_exact(Entry::LENGTH).filter_map(Entry::from_bytes);
+        let entries = index.chunks_exact(IndexEntry::LENGTH).filter_map(IndexEntry::from_bytes);
         entries
             .filter_map(|entry| match entry {
-                Entry::Resized(Resized { offset, size }) => Some((offset, size)),
-                Entry::Moment(_) => None,
+                IndexEntry::Resized(Resized { offset, size }) => Some((offset, size)),
+                IndexEntry::Time(_) => None,
             })
             .collect()
     }
@@ -442,7 +444,7 @@ mod tests {
         let text = fs::read_to_string(path).unwrap();
         assert_eq!(text, "[4 bytes were printed before this; their file was moved or removed]\r\n************** two");
         let index = fs::read(directory.path().join("other-index")).unwrap();
-        assert_eq!(index.len(), Entry::LENGTH);
+        assert_eq!(index.len(), IndexEntry::LENGTH);
     }
 
     #[test]

@@ -265,6 +265,7 @@ mod tests {
     use super::*;
     use crate::observe::facts::Facts;
     use crate::observe::facts::Launches;
+    use crate::observe::snapshot::Parts;
     use crate::wire::status::Errors;
 
     fn agent(more: &serde_json::Value) -> AgentStatus {
@@ -274,7 +275,7 @@ mod tests {
     }
 
     fn told(agents: Vec<AgentStatus>, errors: Errors, facts: Facts) -> String {
-        text(&Arc::new(Snapshot::new(agents, Instant::now(), errors).with_facts(facts)))
+        text(&Arc::new(Parts { facts, ..Parts::new(agents, Instant::now(), errors) }.into()))
     }
 
     fn told_of(agents: Vec<AgentStatus>) -> String {

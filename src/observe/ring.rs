@@ -18,14 +18,14 @@ pub const MOST_BYTES: usize = 1 << 20;
 
 /// An event that is kept, as it is sent.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub struct RingEvent {
     number: u64,
     agent: Option<Key>,
     /// As the HTML standard has it, chapter "Server-sent events", blank line and all.
     pub message: Bytes,
 }
 
-impl Kept {
+impl RingEvent {
     fn new(event: &Event) -> Self {
         let data = printable::json(serde_json::to_string(event).unwrap_or_default());
         Self {
@@ -45,7 +45,7 @@ impl Kept {
 #[derive(Debug)]
 pub struct Ring {
     epoch: u64,
-    kept: VecDeque<Kept>,
+    kept: VecDeque<RingEvent>,
     bytes: usize,
     last: u64,
 }
@@ -61,7 +61,7 @@ impl Ring {
     /// Notes what happened, now.
     pub fn push(&mut self, what: What) {
         self.last += 1;
-        let kept = Kept::new(&Event { id: self.latest(), at: Time(SystemTime::now()), what });
+        let kept = RingEvent::new(&Event { id: self.latest(), at: Time(SystemTime::now()), what });
         self.bytes += kept.message.len();
         self.kept.push_back(kept);
         while self.kept.len() > MOST || self.bytes > MOST_BYTES {
@@ -77,7 +77,7 @@ impl Ring {
 
     /// What a listener has not seen, in order, and first of all that it has missed something, if it has. After that it has seen the
     /// [`latest`](Self::latest).
-    pub fn since(&self, since: Since) -> Vec<Kept> {
+    pub fn since(&self, since: Since) -> Vec<RingEvent> {
         let oldest = self.kept.front().map_or(self.last + 1, |kept| kept.number);
         let (next, is_lost) = match since {
             Since::Beginning => (oldest, false),
@@ -88,7 +88,7 @@ impl Ring {
         };
         let lost = is_lost.then(|| {
             let id = Id { epoch: self.epoch, number: oldest - 1 };
-            Kept::new(&Event { id, at: Time(SystemTime::now()), what: What::Lost {} })
+            RingEvent::new(&Event { id, at: Time(SystemTime::now()), what: What::Lost {} })
         });
         let seen = usize::try_from(next - oldest).unwrap_or(usize::MAX);
         lost.into_iter().chain(self.kept.iter().skip(seen).cloned()).collect()
@@ -109,8 +109,8 @@ mod tests {
         ring
     }
 
-    fn ids(kept: &[Kept]) -> Vec<String> {
-        let id = |kept: &Kept| {
+    fn ids(kept: &[RingEvent]) -> Vec<String> {
+        let id = |kept: &RingEvent| {
             let text = str::from_utf8(&kept.message).unwrap();
             let fields: Vec<&str> =
                 text.lines().map(|line| line.split_once(": ").map_or(line, |(_, value)| value)).collect();

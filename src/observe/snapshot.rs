@@ -15,86 +15,90 @@ use crate::text::printable::json_line;
 use crate::text::redact::Redactor;
 use crate::wire::status::{AgentStatus, Errors, Health, Resources, State};
 
-/// What the daemon knows at one instant, ready to be served: made by the supervisor whenever something changes, read by the API.
+/// What a snapshot is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The agents, in any order.
+    pub agents: Vec<AgentStatus>,
+    /// When the daemon started.
+    pub started: Instant,
+    /// What hinders the daemon.
+    pub errors: Errors,
+    /// The control groups of agents, if they have any.
+    pub groups: Option<Arc<Cgroups>>,
+    /// The finished attempts of agents.
+    pub histories: HashMap<Key, Arc<History>>,
+    /// All that a snapshot has of launches and secrets.
+    pub redactions: Arc<Redactions>,
+    /// What only metrics show.
+    pub facts: Facts,
+    /// Whether the declarations have been read. Before that, agents that are declared may be missing.
+    pub is_read: bool,
+}
+
+impl Parts {
+    /// These statuses, and nothing else that can be left out.
+    pub fn new(agents: Vec<AgentStatus>, started: Instant, errors: Errors) -> Self {
+        Self {
+            agents,
+            started,
+            errors,
+            groups: None,
+            histories: HashMap::new(),
+            redactions: Arc::default(),
+            facts: Facts::new(SystemTime::now()),
+            is_read: true,
+        }
+    }
+}
+
+/// What the daemon knows at one instant, ready to be served. The supervisor makes one whenever something changes; the API reads it.
 #[derive(Debug)]
 pub struct Snapshot {
-    agents: Vec<AgentStatus>,
+    /// Sorted by the bytes of their names.
+    parts: Parts,
     by_key: HashMap<Key, usize>,
     agents_body: Bytes,
-    started: Instant,
-    errors: Errors,
-    groups: Option<Arc<Cgroups>>,
-    histories: HashMap<Key, Arc<History>>,
-    /// All that a snapshot has of launches and secrets.
-    redactions: Arc<Redactions>,
-    facts: Facts,
-    is_read: bool,
+}
+
+impl From<Parts> for Snapshot {
+    fn from(mut parts: Parts) -> Self {
+        parts.agents.sort_by(|a, b| a.name.cmp(&b.name));
+        let keys = parts.agents.iter().enumerate().filter_map(|(at, agent)| Some((agent.name.parse().ok()?, at)));
+        let (by_key, agents_body) = (keys.collect(), json_line(&parts.agents).into());
+        Self { parts, by_key, agents_body }
+    }
 }
 
 impl Snapshot {
-    /// Takes the statuses in any order. `started` is when the daemon did.
-    pub fn new(mut agents: Vec<AgentStatus>, started: Instant, errors: Errors) -> Self {
-        agents.sort_by(|a, b| a.name.cmp(&b.name));
-        let by_key = agents.iter().enumerate().filter_map(|(at, agent)| Some((agent.name.parse().ok()?, at))).collect();
-        let agents_body = json_line(&agents).into();
-        let (groups, histories, redactions) = (None, HashMap::new(), Arc::default());
-        let (facts, is_read) = (Facts::new(SystemTime::now()), true);
-        Self { agents, by_key, agents_body, started, errors, groups, histories, redactions, facts, is_read }
-    }
-
-    /// The same, saying whether the declarations have been read.
-    #[must_use]
-    pub fn with_reading(self, is_read: bool) -> Self {
-        Self { is_read, ..self }
+    /// A snapshot of these statuses, and of nothing else.
+    pub fn new(agents: Vec<AgentStatus>, started: Instant, errors: Errors) -> Self {
+        Parts::new(agents, started, errors).into()
     }
 
     /// Whether the declarations have been read. Before, agents that are declared may be missing.
     pub fn is_read(&self) -> bool {
-        self.is_read
-    }
-
-    /// The same, with the redactors of agents.
-    #[must_use]
-    pub fn with_redactions(self, redactions: Arc<Redactions>) -> Self {
-        Self { redactions, ..self }
+        self.parts.is_read
     }
 
     /// The redactor of what an agent printed, prepared.
     pub async fn redactor(&self, agent: &Key) -> Result<Arc<Redactor>, Unknown> {
-        if let Some(redactor) = self.redactions.of(agent) {
+        if let Some(redactor) = self.parts.redactions.of(agent) {
             return prepared(Arc::clone(redactor)).await;
         }
-        let why = if self.is_read { "their directory is not there" } else { "it has not read them yet" };
-        let why = self.errors.secrets.as_deref().unwrap_or(why);
+        let why = if self.parts.is_read { "their directory is not there" } else { "it has not read them yet" };
+        let why = self.parts.errors.secrets.as_deref().unwrap_or(why);
         Err(Unknown::Secrets(why.lines().collect::<Vec<_>>().join("; ")))
-    }
-
-    /// The same, with what became of agents' earlier attempts, by key.
-    #[must_use]
-    pub fn with_histories(self, histories: HashMap<Key, Arc<History>>) -> Self {
-        Self { histories, ..self }
-    }
-
-    /// The same, where agents have control groups.
-    #[must_use]
-    pub fn with_groups(self, groups: Option<Arc<Cgroups>>) -> Self {
-        Self { groups, ..self }
-    }
-
-    /// The same, with what metrics tell beside.
-    #[must_use]
-    pub fn with_facts(self, facts: Facts) -> Self {
-        Self { facts, ..self }
     }
 
     /// What metrics tell beside.
     pub fn facts(&self) -> &Facts {
-        &self.facts
+        &self.parts.facts
     }
 
     /// What stands in the way of the daemon.
     pub fn errors(&self) -> &Errors {
-        &self.errors
+        &self.parts.errors
     }
 
     /// The body of `GET /v1/agents`, built once per snapshot.
@@ -104,12 +108,12 @@ impl Snapshot {
 
     /// All agents, sorted by the bytes of their names.
     pub fn agents(&self) -> &[AgentStatus] {
-        &self.agents
+        &self.parts.agents
     }
 
     /// One agent.
     pub fn agent(&self, key: &Key) -> Option<&AgentStatus> {
-        self.by_key.get(key).map(|&at| &self.agents[at])
+        self.by_key.get(key).map(|&at| &self.parts.agents[at])
     }
 
     /// The same, with its history, and with what it takes of the machine now as far as the kernel counts that. It answers from
@@ -117,36 +121,36 @@ impl Snapshot {
     pub fn agent_in_full(&self, key: &Key) -> Option<AgentStatus> {
         let agent = self.agent(key)?.clone();
         let resources = self.resources(key);
-        let history = self.histories.get(key).map(|history| history.latest_first());
+        let history = self.parts.histories.get(key).map(|history| history.latest_first());
         Some(AgentStatus { resources, history: history.unwrap_or_default(), ..agent })
     }
 
     /// What an agent takes of the machine now, as far as the kernel counts that. It answers from memory.
     pub fn resources(&self, key: &Key) -> Option<Resources> {
-        let group = self.groups.as_ref()?.agent(key);
+        let group = self.parts.groups.as_ref()?.agent(key);
         Some(group.resources()).filter(|resources| *resources != Resources::default())
     }
 
     /// How many agents there are, by state, in a line.
     pub fn summary(&self) -> String {
-        let count = |state| self.agents.iter().filter(|agent| agent.state == state).count();
+        let count = |state| self.parts.agents.iter().filter(|agent| agent.state == state).count();
         let counts = State::ALL.map(|state| (state, count(state))).into_iter().filter(|&(_, count)| count > 0);
         let counts: Vec<String> = counts.map(|(state, count)| format!("{count} {state}")).collect();
-        let noun = if self.agents.len() == 1 { "agent" } else { "agents" };
+        let noun = if self.parts.agents.len() == 1 { "agent" } else { "agents" };
         let colon = if counts.is_empty() { "" } else { ": " };
-        format!("{} {noun}{colon}{}", self.agents.len(), counts.join(", "))
+        format!("{} {noun}{colon}{}", self.parts.agents.len(), counts.join(", "))
     }
 
     /// The answer to `GET /v1/health`, now.
     pub fn health(&self) -> Health {
         Health {
-            state: if self.is_read { "running" } else { "starting" }.to_owned(),
-            uptime_seconds: self.started.elapsed().as_secs(),
+            state: if self.parts.is_read { "running" } else { "starting" }.to_owned(),
+            uptime_seconds: self.parts.started.elapsed().as_secs(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            config_error: self.errors.config.clone(),
-            secrets_error: self.errors.secrets.clone(),
-            state_error: self.errors.state.clone(),
-            groups_error: self.errors.groups.clone(),
+            config_error: self.parts.errors.config.clone(),
+            secrets_error: self.parts.errors.secrets.clone(),
+            state_error: self.parts.errors.state.clone(),
+            groups_error: self.parts.errors.groups.clone(),
         }
     }
 }
@@ -161,21 +165,21 @@ mod tests {
     use crate::sys::secret_bytes::SecretBytes;
 
     /// With an agent whose secrets are known, one that an earlier daemon launched, and one that is not launched yet.
-    fn snapshot(secrets: Option<&[&str]>) -> Snapshot {
+    fn parts(secrets: Option<&[&str]>) -> Parts {
         let of = |values: &[&str]| Arc::new(Redactor::new(values.iter().copied().map(SecretBytes::from)));
         let agents = [("known", "secret of known", true), ("adopted", "secret of adopted", false)]
             .map(|(name, secret, is_all)| (key(name), AgentRedactor { redactor: of(&[secret]), is_all }))
             .into_iter()
             .chain([(key("waiting"), AgentRedactor { redactor: of(&[]), is_all: false })]);
-        Snapshot::new(Vec::new(), Instant::now(), Errors::default())
-            .with_redactions(Arc::new(Redactions::new(agents.collect(), secrets.map(of))))
+        let redactions = Arc::new(Redactions::new(agents.collect(), secrets.map(of)));
+        Parts { redactions, ..Parts::new(Vec::new(), Instant::now(), Errors::default()) }
     }
 
     const TEXT: &str = "secret of known, secret of adopted, secret of nobody, second line, yes";
 
     #[tokio::test]
     async fn an_agent_launched_by_an_earlier_daemon_hides_all_secrets() {
-        let snapshot = snapshot(Some(&["secret of nobody\nsecond line", "yes"]));
+        let snapshot = Snapshot::from(parts(Some(&["secret of nobody\nsecond line", "yes"])));
         let shown = async |agent: &str| snapshot.redactor(&key(agent)).await.unwrap().redact(TEXT);
         assert_eq!(shown("known").await, TEXT.replace("secret of known", "****** ** *****"));
         for agent in ["adopted", "waiting", "former"] {
@@ -200,8 +204,9 @@ mod tests {
         let agent = key("a");
         let agents = [(agent.clone(), AgentRedactor { redactor, is_all: true })].into();
         let status = Machine::new("a".parse().unwrap()).status();
-        let snapshot = Snapshot::new(vec![status], Instant::now(), Errors::default())
-            .with_redactions(Arc::new(Redactions::new(agents, None)));
+        let redactions = Arc::new(Redactions::new(agents, None));
+        let parts = Parts { redactions, ..Parts::new(vec![status], Instant::now(), Errors::default()) };
+        let snapshot = Snapshot::from(parts);
         let redactor = snapshot.redactor(&agent).await.unwrap();
         assert_eq!(redactor.redact(said[0]), "**************");
         let served = [
@@ -226,7 +231,7 @@ mod tests {
             (Errors::default(), true, "their directory is not there"),
             (Errors::default(), false, "it has not read them yet"),
         ] {
-            let snapshot = Snapshot { errors, ..snapshot(None) }.with_reading(is_read);
+            let snapshot = Snapshot::from(Parts { errors, is_read, ..parts(None) });
             assert!(
                 snapshot.redactor(&key("known")).await.unwrap().redact(TEXT).starts_with("****** ** *****, secret")
             );

@@ -7,7 +7,7 @@ use super::{Agent, CLEAR_TIMEOUT, Course, Supervisor};
 use crate::agent::name::Key;
 use crate::observe::facts::Facts;
 use crate::observe::redactions::Redactions;
-use crate::observe::snapshot::Snapshot;
+use crate::observe::snapshot::{Parts, Snapshot};
 use crate::state::record::Version;
 use crate::sys::clock::Timestamp;
 use crate::wire::events::What;
@@ -100,12 +100,16 @@ impl Supervisor {
         let restarts =
             self.agents.values().map(|agent| (agent.machine.name().to_string(), agent.launches.restarts())).collect();
         let facts = Facts { config_read: self.desired.config_read, restarts, ..self.facts.clone() };
-        Snapshot::new(statuses, self.started, errors)
-            .with_groups(self.means.trees.groups())
-            .with_histories(self.outlets.histories.of(self.agents.keys()))
-            .with_redactions(self.redactions())
-            .with_facts(facts)
-            .with_reading(self.has_read)
+        Snapshot::from(Parts {
+            agents: statuses,
+            started: self.started,
+            errors,
+            groups: self.means.trees.groups(),
+            histories: self.outlets.histories.of(self.agents.keys()),
+            redactions: self.redactions(),
+            facts,
+            is_read: self.has_read,
+        })
     }
 
     fn notify(&self, snapshot: &Snapshot) {

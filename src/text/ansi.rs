@@ -10,7 +10,7 @@ pub const ESC: u8 = 0x1b;
 
 /// Follows a text byte by byte, in whatever pieces it comes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Place {
+pub enum State {
     /// In no sequence.
     #[default]
     Text,
@@ -26,10 +26,10 @@ pub enum Place {
     StringEscape,
 }
 
-impl Place {
+impl State {
     /// Goes on behind this byte. Answers whether it is text, and no part of a sequence.
     pub fn pass(&mut self, byte: u8) -> bool {
-        let (place, is_text) = match (*self, byte) {
+        let (state, is_text) = match (*self, byte) {
             (Self::String, ESC) => (Self::StringEscape, false),
             (Self::String, BEL) | (Self::StringEscape, b'\\') | (_, CAN | SUB) => (Self::Text, false),
             (Self::String, _) => (Self::String, false),
@@ -46,7 +46,7 @@ impl Place {
             // No sequence has such a byte in it.
             (_, _) => (Self::Text, true),
         };
-        *self = place;
+        *self = state;
         is_text
     }
 }

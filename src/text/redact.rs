@@ -94,7 +94,7 @@ impl Redactor {
     }
 
     /// Where the lines are that count: in which of the values, and where in it.
-    fn places(&self) -> impl Iterator<Item = Place> {
+    fn places(&self) -> impl Iterator<Item = LineRange> {
         self.values.iter().enumerate().flat_map(|(at, value)| {
             let lines = value.as_slice().split_inclusive(|&byte| byte == b'\n').scan(0, move |end, line| {
                 let begin = std::mem::replace(end, *end + line.len());
@@ -106,13 +106,13 @@ impl Redactor {
         })
     }
 
-    fn line(&self, (at, line): &Place) -> &[u8] {
+    fn line(&self, (at, line): &LineRange) -> &[u8] {
         &self.values[*at].as_slice()[line.clone()]
     }
 }
 
 /// Where a line is: in which of the values, and where in it.
-type Place = (usize, Range<usize>);
+type LineRange = (usize, Range<usize>);
 
 /// A line as a terminal shows it, which has U+FFFD for what is not UTF-8.
 fn in_characters(line: &[u8]) -> Zeroizing<String> {

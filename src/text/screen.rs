@@ -1,7 +1,7 @@
 //! What a terminal shows, as text that can be shown on another: nothing in it does more than colour it, and secrets are redacted,
 //! however they are laid out.
 
-use crate::text::ansi::{ESC, Place};
+use crate::text::ansi::{ESC, State};
 use crate::text::printable;
 use crate::text::redact::{MARK, Redactor};
 
@@ -54,13 +54,13 @@ pub fn shown(captured: &str, redactor: &Redactor, colours: bool) -> String {
 
 fn pieces(text: &str) -> Vec<Piece<'_>> {
     let mut pieces = Vec::with_capacity(text.len());
-    let (mut place, mut begin) = (Place::Text, 0);
+    let (mut state, mut begin) = (State::Text, 0);
     for (at, character) in text.char_indices() {
         if character == char::from(ESC) {
             begin = at;
         }
         let is_text =
-            character.encode_utf8(&mut [0; 4]).bytes().fold(false, |is_text, byte| place.pass(byte) | is_text);
+            character.encode_utf8(&mut [0; 4]).bytes().fold(false, |is_text, byte| state.pass(byte) | is_text);
         match character {
             '\n' if is_text => pieces.push(Piece::Break),
             '\t' if is_text => pieces.push(Piece::Character(' ')),
@@ -68,7 +68,7 @@ fn pieces(text: &str) -> Vec<Piece<'_>> {
             _ => {}
         }
         let sequence = &text[begin..at + character.len_utf8()];
-        if !is_text && place == Place::Text && is_colour(sequence) {
+        if !is_text && state == State::Text && is_colour(sequence) {
             pieces.push(Piece::Colour(sequence));
         }
     }

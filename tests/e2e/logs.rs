@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use agentd::agent::name::Name;
 use agentd::logs::attempt::AttemptId;
-use agentd::logs::store::{Extent, Store};
+use agentd::logs::store::{Retention, Store};
 use agentd::wire::status::State;
 use nix::sys::signal::Signal;
 use nix::unistd::Gid;
@@ -26,7 +26,7 @@ fn script(name: &str, script: &str, more: &str) -> String {
 /// Where the daemon keeps what agents print.
 fn store(daemon: &Daemon) -> Store {
     let group = if is_root() { Gid::from_raw(admin_gid()) } else { Gid::effective() };
-    Store::new(&daemon.path("log"), group, Extent::default())
+    Store::new(&daemon.path("log"), group, Retention::default())
 }
 
 /// The files of an agent's attempts, the earliest first.
