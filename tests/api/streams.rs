@@ -1,15 +1,12 @@
 //! Answers of the API that have no end, as its clients meet them.
-#![allow(clippy::unwrap_used)]
-
-mod support;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use crate::support::{PATIENCE, Server, read_until_closed, running};
 use agentd::api::Limits;
 use agentd::wire::events::What;
-use support::{PATIENCE, Server, read_until_closed, running};
 
 const HEADER: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n";
 

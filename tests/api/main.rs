@@ -1,18 +1,22 @@
 //! The API as its clients meet it: bytes on a Unix socket, well-behaved and otherwise.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod client;
+mod descriptors;
+mod metrics;
+mod socket;
+mod streams;
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentd::api::Limits;
 use agentd::observe::snapshot::Parts;
 use agentd::wire::status::Errors;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use support::{Server, large, read_until_closed, running, snapshot};
+use support::{Server, large, many_descriptors, read_until_closed, running, snapshot};
 
 const TWO_AGENTS: &str = "[{\"name\":\"Reviewer\",\"running\":true,\"session\":\"Reviewer\",\"restarts\":0,\"state\":\"running\"},\
                           {\"name\":\"claude-code\",\"running\":true,\"session\":\"claude-code\",\"restarts\":0,\"state\":\"running\"}]\n";
@@ -29,15 +33,6 @@ fn short() -> Limits {
         stall: Duration::from_millis(500),
         ..Limits::default()
     }
-}
-
-/// Room for both ends of every connection of a test, and one such test at a time.
-fn many_descriptors() -> MutexGuard<'static, ()> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let guard = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, hard.min(8192), hard).unwrap();
-    guard
 }
 
 /// The header without what changes from day to day.
