@@ -1,7 +1,16 @@
 //! One client's connection: requests in, answers out, and a bound on how long that may take and how much memory.
 //!
-//! What many clients take together, if only for an instant, the allocator hardly gives back. So a client has next to nothing while
+//! What many clients take together, even for an instant, the allocator hardly gives back. A client therefore has next to nothing while
 //! it rests, [`ROOM`] while it asks, and its answer while it takes that; a larger header waits in the socket until it is whole.
+//!
+//! Measured against hyper on the socket with the same timeouts (release builds, in turns, with 1 and 50 agents; RSS of the daemon):
+//!
+//! | 1,024 clients | in memory | hyper on the socket |
+//! |---|---|---|
+//! | that rest on keep-alive, after one answer each | + 1.4 to 1.7 MiB | + 10.6 to 10.8 MiB |
+//! | that then ask at the same instant | + 0.1 to 0.2 MiB more | + 4.1 to 4.5 MiB more |
+//!
+//! The median of `GET /v1/agents` was within noise (12 to 22 µs, 13 to 28 µs). hyper on the socket is less code to keep.
 
 use std::io;
 use std::os::fd::AsRawFd;
