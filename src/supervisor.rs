@@ -373,7 +373,9 @@ impl Supervisor {
                 self.to_note.extend(to_note.map(|(attempt, command)| (self.version, key, attempt, command)));
             }
             Event::Sessions(owners) => {
-                owners.into_iter().for_each(|key| self.find(key));
+                for key in &owners {
+                    self.find(key);
+                }
             }
             Event::Recorded(Report { tried, error }) => self.recorded(tried, error),
             Event::Detach => {
@@ -393,10 +395,10 @@ impl Supervisor {
     }
 
     /// There is a session of this agent that was there before any was opened.
-    fn find(&mut self, key: Key) {
+    fn find(&mut self, key: &Key) {
         // What was launched is known, or is found by the launch.
-        if self.course == Course::Running && self.agents.get(&key).is_none_or(|agent| !agent.machine.was_launched()) {
-            self.take_up(&key, Machine::found(key.to_name(), Timestamp::now()));
+        if self.course == Course::Running && self.agents.get(key).is_none_or(|agent| !agent.machine.was_launched()) {
+            self.take_up(key, Machine::found(key.to_name(), Timestamp::now()));
             self.afterwards.reconcile = true;
         }
     }

@@ -1,4 +1,4 @@
-//! Pure text: escape sequences, durations, sizes, and what of a text may be shown.
+//! Pure text: escape sequences, durations, sizes, redaction, and what is safe to show.
 
 pub mod ansi;
 pub mod duration;

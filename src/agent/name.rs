@@ -125,7 +125,7 @@ impl fmt::Debug for Key {
 
 /// For tests: the key of this name.
 #[cfg(test)]
-pub fn key(name: &str) -> Key {
+pub(crate) fn key(name: &str) -> Key {
     name.parse().unwrap()
 }
 

@@ -1,4 +1,4 @@
-//! What is fuzzed of the API, and private otherwise.
+//! Entry points for fuzzing; private otherwise.
 
 use std::pin::pin;
 use std::sync::Arc;

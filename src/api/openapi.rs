@@ -55,14 +55,14 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
         "description": "the agent's name, in upper or lower case",
     });
     let not_found = answer("There is no such agent.", &json_of::<Fault>(types));
-    let bad_query = answer("The query cannot be meant: it says what would be right.", &json_of::<Fault>(types));
-    let cannot_tell = answer("It cannot be told at the moment, and why.", &json_of::<Fault>(types));
-    let no_thread = answer("The system lacks what it takes to look; try again.", &json_of::<Fault>(types));
+    let bad_query = answer("The query is invalid; the error says what is expected.", &json_of::<Fault>(types));
+    let cannot_tell = answer("It is not available at the moment; the error says why.", &json_of::<Fault>(types));
+    let no_thread = answer("The system lacks the resources to answer; try again.", &json_of::<Fault>(types));
     let text = json!({ metrics::CONTENT_TYPE: { "schema": { "type": "string" } } });
     match route {
         Route::Health => get(
             "health",
-            "The daemon, and what is to be mended",
+            "The daemon, and what needs attention",
             &json!({ "200": answer("It runs.", &json_of::<Health>(types)) }),
         ),
         Route::Agents => get(
@@ -73,7 +73,7 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
         Route::Agent => with_parameters(
             get(
                 "agent",
-                "One agent, with its history, and with what it takes of the machine at the moment",
+                "One agent, with its history and its present resources",
                 &json!({ "200": answer("The agent.", &json_of::<AgentStatus>(types)), "404": not_found }),
             ),
             json!([name]),
@@ -81,11 +81,11 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
         Route::Screen => with_parameters(
             get(
                 "screen",
-                "What an agent's screen shows, secrets redacted",
+                "An agent's screen, with secrets redacted",
                 &json!({
                     "200": answer(
                         "The rows. With follow=true messages of server-sent events: `screen`, with data as described here, each time \
-                         it has changed; `error` with an `error` when it cannot be told; until the agent is removed.",
+                         it changes; `error` with an `error` while it is not available; until the agent is removed.",
                         &json!({
                             "text/plain; charset=utf-8": { "schema": { "type": "string" } },
                             COLOURED: { "schema": { "type": "string" } },
@@ -97,14 +97,14 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
             ),
             json!([
                 name,
-                flag("colours", "with escape sequences for colours; true if `text/x-ansi` is accepted"),
-                flag("follow", "go on with what it shows later; true if `text/event-stream` is accepted"),
+                flag("colours", "with escape sequences for colors; true if `text/x-ansi` is accepted"),
+                flag("follow", "go on with later changes; true if `text/event-stream` is accepted"),
             ]),
         ),
         Route::Log => with_parameters(
             get(
                 "log",
-                "What an agent printed in an attempt, as far as it is kept; secrets are redacted",
+                "What an agent printed in an attempt, as far as it is kept, with secrets redacted",
                 &json!({
                     "200": answer(
                         "Plain text as a person reads it on the terminal, known secrets redacted; or with raw=true the bytes as the terminal got them.",
@@ -126,14 +126,14 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
                     "^([0-9]{1,18}|[0-9]{1,18}-[0-9]{1,18}|latest|previous)$",
                     "its number, of several with that number the latest; or the numbers of a log and of the attempt in it, as files are named (`7-2`); or `latest` (the default), or `previous`"
                 ),
-                parameter("query", "lines", "^[0-9]{1,18}$", "no more than so many lines at the end of what is there"),
+                parameter("query", "lines", "^[0-9]{1,18}$", "only the last lines, so many of them"),
                 parameter(
                     "query",
                     "since",
                     SINCE,
                     "nothing that was printed before this time (RFC 3339, with an offset or in UTC, or a date alone), or longer ago than that (`90s`)"
                 ),
-                flag("raw", "as the terminal got it, with all escape sequences"),
+                flag("raw", "the bytes as the terminal got them, with all escape sequences"),
                 flag(
                     "follow",
                     "go on with what is printed later, without an attempt also in those to come, until the agent is over"
@@ -146,9 +146,9 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
                 "What happens, as server-sent events",
                 &json!({
                     "200": answer(
-                        "A message an event, with its id, its type, and what is described here as data. Who comes back with \
-                         Last-Event-ID is told what it has missed, or that it has missed what is kept no more (`lost`). A comment \
-                         every 15 s shows that the connection lives.",
+                        "One message for each event, with its id, its type, and the data described here. A client that reconnects \
+                         with Last-Event-ID gets the events that it missed, or a `lost` event if they are no longer kept. A \
+                         comment every 15 s shows that the connection is alive.",
                         &json!({ "text/event-stream": { "schema": message::<Event>(types) } }),
                     ),
                     "400": bad_query, "503": cannot_tell,
@@ -159,17 +159,22 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
                     "query",
                     "after",
                     "^(0|[0-9]{1,18}-[0-9]{1,18})$",
-                    "the id of the event to go on after, or 0 for all that are kept; from now on without it"
+                    "the id of the event to continue after, or 0 for all that are kept; without it, only later events"
                 ),
-                parameter("query", "agent", "", "an agent: what is about others is left out"),
-                parameter("header", "Last-Event-ID", "^(0|[0-9]{1,18}-[0-9]{1,18})$", "as after, which goes before it"),
-                flag("follow", "go on with what happens, which is the default; false: what is kept, and no more"),
+                parameter("query", "agent", "", "an agent: events about others are left out"),
+                parameter(
+                    "header",
+                    "Last-Event-ID",
+                    "^(0|[0-9]{1,18}-[0-9]{1,18})$",
+                    "like `after`, which takes precedence"
+                ),
+                flag("follow", "go on with later events, which is the default; false: only the events that are kept"),
             ]),
         ),
         Route::OpenApi => get(
             "openapi",
             "This description",
-            &json!({ "200": answer("It.", &json!({ "application/json": { "schema": { "type": "object" } } })) }),
+            &json!({ "200": answer("The description.", &json!({ "application/json": { "schema": { "type": "object" } } })) }),
         ),
         Route::Metrics => get(
             "metrics",
@@ -188,7 +193,7 @@ fn with_parameters(mut path: Value, parameters: Value) -> Value {
     path
 }
 
-/// How a time is written, or for how long back.
+/// The pattern of a time, or of a duration before now.
 const SINCE: &str = "^([0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z|[1-9][0-9]{0,5}(s|m|h))$";
 
 fn parameter(place: &str, name: &str, pattern: &str, description: &str) -> Value {
@@ -222,7 +227,7 @@ fn json_of<T: JsonSchema>(types: &mut SchemaGenerator) -> Value {
     json!({ "application/json": { "schema": types.subschema_for::<T>() } })
 }
 
-/// What does not apply is left out, and never null; and nothing stands in for it.
+/// A value that does not apply is left out: it is never null and has no default.
 fn without_null(schema: &mut Schema) {
     let is_null = |schema: &Value| schema["type"] == "null" || *schema == "null";
     schema.remove("default");

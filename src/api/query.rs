@@ -1,4 +1,4 @@
-//! What a client asks for that takes time to answer, or has an answer without an end; and what its query may say.
+//! Requests with slow or endless answers, and their query parameters.
 
 use std::borrow::Cow;
 use std::fmt::{self, Display};
@@ -14,46 +14,46 @@ use crate::sys::clock;
 use crate::text::size;
 use crate::wire::events::Since;
 
-/// The media type of text with escape sequences for colours.
+/// The media type of text with escape sequences for colors.
 pub(super) const COLOURED: &str = "text/x-ansi";
 
-/// The media type of a screen if nothing else is wanted.
+/// The default media type of a screen.
 const PLAIN: &str = "text/plain";
 
-/// What is asked for.
+/// A request with a slow or endless answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StreamRequest {
-    /// What happened, or happens.
+    /// The events.
     Events {
-        /// From where on; `None` is from now on.
+        /// Where to begin; `None` is now.
         since: Option<Since>,
-        /// The agent it is to be about.
+        /// Leave out events about other agents.
         agent: Option<Key>,
-        /// Whether to go on with what happens.
+        /// Whether to go on with later events.
         follows: bool,
     },
-    /// What an agent's screen shows.
+    /// An agent's screen.
     Screen {
         /// The agent.
         agent: Key,
-        /// With its colours.
+        /// Whether to include colors.
         colours: bool,
-        /// Whether to go on with what it shows later.
+        /// Whether to go on with later changes.
         follows: bool,
     },
-    /// What an agent printed.
+    /// An agent's log.
     Log {
         /// The agent.
         agent: Name,
-        /// In which attempt.
+        /// The attempt.
         which: Which,
-        /// No more than so many lines at the end of what is there.
+        /// Only the last lines, so many of them.
         lines: Option<usize>,
-        /// Nothing that was printed before.
+        /// Only what was printed since then.
         since: Option<SystemTime>,
-        /// As the terminal got it; else as plain text.
+        /// The raw bytes, otherwise plain text.
         raw: bool,
-        /// Whether to go on with what it prints later.
+        /// Whether to go on with later output.
         follows: bool,
     },
 }
@@ -61,11 +61,11 @@ pub(super) enum StreamRequest {
 /// Which of an agent's attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Which {
-    /// The latest, and those to come.
+    /// The latest one, and later ones if the client follows.
     Latest,
-    /// The one before.
+    /// The one before the latest.
     Previous,
-    /// The one that is named.
+    /// The named one.
     Named(Named),
 }
 
@@ -102,7 +102,7 @@ fn flag(text: &str) -> Result<bool, &'static str> {
 }
 
 impl StreamRequest {
-    /// Of `GET /v1/events`.
+    /// Reads a request for `/v1/events`.
     pub(super) fn events<B>(request: &Request<B>) -> Result<Self, String> {
         let mut query = Query::of(request, &["after", "agent", "follow"])?;
         let follows = query.take("follow", flag)?.unwrap_or(true);
@@ -115,7 +115,7 @@ impl StreamRequest {
         Ok(Self::Events { since, agent: query.take("agent", str::parse)?, follows })
     }
 
-    /// Of `GET /v1/agents/{name}/screen`.
+    /// Reads a request for `/v1/agents/{name}/screen`.
     pub(super) fn screen<B>(agent: Key, request: &Request<B>) -> Result<Self, String> {
         let mut query = Query::of(request, &["colours", "follow"])?;
         let prefers = |media_type| prefers(request.headers(), media_type, PLAIN);
@@ -124,7 +124,7 @@ impl StreamRequest {
         Ok(Self::Screen { agent, colours, follows })
     }
 
-    /// Of `GET /v1/agents/{name}/log`.
+    /// Reads a request for `/v1/agents/{name}/log`.
     pub(super) fn log<B>(agent: Name, request: &Request<B>) -> Result<Self, String> {
         let mut query = Query::of(request, &["attempt", "lines", "since", "raw", "follow"])?;
         Ok(Self::Log {
@@ -137,7 +137,7 @@ impl StreamRequest {
         })
     }
 
-    /// Whether the answer has no end.
+    /// Whether the answer is endless.
     pub(super) fn follows(&self) -> bool {
         match *self {
             Self::Events { follows, .. } | Self::Screen { follows, .. } | Self::Log { follows, .. } => follows,
@@ -145,7 +145,7 @@ impl StreamRequest {
     }
 }
 
-/// Whether a client names this media type among what it accepts, and likes it no less than what it gets otherwise.
+/// Whether a client names this media type in `Accept`, with no less weight than the default.
 fn prefers(headers: &HeaderMap, media_type: &str, otherwise: &str) -> bool {
     let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let ranges: Vec<_> = values.flat_map(|value| value.split(',')).filter_map(Range::parse).collect();
@@ -160,7 +160,7 @@ fn weight(ranges: &[Range<'_>], media_type: &str) -> u16 {
     matching.max_by_key(|&(specificity, _)| specificity).map_or(0, |(_, weight)| weight)
 }
 
-/// What of an `Accept` header stands between two commas.
+/// One media range of an `Accept` header.
 struct Range<'a> {
     name: &'a str,
     /// In thousandths.
@@ -168,7 +168,7 @@ struct Range<'a> {
 }
 
 impl<'a> Range<'a> {
-    /// `None` for a weight that is none: what a client means by it is not known.
+    /// `None` if the weight is not valid: what the client means is not known.
     fn parse(text: &'a str) -> Option<Self> {
         let mut parts = text.split(';').map(str::trim);
         let name = parts.next()?;
@@ -179,7 +179,7 @@ impl<'a> Range<'a> {
         Some(Self { name, weight: weight.map_or(Some(1000), thousandths)? })
     }
 
-    /// How closely it names the media type, if it does.
+    /// How specifically the range names the media type, if it does.
     fn specificity(&self, media_type: &str) -> Option<u8> {
         let kind = media_type.split_once('/').map_or(media_type, |(kind, _)| kind);
         if self.name.eq_ignore_ascii_case(media_type) {
@@ -200,11 +200,11 @@ fn thousandths(weight: &str) -> Option<u16> {
     (thousandths <= 1000).then_some(thousandths)
 }
 
-/// What stands after the question mark.
+/// The query: what follows the question mark.
 struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 impl<'a> Query<'a> {
-    /// With these names, each once at most, and no other.
+    /// Reads a query that may have these parameters, each at most once, and no others.
     fn of<B>(request: &'a Request<B>, names: &[&str]) -> Result<Self, String> {
         let pairs: Vec<_> = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).collect();
         for (at, (name, _)) in pairs.iter().enumerate() {
@@ -223,7 +223,7 @@ impl<'a> Query<'a> {
         Some(self.0.swap_remove(at).1)
     }
 
-    /// By a parser whose errors say what would be right.
+    /// Takes a parameter with a parser whose errors say what is expected.
     fn take<T, E: Display>(
         &mut self,
         name: &str,
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_told_from_now_on_unless_something_else_is_said() {
+    fn events_begin_now_by_default() {
         let order =
             |query: &str, headers: &[(&'static str, &str)]| StreamRequest::events(&request(query, headers)).unwrap();
         let seen = || Some(Since::Seen("7-1".parse().unwrap()));
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_screen_is_plain_and_told_once_unless_something_else_is_said() {
+    fn a_screen_is_plain_and_sent_once_by_default() {
         let order = |query: &str, headers: &[(&'static str, &str)]| {
             StreamRequest::screen(key("A"), &request(query, headers)).unwrap()
         };
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_told_whole_and_plain_unless_something_else_is_said() {
+    fn a_log_is_whole_and_plain_by_default() {
         let agent = || Name::try_from("a").unwrap();
         let order = |query: &str| StreamRequest::log(agent(), &request(query, &[]));
         let log = |which, lines, since, raw, follows| StreamRequest::Log {

@@ -1,4 +1,4 @@
-//! Which request gets which answer.
+//! The routes of the API, and the answer to each request.
 
 use std::borrow::Cow;
 
@@ -60,22 +60,22 @@ fn name_in<'a>(path: &'a str, template: &str) -> Option<Cow<'a, str>> {
     (!name.is_empty() && !name.contains('/')).then(|| percent_decode_str(name).decode_utf8_lossy())
 }
 
-/// What comes of a request.
+/// How a request is answered.
 pub(super) enum Reply {
-    /// This is the answer.
+    /// With this answer.
     Now(Response<Bytes>),
-    /// It takes figures, which are not given.
+    /// With figures, which were not passed.
     WithFigures,
-    /// It takes time, or has no end.
+    /// With a slow or endless answer.
     Later(StreamRequest),
 }
 
-/// The answer to one request. Its body is never read, and a query string means nothing but for what takes time.
+/// The answer to one request. The body of a request is never read; the query matters only to requests with slow or endless answers.
 pub(super) fn answer<B>(request: &Request<B>, snapshot: &Snapshot, figures: Option<&Figures>) -> Reply {
     let Some((route, name)) = Route::find(request.uri().path()) else {
         return Reply::Now(json(StatusCode::NOT_FOUND, error("not found")));
     };
-    // hyper leaves out the body where the method is HEAD.
+    // hyper leaves out the body of an answer to HEAD.
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = json(StatusCode::METHOD_NOT_ALLOWED, error("method not allowed"));
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -102,7 +102,7 @@ pub(super) fn answer<B>(request: &Request<B>, snapshot: &Snapshot, figures: Opti
             Ok(key) if snapshot.agent(&key).is_some() => return later(StreamRequest::screen(key, request)),
             _ => no_such_agent(),
         },
-        // Also of an agent that is there no more.
+        // Logs outlive their agents.
         Route::Log => match Name::try_from(name.as_ref()) {
             Ok(name) => return later(StreamRequest::log(name, request)),
             Err(_) => no_such_agent(),
@@ -115,17 +115,17 @@ pub(super) fn no_such_agent() -> Response<Bytes> {
     not_there("agent not found")
 }
 
-/// The answer to what asks for something that is not there.
+/// The answer to a request for something that does not exist.
 pub(super) fn not_there(what: &str) -> Response<Bytes> {
     json(StatusCode::NOT_FOUND, error(what))
 }
 
-/// The answer to one request too many for what takes time.
+/// The answer to a request beyond the limit of slow answers.
 pub(super) fn busy() -> Response<Bytes> {
     unavailable("too many clients are being served; try again later")
 }
 
-/// The answer to what cannot be answered at the moment.
+/// The answer to a request that cannot be served at the moment.
 pub(super) fn unavailable(why: &str) -> Response<Bytes> {
     json(StatusCode::SERVICE_UNAVAILABLE, error(why))
 }

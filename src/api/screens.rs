@@ -1,4 +1,4 @@
-//! What agents' screens show, looked at no more often than somebody looks.
+//! Captures agents' screens, one capture at a time for each agent, and only while a client watches.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,24 +9,24 @@ use crate::observe::snapshot::Snapshot;
 use crate::text::screen;
 use crate::tmux::Tmux;
 
-/// A screen as tmux told it, or why it could not be had.
+/// A screen as tmux printed it, or why it could not be captured.
 type Captured = Result<Arc<str>, String>;
 
-/// Where agents' screens are looked at: each by one at a time, however many watch it.
+/// Captures each screen once at a time, however many clients watch it.
 #[derive(Debug)]
 pub(super) struct Screens {
     tmux: Option<Tmux>,
-    /// Those that are being looked at, by agent.
+    /// The captures under way, by agent.
     watched: Mutex<HashMap<Key, Arc<SingleFlight<Captured>>>>,
 }
 
 impl Screens {
-    /// Without tmux there are none.
+    /// Without tmux there are no screens.
     pub(super) fn new(tmux: Option<Tmux>) -> Self {
         Self { tmux, watched: Mutex::default() }
     }
 
-    /// What an agent's screen shows now, secrets redacted; or why that cannot be told, in words.
+    /// What an agent's screen shows now, with secrets redacted, or an error message.
     pub(super) async fn look(&self, agent: &Key, colours: bool, snapshot: &Snapshot) -> Result<String, String> {
         let Some(tmux) = &self.tmux else { return Err("there is no tmux to ask".to_owned()) };
         if let Some(agent) = snapshot.agent(agent).filter(|agent| agent.session.is_empty()) {
@@ -50,7 +50,7 @@ impl Screens {
         Arc::clone(watched.entry(agent.clone()).or_default())
     }
 
-    /// What nobody looks at any more is not kept.
+    /// Drops captures that no client waits for.
     fn forget(&self) {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.retain(|_, latest| Arc::strong_count(latest) > 1);

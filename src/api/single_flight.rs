@@ -1,4 +1,4 @@
-//! What takes time to find out, found out once for all who want to know at a time.
+//! Single flight: concurrent callers share one computation, never one that began before they asked.
 
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
@@ -6,11 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-/// Finds out one at a time, however many ask.
+/// One computation at a time, however many callers ask.
 #[derive(Debug)]
 pub(super) struct SingleFlight<T> {
     turn: Semaphore,
-    /// When the latest reading was begun, and what came of it.
+    /// When the latest computation began, and its result.
     latest: Mutex<Option<(Instant, T)>>,
 }
 
@@ -21,7 +21,7 @@ impl<T> Default for SingleFlight<T> {
 }
 
 impl<T: Clone> SingleFlight<T> {
-    /// From a reading that was not begun before it was asked for: this one, or another's.
+    /// The result of a computation that began after this call: this one's or another caller's.
     pub(super) async fn read(&self, read: impl Future<Output = T>) -> T {
         let asked = Instant::now();
         // Never closed.
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn who_asks_while_another_waits_shares_its_answer_and_none_is_older_than_its_question() {
+    async fn concurrent_callers_share_an_answer_not_older_than_asked() {
         let (latest, readings) = (SingleFlight::default(), Cell::new(0));
         let read = || async {
             readings.set(readings.get() + 1);

@@ -1,4 +1,4 @@
-//! Who may be connected at once: so many, with some slots kept for root, and those who only rest make room for others.
+//! Slots for connections: some are reserved for root, and connections that rest make room for others.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,38 +8,38 @@ use nix::unistd::Uid;
 use tokio::net::UnixStream;
 use tokio::task::{AbortHandle, Id};
 
-/// One slot in so many is kept for root.
+/// One slot in so many is reserved for root.
 const ONE_IN: usize = 32;
 
 /// Who is at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Client {
-    /// Root, or whom the daemon runs as: nobody else can keep them out.
+    /// Root, or the user that the daemon runs as: other users cannot keep them out.
     Owner,
-    /// Anybody else.
+    /// Any other user.
     Other,
 }
 
 impl Client {
-    /// By the kernel's word.
+    /// As the kernel says.
     pub(super) fn of(socket: &UnixStream) -> Self {
         let owner = |uid: u32| uid == 0 || uid == Uid::effective().as_raw();
         if socket.peer_cred().is_ok_and(|peer| owner(peer.uid())) { Self::Owner } else { Self::Other }
     }
 }
 
-/// Since when a client rests that was answered and has asked nothing since, among all: the lower, the longer.
+/// Since when a client has rested, as a number: the lower, the longer. A client rests if it was answered and has sent nothing since.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rest(Arc<AtomicU64>);
 
 impl Rest {
-    /// It rests from now on.
+    /// The client rests from now on.
     pub(super) fn begin(&self) {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         self.0.store(NEXT.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// It has asked for something.
+    /// The client has sent something.
     pub(super) fn end(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
@@ -49,7 +49,7 @@ impl Rest {
     }
 }
 
-/// Those who are connected.
+/// The connected clients.
 #[derive(Debug)]
 pub(super) struct Slots {
     most: usize,
@@ -68,7 +68,7 @@ impl Slots {
         Self { most, taken: HashMap::new() }
     }
 
-    /// Whether there is a slot for this client, or one who rests could make room: the connection that has rested longest is closed.
+    /// Whether there is a slot for this client. If all are taken, closes the connection that has rested longest.
     pub(super) fn make_room(&mut self, client: Client) -> bool {
         let others = self.taken.values().filter(|slot| slot.client == Client::Other).count();
         let is_room = match client {
@@ -78,7 +78,7 @@ impl Slots {
         if is_room {
             return true;
         }
-        // The owner's make room for the owner's only.
+        // The owner's connections make room only for the owner's.
         let resting = self.taken.iter().filter(|(_, slot)| client == Client::Owner || slot.client == Client::Other);
         let resting = resting.filter_map(|(&id, slot)| Some((slot.client == Client::Owner, slot.rest.since()?, id)));
         let Some((.., id)) = resting.min() else { return false };
@@ -105,7 +105,7 @@ mod tests {
 
     use super::*;
 
-    /// So many clients, of which these rest, in this order.
+    /// Slots with these clients, of which some rest, in this order.
     fn slots(most: usize, clients: &[Client], resting: &[usize], tasks: &mut JoinSet<()>) -> (Slots, Vec<Id>) {
         let mut slots = Slots::new(most);
         let rests: Vec<Rest> = clients.iter().map(|_| Rest::default()).collect();
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_but_root_makes_root_leave() {
+    async fn only_root_makes_root_leave() {
         let mut tasks = JoinSet::new();
         let (mut slots, ids) = slots(2, &[Client::Owner, Client::Owner], &[0, 1], &mut tasks);
         assert!(!slots.make_room(Client::Other));

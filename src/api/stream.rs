@@ -1,6 +1,6 @@
-//! Answers that take time or have no end, on a connection that hyper has for itself from then on, and that ends with the answer.
+//! Slow and endless answers, each on a connection that hyper owns from then on, and that ends with the answer.
 //!
-//! What is to be sent is made while there is room for it: a client that does not read stops the making, and is given up after
+//! Bytes are produced only while there is room for them. A client that does not read stops that, and is disconnected after
 //! [`stall`](super::Limits::stall).
 
 use std::convert::Infallible;
@@ -43,14 +43,14 @@ const EVENT_STREAM: &str = "text/event-stream";
 /// The media type of plain text.
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// How often it is looked whether who asked for something long is still there.
+/// How often to check that the client of a long answer is still there.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// How soon a screen is looked at again that has just changed, and one that has not for long.
+/// The pause before the next look at a screen that has just changed, and at one that has not changed for long.
 const SHORTEST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Answers the order, which is what `heard` says, and nothing after it.
+/// Serves the answer to the request in `heard`, and to nothing after it.
 pub(super) async fn serve(
     socket: UnixStream,
     heard: &[u8],
@@ -67,7 +67,7 @@ pub(super) async fn serve(
     });
     let mut http = http1::Builder::new();
     http.max_buf_size(responder.limits.header_size.max(8192)).header_read_timeout(None).title_case_headers(true);
-    // Who follows something and closes has gone, and nothing is to be made for it any more.
+    // A follower that closes its side has gone.
     http.keep_alive(false).half_close(!follows);
     let stalled = async {
         over.notified().await;
@@ -81,7 +81,7 @@ pub(super) async fn serve(
     }
 }
 
-/// Waits until the client has closed both directions. One that has closed its own waits for its answer.
+/// Waits until the client has closed both directions. A client that has closed only its own still waits for its answer.
 async fn hung_up(socket: &UnixStream) {
     loop {
         sleep(LOOK_AGAIN).await;
@@ -93,7 +93,7 @@ async fn hung_up(socket: &UnixStream) {
     }
 }
 
-/// A socket that somebody else has an eye on.
+/// A socket that is also observed elsewhere.
 struct Shared(Arc<UnixStream>);
 
 impl AsyncRead for Shared {
@@ -123,7 +123,7 @@ impl AsyncWrite for Shared {
         Poll::Ready(Ok(()))
     }
 
-    /// As a half of a socket does it that is dropped.
+    /// Shuts down the writing direction.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(shutdown(self.0.as_raw_fd(), Shutdown::Write).map_err(io::Error::from))
     }
@@ -135,7 +135,7 @@ async fn answer(order: StreamRequest, responder: Arc<Responder>, over: Arc<Notif
     match order {
         StreamRequest::Events { since, agent, follows } => {
             let mut happenings = responder.sources.happenings.clone();
-            // Before the answer begins: who has read its header misses nothing.
+            // Before the answer begins, so that a client that has read the header misses nothing.
             let since = since.unwrap_or_else(|| Since::Seen(happenings.borrow_and_update().latest()));
             made(EVENT_STREAM, &responder, over, move |outlet| tell(outlet, happenings, since, agent, follows))
         }
@@ -200,7 +200,7 @@ fn of_type(body: Either<Full<Bytes>, Made>, content_type: &'static str) -> Answe
     response
 }
 
-/// A body that is made piece by piece by `maker`, which ends with it.
+/// A body that `maker` produces piece by piece; `maker` ends with it.
 fn made<F, E>(
     content_type: &'static str,
     responder: &Responder,
@@ -216,19 +216,19 @@ where
     let making = maker(Outlet { pieces, stall: responder.limits.stall, heartbeat: responder.limits.heartbeat });
     let mut maker = JoinSet::new();
     maker.spawn(async move {
-        // Whoever has gone is told nothing more.
+        // The client has gone.
         let made = making.await.map_err(Into::into);
         over.notify_one();
         if let Err(Broken::Failed(why)) = made {
             tracing::debug!("an answer breaks off: {why}");
-            // Lest it is taken for a whole one.
+            // So that the client does not take it for complete.
             let _ = failed.send(Err(io::Error::other(why))).await;
         }
     });
     of_type(Either::Right(Made { pieces: body, _maker: maker }), content_type)
 }
 
-/// Tells events, from the ring as they come there.
+/// Sends events as they enter the ring.
 async fn tell(
     outlet: Outlet,
     mut happenings: watch::Receiver<Ring>,
@@ -236,8 +236,8 @@ async fn tell(
     agent: Option<Key>,
     follows: bool,
 ) -> Result<(), Gone> {
-    // The client sees at once that it is connected, and comes back soon when it is not any more. The id without data sets where it
-    // goes on then, and is no event (HTML, 9.2.6): one that loses the connection before the first event would start over otherwise.
+    // The client sees at once that it is connected, and reconnects soon after a loss. The id without data is not an event (HTML, 9.2.6),
+    // but sets where the client continues: otherwise one that loses the connection before the first event would start over.
     outlet.send(format!("retry: 1000\nid: {since}\n\n").into()).await?;
     loop {
         let kept = {
@@ -257,13 +257,13 @@ async fn tell(
             Ok(Ok(())) => {}
             // The daemon ends.
             Ok(Err(_)) => return Ok(()),
-            // Events about others move on where it goes on, too.
+            // Events about other agents also move the place to continue.
             Err(_) => outlet.send(format!("id: {since}\n\n").into()).await?,
         }
     }
 }
 
-/// Shows a screen whenever it has changed, until the agent is removed.
+/// Sends a screen whenever it has changed, until the agent is removed.
 async fn show(outlet: Outlet, responder: Arc<Responder>, agent: Key, colours: bool) -> Result<(), Gone> {
     let mut shown = None;
     let (mut pause, mut silence) = (SHORTEST, Duration::ZERO);

@@ -14,7 +14,7 @@ use crate::sys::blocking;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::text::redact::Redactor;
 
-/// Up to so many bytes are prepared at once, which takes less time than a thread does.
+/// Up to this size a redactor is prepared in place, which takes less time than a thread does.
 const FEW: usize = 4 << 10;
 
 /// One large redactor is prepared at a time.
@@ -44,7 +44,7 @@ pub async fn prepared(redactor: Arc<Redactor>) -> Result<Arc<Redactor>, Unknown>
         redactor.prepare();
         return Ok(redactor);
     }
-    // A client that goes away does not stop it, so that clients who come and go do not have it begun again and again.
+    // The preparation outlives the client that asked: otherwise clients that come and go would start it again and again.
     let preparing = tokio::spawn(async move {
         let _turn = PREPARING.acquire().await;
         if redactor.is_prepared() {
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn redactors_that_nobody_uses_are_forgotten() {
+    fn unused_redactors_are_forgotten() {
         let mut redactors = Redactors::default();
         for number in 0..1000 {
             redactors.of([&SecretBytes::from(format!("secret {number}").as_str())]);

@@ -1,4 +1,4 @@
-//! The latest events, kept for whoever listens.
+//! The ring of the latest events, for clients that listen or reconnect.
 
 use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,7 +13,7 @@ use crate::wire::status::Time;
 /// How many events are kept.
 pub const MOST: usize = 2048;
 
-/// How many bytes of them.
+/// How many bytes of events are kept.
 pub const MOST_BYTES: usize = 1 << 20;
 
 /// An event that is kept, as it is sent.
@@ -21,7 +21,7 @@ pub const MOST_BYTES: usize = 1 << 20;
 pub struct RingEvent {
     number: u64,
     agent: Option<Key>,
-    /// As the HTML standard has it, chapter "Server-sent events", blank line and all.
+    /// In the format of the HTML standard, chapter "Server-sent events", including the blank line.
     pub message: Bytes,
 }
 
@@ -35,7 +35,7 @@ impl RingEvent {
         }
     }
 
-    /// Whether a listener for this agent only gets it: what is about no agent concerns all.
+    /// Whether a listener for this agent gets the event: an event about no agent concerns all.
     pub fn concerns(&self, agent: &Key) -> bool {
         self.agent.as_ref().is_none_or(|about| about == agent)
     }
@@ -51,14 +51,14 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Of a daemon that started at that time.
+    /// The empty ring of a daemon that started at that time.
     pub fn new(started: SystemTime) -> Self {
         let since_1970 = started.duration_since(UNIX_EPOCH).unwrap_or_default();
         let epoch = u64::try_from(since_1970.as_millis()).unwrap_or_default();
         Self { epoch, kept: VecDeque::new(), bytes: 0, last: 0 }
     }
 
-    /// Notes what happened, now.
+    /// Adds an event that happens now.
     pub fn push(&mut self, what: What) {
         self.last += 1;
         let kept = RingEvent::new(&Event { id: self.latest(), at: Time(SystemTime::now()), what });
@@ -70,12 +70,12 @@ impl Ring {
         }
     }
 
-    /// The latest event's.
+    /// The id of the latest event.
     pub fn latest(&self) -> Id {
         Id { epoch: self.epoch, number: self.last }
     }
 
-    /// What a listener has not seen, in order, and first of all that it has missed something, if it has. After that it has seen the
+    /// The events that a listener has not seen, in order. If it has missed some, the first one says so. After that, it has seen the
     /// [`latest`](Self::latest).
     pub fn since(&self, since: Since) -> Vec<RingEvent> {
         let oldest = self.kept.front().map_or(self.last + 1, |kept| kept.number);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_is_told_what_it_has_not_seen() {
+    fn a_listener_gets_what_it_has_not_seen() {
         let ring = ring(3);
         assert_eq!(ids(&ring.since(Since::Beginning)), ["removed 7-1", "removed 7-2", "removed 7-3"]);
         assert_eq!(ids(&ring.since(seen("7-2"))), ["removed 7-3"]);
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_that_has_missed_something_is_told_so_first() {
+    fn a_listener_that_missed_something_learns_it_first() {
         assert_eq!(ids(&ring(1).since(seen("6-1"))), ["lost 7-0", "removed 7-1"], "of another daemon");
         assert_eq!(ids(&ring(1).since(seen("7-2"))), ["lost 7-0", "removed 7-1"], "of the future");
         assert_eq!(ids(&ring(0).since(seen("6-1"))), ["lost 7-0"]);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_kept_than_there_is_room_for() {
+    fn the_ring_keeps_only_what_there_is_room_for() {
         let mut ring = ring(0);
         let error = "x".repeat(MOST_BYTES / 4);
         (0..9).for_each(|_| {

@@ -1,4 +1,4 @@
-//! What the daemon knows at one instant, ready to be served.
+//! The snapshot: what the daemon knows at one instant, ready to be served.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -91,12 +91,12 @@ impl Snapshot {
         Err(Unknown::Secrets(why.lines().collect::<Vec<_>>().join("; ")))
     }
 
-    /// What metrics tell beside.
+    /// What only metrics show.
     pub fn facts(&self) -> &Facts {
         &self.parts.facts
     }
 
-    /// What stands in the way of the daemon.
+    /// What hinders the daemon.
     pub fn errors(&self) -> &Errors {
         &self.parts.errors
     }
@@ -116,8 +116,7 @@ impl Snapshot {
         self.by_key.get(key).map(|&at| &self.parts.agents[at])
     }
 
-    /// The same, with its history, and with what it takes of the machine now as far as the kernel counts that. It answers from
-    /// memory.
+    /// One agent with its history and its resources as far as the kernel counts them. The kernel answers from memory.
     pub fn agent_in_full(&self, key: &Key) -> Option<AgentStatus> {
         let agent = self.agent(key)?.clone();
         let resources = self.resources(key);
@@ -125,13 +124,13 @@ impl Snapshot {
         Some(AgentStatus { resources, history: history.unwrap_or_default(), ..agent })
     }
 
-    /// What an agent takes of the machine now, as far as the kernel counts that. It answers from memory.
+    /// The resources of an agent, as far as the kernel counts them. The kernel answers from memory.
     pub fn resources(&self, key: &Key) -> Option<Resources> {
         let group = self.parts.groups.as_ref()?.agent(key);
         Some(group.resources()).filter(|resources| *resources != Resources::default())
     }
 
-    /// How many agents there are, by state, in a line.
+    /// The number of agents by state, in a line.
     pub fn summary(&self) -> String {
         let count = |state| self.parts.agents.iter().filter(|agent| agent.state == state).count();
         let counts = State::ALL.map(|state| (state, count(state))).into_iter().filter(|&(_, count)| count > 0);

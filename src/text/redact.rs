@@ -176,13 +176,13 @@ mod tests {
         let (two, three) = rest.split_at(30);
         let laid_out = format!("╭────╮\n│ {one} │\n│ {two} │\n│ {three}  │\n╰────╯\n> {KEY}\n");
         let shown = redactor.redact(&laid_out);
-        let blots = |text: &str| "*".repeat(text.len());
+        let marks = |text: &str| "*".repeat(text.len());
         let expected = format!(
             "╭────╮\n│ {} │\n│ {} │\n│ {}  │\n╰────╯\n> {}\n",
-            blots(one),
-            blots(two),
-            blots(three),
-            blots(KEY)
+            marks(one),
+            marks(two),
+            marks(three),
+            marks(KEY)
         );
         assert_eq!(shown, expected);
     }
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_secret_in_pieces_no_more_is_shown_than_arouses_suspicion() {
+    fn a_secret_in_pieces_shows_less_than_arouses_suspicion() {
         let text = format!("a {KEY} b\n");
         let whole = of([KEY]).redact(&text);
         for cut in 0..text.len() {

@@ -1,5 +1,4 @@
-//! What a terminal shows, as text that can be shown on another: nothing in it does more than colour it, and secrets are redacted,
-//! however they are laid out.
+//! Turns a captured screen into text for another terminal: only colors stay, and secrets are redacted however they are laid out.
 
 use crate::text::ansi::{ESC, State};
 use crate::text::printable;
@@ -9,13 +8,13 @@ use crate::text::redact::{MARK, Redactor};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Piece<'a> {
     Character(char),
-    /// From one row to the next.
+    /// The end of a row.
     Break,
-    /// A sequence that sets colours and the like (SGR in ECMA-48).
+    /// A sequence that sets colors and the like (SGR in ECMA-48).
     Colour(&'a str),
 }
 
-/// The rows of a screen, without those at its end that are empty, each with its end of line; with colours if they are wanted.
+/// The rows of a screen, each with its end of line, without empty rows at the end; with colors if `colours` is set.
 pub fn shown(captured: &str, redactor: &Redactor, colours: bool) -> String {
     let pieces = pieces(captured);
     let is_secret = redacted(&pieces, redactor);
@@ -80,7 +79,7 @@ fn is_colour(sequence: &str) -> bool {
     parameters.is_some_and(|parameters| parameters.bytes().all(|byte| byte.is_ascii_digit() || b";:".contains(&byte)))
 }
 
-/// For each byte of the characters and breaks whether it is a secret's.
+/// Whether each byte of the characters and breaks is part of a secret.
 fn redacted(pieces: &[Piece<'_>], redactor: &Redactor) -> Vec<bool> {
     let characters = pieces.iter().filter_map(|piece| match piece {
         Piece::Character(character) => Some(*character),
@@ -111,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_kept_if_they_are_wanted_and_do_not_reach_beyond_the_screen() {
+    fn colors_are_kept_on_request_and_end_with_the_screen() {
         let captured = "\x1b[1m\x1b[38:2:1:2:3mred\x1b[39m.\n";
         assert_eq!(shown(captured, &none(), true), "\x1b[1m\x1b[38:2:1:2:3mred\x1b[39m.\x1b[0m\n");
         assert_eq!(shown(captured, &none(), false), "red.\n");

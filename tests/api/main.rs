@@ -141,7 +141,7 @@ fn other_methods_are_405_and_their_bodies_are_not_awaited() {
 }
 
 #[test]
-fn a_body_that_is_never_sent_keeps_nobody_waiting() {
+fn a_body_that_is_never_sent_delays_no_answer() {
     let answer = two_agents().exchange("GET /v1/agents HTTP/1.1\r\nContent-Length: 1000000\r\n\r\nonly this");
     assert_eq!(body(&answer), TWO_AGENTS);
 }
@@ -197,7 +197,7 @@ fn what_is_no_http_is_refused_and_closed() {
 }
 
 #[test]
-fn a_header_may_have_16_kib_and_no_more() {
+fn a_header_may_have_at_most_16_kib() {
     let server = two_agents();
     let request = |length: usize| {
         let start = "GET /v1/agents HTTP/1.1\r\nConnection: close\r\nX: ";
@@ -213,7 +213,7 @@ fn a_header_may_have_16_kib_and_no_more() {
 }
 
 #[test]
-fn silent_and_half_heard_clients_are_closed_while_others_are_served() {
+fn silent_and_halting_clients_are_closed_others_are_served() {
     let server = Server::start(vec![running("a")], short());
     let from = Instant::now();
     let mut silent = server.connect();
@@ -279,7 +279,7 @@ fn a_slow_reader_is_waited_for() {
 }
 
 #[test]
-fn a_thousand_silent_clients_hold_up_nobody() {
+fn a_thousand_silent_clients_delay_no_other() {
     let _room = many_descriptors();
     let server = two_agents();
     let clients: Vec<UnixStream> = (0..1000).map(|_| server.connect()).collect();
@@ -303,7 +303,7 @@ fn a_thousand_clients_at_once_are_all_answered() {
 }
 
 #[test]
-fn more_than_1024_clients_are_closed_as_they_come_and_places_become_free() {
+fn clients_beyond_1024_are_closed_until_slots_become_free() {
     let _room = many_descriptors();
     let server = two_agents();
     let mut clients: Vec<UnixStream> = (0..1100).map(|_| server.connect()).collect();

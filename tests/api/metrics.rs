@@ -130,7 +130,7 @@ fn an_independent_parser_understands_them() {
 }
 
 #[test]
-fn a_thousand_who_ask_at_once_are_all_told() {
+fn a_thousand_clients_at_once_all_get_metrics() {
     let _room = many_descriptors();
     let server = two();
     let mut clients: Vec<UnixStream> = (0..1000).map(|_| server.connect()).collect();

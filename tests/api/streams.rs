@@ -58,7 +58,7 @@ fn comes_true(mut condition: impl FnMut() -> bool) {
 }
 
 #[test]
-fn events_are_told_to_everybody_who_listens_as_they_happen() {
+fn every_listener_gets_events_as_they_happen() {
     let server = server(Limits::default());
     happens(&server, "before");
     let mut clients: Vec<_> = (0..20).map(|_| follow(&server, "/v1/events", "")).collect();
@@ -74,7 +74,7 @@ fn events_are_told_to_everybody_who_listens_as_they_happen() {
 }
 
 #[test]
-fn who_comes_back_is_told_what_it_has_missed() {
+fn a_client_that_reconnects_gets_what_it_missed() {
     let server = server(Limits::default());
     (0..4).for_each(|_| happens(&server, "a"));
     for (path, header) in [("/v1/events", "Last-Event-ID: 0-2\r\n"), ("/v1/events?after=0-2", "")] {
@@ -90,7 +90,7 @@ fn who_comes_back_is_told_what_it_has_missed() {
 }
 
 #[test]
-fn what_is_kept_is_told_once_to_who_does_not_follow() {
+fn a_client_that_does_not_follow_gets_what_is_kept_once() {
     let server = server(Limits::default());
     happens(&server, "a");
     happens(&server, "B");
@@ -153,7 +153,7 @@ fn events_about_others_move_on_where_a_client_resumes() {
 }
 
 #[test]
-fn one_stream_too_many_is_refused_until_another_has_gone_and_the_rest_is_served_all_the_while() {
+fn one_stream_too_many_is_refused_until_another_has_gone() {
     let server = server(Limits { streams: 2, ..Limits::default() });
     let first = follow(&server, "/v1/events", "");
     let _second = follow(&server, "/v1/events", "");
@@ -194,7 +194,7 @@ fn streams_end_with_the_daemon() {
 }
 
 #[test]
-fn a_query_that_cannot_be_meant_and_an_agent_that_is_not_there_are_said_at_once() {
+fn invalid_queries_and_unknown_agents_are_refused_at_once() {
     let server = server(Limits::default());
     let ask = |path: &str| server.exchange(&format!("GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n"));
     let answer = ask("/v1/events?folow=false");

@@ -321,7 +321,7 @@ fn a_secret_is_forgotten_by_all_but_those_who_need_it() {
     let harness = Process(daemon.wait_until_running("a"));
     let launcher = harness.parent();
     assert!(remembers(harness, &daemon.canary) && remembers(Process(daemon.pid()), &daemon.canary));
-    // What it masks in what is printed it has to know.
+    // It must know what it redacts in the log.
     daemon.wait("the launcher to forget all else", || (!remembers(launcher, &declared)).then_some(()));
     assert!(remembers(launcher, &daemon.canary));
     for (what, process) in [("the deputy", deputy(&daemon)), ("the tmux server", launcher.parent())] {
