@@ -723,6 +723,32 @@ mod tests {
         UnderWay { commands: mpsc::unbounded_channel().0, launch: Some(launch), is_certain }
     }
 
+    fn agent(under_way: UnderWay) -> Agent {
+        Agent {
+            machine: Machine::new("a".parse().unwrap()),
+            desired: None,
+            attempts: [(Attempt::default(), under_way)].into(),
+            is_known: false,
+            is_told: false,
+            knows_past: true,
+            launches: Launches::default(),
+            brakes: Arc::default(),
+            redactor: None,
+        }
+    }
+
+    #[test]
+    fn a_redactor_is_built_only_if_a_launch_changes() {
+        let (mut redactors, mut agent) = (Redactors::default(), agent(under_way(true)));
+        assert!(agent.redact(&mut redactors) && !agent.redact(&mut redactors));
+        agent.attempts.insert(Attempt::default(), under_way(true));
+        assert!(agent.redact(&mut redactors) && !agent.redact(&mut redactors));
+        assert!(agent.redactor.as_ref().unwrap().1.is_all);
+        agent.attempts.insert(Attempt::default(), under_way(false));
+        assert!(agent.redact(&mut redactors));
+        assert!(!agent.redactor.as_ref().unwrap().1.is_all, "a survivor may have other secrets");
+    }
+
     #[test]
     fn what_runs_is_unknown_while_it_may_be_a_survivor() {
         let attempt = Attempt::default();

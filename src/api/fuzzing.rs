@@ -148,7 +148,7 @@ pub fn talk(mut bytes: &[u8]) {
 /// Asks for this, and checks that it is an order, or refused with a reason.
 pub fn order(uri: &str) {
     let Ok(request) = Request::builder().uri(uri).body(()) else { return };
-    let Ok(name) = "a".parse() else { return };
+    let Ok(name) = "a".parse::<crate::agent::name::Name>() else { return };
     for order in [
         StreamRequest::events(&request),
         StreamRequest::screen(name.key(), &request),
