@@ -16,6 +16,7 @@ use super::http::{Next, Responder, header_length};
 use super::query::StreamRequest;
 use super::slots::{Client, Rest};
 use super::{Limits, Sources};
+use crate::agent::name::Name;
 use crate::deputy::Deputy;
 use crate::deputy::renderer::Renderers;
 use crate::logs::store::Store;
@@ -148,7 +149,7 @@ pub fn talk(mut bytes: &[u8]) {
 /// Asks for this, and checks that it is an order, or refused with a reason.
 pub fn order(uri: &str) {
     let Ok(request) = Request::builder().uri(uri).body(()) else { return };
-    let Ok(name) = "a".parse::<crate::agent::name::Name>() else { return };
+    let Ok(name) = "a".parse::<Name>() else { return };
     for order in [
         StreamRequest::events(&request),
         StreamRequest::screen(name.key(), &request),
