@@ -3,6 +3,7 @@
 mod sse;
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,20 +25,20 @@ use crate::wire::status::{AgentStatus, Health};
 /// How long an answer may take in all. The daemon answers from memory; one that takes this long does not work.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why there is no answer. Completes "failed to …".
+/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nobody listens: there is no socket, or a stale one.
-    #[error("reach agentd at {}: it is not running", named(.0))]
+    #[error("failed to reach agentd at {}: it is not running", named(.0))]
     NotRunning(PathBuf),
     /// The socket is for others.
-    #[error("reach agentd at {}: permission denied; be a member of group admin or root", named(.0))]
+    #[error("failed to reach agentd at {}: permission denied; be {}", named(.0), who_may_connect(.0))]
     Denied(PathBuf),
     /// The path does not fit into a socket address.
     #[error(transparent)]
     Address(#[from] unix_socket::Error),
     /// No answer, or nothing more of it, for too long.
-    #[error("get {what} from agentd at {}: no answer within {} s", socket.display(), patience.as_secs())]
+    #[error("failed to get {what} from agentd at {}: no answer within {} s", socket.display(), patience.as_secs())]
     Timeout {
         /// Where it was asked.
         socket: PathBuf,
@@ -47,7 +48,7 @@ pub enum Error {
         patience: Duration,
     },
     /// The connection failed, or what came over it was no HTTP.
-    #[error("get {what} from agentd at {}: {}", socket.display(), root_cause(source.as_ref()))]
+    #[error("failed to get {what} from agentd at {}: {}", socket.display(), root_cause(source.as_ref()))]
     Transport {
         /// Where it was asked.
         socket: PathBuf,
@@ -57,10 +58,10 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The daemon knows no agent of that name.
-    #[error("find agent {0:?}: agentd knows none of that name; agentd status lists those there are")]
+    #[error("failed to find agent {0:?}: agentd knows none of that name; agentd status lists those there are")]
     NoSuchAgent(String),
     /// An answer other than 200.
-    #[error("get {what} from agentd: {}", if message.is_empty() { status.as_str() } else { message })]
+    #[error("failed to get {what} from agentd: {}", if message.is_empty() { status.as_str() } else { message })]
     Refused {
         /// What it was asked for, in words.
         what: String,
@@ -70,7 +71,7 @@ pub enum Error {
         message: String,
     },
     /// A 200 with a body that is not what it should be.
-    #[error("understand what agentd answered when it was asked for {what}: {source}")]
+    #[error("failed to understand what agentd answered when it was asked for {what}: {source}")]
     Malformed {
         /// What it was asked for, in words.
         what: String,
@@ -245,6 +246,15 @@ fn named(socket: &Path) -> String {
     let is_from_variable = std::env::var_os(SOCKET_VARIABLE).is_some_and(|value| value == socket.as_os_str());
     let origin = if is_from_variable { format!(" (named by {SOCKET_VARIABLE})") } else { String::new() };
     format!("{}{origin}", socket.display())
+}
+
+/// Who may connect, as far as the permissions of the socket, or of the folder that hides it, can be read.
+fn who_may_connect(socket: &Path) -> String {
+    let group = socket.ancestors().find_map(|path| std::fs::metadata(path).ok()).map(|metadata| metadata.gid());
+    match group.filter(|&group| group != 0).and_then(users::get_group_by_gid) {
+        Some(group) => format!("a member of group {} or root", group.name().to_string_lossy()),
+        None => "root, or the user that agentd runs as".to_owned(),
+    }
 }
 
 /// The innermost error: those around it say only that a request failed.

@@ -1,8 +1,8 @@
 //! The jcard: TOML text in, validated agents out.
 //!
 //! Only `[agent]` and `[[agents]]` are read. A mistake in one entry concerns that entry alone: it becomes a [`Finding`] with its
-//! place in the file, and the other entries stand. This module is the only home of defaults, and it touches nothing of the system:
-//! what needs the system (whether a `workdir` exists, what a `prompt_file` holds) is found out later, in `desired`.
+//! position in the file, and the other entries stand. This module is the only home of defaults, and it does not touch the system:
+//! what needs the system (whether a `workdir` exists, what a `prompt_file` holds) is found out later, in [`crate::inputs`].
 
 mod agents;
 mod fields;

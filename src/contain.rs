@@ -1,4 +1,4 @@
-//! Finding and killing everything that is an agent's.
+//! Finds and kills everything that belongs to an agent.
 
 pub mod cgroup;
 pub mod marker;

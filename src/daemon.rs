@@ -25,9 +25,9 @@ use crate::api::{self, Sources};
 use crate::contain::tree::Trees;
 use crate::deputy::Deputy;
 use crate::deputy::renderer::Renderers;
-use crate::inputs::assemble::Place;
+use crate::inputs::assemble::DeclarationContext;
 use crate::inputs::{Inputs, News, Nudge};
-use crate::launch::socket_dir::{self, Folder, Keeper};
+use crate::launch::socket_dir::{self, LaunchSocketKeeper, SocketDir};
 use crate::launch::{listener, program};
 use crate::logs::guard::Guard;
 use crate::logs::store::Store;
@@ -120,7 +120,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let group = admin_group(&settings.admin_group)?;
     let mut state_errors = Vec::new();
     let lock = match Lock::take(&settings.state_dir) {
-        Err(error @ lock::Error::System { .. }) => {
+        Err(error @ lock::Error::System(_)) => {
             state_errors.push(error.to_string());
             None
         }
@@ -129,7 +129,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let key = match crate::state::key::Key::of(&settings.state_dir) {
         Err(error) => {
             state_errors.push(error.to_string());
-            crate::state::key::Key::passing()?
+            crate::state::key::Key::ephemeral()?
         }
         key => key?,
     };
@@ -142,7 +142,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
         (listener, Some(address))
     };
     unix_socket::check_length(&settings.tmux_socket)?;
-    let folder = match Folder::of(&settings.tmux_socket, &account, Some(group)) {
+    let folder = match SocketDir::of(&settings.tmux_socket, &account, Some(group)) {
         // Of the agent user's making, who must not be able to keep the daemon from serving the API and from stopping agents.
         Err(error @ socket_dir::Error::Served(_)) => {
             tracing::error!("{error}; no agent can be started");
@@ -160,12 +160,12 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let result = runtime.block_on(async {
         let listener = UnixListener::from_std(api).map_err(failed("listen on the API's socket"))?;
         let api = ApiSocket { listener, address: api_address, group };
-        let place = Place { file: settings.config.clone(), account, key };
+        let place = DeclarationContext { file: settings.config.clone(), account, key };
         let store = Store::new(&settings.log_dir, group, settings.log_retention);
         let reception = Reception { folder: folder.as_ref(), group };
         serve(settings, place, reception, store, api, started, state_errors).await
     });
-    if let Some(Err(error)) = folder.as_ref().map(Folder::remove_launch_socket) {
+    if let Some(Err(error)) = folder.as_ref().map(SocketDir::remove_launch_socket) {
         tracing::warn!("failed to remove {}: {error}", launch_socket.display());
     }
     // A thread that reads from a hung file system must not hold up the end.
@@ -240,15 +240,15 @@ impl Api {
 /// Where launchers are received.
 #[derive(Clone, Copy)]
 struct Reception<'a> {
-    /// `None` as long as root does not go there.
-    folder: Option<&'a Folder>,
+    /// `None` if root does not enter it.
+    folder: Option<&'a SocketDir>,
     /// Who may look into it.
     group: Gid,
 }
 
 async fn serve(
     settings: &Settings,
-    place: Place,
+    place: DeclarationContext,
     Reception { folder, group }: Reception<'_>,
     store: Store,
     api: ApiSocket,
@@ -256,7 +256,7 @@ async fn serve(
     mut state_errors: Vec<String>,
 ) -> Result<(), Error> {
     let failed = |operation| move |source| Error::System { operation, source };
-    let launch_listener = folder.map(Folder::bind_launch_socket).transpose()?;
+    let launch_listener = folder.map(SocketDir::bind_launch_socket).transpose()?;
     let signals = Signals::catch().map_err(failed("catch signals"))?;
 
     let (events, inbox) = mpsc::unbounded_channel();
@@ -281,6 +281,7 @@ async fn serve(
     let programs = Programs { launcher, agentd: executable };
     let means = means(settings, &tmux, programs, troubles, user, &store, snapshot.clone());
     let to_recover = means.trees.clone();
+    let systemd = to_recover.systemd();
     let Reading { agents, problems } = machines(&record).await.map_err(failed("read the record"))?;
     state_errors.extend(problems.iter().map(ToString::to_string));
     for error in &state_errors {
@@ -304,7 +305,7 @@ async fn serve(
     let visitors = events.clone();
     // Nobody listens any more only when the daemon is ending.
     let hand_on = move |visitor| drop(visitors.send(Event::Visitor(visitor)));
-    let keeper = Keeper::new(&settings.tmux_socket, &place.account, Some(group), launch_listener.is_some());
+    let keeper = LaunchSocketKeeper::new(&settings.tmux_socket, &place.account, Some(group), launch_listener.is_some());
     tokio::spawn(listener::receive(launch_listener, keeper, user, trouble, round.clone(), hand_on));
     let groups = events.clone();
     tokio::spawn(to_recover.recover_groups(round.clone(), move || drop(groups.send(Event::Groups))));
@@ -338,7 +339,7 @@ async fn serve(
         "agentd runs"
     );
 
-    tokio::spawn(obey(signals, settings.on_terminate, notifier, events, nudges));
+    tokio::spawn(obey(signals, settings.on_terminate, notifier, systemd, events, nudges));
 
     let mut are_stopped = false;
     let result = tokio::select! {
@@ -407,7 +408,9 @@ async fn release(tmux: &Tmux) {
     if tmux.is_given_up() {
         match tmux.end_server().await {
             Ok(true) => tracing::warn!("ended the tmux server, which did not answer and had no sessions but agents'"),
-            Ok(false) => tracing::warn!("left the tmux server, which did not answer, because of what else it has"),
+            Ok(false) => {
+                tracing::warn!("left the tmux server, which did not answer, because it has other sessions, too");
+            }
             Err(error) => tracing::warn!("{error}"),
         }
     }

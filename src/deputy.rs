@@ -1,18 +1,18 @@
-//! The deputy: a process of agentd's own that acts with the agent user's rights, so that root need not.
+//! The deputy: a helper process that acts with the agent user's rights, so that root need not.
 //!
 //! ```text
 //! daemon (root) ──socket pair──▶ deputy (agent user) ──▶ tmux clients, prompt files, working directories, terminal emulators
 //! ```
 //!
-//! Everything on a path that the agent user can redirect, and every tmux client (which a hostile server can make run commands),
-//! is the deputy's business: whatever it is tricked into, it is tricked into as the agent user. It starts as the daemon's child,
-//! becomes the agent user before it reads the first request, and ends when the daemon's end of the socket closes. Because it
-//! gives up root without a further `execve(2)`, the kernel lets nobody but root trace it. What it [inherits](crate::sys::inheritance)
-//! from whoever started the daemon, the terminal first of all, it gives up before: its tmux clients do what a hostile server says.
+//! The deputy uses every path that the agent user can redirect, and runs every tmux client, because a hostile server can make its
+//! clients run commands. Whatever it is tricked into, it does as the agent user. It starts as the daemon's child, becomes the agent
+//! user before it reads the first request, and ends when the daemon's end of the socket closes. Because it gives up root without
+//! another `execve(2)`, the kernel lets only root trace it. Before that it gives up what it [inherits](crate::sys::inheritance) from
+//! the process that started the daemon, above all the terminal.
 //!
-//! A request that gets no answer, because the deputy was killed or something in it hangs, is an [`Error`]: nothing is known then,
-//! and callers must not take that for an answer. The deputy bounds its own work, so one that does not answer in time was stopped
-//! or crippled: it is killed, and replaced.
+//! A request that gets no answer, because the deputy was killed or hangs, is an [`Error`]: nothing is known then, and callers must not
+//! take that for an answer. The deputy limits the time of its own work, so one that does not answer in time was stopped or damaged: it
+//! is killed and replaced.
 
 mod keeper;
 mod protocol;

@@ -1,8 +1,8 @@
-//! The inputs: reads jcard, secrets, prompts and working directories whenever they may have changed, and says what is desired.
+//! Reads the jcard, secrets, prompts and working directories whenever they may have changed, and publishes the desired state.
 //!
-//! Changes are noticed where the system announces them, and by reading again every `resync` where it does not (9p, virtiofs).
-//! They are acted on after `settle` of quiet, at most ten times that after the first. What cannot be read is not empty: the last
-//! good reading stays, for each path on its own.
+//! Changes are noticed by inotify, or by reading again every `resync` where the file system sends no events (9p, virtiofs). They take
+//! effect after they have been quiet for `settle`, at most ten times that after the first. A path that cannot be read is not taken for
+//! empty: its last good reading stays in use.
 
 pub mod assemble;
 pub mod secrets;
@@ -22,20 +22,20 @@ use crate::agent::declaration::Desired;
 use crate::agent::seen::{Seen, SeenPrompt};
 use crate::config::{self, Config};
 use crate::deputy::{self, Deputy};
-use crate::inputs::assemble::{Place, desired, folder_of, located, paths};
+use crate::inputs::assemble::{DeclarationContext, desired, folder_of, located, paths};
 use crate::inputs::secrets::Known;
 use crate::sys::blocking;
 use crate::sys::regular_file;
 use crate::sys::watch::{Target, Watcher};
 
 /// How many times `settle` a change may be put off because others follow it.
-const PATIENCE: u32 = 10;
+const MOST_SETTLES: u32 = 10;
 
 /// Where the inputs are, and how they are attended to.
 #[derive(Clone, Debug)]
 pub struct Inputs {
     /// The jcard, and for whom it is read.
-    pub place: Place,
+    pub place: DeclarationContext,
     /// The secrets.
     pub secret_dir: PathBuf,
     /// How the jcard is read.
@@ -151,7 +151,7 @@ impl Inputs {
         say(News::Read);
         loop {
             let retry = tokio::time::sleep(Duration::from_secs(1));
-            // Each arm only waits; what it waits for is looked at anew afterwards, so a cancelled arm loses nothing.
+            // Each arm only waits; what it waits for is looked at again afterwards, so a cancelled arm loses nothing.
             let trigger = tokio::select! {
                 changed = watcher.changed() => { changed?; Trigger::Changed }
                 nudge = nudges.recv() => match nudge {
@@ -185,9 +185,9 @@ impl Inputs {
         }
     }
 
-    /// Waits until nothing has changed for a while, but not for ever. Answers whether somebody did not want to wait so long.
+    /// Waits until nothing has changed for a while, but not forever. Answers whether somebody did not want to wait so long.
     async fn settle(&self, watcher: &Watcher, nudges: &mut mpsc::Receiver<Nudge>) -> bool {
-        let limit = Instant::now() + self.settle * PATIENCE;
+        let limit = Instant::now() + self.settle * MOST_SETTLES;
         loop {
             let quiet = self.settle.min(limit.saturating_duration_since(Instant::now()));
             if quiet.is_zero() {
@@ -247,7 +247,7 @@ impl Inputs {
         is_news |= is_edited || seen != last.seen;
         for (path, reason) in &seen.unreachable {
             if !last.seen.unreachable.contains_key(path) {
-                tracing::warn!("{} could not be looked at: {reason}; trying again", path.display());
+                tracing::warn!("failed to look at {}: {reason}; trying again", path.display());
             }
         }
         if is_news {
@@ -385,7 +385,7 @@ fn report(path: &Path, config: &Config, desired: &Desired, before: Option<&Desir
         tracing::error!("{line}");
     }
     if desired.config_error.is_none() && before_config.is_some() {
-        tracing::info!("{path}: mended");
+        tracing::info!("{path}: resolved");
     }
     for line in config
         .warning()
@@ -449,10 +449,10 @@ mod tests {
                 }
             });
             let inputs = Inputs {
-                place: Place {
+                place: DeclarationContext {
                     file: directory.path().join("jcard.toml"),
                     account: Account::current().unwrap(),
-                    key: Key::passing().unwrap(),
+                    key: Key::ephemeral().unwrap(),
                 },
                 secret_dir: directory.path().join("secrets"),
                 options: config::Options::default(),
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_path_that_cannot_be_looked_at_holds_up_its_own_agent_only_and_is_tried_again() {
+    async fn an_unreadable_path_holds_up_only_its_own_agent() {
         let world = World::new(JCARD, false);
         let (_nudges, mut said) = world.follow();
         let desired = said.recv().await.unwrap();
@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reading_again_looks_once_at_each_path_and_says_nothing_when_nothing_has_changed() {
+    async fn rereading_looks_once_at_each_path_and_reports_only_changes() {
         let agent = |number| {
             format!("[[agents]]\nname = 'a{number}'\nharness = 'custom'\nworkdir = '/well'\nprompt_file = 'p'\n")
         };
@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_put_together_for_each_agent_unless_something_has_changed() {
+    async fn nothing_is_assembled_unless_something_has_changed() {
         let world = World::new(JCARD, true);
         let (mut watcher, mut last, said) = (Watcher::open(), Last::default(), Cell::new(0));
         let say = |_| said.set(said.get() + 1);

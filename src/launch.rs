@@ -1,4 +1,4 @@
-//! The launcher: the small parent that every agent has.
+//! The launcher: the small parent process of each agent.
 //!
 //! ```text
 //! daemon ── tmux new-session … agentd-launcher NAME ATTEMPT SOCKET AGENTD ──▶ pane
@@ -15,11 +15,11 @@
 //!    (ends as the harness did)
 //! ```
 //!
-//! The daemon may die at any instant. The agent does not notice; its launcher connects to the next daemon and says in its `Hello`
-//! how far it has come. An end is told until it is noted, or for a minute; after that tmux still holds the status.
+//! The daemon may die at any instant. The agent does not notice: its launcher connects to the next daemon and says in its `Hello` how
+//! far it has come. The launcher reports an end until it is noted, or for a minute; after that tmux still holds the status.
 //!
-//! Secrets travel over the socket only: they stand in no argument and in no environment but the harness's own. The launcher keeps
-//! those that it redacts in the [log](crate::logs), and forgets everything else.
+//! Secrets travel over the socket only: they are in no argument, and in no environment but the harness's own. The launcher keeps those
+//! that it redacts in the [log](crate::logs), and forgets everything else.
 //!
 //! The launcher runs as the agent user, so its word is no better than the agent's. It can lie about its own agent; it cannot
 //! speak for another, because the daemon knows it by the process id of the pane before it sends anything, and nothing it says

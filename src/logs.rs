@@ -1,4 +1,4 @@
-//! What agents print: kept from the first to the last byte of each attempt, by the launcher, for people to read later.
+//! Logs: the launcher keeps what an agent prints, from the first to the last byte of each attempt.
 //!
 //! ```text
 //! LOG_DIR/NAME/00000007-2.log      what the harness printed in attempt 2, the seventh of this agent's that is kept
@@ -6,11 +6,10 @@
 //!                                  and on what: columns and rows of the terminal from an offset on, marked by the highest bit
 //! ```
 //!
-//! The daemon makes the files, for root and the administrators, and passes them to the launcher, which writes; so the log goes on
-//! while no daemon runs, and a flood of output is no business of the daemon's. It [looks after](guard) what the files take of the
-//! disk, since the launcher is the agent user's. The number before the attempt's only ever grows
-//! within a folder: what came before what does not depend on a clock, and is known although attempts are counted from 1 again with
-//! each declaration.
+//! The daemon makes the files, for root and the administrators, and passes them to the launcher, which writes. So the log goes on
+//! while no daemon runs, and a flood of output does not burden the daemon. The daemon [limits](guard) what the files take of the disk,
+//! since the launcher runs as the agent user. The number before the attempt's only ever grows within a folder, so the order of attempts
+//! does not depend on a clock, and is known although each declaration counts attempts from 1.
 //!
 //! The file holds the bytes as the terminal got them, escapes and all, but for secrets, which are [redacted](crate::text::redact). Of a long attempt the
 //! [latest bytes](writer) are kept: the beginning of the file becomes a hole, so that an offset means the same place as long as the
@@ -31,13 +30,10 @@ pub mod writer;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
 
-use nix::sys::stat::fstat;
 use rendering::Size;
-use serde::{Deserialize, Serialize};
 
 /// How many bytes of an attempt are kept if nothing else is said.
 pub const SIZE: u64 = 64 << 20;
@@ -47,21 +43,6 @@ pub const LEAST_SIZE: u64 = 64 << 10;
 
 /// How many attempts of an agent are kept if nothing else is said.
 pub const ATTEMPTS: usize = 20;
-
-/// Which file it is, whatever name it has or whether it has any.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileId {
-    device: u64,
-    inode: u64,
-}
-
-impl FileId {
-    /// Of an open file.
-    pub fn of(file: impl AsFd) -> io::Result<Self> {
-        let status = fstat(file)?;
-        Ok(Self { device: status.st_dev, inode: status.st_ino })
-    }
-}
 
 /// How many bytes of the disk a file takes.
 fn occupied(file: &File) -> io::Result<u64> {

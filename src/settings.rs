@@ -1,4 +1,4 @@
-//! Where things are, and how the daemon goes about its work: flags, the environment, and the defaults for the rest.
+//! Settings: flags, the environment, and the defaults for the rest.
 //!
 //! Every default path is here, and nowhere else.
 

@@ -29,7 +29,7 @@ use crate::agent::machine::{self, Attempt, Effect, Machine};
 use crate::agent::name::{Key, Name};
 use crate::agent::reconcile::{Action, Held, HeldAgent, plan};
 use crate::agent::spec::Limits;
-use crate::launch::listener::Visitor;
+use crate::launch::listener::UnverifiedLauncher;
 use crate::launch::protocol::Progress;
 use crate::observe::facts::{Facts, Launches};
 use crate::observe::redactions::{AgentRedactor, Redactions, Redactors, prepared};
@@ -57,7 +57,7 @@ pub enum Event {
     /// All that is desired was said: at first, or because somebody wanted everything read again.
     Read,
     /// Somebody reports at the launch socket.
-    Visitor(Visitor),
+    Visitor(UnverifiedLauncher),
     /// Something happened to an agent.
     Agent {
         /// Its key.
@@ -470,7 +470,7 @@ impl Supervisor {
 
     /// Hands a visitor to the attempt that is under way. It need not be the one that it names: an earlier daemon may have counted
     /// otherwise. Which process is expected is known there.
-    fn direct(&mut self, visitor: Visitor) {
+    fn direct(&mut self, visitor: UnverifiedLauncher) {
         let key = visitor.name.parse::<Key>().ok();
         let agent = key.and_then(|key| self.agents.get(&key));
         if let Some(under_way) = agent.and_then(|agent| agent.attempts.values().next()) {

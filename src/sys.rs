@@ -1,16 +1,20 @@
-//! What Linux gives, one thing a file: descriptors, files, processes, sockets, clocks, the log.
+//! What Linux offers, one topic per file: descriptors, files, processes, sockets, clocks, the log.
 
 pub mod account;
+pub mod atomic_file;
 pub mod blocking;
 pub mod clock;
 pub mod exec;
 pub mod fd;
 pub mod fd_passing;
+pub mod file_id;
 pub mod frame;
 pub mod inheritance;
+pub mod inotify;
 pub mod log;
 pub mod memory;
 pub mod panics;
+mod path_error;
 pub mod poll;
 pub mod process;
 pub mod procfs;
@@ -25,3 +29,5 @@ pub mod systemd;
 pub mod terminal;
 pub mod unix_socket;
 pub mod watch;
+
+pub use path_error::PathError;

@@ -1,18 +1,18 @@
 //! tmux: sessions and panes on the dedicated server.
 //!
 //! Contract: each agent has one session, and in it one pane of its own. The session bears its agent's key in the option
-//! `@agentd-owner`, the pane in `@agentd-agent`, and by these marks they are found, right before each use: names are the
-//! operators' to change. A session without the agent's mark is somebody else's and is never touched. After the end of an agent
+//! `@agentd-owner`, the pane in `@agentd-agent`, and they are found by these marks, right before each use: operators may
+//! change names. A session without the agent's mark belongs to somebody else and is never touched. After the end of an agent
 //! its pane stays (`remain-on-exit`), and whoever attaches, or is attached, gets a shell beside it.
 //!
 //! Every client is run by the [deputy], as the agent user: a hostile server can make its clients run commands.
-//! What a client prints is the agent user's word, and hostile input: here it becomes a number or an error, nothing else. Targets
+//! What a client prints is hostile input from the agent user: here it becomes a number or an error, nothing else. Targets
 //! are exact (`=NAME:`, `$id` or `%id`), because a bare name matches prefixes (`tmux(1)`, "COMMANDS").
 //!
-//! A client that reaches no server, or is cut off by it, proves nothing: the deputy looks who listens on the socket. Only where
-//! nobody does is there no server, and may one be started; a second one would shut the first out of its socket, with all that runs in
-//! it. A server that lost its socket file makes it anew. One of another version, which does not understand the installed client,
-//! is spoken to by the program that it was itself started from.
+//! A client that reaches no server, or is cut off by it, proves nothing: the deputy checks who listens on the socket. A server is
+//! started only if nobody does: a second one would take the socket from the first, with everything that runs in it. A server that lost
+//! its socket file makes it again. If a server of another version does not understand the installed client, the program that it was
+//! itself started from is its client.
 
 mod client;
 mod memory;
@@ -39,10 +39,10 @@ use self::client::Arguments;
 use self::sessions::ToClose;
 use crate::agent::name::Name;
 use crate::deputy::{self, Deputy, RunError, Server};
-use crate::launch::socket_dir::identity;
 use crate::sys::account::Account;
 use crate::sys::process::Identity;
-use crate::sys::rate_limit::Brake;
+use crate::sys::rate_limit::{Brake, OnChange};
+use crate::sys::safe_path::version_at;
 
 /// The oldest tmux whose commands and options are used here.
 pub const OLDEST: (u32, u32) = (3, 2);
@@ -222,31 +222,29 @@ impl Tmux {
         Self { memory: Arc::new(memory), ..self }
     }
 
-    /// Starts the server, with patience, and sees to it that it can be reached for as long as it lives: at each of the `rounds`, until
-    /// there are none.
+    /// Starts the server, trying again until it runs, and keeps it reachable: checks it at each of the `rounds`, until they end.
     pub async fn keep(&self, mut rounds: watch::Receiver<()>) {
-        let (mut pause, mut complaint, brake) = (Duration::from_secs(1), String::new(), Brake::new());
+        let (mut pause, mut complaint, brake) = (Duration::from_secs(1), OnChange::default(), Brake::new());
         // Ahead of time; each launch starts the server if it has to.
         while let Err(error) = self.start_server().await {
             let error = error.to_string();
             // Its words can be another's, who has others each time.
-            if error != complaint
+            if complaint.pass(&error)
                 && let Some(count) = brake.pass()
             {
                 tracing::error!("{error} (complaint {count} so far)");
             }
-            complaint = error;
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
         let mut tended = None;
         while rounds.changed().await.is_ok() {
-            let there = identity(&self.socket);
+            let there = version_at(&self.socket);
             // Nobody wakes a server whose socket is in its place.
             if there.is_none() || there != tended {
                 // Whatever fails here fails whoever needs the server, and is told there.
                 let _ = self.tend().await;
-                tended = identity(&self.socket);
+                tended = version_at(&self.socket);
             }
         }
     }
@@ -373,8 +371,8 @@ impl Tmux {
         }
     }
 
-    /// Sees to it that the server notices the end of a process that it has started. It mostly does so by itself; tmux 3.3a misses one
-    /// now and then, until another ends.
+    /// Makes sure that the server notices the end of a process that it has started. It usually does so by itself, but tmux 3.3a
+    /// sometimes misses one until another process ends.
     pub async fn see_noticed(&self, ended: Identity) {
         for pause in TO_NOTICE {
             sleep(pause).await;
@@ -452,7 +450,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_close_their_sessions_at_a_time_share_the_clients_that_it_takes() {
+    async fn sessions_closed_at_once_share_their_clients() {
         let (tmux, clients) = hundred_sessions();
         let mut closing = tokio::task::JoinSet::new();
         for number in 0..100 {

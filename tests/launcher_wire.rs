@@ -11,9 +11,9 @@ use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use agentd::launch::listener::{self, Visitor};
+use agentd::launch::listener::{self, UnverifiedLauncher};
 use agentd::launch::protocol::{FromLauncher, MAX_FROM_LAUNCHER, Progress, ToLauncher, WIRE_VERSION};
-use agentd::launch::socket_dir::{Folder, Keeper};
+use agentd::launch::socket_dir::{LaunchSocketKeeper, SocketDir};
 use agentd::sys::account::Account;
 use agentd::sys::{fd_passing, frame};
 use rstest::rstest;
@@ -101,17 +101,17 @@ async fn a_launcher_of_an_earlier_build_is_understood(#[case] recording: &str, #
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
     let directory = tempfile::TempDir::new().unwrap();
     let account = Account::current().unwrap();
-    let folder = Folder::of(&directory.path().join("tmux.sock"), &account, None).unwrap();
+    let folder = SocketDir::of(&directory.path().join("tmux.sock"), &account, None).unwrap();
     let listener = folder.bind_launch_socket().unwrap();
     let (trouble, _troubles) = watch::channel(None);
     let (_rounds, round) = watch::channel(());
     let (tell, mut told) = mpsc::unbounded_channel();
-    let hand_on = move |visitor: Visitor| drop(tell.send(visitor));
-    let keeper = Keeper::new(&folder.launch_socket(), &account, None, true);
+    let hand_on = move |visitor: UnverifiedLauncher| drop(tell.send(visitor));
+    let keeper = LaunchSocketKeeper::new(&folder.launch_socket(), &account, None, true);
     tokio::spawn(listener::receive(Some(listener), keeper, account.uid, trouble, round, hand_on));
 
     let mut heard = Vec::new();
-    let (mut stream, mut visitor) = (None, None::<Visitor>);
+    let (mut stream, mut visitor) = (None, None::<UnverifiedLauncher>);
     for step in steps(recording) {
         match step {
             Step::Connect => stream = Some(UnixStream::connect(folder.launch_socket()).await.unwrap()),

@@ -14,7 +14,7 @@ use agentd::agent::secrets::Secrets;
 use agentd::agent::seen::{Seen, SeenWorkdir};
 use agentd::api::{self, Limits, Sources};
 use agentd::config::{self, Options};
-use agentd::inputs::assemble::{Place, desired};
+use agentd::inputs::assemble::{DeclarationContext, desired};
 use agentd::observe::ring::Ring;
 use agentd::observe::snapshot::Snapshot;
 use agentd::state::key::Key;
@@ -82,11 +82,11 @@ fn parse(jcard: &str) -> config::Config {
     config::parse(jcard.as_bytes(), &Options::default()).expect("it is good")
 }
 
-fn place() -> Place {
-    Place {
+fn place() -> DeclarationContext {
+    DeclarationContext {
         file: "/etc/agentd/jcard.toml".into(),
         account: Account::current().expect("whoever runs this has an account"),
-        key: Key::passing().expect("the system has random bytes"),
+        key: Key::ephemeral().expect("the system has random bytes"),
     }
 }
 
@@ -94,7 +94,7 @@ fn seen() -> Seen {
     Seen { workdirs: [("/work".into(), SeenWorkdir::Usable)].into(), ..Seen::default() }
 }
 
-fn of(jcard: &str, place: &Place) -> Desired {
+fn of(jcard: &str, place: &DeclarationContext) -> Desired {
     desired(&parse(jcard), &Secrets::default(), &seen(), place)
 }
 

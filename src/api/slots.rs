@@ -8,6 +8,8 @@ use nix::unistd::Uid;
 use tokio::net::UnixStream;
 use tokio::task::{AbortHandle, Id};
 
+use crate::sys::unix_socket;
+
 /// One slot in so many is reserved for root.
 const ONE_IN: usize = 32;
 
@@ -23,8 +25,8 @@ pub(super) enum Client {
 impl Client {
     /// As the kernel says.
     pub(super) fn of(socket: &UnixStream) -> Self {
-        let owner = |uid: u32| uid == 0 || uid == Uid::effective().as_raw();
-        if socket.peer_cred().is_ok_and(|peer| owner(peer.uid())) { Self::Owner } else { Self::Other }
+        let is_owner = |uid: Uid| uid.is_root() || uid == Uid::effective();
+        if unix_socket::peer(socket).is_ok_and(|peer| is_owner(peer.uid)) { Self::Owner } else { Self::Other }
     }
 }
 

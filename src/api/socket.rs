@@ -10,7 +10,9 @@ use nix::unistd::{Gid, Uid, fchown};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 
+use crate::sys::PathError;
 use crate::sys::blocking;
+use crate::sys::rate_limit::OnChange;
 use crate::sys::safe_path;
 use crate::sys::unix_socket::{self, Address, Bound, Error};
 
@@ -28,7 +30,7 @@ pub fn bind(path: &Path, group: Option<Gid>) -> Result<Bound, Error> {
     // If the file cannot be created with its group, it is created for its owner only, and opened to the group afterwards.
     let bound =
         with_group(group.filter(|_| born_right), || unix_socket::bind(path, if born_right { right } else { private }))
-            .map_err(Error::system("take the group for", path))??;
+            .map_err(PathError::of("take the group for", path))??;
     bound.address.restrict(group, right)?;
     Ok(bound)
 }
@@ -43,10 +45,10 @@ pub async fn keep(
     mut rounds: watch::Receiver<()>,
     replacements: mpsc::Sender<UnixListener>,
 ) -> Address {
-    let mut complaint = String::new();
+    let mut complaint = OnChange::default();
     while rounds.changed().await.is_ok() {
         if address.is_there() {
-            complaint.clear();
+            complaint.reset();
             continue;
         }
         // In a separate thread: the folder may be on a file system that hangs.
@@ -65,9 +67,8 @@ pub async fn keep(
                 // Fails only when the daemon is ending.
                 let _ = replacements.send(listener).await;
             }
-            Err(error) if error != complaint => {
-                tracing::error!("the API's socket is gone, and cannot be bound again: failed to {error}");
-                complaint = error;
+            Err(error) if complaint.pass(&error) => {
+                tracing::error!("the API's socket is gone, and cannot be bound again: {error}");
             }
             Err(_) => {}
         }
@@ -102,18 +103,18 @@ enum Ancestors {
 
 /// Creates the folder unless it exists. Returns the group that it gives to new files in it, if it does.
 fn setgid_group(folder: &Path, group: Option<Gid>, ancestors: Ancestors) -> Result<Option<Gid>, Error> {
-    let opened = match safe_path::go(folder, None).map_err(io::Error::from) {
+    let opened = match safe_path::open_dir(folder, None).map_err(io::Error::from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             make(folder, group, ancestors)?;
-            safe_path::go(folder, None).map_err(io::Error::from)
+            safe_path::open_dir(folder, None).map_err(io::Error::from)
         }
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             return Err(Error::Folder { path: folder.to_owned(), problem: "it is not a folder" });
         }
         opened => opened,
     }
-    .map_err(Error::system("open the folder", folder))?;
-    let status = fstat(&opened).map_err(Error::system("examine", folder))?;
+    .map_err(PathError::of("open the folder", folder))?;
+    let status = fstat(&opened).map_err(PathError::of("examine", folder))?;
     if let Some(group) = group
         && status.st_mode & 0o001 == 0
         && (status.st_gid != group.as_raw() || status.st_mode & 0o010 == 0)
@@ -132,18 +133,20 @@ fn make(folder: &Path, group: Option<Gid>, ancestors: Ancestors) -> Result<(), E
     let above = Mode::from_bits_truncate(if Uid::effective().is_root() { 0o755 } else { 0o700 });
     let (parent, name) = (folder.parent().unwrap_or(Path::new("")), folder.file_name().unwrap_or_default());
     let opened = match ancestors {
-        Ancestors::Made => unix_socket::with_umask(Mode::empty(), || safe_path::go(parent, Some(above))),
-        Ancestors::Needed => safe_path::go(parent, None),
+        Ancestors::Made => unix_socket::with_umask(Mode::empty(), || safe_path::open_dir(parent, Some(above))),
+        Ancestors::Needed => safe_path::open_dir(parent, None),
     };
-    let parent = opened.map_err(io::Error::from).map_err(Error::system("make the folder", parent))?;
-    mkdirat(&parent, name, Mode::S_IRWXU).map_err(Error::system("make the folder", folder))?;
+    let parent = opened.map_err(io::Error::from).map_err(PathError::of("make the folder", parent))?;
+    mkdirat(&parent, name, Mode::S_IRWXU).map_err(PathError::of("make the folder", folder))?;
     let Some(group) = group else { return Ok(()) };
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let share = |folder: OwnedFd| {
         fchown(&folder, None, Some(group))?;
         fchmod(&folder, Mode::from_bits_truncate(0o750))
     };
-    openat(&parent, name, flags, Mode::empty()).and_then(share).map_err(Error::system("share the folder", folder))
+    Ok(openat(&parent, name, flags, Mode::empty())
+        .and_then(share)
+        .map_err(PathError::of("share the folder", folder))?)
 }
 
 /// Whether a file can be created with the group.

@@ -23,7 +23,7 @@ use self::kind::Kind;
 use self::relay::End;
 use super::complete;
 use super::output;
-use super::target::Place;
+use super::target::Target;
 use super::wording::remark;
 use super::{Places, Whereabouts};
 use crate::agent::name::{InvalidName, Name};
@@ -62,10 +62,10 @@ pub struct Arguments {
     pub config: Option<PathBuf>,
 }
 
-/// Why somebody is not attached, or not any more. Completes "failed to attach to NAME: …" where it is not about the daemon.
+/// Why somebody is not attached, or not any more.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("failed to {0}")]
+    #[error(transparent)]
     Client(#[from] client::Error),
     #[error("failed to find agent {0:?}: {1}")]
     Name(String, InvalidName),
@@ -142,7 +142,7 @@ fn say(what: &str) {
 async fn attach(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -> Result<Option<i32>, Error> {
     let Arguments { name, read_only, tmux_socket, user, config: _ } = arguments.clone();
     let whereabouts = Whereabouts { tmux_socket, user, ..Whereabouts::default() };
-    let Place { settings, daemon, asker, account, .. } = Place::find(all, &whereabouts, here);
+    let Target { settings, daemon, asker, account, .. } = Target::find(all, &whereabouts, here);
     let asked = match Client::new(&settings.api_socket) {
         Ok(client) => client.agent(&name).await.map(|answer| answer.value),
         Err(error) => Err(error),

@@ -22,7 +22,7 @@ use crate::wire::status::AgentStatus;
 const VARIABLE: &str = "AGENTD_COMPLETE";
 
 /// How long a person who has pressed Tab waits for names.
-const PATIENCE: Duration = Duration::from_millis(500);
+const COMPLETION_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Answers a shell that asks what may come next, and how that ended; `None` if none does.
 pub fn answer() -> Option<ExitCode> {
@@ -69,7 +69,7 @@ fn agents(words: &[OsString]) -> Option<Vec<AgentStatus>> {
     let runtime = super::output::event_loop().ok()?;
     runtime.block_on(async {
         let client = Client::new(&places.client_socket(&here)).ok()?;
-        Some(tokio::time::timeout(PATIENCE, client.agents()).await.ok()?.ok()?.value)
+        Some(tokio::time::timeout(COMPLETION_TIMEOUT, client.agents()).await.ok()?.ok()?.value)
     })
 }
 

@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::Whereabouts;
 use super::output;
 use super::table::{push_hanging, wrapped};
-use super::target::Place;
+use super::target::Target;
 use super::wording::counted;
 use crate::settings::Surroundings;
 use crate::sys::fd;
@@ -122,8 +122,8 @@ struct Report<'a> {
 /// something could not be looked at, else 0.
 pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -> ExitCode {
     fd::hand_down_none();
-    let place = Place::find(all, &arguments.whereabouts, here);
-    let checks = match output::block_on(UNKNOWN, examine::all(&place)) {
+    let target = Target::find(all, &arguments.whereabouts, here);
+    let checks = match output::block_on(UNKNOWN, examine::all(&target)) {
         Ok(checks) => checks,
         Err(code) => return code,
     };

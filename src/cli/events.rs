@@ -48,7 +48,7 @@ async fn print(arguments: &Arguments, socket: &Path) -> Result<(), Failure> {
         match listened {
             Err(Failure::Ask(error)) if arguments.follow && was_there && error.may_come_back() => {
                 if !std::mem::replace(&mut is_away, true) {
-                    say(&format!("failed to {error}; waiting for it"));
+                    say(&format!("{error}; waiting for it"));
                 }
             }
             Ok(()) if arguments.follow => {}

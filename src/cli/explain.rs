@@ -125,7 +125,7 @@ pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
             for fault in faults {
                 say(&fault);
             }
-            return complain(UNKNOWN, &format!("failed to {error}"));
+            return complain(UNKNOWN, &error.to_string());
         }
         Err(code) => return code,
     };

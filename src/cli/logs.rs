@@ -70,7 +70,7 @@ async fn print(arguments: &Arguments, socket: &Path) -> Result<(), Failure> {
         match listen(&client, &arguments.name, &query, &mut printer, &mut was_there, &mut heard).await {
             Err(Failure::Ask(error)) if arguments.follow && was_there && error.may_come_back() => {
                 if !std::mem::replace(&mut is_away, true) {
-                    say(&format!("failed to {error}; waiting for it, what was printed last may be repeated"));
+                    say(&format!("{error}; waiting for it, what was printed last may be repeated"));
                     query = again(arguments, heard);
                 }
             }

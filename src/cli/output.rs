@@ -44,7 +44,7 @@ pub(super) fn run(print: impl Future<Output = Result<(), Failure>>) -> ExitCode 
         Ok(()) => ExitCode::SUCCESS,
         // The reader has seen enough.
         Err(Failure::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(Failure::Ask(error)) => complain(UNKNOWN, &format!("failed to {error}")),
+        Err(Failure::Ask(error)) => complain(UNKNOWN, &error.to_string()),
         Err(Failure::Print(error)) => complain(UNKNOWN, &format!("failed to print: {error}")),
         Err(Failure::Malformed(error)) => complain(UNKNOWN, &format!("failed to understand the daemon: {error}")),
     }

@@ -49,7 +49,7 @@ pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
         }
         Ok(Err(error)) => {
             let code = if matches!(error, Error::NotRunning(_)) { NOT_RUNNING } else { UNKNOWN };
-            complain(code, &format!("failed to {error}"))
+            complain(code, &error.to_string())
         }
         Err(code) => code,
     }

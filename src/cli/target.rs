@@ -9,7 +9,6 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::stat::{lstat, major, minor};
 use nix::unistd::Uid;
 
@@ -18,10 +17,11 @@ use crate::settings::{SYSTEM_CONFIG, Settings, Surroundings};
 use crate::sys::account::{self, Account};
 use crate::sys::process::{self, Process};
 use crate::sys::procfs;
+use crate::sys::unix_socket::{self, Peer};
 
 /// Everything that a verb may have to look at.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Target {
     /// What the daemon uses, or would use.
     pub settings: Settings,
     /// Whether the daemon is root's, for the agents of the whole machine.
@@ -50,9 +50,8 @@ impl Daemon {
     /// manager that keeps the socket for the daemon.
     fn listening(socket: &Path) -> io::Result<Option<Self>> {
         let stream = UnixStream::connect(socket)?;
-        let peer = getsockopt(&stream, sockopt::PeerCredentials)?;
-        let (pid, uid) = (peer.pid(), Uid::from_raw(peer.uid()));
-        Ok((pid > 0).then(|| Self::look_at(pid, uid)).flatten())
+        let Peer { pid, uid } = unix_socket::peer(&stream)?;
+        Ok(pid.and_then(|pid| Self::look_at(pid, uid)))
     }
 
     /// Who has the lock on that state directory, likewise.
@@ -123,7 +122,7 @@ pub(super) fn holder(state_dir: &Path) -> io::Result<Option<i32>> {
     Ok(procfs::lock_holder(&procfs::read("/proc/locks")?, device, status.st_ino))
 }
 
-impl Place {
+impl Target {
     /// What the asker names, else what the daemon that listens was told, else the defaults for its user.
     pub fn find(all: &cli::Arguments, named: &Whereabouts, here: &Surroundings) -> Self {
         let asker = Uid::effective();

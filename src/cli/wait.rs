@@ -38,7 +38,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// For how long after its start a daemon may not have read everything yet, and so not know of an agent.
-const YOUTH: Duration = Duration::from_secs(5);
+const STARTUP_GRACE: Duration = Duration::from_secs(5);
 
 /// How long an agent that nobody knows of may take to be known: its entry may have been saved this very moment. Longer than a daemon
 /// waits for quiet by default.
@@ -83,7 +83,7 @@ pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
         },
         End::Otherwise(why) => (OTHERWISE, Some(why)),
         End::TimedOut(why) => (TIMED_OUT, Some(why)),
-        End::Unknown(error) => (UNKNOWN, Some(format!("failed to {error}"))),
+        End::Unknown(error) => (UNKNOWN, Some(error.to_string())),
     };
     if let Some(message) = message {
         say(&message);
@@ -150,7 +150,7 @@ async fn wait(arguments: &Arguments, socket: &Path) -> Waited {
             }
             Some(Err(error)) => {
                 if !std::mem::replace(&mut is_away, true) {
-                    say(&format!("failed to {error}; waiting for it"));
+                    say(&format!("{error}; waiting for it"));
                 }
                 Some(error)
             }
@@ -224,7 +224,7 @@ async fn in_time<T>(limit: Option<Instant>, coming: impl Future<Output = T>) -> 
 /// Whether the daemon may not know all its agents yet. One that is gone again will be asked again.
 async fn is_young(client: &Client) -> bool {
     match client.health().await {
-        Ok(health) => Duration::from_secs(health.value.uptime_seconds) < YOUTH,
+        Ok(health) => Duration::from_secs(health.value.uptime_seconds) < STARTUP_GRACE,
         Err(error) => error.may_come_back(),
     }
 }

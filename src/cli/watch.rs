@@ -94,7 +94,7 @@ impl Show<'_> {
         loop {
             match self.follow(&client, &mut screen, &mut was_there).await {
                 Err(Failure::Ask(error)) if was_there && error.may_come_back() => {
-                    screen.fault(&format!("failed to {error}; waiting for it")).map_err(Failure::Print)?;
+                    screen.fault(&format!("{error}; waiting for it")).map_err(Failure::Print)?;
                 }
                 result => return result,
             }

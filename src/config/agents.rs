@@ -224,7 +224,7 @@ fn look_at_prompt(
     }
 }
 
-/// Whether the harness stays when it has done what it was told, although nobody said so.
+/// Whether the harness stays open after it has finished its prompt.
 fn stays_open(spec: &AgentSpec) -> bool {
     let stays = |prompt: &[u8]| spec.harness.stays_open(&spec.args, spec.interactive, prompt);
     match &spec.prompt {
@@ -340,7 +340,7 @@ struct Roster {
     sessions: HashMap<Name, usize>,
 }
 
-/// An entry that does not tell which agents it means, for a person to find in the list all the same.
+/// An entry that does not say which agents it means, listed so that a person finds it.
 struct Unplaced {
     /// How many entries come before it.
     at: usize,

@@ -87,7 +87,7 @@ impl<'a> Fields<'a> {
         if noted < MAX_NOTED {
             self.findings.push(self.places.finding(at, severity, message));
         } else if noted == MAX_NOTED {
-            let message = "there is more like this in the entry, which is not listed; mend what is listed first";
+            let message = "there is more like this in the entry, which is not listed; fix what is listed first";
             self.findings.push(self.places.finding(at, severity, message));
         }
     }

@@ -1,4 +1,4 @@
-//! Where in a text a byte is, as a person counts.
+//! Line and column of a byte offset, as a person counts them.
 
 use super::{Finding, Severity};
 

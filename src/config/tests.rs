@@ -156,7 +156,7 @@ mod the_file {
         let unknown_keys: String = (0..1_000).fold(String::new(), |text, number| text + &format!("x{number} = 1\n"));
         let config = read(&format!("[agent]\nharness = \"custom\"\nargs = [{}]\n{unknown_keys}", "1,".repeat(1_000)));
         assert_eq!(config.findings.len(), 2 * (MAX_NOTED + 1));
-        let rest = "there is more like this in the entry, which is not listed; mend what is listed first";
+        let rest = "there is more like this in the entry, which is not listed; fix what is listed first";
         assert!(config.findings.last().unwrap().to_string().ends_with(rest));
         assert!(config.entries[0].spec.is_err());
     }

@@ -1,34 +1,35 @@
-//! Control groups (`cgroups(7)`, version 2): where the kernel itself keeps count of what came of an agent's launcher.
+//! Control groups (`cgroups(7)`, version 2): the kernel's own list of every process descended from a launcher.
 //!
 //! ```text
 //! /sys/fs/cgroup/…/agentd.var-lib-agentd   this daemon's, and the next one's: named after the state directory
 //!                   └─ reviewer            an agent's
-//!                       └─ tree            its launcher, and all that comes of it
+//!                       └─ tree            its launcher and all its descendants
 //! ```
 //!
-//! A process is born into its parent's group, and only root can move it to another: the files are root's. So whatever becomes of
-//! a launcher that was put in before it started anything, nothing of its making gets out, whatever it does to its parent, its
-//! session, its environment or its user id. And a group is killed at one stroke (`cgroup.kill`, since Linux 5.14), which no
-//! process outruns by forking.
+//! A process is born into its parent's group, and only root can move it to another, because the files belong to root. A launcher is
+//! put into its group before it starts anything. So none of its descendants leaves the group, whatever they do to their parent,
+//! session, environment or user id. A group is killed at one stroke (`cgroup.kill`, since Linux 5.14), which no process outruns by
+//! forking.
 //!
-//! The daemon's own group holds them, so that limits and bookkeeping that were meant for the daemon and its agents, a container's
-//! say, stay true. Where systemd runs it is the only one to arrange groups, and removes what is below a service with the service,
-//! while agents outlive the daemon: there the agent's group is that of a scope, which systemd makes with the launcher in it and
-//! removes when it is empty, and only `tree` is made here.
+//! These groups are below the daemon's own, so limits and accounting that are meant for the daemon and its agents, such as those of a
+//! container, still apply. Where systemd runs, only systemd may arrange groups, and it removes what is below a service together with
+//! the service, while agents outlive the daemon. There an agent's group is that of a scope: systemd creates it with the launcher in it
+//! and removes it when it is empty, and agentd creates only `tree`.
 //!
 //! ```text
 //! /sys/fs/cgroup/agentd.slice
 //!                └─ agentd-reviewer.scope  an agent's
-//!                    └─ tree               its launcher, and all that comes of it
+//!                    └─ tree               its launcher and all its descendants
 //! ```
 //!
-//! Everything here blocks, for some milliseconds when the kernel has to wait for all processors.
+//! Everything here blocks: for some milliseconds when the kernel has to wait for all processors.
+
+mod mount;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -36,18 +37,20 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Uid, getpid};
 
+use self::mount::{escape, group_of, processes, read};
 use crate::agent::name::Key;
 use crate::contain::scope;
+use crate::sys::PathError;
 use crate::sys::process::Process;
 use crate::sys::procfs::{self, Mount};
 use crate::sys::systemd;
 use crate::wire::status::{Resources, Usage};
 
 /// How long a killed group may take to be empty. Only a process stuck in the kernel takes long.
-const TO_EMPTY: Duration = Duration::from_secs(5);
+const EMPTY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long systemd may take to put a process into a scope.
-const TO_COME: Duration = Duration::from_secs(5);
+const SCOPE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The state directory of the daemon whose scopes have the plain names.
 const DEFAULT_STATE_DIR: &str = "/var/lib/agentd";
@@ -67,21 +70,21 @@ pub enum Error {
     /// A name would be too long for systemd.
     #[error("the path of the state directory is too long for the names of scopes")]
     LongName,
-    /// systemd did not put it there.
-    #[error("process {pid} is not in {} after {}", path.display(), humantime::format_duration(TO_COME))]
+    /// systemd did not put the process into its scope.
+    #[error("process {pid} is not in {} after {}", path.display(), humantime::format_duration(SCOPE_TIMEOUT))]
     NotThere {
         /// The process.
         pid: i32,
         /// The group.
         path: PathBuf,
     },
-    /// There is no version 2, or it does not show this process.
-    #[error("no file system of type cgroup2 is mounted that has this process's own group")]
-    NotMounted,
-    /// The process was gone before it was in.
+    /// No file system of groups is mounted, or it does not answer.
+    #[error(transparent)]
+    Mount(#[from] mount::Error),
+    /// The process ended before it was in the group.
     #[error("failed to put process {0} into a control group: it has ended")]
     Ended(i32),
-    /// It was killed and is not empty.
+    /// The group was killed and is still not empty.
     #[error("failed to empty the control group {}: processes {alive:?} do not die", path.display())]
     Alive {
         /// The group.
@@ -90,23 +93,16 @@ pub enum Error {
         alive: BTreeSet<i32>,
     },
     /// The kernel refused something.
-    #[error("failed to {operation} {}: {source}", path.display())]
-    System {
-        /// What was tried.
-        operation: &'static str,
-        /// With what.
-        path: PathBuf,
-        /// The reason.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    System(#[from] PathError),
 }
 
 impl Error {
-    /// Whether it says that groups cannot be had here at all, and not that they were lost.
+    /// Whether this machine has no groups for agentd at all, as opposed to groups that were lost.
     pub fn is_of_the_place(&self) -> bool {
         match self {
-            Self::NotRoot | Self::NotMounted => true,
-            Self::System { source, .. } => {
+            Self::NotRoot | Self::Mount(mount::Error::NotMounted) => true,
+            Self::System(PathError { source, .. }) | Self::Mount(mount::Error::System(PathError { source, .. })) => {
                 let number = source.raw_os_error().map(Errno::from_raw);
                 matches!(number, Some(Errno::EROFS | Errno::EACCES | Errno::EPERM | Errno::ENOENT))
             }
@@ -153,7 +149,7 @@ impl Cgroups {
             return Err(Error::NotRoot);
         }
         let (mounts, path) = (read("/proc/self/mountinfo".as_ref())?, group_of("self")?);
-        let (mount, own) = own_mount(&mounts, &path)?;
+        let (mount, own) = mount::own(&mounts, &path)?;
         if systemd::is_booted() {
             let suffix = match state_dir {
                 _ if state_dir == Path::new(DEFAULT_STATE_DIR) => String::new(),
@@ -165,7 +161,7 @@ impl Cgroups {
             // systemd itself is in this one, at the top of all of its own.
             let init = group_of("1")?;
             let top = if init.ends_with("init.scope") { init.parent().unwrap_or(&init) } else { &init };
-            let directory = mount.place(&top.join(scope::SLICE)).ok_or(Error::NotMounted)?;
+            let directory = mount.place(&top.join(scope::SLICE)).ok_or(mount::Error::NotMounted)?;
             return Ok(Self { own, directory, arranger: Arranger::Systemd { suffix }, mount });
         }
         let directory = own.join(format!("agentd.{}", escape(state_dir)));
@@ -231,8 +227,8 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Readies the kernel for [`Cgroup::admit`]. Before it moves a process it waits for all processors, some ten milliseconds,
-    /// unless it has just moved another: so this process is moved to where it is.
+    /// Warms up the kernel's path for [`Cgroup::admit`]. The first move of a process costs about ten milliseconds, because the kernel
+    /// waits for all processors; a second one soon after does not. So this process is moved to where it already is.
     pub fn make_ready(&self) {
         // Without it moving the launcher takes its time.
         let _ = enter(&self.outside, getpid().as_raw());
@@ -250,7 +246,7 @@ impl Cgroup {
     }
 
     fn await_in_scope(&self, launcher: &Process) -> Result<(), Error> {
-        let limit = Instant::now() + TO_COME;
+        let limit = Instant::now() + SCOPE_TIMEOUT;
         let is_there = || processes(&self.directory).is_ok_and(|all| all.contains(&launcher.pid()));
         while !is_there() {
             if !launcher.lives().unwrap_or(false) {
@@ -264,7 +260,7 @@ impl Cgroup {
         Ok(())
     }
 
-    /// What it has taken so far.
+    /// The resources that the attempt has used so far.
     pub fn usage(&self) -> Usage {
         let file = |name: &str| read(&self.directory.join(name)).ok();
         Usage {
@@ -274,7 +270,7 @@ impl Cgroup {
         }
     }
 
-    /// What is counted of it.
+    /// The resources that it uses now.
     pub fn resources(&self) -> Resources {
         let file = |name: &str| read(&self.directory.join(name)).ok();
         let number = |name: &str| procfs::number(file(name)?.trim_ascii());
@@ -287,7 +283,7 @@ impl Cgroup {
         }
     }
 
-    /// Kills all but the launcher, which is left to tell how its harness ended. Nobody is in a group that is not there.
+    /// Kills all processes except the launcher, which reports how its harness ended. A group that does not exist is empty.
     pub fn kill_but(&self, launcher: &Process) -> Result<(), Error> {
         if !self.tree().is_dir() {
             return Ok(());
@@ -298,7 +294,7 @@ impl Cgroup {
         }
     }
 
-    /// Kills all there is, and removes the group. One that is not there is cleared.
+    /// Kills all processes and removes the group. A group that does not exist counts as cleared.
     pub fn clear(&self) -> Result<(), Error> {
         empty(&self.directory)?;
         remove(&self.tree())?;
@@ -331,33 +327,10 @@ impl Cgroup {
     }
 }
 
-/// The mount that lists this process, whose group has that path, and the group's place in it. One that is covered by another mount
-/// does not.
-fn own_mount(mounts: &[u8], path: &Path) -> Result<(Mount, PathBuf), Error> {
-    let mut failure = Error::NotMounted;
-    for mount in Mount::all(mounts).into_iter().rev() {
-        let Some(own) = mount.place(path) else { continue };
-        match processes(&own) {
-            Ok(all) if all.contains(&getpid().as_raw()) => return Ok((mount, own)),
-            Ok(_) => {}
-            Err(Error::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            // Whether it is the one could not be found out.
-            Err(error) => failure = error,
-        }
-    }
-    Err(failure)
-}
-
-/// The path of a process's group, as its name space has it.
-fn group_of(process: &str) -> Result<PathBuf, Error> {
-    let groups = read(Path::new(&format!("/proc/{process}/cgroup")))?;
-    procfs::group(&groups).ok_or(Error::NotMounted)
-}
-
 fn make(group: &Path) -> Result<(), Error> {
     match fs::create_dir(group) {
         Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
-            Err(Error::System { operation: "make the control group", path: group.to_owned(), source })
+            Err(PathError::new("make the control group", group, source).into())
         }
         _ => Ok(()),
     }
@@ -366,7 +339,7 @@ fn make(group: &Path) -> Result<(), Error> {
 fn remove(group: &Path) -> Result<(), Error> {
     match fs::remove_dir(group) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(Error::System { operation: "remove the control group", path: group.to_owned(), source })
+            Err(PathError::new("remove the control group", group, source).into())
         }
         _ => Ok(()),
     }
@@ -374,24 +347,12 @@ fn remove(group: &Path) -> Result<(), Error> {
 
 fn enter(group: &Path, pid: i32) -> Result<(), Error> {
     let path = group.join("cgroup.procs");
-    fs::write(&path, pid.to_string()).map_err(|source| Error::System { operation: "move a process with", path, source })
-}
-
-/// Those directly in it. What another process namespace hides has the number 0 and is left out.
-fn processes(group: &Path) -> Result<BTreeSet<i32>, Error> {
-    let path = group.join("cgroup.procs");
-    let all = procfs::numbers(&read(&path)?);
-    let unreadable = || Error::System { operation: "understand", path, source: io::ErrorKind::InvalidData.into() };
-    Ok(all.ok_or_else(unreadable)?.into_iter().filter(|&pid| pid > 0).collect())
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    procfs::read(path).map_err(|source| Error::System { operation: "read", path: path.to_owned(), source })
+    Ok(fs::write(&path, pid.to_string()).map_err(PathError::of("move a process with", &path))?)
 }
 
 /// Kills all in the group and below, and waits until they are dead.
 fn empty(group: &Path) -> Result<(), Error> {
-    let limit = Instant::now() + TO_EMPTY;
+    let limit = Instant::now() + EMPTY_TIMEOUT;
     let mut wait = Duration::ZERO;
     while !is_empty_within(group, wait)? {
         if Instant::now() > limit {
@@ -412,7 +373,7 @@ fn kill(group: &Path) -> Result<(), Error> {
         Err(source) if is_gone(&source) => {
             parts(group).iter().filter(|part| part.is_dir()).try_for_each(|part| kill_each(part))
         }
-        result => result.map_err(|source| Error::System { operation: "kill with", path, source }),
+        result => Ok(result.map_err(PathError::of("kill with", &path))?),
     }
 }
 
@@ -428,8 +389,7 @@ fn kill_each(group: &Path) -> Result<(), Error> {
     let present = processes(group)?;
     for process in held.iter().filter(|process| present.contains(&process.pid())) {
         if process.lives().unwrap_or(false) {
-            let failed = |source| Error::System { operation: "kill a process of", path: group.to_owned(), source };
-            process.kill().map_err(failed)?;
+            process.kill().map_err(PathError::of("kill a process of", group))?;
         }
     }
     Ok(())
@@ -468,42 +428,18 @@ fn is_empty_within(group: &Path, time: Duration) -> Result<bool, Error> {
     match wait() {
         // It was removed, as systemd does with a scope's at once.
         Err(source) if is_gone(&source) => Ok(true),
-        result => result.map_err(|source| Error::System { operation: "wait with", path, source }),
+        result => Ok(result.map_err(PathError::of("wait with", &path))?),
     }
-}
-
-/// An absolute path as the name of a file, as `systemd-escape(1)` writes it: no two paths have one name.
-fn escape(path: &Path) -> String {
-    let path = path.as_os_str().as_bytes();
-    let bytes = path.strip_prefix(b"/").unwrap_or(path).iter();
-    bytes
-        .map(|&byte| match byte {
-            b'/' => "-".to_owned(),
-            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'_' | b'.' => char::from(byte).to_string(),
-            _ => format!("\\x{byte:02x}"),
-        })
-        .collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsStr;
     use std::io::Write;
     use std::process::{Child, Command, Stdio};
 
     use super::*;
     use crate::agent::name::key;
     use crate::sys::process::until;
-
-    #[test]
-    fn no_two_state_directories_have_one_group() {
-        assert_eq!(escape(Path::new("/var/lib/agentd")), "var-lib-agentd");
-        let paths = ["/a/b", "/a-b", "/a\\x2db", "/a/b/", "/a b", "/ä"];
-        let names: BTreeSet<String> = paths.iter().map(|path| escape(Path::new(path))).collect();
-        assert_eq!(names.len(), paths.len(), "{names:?}");
-        let odd = escape(Path::new(OsStr::from_bytes(b"/\xff\n/..")));
-        assert!(!odd.contains('/') && odd.is_ascii() && odd != "..", "{odd}");
-    }
 
     /// Groups of this test's own; none where they cannot be had, which is not what is tested here.
     fn groups(name: &str) -> Option<Cgroups> {
@@ -593,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn the_group_of_a_daemon_that_has_ended_is_gone_unless_somebody_is_in_it() {
+    fn an_empty_group_goes_with_its_daemon() {
         let Some(all) = groups("gone") else { return };
         let (directory, (mut child, launcher)) = (all.directory.clone(), shell("exec sleep 1000"));
         all.agent(&key("a")).admit(&launcher).unwrap();

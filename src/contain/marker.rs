@@ -1,15 +1,15 @@
-//! The mark: a variable in the environment of everything that is an agent's, by which it is found again.
+//! The marker: an environment variable by which an agent's processes are found again.
 //!
-//! It is for where there are no [control groups](crate::contain::cgroup). What a launcher starts stays below it in the tree of processes;
-//! when the launcher is killed, though, a process that has left the session is nobody's, and only its environment still tells
-//! whose it was. A process can get rid of the mark, by starting another program without it, so this finds what does not hide.
+//! It is used where there are no [control groups](crate::contain::cgroup). What a launcher starts stays below it in the process tree.
+//! When the launcher is killed, though, only the environment of a process that has left the session still shows whose it was. A process
+//! can shed the marker by starting another program without it, so this finds only processes that do not hide.
 //!
-//! What bears the mark is killed only if it also runs as the agent user. Whoever puts an agent's mark on a process of that user
-//! could as well kill it. A harness leads a session, and all that is in it was started by it, so that goes, too, with the mark or
-//! without.
+//! A process that bears the marker is killed only if it also runs as the agent user. Whoever can put the marker on a process of that
+//! user could kill it anyway. A harness leads a session and started everything in it, so the whole session is killed, too, with the
+//! marker or without.
 //!
-//! A look goes through all processes. Many agents may end at once, so a look serves all who asked before it began, and there is
-//! one at a time, outside of the async runtime's thread.
+//! A scan goes through all processes. Many agents may end at once, so one scan serves all callers who asked before it began. Only one
+//! runs at a time, outside of the async runtime's thread.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -32,32 +32,32 @@ use crate::sys::secret_bytes::SecretBytes;
 /// The variable.
 pub const VARIABLE: &str = "AGENTD_AGENT";
 
-/// How many looks in a row must find nothing: in the middle of an `execve(2)` a process shows no environment.
+/// How many scans in a row must find nothing: in the middle of an `execve(2)` a process shows no environment.
 const LOOKS: u32 = 2;
 
 /// How long what was killed may take to die.
 const TO_DIE: Duration = Duration::from_secs(10);
 
-/// How long nothing is looked for when the system lacks what it takes.
+/// The pause before the next scan when the system lacks resources for one.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How much of an environment is looked at at once.
 const CHUNK: usize = 64 << 10;
 
-/// Why some that bear the mark may still be there.
+/// Why processes that bear the marker may still be alive.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// They were killed, and do not die.
-    #[error("failed to kill all that bears its mark within {}", humantime::format_duration(TO_DIE))]
+    #[error("failed to kill everything that bears its marker within {}", humantime::format_duration(TO_DIE))]
     Alive,
-    /// The system lacks what it takes, as it said.
-    #[error("failed to look for what bears its mark: {0}")]
+    /// The system lacks resources for a scan.
+    #[error("failed to look for processes that bear its marker: {0}")]
     Look(String),
 }
 
-/// The marks of a daemon's agents. Cheap to clone.
+/// Marks and finds the processes of a daemon's agents. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Marks {
+pub struct EnvironMarker {
     /// The variable, and its value up to the agent's key.
     prefix: Vec<u8>,
     requests: mpsc::UnboundedSender<Asked>,
@@ -73,7 +73,7 @@ struct Asked {
     done: oneshot::Sender<()>,
 }
 
-impl Marks {
+impl EnvironMarker {
     /// Those of the daemon with this state directory, and of the one after it, on processes of this user. Must be called inside
     /// the async runtime.
     pub fn new(state_dir: &Path, user: Uid) -> Self {
@@ -93,7 +93,7 @@ impl Marks {
         SecretBytes::from([&self.prefix[VARIABLE.len() + 1..], key.as_str().as_bytes()].concat())
     }
 
-    /// Kills all that bears the agent's mark, until nothing does.
+    /// Kills the processes that bear the agent's marker, until none is left.
     pub async fn clear(&self, key: &Key) -> Result<(), Error> {
         let (done, finished) = oneshot::channel();
         // Fails only when the daemon is ending.
@@ -114,7 +114,7 @@ struct Found {
     refused: bool,
 }
 
-/// Looks for as long as somebody asks.
+/// Scans for as long as somebody asks.
 async fn keep(
     mut inbox: mpsc::UnboundedReceiver<Asked>,
     trouble: watch::Sender<Option<String>>,
@@ -145,7 +145,7 @@ async fn keep(
         };
         if found.refused && !std::mem::replace(&mut warned, true) {
             tracing::warn!(
-                "the kernel refuses to show what environment processes of the agent user have, so that some that an agent \
+                "the kernel does not show the environments of the agent user's processes, so some that an agent \
                  leaves behind may be missed; agentd needs the capability CAP_SYS_PTRACE"
             );
         }
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_kills_what_bears_a_mark_that_is_asked_for_and_runs_as_the_user() {
+    fn a_scan_kills_only_marked_processes_of_the_user() {
         let mut mine = sleeper(&[(VARIABLE, &format!("{STATE}:one"))]);
         let mut others = [
             sleeper(&[(VARIABLE, &format!("{STATE}:two"))]),
@@ -340,7 +340,7 @@ mod tests {
     async fn many_who_ask_at_once_are_served_by_the_same_looks() {
         let looks = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&looks);
-        let marks = Marks::by(prefix(), move |keys| {
+        let marks = EnvironMarker::by(prefix(), move |keys| {
             let nth = counted.fetch_add(1, Ordering::Relaxed);
             // One of them has something left at first.
             let keys = keys.iter().filter(|key| nth < 3 && key.as_str() == "7").cloned().collect();
@@ -359,13 +359,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_does_not_die_is_an_error_in_the_end() {
-        let marks = Marks::by(prefix(), |keys| Ok(Found { keys: keys.clone(), ..Found::default() }));
+        let marks = EnvironMarker::by(prefix(), |keys| Ok(Found { keys: keys.clone(), ..Found::default() }));
         assert_eq!(marks.clear(&key("stuck")).await, Err(Error::Alive));
     }
 
     #[tokio::test]
     async fn a_look_that_failed_has_not_found_that_nothing_is_left() {
-        let marks = Marks::by(prefix(), |_| Err(io::Error::from_raw_os_error(24)));
+        let marks = EnvironMarker::by(prefix(), |_| Err(io::Error::from_raw_os_error(24)));
         let mut trouble = marks.trouble.clone();
         let clearing = tokio::spawn(async move { marks.clear(&key("unseen")).await });
         trouble.wait_for(Option::is_some).await.unwrap();
@@ -378,7 +378,7 @@ mod tests {
     async fn a_look_that_failed_is_made_up_for() {
         let looks = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&looks);
-        let marks = Marks::by(prefix(), move |_| match counted.fetch_add(1, Ordering::Relaxed) {
+        let marks = EnvironMarker::by(prefix(), move |_| match counted.fetch_add(1, Ordering::Relaxed) {
             1 => Err(io::Error::from_raw_os_error(24)),
             _ => Ok(Found::default()),
         });

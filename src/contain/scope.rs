@@ -6,10 +6,10 @@ use tokio::time::{Instant, sleep};
 use zbus::Variant;
 
 use crate::agent::spec::Limits;
-use crate::sys::systemd::bus::{Error, MANAGER, MANAGER_PATH, PATIENCE, call, connect, in_time};
+use crate::sys::systemd::bus::{ANSWER_TIMEOUT, Error, Systemd};
 
 /// How long is waited for a unit of the same name to be gone.
-const AGAIN: Duration = Duration::from_millis(10);
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 
@@ -23,7 +23,13 @@ pub const SLICE: &str = "agentd.slice";
 
 /// Has a process put into a transient scope of its own in [`SLICE`] (`systemd.scope(5)`), whose control group this process may
 /// divide. That it is in is to be seen in its `/proc/PID/cgroup`, which can take some milliseconds more.
-pub async fn start_scope(name: &str, description: &str, pid: i32, limits: &Limits) -> Result<(), Error> {
+pub async fn start_scope(
+    systemd: &Systemd,
+    name: &str,
+    description: &str,
+    pid: i32,
+    limits: &Limits,
+) -> Result<(), Error> {
     let pid = u32::try_from(pid).unwrap_or_default();
     let mut properties: Vec<(&str, Variant)> = vec![
         ("Description", description.into()),
@@ -43,18 +49,15 @@ pub async fn start_scope(name: &str, description: &str, pid: i32, limits: &Limit
     with_policy.push(("OOMPolicy", "continue".into()));
     let no_others: Vec<(&str, Vec<(&str, Variant)>)> = Vec::new();
     let mut body = (name, "fail", with_policy, no_others);
-    let limit = Instant::now() + PATIENCE;
+    let limit = Instant::now() + ANSWER_TIMEOUT;
     loop {
-        let started = in_time("start a scope", async {
-            call(&connect().await?, MANAGER_PATH, MANAGER, "StartTransientUnit", &body).await.map(drop)
-        });
-        match started.await {
+        match systemd.call_manager("start a scope", "StartTransientUnit", &body).await {
             Err(error) if error.is(UNIT_EXISTS) => {
                 if Instant::now() > limit {
                     return Err(Error::Exists(name.to_owned()));
                 }
                 // The one before, which has ended, is about to be forgotten.
-                sleep(AGAIN).await;
+                sleep(RETRY_INTERVAL).await;
             }
             Err(Error::Bus { source: zbus::Error::MethodError(..), .. }) if body.2.len() > properties.len() => {
                 body.2.clone_from(&properties);
@@ -65,11 +68,9 @@ pub async fn start_scope(name: &str, description: &str, pid: i32, limits: &Limit
 }
 
 /// Changes the limits of a scope that was started so.
-pub async fn limit_scope(name: &str, limits: &Limits) -> Result<(), Error> {
+pub async fn limit_scope(systemd: &Systemd, name: &str, limits: &Limits) -> Result<(), Error> {
     let body = (name, true, settings(limits).to_vec());
-    let changed = in_time("change the limits of a scope", async {
-        call(&connect().await?, MANAGER_PATH, MANAGER, "SetUnitProperties", &body).await.map(drop)
-    });
+    let changed = systemd.call_manager("change the limits of a scope", "SetUnitProperties", &body);
     changed.await.map_err(|error| if error.is(NO_SUCH_UNIT) { Error::NoUnit(name.to_owned()) } else { error })
 }
 

@@ -1,20 +1,20 @@
-//! Whole trees: everything that is an agent's, found and killed, and nothing else.
+//! Process trees: finds and kills everything that belongs to an agent, and nothing else.
 //!
-//! What an agent started is known as such by what it cannot shake off:
+//! A process that an agent started is recognized by what it cannot shake off:
 //!
 //! | | found by | until |
 //! |---|---|---|
 //! | always | descent: the launcher is the reaper of its descendants, so none gets out from below it | the launcher is killed |
 //! | for root, where it can be had | its [control group](crate::contain::cgroup), under systemd that of a scope | never |
-//! | elsewhere | its sessions, and the [mark](crate::contain::marker) in its environment | it leaves the one and sheds the other |
+//! | elsewhere | its sessions, and the [marker](crate::contain::marker) in its environment | it leaves its session and sheds the marker |
 //!
-//! Each agent has one tree at a time. Its control group and its mark tell whose it is and not which attempt's, so that the next
-//! daemon finds what the last one left, without a record: whatever is there when an attempt ends, and before one begins, goes.
+//! Each agent has one tree at a time. Its control group and its marker name the agent, not the attempt, so the next daemon finds what
+//! the last one left without a record: whatever is there when an attempt ends, and before one begins, is killed.
 //!
-//! A process is killed for what it is to the kernel: by membership of a group, or by a pidfd, after what was found about its id was
-//! found again while the pidfd was held. No name and no argument counts.
+//! A process is killed by its membership of a group, or by a pidfd. In the second case, what was found out about its id is checked
+//! again while the pidfd is held. No name and no argument counts.
 //!
-//! What an agent has somebody else start is not its tree: a shell in another tmux window, a job of `cron(8)` or of the user's own
+//! A process that another program starts for an agent is not part of its tree: a shell in another tmux window, a job of `cron(8)` or of the user's own
 //! systemd.
 
 use std::collections::BTreeSet;
@@ -30,16 +30,16 @@ use tokio::time::timeout;
 use crate::agent::name::Key;
 use crate::agent::spec::Limits;
 use crate::contain::cgroup::{self, Cgroup, Cgroups, Whose};
-use crate::contain::marker::{self, Marks};
+use crate::contain::marker::{self, EnvironMarker};
 use crate::contain::scope;
 use crate::sys::blocking;
 use crate::sys::process::{Identity, Process};
 use crate::sys::secret_bytes::SecretBytes;
-use crate::sys::systemd;
+use crate::sys::systemd::{self, Systemd};
 use crate::wire::status::Usage;
 
 /// How long the kernel may take over a control group.
-const TO_ARRANGE: Duration = Duration::from_secs(10);
+const ARRANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const NO_LIMITS: &str = "its limits are not applied: agentd does not run as root, or systemd does not run";
 
@@ -48,9 +48,9 @@ const NO_LIMITS: &str = "its limits are not applied: agentd does not run as root
 enum Groups {
     /// Each has one, from its next launch on.
     Had(Arc<Cgroups>),
-    /// This place does not offer them.
+    /// They are not available here.
     NotHere,
-    /// This alone stands in the way; agentd tries again.
+    /// They are not available for this reason; agentd tries again.
     Lost(String),
 }
 
@@ -70,14 +70,14 @@ impl Groups {
     }
 }
 
-/// Why something of an agent's may still be there.
+/// Why processes of an agent may still be alive.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// In its control group.
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),
     /// The kernel is busy with it.
-    #[error("failed to arrange its control group within {}", humantime::format_duration(TO_ARRANGE))]
+    #[error("failed to arrange its control group within {}", humantime::format_duration(ARRANGE_TIMEOUT))]
     TimedOut,
     /// The system is short of threads.
     #[error("failed to arrange its control group: {0}")]
@@ -90,14 +90,15 @@ pub enum Error {
     Mark(#[from] marker::Error),
 }
 
-/// The means to find what is an agent's. Cheap to clone.
+/// Finds the processes of agents. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Trees {
     user: Uid,
     state_dir: Arc<Path>,
     groups: Arc<Mutex<Groups>>,
-    marks: Marks,
-    /// Agents that have nothing outside of their control groups, as far as they have anything. Of others that is not known.
+    marker: EnvironMarker,
+    systemd: Systemd,
+    /// Agents whose processes are all in their control groups. Of other agents that is not known.
     contained: Arc<Mutex<BTreeSet<Key>>>,
 }
 
@@ -108,12 +109,13 @@ impl Trees {
         // However it was named this time. One that is not there serves as well, as long as it stays so.
         let absolute = || std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
         let state_dir = state_dir.canonicalize().unwrap_or_else(|_| absolute());
-        let (groups, marks) = (Groups::of(&state_dir), Marks::new(&state_dir, user));
+        let (groups, marker) = (Groups::of(&state_dir), EnvironMarker::new(&state_dir, user));
         let trees = Self {
             user,
             state_dir: state_dir.into(),
             groups: Arc::new(Mutex::new(groups)),
-            marks,
+            marker,
+            systemd: Systemd::default(),
             contained: Arc::default(),
         };
         if let Some(error) = trees.groups_error() {
@@ -122,8 +124,13 @@ impl Trees {
         trees
     }
 
-    /// Tries to have the control groups that were lost, at each of the `rounds`, until they are there or there are no rounds. Tells
-    /// when [`Trees::groups_error`] is another.
+    /// The connection to systemd, for other questions.
+    pub fn systemd(&self) -> Systemd {
+        self.systemd.clone()
+    }
+
+    /// Tries to set up control groups that were lost, at each of the `rounds`, until they exist or the rounds end. Calls `tell` when
+    /// [`Trees::groups_error`] has changed.
     pub async fn recover_groups(self, mut rounds: watch::Receiver<()>, tell: impl Fn()) {
         while let Some(before) = self.groups_error() {
             if rounds.changed().await.is_err() {
@@ -145,7 +152,7 @@ impl Trees {
 
     /// The variable that everything of the agent with this key has in its environment.
     pub fn mark(&self, key: &Key) -> (String, SecretBytes) {
-        (marker::VARIABLE.to_owned(), self.marks.value(key))
+        (marker::VARIABLE.to_owned(), self.marker.value(key))
     }
 
     /// The agents' control groups, where they have any.
@@ -179,7 +186,7 @@ impl Trees {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whose control group the process is in, of which the agent with this key is asked about; `None` where there are no groups.
+    /// Whose control group the process is in, as seen by the agent with this key; `None` if there are no groups.
     pub fn whose(&self, key: &Key, process: &Process) -> Option<Result<Whose, cgroup::Error>> {
         self.groups().map(|cgroups| cgroups.whose(key, process))
     }
@@ -189,7 +196,7 @@ impl Trees {
         Tree { trees: self.clone(), key: key.clone(), launcher }
     }
 
-    /// Readies the ground for the next tree of an agent that has no launcher: kills what is left of it.
+    /// Prepares for the next tree of an agent that has no launcher: kills what is left of the last one.
     pub async fn prepare(&self, key: &Key) -> Result<(), Error> {
         let ready = self.with_cgroup(key, |cgroup| {
             cgroup.make_ready();
@@ -213,7 +220,7 @@ impl Trees {
     async fn clear(&self, key: &Key) -> Result<(), Error> {
         let cleared = self.with_cgroup(key, Cgroup::clear).await;
         if cleared.is_err() || !self.contained().contains(key) {
-            self.marks.clear(key).await?;
+            self.marker.clear(key).await?;
         }
         if cleared?.is_some() {
             self.contained().insert(key.clone());
@@ -232,7 +239,7 @@ impl Trees {
         work: impl FnOnce(&Cgroup) -> Result<T, cgroup::Error> + Send + 'static,
     ) -> Result<Option<T>, Error> {
         let Some(cgroup) = self.groups().map(|cgroups| cgroups.agent(key)) else { return Ok(None) };
-        let done = timeout(TO_ARRANGE, blocking::run(move || work(&cgroup))).await;
+        let done = timeout(ARRANGE_TIMEOUT, blocking::run(move || work(&cgroup))).await;
         let done = done.map_err(|_| Error::TimedOut)?.map_err(Error::Thread)?;
         Ok(Some(done?))
     }
@@ -247,8 +254,8 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// To be called before the launcher has started anything: whatever it will start can then be found, and has these limits.
-    /// Answers why it has not, for a person, if it has not.
+    /// Makes sure that whatever the launcher starts can be found, and has these limits. Call this before it has started anything.
+    /// Returns why the limits do not apply, for a person, if they do not.
     pub async fn contain(&self, limits: &Limits) -> Option<String> {
         match self.try_to_contain(limits).await {
             Ok(()) if limits.is_any() && self.scope().is_none() => Some(self.trees.no_limits()),
@@ -264,17 +271,17 @@ impl Tree {
     async fn try_to_contain(&self, limits: &Limits) -> Result<(), Error> {
         if let Some(scope) = self.scope() {
             let description = format!("agent {}", self.key);
-            scope::start_scope(&scope, &description, self.launcher.pid(), limits).await?;
+            scope::start_scope(&self.trees.systemd, &scope, &description, self.launcher.pid(), limits).await?;
         }
         let launcher = Arc::clone(&self.launcher);
         self.trees.with_cgroup(&self.key, move |cgroup| cgroup.admit(&launcher)).await.map(drop)
     }
 
-    /// Gives it other limits. Answers why it has not got them, for a person, if it has not.
+    /// Changes its limits. Returns why they do not apply, for a person, if they do not.
     pub async fn limit(&self, limits: &Limits) -> Option<String> {
         match self.scope() {
             Some(scope) => {
-                match scope::limit_scope(&scope, limits).await {
+                match scope::limit_scope(&self.trees.systemd, &scope, limits).await {
                     Ok(()) => None,
                     // It has none because it has no scope.
                     Err(systemd::Error::NoUnit(_)) if !limits.is_any() => None,
@@ -289,13 +296,13 @@ impl Tree {
         self.trees.groups()?.scope(&self.key)
     }
 
-    /// What it has taken of the machine, as far as that is counted.
+    /// The resources that it has used, as far as they are counted.
     pub async fn usage(&self) -> Usage {
         let usage = self.trees.with_cgroup(&self.key, |cgroup| Ok(cgroup.usage())).await;
         usage.ok().flatten().unwrap_or_default()
     }
 
-    /// Kills all of it but the launcher, which is left to tell how its harness ended.
+    /// Kills all of it except the launcher, which reports how its harness ended.
     pub async fn kill(&self) {
         let launcher = Arc::clone(&self.launcher);
         if let Err(error) = self.trees.with_cgroup(&self.key, move |cgroup| cgroup.kill_but(&launcher)).await {

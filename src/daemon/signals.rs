@@ -1,4 +1,4 @@
-//! What the daemon does about signals.
+//! Handles the daemon's signals.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use crate::inputs::Nudge;
 use crate::settings::OnTerminate;
 use crate::supervisor::Event;
-use crate::sys::systemd::{self, Job, Notifier};
+use crate::sys::systemd::{self, Job, Notifier, Systemd};
 
 pub(super) struct Signals {
     terminate: Signal,
@@ -26,11 +26,12 @@ impl Signals {
     }
 }
 
-/// Does what signals say, for ever.
+/// Obeys signals, forever.
 pub(super) async fn obey(
     mut signals: Signals,
     on_terminate: OnTerminate,
     notifier: Notifier,
+    systemd: Systemd,
     events: mpsc::UnboundedSender<Event>,
     nudges: mpsc::Sender<Nudge>,
 ) {
@@ -39,7 +40,7 @@ pub(super) async fn obey(
         let (signal, event) = tokio::select! {
             _ = signals.terminate.recv() => {
                 notifier.stopping();
-                ("SIGTERM", if detaches(on_terminate).await { Event::Detach } else { Event::Stop })
+                ("SIGTERM", if detaches(on_terminate, &systemd).await { Event::Detach } else { Event::Stop })
             }
             _ = signals.interrupt.recv() => {
                 notifier.stopping();
@@ -63,12 +64,12 @@ pub(super) async fn obey(
 }
 
 /// Whether the agents are to be left to the next daemon.
-async fn detaches(wish: OnTerminate) -> bool {
+async fn detaches(wish: OnTerminate, systemd: &Systemd) -> bool {
     match wish {
         OnTerminate::Stop => false,
         OnTerminate::Detach => true,
         OnTerminate::Auto if !systemd::is_manager() => false,
-        OnTerminate::Auto => match systemd::job().await {
+        OnTerminate::Auto => match systemd.job().await {
             Ok(job) => job == Some(Job::Restart),
             Err(error) => {
                 // Work that was lost cannot be brought back; agents that go on can be stopped.

@@ -154,7 +154,7 @@ async fn overhear(stderr: impl AsyncRead + Unpin) {
     if !said.is_empty()
         && let Some(count) = BRAKE.pass()
     {
-        tracing::warn!("the process that acts as the agent user has said ({count} so far): {said}");
+        tracing::warn!("the process that acts as the agent user said ({count} so far): {said}");
     }
 }
 
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn deputies_that_end_at_once_are_started_less_and_less_often_and_what_is_asked_fails_with_them() {
+    async fn a_crashing_deputy_is_restarted_with_backoff() {
         let (count, changes) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (counted, noticed) = (Arc::clone(&count), Arc::clone(&changes));
         let start = move || {
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_to_be_watched_is_told_to_whichever_deputy_can_be_started() {
+    async fn any_new_deputy_is_told_what_to_watch() {
         let (heard, mut watched) = mpsc::unbounded_channel();
         let mut good = starts(move |_, stream| {
             let heard = heard.clone();

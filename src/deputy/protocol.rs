@@ -1,4 +1,4 @@
-//! What daemon and deputy say to each other.
+//! The protocol between daemon and deputy.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -79,7 +79,7 @@ pub enum Server {
     Serving {
         /// The process.
         pid: i32,
-        /// Whether it had lost its socket and has just made it anew.
+        /// Whether it had lost its socket and has just made it again.
         recovered: bool,
         /// Whether it was started from the file that clients are started from now.
         is_installed: bool,

@@ -1,4 +1,4 @@
-//! Text of what agents printed, made by threads of the deputy: the daemon's side.
+//! Renders logs as text in threads of the deputy: the daemon's side.
 //!
 //! The conversation is [`logs::renderer`](crate::logs::renderer)'s. At most [`AT_ONCE`] threads work at a time, however many
 //! there are; those that follow an agent mostly wait.
@@ -19,7 +19,7 @@ use crate::logs::renderer::{DONE, Say, TEXT, head};
 const AT_ONCE: usize = 2;
 
 /// How long an answer may take to begin or to go on. A piece takes a few milliseconds.
-const PATIENCE: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why there is no text.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +28,7 @@ pub enum Error {
     #[error(transparent)]
     Deputy(#[from] DeputyError),
     /// The conversation broke off.
-    #[error("failed to have it made text: {0}; --raw (`raw=true`) does without")]
+    #[error("failed to render it as text: {0}; --raw (`raw=true`) does without that")]
     Io(#[from] io::Error),
 }
 
@@ -103,7 +103,7 @@ impl Renderer {
 }
 
 async fn in_time<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    timeout(ANSWER_TIMEOUT, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 #[cfg(test)]
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_long_text_comes_in_pieces_and_of_one_that_is_kept_the_last_lines() {
+    async fn a_long_text_comes_in_pieces_or_as_its_last_lines() {
         let lines = (0..20_000).map(|number| format!("{number} ä\r\n")).collect::<Vec<_>>().concat();
         let mut renderer = renderers().start().await.unwrap();
         let mut told = String::new();
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_work_at_once_than_may_and_waiting_for_more_is_no_work() {
+    async fn work_at_once_is_limited_and_waiting_does_not_count() {
         let renderers = renderers();
         let mut many = Vec::new();
         for _ in 0..3 * AT_ONCE {

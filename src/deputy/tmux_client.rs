@@ -1,4 +1,4 @@
-//! The tmux client that somebody sits at: unlike those that the deputy runs, it has a terminal.
+//! The interactive tmux client of `agentd attach`: unlike those that the deputy runs, it has a terminal.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;

@@ -1,20 +1,19 @@
-//! The tmux server, as the kernel knows it: whoever listens on its socket.
+//! Finds the tmux server: the process that listens on its socket, by the kernel's word.
 //!
-//! A server whose socket file was removed listens on it all the same, and makes the file anew when it gets SIGUSR1 (`tmux(1)`,
-//! "DESCRIPTION"). To start another in its place would cut it and everything in it off for good. So whether there is a server is
-//! never concluded from the file alone: the process that was [seen](Seen) to serve, and has not ended, is the server.
+//! A server whose socket file was removed still listens, and makes the file again when it gets SIGUSR1 (`tmux(1)`, "DESCRIPTION").
+//! Starting another one in its place would cut it off for good, with everything in it. So the file alone never decides whether there is
+//! a server: the process that was [seen](Seen) to serve, and has not ended, is the server.
 //!
-//! A server can miss the end of a program that it has started: tmux 3.3a does now and then, and shows its pane as living until another
-//! program ends. It gets SIGCHLD again then.
+//! A server can miss the end of a program that it has started. tmux 3.3a sometimes does, and shows the pane as alive until another
+//! program ends. In that case it gets another SIGCHLD.
 //!
 //! Nobody else gets a signal. What the kernel lists of sockets (`proc_net_unix(5)`) is not believed: anybody can bind a socket to
 //! the same path elsewhere, or to a name that holds a line feed and forges a line.
 //!
-//! All this is done with the agent user's rights, so that whoever poses as the server gets signals from nobody but itself.
+//! All of this runs with the agent user's rights, so a process that poses as the server can be signaled only by its own user.
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -22,20 +21,19 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket};
 use nix::unistd::Uid;
 
 use super::{Seen, Server};
 use crate::sys::process::{Identity, Process, Signal};
 use crate::sys::procfs;
+use crate::sys::unix_socket;
 
-/// How long a server may take to make its socket anew.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a server may take to make its socket again.
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Finds out what there is at `path`, and has a server that lost its socket recreate it: the one that was `seen` to serve there
 /// the last time. `program` is the installed tmux. The error, for a person, is that it could not be found out. Blocks, for no longer
-/// than a little more than [`PATIENCE`].
+/// than a little more than [`SOCKET_TIMEOUT`].
 pub(super) fn tend(path: &Path, program: Option<&Path>, seen: Option<Seen>) -> Result<Server, String> {
     let failed = |error: io::Error| format!("failed to find out what listens on {}: {error}", path.display());
     let installed = program.and_then(|program| file(program).ok());
@@ -56,7 +54,7 @@ pub(super) fn tend(path: &Path, program: Option<&Path>, seen: Option<Seen>) -> R
         return Ok(serving(pid, false));
     }
     let recovered = ask_for_socket(&server).map_err(failed)?;
-    let limit = Instant::now() + PATIENCE;
+    let limit = Instant::now() + SOCKET_TIMEOUT;
     loop {
         match peer(path).map_err(failed)? {
             Peer::Process(pid) => return Ok(serving(pid, recovered)),
@@ -128,24 +126,13 @@ enum Peer {
     Nobody,
 }
 
-/// By the kernel's word (`SO_PEERCRED`, see `unix(7)`): the process that called `listen(2)`.
 fn peer(path: &Path) -> io::Result<Peer> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let stream: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    match connect(stream.as_raw_fd(), &UnixAddr::new(path)?) {
-        Ok(()) => {
-            let credentials = getsockopt(&stream, PeerCredentials)?;
-            if credentials.uid() == Uid::effective().as_raw() {
-                Ok(Peer::Process(credentials.pid()))
-            } else {
-                Err(io::Error::other(format!(
-                    "process {} does, and runs as uid {}",
-                    credentials.pid(),
-                    credentials.uid()
-                )))
-            }
-        }
-        Err(Errno::EAGAIN) => Ok(Peer::Busy),
+    match unix_socket::knock(path) {
+        Ok(Some(unix_socket::Peer { pid, uid })) => match pid {
+            Some(pid) if uid == Uid::effective() => Ok(Peer::Process(pid)),
+            pid => Err(io::Error::other(format!("process {} does, and runs as uid {uid}", pid.unwrap_or(0)))),
+        },
+        Ok(None) => Ok(Peer::Busy),
         Err(Errno::ENOENT | Errno::ECONNREFUSED) => Ok(Peer::Nobody),
         Err(error) => Err(error.into()),
     }
@@ -186,7 +173,7 @@ fn is_server(process: &Process, seen: Seen, installed: Option<(u64, u64)>) -> io
 fn ask_for_socket(server: &Process) -> io::Result<bool> {
     static ASKED: Mutex<Option<(Identity, Instant)>> = Mutex::new(None);
     let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
-    if asked.is_some_and(|(who, at)| who == server.identity() && at.elapsed() < PATIENCE) {
+    if asked.is_some_and(|(who, at)| who == server.identity() && at.elapsed() < SOCKET_TIMEOUT) {
         return Ok(false);
     }
     server.signal(Signal::USR1)?;
@@ -205,10 +192,11 @@ fn executable(pid: i32) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixListener;
     use std::process::{Child, Command, Stdio};
 
-    use nix::sys::socket::{Backlog, bind, listen};
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
     use tempfile::TempDir;
 
     use super::*;

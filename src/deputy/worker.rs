@@ -1,4 +1,4 @@
-//! The deputy's own end.
+//! The deputy's main loop: reads requests and answers them, with the agent user's rights.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -137,7 +137,7 @@ async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Resu
                 }
             },
             Some(prepared) = preparing.join_next() => {
-                // Where there is no result, for want of a thread, what is watched stays; the daemon looks at it all the same.
+                // Where there is no result, for want of a thread, what is watched stays; the daemon looks at it anyway.
                 if let Ok(Ok(watched)) = prepared
                     && watcher.adopt(watched)
                 {
@@ -377,7 +377,7 @@ mod tests {
     use crate::sys::watch::Target;
 
     #[tokio::test]
-    async fn a_file_system_that_hangs_is_said_and_takes_one_thread_for_each_request() {
+    async fn a_hung_file_system_takes_one_thread_per_request() {
         let (hanging, request) = (Hanging::default(), Request::Workdir("/w".into()));
         let (answer_late, late) = std::sync::mpsc::channel::<()>();
         let hang = move |_| late.recv().ok().map(|()| Reply::Changed);
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn endless_output_is_cut_to_what_an_answer_can_hold_but_read_to_its_end() {
+    async fn endless_output_is_cut_but_read_to_its_end() {
         // What takes the most room in a frame, and what is cut in the middle of a character.
         for (piece, expected) in [("\u{1}", 64 << 10), ("\u{20ac}", 21846)] {
             let (mut program, pipe) = tokio::io::duplex(1 << 10);
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_prompt_is_read_and_a_longer_one_is_refused_with_the_limit() {
+    fn a_prompt_over_the_limit_is_refused() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("prompt");
         fs::write(&path, vec![b'x'; MAX_ARGUMENT]).unwrap();

@@ -1,4 +1,4 @@
-//! What should be: declarations, prompts and secrets, put together into what is to be launched.
+//! Assembles the desired state: declarations, prompts and secrets become launches.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ fn workdir_path(spec: &AgentSpec, account: &Account) -> PathBuf {
 
 /// Where agents are declared and run, which stays the same for as long as the daemon runs.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct DeclarationContext {
     /// The jcard, from whose folder relative prompt files are named.
     pub file: PathBuf,
     /// Whom agents run as.
@@ -50,7 +50,7 @@ pub struct Place {
 }
 
 /// Puts it all together.
-pub fn desired(config: &Config, secrets: &Secrets, seen: &Seen, place: &Place) -> Desired {
+pub fn desired(config: &Config, secrets: &Secrets, seen: &Seen, place: &DeclarationContext) -> Desired {
     let file = place.file.as_path();
     let agent = |entry: &Entry| {
         let spec = entry.spec.as_ref().map_err(|findings| located(file, findings));
@@ -81,7 +81,12 @@ pub fn located(file: &Path, findings: &str) -> String {
     lines.join("\n")
 }
 
-fn declare(spec: &AgentSpec, secrets: &Secrets, seen: &Seen, place: &Place) -> Result<Declaration, String> {
+fn declare(
+    spec: &AgentSpec,
+    secrets: &Secrets,
+    seen: &Seen,
+    place: &DeclarationContext,
+) -> Result<Declaration, String> {
     let folder = folder_of(&place.file);
     let kind = match spec.kind {
         Kind::Native => "native",
@@ -210,10 +215,10 @@ mod tests {
         }
     }
 
-    static KEY: LazyLock<Key> = LazyLock::new(|| Key::passing().unwrap());
+    static KEY: LazyLock<Key> = LazyLock::new(|| Key::ephemeral().unwrap());
 
-    fn place() -> Place {
-        Place { file: FILE.into(), account: account(), key: KEY.clone() }
+    fn place() -> DeclarationContext {
+        DeclarationContext { file: FILE.into(), account: account(), key: KEY.clone() }
     }
 
     fn config(text: &str) -> Config {
@@ -309,7 +314,7 @@ mod tests {
     #[case("prompt_file = \"prompt.md\"")]
     #[case("prompt_file = \"/etc/agentd/prompt.md\"")]
     #[case("prompt = \"not this\"\nprompt_file = \"prompt.md\"")]
-    fn a_prompt_file_is_found_from_the_jcard_and_goes_before_a_prompt(#[case] lines: &str) {
+    fn a_prompt_file_is_relative_to_the_jcard_and_wins(#[case] lines: &str) {
         assert_eq!(words(&launched(&one(lines), &[], text("from the file"))), ["agent", "from the file"]);
     }
 

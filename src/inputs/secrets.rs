@@ -1,10 +1,9 @@
 //! The secrets directory: one file, one environment variable.
 //!
-//! What cannot be read is not taken for empty: the last value that was read stays, and the problem is reported. That holds for the
-//! whole directory as for each file in it. Neither is absence taken for a statement. A file that is removed withdraws its secret; but
-//! a directory that is gone, replaced by one that holds less, or emptied of several secrets at once may as well be one that is being
-//! made, so that [`Known`] keeps what was there until a second look at the same directory finds the same. A directory that never
-//! held anything may be missing.
+//! A file or directory that cannot be read is not taken for empty: the last value that was read stays in use, and the problem is
+//! reported. Absence is not a statement, either. A file that is removed withdraws its secret. But a directory that is gone, replaced by
+//! one that holds less, or emptied of several secrets at once may be in the middle of an update, so [`Known`] keeps what was there
+//! until a second look at the same directory finds the same. A directory that never held anything may be missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -21,6 +20,7 @@ use nix::sys::stat::{SFlag, fstat, fstatat};
 
 use crate::agent::secrets::Secrets;
 use crate::sys::exec::{MAX_ARGUMENT, is_variable_name};
+use crate::sys::file_id::FileId;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::watch::MAX_ENTRIES;
 use crate::sys::{regular_file, safe_path};
@@ -58,7 +58,7 @@ pub enum Problem {
         source: io::Error,
     },
     /// A link that somebody could have put there to have root read something else.
-    #[error("{} is a link in a folder that others than root can write in, and is not followed; put the value into a file", .0.display())]
+    #[error("{} is a link in a folder that users other than root can write to, and is not followed; put the value into a file", .0.display())]
     Link(PathBuf),
     /// A FIFO, a device, a socket.
     #[error("{} is not a regular file; put the value into one, or a link to one", .0.display())]
@@ -93,19 +93,13 @@ pub enum Problem {
 pub struct Reading {
     /// What is to be used from now on.
     pub secrets: Secrets,
-    /// What went wrong, for a person to mend.
+    /// What went wrong, for a person to fix.
     pub problems: Vec<Problem>,
     /// The newest change among the directory and its files; `None` if there is nothing.
     pub changed: Option<SystemTime>,
-    /// The directory that was read; `None` if it is not there, or could not be read.
-    pub folder: Option<Folder>,
-}
-
-/// Which directory it is: the same path can lead to another by a link or a mount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Folder {
-    device: u64,
-    inode: u64,
+    /// The directory that was read: the same path can lead to another by a link or a mount. `None` if it is not there, or could not
+    /// be read.
+    pub folder: Option<FileId>,
 }
 
 impl Reading {
@@ -143,18 +137,18 @@ pub fn read(directory: &Path, last: &Secrets) -> Reading {
 pub struct Known {
     /// What is in use.
     pub secrets: Secrets,
-    /// What stands in the way of more, for a person to mend; `None` if nothing does.
+    /// The problems, for a person to fix; `None` if there are none.
     pub error: Option<String>,
     /// The directory that held them when they were last found.
-    folder: Option<Folder>,
-    /// Those that were not found by the latest looks, and are in use all the same.
+    folder: Option<FileId>,
+    /// Secrets that the latest looks did not find, and that are still in use.
     doubts: BTreeMap<String, Doubt>,
 }
 
 /// Of a secret: where it was missed, and since when.
 #[derive(Clone, Copy, Debug)]
 struct Doubt {
-    folder: Folder,
+    folder: FileId,
     since: Instant,
 }
 
@@ -187,7 +181,7 @@ impl Known {
         // Nothing else is taken over meanwhile: what is half made is not launched with.
         let (problem, doubts) = match folder {
             None => (Problem::Gone(directory.to_owned()), BTreeMap::new()),
-            Some(here) if is_empty && self.folder.is_some_and(|before| before.device != here.device) => {
+            Some(here) if is_empty && self.folder.is_some_and(|before| before.device() != here.device()) => {
                 (Problem::Unmounted(directory.to_owned()), BTreeMap::new())
             }
             Some(here) => {
@@ -221,7 +215,7 @@ impl Problem {
 fn read_all(directory: &Path, last: &Secrets, reading: &mut Reading) -> Result<(), Problem> {
     let failed = |source| Problem::Directory { path: directory.to_owned(), source };
     // Gone to once, and all is read in it: it is the same one throughout.
-    let folder = match safe_path::go(directory, None).map_err(io::Error::from) {
+    let folder = match safe_path::open_dir(directory, None).map_err(io::Error::from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         folder => folder.map_err(failed)?,
     };
@@ -232,7 +226,7 @@ fn read_all(directory: &Path, last: &Secrets, reading: &mut Reading) -> Result<(
     }
     reading.changed = fs::metadata(&here).map_err(failed)?.modified().ok();
     let status = fstat(&folder).map_err(io::Error::from).map_err(failed)?;
-    reading.folder = Some(Folder { device: status.st_dev, inode: status.st_ino });
+    reading.folder = Some(FileId::from(&status));
     let mut total = 0;
     for name in names.iter().filter_map(|name| name.to_str()).filter(|name| is_variable_name(name)) {
         let value = match read_file(&folder, directory, name) {
@@ -332,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_files_folders_and_names_that_are_no_variables_are_skipped() {
+    fn files_whose_names_are_not_variables_are_skipped() {
         let directory = directory(&[
             (".hidden", b"x"),
             ("KEY.tmp", b"x"),
@@ -348,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn links_to_regular_files_are_followed_also_through_a_linked_directory() {
+    fn links_to_files_are_followed_through_a_linked_directory() {
         let real = directory(&[("value", b"v")]);
         let links = TempDir::new().unwrap();
         fs::create_dir(links.path().join("generation-1")).unwrap();
@@ -357,7 +351,7 @@ mod tests {
         assert_eq!(read(&links.path().join("secrets"), &Secrets::default()).secrets, Secrets::of(&[("TOKEN", "v")]));
     }
 
-    const PATIENCE: Duration = Duration::from_secs(5);
+    const DOUBT_PERIOD: Duration = Duration::from_secs(5);
 
     /// What comes of looks at a directory, each so many seconds after the first, before each of which something is done to it.
     struct Looks {
@@ -396,7 +390,7 @@ mod tests {
         fn look(&mut self, seconds: u64) {
             let path = self.path("secrets");
             let reading = read(&path, &self.known.secrets);
-            self.known = self.known.after(reading, &path, self.began + Duration::from_secs(seconds), PATIENCE);
+            self.known = self.known.after(reading, &path, self.began + Duration::from_secs(seconds), DOUBT_PERIOD);
         }
 
         fn names(&self) -> String {
@@ -502,9 +496,9 @@ mod tests {
     #[test]
     fn an_empty_mount_withdraws_nothing_however_long_it_lasts() {
         let mut looks = Looks::new();
-        let device = looks.known.folder.unwrap().device;
+        let device = looks.known.folder.unwrap().device();
         looks.remove(&["A", "B", "C"]);
-        looks.known.folder = Some(Folder { device: device + 1, inode: 1 });
+        looks.known.folder = Some(FileId::new(device + 1, 1));
         for seconds in [1, 100, 1000] {
             looks.look(seconds);
             looks.assert_kept("on which another file system is mounted than before, or none");

@@ -1,6 +1,6 @@
 //! The launcher's connection to the daemon.
 //!
-//! Nothing here waits but for a daemon to take in a message: who uses it waits for its descriptor and its time together with
+//! Nothing here waits, except for a daemon to take in a message. The caller waits for the descriptor and the deadline, together with
 //! everything else.
 
 use std::io;
@@ -10,23 +10,21 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use zeroize::Zeroizing;
 
 use super::protocol::{FromLauncher, Log, MAX_TO_LAUNCHER, Progress, ToLauncher, WIRE_VERSION};
 use crate::agent::fingerprint::Fingerprint;
 use crate::sys::frame::{self, Decoder};
-use crate::sys::{fd, fd_passing, memory, poll};
+use crate::sys::{fd, fd_passing, memory, poll, unix_socket};
 
 /// How long a daemon may take to take in a message.
-const PATIENCE: Duration = Duration::from_secs(5);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often the next daemon is looked for when there is none. The API must be true within a second of its start.
 const BETWEEN_DAEMONS: Duration = Duration::from_millis(300);
 
-/// How long a daemon is looked for that says what to launch, or notes how the harness ended. After that tmux has to remember it.
+/// How long to look for a daemon that sends the work or notes the exit. After that, tmux's `pane_dead_status` is the only record.
 pub(super) const PATIENCE_WITH_DAEMONS: Duration = Duration::from_mins(1);
 
 /// How much is received at once.
@@ -85,7 +83,7 @@ impl Connection {
 
     fn write(&mut self, message: &FromLauncher) -> Result<(), frame::Error> {
         let frame = frame::encode(message)?;
-        let limit = Instant::now() + PATIENCE;
+        let limit = Instant::now() + WRITE_TIMEOUT;
         let mut rest = frame.as_slice();
         while !rest.is_empty() {
             match fd::write(&self.stream, rest) {
@@ -147,7 +145,7 @@ impl DaemonLink {
         read.ok().flatten()
     }
 
-    /// Whoever turned this launcher away at once would do so again.
+    /// A daemon that rejected this launcher at once would do so again.
     fn lose(&mut self) {
         self.state = State::Away { next_try: Instant::now() + BETWEEN_DAEMONS };
     }
@@ -156,7 +154,7 @@ impl DaemonLink {
         let mut connection = Connection::new(reach(&self.socket)?);
         // Before it is told anything, and lest another agent speaks through it. A daemon without root could not find it any more
         // where /proc is mounted with `hidepid`, and has no agents but its own user's.
-        if getsockopt(&connection.stream, PeerCredentials).map_err(io::Error::from)?.uid() == 0 {
+        if unix_socket::peer(&connection.stream).map_err(io::Error::from)?.uid.is_root() {
             memory::keep_private();
         }
         connection.write(&FromLauncher::Hello {
@@ -220,7 +218,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
-    use crate::logs::FileId;
+    use crate::sys::file_id::FileId;
 
     fn link_to(stream: UnixStream) -> DaemonLink {
         stream.set_nonblocking(true).unwrap();
@@ -244,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_that_a_message_does_not_use_are_not_the_next_ones() {
+    fn unused_descriptors_do_not_go_to_the_next_message() {
         let (near, far) = UnixStream::pair().unwrap();
         let mut link = link_to(far);
         let [one, other] = [(); 2].map(|()| tempfile::tempfile().unwrap());
@@ -309,6 +307,6 @@ mod tests {
         send(&near, &ToLauncher::Noted, &[]);
         let start = Instant::now();
         link.see_noted(&Progress::New);
-        assert!(start.elapsed() < PATIENCE);
+        assert!(start.elapsed() < WRITE_TIMEOUT);
     }
 }

@@ -1,7 +1,7 @@
-//! The agent's end: the process in the pane that starts the harness and outlives it by a moment.
+//! The launcher's main loop: the process in the pane that starts the harness and outlives it by a moment.
 //!
-//! It leads the pane's session, and the harness one of its own, on a [terminal](super::terminal) of its own. It survives whatever
-//! can be caught, and it is the reaper of all its descendants, so that none of them gets out of its sight by forking twice.
+//! It leads the pane's session. The harness leads a session of its own, on a [terminal](super::terminal) of its own. The launcher
+//! survives every signal that can be caught, and it is the reaper of all its descendants, so none of them escapes by forking twice.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -34,9 +34,9 @@ use super::protocol::{End, Ending, Failure, FromLauncher, Harness, Log, Progress
 use super::temporary_dir::{self, Scratch};
 use super::terminal::Terminal;
 use crate::contain::marker;
-use crate::logs::FileId;
 use crate::logs::writer::Writer;
 use crate::sys::clock::Timestamp;
+use crate::sys::file_id::FileId;
 use crate::sys::process::Process;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::{poll, rlimit};
@@ -59,7 +59,7 @@ const REMOVAL: Duration = Duration::from_secs(2);
 /// The status to exit with when no harness was ever started, as `env(1)` does it. What has ended with it may be done again.
 pub const NOTHING_STARTED: u8 = 125;
 
-/// Why the launcher did not come as far as to start a harness.
+/// Why the launcher did not start a harness.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The daemon does not know this attempt or not this process, or there has been none for too long.
@@ -160,7 +160,7 @@ fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) ->
     });
     daemon.log = log.as_ref().and_then(written_to);
     let workdir = PathBuf::from(OsStr::from_bytes(workdir.as_slice()));
-    Some((Order { arguments, environment, workdir, log }, login_patience.unwrap_or(login::PATIENCE)))
+    Some((Order { arguments, environment, workdir, log }, login_patience.unwrap_or(login::LOGIN_TIMEOUT)))
 }
 
 /// The inner result says why there is none.
@@ -212,7 +212,7 @@ struct Order {
     log: Option<Writer>,
 }
 
-/// Starts the harness, and answers when it did. Of the order, secrets and all, only the log is left when this returns.
+/// Starts the harness, and returns when it started. The order, with its secrets, is gone when this returns; only the log is left.
 #[expect(clippy::needless_pass_by_value, reason = "nothing of the login is left either")]
 fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<(Harness, Terminal, Option<Scratch>), Failure> {
     let workdir = order.workdir.as_path();

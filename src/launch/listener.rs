@@ -1,8 +1,8 @@
-//! The launch socket: where launchers report for duty.
+//! The launch socket: receives launchers and verifies who they are.
 //!
-//! Anybody may connect (0666: the folder decides who gets here), so whoever does is looked at first: who it is by the kernel's
-//! word (`SO_PEERCRED`, `SO_PEERPIDFD`, see `unix(7)`), then what it says it is, in a bounded time and size. What that is worth
-//! is for the receiver of the [`Visitor`] to judge.
+//! Anybody may connect (the mode is 0666; the directory decides who can reach it). So each peer is checked first: who it is, by the
+//! kernel's word (`SO_PEERCRED`, `SO_PEERPIDFD`, see `unix(7)`), then who it claims to be, in a bounded time and size. The receiver of
+//! the [`UnverifiedLauncher`] judges what that claim is worth.
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
+use nix::sys::socket::sockopt::PeerPidfd;
 use nix::unistd::Uid;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -21,28 +21,29 @@ use tokio::task::AbortHandle;
 
 use super::protocol::{FromLauncher, Log, MAX_FROM_LAUNCHER, Progress, ToLauncher};
 use crate::agent::fingerprint::Fingerprint;
-use crate::launch::socket_dir::Keeper;
+use crate::launch::socket_dir::LaunchSocketKeeper;
 use crate::sys::frame;
 use crate::sys::process::Process;
 use crate::sys::rate_limit::Brake;
+use crate::sys::unix_socket::{self, Peer};
 
-/// How long a visitor may take to say who it is.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a peer may take to say who it is.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How many may be about to say it, or wait for somebody to know them, at once. Whoever comes when there is no room gets the place
-/// of the one that has been silent for the longest time: launchers speak at once, and nobody keeps them out by saying nothing.
+/// How many peers may be unverified at once. A new one takes the place of the one that has been silent for the longest time: launchers
+/// speak at once, so silent peers cannot keep them out.
 const WAITING_ROOM: usize = 256;
 
 /// A process of the agent user's that says it is the launcher of an attempt.
 #[derive(Debug)]
-pub struct Visitor {
+pub struct UnverifiedLauncher {
     /// The agent it names.
     pub name: String,
     /// The attempt it names.
     pub attempt: u64,
     /// The version of what it speaks.
     pub version: u32,
-    /// Of what it says it was told to launch.
+    /// The fingerprint of what it says it launched.
     pub fingerprint: Option<Fingerprint>,
     /// How far it says it has come.
     pub progress: Progress,
@@ -52,40 +53,42 @@ pub struct Visitor {
     pub log: Option<Log>,
     /// The process, by the kernel's word.
     pub process: Process,
-    /// What it says next.
+    /// Reads what it says next.
     pub reader: frame::Reader<OwnedReadHalf>,
-    /// What it is told.
+    /// Writes what the daemon tells it.
     pub writer: OwnedWriteHalf,
-    /// Its place in the waiting room: to be given up when it is known who it is.
-    pub seat: OwnedSemaphorePermit,
+    /// Its place among the unverified, to be dropped once it is verified.
+    pub permit: OwnedSemaphorePermit,
 }
 
-impl Visitor {
-    /// Whether it says that it was told what to launch.
+impl UnverifiedLauncher {
+    /// Whether it says that it has received its work.
     pub fn has_launched(&self) -> bool {
         self.progress != Progress::New
     }
 
-    /// Tells one that has started nothing yet not to wait. One that has is left alone: it comes again, and may be expected then.
+    /// Tells a launcher that has started nothing yet not to wait. One that has is left alone: it connects again, and may be expected
+    /// then.
     pub fn send_away(mut self) {
         if self.progress == Progress::New {
             tokio::spawn(async move {
                 // Nobody is hurt if it does not listen.
-                let _ = tokio::time::timeout(PATIENCE, frame::write(&mut self.writer, &ToLauncher::Unwanted)).await;
+                let _ =
+                    tokio::time::timeout(HELLO_TIMEOUT, frame::write(&mut self.writer, &ToLauncher::Unwanted)).await;
             });
         }
     }
 }
 
-/// Receives visitors that run as `user`, and hands on those that say who they are, until the daemon ends. What keeps it from
-/// receiving anybody is to be found in `trouble`, such as that there is no listener so far. At each of the `rounds` it is made sure that launchers find the socket.
+/// Receives peers that run as `user`, and hands on those that say who they are, until the daemon ends. `trouble` holds what prevents
+/// that, for example that there is no listener so far. At each of the `rounds` it makes sure that launchers find the socket.
 pub async fn receive(
     mut listener: Option<UnixListener>,
-    mut keeper: Keeper,
+    mut keeper: LaunchSocketKeeper,
     user: Uid,
     trouble: watch::Sender<Option<String>>,
     mut rounds: watch::Receiver<()>,
-    hand_on: impl Fn(Visitor) + Clone + Send + 'static,
+    hand_on: impl Fn(UnverifiedLauncher) + Clone + Send + 'static,
 ) {
     let mut room = Room::new();
     let sent_away = Arc::new(Brake::new());
@@ -116,10 +119,10 @@ pub async fn receive(
         };
         match accepted {
             Ok((stream, _)) => {
-                let Some(seat) = room.seat().await else { return };
+                let Some(permit) = room.permit().await else { return };
                 let (hand_on, sent_away, trouble) = (hand_on.clone(), Arc::clone(&sent_away), Arc::clone(&trouble));
                 let listening = tokio::spawn(async move {
-                    match tokio::time::timeout(PATIENCE, listen_to(stream, user, seat)).await {
+                    match tokio::time::timeout(HELLO_TIMEOUT, listen_to(stream, user, permit)).await {
                         Ok(Ok(visitor)) => {
                             trouble.note(None);
                             hand_on(visitor);
@@ -156,30 +159,30 @@ fn is_shortage(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS))
 }
 
-/// The waiting room.
+/// The peers that are not verified yet.
 struct Room {
-    seats: Arc<Semaphore>,
-    /// Who was listened to, in the order in which they came; most of them have spoken or left by now.
+    permits: Arc<Semaphore>,
+    /// The tasks that listened to a peer, oldest first; most of them have finished.
     silent: VecDeque<AbortHandle>,
 }
 
 impl Room {
     fn new() -> Self {
-        Self { seats: Arc::new(Semaphore::new(WAITING_ROOM)), silent: VecDeque::new() }
+        Self { permits: Arc::new(Semaphore::new(WAITING_ROOM)), silent: VecDeque::new() }
     }
 
-    /// A place for somebody who has come. `None` never happens: the room is not closed.
-    async fn seat(&mut self) -> Option<OwnedSemaphorePermit> {
+    /// A place for a new peer. `None` never happens: the semaphore is not closed.
+    async fn permit(&mut self) -> Option<OwnedSemaphorePermit> {
         if self.silent.len() >= WAITING_ROOM {
             self.silent.retain(|listening| !listening.is_finished());
         }
-        if self.seats.available_permits() == 0
+        if self.permits.available_permits() == 0
             && let Some(longest) = self.silent.iter().position(|listening| !listening.is_finished())
         {
             self.silent.drain(..=longest).for_each(|listening| listening.abort());
         }
         // Those who have spoken wait for no longer than an attempt takes to find its launcher, and are few for each.
-        Arc::clone(&self.seats).acquire_owned().await.ok()
+        Arc::clone(&self.permits).acquire_owned().await.ok()
     }
 }
 
@@ -190,7 +193,7 @@ struct Trouble {
 }
 
 impl Trouble {
-    /// Logs what is new. The agent user can bring trouble about and end it.
+    /// Logs changes. The agent user can cause trouble and end it.
     fn note(&self, error: Option<&dyn Display>) {
         let now = error.map(|error| format!("failed to receive a launcher: {error}"));
         self.now.send_if_modified(|before| {
@@ -211,41 +214,50 @@ impl Trouble {
     }
 }
 
-/// Agents can come here, and must not be able to fill the log.
+/// Agents can connect here, and must not be able to fill the log.
 fn complain(sent_away: &Brake, why: &str) {
     if let Some(count) = sent_away.pass() {
-        tracing::warn!("sent somebody away from the launch socket ({count} so far): {why}");
+        tracing::warn!("rejected a connection to the launch socket ({count} so far): {why}");
     }
 }
 
-async fn listen_to(stream: UnixStream, user: Uid, seat: OwnedSemaphorePermit) -> io::Result<Visitor> {
+async fn listen_to(stream: UnixStream, user: Uid, permit: OwnedSemaphorePermit) -> io::Result<UnverifiedLauncher> {
     let process = peer(&stream, user)?;
     let (reader, writer) = stream.into_split();
     let mut reader = frame::Reader::new(reader, MAX_FROM_LAUNCHER);
     match reader.read().await.map_err(io::Error::other)? {
         Some(FromLauncher::Hello { version, name, attempt, fingerprint, progress, can_move, log }) => {
-            Ok(Visitor { name, attempt, version, fingerprint, progress, can_move, log, process, reader, writer, seat })
+            Ok(UnverifiedLauncher {
+                name,
+                attempt,
+                version,
+                fingerprint,
+                progress,
+                can_move,
+                log,
+                process,
+                reader,
+                writer,
+                permit,
+            })
         }
-        _ => Err(io::Error::other(format!("process {} is no launcher", process.pid()))),
+        _ => Err(io::Error::other(format!("process {} is not a launcher", process.pid()))),
     }
 }
 
 /// The process at the other end, if it runs as the agent user.
 fn peer(stream: &UnixStream, user: Uid) -> io::Result<Process> {
-    let credentials = getsockopt(stream, PeerCredentials)?;
-    if credentials.uid() != user.as_raw() {
-        return Err(io::Error::other(format!(
-            "process {} runs as uid {}, not as the agent user",
-            credentials.pid(),
-            credentials.uid()
-        )));
+    let Peer { pid, uid } = unix_socket::peer(stream)?;
+    let pid = pid.unwrap_or(0);
+    if uid != user {
+        return Err(io::Error::other(format!("process {pid} runs as uid {uid}, not as the agent user")));
     }
     match getsockopt(stream, PeerPidfd) {
-        Ok(pidfd) => Process::from_pidfd(credentials.pid(), pidfd),
+        Ok(pidfd) => Process::from_pidfd(pid, pidfd),
         // Kernels before 6.5 do not know it. The one that connected may have left its end to another and ended, so that its id is
         // somebody else's; then it must at least be somebody of the same user.
         Err(nix::Error::ENOPROTOOPT) => {
-            let process = Process::open(credentials.pid())?;
+            let process = Process::open(pid)?;
             if process.runs_as(user)? { Ok(process) } else { Err(io::ErrorKind::NotFound.into()) }
         }
         Err(error) => Err(error.into()),
@@ -260,7 +272,7 @@ mod tests {
 
     use super::*;
     use crate::launch::protocol::WIRE_VERSION;
-    use crate::launch::socket_dir::Folder;
+    use crate::launch::socket_dir::SocketDir;
     use crate::sys::account::Account;
 
     #[tokio::test]
@@ -268,13 +280,13 @@ mod tests {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
         let directory = tempfile::TempDir::new().unwrap();
         let account = Account::current().unwrap();
-        let folder = Folder::of(&directory.path().join("tmux.sock"), &account, None).unwrap();
+        let folder = SocketDir::of(&directory.path().join("tmux.sock"), &account, None).unwrap();
         let listener = folder.bind_launch_socket().unwrap();
         let (trouble, _troubles) = watch::channel(None);
         let (_rounds, round) = watch::channel(());
         let (tell, mut told) = mpsc::unbounded_channel();
-        let hand_on = move |visitor: Visitor| drop(tell.send(visitor.name));
-        let keeper = Keeper::new(&folder.launch_socket(), &account, None, true);
+        let hand_on = move |visitor: UnverifiedLauncher| drop(tell.send(visitor.name));
+        let keeper = LaunchSocketKeeper::new(&folder.launch_socket(), &account, None, true);
         tokio::spawn(receive(Some(listener), keeper, account.uid, trouble, round, hand_on));
 
         let start = Instant::now();
@@ -294,6 +306,10 @@ mod tests {
         };
         frame::write(&mut launcher, &hello).await.unwrap();
         assert_eq!(told.recv().await.unwrap(), "late");
-        assert!(start.elapsed() < PATIENCE, "it was not made to wait for those who say nothing: {:?}", start.elapsed());
+        assert!(
+            start.elapsed() < HELLO_TIMEOUT,
+            "it was not made to wait for those who say nothing: {:?}",
+            start.elapsed()
+        );
     }
 }

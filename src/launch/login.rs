@@ -1,4 +1,4 @@
-//! The environment that the agent user's login shell gives.
+//! The environment that the agent user's login shell sets up.
 //!
 //! ```text
 //! launcher ── agentd login-shell ──▶ the user's shell ── agentd print-environment
@@ -37,7 +37,7 @@ pub const PRINT_COMMAND: &str = "print-environment";
 
 /// How long the shell may take, if nothing else is said. A profile may take its time, and many at once on a machine that boots take
 /// more.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const LOGIN_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How long it may take before somebody who waits for a shell beside an agent has a plain one.
 const PATIENCE_OF_PEOPLE: Duration = Duration::from_secs(5);
@@ -66,7 +66,7 @@ pub enum Error {
     #[error("{0}")]
     NoAccount(String),
     /// agentd itself could not be run for it.
-    #[error("{} gave no environment of a login: {reason}", agentd.display())]
+    #[error("{} printed no login environment: {reason}", agentd.display())]
     NotBegun {
         /// agentd.
         agentd: PathBuf,
@@ -74,13 +74,13 @@ pub enum Error {
         reason: io::Error,
     },
     /// Who the user is takes too long to find out.
-    #[error("who the agent user is was not found out within {}", humantime::format_duration(*within))]
+    #[error("failed to look up the agent user within {}", humantime::format_duration(*within))]
     AccountTimedOut {
         /// How long it was waited for.
         within: Duration,
     },
     /// It takes too long.
-    #[error("the login shell {} was not done within {}", shell.display(), humantime::format_duration(*within))]
+    #[error("the login shell {} did not finish within {}", shell.display(), humantime::format_duration(*within))]
     TimedOut {
         /// The shell.
         shell: PathBuf,
@@ -255,9 +255,9 @@ impl<'a> Answer<'a> {
 fn with_a_shell(account: Account) -> (Account, Option<String>) {
     let shell = &account.shell;
     let usable = match shell.metadata() {
-        _ if !shell.is_absolute() => Err(io::Error::other("it is no whole path")),
+        _ if !shell.is_absolute() => Err(io::Error::other("it is not an absolute path")),
         Ok(metadata) if metadata.is_file() => eaccess(shell, AccessFlags::X_OK).map_err(io::Error::from),
-        Ok(_) => Err(io::Error::other("it is no file")),
+        Ok(_) => Err(io::Error::other("it is not a file")),
         Err(error) => Err(error),
     };
     match usable {
@@ -463,7 +463,7 @@ mod tests {
         let cases = [
             ("exit 0", "gave no environment: it ended"),
             ("echo \"$@\" \"$@\"", "gave no environment: what it printed"),
-            ("exec sleep 100", "was not done within 1s"),
+            ("exec sleep 100", "did not finish within 1s"),
         ];
         for (script, expected) in cases {
             let error = log_in_by(&format!("printf '%s/bin/sh\\0\\0%s' $2 $2\n{script}")).unwrap_err().to_string();
@@ -472,18 +472,18 @@ mod tests {
     }
 
     #[test]
-    fn an_agentd_that_does_not_say_which_shell_it_is_gives_no_environment() {
+    fn an_agentd_that_names_no_shell_gives_no_environment() {
         let cases = [
-            ("exit 0", "gave no environment of a login: it ended at once"),
-            ("exec sleep 100", "who the agent user is was not found out within 1s"),
+            ("exit 0", "printed no login environment: it ended at once"),
+            ("exec sleep 100", "failed to look up the agent user within 1s"),
             ("printf '%s\\0nobody knows you\\0%s' $2 $2", "nobody knows you"),
         ];
         for (script, expected) in cases {
             let error = log_in_by(script).unwrap_err().to_string();
             assert!(error.ends_with(expected), "{script}: {error}");
         }
-        let missing = Asked::begin(Path::new("/nonexistent/agentd"), None, PATIENCE).unwrap_err().to_string();
-        assert!(missing.starts_with("/nonexistent/agentd gave no environment of a login: No such file"), "{missing}");
+        let missing = Asked::begin(Path::new("/nonexistent/agentd"), None, LOGIN_TIMEOUT).unwrap_err().to_string();
+        assert!(missing.starts_with("/nonexistent/agentd printed no login environment: No such file"), "{missing}");
     }
 
     #[test]

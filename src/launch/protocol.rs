@@ -1,4 +1,4 @@
-//! What launcher and daemon say to each other, and in which version.
+//! The protocol between launcher and daemon, and its version.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -6,10 +6,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::fingerprint::Fingerprint;
-use crate::logs::FileId;
+use crate::sys::file_id::FileId;
 use crate::sys::secret_bytes::SecretBytes;
+use crate::wire::status::Usage;
 
-/// The version of what launcher and daemon say to each other. They may be of different builds: an agent's launcher outlives an
+/// The version of the protocol. Launcher and daemon may be of different builds: an agent's launcher outlives an
 /// upgrade of the daemon.
 pub const WIRE_VERSION: u32 = 1;
 
@@ -156,10 +157,24 @@ pub struct End {
     pub at: Duration,
     /// Processor time in user mode, of the harness and all it waited for.
     pub user_time: Duration,
-    /// Processor time in the kernel, likewise.
+    /// Processor time in the kernel, of the same processes.
     pub system_time: Duration,
     /// The largest resident set of any one of them, in KiB.
     pub max_rss: i64,
+}
+
+impl End {
+    /// What the attempt took: what its control group counts, or, where there is none, what the launcher knows of the harness.
+    pub fn usage_beside(&self, counted: Usage) -> Usage {
+        if counted.cpu_usec.is_some() {
+            return counted;
+        }
+        let time = self.user_time.saturating_add(self.system_time);
+        let cpu_usec = u64::try_from(time.as_micros()).ok().filter(|&time| time > 0);
+        let memory_peak =
+            u64::try_from(self.max_rss).ok().filter(|&size| size > 0).map(|size| size.saturating_mul(1024));
+        Usage { cpu_usec, memory_peak, ..counted }
+    }
 }
 
 /// An exit status as `wait(2)` tells it.
@@ -172,4 +187,31 @@ pub enum Ending {
     Signal(i32),
     /// It was ended because of this, and its own status means nothing.
     Cause(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_launcher_tells_the_usage_where_no_group_counts_it() {
+        let times = (Duration::from_micros(1500), Duration::from_micros(500));
+        let end = |(user_time, system_time), max_rss| End {
+            how: Ending::Code(0),
+            at: Duration::ZERO,
+            user_time,
+            system_time,
+            max_rss,
+        };
+        let told = end(times, 4).usage_beside(Usage::default());
+        assert_eq!(told, Usage { oom_kills: 0, cpu_usec: Some(2000), memory_peak: Some(4096) });
+        let counted = Usage { oom_kills: 1, cpu_usec: Some(7), memory_peak: None };
+        assert_eq!(end(times, 4).usage_beside(counted), counted);
+        for max_rss in [0, -1] {
+            let unknown = end((Duration::ZERO, Duration::ZERO), max_rss).usage_beside(Usage::default());
+            assert_eq!(unknown, Usage::default());
+        }
+        let most = end((Duration::MAX, Duration::MAX), i64::MAX).usage_beside(Usage::default());
+        assert_eq!((most.cpu_usec, most.memory_peak), (None, Some(u64::MAX)));
+    }
 }

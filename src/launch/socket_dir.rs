@@ -1,8 +1,8 @@
-//! The folder of the tmux socket: the agent user's own, and the launch socket in it.
+//! The directory of the tmux socket, which belongs to the agent user, and the launch socket in it.
 //!
-//! Its owner can rename and replace whatever is in it, so root touches nothing here by a path: the folder is opened once, its
-//! last component not as a link, and everything goes through that descriptor. On the [way](crate::sys::safe_path) to it, too, no link is
-//! followed that the agent user could have made.
+//! Its owner can rename and replace its entries, so root never uses a path here: the directory is opened once, without following a
+//! link as its last component, and everything goes through that descriptor. On the [path](crate::sys::safe_path) to it, root follows
+//! no link that the agent user could have planted, either.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -18,61 +18,56 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use tokio::net::UnixListener;
 
+use crate::sys::PathError;
 use crate::sys::account::Account;
-use crate::sys::safe_path::{self, Identity, look};
+use crate::sys::file_id::FileVersion;
+use crate::sys::safe_path::{self, look, version_at};
 
 /// The launch socket's name.
 pub const LAUNCH_SOCKET: &str = "launch.sock";
 
-/// How often binding it is tried. The folder's owner can come between, but hardly each time.
+/// How often binding it is tried. The directory's owner can interfere, but hardly each time.
 const TRIES: u32 = 1000;
 
-/// Why the folder does not serve.
+/// Why the directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refused something.
-    #[error("failed to {operation} {}: {source}", path.display())]
-    System {
-        /// What was tried.
-        operation: &'static str,
-        /// With what.
-        path: PathBuf,
-        /// The reason.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    System(#[from] PathError),
     /// The agent user serves it, and need not answer.
     #[error(transparent)]
     Served(safe_path::Error),
-    /// It is somebody else's, and the agent user may not write in it.
-    #[error("{} does not serve: user {user:?} must be able to make a socket in it; chown it to that user, or name another --tmux-socket", path.display())]
+    /// It belongs to another user, and the agent user may not write to it.
+    #[error("failed to use {} as the folder of the tmux socket: user {user:?} must be able to make a socket in it; chown it to that user, or name another --tmux-socket", path.display())]
     NotWritable {
         /// The folder.
         path: PathBuf,
         /// The agent user.
         user: String,
     },
-    /// There is no such path to have a folder.
-    #[error("{} is no path of a socket; write for example /run/agentd/tmux.sock", .0.display())]
+    /// The path has no directory.
+    #[error("{} is not the path of a socket; write for example /run/agentd/tmux.sock", .0.display())]
     NoFolder(PathBuf),
 }
 
 /// The folder, open.
 #[derive(Debug)]
-pub struct Folder {
+pub struct SocketDir {
     path: PathBuf,
     descriptor: OwnedFd,
 }
 
 /// Keeps the launch socket where launchers look for it.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct LaunchSocketKeeper {
     path: PathBuf,
     account: Account,
     group: Option<Gid>,
-    bound: Option<Identity>,
+    bound: Option<FileVersion>,
 }
 
-impl Folder {
+impl SocketDir {
     /// The folder of that socket, made if it is missing: 2750, the agent user's and the group's, for root; 0700 for others. One
     /// that is there and the agent user's gets that group and mode too; one that is somebody else's is left as it is if it serves.
     pub fn of(socket: &Path, account: &Account, group: Option<Gid>) -> Result<Self, Error> {
@@ -80,7 +75,7 @@ impl Folder {
         let path = folder.ok_or_else(|| Error::NoFolder(socket.to_owned()))?.to_owned();
         let failed = |operation| {
             let path = path.clone();
-            move |source: io::Error| Error::System { operation, path, source }
+            move |source: io::Error| Error::from(PathError::new(operation, path, source))
         };
         let failed_to_go = |operation| {
             let failed = failed(operation);
@@ -91,7 +86,7 @@ impl Folder {
         };
         let (parent, made) = make(&path).map_err(failed_to_go("make"))?;
         let name = path.file_name().unwrap_or_default();
-        let descriptor = safe_path::enter(&parent, name, &path).map_err(failed_to_go("open"))?;
+        let descriptor = safe_path::open_dir_at(&parent, name, &path).map_err(failed_to_go("open"))?;
         let status = fstat(&descriptor).map_err(|error| failed("examine")(error.into()))?;
         let owner = Uid::from_raw(status.st_uid);
         let group = group.filter(|_| Uid::effective().is_root());
@@ -131,7 +126,7 @@ impl Folder {
     /// threads of this process would have.
     pub fn bind_launch_socket(&self) -> Result<UnixListener, Error> {
         let failed =
-            |operation| move |source: io::Error| Error::System { operation, path: self.launch_socket(), source };
+            |operation| move |source: io::Error| PathError::new(operation, self.launch_socket(), source).into();
         let mut tries = 0;
         loop {
             match self.bind_elsewhere().and_then(|(listener, elsewhere)| {
@@ -151,7 +146,7 @@ impl Folder {
         Ok((listener, private))
     }
 
-    /// Replaces whatever is there. A folder is put aside.
+    /// Replaces whatever has the name. A directory is renamed.
     fn put_in_place(&self, from: &Private<'_>) -> io::Result<()> {
         let put = || renameat(&from.descriptor, LAUNCH_SOCKET, &self.descriptor, LAUNCH_SOCKET);
         match put() {
@@ -163,7 +158,7 @@ impl Folder {
         }
     }
 
-    /// Removes it. That it is not there is no failure.
+    /// Removes it, if it exists.
     pub fn remove_launch_socket(&self) -> io::Result<()> {
         match unlinkat(self.descriptor.as_fd(), LAUNCH_SOCKET, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
@@ -192,8 +187,8 @@ impl<'a> Private<'a> {
     fn enter(within: &'a OwnedFd, name: String) -> io::Result<Self> {
         let interfered = || io::Error::from(Errno::EEXIST);
         let descriptor =
-            safe_path::enter(within, OsStr::new(&name), Path::new(&name)).map_err(|error| match error {
-                safe_path::Error::System { source, .. } => source,
+            safe_path::open_dir_at(within, OsStr::new(&name), Path::new(&name)).map_err(|error| match error {
+                safe_path::Error::System(PathError { source, .. }) => source,
                 _ => interfered(),
             })?;
         let [above, it] = [look(within, OsStr::new(""))?, look(&descriptor, OsStr::new(""))?];
@@ -255,23 +250,23 @@ fn is_interference(error: &io::Error) -> bool {
     )
 }
 
-impl Keeper {
+impl LaunchSocketKeeper {
     /// Looks after the launch socket beside that tmux socket from now on; it was bound already if it is there. The others as in
-    /// [`Folder::of`].
+    /// [`SocketDir::of`].
     pub fn new(socket: &Path, account: &Account, group: Option<Gid>, is_bound: bool) -> Self {
         let path = launch_socket_beside(socket);
-        let bound = is_bound.then(|| identity(&path)).flatten();
+        let bound = is_bound.then(|| version_at(&path)).flatten();
         Self { path, account: account.clone(), group, bound }
     }
 
-    /// Binds the launch socket anew if it is no longer at its place, in a new folder if that is gone too.
+    /// Binds the launch socket again if it is no longer in its place, in a new directory if that is gone, too.
     pub fn restore(&mut self) -> Result<Option<UnixListener>, Error> {
-        if self.bound.is_some() && identity(&self.path) == self.bound {
+        if self.bound.is_some() && version_at(&self.path) == self.bound {
             return Ok(None);
         }
         // Only the folder counts: which name the tmux socket has in it is its own affair.
-        let listener = Folder::of(&self.path, &self.account, self.group)?.bind_launch_socket()?;
-        self.bound = identity(&self.path);
+        let listener = SocketDir::of(&self.path, &self.account, self.group)?.bind_launch_socket()?;
+        self.bound = version_at(&self.path);
         Ok(Some(listener))
     }
 }
@@ -281,24 +276,17 @@ pub fn launch_socket_beside(socket: &Path) -> PathBuf {
     socket.with_file_name(LAUNCH_SOCKET)
 }
 
-/// Of what is at this path, if anything is that root may look at. It is neither followed nor opened, and nobody is asked who might
-/// not answer.
-pub fn identity(path: &Path) -> Option<Identity> {
-    let folder = safe_path::go(path.parent()?, None).ok()?;
-    safe_path::look(&folder, path.file_name()?).ok().map(|it| it.identity)
-}
-
 /// Answers with the folder's parent, and whether the folder had to be made. Parents that are missing are made for everybody to look
 /// through.
 fn make(path: &Path) -> Result<(OwnedFd, bool), safe_path::Error> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     let mode = Mode::from_bits_truncate(if Uid::effective().is_root() { 0o755 } else { 0o700 });
-    let parent = safe_path::go(parent, Some(mode))?;
+    let parent = safe_path::open_dir(parent, Some(mode))?;
     // The root of all folders has no name, and is there.
     match mkdirat(parent.as_fd(), path.file_name().unwrap_or(OsStr::new(".")), Mode::S_IRWXU) {
         Ok(()) => Ok((parent, true)),
         Err(Errno::EEXIST) => Ok((parent, false)),
-        Err(error) => Err(safe_path::Error::System { path: path.to_owned(), source: error.into() }),
+        Err(error) => Err(PathError::new("make", path, error).into()),
     }
 }
 
@@ -340,7 +328,7 @@ mod tests {
     fn a_missing_folder_is_made_with_its_parents() {
         let directory = tempfile::TempDir::new().unwrap();
         let socket = directory.path().join("a/b/tmux.sock");
-        Folder::of(&socket, &current(), None).unwrap();
+        SocketDir::of(&socket, &current(), None).unwrap();
         let metadata = fs::metadata(directory.path().join("a/b")).unwrap();
         assert_eq!(metadata.permissions().mode() & 0o7777, 0o700);
         assert_eq!(metadata.uid(), current().uid.as_raw());
@@ -351,14 +339,14 @@ mod tests {
         let directory = tempfile::TempDir::new().unwrap();
         fs::create_dir(directory.path().join("target")).unwrap();
         symlink("target", directory.path().join("link")).unwrap();
-        let error = Folder::of(&directory.path().join("link/tmux.sock"), &current(), None).unwrap_err();
-        assert!(matches!(error, Error::System { operation: "open", .. }), "{error}");
+        let error = SocketDir::of(&directory.path().join("link/tmux.sock"), &current(), None).unwrap_err();
+        assert!(matches!(error, Error::System(PathError { operation: "open", .. })), "{error}");
     }
 
     #[tokio::test]
-    async fn the_launch_socket_replaces_whatever_file_is_there_and_everybody_may_connect() {
+    async fn the_launch_socket_replaces_any_file_and_is_open_to_all() {
         let directory = tempfile::TempDir::new().unwrap();
-        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        let folder = SocketDir::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         symlink("/etc/passwd", folder.launch_socket()).unwrap();
         let _listener = folder.bind_launch_socket().unwrap();
         let mode = fs::symlink_metadata(folder.launch_socket()).unwrap().permissions().mode();
@@ -371,7 +359,7 @@ mod tests {
     #[tokio::test]
     async fn binding_leaves_nothing_beside_the_launch_socket() {
         let directory = tempfile::TempDir::new().unwrap();
-        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        let folder = SocketDir::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         for _ in 0..2 {
             let _listener = folder.bind_launch_socket().unwrap();
             let entries = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
@@ -382,7 +370,7 @@ mod tests {
     #[test]
     fn what_stands_in_the_sockets_place_keeps_its_mode() {
         let directory = tempfile::TempDir::new().unwrap();
-        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        let folder = SocketDir::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         let private = Private::make(&folder.descriptor).unwrap();
         let precious = directory.path().join("precious");
         fs::write(&precious, "").unwrap();
@@ -397,7 +385,7 @@ mod tests {
     #[test]
     fn a_folder_in_the_place_of_the_private_one_is_not_entered() {
         let directory = tempfile::TempDir::new().unwrap();
-        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        let folder = SocketDir::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         fs::create_dir_all(directory.path().join("open/mine")).unwrap();
         fs::set_permissions(directory.path().join("open"), fs::Permissions::from_mode(0o750)).unwrap();
         symlink("open/mine", directory.path().join("link")).unwrap();
@@ -450,7 +438,7 @@ mod tests {
     #[test]
     fn a_mount_in_the_private_folders_place_is_not_asked() {
         let [directory, tools] = [(); 2].map(|()| tempfile::TempDir::new().unwrap());
-        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        let folder = SocketDir::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         let place = directory.path().join("place");
         fs::create_dir(&place).unwrap();
         let Some(_hung) = Hung::over(place, tools.path()) else { return };
@@ -465,7 +453,7 @@ mod tests {
     #[tokio::test]
     async fn no_other_thread_has_another_umask_while_it_binds() {
         let directory = tempfile::TempDir::new().unwrap();
-        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        let folder = SocketDir::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         let is_over = std::sync::atomic::AtomicBool::new(false);
         let umask = || {
             let status = fs::read_to_string("/proc/thread-self/status").unwrap();
@@ -493,18 +481,18 @@ mod tests {
     #[tokio::test]
     async fn a_folder_in_place_of_the_launch_socket_is_put_aside() {
         let directory = tempfile::TempDir::new().unwrap();
-        let folder = Folder::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
+        let folder = SocketDir::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         fs::create_dir_all(folder.launch_socket().join("full")).unwrap();
         folder.bind_launch_socket().unwrap();
     }
 
     #[tokio::test]
-    async fn a_launch_socket_that_was_removed_or_replaced_is_bound_anew_also_when_the_folder_is_gone() {
+    async fn a_launch_socket_that_is_gone_is_bound_again() {
         let directory = tempfile::TempDir::new().unwrap();
-        let folder = Folder::of(&directory.path().join("f/tmux.sock"), &current(), None).unwrap();
+        let folder = SocketDir::of(&directory.path().join("f/tmux.sock"), &current(), None).unwrap();
         let _listener = folder.bind_launch_socket().unwrap();
         let path = folder.launch_socket();
-        let mut keeper = Keeper::new(&path, &current(), None, true);
+        let mut keeper = LaunchSocketKeeper::new(&path, &current(), None, true);
         assert!(keeper.restore().unwrap().is_none());
         let remove: [fn(&Path); 3] = [
             |path| fs::remove_file(path).unwrap(),
@@ -524,7 +512,7 @@ mod tests {
 
     #[test]
     fn a_relative_path_is_refused_with_an_example() {
-        let error = Folder::of(Path::new("tmux.sock"), &current(), None).unwrap_err().to_string();
+        let error = SocketDir::of(Path::new("tmux.sock"), &current(), None).unwrap_err().to_string();
         assert!(error.contains("/run/agentd/tmux.sock"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! An attempt's own folder for temporary files, which goes when the attempt does.
+//! Each attempt's own directory for temporary files, which is removed when the attempt ends.
 //!
 //! Harnesses leave much in `/tmp`, whole libraries and conversations among it, by names that the next one takes for its own. So each
 //! attempt finds in `TMPDIR` a folder that nobody else has. It is made and removed with the agent user's rights.
@@ -159,7 +159,7 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
     let folder = open_found(&folder)?;
     match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
         Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-        // A file system without locks has folders all the same, and nobody who removes them.
+        // A file system without locks still has directories, but nobody to remove them.
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOLCK | rustix::io::Errno::NOSYS) => {}
         locked => locked?,
     }
@@ -168,7 +168,7 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
 
 /// Whether it is there, and was not removed before it was locked.
 fn is_at(folder: &File, path: &Path) -> bool {
-    let inode = |it: Look| (it.identity.0, it.identity.1);
+    let inode = |it: Look| it.version.id;
     let there = find(path).ok().flatten().map(|(_, it)| inode(it));
     there.is_some() && there == look(folder, OsStr::new("")).ok().map(inode)
 }
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_attempt_left_goes_and_what_is_somebody_elses_stays() {
+    fn only_leftovers_of_earlier_attempts_are_removed() {
         let base = TempDir::new().unwrap();
         let path = |name: &str| base.path().join(name);
         let (all, others) = (prefix_of_all(Path::new(SOCKET)), prefix_of_all(Path::new("/run/y/launch.sock")));

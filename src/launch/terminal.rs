@@ -1,4 +1,4 @@
-//! The harness's terminal, and the way between it and the pane.
+//! The harness's terminal, and the relay between it and the pane.
 //!
 //! ```text
 //! tmux ── pane (raw) ── launcher ── terminal ── harness

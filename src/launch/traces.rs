@@ -1,4 +1,4 @@
-//! What a program has done to its terminal, as far as the words under its last output depend on it.
+//! Tracks what a program has done to its terminal, so that the launcher can print below its last output.
 //!
 //! No emulator: only whether it draws on the alternate screen, and whether it has moved the cursor to where it had been before, so
 //! that there may be something below it (`xterm`'s "ctlseqs"; ECMA-48, 8.3). Modes are not followed but reset.

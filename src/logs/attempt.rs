@@ -1,4 +1,4 @@
-//! An attempt of an agent's, as its log files are named, and those files while it is under way.
+//! The id of an attempt, as in the names of its log files, and those files while it runs.
 
 use std::fmt;
 use std::fs::File;

@@ -1,9 +1,9 @@
-//! Looks after the files that launchers write to, since a launcher is the agent user's and need not keep to anything.
+//! Limits the files that launchers write to: a launcher runs as the agent user and need not keep to any limit.
 //!
-//! Whoever has a descriptor to write with can make a file as large as the disk, at any offset, with a single call; no permission and
-//! no limit of the system's prevents that for one process and not for another. So it is undone: the system announces the first
-//! change of a file after each [`REST`], and then it is looked at. What it takes of the disk beyond what may be kept is given back.
-//! A launcher that does so [again and again](MOST_EXCESSES) is reported, to be ended. As long as nothing is printed nothing is looked at.
+//! A process with a writable descriptor can make a file as large as the disk, at any offset, with a single call. No permission and no
+//! limit of the system prevents that for one process and not for another. So agentd undoes it: it examines a file on the first change
+//! after each [`REST`], and frees what the file takes of the disk beyond the limit. A launcher that exceeds the limit
+//! [repeatedly](MOST_EXCESSES) is reported, to be ended. While nothing is printed, nothing is examined.
 //!
 //! The daemon has descriptors of its own for this: a file that somebody has removed or moved has no path any more. That it has none is
 //! reported as well, so that the attempt goes on in other files. What was written after the end of an attempt, by somebody to whom
@@ -32,7 +32,7 @@ use crate::sys::fd::Readable;
 pub const REST: Duration = Duration::from_secs(1);
 
 /// How often files are looked at that the system does not announce, or about which there is something to do.
-const AGAIN: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often a launcher may take too much.
 pub const MOST_EXCESSES: u32 = 3;
@@ -156,7 +156,7 @@ impl Round {
     fn new(store: Store) -> Self {
         let queue = Queue::open();
         if let Err(error) = &queue {
-            tracing::warn!("changes of what agents print are not announced ({error}); it is looked at every 5 s");
+            tracing::warn!("failed to watch agents' logs for changes ({error}); they are checked every 5 s");
         }
         Self { store, queue: queue.ok(), posts: BTreeMap::new(), past: VecDeque::new() }
     }
@@ -234,7 +234,7 @@ impl Round {
         for (&id, post) in self.posts.iter_mut().filter(|(_, post)| post.due.is_some_and(|due| due <= now)) {
             // Before it is looked at: what comes afterwards is announced.
             let is_announced = self.queue.as_mut().is_some_and(|queue| queue.ask_for(id, &post.live).is_ok());
-            post.due = (!is_announced).then(|| now + AGAIN);
+            post.due = (!is_announced).then(|| now + POLL_INTERVAL);
             looked_at.push((id, Arc::clone(&post.live), !self.past.contains(&id)));
         }
         let store = self.store.clone();
@@ -243,13 +243,13 @@ impl Round {
         };
         // Where no thread is to be had, it is looked again: all of it is due, or announced.
         let Ok(looks) = blocking::run(look).await else {
-            self.posts.values_mut().for_each(|post| post.due = post.due.or(Some(now + AGAIN)));
+            self.posts.values_mut().for_each(|post| post.due = post.due.or(Some(now + POLL_INTERVAL)));
             return;
         };
         for (id, look) in looks {
             let Some(post) = self.posts.get_mut(&id) else { continue };
             if look.needs_another {
-                post.due = Some(now + AGAIN);
+                post.due = Some(now + POLL_INTERVAL);
             }
             if let Some(occupied) = look.excess {
                 post.excesses += 1;
@@ -315,7 +315,7 @@ impl Look {
             match bound.enforce(file) {
                 Ok(excess) => look.excess = look.excess.max(excess),
                 Err(error) => {
-                    tracing::warn!(agent = %live.agent, "failed to look after what it prints: {error}");
+                    tracing::warn!(agent = %live.agent, "failed to check its log: {error}");
                     look.needs_another = true;
                 }
             }
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allocated_beyond_the_bound_is_given_back_wherever_it_is() {
+    fn space_beyond_the_limit_is_freed_wherever_it_is() {
         let (bound, none, keep) = (Bound::of(MIB), FallocateFlags::empty(), FallocateFlags::FALLOC_FL_KEEP_SIZE);
         for (flags, from, length) in [(none, 0, 100 * MIB), (keep, 0, 100 * MIB), (none, 1 << 40, 100 * MIB)] {
             let mut file = tempfile::tempfile().unwrap();
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_was_taken_away_is_reported_when_something_is_printed() {
+    async fn a_missing_file_is_reported_when_something_is_printed() {
         for take_away in [
             |folder: &std::path::Path| fs::remove_file(folder.join("log/a/00000001-1.log")).unwrap(),
             |folder: &std::path::Path| fs::remove_file(folder.join("log/a/00000001-1.times")).unwrap(),

@@ -1,18 +1,18 @@
-//! Announcements that files were written to: one queue of the system's for everybody who waits.
+//! Waits for writes to log files: one inotify queue for all waiters.
 //!
-//! The system gives a user few queues (`fs.inotify.max_user_instances`, 128 as a rule), and other programs of root's need some, too.
+//! Each user may have few queues (`fs.inotify.max_user_instances`, usually 128), and root's other programs need some, too.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
-use crate::sys::fd::Readable;
+use crate::sys::inotify::{AddWatchFlags, InotifyEvent, Queue, WatchDescriptor};
 
 /// Where it is announced. All clones are one.
 #[derive(Clone, Debug, Default)]
@@ -21,8 +21,21 @@ pub struct News(Arc<Mutex<Board>>);
 #[derive(Debug, Default)]
 struct Board {
     /// Opened for the first who waits, and kept.
-    queue: Option<Arc<Inotify>>,
+    queue: Option<Open>,
     watched: HashMap<WatchDescriptor, Watched>,
+}
+
+/// The queue, and the task that hands out what it announces. The task ends with this.
+#[derive(Debug)]
+struct Open {
+    queue: Arc<Queue>,
+    task: AbortHandle,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// A file that somebody waits for.
@@ -46,22 +59,21 @@ impl News {
     pub fn of(&self, file: &File) -> io::Result<Subscription> {
         let mut board = self.lock();
         let queue = match &board.queue {
-            Some(queue) => Arc::clone(queue),
+            Some(open) => Arc::clone(&open.queue),
             None => self.open(&mut board)?,
         };
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         // The same file has the same descriptor, however often it is asked for.
-        let file = queue.add_watch(path.as_str(), AddWatchFlags::IN_MODIFY)?;
+        let file = queue.add(Path::new(&path), AddWatchFlags::IN_MODIFY)?;
         let watched = board.watched.entry(file).or_insert_with(|| Watched { news: watch::channel(()).0, waiting: 0 });
         watched.waiting += 1;
         Ok(Subscription { news: watched.news.subscribe(), file, board: self.clone() })
     }
 
-    fn open(&self, board: &mut Board) -> io::Result<Arc<Inotify>> {
-        let queue = Arc::new(Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?);
-        let readable = Readable::new(queue.as_fd().try_clone_to_owned()?)?;
-        tokio::spawn(hand_out(Arc::downgrade(&self.0), Arc::downgrade(&queue), readable));
-        board.queue = Some(Arc::clone(&queue));
+    fn open(&self, board: &mut Board) -> io::Result<Arc<Queue>> {
+        let queue = Arc::new(Queue::open()?);
+        let task = tokio::spawn(hand_out(Arc::downgrade(&self.0), Arc::clone(&queue))).abort_handle();
+        board.queue = Some(Open { queue: Arc::clone(&queue), task });
         Ok(queue)
     }
 
@@ -74,30 +86,22 @@ fn lock(board: &Mutex<Board>) -> MutexGuard<'_, Board> {
     board.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Tells everybody what comes, until nobody is left who could wait.
-async fn hand_out(board: Weak<Mutex<Board>>, queue: Weak<Inotify>, readable: Readable) {
-    loop {
-        let Some((board, queue)) = board.upgrade().zip(queue.upgrade()) else { return };
-        match queue.read_events() {
-            Ok(events) => {
-                let board = lock(&board);
-                for event in events {
-                    if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-                        board.watched.values().for_each(|watched| watched.news.send_replace(()));
-                    } else if let Some(watched) = board.watched.get(&event.wd) {
-                        watched.news.send_replace(());
-                    }
-                }
+/// Wakes the waiters. Ends only if the system fails, or with the runtime.
+async fn hand_out(board: Weak<Mutex<Board>>, queue: Arc<Queue>) {
+    while let Ok(events) = queue.next().await {
+        let Some(board) = board.upgrade() else { return };
+        lock(&board).announce(&events);
+    }
+}
+
+impl Board {
+    fn announce(&self, events: &[InotifyEvent]) {
+        for event in events {
+            if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+                self.watched.values().for_each(|watched| watched.news.send_replace(()));
+            } else if let Some(watched) = self.watched.get(&event.wd) {
+                watched.news.send_replace(());
             }
-            Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => {
-                drop((board, queue));
-                // Fails only with the runtime.
-                if readable.readable().await.is_err() {
-                    return;
-                }
-            }
-            Err(_) => return,
         }
     }
 }
@@ -119,9 +123,8 @@ impl Drop for Subscription {
         watched.waiting -= 1;
         if watched.waiting == 0 {
             board.watched.remove(&self.file);
-            if let Some(queue) = &board.queue {
-                // Fails only if the system has removed it already.
-                let _ = queue.rm_watch(self.file);
+            if let Some(open) = &board.queue {
+                open.queue.remove(self.file);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Reading it again: from an offset, from so many lines before the end, from a time on, and on as it is written.
+//! Reads an attempt's log: from an offset, the last lines, since a time, or following it.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -14,9 +14,10 @@ use tokio::time::timeout;
 
 use super::news::{News, Subscription};
 use super::writer;
-use super::{FileId, IndexEntry, Resized, TimeMark};
+use super::{IndexEntry, Resized, TimeMark};
 use crate::logs::attempt::AttemptId;
-use crate::sys::blocking;
+use crate::sys::blocking::{self, Pool};
+use crate::sys::file_id::FileId;
 
 /// How much is read at once.
 const PIECE: usize = 64 << 10;
@@ -34,7 +35,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 const MOST_READING: usize = 16;
 
 /// How long a new reader waits for one of them.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// By how many of its first bytes a file is known again.
 const HEAD: usize = 64;
@@ -44,6 +45,8 @@ const HEAD: usize = 64;
 pub struct Readers {
     news: News,
     turns: Arc<Semaphore>,
+    /// The threads of followers, which read piece after piece.
+    pool: Pool,
 }
 
 /// All who may read are reading.
@@ -53,7 +56,7 @@ pub struct Busy;
 
 impl Default for Readers {
     fn default() -> Self {
-        Self { news: News::default(), turns: Arc::new(Semaphore::new(MOST_READING)) }
+        Self { news: News::default(), turns: Arc::new(Semaphore::new(MOST_READING)), pool: Pool::new("log-follower") }
     }
 }
 
@@ -64,14 +67,18 @@ impl Readers {
         &self,
         work: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
     ) -> Result<io::Result<T>, Busy> {
-        let turn = timeout(PATIENCE, self.turn()).await.map_err(|_| Busy)??;
+        let turn = timeout(TURN_TIMEOUT, self.turn()).await.map_err(|_| Busy)??;
         Ok(in_turn(turn, work).await)
     }
 
-    /// Likewise, for what is never long: whoever waits for its turn gets it.
+    /// Does work that never takes long: whoever waits for a turn gets one.
     async fn brief_work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
         let turn = self.turn().await.map_err(io::Error::other)?;
-        in_turn(turn, |_| work()).await
+        let work = move || {
+            let _turn = turn;
+            work()
+        };
+        self.pool.run(work).await
     }
 
     async fn turn(&self) -> Result<OwnedSemaphorePermit, Busy> {
@@ -369,7 +376,7 @@ impl Follower {
             if is_begun_again {
                 (index_at, most) = (0, MOST_ENTRIES);
             }
-            // The index is written before what it is of. Without it the text is whole all the same.
+            // The index is written before what it is of. Without it the text is still complete.
             let (mut entries, index_at) = log.entries(index_at, most).unwrap_or((Vec::new(), index_at));
             // Looked up afterwards, lest an entry is of what was printed just now. No honest one is of what is yet to be printed.
             let end = log.end()?;

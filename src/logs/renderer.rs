@@ -1,4 +1,4 @@
-//! The conversation about [text](super::rendering) of what an agent printed, between the daemon and a thread that makes the text.
+//! The protocol between the daemon and a thread that renders a log as [text](super::rendering).
 //!
 //! ```text
 //! daemon ── kind, length, bytes ──▶ thread of the deputy

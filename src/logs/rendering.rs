@@ -1051,7 +1051,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_after_a_clear_is_told_though_it_is_short_or_long() {
+    fn output_after_a_clear_is_told_whatever_its_length() {
         let lines =
             |of: &str, count| (0..count).map(|number| format!("{of} {number}\r\n")).collect::<Vec<_>>().concat();
         for (first, second) in [(3, 3), (60, 3), (3, 60), (60, 60), (60, 900)] {
@@ -1198,7 +1198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_interface_scrolls_on_the_alternate_screen_is_told_once() {
+    fn lines_scrolled_on_the_alternate_screen_are_told_once() {
         let mut rendering = Rendering::new(USUAL_SIZE);
         rendering.feed(b"\x1b[?1049h");
         let mut told = String::new();
@@ -1266,7 +1266,7 @@ mod tests {
     }
 
     #[test]
-    fn who_follows_an_interface_is_told_what_scrolls_off_and_what_stands_still() {
+    fn a_follower_is_told_what_scrolls_off_and_what_stays() {
         let frame = |count: usize| format!("\x1b[2A\r\x1b[Jworking {count}\r\n> input\r\n");
         let first = "welcome\r\n\r\nworking 0\r\n> input\r\n";
         let mut pieces = vec![first.to_owned()];
@@ -1354,7 +1354,7 @@ mod tests {
     proptest! {
         /// The short way is the same way.
         #[test]
-        fn lines_that_are_nothing_but_text_are_told_as_the_emulator_has_them(
+        fn plain_lines_are_rendered_as_the_emulator_has_them(
             lines in prop::collection::vec("([a-z \té漢]|\x1b\\[(1;3)?[mK]|[a-z ]{30}){0,6}", 0..60),
             before in "(x\r\n){0,3}(\x1b\\[[HA])?",
             after in "(x|\x1b\\[A\x1b\\[Ky\r\n){0,3}",

@@ -1,4 +1,4 @@
-//! What a program prints once more after it had the terminal forget it.
+//! Recognizes what a program prints again after it erased the terminal.
 //!
 //! A terminal interface whose picture is higher than the screen cannot paint it again: what scrolled off is out of its reach. So it
 //! erases the screen and what the terminal remembers of earlier rows (`CSI 2 J`, `CSI 3 J`), and prints everything from the beginning,
@@ -29,7 +29,7 @@ const ALIKE_AT_END: usize = 2;
 const LONGEST: usize = 2 * ALIKE;
 
 /// During how many settles no expected row comes before no more are waited for.
-const PATIENCE: usize = 3;
+const MOST_QUIET: usize = 3;
 
 /// The rows that scrolled off, as hashes, and those that are expected to come again.
 #[derive(Default)]
@@ -188,7 +188,7 @@ impl Replay {
 
     /// Whether more of them may come, as far as those that have come show.
     pub fn is_under_way(&self) -> bool {
-        self.missed == 0 && self.quiet < PATIENCE && self.is_expected()
+        self.missed == 0 && self.quiet < MOST_QUIET && self.is_expected()
     }
 
     /// A settle has passed.
@@ -443,7 +443,7 @@ mod tests {
     fn what_does_not_come_is_waited_for_only_so_long() {
         let mut replay = replay(&["title\n", "one\n"]);
         assert!(replay.is_under_way());
-        (0..PATIENCE).for_each(|_| replay.wait());
+        (0..MOST_QUIET).for_each(|_| replay.wait());
         assert!(!replay.is_under_way());
         assert_eq!(judged(&mut replay, &["title\n"]), [Novelty::Repeated]);
         assert!(replay.is_under_way());

@@ -1,7 +1,7 @@
-//! Where it is kept: a folder for each agent, two files for each attempt.
+//! The log folder: one folder per agent, two files per attempt.
 //!
-//! Nobody but root, or whoever the daemon runs as, can change anything in these folders; so no name in them is anybody else's
-//! choice. Everything is reached through descriptors, and no link is followed in the folders. All of this blocks.
+//! Only root, or the user that the daemon runs as, can change these folders, so nobody else chooses a name in them. Everything is
+//! reached through descriptors, and no link in the folders is followed. All of this blocks.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -22,7 +22,9 @@ use crate::logs::attempt::{AttemptId, Files, INDEX, Live, TEXT};
 use crate::sys::safe_path;
 
 use super::reader::{Log, Readers};
-use super::{ATTEMPTS, FileId, SIZE, writer};
+use super::{ATTEMPTS, SIZE, writer};
+use crate::sys::PathError;
+use crate::sys::file_id::FileId;
 
 /// Of how many agents that are no longer declared what they printed is kept.
 const MOST_FORMER: usize = 64;
@@ -34,17 +36,10 @@ const TRIES: u64 = 100;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refused something.
-    #[error("failed to {operation} {}: {source}", path.display())]
-    System {
-        /// What was tried.
-        operation: &'static str,
-        /// With what.
-        path: PathBuf,
-        /// The reason.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    System(#[from] PathError),
     /// Others could put files of theirs in place of the daemon's.
-    #[error("failed to use {} for what agents print: others can write in it; chmod it to 0750", .0.display())]
+    #[error("failed to use {} for agents' logs: others can write to it; chmod it to 0750", .0.display())]
     Shared(PathBuf),
 }
 
@@ -123,7 +118,7 @@ impl Store {
         let text = loop {
             let name = next.file_name(TEXT);
             match self.make_file(&path.join(&name), &folder, &name) {
-                Err(Error::System { source, .. })
+                Err(Error::System(PathError { source, .. }))
                     if source.kind() == io::ErrorKind::AlreadyExists && next.sequence < last =>
                 {
                     next.sequence += 1;
@@ -150,7 +145,7 @@ impl Store {
             match openat(&folder, name.as_str(), flags, Mode::empty()) {
                 Ok(file) => Ok(Some(File::from(file))),
                 Err(Errno::ENOENT) => Ok(None),
-                Err(error) => Err(system("open", &path.join(name))(error)),
+                Err(error) => Err(PathError::new("open", path.join(name), error)),
             }
         };
         let (text, index) = (open(TEXT)?, open(INDEX)?);
@@ -163,11 +158,11 @@ impl Store {
         for (file, ending) in [(&live.text, TEXT), (&live.index, INDEX)] {
             let name = live.kept.file_name(ending);
             let found = match fstatat(&folder, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
-                Ok(status) => FileId { device: status.st_dev, inode: status.st_ino },
+                Ok(status) => FileId::from(&status),
                 Err(Errno::ENOENT) => return Ok(false),
-                Err(error) => return Err(system("examine", &path.join(name))(error)),
+                Err(error) => return Err(PathError::new("examine", path.join(name), error).into()),
             };
-            if found != FileId::of(file).map_err(system("examine", &path.join(name)))? {
+            if found != FileId::of(file).map_err(PathError::of("examine", &path.join(name)))? {
                 return Ok(false);
             }
         }
@@ -191,7 +186,7 @@ impl Store {
             match openat(&folder, name.as_str(), flags, Mode::empty()) {
                 Ok(file) => Ok(Some(File::from(file))),
                 Err(Errno::ENOENT) => Ok(None),
-                Err(error) => Err(system("open", &path.join(name))(error)),
+                Err(error) => Err(PathError::new("open", path.join(name), error)),
             }
         };
         let Some(text) = open(TEXT)? else { return Ok(None) };
@@ -203,7 +198,7 @@ impl Store {
     pub fn tidy(&self, held: &BTreeSet<Key>) -> Result<(), Error> {
         let _changes = self.changing();
         let Some(top) = self.top(false)? else { return Ok(()) };
-        let failed = system("read", &self.path);
+        let failed = PathError::of("read", &self.path);
         let mut former = Vec::new();
         for name in names(&top).map_err(failed)? {
             let is_former = name.parse::<Key>().is_ok_and(|key| key.as_str() == name && !held.contains(&key));
@@ -234,18 +229,20 @@ impl Store {
         let parents = Mode::from_bits_truncate(if self.group.is_some() { 0o755 } else { 0o700 });
         let go = || -> Result<OwnedFd, safe_path::Error> {
             if make {
-                safe_path::go(path.parent().unwrap_or(path), Some(parents))?;
+                safe_path::open_dir(path.parent().unwrap_or(path), Some(parents))?;
             }
-            safe_path::go(path, make.then_some(Mode::S_IRWXU))
+            safe_path::open_dir(path, make.then_some(Mode::S_IRWXU))
         };
         let reached = match go() {
-            Err(safe_path::Error::System { source, .. }) if source.kind() == io::ErrorKind::NotFound && !make => {
+            Err(safe_path::Error::System(PathError { source, .. }))
+                if source.kind() == io::ErrorKind::NotFound && !make =>
+            {
                 return Ok(None);
             }
-            reached => reached.map_err(|error| system("open", path)(io::Error::from(error)))?,
+            reached => reached.map_err(|error| PathError::of("open", path)(io::Error::from(error)))?,
         };
-        let top = openat(&reached, ".", FOLDER, Mode::empty()).map_err(system("open", path))?;
-        let status = fstat(&top).map_err(system("examine", path))?;
+        let top = openat(&reached, ".", FOLDER, Mode::empty()).map_err(PathError::of("open", path))?;
+        let status = fstat(&top).map_err(PathError::of("examine", path))?;
         if status.st_uid != Uid::effective().as_raw() || status.st_mode & 0o022 != 0 {
             return Err(Error::Shared(path.to_owned()));
         }
@@ -261,18 +258,18 @@ impl Store {
         match openat(&top, agent.key().as_str(), FOLDER, Mode::empty()) {
             Ok(folder) => Ok(Some((path, folder))),
             Err(Errno::ENOENT) => Ok(None),
-            Err(error) => Err(system("open", &path)(error)),
+            Err(error) => Err(PathError::new("open", &path, error).into()),
         }
     }
 
     fn make_folder(&self, agent: &Name) -> Result<(PathBuf, OwnedFd), Error> {
         let (key, path) = (agent.key(), self.path.join(agent.key().as_str()));
-        let top = self.top(true)?.ok_or_else(|| system("open", &self.path)(Errno::ENOENT))?;
+        let top = self.top(true)?.ok_or_else(|| PathError::of("open", &self.path)(Errno::ENOENT))?;
         match mkdirat(&top, key.as_str(), Mode::S_IRWXU) {
             Ok(()) | Err(Errno::EEXIST) => {}
-            Err(error) => return Err(system("make", &path)(error)),
+            Err(error) => return Err(PathError::new("make", &path, error).into()),
         }
-        let folder = openat(&top, key.as_str(), FOLDER, Mode::empty()).map_err(system("open", &path))?;
+        let folder = openat(&top, key.as_str(), FOLDER, Mode::empty()).map_err(PathError::of("open", &path))?;
         self.share(&path, &folder, Mode::from_bits_truncate(0o750))?;
         Ok((path, folder))
     }
@@ -280,7 +277,7 @@ impl Store {
     fn make_file(&self, path: &Path, folder: &OwnedFd, name: &str) -> Result<OwnedFd, Error> {
         let flags =
             OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = openat(folder, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(system("make", path))?;
+        let file = openat(folder, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(PathError::of("make", path))?;
         self.share(path, &file, Mode::from_bits_truncate(0o640))?;
         Ok(file)
     }
@@ -288,12 +285,12 @@ impl Store {
     /// Lets the group in, under root.
     fn share(&self, path: &Path, descriptor: &OwnedFd, mode: Mode) -> Result<(), Error> {
         let Some(group) = self.group else { return Ok(()) };
-        let status = fstat(descriptor).map_err(system("examine", path))?;
+        let status = fstat(descriptor).map_err(PathError::of("examine", path))?;
         if status.st_gid != group.as_raw() {
-            fchown(descriptor, None, Some(group)).map_err(system("change the group of", path))?;
+            fchown(descriptor, None, Some(group)).map_err(PathError::of("change the group of", path))?;
         }
         if status.st_mode & 0o7777 != mode.bits() {
-            fchmod(descriptor, mode).map_err(system("set the mode of", path))?;
+            fchmod(descriptor, mode).map_err(PathError::of("set the mode of", path))?;
         }
         Ok(())
     }
@@ -309,7 +306,7 @@ fn list(path: &Path, folder: &OwnedFd) -> Result<Vec<AttemptId>, Error> {
 
 /// Those of which there is a file with this ending.
 fn parsed(path: &Path, folder: &OwnedFd, ending: &str) -> Result<Vec<AttemptId>, Error> {
-    let names = names(folder).map_err(system("read", path))?;
+    let names = names(folder).map_err(PathError::of("read", path))?;
     let mut kept: Vec<AttemptId> = names.iter().filter_map(|name| AttemptId::parse(name, ending)).collect();
     kept.sort_unstable();
     Ok(kept)
@@ -330,11 +327,6 @@ fn remove(folder: &OwnedFd, kept: AttemptId) {
     for ending in [INDEX, TEXT] {
         let _ = unlinkat(folder, kept.file_name(ending).as_str(), UnlinkatFlags::NoRemoveDir);
     }
-}
-
-fn system<E: Into<io::Error>>(operation: &'static str, path: &Path) -> impl FnOnce(E) -> Error + use<E> {
-    let path = path.to_owned();
-    move |source| Error::System { operation, path, source: source.into() }
 }
 
 #[cfg(test)]
@@ -382,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_attempts_are_kept_in_their_order_whatever_their_numbers() {
+    fn the_latest_attempts_are_kept_in_order() {
         let (_directory, store) = store(3);
         assert_eq!(attempts(&store, "a"), []);
         for attempt in [1, 2, 1, 7, 1] {
@@ -412,11 +404,11 @@ mod tests {
         let last = format!("{}-1.log", u64::MAX);
         fs::rename(path("00000001-1.log"), path(&last)).unwrap();
         store.create(&name("a"), 2).unwrap();
-        assert!(matches!(store.create(&name("a"), 2), Err(Error::System { .. })));
+        assert!(matches!(store.create(&name("a"), 2), Err(Error::System(_))));
     }
 
     #[test]
-    fn folders_and_files_are_private_without_root_and_the_groups_to_read_with_it() {
+    fn files_are_private_without_root_and_group_readable_with_it() {
         let (_directory, store) = store(3);
         store.create(&name("a"), 1).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
@@ -437,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn links_and_strange_names_are_neither_followed_nor_taken_for_attempts() {
+    fn links_and_strange_names_are_not_taken_for_attempts() {
         let (directory, store) = store(3);
         store.create(&name("a"), 1).unwrap();
         let goal = directory.path().join("goal");

@@ -1,8 +1,7 @@
-//! Writing it down, which the launcher does.
+//! The writing side of a log, in the launcher: appends output and keeps the last `size` bytes.
 //!
-//! Only so many bytes of an attempt are kept, its latest. When there are more, the beginning of the file is given back to the
-//! system in large steps: it becomes a hole, and the file's length and all offsets stay what they are. Where a file system has no
-//! holes, the file is emptied and begun again, with a note of how much is gone.
+//! When there are more bytes, the beginning of the file is freed in large steps: it becomes a hole, and the file's length and all
+//! offsets stay the same. If the file system has no holes, the file is emptied and started again, with a note of how much is gone.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -175,7 +174,7 @@ impl Writer {
         self.size = self.size.map(|(size, _)| (size, false));
     }
 
-    /// Best effort: without the index the text is whole all the same.
+    /// Best effort: without the index the text is still complete.
     fn note_time(&mut self) {
         let now = SystemTime::now();
         // A clock that was set back counts as well.
@@ -376,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn the_beginning_of_a_secret_is_written_at_the_end_at_the_latest() {
+    fn the_beginning_of_a_secret_is_written_at_the_end() {
         let (_directory, path, mut writer) = writer(1 << 20, &[b"hunter2hunter2"]);
         for piece in [&b"a hunter2h"[..], b"unter2 b hunt"] {
             writer.write(piece).unwrap();
@@ -387,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_bytes_are_kept_where_they_were_and_the_disk_is_not_filled() {
+    fn the_latest_bytes_keep_their_offsets_within_the_limit() {
         const SIZE: u64 = 256 << 10;
         let (_directory, path, mut writer) = writer(SIZE, &[]);
         let line = |number: u64| format!("{number:06}\n");
@@ -431,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_goes_on_in_another_file_says_so_and_holds_back_what_it_held_back() {
+    fn a_log_that_goes_on_in_another_file_says_so() {
         let (directory, path, mut writer) = writer(1 << 20, &[b"hunter2hunter2"]);
         writer.write(b"one hunter2").unwrap();
         fs::remove_file(&path).unwrap();
@@ -448,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_file_that_others_emptied_the_latest_bytes_are_kept_all_the_same() {
+    fn a_file_that_others_emptied_keeps_the_latest_bytes() {
         const SIZE: u64 = 256 << 10;
         let (_directory, path, mut writer) = writer(SIZE, &[]);
         writer.write(&vec![b'x'; usize::try_from(SIZE).unwrap()]).unwrap();

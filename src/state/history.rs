@@ -1,11 +1,11 @@
-//! What became of each agent's latest attempts: kept over restarts of the daemon and of the machine.
+//! The history of each agent's latest attempts, kept across restarts of the daemon and of the machine.
 //!
 //! ```text
 //! STATE_DIR/history/NAME.json    the last 50, whether the agent is declared or not
 //! ```
 //!
-//! Written beside everything else, as the [record](crate::state::record) is. It is for people: nothing is decided by it, so that one that is
-//! lost costs nobody anything.
+//! It is written in the background, as the [record](crate::state::record) is. It is for people: no decision depends on it, so losing
+//! it does no harm.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;

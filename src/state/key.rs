@@ -1,10 +1,10 @@
 //! The key that fingerprints are made with, in the state directory.
 
 use std::fmt::{self, Write as _};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use hmac::{Hmac, KeyInit, Mac};
 use nix::libc::{O_CLOEXEC, O_NOFOLLOW};
@@ -13,6 +13,8 @@ use zeroize::Zeroizing;
 
 use crate::agent::fingerprint::{Fingerprint, VERSION};
 use crate::agent::launch::Launch;
+use crate::sys::PathError;
+use crate::sys::atomic_file::{self, Durability};
 
 /// The block of the hash: a key of this length is used as it is (RFC 2104).
 pub const KEY_LENGTH: usize = 64;
@@ -23,11 +25,8 @@ const RANDOM: &str = "/dev/urandom";
 
 /// There is no key.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to read or make the key {}: {source}", path.display())]
-pub struct Error {
-    path: PathBuf,
-    source: io::Error,
-}
+#[error(transparent)]
+pub struct Error(#[from] PathError);
 
 /// The key. Its `Debug` does not show it.
 #[derive(Clone)]
@@ -43,7 +42,7 @@ impl Key {
     /// The key in this state directory, made if there is none. Blocks.
     pub fn of(directory: &Path) -> Result<Self, Error> {
         let path = directory.join(FILE);
-        let failed = |source| Error { path: path.clone(), source };
+        let failed = |source: io::Error| PathError::new("read or make the key", &path, source).into();
         match Self::read(&path) {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {
                 Self::make(&path).map_err(failed)
@@ -53,8 +52,8 @@ impl Key {
     }
 
     /// A key for this process alone, for when none can be kept.
-    pub fn passing() -> Result<Self, Error> {
-        Self::random().map_err(|source| Error { path: RANDOM.into(), source })
+    pub fn ephemeral() -> Result<Self, Error> {
+        Self::random().map_err(|source| PathError::new("read or make the key", RANDOM, source).into())
     }
 
     fn read(path: &Path) -> io::Result<Self> {
@@ -65,13 +64,7 @@ impl Key {
 
     fn make(path: &Path) -> io::Result<Self> {
         let key = Self::random()?;
-        let new = path.with_extension("new");
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(O_NOFOLLOW | O_CLOEXEC);
-        let mut file = options.open(&new)?;
-        file.write_all(&*key.0)?;
-        file.sync_all()?;
-        fs::rename(&new, path)?;
+        atomic_file::write(path, &*key.0, Durability::Now)?;
         Ok(key)
     }
 
@@ -132,6 +125,7 @@ impl Hash {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use tempfile::TempDir;
@@ -160,7 +154,7 @@ mod tests {
         let print = |key: Key| key.fingerprint(&launch(&["x"], &[("KEY", "k")]));
         let first = print(Key::of(directory.path()).unwrap());
         assert_eq!(first, print(Key::of(directory.path()).unwrap()));
-        let other = print(Key::passing().unwrap());
+        let other = print(Key::ephemeral().unwrap());
         assert!(first != other && !first.differs_from(&other));
         let mode = fs::metadata(directory.path().join(FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);
@@ -176,7 +170,7 @@ mod tests {
 
     #[test]
     fn every_part_counts_and_no_two_run_together() {
-        let key = Key::passing().unwrap();
+        let key = Key::ephemeral().unwrap();
         let launches = [
             launch(&["a", "b"], &[]),
             launch(&["ab"], &[]),

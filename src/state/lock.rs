@@ -1,4 +1,4 @@
-//! One daemon for each state directory: a lock that the kernel gives up when its holder dies, however it dies.
+//! One daemon per state directory: a lock that the kernel releases when its holder dies, however it dies.
 //!
 //! The directory itself is locked, which needs no room on its disk. Who holds the lock is written into a file in it, for people.
 
@@ -13,14 +13,15 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::libc::{O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW};
 use nix::sys::stat::Mode;
 
+use crate::sys::PathError;
 use crate::sys::process::Process;
 use crate::sys::procfs;
 use crate::sys::safe_path;
 
 /// How long a child of a daemon that has ended may still have the lock: from when it was forked to when it runs its program.
-const TO_LET_GO: Duration = Duration::from_millis(500);
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Why the lock is not ours.
+/// Why the lock was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another daemon has it.
@@ -31,7 +32,7 @@ pub enum Error {
         /// The other's process id, when it has said.
         pid: Option<i32>,
     },
-    /// Somebody else could write in it, and so tell this daemon what to do.
+    /// Another user could write to it, and so tell this daemon what to do.
     #[error("failed to use the state directory {}: {source}; make it root's own, or name another --state-dir", directory.display())]
     Unsafe {
         /// The state directory.
@@ -40,13 +41,8 @@ pub enum Error {
         source: safe_path::Error,
     },
     /// The directory or the file in it cannot be used.
-    #[error("failed to lock the state directory {}: {source}", directory.display())]
-    System {
-        /// The state directory.
-        directory: PathBuf,
-        /// The reason.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    System(#[from] PathError),
 }
 
 fn holder(pid: Option<i32>) -> String {
@@ -69,15 +65,15 @@ impl Lock {
     /// Makes the directory (0700) if it is missing, and takes the lock. For root it must be such that nobody else can change
     /// anything in it or on the way to it.
     pub fn take(directory: &Path) -> Result<Self, Error> {
-        let failed = |source| Error::System { directory: directory.to_owned(), source };
-        safe_path::go_safely(directory, Some(Mode::S_IRWXU)).map_err(|error| match error {
-            safe_path::Error::System { source, .. } => failed(source),
+        let failed = |source| Error::from(PathError::new("lock the state directory", directory, source));
+        safe_path::open_private_dir(directory, Some(Mode::S_IRWXU)).map_err(|error| match error {
+            safe_path::Error::System(PathError { source, .. }) => failed(source),
             source => Error::Unsafe { directory: directory.to_owned(), source },
         })?;
         let mut file =
             OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_CLOEXEC).open(directory).map_err(failed)?;
         let holder = directory.join("pid");
-        let limit = Instant::now() + TO_LET_GO;
+        let limit = Instant::now() + RELEASE_TIMEOUT;
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => {
@@ -125,7 +121,7 @@ mod tests {
         fs::write(directory.path().join("pid"), child.id().to_string()).unwrap();
         let start = Instant::now();
         assert!(matches!(Lock::take(directory.path()), Err(Error::Held { .. })));
-        assert!(start.elapsed() >= TO_LET_GO);
+        assert!(start.elapsed() >= RELEASE_TIMEOUT);
         let path = directory.path().to_owned();
         let second = std::thread::spawn(move || Lock::take(&path).map(drop));
         drop(first);

@@ -4,30 +4,31 @@
 //! STATE_DIR/agents/NAME.json     {"version":1,"boot":"…","agent":{…}}
 //! ```
 //!
-//! One file for each agent, for root only, in the state directory. Each is written whole under another name and renamed, so that
-//! it is the old one or the new one at any instant, and is gone when the agent is. It holds no secret: of what an agent was
-//! launched with there is a keyed [fingerprint](crate::agent::fingerprint) in it. Times and process ids mean nothing after another boot,
-//! so what was written before that is passed over. The tmux server that was [seen](crate::deputy::Seen) stands in a folder
-//! [beside](Record::beside) it. What [lasts](Record::lasting) is kept in the same way.
+//! There is one file per agent in the state directory, for root only. Each is [replaced as a whole](crate::sys::atomic_file), and
+//! removed together with its agent. It holds no secret, only a keyed [fingerprint](crate::agent::fingerprint) of what the agent was
+//! launched with. Times and process ids mean nothing after another boot, so files from an earlier boot are ignored. The tmux server
+//! that was [seen](crate::deputy::Seen) is recorded in a folder [beside](Record::beside) it. What [lasts](Record::lasting) is kept in
+//! the same way.
 //!
-//! A file that cannot be read, is damaged, or is of another version is reported and put aside, and is no reason to touch anything
-//! that lives. One that cannot be written is reported, and tried again until it can.
+//! A file that cannot be read, is damaged, or has another version is reported and renamed; running agents are left alone. A write that
+//! fails is reported, and tried again until it succeeds.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::libc::{O_CLOEXEC, O_NOFOLLOW};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::sys::PathError;
+use crate::sys::atomic_file::{self, Durability};
 use crate::sys::blocking;
 use crate::sys::procfs;
 use crate::text::printable;
@@ -40,20 +41,13 @@ const FOLDER: &str = "agents";
 /// How long after a failure writing is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Why something is not on record, or what is on record cannot be used.
+/// Why something was not recorded, or a record cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or the folder could not be read or written.
-    #[error("failed to {operation} {}: {source}", path.display())]
-    System {
-        /// What was tried.
-        operation: &'static str,
-        /// The file or the folder.
-        path: PathBuf,
-        /// The reason.
-        source: io::Error,
-    },
-    /// What is in it cannot be used.
+    #[error(transparent)]
+    System(#[from] PathError),
+    /// The content of a file cannot be used.
     #[error("failed to understand {}: {reason}; it is put aside as {}", path.display(), put_aside(path).display())]
     Content {
         /// The file.
@@ -105,7 +99,7 @@ impl Record {
     /// In this state directory, during this boot of the machine.
     pub fn new(state_dir: &Path) -> Result<Self, Error> {
         let path = PathBuf::from("/proc/sys/kernel/random/boot_id");
-        let boot = procfs::read(&path).map_err(|source| Error::System { operation: "read", path, source })?;
+        let boot = procfs::read(&path).map_err(PathError::of("read", &path))?;
         Ok(Self { folder: state_dir.join(FOLDER), boot: String::from_utf8_lossy(boot.trim_ascii()).into_owned() })
     }
 
@@ -123,7 +117,7 @@ impl Record {
     /// Everything that can be used: what an agent is called by decides which file it may be in. Blocks.
     pub fn read<K: Named, T: for<'de> Deserialize<'de>>(&self, key_of: impl Fn(&T) -> K) -> Reading<K, T> {
         let mut reading = Reading { agents: BTreeMap::new(), problems: Vec::new() };
-        let failed = |source| Error::System { operation: "read", path: self.folder.clone(), source };
+        let failed = |source: io::Error| PathError::new("read", &self.folder, source).into();
         let entries = match fs::read_dir(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return reading,
             Err(source) => {
@@ -168,8 +162,7 @@ impl Record {
     /// `None` if it is of another boot.
     fn read_file<T: for<'de> Deserialize<'de>>(&self, path: &Path) -> Result<Option<T>, Error> {
         let content = |reason: String| Error::Content { path: path.to_owned(), reason: in_short(&reason) };
-        let text =
-            fs::read(path).map_err(|source| Error::System { operation: "read", path: path.to_owned(), source })?;
+        let text = fs::read(path).map_err(PathError::of("read", path))?;
         // The version first: another one may have another form.
         let document: Document<serde_json::Value> =
             serde_json::from_slice(&text).map_err(|error| content(error.to_string()))?;
@@ -192,7 +185,7 @@ impl Record {
         let path = self.folder.join(format!("{key}.json"));
         let failed = |operation| {
             let path = path.clone();
-            move |source| Error::System { operation, path, source }
+            move |source| Error::from(PathError::new(operation, path, source))
         };
         let Some(text) = text else {
             return match fs::remove_file(&path) {
@@ -200,20 +193,12 @@ impl Record {
                 _ => Ok(None),
             };
         };
-        let new = path.with_extension("new");
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(O_NOFOLLOW | O_CLOEXEC);
-        let write = || {
-            let mut file = match options.open(&new) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-                    options.open(&new)?
-                }
-                file => file?,
-            };
-            file.write_all(text)?;
-            fs::rename(&new, &path)?;
-            Ok(file)
+        let write = || match atomic_file::write(&path, text, Durability::Later) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+                atomic_file::write(&path, text, Durability::Later)
+            }
+            written => written,
         };
         write().map(Some).map_err(failed("write"))
     }
@@ -231,8 +216,7 @@ pub struct Report {
     pub error: Option<String>,
 }
 
-/// Keeps the record, beside everything else: who puts something on record does not wait. A change that is followed by another
-/// before it is written is passed over.
+/// Keeps the record in the background: callers do not wait. A change that is followed by another one before it is written is skipped.
 #[derive(Debug)]
 pub struct Recorder<K> {
     record: Record,
@@ -262,7 +246,7 @@ impl<K> Shared<K> {
 }
 
 impl<K: Named> Recorder<K> {
-    /// Must be called inside the async runtime. Tells how each writing went.
+    /// Must be called inside the async runtime. Calls `tell` with the result of each write.
     pub fn new(record: Record, tell: impl Fn(Report) + Send + 'static) -> Self {
         let pending = Pending { texts: BTreeMap::new(), error: None, version: 0, is_last: false };
         let shared = Arc::new(Shared { pending: Mutex::new(pending), put: Notify::new() });
@@ -370,7 +354,7 @@ fn write_all<K: Named>(record: &Record, texts: &BTreeMap<K, Option<Vec<u8>>>) ->
     written
 }
 
-/// What fails here was written all the same; only a crash of the machine could tell, and after that nothing of it counts.
+/// Failures here do not matter: the files were written, and after a crash of the machine their content does not count.
 async fn sync<K: Named>(files: BTreeMap<K, Option<File>>, folder: PathBuf) {
     let work = move || {
         for file in files.values().flatten() {
@@ -510,7 +494,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_written_is_reported_and_written_as_soon_as_it_can_be() {
+    async fn a_failed_write_is_reported_and_tried_again() {
         let (directory, record) = record();
         // Not a matter of permissions, which root does not care for.
         fs::write(directory.path().join("state"), "in the way").unwrap();

@@ -32,8 +32,8 @@ use crate::agent::spec::Limits;
 use crate::contain::cgroup::Whose;
 use crate::contain::tree::{self, Tree};
 use crate::launch::launcher as launch_command;
-use crate::launch::listener::Visitor;
-use crate::launch::protocol::{End, Ending, Failure, FromLauncher, Harness, Progress, ToLauncher, WIRE_VERSION};
+use crate::launch::listener::UnverifiedLauncher;
+use crate::launch::protocol::{Ending, Failure, FromLauncher, Harness, Progress, ToLauncher, WIRE_VERSION};
 use crate::logs::attempt::Files;
 use crate::logs::guard::Finding;
 use crate::observe::redactions::prepared;
@@ -41,7 +41,7 @@ use crate::supervisor::services::{Programs, Services};
 use crate::sys::clock::Timestamp;
 use crate::sys::fd::Readable;
 use crate::sys::process::{Identity, Process};
-use crate::sys::rate_limit::Brake;
+use crate::sys::rate_limit::{Brake, OnChange};
 use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::{blocking, frame};
 use crate::text::redact::Redactor;
@@ -114,7 +114,7 @@ pub enum Start {
 #[derive(Debug)]
 pub enum Command {
     /// Somebody says to be its launcher.
-    Visitor(Box<Visitor>),
+    Visitor(Box<UnverifiedLauncher>),
     /// Send SIGINT.
     Interrupt,
     /// Send it a second time.
@@ -183,7 +183,7 @@ pub async fn run(
     if let Some(launcher) = met {
         run.follow(launcher).await;
     }
-    run.visitors.into_iter().for_each(Visitor::send_away);
+    run.visitors.into_iter().for_each(UnverifiedLauncher::send_away);
     (run.tell)(machine::Event::Gone { attempt });
 }
 
@@ -205,7 +205,7 @@ struct Run<T> {
     redactor: Option<Arc<Redactor>>,
     commands: mpsc::UnboundedReceiver<Command>,
     tell: T,
-    visitors: Vec<Visitor>,
+    visitors: Vec<UnverifiedLauncher>,
     wanted: Wanted,
     /// What it may take, if that was said here.
     limits: Option<Limits>,
@@ -394,10 +394,10 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// Until it is known who is expected. Each process has one place, and one that waits to be told what to launch has it rather
     /// than one that says it was. Who finds no room is not told so: the launcher itself may be among them, and comes again.
-    fn keep_waiting(&mut self, visitor: Visitor) {
+    fn keep_waiting(&mut self, visitor: UnverifiedLauncher) {
         self.visitors.retain(|other| other.process.identity() != visitor.process.identity());
         if self.visitors.len() >= MAX_UNVERIFIED {
-            match self.visitors.iter().position(Visitor::has_launched) {
+            match self.visitors.iter().position(UnverifiedLauncher::has_launched) {
                 Some(other) if !visitor.has_launched() => drop(self.visitors.swap_remove(other)),
                 _ => return,
             }
@@ -407,7 +407,7 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// Sends away who waits and is not expected.
     fn dismiss_visitors(&mut self) {
-        self.visitors.drain(..).for_each(Visitor::send_away);
+        self.visitors.drain(..).for_each(UnverifiedLauncher::send_away);
     }
 
     /// Whether somebody who says to have launched the agent is proven to be of it.
@@ -434,7 +434,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         }
     }
 
-    fn take_visitor(&mut self, is_it: impl Fn(&Visitor) -> bool) -> Option<Visitor> {
+    fn take_visitor(&mut self, is_it: impl Fn(&UnverifiedLauncher) -> bool) -> Option<UnverifiedLauncher> {
         self.visitors.iter().position(is_it).map(|at| self.visitors.swap_remove(at))
     }
 
@@ -505,7 +505,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 
     /// A launcher that an earlier daemon has told what to launch.
-    async fn adopt(&mut self, mut visitor: Visitor, known: Provenance) -> Option<Launcher> {
+    async fn adopt(&mut self, mut visitor: UnverifiedLauncher, known: Provenance) -> Option<Launcher> {
         let attempt = self.attempt;
         // What was to be launched here is not what runs.
         self.redactor = None;
@@ -560,14 +560,15 @@ impl<T: Fn(machine::Event)> Run<T> {
                 let words = self.words(&failure.message).await;
                 self.not_started(blame(&failure, words));
             }
-            (Progress::Ended { harness, end: End { how, at, .. } }, Reported::Nothing | Reported::Started) => {
+            (Progress::Ended { harness, end }, Reported::Nothing | Reported::Started) => {
                 if launcher.heard == Reported::Nothing {
                     // It may have run and ended before this daemon came.
                     self.started(harness);
                 }
                 launcher.has_ended();
-                let how = self.how(how).await;
-                self.ended(how, Some(Timestamp::now().back_to(at)), launcher.tree.usage().await);
+                let usage = end.usage_beside(launcher.tree.usage().await);
+                let how = self.how(end.how).await;
+                self.ended(how, Some(Timestamp::now().back_to(end.at)), usage);
             }
             // The note was lost.
             (Progress::Ended { .. } | Progress::Failed(_), Reported::End) => launcher.note_by = Some(Instant::now()),
@@ -594,7 +595,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                 return Err(STOPPED_BEFORE.to_owned());
             }
             // One that runs already, and that neither the record nor a pane told of. There must not be two.
-            while look_first && let Some(visitor) = self.take_visitor(Visitor::has_launched) {
+            while look_first && let Some(visitor) = self.take_visitor(UnverifiedLauncher::has_launched) {
                 match self.prove(&visitor.process).await {
                     Proof::Proven => return Ok(Met::Survivor(visitor)),
                     // As long as it lives it may be the agent: another would be a second one.
@@ -626,7 +627,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 
     /// Sends the launcher what to launch.
-    async fn start(&mut self, visitor: Visitor, launch: &Launch) -> Option<Launcher> {
+    async fn start(&mut self, visitor: UnverifiedLauncher, launch: &Launch) -> Option<Launcher> {
         if visitor.version != WIRE_VERSION {
             let why = of_another_version(&self.means.programs.launcher, visitor.version);
             visitor.send_away();
@@ -752,7 +753,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         (self.tell)(machine::Event::Logged { attempt: self.attempt, error: flaw.map(str::to_owned) });
     }
 
-    fn launcher(&self, visitor: Visitor, end: Readable) -> Launcher {
+    fn launcher(&self, visitor: UnverifiedLauncher, end: Readable) -> Launcher {
         if visitor.version != WIRE_VERSION {
             let version = visitor.version;
             tracing::warn!(agent = %self.name, "its launcher speaks version {version}, this daemon {WIRE_VERSION}");
@@ -797,7 +798,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                     }
                     Ok(Some(FromLauncher::Ended(end))) if launcher.heard == Reported::Started => {
                         launcher.has_ended();
-                        let usage = launcher.tree.usage().await;
+                        let usage = end.usage_beside(launcher.tree.usage().await);
                         // How it died of that is no more than that.
                         let said = self.how(end.how).await;
                         let how = self.condemned.take().map_or(said, ExitStatus::Cause);
@@ -884,7 +885,7 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// Somebody who is not the launcher that is followed. One that says to have launched the agent, too, is ended: it is the agent
     /// user's, and there must not be two.
-    async fn turn_away(&self, visitor: Visitor) {
+    async fn turn_away(&self, visitor: UnverifiedLauncher) {
         if !visitor.has_launched() {
             return visitor.send_away();
         }
@@ -948,20 +949,19 @@ enum Proof {
 #[derive(Debug)]
 enum Met {
     /// The launcher in the pane that was just opened.
-    New(Visitor),
+    New(UnverifiedLauncher),
     /// One that an earlier daemon had started.
-    Survivor(Visitor),
+    Survivor(UnverifiedLauncher),
 }
 
 /// Said again only when it is something else.
 #[derive(Debug, Default)]
-struct Complaint(String);
+struct Complaint(OnChange);
 
 impl Complaint {
     fn make(&mut self, name: &Name, text: &str) {
-        if self.0 != text {
+        if self.0.pass(text) {
             tracing::warn!(agent = %name, "{text}; trying again");
-            text.clone_into(&mut self.0);
         }
     }
 }
@@ -1039,7 +1039,7 @@ pub fn told(message: FromLauncher, attempt: machine::Attempt, now: Timestamp) ->
         let why = blame(failure, plain(&failure.message));
         vec![machine::Event::NotStarted { attempt, why }]
     };
-    let ended = |End { how, at, .. }: End| {
+    let ended = |crate::launch::protocol::End { how, at, .. }| {
         let how = said(how, plain);
         machine::Event::Ended { attempt, how, at: now.back_to(at), usage: Usage::default() }
     };

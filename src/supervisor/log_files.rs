@@ -6,12 +6,12 @@ use tokio::time::{Instant, timeout};
 
 use crate::agent::name::Name;
 use crate::launch::protocol;
-use crate::logs::FileId;
 use crate::logs::attempt::{Files, Live};
 use crate::logs::guard::{Finding, Guard, MOST_EXCESSES, Watch};
 use crate::logs::store::Store;
 use crate::supervisor::services::Services;
 use crate::sys::blocking;
+use crate::sys::file_id::FileId;
 
 /// How long the files may take to be made before the attempt goes on without, for as long as it runs: longer than a busy disk takes.
 const TO_MAKE: Duration = Duration::from_secs(10);

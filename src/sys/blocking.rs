@@ -3,9 +3,12 @@
 //! The runtime's own pool panics when the system has no thread for it. Here that is an error, to be named and tried again like
 //! any other shortage.
 
+use std::collections::VecDeque;
+use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -14,15 +17,13 @@ use tokio::sync::oneshot;
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let (done, result) = oneshot::channel();
     let work = move || drop(done.send(work()));
-    thread::Builder::new()
-        .spawn(work)
-        .map_err(|error| io::Error::new(error.kind(), format!("no thread can be started: {error}")))?;
+    thread::Builder::new().spawn(work).map_err(|error| no_thread(&error))?;
     // Only a defect in the work ends the thread without a result.
     result.await.map_err(io::Error::other)
 }
 
-/// Likewise, for work that may be long: it is given a question to ask now and then, whether its result is still wanted. It is not when
-/// this was cancelled.
+/// Does the work in a thread of its own, for work that may take long: it is given a function that says whether its result is still
+/// wanted. It is not wanted once this was cancelled.
 pub async fn run_while_wanted<T: Send + 'static>(
     work: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
 ) -> io::Result<T> {
@@ -40,6 +41,99 @@ pub async fn insist<T: Send + 'static>(work: impl Fn() -> T + Clone + Send + 'st
         Ok(result) => result,
         Err(_) => work(),
     }
+}
+
+/// Threads for work that comes piece after piece: each takes the next piece when it is done with one, and ends when none comes for a
+/// moment. How many there are at once is up to those who give the work. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Pool(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    given: Condvar,
+    /// How its threads are called.
+    name: &'static str,
+}
+
+#[derive(Default)]
+struct Queue {
+    work: VecDeque<Box<dyn FnOnce() + Send>>,
+    /// How many threads wait that no work in the queue is meant for.
+    idle: usize,
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("work", &self.work.len()).field("idle", &self.idle).finish()
+    }
+}
+
+/// How long a thread of a pool waits for more work.
+const IDLE_TIMEOUT: Duration = Duration::from_millis(200);
+
+impl Pool {
+    /// Without threads so far.
+    pub fn new(name: &'static str) -> Self {
+        Self(Arc::new(Shared { queue: Mutex::default(), given: Condvar::new(), name }))
+    }
+
+    /// Does the work in a thread that has nothing else to do. Fails if there is none, and none to be had; the work was not begun then.
+    /// When this is cancelled the work goes on, and its result is lost.
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        let (done, result) = oneshot::channel();
+        let work = Box::new(move || drop(done.send(work())));
+        self.give(work)?;
+        // Only a defect in the work ends the thread without a result.
+        result.await.map_err(io::Error::other)
+    }
+
+    fn give(&self, work: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+        let mut queue = self.0.lock();
+        if queue.idle > 0 {
+            queue.idle -= 1;
+            queue.work.push_back(work);
+            drop(queue);
+            self.0.given.notify_one();
+            return Ok(());
+        }
+        drop(queue);
+        let shared = Arc::clone(&self.0);
+        thread::Builder::new()
+            .name(self.0.name.to_owned())
+            .spawn(move || {
+                work();
+                while let Some(work) = shared.next() {
+                    work();
+                }
+            })
+            .map(drop)
+            .map_err(|error| no_thread(&error))
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for more work. `None` means that the thread is to end.
+    fn next(&self) -> Option<Box<dyn FnOnce() + Send>> {
+        let mut queue = self.lock();
+        queue.idle += 1;
+        let is_empty = |queue: &mut Queue| queue.work.is_empty();
+        let (mut queue, _) =
+            self.given.wait_timeout_while(queue, IDLE_TIMEOUT, is_empty).unwrap_or_else(PoisonError::into_inner);
+        let work = queue.work.pop_front();
+        if work.is_none() {
+            queue.idle -= 1;
+        }
+        work
+    }
+}
+
+fn no_thread(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("no thread can be started: {error}"))
 }
 
 #[cfg(test)]
@@ -68,5 +162,45 @@ mod tests {
     #[tokio::test]
     async fn a_defect_in_the_work_is_an_error_and_not_a_wait_without_end() {
         run(|| assert!(std::env::args().count() == usize::MAX)).await.unwrap_err();
+    }
+
+    fn threads(name: &str) -> usize {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().filter_map(Result::ok);
+        let is_called = |path: std::path::PathBuf| {
+            std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+        };
+        tasks.filter(|task| is_called(task.path())).count()
+    }
+
+    #[tokio::test]
+    async fn a_pool_does_work_in_a_row_in_one_thread_that_ends() {
+        let pool = Pool::new("in-a-row");
+        let mut ids = std::collections::HashSet::new();
+        for _ in 0..100 {
+            ids.insert(pool.run(|| thread::current().id()).await.unwrap());
+            // Until the thread waits again: it answers before.
+            while pool.0.lock().idle == 0 {
+                thread::yield_now();
+            }
+        }
+        assert_eq!((ids.len(), threads("in-a-row")), (1, 1));
+        crate::sys::process::until(|| threads("in-a-row") == 0);
+        assert_eq!(pool.0.lock().idle, 0);
+        pool.run(|| ()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_pool_does_work_at_once_in_as_many_threads() {
+        let pool = Pool::new("at-once");
+        let barrier = Arc::new(std::sync::Barrier::new(8));
+        let work: Vec<_> = (0..8)
+            .map(|_| {
+                let (pool, barrier) = (pool.clone(), Arc::clone(&barrier));
+                tokio::spawn(async move { pool.run(move || barrier.wait().is_leader()).await.unwrap() })
+            })
+            .collect();
+        for work in work {
+            work.await.unwrap();
+        }
     }
 }

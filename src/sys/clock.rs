@@ -1,4 +1,4 @@
-//! Time as the daemon reckons with it.
+//! Instants, the boot clock, and timers that go on while the machine sleeps.
 
 use std::io;
 use std::ops::Add;
@@ -102,7 +102,7 @@ impl Alarm {
         Ok(())
     }
 
-    /// Waits until the instant that it is set to has come; for ever, if there is none. Cancel-safe.
+    /// Waits until the instant that it is set to has come; forever, if there is none. Cancel-safe.
     pub async fn ring(&self) {
         loop {
             if self.at.is_some_and(|at| at <= Timestamp::now()) {
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_that_was_set_back_changes_neither_order_nor_distance() {
+    fn setting_the_wall_clock_back_does_not_change_the_order() {
         let at =
             |boot, wall| Timestamp::new(Duration::from_secs(boot), SystemTime::UNIX_EPOCH + Duration::from_secs(wall));
         let (before, after) = (at(10, 5_000_000), at(20, 1000));
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn an_earlier_instant_is_as_much_earlier_on_both_clocks_and_a_later_one_is_now() {
+    fn an_earlier_instant_is_earlier_on_both_clocks() {
         let now = Timestamp::new(Duration::from_secs(100), SystemTime::UNIX_EPOCH + Duration::from_secs(5000));
         let earlier = now.back_to(Duration::from_secs(90));
         assert_eq!(now.since(earlier), Duration::from_secs(10));

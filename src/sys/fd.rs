@@ -9,17 +9,16 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Sees to it that what this process starts from now on gets none of its descriptors but the three standard ones. Those that the
-/// standard library opens are its own anyhow; this is for those that whoever started the process left open.
+/// Makes sure that processes started from now on inherit no descriptors but the three standard ones. The standard library already
+/// does that for those that it opens; this is for those that this process inherited.
 pub fn hand_down_none() {
     close_fds::set_fds_cloexec(3, &[]);
 }
 
-/// Waits until nobody can read any more what is written to this descriptor, or forever where that does not happen or cannot be
-/// noticed: a file is there whether or not somebody reads it.
+/// Waits until nobody can read what is written to this descriptor. Waits forever if that never happens or cannot be noticed: a file
+/// remains whether or not anybody reads it.
 ///
-/// `poll(2)` tells of a pipe without a reader, a socket whose peer is gone, and a terminal that is gone also to those who write
-/// nothing.
+/// `poll(2)` reports a pipe without a reader, a socket whose peer is gone, and a terminal that is gone, even if nothing is written.
 pub async fn reader_is_gone(descriptor: impl AsFd) {
     let interest = Interest::WRITABLE | Interest::ERROR;
     let watched = descriptor.as_fd().try_clone_to_owned().and_then(|copy| register(copy, interest));
@@ -56,7 +55,7 @@ impl Readable {
 pub struct Stream(AsyncFd<OwnedFd>);
 
 impl Stream {
-    /// Registers the descriptor with the runtime. What it shares with others, that they do not block either, must be its own.
+    /// Registers the descriptor with the runtime. Must not be shared with processes that expect it to block.
     pub fn new(descriptor: OwnedFd) -> io::Result<Self> {
         set_nonblocking(&descriptor)?;
         register(descriptor, Interest::READABLE | Interest::WRITABLE).map(Self)
@@ -84,7 +83,7 @@ impl AsFd for Stream {
     }
 }
 
-/// Sees to it that who reads and writes there does not wait. What it shares with others, that they do not either.
+/// Makes reads and writes nonblocking, also for other processes that share the open file.
 pub fn set_nonblocking(descriptor: impl AsFd) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(&descriptor, FcntlArg::F_GETFL)?);
     fcntl(&descriptor, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;

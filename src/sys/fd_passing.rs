@@ -1,4 +1,4 @@
-//! Descriptors that are passed over a Unix socket together with bytes (`SCM_RIGHTS`, see `unix(7)`).
+//! Passes descriptors over a Unix socket, together with bytes (`SCM_RIGHTS`, see `unix(7)`).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -19,7 +19,7 @@ pub const MOST: usize = 2;
 
 const SPACE: usize = rustix::cmsg_space!(ScmRights(MOST));
 
-/// Sends some of the bytes, one at least, and with them these descriptors, [`MOST`] at most. Answers how many bytes were sent.
+/// Sends some of the bytes, one at least, and with them these descriptors, [`MOST`] at most. Returns how many bytes were sent.
 /// Cancel-safe.
 pub async fn send(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let work = || {

@@ -1,4 +1,4 @@
-//! Frames: how agentd's processes speak with each other over Unix sockets.
+//! Frames: the messages between agentd's processes, over Unix sockets.
 //!
 //! A frame is the length of its body as four bytes, least significant first, and the body as JSON. JSON because the two ends may
 //! be of different versions for hours (an agent's launcher outlives an upgrade of the daemon): a key that one end does not know
@@ -48,7 +48,7 @@ pub async fn write<T: Serialize>(writer: &mut (impl AsyncWrite + Unpin), message
     Ok(())
 }
 
-/// Likewise, and passes these descriptors with it.
+/// Writes one frame, and passes these descriptors with it.
 pub async fn write_with<T: Serialize>(
     writer: &mut OwnedWriteHalf,
     message: &T,
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn an_announced_length_over_the_limit_is_refused_before_it_arrives() {
+    fn a_length_over_the_limit_is_refused_before_the_body() {
         let announced = 10_000_000_u32.to_le_bytes();
         let result = runtime().block_on(Reader::new(&announced[..], 1000).read::<SecretBytes>());
         assert!(matches!(result, Err(Error::TooLong { length: 10_000_000, limit: 1000 })));

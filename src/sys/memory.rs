@@ -1,4 +1,4 @@
-//! This process's memory, which holds secrets: what stays of them in it, and who may look at it.
+//! Secrets in this process's memory: clearing them, and keeping others from reading them.
 //!
 //! What holds a secret clears its memory when it is dropped (`zeroize`), and `Debug` does not show it. Out of reach are the copies
 //! that other people's code makes and frees: those of the TOML and JSON parsers for strings that are written with escapes, those
@@ -11,14 +11,14 @@ use zeroize::Zeroizing;
 /// `core_pattern` say, and only root may trace the process, read its memory and environment, or take over its descriptors
 /// (`PR_SET_DUMPABLE(2const)`, `ptrace(2)`).
 ///
-/// The limit on core files is left as it is: agents would inherit it, and their cores are their own business. To be called after
-/// the last change of user or group, which sets it anew.
+/// The limit on core files is left as it is: agents would inherit it, and their cores are their own business. Call this after
+/// the last change of user or group, which resets it.
 pub fn keep_private() {
     // Fails only for values that do not exist.
     let _ = nix::sys::prctl::set_dumpable(false);
 }
 
-/// Sees to it that so many more bytes fit in, without leaving a copy of the old contents behind in freed memory.
+/// Makes room for so many more bytes, without leaving a copy of the old contents behind in freed memory.
 pub fn make_room(buffer: &mut Zeroizing<Vec<u8>>, count: usize) {
     if buffer.capacity() - buffer.len() < count {
         let mut larger = Zeroizing::new(Vec::with_capacity((buffer.len() + count) * 2));
@@ -27,7 +27,7 @@ pub fn make_room(buffer: &mut Zeroizing<Vec<u8>>, count: usize) {
     }
 }
 
-/// Adds to a buffer, likewise.
+/// Appends to a buffer, without leaving a copy of the old contents behind in freed memory.
 pub fn append(buffer: &mut Zeroizing<Vec<u8>>, bytes: &[u8]) {
     make_room(buffer, bytes.len());
     buffer.extend_from_slice(bytes);

@@ -1,11 +1,10 @@
-//! A defect: a panic, anywhere in a process, ends all of it.
+//! A panic anywhere in a process ends the whole process.
 //!
-//! A task or a thread that is no more leaves a process that looks alive and has lost a part of what it does. One that has ended
-//! is replaced: the daemon by whoever started it, while its agents live on and are adopted; the deputy by the daemon. A launcher
+//! A process that has lost a task or a thread looks alive and no longer does all of its work. A process that has ended is replaced: the daemon by whoever started it, while its agents live on and are adopted; the deputy by the daemon. A launcher
 //! takes its harness along, which the daemon accounts for.
 //!
-//! What a panic says may quote what was worked on, and that may be a secret. So only the place is told, and words that stand in
-//! the program.
+//! The message of a panic may quote the data at hand, which may be a secret. So only the location is reported, and messages that are
+//! literals in the program.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -17,13 +16,12 @@ use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::sys::log;
 
-/// Sees to it that a panic in any thread of this process, or in any task, ends the process at once, and that standard error says so.
-/// What unwinding would do is not done.
+/// Makes a panic in any thread or task end this process at once, without unwinding. Standard error says so.
 pub fn end_this_process() {
     panic::set_hook(Box::new(|panic| end(panic, say)));
 }
 
-/// Likewise in a process that has a log, which says so.
+/// Does the same in a process that has a log, which says so.
 pub fn end_this_process_logged() {
     panic::set_hook(Box::new(|panic| {
         end(panic, |words| {

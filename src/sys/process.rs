@@ -144,12 +144,12 @@ impl Process {
         stat(self.pid).filter(|stat| stat.started == self.started).map(|stat| stat.parent)
     }
 
-    /// Kills it. One that is no more is none to complain about.
+    /// Kills it. It is not an error if it has ended.
     pub fn kill(&self) -> io::Result<()> {
         self.signal(Signal::KILL)
     }
 
-    /// Sends it a signal. One that is no more is none to complain about.
+    /// Sends it a signal. It is not an error if it has ended.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         match pidfd_send_signal(&self.pidfd, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
@@ -316,7 +316,7 @@ fn kill_if(pid: i32, belongs: impl Fn(i32) -> bool) -> bool {
 /// Looks, and kills what is seen, until a look sees nothing, for a bounded time. What forks quickly takes some looks. Answers how
 /// many the last look saw. One that failed counts as having seen something.
 fn until_none(look: impl Fn() -> io::Result<usize>) -> usize {
-    const PATIENCE: Duration = Duration::from_secs(1);
+    const KILL_TIMEOUT: Duration = Duration::from_secs(1);
     const PAUSE: Duration = Duration::from_millis(10);
     let start = Instant::now();
     loop {
@@ -324,7 +324,7 @@ fn until_none(look: impl Fn() -> io::Result<usize>) -> usize {
             std::thread::sleep(PAUSE);
             1
         });
-        if seen == 0 || start.elapsed() > PATIENCE {
+        if seen == 0 || start.elapsed() > KILL_TIMEOUT {
             return seen;
         }
     }

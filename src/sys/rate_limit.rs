@@ -54,6 +54,26 @@ impl Brake {
     }
 }
 
+/// Lets a message pass that differs from the one before.
+#[derive(Debug, Default)]
+pub struct OnChange(Option<String>);
+
+impl OnChange {
+    /// Whether this is not what was said last.
+    pub fn pass(&mut self, message: &str) -> bool {
+        let is_new = self.0.as_deref() != Some(message);
+        if is_new {
+            self.0 = Some(message.to_owned());
+        }
+        is_new
+    }
+
+    /// Lets any message pass next.
+    pub fn reset(&mut self) {
+        self.0 = None;
+    }
+}
+
 /// A bound on the rate of lines, for each of many sources of them: so many at once, and then so many a second.
 #[derive(Debug)]
 pub struct Allowances<K> {
@@ -109,6 +129,15 @@ impl<K: Clone + Eq + Hash> Allowances<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_passes_again_only_after_another_or_a_reset() {
+        let mut last = OnChange::default();
+        let passed = ["a", "a", "b", "a"].map(|message| last.pass(message));
+        assert_eq!(passed, [true, false, true, true]);
+        last.reset();
+        assert!(last.pass("a"));
+    }
 
     #[test]
     fn a_flood_passes_ever_more_rarely_and_a_later_one_is_new() {

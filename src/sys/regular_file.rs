@@ -24,7 +24,7 @@ pub enum Error {
     #[error("it is not a regular file")]
     NotRegular,
     /// A link that somebody could have put there to have root read something else.
-    #[error("it is a link in a folder that others than root can write in, and is not followed")]
+    #[error("it is a link in a folder that users other than root can write to, and is not followed")]
     Link,
     /// There is more in it than is worth reading.
     #[error("it is larger than {} MiB", .0 >> 20)]
@@ -35,18 +35,18 @@ pub enum Error {
 /// follows no link that could be anybody's.
 pub fn open(path: &Path) -> Result<(File, Metadata), Error> {
     let name = path.file_name().ok_or(Error::NotRegular)?;
-    let folder = safe_path::go(path.parent().unwrap_or(Path::new("")), None).map_err(io::Error::from)?;
+    let folder = safe_path::open_dir(path.parent().unwrap_or(Path::new("")), None).map_err(io::Error::from)?;
     open_in(&folder, name)
 }
 
-/// Opens the one of that name in a folder, likewise.
+/// Opens the file of that name in a directory, in the same way.
 pub fn open_in(folder: &OwnedFd, name: &OsStr) -> Result<(File, Metadata), Error> {
-    let trusts = safe_path::trusts(folder, name).map_err(io::Error::from)?;
-    if !trusts {
+    let may_follow = safe_path::may_follow(folder, name).map_err(io::Error::from)?;
+    if !may_follow {
         safe_path::check_entry(folder, name).map_err(io::Error::from)?;
     }
     let (at, follow) =
-        if trusts { (AtFlags::empty(), OFlag::empty()) } else { (AtFlags::AT_SYMLINK_NOFOLLOW, OFlag::O_NOFOLLOW) };
+        if may_follow { (AtFlags::empty(), OFlag::empty()) } else { (AtFlags::AT_SYMLINK_NOFOLLOW, OFlag::O_NOFOLLOW) };
     // Looked at before it is opened: opening a device can have effects.
     match kind(fstatat(folder, name, at).map_err(io::Error::from)?) {
         SFlag::S_IFREG => {}
@@ -55,7 +55,7 @@ pub fn open_in(folder: &OwnedFd, name: &OsStr) -> Result<(File, Metadata), Error
     }
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | follow;
     let file = match openat(folder, name, flags, Mode::empty()) {
-        Err(Errno::ELOOP) if !trusts => return Err(Error::Link),
+        Err(Errno::ELOOP) if !may_follow => return Err(Error::Link),
         file => File::from(file.map_err(io::Error::from)?),
     };
     let metadata = file.metadata()?;
@@ -71,7 +71,7 @@ pub fn read(path: &Path, limit: u64) -> Result<(Zeroizing<Vec<u8>>, Metadata), E
     content(open(path)?, limit)
 }
 
-/// Reads the one of that name in a folder, likewise.
+/// Reads the file of that name in a directory, in the same way.
 pub fn read_in(folder: &OwnedFd, name: &OsStr, limit: u64) -> Result<(Zeroizing<Vec<u8>>, Metadata), Error> {
     content(open_in(folder, name)?, limit)
 }

@@ -1,12 +1,12 @@
-//! The way to a folder or a file, gone along by root: where others could lead it astray, links are not followed.
+//! Opens directories as root without following symbolic links that another user could have planted.
 //!
-//! Nobody but root can change what stands in a folder that is root's and that no one else may write in, or what is root's in a
-//! folder of root's with the sticky bit. Any other link may have been put there by somebody who wants root to read, make or change
-//! something elsewhere. Without root there is nothing to be had by that, and all links are followed.
+//! Only root can change the entries of a directory that belongs to root and that no one else may write to, and root's own entries in
+//! a directory of root's with the sticky bit. Any other link may have been planted by a user who wants root to read, create or change
+//! something elsewhere. Without root such a link gains nothing, and all links are followed.
 //!
-//! Nor does root enter what a user's own program serves (FUSE). Such a program may leave a question unanswered, and whoever has
-//! asked cannot even be killed. What is about to be entered is looked at in ways that ask nobody: `O_PATH` opens a mount without
-//! it, and `AT_STATX_DONT_SYNC` has the kernel answer by itself (`statx(2)`).
+//! Root also does not enter file systems that a user's own program serves (FUSE). Such a program may never answer, and a process that
+//! waits for it cannot even be killed. Before a directory is entered, it is examined in ways that do not ask that program: `O_PATH`
+//! opens a mount without it, and `AT_STATX_DONT_SYNC` makes the kernel answer by itself (`statx(2)`).
 
 use std::ffi::OsStr;
 use std::fs;
@@ -19,34 +19,31 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
 use nix::unistd::Uid;
-use rustix::fs::{AtFlags, StatxFlags, statx};
+use rustix::fs::{AtFlags, StatxFlags, makedev, statx};
 
+use crate::sys::PathError;
+use crate::sys::file_id::{FileId, FileVersion};
 use crate::sys::procfs;
 
-/// Why root does not go there.
+/// Why a directory was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refused something.
-    #[error("{}: {source}", path.display())]
-    System {
-        /// Where.
-        path: PathBuf,
-        /// The reason.
-        source: io::Error,
-    },
-    /// A link on the way could be anybody's.
-    #[error("{} is a link in a folder that others than root can write in, and is not followed", .0.display())]
+    #[error(transparent)]
+    System(#[from] PathError),
+    /// A link on the path could have been planted by another user.
+    #[error("{} is a link in a folder that users other than root can write to, and is not followed", .0.display())]
     Link(PathBuf),
-    /// What is mounted there may never answer.
-    #[error("{} is served by a program of the user with uid {user} (FUSE), and root does not go where that may keep it", path.display())]
+    /// The file system that is mounted there may never answer.
+    #[error("{} is served by a program of the user with uid {user} (FUSE), which may never answer, so root does not enter it", path.display())]
     Served {
         /// Where it is mounted.
         path: PathBuf,
         /// Who mounted it.
         user: u32,
     },
-    /// A folder on the way could be exchanged, or the last one written in.
-    #[error("{} has owner {owner} and mode {mode:04o}, so that others than root can change what is below it", path.display())]
+    /// Another user could replace a directory on the path, or write to the last one.
+    #[error("{} has owner {owner} and mode {mode:04o}, so users other than root can change what is below it", path.display())]
     Shared {
         /// The folder.
         path: PathBuf,
@@ -60,13 +57,13 @@ pub enum Error {
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         match error {
-            Error::System { source, .. } => source,
+            Error::System(PathError { source, .. }) => source,
             refusal => Self::other(refusal),
         }
     }
 }
 
-/// What there is somewhere, as far as the kernel knows without asking whoever serves the file system.
+/// The metadata of a file, as far as the kernel knows it without asking the program that serves the file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
     /// Type and permissions.
@@ -75,8 +72,8 @@ pub struct Look {
     pub owner: u32,
     /// Its group.
     pub group: u32,
-    /// Device, inode, and when it was last written to.
-    pub identity: Identity,
+    /// Which file it is, and when it was last written to.
+    pub version: FileVersion,
     /// The number of the mount that it is in. Kernels before 5.8 do not tell.
     mount: Option<u64>,
 }
@@ -84,55 +81,61 @@ pub struct Look {
 impl Look {
     /// Whether it is on the same file system, in the same mount as far as the kernel tells that.
     pub fn is_beside(&self, other: &Self) -> bool {
-        (self.identity.0, self.mount) == (other.identity.0, other.mount)
+        (self.version.id.device(), self.mount) == (other.version.id.device(), other.mount)
     }
 }
 
-/// Device, inode, and when it was last written to: the number of what is gone can be used again at once.
-pub type Identity = (u64, u64, i64, i64);
-
-/// Looks at what has that name in a folder, or at the folder itself if there is no name. No link is followed.
+/// Examines the entry with this name in a directory, or the directory itself if the name is empty. Follows no link.
 pub fn look(folder: impl AsFd, name: &OsStr) -> io::Result<Look> {
     let asks_nobody = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | asks_nobody;
     let status = statx(folder, name, flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)?;
-    let device = u64::from(status.stx_dev_major) << 32 | u64::from(status.stx_dev_minor);
+    let device = makedev(status.stx_dev_major, status.stx_dev_minor);
     let written = status.stx_mtime;
     let tells_mount = StatxFlags::from_bits_retain(status.stx_mask).contains(StatxFlags::MNT_ID);
     Ok(Look {
         mode: status.stx_mode.into(),
         owner: status.stx_uid,
         group: status.stx_gid,
-        identity: (device, status.stx_ino, written.tv_sec, written.tv_nsec.into()),
+        version: FileVersion { id: FileId::new(device, status.stx_ino), written: (written.tv_sec, written.tv_nsec) },
         mount: Some(status.stx_mnt_id).filter(|_| tells_mount),
     })
 }
 
-/// Opens the folder of that name in a folder, for reading it as well. `path` is how it is called.
-pub fn enter(parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd, Error> {
-    let before = mount_of(parent, path)?;
-    let folder = openat(parent, name, FOLDER | OFlag::O_NOFOLLOW, Mode::empty()).map_err(system(path))?;
-    see_answers(&folder, before, path)?;
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    openat(&folder, ".", flags, Mode::empty()).map_err(system(path))
+/// The version of the file at this path, if there is one that root may examine. The file is neither followed nor opened, and no
+/// program is asked that might not answer.
+pub fn version_at(path: &Path) -> Option<FileVersion> {
+    let folder = open_dir(path.parent()?, None).ok()?;
+    look(&folder, path.file_name()?).ok().map(|it| it.version)
 }
 
-/// Refuses what has that name in a folder if it may never answer.
+/// Opens a subdirectory, so that it can also be listed. `path` names it in errors.
+pub fn open_dir_at(parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd, Error> {
+    let before = mount_of(parent, path)?;
+    let folder =
+        openat(parent, name, FOLDER | OFlag::O_NOFOLLOW, Mode::empty()).map_err(PathError::of("open", path))?;
+    check_served(&folder, before, path)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok(openat(&folder, ".", flags, Mode::empty()).map_err(PathError::of("open", path))?)
+}
+
+/// Refuses an entry of a directory that may never answer.
 pub fn check_entry(folder: &OwnedFd, name: &OsStr) -> Result<(), Error> {
     let path = Path::new(name);
     let entry = openat(folder, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty());
-    see_answers(&entry.map_err(system(path))?, mount_of(folder, path)?, path).map(drop)
+    check_served(&entry.map_err(PathError::of("open", path))?, mount_of(folder, path)?, path).map(drop)
 }
 
 fn mount_of(opened: &OwnedFd, path: &Path) -> Result<Option<u64>, Error> {
-    Ok(look(opened, OsStr::new("")).map_err(system(path))?.mount)
+    Ok(look(opened, OsStr::new("")).map_err(PathError::of("examine", path))?.mount)
 }
 
-/// Answers the mount of what was opened; `before` is that of the folder above.
-fn see_answers(opened: &OwnedFd, before: Option<u64>, path: &Path) -> Result<Option<u64>, Error> {
+/// Returns the mount of what was opened; `before` is the mount of its parent.
+fn check_served(opened: &OwnedFd, before: Option<u64>, path: &Path) -> Result<Option<u64>, Error> {
     let mount = mount_of(opened, path)?;
     if mount != before && Uid::effective().is_root() {
-        let mounts = procfs::read("/proc/self/mountinfo").map_err(system(path))?;
+        let mounts =
+            procfs::read("/proc/self/mountinfo").map_err(PathError::of("read", Path::new("/proc/self/mountinfo")))?;
         if let Some(user) = mount.and_then(|mount| server_of(&mounts, mount)) {
             return Err(Error::Served { path: path.to_owned(), user });
         }
@@ -156,18 +159,19 @@ fn server_of(mounts: &[u8], mount: u64) -> Option<u32> {
 
 const FOLDER: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
-/// Opens a folder, for reaching what is in it. What is missing is made with that mode, if one is given.
-pub fn go(path: &Path, make: Option<Mode>) -> Result<OwnedFd, Error> {
+/// Opens a directory in order to reach its entries. Creates what is missing with that mode, if one is given.
+pub fn open_dir(path: &Path, make: Option<Mode>) -> Result<OwnedFd, Error> {
     walk(path, make, |_, _| Ok(()))
 }
 
-/// Likewise, where only root can change anything on the way or in the folder.
-pub fn go_safely(path: &Path, make: Option<Mode>) -> Result<OwnedFd, Error> {
+/// Opens a directory, like [`open_dir`], if only root can change it and everything on the path to it.
+pub fn open_private_dir(path: &Path, make: Option<Mode>) -> Result<OwnedFd, Error> {
     let folder = walk(path, make, |folder, at| check(folder, at, at == path))?;
     // Links that may be followed can still lead through other people's folders.
-    let real = fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).map_err(system(path))?;
+    let real =
+        fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).map_err(PathError::of("examine", path))?;
     for above in real.ancestors() {
-        let metadata = fs::metadata(above).map_err(system(above))?;
+        let metadata = fs::metadata(above).map_err(PathError::of("examine", above))?;
         judge(metadata.uid(), metadata.mode(), above, above == real)?;
     }
     Ok(folder)
@@ -179,7 +183,7 @@ fn walk(
     pass: impl Fn(&OwnedFd, &Path) -> Result<(), Error>,
 ) -> Result<OwnedFd, Error> {
     let mut at = PathBuf::from(if path.is_absolute() { "/" } else { "." });
-    let mut folder = open(&at, FOLDER, Mode::empty()).map_err(system(&at))?;
+    let mut folder = open(&at, FOLDER, Mode::empty()).map_err(PathError::of("open", &at))?;
     pass(&folder, &at)?;
     let mut mount = mount_of(&folder, &at)?;
     for component in path.components() {
@@ -189,37 +193,32 @@ fn walk(
             Component::Prefix(_) | Component::RootDir | Component::CurDir => continue,
         };
         at.push(name);
-        let trusts = trusts(&folder, name).map_err(system(&at))?;
-        let follow = if trusts { OFlag::empty() } else { OFlag::O_NOFOLLOW };
+        let may_follow = may_follow(&folder, name).map_err(PathError::of("examine", &at))?;
+        let follow = if may_follow { OFlag::empty() } else { OFlag::O_NOFOLLOW };
         let mut next = openat(&folder, name, FOLDER | follow, Mode::empty());
         if let (Err(Errno::ENOENT), Some(mode)) = (&next, make) {
             match mkdirat(&folder, name, mode) {
                 Ok(()) | Err(Errno::EEXIST) => {}
-                Err(error) => return Err(system(&at)(error)),
+                Err(error) => return Err(PathError::new("make", &at, error).into()),
             }
             next = openat(&folder, name, FOLDER | OFlag::O_NOFOLLOW, Mode::empty());
         }
         folder = match next {
-            Err(Errno::ENOTDIR) if !trusts && is_link(&folder, name) => return Err(Error::Link(at)),
-            next => next.map_err(system(&at))?,
+            Err(Errno::ENOTDIR) if !may_follow && is_link(&folder, name) => return Err(Error::Link(at)),
+            next => next.map_err(PathError::of("open", &at))?,
         };
-        mount = see_answers(&folder, mount, &at)?;
+        mount = check_served(&folder, mount, &at)?;
         pass(&folder, &at)?;
     }
     Ok(folder)
-}
-
-fn system<E: Into<io::Error>>(path: &Path) -> impl FnOnce(E) -> Error {
-    let path = path.to_owned();
-    move |source| Error::System { path, source: source.into() }
 }
 
 fn is_link(folder: &OwnedFd, name: &OsStr) -> bool {
     look(folder, name).is_ok_and(|it| it.mode & SFlag::S_IFMT.bits() == SFlag::S_IFLNK.bits())
 }
 
-/// Whether a link of that name in that folder may be followed: nobody else can have put it there, or exchange it.
-pub fn trusts(folder: &OwnedFd, name: &OsStr) -> nix::Result<bool> {
+/// Whether root may follow a link with that name in that directory: no other user can have planted it, or can replace it.
+pub fn may_follow(folder: &OwnedFd, name: &OsStr) -> nix::Result<bool> {
     if !Uid::effective().is_root() {
         return Ok(true);
     }
@@ -232,11 +231,11 @@ pub fn trusts(folder: &OwnedFd, name: &OsStr) -> nix::Result<bool> {
 }
 
 fn check(folder: &OwnedFd, path: &Path, is_last: bool) -> Result<(), Error> {
-    let status = fstat(folder).map_err(system(path))?;
+    let status = fstat(folder).map_err(PathError::of("examine", path))?;
     judge(status.st_uid, status.st_mode, path, is_last)
 }
 
-/// What is another's in a folder with the sticky bit cannot be exchanged; but things can be added there.
+/// Others cannot replace root's entries in a directory with the sticky bit, but they can add entries.
 fn judge(owner: u32, mode: u32, path: &Path, is_last: bool) -> Result<(), Error> {
     let is_sticky = mode & Mode::S_ISVTX.bits() != 0;
     let is_kept = owner == 0 && (mode & 0o022 == 0 || is_sticky && !is_last);
@@ -285,34 +284,34 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("a/./b/../c");
         assert!(
-            matches!(go(&path, None), Err(Error::System { source, .. }) if source.kind() == io::ErrorKind::NotFound)
+            matches!(open_dir(&path, None), Err(Error::System(PathError { source, .. })) if source.kind() == io::ErrorKind::NotFound)
         );
-        go(&path, MODE).unwrap();
-        go_safely(&path, None).unwrap();
+        open_dir(&path, MODE).unwrap();
+        open_private_dir(&path, None).unwrap();
         assert!(directory.path().join("a/b").is_dir() && directory.path().join("a/c").is_dir());
     }
 
     #[test]
     fn a_link_that_may_be_anybodys_is_not_followed_by_root() {
         let (_directory, shared, own) = folders();
-        go(&own.join("link/further"), MODE).unwrap();
-        let through = go(&shared.join("link/further"), None);
+        open_dir(&own.join("link/further"), MODE).unwrap();
+        let through = open_dir(&shared.join("link/further"), None);
         if Uid::effective().is_root() {
             assert!(matches!(through, Err(Error::Link(link)) if link == shared.join("link")));
         } else {
             through.unwrap();
         }
-        assert!(go(&shared.join("nothing"), None).is_err_and(|error| !matches!(error, Error::Link(_))));
+        assert!(open_dir(&shared.join("nothing"), None).is_err_and(|error| !matches!(error, Error::Link(_))));
     }
 
     #[test]
     fn a_folder_that_others_could_exchange_is_not_safe_for_root() {
         let (directory, shared, own) = folders();
-        go_safely(&own.join("link"), None).unwrap();
+        open_private_dir(&own.join("link"), None).unwrap();
         fs::create_dir(shared.join("kept")).unwrap();
         symlink(shared.join("kept"), own.join("out")).unwrap();
         for path in [shared.join("kept"), shared.join("new"), shared.clone(), own.join("out")] {
-            let result = go_safely(&path, MODE);
+            let result = open_private_dir(&path, MODE);
             if Uid::effective().is_root() {
                 let Err(Error::Shared { path: culprit, mode, .. }) = result else { panic!("{result:?}") };
                 assert_eq!((culprit, mode), (shared.canonicalize().unwrap(), 0o777));
@@ -322,8 +321,8 @@ mod tests {
         }
         assert_eq!(shared.join("new").exists(), !Uid::effective().is_root());
         fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
-        go_safely(&shared.join("kept"), None).unwrap();
-        assert_eq!(go_safely(&shared, None).is_err(), Uid::effective().is_root());
+        open_private_dir(&shared.join("kept"), None).unwrap();
+        assert_eq!(open_private_dir(&shared, None).is_err(), Uid::effective().is_root());
         drop(directory);
     }
 }

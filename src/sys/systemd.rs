@@ -1,7 +1,7 @@
-//! Being a service of systemd's: readiness, status and watchdog (`sd_notify(3)`), passed sockets (`sd_listen_fds(3)`), and what
+//! What a service of systemd does: readiness, status and watchdog (`sd_notify(3)`), passed sockets (`sd_listen_fds(3)`), and what
 //! kind of job is under way.
 //!
-//! All of it is silent where there is no systemd.
+//! Without systemd, all of it does nothing.
 
 pub mod bus;
 
@@ -17,7 +17,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use sd_notify::NotifyState;
 
-pub use bus::{Error, Job, job};
+pub use bus::{Error, Job, Systemd};
 
 /// The name under which the API's socket is passed (`FileDescriptorName=` in `systemd.socket(5)`). A single socket may have any.
 const API: &str = "api";

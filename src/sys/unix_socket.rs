@@ -2,7 +2,6 @@
 //!
 //! What is true of every socket of the daemon stands here; what is true of the API's alone stands in [`crate::api::socket`].
 
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -14,20 +13,23 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, sockopt};
 use nix::sys::stat::{FileStat, Mode, SFlag};
 use nix::unistd::{Gid, Uid};
 
+use crate::sys::PathError;
+use crate::sys::file_id::FileId;
+
 /// The longest path a socket can have, in bytes: `sun_path` less the NUL that ends it.
 pub const LONGEST_PATH: usize = 107;
 
-/// Why a socket could not be made. Completes "failed to …".
+/// Why a socket could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The path does not fit into a socket address.
-    #[error("bind {}: the path has {} bytes, a socket's may have at most {LONGEST_PATH}", .0.display(), .0.as_os_str().len())]
+    #[error("failed to bind {}: the path has {} bytes, a socket's may have at most {LONGEST_PATH}", .0.display(), .0.as_os_str().len())]
     TooLong(PathBuf),
     /// Something else has the name. It is not ours to remove.
-    #[error("bind {}: it exists and is no socket; remove it or choose another path", .0.display())]
+    #[error("failed to bind {}: it exists and is not a socket; remove it or choose another path", .0.display())]
     NotASocket(PathBuf),
     /// A living process listens there. It is not ours to displace.
-    #[error("bind {}: {} listens on it; stop that one or choose another path", path.display(), holder(*pid))]
+    #[error("failed to bind {}: {} listens on it; stop that one or choose another path", path.display(), holder(*pid))]
     Held {
         /// The address.
         path: PathBuf,
@@ -35,7 +37,7 @@ pub enum Error {
         pid: Option<i32>,
     },
     /// The folder of the socket does not serve.
-    #[error("use {} as the folder of a socket: {problem}", path.display())]
+    #[error("failed to use {} as the folder of a socket: {problem}", path.display())]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -43,7 +45,7 @@ pub enum Error {
         problem: &'static str,
     },
     /// The socket came out with other rights than it should have.
-    #[error("restrict {}: it has mode {mode:04o} and group {group} in spite of all", path.display())]
+    #[error("failed to restrict {}: its mode is {mode:04o} and its group {group}, although both were set", path.display())]
     Rights {
         /// The socket.
         path: PathBuf,
@@ -52,23 +54,9 @@ pub enum Error {
         /// The group it has.
         group: u32,
     },
-    /// The system refused.
-    #[error("{operation} {}: {source}", path.display())]
-    System {
-        /// What was tried.
-        operation: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-impl Error {
-    /// For `map_err`.
-    pub fn system<E: Into<io::Error>>(operation: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
-        move |source| Self::System { operation, path: path.to_owned(), source: source.into() }
-    }
+    /// The system refused something.
+    #[error(transparent)]
+    System(#[from] PathError),
 }
 
 fn holder(pid: Option<i32>) -> String {
@@ -95,8 +83,8 @@ pub struct Address {
 impl Address {
     fn new(path: &Path) -> Result<Self, Error> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let inode = nix::fcntl::open(path, flags, Mode::empty()).map_err(Error::system("open", path))?;
-        let status = nix::sys::stat::fstat(&inode).map_err(Error::system("examine", path))?;
+        let inode = nix::fcntl::open(path, flags, Mode::empty()).map_err(PathError::of("open", path))?;
+        let status = nix::sys::stat::fstat(&inode).map_err(PathError::of("examine", path))?;
         if !is_socket(&status) || status.st_uid != Uid::effective().as_raw() {
             return Err(Error::NotASocket(path.to_owned()));
         }
@@ -117,10 +105,10 @@ impl Address {
             return Ok(());
         }
         nix::unistd::fchownat(&self.inode, "", None, group, AtFlags::AT_EMPTY_PATH)
-            .map_err(Error::system("change the group of", &self.path))?;
+            .map_err(PathError::of("change the group of", &self.path))?;
         let by_descriptor = format!("/proc/self/fd/{}", self.inode.as_raw_fd());
         std::fs::set_permissions(by_descriptor, std::fs::Permissions::from_mode(mode.bits()))
-            .map_err(Error::system("change the mode of", &self.path))?;
+            .map_err(PathError::of("change the mode of", &self.path))?;
         let status = self.status()?;
         if has(&status) {
             return Ok(());
@@ -129,7 +117,7 @@ impl Address {
     }
 
     fn status(&self) -> Result<FileStat, Error> {
-        nix::sys::stat::fstat(&self.inode).map_err(Error::system("examine", &self.path))
+        Ok(nix::sys::stat::fstat(&self.inode).map_err(PathError::of("examine", &self.path))?)
     }
 
     /// Whether the file is still at its place.
@@ -139,7 +127,7 @@ impl Address {
 
     fn is_ours(&self) -> bool {
         let (Ok(ours), Ok(there)) = (self.status(), nix::sys::stat::lstat(&self.path)) else { return false };
-        (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
+        FileId::from(&ours) == FileId::from(&there)
     }
 }
 
@@ -159,9 +147,9 @@ impl Drop for Address {
 pub fn bind(path: &Path, mode: Mode) -> Result<Bound, Error> {
     claim(path)?;
     let masked = Mode::from_bits_truncate(!mode.bits() & 0o777);
-    let listener = with_umask(masked, || UnixListener::bind(path)).map_err(Error::system("bind", path))?;
+    let listener = with_umask(masked, || UnixListener::bind(path)).map_err(PathError::of("bind", path))?;
     let address = Address::new(path)?;
-    listener.set_nonblocking(true).map_err(Error::system("configure", path))?;
+    listener.set_nonblocking(true).map_err(PathError::of("configure", path))?;
     Ok(Bound { listener, address })
 }
 
@@ -169,9 +157,9 @@ pub fn bind(path: &Path, mode: Mode) -> Result<Bound, Error> {
 /// there.
 pub fn bind_private(path: &Path) -> Result<Bound, Error> {
     claim(path)?;
-    let listener = UnixListener::bind(path).map_err(Error::system("bind", path))?;
+    let listener = UnixListener::bind(path).map_err(PathError::of("bind", path))?;
     let address = Address::new(path)?;
-    listener.set_nonblocking(true).map_err(Error::system("configure", path))?;
+    listener.set_nonblocking(true).map_err(PathError::of("configure", path))?;
     Ok(Bound { listener, address })
 }
 
@@ -180,18 +168,20 @@ pub fn claim(path: &Path) -> Result<(), Error> {
     check_length(path)?;
     match nix::sys::stat::lstat(path) {
         Err(Errno::ENOENT) => return Ok(()),
-        Err(errno) => return Err(Error::system("examine", path)(errno)),
+        Err(errno) => return Err(PathError::new("examine", path, errno).into()),
         Ok(status) if !is_socket(&status) => return Err(Error::NotASocket(path.to_owned())),
         Ok(_) => {}
     }
     match knock(path) {
-        Ok(pid) => Err(Error::Held { path: path.to_owned(), pid }),
+        Ok(peer) => Err(Error::Held { path: path.to_owned(), pid: peer.and_then(|peer| peer.pid) }),
+        // A datagram or packet socket is not ours either, and somebody has it open.
+        Err(Errno::EPROTOTYPE) => Err(Error::Held { path: path.to_owned(), pid: None }),
         Err(Errno::ECONNREFUSED) => match nix::unistd::unlink(path) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
-            Err(errno) => Err(Error::system("remove the stale socket", path)(errno)),
+            Err(errno) => Err(PathError::new("remove the stale socket", path, errno).into()),
         },
         Err(Errno::ENOENT) => Ok(()),
-        Err(errno) => Err(Error::system("find out who listens on", path)(errno)),
+        Err(errno) => Err(PathError::new("find out who listens on", path, errno).into()),
     }
 }
 
@@ -211,19 +201,31 @@ pub fn with_umask<T>(mask: Mode, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Connects, and tells the pid of who listens. Never waits: a listener too busy to take another client is alive all the same.
-fn knock(path: &Path) -> Result<Option<i32>, Errno> {
+/// Who is at the other end of a connection, by the kernel's word (`SO_PEERCRED`, see `unix(7)`): the process that called `connect(2)`
+/// or `listen(2)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its id, unless it is in another pid namespace.
+    pub pid: Option<i32>,
+    /// The user it ran as.
+    pub uid: Uid,
+}
+
+/// Asks who is at the other end.
+pub fn peer(socket: impl AsFd) -> nix::Result<Peer> {
+    let credentials = nix::sys::socket::getsockopt(&socket, sockopt::PeerCredentials)?;
+    Ok(Peer { pid: Some(credentials.pid()).filter(|&pid| pid > 0), uid: Uid::from_raw(credentials.uid()) })
+}
+
+/// Connects to find out who listens, without waiting. `None` is a listener that has no room for another connection at the moment,
+/// and is alive nevertheless.
+pub fn knock(path: &Path) -> nix::Result<Option<Peer>> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let client = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     match nix::sys::socket::connect(client.as_raw_fd(), &UnixAddr::new(path)?) {
-        // A datagram or packet socket is not ours either, and somebody has it open.
-        Err(Errno::EAGAIN | Errno::EPROTOTYPE) => Ok(None),
+        Err(Errno::EAGAIN) => Ok(None),
         Err(errno) => Err(errno),
-        Ok(()) => {
-            let peer = nix::sys::socket::getsockopt(&client.as_fd(), sockopt::PeerCredentials)?;
-            // Zero is a process of another pid namespace.
-            Ok(Some(peer.pid()).filter(|&pid| pid > 0))
-        }
+        Ok(()) => peer(&client).map(Some),
     }
 }
 

@@ -1,47 +1,30 @@
-//! Noticing that files changed, by `inotify(7)`.
+//! Notices changes of files with `inotify(7)`.
 //!
-//! What is watched is never a file itself but every directory in which one of its names stands: the file's own, that of each
-//! symbolic link on the way, and the nearest existing ancestor of what is not there yet. So a file renamed over the old one, a
-//! link swapped (as agenix does it) and a directory that appears later are all noticed. Only events on those names count.
+//! A file is never watched itself, but every directory that holds one of its names: the file's own directory, that of each symbolic
+//! link on the path, and the nearest existing ancestor of what does not exist yet. So a file that is renamed over the old one, a link
+//! that is swapped (as agenix does) and a directory that appears later are all noticed. Only events on those names count.
 //!
-//! File systems that announce nothing (9p, virtiofs), and directories beyond what is watched at most, are the business of whoever
-//! polls beside this. So is everything while the system gives no queue for announcements: each user may have 128 only, and any
-//! program of the user's can have taken them (`fs.inotify.max_user_instances`).
+//! The caller must also poll: some file systems send no events (9p, virtiofs), the number of watched directories is limited, and
+//! there may be no queue at all, because each user may have only 128 and other programs can have taken them
+//! (`fs.inotify.max_user_instances`).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
-
 use crate::sys::blocking;
 use crate::sys::exec::is_variable_name;
-use crate::sys::fd::Readable;
+use crate::sys::inotify::{AddWatchFlags, InotifyEvent, Queue, WatchDescriptor};
 
 /// A set of paths that is watched for changes.
 #[derive(Debug)]
 pub struct Watcher {
-    queue: Option<Queue>,
+    /// Where changes are announced.
+    queue: Option<Arc<Queue>>,
     watched: Watched,
-}
-
-/// Where changes are announced.
-#[derive(Debug)]
-struct Queue {
-    inotify: Arc<Inotify>,
-    readable: Readable,
-}
-
-impl Queue {
-    fn open() -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let readable = Readable::new(inotify.as_fd().try_clone_to_owned()?)?;
-        Ok(Self { inotify: Arc::new(inotify), readable })
-    }
 }
 
 /// What is watched.
@@ -70,17 +53,16 @@ pub const MAX_ENTRIES: usize = 10_000;
 const MAX_DIRECTORIES: usize = 1024;
 
 impl Watcher {
-    /// Watches nothing yet. Must be made inside the async runtime. Where the system has no queue for it, it is tried again with each
-    /// [`Watcher::set`].
+    /// Watches nothing yet. Must be called inside the async runtime. If the system has no queue left, each [`Watcher::set`] tries again.
     pub fn open() -> Self {
         let queue = Queue::open().inspect_err(|error| {
             tracing::warn!("failed to watch files for changes ({error}); they are read again from time to time");
         });
-        Self { queue: queue.ok(), watched: Watched::default() }
+        Self { queue: queue.ok().map(Arc::new), watched: Watched::default() }
     }
 
-    /// Watches these from now on, and nothing else. What cannot be watched is left to polling. Answers whether that is anything
-    /// else than before: nobody knows what happened to it until now.
+    /// Watches these from now on, and nothing else. What cannot be watched is left to polling. Returns whether the set differs from
+    /// before; then changes up to now may have been missed.
     pub async fn set(&mut self, targets: Vec<Target>) -> bool {
         match blocking::run(self.prepare(targets)).await {
             Ok(watched) => self.adopt(watched),
@@ -89,13 +71,13 @@ impl Watcher {
         }
     }
 
-    /// The first part of [`Watcher::set`], which blocks for as long as the file systems do: finds out what is to be watched for
-    /// these, and begins to. Of several only one may be under way.
+    /// The first part of [`Watcher::set`], which blocks for as long as the file systems do: finds out which directories to watch, and
+    /// starts watching them. Only one may run at a time.
     pub fn prepare(&mut self, targets: Vec<Target>) -> impl FnOnce() -> Watched + Send + use<> {
-        self.queue = self.queue.take().or_else(|| Queue::open().ok());
-        let inotify = self.queue.as_ref().map(|queue| Arc::clone(&queue.inotify));
+        self.queue = self.queue.take().or_else(|| Queue::open().ok().map(Arc::new));
+        let queue = self.queue.clone();
         move || {
-            let Some(inotify) = inotify else { return Watched::default() };
+            let Some(queue) = queue else { return Watched::default() };
             let flags = AddWatchFlags::IN_CREATE
                 | AddWatchFlags::IN_DELETE
                 | AddWatchFlags::IN_MOVE
@@ -104,9 +86,9 @@ impl Watcher {
                 | AddWatchFlags::IN_DELETE_SELF
                 | AddWatchFlags::IN_MOVE_SELF
                 | AddWatchFlags::IN_ONLYDIR;
-            // Added again even where there is one: the same name may be another directory by now.
+            // Added even if it exists: the same name may be another directory by now.
             let add = |(directory, names): (PathBuf, Names)| {
-                let descriptor = inotify.add_watch(&directory, flags).ok()?;
+                let descriptor = queue.add(&directory, flags).ok()?;
                 Some((directory, (descriptor, names)))
             };
             Watched(wanted(&targets).into_iter().filter_map(add).collect())
@@ -121,9 +103,8 @@ impl Watcher {
         let before = std::mem::replace(&mut self.watched, watched);
         let kept: HashSet<WatchDescriptor> = self.watched.0.values().map(|&(descriptor, _)| descriptor).collect();
         for (descriptor, _) in before.0.into_values() {
-            if !kept.contains(&descriptor) {
-                // Fails only when the directory is gone, and its watch with it.
-                let _ = self.queue.as_ref().map(|queue| queue.inotify.rm_watch(descriptor));
+            if let Some(queue) = self.queue.as_ref().filter(|_| !kept.contains(&descriptor)) {
+                queue.remove(descriptor);
             }
         }
         true
@@ -131,21 +112,20 @@ impl Watcher {
 
     /// Waits for a change of what is watched. Cancel-safe.
     pub async fn changed(&self) -> io::Result<()> {
-        let Some(Queue { inotify, readable }) = &self.queue else { return std::future::pending().await };
+        let Some(queue) = &self.queue else { return std::future::pending().await };
         loop {
             let mut changed = false;
             loop {
-                match inotify.read_events() {
-                    Ok(events) => changed |= events.iter().any(|event| self.counts(event)),
-                    Err(nix::Error::EAGAIN) => break,
-                    Err(nix::Error::EINTR) => {}
-                    Err(error) => return Err(error.into()),
+                let events = queue.take()?;
+                if events.is_empty() {
+                    break;
                 }
+                changed |= events.iter().any(|event| self.counts(event));
             }
             if changed {
                 return Ok(());
             }
-            readable.readable().await?;
+            queue.readable().await?;
         }
     }
 
@@ -163,7 +143,7 @@ impl Watcher {
     }
 }
 
-/// What decides where these lead, and what is there.
+/// The directories and names that decide where these paths lead.
 fn wanted(targets: &[Target]) -> BTreeMap<PathBuf, Names> {
     let mut wanted = BTreeMap::new();
     for target in targets {
@@ -211,7 +191,7 @@ fn names_on_the_way(path: &Path, wanted: &mut BTreeMap<PathBuf, Names>) {
                 ahead.extend(components(&target));
             }
             Ok(metadata) if metadata.is_dir() && !ahead.is_empty() => resolved = here,
-            // The end of the way: the thing itself, or the first thing on it that is not there.
+            // The end of the path: the file itself, or the first component that does not exist.
             _ => return note(&resolved, &name, wanted),
         }
     }
@@ -363,7 +343,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn while_there_is_no_queue_nothing_is_noticed_and_one_is_opened_when_it_can_be() {
+    async fn a_missing_queue_is_opened_when_it_can_be() {
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("a");
         let mut watcher = Watcher { queue: None, watched: Watched::default() };
@@ -374,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn only_links_that_can_be_secrets_are_followed_and_only_so_many_directories_are_watched() {
+    fn links_are_followed_only_for_secrets_and_up_to_a_limit() {
         let directory = TempDir::new().unwrap();
         let secrets = fs::canonicalize(directory.path()).unwrap().join("secrets");
         fs::create_dir(&secrets).unwrap();

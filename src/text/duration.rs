@@ -28,7 +28,7 @@ pub enum Error {
     #[error("the number {0} has no unit; {EXAMPLES}")]
     UnitMissing(String),
     /// A unit that neither grammar has.
-    #[error("{0:?} is no unit of time (units are ns, us, ms, s, m, h, d, w and their long forms); {EXAMPLES}")]
+    #[error("{0:?} is not a unit of time (units are ns, us, ms, s, m, h, d, w and their long forms); {EXAMPLES}")]
     UnitUnknown(String),
     /// More than [`MAX`], or, in humantime's grammar, finer than a nanosecond.
     #[error("the duration is out of range, which is from 0 to 292 years; {EXAMPLES}")]

@@ -1,4 +1,4 @@
-//! Clients of the tmux server: what each is asked, which program it is, and what its end means.
+//! Runs clients of the tmux server: which program, with which arguments, and what their exit means.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -55,7 +55,7 @@ impl Arguments {
 }
 
 /// How often a client is started for one thing: by the installed program, by the server's own, and once more when the server
-/// made its socket anew.
+/// made its socket again.
 const TRIES: u32 = 3;
 
 impl Tmux {

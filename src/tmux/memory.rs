@@ -1,4 +1,4 @@
-//! Which process was seen to serve, for this daemon and the next: no other is ever signalled.
+//! Remembers which process was seen to serve, for this daemon and the next: no other process is ever signaled.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;

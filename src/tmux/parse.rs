@@ -1,4 +1,4 @@
-//! What tmux takes and what it prints, as text.
+//! Formats tmux's arguments and parses its output.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_read_with_their_owners_and_nobodys_are_passed_over() {
+    fn sessions_without_an_owner_are_skipped() {
         let pair = |owner: &str, id: &str| (key(owner), id.to_owned());
         let lines = "$1 a\n$2 \n$3 B-c\n$x a\n@4 a\n$5 a b\n$6\n$7 a;kill-server\n";
         assert_eq!(owned(lines), [pair("a", "$1"), pair("b-c", "$3")]);

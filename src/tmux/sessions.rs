@@ -1,4 +1,4 @@
-//! Sessions and panes of agents: opened, found by their marks, shown, and closed.
+//! Opens, finds, captures and closes the sessions and panes of agents.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! The sizes of agents' windows.
 //!
-//! tmux gives a window the size of some client, whoever that is, and leaves it at that. An agent works while nobody looks on, so here
-//! an agent's window has a size of its own (`window-size manual`, and `default-size` at its birth), which changes for one reason only:
-//! it follows the client that somebody can type at. Clients that only look on, and control clients, change nothing. When the last client
+//! tmux gives a window the size of some client, and keeps it. An agent works while nobody watches, so an agent's window has a size of
+//! its own (`window-size manual`, and `default-size` at its birth), which changes for one reason only:
+//! it follows the client that somebody can type in. Clients that only watch, and control clients, change nothing. When the last client
 //! that counts has gone, the window has its own size again.
 //!
 //! tmux's own commands cannot ask what kind of clients there are, so its hooks run a [job] that does: as a child of the server,

@@ -117,7 +117,8 @@ pub struct Exit {
     pub oom_kills: Option<u64>,
 }
 
-/// What an attempt took of the machine, with all that it started, as far as the kernel counts that.
+/// What an attempt took of the machine, with all that it started, as far as the kernel counts that. Without a control group: the time
+/// of the harness and what it waited for, and the memory of its largest process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// How many processes the kernel had killed for lack of memory.

@@ -86,7 +86,14 @@ async fn a_daemon_that_does_not_answer_is_given_up_after_5_s() {
 async fn a_socket_for_others_says_who_may() {
     if nix::unistd::Uid::effective().is_root() {
         // Nothing is refused to root; the message is what matters.
-        assert!(Error::Denied("/a".into()).to_string().ends_with("be a member of group admin or root"));
+        let folder = tempfile::TempDir::new().unwrap();
+        let socket = folder.path().join("agentd.sock");
+        let says = || Error::Denied(socket.clone()).to_string();
+        std::fs::write(&socket, "").unwrap();
+        assert!(says().ends_with("be root, or the user that agentd runs as"), "{}", says());
+        let group = nix::unistd::Group::from_name("daemon").unwrap().unwrap();
+        nix::unistd::chown(&socket, None, Some(group.gid)).unwrap();
+        assert!(says().ends_with("permission denied; be a member of group daemon or root"), "{}", says());
         return;
     }
     let server = server();

@@ -217,7 +217,7 @@ fn an_agent_whose_login_shell_gives_nothing_is_not_started_and_says_why() {
     if !root() {
         return;
     }
-    for (user, why) in [("hung", "was not done within 100ms"), ("deaf", "gave no environment")] {
+    for (user, why) in [("hung", "did not finish within 100ms"), ("deaf", "gave no environment")] {
         let setup = Setup::new().user(user).args(["--login-timeout", "100ms"]);
         let daemon = setup.start(&agent("a", "log @WORK/log; sleep inf", "restart = 'always'"));
         let told =

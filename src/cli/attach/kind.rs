@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 const SUBSTITUTES: [&str; 4] = ["xterm-256color", "xterm", "screen", "vt100"];
 
 /// How long the client may take to say whether it knows the name.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The kind of the operator's terminal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +89,7 @@ async fn succeeds(command: Command) -> io::Result<bool> {
             }
         }
     };
-    if let Ok(status) = timeout(PATIENCE, end).await {
+    if let Ok(status) = timeout(PROBE_TIMEOUT, end).await {
         return Ok(status?.is_some_and(|status| status.success()));
     }
     // Not waited for: what hangs in the kernel does not even die.

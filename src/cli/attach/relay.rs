@@ -29,7 +29,7 @@ use crate::sys::fd::{Readable, Stream};
 const GRACE: Duration = Duration::from_secs(1);
 
 /// How long the terminal may take to answer at the end. Some never do, and nobody wants to wait for the shell.
-const PATIENCE: Duration = Duration::from_millis(300);
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Has a terminal of the usual kinds (xterm's control sequences) forget what a client that died may have set: the scroll region,
 /// the alternate screen, a hidden cursor, reports of the mouse and of the focus, brackets around what is pasted, application keys,
@@ -116,7 +116,7 @@ pub async fn run(command: Command) -> Result<End, Error> {
         // A terminal that takes nothing any more keeps what it shows.
         let _ = timeout(GRACE, wipe).await;
     }
-    let _ = timeout(PATIENCE, drain(&mut keyboard, &mut screen)).await;
+    let _ = timeout(DRAIN_TIMEOUT, drain(&mut keyboard, &mut screen)).await;
     end
 }
 

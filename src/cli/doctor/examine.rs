@@ -15,7 +15,7 @@ use super::Check;
 use crate::agent::name::Key;
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::SeenWorkdir;
-use crate::cli::target::{Daemon, Place, holder};
+use crate::cli::target::{Daemon, Target, holder};
 use crate::cli::wording::{counted, fault};
 use crate::client::{Client, Error};
 use crate::config::{self, Severity};
@@ -32,7 +32,7 @@ use crate::tmux::{self, Tmux};
 use crate::wire::status::{AgentStatus, Health};
 
 /// How long `tmux -V` may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Fewer are too few for the API's 1,024 clients and the agents' two or three each.
 const FEW_DESCRIPTORS: u64 = 4096;
@@ -62,27 +62,27 @@ impl Said {
 }
 
 /// Looks at everything there is to look at.
-pub(super) async fn all(place: &Place) -> Vec<Check> {
-    let (daemon, said) = daemon(place).await;
-    let jcard = Jcard::read(place);
-    let mut checks = vec![daemon, api_socket(place)];
-    checks.extend(users(place));
-    checks.extend(state(place, said.health.as_ref()));
-    checks.push(log(place, &said));
-    checks.push(jcard.check(place, said.health.as_ref()));
-    checks.push(secrets(place, said.health.as_ref()));
-    checks.extend(tmux_files(place));
-    checks.extend(tmux(place, &said, &jcard).await);
-    checks.push(groups(place, said.health.as_ref()));
-    checks.push(limits(place, &said, &jcard));
-    checks.push(descriptors(place.daemon.as_ref()));
+pub(super) async fn all(target: &Target) -> Vec<Check> {
+    let (daemon, said) = daemon(target).await;
+    let jcard = Jcard::read(target);
+    let mut checks = vec![daemon, api_socket(target)];
+    checks.extend(users(target));
+    checks.extend(state(target, said.health.as_ref()));
+    checks.push(log(target, &said));
+    checks.push(jcard.check(target, said.health.as_ref()));
+    checks.push(secrets(target, said.health.as_ref()));
+    checks.extend(tmux_files(target));
+    checks.extend(tmux(target, &said, &jcard).await);
+    checks.push(groups(target, said.health.as_ref()));
+    checks.push(limits(target, &said, &jcard));
+    checks.push(descriptors(target.daemon.as_ref()));
     checks.extend(said.agents.as_deref().map(agents));
     checks
 }
 
-async fn daemon(place: &Place) -> (Check, Said) {
+async fn daemon(target: &Target) -> (Check, Said) {
     const NAME: &str = "daemon";
-    let socket = &place.settings.api_socket;
+    let socket = &target.settings.api_socket;
     let answers = async {
         let client = Client::new(socket)?;
         let health = client.health().await?.value;
@@ -92,34 +92,34 @@ async fn daemon(place: &Place) -> (Check, Said) {
     };
     match answers.await {
         Ok((health, agents)) => {
-            let pid = place.daemon.as_ref().map_or_else(String::new, |daemon| format!(", process {}", daemon.pid));
+            let pid = target.daemon.as_ref().map_or_else(String::new, |daemon| format!(", process {}", daemon.pid));
             let check = Check::ok(NAME, format!("agentd {} answers at {}{pid}", health.version, socket.display()));
             (check, Said { health: Some(health), agents })
         }
-        Err(error @ Error::NotRunning(_)) if place.daemon.is_some() => {
+        Err(error @ Error::NotRunning(_)) if target.daemon.is_some() => {
             let remedy = "there is a daemon that does not serve it: see its log, and start it again";
-            (Check::failure(NAME, format!("failed to {error}"), remedy), Said::default())
+            (Check::failure(NAME, error.to_string(), remedy), Said::default())
         }
         Err(error @ Error::NotRunning(_)) => {
-            let start = if place.is_system && systemd::is_booted() { "systemctl start agentd" } else { "agentd" };
-            let check = Check::failure(NAME, format!("failed to {error}"), format!("start it: {start}"));
+            let start = if target.is_system && systemd::is_booted() { "systemctl start agentd" } else { "agentd" };
+            let check = Check::failure(NAME, error.to_string(), format!("start it: {start}"));
             (check, Said::default())
         }
         Err(error @ Error::Denied(_)) => {
-            let who = who(place, &["root", "a member of the group"]);
-            (Check::unknown(NAME, format!("failed to {error}"), who), Said::default())
+            let who = who(target, &["root", "a member of the group"]);
+            (Check::unknown(NAME, error.to_string(), who), Said::default())
         }
         Err(error) => {
             let remedy = "see its log (journalctl -u agentd), and start it again";
-            (Check::failure(NAME, format!("failed to {error}"), remedy), Said::default())
+            (Check::failure(NAME, error.to_string(), remedy), Said::default())
         }
     }
 }
 
 /// Whom to ask as.
-fn who(place: &Place, whom: &[&str]) -> String {
-    let group = &place.settings.admin_group;
-    let agent = place.account.as_ref().map_or("the agent user", |account| account.name.as_str());
+fn who(target: &Target, whom: &[&str]) -> String {
+    let group = &target.settings.admin_group;
+    let agent = target.account.as_ref().map_or("the agent user", |account| account.name.as_str());
     let named = |whom: &&str| match *whom {
         "a member of the group" => format!("a member of {group}"),
         "the agent user" => agent.to_owned(),
@@ -132,7 +132,7 @@ fn who(place: &Place, whom: &[&str]) -> String {
 /// What is at a path, if anything is. It is not followed if it is a link, and no link on the way is that could be anybody's.
 fn look_at(path: &Path) -> Result<Option<Look>, io::Error> {
     let parent = path.parent().unwrap_or(Path::new("/"));
-    let looked = safe_path::go(parent, None).map_err(io::Error::from);
+    let looked = safe_path::open_dir(parent, None).map_err(io::Error::from);
     match looked.and_then(|folder| safe_path::look(&folder, path.file_name().unwrap_or_default())) {
         Ok(look) => Ok(Some(look)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -182,7 +182,7 @@ fn judge(
     path: &Path,
     seen: Result<Option<Look>, io::Error>,
     right: Right,
-    place: &Place,
+    target: &Target,
     remedy: &str,
 ) -> Check {
     let shown = path.display();
@@ -190,10 +190,10 @@ fn judge(
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Check::unknown(
             name,
             format!("{shown} cannot be seen by this user"),
-            who(place, &["root", "the agent user", "a member of the group"]),
+            who(target, &["root", "the agent user", "a member of the group"]),
         ),
         Err(error) => Check::failure(name, format!("failed to look at {shown}: {error}"), remedy),
-        Ok(None) if place.daemon.is_some() => Check::failure(name, format!("{shown} is not there"), remedy),
+        Ok(None) if target.daemon.is_some() => Check::failure(name, format!("{shown} is not there"), remedy),
         Ok(None) => Check::ok(name, format!("{shown} is not there, and is made when agentd starts")),
         Ok(Some(look)) => match wrongs(&look, right) {
             wrongs if wrongs.is_empty() => {
@@ -205,21 +205,21 @@ fn judge(
 }
 
 /// The group that may use a daemon of root's.
-fn group(place: &Place) -> Option<Gid> {
-    users::get_group_by_name(&place.settings.admin_group).map(|group| Gid::from_raw(group.gid()))
+fn group(target: &Target) -> Option<Gid> {
+    users::get_group_by_name(&target.settings.admin_group).map(|group| Gid::from_raw(group.gid()))
 }
 
-fn api_socket(place: &Place) -> Check {
-    let path = &place.settings.api_socket;
-    let gid = group(place).filter(|_| place.is_system).map(Gid::as_raw);
-    let (uid, needs) = if place.is_system { (0, 0o660) } else { (place.asker.as_raw(), 0o600) };
+fn api_socket(target: &Target) -> Check {
+    let path = &target.settings.api_socket;
+    let gid = group(target).filter(|_| target.is_system).map(Gid::as_raw);
+    let (uid, needs) = if target.is_system { (0, 0o660) } else { (target.asker.as_raw(), 0o600) };
     let right = Right { kind: SFlag::S_IFSOCK, uid: Some(uid), gid, needs, bars: 0o007 };
-    judge("api-socket", path, look_at(path), right, place, "start agentd again, which makes it anew")
+    judge("api-socket", path, look_at(path), right, target, "start agentd again, which makes it anew")
 }
 
-fn users(place: &Place) -> Vec<Check> {
-    let settings = &place.settings;
-    let user = match &place.account {
+fn users(target: &Target) -> Vec<Check> {
+    let settings = &target.settings;
+    let user = match &target.account {
         Ok(account) if account.uid.is_root() => Check::failure(
             "user",
             format!("agents would run as {}, which is root", account.name),
@@ -228,11 +228,11 @@ fn users(place: &Place) -> Vec<Check> {
         Ok(account) => Check::ok("user", format!("agents run as {} (uid {})", account.name, account.uid)),
         Err(error) => Check::failure("user", error.to_string(), "agentd does not start without it"),
     };
-    if !place.is_system {
+    if !target.is_system {
         return vec![user];
     }
     let name = &settings.admin_group;
-    let group = match (group(place), &place.account) {
+    let group = match (group(target), &target.account) {
         (None, _) => Check::failure(
             "group",
             format!("there is no group {name:?}"),
@@ -251,9 +251,9 @@ fn users(place: &Place) -> Vec<Check> {
     vec![user, group]
 }
 
-fn state(place: &Place, health: Option<&Health>) -> Vec<Check> {
-    let path = &place.settings.state_dir;
-    let uid = if place.is_system { 0 } else { place.asker.as_raw() };
+fn state(target: &Target, health: Option<&Health>) -> Vec<Check> {
+    let path = &target.settings.state_dir;
+    let uid = if target.is_system { 0 } else { target.asker.as_raw() };
     let right = Right { kind: SFlag::S_IFDIR, uid: Some(uid), gid: None, needs: 0o700, bars: 0o077 };
     let seen = look_at(path);
     let directory = if let Some(error) = health.and_then(|health| health.state_error.as_ref()) {
@@ -261,15 +261,15 @@ fn state(place: &Place, health: Option<&Health>) -> Vec<Check> {
         Check::failure("state", error.clone(), remedy)
     } else {
         let remedy = format!("chown {uid} {0} && chmod 0700 {0}", path.display());
-        judge("state", path, seen, right, place, &remedy)
+        judge("state", path, seen, right, target, &remedy)
     };
-    vec![directory, lock(path, place)]
+    vec![directory, lock(path, target)]
 }
 
 /// What agents print.
-fn log(place: &Place, said: &Said) -> Check {
+fn log(target: &Target, said: &Said) -> Check {
     const NAME: &str = "log";
-    let path = &place.settings.log_dir;
+    let path = &target.settings.log_dir;
     if let Some(errors) = said.errors(|agent| agent.log_error.as_deref()) {
         return Check::warning(
             NAME,
@@ -281,13 +281,13 @@ fn log(place: &Place, said: &Said) -> Check {
     if let Ok(None) = seen {
         return Check::ok(NAME, format!("{} is not there, and is made with the first agent", path.display()));
     }
-    let uid = if place.is_system { 0 } else { place.asker.as_raw() };
+    let uid = if target.is_system { 0 } else { target.asker.as_raw() };
     let right = Right { kind: SFlag::S_IFDIR, uid: Some(uid), gid: None, needs: 0o700, bars: 0o022 };
     let remedy = format!("chown {uid} {0} && chmod 0750 {0}", path.display());
-    judge(NAME, path, seen, right, place, &remedy)
+    judge(NAME, path, seen, right, target, &remedy)
 }
 
-fn lock(path: &Path, place: &Place) -> Check {
+fn lock(path: &Path, target: &Target) -> Check {
     const NAME: &str = "lock";
     let shown = path.display();
     let holder = match holder(path) {
@@ -299,11 +299,11 @@ fn lock(path: &Path, place: &Place) -> Check {
             return Check::unknown(
                 NAME,
                 format!("who has locked {shown} cannot be seen: {error}"),
-                who(place, &["root"]),
+                who(target, &["root"]),
             );
         }
     };
-    match (holder, &place.daemon) {
+    match (holder, &target.daemon) {
         (Some(holder), Some(daemon)) if holder == daemon.pid => {
             Check::ok(NAME, format!("{shown} is locked by the daemon, process {holder}"))
         }
@@ -333,9 +333,9 @@ enum Jcard {
 }
 
 impl Jcard {
-    fn read(place: &Place) -> Self {
-        match regular_file::read(&place.settings.config, config::MAX_SIZE) {
-            Ok((text, _)) => Self::Read(config::parse(&text, &place.settings.options)),
+    fn read(target: &Target) -> Self {
+        match regular_file::read(&target.settings.config, config::MAX_SIZE) {
+            Ok((text, _)) => Self::Read(config::parse(&text, &target.settings.options)),
             Err(error) => Self::Not(error),
         }
     }
@@ -347,9 +347,9 @@ impl Jcard {
         }
     }
 
-    fn check(&self, place: &Place, health: Option<&Health>) -> Check {
+    fn check(&self, target: &Target, health: Option<&Health>) -> Check {
         const NAME: &str = "jcard";
-        let file = place.settings.config.display();
+        let file = target.settings.config.display();
         let remedy = format!("mend it; agentd check {file} shows all of it");
         let findings = match self {
             Self::Read(Ok(config)) => &config.findings,
@@ -362,7 +362,7 @@ impl Jcard {
                     matches!(error, regular_file::Error::Io(error) if error.kind() == io::ErrorKind::PermissionDenied);
                 let message = format!("{file}: {}", fault(error));
                 return if is_denied {
-                    Check::unknown(NAME, message, who(place, &["root"]))
+                    Check::unknown(NAME, message, who(target, &["root"]))
                 } else {
                     Check::failure(NAME, message, "write it; docs/jcard.md says how")
                 };
@@ -389,9 +389,9 @@ impl Jcard {
     }
 }
 
-fn secrets(place: &Place, health: Option<&Health>) -> Check {
+fn secrets(target: &Target, health: Option<&Health>) -> Check {
     const NAME: &str = "secrets";
-    let path = &place.settings.secret_dir;
+    let path = &target.settings.secret_dir;
     let shown = path.display();
     let remedy = "mend it; agentd reads the secrets again by itself";
     if let Some(error) = health.and_then(|health| health.secrets_error.as_ref()) {
@@ -404,7 +404,7 @@ fn secrets(place: &Place, health: Option<&Health>) -> Check {
             return Check::ok(NAME, format!("{shown} is not there, which is as good as empty"));
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            return Check::unknown(NAME, format!("{shown} cannot be seen by this user"), who(place, &["root"]));
+            return Check::unknown(NAME, format!("{shown} cannot be seen by this user"), who(target, &["root"]));
         }
         Err(error) => return Check::failure(NAME, format!("failed to look at {shown}: {error}"), remedy),
     };
@@ -417,7 +417,7 @@ fn secrets(place: &Place, health: Option<&Health>) -> Check {
         );
     }
     if eaccess(path, AccessFlags::R_OK | AccessFlags::X_OK).is_err() {
-        return Check::unknown(NAME, format!("{shown} cannot be read by this user"), who(place, &["root"]));
+        return Check::unknown(NAME, format!("{shown} cannot be read by this user"), who(target, &["root"]));
     }
     let reading = secrets::read(path, &Secrets::default());
     if let Some(problems) = reading.error() {
@@ -450,60 +450,67 @@ fn named(names: &[&str]) -> String {
     }
 }
 
-fn tmux_files(place: &Place) -> Vec<Check> {
-    let socket = &place.settings.tmux_socket;
+fn tmux_files(target: &Target) -> Vec<Check> {
+    let socket = &target.settings.tmux_socket;
     let Some(folder) = socket.parent() else { return Vec::new() };
-    let Ok(account) = &place.account else { return Vec::new() };
+    let Ok(account) = &target.account else { return Vec::new() };
     let uid = Some(account.uid.as_raw());
-    let gid = group(place).filter(|_| place.is_system).map(Gid::as_raw);
-    let (needs, bars) = if place.is_system { (0o2750, 0o027) } else { (0o700, 0o022) };
+    let gid = group(target).filter(|_| target.is_system).map(Gid::as_raw);
+    let (needs, bars) = if target.is_system { (0o2750, 0o027) } else { (0o700, 0o022) };
     let directory = Right { kind: SFlag::S_IFDIR, uid, gid, needs, bars };
-    let (needs, bars) = if place.is_system { (0o660, 0o007) } else { (0o600, 0o007) };
+    let (needs, bars) = if target.is_system { (0o660, 0o007) } else { (0o600, 0o007) };
     let server = Right { kind: SFlag::S_IFSOCK, uid, gid, needs, bars };
-    let owner = if place.is_system { 0 } else { place.asker.as_raw() };
+    let owner = if target.is_system { 0 } else { target.asker.as_raw() };
     let launch = Right { kind: SFlag::S_IFSOCK, uid: Some(owner), gid: None, needs: 0o666, bars: 0 };
     let again = "agentd makes it anew within seconds; if it does not, see its log";
     vec![
-        judge("tmux-folder", folder, look_at(folder), directory, place, "start agentd again, which sets it right"),
-        judge("tmux-socket", socket, look_at(socket), server, place, again),
-        judge("launch-socket", &folder.join(LAUNCH_SOCKET), look_at(&folder.join(LAUNCH_SOCKET)), launch, place, again),
+        judge("tmux-folder", folder, look_at(folder), directory, target, "start agentd again, which sets it right"),
+        judge("tmux-socket", socket, look_at(socket), server, target, again),
+        judge(
+            "launch-socket",
+            &folder.join(LAUNCH_SOCKET),
+            look_at(&folder.join(LAUNCH_SOCKET)),
+            launch,
+            target,
+            again,
+        ),
     ]
 }
 
 /// The program, agentd's own for the agent user, and the sessions on the server.
-async fn tmux(place: &Place, said: &Said, jcard: &Jcard) -> Vec<Check> {
+async fn tmux(target: &Target, said: &Said, jcard: &Jcard) -> Vec<Check> {
     // Root becomes the agent user for this; everybody else stays who they are.
-    let account = match &place.account {
-        Ok(account) if place.asker.is_root() && !account.uid.is_root() => account.clone(),
+    let account = match &target.account {
+        Ok(account) if target.asker.is_root() && !account.uid.is_root() => account.clone(),
         _ => match Account::current() {
             Ok(account) if !account.uid.is_root() => account,
             _ => {
-                let remedy = "mend what is said of the user first";
+                let remedy = "fix what is said of the user first";
                 return vec![Check::unknown("tmux", "tmux is not run as root", remedy)];
             }
         },
     };
-    let path = place.daemon.as_ref().and_then(|daemon| daemon.path.clone());
-    let whose = match (&path, &place.daemon) {
+    let path = target.daemon.as_ref().and_then(|daemon| daemon.path.clone());
+    let whose = match (&path, &target.daemon) {
         (Some(_), _) => "the daemon's PATH",
         (None, Some(_)) => "your PATH (that of the daemon is not for you to know)",
         (None, None) => "your PATH (there is no daemon to have another)",
     };
     let deputy = Deputy::searching(path.or_else(|| std::env::var_os("PATH")), &account, || {});
     let mut checks = vec![version(&deputy, whose).await];
-    let is_agent = place.account.as_ref().is_ok_and(|agent| agent.uid == account.uid);
+    let is_agent = target.account.as_ref().is_ok_and(|agent| agent.uid == account.uid);
     if !is_agent {
-        let whom = who(place, &["root", "the agent user"]);
+        let whom = who(target, &["root", "the agent user"]);
         for check in ["executable", "launcher", "tmux-server"] {
             checks.push(Check::unknown(check, "only for the agent user it can be told", whom.clone()));
         }
         checks.push(Check::unknown("sessions", "a tmux client is run as the agent user only", whom));
         return checks;
     }
-    checks.push(executable(&deputy, place).await);
-    checks.push(launcher(&deputy, place).await);
-    checks.push(server(&deputy, &account, place).await);
-    checks.push(sessions(deputy, &account, place, said, jcard).await);
+    checks.push(executable(&deputy, target).await);
+    checks.push(launcher(&deputy, target).await);
+    checks.push(server(&deputy, &account, target).await);
+    checks.push(sessions(deputy, &account, target, said, jcard).await);
     checks
 }
 
@@ -511,7 +518,7 @@ async fn version(deputy: &Deputy, whose: &str) -> Check {
     const NAME: &str = "tmux";
     let (major, minor) = tmux::OLDEST;
     let remedy = format!("install tmux {major}.{minor} or newer where {whose} finds it");
-    match deputy.tmux(Program::Installed, vec!["-V".to_owned()], PATIENCE).await {
+    match deputy.tmux(Program::Installed, vec!["-V".to_owned()], VERSION_TIMEOUT).await {
         Ok(Ok(Output { stdout, .. })) => match tmux::judge_version("what is installed", &stdout) {
             Ok(()) => Check::ok(NAME, format!("{} is found in {whose}", stdout.trim())),
             Err(error) => Check::failure(NAME, error.to_string(), remedy),
@@ -522,13 +529,13 @@ async fn version(deputy: &Deputy, whose: &str) -> Check {
 }
 
 /// tmux starts the launcher as the agent user, who must get at it.
-async fn launcher(deputy: &Deputy, place: &Place) -> Check {
+async fn launcher(deputy: &Deputy, target: &Target) -> Check {
     const NAME: &str = "launcher";
     const REMEDY: &str = "put agentd-launcher beside agentd, where everybody can run it, such as /usr/local/bin";
     // Another agentd than this one has its launcher elsewhere.
-    let of_daemon = place.daemon.as_ref().and_then(|daemon| fs::read_link(format!("/proc/{}/exe", daemon.pid)).ok());
+    let of_daemon = target.daemon.as_ref().and_then(|daemon| fs::read_link(format!("/proc/{}/exe", daemon.pid)).ok());
     let beside = of_daemon.map(|agentd| agentd.with_file_name(program::NAME));
-    let path = match program::find(place.settings.launcher.as_deref().or(beside.as_deref())) {
+    let path = match program::find(target.settings.launcher.as_deref().or(beside.as_deref())) {
         Ok(path) => path,
         Err(error) => return Check::failure(NAME, error.to_string(), REMEDY),
     };
@@ -541,9 +548,9 @@ async fn launcher(deputy: &Deputy, place: &Place) -> Check {
 }
 
 /// The launcher starts agentd as the agent user, who must get at it.
-async fn executable(deputy: &Deputy, place: &Place) -> Check {
+async fn executable(deputy: &Deputy, target: &Target) -> Check {
     const NAME: &str = "executable";
-    let of_daemon = place.daemon.as_ref().and_then(|daemon| fs::read_link(format!("/proc/{}/exe", daemon.pid)).ok());
+    let of_daemon = target.daemon.as_ref().and_then(|daemon| fs::read_link(format!("/proc/{}/exe", daemon.pid)).ok());
     let path: PathBuf = match of_daemon.map_or_else(std::env::current_exe, Ok) {
         Ok(path) => path,
         Err(error) => return Check::unknown(NAME, format!("where it is could not be found out: {error}"), "try again"),
@@ -560,9 +567,9 @@ async fn executable(deputy: &Deputy, place: &Place) -> Check {
 /// Sessions with agentd's mark of agents that nobody declares.
 /// Whether the server, and with it all agents, has the groups that the user database gives to the agent user. A process keeps those
 /// of its start.
-async fn server(deputy: &Deputy, account: &Account, place: &Place) -> Check {
+async fn server(deputy: &Deputy, account: &Account, target: &Target) -> Check {
     const NAME: &str = "tmux-server";
-    let socket = &place.settings.tmux_socket;
+    let socket = &target.settings.tmux_socket;
     // A server that lost its socket is the daemon's to wake.
     if matches!(look_at(socket), Ok(None)) {
         return Check::ok(NAME, "there is none without a tmux socket");
@@ -620,9 +627,9 @@ fn differences(user: &str, has: &BTreeSet<u32>, given: &BTreeSet<u32>, name: imp
     missing.into_iter().chain(left).collect()
 }
 
-async fn sessions(deputy: Deputy, account: &Account, place: &Place, said: &Said, jcard: &Jcard) -> Check {
+async fn sessions(deputy: Deputy, account: &Account, target: &Target, said: &Said, jcard: &Jcard) -> Check {
     const NAME: &str = "sessions";
-    let socket = &place.settings.tmux_socket;
+    let socket = &target.settings.tmux_socket;
     // A server that lost its socket is the daemon's to wake.
     if matches!(look_at(socket), Ok(None)) {
         return Check::ok(NAME, "there are none without a tmux socket");
@@ -648,7 +655,7 @@ async fn sessions(deputy: Deputy, account: &Account, place: &Place, said: &Said,
     if orphans.is_empty() {
         return Check::ok(NAME, format!("{} of declared agents, and none of others", counted(owners.len(), "session")));
     }
-    let remedy = match &place.daemon {
+    let remedy = match &target.daemon {
         Some(_) => "agentd stops them when it can read the whole jcard",
         None => "start agentd, which stops them",
     };
@@ -660,13 +667,13 @@ fn keys<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<Key> {
 }
 
 /// Where what an agent starts is kept count of by the kernel.
-fn groups(place: &Place, health: Option<&Health>) -> Check {
+fn groups(target: &Target, health: Option<&Health>) -> Check {
     const NAME: &str = "groups";
     if let Some(error) = health.and_then(|health| health.groups_error.as_ref()) {
         let remedy = "remove the cause; agentd tries again by itself, and an agent gets its group when it next starts";
         return Check::warning(NAME, error.clone(), remedy);
     }
-    match (place.is_system, is_mounted(), health) {
+    match (target.is_system, is_mounted(), health) {
         (false, ..) => Check::ok(NAME, "only root can make control groups; agents are found by other means"),
         (true, false, _) => {
             Check::ok(NAME, "no file system of type cgroup2 is mounted; agents are found by other means")
@@ -683,12 +690,12 @@ fn is_mounted() -> bool {
         .any(|path| statfs(*path).is_ok_and(|system| system.filesystem_type() == CGROUP2_SUPER_MAGIC))
 }
 
-fn limits(place: &Place, said: &Said, jcard: &Jcard) -> Check {
+fn limits(target: &Target, said: &Said, jcard: &Jcard) -> Check {
     const NAME: &str = "limits";
     if let Some(errors) = said.errors(|agent| agent.limits_error.as_deref()) {
         return Check::warning(NAME, errors, "run agentd as a unit of systemd's, as root; or drop the limits");
     }
-    let lacking = if !place.is_system {
+    let lacking = if !target.is_system {
         Some("agentd does not run as root")
     } else if !is_mounted() {
         Some("no file system of type cgroup2 is mounted")

@@ -29,7 +29,7 @@ pub const AGENT_ERROR: &str = "b6f3f0e1d1c94d2e8a56c0a1f9be27c4";
 pub(super) const THREAD: &str = "journal";
 
 /// How long the end of the process may wait for the journal.
-const FAREWELL: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One message, owned.
 #[derive(Debug, PartialEq, Eq)]
@@ -138,7 +138,7 @@ pub(super) struct Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let limit = Instant::now() + FAREWELL;
+        let limit = Instant::now() + CLOSE_TIMEOUT;
         if let Some(end) = self.end.take() {
             // The channel cannot close: the log is for the whole process. An empty message is its end.
             let _ = end.try_send(Message::new(Level::TRACE));

@@ -3,9 +3,9 @@
 //! Over the system bus. systemd also has a private socket, which `systemctl` uses as root, but what it says there names a sender that
 //! no library takes for one.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use zbus::connection::Builder;
 use zbus::message::Body;
@@ -20,10 +20,7 @@ const JOB: &str = "org.freedesktop.systemd1.Job";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 /// How long systemd may take to answer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How many questions are asked at once: the bus lets a user have some hundred connections, of which others need some.
-static PLACES: Semaphore = Semaphore::const_new(16);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why systemd did not tell or do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +40,7 @@ pub enum Error {
     #[error("failed to change the limits of a scope with systemd: there is no unit {0}")]
     NoUnit(String),
     /// It did not answer.
-    #[error("failed to {operation} with systemd: no answer within {}", humantime::format_duration(PATIENCE))]
+    #[error("failed to {operation} with systemd: no answer within {}", humantime::format_duration(ANSWER_TIMEOUT))]
     TimedOut {
         /// What was asked.
         operation: &'static str,
@@ -66,33 +63,92 @@ pub enum Job {
     Other,
 }
 
-/// What is being done to the unit that this process belongs to; `None` if nothing is.
-pub async fn job() -> Result<Option<Job>, Error> {
-    in_time("ask for this unit's job", async {
-        let connection = connect().await?;
-        let reply = call(&connection, MANAGER_PATH, MANAGER, "GetUnitByPID", &(std::process::id(),)).await?;
-        let unit: OwnedObjectPath = reply.deserialize()?;
-        let (number, job): (u32, OwnedObjectPath) = property(&connection, &unit, UNIT, "Job").await?.try_into()?;
-        if number == 0 {
-            return Ok(None);
-        }
-        let kind: String = property(&connection, &job, JOB, "JobType").await?.try_into()?;
-        Ok(Some(if kind.ends_with("restart") { Job::Restart } else { Job::Other }))
-    })
-    .await
+/// systemd, asked over one connection to the system bus for all questions: the bus lets a user have some hundred connections, of which
+/// others need some. The connection is made for the first question, and again when the bus was gone. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Systemd {
+    bus: Arc<str>,
+    connection: Arc<Mutex<Option<Connection>>>,
 }
 
-pub(crate) async fn connect() -> zbus::Result<Connection> {
-    Builder::address(SYSTEM_BUS).build().await
+impl Default for Systemd {
+    fn default() -> Self {
+        Self::on(SYSTEM_BUS)
+    }
 }
 
-pub(crate) async fn call<B>(
-    connection: &Connection,
-    path: &str,
-    interface: &str,
-    method: &str,
-    body: &B,
-) -> zbus::Result<Body>
+impl Systemd {
+    /// On the bus with this address. Nothing is connected yet.
+    fn on(bus: &str) -> Self {
+        Self { bus: bus.into(), connection: Arc::default() }
+    }
+
+    /// What is being done to the unit that this process belongs to; `None` if nothing is.
+    pub async fn job(&self) -> Result<Option<Job>, Error> {
+        self.ask("ask for this unit's job", |connection| async move {
+            let reply = call(&connection, MANAGER_PATH, MANAGER, "GetUnitByPID", &(std::process::id(),)).await?;
+            let unit: OwnedObjectPath = reply.deserialize()?;
+            let (number, job): (u32, OwnedObjectPath) = property(&connection, &unit, UNIT, "Job").await?.try_into()?;
+            if number == 0 {
+                return Ok(None);
+            }
+            let kind: String = property(&connection, &job, JOB, "JobType").await?.try_into()?;
+            Ok(Some(if kind.ends_with("restart") { Job::Restart } else { Job::Other }))
+        })
+        .await
+    }
+
+    /// Calls a method of systemd's manager that answers nothing of interest.
+    pub(crate) async fn call_manager<B>(&self, operation: &'static str, method: &str, body: &B) -> Result<(), Error>
+    where
+        B: serde::Serialize + zbus::DynamicType + Sync,
+    {
+        let question =
+            |connection| async move { call(&connection, MANAGER_PATH, MANAGER, method, body).await.map(drop) };
+        self.ask(operation, question).await
+    }
+
+    async fn ask<T, F>(&self, operation: &'static str, question: impl Fn(Connection) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = zbus::Result<T>>,
+    {
+        let work = async {
+            if let Some(held) = self.held() {
+                match question(held).await {
+                    // The bus went away since; that a connection to the next one fails, too, counts.
+                    Err(zbus::Error::InputOutput(_)) => {}
+                    answer => return answer,
+                }
+            }
+            question(self.connect().await?).await
+        };
+        let Ok(result) = timeout(ANSWER_TIMEOUT, work).await else {
+            // It may be the connection's fault.
+            self.hold(None);
+            return Err(Error::TimedOut { operation });
+        };
+        result.map_err(|source| Error::Bus { operation, source })
+    }
+
+    /// The connection, unless it is known to be closed.
+    fn held(&self) -> Option<Connection> {
+        let held = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        held.clone().filter(|connection| !connection.is_closed())
+    }
+
+    fn hold(&self, connection: Option<Connection>) {
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = connection;
+    }
+
+    /// Of several who connect at once, the connection of the last is held, and the others close theirs when they have their answer.
+    async fn connect(&self) -> zbus::Result<Connection> {
+        let connection = Builder::address(&*self.bus).build().await?;
+        self.hold(Some(connection.clone()));
+        Ok(connection)
+    }
+}
+
+async fn call<B>(connection: &Connection, path: &str, interface: &str, method: &str, body: &B) -> zbus::Result<Body>
 where
     B: serde::Serialize + zbus::DynamicType,
 {
@@ -109,14 +165,96 @@ async fn property(
     body.deserialize()
 }
 
-pub(crate) async fn in_time<T>(
-    operation: &'static str,
-    work: impl Future<Output = zbus::Result<T>>,
-) -> Result<T, Error> {
-    // It is never closed.
-    let _place = PLACES.acquire().await;
-    match timeout(PATIENCE, work).await {
-        Ok(result) => result.map_err(|source| Error::Bus { operation, source }),
-        Err(_) => Err(Error::TimedOut { operation }),
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::Pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tempfile::TempDir;
+    use tokio::net::UnixListener;
+    use tokio::task::JoinHandle;
+    use zbus::export::futures_core::Stream;
+
+    use super::*;
+
+    /// A bus of which the only other member answers every call with nothing, and counts who connects.
+    struct Bus {
+        folder: TempDir,
+        connections: Arc<AtomicUsize>,
+        calls: Arc<AtomicUsize>,
+    }
+
+    impl Bus {
+        fn new() -> Self {
+            Self { folder: TempDir::new().unwrap(), connections: Arc::default(), calls: Arc::default() }
+        }
+
+        fn address(&self) -> String {
+            format!("unix:path={}", self.folder.path().join("bus").display())
+        }
+
+        /// Serves until the task is aborted; then all connections are closed.
+        fn start(&self) -> JoinHandle<()> {
+            let path = self.folder.path().join("bus");
+            let _ = std::fs::remove_file(&path);
+            let listener = UnixListener::bind(path).unwrap();
+            let (connections, calls) = (Arc::clone(&self.connections), Arc::clone(&self.calls));
+            tokio::spawn(async move {
+                let mut members = tokio::task::JoinSet::new();
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    connections.fetch_add(1, Ordering::Relaxed);
+                    members.spawn(serve(stream, Arc::clone(&calls)));
+                }
+            })
+        }
+
+        fn counts(&self) -> (usize, usize) {
+            (self.connections.load(Ordering::Relaxed), self.calls.load(Ordering::Relaxed))
+        }
+    }
+
+    async fn serve(stream: tokio::net::UnixStream, calls: Arc<AtomicUsize>) {
+        let guid = "0123456789abcdef0123456789abcdef";
+        let stream = stream.into_std().unwrap();
+        let connection = Builder::unix_stream(stream).server(guid).p2p().build().await.unwrap();
+        let mut messages = zbus::MessageStream::from(&connection);
+        while let Some(Ok(message)) = poll_fn(|context| Pin::new(&mut messages).poll_next(context)).await {
+            let header = message.header();
+            if header.member().is_some_and(|member| member == "Hello") {
+                connection.reply(&header, &":1.1").await.unwrap();
+            } else {
+                calls.fetch_add(1, Ordering::Relaxed);
+                connection.reply(&header, &()).await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn all_questions_are_asked_over_one_connection() {
+        let bus = Bus::new();
+        let _serving = bus.start();
+        let systemd = Systemd::on(&bus.address());
+        for _ in 0..3 {
+            systemd.clone().call_manager("test", "Test", &()).await.unwrap();
+        }
+        assert_eq!(bus.counts(), (1, 3));
+    }
+
+    #[tokio::test]
+    async fn the_next_question_connects_to_the_next_bus() {
+        let bus = Bus::new();
+        let systemd = Systemd::on(&bus.address());
+        systemd.call_manager("test", "Test", &()).await.unwrap_err();
+        for round in 1..=3 {
+            let serving = bus.start();
+            systemd.call_manager("test", "Test", &()).await.unwrap();
+            assert_eq!(bus.counts(), (round, round));
+            serving.abort();
+            let _ = serving.await;
+        }
+        std::fs::remove_file(bus.folder.path().join("bus")).unwrap();
+        systemd.call_manager("test", "Test", &()).await.unwrap_err();
     }
 }
