@@ -29,16 +29,16 @@ use crate::inputs::assemble::DeclarationContext;
 use crate::inputs::{Inputs, News, Nudge};
 use crate::launch::socket_dir::{self, LaunchSocketKeeper, SocketDir};
 use crate::launch::{listener, program};
-use crate::logs::guard::Guard;
 use crate::logs::store::Store;
 use crate::observe::ring::Ring;
-use crate::observe::snapshot::{Parts, Snapshot};
+use crate::observe::snapshot::Parts;
 use crate::settings::Settings;
 use crate::state::history::{self, Histories, History};
 use crate::state::lock::{self, Lock};
 use crate::state::record::{self, Reading, Record, Recorder, Report};
+use crate::supervisor::log_files::StoredLogs;
 use crate::supervisor::pacing::Pace;
-use crate::supervisor::services::{Programs, Services};
+use crate::supervisor::resources::{Programs, Resources};
 use crate::supervisor::{Event, Outlets, Supervisor};
 use crate::sys::account::{self, Account};
 use crate::sys::blocking;
@@ -277,11 +277,20 @@ async fn serve(
     let tmux = the_tmux(settings, deputy.clone(), executable.clone(), &place.account, &record).await;
     let user = place.account.uid;
     let (trouble, troubles) = watch::channel(None);
-    let launcher = settings.launcher.iter().map(|path| path.to_string_lossy().into_owned()).collect();
-    let programs = Programs { launcher, agentd: executable };
-    let means = means(settings, &tmux, programs, troubles, user, &store, snapshot.clone());
-    let to_recover = means.trees.clone();
-    let systemd = to_recover.systemd();
+    let trees = Trees::new(&settings.state_dir, user);
+    let systemd = trees.systemd();
+    let resources = Resources {
+        sessions: Arc::new(tmux.clone()),
+        programs: programs(settings, executable),
+        launch_socket: socket_dir::launch_socket_beside(&settings.tmux_socket),
+        trouble: troubles,
+        user,
+        containment: Arc::new(trees.clone()),
+        log_files: Arc::new(StoredLogs::new(store.clone())),
+        pace: Pace::default(),
+        login_patience: settings.login_timeout,
+        snapshot: snapshot.clone(),
+    };
     let Reading { agents, problems } = machines(&record).await.map_err(failed("read the record"))?;
     state_errors.extend(problems.iter().map(ToString::to_string));
     for error in &state_errors {
@@ -294,7 +303,7 @@ async fn serve(
     let (happenings, happening) = watch::channel(Ring::new(SystemTime::now() - started.elapsed()));
     let outlets =
         Outlets { events: events.clone(), snapshots, happenings, recorder, histories, notifier: notifier.clone() };
-    let mut supervisor = Supervisor::new(means, outlets, settings.detail, started, state_errors);
+    let mut supervisor = Supervisor::new(resources, outlets, settings.detail, started, state_errors);
     // Before anybody can ask.
     supervisor.resume(agents);
 
@@ -308,7 +317,7 @@ async fn serve(
     let keeper = LaunchSocketKeeper::new(&settings.tmux_socket, &place.account, Some(group), launch_listener.is_some());
     tokio::spawn(listener::receive(launch_listener, keeper, user, trouble, round.clone(), hand_on));
     let groups = events.clone();
-    tokio::spawn(to_recover.recover_groups(round.clone(), move || drop(groups.send(Event::Groups))));
+    tokio::spawn(trees.recover_groups(round.clone(), move || drop(groups.send(Event::Groups))));
     let kept = tmux.clone();
     tokio::spawn(tell_left_out(round.clone()));
     tokio::spawn(async move { kept.keep(round).await });
@@ -323,13 +332,7 @@ async fn serve(
         resync: settings.resync,
         rounds,
     };
-    let desired = events.clone();
-    let mut inputs = tokio::spawn(inputs.follow(nudged, move |news| {
-        drop(desired.send(match news {
-            News::Desired(it) => Event::Desired(it),
-            News::Read => Event::Read,
-        }));
-    }));
+    let mut inputs = tokio::spawn(follow(inputs, nudged, events.clone()));
     let mut supervisor = tokio::spawn(supervisor.run(inbox));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -362,28 +365,22 @@ async fn serve(
     result
 }
 
-fn means(
-    settings: &Settings,
-    tmux: &Tmux,
-    programs: Programs,
-    trouble: watch::Receiver<Option<String>>,
-    user: Uid,
-    store: &Store,
-    snapshot: watch::Receiver<Arc<Snapshot>>,
-) -> Services {
-    Services {
-        tmux: tmux.clone(),
-        programs,
-        launch_socket: socket_dir::launch_socket_beside(&settings.tmux_socket),
-        trouble,
-        user,
-        trees: Trees::new(&settings.state_dir, user),
-        store: store.clone(),
-        guard: Guard::new(store.clone()),
-        pace: Pace::default(),
-        login_patience: settings.login_timeout,
-        snapshot,
-    }
+/// The programs that run in panes. `executable` is this one.
+fn programs(settings: &Settings, executable: String) -> Programs {
+    let launcher = settings.launcher.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+    Programs { launcher, agentd: executable }
+}
+
+/// Reads the inputs whenever they change, and sends what they say to the supervisor.
+async fn follow(inputs: Inputs, nudged: mpsc::Receiver<Nudge>, events: mpsc::UnboundedSender<Event>) -> io::Result<()> {
+    let send = move |news| {
+        // Nobody listens any more only when the daemon is ending.
+        drop(events.send(match news {
+            News::Desired(it) => Event::Desired(it),
+            News::Read => Event::Read,
+        }));
+    };
+    inputs.follow(nudged, send).await
 }
 
 /// The dedicated server, as an earlier daemon has seen it.

@@ -1,19 +1,22 @@
 //! The one loop that owns all agents: event → step → effects → snapshot.
 //!
-//! It is the only writer of anything there is to know about agents. Nothing in it waits for anything but the next event or the
-//! next point in time: effects run in tasks of their own and come back as events, tagged with the attempt they belong to.
+//! The supervisor is the only writer of agent state, and blocks on nothing but the next event or timer. Effects run in tasks of their
+//! own and come back as events, tagged with the attempt they belong to.
 //!
-//! What it knows is put on [record](crate::state::record) as it changes, and it begins with what an earlier daemon had put there. An end
-//! is on record before its launcher, which remembers it too, is let go. What is told is on record before, so that the next daemon
-//! does not take it back.
+//! Every change is put on [record](crate::state::record) before it is published, so a restarted daemon never contradicts what clients
+//! were told. A launcher, which remembers its exit too, is released only once that exit has been recorded.
 
 pub mod attempt;
-mod log_files;
+pub mod containment;
+pub mod log_files;
 pub mod pacing;
 mod publisher;
-pub mod services;
+pub mod resources;
+pub mod sessions;
+#[cfg(test)]
+mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
@@ -37,7 +40,6 @@ use crate::observe::ring::Ring;
 use crate::observe::snapshot::Snapshot;
 use crate::state::history::Histories;
 use crate::state::record::{Recorder, Report, Version};
-use crate::sys::blocking;
 use crate::sys::clock::{Alarm, Timestamp};
 use crate::sys::log::Detail;
 use crate::sys::rate_limit::Brake;
@@ -47,16 +49,16 @@ use crate::wire::events::{self, Change, What};
 use crate::wire::status::{Errors, State};
 
 use crate::supervisor::attempt::{Brakes, Command, Start};
-use crate::supervisor::services::Services;
+use crate::supervisor::resources::Resources;
 
-/// What the supervisor is told.
+/// An event that the supervisor reacts to.
 #[derive(Debug)]
 pub enum Event {
-    /// What should be has changed.
+    /// The desired state has changed.
     Desired(Desired),
-    /// All that is desired was said: at first, or because somebody wanted everything read again.
+    /// All inputs were read: at startup, or because a reload was requested.
     Read,
-    /// Somebody reports at the launch socket.
+    /// A process reports at the launch socket.
     Visitor(UnverifiedLauncher),
     /// Something happened to an agent.
     Agent {
@@ -65,11 +67,11 @@ pub enum Event {
         /// What.
         event: machine::Event,
     },
-    /// Sessions of these agents were there before any was opened.
+    /// Sessions of these agents existed before any was opened.
     Sessions(BTreeSet<Key>),
-    /// Whether agents have control groups is another thing than before.
+    /// Control groups have become available, or unavailable.
     Groups,
-    /// Something was put on record, or could not be.
+    /// A write to the record has succeeded or failed.
     Recorded(Report),
     /// Stop all agents, then the supervisor.
     Stop,
@@ -77,20 +79,20 @@ pub enum Event {
     Detach,
 }
 
-/// Where what the supervisor knows and does goes to.
+/// The outputs of the supervisor.
 #[derive(Debug)]
 pub struct Outlets {
-    /// Where effects answer: the other end of what [`Supervisor::run`] is given.
+    /// Receives the results of effects: the other end of the inbox of [`Supervisor::run`].
     pub events: mpsc::UnboundedSender<Event>,
-    /// What the API serves.
+    /// The state that the API serves.
     pub snapshots: watch::Sender<Arc<Snapshot>>,
-    /// What it tells of as it happens.
+    /// The events that the API streams.
     pub happenings: watch::Sender<Ring>,
-    /// What the next daemon reads.
+    /// The record that the next daemon reads.
     pub recorder: Recorder<Key>,
-    /// What became of earlier attempts.
+    /// The results of earlier attempts.
     pub histories: Histories,
-    /// What systemd hears.
+    /// Notifications to systemd.
     pub notifier: Notifier,
 }
 
@@ -99,31 +101,31 @@ pub struct Outlets {
 pub struct Supervisor {
     agents: BTreeMap<Key, Agent>,
     desired: Desired,
-    /// What attempts are to be told once this much is on record.
-    to_note: Vec<(Version, Key, Attempt, Command)>,
-    /// Of what was put on record last.
+    /// What attempts wait to hear once it is on record.
+    to_note: Vec<Note>,
+    /// The latest version that was put on record.
     version: Version,
-    /// Of what is on record, as far as it could be put there.
+    /// The latest version that the recorder has tried to write.
     recorded: Version,
-    /// Told as soon as it is on record.
+    /// Published as soon as it is on record.
     untold: Option<Untold>,
     /// What happened since that was made.
     happened: Vec<What>,
     /// What stood in the way of the daemon when that was made.
     errors: Errors,
-    /// All was read: systemd waits to be told, as soon as the API tells what came of it.
+    /// All inputs were read; systemd is notified once the API serves the result.
     is_read: bool,
-    /// All was read at least once.
+    /// All inputs were read at least once.
     has_read: bool,
     /// What was wrong with the state directory at the start.
     state_errors: Vec<String>,
-    /// Why something could not be put on record the last time.
+    /// Why the latest write to the record failed.
     record_error: Option<String>,
     course: Course,
     afterwards: Afterwards,
-    /// On what is said of visitors that name no pending attempt.
+    /// Limits log lines about visitors that name no pending attempt.
     strangers: Brake,
-    means: Arc<Services>,
+    resources: Arc<Resources>,
     detail: Detail,
     started: Instant,
     facts: Facts,
@@ -131,6 +133,16 @@ pub struct Supervisor {
     redactors: Redactors,
     /// What must not be shown; `None` once the secrets have changed.
     redactions: Option<Arc<Redactions>>,
+}
+
+/// A command to an attempt that waits for the record.
+#[derive(Debug)]
+struct Note {
+    /// What must be on record first.
+    version: Version,
+    key: Key,
+    attempt: Attempt,
+    command: Command,
 }
 
 /// Where the daemon is heading.
@@ -141,14 +153,14 @@ enum Course {
     Detaching,
 }
 
-/// What is to be done when a batch of events has been taken in, once, however many of them call for it.
+/// Work to do once after a batch of events, however many of them call for it.
 #[derive(Debug, Default)]
 struct Afterwards {
     /// An agent has gone; it may be declared again.
     reconcile: bool,
     /// An agent has closed its session; somebody may wait for it.
     call_up: bool,
-    /// There is something that the API does not tell yet.
+    /// Something has changed that the API does not serve yet.
     publish: bool,
 }
 
@@ -158,10 +170,11 @@ struct Agent {
     machine: Machine,
     /// `None` if an earlier daemon knew it.
     desired: Option<DesiredAgent>,
-    attempts: HashMap<Attempt, UnderWay>,
+    /// The one attempt that is not gone, if there is one: the machine starts none before.
+    under_way: Option<UnderWay>,
     /// Whether this daemon has opened its pane yet: an earlier one may have left something in it.
     is_known: bool,
-    /// Whether an event was told of it.
+    /// Whether an event about it was published.
     is_told: bool,
     /// Whether nothing was launched by an earlier daemon with secrets that are not known here.
     knows_past: bool,
@@ -174,6 +187,7 @@ struct Agent {
 /// An attempt that is not gone.
 #[derive(Debug)]
 struct UnderWay {
+    attempt: Attempt,
     commands: mpsc::UnboundedSender<Command>,
     /// `None` if an earlier daemon has launched it.
     launch: Option<Arc<Launch>>,
@@ -187,7 +201,7 @@ impl UnderWay {
         self.launch.as_ref().filter(|_| self.is_certain)
     }
 
-    /// Takes in what is told of it.
+    /// Updates what is known from an event.
     fn learn(&mut self, event: &machine::Event) {
         match event {
             // What runs may be something else than what is desired, with other secrets, whatever its launcher says of that.
@@ -198,7 +212,7 @@ impl UnderWay {
     }
 }
 
-/// How long clearing away what is left of the agents may take after the last deadline.
+/// How long cleanup may take after the last agent's deadline.
 const CLEAR_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How many events are taken in before what they changed is published.
@@ -206,7 +220,13 @@ const BATCH: usize = 256;
 
 impl Supervisor {
     /// Holds no agent yet. `state_errors` is what was wrong with the state directory at the start.
-    pub fn new(means: Services, outlets: Outlets, detail: Detail, started: Instant, state_errors: Vec<String>) -> Self {
+    pub fn new(
+        resources: Resources,
+        outlets: Outlets,
+        detail: Detail,
+        started: Instant,
+        state_errors: Vec<String>,
+    ) -> Self {
         Self {
             agents: BTreeMap::new(),
             desired: Desired::default(),
@@ -223,7 +243,7 @@ impl Supervisor {
             course: Course::Running,
             afterwards: Afterwards { publish: true, ..Afterwards::default() },
             strangers: Brake::new(),
-            means: Arc::new(means),
+            resources: Arc::new(resources),
             detail,
             started,
             facts: Facts::new(SystemTime::now() - started.elapsed()),
@@ -233,7 +253,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes up what an earlier daemon had under way. To be called once, at first.
+    /// Takes over what an earlier daemon had in progress. Must be called once, first.
     pub fn resume(&mut self, machines: BTreeMap<Key, Machine>) {
         for (key, machine) in machines {
             self.take_up(&key, machine);
@@ -249,18 +269,16 @@ impl Supervisor {
         let launches = if knows_past { Launches::default() } else { Launches::after(&status) };
         let effects = machine.resume();
         self.happened.push(What::Adopted { name: status.name.clone(), agent: Box::new(status) });
-        let brakes = Arc::default();
-        let (attempts, redactor) = (HashMap::new(), None);
         let agent = Agent {
             machine,
             desired: None,
-            attempts,
+            under_way: None,
             is_known: false,
             is_told: true,
             knows_past,
             launches,
-            brakes,
-            redactor,
+            brakes: Arc::default(),
+            redactor: None,
         };
         self.agents.insert(key.clone(), agent);
         for effect in effects {
@@ -269,7 +287,7 @@ impl Supervisor {
         self.afterwards.publish = true;
     }
 
-    /// Runs until it was told to stop and every agent is gone, or to detach. Answers whether it has stopped them.
+    /// Runs until a stop has ended every agent, or until a detach. Returns whether the agents were stopped.
     pub async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Event>) -> io::Result<bool> {
         const TO_FINISH: Duration = Duration::from_secs(2);
         let mut alarm = Alarm::new()?;
@@ -287,17 +305,7 @@ impl Supervisor {
                     continue;
                 }
             }
-            for event in batch.drain(..) {
-                self.handle(event);
-            }
-            self.time_passed();
-            if std::mem::take(&mut self.afterwards.reconcile) {
-                self.reconcile();
-            }
-            if std::mem::take(&mut self.afterwards.call_up) {
-                self.call_up();
-            }
-            self.publish();
+            self.take_in(batch.drain(..));
         }
         let untold = self.untold.take().into_iter().flat_map(|untold| untold.happened);
         let happened = untold.chain(std::mem::take(&mut self.happened)).collect();
@@ -305,6 +313,19 @@ impl Supervisor {
         self.tell(snapshot, happened);
         tokio::join!(self.outlets.recorder.finish(TO_FINISH), self.outlets.histories.finish(TO_FINISH));
         Ok(self.course == Course::Stopping)
+    }
+
+    /// Handles events and expired timers, and publishes the result.
+    fn take_in(&mut self, events: impl Iterator<Item = Event>) {
+        events.for_each(|event| self.handle(event));
+        self.time_passed();
+        if std::mem::take(&mut self.afterwards.reconcile) {
+            self.reconcile();
+        }
+        if std::mem::take(&mut self.afterwards.call_up) {
+            self.call_up();
+        }
+        self.publish();
     }
 
     fn is_over(&self) -> bool {
@@ -332,7 +353,7 @@ impl Supervisor {
                 match event {
                     machine::Event::Ended { attempt, .. } => {
                         to_note = Some((attempt, Command::EndNoted));
-                        let under_way = agent.and_then(|agent| agent.attempts.get(&attempt));
+                        let under_way = agent.and_then(|agent| agent.under_way(attempt));
                         if let Some(launch) = under_way.and_then(UnderWay::known).cloned() {
                             self.log_screen(launch);
                         }
@@ -340,7 +361,7 @@ impl Supervisor {
                     machine::Event::NotStarted { attempt, .. } => to_note = Some((attempt, Command::EndNoted)),
                     machine::Event::Met { attempt, .. } => to_note = Some((attempt, Command::MetNoted)),
                     machine::Event::Gone { attempt } => {
-                        agent.map(|agent| agent.attempts.remove(&attempt));
+                        agent.map(|agent| agent.under_way.take_if(|under_way| under_way.attempt == attempt));
                     }
                     machine::Event::Opened { .. } => {
                         if let Some(agent) = agent {
@@ -366,11 +387,12 @@ impl Supervisor {
                     _ => {}
                 }
                 if let machine::Event::Gone { attempt: gone } = event {
-                    // It is told nothing any more.
-                    self.to_note.retain(|(_, other, attempt, _)| (other, *attempt) != (&key, gone));
+                    // Nobody is left to hear it.
+                    self.to_note.retain(|note| (&note.key, note.attempt) != (&key, gone));
                 }
                 self.step(&key, event);
-                self.to_note.extend(to_note.map(|(attempt, command)| (self.version, key, attempt, command)));
+                let version = self.version;
+                self.to_note.extend(to_note.map(|(attempt, command)| Note { version, key, attempt, command }));
             }
             Event::Sessions(owners) => {
                 for key in &owners {
@@ -384,7 +406,7 @@ impl Supervisor {
             }
             Event::Stop => {
                 self.course = Course::Stopping;
-                self.means.tmux.hurry();
+                self.resources.sessions.hurry();
                 self.happened.push(of_daemon(events::Course::Stopping));
                 self.afterwards.publish = true;
                 for key in self.agents.keys().cloned().collect::<Vec<_>>() {
@@ -444,7 +466,7 @@ impl Supervisor {
         let agent = self.agents.entry(key.clone()).or_insert_with(|| Agent {
             machine: Machine::new(desired.name.clone()),
             desired: None,
-            attempts: HashMap::new(),
+            under_way: None,
             is_known: false,
             is_told: false,
             knows_past: true,
@@ -462,7 +484,8 @@ impl Supervisor {
             && restored.is_some_and(|declared| declared.fingerprint.as_ref() == Some(&launch.fingerprint))
         {
             agent.knows_past = true;
-            if let Some(under_way) = agent.attempts.get_mut(&agent.machine.latest_attempt()) {
+            let latest = agent.machine.latest_attempt();
+            if let Some(under_way) = agent.under_way.as_mut().filter(|under_way| under_way.attempt == latest) {
                 under_way.launch.get_or_insert_with(|| Arc::clone(launch));
             }
         }
@@ -473,7 +496,7 @@ impl Supervisor {
     fn direct(&mut self, visitor: UnverifiedLauncher) {
         let key = visitor.name.parse::<Key>().ok();
         let agent = key.and_then(|key| self.agents.get(&key));
-        if let Some(under_way) = agent.and_then(|agent| agent.attempts.values().next()) {
+        if let Some(under_way) = agent.and_then(|agent| agent.under_way.as_ref()) {
             // Fails only if the attempt is over by now; the visitor is sent away by being dropped.
             let _ = under_way.commands.send(Command::Visitor(Box::new(visitor)));
             return;
@@ -485,7 +508,9 @@ impl Supervisor {
         // Agents can come here, and must not be able to fill the log.
         if let Some(count) = self.strangers.pass() {
             let pid = visitor.process.pid();
-            tracing::warn!("process {pid} says to be the launcher of an attempt that is not pending ({count} so far)");
+            tracing::warn!(
+                "process {pid} claims to be the launcher of an attempt that is not pending ({count} such claims so far)"
+            );
         }
         visitor.send_away();
     }
@@ -535,18 +560,17 @@ impl Supervisor {
         }
     }
 
-    /// What agents printed that are no longer held is not kept without end.
+    /// Removes old logs of agents that are no longer held.
     fn tidy_store(&self) {
-        let (store, held) = (self.means.store.clone(), self.agents.keys().cloned().collect());
+        let (log_files, held) = (Arc::clone(&self.resources.log_files), self.agents.keys().cloned().collect());
         tokio::spawn(async move {
-            // What is not done now is done with the next one that leaves.
-            if let Ok(Err(error)) = blocking::run(move || store.tidy(&held)).await {
+            if let Err(error) = log_files.tidy(held).await {
                 tracing::warn!("{error}");
             }
         });
     }
 
-    /// Tells those who wait for a session that nobody holds any more.
+    /// Notifies agents that wait for a session which has become free.
     fn call_up(&mut self) {
         for key in self.agents.keys().cloned().collect::<Vec<_>>() {
             let queued = self.agents.get(&key).filter(|agent| agent.machine.is_queued());
@@ -572,16 +596,16 @@ impl Supervisor {
             Effect::Kill { attempt } => self.command(key, attempt, Command::Kill),
             Effect::Account(past) => self.outlets.histories.add(key, past),
             Effect::Close { session } => {
-                let (means, tell, key) = (Arc::clone(&self.means), self.teller(key), key.clone());
+                let (resources, tell, key) = (Arc::clone(&self.resources), self.teller(key), key.clone());
                 tokio::spawn(async move {
-                    let closed = means.tmux.close(&key).await;
+                    let closed = resources.sessions.close(&key).await;
                     tell(machine::Event::Closed(closed.map_err(|error| format!("the session {session}: {error}"))));
                 });
             }
             Effect::OfferShell { session } => {
-                let (means, key) = (Arc::clone(&self.means), key.clone());
+                let (resources, key) = (Arc::clone(&self.resources), key.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = means.tmux.offer_shell(&key).await {
+                    if let Err(error) = resources.sessions.offer_shell(&key).await {
                         tracing::warn!(session = %session, "{error}");
                     }
                 });
@@ -599,19 +623,19 @@ impl Supervisor {
         agent.launches.count(&status);
         let (look_first, number) = (!agent.is_known, status.attempt.unwrap_or_default());
         let redactor = self.redactors.of(launch.secret_values());
-        let beginning = Start::Launch { launch: Arc::clone(&launch), redactor, number, limits, look_first };
-        self.begin(key, attempt, beginning, Some(launch));
+        let start = Start::Launch { launch: Arc::clone(&launch), redactor, number, limits, look_first };
+        self.begin(key, attempt, start, Some(launch));
     }
 
-    fn begin(&mut self, key: &Key, attempt: Attempt, beginning: Start, launch: Option<Arc<Launch>>) {
+    fn begin(&mut self, key: &Key, attempt: Attempt, start: Start, launch: Option<Arc<Launch>>) {
         let tell = self.teller(key);
         let Some(agent) = self.agents.get_mut(key) else { return };
         let (commands, inbox) = mpsc::unbounded_channel();
-        let is_certain = !matches!(beginning, Start::Launch { look_first: true, .. });
-        agent.attempts.insert(attempt, UnderWay { commands, launch, is_certain });
-        let (means, name) = (Arc::clone(&self.means), agent.machine.name().clone());
+        let is_certain = !matches!(start, Start::Launch { look_first: true, .. });
+        agent.under_way = Some(UnderWay { attempt, commands, launch, is_certain });
+        let (resources, name) = (Arc::clone(&self.resources), agent.machine.name().clone());
         let brakes = Arc::clone(&agent.brakes);
-        tokio::spawn(attempt::run(means, name, attempt, beginning, brakes, inbox, tell));
+        tokio::spawn(attempt::run(resources, name, attempt, start, brakes, inbox, tell));
     }
 
     /// The other agent whose session this is.
@@ -621,7 +645,7 @@ impl Supervisor {
     }
 
     fn command(&self, key: &Key, attempt: Attempt, command: Command) {
-        if let Some(under_way) = self.agents.get(key).and_then(|agent| agent.attempts.get(&attempt)) {
+        if let Some(under_way) = self.agents.get(key).and_then(|agent| agent.under_way(attempt)) {
             // Fails only if the attempt is over, which is then the next thing that is heard of it.
             let _ = under_way.commands.send(command);
         }
@@ -655,15 +679,15 @@ impl Supervisor {
         if self.detail != Detail::Debug {
             return;
         }
-        let (means, redactor) = (Arc::clone(&self.means), self.redactors.of(launch.secret_values()));
+        let (resources, redactor) = (Arc::clone(&self.resources), self.redactors.of(launch.secret_values()));
         tokio::spawn(async move {
-            let screen = means.tmux.screen(&launch.name.key()).await;
+            let screen = resources.sessions.screen(&launch.name.key()).await;
             match (screen, prepared(redactor).await) {
                 (Ok(screen), Ok(redactor)) => {
                     let shown = screen::shown(&screen, &redactor, false);
                     tracing::debug!(agent = %launch.name, "its last screen:\n{}", shown.trim_end());
                 }
-                (Err(error), _) => tracing::debug!(agent = %launch.name, "its last screen could not be had: {error}"),
+                (Err(error), _) => tracing::debug!(agent = %launch.name, "failed to read its last screen: {error}"),
                 (_, Err(unknown)) => tracing::debug!(agent = %launch.name, "its last screen is not shown: {unknown}"),
             }
         });
@@ -671,12 +695,12 @@ impl Supervisor {
 }
 
 impl Agent {
-    /// Builds the redactor of what was launched and of what is to be, unless there is one of the same. Answers whether it did.
+    /// Builds the redactor of what was launched and of what is to be, unless there is one of the same. Returns whether it did.
     fn redact(&mut self, redactors: &mut Redactors) -> bool {
-        let under_way = self.attempts.values().filter_map(|under_way| under_way.launch.as_ref());
+        let under_way = self.under_way.iter().filter_map(|under_way| under_way.launch.as_ref());
         let mut launches: Vec<&Arc<Launch>> = under_way.chain(self.machine.launch()).collect();
         launches.dedup_by_key(|launch| Arc::as_ptr(launch));
-        let is_known = self.attempts.values().all(|under_way| under_way.known().is_some());
+        let is_known = self.under_way.iter().all(|under_way| under_way.known().is_some());
         let is_all = self.knows_past && is_known && !launches.is_empty();
         if let Some((of, redactor)) = &self.redactor
             && redactor.is_all == is_all
@@ -691,8 +715,13 @@ impl Agent {
         true
     }
 
+    /// This attempt, unless it is gone.
+    fn under_way(&self, attempt: Attempt) -> Option<&UnderWay> {
+        self.under_way.as_ref().filter(|under_way| under_way.attempt == attempt)
+    }
+
     fn learn(&mut self, attempt: Attempt, event: &machine::Event) {
-        if let Some(under_way) = self.attempts.get_mut(&attempt) {
+        if let Some(under_way) = self.under_way.as_mut().filter(|under_way| under_way.attempt == attempt) {
             under_way.learn(event);
         }
     }
@@ -711,62 +740,4 @@ async fn tick(watchdog: &mut Option<Interval>) {
 
 fn of_daemon(state: events::Course) -> What {
     What::Daemon { state, version: env!("CARGO_PKG_VERSION").to_owned() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::agent::fingerprint::Fingerprint;
-
-    fn under_way(is_certain: bool) -> UnderWay {
-        let launch = Arc::new(Launch::of_nothing());
-        UnderWay { commands: mpsc::unbounded_channel().0, launch: Some(launch), is_certain }
-    }
-
-    fn agent(under_way: UnderWay) -> Agent {
-        Agent {
-            machine: Machine::new("a".parse().unwrap()),
-            desired: None,
-            attempts: [(Attempt::default(), under_way)].into(),
-            is_known: false,
-            is_told: false,
-            knows_past: true,
-            launches: Launches::default(),
-            brakes: Arc::default(),
-            redactor: None,
-        }
-    }
-
-    #[test]
-    fn a_redactor_is_built_only_if_a_launch_changes() {
-        let (mut redactors, mut agent) = (Redactors::default(), agent(under_way(true)));
-        assert!(agent.redact(&mut redactors) && !agent.redact(&mut redactors));
-        agent.attempts.insert(Attempt::default(), under_way(true));
-        assert!(agent.redact(&mut redactors) && !agent.redact(&mut redactors));
-        assert!(agent.redactor.as_ref().unwrap().1.is_all);
-        agent.attempts.insert(Attempt::default(), under_way(false));
-        assert!(agent.redact(&mut redactors));
-        assert!(!agent.redactor.as_ref().unwrap().1.is_all, "a survivor may have other secrets");
-    }
-
-    #[test]
-    fn what_runs_is_unknown_while_it_may_be_a_survivor() {
-        let attempt = Attempt::default();
-        assert!(under_way(true).known().is_some());
-        let mut under_way = under_way(false);
-        under_way.learn(&machine::Event::Opened { attempt });
-        assert!(under_way.known().is_none());
-        under_way.learn(&machine::Event::Started { attempt, pid: 2, at: Timestamp::now() });
-        assert!(under_way.known().is_some());
-    }
-
-    #[test]
-    fn what_runs_is_unknown_once_a_survivor_was_found() {
-        for fingerprint in [None, Some(Fingerprint::default())] {
-            let (attempt, mut under_way) = (Attempt::default(), under_way(false));
-            under_way.learn(&machine::Event::Found { attempt, fingerprint });
-            under_way.learn(&machine::Event::Started { attempt, pid: 2, at: Timestamp::now() });
-            assert!(under_way.known().is_none());
-        }
-    }
 }

@@ -119,6 +119,13 @@ impl Watch {
     pub fn live(&self) -> &Live {
         &self.live
     }
+
+    /// For tests: of files that no guard looks after, about which that is found which the test sends.
+    #[cfg(test)]
+    pub fn of_test(live: Live) -> (mpsc::UnboundedSender<Finding>, Self) {
+        let (found, findings) = mpsc::unbounded_channel();
+        (found, Self { id: 0, orders: mpsc::unbounded_channel().0, findings, live: Arc::new(live) })
+    }
 }
 
 impl Drop for Watch {

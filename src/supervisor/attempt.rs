@@ -3,16 +3,21 @@
 //! An attempt is launched here, or was by an earlier daemon. Then its launcher is found again: by its [`Identity`] if that is on
 //! record, else as the process that runs in the agent's pane. Whoever reports at the launch socket as that process is it, and
 //! says how far it has come. If it has ended meanwhile, tmux is asked how. As long as it cannot be found out whether it lives,
-//! it is taken to. None is told what to launch before it is on record: one that is neither there nor in the pane started nothing.
+//! it is taken to. A launcher is sent its work only after it has been recorded, so one that is neither on record nor in the pane
+//! cannot have started anything.
 //!
 //! Whoever says to have launched the agent, and is not on record, is believed only if it is proven to be of that agent: by its
 //! control group, which nobody but root could have put it into. Where there are no groups it must be a child of the tmux server,
 //! which keeps out what other agents start, but not what the agent user has tmux start.
 
 mod launcher;
+mod log_keeper;
 mod survivor;
+#[cfg(test)]
+mod tests;
 
 use launcher::{Launcher, Reported};
+use log_keeper::{LogKeeper, NewFiles};
 use survivor::{PaneQuery, Survivor};
 
 use std::os::unix::ffi::OsStrExt;
@@ -30,14 +35,14 @@ use crate::agent::machine::{self, NotStarted};
 use crate::agent::name::Name;
 use crate::agent::spec::Limits;
 use crate::contain::cgroup::Whose;
-use crate::contain::tree::{self, Tree};
+use crate::contain::tree;
 use crate::launch::launcher as launch_command;
 use crate::launch::listener::UnverifiedLauncher;
 use crate::launch::protocol::{Ending, Failure, FromLauncher, Harness, Progress, ToLauncher, WIRE_VERSION};
-use crate::logs::attempt::Files;
 use crate::logs::guard::Finding;
 use crate::observe::redactions::prepared;
-use crate::supervisor::services::{Programs, Services};
+use crate::supervisor::containment::ProcessTree;
+use crate::supervisor::resources::{Programs, Resources};
 use crate::sys::clock::Timestamp;
 use crate::sys::fd::Readable;
 use crate::sys::process::{Identity, Process};
@@ -45,11 +50,10 @@ use crate::sys::rate_limit::{Brake, OnChange};
 use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::{blocking, frame};
 use crate::text::redact::Redactor;
-use crate::tmux::{self};
+use crate::tmux;
 use crate::wire::exit_status::{ExitStatus, Signal};
 use crate::wire::status::Usage;
 
-use super::log_files::Keeping;
 use super::pacing::Turn;
 
 /// How long tmux may take to open a pane, with all that it takes: a client has ten seconds, and there may be several.
@@ -58,7 +62,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(40);
 /// How long a launcher may take to report, once tmux has started it.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long one that lives although nothing else is left of it may take to come back.
+/// How long a surviving launcher may take to reconnect before a pending kill is carried out.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long an end may take to be on record before its launcher is let go all the same, and a launcher before it is told what to
@@ -71,16 +75,16 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a launcher may take to end by itself after something that should end it.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often what could not be found out is asked again.
+/// How often a failed query is repeated.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many who say to be its launcher are kept waiting until it is known who is. Others come again.
+/// How many unverified launchers may wait at a time. Others connect again.
 const MAX_UNVERIFIED: usize = 8;
 
-/// How long it may take until it is known what an agent that an earlier daemon launched may have been given.
+/// How long to wait for the secrets that an earlier daemon may have given to the agent.
 const SECRETS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What is said instead of a launcher's words if that took longer, or could not be found out.
+/// Shown instead of a launcher's words while the secrets are unknown.
 const UNSAID: &str = "its launcher says why, which is not shown because its secrets could not be redacted";
 
 const STOPPED_BEFORE: &str = "it was stopped before it started";
@@ -110,10 +114,10 @@ pub enum Start {
     },
 }
 
-/// What an attempt is told. Small: there is room for several ahead, for each attempt.
+/// A command to an attempt. Kept small, because each attempt has room for several.
 #[derive(Debug)]
 pub enum Command {
-    /// Somebody says to be its launcher.
+    /// A process claims to be its launcher.
     Visitor(Box<UnverifiedLauncher>),
     /// Send SIGINT.
     Interrupt,
@@ -138,23 +142,23 @@ pub struct Brakes {
     posing: Brake,
 }
 
-/// Carries the attempt out. Tells what happens to it, `Gone` last.
+/// Carries out the attempt. Reports its events, `Gone` last.
 pub async fn run(
-    means: Arc<Services>,
+    resources: Arc<Resources>,
     name: Name,
     attempt: machine::Attempt,
-    beginning: Start,
+    start: Start,
     brakes: Arc<Brakes>,
     commands: mpsc::UnboundedReceiver<Command>,
     tell: impl Fn(machine::Event),
 ) {
     let (visitors, wanted) = (Vec::new(), Wanted::Running);
     let (limits, turn) = (None, None);
-    let (Start::Launch { number, .. } | Start::Resume { number, .. }) = &beginning;
-    let keeping = Keeping::new(&means, name.clone(), *number);
+    let (Start::Launch { number, .. } | Start::Resume { number, .. }) = &start;
+    let log = LogKeeper::new(Arc::clone(&resources.log_files), name.clone(), *number);
     let (is_met_noted, condemned, flaw, earliest) = (false, None, String::new(), Duration::ZERO);
     let mut run = Run {
-        means,
+        resources,
         name,
         attempt,
         brakes,
@@ -166,13 +170,13 @@ pub async fn run(
         limits,
         turn,
         is_met_noted,
-        keeping,
+        log,
         condemned,
         flaw,
         earliest,
     };
     // What lasts for a moment only is boxed: there are many attempts, and each would keep the room for it as long as it lasts.
-    let met = match beginning {
+    let met = match start {
         Start::Launch { launch, redactor, limits, look_first, .. } => {
             run.limits = Some(limits);
             run.redactor = Some(redactor);
@@ -187,7 +191,7 @@ pub async fn run(
     (run.tell)(machine::Event::Gone { attempt });
 }
 
-/// What was commanded before anybody was there to be told.
+/// A stop that was commanded before there was a launcher to receive it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Wanted {
     Running,
@@ -197,7 +201,7 @@ enum Wanted {
 }
 
 struct Run<T> {
-    means: Arc<Services>,
+    resources: Arc<Resources>,
     name: Name,
     attempt: machine::Attempt,
     brakes: Arc<Brakes>,
@@ -212,7 +216,7 @@ struct Run<T> {
     /// To start its harness.
     turn: Option<Turn>,
     is_met_noted: bool,
-    keeping: Keeping,
+    log: LogKeeper,
     /// Why it was ended from here.
     condemned: Option<String>,
     /// What was last said to be wrong with its log.
@@ -225,8 +229,8 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// Answers whom to follow; `None` if it is over already.
     async fn launch(&mut self, launch: &Launch, look_first: bool) -> Option<Launcher> {
         if look_first {
-            let (means, key) = (Arc::clone(&self.means), self.name.key());
-            match self.listen_during(means.tmux.panes(&key)).await {
+            let (resources, key) = (Arc::clone(&self.resources), self.name.key());
+            match self.listen_during(resources.sessions.panes(&key)).await {
                 Ok(panes) => {
                     if let Some(Survivor::Alive(process)) = self.left_in(&panes, PaneQuery::Any) {
                         return self.join(process, Provenance::ByPane).await;
@@ -240,9 +244,9 @@ impl<T: Fn(machine::Event)> Run<T> {
         if !self.take_turn().await {
             return self.not_started(NotStarted::Retry(STOPPED_BEFORE.to_owned()));
         }
-        let (trees, key) = (self.means.trees.clone(), self.name.key());
+        let (containment, key) = (Arc::clone(&self.resources.containment), self.name.key());
         // A launcher that has been told nothing yet is in the way of nobody.
-        match tokio::join!(trees.prepare(&key), self.meet(launch, look_first)) {
+        match tokio::join!(containment.prepare(&key), self.meet(launch, look_first)) {
             (Ok(()), Ok(Met::New(visitor))) => self.start(visitor, launch).await,
             (Ok(()), Ok(Met::Survivor(visitor))) => self.adopt(visitor, Provenance::ByPane).await,
             (Err(error), _) => {
@@ -255,7 +259,7 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// Waits until it is its turn; answers whether it is, and not to be stopped meanwhile.
     async fn take_turn(&mut self) -> bool {
-        let pace = self.means.pace.clone();
+        let pace = self.resources.pace.clone();
         let mut turn = std::pin::pin!(pace.turn());
         while self.wanted == Wanted::Running {
             tokio::select! {
@@ -303,7 +307,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// The launcher's words as a line that can be shown, with no secret that the agent was given. A launcher is the agent user's, and
     /// what an honest one cannot find may be named by a secret.
     async fn words(&self, text: &str) -> String {
-        let mut snapshot = self.means.snapshot.clone();
+        let mut snapshot = self.resources.snapshot.clone();
         let redactor = if let Some(redactor) = &self.redactor {
             prepared(Arc::clone(redactor)).await
         } else {
@@ -412,13 +416,13 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// Whether somebody who says to have launched the agent is proven to be of it.
     async fn prove(&mut self, process: &Process) -> Proof {
-        match self.means.trees.whose(&self.name.key(), process) {
+        match self.resources.containment.whose(&self.name.key(), process) {
             Some(Ok(Whose::Its)) => Proof::Proven,
             Some(Ok(Whose::Anothers | Whose::Nobodys)) => Proof::Refuted,
             Some(Err(_)) => Proof::Unknown,
             None => {
-                let means = Arc::clone(&self.means);
-                match (self.listen_during(means.tmux.server_pid()).await, process.parent()) {
+                let resources = Arc::clone(&self.resources);
+                match (self.listen_during(resources.sessions.server_pid()).await, process.parent()) {
                     (Ok(Some(server)), Some(parent)) if server == parent => Proof::Proven,
                     (Ok(_), Some(_)) => Proof::Refuted,
                     _ => Proof::Unknown,
@@ -442,7 +446,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     async fn join(&mut self, process: Process, known: Provenance) -> Option<Launcher> {
         let end = self.watch(&process).await;
         let process = Arc::new(process);
-        let tree = self.means.trees.of(&self.name.key(), Arc::clone(&process));
+        let tree = self.resources.containment.tree(&self.name.key(), Arc::clone(&process));
         // One that is known to be a launcher may take as long as it lives.
         let mut limit = match known {
             Provenance::OnRecord => None,
@@ -530,8 +534,8 @@ impl<T: Fn(machine::Event)> Run<T> {
                 tracing::info!(agent = %self.name, pid, "found running, and left so");
             }
             self.hear_progress(&mut launcher, progress).await;
-            if self.keeping.take_up(log).await && launcher.can_move && launcher.heard == Reported::Started {
-                let made = self.keeping.make().await;
+            if self.log.take_up(log).await && launcher.can_move && launcher.heard == Reported::Started {
+                let made = self.log.make().await;
                 self.move_log(&mut launcher, made).await;
             }
         }
@@ -579,12 +583,17 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// Opens the pane and waits for the launcher in it: the visitor whose process is the one that tmux says it started.
     async fn meet(&mut self, launch: &Launch, look_first: bool) -> Result<Met, String> {
-        let means = Arc::clone(&self.means);
-        let Programs { launcher, agentd } = &means.programs;
+        let resources = Arc::clone(&self.resources);
+        let Programs { launcher, agentd } = &resources.programs;
         let mut command = vec![launcher.clone()];
-        command.extend(launch_command::command_line(launch.name.as_str(), self.attempt, &means.launch_socket, agentd));
+        command.extend(launch_command::command_line(
+            launch.name.as_str(),
+            self.attempt,
+            &resources.launch_socket,
+            agentd,
+        ));
         let owner = launch.name.key();
-        let opening = means.tmux.open(&owner, &launch.session, &launch.workdir, &command);
+        let opening = resources.sessions.open(&owner, &launch.session, &launch.workdir, &command);
         let opened = timeout(OPEN_TIMEOUT, self.listen_during(opening)).await;
         let pid = opened.map_err(|_| "tmux does not open its pane".to_owned())?.map_err(|error| error.to_string())?;
         (self.tell)(machine::Event::Opened { attempt: self.attempt });
@@ -613,12 +622,12 @@ impl<T: Fn(machine::Event)> Run<T> {
                 Ok(Some(command)) => self.remember(command),
                 Ok(None) => return Err("the daemon is ending".to_owned()),
                 Err(_) => {
-                    let trouble = means.trouble.borrow().clone();
+                    let trouble = resources.trouble.borrow().clone();
                     return Err(trouble.unwrap_or_else(|| {
                         format!(
                             "its launcher did not report within {}; can the agent user run {}?",
                             humantime::format_duration(REPORT_TIMEOUT),
-                            means.programs.launcher
+                            resources.programs.launcher
                         )
                     }));
                 }
@@ -629,7 +638,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// Sends the launcher what to launch.
     async fn start(&mut self, visitor: UnverifiedLauncher, launch: &Launch) -> Option<Launcher> {
         if visitor.version != WIRE_VERSION {
-            let why = of_another_version(&self.means.programs.launcher, visitor.version);
+            let why = of_another_version(&self.resources.programs.launcher, visitor.version);
             visitor.send_away();
             return self.not_started(NotStarted::Retry(why));
         }
@@ -644,14 +653,15 @@ impl<T: Fn(machine::Event)> Run<T> {
         (self.tell)(machine::Event::Met { attempt: self.attempt, launcher: launcher.process.identity() });
         self.earliest = Timestamp::now().boot();
         let limits = self.limits.take().unwrap_or_default();
-        let tree = launcher.tree.clone();
-        let mut keeping = self.keep_later();
-        let prepared = async { tokio::join!(tree.contain(&limits), keeping.make()) };
+        let tree = Arc::clone(&launcher.tree);
+        let mut log = self.keep_later();
+        let prepared = async { tokio::join!(tree.contain(&limits), log.make()) };
         let (limits_error, files) = self.listen_during(prepared).await;
-        self.keeping = keeping;
+        self.log = log;
         self.see_met_noted().await;
         self.limited(limits_error);
-        let (files, log_error) = files.map_or_else(|error| (None, Some(error)), |(files, flaw)| (Some(files), flaw));
+        let (files, log_error) =
+            files.map_or_else(|error| (None, Some(error)), |NewFiles { files, flaw }| (Some(files), flaw));
         match &files {
             Some(_) => self.log_is(log_error.as_deref()),
             None => self.logged(log_error.as_ref()),
@@ -664,22 +674,22 @@ impl<T: Fn(machine::Event)> Run<T> {
             return Some(launcher);
         }
         let mut environment = launch.environment.clone();
-        environment.extend([self.means.trees.mark(&self.name.key())]);
+        environment.extend([self.resources.containment.mark(&self.name.key())]);
         let order = ToLauncher::Launch {
             arguments: launch.arguments.clone(),
             environment,
             workdir: SecretBytes::from(launch.workdir.as_os_str().as_bytes().to_vec()),
             fingerprint: launch.fingerprint.clone(),
             secrets: launch.secrets.clone(),
-            kept_size: files.is_some().then(|| self.means.store.size()),
-            login_patience: Some(self.means.login_patience),
+            kept_size: files.is_some().then(|| self.resources.log_files.size()),
+            login_patience: Some(self.resources.login_patience),
         };
         // One that does not listen is one that does not start anything in time.
         launcher.order(&order, files.as_ref()).await;
         Some(launcher)
     }
 
-    /// Waits until the launcher is on record, but not for ever.
+    /// Waits until the launcher is on record, for a bounded time.
     async fn see_met_noted(&mut self) {
         let limit = Instant::now() + RECORD_TIMEOUT;
         while !self.is_met_noted {
@@ -692,13 +702,13 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// When a harness must have been started.
     fn to_start(&self) -> Instant {
-        Instant::now() + self.means.login_patience + START_TIMEOUT
+        Instant::now() + self.resources.login_patience + START_TIMEOUT
     }
 
     /// To make files while what comes is taken in.
-    fn keep_later(&mut self) -> Keeping {
-        let other = self.keeping.another();
-        std::mem::replace(&mut self.keeping, other)
+    fn keep_later(&mut self) -> LogKeeper {
+        let other = self.log.another();
+        std::mem::replace(&mut self.log, other)
     }
 
     /// Something was found out about the files that the launcher writes to.
@@ -708,13 +718,13 @@ impl<T: Fn(machine::Event)> Run<T> {
             // again soon.
             Finding::Moved if launcher.heard != Reported::Started => {}
             Finding::Moved if launcher.can_move => {
-                let Some(made) = self.keeping.make_again().await else { return };
+                let Some(made) = self.log.make_again().await else { return };
                 tracing::warn!(agent = %self.name, "its log was moved or removed; it goes on in another file");
                 self.move_log(launcher, made).await;
             }
             Finding::Moved => self.flawed("its log was moved or removed, and its launcher, of an earlier agentd, goes on writing to it; what it prints is kept again from its next attempt on"),
             Finding::Excess { occupied, count } => {
-                let (taken, is_too_often) = self.keeping.excess(occupied, count);
+                let (taken, is_too_often) = self.log.excess(occupied, count);
                 self.flawed(&taken);
                 if is_too_often && self.condemned.is_none() {
                     self.condemned = Some(format!("it was ended, because {taken} {count} times"));
@@ -725,11 +735,11 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 
     /// Has the launcher go on in these files.
-    async fn move_log(&mut self, launcher: &mut Launcher, made: Result<(Files, Option<String>), String>) {
+    async fn move_log(&mut self, launcher: &mut Launcher, made: Result<NewFiles, String>) {
         match made {
-            Ok((files, flaw)) => {
-                launcher.order(&ToLauncher::Keep { kept_size: self.means.store.size() }, Some(&files)).await;
-                self.keeping.was_moved();
+            Ok(NewFiles { files, flaw }) => {
+                launcher.order(&ToLauncher::Keep { kept_size: self.resources.log_files.size() }, Some(&files)).await;
+                self.log.was_moved();
                 self.flaw.clear();
                 self.log_is(flaw.as_deref());
             }
@@ -760,7 +770,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         }
         let process = Arc::new(visitor.process);
         Launcher {
-            tree: self.means.trees.of(&self.name.key(), Arc::clone(&process)),
+            tree: self.resources.containment.tree(&self.name.key(), Arc::clone(&process)),
             process,
             end,
             connection: Some((visitor.reader, visitor.writer)),
@@ -829,8 +839,8 @@ impl<T: Fn(machine::Event)> Run<T> {
                     Some(Command::Visitor(visitor)) if visitor.process.identity() == launcher.process.identity() => {
                         launcher.connection = Some((visitor.reader, visitor.writer));
                         self.hear_progress(&mut launcher, visitor.progress).await;
-                        if let Some(files) = self.keeping.unheard_of(visitor.log).filter(|_| visitor.can_move) {
-                            launcher.order(&ToLauncher::Keep { kept_size: self.means.store.size() }, Some(&files)).await;
+                        if let Some(files) = self.log.unheard_of(visitor.log).filter(|_| visitor.can_move) {
+                            launcher.order(&ToLauncher::Keep { kept_size: self.resources.log_files.size() }, Some(&files)).await;
                         }
                         if launcher.is_interrupted {
                             // The connection may have been lost before it was heard.
@@ -848,7 +858,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                     launcher.limit = Some(Instant::now() + END_TIMEOUT);
                 }
                 Some(Ok(error)) = limiting.join_next() => self.limited(error),
-                finding = self.keeping.found() => self.look_into(&mut launcher, finding).await,
+                finding = self.log.found() => self.look_into(&mut launcher, finding).await,
                 () = at(launcher.note_by) => launcher.let_go().await,
                 () = at(patience) => {
                     if !alive {
@@ -900,8 +910,8 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// Sees to it, beside everything else, that tmux notices the end of a launcher.
     fn see_noticed(&self, launcher: Identity) {
-        let means = Arc::clone(&self.means);
-        tokio::spawn(async move { means.tmux.see_noticed(launcher).await });
+        let resources = Arc::clone(&self.resources);
+        tokio::spawn(async move { resources.sessions.see_noticed(launcher).await });
     }
 
     /// What could not be killed is seen to before the next attempt.
@@ -912,8 +922,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 }
 
-/// Changes the limits beside everything else; what was begun of that before is dropped with its set.
-/// Why a launcher is not told what to launch: it may not know what matters of it.
+/// Why a launcher of another version is not sent its work: it may not understand what matters of it.
 fn of_another_version(program: &str, version: u32) -> String {
     format!(
         "{program} speaks version {version} of what launcher and daemon say to each other, and this daemon {WIRE_VERSION}; \
@@ -921,8 +930,9 @@ fn of_another_version(program: &str, version: u32) -> String {
     )
 }
 
-fn limit(tree: &Tree, limits: Limits) -> JoinSet<Option<String>> {
-    let tree = tree.clone();
+/// Changes the limits beside everything else. A change still under way is dropped with its set.
+fn limit(tree: &Arc<dyn ProcessTree>, limits: Limits) -> JoinSet<Option<String>> {
+    let tree = Arc::clone(tree);
     let mut limiting = JoinSet::new();
     limiting.spawn(async move { tree.limit(&limits).await });
     limiting
@@ -971,7 +981,7 @@ fn is_waited_for(ended: Identity) -> bool {
     matches!(ended.unwaited_for_by(), Ok(None))
 }
 
-/// Until then; for ever, if there is no such time.
+/// Waits until then; forever if there is no such time.
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Agent, CLEAR_TIMEOUT, Course, Supervisor};
+use super::{Agent, CLEAR_TIMEOUT, Course, Note, Supervisor};
 use crate::agent::name::Key;
 use crate::observe::facts::Facts;
 use crate::observe::redactions::Redactions;
@@ -13,19 +13,19 @@ use crate::sys::clock::Timestamp;
 use crate::wire::events::What;
 use crate::wire::status::{AgentStatus, Errors, Time};
 
-/// What is to be told next.
+/// The next state to publish.
 #[derive(Debug)]
 pub(super) struct Untold {
     snapshot: Arc<Snapshot>,
     pub(super) happened: Vec<What>,
     version: Version,
-    /// When it is told all the same.
+    /// When it is published even if it is not on record.
     pub(super) by: Timestamp,
     /// Whether it is the first after all was read.
     is_read: bool,
 }
 
-/// How long what there is to tell may wait for being on record.
+/// How long publishing may wait for the record.
 const RECORD_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// One line for each change of state or reason, and for each new error.
@@ -40,7 +40,7 @@ pub(super) fn log_change(before: &AgentStatus, after: &AgentStatus) {
 }
 
 impl Supervisor {
-    /// Tells what there is to tell, one state of things after the other, each when it is on record.
+    /// Publishes pending states in order, each once it is on record.
     pub(super) fn publish(&mut self) {
         loop {
             let now = Timestamp::now();
@@ -95,7 +95,7 @@ impl Supervisor {
             config: self.desired.config_error.clone(),
             secrets: self.desired.secrets_error.clone(),
             state: Some(state_errors.join("\n")).filter(|errors| !errors.is_empty()),
-            groups: self.means.trees.groups_error(),
+            groups: self.resources.containment.groups_error(),
         };
         let restarts =
             self.agents.values().map(|agent| (agent.machine.name().to_string(), agent.launches.restarts())).collect();
@@ -104,7 +104,7 @@ impl Supervisor {
             agents: statuses,
             started: self.started,
             errors,
-            groups: self.means.trees.groups(),
+            groups: self.resources.containment.groups(),
             histories: self.outlets.histories.of(self.agents.keys()),
             redactions: self.redactions(),
             facts,
@@ -128,8 +128,8 @@ impl Supervisor {
         self.recorded = tried;
         // What is not on record is noted by its launcher alone, until it has waited long enough.
         if error.is_none() {
-            let noted: Vec<_> = self.to_note.extract_if(.., |(version, ..)| *version <= tried).collect();
-            for (_, key, attempt, command) in noted {
+            let noted: Vec<_> = self.to_note.extract_if(.., |note| note.version <= tried).collect();
+            for Note { key, attempt, command, .. } in noted {
                 self.command(&key, attempt, command);
             }
         }

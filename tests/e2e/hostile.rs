@@ -18,8 +18,8 @@ use nix::sys::signal::Signal;
 
 use crate::attach::Terminal;
 use crate::support::{
-    BOUND, Bystander, Daemon, Dump, Process, Setup, account, agent, as_user, code, give, is_root, owner, path, root,
-    run, skip, with_args,
+    BOUND, Bystander, Daemon, Dump, Process, Setup, account, agent, as_user, give, is_root, owner, path, root, run,
+    skip, with_args,
 };
 
 const NO_AGENTS: &str = "[project]\nname = \"x\"\n";
@@ -208,20 +208,6 @@ fn a_survivor_that_names_nothing_shows_no_former_secret() {
         (response.status == 200).then_some(response.body)
     });
     assert!(screen.contains("it was given ***") && !screen.contains("canary"), "{screen}");
-}
-
-#[test]
-fn a_harness_may_end_with_the_status_of_launchers_that_started_nothing() {
-    let setup = with_lying_tmux(Setup::new());
-    let mut daemon = setup.start(&agent("ends-with-125", "sleep inf", ""));
-    daemon.wait_until_running("ends-with-125");
-    daemon.wait_for_record("ends-with-125", "\"running\"");
-    daemon.kill();
-    daemon.wait_until_gone(liars(&daemon, "ends-with-125")[0].0);
-    daemon.start_again();
-    let status = daemon.wait_for_state("ends-with-125", State::Exited);
-    assert_eq!(code(status.exit.as_ref()), Some(125));
-    assert_eq!(liars(&daemon, "ends-with-125").len(), 1);
 }
 
 #[test]
@@ -821,23 +807,6 @@ fn another_agents_process_that_a_record_names_is_not_adopted() {
     daemon.start_again();
     daemon.wait_until("guard", "itself", |agent| agent.running && agent.pid == Some(pid));
     assert_eq!(daemon.starts("guard"), 1);
-}
-
-#[test]
-fn posing_as_a_launcher_again_and_again_does_not_fill_the_log() {
-    let setup = Setup::new();
-    put_tools(&setup);
-    let daemon = setup.start(&honest("honest"));
-    let pid = daemon.wait_until_running("honest");
-    let words = imposter_of(&daemon, "honest").iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
-    // Each is ended.
-    let script = format!("for i in {{1..4}}; do while :; do {words}; done & done; wait");
-    let crowd = Bystander::start(daemon.as_agent(&["bash", "-c", &script]).current_dir(daemon.path("work")));
-    daemon.wait("many to be ended", || daemon.log().contains("(32 so far)").then_some(()));
-    drop(crowd);
-    let lines = |daemon: &Daemon| daemon.log().lines().filter(|line| line.contains("says to be its launcher")).count();
-    assert!(lines(&daemon) <= 8, "{}", daemon.log());
-    assert_stops_well(&daemon, "honest", pid);
 }
 
 #[test]

@@ -35,10 +35,6 @@ impl Daemon {
         (state, pid, attempt, restarts, format!("{started_at:?} {declared_at:?} {timeout_at:?} {exit:?}"))
     }
 
-    fn server(&self) -> Process {
-        Process(self.tmux(&["display-message", "-p", "#{pid}"]).unwrap().trim().parse().unwrap())
-    }
-
     /// Waits until the record says so.
     pub fn wait_for_record(&self, name: &str, text: &str) {
         self.wait(&format!("{text} in the record"), || {
@@ -480,24 +476,6 @@ fn secrets_that_cannot_be_read_after_a_restart_touch_no_agent() {
 }
 
 #[test]
-fn the_former_end_in_a_pane_is_not_that_of_an_attempt_which_never_got_there() {
-    let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", ""));
-    daemon.wait_until_running("a");
-    daemon.wait_for_starts("log", 1);
-    daemon.wait_for_record("a", "\"running\"");
-    let server = daemon.server();
-    server.signal(Signal::SIGSTOP);
-    daemon.edit_jcard(&agent("a", "log @WORK/log; sleep inf; say new", ""));
-    daemon.wait_for_record("a", "{\"starting\":{\"attempt\":2}}");
-    daemon.kill();
-    server.signal(Signal::SIGCONT);
-    daemon.start_again();
-    daemon.wait_for_starts("log", 2);
-    let status = daemon.wait_until("a", "running", |agent| agent.running && agent.attempt.is_some());
-    assert!(Process(status.pid.unwrap()).argv().contains(&"new".to_owned()));
-}
-
-#[test]
 fn an_agent_that_runs_without_a_record_is_known_to_while_its_entry_lacks_something_and_is_stopped_when_that_goes() {
     let lacking = |more: &str| agent("a", "log @WORK/log; on-signal INT 0; sleep inf", more);
     for more in ["secrets = ['NOT_THERE']", "workdir = 7"] {
@@ -550,27 +528,6 @@ fn a_copy_of_a_record_is_reported_and_kills_nobody() {
     assert_eq!(daemon.wait_until_running("a"), pid);
     let names: Vec<String> = daemon.agents().into_iter().map(|agent| agent.name).collect();
     assert_eq!((names, daemon.starts("log")), (vec!["a".to_owned(), "b".to_owned()], 1));
-}
-
-#[test]
-fn a_record_that_is_behind_does_not_take_a_living_agent_for_dead() {
-    let first = agent("a", "log @WORK/log; sleep inf", "");
-    let mut daemon = Setup::new().start(&first);
-    daemon.wait_until_running("a");
-    daemon.wait_for_starts("log", 1);
-    daemon.wait_for_record("a", "\"running\"");
-    let stale = fs::read(daemon.record("a")).unwrap();
-    for (starts, entry) in [(2, agent("a", "log @WORK/log; sleep inf; say other", "")), (3, first)] {
-        daemon.edit_jcard(&entry);
-        daemon.wait_for_starts("log", starts);
-    }
-    let pid = daemon.wait_until_running("a");
-    daemon.wait_for_record("a", "\"running\"");
-    daemon.kill();
-    fs::write(daemon.record("a"), stale).unwrap();
-    daemon.start_again();
-    daemon.wait_until("a", "the one that lives", |agent| agent.running && agent.pid == Some(pid));
-    assert_eq!(daemon.starts("log"), 3);
 }
 
 #[test]

@@ -8,9 +8,9 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, timeout};
 
 use super::{END_TIMEOUT, RECORD_TIMEOUT, REPORT_TIMEOUT};
-use crate::contain::tree::Tree;
 use crate::launch::protocol::ToLauncher;
 use crate::logs::attempt::Files;
+use crate::supervisor::containment::ProcessTree;
 use crate::sys::fd::Readable;
 use crate::sys::frame;
 use crate::sys::process::{Identity, Process};
@@ -27,7 +27,7 @@ pub(super) enum Reported {
 /// One that is followed.
 pub(super) struct Launcher {
     pub(super) process: Arc<Process>,
-    pub(super) tree: Tree,
+    pub(super) tree: Arc<dyn ProcessTree>,
     pub(super) end: Readable,
     pub(super) connection: Option<(frame::Reader<OwnedReadHalf>, OwnedWriteHalf)>,
     /// Whether it can go on writing in other files.

@@ -32,14 +32,17 @@ pub(super) enum PaneQuery {
 }
 
 impl<T: Fn(machine::Event)> Run<T> {
-    /// Likewise.
+    /// Finds the attempt of an earlier daemon again. Returns the launcher to follow; `None` if the attempt is over.
     pub(super) async fn resume(&mut self, launcher: Option<Identity>) -> Option<Launcher> {
         let left = match launcher {
             Some(launcher) => {
                 self.earliest = launcher.started();
                 // A record of another agent's process would be one of somebody who posed as this one's launcher.
                 if let Some(process) = self.open(launcher).await
-                    && !matches!(self.means.trees.whose(&self.name.key(), &process), Some(Ok(Whose::Anothers)))
+                    && !matches!(
+                        self.resources.containment.whose(&self.name.key(), &process),
+                        Some(Ok(Whose::Anothers))
+                    )
                 {
                     return self.join(process, Provenance::OnRecord).await;
                 }
@@ -65,8 +68,8 @@ impl<T: Fn(machine::Event)> Run<T> {
             (Survivor::Ended(_) | Survivor::Nothing, None) => drop(self.not_started(NotStarted::CutOff)),
         }
         // Nobody has looked after what it wrote while no daemon ran.
-        self.keeping.take_up(None).await;
-        self.see_cleared(self.means.trees.clear_after(&self.name.key(), launcher).await);
+        self.log.take_up(None).await;
+        self.see_cleared(self.resources.containment.clear_after(&self.name.key(), launcher).await);
         None
     }
 
@@ -78,8 +81,8 @@ impl<T: Fn(machine::Event)> Run<T> {
             self.see_noticed(former);
         }
         loop {
-            let (means, key) = (Arc::clone(&self.means), self.name.key());
-            match self.listen_during(means.tmux.panes(&key)).await {
+            let (resources, key) = (Arc::clone(&self.resources), self.name.key());
+            match self.listen_during(resources.sessions.panes(&key)).await {
                 Ok(panes) => {
                     if let Some(left) = self.left_in(&panes, sought) {
                         return left;
@@ -89,7 +92,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                 Err(error) => complaint.make(&self.name, &format!("failed to find out what runs in its pane: {error}")),
             }
             let is_over = matches!(sought, PaneQuery::Former(_)) || self.wanted == Wanted::Killed;
-            if is_over && (Instant::now() >= patience || self.means.tmux.is_given_up()) {
+            if is_over && (Instant::now() >= patience || self.resources.sessions.is_given_up()) {
                 return Survivor::Nothing;
             }
             self.listen_for(POLL_INTERVAL).await;
@@ -109,7 +112,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                 (PaneQuery::Any, None) => {
                     // What has ended in the meantime is not there, and what is not the agent user's is not the agent's.
                     if let Some(process) = Process::find(pane.pid).ok()?
-                        && process.runs_as(self.means.user).ok()?
+                        && process.runs_as(self.resources.user).ok()?
                     {
                         return Some(Survivor::Alive(process));
                     }

@@ -1,0 +1,597 @@
+pub(super) mod fakes;
+pub(super) mod journal;
+
+use std::collections::VecDeque;
+
+use rstest::rstest;
+use tempfile::TempDir;
+
+use self::fakes::{FakeLauncher, Fakes, Groups, Trouble, dead_pane, end, harness, settle, until};
+use self::journal::Journal;
+use super::*;
+use crate::agent::declaration::Declaration;
+use crate::agent::fingerprint::Fingerprint;
+use crate::agent::name::key;
+use crate::agent::spec::Policy;
+use crate::contain::cgroup::Whose;
+use crate::launch::launcher as launch_command;
+use crate::launch::protocol::{Ending, FromLauncher, Harness};
+use crate::state::record::Record;
+use crate::wire::events::Since;
+use crate::wire::exit_status::ExitStatus;
+
+/// A supervisor with everything around it. Events are taken in one batch after the other, as its loop does it, but none of the
+/// recorder's: when something is on record the test says.
+struct House {
+    fakes: Fakes,
+    supervisor: Supervisor,
+    inbox: mpsc::UnboundedReceiver<Event>,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    happening: watch::Receiver<Ring>,
+    seen: Since,
+    /// Whether what is put on record is, as soon as all else has settled.
+    is_recorded: bool,
+    _state: TempDir,
+}
+
+impl House {
+    fn new() -> Self {
+        let (fakes, state) = (Fakes::default(), TempDir::new().unwrap());
+        let (events, inbox) = mpsc::unbounded_channel();
+        let (happenings, happening) = watch::channel(Ring::new(SystemTime::now()));
+        let recorder = |folder: &str| Recorder::new(Record::lasting(state.path(), folder), drop);
+        let outlets = Outlets {
+            events,
+            snapshots: fakes.snapshots.clone(),
+            happenings,
+            recorder: recorder("agents"),
+            histories: Histories::new(BTreeMap::new(), recorder("history")),
+            notifier: Notifier::silent(),
+        };
+        let supervisor = Supervisor::new(fakes.resources(), outlets, Detail::Plain, Instant::now(), Vec::new());
+        let snapshot = fakes.snapshots.subscribe();
+        let seen = Since::Beginning;
+        Self { fakes, supervisor, inbox, snapshot, happening, seen, is_recorded: true, _state: state }
+    }
+
+    /// Takes in the event, and all that comes of it.
+    async fn take_in(&mut self, event: Event) {
+        self.supervisor.take_in([event].into_iter());
+        self.settle().await;
+    }
+
+    async fn settle(&mut self) {
+        loop {
+            settle().await;
+            let mut batch: VecDeque<Event> = std::iter::from_fn(|| self.inbox.try_recv().ok()).collect();
+            let is_behind = self.is_recorded && self.supervisor.recorded < self.supervisor.version;
+            if is_behind {
+                batch.push_back(Event::Recorded(Report { tried: self.supervisor.version, error: None }));
+            }
+            if batch.is_empty() {
+                return;
+            }
+            self.supervisor.take_in(batch.into_iter());
+        }
+    }
+
+    /// These agents are declared, and no others.
+    async fn declare(&mut self, agents: &[DesiredAgent]) {
+        let agents = agents.iter().map(|agent| (agent.name.key(), agent.clone())).collect();
+        self.take_in(Event::Desired(Desired { agents, complete: true, ..Desired::default() })).await;
+    }
+
+    async fn report(&mut self, launcher: &mut FakeLauncher, progress: Progress) {
+        self.take_in(Event::Visitor(launcher.report("a", progress))).await;
+    }
+
+    async fn say(&mut self, launcher: &mut FakeLauncher, message: FromLauncher) {
+        launcher.say(message).await;
+        self.settle().await;
+    }
+
+    async fn die(&mut self, launcher: &mut FakeLauncher) {
+        launcher.die().await;
+        self.settle().await;
+    }
+
+    /// Agent `a` runs.
+    async fn running(policy: Policy) -> (Self, FakeLauncher) {
+        let (mut house, mut launcher) = (Self::new(), FakeLauncher::start());
+        house.fakes.sessions.open.set(Ok(launcher.pid()));
+        house.declare(&[agent("a", "a", policy)]).await;
+        house.report(&mut launcher, Progress::New).await;
+        assert_eq!(launcher.heard().await, ["launch"]);
+        house.say(&mut launcher, FromLauncher::Started(harness())).await;
+        assert_eq!(house.state("a"), Some(State::Running));
+        (house, launcher)
+    }
+
+    /// The next daemon, which finds what this one has put on record, and everything else as `prepare` has it.
+    async fn next(self, prepare: impl FnOnce(&Fakes)) -> Self {
+        let on_record = |(key, agent): (&Key, &Agent)| {
+            let text = serde_json::to_string(&agent.machine).unwrap();
+            (key.clone(), serde_json::from_str(&text).unwrap())
+        };
+        let machines = self.supervisor.agents.iter().map(on_record).collect();
+        drop(self);
+        let mut next = Self::new();
+        prepare(&next.fakes);
+        next.supervisor.resume(machines);
+        next.settle().await;
+        next
+    }
+
+    /// What the API tells.
+    fn state(&self, agent: &str) -> Option<State> {
+        self.snapshot.borrow().agent(&key(agent)).map(|agent| agent.state)
+    }
+
+    fn error(&self, agent: &str) -> Option<String> {
+        self.snapshot.borrow().agent(&key(agent)).and_then(|agent| agent.error.clone())
+    }
+
+    /// Events that were published since, in short.
+    fn events(&mut self) -> Vec<String> {
+        let ring = self.happening.borrow();
+        let kept = ring.since(self.seen);
+        self.seen = Since::Seen(ring.latest());
+        kept.iter().map(|kept| in_short(std::str::from_utf8(&kept.message).unwrap())).collect()
+    }
+}
+
+fn in_short(message: &str) -> String {
+    let data = message.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+    let event: serde_json::Value = serde_json::from_str(data).unwrap();
+    let word = |field: &serde_json::Value| field.as_str().map(|word| format!(" {word}")).unwrap_or_default();
+    let about = [&event["name"], &event["change"], &event["agent"]["state"], &event["state"]].map(word).concat();
+    format!("{}{about}", event["type"].as_str().unwrap())
+}
+
+fn agent(name: &str, session: &str, policy: Policy) -> DesiredAgent {
+    let (name, session): (Name, Name) = (name.parse().unwrap(), session.parse().unwrap());
+    let launch = Arc::new(Launch { name: name.clone(), session, ..Launch::of_nothing() });
+    let declaration = Declaration { kind: "native", policy, launch: Ok(launch) };
+    DesiredAgent { name, harness: None, declaration: Ok(declaration) }
+}
+
+fn patient() -> Policy {
+    Policy { grace_period: Duration::from_hours(1), ..Policy::default() }
+}
+
+fn impatient() -> Policy {
+    Policy { grace_period: Duration::ZERO, ..Policy::default() }
+}
+
+fn under_way(is_certain: bool) -> UnderWay {
+    let launch = Arc::new(Launch::of_nothing());
+    let commands = mpsc::unbounded_channel().0;
+    UnderWay { attempt: Attempt::default(), commands, launch: Some(launch), is_certain }
+}
+
+#[test]
+fn a_redactor_is_built_only_if_a_launch_changes() {
+    let mut redactors = Redactors::default();
+    let mut agent = Agent {
+        machine: Machine::new("a".parse().unwrap()),
+        desired: None,
+        under_way: Some(under_way(true)),
+        is_known: false,
+        is_told: false,
+        knows_past: true,
+        launches: Launches::default(),
+        brakes: Arc::default(),
+        redactor: None,
+    };
+    assert!(agent.redact(&mut redactors) && !agent.redact(&mut redactors));
+    agent.under_way = Some(under_way(true));
+    assert!(agent.redact(&mut redactors) && !agent.redact(&mut redactors));
+    assert!(agent.redactor.as_ref().unwrap().1.is_all);
+    agent.under_way = Some(under_way(false));
+    assert!(agent.redact(&mut redactors));
+    assert!(!agent.redactor.as_ref().unwrap().1.is_all, "a survivor may have other secrets");
+}
+
+#[test]
+fn what_runs_is_unknown_while_it_may_be_a_survivor() {
+    let attempt = Attempt::default();
+    assert!(under_way(true).known().is_some());
+    let mut under_way = under_way(false);
+    under_way.learn(&machine::Event::Opened { attempt });
+    assert!(under_way.known().is_none());
+    under_way.learn(&machine::Event::Started { attempt, pid: 2, at: Timestamp::now() });
+    assert!(under_way.known().is_some());
+}
+
+#[test]
+fn what_runs_is_unknown_once_a_survivor_was_found() {
+    for fingerprint in [None, Some(Fingerprint::default())] {
+        let (attempt, mut under_way) = (Attempt::default(), under_way(false));
+        under_way.learn(&machine::Event::Found { attempt, fingerprint });
+        under_way.learn(&machine::Event::Started { attempt, pid: 2, at: Timestamp::now() });
+        assert!(under_way.known().is_none());
+    }
+}
+
+mod publishing {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn events_are_published_in_the_order_they_happened() {
+        let (mut house, mut launcher) = House::running(patient()).await;
+        house.say(&mut launcher, FromLauncher::Ended(end(Ending::Code(0)))).await;
+        house.die(&mut launcher).await;
+        house.declare(&[]).await;
+        assert_eq!(
+            house.events(),
+            [
+                "daemon started",
+                "declaration a added",
+                "state a starting",
+                "state a running",
+                "state a exited",
+                "declaration a removed",
+                "state a stopping",
+                "removed a",
+            ]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_published_before_it_is_on_record() {
+        let mut house = House::new();
+        house.take_in(Event::Groups).await;
+        assert_eq!(house.events(), ["daemon started"]);
+        house.is_recorded = false;
+        let agents = [(key("a"), agent("a", "a", patient()))].into();
+        let desired = Desired { agents, complete: true, ..Desired::default() };
+        house.supervisor.take_in([Event::Desired(desired)].into_iter());
+        assert_eq!((house.state("a"), house.events()), (None, Vec::new()));
+        let version = house.supervisor.version;
+        let behind = Report { tried: version - 1, error: None };
+        house.supervisor.recorded(behind.tried, behind.error);
+        assert_eq!((house.state("a"), house.events()), (None, Vec::new()));
+        house.supervisor.take_in([Event::Recorded(Report { tried: version, error: None })].into_iter());
+        assert_eq!(house.state("a"), Some(State::Starting));
+        assert_eq!(house.events(), ["declaration a added", "state a starting"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_that_cannot_be_written_delays_nothing_for_long() {
+        let mut house = House::new();
+        house.is_recorded = false;
+        let failed = Report { tried: 0, error: Some("No space left on device".to_owned()) };
+        house.supervisor.take_in([Event::Recorded(failed)].into_iter());
+        let errors = house.snapshot.borrow().errors().clone();
+        assert_eq!(errors.state.as_deref(), Some("No space left on device"));
+        house.events();
+        // Once it is known to fail, nobody waits for it.
+        let agents = [(key("a"), agent("a", "a", patient()))].into();
+        let desired = Desired { agents, complete: true, ..Desired::default() };
+        house.supervisor.take_in([Event::Desired(desired)].into_iter());
+        assert_eq!(house.events(), ["declaration a added", "state a starting"]);
+        let written = Report { tried: house.supervisor.version, error: None };
+        house.supervisor.take_in([Event::Recorded(written)].into_iter());
+        assert_eq!(house.snapshot.borrow().errors().state, None);
+        assert_eq!(house.events(), ["mended"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_launcher_is_sent_its_work_when_the_record_says_so() {
+        let (mut house, mut launcher) = (House::new(), FakeLauncher::start());
+        house.fakes.sessions.open.set(Ok(launcher.pid()));
+        house.declare(&[agent("a", "a", patient())]).await;
+        house.is_recorded = false;
+        house.report(&mut launcher, Progress::New).await;
+        assert!(launcher.heard().await.is_empty());
+        // A failure notes nothing.
+        let failed = Report { tried: house.supervisor.version, error: Some("no space".to_owned()) };
+        house.take_in(Event::Recorded(failed)).await;
+        assert!(launcher.heard().await.is_empty());
+        house.is_recorded = true;
+        house.take_in(Event::Recorded(Report { tried: house.supervisor.version, error: None })).await;
+        assert_eq!(launcher.heard().await, ["launch"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_on_record_lets_the_launcher_go() {
+        let (mut house, mut launcher) = House::running(patient()).await;
+        house.is_recorded = false;
+        house.say(&mut launcher, FromLauncher::Ended(end(Ending::Code(0)))).await;
+        assert!(launcher.heard().await.is_empty());
+        house.is_recorded = true;
+        house.settle().await;
+        assert_eq!(launcher.heard().await, ["noted"]);
+    }
+}
+
+mod stopping {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removed_agent_is_interrupted_and_its_session_closed() {
+        let (mut house, mut launcher) = House::running(patient()).await;
+        house.declare(&[]).await;
+        assert_eq!(launcher.heard().await, ["interrupt"]);
+        assert_eq!(house.state("a"), Some(State::Stopping));
+        house.say(&mut launcher, FromLauncher::Ended(end(Ending::Signal(2)))).await;
+        assert_eq!(house.fakes.sessions.calls.count("close"), 0);
+        house.die(&mut launcher).await;
+        assert_eq!(house.fakes.sessions.calls.count("close a"), 1);
+        assert_eq!(house.state("a"), None);
+        assert_eq!(house.fakes.log_files.calls.count("tidy {}"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_kills_what_an_interrupt_does_not_end() {
+        let policy = Policy { grace_period: Duration::from_millis(1), ..Policy::default() };
+        let (mut house, mut launcher) = House::running(policy).await;
+        house.declare(&[]).await;
+        let deadline = Instant::now() + Duration::from_millis(1);
+        until("the deadline has passed", || Instant::now() > deadline).await;
+        house.supervisor.take_in(std::iter::empty());
+        house.settle().await;
+        assert_eq!(launcher.heard().await[0], "interrupt");
+        assert_eq!(house.fakes.containment.calls.count("kill"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_grace_period_a_removed_agent_is_killed_at_once() {
+        let (mut house, mut launcher) = House::running(impatient()).await;
+        house.declare(&[]).await;
+        assert!(launcher.heard().await.is_empty());
+        assert_eq!(house.fakes.containment.calls.count("kill"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_removed_while_its_pane_opens_starts_nothing() {
+        let (mut house, mut launcher) = (House::new(), FakeLauncher::start());
+        house.fakes.sessions.open.hang();
+        house.declare(&[agent("a", "a", patient())]).await;
+        house.declare(&[]).await;
+        assert_eq!(house.state("a"), Some(State::Stopping));
+        assert_eq!(house.fakes.sessions.calls.count("close"), 0);
+        house.fakes.sessions.open.set(Ok(launcher.pid()));
+        house.settle().await;
+        assert_eq!(house.fakes.sessions.calls.count("close a"), 1);
+        assert_eq!(house.state("a"), None);
+        house.report(&mut launcher, Progress::New).await;
+        assert_eq!(launcher.heard().await, ["unwanted", "closed"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_declaration_launches_when_the_last_attempt_is_gone() {
+        let (mut house, mut launcher) = House::running(patient()).await;
+        let changed = || {
+            let DesiredAgent { declaration, .. } = agent("a", "a", patient());
+            let mut declaration = declaration.unwrap();
+            let launch = Arc::unwrap_or_clone(declaration.launch.unwrap());
+            declaration.launch = Ok(Arc::new(Launch { fingerprint: Fingerprint::of("other"), ..launch }));
+            DesiredAgent { declaration: Ok(declaration), ..agent("a", "a", patient()) }
+        };
+        house.declare(&[changed()]).await;
+        assert_eq!(launcher.heard().await, ["interrupt"]);
+        house.say(&mut launcher, FromLauncher::Ended(end(Ending::Signal(2)))).await;
+        assert_eq!(house.fakes.sessions.calls.count("open"), 1);
+        house.die(&mut launcher).await;
+        assert_eq!(house.fakes.sessions.calls.count("open"), 2);
+        assert_eq!(house.state("a"), Some(State::Starting));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_cannot_be_closed_is_held() {
+        let (mut house, mut launcher) = House::running(impatient()).await;
+        house.fakes.sessions.close.set(Err(Trouble::Words("the server does not answer")));
+        house.declare(&[]).await;
+        house.die(&mut launcher).await;
+        assert_eq!(house.error("a").as_deref(), Some("the session a: the server does not answer"));
+        assert_eq!(house.state("a"), Some(State::Stopping));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_agent_gets_the_session_once_it_is_closed() {
+        let (mut house, mut launcher) = House::running(impatient()).await;
+        house.fakes.sessions.close.hang();
+        house.declare(&[agent("b", "a", impatient())]).await;
+        house.die(&mut launcher).await;
+        assert_eq!(house.state("b"), Some(State::Waiting));
+        assert_eq!(house.fakes.sessions.calls.count("open b"), 0);
+        house.fakes.sessions.close.set(Ok(()));
+        house.settle().await;
+        assert_eq!(house.fakes.sessions.calls.count("open b a"), 1);
+        assert_eq!(house.state("b"), Some(State::Starting));
+    }
+}
+
+mod the_daemons_end {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_waits_for_every_agent() {
+        let (mut house, mut launcher) = House::running(patient()).await;
+        house.take_in(Event::Stop).await;
+        assert!(!house.supervisor.is_over());
+        assert_eq!(launcher.heard().await, ["interrupt"]);
+        assert_eq!(house.fakes.sessions.calls.count("hurry"), 1);
+        house.say(&mut launcher, FromLauncher::Ended(end(Ending::Signal(2)))).await;
+        house.die(&mut launcher).await;
+        assert!(house.supervisor.is_over());
+        assert!(house.supervisor.run(house.inbox).await.unwrap(), "it has stopped them");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_while_a_pane_opens_waits_until_it_is_open() {
+        let mut house = House::new();
+        house.fakes.sessions.open.hang();
+        house.declare(&[agent("a", "a", patient())]).await;
+        house.take_in(Event::Stop).await;
+        assert!(!house.supervisor.is_over());
+        house.fakes.sessions.open.set(Ok(fakes::ENDED_PID));
+        house.settle().await;
+        assert!(house.supervisor.is_over());
+        assert_eq!(house.fakes.sessions.calls.count("close a"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_ends_although_a_session_cannot_be_closed() {
+        let (mut house, mut launcher) = House::running(impatient()).await;
+        house.fakes.sessions.close.set(Err(Trouble::Words("the server does not answer")));
+        house.take_in(Event::Stop).await;
+        house.die(&mut launcher).await;
+        assert!(house.supervisor.is_over());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_that_is_declared_starts_once_a_stop_has_begun() {
+        let mut house = House::new();
+        house.take_in(Event::Stop).await;
+        house.declare(&[agent("a", "a", patient())]).await;
+        assert!(house.supervisor.agents.is_empty());
+        assert!(house.fakes.sessions.calls.count("open") == 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_detach_leaves_agents_alone() {
+        let (mut house, mut launcher) = House::running(patient()).await;
+        house.take_in(Event::Detach).await;
+        assert!(house.supervisor.is_over());
+        assert!(!house.supervisor.run(house.inbox).await.unwrap(), "it has stopped nobody");
+        settle().await;
+        assert!(launcher.lives());
+        assert_eq!(launcher.heard().await, ["closed"]);
+        assert_eq!(house.fakes.containment.calls.count("kill"), 0);
+        assert_eq!(house.fakes.sessions.calls.count("close"), 0);
+    }
+}
+
+mod visitors {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn claims_without_an_attempt_are_logged_at_powers_of_two() {
+        let journal = Journal::of_this_thread();
+        let (mut house, mut launcher) = (House::new(), FakeLauncher::start());
+        for _ in 0..9 {
+            house.report(&mut launcher, Progress::New).await;
+            assert_eq!(launcher.heard().await, ["unwanted", "closed"]);
+        }
+        let line = "an attempt that is not pending";
+        assert_eq!(journal.count(line), 4);
+        for count in [1, 2, 4, 8] {
+            assert_eq!(journal.count(&format!("({count} such claims so far)")), 1, "{count}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_survivor_whose_agent_is_not_known_yet_may_come_again() {
+        let (mut house, mut launcher) = (House::new(), FakeLauncher::start());
+        house.report(&mut launcher, Progress::Running(harness())).await;
+        assert_eq!(launcher.heard().await, ["closed"]);
+        assert!(launcher.lives());
+    }
+
+    #[rstest]
+    #[case::another_attempt("a", 7)]
+    #[case::another_case("A", 1)]
+    #[tokio::test(start_paused = true)]
+    async fn a_launcher_reaches_its_agent_with(#[case] name: &str, #[case] attempt: u64) {
+        let (mut house, mut launcher) = (House::new(), FakeLauncher::start());
+        house.fakes.sessions.open.set(Ok(launcher.pid()));
+        house.declare(&[agent("a", "a", patient())]).await;
+        let visitor = UnverifiedLauncher { attempt, ..launcher.report(name, Progress::New) };
+        house.take_in(Event::Visitor(visitor)).await;
+        assert_eq!(launcher.heard().await, ["launch"]);
+    }
+}
+
+mod the_next_daemon {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn takes_a_harness_to_end_with_any_status() {
+        let (house, mut launcher) = House::running(patient()).await;
+        launcher.die().await;
+        let nothing_started = i32::from(launch_command::NOTHING_STARTED);
+        let panes = vec![dead_pane(launcher.pid(), Some(nothing_started))];
+        let house = house.next(|fakes| fakes.sessions.panes.set(Ok(panes))).await;
+        assert_eq!(house.state("a"), Some(State::Exited));
+        let how = house.snapshot.borrow().agent(&key("a")).unwrap().exit.as_ref().unwrap().how.clone();
+        assert_eq!(how, ExitStatus::Code(nothing_started));
+        assert_eq!(house.fakes.sessions.calls.count("open"), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn does_not_take_a_former_end_for_that_of_an_attempt_cut_off() {
+        let mut house = House::new();
+        house.fakes.sessions.open.hang();
+        house.declare(&[agent("a", "a", patient())]).await;
+        let panes = vec![dead_pane(fakes::ENDED_PID, Some(0))];
+        let mut house = house.next(|fakes| fakes.sessions.panes.set(Ok(panes))).await;
+        assert_eq!(house.snapshot.borrow().agent(&key("a")).unwrap().exit, None);
+        house.declare(&[agent("a", "a", patient())]).await;
+        assert_eq!(house.state("a"), Some(State::Starting));
+        assert_eq!(house.fakes.sessions.calls.count("open a a /bin/launcher a 2"), 1);
+        // It is the same attempt for everybody else.
+        assert_eq!(house.snapshot.borrow().agent(&key("a")).unwrap().attempt, Some(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn follows_what_runs_where_the_record_is_behind() {
+        let (house, mut former) = House::running(patient()).await;
+        former.die().await;
+        let mut launcher = FakeLauncher::start();
+        let panes = vec![launcher.pane()];
+        let prepare = |fakes: &Fakes| {
+            fakes.sessions.panes.set(Ok(panes));
+            *fakes.containment.whose.lock().unwrap() = Groups::Of(Whose::Its);
+        };
+        let mut house = house.next(prepare).await;
+        let harness = Harness { pid: fakes::ENDED_PID - 1, ..harness() };
+        house.report(&mut launcher, Progress::Running(harness)).await;
+        assert_eq!(house.state("a"), Some(State::Running));
+        assert_eq!(house.snapshot.borrow().agent(&key("a")).unwrap().pid, Some(harness.pid));
+        assert!(launcher.lives());
+    }
+}
+
+mod what_was_found {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_without_a_declaration_is_closed_when_all_was_read() {
+        let mut house = House::new();
+        house.take_in(Event::Sessions([key("a")].into())).await;
+        house.declare(&[]).await;
+        house.settle().await;
+        assert_eq!(house.fakes.sessions.calls.count("close a"), 1);
+        assert_eq!(house.state("a"), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_incomplete_declaration_removes_nobody() {
+        let (mut house, mut launcher) = House::running(patient()).await;
+        house.take_in(Event::Desired(Desired { complete: false, ..Desired::default() })).await;
+        assert!(launcher.heard().await.is_empty());
+        assert_eq!(house.state("a"), Some(State::Running));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_screen_that_cannot_be_shown_changes_nothing() {
+        let journal = Journal::of_this_thread();
+        let (mut house, mut launcher) = House::running(patient()).await;
+        house.supervisor.detail = Detail::Debug;
+        house.fakes.sessions.screen.set(Err(Trouble::Words("the agent has no pane")));
+        house.say(&mut launcher, FromLauncher::Ended(end(Ending::Code(0)))).await;
+        assert_eq!(house.fakes.sessions.calls.count("screen a"), 1);
+        until("it is logged", || journal.count("the agent has no pane") == 1).await;
+        house.settle().await;
+        assert_eq!(house.state("a"), Some(State::Exited));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_has_ended_for_good_offers_a_shell() {
+        let (mut house, mut launcher) = House::running(patient()).await;
+        house.say(&mut launcher, FromLauncher::Ended(end(Ending::Code(0)))).await;
+        assert_eq!(house.fakes.sessions.calls.count("offer_shell a"), 1);
+    }
+}
