@@ -122,7 +122,7 @@ impl Told {
                     }
                 }
                 SeenPrompt::Text(_) => drop(self.0.insert(path.clone(), (prompt.clone(), None))),
-                SeenPrompt::Refused(_) | SeenPrompt::Unusable(_) | SeenPrompt::Missing => {}
+                SeenPrompt::Refused(_) | SeenPrompt::Unusable(_) => {}
             }
         }
     }
@@ -412,7 +412,7 @@ mod tests {
 
     use super::*;
     use crate::agent::name::key;
-    use crate::agent::seen::SeenWorkdir;
+    use crate::agent::seen::{Problem, SeenWorkdir};
     use crate::deputy::{Reply, Request};
     use crate::state::key::Key;
     use crate::sys::account::Account;
@@ -440,7 +440,7 @@ mod tests {
                 let is_look = matches!(request, Request::Prompt(_) | Request::Workdir(_));
                 count.fetch_add(usize::from(is_look), Ordering::Relaxed);
                 match request {
-                    Request::Prompt(_) => Some(Reply::Prompt(SeenPrompt::Missing)),
+                    Request::Prompt(_) => Some(Reply::Prompt(SeenPrompt::Unusable(Problem::Absent {}))),
                     Request::Workdir(path) if path.ends_with("ill") && !ill.load(Ordering::Relaxed) => {
                         Some(Reply::FileSystemHangs)
                     }
@@ -482,7 +482,7 @@ mod tests {
 
     /// What the agent waits for, if it does.
     fn missing(desired: &Desired, agent: &str) -> Option<String> {
-        desired.agents[&key(agent)].declaration.clone().unwrap().launch.err().map(|missing| missing.0)
+        desired.agents[&key(agent)].declaration.clone().unwrap().launch.err().map(|missing| missing.to_string())
     }
 
     #[tokio::test]
@@ -555,7 +555,8 @@ mod tests {
         };
         assert_eq!(look(text(""), 0), text(""), "it never said anything");
         assert_eq!(look(text("work"), 1), text("work"));
-        assert_eq!(look(SeenPrompt::Missing, 2), SeenPrompt::Missing);
+        let absent = || SeenPrompt::Unusable(Problem::Absent {});
+        assert_eq!(look(absent(), 2), absent());
         assert_eq!(look(text(""), 3), text("work"));
         assert_eq!(look(text("more"), 4), text("more"));
         assert_eq!(look(text(""), 100), text("more"));

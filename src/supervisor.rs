@@ -28,13 +28,13 @@ use publisher::{Untold, log_change};
 
 use crate::agent::declaration::{Desired, DesiredAgent};
 use crate::agent::launch::Launch;
-use crate::agent::machine::{self, Attempt, Effect, Machine};
+use crate::agent::machine::{self, Attempt, Effect, LaunchReason, Machine, Removal};
 use crate::agent::name::{Key, Name};
-use crate::agent::reconcile::{Action, Held, HeldAgent, plan};
+use crate::agent::reconcile::{Action, Held, HeldAgent, InForce, Wanted, plan};
 use crate::agent::spec::Limits;
 use crate::launch::listener::UnverifiedLauncher;
 use crate::launch::protocol::Progress;
-use crate::observe::facts::{Facts, Launches};
+use crate::observe::facts::{Facts, Restarts};
 use crate::observe::redactions::{AgentRedactor, Redactions, Redactors, prepared};
 use crate::observe::ring::Ring;
 use crate::observe::snapshot::Snapshot;
@@ -46,6 +46,7 @@ use crate::sys::rate_limit::Brake;
 use crate::sys::systemd::Notifier;
 use crate::text::screen;
 use crate::wire::events::{self, Change, What};
+use crate::wire::reason;
 use crate::wire::status::{Errors, State};
 
 use crate::supervisor::attempt::{Brakes, Command, Start};
@@ -178,7 +179,7 @@ struct Agent {
     is_told: bool,
     /// Whether nothing was launched by an earlier daemon with secrets that are not known here.
     knows_past: bool,
-    launches: Launches,
+    restarts: Restarts,
     brakes: Arc<Brakes>,
     /// Of these launches.
     redactor: Option<(Vec<Weak<Launch>>, AgentRedactor)>,
@@ -266,7 +267,6 @@ impl Supervisor {
         let status = machine.status();
         tracing::info!(agent = status.name, state = %status.state, attempt = status.attempt, pid = status.pid, "taken up");
         let knows_past = !machine.was_launched();
-        let launches = if knows_past { Launches::default() } else { Launches::after(&status) };
         let effects = machine.resume();
         self.happened.push(What::Adopted { name: status.name.clone(), agent: Box::new(status) });
         let agent = Agent {
@@ -276,7 +276,7 @@ impl Supervisor {
             is_known: false,
             is_told: true,
             knows_past,
-            launches,
+            restarts: Restarts::default(),
             brakes: Arc::default(),
             redactor: None,
         };
@@ -410,7 +410,7 @@ impl Supervisor {
                 self.happened.push(of_daemon(events::Course::Stopping));
                 self.afterwards.publish = true;
                 for key in self.agents.keys().cloned().collect::<Vec<_>>() {
-                    self.step(&key, machine::Event::Remove);
+                    self.step(&key, machine::Event::Remove(Removal::Shutdown));
                 }
             }
         }
@@ -435,12 +435,16 @@ impl Supervisor {
         let held: Held = staying.map(|(key, agent)| (key.clone(), agent.held())).collect();
         for action in plan(&self.desired, &held) {
             match action {
-                Action::Declare(desired, declaration) => self.desire(desired, machine::Event::Declare(declaration)),
-                Action::Update(desired, declaration) => self.desire(desired, machine::Event::Update(declaration)),
-                Action::Reject(desired, error) => {
-                    // One that is still leaving is rejected when it has left.
-                    if self.agents.get(&desired.name.key()).is_none_or(|agent| !agent.machine.is_leaving()) {
-                        self.desire(desired, machine::Event::Reject(error));
+                Action::Declare(Wanted { name, harness, declaration }) => {
+                    self.desire(name, harness, machine::Event::Declare(declaration));
+                }
+                Action::Update(Wanted { name, harness, declaration }) => {
+                    self.desire(name, harness, machine::Event::Update(declaration));
+                }
+                Action::Reject { name, harness, error } => {
+                    // An agent that is still leaving is rejected when it has left.
+                    if self.agents.get(&name.key()).is_none_or(|agent| !agent.machine.is_leaving()) {
+                        self.desire(name, harness, machine::Event::Reject(error));
                     }
                 }
                 Action::Remove(key) => {
@@ -448,40 +452,40 @@ impl Supervisor {
                         let name = agent.machine.name().to_string();
                         self.happened.push(What::Declaration { name, change: Change::Removed });
                     }
-                    self.step(&key, machine::Event::Remove);
+                    self.step(&key, machine::Event::Remove(Removal::Undeclared));
                 }
             }
         }
         self.facts.reconcile.observe(from.elapsed().as_secs_f64());
     }
 
-    fn desire(&mut self, desired: DesiredAgent, event: machine::Event) {
-        let key = desired.name.key();
+    fn desire(&mut self, name: Name, harness: Option<&'static str>, event: machine::Event) {
+        let key = name.key();
         let change = match self.agents.get(&key) {
             None => Some(Change::Added),
             // What an earlier daemon knew cannot be told from what it is now.
             Some(agent) => agent.desired.is_some().then_some(Change::Changed),
         };
-        self.happened.extend(change.map(|change| What::Declaration { name: desired.name.to_string(), change }));
+        self.happened.extend(change.map(|change| What::Declaration { name: name.to_string(), change }));
         let agent = self.agents.entry(key.clone()).or_insert_with(|| Agent {
-            machine: Machine::new(desired.name.clone()),
+            machine: Machine::new(name.clone()),
             desired: None,
             under_way: None,
             is_known: false,
             is_told: false,
             knows_past: true,
-            launches: Launches::default(),
+            restarts: Restarts::default(),
             brakes: Arc::default(),
             redactor: None,
         });
-        agent.machine.describe(desired.name.clone(), desired.harness);
-        agent.desired = Some(desired);
-        let restored = agent.machine.in_force().filter(|declared| declared.is_restored);
+        agent.machine.describe(name, harness);
+        agent.desired = self.desired.agents.get(&key).cloned();
+        let restored = agent.machine.in_force().filter(InForce::is_restored);
         self.step(&key, event);
         // What an earlier daemon launched is known if it is what is desired now, secrets and all.
         if let Some(agent) = self.agents.get_mut(&key)
             && let Some(launch) = agent.machine.launch()
-            && restored.is_some_and(|declared| declared.fingerprint.as_ref() == Some(&launch.fingerprint))
+            && restored.is_some_and(|launched| launched.fingerprint() == Some(&launch.fingerprint))
         {
             agent.knows_past = true;
             let latest = agent.machine.latest_attempt();
@@ -584,7 +588,7 @@ impl Supervisor {
 
     fn carry_out(&mut self, key: &Key, effect: Effect) {
         match effect {
-            Effect::Launch { attempt, launch, limits } => self.launch(key, attempt, launch, limits),
+            Effect::Launch { attempt, launch, limits, reason } => self.launch(key, attempt, launch, limits, reason),
             Effect::Resume { attempt, launcher } => {
                 let status = self.agents.get(key).map(|agent| agent.machine.status());
                 let number = status.and_then(|status| status.attempt).unwrap_or_default();
@@ -613,14 +617,14 @@ impl Supervisor {
         }
     }
 
-    fn launch(&mut self, key: &Key, attempt: Attempt, launch: Arc<Launch>, limits: Limits) {
+    fn launch(&mut self, key: &Key, attempt: Attempt, launch: Arc<Launch>, limits: Limits, reason: LaunchReason) {
         if let Some(holder) = self.holder_of(&launch.session, key).cloned() {
             return self.step(key, machine::Event::SessionBusy { attempt, holder });
         }
-        self.log_launch(&launch);
+        self.log_launch(&launch, reason);
         let Some(agent) = self.agents.get_mut(key) else { return };
+        agent.restarts.count(reason);
         let status = agent.machine.status();
-        agent.launches.count(&status);
         let (look_first, number) = (!agent.is_known, status.attempt.unwrap_or_default());
         let redactor = self.redactors.of(launch.secret_values());
         let start = Start::Launch { launch: Arc::clone(&launch), redactor, number, limits, look_first };
@@ -659,18 +663,20 @@ impl Supervisor {
         }
     }
 
-    fn log_launch(&self, launch: &Launch) {
+    fn log_launch(&self, launch: &Launch, reason: LaunchReason) {
+        let reason = reason::LaunchReason::from(reason);
         if self.detail == Detail::Debug {
             let names: Vec<&str> = launch.environment.keys().map(String::as_str).collect();
             tracing::debug!(
                 agent = %launch.name,
+                %reason,
                 workdir = %launch.workdir.display(),
                 environment = names.join(","),
                 "launching {}",
                 launch.command_line(true)
             );
         } else {
-            tracing::info!(agent = %launch.name, "launching {}", launch.command_line(false));
+            tracing::info!(agent = %launch.name, %reason, "launching {}", launch.command_line(false));
         }
     }
 
@@ -727,7 +733,7 @@ impl Agent {
     }
 
     fn held(&self) -> HeldAgent {
-        HeldAgent { desired: self.desired.clone(), declared: self.machine.in_force() }
+        HeldAgent { desired: self.desired.clone(), in_force: self.machine.in_force() }
     }
 }
 

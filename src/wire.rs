@@ -2,6 +2,7 @@
 
 pub mod events;
 pub mod exit_status;
+pub mod reason;
 pub mod status;
 
 /// The variable that names the API's socket to commands. The daemon does not heed it: a variable that was exported to look at one

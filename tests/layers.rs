@@ -49,10 +49,16 @@ fn imports() -> BTreeMap<(String, String), PathBuf> {
     imports
 }
 
-fn used(text: &str) -> BTreeSet<String> {
+/// What of a file is neither comment nor test.
+fn code(text: &str) -> String {
     let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let lines = code.lines().map(|line| line.split("//").next().unwrap_or_default());
-    lines
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn used(text: &str) -> BTreeSet<String> {
+    code(text)
+        .lines()
         .flat_map(|line| line.split("crate::").skip(1))
         .map(|rest| rest.chars().take_while(|&c| c.is_ascii_lowercase() || c == '_').collect::<String>())
         .filter(|wing| !wing.is_empty())
@@ -126,4 +132,69 @@ fn an_import_is_seen_wherever_it_stands() {
     let text = "use crate::sys::log; // crate::api\nfn f() { crate::text::ansi::f(crate::wire::g()) }\n\
                 \n#[cfg(test)]\nmod tests {\nuse crate::cli;\n}";
     assert_eq!(used(text), ["sys", "text", "wire"].map(str::to_owned).into());
+}
+
+/// Where a program asks what the words of a text say.
+const QUESTIONS: [&str; 8] =
+    ["contains(", "starts_with(", "ends_with(", "strip_prefix(", "strip_suffix(", "split", "find(", "== \""];
+
+/// The statements in which a program asks what the words of a `reason` say.
+fn parsed_reasons(text: &str) -> Vec<String> {
+    let code = code(text);
+    let statements = code.split([';', '{', '}']).filter(|statement| statement.contains("reason"));
+    let asks = |statement: &&str| QUESTIONS.iter().any(|question| statement.contains(question));
+    statements.filter(asks).map(|statement| statement.trim().to_owned()).collect()
+}
+
+/// The words that the daemon makes its sentences of, which stand between quotation marks in one file.
+fn phrases() -> Vec<String> {
+    let code = code(&fs::read_to_string(root().join("wire/reason.rs")).unwrap());
+    let literals = code.split('"').skip(1).step_by(2);
+    let pieces = literals.flat_map(|literal| literal.split(['{', '}'])).map(str::trim);
+    pieces.filter(|piece| piece.contains(' ')).map(str::to_owned).collect()
+}
+
+/// Words of the daemon's that a program looks for, whatever it calls the text in which it does.
+fn sought_phrases(text: &str, phrases: &[String]) -> Vec<String> {
+    let code = code(text);
+    let arguments = QUESTIONS.iter().flat_map(|question| code.split(question).skip(1));
+    let literals = arguments.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next());
+    let is_known = |literal: &str| phrases.iter().any(|phrase| literal.len() > 5 && phrase.contains(literal.trim()));
+    literals.filter(|literal| is_known(literal)).map(str::to_owned).collect()
+}
+
+#[test]
+fn no_client_parses_a_reason() {
+    let mut files = Vec::new();
+    for wing in ["cli", "client"] {
+        files.push(root().join(wing).with_extension("rs"));
+        collect(&root().join(wing), &mut files);
+    }
+    assert!(files.len() > 10, "{files:?}");
+    let phrases = phrases();
+    assert!(phrases.len() > 10, "{phrases:?}");
+    let mut found = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let told = |found: String| format!("{}: {found}", file.display());
+        found.extend(parsed_reasons(&text).into_iter().map(told));
+        found.extend(sought_phrases(&text, &phrases).into_iter().map(told));
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn a_parsed_reason_is_seen() {
+    for code in [
+        "agent.reason.as_ref().is_some_and(|reason| reason.contains(words))",
+        "let rest = reason.strip_prefix(\"waiting: \");",
+        "reason.split(\"; \").map(supply).collect()",
+    ] {
+        assert_eq!(parsed_reasons(code).len(), 1, "{code}");
+    }
+    let sought = sought_phrases("text.strip_suffix(\" does not exist\"); name.contains(\"an x\")", &phrases());
+    assert_eq!(sought, [" does not exist"]);
+    let harmless =
+        "why: agent.reason; // reason.find(x)\nname.contains(y)\n\n#[cfg(test)]\nmod tests {\nreason.split(1)\n}";
+    assert_eq!(parsed_reasons(harmless), Vec::<String>::new());
 }

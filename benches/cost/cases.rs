@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 
 use agentd::agent::declaration::Desired;
 use agentd::agent::machine::{Event, Machine};
-use agentd::agent::reconcile::{Declared, Held, HeldAgent, plan};
+use agentd::agent::reconcile::{Held, HeldAgent, InForce, plan};
 use agentd::agent::secrets::Secrets;
 use agentd::agent::seen::{Seen, SeenWorkdir};
 use agentd::api::{self, Limits, Sources};
@@ -115,9 +115,9 @@ fn plan_for(agents: usize, now: &str) -> Work {
     let held: Held = before
         .into_iter()
         .map(|(key, agent)| {
-            let launch = agent.declaration.clone().and_then(|good| good.launch.map_err(|missing| missing.0));
-            let declared = Declared { fingerprint: launch.ok().map(|it| it.fingerprint.clone()), is_restored: false };
-            (key, HeldAgent { desired: Some(agent), declared: Some(declared) })
+            let launch = agent.declaration.clone().and_then(|good| good.launch.map_err(|missing| missing.to_string()));
+            let in_force = launch.map_or(InForce::Nothing, |launch| InForce::Here(launch.fingerprint.clone()));
+            (key, HeldAgent { desired: Some(agent), in_force: Some(in_force) })
         })
         .collect();
     let desired = of(now, &place);

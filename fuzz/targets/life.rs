@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use agentd::agent::declaration::{Declaration, Missing};
+use agentd::agent::declaration::{Declaration, Missing, WaitingFor};
 use agentd::agent::launch::Launch;
-use agentd::agent::machine::{Attempt, Effect, Event, Machine, NotStarted};
+use agentd::agent::machine::{Attempt, Effect, Event, Machine, NotStarted, Removal};
 use agentd::agent::name::Name;
-use agentd::agent::spec::{Limits, Policy, Restart};
+use agentd::agent::spec::{Kind, Limits, Policy, Restart};
 use agentd::cli::{explain, status as table};
 use agentd::observe::metrics;
 use agentd::observe::ring::Ring;
@@ -113,7 +113,7 @@ impl Life {
             9 => self.tell(Event::Closed(Err("tmux does not answer".to_owned()))),
             10 => self.tell(Event::Declare(declaration(byte >> 4))),
             11 => self.tell(Event::Update(declaration(byte >> 4))),
-            12 => self.tell(Event::Remove),
+            12 => self.tell(Event::Remove(if byte & 0x10 == 0 { Removal::Undeclared } else { Removal::Shutdown })),
             13 => self.tell(Event::Opened { attempt }),
             14 => self.tell(Event::SessionFree),
             _ if byte & 0x10 == 0 => self.tell(Event::Reject("it is wrong".to_owned())),
@@ -152,8 +152,8 @@ impl Life {
         let read: Machine = serde_json::from_str(&record).expect("what was written down can be read");
         let status = self.machine.status();
         // What is launched is not written down.
-        let reason = status.reason.clone();
-        assert_eq!(AgentStatus { reason, ..read.status() }, status);
+        let (reason, waiting_for) = (status.reason.clone(), status.waiting_for.clone());
+        assert_eq!(AgentStatus { reason, waiting_for, ..read.status() }, status);
         assert_eq!(read.due(), self.machine.due());
 
         let snapshot = Snapshot::new(vec![status.clone()], Instant::now(), Errors::default());
@@ -236,6 +236,6 @@ pub fn declaration(which: u8) -> Declaration {
         limits: Limits::default(),
     };
     let launch =
-        if which == 15 { Err(Missing("the workdir /w does not exist".to_owned())) } else { Ok(Arc::new(launch)) };
-    Declaration { kind: "native", policy, launch }
+        if which == 15 { Err(Missing(vec![WaitingFor::Unread {}])) } else { Ok(Arc::new(launch)) };
+    Declaration { kind: Kind::Native, policy, launch }
 }

@@ -1,15 +1,18 @@
 //! What should be: each agent that is declared, and what is to be launched, or what is missing for that.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::agent::launch::Launch;
 use crate::agent::name::{Key, Name};
 use crate::agent::secrets::Secrets;
-use crate::agent::spec::Policy;
+use crate::agent::spec::{Kind, Policy};
+use crate::wire::reason::Causes;
+pub use crate::wire::reason::WaitingFor;
 
-/// Everything that should be, at one reading of the inputs.
+/// Everything that should be, as of one reading of the inputs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// By [`Name::key`].
@@ -18,11 +21,11 @@ pub struct Desired {
     pub complete: bool,
     /// What is wrong with the jcard.
     pub config_error: Option<String>,
-    /// When the jcard was last read that differed from the one before.
+    /// When a jcard that differed from the one before was last read.
     pub config_read: Option<SystemTime>,
     /// What is wrong with the secrets.
     pub secrets_error: Option<String>,
-    /// All that are known, given to an agent or not: an earlier daemon may have given any of them.
+    /// All known secrets, given to an agent or not: an earlier daemon may have given an agent any of them.
     pub secrets: Arc<Secrets>,
 }
 
@@ -31,7 +34,7 @@ pub struct Desired {
 pub struct DesiredAgent {
     /// As written.
     pub name: Name,
-    /// The harness, when the entry tells.
+    /// The harness, if the entry names one.
     pub harness: Option<&'static str>,
     /// The agent, or what is wrong with its entry.
     pub declaration: Result<Declaration, String>,
@@ -40,15 +43,20 @@ pub struct DesiredAgent {
 /// How an agent should live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Declaration {
-    /// How it is confined, in the API's words.
-    pub kind: &'static str,
-    /// When it is restarted, timed out, killed.
+    /// How it is confined.
+    pub kind: Kind,
+    /// When it restarts, times out, and is killed.
     pub policy: Policy,
     /// What is launched, or what is missing before it can be.
     pub launch: Result<Arc<Launch>, Missing>,
 }
 
-/// What an agent waits for, in a person's words.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Missing(pub String);
+/// What an agent lacks before it can be launched. Never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing(pub Vec<WaitingFor>);
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Causes(&self.0).fmt(f)
+    }
+}

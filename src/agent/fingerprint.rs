@@ -5,26 +5,26 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What goes into a fingerprint, and in which order. One of another version cannot be compared, nor one made with another key.
+/// The version of what goes into a fingerprint, and in which order. Fingerprints of different versions or keys cannot be compared.
 pub const VERSION: u32 = 1;
 
-/// What was launched, as far as it can be told without keeping it: what makes it comparable, a hash of all but the environment, and
-/// one of the environment, with colons between.
+/// A fingerprint of what was launched: what it can be compared with, a hash of everything but the environment, and a hash of the
+/// environment, separated by colons.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint(pub(crate) String);
 
 impl Fingerprint {
-    /// Whether this is known to be of something else than `other` is. What cannot be compared is not known to differ.
+    /// Whether this is known to be the fingerprint of something else than `other`. What cannot be compared is not known to differ.
     pub fn differs_from(&self, other: &Self) -> bool {
         self.differs_in_command_from(other) || self.differs(other, |parts| parts.2)
     }
 
-    /// Whether both are of the same version, and made with the same key.
+    /// Whether both have the same version and key.
     pub fn is_comparable_with(&self, other: &Self) -> bool {
         self.parts().zip(other.parts()).is_some_and(|(mine, others)| mine.0 == others.0)
     }
 
-    /// Whether it is known to be of something else than `other` is, whatever the environment.
+    /// The same as [`differs_from`](Self::differs_from), whatever the environment.
     pub fn differs_in_command_from(&self, other: &Self) -> bool {
         self.differs(other, |parts| parts.1)
     }

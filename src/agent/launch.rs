@@ -7,7 +7,7 @@ use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::Name;
 use crate::sys::secret_bytes::SecretBytes;
 
-/// What is launched. If anything of it changes, the agent is launched anew.
+/// What is launched. If any of it changes, the agent is launched again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
     /// The agent.

@@ -1,22 +1,20 @@
 //! How one agent lives: a state machine, pure. Time is an argument, effects are values.
 //!
-//! ```text
-//!               declared                          ended, policy says again
-//!  (invalid) ────────────┐                 ┌──────────────────────────────────▶ backoff
-//!                        ▼                 │                                      │ │
-//!            ┌──────▶ waiting ─▶ starting ─┴─▶ running ── ended, policy says no ──┼─┼─▶ exited
-//!            │           ▲          ▲ │           │                               │ │      │
-//!            │           │          │ └─────┬─────┘ changed, removed, timed out   │ │      │
-//!            │           └──────────┼───────┼─────────────────────────────────────┘ │      │
-//!            │                      │       ▼          (time is up, nothing missing)│      │
-//!            │                      │    stopping ◀─────────────────────────────────┘      │
-//!            │                      │       │  gone                                        │
-//!            │                      └───────┤                                              │
-//!            └── another session wanted ─ closing ◀──────────────── removed ───────────────┘
-//!                                           │
-//!                                           ▼
-//!                                         (gone)
-//! ```
+//! Where each event leads. A cell names every state in which it may leave an agent; an empty one leaves it where it is.
+//! "Due" is time that passes. The unit tests draw this table from what the machine does.
+//!
+//! | | declare | update | remove | started | not started | ended | gone | session busy | session free | closed | due |
+//! |---|---|---|---|---|---|---|---|---|---|---|---|
+//! | invalid | waiting, starting | waiting, starting | gone |  |  |  |  |  |  |  |  |
+//! | waiting | waiting, starting, closing | waiting, starting, exited | closing, gone |  |  |  |  |  |  |  | exited |
+//! | queued | waiting, starting | waiting, starting | gone |  |  |  |  |  | starting |  |  |
+//! | starting | stopping |  | stopping | running | backoff, exited | backoff, exited | backoff, exited | queued |  |  | stopping |
+//! | running | stopping |  | stopping |  |  | backoff, exited | backoff, exited |  |  |  | stopping |
+//! | stopping |  |  |  |  |  |  | waiting, starting, exited, closing |  |  |  |  |
+//! | backoff | waiting, starting, backoff, closing | starting, backoff, exited | stopping, closing |  |  |  | waiting, starting, backoff, exited |  |  |  | waiting, starting, backoff, exited |
+//! | exited | waiting, starting, backoff, closing | starting, backoff, exited | stopping, closing |  |  |  |  |  |  |  |  |
+//! | closing |  |  |  |  |  |  |  |  |  | waiting, starting, closing, gone |  |
+//! | gone | waiting, starting |  |  |  |  |  |  |  |  |  |  |
 //!
 //! *Wanted* is kept apart from *is*: the declaration says what should be, the state what is, and each event brings the one nearer
 //! to the other. Invariants, held by the property tests:
@@ -24,39 +22,41 @@
 //! - an attempt is launched only when the one before it is [gone](Event::Gone);
 //! - news of an attempt that is not the present one changes nothing;
 //! - a stop ends in a kill at its deadline, whatever else happens;
-//! - what is removed is never launched again;
-//! - whoever may have a session holds it until it is closed, and nobody else is launched in it;
+//! - an agent that was removed is never launched again;
+//! - an agent that may have a session holds it until the session is closed, and no other agent is launched in it;
 //! - within a declaration `restarts` and `attempt` never go down.
 //!
-//! A machine can be written down and read again by the next daemon, all but what is launched. It then [takes up](Machine::resume)
-//! what was under way, and learns what it lacks with the first declaration.
+//! A machine can be put on [record](record) and read by the next daemon, without what is launched. It then
+//! [takes up](Machine::resume) what was under way, and learns what it lacks with the first declaration.
 
 mod event;
 mod life;
+mod record;
 mod report;
 #[cfg(test)]
 mod tests;
 
-pub use event::{Effect, Event, NotStarted};
+pub use event::{Effect, Event, LaunchReason, NotStarted, Removal};
 
-use life::{Declared, Exit, Latest, Lingering, Session, split};
+use life::{Exit, Latest, Life, Lingering, Next, Session, Wanted, unread};
 use report::account;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 
-use crate::agent::declaration::{Declaration, Missing};
+use crate::agent::declaration::Declaration;
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::launch::Launch;
 use crate::agent::name::Name;
-use crate::agent::reconcile;
+use crate::agent::reconcile::InForce;
 use crate::agent::restart::{self, Verdict};
-use crate::agent::spec::Policy;
+use crate::agent::spec::{Kind, Policy};
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
 use crate::wire::exit_status::ExitStatus;
+use crate::wire::reason::StoppingBecause;
 use crate::wire::status::{Outcome, Usage};
 
 /// How long an attempt may take to be gone once its harness has ended, before it is killed.
@@ -68,94 +68,72 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The longest such delay.
 const RETRY_MOST: Duration = Duration::from_secs(30);
 
-/// What a machine that was written down waits for before it starts anything.
-const UNREAD: &str = "its declaration could not be read yet";
-
 /// Numbers the launches of one agent, over all its declarations.
 pub type Attempt = u64;
 
 /// One agent.
-// Through `remote` serde's own code is there to be called: what was read is looked at before it is believed.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(remote = "Self")]
+#[derive(Debug)]
 pub struct Machine {
     name: Name,
     harness: Option<String>,
-    declared: Option<Declared>,
-    leaving: bool,
+    /// Under the latest good declaration; `None` if there never was one.
+    life: Option<Life>,
     state: State,
-    /// The latest one.
+    /// The number of the latest attempt.
     attempt: Attempt,
+    /// What its history will say of the latest attempt; `None` if nothing was launched.
     latest: Option<Latest>,
-    /// That of the attempt which is not gone, once it has reported.
+    /// The launcher of the attempt that is not gone, once it has reported.
     launcher: Option<Identity>,
     /// An attempt whose harness has ended but that is not gone.
     lingering: Option<Lingering>,
     session: Option<Session>,
     entry_error: Option<String>,
-    /// Since when it has been in the state that is shown. What daemons before wrote down lacks it.
-    #[serde(default)]
+    /// When it entered the state that is shown. Records of early builds lack it.
     since: Option<Timestamp>,
 }
 
-impl Serialize for Machine {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Self::serialize(self, serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Machine {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let machine = Self::deserialize(deserializer)?;
-        match machine.contradiction() {
-            Some(contradiction) => Err(de::Error::custom(contradiction)),
-            None => Ok(machine),
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+/// Where an agent is. `update` means that its policy or what it lacks has changed, and what it launches has not; a new declaration
+/// always ends the state, and so does a removal.
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
-    /// Nothing was ever declared well.
+    /// The entry is wrong, and there never was a good one. A declaration ends it, and an update is one.
     Invalid,
-    /// Something is missing.
+    /// Something is missing. An update ends it that supplies the rest, or whose policy does not want the restart that waits here;
+    /// so does the timeout.
     Waiting,
-    /// Its session is still another agent's.
+    /// Another agent still holds its session. It ends when the session is free. An update asks again at once, or leads to `Waiting`.
     Queued {
+        /// Unknown if an early build wrote the record.
+        session: Option<Name>,
         holder: Name,
     },
-    Starting {
-        attempt: Attempt,
-    },
-    Running {
-        attempt: Attempt,
-        pid: i32,
-        since: Timestamp,
-    },
+    /// The launch is under way. It ends when the harness runs, has ended, or could not be started; when the session turns out to be
+    /// another agent's; and at the timeout. An update changes the limits of the attempt, and takes effect at the next decision.
+    Starting { attempt: Attempt },
+    /// The harness runs. It ends with the harness, and at the timeout. An update changes the limits of the attempt, and takes effect
+    /// when the harness has ended.
+    Running { attempt: Attempt, pid: i32, since: Timestamp },
+    /// The attempt is being stopped. It ends when nothing is left of the attempt; `why` says what follows. An update may bring the
+    /// deadline nearer, and never puts it off. A new declaration and a removal change `why` alone.
     Stopping {
         attempt: Attempt,
         harness: Harness,
         why: StopReason,
+        /// When everything is killed, or was.
         deadline: Timestamp,
-        /// When a harness that still lives is interrupted again; `None` if it was, or is not to be.
-        #[serde(default)]
-        again: Option<Timestamp>,
-        killed: bool,
+        force: Force,
     },
-    Backoff {
-        until: Timestamp,
-        why: BackoffReason,
-    },
-    Exited {
-        outcome: Outcome,
-    },
-    /// The session is being closed.
-    Closing {
-        retry_at: Option<Timestamp>,
-    },
-    /// Nothing is left.
-    Gone,
+    /// The next launch waits for `until`, and for the lingering attempt to be gone. The timeout ends it, too. An update lets the
+    /// policy decide again if the policy wanted this restart; it does not touch other launches.
+    Backoff { until: Timestamp, why: BackoffReason },
+    /// It is over. An update lets the policy decide again, unless the timeout has ended it.
+    Exited { outcome: Outcome },
+    /// The session is being closed, again from `retry_at` on if that failed. It ends when the session is closed. An update takes
+    /// effect then. A new declaration and a removal change `then` alone.
+    Closing { then: Then, retry_at: Option<Timestamp> },
+    /// Nothing is left of it. The supervisor drops it.
+    Gone { removal: Removal },
 }
 
 /// What is known of the harness of an attempt that is being stopped.
@@ -171,43 +149,63 @@ enum Harness {
     Over,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+/// Why an attempt is being stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StopReason {
     Changed,
-    Removed,
+    Removed(Removal),
     TimedOut,
 }
 
-impl StopReason {
-    fn in_words(self) -> &'static str {
-        match self {
-            Self::Changed => "its declaration has changed",
-            Self::Removed => "its entry was removed, or agentd is being stopped",
-            Self::TimedOut => "its timeout has passed",
+/// What was done to stop an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Force {
+    Interrupted {
+        /// When a harness that still lives is interrupted a second time; `None` if it was, or is not to be.
+        again: Option<Timestamp>,
+    },
+    Killed,
+}
+
+/// What follows when the session is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// The next launch, in another session.
+    Begin,
+    /// Nothing: the agent is gone.
+    Leave(Removal),
+}
+
+/// What the next launch waits for in `Backoff`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum BackoffReason {
+    /// The delay before a restart by policy.
+    Restart,
+    /// The delay after a launch that failed, through no fault of the agent.
+    Retry,
+    /// The end of what was there before.
+    Clearing,
+}
+
+impl From<StopReason> for StoppingBecause {
+    fn from(reason: StopReason) -> Self {
+        match reason {
+            StopReason::Changed => Self::Changed {},
+            StopReason::Removed(Removal::Undeclared) => Self::Removed {},
+            StopReason::Removed(Removal::Shutdown) => Self::Shutdown {},
+            StopReason::TimedOut => Self::TimedOut {},
         }
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum BackoffReason {
-    /// The policy says again.
-    Restart,
-    /// The launch failed, through no fault of the agent.
-    Retry,
-    /// What was there before is not gone.
-    Clearing,
-}
-
 impl Machine {
-    /// An agent of which nothing is known but its name.
+    /// An agent of which only the name is known.
     pub fn new(name: Name) -> Self {
         Self {
             name,
             harness: None,
-            declared: None,
-            leaving: false,
+            life: None,
             state: State::Invalid,
             attempt: 0,
             latest: None,
@@ -219,80 +217,54 @@ impl Machine {
         }
     }
 
-    /// An agent of which a session was found, and nothing is known. It is to be [resumed](Machine::resume).
+    /// An agent of which only a session was found. The caller must [resume](Machine::resume) it.
     pub fn found(name: Name, now: Timestamp) -> Self {
-        let launch = Err(Missing(UNREAD.to_owned()));
-        let declaration = Declaration { kind: "native", policy: Policy::default(), launch };
+        let declaration = Declaration { kind: Kind::Native, policy: Policy::default(), launch: Err(unread()) };
         Self {
-            declared: Some(Declared { attempts: 1, ..Declared::new(declaration, now) }),
+            life: Some(Life { attempts: 1, next: None, ..Life::new(declaration, now) }),
             state: State::Starting { attempt: 1 },
             attempt: 1,
-            session: Some(Session { name: name.clone(), is_open: true }),
+            session: Some(Session::Open(name.clone())),
             ..Self::new(name)
         }
     }
 
-    /// Takes over what is only shown.
+    /// Sets what is only shown.
     pub fn describe(&mut self, name: Name, harness: Option<&'static str>) {
         self.name = name;
         self.harness = harness.map(str::to_owned).or(self.harness.take());
     }
 
-    /// What no agent can be, and what it could never leave: whoever wrote that down was no daemon, or the disk has lost it.
-    fn contradiction(&self) -> Option<&'static str> {
-        let is_known = matches!(self.state, State::Invalid | State::Gone) || self.declared.is_some();
-        let may_leave = matches!(self.state, State::Stopping { .. } | State::Closing { .. } | State::Gone);
-        let is_closing = matches!(self.state, State::Closing { .. });
-        let (attempt, pid) = match self.state {
-            State::Running { attempt, pid, .. } | State::Stopping { attempt, harness: Harness::Alive { pid }, .. } => {
-                (Some(attempt), Some(pid))
-            }
-            State::Starting { attempt } | State::Stopping { attempt, .. } => (Some(attempt), None),
-            _ => (None, None),
-        };
-        let lingering = self.lingering.as_ref().map(|lingering| lingering.attempt);
-        if !is_known {
-            Some("it has a state, and no declaration")
-        } else if self.leaving && !may_leave {
-            Some("it is leaving, and is not in a state to leave in")
-        } else if is_closing && self.session.is_none() {
-            Some("its session is being closed, and it has none")
-        } else if attempt.into_iter().chain(lingering).any(|attempt| attempt != self.attempt) {
-            Some("another attempt than the latest is under way")
-        } else if pid.is_some_and(|pid| !is_id_of_harness(pid)) {
-            Some("the id of its process is that of none")
-        } else {
-            None
-        }
-    }
-
-    /// Takes up what an earlier daemon had under way when it was cut off, and answers what is to be done about it. What it was
-    /// asked to do may have been done or not: that is asked again, and is to have no second effect.
+    /// Takes up what an earlier daemon had under way when it was cut off, and returns what to do about it. The effects that daemon was
+    /// given may or may not have been carried out, so they are given again; carrying one out twice must be the same as once.
     #[must_use]
     pub fn resume(&mut self) -> Vec<Effect> {
         let mut effects = Vec::new();
-        if let Some(declared) = &mut self.declared {
-            declared.is_restored = true;
-            declared.missing = Some(UNREAD.to_owned());
+        if let Some(life) = &mut self.life {
+            life.in_force = InForce::Earlier(life.in_force.fingerprint().cloned());
+            life.wanted = Wanted::new(Err(unread()), life.wanted.launch().cloned());
         }
         let lingering = self.lingering.as_ref().map(|lingering| lingering.attempt);
         let resume = |attempt, launcher| Effect::Resume { attempt, launcher };
         match self.state {
             State::Starting { attempt } | State::Running { attempt, .. } => {
                 effects.push(resume(attempt, self.launcher));
-                // Of a change that was cut off nobody else would know.
-                let limits = self.declared.as_ref().map(|declared| declared.policy.limits);
+                // Nobody else would know of a change that was cut off.
+                let limits = self.life.as_ref().map(|life| life.policy.limits);
                 effects.extend(limits.map(|limits| Effect::Limit { attempt, limits }));
             }
-            State::Stopping { attempt, killed, .. } => {
+            State::Stopping { attempt, force, .. } => {
                 effects.push(resume(attempt, self.launcher));
-                effects.push(if killed { Effect::Kill { attempt } } else { Effect::Interrupt { attempt } });
+                effects.push(match force {
+                    Force::Interrupted { .. } => Effect::Interrupt { attempt },
+                    Force::Killed => Effect::Kill { attempt },
+                });
             }
-            State::Closing { .. } => self.close(&mut effects),
+            State::Closing { then, .. } => self.close(then, &mut effects),
             State::Exited { .. } => {
                 effects.extend(self.session().cloned().map(|session| Effect::OfferShell { session }));
             }
-            State::Invalid | State::Waiting | State::Queued { .. } | State::Backoff { .. } | State::Gone => {}
+            State::Invalid | State::Waiting | State::Queued { .. } | State::Backoff { .. } | State::Gone { .. } => {}
         }
         effects.extend(lingering.map(|attempt| resume(attempt, self.launcher)));
         effects
@@ -308,30 +280,39 @@ impl Machine {
         &self.name
     }
 
-    /// What was launched last; 0 if nothing was.
+    /// The number of what was launched last; 0 if nothing was.
     pub fn latest_attempt(&self) -> Attempt {
         self.attempt
     }
 
     /// Whether it is on its way out.
     pub fn is_leaving(&self) -> bool {
-        self.leaving
+        self.removal().is_some()
+    }
+
+    /// Why it is on its way out, if it is.
+    fn removal(&self) -> Option<Removal> {
+        match self.state {
+            State::Stopping { why: StopReason::Removed(removal), .. }
+            | State::Closing { then: Then::Leave(removal), .. }
+            | State::Gone { removal } => Some(removal),
+            _ => None,
+        }
     }
 
     /// Whether nothing is left of it.
     pub fn is_gone(&self) -> bool {
-        self.state == State::Gone
+        matches!(self.state, State::Gone { .. })
     }
 
-    /// The good declaration that it lives under, if there ever was one.
-    pub fn in_force(&self) -> Option<reconcile::Declared> {
-        let Declared { fingerprint, is_restored, .. } = self.declared.as_ref()?;
-        Some(reconcile::Declared { fingerprint: fingerprint.clone(), is_restored: *is_restored })
+    /// What was launched under the good declaration that it lives under; `None` if it never had one.
+    pub fn in_force(&self) -> Option<InForce> {
+        Some(self.life.as_ref()?.in_force.clone())
     }
 
     /// What is to be launched next, as far as is known.
     pub fn launch(&self) -> Option<&Arc<Launch>> {
-        self.declared.as_ref()?.launch.as_ref()
+        self.life.as_ref()?.wanted.launch()
     }
 
     /// Whether it waits for its session to be free.
@@ -341,18 +322,18 @@ impl Machine {
 
     /// The session that it holds.
     pub fn session(&self) -> Option<&Name> {
-        self.session.as_ref().map(|session| &session.name)
+        self.session.as_ref().map(Session::name)
     }
 
     /// When [`Event::Due`] is next due; `None` for never.
     pub fn due(&self) -> Option<Timestamp> {
         let in_state = match self.state {
-            State::Stopping { deadline, again: Some(again), killed: false, harness: Harness::Alive { .. }, .. } => {
-                Some(deadline.min(again))
+            State::Stopping { deadline, force: Force::Interrupted { again }, harness, .. } => {
+                let again = again.filter(|_| matches!(harness, Harness::Alive { .. }));
+                Some(again.map_or(deadline, |again| deadline.min(again)))
             }
-            State::Stopping { deadline, killed: false, .. } => Some(deadline),
             State::Backoff { until, .. } if self.lingering.is_none() => Some(until),
-            State::Closing { retry_at } => retry_at,
+            State::Closing { retry_at, .. } => retry_at,
             _ => None,
         };
         let lingering = self.lingering.as_ref().map(|lingering| lingering.kill_at);
@@ -366,20 +347,20 @@ impl Machine {
             | State::Running { .. }
             | State::Backoff { .. }
             | State::Waiting
-            | State::Queued { .. } => self.declared.as_ref()?.timeout_at(),
+            | State::Queued { .. } => self.life.as_ref()?.timeout_at(),
             _ => None,
         }
     }
 
-    /// Takes in what happened and answers what is to be done about it.
+    /// Takes in what happened, and returns what to do about it.
     #[must_use]
     pub fn step(&mut self, event: Event, now: Timestamp) -> Vec<Effect> {
         let before = self.shown_state();
         let is_end = matches!(event, Event::Ended { .. });
         let effects = self.take(event, now);
         if self.since.is_none() || self.shown_state() != before {
-            let end = self.declared.as_ref().and_then(|declared| declared.exit.as_ref()).map(|exit| exit.at);
-            // What has ended by itself did so before anybody heard of it.
+            let end = self.life.as_ref().and_then(|life| life.exit.as_ref()).map(|exit| exit.at);
+            // An agent that ended by itself did so before the daemon heard of it.
             let is_over = matches!(self.state, State::Exited { .. } | State::Backoff { .. });
             self.since = end.filter(|_| is_end && is_over).or(Some(now));
         }
@@ -392,7 +373,7 @@ impl Machine {
             Event::Declare(declaration) => self.declare(declaration, now, &mut effects),
             Event::Update(declaration) => self.update(declaration, now, &mut effects),
             Event::Reject(error) => self.entry_error = Some(error),
-            Event::Remove => self.remove(now, &mut effects),
+            Event::Remove(removal) => self.remove(removal, now, &mut effects),
             Event::Opened { attempt } => self.opened(attempt),
             Event::Met { attempt, launcher } => self.met(attempt, launcher),
             Event::Started { attempt, pid, at } => self.started(attempt, pid, at),
@@ -416,44 +397,44 @@ impl Machine {
 
     fn declare(&mut self, declaration: Declaration, now: Timestamp, effects: &mut Vec<Effect>) {
         self.entry_error = None;
-        self.leaving = false;
-        self.declared = Some(Declared::new(declaration, now));
+        self.life = Some(Life::new(declaration, now));
         match &mut self.state {
             State::Starting { .. } | State::Running { .. } => self.stop(StopReason::Changed, now, effects),
             State::Stopping { why, .. } => *why = StopReason::Changed,
-            State::Closing { .. } => {}
+            State::Closing { then, .. } => *then = Then::Begin,
             State::Invalid
             | State::Waiting
             | State::Queued { .. }
             | State::Backoff { .. }
             | State::Exited { .. }
-            | State::Gone => self.begin(now, effects),
+            | State::Gone { .. } => self.begin(now, effects),
         }
     }
 
     fn update(&mut self, declaration: Declaration, now: Timestamp, effects: &mut Vec<Effect>) {
         self.entry_error = None;
-        let Some(declared) = &mut self.declared else { return self.declare(declaration, now, effects) };
-        let (launch, missing) = split(declaration.launch);
-        declared.kind = declaration.kind.to_owned();
-        let is_limited_anew = declared.policy.limits != declaration.policy.limits;
-        declared.policy = declaration.policy;
-        declared.is_restored &= launch.as_ref().map(|launch| &launch.fingerprint) != declared.fingerprint.as_ref();
-        declared.launch = launch.or(declared.launch.take());
-        declared.missing = missing;
-        let limits = declared.policy.limits;
+        let Some(life) = &mut self.life else { return self.declare(declaration, now, effects) };
+        life.kind = declaration.kind;
+        let limits = declaration.policy.limits;
+        let has_new_limits = life.policy.limits != limits;
+        life.policy = declaration.policy;
+        let fingerprint = declaration.launch.as_ref().ok().map(|launch| &launch.fingerprint);
+        if fingerprint == life.in_force.fingerprint() {
+            life.in_force = fingerprint.map_or(InForce::Nothing, |fingerprint| InForce::Here(fingerprint.clone()));
+        }
+        life.wanted = Wanted::new(declaration.launch, life.wanted.launch().cloned());
         if let State::Starting { attempt } | State::Running { attempt, .. } = self.state
-            && is_limited_anew
+            && has_new_limits
         {
             effects.push(Effect::Limit { attempt, limits });
         }
         match self.state {
-            State::Waiting | State::Queued { .. } if !declared.restarting => self.begin(now, effects),
+            State::Waiting | State::Queued { .. } if life.next != Some(Next::Restart) => self.begin(now, effects),
             State::Waiting | State::Backoff { why: BackoffReason::Restart, .. } => self.judge(now, effects),
             State::Exited { outcome } if outcome != Outcome::TimedOut => self.judge(now, effects),
-            // Never put off: whoever waits for the end was told when it comes.
-            State::Stopping { ref mut deadline, ref mut again, killed: false, .. } => {
-                let grace = declared.policy.grace_period;
+            // The deadline is never put off: clients were told when the stop ends.
+            State::Stopping { ref mut deadline, force: Force::Interrupted { ref mut again }, .. } => {
+                let grace = life.policy.grace_period;
                 *deadline = (*deadline).min(now + grace);
                 *again = again.map(|again| again.min(now + grace / 2));
             }
@@ -461,20 +442,21 @@ impl Machine {
         }
     }
 
-    fn remove(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        self.leaving = true;
-        match self.state {
-            State::Starting { .. } | State::Running { .. } => self.stop(StopReason::Removed, now, effects),
-            State::Stopping { ref mut why, .. } => *why = StopReason::Removed,
-            State::Closing { .. } | State::Gone => {}
+    fn remove(&mut self, removal: Removal, now: Timestamp, effects: &mut Vec<Effect>) {
+        match &mut self.state {
+            State::Starting { .. } | State::Running { .. } => self.stop(StopReason::Removed(removal), now, effects),
+            State::Stopping { why, .. } => *why = StopReason::Removed(removal),
+            State::Closing { then, .. } => *then = Then::Leave(removal),
+            State::Gone { .. } => {}
             State::Invalid | State::Waiting | State::Queued { .. } | State::Backoff { .. } | State::Exited { .. } => {
                 match self.lingering.take() {
-                    // Its launcher is tidying up, and is let.
-                    Some(Lingering { attempt, kill_at }) => {
-                        let (harness, why, again) = (Harness::Over, StopReason::Removed, None);
-                        self.state = State::Stopping { attempt, harness, why, deadline: kill_at, again, killed: false };
+                    // Its launcher is tidying up, and may finish.
+                    Some(Lingering { attempt, kill_at: deadline }) => {
+                        let why = StopReason::Removed(removal);
+                        let (harness, force) = (Harness::Over, Force::Interrupted { again: None });
+                        self.state = State::Stopping { attempt, harness, why, deadline, force };
                     }
-                    None => self.close(effects),
+                    None => self.close(Then::Leave(removal), effects),
                 }
             }
         }
@@ -483,9 +465,9 @@ impl Machine {
     fn opened(&mut self, attempt: Attempt) {
         if let State::Starting { attempt: present } | State::Stopping { attempt: present, .. } = self.state
             && present == attempt
-            && let Some(session) = &mut self.session
+            && let Some(Session::Requested(name)) = &self.session
         {
-            session.is_open = true;
+            self.session = Some(Session::Open(name.clone()));
         }
     }
 
@@ -498,16 +480,15 @@ impl Machine {
     fn found_instead(&mut self, attempt: Attempt, fingerprint: Option<&Fingerprint>) {
         if self.attempt == attempt
             && let Some(fingerprint) = fingerprint
-            && let Some(declared) = self.declared_with_attempts()
+            && let Some(life) = self.life_with_attempts()
         {
-            declared.fingerprint = Some(fingerprint.clone());
-            declared.is_restored = true;
+            life.in_force = InForce::Earlier(Some(fingerprint.clone()));
             self.latest.iter_mut().for_each(|latest| latest.fingerprint = Some(fingerprint.clone()));
         }
     }
 
     fn started(&mut self, attempt: Attempt, pid: i32, at: Timestamp) {
-        // It is the launcher that says so. Of the end that follows it does not matter.
+        // The launcher says so, and may lie. The end that follows is judged without it.
         if !is_id_of_harness(pid) {
             return;
         }
@@ -515,11 +496,11 @@ impl Machine {
             State::Starting { attempt: present } if *present == attempt => {
                 self.state = State::Running { attempt, pid, since: at };
             }
-            // The record was behind.
+            // The record is older than what runs.
             State::Running { attempt: present, pid: known, since }
                 if *present == attempt
                     && *known != pid
-                    && self.declared.as_ref().is_some_and(|declared| declared.is_restored) =>
+                    && self.life.as_ref().is_some_and(|life| life.in_force.is_restored()) =>
             {
                 (*known, *since) = (pid, at);
             }
@@ -529,17 +510,17 @@ impl Machine {
             _ => return,
         }
         self.latest.iter_mut().for_each(|latest| latest.started = Some(at));
-        if let Some(declared) = self.declared_with_attempts() {
-            declared.first_started.get_or_insert(at);
-            declared.started = Some(at);
-            declared.error = None;
-            declared.retries = 0;
+        if let Some(life) = self.life_with_attempts() {
+            life.first_started.get_or_insert(at);
+            life.started = Some(at);
+            life.error = None;
+            life.failures = 0;
         }
     }
 
-    /// The declaration that the present attempt is one of. While that is being stopped there may be a newer one.
-    fn declared_with_attempts(&mut self) -> Option<&mut Declared> {
-        self.declared.as_mut().filter(|declared| declared.attempts > 0)
+    /// The life that the present attempt belongs to. While that attempt is being stopped there may be a newer life.
+    fn life_with_attempts(&mut self) -> Option<&mut Life> {
+        self.life.as_mut().filter(|life| life.attempts > 0)
     }
 
     fn not_started(&mut self, attempt: Attempt, why: NotStarted, now: Timestamp, effects: &mut Vec<Effect>) {
@@ -555,67 +536,70 @@ impl Machine {
             _ => return,
         }
         self.linger(attempt, now);
-        let Some(declared) = &mut self.declared else { return };
+        let Some(life) = &mut self.life else { return };
         match why {
             NotStarted::Failed(message) => {
-                declared.error = Some(message.clone());
+                life.error = Some(message.clone());
                 let exit = Exit { how: ExitStatus::Cause(message), at: now, usage: Usage::default() };
                 effects.extend(account(self.latest.as_ref(), &exit, "it could not be started"));
-                declared.exit = Some(exit);
-                self.judge_anew(now, effects);
+                life.exit = Some(exit);
+                self.judge(now, effects);
             }
             NotStarted::CutOff => {
-                declared.is_cut_off = true;
+                life.next = Some(Next::MakeUp);
                 self.begin(now, effects);
             }
             NotStarted::Retry(message) => {
-                declared.error = Some(message);
-                let delay = RETRY * 2_u32.saturating_pow(declared.retries.min(10));
-                declared.retries = declared.retries.saturating_add(1);
+                life.error = Some(message);
+                let delay = RETRY * 2_u32.saturating_pow(life.failures.min(10));
+                life.failures = life.failures.saturating_add(1);
+                life.next = Some(Next::Retry);
                 self.state = State::Backoff { until: now + delay.min(RETRY_MOST), why: BackoffReason::Retry };
             }
         }
     }
 
-    /// Takes back what [`Machine::begin`] has counted. No restart is among it: who was launched before holds its session.
+    /// Takes back what [`Machine::begin`] has counted. A restart is not among it: an agent that ran before holds its session.
     fn session_busy(&mut self, attempt: Attempt, holder: Name) {
         if self.state != (State::Starting { attempt }) {
             return;
         }
-        if let Some(declared) = &mut self.declared {
-            declared.attempts = declared.attempts.saturating_sub(1);
+        if let Some(life) = &mut self.life {
+            life.attempts = life.attempts.saturating_sub(1);
+            life.next = Some(Next::Fresh);
         }
-        self.session = None;
-        self.state = State::Queued { holder };
+        self.latest.take_if(|latest| latest.reason == Some(LaunchReason::First));
+        let session = self.session.take().map(|session| session.name().clone());
+        self.state = State::Queued { session, holder };
     }
 
     fn limited(&mut self, attempt: Attempt, error: Option<String>) {
         if self.attempt == attempt
-            && let Some(declared) = self.declared_with_attempts()
+            && let Some(life) = self.life_with_attempts()
         {
-            declared.limits_error = error;
+            life.limits_error = error;
         }
     }
 
     fn logged(&mut self, attempt: Attempt, error: Option<String>) {
         if self.attempt == attempt
-            && let Some(declared) = self.declared_with_attempts()
+            && let Some(life) = self.life_with_attempts()
         {
-            declared.log_error = error;
+            life.log_error = error;
         }
     }
 
     fn lacks_of_environment(&mut self, attempt: Attempt, error: String) {
         if self.attempt == attempt
-            && let Some(declared) = self.declared_with_attempts()
+            && let Some(life) = self.life_with_attempts()
         {
-            declared.environment_error = Some(error);
+            life.environment_error = Some(error);
         }
     }
 
     fn ended(&mut self, attempt: Attempt, exit: Exit, now: Timestamp, effects: &mut Vec<Effect>) {
-        // It is the launcher that says so, or tmux.
-        let started = self.declared_with_attempts().and_then(|declared| declared.started);
+        // The launcher says so, or tmux, and its clock may be wrong.
+        let started = self.life_with_attempts().and_then(|life| life.started);
         let at = started.map_or(exit.at, |started| exit.at.max(started)).min(now);
         let exit = Exit { at, ..exit };
         self.had_ended_in_time(attempt, at);
@@ -625,9 +609,10 @@ impl Machine {
             {
                 *harness = Harness::Over;
                 *deadline = (*deadline).min(now + LINGER);
-                effects.extend(account(self.latest.as_ref(), &exit, why.in_words()));
-                if let Some(declared) = self.declared_with_attempts() {
-                    declared.exit = Some(exit);
+                let why = StoppingBecause::from(*why).to_string();
+                effects.extend(account(self.latest.as_ref(), &exit, &why));
+                if let Some(life) = self.life_with_attempts() {
+                    life.exit = Some(exit);
                 }
                 return;
             }
@@ -636,27 +621,26 @@ impl Machine {
             _ => return,
         };
         self.linger(attempt, now);
-        let Some(declared) = &mut self.declared else { return };
+        let Some(life) = &mut self.life else { return };
         effects.extend(account(self.latest.as_ref(), &exit, "it ended by itself"));
-        // Nobody may have seen it start.
-        declared.first_started.get_or_insert(since);
-        declared.exit = Some(exit);
-        if declared.policy.backoff_reset.is_some_and(|healthy| at.since(since) >= healthy) {
-            declared.in_a_row = 0;
+        // The start may not have been seen.
+        life.first_started.get_or_insert(since);
+        life.exit = Some(exit);
+        if life.policy.backoff_reset.is_some_and(|healthy| at.since(since) >= healthy) {
+            life.in_a_row = 0;
         }
-        self.judge_anew(now, effects);
+        self.judge(now, effects);
     }
 
-    /// A timeout that passed while nobody knew that the harness had ended by itself has stopped nothing.
+    /// A timeout that passed before the daemon heard that the harness had ended by itself has stopped nothing.
     fn had_ended_in_time(&mut self, attempt: Attempt, at: Timestamp) {
         if let State::Stopping { attempt: present, harness: Harness::Alive { pid }, why: StopReason::TimedOut, .. } =
             self.state
             && present == attempt
-            && !self.leaving
-            && self.declared.as_ref().and_then(Declared::timeout_at).is_some_and(|timeout| at < timeout)
+            && let Some(life) = &self.life
+            && life.timeout_at().is_some_and(|timeout| at < timeout)
         {
-            let since = self.declared.as_ref().and_then(|declared| declared.started).unwrap_or(at);
-            self.state = State::Running { attempt, pid, since };
+            self.state = State::Running { attempt, pid, since: life.started.unwrap_or(at) };
         }
     }
 
@@ -675,8 +659,8 @@ impl Machine {
                 self.gone(attempt, now, effects);
             }
             State::Stopping { attempt: present, why, .. } if present == attempt => match why {
-                _ if self.leaving => self.close(effects),
-                StopReason::Changed | StopReason::Removed => self.begin(now, effects),
+                StopReason::Removed(removal) => self.close(Then::Leave(removal), effects),
+                StopReason::Changed => self.begin(now, effects),
                 StopReason::TimedOut => self.end_with(Outcome::TimedOut, effects),
             },
             _ => {
@@ -691,23 +675,20 @@ impl Machine {
     }
 
     fn closed(&mut self, result: Result<(), String>, now: Timestamp, effects: &mut Vec<Effect>) {
-        if !matches!(self.state, State::Closing { .. }) {
-            return;
-        }
-        match result {
-            Ok(()) => {
+        let State::Closing { then, .. } = self.state else { return };
+        match (result, then) {
+            (Ok(()), then) => {
                 self.session = None;
-                if self.leaving {
-                    self.state = State::Gone;
-                } else {
-                    self.begin(now, effects);
+                match then {
+                    Then::Leave(removal) => self.state = State::Gone { removal },
+                    Then::Begin => self.begin(now, effects),
                 }
             }
-            Err(message) => {
-                if let Some(declared) = &mut self.declared {
-                    declared.error = Some(message);
+            (Err(message), then) => {
+                if let Some(life) = &mut self.life {
+                    life.error = Some(message);
                 }
-                self.state = State::Closing { retry_at: Some(now + RETRY) };
+                self.state = State::Closing { then, retry_at: Some(now + RETRY) };
             }
         }
     }
@@ -724,59 +705,72 @@ impl Machine {
             effects.push(Effect::Kill { attempt: lingering.attempt });
         }
         match &mut self.state {
-            State::Stopping { attempt, deadline, killed, .. } if !*killed && *deadline <= now => {
-                *killed = true;
+            State::Stopping { attempt, deadline, force: force @ Force::Interrupted { .. }, .. } if *deadline <= now => {
+                *force = Force::Killed;
                 effects.push(Effect::Kill { attempt: *attempt });
             }
-            State::Stopping { attempt, harness: Harness::Alive { .. }, again, killed: false, .. }
-                if again.is_some_and(|again| again <= now) =>
-            {
+            State::Stopping {
+                attempt, harness: Harness::Alive { .. }, force: Force::Interrupted { again }, ..
+            } if again.is_some_and(|again| again <= now) => {
                 *again = None;
                 effects.push(Effect::InterruptAgain { attempt: *attempt });
             }
             State::Backoff { until, .. } if *until <= now && self.lingering.is_none() => self.begin(now, effects),
-            State::Closing { retry_at } if retry_at.is_some_and(|at| at <= now) => self.close(effects),
+            State::Closing { then, retry_at } if retry_at.is_some_and(|at| at <= now) => {
+                let then = *then;
+                self.close(then, effects);
+            }
             _ => {}
         }
     }
 
     /// Starts the next attempt, or whatever has to come before it.
     fn begin(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        let Some(declared) = self.declared.as_mut().filter(|_| !self.leaving) else { return };
-        if declared.timeout_at().is_some_and(|at| at <= now) {
+        let Some(life) = &mut self.life else { return };
+        if life.timeout_at().is_some_and(|at| at <= now) {
             return self.end_with(Outcome::TimedOut, effects);
         }
         if self.lingering.is_some() {
             self.state = State::Backoff { until: now, why: BackoffReason::Clearing };
             return;
         }
-        let Some(launch) = declared.launch.clone().filter(|_| declared.missing.is_none()) else {
+        let Wanted::Ready(launch) = &life.wanted else {
             self.state = State::Waiting;
             return;
         };
-        if self.session.as_ref().is_some_and(|session| session.name != launch.session) {
-            return self.close(effects);
+        let launch = Arc::clone(launch);
+        if self.session.as_ref().is_some_and(|session| *session.name() != launch.session) {
+            return self.close(Then::Begin, effects);
         }
-        if std::mem::take(&mut declared.restarting) {
-            declared.restarts = declared.restarts.saturating_add(1);
+        let next = life.next.take().unwrap_or(Next::Retry);
+        if next == Next::Restart {
+            life.restarts = life.restarts.saturating_add(1);
+            life.in_a_row = life.in_a_row.saturating_add(1);
         }
-        if !std::mem::take(&mut declared.is_cut_off) {
-            declared.attempts = declared.attempts.saturating_add(1);
+        if next != Next::MakeUp {
+            life.attempts = life.attempts.saturating_add(1);
         }
-        declared.fingerprint = Some(launch.fingerprint.clone());
-        declared.is_restored = false;
+        let reason = match next {
+            Next::Fresh if self.latest.is_none() => LaunchReason::First,
+            Next::Fresh => LaunchReason::Declaration,
+            Next::Restart => LaunchReason::Policy,
+            Next::MakeUp => LaunchReason::Recovery,
+            Next::Retry => LaunchReason::Retry,
+        };
+        life.in_force = InForce::Here(launch.fingerprint.clone());
+        (life.limits_error, life.log_error, life.environment_error) = (None, None, None);
         self.attempt = self.attempt.saturating_add(1);
-        self.session.get_or_insert_with(|| Session { name: launch.session.clone(), is_open: false });
+        self.session.get_or_insert_with(|| Session::Requested(launch.session.clone()));
         self.state = State::Starting { attempt: self.attempt };
-        (declared.limits_error, declared.log_error, declared.environment_error) = (None, None, None);
         self.latest = Some(Latest {
-            number: declared.attempts,
-            declared: declared.at,
-            fingerprint: declared.fingerprint.clone(),
+            number: life.attempts,
+            declared: life.at,
+            fingerprint: Some(launch.fingerprint.clone()),
             started: None,
+            reason: Some(reason),
         });
-        let limits = declared.policy.limits;
-        effects.push(Effect::Launch { attempt: self.attempt, launch, limits });
+        let limits = life.policy.limits;
+        effects.push(Effect::Launch { attempt: self.attempt, launch, limits, reason });
     }
 
     fn stop(&mut self, why: StopReason, now: Timestamp, effects: &mut Vec<Effect>) {
@@ -785,19 +779,22 @@ impl Machine {
             State::Running { attempt, pid, .. } => (attempt, Harness::Alive { pid }),
             _ => return,
         };
-        let grace = self.declared.as_ref().map_or(Duration::ZERO, |declared| declared.policy.grace_period);
-        let killed = grace.is_zero();
-        let again = Some(now + grace / 2).filter(|_| !killed);
-        self.state = State::Stopping { attempt, harness, why, deadline: now + grace, again, killed };
-        effects.push(if killed { Effect::Kill { attempt } } else { Effect::Interrupt { attempt } });
+        let grace = self.life.as_ref().map_or(Duration::ZERO, |life| life.policy.grace_period);
+        let (force, effect) = if grace.is_zero() {
+            (Force::Killed, Effect::Kill { attempt })
+        } else {
+            (Force::Interrupted { again: Some(now + grace / 2) }, Effect::Interrupt { attempt })
+        };
+        self.state = State::Stopping { attempt, harness, why, deadline: now + grace, force };
+        effects.push(effect);
     }
 
-    fn close(&mut self, effects: &mut Vec<Effect>) {
+    fn close(&mut self, then: Then, effects: &mut Vec<Effect>) {
         if let Some(session) = self.session().cloned() {
-            self.state = State::Closing { retry_at: None };
+            self.state = State::Closing { then, retry_at: None };
             effects.push(Effect::Close { session });
-        } else if self.leaving {
-            self.state = State::Gone;
+        } else if let Then::Leave(removal) = then {
+            self.state = State::Gone { removal };
         }
     }
 
@@ -805,25 +802,14 @@ impl Machine {
         self.lingering = Some(Lingering { attempt, kill_at: now + LINGER });
     }
 
-    /// Lets the policy decide upon an end that has just come.
-    fn judge_anew(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        if let Some(declared) = &mut self.declared {
-            declared.restarting = false;
-        }
-        self.judge(now, effects);
-    }
-
     /// Lets the policy decide upon the latest end, also for a second time: the policy may have changed since.
     fn judge(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        let Some(declared) = &mut self.declared else { return };
-        let Some(Exit { how, at, .. }) = &declared.exit else { return };
-        if std::mem::take(&mut declared.restarting) {
-            declared.in_a_row = declared.in_a_row.saturating_sub(1);
-        }
-        match restart::decide(&declared.policy, how, declared.restarts, declared.in_a_row) {
+        let Some(life) = &mut self.life else { return };
+        let Some(Exit { how, at, .. }) = &life.exit else { return };
+        life.next = None;
+        match restart::decide(&life.policy, how, life.restarts, life.in_a_row) {
             Verdict::Restart { after } => {
-                declared.restarting = true;
-                declared.in_a_row = declared.in_a_row.saturating_add(1);
+                life.next = Some(Next::Restart);
                 let until = *at + after;
                 self.state = State::Backoff { until, why: BackoffReason::Restart };
                 if until <= now && self.lingering.is_none() {
@@ -846,8 +832,8 @@ impl Machine {
     }
 }
 
-/// Whether a process that an agent's launcher started can have this id. Others mean something else to `kill(2)`, and to whoever reads
-/// them in the API.
+/// Whether a process that an agent's launcher started can have this id. Other ids mean something else to `kill(2)`, and to clients
+/// that read them in the API.
 pub fn is_id_of_harness(pid: i32) -> bool {
     pid > 1
 }

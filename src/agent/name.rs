@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A text is not the name of an agent or a session.
+/// The text is not a valid name of an agent or a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a name has 1 to 64 characters, of A-Z, a-z, 0-9, _ and -")]
 pub struct InvalidName;

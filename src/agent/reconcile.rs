@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::agent::declaration::{Declaration, Desired, DesiredAgent};
 use crate::agent::fingerprint::Fingerprint;
-use crate::agent::name::Key;
+use crate::agent::name::{Key, Name};
 
 /// What the supervisor holds, by agent.
 pub type Held = BTreeMap<Key, HeldAgent>;
@@ -14,29 +14,65 @@ pub type Held = BTreeMap<Key, HeldAgent>;
 pub struct HeldAgent {
     /// What was desired of it last; `None` if an earlier daemon knew that.
     pub desired: Option<DesiredAgent>,
-    /// The good declaration that it lives under, if there ever was one.
-    pub declared: Option<Declared>,
+    /// What was launched under the good declaration that it lives under; `None` if it never had one.
+    pub in_force: Option<InForce>,
 }
 
-/// A good declaration in force.
+/// What was launched last under a good declaration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Declared {
-    /// What was or is launched under it; `None` while nothing was.
-    pub fingerprint: Option<Fingerprint>,
-    /// Whether an earlier daemon launched it, which may have known secrets that are not known now.
-    pub is_restored: bool,
+pub enum InForce {
+    /// Nothing yet.
+    Nothing,
+    /// This, by this daemon.
+    Here(Fingerprint),
+    /// This, as far as it is known, by an earlier daemon. That one may have known secrets that are not known now.
+    Earlier(Option<Fingerprint>),
+}
+
+impl InForce {
+    /// Of what was launched, if that is known.
+    pub fn fingerprint(&self) -> Option<&Fingerprint> {
+        match self {
+            Self::Nothing => None,
+            Self::Here(fingerprint) => Some(fingerprint),
+            Self::Earlier(fingerprint) => fingerprint.as_ref(),
+        }
+    }
+
+    /// Whether an earlier daemon launched it.
+    pub fn is_restored(&self) -> bool {
+        matches!(self, Self::Earlier(_))
+    }
+}
+
+/// A good entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The agent, as written.
+    pub name: Name,
+    /// The harness, when the entry tells.
+    pub harness: Option<&'static str>,
+    /// How the agent should live.
+    pub declaration: Declaration,
 }
 
 /// One thing to do to one agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Begin a life under this declaration: it is a new agent, or what it launches has changed.
-    Declare(DesiredAgent, Declaration),
+    /// Begin a life under this declaration: the agent is new, or what it launches has changed.
+    Declare(Wanted),
     /// Apply the declaration without touching what runs: only policy, or what is missing, has changed.
-    Update(DesiredAgent, Declaration),
+    Update(Wanted),
     /// Keep whatever runs, and say what is wrong with the entry.
-    Reject(DesiredAgent, String),
-    /// Stop it: it is declared no more.
+    Reject {
+        /// The agent, as written.
+        name: Name,
+        /// The harness, when the entry tells.
+        harness: Option<&'static str>,
+        /// What is wrong.
+        error: String,
+    },
+    /// Stop the agent of this key: nobody declares it any more.
     Remove(Key),
 }
 
@@ -48,13 +84,14 @@ pub fn plan(desired: &Desired, held: &Held) -> Vec<Action> {
         if known.is_some_and(|known| known.desired.as_ref() == Some(agent)) {
             continue;
         }
-        let in_force = known.and_then(|known| known.declared.as_ref());
-        actions.push(match (&agent.declaration, in_force) {
-            (Err(error), _) => Action::Reject(agent.clone(), error.clone()),
-            (Ok(declaration), Some(in_force)) if !changes_launch(declaration, in_force, known) => {
-                Action::Update(agent.clone(), declaration.clone())
+        let DesiredAgent { name, harness, declaration } = agent.clone();
+        let in_force = known.and_then(|known| known.in_force.as_ref());
+        actions.push(match (declaration, in_force) {
+            (Err(error), _) => Action::Reject { name, harness, error },
+            (Ok(declaration), Some(in_force)) if !changes_launch(&declaration, in_force, known) => {
+                Action::Update(Wanted { name, harness, declaration })
             }
-            (Ok(declaration), _) => Action::Declare(agent.clone(), declaration.clone()),
+            (Ok(declaration), _) => Action::Declare(Wanted { name, harness, declaration }),
         });
     }
     if desired.complete {
@@ -64,10 +101,11 @@ pub fn plan(desired: &Desired, held: &Held) -> Vec<Action> {
     actions
 }
 
-/// What is missing now is no change of what was launched: it is missed at the next start. Neither is what cannot be compared, with
-/// what an earlier daemon launched, or with secrets that could not be read.
-fn changes_launch(declaration: &Declaration, in_force: &Declared, known: Option<&HeldAgent>) -> bool {
-    let (Ok(wanted), Some(launched)) = (&declaration.launch, &in_force.fingerprint) else { return false };
+/// Whether what was launched is known to differ from what is wanted. Something that is missing now does not change it: the next start
+/// waits for that. What cannot be compared is not known to differ: what an earlier daemon launched, and secrets that could not be
+/// read.
+fn changes_launch(declaration: &Declaration, in_force: &InForce, known: Option<&HeldAgent>) -> bool {
+    let (Ok(wanted), Some(launched)) = (&declaration.launch, in_force.fingerprint()) else { return false };
     let former = known.and_then(|known| known.desired.as_ref()?.declaration.as_ref().ok()?.launch.as_ref().ok());
     if !launched.is_comparable_with(&wanted.fingerprint) {
         // What has changed since it was found has changed.
@@ -77,7 +115,7 @@ fn changes_launch(declaration: &Declaration, in_force: &Declared, known: Option<
         });
     }
     let is_edited = former.is_some_and(|former| former.fingerprint != wanted.fingerprint);
-    if wanted.is_certain || !in_force.is_restored || is_edited {
+    if wanted.is_certain || !in_force.is_restored() || is_edited {
         launched.differs_from(&wanted.fingerprint)
     } else {
         launched.differs_in_command_from(&wanted.fingerprint)
@@ -91,10 +129,10 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::agent::declaration::Missing;
+    use crate::agent::declaration::{Missing, WaitingFor};
     use crate::agent::launch::Launch;
     use crate::agent::name::key;
-    use crate::agent::spec::Policy;
+    use crate::agent::spec::{Kind, Policy};
     use crate::sys::secret_bytes::SecretBytes;
 
     fn launch(name: &str, argument: &str) -> Arc<Launch> {
@@ -121,12 +159,12 @@ mod tests {
     }
 
     fn good(name: &str, argument: &str, grace: u64) -> DesiredAgent {
-        agent(name, Ok(Declaration { kind: "native", policy: policy(grace), launch: Ok(launch(name, argument)) }))
+        agent(name, Ok(Declaration { kind: Kind::Native, policy: policy(grace), launch: Ok(launch(name, argument)) }))
     }
 
     fn waiting(name: &str) -> DesiredAgent {
-        let launch = Err(Missing("the workdir".into()));
-        agent(name, Ok(Declaration { kind: "native", policy: policy(30), launch }))
+        let launch = Err(Missing(vec![WaitingFor::Unread {}]));
+        agent(name, Ok(Declaration { kind: Kind::Native, policy: policy(30), launch }))
     }
 
     fn bad(name: &str) -> DesiredAgent {
@@ -134,10 +172,9 @@ mod tests {
     }
 
     fn held(desired: DesiredAgent, launched: Option<&str>) -> HeldAgent {
-        let declared = desired.declaration.is_ok() || launched.is_some();
-        let fingerprint = launched.map(Fingerprint::of);
-        let declared = declared.then_some(Declared { fingerprint, is_restored: false });
-        HeldAgent { desired: Some(desired), declared }
+        let is_declared = desired.declaration.is_ok() || launched.is_some();
+        let launched = launched.map_or(InForce::Nothing, |word| InForce::Here(Fingerprint::of(word)));
+        HeldAgent { desired: Some(desired), in_force: is_declared.then_some(launched) }
     }
 
     fn planned(desired: Vec<DesiredAgent>, complete: bool, held: Vec<HeldAgent>) -> Vec<String> {
@@ -147,9 +184,9 @@ mod tests {
         plan(&Desired { agents, complete, ..Desired::default() }, &held)
             .into_iter()
             .map(|action| match action {
-                Action::Declare(agent, _) => format!("declare {}", agent.name),
-                Action::Update(agent, _) => format!("update {}", agent.name),
-                Action::Reject(agent, _) => format!("reject {}", agent.name),
+                Action::Declare(wanted) => format!("declare {}", wanted.name),
+                Action::Update(wanted) => format!("update {}", wanted.name),
+                Action::Reject { name, .. } => format!("reject {name}"),
                 Action::Remove(key) => format!("remove {key}"),
             })
             .collect()
@@ -168,8 +205,8 @@ mod tests {
     #[case::it_came_back_different(vec![good("a", "y", 30)], vec![held(waiting("a"), Some("x"))], &["declare a"])]
     #[case::it_came_at_last(vec![good("a", "x", 30)], vec![held(waiting("a"), None)], &["update a"])]
     #[case::entry_broke(vec![bad("a")], vec![held(good("a", "x", 30), Some("x"))], &["reject a"])]
-    #[case::entry_mended_as_it_was(vec![good("a", "x", 30)], vec![held(bad("a"), Some("x"))], &["update a"])]
-    #[case::entry_mended_at_last(vec![good("a", "x", 30)], vec![held(bad("a"), None)], &["declare a"])]
+    #[case::entry_fixed_as_it_was(vec![good("a", "x", 30)], vec![held(bad("a"), Some("x"))], &["update a"])]
+    #[case::entry_fixed_at_last(vec![good("a", "x", 30)], vec![held(bad("a"), None)], &["declare a"])]
     #[case::entry_still_broken(vec![bad("a")], vec![held(bad("a"), None)], &[])]
     #[case::undeclared(vec![], vec![held(good("a", "x", 30), Some("x"))], &["remove a"])]
     #[case::one_of_two(
@@ -199,20 +236,20 @@ mod tests {
     #[case::another_launch("y", true, "declare a")]
     #[case::same_launch_and_secrets_that_cannot_be_read("x", false, "update a")]
     #[case::another_launch_and_secrets_that_cannot_be_read("y", false, "declare a")]
-    fn what_an_earlier_daemon_launched_is_touched_only_if_it_is_known_to_be_another(
+    fn an_earlier_launch_is_touched_only_if_known_to_differ(
         #[case] argument: &str,
         #[case] is_certain: bool,
         #[case] action: &str,
     ) {
         let wanted = Arc::new(Launch { is_certain, ..Arc::unwrap_or_clone(launch("a", argument)) });
-        let wanted = agent("a", Ok(Declaration { kind: "native", policy: policy(30), launch: Ok(wanted) }));
-        let declared = Some(Declared { fingerprint: Some(Fingerprint::of("x")), is_restored: true });
-        let held = [(key("a"), HeldAgent { desired: None, declared })].into();
+        let wanted = agent("a", Ok(Declaration { kind: Kind::Native, policy: policy(30), launch: Ok(wanted) }));
+        let in_force = Some(InForce::Earlier(Some(Fingerprint::of("x"))));
+        let held = [(key("a"), HeldAgent { desired: None, in_force })].into();
         let desired = Desired { agents: [(key("a"), wanted)].into(), complete: true, ..Desired::default() };
         let planned = plan(&desired, &held);
         let words = match planned.as_slice() {
-            [Action::Declare(agent, _)] => format!("declare {}", agent.name),
-            [Action::Update(agent, _)] => format!("update {}", agent.name),
+            [Action::Declare(wanted)] => format!("declare {}", wanted.name),
+            [Action::Update(wanted)] => format!("update {}", wanted.name),
             other => format!("{other:?}"),
         };
         assert_eq!(words, action);
@@ -231,10 +268,10 @@ mod tests {
         let former = former.map(|(argument, is_certain)| {
             let launch = Arc::new(Launch { is_certain, ..Arc::unwrap_or_clone(launch("a", argument)) });
             // Another grace, so that there is something to do.
-            agent("a", Ok(Declaration { kind: "native", policy: policy(1), launch: Ok(launch) }))
+            agent("a", Ok(Declaration { kind: Kind::Native, policy: policy(1), launch: Ok(launch) }))
         });
-        let declared = Some(Declared { fingerprint: Some(Fingerprint::of_another_key("x")), is_restored: true });
-        let held = [(key("a"), HeldAgent { desired: former, declared })].into();
+        let in_force = Some(InForce::Earlier(Some(Fingerprint::of_another_key("x"))));
+        let held = [(key("a"), HeldAgent { desired: former, in_force })].into();
         let agents = [(key("a"), good("a", argument, 30))].into();
         let planned = plan(&Desired { agents, complete: true, ..Desired::default() }, &held);
         let is_declared = matches!(planned.as_slice(), [Action::Declare(..)]);

@@ -1,4 +1,4 @@
-//! Policy × exit × history → verdict: pure.
+//! Restart policy: whether an agent that has ended starts again, and when. Pure.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use crate::agent::spec::{Policy, Restart};
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::status::Outcome;
 
-/// What becomes of an agent whose attempt has ended by itself.
+/// What follows when an attempt has ended by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is started again, this long after the end.
+    /// The agent starts again, this long after the end.
     Restart {
         /// From the end of the last attempt.
         after: Duration,
     },
-    /// It is over.
+    /// The agent is over.
     Over(Outcome),
 }
 
-/// Decides. `restarts` have been made already; `in_a_row` of them since the agent last ran for `backoff_reset`.
+/// Decides what follows the end `how`. `restarts` were made already, `in_a_row` of them since the agent last ran for `backoff_reset`.
 pub fn decide(policy: &Policy, how: &ExitStatus, restarts: u64, in_a_row: usize) -> Verdict {
     let completed = *how == ExitStatus::Code(0);
     let again = match policy.restart {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::sys::secret_bytes::SecretBytes;
+pub use crate::wire::reason::Problem;
 
 /// What the agent user sees at the paths that declarations name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,11 +20,11 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// What is to be said of a path at which nothing was ever seen.
-    pub fn unseen(&self, path: &Path) -> String {
+    /// What is wrong with a path at which nothing was ever seen.
+    pub fn unseen(&self, path: &Path) -> Problem {
         match self.unreachable.get(path) {
-            Some(reason) => format!("{} could not be looked at: {reason}", path.display()),
-            None => format!("{} does not exist", path.display()),
+            Some(reason) => Problem::Unchecked { detail: reason.clone() },
+            None => Problem::Absent {},
         }
     }
 }
@@ -33,10 +34,8 @@ impl Seen {
 pub enum SeenPrompt {
     /// A file with this text, trimmed.
     Text(SecretBytes),
-    /// Nothing.
-    Missing,
-    /// Something that cannot be a prompt; the reason, for a person.
-    Unusable(String),
+    /// Nothing that can be a prompt, and why.
+    Unusable(Problem),
     /// Text that no argument can hold; the reason, for a person.
     Refused(String),
 }
@@ -46,6 +45,6 @@ pub enum SeenPrompt {
 pub enum SeenWorkdir {
     /// A directory that the agent user may enter.
     Usable,
-    /// Nothing, or nothing usable; what it is, for a person.
-    Missing(String),
+    /// Nothing that can be a working directory, and why.
+    Unusable(Problem),
 }

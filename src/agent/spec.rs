@@ -90,11 +90,26 @@ pub enum Workdir {
 pub enum Kind {
     /// Run directly as the agent user.
     Native,
-    /// Declared `sandboxed`, which this version cannot do.
+    /// Declared `sandboxed`, and run directly anyway: this version has no sandbox.
     Sandboxed,
 }
 
-/// What decides when an agent is started again, timed out and killed. A change of it alone touches no living process.
+impl Kind {
+    /// As the API says it.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Sandboxed => "native (unsandboxed)",
+        }
+    }
+
+    /// What [`Kind::in_words`] says, read again. Anything else was written by another build, which had other kinds.
+    pub fn from_words(words: &str) -> Self {
+        if words == Self::Sandboxed.in_words() { Self::Sandboxed } else { Self::Native }
+    }
+}
+
+/// When an agent restarts, times out, and is killed. A change of the policy alone touches no living process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// When to start again.
@@ -147,7 +162,7 @@ impl Limits {
     }
 }
 
-/// When an agent that has ended is started again.
+/// Whether an agent that has ended starts again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Restart {

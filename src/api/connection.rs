@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_large_header_in_pieces_ends_where_the_next_begins() {
+    async fn a_large_header_in_pieces_is_parsed_apart_from_the_next() {
         let (mut client, connection) = client();
         let lines = format!("X: {}\r\n", "x".repeat(150)).repeat(90);
         for _ in 0..2 {
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_is_given_up_10_s_after_its_last_progress() {
+    async fn a_response_is_abandoned_10_s_after_the_last_progress() {
         let agent = serde_json::json!({"name": "a", "running": true, "restarts": 0, "state": "running",
             "reason": "x".repeat(4 << 20)});
         let (mut client, connection) = client_told_of(vec![serde_json::from_value(agent).unwrap()]);

@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_become_a_header_is_waited_for() {
+    fn a_partial_header_is_awaited_and_an_invalid_one_refused() {
         for beginning in ["", "\r\n", "GE", "GET / HT", "GET / HTTP/1.1\r\nA: "] {
             assert_eq!(said(beginning, true), None, "{beginning}");
             assert!(!said(beginning, false).unwrap().1, "{beginning}");

@@ -453,7 +453,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_attempt_is_chosen_by_place_or_by_its_latest_number() {
+    fn an_attempt_is_chosen_by_place_or_number_newest_first() {
         let kept = |sequence, attempt| AttemptId { sequence, attempt };
         let attempts = [kept(7, 1), kept(8, 2), kept(9, 1)];
         let named = |name: &str| Which::Named(name.parse().unwrap());

@@ -147,7 +147,7 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
                 &json!({
                     "200": answer(
                         "One message for each event, with its id, its type, and the data described here. A client that reconnects \
-                         with Last-Event-ID gets the events that it missed, or a `lost` event if they are no longer kept. A \
+                         with Last-Event-ID gets the events that it missed, or a `missed` event if they are no longer kept. A \
                          comment every 15 s shows that the connection is alive.",
                         &json!({ "text/event-stream": { "schema": message::<Event>(types) } }),
                     ),

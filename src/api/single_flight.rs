@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn concurrent_callers_share_an_answer_not_older_than_asked() {
+    async fn concurrent_callers_share_a_result_no_older_than_their_call() {
         let (latest, readings) = (SingleFlight::default(), Cell::new(0));
         let read = || async {
             readings.set(readings.get() + 1);

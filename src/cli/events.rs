@@ -12,6 +12,7 @@ use crate::client::{Client, Error, Message};
 use crate::sys::terminal::Terminal;
 use crate::text::printable::{self, escaped};
 use crate::wire::events::{Change, Course, Event, Since, Subject, What};
+use crate::wire::reason::LaunchReason;
 use crate::wire::status::{AgentStatus, State};
 
 /// Which events, and how.
@@ -140,14 +141,21 @@ fn words(what: &What) -> String {
         What::Adopted { agent, .. } => format!("adopted: {}", described(agent)),
         What::Removed { .. } => "removed".to_owned(),
         What::Error { about, error, .. } => format!("error{}: {error}", about_what(*about)),
-        What::Mended { about, .. } => format!("mended{}", about_what(*about)),
-        What::Lost {} => "events were missed; agentd status tells where things stand".to_owned(),
+        What::Resolved { about, .. } => format!("error{} resolved", about_what(*about)),
+        What::Missed {} => "events were missed; agentd status tells where things stand".to_owned(),
     }
 }
 
 fn described(agent: &AgentStatus) -> String {
     let how = agent.outcome.map(|it| format!(" ({})", outcome(it))).unwrap_or_default();
-    let why = agent.reason.as_ref().filter(|_| !matches!(agent.state, State::Starting | State::Running));
+    let why = match agent.state {
+        State::Starting => {
+            let launch = agent.launch_reason.as_ref().filter(|reason| !matches!(reason, LaunchReason::First));
+            launch.map(LaunchReason::to_string)
+        }
+        State::Running => None,
+        _ => agent.reason.clone(),
+    };
     let why = why.map(|why| format!(": {why}")).unwrap_or_default();
     let pid = agent.pid.map(|pid| format!(", process {pid}")).unwrap_or_default();
     let attempt = agent.attempt.map(|attempt| format!(", attempt {attempt}")).unwrap_or_default();
@@ -182,6 +190,11 @@ mod tests {
         let mut exited = agent("exited");
         exited["outcome"] = json!("failed");
         exited["reason"] = json!("exited with status 3");
+        let mut starting = agent("starting");
+        starting["reason"] = json!("attempt 2 is being started");
+        let mut again = starting.clone();
+        starting["launch_reason"] = json!("first");
+        again["launch_reason"] = json!("policy");
         let mut running = agent("running");
         running["pid"] = json!(7);
         for (what, expected) in [
@@ -191,6 +204,11 @@ mod tests {
                 json!({ "type": "state", "name": "a", "previous": "running", "agent": exited }),
                 "a: running → exited (failed), attempt 2: exited with status 3",
             ),
+            (json!({ "type": "state", "name": "a", "agent": starting }), "a: starting, attempt 2"),
+            (
+                json!({ "type": "state", "name": "a", "previous": "backoff", "agent": again }),
+                "a: backoff → starting, attempt 2: restart by policy",
+            ),
             (
                 json!({ "type": "state", "name": "a", "previous": "starting", "agent": running }),
                 "a: starting → running, attempt 2, process 7",
@@ -199,8 +217,8 @@ mod tests {
             (json!({ "type": "removed", "name": "a" }), "a: removed"),
             (json!({ "type": "error", "about": "agent", "name": "a", "error": "no" }), "a: error: no"),
             (json!({ "type": "error", "about": "config", "error": "no" }), "agentd: error in the configuration: no"),
-            (json!({ "type": "mended", "about": "secrets" }), "agentd: mended with the secrets"),
-            (json!({ "type": "lost" }), "agentd: events were missed; agentd status tells where things stand"),
+            (json!({ "type": "resolved", "about": "secrets" }), "agentd: error with the secrets resolved"),
+            (json!({ "type": "missed" }), "agentd: events were missed; agentd status tells where things stand"),
         ] {
             assert_eq!(line_of(&what), format!("2026-11-21T17:00:00.000Z {expected}"));
         }

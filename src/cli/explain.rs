@@ -1,6 +1,6 @@
 //! `agentd explain`: why an agent is in its state, what comes next, and what would change that, in sentences.
 //!
-//! [`explain`] makes data of what the API says, [`render`] makes sentences of that; both are pure. `--json` prints the data.
+//! [`explain`] turns the API's answer into data, [`render`] turns that into sentences; both are pure. `--json` prints the data.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -18,6 +18,7 @@ use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
 use crate::text::printable::json_line;
 use crate::wire::exit_status::ExitStatus;
+use crate::wire::reason::{Causes, Problem, StopStage, StoppingBecause, WaitingFor};
 use crate::wire::status::{AgentStatus, Exit, Outcome, PastAttempt, Resources, State, Time};
 
 /// As that of `agentd status`.
@@ -50,10 +51,16 @@ pub struct Explanation {
     /// From when on it has been in this state, as far as is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
-    /// Why.
+    /// Why, as a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// What a person must mend.
+    /// What it waits for, as data.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub waiting_for: Vec<WaitingFor>,
+    /// Why it is being stopped, as data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopping_because: Option<StoppingBecause>,
+    /// What needs attention.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// What happens if nobody does anything, soonest first as far as is known.
@@ -156,7 +163,7 @@ async fn ask(name: &str, socket: &Path) -> Result<(AgentStatus, Explanation), Fa
 pub fn explain(agent: &AgentStatus, daemon_errors: Vec<String>) -> Explanation {
     let mut ends: Vec<Past> = agent.history.iter().take(ENDS).map(Past::from).collect();
     if ends.is_empty() {
-        // A daemon that cannot write knows the latest all the same.
+        // A daemon that cannot write its history still knows the latest exit.
         let attempt = agent.attempt.filter(|_| matches!(agent.state, State::Exited | State::Backoff));
         ends.extend(agent.exit.clone().map(|exit| Past { attempt, started_at: None, exit, reason: None }));
     }
@@ -165,7 +172,9 @@ pub fn explain(agent: &AgentStatus, daemon_errors: Vec<String>) -> Explanation {
         state: agent.state,
         outcome: agent.outcome,
         since: since(agent),
-        why: agent.reason.clone(),
+        why: agent.reason.clone().or_else(|| why(agent)),
+        waiting_for: agent.waiting_for.clone(),
+        stopping_because: agent.stopping_because.clone(),
         error: agent.error.clone(),
         next: next(agent),
         ends,
@@ -177,63 +186,72 @@ pub fn explain(agent: &AgentStatus, daemon_errors: Vec<String>) -> Explanation {
     }
 }
 
+/// The sentence that the daemon left out.
+fn why(agent: &AgentStatus) -> Option<String> {
+    let waits = (!agent.waiting_for.is_empty()).then(|| Causes(&agent.waiting_for).to_string());
+    waits.or_else(|| agent.stopping_because.as_ref().map(StoppingBecause::to_string))
+}
+
 fn next(agent: &AgentStatus) -> Vec<Next> {
-    let says = |words: &str| agent.reason.as_ref().is_some_and(|reason| reason.contains(words));
     let mut next = Vec::new();
     let mut push = |what: &str, at: Option<Time>| next.push(Next { what: what.to_owned(), at });
     match agent.state {
-        State::Waiting => push("It is started as soon as nothing is missing", None),
-        State::Starting => push("Its harness is started any moment", None),
+        State::Waiting => push("It starts as soon as nothing is missing", None),
+        State::Starting => push("Its harness starts any moment", None),
         State::Running => push("It runs until it ends by itself; then the `restart` of its entry decides", None),
         State::Stopping => {
-            if let Some(deadline) = agent.deadline.filter(|_| !says("; killed")) {
-                push("What is left of it is killed", Some(deadline));
+            let is_killed = agent.stop_stage == Some(StopStage::Killed);
+            if let Some(deadline) = agent.deadline.filter(|_| !is_killed) {
+                push("agentd kills what is left of it", Some(deadline));
             }
-            if says("its declaration has changed") {
-                push("When nothing of it is left, it is started as it is declared now", None);
-            } else if says("its timeout has passed") {
-                push("When nothing of it is left, it has exited for good", None);
-            } else {
-                push("When nothing of it is left, it is not listed any more", None);
+            match &agent.stopping_because {
+                Some(StoppingBecause::Changed {}) => {
+                    push("When nothing of it is left, it starts as it is declared now", None);
+                }
+                Some(StoppingBecause::TimedOut {}) => push("When nothing of it is left, it has exited for good", None),
+                Some(StoppingBecause::Removed {} | StoppingBecause::Shutdown {}) => {
+                    push("When nothing of it is left, it is no longer listed", None);
+                }
+                // An older daemon does not say, and what a newer one says cannot be understood.
+                Some(StoppingBecause::Unknown { .. }) | None => {}
             }
         }
-        State::Backoff if agent.next_start_at.is_some() => push("It is started again", agent.next_start_at),
-        State::Backoff => push("It is started again as soon as nothing of the attempt before is left", None),
-        State::Exited | State::Invalid => push("Nothing, of itself", None),
+        State::Backoff if agent.next_start_at.is_some() => push("It starts again", agent.next_start_at),
+        State::Backoff => push("It starts again as soon as nothing of the previous attempt is left", None),
+        State::Exited | State::Invalid => push("Nothing happens by itself", None),
     }
     if agent.timeout_at.is_some() {
-        push("Its `timeout` passes: it is stopped for good", agent.timeout_at);
+        push("Its `timeout` passes: agentd stops it for good", agent.timeout_at);
     }
     next
 }
 
-const RELAUNCH: &str = "Edit what its entry launches, or a secret or prompt that it gets: it is started afresh.";
+const RELAUNCH: &str = "Edit what its entry launches, or a secret or prompt that it gets: it starts afresh.";
 
 /// What would change the state, the nearest at hand first.
 fn changes(agent: &AgentStatus) -> Vec<String> {
     let mut changes: Vec<String> = match agent.state {
-        State::Waiting => agent.reason.iter().flat_map(|reason| supplies(reason)).collect(),
+        State::Waiting => agent.waiting_for.iter().map(supply).collect(),
         State::Starting | State::Invalid => Vec::new(),
         State::Running => vec![
-            "Edit what its entry launches, or a secret or prompt that it gets: it is stopped and started afresh."
-                .into(),
-            "Remove its entry: it is stopped.".into(),
+            "Edit what its entry launches, or a secret or prompt that it gets: it stops and starts afresh.".into(),
+            "Remove its entry: it stops.".into(),
         ],
         State::Stopping => vec!["Shorten the `grace_period` of its entry: the kill comes sooner.".into()],
         State::Backoff if agent.error.is_some() => {
-            vec!["Mend what is in the way, as said above; it is tried again by itself.".into()]
+            vec!["Fix the error above; agentd tries again by itself.".into()]
         }
         State::Backoff => vec![
-            "Wait; or edit what its entry launches, or a secret or prompt that it gets: it is started at once.".into(),
-            "Set `restart = \"no\"` in its entry: it is left as it ended.".into(),
+            "Wait; or edit what its entry launches, or a secret or prompt that it gets: it starts at once.".into(),
+            "Set `restart = \"no\"` in its entry: it stays as it ended.".into(),
         ],
         State::Exited => match agent.outcome {
             Some(Outcome::Completed) => {
-                vec![RELAUNCH.into(), "Set `restart = \"always\"` in its entry: it is started again.".into()]
+                vec![RELAUNCH.into(), "Set `restart = \"always\"` in its entry: it starts again.".into()]
             }
             Some(Outcome::GaveUp) => {
                 let more = format!(
-                    "Raise the `max_restarts` of its entry above {}: it is started again; 0 is for no limit.",
+                    "Raise the `max_restarts` of its entry above {}: it starts again; 0 means no limit.",
                     agent.restarts
                 );
                 vec![more, RELAUNCH.into()]
@@ -243,50 +261,66 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
             }
             Some(Outcome::Failed) | None => vec![
                 RELAUNCH.into(),
-                "Set `restart = \"on-failure\"` or `\"always\"` in its entry: it is started again.".into(),
+                "Set `restart = \"on-failure\"` or `\"always\"` in its entry: it starts again.".into(),
             ],
         },
     };
     if agent.state == State::Invalid {
         let errors = agent.error.iter().flat_map(|error| error.lines());
-        changes.extend(errors.map(|error| format!("Mend {error}")));
+        changes.extend(errors.map(|error| format!("Fix {error}")));
     } else if agent.state == State::Exited && agent.error.is_some() {
-        changes.insert(0, "Mend what is said above first, or it ends so again.".into());
+        changes.insert(0, "Fix the error above first, or it ends the same way again.".into());
     }
     changes
 }
 
-/// What would supply each of the things that `reason` says are missing. Its parts are those that `desired` and the machine write.
-fn supplies(reason: &str) -> Vec<String> {
-    reason.split("; ").map(supply).collect()
+/// What would end this wait.
+fn supply(cause: &WaitingFor) -> String {
+    match cause {
+        WaitingFor::Workdir { path, problem } => match problem {
+            Problem::Absent {} => {
+                format!("Create the directory {path}, or name another as the entry's `workdir`.")
+            }
+            Problem::NotADirectory {} => {
+                format!("Put a directory in the place of {path}, or name another as the entry's `workdir`.")
+            }
+            Problem::Unchecked { .. } => retried(cause),
+            _ => {
+                format!(
+                    "Let the agent user into the workdir ({path} {problem}), or name another as the entry's `workdir`."
+                )
+            }
+        },
+        WaitingFor::PromptFile { path, problem } => match problem {
+            Problem::Absent {} => format!("Write {path}, or name another as the entry's `prompt_file`."),
+            Problem::Empty {} => {
+                format!("Write a prompt into {path}, or name another file as the entry's `prompt_file`.")
+            }
+            Problem::NotAFile {} => {
+                format!("Put a regular file in the place of {path}, or name another as the entry's `prompt_file`.")
+            }
+            Problem::Unchecked { .. } => retried(cause),
+            _ => format!("Let the agent user read the prompt_file ({path} {problem})."),
+        },
+        WaitingFor::Secrets { names } => {
+            let noun = if names.len() == 1 { "secret" } else { "secrets" };
+            format!("Drop the {noun} {} into the secrets directory, or edit the entry's `secrets`.", names.join(", "))
+        }
+        WaitingFor::Session { name, holder } => {
+            let session = name.as_ref().map_or_else(|| "it".to_owned(), |name| format!("the session {name}"));
+            format!("Wait until {holder} has left {session}, or give one of them another `session`.")
+        }
+        WaitingFor::Unread {}
+        | WaitingFor::Entry {}
+        | WaitingFor::Backoff { .. }
+        | WaitingFor::Retry {}
+        | WaitingFor::PreviousAttempt {}
+        | WaitingFor::Unknown { .. } => format!("Wait for this to end: {cause}."),
+    }
 }
 
-fn supply(missing: &str) -> String {
-    let about = |noun: &str| missing.strip_prefix(noun).map(|rest| (rest, rest.strip_suffix(" does not exist")));
-    if let Some((rest, absent)) = about("the workdir ") {
-        return match absent {
-            Some(path) => format!("Create the directory {path}, or name another as the entry's `workdir`."),
-            None => format!("Let the agent user into the workdir ({rest}), or name another as the entry's `workdir`."),
-        };
-    }
-    if let Some((rest, absent)) = about("the prompt_file ") {
-        return match absent {
-            Some(path) => format!("Write {path}, or name another as the entry's `prompt_file`."),
-            None => format!("Let the agent user read the prompt_file ({rest})."),
-        };
-    }
-    for (noun, tail) in [("the secret ", " is not"), ("the secrets ", " are not")] {
-        let names = missing.strip_prefix(noun).and_then(|rest| rest.strip_suffix(" in the secrets directory"));
-        if let Some(names) = names.and_then(|names| names.strip_suffix(tail)) {
-            return format!("Drop {noun}{names} into the secrets directory, or edit the entry's `secrets`.");
-        }
-    }
-    match missing.strip_prefix("its session ").and_then(|rest| rest.split_once(" is still in use by ")) {
-        Some((session, holder)) => {
-            format!("Wait until {holder} has left the session {session}, or give one of them another `session`.")
-        }
-        None => format!("Nothing but the end of this: {missing}."),
-    }
+fn retried(cause: &WaitingFor) -> String {
+    format!("Wait; {cause}. agentd looks again by itself.")
 }
 
 /// Under each of these words stands what it means; see the tests.
@@ -317,8 +351,8 @@ pub fn render(explanation: &Explanation, now: SystemTime, width: usize, colour: 
     };
     let lines = |text: &Option<String>| text.iter().flat_map(|text| text.lines()).map(sentence).collect();
     section("Why", lines(&explanation.why));
-    // What is wrong with an entry stands under "To change".
-    section("To mend", lines(&explanation.error.clone().filter(|_| explanation.state != State::Invalid)));
+    // The errors of an invalid entry are under "To change".
+    section("To fix", lines(&explanation.error.clone().filter(|_| explanation.state != State::Invalid)));
     let next = |Next { what, at }: &Next| match at {
         Some(at) => format!("{what} {}, at {at}.", until(*at, now)),
         None => format!("{what}."),
@@ -424,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backoff_is_told_with_its_end_its_next_start_and_its_timeout() {
+    fn a_backoff_is_explained_with_end_next_start_and_timeout() {
         let agent = agent(
             "backoff",
             &json!({
@@ -436,14 +470,14 @@ mod tests {
         let expected = "\
 a has been in state backoff for 2s, since 2026-11-21T17:00:08.000Z.
 Why        exited with status 3; restart 1 of 5 follows.
-Next       It is started again in 1s, at 2026-11-21T17:00:11.000Z.
-           Its `timeout` passes: it is stopped for good in 2h, at
+Next       It starts again in 1s, at 2026-11-21T17:00:11.000Z.
+           Its `timeout` passes: agentd stops it for good in 2h, at
            2026-11-21T19:00:10.000Z.
 Ended      2s ago, attempt 1, at 2026-11-21T17:00:08.000Z: exited with status 3.
 Limits     its limits are not applied: agentd does not run under systemd.
 To change  Wait; or edit what its entry launches, or a secret or prompt that it
-           gets: it is started at once.
-           Set `restart = \"no\"` in its entry: it is left as it ended.
+           gets: it starts at once.
+           Set `restart = \"no\"` in its entry: it stays as it ended.
 ";
         assert_eq!(text(&agent), expected);
     }
@@ -455,13 +489,18 @@ To change  Wait; or edit what its entry launches, or a secret or prompt that it
             &json!({
                 "reason": "the prompt_file /j/task.md does not exist; the workdir /x does not exist; the secrets A, B are not in the secrets directory",
                 "declared_at": at(5),
+                "waiting_for": [
+                    { "kind": "prompt-file", "path": "/j/task.md", "problem": "absent" },
+                    { "kind": "workdir", "path": "/x", "problem": "absent" },
+                    { "kind": "secrets", "names": ["A", "B"] },
+                ],
             }),
         );
         let expected = "\
 a has been in state waiting for 5s, since 2026-11-21T17:00:05.000Z.
 Why        the prompt_file /j/task.md does not exist; the workdir /x does not
            exist; the secrets A, B are not in the secrets directory.
-Next       It is started as soon as nothing is missing.
+Next       It starts as soon as nothing is missing.
 To change  Write /j/task.md, or name another as the entry's `prompt_file`.
            Create the directory /x, or name another as the entry's `workdir`.
            Drop the secrets A, B into the secrets directory, or edit the entry's
@@ -471,15 +510,79 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     }
 
     #[rstest]
-    #[case("the secret A is not in the secrets directory", "Drop the secret A into the secrets directory")]
-    #[case("the workdir /x is not a directory", "Let the agent user into the workdir (/x is not a directory)")]
-    #[case("the prompt_file /p is not a regular file", "Let the agent user read the prompt_file (/p is not a reg")]
-    #[case("its session s is still in use by b", "Wait until b has left the session s")]
-    #[case("its declaration could not be read yet", "Nothing but the end of this: its declaration could not be")]
-    fn each_thing_that_can_be_missing_has_a_remedy(#[case] missing: &str, #[case] remedy: &str) {
-        let agent = agent("waiting", &json!({ "reason": missing }));
-        let changes = explain(&agent, Vec::new()).changes;
-        assert!(changes.len() == 1 && changes[0].starts_with(remedy), "{changes:?}");
+    #[case(
+        json!({ "kind": "secrets", "names": ["A"] }),
+        "Drop the secret A into the secrets directory, or edit the entry's `secrets`."
+    )]
+    #[case(
+        json!({ "kind": "workdir", "path": "/x", "problem": "absent" }),
+        "Create the directory /x, or name another as the entry's `workdir`."
+    )]
+    #[case(
+        json!({ "kind": "workdir", "path": "/x", "problem": "not-a-directory" }),
+        "Put a directory in the place of /x, or name another as the entry's `workdir`."
+    )]
+    #[case(
+        json!({ "kind": "workdir", "path": "/x", "problem": "inaccessible", "detail": "cannot be entered by a: no" }),
+        "Let the agent user into the workdir (/x cannot be entered by a: no), or name another as the entry's `workdir`."
+    )]
+    #[case(
+        json!({ "kind": "workdir", "path": "/x", "problem": "unchecked", "detail": "no answer" }),
+        "Wait; the workdir /x could not be looked at: no answer. agentd looks again by itself."
+    )]
+    #[case(
+        json!({ "kind": "workdir", "path": "/x", "problem": "haunted", "ghosts": 3 }),
+        "Let the agent user into the workdir (/x cannot be used: haunted), or name another as the entry's `workdir`."
+    )]
+    #[case(
+        json!({ "kind": "prompt-file", "path": "/p", "problem": "absent" }),
+        "Write /p, or name another as the entry's `prompt_file`."
+    )]
+    #[case(
+        json!({ "kind": "prompt-file", "path": "/p", "problem": "empty" }),
+        "Write a prompt into /p, or name another file as the entry's `prompt_file`."
+    )]
+    #[case(
+        json!({ "kind": "prompt-file", "path": "/p", "problem": "not-a-file" }),
+        "Put a regular file in the place of /p, or name another as the entry's `prompt_file`."
+    )]
+    #[case(
+        json!({ "kind": "prompt-file", "path": "/p", "problem": "inaccessible", "detail": "cannot be read by a: no" }),
+        "Let the agent user read the prompt_file (/p cannot be read by a: no)."
+    )]
+    #[case(
+        json!({ "kind": "prompt-file", "path": "/p", "problem": "unchecked", "detail": "no answer" }),
+        "Wait; the prompt_file /p could not be looked at: no answer. agentd looks again by itself."
+    )]
+    #[case(
+        json!({ "kind": "session", "name": "s", "holder": "b" }),
+        "Wait until b has left the session s, or give one of them another `session`."
+    )]
+    #[case(
+        json!({ "kind": "session", "holder": "b" }),
+        "Wait until b has left it, or give one of them another `session`."
+    )]
+    #[case(
+        json!({ "kind": "unread" }),
+        "Wait for this to end: its declaration could not be read yet."
+    )]
+    #[case(
+        json!({ "kind": "moonrise", "at": "night" }),
+        "Wait for this to end: moonrise (a newer agentd knows what that is)."
+    )]
+    fn each_thing_that_can_be_missing_has_a_remedy(#[case] missing: Value, #[case] remedy: &str) {
+        let agent = agent("waiting", &json!({ "reason": "in any words", "waiting_for": [missing] }));
+        assert_eq!(explain(&agent, Vec::new()).changes, [remedy]);
+    }
+
+    #[test]
+    fn a_reason_that_a_daemon_leaves_out_is_made_of_the_data() {
+        let why = |state, more: &Value| explain(&agent(state, more), Vec::new()).why;
+        let waiting = json!({ "waiting_for": [{ "kind": "unread" }, { "kind": "moonrise" }] });
+        let expected = "its declaration could not be read yet; moonrise (a newer agentd knows what that is)";
+        assert_eq!(why("waiting", &waiting).as_deref(), Some(expected));
+        let stopping = json!({ "stopping_because": { "kind": "shutdown" } });
+        assert_eq!(why("stopping", &stopping).as_deref(), Some("agentd is being stopped"));
     }
 
     #[rstest]
@@ -494,35 +597,51 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     }
 
     #[test]
-    fn each_mistake_of_an_invalid_entry_is_to_be_mended() {
+    fn each_mistake_of_an_invalid_entry_is_to_be_fixed() {
         let error = "/etc/j.toml:3:1: `harness` is missing; write one\n/etc/j.toml:4:1: `restart` is unknown";
         let agent = agent("invalid", &json!({ "error": error, "reason": "its entry is wrong" }));
         assert_eq!(
             explain(&agent, Vec::new()).changes,
-            ["Mend /etc/j.toml:3:1: `harness` is missing; write one", "Mend /etc/j.toml:4:1: `restart` is unknown"]
+            ["Fix /etc/j.toml:3:1: `harness` is missing; write one", "Fix /etc/j.toml:4:1: `restart` is unknown"]
         );
     }
 
     #[rstest]
-    #[case("its declaration has changed; interrupted, will be killed at the deadline", "started as it is declared now")]
-    #[case("its timeout has passed; interrupted, will be killed at the deadline", "exited for good")]
-    #[case("its entry was removed, or agentd is being stopped; interrupted", "not listed any more")]
-    fn a_stop_is_told_with_its_deadline_and_what_follows(#[case] reason: &str, #[case] follows: &str) {
-        let agent = agent("stopping", &json!({ "reason": reason, "deadline": at(30) }));
-        let next = explain(&agent, Vec::new()).next;
-        assert_eq!(next[0].at.map(|at| at.to_string()), Some(at(30)));
-        assert!(next[1].what.contains(follows), "{next:?}");
+    #[case("changed", Some("When nothing of it is left, it starts as it is declared now"))]
+    #[case("timed-out", Some("When nothing of it is left, it has exited for good"))]
+    #[case("removed", Some("When nothing of it is left, it is no longer listed"))]
+    #[case("shutdown", Some("When nothing of it is left, it is no longer listed"))]
+    #[case("moonset", None)]
+    fn a_stop_is_told_with_its_deadline_and_what_follows(#[case] kind: &str, #[case] follows: Option<&str>) {
+        let because = json!({ "kind": kind });
+        for stage in ["interrupted", "clearing", "begged"] {
+            let more = json!({ "stopping_because": because, "stop_stage": stage, "deadline": at(30) });
+            let next = explain(&agent("stopping", &more), Vec::new()).next;
+            assert_eq!(next[0].at.map(|at| at.to_string()), Some(at(30)));
+            assert_eq!(next.get(1).map(|next| next.what.as_str()), follows);
+        }
     }
 
     #[test]
     fn one_that_was_killed_is_not_going_to_be() {
-        let reason = "its declaration has changed; killed";
-        let agent = agent("stopping", &json!({ "reason": reason, "deadline": at(3) }));
-        assert!(explain(&agent, Vec::new()).next.iter().all(|next| next.at.is_none()));
+        let because = json!({ "kind": "changed" });
+        let more = json!({ "stopping_because": because, "stop_stage": "killed", "deadline": at(3) });
+        let next = explain(&agent("stopping", &more), Vec::new()).next;
+        assert!(!next.is_empty() && next.iter().all(|next| next.at.is_none()), "{next:?}");
     }
 
     #[test]
-    fn the_history_counts_where_there_is_one_and_no_more_than_three_of_it() {
+    fn an_older_daemon_that_gives_no_data_is_explained_without_a_guess() {
+        let reason = "its declaration has changed; interrupted, will be killed at the deadline";
+        let explanation = explain(&agent("stopping", &json!({ "reason": reason, "deadline": at(30) })), Vec::new());
+        assert_eq!(explanation.why.as_deref(), Some(reason));
+        assert_eq!(explanation.next.len(), 1, "the deadline alone");
+        let waiting = explain(&agent("waiting", &json!({ "reason": "the workdir /x does not exist" })), Vec::new());
+        assert_eq!(waiting.changes, Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_history_is_used_if_present_and_limited_to_three() {
         let past = |attempt: u64| {
             json!({
                 "attempt": attempt, "declared_at": at(0), "started_at": at(2), "exit": { "signal": "SIGKILL", "at": at(5) },
@@ -548,13 +667,13 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     }
 
     #[test]
-    fn the_data_are_those_of_the_sentences_and_absent_ones_are_left_out() {
+    fn the_data_matches_the_sentences_and_omits_absent_values() {
         let agent = agent("backoff", &json!({ "exit": { "code": 3, "at": at(8) }, "next_start_at": at(11) }));
         let mut data = serde_json::to_value(explain(&agent, Vec::new())).unwrap();
         assert!(data["changes"].as_array_mut().is_some_and(|changes| !changes.is_empty()));
         data.as_object_mut().unwrap().remove("changes");
         let expected = json!({
-            "name": "a", "state": "backoff", "since": at(8), "next": [{ "what": "It is started again", "at": at(11) }],
+            "name": "a", "state": "backoff", "since": at(8), "next": [{ "what": "It starts again", "at": at(11) }],
             "ends": [{ "exit": { "code": 3, "at": at(8) } }],
         });
         assert_eq!(data, expected);
@@ -584,7 +703,16 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     #[test]
     fn no_line_is_wider_than_it_may_be_but_for_single_words() {
         let reason = "the workdir /home/agent/workspace/of/a/project does not exist; the secret A is not in the secrets directory";
-        let agent = agent("waiting", &json!({ "reason": reason, "declared_at": at(5), "error": "x y ".repeat(100) }));
+        let agent = agent(
+            "waiting",
+            &json!({
+                "reason": reason, "declared_at": at(5), "error": "x y ".repeat(100),
+                "waiting_for": [
+                    { "kind": "workdir", "path": "/home/agent/workspace/of/a/project", "problem": "absent" },
+                    { "kind": "secrets", "names": ["A"] },
+                ],
+            }),
+        );
         for width in 60..140 {
             let text = render(&explain(&agent, Vec::new()), now(), width, None);
             assert!(text.lines().all(|line| line.chars().count() <= width), "{width}: {text}");

@@ -201,6 +201,10 @@ pub(super) mod tests {
             limits_error: None,
             log_error: None,
             environment_error: None,
+            waiting_for: Vec::new(),
+            stopping_because: None,
+            stop_stage: None,
+            launch_reason: None,
             resources: None,
             history: Vec::new(),
         }

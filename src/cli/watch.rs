@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_rows_are_shown_that_there_is_room_for_and_a_line_below() {
+    fn the_last_rows_that_fit_are_shown_with_a_line_below() {
         assert_eq!(
             frame("a\nb\nc\n", "line", 3, 3),
             "\x1b[Hb\x1b[K\r\nc\x1b[K\r\n\x1b[0m\x1b[J\x1b[3;1H\x1b[7mli…\x1b[0m"

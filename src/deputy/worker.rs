@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 
 use super::protocol::{FILE_TIMEOUT, MAX_FRAME, Numbered, Output, Program, Reply, Request, RunError};
 use super::tmux_server;
-use crate::agent::seen::{SeenPrompt, SeenWorkdir};
+use crate::agent::seen::{Problem, SeenPrompt, SeenWorkdir};
 use crate::logs::renderer;
 use crate::sys::account::{self, Account};
 use crate::sys::blocking;
@@ -306,21 +306,25 @@ async fn text(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
 fn read_prompt(path: &Path) -> SeenPrompt {
     match regular_file::open(path) {
         Ok((file, _)) => prompt_in(&file, path),
-        Err(regular_file::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => SeenPrompt::Missing,
-        Err(regular_file::Error::Io(error)) => {
-            SeenPrompt::Unusable(format!("{} cannot be read by the agent user: {error}", path.display()))
+        Err(regular_file::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+            SeenPrompt::Unusable(Problem::Absent {})
         }
+        Err(regular_file::Error::Io(error)) => SeenPrompt::Unusable(unreadable(&error)),
         Err(regular_file::Error::Link | regular_file::Error::NotRegular | regular_file::Error::TooLarge(_)) => {
-            SeenPrompt::Unusable(format!("{} is not a regular file", path.display()))
+            SeenPrompt::Unusable(Problem::NotAFile {})
         }
     }
+}
+
+fn unreadable(error: &io::Error) -> Problem {
+    Problem::Inaccessible { detail: format!("cannot be read by the agent user: {error}") }
 }
 
 fn prompt_in(file: &File, path: &Path) -> SeenPrompt {
     const ROOM: u64 = 4 << 20;
     let mut text = Vec::new();
     if let Err(error) = file.take(ROOM).read_to_end(&mut text) {
-        return SeenPrompt::Unusable(format!("{} cannot be read by the agent user: {error}", path.display()));
+        return SeenPrompt::Unusable(unreadable(&error));
     }
     let text = trim(without_byte_order_mark(&text));
     if text.len() > MAX_ARGUMENT {
@@ -347,20 +351,15 @@ fn trim(bytes: &[u8]) -> &[u8] {
 }
 
 fn look_at_workdir(path: &Path) -> SeenWorkdir {
+    let inaccessible = |detail| SeenWorkdir::Unusable(Problem::Inaccessible { detail });
     match fs::metadata(path) {
-        Ok(metadata) if !metadata.is_dir() => SeenWorkdir::Missing(format!("{} is not a directory", path.display())),
+        Ok(metadata) if !metadata.is_dir() => SeenWorkdir::Unusable(Problem::NotADirectory {}),
         Ok(_) => match eaccess(path, AccessFlags::X_OK) {
             Ok(()) => SeenWorkdir::Usable,
-            Err(error) => SeenWorkdir::Missing(format!(
-                "{} cannot be entered by the agent user: {}",
-                path.display(),
-                error.desc()
-            )),
+            Err(error) => inaccessible(format!("cannot be entered by the agent user: {}", error.desc())),
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            SeenWorkdir::Missing(format!("{} does not exist", path.display()))
-        }
-        Err(error) => SeenWorkdir::Missing(format!("{} cannot be reached by the agent user: {error}", path.display())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => SeenWorkdir::Unusable(Problem::Absent {}),
+        Err(error) => inaccessible(format!("cannot be reached by the agent user: {error}")),
     }
 }
 
@@ -455,12 +454,12 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("prompt");
         mkfifo(&path, Mode::S_IRWXU).unwrap();
-        assert!(matches!(read_prompt(&path), SeenPrompt::Unusable(reason) if reason.contains("not a regular file")));
+        assert_eq!(read_prompt(&path), SeenPrompt::Unusable(Problem::NotAFile {}));
     }
 
     #[test]
     fn a_missing_prompt_is_missing() {
-        assert_eq!(read_prompt(Path::new("/nonexistent/prompt")), SeenPrompt::Missing);
+        assert_eq!(read_prompt(Path::new("/nonexistent/prompt")), SeenPrompt::Unusable(Problem::Absent {}));
     }
 
     #[test]
@@ -478,7 +477,7 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("file");
         fs::write(&path, "").unwrap();
-        assert!(matches!(look_at_workdir(&path), SeenWorkdir::Missing(reason) if reason.contains("not a directory")));
+        assert_eq!(look_at_workdir(&path), SeenWorkdir::Unusable(Problem::NotADirectory {}));
         assert_eq!(look_at_workdir(directory.path()), SeenWorkdir::Usable);
     }
 

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::agent::declaration::{Declaration, Desired, DesiredAgent, Missing};
+use crate::agent::declaration::{Declaration, Desired, DesiredAgent, Missing, WaitingFor};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::launch::Launch;
 use crate::agent::secrets::Secrets;
-use crate::agent::seen::{Seen, SeenPrompt, SeenWorkdir};
-use crate::agent::spec::{AgentSpec, Kind, Prompt, Workdir};
+use crate::agent::seen::{Problem, Seen, SeenPrompt, SeenWorkdir};
+use crate::agent::spec::{AgentSpec, Prompt, Workdir};
 use crate::config::{Config, Entry};
 use crate::state::key::Key;
 use crate::sys::account::Account;
@@ -88,51 +88,43 @@ fn declare(
     place: &DeclarationContext,
 ) -> Result<Declaration, String> {
     let folder = folder_of(&place.file);
-    let kind = match spec.kind {
-        Kind::Native => "native",
-        Kind::Sandboxed => "native (unsandboxed)",
-    };
     let mut missing = Vec::new();
     let prompt = match &spec.prompt {
         None => None,
         Some(Prompt::Text(text)) => Some(SecretBytes::from(text.as_str())),
-        Some(Prompt::File(file)) => match seen.prompts.get(&folder.join(file)) {
-            Some(SeenPrompt::Text(text)) if !text.as_slice().is_empty() => {
-                if let Some(refusal) = spec.harness.refuses(text.as_slice()) {
-                    return Err(format!("{}: {refusal}", folder.join(file).display()));
+        Some(Prompt::File(file)) => {
+            let path = folder.join(file);
+            let mut lacks = |problem| {
+                missing.push(WaitingFor::PromptFile { path: path.display().to_string(), problem });
+                None
+            };
+            match seen.prompts.get(&path) {
+                Some(SeenPrompt::Text(text)) if !text.as_slice().is_empty() => {
+                    if let Some(refusal) = spec.harness.refuses(text.as_slice()) {
+                        return Err(format!("{}: {refusal}", path.display()));
+                    }
+                    Some(text.clone())
                 }
-                Some(text.clone())
+                Some(SeenPrompt::Text(_)) if spec.interactive == Some(false) => lacks(Problem::Empty {}),
+                Some(SeenPrompt::Text(_)) => None,
+                Some(SeenPrompt::Refused(why)) => return Err(why.clone()),
+                Some(SeenPrompt::Unusable(problem)) => lacks(problem.clone()),
+                None => lacks(seen.unseen(&path)),
             }
-            Some(SeenPrompt::Text(_)) if spec.interactive == Some(false) => {
-                missing.push(format!("the prompt_file {} is empty", folder.join(file).display()));
-                None
-            }
-            Some(SeenPrompt::Text(_)) => None,
-            Some(SeenPrompt::Refused(why)) => return Err(why.clone()),
-            Some(SeenPrompt::Unusable(why)) => {
-                missing.push(format!("the prompt_file {why}"));
-                None
-            }
-            Some(SeenPrompt::Missing) => {
-                missing.push(format!("the prompt_file {} does not exist", folder.join(file).display()));
-                None
-            }
-            None => {
-                missing.push(format!("the prompt_file {}", seen.unseen(&folder.join(file))));
-                None
-            }
-        },
+        }
     };
     let workdir = workdir_path(spec, &place.account);
-    match seen.workdirs.get(&workdir) {
-        Some(SeenWorkdir::Usable) => {}
-        Some(SeenWorkdir::Missing(why)) => missing.push(format!("the workdir {why}")),
-        None => missing.push(format!("the workdir {}", seen.unseen(&workdir))),
-    }
+    let problem = match seen.workdirs.get(&workdir) {
+        Some(SeenWorkdir::Usable) => None,
+        Some(SeenWorkdir::Unusable(problem)) => Some(problem.clone()),
+        None => Some(seen.unseen(&workdir)),
+    };
+    let path = || workdir.display().to_string();
+    missing.extend(problem.map(|problem| WaitingFor::Workdir { path: path(), problem }));
     let environment = match environment(spec, secrets) {
         Ok(environment) => environment,
-        Err(absent) => {
-            missing.push(format!("the {absent} in the secrets directory"));
+        Err(names) => {
+            missing.push(WaitingFor::Secrets { names });
             BTreeMap::new()
         }
     };
@@ -164,23 +156,20 @@ fn declare(
         }
         Ok(Arc::new(launch))
     } else {
-        Err(Missing(missing.join("; ")))
+        Err(Missing(missing))
     };
-    Ok(Declaration { kind, policy: spec.policy.clone(), launch })
+    Ok(Declaration { kind: spec.kind, policy: spec.policy.clone(), launch })
 }
 
 /// Secrets, and `env` over them; or which secrets are not there.
-fn environment(spec: &AgentSpec, secrets: &Secrets) -> Result<BTreeMap<String, SecretBytes>, String> {
+fn environment(spec: &AgentSpec, secrets: &Secrets) -> Result<BTreeMap<String, SecretBytes>, Vec<String>> {
     let mut environment = BTreeMap::new();
     match &spec.secrets {
         None => environment.extend(secrets.iter().map(|(name, value)| (name.clone(), value.clone()))),
         Some(names) => {
-            let absent: Vec<&str> =
-                names.iter().map(String::as_str).filter(|name| secrets.get(name).is_none()).collect();
+            let absent: Vec<String> = names.iter().filter(|name| secrets.get(name).is_none()).cloned().collect();
             if !absent.is_empty() {
-                let noun = if absent.len() == 1 { "secret" } else { "secrets" };
-                let verb = if absent.len() == 1 { "is not" } else { "are not" };
-                return Err(format!("{noun} {} {verb}", absent.join(", ")));
+                return Err(absent);
             }
             environment.extend(names.iter().filter_map(|name| Some((name.clone(), secrets.get(name)?.clone()))));
         }
@@ -199,6 +188,7 @@ mod tests {
 
     use super::*;
     use crate::agent::name::key;
+    use crate::agent::spec::Kind;
     use crate::config::{Options, parse};
 
     const FILE: &str = "/etc/agentd/jcard.toml";
@@ -260,7 +250,7 @@ mod tests {
 
     /// What the one agent waits for.
     fn missing(config: &Config, secrets: &[(&str, &str)], seen: &Seen) -> String {
-        declaration(config, secrets, seen).unwrap().launch.unwrap_err().0
+        declaration(config, secrets, seen).unwrap().launch.unwrap_err().to_string()
     }
 
     fn words(launch: &Launch) -> Vec<&str> {
@@ -333,8 +323,8 @@ mod tests {
     }
 
     #[rstest]
-    #[case(SeenPrompt::Missing, "the prompt_file /etc/agentd/prompt.md does not exist")]
-    #[case(SeenPrompt::Unusable("/etc/agentd/prompt.md is odd".into()), "the prompt_file /etc/agentd/prompt.md is odd")]
+    #[case(SeenPrompt::Unusable(Problem::Absent {}), "the prompt_file /etc/agentd/prompt.md does not exist")]
+    #[case(SeenPrompt::Unusable(Problem::NotAFile {}), "the prompt_file /etc/agentd/prompt.md is not a regular file")]
     fn a_prompt_file_that_gives_no_prompt_is_waited_for(#[case] prompt: SeenPrompt, #[case] expected: &str) {
         assert_eq!(missing(&one("prompt_file = \"prompt.md\""), &[], &seen(prompt)), expected);
     }
@@ -424,9 +414,9 @@ mod tests {
 
     #[test]
     fn everything_that_is_missing_is_named() {
-        let mut seen = seen(SeenPrompt::Missing);
-        let reason = "/w cannot be entered by the agent user: Permission denied".to_owned();
-        seen.workdirs.insert("/w".into(), SeenWorkdir::Missing(reason));
+        let mut seen = seen(SeenPrompt::Unusable(Problem::Absent {}));
+        let detail = "cannot be entered by the agent user: Permission denied".to_owned();
+        seen.workdirs.insert("/w".into(), SeenWorkdir::Unusable(Problem::Inaccessible { detail }));
         let config = one("prompt_file = \"prompt.md\"\nsecrets = [\"A\"]");
         assert_eq!(
             missing(&config, &[], &seen),
@@ -541,7 +531,11 @@ mod tests {
     #[test]
     fn an_unsandboxed_agent_says_so() {
         let declaration = declaration(&one("type = \"sandboxed\""), &[], &seen(text(""))).unwrap();
-        assert_eq!(declaration.kind, "native (unsandboxed)");
+        assert_eq!((declaration.kind, declaration.kind.in_words()), (Kind::Sandboxed, "native (unsandboxed)"));
+        assert_eq!(
+            [Kind::Native, Kind::Sandboxed].map(|kind| Kind::from_words(kind.in_words())),
+            [Kind::Native, Kind::Sandboxed]
+        );
     }
 
     #[rstest]

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use prometheus_client::metrics::histogram::Histogram;
 
-use crate::wire::status::{AgentStatus, Time};
+use crate::agent::machine::LaunchReason;
 
 /// What only metrics show.
 #[derive(Clone, Debug)]
@@ -28,10 +28,10 @@ impl Facts {
     }
 }
 
-/// How often an agent was launched again, by reason. One daemon counts, over all declarations of the agent.
+/// How often an agent was launched again, by the reason. Counted by one daemon, over all declarations of the agent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Restarts {
-    /// It had ended, and its policy asks for a restart.
+    /// It had ended, and its policy restarts it.
     pub policy: u64,
     /// Its declaration had changed.
     pub declaration: u64,
@@ -39,37 +39,14 @@ pub struct Restarts {
     pub retry: u64,
 }
 
-/// Tells from an agent's statuses why it is launched.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Launches {
-    /// Under which declaration the last launch was, and after how many restarts.
-    last: Option<(Option<Time>, u64)>,
-    restarts: Restarts,
-}
-
-impl Launches {
-    /// Of an agent that an earlier daemon had launched last under this status.
-    pub fn after(status: &AgentStatus) -> Self {
-        Self { last: Some(Self::key(status)), restarts: Restarts::default() }
-    }
-
-    /// It is launched, and this is its status then.
-    pub fn count(&mut self, status: &AgentStatus) {
-        let this = Self::key(status);
-        match self.last.replace(this) {
-            None => {}
-            Some((declared_at, _)) if declared_at != this.0 => self.restarts.declaration += 1,
-            Some((_, restarts)) if restarts != this.1 => self.restarts.policy += 1,
-            Some(_) => self.restarts.retry += 1,
+impl Restarts {
+    /// It is launched.
+    pub fn count(&mut self, reason: LaunchReason) {
+        match reason {
+            LaunchReason::First => {}
+            LaunchReason::Policy => self.policy += 1,
+            LaunchReason::Declaration => self.declaration += 1,
+            LaunchReason::Retry | LaunchReason::Recovery => self.retry += 1,
         }
-    }
-
-    /// What was counted.
-    pub fn restarts(&self) -> Restarts {
-        self.restarts
-    }
-
-    fn key(status: &AgentStatus) -> (Option<Time>, u64) {
-        (status.declared_at, status.restarts)
     }
 }

@@ -263,8 +263,8 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::agent::machine::LaunchReason;
     use crate::observe::facts::Facts;
-    use crate::observe::facts::Launches;
     use crate::observe::snapshot::Parts;
     use crate::wire::status::Errors;
 
@@ -369,25 +369,16 @@ mod tests {
     }
 
     #[test]
-    fn a_launch_is_counted_by_what_has_changed_since_the_one_before() {
-        let status = |declared_at: &str, restarts: u64| {
-            agent(
-                &serde_json::json!({ "declared_at": format!("2026-01-01T00:00:{declared_at}Z"), "restarts": restarts }),
-            )
+    fn a_launch_is_counted_by_its_reason() {
+        let mut restarts = Restarts::default();
+        let mut after = |reason| {
+            restarts.count(reason);
+            [restarts.policy, restarts.declaration, restarts.retry]
         };
-        let mut launches = Launches::default();
-        let mut after = |declared_at: &str, restarts| {
-            launches.count(&status(declared_at, restarts));
-            let Restarts { policy, declaration, retry } = launches.restarts();
-            [policy, declaration, retry]
-        };
-        assert_eq!(after("00", 0), [0, 0, 0], "the first is no restart");
-        assert_eq!(after("00", 1), [1, 0, 0]);
-        assert_eq!(after("00", 1), [1, 0, 1]);
-        assert_eq!(after("01", 0), [1, 1, 1]);
-        assert_eq!(after("02", 0), [1, 2, 1]);
-        let mut taken_over = Launches::after(&status("02", 4));
-        taken_over.count(&status("02", 5));
-        assert_eq!(taken_over.restarts(), Restarts { policy: 1, ..Restarts::default() });
+        assert_eq!(after(LaunchReason::First), [0, 0, 0], "the first is no restart");
+        assert_eq!(after(LaunchReason::Policy), [1, 0, 0]);
+        assert_eq!(after(LaunchReason::Retry), [1, 0, 1]);
+        assert_eq!(after(LaunchReason::Declaration), [1, 1, 1]);
+        assert_eq!(after(LaunchReason::Recovery), [1, 1, 2]);
     }
 }

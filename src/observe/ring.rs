@@ -86,12 +86,12 @@ impl Ring {
             }
             Since::Seen(_) => (oldest, true),
         };
-        let lost = is_lost.then(|| {
+        let missed = is_lost.then(|| {
             let id = Id { epoch: self.epoch, number: oldest - 1 };
-            RingEvent::new(&Event { id, at: Time(SystemTime::now()), what: What::Lost {} })
+            RingEvent::new(&Event { id, at: Time(SystemTime::now()), what: What::Missed {} })
         });
         let seen = usize::try_from(next - oldest).unwrap_or(usize::MAX);
-        lost.into_iter().chain(self.kept.iter().skip(seen).cloned()).collect()
+        missed.into_iter().chain(self.kept.iter().skip(seen).cloned()).collect()
     }
 }
 
@@ -135,11 +135,11 @@ mod tests {
 
     #[test]
     fn a_listener_that_missed_something_learns_it_first() {
-        assert_eq!(ids(&ring(1).since(seen("6-1"))), ["lost 7-0", "removed 7-1"], "of another daemon");
-        assert_eq!(ids(&ring(1).since(seen("7-2"))), ["lost 7-0", "removed 7-1"], "of the future");
-        assert_eq!(ids(&ring(0).since(seen("6-1"))), ["lost 7-0"]);
+        assert_eq!(ids(&ring(1).since(seen("6-1"))), ["missed 7-0", "removed 7-1"], "of another daemon");
+        assert_eq!(ids(&ring(1).since(seen("7-2"))), ["missed 7-0", "removed 7-1"], "of the future");
+        assert_eq!(ids(&ring(0).since(seen("6-1"))), ["missed 7-0"]);
         let ring = ring(MOST + 2);
-        assert_eq!(ids(&ring.since(seen("7-1")))[..2], ["lost 7-2", "removed 7-3"]);
+        assert_eq!(ids(&ring.since(seen("7-1")))[..2], ["missed 7-2", "removed 7-3"]);
         assert_eq!(ids(&ring.since(seen("7-2")))[..1], ["removed 7-3"]);
         assert_eq!(ids(&ring.since(Since::Beginning))[..1], ["removed 7-3"]);
     }

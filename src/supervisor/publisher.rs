@@ -97,8 +97,7 @@ impl Supervisor {
             state: Some(state_errors.join("\n")).filter(|errors| !errors.is_empty()),
             groups: self.resources.containment.groups_error(),
         };
-        let restarts =
-            self.agents.values().map(|agent| (agent.machine.name().to_string(), agent.launches.restarts())).collect();
+        let restarts = self.agents.values().map(|agent| (agent.machine.name().to_string(), agent.restarts)).collect();
         let facts = Facts { config_read: self.desired.config_read, restarts, ..self.facts.clone() };
         Snapshot::from(Parts {
             agents: statuses,

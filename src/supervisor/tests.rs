@@ -12,7 +12,7 @@ use super::*;
 use crate::agent::declaration::Declaration;
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::key;
-use crate::agent::spec::Policy;
+use crate::agent::spec::{Kind, Policy};
 use crate::contain::cgroup::Whose;
 use crate::launch::launcher as launch_command;
 use crate::launch::protocol::{Ending, FromLauncher, Harness};
@@ -151,7 +151,7 @@ fn in_short(message: &str) -> String {
 fn agent(name: &str, session: &str, policy: Policy) -> DesiredAgent {
     let (name, session): (Name, Name) = (name.parse().unwrap(), session.parse().unwrap());
     let launch = Arc::new(Launch { name: name.clone(), session, ..Launch::of_nothing() });
-    let declaration = Declaration { kind: "native", policy, launch: Ok(launch) };
+    let declaration = Declaration { kind: Kind::Native, policy, launch: Ok(launch) };
     DesiredAgent { name, harness: None, declaration: Ok(declaration) }
 }
 
@@ -179,7 +179,7 @@ fn a_redactor_is_built_only_if_a_launch_changes() {
         is_known: false,
         is_told: false,
         knows_past: true,
-        launches: Launches::default(),
+        restarts: Restarts::default(),
         brakes: Arc::default(),
         redactor: None,
     };

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_in_pieces_shows_less_than_arouses_suspicion() {
+    fn a_secret_in_pieces_shows_only_its_first_suspicious_part() {
         let text = format!("a {KEY} b\n");
         let whole = of([KEY]).redact(&text);
         for cut in 0..text.len() {

@@ -1,8 +1,8 @@
-//! What happened, one event after the other: what `GET /v1/events` tells.
+//! Events: what happened, one after the other, as `GET /v1/events` sends it.
 //!
-//! The supervisor is the only writer. It keeps the latest events in a [`Ring`]; whoever listens reads from there at its own pace, by
-//! the number of the event that it has seen last. So a slow listener costs nothing, and one that is too slow is told that it has
-//! missed something. What an event tells is on record, and is what `GET /v1/agents` says, before it is told.
+//! The supervisor is the only writer. It keeps the latest events in a [`Ring`]; each client reads from there at its own pace, by the
+//! number of the event that it has seen last. So a slow client costs nothing, and one that is too slow is told that it has
+//! missed events. An event is on record, and `GET /v1/agents` agrees with it, before it is published.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -27,7 +27,7 @@ impl fmt::Display for Id {
     }
 }
 
-/// It is no event's id.
+/// The text is not the id of an event.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is no event's id; one looks like 1790000000000-17")]
 pub struct NoId(String);
@@ -69,7 +69,7 @@ impl JsonSchema for Id {
     }
 }
 
-/// Something that happened. Kinds may be added; who reads them passes over those it does not know.
+/// Something that happened. Kinds may be added; a client passes over those that it does not know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// Which it is.
@@ -85,21 +85,21 @@ pub struct Event {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum What {
-    /// The daemon began, or begins to end.
+    /// The daemon has started, or begins to end.
     Daemon {
         /// Which of them.
         state: Course,
         /// Its version.
         version: String,
     },
-    /// What an agent is to be, with all that it needs, is new, or something else than before, or gone.
+    /// The declaration of an agent, with all that the agent needs, is new, has changed, or is gone.
     Declaration {
         /// The agent.
         name: String,
         /// Which of them.
         change: Change,
     },
-    /// An agent came into a state, or made its next attempt in the same.
+    /// An agent entered a state, or made its next attempt in the same state.
     State {
         /// The agent.
         name: String,
@@ -109,7 +109,7 @@ pub enum What {
         /// The agent as `GET /v1/agents` lists it, with the new state and why it is in it.
         agent: Box<AgentStatus>,
     },
-    /// An agent that lived before the daemon did is looked after by it now.
+    /// The daemon has taken over an agent that lived before the daemon started.
     Adopted {
         /// The agent.
         name: String,
@@ -121,7 +121,7 @@ pub enum What {
         /// The agent.
         name: String,
     },
-    /// Something is there for a person to mend, or it is another thing than before.
+    /// Something needs attention, or the error has changed.
     Error {
         /// What it is about.
         about: Subject,
@@ -131,17 +131,19 @@ pub enum What {
         /// What.
         error: String,
     },
-    /// There is nothing more to mend.
-    Mended {
+    /// The error is gone. Earlier builds said `mended`.
+    #[serde(alias = "mended")]
+    Resolved {
         /// What it was about.
         about: Subject,
         /// The agent, if it was about one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
     },
-    /// Who listens has missed events: they are kept no more, or a new daemon has begun since. `GET /v1/agents` tells where things
-    /// stand.
-    Lost {},
+    /// The client has missed events: they are no longer kept, or a new daemon has started since. `GET /v1/agents` tells where things
+    /// stand. Earlier builds said `lost`.
+    #[serde(alias = "lost")]
+    Missed {},
 }
 
 /// Where the daemon is heading.
@@ -156,19 +158,19 @@ pub enum Course {
     Detaching,
 }
 
-/// What became of what an agent is to be.
+/// What happened to the declaration of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
     /// It is new.
     Added,
-    /// It says something else.
+    /// It has changed.
     Changed,
     /// It is gone: the agent is stopped.
     Removed,
 }
 
-/// What there is to mend.
+/// What may need attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Subject {
@@ -192,8 +194,8 @@ impl What {
             | Self::State { name, .. }
             | Self::Adopted { name, .. }
             | Self::Removed { name } => Some(name),
-            Self::Error { name, .. } | Self::Mended { name, .. } => name.as_deref(),
-            Self::Daemon { .. } | Self::Lost {} => None,
+            Self::Error { name, .. } | Self::Resolved { name, .. } => name.as_deref(),
+            Self::Daemon { .. } | Self::Missed {} => None,
         }
     }
 
@@ -206,12 +208,12 @@ impl What {
             Self::Adopted { .. } => "adopted",
             Self::Removed { .. } => "removed",
             Self::Error { .. } => "error",
-            Self::Mended { .. } => "mended",
-            Self::Lost {} => "lost",
+            Self::Resolved { .. } => "resolved",
+            Self::Missed {} => "missed",
         }
     }
 
-    /// What is told of an agent that was so, or was not there, and is so now.
+    /// The events of an agent that had one status, or was not there, and has another now.
     pub fn of_change(before: Option<&AgentStatus>, after: &AgentStatus) -> Vec<Self> {
         let mut happened = Vec::new();
         if before.map(|before| (before.state, before.attempt)) != Some((after.state, after.attempt)) {
@@ -223,7 +225,7 @@ impl What {
         happened
     }
 
-    /// What is told of the daemon when it had these errors to tell, and has these now.
+    /// The events of the daemon as a whole when its errors were these and are those now.
     pub fn of_errors(before: &Errors, after: &Errors) -> Vec<Self> {
         let subjects = [
             (Subject::Config, &before.config, &after.config),
@@ -242,21 +244,21 @@ impl What {
         match after {
             _ if before == after => None,
             Some(error) => Some(Self::Error { about, name, error: error.to_owned() }),
-            None => Some(Self::Mended { about, name }),
+            None => Some(Self::Resolved { about, name }),
         }
     }
 }
 
-/// Where a listener is.
+/// Where a client is in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
-    /// It wants all that are kept.
+    /// It wants all events that are kept.
     Beginning,
-    /// It has seen this one.
+    /// It has seen this event.
     Seen(Id),
 }
 
-/// As a client gives it back: in `after` or `Last-Event-ID`.
+/// As a client sends it back, in `after` or `Last-Event-ID`.
 impl fmt::Display for Since {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -289,7 +291,22 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_told_when_it_comes_when_it_changes_and_when_it_is_mended() {
+    fn the_words_of_an_earlier_daemon_are_read() {
+        let read = |text: &str| serde_json::from_str::<What>(text).unwrap();
+        let resolved = What::Resolved { about: Subject::Secrets, name: None };
+        for (word, earlier) in [("resolved", "mended"), ("missed", "lost")] {
+            let event = |word: &str| read(&format!(r#"{{"type":"{word}","about":"secrets"}}"#));
+            assert_eq!(event(word), event(earlier));
+            assert_eq!(
+                (event(word).kind(), serde_json::to_value(event(word)).unwrap()["type"].as_str()),
+                (word, Some(word))
+            );
+        }
+        assert_eq!(read(r#"{"type":"mended","about":"secrets"}"#), resolved);
+    }
+
+    #[test]
+    fn an_error_is_published_on_start_change_and_resolution() {
         let told = |before: Option<&str>, after: Option<&str>| {
             let errors = |error: Option<&str>| Errors { config: error.map(str::to_owned), ..Errors::default() };
             What::of_errors(&errors(before), &errors(after)).pop()
@@ -298,6 +315,6 @@ mod tests {
         assert_eq!(told(None, Some("a")), error("a"));
         assert_eq!(told(Some("a"), Some("b")), error("b"));
         assert_eq!(told(Some("b"), Some("b")), None);
-        assert_eq!(told(Some("b"), None), Some(What::Mended { about: Subject::Config, name: None }));
+        assert_eq!(told(Some("b"), None), Some(What::Resolved { about: Subject::Config, name: None }));
     }
 }

@@ -108,7 +108,7 @@ impl fmt::Debug for Signal {
     }
 }
 
-/// A text is not the name of a signal.
+/// The text is not the name of a signal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not the name of a signal, such as SIGKILL or SIGRTMIN+3")]
 pub struct UnknownSignal(String);

@@ -1,4 +1,4 @@
-//! What the API says: the one set of types that the daemon serialises and the command line reads back.
+//! Statuses: the types that the daemon serializes and the command line reads back.
 //!
 //! The first five keys of an agent, their names and their order, are those of the Go daemon that agentd replaces; existing
 //! clients decode them. Keys may be added after them, none removed or renamed.
@@ -11,6 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::wire::exit_status::ExitStatus;
+use crate::wire::reason::{LaunchReason, StopStage, StoppingBecause, WaitingFor};
 
 /// A point in time on the wire: RFC 3339, UTC, milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,7 +20,7 @@ pub struct Time(pub SystemTime);
 /// The last millisecond of the year 9999, after the beginning of 1970.
 const LAST: Duration = Duration::from_millis(253_402_300_799_999);
 
-/// What lies outside of the years that RFC 3339 has, 1970 to 9999, is shown as the nearest that does not.
+/// A time outside the years 1970 to 9999 is shown as the nearest time within them.
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let after = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -54,7 +55,7 @@ impl JsonSchema for Time {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
-    /// Declared, but something is missing; `reason` says what.
+    /// Declared, but something is missing; `waiting_for` says what.
     Waiting,
     /// The pane is being made, or the launcher has not yet started the harness.
     Starting,
@@ -71,7 +72,7 @@ pub enum State {
 }
 
 impl State {
-    /// Each of them.
+    /// Every state.
     pub const ALL: [Self; 7] =
         [Self::Running, Self::Starting, Self::Backoff, Self::Waiting, Self::Stopping, Self::Exited, Self::Invalid];
 }
@@ -96,7 +97,7 @@ impl fmt::Display for State {
 pub enum Outcome {
     /// The last attempt ended with status 0.
     Completed,
-    /// The last attempt ended otherwise, and policy does not restart it.
+    /// The last attempt ended in another way, and the policy does not restart the agent.
     Failed,
     /// The declaration's `timeout` passed.
     TimedOut,
@@ -112,13 +113,13 @@ pub struct Exit {
     pub how: ExitStatus,
     /// When.
     pub at: Time,
-    /// How many processes of the agent's the kernel had killed for lack of memory by then; absent if none.
+    /// How many processes of the agent the kernel killed for lack of memory; absent if none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oom_kills: Option<u64>,
 }
 
-/// What an attempt took of the machine, with all that it started, as far as the kernel counts that. Without a control group: the time
-/// of the harness and what it waited for, and the memory of its largest process.
+/// What an attempt used, with everything that it started, as far as the kernel counts it. Without a control group: the time of the
+/// harness and what it waited for, and the memory of its largest process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// How many processes the kernel had killed for lack of memory.
@@ -137,9 +138,9 @@ pub struct Usage {
 pub struct PastAttempt {
     /// Its number under its declaration, from 1.
     pub attempt: u64,
-    /// When that declaration was taken up.
+    /// When that declaration took effect.
     pub declared_at: Time,
-    /// What was launched, in a form that is the same as long as the same is.
+    /// A fingerprint of what was launched, which is the same as long as the same is launched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
     /// When its harness was started, if it was.
@@ -147,7 +148,7 @@ pub struct PastAttempt {
     pub started_at: Option<Time>,
     /// How it ended.
     pub exit: Exit,
-    /// Why, in a person's words.
+    /// Why, as a sentence for people.
     pub reason: String,
     /// Processor time, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -157,7 +158,7 @@ pub struct PastAttempt {
     pub memory_peak: Option<u64>,
 }
 
-/// What an agent takes of the machine, with all that it started, from its control group. Absent is what the kernel does not count.
+/// What an agent uses, with everything that it started, from its control group. What the kernel does not count is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Resources {
     /// Processor time so far, in microseconds.
@@ -182,28 +183,28 @@ pub struct Resources {
 pub struct AgentStatus {
     /// The agent's name.
     pub name: String,
-    /// Whether a process of the agent's own lives.
+    /// Whether a process of the agent lives.
     pub running: bool,
     /// The tmux session, while there is one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub session: String,
     /// Restarts made by policy under the present declaration.
     pub restarts: u64,
-    /// What a person must mend.
+    /// What needs attention.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Where the agent is in its life.
     pub state: State,
-    /// Since when it has been there. Absent right after an update from a version that did not note it.
+    /// When the agent entered the state. Absent right after an update from a version that did not note it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
-    /// Why it is there, in a person's words.
-    #[serde(default, deserialize_with = "reason", skip_serializing_if = "Option::is_none")]
+    /// Why the agent is in that state, as a sentence for people; `waiting_for` and `stopping_because` say it as data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// How it ended, once it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
-    /// The harness as declared; absent when the entry does not tell.
+    /// The harness as declared; absent if the entry names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub harness: Option<String>,
     /// How the agent is confined: `native`, or `native (unsandboxed)` for a `sandboxed` entry under `--unsandboxed`.
@@ -215,7 +216,7 @@ pub struct AgentStatus {
     /// Launches under the present declaration, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u64>,
-    /// When the present declaration was taken up.
+    /// When the present declaration took effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub declared_at: Option<Time>,
     /// When the harness of the present or latest attempt was started.
@@ -233,28 +234,33 @@ pub struct AgentStatus {
     /// When the declaration's timeout passes, while it can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_at: Option<Time>,
-    /// Why limits that are declared are not applied.
+    /// Why declared limits are not applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits_error: Option<String>,
-    /// Why what it prints is not kept, or not as it should be.
+    /// Why the agent's output is not kept, or not as it should be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_error: Option<String>,
-    /// Why its environment is not all that it should be.
+    /// Why the agent's environment is not complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment_error: Option<String>,
-    /// What it takes of the machine at the moment. Only where one agent is asked for.
+    /// What the agent waits for before it starts: in `waiting`, `backoff` and `invalid`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting_for: Vec<WaitingFor>,
+    /// Why the agent is being stopped, in `stopping`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopping_because: Option<StoppingBecause>,
+    /// How far the stop has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_stage: Option<StopStage>,
+    /// Why the attempt was launched, in `starting`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch_reason: Option<LaunchReason>,
+    /// What the agent uses at the moment. Only in the answer about a single agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
-    /// Its latest attempts that are over, the last one first. Only where one agent is asked for.
+    /// The latest attempts that are over, newest first. Only in the answer about a single agent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<PastAttempt>,
-}
-
-/// A reason as a client reads it. A daemon before 0.2 says `waiting: ` where `state` says so already, and goes on running between an
-/// update of the package and the next restart. To be removed when nobody updates from 0.1 any more.
-fn reason<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    let reason: Option<String> = Option::deserialize(deserializer)?;
-    Ok(reason.map(|reason| reason.strip_prefix("waiting: ").map(str::to_owned).unwrap_or(reason)))
 }
 
 /// The answer to `GET /v1/health`.
@@ -281,23 +287,23 @@ pub struct Health {
     pub groups_error: Option<String>,
 }
 
-/// The answer to what cannot be answered.
+/// The answer to a request that fails.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Fault {
-    /// Why, in a person's words.
+    /// Why, as a sentence for people.
     pub error: String,
 }
 
-/// What an agent's screen shows from then on.
+/// What an agent's screen shows from a moment on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ScreenShown {
-    /// When it was looked at.
+    /// When agentd looked.
     pub at: Time,
-    /// Its rows, with known secrets redacted.
+    /// The rows, with known secrets redacted.
     pub text: String,
 }
 
-/// What stands in the way of the daemon as a whole.
+/// What is wrong with the daemon as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Errors {
     /// See [`Health::config_error`].
@@ -315,19 +321,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_reason_of_an_earlier_daemon_is_read_as_that_of_this_one() {
-        for (reason, expected) in [
-            (Some("waiting: the workdir /x does not exist"), Some("the workdir /x does not exist")),
-            (Some("its entry is wrong"), Some("its entry is wrong")),
-            (None, None),
-        ] {
-            let mut agent = serde_json::json!({ "name": "a", "running": false, "restarts": 0, "state": "waiting" });
-            if let Some(reason) = reason {
-                agent["reason"] = reason.into();
-            }
-            let read: AgentStatus = serde_json::from_value(agent).unwrap();
-            assert_eq!(read.reason.as_deref(), expected);
-        }
+    fn an_agent_of_an_earlier_or_a_newer_daemon_is_read() {
+        let mut agent = serde_json::json!({ "name": "a", "running": false, "restarts": 0, "state": "waiting" });
+        let read: AgentStatus = serde_json::from_value(agent.clone()).unwrap();
+        assert_eq!((read.waiting_for, read.stopping_because, read.stop_stage), (vec![], None, None));
+        agent["waiting_for"] = serde_json::json!([{ "kind": "moonrise", "in": 7 }, { "kind": "unread" }]);
+        agent["stopping_because"] = serde_json::json!({ "kind": "moonset" });
+        agent["stop_stage"] = "begged".into();
+        let read: AgentStatus = serde_json::from_value(agent).unwrap();
+        assert_eq!(read.waiting_for, [WaitingFor::Unknown { kind: "moonrise".into() }, WaitingFor::Unread {}]);
+        assert_eq!(read.stopping_because, Some(StoppingBecause::Unknown { kind: "moonset".into() }));
+        assert_eq!(read.stop_stage, Some(StopStage::Unknown("begged".into())));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use nix::sys::time::TimeValLike;
 const ALONE: &str = "AGENTD_TEST_ALONE";
 
 #[test]
-fn without_descriptors_clients_are_served_one_by_one() {
+fn without_descriptors_clients_are_served_in_turn() {
     if std::env::var_os(ALONE).is_some() {
         return serve_without_descriptors();
     }

@@ -98,7 +98,7 @@ fn an_agent_is_found_by_its_encoded_name_in_any_case() {
 }
 
 #[test]
-fn health_tells_state_uptime_and_version() {
+fn health_reports_state_uptime_and_version() {
     let server = two_agents();
     let expected =
         format!("{{\"state\":\"running\",\"uptime_seconds\":0,\"version\":\"{}\"}}\n", env!("CARGO_PKG_VERSION"));
@@ -213,7 +213,7 @@ fn a_header_may_have_at_most_16_kib() {
 }
 
 #[test]
-fn silent_and_halting_clients_are_closed_others_are_served() {
+fn silent_and_incomplete_clients_are_closed_as_others_proceed() {
     let server = Server::start(vec![running("a")], short());
     let from = Instant::now();
     let mut silent = server.connect();

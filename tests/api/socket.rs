@@ -98,7 +98,7 @@ fn no_instant_shows_the_socket_wider_or_with_another_group() {
 }
 
 #[test]
-fn a_setgid_folder_of_another_group_gives_the_right_socket() {
+fn a_setgid_directory_still_yields_the_right_socket_group() {
     let Some(admins) = other_group() else { return };
     let room = Room::new();
     fs::set_permissions(room.folder.path(), Permissions::from_mode(0o2755)).unwrap();

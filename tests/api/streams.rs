@@ -85,7 +85,7 @@ fn a_client_that_reconnects_gets_what_it_missed() {
     let mut client = follow(&server, "/v1/events", "Last-Event-ID: 99-2\r\n");
     next(&mut client);
     let message = next(&mut client).unwrap();
-    assert!(message.starts_with("id: 0-0\nevent: lost\n"), "{message}");
+    assert!(message.starts_with("id: 0-0\nevent: missed\n"), "{message}");
     assert_eq!(next_number(&mut client), 1);
 }
 
@@ -138,7 +138,7 @@ fn a_client_that_saw_no_event_resumes_where_it_connected() {
     // The daemon after this one has another epoch.
     let mut at_the_next = follow(&server, "/v1/events", "Last-Event-ID: 99-7\r\n");
     assert_eq!(last_id(&next(&mut at_the_next).unwrap()), "99-7");
-    assert!(next(&mut at_the_next).unwrap().contains("event: lost"));
+    assert!(next(&mut at_the_next).unwrap().contains("event: missed"));
     let mut from_the_beginning = follow(&server, "/v1/events?after=0", "");
     assert_eq!(last_id(&next(&mut from_the_beginning).unwrap()), "0");
 }
@@ -153,7 +153,7 @@ fn events_about_others_move_on_where_a_client_resumes() {
 }
 
 #[test]
-fn one_stream_too_many_is_refused_until_another_has_gone() {
+fn one_stream_too_many_is_refused_until_another_ends() {
     let server = server(Limits { streams: 2, ..Limits::default() });
     let first = follow(&server, "/v1/events", "");
     let _second = follow(&server, "/v1/events", "");
@@ -194,7 +194,7 @@ fn streams_end_with_the_daemon() {
 }
 
 #[test]
-fn invalid_queries_and_unknown_agents_are_refused_at_once() {
+fn an_invalid_query_and_an_unknown_agent_fail_at_once() {
     let server = server(Limits::default());
     let ask = |path: &str| server.exchange(&format!("GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n"));
     let answer = ask("/v1/events?folow=false");

@@ -135,6 +135,10 @@ pub fn running(name: &str) -> AgentStatus {
         limits_error: None,
         log_error: None,
         environment_error: None,
+        waiting_for: Vec::new(),
+        stopping_because: None,
+        stop_stage: None,
+        launch_reason: None,
         resources: None,
         history: Vec::new(),
     }

@@ -1,4 +1,4 @@
-//! How an agent runs and ends, and what is told of it.
+//! How an agent runs and ends, and what the API reports about it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -26,20 +26,20 @@ fn exit_0_is_completed() {
 }
 
 #[test]
-fn exit_3_without_restart_is_failed_and_the_code_is_told() {
+fn exit_3_without_restart_is_failed_and_reports_its_code() {
     let daemon = Setup::new().start(&agent("a", "exit 3", ""));
     let agent = daemon.wait_for_state("a", State::Exited);
     assert_eq!((agent.outcome, code(agent.exit.as_ref())), (Some(Outcome::Failed), Some(3)));
 }
 
 #[test]
-fn exit_status_255_is_told_as_such() {
+fn exit_status_255_is_reported_unchanged() {
     let daemon = Setup::new().start(&agent("a", "exit 255", ""));
     assert_eq!(code(daemon.wait_for_state("a", State::Exited).exit.as_ref()), Some(255));
 }
 
 #[test]
-fn death_by_a_signal_is_told_by_its_name() {
+fn death_by_a_signal_is_reported_by_its_name() {
     let signals = ["SIGKILL", "SIGTERM", "SIGSEGV", "SIGHUP", "SIGINT"];
     let jcard: String = signals.iter().map(|signal| agent(signal, &format!("die {signal}"), "")).collect();
     let daemon = Setup::new().start(&jcard);
@@ -55,7 +55,7 @@ fn death_by_a_signal_is_told_by_its_name() {
 }
 
 #[test]
-fn death_by_a_real_time_signal_is_told_by_its_name() {
+fn death_by_a_real_time_signal_is_reported_by_its_name() {
     let daemon = Setup::new().start(&(entry_of("a", "kill -37 $$") + &entry_of("b", "kill -64 $$")));
     for (name, signal) in [("a", "SIGRTMIN+3"), ("b", "SIGRTMIN+30")] {
         let agent = daemon.wait_for_state(name, State::Exited);
@@ -64,13 +64,13 @@ fn death_by_a_real_time_signal_is_told_by_its_name() {
             "{:?}",
             agent.exit
         );
-        daemon.wait("its last words", || daemon.screen(name).contains(&format!("[ended by {signal}]")).then_some(()));
+        daemon.wait("its last output", || daemon.screen(name).contains(&format!("[ended by {signal}]")).then_some(()));
     }
 }
 
 #[test]
 fn orphans_that_die_by_any_signal_end_no_agent() {
-    // Each leaves its parent before it dies; what a signal does not kill is killed.
+    // Each orphan leaves its parent before it dies. SIGKILL ends those that a signal does not kill.
     let orphans = "for n in $(seq 64); do for k in 1 2 3; do \
                    (python3 -c \"import os; os.fork() and os._exit(0); os.kill(os.getpid(), $n); os.kill(os.getpid(), 9)\" &); \
                    done; done; wait; sleep 0.5; : >@WORK/done; exec sleep 1000";
@@ -84,7 +84,7 @@ fn orphans_that_die_by_any_signal_end_no_agent() {
     assert_eq!(daemon.agent("a").unwrap().pid, Some(before));
 }
 
-/// An agent that is a script of bash's.
+/// An agent that runs a bash script.
 fn entry_of(name: &str, script: &str) -> String {
     format!(
         "[[agents]]\nname = {name:?}\nharness = \"custom\"\ncommand = [\"bash\", \"-c\", {script:?}]\nworkdir = \"@WORK\"\n\n"
@@ -92,7 +92,7 @@ fn entry_of(name: &str, script: &str) -> String {
 }
 
 #[test]
-fn an_interactive_agent_without_a_prompt_runs_on() {
+fn an_interactive_agent_keeps_running_without_a_prompt() {
     let daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", ""));
     let pid = daemon.wait_until_running("a");
     let agent = daemon.agent("a").unwrap();
@@ -101,14 +101,14 @@ fn an_interactive_agent_without_a_prompt_runs_on() {
 }
 
 #[test]
-fn the_told_pid_is_the_harness_in_the_foreground_of_its_own_terminal() {
+fn the_reported_pid_is_the_harness_in_its_terminals_foreground() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     let harness = Process(daemon.wait_until_running("a"));
     assert!(harness.argv().iter().any(|word| word.ends_with("fake-harness")), "{harness}");
-    assert_eq!(harness.foreground(), harness.group(), "it is in the foreground");
+    assert_eq!(harness.foreground(), harness.group(), "the harness is in the foreground");
     let launcher = harness.parent();
     assert_eq!(launcher.session(), launcher.0, "its launcher leads the session of the pane");
-    assert_eq!(harness.session(), harness.0, "and it leads that of its terminal");
+    assert_eq!(harness.session(), harness.0, "and the harness leads that of its terminal");
     let argv = launcher.argv();
     assert!(
         argv.iter().any(|word| word.ends_with("/agentd-launcher")) && argv.iter().any(|word| word == "a"),
@@ -117,7 +117,7 @@ fn the_told_pid_is_the_harness_in_the_foreground_of_its_own_terminal() {
 }
 
 #[test]
-fn what_is_not_found_in_the_path_is_the_agents_error() {
+fn a_command_missing_from_the_path_is_the_agents_error() {
     let entry = agent("a", "exit 0", "").replace("@HARNESS", "no-such-binary");
     let daemon = Setup::new().start(&(entry + &agent("b", "sleep inf", "")));
     let agent = daemon.wait_until("a", "in error", |agent| agent.error.is_some());
@@ -128,7 +128,7 @@ fn what_is_not_found_in_the_path_is_the_agents_error() {
 }
 
 #[test]
-fn what_cannot_be_executed_is_the_agents_error_with_the_real_reason() {
+fn a_command_that_cannot_be_executed_reports_the_real_reason() {
     let setup = Setup::new();
     fs::write(setup.path("bin/plain"), "no program").unwrap();
     fs::set_permissions(setup.path("bin/plain"), fs::Permissions::from_mode(0o644)).unwrap();
@@ -139,7 +139,7 @@ fn what_cannot_be_executed_is_the_agents_error_with_the_real_reason() {
 }
 
 #[test]
-fn an_agent_that_is_restarted_after_a_failed_launch_runs_once_it_can() {
+fn an_agent_with_a_failed_launch_runs_once_its_command_exists() {
     let setup = Setup::new();
     let entry =
         agent("a", "sleep inf", "restart = \"on-failure\"\nbackoff = [\"50ms\"]").replace("@HARNESS", "@DIR/bin/later");
@@ -151,7 +151,7 @@ fn an_agent_that_is_restarted_after_a_failed_launch_runs_once_it_can() {
 }
 
 #[test]
-fn who_connects_to_the_launch_socket_unasked_is_told_nothing() {
+fn an_unexpected_peer_on_the_launch_socket_learns_nothing() {
     let setup = Setup::new();
     setup.secret("TOKEN", "canary-of-the-launch-socket");
     let daemon = setup.start(&agent("a", "log @WORK/log; sleep inf", ""));
@@ -166,13 +166,13 @@ fn who_connects_to_the_launch_socket_unasked_is_told_nothing() {
             Ok(_) => {}
             Err(error) => assert_ne!(error.kind(), io::ErrorKind::WouldBlock, "the daemon holds the connection open"),
         }
-        assert!(!String::from_utf8_lossy(&told).contains("canary"), "{bytes:?} was told a secret");
+        assert!(!String::from_utf8_lossy(&told).contains("canary"), "{bytes:?} revealed a secret");
     }
     assert_eq!(daemon.starts("log"), 1);
 }
 
 #[test]
-fn a_launcher_that_the_daemon_did_not_start_gets_nothing_to_launch() {
+fn a_launcher_the_daemon_did_not_start_receives_no_work() {
     let setup = Setup::new();
     setup.secret("TOKEN", "canary-of-a-second-launcher");
     let daemon = setup.start(&agent("a", "log @WORK/log; sleep inf", ""));
@@ -191,13 +191,13 @@ fn the_end_of_a_run_reaches_the_api_at_once() {
     let daemon = Setup::new().start(&agent("a", "await-exit @WORK/end", ""));
     daemon.wait_until_running("a");
     daemon.put(&daemon.work("end"), "4");
-    daemon.wait("the harness to take its end", || (!daemon.work("end").exists()).then_some(()));
+    daemon.wait("the harness to read its exit status", || (!daemon.work("end").exists()).then_some(()));
     let agent = daemon.wait_for_state("a", State::Exited);
     assert!(between(agent.exit.unwrap().at.0, SystemTime::now()) < Duration::from_secs(5));
 }
 
 #[test]
-fn agents_that_end_at_once_are_run_exactly_once_even_when_many_start_together() {
+fn many_agents_that_end_at_once_each_run_exactly_once() {
     let names: Vec<String> = (0..40).map(|n| format!("quick-{n}")).collect();
     let entry = |name: &String| agent(name, "log @WORK/log; exit 0", "");
     let daemon = Setup::new().start(&names.iter().map(entry).collect::<String>());
@@ -209,7 +209,7 @@ fn agents_that_end_at_once_are_run_exactly_once_even_when_many_start_together() 
 }
 
 #[test]
-fn a_harness_that_ends_before_anybody_looks_is_still_told_truly() {
+fn a_harness_that_ends_at_once_is_reported_correctly() {
     let entry = |n: i32| {
         let name = format!("true-{n}");
         let status = n % 2;

@@ -21,7 +21,7 @@ fn one() -> Daemon {
 }
 
 #[test]
-fn health_tells_state_uptime_and_version() {
+fn health_reports_state_uptime_and_version() {
     let daemon = one();
     let response = daemon.get("/v1/health");
     assert_eq!(response.status, 200);
@@ -47,13 +47,13 @@ fn agents_are_a_top_level_array_with_the_known_keys_first() {
 }
 
 #[test]
-fn no_agents_are_an_empty_array() {
+fn the_array_is_empty_without_agents() {
     let daemon = Setup::new().start("[other]\n");
     assert_eq!(daemon.get("/v1/agents").body, "[]\n");
 }
 
 #[test]
-fn one_agent_is_found_by_its_name_in_any_case_and_percent_encoded() {
+fn an_agent_is_found_by_name_in_any_case_or_percent_encoded() {
     let daemon = one();
     for path in ["/v1/agents/Worker_1", "/v1/agents/worker_1", "/v1/agents/WORKER%5F1", "/v1/agents/%57orker_1?x=y"] {
         let response = daemon.get(path);
@@ -63,7 +63,7 @@ fn one_agent_is_found_by_its_name_in_any_case_and_percent_encoded() {
 }
 
 #[test]
-fn an_unknown_agent_is_404_with_a_body_that_says_so() {
+fn an_unknown_agent_is_404_with_an_error_in_the_body() {
     let daemon = one();
     for path in ["/v1/agents/nobody", "/v1/agents/%2e%2e", "/v1/agents/%ff"] {
         let response = daemon.get(path);
@@ -81,7 +81,7 @@ fn an_unknown_path_is_404() {
 }
 
 #[test]
-fn another_method_is_405_and_says_which_are_allowed() {
+fn an_unsupported_method_is_405_with_an_allow_header() {
     let daemon = one();
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
         for path in ["/v1/health", "/v1/agents", "/v1/agents/Worker_1"] {
@@ -94,7 +94,7 @@ fn another_method_is_405_and_says_which_are_allowed() {
 }
 
 #[test]
-fn head_has_the_length_and_no_body() {
+fn head_returns_the_length_and_no_body() {
     let daemon = one();
     let response = daemon.request(&get("/v1/agents").replacen("GET", "HEAD", 1));
     assert_eq!((response.status, response.body.as_str()), (200, ""));
@@ -103,17 +103,17 @@ fn head_has_the_length_and_no_body() {
 }
 
 #[test]
-fn http_1_0_queries_and_kept_connections_work() {
+fn http_1_0_queries_and_keep_alive_connections_work() {
     let daemon = one();
     assert_eq!(daemon.request("GET /v1/agents HTTP/1.0\r\n\r\n").status, 200);
     assert_eq!(daemon.get("/v1/health?verbose=1").status, 200);
     let two = format!("{}{}", get("/v1/health").replace("Connection: close\r\n", ""), get("/v1/agents"));
     let response = daemon.request(&two);
-    assert_eq!(response.body.matches("HTTP/1.1 200").count(), 1, "the second answer follows on the same connection");
+    assert_eq!(response.body.matches("HTTP/1.1 200").count(), 1, "the second response arrives on the same connection");
 }
 
 #[test]
-fn curl_reads_it_as_the_readme_says() {
+fn curl_reads_the_api_as_the_readme_says() {
     let daemon = one();
     let socket = daemon.api_socket();
     let argv = ["curl", "-sS", "--fail", "--unix-socket", socket.to_str().unwrap(), "http://agentd/v1/agents"];
@@ -122,7 +122,7 @@ fn curl_reads_it_as_the_readme_says() {
 }
 
 #[test]
-fn a_removed_agent_is_listed_while_it_stops_and_then_no_more() {
+fn a_removed_agent_is_listed_only_until_it_has_stopped() {
     let daemon =
         Setup::new().start(&agent("a", "stubborn; append @WORK/ready yes; sleep inf", "grace_period = \"500ms\""));
     daemon.wait_for_file("ready");
@@ -145,7 +145,7 @@ fn wait_until_closed(stream: &mut UnixStream, bound: Duration) -> Vec<u8> {
 }
 
 #[test]
-fn silent_and_halting_clients_are_closed_within_10_s_and_delay_nobody() {
+fn silent_and_slow_clients_are_closed_within_10_s() {
     let daemon = one();
     let connect = || UnixStream::connect(daemon.api_socket()).unwrap();
     let start = Instant::now();
@@ -178,7 +178,7 @@ fn an_endless_header_is_refused() {
 }
 
 #[test]
-fn a_client_that_never_reads_is_closed_and_memory_stays_bounded() {
+fn a_client_that_never_reads_is_closed_within_bounded_memory() {
     let daemon = one();
     let daemon_process = Process(daemon.pid());
     let before = daemon_process.resident_kib();
@@ -195,11 +195,11 @@ fn a_client_that_never_reads_is_closed_and_memory_stays_bounded() {
             Err(_) => break,
         }
     }
-    assert!(start.elapsed() < BOUND, "who never reads is closed");
+    assert!(start.elapsed() < BOUND, "a client that never reads is closed");
     assert!(daemon_process.resident_kib() < before + 32 * 1024);
 }
 
-/// Answers how long the API takes to answer somebody else in the meantime.
+/// Returns how long the API takes to answer another client in the meantime.
 fn answers_others(daemon: &Daemon) -> Duration {
     let asked = Instant::now();
     assert_eq!(daemon.get("/v1/agents").status, 200);
@@ -211,12 +211,12 @@ fn may_open_many_files() {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
 }
 
-/// A thousand clients, each of which has sent these bytes as far as they were taken.
+/// A thousand clients, each of which has sent as many of these bytes as the daemon accepted.
 fn a_thousand_send(daemon: &Daemon, bytes: impl Fn(usize) -> Vec<u8>) -> Vec<UnixStream> {
     let send = |number: usize| {
         let mut client = UnixStream::connect(daemon.api_socket()).unwrap();
         client.set_nonblocking(true).unwrap();
-        // Who is sent away before that has not sent it.
+        // A client that was rejected earlier has not sent them.
         let _ = client.write(&bytes(number));
         client
     };
@@ -224,7 +224,7 @@ fn a_thousand_send(daemon: &Daemon, bytes: impl Fn(usize) -> Vec<u8>) -> Vec<Uni
 }
 
 #[test]
-fn whatever_clients_do_the_daemon_lives_answers_and_gives_its_memory_back() {
+fn the_daemon_survives_bad_clients_and_releases_its_memory() {
     const MOST_KIB: u64 = 2048;
     const SOON: Duration = Duration::from_secs(5);
     may_open_many_files();
@@ -255,7 +255,7 @@ fn whatever_clients_do_the_daemon_lives_answers_and_gives_its_memory_back() {
     let mut clients = a_thousand_send(&daemon, |_| stay.clone().into_bytes());
     for client in &mut clients {
         client.set_nonblocking(false).unwrap();
-        assert!(client.read(&mut [0; 100]).unwrap() > 0, "everyone is answered");
+        assert!(client.read(&mut [0; 100]).unwrap() > 0, "every client is answered");
     }
     check("1,000 clients at once");
     drop(clients);
@@ -293,7 +293,7 @@ fn whatever_clients_do_the_daemon_lives_answers_and_gives_its_memory_back() {
 }
 
 #[test]
-fn a_thousand_connections_at_once_are_borne() {
+fn the_daemon_handles_a_thousand_connections_at_once() {
     let daemon = Setup::new().after("ulimit -Sn 1024").start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     may_open_many_files();
@@ -311,7 +311,7 @@ fn a_thousand_connections_at_once_are_borne() {
 }
 
 #[test]
-fn the_socket_is_0660_from_the_first_instant() {
+fn the_socket_has_mode_0660_from_the_first_instant() {
     for _ in 0..5 {
         let setup = Setup::new().after("umask 000");
         let socket = setup.api_socket();
@@ -352,7 +352,7 @@ fn a_stale_socket_is_replaced() {
 }
 
 #[test]
-fn a_socket_that_was_passed_is_served_and_left_to_whoever_made_it() {
+fn a_passed_socket_is_served_and_left_in_place() {
     let setup = Setup::new().after("exec 3<&0 </dev/null\nexport LISTEN_FDS=1 LISTEN_PID=$$");
     let socket = setup.api_socket();
     fs::create_dir(socket.parent().unwrap()).unwrap();

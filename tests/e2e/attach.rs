@@ -1,4 +1,4 @@
-//! `agentd attach`, at a terminal: who may, what comes through, and how it ends.
+//! `agentd attach` at a terminal: who may use it, what passes through, and how it ends.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,10 +20,10 @@ use pty_process::blocking::{Pts, Pty, open};
 use crate::support::{Daemon, Process, Setup, account, agent, as_user, binary, is_root, owner, root, run};
 use crate::tmux::{put_tmux, with_own_tmux};
 
-/// Detaches, with the prefix that tmux has by itself.
+/// The keys that detach, with the default prefix of tmux.
 const DETACH: &str = "\u{2}d";
 
-/// The operator's terminal, which outlives what runs on it.
+/// The operator's terminal, which outlives the programs that run on it.
 pub struct Terminal {
     pty: Pty,
     pts: Pts,
@@ -38,7 +38,7 @@ impl Terminal {
         let seen = Arc::<Mutex<Vec<u8>>>::default();
         let mut screen = fs::File::from(copy(&pty));
         let shown = Arc::clone(&seen);
-        // Ends when nobody has the other side any more.
+        // This ends when no process holds the other side.
         thread::spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(count @ 1..) = screen.read(&mut bytes) {
@@ -57,7 +57,7 @@ impl Terminal {
         self.pty.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// All that was ever shown.
+    /// Everything that the terminal has ever shown.
     fn seen(&self) -> String {
         String::from_utf8_lossy(&self.seen.lock().unwrap()).into_owned()
     }
@@ -66,14 +66,14 @@ impl Terminal {
         setup.wait(&format!("{text:?} on the terminal"), || self.seen().contains(text).then_some(()));
     }
 
-    /// Runs the verb here.
+    /// Runs the command at this terminal.
     pub fn run(&self, command: Command) -> Verb {
         let child = pty_process::blocking::Command::from(command).spawn_borrowed(&self.pts).unwrap();
         Verb { child }
     }
 
-    /// Has it answer, after a moment each time, what attributes it has (DA) and whether it is well (DSR). The result is how often it
-    /// has said what attributes it has.
+    /// Makes the terminal answer queries for its attributes (DA) and its status (DSR), each after a moment. The result counts the
+    /// answers about attributes.
     fn answer_late(&self) -> Arc<Mutex<usize>> {
         const QUESTIONS: [(&[u8], &[u8]); 2] = [(b"\x1b[c", b"\x1b[?62;22c"), (b"\x1b[5n", b"\x1b[0n")];
         let (seen, mut keyboard) = (Arc::clone(&self.seen), fs::File::from(copy(&self.pty)));
@@ -81,7 +81,7 @@ impl Terminal {
         let count = Arc::clone(&said);
         thread::spawn(move || {
             let mut at = 0;
-            // As long as somebody looks.
+            // For as long as the test holds the counter.
             while Arc::strong_count(&count) > 1 {
                 thread::sleep(Duration::from_millis(1));
                 let next = |at: usize| {
@@ -96,7 +96,7 @@ impl Terminal {
                     continue;
                 }
                 thread::sleep(Duration::from_millis(50));
-                // All at once, as terminals do.
+                // All answers at once, as terminals send them.
                 let (mut answers, mut attributes) = (Vec::new(), 0);
                 while let Some((end, answer)) = next(at) {
                     at = end;
@@ -110,7 +110,7 @@ impl Terminal {
         said
     }
 
-    /// Whether it is as it was at first.
+    /// Whether the terminal has its original settings.
     fn is_as_before(&self) -> bool {
         tcgetattr(&self.pts).unwrap() == self.before
     }
@@ -156,7 +156,7 @@ impl Drop for Verb {
     }
 }
 
-/// The verb by whoever runs the daemon, with the daemon's API.
+/// The command as the user that runs the daemon, with the daemon's API.
 fn verb(setup: &Setup, words: &[&str]) -> Command {
     let socket = setup.api_socket();
     let mut command = setup.agentd(&[&["attach"], words, &["--api-socket", socket.to_str().unwrap()]].concat());
@@ -164,7 +164,7 @@ fn verb(setup: &Setup, words: &[&str]) -> Command {
     command
 }
 
-/// The verb in an environment where these variables are missing, or have another value.
+/// The command in an environment where these variables are missing or different.
 fn verb_with(setup: &Setup, variables: &[(&str, Option<&str>)]) -> Command {
     let mut command = verb(setup, &["a"]);
     for (name, value) in variables {
@@ -182,14 +182,14 @@ fn wait_for_size(daemon: &Setup, expected: &str) {
     daemon.wait(&format!("{expected}, not {}", size()), || (size().trim() == expected).then_some(()));
 }
 
-/// Whether a client of that width is known.
+/// Waits until tmux knows a client of that width.
 fn wait_for_client(daemon: &Setup, width: &str) {
     daemon.wait(&format!("a client of width {width}"), || {
         daemon.tmux(&["list-clients", "-F", "#{client_width}"]).unwrap().lines().any(|it| it == width).then_some(())
     });
 }
 
-/// The verb by somebody else, who is told where things are.
+/// The command as another user, with the sockets given.
 fn verb_as(setup: &Setup, user: &str, words: &[&str]) -> Command {
     let (api, tmux) = (setup.api_socket(), setup.tmux_socket());
     let places = ["--api-socket", api.to_str().unwrap(), "--tmux-socket", tmux.to_str().unwrap()];
@@ -198,20 +198,20 @@ fn verb_as(setup: &Setup, user: &str, words: &[&str]) -> Command {
     command
 }
 
-/// An agent that says when it listens, and repeats what it hears.
+/// An agent that says when it listens, and repeats what it reads.
 fn listener(name: &str) -> String {
     agent(name, "say it listens; read-line @WORK/heard; say it has heard; sleep inf", "")
 }
 
-/// Attaches at a terminal, and waits until the agent's screen is there.
-fn sit_down(daemon: &Daemon, terminal: &Terminal, command: Command) -> Verb {
+/// Attaches at a terminal, and waits until the agent's screen appears.
+fn attach_at(daemon: &Daemon, terminal: &Terminal, command: Command) -> Verb {
     let verb = terminal.run(command);
     terminal.wait_for(daemon, "it listens");
     verb
 }
 
 pub fn detach(daemon: &Setup, terminal: &mut Terminal, verb: &mut Verb) {
-    // Again and again: what comes too soon after something else may be taken for pasted, see `start`.
+    // Repeatedly, because tmux may take keys for a paste if they follow others too soon; see `start`.
     let status = daemon.wait("the verb to end", || {
         terminal.types(DETACH);
         verb.child.try_wait().unwrap()
@@ -223,19 +223,19 @@ pub fn detach(daemon: &Setup, terminal: &mut Terminal, verb: &mut Verb) {
 fn start() -> Daemon {
     let daemon = Setup::new().start(&listener("a"));
     daemon.wait_until_running("a");
-    // Nothing is taken for pasted because it comes sooner than anybody could type it.
+    // tmux must not take keys for a paste because they arrive faster than a person could type.
     daemon.tmux(&["set-option", "-g", "assume-paste-time", "0"]).unwrap();
     daemon
 }
 
 #[test]
-fn what_the_agent_prints_is_seen_what_is_typed_arrives_and_the_key_that_detaches_is_told_first() {
+fn attach_relays_output_and_keys_and_names_the_detach_key() {
     let daemon = start();
     let mut terminal = Terminal::new();
-    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["A"]));
-    assert!(!terminal.is_as_before(), "it is raw");
+    let mut verb = attach_at(&daemon, &terminal, verb(&daemon, &["A"]));
+    assert!(!terminal.is_as_before(), "the terminal is raw");
     assert!(terminal.seen().starts_with("detach with Ctrl-b d\r\n"), "{}", terminal.seen());
-    daemon.wait("it in the status line, too", || {
+    daemon.wait("the hint in the status line", || {
         (terminal.seen().matches("detach with Ctrl-b d").count() > 1).then_some(())
     });
     terminal.types("good morning\r");
@@ -247,24 +247,24 @@ fn what_the_agent_prints_is_seen_what_is_typed_arrives_and_the_key_that_detaches
 }
 
 #[test]
-fn the_key_that_detaches_is_that_of_the_session() {
+fn the_detach_key_follows_the_sessions_prefix() {
     let daemon = start();
     daemon.tmux(&["set-option", "-t", "=a:", "prefix", "M-x"]).unwrap();
     let mut terminal = Terminal::new();
-    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+    let mut verb = attach_at(&daemon, &terminal, verb(&daemon, &["a"]));
     assert!(terminal.seen().starts_with("detach with Alt-x d\r\n"), "{}", terminal.seen());
     terminal.types("\u{1b}xd");
     assert_eq!(verb.ended(&daemon).code(), Some(0));
 }
 
 #[test]
-fn the_session_is_as_large_as_the_terminal_is_and_becomes() {
+fn the_session_follows_the_size_of_the_terminal() {
     let daemon = start();
     let mut terminal = Terminal::new();
     let size = || daemon.tmux(&["display-message", "-p", "-t", "=a:", "#{window_width} #{window_height}"]).unwrap();
     let is_size = |expected: &str| daemon.wait(expected, || (size().trim() == expected).then_some(()));
-    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
-    // tmux has the last line for itself.
+    let mut verb = attach_at(&daemon, &terminal, verb(&daemon, &["a"]));
+    // tmux keeps the last line for itself.
     is_size("80 23");
     terminal.resize(40, 132);
     is_size("132 39");
@@ -274,21 +274,21 @@ fn the_session_is_as_large_as_the_terminal_is_and_becomes() {
 }
 
 #[test]
-fn window_is_as_before_when_its_last_operator_has_gone() {
+fn a_window_regains_its_size_when_the_last_operator_leaves() {
     let daemon = start();
     wait_for_size(&daemon, "80x24");
     let (mut first, mut second) = (Terminal::new(), Terminal::new());
     first.resize(13, 50);
     second.resize(40, 132);
-    let mut at_first = sit_down(&daemon, &first, verb(&daemon, &["a"]));
+    let mut at_first = attach_at(&daemon, &first, verb(&daemon, &["a"]));
     wait_for_size(&daemon, "50x12");
-    let mut at_second = sit_down(&daemon, &second, verb(&daemon, &["a"]));
+    let mut at_second = attach_at(&daemon, &second, verb(&daemon, &["a"]));
     wait_for_size(&daemon, "132x39");
     detach(&daemon, &mut second, &mut at_second);
     wait_for_size(&daemon, "50x12");
     detach(&daemon, &mut first, &mut at_first);
     wait_for_size(&daemon, "80x24");
-    // Likewise for who gets in without agentd, and is cut off.
+    // The same goes for a client that attaches without agentd and is cut off.
     let client = daemon.attach("a");
     wait_for_size(&daemon, "80x23");
     drop(client);
@@ -296,17 +296,17 @@ fn window_is_as_before_when_its_last_operator_has_gone() {
 }
 
 #[test]
-fn window_keeps_its_size_for_who_looks_on_alone() {
+fn a_window_keeps_its_size_for_a_lone_read_only_client() {
     let daemon = start();
     let (mut onlooker, mut operator) = (Terminal::new(), Terminal::new());
     onlooker.resize(50, 200);
     operator.resize(30, 100);
-    let mut looks_on = sit_down(&daemon, &onlooker, verb(&daemon, &["a", "--read-only"]));
+    let mut looks_on = attach_at(&daemon, &onlooker, verb(&daemon, &["a", "--read-only"]));
     wait_for_client(&daemon, "200");
     wait_for_size(&daemon, "80x24");
     onlooker.resize(20, 60);
     wait_for_client(&daemon, "60");
-    let mut works = sit_down(&daemon, &operator, verb(&daemon, &["a"]));
+    let mut works = attach_at(&daemon, &operator, verb(&daemon, &["a"]));
     wait_for_size(&daemon, "100x29");
     detach(&daemon, &mut operator, &mut works);
     wait_for_size(&daemon, "80x24");
@@ -315,7 +315,7 @@ fn window_keeps_its_size_for_who_looks_on_alone() {
 }
 
 #[test]
-fn agent_is_born_at_its_own_size_whoever_is_attached_to_others() {
+fn a_new_agent_starts_at_its_own_size_despite_other_clients() {
     let daemon = start();
     let terminal = Terminal::new();
     terminal.resize(2, 20);
@@ -329,11 +329,11 @@ fn agent_is_born_at_its_own_size_whoever_is_attached_to_others() {
 }
 
 #[test]
-fn window_that_an_operator_opens_is_as_large_as_the_terminal() {
+fn a_window_opened_by_an_operator_fits_the_terminal() {
     let daemon = start();
     let terminal = Terminal::new();
     terminal.resize(30, 100);
-    let _verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+    let _verb = attach_at(&daemon, &terminal, verb(&daemon, &["a"]));
     wait_for_size(&daemon, "100x29");
     daemon.tmux(&["new-window", "-t", "=a:", "sleep 1000"]).unwrap();
     wait_for_size(&daemon, "100x29");
@@ -342,7 +342,7 @@ fn window_that_an_operator_opens_is_as_large_as_the_terminal() {
 }
 
 #[test]
-fn terminal_without_a_locale_shows_more_than_ascii() {
+fn a_terminal_without_a_locale_shows_non_ascii_characters() {
     let script = "say it listens \u{273b}; sleep inf";
     let daemon = Setup::new().start(&agent("a", script, ""));
     daemon.wait_until_running("a");
@@ -356,7 +356,7 @@ fn terminal_without_a_locale_shows_more_than_ascii() {
 }
 
 #[test]
-fn terminal_that_the_machine_does_not_know_is_let_in() {
+fn a_terminal_of_an_unknown_type_can_attach() {
     let daemon = start();
     for (name, told) in [
         (Some("xterm-nobody-knows"), "does not know a terminal named xterm-nobody-knows; yours is taken for one named"),
@@ -364,7 +364,7 @@ fn terminal_that_the_machine_does_not_know_is_let_in() {
         (Some("\u{1b}[2J"), "TERM does not name your terminal"),
     ] {
         let mut terminal = Terminal::new();
-        let mut verb = sit_down(&daemon, &terminal, verb_with(&daemon, &[("TERM", name)]));
+        let mut verb = attach_at(&daemon, &terminal, verb_with(&daemon, &[("TERM", name)]));
         assert_eq!(terminal.seen().matches(told).count(), 1, "{}", terminal.seen());
         detach(&daemon, &mut terminal, &mut verb);
     }
@@ -375,36 +375,36 @@ fn terminal_that_the_machine_does_not_know_is_let_in() {
 }
 
 #[test]
-fn terminal_that_tells_no_size_is_let_in() {
+fn a_terminal_without_a_size_can_attach() {
     let daemon = start();
     let mut terminal = Terminal::new();
     terminal.resize(0, 0);
-    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+    let mut verb = attach_at(&daemon, &terminal, verb(&daemon, &["a"]));
     wait_for_size(&daemon, "80x23");
     detach(&daemon, &mut terminal, &mut verb);
 }
 
 #[test]
-fn late_answers_of_the_terminal_do_not_reach_the_shell() {
+fn late_terminal_answers_do_not_reach_the_shell() {
     let daemon = start();
     let mut terminal = Terminal::new();
     let said = terminal.answer_late();
-    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
-    // The client may have asked at its beginning.
+    let mut verb = attach_at(&daemon, &terminal, verb(&daemon, &["a"]));
+    // The client may have asked when it started.
     let before = *said.lock().unwrap();
-    // What the server has it do last is ask, as a hostile one may, also whether the terminal is well.
+    // The last command that the server gives the client makes it query the terminal, as a hostile server may.
     daemon.tmux(&["detach-client", "-s", "=a", "-E", r"printf '\033[5n\033[c'"]).unwrap();
     assert_eq!(verb.ended(&daemon).code(), Some(0), "{}", terminal.seen());
     daemon.wait("the late answer", || (*said.lock().unwrap() > before).then_some(()));
     assert!(terminal.is_as_before());
-    // A terminal as it was echoes what it gets, one after the other.
+    // A restored terminal echoes its input, in order.
     terminal.types("next");
     terminal.wait_for(&daemon, "next");
     assert!(!terminal.seen().contains("^[["), "{}", terminal.seen());
 }
 
 #[test]
-fn terminal_that_can_do_nothing_gets_no_sequences() {
+fn a_dumb_terminal_receives_no_escape_sequences() {
     let daemon = start();
     for (term, no_color) in [("dumb", None), ("xterm", Some("1"))] {
         for verb in ["status", "explain", "doctor", "watch"] {
@@ -432,7 +432,7 @@ fn terminal_that_can_do_nothing_gets_no_sequences() {
 }
 
 #[test]
-fn the_client_is_the_agent_users_and_has_nothing_of_the_operators() {
+fn the_client_runs_as_the_agent_user_without_operator_state() {
     let daemon = start();
     let mut terminal = Terminal::new();
     let mut command = verb(&daemon, &["a"]);
@@ -444,11 +444,11 @@ fn the_client_is_the_agent_users_and_has_nothing_of_the_operators() {
     shell.args(["-c", "exec 7</etc/passwd 8<>jcard.toml; exec \"$@\"", "bash"]).arg(program).args(args);
     shell.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     shell.current_dir(daemon.dir());
-    let mut verb = sit_down(&daemon, &terminal, shell);
+    let mut verb = attach_at(&daemon, &terminal, shell);
     let client = verb.client(&daemon);
     let agent = daemon.agent_account();
     assert_eq!((client.acts_as(), client.user()), (Some(agent.uid.as_raw()), agent.uid.as_raw()));
-    assert_eq!(client.session(), client.0, "it leads a session of its own");
+    assert_eq!(client.session(), client.0, "the process leads a session of its own");
     let environ = String::from_utf8(client.environ()).unwrap();
     let names: BTreeSet<&str> = environ.split_terminator('\0').map(|it| it.split('=').next().unwrap()).collect();
     assert_eq!(names, ["HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "USER"].into());
@@ -466,12 +466,12 @@ fn the_client_is_the_agent_users_and_has_nothing_of_the_operators() {
         assert_ne!(target, operators);
         count += 1;
     }
-    assert!(count >= 3, "the three, and tmux's own");
-    daemon.wait("nothing but the client to be left", || {
+    assert!(count >= 3, "the three sockets, and tmux's own");
+    daemon.wait("only the client to be left", || {
         let is_its = |process: &Process| process.ancestors().any(|ancestor| ancestor == verb.process());
         Process::all().filter(is_its).all(|process| process == client).then_some(())
     });
-    // Nothing that runs for the operator is tmux and root's; what may be over already is seen by the fixture.
+    // No tmux process of the operator runs as root. The fixture sees those that have already ended.
     for process in Process::all().filter(|process| process.ancestors().any(|ancestor| ancestor == verb.process())) {
         assert!(!is_root() || process.acts_as() != Some(0), "{process}");
     }
@@ -479,10 +479,10 @@ fn the_client_is_the_agent_users_and_has_nothing_of_the_operators() {
 }
 
 #[test]
-fn what_the_agent_user_has_the_client_run_is_run_as_the_agent_user() {
+fn commands_planted_in_the_client_run_as_the_agent_user() {
     let daemon = start();
     let terminal = Terminal::new();
-    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+    let mut verb = attach_at(&daemon, &terminal, verb(&daemon, &["a"]));
     let command = daemon.expand("umask 0; id -u >@WORK/who.new; mv @WORK/who.new @WORK/who");
     daemon.tmux(&["detach-client", "-s", "=a", "-E", &command]).unwrap();
     daemon.wait_for_file("who");
@@ -493,39 +493,39 @@ fn what_the_agent_user_has_the_client_run_is_run_as_the_agent_user() {
 }
 
 #[test]
-fn a_server_that_does_not_understand_the_installed_tmux_is_entered_by_its_own() {
+fn attach_uses_the_servers_own_tmux_if_versions_differ() {
     let setup = with_own_tmux(Setup::new());
     put_tmux(&setup, "");
     let daemon = setup.start(&listener("a"));
     daemon.wait_until_running("a");
     put_tmux(&daemon, "[ \"$1\" = -V ] && echo tmux 9.9 || echo 'server exited unexpectedly' >&2; exit 1");
     let mut terminal = Terminal::new();
-    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+    let mut verb = attach_at(&daemon, &terminal, verb(&daemon, &["a"]));
     detach(&daemon, &mut terminal, &mut verb);
 }
 
 #[test]
-fn the_agent_user_may_attach_also_without_a_daemon_and_cannot_reach_the_terminal_through_it() {
+fn the_agent_user_attaches_but_cannot_reach_the_terminal() {
     if !root() {
         return;
     }
     let mut daemon = start();
     let mut terminal = Terminal::new();
-    let mut verb = sit_down(&daemon, &terminal, verb_as(&daemon, "agent", &["a"]));
+    let mut verb = attach_at(&daemon, &terminal, verb_as(&daemon, "agent", &["a"]));
     assert_eq!(verb.client(&daemon).user(), account("agent").uid.as_raw());
     let operators = format!("/proc/{}/fd/0", verb.process().0);
-    assert_eq!(run(&mut daemon.as_agent(&["readlink", &operators])).0, Some(1), "it is kept private");
+    assert_eq!(run(&mut daemon.as_agent(&["readlink", &operators])).0, Some(1), "the process is private");
     detach(&daemon, &mut terminal, &mut verb);
 
     daemon.signal(Signal::SIGKILL);
     daemon.ended();
     let mut terminal = Terminal::new();
-    let mut verb = sit_down(&daemon, &terminal, verb_as(&daemon, "agent", &["a"]));
+    let mut verb = attach_at(&daemon, &terminal, verb_as(&daemon, "agent", &["a"]));
     detach(&daemon, &mut terminal, &mut verb);
 }
 
 #[test]
-fn an_administrator_is_told_the_safe_command_and_a_stranger_nothing() {
+fn an_administrator_sees_the_safe_command_and_strangers_do_not() {
     if !root() {
         return;
     }
@@ -567,7 +567,7 @@ fn an_administrator_is_told_the_safe_command_and_a_stranger_nothing() {
 }
 
 #[test]
-fn without_a_terminal_or_a_session_it_is_said_what_to_do_instead() {
+fn attach_says_what_to_do_without_a_terminal_or_session() {
     let daemon = Setup::new().start(
         &(listener("a")
             + &agent("late", "sleep inf", "secrets = [\"MISSING\"]")
@@ -592,25 +592,25 @@ fn without_a_terminal_or_a_session_it_is_said_what_to_do_instead() {
 }
 
 #[test]
-fn who_only_looks_on_gets_nothing_through_and_changes_no_size() {
+fn a_read_only_client_sends_no_keys_and_changes_no_size() {
     let daemon = start();
     let mut at_work = Terminal::new();
-    let mut worker = sit_down(&daemon, &at_work, verb(&daemon, &["a"]));
+    let mut worker = attach_at(&daemon, &at_work, verb(&daemon, &["a"]));
     let mut terminal = Terminal::new();
     terminal.resize(10, 40);
-    let mut watcher = sit_down(&daemon, &terminal, verb(&daemon, &["a", "--read-only"]));
+    let mut watcher = attach_at(&daemon, &terminal, verb(&daemon, &["a", "--read-only"]));
     assert!(terminal.seen().starts_with("read-only; detach with Ctrl-b d\r\n"), "{}", terminal.seen());
     terminal.types("from who looks on\r");
     terminal.types("\u{3}");
     terminal.resize(12, 44);
-    // A client of tmux 3.3a that has yet to say this when it is to leave takes its server for dead.
-    daemon.wait("its size to be known", || {
+    // A tmux 3.3a client that still has to say this when it is told to leave believes that its server is dead.
+    daemon.wait("its size to be reported", || {
         daemon.tmux(&["list-clients", "-F", "#{client_width}"]).unwrap().lines().any(|it| it == "44").then_some(())
     });
     detach(&daemon, &mut terminal, &mut watcher);
     let size = daemon.tmux(&["display-message", "-p", "-t", "=a:", "#{window_width}"]).unwrap();
     assert_eq!(size.trim(), "80");
-    // What was typed before this would have come before it.
+    // Anything typed before this would have arrived before it.
     at_work.types("from who works\r");
     at_work.wait_for(&daemon, "it has heard");
     assert_eq!(daemon.lines("heard"), ["from who works"]);
@@ -618,12 +618,12 @@ fn who_only_looks_on_gets_nothing_through_and_changes_no_size() {
 }
 
 #[test]
-fn in_a_tmux_of_the_operators_it_works_and_says_which_prefix_goes_where() {
+fn attach_inside_tmux_works_and_explains_the_prefixes() {
     let daemon = start();
     let mut terminal = Terminal::new();
     let mut command = verb(&daemon, &["a"]);
     command.env("TMUX", "/tmp/tmux-0/default,1,0").env("TMUX_PANE", "%0").env("TERM", "screen-256color");
-    let mut verb = sit_down(&daemon, &terminal, command);
+    let mut verb = attach_at(&daemon, &terminal, command);
     let seen = terminal.seen();
     let advice = "this terminal is in a tmux of its own, which takes its prefix key first; if that is Ctrl-b too, press it twice";
     assert!(seen.lines().nth(1).is_some_and(|line| line.starts_with(advice)), "{seen}");
@@ -632,20 +632,20 @@ fn in_a_tmux_of_the_operators_it_works_and_says_which_prefix_goes_where() {
 }
 
 #[test]
-fn when_the_session_ends_it_is_over_and_all_is_well() {
+fn attach_exits_0_when_the_session_ends() {
     let daemon = start();
     let terminal = Terminal::new();
-    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+    let mut verb = attach_at(&daemon, &terminal, verb(&daemon, &["a"]));
     daemon.tmux(&["kill-session", "-t", "=a"]).unwrap();
     assert_eq!(verb.ended(&daemon).code(), Some(0), "{}", terminal.seen());
     assert!(terminal.is_as_before());
 }
 
 #[test]
-fn a_client_that_is_killed_leaves_the_terminal_as_it_was() {
+fn a_killed_client_leaves_the_terminal_restored() {
     let daemon = start();
     let terminal = Terminal::new();
-    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+    let mut verb = attach_at(&daemon, &terminal, verb(&daemon, &["a"]));
     verb.client(&daemon).signal(Signal::SIGKILL);
     assert_eq!(verb.ended(&daemon).code(), Some(1));
     assert!(terminal.is_as_before());
@@ -658,22 +658,22 @@ fn a_client_that_is_killed_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
-fn a_server_that_is_killed_or_stopped_leaves_the_terminal_as_it_was() {
+fn a_killed_or_stopped_server_leaves_the_terminal_restored() {
     let daemon = start();
     for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
         let terminal = Terminal::new();
-        let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+        let mut verb = attach_at(&daemon, &terminal, verb(&daemon, &["a"]));
         let server: i32 = daemon.tmux(&["display-message", "-p", "#{pid}"]).unwrap().trim().parse().unwrap();
         Process(server).signal(signal);
         let mut others = Terminal::new();
         if signal == Signal::SIGSTOP {
-            // Who comes now is told in bounded time.
+            // A late client gets an error within a bounded time.
             let code = others.run(self::verb(&daemon, &["a"])).ended(&daemon).code();
             others.wait_for(&daemon, "does not answer");
             assert_eq!(code, Some(1), "{}", others.seen());
-            // Before that, Ctrl-C works as everywhere.
+            // Until then, Ctrl-C works as usual.
             let mut asking = others.run(self::verb(&daemon, &["a"]));
-            daemon.wait("it to ask", || {
+            daemon.wait("the command to ask the server", || {
                 let is_its = |process: &Process| process.ancestors().any(|ancestor| ancestor == asking.process());
                 let is_client = |process: &Process| process.argv().iter().any(|word| word == "list-sessions");
                 Process::all().find(|process| is_client(process) && is_its(process))
@@ -692,11 +692,11 @@ fn a_server_that_is_killed_or_stopped_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
-fn a_signal_ends_it_as_a_signal_with_the_terminal_as_it_was_and_no_client_left() {
+fn a_signal_ends_attach_with_the_terminal_restored() {
     let daemon = start();
     for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
         let terminal = Terminal::new();
-        let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+        let mut verb = attach_at(&daemon, &terminal, verb(&daemon, &["a"]));
         let client = verb.client(&daemon);
         verb.process().signal(signal);
         assert_eq!(verb.ended(&daemon).signal(), Some(signal as i32), "{}", terminal.seen());
@@ -708,10 +708,10 @@ fn a_signal_ends_it_as_a_signal_with_the_terminal_as_it_was_and_no_client_left()
 }
 
 #[test]
-fn a_verb_that_is_killed_takes_its_client_along() {
+fn killing_attach_ends_its_client() {
     let daemon = start();
     let terminal = Terminal::new();
-    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+    let mut verb = attach_at(&daemon, &terminal, verb(&daemon, &["a"]));
     let client = verb.client(&daemon);
     verb.process().signal(Signal::SIGKILL);
     verb.ended(&daemon);
@@ -719,15 +719,15 @@ fn a_verb_that_is_killed_takes_its_client_along() {
 }
 
 #[test]
-fn a_client_that_was_suspended_goes_on_by_itself() {
+fn a_suspended_client_resumes_by_itself() {
     let daemon = start();
     let mut terminal = Terminal::new();
-    let mut verb = sit_down(&daemon, &terminal, verb(&daemon, &["a"]));
+    let mut verb = attach_at(&daemon, &terminal, verb(&daemon, &["a"]));
     let counts =
         |terminal: &Terminal| ["h", "l"].map(|end| terminal.seen().matches(&format!("\u{1b}[?1049{end}")).count());
     terminal.types("\u{2}\u{1a}");
-    daemon.wait("it to be suspended", || (counts(&terminal)[1] == 1).then_some(()));
-    daemon.wait("it to go on", || (counts(&terminal)[0] == 2).then_some(()));
+    daemon.wait("the client to be suspended", || (counts(&terminal)[1] == 1).then_some(()));
+    daemon.wait("the client to continue", || (counts(&terminal)[0] == 2).then_some(()));
     terminal.types("go on\r");
     daemon.wait_for_line("heard", "go on");
     detach(&daemon, &mut terminal, &mut verb);

@@ -1,8 +1,7 @@
-//! The canary: a secret that every scenario has, and the search for it everywhere it must not be.
+//! The canary: a secret in every scenario, and the search for it wherever it must not be.
 //!
-//! [`Setup`](crate::support::Setup) puts it among the secrets, and it is searched for when the scenario is over: nobody has to ask
-//! for it. What is gone by then, a command line of a few milliseconds, is caught by a thread that looks at all of them all the
-//! time.
+//! [`Setup`](crate::support::Setup) puts the canary among the secrets and searches for it when the scenario is over, so no test
+//! has to ask for it. A thread that watches all command lines catches those that live for a few milliseconds.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -25,13 +24,13 @@ use crate::support::{
     Daemon, Dump, Process, Setup, Who, agent, as_user, files_below, get, is_root, owner, path, root, run,
 };
 
-/// The variable that holds it.
+/// The variable that holds the canary.
 pub const NAME: &str = "CANARY";
 
-/// How each canary begins, and nothing else that a test writes.
+/// The prefix of every canary. Tests write it nowhere else.
 const BEGINNING: &str = "canary-of-";
 
-/// What tmux is asked about itself, about each session, and about each pane.
+/// The questions to tmux about itself, about each session, and about each pane.
 const GLOBAL: &[&[&str]] = &[
     &["show-options", "-s"],
     &["show-options", "-g"],
@@ -45,13 +44,13 @@ const GLOBAL: &[&[&str]] = &[
 const OF_A_SESSION: &[&[&str]] = &[&["show-options"], &["show-environment"], &["show-environment", "-h"]];
 const OF_A_PANE: &[&[&str]] = &[&["show-options", "-w"], &["show-options", "-p"]];
 
-/// Command lines in which one was ever seen.
+/// Command lines in which a canary was ever seen.
 static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// Command lines of tmux processes that ran as root.
 static AS_ROOT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// The canary of the scenario with this name, which no other has. From now on all command lines are watched.
+/// Creates the canary of the scenario with this name, unique to it. From now on all command lines are watched.
 pub fn of(scenario: &str) -> String {
     static WATCH: Once = Once::new();
     WATCH.call_once(|| drop(thread::spawn(watch)));
@@ -80,14 +79,14 @@ fn holds(bytes: &[u8], secret: &str) -> bool {
 }
 
 impl Daemon {
-    /// The tmux processes of this scenario that ran as root although the agents do not. A server has what it asks for of a client.
+    /// The tmux processes of this scenario that ran as root although the agents do not. A server can make its client do anything.
     pub fn tmux_as_root(&self) -> Vec<String> {
         let dir = self.dir().to_str().unwrap();
         let seen = AS_ROOT.lock().unwrap_or_else(PoisonError::into_inner);
         seen.iter().filter(|cmdline| cmdline.contains(dir) && !self.agent_account().uid.is_root()).cloned().collect()
     }
 
-    /// Everywhere that `secret` is and should not be. What of the daemon, tmux and agents has ended is passed over.
+    /// Every place that holds `secret` and should not. Skips ended processes of the daemon, tmux and agents.
     pub fn leaks(&self, secret: &str) -> Vec<String> {
         let mut sinks: Vec<(String, Vec<u8>)> = vec![("the daemon's stderr".to_owned(), self.log().into_bytes())];
         for process in Process::all() {
@@ -113,13 +112,13 @@ impl Daemon {
         leaks.chain(self.others_can_read(secret)).collect()
     }
 
-    /// Options, hooks and variables of tmux's, of all levels, and what else it remembers of its own accord. Nothing if there is no
+    /// The options, hooks and variables of tmux on all levels, and everything else that it remembers. Empty if there is no
     /// server, or no session on it.
     fn tmux_knows(&self) -> Option<(String, Vec<u8>)> {
         let ids =
             |what: &[&str]| -> Vec<String> { self.tmux(what).unwrap_or_default().lines().map(str::to_owned).collect() };
         // Sessions come and go.
-        let said = self.wait("tmux to tell what it knows", || {
+        let said = self.wait("tmux to answer", || {
             let sessions = ids(&["list-sessions", "-F", "#{session_id}"]);
             let panes = ids(&["list-panes", "-a", "-F", "#{pane_id}"]);
             if sessions.is_empty() {
@@ -143,7 +142,7 @@ impl Daemon {
         (!said.is_empty()).then(|| ("tmux's options or environment".to_owned(), said.into_bytes()))
     }
 
-    /// The environments that hold the secret and that people can read who have nothing to do with the agents.
+    /// The environments that hold the secret and are readable by people who have nothing to do with the agents.
     fn others_can_read(&self, secret: &str) -> Vec<String> {
         if !is_root() {
             return Vec::new();
@@ -152,7 +151,7 @@ impl Daemon {
         let others = ["stranger", "op"].into_iter().filter(|other| !own.iter().any(|own| own == other));
         others
             .flat_map(|other| {
-                // The secret goes through a pipe: these command lines are looked at like all others.
+                // The secret goes through a pipe, because these command lines are watched like all others.
                 let mut grep = as_user(other, &["sh", "-c", "grep -laF -f - /proc/[0-9]*/environ 2>/dev/null; true"])
                     .stdin(Stdio::piped())
                     .stdout(Stdio::piped())
@@ -166,7 +165,7 @@ impl Daemon {
     }
 }
 
-/// Whether a process may have what its agent was given: it is a harness, or was started by one.
+/// Whether a process may hold what its agent was given: it is a harness, or was started by one.
 fn is_an_agents(process: Process) -> bool {
     let is_helper = process.executable().is_some_and(|name| name.starts_with("agentd") || name.starts_with("tmux"));
     let is_launcher = |process: &Process| {
@@ -175,19 +174,19 @@ fn is_an_agents(process: Process) -> bool {
             || argv.get(1).is_some_and(|word| word == "exec")
     };
     let above: Vec<Process> = process.ancestors().collect();
-    // An orphan's launcher was killed.
+    // The launcher of an orphan was killed.
     !is_helper && (above.len() == 1 || above.iter().any(is_launcher))
 }
 
-/// A search that finds nothing shows nothing unless it would find something.
+/// Shows that the search can find something. Otherwise, finding nothing would prove nothing.
 #[test]
-fn a_secret_is_found_wherever_it_may_be() {
+fn the_search_finds_a_secret_wherever_it_is() {
     let secret = of("nobody-but-this-test");
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     assert_eq!(daemon.leaks(&secret), [""; 0]);
     let expect = |sink: &str, leaks: Vec<String>| {
-        assert!(leaks.iter().any(|leak| leak.contains(sink)), "it is not found in {sink}: {leaks:?}");
+        assert!(leaks.iter().any(|leak| leak.contains(sink)), "the secret is not found in {sink}: {leaks:?}");
     };
 
     for command in [
@@ -207,7 +206,7 @@ fn a_secret_is_found_wherever_it_may_be() {
         };
         daemon.tmux(&undo).unwrap();
         daemon.wait("it to be gone", || {
-            // The command itself was seen.
+            // The watch saw the command itself.
             forget(&secret);
             daemon.leaks(&secret).is_empty().then_some(())
         });
@@ -220,10 +219,10 @@ fn a_secret_is_found_wherever_it_may_be() {
     expect("the name of", daemon.leaks(&secret));
     fs::remove_file(daemon.path("tmux").join(&secret)).unwrap();
 
-    // Of another user, and in the folder of this test.
+    // A process of another user, in the directory of this test.
     let who = if is_root() { "stranger" } else { &daemon.daemon_account().name };
     let mut keeper = as_user(who, &["sleep", "60"]).env("X", &secret).current_dir(daemon.dir()).spawn().unwrap();
-    daemon.wait("it to be seen", || {
+    daemon.wait("the search to find the secret", || {
         let leaks = daemon.leaks(&secret);
         let by_stranger = !is_root() || leaks.iter().any(|leak| leak.contains("which stranger can read"));
         (by_stranger && leaks.iter().any(|leak| leak.contains("the environment of"))).then_some(())
@@ -232,7 +231,7 @@ fn a_secret_is_found_wherever_it_may_be() {
     keeper.wait().unwrap();
     assert_eq!(daemon.leaks(&secret), [""; 0]);
 
-    // Many that are gone before anybody could ask for them.
+    // Many processes that end before anyone could look at them.
     daemon.wait("the command line to be seen", || {
         let (status, _) = run(Command::new("sh").args(["-c", "sleep 0.02; true", &secret]));
         assert_eq!(status, Some(0));
@@ -242,7 +241,7 @@ fn a_secret_is_found_wherever_it_may_be() {
 }
 
 #[test]
-fn a_tmux_process_that_runs_as_root_is_noticed() {
+fn the_search_notices_a_tmux_process_of_root() {
     if !root() {
         return;
     }
@@ -259,9 +258,9 @@ fn forget(secret: &str) {
     SEEN.lock().unwrap_or_else(PoisonError::into_inner).retain(|cmdline| !cmdline.contains(secret));
 }
 
-/// Whatever tmux clients are told becomes known to every user of the machine, for however short a time.
+/// Every user of the machine can see what a tmux client is asked, however briefly it runs.
 #[test]
-fn tmux_is_told_nothing_of_secrets() {
+fn tmux_never_receives_secrets() {
     let setup = Setup::new();
     fs::create_dir(setup.path("spy")).unwrap();
     let told = setup.path("told");
@@ -288,7 +287,7 @@ fn tmux_is_told_nothing_of_secrets() {
     assert!(!holds(&told, &daemon.canary), "{}", String::from_utf8_lossy(&told));
 }
 
-/// Whether the secret is in what a process can write to.
+/// Whether the secret is in the writable memory of a process.
 fn remembers(process: Process, secret: &str) -> bool {
     let maps = fs::read_to_string(format!("/proc/{}/maps", process.0)).unwrap();
     let memory = fs::File::open(format!("/proc/{}/mem", process.0)).unwrap();
@@ -296,7 +295,7 @@ fn remembers(process: Process, secret: &str) -> bool {
         let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
         let [from, to] = [from, to].map(|address| u64::from_str_radix(address, 16).unwrap());
         let mut bytes = vec![0; usize::try_from(to - from).unwrap()];
-        // What was given back in the meantime cannot be read.
+        // Memory released in the meantime cannot be read.
         memory.read_exact_at(&mut bytes, from).is_ok() && holds(&bytes, secret)
     })
 }
@@ -310,7 +309,7 @@ fn deputy(daemon: &Daemon) -> Process {
 }
 
 #[test]
-fn a_secret_is_forgotten_by_all_but_those_who_need_it() {
+fn a_secret_is_forgotten_by_all_processes_but_its_users() {
     if !root() {
         return;
     }
@@ -321,25 +320,26 @@ fn a_secret_is_forgotten_by_all_but_those_who_need_it() {
     let harness = Process(daemon.wait_until_running("a"));
     let launcher = harness.parent();
     assert!(remembers(harness, &daemon.canary) && remembers(Process(daemon.pid()), &daemon.canary));
-    // It must know what it redacts in the log.
-    daemon.wait("the launcher to forget all else", || (!remembers(launcher, &declared)).then_some(()));
+    // The launcher has to know the secrets that it redacts in the log.
+    daemon.wait("the launcher to forget everything else", || (!remembers(launcher, &declared)).then_some(()));
     assert!(remembers(launcher, &daemon.canary));
     for (what, process) in [("the deputy", deputy(&daemon)), ("the tmux server", launcher.parent())] {
-        assert!(!remembers(process, &daemon.canary), "{what} never knew it");
+        assert!(!remembers(process, &daemon.canary), "{what} never knew the secret");
     }
     daemon.edit_jcard("[other]\n");
     fs::remove_file(daemon.path("secrets").join(NAME)).unwrap();
     daemon.wait_until_removed("a");
-    daemon.wait("the daemon to forget it", || (!remembers(Process(daemon.pid()), &daemon.canary)).then_some(()));
+    daemon
+        .wait("the daemon to forget the secret", || (!remembers(Process(daemon.pid()), &daemon.canary)).then_some(()));
 }
 
-/// The kernel gives the files of such a process to root.
+/// The kernel makes root the owner of the files of such a process.
 fn is_private(process: Process) -> bool {
     owner(Path::new(&format!("/proc/{}/environ", process.0))).1 == 0
 }
 
 #[test]
-fn nobody_may_look_into_the_memory_of_daemon_deputy_and_launcher() {
+fn memory_of_daemon_deputy_and_launcher_is_unreadable() {
     if !root() {
         return;
     }
@@ -348,21 +348,22 @@ fn nobody_may_look_into_the_memory_of_daemon_deputy_and_launcher() {
         let harness = Process(daemon.wait_until_running("a"));
         let launcher = harness.parent();
         assert!(is_private(Process(daemon.pid())) && is_private(deputy(&daemon)));
-        // One user's own agents are that user's; and where /proc hides what is private, its daemon must find the launcher.
+        // Agents of an ordinary user belong to that user. Where /proc hides private processes, the daemon must still find the
+        // launcher.
         assert_eq!(is_private(launcher), who == Who::Root);
-        assert!(!is_private(harness), "an agent is its user's own");
+        assert!(!is_private(harness), "an agent is open to its user");
         let limits = Dump::of(&daemon, "dump").text("limits");
         let cores = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-        assert_eq!(cores.split_whitespace().nth(4), Some("4824064"), "and has the limit that the daemon was given");
+        assert_eq!(cores.split_whitespace().nth(4), Some("4824064"), "and the agent has the daemon's original limit");
     }
 }
 
 #[test]
-fn daemon_and_launcher_leave_no_core_when_they_crash() {
+fn daemon_and_launcher_leave_no_core_dump_when_they_crash() {
     if !root() {
         return;
     }
-    // So that the soft limit can be raised, also by others than root.
+    // This lets the soft limit be raised, even without root.
     let (soft, _) = getrlimit(Resource::RLIMIT_CORE).unwrap();
     setrlimit(Resource::RLIMIT_CORE, soft, RLIM_INFINITY).unwrap();
     for who in [Who::Root, Who::User] {
@@ -372,12 +373,12 @@ fn daemon_and_launcher_leave_no_core_when_they_crash() {
         };
         let script = "ulimit -c unlimited; kill -ABRT $$";
         let other = Command::new("sh").args(["-c", script]).current_dir(daemon.dir()).status().unwrap();
-        assert!(other.core_dumped(), "any other program does");
+        assert!(other.core_dumped(), "any other program leaves a core dump");
         for core in cores(&daemon) {
             fs::remove_file(core).unwrap();
         }
         let launcher = Process(daemon.wait_until_running("a")).parent();
-        // It catches all signals that can be.
+        // The launcher handles every signal that it can, which excludes SIGFPE.
         launcher.signal(Signal::SIGFPE);
         daemon.wait_until_gone(launcher.0);
         daemon.signal(Signal::SIGABRT);

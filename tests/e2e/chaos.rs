@@ -1,8 +1,8 @@
-//! Chaos: twenty agents of mixed behaviour, and a daemon that is killed again and again while jcard, secrets and a workdir change
-//! and tmux stops answering. Every agent keeps accounts of its own; in the end they are compared with what the API told.
+//! Chaos: twenty agents of mixed behavior, and a daemon that is killed repeatedly while jcard, secrets and a workdir change and
+//! tmux stops responding. Every agent keeps its own accounts. The test compares them with what the API reported.
 //!
-//! `AGENTD_CHAOS_KILLS` is how often the daemon is killed (50), `AGENTD_CHAOS_SEED` repeats a run as far as timing lets it. With
-//! `-- --nocapture` the figures are shown.
+//! `AGENTD_CHAOS_KILLS` sets how often the daemon is killed (50). `AGENTD_CHAOS_SEED` repeats a run as far as timing allows. `--
+//! --nocapture` shows the figures.
 
 mod accounts;
 mod stage;
@@ -21,7 +21,7 @@ use self::accounts::{Figures, History, accounts, compare, logged};
 use self::stage::{CAST, Fate, Part, Random, Stage};
 use super::support::{BOUND, Daemon, Process, Setup, get};
 
-/// The harnesses that live and have begun to keep accounts, by agent.
+/// The live harnesses that have begun to keep accounts, by agent.
 fn harnesses(place: &Setup) -> Vec<(&'static str, i32)> {
     let of = |part: &Part| {
         let family = place.lines(&format!("{}.family", part.name));
@@ -31,7 +31,7 @@ fn harnesses(place: &Setup) -> Vec<(&'static str, i32)> {
     CAST.iter().filter_map(of).collect()
 }
 
-/// Whether it is one, or a fork of one.
+/// Whether the process is a harness, or a fork of one.
 fn is_harness(place: &Setup, process: Process, name: &str) -> bool {
     let (script, account) = (place.path("bin/fake-harness"), place.work(name));
     let words = [script.to_string_lossy(), "account".into(), account.to_string_lossy()];
@@ -59,7 +59,8 @@ fn look(place: &Setup, canary: &str, seed: u64, over: &AtomicBool) -> Vec<String
             }
         }
         for (name, _) in found.iter().filter(|(_, count)| **count > 1) {
-            // Some are forks. The first may have ended before the second began; if it is still there now, it did not.
+            // Some are forks. The first may have ended before the second began, so a harness counts only if it is still there
+            // now.
             let (before, after) = (twins(name), twins(name));
             let twins: Vec<_> = before.intersection(&after).collect();
             if twins.len() > 1 {
@@ -71,7 +72,7 @@ fn look(place: &Setup, canary: &str, seed: u64, over: &AtomicBool) -> Vec<String
     problems
 }
 
-/// Stops the tmux server for a while, now and then. `stops` counts each stop and each end of one.
+/// Stops the tmux server for a while, now and then. `stops` counts both stops and continuations.
 fn stop_tmux(server: Process, seed: u64, stops: &AtomicU64, over: &AtomicBool) {
     let mut random = Random(seed);
     while !over.load(Ordering::Relaxed) {
@@ -84,15 +85,15 @@ fn stop_tmux(server: Process, seed: u64, stops: &AtomicU64, over: &AtomicBool) {
     }
 }
 
-/// Asks the API all the time. `life` numbers the daemons.
+/// Queries the API continuously. `life` numbers the daemons.
 fn listen(place: &Setup, life: &AtomicU64, over: &AtomicBool) -> History {
-    /// How long something that has ended may be told to run.
+    /// How long the API may report an ended process as running.
     const LATE: Duration = Duration::from_secs(3);
     let mut history = History::default();
     let mut before = String::new();
     let mut dead: BTreeMap<(String, i32), (u64, Instant)> = BTreeMap::new();
     loop {
-        // Once more when all is over.
+        // One more query after everything is over.
         let is_over = over.load(Ordering::Relaxed);
         let (in_life, asked) = (life.load(Ordering::Relaxed), Instant::now());
         let answer = place.try_request(&get("/v1/agents")).ok().filter(|response| response.status == 200);
@@ -107,7 +108,7 @@ fn listen(place: &Setup, life: &AtomicU64, over: &AtomicBool) -> History {
                     let since = dead.get(&key).filter(|since| since.0 == in_life).copied();
                     let since = since.unwrap_or((in_life, Instant::now()));
                     if since.1.elapsed() > LATE {
-                        history.problems.push(format!("{}: {pid} has ended, and is told to run", agent.name));
+                        history.problems.push(format!("{}: {pid} has ended, but is reported as running", agent.name));
                     }
                     ended.insert(key, since);
                 }
@@ -125,18 +126,17 @@ fn listen(place: &Setup, life: &AtomicU64, over: &AtomicBool) -> History {
     }
 }
 
-/// How long it took from the start of a daemon to its first answer, and to the truth.
+/// The time from the start of a daemon to its first response, and to a correct one.
 #[derive(Default)]
 struct Waits {
     answer: Vec<Duration>,
     truth: Vec<Duration>,
-    /// Likewise, when tmux was stopped at the time.
+    /// The same, while tmux was stopped.
     truth_without_tmux: Vec<Duration>,
 }
 
 impl Waits {
-    /// Waits until the API tells of each of the harnesses that lived before, unless it has ended by now, and of none that does not
-    /// live.
+    /// Waits until the API reports every harness that was alive before and still is, and no dead one.
     fn wait(&mut self, place: &Setup, living: &[(&str, i32)], stops: &AtomicU64, start: Instant) {
         let stopped = |count: u64| count % 2 == 1;
         let before = stops.load(Ordering::Relaxed);
@@ -173,16 +173,16 @@ fn longest(waits: &[Duration]) -> Duration {
 }
 
 fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{variable} is no number")))
+    std::env::var(variable).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{variable} is not a number")))
 }
 
-/// The operator's own session: who it is, and since when.
+/// The identity and creation time of the operator's own session.
 fn operators(place: &Setup) -> Result<String, String> {
     let format = "#{session_id} #{session_created} #{session_windows} #{pane_id} #{pane_pid} #{@agentd-owner}";
     place.tmux(&["display-message", "-p", "-t", "=operator:", format])
 }
 
-/// Sets it when it goes, however that comes about.
+/// Sets the flag when dropped, for whatever reason.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -192,7 +192,7 @@ impl Drop for Over<'_> {
 }
 
 #[test]
-fn nothing_is_lost_and_nothing_is_doubled_however_often_the_daemon_is_killed() {
+fn no_run_is_lost_or_doubled_when_the_daemon_is_killed_often() {
     let kills = number("AGENTD_CHAOS_KILLS").unwrap_or(50);
     let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
     let seed = number("AGENTD_CHAOS_SEED").unwrap_or_else(|| clock().into());
@@ -237,8 +237,7 @@ fn nothing_is_lost_and_nothing_is_doubled_however_often_the_daemon_is_killed() {
     assert!(problems.is_empty(), "{} problems:\n{}\n{text}", problems.len(), problems.join("\n"));
 }
 
-/// Kills the daemon that often, while everything else goes on, and lets it settle. Answers what the API told, and how often tmux
-/// was stopped.
+/// Kills the daemon that often amid the chaos, and lets it settle. Returns what the API reported, and how often tmux was stopped.
 fn play(daemon: &mut Daemon, stage: &mut Stage, random: &mut Random, kills: u64, waits: &mut Waits) -> (History, u64) {
     let place = daemon.place();
     let server = Process(place.tmux(&["display-message", "-p", "#{pid}"]).unwrap().trim().parse().unwrap());
@@ -282,7 +281,7 @@ fn play(daemon: &mut Daemon, stage: &mut Stage, random: &mut Random, kills: u64,
     (history, stops.into_inner() / 2)
 }
 
-/// The time between two kills. In haste the next daemon has not even come up.
+/// Fills the time between two kills. If hasty, the next daemon may not even be up.
 fn act_for_a_while(stage: &mut Stage, random: &mut Random, is_hasty: bool) {
     match random.below(100) {
         _ if is_hasty => random.pause(60),
@@ -301,7 +300,7 @@ fn act_for_a_while(stage: &mut Stage, random: &mut Random, is_hasty: bool) {
     }
 }
 
-/// Waits until everything is as declared last, and nothing else is there.
+/// Waits until every agent matches its last declaration, and nothing else is there.
 fn settle(place: &Setup, stage: &Stage) {
     let is_settled = |part: &Part, agents: &[AgentStatus]| {
         let (entry, agent) = (&stage.entries[part.name], agents.iter().find(|agent| agent.name == part.name));
@@ -317,7 +316,7 @@ fn settle(place: &Setup, stage: &Stage) {
             Fate::Ends(outcome) => agent.outcome == Some(outcome),
         }
     };
-    // The last daemon may have been started in haste, and answer nobody yet.
+    // The last daemon may have been started in haste, and may not respond yet.
     place.wait("an answer", || place.try_agents().ok());
     for part in &CAST {
         place.wait(&format!("{} to be as declared", part.name), || is_settled(part, &place.agents()).then_some(()));

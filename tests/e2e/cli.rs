@@ -30,12 +30,12 @@ fn check_prints_every_finding_with_its_place_and_fails() {
         let start = format!("{}:{place}: ", file.display());
         let line =
             said.lines().find(|line| line.starts_with(&start)).unwrap_or_else(|| panic!("nothing at {place}: {said}"));
-        assert!(line.contains("; "), "it says what would be right: {line}");
+        assert!(line.contains("; "), "the message says what is accepted: {line}");
     }
 }
 
 #[test]
-fn check_fails_for_what_is_no_toml_and_for_what_is_not_there() {
+fn check_fails_for_invalid_toml_and_for_a_missing_file() {
     let setup = Setup::new();
     let (status, said) = check(&setup, "[[agents]]\nname = \"a\nharness = \"custom\"\n");
     assert_eq!(status, Some(1), "{said}");
@@ -47,7 +47,7 @@ fn check_fails_for_what_is_no_toml_and_for_what_is_not_there() {
 }
 
 #[test]
-fn check_warns_of_unknown_keys_and_passes() {
+fn check_warns_about_unknown_keys_and_passes() {
     let setup = Setup::new();
     let (status, said) = check(&setup, "[agent]\nharness = \"custom\"\nfavourite = 7\n");
     assert_eq!(status, Some(0), "{said}");
@@ -55,7 +55,7 @@ fn check_warns_of_unknown_keys_and_passes() {
 }
 
 #[test]
-fn durations_are_gos_and_humantimes() {
+fn durations_accept_the_forms_of_go_and_humantime() {
     let setup = Setup::new();
     let with = |duration: &str| check(&setup, &format!("[agent]\nharness = \"custom\"\ntimeout = \"{duration}\"\n"));
     let good = [
@@ -99,7 +99,7 @@ fn status(daemon: &Daemon, args: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn status_is_a_table_a_person_can_read() {
+fn status_prints_a_readable_table() {
     let jcard = agent("sleeper", "sleep inf", "")
         + &agent("failed", "exit 3", "")
         + &agent("again", "exit 4", "restart = \"always\"\nbackoff = [\"1h\"]");
@@ -117,7 +117,7 @@ fn status_is_a_table_a_person_can_read() {
     assert!(lines[1].starts_with("again") && lines[1].contains("backoff") && lines[1].contains('4'));
     assert!(lines[2].starts_with("failed") && lines[2].contains("exited") && lines[2].contains('3'));
     assert!(lines[3].starts_with("sleeper") && lines[3].contains("running") && lines[3].contains("custom"));
-    assert!(!said.contains('\u{1b}'), "no colours into a pipe");
+    assert!(!said.contains('\u{1b}'), "no colors into a pipe");
     assert!(code.is_some());
 }
 
@@ -132,12 +132,12 @@ fn status_exits_0_for_running_3_for_not_running_4_for_unknown() {
     }
     assert!(daemon.stop().success());
     let (code, said) = status(&daemon, &["sleeper"]);
-    assert!(matches!(code, Some(3 | 4)), "without a daemon nothing runs: {code:?} {said}");
+    assert!(matches!(code, Some(3 | 4)), "nothing runs without a daemon: {code:?} {said}");
     assert!(said.contains("agentd.sock"), "{said}");
 }
 
 #[test]
-fn status_as_json_is_what_the_api_says() {
+fn status_as_json_is_what_the_api_returns() {
     let daemon = Setup::new().start(&(agent("a", "sleep inf", "") + &agent("b", "exit 3", "")));
     daemon.wait_until_running("a");
     daemon.wait_for_state("b", State::Exited);
@@ -147,13 +147,13 @@ fn status_as_json_is_what_the_api_says() {
     let (code, said) = status(&daemon, &["b", "--json"]);
     let agent: AgentStatus = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
     let own: AgentStatus = serde_json::from_str(&daemon.get("/v1/agents/b").body).unwrap();
-    // What it takes of the machine is another matter at each look.
+    // Its resource usage differs each time.
     let at_rest = |agent: AgentStatus| AgentStatus { resources: None, ..agent };
     assert_eq!((code, at_rest(agent)), (Some(3), at_rest(own)));
 }
 
 #[test]
-fn status_has_colour_on_a_terminal_unless_no_color_says_otherwise() {
+fn status_uses_color_on_a_terminal_unless_no_color_is_set() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     for (no_color, expected) in [(None, true), (Some("1"), false)] {
@@ -174,7 +174,7 @@ fn status_has_colour_on_a_terminal_unless_no_color_says_otherwise() {
 }
 
 #[test]
-fn version_and_help_are_for_people() {
+fn version_and_help_print_readable_text() {
     let (status, said) = run(Command::new(binary()).arg("--version"));
     assert_eq!((status, said.trim()), (Some(0), concat!("agentd ", env!("CARGO_PKG_VERSION"))));
     let (status, said) = run(Command::new(binary()).arg("--help"));
@@ -197,14 +197,14 @@ fn version_and_help_are_for_people() {
 }
 
 #[test]
-fn a_flag_that_does_not_exist_is_named_and_nothing_starts() {
+fn an_unknown_flag_is_named_and_nothing_starts() {
     let (status, said) = run(Command::new(binary()).arg("--confg").arg("x"));
     assert_eq!(status, Some(2), "{said}");
     assert!(said.contains("--confg") && said.contains("--config"), "{said}");
 }
 
 #[test]
-fn schema_is_one_of_what_the_example_holds_and_needs_no_daemon() {
+fn schema_covers_the_example_and_needs_no_daemon() {
     let (status, printed) = run(&mut Setup::new().agentd(&["schema"]));
     assert_eq!(status, Some(0));
     let schema: serde_json::Value = serde_json::from_str(&printed).unwrap();
@@ -215,7 +215,7 @@ fn schema_is_one_of_what_the_example_holds_and_needs_no_daemon() {
 }
 
 #[test]
-fn verbs_ask_the_daemon_that_the_variable_names() {
+fn commands_ask_the_daemon_that_the_variable_names() {
     const VARIABLE: &str = "AGENTD_API_SOCKET";
     let daemon = Setup::new().start(&agent("sleeper", "sleep inf", ""));
     daemon.wait_until_running("sleeper");
@@ -228,7 +228,7 @@ fn verbs_ask_the_daemon_that_the_variable_names() {
     }
     let (_, said) = run(daemon.agentd(&["doctor"]).env(VARIABLE, &socket));
     let is_asked = said.contains("answers at") && said.contains(&format!("process {}", daemon.pid()));
-    assert!(is_asked && said.contains(daemon.jcard().to_str().unwrap()), "doctor finds the rest by it: {said}");
+    assert!(is_asked && said.contains(daemon.jcard().to_str().unwrap()), "doctor finds the rest through it: {said}");
 
     let flag = ["status", "--api-socket", socket.to_str().unwrap()];
     let (status, said) = run(daemon.agentd(&flag).env(VARIABLE, "/no/where"));

@@ -1,4 +1,4 @@
-//! What shells offer when somebody presses Tab: real shells, with the scripts that packages install.
+//! The completions that real shells offer on Tab, with the scripts that packages install.
 
 use std::fs::{self, File};
 
@@ -17,8 +17,8 @@ fn daemon() -> Daemon {
     daemon
 }
 
-/// What a shell says that runs this as `op`, who finds agentd in PATH; `None` if there is no such shell, which may be only where CI
-/// is not.
+/// The output of a shell that runs this as `op`, with agentd in PATH. `None` if the shell is not installed, which is allowed only
+/// outside CI.
 fn shell(daemon: &Daemon, words: &[&str]) -> Option<String> {
     let is_there = std::env::split_paths(&path()).any(|folder| folder.join(words[0]).exists());
     if !is_there {
@@ -32,7 +32,7 @@ fn shell(daemon: &Daemon, words: &[&str]) -> Option<String> {
 }
 
 #[test]
-fn bash_offers_commands_flags_and_the_agents_there_are() {
+fn bash_offers_commands_flags_and_known_agents() {
     let daemon = daemon();
     let complete_with = |variable: &str, words: &str| {
         let script = format!(
@@ -65,9 +65,9 @@ fn fish_offers_the_agents_with_their_states() {
 }
 
 #[test]
-fn zsh_offers_the_agents_the_first_time_already() {
+fn zsh_offers_the_agents_on_the_first_completion() {
     let daemon = daemon();
-    // What the completion system would set, and what it would show.
+    // The variable that the completion system would set, and the matches that it would show.
     let script =
         "fpath=(. $fpath); autoload -Uz _agentd; compdef() { : }; _describe() { print -l \"${(@P)${argv[-1]}}\" }
         words=(agentd --api-socket $SOCKET wait ''); CURRENT=5; _agentd";

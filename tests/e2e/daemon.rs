@@ -8,19 +8,19 @@ use nix::sys::signal::Signal;
 use crate::support::{Dump, Process, Setup, Who, agent, give, is_root, owner, run, with_args};
 
 #[test]
-fn a_second_daemon_says_who_holds_the_place_and_goes() {
+fn a_second_daemon_names_the_running_one_and_exits() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     let pid = daemon.wait_until_running("a");
     let (status, said) = run(&mut daemon.daemon_command());
     assert!(status.is_some_and(|status| status != 0), "{status:?}");
-    assert!(said.contains(&daemon.pid().to_string()), "it names the holder, {}: {said}", daemon.pid());
+    assert!(said.contains(&daemon.pid().to_string()), "the message names the holder, {}: {said}", daemon.pid());
     assert_eq!(daemon.get("/v1/health").status, 200);
     assert_eq!(daemon.wait_until_running("a"), pid);
     assert!(daemon.path("tmux/launch.sock").exists());
 }
 
 #[test]
-fn a_live_daemons_socket_is_not_stolen_by_one_with_another_state() {
+fn a_daemon_with_other_state_does_not_steal_a_live_socket() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     let pid = daemon.wait_until_running("a");
     let elsewhere = |arg: &str| Some(arg.replace("/state", "/other-state").replace("/tmux/", "/other-tmux/"));
@@ -31,7 +31,7 @@ fn a_live_daemons_socket_is_not_stolen_by_one_with_another_state() {
 }
 
 #[test]
-fn flags_with_one_dash_are_taken_as_existing_unit_files_write_them() {
+fn single_dash_flags_of_existing_unit_files_are_accepted() {
     let setup = Setup::new();
     setup.edit_jcard(&agent("a", "sleep inf", ""));
     let ours = ["--config", "--secret-dir", "--api-socket", "--tmux-socket", "--debug"];
@@ -43,7 +43,7 @@ fn flags_with_one_dash_are_taken_as_existing_unit_files_write_them() {
 }
 
 #[test]
-fn after_a_stop_every_agent_starts_afresh() {
+fn every_agent_starts_afresh_after_a_stop() {
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; exit 0", ""));
     daemon.wait_for_state("a", State::Exited);
     assert!(daemon.stop().success());
@@ -54,7 +54,7 @@ fn after_a_stop_every_agent_starts_afresh() {
 }
 
 #[test]
-fn every_event_is_a_line_with_agent_state_and_reason() {
+fn every_event_is_a_log_line_with_agent_state_and_reason() {
     let setup = Setup::new();
     let daemon = setup.start(
         &(agent("worker-of-mine", "exit 3", "restart = \"on-failure\"\nmax_restarts = 1\nbackoff = [\"10ms\"]")
@@ -66,11 +66,11 @@ fn every_event_is_a_line_with_agent_state_and_reason() {
     for word in ["running", "backoff", "exited"] {
         assert!(lines.iter().any(|line| line.contains(word)), "no line of {word}: {log}");
     }
-    assert!(!log.contains('\u{1b}'), "no colours into a file");
+    assert!(!log.contains('\u{1b}'), "no colors into a file");
 }
 
 #[test]
-fn a_prompts_text_is_logged_under_debug_only() {
+fn the_prompts_text_is_logged_only_under_debug() {
     let text = "the text of the prompt";
     for debug in [false, true] {
         let setup = if debug { Setup::new() } else { Setup::new().quiet() };
@@ -81,7 +81,7 @@ fn a_prompts_text_is_logged_under_debug_only() {
 }
 
 #[test]
-fn debug_logs_command_line_workdir_names_of_variables_and_the_last_screen() {
+fn debug_logs_the_launch_and_the_last_screen() {
     let setup = Setup::new();
     setup.secret("SECRET_NAME", "secret-value-5577");
     let more = "env = { DECLARED_NAME = \"declared-value-5577\" }";
@@ -93,13 +93,17 @@ fn debug_logs_command_line_workdir_names_of_variables_and_the_last_screen() {
 }
 
 #[test]
-fn missing_folders_of_sockets_and_state_are_made() {
+fn missing_socket_and_state_directories_are_created() {
     let daemon = Setup::new().start("[other]\n");
     for folder in ["api", "tmux", "state"] {
         assert!(daemon.path(folder).is_dir(), "{folder}");
     }
     let (mode, uid, _) = owner(&daemon.path("state"));
-    assert_eq!((mode & 0o077, uid), (0, daemon.daemon_account().uid.as_raw()), "the state is nobody else's");
+    assert_eq!(
+        (mode & 0o077, uid),
+        (0, daemon.daemon_account().uid.as_raw()),
+        "only the daemon's user can access the state"
+    );
 }
 
 #[test]
@@ -139,7 +143,7 @@ fn an_ordinary_user_may_run_agents_only_as_themselves() {
 }
 
 #[test]
-fn an_ordinary_users_agents_live_and_stop_as_roots_do() {
+fn an_ordinary_users_agents_live_and_stop_like_roots() {
     let script = "log @WORK/log; on-signal SIGINT 0; append @WORK/ready yes; sleep inf";
     let jcard = agent("a", script, "")
         + &agent("b", "exit 3", "restart = \"on-failure\"\nmax_restarts = 1\nbackoff = [\"10ms\"]");
@@ -154,7 +158,7 @@ fn an_ordinary_users_agents_live_and_stop_as_roots_do() {
 }
 
 #[test]
-fn a_helper_that_the_agent_user_stops_is_replaced() {
+fn a_helper_stopped_by_the_agent_user_is_replaced() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     let pid = daemon.wait_until_running("a");
     let stopped = daemon.deputy();
@@ -166,8 +170,8 @@ fn a_helper_that_the_agent_user_stops_is_replaced() {
 }
 
 #[test]
-fn a_daemon_that_was_started_deaf_hears_every_signal() {
-    // Blocked by a parent that masks signals, and ignored as by nohup(1).
+fn a_daemon_started_with_blocked_signals_handles_them() {
+    // Blocked, as by a parent that masks signals, and ignored, as by nohup(1).
     let deaf = "exec python3 -c 'import os, signal, sys\n\
                 [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15, 17)]\n\
                 signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\n\
@@ -175,7 +179,7 @@ fn a_daemon_that_was_started_deaf_hears_every_signal() {
     let mut daemon = Setup::new().args(["--resync", "1h"]).after(deaf).start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     let server: i32 = daemon.tmux(&["display-message", "-p", "#{pid}"]).unwrap().trim().parse().unwrap();
-    assert_eq!(Process(server).blocked(), 0, "what the tmux server has inherited");
+    assert_eq!(Process(server).blocked(), 0, "the signals blocked in the tmux server");
     daemon.signal(Signal::SIGHUP);
     daemon.wait("everything to be read again", || {
         daemon.log().contains("SIGHUP: reading everything again").then_some(())
@@ -196,13 +200,13 @@ fn orphans_of_the_first_process_leave_no_zombies() {
     });
     let zombies =
         || Process::all().filter(|process| process.is_zombie() && process.ancestors().next() == Some(first)).count();
-    // A window is no agent: whoever loses its parent there becomes a child of the first process.
+    // A window is not an agent: its orphans become children of the first process.
     let script =
         format!("for n in 1 2 3 4 5; do (setsid sleep 0.1 &); done; sleep 0.5; : >{}", daemon.work("done").display());
     daemon.tmux(&["new-window", "-d", "-t", "=a:", &script]).unwrap();
     daemon.wait_for_file("done");
-    daemon.wait("nothing to be left", || (zombies() == 0).then_some(()));
-    // The deputy's own end is still noticed, and it is replaced.
+    daemon.wait("all zombies to be reaped", || (zombies() == 0).then_some(()));
+    // The daemon still notices the end of the deputy, and replaces it.
     daemon.tmux(&["kill-server"]).unwrap();
-    daemon.wait("nothing to be left", || (zombies() == 0).then_some(()));
+    daemon.wait("all zombies to be reaped", || (zombies() == 0).then_some(()));
 }

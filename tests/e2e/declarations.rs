@@ -1,4 +1,4 @@
-//! What a jcard declares is what runs; what is wrong in it is said and disturbs nobody else.
+//! A jcard's declarations are what runs. Mistakes in it are reported and affect no other agent.
 
 use std::fs;
 use std::io::Write;
@@ -17,7 +17,7 @@ fn error(agent: &AgentStatus) -> &str {
 }
 
 #[test]
-fn an_agent_table_and_an_array_of_agents_are_all_run() {
+fn an_agent_table_and_an_array_of_agents_all_run() {
     let one = agent("zoe", "sleep inf", "").replace("[[agents]]", "[agent]");
     let daemon = Setup::new().start(&(one + &agent("Bert", "sleep inf", "") + &agent("anna", "sleep inf", "")));
     for name in ["zoe", "anna", "Bert"] {
@@ -27,7 +27,7 @@ fn an_agent_table_and_an_array_of_agents_are_all_run() {
 }
 
 #[test]
-fn agents_without_a_name_are_called_after_their_harness() {
+fn unnamed_agents_are_named_after_their_harness() {
     let unnamed =
         |harness: &str| agent("x", "sleep inf; rest", "").replace("name = \"x\"\n", "").replace("custom", harness);
     let daemon = Setup::new().start(&(unnamed("codex") + &unnamed("claude-code") + &unnamed("claude-code")));
@@ -48,7 +48,7 @@ fn replicas_run_side_by_side_in_sessions_of_their_own() {
 }
 
 #[test]
-fn removing_an_agent_leaves_one_whose_name_begins_alike() {
+fn removing_an_agent_spares_one_with_the_same_name_prefix() {
     let other = agent("rev-1", "sleep inf", "");
     let daemon = Setup::new().start(&(agent("rev", "sleep inf", "") + &other));
     let pid = daemon.wait_until_running("rev-1");
@@ -60,16 +60,16 @@ fn removing_an_agent_leaves_one_whose_name_begins_alike() {
 }
 
 #[test]
-fn empty_strings_are_unset_as_writers_emit_them() {
+fn empty_strings_count_as_unset() {
     let empty = "session = \"\"\nprompt = \"\"\nprompt_file = \"\"\nrestart = \"\"\ntimeout = \"\"\ngrace_period = \"\"\ntype = \"\"";
     let daemon = Setup::new().start(&agent("plain", "dump @WORK/dump; rest", empty));
     let agent = daemon.wait_for_state("plain", State::Exited);
     assert_eq!((agent.session.as_str(), agent.restarts, agent.timeout_at), ("plain", 0, None));
-    assert_eq!(Dump::of(&daemon, "dump").rest(), [""; 0], "an empty prompt is none");
+    assert_eq!(Dump::of(&daemon, "dump").rest(), [""; 0], "an empty prompt counts as none");
 }
 
 #[test]
-fn a_session_may_have_another_name_than_its_agent() {
+fn a_session_may_have_a_different_name_than_its_agent() {
     let daemon = Setup::new().start(&agent("worker", "sleep inf", "session = \"desk\""));
     daemon.wait_until_running("worker");
     assert_eq!(daemon.agent("worker").unwrap().session, "desk");
@@ -78,7 +78,7 @@ fn a_session_may_have_another_name_than_its_agent() {
 }
 
 #[test]
-fn a_session_of_somebody_else_is_neither_used_nor_ended() {
+fn a_foreign_session_is_neither_used_nor_ended() {
     let mut daemon = Setup::new().start(&agent("keeper", "sleep inf", ""));
     daemon.wait_until_running("keeper");
     daemon.tmux(&["new-session", "-d", "-s", "desk", "sleep infinity"]).unwrap();
@@ -87,7 +87,7 @@ fn a_session_of_somebody_else_is_neither_used_nor_ended() {
     daemon.edit_jcard(&(agent("keeper", "sleep inf", "") + &agent("a", "sleep inf", "session = \"desk\"")));
     let refused = daemon.wait_until("a", "in error", |agent| agent.error.is_some());
     assert!(error(&refused).contains("desk"), "{refused:?}");
-    assert_eq!(refused.session, "", "what is not the agent's is not told as its session");
+    assert_eq!(refused.session, "", "a foreign session is not reported as the agent's");
     daemon.edit_jcard(&agent("keeper", "sleep inf", ""));
     daemon.wait_until_removed("a");
     assert_eq!(pane(), before, "once the agent is removed");
@@ -98,7 +98,7 @@ fn a_session_of_somebody_else_is_neither_used_nor_ended() {
 }
 
 #[test]
-fn a_session_that_was_renamed_is_still_its_agents() {
+fn a_renamed_session_still_belongs_to_its_agent() {
     let jcard =
         agent("a", "say hello; await-exit @WORK/end", "restart = \"always\"\nmax_restarts = 1\nbackoff = [\"10ms\"]")
             + &agent("b", "exit 0", "");
@@ -110,7 +110,7 @@ fn a_session_that_was_renamed_is_still_its_agents() {
     daemon.tmux(&["rename-session", "-t", "=b", "idle"]).unwrap();
     daemon.put(&daemon.work("end"), "1");
     daemon.wait_until("a", "in its second run", |agent| agent.running && agent.attempt == Some(2));
-    assert!(!daemon.has_session("busy") && daemon.has_session("a"), "it gets its name back");
+    assert!(!daemon.has_session("busy") && daemon.has_session("a"), "the session has its name again");
     daemon.wait("both runs in one pane", || (daemon.capture("a").matches("hello").count() == 2).then_some(()));
     daemon.edit_jcard(&agent("a", "exit 0", ""));
     daemon.wait_until_removed("b");
@@ -122,7 +122,7 @@ fn a_session_that_was_renamed_is_still_its_agents() {
 }
 
 #[test]
-fn other_sections_hold_anything_and_unknown_keys_are_warned_of_with_their_place() {
+fn other_sections_are_free_and_unknown_keys_warn_with_place() {
     let more = "colour = \"green\"";
     let other = "mixtape = 7\n[resources]\nmemory = 8192\n[agents_of_old]\nname = [1, 2]\n\n";
     let text = agent("a", "sleep inf", more);
@@ -135,7 +135,7 @@ fn other_sections_hold_anything_and_unknown_keys_are_warned_of_with_their_place(
 }
 
 #[test]
-fn a_jcard_without_agents_is_valid_and_stops_those_that_were() {
+fn a_jcard_without_agents_is_valid_and_stops_all_agents() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     let pid = daemon.wait_until_running("a");
     daemon.edit_jcard("mixtape = \"opencode\"\n");
@@ -146,7 +146,7 @@ fn a_jcard_without_agents_is_valid_and_stops_those_that_were() {
 }
 
 #[test]
-fn a_wrong_entry_concerns_that_agent_only() {
+fn a_wrong_entry_affects_only_its_agent() {
     let wrong = "[[agents]]\nname = \"wrong\"\nharness = \"no-such-harness\"\n";
     let daemon = Setup::new().start(&(wrong.to_owned() + &agent("right", "sleep inf", "")));
     daemon.wait_until_running("right");
@@ -157,7 +157,7 @@ fn a_wrong_entry_concerns_that_agent_only() {
 }
 
 #[test]
-fn every_kind_of_wrong_value_is_that_agents_error() {
+fn every_kind_of_wrong_value_is_the_agents_error() {
     let wrong = [
         ("session", "session = \"a:b\""),
         ("restart", "restart = \"sometimes\""),
@@ -184,7 +184,7 @@ fn every_kind_of_wrong_value_is_that_agents_error() {
 }
 
 #[test]
-fn an_entry_that_does_not_tell_its_names_is_reported_and_stops_nobody() {
+fn an_entry_without_readable_names_is_reported_and_stops_no_one() {
     let daemon = Setup::new().start(&agent("rev", "sleep inf", "replicas = 2"));
     let pids = ["rev-0", "rev-1"].map(|name| daemon.wait_until_running(name));
     daemon.edit_jcard(&(agent("rev", "sleep inf", "replicas = 0") + &agent("other", "sleep inf", "")));
@@ -195,7 +195,7 @@ fn an_entry_that_does_not_tell_its_names_is_reported_and_stops_nobody() {
 }
 
 #[test]
-fn a_wrong_edit_of_an_entry_keeps_what_runs_and_says_so() {
+fn a_wrong_edit_is_reported_and_keeps_the_agent_running() {
     let good = agent("a", "sleep inf", "");
     let daemon = Setup::new().start(&good);
     let pid = daemon.wait_until_running("a");
@@ -208,7 +208,7 @@ fn a_wrong_edit_of_an_entry_keeps_what_runs_and_says_so() {
 }
 
 #[test]
-fn a_broken_an_empty_and_a_missing_file_change_nothing_that_runs() {
+fn a_broken_empty_or_missing_file_changes_no_running_agent() {
     let good = agent("a", "sleep inf", "");
     let daemon = Setup::new().start(&good);
     let pid = daemon.wait_until_running("a");
@@ -219,7 +219,7 @@ fn a_broken_an_empty_and_a_missing_file_change_nothing_that_runs() {
     };
     daemon.edit_jcard("[[agents]\nname = \n");
     let said = broken();
-    assert!(said.contains('1'), "it says the line: {said}");
+    assert!(said.contains('1'), "the message gives the line: {said}");
     mend();
     daemon.edit_jcard(" \n\n");
     broken();
@@ -233,7 +233,7 @@ fn a_broken_an_empty_and_a_missing_file_change_nothing_that_runs() {
 }
 
 #[test]
-fn a_jcard_that_is_not_there_at_first_is_taken_up_when_it_appears() {
+fn a_jcard_missing_at_first_is_read_when_it_appears() {
     let daemon = Setup::new().start_as_it_is();
     daemon.wait("a finding", || daemon.health().config_error);
     daemon.edit_jcard(&agent("a", "sleep inf", ""));
@@ -242,7 +242,7 @@ fn a_jcard_that_is_not_there_at_first_is_taken_up_when_it_appears() {
 }
 
 #[test]
-fn of_two_agents_with_one_name_the_first_has_it() {
+fn the_first_of_two_agents_with_one_name_keeps_it() {
     let daemon = Setup::new()
         .start(&(agent("Twin", "sleep inf", "") + &agent("twin", "exit 3", "") + &agent("b", "sleep inf", "")));
     daemon.wait_until_running("Twin");
@@ -264,7 +264,7 @@ fn a_comment_edit_changes_nothing() {
 }
 
 #[test]
-fn a_policy_edit_keeps_the_pid_and_holds_at_once() {
+fn a_policy_edit_keeps_the_pid_and_applies_at_once() {
     let daemon = Setup::new().start(&agent("a", "log @WORK/log; await-exit @WORK/end", ""));
     let pid = daemon.wait_until_running("a");
     let policy =
@@ -287,7 +287,7 @@ fn only_the_agent_whose_launch_changed_is_relaunched() {
     daemon.edit_jcard(&(same + &agent("other", "log @WORK/other; sleep inf", "env = { A = \"b\" }")));
     let agent = daemon
         .wait_until("other", "relaunched", |agent| agent.running && agent.pid != Some(two) && agent.pid.is_some());
-    assert_eq!((agent.attempt, agent.restarts), (Some(1), 0), "a new declaration counts anew");
+    assert_eq!((agent.attempt, agent.restarts), (Some(1), 0), "a new declaration restarts the counts");
     assert_eq!(daemon.wait_until_running("same"), one);
     daemon.wait_for_starts("other", 2);
     assert_eq!(daemon.starts("same"), 1);
@@ -295,7 +295,7 @@ fn only_the_agent_whose_launch_changed_is_relaunched() {
 }
 
 #[test]
-fn an_edit_in_place_is_noticed_too() {
+fn an_edit_in_place_is_noticed() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     let mut file = fs::OpenOptions::new().append(true).open(daemon.jcard()).unwrap();
@@ -304,7 +304,7 @@ fn an_edit_in_place_is_noticed_too() {
 }
 
 #[test]
-fn a_jcard_that_is_a_link_into_another_folder_is_followed() {
+fn a_jcard_linked_into_another_directory_is_followed() {
     let setup = Setup::new();
     fs::create_dir(setup.path("store")).unwrap();
     setup.put(&setup.path("store/one"), setup.expand(&agent("one", "sleep inf", "")));
@@ -318,7 +318,7 @@ fn a_jcard_that_is_a_link_into_another_folder_is_followed() {
     daemon.wait_until_removed("one");
 }
 
-/// A write through another name of the same file: inotify on the jcard's folder says nothing of it.
+/// A write through another name of the same file, which inotify on the jcard's directory does not report.
 fn edit_unannounced(daemon: &Daemon, text: &str) {
     let behind = daemon.path("behind/jcard");
     if !behind.exists() {
@@ -329,7 +329,7 @@ fn edit_unannounced(daemon: &Daemon, text: &str) {
 }
 
 #[test]
-fn a_change_that_nobody_announces_is_found_by_the_resync() {
+fn the_resync_finds_a_change_without_a_notification() {
     let daemon = Setup::new().args(["--resync", "300ms"]).start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     edit_unannounced(&daemon, &agent("b", "sleep inf", ""));
@@ -348,7 +348,7 @@ fn sighup_rereads_now() {
 }
 
 #[test]
-fn a_burst_of_edits_is_one_change_once_it_is_quiet() {
+fn a_burst_of_edits_becomes_one_change_once_it_is_quiet() {
     let entry = |n: u32| agent("a", "log @WORK/log; sleep inf", &format!("env = {{ N = \"{n}\" }}"));
     let daemon = Setup::new().args(["--settle", "1s"]).start(&entry(0));
     let pid = daemon.wait_until_running("a");
@@ -359,15 +359,15 @@ fn a_burst_of_edits_is_one_change_once_it_is_quiet() {
     daemon.wait_for_starts("log", 2);
     let pid = daemon.wait_until_running("a");
     let environ = Process(pid).environ();
-    assert!(environ.windows(4).any(|var| var == b"N=5\0"), "the last edit is what runs");
+    assert!(environ.windows(4).any(|var| var == b"N=5\0"), "the last edit runs");
 }
 
 #[test]
-fn edits_that_never_cease_are_acted_on_all_the_same() {
+fn edits_that_never_cease_are_still_applied() {
     let daemon = Setup::new().args(["--settle", "200ms"]).start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     let mut n = 0;
-    daemon.wait("an edit to be acted on amid others", || {
+    daemon.wait("an edit to be applied amid others", || {
         n += 1;
         daemon.edit_jcard(&format!("{}# {n}\n", agent("b", "sleep inf", "")));
         daemon.agent("b").filter(|agent| agent.running)
@@ -448,7 +448,7 @@ fn a_prompt_of_any_content_is_one_argument_byte_for_byte() {
 }
 
 #[test]
-fn a_prompt_of_128_kib_less_one_byte_is_taken_and_a_longer_one_is_refused() {
+fn a_prompt_below_128_kib_is_accepted_and_a_longer_one_refused() {
     let entry = |name: &str, length: usize| {
         agent(name, &format!("dump @WORK/{name}; rest"), &format!("prompt = \"{}\"", "x".repeat(length)))
     };
@@ -456,12 +456,12 @@ fn a_prompt_of_128_kib_less_one_byte_is_taken_and_a_longer_one_is_refused() {
     assert_eq!(Dump::of(&daemon, "fits").rest()[0].len(), 131_071);
     let agent = daemon.wait_for_state("too-long", State::Invalid);
     let said = error(&agent).replace([',', '_', ' '], "");
-    assert!(said.contains("131071") || said.contains("128KiB"), "it names the limit: {}", error(&agent));
+    assert!(said.contains("131071") || said.contains("128KiB"), "the message names the limit: {}", error(&agent));
     assert!(!said.contains("xxxx"), "and does not quote the prompt");
 }
 
 #[test]
-fn a_prompt_file_goes_before_the_prompt_and_its_edit_relaunches() {
+fn a_prompt_file_precedes_the_prompt_and_its_edit_relaunches() {
     let setup = Setup::new();
     setup.put(&setup.path("task.md"), "\n  from the file \n\n");
     let daemon =
@@ -484,7 +484,7 @@ fn an_agent_waits_for_its_prompt_file() {
 }
 
 #[test]
-fn an_agent_waits_for_its_workdir_and_says_so() {
+fn an_agent_reports_that_it_waits_for_its_workdir() {
     let entry = agent("a", "sleep inf", "").replace("@WORK\"\nargs", "@WORK/mount\"\nargs");
     let daemon = Setup::new().args(["--resync", "200ms"]).start(&entry);
     let agent = daemon.wait_for_state("a", State::Waiting);
@@ -496,7 +496,7 @@ fn an_agent_waits_for_its_workdir_and_says_so() {
 }
 
 #[test]
-fn five_hundred_agents_that_wait_are_removed_by_one_edit() {
+fn one_edit_removes_five_hundred_waiting_agents() {
     let waiting = agent("many", "sleep inf", "replicas = 500").replacen("@WORK", "/nonexistent", 1);
     let daemon = Setup::new().start(&waiting);
     daemon.wait("500 agents", || (daemon.agents().len() == 500).then_some(()));

@@ -1,4 +1,4 @@
-//! What the API answers is what `/v1/openapi.json` says it does, and `/metrics` tells what is so.
+//! The API's responses match `/v1/openapi.json`, and `/metrics` reports the true state.
 
 use agentd::wire::exit_status::ExitStatus;
 use agentd::wire::status::{Exit, State};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Daemon, Response, Setup, agent, get, root, skip};
 
-/// The description, as strict as can be: what it does not name must not be there.
+/// The description at its strictest: anything it does not name is an error.
 fn description(daemon: &Daemon) -> Value {
     let response = daemon.get("/v1/openapi.json");
     assert_eq!((response.status, response.header("content-type")), (200, Some("application/json")));
@@ -20,7 +20,7 @@ fn description(daemon: &Daemon) -> Value {
     description
 }
 
-/// The schema of an answer in JSON.
+/// The schema of a JSON response.
 fn schema(description: &Value, path: &str, status: u16) -> Validator {
     let response = &description["paths"][path]["get"]["responses"][status.to_string()];
     validator(description, &response["content"]["application/json"]["schema"])
@@ -33,7 +33,7 @@ fn schema_of_data(description: &Value, path: &str) -> Validator {
 }
 
 fn validator(description: &Value, schema: &Value) -> Validator {
-    assert!(schema.is_object(), "it is not described");
+    assert!(schema.is_object(), "the schema is not described");
     let mut schema = schema.clone();
     schema["components"] = description["components"].clone();
     jsonschema::draft202012::new(&schema).unwrap()
@@ -48,7 +48,7 @@ fn assert_described(description: &Value, path: &str, response: &Response) -> Val
 }
 
 #[test]
-fn every_message_of_a_stream_is_as_it_is_described() {
+fn every_stream_message_matches_its_description() {
     let mut daemon = Setup::new().start(&(agent("a", "say word;sleep inf", "") + &agent("b", "exit 3", "")));
     daemon.wait_until_running("a");
     daemon.wait_for_state("b", State::Exited);
@@ -69,7 +69,7 @@ fn every_message_of_a_stream_is_as_it_is_described() {
         let errors: Vec<String> = schema.iter_errors(event).map(|error| error.to_string()).collect();
         assert_eq!(errors, Vec::<String>::new(), "{event}");
     }
-    for kind in ["daemon", "adopted", "declaration", "state", "error", "removed", "lost"] {
+    for kind in ["daemon", "adopted", "declaration", "state", "error", "removed", "missed"] {
         assert!(events.iter().any(|event| event["type"] == kind), "{kind} is not among {events:#?}");
     }
     let schema = schema_of_data(&description, "/v1/agents/{name}/screen");
@@ -78,7 +78,7 @@ fn every_message_of_a_stream_is_as_it_is_described() {
 }
 
 #[test]
-fn every_answer_in_every_state_is_as_it_is_described() {
+fn every_response_in_every_state_matches_its_description() {
     let jcard = [
         agent("runs", "sleep inf", "timeout = \"1h\"\nmemory = \"1GiB\""),
         agent("stops", "stubborn; append @WORK/ready yes; sleep inf", "grace_period = \"1h\""),
@@ -126,7 +126,7 @@ fn every_answer_in_every_state_is_as_it_is_described() {
 }
 
 #[test]
-fn what_is_not_as_described_would_be_noticed() {
+fn the_check_notices_a_response_that_does_not_match() {
     let daemon = Setup::new().start(&agent("a", "exit 3", ""));
     let Some(Exit { how: ExitStatus::Code(3), .. }) = daemon.wait_for_state("a", State::Exited).exit else {
         panic!("{:?}", daemon.agents())
@@ -149,7 +149,7 @@ fn what_is_not_as_described_would_be_noticed() {
 }
 
 #[test]
-fn figures_and_description_are_there_for_get_and_head_only() {
+fn metrics_and_description_answer_only_get_and_head() {
     let daemon = Setup::new().start("[other]\n");
     for path in ["/metrics", "/v1/openapi.json"] {
         let head = daemon.request(&get(path).replacen("GET", "HEAD", 1));
@@ -166,7 +166,7 @@ fn sample(daemon: &Daemon, series: &str) -> Option<f64> {
 }
 
 #[test]
-fn restarts_are_counted_by_their_reason() {
+fn restarts_are_counted_by_reason() {
     let entry = agent("a", "exit 1", "restart = \"on-failure\"\nmax_restarts = 2\nbackoff = [\"1ms\"]");
     let mut daemon = Setup::new().args(["--on-terminate", "detach"]).start(&entry);
     let restarts = |daemon: &Daemon| {
@@ -181,14 +181,14 @@ fn restarts_are_counted_by_their_reason() {
     });
     daemon.wait("four restarts", || (restarts(&daemon) == [Some(4.0), Some(1.0), Some(0.0)]).then_some(()));
     assert_eq!(sample(&daemon, "agentd_agent_last_exit_code{agent=\"a\"}"), Some(4.0));
-    // Counters begin anew with the daemon, as is usual, and nothing is counted for being taken over.
+    // As usual, counters restart with the daemon. An adoption counts nothing.
     daemon.stop();
     daemon.start_again();
     assert_eq!(restarts(&daemon), [Some(0.0), Some(0.0), Some(0.0)]);
 }
 
 #[test]
-fn a_reload_is_told_with_its_success_and_its_time() {
+fn metrics_report_a_reloads_success_and_time() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     let success = |daemon: &Daemon| sample(daemon, "agentd_config_last_reload_successful");
     let time = |daemon: &Daemon| sample(daemon, "agentd_config_last_reload_timestamp_seconds").unwrap();
@@ -199,14 +199,14 @@ fn a_reload_is_told_with_its_success_and_its_time() {
     daemon.wait("the failed reload", || (success(&daemon) == Some(0.0)).then_some(()));
     let second = time(&daemon);
     assert!(second > first, "{first} {second}");
-    // Also where nothing is declared otherwise.
+    // Even where the entry declares nothing else.
     daemon.edit_jcard(&format!("{}# again\n", agent("a", "sleep inf", "")));
     daemon.wait("the good reload", || (success(&daemon) == Some(1.0) && time(&daemon) > second).then_some(()));
     assert!(sample(&daemon, "agentd_reconcile_duration_seconds_count").unwrap() >= 1.0);
 }
 
 #[test]
-fn what_an_agent_takes_of_the_machine_is_told_where_it_has_a_control_group() {
+fn metrics_report_an_agents_usage_if_it_has_a_control_group() {
     if !root() {
         return;
     }
@@ -219,7 +219,7 @@ fn what_an_agent_takes_of_the_machine_is_told_where_it_has_a_control_group() {
 }
 
 #[test]
-fn no_prompt_and_no_secret_is_in_the_figures() {
+fn metrics_contain_no_prompt_and_no_secret() {
     let setup = Setup::new();
     setup.secret("KEY", "sk-canary-value");
     let daemon = setup.start(&agent("a", "exit 1", "prompt = \"prompt-canary\""));

@@ -1,8 +1,8 @@
-//! What an agent is born with.
+//! The environment in which an agent starts.
 
 use crate::support::{Dump, Setup, agent};
 
-/// A daemon that was started in every way an agent must not notice: odd umask, signals ignored, descriptors open.
+/// A daemon started with everything that an agent must not inherit: an odd umask, ignored signals, open descriptors.
 fn odd() -> Setup {
     let ignored: Vec<String> = (1..=64)
         .filter(|number| ![4, 8, 9, 11, 19, 32, 33].contains(number))
@@ -43,7 +43,7 @@ fn an_agent_has_the_accounts_variables_and_none_of_the_daemons() {
 }
 
 #[test]
-fn an_agent_starts_in_its_workdir_with_umask_022_on_a_terminal_of_its_own() {
+fn an_agent_starts_in_its_workdir_with_umask_and_own_terminal() {
     let daemon = odd().start(&agent("a", "dump @WORK/dump; rest", ""));
     let dump = Dump::of(&daemon, "dump");
     assert_eq!(dump.text("cwd"), daemon.path("work").to_str().unwrap());
@@ -52,7 +52,7 @@ fn an_agent_starts_in_its_workdir_with_umask_022_on_a_terminal_of_its_own() {
 }
 
 #[test]
-fn no_signal_is_blocked_or_ignored_in_an_agent() {
+fn an_agent_starts_with_no_signal_blocked_or_ignored() {
     let daemon = odd().start(&agent("a", "dump @WORK/dump; rest", ""));
     let dump = Dump::of(&daemon, "dump");
     let of_the_c_library = 0b11 << 31; // 32 and 33: no program can use them, and glibc's posix_spawn may leave them ignored
@@ -63,7 +63,7 @@ fn no_signal_is_blocked_or_ignored_in_an_agent() {
 }
 
 #[test]
-fn no_descriptor_but_the_three_is_open_in_an_agent() {
+fn an_agent_inherits_only_three_descriptors() {
     let daemon = odd().start(&agent("a", "dump @WORK/dump; rest", ""));
     let fds = Dump::of(&daemon, "dump").text("fds");
     let fds: Vec<&str> = fds.lines().filter(|fd| *fd != "255").collect(); // where bash reads its script
@@ -85,7 +85,7 @@ fn declared_variables_are_set_and_a_declared_path_wins() {
 }
 
 #[test]
-fn a_workdir_below_the_home_is_found() {
+fn a_workdir_below_the_home_directory_is_found() {
     let entry =
         agent("a", "append @WORK/ran x; dump @WORK/dump; rest", "").replace("workdir = \"@WORK\"", "workdir = \"~/\"");
     let daemon = Setup::new().start(&entry);
@@ -94,14 +94,14 @@ fn a_workdir_below_the_home_is_found() {
 }
 
 #[test]
-fn an_agent_bears_the_mark_of_its_daemon_whatever_is_declared() {
+fn an_agent_has_its_daemons_mark_whatever_it_declares() {
     let daemon = Setup::new().start(&agent("a", "dump @WORK/dump; rest", "env = { AGENTD_AGENT = \"another's\" }"));
     let state = std::fs::canonicalize(daemon.path("state")).unwrap();
     assert_eq!(Dump::of(&daemon, "dump").var("AGENTD_AGENT").unwrap(), format!("{}:a", state.display()));
 }
 
 #[test]
-fn letters_are_utf_8_where_nobody_names_a_locale() {
+fn the_locale_is_utf_8_if_none_is_set() {
     let jcard = agent("a", "dump @WORK/a; rest", "") + &agent("b", "dump @WORK/b; rest", "env = { LC_ALL = \"C\" }");
     let daemon = Setup::new().start(&jcard);
     let dump = Dump::of(&daemon, "a");
@@ -112,7 +112,7 @@ fn letters_are_utf_8_where_nobody_names_a_locale() {
 }
 
 #[test]
-fn temporary_files_go_with_the_attempt_that_made_them() {
+fn temporary_files_are_removed_with_their_attempt() {
     let script = "dump @WORK/dump; wait-for @WORK/go; exit 0";
     let daemon =
         Setup::new().start(&(agent("a", script, "") + &agent("b", "dump @WORK/b; rest", "env = { TMPDIR = \"/x\" }")));
@@ -121,12 +121,12 @@ fn temporary_files_go_with_the_attempt_that_made_them() {
     assert_eq!((owner, mode & 0o7777), (daemon.agent_account().uid.as_raw(), 0o700));
     std::fs::write(folder.join("left"), "").unwrap();
     daemon.put(&daemon.work("go"), "");
-    daemon.wait("the folder to go", || (!folder.exists()).then_some(()));
+    daemon.wait("the directory to be removed", || (!folder.exists()).then_some(()));
     assert_eq!(Dump::of(&daemon, "b").var("TMPDIR").as_deref(), Some("/x"));
 }
 
 #[test]
-fn temporary_files_of_a_killed_launcher_go_with_the_next_start() {
+fn temporary_files_of_a_killed_launcher_go_at_the_next_start() {
     let daemon = Setup::new().start(&agent(
         "a",
         "dump @WORK/dump; log @WORK/log; sleep inf",
@@ -138,5 +138,5 @@ fn temporary_files_of_a_killed_launcher_go_with_the_next_start() {
     std::fs::write(folder.join("left"), "").unwrap();
     crate::support::Process(pid).parent().signal(nix::sys::signal::Signal::SIGKILL);
     daemon.wait_for_starts("log", 2);
-    daemon.wait("the folder to go", || (!folder.exists()).then_some(()));
+    daemon.wait("the directory to be removed", || (!folder.exists()).then_some(()));
 }

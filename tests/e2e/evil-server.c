@@ -1,9 +1,9 @@
-/* A tmux server of the agent user's that has every client run a program of its choice, as tmux lets a server do (MSG_SHELL):
+/* A tmux server of the agent user that makes every client run a program of its choice, as tmux lets a server do (MSG_SHELL):
  *
  *     evil-server SOCKET PROGRAM
  *
- * Of the protocol (version 8, tmux 2.5 and newer) it knows only as much. The client says who it is in many messages, and is
- * answered after the last of them.
+ * It implements only that much of the protocol (version 8, tmux 2.5 and newer). The client identifies itself in many messages, and
+ * the server answers the last of them.
  */
 #include <stdint.h>
 #include <stdio.h>

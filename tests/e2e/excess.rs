@@ -1,5 +1,5 @@
-//! Too much of everything: edits, secrets, text. Time and memory stay within bounds, a message says what is too much, and the last
-//! good state is what there is in the end.
+//! Too much of everything: edits, secrets, text. Time and memory stay bounded, a message names the excess, and the last good
+//! state remains.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -13,12 +13,12 @@ use nix::unistd::mkfifo;
 
 use crate::support::{Daemon, Dump, Process, Setup, agent, is_root};
 
-/// How long the API takes at most, whatever goes on. The promise is a tenth of that, on a machine that does nothing else.
+/// The longest that the API may take under load. The promise is a tenth of that, on an otherwise idle machine.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Does that while somebody asks the API all the time; answers what it gives, and the longest time that an answer took.
+/// Runs `during` while a client keeps querying the API. Returns its result, and the longest response time.
 fn while_asking<T>(daemon: &Daemon, work: impl FnOnce() -> T) -> (T, Duration) {
-    /// Also when the work panics.
+    /// Ends the queries even if the work panics.
     struct Done<'a>(&'a AtomicBool);
     impl Drop for Done<'_> {
         fn drop(&mut self) {
@@ -50,7 +50,7 @@ fn resident(daemon: &Daemon) -> u64 {
 }
 
 #[test]
-fn two_hundred_edits_in_ten_seconds_end_in_the_last_state_after_few_launches() {
+fn two_hundred_rapid_edits_cause_few_launches() {
     let numbered = |number: usize| agent("a", "log @WORK/log; sleep inf", &format!("env = {{ N = \"{number}\" }}"));
     let daemon = Setup::new().args(["--settle", "300ms"]).start(&numbered(0));
     daemon.wait_until_running("a");
@@ -59,7 +59,7 @@ fn two_hundred_edits_in_ten_seconds_end_in_the_last_state_after_few_launches() {
         for number in 1..=200 {
             daemon.edit_jcard(&numbered(number));
             daemon.secret("ALSO", number.to_string());
-            // The pace is what is tested.
+            // The test depends on this pace.
             thread::sleep((begun + Duration::from_millis(50) * u32::try_from(number).unwrap()) - Instant::now());
         }
     });
@@ -68,7 +68,7 @@ fn two_hundred_edits_in_ten_seconds_end_in_the_last_state_after_few_launches() {
         let has = |variable: &[u8]| environ.windows(variable.len()).any(|window| window == variable);
         (has(b"\0N=200\0") && has(b"\0ALSO=200\0")).then_some(())
     });
-    // Acted on after ten times the quiet that never came, and once more at the end.
+    // The edits are applied after ten times the settle time, and once more at the end.
     assert!(daemon.starts("log") <= 8, "{} launches", daemon.starts("log"));
     let harnesses = daemon.processes().into_iter().filter(|process| {
         process.argv().iter().any(|word| word == "inf")
@@ -97,7 +97,7 @@ fn five_hundred_secrets_all_reach_the_agent() {
 }
 
 #[test]
-fn a_jcard_of_10_mb_is_refused_with_the_limit_and_changes_nothing() {
+fn a_jcard_of_10_mb_is_refused_and_changes_nothing() {
     let good = agent("a", "log @WORK/log; sleep inf", "");
     let daemon = Setup::new().start(&good);
     let pid = daemon.wait_until_running("a");
@@ -116,7 +116,7 @@ fn a_jcard_of_10_mb_is_refused_with_the_limit_and_changes_nothing() {
 }
 
 #[test]
-fn the_largest_jcard_holds_up_nobody_while_it_is_read() {
+fn reading_the_largest_jcard_delays_no_one() {
     let good = agent("a", "log @WORK/log; sleep inf", "");
     let daemon = Setup::new().start(&good);
     let pid = daemon.wait_until_running("a");
@@ -136,7 +136,7 @@ fn the_largest_jcard_holds_up_nobody_while_it_is_read() {
 }
 
 #[test]
-fn a_secrets_folder_of_100_000_files_is_refused_with_the_limit_and_changes_nothing() {
+fn a_secrets_directory_of_100_000_files_changes_nothing() {
     let setup = Setup::new();
     setup.secret("KEY", "good");
     let daemon = setup.args(["--settle", "300ms", "--resync", "1s"]).start(&agent("a", "log @WORK/log; sleep inf", ""));
@@ -164,7 +164,7 @@ fn a_secrets_folder_of_100_000_files_is_refused_with_the_limit_and_changes_nothi
 }
 
 #[test]
-fn secrets_that_are_too_large_together_are_refused_with_the_limit_and_change_nothing() {
+fn secrets_too_large_in_total_are_refused_and_change_nothing() {
     let setup = Setup::new();
     setup.secret("KEY", "good");
     let daemon = setup.start(&agent("a", "log @WORK/log; sleep inf", "secrets = [\"KEY\"]"));
@@ -185,7 +185,7 @@ fn secrets_that_are_too_large_together_are_refused_with_the_limit_and_change_not
 }
 
 #[test]
-fn what_is_no_file_among_the_secrets_is_named_and_waited_for_by_nobody() {
+fn a_special_file_among_the_secrets_is_named_and_delays_no_one() {
     let setup = Setup::new();
     let secrets = setup.path("secrets");
     setup.secret("KEY", "good");

@@ -1,4 +1,4 @@
-//! What became of an agent's attempts is known afterwards, whatever became of the daemon.
+//! The history of an agent's attempts survives the daemon.
 
 use agentd::wire::exit_status::ExitStatus;
 use agentd::wire::status::{AgentStatus, PastAttempt};
@@ -17,7 +17,7 @@ fn numbers(history: &[PastAttempt]) -> Vec<u64> {
 const ENDS: &str = "log @WORK/log; await-exit @WORK/end";
 const AGAIN: &str = "restart = \"always\"\nbackoff = [\"0s\"]";
 
-/// Lets the agent's present harness end with that status, and waits until the next one runs.
+/// Lets the agent's current harness exit with that status, and waits until the next one runs.
 fn end(daemon: &Daemon, status: i32) {
     let before = daemon.wait_until_running("a");
     daemon.put(&daemon.work("end"), status.to_string());
@@ -25,7 +25,7 @@ fn end(daemon: &Daemon, status: i32) {
 }
 
 #[test]
-fn each_attempt_is_told_with_its_exact_end_and_the_last_one_first() {
+fn history_lists_each_attempt_with_its_end_newest_first() {
     let daemon = Setup::new().start(&agent("a", ENDS, AGAIN));
     end(&daemon, 3);
     end(&daemon, 0);
@@ -45,7 +45,7 @@ fn each_attempt_is_told_with_its_exact_end_and_the_last_one_first() {
 }
 
 #[test]
-fn it_is_known_after_the_daemon_was_killed_or_stopped_and_after_the_agent_was_removed() {
+fn history_survives_the_daemons_end_and_the_agents_removal() {
     let mut daemon = Setup::new().start(&agent("a", ENDS, AGAIN));
     end(&daemon, 3);
     daemon.signal(Signal::SIGKILL);
@@ -67,7 +67,7 @@ fn it_is_known_after_the_daemon_was_killed_or_stopped_and_after_the_agent_was_re
 }
 
 #[test]
-fn status_of_one_agent_shows_it() {
+fn status_of_one_agent_shows_its_history() {
     let daemon = Setup::new().start(&agent("a", ENDS, AGAIN));
     end(&daemon, 3);
     let socket = daemon.api_socket();

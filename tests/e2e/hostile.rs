@@ -1,5 +1,5 @@
-//! What the agents' user can do about the daemon: lie to it, plant links before it, stand in for tmux. None of it gives root's
-//! rights or anybody's secrets, or keeps other agents from running and stopping.
+//! What the agent user can do to the daemon: lie to it, plant links, pose as tmux. None of it yields root's rights or another
+//! user's secrets, or stops other agents from running and ending.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -24,19 +24,19 @@ use crate::support::{
 
 const NO_AGENTS: &str = "[project]\nname = \"x\"\n";
 
-/// An agent that notes its starts and its SIGINT, and ends with that.
+/// An agent that records its starts and its SIGINT, and exits on SIGINT.
 fn honest(name: &str) -> String {
     agent(name, &format!("on-signal INT 0; log @WORK/{name}; sleep inf"), "")
 }
 
-/// Puts `liar` and `socket` where the agents' user finds them.
+/// Puts `liar` and `socket` where the agent user finds them.
 fn put_tools(setup: &Setup) {
     let source = |name: &str| format!("{}/tests/e2e/{name}", env!("CARGO_MANIFEST_DIR"));
     fs::copy(source("liar"), setup.path("bin/liar")).unwrap();
     compile(setup, "socket");
 }
 
-/// Builds a program of these tests, and gives its path.
+/// Builds one of the test programs, and returns its path.
 fn compile(setup: &Setup, name: &str) -> PathBuf {
     let source = format!("{}/tests/e2e/{name}.c", env!("CARGO_MANIFEST_DIR"));
     let program = setup.path("bin").join(name);
@@ -45,8 +45,8 @@ fn compile(setup: &Setup, name: &str) -> PathBuf {
     program
 }
 
-/// A tmux that starts a liar in the panes of all agents but those whose names begin with `honest`, as a server of the agents' user
-/// could.
+/// A tmux that starts a liar in every agent's pane, except for names that begin with `honest`. A server of the agent user could
+/// do the same.
 fn with_lying_tmux(setup: Setup) -> Setup {
     put_tools(&setup);
     let tmux = run(Command::new("bash").args(["-c", "command -v tmux"])).1;
@@ -64,17 +64,17 @@ fn with_lying_tmux(setup: Setup) -> Setup {
     setup.env("PATH", &search)
 }
 
-/// What the liar of that name has noted.
+/// What the liar of that name has recorded.
 fn lies(daemon: &Setup, name: &str) -> Vec<String> {
     daemon.lines(&format!("{name}.lies"))
 }
 
-/// The liars of that name that there were.
+/// The liars of that name so far.
 fn liars(daemon: &Setup, name: &str) -> Vec<Process> {
     lies(daemon, name).iter().filter_map(|line| Some(Process(line.strip_prefix("start ")?.parse().ok()?))).collect()
 }
 
-/// That the agent with that name runs as it did, and ends as it should.
+/// Asserts that the agent with that name still runs, and ends as it should.
 fn assert_stops_well(daemon: &Daemon, name: &str, pid: i32) {
     assert_eq!(daemon.wait_until_running(name), pid);
     daemon.wait_for_starts(name, 1);
@@ -85,7 +85,7 @@ fn assert_stops_well(daemon: &Daemon, name: &str, pid: i32) {
 }
 
 #[test]
-fn launchers_that_lie_harm_nobody_but_themselves_and_their_stop_ends() {
+fn lying_launchers_harm_only_themselves_and_can_be_stopped() {
     const CLAIMS: [&str; 4] = ["claims-the-first", "claims-the-daemon", "claims-a-strangers", "claims-anothers"];
     const OTHERS: [&str; 7] =
         ["says-nothing", "says-ages", "says-too-much", "says-it-ended", "says-it-ended-again", "talks-on", "babbles"];
@@ -110,13 +110,13 @@ fn launchers_that_lie_harm_nobody_but_themselves_and_their_stop_ends() {
     for name in ["says-it-ended", "says-ages"] {
         let status = said(name, "over, as it says", |agent| agent.state == State::Exited);
         assert!(status.started_at <= status.exit.as_ref().map(|exit| exit.at), "{status:?}");
-        // One says that it was when the machine was booted.
+        // One liar claims to have started when the machine booted.
         assert!(status.started_at >= status.declared_at, "{status:?}");
     }
     let error = said("says-too-much", "failed", |agent| agent.state == State::Exited).error.unwrap();
     assert!(error.len() < 3000 && !error.contains(char::is_control), "{error:?}");
     said("talks-on", "running", |agent| agent.running);
-    // What does not go by itself is made to, and not before that is there a next one.
+    // A liar that does not leave is ended, and only then does the next attempt start.
     for name in ["says-it-ended", "says-it-ended-again", "says-too-much", "babbles"] {
         let first = liars(&daemon, name)[0];
         daemon.wait_until_gone(first.0);
@@ -152,7 +152,7 @@ fn launchers_that_lie_harm_nobody_but_themselves_and_their_stop_ends() {
 }
 
 #[test]
-fn a_launcher_that_denies_what_it_was_told_to_launch_is_believed_less_than_the_record() {
+fn the_record_prevails_over_a_launcher_that_denies_its_work() {
     let setup = with_lying_tmux(Setup::new());
     let mut daemon = setup.start(&agent("disowns", "sleep inf", ""));
     daemon.wait_until_running("disowns");
@@ -165,7 +165,7 @@ fn a_launcher_that_denies_what_it_was_told_to_launch_is_believed_less_than_the_r
             && (agent.pid, agent.started_at, agent.declared_at) == (before.pid, before.started_at, before.declared_at)
     };
     daemon.wait_until("disowns", "what it was", is_same);
-    // Whatever is to come of it has come when another agent runs.
+    // Once another agent runs, every effect of the lie has appeared.
     daemon.edit_jcard(&(agent("disowns", "sleep inf", "") + &honest("honest")));
     daemon.wait_until_running("honest");
     assert!(is_same(&daemon.agent("disowns").unwrap()));
@@ -173,7 +173,7 @@ fn a_launcher_that_denies_what_it_was_told_to_launch_is_believed_less_than_the_r
 }
 
 #[test]
-fn a_launcher_that_outlives_a_daemon_says_no_secret_to_the_next() {
+fn a_surviving_launcher_sends_no_secret_to_the_next_daemon() {
     const SECRET: &str = "canary-of-a-launcher-that-tells-all";
     let setup = with_lying_tmux(Setup::new());
     setup.secret("KEY", SECRET);
@@ -183,13 +183,13 @@ fn a_launcher_that_outlives_a_daemon_says_no_secret_to_the_next() {
     daemon.put(&daemon.work("disowns-all.cause"), format!("it was given {SECRET}"));
     daemon.kill_and_start_again();
     let status = daemon.wait_for_state("disowns-all", State::Exited);
-    let ExitStatus::Cause(cause) = status.exit.unwrap().how else { panic!("it said why") };
+    let ExitStatus::Cause(cause) = status.exit.unwrap().how else { panic!("the exit has a cause") };
     assert!(cause.starts_with("it was given ***") && !cause.contains("canary"), "{cause}");
     assert!(!daemon.log().contains(SECRET));
 }
 
 #[test]
-fn a_survivor_that_names_nothing_shows_no_former_secret() {
+fn a_surviving_launcher_without_names_shows_no_old_secret() {
     const SECRET: &str = "canary-of-a-launcher-that-names-nothing";
     let with = |secret: &str| agent("disowns-in-silence", "sleep inf", &format!("secrets = ['{secret}']"));
     let setup = with_lying_tmux(Setup::new());
@@ -211,7 +211,7 @@ fn a_survivor_that_names_nothing_shows_no_former_secret() {
 }
 
 #[test]
-fn who_says_to_be_a_launcher_is_told_nothing_and_takes_nobodys_place() {
+fn a_false_launcher_learns_nothing_and_replaces_no_one() {
     let setup = Setup::new();
     put_tools(&setup);
     let waits = honest("waits").replace("@WORK\"\nargs", "@WORK/nowhere\"\nargs");
@@ -243,13 +243,13 @@ fn who_says_to_be_a_launcher_is_told_nothing_and_takes_nobodys_place() {
 }
 
 #[test]
-fn who_says_to_run_an_agent_that_is_being_restarted_does_not_become_it() {
+fn a_false_launcher_cannot_become_an_agent_that_restarts() {
     let setup = with_lying_tmux(Setup::new());
     let daemon = setup.start(&agent("comes-late", "sleep inf", "restart = \"always\"\nbackoff = [\"0s\"]"));
     daemon.wait("the second attempt", || liars(&daemon, "comes-late").get(1).copied());
     let liar = daemon.path("bin/liar").display().to_string();
     let socket = daemon.path("tmux/launch.sock").display().to_string();
-    // No process has this id, and who has ended may have been its own.
+    // No process has this id. An ended process may have been its own.
     let progress = "{\"running\":{\"pid\":4194304,\"at\":{\"secs\":0,\"nanos\":0}}}";
     let visit = [&liar, "visit", "comes-late", "2", &socket, progress];
     let mut visitor = Bystander::start(daemon.as_agent(&visit).current_dir(daemon.path("work")));
@@ -257,11 +257,11 @@ fn who_says_to_run_an_agent_that_is_being_restarted_does_not_become_it() {
     daemon.put(&daemon.work("comes-late.go"), "");
     let running = daemon.wait_until("comes-late", "running", |agent| agent.running && agent.attempt == Some(2));
     assert_eq!(running.pid.map(|pid| Process(pid).parent()), Some(liars(&daemon, "comes-late")[1]));
-    daemon.wait("the visitor to be ended", || (!visitor.lives()).then_some(()));
+    daemon.wait("the visitor to be killed", || (!visitor.lives()).then_some(()));
 }
 
 #[test]
-fn a_crowd_at_the_launch_socket_keeps_no_launcher_out_and_takes_no_memory() {
+fn a_crowded_launch_socket_admits_launchers_in_bounded_memory() {
     let setup = Setup::new();
     put_tools(&setup);
     let daemon = setup.start(&honest("honest"));
@@ -273,9 +273,9 @@ fn a_crowd_at_the_launch_socket_keeps_no_launcher_out_and_takes_no_memory() {
         let script = format!("while :; do {} connect {connections} {} {does}; done", tool.display(), socket.display());
         Bystander::start(daemon.as_agent(&["bash", "-c", &script]).current_dir(daemon.path("work")))
     };
-    // More than may be announced, all but the last byte of it.
+    // A frame above the limit, except for its last byte.
     let frame = "bash -c 'printf \"\\0\\0\\xa0\\0\" >&3; head -c 10485759 /dev/zero >&3; sleep 1'";
-    // What may be, but is none.
+    // A permitted length that contains no valid message.
     let frames =
         "bash -c 'for fd in {3..22}; do printf \"\\x40\\x9c\\0\\0\" >&$fd; head -c 39000 /dev/zero >&$fd; done'";
     let crowd = [
@@ -287,7 +287,7 @@ fn a_crowd_at_the_launch_socket_keeps_no_launcher_out_and_takes_no_memory() {
         again(1, frame),
         again(20, frames),
     ];
-    daemon.wait("some of them to be sent away", || daemon.log().contains("(256 so far)").then_some(()));
+    daemon.wait("the daemon to reject some of them", || daemon.log().contains("(256 so far)").then_some(()));
     daemon.edit_jcard(&(honest("honest") + &honest("late")));
     daemon.wait_until_running("late");
     let after = daemons.peak_kib();
@@ -298,7 +298,7 @@ fn a_crowd_at_the_launch_socket_keeps_no_launcher_out_and_takes_no_memory() {
     assert_stops_well(&daemon, "honest", pid);
 }
 
-/// What is root's, and how it must stay.
+/// What belongs to root, and must not change.
 struct Precious {
     folder: PathBuf,
     file: PathBuf,
@@ -325,13 +325,13 @@ impl Precious {
 
 const WORDS: &str = "root's own words";
 
-/// As the agents' user, in the workdir.
+/// Runs as the agent user, in the workdir.
 fn by_agent(setup: &Setup, script: &str) {
     let (status, said) = run(setup.as_agent(&["bash", "-ec", script]).current_dir(setup.path("work")));
     assert_eq!(status, Some(0), "{script}: {said}");
 }
 
-/// The daemon's command line with other places.
+/// The daemon's command line with other paths.
 fn command_with(setup: &Setup, places: &[(&str, &str)]) -> Command {
     let mut flag = String::new();
     let place = |word: &str| {
@@ -343,7 +343,7 @@ fn command_with(setup: &Setup, places: &[(&str, &str)]) -> Command {
 }
 
 #[test]
-fn no_link_of_the_agents_user_leads_root_to_make_or_change_anything() {
+fn a_link_of_the_agent_user_cannot_make_root_change_files() {
     if !root() {
         return;
     }
@@ -374,7 +374,7 @@ fn no_link_of_the_agents_user_leads_root_to_make_or_change_anything() {
 }
 
 #[test]
-fn no_link_of_the_agents_user_has_root_read_anything_for_it() {
+fn a_link_of_the_agent_user_cannot_make_root_read_files() {
     if !root() {
         return;
     }
@@ -419,7 +419,7 @@ fn no_link_of_the_agents_user_has_root_read_anything_for_it() {
 }
 
 #[test]
-fn a_folder_and_sockets_that_the_agents_user_exchanges_for_links_lead_root_nowhere() {
+fn root_follows_no_link_that_replaces_a_directory_or_socket() {
     if !root() {
         return;
     }
@@ -447,12 +447,12 @@ fn a_folder_and_sockets_that_the_agents_user_exchanges_for_links_lead_root_nowhe
 }
 
 #[test]
-fn folders_in_the_place_of_the_launch_socket_do_not_keep_the_daemon_from_starting() {
+fn the_daemon_starts_despite_directories_at_its_launch_socket() {
     let setup = Setup::new();
     let folder = setup.path("tmux");
     fs::create_dir_all(folder.join("launch.sock/x")).unwrap();
     give(&folder, &setup.agent_account());
-    // The name with its process id, which can be guessed, is taken as well.
+    // The name with the process id, which can be guessed, is taken as well.
     let guess = format!("mkdir -p {}/launch.sock.$$/x", folder.display());
     let daemon = setup.after(&guess).start(&honest("honest"));
     assert!(folder.join(format!("launch.sock.{}/x", daemon.pid())).is_dir());
@@ -461,7 +461,7 @@ fn folders_in_the_place_of_the_launch_socket_do_not_keep_the_daemon_from_startin
 }
 
 #[test]
-fn what_is_exchanged_while_it_is_read_never_becomes_a_prompt_or_a_workdir_that_is_not_the_agents() {
+fn a_file_swapped_while_read_never_becomes_prompt_or_workdir() {
     if !root() {
         return;
     }
@@ -484,10 +484,10 @@ fn what_is_exchanged_while_it_is_read_never_becomes_a_prompt_or_a_workdir_that_i
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
-            // Also when what it is done for has failed.
+            // Even if the work under test has failed.
             let limit = Instant::now() + 2 * BOUND;
             while !over.load(Ordering::Relaxed) && Instant::now() < limit {
-                // Mostly as it should be: each launch in vain is tried again more slowly.
+                // Mostly the real one, because each failed launch delays the next.
                 for time in [1, 20].map(Duration::from_millis) {
                     exchange("prompt", "p");
                     exchange("place", "q");
@@ -515,25 +515,25 @@ fn what_is_exchanged_while_it_is_read_never_becomes_a_prompt_or_a_workdir_that_i
     precious.assert_untouched();
 }
 
-/// A server of the agents' user that poses as tmux; all its clients leave a file in the folder `loot`.
+/// A server of the agent user that poses as tmux. Each of its clients leaves a file in the directory `loot`.
 fn fake_tmux(setup: &Setup) -> Bystander {
     let names = ["bin/socket", "tmux/fake.sock", "bin/fake-tmux", "loot", "precious/file"];
     let [tool, socket, fake, loot, file] = names.map(|name| setup.path(name).display().to_string());
     let words = [&tool, "listen", &socket, &fake, &loot, &file];
     let server = Bystander::start(setup.as_agent(&words).current_dir(setup.path("work")));
     setup.wait("the fake to listen", || UnixStream::connect(&socket).ok());
-    // At once: a server that sees its socket gone makes it anew.
+    // Immediately, because a server whose socket disappears creates it again.
     by_agent(setup, "chmod 777 ../tmux/fake.sock; mv -T ../tmux/fake.sock ../tmux/tmux.sock");
     server
 }
 
-/// Whose files are in the folder `loot`.
+/// The owners of the files in the directory `loot`.
 fn looted(setup: &Setup) -> BTreeSet<u32> {
     fs::read_dir(setup.path("loot")).unwrap().map(|entry| owner(&entry.unwrap().path()).1).collect()
 }
 
 #[test]
-fn a_fake_tmux_server_gets_nothing_done_by_root_and_holds_up_only_what_needs_tmux() {
+fn a_fake_tmux_server_cannot_use_root_and_delays_only_tmux_work() {
     if !root() {
         return;
     }
@@ -550,7 +550,7 @@ fn a_fake_tmux_server_gets_nothing_done_by_root_and_holds_up_only_what_needs_tmu
     let fake = fake_tmux(&setup);
     let socket = setup.tmux_socket().display().to_string();
     run(&mut as_user("op", &["timeout", "10", "tmux", "-N", "-S", &socket, "list-sessions"]));
-    assert_eq!(looted(&setup), [op.uid.as_raw()].into(), "it does to clients what it should");
+    assert_eq!(looted(&setup), [op.uid.as_raw()].into(), "the server does to clients what the test needs");
 
     // Before the daemon starts.
     let both = [op.uid.as_raw(), agent_user.uid.as_raw()].into();
@@ -562,7 +562,7 @@ fn a_fake_tmux_server_gets_nothing_done_by_root_and_holds_up_only_what_needs_tmu
     let pid = daemon.wait_until_running("honest");
     daemon.wait_for_starts("honest", 1);
 
-    // In the place of the real one.
+    // In place of the real one.
     by_agent(&daemon, "find ../loot -user agent -delete");
     let fake = fake_tmux(&daemon);
     daemon.edit_jcard(&(honest("honest") + &honest("late")));
@@ -580,7 +580,7 @@ fn a_fake_tmux_server_gets_nothing_done_by_root_and_holds_up_only_what_needs_tmu
     assert!(!Process(late).is_alive());
 }
 
-/// A tmux server of the agents' user that has each client run a program, which notes what of root's it has in `found`.
+/// A tmux server of the agent user that makes each client run a program, which records in `found` what it has of root's.
 struct EvilServer(Child);
 
 impl EvilServer {
@@ -618,14 +618,14 @@ impl Drop for EvilServer {
     }
 }
 
-/// Whoever starts agentd has a terminal, a key in the session keyring, priorities above the usual, and may raise them.
+/// Starts agentd with a terminal, a key in the session keyring, raised priorities, and the right to raise them.
 fn put_what_is_roots_own() {
     let mut session = keyutils::Keyring::join_anonymous_session().unwrap();
     session.add_key::<keyutils::keytypes::User, _, _>("agentd-canary", &b"hidden"[..]).unwrap();
 }
 
 #[test]
-fn a_tmux_server_gets_nothing_of_roots_from_its_clients() {
+fn a_tmux_server_learns_nothing_of_root_from_its_clients() {
     if !root() {
         return;
     }
@@ -648,7 +648,7 @@ fn a_tmux_server_gets_nothing_of_roots_from_its_clients() {
     let api = ["--api-socket", socket.to_str().unwrap()];
     setup.wait("the API", || setup.try_agents().ok());
 
-    // The verbs that look at tmux.
+    // The commands that look at tmux.
     for verb in [&["doctor"][..], &["attach", "a"]] {
         let mut command = setup.agentd(&[verb, &api].concat());
         command.env("TERM", "xterm");
@@ -658,7 +658,7 @@ fn a_tmux_server_gets_nothing_of_roots_from_its_clients() {
         verb_here.ended(&setup);
     }
 
-    // What a shell asks for completions, which has no business with tmux.
+    // A shell's request for completions, which must not involve tmux.
     let _ = fs::remove_file(setup.work("found"));
     let mut command = setup.agentd(&["--", "agentd", "attach", ""]);
     command.env("COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", "2").env("_CLAP_COMPLETE_COMP_TYPE", "9");
@@ -670,8 +670,8 @@ fn a_tmux_server_gets_nothing_of_roots_from_its_clients() {
     drop(evil);
 }
 
-/// Before the daemon, in a network namespace of its own: nobody else is to see these sockets. `as USER WORD…` is a process of that
-/// user's with a socket, see `socket.c`; `shown TEXT` waits for it in the kernel's list.
+/// Runs before the daemon, in a network namespace of its own, so that no one else sees these sockets. `as USER WORD…` is a
+/// process of that user with a socket (see `socket.c`). `shown TEXT` waits for it in the kernel's list.
 const WITH_SOCKETS: &str = r#"if [[ -z ${APART-} ]]; then
     APART=yes exec unshare --net -- bash -c "$BASH_EXECUTION_STRING" bash "$@"
 fi
@@ -682,7 +682,7 @@ shown() { until LC_ALL=C grep -aq "$1" /proc/net/unix; do read -rt 0.02 <> <(:);
 "#;
 
 #[test]
-fn a_strangers_socket_name_that_is_no_text_stops_no_agent() {
+fn a_strangers_non_utf_8_socket_name_stops_no_agent() {
     if !root() {
         return;
     }
@@ -690,7 +690,7 @@ fn a_strangers_socket_name_that_is_no_text_stops_no_agent() {
     put_tools(&setup);
     let daemon = setup.start(&honest("honest"));
     let pid = daemon.wait_until_running("honest");
-    // Nor when there is a server no more whose socket is still there.
+    // The same holds for a dead server whose socket is still there.
     daemon.tmux(&["kill-server"]).unwrap_or_default();
     daemon.wait_until_gone(pid);
     daemon.edit_jcard(&honest("other"));
@@ -699,7 +699,7 @@ fn a_strangers_socket_name_that_is_no_text_stops_no_agent() {
 }
 
 #[test]
-fn a_strangers_socket_name_has_nobody_signalled() {
+fn a_strangers_socket_name_gets_no_process_signaled() {
     if !root() {
         return;
     }
@@ -720,10 +720,10 @@ fn a_strangers_socket_name_has_nobody_signalled() {
     assert_stops_well(&daemon, "honest", pid);
 }
 
-/// Says to have launched something, whatever that was.
+/// Claims to have launched something.
 const POSES: &str = "{\"running\":{\"pid\":4194304,\"at\":{\"secs\":0,\"nanos\":0}}}";
 
-/// The words of a program that says again and again that it has launched the agent of that name.
+/// The command of a program that claims repeatedly to have launched the agent of that name.
 fn imposter_of(setup: &Setup, name: &str) -> Vec<String> {
     let [liar, socket] = ["bin/liar", "tmux/launch.sock"].map(|file| setup.path(file).display().to_string());
     [&liar, "pose", name, "1", &socket, POSES, "\"9-x:y:z\""].map(str::to_owned).into()
@@ -736,7 +736,7 @@ fn posing(setup: &Setup, name: &str, other: &str) -> String {
 }
 
 #[test]
-fn an_agent_that_poses_as_a_new_one_does_not_become_it() {
+fn an_agent_that_poses_as_a_new_one_is_not_adopted() {
     let setup = Setup::new();
     put_tools(&setup);
     let evil = posing(&setup, "evil", "guard");
@@ -750,8 +750,8 @@ fn an_agent_that_poses_as_a_new_one_does_not_become_it() {
 }
 
 #[test]
-fn an_imposter_in_a_pane_that_is_marked_as_the_agents_is_not_adopted() {
-    // Where there are no groups, what the agents' user has tmux start cannot be told from a launcher.
+fn an_imposter_in_a_pane_marked_as_the_agents_is_not_adopted() {
+    // Without control groups, a launcher looks like any process that the agent user has tmux start.
     if !root() {
         return;
     }
@@ -769,7 +769,7 @@ fn an_imposter_in_a_pane_that_is_marked_as_the_agents_is_not_adopted() {
     daemon.tmux(&["set-option", "-t", "=hers:", "@agentd-owner", "guard"]).unwrap();
     daemon.tmux(&["set-option", "-p", "-t", "=hers:", "@agentd-agent", "guard"]).unwrap();
 
-    // Both ways in which a pane is looked into: by a daemon that starts the agent, and by one that finds its session.
+    // A daemon examines a pane in two ways: when it starts the agent, and when it finds the agent's session.
     daemon.edit_jcard(&(honest("other") + &honest("guard")));
     let pid = daemon.wait_until_running("guard");
     daemon.wait_for_starts("guard", 1);
@@ -780,7 +780,7 @@ fn an_imposter_in_a_pane_that_is_marked_as_the_agents_is_not_adopted() {
 }
 
 #[test]
-fn another_agents_process_that_a_record_names_is_not_adopted() {
+fn a_recorded_process_of_another_agent_is_not_adopted() {
     if !root() {
         return;
     }
@@ -793,7 +793,7 @@ fn another_agents_process_that_a_record_names_is_not_adopted() {
     daemon.wait_for_record("guard", "\"running\"");
     daemon.wait_for_record("evil", "\"running\"");
     daemon.kill();
-    // As a daemon would have left it that believed the imposter.
+    // As a daemon that believed the imposter would have left it.
     let record = daemon.path("state/agents/guard.json");
     let before = fs::read_to_string(&record).unwrap();
     let identity = |pid: i32| {
@@ -810,17 +810,17 @@ fn another_agents_process_that_a_record_names_is_not_adopted() {
 }
 
 #[test]
-fn a_mount_whose_path_is_no_text_takes_no_control_groups_away() {
+fn a_mount_with_a_non_utf_8_path_keeps_control_groups_usable() {
     const MOUNTED: &str = r#"[[ -n ${APART-} ]] || APART=yes exec unshare --mount --propagation private -- \
         bash -c "$BASH_EXECUTION_STRING" bash "$@"
     mkdir work/$'\xff\xfe \n' && mount -t tmpfs tmpfs work/$'\xff\xfe \n'"#;
     if !root() {
         return;
     }
-    // Whether there are any does not depend on that mount.
+    // Whether control groups exist does not depend on that mount.
     let (without, with) = (Setup::new().start(NO_AGENTS), Setup::new().after(MOUNTED).start(NO_AGENTS));
     let has_groups = |daemon: &Daemon| {
-        daemon.wait("the daemon to say by what it finds processes", || {
+        daemon.wait("the daemon to say how it finds processes", || {
             let log = daemon.log();
             let is_said = |what: &str| log.contains(what);
             (is_said("have no control groups") || is_said("what agents start is found"))
@@ -833,7 +833,7 @@ fn a_mount_whose_path_is_no_text_takes_no_control_groups_away() {
 }
 
 #[test]
-fn control_groups_that_were_lost_are_told_and_had_again() {
+fn lost_control_groups_are_reported_and_regained() {
     const AT_MOST_NONE: &str = r#"while read -r _ point kind options _; do
         [[ $kind == cgroup2 && $options == rw* && -w $point/cgroup.procs ]] || continue
         mkdir "$point/lost.$$" && echo 0 >"$point/lost.$$/cgroup.max.descendants" &&
@@ -860,7 +860,7 @@ fn control_groups_that_were_lost_are_told_and_had_again() {
     assert!(said.lines().any(|line| line.starts_with("warning") && line.contains("groups")), "{said}");
 
     fs::write(format!("{}/cgroup.max.descendants", group.trim()), "max").unwrap();
-    daemon.wait("the error to go", || daemon.health().groups_error.is_none().then_some(()));
+    daemon.wait("the error to disappear", || daemon.health().groups_error.is_none().then_some(()));
     daemon.edit_jcard(&honest("second"));
     let pid = daemon.wait_until_running("second");
     let (_, groups) = run(Command::new("cat").arg(format!("/proc/{pid}/cgroup")));
@@ -869,7 +869,7 @@ fn control_groups_that_were_lost_are_told_and_had_again() {
 }
 
 #[test]
-fn what_the_starter_of_the_daemon_left_open_reaches_nobody() {
+fn descriptors_the_daemon_inherits_reach_no_other_process() {
     let setup = Setup::new();
     let leaked = setup.path("leaked");
     setup.put(&leaked, "root's own words");
@@ -888,14 +888,14 @@ fn what_the_starter_of_the_daemon_left_open_reaches_nobody() {
     }
 }
 
-/// A file system over a folder that answers nothing, until this is dropped.
+/// A file system over a directory that never answers, until this is dropped.
 struct Hung {
     folder: PathBuf,
     _server: Bystander,
 }
 
 impl Hung {
-    /// `None`, loudly, where none can be had.
+    /// `None`, with a message, where this cannot be mounted.
     fn over(setup: &Setup, folder: PathBuf) -> Option<Self> {
         let hung = Self::try_over(setup, folder);
         if hung.is_none() {
@@ -904,11 +904,11 @@ impl Hung {
         hung
     }
 
-    /// `None` also where there is no such folder.
+    /// Also `None` if there is no such directory.
     fn try_over(setup: &Setup, folder: PathBuf) -> Option<Self> {
         let program = setup.path("bin/hung-folder");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/hung-folder.c");
-        // Once: what it is mounted over may be there for a moment only.
+        // Once, because the directory may exist only for a moment.
         if !program.exists() {
             let (status, said) =
                 run(Command::new("cc").args(["-Wall", "-Werror", "-o", program.to_str().unwrap(), source]));
@@ -932,7 +932,7 @@ impl Drop for Hung {
 }
 
 #[test]
-fn a_mount_with_a_temporary_folders_name_keeps_no_launcher() {
+fn a_mount_named_like_a_temporary_directory_stops_no_launcher() {
     if !root() {
         return;
     }
@@ -940,7 +940,7 @@ fn a_mount_with_a_temporary_folders_name_keeps_no_launcher() {
     daemon.wait_until_running("honest");
     let own = PathBuf::from(Dump::of(&daemon, "dump").var("TMPDIR").unwrap());
     let (prefix, _) = own.to_str().unwrap().rsplit_once('-').unwrap();
-    // Whatever comes first in the folder is looked at first.
+    // The daemon looks first at whatever comes first in the directory.
     let [left, hung] = ["left", "hung"].map(|name| PathBuf::from(format!("{prefix}-{name}")));
     fs::create_dir(&hung).unwrap();
     let (status, said) = run(&mut daemon.as_agent(&["mkdir", left.to_str().unwrap()]));
@@ -950,7 +950,7 @@ fn a_mount_with_a_temporary_folders_name_keeps_no_launcher() {
     if over.is_some() {
         daemon.edit_jcard(&(honest("honest") + &honest("second")));
         let pid = daemon.wait_until_running("second");
-        daemon.wait("what was left to go", || (!left.exists()).then_some(()));
+        daemon.wait("the leftover to be removed", || (!left.exists()).then_some(()));
         let launcher = Process(pid).parent();
         assert!(daemon.stop().success());
         daemon.wait_until_gone(launcher.0);
@@ -964,14 +964,14 @@ fn a_file_system_that_never_answers_does_not_freeze_the_daemon() {
     if !root() {
         return;
     }
-    // Its launcher cannot be reached through a socket that cannot be had.
+    // The launcher cannot be reached without its socket.
     let brief = agent("honest", "log @WORK/honest; sleep inf", "grace_period = \"1s\"");
     let mut daemon = Setup::new().args(["--resync", "100ms"]).start(&brief);
     let pid = daemon.wait_until_running("honest");
     let Some(hung) = Hung::over(&daemon, daemon.path("tmux")) else { return };
     let looked = |daemon: &Daemon| {
         let refused = "is served by a program of the user";
-        daemon.wait("root to have seen it", || daemon.log().contains(refused).then_some(()));
+        daemon.wait("root to have seen the change", || daemon.log().contains(refused).then_some(()));
     };
     looked(&daemon);
     assert_eq!(daemon.wait_until_running("honest"), pid);
@@ -979,7 +979,7 @@ fn a_file_system_that_never_answers_does_not_freeze_the_daemon() {
     daemon.get("/v1/health");
     assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
 
-    // The next daemon, too, answers and ends.
+    // The next daemon also answers and ends.
     daemon.kill_and_start_again();
     assert_eq!(daemon.wait_until_running("honest"), pid);
     assert!(daemon.stop().success());
@@ -990,13 +990,14 @@ fn a_file_system_that_never_answers_does_not_freeze_the_daemon() {
     daemon.start_again();
     let pid = daemon.wait_until_running("honest");
     let socket = daemon.path("tmux/launch.sock");
-    // The daemon makes the socket again in between, sooner or later.
+    // The daemon recreates the socket in between, sooner or later.
     let _hung = daemon.wait("a mount in the socket's place", || {
         let _ = fs::remove_file(&socket);
         fs::create_dir(&socket).ok()?;
         Hung::try_over(&daemon, socket.clone())
     });
-    daemon.wait("root to have met it", || daemon.log().contains("failed to receive a launcher").then_some(()));
+    daemon
+        .wait("root to have reached the mount", || daemon.log().contains("failed to receive a launcher").then_some(()));
     daemon.get("/v1/health");
     assert!(daemon.stop().success());
     assert!(!Process(pid).is_alive());

@@ -1,6 +1,6 @@
 /* A file system that never answers, as a user's own program can serve one (FUSE):
  *
- *     hung-folder FOLDER UID   mounts it over the folder, as that user with `allow_other` would, and reads what is asked
+ *     hung-folder FOLDER UID   mounts it over the folder, as that user with `allow_other` would, and reads requests
  */
 #include <fcntl.h>
 #include <linux/fuse.h>

@@ -1,4 +1,4 @@
-//! What idling costs: counted in system calls, as strace sees them, and not timed.
+//! The cost of idling: system calls counted by strace, not time.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::canary;
 use crate::support::{Daemon, Process, Setup, agent, root, skip};
 
-/// How many rounds of the resync are looked at.
+/// How many rounds of the resync the test counts.
 const ROUNDS: usize = 20;
 
 /// strace, attached to processes.
@@ -20,7 +20,7 @@ struct Trace {
 }
 
 impl Trace {
-    /// `None`, loudly, where nobody may attach; in CI that is a failure.
+    /// `None`, with a message, where strace may not attach. In CI that is a failure.
     fn attach(daemon: &Daemon, processes: &[Process]) -> Option<Self> {
         let file = daemon.path("trace");
         let mut command = Command::new("strace");
@@ -30,7 +30,7 @@ impl Trace {
         }
         let null = Stdio::null;
         let mut strace = command.stdin(null()).stdout(null()).stderr(null()).spawn().expect("strace is installed");
-        let attached = daemon.wait("strace to be attached", || {
+        let attached = daemon.wait("strace to attach", || {
             if strace.try_wait().unwrap().is_some() {
                 return Some(false);
             }
@@ -42,10 +42,10 @@ impl Trace {
         attached.then_some(Self { strace, file })
     }
 
-    /// Everything that was called in each round, whole rounds only. A log is looked at a second after its agent printed or was started,
-    /// which may be during these rounds on a slow machine: they are those after the last such look.
+    /// All calls in each round, whole rounds only. The daemon looks at a log a second after its agent printed or started, which
+    /// may fall into these rounds on a slow machine. So the rounds counted are those after the last such look.
     fn rounds(self, daemon: &Daemon) -> Vec<Vec<Call>> {
-        // The one that is under way when this begins is not counted.
+        // The round under way at the start is not counted.
         let rounds = daemon.wait("rounds", || {
             let trace = fs::read_to_string(&self.file).unwrap();
             let calls: Vec<Call> = trace.lines().filter_map(Call::parse).collect();
@@ -64,7 +64,7 @@ impl Trace {
 
 impl Drop for Trace {
     fn drop(&mut self) {
-        // It lets go of what it holds.
+        // strace detaches from its processes.
         Process(i32::try_from(self.strace.id()).unwrap()).signal(Signal::SIGINT);
         let _ = self.strace.wait();
     }
@@ -79,7 +79,7 @@ struct Call {
 }
 
 impl Call {
-    /// A line is `PID NAME(ARGUMENTS…`; whatever else strace writes has no name before its first parenthesis.
+    /// Parses a line `PID NAME(ARGUMENTS…`. Other lines of strace have no name before the first parenthesis.
     fn parse(line: &str) -> Option<Self> {
         let (thread, call) = line.split_once(' ')?;
         let (name, arguments) = call.trim_start().split_once('(')?;
@@ -92,7 +92,7 @@ impl Call {
         self.name.starts_with("open") && self.arguments.contains(&format!("{file}\""))
     }
 
-    /// The guard of the logs asks to be told of the next change.
+    /// Whether the guard of the logs asks to hear about the next change.
     fn looks_at_a_log(&self) -> bool {
         self.name == "inotify_add_watch" && self.arguments.contains("/proc/self/fd/")
     }
@@ -103,13 +103,13 @@ impl Call {
     }
 }
 
-/// What rounds cost with so many agents, by system call and in the median round.
+/// The cost of a median round with so many agents, by system call.
 fn cost_of_a_round(agents: usize) -> Option<BTreeMap<String, usize>> {
     let jcard: String = (0..agents).map(|number| agent(&format!("agent-{number}"), "sleep inf", "")).collect();
     let daemon = Setup::new().quiet().args(["--resync", "50ms"]).start(&jcard);
     let harnesses: Vec<Process> =
         (0..agents).map(|number| Process(daemon.wait_until_running(&format!("agent-{number}")))).collect();
-    // Above each harness its launcher, and the server above them all.
+    // Above each harness is its launcher, and above them all the server.
     let launchers: Vec<Process> = harnesses.iter().map(|harness| harness.parent()).collect();
     let server = launchers[0].parent();
     let bystanders: Vec<i32> = launchers.iter().chain([&server]).map(|process| process.0).collect();
@@ -117,7 +117,7 @@ fn cost_of_a_round(agents: usize) -> Option<BTreeMap<String, usize>> {
     let rounds = Trace::attach(&daemon, &all)?.rounds(&daemon);
 
     let calls = || rounds.iter().flatten();
-    assert_eq!(calls().filter(|call| call.makes_a_process()).count(), 0, "nothing is run");
+    assert_eq!(calls().filter(|call| call.makes_a_process()).count(), 0, "nothing runs");
     let of_bystanders: Vec<&Call> = calls().filter(|call| bystanders.contains(&call.thread)).collect();
     assert!(of_bystanders.is_empty(), "launchers and tmux sleep: {of_bystanders:?}");
     for file in ["jcard.toml", canary::NAME] {
@@ -137,13 +137,13 @@ fn cost_of_a_round(agents: usize) -> Option<BTreeMap<String, usize>> {
 }
 
 #[test]
-fn idling_takes_no_process_and_no_system_call_more_for_twenty_agents_than_for_one() {
+fn idling_costs_the_same_for_twenty_agents_as_for_one() {
     if !root() {
         return;
     }
     let Some(one) = cost_of_a_round(1) else { return };
     let Some(twenty) = cost_of_a_round(20) else { return };
     let total = |calls: &BTreeMap<String, usize>| calls.values().sum::<usize>();
-    // What the deputy is told arrives in one piece or two.
+    // A message to the deputy arrives in one piece or in two.
     assert!(total(&twenty) <= total(&one) + 4, "one agent: {one:?}\ntwenty: {twenty:?}");
 }

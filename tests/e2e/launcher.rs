@@ -1,4 +1,4 @@
-//! The launcher's program: which one it is, and what becomes of one of another build.
+//! The launcher's program: which one it is, and what happens to one of another build.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ fn a_daemon_without_a_launcher_says_where_it_looked() {
     assert!(said.contains("/nonexistent/agentd-launcher") && said.contains("--launcher"), "{said}");
 }
 
-/// A launcher that speaks another version when it is started first, tells in a file what it is told, and is the real one from then on.
+/// A launcher that speaks another version on its first start, writes what it receives to a file, and is the real one afterward.
 const OF_ANOTHER_BUILD: &str = r#"#!/usr/bin/env python3
 import json, os, socket, sys
 name, attempt, path, agentd = sys.argv[1:]
@@ -32,7 +32,7 @@ os.execv("@LAUNCHER", ["@LAUNCHER", *sys.argv[1:]])
 "#;
 
 #[test]
-fn a_launcher_of_another_version_is_sent_away_and_replaced() {
+fn a_launcher_of_another_version_is_rejected_and_replaced() {
     let setup = Setup::new();
     let program = setup.path("bin/other-launcher");
     let real = binary().with_file_name("agentd-launcher");
@@ -50,10 +50,10 @@ fn a_launcher_of_another_version_is_sent_away_and_replaced() {
 }
 
 #[test]
-fn the_former_command_is_still_a_launcher() {
+fn the_former_launcher_command_still_works() {
     let setup = Setup::new();
     let program = setup.path("bin/former-launcher");
-    // As a daemon of an earlier build starts it, from an executable that was replaced meanwhile.
+    // As a daemon of an earlier build starts it, from an executable that has since been replaced.
     setup.put(&program, format!("#!/bin/sh\nexec {} exec \"$1\" \"$2\" \"$3\"\n", binary().display()));
     fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let daemon = setup.args(["--launcher", program.to_str().unwrap()]).start(&agent("a", "sleep inf", ""));
@@ -62,7 +62,7 @@ fn the_former_command_is_still_a_launcher() {
 }
 
 #[test]
-fn the_launcher_is_a_program_of_its_own_beside_agentd() {
+fn the_launcher_is_a_separate_program_beside_agentd() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     let launcher = Process(daemon.wait_until_running("a")).parent();
     let argv = launcher.argv();

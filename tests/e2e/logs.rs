@@ -1,4 +1,4 @@
-//! What agents print is kept: from the first to the last byte of each attempt, whatever becomes of daemon and tmux.
+//! The log keeps the output of each attempt from first to last byte, whatever happens to daemon and tmux.
 
 use std::fs;
 use std::io::BufRead;
@@ -15,7 +15,7 @@ use nix::unistd::Gid;
 
 use crate::support::{Daemon, Process, Setup, Who, admin_gid, agent, as_user, get, is_root, owner, root, run};
 
-/// An entry of a jcard: an agent that is a bash script. `@DIR` and the like stand for paths as ever.
+/// A jcard entry: an agent that runs a bash script. `@DIR` and the like stand for paths as usual.
 fn script(name: &str, script: &str, more: &str) -> String {
     assert!(!script.contains("'''"));
     format!(
@@ -23,13 +23,13 @@ fn script(name: &str, script: &str, more: &str) -> String {
     )
 }
 
-/// Where the daemon keeps what agents print.
+/// The directory where the daemon keeps the output of agents.
 fn store(daemon: &Daemon) -> Store {
     let group = if is_root() { Gid::from_raw(admin_gid()) } else { Gid::effective() };
     Store::new(&daemon.path("log"), group, Retention::default())
 }
 
-/// The files of an agent's attempts, the earliest first.
+/// The files of an agent's attempts, oldest first.
 fn files(daemon: &Daemon, agent: &str) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(daemon.path("log").join(agent))
         .into_iter()
@@ -41,7 +41,7 @@ fn files(daemon: &Daemon, agent: &str) -> Vec<PathBuf> {
     files
 }
 
-/// What the latest attempt has printed.
+/// The output of the latest attempt.
 fn printed(daemon: &Daemon, agent: &str) -> Vec<u8> {
     files(daemon, agent).last().map(|file| fs::read(file).unwrap()).unwrap_or_default()
 }
@@ -55,7 +55,7 @@ fn lines(numbers: std::ops::RangeInclusive<u32>) -> String {
     lines.concat()
 }
 
-/// The same bytes each time, in no order that a terminal would know.
+/// The same bytes each time, in an order that means nothing to a terminal.
 fn noise(count: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let next = || {
@@ -68,14 +68,14 @@ fn noise(count: usize) -> Vec<u8> {
 }
 
 #[test]
-fn ten_lines_are_kept_as_the_terminal_got_them() {
+fn the_log_keeps_ten_lines_as_the_terminal_received_them() {
     let daemon = Setup::new().start(&agent("a", "print-lines 10; exit 0", ""));
     daemon.wait_for_state("a", State::Exited);
     assert_eq!(text(&daemon, "a"), lines(1..=10));
 }
 
 #[test]
-fn what_is_printed_right_before_the_end_is_there_when_the_end_is_told() {
+fn the_last_output_is_logged_before_the_end_is_reported() {
     let names = ["a", "b", "c", "d", "e", "f"];
     let daemon = Setup::new().start(&names.map(|name| agent(name, "print-bytes 70000; exit 3", "")).concat());
     for name in names {
@@ -86,7 +86,7 @@ fn what_is_printed_right_before_the_end_is_there_when_the_end_is_told() {
 }
 
 #[test]
-fn a_line_is_kept_before_it_is_ended_and_escapes_are_kept_too() {
+fn the_log_keeps_an_unfinished_line_and_escape_sequences() {
     let daemon = Setup::new().start(&script("a", r"printf '\e[1mhalf a'; read -r; printf ' line'", ""));
     daemon.wait("the first half", || (text(&daemon, "a") == "\u{1b}[1mhalf a").then_some(()));
     daemon.tmux(&["send-keys", "-t", "=a:", "Enter"]).unwrap();
@@ -95,7 +95,7 @@ fn a_line_is_kept_before_it_is_ended_and_escapes_are_kept_too() {
 }
 
 #[test]
-fn binary_output_is_kept_byte_for_byte() {
+fn the_log_keeps_binary_output_byte_for_byte() {
     let setup = Setup::new();
     let noise = noise(1 << 20);
     setup.put(&setup.path("noise"), &noise);
@@ -105,7 +105,7 @@ fn binary_output_is_kept_byte_for_byte() {
 }
 
 #[test]
-fn a_flood_of_a_hundred_megabytes_is_kept_and_is_no_business_of_the_daemons() {
+fn a_flood_of_a_hundred_megabytes_does_not_burden_the_daemon() {
     const SIZE: usize = 100 << 20;
     let setup = Setup::new().quiet().args(["--log-size", "200MiB", "--settle", "0ms"]);
     let line = |number: usize| format!("{number:0>99}\n").into_bytes();
@@ -118,7 +118,7 @@ fn a_flood_of_a_hundred_megabytes_is_kept_and_is_no_business_of_the_daemons() {
         let asked = Instant::now();
         state = daemon.agent("a").map(|agent| agent.state);
         worst = worst.max(asked.elapsed());
-        // tmux takes as long as it takes to show it.
+        // tmux shows it in its own time.
         assert!(begun.elapsed() < Duration::from_mins(3), "{} bytes by now", printed(&daemon, "a").len());
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -140,7 +140,7 @@ fn processor_time(pid: i32) -> Duration {
 }
 
 #[test]
-fn what_is_printed_while_no_daemon_runs_is_kept() {
+fn the_log_keeps_output_printed_while_no_daemon_runs() {
     let script = "print-lines 3; wait-for @WORK/go; print-lines 3; wait-for @WORK/end; say the end; exit 3";
     let mut daemon = Setup::new().start(&agent("a", script, ""));
     daemon.wait("the first lines", || (text(&daemon, "a") == lines(1..=3)).then_some(()));
@@ -153,11 +153,11 @@ fn what_is_printed_while_no_daemon_runs_is_kept() {
     daemon.put(&daemon.work("end"), "");
     daemon.wait_for_state("a", State::Exited);
     assert_eq!(text(&daemon, "a"), lines(1..=3) + &lines(1..=3) + "the end\r\n");
-    assert_eq!(files(&daemon, "a").len(), 1, "it is one attempt");
+    assert_eq!(files(&daemon, "a").len(), 1, "there is one attempt");
 }
 
 #[test]
-fn what_is_printed_after_the_end_of_the_tmux_server_is_kept() {
+fn the_log_keeps_output_printed_after_the_tmux_server_ends() {
     let script = script("a", "trap 'echo farewell; exit 1' HUP; echo hello; while :; do sleep 0.1; done", "");
     let daemon = Setup::new().start(&script);
     daemon.wait("the greeting", || (text(&daemon, "a") == "hello\r\n").then_some(()));
@@ -169,7 +169,7 @@ fn what_is_printed_after_the_end_of_the_tmux_server_is_kept() {
 }
 
 #[test]
-fn an_end_is_told_and_its_last_words_are_kept_while_tmux_stands_still() {
+fn an_end_is_reported_and_logged_while_tmux_is_stopped() {
     let daemon = Setup::new().start(&agent("a", "wait-for @WORK/end; print-lines 100; exit 3", ""));
     daemon.wait_until_running("a");
     let server = Process(daemon.tmux(&["display-message", "-p", "#{pid}"]).unwrap().trim().parse().unwrap());
@@ -182,7 +182,7 @@ fn an_end_is_told_and_its_last_words_are_kept_while_tmux_stands_still() {
 }
 
 #[test]
-fn of_a_long_attempt_the_end_is_kept_and_the_disk_is_not_filled() {
+fn the_log_keeps_the_end_of_a_long_attempt_in_bounded_space() {
     let setup = Setup::new().args(["--log-size", "128KiB", "--settle", "0ms"]);
     let daemon = setup.start(&script("a", "seq -f 'line %.0f' 200000", ""));
     daemon.wait_for_state("a", State::Exited);
@@ -199,7 +199,7 @@ fn of_a_long_attempt_the_end_is_kept_and_the_disk_is_not_filled() {
 }
 
 #[test]
-fn the_latest_attempts_are_kept_and_no_more_than_asked_for() {
+fn only_the_configured_number_of_attempts_is_kept() {
     let setup = Setup::new().args(["--log-attempts", "2", "--settle", "0ms"]);
     let more = "restart = \"on-failure\"\nmax_restarts = 3\nbackoff = [\"10ms\"]";
     let daemon = setup.start(&script("A", "echo x >>@WORK/runs; wc -l <@WORK/runs; exit 1", more));
@@ -209,7 +209,7 @@ fn the_latest_attempts_are_kept_and_no_more_than_asked_for() {
     let texts: Vec<String> = files(&daemon, "a").iter().map(|file| fs::read_to_string(file).unwrap()).collect();
     assert_eq!(texts, ["3\r\n", "4\r\n"]);
     daemon.edit_jcard(&script("a", "echo another", ""));
-    daemon.wait("what is declared now", || (text(&daemon, "a") == "another\r\n").then_some(()));
+    daemon.wait("the current declaration", || (text(&daemon, "a") == "another\r\n").then_some(()));
     let kept = store(&daemon).attempts(&"a".parse().unwrap()).unwrap();
     assert_eq!(kept.last(), Some(&AttemptId { sequence: 5, attempt: 1 }));
 }
@@ -223,7 +223,7 @@ fn secrets_are_redacted_in_logs_and_not_on_the_terminal() {
     let steps = [
         "echo \"key=$KEY; $SHORT; $PLAIN\"",
         "echo \"$CERT\"",
-        // A piece after the other, and what might have become one.
+        // A secret in two pieces, then the beginnings of secrets that never complete.
         "printf '%s' \"${KEY:0:7}\"; sleep 0.2; printf '%s\\n' \"${KEY:7}\"",
         "printf '%s' \"${KEY:0:7}\"; sleep 0.2; echo other",
         "printf '%s' \"${KEY:0:9}\"",
@@ -239,11 +239,11 @@ fn secrets_are_redacted_in_logs_and_not_on_the_terminal() {
         "hunter2hu",
     ];
     assert_eq!(text(&daemon, "a"), expected.join("\r\n"));
-    assert!(daemon.capture("a").contains("key=hunter2hunter2; yes"), "an operator sees what there is");
+    assert!(daemon.capture("a").contains("key=hunter2hunter2; yes"), "an operator sees what is there");
 }
 
 #[test]
-fn administrators_can_read_what_is_kept_and_agents_and_strangers_cannot() {
+fn only_administrators_can_read_the_logs() {
     if !root() {
         return;
     }
@@ -260,7 +260,7 @@ fn administrators_can_read_what_is_kept_and_agents_and_strangers_cannot() {
 }
 
 #[test]
-fn no_agent_gets_hold_of_its_log() {
+fn an_agent_cannot_reach_its_log() {
     let daemon = Setup::new().start(&script("a", "ls -l /proc/self/fd /proc/$PPID/fd; true", ""));
     daemon.wait_for_state("a", State::Exited);
     let seen = text(&daemon, "a");
@@ -271,7 +271,7 @@ fn no_agent_gets_hold_of_its_log() {
 }
 
 #[test]
-fn an_agent_whose_output_cannot_be_kept_runs_all_the_same_and_it_is_told() {
+fn an_agent_runs_with_an_error_if_its_log_cannot_be_written() {
     let setup = Setup::new();
     setup.put(&setup.path("log"), "in the way");
     let daemon = setup.start(&agent("a", "print-lines 10; sleep inf", ""));
@@ -283,7 +283,7 @@ fn an_agent_whose_output_cannot_be_kept_runs_all_the_same_and_it_is_told() {
 }
 
 #[test]
-fn the_daemon_of_a_user_keeps_what_is_printed_for_that_user() {
+fn an_ordinary_users_daemon_keeps_logs_for_that_user() {
     let daemon = Setup::of(Who::User).start(&agent("a", "print-lines 3; exit 0", ""));
     daemon.wait_for_state("a", State::Exited);
     assert_eq!(text(&daemon, "a"), lines(1..=3));
@@ -297,7 +297,7 @@ fn the_daemon_of_a_user_keeps_what_is_printed_for_that_user() {
 }
 
 #[test]
-fn an_agents_terminal_has_the_size_of_its_pane_and_is_told_of_changes() {
+fn an_agents_terminal_follows_the_size_of_its_pane() {
     let program = "trap 'stty size' WINCH; stty size; while :; do sleep 0.05; done";
     let daemon = Setup::new().start(&script("a", program, ""));
     daemon.wait_until_running("a");
@@ -318,7 +318,7 @@ fn an_agent_has_job_control_and_a_controlling_terminal() {
 }
 
 #[test]
-fn nothing_is_lost_of_what_is_typed_into_a_pane() {
+fn nothing_typed_into_a_pane_is_lost() {
     let daemon = Setup::new().start(&script("a", "stty raw -echo; echo ready; head -c 20000 | md5sum >@WORK/sum", ""));
     daemon.wait("it to be ready", || text(&daemon, "a").contains("ready").then_some(()));
     let typed = "0123456789abcdef\u{3}\u{4}x\u{1a}".repeat(1000);
@@ -345,7 +345,7 @@ fn last_tick(daemon: &Daemon, agent: &str) -> Option<u32> {
 }
 
 #[test]
-fn a_log_that_is_taken_away_goes_on_in_another_file() {
+fn a_removed_log_continues_in_a_new_file() {
     let setup = Setup::new().args(["--resync", "100ms", "--settle", "0ms"]);
     let daemon = setup.start(&["removed", "moved", "folder", "all"].map(counter).concat());
     for name in ["removed", "moved", "folder", "all"] {
@@ -361,14 +361,14 @@ fn a_log_that_is_taken_away_goes_on_in_another_file() {
     fs::rename(file("moved"), file("moved").with_extension("log.gz")).unwrap();
     fs::remove_dir_all(daemon.path("log/folder")).unwrap();
     for name in ["removed", "moved", "folder"] {
-        let before = daemon.wait("the log to go on", || last_tick(&daemon, name));
-        daemon.wait("more of it", || last_tick(&daemon, name).filter(|&now| now > before));
+        let before = daemon.wait("the log to continue", || last_tick(&daemon, name));
+        daemon.wait("more of the log", || last_tick(&daemon, name).filter(|&now| now > before));
         let text = text(&daemon, name);
         assert!(text.starts_with('[') && text.contains("their file was moved or removed]\r\ntick "), "{text}");
         assert_eq!(daemon.agent(name).unwrap().log_error, None);
     }
-    // Who follows goes on as well, and misses nothing.
-    let expected = daemon.wait("more of it", || last_tick(&daemon, "removed"));
+    // A follower also continues, and misses nothing.
+    let expected = daemon.wait("more of the log", || last_tick(&daemon, "removed"));
     let told = told.filter_map(|line| line.strip_prefix("tick ")?.parse::<u32>().ok());
     for (number, next) in told.zip(2..=expected) {
         assert_eq!(number, next);
@@ -380,33 +380,33 @@ fn a_log_that_is_taken_away_goes_on_in_another_file() {
 }
 
 #[test]
-fn a_log_that_was_removed_while_no_daemon_ran_goes_on_with_the_next() {
+fn a_log_removed_without_a_daemon_continues_under_the_next() {
     let mut daemon = Setup::new().start(&counter("a"));
     daemon.wait("the first lines", || last_tick(&daemon, "a"));
     daemon.signal(Signal::SIGKILL);
     daemon.ended();
     fs::remove_dir_all(daemon.path("log/a")).unwrap();
     daemon.start_again();
-    daemon.wait("the log to go on", || last_tick(&daemon, "a"));
+    daemon.wait("the log to continue", || last_tick(&daemon, "a"));
     assert_eq!(daemon.agent("a").unwrap().log_error, None);
 }
 
 #[test]
-fn what_is_written_beyond_the_log_size_is_given_back_and_ends_its_launcher_in_the_end() {
+fn a_file_grown_beyond_the_log_size_ends_its_launcher_at_last() {
     const MIB: u64 = 1 << 20;
     let setup = Setup::new().args(["--log-size", "64KiB", "--settle", "0ms"]);
     let daemon = setup.start(&script("a", "echo hello; sleep inf", ""));
     daemon.wait("its greeting", || (text(&daemon, "a") == "hello\r\n").then_some(()));
-    // As its launcher could that has this file open for writing.
+    // As the launcher could, which has this file open for writing.
     let file = fs::File::options().write(true).open(files(&daemon, "a").remove(0)).unwrap();
     let allocate = |from: i64| {
         nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), from, 100 << 20).unwrap();
-        daemon.wait("it to be given back", || (file.metadata().unwrap().blocks() * 512 < 2 * MIB).then_some(()));
+        daemon.wait("the space to be released", || (file.metadata().unwrap().blocks() * 512 < 2 * MIB).then_some(()));
     };
     allocate(0);
     let told = daemon.wait_until("a", "the reason", |agent| agent.log_error.is_some()).log_error.unwrap();
     assert!(told.contains("more than it was told to"), "{told}");
-    // A file of any length is looked at in no time.
+    // The daemon checks a file of any length in no time.
     file.set_len(8 << 40).unwrap();
     for query in ["lines=3", "since=1h", "raw=true"] {
         let begun = Instant::now();
@@ -420,7 +420,7 @@ fn what_is_written_beyond_the_log_size_is_given_back_and_ends_its_launcher_in_th
 }
 
 #[test]
-fn a_log_since_a_time_has_nothing_of_what_scrolled_off_before() {
+fn a_log_since_a_time_omits_lines_scrolled_off_before() {
     let more = "for n in $(seq 300); do echo old $n; done; sleep 2.5; echo new; sleep inf";
     let daemon = Setup::new().start(&script("a", more, ""));
     daemon.wait("something", || text(&daemon, "a").contains("old 300").then_some(()));
@@ -441,7 +441,7 @@ fn a_log_since_a_time_has_nothing_of_what_scrolled_off_before() {
 }
 
 #[test]
-fn where_no_hole_can_be_made_a_log_begins_again_and_it_is_told() {
+fn a_log_restarts_with_an_error_if_holes_are_unsupported() {
     if !root() {
         return;
     }

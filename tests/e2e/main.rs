@@ -1,9 +1,9 @@
-//! The real daemon, the real tmux, one fake harness: what agentd promises, seen from outside.
+//! The promises of agentd seen from outside: the real daemon, the real tmux, and a fake harness.
 //!
-//! `./tests/run` runs these with all they need; as root it lends the users they speak of. See [`support`] for the fixture and
-//! `fake-harness` for what an agent can be told to do.
+//! `./tests/run` runs these tests with all they need. As root, it lends the users they name. See [`support`] for the fixture, and
+//! `fake-harness` for what an agent can be scripted to do.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
-#![allow(clippy::missing_panics_doc, reason = "likewise")]
+#![allow(clippy::missing_panics_doc, reason = "the same")]
 
 mod agents;
 mod api;

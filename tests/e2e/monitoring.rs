@@ -1,5 +1,5 @@
-//! The alerting rules and the dashboard of the docs: Prometheus can read their expressions, which ask for what a running daemon
-//! serves.
+//! The alerting rules and the dashboard of the docs. Prometheus can parse their expressions, which query only what a running
+//! daemon serves.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::support::{Daemon, Setup, agent};
 const ALERTS: &str = include_str!("../../docs/alerts.yaml");
 const DASHBOARD: &str = include_str!("../../docs/dashboard.json");
 
-/// What Prometheus adds to everything that it scrapes.
+/// The labels that Prometheus adds to everything it scrapes.
 const ADDED: [&str; 2] = ["instance", "job"];
 
 #[derive(Deserialize)]
@@ -56,7 +56,7 @@ fn panels(dashboard: &Value) -> Vec<&Value> {
     dashboard["panels"].as_array().unwrap().iter().collect()
 }
 
-/// The expressions of a dashboard, with its variables replaced as Grafana does it.
+/// The expressions of a dashboard, with its variables replaced as in Grafana.
 fn expressions(dashboard: &Value) -> Vec<String> {
     let targets = panels(dashboard).into_iter().filter_map(|panel| panel["targets"].as_array()).flatten();
     let expressions = targets.map(|target| target["expr"].as_str().unwrap().to_owned());
@@ -67,7 +67,7 @@ fn expressions(dashboard: &Value) -> Vec<String> {
     expressions.map(replaced).collect()
 }
 
-/// What is asked for: each metric, with what its labels must be.
+/// The metrics that an expression queries, with the values its labels must have.
 fn selectors(expression: &Expr, found: &mut Vec<VectorSelector>) {
     match expression {
         Expr::VectorSelector(selector) => found.push(selector.clone()),
@@ -96,7 +96,7 @@ fn read(expression: &str) -> Vec<VectorSelector> {
     found
 }
 
-/// What a daemon serves: the labels of each metric, by the name that samples have, and the values that were seen.
+/// The metrics that a daemon serves: the labels of each by sample name, with the values that were seen.
 type Served = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
 fn served(text: &str) -> Served {
@@ -126,7 +126,7 @@ fn served(text: &str) -> Served {
     served
 }
 
-/// A daemon of which there is as much to tell as anywhere.
+/// A daemon with as much to report as possible.
 fn daemon() -> (Daemon, Served) {
     let jcard =
         agent("sleeper", "sleep inf", "") + &agent("failed", "exit 3", "restart = \"always\"\nbackoff = [\"10ms\"]");
@@ -137,15 +137,15 @@ fn daemon() -> (Daemon, Served) {
     (daemon, served)
 }
 
-/// Why a daemon never serves what this asks for.
+/// The reason why a daemon never serves what this expression queries.
 fn fault(served: &Served, VectorSelector { name, matchers, .. }: &VectorSelector) -> Option<String> {
     let name = name.as_deref().unwrap_or_default();
-    // Prometheus' own word on whether it got an answer.
+    // This metric is Prometheus' own, and says whether the scrape succeeded.
     let up = BTreeMap::new();
     let Some(labels) = served.get(name).or_else(|| (name == "up").then_some(&up)) else {
         return Some(format!("there is no {name}"));
     };
-    // What has no sample where this runs, such as memory without systemd, is about agents.
+    // Metrics without a sample on this machine, such as memory without systemd, concern agents.
     let is_about_agents = labels.is_empty() && name.starts_with("agentd_agent_");
     matchers.matchers.iter().find_map(|Matcher { op, name: label, value }| {
         let values = labels.get(label);
@@ -154,7 +154,7 @@ fn fault(served: &Served, VectorSelector { name, matchers, .. }: &VectorSelector
         }
         let words: Vec<&str> = match op {
             MatchOp::Equal | MatchOp::NotEqual => vec![value],
-            // No other expression is written than a choice of words.
+            // The rules use no regular expressions other than a choice of words.
             MatchOp::Re(_) | MatchOp::NotRe(_) => value.split('|').collect(),
         };
         let is_word = |label: &str| ["state", "reason"].contains(&label);
@@ -164,7 +164,7 @@ fn fault(served: &Served, VectorSelector { name, matchers, .. }: &VectorSelector
 }
 
 #[test]
-fn alerts_ask_for_what_is_served() {
+fn alerts_query_only_served_metrics() {
     let (_daemon, served) = daemon();
     let alerts = alerts();
     assert!(alerts.len() > 10);
@@ -172,13 +172,13 @@ fn alerts_ask_for_what_is_served() {
     for Alert { name: alert, expr, lasts, labels, annotations } in &alerts {
         let asked = read(expr);
         assert_eq!(asked.iter().find_map(|selector| fault(&served, selector)), None, "{alert}");
-        // Above its last bucket, a quantile is the bound of that one.
+        // Above the last bucket, a quantile is that bucket's bound.
         if expr.starts_with("histogram_quantile") {
             let bound: f64 = expr.rsplit("> ").next().unwrap().trim().parse().unwrap();
             let buckets = asked.iter().filter_map(|it| served[it.name.as_deref()?].get("le")).flatten();
             let largest =
                 buckets.filter_map(|le| le.parse::<f64>().ok().filter(|it| it.is_finite())).fold(0.0, f64::max);
-            assert!(bound < largest, "{alert}: it is never above {largest}");
+            assert!(bound < largest, "{alert}: the quantile is never above {largest}");
         }
         let severity = labels["severity"].as_str();
         assert!(["info", "warning", "critical"].contains(&severity) && labels.len() == 1, "{alert}: {labels:?}");
@@ -203,13 +203,13 @@ fn alerts_ask_for_what_is_served() {
 }
 
 #[test]
-fn dashboard_asks_for_what_is_served() {
+fn the_dashboard_queries_only_served_metrics() {
     let (_daemon, served) = daemon();
     let dashboard = dashboard();
     let expressions = expressions(&dashboard);
     assert!(expressions.len() > 20);
     for expression in &expressions {
-        assert!(!expression.contains('$'), "{expression}: a variable that nobody replaces");
+        assert!(!expression.contains('$'), "{expression}: a variable that nothing replaces");
         assert_eq!(read(expression).iter().find_map(|selector| fault(&served, selector)), None, "{expression}");
     }
     let variables = dashboard["templating"]["list"].as_array().unwrap().iter();
@@ -224,7 +224,7 @@ fn dashboard_asks_for_what_is_served() {
 }
 
 #[test]
-fn dashboard_shows_every_state_by_its_name() {
+fn the_dashboard_shows_every_state_by_its_name() {
     let dashboard = dashboard();
     let timeline = panels(&dashboard).into_iter().find(|panel| panel["type"] == "state-timeline").unwrap();
     let words = timeline["fieldConfig"]["defaults"]["mappings"][0]["options"].as_object().unwrap();
@@ -237,7 +237,7 @@ fn dashboard_shows_every_state_by_its_name() {
 }
 
 #[test]
-fn dashboard_has_panels_that_do_not_overlap() {
+fn the_dashboards_panels_do_not_overlap() {
     let dashboard = dashboard();
     let panels = panels(&dashboard);
     let mut ids = BTreeSet::new();
@@ -258,7 +258,7 @@ fn dashboard_has_panels_that_do_not_overlap() {
 }
 
 #[test]
-fn what_is_never_served_is_found() {
+fn the_check_finds_a_metric_that_is_never_served() {
     let served =
         served("# TYPE agentd_agent_state gauge\nagentd_agent_state{agent=\"a\",state=\"running\"} 1\n# EOF\n");
     let faults = |expression: &str| read(expression).iter().find_map(|selector| fault(&served, selector));

@@ -1,4 +1,4 @@
-//! What operators see without tmux: screens, and what happens.
+//! What operators see without tmux: screens and events.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::{BOUND, Daemon, Setup, account, agent, as_user, binary, give, is_root, root, run};
 
-/// The verb as an operator gives it: as `op`, a member of `admin`, where the tests can be somebody else.
+/// The command as an operator gives it: as `op`, a member of `admin`, if the tests can switch users.
 fn verb(setup: &Setup, words: &[&str]) -> Command {
     let socket = setup.api_socket();
     let argv = [&[binary().to_str().unwrap()], words, &["--api-socket", socket.to_str().unwrap()]].concat();
@@ -26,7 +26,7 @@ fn told(setup: &Setup, words: &[&str]) -> String {
     said
 }
 
-/// A verb that goes on, line by line.
+/// A command that keeps running, line by line.
 struct Following {
     child: Child,
     lines: mpsc::Receiver<String>,
@@ -52,7 +52,7 @@ impl Following {
         self.lines.recv_timeout(BOUND).expect("another line, in time")
     }
 
-    /// The next event that is meant.
+    /// The next event that meets the condition.
     fn next_event(&mut self, is_meant: impl Fn(&What) -> bool) -> What {
         loop {
             let line = self.next();
@@ -85,7 +85,7 @@ fn events(setup: &Setup, words: &[&str]) -> Vec<Event> {
 }
 
 #[test]
-fn every_state_that_an_agent_comes_into_is_an_event_however_short_it_is() {
+fn every_state_is_an_event_however_short_it_is() {
     let daemon =
         Setup::new().start(&agent("a", "exit 3", "restart = \"always\"\nbackoff = [\"1ms\"]\nmax_restarts = 2"));
     daemon.wait_for_state("a", State::Exited);
@@ -109,7 +109,7 @@ fn every_state_that_an_agent_comes_into_is_an_event_however_short_it_is() {
 }
 
 #[test]
-fn edits_errors_and_their_end_are_events_while_they_happen() {
+fn edits_and_errors_are_events_as_they_come_and_go() {
     let daemon = Setup::new().start(&(agent("a", "sleep inf", "") + &agent("b", "sleep inf", "")));
     daemon.wait_until_running("a");
     daemon.wait_until_running("b");
@@ -127,13 +127,13 @@ fn edits_errors_and_their_end_are_events_while_they_happen() {
         "{error:?}"
     );
     daemon.edit_jcard(&agent("b", "sleep inf", ""));
-    following.next_event(|what| *what == What::Mended { about: Subject::Config, name: None });
+    following.next_event(|what| *what == What::Resolved { about: Subject::Config, name: None });
     let gone = following.next_event(|what| matches!(what, What::Removed { .. }));
     assert_eq!(gone, What::Removed { name: "a".to_owned() });
 }
 
 #[test]
-fn who_follows_events_outlasts_the_daemon_and_hears_of_adoption() {
+fn an_event_follower_outlasts_the_daemon_and_sees_adoption() {
     let mut daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     let pid = daemon.wait_until_running("a");
     let mut following = Following::start(&daemon, &["events", "a", "--follow", "--json"]);
@@ -141,7 +141,7 @@ fn who_follows_events_outlasts_the_daemon_and_hears_of_adoption() {
     daemon.signal(Signal::SIGKILL);
     daemon.ended();
     daemon.start_again();
-    following.next_event(|what| *what == What::Lost {});
+    following.next_event(|what| *what == What::Missed {});
     let adopted = following.next_event(|what| matches!(what, What::Adopted { .. }));
     assert!(matches!(&adopted, What::Adopted { agent, .. } if agent.pid == Some(pid)), "{adopted:?}");
     daemon.signal(Signal::SIGTERM);
@@ -157,13 +157,13 @@ fn screen(daemon: &Daemon, path: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_screen_is_what_an_operator_sees_with_secrets_redacted() {
+fn the_screen_is_what_an_operator_sees_with_secrets_redacted() {
     let setup = Setup::new();
     setup.secret("API_KEY", "sk-0123456789abcdef");
     let script = "say key=sk-0123456789abcdef -- say next".replace(" -- ", ";");
     let daemon = setup.start(&agent("a", &format!("{script};sleep inf"), ""));
     daemon.wait_until_running("a");
-    let seen = daemon.wait("its words", || {
+    let seen = daemon.wait("its arguments", || {
         let rows = screen(&daemon, "/v1/agents/A/screen");
         rows.contains(&"next".to_owned()).then_some(rows)
     });
@@ -174,7 +174,7 @@ fn a_screen_is_what_an_operator_sees_with_secrets_redacted() {
     assert_eq!(told(&daemon, &["watch", "a"]), "key=*******************\nnext\n");
     let shown: ScreenShown = serde_json::from_str(&told(&daemon, &["watch", "a", "--json"])).unwrap();
     assert_eq!(shown.text, "key=*******************\nnext\n");
-    // Also of an agent that this daemon has not launched.
+    // Also for an agent that this daemon did not launch.
     let mut daemon = daemon;
     daemon.signal(Signal::SIGKILL);
     daemon.ended();
@@ -184,14 +184,14 @@ fn a_screen_is_what_an_operator_sees_with_secrets_redacted() {
 }
 
 #[test]
-fn a_screen_keeps_its_colours_for_who_wants_them_and_nothing_that_acts() {
+fn the_screen_keeps_colors_on_request_but_no_other_sequences() {
     let script = r"say \e]0;title\a\e[31mred\e[0m".replace(r"\e", "\u{1b}").replace(r"\a", "\u{7}");
     let jcard = agent("a", "sleep inf", "")
         .replace("\"sleep\"", &format!("{:?}, {:?}, \"--\", \"sleep\"", "say", &script[4..]));
     let jcard = jcard.replace("\\u{1b}", "\\u001b").replace("\\u{7}", "\\u0007");
     let daemon = Setup::new().start(&jcard);
     daemon.wait_until_running("a");
-    let plain = daemon.wait("its word", || {
+    let plain = daemon.wait("its output", || {
         let rows = screen(&daemon, "/v1/agents/a/screen");
         (!rows.is_empty()).then_some(rows)
     });
@@ -201,7 +201,7 @@ fn a_screen_keeps_its_colours_for_who_wants_them_and_nothing_that_acts() {
 }
 
 #[test]
-fn a_screen_is_followed_until_its_agent_is_removed() {
+fn the_screen_is_followed_until_its_agent_is_removed() {
     let daemon = Setup::new().start(&agent("a", "say one;wait-for @WORK/go;say two;sleep inf", ""));
     daemon.wait_until_running("a");
     let mut following = Following::start(&daemon, &["watch", "a", "--follow", "--json"]);
@@ -220,7 +220,7 @@ fn a_screen_is_followed_until_its_agent_is_removed() {
 }
 
 #[test]
-fn who_has_gone_is_shown_nothing_any_more() {
+fn a_connection_is_closed_once_its_client_is_gone() {
     let daemon = Setup::new().start(&agent("a", "say one;sleep inf", ""));
     daemon.wait_until_running("a");
     let connections = || -> BTreeSet<PathBuf> {
@@ -230,7 +230,7 @@ fn who_has_gone_is_shown_nothing_any_more() {
             .filter(|to| to.to_string_lossy().starts_with("socket:"))
             .collect()
     };
-    // Connections of requests before may be closed only now.
+    // Connections of earlier requests may close only now.
     let before = connections();
     let mut following = Following::start(&daemon, &["watch", "a", "--follow", "--json"]);
     following.next();
@@ -241,7 +241,7 @@ fn who_has_gone_is_shown_nothing_any_more() {
 }
 
 #[test]
-fn what_cannot_be_shown_is_said_and_why() {
+fn watch_says_why_a_screen_cannot_be_shown() {
     let daemon = Setup::new().start(&(agent("a", "sleep inf", "secrets = [\"KEY\"]") + &agent("b", "exit 0", "")));
     daemon.wait_for_state("a", State::Waiting);
     let response = daemon.get("/v1/agents/a/screen");
@@ -256,7 +256,7 @@ fn what_cannot_be_shown_is_said_and_why() {
 }
 
 #[test]
-fn what_an_agent_printed_is_told_as_plain_text_or_as_it_was() {
+fn the_log_is_served_as_plain_text_or_raw() {
     let setup = Setup::new();
     setup.secret("API_KEY", "sk-0123456789abcdef");
     let script = r"printf 'one\n\033[31mtwo\033[0m %s\nthree' sk-0123456789abcdef; exit 4";
@@ -275,7 +275,7 @@ fn what_an_agent_printed_is_told_as_plain_text_or_as_it_was() {
 }
 
 #[test]
-fn a_log_is_told_as_a_person_reads_it_on_the_terminal() {
+fn the_plain_log_reads_like_the_terminal() {
     let script = concat!(
         r"printf 'Quick\033[1Csafety\033[1Ccheck\n\033[10;5Hrow ten\033[12;5Hrow twelve\n';",
         r"printf 'one\033[2K\033[1Gtwo\n\033]0;half a title\n\302\2332;31mred \302\2350;title\302\234text \233\061m\342\200\256.\n'",
@@ -305,7 +305,7 @@ fn a_secret_is_shown_nowhere_however_it_is_printed() {
     let daemon = setup.start(&scripted(&script, ""));
     daemon.wait_until_running("a");
     let mut screen = String::new();
-    daemon.wait("its last word", || {
+    daemon.wait("its last output", || {
         screen = told(&daemon, &["watch", "a", "--once"]);
         screen.contains("done").then_some(())
     });
@@ -326,7 +326,7 @@ fn a_secret_is_shown_nowhere_however_it_is_printed() {
 }
 
 #[test]
-fn nothing_is_shown_where_secrets_are_not_known() {
+fn nothing_is_shown_while_the_secrets_are_unknown() {
     const KEY: &str = "sk-ant-api03-Zq8vXw2LkT0pYcRb7NfHd5JmGs3Q";
     let setup = Setup::new().args(["--resync", "200ms", "--settle", "20ms"]);
     setup.secret("API_KEY", KEY);
@@ -335,7 +335,7 @@ fn nothing_is_shown_where_secrets_are_not_known() {
     let pid = daemon.wait_until_running("a");
     let (secrets, away) = (daemon.path("secrets"), daemon.path("away"));
     let shown_to = |daemon: &Daemon| {
-        daemon.wait("it to be shown without its secret", || {
+        daemon.wait("the agent to be shown without its secret", || {
             let shown =
                 [["watch", "a", "--once"].as_slice(), &["logs", "a"]].map(|words| run(&mut verb(daemon, words)));
             let is_shown = |said: &str| said.contains("done") && said.contains("******************** *******");
@@ -361,21 +361,21 @@ fn nothing_is_shown_where_secrets_are_not_known() {
     fs::rename(&away, &secrets).unwrap();
     shown_to(&daemon);
     assert_eq!(daemon.wait_until_running("a"), pid);
-    // What was known once stays known.
+    // The daemon keeps what it once knew.
     fs::rename(&secrets, &away).unwrap();
     daemon.wait("secrets_error", || daemon.health().secrets_error);
     shown_to(&daemon);
 }
 
 #[test]
-fn an_agent_without_secrets_is_shown_also_without_their_directory() {
+fn an_agent_without_secrets_is_shown_without_their_directory() {
     let setup = Setup::new();
     fs::remove_dir_all(setup.path("secrets")).unwrap();
     let mut daemon = setup.start(&scripted("echo done; sleep inf", ""));
     daemon.wait_until_running("a");
     let is_shown = |daemon: &Daemon| {
         for words in [&["watch", "a", "--once"][..], &["logs", "a"]] {
-            daemon.wait("its word", || told(daemon, words).contains("done").then_some(()));
+            daemon.wait("its output", || told(daemon, words).contains("done").then_some(()));
         }
     };
     is_shown(&daemon);
@@ -384,7 +384,7 @@ fn an_agent_without_secrets_is_shown_also_without_their_directory() {
 }
 
 #[test]
-fn the_size_of_the_terminal_is_that_of_its_text() {
+fn the_plain_log_follows_the_size_of_the_terminal() {
     let script = r"stty size; printf '\033[999;1Hlast row'; read -r";
     let daemon = Setup::new().start(&scripted(script, ""));
     daemon.wait_until_running("a");
@@ -398,7 +398,7 @@ fn the_size_of_the_terminal_is_that_of_its_text() {
 }
 
 #[test]
-fn text_can_be_had_again_after_the_end_of_the_process_that_makes_it() {
+fn plain_text_is_available_again_after_its_process_ends() {
     let daemon = Setup::new().start(&scripted("echo one; sleep inf", ""));
     daemon.wait_until_running("a");
     daemon.wait("its line", || (told(&daemon, &["logs", "a"]) == "one\n").then_some(()));
@@ -409,18 +409,18 @@ fn text_can_be_had_again_after_the_end_of_the_process_that_makes_it() {
     });
 }
 
-/// An agent that is a line of bash.
+/// An agent that runs a line of bash.
 fn scripted(script: &str, more: &str) -> String {
     agent("a", "exit 0", more).replace("\"@HARNESS\"", &format!("[\"bash\", \"-c\", '''{script}''']"))
 }
 
-/// One that says which start of it this is, and exits with 1.
+/// An agent that prints the number of its start, and exits with status 1.
 fn counting(more: &str) -> String {
     scripted("echo x >>@WORK/starts; echo start $(wc -l <@WORK/starts); exit 1", more)
 }
 
 #[test]
-fn each_attempt_has_its_own_log_also_after_a_new_daemon_and_another_declaration() {
+fn each_attempt_has_its_own_log_across_daemons_and_edits() {
     let mut daemon = Setup::new().start(&counting("restart = \"on-failure\"\nmax_restarts = 2\nbackoff = [\"1ms\"]"));
     daemon.wait_for_state("a", State::Exited);
     assert_eq!(told(&daemon, &["logs", "a"]), "start 3\n");
@@ -442,7 +442,7 @@ fn each_attempt_has_its_own_log_also_after_a_new_daemon_and_another_declaration(
     assert_eq!(told(&daemon, &["logs", "a", "--attempt", "1-1"]), "start 1\n", "as its file is named");
     daemon.edit_jcard(&agent("b", "sleep inf", ""));
     daemon.wait_until_removed("a");
-    assert_eq!(told(&daemon, &["logs", "a"]), "start 4\n", "it is kept although nobody declares it any more");
+    assert_eq!(told(&daemon, &["logs", "a"]), "start 4\n", "the log stays although the agent is no longer declared");
 }
 
 #[test]
@@ -474,7 +474,7 @@ fn a_log_is_followed_through_a_restart_of_the_daemon() {
 }
 
 #[test]
-fn a_log_that_is_not_there_is_said_to_be_not_there() {
+fn a_missing_log_is_reported_as_missing() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", "secrets = [\"KEY\"]"));
     daemon.wait_for_state("a", State::Waiting);
     for (name, why) in [("a", "nothing is kept of what it printed"), ("nobody", "agentd knows none of that name")] {
@@ -505,7 +505,7 @@ fn screens_logs_and_events_are_for_administrators() {
     }
 }
 
-/// A terminal of an operator's: another tmux server, whose pane runs a command.
+/// An operator's terminal: another tmux server, whose pane runs a command.
 struct Terminal<'a> {
     setup: &'a Setup,
     socket: String,
@@ -549,7 +549,7 @@ impl Drop for Terminal<'_> {
 }
 
 #[test]
-fn watch_follows_the_terminals_size_and_leaves_it_as_it_was() {
+fn watch_follows_the_terminals_size_and_restores_the_terminal() {
     let daemon = Setup::new().start(&agent("a", "print-lines 30;wait-for @WORK/go;say more;sleep inf", ""));
     daemon.wait_until_running("a");
     let watch = format!("{} watch a --api-socket {}", binary().display(), daemon.api_socket().display());
@@ -573,7 +573,7 @@ fn watch_follows_the_terminals_size_and_leaves_it_as_it_was() {
     terminal.wait_for("the terminal as it was", |rows| rows[..2] == ["shell", "back"]);
     let stty = |name: &str| {
         let text = fs::read_to_string(daemon.path("operator").join(name)).unwrap();
-        // The size has changed by somebody else's doing.
+        // Another client has changed the size.
         text.split_once(';').unwrap().1.split_once("columns").unwrap().1.split_once(';').unwrap().1.to_owned()
     };
     assert_eq!(stty("before"), stty("after"));

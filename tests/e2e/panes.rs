@@ -1,11 +1,11 @@
-//! What an operator sees: in the pane of a running agent, and in that of one that has ended.
+//! What an operator sees in the pane of a running agent, and of one that has ended.
 
 use agentd::wire::status::State;
 
 use crate::support::{Setup, agent};
 
 #[test]
-fn last_line_of_70_kb_printed_right_before_exit_is_in_the_scrollback() {
+fn a_long_last_line_before_exit_is_in_the_scrollback() {
     let names = ["a", "b", "c", "d", "e", "f"];
     let daemon = Setup::new().start(&names.map(|name| agent(name, "print-bytes 70000; exit 0", "")).concat());
     for name in names {
@@ -20,7 +20,7 @@ fn last_line_of_70_kb_printed_right_before_exit_is_in_the_scrollback() {
 }
 
 #[test]
-fn screen_and_scrollback_of_earlier_runs_are_kept() {
+fn a_pane_keeps_screen_and_scrollback_of_earlier_runs() {
     let more = "restart = \"always\"\nmax_restarts = 2\nbackoff = [\"50ms\"]";
     let script = "append @WORK/runs x; print-lines 60; say the end of a run; exit 1";
     let daemon = Setup::new().start(&agent("a", script, more));
@@ -34,7 +34,7 @@ fn screen_and_scrollback_of_earlier_runs_are_kept() {
 }
 
 #[test]
-fn what_an_agent_left_on_its_screen_is_seen_without_scrolling() {
+fn an_agents_last_screen_is_visible_without_scrolling() {
     // tmux scrolls the screen by a line to say that the pane is dead.
     let daemon = Setup::new().start(&agent("a", "print-lines 5; say what the agent left; exit 3", ""));
     daemon.wait_for_state("a", State::Exited);
@@ -46,7 +46,7 @@ fn what_an_agent_left_on_its_screen_is_seen_without_scrolling() {
 }
 
 #[test]
-fn who_attaches_after_the_end_gets_a_live_shell_in_the_workdir() {
+fn attaching_after_the_end_opens_a_live_shell_in_the_workdir() {
     let daemon = Setup::new().start(&agent("a", "say what the agent left; exit 3", ""));
     daemon.wait_for_state("a", State::Exited);
     let mut operator = daemon.attach("a");
@@ -65,7 +65,7 @@ fn who_attaches_after_the_end_gets_a_live_shell_in_the_workdir() {
 }
 
 #[test]
-fn who_was_attached_at_the_end_gets_the_shell_too() {
+fn an_operator_attached_at_the_end_sees_the_shell() {
     let daemon = Setup::new().start(&agent("a", "say working; await-exit @WORK/end", ""));
     daemon.wait_until_running("a");
     let mut operator = daemon.attach("a");
@@ -87,7 +87,7 @@ fn an_attached_operator_stays_attached_across_a_restart() {
     let mut operator = daemon.attach("a");
     daemon.put(&daemon.work("end"), "1");
     daemon.wait_until("a", "in its second run", |agent| agent.running && agent.attempt == Some(2));
-    daemon.wait("the second run to be seen", || {
+    daemon.wait("the second run to appear", || {
         (daemon.capture("a").matches("the second line").count() == 2).then_some(())
     });
     assert!(operator.is_attached());
@@ -97,7 +97,7 @@ fn an_attached_operator_stays_attached_across_a_restart() {
 }
 
 #[test]
-fn what_an_operator_types_reaches_the_agent() {
+fn an_operators_keys_reach_the_agent() {
     let daemon = Setup::new().start(&agent("a", "say ready; read-line @WORK/heard; say thanks; exit 0", ""));
     daemon.wait_until_running("a");
     let mut operator = daemon.attach("a");
@@ -108,7 +108,7 @@ fn what_an_operator_types_reaches_the_agent() {
 }
 
 #[test]
-fn ctrl_c_of_an_operator_is_the_agents_and_its_end_is_told() {
+fn an_operators_ctrl_c_ends_the_agent_and_is_reported() {
     let daemon = Setup::new().start(&agent("a", "log @WORK/log; on-signal SIGINT 7; say ready; sleep inf", ""));
     daemon.wait_until_running("a");
     let mut operator = daemon.attach("a");
@@ -119,7 +119,7 @@ fn ctrl_c_of_an_operator_is_the_agents_and_its_end_is_told() {
 }
 
 #[test]
-fn five_thousand_lines_of_history_are_kept() {
+fn a_pane_keeps_five_thousand_lines_of_history() {
     let daemon = Setup::new().start(&agent("a", "print-lines 4900; exit 0", ""));
     daemon.wait_for_state("a", State::Exited);
     daemon.wait("the first and the last line", || {
@@ -130,7 +130,7 @@ fn five_thousand_lines_of_history_are_kept() {
 }
 
 #[test]
-fn a_session_that_somebody_kills_is_a_failure_with_a_cause_and_policy_applies() {
+fn a_killed_session_is_a_failure_with_a_cause_under_policy() {
     let daemon =
         Setup::new().start(&agent("a", "log @WORK/log; sleep inf", "restart = \"on-failure\"\nbackoff = [\"10ms\"]"));
     let pid = daemon.wait_until_running("a");
@@ -143,7 +143,7 @@ fn a_session_that_somebody_kills_is_a_failure_with_a_cause_and_policy_applies() 
     assert!(daemon.has_session("a"));
 }
 
-/// An agent that is a script of bash's, and is killed while it is on the alternate screen, or elsewhere on its screen.
+/// An agent that runs a bash script and is killed on the alternate screen, or elsewhere on its screen.
 fn killed(drawing: &str) -> String {
     let script = format!("seq 60; printf '{drawing}'; kill -9 $$");
     format!(
@@ -153,10 +153,10 @@ fn killed(drawing: &str) -> String {
 }
 
 #[test]
-fn what_was_killed_on_the_alternate_screen_loses_nothing_of_the_other() {
+fn a_kill_on_the_alternate_screen_keeps_the_main_screen() {
     let daemon = Setup::new().start(&killed(r"\033[?1049h\033[?1000h\033[?1006h\033[2J\033[5;5Hthe interface"));
     daemon.wait_for_state("a", State::Backoff);
-    daemon.wait("the end to be told", || daemon.screen("a").contains("[ended by SIGKILL]").then_some(()));
+    daemon.wait("the end notice", || daemon.screen("a").contains("[ended by SIGKILL]").then_some(()));
     let modes = "#{alternate_on} #{mouse_any_flag} #{mouse_sgr_flag}";
     assert_eq!(daemon.tmux(&["display-message", "-p", "-t", "=a:", modes]).unwrap().trim(), "0 0 0");
     daemon.wait_for_state("a", State::Exited);
@@ -169,10 +169,10 @@ fn what_was_killed_on_the_alternate_screen_loses_nothing_of_the_other() {
 }
 
 #[test]
-fn how_it_ended_stands_below_all_that_was_on_the_screen() {
+fn the_end_notice_appears_below_the_last_screen() {
     let daemon = Setup::new().start(&killed(r"\033[2J\033[8;1Hbelow\033[5;20r\033[?6h\033[1;3Habove"));
     daemon.wait_for_state("a", State::Exited);
-    let rows = daemon.wait("the end to be told", || {
+    let rows = daemon.wait("the end notice", || {
         let rows: Vec<String> = daemon.screen("a").lines().map(str::to_owned).collect();
         rows.iter().any(|row| row == "[ended by SIGKILL]").then_some(rows)
     });

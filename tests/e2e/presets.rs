@@ -1,4 +1,4 @@
-//! Every preset gives its harness the prompt, whatever it looks like: tried on stand-ins that parse as the real ones do.
+//! Every preset passes its harness the prompt, whatever it looks like. Stand-ins parse arguments like the real harnesses.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::support::{Daemon, Setup, path};
 
 const MATTER: &str = "---\ntitle: the night shift\n---\n- [ ] fix the bug";
 
-/// Prompts that could be taken for options, files or subcommands, and the name of a file for each.
+/// Prompts that resemble options, files or subcommands, and a file name for each.
 const TRICKY: &[(&str, &str)] = &[
     ("item", "- [ ] fix it"),
     ("help", "--help"),
@@ -35,7 +35,7 @@ fn setup() -> Setup {
     setup
 }
 
-/// An entry of a stand-in that leaves in the workdir, under the agent's name, what it understood.
+/// An entry for a stand-in that writes what it understood to the workdir, under the agent's name.
 fn entry(name: &str, harness: &str, more: &str) -> String {
     format!(
         "[[agents]]\nname = {name:?}\nharness = {harness:?}\nworkdir = \"@WORK\"\n\
@@ -46,12 +46,13 @@ fn entry(name: &str, harness: &str, more: &str) -> String {
 
 fn assert_understood(daemon: &Daemon, name: &str, mode: &str, prompt: Option<&str>) {
     let file = daemon.work(name);
-    let understood = daemon.wait(&format!("what {name} understood"), || fs::read_to_string(Path::new(&file)).ok());
+    let understood =
+        daemon.wait(&format!("the arguments that {name} understood"), || fs::read_to_string(Path::new(&file)).ok());
     assert_eq!(understood, format!("{mode}\n{}", prompt.unwrap_or_default()), "{name}");
 }
 
 #[test]
-fn a_prompt_like_an_option_is_followed_by_every_preset() {
+fn every_preset_accepts_a_prompt_that_looks_like_an_option() {
     let setup = setup();
     fs::create_dir(setup.path("prompts")).unwrap();
     for (name, prompt) in TRICKY {
@@ -91,7 +92,7 @@ fn interactive_decides_whether_a_preset_ends() {
             let name = |which: &str| format!("{harness}-{kind}-{which}");
             assert_understood(&daemon, &name("words"), mode, Some("fix the bug"));
             assert_understood(&daemon, &name("matter"), mode, Some(MATTER));
-            // It looks for a subcommand whatever stands before, but not for one that ends in a newline.
+            // It looks for a subcommand after anything, but ignores one that ends in a newline.
             let ends = if (*harness, kind) == ("claude-code", "stays") { "\n" } else { "" };
             assert_understood(&daemon, &name("word"), mode, Some(&format!("{subcommand}{ends}")));
         }
@@ -108,7 +109,7 @@ fn interactive_decides_whether_a_preset_ends() {
 }
 
 #[test]
-fn an_empty_folder_and_args_are_no_obstacle_to_codex() {
+fn codex_starts_in_an_empty_directory_with_args() {
     let jcard = entry("args", "codex", "prompt = \"fix the bug\"\nargs = [\"--json\"]")
         + &entry("flag", "codex", "prompt = \"fix the bug\"\nargs = [\"--skip-git-repo-check\", \"--json\"]")
         + &entry(

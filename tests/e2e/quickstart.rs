@@ -9,7 +9,7 @@ use crate::attach::{Terminal, detach};
 use crate::support::{Process, Setup, binary, path, run};
 
 #[test]
-fn quick_start_shows_agents_names_commands_and_leaves_nothing() {
+fn the_quick_start_runs_agents_and_leaves_nothing() {
     let setup = Setup::new();
     let screen = setup.path("screen");
     let mut child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/quickstart"))
@@ -25,7 +25,7 @@ fn quick_start_shows_agents_names_commands_and_leaves_nothing() {
     let said = setup.wait("the quick start's advice", || {
         let said = fs::read_to_string(&screen).unwrap();
         let complaint = fs::read_to_string(setup.path("stderr")).unwrap();
-        assert_eq!(child.try_wait().unwrap(), None, "it goes on: {said}{complaint}");
+        assert_eq!(child.try_wait().unwrap(), None, "the command continues: {said}{complaint}");
         said.contains("Ctrl-C stops").then_some(said)
     });
 
@@ -41,7 +41,7 @@ fn quick_start_shows_agents_names_commands_and_leaves_nothing() {
         assert!(printed.is_some_and(|line| line.contains(prompt)), "{name}: {said}");
     }
 
-    // What to try is short, and works as it stands in the folder.
+    // The suggested commands are short, and work unchanged in the directory.
     let folder = said.lines().find_map(|line| line.strip_prefix("    cd ")).unwrap().to_owned();
     let tries: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("    ./agentd ")).collect();
     let commands: Vec<&str> = tries.iter().map(|line| line.split("  ").next().unwrap()).collect();
@@ -64,7 +64,7 @@ fn quick_start_shows_agents_names_commands_and_leaves_nothing() {
     operator.wait_for(&setup, "I was given EXAMPLE_KEY");
     detach(&setup, &mut operator, &mut attached);
 
-    // As it says: an edit is noticed, and the API and the daemon's log are where it says.
+    // An edit is noticed, and the API and the daemon's log are where the output says.
     let (status, _) = paste("sed -i 's/name = \"writer\"/name = \"author\"/' jcard.toml");
     assert_eq!(status, Some(0));
     setup.wait("the edit to take effect", || {
@@ -75,11 +75,11 @@ fn quick_start_shows_agents_names_commands_and_leaves_nothing() {
     assert!(body.contains(r#""session":"keeper""#), "{body}");
     let log = fs::read_to_string(format!("{folder}/agentd.log")).unwrap();
     assert!(log.contains("keeper"), "{log}");
-    assert!(fs::exists(format!("{folder}/log/keeper")).unwrap(), "what is kept is in its folder, too");
+    assert!(fs::exists(format!("{folder}/log/keeper")).unwrap(), "the kept output is also in its directory");
 
     Process(i32::try_from(child.id()).unwrap()).signal(Signal::SIGINT);
     let status = setup.wait("its end", || child.try_wait().unwrap());
     assert!(status.success(), "{status}");
-    assert!(!fs::exists(&folder).unwrap(), "the folder is removed");
+    assert!(!fs::exists(&folder).unwrap(), "the directory is removed");
     assert_eq!(setup.processes(), []);
 }

@@ -1,4 +1,4 @@
-//! Which ends are followed by a new start, when, and how often.
+//! Which ends lead to a restart, when, and how often.
 
 use std::time::{Duration, SystemTime};
 
@@ -29,12 +29,12 @@ fn exit_3_with_on_failure_restarts_after_backoff() {
     let agent = daemon.wait_until("a", "restarted", |agent| agent.running && agent.pid.is_some());
     assert_eq!((agent.restarts, agent.attempt, agent.next_start_at), (1, Some(2), None));
     assert_ne!(agent.pid, Some(first));
-    assert_eq!(code(agent.exit.as_ref()), Some(3), "the latest finished attempt is still told");
+    assert_eq!(code(agent.exit.as_ref()), Some(3), "the API still reports the latest finished attempt");
     assert!(between(ended, agent.started_at.unwrap().0) >= Duration::from_millis(2900));
 }
 
 #[test]
-fn the_restart_matrix() {
+fn every_policy_restarts_only_the_outcomes_it_names() {
     let ends = [("zero", "exit 0"), ("three", "exit 3"), ("killed", "die SIGKILL")];
     let policies = ["no", "on-failure", "always"];
     let mut jcard = String::new();
@@ -60,7 +60,7 @@ fn the_restart_matrix() {
 }
 
 #[test]
-fn max_restarts_allows_so_many_restarts_and_then_gives_up() {
+fn an_agent_gives_up_after_max_restarts() {
     let more = "restart = \"always\"\nmax_restarts = 2\nbackoff = [\"10ms\"]";
     let daemon = Setup::new().start(&agent("a", "log @WORK/log; exit 5", more));
     let agent = daemon.wait_for_state("a", State::Exited);
@@ -94,7 +94,7 @@ fn restart_always_revives_an_agent_that_completed() {
 }
 
 #[test]
-fn backoff_steps_are_taken_one_after_another_and_the_last_repeats() {
+fn backoff_steps_run_in_order_and_the_last_one_repeats() {
     let more = "restart = \"always\"\nmax_restarts = 4\nbackoff = [\"50ms\", \"400ms\", \"800ms\"]";
     let daemon = Setup::new().start(&agent("a", "log @WORK/log; exit 1", more));
     daemon.wait_until("a", "giving up", |agent| agent.outcome == Some(Outcome::GaveUp));
@@ -107,7 +107,7 @@ fn backoff_steps_are_taken_one_after_another_and_the_last_repeats() {
 }
 
 #[test]
-fn a_long_enough_healthy_run_starts_the_delays_over() {
+fn a_long_healthy_run_resets_the_backoff() {
     let more = "restart = \"always\"\nbackoff = [\"10ms\", \"1h\"]\nbackoff_reset = \"700ms\"";
     let daemon = Setup::new().start(&agent("a", "log @WORK/log; await-exit @WORK/end", more));
     daemon.put(&daemon.work("end"), "1");
@@ -138,7 +138,7 @@ fn a_stop_cancels_the_backoff() {
 }
 
 #[test]
-fn a_change_of_the_launch_ends_the_backoff() {
+fn a_changed_launch_ends_the_backoff() {
     let daemon = Setup::new().start(&agent("a", "exit 1", "restart = \"always\"\nbackoff = [\"1h\"]"));
     daemon.wait_for_state("a", State::Backoff);
     daemon.edit_jcard(&agent("a", "sleep inf", "restart = \"always\"\nbackoff = [\"1h\"]"));
@@ -147,21 +147,21 @@ fn a_change_of_the_launch_ends_the_backoff() {
 }
 
 #[test]
-fn the_timeout_counts_from_the_first_start_over_all_restarts() {
+fn the_timeout_counts_from_the_first_start_across_restarts() {
     let more = "restart = \"always\"\nbackoff = [\"10ms\"]\ntimeout = \"2s\"";
     let daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep 0.3; exit 1", more));
     let agent = daemon.wait_until("a", "started", |agent| agent.timeout_at.is_some());
     let at = agent.timeout_at.unwrap();
     let agent = daemon.wait_for_state("a", State::Exited);
     assert_eq!(agent.outcome, Some(Outcome::TimedOut));
-    assert!(agent.restarts >= 1, "it was restarted on the way");
+    assert!(agent.restarts >= 1, "the agent restarted in between");
     let times = start_times(&daemon);
     assert!(*times.last().unwrap() <= times[0] + Duration::from_secs(2), "nothing starts after the timeout");
     assert!(between(SystemTime::UNIX_EPOCH + times[0], at.0) <= Duration::from_millis(2500));
 }
 
 #[test]
-fn a_timeout_stops_the_agent_as_any_stop_does() {
+fn a_timeout_stops_the_agent_like_any_stop() {
     let script = "log @WORK/log; on-signal SIGINT 0; sleep inf";
     let daemon = Setup::new().start(&agent("a", script, "restart = \"always\"\ntimeout = 1"));
     let agent = daemon.wait_for_state("a", State::Exited);
@@ -173,7 +173,7 @@ fn a_timeout_stops_the_agent_as_any_stop_does() {
 }
 
 #[test]
-fn a_timeout_passes_in_backoff_too() {
+fn a_timeout_expires_during_backoff() {
     let daemon =
         Setup::new().start(&agent("a", "exit 1", "restart = \"always\"\nbackoff = [\"1h\"]\ntimeout = \"1s\""));
     let agent = daemon.wait_for_state("a", State::Exited);
@@ -181,7 +181,7 @@ fn a_timeout_passes_in_backoff_too() {
 }
 
 #[test]
-fn a_timeout_that_is_added_later_counts_from_the_first_start() {
+fn a_timeout_added_later_counts_from_the_first_start() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     let started = daemon.wait_until("a", "running", |agent| agent.running).started_at.unwrap();
     daemon.wait("a second to pass", || (between(started.0, SystemTime::now()) > Duration::from_secs(1)).then_some(()));

@@ -18,7 +18,7 @@ fn curl(daemon: &Daemon, user: &str) -> (Option<i32>, String) {
 }
 
 #[test]
-fn agents_run_as_the_user_with_that_users_groups_and_none_of_roots() {
+fn agents_run_with_their_users_groups_and_none_of_roots() {
     if !root() {
         return;
     }
@@ -45,7 +45,7 @@ fn agents_run_as_the_user_with_that_users_groups_and_none_of_roots() {
 }
 
 #[test]
-fn launcher_and_tmux_server_run_as_the_agent_user_too() {
+fn launcher_and_tmux_server_run_as_the_agent_user() {
     if !root() {
         return;
     }
@@ -87,7 +87,7 @@ fn no_tmux_process_ever_runs_as_root() {
 }
 
 #[test]
-fn folders_and_sockets_belong_to_the_right_people() {
+fn directories_and_sockets_have_the_right_owners_and_modes() {
     if !root() {
         return;
     }
@@ -95,10 +95,10 @@ fn folders_and_sockets_belong_to_the_right_people() {
     daemon.wait_until_running("a");
     let (agent, admin) = (account("agent").uid.as_raw(), admin_gid());
     assert_eq!(owner(&daemon.api_socket()), (0o660, 0, admin), "the API's socket");
-    assert_eq!(owner(&daemon.path("tmux")), (0o2750, agent, admin), "the folder of the tmux socket");
+    assert_eq!(owner(&daemon.path("tmux")), (0o2750, agent, admin), "the directory of the tmux socket");
     let (mode, uid, gid) = owner(&daemon.tmux_socket());
     assert_eq!((mode & 0o666, uid, gid), (0o660, agent, admin), "the tmux socket");
-    assert_eq!(mode & 0o007, 0, "the tmux socket is not for others");
+    assert_eq!(mode & 0o007, 0, "other users cannot use the tmux socket");
     let (mode, _, _) = owner(&daemon.path("tmux/launch.sock"));
     assert_eq!(mode, 0o666, "the launch socket");
     let (mode, uid, _) = owner(&daemon.path("state"));
@@ -106,7 +106,7 @@ fn folders_and_sockets_belong_to_the_right_people() {
 }
 
 #[test]
-fn a_member_of_admin_may_ask_and_a_stranger_may_not() {
+fn an_admin_may_query_the_api_and_a_stranger_may_not() {
     if !root() {
         return;
     }
@@ -120,7 +120,7 @@ fn a_member_of_admin_may_ask_and_a_stranger_may_not() {
 }
 
 #[test]
-fn an_existing_folder_of_the_agent_user_is_set_right_and_a_planted_link_is_not_followed() {
+fn an_existing_directory_is_fixed_and_a_planted_link_refused() {
     if !root() {
         return;
     }
@@ -135,10 +135,10 @@ fn an_existing_folder_of_the_agent_user_is_set_right_and_a_planted_link_is_not_f
     }
     setup.edit_jcard(&agent("a", "sleep inf", ""));
     let mut child = setup.daemon_command().stderr(fs::File::create(setup.path("stderr")).unwrap()).spawn().unwrap();
-    // It may replace the links or refuse the folder, in words: root's file is as it was.
+    // The daemon may replace the links or refuse the directory with a message. Root's file must not change.
     setup.wait("the daemon to run its agent or to say why not", || {
         let status = child.try_wait().unwrap();
-        assert!(!status.is_some_and(|status| status.success()), "it neither runs nor complains");
+        assert!(!status.is_some_and(|status| status.success()), "the daemon neither runs nor reports an error");
         let answer = setup.try_request(&get("/v1/agents")).map(|response| response.body).unwrap_or_default();
         (status.is_some() && setup.log().contains("tmux")
             || answer.contains("\"running\":true")
@@ -152,7 +152,7 @@ fn an_existing_folder_of_the_agent_user_is_set_right_and_a_planted_link_is_not_f
 }
 
 #[test]
-fn a_prompt_file_that_only_root_can_read_is_not_read() {
+fn a_prompt_file_readable_only_by_root_is_not_read() {
     if !root() {
         return;
     }
@@ -173,7 +173,7 @@ fn a_prompt_file_that_only_root_can_read_is_not_read() {
 }
 
 #[test]
-fn a_workdir_that_the_agent_may_not_enter_is_waited_for() {
+fn an_agent_waits_for_a_workdir_it_may_not_enter() {
     if !root() {
         return;
     }
@@ -188,7 +188,7 @@ fn a_workdir_that_the_agent_may_not_enter_is_waited_for() {
 }
 
 #[test]
-fn a_login_shell_that_sets_path_and_goes_elsewhere_gives_the_path_and_not_the_folder() {
+fn a_login_shell_sets_the_path_but_not_the_directory() {
     if !root() {
         return;
     }
@@ -201,19 +201,19 @@ fn a_login_shell_that_sets_path_and_goes_elsewhere_gives_the_path_and_not_the_fo
 }
 
 #[test]
-fn a_harness_that_only_the_login_shells_path_knows_is_found() {
+fn a_harness_in_the_login_shells_path_is_found() {
     if !root() {
         return;
     }
     let entry =
         agent("a", "append @WORK/ran yes", "").replace("command = \"@HARNESS\"\n", "command = \"only-there\"\n");
     let daemon = Setup::new().user("wrapped").start(&entry);
-    // The wrapper's folder has a program of that name, which writes what it was given.
+    // The wrapper's directory has a program of that name, which records its arguments.
     daemon.wait_for_line("only-there", "append");
 }
 
 #[test]
-fn an_agent_whose_login_shell_gives_nothing_is_not_started_and_says_why() {
+fn an_agent_whose_login_shell_fails_waits_and_says_why() {
     if !root() {
         return;
     }
@@ -245,13 +245,13 @@ fn a_stop_does_not_wait_for_a_login_shell() {
 }
 
 #[test]
-fn agents_whose_profiles_wait_for_each_other_all_start_with_its_environment() {
+fn agents_whose_profiles_run_one_by_one_all_start() {
     if !root() {
         return;
     }
     let names: Vec<String> = (0..25).map(|number| format!("a{number}")).collect();
     let jcard: String = names.iter().map(|name| agent(name, &format!("log @WORK/{name}; sleep inf"), "")).collect();
-    // One after the other they take 7.5 s.
+    // One after another, they take 7.5 s.
     let daemon = Setup::new().user("slow").args(["--login-timeout", "5s"]).start(&jcard);
     for name in &names {
         daemon.wait_until_running(name);
@@ -275,7 +275,7 @@ fn an_account_that_refuses_logins_has_a_sane_environment() {
 }
 
 #[test]
-fn a_login_shell_that_is_not_there_is_stood_in_for_and_that_is_told() {
+fn a_missing_login_shell_is_replaced_and_reported() {
     if !root() {
         return;
     }
@@ -291,7 +291,7 @@ fn a_login_shell_that_is_not_there_is_stood_in_for_and_that_is_told() {
 }
 
 #[test]
-fn a_user_that_does_not_exist_is_named_at_the_start() {
+fn an_unknown_user_is_named_at_startup() {
     if !root() {
         return;
     }

@@ -1,4 +1,4 @@
-//! Files become variables, changes become relaunches, and nothing of it is seen elsewhere.
+//! Files become variables, changes become relaunches, and no secret shows up elsewhere.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -9,7 +9,7 @@ use nix::unistd::mkfifo;
 
 use crate::support::{Daemon, Dump, Process, Setup, Who, agent, give};
 
-/// Waits until the agent runs with that variable, and gives its pid.
+/// Waits until the agent runs with that variable, and returns its pid.
 fn wait_for_var(daemon: &Daemon, name: &str, var: &str) -> i32 {
     let wanted = format!("{var}\0");
     daemon.wait(&format!("{name} to run with {var}"), || {
@@ -21,7 +21,7 @@ fn wait_for_var(daemon: &Daemon, name: &str, var: &str) -> i32 {
 }
 
 #[test]
-fn secrets_are_variables_and_declared_ones_win() {
+fn secrets_become_variables_and_declared_ones_win() {
     let setup = Setup::new();
     setup.secret("API_KEY", "s3cret; with 'quotes' \"and\" $more\t;\n\n");
     setup.secret("LINES_OF", "one\ntwo\r\n");
@@ -36,7 +36,7 @@ fn secrets_are_variables_and_declared_ones_win() {
 }
 
 #[test]
-fn what_is_no_secret_is_passed_over() {
+fn files_that_are_not_secrets_are_skipped() {
     let setup = Setup::new();
     let folder = setup.path("secrets");
     for name in [".hidden", "KEY.tmp", "1ST", "WITH-DASH", "WITH SPACE"] {
@@ -60,7 +60,7 @@ fn what_is_no_secret_is_passed_over() {
 }
 
 #[test]
-fn an_agent_that_names_its_secrets_gets_these_alone_and_waits_for_them() {
+fn an_agent_that_names_secrets_waits_for_those_alone() {
     let setup = Setup::new();
     setup.secret("OTHER", "not for everybody");
     let daemon = setup.start(&agent("a", "dump @WORK/dump; sleep inf; rest", "secrets = [\"FIRST\", \"SECOND\"]"));
@@ -75,11 +75,15 @@ fn an_agent_that_names_its_secrets_gets_these_alone_and_waits_for_them() {
     let dump = Dump::of(&daemon, "dump");
     assert_eq!((dump.var("FIRST").as_deref(), dump.var("SECOND").as_deref()), (Some("1"), Some("2")));
     assert_eq!(dump.var("OTHER"), None);
-    assert_eq!(daemon.wait_until("a", "running", |agent| agent.running).attempt, Some(1), "it was not started before");
+    assert_eq!(
+        daemon.wait_until("a", "running", |agent| agent.running).attempt,
+        Some(1),
+        "the agent did not start before"
+    );
 }
 
 #[test]
-fn secret_change_relaunches_only_those_that_are_given_it() {
+fn a_changed_secret_relaunches_only_agents_that_use_it() {
     let setup = Setup::new();
     for name in ["MINE", "YOURS"] {
         setup.secret(name, "old");
@@ -98,7 +102,7 @@ fn secret_change_relaunches_only_those_that_are_given_it() {
 }
 
 #[test]
-fn a_secret_rewritten_with_the_same_value_relaunches_nobody() {
+fn a_secret_rewritten_with_the_same_value_relaunches_no_one() {
     let setup = Setup::new();
     setup.secret("SAME", "value");
     let daemon = setup.start(&agent("a", "log @WORK/log; sleep inf", ""));
@@ -111,7 +115,7 @@ fn a_secret_rewritten_with_the_same_value_relaunches_nobody() {
 }
 
 #[test]
-fn a_secret_that_goes_relaunches_without_it() {
+fn a_removed_secret_relaunches_the_agent_without_it() {
     let setup = Setup::new();
     setup.secret("GOES", "value");
     let daemon = setup.start(&agent("a", "dump @WORK/dump; sleep inf; rest", ""));
@@ -122,7 +126,7 @@ fn a_secret_that_goes_relaunches_without_it() {
 }
 
 #[test]
-fn symlink_swap_of_the_secrets_dir_is_noticed() {
+fn a_symlink_swap_of_the_secrets_directory_is_noticed() {
     let setup = Setup::new();
     fs::remove_dir_all(setup.path("secrets")).unwrap();
     for generation in ["1", "2"] {
@@ -140,19 +144,19 @@ fn symlink_swap_of_the_secrets_dir_is_noticed() {
 }
 
 #[test]
-fn a_secrets_dir_that_appears_later_is_noticed() {
+fn a_secrets_directory_that_appears_later_is_noticed() {
     let setup = Setup::new();
     fs::remove_dir_all(setup.path("secrets")).unwrap();
     let daemon = setup.args(["--resync", "1h"]).start(&agent("a", "sleep inf", "secrets = [\"KEY\"]"));
     daemon.wait_for_state("a", State::Waiting);
-    assert_eq!(daemon.health().secrets_error, None, "a missing folder is an empty one");
+    assert_eq!(daemon.health().secrets_error, None, "a missing directory counts as empty");
     fs::create_dir(daemon.path("secrets")).unwrap();
     daemon.secret("KEY", "here");
     wait_for_var(&daemon, "a", "KEY=here");
 }
 
 #[test]
-fn a_value_that_no_variable_can_have_is_that_secrets_error_alone() {
+fn a_value_no_variable_can_hold_is_an_error_of_its_secret_only() {
     let setup = Setup::new();
     setup.secret("GOOD", "good");
     setup.secret("NUL", b"a\0b");
@@ -180,9 +184,9 @@ fn a_secret_that_goes_bad_keeps_its_last_good_value() {
     assert_eq!(wait_for_var(&daemon, "a", "KEY=good"), pid);
 }
 
-/// Root reads everything, so this one is an ordinary user's.
+/// Root can read everything, so this test needs an ordinary user.
 #[test]
-fn a_secrets_dir_that_cannot_be_read_is_not_an_empty_one() {
+fn an_unreadable_secrets_directory_does_not_count_as_empty() {
     let setup = Setup::of(Who::User);
     setup.secret("KEY", "known");
     let daemon = setup.args(["--resync", "200ms"]).start(&agent("a", "log @WORK/log; sleep inf", ""));
@@ -197,7 +201,7 @@ fn a_secrets_dir_that_cannot_be_read_is_not_an_empty_one() {
 }
 
 #[test]
-fn secret_is_in_no_cmdline_nor_log() {
+fn a_secret_appears_in_no_command_line_and_no_log() {
     let canary = "canary-7f3a91c2";
     let setup = Setup::new();
     setup.secret("TOKEN", canary);
@@ -216,14 +220,14 @@ fn secret_is_in_no_cmdline_nor_log() {
     assert_eq!(daemon.leaks(canary), [""; 0]);
     daemon.secret("TOKEN", format!("{canary}\0with a mistake"));
     daemon.edit_jcard(&jcard.replace(&format!("\"{canary}\" }}"), &format!("\"{canary} }}")));
-    daemon.wait("both mistakes to be told", || {
+    daemon.wait("both mistakes to be reported", || {
         let health = daemon.health();
         (health.config_error.is_some() && health.secrets_error.is_some()).then_some(())
     });
-    assert_eq!(daemon.leaks(canary), [""; 0], "a message does not quote it either");
+    assert_eq!(daemon.leaks(canary), [""; 0], "the message does not quote it either");
 }
 
-/// Waits until `secrets_error` says that, and then for some more looks.
+/// Waits until `secrets_error` says that, and then for a few more looks.
 fn wait_for_secrets_error(daemon: &Daemon, wanted: &str) {
     daemon.wait(&format!("secrets_error to say {wanted:?}"), || {
         daemon.health().secrets_error.filter(|error| error.contains(wanted))
@@ -231,7 +235,7 @@ fn wait_for_secrets_error(daemon: &Daemon, wanted: &str) {
 }
 
 #[test]
-fn a_secrets_dir_that_is_away_for_a_moment_relaunches_nobody() {
+fn a_secrets_directory_missing_for_a_moment_relaunches_no_one() {
     let setup = Setup::new();
     for name in ["ONE", "TWO"] {
         setup.secret(name, "value");
@@ -248,7 +252,7 @@ fn a_secrets_dir_that_is_away_for_a_moment_relaunches_nobody() {
 }
 
 #[test]
-fn secrets_removed_at_once_are_withdrawn_after_another_look() {
+fn secrets_all_removed_at_once_are_withdrawn_on_a_second_look() {
     let setup = Setup::new();
     for name in ["ONE", "TWO"] {
         setup.secret(name, "value");

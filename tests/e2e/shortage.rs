@@ -1,4 +1,4 @@
-//! The system is short of something, or something has gone that was there: it is named, tried again, and disturbs nobody else.
+//! A system resource runs out or disappears. The daemon names it, retries, and disturbs no other agent.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ use nix::unistd::User;
 
 use crate::support::{BOUND, Daemon, Process, Setup, account, agent, as_user, between, give, root, run};
 
-/// What must stay as it is, whatever the others lack.
+/// What must not change, whatever the others lack.
 struct Steady(AgentStatus);
 
 impl Steady {
@@ -29,7 +29,7 @@ impl Steady {
     }
 }
 
-/// One that is left alone, and one that is restarted whenever there is a file `end`.
+/// Two agents: one is left alone, and one restarts whenever a file `end` exists.
 fn two_agents() -> String {
     let again = "log @WORK/again; await-exit @WORK/end";
     agent("steady", "log @WORK/steady; sleep inf", "")
@@ -63,7 +63,7 @@ fn wait_until_well(daemon: &Daemon, name: &str, starts: usize) {
 const PROCESSES: &str = "--nproc";
 const DESCRIPTORS: &str = "--nofile";
 
-/// Lets a process of this user's have no more than so much, until this is dropped.
+/// Lowers a resource limit of a process of this user, until this is dropped.
 struct Limit {
     process: Process,
     user: String,
@@ -77,7 +77,7 @@ impl Limit {
         set
     }
 
-    /// The soft limit; the hard one stays.
+    /// The soft limit. The hard one stays.
     fn to(&self, limit: &str) {
         let (pid, limit) = (self.process.0.to_string(), format!("{}={limit}:", self.resource));
         let (status, said) = run(&mut as_user(&self.user, &["prlimit", "--pid", &pid, &limit]));
@@ -103,7 +103,7 @@ fn server(daemon: &Daemon) -> Process {
     Process(daemon.tmux(&["display-message", "-p", "#{pid}"]).unwrap().trim().parse().unwrap())
 }
 
-/// Has `again` start anew while `process` may have no more than `limit`.
+/// Restarts `again` while `process` may have no more than `limit`.
 fn is_short(daemon: &Daemon, steady: &Steady, process: Process, resource: &'static str, words: &str) {
     let limit = Limit::set(process, daemon.agent_account(), resource, 1);
     daemon.put(&daemon.work("end"), "3");
@@ -111,7 +111,7 @@ fn is_short(daemon: &Daemon, steady: &Steady, process: Process, resource: &'stat
     steady.check(daemon);
     limit.lift();
     wait_until_well(daemon, "again", 2);
-    assert_eq!(daemon.agent("again").unwrap().restarts, 1, "no try is a restart");
+    assert_eq!(daemon.agent("again").unwrap().restarts, 1, "a failed try is not a restart");
     steady.check(daemon);
 }
 
@@ -121,15 +121,15 @@ fn a_deputy_that_cannot_fork_is_named_and_tried_again() {
     let words = "failed to run tmux: Resource temporarily unavailable";
     let process = deputy(&daemon);
     is_short(&daemon, &steady, process, PROCESSES, words);
-    assert_eq!(deputy(&daemon), process, "it goes on itself");
+    assert_eq!(deputy(&daemon), process, "the same deputy continues");
 }
 
 #[test]
-fn a_deputy_that_can_start_no_thread_holds_up_what_is_new_and_nothing_else() {
+fn a_deputy_without_threads_delays_only_new_work() {
     let (daemon, steady) = start(Setup::new());
     let process = deputy(&daemon);
     let limit = Limit::set(process, daemon.agent_account(), PROCESSES, 1);
-    // What was looked at before is known.
+    // The daemon still knows what it read before.
     let unknown = daemon.path("unknown");
     fs::create_dir(&unknown).unwrap();
     give(&unknown, &daemon.agent_account());
@@ -142,7 +142,7 @@ fn a_deputy_that_can_start_no_thread_holds_up_what_is_new_and_nothing_else() {
     limit.lift();
     wait_until_well(&daemon, "late", 1);
     steady.check(&daemon);
-    assert_eq!(deputy(&daemon), process, "it goes on itself");
+    assert_eq!(deputy(&daemon), process, "the same deputy continues");
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_deputy_without_descriptors_is_named_and_tried_again() {
     let (daemon, steady) = start(Setup::new());
     let process = deputy(&daemon);
     is_short(&daemon, &steady, process, DESCRIPTORS, "failed to run tmux: Too many open files");
-    assert_eq!(deputy(&daemon), process, "it goes on itself");
+    assert_eq!(deputy(&daemon), process, "the same deputy continues");
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn descriptors(process: Process) -> Vec<u64> {
     entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
 }
 
-/// Idle clients of the API that take every descriptor that the daemon may still have.
+/// Idle API clients that take every descriptor that the daemon has left.
 fn take_descriptors(daemon: &Daemon) -> (Limit, Vec<UnixStream>) {
     let process = Process(daemon.pid());
     let size = descriptors(process).into_iter().max().unwrap() + 1;
@@ -182,26 +182,27 @@ fn take_descriptors(daemon: &Daemon) -> (Limit, Vec<UnixStream>) {
 }
 
 #[test]
-fn a_daemon_without_descriptors_says_so_to_one_client_after_the_other_and_goes_on_when_it_has_some() {
-    // Time enough to take what the attempt that ended gives back.
+fn a_daemon_without_descriptors_says_so_and_recovers() {
+    // Enough time to take the descriptors that the ended attempt returns.
     let patient = |jcard: String| jcard.replace("\"50ms\"", "\"4s\"");
     let daemon = Setup::new().args(["--resync", "200ms"]).start(&patient(two_agents()));
     let steady = Steady::of(&daemon);
     daemon.wait_until_running("again");
     daemon.put(&daemon.work("end"), "3");
     daemon.wait_for_state("again", State::Backoff);
-    daemon.wait("its launcher to have gone", || {
+    daemon.wait("its launcher to end", || {
         let panes = daemon.tmux(&["list-panes", "-s", "-t", "=again", "-F", "#{pane_dead}"]).ok()?;
         (panes == "1\n").then_some(())
     });
     let (limit, clients) = take_descriptors(&daemon);
     daemon.edit_jcard(&patient(two_agents() + &late()));
-    // Not asked of the API, which gives up its spare descriptor for each client: the jcard might be read by that.
+    // The test does not ask the API, which gives up its spare descriptor for each client. The daemon could use that to read the
+    // jcard.
     let logged = |line: &str| line.contains("jcard.toml: Too many open files");
     daemon.wait("the jcard to be unreadable", || daemon.log().lines().any(logged).then_some(()));
     let error = daemon.wait("the API to say so", || daemon.health().config_error);
     assert!(error.contains("jcard.toml: Too many open files"), "{error}");
-    // Whichever step of the next attempt it is that lacks one.
+    // Any step of the next attempt may lack a descriptor.
     wait_for_error(&daemon, "again", "Too many open files");
     for _ in 0..20 {
         assert_eq!(daemon.get("/v1/agents").status, 200);
@@ -212,13 +213,13 @@ fn a_daemon_without_descriptors_says_so_to_one_client_after_the_other_and_goes_o
     for (name, starts) in [("again", 2), ("late", 1)] {
         wait_until_well(&daemon, name, starts);
     }
-    daemon.wait("nothing to complain of", || daemon.health().config_error.is_none().then_some(()));
+    daemon.wait("no config_error", || daemon.health().config_error.is_none().then_some(()));
     steady.check(&daemon);
     let lines = daemon.log().lines().filter(|line| line.contains("Too many open files")).count();
     assert!(lines < 50, "the log is not flooded: {lines} lines");
 }
 
-/// A small file system at this path, until this is dropped. In the tests' own mount namespace.
+/// A small file system at this path, until this is dropped, in the mount namespace of the tests.
 struct Mount(String);
 
 impl Mount {
@@ -245,7 +246,7 @@ fn mount(args: &[&str]) {
     assert_eq!(status, Some(0), "mount {args:?}: {said}");
 }
 
-/// Makes files until there is no room for another; gives them.
+/// Creates files until there is no room for another, and returns them.
 fn fill(folder: &Path, content: &[u8]) -> Vec<PathBuf> {
     let files = (0..).map(|number| folder.join(format!("filler-{number}")));
     let is_made = |path: &PathBuf| {
@@ -259,7 +260,7 @@ fn fill(folder: &Path, content: &[u8]) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_tmux_folder_without_room_is_named_and_a_server_is_started_once_there_is_some() {
+fn a_full_tmux_directory_is_named_and_delays_only_the_server() {
     if !root() {
         return;
     }
@@ -283,7 +284,7 @@ fn a_tmux_folder_without_room_is_named_and_a_server_is_started_once_there_is_som
 }
 
 #[test]
-fn a_state_directory_that_is_full_or_read_only_is_named_and_costs_no_agent_anything() {
+fn an_unwritable_state_directory_is_named_and_stops_no_agent() {
     if !root() {
         return;
     }
@@ -309,14 +310,14 @@ fn a_state_directory_that_is_full_or_read_only_is_named_and_costs_no_agent_anyth
             fs::remove_file(filler).unwrap();
         }
         mount.remount("rw");
-        daemon.wait("the error to be gone", || daemon.health().state_error.is_none().then_some(()));
+        daemon.wait("the error to disappear", || daemon.health().state_error.is_none().then_some(()));
         assert!(state.join("agents/late.json").exists());
         steady.check(&daemon);
     }
 }
 
 #[test]
-fn a_daemon_whose_state_directory_is_full_or_read_only_starts_and_says_so() {
+fn a_daemon_with_an_unwritable_state_directory_starts() {
     if !root() {
         return;
     }
@@ -337,7 +338,7 @@ fn a_daemon_whose_state_directory_is_full_or_read_only_starts_and_says_so() {
 }
 
 #[test]
-fn a_workdir_that_vanishes_holds_up_the_next_start_in_it_and_nothing_else() {
+fn a_vanished_workdir_delays_only_the_next_start_in_it() {
     let setup = Setup::new();
     let away = setup.path("away");
     fs::create_dir(&away).unwrap();
@@ -349,7 +350,7 @@ fn a_workdir_that_vanishes_holds_up_the_next_start_in_it_and_nothing_else() {
     let steady = Steady::of(&daemon);
     let pid = daemon.wait_until_running("again");
     fs::remove_dir(&away).unwrap();
-    assert_eq!(daemon.agent("again").unwrap().pid, Some(pid), "it goes on where it is");
+    assert_eq!(daemon.agent("again").unwrap().pid, Some(pid), "the agent stays where it is");
     daemon.put(&daemon.work("end"), "3");
     let held_up = daemon.wait_for_state("again", State::Waiting);
     assert!(held_up.reason.as_ref().is_some_and(|reason| reason.contains("away does not exist")), "{held_up:?}");
@@ -361,7 +362,7 @@ fn a_workdir_that_vanishes_holds_up_the_next_start_in_it_and_nothing_else() {
 }
 
 #[test]
-fn a_user_that_is_removed_is_named_and_agents_start_again_once_it_is_back() {
+fn a_removed_user_is_named_and_agents_start_once_it_returns() {
     if !root() {
         return;
     }
@@ -371,7 +372,7 @@ fn a_user_that_is_removed_is_named_and_agents_start_again_once_it_is_back() {
     let without = users.replace(&format!("{entry}\n"), "");
     let file = setup.path("passwd");
     fs::write(&file, &users).unwrap();
-    // A namespace of the daemon's own: other tests have need of the user.
+    // The daemon has a namespace of its own, because other tests need the user.
     let own_users = format!("mount --bind {} /etc/passwd && exec \"$@\"", file.display());
     let (daemon, steady) =
         start(setup.after(&format!("exec unshare --mount --propagation private -- bash -c '{own_users}' bash \"$@\"")));
@@ -393,7 +394,7 @@ fn start_times(daemon: &Daemon, log: &str) -> Vec<f64> {
 }
 
 #[test]
-fn a_wall_clock_that_jumps_hastens_and_delays_nothing() {
+fn a_wall_clock_jump_neither_hastens_nor_delays_anything() {
     const YEAR: i64 = 365 * 24 * 3600;
     let setup = Setup::new();
     let library = setup.path("bin/wall-clock.so");
@@ -402,7 +403,7 @@ fn a_wall_clock_that_jumps_hastens_and_delays_nothing() {
         run(Command::new("cc").args(["-shared", "-fPIC", "-o", library.to_str().unwrap(), source, "-ldl"]));
     assert_eq!(status, Some(0), "{said}");
     let shift = setup.path("shift");
-    // In place: it is read all the time.
+    // In place, because the file is read all the time.
     let jump = |seconds: i64| fs::write(&shift, seconds.to_string()).unwrap();
     jump(0);
     let setup = setup.env("LD_PRELOAD", library.to_str().unwrap()).env("WALL_CLOCK_SHIFT", shift.to_str().unwrap());
@@ -433,7 +434,7 @@ fn a_wall_clock_that_jumps_hastens_and_delays_nothing() {
     daemon.edit_jcard(&(both + &late()));
     daemon.wait_until_running("late");
     let shown = daemon.agent("late").unwrap().declared_at.unwrap().0;
-    assert!(between(SystemTime::now(), shown) > Duration::from_hours(24), "what is shown follows the wall clock");
+    assert!(between(SystemTime::now(), shown) > Duration::from_hours(24), "displayed times follow the wall clock");
     let times = start_times(&daemon, "again");
     for pair in times.windows(2) {
         let apart = pair[1] - pair[0];

@@ -1,11 +1,11 @@
 /* Unix sockets for shell scripts:
  *
  *     socket connect COUNT PATH PROGRAM ARGUMENT…   becomes the program, with so many connections as descriptors 3 and up
- *     socket hold NAME PROGRAM ARGUMENT…            becomes the program, with a socket that listens as descriptor 3; its name
+ *     socket hold NAME PROGRAM ARGUMENT…            becomes the program, with a listening socket as descriptor 3; its name
  *                                                   is hexadecimal digits, and abstract if it begins with 00
- *     socket listen PATH PROGRAM ARGUMENT…          runs the program for each who connects, with the connection as descriptor 3
+ *     socket listen PATH PROGRAM ARGUMENT…          runs the program for each client, with the connection as descriptor 3
  *
- * Who is not listened to yet tries again for ten seconds.
+ * A client retries for ten seconds until the socket listens.
  */
 #include <signal.h>
 #include <stdio.h>

@@ -1,4 +1,4 @@
-//! A stop is a real SIGINT, a grace, and then the end of everything that belongs to the agent.
+//! A stop is a real SIGINT, a grace period, and then the end of everything that belongs to the agent.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,7 +10,7 @@ use crate::support::{Daemon, Process, Setup, agent, between};
 const NOTHING: &str = "# nothing\n[other]\n";
 
 #[test]
-fn a_removed_agent_gets_sigint_and_is_gone_with_its_session() {
+fn a_removed_agent_receives_sigint_and_loses_its_session() {
     let daemon =
         Setup::new().start(&agent("a", "log @WORK/log; on-signal SIGINT 0; append @WORK/ready yes; sleep inf", ""));
     let pid = daemon.wait_until_running("a");
@@ -23,7 +23,7 @@ fn a_removed_agent_gets_sigint_and_is_gone_with_its_session() {
 }
 
 #[test]
-fn raw_mode_program_gets_a_real_sigint() {
+fn a_raw_mode_program_receives_a_real_sigint() {
     let script = "log @WORK/log; on-signal SIGINT 0; raw; append @WORK/ready yes; sleep inf";
     let daemon = Setup::new().start(&agent("a", script, ""));
     daemon.wait_for_file("ready");
@@ -51,7 +51,7 @@ fn sigint_goes_to_the_whole_foreground_group() {
 }
 
 #[test]
-fn who_ignores_sigint_is_killed_when_the_grace_is_over() {
+fn an_agent_that_ignores_sigint_is_killed_after_the_grace() {
     let script = "log @WORK/log; stubborn; append @WORK/ready yes; sleep inf";
     let daemon = Setup::new().start(&agent("a", script, "grace_period = \"1s\""));
     let pid = daemon.wait_until_running("a");
@@ -64,13 +64,13 @@ fn who_ignores_sigint_is_killed_when_the_grace_is_over() {
     let grace = between(asked, agent.deadline.unwrap().0);
     assert!(grace >= Duration::from_millis(900) && grace < Duration::from_secs(5), "{grace:?}");
     daemon.wait_until_removed("a");
-    assert!(between(asked, SystemTime::now()) >= Duration::from_millis(900), "it had its grace");
+    assert!(between(asked, SystemTime::now()) >= Duration::from_millis(900), "the agent had its grace period");
     daemon.wait_until_gone(pid);
     assert!(!daemon.has_session("a"));
 }
 
 #[test]
-fn without_grace_it_is_killed_at_once() {
+fn an_agent_without_grace_is_killed_at_once() {
     let script = "log @WORK/log; on-signal SIGINT 0 15; append @WORK/ready yes; sleep inf";
     let daemon = Setup::new().start(&agent("a", script, "grace_period = \"0s\""));
     let pid = daemon.wait_until_running("a");
@@ -85,7 +85,7 @@ fn without_grace_it_is_killed_at_once() {
 const FAMILY: &str = "child @WORK/child; own-group @WORK/group; own-session @WORK/session; append @WORK/ready yes";
 
 #[test]
-fn a_stop_ends_children_groups_and_sessions_that_the_agent_made() {
+fn a_stop_ends_all_children_groups_and_sessions_of_an_agent() {
     let daemon = Setup::new().start(&agent("a", &format!("stubborn; {FAMILY}; sleep inf"), "grace_period = \"300ms\""));
     daemon.wait_for_file("ready");
     let pids = ["child", "group", "session"].map(|member| daemon.pid_in(member).unwrap());
@@ -97,7 +97,7 @@ fn a_stop_ends_children_groups_and_sessions_that_the_agent_made() {
 }
 
 #[test]
-fn children_of_an_agent_that_ends_in_its_grace_do_not_outlive_it() {
+fn children_do_not_outlive_an_agent_that_ends_in_its_grace() {
     let daemon = Setup::new().start(&agent("a", &format!("on-signal SIGINT 0; {FAMILY}; sleep inf"), ""));
     daemon.wait_for_file("ready");
     let pids = ["child", "group"].map(|member| daemon.pid_in(member).unwrap());
@@ -109,7 +109,7 @@ fn children_of_an_agent_that_ends_in_its_grace_do_not_outlive_it() {
 }
 
 #[test]
-fn what_an_agent_leaves_behind_when_it_exits_is_killed() {
+fn processes_left_behind_by_an_agent_are_killed() {
     let daemon = Setup::new().start(&agent("a", "child @WORK/child; own-group @WORK/group; exit 0", ""));
     daemon.wait_for_state("a", State::Exited);
     for member in ["child", "group"] {
@@ -140,7 +140,7 @@ fn three_agents_that_need_two_seconds_stop_in_about_two_seconds() {
 }
 
 #[test]
-fn one_agents_grace_delays_no_other() {
+fn the_grace_of_one_agent_delays_no_other() {
     let slow = agent("slow", "stubborn; append @WORK/ready yes; sleep inf", "grace_period = \"1h\"");
     let entry = |n: u32| agent("quick", "sleep inf", &format!("env = {{ N = \"{n}\" }}"));
     let daemon = Setup::new().start(&(slow + &entry(1)));
@@ -152,7 +152,7 @@ fn one_agents_grace_delays_no_other() {
 }
 
 #[test]
-fn an_agent_that_comes_back_while_it_stops_is_started_once_the_old_one_is_gone() {
+fn an_agent_declared_again_while_stopping_starts_afterward() {
     let script = "log @WORK/log; on-signal SIGINT 0 1; append @WORK/ready yes; sleep inf";
     let daemon = Setup::new().start(&agent("a", script, ""));
     let pid = daemon.wait_until_running("a");
@@ -168,7 +168,7 @@ fn an_agent_that_comes_back_while_it_stops_is_started_once_the_old_one_is_gone()
 }
 
 #[test]
-fn a_finished_agent_that_is_renamed_leaves_its_session_to_the_new_one() {
+fn a_renamed_finished_agent_leaves_its_session_to_the_new_one() {
     let entry = |name: &str| agent(name, "exit 0", "session = \"desk\"");
     let daemon = Setup::new().start(&entry("a0"));
     daemon.wait_for_state("a0", State::Exited);
@@ -177,12 +177,12 @@ fn a_finished_agent_that_is_renamed_leaves_its_session_to_the_new_one() {
         daemon.edit_jcard(&entry(&name));
         let agent = daemon.wait_for_state(&name, State::Exited);
         assert_eq!((agent.attempt, agent.error, agent.session.as_str()), (Some(1), None, "desk"));
-        daemon.wait("the session of the new one", || daemon.has_session("desk").then_some(()));
+        daemon.wait("the session of the new agent", || daemon.has_session("desk").then_some(()));
     }
 }
 
 #[test]
-fn an_agent_waits_for_the_session_of_one_that_stops_and_starts_when_it_is_free() {
+fn an_agent_waits_for_the_session_of_one_that_stops() {
     let slow = "on-signal SIGINT 0 4; append @WORK/ready yes; sleep inf";
     let first = agent("slow", slow, "session = \"desk\"");
     let daemon = Setup::new().start(&first);
@@ -194,7 +194,7 @@ fn an_agent_waits_for_the_session_of_one_that_stops_and_starts_when_it_is_free()
     assert_eq!((waiting.attempt, waiting.session.as_str()), (None, ""));
     daemon.edit_jcard(&agent("next", "sleep inf", "session = \"desk\""));
     daemon.wait_until_removed("meddler");
-    assert!(daemon.has_session("desk") && Process(pid).is_alive(), "who only waited ends nothing");
+    assert!(daemon.has_session("desk") && Process(pid).is_alive(), "an agent that only waited ends nothing");
     daemon.wait_until_removed("slow");
     let free = Instant::now();
     let agent = daemon.wait_until("next", "running", |agent| agent.running);
@@ -203,7 +203,7 @@ fn an_agent_waits_for_the_session_of_one_that_stops_and_starts_when_it_is_free()
 }
 
 #[test]
-fn the_daemon_stops_all_on_sigterm_and_on_sigint_and_leaves_nothing() {
+fn the_daemon_stops_all_agents_on_sigterm_and_sigint() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut daemon = Setup::new().start(
             &(agent("a", "sleep inf", "")
@@ -223,7 +223,7 @@ fn the_daemon_stops_all_on_sigterm_and_on_sigint_and_leaves_nothing() {
 }
 
 #[test]
-fn a_session_of_somebody_else_on_the_tmux_server_is_left_alone() {
+fn a_foreign_session_on_the_tmux_server_is_left_alone() {
     let mut daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     daemon.tmux(&["new-session", "-d", "-s", "mine", "sleep infinity"]).unwrap();
@@ -233,14 +233,14 @@ fn a_session_of_somebody_else_on_the_tmux_server_is_left_alone() {
 }
 
 #[test]
-fn a_shorter_grace_period_reaches_an_agent_that_is_being_stopped() {
+fn a_shorter_grace_period_applies_to_a_stopping_agent() {
     let daemon = Setup::new().start(&agent("a", "stubborn; sleep inf", "timeout = \"1s\"\ngrace_period = \"1h\""));
     daemon.wait_for_state("a", State::Stopping);
     daemon.edit_jcard(&agent("a", "stubborn; sleep inf", "timeout = \"1s\"\ngrace_period = \"0s\""));
     daemon.wait_for_state("a", State::Exited);
 }
 
-/// Stops the tmux server, as job control does, and terminates the daemon. Answers the server, and how long that took.
+/// Stops the tmux server, as job control does, and terminates the daemon. Returns the server, and how long that took.
 fn stop_without_tmux(daemon: &mut Daemon) -> (Process, Duration) {
     let server = Process(daemon.tmux(&["display-message", "-p", "#{pid}"]).unwrap().trim().parse().unwrap());
     server.signal(Signal::SIGSTOP);
@@ -249,7 +249,7 @@ fn stop_without_tmux(daemon: &mut Daemon) -> (Process, Duration) {
     (server, asked.elapsed())
 }
 
-/// Two agents, of which one ends at once and the other a second after it was asked to.
+/// Two agents. One ends at once when asked to stop, the other a second later.
 const QUICK_AND_SLOW: [(&str, &str); 2] = [
     ("quick", "on-signal SIGINT 0; append @WORK/quick.ready yes; sleep inf"),
     ("slow", "on-signal SIGINT 0 1; append @WORK/slow.ready yes; sleep inf"),
@@ -265,7 +265,7 @@ fn start_quick_and_slow() -> Daemon {
 }
 
 #[test]
-fn a_tmux_server_that_is_stopped_costs_a_stop_three_seconds_at_most() {
+fn a_stopped_tmux_server_delays_a_stop_by_three_seconds_at_most() {
     let mut daemon = start_quick_and_slow();
     let (server, took) = stop_without_tmux(&mut daemon);
     assert!(took < Duration::from_secs(1 + 3), "{took:?}");
@@ -273,7 +273,7 @@ fn a_tmux_server_that_is_stopped_costs_a_stop_three_seconds_at_most() {
 }
 
 #[test]
-fn a_tmux_server_that_is_stopped_is_left_if_an_operator_works_in_it() {
+fn a_stopped_tmux_server_is_left_while_an_operator_works_in_it() {
     let mut daemon = start_quick_and_slow();
     daemon.tmux(&["new-session", "-d", "-s", "mine", "sleep 1000"]).unwrap();
     let (server, took) = stop_without_tmux(&mut daemon);
@@ -284,7 +284,7 @@ fn a_tmux_server_that_is_stopped_is_left_if_an_operator_works_in_it() {
 }
 
 #[test]
-fn a_deputy_that_is_stopped_costs_a_stop_three_seconds_at_most() {
+fn a_stopped_deputy_delays_a_stop_by_three_seconds_at_most() {
     let mut daemon = start_quick_and_slow();
     daemon.deputy().signal(Signal::SIGSTOP);
     let asked = Instant::now();

@@ -1,8 +1,8 @@
-//! The fixture: a daemon of the real binary with folders of its own, and the means to look at what it does.
+//! The fixture: a daemon of the real binary with its own directories, and the means to observe it.
 //!
-//! Every [`Setup`] has one temporary folder that holds everything: jcard, secrets, sockets, state, the agents' workdir. Whatever
-//! process mentions or works in that folder is the test's own, and is ended with it. Nothing sleeps for a fixed time: tests wait
-//! for a condition, with a bound, and when it does not come they show what the daemon said and did.
+//! Every [`Setup`] has one temporary directory for everything: jcard, secrets, sockets, state, the agents' workdir. Every process
+//! that names or works in that directory belongs to the test, and ends with it. Nothing sleeps for a fixed time: tests wait for a
+//! condition, with a bound, and show what the daemon said and did if the condition never comes.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{Read, Write};
@@ -39,7 +39,7 @@ pub fn is_root() -> bool {
     geteuid().is_root()
 }
 
-/// For tests that only root can run. Who is not root skips them, loudly; in CI, where they could run, nobody does.
+/// Whether the test can run as root. Otherwise it is skipped with a message. In CI, nothing is skipped.
 pub fn root() -> bool {
     if !is_root() {
         skip("it needs root: run ./tests/run as root");
@@ -54,24 +54,24 @@ pub fn account(name: &str) -> User {
 }
 
 fn myself() -> User {
-    User::from_uid(geteuid()).unwrap().expect("who runs the tests has an account")
+    User::from_uid(geteuid()).unwrap().expect("the user that runs the tests has an account")
 }
 
 pub fn admin_gid() -> u32 {
     Group::from_name("admin").unwrap().expect("there is no group admin: run ./tests/run, which lends one").gid.as_raw()
 }
 
-/// As whom the daemon runs.
+/// The user that the daemon runs as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
-    /// As root; its agents as `agent` unless said otherwise.
+    /// As root. Its agents run as `agent` unless the test says otherwise.
     Root,
-    /// As an ordinary user, for agents of its own: `op` when the tests run as root, else whoever runs them.
+    /// As an ordinary user with its own agents: `op` when the tests run as root, otherwise the current user.
     User,
 }
 
-/// An entry of a jcard: an agent of the fake harness. `script` has its steps, parted by semicolons; `more` is further TOML.
-/// `@HARNESS`, `@WORK`, `@DIR` stand for the fixture's paths, here and in every jcard.
+/// A jcard entry: an agent with the fake harness. `script` has its steps, separated by semicolons; `more` is further TOML.
+/// `@HARNESS`, `@WORK` and `@DIR` stand for the fixture's paths, here and in every jcard.
 pub fn agent(name: &str, script: &str, more: &str) -> String {
     format!(
         "[[agents]]\nname = {name:?}\nharness = \"custom\"\ncommand = \"@HARNESS\"\nworkdir = \"@WORK\"\nargs = {}\n{more}\n\n",
@@ -91,7 +91,7 @@ pub struct Setup {
     user: Option<String>,
     args: Vec<String>,
     debug: bool,
-    /// The value of a secret that every agent gets; see [`canary`](crate::canary).
+    /// The value of a secret that every agent receives; see [`canary`](crate::canary).
     pub canary: String,
     wrapper: Vec<String>,
     env: Vec<(String, String)>,
@@ -99,7 +99,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// As root when the tests are, else as an ordinary user.
+    /// As root when the tests are, otherwise as an ordinary user.
     pub fn new() -> Self {
         Self::of(if is_root() { Who::Root } else { Who::User })
     }
@@ -137,7 +137,7 @@ impl Setup {
         setup.for_agents(account_of_agents(who, None).name.as_str())
     }
 
-    /// The agents' user, of a daemon that is root.
+    /// The agent user of a daemon that runs as root.
     pub fn user(mut self, name: &str) -> Self {
         self.user = Some(name.to_owned());
         self.for_agents(name)
@@ -149,7 +149,7 @@ impl Setup {
         self
     }
 
-    /// Further arguments of the daemon. Without `--settle` it acts on changes at once.
+    /// Further arguments of the daemon. Without `--settle` it applies changes at once.
     pub fn args<const N: usize>(mut self, args: [&str; N]) -> Self {
         if args.contains(&"--settle") {
             self.args.clear();
@@ -158,7 +158,7 @@ impl Setup {
         self
     }
 
-    /// Without `--debug`, under which all scenarios run for the sake of the canary: nothing else makes agentd as talkative.
+    /// Without `--debug`. All other scenarios use it for the sake of the canary, because it makes agentd log the most.
     pub fn quiet(mut self) -> Self {
         self.debug = false;
         self
@@ -171,7 +171,7 @@ impl Setup {
         self
     }
 
-    /// Shell commands that come before `exec agentd …` in the same process.
+    /// Shell commands that run before `exec agentd …` in the same process.
     pub fn after(mut self, commands: &str) -> Self {
         self.wrapper = ["bash", "-c", &format!("{commands}\nexec \"$@\""), "bash"].map(str::to_owned).into();
         self
@@ -215,7 +215,7 @@ impl Setup {
         text.replace("@HARNESS", "@DIR/bin/fake-harness").replace("@WORK", "@DIR/work").replace("@DIR", dir)
     }
 
-    /// A file, whole at once, as careful writers do it: `NAME.tmp`, then rename. It belongs to the daemon's user.
+    /// Writes a file atomically, as careful writers do: `NAME.tmp`, then rename. The file belongs to the daemon's user.
     pub fn put(&self, path: &Path, content: impl AsRef<[u8]>) {
         let new = PathBuf::from(format!("{}.tmp", path.display()));
         fs::write(&new, content).unwrap();
@@ -233,7 +233,7 @@ impl Setup {
         self.put(&self.path("secrets").join(name), value);
     }
 
-    /// The lines of a file in the workdir; none while it is not there.
+    /// The lines of a file in the workdir, or none if it does not exist.
     pub fn lines(&self, name: &str) -> Vec<String> {
         fs::read_to_string(self.work(name)).unwrap_or_default().lines().map(str::to_owned).collect()
     }
@@ -243,7 +243,7 @@ impl Setup {
         self.lines(name).iter().filter(|line| line.starts_with("start ")).count()
     }
 
-    /// Waits until there were so many starts; more are too many.
+    /// Waits until there are so many starts. More than that is a failure.
     pub fn wait_for_starts(&self, name: &str, expected: usize) {
         self.wait(&format!("{expected} starts in {name}"), || (self.starts(name) >= expected).then_some(()));
         assert_eq!(self.starts(name), expected);
@@ -264,7 +264,7 @@ impl Setup {
         self.agentd(&[])
     }
 
-    /// The binary with `verb`, then the daemon's own flags, as the daemon's user and in the daemon's environment.
+    /// The binary with `verb`, then the daemon's own flags, as the daemon's user in the daemon's environment.
     pub fn agentd(&self, verb: &[&str]) -> Command {
         let mut argv = Vec::new();
         if self.who == Who::User && is_root() {
@@ -304,13 +304,13 @@ impl Setup {
         self.start_as_it_is()
     }
 
-    /// Likewise, with whatever jcard there is.
+    /// The same, with the current jcard.
     pub fn start_as_it_is(self) -> Daemon {
         let command = self.daemon_command();
         self.start_by(command)
     }
 
-    /// Likewise, by a command of the test's own.
+    /// The same, with a command of the test.
     pub fn start_by(self, command: Command) -> Daemon {
         let mut daemon = Daemon { setup: Arc::new(self), child: None };
         daemon.spawn(command);
@@ -318,12 +318,12 @@ impl Setup {
         daemon
     }
 
-    /// A program in the agent user's rights, with a clean environment.
+    /// A program with the agent user's rights and a clean environment.
     pub fn as_agent(&self, argv: &[&str]) -> Command {
         as_user(&self.agent_account().name, argv)
     }
 
-    /// What a tmux client of the agent user says; an error is its stderr.
+    /// The output of a tmux client of the agent user. An error is its stderr.
     pub fn tmux(&self, words: &[&str]) -> Result<String, String> {
         let socket = self.tmux_socket();
         let argv = [&["timeout", "10", "tmux", "-N", "-S", socket.to_str().unwrap()], words].concat();
@@ -335,12 +335,12 @@ impl Setup {
         }
     }
 
-    /// Scrollback and screen of the agent's own pane, the oldest of its session. Empty while there is none.
+    /// Scrollback and screen of the agent's own pane, the oldest of its session. Empty if there is none.
     pub fn capture(&self, session: &str) -> String {
         self.capture_from(session, "-")
     }
 
-    /// What of it is visible without scrolling back.
+    /// The part of it that is visible without scrolling back.
     pub fn screen(&self, session: &str) -> String {
         self.capture_from(session, "0")
     }
@@ -356,7 +356,7 @@ impl Setup {
         self.tmux(&["has-session", "-t", &format!("={session}")]).is_ok()
     }
 
-    /// Attaches an operator's terminal, a real one, to a session.
+    /// Attaches an operator's real terminal to a session.
     pub fn attach(&self, session: &str) -> Attached {
         let screen = tempfile::NamedTempFile::new_in(self.dir()).unwrap();
         let client = format!(
@@ -380,7 +380,7 @@ impl Setup {
         attached
     }
 
-    /// Every process that belongs to this test: whatever names its folder, or works in it.
+    /// Every process of this test: all that name its directory, or work in it.
     pub fn processes(&self) -> Vec<Process> {
         let needle = self.dir().as_os_str().as_bytes();
         Process::all()
@@ -391,7 +391,7 @@ impl Setup {
             .collect()
     }
 
-    /// Waits until `poll` gives something.
+    /// Waits until `poll` returns something.
     #[allow(clippy::unused_self, reason = "it is this test that waits")]
     pub fn wait<T>(&self, what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
         let start = Instant::now();
@@ -404,7 +404,7 @@ impl Setup {
         }
     }
 
-    /// Waits until that file in the workdir is there, and gives its content.
+    /// Waits until that file exists in the workdir, and returns its content.
     pub fn wait_for_file(&self, name: &str) -> Vec<u8> {
         self.wait(&format!("the file {name}"), || fs::read(self.work(name)).ok())
     }
@@ -414,12 +414,12 @@ impl Setup {
         self.wait(&format!("{line:?} in {name}"), || self.lines(name).iter().any(|found| found == line).then_some(()));
     }
 
-    /// Waits until the process is no more; one that only waits for its parent is none.
+    /// Waits until the process has ended. A zombie counts as ended.
     pub fn wait_until_gone(&self, pid: i32) {
         self.wait(&format!("process {pid} to be gone"), || (!Process(pid).is_alive()).then_some(()));
     }
 
-    /// A request, sent as it stands; the answer is read until the other side closes.
+    /// Sends a request as is. Reads the response until the other side closes.
     pub fn request(&self, request: &str) -> Response {
         self.try_request(request).unwrap_or_else(|error| panic!("{request:?}: {error}"))
     }
@@ -456,7 +456,7 @@ impl Setup {
         serde_json::from_str(&self.get("/v1/health").body).unwrap()
     }
 
-    /// Waits until the agent is listed and as asked for.
+    /// Waits until the agent is listed and meets the condition.
     pub fn wait_until(&self, name: &str, what: &str, asked: impl Fn(&AgentStatus) -> bool) -> AgentStatus {
         self.wait(&format!("{name} to be {what}"), || self.agent(name).filter(&asked))
     }
@@ -465,12 +465,12 @@ impl Setup {
         self.wait_until(name, &format!("{state:?}"), |agent| agent.state == state)
     }
 
-    /// Waits until the agent runs, and gives the pid of its harness.
+    /// Waits until the agent runs, and returns the pid of its harness.
     pub fn wait_until_running(&self, name: &str) -> i32 {
         self.wait_until(name, "running, with a pid", |agent| agent.running && agent.pid.is_some()).pid.unwrap()
     }
 
-    /// Waits until the agent is not listed any more.
+    /// Waits until the agent is no longer listed.
     pub fn wait_until_removed(&self, name: &str) {
         self.wait(&format!("{name} to be removed"), || self.agent(name).is_none().then_some(()));
     }
@@ -536,18 +536,18 @@ impl Daemon {
         self.wait_for_api();
     }
 
-    /// Likewise, without waiting for the API.
+    /// The same, without waiting for the API.
     pub fn start_again_unawaited(&mut self) {
         self.spawn(self.daemon_command());
     }
 
-    /// Where it lives, for other threads.
+    /// The fixture of the daemon, for other threads.
     pub fn place(&self) -> Arc<Setup> {
         Arc::clone(&self.setup)
     }
 
     fn spawn(&mut self, mut command: Command) {
-        assert!(self.child.is_none(), "it is still there");
+        assert!(self.child.is_none(), "the daemon still runs");
         let stderr = OpenOptions::new().create(true).append(true).open(self.path("stderr")).unwrap();
         self.child = Some(command.stdout(stderr.try_clone().unwrap()).stderr(stderr).spawn().unwrap());
     }
@@ -570,7 +570,7 @@ impl Daemon {
         Process(self.pid()).signal(signal);
     }
 
-    /// The process of its own that acts with the agent user's rights.
+    /// The daemon's own process that acts with the agent user's rights.
     pub fn deputy(&self) -> Process {
         let is_it = |process: &Process| process.argv().get(1).is_some_and(|word| word == "deputy");
         self.wait("the deputy", || Process::all().find(|it| is_it(it) && it.parent().0 == self.pid()))
@@ -591,8 +591,8 @@ impl Daemon {
     }
 }
 
-/// Shows what happened if the test failed, else makes sure that its canary is where it belongs. Kills the daemon; what that leaves
-/// is ended with its [`Setup`].
+/// Shows what happened if the test failed, otherwise checks that the canary is only where it belongs. Kills the daemon. Its
+/// remaining processes end with the [`Setup`].
 impl Drop for Daemon {
     fn drop(&mut self) {
         let leaks = if thread::panicking() { Vec::new() } else { self.leaks(&self.canary) };
@@ -637,7 +637,7 @@ impl Drop for Attached {
     }
 }
 
-/// A process that goes when the test does.
+/// A process that ends with the test.
 pub struct Bystander(Child);
 
 impl Bystander {
@@ -701,13 +701,13 @@ impl Process {
         Self(self.number(1))
     }
 
-    /// Its parent, and so on up to the first process of all, as far as they live.
+    /// Its parent, and so on up to the first process, as far as they are alive.
     pub fn ancestors(self) -> impl Iterator<Item = Self> {
         let parent = |process: &Self| process.stat()?[1].parse().ok().filter(|&pid| pid > 0).map(Self);
         std::iter::successors(parent(&self), parent)
     }
 
-    /// The file name of what it executes.
+    /// The file name of its executable.
     pub fn executable(self) -> Option<String> {
         Some(fs::read_link(self.file("exe")).ok()?.file_name()?.to_str()?.to_owned())
     }
@@ -737,12 +737,12 @@ impl Process {
         self.status("VmRSS").parse().unwrap()
     }
 
-    /// The most that it ever had.
+    /// Its peak memory.
     pub fn peak_kib(self) -> u64 {
         self.status("VmHWM").parse().unwrap()
     }
 
-    /// The user that it acts as.
+    /// Its effective user.
     pub fn acts_as(self) -> Option<u32> {
         Some(fs::metadata(self.file("")).ok()?.uid())
     }
@@ -752,7 +752,7 @@ impl Process {
         self.status("TracerPid") != "0"
     }
 
-    /// The user that it really is.
+    /// Its real user.
     pub fn user(self) -> u32 {
         self.status("Uid").parse().unwrap()
     }
@@ -762,17 +762,17 @@ impl Process {
         u64::from_str_radix(&self.status("SigBlk"), 16).unwrap()
     }
 
-    /// Whether it has ended, and nobody has waited for it.
+    /// Whether it has ended and its parent has not waited for it.
     pub fn is_zombie(self) -> bool {
         self.stat().is_some_and(|stat| stat[0] == "Z")
     }
 
-    /// Whether it lives: a zombie does not.
+    /// Whether it is alive. A zombie is not.
     pub fn is_alive(self) -> bool {
         self.stat().is_some_and(|stat| stat[0] != "Z" && stat[0] != "X")
     }
 
-    /// Whether it can still do something: what exits cannot, even before it is a zombie.
+    /// Whether it can still act. An exiting process cannot, even before it is a zombie.
     pub fn can_act(self) -> bool {
         const PF_EXITING: u32 = 4;
         let flags = self.stat().and_then(|stat| stat[6].parse::<u32>().ok());
@@ -790,7 +790,7 @@ impl std::fmt::Display for Process {
     }
 }
 
-/// An answer of the API.
+/// A response of the API.
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,
@@ -817,7 +817,7 @@ pub fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: agentd\r\nConnection: close\r\n\r\n")
 }
 
-/// What a `dump FOLDER` step has written, once it is there.
+/// The result of a `dump FOLDER` step, once it is complete.
 pub struct Dump(PathBuf);
 
 impl Dump {
@@ -834,7 +834,7 @@ impl Dump {
         strings(&fs::read(self.0.join("argv")).unwrap())
     }
 
-    /// What stands after the step `rest`.
+    /// The words after the step `rest`.
     pub fn rest(&self) -> Vec<String> {
         self.argv().into_iter().skip_while(|word| word != "rest").skip(1).collect()
     }
@@ -862,7 +862,7 @@ fn strings(bytes: &[u8]) -> Vec<String> {
     parts
 }
 
-/// How long it was from one point to another; nothing if they are the other way round.
+/// The time from one point to another, or zero if they are in reverse order.
 pub fn between(from: SystemTime, to: SystemTime) -> Duration {
     to.duration_since(from).unwrap_or_default()
 }
@@ -889,7 +889,7 @@ fn become_user(name: &str) -> Vec<String> {
     ["setpriv", &uid, &gid, "--init-groups", "--"].map(str::to_owned).into()
 }
 
-/// Makes a file somebody's, as far as we may.
+/// Changes the owner of a file, as far as permitted.
 pub fn give(path: &Path, to: &User) {
     if is_root() {
         chown(path, Some(to.uid.as_raw()), Some(to.gid.as_raw())).unwrap();
@@ -904,7 +904,7 @@ fn account_of_agents(who: Who, user: Option<&str>) -> User {
     }
 }
 
-/// The daemon's binary, at a path that every user can reach: a copy of it if where it was built is private.
+/// The daemon's binary at a path that every user can reach: a copy of it if the build directory is private.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
@@ -942,7 +942,7 @@ pub fn owner(path: &Path) -> (u32, u32, u32) {
     (meta.mode() & 0o7777, meta.uid(), meta.gid())
 }
 
-/// What a program prints on stdout and after that on stderr, and how it ends. One that does not end is killed.
+/// The output of a program on stdout and then stderr, and how it ends. A program that does not end is killed.
 pub fn run(command: &mut Command) -> (Option<i32>, String) {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let process = Process(i32::try_from(child.id()).unwrap());
@@ -959,7 +959,7 @@ pub fn run(command: &mut Command) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&text).into_owned())
 }
 
-/// The same program in the same environment, with its arguments mapped; what is mapped to nothing is left out.
+/// The same program in the same environment, with its arguments mapped. Arguments mapped to `None` are left out.
 pub fn with_args(command: &Command, map: impl FnMut(&str) -> Option<String>) -> Command {
     let mut other = Command::new(command.get_program());
     other.args(command.get_args().map(|arg| arg.to_str().unwrap()).filter_map(map)).env_clear().stdin(Stdio::null());

@@ -1,4 +1,4 @@
-//! The daemon is killed, and another one takes its place: no agent notices, and nothing is forgotten.
+//! The daemon is killed, and another one takes its place. No agent notices, and nothing is forgotten.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -44,7 +44,7 @@ impl Daemon {
 }
 
 #[test]
-fn agents_do_not_notice_that_the_daemon_is_killed_and_the_next_one_has_them_within_a_second() {
+fn the_next_daemon_adopts_running_agents_within_a_second() {
     let names: Vec<String> = (0..10).map(|number| format!("a{number}")).collect();
     let jcard: String = names.iter().map(|name| agent(name, &format!("log @WORK/{name}; sleep inf"), "")).collect();
     let mut daemon = Setup::new().start(&jcard);
@@ -65,7 +65,7 @@ fn agents_do_not_notice_that_the_daemon_is_killed_and_the_next_one_has_them_with
 }
 
 #[test]
-fn an_agent_that_was_taken_over_is_stopped_restarted_and_told_of_as_any_other() {
+fn an_adopted_agent_is_managed_like_any_other() {
     let script = "log @WORK/log; on-signal INT 0; await-exit @WORK/exit";
     let mut daemon = Setup::new().start(&agent("a", script, "restart = 'on-failure'\nbackoff = ['0s']"));
     let before = daemon.wait_until_running("a");
@@ -81,11 +81,11 @@ fn an_agent_that_was_taken_over_is_stopped_restarted_and_told_of_as_any_other() 
     daemon.wait_until_removed("a");
     daemon.wait_for_line("log", "INT");
     assert!(!daemon.has_session("a"));
-    daemon.wait("the record to go", || (!daemon.record("a").exists()).then_some(()));
+    daemon.wait("the record to be removed", || (!daemon.record("a").exists()).then_some(()));
 }
 
 #[test]
-fn an_end_that_no_daemon_saw_is_accounted_for_with_its_status_and_time_and_policy_applies() {
+fn an_end_without_a_daemon_is_recorded_with_status_and_time() {
     let mut daemon = Setup::new().start(
         &[
             agent("fails", "log @WORK/fails; await-exit @WORK/exit", "restart = 'on-failure'\nbackoff = ['0s']"),
@@ -107,7 +107,7 @@ fn an_end_that_no_daemon_saw_is_accounted_for_with_its_status_and_time_and_polic
     daemon.start_again();
     let dies = daemon.wait_for_state("dies", State::Exited).exit.unwrap();
     assert_eq!(dies.how, ExitStatus::Signal("SIGSEGV".parse().unwrap()));
-    // It is seen to be gone a moment before its launcher sees it.
+    // It can be seen to be gone a moment before its launcher notices.
     let off = between(dies.at.0, gone).max(between(gone, dies.at.0));
     assert!(dies.at.0 < gone + Duration::from_millis(400) && off < Duration::from_secs(5), "{dies:?} {gone:?}");
     let ends = daemon.wait_for_state("ends", State::Exited);
@@ -118,7 +118,7 @@ fn an_end_that_no_daemon_saw_is_accounted_for_with_its_status_and_time_and_polic
 }
 
 #[test]
-fn a_run_that_no_daemon_saw_is_told_of_from_its_start_to_its_end() {
+fn a_run_without_a_daemon_is_reported_from_start_to_end() {
     if !root() {
         return;
     }
@@ -150,7 +150,7 @@ fn a_run_that_no_daemon_saw_is_told_of_from_its_start_to_its_end() {
 }
 
 #[test]
-fn when_even_the_launcher_is_gone_tmux_tells_how_it_ended() {
+fn tmux_reports_the_exit_if_the_launcher_is_gone() {
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", ""));
     let pid = daemon.wait_until_running("a");
     daemon.wait_for_record("a", "\"running\"");
@@ -165,7 +165,7 @@ fn when_even_the_launcher_is_gone_tmux_tells_how_it_ended() {
 }
 
 #[test]
-fn a_tmux_server_that_died_unseen_is_the_cause_of_the_end_and_policy_applies() {
+fn a_tmux_server_that_died_unseen_is_the_reported_cause() {
     let mut daemon =
         Setup::new().start(&agent("a", "log @WORK/log; sleep inf", "restart = 'always'\nbackoff = ['0s']"));
     let pid = daemon.wait_until_running("a");
@@ -180,7 +180,7 @@ fn a_tmux_server_that_died_unseen_is_the_cause_of_the_end_and_policy_applies() {
 }
 
 #[test]
-fn a_backoff_goes_on_where_it_was() {
+fn a_backoff_continues_under_the_next_daemon() {
     let mut daemon =
         Setup::new().start(&agent("a", "log @WORK/log; exit 1", "restart = 'on-failure'\nbackoff = ['3s']"));
     let before = daemon.wait_for_state("a", State::Backoff);
@@ -196,7 +196,7 @@ fn a_backoff_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_stop_goes_on_to_its_deadline_and_is_two_sigints() {
+fn a_stop_keeps_its_deadline_and_sends_two_sigints() {
     let script = "log @WORK/log; on-signal INT note; sleep inf";
     let mut daemon = Setup::new().start(&agent("a", script, "grace_period = '4s'"));
     let pid = daemon.wait_until_running("a");
@@ -215,14 +215,14 @@ fn a_stop_goes_on_to_its_deadline_and_is_two_sigints() {
     assert_eq!(daemon.lines("log").iter().filter(|line| *line == "INT").count(), 2);
 }
 
-/// A daemon that was killed when the agent `a` had ended once, and tmux had not heard of its second attempt.
+/// A daemon that was killed after the agent `a` had ended once, before tmux heard of the second attempt.
 fn cut_off_before_the_second_attempt() -> Daemon {
     let policy = "restart = 'on-failure'\nbackoff = ['1s', '1h']";
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; exit 3", policy));
     daemon.wait_for_state("a", State::Backoff);
-    // A deputy that is stopped while it is asked for something is replaced at about the time of the next attempt.
-    daemon.wait("the last thing that it is asked for", || daemon.log().contains("its last screen").then_some(()));
-    // One deputy after the other, since each that is stopped is replaced.
+    // A deputy that is stopped during a request is replaced at about the time of the next attempt.
+    daemon.wait("the last request to the deputy", || daemon.log().contains("its last screen").then_some(()));
+    // One deputy after another, because each stopped one is replaced.
     let mut deputy = daemon.deputy();
     deputy.signal(Signal::SIGSTOP);
     daemon.wait("the next attempt", || {
@@ -237,7 +237,7 @@ fn cut_off_before_the_second_attempt() -> Daemon {
 }
 
 #[test]
-fn an_attempt_that_was_cut_off_is_not_taken_to_have_ended_as_the_one_before_did() {
+fn an_interrupted_attempt_does_not_inherit_the_previous_end() {
     let mut daemon = cut_off_before_the_second_attempt();
     daemon.start_again();
     daemon.wait_for_starts("log", 2);
@@ -246,7 +246,7 @@ fn an_attempt_that_was_cut_off_is_not_taken_to_have_ended_as_the_one_before_did(
 }
 
 #[test]
-fn an_attempt_that_was_cut_off_is_made_up_for_by_daemons_that_are_killed_after_a_second() {
+fn short_lived_daemons_still_complete_an_interrupted_attempt() {
     let mut daemon = cut_off_before_the_second_attempt();
     let started = (0..10).any(|_| {
         daemon.start_again();
@@ -261,7 +261,7 @@ fn an_attempt_that_was_cut_off_is_made_up_for_by_daemons_that_are_killed_after_a
 }
 
 #[test]
-fn a_timeout_passes_when_it_would_have() {
+fn a_timeout_keeps_its_deadline_across_daemons() {
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", "timeout = '3s'\nrestart = 'always'"));
     daemon.wait_until_running("a");
     daemon.wait_for_record("a", "\"running\"");
@@ -274,12 +274,12 @@ fn a_timeout_passes_when_it_would_have() {
 }
 
 #[test]
-fn what_was_told_is_not_taken_back() {
+fn the_next_daemon_contradicts_nothing_reported_before() {
     let policy = "restart = 'always'\nbackoff = ['20ms']";
     let mut daemon = Setup::new().start(&agent("a", "exit 1", policy));
     for _ in 0..15 {
         let before = daemon.get("/v1/agents").body;
-        // Without taking in what it says: the sooner the daemon is killed, the better.
+        // The test does not parse the response: the sooner it kills the daemon, the better.
         while daemon.get("/v1/agents").body == before {}
         let body = daemon.get("/v1/agents").body;
         daemon.kill();
@@ -291,7 +291,7 @@ fn what_was_told_is_not_taken_back() {
 }
 
 #[test]
-fn what_is_over_stays_over() {
+fn a_finished_agent_stays_finished() {
     let mut daemon = Setup::new().start(
         &[
             agent("done", "log @WORK/done; exit 0", ""),
@@ -312,7 +312,7 @@ fn what_is_over_stays_over() {
 }
 
 #[test]
-fn what_was_edited_meanwhile_is_acted_on_and_nothing_else_is() {
+fn the_next_daemon_applies_only_what_was_edited_meanwhile() {
     let old: Vec<String> = ["same", "policy", "launch", "gone", "secret"]
         .map(|name| {
             let secrets = if name == "secret" { "secrets = ['KEY']" } else { "secrets = []" };
@@ -349,7 +349,7 @@ fn what_was_edited_meanwhile_is_acted_on_and_nothing_else_is() {
 }
 
 #[test]
-fn a_daemon_that_is_killed_in_the_middle_of_anything_leaves_no_agent_twice_and_none_forgotten() {
+fn a_daemon_killed_at_any_point_doubles_and_forgets_no_agent() {
     let script = "log @WORK/log; child @WORK/child; sleep inf";
     let old = |word: &str| agent("a", &format!("{script}; say {word}"), "grace_period = '100ms'");
     let mut daemon = Setup::new().args(["--settle", "0ms"]).start(&old("0"));
@@ -364,7 +364,7 @@ fn a_daemon_that_is_killed_in_the_middle_of_anything_leaves_no_agent_twice_and_n
         Process(pid).argv().contains(&argument).then_some(pid)
     });
     let harness = |process: &Process| process.argv().iter().any(|word| word.contains("fake-harness"));
-    daemon.wait("all others to be gone", || {
+    daemon.wait("all others to end", || {
         daemon.processes().into_iter().filter(harness).all(|process| process.0 == pid).then_some(())
     });
     for line in daemon.lines("log").iter().filter_map(|line| line.strip_prefix("start ")) {
@@ -374,7 +374,7 @@ fn a_daemon_that_is_killed_in_the_middle_of_anything_leaves_no_agent_twice_and_n
 }
 
 #[test]
-fn a_record_that_cannot_be_used_is_reported_and_no_agent_is_touched() {
+fn an_unusable_record_is_reported_and_no_agent_is_touched() {
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", ""));
     let pid = daemon.wait_until_running("a");
     for text in ["", "{\"version\":1,\"boot", "no record", "{\"version\":99,\"boot\":\"x\",\"agent\":{}}"] {
@@ -396,7 +396,7 @@ fn a_record_that_cannot_be_used_is_reported_and_no_agent_is_touched() {
 }
 
 #[test]
-fn a_record_that_cannot_be_written_is_reported_until_it_can_and_agents_live_on() {
+fn an_unwritable_record_is_reported_and_agents_live_on() {
     let daemon =
         Setup::new().start(&agent("a", "log @WORK/log; await-exit @WORK/exit", "restart = 'always'\nbackoff = ['0s']"));
     daemon.wait_until_running("a");
@@ -409,12 +409,12 @@ fn a_record_that_cannot_be_written_is_reported_until_it_can_and_agents_live_on()
     let error = daemon.wait("an error", || daemon.health().state_error);
     assert!(error.contains("state/agents/a.json"), "{error}");
     fs::remove_file(&folder).unwrap();
-    daemon.wait("the error to go", || daemon.health().state_error.is_none().then_some(()));
+    daemon.wait("the error to disappear", || daemon.health().state_error.is_none().then_some(()));
     daemon.wait_for_record("a", "\"running\"");
 }
 
 #[test]
-fn a_session_of_an_agent_that_nobody_remembers_or_declares_is_stopped_and_an_operators_is_not() {
+fn a_forgotten_agents_session_is_stopped_but_not_an_operators() {
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; on-signal INT 0; sleep inf", ""));
     let pid = daemon.wait_until_running("a");
     daemon.wait_for_starts("log", 1);
@@ -425,12 +425,12 @@ fn a_session_of_an_agent_that_nobody_remembers_or_declares_is_stopped_and_an_ope
     daemon.start_again();
     daemon.wait_until_gone(pid);
     daemon.wait_for_line("log", "INT");
-    daemon.wait("the session to go", || (!daemon.has_session("a")).then_some(()));
+    daemon.wait("the session to end", || (!daemon.has_session("a")).then_some(()));
     assert!(daemon.has_session("mine"));
 }
 
 #[test]
-fn sigterm_leaves_agents_to_the_next_daemon_if_told_to() {
+fn sigterm_leaves_agents_to_the_next_daemon_if_configured() {
     let mut daemon = Setup::new().args(["--on-terminate", "detach"]).start(&agent(
         "a",
         "log @WORK/log; on-signal INT 0; sleep inf",
@@ -451,7 +451,7 @@ fn sigterm_leaves_agents_to_the_next_daemon_if_told_to() {
 }
 
 #[test]
-fn secrets_that_cannot_be_read_after_a_restart_touch_no_agent() {
+fn unreadable_secrets_after_a_restart_affect_no_agent() {
     let setup = Setup::new();
     setup.secret("KEY", "one");
     let mut daemon = setup.start(&agent("a", "log @WORK/log; sleep inf", ""));
@@ -468,7 +468,7 @@ fn secrets_that_cannot_be_read_after_a_restart_touch_no_agent() {
     assert_eq!(daemon.wait_until_running("a"), pid);
     fs::remove_file(&secrets).unwrap();
     fs::rename(&aside, &secrets).unwrap();
-    daemon.wait("the error to go", || daemon.health().secrets_error.is_none().then_some(()));
+    daemon.wait("the error to disappear", || daemon.health().secrets_error.is_none().then_some(()));
     assert_eq!(daemon.wait_until_running("a"), pid);
     assert_eq!(daemon.starts("log"), 1);
     daemon.secret("KEY", "two");
@@ -476,7 +476,7 @@ fn secrets_that_cannot_be_read_after_a_restart_touch_no_agent() {
 }
 
 #[test]
-fn an_agent_that_runs_without_a_record_is_known_to_while_its_entry_lacks_something_and_is_stopped_when_that_goes() {
+fn an_unrecorded_agent_is_known_until_its_entry_is_removed() {
     let lacking = |more: &str| agent("a", "log @WORK/log; on-signal INT 0; sleep inf", more);
     for more in ["secrets = ['NOT_THERE']", "workdir = 7"] {
         let mut daemon = Setup::new().start(&lacking(""));
@@ -496,7 +496,7 @@ fn an_agent_that_runs_without_a_record_is_known_to_while_its_entry_lacks_somethi
 }
 
 #[test]
-fn an_agent_that_completed_unseen_before_its_timeout_has_completed() {
+fn an_agent_that_completed_unseen_before_its_timeout_is_done() {
     let script = "log @WORK/log; wait-for @WORK/done; exit 0";
     let mut daemon = Setup::new().start(&agent("a", script, "timeout = '2s'"));
     let pid = daemon.wait_until_running("a");
@@ -506,14 +506,14 @@ fn an_agent_that_completed_unseen_before_its_timeout_has_completed() {
     daemon.kill();
     daemon.put(&daemon.work("done"), "");
     daemon.wait_until_gone(pid);
-    daemon.wait("the timeout to pass", || (SystemTime::now() > over.0).then_some(()));
+    daemon.wait("the timeout to expire", || (SystemTime::now() > over.0).then_some(()));
     daemon.start_again();
     let status = daemon.wait_for_state("a", State::Exited);
     assert_eq!((status.outcome, code(status.exit.as_ref())), (Some(Outcome::Completed), Some(0)));
 }
 
 #[test]
-fn a_copy_of_a_record_is_reported_and_kills_nobody() {
+fn a_copied_record_is_reported_and_kills_no_one() {
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", ""));
     let pid = daemon.wait_until_running("a");
     daemon.wait_for_starts("log", 1);
@@ -522,7 +522,7 @@ fn a_copy_of_a_record_is_reported_and_kills_nobody() {
     fs::copy(daemon.record("a"), daemon.record("a-old")).unwrap();
     daemon.start_again();
     assert!(daemon.health().state_error.unwrap().contains("a-old.json"));
-    // Whatever it would do to the one that it names would be done before this.
+    // If the copy harmed the process that it names, it would do so before `b` runs.
     daemon.edit_jcard(&[fs::read_to_string(daemon.jcard()).unwrap(), agent("b", "sleep inf", "")].concat());
     daemon.wait_until_running("b");
     assert_eq!(daemon.wait_until_running("a"), pid);
@@ -531,7 +531,7 @@ fn a_copy_of_a_record_is_reported_and_kills_nobody() {
 }
 
 #[test]
-fn an_edit_after_a_restart_is_acted_on_although_some_secret_is_bad() {
+fn an_edit_after_a_restart_applies_despite_a_bad_secret() {
     let setup = Setup::new();
     setup.secret("BAD", b"x\0y");
     let mut daemon = setup.start(&agent("a", "log @WORK/log; sleep inf", ""));
@@ -546,7 +546,7 @@ fn an_edit_after_a_restart_is_acted_on_although_some_secret_is_bad() {
 }
 
 #[test]
-fn an_edit_is_acted_on_also_where_the_key_of_the_record_was_lost() {
+fn an_edit_applies_even_if_the_records_key_is_lost() {
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/log; sleep inf", ""));
     let pid = daemon.wait_until_running("a");
     daemon.wait_for_starts("log", 1);
@@ -565,7 +565,7 @@ fn an_edit_is_acted_on_also_where_the_key_of_the_record_was_lost() {
 }
 
 #[test]
-fn a_state_directory_behind_a_link_is_as_good_as_any() {
+fn a_state_directory_behind_a_link_works() {
     let setup = Setup::new();
     fs::create_dir(setup.path("elsewhere")).unwrap();
     give(&setup.path("elsewhere"), &setup.daemon_account());
@@ -576,7 +576,10 @@ fn a_state_directory_behind_a_link_is_as_good_as_any() {
     daemon.wait_for_record("a", "\"running\"");
     assert_eq!(daemon.health().state_error, None);
     let (status, said) = run(&mut daemon.daemon_command());
-    assert!(status != Some(0) && said.contains(&format!("process {}", daemon.pid())), "it is locked: {said}");
+    assert!(
+        status != Some(0) && said.contains(&format!("process {}", daemon.pid())),
+        "the state directory is locked: {said}"
+    );
     daemon.kill_and_start_again();
     assert_eq!(daemon.wait_until_running("a"), pid);
 }
@@ -599,7 +602,7 @@ fn a_record_with_absurd_times_is_not_fatal() {
     assert!(daemon.stop().success());
 }
 
-/// Sets every time on the boot clock to ages hence, and answers how many there are.
+/// Sets every time on the boot clock far into the future, and returns how many there are.
 fn make_absurd(record: &mut serde_json::Value) -> usize {
     match record {
         serde_json::Value::Object(fields) => fields
@@ -610,7 +613,7 @@ fn make_absurd(record: &mut serde_json::Value) -> usize {
                     1
                 }
                 "wall" => {
-                    // In the year 11476, which has no form in RFC 3339.
+                    // In the year 11476, which RFC 3339 cannot express.
                     value["secs_since_epoch"] = 300_000_000_000_u64.into();
                     1
                 }
@@ -623,19 +626,19 @@ fn make_absurd(record: &mut serde_json::Value) -> usize {
 }
 
 #[test]
-fn a_screen_with_a_secret_that_is_no_longer_known_is_not_logged() {
+fn a_screen_with_a_forgotten_secret_is_not_logged() {
     let setup = Setup::new();
     setup.secret("KEY", "the-former-secret-value");
     let shows = agent("a", "", "").replace("\"@HARNESS\"", "['bash', '-c', 'echo $KEY; exec sleep 1000']");
     let shows = shows.replace("args = [\"\"]", "args = []");
     let mut daemon = setup.start(&shows);
     daemon.wait_until_running("a");
-    daemon.wait("the secret to be shown", || daemon.screen("a").contains("the-former").then_some(()));
+    daemon.wait("the secret to appear", || daemon.screen("a").contains("the-former").then_some(()));
     daemon.kill();
     fs::remove_dir_all(daemon.path("state/agents")).unwrap();
     daemon.secret("KEY", "the-present-secret-value");
     daemon.start_again();
-    daemon.wait("the new secret to be shown", || daemon.screen("a").contains("the-present").then_some(()));
+    daemon.wait("the new secret to appear", || daemon.screen("a").contains("the-present").then_some(()));
     assert!(daemon.stop().success());
     assert!(!daemon.log().contains("the-former") && !daemon.log().contains("the-present"));
 }

@@ -17,7 +17,7 @@ fn server(daemon: &Setup) -> Process {
     Process(daemon.tmux(&["display-message", "-p", "#{pid}"]).unwrap().trim().parse().unwrap())
 }
 
-/// A program named tmux, a script that starts with these lines; the last one becomes the real one.
+/// A script named tmux that starts with these lines, and ends by executing the real tmux.
 pub fn put_tmux(setup: &Setup, lines: &str) {
     let real = run(std::process::Command::new("bash").args(["-c", "command -v tmux"])).1;
     fs::create_dir_all(setup.path("fake")).unwrap();
@@ -27,7 +27,7 @@ pub fn put_tmux(setup: &Setup, lines: &str) {
     fs::rename(new, setup.path("fake/tmux")).unwrap();
 }
 
-/// A daemon that finds tmux where [`put_tmux`] puts it, and nowhere else.
+/// A daemon that finds tmux only where [`put_tmux`] puts it.
 pub fn with_own_tmux(setup: Setup) -> Setup {
     fs::create_dir_all(setup.path("fake")).unwrap();
     let fake = setup.path("fake").display().to_string();
@@ -38,8 +38,8 @@ fn is_as_before(before: &AgentStatus, after: &AgentStatus) -> bool {
     after.running && (before.pid, before.restarts, before.attempt) == (after.pid, after.restarts, after.attempt)
 }
 
-/// The longest that the API took to answer while `during` was done, less what the machine itself was late at the time: other tests
-/// have its processors too.
+/// The longest response time of the API during `during`, less the delay of the machine itself, because other tests share its
+/// processors.
 fn slowest_answer<T>(daemon: &Daemon, during: impl FnOnce() -> T) -> (Duration, T) {
     const PAUSE: Duration = Duration::from_millis(5);
     let over = AtomicBool::new(false);
@@ -60,7 +60,7 @@ fn slowest_answer<T>(daemon: &Daemon, during: impl FnOnce() -> T) -> (Duration, 
                     assert_eq!(daemon.get(path).status, 200);
                 }
                 let taken = start.elapsed();
-                // One round of whoever is late may not be over yet.
+                // One round of a slow thread may still be running.
                 thread::sleep(PAUSE);
                 let machine = late.lock().unwrap().saturating_sub(before);
                 slowest = slowest.max(taken.saturating_sub(machine));
@@ -73,7 +73,8 @@ fn slowest_answer<T>(daemon: &Daemon, during: impl FnOnce() -> T) -> (Duration, 
     })
 }
 
-/// Stops the server for so long. Meanwhile an agent goes on, another ends and is to be restarted, and a third is declared.
+/// Stops the server for so long. Meanwhile one agent keeps running, another ends and is due for a restart, and a third is
+/// declared.
 fn stop_the_server(time: Duration) {
     let steady = agent("steady", "log @WORK/steady; sleep inf", "");
     let again = "log @WORK/ends; await-exit @WORK/end; exit 0";
@@ -125,19 +126,19 @@ fn stop_the_server(time: Duration) {
 }
 
 #[test]
-fn a_server_that_is_stopped_for_a_moment_costs_nobody_anything() {
+fn a_briefly_stopped_server_causes_no_harm() {
     stop_the_server(Duration::from_secs(3));
 }
 
 #[test]
-fn a_server_that_is_stopped_for_longer_than_anybody_waits_for_it_is_named_and_work_goes_on_after() {
-    // Longer than a tmux client may take. How long can be said, for a try at the full length of the promise.
+fn a_server_stopped_for_long_is_named_until_it_resumes() {
+    // Longer than a tmux client may take. The length can be set, to try the full length of the promise.
     let seconds = std::env::var("STOP_TMUX_FOR_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
     stop_the_server(Duration::from_secs(seconds.unwrap_or(14)));
 }
 
-/// Stops the server right when a client that is to do `command` begins, for longer than the client is given; the server does it
-/// when it is continued, for nobody.
+/// Stops the server when a client that is to run `command` starts, for longer than that client may take. Once continued, the
+/// server runs the command although its client is gone.
 fn stop_the_server_before(command: &str, declare: impl Fn(&Daemon)) -> Daemon {
     let setup = with_own_tmux(Setup::new());
     let trap = setup.work("trap").display().to_string();
@@ -154,7 +155,7 @@ fn stop_the_server_before(command: &str, declare: impl Fn(&Daemon)) -> Daemon {
     daemon.put(&daemon.work("trap"), server.0.to_string());
     declare(&daemon);
     daemon.wait_for_file("trap.sprung");
-    daemon.wait("the client to be given up", || daemon.log().contains("does not answer").then_some(()));
+    daemon.wait("the daemon to abandon the client", || daemon.log().contains("does not answer").then_some(()));
     server.signal(Signal::SIGCONT);
     daemon
 }
@@ -167,7 +168,7 @@ fn check_that_it_runs_once(daemon: &Daemon, name: &str, log: &str, starts: usize
 }
 
 #[test]
-fn a_session_that_is_made_when_nobody_waits_for_it_any_more_is_used_for_the_next_try() {
+fn a_session_created_too_late_serves_the_next_try() {
     let daemon = stop_the_server_before("new-session", |daemon| {
         daemon.edit_jcard(&(two_agents() + &agent("late", "log @WORK/late; sleep inf", "")));
     });
@@ -175,13 +176,13 @@ fn a_session_that_is_made_when_nobody_waits_for_it_any_more_is_used_for_the_next
 }
 
 #[test]
-fn a_pane_that_is_given_to_a_launcher_when_nobody_waits_for_it_any_more_is_used_for_the_next_try() {
+fn a_pane_given_to_a_launcher_too_late_serves_the_next_try() {
     let daemon = stop_the_server_before("respawn-pane", |daemon| daemon.put(&daemon.work("end"), "3"));
     check_that_it_runs_once(&daemon, "again", "again", 2);
 }
 
 #[test]
-fn agents_of_a_server_that_is_killed_are_lost_with_that_cause_and_policy_applies_in_a_new_one() {
+fn agents_of_a_killed_server_restart_by_policy_in_a_new_one() {
     let once = agent("once", "log @WORK/once; sleep inf", "");
     let again = agent("again", "log @WORK/again; sleep inf", "restart = \"on-failure\"\nbackoff = [\"50ms\"]");
     let daemon = Setup::new().start(&(once + &again));
@@ -206,7 +207,7 @@ fn agents_of_a_server_that_is_killed_are_lost_with_that_cause_and_policy_applies
     daemon.wait_for_starts("again", 2);
 }
 
-/// What agents need of tmux, whoever's settings the server was started with.
+/// The options that agents need in tmux, whatever settings the server was started with.
 const NEEDED: [(&str, &str); 6] = [
     ("window-size", "smallest"),
     ("destroy-unattached", "off"),
@@ -217,7 +218,7 @@ const NEEDED: [(&str, &str); 6] = [
 ];
 
 #[test]
-fn server_that_is_taken_over_gets_the_options_and_sizes_of_agents() {
+fn an_adopted_server_receives_the_options_and_sizes_of_agents() {
     let mut daemon = Setup::new().start(&agent("a", "log @WORK/a; sleep inf", ""));
     daemon.wait_until_running("a");
     let option = |daemon: &Daemon, name: &str| daemon.tmux(&["show-options", "-gqv", name]).unwrap().trim().to_owned();
@@ -227,7 +228,7 @@ fn server_that_is_taken_over_gets_the_options_and_sizes_of_agents() {
     }
     daemon.signal(Signal::SIGKILL);
     daemon.ended();
-    // As one is left that an agentd before this one has started, or that has somebody's settings.
+    // As an earlier agentd, or another user's settings, would leave it.
     for words in [
         &["set-option", "-g", "window-size", "latest"][..],
         &["set-option", "-s", "escape-time", "500"],
@@ -249,7 +250,7 @@ fn server_that_is_taken_over_gets_the_options_and_sizes_of_agents() {
     daemon.wait_for_starts("a", 1);
 }
 
-/// Two agents; the second ends with a failure whenever there is a file `end`, and is restarted.
+/// Two agents. The second fails whenever a file `end` exists, and is restarted.
 fn two_agents() -> String {
     let again = "log @WORK/again; await-exit @WORK/end";
     agent("steady", "log @WORK/steady; sleep inf", "")
@@ -257,7 +258,7 @@ fn two_agents() -> String {
 }
 
 #[test]
-fn a_removed_socket_is_made_anew_for_a_launch_by_the_server_that_had_it() {
+fn a_server_recreates_its_removed_socket_for_a_launch() {
     let daemon = Setup::new().start(&two_agents());
     daemon.wait_until_running("steady");
     daemon.wait_until_running("again");
@@ -265,17 +266,17 @@ fn a_removed_socket_is_made_anew_for_a_launch_by_the_server_that_had_it() {
     fs::remove_file(daemon.tmux_socket()).unwrap();
     daemon.put(&daemon.work("end"), "3");
     daemon.wait_until("again", "running again", |agent| agent.running && agent.restarts == 1);
-    assert_eq!(server(&daemon), first, "there is no second server");
+    assert_eq!(server(&daemon), first, "no second server runs");
     assert!(is_as_before(&before, &daemon.agent("steady").unwrap()));
     if is_root() {
         let mode = fs::metadata(daemon.tmux_socket()).unwrap().permissions().mode();
-        assert_eq!(mode & 0o060, 0o060, "the group may use it as before");
+        assert_eq!(mode & 0o060, 0o060, "the group can still use the socket");
     }
     assert!(daemon.log().contains("had lost its socket"));
 }
 
 #[test]
-fn a_removed_socket_is_made_anew_also_when_nothing_is_to_be_launched() {
+fn a_server_recreates_its_removed_socket_without_a_launch() {
     let daemon = Setup::new().start(&two_agents());
     daemon.wait_until_running("steady");
     let first = server(&daemon);
@@ -285,7 +286,7 @@ fn a_removed_socket_is_made_anew_also_when_nothing_is_to_be_launched() {
 }
 
 #[test]
-fn a_folder_that_loses_both_sockets_gets_them_back_and_agents_are_launched_again() {
+fn both_removed_sockets_return_and_agents_launch_again() {
     let daemon = Setup::new().start(&two_agents());
     daemon.wait_until_running("steady");
     daemon.wait_until_running("again");
@@ -301,7 +302,7 @@ fn a_folder_that_loses_both_sockets_gets_them_back_and_agents_are_launched_again
 }
 
 #[test]
-fn a_server_that_is_stopped_and_has_no_socket_is_waited_for_and_not_replaced() {
+fn a_stopped_server_without_a_socket_is_not_replaced() {
     let daemon = Setup::new().start(&two_agents());
     daemon.wait_until_running("steady");
     daemon.wait_until_running("again");
@@ -312,7 +313,7 @@ fn a_server_that_is_stopped_and_has_no_socket_is_waited_for_and_not_replaced() {
     let held_up = daemon.wait_until("again", "held up, and says why", |agent| agent.error.is_some());
     let error = held_up.error.unwrap();
     assert!(error.contains(&format!("process {}", first.0)) && error.contains("does not answer"), "{error}");
-    assert!(!daemon.tmux_socket().exists(), "nobody else has taken its place");
+    assert!(!daemon.tmux_socket().exists(), "no other server has taken its place");
     first.signal(Signal::SIGCONT);
     daemon.wait_until("again", "running again", |agent| agent.running && agent.restarts == 1);
     assert_eq!(server(&daemon), first);
@@ -320,7 +321,7 @@ fn a_server_that_is_stopped_and_has_no_socket_is_waited_for_and_not_replaced() {
 }
 
 #[test]
-fn a_missing_tmux_is_named_and_one_that_appears_is_used() {
+fn a_missing_tmux_is_named_and_used_once_it_appears() {
     let daemon = with_own_tmux(Setup::new()).start(&agent("a", "log @WORK/log; sleep inf", ""));
     let agent = daemon.wait_until("a", "held up, and says why", |agent| agent.error.is_some());
     let error = agent.error.unwrap();
@@ -334,7 +335,7 @@ fn a_missing_tmux_is_named_and_one_that_appears_is_used() {
 }
 
 #[test]
-fn a_tmux_that_is_too_old_is_named_with_the_version_that_is_needed_and_a_newer_one_is_used() {
+fn an_old_tmux_is_named_with_the_required_version() {
     let setup = with_own_tmux(Setup::new());
     put_tmux(
         &setup,
@@ -349,7 +350,7 @@ fn a_tmux_that_is_too_old_is_named_with_the_version_that_is_needed_and_a_newer_o
     daemon.wait_until("a", "running", |agent| agent.running && agent.error.is_none());
 }
 
-/// What a client says that the server does not understand, for each way in which versions have said so.
+/// The errors of a client whose server does not understand it, one for each wording that versions have used.
 const STRANGERS: [&str; 3] = [
     "server exited unexpectedly",
     "protocol version mismatch (client 9, server 8)",
@@ -357,7 +358,7 @@ const STRANGERS: [&str; 3] = [
 ];
 
 #[test]
-fn a_server_that_does_not_understand_the_installed_tmux_is_spoken_to_by_its_own() {
+fn the_daemon_uses_the_servers_own_tmux_if_versions_differ() {
     for message in STRANGERS {
         let setup = with_own_tmux(Setup::new());
         put_tmux(&setup, "");
@@ -373,7 +374,7 @@ fn a_server_that_does_not_understand_the_installed_tmux_is_spoken_to_by_its_own(
         assert_eq!(server(&daemon), first);
         let log = daemon.log();
         assert!(log.contains("does not understand the installed tmux") && log.contains("kill-server"), "{log}");
-        // Once that has ended, as the log says, the next one is the installed one's.
+        // Once that server has ended, as the log says, the next one is of the installed version.
         put_tmux(&daemon, "");
         first.signal(Signal::SIGKILL);
         daemon.wait_until("again", "running in a new server", |agent| agent.running && agent.restarts == 2);
@@ -382,10 +383,10 @@ fn a_server_that_does_not_understand_the_installed_tmux_is_spoken_to_by_its_own(
 }
 
 #[test]
-fn a_server_that_understands_no_tmux_that_is_left_keeps_its_agents_and_the_error_says_what_to_do() {
+fn a_server_without_a_usable_tmux_keeps_its_agents() {
     let setup = with_own_tmux(Setup::new());
     put_tmux(&setup, "");
-    // A copy that refuses to be started again.
+    // A copy that refuses to start again.
     let real = run(std::process::Command::new("bash").args(["-c", "command -v tmux"])).1;
     let copy = setup.path("fake/copy");
     fs::copy(real.trim(), &copy).unwrap();
@@ -406,7 +407,7 @@ fn a_server_that_understands_no_tmux_that_is_left_keeps_its_agents_and_the_error
 }
 
 #[test]
-fn a_tmux_server_that_somebody_else_starts_is_waited_for_and_set_up_each_time() {
+fn a_foreign_tmux_server_is_awaited_and_set_up_each_time() {
     let script = "log @WORK/log; sleep inf";
     let daemon = Setup::new().args(["--await-tmux"]).start(&agent("a", script, "restart = 'always'\nbackoff = ['0s']"));
     let start_server = || {

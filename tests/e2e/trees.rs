@@ -1,4 +1,4 @@
-//! A stop leaves nothing of an agent, whatever it did to get away, and nothing but what is the agent's goes.
+//! A stop leaves no process of an agent, whatever it did to escape, and touches nothing else.
 
 use std::process::Command;
 use std::time::Instant;
@@ -8,25 +8,25 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Bystander, Daemon, Process, Setup, Who, agent, as_user, is_root, root, run, skip};
 
-/// What has to find the processes of an agent.
+/// The means by which the daemon finds the processes of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
     /// Its control group, under root.
     Group,
-    /// Descent, session and mark: under root where control groups are read-only, as in many a container.
+    /// Descent, session and mark, under root with read-only control groups, as in many containers.
     Mark,
     /// The same, without root.
     MarkAsUser,
 }
 
-/// Before the daemon, in a mount namespace of its own.
+/// Runs before the daemon, in a mount namespace of its own.
 const READ_ONLY_GROUPS: &str = r#"exec unshare --mount --propagation private -- bash -c '
     while read -r _ point kind _; do
         [[ $kind != cgroup2 ]] || mount -o remount,bind,ro "$point"
     done </proc/mounts
     exec "$@"' bash "$@""#;
 
-/// A place for a daemon that has only that, or nothing where that cannot be had.
+/// A place for a daemon that has only these means, or nothing if this machine cannot provide it.
 fn setup(by: By) -> Option<Setup> {
     match by {
         By::Group | By::Mark if !root() => None,
@@ -44,7 +44,7 @@ fn start_in(setup: Setup, by: By, jcard: &str) -> Option<Daemon> {
     std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/shapes"), setup.path("bin/shapes")).unwrap();
     let daemon = setup.start(jcard);
     let line = |text: &str| daemon.log().lines().find(|line| line.contains(text)).map(str::to_owned);
-    let (has_groups, why) = daemon.wait("the daemon to say by what it finds processes", || {
+    let (has_groups, why) = daemon.wait("the daemon to say how it finds processes", || {
         line("each agent has a control group")
             .map(|line| (true, line))
             .or_else(|| Some((false, line("what agents start is found")?)))
@@ -57,7 +57,7 @@ fn start_in(setup: Setup, by: By, jcard: &str) -> Option<Daemon> {
     Some(daemon)
 }
 
-/// An agent of that shape and name. `then` is `stop` or `end`, see `shapes`.
+/// An agent of that shape and name. `then` is `stop` or `end`; see `shapes`.
 fn shape(name: &str, then: &str, more: &str) -> String {
     format!(
         "[[agents]]\nname = {name:?}\nharness = \"custom\"\ncommand = \"@DIR/bin/shapes\"\nworkdir = \"@WORK\"\n\
@@ -65,14 +65,14 @@ fn shape(name: &str, then: &str, more: &str) -> String {
     )
 }
 
-/// What is left of the agent with that name. What has begun to exit can do nothing any more.
+/// The remaining processes of the agent with that name. A process that has begun to exit can do nothing more.
 fn left_of(daemon: &Daemon, name: &str) -> Vec<Process> {
     let left = daemon.work(&format!("{name}-left"));
     let is_left = |process: &Process| process.argv().first().is_some_and(|it| it == left.to_str().unwrap());
     Process::all().filter(is_left).filter(|process| process.can_act()).collect()
 }
 
-/// Looks many times: what forks all the time is not seen by every look.
+/// Looks many times, because a single look may miss processes that fork all the time.
 fn assert_nothing_is_left(daemon: &Daemon, names: &[&str]) {
     for _ in 0..20 {
         for name in names {
@@ -115,26 +115,26 @@ fn a_stop_leaves_nothing(by: By, shapes: &[&str]) {
 }
 
 #[test]
-fn a_stop_leaves_nothing_of_any_shape_in_control_groups() {
+fn a_stop_leaves_no_process_in_control_groups() {
     a_stop_leaves_nothing(By::Group, &SHAPES);
 }
 
 #[test]
-fn a_stop_leaves_nothing_of_any_shape_where_control_groups_are_read_only() {
+fn a_stop_leaves_no_process_with_read_only_control_groups() {
     a_stop_leaves_nothing(By::Mark, &SHAPES);
 }
 
 #[test]
-fn a_stop_leaves_nothing_of_any_shape_without_root() {
+fn a_stop_leaves_no_process_without_root() {
     a_stop_leaves_nothing(By::MarkAsUser, &SHAPES);
 }
 
 #[test]
-fn a_stop_finds_in_a_control_group_what_is_found_by_nothing_else() {
+fn a_stop_finds_processes_only_a_control_group_reveals() {
     a_stop_leaves_nothing(By::Group, &["hides"]);
 }
 
-/// The same, by a daemon that has not started what it stops.
+/// The same, by a daemon that did not start the agents it stops.
 fn a_stop_by_the_next_daemon_leaves_nothing(by: By, shapes: &[&str]) {
     let jcard: String = shapes.iter().map(|name| shape(name, "stop", "")).collect();
     let Some(mut daemon) = start(by, &jcard) else { return };
@@ -156,17 +156,17 @@ fn a_stop_by_the_next_daemon_leaves_nothing(by: By, shapes: &[&str]) {
 }
 
 #[test]
-fn a_stop_by_the_next_daemon_leaves_nothing_in_control_groups() {
+fn a_stop_by_the_next_daemon_ends_all_in_control_groups() {
     a_stop_by_the_next_daemon_leaves_nothing(By::Group, &[&SHAPES[..], &["hides"]].concat());
 }
 
 #[test]
-fn a_stop_by_the_next_daemon_leaves_nothing_where_control_groups_are_read_only() {
+fn a_stop_by_the_next_daemon_ends_all_in_read_only_groups() {
     a_stop_by_the_next_daemon_leaves_nothing(By::Mark, &SHAPES);
 }
 
 #[test]
-fn a_stop_by_the_next_daemon_leaves_nothing_without_root() {
+fn a_stop_by_the_next_daemon_ends_all_without_root() {
     a_stop_by_the_next_daemon_leaves_nothing(By::MarkAsUser, &SHAPES);
 }
 
@@ -182,32 +182,32 @@ fn an_end_leaves_nothing(by: By, shapes: &[&str]) {
     }
 }
 
-/// All but those that are about being asked to stop, and one that the next attempt would not see.
+/// All shapes but those that concern only the request to stop, and one that the next attempt would not see.
 fn shapes_that_end() -> Vec<&'static str> {
     SHAPES.into_iter().filter(|name| !["outlived", "quick-chains"].contains(name)).collect()
 }
 
 #[test]
-fn nothing_is_left_of_any_shape_when_the_next_attempt_begins_in_control_groups() {
+fn the_next_attempt_finds_no_leftovers_in_control_groups() {
     an_end_leaves_nothing(By::Group, &shapes_that_end());
 }
 
 #[test]
-fn nothing_is_left_of_any_shape_when_the_next_attempt_begins_where_control_groups_are_read_only() {
+fn the_next_attempt_finds_no_leftovers_in_read_only_groups() {
     an_end_leaves_nothing(By::Mark, &shapes_that_end());
 }
 
 #[test]
-fn nothing_is_left_of_any_shape_when_the_next_attempt_begins_without_root() {
+fn the_next_attempt_finds_no_leftovers_without_root() {
     an_end_leaves_nothing(By::MarkAsUser, &shapes_that_end());
 }
 
 #[test]
-fn the_next_attempt_finds_nothing_that_only_a_control_group_can_find() {
+fn the_next_attempt_finds_no_leftovers_only_a_group_reveals() {
     an_end_leaves_nothing(By::Group, &["hides"]);
 }
 
-/// Daemon, tmux server and launcher are killed: there is no pane and no process by which to find what is left.
+/// Daemon, tmux server and launcher are killed: no pane and no process is left to find the leftovers by.
 fn the_next_daemon_ends_what_is_left(by: By) {
     let Some(mut daemon) = start(by, &shape("orphan", "end", "").replace("\"end\"", "\"stop\"")) else { return };
     daemon.wait_for_file("orphan-ready");
@@ -228,22 +228,22 @@ fn the_next_daemon_ends_what_is_left(by: By) {
 }
 
 #[test]
-fn the_next_daemon_ends_what_is_left_in_a_control_group() {
+fn the_next_daemon_ends_leftovers_in_a_control_group() {
     the_next_daemon_ends_what_is_left(By::Group);
 }
 
 #[test]
-fn the_next_daemon_ends_what_is_left_with_a_mark() {
+fn the_next_daemon_ends_leftovers_with_a_mark() {
     the_next_daemon_ends_what_is_left(By::Mark);
 }
 
 #[test]
-fn the_next_daemon_ends_what_is_left_without_root() {
+fn the_next_daemon_ends_leftovers_without_root() {
     the_next_daemon_ends_what_is_left(By::MarkAsUser);
 }
 
 #[test]
-fn what_a_login_leaves_running_is_the_agents_too() {
+fn processes_left_by_a_login_belong_to_the_agent() {
     for by in [By::Group, By::Mark] {
         let Some(setup) = setup(by) else { continue };
         let Some(daemon) = start_in(setup.user("busy"), by, &shape("kills-launcher", "stop", "")) else { continue };
@@ -259,7 +259,7 @@ fn what_a_login_leaves_running_is_the_agents_too() {
     }
 }
 
-/// Processes of the agents' user called as the agent's are, one of another user with the agent's mark, and another agent.
+/// Processes of the agent user named like the agent's, one of another user with the agent's mark, and another agent.
 fn bystanders_live_on(by: By) {
     let jcard = shape("kills-launcher", "stop", "")
         + &shape("orphan", "stop", "")
@@ -294,7 +294,7 @@ fn bystanders_live_on(by: By) {
         assert!(bystander.lives(), "the one {which}, {by:?}");
     }
     assert_eq!(daemon.agent("orphan-1").unwrap().pid, Some(other));
-    assert_eq!(left_of(&daemon, "setsid").len(), 1, "the other agent's own");
+    assert_eq!(left_of(&daemon, "setsid").len(), 1, "the process of the other agent");
 }
 
 fn mark_of(daemon: &Daemon, name: &str) -> String {
@@ -304,22 +304,22 @@ fn mark_of(daemon: &Daemon, name: &str) -> String {
 }
 
 #[test]
-fn bystanders_of_control_groups_live_on() {
+fn bystanders_of_control_groups_survive() {
     bystanders_live_on(By::Group);
 }
 
 #[test]
-fn bystanders_of_marks_live_on() {
+fn bystanders_of_marks_survive() {
     bystanders_live_on(By::Mark);
 }
 
 #[test]
-fn bystanders_of_agents_without_root_live_on() {
+fn bystanders_of_agents_without_root_survive() {
     bystanders_live_on(By::MarkAsUser);
 }
 
 #[test]
-fn a_kill_spares_the_launcher_which_tells_how_the_harness_ended() {
+fn a_kill_spares_the_launcher_to_report_the_harness_exit() {
     for by in [By::Group, By::Mark, By::MarkAsUser] {
         let Some(daemon) = start(by, &shape("ignores-signals", "stop", "timeout = \"1s\"")) else { continue };
         let agent = daemon.wait_for_state("ignores-signals", State::Exited);
@@ -328,7 +328,7 @@ fn a_kill_spares_the_launcher_which_tells_how_the_harness_ended() {
 }
 
 #[test]
-fn the_groups_of_a_daemon_go_with_it() {
+fn a_daemons_control_groups_are_removed_with_it() {
     let Some(mut daemon) = start(By::Group, &shape("orphan", "stop", "")) else { return };
     daemon.wait_for_file("orphan-ready");
     let harness = daemon.wait_until_running("orphan");
@@ -349,7 +349,7 @@ fn the_groups_of_a_daemon_go_with_it() {
 }
 
 #[test]
-fn an_agent_asked_for_alone_shows_what_it_takes_of_the_machine() {
+fn a_single_agents_status_shows_its_resource_usage() {
     let Some(daemon) = start(By::Group, &agent("busy", "sleep inf", "")) else { return };
     daemon.wait_until_running("busy");
     let one: AgentStatus = serde_json::from_str(&daemon.get("/v1/agents/busy").body).unwrap();
@@ -358,7 +358,7 @@ fn an_agent_asked_for_alone_shows_what_it_takes_of_the_machine() {
 }
 
 #[test]
-fn limits_that_cannot_be_applied_are_told_and_the_agent_runs() {
+fn limits_that_cannot_be_applied_are_reported_and_harmless() {
     let daemon = Setup::new().start(&(agent("a", "sleep inf", "memory = '1GiB'") + &agent("b", "sleep inf", "")));
     daemon.wait_until_running("a");
     daemon.wait_until_running("b");

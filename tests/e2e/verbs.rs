@@ -1,4 +1,4 @@
-//! What people ask of a running daemon: wait, explain, doctor.
+//! Commands for a running daemon: wait, explain, doctor.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Daemon, Setup, Who, account, admin_gid, agent, as_user, binary, is_root, path, root, run};
 
-/// The verb with the daemon's API.
+/// The command with the daemon's API.
 fn verb(setup: &Setup, words: &[&str]) -> Command {
     let socket = setup.api_socket();
     setup.agentd(&[words, &["--api-socket", socket.to_str().unwrap()]].concat())
@@ -19,7 +19,7 @@ fn wait(setup: &Setup, words: &[&str]) -> (Option<i32>, String) {
     run(&mut verb(setup, &[&["wait"], words].concat()))
 }
 
-/// One that goes on beside the test, and what it says to stderr.
+/// A command that runs beside the test, and what it writes to stderr.
 fn waiting(setup: &Setup, words: &[&str]) -> Child {
     let stderr = File::create(setup.path("said")).unwrap();
     verb(setup, &[&["wait"], words].concat()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap()
@@ -42,15 +42,19 @@ fn end(daemon: &Daemon, name: &str, status: u8) {
 }
 
 #[test]
-fn wait_ends_when_the_agent_has_and_with_its_status_on_demand() {
+fn wait_ends_with_the_agent_and_with_its_status_on_request() {
     let daemon = Setup::new().start(&(ender("a") + &agent("killed", "die KILL", "")));
     daemon.wait_until_running("a");
     let mut waiting = waiting(&daemon, &["A", "--exit-code"]);
     assert_eq!(wait(&daemon, &["a", "--for", "running"]), (Some(0), String::new()));
-    assert!(waiting.try_wait().unwrap().is_none(), "it still runs");
+    assert!(waiting.try_wait().unwrap().is_none(), "the command still runs");
     end(&daemon, "a", 7);
     assert_eq!(ended(&daemon, &mut waiting), Some(7), "{}", said(&daemon));
-    assert_eq!(wait(&daemon, &["a"]), (Some(0), String::new()), "of itself its status is no failure");
+    assert_eq!(
+        wait(&daemon, &["a"]),
+        (Some(0), String::new()),
+        "without --exit-code the status of the agent does not matter"
+    );
     let (code, said) = wait(&daemon, &["killed", "--exit-code", "--json"]);
     assert_eq!(code, Some(128 + 9), "{said}");
     let agent: AgentStatus = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
@@ -58,7 +62,7 @@ fn wait_ends_when_the_agent_has_and_with_its_status_on_demand() {
 }
 
 #[test]
-fn wait_tells_apart_what_will_not_come_what_did_not_come_in_time_and_what_it_cannot_know() {
+fn wait_distinguishes_never_from_timed_out_and_unknown() {
     let mut daemon = Setup::new()
         .start(&(agent("sleeper", "sleep inf", "") + &agent("failed", "exit 3", "") + "[[agents]]\nname = \"bad\"\n"));
     daemon.wait_until_running("sleeper");
@@ -78,14 +82,14 @@ fn wait_tells_apart_what_will_not_come_what_did_not_come_in_time_and_what_it_can
     }
     assert!(daemon.stop().success());
     let (code, said) = wait(&daemon, &["sleeper"]);
-    assert_eq!(code, Some(125), "without a daemon nothing is known: {said}");
+    assert_eq!(code, Some(125), "nothing is known without a daemon: {said}");
     let (code, said) = wait(&daemon, &["sleeper", "--timeout", "200ms"]);
     assert_eq!(code, Some(125), "none has come: {said}");
     assert!(said.contains("waiting for it") && said.contains("it is not running"), "{said}");
 }
 
 #[test]
-fn wait_finds_an_agent_that_was_declared_this_moment() {
+fn wait_finds_an_agent_that_was_declared_just_now() {
     let daemon = Setup::new().args(["--settle", "300ms"]).start("");
     daemon.edit_jcard(&agent("new", "exit 0", ""));
     let (code, said) = wait(&daemon, &["new", "--timeout", "20s"]);
@@ -96,8 +100,8 @@ fn wait_finds_an_agent_that_was_declared_this_moment() {
 fn wait_notices_that_its_agent_was_removed() {
     let daemon = Setup::new().start(&(agent("a", "sleep inf", "") + &agent("b", "sleep inf", "")));
     daemon.wait_until_running("a");
-    // Until then a daemon is given time to read what it has.
-    daemon.wait("the daemon to be of age", || (daemon.health().uptime_seconds >= 5).then_some(()));
+    // A younger daemon may still be reading its files.
+    daemon.wait("the daemon to have run for five seconds", || (daemon.health().uptime_seconds >= 5).then_some(()));
     let mut waiting = waiting(&daemon, &["a", "--exit-code"]);
     assert_eq!(wait(&daemon, &["a", "--for", "running"]).0, Some(0));
     daemon.edit_jcard(&agent("b", "sleep inf", ""));
@@ -106,16 +110,16 @@ fn wait_notices_that_its_agent_was_removed() {
 }
 
 #[test]
-fn wait_outlasts_daemons_and_is_there_before_the_first() {
+fn wait_outlasts_daemons_and_may_start_before_the_first() {
     let setup = Setup::new();
     setup.edit_jcard(&ender("a"));
     let mut waiting = waiting(&setup, &["a", "--exit-code", "--timeout", "1h"]);
-    setup.wait("it to find no daemon", || said(&setup).contains("it is not running").then_some(()));
+    setup.wait("the command to find no daemon", || said(&setup).contains("it is not running").then_some(()));
     let mut daemon = setup.start_as_it_is();
     daemon.wait_until_running("a");
     daemon.signal(Signal::SIGKILL);
     daemon.ended();
-    // That there is none can be seen by whoever asks now; twice, so that one that was under way has come back.
+    // A client that asks now can see that no daemon runs. It asks twice, so that a question under way has returned.
     for _ in 0..2 {
         assert_eq!(wait(&daemon, &["a", "--timeout", "1100ms"]).0, Some(125));
     }
@@ -142,13 +146,13 @@ fn wait_is_for_administrators() {
 fn explained(daemon: &Daemon, name: &str) -> String {
     let (code, said) = run(&mut verb(daemon, &["explain", name]));
     assert_eq!(code, Some(0), "{said}");
-    assert!(!said.contains('\u{1b}'), "no colours into a pipe");
-    // As running text: where lines break is another matter.
+    assert!(!said.contains('\u{1b}'), "no colors into a pipe");
+    // As running text, because line breaks do not matter here.
     said.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[test]
-fn explain_says_why_what_next_and_what_would_change_it_for_every_state() {
+fn explain_states_the_cause_and_next_step_for_every_state() {
     let waiting = agent("waiting", "exit 0", "secrets = [\"KEY\"]").replace("@WORK", "@DIR/later");
     let jcard = waiting
         + &agent("completed", "exit 0", "")
@@ -173,24 +177,24 @@ fn explain_says_why_what_next_and_what_would_change_it_for_every_state() {
                 "waiting has been in state waiting for".to_owned(),
                 format!("Create the directory {dir}/later,"),
                 "Drop the secret KEY into the secrets directory".to_owned(),
-                "It is started as soon as nothing is missing.".to_owned(),
+                "It starts as soon as nothing is missing.".to_owned(),
             ],
         ),
         ("completed", vec!["exited (completed)".to_owned(), "`restart = \"always\"`".to_owned()]),
         ("failed", vec!["exited (failed)".to_owned(), "ended by SIGKILL".to_owned()]),
-        ("absent", vec!["To mend no-such-harness: not found".to_owned(), "Mend what is said above first".to_owned()]),
+        ("absent", vec!["To fix no-such-harness: not found".to_owned(), "Fix the error above first".to_owned()]),
         (
             "again",
             vec![
                 "exited with status 4; restart 1 follows.".to_owned(),
-                "It is started again in ".to_owned(),
-                "Its `timeout` passes: it is stopped for good in ".to_owned(),
+                "It starts again in ".to_owned(),
+                "Its `timeout` passes: agentd stops it for good in ".to_owned(),
             ],
         ),
         ("gave-up", vec!["Raise the `max_restarts` of its entry above 2".to_owned()]),
         ("late", vec!["its timeout has passed".to_owned(), "A longer `timeout` alone does not".to_owned()]),
-        ("running", vec!["It runs until it ends by itself".to_owned(), "Remove its entry: it is stopped.".to_owned()]),
-        ("invalid", vec![format!("Mend {dir}/jcard.toml:"), "unknown agent.harness \"nope\"".to_owned()]),
+        ("running", vec!["It runs until it ends by itself".to_owned(), "Remove its entry: it stops.".to_owned()]),
+        ("invalid", vec![format!("Fix {dir}/jcard.toml:"), "unknown agent.harness \"nope\"".to_owned()]),
     ] {
         let text = explained(&daemon, name);
         for sentence in sentences {
@@ -213,11 +217,11 @@ fn explain_as_json_is_data_and_its_sentences_fit_80_columns() {
 }
 
 #[test]
-fn explain_says_what_it_cannot_know_and_what_the_daemon_complains_of() {
+fn explain_names_unknowns_and_the_daemons_errors() {
     let mut daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     daemon.edit_jcard("[[agents");
-    daemon.wait("the mistake to be known", || daemon.health().config_error);
+    daemon.wait("the mistake to be reported", || daemon.health().config_error);
     assert!(explained(&daemon, "a").contains("agentd configuration: "), "{}", explained(&daemon, "a"));
     let (code, said) = run(&mut verb(&daemon, &["explain", "nobody"]));
     assert_eq!(code, Some(4), "{said}");
@@ -228,7 +232,7 @@ fn explain_says_what_it_cannot_know_and_what_the_daemon_complains_of() {
     assert!(said.contains("it is not running"), "{said}");
 }
 
-/// What the doctor finds, by name: the verdict and all that is said; and the exit status.
+/// The doctor's findings by name, each with verdict and text, and the exit status.
 struct Findings {
     code: Option<i32>,
     checks: Vec<(String, String, String)>,
@@ -251,7 +255,7 @@ impl Findings {
         self.checks.iter().filter(|(_, found, _)| found == verdict).map(|(name, ..)| name.as_str()).collect()
     }
 
-    /// What is said of it, which has that verdict.
+    /// The text of the check, which must have that verdict.
     fn said(&self, name: &str, verdict: &str) -> &str {
         let is_it = |check: &&(String, String, String)| check.0 == name && check.1 == verdict;
         let found = self.checks.iter().find(is_it);
@@ -259,7 +263,7 @@ impl Findings {
     }
 }
 
-/// By whoever runs the daemon. Where things are it finds out by itself.
+/// As the user that runs the daemon. The command finds the paths by itself.
 fn doctor(setup: &Setup) -> Findings {
     Findings::of(&mut verb(setup, &["doctor"]))
 }
@@ -269,7 +273,7 @@ fn doctor_as(setup: &Setup, user: &str) -> Findings {
     Findings::of(&mut as_user(user, &[binary().to_str().unwrap(), "doctor", "--api-socket", socket.to_str().unwrap()]))
 }
 
-/// Where everything is, for whoever cannot ask the daemon.
+/// All paths, for a user who cannot ask the daemon.
 fn flags(setup: &Setup) -> Vec<String> {
     let places = [
         ("--config", setup.jcard()),
@@ -282,7 +286,7 @@ fn flags(setup: &Setup) -> Vec<String> {
 }
 
 #[test]
-fn doctor_finds_nothing_wrong_with_a_healthy_daemon_whose_places_it_knows_from_its_command_line() {
+fn doctor_finds_no_fault_in_a_daemon_known_by_its_command_line() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     daemon.secret("KEY", "secret");
     daemon.wait_until_running("a");
@@ -291,7 +295,7 @@ fn doctor_finds_nothing_wrong_with_a_healthy_daemon_whose_places_it_knows_from_i
     assert_eq!(found.code, Some(0));
     assert!(found.said("daemon", "ok").contains(&format!("process {}", daemon.pid())));
     assert!(found.said("lock", "ok").contains(&format!("process {}", daemon.pid())));
-    // What is in the environment of a daemon that leaves no core is for root to know.
+    // Only root can read the environment of a daemon that is not dumpable.
     assert!(!is_root() || found.said("tmux", "ok").contains("the daemon's PATH"));
     assert!(found.said("sessions", "ok").starts_with("1 session of"));
     assert!(found.said("secrets", "ok").contains("holds 2 secrets"), "with the canary");
@@ -310,11 +314,11 @@ fn doctor_finds_nothing_wrong_with_a_healthy_daemon_whose_places_it_knows_from_i
     let (code, said) = run(&mut verb(&daemon, &["doctor"]));
     assert_eq!(code, Some(0), "{said}");
     assert!(said.lines().count() >= found.checks.len() && said.contains("0 failures, 0 unknown"), "{said}");
-    assert!(!said.contains('\u{1b}'), "no colours into a pipe");
+    assert!(!said.contains('\u{1b}'), "no colors into a pipe");
 }
 
 #[test]
-fn doctor_names_groups_that_the_tmux_server_was_not_started_with() {
+fn doctor_names_groups_that_the_tmux_server_lacks() {
     if !root() {
         return;
     }
@@ -322,14 +326,14 @@ fn doctor_names_groups_that_the_tmux_server_was_not_started_with() {
     daemon.wait_until_running("a");
     assert!(doctor(&daemon).said("tmux-server", "ok").contains("has the groups of agent"));
     daemon.tmux(&["kill-server"]).unwrap();
-    // One with other groups, as if the user had been put into one since, and taken out of another.
+    // A server with other groups, as if the user had since joined one and left another.
     let (socket, group) = (daemon.tmux_socket(), admin_gid());
     let user = account("agent");
     let mut server = Command::new("setpriv");
     server.args([&format!("--reuid={}", user.uid), &format!("--regid={}", user.gid), &format!("--groups={group}")]);
     server.args(["tmux", "-S", socket.to_str().unwrap(), "-f", "/dev/null", "new-session", "-d", "sleep 1000"]);
     // Unless the daemon was first.
-    daemon.wait("a server of one's own", || {
+    daemon.wait("a server of the user's own", || {
         let _ = daemon.tmux(&["kill-server"]);
         run(&mut server).0.filter(|&code| code == 0).map(drop)
     });
@@ -341,7 +345,7 @@ fn doctor_names_groups_that_the_tmux_server_was_not_started_with() {
 }
 
 #[test]
-fn doctor_looks_at_everything_of_a_daemon_of_ones_own() {
+fn doctor_examines_everything_of_the_users_own_daemon() {
     let daemon = Setup::of(Who::User).start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     let found = doctor(&daemon);
@@ -352,7 +356,7 @@ fn doctor_looks_at_everything_of_a_daemon_of_ones_own() {
 }
 
 #[test]
-fn doctor_says_what_who_is_not_root_could_not_look_at_and_as_whom_to_ask() {
+fn doctor_says_what_only_root_could_examine() {
     if !root() {
         return;
     }
@@ -363,7 +367,7 @@ fn doctor_says_what_who_is_not_root_could_not_look_at_and_as_whom_to_ask() {
     assert_eq!(found.of_verdict("unknown"), ["secrets", "executable", "launcher", "tmux-server", "sessions"]);
     assert_eq!(found.code, Some(4));
     assert!(found.said("sessions", "unknown").contains("run agentd doctor as root or agent"));
-    assert!(found.said("tmux-socket", "ok").contains(daemon.tmux_socket().to_str().unwrap()), "told by the daemon");
+    assert!(found.said("tmux-socket", "ok").contains(daemon.tmux_socket().to_str().unwrap()), "the daemon named it");
 
     let flags = flags(&daemon);
     let socket = daemon.api_socket();
@@ -395,7 +399,7 @@ fn doctor_says_what_who_is_not_root_could_not_look_at_and_as_whom_to_ask() {
 }
 
 #[test]
-fn doctor_names_what_is_wrong_with_its_remedy_and_fails() {
+fn doctor_names_each_fault_with_its_remedy_and_fails() {
     if !root() {
         return;
     }
@@ -441,7 +445,7 @@ fn doctor_names_what_is_wrong_with_its_remedy_and_fails() {
 }
 
 #[test]
-fn doctor_tells_an_old_tmux_and_none_at_all() {
+fn doctor_distinguishes_an_old_tmux_from_a_missing_one() {
     let old = Setup::new();
     fs::create_dir(old.path("old")).unwrap();
     old.put(&old.path("old/tmux"), "#!/bin/sh\necho tmux 3.1c\n");
@@ -479,7 +483,7 @@ fn doctor_runs_no_tmux_as_root() {
 }
 
 #[test]
-fn an_agent_that_nobody_knows_is_an_error_of_every_verb() {
+fn an_unknown_agent_is_an_error_of_every_command() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     for (words, expected) in [
@@ -503,7 +507,7 @@ fn an_agent_that_nobody_knows_is_an_error_of_every_verb() {
     daemon.edit_jcard(&agent("b", "sleep inf", ""));
     daemon.wait_until_removed("a");
     let (code, said) = run(&mut verb(&daemon, &["events", "A"]));
-    assert!(code == Some(0) && said.contains(" a: removed"), "one that was removed has events: {said}");
+    assert!(code == Some(0) && said.contains(" a: removed"), "a removed agent has events: {said}");
 }
 
 #[test]
@@ -525,7 +529,7 @@ fn a_wrong_value_is_misuse_and_needs_no_daemon() {
 }
 
 #[test]
-fn what_the_daemon_refuses_is_said_without_its_paths() {
+fn a_refusal_of_the_daemon_is_printed_without_its_paths() {
     let daemon = Setup::new().start(&agent("late", "sleep inf", "secrets = [\"KEY\"]"));
     daemon.wait_for_state("late", State::Waiting);
     for (verb_, expected) in [
@@ -541,7 +545,7 @@ fn what_the_daemon_refuses_is_said_without_its_paths() {
 }
 
 #[test]
-fn explain_and_the_api_say_the_same_since() {
+fn explain_and_the_api_report_the_same_since() {
     let daemon = Setup::new().start(
         &(agent("running", "sleep inf", "")
             + &agent("over", "exit 3", "")
@@ -561,12 +565,12 @@ fn explain_and_the_api_say_the_same_since() {
         if agent.state == State::Exited || agent.state == State::Backoff {
             assert_eq!(agent.since, agent.exit.map(|exit| exit.at), "{}", agent.name);
         }
-        assert!(!agent.reason.unwrap().starts_with(&format!("{}:", agent.state)), "it is said once");
+        assert!(!agent.reason.unwrap().starts_with(&format!("{}:", agent.state)), "the state appears once");
     }
 }
 
 #[test]
-fn verbs_that_print_end_well_when_their_reader_has_had_enough() {
+fn printing_commands_exit_0_when_their_reader_closes_early() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     let jcard = daemon.jcard();
@@ -594,14 +598,14 @@ fn verbs_that_print_end_well_when_their_reader_has_had_enough() {
 }
 
 #[test]
-fn verbs_that_follow_end_when_their_reader_is_gone() {
+fn following_commands_end_when_their_reader_is_gone() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
     for words in [&["events", "-f", "a"][..], &["logs", "-f", "a"], &["watch", "--follow", "a"]] {
         let (reader, writer) = std::io::pipe().unwrap();
         let mut command = verb(&daemon, words);
         let mut following = command.stdout(writer).stderr(Stdio::null()).spawn().unwrap();
-        // It holds no end of its own.
+        // The command holds no end of its own.
         drop(command);
         assert!(following.try_wait().unwrap().is_none(), "{words:?}");
         drop(reader);
@@ -610,7 +614,7 @@ fn verbs_that_follow_end_when_their_reader_is_gone() {
 }
 
 #[test]
-fn status_says_since_when_an_agent_is_stopping() {
+fn status_shows_since_when_an_agent_has_been_stopping() {
     let daemon = Setup::new().start(&agent("a", "on-signal INT note; append @WORK/ready yes; sleep inf", ""));
     daemon.wait_for_file("ready");
     daemon.edit_jcard("[project]\nname = \"x\"\n");

@@ -1,4 +1,4 @@
-/* Preloaded, shows a program another wall clock than the machine's: off by the seconds that stand in the file $WALL_CLOCK_SHIFT. */
+/* Shifts the wall clock of a program that preloads this, by the number of seconds in the file $WALL_CLOCK_SHIFT. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::Attempt;
 use crate::agent::declaration::Declaration;
 use crate::agent::fingerprint::Fingerprint;
@@ -20,10 +22,10 @@ pub enum Event {
     Declare(Declaration),
     /// The declaration has changed in what does not touch a living process.
     Update(Declaration),
-    /// The entry is wrong, in these words.
+    /// The entry is wrong; the text says what is wrong with it.
     Reject(String),
-    /// The agent is wanted no more.
-    Remove,
+    /// The agent is no longer wanted.
+    Remove(Removal),
     /// The pane is there, in the session that the launch names.
     Opened {
         /// Of which attempt.
@@ -45,11 +47,11 @@ pub enum Event {
         /// Since when.
         at: Timestamp,
     },
-    /// Instead of launching it, one that ran already was found in its place: this was launched then.
+    /// Instead of launching the attempt, one that ran already was found in its place.
     Found {
         /// Of which attempt.
         attempt: Attempt,
-        /// Of what was launched, if its launcher says that.
+        /// Of what was launched then, if its launcher says that.
         fingerprint: Option<Fingerprint>,
     },
     /// The harness could not be started.
@@ -91,12 +93,12 @@ pub enum Event {
         /// For a person.
         error: Option<String>,
     },
-    /// Nothing of the attempt is left. Said of every attempt, once, last.
+    /// Nothing of the attempt is left. The last event of every attempt, sent once.
     Gone {
         /// Which.
         attempt: Attempt,
     },
-    /// Said instead of launching it, at once: the session is still another agent's. Nothing else is heard of the attempt.
+    /// Sent at once, instead of launching the attempt: another agent still holds the session. No other event follows.
     SessionBusy {
         /// Of which attempt.
         attempt: Attempt,
@@ -111,18 +113,48 @@ pub enum Event {
     Due,
 }
 
+/// Why an agent is no longer wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Removal {
+    /// Nobody declares it any more.
+    Undeclared,
+    /// The daemon is being stopped, and its agents with it.
+    Shutdown,
+}
+
+/// Why an attempt is launched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LaunchReason {
+    /// Nothing of the agent was launched before.
+    First,
+    /// What its entry launches has changed, or the entry was removed and is back.
+    Declaration,
+    /// The attempt before has ended, and the policy wants another.
+    Policy,
+    /// The launch before failed through no fault of the agent.
+    Retry,
+    /// The launch before came to nothing because a daemon was cut off in the middle of it.
+    Recovery,
+}
+
 /// Why a harness could not be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotStarted {
     /// The agent's own fault, as far as can be told: no such program, say. Counts as an attempt that failed.
     Failed(String),
-    /// tmux's, the system's, or nobody's: it is tried again whatever the policy says.
+    /// The fault of tmux, of the system, or of nobody: the launch is tried again whatever the policy says.
     Retry(String),
-    /// It came to nothing because a daemon was cut off in the middle of it: it is made up for at once, and does not count.
+    /// The launch came to nothing because a daemon was cut off in the middle of it: it is repeated at once, and does not count.
     CutOff,
 }
 
 /// What is to be done.
+///
+/// Of an attempt, [`launcher`](crate::launch) and control group share the work: `Interrupt` and `InterruptAgain` go to the launcher,
+/// over its socket, and it signals the process group in the foreground of its terminal; `Kill` goes past the launcher to the
+/// [control group](crate::contain), or to each process found where there is none, so that no agent can put it off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Launch this; answered by `Opened`, `Started` or `NotStarted`, and `Gone` in the end, or by `SessionBusy` alone.
@@ -133,6 +165,8 @@ pub enum Effect {
         launch: Arc<Launch>,
         /// What it may take; answered by `Limited`.
         limits: Limits,
+        /// Why.
+        reason: LaunchReason,
     },
     /// Find the attempt that an earlier daemon has launched, and follow it; answered as `Launch` is, or by `Ended`, and by `Gone`.
     Resume {
@@ -141,12 +175,12 @@ pub enum Effect {
         /// Its launcher, if that had reported.
         launcher: Option<Identity>,
     },
-    /// Send SIGINT, once.
+    /// Have the launcher send SIGINT, once.
     Interrupt {
         /// To which attempt.
         attempt: Attempt,
     },
-    /// Send SIGINT a second time: some harnesses ask whether the first was meant.
+    /// Have the launcher send SIGINT a second time: some harnesses ask whether the first was meant.
     InterruptAgain {
         /// To which attempt.
         attempt: Attempt,
@@ -158,7 +192,7 @@ pub enum Effect {
         /// From now on.
         limits: Limits,
     },
-    /// Kill everything of it, and do not rest before it is gone.
+    /// Kill everything in its control group, again and again until nothing is left.
     Kill {
         /// Which attempt.
         attempt: Attempt,
@@ -170,7 +204,7 @@ pub enum Effect {
     },
     /// An attempt is over.
     Account(PastAttempt),
-    /// The agent has ended for good: whoever attaches is to get a shell.
+    /// The agent has ended for good: an operator who attaches gets a shell.
     OfferShell {
         /// In which session.
         session: Name,

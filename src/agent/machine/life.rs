@@ -1,103 +1,140 @@
-//! A good declaration, and the life under it.
+//! The life of an agent under one good declaration, and what a machine remembers of sessions and attempts.
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
-use super::Attempt;
-use crate::agent::declaration::{Declaration, Missing};
+use super::{Attempt, LaunchReason};
+use crate::agent::declaration::{Declaration, Missing, WaitingFor};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::launch::Launch;
 use crate::agent::name::Name;
-use crate::agent::spec::Policy;
+use crate::agent::reconcile::InForce;
+use crate::agent::spec::{Kind, Policy};
 use crate::sys::clock::Timestamp;
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::status::Usage;
 
-/// The session that is to be closed before the agent is gone or has another.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Session {
-    pub(super) name: Name,
-    /// Whether the agent's pane was seen to be made in it. If not, it may be there all the same: the answer may have been lost.
-    pub(super) is_open: bool,
-}
-
-/// A good declaration, and the life under it.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Declared {
-    pub(super) kind: String,
+/// The life of an agent under one good declaration.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) kind: Kind,
     pub(super) policy: Policy,
-    /// What is to be launched next. Not written down: it holds secrets.
-    #[serde(skip)]
-    pub(super) launch: Option<Arc<Launch>>,
-    pub(super) missing: Option<String>,
-    /// Of what was launched last.
-    pub(super) fingerprint: Option<Fingerprint>,
-    /// Whether that was an earlier daemon's doing.
-    #[serde(skip)]
-    pub(super) is_restored: bool,
+    pub(super) wanted: Wanted,
+    /// What was launched last under this declaration.
+    pub(super) in_force: InForce,
+    /// When the declaration was taken up.
     pub(super) at: Timestamp,
     /// When a harness was first started.
     pub(super) first_started: Option<Timestamp>,
-    /// When the present or latest one was.
+    /// When the present or latest harness was started.
     pub(super) started: Option<Timestamp>,
+    /// Launches that count.
     pub(super) attempts: u64,
-    /// Whether the latest of them came to nothing and is to be made up for.
-    pub(super) is_cut_off: bool,
+    /// Restarts by policy.
     pub(super) restarts: u64,
-    /// Restarts since the agent last ran for long.
+    /// Restarts by policy since the agent last ran for `backoff_reset`. They choose the delay.
     pub(super) in_a_row: usize,
-    /// Whether the next launch is one by restart policy.
-    pub(super) restarting: bool,
-    /// Launches in a row that failed for reasons that are not the agent's.
-    pub(super) retries: u32,
+    /// Launches that failed through no fault of the agent since the latest start. They choose the delay, whatever the policy says in
+    /// between.
+    pub(super) failures: u32,
+    /// What the next launch is, once that is decided.
+    pub(super) next: Option<Next>,
+    /// How the latest attempt that is over ended.
     pub(super) exit: Option<Exit>,
+    /// Why the agent could not be started or its session not be closed.
     pub(super) error: Option<String>,
     /// Why the limits of the present or latest attempt are not applied.
     pub(super) limits_error: Option<String>,
     /// Why what it prints is not kept.
     pub(super) log_error: Option<String>,
     /// Why its environment is not all that it should be.
-    #[serde(default)]
     pub(super) environment_error: Option<String>,
 }
 
+/// What is to be launched.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    /// Nothing is missing.
+    Ready(Arc<Launch>),
+    /// Something is missing.
+    Lacking {
+        missing: Missing,
+        /// What was wanted when nothing was missing: a launch may be under way with its secrets.
+        former: Option<Arc<Launch>>,
+    },
+}
+
+/// What the next launch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// The first of this declaration.
+    Fresh,
+    /// A restart by policy. It counts as one, and as an attempt.
+    Restart,
+    /// The launch before came to nothing because a daemon was cut off. It does not count again.
+    MakeUp,
+    /// The launch before failed through no fault of the agent. It counts as an attempt.
+    Retry,
+}
+
+/// The session that is to be closed before the agent is gone or has another.
+#[derive(Debug)]
+pub(super) enum Session {
+    /// The pane was asked for. It may exist: the answer may have been lost.
+    Requested(Name),
+    /// The pane was seen in it.
+    Open(Name),
+}
+
 /// How an attempt ended.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Exit {
     pub(super) how: ExitStatus,
     pub(super) at: Timestamp,
     pub(super) usage: Usage,
 }
 
-/// The latest attempt, as its history will tell it.
-#[derive(Debug, Serialize, Deserialize)]
+/// The latest attempt, for its history.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Latest {
     pub(super) number: u64,
     pub(super) declared: Timestamp,
     pub(super) fingerprint: Option<Fingerprint>,
     pub(super) started: Option<Timestamp>,
+    /// Why it was launched. Records of earlier builds lack it, and those of later builds may name a reason that is unknown here.
+    #[serde(default, deserialize_with = "known", skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<LaunchReason>,
 }
 
-impl Declared {
+fn known<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<LaunchReason>, D::Error> {
+    let reason = Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(reason).ok())
+}
+
+/// An attempt whose harness has ended but that is not gone.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Lingering {
+    pub(super) attempt: Attempt,
+    pub(super) kill_at: Timestamp,
+}
+
+impl Life {
     pub(super) fn new(declaration: Declaration, at: Timestamp) -> Self {
-        let (launch, missing) = split(declaration.launch);
         Self {
-            kind: declaration.kind.to_owned(),
+            kind: declaration.kind,
             policy: declaration.policy,
-            launch,
-            missing,
-            fingerprint: None,
-            is_restored: false,
+            wanted: Wanted::new(declaration.launch, None),
+            in_force: InForce::Nothing,
             at,
             first_started: None,
             started: None,
             attempts: 0,
-            is_cut_off: false,
             restarts: 0,
             in_a_row: 0,
-            restarting: false,
-            retries: 0,
+            failures: 0,
+            next: Some(Next::Fresh),
             exit: None,
             error: None,
             limits_error: None,
@@ -111,15 +148,40 @@ impl Declared {
     }
 }
 
-pub(super) fn split(launch: Result<Arc<Launch>, Missing>) -> (Option<Arc<Launch>>, Option<String>) {
-    match launch {
-        Ok(launch) => (Some(launch), None),
-        Err(missing) => (None, Some(missing.0)),
+impl Wanted {
+    /// `former` is what was wanted before.
+    pub(super) fn new(launch: Result<Arc<Launch>, Missing>, former: Option<Arc<Launch>>) -> Self {
+        match launch {
+            Ok(launch) => Self::Ready(launch),
+            Err(missing) => Self::Lacking { missing, former },
+        }
+    }
+
+    /// As far as it is known, whatever is missing.
+    pub(super) fn launch(&self) -> Option<&Arc<Launch>> {
+        match self {
+            Self::Ready(launch) => Some(launch),
+            Self::Lacking { former, .. } => former.as_ref(),
+        }
+    }
+
+    pub(super) fn missing(&self) -> Option<&Missing> {
+        match self {
+            Self::Ready(_) => None,
+            Self::Lacking { missing, .. } => Some(missing),
+        }
     }
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Lingering {
-    pub(super) attempt: Attempt,
-    pub(super) kill_at: Timestamp,
+impl Session {
+    pub(super) fn name(&self) -> &Name {
+        match self {
+            Self::Requested(name) | Self::Open(name) => name,
+        }
+    }
+}
+
+/// What a machine lacks that was read from a record.
+pub(super) fn unread() -> Missing {
+    Missing(vec![WaitingFor::Unread {}])
 }

@@ -1,51 +1,66 @@
-//! How a machine is told: the status of its agent, and the account of an attempt.
+//! What the API says of a machine: the status of its agent, and the account of an attempt.
 
 use super::life::{Exit, Latest};
-use super::{BackoffReason, Effect, Harness, Machine, State};
+use super::{BackoffReason, Effect, Force, Harness, LaunchReason, Machine, Session, State, StopReason};
 use crate::agent::fingerprint::Fingerprint;
+use crate::agent::name::Name;
 use crate::sys::clock::Timestamp;
+use crate::wire::reason::{self, Causes, StopStage, StoppingBecause, WaitingFor};
 use crate::wire::status::{self, AgentStatus, Outcome, PastAttempt, Time};
+
+impl From<LaunchReason> for reason::LaunchReason {
+    fn from(reason: LaunchReason) -> Self {
+        match reason {
+            LaunchReason::First => Self::First,
+            LaunchReason::Declaration => Self::Declaration,
+            LaunchReason::Policy => Self::Policy,
+            LaunchReason::Retry => Self::Retry,
+            LaunchReason::Recovery => Self::Recovery,
+        }
+    }
+}
 
 impl Machine {
     /// The agent as the API shows it.
     pub fn status(&self) -> AgentStatus {
-        let declared = self.declared.as_ref();
+        let life = self.life.as_ref();
         let time = |at: Timestamp| Time(at.wall());
         let pid = match self.state {
             State::Running { pid, .. } | State::Stopping { harness: Harness::Alive { pid }, .. } => Some(pid),
             _ => None,
         };
+        let (waiting_for, stopping) = (self.waiting_for(), self.stopping());
+        let reason = self.reason(&waiting_for, stopping.as_ref());
+        let (stopping_because, stop_stage) = stopping.unzip();
         AgentStatus {
             name: self.name.to_string(),
             running: pid.is_some(),
-            session: self
-                .session
-                .as_ref()
-                .filter(|session| session.is_open)
-                .map(|session| session.name.to_string())
-                .unwrap_or_default(),
-            restarts: declared.map_or(0, |declared| declared.restarts),
-            error: self.entry_error.clone().or_else(|| declared?.error.clone()),
+            session: match &self.session {
+                Some(Session::Open(name)) => name.to_string(),
+                Some(Session::Requested(_)) | None => String::new(),
+            },
+            restarts: life.map_or(0, |life| life.restarts),
+            error: self.entry_error.clone().or_else(|| life?.error.clone()),
             state: self.shown_state(),
             since: self.shown_since().map(time),
-            reason: Some(self.reason()),
+            reason: Some(reason),
             outcome: match self.state {
                 State::Exited { outcome } => Some(outcome),
                 _ => None,
             },
             harness: self.harness.clone(),
-            kind: declared.map(|declared| declared.kind.clone()),
+            kind: life.map(|life| life.kind.in_words().to_owned()),
             pid,
-            attempt: declared.map(|declared| declared.attempts).filter(|&attempts| attempts > 0),
-            declared_at: declared.map(|declared| time(declared.at)),
-            started_at: declared.and_then(|declared| declared.started).map(time),
-            exit: declared.and_then(|declared| declared.exit.as_ref()).map(|exit| status::Exit {
+            attempt: life.map(|life| life.attempts).filter(|&attempts| attempts > 0),
+            declared_at: life.map(|life| time(life.at)),
+            started_at: life.and_then(|life| life.started).map(time),
+            exit: life.and_then(|life| life.exit.as_ref()).map(|exit| status::Exit {
                 how: exit.how.clone(),
                 at: time(exit.at),
                 oom_kills: oom_kills(exit),
             }),
             next_start_at: match self.state {
-                // Nobody knows how long clearing takes.
+                // How long clearing takes is not known.
                 State::Backoff { why: BackoffReason::Clearing, .. } => None,
                 State::Backoff { until, .. } => Some(time(until)),
                 _ => None,
@@ -55,15 +70,24 @@ impl Machine {
                 _ => None,
             },
             timeout_at: self.timeout_at().map(time),
-            limits_error: declared.and_then(|declared| declared.limits_error.clone()),
-            log_error: declared.and_then(|declared| declared.log_error.clone()),
-            environment_error: declared.and_then(|declared| declared.environment_error.clone()),
+            limits_error: life.and_then(|life| life.limits_error.clone()),
+            log_error: life.and_then(|life| life.log_error.clone()),
+            environment_error: life.and_then(|life| life.environment_error.clone()),
+            waiting_for,
+            stopping_because,
+            stop_stage,
+            launch_reason: match self.state {
+                State::Starting { .. } => {
+                    self.latest.as_ref().and_then(|latest| latest.reason).map(reason::LaunchReason::from)
+                }
+                _ => None,
+            },
             resources: None,
             history: Vec::new(),
         }
     }
 
-    /// Since when it has been in the state that is shown, whenever this daemon heard of it.
+    /// When it entered the state that is shown, even if this daemon learned of that later.
     fn shown_since(&self) -> Option<Timestamp> {
         match self.state {
             State::Running { since, .. } => Some(since),
@@ -77,58 +101,88 @@ impl Machine {
             State::Waiting | State::Queued { .. } => status::State::Waiting,
             State::Starting { .. } => status::State::Starting,
             State::Running { .. } => status::State::Running,
-            State::Stopping { .. } | State::Closing { .. } | State::Gone => status::State::Stopping,
+            State::Stopping { .. } | State::Closing { .. } | State::Gone { .. } => status::State::Stopping,
             State::Backoff { .. } => status::State::Backoff,
             State::Exited { .. } => status::State::Exited,
         }
     }
 
-    fn reason(&self) -> String {
-        let Some(declared) = &self.declared else { return "its entry is wrong, and nothing of it ever ran".to_owned() };
-        let ended = || {
-            declared
-                .exit
-                .as_ref()
-                .map_or_else(|| "ended".to_owned(), |exit| describe(exit, declared.policy.limits.memory))
-        };
-        let of_limit = |count: u64| match declared.policy.max_restarts {
-            Some(limit) => format!("{count} of {limit}"),
-            None => count.to_string(),
-        };
+    /// What it waits for, the nearest at hand first.
+    fn waiting_for(&self) -> Vec<WaitingFor> {
+        let Some(life) = &self.life else { return vec![WaitingFor::Entry {}] };
         match &self.state {
-            State::Invalid => "its entry is wrong".to_owned(),
-            State::Waiting => declared.missing.as_deref().unwrap_or("it is not its turn yet").to_owned(),
-            State::Queued { holder } => {
-                let session = declared.launch.as_ref().map_or("it wants", |launch| launch.session.as_str());
-                format!("its session {session} is still in use by {holder}")
+            State::Invalid => vec![WaitingFor::Entry {}],
+            State::Waiting => life.wanted.missing().map(|missing| missing.0.clone()).unwrap_or_default(),
+            State::Queued { session, holder } => {
+                let name = session.as_ref().map(Name::to_string);
+                vec![WaitingFor::Session { name, holder: holder.to_string() }]
             }
-            State::Starting { .. } => format!("attempt {} is being started", declared.attempts),
-            State::Running { .. } if declared.restarts > 0 => {
-                format!("restarted by policy, restart {}", of_limit(declared.restarts))
-            }
-            State::Running { .. } => "declared".to_owned(),
-            State::Stopping { why, killed, harness, .. } => {
-                let why = why.in_words();
-                let how = match (killed, harness) {
-                    (true, _) => "killed",
-                    (false, Harness::Over) => "what it left behind is being cleared away",
-                    (false, Harness::Awaited | Harness::Alive { .. }) => "interrupted, will be killed at the deadline",
+            State::Backoff { why, .. } => {
+                let delay = match why {
+                    BackoffReason::Restart => Some(WaitingFor::Backoff {
+                        restart: life.restarts.saturating_add(1),
+                        max_restarts: life.policy.max_restarts,
+                    }),
+                    BackoffReason::Retry => Some(WaitingFor::Retry {}),
+                    BackoffReason::Clearing => None,
                 };
-                format!("{why}; {how}")
+                let leftovers = self.lingering.as_ref().map(|_| WaitingFor::PreviousAttempt {});
+                delay.into_iter().chain(leftovers).collect()
             }
-            State::Backoff { why: BackoffReason::Restart, .. } => {
-                format!("{}; restart {} follows", ended(), of_limit(declared.restarts.saturating_add(1)))
+            State::Starting { .. }
+            | State::Running { .. }
+            | State::Stopping { .. }
+            | State::Exited { .. }
+            | State::Closing { .. }
+            | State::Gone { .. } => Vec::new(),
+        }
+    }
+
+    /// Why it is being stopped, and how far that has come.
+    fn stopping(&self) -> Option<(StoppingBecause, StopStage)> {
+        match self.state {
+            State::Stopping { why, force, harness, .. } => {
+                let stage = match (force, harness) {
+                    (Force::Killed, _) => StopStage::Killed,
+                    (Force::Interrupted { .. }, Harness::Over) => StopStage::Clearing,
+                    (Force::Interrupted { .. }, Harness::Awaited | Harness::Alive { .. }) => StopStage::Interrupted,
+                };
+                Some((why.into(), stage))
             }
-            State::Backoff { why: BackoffReason::Retry, .. } => "the launch failed and will be tried again".to_owned(),
-            State::Backoff { why: BackoffReason::Clearing, .. } => {
-                "what was there before is being cleared away".to_owned()
+            State::Closing { .. } | State::Gone { .. } => {
+                let why = self.removal().map_or(StopReason::Changed, StopReason::Removed);
+                Some((why.into(), StopStage::Closing))
             }
-            State::Exited { outcome: Outcome::TimedOut } => format!("its timeout has passed; {}", ended()),
+            _ => None,
+        }
+    }
+
+    /// The sentence for people, made of what `waiting` and `stopping` say as data.
+    fn reason(&self, waiting: &[WaitingFor], stopping: Option<&(StoppingBecause, StopStage)>) -> String {
+        let Some(life) = &self.life else { return WaitingFor::Entry {}.to_string() };
+        let ended =
+            || life.exit.as_ref().map_or_else(|| "ended".to_owned(), |exit| describe(exit, life.policy.limits.memory));
+        let nearest = Causes(waiting.get(..1).unwrap_or_default());
+        match &self.state {
+            State::Invalid | State::Waiting | State::Queued { .. } => Causes(waiting).to_string(),
+            State::Backoff { why: BackoffReason::Restart, .. } => format!("{}; {nearest}", ended()),
+            State::Backoff { .. } => nearest.to_string(),
+            State::Starting { .. } => format!("attempt {} is being started", life.attempts),
+            State::Running { .. } => match (life.restarts, life.policy.max_restarts) {
+                (0, _) => "declared".to_owned(),
+                (restarts, Some(limit)) => format!("restarted by policy, restart {restarts} of {limit}"),
+                (restarts, None) => format!("restarted by policy, restart {restarts}"),
+            },
+            State::Stopping { .. } | State::Closing { .. } | State::Gone { .. } => match stopping {
+                Some((_, stage @ StopStage::Closing)) => stage.to_string(),
+                Some((because, stage)) => format!("{because}; {stage}"),
+                None => String::new(),
+            },
+            State::Exited { outcome: Outcome::TimedOut } => format!("{}; {}", StoppingBecause::TimedOut {}, ended()),
             State::Exited { outcome: Outcome::GaveUp } => {
-                format!("{}; {} restarts were allowed and made", ended(), declared.restarts)
+                format!("{}; {} restarts were allowed and made", ended(), life.restarts)
             }
             State::Exited { .. } => ended(),
-            State::Closing { .. } | State::Gone => "its session is being closed".to_owned(),
         }
     }
 }

@@ -3,8 +3,11 @@ use std::time::{Duration, SystemTime};
 use rstest::rstest;
 
 use super::*;
+use crate::agent::declaration::{Missing, WaitingFor};
+use crate::agent::seen::Problem;
 use crate::agent::spec::{Limits, Restart};
 use crate::sys::secret_bytes::SecretBytes;
+use crate::wire::reason::{StopStage, StoppingBecause};
 use crate::wire::status::State::{self as Shown, Backoff, Exited, Running, Starting, Stopping, Waiting};
 use crate::wire::status::{self, AgentStatus, PastAttempt, Time};
 
@@ -53,7 +56,7 @@ fn declaration(edit: impl FnOnce(&mut Policy)) -> Declaration {
         limits: Limits::default(),
     };
     edit(&mut policy);
-    Declaration { kind: "native", policy, launch: Ok(launch("a", "x")) }
+    Declaration { kind: Kind::Native, policy, launch: Ok(launch("a", "x")) }
 }
 
 fn plain() -> Declaration {
@@ -76,7 +79,8 @@ fn launching(launch: Arc<Launch>) -> Declaration {
 }
 
 fn missing(declaration: Declaration) -> Declaration {
-    Declaration { launch: Err(Missing("the workdir /w does not exist".to_owned())), ..declaration }
+    let workdir = WaitingFor::Workdir { path: "/w".to_owned(), problem: Problem::Absent {} };
+    Declaration { launch: Err(Missing(vec![workdir])), ..declaration }
 }
 
 fn code(code: i32) -> ExitStatus {
@@ -111,6 +115,8 @@ struct Life {
     now: Timestamp,
     /// What was said of attempts that are over.
     accounts: Vec<PastAttempt>,
+    /// Why attempts were launched.
+    reasons: Vec<LaunchReason>,
 }
 
 impl Life {
@@ -120,7 +126,7 @@ impl Life {
     }
 
     fn of(machine: Machine) -> Self {
-        Self { machine, now: START, accounts: Vec::new() }
+        Self { machine, now: START, accounts: Vec::new(), reasons: Vec::new() }
     }
 
     /// The first attempt has been launched.
@@ -150,6 +156,10 @@ impl Life {
             Effect::Account(past) => Some(past.clone()),
             _ => None,
         }));
+        self.reasons.extend(effects.iter().filter_map(|effect| match effect {
+            Effect::Launch { reason, .. } => Some(*reason),
+            _ => None,
+        }));
         effects.iter().filter(|effect| !matches!(effect, Effect::Account(_))).map(in_words).collect()
     }
 
@@ -162,7 +172,7 @@ impl Life {
     }
 
     fn remove(&mut self) -> Vec<String> {
-        self.tell(Event::Remove)
+        self.tell(Event::Remove(Removal::Undeclared))
     }
 
     fn start(&mut self, attempt: Attempt) {
@@ -223,6 +233,8 @@ impl Life {
 }
 
 mod properties;
+mod records;
+mod table;
 
 mod an_end {
     use super::*;
@@ -250,10 +262,7 @@ mod an_end {
     #[case(Restart::OnFailure, ExitStatus::Cause("tmux server died".into()))]
     #[case(Restart::Always, code(0))]
     #[case(Restart::Always, code(3))]
-    fn that_the_policy_mends_is_followed_by_a_restart_after_the_backoff(
-        #[case] restart: Restart,
-        #[case] how: ExitStatus,
-    ) {
+    fn the_policy_answers_is_followed_by_a_restart_after_backoff(#[case] restart: Restart, #[case] how: ExitStatus) {
         let mut life = Life::running(restarting(restart));
         life.wait(seconds(60));
         assert!(life.end(1, how).is_empty());
@@ -279,7 +288,7 @@ mod an_end {
     }
 
     #[test]
-    fn is_shown_before_the_launcher_is_gone_but_the_restart_waits_for_that() {
+    fn is_shown_at_once_but_the_restart_waits_for_the_launcher() {
         let mut life = Life::running(restarting(Restart::Always));
         life.ended(1, code(0));
         assert_eq!((life.state(), life.status().running), (Backoff, false));
@@ -288,7 +297,7 @@ mod an_end {
     }
 
     #[test]
-    fn with_a_launcher_that_does_not_go_is_followed_by_a_kill_every_ten_seconds() {
+    fn with_a_lingering_launcher_causes_a_kill_every_ten_seconds() {
         let mut life = Life::running(plain());
         life.ended(1, code(0));
         assert!(life.wait(Duration::from_millis(9_999)).is_empty());
@@ -343,7 +352,7 @@ mod restarts {
     }
 
     #[test]
-    fn without_any_delay_wait_for_the_launcher_to_go_and_for_nothing_else() {
+    fn without_delay_wait_only_for_the_launcher_to_go() {
         let mut life = Life::running(backing_off(&[0], None));
         assert!(life.ended(1, code(1)).is_empty());
         assert!(life.wait(seconds(1)).is_empty());
@@ -534,7 +543,7 @@ mod a_stop {
     }
 
     #[test]
-    fn whose_grace_is_cut_short_interrupts_again_half_way_through_that() {
+    fn with_a_shortened_grace_interrupts_again_halfway_through() {
         let mut life = Life::running(plain());
         life.declare(declaration(|policy| policy.grace_period = seconds(30)));
         life.wait(seconds(1));
@@ -544,7 +553,7 @@ mod a_stop {
     }
 
     #[test]
-    fn that_was_interrupted_twice_is_not_so_a_third_time_by_the_next_daemon() {
+    fn that_interrupted_twice_does_not_interrupt_a_third_time() {
         let mut life = Life::running(plain());
         life.remove();
         assert_eq!(life.wait(seconds(15)), ["interrupt again 1"]);
@@ -585,7 +594,7 @@ mod a_stop {
     }
 
     #[test]
-    fn gives_what_the_harness_leaves_behind_ten_seconds_and_not_the_whole_grace() {
+    fn gives_leftovers_ten_seconds_and_not_the_whole_grace() {
         let mut life = Life::running(declaration(|policy| policy.grace_period = seconds(3_600)));
         life.remove();
         life.wait(seconds(60));
@@ -639,7 +648,10 @@ mod a_change_of_what_is_launched {
         assert!(life.ended(1, code(0)).is_empty());
         assert_eq!((life.state(), life.status().running), (Stopping, false));
         let effects = life.machine.step(Event::Gone { attempt: 1 }, life.now);
-        assert_eq!(effects, [Effect::Launch { attempt: 2, launch: new, limits: Limits::default() }]);
+        assert_eq!(
+            effects,
+            [Effect::Launch { attempt: 2, launch: new, limits: Limits::default(), reason: LaunchReason::Declaration }]
+        );
     }
 
     #[test]
@@ -698,7 +710,15 @@ mod a_change_of_what_is_launched {
         assert_eq!(life.status().deadline, at(30));
         life.ended(1, code(0));
         let effects = life.machine.step(Event::Gone { attempt: 1 }, life.now);
-        assert_eq!(effects, [Effect::Launch { attempt: 2, launch: newest, limits: Limits::default() }]);
+        assert_eq!(
+            effects,
+            [Effect::Launch {
+                attempt: 2,
+                launch: newest,
+                limits: Limits::default(),
+                reason: LaunchReason::Declaration
+            }]
+        );
     }
 
     #[test]
@@ -857,7 +877,7 @@ mod a_change_of_policy {
     #[case::soon(0, 0)]
     #[case::late(3, 0)]
     #[case::after_the_kill(3, 25)]
-    fn to_no_restarts_cancels_one_that_only_waits_for_the_launcher_to_go(#[case] backoff: u64, #[case] waited: u64) {
+    fn to_no_restarts_cancels_one_that_waits_for_the_launcher(#[case] backoff: u64, #[case] waited: u64) {
         let mut life = Life::running(declaration(|policy| {
             policy.restart = Restart::Always;
             policy.backoff = vec![seconds(backoff)];
@@ -915,9 +935,12 @@ mod something_missing {
     fn that_changes_is_named_anew() {
         let mut life = Life::new();
         life.declare(missing(plain()));
-        let other = Declaration { launch: Err(Missing("the secret KEY is not in …".into())), ..plain() };
+        let secret = WaitingFor::Secrets { names: vec!["KEY".to_owned()] };
+        let other = Declaration { launch: Err(Missing(vec![secret.clone()])), ..plain() };
         assert!(life.update(other).is_empty());
-        assert_eq!((life.state(), life.status().reason.unwrap().as_str()), (Waiting, "the secret KEY is not in …"));
+        let status = life.status();
+        assert_eq!((status.state, status.waiting_for), (Waiting, vec![secret]));
+        assert_eq!(status.reason.as_deref(), Some("the secret KEY is not in the secrets directory"));
     }
 
     #[test]
@@ -993,7 +1016,7 @@ mod a_wrong_entry {
     }
 
     #[test]
-    fn of_a_running_agent_is_shown_and_the_agent_lives_on_under_the_earlier_one() {
+    fn of_a_running_agent_is_shown_and_the_earlier_one_applies() {
         let mut life = Life::running(restarting(Restart::OnFailure));
         assert!(life.tell(Event::Reject("3:1: no harness".into())).is_empty());
         assert_eq!((life.state(), life.status().error.as_deref()), (Running, Some("3:1: no harness")));
@@ -1140,7 +1163,7 @@ mod a_removal {
         life.declare(plain());
         assert!(life.status().reason.unwrap().starts_with("its declaration has changed; "));
         assert!(life.remove().is_empty());
-        assert!(life.status().reason.unwrap().starts_with("its entry was removed, "));
+        assert!(life.status().reason.unwrap().starts_with("its entry was removed; "));
         assert_eq!(life.end(1, code(0)), ["close a"]);
         life.closed();
         assert!(life.machine.is_gone());
@@ -1164,7 +1187,7 @@ mod a_failed_launch {
     }
 
     #[test]
-    fn through_the_agents_fault_is_restarted_by_policy_and_shown_until_a_start() {
+    fn through_the_agents_fault_follows_policy_and_is_shown() {
         let limited = declaration(|policy| {
             policy.restart = Restart::OnFailure;
             policy.max_restarts = Some(2);
@@ -1184,7 +1207,7 @@ mod a_failed_launch {
     }
 
     #[test]
-    fn through_nobodys_fault_is_tried_again_ever_more_slowly_whatever_the_policy() {
+    fn through_no_ones_fault_is_retried_ever_more_slowly() {
         let mut life = Life::starting(plain());
         for (attempt, delay) in (1..).zip([1, 2, 4, 8, 16, 30, 30, 30]) {
             let before = life.now;
@@ -1200,7 +1223,7 @@ mod a_failed_launch {
     }
 
     #[test]
-    fn through_nobodys_fault_is_tried_again_soon_once_a_start_has_succeeded() {
+    fn through_no_ones_fault_is_retried_soon_after_a_good_start() {
         let mut life = Life::starting(restarting(Restart::Always));
         life.not_started(1, retry("busy"));
         life.gone(1);
@@ -1225,6 +1248,67 @@ mod a_failed_launch {
         assert!(life.wait(seconds(100)).is_empty());
         assert_eq!(life.state(), Waiting);
         assert_eq!(life.update(plain()), ["launch 2"]);
+    }
+}
+
+mod a_launch {
+    use super::*;
+    use LaunchReason::{Declaration, First, Policy, Recovery, Retry};
+
+    fn always() -> super::Declaration {
+        restarting(Restart::Always)
+    }
+
+    #[test]
+    fn says_why_it_is_made() {
+        let mut life = Life::starting(always());
+        life.not_started(1, retry("busy"));
+        life.gone(1);
+        life.wait(seconds(1));
+        life.start(2);
+        life.end(2, code(1));
+        life.wait(seconds(3));
+        life.not_started(3, NotStarted::CutOff);
+        life.gone(3);
+        life.start(4);
+        life.declare(super::Declaration { launch: Ok(launch("a", "y")), ..always() });
+        life.end(4, code(0));
+        assert_eq!(life.reasons, [First, Retry, Policy, Recovery, Declaration]);
+        let shown = life.status().launch_reason;
+        assert_eq!(shown, Some(crate::wire::reason::LaunchReason::Declaration));
+        life.start(5);
+        assert_eq!((life.state(), life.status().launch_reason), (Running, None));
+    }
+
+    #[test]
+    fn is_the_first_also_after_waiting_for_a_session() {
+        let mut life = Life::starting(plain());
+        life.tell(Event::SessionBusy { attempt: 1, holder: name("b") });
+        life.declare(launching(launch("a", "y")));
+        life.tell(Event::SessionBusy { attempt: 2, holder: name("b") });
+        life.tell(Event::SessionFree);
+        assert_eq!(life.reasons, [First; 3]);
+        life.end(3, code(0));
+        life.declare(launching(launch("c", "x")));
+        life.closed();
+        life.tell(Event::SessionBusy { attempt: 4, holder: name("b") });
+        life.tell(Event::SessionFree);
+        assert_eq!(life.reasons[3..], [Declaration; 2]);
+    }
+
+    #[test]
+    fn says_so_to_the_next_daemon() {
+        let mut life = Life::running(always());
+        life.end(1, code(1));
+        life.wait(seconds(3));
+        let record = serde_json::to_value(&life.machine).unwrap();
+        let read: Machine = serde_json::from_value(record.clone()).unwrap();
+        assert_eq!(read.status(), life.status());
+        assert_eq!(read.status().launch_reason, Some(crate::wire::reason::LaunchReason::Policy));
+        let mut newer = record;
+        newer["latest"]["reason"] = serde_json::json!("schedule");
+        let read: Machine = serde_json::from_value(newer).unwrap();
+        assert_eq!((read.status().state, read.status().launch_reason), (Starting, None));
     }
 }
 
@@ -1340,7 +1424,7 @@ mod late_news {
     }
 
     #[test]
-    fn of_an_attempt_that_is_being_stopped_changes_nothing_once_its_harness_is_over() {
+    fn of_a_stopping_attempt_changes_nothing_after_its_harness() {
         for event in late().into_iter().filter(|event| !matches!(event, Event::Gone { .. })) {
             let mut life = Life::running(timing_out(60));
             life.wait(seconds(60));
@@ -1352,7 +1436,7 @@ mod late_news {
     }
 
     #[test]
-    fn that_an_attempt_was_or_was_not_started_changes_nothing_once_its_harness_lives() {
+    fn of_a_start_changes_nothing_once_the_harness_lives() {
         for event in late().into_iter().take(4) {
             for stop in [|_: &mut Life| vec![], Life::remove] {
                 let mut life = Life::running(plain());
@@ -1468,7 +1552,7 @@ mod limits {
     }
 
     #[test]
-    fn are_applied_again_by_the_next_daemon_which_knows_of_no_change_that_was_cut_off() {
+    fn are_applied_again_by_the_next_daemon() {
         let mut life = Life::running(limited(9));
         let effects = life.machine.resume();
         let limits = effects.iter().find_map(|effect| match effect {
@@ -1479,7 +1563,7 @@ mod limits {
     }
 
     #[test]
-    fn that_are_not_applied_are_told_until_they_are_or_the_next_attempt() {
+    fn that_are_not_applied_are_reported_until_they_are() {
         let mut life = Life::running(limited(9));
         let limited = |attempt, error: Option<&str>| Event::Limited { attempt, error: error.map(str::to_owned) };
         life.tell(limited(1, Some("no systemd")));
@@ -1596,6 +1680,93 @@ mod what_is_shown {
         assert_eq!(reason(&life), "ended by SIGSEGV; 1 restarts were allowed and made");
         life.remove();
         assert_eq!(reason(&life), "its session is being closed");
+    }
+
+    /// What it waits for.
+    fn waits(life: &Life) -> Vec<WaitingFor> {
+        life.status().waiting_for
+    }
+
+    /// Why it is being stopped, and how far that has come.
+    fn stops(life: &Life) -> Option<(StoppingBecause, StopStage)> {
+        let status = life.status();
+        status.stopping_because.zip(status.stop_stage)
+    }
+
+    #[test]
+    fn says_as_data_what_is_waited_for() {
+        let backoff = || WaitingFor::Backoff { restart: 1, max_restarts: Some(2) };
+        let limited = || {
+            declaration(|policy| {
+                policy.restart = Restart::Always;
+                policy.max_restarts = Some(2);
+            })
+        };
+        let mut life = Life::new();
+        life.tell(Event::Reject("3:1: no harness".into()));
+        assert_eq!(waits(&life), [WaitingFor::Entry {}]);
+        life.declare(missing(limited()));
+        assert_eq!(waits(&life), [WaitingFor::Workdir { path: "/w".into(), problem: Problem::Absent {} }]);
+        life.update(limited());
+        assert_eq!(waits(&life), []);
+        life.not_started(1, retry("busy"));
+        assert_eq!(waits(&life), [WaitingFor::Retry {}, WaitingFor::PreviousAttempt {}]);
+        life.gone(1);
+        assert_eq!(waits(&life), [WaitingFor::Retry {}]);
+        life.wait(seconds(1));
+        life.start(2);
+        assert_eq!(waits(&life), []);
+        life.ended(2, code(1));
+        assert_eq!(waits(&life), [backoff(), WaitingFor::PreviousAttempt {}]);
+        life.gone(2);
+        assert_eq!(waits(&life), [backoff()]);
+        let mut life = Life::running(plain());
+        life.ended(1, code(0));
+        assert_eq!((life.state(), waits(&life)), (Exited, vec![]));
+        life.declare(launching(launch("a", "y")));
+        assert_eq!((life.state(), waits(&life)), (Backoff, vec![WaitingFor::PreviousAttempt {}]));
+        let mut life = Life::starting(plain());
+        life.tell(Event::SessionBusy { attempt: 1, holder: name("b") });
+        assert_eq!(waits(&life), [WaitingFor::Session { name: Some("a".into()), holder: "b".into() }]);
+        let mut life = Life::over(restarting(Restart::Always), code(1));
+        let _ = life.machine.resume();
+        life.wait(seconds(3));
+        assert_eq!((life.state(), waits(&life)), (Waiting, vec![WaitingFor::Unread {}]));
+    }
+
+    #[test]
+    fn says_as_data_why_it_is_being_stopped() {
+        use StopStage::{Clearing, Closing, Interrupted, Killed};
+        use StoppingBecause::{Changed, Removed, Shutdown, TimedOut};
+        let mut life = Life::running(timing_out(60));
+        assert_eq!(stops(&life), None);
+        life.wait(seconds(60));
+        assert_eq!(stops(&life), Some((TimedOut {}, Interrupted)));
+        life.declare(launching(launch("b", "x")));
+        assert_eq!(stops(&life), Some((Changed {}, Interrupted)));
+        life.ended(1, code(0));
+        assert_eq!(stops(&life), Some((Changed {}, Clearing)));
+        life.wait(seconds(10));
+        assert_eq!(stops(&life), Some((Changed {}, Killed)));
+        assert_eq!(life.gone(1), ["close a"]);
+        assert_eq!(stops(&life), Some((Changed {}, Closing)));
+        life.remove();
+        assert_eq!(stops(&life), Some((Removed {}, Closing)));
+        let mut life = Life::running(plain());
+        life.remove();
+        assert_eq!(stops(&life), Some((Removed {}, Interrupted)));
+        life.tell(Event::Remove(Removal::Shutdown));
+        assert_eq!(stops(&life), Some((Shutdown {}, Interrupted)));
+        let reason = "agentd is being stopped; interrupted, will be killed at the deadline";
+        assert_eq!(life.status().reason.as_deref(), Some(reason));
+        let text = serde_json::to_string(&life.machine).unwrap();
+        life.machine = serde_json::from_str(&text).unwrap();
+        assert_eq!(stops(&life), Some((Shutdown {}, Interrupted)), "the next daemon");
+        life.end(1, code(0));
+        assert_eq!(life.accounts.last().map(|past| past.reason.as_str()), Some("agentd is being stopped"));
+        life.declare(plain());
+        life.remove();
+        assert_eq!(stops(&life), Some((Removed {}, Closing)));
     }
 
     #[test]

@@ -542,7 +542,9 @@ async fn launcher(deputy: &Deputy, target: &Target) -> Check {
     let Some(folder) = path.parent() else { return Check::ok(NAME, path.display().to_string()) };
     match deputy.workdir(folder.to_owned()).await {
         Ok(SeenWorkdir::Usable) => Check::ok(NAME, format!("{} is in the agent user's reach", path.display())),
-        Ok(SeenWorkdir::Missing(why)) => Check::failure(NAME, format!("agents cannot be started: {why}"), REMEDY),
+        Ok(SeenWorkdir::Unusable(problem)) => {
+            Check::failure(NAME, format!("agents cannot be started: {} {problem}", folder.display()), REMEDY)
+        }
         Err(error) => Check::unknown(NAME, error.to_string(), "try again"),
     }
 }
@@ -559,7 +561,9 @@ async fn executable(deputy: &Deputy, target: &Target) -> Check {
     let remedy = "put agentd where everybody can run it, such as /usr/local/bin";
     match deputy.workdir(folder.to_owned()).await {
         Ok(SeenWorkdir::Usable) => Check::ok(NAME, format!("{} is in the agent user's reach", path.display())),
-        Ok(SeenWorkdir::Missing(why)) => Check::failure(NAME, format!("agents cannot be started: {why}"), remedy),
+        Ok(SeenWorkdir::Unusable(problem)) => {
+            Check::failure(NAME, format!("agents cannot be started: {} {problem}", folder.display()), remedy)
+        }
         Err(error) => Check::unknown(NAME, error.to_string(), "try again"),
     }
 }

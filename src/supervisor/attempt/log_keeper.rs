@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_launcher_that_takes_too_much_is_reported_whatever_it_was_told() {
+    fn a_launcher_that_takes_too_much_space_is_reported() {
         let (flaw, is_condemned) = excess(true, 4096, MOST_EXCESSES);
         assert!(flaw.contains("4096 bytes") && is_condemned);
         assert!(!excess(true, 4096, MOST_EXCESSES - 1).1);

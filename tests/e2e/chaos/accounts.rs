@@ -1,4 +1,4 @@
-//! What agents note of themselves, what the API told of them, and whether that is the same.
+//! Compares the accounts that agents keep of themselves with what the API reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
@@ -9,14 +9,14 @@ use agentd::wire::status::{AgentStatus, Outcome, State};
 use super::super::support::between;
 use super::stage::Id;
 
-/// What the API has told of an agent, and when first.
+/// One status that the API reported for an agent, and when it first did.
 pub struct Told {
     at: SystemTime,
     life: u64,
     status: AgentStatus,
 }
 
-/// All that the API told.
+/// Everything that the API reported.
 #[derive(Default)]
 pub struct History {
     pub told: BTreeMap<String, Vec<Told>>,
@@ -26,7 +26,7 @@ pub struct History {
 }
 
 impl History {
-    /// Notes an answer of the daemon that has this number, if it is news.
+    /// Records a response of the daemon with this number, if it says something new.
     pub fn note(&mut self, agents: Vec<AgentStatus>, life: u64) {
         for status in agents {
             let told = self.told.entry(status.name.clone()).or_default();
@@ -49,7 +49,7 @@ impl History {
     }
 }
 
-/// A start, and the end if it could be noted, in an agent's own accounts.
+/// A start in an agent's own accounts, with its end if the agent could record it.
 #[derive(Debug)]
 pub struct Run {
     pub pid: i32,
@@ -92,7 +92,7 @@ pub fn accounts(lines: &[String], problems: &mut Vec<String>) -> Vec<Run> {
     runs
 }
 
-/// What the daemon's log says of each start of each agent: when, which attempt, which process.
+/// Each start of each agent in the daemon's log: time, attempt and process.
 pub fn logged(log: &str) -> BTreeMap<&str, Vec<(SystemTime, u64, i32)>> {
     let mut logged: BTreeMap<&str, Vec<_>> = BTreeMap::new();
     for line in log.lines() {
@@ -106,34 +106,34 @@ pub fn logged(log: &str) -> BTreeMap<&str, Vec<(SystemTime, u64, i32)>> {
     logged
 }
 
-/// How much was compared.
+/// How much the test compared.
 #[derive(Debug, Default)]
 pub struct Figures {
     starts: usize,
     ends: usize,
-    /// Declarations under which something was started.
+    /// Declarations under which an attempt started.
     declarations: usize,
-    /// Starts that the API was seen to tell of.
+    /// Starts that the API reported.
     seen: usize,
-    /// Others, of which the daemon's log tells.
+    /// Other starts, reported only by the daemon's log.
     logged: usize,
-    /// Others, accounted for as the number of the one after them says.
+    /// Other starts, implied by the number of the attempt after them.
     counted: usize,
-    /// Ends of which the API was seen to tell.
+    /// Ends that the API reported.
     ends_seen: usize,
-    /// Launches that failed and were tried again.
+    /// Launches that failed and were retried.
     failed: usize,
 }
 
-/// How far apart what an agent notes and what is told of it may be; process ids come again later than that.
+/// The largest allowed gap between an agent's own times and the reported ones. Process ids are reused only after a longer time.
 const NEAR: Duration = Duration::from_secs(15);
 
-/// The clocks' difference, whichever is ahead.
+/// The difference of two clocks, whichever is ahead.
 fn distance(a: SystemTime, b: SystemTime) -> Duration {
     between(a, b).max(between(b, a))
 }
 
-/// Compares an agent's own accounts with what was told of it.
+/// Compares an agent's own accounts with the reports about it.
 pub fn compare(
     runs: &[Run],
     told: &[Told],
@@ -160,10 +160,10 @@ pub fn compare(
     figures.ends += runs.iter().filter(|run| run.end.is_some()).count();
 }
 
-/// What was told of an agent, by when it was declared.
+/// The reports about an agent, by the time of its declaration.
 struct Tale<'a> {
     statuses: BTreeMap<SystemTime, Vec<&'a AgentStatus>>,
-    /// Until when it was told of that declaration.
+    /// The last time at which that declaration was reported.
     until: BTreeMap<SystemTime, SystemTime>,
 }
 
@@ -179,7 +179,7 @@ impl<'a> Tale<'a> {
         tale
     }
 
-    /// Under which of them these runs took place: one, if all is well.
+    /// The declarations under which these runs took place: exactly one, unless something is wrong.
     fn declarations(
         &self,
         runs: &[Run],
@@ -198,7 +198,7 @@ impl<'a> Tale<'a> {
         near.map(|(at, _)| *at).collect()
     }
 
-    /// No attempt is two processes.
+    /// Checks that no attempt has two processes.
     fn find_doubles(&self, problems: &mut Vec<String>) {
         for (declared, statuses) in &self.statuses {
             let mut pids: BTreeMap<u64, BTreeSet<i32>> = BTreeMap::new();
@@ -215,9 +215,9 @@ impl<'a> Tale<'a> {
     }
 }
 
-/// Who tells of a run: as which attempts.
+/// The source of a report on a run, with the attempts that it names.
 struct Witness {
-    /// The API, by when the agent was declared.
+    /// The API, by the time of the agent's declaration.
     told: BTreeMap<SystemTime, BTreeSet<u64>>,
     /// The daemon's log.
     logged: BTreeSet<u64>,
@@ -243,7 +243,7 @@ impl Witness {
     }
 }
 
-/// The runs of one declaration, one after the other, and what was told of them.
+/// The runs of one declaration in order, and the reports about them.
 struct Group<'a> {
     id: Id,
     runs: &'a [Run],
@@ -253,12 +253,12 @@ struct Group<'a> {
 }
 
 impl Group<'_> {
-    /// Each run is one attempt, and the restarts before it are the runs before it.
+    /// Checks that each run is one attempt, and that the restarts before it are the earlier runs.
     fn compare_numbers(&self, figures: &mut Figures, problems: &mut Vec<String>) {
         figures.declarations += 1;
         let id = self.id;
         if self.declarations.len() > 1 {
-            problems.push(format!("{id:?}: told under {} declarations", self.declarations.len()));
+            problems.push(format!("{id:?}: reported under {} declarations", self.declarations.len()));
         }
         let restarts_at = |attempt: u64| {
             self.statuses.iter().filter(|status| status.attempt == Some(attempt)).map(|status| status.restarts).max()
@@ -271,10 +271,10 @@ impl Group<'_> {
             }
             let attempts = witness.attempts();
             if attempts.len() > 1 {
-                problems.push(format!("{id:?}: {} was told to be attempts {attempts:?}", run.pid));
+                problems.push(format!("{id:?}: {} was reported as attempts {attempts:?}", run.pid));
             }
             let Some(&attempt) = attempts.first() else { continue };
-            // Without launches that failed, the restarts are the attempts but the first.
+            // Without failed launches, every attempt but the first is a restart.
             let restarts = restarts_at(attempt).unwrap_or(attempt - 1);
             if restarts + 1 != expected {
                 problems.push(format!("{id:?}: start {expected} was attempt {attempt}, with {restarts} restarts"));
@@ -282,13 +282,13 @@ impl Group<'_> {
         }
     }
 
-    /// There are as many runs as attempts.
+    /// Checks that there are as many runs as attempts.
     fn compare_count(&self, tale: &Tale, figures: &mut Figures, problems: &mut Vec<String>) {
         let (id, starts) = (self.id, self.runs.len());
         let last = self.statuses.iter().filter_map(|status| Some((status.attempt?, status.restarts))).max();
         let Some((attempts, restarts)) = last else {
             if starts > 1 {
-                problems.push(format!("{id:?}: {starts} starts, and none was told of"));
+                problems.push(format!("{id:?}: {starts} starts, and none was reported"));
             }
             return;
         };
@@ -297,7 +297,7 @@ impl Group<'_> {
         figures.failed += failed;
         let until = self.declarations.iter().map(|at| tale.until[at]).max().unwrap();
         let unseen = self.runs.iter().filter(|run| run.at > until).count();
-        // The last attempt may have been stopped before it could note anything.
+        // The last attempt may have been stopped before it could record anything.
         if !(starts..=starts + 1).contains(&(number(attempts) - failed + unseen)) {
             problems.push(format!(
                 "{id:?}: {starts} starts, {attempts} attempts, {failed} of them failed, {unseen} unseen"
@@ -305,7 +305,7 @@ impl Group<'_> {
         }
     }
 
-    /// What was told of ends is what the runs noted, and is told the same each time.
+    /// Checks that the reported ends match those that the runs recorded, and never change.
     fn compare_ends(&self, figures: &mut Figures, problems: &mut Vec<String>) {
         let id = self.id;
         for (number, ends) in self.ends() {
@@ -333,7 +333,7 @@ impl Group<'_> {
         }
     }
 
-    /// The ends that were told, by the number of the start.
+    /// The reported ends, by the number of the start.
     fn ends(&self) -> BTreeMap<u64, Vec<(&ExitStatus, SystemTime)>> {
         let mut ends: BTreeMap<u64, Vec<_>> = BTreeMap::new();
         for status in &self.statuses {

@@ -10,7 +10,7 @@ use agentd::wire::status::Outcome;
 
 use super::super::support::{Setup, agent};
 
-/// An agent, and what should become of it when it is left alone.
+/// An agent, and its expected fate if it is left alone.
 pub struct Part {
     pub name: &'static str,
     script: &'static str,
@@ -22,7 +22,7 @@ pub struct Part {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     Runs,
-    /// Ends and is started again, for ever. In the end it is allowed to come to an end.
+    /// Ends and is restarted forever. It is allowed to finish only at the end of the test.
     Repeats,
     Ends(Outcome),
 }
@@ -56,10 +56,10 @@ pub static CAST: [Part; 20] = [
     part("placed", "sleep 0.2; exit 0", "always", "backoff = ['200ms']", Fate::Repeats),
 ];
 
-/// What is launched: the version of the entry, and that of the secret if the agent gets it.
+/// The launched versions: that of the entry, and that of the secret if the agent uses it.
 pub type Id = (u64, u64);
 
-/// A generator of numbers that are the same for the same seed (`SplitMix64`).
+/// A generator that yields the same numbers for the same seed (`SplitMix64`).
 pub struct Random(pub u64);
 
 impl Random {
@@ -88,17 +88,17 @@ impl Random {
     }
 }
 
-/// What is declared of an agent at the moment.
+/// The current declaration of an agent.
 #[derive(Default)]
 pub struct Entry {
     pub version: u64,
     pub is_there: bool,
     is_wrong: bool,
-    /// Something that concerns policy only.
+    /// A value that concerns only policy.
     tweak: u64,
 }
 
-/// What the administrator does.
+/// The jcard, secrets and workdir, and the administrator who changes them.
 pub struct Stage {
     place: Arc<Setup>,
     random: Random,
@@ -114,7 +114,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Everybody is declared, and the secret is there.
+    /// Declares every agent, and writes the secret.
     pub fn new(place: Arc<Setup>, random: Random, canary: String) -> Self {
         let entries = CAST.iter().map(|part| (part.name, Entry { is_there: true, ..Entry::default() })).collect();
         let mut stage = Self {
@@ -201,7 +201,7 @@ impl Stage {
     fn set_place(&mut self, is_there: bool) {
         self.moves += 1;
         let (place, aside) = (self.place.work("place"), self.place.work("aside"));
-        // Fails if it is so already.
+        // This fails if the directory is already where it should be.
         let _ = if is_there { fs::rename(aside, place) } else { fs::rename(place, aside) };
     }
 
@@ -227,7 +227,7 @@ impl Stage {
         }
     }
 
-    /// What everything comes to.
+    /// Brings the stage to its final state.
     pub fn end(&mut self) {
         self.is_ending = true;
         self.set_place(true);

@@ -273,7 +273,7 @@ impl World {
 
     fn remove(&mut self) {
         self.is_wanted = false;
-        self.tell(Event::Remove);
+        self.tell(Event::Remove(Removal::Undeclared));
     }
 
     fn goes(&mut self, way: Way) {
@@ -479,7 +479,7 @@ impl World {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Launch { attempt, launch, .. } => self.launch(attempt, &launch),
+            Effect::Launch { attempt, launch, reason, .. } => self.launch(attempt, &launch, reason),
             Effect::Resume { .. } => panic!("takes up what it has not left"),
             Effect::Interrupt { attempt } => {
                 assert_eq!(self.real.as_ref().map(|real| real.attempt), Some(attempt), "interrupts what is not");
@@ -508,7 +508,7 @@ impl World {
         }
     }
 
-    fn launch(&mut self, attempt: Attempt, launch: &Arc<Launch>) {
+    fn launch(&mut self, attempt: Attempt, launch: &Arc<Launch>, reason: LaunchReason) {
         assert!(self.real.is_none(), "two attempts at once");
         assert!(self.is_wanted, "launches what is wanted no more");
         assert!(!self.is_closing, "launches into a session that is closing");
@@ -518,6 +518,11 @@ impl World {
         assert_eq!(in_force.launch.as_ref(), Some(launch));
         let timeout_at = in_force.first_started.zip(in_force.policy.timeout).map(|(at, timeout)| at + timeout);
         assert!(timeout_at.is_none_or(|at| at > self.now), "launches after the timeout");
+        let is_restart = self.machine.status().restarts > in_force.restarts;
+        assert_eq!(reason == LaunchReason::Policy, is_restart, "{reason:?}");
+        let is_fresh = matches!(reason, LaunchReason::First | LaunchReason::Declaration);
+        assert_eq!(is_fresh, in_force.attempts == 0, "{reason:?}");
+        assert_eq!(reason == LaunchReason::Recovery, in_force.is_cut_off, "{reason:?}");
         if self.is_busy && self.open.is_none() {
             assert!(attempt > self.latest, "a number is used twice");
             self.latest = attempt;

@@ -1,0 +1,348 @@
+//! A machine on disk: the form that daemons of this and of other builds read and write.
+//!
+//! Keys are added, and none is removed or renamed: a daemon of an earlier build reads what this one wrote, after a downgrade, and
+//! this one reads what that wrote. A key that was added therefore has a default. What a machine must not be is
+//! [refused](Contradiction).
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::life::{Exit, Latest, Life, Lingering, Next, Session, Wanted, unread};
+use super::{Attempt, BackoffReason, Force, Harness, Machine, Removal, State, StopReason, Then, is_id_of_harness};
+use crate::agent::declaration::{Missing, WaitingFor};
+use crate::agent::fingerprint::Fingerprint;
+use crate::agent::name::Name;
+use crate::agent::reconcile::InForce;
+use crate::agent::spec::{Kind, Policy};
+use crate::sys::clock::Timestamp;
+use crate::sys::process::Identity;
+use crate::wire::status::Outcome;
+
+impl Serialize for Machine {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Record::of(self).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Machine {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Record::deserialize(deserializer)?.into_machine().map_err(de::Error::custom)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record<'a> {
+    name: Cow<'a, Name>,
+    harness: Option<Cow<'a, str>>,
+    declared: Option<LifeRecord<'a>>,
+    /// Whether the agent is on its way out.
+    leaving: bool,
+    /// Whether that is because the daemon is being stopped.
+    #[serde(default)]
+    shutdown: bool,
+    state: StateRecord<'a>,
+    attempt: Attempt,
+    latest: Option<Cow<'a, Latest>>,
+    launcher: Option<Identity>,
+    lingering: Option<Cow<'a, Lingering>>,
+    session: Option<SessionRecord<'a>>,
+    entry_error: Option<Cow<'a, str>>,
+    #[serde(default)]
+    since: Option<Timestamp>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LifeRecord<'a> {
+    kind: Cow<'a, str>,
+    policy: Cow<'a, Policy>,
+    /// In words, for daemons of earlier builds.
+    missing: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    waiting_for: Option<Cow<'a, [WaitingFor]>>,
+    fingerprint: Option<Cow<'a, Fingerprint>>,
+    at: Timestamp,
+    first_started: Option<Timestamp>,
+    started: Option<Timestamp>,
+    attempts: u64,
+    is_cut_off: bool,
+    restarts: u64,
+    /// Counts the restart that is decided and not yet made.
+    in_a_row: usize,
+    restarting: bool,
+    retries: u32,
+    exit: Option<Cow<'a, Exit>>,
+    error: Option<Cow<'a, str>>,
+    limits_error: Option<Cow<'a, str>>,
+    log_error: Option<Cow<'a, str>>,
+    #[serde(default)]
+    environment_error: Option<Cow<'a, str>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SessionRecord<'a> {
+    name: Cow<'a, Name>,
+    is_open: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum StateRecord<'a> {
+    Invalid,
+    Waiting,
+    Queued {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session: Option<Cow<'a, Name>>,
+        holder: Cow<'a, Name>,
+    },
+    Starting {
+        attempt: Attempt,
+    },
+    Running {
+        attempt: Attempt,
+        pid: i32,
+        since: Timestamp,
+    },
+    Stopping {
+        attempt: Attempt,
+        harness: Harness,
+        why: WhyRecord,
+        deadline: Timestamp,
+        #[serde(default)]
+        again: Option<Timestamp>,
+        killed: bool,
+    },
+    Backoff {
+        until: Timestamp,
+        why: BackoffReason,
+    },
+    Exited {
+        outcome: Outcome,
+    },
+    Closing {
+        retry_at: Option<Timestamp>,
+    },
+    Gone,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum WhyRecord {
+    Changed,
+    Removed,
+    TimedOut,
+}
+
+/// A record of what no agent can be, or of what it could never leave: no daemon wrote that, or the disk has damaged it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Contradiction {
+    #[error("it has a state, and no declaration")]
+    NoDeclaration,
+    #[error("it is leaving, and is not in a state to leave in")]
+    CannotLeave,
+    #[error("its session is being closed, and it has none")]
+    NoSession,
+    #[error("another attempt than the latest is under way")]
+    AnotherAttempt,
+    #[error("the id of its process is that of none")]
+    NoProcess,
+}
+
+fn text(text: Option<&String>) -> Option<Cow<'_, str>> {
+    text.map(|text| Cow::Borrowed(text.as_str()))
+}
+
+impl<'a> Record<'a> {
+    fn of(machine: &'a Machine) -> Self {
+        let removal = machine.removal();
+        Self {
+            name: Cow::Borrowed(&machine.name),
+            harness: text(machine.harness.as_ref()),
+            declared: machine.life.as_ref().map(LifeRecord::of),
+            leaving: removal.is_some(),
+            shutdown: removal == Some(Removal::Shutdown),
+            state: StateRecord::of(&machine.state),
+            attempt: machine.attempt,
+            latest: machine.latest.as_ref().map(Cow::Borrowed),
+            launcher: machine.launcher,
+            lingering: machine.lingering.as_ref().map(Cow::Borrowed),
+            session: machine.session.as_ref().map(|session| SessionRecord {
+                name: Cow::Borrowed(session.name()),
+                is_open: matches!(session, Session::Open(_)),
+            }),
+            entry_error: text(machine.entry_error.as_ref()),
+            since: machine.since,
+        }
+    }
+
+    fn contradiction(&self) -> Option<Contradiction> {
+        let is_known = matches!(self.state, StateRecord::Invalid | StateRecord::Gone) || self.declared.is_some();
+        let is_closing = matches!(self.state, StateRecord::Closing { .. });
+        let may_leave = is_closing || matches!(self.state, StateRecord::Stopping { .. } | StateRecord::Gone);
+        let (attempt, pid) = match self.state {
+            StateRecord::Running { attempt, pid, .. }
+            | StateRecord::Stopping { attempt, harness: Harness::Alive { pid }, .. } => (Some(attempt), Some(pid)),
+            StateRecord::Starting { attempt } | StateRecord::Stopping { attempt, .. } => (Some(attempt), None),
+            _ => (None, None),
+        };
+        let lingering = self.lingering.as_ref().map(|lingering| lingering.attempt);
+        if !is_known {
+            Some(Contradiction::NoDeclaration)
+        } else if self.leaving && !may_leave {
+            Some(Contradiction::CannotLeave)
+        } else if is_closing && self.session.is_none() {
+            Some(Contradiction::NoSession)
+        } else if attempt.into_iter().chain(lingering).any(|attempt| attempt != self.attempt) {
+            Some(Contradiction::AnotherAttempt)
+        } else if pid.is_some_and(|pid| !is_id_of_harness(pid)) {
+            Some(Contradiction::NoProcess)
+        } else {
+            None
+        }
+    }
+
+    fn into_machine(self) -> Result<Machine, Contradiction> {
+        if let Some(contradiction) = self.contradiction() {
+            return Err(contradiction);
+        }
+        let removal = match (self.leaving, self.shutdown) {
+            (false, _) => None,
+            (true, false) => Some(Removal::Undeclared),
+            (true, true) => Some(Removal::Shutdown),
+        };
+        let state = self.state.into_state(removal);
+        let session = |SessionRecord { name, is_open }: SessionRecord<'_>| {
+            let name = name.into_owned();
+            if is_open { Session::Open(name) } else { Session::Requested(name) }
+        };
+        Ok(Machine {
+            name: self.name.into_owned(),
+            harness: self.harness.map(Cow::into_owned),
+            life: self.declared.map(|life| life.into_life(&state)),
+            state,
+            attempt: self.attempt,
+            latest: self.latest.map(Cow::into_owned),
+            launcher: self.launcher,
+            lingering: self.lingering.map(Cow::into_owned),
+            session: self.session.map(session),
+            entry_error: self.entry_error.map(Cow::into_owned),
+            since: self.since,
+        })
+    }
+}
+
+impl<'a> LifeRecord<'a> {
+    fn of(life: &'a Life) -> Self {
+        let missing = life.wanted.missing();
+        let restarting = life.next == Some(Next::Restart);
+        Self {
+            kind: Cow::Borrowed(life.kind.in_words()),
+            policy: Cow::Borrowed(&life.policy),
+            missing: missing.map(|missing| Cow::Owned(missing.to_string())),
+            waiting_for: missing.map(|missing| Cow::Borrowed(missing.0.as_slice())),
+            fingerprint: life.in_force.fingerprint().map(Cow::Borrowed),
+            at: life.at,
+            first_started: life.first_started,
+            started: life.started,
+            attempts: life.attempts,
+            is_cut_off: life.next == Some(Next::MakeUp),
+            restarts: life.restarts,
+            in_a_row: life.in_a_row.saturating_add(usize::from(restarting)),
+            restarting,
+            retries: life.failures,
+            exit: life.exit.as_ref().map(Cow::Borrowed),
+            error: text(life.error.as_ref()),
+            limits_error: text(life.limits_error.as_ref()),
+            log_error: text(life.log_error.as_ref()),
+            environment_error: text(life.environment_error.as_ref()),
+        }
+    }
+
+    fn into_life(self, state: &State) -> Life {
+        let next = match state {
+            _ if self.restarting => Some(Next::Restart),
+            _ if self.is_cut_off => Some(Next::MakeUp),
+            State::Starting { .. } | State::Running { .. } | State::Exited { .. } => None,
+            _ if self.attempts == 0 => Some(Next::Fresh),
+            State::Stopping { .. } => None,
+            _ => Some(Next::Retry),
+        };
+        // An earlier build wrote it down in words alone, or nothing was missing: what is launched is never written down.
+        let missing = self.waiting_for.map_or_else(unread, |causes| Missing(causes.into_owned()));
+        Life {
+            kind: Kind::from_words(&self.kind),
+            policy: self.policy.into_owned(),
+            wanted: Wanted::Lacking { missing, former: None },
+            in_force: self.fingerprint.map_or(InForce::Nothing, |fingerprint| InForce::Here(fingerprint.into_owned())),
+            at: self.at,
+            first_started: self.first_started,
+            started: self.started,
+            attempts: self.attempts,
+            restarts: self.restarts,
+            in_a_row: self.in_a_row.saturating_sub(usize::from(self.restarting)),
+            failures: self.retries,
+            next,
+            exit: self.exit.map(Cow::into_owned),
+            error: self.error.map(Cow::into_owned),
+            limits_error: self.limits_error.map(Cow::into_owned),
+            log_error: self.log_error.map(Cow::into_owned),
+            environment_error: self.environment_error.map(Cow::into_owned),
+        }
+    }
+}
+
+impl<'a> StateRecord<'a> {
+    fn of(state: &'a State) -> Self {
+        match *state {
+            State::Invalid => Self::Invalid,
+            State::Waiting => Self::Waiting,
+            State::Queued { ref session, ref holder } => {
+                Self::Queued { session: session.as_ref().map(Cow::Borrowed), holder: Cow::Borrowed(holder) }
+            }
+            State::Starting { attempt } => Self::Starting { attempt },
+            State::Running { attempt, pid, since } => Self::Running { attempt, pid, since },
+            State::Stopping { attempt, harness, why, deadline, force } => {
+                let why = match why {
+                    StopReason::Changed => WhyRecord::Changed,
+                    StopReason::Removed(_) => WhyRecord::Removed,
+                    StopReason::TimedOut => WhyRecord::TimedOut,
+                };
+                let (again, killed) = match force {
+                    Force::Interrupted { again } => (again, false),
+                    Force::Killed => (None, true),
+                };
+                Self::Stopping { attempt, harness, why, deadline, again, killed }
+            }
+            State::Backoff { until, why } => Self::Backoff { until, why },
+            State::Exited { outcome } => Self::Exited { outcome },
+            State::Closing { retry_at, .. } => Self::Closing { retry_at },
+            State::Gone { .. } => Self::Gone,
+        }
+    }
+
+    fn into_state(self, removal: Option<Removal>) -> State {
+        match self {
+            Self::Invalid => State::Invalid,
+            Self::Waiting => State::Waiting,
+            Self::Queued { session, holder } => {
+                State::Queued { session: session.map(Cow::into_owned), holder: holder.into_owned() }
+            }
+            Self::Starting { attempt } => State::Starting { attempt },
+            Self::Running { attempt, pid, since } => State::Running { attempt, pid, since },
+            Self::Stopping { attempt, harness, why, deadline, again, killed } => {
+                let why = match (removal, why) {
+                    (Some(removal), _) => StopReason::Removed(removal),
+                    (None, WhyRecord::TimedOut) => StopReason::TimedOut,
+                    // One that was removed and is not leaving is wanted again.
+                    (None, WhyRecord::Changed | WhyRecord::Removed) => StopReason::Changed,
+                };
+                let force = if killed { Force::Killed } else { Force::Interrupted { again } };
+                State::Stopping { attempt, harness, why, deadline, force }
+            }
+            Self::Backoff { until, why } => State::Backoff { until, why },
+            Self::Exited { outcome } => State::Exited { outcome },
+            Self::Closing { retry_at } => State::Closing { then: removal.map_or(Then::Begin, Then::Leave), retry_at },
+            Self::Gone => State::Gone { removal: removal.unwrap_or(Removal::Undeclared) },
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! Why an agent does not start, why it was launched, and why it is being stopped, as data.
+//!
+//! The `reason` of an agent is a sentence for people, made of these. Clients decide by the data: a sentence may change its words at
+//! any time. A newer daemon may know more kinds; a client reads those as `Unknown` and shows their name.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Something that an agent waits for before it starts. Kinds may be added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum WaitingFor {
+    /// A working directory that the agent user can enter.
+    Workdir {
+        /// The directory.
+        path: String,
+        /// What is wrong with it.
+        #[serde(flatten)]
+        problem: Problem,
+    },
+    /// A prompt file that the agent user can read.
+    PromptFile {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        #[serde(flatten)]
+        problem: Problem,
+    },
+    /// Secrets that the entry lists and that are not in the secrets directory.
+    Secrets {
+        /// Their names, sorted.
+        names: Vec<String>,
+    },
+    /// The session, which another agent still holds.
+    Session {
+        /// The session; absent if an early build of the daemon did not note it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+        /// The agent that holds it.
+        holder: String,
+    },
+    /// The declaration, which this daemon has not read yet.
+    Unread {},
+    /// A correction of the entry; `error` says what is wrong with it.
+    Entry {},
+    /// The delay before a restart by policy; it ends at `next_start_at`.
+    Backoff {
+        /// The number of that restart under the present declaration, from 1.
+        restart: u64,
+        /// How many restarts there may be; absent if there is no limit.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_restarts: Option<u64>,
+    },
+    /// The delay after a launch that failed through no fault of the agent; `error` says why, and it ends at `next_start_at`.
+    Retry {},
+    /// The end of everything that the previous attempt left behind.
+    PreviousAttempt {},
+    /// A kind that only a newer daemon knows.
+    #[serde(untagged)]
+    #[schemars(skip)]
+    Unknown {
+        /// Its name.
+        kind: String,
+    },
+}
+
+/// What is wrong with a path that an entry names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "problem", rename_all = "kebab-case")]
+pub enum Problem {
+    /// Nothing is there.
+    Absent {},
+    /// The file is empty, and the entry needs a prompt.
+    Empty {},
+    /// Something else than a directory is there.
+    NotADirectory {},
+    /// Something else than a regular file is there.
+    NotAFile {},
+    /// The agent user may not use it.
+    Inaccessible {
+        /// What fails, and why.
+        detail: String,
+    },
+    /// agentd could not look at it.
+    Unchecked {
+        /// Why.
+        detail: String,
+    },
+    /// A problem that only a newer daemon knows.
+    #[serde(untagged)]
+    #[schemars(skip)]
+    Unknown {
+        /// Its name.
+        problem: String,
+    },
+}
+
+/// Why an agent is being stopped. Kinds may be added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum StoppingBecause {
+    /// Its entry was removed. When nothing of the agent is left, it is no longer listed.
+    Removed {},
+    /// What its entry launches has changed. When nothing of the agent is left, it starts as it is declared now.
+    Changed {},
+    /// Its `timeout` has passed. When nothing of the agent is left, it has exited for good.
+    TimedOut {},
+    /// The daemon is being stopped, and stops its agents.
+    Shutdown {},
+    /// A kind that only a newer daemon knows.
+    #[serde(untagged)]
+    #[schemars(skip)]
+    Unknown {
+        /// Its name.
+        kind: String,
+    },
+}
+
+/// How far a stop has come. Words may be added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopStage {
+    /// The harness got SIGINT; at `deadline` agentd kills everything.
+    Interrupted,
+    /// The harness has ended, and what it left behind is being cleared away; at `deadline` agentd kills it.
+    Clearing,
+    /// agentd has killed everything, and waits for it to be gone.
+    Killed,
+    /// Nothing runs any more, and the session is being closed.
+    Closing,
+    /// A stage that only a newer daemon knows.
+    #[serde(untagged)]
+    #[schemars(skip)]
+    Unknown(String),
+}
+
+/// Why an attempt was launched. Words may be added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LaunchReason {
+    /// Nothing of the agent was launched before.
+    First,
+    /// What its entry launches has changed, or the entry was removed and is back.
+    Declaration,
+    /// The attempt before has ended, and the policy restarts the agent.
+    Policy,
+    /// The launch before failed through no fault of the agent.
+    Retry,
+    /// A restart of agentd cut off the launch before.
+    Recovery,
+    /// A reason that only a newer daemon knows.
+    #[serde(untagged)]
+    #[schemars(skip)]
+    Unknown(String),
+}
+
+/// What an agent waits for, as one sentence: one thing after the other, with semicolons between.
+#[derive(Clone, Copy, Debug)]
+pub struct Causes<'a>(pub &'a [WaitingFor]);
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, cause) in self.0.iter().enumerate() {
+            let separator = if place == 0 { "" } else { "; " };
+            write!(f, "{separator}{cause}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for WaitingFor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workdir { path, problem } => write!(f, "the workdir {path} {problem}"),
+            Self::PromptFile { path, problem } => write!(f, "the prompt_file {path} {problem}"),
+            Self::Secrets { names } => {
+                let (noun, verb) = if names.len() == 1 { ("secret", "is") } else { ("secrets", "are") };
+                write!(f, "the {noun} {} {verb} not in the secrets directory", names.join(", "))
+            }
+            Self::Session { name: Some(name), holder } => write!(f, "its session {name} is still in use by {holder}"),
+            Self::Session { name: None, holder } => write!(f, "its session is still in use by {holder}"),
+            Self::Unread {} => f.write_str("its declaration could not be read yet"),
+            Self::Entry {} => f.write_str("its entry is wrong, and nothing of it ever ran"),
+            Self::Backoff { restart, max_restarts: Some(limit) } => write!(f, "restart {restart} of {limit} follows"),
+            Self::Backoff { restart, max_restarts: None } => write!(f, "restart {restart} follows"),
+            Self::Retry {} => f.write_str("the launch failed and will be tried again"),
+            Self::PreviousAttempt {} => f.write_str("what was there before is being cleared away"),
+            Self::Unknown { kind } => write!(f, "{kind} (a newer agentd knows what that is)"),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent {} => f.write_str("does not exist"),
+            Self::Empty {} => f.write_str("is empty"),
+            Self::NotADirectory {} => f.write_str("is not a directory"),
+            Self::NotAFile {} => f.write_str("is not a regular file"),
+            Self::Inaccessible { detail } => f.write_str(detail),
+            Self::Unchecked { detail } => write!(f, "could not be looked at: {detail}"),
+            Self::Unknown { problem } => write!(f, "cannot be used: {problem}"),
+        }
+    }
+}
+
+impl fmt::Display for StoppingBecause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Removed {} => "its entry was removed",
+            Self::Changed {} => "its declaration has changed",
+            Self::TimedOut {} => "its timeout has passed",
+            Self::Shutdown {} => "agentd is being stopped",
+            Self::Unknown { kind } => kind,
+        })
+    }
+}
+
+impl fmt::Display for StopStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Interrupted => "interrupted, will be killed at the deadline",
+            Self::Clearing => "what it left behind is being cleared away",
+            Self::Killed => "killed",
+            Self::Closing => "its session is being closed",
+            Self::Unknown(stage) => stage,
+        })
+    }
+}
+
+impl fmt::Display for LaunchReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::First => "first launch",
+            Self::Declaration => "declaration changed",
+            Self::Policy => "restart by policy",
+            Self::Retry => "retry of a failed launch",
+            Self::Recovery => "repeat of a launch that was cut off",
+            Self::Unknown(reason) => reason,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn path() -> String {
+        "/x".to_owned()
+    }
+
+    /// Writes it as this, reads it from this, and says it in these words.
+    #[track_caller]
+    fn check<T>(value: &T, json: &Value, words: &str)
+    where
+        T: Serialize + DeserializeOwned + PartialEq + fmt::Debug + fmt::Display,
+    {
+        assert_eq!(serde_json::to_value(value).unwrap(), *json);
+        assert_eq!(serde_json::from_value::<T>(json.clone()).unwrap(), *value);
+        assert_eq!(value.to_string(), words);
+    }
+
+    #[test]
+    fn each_thing_waited_for_has_its_json_and_its_words() {
+        use WaitingFor::{
+            Backoff, Entry, PreviousAttempt, PromptFile, Retry, Secrets, Session, Unknown, Unread, Workdir,
+        };
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        for (value, json, words) in [
+            (
+                Workdir { path: path(), problem: Problem::Absent {} },
+                json!({ "kind": "workdir", "path": "/x", "problem": "absent" }),
+                "the workdir /x does not exist",
+            ),
+            (
+                PromptFile { path: path(), problem: Problem::Inaccessible { detail: "cannot be read: no".into() } },
+                json!({ "kind": "prompt-file", "path": "/x", "problem": "inaccessible", "detail": "cannot be read: no" }),
+                "the prompt_file /x cannot be read: no",
+            ),
+            (
+                Secrets { names: names(&["A"]) },
+                json!({ "kind": "secrets", "names": ["A"] }),
+                "the secret A is not in the secrets directory",
+            ),
+            (
+                Secrets { names: names(&["A", "B"]) },
+                json!({ "kind": "secrets", "names": ["A", "B"] }),
+                "the secrets A, B are not in the secrets directory",
+            ),
+            (
+                Session { name: Some("s".into()), holder: "b".into() },
+                json!({ "kind": "session", "name": "s", "holder": "b" }),
+                "its session s is still in use by b",
+            ),
+            (
+                Session { name: None, holder: "b".into() },
+                json!({ "kind": "session", "holder": "b" }),
+                "its session is still in use by b",
+            ),
+            (Unread {}, json!({ "kind": "unread" }), "its declaration could not be read yet"),
+            (Entry {}, json!({ "kind": "entry" }), "its entry is wrong, and nothing of it ever ran"),
+            (
+                Backoff { restart: 2, max_restarts: Some(5) },
+                json!({ "kind": "backoff", "restart": 2, "max_restarts": 5 }),
+                "restart 2 of 5 follows",
+            ),
+            (
+                Backoff { restart: 2, max_restarts: None },
+                json!({ "kind": "backoff", "restart": 2 }),
+                "restart 2 follows",
+            ),
+            (Retry {}, json!({ "kind": "retry" }), "the launch failed and will be tried again"),
+            (PreviousAttempt {}, json!({ "kind": "previous-attempt" }), "what was there before is being cleared away"),
+            (
+                Unknown { kind: "moonrise".into() },
+                json!({ "kind": "moonrise" }),
+                "moonrise (a newer agentd knows what that is)",
+            ),
+        ] {
+            check(&value, &json, words);
+        }
+    }
+
+    #[test]
+    fn each_problem_of_a_path_has_its_json_and_its_words() {
+        use Problem::{Absent, Empty, Inaccessible, NotADirectory, NotAFile, Unchecked, Unknown};
+        for (value, json, words) in [
+            (Absent {}, json!({ "problem": "absent" }), "does not exist"),
+            (Empty {}, json!({ "problem": "empty" }), "is empty"),
+            (NotADirectory {}, json!({ "problem": "not-a-directory" }), "is not a directory"),
+            (NotAFile {}, json!({ "problem": "not-a-file" }), "is not a regular file"),
+            (
+                Inaccessible { detail: "cannot be read: no".into() },
+                json!({ "problem": "inaccessible", "detail": "cannot be read: no" }),
+                "cannot be read: no",
+            ),
+            (
+                Unchecked { detail: "no answer".into() },
+                json!({ "problem": "unchecked", "detail": "no answer" }),
+                "could not be looked at: no answer",
+            ),
+            (Unknown { problem: "haunted".into() }, json!({ "problem": "haunted" }), "cannot be used: haunted"),
+        ] {
+            check(&value, &json, words);
+        }
+    }
+
+    #[test]
+    fn each_cause_and_stage_of_a_stop_has_its_json_and_its_words() {
+        use StoppingBecause::{Changed, Removed, Shutdown, TimedOut, Unknown};
+        for (value, kind, words) in [
+            (Removed {}, "removed", "its entry was removed"),
+            (Changed {}, "changed", "its declaration has changed"),
+            (TimedOut {}, "timed-out", "its timeout has passed"),
+            (Shutdown {}, "shutdown", "agentd is being stopped"),
+            (Unknown { kind: "moonset".into() }, "moonset", "moonset"),
+        ] {
+            check(&value, &json!({ "kind": kind }), words);
+        }
+        for (value, stage, words) in [
+            (StopStage::Interrupted, "interrupted", "interrupted, will be killed at the deadline"),
+            (StopStage::Clearing, "clearing", "what it left behind is being cleared away"),
+            (StopStage::Killed, "killed", "killed"),
+            (StopStage::Closing, "closing", "its session is being closed"),
+            (StopStage::Unknown("begged".into()), "begged", "begged"),
+        ] {
+            check(&value, &json!(stage), words);
+        }
+    }
+
+    #[test]
+    fn each_reason_of_a_launch_has_its_json_and_its_words() {
+        use LaunchReason::{Declaration, First, Policy, Recovery, Retry, Unknown};
+        for (value, word, words) in [
+            (First, "first", "first launch"),
+            (Declaration, "declaration", "declaration changed"),
+            (Policy, "policy", "restart by policy"),
+            (Retry, "retry", "retry of a failed launch"),
+            (Recovery, "recovery", "repeat of a launch that was cut off"),
+            (Unknown("schedule".into()), "schedule", "schedule"),
+        ] {
+            check(&value, &json!(word), words);
+        }
+    }
+
+    #[test]
+    fn a_kind_of_a_newer_daemon_is_read_whatever_it_holds() {
+        let kind = |value: Value| serde_json::from_value::<WaitingFor>(value).unwrap();
+        let moonrise = WaitingFor::Unknown { kind: "moonrise".into() };
+        assert_eq!(kind(json!({ "kind": "moonrise", "path": ["/x"], "more": { "deep": 1 } })), moonrise);
+        let Problem::Unknown { problem } =
+            serde_json::from_value(json!({ "problem": "haunted", "detail": 7 })).unwrap()
+        else {
+            panic!("it is known")
+        };
+        assert_eq!(problem, "haunted");
+        let haunted = kind(json!({ "kind": "workdir", "path": "/x", "problem": "haunted", "ghosts": 3 }));
+        assert_eq!(haunted.to_string(), "the workdir /x cannot be used: haunted");
+        let known = kind(json!({ "kind": "unread", "since": "yesterday" }));
+        assert_eq!(known, WaitingFor::Unread {}, "a key that was added");
+    }
+}
