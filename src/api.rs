@@ -1,8 +1,8 @@
 //! The read-only HTTP API on a Unix socket.
 //!
 //! It sees the daemon through its [`Sources`] only: the latest [`Snapshot`], the [`Ring`] of events, what agents printed, and tmux for
-//! screens. No client of it, however it behaves, can hold up another. When the process has no descriptor left it still answers, one
-//! client after the other: who wants to know what is wrong is to be told.
+//! screens. No client can hold up another, however it behaves. If the process runs out of descriptors, the API still answers, one client
+//! at a time, so that an administrator can find out what is wrong.
 
 pub mod outlet;
 pub mod socket;
@@ -37,38 +37,38 @@ use tokio::time::timeout;
 
 use self::connection::Connection;
 use self::http::Responder;
-use self::slots::{Client, Places, Rest};
+use self::slots::{Client, Rest, Slots};
 use crate::deputy::renderer::Renderers;
 use crate::logs::store::Store;
 use crate::observe::ring::Ring;
 use crate::observe::snapshot::Snapshot;
 use crate::tmux::Tmux;
 
-/// How long no client is accepted after the system refused to: what it lacks (descriptors, memory) does not come back at once.
+/// The pause after the system refused to accept a client: what it lacks (descriptors, memory) does not come back at once.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a client may take for each step that has the one descriptor that others wait for.
+/// The longest that each step may take of a client that holds the one descriptor that others wait for.
 const HURRY: Duration = Duration::from_secs(1);
 
-/// What a client may take. The defaults are those of ruling 14 of the design.
+/// What clients may take. Ruling 14 of `docs/design.md` gives the defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How many connections are open at once, one in 32 of them root's. For more those are closed that rest; then they are closed as
-    /// they come.
+    /// How many connections may be open at once; one in 32 is reserved for root. A further client replaces one that rests. If none
+    /// rests, the new connection is closed.
     pub connections: usize,
-    /// From connecting, or from a header's first byte, to its end.
+    /// The time from connecting, or from the first byte of a header, to the end of the header.
     pub header: Duration,
-    /// Bytes of a request's line and header fields. At least 8,192.
+    /// The bytes that the request line and the header fields may have: at least 8,192.
     pub header_size: usize,
-    /// From an answer to the first byte of the next request.
+    /// The time from an answer to the first byte of the next request.
     pub idle: Duration,
-    /// For how long an answer may make no progress because the client does not read.
+    /// How long an answer may make no progress because the client does not read.
     pub stall: Duration,
-    /// How long a client may go on sending after an answer that is the last.
+    /// How long a client may go on sending after its last answer.
     pub linger: Duration,
-    /// How many answers that take time, or have no end, are given at once, one in 16 of them to root; who asks for more is refused.
+    /// How many slow or endless answers are served at once; one in 16 is reserved for root. Further requests are refused.
     pub streams: usize,
-    /// After how long an answer that has no end shows that it is one, when there is nothing else to say.
+    /// How often an endless answer sends a comment when it has nothing else to send.
     pub heartbeat: Duration,
 }
 
@@ -90,26 +90,26 @@ impl Default for Limits {
 /// Where answers come from.
 #[derive(Clone, Debug)]
 pub struct Sources {
-    /// How things stand.
+    /// The present state.
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
-    /// What happens.
+    /// The events.
     pub happenings: watch::Receiver<Ring>,
-    /// Who is asked for screens; without it there are none.
+    /// The source of screens; without it there are none.
     pub tmux: Option<Tmux>,
-    /// Where what agents printed is kept; without it there is nothing.
+    /// The logs of agents; without it there are none.
     pub logs: Option<Store>,
-    /// Who makes text of it; without them there is only what was printed.
+    /// What turns logs into text; without it there are only the raw bytes.
     pub renderers: Option<Renderers>,
 }
 
-/// How long clients wait for the first reading of the declarations, so that none sees the agents missing. After that a daemon that
-/// cannot read them answers all the same, and says `starting`.
+/// How long clients wait for the first reading of the declarations, so that none sees agents missing. A daemon that cannot read them
+/// in that time answers anyway, with the state `starting`.
 const FIRST_READING: Duration = Duration::from_secs(4);
 
 /// Serves until `shutdown` is done, then closes every connection. Needs the time and I/O drivers of the tokio runtime.
 ///
-/// Whoever connects before everything was read for the first time waits for that. A listener that comes over `replacements` takes the
-/// place of the one before.
+/// A client that connects before the declarations were first read waits for that. A listener from `replacements` replaces the one
+/// before.
 pub async fn serve(
     listener: UnixListener,
     replacements: mpsc::Receiver<UnixListener>,
@@ -132,49 +132,49 @@ pub async fn serve(
     let at_leisure = Arc::new(Responder::new(sources, limits, true));
 
     let mut connections = JoinSet::new();
-    let mut places = Places::new(limits.connections);
+    let mut slots = Slots::new(limits.connections);
     let mut door = Door::new(listener, replacements);
     loop {
-        // Those that ended are counted out before the next is counted in.
+        // Count out the connections that ended before the next one is counted in.
         let came = tokio::select! {
             biased;
             () = &mut shutdown => break,
             Some(ended) = connections.join_next_with_id() => {
-                places.leave(ended.map_or_else(|error| error.id(), |(id, ())| id));
+                slots.leave(ended.map_or_else(|error| error.id(), |(id, ())| id));
                 continue;
             }
             came = door.next() => came,
         };
         let (Came::Usual(socket) | Came::Last(socket)) = &came;
         let (client, rest) = (Client::of(socket), Rest::default());
-        if !places.make_room(client) {
+        if !slots.make_room(client) {
             continue;
         }
         let connection = match came {
             Came::Usual(socket) => Connection::new(socket, client, rest.clone(), Arc::clone(&at_leisure)),
             Came::Last(socket) => Connection::new(socket, client, rest.clone(), Arc::clone(&in_a_hurry)),
         };
-        // Whoever does not keep to the rules is told by the connection's end.
+        // A client that breaks the rules learns it from the end of its connection.
         let task = connections.spawn(async move { drop(connection.serve().await) });
-        places.take(client, rest, task);
+        slots.take(client, rest, task);
     }
     connections.shutdown().await;
 }
 
-/// Where clients come in.
+/// Accepts clients.
 struct Door {
     listener: UnixListener,
     replacements: mpsc::Receiver<UnixListener>,
-    /// A descriptor to give up for a client when there is no other.
+    /// A descriptor to give up for a client when the process has no other.
     spare: Option<OwnedFd>,
-    /// Whether it was said that clients cannot be accepted as usual.
+    /// Whether the log says that clients cannot be accepted as usual.
     is_short: bool,
 }
 
-/// A client that has come.
+/// A client that was accepted.
 enum Came {
     Usual(UnixStream),
-    /// One that has the last descriptor.
+    /// A client that holds the last descriptor.
     Last(UnixStream),
 }
 
@@ -196,7 +196,7 @@ impl Door {
             };
             let error = match accepted {
                 Ok((stream, _)) => {
-                    // The spare one comes back before anybody is served at leisure again.
+                    // The spare descriptor must be back before a client is served at leisure again.
                     if self.spare.is_some() && std::mem::take(&mut self.is_short) {
                         tracing::info!("clients of the API are accepted as usual again");
                     }
@@ -210,7 +210,7 @@ impl Door {
             if self.spare.take().is_some() {
                 match poll_fn(|context| Poll::Ready(self.listener.poll_accept(context))).await {
                     Poll::Ready(Ok((stream, _))) => return Came::Last(stream),
-                    // The system asks for a descriptor before it looks whether there is a client (`accept(2)`).
+                    // The system takes a descriptor before it checks whether there is a client (`accept(2)`).
                     Poll::Pending => continue,
                     Poll::Ready(Err(_)) => {}
                 }

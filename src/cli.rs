@@ -30,7 +30,7 @@ use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcom
 
 use crate::agent::spec::Workdir;
 use crate::config;
-use crate::logs::store::Extent;
+use crate::logs::store::Retention;
 use crate::settings::{OnTerminate, SYSTEM_API_SOCKET, SYSTEM_CONFIG, Settings, Surroundings, absolute, first_there};
 use crate::sys::log::Detail;
 use crate::sys::unix_socket::LONGEST_PATH;
@@ -272,7 +272,7 @@ impl Arguments {
             tmux_origin: if daemon.await_tmux { Origin::Elsewhere } else { Origin::Own },
             state_dir: or(&whereabouts.state_dir, here.state()),
             log_dir: or(&whereabouts.log_dir, here.logs()),
-            log_extent: Extent { size: daemon.log_size, attempts: daemon.log_attempts },
+            log_retention: Retention { size: daemon.log_size, attempts: daemon.log_attempts },
             launcher: whereabouts.launcher.as_deref().map(absolute),
             user: whereabouts.user.clone(),
             admin_group: whereabouts.admin_group.clone().unwrap_or_else(|| "admin".to_owned()),

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::agent::machine::Machine;
+use crate::agent::name::Key;
 use crate::api::{self, Sources};
 use crate::contain::tree::Trees;
 use crate::deputy::Deputy;
@@ -30,10 +31,9 @@ use crate::launch::socket_dir::{self, LaunchSocketKeeper, SocketDir};
 use crate::launch::{listener, program};
 use crate::logs::store::Store;
 use crate::observe::ring::Ring;
-use crate::observe::snapshot::Snapshot;
+use crate::observe::snapshot::Parts;
 use crate::settings::Settings;
 use crate::state::history::{self, Histories, History};
-use crate::state::key::Key;
 use crate::state::lock::{self, Lock};
 use crate::state::record::{self, Reading, Record, Recorder, Report};
 use crate::supervisor::log_files::StoredLogs;
@@ -126,10 +126,10 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
         }
         lock => Some(lock?),
     };
-    let key = match Key::of(&settings.state_dir) {
+    let key = match crate::state::key::Key::of(&settings.state_dir) {
         Err(error) => {
             state_errors.push(error.to_string());
-            Key::ephemeral()?
+            crate::state::key::Key::ephemeral()?
         }
         key => key?,
     };
@@ -161,7 +161,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
         let listener = UnixListener::from_std(api).map_err(failed("listen on the API's socket"))?;
         let api = ApiSocket { listener, address: api_address, group };
         let place = DeclarationContext { file: settings.config.clone(), account, key };
-        let store = Store::new(&settings.log_dir, group, settings.log_extent);
+        let store = Store::new(&settings.log_dir, group, settings.log_retention);
         let reception = Reception { folder: folder.as_ref(), group };
         serve(settings, place, reception, store, api, started, state_errors).await
     });
@@ -262,7 +262,7 @@ async fn serve(
     let (events, inbox) = mpsc::unbounded_channel();
     let (nudges, nudged) = mpsc::channel(16);
     let (snapshots, snapshot) =
-        watch::channel(Arc::new(Snapshot::new(Vec::new(), started, Errors::default()).with_reading(false)));
+        watch::channel(Arc::new(Parts { is_read: false, ..Parts::new(Vec::new(), started, Errors::default()) }.into()));
 
     let deputy = {
         let nudges = nudges.clone();
@@ -414,7 +414,7 @@ async fn release(tmux: &Tmux) {
 }
 
 /// What an earlier daemon had under way.
-async fn machines(record: &Record) -> io::Result<Reading<Machine>> {
+async fn machines(record: &Record) -> io::Result<Reading<Key, Machine>> {
     let to_read = record.clone();
     blocking::run(move || to_read.read(|machine: &Machine| machine.name().key())).await
 }

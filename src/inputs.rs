@@ -411,6 +411,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::agent::name::key;
     use crate::agent::seen::{Problem, SeenWorkdir};
     use crate::deputy::{Reply, Request};
     use crate::state::key::Key;
@@ -481,7 +482,7 @@ mod tests {
 
     /// What the agent waits for, if it does.
     fn missing(desired: &Desired, agent: &str) -> Option<String> {
-        desired.agents[agent].declaration.clone().unwrap().launch.err().map(|missing| missing.to_string())
+        desired.agents[&key(agent)].declaration.clone().unwrap().launch.err().map(|missing| missing.to_string())
     }
 
     #[tokio::test]
@@ -612,6 +613,6 @@ mod tests {
         while !desired.config_error.as_ref().is_some_and(|error| error.contains("it is not a regular file")) {
             desired = said.recv().await.unwrap();
         }
-        assert!(desired.agents.contains_key("well"));
+        assert!(desired.agents.contains_key(&key("well")));
     }
 }

@@ -20,7 +20,7 @@
 //!
 //! | wing | what lives there | may use | may not |
 //! |---|---|---|---|
-//! | [`text`] | pure text: escape sequences, durations, sizes, what of a text may be shown | `sys` | do I/O (of `sys` it takes the clearing of memory); know an agent |
+//! | [`text`] | pure text: escape sequences, durations, sizes, what of a text may be shown | `sys` | do I/O (of `sys` it takes memory that is cleared); know an agent |
 //! | [`sys`] | what Linux gives, one thing a file: accounts, clocks, descriptors, files, `/proc`, processes, signals, sockets, systemd, the log | `text` | know an agent, a jcard, tmux or the API |
 //! | [`wire`] | the types of the API: statuses, events | | import anything of the crate: it is to become a crate of its own |
 //! | [`agent`] | what an agent is and how it lives: names, specs, harnesses, declarations, launches, fingerprints; `reconcile`, `machine`, `restart` | `sys`, `wire` | do I/O, read a clock, log, lock, or `await`; know tmux |
@@ -32,7 +32,7 @@
 //! | [`contain`] | finding and killing everything that is an agent's: trees, control groups, markers, scopes | `agent`, `sys`, `wire` | know policy or tmux; kill by name, argument or bare pid |
 //! | [`launch`] | the launcher: its protocol, its end, the login, the terminal; and who listens to it | `agent`, `contain`, `logs`, `sys`, `text`, `wire` | hold policy; act on a launcher's word about another agent |
 //! | [`tmux`] | sessions and panes on the server | `agent`, `deputy`, `launch`, `state`, `sys`, `wire` | believe what tmux prints; run a client as root |
-//! | [`observe`] | what is told: the snapshot, the ring of events, figures | `agent`, `contain`, `state`, `sys`, `text`, `wire` | reach an agent |
+//! | [`observe`] | what is told: the snapshot, the ring of events, figures | `agent`, `contain`, `state`, `sys`, `text`, `wire` | reach an agent; hold a launch (it has redactors instead) |
 //! | [`supervisor`] | the one loop: event → step → effects → publish; one attempt at a time from the pane to its last process | `agent`, `contain`, `launch`, `logs`, `observe`, `state`, `sys`, `text`, `tmux`, `wire` | decide (that is `agent`); wait for anything but the next event |
 //! | [`api`] | serving it | `agent`, `deputy`, `logs`, `observe`, `sys`, `text`, `tmux`, `wire` | reach anything but what is observed, logs and screens; write |
 //! | [`client`] | asking for it | `sys`, `wire` | know how it is served |

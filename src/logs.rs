@@ -11,7 +11,7 @@
 //! since the launcher runs as the agent user. The number before the attempt's only ever grows within a folder, so the order of attempts
 //! does not depend on a clock, and is known although each declaration counts attempts from 1.
 //!
-//! The file holds the bytes as the terminal got them, escapes and all, but for what is [masked](mask). Of a long attempt the
+//! The file holds the bytes as the terminal got them, escapes and all, but for secrets, which are [redacted](crate::text::redact). Of a long attempt the
 //! [latest bytes](writer) are kept: the beginning of the file becomes a hole, so that an offset means the same place as long as the
 //! file lives.
 //!
@@ -51,9 +51,9 @@ fn occupied(file: &File) -> io::Result<u64> {
 
 /// An entry of the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
+pub enum IndexEntry {
     /// When something was printed.
-    Moment(Moment),
+    Time(TimeMark),
     /// On what.
     Resized(Resized),
 }
@@ -68,15 +68,15 @@ pub struct Resized {
 }
 
 /// When something was printed. What stands at the offset and behind it, up to the next entry's, was printed
-/// at that time or up to [`Moment::APART`] later.
+/// at that time or up to [`TimeMark::APART`] later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
+pub struct TimeMark {
     /// In milliseconds since 1970.
     at: u64,
     offset: u64,
 }
 
-impl Moment {
+impl TimeMark {
     /// Entries are at least so far apart.
     const APART: Duration = Duration::from_secs(1);
 
@@ -86,11 +86,11 @@ impl Moment {
     }
 }
 
-impl Entry {
+impl IndexEntry {
     /// Where in what is printed.
     pub fn offset(self) -> u64 {
         match self {
-            Self::Moment(Moment { offset, .. }) | Self::Resized(Resized { offset, .. }) => offset,
+            Self::Time(TimeMark { offset, .. }) | Self::Resized(Resized { offset, .. }) => offset,
         }
     }
 
@@ -101,7 +101,7 @@ impl Entry {
 
     fn to_bytes(self) -> [u8; Self::LENGTH] {
         let (first, offset) = match self {
-            Self::Moment(Moment { at, offset }) => (at & !Self::IS_SIZE, offset),
+            Self::Time(TimeMark { at, offset }) => (at & !Self::IS_SIZE, offset),
             Self::Resized(Resized { offset, size: Size { columns, rows } }) => {
                 (Self::IS_SIZE | u64::from(columns) << 16 | u64::from(rows), offset)
             }
@@ -118,7 +118,7 @@ impl Entry {
         let (first, rest) = bytes.split_first_chunk()?;
         let (first, offset) = (u64::from_le_bytes(*first), u64::from_le_bytes(*rest.first_chunk()?));
         if first & Self::IS_SIZE == 0 {
-            return Some(Self::Moment(Moment { at: first, offset }));
+            return Some(Self::Time(TimeMark { at: first, offset }));
         }
         let [rows_low, rows_high, columns_low, columns_high, ..] = first.to_le_bytes();
         let size = Size {

@@ -1,4 +1,4 @@
-//! What is told: the snapshot that the API serves, events, and figures.
+//! What the daemon publishes: the snapshot that the API serves, events, and figures.
 
 pub mod facts;
 pub mod metrics;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::unistd::Uid;
 
 use crate::config;
-use crate::logs::store::Extent;
+use crate::logs::store::Retention;
 use crate::sys::account::Account;
 use crate::sys::log::Detail;
 use crate::tmux;
@@ -33,7 +33,7 @@ pub struct Settings {
     /// What agents print.
     pub log_dir: PathBuf,
     /// How much of that is kept.
-    pub log_extent: Extent,
+    pub log_retention: Retention,
     /// The launcher's program; `None` for the one beside agentd.
     pub launcher: Option<PathBuf>,
     /// Whom agents run as; `None` without root and without a wish.

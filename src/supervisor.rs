@@ -18,7 +18,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
@@ -29,15 +29,15 @@ use publisher::{Untold, log_change};
 use crate::agent::declaration::{Desired, DesiredAgent};
 use crate::agent::launch::Launch;
 use crate::agent::machine::{self, Attempt, Effect, LaunchReason, Machine, Removal};
-use crate::agent::name::Name;
+use crate::agent::name::{Key, Name};
 use crate::agent::reconcile::{Action, Held, HeldAgent, InForce, Wanted, plan};
 use crate::agent::spec::Limits;
 use crate::launch::listener::UnverifiedLauncher;
 use crate::launch::protocol::Progress;
 use crate::observe::facts::{Facts, Restarts};
-use crate::observe::redactions::{Redactions, Sources};
+use crate::observe::redactions::{AgentRedactor, Redactions, Redactors, prepared};
 use crate::observe::ring::Ring;
-use crate::observe::snapshot::{Launched, Snapshot};
+use crate::observe::snapshot::Snapshot;
 use crate::state::history::Histories;
 use crate::state::record::{Recorder, Report, Version};
 use crate::sys::clock::{Alarm, Timestamp};
@@ -64,12 +64,12 @@ pub enum Event {
     /// Something happened to an agent.
     Agent {
         /// Its key.
-        key: String,
+        key: Key,
         /// What.
         event: machine::Event,
     },
     /// Sessions of these agents existed before any was opened.
-    Sessions(BTreeSet<String>),
+    Sessions(BTreeSet<Key>),
     /// Control groups have become available, or unavailable.
     Groups,
     /// A write to the record has succeeded or failed.
@@ -90,7 +90,7 @@ pub struct Outlets {
     /// The events that the API streams.
     pub happenings: watch::Sender<Ring>,
     /// The record that the next daemon reads.
-    pub recorder: Recorder,
+    pub recorder: Recorder<Key>,
     /// The results of earlier attempts.
     pub histories: Histories,
     /// Notifications to systemd.
@@ -100,7 +100,7 @@ pub struct Outlets {
 /// The loop's state.
 #[derive(Debug)]
 pub struct Supervisor {
-    agents: BTreeMap<String, Agent>,
+    agents: BTreeMap<Key, Agent>,
     desired: Desired,
     /// What attempts wait to hear once it is on record.
     to_note: Vec<Note>,
@@ -131,8 +131,9 @@ pub struct Supervisor {
     started: Instant,
     facts: Facts,
     outlets: Outlets,
-    /// The redactions for the present desired state.
-    redactions: Arc<Redactions>,
+    redactors: Redactors,
+    /// What must not be shown; `None` once the secrets have changed.
+    redactions: Option<Arc<Redactions>>,
 }
 
 /// A command to an attempt that waits for the record.
@@ -140,7 +141,7 @@ pub struct Supervisor {
 struct Note {
     /// What must be on record first.
     version: Version,
-    key: String,
+    key: Key,
     attempt: Attempt,
     command: Command,
 }
@@ -180,6 +181,8 @@ struct Agent {
     knows_past: bool,
     restarts: Restarts,
     brakes: Arc<Brakes>,
+    /// Of these launches.
+    redactor: Option<(Vec<Weak<Launch>>, AgentRedactor)>,
 }
 
 /// An attempt that is not gone.
@@ -246,12 +249,13 @@ impl Supervisor {
             started,
             facts: Facts::new(SystemTime::now() - started.elapsed()),
             outlets,
-            redactions: Arc::default(),
+            redactors: Redactors::default(),
+            redactions: None,
         }
     }
 
     /// Takes over what an earlier daemon had in progress. Must be called once, first.
-    pub fn resume(&mut self, machines: BTreeMap<String, Machine>) {
+    pub fn resume(&mut self, machines: BTreeMap<Key, Machine>) {
         for (key, machine) in machines {
             self.take_up(&key, machine);
         }
@@ -259,7 +263,7 @@ impl Supervisor {
         self.publish();
     }
 
-    fn take_up(&mut self, key: &str, mut machine: Machine) {
+    fn take_up(&mut self, key: &Key, mut machine: Machine) {
         let status = machine.status();
         tracing::info!(agent = status.name, state = %status.state, attempt = status.attempt, pid = status.pid, "taken up");
         let knows_past = !machine.was_launched();
@@ -274,8 +278,9 @@ impl Supervisor {
             knows_past,
             restarts: Restarts::default(),
             brakes: Arc::default(),
+            redactor: None,
         };
-        self.agents.insert(key.to_owned(), agent);
+        self.agents.insert(key.clone(), agent);
         for effect in effects {
             self.carry_out(key, effect);
         }
@@ -304,7 +309,8 @@ impl Supervisor {
         }
         let untold = self.untold.take().into_iter().flat_map(|untold| untold.happened);
         let happened = untold.chain(std::mem::take(&mut self.happened)).collect();
-        self.tell(Arc::new(self.snapshot()), happened);
+        let snapshot = Arc::new(self.snapshot());
+        self.tell(snapshot, happened);
         tokio::join!(self.outlets.recorder.finish(TO_FINISH), self.outlets.histories.finish(TO_FINISH));
         Ok(self.course == Course::Stopping)
     }
@@ -334,7 +340,7 @@ impl Supervisor {
         match event {
             Event::Desired(desired) => {
                 self.desired = desired;
-                self.redactions = Arc::default();
+                self.redactions = None;
                 self.afterwards.publish = true;
                 self.reconcile();
             }
@@ -389,8 +395,8 @@ impl Supervisor {
                 self.to_note.extend(to_note.map(|(attempt, command)| Note { version, key, attempt, command }));
             }
             Event::Sessions(owners) => {
-                for name in owners.iter().filter_map(|key| Name::try_from(key.as_str()).ok()) {
-                    self.find(name);
+                for key in &owners {
+                    self.find(key);
                 }
             }
             Event::Recorded(Report { tried, error }) => self.recorded(tried, error),
@@ -411,11 +417,10 @@ impl Supervisor {
     }
 
     /// There is a session of this agent that was there before any was opened.
-    fn find(&mut self, name: Name) {
-        let key = name.key();
+    fn find(&mut self, key: &Key) {
         // What was launched is known, or is found by the launch.
-        if self.course == Course::Running && self.agents.get(&key).is_none_or(|agent| !agent.machine.was_launched()) {
-            self.take_up(&key, Machine::found(name, Timestamp::now()));
+        if self.course == Course::Running && self.agents.get(key).is_none_or(|agent| !agent.machine.was_launched()) {
+            self.take_up(key, Machine::found(key.to_name(), Timestamp::now()));
             self.afterwards.reconcile = true;
         }
     }
@@ -471,6 +476,7 @@ impl Supervisor {
             knows_past: true,
             restarts: Restarts::default(),
             brakes: Arc::default(),
+            redactor: None,
         });
         agent.machine.describe(name, harness);
         agent.desired = self.desired.agents.get(&key).cloned();
@@ -492,8 +498,9 @@ impl Supervisor {
     /// Hands a visitor to the attempt that is under way. It need not be the one that it names: an earlier daemon may have counted
     /// otherwise. Which process is expected is known there.
     fn direct(&mut self, visitor: UnverifiedLauncher) {
-        let key = visitor.name.to_ascii_lowercase();
-        if let Some(under_way) = self.agents.get(&key).and_then(|agent| agent.under_way.as_ref()) {
+        let key = visitor.name.parse::<Key>().ok();
+        let agent = key.and_then(|key| self.agents.get(&key));
+        if let Some(under_way) = agent.and_then(|agent| agent.under_way.as_ref()) {
             // Fails only if the attempt is over by now; the visitor is sent away by being dropped.
             let _ = under_way.commands.send(Command::Visitor(Box::new(visitor)));
             return;
@@ -520,11 +527,11 @@ impl Supervisor {
         }
     }
 
-    fn step(&mut self, key: &str, event: machine::Event) {
+    fn step(&mut self, key: &Key, event: machine::Event) {
         let event = match event {
             // Nobody comes after to try again.
             machine::Event::Closed(Err(error)) if self.course == Course::Stopping => {
-                tracing::error!(agent = key, "{error}");
+                tracing::error!(agent = key.as_str(), "{error}");
                 machine::Event::Closed(Ok(()))
             }
             event => event,
@@ -579,7 +586,7 @@ impl Supervisor {
         }
     }
 
-    fn carry_out(&mut self, key: &str, effect: Effect) {
+    fn carry_out(&mut self, key: &Key, effect: Effect) {
         match effect {
             Effect::Launch { attempt, launch, limits, reason } => self.launch(key, attempt, launch, limits, reason),
             Effect::Resume { attempt, launcher } => {
@@ -593,14 +600,14 @@ impl Supervisor {
             Effect::Kill { attempt } => self.command(key, attempt, Command::Kill),
             Effect::Account(past) => self.outlets.histories.add(key, past),
             Effect::Close { session } => {
-                let (resources, tell, key) = (Arc::clone(&self.resources), self.teller(key), key.to_owned());
+                let (resources, tell, key) = (Arc::clone(&self.resources), self.teller(key), key.clone());
                 tokio::spawn(async move {
                     let closed = resources.sessions.close(&key).await;
                     tell(machine::Event::Closed(closed.map_err(|error| format!("the session {session}: {error}"))));
                 });
             }
             Effect::OfferShell { session } => {
-                let (resources, key) = (Arc::clone(&self.resources), key.to_owned());
+                let (resources, key) = (Arc::clone(&self.resources), key.clone());
                 tokio::spawn(async move {
                     if let Err(error) = resources.sessions.offer_shell(&key).await {
                         tracing::warn!(session = %session, "{error}");
@@ -610,7 +617,7 @@ impl Supervisor {
         }
     }
 
-    fn launch(&mut self, key: &str, attempt: Attempt, launch: Arc<Launch>, limits: Limits, reason: LaunchReason) {
+    fn launch(&mut self, key: &Key, attempt: Attempt, launch: Arc<Launch>, limits: Limits, reason: LaunchReason) {
         if let Some(holder) = self.holder_of(&launch.session, key).cloned() {
             return self.step(key, machine::Event::SessionBusy { attempt, holder });
         }
@@ -619,11 +626,12 @@ impl Supervisor {
         agent.restarts.count(reason);
         let status = agent.machine.status();
         let (look_first, number) = (!agent.is_known, status.attempt.unwrap_or_default());
-        let start = Start::Launch { launch: Arc::clone(&launch), number, limits, look_first };
+        let redactor = self.redactors.of(launch.secret_values());
+        let start = Start::Launch { launch: Arc::clone(&launch), redactor, number, limits, look_first };
         self.begin(key, attempt, start, Some(launch));
     }
 
-    fn begin(&mut self, key: &str, attempt: Attempt, start: Start, launch: Option<Arc<Launch>>) {
+    fn begin(&mut self, key: &Key, attempt: Attempt, start: Start, launch: Option<Arc<Launch>>) {
         let tell = self.teller(key);
         let Some(agent) = self.agents.get_mut(key) else { return };
         let (commands, inbox) = mpsc::unbounded_channel();
@@ -635,20 +643,20 @@ impl Supervisor {
     }
 
     /// The other agent whose session this is.
-    fn holder_of(&self, session: &Name, key: &str) -> Option<&Name> {
+    fn holder_of(&self, session: &Name, key: &Key) -> Option<&Name> {
         let mut others = self.agents.iter().filter(|(other, _)| *other != key).map(|(_, agent)| agent);
         others.find(|agent| agent.machine.session() == Some(session)).map(|agent| agent.machine.name())
     }
 
-    fn command(&self, key: &str, attempt: Attempt, command: Command) {
+    fn command(&self, key: &Key, attempt: Attempt, command: Command) {
         if let Some(under_way) = self.agents.get(key).and_then(|agent| agent.under_way(attempt)) {
             // Fails only if the attempt is over, which is then the next thing that is heard of it.
             let _ = under_way.commands.send(command);
         }
     }
 
-    fn teller(&self, key: &str) -> impl Fn(machine::Event) + Send + use<> {
-        let (events, key) = (self.outlets.events.clone(), key.to_owned());
+    fn teller(&self, key: &Key) -> impl Fn(machine::Event) + Send + use<> {
+        let (events, key) = (self.outlets.events.clone(), key.clone());
         move |event| {
             // Fails only when the daemon is ending.
             let _ = events.send(Event::Agent { key: key.clone(), event });
@@ -673,16 +681,16 @@ impl Supervisor {
     }
 
     /// What an agent that has just ended leaves on its screen, without the secrets that agentd gave it.
-    fn log_screen(&self, launch: Arc<Launch>) {
+    fn log_screen(&mut self, launch: Arc<Launch>) {
         if self.detail != Detail::Debug {
             return;
         }
-        let (resources, redactions) = (Arc::clone(&self.resources), Arc::clone(&self.redactions));
+        let (resources, redactor) = (Arc::clone(&self.resources), self.redactors.of(launch.secret_values()));
         tokio::spawn(async move {
             let screen = resources.sessions.screen(&launch.name.key()).await;
-            match (screen, redactions.of(Sources::of_launch(&launch)).await) {
-                (Ok(screen), Ok(redaction)) => {
-                    let shown = screen::shown(&screen, &redaction, false);
+            match (screen, prepared(redactor).await) {
+                (Ok(screen), Ok(redactor)) => {
+                    let shown = screen::shown(&screen, &redactor, false);
                     tracing::debug!(agent = %launch.name, "its last screen:\n{}", shown.trim_end());
                 }
                 (Err(error), _) => tracing::debug!(agent = %launch.name, "failed to read its last screen: {error}"),
@@ -693,12 +701,24 @@ impl Supervisor {
 }
 
 impl Agent {
-    /// What was launched, and what is to be.
-    fn launched(&self) -> Launched {
+    /// Builds the redactor of what was launched and of what is to be, unless there is one of the same. Returns whether it did.
+    fn redact(&mut self, redactors: &mut Redactors) -> bool {
         let under_way = self.under_way.iter().filter_map(|under_way| under_way.launch.as_ref());
-        let launches: Vec<Arc<Launch>> = under_way.chain(self.machine.launch()).map(Arc::clone).collect();
+        let mut launches: Vec<&Arc<Launch>> = under_way.chain(self.machine.launch()).collect();
+        launches.dedup_by_key(|launch| Arc::as_ptr(launch));
         let is_known = self.under_way.iter().all(|under_way| under_way.known().is_some());
-        Launched { is_all: self.knows_past && is_known && !Vec::is_empty(&launches), launches }
+        let is_all = self.knows_past && is_known && !launches.is_empty();
+        if let Some((of, redactor)) = &self.redactor
+            && redactor.is_all == is_all
+            && of.iter().map(Weak::as_ptr).eq(launches.iter().map(|launch| Arc::as_ptr(launch)))
+        {
+            return false;
+        }
+        let redactor = redactors.of(launches.iter().flat_map(|launch| launch.secret_values()));
+        // No launch is kept by this, nor is its place given to another.
+        let launches = launches.into_iter().map(Arc::downgrade).collect();
+        self.redactor = Some((launches, AgentRedactor { redactor, is_all }));
+        true
     }
 
     /// This attempt, unless it is gone.

@@ -1,8 +1,7 @@
-//! Pure text: escape sequences, durations, sizes, and what of a text may be shown.
+//! Pure text: escape sequences, durations, sizes, redaction, and what is safe to show.
 
 pub mod ansi;
 pub mod duration;
-pub mod mask;
 pub mod printable;
 pub mod redact;
 pub mod screen;

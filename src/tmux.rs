@@ -429,6 +429,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use super::*;
+    use crate::agent::name::key;
     use crate::deputy::Output;
     use crate::deputy::{Reply, Request};
 
@@ -454,14 +455,14 @@ mod tests {
         let mut closing = tokio::task::JoinSet::new();
         for number in 0..100 {
             let tmux = tmux.clone();
-            closing.spawn(async move { tmux.close(&format!("agent-{number}")).await });
+            closing.spawn(async move { tmux.close(&key(&format!("agent-{number}"))).await });
         }
         for closed in closing.join_all().await {
             closed.unwrap();
         }
         // The first goes alone, and all the others together: to list and to end, each time.
         assert!(clients.load(Ordering::Relaxed) <= 4, "{clients:?}");
-        tmux.close("nobody").await.unwrap();
+        tmux.close(&key("nobody")).await.unwrap();
     }
 
     /// A process whose parent this one is, and has yet to wait for it.
@@ -505,7 +506,7 @@ mod tests {
         tmux.hurry();
         tmux.see_noticed(identity).await;
         assert!(!tmux.is_given_up());
-        tmux.close("agent").await.unwrap();
+        tmux.close(&key("agent")).await.unwrap();
         ended.wait().unwrap();
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use agentd::config;
 use agentd::daemon;
-use agentd::logs::store::Extent;
+use agentd::logs::store::Retention;
 use agentd::settings::{OnTerminate, Settings};
 use agentd::sys::log;
 use agentd::sys::log::Detail;
@@ -43,7 +43,7 @@ fn settings(folder: &Path) -> Settings {
         tmux_origin: tmux::Origin::Elsewhere,
         state_dir: folder.join("state"),
         log_dir: folder.join("log"),
-        log_extent: Extent { size: 1 << 20, attempts: 1 },
+        log_retention: Retention { size: 1 << 20, attempts: 1 },
         launcher: Some(env!("CARGO_BIN_EXE_agentd-launcher").into()),
         user: is_root.then(|| "nobody".to_owned()),
         admin_group: "root".to_owned(),

@@ -114,6 +114,19 @@ fn the_plan_allows_nothing_that_nobody_uses() {
     assert!(unused.is_empty(), "{}", unused.join("\n"));
 }
 
+/// What serves strangers' requests holds no secret, no prompt and no command line: only a `Launch` has them.
+#[test]
+fn what_is_served_knows_no_launch() {
+    let mut files = Vec::new();
+    collect(&root(), &mut files);
+    let served = |file: &PathBuf| ["observe", "api"].iter().any(|wing| file.starts_with(root().join(wing)));
+    for file in files.into_iter().filter(served) {
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        assert!(!code.contains("agent::launch") && !code.contains("Launch>"), "{}", file.display());
+    }
+}
+
 #[test]
 fn an_import_is_seen_wherever_it_stands() {
     let text = "use crate::sys::log; // crate::api\nfn f() { crate::text::ansi::f(crate::wire::g()) }\n\

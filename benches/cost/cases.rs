@@ -130,10 +130,10 @@ fn launcher() -> Identity {
 }
 
 /// Agents that run.
-fn running(agents: usize) -> BTreeMap<String, Machine> {
+fn running(agents: usize) -> BTreeMap<agentd::agent::name::Key, Machine> {
     let launcher = launcher();
     let desired = of(&jcard(agents, None), &place());
-    let run = |(key, agent): (String, agentd::agent::declaration::DesiredAgent)| {
+    let run = |(key, agent): (agentd::agent::name::Key, agentd::agent::declaration::DesiredAgent)| {
         let (mut machine, now) = (Machine::new(agent.name), Timestamp::now());
         machine.describe(machine.name().clone(), agent.harness);
         for event in [
@@ -193,7 +193,7 @@ fn tell(agents: usize) -> Work {
     Box::new(move || drop(black_box(snapshot(black_box(&machines), started))))
 }
 
-fn snapshot(machines: &BTreeMap<String, Machine>, started: Instant) -> Snapshot {
+fn snapshot(machines: &BTreeMap<agentd::agent::name::Key, Machine>, started: Instant) -> Snapshot {
     let statuses: Vec<AgentStatus> = machines.values().map(Machine::status).collect();
     Snapshot::new(statuses, started, Errors::default())
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use agentd::agent::name::Name;
 use agentd::api::fuzzing::{Manner, converse, sources};
 use agentd::logs::reader::{Follower, Log};
-use agentd::logs::store::{Extent, Store};
+use agentd::logs::store::{Retention, Store};
 use agentd::wire::status::AgentStatus;
 use libfuzzer_sys::fuzz_target;
 use nix::unistd::Gid;
@@ -45,7 +45,7 @@ fuzz_target!(|case: Case| {
     let folder = std::env::temp_dir().join(format!("agentd-fuzz-{}", std::process::id()));
     let (text, entries, times, holes, changes, query) = case;
     let files = Files::new(&folder, &text, &entries, times, holes);
-    let store = Store::new(&folder, Gid::effective(), Extent { size: SIZE, attempts: 3 });
+    let store = Store::new(&folder, Gid::effective(), Retention { size: SIZE, attempts: 3 });
     let kept = store.attempts(&name).expect("the folder can be read");
     let log = store.open(&name, kept[0]).expect("the file can be opened").expect("it is there");
     runtime.block_on(async {

@@ -191,7 +191,7 @@ pub fn check_snapshot(snapshot: &Snapshot, most: usize) {
     let now = SystemTime::now();
     let mut shown = vec![table::render(&agents, now, None, false), table::render(&agents, now, Some(80), false)];
     for agent in &agents {
-        let whole = snapshot.agent_in_full(&agent.name).expect("it is there");
+        let whole = snapshot.agent_in_full(&agent.name.parse().expect("it is a name")).expect("it is there");
         let whole: AgentStatus =
             serde_json::from_str(&text(printable::json_line(&whole).as_bytes(), most)).expect("likewise");
         shown.push(table::render_history(&whole.history, now, Some(80)));

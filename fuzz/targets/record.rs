@@ -14,7 +14,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use agentd::agent::machine::Machine;
-use agentd::observe::snapshot::Snapshot;
+use agentd::agent::name::Key;
+use agentd::observe::snapshot::{Parts, Snapshot};
 use agentd::state::history::{self, Histories, History};
 use agentd::state::record::{Reading, Record, Recorder};
 use agentd::wire::status::Errors;
@@ -45,19 +46,19 @@ fuzz_target!(|input: &[u8]| {
     let machines = read(&record, |machine: &Machine| machine.name().key());
     let lasting = Record::lasting(&state_dir, history::FOLDER);
     write(&state_dir.join(history::FOLDER), "", history);
-    let read_histories = read(&lasting, |history: &History| history.agent().to_owned());
+    let read_histories = read(&lasting, |history: &History| history.agent().clone());
 
     let most = (16 << 10) + 12 * input.len();
     let statuses = || machines.iter().map(Machine::status).collect();
-    let snapshot = Snapshot::new(statuses(), Instant::now(), Errors::default());
+    let parts = Parts::new(statuses(), Instant::now(), Errors::default());
     let snapshot = runtime.block_on(async {
-        let by_key = read_histories.into_iter().map(|history| (history.agent().to_owned(), history)).collect();
+        let by_key = read_histories.into_iter().map(|history| (history.agent().clone(), history)).collect();
         let histories = Histories::new(by_key, Recorder::new(lasting, drop));
-        let snapshot = snapshot.with_histories(histories.of(["a".to_owned()].iter()));
+        let parts = Parts { histories: histories.of([key()].iter()), ..parts };
         histories.finish(Duration::from_secs(10)).await;
-        snapshot
+        Snapshot::from(parts)
     });
-    let whole = snapshot.agent_in_full("A");
+    let whole = snapshot.agent_in_full(&key());
     assert!(whole.is_none_or(|agent| agent.history.len() <= MOST_KEPT));
     check_snapshot(&snapshot, most);
     check_metrics(snapshot, 16 << 10);
@@ -79,9 +80,13 @@ fn write(folder: &Path, boot: &str, text: &[u8]) {
 }
 
 /// What can be used. What cannot is gone, or put aside with a reason that fits on a line, and is read no more.
-fn read<T: DeserializeOwned>(record: &Record, key_of: impl Fn(&T) -> String) -> Vec<T> {
+fn key() -> Key {
+    "A".parse().expect("it is a name")
+}
+
+fn read<T: DeserializeOwned>(record: &Record, key_of: impl Fn(&T) -> Key) -> Vec<T> {
     let Reading { agents, problems } = record.read(&key_of);
-    assert!(agents.len() + problems.len() <= 1 && agents.keys().all(|key| key == "a"));
+    assert!(agents.len() + problems.len() <= 1 && agents.keys().all(|key| *key == self::key()));
     for problem in &problems {
         let told = problem.to_string();
         assert!(told.len() < 1000 && !told.contains(agentd::text::printable::acts), "{told:?}");

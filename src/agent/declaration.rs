@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::agent::launch::Launch;
-use crate::agent::name::Name;
+use crate::agent::name::{Key, Name};
 use crate::agent::secrets::Secrets;
 use crate::agent::spec::{Kind, Policy};
 use crate::wire::reason::Causes;
@@ -16,7 +16,7 @@ pub use crate::wire::reason::WaitingFor;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// By [`Name::key`].
-    pub agents: BTreeMap<String, DesiredAgent>,
+    pub agents: BTreeMap<Key, DesiredAgent>,
     /// Whether every agent that is not in `agents` is known to be undeclared; see [`Config::complete`].
     pub complete: bool,
     /// What is wrong with the jcard.

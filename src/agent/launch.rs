@@ -1,6 +1,5 @@
 //! What is launched: everything that the launcher of an attempt needs to know.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -65,12 +64,4 @@ impl Launch {
     pub fn secret_values(&self) -> impl Iterator<Item = &SecretBytes> {
         self.environment.iter().filter(|(name, _)| self.secrets.contains(*name)).map(|(_, value)| value)
     }
-}
-
-/// What must not be shown of secrets with these values: they line by line, those long enough not to be in every text.
-pub fn sensitive<'a>(values: impl Iterator<Item = &'a SecretBytes>) -> impl Iterator<Item = Cow<'a, str>> {
-    const SHORTEST: usize = 8;
-    let lines = values.flat_map(|value| value.as_slice().split(|&byte| byte == b'\n'));
-    let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line)).map(String::from_utf8_lossy);
-    lines.filter(|line| line.len() >= SHORTEST)
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::agent::declaration::{Declaration, Desired, DesiredAgent};
 use crate::agent::fingerprint::Fingerprint;
-use crate::agent::name::Name;
+use crate::agent::name::{Key, Name};
 
 /// What the supervisor holds, by agent.
-pub type Held = BTreeMap<String, HeldAgent>;
+pub type Held = BTreeMap<Key, HeldAgent>;
 
 /// What matters here of one agent that the supervisor holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub enum Action {
         error: String,
     },
     /// Stop the agent of this key: nobody declares it any more.
-    Remove(String),
+    Remove(Key),
 }
 
 /// What there is to do. Nothing, if nothing has changed. `held` lists no agent that is on its way out.
@@ -131,6 +131,7 @@ mod tests {
     use super::*;
     use crate::agent::declaration::{Missing, WaitingFor};
     use crate::agent::launch::Launch;
+    use crate::agent::name::key;
     use crate::agent::spec::{Kind, Policy};
     use crate::sys::secret_bytes::SecretBytes;
 
@@ -243,8 +244,8 @@ mod tests {
         let wanted = Arc::new(Launch { is_certain, ..Arc::unwrap_or_clone(launch("a", argument)) });
         let wanted = agent("a", Ok(Declaration { kind: Kind::Native, policy: policy(30), launch: Ok(wanted) }));
         let in_force = Some(InForce::Earlier(Some(Fingerprint::of("x"))));
-        let held = [("a".to_owned(), HeldAgent { desired: None, in_force })].into();
-        let desired = Desired { agents: [("a".to_owned(), wanted)].into(), complete: true, ..Desired::default() };
+        let held = [(key("a"), HeldAgent { desired: None, in_force })].into();
+        let desired = Desired { agents: [(key("a"), wanted)].into(), complete: true, ..Desired::default() };
         let planned = plan(&desired, &held);
         let words = match planned.as_slice() {
             [Action::Declare(wanted)] => format!("declare {}", wanted.name),
@@ -270,8 +271,8 @@ mod tests {
             agent("a", Ok(Declaration { kind: Kind::Native, policy: policy(1), launch: Ok(launch) }))
         });
         let in_force = Some(InForce::Earlier(Some(Fingerprint::of_another_key("x"))));
-        let held = [("a".to_owned(), HeldAgent { desired: former, in_force })].into();
-        let agents = [("a".to_owned(), good("a", argument, 30))].into();
+        let held = [(key("a"), HeldAgent { desired: former, in_force })].into();
+        let agents = [(key("a"), good("a", argument, 30))].into();
         let planned = plan(&Desired { agents, complete: true, ..Desired::default() }, &held);
         let is_declared = matches!(planned.as_slice(), [Action::Declare(..)]);
         assert!(is_declared || matches!(planned.as_slice(), [Action::Update(..)]));

@@ -1,7 +1,19 @@
-//! One client's connection: requests in, answers out, and a bound on how long that may take and how much memory.
+//! One client's connection: requests in, answers out, with bounds on time and memory.
 //!
-//! What many clients take together, if only for an instant, the allocator hardly gives back. So a client has next to nothing while
+//! What many clients take together, even for an instant, the allocator hardly gives back. A client therefore has next to nothing while
 //! it rests, [`ROOM`] while it asks, and its answer while it takes that; a larger header waits in the socket until it is whole.
+//!
+//! hyper on the socket would be less code, but it keeps a buffer for each client. Measured with the same timeouts (release builds, in
+//! turns, 1 and 50 agents; growth of the daemon's RSS, which does not shrink again when the clients go):
+//!
+//! | 1,024 clients | in memory | hyper on the socket |
+//! |---|---|---|
+//! | that rest on keep-alive, after one answer each | 1.4 to 1.7 MiB | 10.6 to 10.8 MiB |
+//! | that then ask at the same instant | 1.5 to 1.8 MiB | 14.7 to 15.3 MiB |
+//! | that send 15 kB of a header, and never its end | 2.1 MiB | 23.7 MiB |
+//!
+//! The daemon promises that clients cannot make it grow by more than 2 MiB. The median time of `GET /v1/agents` was within noise: 12 to
+//! 22 µs, and 13 to 28 µs.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -19,14 +31,14 @@ use super::http::{Answer, Next, Ordered, Responder, header_length};
 use super::slots::{Client, Rest};
 use super::stream;
 
-/// How many bytes of a header are taken from the socket before it is whole. Most are whole by then. A socket holds any number of
-/// bytes that a header may have, but of single bytes, each written for itself, a few hundred.
+/// How many bytes of an incomplete header are read from the socket. Most headers are complete by then. The socket can hold as many
+/// bytes as a header may have, but only a few hundred that are written one by one.
 const ROOM: usize = 256;
 
-/// How many bytes are read, and forgotten, that a client sends after it was answered for the last time.
+/// How many bytes are read and discarded after the last answer to a client.
 const MOST_DRAINED: usize = 64 << 10;
 
-/// A client, and what it said that has not been answered.
+/// A client, and the part of its requests that has not been answered.
 pub(super) struct Connection {
     socket: UnixStream,
     client: Client,
@@ -37,9 +49,9 @@ pub(super) struct Connection {
 
 /// What a client wants.
 enum Heard {
-    /// This is to be said.
+    /// The answer is ready.
     Asked(Answer),
-    /// Something that takes time, or has no end.
+    /// The answer is slow or endless.
     Ordered(Box<Ordered>),
 }
 
@@ -48,14 +60,14 @@ impl Connection {
         Self { socket, client, rest, responder, heard: Vec::new() }
     }
 
-    /// Until the client goes, or its patience or ours ends.
+    /// Serves until the client goes or a time limit passes.
     pub(super) async fn serve(mut self) -> io::Result<()> {
         let mut rests = false;
         while let Some(heard) = self.hear(rests).await? {
             let mut answer = match heard {
                 Heard::Asked(answer) => answer,
                 Heard::Ordered(ordered) => {
-                    // What it takes is taken only then.
+                    // Boxed, so that a connection needs the room only while it streams.
                     return Box::pin(stream::serve(self.socket, &self.heard, ordered, &self.responder)).await;
                 }
             };
@@ -65,14 +77,14 @@ impl Connection {
             }
             rests = self.heard.is_empty();
             if !rests {
-                // Who asks much at a time takes turns with the others.
+                // A client that pipelines takes turns with the others.
                 tokio::task::yield_now().await;
             }
         }
         Ok(())
     }
 
-    /// What is to be said to the next request; `None` if there is none in time, or never will be.
+    /// The answer to the next request; `None` if there is none in time, or there will be none.
     async fn hear(&mut self, mut rests: bool) -> io::Result<Option<Heard>> {
         let mut deadline = self.deadline(rests);
         if rests {
@@ -98,13 +110,13 @@ impl Connection {
         }
     }
 
-    /// When a client is given up that says nothing, or does not come to an end.
+    /// When the connection is closed if the client stays silent or does not complete its header.
     fn deadline(&self, rests: bool) -> Instant {
         let limits = &self.responder.limits;
         Instant::now() + if rests { limits.idle } else { limits.header }
     }
 
-    /// What is to be said to the first request of what was heard, which is then forgotten, unless it is an order.
+    /// The answer to the first of the received requests, which is then dropped unless it is to be streamed.
     async fn answer(&mut self, more_may_come: bool) -> Option<Heard> {
         let length = header_length(&self.heard);
         let request = &self.heard[..length.unwrap_or(self.heard.len())];
@@ -112,7 +124,7 @@ impl Connection {
         let answer = loop {
             match self.responder.answer(request, length.is_some() || more_may_come, figures.as_ref(), self.client)? {
                 Next::Say(answer) => break answer,
-                // What that takes is taken only then.
+                // Boxed for the same reason.
                 Next::Read => figures = Some(Box::pin(self.responder.read()).await),
                 Next::Stream(ordered) => return Some(Heard::Ordered(ordered)),
             }
@@ -124,7 +136,7 @@ impl Connection {
         Some(Heard::Asked(answer))
     }
 
-    /// Waits for more of a header, the whole of it if it is a large one. Answers how many bytes; 0 if there will be no more.
+    /// Waits for more of a header; for the rest of it if it is large. Returns the number of bytes, 0 if there will be no more.
     async fn listen(&mut self) -> io::Result<usize> {
         if self.heard.len() < ROOM {
             return self.take().await;
@@ -140,7 +152,7 @@ impl Connection {
         }
     }
 
-    /// No more than there is room for.
+    /// Reads no more than there is room for.
     async fn take(&mut self) -> io::Result<usize> {
         std::future::poll_fn(|context| {
             let mut room = [0; ROOM];
@@ -152,7 +164,7 @@ impl Connection {
         .await
     }
 
-    /// Lets a client come to the end of what it sends, within bounds, before the connection is closed. Closed at once, the client may
+    /// Reads what the client still sends, within bounds, before the connection is closed. If it were closed at once, the client might
     /// fail to send the rest, and never read the answer (RFC 9112, 9.6).
     async fn linger(&mut self) -> io::Result<()> {
         self.socket.shutdown().await?;
@@ -177,7 +189,7 @@ impl Connection {
     }
 }
 
-/// Takes what makes the header whole, or larger than it may be. To wait for that is to block.
+/// Reads the rest of the header, or enough to make it too large. Fails with `WouldBlock` until that has arrived.
 fn take_whole(socket: &UnixStream, heard: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
     let mut rest = vec![0; (limit + 1).saturating_sub(heard.len())];
     let seen = recv(socket.as_raw_fd(), &mut rest, MsgFlags::MSG_PEEK)?;
@@ -208,7 +220,7 @@ mod tests {
 
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 
-    /// A client of a server that has nothing to tell, and a task that ends with the connection.
+    /// A client of a server without agents, and a task that ends with the connection.
     fn client() -> (UnixStream, JoinHandle<()>) {
         client_told_of(Vec::new())
     }

@@ -1,4 +1,4 @@
-//! What is fuzzed of the API, and private otherwise.
+//! Entry points for fuzzing; private otherwise.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,14 +13,16 @@ use tokio::time::timeout;
 
 use super::connection::Connection;
 use super::http::{Next, Responder, header_length};
-use super::query::Order;
+use super::query::StreamRequest;
 use super::slots::{Client, Rest};
 use super::{Limits, Sources};
+use crate::agent::name::Name;
 use crate::deputy::Deputy;
 use crate::deputy::renderer::Renderers;
 use crate::logs::store::Store;
+use crate::observe::redactions::{AgentRedactor, Redactions};
 use crate::observe::ring::Ring;
-use crate::observe::snapshot::{Launched, Snapshot};
+use crate::observe::snapshot::Parts;
 use crate::wire::events::What;
 use crate::wire::status::{AgentStatus, Errors};
 
@@ -29,10 +31,11 @@ pub fn sources(agents: Vec<AgentStatus>, logs: Option<Store>) -> Sources {
     let mut ring = Ring::new(UNIX_EPOCH);
     agents.iter().flat_map(|agent| What::of_change(None, agent)).for_each(|what| ring.push(what));
     // It is known that they were given no secrets: else nothing that they print is shown.
-    let launched = |agent: &AgentStatus| (agent.name.to_lowercase(), Launched { launches: Vec::new(), is_all: true });
-    let launches = agents.iter().map(launched).collect();
-    let snapshot = Snapshot::new(agents, Instant::now(), Errors::default()).with_launches(launches);
-    let snapshot = watch::channel(Arc::new(snapshot)).1;
+    let redactor = || AgentRedactor { redactor: Arc::default(), is_all: true };
+    let redactors = agents.iter().filter_map(|agent| Some((agent.name.parse().ok()?, redactor()))).collect();
+    let redactions = Arc::new(Redactions::new(redactors, None));
+    let parts = Parts { redactions, ..Parts::new(agents, Instant::now(), Errors::default()) };
+    let snapshot = watch::channel(Arc::new(parts.into())).1;
     let renderers = logs.is_some().then(|| Renderers::new(Deputy::rendering()));
     Sources { snapshot, happenings: watch::channel(ring).1, tmux: None, logs, renderers }
 }
@@ -146,8 +149,12 @@ pub fn talk(mut bytes: &[u8]) {
 /// Asks for this, and checks that it is an order, or refused with a reason.
 pub fn order(uri: &str) {
     let Ok(request) = Request::builder().uri(uri).body(()) else { return };
-    let Ok(name) = "a".parse() else { return };
-    for order in [Order::events(&request), Order::screen("A", &request), Order::log(name, &request)] {
+    let Ok(name) = "a".parse::<Name>() else { return };
+    for order in [
+        StreamRequest::events(&request),
+        StreamRequest::screen(name.key(), &request),
+        StreamRequest::log(name, &request),
+    ] {
         assert!(order.err().is_none_or(|why| !why.is_empty()));
     }
 }

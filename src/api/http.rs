@@ -1,7 +1,8 @@
 //! One request and its answer, in memory.
 //!
-//! hyper does the talking, but has no socket: it is given what has arrived and gives back what is to be sent, within one call. So
-//! its buffers, 16 KiB and more for each connection, exist for no more than one client at a time, whatever clients do.
+//! hyper parses requests and writes answers, but has no socket: one call passes it the bytes that have arrived, and returns the bytes to
+//! send. Its buffers, at least 16 KiB for each connection, thus exist for one client at a time, whatever clients do. The module
+//! [`connection`](super::connection) has the figures.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -20,21 +21,21 @@ use hyper::service::service_fn;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::metrics::{self, Figures};
-use super::query::Order;
+use super::query::StreamRequest;
 use super::routes::{self, Reply};
 use super::screens::Screens;
-use super::single_flight::Latest;
+use super::single_flight::SingleFlight;
 use super::slots::Client;
 use super::{Limits, Sources};
 use crate::observe::snapshot::Snapshot;
 
-/// One answer that takes time in so many is kept for root.
+/// One slow answer in so many is reserved for root.
 const ONE_IN: usize = 16;
 
 /// What ends the header of an answer.
 const HEADER_END: &[u8] = b"\r\n\r\n";
 
-/// What is to be sent, and whether the client may ask again afterwards.
+/// The bytes to send, and whether the client may send another request afterwards.
 #[derive(Debug)]
 pub(super) struct Answer {
     header: Bytes,
@@ -44,7 +45,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// What of it has not been sent.
+    /// The bytes that have not been sent.
     pub(super) fn bytes(&mut self) -> impl Buf {
         (&mut self.header).chain(&mut self.body)
     }
@@ -52,7 +53,7 @@ impl Answer {
 
 /// The length of the first header, with the blank line that ends it; `None` if that has not arrived.
 pub(super) fn header_length(bytes: &[u8]) -> Option<usize> {
-    // Some clients end a request with one line more than there should be.
+    // Some clients end a request with an extra blank line.
     let start = bytes.iter().position(|byte| !b"\r\n".contains(byte))?;
     let mut lines = bytes[start..].split_inclusive(|&byte| byte == b'\n');
     let mut length = start;
@@ -65,68 +66,69 @@ pub(super) fn header_length(bytes: &[u8]) -> Option<usize> {
 /// What comes of a request.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// This is to be said.
+    /// The answer is ready.
     Say(Answer),
-    /// It takes figures to answer: it is to be asked again with them.
+    /// The answer needs figures: ask again with them.
     Read,
-    /// It takes time to answer, or the answer has no end: this is to be answered, on the socket itself.
+    /// The answer is slow or endless: stream it on the socket itself.
     Stream(Box<Ordered>),
 }
 
-/// An order that is to be answered.
+/// A request whose answer is to be streamed.
 #[derive(Debug)]
 pub(super) struct Ordered {
-    pub(super) order: Order,
-    /// The right to one of the answers that take time, given back at drop.
+    pub(super) order: StreamRequest,
+    /// The right to one of the slow answers, given back at drop.
     _turn: OwnedSemaphorePermit,
 }
 
-/// Who knows the answers, and what a client may take to ask.
+/// Knows the answers, and the limits for clients.
 #[derive(Debug)]
 pub(super) struct Responder {
     http: http1::Builder,
     pub(super) sources: Sources,
-    figures: Latest<Figures>,
+    figures: SingleFlight<Figures>,
     pub(super) screens: Screens,
     turns: Arc<Semaphore>,
-    /// Those that root has when the others are taken.
+    /// The answers that root still gets when the others are taken.
     owners_turns: Arc<Semaphore>,
     pub(super) limits: Limits,
 }
 
 impl Responder {
-    /// With `keep_alive` clients may ask again and again, else once.
+    /// With `keep_alive`, clients may send any number of requests, otherwise one.
     pub(super) fn new(sources: Sources, limits: Limits, keep_alive: bool) -> Self {
         let mut http = http1::Builder::new();
-        // Nothing here takes time: whoever has the socket does the waiting.
+        // Nothing waits here: whoever owns the socket does.
         http.max_header_size(limits.header_size).max_buf_size(limits.header_size).header_read_timeout(None);
-        // Who sends a request and closes that direction (`nc -N`) gets its answer; names are written as existing clients saw them.
+        // A client that sends a request and closes that direction (`nc -N`) gets its answer; names of header fields keep the case that
+        // existing clients expect.
         http.half_close(true).title_case_headers(true).keep_alive(keep_alive);
         let screens = Screens::new(sources.tmux.clone());
         let kept = limits.streams / ONE_IN;
         let (turns, owners_turns) = (Semaphore::new(limits.streams - kept).into(), Semaphore::new(kept).into());
-        Self { http, sources, figures: Latest::default(), screens, turns, owners_turns, limits }
+        Self { http, sources, figures: SingleFlight::default(), screens, turns, owners_turns, limits }
     }
 
-    /// The right to an answer that takes time.
+    /// The right to a slow answer.
     fn turn(&self, client: Client) -> Option<OwnedSemaphorePermit> {
         let take = |turns: &Arc<Semaphore>| Arc::clone(turns).try_acquire_owned().ok();
         take(&self.turns).or_else(|| if client == Client::Owner { take(&self.owners_turns) } else { None })
     }
 
-    /// The figures of now.
+    /// The present figures.
     pub(super) async fn read(&self) -> Figures {
         let snapshot = self.snapshot();
         self.figures.read(metrics::read(snapshot)).await
     }
 
-    /// How things stand.
+    /// The present state.
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.sources.snapshot.borrow())
     }
 
-    /// What comes of a request that begins like that, with one header at most. `None`: nothing before more of it has come, which
-    /// never happens without `more_may_come`.
+    /// What follows from the beginning of a request, which has one header at most. `None` if that depends on bytes that have not arrived,
+    /// which never happens without `more_may_come`.
     pub(super) fn answer(
         &self,
         request: &[u8],
@@ -156,7 +158,7 @@ impl Responder {
         });
         let exchange = Exchange { request, more_may_come, header: Vec::new(), body_length: 0 };
         let mut connection = self.http.serve_connection(exchange, service);
-        // The only thing that it can wait for is more to read: the rest of this header, or the next one.
+        // It can only wait for more bytes: the rest of this header, or the next one.
         let goes_on = connection.poll_without_shutdown(&mut Context::from_waker(Waker::noop())).is_pending();
         let Exchange { header, body_length, .. } = connection.into_parts().io;
         if let Some(next) = other.take() {
@@ -171,12 +173,12 @@ impl Responder {
     }
 }
 
-/// hyper's side of the memory.
+/// The socket that hyper sees.
 struct Exchange<'a> {
-    /// What it has not read yet.
+    /// The bytes that hyper has not read yet.
     request: &'a [u8],
     more_may_come: bool,
-    /// What it has written, without the body, which the service has kept.
+    /// The bytes that hyper has written, without the body, which the service has kept.
     header: Vec<u8>,
     body_length: usize,
 }
@@ -219,7 +221,7 @@ impl Write for Exchange<'_> {
         Poll::Ready(Ok(written))
     }
 
-    /// hyper would copy the body otherwise.
+    /// Otherwise hyper would copy the body.
     fn is_write_vectored(&self) -> bool {
         true
     }

@@ -1,8 +1,8 @@
-//! What agents printed, as it is kept, and on as it is written; as the terminal got it, or as text.
+//! Serves the logs of agents, as raw bytes or as text, and follows them as they grow.
 //!
-//! Text is made [elsewhere](crate::deputy::renderer): this process parses nothing that an agent printed. What comes back is looked
-//! through character by character: secrets are blotted out once more, since the text has put together what escape sequences kept
-//! apart, and no character that acts on a terminal is handed on, whoever sent it.
+//! The text is made in [another process](crate::deputy::renderer): this one parses nothing that an agent printed. It goes through what
+//! comes back character by character: secrets are redacted once more, since the text has put together what escape sequences kept
+//! apart, and characters that act on a terminal are removed, whoever sent them.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -17,7 +17,7 @@ use super::query::Which;
 use crate::agent::name::Name;
 use crate::api::outlet::{Gone, Outlet};
 use crate::deputy::renderer::{self, Heard, Renderer, Renderers};
-use crate::logs::Entry;
+use crate::logs::IndexEntry;
 use crate::logs::attempt::{AttemptId, Named};
 use crate::logs::reader::{Busy, Follower, Log, Piece};
 use crate::logs::renderer::Say;
@@ -26,13 +26,13 @@ use crate::observe::redactions::Unknown;
 use crate::observe::snapshot::Snapshot;
 use crate::sys::file_id::FileId;
 use crate::text::printable;
-use crate::text::redact::Shown;
+use crate::text::redact::TextStream;
 use crate::wire::status::{State, Time};
 
-/// How long a screen must stand still to be told to somebody who follows: looked at twice, so far apart.
+/// How long a screen must not change before a follower gets it.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Why there is nothing to tell.
+/// Why there is nothing to serve.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     /// Nothing was ever printed, or all of it is gone.
@@ -41,10 +41,10 @@ pub(super) enum Error {
     /// Other attempts are kept.
     #[error("nothing is kept of {0}; {1}")]
     NotAmong(Which, String),
-    /// Not now.
+    /// Too many logs are open.
     #[error(transparent)]
     Busy(#[from] Busy),
-    /// It cannot be found out.
+    /// The log cannot be read.
     #[error("failed to read what was printed: {0}")]
     Read(#[from] io::Error),
 }
@@ -52,11 +52,11 @@ pub(super) enum Error {
 /// One attempt, open.
 pub(super) struct Opened {
     log: Arc<Log>,
-    /// Where those bytes begin that are wanted.
+    /// Where the wanted bytes begin.
     at: u64,
-    /// Where stands what was printed since the time from which on it is wanted.
+    /// Where the bytes begin that were printed since the wanted time.
     since: Option<u64>,
-    /// No more than so many lines at the end of what is there.
+    /// Only the last lines, so many of them.
     lines: Option<usize>,
 }
 
@@ -65,20 +65,20 @@ pub(super) struct Opened {
 pub(super) struct Wanted {
     /// No more than so many lines at the end of what is there.
     pub(super) lines: Option<usize>,
-    /// Nothing that was printed before.
+    /// Only what was printed since then.
     pub(super) since: Option<SystemTime>,
-    /// As text; else as it is.
+    /// As text, otherwise as raw bytes.
     pub(super) as_text: bool,
 }
 
 impl Wanted {
-    /// All of it.
+    /// The whole log.
     fn all(as_text: bool) -> Self {
         Self { lines: None, since: None, as_text }
     }
 }
 
-/// Opens the attempt that is meant, at what is wanted of it.
+/// Opens the attempt, at the wanted place.
 pub(super) async fn open(store: &Store, agent: &Name, which: Which, wanted: Wanted) -> Result<Opened, Error> {
     let (readers, store, agent) = (store.readers(), store.clone(), agent.clone());
     let work = move |is_wanted: &dyn Fn() -> bool| {
@@ -88,7 +88,7 @@ pub(super) async fn open(store: &Store, agent: &Name, which: Which, wanted: Want
         let Wanted { lines, since, as_text } = wanted;
         let since = since.map(|time| log.since(time, is_wanted)).transpose()?;
         if as_text {
-            // Which lines are the last is known when there are lines, and what a screen shows depends on all that was printed on it.
+            // The last lines are known only once all lines are, and a screen depends on everything that was printed on it.
             return Ok(Opened { log: Arc::new(log), at: 0, since, lines });
         }
         let at = since.map_or_else(|| log.begin(), Ok)?;
@@ -113,7 +113,7 @@ fn choose(attempts: &[AttemptId], which: Which) -> Result<AttemptId, Error> {
     }
 }
 
-/// Which attempts are kept, so that each can be told from the others: their numbers begin again with each declaration.
+/// Lists the attempts that are kept, each under an unambiguous name: numbers start over with each declaration.
 fn those_kept(attempts: &[AttemptId]) -> String {
     let list = |names: Vec<String>| names.join(", ");
     let numbers: BTreeSet<u64> = attempts.iter().map(|kept| kept.attempt).collect();
@@ -127,11 +127,11 @@ fn those_kept(attempts: &[AttemptId]) -> String {
     }
 }
 
-/// Why telling ends before its end.
+/// Why an answer ends early.
 pub(super) enum Broken {
-    /// The client takes nothing any more.
+    /// The client no longer reads.
     Gone,
-    /// What is to be told cannot be had. The client must not take it for the end.
+    /// The log cannot be read. The client must not take that for the end.
     Failed(String),
 }
 
@@ -159,21 +159,21 @@ impl From<io::Error> for Broken {
     }
 }
 
-/// What one attempt printed, on its way to the client.
+/// The way of one attempt's log to the client.
 enum Way {
-    /// As it is.
+    /// As raw bytes.
     Raw,
     /// As text.
     Text(Box<Text>),
 }
 
-/// What makes text of what is printed.
+/// Turns a log into text.
 struct Text {
     renderer: Renderer,
-    shown: Shown,
-    /// When what stands still is to be told.
+    shown: TextStream,
+    /// When a screen that has not changed is sent.
     settles_at: Option<Instant>,
-    /// Whether what was told until now ends in the midst of a line.
+    /// Whether the text sent so far ends in the middle of a line.
     is_mid_line: bool,
 }
 
@@ -183,15 +183,15 @@ impl Text {
         loop {
             match self.renderer.hear().await? {
                 Heard::Text(text) => {
-                    // Nearly always it is: finding that out is faster than looking for what is not.
+                    // It nearly always is, and finding that out is faster than searching for what is not.
                     let text = String::from_utf8(text)
                         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
                     let text = self.shown.pass(&printable::plain(&text));
                     self.send(outlet, text).await?;
                 }
                 Heard::Done { needs_settling } => {
-                    // Not later and later because it goes on printing.
-                    let is_due = needs_settling || !self.shown.is_all_told();
+                    // Further output does not postpone it.
+                    let is_due = needs_settling || !self.shown.is_all_shown();
                     let next =
                         self.settles_at.filter(|_| say != Say::Settle).unwrap_or_else(|| Instant::now() + SETTLE);
                     self.settles_at = is_due.then_some(next);
@@ -209,12 +209,12 @@ impl Text {
         Ok(())
     }
 
-    /// Takes what was printed, on terminals of whatever sizes, second by second.
-    async fn take(&mut self, outlet: &Outlet, entries: Vec<Entry>, piece: &Piece) -> Result<(), Broken> {
+    /// Takes what was printed, piece by piece: each has its own time and size of the terminal.
+    async fn take(&mut self, outlet: &Outlet, entries: Vec<IndexEntry>, piece: &Piece) -> Result<(), Broken> {
         let mut rest = piece.bytes.as_slice();
         for entry in entries {
             let before = piece.end().saturating_sub(entry.offset());
-            // So much of it is printed later.
+            // This much was printed later.
             let later = usize::try_from(before).unwrap_or(usize::MAX).min(rest.len());
             let (now, later) = rest.split_at(rest.len() - later);
             if !now.is_empty() {
@@ -222,8 +222,8 @@ impl Text {
             }
             rest = later;
             match entry {
-                Entry::Resized(resized) => self.say(outlet, Say::Resize(resized.size)).await?,
-                Entry::Moment(_) => self.say(outlet, Say::Look).await?,
+                IndexEntry::Resized(resized) => self.say(outlet, Say::Resize(resized.size)).await?,
+                IndexEntry::Time(_) => self.say(outlet, Say::Look).await?,
             }
         }
         if !rest.is_empty() {
@@ -238,7 +238,7 @@ impl Text {
         self.say(outlet, Say::Settle).await
     }
 
-    /// Nothing more comes.
+    /// Sends the rest: nothing more comes.
     async fn end(&mut self, outlet: &Outlet) -> Result<(), Broken> {
         self.say(outlet, Say::Show).await?;
         let text = self.shown.pause();
@@ -246,22 +246,22 @@ impl Text {
     }
 }
 
-/// What is to be told.
+/// One answer about an agent's log.
 pub(super) struct Telling {
     pub(super) store: Store,
     pub(super) agent: Name,
-    /// Who makes text of it; without them it is told as it is.
+    /// What turns the log into text; without it the answer is the raw bytes.
     pub(super) renderers: Option<Renderers>,
-    /// Whether the attempts to come are meant, too.
+    /// Whether the answer goes on with later attempts.
     pub(super) is_latest: bool,
     pub(super) snapshot: watch::Receiver<Arc<Snapshot>>,
-    /// How the agent stood when it was last seen that the attempt goes on.
+    /// The agent's state when the attempt was last seen to go on.
     pub(super) live_in: Option<Standing>,
-    /// Whether it may go on in another file, however it stands.
+    /// Whether the attempt may go on in another file, whatever the state.
     pub(super) look_again: bool,
 }
 
-/// What of an agent tells whether an attempt goes on.
+/// The part of an agent's state that shows whether an attempt goes on.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Standing {
     state: State,
@@ -276,7 +276,7 @@ impl Standing {
 }
 
 impl Telling {
-    /// What is there now.
+    /// Sends what is there now.
     pub(super) async fn tell(self, outlet: Outlet, opened: Opened) -> Result<(), Broken> {
         let (mut follower, mut way) = self.begin(&outlet, &opened).await?;
         self.rest(&outlet, &mut follower, &mut way, &opened).await?;
@@ -286,7 +286,7 @@ impl Telling {
         Ok(())
     }
 
-    /// What is there, and what is printed later: until the attempt is over, or, if those to come are meant, until the agent is.
+    /// Sends what is there and what is printed later, until the attempt is over, or the agent if later attempts are included.
     pub(super) async fn follow(mut self, outlet: Outlet, mut opened: Opened) -> Result<(), Broken> {
         let mut moves = self.store.moves();
         loop {
@@ -307,7 +307,7 @@ impl Telling {
                         None => std::future::pending().await,
                     }
                 };
-                // Each arm only takes something that has come: cancelling the others loses nothing.
+                // Each arm only takes what has arrived, so canceling the others loses nothing.
                 tokio::select! {
                     piece = follower.next() => {
                         let piece = piece?;
@@ -347,35 +347,35 @@ impl Telling {
                 }
             };
             if is_mid_line {
-                // Two attempts have no line in common.
+                // Two attempts share no line.
                 outlet.send(Bytes::from_static(b"\n")).await?;
             }
         }
     }
 
-    /// Gets ready to tell an attempt from where it is wanted.
+    /// Prepares to send an attempt from the wanted place on.
     async fn begin(&self, outlet: &Outlet, opened: &Opened) -> Result<(Follower, Way), Broken> {
         let Some(renderers) = &self.renderers else {
             return Ok((Follower::new(Arc::clone(&opened.log), opened.at), Way::Raw));
         };
         let snapshot = Arc::clone(&self.snapshot.borrow());
-        let redaction = snapshot.redaction(&self.agent.key()).await?;
+        let redactor = snapshot.redactor(&self.agent.key()).await?;
         let mut text = Text {
             renderer: renderers.start().await?,
-            shown: Shown::without(redaction),
+            shown: TextStream::new(redactor),
             settles_at: None,
             is_mid_line: false,
         };
         if let Some(lines) = opened.lines {
             text.say(outlet, Say::Keep(lines as u64)).await?;
         } else if opened.since.is_some() {
-            // Until it is there. What scrolled off before that is not wanted either.
+            // Until that place is reached. What scrolled off the screen earlier is not wanted either.
             text.say(outlet, Say::Hold).await?;
         }
         Ok((Follower::new(Arc::clone(&opened.log), opened.at), Way::Text(Box::new(text))))
     }
 
-    /// What is there by now.
+    /// Sends what is there by now.
     async fn rest(
         &self,
         outlet: &Outlet,
@@ -411,17 +411,17 @@ impl Telling {
         }
     }
 
-    /// Whether more may be printed in an attempt. It is marked as seen how things stand.
+    /// Whether more may be printed in an attempt. Marks the present state as seen.
     async fn is_live(&mut self, kept: AttemptId, file: Option<FileId>) -> bool {
         let standing = {
             let snapshot = self.snapshot.borrow_and_update();
-            let Some(agent) = snapshot.agent(self.agent.as_str()) else { return false };
+            let Some(agent) = snapshot.agent(&self.agent.key()) else { return false };
             Standing { state: agent.state, attempt: agent.attempt, declared_at: agent.declared_at }
         };
         if !standing.may_print_in(kept.attempt) {
             return false;
         }
-        // What happens to others is no reason to look again.
+        // A change of another agent is no reason to look again.
         if std::mem::take(&mut self.look_again) || self.live_in.as_ref() != Some(&standing) {
             // An earlier declaration's attempt may have had the same number.
             let latest = open(&self.store, &self.agent, Which::Latest, Wanted::all(false)).await;
@@ -433,18 +433,18 @@ impl Telling {
         true
     }
 
-    /// Whether it is the same attempt, in another file.
+    /// Whether the file is of the same attempt.
     fn goes_on_in(&self, kept: AttemptId, next: &Opened) -> bool {
         let (snapshot, next) = (self.snapshot.borrow(), next.log.kept());
-        let Some(agent) = snapshot.agent(self.agent.as_str()) else { return false };
+        let Some(agent) = snapshot.agent(&self.agent.key()) else { return false };
         let standing = Standing { state: agent.state, attempt: agent.attempt, declared_at: agent.declared_at };
         self.live_in.as_ref() == Some(&standing) && next.attempt == kept.attempt && standing.may_print_in(next.attempt)
     }
 
-    /// Whether nothing more will be printed by itself.
+    /// Whether the agent will not start again by itself.
     fn is_over(&self) -> bool {
         let snapshot = self.snapshot.borrow();
-        snapshot.agent(self.agent.as_str()).is_none_or(|agent| matches!(agent.state, State::Exited | State::Invalid))
+        snapshot.agent(&self.agent.key()).is_none_or(|agent| matches!(agent.state, State::Exited | State::Invalid))
     }
 }
 

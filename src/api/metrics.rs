@@ -1,4 +1,4 @@
-//! Figures that take time to read, in a thread of their own.
+//! Reads the figures of `GET /metrics` in a separate thread, because that takes time.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use crate::observe::metrics;
 use crate::observe::snapshot::Snapshot;
 use crate::sys::blocking;
 
-/// The text, or why there is none.
+/// The figures as text, or why there are none.
 pub(super) type Figures = Result<Bytes, String>;
 
-/// The figures of now.
+/// Reads the present figures.
 pub(super) async fn read(snapshot: Arc<Snapshot>) -> Figures {
     let text = blocking::run(move || Bytes::from(metrics::text(&snapshot))).await;
     text.map_err(|error| format!("failed to read the figures: {error}"))

@@ -1,4 +1,4 @@
-//! What the API is, as `OpenAPI` 3.1: a route is described in [`paths`], and its types describe themselves.
+//! What the API is, as `OpenAPI` 3.1: one description for each of the [routes](ROUTES), whose types describe themselves.
 
 use std::sync::LazyLock;
 
@@ -6,9 +6,10 @@ use hyper::body::Bytes;
 use schemars::generate::SchemaSettings;
 use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::query::COLOURED;
+use super::routes::{ROUTES, Route};
 use crate::observe::metrics;
 use crate::text::printable::json_line;
 use crate::wire::events::Event;
@@ -26,7 +27,10 @@ fn document() -> Value {
         settings.meta_schema = None;
     });
     let mut types = settings.with_transform(RecursiveTransform(without_null)).into_generator();
-    let paths = paths(&mut types);
+    let mut paths = Map::new();
+    for (template, route) in ROUTES {
+        paths.insert(template.to_owned(), described(route, &mut types));
+    }
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -43,45 +47,45 @@ fn document() -> Value {
     })
 }
 
-/// Every route there is.
+/// The description of a route.
 #[allow(clippy::too_many_lines, reason = "it is a table")]
-fn paths(types: &mut SchemaGenerator) -> Value {
+fn described(route: Route, types: &mut SchemaGenerator) -> Value {
     let name = json!({
         "name": "name", "in": "path", "required": true, "schema": { "type": "string" },
         "description": "the agent's name, in upper or lower case",
     });
     let not_found = answer("There is no such agent.", &json_of::<Fault>(types));
-    let bad_query = answer("The query cannot be meant: it says what would be right.", &json_of::<Fault>(types));
-    let cannot_tell = answer("It cannot be told at the moment, and why.", &json_of::<Fault>(types));
-    let no_thread = answer("The system lacks what it takes to look; try again.", &json_of::<Fault>(types));
+    let bad_query = answer("The query is invalid; the error says what is expected.", &json_of::<Fault>(types));
+    let cannot_tell = answer("It is not available at the moment; the error says why.", &json_of::<Fault>(types));
+    let no_thread = answer("The system lacks the resources to answer; try again.", &json_of::<Fault>(types));
     let text = json!({ metrics::CONTENT_TYPE: { "schema": { "type": "string" } } });
-    json!({
-        "/v1/health": get(
+    match route {
+        Route::Health => get(
             "health",
             "The daemon, and what needs attention",
             &json!({ "200": answer("It runs.", &json_of::<Health>(types)) }),
         ),
-        "/v1/agents": get(
+        Route::Agents => get(
             "agents",
             "All agents, sorted by the bytes of their names",
             &json!({ "200": answer("Every agent.", &json_of::<Vec<AgentStatus>>(types)) }),
         ),
-        "/v1/agents/{name}": with_parameters(
+        Route::Agent => with_parameters(
             get(
                 "agent",
-                "One agent, with its history, and with what it takes of the machine at the moment",
+                "One agent, with its history and its present resources",
                 &json!({ "200": answer("The agent.", &json_of::<AgentStatus>(types)), "404": not_found }),
             ),
             json!([name]),
         ),
-        "/v1/agents/{name}/screen": with_parameters(
+        Route::Screen => with_parameters(
             get(
                 "screen",
-                "What an agent's screen shows, secrets blotted out",
+                "An agent's screen, with secrets redacted",
                 &json!({
                     "200": answer(
                         "The rows. With follow=true messages of server-sent events: `screen`, with data as described here, each time \
-                         it has changed; `error` with an `error` when it cannot be told; until the agent is removed.",
+                         it changes; `error` with an `error` while it is not available; until the agent is removed.",
                         &json!({
                             "text/plain; charset=utf-8": { "schema": { "type": "string" } },
                             COLOURED: { "schema": { "type": "string" } },
@@ -93,17 +97,17 @@ fn paths(types: &mut SchemaGenerator) -> Value {
             ),
             json!([
                 name,
-                flag("colours", "with escape sequences for colours; true if `text/x-ansi` is accepted"),
-                flag("follow", "go on with what it shows later; true if `text/event-stream` is accepted"),
+                flag("colours", "with escape sequences for colors; true if `text/x-ansi` is accepted"),
+                flag("follow", "go on with later changes; true if `text/event-stream` is accepted"),
             ]),
         ),
-        "/v1/agents/{name}/log": with_parameters(
+        Route::Log => with_parameters(
             get(
                 "log",
-                "What an agent printed in an attempt, as far as it is kept; values of secrets are masked",
+                "What an agent printed in an attempt, as far as it is kept, with secrets redacted",
                 &json!({
                     "200": answer(
-                        "Plain text as a person reads it on the terminal, known secrets blotted out; or with raw=true the bytes as the terminal got them.",
+                        "Plain text as a person reads it on the terminal, known secrets redacted; or with raw=true the bytes as the terminal got them.",
                         &json!({
                             "text/plain; charset=utf-8": { "schema": { "type": "string" } },
                             "application/octet-stream": {},
@@ -116,45 +120,68 @@ fn paths(types: &mut SchemaGenerator) -> Value {
             ),
             json!([
                 name,
-                parameter("query", "attempt", "^([0-9]{1,18}|[0-9]{1,18}-[0-9]{1,18}|latest|previous)$", "its number, of several with that number the latest; or the numbers of a log and of the attempt in it, as files are named (`7-2`); or `latest` (the default), or `previous`"),
-                parameter("query", "lines", "^[0-9]{1,18}$", "no more than so many lines at the end of what is there"),
-                parameter("query", "since", SINCE, "nothing that was printed before this time (RFC 3339, with an offset or in UTC, or a date alone), or longer ago than that (`90s`)"),
-                flag("raw", "as the terminal got it, with all escape sequences"),
-                flag("follow", "go on with what is printed later, without an attempt also in those to come, until the agent is over"),
+                parameter(
+                    "query",
+                    "attempt",
+                    "^([0-9]{1,18}|[0-9]{1,18}-[0-9]{1,18}|latest|previous)$",
+                    "its number, of several with that number the latest; or the numbers of a log and of the attempt in it, as files are named (`7-2`); or `latest` (the default), or `previous`"
+                ),
+                parameter("query", "lines", "^[0-9]{1,18}$", "only the last lines, so many of them"),
+                parameter(
+                    "query",
+                    "since",
+                    SINCE,
+                    "nothing that was printed before this time (RFC 3339, with an offset or in UTC, or a date alone), or longer ago than that (`90s`)"
+                ),
+                flag("raw", "the bytes as the terminal got them, with all escape sequences"),
+                flag(
+                    "follow",
+                    "go on with what is printed later, without an attempt also in those to come, until the agent is over"
+                ),
             ]),
         ),
-        "/v1/events": with_parameters(
+        Route::Events => with_parameters(
             get(
                 "events",
                 "What happens, as server-sent events",
                 &json!({
                     "200": answer(
-                        "A message for each event, with its id, its type, and what is described here as data. A client that comes back \
-                         with Last-Event-ID gets the events that it has missed, or `missed` if they are no longer kept. A comment \
-                         every 15 s shows that the connection lives.",
+                        "One message for each event, with its id, its type, and the data described here. A client that reconnects \
+                         with Last-Event-ID gets the events that it missed, or a `missed` event if they are no longer kept. A \
+                         comment every 15 s shows that the connection is alive.",
                         &json!({ "text/event-stream": { "schema": message::<Event>(types) } }),
                     ),
                     "400": bad_query, "503": cannot_tell,
                 }),
             ),
             json!([
-                parameter("query", "after", "^(0|[0-9]{1,18}-[0-9]{1,18})$", "the id of the event to go on after, or 0 for all that are kept; from now on without it"),
-                parameter("query", "agent", "", "an agent: what is about others is left out"),
-                parameter("header", "Last-Event-ID", "^(0|[0-9]{1,18}-[0-9]{1,18})$", "as after, which goes before it"),
-                flag("follow", "go on with what happens, which is the default; false: what is kept, and no more"),
+                parameter(
+                    "query",
+                    "after",
+                    "^(0|[0-9]{1,18}-[0-9]{1,18})$",
+                    "the id of the event to continue after, or 0 for all that are kept; without it, only later events"
+                ),
+                parameter("query", "agent", "", "an agent: events about others are left out"),
+                parameter(
+                    "header",
+                    "Last-Event-ID",
+                    "^(0|[0-9]{1,18}-[0-9]{1,18})$",
+                    "like `after`, which takes precedence"
+                ),
+                flag("follow", "go on with later events, which is the default; false: only the events that are kept"),
             ]),
         ),
-        "/v1/openapi.json": get(
+        Route::OpenApi => get(
             "openapi",
             "This description",
-            &json!({ "200": answer("It.", &json!({ "application/json": { "schema": { "type": "object" } } })) }),
+            &json!({ "200": answer("The description.", &json!({ "application/json": { "schema": { "type": "object" } } })) }),
         ),
-        "/metrics": get(
+        Route::Metrics => get(
             "metrics",
             "Figures of the daemon and of all agents, for a monitoring system",
             &json!({ "200": answer("Text in the format of OpenMetrics 1.0.", &text), "503": no_thread }),
         ),
-    })
+    }
 }
 
 fn get(id: &str, summary: &str, responses: &Value) -> Value {
@@ -166,7 +193,7 @@ fn with_parameters(mut path: Value, parameters: Value) -> Value {
     path
 }
 
-/// How a time is written, or for how long back.
+/// The pattern of a time, or of a duration before now.
 const SINCE: &str = "^([0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z|[1-9][0-9]{0,5}(s|m|h))$";
 
 fn parameter(place: &str, name: &str, pattern: &str, description: &str) -> Value {
@@ -200,7 +227,7 @@ fn json_of<T: JsonSchema>(types: &mut SchemaGenerator) -> Value {
     json!({ "application/json": { "schema": types.subschema_for::<T>() } })
 }
 
-/// What does not apply is left out, and never null; and nothing stands in for it.
+/// A value that does not apply is left out: it is never null and has no default.
 fn without_null(schema: &mut Schema) {
     let is_null = |schema: &Value| schema["type"] == "null" || *schema == "null";
     schema.remove("default");
@@ -225,28 +252,25 @@ fn without_null(schema: &mut Schema) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::routes::Route;
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
-    fn the_routes_that_are_described_are_those_there_are() {
-        // A new route is missed here when it is added.
-        let template = |route: &Route<'_>| match route {
-            Route::Metrics => "/metrics",
-            Route::Health => "/v1/health",
-            Route::Agents => "/v1/agents",
-            Route::Agent(_) => "/v1/agents/{name}",
-            Route::Screen(_) => "/v1/agents/{name}/screen",
-            Route::Log(_) => "/v1/agents/{name}/log",
-            Route::Events => "/v1/events",
-            Route::OpenApi => "/v1/openapi.json",
-        };
-        let document = document();
-        let paths = document["paths"].as_object().unwrap();
-        assert_eq!(paths.len(), 8);
-        for path in paths.keys() {
-            assert_eq!(template(&Route::find(path).unwrap()), path);
+    fn a_template_is_found_as_its_own_route() {
+        for (template, route) in ROUTES {
+            let (found, name) = Route::find(template).unwrap();
+            assert_eq!((found, name.is_empty()), (route, !template.contains("{name}")), "{template}");
         }
+        assert_eq!(document()["paths"].as_object().unwrap().len(), ROUTES.len());
+    }
+
+    #[test]
+    fn the_page_of_the_api_lists_the_routes() {
+        let page = include_str!("../../docs/api.md");
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `GET ")?.split('`').next());
+        let listed: BTreeSet<String> = rows.map(|path| path.replace("NAME", "{name}")).collect();
+        assert_eq!(listed, ROUTES.iter().map(|(template, _)| (*template).to_owned()).collect());
     }
 
     #[test]

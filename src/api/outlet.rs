@@ -1,4 +1,4 @@
-//! Where an answer that is made bit by bit goes to.
+//! A body that is produced piece by piece: the two ends of its channel.
 
 use std::io;
 use std::pin::Pin;
@@ -13,10 +13,10 @@ use tokio::time::timeout;
 
 use crate::text::printable;
 
-/// The body's side of what is made.
+/// The body: the receiving end.
 pub struct Made {
     pub(super) pieces: mpsc::Receiver<io::Result<Bytes>>,
-    /// Ends when this is dropped.
+    /// Stops when this is dropped.
     pub(super) _maker: JoinSet<()>,
 }
 
@@ -29,10 +29,10 @@ impl Body for Made {
     }
 }
 
-/// The client takes nothing any more.
+/// The client no longer reads.
 pub struct Gone;
 
-/// The maker's side.
+/// The sending end.
 pub struct Outlet {
     pub(super) pieces: mpsc::Sender<io::Result<Bytes>>,
     pub(super) stall: Duration,
@@ -47,13 +47,13 @@ impl Outlet {
         }
     }
 
-    /// A message without an id.
+    /// Sends a message without an id.
     pub(super) async fn send_message<T: Serialize>(&self, kind: &str, data: &T) -> Result<(), Gone> {
         let data = printable::json(serde_json::to_string(data).unwrap_or_default());
         self.send(format!("event: {kind}\ndata: {data}\n\n").into()).await
     }
 
-    /// What clients pass over.
+    /// Sends a comment, which clients ignore.
     pub(super) async fn beat(&self) -> Result<(), Gone> {
         self.send(Bytes::from_static(b":\n\n")).await
     }

@@ -1,4 +1,4 @@
-//! What a client asks for that takes time to answer, or has an answer without an end; and what its query may say.
+//! Requests with slow or endless answers, and their query parameters.
 
 use std::borrow::Cow;
 use std::fmt::{self, Display};
@@ -8,52 +8,52 @@ use std::time::SystemTime;
 use hyper::Request;
 use hyper::header::{ACCEPT, HeaderMap};
 
-use crate::agent::name::Name;
+use crate::agent::name::{Key, Name};
 use crate::logs::attempt::{Named, NoAttempt};
 use crate::sys::clock;
 use crate::text::size;
 use crate::wire::events::Since;
 
-/// The media type of text with escape sequences for colours.
+/// The media type of text with escape sequences for colors.
 pub(super) const COLOURED: &str = "text/x-ansi";
 
-/// The media type of a screen if nothing else is wanted.
+/// The default media type of a screen.
 const PLAIN: &str = "text/plain";
 
-/// What is asked for.
+/// A request with a slow or endless answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Order {
-    /// What happened, or happens.
+pub(super) enum StreamRequest {
+    /// The events.
     Events {
-        /// From where on; `None` is from now on.
+        /// Where to begin; `None` is now.
         since: Option<Since>,
-        /// The agent it is to be about, in lower case.
-        agent: Option<String>,
-        /// Whether to go on with what happens.
+        /// Leave out events about other agents.
+        agent: Option<Key>,
+        /// Whether to go on with later events.
         follows: bool,
     },
-    /// What an agent's screen shows.
+    /// An agent's screen.
     Screen {
-        /// The agent, in lower case.
-        agent: String,
-        /// With its colours.
+        /// The agent.
+        agent: Key,
+        /// Whether to include colors.
         colours: bool,
-        /// Whether to go on with what it shows later.
+        /// Whether to go on with later changes.
         follows: bool,
     },
-    /// What an agent printed.
+    /// An agent's log.
     Log {
         /// The agent.
         agent: Name,
-        /// In which attempt.
+        /// The attempt.
         which: Which,
-        /// No more than so many lines at the end of what is there.
+        /// Only the last lines, so many of them.
         lines: Option<usize>,
-        /// Nothing that was printed before.
+        /// Only what was printed since then.
         since: Option<SystemTime>,
-        /// As the terminal got it; else as plain text.
+        /// The raw bytes, otherwise plain text.
         raw: bool,
-        /// Whether to go on with what it prints later.
+        /// Whether to go on with later output.
         follows: bool,
     },
 }
@@ -61,11 +61,11 @@ pub(super) enum Order {
 /// Which of an agent's attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Which {
-    /// The latest, and those to come.
+    /// The latest one, and later ones if the client follows.
     Latest,
-    /// The one before.
+    /// The one before the latest.
     Previous,
-    /// The one that is named.
+    /// The named one.
     Named(Named),
 }
 
@@ -101,8 +101,8 @@ fn flag(text: &str) -> Result<bool, &'static str> {
     text.parse().map_err(|_| "write true or false")
 }
 
-impl Order {
-    /// Of `GET /v1/events`.
+impl StreamRequest {
+    /// Reads a request for `/v1/events`.
     pub(super) fn events<B>(request: &Request<B>) -> Result<Self, String> {
         let mut query = Query::of(request, &["after", "agent", "follow"])?;
         let follows = query.take("follow", flag)?.unwrap_or(true);
@@ -112,19 +112,19 @@ impl Order {
             None => (!follows).then_some(Since::Beginning),
             Some(id) => Some(id.parse::<Since>().map_err(|error| error.to_string())?),
         };
-        Ok(Self::Events { since, agent: query.take_text("agent").map(|name| name.to_lowercase()), follows })
+        Ok(Self::Events { since, agent: query.take("agent", str::parse)?, follows })
     }
 
-    /// Of `GET /v1/agents/{name}/screen`.
-    pub(super) fn screen<B>(agent: &str, request: &Request<B>) -> Result<Self, String> {
+    /// Reads a request for `/v1/agents/{name}/screen`.
+    pub(super) fn screen<B>(agent: Key, request: &Request<B>) -> Result<Self, String> {
         let mut query = Query::of(request, &["colours", "follow"])?;
         let prefers = |media_type| prefers(request.headers(), media_type, PLAIN);
         let colours = query.take("colours", flag)?.unwrap_or_else(|| prefers(COLOURED));
         let follows = query.take("follow", flag)?.unwrap_or_else(|| prefers("text/event-stream"));
-        Ok(Self::Screen { agent: agent.to_lowercase(), colours, follows })
+        Ok(Self::Screen { agent, colours, follows })
     }
 
-    /// Of `GET /v1/agents/{name}/log`.
+    /// Reads a request for `/v1/agents/{name}/log`.
     pub(super) fn log<B>(agent: Name, request: &Request<B>) -> Result<Self, String> {
         let mut query = Query::of(request, &["attempt", "lines", "since", "raw", "follow"])?;
         Ok(Self::Log {
@@ -137,7 +137,7 @@ impl Order {
         })
     }
 
-    /// Whether the answer has no end.
+    /// Whether the answer is endless.
     pub(super) fn follows(&self) -> bool {
         match *self {
             Self::Events { follows, .. } | Self::Screen { follows, .. } | Self::Log { follows, .. } => follows,
@@ -145,7 +145,7 @@ impl Order {
     }
 }
 
-/// Whether a client names this media type among what it accepts, and likes it no less than what it gets otherwise.
+/// Whether a client names this media type in `Accept`, with no less weight than the default.
 fn prefers(headers: &HeaderMap, media_type: &str, otherwise: &str) -> bool {
     let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let ranges: Vec<_> = values.flat_map(|value| value.split(',')).filter_map(Range::parse).collect();
@@ -160,7 +160,7 @@ fn weight(ranges: &[Range<'_>], media_type: &str) -> u16 {
     matching.max_by_key(|&(specificity, _)| specificity).map_or(0, |(_, weight)| weight)
 }
 
-/// What of an `Accept` header stands between two commas.
+/// One media range of an `Accept` header.
 struct Range<'a> {
     name: &'a str,
     /// In thousandths.
@@ -168,7 +168,7 @@ struct Range<'a> {
 }
 
 impl<'a> Range<'a> {
-    /// `None` for a weight that is none: what a client means by it is not known.
+    /// `None` if the weight is not valid: what the client means is not known.
     fn parse(text: &'a str) -> Option<Self> {
         let mut parts = text.split(';').map(str::trim);
         let name = parts.next()?;
@@ -179,7 +179,7 @@ impl<'a> Range<'a> {
         Some(Self { name, weight: weight.map_or(Some(1000), thousandths)? })
     }
 
-    /// How closely it names the media type, if it does.
+    /// How specifically the range names the media type, if it does.
     fn specificity(&self, media_type: &str) -> Option<u8> {
         let kind = media_type.split_once('/').map_or(media_type, |(kind, _)| kind);
         if self.name.eq_ignore_ascii_case(media_type) {
@@ -200,11 +200,11 @@ fn thousandths(weight: &str) -> Option<u16> {
     (thousandths <= 1000).then_some(thousandths)
 }
 
-/// What stands after the question mark.
+/// The query: what follows the question mark.
 struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 impl<'a> Query<'a> {
-    /// With these names, each once at most, and no other.
+    /// Reads a query that may have these parameters, each at most once, and no others.
     fn of<B>(request: &'a Request<B>, names: &[&str]) -> Result<Self, String> {
         let pairs: Vec<_> = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).collect();
         for (at, (name, _)) in pairs.iter().enumerate() {
@@ -223,7 +223,7 @@ impl<'a> Query<'a> {
         Some(self.0.swap_remove(at).1)
     }
 
-    /// By a parser whose errors say what would be right.
+    /// Takes a parameter with a parser whose errors say what is expected.
     fn take<T, E: Display>(
         &mut self,
         name: &str,
@@ -237,6 +237,7 @@ impl<'a> Query<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::name::key;
 
     fn request(query: &str, headers: &[(&'static str, &str)]) -> Request<()> {
         let mut request = Request::builder().uri(format!("/?{query}"));
@@ -247,26 +248,36 @@ mod tests {
     }
 
     #[test]
-    fn events_are_told_from_now_on_unless_something_else_is_said() {
-        let order = |query: &str, headers: &[(&'static str, &str)]| Order::events(&request(query, headers)).unwrap();
+    fn events_begin_now_by_default() {
+        let order =
+            |query: &str, headers: &[(&'static str, &str)]| StreamRequest::events(&request(query, headers)).unwrap();
         let seen = || Some(Since::Seen("7-1".parse().unwrap()));
-        let events = |since, follows| Order::Events { since, agent: None, follows };
+        let events = |since, follows| StreamRequest::Events { since, agent: None, follows };
         assert_eq!(order("", &[]), events(None, true));
         assert_eq!(order("follow=false", &[]), events(Some(Since::Beginning), false));
         assert_eq!(order("after=0", &[]), events(Some(Since::Beginning), true));
         assert_eq!(order("after=7-1", &[("last-event-id", "7-2")]), events(seen(), true));
         assert_eq!(order("", &[("last-event-id", "7-1")]), events(seen(), true));
         assert_eq!(order("", &[("last-event-id", "")]), events(None, true));
-        let of_agent = Order::Events { since: None, agent: Some("a b".to_owned()), follows: true };
-        assert_eq!(order("agent=A+b", &[]), of_agent);
-        assert_eq!(order("agent=A%20b", &[]), of_agent);
+        let of_agent = StreamRequest::Events { since: None, agent: Some(key("a-b")), follows: true };
+        assert_eq!(order("agent=A-b", &[]), of_agent);
+        assert_eq!(order("agent=%41%2db", &[]), of_agent);
+    }
+
+    #[test]
+    fn events_of_what_cannot_be_an_agent_are_refused() {
+        for query in ["agent=A+b", "agent=", "agent=%E2%84%AA"] {
+            let refused = StreamRequest::events(&request(query, &[])).unwrap_err();
+            assert!(refused.contains("a name has 1 to 64 characters"), "{query}: {refused}");
+        }
     }
 
     #[test]
     fn a_screen_is_plain_and_sent_once_by_default() {
-        let order =
-            |query: &str, headers: &[(&'static str, &str)]| Order::screen("A", &request(query, headers)).unwrap();
-        let screen = |colours, follows| Order::Screen { agent: "a".to_owned(), colours, follows };
+        let order = |query: &str, headers: &[(&'static str, &str)]| {
+            StreamRequest::screen(key("A"), &request(query, headers)).unwrap()
+        };
+        let screen = |colours, follows| StreamRequest::Screen { agent: key("a"), colours, follows };
         assert_eq!(order("", &[("accept", "*/*")]), screen(false, false));
         assert_eq!(order("", &[("accept", "text/html;q=0.5, Text/X-ANSI;q=1")]), screen(true, false));
         assert_eq!(order("", &[("accept", "text/event-stream")]), screen(false, true));
@@ -287,10 +298,17 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_told_whole_and_plain_unless_something_else_is_said() {
+    fn a_log_is_whole_and_plain_by_default() {
         let agent = || Name::try_from("a").unwrap();
-        let order = |query: &str| Order::log(agent(), &request(query, &[]));
-        let log = |which, lines, since, raw, follows| Order::Log { agent: agent(), which, lines, since, raw, follows };
+        let order = |query: &str| StreamRequest::log(agent(), &request(query, &[]));
+        let log = |which, lines, since, raw, follows| StreamRequest::Log {
+            agent: agent(),
+            which,
+            lines,
+            since,
+            raw,
+            follows,
+        };
         assert_eq!(order("").unwrap(), log(Which::Latest, None, None, false, false));
         assert_eq!(
             order("attempt=3&lines=10&raw=true").unwrap(),
@@ -299,7 +317,7 @@ mod tests {
         let since = Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1));
         let expected = log(Which::Previous, None, since, false, true);
         assert_eq!(order("attempt=previous&since=1970-01-01T00:00:01Z&follow=true").unwrap(), expected);
-        let Order::Log { since: Some(since), .. } = order("since=1h").unwrap() else { panic!("no time") };
+        let StreamRequest::Log { since: Some(since), .. } = order("since=1h").unwrap() else { panic!("no time") };
         let ago = since.elapsed().unwrap().as_secs();
         assert!((3600..3700).contains(&ago), "{ago}");
         for (query, expected) in [
@@ -323,7 +341,7 @@ mod tests {
             ("agent=a&agent=b", "the parameter \"agent\" is there twice"),
             ("after=yesterday", "\"yesterday\" is no event's id; one looks like 1790000000000-17"),
         ] {
-            assert_eq!(Order::events(&request(query, &[])).unwrap_err(), expected);
+            assert_eq!(StreamRequest::events(&request(query, &[])).unwrap_err(), expected);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which request gets which answer.
+//! The routes of the API, and the answer to each request.
 
 use std::borrow::Cow;
 
@@ -9,72 +9,79 @@ use percent_encoding::percent_decode_str;
 
 use super::metrics::Figures;
 use super::openapi;
-use super::query::Order;
+use super::query::StreamRequest;
 use crate::agent::name::Name;
 use crate::observe::metrics;
 use crate::observe::snapshot::Snapshot;
 use crate::text::printable::json_line;
 use crate::wire::status::Fault;
 
+/// Every route, with the template of its path: what is not in this table is neither served nor described.
+pub(super) const ROUTES: [(&str, Route); 8] = [
+    ("/v1/health", Route::Health),
+    ("/v1/agents", Route::Agents),
+    ("/v1/agents/{name}", Route::Agent),
+    ("/v1/agents/{name}/screen", Route::Screen),
+    ("/v1/agents/{name}/log", Route::Log),
+    ("/v1/events", Route::Events),
+    ("/v1/openapi.json", Route::OpenApi),
+    ("/metrics", Route::Metrics),
+];
+
+/// What stands for the name of an agent in the template of a path.
+const NAME: &str = "{name}";
+
 /// What a path means.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Route<'a> {
-    Metrics,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
     Health,
     Agents,
-    Agent(Cow<'a, str>),
-    Screen(Cow<'a, str>),
-    Log(Cow<'a, str>),
+    Agent,
+    Screen,
+    Log,
     Events,
     OpenApi,
+    Metrics,
 }
 
-impl<'a> Route<'a> {
-    pub(super) fn find(path: &'a str) -> Option<Self> {
-        match path {
-            "/metrics" => Some(Self::Metrics),
-            "/v1/health" => Some(Self::Health),
-            "/v1/agents" => Some(Self::Agents),
-            "/v1/openapi.json" => Some(Self::OpenApi),
-            "/v1/events" => Some(Self::Events),
-            _ => {
-                let rest = path.strip_prefix("/v1/agents/")?;
-                let (name, what) = rest.split_once('/').map_or((rest, None), |(name, what)| (name, Some(what)));
-                let name = Some(name).filter(|name| !name.is_empty());
-                let name = name.map(|name| percent_decode_str(name).decode_utf8_lossy())?;
-                match what {
-                    None => Some(Self::Agent(name)),
-                    Some("screen") => Some(Self::Screen(name)),
-                    Some("log") => Some(Self::Log(name)),
-                    Some(_) => None,
-                }
-            }
-        }
+impl Route {
+    /// The route of a path, and the name in it, which is empty if there is none.
+    pub(super) fn find(path: &str) -> Option<(Self, Cow<'_, str>)> {
+        ROUTES.iter().find_map(|&(template, route)| Some((route, name_in(path, template)?)))
     }
 }
 
-/// What comes of a request.
-pub(super) enum Reply {
-    /// This is the answer.
-    Now(Response<Bytes>),
-    /// It takes figures, which are not given.
-    WithFigures,
-    /// It takes time, or has no end.
-    Later(Order),
+/// What stands for the name in a path of this template.
+fn name_in<'a>(path: &'a str, template: &str) -> Option<Cow<'a, str>> {
+    let Some((before, after)) = template.split_once(NAME) else {
+        return (path == template).then_some(Cow::Borrowed(""));
+    };
+    let name = path.strip_prefix(before)?.strip_suffix(after)?;
+    (!name.is_empty() && !name.contains('/')).then(|| percent_decode_str(name).decode_utf8_lossy())
 }
 
-/// The answer to one request. Its body is never read, and a query string means nothing but for what takes time.
+/// How a request is answered.
+pub(super) enum Reply {
+    /// With this answer.
+    Now(Response<Bytes>),
+    /// With figures, which were not passed.
+    WithFigures,
+    /// With a slow or endless answer.
+    Later(StreamRequest),
+}
+
+/// The answer to one request. The body of a request is never read; the query matters only to requests with slow or endless answers.
 pub(super) fn answer<B>(request: &Request<B>, snapshot: &Snapshot, figures: Option<&Figures>) -> Reply {
-    let Some(route) = Route::find(request.uri().path()) else {
+    let Some((route, name)) = Route::find(request.uri().path()) else {
         return Reply::Now(json(StatusCode::NOT_FOUND, error("not found")));
     };
-    // hyper leaves out the body where the method is HEAD.
+    // hyper leaves out the body of an answer to HEAD.
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = json(StatusCode::METHOD_NOT_ALLOWED, error("method not allowed"));
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Reply::Now(response);
     }
-    let later = |order: Result<Order, String>| match order {
+    let later = |order: Result<StreamRequest, String>| match order {
         Ok(order) => Reply::Later(order),
         Err(why) => Reply::Now(json(StatusCode::BAD_REQUEST, error(&why))),
     };
@@ -87,20 +94,20 @@ pub(super) fn answer<B>(request: &Request<B>, snapshot: &Snapshot, figures: Opti
         Route::Health => json(StatusCode::OK, json_line(&snapshot.health()).into()),
         Route::OpenApi => json(StatusCode::OK, openapi::body()),
         Route::Agents => json(StatusCode::OK, snapshot.agents_body()),
-        Route::Agent(name) => match snapshot.agent_in_full(&name) {
+        Route::Agent => match name.parse().ok().and_then(|key| snapshot.agent_in_full(&key)) {
             Some(agent) => json(StatusCode::OK, json_line(&agent).into()),
             None => no_such_agent(),
         },
-        Route::Screen(name) => match snapshot.agent(&name) {
-            Some(_) => return later(Order::screen(&name, request)),
-            None => no_such_agent(),
+        Route::Screen => match name.parse() {
+            Ok(key) if snapshot.agent(&key).is_some() => return later(StreamRequest::screen(key, request)),
+            _ => no_such_agent(),
         },
-        // Also of an agent that is there no more.
-        Route::Log(name) => match Name::try_from(name.as_ref()) {
-            Ok(name) => return later(Order::log(name, request)),
+        // Logs outlive their agents.
+        Route::Log => match Name::try_from(name.as_ref()) {
+            Ok(name) => return later(StreamRequest::log(name, request)),
             Err(_) => no_such_agent(),
         },
-        Route::Events => return later(Order::events(request)),
+        Route::Events => return later(StreamRequest::events(request)),
     })
 }
 
@@ -108,17 +115,17 @@ pub(super) fn no_such_agent() -> Response<Bytes> {
     not_there("agent not found")
 }
 
-/// The answer to what asks for something that is not there.
+/// The answer to a request for something that does not exist.
 pub(super) fn not_there(what: &str) -> Response<Bytes> {
     json(StatusCode::NOT_FOUND, error(what))
 }
 
-/// The answer to one request too many for what takes time.
+/// The answer to a request beyond the limit of slow answers.
 pub(super) fn busy() -> Response<Bytes> {
     unavailable("too many clients are being served; try again later")
 }
 
-/// The answer to what cannot be answered at the moment.
+/// The answer to a request that cannot be served at the moment.
 pub(super) fn unavailable(why: &str) -> Response<Bytes> {
     json(StatusCode::SERVICE_UNAVAILABLE, error(why))
 }
@@ -144,14 +151,15 @@ mod tests {
 
     #[test]
     fn a_path_means_one_thing_or_nothing() {
-        let agent = |name: &'static str| Some(Route::Agent(name.into()));
+        let named = |route, name: &'static str| Some((route, Cow::Borrowed(name)));
+        let agent = |name| named(Route::Agent, name);
         for (path, expected) in [
-            ("/metrics", Some(Route::Metrics)),
-            ("/v1/openapi.json", Some(Route::OpenApi)),
+            ("/metrics", named(Route::Metrics, "")),
+            ("/v1/openapi.json", named(Route::OpenApi, "")),
             ("/metrics/", None),
             ("/v1/metrics", None),
-            ("/v1/health", Some(Route::Health)),
-            ("/v1/agents", Some(Route::Agents)),
+            ("/v1/health", named(Route::Health, "")),
+            ("/v1/agents", named(Route::Agents, "")),
             ("/v1/agents/claude-code", agent("claude-code")),
             ("/v1/agents/a%20b", agent("a b")),
             ("/v1/agents/a%2Fb", agent("a/b")),
@@ -160,13 +168,13 @@ mod tests {
             ("/v1/agents/%", agent("%")),
             ("/v1/agents/", None),
             ("/v1/agents/a/", None),
-            ("/v1/agents/a/screen", Some(Route::Screen("a".into()))),
-            ("/v1/agents/a%2Fb/screen", Some(Route::Screen("a/b".into()))),
+            ("/v1/agents/a/screen", named(Route::Screen, "a")),
+            ("/v1/agents/a%2Fb/screen", named(Route::Screen, "a/b")),
             ("/v1/agents/a/screen/", None),
-            ("/v1/agents/a/log", Some(Route::Log("a".into()))),
+            ("/v1/agents/a/log", named(Route::Log, "a")),
             ("/v1/agents//screen", None),
             ("/v1/agents/a/b", None),
-            ("/v1/events", Some(Route::Events)),
+            ("/v1/events", named(Route::Events, "")),
             ("/v1/events/", None),
             ("/v1/health/", None),
             ("/V1/health", None),

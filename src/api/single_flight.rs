@@ -1,4 +1,4 @@
-//! What takes time to find out, found out once for all who want to know at a time.
+//! Single flight: concurrent callers share one computation, never one that began before they asked.
 
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
@@ -6,22 +6,22 @@ use std::sync::{Mutex, PoisonError};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-/// Finds out one at a time, however many ask.
+/// One computation at a time, however many callers ask.
 #[derive(Debug)]
-pub(super) struct Latest<T> {
+pub(super) struct SingleFlight<T> {
     turn: Semaphore,
-    /// When the latest reading was begun, and what came of it.
+    /// When the latest computation began, and its result.
     latest: Mutex<Option<(Instant, T)>>,
 }
 
-impl<T> Default for Latest<T> {
+impl<T> Default for SingleFlight<T> {
     fn default() -> Self {
         Self { turn: Semaphore::new(1), latest: Mutex::new(None) }
     }
 }
 
-impl<T: Clone> Latest<T> {
-    /// From a reading that was not begun before it was asked for: this one, or another's.
+impl<T: Clone> SingleFlight<T> {
+    /// The result of a computation that began after this call: this one's or another caller's.
     pub(super) async fn read(&self, read: impl Future<Output = T>) -> T {
         let asked = Instant::now();
         // Never closed.
@@ -46,7 +46,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn concurrent_callers_share_a_result_no_older_than_their_call() {
-        let (latest, readings) = (Latest::default(), Cell::new(0));
+        let (latest, readings) = (SingleFlight::default(), Cell::new(0));
         let read = || async {
             readings.set(readings.get() + 1);
             let number = readings.get();

@@ -1,4 +1,4 @@
-//! The API's socket: who may use it, from the first instant it exists.
+//! The API's socket, with the right owner and mode from the first instant.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,10 +16,10 @@ use crate::sys::rate_limit::OnChange;
 use crate::sys::safe_path;
 use crate::sys::unix_socket::{self, Address, Bound, Error};
 
-/// Binds the API's socket: mode 0660 for `group`, or 0600 where there is none to share it with.
+/// Binds the API's socket: mode 0660 for `group`, or 0600 without a group.
 ///
-/// A missing folder is made, 0750 for `group` (without: 0700), and what is missing above it, 0755 (without root: 0700). One that is
-/// there is left as it is. Umask and effective group belong to the whole process: call this while there is one thread.
+/// Creates a missing folder with mode 0750 for `group` (without one: 0700), and missing parents with 0755 (unless root: 0700). Existing
+/// folders stay as they are. Umask and effective group belong to the whole process: call this while there is one thread.
 pub fn bind(path: &Path, group: Option<Gid>) -> Result<Bound, Error> {
     unix_socket::check_length(path)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -27,7 +27,7 @@ pub fn bind(path: &Path, group: Option<Gid>) -> Result<Bound, Error> {
 
     let (private, right) = (right(None), right(group));
     let born_right = folder_gives.is_none_or(|given| Some(given) == group) && can_take(group);
-    // Where the file cannot be born with its group it is born for nobody else, and opened afterwards.
+    // If the file cannot be created with its group, it is created for its owner only, and opened to the group afterwards.
     let bound =
         with_group(group.filter(|_| born_right), || unix_socket::bind(path, if born_right { right } else { private }))
             .map_err(PathError::of("take the group for", path))??;
@@ -35,10 +35,10 @@ pub fn bind(path: &Path, group: Option<Gid>) -> Result<Bound, Error> {
     Ok(bound)
 }
 
-/// Keeps the API's socket where clients look for it: at each of the `rounds` it is looked for, and bound again if it is gone.
+/// Keeps the API's socket where clients look for it: checks at each of the `rounds`, and binds it again if it is gone.
 ///
-/// Answers with the address of the last one when `rounds` closes. Where something else has the name it is left alone: a second daemon
-/// would not be found otherwise.
+/// Returns the address of the last socket when `rounds` closes. If something else has the name, it is left alone: otherwise a second
+/// daemon would not be found.
 pub async fn keep(
     mut address: Address,
     group: Option<Gid>,
@@ -51,7 +51,7 @@ pub async fn keep(
             complaint.reset();
             continue;
         }
-        // In a thread of its own: the folder may be on a file system that hangs.
+        // In a separate thread: the folder may be on a file system that hangs.
         let path = address.path().to_owned();
         let bound = match blocking::run(move || bind_again(&path, group)).await {
             Ok(bound) => bound.map_err(|error| error.to_string()),
@@ -76,8 +76,8 @@ pub async fn keep(
     address
 }
 
-/// Like [`bind`], in a process of many threads, whose umask and effective group stay as they are: the umask of a daemon lets a socket
-/// be born for its owner only, and it is opened afterwards.
+/// Like [`bind`], for a process with several threads, whose umask and effective group must not change: the daemon's umask creates the
+/// socket for its owner only, and it is opened to the group afterwards.
 fn bind_again(path: &Path, group: Option<Gid>) -> Result<Bound, Error> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     setgid_group(folder, group, Ancestors::Needed)?;
@@ -92,16 +92,16 @@ fn right(group: Option<Gid>) -> Mode {
     if group.is_some() { private | Mode::S_IRGRP | Mode::S_IWGRP } else { private }
 }
 
-/// What becomes of a folder that is missing above the socket's own.
+/// What to do about missing parents of the socket's folder.
 #[derive(Clone, Copy)]
 enum Ancestors {
-    /// It is made, under another umask: only while there is one thread.
+    /// Create them, under another umask: only while there is one thread.
     Made,
-    /// It is an error.
+    /// Fail.
     Needed,
 }
 
-/// Makes the folder unless it is there. The group that it gives to what is made in it, if it does.
+/// Creates the folder unless it exists. Returns the group that it gives to new files in it, if it does.
 fn setgid_group(folder: &Path, group: Option<Gid>, ancestors: Ancestors) -> Result<Option<Gid>, Error> {
     let opened = match safe_path::open_dir(folder, None).map_err(io::Error::from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -149,7 +149,7 @@ fn make(folder: &Path, group: Option<Gid>, ancestors: Ancestors) -> Result<(), E
         .map_err(PathError::of("share the folder", folder))?)
 }
 
-/// Whether a file can be born with the group.
+/// Whether a file can be created with the group.
 fn can_take(group: Option<Gid>) -> bool {
     group.is_none_or(|group| Uid::effective().is_root() || group == Gid::effective())
 }

@@ -1,6 +1,6 @@
-//! Answers that take time or have no end, on a connection that hyper has for itself from then on, and that ends with the answer.
+//! Slow and endless answers, each on a connection that hyper owns from then on, and that ends with the answer.
 //!
-//! What is to be sent is made while there is room for it: a client that does not read stops the making, and is given up after
+//! Bytes are produced only while there is room for them. A client that does not read stops that, and is disconnected after
 //! [`stall`](super::Limits::stall).
 
 use std::convert::Infallible;
@@ -26,14 +26,15 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::agent::name::Key;
 use crate::api::outlet::{Gone, Made, Outlet};
-use crate::observe::ring::{Kept, Ring};
+use crate::observe::ring::{Ring, RingEvent};
 use crate::wire::events::Since;
 use crate::wire::status::{Fault, ScreenShown, Time};
 
 use super::http::{Ordered, Responder};
 use super::logs::{self, Broken, Telling, Wanted};
-use super::query::{COLOURED, Order, Which};
+use super::query::{COLOURED, StreamRequest, Which};
 use super::routes;
 
 /// The media type of server-sent events.
@@ -42,14 +43,14 @@ const EVENT_STREAM: &str = "text/event-stream";
 /// The media type of plain text.
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// How often it is looked whether who asked for something long is still there.
+/// How often to check that the client of a long answer is still there.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// How soon a screen is looked at again that has just changed, and one that has not for long.
+/// The pause before the next look at a screen that has just changed, and at one that has not changed for long.
 const SHORTEST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Answers the order, which is what `heard` says, and nothing after it.
+/// Serves the answer to the request in `heard`, and to nothing after it.
 pub(super) async fn serve(
     socket: UnixStream,
     heard: &[u8],
@@ -66,7 +67,7 @@ pub(super) async fn serve(
     });
     let mut http = http1::Builder::new();
     http.max_buf_size(responder.limits.header_size.max(8192)).header_read_timeout(None).title_case_headers(true);
-    // Who follows something and closes has gone, and nothing is to be made for it any more.
+    // A follower that closes its side has gone.
     http.keep_alive(false).half_close(!follows);
     let stalled = async {
         over.notified().await;
@@ -80,7 +81,7 @@ pub(super) async fn serve(
     }
 }
 
-/// Waits until the client has closed both directions. One that has closed its own waits for its answer.
+/// Waits until the client has closed both directions. A client that has closed only its own still waits for its answer.
 async fn hung_up(socket: &UnixStream) {
     loop {
         sleep(LOOK_AGAIN).await;
@@ -92,7 +93,7 @@ async fn hung_up(socket: &UnixStream) {
     }
 }
 
-/// A socket that somebody else has an eye on.
+/// A socket that is also observed elsewhere.
 struct Shared(Arc<UnixStream>);
 
 impl AsyncRead for Shared {
@@ -122,7 +123,7 @@ impl AsyncWrite for Shared {
         Poll::Ready(Ok(()))
     }
 
-    /// As a half of a socket does it that is dropped.
+    /// Shuts down the writing direction.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(shutdown(self.0.as_raw_fd(), Shutdown::Write).map_err(io::Error::from))
     }
@@ -130,19 +131,19 @@ impl AsyncWrite for Shared {
 
 type Answer = Response<Either<Full<Bytes>, Made>>;
 
-async fn answer(order: Order, responder: Arc<Responder>, over: Arc<Notify>) -> Answer {
+async fn answer(order: StreamRequest, responder: Arc<Responder>, over: Arc<Notify>) -> Answer {
     match order {
-        Order::Events { since, agent, follows } => {
+        StreamRequest::Events { since, agent, follows } => {
             let mut happenings = responder.sources.happenings.clone();
-            // Before the answer begins: who has read its header misses nothing.
+            // Before the answer begins, so that a client that has read the header misses nothing.
             let since = since.unwrap_or_else(|| Since::Seen(happenings.borrow_and_update().latest()));
             made(EVENT_STREAM, &responder, over, move |outlet| tell(outlet, happenings, since, agent, follows))
         }
-        Order::Screen { agent, colours, follows: true } => {
+        StreamRequest::Screen { agent, colours, follows: true } => {
             let responder_too = Arc::clone(&responder);
             made(EVENT_STREAM, &responder, over, move |outlet| show(outlet, responder_too, agent, colours))
         }
-        Order::Log { agent, which, lines, since, raw, follows } => {
+        StreamRequest::Log { agent, which, lines, since, raw, follows } => {
             let Some(store) = responder.sources.logs.clone() else {
                 return refusal(routes::unavailable("nothing is kept of what agents print"));
             };
@@ -152,7 +153,7 @@ async fn answer(order: Order, responder: Arc<Responder>, over: Arc<Notify>) -> A
             }
             let opened = match logs::open(&store, &agent, which, Wanted { lines, since, as_text: !raw }).await {
                 Ok(opened) => opened,
-                Err(logs::Error::Nothing) if responder.snapshot().agent(agent.as_str()).is_none() => {
+                Err(logs::Error::Nothing) if responder.snapshot().agent(&agent.key()).is_none() => {
                     return refusal(routes::no_such_agent());
                 }
                 Err(error @ (logs::Error::Busy(_) | logs::Error::Read(_))) => {
@@ -160,7 +161,7 @@ async fn answer(order: Order, responder: Arc<Responder>, over: Arc<Notify>) -> A
                 }
                 Err(error) => return refusal(routes::not_there(&error.to_string())),
             };
-            if !raw && let Err(unknown) = responder.snapshot().redaction(&agent.key()).await {
+            if !raw && let Err(unknown) = responder.snapshot().redactor(&agent.key()).await {
                 return refusal(routes::unavailable(&unknown.to_string()));
             }
             let (is_latest, snapshot) = (which == Which::Latest, responder.sources.snapshot.clone());
@@ -172,7 +173,7 @@ async fn answer(order: Order, responder: Arc<Responder>, over: Arc<Notify>) -> A
                 made(content_type, &responder, over, move |outlet| telling.tell(outlet, opened))
             }
         }
-        Order::Screen { agent, colours, follows: false } => {
+        StreamRequest::Screen { agent, colours, follows: false } => {
             let snapshot = responder.snapshot();
             let content_type = if colours { COLOURED } else { TEXT };
             match responder.screens.look(&agent, colours, &snapshot).await {
@@ -199,7 +200,7 @@ fn of_type(body: Either<Full<Bytes>, Made>, content_type: &'static str) -> Answe
     response
 }
 
-/// A body that is made piece by piece by `maker`, which ends with it.
+/// A body that `maker` produces piece by piece; `maker` ends with it.
 fn made<F, E>(
     content_type: &'static str,
     responder: &Responder,
@@ -215,28 +216,28 @@ where
     let making = maker(Outlet { pieces, stall: responder.limits.stall, heartbeat: responder.limits.heartbeat });
     let mut maker = JoinSet::new();
     maker.spawn(async move {
-        // Whoever has gone is told nothing more.
+        // The client has gone.
         let made = making.await.map_err(Into::into);
         over.notify_one();
         if let Err(Broken::Failed(why)) = made {
             tracing::debug!("an answer breaks off: {why}");
-            // Lest it is taken for a whole one.
+            // So that the client does not take it for complete.
             let _ = failed.send(Err(io::Error::other(why))).await;
         }
     });
     of_type(Either::Right(Made { pieces: body, _maker: maker }), content_type)
 }
 
-/// Tells events, from the ring as they come there.
+/// Sends events as they enter the ring.
 async fn tell(
     outlet: Outlet,
     mut happenings: watch::Receiver<Ring>,
     mut since: Since,
-    agent: Option<String>,
+    agent: Option<Key>,
     follows: bool,
 ) -> Result<(), Gone> {
-    // The client sees at once that it is connected, and comes back soon when it is not any more. The id without data sets where it
-    // goes on then, and is no event (HTML, 9.2.6): one that loses the connection before the first event would start over otherwise.
+    // The client sees at once that it is connected, and reconnects soon after a loss. The id without data is not an event (HTML, 9.2.6),
+    // but sets where the client continues: otherwise one that loses the connection before the first event would start over.
     outlet.send(format!("retry: 1000\nid: {since}\n\n").into()).await?;
     loop {
         let kept = {
@@ -245,7 +246,7 @@ async fn tell(
             since = Since::Seen(ring.latest());
             kept
         };
-        let is_meant = |kept: &Kept| agent.as_ref().is_none_or(|agent| kept.concerns(agent));
+        let is_meant = |kept: &RingEvent| agent.as_ref().is_none_or(|agent| kept.concerns(agent));
         for kept in kept.into_iter().filter(is_meant) {
             outlet.send(kept.message).await?;
         }
@@ -256,14 +257,14 @@ async fn tell(
             Ok(Ok(())) => {}
             // The daemon ends.
             Ok(Err(_)) => return Ok(()),
-            // Events about others move on where it goes on, too.
+            // Events about other agents also move the place to continue.
             Err(_) => outlet.send(format!("id: {since}\n\n").into()).await?,
         }
     }
 }
 
-/// Shows a screen whenever it has changed, until the agent is removed.
-async fn show(outlet: Outlet, responder: Arc<Responder>, agent: String, colours: bool) -> Result<(), Gone> {
+/// Sends a screen whenever it has changed, until the agent is removed.
+async fn show(outlet: Outlet, responder: Arc<Responder>, agent: Key, colours: bool) -> Result<(), Gone> {
     let mut shown = None;
     let (mut pause, mut silence) = (SHORTEST, Duration::ZERO);
     loop {

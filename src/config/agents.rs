@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::fields::{Fields, alternatives, described};
 use super::position::Places;
 use crate::agent::harness::{HARNESSES, Harness};
-use crate::agent::name::{InvalidName, Name};
+use crate::agent::name::{InvalidName, Key, Name};
 use crate::agent::spec::{AgentSpec, Kind, Limits, Policy, Prompt, Restart};
 use crate::config::{Config, Entry, Finding, MAX_AGENTS, MAX_REPLICAS, MAX_TOGETHER, Options, Severity};
 use crate::text::suggest::nearest;
@@ -335,7 +335,7 @@ struct Roster {
     /// The bytes that their arguments and variables take.
     size: usize,
     /// The line at which each name, in its key form, was first given.
-    names: HashMap<String, usize>,
+    names: HashMap<Key, usize>,
     /// The same for sessions.
     sessions: HashMap<Name, usize>,
 }
@@ -431,7 +431,7 @@ impl Roster {
     /// Lists the entries that do not tell which agents they mean, where they are in the file. They get no name that another has: where
     /// one is taken, a number is appended.
     fn list_unplaced(&mut self) {
-        let mut next: HashMap<String, u64> = HashMap::new();
+        let mut next: HashMap<Key, u64> = HashMap::new();
         let mut listed = Vec::new();
         for Unplaced { at, name, harness, error } in std::mem::take(&mut self.unplaced) {
             let number = next.entry(name.key()).or_insert(2);

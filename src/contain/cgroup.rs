@@ -38,6 +38,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Uid, getpid};
 
 use self::mount::{escape, group_of, processes, read};
+use crate::agent::name::Key;
 use crate::contain::scope;
 use crate::sys::PathError;
 use crate::sys::process::Process;
@@ -174,7 +175,7 @@ impl Cgroups {
     }
 
     /// The name of the scope of the agent with this key, where systemd arranges groups.
-    pub fn scope(&self, key: &str) -> Option<String> {
+    pub fn scope(&self, key: &Key) -> Option<String> {
         match &self.arranger {
             Arranger::Daemon => None,
             Arranger::Systemd { suffix } => Some(format!("agentd-{key}{suffix}.scope")),
@@ -182,7 +183,7 @@ impl Cgroups {
     }
 
     /// Whose group the process is in; `key` is the agent's that is asked about. It must not have ended.
-    pub fn whose(&self, key: &str, process: &Process) -> Result<Whose, Error> {
+    pub fn whose(&self, key: &Key, process: &Process) -> Result<Whose, Error> {
         let group = group_of(&process.pid().to_string())?;
         // Asked last: the id was the process's all along.
         if !process.lives().unwrap_or(false) {
@@ -199,9 +200,9 @@ impl Cgroups {
     }
 
     /// The group of the agent with this key, whether it is there or not.
-    pub fn agent(&self, key: &str) -> Cgroup {
+    pub fn agent(&self, key: &Key) -> Cgroup {
         let scope = self.scope(key);
-        let directory = self.directory.join(scope.as_deref().unwrap_or(key));
+        let directory = self.directory.join(scope.as_deref().unwrap_or(key.as_str()));
         Cgroup { outside: self.own.clone(), directory, is_scope: scope.is_some() }
     }
 }
@@ -437,6 +438,7 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     use super::*;
+    use crate::agent::name::key;
     use crate::sys::process::until;
 
     /// Groups of this test's own; none where they cannot be had, which is not what is tested here.
@@ -464,12 +466,12 @@ mod tests {
     fn a_launcher_is_spared_when_the_rest_is_killed() {
         let Some(groups) = groups("spared") else { return };
         let (mut child, launcher) = shell("read go; setsid sleep 1000 & setsid sleep 1000 & exec sleep 1000");
-        let group = groups.agent("a");
+        let group = groups.agent(&key("a"));
         group.kill_but(&launcher).unwrap();
         group.admit(&launcher).unwrap();
         child.stdin.take().unwrap().write_all(b"go\n").unwrap();
         until(|| processes(&group.tree()).unwrap().len() == 3);
-        let whose = || ["a", "b"].map(|key| groups.whose(key, &launcher).unwrap());
+        let whose = || ["a", "b"].map(|agent| groups.whose(&key(agent), &launcher).unwrap());
         assert_eq!(whose(), [Whose::Its, Whose::Anothers]);
         group.kill_but(&launcher).unwrap();
         assert_eq!(whose(), [Whose::Its, Whose::Anothers], "also where it is spared");
@@ -486,17 +488,17 @@ mod tests {
     fn a_process_outside_of_all_groups_is_nobodys() {
         let Some(groups) = groups("nobodys") else { return };
         let (mut child, process) = shell("exec sleep 1000");
-        assert_eq!(groups.whose("a", &process).unwrap(), Whose::Nobodys);
+        assert_eq!(groups.whose(&key("a"), &process).unwrap(), Whose::Nobodys);
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(groups.whose("a", &process).is_err());
+        assert!(groups.whose(&key("a"), &process).is_err());
     }
 
     #[test]
     fn one_by_one_all_are_killed_too() {
         let Some(groups) = groups("one-by-one") else { return };
         let (mut child, launcher) = shell("read go; setsid sleep 1000 & wait");
-        let (group, bystander) = (groups.agent("a"), shell("exec sleep 1000"));
+        let (group, bystander) = (groups.agent(&key("a")), shell("exec sleep 1000"));
         group.admit(&launcher).unwrap();
         child.stdin.take().unwrap().write_all(b"go\n").unwrap();
         until(|| processes(&group.tree()).unwrap().len() == 2);
@@ -520,7 +522,7 @@ mod tests {
         // It ends when its standard input is closed, as it is by the wait.
         let (mut child, launcher) = shell("read line");
         child.wait().unwrap();
-        let group = groups.agent("a");
+        let group = groups.agent(&key("a"));
         assert!(matches!(group.admit(&launcher), Err(Error::Ended(_))));
         assert_eq!(processes(&group.tree()).unwrap(), BTreeSet::new());
         group.clear().unwrap();
@@ -530,12 +532,12 @@ mod tests {
     fn an_empty_group_goes_with_its_daemon() {
         let Some(all) = groups("gone") else { return };
         let (directory, (mut child, launcher)) = (all.directory.clone(), shell("exec sleep 1000"));
-        all.agent("a").admit(&launcher).unwrap();
+        all.agent(&key("a")).admit(&launcher).unwrap();
         drop(all);
         assert!(directory.is_dir());
         let next = groups("gone").unwrap();
         assert!(launcher.lives().unwrap());
-        next.agent("a").clear().unwrap();
+        next.agent(&key("a")).clear().unwrap();
         child.wait().unwrap();
         drop(next);
         assert!(!directory.exists());

@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
-use crate::agent::name::Name;
+use crate::agent::name::{Key, Name};
 use crate::sys::blocking;
 use crate::sys::process::{self, Process};
 use crate::sys::secret_bytes::SecretBytes;
@@ -67,7 +67,7 @@ pub struct EnvironMarker {
 
 #[derive(Debug)]
 struct Asked {
-    key: String,
+    key: Key,
     /// Looks in a row that found nothing.
     clean: u32,
     done: oneshot::Sender<()>,
@@ -82,22 +82,22 @@ impl EnvironMarker {
         Self::by(prefix, move |keys| look(&marks, user, keys))
     }
 
-    fn by(prefix: Vec<u8>, look: impl Fn(&BTreeSet<String>) -> io::Result<Found> + Clone + Send + 'static) -> Self {
+    fn by(prefix: Vec<u8>, look: impl Fn(&BTreeSet<Key>) -> io::Result<Found> + Clone + Send + 'static) -> Self {
         let ((requests, inbox), (troubles, trouble)) = (mpsc::unbounded_channel(), watch::channel(None));
         tokio::spawn(keep(inbox, troubles, look));
         Self { prefix, requests, trouble }
     }
 
     /// The variable's value for the agent with this key.
-    pub fn value(&self, key: &str) -> SecretBytes {
-        SecretBytes::from([&self.prefix[VARIABLE.len() + 1..], key.as_bytes()].concat())
+    pub fn value(&self, key: &Key) -> SecretBytes {
+        SecretBytes::from([&self.prefix[VARIABLE.len() + 1..], key.as_str().as_bytes()].concat())
     }
 
     /// Kills the processes that bear the agent's marker, until none is left.
-    pub async fn clear(&self, key: &str) -> Result<(), Error> {
+    pub async fn clear(&self, key: &Key) -> Result<(), Error> {
         let (done, finished) = oneshot::channel();
         // Fails only when the daemon is ending.
-        let _ = self.requests.send(Asked { key: key.to_owned(), clean: 0, done });
+        let _ = self.requests.send(Asked { key: key.clone(), clean: 0, done });
         match timeout(TO_DIE, finished).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(self.trouble.borrow().clone().map_or(Error::Alive, Error::Look)),
@@ -109,7 +109,7 @@ impl EnvironMarker {
 #[derive(Debug, Default)]
 struct Found {
     /// The keys of those that had something left.
-    keys: BTreeSet<String>,
+    keys: BTreeSet<Key>,
     /// Whether the kernel refused to show root the environment of a process of the user's.
     refused: bool,
 }
@@ -118,7 +118,7 @@ struct Found {
 async fn keep(
     mut inbox: mpsc::UnboundedReceiver<Asked>,
     trouble: watch::Sender<Option<String>>,
-    look: impl Fn(&BTreeSet<String>) -> io::Result<Found> + Clone + Send + 'static,
+    look: impl Fn(&BTreeSet<Key>) -> io::Result<Found> + Clone + Send + 'static,
 ) {
     const LONGEST_PAUSE: u32 = 50;
     let mut open: Vec<Asked> = Vec::new();
@@ -163,7 +163,7 @@ async fn keep(
 }
 
 /// Kills what bears the mark of one of these agents. An error means that not all could be looked at.
-fn look(prefix: &[u8], user: Uid, keys: &BTreeSet<String>) -> io::Result<Found> {
+fn look(prefix: &[u8], user: Uid, keys: &BTreeSet<Key>) -> io::Result<Found> {
     let (mut found, mut failure) = (Found::default(), Ok(()));
     let mut buffer = Zeroizing::new(vec![0; CHUNK]);
     let by_root = Uid::effective().is_root();
@@ -207,7 +207,7 @@ fn look(prefix: &[u8], user: Uid, keys: &BTreeSet<String>) -> io::Result<Found> 
 }
 
 /// The first of these keys whose mark a process bears.
-fn marked(pid: i32, prefix: &[u8], keys: &BTreeSet<String>, buffer: &mut [u8]) -> io::Result<Option<String>> {
+fn marked(pid: i32, prefix: &[u8], keys: &BTreeSet<Key>, buffer: &mut [u8]) -> io::Result<Option<Key>> {
     /// More than an environment can have (`execve(2)`).
     const MOST: u64 = 16 << 20;
     /// What a piece has in common with the one before it: more than a mark that the first one cuts short.
@@ -235,7 +235,7 @@ fn marked(pid: i32, prefix: &[u8], keys: &BTreeSet<String>, buffer: &mut [u8]) -
 }
 
 /// The first of these keys whose mark stands in a piece of an environment. What is cut short at either end is none.
-fn find(piece: &[u8], is_first: bool, is_last: bool, prefix: &[u8], keys: &BTreeSet<String>) -> Option<String> {
+fn find(piece: &[u8], is_first: bool, is_last: bool, prefix: &[u8], keys: &BTreeSet<Key>) -> Option<Key> {
     let mut variables = piece.split(|&byte| byte == 0);
     if !is_first {
         variables.next();
@@ -245,8 +245,7 @@ fn find(piece: &[u8], is_first: bool, is_last: bool, prefix: &[u8], keys: &BTree
     }
     variables
         .filter_map(|variable| std::str::from_utf8(variable.strip_prefix(prefix)?).ok())
-        .find(|&key| keys.contains(key))
-        .map(str::to_owned)
+        .find_map(|marked| keys.iter().find(|key| key.as_str() == marked).cloned())
 }
 
 #[cfg(test)]
@@ -256,6 +255,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::agent::name::key;
 
     const STATE: &str = "/state of/agentd";
 
@@ -263,8 +263,8 @@ mod tests {
         format!("{VARIABLE}={STATE}:").into_bytes()
     }
 
-    fn keys(names: &[&str]) -> BTreeSet<String> {
-        names.iter().map(|&name| name.to_owned()).collect()
+    fn keys(names: &[&str]) -> BTreeSet<Key> {
+        names.iter().map(|&name| key(name)).collect()
     }
 
     fn sleeper(variables: &[(&str, &str)]) -> Child {
@@ -281,9 +281,9 @@ mod tests {
     #[test]
     fn a_mark_is_a_whole_variable_and_the_key_a_whole_key() {
         let found = |piece: &str| find(piece.as_bytes(), true, true, &prefix(), &keys(&["rev", "b"]));
-        assert_eq!(found(&format!("A=1\0{VARIABLE}={STATE}:rev\0B=2\0")), Some("rev".to_owned()));
-        assert_eq!(found(&format!("{VARIABLE}={STATE}:rev")), Some("rev".to_owned()));
-        assert_eq!(found(&format!("{VARIABLE}=other:rev\0{VARIABLE}={STATE}:b\0")), Some("b".to_owned()));
+        assert_eq!(found(&format!("A=1\0{VARIABLE}={STATE}:rev\0B=2\0")), Some(key("rev")));
+        assert_eq!(found(&format!("{VARIABLE}={STATE}:rev")), Some(key("rev")));
+        assert_eq!(found(&format!("{VARIABLE}=other:rev\0{VARIABLE}={STATE}:b\0")), Some(key("b")));
         for other in ["rev-1", "re", "", "REV"] {
             assert_eq!(found(&format!("{VARIABLE}={STATE}:{other}\0")), None, "{other}");
         }
@@ -294,7 +294,7 @@ mod tests {
     fn what_the_edge_of_a_piece_cuts_short_is_no_mark() {
         let mark = format!("{VARIABLE}={STATE}:rev");
         let found = |is_first, is_last| find(mark.as_bytes(), is_first, is_last, &prefix(), &keys(&["rev"]));
-        assert_eq!(found(true, true), Some("rev".to_owned()));
+        assert_eq!(found(true, true), Some(key("rev")));
         assert_eq!((found(false, true), found(true, false)), (None, None));
     }
 
@@ -308,8 +308,8 @@ mod tests {
             let mut child = sleeper(&[("A", &filler), (VARIABLE, &mark)]);
             let pid = i32::try_from(child.id()).unwrap();
             let mut buffer = vec![0; CHUNK];
-            let found = |keys: &BTreeSet<String>, buffer: &mut [u8]| marked(pid, &prefix(), keys, buffer).unwrap();
-            assert_eq!(found(&keys(&["rev"]), &mut buffer), Some("rev".to_owned()), "after {before} bytes");
+            let found = |keys: &BTreeSet<Key>, buffer: &mut [u8]| marked(pid, &prefix(), keys, buffer).unwrap();
+            assert_eq!(found(&keys(&["rev"]), &mut buffer), Some(key("rev")), "after {before} bytes");
             assert_eq!(found(&keys(&["re", "v"]), &mut buffer), None);
             child.kill().unwrap();
             child.wait().unwrap();
@@ -343,13 +343,13 @@ mod tests {
         let marks = EnvironMarker::by(prefix(), move |keys| {
             let nth = counted.fetch_add(1, Ordering::Relaxed);
             // One of them has something left at first.
-            let keys = keys.iter().filter(|key| nth < 3 && *key == "7").cloned().collect();
+            let keys = keys.iter().filter(|key| nth < 3 && key.as_str() == "7").cloned().collect();
             Ok(Found { keys, ..Found::default() })
         });
         let all: tokio::task::JoinSet<_> = (0..500)
             .map(|number| {
                 let marks = marks.clone();
-                async move { marks.clear(&number.to_string()).await }
+                async move { marks.clear(&key(&number.to_string())).await }
             })
             .collect();
         assert!(all.join_all().await.iter().all(Result::is_ok));
@@ -360,14 +360,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_does_not_die_is_an_error_in_the_end() {
         let marks = EnvironMarker::by(prefix(), |keys| Ok(Found { keys: keys.clone(), ..Found::default() }));
-        assert_eq!(marks.clear("stuck").await, Err(Error::Alive));
+        assert_eq!(marks.clear(&key("stuck")).await, Err(Error::Alive));
     }
 
     #[tokio::test]
     async fn a_look_that_failed_has_not_found_that_nothing_is_left() {
         let marks = EnvironMarker::by(prefix(), |_| Err(io::Error::from_raw_os_error(24)));
         let mut trouble = marks.trouble.clone();
-        let clearing = tokio::spawn(async move { marks.clear("unseen").await });
+        let clearing = tokio::spawn(async move { marks.clear(&key("unseen")).await });
         trouble.wait_for(Option::is_some).await.unwrap();
         tokio::time::pause();
         let error = clearing.await.unwrap().unwrap_err();
@@ -382,7 +382,7 @@ mod tests {
             1 => Err(io::Error::from_raw_os_error(24)),
             _ => Ok(Found::default()),
         });
-        marks.clear("a").await.unwrap();
+        marks.clear(&key("a")).await.unwrap();
         assert!(looks.load(Ordering::Relaxed) > 2);
     }
 }

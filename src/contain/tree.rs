@@ -27,6 +27,7 @@ use nix::unistd::Uid;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::agent::name::Key;
 use crate::agent::spec::Limits;
 use crate::contain::cgroup::{self, Cgroup, Cgroups, Whose};
 use crate::contain::marker::{self, EnvironMarker};
@@ -98,7 +99,7 @@ pub struct Trees {
     marker: EnvironMarker,
     systemd: Systemd,
     /// Agents whose processes are all in their control groups. Of other agents that is not known.
-    contained: Arc<Mutex<BTreeSet<String>>>,
+    contained: Arc<Mutex<BTreeSet<Key>>>,
 }
 
 impl Trees {
@@ -150,7 +151,7 @@ impl Trees {
     }
 
     /// The variable that everything of the agent with this key has in its environment.
-    pub fn mark(&self, key: &str) -> (String, SecretBytes) {
+    pub fn mark(&self, key: &Key) -> (String, SecretBytes) {
         (marker::VARIABLE.to_owned(), self.marker.value(key))
     }
 
@@ -186,17 +187,17 @@ impl Trees {
     }
 
     /// Whose control group the process is in, as seen by the agent with this key; `None` if there are no groups.
-    pub fn whose(&self, key: &str, process: &Process) -> Option<Result<Whose, cgroup::Error>> {
+    pub fn whose(&self, key: &Key, process: &Process) -> Option<Result<Whose, cgroup::Error>> {
         self.groups().map(|cgroups| cgroups.whose(key, process))
     }
 
     /// The tree of this launcher.
-    pub fn of(&self, key: &str, launcher: Arc<Process>) -> Tree {
-        Tree { trees: self.clone(), key: key.to_owned(), launcher }
+    pub fn of(&self, key: &Key, launcher: Arc<Process>) -> Tree {
+        Tree { trees: self.clone(), key: key.clone(), launcher }
     }
 
     /// Prepares for the next tree of an agent that has no launcher: kills what is left of the last one.
-    pub async fn prepare(&self, key: &str) -> Result<(), Error> {
+    pub async fn prepare(&self, key: &Key) -> Result<(), Error> {
         let ready = self.with_cgroup(key, |cgroup| {
             cgroup.make_ready();
             Ok(())
@@ -206,7 +207,7 @@ impl Trees {
 
     /// Kills what is left of an agent that has no launcher any more. Those that led its sessions are its launcher and its harness, as
     /// far as they are known.
-    pub async fn clear_after(&self, key: &str, leaders: impl IntoIterator<Item = Identity>) -> Result<(), Error> {
+    pub async fn clear_after(&self, key: &Key, leaders: impl IntoIterator<Item = Identity>) -> Result<(), Error> {
         for leader in leaders {
             if !self.contained().contains(key) {
                 let user = self.user;
@@ -216,25 +217,25 @@ impl Trees {
         self.clear(key).await
     }
 
-    async fn clear(&self, key: &str) -> Result<(), Error> {
+    async fn clear(&self, key: &Key) -> Result<(), Error> {
         let cleared = self.with_cgroup(key, Cgroup::clear).await;
         if cleared.is_err() || !self.contained().contains(key) {
             self.marker.clear(key).await?;
         }
         if cleared?.is_some() {
-            self.contained().insert(key.to_owned());
+            self.contained().insert(key.clone());
         }
         Ok(())
     }
 
-    fn contained(&self) -> MutexGuard<'_, BTreeSet<String>> {
+    fn contained(&self) -> MutexGuard<'_, BTreeSet<Key>> {
         self.contained.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does that outside of the async runtime's thread; nothing where there are no groups.
     async fn with_cgroup<T: Send + 'static>(
         &self,
-        key: &str,
+        key: &Key,
         work: impl FnOnce(&Cgroup) -> Result<T, cgroup::Error> + Send + 'static,
     ) -> Result<Option<T>, Error> {
         let Some(cgroup) = self.groups().map(|cgroups| cgroups.agent(key)) else { return Ok(None) };
@@ -248,7 +249,7 @@ impl Trees {
 #[derive(Clone, Debug)]
 pub struct Tree {
     trees: Trees,
-    key: String,
+    key: Key,
     launcher: Arc<Process>,
 }
 
@@ -260,7 +261,7 @@ impl Tree {
             Ok(()) if limits.is_any() && self.scope().is_none() => Some(self.trees.no_limits()),
             Ok(()) => None,
             Err(error) => {
-                tracing::warn!(agent = self.key, "its control group is not used: {error}");
+                tracing::warn!(agent = self.key.as_str(), "its control group is not used: {error}");
                 self.trees.contained().remove(&self.key);
                 limits.is_any().then(|| format!("its limits are not applied: {error}"))
             }
@@ -305,7 +306,7 @@ impl Tree {
     pub async fn kill(&self) {
         let launcher = Arc::clone(&self.launcher);
         if let Err(error) = self.trees.with_cgroup(&self.key, move |cgroup| cgroup.kill_but(&launcher)).await {
-            tracing::warn!(agent = self.key, "{error}");
+            tracing::warn!(agent = self.key.as_str(), "{error}");
         }
         // An earlier daemon may not have had a group for it.
         let launcher = Arc::clone(&self.launcher);

@@ -187,6 +187,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::agent::name::key;
     use crate::agent::spec::Kind;
     use crate::config::{Options, parse};
 
@@ -239,7 +240,7 @@ mod tests {
     }
 
     fn declaration(config: &Config, secrets: &[(&str, &str)], seen: &Seen) -> Result<Declaration, String> {
-        desire(config, secrets, seen).agents.remove("a").unwrap().declaration
+        desire(config, secrets, seen).agents.remove(&key("a")).unwrap().declaration
     }
 
     /// What the one agent launches; nothing is missing.
@@ -518,8 +519,8 @@ mod tests {
         );
         let desired = desire(&config, &[], &seen(text("")));
         assert!(desired.complete && desired.secrets_error.is_none());
-        assert!(desired.agents["a"].declaration.is_ok());
-        let bad = &desired.agents["bad"];
+        assert!(desired.agents[&key("a")].declaration.is_ok());
+        let bad = &desired.agents[&key("bad")];
         assert_eq!((bad.name.as_str(), bad.harness), ("Bad", Some("codex")));
         let error = bad.declaration.as_ref().unwrap_err();
         let places: Vec<&str> = error.lines().map(|line| line.split(": ").next().unwrap()).collect();

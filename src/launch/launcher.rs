@@ -40,8 +40,8 @@ use crate::sys::file_id::FileId;
 use crate::sys::process::Process;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::{poll, rlimit};
-use crate::text::mask::Mask;
 use crate::text::printable::escaped_lines;
+use crate::text::redact::{ByteStream, Redactor};
 use crate::wire::exit_status::ExitStatus;
 
 /// How long a harness may take to end once its terminal has gone away.
@@ -155,8 +155,8 @@ fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) ->
     daemon.fingerprint = Some(fingerprint);
     let log = kept_size.and_then(|size| {
         let [text, index] = files.try_into().ok()?;
-        let secrets = secrets.iter().filter_map(|name| environment.get(name)).map(SecretBytes::as_slice);
-        Some(Writer::new(text, index, size, Mask::new(secrets)))
+        let secrets = secrets.iter().filter_map(|name| environment.get(name)).cloned();
+        Some(Writer::new(text, index, size, ByteStream::new(Redactor::new(secrets))))
     });
     daemon.log = log.as_ref().and_then(written_to);
     let workdir = PathBuf::from(OsStr::from_bytes(workdir.as_slice()));

@@ -108,7 +108,7 @@ pub enum ToLauncher {
         /// To be told to the next daemon.
         #[serde(default)]
         fingerprint: Fingerprint,
-        /// Which of the variables are secrets, to be masked in what is written down.
+        /// Which of the variables are secrets, to be redacted in the log.
         #[serde(default)]
         secrets: BTreeSet<String>,
         /// How many bytes of what is printed are to be kept. If any, two files [come with](crate::sys::fd_passing) the message: for the

@@ -60,7 +60,7 @@ pub enum Finding {
 /// Who looks after files. Cheap to clone; ends with the last clone and the last [`Watch`].
 #[derive(Clone, Debug)]
 pub struct Guard {
-    orders: mpsc::UnboundedSender<Order>,
+    orders: mpsc::UnboundedSender<Command>,
     next: Arc<AtomicU64>,
     takings_up: Arc<Semaphore>,
 }
@@ -69,13 +69,13 @@ pub struct Guard {
 #[derive(Debug)]
 pub struct Watch {
     id: u64,
-    orders: mpsc::UnboundedSender<Order>,
+    orders: mpsc::UnboundedSender<Command>,
     findings: mpsc::UnboundedReceiver<Finding>,
     live: Arc<Live>,
 }
 
 #[derive(Debug)]
-enum Order {
+enum Command {
     Watch { id: u64, live: Arc<Live>, findings: mpsc::UnboundedSender<Finding> },
     Release { id: u64 },
 }
@@ -100,7 +100,7 @@ impl Guard {
         let (id, live) = (self.next.fetch_add(1, Ordering::Relaxed), Arc::new(live));
         let (found, findings) = mpsc::unbounded_channel();
         // Nobody listens any more only when the runtime ends.
-        let _ = self.orders.send(Order::Watch { id, live: Arc::clone(&live), findings: found });
+        let _ = self.orders.send(Command::Watch { id, live: Arc::clone(&live), findings: found });
         Watch { id, orders: self.orders.clone(), findings, live }
     }
 }
@@ -130,7 +130,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let _ = self.orders.send(Order::Release { id: self.id });
+        let _ = self.orders.send(Command::Release { id: self.id });
     }
 }
 
@@ -168,7 +168,7 @@ impl Round {
         Self { store, queue: queue.ok(), posts: BTreeMap::new(), past: VecDeque::new() }
     }
 
-    async fn go(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+    async fn go(mut self, mut orders: mpsc::UnboundedReceiver<Command>) {
         loop {
             let due = self.posts.values().filter_map(|post| post.due).min();
             // All arms only wait.
@@ -183,14 +183,14 @@ impl Round {
         }
     }
 
-    fn obey(&mut self, order: Order) {
+    fn obey(&mut self, order: Command) {
         match order {
-            Order::Watch { id, live, findings } => {
+            Command::Watch { id, live, findings } => {
                 // Whoever has them has had them for a while.
                 let due = Some(Instant::now() + REST);
                 self.posts.insert(id, Post { live, findings, excesses: 0, due });
             }
-            Order::Release { id } => {
+            Command::Release { id } => {
                 let Some(post) = self.posts.get_mut(&id) else { return };
                 post.due = Some(Instant::now());
                 self.past.push_back(id);
@@ -386,7 +386,7 @@ mod tests {
     use nix::unistd::Gid;
     use tempfile::TempDir;
 
-    use super::super::store::Extent;
+    use super::super::store::Retention;
     use super::*;
 
     const MIB: u64 = 1 << 20;
@@ -425,8 +425,8 @@ mod tests {
 
     fn store() -> (TempDir, Store, Live) {
         let folder = TempDir::new().unwrap();
-        let extent = Extent { size: 64 << 10, ..Extent::default() };
-        let store = Store::new(&folder.path().join("log"), Gid::effective(), extent);
+        let retention = Retention { size: 64 << 10, ..Retention::default() };
+        let store = Store::new(&folder.path().join("log"), Gid::effective(), retention);
         let agent = "a".parse().unwrap();
         let files = store.create(&agent, 1).unwrap();
         (folder, store, Live::of(agent, &files).unwrap())

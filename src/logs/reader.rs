@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::news::{News, Subscription};
 use super::writer;
-use super::{Entry, Moment, Resized};
+use super::{IndexEntry, Resized, TimeMark};
 use crate::logs::attempt::AttemptId;
 use crate::sys::blocking::{self, Pool};
 use crate::sys::file_id::FileId;
@@ -227,19 +227,19 @@ impl Log {
     pub fn since(&self, time: SystemTime, is_wanted: &dyn Fn() -> bool) -> io::Result<u64> {
         let (begin, end) = (self.begin()?, self.end()?);
         let Some(index) = &self.index else { return Ok(begin) };
-        let earliest = time.checked_sub(Moment::APART).unwrap_or(SystemTime::UNIX_EPOCH);
-        let earliest = Moment::of(earliest, 0).at;
+        let earliest = time.checked_sub(TimeMark::APART).unwrap_or(SystemTime::UNIX_EPOCH);
+        let earliest = TimeMark::of(earliest, 0).at;
         let index_end = index.metadata()?.len();
         let mut at = self::begin(index, writer::index_size(self.size))?;
-        let mut buffer = vec![0; ENTRIES * Entry::LENGTH];
+        let mut buffer = vec![0; ENTRIES * IndexEntry::LENGTH];
         loop {
             see_wanted(is_wanted)?;
             // Where a hole ends, an entry begins.
-            at = at.max(data(index, at)?.unwrap_or(index_end).next_multiple_of(Entry::LENGTH as u64));
+            at = at.max(data(index, at)?.unwrap_or(index_end).next_multiple_of(IndexEntry::LENGTH as u64));
             let count = read_at(index, &mut buffer, at)?;
-            let entries = buffer[..count].chunks_exact(Entry::LENGTH).filter_map(Entry::from_bytes);
+            let entries = buffer[..count].chunks_exact(IndexEntry::LENGTH).filter_map(IndexEntry::from_bytes);
             let mut later = entries.filter_map(|entry| match entry {
-                Entry::Moment(moment) if moment.at >= earliest => Some(moment.offset),
+                IndexEntry::Time(moment) if moment.at >= earliest => Some(moment.offset),
                 _ => None,
             });
             // Whatever it says, it is a place in the text.
@@ -266,21 +266,21 @@ impl Log {
 
     /// What the index has from this place of it on, up to so many entries; and the place to go on from. An index that has become
     /// shorter is read from its beginning.
-    fn entries(&self, from: u64, most: usize) -> io::Result<(Vec<Entry>, u64)> {
+    fn entries(&self, from: u64, most: usize) -> io::Result<(Vec<IndexEntry>, u64)> {
         let Some(index) = &self.index else { return Ok((Vec::new(), from)) };
         let index_end = index.metadata()?.len();
         let mut entries = Vec::new();
         let from = if from > index_end { 0 } else { from };
         let mut at = from.max(self::begin(index, writer::index_size(self.size))?);
-        let mut space = vec![0; ENTRIES.min(most) * Entry::LENGTH];
+        let mut space = vec![0; ENTRIES.min(most) * IndexEntry::LENGTH];
         while entries.len() < most {
-            let room = space.len().min((most - entries.len()) * Entry::LENGTH);
+            let room = space.len().min((most - entries.len()) * IndexEntry::LENGTH);
             let buffer = &mut space[..room];
             // Where a hole ends, an entry begins.
-            at = at.max(data(index, at)?.unwrap_or(index_end).next_multiple_of(Entry::LENGTH as u64));
+            at = at.max(data(index, at)?.unwrap_or(index_end).next_multiple_of(IndexEntry::LENGTH as u64));
             let count = read_at(index, buffer, at)?;
-            let whole = count - count % Entry::LENGTH;
-            entries.extend(buffer[..whole].chunks_exact(Entry::LENGTH).filter_map(Entry::from_bytes));
+            let whole = count - count % IndexEntry::LENGTH;
+            entries.extend(buffer[..whole].chunks_exact(IndexEntry::LENGTH).filter_map(IndexEntry::from_bytes));
             at += whole as u64;
             if count < room {
                 break;
@@ -347,7 +347,7 @@ pub struct Follower {
     head: Option<Vec<u8>>,
     /// Up to where the index was read, and what of it nobody has taken, in the order of the text, up to [`MOST_ENTRIES`].
     index_at: u64,
-    entries: VecDeque<Entry>,
+    entries: VecDeque<IndexEntry>,
     news: Option<Subscription>,
 }
 
@@ -395,18 +395,20 @@ impl Follower {
     }
 
     /// Holds an entry until the text before its offset is taken; of several at one offset, the last of each kind.
-    fn hold(&mut self, entry: Entry, begin: u64) {
+    fn hold(&mut self, entry: IndexEntry, begin: u64) {
         let entry = match entry {
-            Entry::Resized(resized) => Entry::Resized(Resized { offset: resized.offset.max(begin), ..resized }),
+            IndexEntry::Resized(resized) => {
+                IndexEntry::Resized(Resized { offset: resized.offset.max(begin), ..resized })
+            }
             // Those of what is gone already tell nothing.
-            Entry::Moment(moment) if moment.offset < begin => return,
-            moment @ Entry::Moment(_) => moment,
+            IndexEntry::Time(moment) if moment.offset < begin => return,
+            moment @ IndexEntry::Time(_) => moment,
         };
         // The text was begun again in between: those are of what is gone.
         while self.entries.back().is_some_and(|last| last.offset() > entry.offset()) {
             self.entries.pop_back();
         }
-        let is_same = |other: &&mut Entry| {
+        let is_same = |other: &&mut IndexEntry| {
             let is_of_kind = std::mem::discriminant(*other) == std::mem::discriminant(&entry);
             is_of_kind && other.offset() == entry.offset()
         };
@@ -417,7 +419,7 @@ impl Follower {
     }
 
     /// What the index says of what was read up to there, in the order of the text. The rest is kept for later.
-    pub fn take_entries(&mut self, end: u64) -> Vec<Entry> {
+    pub fn take_entries(&mut self, end: u64) -> Vec<IndexEntry> {
         let count = self.entries.partition_point(|entry| entry.offset() < end);
         self.entries.drain(..count).collect()
     }
@@ -454,9 +456,9 @@ mod tests {
     use crate::agent::name::Name;
     use crate::logs::attempt::Files;
     use crate::logs::rendering::Size;
-    use crate::logs::store::{Extent, Store};
+    use crate::logs::store::{Retention, Store};
     use crate::logs::writer::Writer;
-    use crate::text::mask::Mask;
+    use crate::text::redact::{ByteStream, Redactor};
 
     fn always() -> bool {
         true
@@ -471,11 +473,11 @@ mod tests {
 
     fn case(size: u64) -> Case {
         let directory = TempDir::new().unwrap();
-        let extent = Extent { size, ..Extent::default() };
-        let store = Store::new(&directory.path().join("logs"), Gid::effective(), extent);
+        let retention = Retention { size, ..Retention::default() };
+        let store = Store::new(&directory.path().join("logs"), Gid::effective(), retention);
         let agent: Name = "a".parse().unwrap();
         let Files { text, index, .. } = store.create(&agent, 1).unwrap();
-        let writer = Writer::new(text, index, size, Mask::new([]));
+        let writer = Writer::new(text, index, size, ByteStream::new(Redactor::default()));
         Case { _directory: directory, store, agent, writer }
     }
 
@@ -556,7 +558,7 @@ mod tests {
         let (text, index) = (directory.path().join("text"), directory.path().join("index"));
         let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let entries: Vec<u8> = (0..10_000)
-            .flat_map(|number| Entry::Moment(Moment::of(at(1000 + 10 * number), number)).to_bytes())
+            .flat_map(|number| IndexEntry::Time(TimeMark::of(at(1000 + 10 * number), number)).to_bytes())
             .collect();
         std::fs::write(&text, vec![b'x'; 20_000]).unwrap();
         std::fs::write(&index, entries).unwrap();
@@ -655,7 +657,7 @@ mod tests {
     #[test]
     fn whatever_the_index_says_is_a_place_in_the_text() {
         let far = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40);
-        let entry = |at: SystemTime, offset| Entry::Moment(Moment::of(at, offset)).to_bytes();
+        let entry = |at: SystemTime, offset| IndexEntry::Time(TimeMark::of(at, offset)).to_bytes();
         for entries in [
             [entry(far, u64::MAX), entry(SystemTime::UNIX_EPOCH, 0)],
             [entry(SystemTime::UNIX_EPOCH, 5), entry(far, 1 << 63)],
@@ -692,16 +694,16 @@ mod tests {
         readers.work(|_| ()).await.unwrap().unwrap();
     }
 
-    fn moment(offset: u64) -> Entry {
-        Entry::Moment(Moment::of(SystemTime::UNIX_EPOCH, offset))
+    fn moment(offset: u64) -> IndexEntry {
+        IndexEntry::Time(TimeMark::of(SystemTime::UNIX_EPOCH, offset))
     }
 
-    fn resized(offset: u64, columns: u16) -> Entry {
-        Entry::Resized(Resized { offset, size: Size { columns, rows: 24 } })
+    fn resized(offset: u64, columns: u16) -> IndexEntry {
+        IndexEntry::Resized(Resized { offset, size: Size { columns, rows: 24 } })
     }
 
-    fn bytes_of(entries: impl IntoIterator<Item = Entry>) -> Vec<u8> {
-        entries.into_iter().flat_map(Entry::to_bytes).collect()
+    fn bytes_of(entries: impl IntoIterator<Item = IndexEntry>) -> Vec<u8> {
+        entries.into_iter().flat_map(IndexEntry::to_bytes).collect()
     }
 
     fn append(log: &Log, entries: &[u8]) {

@@ -44,7 +44,7 @@ pub struct Replay {
     /// Where what the screen showed begins in it.
     shown_at: usize,
     shown: Vec<Shown>,
-    place: Place,
+    place: Position,
     /// What is left to tell of the rows that the place holds back.
     held: VecDeque<Held>,
     /// Whether a row that is not empty was found among those expected.
@@ -74,7 +74,7 @@ struct Held {
 
 /// How far the rows that come have been found among those expected.
 #[derive(Clone, Default)]
-struct Place {
+struct Position {
     /// How many of these have come.
     come: usize,
     /// Rows that match some of those after a gap, which the next rows have to confirm.
@@ -84,7 +84,7 @@ struct Place {
 /// Where a row was found among those expected.
 type Found = Option<usize>;
 
-impl Place {
+impl Position {
     /// A row comes. Adds where it was found, and where those before were that are held back.
     fn advance(&mut self, expected: &[u64], row: u64, blank: u64, found: &mut Vec<Found>) {
         self.held.push_back(row);
@@ -172,7 +172,7 @@ impl Replay {
             .into_iter()
             .map(|(row, is_told)| Shown { is_blank: is_blank(&row), row: (!is_told).then_some(row), is_told })
             .collect();
-        self.place = Place::default();
+        self.place = Position::default();
         (self.came, self.news, self.missed, self.quiet, self.is_known) = (0, 0, 0, 0, false);
     }
 
@@ -338,7 +338,7 @@ impl Replay {
             self.expected.clear();
             self.has_come.clear();
             self.shown.clear();
-            self.place = Place::default();
+            self.place = Position::default();
         }
     }
 

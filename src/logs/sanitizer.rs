@@ -24,7 +24,7 @@ const ESC: char = '\u{1b}';
 
 /// Where in the text it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Place {
+enum State {
     #[default]
     Text,
     /// Behind an ESC, which is not passed on yet.
@@ -36,7 +36,7 @@ enum Place {
 /// Follows a text in whatever pieces it comes.
 #[derive(Clone, Debug, Default)]
 pub struct Sanitizer {
-    place: Place,
+    state: State,
     /// The beginning of a character whose end has not come.
     cut: Vec<u8>,
 }
@@ -66,7 +66,7 @@ impl Sanitizer {
 
     /// Whether it is in the midst of nothing.
     pub fn is_between(&self) -> bool {
-        self.place == Place::Text && self.cut.is_empty()
+        self.state == State::Text && self.cut.is_empty()
     }
 
     /// Bytes that are no character. A terminal that does not expect UTF-8 takes some of them for controls.
@@ -78,17 +78,17 @@ impl Sanitizer {
     }
 
     fn character(&mut self, character: char, text: &mut String) {
-        match self.place {
-            Place::Text => self.text(character, text),
-            Place::Escape => {
-                self.place = Place::Text;
+        match self.state {
+            State::Text => self.text(character, text),
+            State::Escape => {
+                self.state = State::Text;
                 match character {
                     ']' | 'P' | 'X' | '^' | '_' | 'k' => self.begin_string(text),
-                    ESC => self.place = Place::Escape,
+                    ESC => self.state = State::Escape,
                     // A control in the midst of a sequence counts as if it stood before it.
                     '\n' | '\r' | '\t' | '\u{8}' => {
                         text.push(character);
-                        self.place = Place::Escape;
+                        self.state = State::Escape;
                     }
                     ' '..='~' => {
                         text.push(ESC);
@@ -97,21 +97,21 @@ impl Sanitizer {
                     _ => self.text(character, text),
                 }
             }
-            Place::String { room } => match (character, room.checked_sub(character.len_utf8())) {
-                (ESC, _) => self.place = Place::Escape,
+            State::String { room } => match (character, room.checked_sub(character.len_utf8())) {
+                (ESC, _) => self.state = State::Escape,
                 ('\n', _) => {
-                    self.place = Place::Text;
+                    self.state = State::Text;
                     text.push_str("\r\n");
                 }
-                (BEL | CAN | SUB | '\u{9c}', _) | (_, None) => self.place = Place::Text,
-                (_, Some(room)) => self.place = Place::String { room },
+                (BEL | CAN | SUB | '\u{9c}', _) | (_, None) => self.state = State::Text,
+                (_, Some(room)) => self.state = State::String { room },
             },
         }
     }
 
     fn text(&mut self, character: char, text: &mut String) {
         match character {
-            ESC => self.place = Place::Escape,
+            ESC => self.state = State::Escape,
             '\u{90}' | '\u{98}' | '\u{9d}'..='\u{9f}' => self.begin_string(text),
             '\u{9b}' => text.push_str("\u{1b}["),
             '\0'..='\u{1f}' => text.push(character),
@@ -121,7 +121,7 @@ impl Sanitizer {
     }
 
     fn begin_string(&mut self, text: &mut String) {
-        self.place = Place::String { room: LONGEST_STRING };
+        self.state = State::String { room: LONGEST_STRING };
         // Whatever sequence it interrupts has no end.
         text.push(CAN);
     }

@@ -17,7 +17,7 @@ use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use tokio::sync::watch;
 
-use crate::agent::name::Name;
+use crate::agent::name::{Key, Name};
 use crate::logs::attempt::{AttemptId, Files, INDEX, Live, TEXT};
 use crate::sys::safe_path;
 
@@ -45,14 +45,14 @@ pub enum Error {
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
+pub struct Retention {
     /// Bytes of each attempt, the latest.
     pub size: u64,
     /// Attempts of each agent, the latest.
     pub attempts: usize,
 }
 
-impl Default for Extent {
+impl Default for Retention {
     fn default() -> Self {
         Self { size: SIZE, attempts: ATTEMPTS }
     }
@@ -64,7 +64,7 @@ pub struct Store {
     path: Arc<Path>,
     /// Who may read, under root.
     group: Option<Gid>,
-    extent: Extent,
+    retention: Retention,
     /// Held while files come or go.
     changes: Arc<Mutex<()>>,
     readers: Readers,
@@ -74,10 +74,10 @@ pub struct Store {
 
 impl Store {
     /// In this folder, for root and that group; without root for oneself. Nothing is made yet.
-    pub fn new(path: &Path, group: Gid, extent: Extent) -> Self {
+    pub fn new(path: &Path, group: Gid, retention: Retention) -> Self {
         let group = Uid::effective().is_root().then_some(group);
         let (readers, moves) = (Readers::default(), Arc::new(watch::channel(()).0));
-        Self { path: path.into(), group, extent, changes: Arc::default(), readers, moves }
+        Self { path: path.into(), group, retention, changes: Arc::default(), readers, moves }
     }
 
     /// The folder.
@@ -102,7 +102,7 @@ impl Store {
 
     /// How many bytes of an attempt are to be kept.
     pub fn size(&self) -> u64 {
-        self.extent.size
+        self.retention.size
     }
 
     /// Makes the files of an agent's next attempt, and removes those of the earliest if there are too many.
@@ -128,7 +128,7 @@ impl Store {
         };
         let name = next.file_name(INDEX);
         let index = self.make_file(&path.join(&name), &folder, &name).inspect_err(|_| remove(&folder, next))?;
-        let surplus = (kept.len() + 1).saturating_sub(self.extent.attempts);
+        let surplus = (kept.len() + 1).saturating_sub(self.retention.attempts);
         kept.into_iter().take(surplus).for_each(|surplus| remove(&folder, surplus));
         let text = File::from(text);
         let can_shrink = writer::can_shrink(&text);
@@ -190,18 +190,18 @@ impl Store {
             }
         };
         let Some(text) = open(TEXT)? else { return Ok(None) };
-        Ok(Some(Log::new(kept, text, open(INDEX)?, self.extent.size, self.readers.clone())))
+        Ok(Some(Log::new(kept, text, open(INDEX)?, self.retention.size, self.readers.clone())))
     }
 
     /// Removes what is kept of agents that are not held any more, by their keys, if there are many of them: of those that printed
     /// something last there are some left.
-    pub fn tidy(&self, held: &BTreeSet<String>) -> Result<(), Error> {
+    pub fn tidy(&self, held: &BTreeSet<Key>) -> Result<(), Error> {
         let _changes = self.changing();
         let Some(top) = self.top(false)? else { return Ok(()) };
         let failed = PathError::of("read", &self.path);
         let mut former = Vec::new();
         for name in names(&top).map_err(failed)? {
-            let is_former = name.parse::<Name>().is_ok_and(|agent| agent.key() == name) && !held.contains(&name);
+            let is_former = name.parse::<Key>().is_ok_and(|key| key.as_str() == name && !held.contains(&key));
             if is_former && let Ok(status) = fstatat(&top, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
                 former.push((status.st_mtime, status.st_mtime_nsec, name));
             }
@@ -253,7 +253,7 @@ impl Store {
     }
 
     fn folder(&self, agent: &Name) -> Result<Option<(PathBuf, OwnedFd)>, Error> {
-        let path = self.path.join(agent.key());
+        let path = self.path.join(agent.key().as_str());
         let Some(top) = self.top(false)? else { return Ok(None) };
         match openat(&top, agent.key().as_str(), FOLDER, Mode::empty()) {
             Ok(folder) => Ok(Some((path, folder))),
@@ -263,7 +263,7 @@ impl Store {
     }
 
     fn make_folder(&self, agent: &Name) -> Result<(PathBuf, OwnedFd), Error> {
-        let (key, path) = (agent.key(), self.path.join(agent.key()));
+        let (key, path) = (agent.key(), self.path.join(agent.key().as_str()));
         let top = self.top(true)?.ok_or_else(|| PathError::of("open", &self.path)(Errno::ENOENT))?;
         match mkdirat(&top, key.as_str(), Mode::S_IRWXU) {
             Ok(()) | Err(Errno::EEXIST) => {}
@@ -337,6 +337,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::agent::name::key;
     use crate::logs::attempt::Named;
     use crate::logs::attempt::NoAttempt;
 
@@ -347,7 +348,7 @@ mod tests {
     fn store(attempts: usize) -> (TempDir, Store) {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("log/agentd");
-        (directory, Store::new(&path, Gid::effective(), Extent { attempts, ..Extent::default() }))
+        (directory, Store::new(&path, Gid::effective(), Retention { attempts, ..Retention::default() }))
     }
 
     fn attempts(store: &Store, agent: &str) -> Vec<(u64, u64)> {
@@ -455,7 +456,7 @@ mod tests {
             let modified = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1000 + number as u64);
             time.set_modified(modified).unwrap();
         }
-        store.tidy(&["a0".to_owned()].into()).unwrap();
+        store.tidy(&[key("a0")].into()).unwrap();
         let left: BTreeSet<String> =
             fs::read_dir(&store.path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         assert!(left.contains("a0") && !left.contains("a1") && left.contains("a2"), "{left:?}");

@@ -11,8 +11,8 @@ use std::time::SystemTime;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::rendering::Size;
-use super::{Entry, Moment, Resized};
-use crate::text::mask::Mask;
+use super::{IndexEntry, Resized, TimeMark};
+use crate::text::redact::ByteStream;
 
 /// Holes end at multiples of this: file systems keep whole blocks, which are no larger.
 pub(super) const BLOCK: u64 = 64 << 10;
@@ -39,10 +39,10 @@ pub(super) fn give_back(file: &File, from: u64, length: u64) -> io::Result<()> {
 
 /// Keeps what one harness prints.
 pub struct Writer {
-    text: Latest,
-    index: Latest,
-    mask: Mask,
-    masked: Vec<u8>,
+    text: TailFile,
+    index: TailFile,
+    redactor: ByteStream,
+    redacted: Vec<u8>,
     last_moment: Option<SystemTime>,
     /// Of the terminal, and whether the index has it.
     size: Option<(Size, bool)>,
@@ -58,12 +58,12 @@ struct Missing {
 
 impl Writer {
     /// In these two files, which are empty and written to at their end only; so many bytes of the text.
-    pub fn new(text: OwnedFd, index: OwnedFd, size: u64, mask: Mask) -> Self {
+    pub fn new(text: OwnedFd, index: OwnedFd, size: u64, redactor: ByteStream) -> Self {
         Self {
-            text: Latest::new(text, size),
-            index: Latest::new(index, index_size(size)),
-            mask,
-            masked: Vec::new(),
+            text: TailFile::new(text, size),
+            index: TailFile::new(index, index_size(size)),
+            redactor,
+            redacted: Vec::new(),
             last_moment: None,
             size: None,
             missing: None,
@@ -73,7 +73,7 @@ impl Writer {
     /// Goes on in these two files, which are empty: those before were moved or removed by somebody.
     pub fn move_to(&mut self, text: OwnedFd, index: OwnedFd, size: u64) {
         let before = self.text.gone.saturating_add(self.text.end);
-        (self.text, self.index) = (Latest::new(text, size), Latest::new(index, index_size(size)));
+        (self.text, self.index) = (TailFile::new(text, size), TailFile::new(index, index_size(size)));
         self.last_moment = None;
         self.forget_size();
         self.text.gone = before;
@@ -96,12 +96,12 @@ impl Writer {
     /// Writes down what was printed. Of failures that follow each other only the first is told; what is missing is noted in the text
     /// as soon as it can be.
     pub fn write(&mut self, printed: &[u8]) -> io::Result<()> {
-        if self.mask.is_idle() {
+        if self.redactor.is_idle() {
             return self.put(printed);
         }
-        let mut masked = std::mem::take(&mut self.masked);
-        self.mask.pass(printed, &mut masked);
-        self.put_masked(masked)
+        let mut redacted = std::mem::take(&mut self.redacted);
+        self.redactor.pass(printed, &mut redacted);
+        self.put_redacted(redacted)
     }
 
     /// What is printed from now on is printed on a terminal of this size.
@@ -113,15 +113,15 @@ impl Writer {
 
     /// Writes down what was held back, since it looked like the beginning of a secret.
     pub fn finish(&mut self) -> io::Result<()> {
-        let mut masked = std::mem::take(&mut self.masked);
-        self.mask.finish(&mut masked);
-        self.put_masked(masked)
+        let mut redacted = std::mem::take(&mut self.redacted);
+        self.redactor.finish(&mut redacted);
+        self.put_redacted(redacted)
     }
 
-    fn put_masked(&mut self, mut masked: Vec<u8>) -> io::Result<()> {
-        let result = self.put(&masked);
-        masked.clear();
-        self.masked = masked;
+    fn put_redacted(&mut self, mut redacted: Vec<u8>) -> io::Result<()> {
+        let result = self.put(&redacted);
+        redacted.clear();
+        self.redacted = redacted;
         result
     }
 
@@ -178,7 +178,7 @@ impl Writer {
     fn note_time(&mut self) {
         let now = SystemTime::now();
         // A clock that was set back counts as well.
-        let is_due = |last: SystemTime| now.duration_since(last).map_or(true, |passed| passed >= Moment::APART);
+        let is_due = |last: SystemTime| now.duration_since(last).map_or(true, |passed| passed >= TimeMark::APART);
         let is_due = self.last_moment.is_none_or(is_due);
         if is_due {
             // What the index has of a text that is gone counts no more either.
@@ -188,13 +188,13 @@ impl Writer {
             }
         }
         if let Some((size, false)) = self.size {
-            let entry = Entry::Resized(Resized { offset: self.text.end, size });
+            let entry = IndexEntry::Resized(Resized { offset: self.text.end, size });
             self.size = Some((size, self.index.append(&entry.to_bytes()).is_ok()));
         }
         if !is_due {
             return;
         }
-        if self.index.append(&Entry::Moment(Moment::of(now, self.text.end)).to_bytes()).is_ok() {
+        if self.index.append(&IndexEntry::Time(TimeMark::of(now, self.text.end)).to_bytes()).is_ok() {
             self.last_moment = Some(now);
             let begin = self.index.begin;
             if self.index.shorten() || self.index.begin != begin {
@@ -205,7 +205,7 @@ impl Writer {
 }
 
 /// A file of which the latest bytes are kept.
-struct Latest {
+struct TailFile {
     file: File,
     /// Where what is kept begins.
     begin: u64,
@@ -215,7 +215,7 @@ struct Latest {
     gone: u64,
 }
 
-impl Latest {
+impl TailFile {
     fn new(file: OwnedFd, size: u64) -> Self {
         Self { file: File::from(file), begin: 0, end: 0, size, gone: 0 }
     }
@@ -286,6 +286,8 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::sys::secret_bytes::SecretBytes;
+    use crate::text::redact::Redactor;
 
     fn writer(size: u64, secrets: &[&[u8]]) -> (TempDir, PathBuf, Writer) {
         let directory = TempDir::new().unwrap();
@@ -293,7 +295,8 @@ mod tests {
             let path = directory.path().join(name);
             OwnedFd::from(OpenOptions::new().append(true).create(true).open(path).unwrap())
         };
-        let writer = Writer::new(open("text"), open("index"), size, Mask::new(secrets.iter().copied()));
+        let redactor = Redactor::new(secrets.iter().map(|secret| SecretBytes::from(secret.to_vec())));
+        let writer = Writer::new(open("text"), open("index"), size, ByteStream::new(redactor));
         let path = directory.path().join("text");
         (directory, path, writer)
     }
@@ -306,18 +309,20 @@ mod tests {
         }
         assert_eq!(fs::read(path).unwrap(), b"a\0\xffb\r\n");
         let index = fs::read(directory.path().join("index")).unwrap();
-        assert_eq!(index.len(), Entry::LENGTH, "pieces that follow each other closely have one entry");
-        let Some(Entry::Moment(Moment { at, offset })) = Entry::from_bytes(&index) else { panic!("{index:?}") };
+        assert_eq!(index.len(), IndexEntry::LENGTH, "pieces that follow each other closely have one entry");
+        let Some(IndexEntry::Time(TimeMark { at, offset })) = IndexEntry::from_bytes(&index) else {
+            panic!("{index:?}")
+        };
         assert!(at > 1_600_000_000_000 && offset == 0);
     }
 
     fn sizes_in(index: &Path) -> Vec<(u64, Size)> {
         let index = fs::read(index).unwrap();
-        let entries = index.chunks_exact(Entry::LENGTH).filter_map(Entry::from_bytes);
+        let entries = index.chunks_exact(IndexEntry::LENGTH).filter_map(IndexEntry::from_bytes);
         entries
             .filter_map(|entry| match entry {
-                Entry::Resized(Resized { offset, size }) => Some((offset, size)),
-                Entry::Moment(_) => None,
+                IndexEntry::Resized(Resized { offset, size }) => Some((offset, size)),
+                IndexEntry::Time(_) => None,
             })
             .collect()
     }
@@ -375,9 +380,9 @@ mod tests {
         for piece in [&b"a hunter2h"[..], b"unter2 b hunt"] {
             writer.write(piece).unwrap();
         }
-        assert_eq!(fs::read(&path).unwrap(), b"a [masked] b ");
+        assert_eq!(fs::read(&path).unwrap(), b"a ************** b ");
         writer.finish().unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"a [masked] b hunt");
+        assert_eq!(fs::read(&path).unwrap(), b"a ************** b hunt");
     }
 
     #[test]
@@ -436,9 +441,9 @@ mod tests {
         writer.move_to(open("text"), open("other-index"), 1 << 20);
         writer.write(b"hunter2 two").unwrap();
         let text = fs::read_to_string(path).unwrap();
-        assert_eq!(text, "[4 bytes were printed before this; their file was moved or removed]\r\n[masked] two");
+        assert_eq!(text, "[4 bytes were printed before this; their file was moved or removed]\r\n************** two");
         let index = fs::read(directory.path().join("other-index")).unwrap();
-        assert_eq!(index.len(), Entry::LENGTH);
+        assert_eq!(index.len(), IndexEntry::LENGTH);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What the daemon knows of itself, beside what the API tells.
+//! Facts about the daemon itself that only metrics show.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -7,21 +7,21 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use crate::agent::machine::LaunchReason;
 
-/// What there is to tell beside what the API tells elsewhere.
+/// What only metrics show.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// When the daemon was started.
     pub started: SystemTime,
-    /// When the jcard was last read that differed from the one before.
+    /// When a changed jcard was last read.
     pub config_read: Option<SystemTime>,
-    /// How long bringing the agents in line with what is desired takes. Cloned, it is the same one.
+    /// How long a reconciliation takes. Clones share it.
     pub reconcile: Histogram,
-    /// Of each agent, by name.
+    /// The restarts of each agent, by name.
     pub restarts: BTreeMap<String, Restarts>,
 }
 
 impl Facts {
-    /// Of a daemon that has done nothing yet.
+    /// The facts of a daemon that has done nothing yet.
     pub fn new(started: SystemTime) -> Self {
         let buckets = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];
         Self { started, config_read: None, reconcile: Histogram::new(buckets), restarts: BTreeMap::new() }
@@ -33,9 +33,9 @@ impl Facts {
 pub struct Restarts {
     /// It had ended, and its policy restarts it.
     pub policy: u64,
-    /// What is to be launched had changed.
+    /// Its declaration had changed.
     pub declaration: u64,
-    /// The launch before came to nothing through no fault of the agent.
+    /// The launch before had failed, through no fault of the agent.
     pub retry: u64,
 }
 

@@ -1,7 +1,7 @@
-//! What the daemon tells of itself and of its agents as figures, in the text format of `OpenMetrics` 1.0.
+//! Figures of the daemon and its agents, in the text format of `OpenMetrics` 1.0.
 //!
-//! Labels are the names of agents and words of fixed sets. What an agent takes of the machine is told where it has a control group:
-//! a sum over `/proc` would count shared memory for each process that has it, and would go back when a process ends.
+//! Labels are the names of agents and words of fixed sets. Resources of an agent are reported only if it has a control group: a sum over
+//! `/proc` would count shared memory once for each process, and would go down when a process ends.
 
 use std::fmt;
 use std::fs;
@@ -25,15 +25,15 @@ use crate::sys::{log, procfs};
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::status::{AgentStatus, Resources, State, Time};
 
-/// What the text is, for HTTP.
+/// The media type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The answer to `GET /metrics`, now. Asks the kernel several things about each agent, and so takes some milliseconds for many.
+/// The answer to `GET /metrics`, now. It asks the kernel several questions about each agent: some milliseconds for many agents.
 pub fn text(snapshot: &Arc<Snapshot>) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Scrape(Arc::clone(snapshot))));
     let mut text = String::new();
-    // A string takes everything.
+    // Writing to a string cannot fail.
     let _ = encode(&mut text, &registry);
     text
 }
@@ -92,7 +92,7 @@ fn of_daemon(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Resul
     )
 }
 
-/// Under the names that every exporter of Prometheus' gives them.
+/// Figures of the process, under the names that all Prometheus exporters use.
 fn of_process(families: &mut Families<'_, '_>, started: SystemTime) -> fmt::Result {
     let usage = getrusage(UsageWho::RUSAGE_SELF).ok();
     families.counter(
@@ -111,7 +111,7 @@ fn of_process(families: &mut Families<'_, '_>, started: SystemTime) -> fmt::Resu
         "when the daemon was started",
         [(NONE, seconds(started))],
     )?;
-    // The descriptor that it takes to look is not counted.
+    // Not counting the descriptor that reads the folder.
     let open = fs::read_dir("/proc/self/fd").ok().map(|all| (NONE, all.count().saturating_sub(1) as u64));
     families.gauge(("process_open_fds", None), "open descriptors of the daemon", open)?;
     let most = getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| (NONE, soft));
@@ -172,8 +172,10 @@ fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Resul
             _ => None,
         }),
     )?;
-    let resources: Vec<(&str, Resources)> =
-        agents.iter().filter_map(|agent| Some((agent.name.as_str(), snapshot.resources(agent)?))).collect();
+    let resources: Vec<(&str, Resources)> = agents
+        .iter()
+        .filter_map(|agent| Some((agent.name.as_str(), snapshot.resources(&agent.name.parse().ok()?)?)))
+        .collect();
     families.counter(
         ("agentd_agent_cpu", Some(Unit::Seconds)),
         "processor time of the present or latest attempt, with all that it started",
@@ -198,7 +200,7 @@ fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Resul
 
 type Part = fn(&Resources) -> Option<u64>;
 
-/// The labels of what there is only one of.
+/// No labels: there is only one.
 const NONE: Option<[(&str, &str); 0]> = None;
 
 struct Families<'e, 'w>(&'e mut DescriptorEncoder<'w>);
@@ -241,7 +243,7 @@ impl Families<'_, '_> {
     }
 }
 
-/// Since the epoch.
+/// Seconds since the epoch.
 fn seconds(at: SystemTime) -> f64 {
     at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
@@ -263,6 +265,7 @@ mod tests {
     use super::*;
     use crate::agent::machine::LaunchReason;
     use crate::observe::facts::Facts;
+    use crate::observe::snapshot::Parts;
     use crate::wire::status::Errors;
 
     fn agent(more: &serde_json::Value) -> AgentStatus {
@@ -272,7 +275,7 @@ mod tests {
     }
 
     fn told(agents: Vec<AgentStatus>, errors: Errors, facts: Facts) -> String {
-        text(&Arc::new(Snapshot::new(agents, Instant::now(), errors).with_facts(facts)))
+        text(&Arc::new(Parts { facts, ..Parts::new(agents, Instant::now(), errors) }.into()))
     }
 
     fn told_of(agents: Vec<AgentStatus>) -> String {
@@ -309,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_is_not_told() {
+    fn what_never_happened_is_left_out() {
         let text = told_of(vec![agent(&serde_json::json!({}))]);
         for name in ["start_time", "last_exit", "cpu", "memory", "tasks"] {
             assert!(samples(&text, &format!("agentd_agent_{name}")).is_empty(), "{name}");
@@ -317,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_told_as_failed_reloads() {
+    fn errors_are_shown_as_failed_reloads() {
         let errors = Errors {
             config: Some("x".to_owned()),
             state: Some("y".to_owned()),
@@ -350,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn the_daemon_itself_is_told_of() {
+    fn metrics_cover_the_daemon_itself() {
         let text = told_of(Vec::new());
         for name in [
             "process_cpu_seconds_total",

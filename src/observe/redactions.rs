@@ -1,141 +1,138 @@
-//! What must not be shown, ready to be looked for: made once of the same secrets, however many ask, and off the one loop.
+//! The redactors of agents, ready when something of an agent is to be shown.
 //!
-//! It takes memory and time, both many times what is looked for, and all secrets may have 8 MiB together.
+//! Preparing one takes time and memory, both many times the size of the secrets, of which there may be 8 MiB. Each is therefore
+//! prepared once, however many clients ask, and not on the one loop.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock, Weak};
 
-use tokio::sync::OnceCell;
+use tokio::sync::Semaphore;
 
-use crate::agent::launch::{self, Launch};
+use crate::agent::name::Key;
 use crate::agent::secrets::Secrets;
 use crate::sys::blocking;
 use crate::sys::secret_bytes::SecretBytes;
-use crate::text::redact::Redaction;
+use crate::text::redact::Redactor;
 
-/// Up to so many bytes are made ready at once, which takes less than a thread does.
+/// Up to this size a redactor is prepared in place, which takes less time than a thread does.
 const FEW: usize = 4 << 10;
 
-/// How many are kept: more than there are sets of secrets, unless agents are launched again and again.
-const MOST: usize = 256;
+/// One large redactor is prepared at a time.
+static PREPARING: Semaphore = Semaphore::const_new(1);
 
-/// Why what must not be shown cannot be blotted out. Nothing is shown then.
+/// Why nothing of an agent can be shown: its secrets cannot be redacted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unknown {
     /// An earlier daemon may have given the agent secrets that this one has never seen.
     #[error(
-        "its secrets could not be blotted out: an earlier agentd launched it, and this one does not know with which secrets, since \
-         it has not been able to read all of them ({0}); mend that, or, if there are no secrets, make the directory of secrets and \
+        "its secrets could not be redacted: an earlier agentd launched it, and this one does not know with which secrets, since it \
+         has not been able to read all of them ({0}); fix that, or, if there are no secrets, create the directory of secrets and \
          leave it empty; `agentd logs --raw` shows what was printed as it is kept"
     )]
     Secrets(String),
-    /// For want of a thread.
-    #[error("its secrets could not be blotted out: {0}; try again later")]
+    /// There was no thread for it.
+    #[error("its secrets could not be redacted: {0}; try again later")]
     Failed(String),
 }
 
-/// Whose secrets.
-#[derive(Clone, Debug, Default)]
-pub struct Sources {
-    /// What was launched with some.
-    pub launches: Vec<Arc<Launch>>,
-    /// All that there are, if any of them may have been given.
-    pub secrets: Option<Arc<Secrets>>,
-}
-
-impl Sources {
-    /// Those of one launch.
-    pub fn of_launch(launch: &Arc<Launch>) -> Self {
-        Self { launches: vec![Arc::clone(launch)], secrets: None }
+/// Prepares a redactor, unless it is prepared already.
+pub async fn prepared(redactor: Arc<Redactor>) -> Result<Arc<Redactor>, Unknown> {
+    if redactor.is_prepared() {
+        return Ok(redactor);
     }
-
-    /// In an order that does not depend on where they come from.
-    fn sorted(mut self) -> Self {
-        self.launches.sort_by_key(Arc::as_ptr);
-        self.launches.dedup_by(|one, other| Arc::ptr_eq(one, other));
-        self
+    if redactor.size() <= FEW {
+        redactor.prepare();
+        return Ok(redactor);
     }
-
-    fn is(&self, other: &Self) -> bool {
-        let is_same = match (&self.secrets, &other.secrets) {
-            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-            (None, None) => true,
-            _ => false,
+    // The preparation outlives the client that asked: otherwise clients that come and go would start it again and again.
+    let preparing = tokio::spawn(async move {
+        let _turn = PREPARING.acquire().await;
+        if redactor.is_prepared() {
+            return Ok(redactor);
+        }
+        let in_thread = move || {
+            redactor.prepare();
+            redactor
         };
-        let launches = || self.launches.iter().zip(&other.launches);
-        is_same && self.launches.len() == other.launches.len() && launches().all(|(one, other)| Arc::ptr_eq(one, other))
-    }
-
-    /// The values, each once.
-    fn values(&self) -> Vec<SecretBytes> {
-        let given = self.launches.iter().flat_map(|launch| launch.secret_values());
-        let all = self.secrets.iter().flat_map(|secrets| secrets.iter().map(|(_, value)| value));
-        let mut values: Vec<SecretBytes> = given.chain(all).cloned().collect();
-        values.sort_by_key(SecretBytes::place);
-        values.dedup_by_key(|value| value.place());
-        values
-    }
+        blocking::run(in_thread).await.map_err(|error| Unknown::Failed(error.to_string()))
+    });
+    preparing.await.map_err(|error| Unknown::Failed(error.to_string()))?
 }
 
-/// The redaction of some values, once it is made.
-#[derive(Debug)]
-struct Slot {
-    values: Vec<SecretBytes>,
-    made: OnceCell<Arc<Redaction>>,
-}
-
-impl Slot {
-    fn is_of(&self, values: &[SecretBytes]) -> bool {
-        self.values.len() == values.len()
-            && self.values.iter().zip(values).all(|(one, other)| one.place() == other.place())
-    }
-
-    fn make(&self) -> Arc<Redaction> {
-        Arc::new(Redaction::new(launch::sensitive(self.values.iter())))
-    }
-
-    /// Only one at a time makes it.
-    async fn get(self: Arc<Self>) -> Result<Arc<Redaction>, Unknown> {
-        let make = || async {
-            if self.values.iter().map(|value| value.as_slice().len()).sum::<usize>() <= FEW {
-                return Ok(self.make());
-            }
-            let slot = Arc::clone(&self);
-            blocking::run(move || slot.make()).await.map_err(|error| Unknown::Failed(error.to_string()))
-        };
-        self.made.get_or_try_init(make).await.cloned()
-    }
-}
-
-/// Those that were asked for since the inputs last changed. What is desired next has others, so that no value is kept here longer than
-/// it is in use.
+/// Finds the redactor of some secrets, so that agents with the same secrets share one.
 #[derive(Debug, Default)]
-pub struct Redactions(Mutex<Vec<(Sources, Arc<Slot>)>>);
+pub struct Redactors(HashMap<Vec<usize>, Weak<Redactor>>);
+
+impl Redactors {
+    /// The redactor of these values.
+    pub fn of<'a>(&mut self, values: impl IntoIterator<Item = &'a SecretBytes>) -> Arc<Redactor> {
+        let redactor = Redactor::new(values.into_iter().cloned());
+        // One that is alive keeps its values where they are.
+        let places: Vec<usize> = redactor.values().iter().map(SecretBytes::place).collect();
+        if let Some(known) = self.0.get(&places).and_then(Weak::upgrade) {
+            return known;
+        }
+        if self.0.len() == self.0.capacity() {
+            self.0.retain(|_, known| known.strong_count() > 0);
+        }
+        let redactor = Arc::new(redactor);
+        self.0.insert(places, Arc::downgrade(&redactor));
+        redactor
+    }
+
+    /// The redactor of all secrets that were read; `None` if some could not be.
+    pub fn of_all(&mut self, secrets: &Secrets) -> Option<Arc<Redactor>> {
+        secrets.is_complete.then(|| self.of(secrets.iter().map(|(_, value)| value)))
+    }
+}
+
+/// The redactor of an agent.
+#[derive(Clone, Debug)]
+pub struct AgentRedactor {
+    /// Of the secrets that it was given, or is to be given, as far as this daemon knows them.
+    pub redactor: Arc<Redactor>,
+    /// Whether that is all: an earlier daemon may have launched what runs.
+    pub is_all: bool,
+}
+
+/// The redactors of all agents. Snapshots share it until a launch or a secret changes.
+#[derive(Debug, Default)]
+pub struct Redactions {
+    agents: HashMap<Key, AgentRedactor>,
+    secrets: Option<Arc<Redactor>>,
+    any: OnceLock<Arc<Redactor>>,
+}
 
 impl Redactions {
-    /// The redaction of all of these.
-    pub async fn of(&self, sources: Sources) -> Result<Arc<Redaction>, Unknown> {
-        let slot = self.slot(sources.sorted());
-        if let Some(made) = slot.made.get() {
-            return Ok(Arc::clone(made));
-        }
-        // Whoever asks and goes away again does not have it begun again and again.
-        tokio::spawn(slot.get()).await.map_err(|error| Unknown::Failed(error.to_string()))?
+    /// By key; and the redactor of all secrets, if all could be read.
+    pub fn new(agents: HashMap<Key, AgentRedactor>, secrets: Option<Arc<Redactor>>) -> Self {
+        Self { agents, secrets, any: OnceLock::new() }
     }
 
-    /// Agents that were given the same secrets share it.
-    fn slot(&self, sources: Sources) -> Arc<Slot> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, slot)) = kept.iter().find(|(of, _)| of.is(&sources)) {
-            return Arc::clone(slot);
+    /// How many agents there are.
+    pub fn len(&self) -> usize {
+        self.agents.len()
+    }
+
+    /// Whether there is no agent.
+    pub fn is_empty(&self) -> bool {
+        self.agents.is_empty()
+    }
+
+    /// The redactor of an agent; `None` if its secrets are not known.
+    ///
+    /// An agent that is no longer declared, or that an earlier daemon launched, may have been given whatever others are given, or any
+    /// other secret. If those could not be read either, nothing is known.
+    pub fn of(&self, agent: &Key) -> Option<&Arc<Redactor>> {
+        match self.agents.get(agent) {
+            Some(known) if known.is_all => Some(&known.redactor),
+            _ => self.secrets.as_ref().map(|secrets| self.any.get_or_init(|| self.of_any(secrets))),
         }
-        let values = sources.values();
-        let same = kept.iter().find(|(_, slot)| slot.is_of(&values)).map(|(_, slot)| Arc::clone(slot));
-        let slot = same.unwrap_or_else(|| Arc::new(Slot { values, made: OnceCell::new() }));
-        if kept.len() >= MOST {
-            kept.clear();
-        }
-        kept.push((sources, Arc::clone(&slot)));
-        slot
+    }
+
+    fn of_any(&self, secrets: &Redactor) -> Arc<Redactor> {
+        let given = self.agents.values().flat_map(|agent| agent.redactor.values());
+        Arc::new(Redactor::new(given.chain(secrets.values()).cloned()))
     }
 }
 
@@ -147,45 +144,41 @@ mod tests {
 
     use super::*;
 
-    fn launch_with(values: &[&SecretBytes]) -> Arc<Launch> {
-        let named = || values.iter().enumerate().map(|(at, &value)| (format!("KEY_{at}"), value.clone()));
-        Arc::new(Launch {
-            environment: named().collect(),
-            secrets: named().map(|(name, _)| name).collect(),
-            ..Launch::of_nothing()
-        })
-    }
-
     #[tokio::test]
-    async fn what_agents_with_the_same_secrets_hide_is_made_once() {
-        let redactions = Redactions::default();
+    async fn agents_with_the_same_secrets_share_a_redactor() {
+        let mut redactors = Redactors::default();
         let (one, other) = (SecretBytes::from("hunter2hunter2"), SecretBytes::from("x".repeat(2 * FEW).as_str()));
-        let agents = [launch_with(&[&one, &other]), launch_with(&[&one, &other])];
-        let of = |launch: &Arc<Launch>| redactions.of(Sources::of_launch(launch));
-        let (first, again, shared) = tokio::join!(of(&agents[0]), of(&agents[0]), of(&agents[1]));
-        let first = first.unwrap();
-        assert!(Arc::ptr_eq(&first, &again.unwrap()) && Arc::ptr_eq(&first, &shared.unwrap()));
-        assert_eq!(first.of("hunter2hunter2 is it"), "************** is it");
-        let less = of(&launch_with(&[&one])).await.unwrap();
-        assert!(!Arc::ptr_eq(&first, &less));
+        let (first, shared) = (redactors.of([&one, &other]), redactors.of([&other, &one]));
+        assert!(Arc::ptr_eq(&first, &shared));
+        let (first, again) = tokio::join!(prepared(first), prepared(shared));
+        assert!(Arc::ptr_eq(&first.clone().unwrap(), &again.unwrap()));
+        assert_eq!(first.unwrap().redact("hunter2hunter2 is it"), "************** is it");
+        let less = redactors.of([&one]);
+        assert_eq!(less.redact(&"x".repeat(20)), "x".repeat(20));
+    }
+
+    #[test]
+    fn unused_redactors_are_forgotten() {
+        let mut redactors = Redactors::default();
+        for number in 0..1000 {
+            redactors.of([&SecretBytes::from(format!("secret {number}").as_str())]);
+        }
+        assert!(redactors.0.len() < 10, "{}", redactors.0.len());
     }
 
     #[tokio::test]
-    async fn what_was_begun_is_made_also_if_who_asked_goes_away() {
-        let redactions = Redactions::default();
-        let value = SecretBytes::from("0123456789abcdef".repeat(FEW).as_str());
-        let sources = Sources::of_launch(&launch_with(&[&value]));
+    async fn a_redactor_is_prepared_although_the_client_goes_away() {
+        let redactor = Arc::new(Redactor::new([SecretBytes::from("0123456789abcdef".repeat(FEW).as_str())]));
         tokio::select! {
             biased;
-            _ = redactions.of(sources.clone()) => panic!("it takes a thread"),
+            _ = prepared(Arc::clone(&redactor)) => panic!("it takes a thread"),
             () = std::future::ready(()) => {}
         }
-        let slot = redactions.slot(sources);
-        let made = async {
-            while slot.made.get().is_none() {
+        let done = async {
+            while !redactor.is_prepared() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        timeout(Duration::from_secs(20), made).await.expect("it is made");
+        timeout(Duration::from_secs(20), done).await.expect("it is prepared");
     }
 }

@@ -1,11 +1,11 @@
-//! The latest events, kept for whoever listens.
+//! The ring of the latest events, for clients that listen or reconnect.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
 
+use crate::agent::name::Key;
 use crate::text::printable;
 use crate::wire::events::{Event, Id, Since, What};
 use crate::wire::status::Time;
@@ -13,32 +13,31 @@ use crate::wire::status::Time;
 /// How many events are kept.
 pub const MOST: usize = 2048;
 
-/// How many bytes of them.
+/// How many bytes of events are kept.
 pub const MOST_BYTES: usize = 1 << 20;
 
 /// An event that is kept, as it is sent.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub struct RingEvent {
     number: u64,
-    /// In lower case.
-    agent: Option<Arc<str>>,
-    /// As the HTML standard has it, chapter "Server-sent events", blank line and all.
+    agent: Option<Key>,
+    /// In the format of the HTML standard, chapter "Server-sent events", including the blank line.
     pub message: Bytes,
 }
 
-impl Kept {
+impl RingEvent {
     fn new(event: &Event) -> Self {
         let data = printable::json(serde_json::to_string(event).unwrap_or_default());
         Self {
             number: event.id.number,
-            agent: event.what.agent().map(|name| name.to_ascii_lowercase().into()),
+            agent: event.what.agent().and_then(|name| name.parse().ok()),
             message: format!("id: {}\nevent: {}\ndata: {data}\n\n", event.id, event.what.kind()).into(),
         }
     }
 
-    /// Whether it is told to who listens for this agent only, whose name is in lower case: what is about no agent concerns all.
-    pub fn concerns(&self, agent: &str) -> bool {
-        self.agent.as_deref().is_none_or(|about| about == agent)
+    /// Whether a listener for this agent gets the event: an event about no agent concerns all.
+    pub fn concerns(&self, agent: &Key) -> bool {
+        self.agent.as_ref().is_none_or(|about| about == agent)
     }
 }
 
@@ -46,23 +45,23 @@ impl Kept {
 #[derive(Debug)]
 pub struct Ring {
     epoch: u64,
-    kept: VecDeque<Kept>,
+    kept: VecDeque<RingEvent>,
     bytes: usize,
     last: u64,
 }
 
 impl Ring {
-    /// Of a daemon that started at that time.
+    /// The empty ring of a daemon that started at that time.
     pub fn new(started: SystemTime) -> Self {
         let since_1970 = started.duration_since(UNIX_EPOCH).unwrap_or_default();
         let epoch = u64::try_from(since_1970.as_millis()).unwrap_or_default();
         Self { epoch, kept: VecDeque::new(), bytes: 0, last: 0 }
     }
 
-    /// Notes what happened, now.
+    /// Adds an event that happens now.
     pub fn push(&mut self, what: What) {
         self.last += 1;
-        let kept = Kept::new(&Event { id: self.latest(), at: Time(SystemTime::now()), what });
+        let kept = RingEvent::new(&Event { id: self.latest(), at: Time(SystemTime::now()), what });
         self.bytes += kept.message.len();
         self.kept.push_back(kept);
         while self.kept.len() > MOST || self.bytes > MOST_BYTES {
@@ -71,14 +70,14 @@ impl Ring {
         }
     }
 
-    /// The latest event's.
+    /// The id of the latest event.
     pub fn latest(&self) -> Id {
         Id { epoch: self.epoch, number: self.last }
     }
 
-    /// What a listener has not seen, in order, and first of all that it has missed something, if it has. After that it has seen the
+    /// The events that a listener has not seen, in order. If it has missed some, the first one says so. After that, it has seen the
     /// [`latest`](Self::latest).
-    pub fn since(&self, since: Since) -> Vec<Kept> {
+    pub fn since(&self, since: Since) -> Vec<RingEvent> {
         let oldest = self.kept.front().map_or(self.last + 1, |kept| kept.number);
         let (next, is_lost) = match since {
             Since::Beginning => (oldest, false),
@@ -89,7 +88,7 @@ impl Ring {
         };
         let missed = is_lost.then(|| {
             let id = Id { epoch: self.epoch, number: oldest - 1 };
-            Kept::new(&Event { id, at: Time(SystemTime::now()), what: What::Missed {} })
+            RingEvent::new(&Event { id, at: Time(SystemTime::now()), what: What::Missed {} })
         });
         let seen = usize::try_from(next - oldest).unwrap_or(usize::MAX);
         missed.into_iter().chain(self.kept.iter().skip(seen).cloned()).collect()
@@ -101,6 +100,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::agent::name::key;
     use crate::wire::events::Subject;
 
     fn ring(events: usize) -> Ring {
@@ -109,8 +109,8 @@ mod tests {
         ring
     }
 
-    fn ids(kept: &[Kept]) -> Vec<String> {
-        let id = |kept: &Kept| {
+    fn ids(kept: &[RingEvent]) -> Vec<String> {
+        let id = |kept: &RingEvent| {
             let text = str::from_utf8(&kept.message).unwrap();
             let fields: Vec<&str> =
                 text.lines().map(|line| line.split_once(": ").map_or(line, |(_, value)| value)).collect();
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_is_told_what_it_has_not_seen() {
+    fn a_listener_gets_what_it_has_not_seen() {
         let ring = ring(3);
         assert_eq!(ids(&ring.since(Since::Beginning)), ["removed 7-1", "removed 7-2", "removed 7-3"]);
         assert_eq!(ids(&ring.since(seen("7-2"))), ["removed 7-3"]);
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_that_has_missed_something_is_told_so_first() {
+    fn a_listener_that_missed_something_learns_it_first() {
         assert_eq!(ids(&ring(1).since(seen("6-1"))), ["missed 7-0", "removed 7-1"], "of another daemon");
         assert_eq!(ids(&ring(1).since(seen("7-2"))), ["missed 7-0", "removed 7-1"], "of the future");
         assert_eq!(ids(&ring(0).since(seen("6-1"))), ["missed 7-0"]);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_kept_than_there_is_room_for() {
+    fn the_ring_keeps_only_what_there_is_room_for() {
         let mut ring = ring(0);
         let error = "x".repeat(MOST_BYTES / 4);
         (0..9).for_each(|_| {
@@ -160,7 +160,7 @@ mod tests {
     fn an_event_is_read_back_as_it_was_sent() {
         let ring = ring(1);
         let kept = &ring.since(Since::Beginning)[0];
-        assert!(kept.concerns("agent-1") && !kept.concerns("agent-2"));
+        assert!(kept.concerns(&key("agent-1")) && !kept.concerns(&key("agent-2")));
         let data = str::from_utf8(&kept.message).unwrap().lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
         let event: Event = serde_json::from_str(data).unwrap();
         assert_eq!((event.id, event.what), (ring.latest(), What::Removed { name: "Agent-1".to_owned() }));

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::name::Key;
 use crate::state::record::Recorder;
 use crate::wire::status::PastAttempt;
 
@@ -26,17 +27,17 @@ const MOST: usize = 50;
 const MOST_AGENTS: usize = 10_000;
 
 /// One agent's latest attempts that are over.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
     /// Which agent's: its key.
-    agent: String,
+    agent: Key,
     /// The last one last.
     attempts: VecDeque<PastAttempt>,
 }
 
 impl History {
     /// Which agent's it is: its key.
-    pub fn agent(&self) -> &str {
+    pub fn agent(&self) -> &Key {
         &self.agent
     }
 
@@ -60,13 +61,13 @@ impl History {
 /// Those of all agents, and where they are kept.
 #[derive(Debug)]
 pub struct Histories {
-    by_agent: BTreeMap<String, Arc<History>>,
-    recorder: Recorder,
+    by_agent: BTreeMap<Key, Arc<History>>,
+    recorder: Recorder<Key>,
 }
 
 impl Histories {
     /// Those that were read, to be kept by that recorder. The oldest of too many are forgotten.
-    pub fn new(mut read: BTreeMap<String, History>, recorder: Recorder) -> Self {
+    pub fn new(mut read: BTreeMap<Key, History>, recorder: Recorder<Key>) -> Self {
         read.values_mut().for_each(History::bound);
         let mut by_end: Vec<_> = read.into_iter().collect();
         by_end.sort_by_key(|(_, history)| std::cmp::Reverse(history.attempts.back().map(|past| past.exit.at)));
@@ -77,16 +78,15 @@ impl Histories {
     }
 
     /// Adds an attempt of this agent's.
-    pub fn add(&mut self, key: &str, past: PastAttempt) {
-        let history = self.by_agent.entry(key.to_owned()).or_default();
-        let changed = Arc::make_mut(history);
-        key.clone_into(&mut changed.agent);
+    pub fn add(&mut self, key: &Key, past: PastAttempt) {
+        let new = || Arc::new(History { agent: key.clone(), attempts: VecDeque::new() });
+        let changed = Arc::make_mut(self.by_agent.entry(key.clone()).or_insert_with(new));
         changed.add(past);
         self.recorder.put(key, Some(changed));
     }
 
     /// Those of these agents.
-    pub fn of<'a>(&self, keys: impl Iterator<Item = &'a String>) -> HashMap<String, Arc<History>> {
+    pub fn of<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> HashMap<Key, Arc<History>> {
         keys.filter_map(|key| Some((key.clone(), Arc::clone(self.by_agent.get(key)?)))).collect()
     }
 
@@ -103,6 +103,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::agent::name::key;
     use crate::state::record::Record;
     use crate::wire::exit_status::ExitStatus;
     use crate::wire::status::{Exit, Time};
@@ -125,13 +126,13 @@ mod tests {
         history.latest_first().iter().map(|past| past.attempt).collect()
     }
 
-    fn read(record: &Record) -> BTreeMap<String, History> {
-        record.read(|history: &History| history.agent().to_owned()).agents
+    fn read(record: &Record) -> BTreeMap<Key, History> {
+        record.read(|history: &History| history.agent().clone()).agents
     }
 
     #[test]
     fn the_last_fifty_are_kept_and_told_with_the_last_one_first() {
-        let mut history = History::default();
+        let mut history = History { agent: key("a"), attempts: VecDeque::new() };
         (1..=60).for_each(|attempt| history.add(past(attempt)));
         assert_eq!(numbers(&history), (11..=60).rev().collect::<Vec<_>>());
     }
@@ -140,10 +141,10 @@ mod tests {
     async fn no_more_than_fifty_are_taken_from_a_file_that_has_more() {
         let directory = TempDir::new().unwrap();
         let record = Record::lasting(directory.path(), FOLDER);
-        let long = History { agent: "a".to_owned(), attempts: (1..=60).map(past).collect() };
-        let histories = Histories::new([("a".to_owned(), long)].into(), Recorder::new(record, drop));
-        let all = histories.of(["a".to_owned()].iter());
-        assert_eq!(numbers(&all["a"]), (11..=60).rev().collect::<Vec<_>>());
+        let long = History { agent: key("a"), attempts: (1..=60).map(past).collect() };
+        let histories = Histories::new([(key("a"), long)].into(), Recorder::new(record, drop));
+        let all = histories.of([key("a")].iter());
+        assert_eq!(numbers(&all[&key("a")]), (11..=60).rev().collect::<Vec<_>>());
     }
 
     #[tokio::test]
@@ -151,12 +152,12 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let record = Record::lasting(directory.path(), FOLDER);
         let mut histories = Histories::new(read(&record), Recorder::new(record.clone(), drop));
-        histories.add("a", past(1));
-        histories.add("b", past(1));
-        histories.add("a", past(2));
+        histories.add(&key("a"), past(1));
+        histories.add(&key("b"), past(1));
+        histories.add(&key("a"), past(2));
         histories.finish(Duration::from_secs(10)).await;
         let histories = Histories::new(read(&record), Recorder::new(record, drop));
-        let all = histories.of(["a".to_owned(), "b".to_owned(), "c".to_owned()].iter());
-        assert_eq!((numbers(&all["a"]), numbers(&all["b"]), all.len()), (vec![2, 1], vec![1], 2));
+        let all = histories.of([key("a"), key("b"), key("c")].iter());
+        assert_eq!((numbers(&all[&key("a")]), numbers(&all[&key("b")]), all.len()), (vec![2, 1], vec![1], 2));
     }
 }

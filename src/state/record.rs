@@ -14,6 +14,7 @@
 //! fails is reported, and tried again until it succeeds.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -73,6 +74,11 @@ struct Document<T> {
     agent: T,
 }
 
+/// What names a file of a record: what is in it, and nothing else.
+pub trait Named: Clone + Ord + Display + Send + Sync + 'static {}
+
+impl<K: Clone + Ord + Display + Send + Sync + 'static> Named for K {}
+
 /// Where the record is.
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -82,9 +88,9 @@ pub struct Record {
 
 /// What an earlier daemon of this boot has left.
 #[derive(Debug)]
-pub struct Reading<T> {
+pub struct Reading<K, T> {
     /// What can be used, by key.
-    pub agents: BTreeMap<String, T>,
+    pub agents: BTreeMap<K, T>,
     /// What cannot.
     pub problems: Vec<Error>,
 }
@@ -109,7 +115,7 @@ impl Record {
     }
 
     /// Everything that can be used: what an agent is called by decides which file it may be in. Blocks.
-    pub fn read<T: for<'de> Deserialize<'de>>(&self, key_of: impl Fn(&T) -> String) -> Reading<T> {
+    pub fn read<K: Named, T: for<'de> Deserialize<'de>>(&self, key_of: impl Fn(&T) -> K) -> Reading<K, T> {
         let mut reading = Reading { agents: BTreeMap::new(), problems: Vec::new() };
         let failed = |source: io::Error| PathError::new("read", &self.folder, source).into();
         let entries = match fs::read_dir(&self.folder) {
@@ -128,17 +134,18 @@ impl Record {
                     continue;
                 }
             };
-            let key = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json")).map(str::to_owned);
-            let Some(key) = key else { continue };
-            let agent = self.read_file(&path).and_then(|agent: Option<T>| match agent {
-                Some(agent) if key_of(&agent) != key => {
-                    let reason = in_short(&format!("it is that of {}", key_of(&agent)));
-                    Err(Error::Content { path: path.clone(), reason })
+            let Some(stem) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json")) else { continue };
+            let agent = self.read_file(&path).and_then(|agent: Option<T>| {
+                let Some(agent) = agent else { return Ok(None) };
+                let key = key_of(&agent);
+                if key.to_string() == stem {
+                    Ok(Some((key, agent)))
+                } else {
+                    Err(Error::Content { path: path.clone(), reason: in_short(&format!("it is that of {key}")) })
                 }
-                agent => Ok(agent),
             });
             match agent {
-                Ok(Some(agent)) => drop(reading.agents.insert(key, agent)),
+                Ok(Some((key, agent))) => drop(reading.agents.insert(key, agent)),
                 // Nothing can be done about one that stays.
                 Ok(None) => drop(fs::remove_file(&path)),
                 Err(error) => {
@@ -174,7 +181,7 @@ impl Record {
     }
 
     /// Makes the file hold this, or be gone. Answers with the file, which is not on the disk yet. Blocks.
-    fn write(&self, key: &str, text: Option<&[u8]>) -> Result<Option<File>, Error> {
+    fn write(&self, key: &impl Named, text: Option<&[u8]>) -> Result<Option<File>, Error> {
         let path = self.folder.join(format!("{key}.json"));
         let failed = |operation| {
             let path = path.clone();
@@ -211,47 +218,48 @@ pub struct Report {
 
 /// Keeps the record in the background: callers do not wait. A change that is followed by another one before it is written is skipped.
 #[derive(Debug)]
-pub struct Recorder {
+pub struct Recorder<K> {
     record: Record,
-    shared: Arc<Shared>,
+    shared: Arc<Shared<K>>,
     task: JoinHandle<()>,
 }
 
-#[derive(Debug, Default)]
-struct Shared {
-    pending: Mutex<Pending>,
+#[derive(Debug)]
+struct Shared<K> {
+    pending: Mutex<Pending<K>>,
     put: Notify,
 }
 
-#[derive(Debug, Default)]
-struct Pending {
-    texts: BTreeMap<String, Option<Vec<u8>>>,
+#[derive(Debug)]
+struct Pending<K> {
+    texts: BTreeMap<K, Option<Vec<u8>>>,
     /// Why something that was put could not be.
     error: Option<String>,
     version: Version,
     is_last: bool,
 }
 
-impl Shared {
-    fn pending(&self) -> MutexGuard<'_, Pending> {
+impl<K> Shared<K> {
+    fn pending(&self) -> MutexGuard<'_, Pending<K>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Recorder {
+impl<K: Named> Recorder<K> {
     /// Must be called inside the async runtime. Calls `tell` with the result of each write.
     pub fn new(record: Record, tell: impl Fn(Report) + Send + 'static) -> Self {
-        let shared = Arc::new(Shared::default());
+        let pending = Pending { texts: BTreeMap::new(), error: None, version: 0, is_last: false };
+        let shared = Arc::new(Shared { pending: Mutex::new(pending), put: Notify::new() });
         let task = tokio::spawn(keep(record.clone(), Arc::clone(&shared), tell));
         Self { record, shared, task }
     }
 
     /// Puts an agent on record, or takes it off.
-    pub fn put<T: Serialize>(&self, key: &str, agent: Option<&T>) -> Version {
+    pub fn put<T: Serialize>(&self, key: &K, agent: Option<&T>) -> Version {
         let text = agent.map(|agent| self.record.render(agent)).transpose();
         let mut pending = self.shared.pending();
         match text {
-            Ok(text) => drop(pending.texts.insert(key.to_owned(), text)),
+            Ok(text) => drop(pending.texts.insert(key.clone(), text)),
             // What is on record of it stays: better than nothing at all.
             Err(error) => pending.error = Some(format!("failed to put {key} on record: {error}")),
         }
@@ -270,7 +278,7 @@ impl Recorder {
 
 /// Writes what is pending, again and again. What was written is brought to the disk in the background: the next daemon of this
 /// boot reads it either way.
-async fn keep(record: Record, shared: Arc<Shared>, tell: impl Fn(Report)) {
+async fn keep<K: Named>(record: Record, shared: Arc<Shared<K>>, tell: impl Fn(Report)) {
     let mut syncing: Option<JoinHandle<()>> = None;
     let mut unsynced = BTreeMap::new();
     loop {
@@ -325,14 +333,14 @@ async fn keep(record: Record, shared: Arc<Shared>, tell: impl Fn(Report)) {
     sync(unsynced, record.folder).await;
 }
 
-struct Written {
+struct Written<K> {
     /// By key; `None` for one that is gone.
-    files: BTreeMap<String, Option<File>>,
-    again: BTreeMap<String, Option<Vec<u8>>>,
+    files: BTreeMap<K, Option<File>>,
+    again: BTreeMap<K, Option<Vec<u8>>>,
     error: Option<String>,
 }
 
-fn write_all(record: &Record, texts: &BTreeMap<String, Option<Vec<u8>>>) -> Written {
+fn write_all<K: Named>(record: &Record, texts: &BTreeMap<K, Option<Vec<u8>>>) -> Written<K> {
     let mut written = Written { files: BTreeMap::new(), again: BTreeMap::new(), error: None };
     for (key, text) in texts {
         match record.write(key, text.as_deref()) {
@@ -347,7 +355,7 @@ fn write_all(record: &Record, texts: &BTreeMap<String, Option<Vec<u8>>>) -> Writ
 }
 
 /// Failures here do not matter: the files were written, and after a crash of the machine their content does not count.
-async fn sync(files: BTreeMap<String, Option<File>>, folder: PathBuf) {
+async fn sync<K: Named>(files: BTreeMap<K, Option<File>>, folder: PathBuf) {
     let work = move || {
         for file in files.values().flatten() {
             let _ = file.sync_data();
@@ -375,7 +383,7 @@ mod tests {
         (directory, record)
     }
 
-    fn recorder(record: &Record) -> (Recorder, mpsc::UnboundedReceiver<Report>) {
+    fn recorder(record: &Record) -> (Recorder<String>, mpsc::UnboundedReceiver<Report>) {
         let (reports, reported) = mpsc::unbounded_channel();
         (Recorder::new(record.clone(), move |report| drop(reports.send(report))), reported)
     }
@@ -410,9 +418,9 @@ mod tests {
         }
         let (_directory, record) = record();
         let (recorder, mut reported) = recorder(&record);
-        recorder.put("a", Some(&"ape".to_owned()));
+        recorder.put(&"a".to_owned(), Some(&"ape".to_owned()));
         assert!(reported.recv().await.unwrap().error.is_none());
-        recorder.put("a", Some(&Shapeless));
+        recorder.put(&"a".to_owned(), Some(&Shapeless));
         let error = reported.recv().await.unwrap().error.unwrap();
         assert!(error.contains("it has no shape"), "{error}");
         recorder.finish(Duration::from_secs(5)).await;
@@ -423,12 +431,12 @@ mod tests {
     async fn what_is_put_is_read_again_and_is_the_owners_only() {
         let (_directory, record) = record();
         let (recorder, mut reported) = recorder(&record);
-        recorder.put("a", Some(&"a1"));
-        let version = recorder.put("b", Some(&"b2"));
+        recorder.put(&"a".to_owned(), Some(&"a1"));
+        let version = recorder.put(&"b".to_owned(), Some(&"b2"));
         while reported.recv().await.unwrap().tried < version {}
         assert_eq!(read(&record), ["a1", "b2"]);
-        recorder.put("a", Some(&"a3"));
-        recorder.put::<String>("b", None);
+        recorder.put(&"a".to_owned(), Some(&"a3"));
+        recorder.put::<String>(&"b".to_owned(), None);
         recorder.finish(Duration::from_secs(10)).await;
         assert_eq!(read(&record), ["a3"]);
         for (path, mode) in [(record.folder.clone(), 0o700), (record.folder.join("a.json"), 0o600)] {
@@ -491,10 +499,10 @@ mod tests {
         // Not a matter of permissions, which root does not care for.
         fs::write(directory.path().join("state"), "in the way").unwrap();
         let (recorder, mut reported) = recorder(&record);
-        recorder.put("a", Some(&"a1"));
+        recorder.put(&"a".to_owned(), Some(&"a1"));
         let error = reported.recv().await.unwrap().error.unwrap();
         assert!(error.contains("state/agents/a.json"), "{error}");
-        recorder.put("a", Some(&"a2"));
+        recorder.put(&"a".to_owned(), Some(&"a2"));
         fs::remove_file(directory.path().join("state")).unwrap();
         while reported.recv().await.unwrap().error.is_some() {}
         assert_eq!(read(&record), ["a2"]);

@@ -40,6 +40,7 @@ use crate::launch::launcher as launch_command;
 use crate::launch::listener::UnverifiedLauncher;
 use crate::launch::protocol::{Ending, Failure, FromLauncher, Harness, Progress, ToLauncher, WIRE_VERSION};
 use crate::logs::guard::Finding;
+use crate::observe::redactions::prepared;
 use crate::supervisor::containment::ProcessTree;
 use crate::supervisor::resources::{Programs, Resources};
 use crate::sys::clock::Timestamp;
@@ -48,6 +49,7 @@ use crate::sys::process::{Identity, Process};
 use crate::sys::rate_limit::{Brake, OnChange};
 use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::{blocking, frame};
+use crate::text::redact::Redactor;
 use crate::tmux;
 use crate::wire::exit_status::{ExitStatus, Signal};
 use crate::wire::status::Usage;
@@ -94,6 +96,8 @@ pub enum Start {
     Launch {
         /// What.
         launch: Arc<Launch>,
+        /// What must not be shown of it.
+        redactor: Arc<Redactor>,
         /// How it is counted under its declaration.
         number: u64,
         /// What it may take.
@@ -158,7 +162,7 @@ pub async fn run(
         name,
         attempt,
         brakes,
-        launch: None,
+        redactor: None,
         commands,
         tell,
         visitors,
@@ -173,9 +177,9 @@ pub async fn run(
     };
     // What lasts for a moment only is boxed: there are many attempts, and each would keep the room for it as long as it lasts.
     let met = match start {
-        Start::Launch { launch, limits, look_first, .. } => {
+        Start::Launch { launch, redactor, limits, look_first, .. } => {
             run.limits = Some(limits);
-            run.launch = Some(Arc::clone(&launch));
+            run.redactor = Some(redactor);
             Box::pin(run.launch(&launch, look_first)).await
         }
         Start::Resume { launcher, .. } => Box::pin(run.resume(launcher)).await,
@@ -201,8 +205,8 @@ struct Run<T> {
     name: Name,
     attempt: machine::Attempt,
     brakes: Arc<Brakes>,
-    /// What was launched here; only for what must not be shown of it.
-    launch: Option<Arc<Launch>>,
+    /// What must not be shown of what was launched here.
+    redactor: Option<Arc<Redactor>>,
     commands: mpsc::UnboundedReceiver<Command>,
     tell: T,
     visitors: Vec<UnverifiedLauncher>,
@@ -304,16 +308,15 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// what an honest one cannot find may be named by a secret.
     async fn words(&self, text: &str) -> String {
         let mut snapshot = self.resources.snapshot.clone();
-        let redaction = if let Some(launch) = &self.launch {
-            let snapshot = Arc::clone(&snapshot.borrow());
-            snapshot.redaction_of(launch).await
+        let redactor = if let Some(redactor) = &self.redactor {
+            prepared(Arc::clone(redactor)).await
         } else {
             // The daemon has just started, and does not know any secret yet.
             let _ = timeout(SECRETS_TIMEOUT, snapshot.wait_for(|snapshot| snapshot.is_read())).await;
             let snapshot = Arc::clone(&snapshot.borrow());
-            snapshot.redaction(&self.name.key()).await
+            snapshot.redactor(&self.name.key()).await
         };
-        redaction.map_or_else(|_| UNSAID.to_owned(), |redaction| plain(&redaction.of(text)))
+        redactor.map_or_else(|_| UNSAID.to_owned(), |redactor| plain(&redactor.redact(text)))
     }
 
     async fn how(&self, ending: Ending) -> ExitStatus {
@@ -509,7 +512,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     async fn adopt(&mut self, mut visitor: UnverifiedLauncher, known: Provenance) -> Option<Launcher> {
         let attempt = self.attempt;
         // What was to be launched here is not what runs.
-        self.launch = None;
+        self.redactor = None;
         self.earliest = visitor.process.identity().started();
         let progress = std::mem::replace(&mut visitor.progress, Progress::New);
         let (fingerprint, log) = (visitor.fingerprint.take(), visitor.log);

@@ -5,6 +5,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use crate::agent::name::Key;
 use crate::agent::spec::Limits;
 use crate::contain::cgroup::{self, Cgroups, Whose};
 use crate::contain::tree::{Error, Tree, Trees};
@@ -16,19 +17,19 @@ use crate::wire::status::Usage;
 /// Contains the processes of agents. A `key` is an agent's.
 pub trait Containment: Debug + Send + Sync {
     /// Makes room for the agent's next process tree; see [`Trees::prepare`].
-    fn prepare<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+    fn prepare<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Kills what is left of an agent whose launcher has ended; see [`Trees::clear_after`].
-    fn clear_after<'a>(&'a self, key: &'a str, launcher: Option<Identity>) -> BoxFuture<'a, Result<(), Error>>;
+    fn clear_after<'a>(&'a self, key: &'a Key, launcher: Option<Identity>) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Tells whose control group the process is in; `None` where there are no groups. See [`Trees::whose`].
-    fn whose(&self, key: &str, process: &Process) -> Option<Result<Whose, cgroup::Error>>;
+    fn whose(&self, key: &Key, process: &Process) -> Option<Result<Whose, cgroup::Error>>;
 
     /// Returns the environment variable that marks the agent's processes; see [`Trees::mark`].
-    fn mark(&self, key: &str) -> (String, SecretBytes);
+    fn mark(&self, key: &Key) -> (String, SecretBytes);
 
     /// Returns the process tree below this launcher; see [`Trees::of`].
-    fn tree(&self, key: &str, launcher: Arc<Process>) -> Arc<dyn ProcessTree>;
+    fn tree(&self, key: &Key, launcher: Arc<Process>) -> Arc<dyn ProcessTree>;
 
     /// Returns the agents' control groups, if there are any; see [`Trees::groups`].
     fn groups(&self) -> Option<Arc<Cgroups>>;
@@ -56,23 +57,23 @@ pub trait ProcessTree: Debug + Send + Sync {
 }
 
 impl Containment for Trees {
-    fn prepare<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+    fn prepare<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(self.prepare(key))
     }
 
-    fn clear_after<'a>(&'a self, key: &'a str, launcher: Option<Identity>) -> BoxFuture<'a, Result<(), Error>> {
+    fn clear_after<'a>(&'a self, key: &'a Key, launcher: Option<Identity>) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(self.clear_after(key, launcher))
     }
 
-    fn whose(&self, key: &str, process: &Process) -> Option<Result<Whose, cgroup::Error>> {
+    fn whose(&self, key: &Key, process: &Process) -> Option<Result<Whose, cgroup::Error>> {
         self.whose(key, process)
     }
 
-    fn mark(&self, key: &str) -> (String, SecretBytes) {
+    fn mark(&self, key: &Key) -> (String, SecretBytes) {
         self.mark(key)
     }
 
-    fn tree(&self, key: &str, launcher: Arc<Process>) -> Arc<dyn ProcessTree> {
+    fn tree(&self, key: &Key, launcher: Arc<Process>) -> Arc<dyn ProcessTree> {
         Arc::new(self.of(key, launcher))
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::agent::name::Name;
+use crate::agent::name::{Key, Name};
 use crate::logs::attempt::{Files, Live};
 use crate::logs::guard::{Guard, Watch};
 use crate::logs::store::{Error, Store};
@@ -33,7 +33,7 @@ pub trait LogFiles: Debug + Send + Sync {
     fn has_moved(&self);
 
     /// Removes the oldest files of agents that are no longer held; see [`Store::tidy`].
-    fn tidy(&self, held: BTreeSet<String>) -> BoxFuture<'_, Result<(), Error>>;
+    fn tidy(&self, held: BTreeSet<Key>) -> BoxFuture<'_, Result<(), Error>>;
 }
 
 /// The files of an attempt that were just made.
@@ -99,7 +99,7 @@ impl StoredLogs {
         }
     }
 
-    async fn tidy(&self, held: BTreeSet<String>) -> Result<(), Error> {
+    async fn tidy(&self, held: BTreeSet<Key>) -> Result<(), Error> {
         let store = self.store.clone();
         // What is not done for want of a thread is done with the next agent that leaves.
         blocking::run(move || store.tidy(&held)).await.unwrap_or(Ok(()))
@@ -123,7 +123,7 @@ impl LogFiles for StoredLogs {
         self.store.has_moved();
     }
 
-    fn tidy(&self, held: BTreeSet<String>) -> BoxFuture<'_, Result<(), Error>> {
+    fn tidy(&self, held: BTreeSet<Key>) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(self.tidy(held))
     }
 }

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CLEAR_TIMEOUT, Course, Note, Supervisor};
+use super::{Agent, CLEAR_TIMEOUT, Course, Note, Supervisor};
+use crate::agent::name::Key;
 use crate::observe::facts::Facts;
-use crate::observe::snapshot::Snapshot;
+use crate::observe::redactions::Redactions;
+use crate::observe::snapshot::{Parts, Snapshot};
 use crate::state::record::Version;
 use crate::sys::clock::Timestamp;
 use crate::wire::events::What;
@@ -70,7 +72,23 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn snapshot(&self) -> Snapshot {
+    /// What must not be shown of the agents that are held now.
+    fn redactions(&mut self) -> Arc<Redactions> {
+        let mut is_new = false;
+        for agent in self.agents.values_mut() {
+            is_new |= agent.redact(&mut self.redactors);
+        }
+        if let Some(redactions) = self.redactions.as_ref().filter(|it| !is_new && it.len() == self.agents.len()) {
+            return Arc::clone(redactions);
+        }
+        let of = |(key, agent): (&Key, &Agent)| Some((key.clone(), agent.redactor.as_ref()?.1.clone()));
+        let agents = self.agents.iter().filter_map(of).collect();
+        let redactions = Arc::new(Redactions::new(agents, self.redactors.of_all(&self.desired.secrets)));
+        self.redactions = Some(Arc::clone(&redactions));
+        redactions
+    }
+
+    pub(super) fn snapshot(&mut self) -> Snapshot {
         let statuses = self.agents.values().map(|agent| agent.machine.status()).collect();
         let state_errors: Vec<&str> = self.state_errors.iter().chain(&self.record_error).map(String::as_str).collect();
         let errors = Errors {
@@ -81,14 +99,16 @@ impl Supervisor {
         };
         let restarts = self.agents.values().map(|agent| (agent.machine.name().to_string(), agent.restarts)).collect();
         let facts = Facts { config_read: self.desired.config_read, restarts, ..self.facts.clone() };
-        Snapshot::new(statuses, self.started, errors)
-            .with_groups(self.resources.containment.groups())
-            .with_histories(self.outlets.histories.of(self.agents.keys()))
-            .with_launches(self.agents.iter().map(|(key, agent)| (key.clone(), agent.launched())).collect())
-            .with_secrets(Arc::clone(&self.desired.secrets))
-            .with_redactions(Arc::clone(&self.redactions))
-            .with_facts(facts)
-            .with_reading(self.has_read)
+        Snapshot::from(Parts {
+            agents: statuses,
+            started: self.started,
+            errors,
+            groups: self.resources.containment.groups(),
+            histories: self.outlets.histories.of(self.agents.keys()),
+            redactions: self.redactions(),
+            facts,
+            is_read: self.has_read,
+        })
     }
 
     fn notify(&self, snapshot: &Snapshot) {

@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::agent::name::Name;
+use crate::agent::name::{Key, Name};
 use crate::supervisor::resources::BoxFuture;
 use crate::sys::process::Identity;
 use crate::tmux::{Error, Pane, Tmux};
@@ -16,23 +16,23 @@ pub trait Sessions: Debug + Send + Sync {
     /// Runs the command in the agent's pane and returns its process id; see [`Tmux::open`].
     fn open<'a>(
         &'a self,
-        owner: &'a str,
+        owner: &'a Key,
         session: &'a Name,
         workdir: &'a Path,
         command: &'a [String],
     ) -> BoxFuture<'a, Result<i32, Error>>;
 
     /// Lists the agent's panes; see [`Tmux::panes`].
-    fn panes<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<Vec<Pane>, Error>>;
+    fn panes<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<Vec<Pane>, Error>>;
 
     /// Returns the text of the agent's screen; see [`Tmux::screen`].
-    fn screen<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<String, Error>>;
+    fn screen<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<String, Error>>;
 
     /// Opens a shell beside the pane of an agent that has ended for good; see [`Tmux::offer_shell`].
-    fn offer_shell<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+    fn offer_shell<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Closes the agent's session; see [`Tmux::close`].
-    fn close<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<(), Arc<Error>>>;
+    fn close<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<(), Arc<Error>>>;
 
     /// Returns the process id of the server, if there is one; see [`Tmux::server_pid`].
     fn server_pid(&self) -> BoxFuture<'_, Result<Option<i32>, Error>>;
@@ -50,7 +50,7 @@ pub trait Sessions: Debug + Send + Sync {
 impl Sessions for Tmux {
     fn open<'a>(
         &'a self,
-        owner: &'a str,
+        owner: &'a Key,
         session: &'a Name,
         workdir: &'a Path,
         command: &'a [String],
@@ -58,19 +58,19 @@ impl Sessions for Tmux {
         Box::pin(self.open(owner, session, workdir, command))
     }
 
-    fn panes<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<Vec<Pane>, Error>> {
+    fn panes<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<Vec<Pane>, Error>> {
         Box::pin(self.panes(owner))
     }
 
-    fn screen<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<String, Error>> {
+    fn screen<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<String, Error>> {
         Box::pin(self.screen(owner))
     }
 
-    fn offer_shell<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+    fn offer_shell<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(self.offer_shell(owner))
     }
 
-    fn close<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<(), Arc<Error>>> {
+    fn close<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<(), Arc<Error>>> {
         Box::pin(self.close(owner))
     }
 

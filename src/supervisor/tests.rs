@@ -11,6 +11,7 @@ use self::journal::Journal;
 use super::*;
 use crate::agent::declaration::Declaration;
 use crate::agent::fingerprint::Fingerprint;
+use crate::agent::name::key;
 use crate::agent::spec::{Kind, Policy};
 use crate::contain::cgroup::Whose;
 use crate::launch::launcher as launch_command;
@@ -108,7 +109,7 @@ impl House {
 
     /// The next daemon, which finds what this one has put on record, and everything else as `prepare` has it.
     async fn next(self, prepare: impl FnOnce(&Fakes)) -> Self {
-        let on_record = |(key, agent): (&String, &Agent)| {
+        let on_record = |(key, agent): (&Key, &Agent)| {
             let text = serde_json::to_string(&agent.machine).unwrap();
             (key.clone(), serde_json::from_str(&text).unwrap())
         };
@@ -123,11 +124,11 @@ impl House {
 
     /// What the API tells.
     fn state(&self, agent: &str) -> Option<State> {
-        self.snapshot.borrow().agent(agent).map(|agent| agent.state)
+        self.snapshot.borrow().agent(&key(agent)).map(|agent| agent.state)
     }
 
     fn error(&self, agent: &str) -> Option<String> {
-        self.snapshot.borrow().agent(agent).and_then(|agent| agent.error.clone())
+        self.snapshot.borrow().agent(&key(agent)).and_then(|agent| agent.error.clone())
     }
 
     /// Events that were published since, in short.
@@ -166,6 +167,29 @@ fn under_way(is_certain: bool) -> UnderWay {
     let launch = Arc::new(Launch::of_nothing());
     let commands = mpsc::unbounded_channel().0;
     UnderWay { attempt: Attempt::default(), commands, launch: Some(launch), is_certain }
+}
+
+#[test]
+fn a_redactor_is_built_only_if_a_launch_changes() {
+    let mut redactors = Redactors::default();
+    let mut agent = Agent {
+        machine: Machine::new("a".parse().unwrap()),
+        desired: None,
+        under_way: Some(under_way(true)),
+        is_known: false,
+        is_told: false,
+        knows_past: true,
+        restarts: Restarts::default(),
+        brakes: Arc::default(),
+        redactor: None,
+    };
+    assert!(agent.redact(&mut redactors) && !agent.redact(&mut redactors));
+    agent.under_way = Some(under_way(true));
+    assert!(agent.redact(&mut redactors) && !agent.redact(&mut redactors));
+    assert!(agent.redactor.as_ref().unwrap().1.is_all);
+    agent.under_way = Some(under_way(false));
+    assert!(agent.redact(&mut redactors));
+    assert!(!agent.redactor.as_ref().unwrap().1.is_all, "a survivor may have other secrets");
 }
 
 #[test]
@@ -219,7 +243,7 @@ mod publishing {
         house.take_in(Event::Groups).await;
         assert_eq!(house.events(), ["daemon started"]);
         house.is_recorded = false;
-        let agents = [("a".to_owned(), agent("a", "a", patient()))].into();
+        let agents = [(key("a"), agent("a", "a", patient()))].into();
         let desired = Desired { agents, complete: true, ..Desired::default() };
         house.supervisor.take_in([Event::Desired(desired)].into_iter());
         assert_eq!((house.state("a"), house.events()), (None, Vec::new()));
@@ -242,7 +266,7 @@ mod publishing {
         assert_eq!(errors.state.as_deref(), Some("No space left on device"));
         house.events();
         // Once it is known to fail, nobody waits for it.
-        let agents = [("a".to_owned(), agent("a", "a", patient()))].into();
+        let agents = [(key("a"), agent("a", "a", patient()))].into();
         let desired = Desired { agents, complete: true, ..Desired::default() };
         house.supervisor.take_in([Event::Desired(desired)].into_iter());
         assert_eq!(house.events(), ["declaration a added", "state a starting"]);
@@ -491,7 +515,7 @@ mod the_next_daemon {
         let panes = vec![dead_pane(launcher.pid(), Some(nothing_started))];
         let house = house.next(|fakes| fakes.sessions.panes.set(Ok(panes))).await;
         assert_eq!(house.state("a"), Some(State::Exited));
-        let how = house.snapshot.borrow().agent("a").unwrap().exit.as_ref().unwrap().how.clone();
+        let how = house.snapshot.borrow().agent(&key("a")).unwrap().exit.as_ref().unwrap().how.clone();
         assert_eq!(how, ExitStatus::Code(nothing_started));
         assert_eq!(house.fakes.sessions.calls.count("open"), 0);
     }
@@ -503,12 +527,12 @@ mod the_next_daemon {
         house.declare(&[agent("a", "a", patient())]).await;
         let panes = vec![dead_pane(fakes::ENDED_PID, Some(0))];
         let mut house = house.next(|fakes| fakes.sessions.panes.set(Ok(panes))).await;
-        assert_eq!(house.snapshot.borrow().agent("a").unwrap().exit, None);
+        assert_eq!(house.snapshot.borrow().agent(&key("a")).unwrap().exit, None);
         house.declare(&[agent("a", "a", patient())]).await;
         assert_eq!(house.state("a"), Some(State::Starting));
         assert_eq!(house.fakes.sessions.calls.count("open a a /bin/launcher a 2"), 1);
         // It is the same attempt for everybody else.
-        assert_eq!(house.snapshot.borrow().agent("a").unwrap().attempt, Some(1));
+        assert_eq!(house.snapshot.borrow().agent(&key("a")).unwrap().attempt, Some(1));
     }
 
     #[tokio::test(start_paused = true)]
@@ -525,7 +549,7 @@ mod the_next_daemon {
         let harness = Harness { pid: fakes::ENDED_PID - 1, ..harness() };
         house.report(&mut launcher, Progress::Running(harness)).await;
         assert_eq!(house.state("a"), Some(State::Running));
-        assert_eq!(house.snapshot.borrow().agent("a").unwrap().pid, Some(harness.pid));
+        assert_eq!(house.snapshot.borrow().agent(&key("a")).unwrap().pid, Some(harness.pid));
         assert!(launcher.lives());
     }
 }
@@ -536,7 +560,7 @@ mod what_was_found {
     #[tokio::test(start_paused = true)]
     async fn a_session_without_a_declaration_is_closed_when_all_was_read() {
         let mut house = House::new();
-        house.take_in(Event::Sessions(["a".to_owned()].into())).await;
+        house.take_in(Event::Sessions([key("a")].into())).await;
         house.declare(&[]).await;
         house.settle().await;
         assert_eq!(house.fakes.sessions.calls.count("close a"), 1);

@@ -1,39 +1,39 @@
-//! Escape sequences in what is printed on a terminal: where they begin and end (ECMA-48, 5.4 to 5.6; ISO/IEC 2022 for `ESC ( B`).
+//! Where escape sequences begin and end (ECMA-48, 5.4 to 5.6; ISO/IEC 2022 for `ESC ( B`).
 //!
-//! Of the 8-bit forms of the sequences (C1) none is known: in UTF-8 those bytes are parts of letters.
+//! The 8-bit forms (C1) are not recognized: in UTF-8 those bytes are parts of letters.
 
 const BEL: u8 = 0x07;
 const CAN: u8 = 0x18;
 const SUB: u8 = 0x1a;
-/// What each of them begins with.
+/// The first byte of every sequence.
 pub const ESC: u8 = 0x1b;
 
-/// Follows a text byte by byte, in whatever pieces it comes.
+/// The state of a parser that follows a text byte by byte, in any pieces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Place {
-    /// In no sequence.
+pub enum State {
+    /// Outside of sequences.
     #[default]
     Text,
-    /// Behind an ESC.
+    /// After an ESC.
     Escape,
-    /// Behind an ESC and intermediate bytes: one more ends it.
+    /// After an ESC and intermediate bytes: one more byte ends the sequence.
     Intermediate,
-    /// Behind `ESC [`.
+    /// After `ESC [`.
     Csi,
     /// In a string that only `ESC \` and BEL end.
     String,
-    /// Behind an ESC in a string.
+    /// After an ESC in a string.
     StringEscape,
 }
 
-impl Place {
-    /// Goes on behind this byte. Answers whether it is text, and no part of a sequence.
+impl State {
+    /// Advances by this byte. Returns whether it is text, not part of a sequence.
     pub fn pass(&mut self, byte: u8) -> bool {
-        let (place, is_text) = match (*self, byte) {
+        let (state, is_text) = match (*self, byte) {
             (Self::String, ESC) => (Self::StringEscape, false),
             (Self::String, BEL) | (Self::StringEscape, b'\\') | (_, CAN | SUB) => (Self::Text, false),
             (Self::String, _) => (Self::String, false),
-            // Anything else behind an ESC in a string ends it, too, and begins what it would begin elsewhere.
+            // Any other byte after an ESC in a string also ends the string, and begins what it would begin elsewhere.
             (_, ESC) => (Self::Escape, false),
             (Self::Escape | Self::StringEscape, b'[') | (Self::Csi, 0x20..=0x3f) => (Self::Csi, false),
             (Self::Escape | Self::StringEscape, b']' | b'P' | b'X' | b'^' | b'_') => (Self::String, false),
@@ -41,12 +41,12 @@ impl Place {
             (Self::Escape | Self::StringEscape | Self::Intermediate, 0x30..=0x7e) | (Self::Csi, 0x40..=0x7e) => {
                 (Self::Text, false)
             }
-            // A control byte in a sequence counts as if it stood before it.
+            // A control byte in a sequence counts as if it came before the sequence.
             (Self::Escape | Self::StringEscape | Self::Intermediate | Self::Csi, 0..=0x1f | 0x7f) => (*self, true),
-            // No sequence has such a byte in it.
+            // No sequence contains such a byte.
             (_, _) => (Self::Text, true),
         };
-        *self = place;
+        *self = state;
         is_text
     }
 }

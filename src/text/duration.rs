@@ -12,7 +12,7 @@ use thiserror::Error;
 /// The longest duration there is, a little over 292 years: what Go holds.
 pub const MAX: Duration = Duration::from_nanos(i64::MAX.unsigned_abs());
 
-/// Why a text is no duration.
+/// Why a text is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Error {
     /// Nothing, or nothing but white space.

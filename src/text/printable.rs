@@ -1,4 +1,4 @@
-//! Text of others that can do nothing to the terminal it is printed on.
+//! Makes text from others safe to print: it cannot act on the terminal.
 //!
 //! Two kinds of characters do not show what they are. *Control* characters (C0, DEL, C1) make a terminal do something. *Format*
 //! characters turn, hide or separate what stands beside them, so that a person reads something else than is there (bidirectional
@@ -70,7 +70,7 @@ pub fn escaped(text: &str) -> String {
     escaping(text, |_| false)
 }
 
-/// The same, but for ends of lines and tabulators.
+/// The same, but keeps ends of lines and tabulators.
 pub fn escaped_lines(text: &str) -> String {
     escaping(text, |character| matches!(character, '\n' | '\t'))
 }

@@ -1,30 +1,29 @@
-//! What a terminal shows, as text that can be shown on another: nothing in it does more than colour it, and secrets are blotted out,
-//! however they are laid out.
+//! Turns a captured screen into text for another terminal: only colors stay, and secrets are redacted however they are laid out.
 
-use crate::text::ansi::{ESC, Place};
+use crate::text::ansi::{ESC, State};
 use crate::text::printable;
-use crate::text::redact::{BLOT, Redaction};
+use crate::text::redact::{MARK, Redactor};
 
 /// A piece of what `capture-pane -e` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Piece<'a> {
     Character(char),
-    /// From one row to the next.
+    /// The end of a row.
     Break,
-    /// A sequence that sets colours and the like (SGR in ECMA-48).
+    /// A sequence that sets colors and the like (SGR in ECMA-48).
     Colour(&'a str),
 }
 
-/// The rows of a screen, without those at its end that are empty, each with its end of line; with colours if they are wanted.
-pub fn shown(captured: &str, redaction: &Redaction, colours: bool) -> String {
+/// The rows of a screen, each with its end of line, without empty rows at the end; with colors if `colours` is set.
+pub fn shown(captured: &str, redactor: &Redactor, colours: bool) -> String {
     let pieces = pieces(captured);
-    let is_blotted = blots(&pieces, redaction);
+    let is_secret = redacted(&pieces, redactor);
     let mut shown = String::with_capacity(captured.len());
     let (mut at, mut end, mut is_coloured) = (0, 0, false);
     for piece in pieces {
         match piece {
             Piece::Character(character) => {
-                shown.push(if is_blotted[at] { BLOT } else { character });
+                shown.push(if is_secret[at] { MARK } else { character });
                 at += character.len_utf8();
                 if character != ' ' {
                     end = shown.len();
@@ -54,13 +53,13 @@ pub fn shown(captured: &str, redaction: &Redaction, colours: bool) -> String {
 
 fn pieces(text: &str) -> Vec<Piece<'_>> {
     let mut pieces = Vec::with_capacity(text.len());
-    let (mut place, mut begin) = (Place::Text, 0);
+    let (mut state, mut begin) = (State::Text, 0);
     for (at, character) in text.char_indices() {
         if character == char::from(ESC) {
             begin = at;
         }
         let is_text =
-            character.encode_utf8(&mut [0; 4]).bytes().fold(false, |is_text, byte| place.pass(byte) | is_text);
+            character.encode_utf8(&mut [0; 4]).bytes().fold(false, |is_text, byte| state.pass(byte) | is_text);
         match character {
             '\n' if is_text => pieces.push(Piece::Break),
             '\t' if is_text => pieces.push(Piece::Character(' ')),
@@ -68,7 +67,7 @@ fn pieces(text: &str) -> Vec<Piece<'_>> {
             _ => {}
         }
         let sequence = &text[begin..at + character.len_utf8()];
-        if !is_text && place == Place::Text && is_colour(sequence) {
+        if !is_text && state == State::Text && is_colour(sequence) {
             pieces.push(Piece::Colour(sequence));
         }
     }
@@ -80,14 +79,14 @@ fn is_colour(sequence: &str) -> bool {
     parameters.is_some_and(|parameters| parameters.bytes().all(|byte| byte.is_ascii_digit() || b";:".contains(&byte)))
 }
 
-/// For each byte of the characters and breaks whether it is a secret's.
-fn blots(pieces: &[Piece<'_>], redaction: &Redaction) -> Vec<bool> {
+/// Whether each byte of the characters and breaks is part of a secret.
+fn redacted(pieces: &[Piece<'_>], redactor: &Redactor) -> Vec<bool> {
     let characters = pieces.iter().filter_map(|piece| match piece {
         Piece::Character(character) => Some(*character),
         Piece::Break => Some('\n'),
         Piece::Colour(_) => None,
     });
-    redaction.blots(&characters.collect::<String>())
+    redactor.find(&characters.collect::<String>())
 }
 
 #[cfg(test)]
@@ -96,8 +95,12 @@ mod tests {
 
     use super::*;
 
-    fn none() -> Redaction {
-        Redaction::default()
+    fn none() -> Redactor {
+        Redactor::default()
+    }
+
+    fn of(secret: &str) -> Redactor {
+        Redactor::new([secret.into()])
     }
 
     #[test]
@@ -140,8 +143,8 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_blotted_out_wherever_rows_end_and_colours_change() {
-        let secret = Redaction::new(["hunter2hunter2"]);
+    fn a_secret_is_redacted_wherever_rows_end_and_colors_change() {
+        let secret = of("hunter2hunter2");
         assert_eq!(shown("key=hunter2hunter2!\n", &secret, true), "key=**************!\n");
         assert_eq!(shown("key=hunter2\nhunter2!\n", &secret, true), "key=*******\n*******!\n");
         let coloured = "\x1b[1mhunt\x1b[2mer2hunter2";
@@ -149,8 +152,8 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_redacted_in_a_box_and_if_shown_in_part() {
-        let secret = Redaction::new(["sk-ant-api03-Zq8vXw2LkT0pYcRb7NfHd5JmGs3QaUe"]);
+    fn a_secret_is_redacted_in_a_box_and_in_pieces() {
+        let secret = of("sk-ant-api03-Zq8vXw2LkT0pYcRb7NfHd5JmGs3QaUe");
         let captured = "│ sk-ant-api03-Zq8vXw2 │\n│ LkT0pYcRb7NfHd5JmGs3 │\n│ QaUe                 │\n";
         let expected = "│ ******************** │\n│ ******************** │\n│ ****                 │\n";
         assert_eq!(shown(captured, &secret, true), expected);

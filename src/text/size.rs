@@ -1,13 +1,14 @@
-//! Sizes of memory: a number, and a unit that multiplies it by powers of 1024 (`KiB`, `MiB`, `GiB`) or of 1000 (`KB`, `MB`, `GB`).
-//! And other numbers that people write.
+//! Sizes of memory and other numbers as people write them.
+//!
+//! A size is a number with a unit that multiplies it by powers of 1024 (`KiB`, `MiB`, `GiB`) or of 1000 (`KB`, `MB`, `GB`).
 
-/// Why a text is no such number.
+/// Why a text is not such a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// It is a number that is too large or negative.
     #[error("it is out of range")]
     OutOfRange,
-    /// It is no number, or has another unit.
+    /// It is not a number, or has another unit.
     #[error("it cannot be read")]
     Malformed,
 }

@@ -27,7 +27,7 @@ pub struct Memory {
 #[derive(Debug)]
 struct Outlet {
     socket: SecretBytes,
-    recorder: Recorder,
+    recorder: Recorder<&'static str>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -42,7 +42,7 @@ impl Memory {
         let record = record.beside(FOLDER);
         let socket = SecretBytes::from(socket.as_os_str().as_bytes().to_vec());
         let to_read = record.clone();
-        let read = blocking::run(move || to_read.read(|_: &OnRecord| KEY.to_owned())).await;
+        let read = blocking::run(move || to_read.read(|_: &OnRecord| KEY)).await;
         let (mut servers, problems) = read.map(|reading| (reading.agents, reading.problems)).unwrap_or_default();
         for problem in problems {
             tracing::warn!("{problem}");
@@ -66,7 +66,7 @@ impl Memory {
     pub fn note(&self, seen: Seen) {
         let before = self.lock().replace(seen);
         if let Some(Outlet { socket, recorder }) = self.outlet.as_ref().filter(|_| before != Some(seen)) {
-            recorder.put(KEY, Some(&OnRecord { socket: socket.clone(), seen }));
+            recorder.put(&KEY, Some(&OnRecord { socket: socket.clone(), seen }));
         }
     }
 

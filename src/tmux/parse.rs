@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
-use crate::agent::name::Name;
+use crate::agent::name::Key;
 use crate::wire::exit_status::{ExitStatus, Signal};
 
 /// An agent's session, as far as it can be addressed.
@@ -139,17 +139,17 @@ fn signal(text: &str) -> Option<Signal> {
 pub const OWNED_FORMAT: &str = "#{session_id} #{@agentd-owner}";
 
 /// Reads lines of `SESSION OWNER` into keys of agents and ids. Lines of another form are passed over.
-pub fn owned(stdout: &str) -> Vec<(String, String)> {
+pub fn owned(stdout: &str) -> Vec<(Key, String)> {
     let pair = |line: &str| {
         let (id, owner) = line.split_once(' ').filter(|(id, _)| is_id(id, '$'))?;
-        Some((Name::try_from(owner).ok()?.key(), id.to_owned()))
+        Some((owner.parse().ok()?, id.to_owned()))
     };
     stdout.lines().filter_map(pair).collect()
 }
 
 /// Reads lines that are keys of agents. Others are passed over.
-pub fn owners(stdout: &str) -> BTreeSet<String> {
-    stdout.lines().filter_map(|line| Some(Name::try_from(line).ok()?.key())).collect()
+pub fn owners(stdout: &str) -> BTreeSet<Key> {
+    stdout.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 /// Whether it is the sigil and a number.
@@ -261,6 +261,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::agent::name::key;
 
     #[rstest]
     #[case("tmux 3.3a\n", Some((3, 3)))]
@@ -289,7 +290,7 @@ mod tests {
 
     #[test]
     fn sessions_without_an_owner_are_skipped() {
-        let pair = |owner: &str, id: &str| (owner.to_owned(), id.to_owned());
+        let pair = |owner: &str, id: &str| (key(owner), id.to_owned());
         let lines = "$1 a\n$2 \n$3 B-c\n$x a\n@4 a\n$5 a b\n$6\n$7 a;kill-server\n";
         assert_eq!(owned(lines), [pair("a", "$1"), pair("b-c", "$3")]);
     }
@@ -354,7 +355,7 @@ mod tests {
 
     #[test]
     fn owners_are_keys_of_agents() {
-        let expected = ["a", "claude-code"].map(str::to_owned);
+        let expected = ["a", "claude-code"].map(key);
         assert_eq!(owners("a\n\nclaude-code\n#{x}\na\n../etc\n"), expected.into());
     }
 

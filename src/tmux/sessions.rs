@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::client::Arguments;
 use super::parse::{self, Entrance, Pane};
 use super::{ALONE_AND_OVER, Error, Tmux};
-use crate::agent::name::Name;
+use crate::agent::name::{Key, Name};
 use crate::deputy::{self, Program};
 
 /// Whose sessions are to be ended.
@@ -23,7 +23,7 @@ pub(super) struct ToClose {
 /// An agent's, and who waits for it.
 #[derive(Debug)]
 struct Closing {
-    owner: String,
+    owner: Key,
     tell: oneshot::Sender<Result<(), Arc<Error>>>,
 }
 
@@ -40,9 +40,9 @@ impl ToClose {
 }
 
 /// Marks both as the agent's. `session` and `pane` are targets.
-fn mark(arguments: &mut Arguments, owner: &str, session: &str, pane: &str, directory: &str) {
-    arguments.command(&["set-option", "-t", session, "@agentd-owner", owner]);
-    arguments.command(&["set-option", "-p", "-t", pane, "@agentd-agent", owner]);
+fn mark(arguments: &mut Arguments, owner: &Key, session: &str, pane: &str, directory: &str) {
+    arguments.command(&["set-option", "-t", session, "@agentd-owner", owner.as_str()]);
+    arguments.command(&["set-option", "-p", "-t", pane, "@agentd-agent", owner.as_str()]);
     arguments.command(&["set-option", "-w", "-t", pane, "window-size", "manual"]);
     arguments.command(&["set-option", "-p", "-t", pane, "remain-on-exit", "on"]);
     // Of its own accord tmux scrolls the screen to tell of the end; the launcher has told already. Unknown before tmux 3.3.
@@ -66,7 +66,7 @@ const MOST_CLOSED: usize = 200;
 impl Tmux {
     /// Runs `command` as that agent in its session, in the pane where it ran before if there is one, and answers with the
     /// process id that tmux gives for it. Whatever runs in that pane is hung up. A session that was renamed gets its name back.
-    pub async fn open(&self, owner: &str, session: &Name, workdir: &Path, command: &[String]) -> Result<i32, Error> {
+    pub async fn open(&self, owner: &Key, session: &Name, workdir: &Path, command: &[String]) -> Result<i32, Error> {
         let found = match self.sessions_of(owner).await {
             Err(Error::NoServer { .. }) => {
                 self.start_server().await?;
@@ -86,7 +86,7 @@ impl Tmux {
         }
     }
 
-    async fn create(&self, owner: &str, session: &Name, workdir: &Path, command: &[String]) -> Result<i32, Error> {
+    async fn create(&self, owner: &Key, session: &Name, workdir: &Path, command: &[String]) -> Result<i32, Error> {
         let directory = workdir.to_string_lossy();
         let mut arguments = Arguments::default();
         // This may be another server than the one that was set up at the start.
@@ -118,7 +118,7 @@ impl Tmux {
     async fn reopen(
         &self,
         found: &parse::Session,
-        owner: &str,
+        owner: &Key,
         session: &Name,
         workdir: &Path,
         command: &[String],
@@ -149,7 +149,7 @@ impl Tmux {
     }
 
     /// Tells tmux that the agent has ended for good: a shell opens beside its pane for whoever is or will be attached.
-    pub async fn offer_shell(&self, owner: &str) -> Result<(), Error> {
+    pub async fn offer_shell(&self, owner: &Key) -> Result<(), Error> {
         for session in self.sessions_of(owner).await? {
             let target = format!("{}:", session.id);
             let mut arguments = Arguments::default();
@@ -163,9 +163,9 @@ impl Tmux {
 
     /// Ends the agent's session. One that is not there, with or without its server, is ended. Those who ask while others are seen to
     /// share what that takes.
-    pub async fn close(&self, owner: &str) -> Result<(), Arc<Error>> {
+    pub async fn close(&self, owner: &Key) -> Result<(), Arc<Error>> {
         let (tell, told) = oneshot::channel();
-        self.to_close.waiting().push(Closing { owner: owner.to_owned(), tell });
+        self.to_close.waiting().push(Closing { owner: owner.clone(), tell });
         // Never closed.
         let turn = self.to_close.turn.acquire().await;
         let waiting = std::mem::take(&mut *self.to_close.waiting());
@@ -182,7 +182,7 @@ impl Tmux {
         told.await.unwrap_or_else(|_| Err(Arc::new(Error::Deputy(deputy::Error::Gone))))
     }
 
-    async fn close_all(&self, owners: &BTreeSet<String>) -> Result<(), Error> {
+    async fn close_all(&self, owners: &BTreeSet<Key>) -> Result<(), Error> {
         let mut listing = Arguments::default();
         listing.command(&["list-sessions", "-F", parse::OWNED_FORMAT]);
         let sessions = match self.client("find sessions", listing).await {
@@ -216,7 +216,7 @@ impl Tmux {
     }
 
     /// What is on the screen of the agent's own pane, row by row and with its colours: see [`screen`](crate::text::screen).
-    pub async fn screen(&self, owner: &str) -> Result<String, Error> {
+    pub async fn screen(&self, owner: &Key) -> Result<String, Error> {
         let sessions = self.sessions_of(owner).await?;
         let pane = sessions.iter().find_map(|session| session.pane.as_ref()).ok_or_else(|| Error::Refused {
             operation: "show a screen",
@@ -228,7 +228,7 @@ impl Tmux {
     }
 
     /// The panes that bear the agent's mark: one, unless an operator made it otherwise.
-    pub async fn panes(&self, owner: &str) -> Result<Vec<Pane>, Error> {
+    pub async fn panes(&self, owner: &Key) -> Result<Vec<Pane>, Error> {
         let is_marked = format!("#{{==:#{{@agentd-agent}},{owner}}}");
         let mut listing = Arguments::default();
         listing.command(&["list-panes", "-a", "-f", &is_marked, "-F", parse::PANE_FORMAT]);
@@ -240,7 +240,7 @@ impl Tmux {
     }
 
     /// Whose sessions there are: the keys of agents, without those that are none.
-    pub async fn owners(&self) -> Result<BTreeSet<String>, Error> {
+    pub async fn owners(&self) -> Result<BTreeSet<Key>, Error> {
         let mut listing = Arguments::default();
         listing.command(&["list-sessions", "-F", "#{@agentd-owner}"]);
         match self.client("list sessions", listing).await {
@@ -250,7 +250,7 @@ impl Tmux {
     }
 
     /// The agent's session as somebody enters it; `None` while there is none.
-    pub async fn entrance(&self, owner: &str) -> Result<Option<Entrance>, Error> {
+    pub async fn entrance(&self, owner: &Key) -> Result<Option<Entrance>, Error> {
         let is_marked = format!("#{{==:#{{@agentd-owner}},{owner}}}");
         let mut listing = Arguments::default();
         listing.command(&["list-sessions", "-f", &is_marked, "-F", parse::ENTRANCE_FORMAT]);
@@ -292,7 +292,7 @@ impl Tmux {
     ///
     /// A pane in which tmux could not start anything has no process, and none can be started in it again: the server would crash
     /// (3.2 to 3.7 do).
-    async fn sessions_of(&self, owner: &str) -> Result<Vec<parse::Session>, Error> {
+    async fn sessions_of(&self, owner: &Key) -> Result<Vec<parse::Session>, Error> {
         let is_marked = format!("#{{==:#{{@agentd-owner}},{owner}}}");
         // Not list-panes, which fails on a server without any session.
         let pane = "#{?#{==:#{pane_pid},-1},!,}#{pane_id}";

@@ -320,7 +320,7 @@ fn a_secret_is_forgotten_by_all_processes_but_its_users() {
     let harness = Process(daemon.wait_until_running("a"));
     let launcher = harness.parent();
     assert!(remembers(harness, &daemon.canary) && remembers(Process(daemon.pid()), &daemon.canary));
-    // The launcher has to know the secrets that it masks in the output.
+    // The launcher has to know the secrets that it redacts in the log.
     daemon.wait("the launcher to forget everything else", || (!remembers(launcher, &declared)).then_some(()));
     assert!(remembers(launcher, &daemon.canary));
     for (what, process) in [("the deputy", deputy(&daemon)), ("the tmux server", launcher.parent())] {

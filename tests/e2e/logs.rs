@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use agentd::agent::name::Name;
 use agentd::logs::attempt::AttemptId;
-use agentd::logs::store::{Extent, Store};
+use agentd::logs::store::{Retention, Store};
 use agentd::wire::status::State;
 use nix::sys::signal::Signal;
 use nix::unistd::Gid;
@@ -26,7 +26,7 @@ fn script(name: &str, script: &str, more: &str) -> String {
 /// The directory where the daemon keeps the output of agents.
 fn store(daemon: &Daemon) -> Store {
     let group = if is_root() { Gid::from_raw(admin_gid()) } else { Gid::effective() };
-    Store::new(&daemon.path("log"), group, Extent::default())
+    Store::new(&daemon.path("log"), group, Retention::default())
 }
 
 /// The files of an agent's attempts, oldest first.
@@ -215,7 +215,7 @@ fn only_the_configured_number_of_attempts_is_kept() {
 }
 
 #[test]
-fn secrets_are_masked_in_the_log_but_not_on_the_screen() {
+fn secrets_are_redacted_in_logs_and_not_on_the_terminal() {
     let setup = Setup::new();
     setup.secret("KEY", "hunter2hunter2");
     setup.secret("CERT", "-----BEGIN-----\nthe-first-line\nthe-second-line\n");
@@ -232,9 +232,9 @@ fn secrets_are_masked_in_the_log_but_not_on_the_screen() {
     let daemon = setup.start(&entry);
     daemon.wait_for_state("a", State::Exited);
     let expected = [
-        "key=[masked]; yes; not-a-secret",
-        "[masked]\r\n[masked]\r\n[masked]",
-        "[masked]",
+        "key=**************; yes; not-a-secret",
+        "***************\r\n**************\r\n***************",
+        "**************",
         "hunter2other",
         "hunter2hu",
     ];

@@ -12,6 +12,7 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, Gid, eaccess};
 
 use super::Check;
+use crate::agent::name::Key;
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::SeenWorkdir;
 use crate::cli::target::{Daemon, Target, holder};
@@ -654,7 +655,7 @@ async fn sessions(deputy: Deputy, account: &Account, target: &Target, said: &Sai
             return Check::unknown(NAME, message, "start agentd, or mend the jcard");
         }
     };
-    let orphans: Vec<&str> = owners.difference(&declared).map(String::as_str).collect();
+    let orphans: Vec<&str> = owners.difference(&declared).map(Key::as_str).collect();
     if orphans.is_empty() {
         return Check::ok(NAME, format!("{} of declared agents, and none of others", counted(owners.len(), "session")));
     }
@@ -665,8 +666,8 @@ async fn sessions(deputy: Deputy, account: &Account, target: &Target, said: &Sai
     Check::warning(NAME, format!("these agents are not declared, and have a session: {}", named(&orphans)), remedy)
 }
 
-fn keys<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
-    names.map(str::to_ascii_lowercase).collect()
+fn keys<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<Key> {
+    names.filter_map(|name| name.parse().ok()).collect()
 }
 
 /// Where what an agent starts is kept count of by the kernel.

@@ -76,7 +76,7 @@ impl Stage {
 
 fn launch(look_first: bool) -> Start {
     let limits = Limits::default();
-    Start::Launch { launch: Arc::new(Launch::of_nothing()), number: 1, limits, look_first }
+    Start::Launch { launch: Arc::new(Launch::of_nothing()), redactor: Arc::default(), number: 1, limits, look_first }
 }
 
 fn in_short(event: &machine::Event) -> String {

@@ -17,7 +17,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::agent::name::Name;
+use crate::agent::name::{Key, Name};
 use crate::agent::spec::Limits;
 use crate::contain::cgroup::{self, Cgroups, Whose};
 use crate::contain::tree;
@@ -28,7 +28,7 @@ use crate::launch::protocol::{
 use crate::logs::attempt::{AttemptId, Files, Live};
 use crate::logs::guard::{Finding, Watch};
 use crate::logs::store;
-use crate::observe::snapshot::Snapshot;
+use crate::observe::snapshot::{Parts, Snapshot};
 use crate::supervisor::containment::{Containment, ProcessTree};
 use crate::supervisor::log_files::{LogFiles, Made, NotFound};
 use crate::supervisor::pacing::Pace;
@@ -172,7 +172,7 @@ impl Default for FakeSessions {
 impl Sessions for FakeSessions {
     fn open<'a>(
         &'a self,
-        owner: &'a str,
+        owner: &'a Key,
         session: &'a Name,
         _: &'a Path,
         command: &'a [String],
@@ -181,22 +181,22 @@ impl Sessions for FakeSessions {
         Box::pin(async { Ok(self.open.answer().await?) })
     }
 
-    fn panes<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<Vec<Pane>, Error>> {
+    fn panes<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<Vec<Pane>, Error>> {
         self.calls.note(format!("panes {owner}"));
         Box::pin(async { Ok(self.panes.answer().await?) })
     }
 
-    fn screen<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<String, Error>> {
+    fn screen<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<String, Error>> {
         self.calls.note(format!("screen {owner}"));
         Box::pin(async { Ok(self.screen.answer().await?) })
     }
 
-    fn offer_shell<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+    fn offer_shell<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<(), Error>> {
         self.calls.note(format!("offer_shell {owner}"));
         Box::pin(async { Ok(()) })
     }
 
-    fn close<'a>(&'a self, owner: &'a str) -> BoxFuture<'a, Result<(), Arc<Error>>> {
+    fn close<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<(), Arc<Error>>> {
         self.calls.note(format!("close {owner}"));
         Box::pin(async { self.close.answer().await.map_err(|trouble| Arc::new(trouble.into())) })
     }
@@ -262,17 +262,17 @@ fn failed(words: &str) -> tree::Error {
 pub struct Contained(Arc<FakeContainment>);
 
 impl Containment for Contained {
-    fn prepare<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), tree::Error>> {
+    fn prepare<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<(), tree::Error>> {
         self.0.calls.note(format!("prepare {key}"));
         Box::pin(async { self.0.prepare.answer().await.map_err(failed) })
     }
 
-    fn clear_after<'a>(&'a self, key: &'a str, _: Option<Identity>) -> BoxFuture<'a, Result<(), tree::Error>> {
+    fn clear_after<'a>(&'a self, key: &'a Key, _: Option<Identity>) -> BoxFuture<'a, Result<(), tree::Error>> {
         self.0.calls.note(format!("clear_after {key}"));
         Box::pin(async { self.0.clear.answer().await.map_err(failed) })
     }
 
-    fn whose(&self, _: &str, process: &Process) -> Option<Result<Whose, cgroup::Error>> {
+    fn whose(&self, _: &Key, process: &Process) -> Option<Result<Whose, cgroup::Error>> {
         match *self.0.whose.lock().unwrap() {
             Groups::NotHere => None,
             Groups::Unreadable => Some(Err(cgroup::Error::Ended(process.pid()))),
@@ -280,11 +280,11 @@ impl Containment for Contained {
         }
     }
 
-    fn mark(&self, key: &str) -> (String, SecretBytes) {
-        ("MARK".to_owned(), SecretBytes::from(key))
+    fn mark(&self, key: &Key) -> (String, SecretBytes) {
+        ("MARK".to_owned(), SecretBytes::from(key.as_str()))
     }
 
-    fn tree(&self, _: &str, _: Arc<Process>) -> Arc<dyn ProcessTree> {
+    fn tree(&self, _: &Key, _: Arc<Process>) -> Arc<dyn ProcessTree> {
         Arc::new(Self(Arc::clone(&self.0)))
     }
 
@@ -390,7 +390,7 @@ impl LogFiles for FakeLogFiles {
         self.calls.note("has_moved");
     }
 
-    fn tidy(&self, held: BTreeSet<String>) -> BoxFuture<'_, Result<(), store::Error>> {
+    fn tidy(&self, held: BTreeSet<Key>) -> BoxFuture<'_, Result<(), store::Error>> {
         self.calls.note(format!("tidy {held:?}"));
         Box::pin(async { Ok(()) })
     }
@@ -409,13 +409,13 @@ pub struct Fakes {
 
 impl Default for Fakes {
     fn default() -> Self {
-        let snapshot = Snapshot::new(Vec::new(), Instant::now(), Errors::default()).with_reading(false);
+        let parts = Parts { is_read: false, ..Parts::new(Vec::new(), Instant::now(), Errors::default()) };
         Self {
             sessions: Arc::default(),
             containment: Arc::default(),
             log_files: Arc::default(),
             trouble: watch::Sender::new(None),
-            snapshots: watch::Sender::new(Arc::new(snapshot)),
+            snapshots: watch::Sender::new(Arc::new(parts.into())),
         }
     }
 }

@@ -1,18 +1,15 @@
 //! `agentd status` and its client against a real server.
-#![allow(clippy::unwrap_used)]
-
-mod support;
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::support::{Server, running};
 use agentd::api::Limits;
 use agentd::cli::status::{Arguments, run};
 use agentd::client::{Answer, Client, Error};
 use agentd::wire::status::{AgentStatus, State};
-use support::{Server, running};
 
 fn server() -> Server {
     let waiting = AgentStatus { running: false, state: State::Waiting, ..running("idle") };

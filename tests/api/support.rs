@@ -1,12 +1,12 @@
 //! A real server on a real socket, for the tests that are its clients.
-#![allow(clippy::unwrap_used, dead_code, reason = "each of several tests uses some of it")]
 
+#[path = "../support/skip.rs"]
 pub mod skip;
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -14,6 +14,7 @@ use agentd::api::{Limits, Sources, serve};
 use agentd::observe::ring::Ring;
 use agentd::observe::snapshot::Snapshot;
 use agentd::wire::status::{AgentStatus, State};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{oneshot, watch};
 
 /// Longer than anything takes that is not broken.
@@ -95,6 +96,15 @@ pub fn read_until_closed(stream: &mut UnixStream) -> Vec<u8> {
         Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => panic!("{error} after {bytes:?}"),
         _ => bytes,
     }
+}
+
+/// Room for both ends of every connection of a test, and one such test at a time.
+pub fn many_descriptors() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(8192), hard).unwrap();
+    guard
 }
 
 pub fn snapshot(agents: Vec<AgentStatus>) -> Snapshot {

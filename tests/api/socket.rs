@@ -1,5 +1,4 @@
 //! Who may use the API's socket, and who keeps it. Umask and effective group are the whole process's, so these tests take turns.
-#![allow(clippy::unwrap_used)]
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

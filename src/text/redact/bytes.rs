@@ -1,47 +1,40 @@
-//! Secrets in what is printed: blotted out before it is written down.
+//! Redacts the bytes that an agent prints, on their way to its log file.
 //!
-//! What counts as one is every line of a secret's value that is long enough not to be in every text, each by itself: a terminal
-//! ends lines otherwise than a value does. Each stretch of bytes that is part of an occurrence is replaced as a whole, so that
-//! neither the order of the secrets nor their overlapping matters. It is the bytes that are looked for: what an agent prints of a
-//! secret in pieces, with escapes between or in another encoding, is not found. What is shown of it is [redacted](crate::text::redact)
-//! once more, for that reason.
+//! Each stretch of bytes that is part of an occurrence is replaced as a whole, so that neither the order of the secrets nor overlaps
+//! matter. The search compares bytes: it does not find what an agent prints of a secret in pieces, or with escape sequences in
+//! between. That is redacted when it is [shown](super::TextStream).
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 use memchr::{memchr_iter, memmem, memrchr};
 use zeroize::Zeroizing;
 
+use super::{MARK, Redactor};
 use crate::sys::memory;
 
-/// What stands in place of a secret.
-pub const MASK: &str = "[masked]";
-
-/// The fewest bytes that a line of a secret has to be looked for.
-pub const SHORTEST: usize = 8;
-
-/// Masks a text that comes in pieces.
-pub struct Mask {
-    lines: Vec<Zeroizing<Vec<u8>>>,
+/// Redacts bytes that come in pieces.
+pub struct ByteStream {
+    redactor: Redactor,
+    /// Where the redactor has each line: which of the values, and where in it.
+    lines: Vec<(usize, Range<usize>)>,
     /// What has come and may be the beginning of a secret.
     held: Zeroizing<Vec<u8>>,
     /// How many of its first bytes are part of a secret that began before it.
     covered: usize,
-    /// Whether the byte before it was part of one.
-    is_masking: bool,
+    /// Whether the byte before it was part of a secret.
+    is_redacting: bool,
 }
 
-impl Mask {
-    /// Masks these secrets.
-    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        let lines = secrets.into_iter().flat_map(|secret| secret.split(|&byte| byte == b'\n'));
-        let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line)).filter(|line| line.len() >= SHORTEST);
-        let lines: BTreeSet<&[u8]> = lines.collect();
-        let lines = lines.into_iter().map(|line| Zeroizing::new(line.to_vec())).collect();
-        Self { lines, held: Zeroizing::default(), covered: 0, is_masking: false }
+impl ByteStream {
+    /// Redacts what this redactor finds.
+    pub fn new(redactor: Redactor) -> Self {
+        let mut lines: Vec<_> = redactor.places().collect();
+        lines.sort_by(|one, other| redactor.line(one).cmp(redactor.line(other)));
+        lines.dedup_by(|one, other| redactor.line(one) == redactor.line(other));
+        Self { redactor, lines, held: Zeroizing::default(), covered: 0, is_redacting: false }
     }
 
-    /// Whether there is nothing to mask.
+    /// Whether there is nothing to redact.
     pub fn is_idle(&self) -> bool {
         self.lines.is_empty()
     }
@@ -56,7 +49,7 @@ impl Mask {
     /// The text has ended.
     pub fn finish(&mut self, certain: &mut Vec<u8>) {
         self.release(self.held.len(), certain);
-        (self.covered, self.is_masking) = (0, false);
+        (self.covered, self.is_redacting) = (0, false);
     }
 
     /// The first byte from which on everything that has come is the beginning of a secret, if it goes on as one.
@@ -67,10 +60,10 @@ impl Mask {
             let from = last_line.max(self.held.len().saturating_sub(line.len() - 1));
             memchr_iter(line[0], &self.held[from..]).map(|at| from + at).find(|&at| line.starts_with(&self.held[at..]))
         };
-        self.lines.iter().filter_map(|line| of(line)).min().unwrap_or(self.held.len())
+        self.lines.iter().filter_map(|place| of(self.redactor.line(place))).min().unwrap_or(self.held.len())
     }
 
-    /// Adds what comes before that to `certain`, masked, and forgets it. No secret that is not here as a whole begins there.
+    /// Adds what comes before that to `certain`, redacted, and forgets it. No secret that is not here as a whole begins there.
     fn release(&mut self, until: usize, certain: &mut Vec<u8>) {
         if until == 0 {
             return;
@@ -82,20 +75,27 @@ impl Mask {
             }
             if start > at {
                 certain.extend_from_slice(&self.held[at..start]);
-                self.is_masking = false;
+                self.is_redacting = false;
             }
-            if !self.is_masking {
-                certain.extend_from_slice(MASK.as_bytes());
-                self.is_masking = true;
-            }
+            self.redact(at.max(start)..end.min(until), certain);
             at = at.max(end);
         }
         if at < until {
             certain.extend_from_slice(&self.held[at..until]);
-            (self.is_masking, at) = (false, until);
+            (self.is_redacting, at) = (false, until);
         }
         self.covered = at - until;
         self.held.drain(..until);
+    }
+
+    /// Adds a [`MARK`] for each character of what is held there. Whatever bytes a stretch begins with are a character.
+    fn redact(&mut self, stretch: Range<usize>, certain: &mut Vec<u8>) {
+        const MARK_BYTE: u8 = MARK as u8;
+        for &byte in self.held.get(stretch).unwrap_or_default() {
+            let goes_on = self.is_redacting && matches!(byte, 0x80..=0xbf);
+            certain.extend((!goes_on).then_some(MARK_BYTE));
+            self.is_redacting = true;
+        }
     }
 
     /// Where secrets are in what is held, by their beginning.
@@ -104,8 +104,8 @@ impl Mask {
         if self.covered > 0 {
             found.push(0..self.covered);
         }
-        for line in &self.lines {
-            let finder = memmem::Finder::new(line.as_slice());
+        for line in self.lines.iter().map(|place| self.redactor.line(place)) {
+            let finder = memmem::Finder::new(line);
             let mut from = 0;
             while let Some(at) = finder.find(&self.held[from..]) {
                 found.push(from + at..from + at + line.len());
@@ -122,13 +122,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sys::secret_bytes::SecretBytes;
 
-    fn masked(secrets: &[&[u8]], pieces: &[&[u8]]) -> Vec<u8> {
-        let (mut mask, mut text) = (Mask::new(secrets.iter().copied()), Vec::new());
+    fn stream(secrets: &[&[u8]]) -> ByteStream {
+        ByteStream::new(Redactor::new(secrets.iter().map(|secret| SecretBytes::from(secret.to_vec()))))
+    }
+
+    fn redacted(secrets: &[&[u8]], pieces: &[&[u8]]) -> Vec<u8> {
+        let (mut stream, mut text) = (stream(secrets), Vec::new());
         for piece in pieces {
-            mask.pass(piece, &mut text);
+            stream.pass(piece, &mut text);
         }
-        mask.finish(&mut text);
+        stream.finish(&mut text);
         text
     }
 
@@ -142,54 +147,54 @@ mod tests {
                 }
             }
         }
-        let (mut masked, mut before) = (Vec::new(), false);
+        let (mut redacted, mut before) = (Vec::new(), false);
         for (&byte, covered) in text.iter().zip(is_covered) {
-            match (covered, before) {
-                (false, _) => masked.push(byte),
-                (true, false) => masked.extend(MASK.as_bytes()),
-                (true, true) => {}
+            match (covered, byte) {
+                (false, _) => redacted.push(byte),
+                (true, 0x80..=0xbf) if before => {}
+                (true, _) => redacted.push(b'*'),
             }
             before = covered;
         }
-        masked
+        redacted
     }
 
     #[test]
-    fn a_secret_is_masked_however_it_is_cut() {
+    fn a_secret_is_redacted_however_it_is_cut() {
         let text = b"key=hunter2hunter2;";
         for cut in 0..text.len() {
             let (one, other) = text.split_at(cut);
-            assert_eq!(masked(&[b"hunter2hunter2"], &[one, other]), b"key=[masked];", "{cut}");
+            assert_eq!(redacted(&[b"hunter2hunter2"], &[one, other]), b"key=**************;", "{cut}");
         }
     }
 
     #[test]
-    fn each_line_of_a_secret_is_masked_unless_it_is_short() {
+    fn lines_are_redacted_each_by_itself_and_short_ones_not() {
         let secret: &[u8] = b"-----BEGIN\r\nshort\nfirst-line\nsecond-line\n";
         let text: &[u8] = b"-----BEGIN\r\nshort\r\nsecond-line first-line.";
-        assert_eq!(masked(&[secret], &[text]), b"[masked]\r\nshort\r\n[masked] [masked].");
-        assert!(Mask::new([&b"short"[..], b"also\nshort"]).is_idle());
+        assert_eq!(redacted(&[secret], &[text]), b"**********\r\nshort\r\n*********** **********.");
+        assert!(stream(&[b"short", b"also\nshort"]).is_idle());
     }
 
     #[test]
     fn what_may_become_a_secret_is_held_back_and_nothing_else() {
-        let (mut mask, mut text) = (Mask::new([&b"hunter2hunter2"[..]]), Vec::new());
-        mask.pass(b"the hunter2hun", &mut text);
+        let (mut stream, mut text) = (stream(&[b"hunter2hunter2"]), Vec::new());
+        stream.pass(b"the hunter2hun", &mut text);
         assert_eq!(text, b"the ");
-        mask.pass(b"ters and h", &mut text);
+        stream.pass(b"ters and h", &mut text);
         assert_eq!(text, b"the hunter2hunters and ");
-        mask.pass(b"\n", &mut text);
+        stream.pass(b"\n", &mut text);
         assert_eq!(text, b"the hunter2hunters and h\n");
-        mask.pass(b"hunter", &mut text);
-        mask.finish(&mut text);
+        stream.pass(b"hunter", &mut text);
+        stream.finish(&mut text);
         assert_eq!(text, b"the hunter2hunters and h\nhunter");
     }
 
     #[test]
-    fn a_secrets_rest_stays_masked_if_it_may_begin_another() {
+    fn the_rest_of_a_secret_stays_redacted_if_another_may_begin() {
         let secrets: [&[u8]; 2] = [b"xxabcdabcd", b"abcdabcdzz"];
-        assert_eq!(masked(&secrets, &[b"xxabcdabcd", b"z", b"q"]), b"[masked]zq");
-        assert_eq!(masked(&secrets, &[b"xxabcdabcd", b"z", b"z"]), b"[masked]");
+        assert_eq!(redacted(&secrets, &[b"xxabcdabcd", b"z", b"q"]), b"**********zq");
+        assert_eq!(redacted(&secrets, &[b"xxabcdabcd", b"z", b"z"]), b"************");
     }
 
     proptest! {
@@ -197,16 +202,16 @@ mod tests {
 
         /// Of few letters, so that secrets are there, in one another, overlapping and repeated.
         #[test]
-        fn any_text_in_any_pieces_is_masked_as_if_it_were_one(
-            lines in prop::collection::vec("[ab]{8,11}", 0..4),
-            text in "([ab]{0,30}[\nc]?){0,4}",
+        fn any_text_in_any_pieces_is_redacted_as_one(
+            lines in prop::collection::vec("[abé]{8,11}", 0..4),
+            text in "([abé]{0,30}[\nc]?){0,4}",
             cuts in prop::collection::vec(0..120usize, 0..6),
         ) {
             let lines: Vec<&[u8]> = lines.iter().map(String::as_bytes).collect();
             let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).chain([0, text.len()]).collect();
             cuts.sort_unstable();
             let pieces: Vec<&[u8]> = cuts.windows(2).map(|cut| &text.as_bytes()[cut[0]..cut[1]]).collect();
-            prop_assert_eq!(masked(&lines, &pieces), naively(&lines, text.as_bytes()));
+            prop_assert_eq!(redacted(&lines, &pieces), naively(&lines, text.as_bytes()));
         }
     }
 }

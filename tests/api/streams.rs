@@ -1,15 +1,12 @@
 //! Answers of the API that have no end, as its clients meet them.
-#![allow(clippy::unwrap_used)]
-
-mod support;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use crate::support::{PATIENCE, Server, read_until_closed, running};
 use agentd::api::Limits;
 use agentd::wire::events::What;
-use support::{PATIENCE, Server, read_until_closed, running};
 
 const HEADER: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n";
 
@@ -61,7 +58,7 @@ fn comes_true(mut condition: impl FnMut() -> bool) {
 }
 
 #[test]
-fn events_are_told_to_everybody_who_listens_as_they_happen() {
+fn every_listener_gets_events_as_they_happen() {
     let server = server(Limits::default());
     happens(&server, "before");
     let mut clients: Vec<_> = (0..20).map(|_| follow(&server, "/v1/events", "")).collect();
@@ -77,7 +74,7 @@ fn events_are_told_to_everybody_who_listens_as_they_happen() {
 }
 
 #[test]
-fn who_comes_back_is_told_what_it_has_missed() {
+fn a_client_that_reconnects_gets_what_it_missed() {
     let server = server(Limits::default());
     (0..4).for_each(|_| happens(&server, "a"));
     for (path, header) in [("/v1/events", "Last-Event-ID: 0-2\r\n"), ("/v1/events?after=0-2", "")] {
@@ -93,7 +90,7 @@ fn who_comes_back_is_told_what_it_has_missed() {
 }
 
 #[test]
-fn what_is_kept_is_told_once_to_who_does_not_follow() {
+fn a_client_that_does_not_follow_gets_what_is_kept_once() {
     let server = server(Limits::default());
     happens(&server, "a");
     happens(&server, "B");

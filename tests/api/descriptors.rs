@@ -1,22 +1,35 @@
-//! What the API does when the process has no descriptor left. Alone in its file: the limit is the whole process's.
-#![allow(clippy::unwrap_used)]
-
-mod support;
+//! What the API does when the process has no descriptor left. The limit is the whole process's, so the test runs in one of its own.
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::support::{self, read_until_closed, running, snapshot};
 use agentd::api::{Limits, Sources, serve};
 use agentd::observe::ring::Ring;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::time::TimeValLike;
-use support::{read_until_closed, running, snapshot};
+
+/// Set in the process that runs the test.
+const ALONE: &str = "AGENTD_TEST_ALONE";
 
 #[test]
 fn without_descriptors_clients_are_served_in_turn() {
+    if std::env::var_os(ALONE).is_some() {
+        return serve_without_descriptors();
+    }
+    let name = std::thread::current().name().unwrap().to_owned();
+    let mut alone = Command::new(std::env::current_exe().unwrap());
+    let output = alone.args(["--exact", &name, "--nocapture"]).env(ALONE, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The server must not spin meanwhile.
+fn serve_without_descriptors() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("agentd.sock");
     let listener = UnixListener::bind(&path).unwrap();

@@ -1,8 +1,8 @@
-//! Secrets are masked in a text that comes in any pieces as in the whole of it, byte for byte.
+//! Secrets are redacted in bytes that come in any pieces as in the whole of them.
 
 #![no_main]
 
-use agentd::text::mask::{MASK, Mask, SHORTEST};
+use agentd::text::redact::{ByteStream, Redactor, SHORTEST_LINE};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|case: (Vec<Vec<u8>>, Vec<u8>, Vec<u8>)| {
@@ -13,22 +13,23 @@ fuzz_target!(|case: (Vec<Vec<u8>>, Vec<u8>, Vec<u8>)| {
     let spell = |bytes: &[u8]| bytes.iter().map(|&byte| letter(byte)).collect::<Vec<u8>>();
     let (secrets, text): (Vec<Vec<u8>>, Vec<u8>) = (secrets.iter().map(|secret| spell(secret)).collect(), spell(&text));
 
-    let (mut mask, mut masked) = (Mask::new(secrets.iter().map(Vec::as_slice)), Vec::new());
+    let redactor = Redactor::new(secrets.iter().cloned().map(Into::into));
+    let (mut stream, mut redacted) = (ByteStream::new(redactor), Vec::new());
     let mut rest = text.as_slice();
     for cut in &cuts {
         let (piece, later) = rest.split_at(rest.len().min(usize::from(*cut)));
-        mask.pass(piece, &mut masked);
+        stream.pass(piece, &mut redacted);
         rest = later;
     }
-    mask.pass(rest, &mut masked);
-    mask.finish(&mut masked);
-    assert_eq!(masked, naively(&secrets, &text));
+    stream.pass(rest, &mut redacted);
+    stream.finish(&mut redacted);
+    assert_eq!(redacted, naively(&secrets, &text));
 });
 
 /// By marking each byte of each occurrence.
 fn naively(secrets: &[Vec<u8>], text: &[u8]) -> Vec<u8> {
     let lines = secrets.iter().flat_map(|secret| secret.split(|&byte| byte == b'\n'));
-    let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line)).filter(|line| line.len() >= SHORTEST);
+    let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line)).filter(|line| line.len() >= SHORTEST_LINE);
     let mut is_covered = vec![false; text.len()];
     for line in lines {
         for at in 0..text.len() {
@@ -37,14 +38,14 @@ fn naively(secrets: &[Vec<u8>], text: &[u8]) -> Vec<u8> {
             }
         }
     }
-    let (mut masked, mut before) = (Vec::new(), false);
+    let (mut redacted, mut before) = (Vec::new(), false);
     for (&byte, covered) in text.iter().zip(is_covered) {
-        match (covered, before) {
-            (false, _) => masked.push(byte),
-            (true, false) => masked.extend(MASK.as_bytes()),
-            (true, true) => {}
+        match (covered, byte) {
+            (false, _) => redacted.push(byte),
+            (true, 0x80..=0xbf) if before => {}
+            (true, _) => redacted.push(b'*'),
         }
         before = covered;
     }
-    masked
+    redacted
 }

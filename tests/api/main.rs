@@ -1,16 +1,22 @@
 //! The API as its clients meet it: bytes on a Unix socket, well-behaved and otherwise.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod client;
+mod descriptors;
+mod metrics;
+mod socket;
+mod streams;
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentd::api::Limits;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use support::{Server, large, read_until_closed, running, snapshot};
+use agentd::observe::snapshot::Parts;
+use agentd::wire::status::Errors;
+use support::{Server, large, many_descriptors, read_until_closed, running, snapshot};
 
 const TWO_AGENTS: &str = "[{\"name\":\"Reviewer\",\"running\":true,\"session\":\"Reviewer\",\"restarts\":0,\"state\":\"running\"},\
                           {\"name\":\"claude-code\",\"running\":true,\"session\":\"claude-code\",\"restarts\":0,\"state\":\"running\"}]\n";
@@ -27,15 +33,6 @@ fn short() -> Limits {
         stall: Duration::from_millis(500),
         ..Limits::default()
     }
-}
-
-/// Room for both ends of every connection of a test, and one such test at a time.
-fn many_descriptors() -> MutexGuard<'static, ()> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let guard = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, hard.min(8192), hard).unwrap();
-    guard
 }
 
 /// The header without what changes from day to day.
@@ -144,7 +141,7 @@ fn other_methods_are_405_and_their_bodies_are_not_awaited() {
 }
 
 #[test]
-fn a_body_that_is_never_sent_keeps_nobody_waiting() {
+fn a_body_that_is_never_sent_delays_no_answer() {
     let answer = two_agents().exchange("GET /v1/agents HTTP/1.1\r\nContent-Length: 1000000\r\n\r\nonly this");
     assert_eq!(body(&answer), TWO_AGENTS);
 }
@@ -200,7 +197,7 @@ fn what_is_no_http_is_refused_and_closed() {
 }
 
 #[test]
-fn a_header_may_have_16_kib_and_no_more() {
+fn a_header_may_have_at_most_16_kib() {
     let server = two_agents();
     let request = |length: usize| {
         let start = "GET /v1/agents HTTP/1.1\r\nConnection: close\r\nX: ";
@@ -282,7 +279,7 @@ fn a_slow_reader_is_waited_for() {
 }
 
 #[test]
-fn a_thousand_silent_clients_hold_up_nobody() {
+fn a_thousand_silent_clients_delay_no_other() {
     let _room = many_descriptors();
     let server = two_agents();
     let clients: Vec<UnixStream> = (0..1000).map(|_| server.connect()).collect();
@@ -306,7 +303,7 @@ fn a_thousand_clients_at_once_are_all_answered() {
 }
 
 #[test]
-fn clients_beyond_1024_are_closed_until_places_become_free() {
+fn clients_beyond_1024_are_closed_until_slots_become_free() {
     let _room = many_descriptors();
     let server = two_agents();
     let mut clients: Vec<UnixStream> = (0..1100).map(|_| server.connect()).collect();
@@ -381,7 +378,8 @@ fn comes_true_that(mut condition: impl FnMut() -> bool) {
 
 #[test]
 fn a_client_before_the_first_reading_waits_for_it() {
-    let server = Server::start_with(snapshot(Vec::new()).with_reading(false), Limits::default());
+    let unread = Parts { is_read: false, ..Parts::new(Vec::new(), Instant::now(), Errors::default()) };
+    let server = Server::start_with(unread.into(), Limits::default());
     let mut stream = server.connect();
     stream.write_all(b"GET /v1/agents HTTP/1.0\r\n\r\n").unwrap();
     std::thread::sleep(Duration::from_millis(20));
