@@ -359,8 +359,8 @@ fn terminal_without_a_locale_shows_more_than_ascii() {
 fn terminal_that_the_machine_does_not_know_is_let_in() {
     let daemon = start();
     for (name, told) in [
-        (Some("xterm-nobody-knows"), "does not know a terminal named xterm-nobody-knows; yours is taken for one named"),
-        (None, "TERM does not name your terminal; it is taken for one named xterm-256color"),
+        (Some("xterm-nobody-knows"), "does not know a terminal named xterm-nobody-knows; agentd treats yours as"),
+        (None, "TERM does not name your terminal; agentd treats it as xterm-256color"),
         (Some("\u{1b}[2J"), "TERM does not name your terminal"),
     ] {
         let mut terminal = Terminal::new();
@@ -555,7 +555,7 @@ fn an_administrator_is_told_the_safe_command_and_a_stranger_nothing() {
         assert!(said.lines().any(|line| line.trim_end() == "    agentd watch a"), "{said}");
         let (code, said) = run(verb_as(&daemon, "op", &["b"]));
         assert_eq!(code, Some(4), "{said}");
-        assert!(said.contains("agentd knows none of that name; agentd status lists"), "{said}");
+        assert!(said.contains("agentd knows no agent of that name; agentd status lists"), "{said}");
         let (code, said) = run(verb_as(&daemon, "stranger", &["a"]));
         assert_eq!(code, Some(4), "{said}");
         assert!(
@@ -578,7 +578,7 @@ fn without_a_terminal_or_a_session_it_is_said_what_to_do_instead() {
     let mut without = verb(&daemon, &["a"]);
     let (code, said) = run(without.stdin(Stdio::null()));
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("standard input is no terminal") && said.contains("agentd watch a"), "{said}");
+    assert!(said.contains("standard input is not a terminal") && said.contains("agentd watch a"), "{said}");
     for (name, why) in [("late", "the secret MISSING is not"), ("wrong", "unknown agent.harness")] {
         let terminal = Terminal::new();
         let code = terminal.run(verb(&daemon, &[name])).ended(&daemon).code();
@@ -625,7 +625,8 @@ fn in_a_tmux_of_the_operators_it_works_and_says_which_prefix_goes_where() {
     command.env("TMUX", "/tmp/tmux-0/default,1,0").env("TMUX_PANE", "%0").env("TERM", "screen-256color");
     let mut verb = sit_down(&daemon, &terminal, command);
     let seen = terminal.seen();
-    let advice = "this terminal is in a tmux of its own, which takes its prefix key first; if that is Ctrl-b too, press it twice";
+    let advice =
+        "this terminal runs in another tmux, which takes its prefix key first; if that is Ctrl-b too, press it twice";
     assert!(seen.lines().nth(1).is_some_and(|line| line.starts_with(advice)), "{seen}");
     assert!(!String::from_utf8(verb.client(&daemon).environ()).unwrap().contains("TMUX"));
     detach(&daemon, &mut terminal, &mut verb);

@@ -335,8 +335,8 @@ fn doctor_names_groups_that_the_tmux_server_was_not_started_with() {
     });
     let found = doctor(&daemon);
     let said = found.said("tmux-server", "warning");
-    assert!(said.contains("agent is in these groups, and agents are not: crew"), "{said}");
-    assert!(said.contains("agent is not in these groups, and agents are: admin"), "{said}");
+    assert!(said.contains("agent is in these groups, but agents are not: crew"), "{said}");
+    assert!(said.contains("agent is not in these groups, but agents are: admin"), "{said}");
     assert!(said.contains("runuser -u agent -- tmux -S"), "{said}");
 }
 
@@ -417,12 +417,12 @@ fn doctor_names_what_is_wrong_with_its_remedy_and_fails() {
         "{:#?}",
         found.checks
     );
-    assert!(found.said("api-socket", "failure").contains("it has mode 0666 and not 0660"));
+    assert!(found.said("api-socket", "failure").contains("its mode is 0666, not 0660"));
     assert!(found.said("state", "failure").contains("chmod 0700"));
     mode("secrets", 0o755);
     daemon.put(&daemon.path("open"), "secret");
     fs::rename(daemon.path("open"), daemon.path("secrets/OPEN")).unwrap();
-    assert!(doctor(&daemon).said("secrets", "failure").contains("everybody can read OPEN"));
+    assert!(doctor(&daemon).said("secrets", "failure").contains("every user can read OPEN"));
     mode("secrets", 0o700);
     daemon.edit_jcard("[[agents]]\nname = \"a\"\nharness = \"nope\"\n");
     let found = doctor(&daemon);
@@ -436,7 +436,7 @@ fn doctor_names_what_is_wrong_with_its_remedy_and_fails() {
     let words: Vec<&str> = std::iter::once("doctor").chain(flags.iter().map(String::as_str)).collect();
     let found = Findings::of(&mut verb(&daemon, &words));
     assert!(found.said("daemon", "failure").contains("start it"));
-    assert!(found.said("sessions", "warning").contains("not declared, and have a session: a"));
+    assert!(found.said("sessions", "warning").contains("not declared but have a session: a"));
     assert!(found.said("lock", "ok").contains("free for a daemon"));
 }
 
@@ -497,7 +497,7 @@ fn an_agent_that_nobody_knows_is_an_error_of_every_verb() {
         let (code, said) = run(&mut verb(&daemon, words));
         assert_eq!(code, Some(expected), "{words:?}: {said}");
         let expected =
-            "failed to find agent \"nobody\": agentd knows none of that name; agentd status lists those there are";
+            "failed to find agent \"nobody\": agentd knows no agent of that name; agentd status lists all agents";
         assert!(said.contains(expected) && said.lines().count() == 1, "{words:?}: {said}");
     }
     daemon.edit_jcard(&agent("b", "sleep inf", ""));
