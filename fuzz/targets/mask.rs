@@ -1,4 +1,4 @@
-//! Secrets are masked in a text that comes in any pieces as in the whole of it, byte for byte.
+//! Fuzzes masking: a text that arrives in pieces is masked exactly as the whole text would be.
 
 #![no_main]
 
