@@ -370,7 +370,7 @@ fn terminal_that_the_machine_does_not_know_is_let_in() {
     }
     let terminal = Terminal::new();
     let code = terminal.run(verb_with(&daemon, &[("TERM", Some("dumb"))])).ended(&daemon).code();
-    terminal.wait_for(&daemon, "agentd watch a shows the screen");
+    terminal.wait_for(&daemon, "agentd watch a shows the agent's screen");
     assert_eq!(code, Some(1), "{}", terminal.seen());
 }
 

@@ -293,7 +293,7 @@ fn doctor_finds_nothing_wrong_with_a_healthy_daemon_whose_places_it_knows_from_i
     assert!(found.said("lock", "ok").contains(&format!("process {}", daemon.pid())));
     // What is in the environment of a daemon that leaves no core is for root to know.
     assert!(!is_root() || found.said("tmux", "ok").contains("the daemon's PATH"));
-    assert!(found.said("sessions", "ok").starts_with("1 session of"));
+    assert!(found.said("sessions", "ok").starts_with("1 session, each of"));
     assert!(found.said("secrets", "ok").contains("holds 2 secrets"), "with the canary");
     for (name, path) in [
         ("api-socket", daemon.api_socket()),
@@ -348,7 +348,7 @@ fn doctor_looks_at_everything_of_a_daemon_of_ones_own() {
     assert_eq!((found.of_verdict("failure"), found.of_verdict("unknown")), (vec![], vec![]), "{:#?}", found.checks);
     assert!(found.said("lock", "ok").contains(&format!("process {}", daemon.pid())));
     assert!(found.said("tmux-socket", "ok").contains(daemon.tmux_socket().to_str().unwrap()));
-    assert!(found.said("sessions", "ok").starts_with("1 session of"));
+    assert!(found.said("sessions", "ok").starts_with("1 session, each of"));
 }
 
 #[test]
