@@ -16,7 +16,7 @@ use std::{env, fs};
 
 const BINARY: &str = "agentd-launcher";
 
-/// What rustc links, and what stands for it.
+/// The libraries that rustc links, and the linker script that replaces each.
 const LIBRARIES: [(&str, &str); 7] = [
     ("gcc_s", "INPUT(libgcc_eh.a)"),
     ("c", "GROUP(libc.a libgcc.a libgcc_eh.a)"),
@@ -32,7 +32,7 @@ fn main() {
     println!("cargo::rerun-if-env-changed=AGENTD_LAUNCHER_LINK");
     println!("cargo::rerun-if-env-changed=CC");
     let Some(scripts) = env::var_os("OUT_DIR").map(|folder| PathBuf::from(folder).join("static")) else { return };
-    // For those who distribute it, and want to be sure.
+    // Distributors can choose the kind of linking.
     let is_static = match env::var("AGENTD_LAUNCHER_LINK").as_deref() {
         Ok("static") => write(&scripts).is_ok(),
         Ok("dynamic") => false,
@@ -45,8 +45,8 @@ fn main() {
     }
 }
 
-/// Whether the program is for the system that it is built on, which has the GNU C library: for another, nothing is known of its
-/// linker and its libraries.
+/// Whether the program is for the system that it is built on, and that system uses the GNU C library. Nothing is known of the linker
+/// and libraries of any other target.
 fn is_usual_target() -> bool {
     let is = |name: &str, value: &str| env::var(name).is_ok_and(|it| it == value);
     is("CARGO_CFG_TARGET_OS", "linux") && is("CARGO_CFG_TARGET_ENV", "gnu") && env::var("HOST") == env::var("TARGET")
@@ -59,7 +59,7 @@ fn write(scripts: &Path) -> std::io::Result<()> {
         .try_for_each(|(name, script)| fs::write(scripts.join(format!("lib{name}.so")), format!("{script}\n")))
 }
 
-/// Whether a program that is linked so can be linked here, and run.
+/// Whether a program that uses these scripts can be linked and run here.
 fn links(scripts: &Path) -> bool {
     let (source, program) = (scripts.join("probe.c"), scripts.join("probe"));
     if fs::write(&source, "#include <stdio.h>\nint main(void) { return puts(\"linked\") < 0; }\n").is_err() {
@@ -68,7 +68,7 @@ fn links(scripts: &Path) -> bool {
     let mut compiler = Command::new(env::var_os("CC").unwrap_or_else(|| "cc".into()));
     compiler.args(["-no-pie", "-static", "-nodefaultlibs"]).arg(&source).arg("-o").arg(&program);
     compiler.arg(format!("-L{}", scripts.display()));
-    // As rustc does it.
+    // These arguments are the same as rustc's.
     compiler.arg("-Wl,--as-needed,-Bdynamic").args(LIBRARIES.iter().map(|(name, _)| format!("-l{name}")));
     let succeeds = |command: &mut Command| {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|it| it.success())

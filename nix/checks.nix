@@ -1,4 +1,4 @@
-# What `nix flake check` looks at.
+# The checks of `nix flake check`.
 {
   agentd,
   nixpkgs,
@@ -10,7 +10,7 @@ let
 
   virtualMachines = lib.mapAttrs' (name: lib.nameValuePair "vm-${name}") agentd.passthru.tests;
 
-  # What `tests/nix.rs` holds against a small stand-in for nixpkgs, held against nixpkgs' own lib.
+  # The checks that `tests/nix.rs` makes with a small stand-in for nixpkgs, made with nixpkgs' own lib.
   failures = lib.runTests (
     import ../tests/nix/module.nix {
       inherit lib;
@@ -90,7 +90,7 @@ in
     if failures == [ ] then
       units
     else
-      throw "the module is not what it should be: ${lib.generators.toPretty { } failures}";
+      throw "checks of the module failed: ${lib.generators.toPretty { } failures}";
 
   format =
     pkgs.runCommandLocal "agentd-format"

@@ -25,7 +25,7 @@ let
   isInStore =
     path: builtins.hasContext (toString path) || isWithin builtins.storeDir (normalize (toString path));
 
-  # The path without what means nothing in it. /var/run is a link to /run everywhere.
+  # The normalized path. /var/run is a link to /run everywhere.
   normalize =
     path:
     let
@@ -45,7 +45,7 @@ let
   apiFolder = dirOf apiSocket;
   tmuxFolder = dirOf tmuxSocket;
 
-  # A configFile that is part of the configuration, not of the machine.
+  # A configFile that is part of the configuration, not a file on the machine.
   isConfigFileInStore =
     cfg.configFile != null && (builtins.isPath cfg.configFile || isInStore cfg.configFile);
 
@@ -58,7 +58,7 @@ let
     else
       null;
 
-  # What else the configuration puts beside the jcard, where a relative prompt_file is looked for.
+  # The other files that the configuration puts beside the jcard, where agentd looks for a relative prompt_file.
   besideJcard = lib.filterAttrs (
     name: _: lib.hasPrefix "stereos/" name && name != "stereos/jcard.toml"
   ) config.environment.etc;
@@ -73,7 +73,7 @@ let
         lib.mapAttrsToList (
           name:
           { source, ... }:
-          # What is not in the store is on the machine alone.
+          # A file that is not in the store exists only on the machine.
           ''
             mkdir -p ${dirOf name}
             ${if isInStore source then "ln -s ${source}" else "touch"} ${name}
@@ -82,7 +82,7 @@ let
       )
       + ''
         ${cfg.package}/bin/agentd check --strict ${lib.optionalString (hasFlag "unsandboxed") "--unsandboxed "}stereos/jcard.toml || {
-          echo 'services.agentd: a warning is an error here. A relative prompt_file is looked for in /etc/stereos: put it there by' >&2
+          echo 'services.agentd: a warning is an error here. agentd looks for a relative prompt_file in /etc/stereos: put it there by' >&2
           echo 'environment.etc."stereos/NAME".source = ./NAME, or write an absolute path.' >&2
           exit 1
         }
@@ -93,7 +93,7 @@ let
     ''
   );
 
-  # Below /etc, so that what is no longer declared goes away, and a change needs no restart.
+  # Below /etc, so that files that are no longer declared disappear, and a change needs no restart.
   secretLinks = "agentd/secrets";
 
   secretDir = if cfg.secretFiles != { } then "/etc/${secretLinks}" else cfg.secretDir;
@@ -121,7 +121,7 @@ let
       "--await-tmux"
     ];
 
-  # Flags that options decide on, and which. Those about what the units rest on are never for extraArgs.
+  # The flags that options set, and the options that set them. extraArgs never takes flags that the units depend on.
   decided = {
     api-socket = "apiSocket";
     tmux-socket = "tmuxSocket";
@@ -134,7 +134,7 @@ let
   // lib.optionalAttrs (cfg.secretFiles != { }) { secret-dir = "secretFiles"; }
   // lib.optionalAttrs (cfg.logLevel == "debug") { debug = "logLevel"; };
 
-  # What is a flag, with one dash or two, as the daemon takes it: its name and its value, which may be the next word.
+  # The flags among the words, with one dash or two, as the daemon reads them: a name and a value, which may be the next word.
   flags = lib.concatLists (
     lib.zipListsWith (
       word: next:
@@ -158,7 +158,7 @@ let
 
   account = config.users.users.${cfg.user} or null;
 
-  # Where those are who have none.
+  # Whether the agent user has a home. Users without one have one of these folders.
   hasHome =
     account != null
     && !lib.elem account.home [
@@ -171,7 +171,7 @@ let
   # Folders that agents can write into or replace.
   agentFolders = [ tmuxFolder ] ++ lib.optional hasHome (normalize account.home);
 
-  # Paths that others declare rules for. What is said there counts, and a second rule would only be a line in the log at each boot.
+  # Paths that other modules declare rules for. Their rules win, and a second rule would only log a line at each boot.
   ruled = lib.concatMap (
     rule:
     let
@@ -181,16 +181,16 @@ let
   ) config.systemd.tmpfiles.rules;
   unlessRuled = lib.filterAttrs (path: _: !lib.elem (normalize path) ruled);
 
-  # What the daemon can do without. The agents live in scopes and in agentd-tmux.service, and have none of this.
+  # Restrictions of the daemon. The agents live in scopes and in agentd-tmux.service, where none of this applies.
   hardening = {
     CapabilityBoundingSet = [
-      # Secrets and links are whoever's they are, and the folder of the tmux socket is the agent user's.
+      # Secrets and links may belong to any user, and the folder of the tmux socket belongs to the agent user.
       "CAP_CHOWN"
       "CAP_DAC_OVERRIDE"
-      # What acts on the agent user's paths acts as the agent user.
+      # Helpers that use the agent user's paths run as the agent user.
       "CAP_SETGID"
       "CAP_SETUID"
-      # Agents are stopped. Where one has no control group, what it leaves behind is known by its environment.
+      # For stopping agents. If an agent has no control group, the daemon finds what it leaves behind by its environment.
       "CAP_KILL"
       "CAP_SYS_PTRACE"
     ];
@@ -209,7 +209,7 @@ let
     ProtectKernelLogs = true;
     ProtectKernelModules = true;
     ProtectKernelTunables = true;
-    # Of other users' processes root sees those that it may trace, which is all, and the agent user's helpers its own.
+    # Root sees the processes that it may trace, which are all. The helpers of the agent user see only their own.
     ProtectProc = "invisible";
     ProtectSystem = "strict";
     # The folders of the sockets may be gone and made again, so it is what they are in. Temporary files are for the login shell. What
@@ -243,7 +243,7 @@ let
     ];
   };
 
-  # What agents seldom need, and what would make the most of a hole in a program with the setuid bit.
+  # Restrictions of what agents seldom need, and of what exploits of setuid programs use.
   agentHardening = {
     NoNewPrivileges = true;
     ProtectProc = "invisible";
@@ -331,7 +331,7 @@ in
     user = mkOption {
       type = types.str;
       default = "agent";
-      description = "Whom the agents run as.";
+      description = "The user that the agents run as.";
     };
 
     adminGroup = mkOption {
@@ -430,7 +430,7 @@ in
       default = true;
       example = false;
       description = ''
-        Whether the daemon runs without what it does not need. Agents are not concerned: they run outside of the daemon's unit.
+        Whether the daemon runs without rights that it does not need. Agents are not affected: they run outside of the daemon's unit.
         Single settings can be overridden in `systemd.services.agentd.serviceConfig`.
       '';
     };
@@ -462,7 +462,7 @@ in
         }
         {
           assertion = cfg.user != "root";
-          message = "services.agentd.user is root; agents must not run as root: name an unprivileged user.";
+          message = "services.agentd.user is root; agents must not run as root: choose an unprivileged user.";
         }
         {
           assertion =
@@ -514,7 +514,7 @@ in
               "/var/log/agentd"
               "/var/tmp"
             ] tmuxFolder
-            # Nothing of the daemon's own is in it.
+            # The daemon has no files of its own in it.
             && !isWithinAny ownFolders tmuxFolder;
           message = ''
             services.agentd.tmuxSocket is in ${tmuxFolder}, but its folder is given to the agent user and must be for
@@ -623,14 +623,13 @@ in
         documentation = [ "man:agentd(8)" ];
         wantedBy = [ "multi-user.target" ];
         wants = [ "agentd.socket" ];
-        # As long as there is a daemon there is a server. It is started anew when it dies.
+        # As long as there is a daemon there is a server. systemd starts it again when it dies.
         upholds = [ "agentd-tmux.service" ];
-        # What is stopped in the opposite order: when the machine goes down, agents still have all of this while they are being
-        # stopped.
+        # systemd stops units in the opposite order: when the machine goes down, agents have all of this while the daemon stops them.
         after = [
           "agentd.socket"
           "agentd-tmux.service"
-          # What kind of stop it is, systemd tells over the bus.
+          # Over the bus, systemd tells the daemon whether it is being stopped or restarted.
           "dbus.service"
           "local-fs.target"
           "network.target"
@@ -639,9 +638,9 @@ in
         ];
         path = [ cfg.tmuxPackage ];
 
-        # In one step, so that the daemon knows that it will be back, and leaves the agents alone.
+        # In one step, so that the daemon knows that it is being restarted, and leaves the agents alone.
         stopIfChanged = false;
-        # Agents depend on the daemon: it is never given up.
+        # Agents depend on the daemon: systemd never gives up on it.
         startLimitIntervalSec = mkDefault 0;
 
         serviceConfig = {
@@ -651,7 +650,7 @@ in
             [ "${cfg.package}/bin/agentd" ] ++ arguments ++ cfg.extraArgs
           );
           ExecReload = "${pkgs.coreutils}/bin/kill -HUP $MAINPID";
-          # Stopping agents is the daemon's business, and they are elsewhere. What else is here are its helpers.
+          # The daemon stops the agents, which are not in this unit. Only the daemon's helpers are left to kill here.
           KillMode = "mixed";
           OOMPolicy = "continue";
           Restart = mkDefault "on-failure";
@@ -665,7 +664,7 @@ in
           TimeoutStopSec = mkDefault 90;
           UMask = "0077";
           WatchdogSec = mkDefault 30;
-          # It takes for itself what it may, whatever the manager's default is.
+          # The daemon raises its own limit to this, whatever the manager's default is.
           LimitNOFILE = mkDefault "1024:524288";
           # More threads and helpers than a thousand agents need.
           TasksMax = mkDefault 8192;
@@ -685,7 +684,7 @@ in
         restartIfChanged = false;
         startLimitIntervalSec = 0;
         serviceConfig = {
-          # Started when its first client is done, and by then it listens.
+          # The command ends once the server listens.
           Type = "forking";
           User = cfg.user;
           ExecStart = utils.escapeSystemdExecArgs [
@@ -703,7 +702,7 @@ in
           ];
           # Agents cannot get out of their limits by asking tmux for another window.
           Slice = "agentd.slice";
-          # An agent that takes too much memory takes nobody with it.
+          # An agent that takes too much memory takes no other agent with it.
           OOMPolicy = "continue";
           TasksMax = "infinity";
           TimeoutStopSec = 10;
@@ -742,7 +741,7 @@ in
         documentation = [ "man:agentd(8)" ];
         wantedBy = [ "sockets.target" ];
         listenStreams = [ apiSocket ];
-        # Who stops the daemon does not want the next request to start it again.
+        # After a stop of the daemon, the next request must not start it again.
         unitConfig.StopPropagatedFrom = [ "agentd.service" ];
         socketConfig = {
           FileDescriptorName = "api";

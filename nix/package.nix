@@ -28,7 +28,7 @@ rustPlatform.buildRustPackage {
       ../build.rs
       ../src
       ../examples
-      # Cargo wants to see every target that Cargo.toml names.
+      # Cargo needs every target that Cargo.toml names.
       ../benches
       # Unit tests compare them with the code.
       ../docs
@@ -41,10 +41,10 @@ rustPlatform.buildRustPackage {
     makeBinaryWrapper
   ];
 
-  # The launcher is linked statically where that can be done: see build.rs.
+  # The launcher is linked statically where possible: see build.rs.
   buildInputs = lib.optional stdenv.hostPlatform.isGnu glibc.static;
 
-  # The unit tests, which make do with a build's sandbox. The others want users of their own; `tests/run` lends them.
+  # The unit tests, which run in a build's sandbox. The other tests need users of their own; `tests/run` lends them.
   nativeCheckInputs = [
     tmux
     util-linux

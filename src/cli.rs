@@ -211,7 +211,7 @@ pub struct Daemon {
     /// The daemon's own files, and their owners.
     #[command(flatten)]
     whereabouts: Whereabouts,
-    /// Let somebody else, such as a separate unit, start the tmux server; agents wait for it
+    /// Do not start the tmux server: another unit does, and agents wait for it
     #[arg(long)]
     await_tmux: bool,
     /// How often to read the files again even if no change was announced
@@ -420,7 +420,7 @@ fn refusal(mut error: clap::Error) -> String {
 /// Prints requested help to stdout, or why the command line was refused to stderr.
 pub fn conclude(error: clap::Error) -> ExitCode {
     let code = u8::try_from(error.exit_code()).unwrap_or(1);
-    // If nobody can read the message, nothing is left to do.
+    // If the message cannot be printed, nothing is left to do.
     let _ = if error.use_stderr() { write!(io::stderr(), "{}", refusal(error)) } else { error.print() };
     ExitCode::from(code)
 }
@@ -462,7 +462,7 @@ mod tests {
         Arguments::read(words.iter().map(OsString::from))
     }
 
-    /// All commands, without any first, each with the words that call it and its own options.
+    /// The daemon and all commands, each with the words that call it and its own options.
     fn commands() -> Vec<(Vec<String>, clap::Command)> {
         let mut command = Arguments::command();
         command.build();
@@ -475,7 +475,7 @@ mod tests {
         [(Vec::new(), command)].into_iter().chain(verbs).collect()
     }
 
-    /// The long names of all options but those that everything has.
+    /// The long names of a command's options, except those that every command has.
     fn options(command: &clap::Command) -> Vec<&str> {
         let options = command.get_arguments().filter_map(Arg::get_long);
         options.filter(|option| !["help", "version"].contains(option)).collect()
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn without_root_everything_is_the_users_own() {
+    fn ordinary_user_has_defaults_of_its_own() {
         let here = Surroundings {
             config_home: Some("/c".into()),
             runtime_dir: Some("/r".into()),
@@ -536,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn without_any_variable_everything_is_below_home() {
+    fn default_paths_are_below_home_without_variables() {
         let settings = settings(&["agentd"], &user());
         assert_eq!(settings.config, Path::new("/home/me/.config/agentd/jcard.toml"));
         assert_eq!(settings.api_socket, Path::new("/home/me/.local/state/agentd/run/agentd.sock"));
@@ -570,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_duration_is_an_error_that_names_it() {
+    fn malformed_duration_is_named_in_the_error() {
         let error = read(&["agentd", "--settle", "3 parsecs"]).unwrap_err().to_string();
         assert!(error.contains("--settle") && error.contains("3 parsecs"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! The API as the command line asks it.
+//! A client of the API, for the command line.
 
 mod sse;
 
@@ -22,58 +22,58 @@ use crate::sys::unix_socket;
 use crate::wire::SOCKET_VARIABLE;
 use crate::wire::status::{AgentStatus, Health};
 
-/// How long an answer may take in all. The daemon answers from memory; one that takes this long does not work.
+/// How long an answer may take in all. The daemon answers from memory, so one that takes this long does not work.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody listens: there is no socket, or a stale one.
+    /// No process listens: the socket does not exist, or it is stale.
     #[error("failed to reach agentd at {}: it is not running", named(.0))]
     NotRunning(PathBuf),
-    /// The socket is for others.
+    /// This user may not use the socket.
     #[error("failed to reach agentd at {}: permission denied; be {}", named(.0), who_may_connect(.0))]
     Denied(PathBuf),
     /// The path does not fit into a socket address.
     #[error(transparent)]
     Address(#[from] unix_socket::Error),
-    /// No answer, or nothing more of it, for too long.
+    /// No answer, or no further part of it, arrived in time.
     #[error("failed to get {what} from agentd at {}: no answer within {} s", socket.display(), patience.as_secs())]
     Timeout {
-        /// Where it was asked.
+        /// The daemon's socket.
         socket: PathBuf,
-        /// What it was asked for, in words.
+        /// What the daemon was asked for, in words.
         what: String,
-        /// How long was waited.
+        /// How long the client waited.
         patience: Duration,
     },
-    /// The connection failed, or what came over it was no HTTP.
+    /// The connection failed, or the answer was not HTTP.
     #[error("failed to get {what} from agentd at {}: {}", socket.display(), root_cause(source.as_ref()))]
     Transport {
-        /// Where it was asked.
+        /// The daemon's socket.
         socket: PathBuf,
-        /// What it was asked for, in words.
+        /// What the daemon was asked for, in words.
         what: String,
         /// What went wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The daemon knows no agent of that name.
-    #[error("failed to find agent {0:?}: agentd knows none of that name; agentd status lists those there are")]
+    #[error("failed to find agent {0:?}: agentd knows no agent of that name; agentd status lists all agents")]
     NoSuchAgent(String),
     /// An answer other than 200.
     #[error("failed to get {what} from agentd: {}", if message.is_empty() { status.as_str() } else { message })]
     Refused {
-        /// What it was asked for, in words.
+        /// What the daemon was asked for, in words.
         what: String,
         /// The HTTP status.
         status: StatusCode,
         /// The `error` of the answer, if it has one.
         message: String,
     },
-    /// A 200 with a body that is not what it should be.
-    #[error("failed to understand what agentd answered when it was asked for {what}: {source}")]
+    /// An answer of 200 whose body is not understood.
+    #[error("failed to understand agentd's answer about {what}: {source}")]
     Malformed {
-        /// What it was asked for, in words.
+        /// What the daemon was asked for, in words.
         what: String,
         /// What is wrong with it.
         source: serde_json::Error,
@@ -81,18 +81,18 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether it can be due to a daemon that is being restarted.
+    /// Whether the cause may be that the daemon is being restarted.
     pub fn may_come_back(&self) -> bool {
         matches!(self, Self::NotRunning(_) | Self::Timeout { .. } | Self::Transport { .. })
     }
 }
 
-/// What the daemon answered.
+/// An answer of the daemon.
 #[derive(Clone, Debug)]
 pub struct Answer<T> {
-    /// What it means.
+    /// The parsed body.
     pub value: T,
-    /// As it came.
+    /// The body as it arrived.
     pub body: Bytes,
 }
 
@@ -106,7 +106,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects when it is first asked.
+    /// Creates a client, which connects at its first request.
     pub fn new(socket: &Path) -> Result<Self, Error> {
         if socket.as_os_str().is_empty() {
             return Err(Error::NotRunning(socket.to_owned()));
@@ -126,7 +126,7 @@ impl Client {
         self.get("/v1/agents", "the agents").await
     }
 
-    /// `GET /v1/agents/{name}`; the name's case means nothing.
+    /// `GET /v1/agents/{name}`; the case of the name does not matter.
     pub async fn agent(&self, name: &str) -> Result<Answer<AgentStatus>, Error> {
         or_no_such_agent(name, self.get(&path_of(name, ""), &format!("agent {name}")).await)
     }
@@ -143,20 +143,22 @@ impl Client {
         or_no_such_agent(name, self.stream(&path, format!("the screen of {name}"), None).await)
     }
 
-    /// The same, for a screen that is followed.
+    /// `GET /v1/agents/{name}/screen` with `follow=true`, and with its query.
     pub async fn screens(&self, name: &str, query: &str) -> Result<Messages<'_>, Error> {
         self.screen(name, &format!("follow=true&{query}")).await.map(Messages::new)
     }
 
-    /// `GET /v1/events`: what is about one agent only, if one is named. `after` is the id of the event to go on after, `0` for all
-    /// that are kept; without it they are told from now on, if `follow` is set, else all that are kept.
+    /// `GET /v1/events`, for all agents or for one.
+    ///
+    /// The events begin after the one with the id `after`, where `0` means with the first that is kept. Without `after` they begin
+    /// now if `follow` is set, and else with the first that is kept.
     pub async fn events(&self, agent: Option<&str>, after: Option<&str>, follow: bool) -> Result<Messages<'_>, Error> {
         let agent = agent.map(|name| format!("&agent={}", utf8_percent_encode(name, NON_ALPHANUMERIC)));
         let path = format!("/v1/events?follow={follow}{}", agent.unwrap_or_default());
         self.stream(&path, "events".to_owned(), after).await.map(Messages::new)
     }
 
-    /// The beginning of an answer within 5 s, the rest as it comes.
+    /// Sends a request whose answer must begin within [`TIMEOUT`] and may then take any time.
     async fn stream(&self, path: &str, what: String, last_event_id: Option<&str>) -> Result<Stream<'_>, Error> {
         let mut request = self.request(path).map_err(|error| self.transport(&what, error))?;
         if let Some(id) = last_event_id {
@@ -233,7 +235,7 @@ fn or_no_such_agent<T>(name: &str, result: Result<T, Error>) -> Result<T, Error>
     }
 }
 
-/// What the system said, when an error comes from there.
+/// The kind of the I/O error among an error's causes, if there is one.
 fn cause(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
     match error.downcast_ref::<io::Error>() {
         Some(error) => Some(error.kind()),
@@ -241,7 +243,8 @@ fn cause(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
     }
 }
 
-/// A socket, and the variable that names it if it does: one that is still exported may name a daemon that ended long ago.
+/// The path of a socket, with a note if [`SOCKET_VARIABLE`] names it: a variable that is still exported may name a daemon that ended
+/// long ago.
 fn named(socket: &Path) -> String {
     let is_from_variable = std::env::var_os(SOCKET_VARIABLE).is_some_and(|value| value == socket.as_os_str());
     let origin = if is_from_variable { format!(" (named by {SOCKET_VARIABLE})") } else { String::new() };
@@ -257,12 +260,12 @@ fn who_may_connect(socket: &Path) -> String {
     }
 }
 
-/// The innermost error: those around it say only that a request failed.
+/// The innermost error. The errors around it say only that a request failed.
 fn root_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
     error.source().map_or(error, root_cause)
 }
 
-/// The words of a refusal, as far as it has any.
+/// The message of a refusal; empty if it has none.
 fn refusal(body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Refusal {

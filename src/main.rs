@@ -24,7 +24,7 @@ use agentd::tmux::window_size;
 use nix::unistd::Uid;
 
 fn main() -> ExitCode {
-    // First of all, whatever this process is to be: neither it nor what it starts is to be deaf.
+    // Before anything else, so that neither this process nor its children ignore or block signals.
     let _ = signal::reset();
     let words: Vec<OsString> = std::env::args_os().collect();
     if let Some(code) = helper(&words) {
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The commands that only agentd itself gives. They are no part of the command line that people see.
+/// Runs a command that only agentd itself uses. These commands are not part of the documented command line.
 fn helper(words: &[OsString]) -> Option<ExitCode> {
     let rest: Vec<&OsString> = words.iter().skip(2).collect();
     Some(match (words.get(1)?.to_str()?, rest.as_slice()) {
@@ -105,9 +105,9 @@ fn conclude<E: std::fmt::Display>(result: Result<(), E>) -> ExitCode {
 
 fn complain(what: &str) -> ExitCode {
     let what = agentd::text::printable::escaped_lines(what);
-    // Where standard error is closed there is nobody to tell.
+    // If standard error is closed, the message is lost.
     let _ = if log::leads_to_journal() {
-        // The journal knows who this is, and takes the number for the priority, as in sd-daemon(3): an error.
+        // The journal adds the program's name, and takes the number as the priority of an error, as in sd-daemon(3).
         writeln!(io::stderr(), "<3>{what}")
     } else {
         writeln!(io::stderr(), "agentd: {what}")

@@ -1,4 +1,6 @@
-//! A daemon in which something panics ends, whatever it was. Alone in its file: the daemon is a process of this test's own binary.
+//! Checks that a panic anywhere in the daemon ends it.
+//!
+//! The test is alone in its file because the daemon is a process of this test's own binary.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::os::unix::process::ExitStatusExt;
@@ -14,11 +16,11 @@ use agentd::sys::log;
 use agentd::sys::log::Detail;
 use agentd::tmux;
 
-/// Names the folder of the daemon that is to be run.
+/// The variable that names the folder of the daemon to run.
 const FOLDER: &str = "AGENTD_TEST_DAEMON";
 
 #[test]
-#[ignore = "is the process that the test below starts"]
+#[ignore = "the test below starts it as a process"]
 fn daemon_with_a_defect() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
     let settings = settings(&folder);
@@ -57,7 +59,7 @@ fn settings(folder: &Path) -> Settings {
 }
 
 #[test]
-fn a_panic_in_any_thread_ends_the_daemon_and_is_logged() {
+fn panic_in_any_thread_ends_the_daemon_and_is_logged() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("jcard.toml"), "# nothing\n[other]\n").unwrap();
     let mut daemon = Command::new(std::env::current_exe().unwrap())

@@ -1,4 +1,4 @@
-//! The documentation: its links lead somewhere, and the tests that it names exist.
+//! Checks that the documentation has no dead links, and that the tests and files that it names exist.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,7 +12,7 @@ fn is_there(path: &Path) -> bool {
     Path::new(ROOT).join(path).exists()
 }
 
-/// Every Markdown file below a folder, but for hidden ones and what is built.
+/// Collects every Markdown file below a folder, except hidden files and build products.
 fn pages_below(folder: &Path, pages: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -27,7 +27,7 @@ fn pages_below(folder: &Path, pages: &mut Vec<PathBuf>) {
     }
 }
 
-/// The repository's pages: the path of each from the root, and its text.
+/// The repository's pages: the path of each, relative to the root, and its text.
 fn pages() -> BTreeMap<PathBuf, String> {
     let mut found = Vec::new();
     pages_below(Path::new(ROOT), &mut found);
@@ -38,7 +38,7 @@ fn pages() -> BTreeMap<PathBuf, String> {
     found.into_iter().map(within).collect()
 }
 
-/// Its lines outside of blocks of code.
+/// The lines of a page outside of code blocks.
 fn prose(text: &str) -> impl Iterator<Item = &str> {
     let mut is_code = false;
     text.lines().filter(move |line| {
@@ -48,14 +48,14 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The name that a heading can be linked by.
+/// The name by which links refer to a heading.
 fn anchor(heading: &str) -> String {
     let letters = heading.trim().to_lowercase();
     let kept = letters.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
-/// The anchors of a page; a heading that occurs again has its number behind it.
+/// The anchors of a page. A repeated heading gets a number at its end.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for line in prose(text).filter(|line| line.starts_with('#')) {
@@ -67,12 +67,12 @@ fn anchors(text: &str) -> BTreeSet<String> {
     all
 }
 
-/// Without what stands in backticks.
+/// The text without what is in backticks.
 fn without_code(text: &str) -> String {
     text.split('`').step_by(2).collect::<Vec<_>>().join("code")
 }
 
-/// Where the links of a page lead: inline ones (`[text](target)`), and definitions (`[name]: target`).
+/// The targets of a page's links: inline links (`[text](target)`) and definitions (`[name]: target`).
 fn links(text: &str) -> Vec<String> {
     let prose = without_code(&prose(text).collect::<Vec<_>>().join("\n"));
     let inline = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
@@ -85,7 +85,7 @@ fn is_elsewhere(link: &str) -> bool {
     ["https://", "http://", "mailto:"].iter().any(|scheme| link.starts_with(scheme))
 }
 
-/// The path from the root that a path beside a page leads to; `None` if that is outside.
+/// Resolves a path relative to a page into one relative to the root; `None` if it is outside.
 fn resolve(page: &Path, path: &str) -> Option<PathBuf> {
     let mut resolved = page.parent().unwrap().to_owned();
     for part in Path::new(path).components() {
@@ -99,7 +99,7 @@ fn resolve(page: &Path, path: &str) -> Option<PathBuf> {
     Some(resolved)
 }
 
-/// The links of these pages that lead nowhere.
+/// The dead links of these pages.
 fn dead(pages: &BTreeMap<PathBuf, String>, exists: impl Fn(&Path) -> bool) -> Vec<String> {
     let mut dead = Vec::new();
     for (page, text) in pages {
@@ -155,7 +155,7 @@ fn readme_links_every_page_of_the_docs() {
     assert_eq!(missing, [""; 0]);
 }
 
-/// The tests in a file of Rust: the names of functions that follow an attribute of a test.
+/// The tests in a Rust file: the names of the functions that have a test attribute.
 fn tests_in(text: &str) -> BTreeSet<String> {
     let mut tests = BTreeSet::new();
     let mut is_test = false;
@@ -183,7 +183,7 @@ fn tests_below(folder: &Path, tests: &mut BTreeSet<String>) {
     }
 }
 
-/// The names in the second column of the tables of promises.
+/// The names in the second column of the tables of promises (`held by`).
 fn named(text: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut is_table = false;
@@ -212,7 +212,7 @@ fn every_promise_of_security_is_held_by_tests() {
 }
 
 #[test]
-fn tests_are_told_from_other_functions() {
+fn tests_are_distinguished_from_other_functions() {
     let text = "#[test]\nfn a() {}\nfn b() {}\n#[tokio::test]\n#[ignore]\nasync fn c() {}\n#[cfg(test)]\nfn d() {}\n\
                 #[rstest]\n#[case(1)]\nfn e(x: u8) {}\n";
     let tests: Vec<String> = tests_in(text).into_iter().collect();
@@ -221,7 +221,7 @@ fn tests_are_told_from_other_functions() {
     assert_eq!(named(table).into_iter().collect::<Vec<_>>(), ["a", "b"]);
 }
 
-/// The paths below `src/`, `tests/` and so on that a page names in backticks.
+/// The paths in `src/`, `tests/` and so on that a page names in backticks.
 fn paths(text: &str) -> BTreeSet<String> {
     let all = text.split('`').skip(1).step_by(2);
     let is_path = |name: &&str| {

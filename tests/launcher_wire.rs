@@ -1,7 +1,7 @@
-//! Launchers outlive an upgrade of the daemon, and a daemon may be started before its launchers are upgraded. So what launchers and
-//! daemons of earlier builds said to each other is kept here, as it was recorded, and played to those of this build.
+//! Plays recorded conversations between launchers and daemons of earlier builds to those of this build.
 //!
-//! In a recording each line is a frame's body, and who sent it; or what became of the connection.
+//! Launchers outlive an upgrade of the daemon, and a daemon may start before its launchers are upgraded. Each line of a recording has
+//! the body of a frame and its sender, or says what happened to the connection.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -22,18 +22,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
-/// Of the build before launchers could move their logs, and of the last one whose launcher was `agentd exec`.
+/// Recordings of the last build whose launchers could not move their logs, and of the last build whose launcher was `agentd exec`.
 const RECORDINGS: [&str; 2] =
     [include_str!("recordings/launcher-wire-1-cee68a3"), include_str!("recordings/launcher-wire-1-a498f6d")];
 
-/// How long anything here may take.
+/// How long each step may take.
 const BOUND: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step<'a> {
     Connect,
     FromLauncher(&'a str),
-    /// And whether files come with it.
+    /// The second field says whether files come with the message.
     ToLauncher(&'a str, bool),
     Close,
 }
@@ -61,7 +61,7 @@ fn frame_of(body: &str) -> Vec<u8> {
     [&length.to_le_bytes(), body.as_bytes()].concat()
 }
 
-/// Whether everything that the one says the other says too; it may say more.
+/// Whether `other` contains everything that `one` does. It may contain more.
 fn holds(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Object(one), Value::Object(other)) => {
@@ -71,7 +71,7 @@ fn holds(one: &Value, other: &Value) -> bool {
     }
 }
 
-/// What this build sends to say the same.
+/// The message that this build sends for the same meaning.
 fn said_again<T: serde::Serialize + serde::de::DeserializeOwned>(body: &str) -> Value {
     let message: T = serde_json::from_str(body).unwrap();
     let frame = frame::encode(&message).unwrap();
@@ -81,7 +81,7 @@ fn said_again<T: serde::Serialize + serde::de::DeserializeOwned>(body: &str) -> 
 #[rstest]
 #[case(RECORDINGS[0])]
 #[case(RECORDINGS[1])]
-fn this_build_says_everything_that_an_earlier_one_said(#[case] recording: &str) {
+fn messages_keep_all_fields_of_earlier_builds(#[case] recording: &str) {
     for step in steps(recording) {
         let (body, again) = match step {
             Step::FromLauncher(body) => (body, said_again::<FromLauncher>(body)),
@@ -96,8 +96,8 @@ fn this_build_says_everything_that_an_earlier_one_said(#[case] recording: &str) 
 #[case(RECORDINGS[0], false)]
 #[case(RECORDINGS[1], true)]
 #[tokio::test]
-async fn a_launcher_of_an_earlier_build_is_understood(#[case] recording: &str, #[case] can_move: bool) {
-    // Binding changes the umask, which is all threads' otherwise.
+async fn daemon_understands_launchers_of_earlier_builds(#[case] recording: &str, #[case] can_move: bool) {
+    // Binding changes the umask, which all threads would share otherwise.
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
     let directory = tempfile::TempDir::new().unwrap();
     let account = Account::current().unwrap();
@@ -135,7 +135,7 @@ async fn a_launcher_of_an_earlier_build_is_understood(#[case] recording: &str, #
     assert!(matches!(heard.as_slice(), [FromLauncher::Started(_), FromLauncher::Ended(_)]), "{heard:?}");
 }
 
-/// A launcher of this build, on a terminal, and this test in place of the daemon.
+/// A launcher of this build on a terminal, with this test as its daemon.
 struct Launcher {
     child: std::process::Child,
     listener: UnixListener,
@@ -161,7 +161,7 @@ impl Launcher {
         command.args(["reviewer", "1"]).arg(&socket).arg(env!("CARGO_BIN_EXE_agentd"));
         command.env_remove("TMUX").env_remove("TMUX_PANE");
         let child = pty_process::blocking::Command::from(command).spawn(pts).unwrap();
-        // As the daemon opens it.
+        // Opened as the daemon does.
         let log = tempfile::Builder::new().append(true).tempfile_in(folder).unwrap();
         let index = tempfile::tempfile_in(folder).unwrap();
         Self { child, listener, stream: None, log, index, _terminal: terminal }
@@ -207,7 +207,7 @@ impl Launcher {
 #[case(RECORDINGS[0])]
 #[case(RECORDINGS[1])]
 #[tokio::test]
-async fn a_launcher_understands_a_daemon_of_an_earlier_build(#[case] recording: &str) {
+async fn launcher_understands_daemons_of_earlier_builds(#[case] recording: &str) {
     let folder = tempfile::TempDir::new().unwrap();
     let mut launcher = Launcher::start(folder.path());
     let mut fingerprint = Value::Null;
@@ -221,7 +221,7 @@ async fn a_launcher_understands_a_daemon_of_an_earlier_build(#[case] recording: 
                 if let Some(launch) = message.get("launch") {
                     fingerprint = launch["fingerprint"].clone();
                 } else if message != "noted" {
-                    // The harness is to be ready for it, and two signals at once are one.
+                    // The harness must be ready for the signal, and two signals at once would arrive as one.
                     let path = launcher.log.path().to_owned();
                     let limit = Instant::now() + BOUND;
                     while !std::fs::read_to_string(&path).unwrap().contains("ready") {
@@ -235,7 +235,7 @@ async fn a_launcher_understands_a_daemon_of_an_earlier_build(#[case] recording: 
             Step::FromLauncher(body) => {
                 let recorded: Value = serde_json::from_str(body).unwrap();
                 let mut said = launcher.hear().await;
-                // A person is told of what the login lacks; what that is depends on who runs this.
+                // The message about what the login lacks depends on the user who runs this test.
                 if said.get("environment").is_some() {
                     said = launcher.hear().await;
                 }
@@ -262,7 +262,7 @@ async fn a_launcher_understands_a_daemon_of_an_earlier_build(#[case] recording: 
 }
 
 #[tokio::test]
-async fn a_launcher_that_is_unwanted_starts_nothing() {
+async fn unwanted_launcher_starts_nothing() {
     let folder = tempfile::TempDir::new().unwrap();
     let mut launcher = Launcher::start(folder.path());
     launcher.accept().await;

@@ -1,4 +1,4 @@
-//! The plan of the house, which `src/lib.rs` has as a table, and the imports in `src/` are the same.
+//! Checks that the imports in `src/` follow the table of wings in `src/lib.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 type Wings = BTreeMap<String, BTreeSet<String>>;
 
-/// What the table says that each wing may use.
+/// The wings that each wing may use, according to the table.
 fn plan() -> Wings {
     let text = fs::read_to_string(root().join("lib.rs")).unwrap();
     let rows = text.lines().filter_map(|line| line.strip_prefix("//! | [`"));
@@ -26,7 +26,7 @@ fn plan() -> Wings {
     rows.map(row).collect()
 }
 
-/// What each wing uses outside of its tests, and where.
+/// The wings that each wing uses outside of its tests, and the file that does.
 fn imports() -> BTreeMap<(String, String), PathBuf> {
     let mut files = Vec::new();
     collect(&root(), &mut files);
@@ -92,7 +92,7 @@ fn every_wing_is_in_the_plan() {
 }
 
 #[test]
-fn a_wing_imports_only_what_the_plan_allows() {
+fn wings_import_only_what_the_plan_allows() {
     let plan = plan();
     let forbidden: Vec<String> = imports()
         .into_iter()
@@ -103,7 +103,7 @@ fn a_wing_imports_only_what_the_plan_allows() {
 }
 
 #[test]
-fn the_plan_allows_nothing_that_nobody_uses() {
+fn plan_allows_no_import_that_is_not_used() {
     let imports = imports();
     let unused: Vec<String> = plan()
         .into_iter()
@@ -128,7 +128,7 @@ fn what_is_served_knows_no_launch() {
 }
 
 #[test]
-fn an_import_is_seen_wherever_it_stands() {
+fn imports_are_found_anywhere_in_the_code() {
     let text = "use crate::sys::log; // crate::api\nfn f() { crate::text::ansi::f(crate::wire::g()) }\n\
                 \n#[cfg(test)]\nmod tests {\nuse crate::cli;\n}";
     assert_eq!(used(text), ["sys", "text", "wire"].map(str::to_owned).into());

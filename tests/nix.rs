@@ -1,5 +1,5 @@
-//! The Nix files, as far as that can be told without nixpkgs and without a NixOS: `tests/nix` evaluates them against a small
-//! stand-in, and what comes of that is looked at by the systemd that is here.
+//! Checks the Nix files without nixpkgs and without NixOS: `tests/nix` evaluates them against a small stand-in, and this machine's
+//! systemd verifies the units that result.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ mod skip;
 
 use skip::skip;
 
-/// Whether this program is here. Who lacks it skips tests, loudly; in CI nobody does.
+/// Whether this machine has the program. Without it, tests are skipped with a message; in CI they fail.
 fn has(program: &str) -> bool {
     let has = std::env::split_paths(&std::env::var_os("PATH").unwrap()).any(|folder| folder.join(program).exists());
     if !has {
@@ -35,13 +35,13 @@ fn text(output: Output) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What `nix` with these arguments says, at home in that folder, and without a store unless one is named.
+/// The output of `nix` with these arguments. The folder is its home, and it has no store unless an argument names one.
 fn nix(home: &Path, arguments: &[&str]) -> String {
     let features = ["--extra-experimental-features", "nix-command flakes"];
     text(Command::new("nix").args(features).args(arguments).env("HOME", home).current_dir(ROOT).output().unwrap())
 }
 
-/// What this attribute of `tests/nix` is.
+/// The value of this attribute of `tests/nix`.
 fn evaluate<T: for<'de> Deserialize<'de>>(attribute: &str) -> T {
     let home = TempDir::new().unwrap();
     let expression = format!("(import {ROOT}/tests/nix).{attribute}");
@@ -49,7 +49,7 @@ fn evaluate<T: for<'de> Deserialize<'de>>(attribute: &str) -> T {
     serde_json::from_str(&nix(home.path(), &arguments)).unwrap()
 }
 
-/// The units that the module makes of these settings, which are a module, in a folder for everybody to read.
+/// The units that the module makes of these settings, in a folder that everyone can read. The settings are a module themselves.
 fn units(settings: &str) -> TempDir {
     let folder = TempDir::new().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -103,7 +103,7 @@ fn every_file_parses() {
 }
 
 #[test]
-fn the_lock_is_accepted_as_it_is() {
+fn flake_lock_is_accepted_unchanged() {
     if !has("nix") {
         return;
     }
@@ -134,15 +134,15 @@ fn flake_package_and_module_define_what_they_should() {
 
 #[derive(Deserialize)]
 struct Machine {
-    /// What its configurations are refused with.
+    /// The messages with which its configurations are refused.
     refused: Vec<String>,
-    /// The daemon's command in each of them.
+    /// The daemon's command in each configuration.
     commands: Vec<String>,
     script: String,
 }
 
 #[test]
-fn virtual_machine_tests_are_sound_as_far_as_can_be_told() {
+fn virtual_machine_tests_evaluate_without_errors() {
     if !has("nix") || !has("python3") {
         return;
     }
@@ -183,12 +183,12 @@ fn systemd_understands_the_units() {
     assert_eq!(found.len(), 5, "{found:?}");
     let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).args(found).output().unwrap();
     let complaints = String::from_utf8_lossy(&verified.stderr).into_owned();
-    // Other units of this machine may be complained about as well.
+    // There may also be complaints about other units of this machine.
     assert!(!complaints.contains("agentd"), "{complaints}");
     text(verified);
 }
 
-/// What a unit says, by section and key, as systemd takes it: several lines are one list, quotes and comments mean nothing.
+/// The settings of a unit by section and key, as systemd reads them: several lines form one list, and quotes and comments do not count.
 fn said_by(unit: &str) -> BTreeMap<(String, String), Vec<String>> {
     let (mut said, mut section) = (BTreeMap::<_, Vec<String>>::new(), String::new());
     for line in unit.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
@@ -206,14 +206,14 @@ fn said_by(unit: &str) -> BTreeMap<(String, String), Vec<String>> {
 
 #[test]
 fn packaged_units_say_what_the_module_says() {
-    // What only one of the systems has, or needs.
+    // Settings that only one of the systems has or needs.
     const DIFFERENT: [(&str, &str, &str); 7] = [
         // NixOS has no common PATH; its module names what other options decide on.
         ("agentd.service", "[Service]", "Environment"),
         ("agentd.service", "[Service]", "ExecStart"),
         ("agentd.service", "[Install]", "Also"),
         ("agentd-tmux.service", "[Service]", "Environment"),
-        // A unit of NixOS's that Debian does not have, and a key of its own.
+        // A unit that only NixOS has, and a key of its own.
         ("run-agentd.mount", "[Unit]", "Before"),
         ("run-agentd.mount", "[Install]", "WantedBy"),
         ("run-agentd.mount", "[Unit]", "X-StopOnRemoval"),
@@ -243,7 +243,7 @@ fn packaged_units_say_what_the_module_says() {
         rules
     };
     let mut ours = rules(&[packaging.join("agentd.tmpfiles")]);
-    // What makes a user's home, where the user is not made by NixOS.
+    // The rules that create a user's home, where NixOS does not create the user.
     ours.retain(|rule| !rule.starts_with("d /home/agent "));
     assert_eq!(ours, rules(&["00-agentd.conf", "10-agentd.conf"].map(|name| module.path().join(name))));
 }
@@ -253,7 +253,7 @@ fn packaged_units_are_understood_and_expose_little() {
     if !has("systemd-analyze") {
         return;
     }
-    // `verify` wants the program to be there.
+    // `verify` requires that the program exists.
     let folder = TempDir::new().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let mut found = Vec::new();
@@ -268,7 +268,7 @@ fn packaged_units_are_understood_and_expose_little() {
     assert!(!complaints.contains("agentd"), "{complaints}");
     text(verified);
     let mut analysis = Command::new("systemd-analyze");
-    // In tenths.
+    // In tenths of a point.
     analysis.args(["security", "--offline=true", "--threshold=30", "--no-pager"]).arg(&found[0]);
     text(analysis.output().unwrap());
 }
@@ -315,20 +315,20 @@ fn packaged_files_are_installed_below_another_root() {
 }
 
 #[test]
-fn the_daemon_is_exposed_no_more_than_it_has_to_be() {
+fn daemon_is_exposed_no_more_than_needed() {
     if !has("nix") || !has("systemd-analyze") {
         return;
     }
     let folder = units("{ }");
     let unit = folder.path().join("agentd.service");
     let mut analysis = Command::new("systemd-analyze");
-    // In tenths.
+    // In tenths of a point.
     analysis.args(["security", "--offline=true", "--threshold=30", "--no-pager"]).arg(unit);
     text(analysis.output().unwrap());
 }
 
 #[test]
-fn build_fails_for_a_jcard_that_would_not_do() {
+fn build_fails_for_an_invalid_jcard() {
     if !has("nix") {
         return;
     }
@@ -338,7 +338,7 @@ fn build_fails_for_a_jcard_that_would_not_do() {
         symlink(env!("CARGO_BIN_EXE_agentd"), folder.path().join("bin/agentd")).unwrap();
         fs::write(folder.path().join("declared"), jcard).unwrap();
         let script: String = evaluate(&format!("build {{ agentd = \"{}\"; etc = {etc}; }}", folder.path().display()));
-        // Where there is no store there is no jcard in it.
+        // Without a store, the jcard is not in one either.
         let in_store = "/nix/store/00000000000000000000000000000000-jcard.toml";
         let script = script.replace(in_store, "declared");
         let mut bash = Command::new("bash");
@@ -416,7 +416,7 @@ fn systemd_takes_arguments_as_they_were_given() {
     let mut command = Command::new(manager);
     // It does not test as root.
     if geteuid().is_root() {
-        let user = User::from_name("op").unwrap().expect("there is no user op: run ./tests/run, which lends one");
+        let user = User::from_name("op").unwrap().expect("user op does not exist: run ./tests/run, which lends it");
         chown(&runtime, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
         command = Command::new("setpriv");
         command.args(["--reuid", "op", "--regid", "op", "--clear-groups", manager]);
@@ -427,9 +427,9 @@ fn systemd_takes_arguments_as_they_were_given() {
     let dump = text(command.output().unwrap());
     let mut lines = dump.lines().filter_map(|line| line.trim().strip_prefix("Command Line: "));
     let line = lines.find(|line| line.contains("/bin/agentd ")).unwrap_or_else(|| panic!("it is not in {dump}"));
-    // It prints them as a shell would take them.
+    // It prints the arguments quoted for a shell.
     let words = text(Command::new("bash").args(["-c", &format!("printf '%s\\0' {line}")]).output().unwrap());
-    // What is left is the last step before the program is started (systemd.service(5), "COMMAND LINES").
+    // Only the last step before the start of the program remains (systemd.service(5), "COMMAND LINES").
     let words: Vec<String> = words.split_terminator('\0').map(|word| word.replace("$$", "$")).collect();
     assert!(words.ends_with(&arguments.map(str::to_owned)), "{words:#?}");
 }

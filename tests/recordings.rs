@@ -1,4 +1,4 @@
-//! Terminal interfaces of real harnesses, recorded on a terminal of 80 columns and 24 rows, and what is to be read of them.
+//! Checks the plain text that agentd makes of real harnesses, recorded on a terminal of 80 columns and 24 rows.
 
 use agentd::logs::rendering::{Rendering, USUAL_SIZE};
 
@@ -14,7 +14,7 @@ fn rendered(recording: &[u8], looks: bool) -> String {
     rendering.take()
 }
 
-/// The lines that matter, each at its end without white space, in this order.
+/// Asserts that the text has these lines in this order, apart from white space at their ends.
 fn assert_reads(text: &str, expected: &[&str]) {
     let mut lines = text.lines().map(str::trim_end);
     for line in expected {

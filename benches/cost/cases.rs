@@ -1,4 +1,4 @@
-//! What is counted.
+//! The cases whose instructions are counted.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -26,7 +26,7 @@ use agentd::wire::status::{AgentStatus, Errors, Usage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
-/// All of them. The number at the end is that of the agents.
+/// The names of all cases. The number at the end of a name is the number of agents.
 pub const NAMES: [&str; 13] = [
     "attempt/1",
     "desired/100",
@@ -46,7 +46,7 @@ pub const NAMES: [&str; 13] = [
 /// Each time it is called, the work is done once.
 pub type Work = Box<dyn FnMut()>;
 
-/// The case of that name, ready to be done.
+/// The case of this name, ready to run.
 pub fn find(name: &str) -> Work {
     let (what, agents) = name.rsplit_once('/').expect("a number of agents");
     let agents = agents.parse().expect("a number of agents");
@@ -63,7 +63,7 @@ pub fn find(name: &str) -> Work {
     }
 }
 
-/// So many agents; that of the number `other` has another argument.
+/// A jcard of this many agents. The agent with the number `other` has another argument.
 fn jcard(agents: usize, other: Option<usize>) -> String {
     (0..agents).fold(String::new(), |mut text, number| {
         let argument = if other == Some(number) { "other" } else { "usual" };
@@ -108,7 +108,7 @@ fn put_together(agents: usize) -> Work {
     Box::new(move || drop(black_box(desired(black_box(&config), &Secrets::default(), &seen, &place))))
 }
 
-/// What there is to do when so many agents run as they were declared, and this is declared now.
+/// The plan when this many agents run as declared, and this is declared now.
 fn plan_for(agents: usize, now: &str) -> Work {
     let place = place();
     let before = of(&jcard(agents, None), &place).agents;
@@ -124,7 +124,7 @@ fn plan_for(agents: usize, now: &str) -> Work {
     Box::new(move || drop(black_box(plan(black_box(&desired), &held))))
 }
 
-/// Of no process: callgrind knows no pidfds.
+/// A tree without a process, because callgrind does not support pidfds.
 fn launcher() -> Identity {
     serde_json::from_str(r#"{"pid": 4710, "started": 1}"#).expect("it was written so")
 }

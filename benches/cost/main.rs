@@ -1,19 +1,19 @@
-//! What the pure parts cost, in instructions: a guard against getting slower, on any machine and however busy that is.
+//! Counts the instructions of pure code, which shows on any machine, even a busy one, whether the code has become slower.
 //!
 //! ```text
 //! cargo bench --profile dev --bench cost                  # compares with what is recorded, and fails if it costs more
-//! cargo bench --profile dev --bench cost -- --record      # records anew; say in the commit why it costs what it does
+//! cargo bench --profile dev --bench cost -- --record      # records new counts; say in the commit why they changed
 //! ```
 //!
-//! Callgrind, of valgrind, counts the instructions of [`cases`]. They are recorded in `recorded.toml` beside this file. More than
-//! [`TOLERANCE`] percent above that is a failure, and so is less: what became cheaper is to be recorded, or it could be lost again
-//! unnoticed. Another compiler or processor than that of the record makes other instructions out of the same text; what is told then
-//! is the same, but only more than [`ELSEWHERE`] percent is a failure. Nothing is ever skipped.
+//! Valgrind's callgrind counts the instructions of [`cases`]. The file `recorded.toml` beside this one has the recorded counts. A case
+//! fails if its count is more than [`TOLERANCE`] percent above the record. It also fails if the count is that far below: an improvement
+//! must be recorded, or it could be lost again unnoticed. Another compiler or processor makes other instructions of the same source, so
+//! there a case fails only beyond [`ELSEWHERE`] percent. No case is ever skipped.
 //!
 //! [`GROWTH`] compares cases with each other and not with a record: how the cost grows with the number of agents.
 //!
-//! What is counted is not optimised. So nothing has to be built for it that the tests do not need, and what is counted is what is
-//! written: a copy, a search, an allocation more. What the optimiser makes of it `benches/daemon` measures.
+//! The code is not optimized. So the benchmark needs no build that the tests do not need, and it counts the source as written: an
+//! additional copy, search or allocation shows. `benches/daemon` measures the optimized code.
 
 #![allow(
     clippy::unwrap_used,
@@ -35,16 +35,16 @@ use serde::Deserialize;
 /// How many percent a case may differ from the record.
 const TOLERANCE: f64 = 5.0;
 
-/// How many if another compiler, or one for another processor, made it.
+/// How many percent it may differ if another compiler, or one for another processor, built it.
 const ELSEWHERE: f64 = 40.0;
 
-/// The first may cost at most so many times what the second does.
+/// Pairs of cases, and how many times as much as the second the first may cost.
 const GROWTH: [(&str, &str, f64); 6] = [
     // Five times the agents: in proportion to them, but for the depth of a tree.
     ("plan/nothing-changed/500", "plan/nothing-changed/100", 6.0),
     ("desired/500", "desired/100", 6.0),
     ("status-body/500", "status-body/100", 6.0),
-    // What did not change costs what it costs to see that.
+    // Unchanged agents cost only the comparison.
     ("plan/one-changed/100", "plan/nothing-changed/100", 1.1),
     ("plan/one-changed/500", "plan/nothing-changed/500", 1.05),
     // A body is handed on as it is, whatever its length.
@@ -54,10 +54,10 @@ const GROWTH: [(&str, &str, f64); 6] = [
 /// The argument with which this program, under callgrind, does one case.
 const COUNTED: &str = "--counted";
 
-/// Where the record is.
+/// The path of the record.
 const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/cost/recorded.toml");
 
-/// What the record says.
+/// The content of the record.
 #[derive(Debug, Deserialize)]
 struct Record {
     compiler: String,
@@ -105,7 +105,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Callgrind counts while this runs: it is told so by this name.
+/// Callgrind counts while this function runs, and is given its name.
 #[inline(never)]
 fn under_callgrind(work: &mut dyn FnMut()) {
     work();
@@ -136,7 +136,7 @@ fn count(name: &str) -> u64 {
     count
 }
 
-/// Which compiler makes these instructions, and for which processor.
+/// The compiler that makes these instructions, and its target processor.
 fn compiler() -> String {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let said = Command::new(rustc).arg("--version").output().expect("there is a compiler").stdout;
@@ -145,7 +145,7 @@ fn compiler() -> String {
     format!("{} for {}", version.join(" "), std::env::consts::ARCH)
 }
 
-/// What is wrong, in words.
+/// The message about what is wrong.
 fn judge(record: &Record, counts: &BTreeMap<String, u64>, compiler: &str) -> Vec<String> {
     let tolerance = if record.compiler == compiler { TOLERANCE } else { ELSEWHERE };
     let mut complaints = Vec::new();

@@ -10,7 +10,7 @@ use crate::wait::BOUND;
 
 const REQUEST: &[u8] = b"GET /v1/agents HTTP/1.1\r\nHost: agentd\r\n\r\n";
 
-/// What is asked of an agent here.
+/// The fields of an agent that the benchmark reads.
 #[derive(Debug, Deserialize)]
 pub struct Agent {
     pub running: bool,

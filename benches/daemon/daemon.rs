@@ -1,4 +1,4 @@
-//! The daemon under measurement: started in a folder of its own, stopped and tidied up however its scope is left.
+//! The daemon under measurement: it runs in a folder of its own, and is stopped and cleaned up however its scope ends.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -16,7 +16,7 @@ use crate::harness::{self, Beacon, Begun};
 use crate::process::{Process, Roles};
 use crate::wait;
 
-/// How long between two looks at something that takes longer by far.
+/// The interval for polling what takes far longer.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// How long a daemon may take to end.
@@ -26,9 +26,9 @@ const TO_END: Duration = Duration::from_mins(1);
 pub struct Setting {
     /// The daemon's binary.
     pub binary: PathBuf,
-    /// What it says of its flags.
+    /// Its `--help`, which shows its flags.
     pub help: String,
-    /// Whom agents run as.
+    /// The user that agents run as.
     pub user: User,
     /// The group of the sockets, under root.
     pub group: String,
@@ -42,7 +42,7 @@ impl Setting {
         Self { binary, help, user, group }
     }
 
-    /// Whether there is such a flag. The five of the contract are everybody's.
+    /// Whether the binary has such a flag. Every binary has the five flags of the contract.
     pub fn takes(&self, flag: &str) -> bool {
         let name = flag.trim_start_matches('-');
         self.help
@@ -73,13 +73,13 @@ impl<'a> Daemon<'a> {
             fs::set_permissions(path(name), Permissions::from_mode(mode)).unwrap();
         }
         let mut programs = vec![(setting.binary.clone(), "agentd"), (std::env::current_exe().unwrap(), harness::ROLE)];
-        // Builds of before have none.
+        // Earlier builds have no launcher.
         let launcher = setting.binary.with_file_name("agentd-launcher");
         programs.extend(launcher.exists().then_some((launcher, "agentd-launcher")));
         for (program, name) in programs {
             fs::copy(program, path(name)).unwrap();
             fs::set_permissions(path(name), Permissions::from_mode(0o755)).unwrap();
-            // What is not on the disk yet counts as private memory of who runs it.
+            // Pages that are not on the disk yet would count as private memory of the process.
             File::open(path(name)).and_then(|file| file.sync_all()).unwrap();
         }
         if geteuid().is_root() {
@@ -90,7 +90,7 @@ impl<'a> Daemon<'a> {
         Self { setting, folder, beacon, child: None }
     }
 
-    /// A daemon with so many agents, all of them running.
+    /// Starts a daemon with this many agents, and waits until all of them run.
     pub fn with_agents(setting: &'a Setting, agents: usize) -> (Self, Vec<Begun>) {
         let mut daemon = Self::prepare(setting);
         daemon.declare(agents, "first");
@@ -99,10 +99,10 @@ impl<'a> Daemon<'a> {
         (daemon, begun)
     }
 
-    /// Puts a new jcard in the place of the old, with so many agents that report with this token. Answers when.
+    /// Replaces the jcard with one of this many agents that report with this token. Returns the time.
     pub fn declare(&self, agents: usize, token: &str) -> Duration {
         let jcard: String = (1..=agents).map(|number| self.entry(number, token)).collect();
-        // Written where nobody looks, so that the rename is the only change.
+        // Written elsewhere, so that the rename is the only change that the daemon sees.
         let new = self.path("staging/jcard.toml");
         fs::write(&new, jcard).unwrap();
         let at = harness::now();
@@ -122,7 +122,7 @@ impl<'a> Daemon<'a> {
         )
     }
 
-    /// Answers when.
+    /// Starts the daemon. Returns the time.
     pub fn start(&mut self) -> Duration {
         let mut command = Command::new(self.path("agentd"));
         for (flag, place) in [
@@ -151,7 +151,7 @@ impl<'a> Daemon<'a> {
         at
     }
 
-    /// Puts a new secret in the place of the old. Answers when.
+    /// Replaces the secret with a new one. Returns the time.
     pub fn change_secret(&self, value: &str) -> Duration {
         let new = self.path("staging/secret");
         fs::write(&new, value).unwrap();
@@ -160,7 +160,7 @@ impl<'a> Daemon<'a> {
         at
     }
 
-    /// SIGTERM, and how long it took until the daemon was gone, and all that it kept running.
+    /// Sends SIGTERM, and measures how long it takes until the daemon and all that it kept running are gone.
     pub fn stop(&mut self, begun: &[Begun]) -> Duration {
         let (process, mut child) = (self.process().expect("it was started"), self.child.take().expect("likewise"));
         let from = Instant::now();
@@ -173,7 +173,7 @@ impl<'a> Daemon<'a> {
         took
     }
 
-    /// SIGKILL.
+    /// Kills the daemon with SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
@@ -186,14 +186,14 @@ impl<'a> Daemon<'a> {
         self.beacon.wait(token)
     }
 
-    /// Until so many harnesses have begun with this token, and the API says that all agents run.
+    /// Waits until this many harnesses have begun with this token, and the API says that all agents run.
     pub fn wait_for(&self, agents: usize, token: &str) -> Vec<Begun> {
         let begun = (0..agents).map(|_| self.begun(token)).collect();
         self.wait_until_running(agents);
         begun
     }
 
-    /// Until the API says that so many agents run. Answers when.
+    /// Waits until the API says that this many agents run. Returns the time.
     pub fn wait_until_running(&self, agents: usize) -> Duration {
         let mut client = self.client();
         wait::until("all agents to be running", PAUSE, || {

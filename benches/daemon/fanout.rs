@@ -1,4 +1,4 @@
-//! How long it takes until everybody who follows events has been told.
+//! Measures how long it takes until every client that follows events has received one.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
@@ -15,7 +15,7 @@ use crate::process::Process;
 use crate::table::Table;
 use crate::wait::{self, BOUND};
 
-/// From the end of a harness until each of so many clients has an event.
+/// From the end of a harness until each of this many clients has received an event.
 pub fn measure(setting: &Setting, clients: usize, tries: usize, table: &mut Table) {
     let what = format!("exit → event, each of {}", number_of(clients, "client"));
     let (daemon, _) = Daemon::with_agents(setting, 1);
@@ -40,7 +40,7 @@ pub fn measure(setting: &Setting, clients: usize, tries: usize, table: &mut Tabl
     table.remark("SIGKILL to the harness");
 }
 
-/// A client that follows, past the header; nothing where there is nothing to follow.
+/// A client that follows events and has read the header; `None` if the daemon has no events.
 fn follow(daemon: &Daemon) -> Option<UnixStream> {
     let mut stream = UnixStream::connect(daemon.path("api/agentd.sock")).unwrap();
     stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: agentd\r\nAccept: text/event-stream\r\n\r\n").unwrap();
@@ -50,7 +50,7 @@ fn follow(daemon: &Daemon) -> Option<UnixStream> {
     beginning.ends_with(b" 200").then_some(stream)
 }
 
-/// All that has come so far.
+/// Everything that has arrived so far.
 fn drain(stream: &mut UnixStream) -> Vec<u8> {
     let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
@@ -63,7 +63,7 @@ fn drain(stream: &mut UnixStream) -> Vec<u8> {
     }
 }
 
-/// When each of them had the first event.
+/// The time at which each client had received its first event.
 fn told(followers: &mut [UnixStream]) -> Vec<Duration> {
     let start = Instant::now();
     let mut at = vec![None; followers.len()];
@@ -78,7 +78,7 @@ fn told(followers: &mut [UnixStream]) -> Vec<Duration> {
             untold.iter().zip(&polled).filter(|(_, fd)| fd.any() == Some(true)).map(|(&number, _)| number).collect();
         let now = harness::now();
         for number in ready {
-            // What only keeps the connection alive has no data.
+            // A message that only keeps the connection alive has no data.
             if drain(&mut followers[number]).windows(5).any(|window| window == b"data:") {
                 at[number] = Some(now);
             }

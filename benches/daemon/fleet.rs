@@ -1,4 +1,4 @@
-//! Many agents at once: how long it takes to start them, to take them up again, and to stop them; beside what tmux alone takes.
+//! Measures how long it takes to start, adopt and stop many agents at once, compared with tmux alone.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -14,7 +14,7 @@ use crate::process::Process;
 use crate::table::Table;
 use crate::wait;
 
-/// Between two looks at whether processes are gone.
+/// The interval for polling whether processes are gone.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// From the daemon's start until the last harness runs, and from SIGTERM until the daemon has stopped them all and ended.
@@ -83,7 +83,7 @@ fn bare(setting: &Setting, sessions: usize, clients: usize) -> (Duration, Durati
     (last.saturating_sub(from), stop.elapsed())
 }
 
-/// From the start of the next daemon, after SIGKILL, until the API tells that all agents run.
+/// From the start of the next daemon, after SIGKILL, until the API says that all agents run.
 pub fn adoption(setting: &Setting, agents: usize, tries: usize, table: &mut Table) {
     let (mut daemon, begun) = Daemon::with_agents(setting, agents);
     let times: Vec<Duration> = (0..tries)

@@ -17,7 +17,7 @@ use nix::unistd::pause;
 
 use crate::wait::{self, BOUND, SLICE};
 
-/// The first argument of a program that is to be a harness.
+/// The first argument that makes this program a harness.
 pub const ROLE: &str = "harness";
 
 /// Now, on a clock that all processes share.
@@ -25,7 +25,7 @@ pub fn now() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap().into()
 }
 
-/// Is a harness, if that is what this program was started as.
+/// Runs the harness, if this program was started as one.
 pub fn play() -> Option<ExitCode> {
     let mut arguments = std::env::args().skip(1);
     if arguments.next()? != ROLE {
@@ -43,7 +43,7 @@ pub fn play() -> Option<ExitCode> {
     }
 }
 
-/// That a harness began.
+/// The report of a harness that began.
 #[derive(Clone, Debug)]
 pub struct Begun {
     pub token: String,
@@ -51,7 +51,7 @@ pub struct Begun {
     pub at: Duration,
 }
 
-/// Where harnesses report.
+/// The socket to which harnesses report.
 pub struct Beacon(UnixDatagram);
 
 impl Beacon {

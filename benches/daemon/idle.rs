@@ -1,4 +1,4 @@
-//! What it costs to keep agents running while nothing happens: time, switches, system calls, forks, memory.
+//! Measures what idle agents cost: processor time, context switches, system calls, forks, memory.
 
 use std::fs;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use crate::table::{Table, Unit};
 use crate::trace::{Calls, Traces};
 use crate::wait;
 
-/// After the start, until nothing happens any more.
+/// The time after the start until the daemon is idle.
 const CALM: Duration = Duration::from_secs(3);
 
-/// One daemon for each number of agents; all of them idle at the same time.
+/// Measures one daemon for each number of agents, all of them idle at the same time.
 pub fn measure(setting: &Setting, numbers: &[usize], duration: Duration, table: &mut Table) {
     let daemons: Vec<(usize, Daemon, Roles)> = numbers
         .iter()
@@ -52,12 +52,12 @@ pub fn measure(setting: &Setting, numbers: &[usize], duration: Duration, table: 
     }
 }
 
-/// For each role what each of its processes has cost so far.
+/// The cost of each process so far, by role.
 fn spent(roles: &Roles) -> Vec<Vec<Spent>> {
     roles.0.iter().map(|(_, processes)| processes.iter().map(|process| process.spent()).collect()).collect()
 }
 
-/// For each role what all its processes have cost since then.
+/// The cost of all processes of each role since then.
 fn costs(roles: &Roles, before: &[Vec<Spent>]) -> Vec<Cost> {
     let of =
         |(now, before): (&Vec<Spent>, &Vec<Spent>)| now.iter().zip(before).map(|(now, then)| now.since(then)).sum();
@@ -77,12 +77,12 @@ fn tell_costs(what: &str, roles: &Roles, costs: &[Cost], duration: Duration, tab
     }
 }
 
-/// For each daemon what strace sees of each role; nothing where it cannot.
+/// The system calls of each role of each daemon; nothing if strace cannot attach.
 fn calls(daemons: &[(usize, Daemon, Roles)], duration: Duration) -> Option<Vec<Vec<Calls>>> {
     let attached: Option<Vec<Traces>> =
         daemons.iter().map(|(_, daemon, roles)| Traces::attach(roles, &daemon.path("."))).collect();
     let attached = attached?;
-    // What attaching has interrupted is begun again.
+    // Attaching interrupts system calls, which then begin again.
     wait::rest(Duration::from_secs(1));
     let from = Traces::now();
     wait::rest(duration);
@@ -112,7 +112,7 @@ pub fn number_of(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Processes and threads begun since the machine was booted.
+/// The number of processes and threads started since the machine was booted.
 fn forks_of_the_machine() -> u64 {
     let stat = fs::read_to_string("/proc/stat").unwrap();
     stat.lines().find_map(|line| line.strip_prefix("processes ")?.parse().ok()).unwrap()

@@ -1,4 +1,4 @@
-//! How long it takes from a cause to its effect.
+//! Measures how long it takes from a cause to its effect.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use crate::process::Process;
 use crate::table::Table;
 use crate::wait;
 
-/// Between two tries, so that what the last one set off has come to rest.
+/// The pause between two tries, so that the effects of the last one are over.
 const REST: Duration = Duration::from_millis(100);
 
 /// Between two requests. Without it the client and the daemon hand two cores to and fro between them, and what is waited for, the
 /// launcher, is kept waiting by that for up to some 70 ms.
 const GLANCE: Duration = Duration::from_micros(100);
 
-/// Measures something so often.
+/// Measures something this many times.
 pub type Measure = fn(&Setting, usize, &mut Table);
 
 /// What is measured here, each on its own: it may be more than a binary can do.
@@ -60,7 +60,7 @@ fn start_to_harness(setting: &Setting) -> Duration {
     daemon.declare(1, "start");
     let from = daemon.start();
     let to = daemon.begun("start").at;
-    // It is stopped from a state of rest.
+    // The daemon is idle when it is stopped.
     daemon.wait_until_running(1);
     to.saturating_sub(from)
 }

@@ -1,4 +1,4 @@
-//! On what it was measured.
+//! Describes the machine on which the figures were measured.
 
 use std::fs;
 use std::process::{Command, Stdio};

@@ -12,14 +12,14 @@
 //! defaults, but `--settle 0ms`. The agents' harness is this very program in another role (see [`harness`]), which says when it
 //! began on a clock that all processes share.
 //!
-//! The other binary need have no more than the flags and the routes that the Go daemon has: what else it is given depends on its
-//! `--help`, and what it cannot do is shown as `—`. So is whatever fails; standard error tells why.
+//! The other binary needs only the flags and routes of the Go daemon. It gets other flags if its `--help` lists them, and the table
+//! shows `—` for what it cannot do. The table also shows `—` for whatever fails, and standard error says why.
 //!
-//! Nothing is subtracted from what is measured, and nothing is judged: the table tells median and 99th percentile (by nearest
-//! rank) of so many samples, and on what machine. Whatever else runs there shows in the figures, so let nothing else run.
+//! Nothing is subtracted from the measured figures, and nothing is judged. The table has the median and the 99th percentile (by
+//! nearest rank), the number of samples, and the machine. Run nothing else meanwhile: it would show in the figures.
 //!
-//! System calls and forks are counted by strace, in an idle time of their own so that it does not disturb the other figures;
-//! where there is none, the forks of the whole machine stand in. Whatever is started is stopped, also after ctrl-C.
+//! strace counts system calls and forks during an idle time of its own, so that it does not disturb the other figures. Without
+//! strace, the forks of the whole machine stand in. The benchmark stops everything that it starts, also after Ctrl-C.
 
 #![allow(
     clippy::unwrap_used,
@@ -58,7 +58,7 @@ use crate::table::{Comparison, Table};
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench daemon --", max_term_width = 100)]
 struct Options {
-    /// Whom agents run as, under root; a login shell of theirs takes part in what is measured
+    /// The user that agents run as, under root; the figures include the time of the user's login shell
     #[arg(long, value_name = "NAME", default_value = "nobody")]
     user: String,
     /// The group of the sockets, under root [default: root's own]
@@ -76,13 +76,13 @@ struct Options {
     /// How often each latency is measured
     #[arg(long, value_name = "COUNT", default_value_t = 30)]
     tries: usize,
-    /// How long the daemon is watched while nothing happens, once without and once with strace
+    /// How long the idle daemon is observed, once without and once with strace
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     idle_seconds: u64,
     /// How long each load of requests lasts
     #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     load_seconds: u64,
-    /// Given by cargo
+    /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -100,7 +100,7 @@ fn main() -> ExitCode {
     let of = |binary: PathBuf| Setting::new(binary, agent_user(&options), admin_group(&options));
     let this = of(env!("CARGO_BIN_EXE_agentd").into());
     let other = options.against.clone().map(of);
-    // What is running now is the noise in the figures, so it is told as it was before.
+    // Whatever runs now disturbs the figures, so the load is read before they are taken.
     let machine = machine::describe(&this, other.as_ref());
     let mut tables = [Table::default(), Table::default()];
     let settings: Vec<&Setting> = std::iter::once(&this).chain(&other).collect();
@@ -199,7 +199,7 @@ impl Run<'_> {
     }
 }
 
-/// What fails is missing in the table, and everything else is measured all the same.
+/// Measures one figure. If that fails, the table lacks the figure, and the other figures are still measured.
 fn guarded(what: &str, table: &mut Table, measure: impl FnOnce(&mut Table)) {
     let from = Instant::now();
     eprintln!("{what}");

@@ -1,4 +1,4 @@
-//! What the kernel tells about processes.
+//! Figures that the kernel keeps of processes.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -19,23 +19,22 @@ pub struct Process(pub i32);
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
     pub resident: u64,
-    /// Each page divided by how many processes have it.
+    /// Proportional: each page is divided by the number of processes that share it.
     pub proportional: u64,
-    /// Those that no other process has.
+    /// Pages that no other process shares.
     pub private: u64,
 }
 
-/// What a process has cost so far.
+/// The cost of a process so far.
 #[derive(Clone, Debug)]
 pub struct Spent {
     /// Of all its threads, in user mode and in the kernel.
     time: Duration,
-    /// How often each of its present threads has been switched away from, of its own will or not. One that ends takes its count
-    /// along.
+    /// The context switches of its present threads, voluntary or not. The count of a thread that ends is lost.
     switches: HashMap<OsString, u64>,
 }
 
-/// What processes have cost from one point in time to another.
+/// The cost of processes between two points in time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
     pub time: Duration,
@@ -114,7 +113,7 @@ impl Process {
         Spent { time, switches: switches.collect() }
     }
 
-    /// Unknown where one may not look.
+    /// `None` if this user may not know.
     pub fn memory(self) -> Option<Memory> {
         let text = self.read("smaps_rollup")?;
         let bytes = |key| number(&text, key).map(|kib| kib << 10);
@@ -133,7 +132,7 @@ fn number(text: &str, key: &str) -> Option<u64> {
     line.trim().trim_end_matches(" kB").parse().ok()
 }
 
-/// The processes that keep agents running, by what they are; the agents' own are none of them.
+/// The processes that keep agents running, by role. The agents' own processes are not among them.
 #[derive(Clone, Debug)]
 pub struct Roles(pub Vec<(&'static str, Vec<Process>)>);
 
@@ -147,7 +146,7 @@ impl Roles {
         self.0.iter().flat_map(|(_, processes)| processes)
     }
 
-    /// Told apart by kinship alone: whatever is between tmux and a harness is a launcher.
+    /// Recognizes launchers by their position alone: every process between tmux and a harness is one.
     pub fn of(daemon: Process, harnesses: &[i32]) -> Self {
         let above = |&pid: &i32| Process(pid).ancestors();
         let launchers = harnesses.iter().flat_map(|pid| above(pid).take_while(|process| !process.is_tmux())).collect();

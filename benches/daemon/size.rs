@@ -1,4 +1,4 @@
-//! What the binary is, and what it takes to make it.
+//! Measures the size of the binary, and the time of its build.
 
 use std::fs;
 use std::process::{Command, Stdio};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-/// What the numbers of a figure are.
+/// The unit of a figure.
 #[derive(Clone, Copy, Debug)]
 pub enum Unit {
     /// Nanoseconds.
@@ -16,7 +16,7 @@ pub enum Unit {
 struct Figure {
     what: String,
     unit: Unit,
-    /// Sorted. Empty is: could not be measured.
+    /// Sorted. Empty if the figure could not be measured.
     samples: Vec<u64>,
     remark: String,
 }
@@ -59,7 +59,7 @@ impl Table {
         self.0.iter().find(|figure| figure.what == what)
     }
 
-    /// Adds to the last figure what a reader should know.
+    /// Adds a note for readers to the last figure.
     pub fn remark(&mut self, remark: impl Into<String>) {
         if let Some(figure) = self.0.last_mut() {
             figure.remark = remark.into();
@@ -73,7 +73,7 @@ pub fn nanoseconds(time: Duration) -> u64 {
 }
 
 impl Figure {
-    /// The smallest sample that so many percent do not exceed.
+    /// The smallest sample that this percentage of the samples does not exceed.
     fn percentile(&self, percent: usize) -> Option<u64> {
         let rank = (self.samples.len() * percent).div_ceil(100).max(1);
         self.samples.get(rank - 1).copied()
@@ -105,7 +105,7 @@ impl Figure {
     }
 }
 
-/// Stands for what could not be measured.
+/// Stands for a figure that could not be measured.
 const MISSING: &str = "—";
 
 fn time(time: Duration) -> String {
@@ -131,7 +131,7 @@ fn grouped(number: u64) -> String {
 }
 
 impl Comparison<'_> {
-    /// What was measured of the other alone comes last.
+    /// Figures that only the other binary has come last.
     fn rows(&self) -> Vec<Vec<String>> {
         let Some(other) = self.other else {
             let row = |figure: &Figure| {

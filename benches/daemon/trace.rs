@@ -1,4 +1,4 @@
-//! System calls, as strace sees them.
+//! Counts system calls with strace.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,10 +11,10 @@ use nix::sys::signal::Signal;
 
 use crate::process::{Process, Roles};
 
-/// How long it may take to attach to everything, or to let it go.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long strace may take to attach to all processes, or to detach from them.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many names of system calls are told.
+/// How many system calls are listed by name.
 const TOLD: usize = 4;
 
 /// A strace for each role, attached to all its processes.
@@ -26,12 +26,12 @@ struct Trace {
 }
 
 impl Traces {
-    /// Nothing if there is no strace, or it may not attach.
+    /// Attaches; `None` if strace is not installed or may not attach.
     pub fn attach(roles: &Roles, folder: &Path) -> Option<Self> {
         let start =
             |(role, processes): &(&str, Vec<Process>)| Trace::start(processes, folder.join(format!("{role}.trace")));
         let mut traces = Self(roles.0.iter().map(start).collect::<Option<_>>()?);
-        let limit = Instant::now() + PATIENCE;
+        let limit = Instant::now() + ATTACH_TIMEOUT;
         while !roles.0.iter().flat_map(|(_, processes)| processes).all(|process| process.is_traced()) {
             if Instant::now() > limit || traces.0.iter_mut().any(Trace::has_ended) {
                 return None;
@@ -41,12 +41,12 @@ impl Traces {
         Some(traces)
     }
 
-    /// On the clock that strace shows.
+    /// The time on the clock that strace shows.
     pub fn now() -> Duration {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap()
     }
 
-    /// Lets all processes go, and answers what each role did between two points in time.
+    /// Detaches from all processes, and returns the system calls of each role between two points in time.
     pub fn between(mut self, from: Duration, to: Duration) -> Vec<Calls> {
         let of = |trace: &mut Trace| {
             trace.end();
@@ -60,7 +60,7 @@ impl Traces {
 impl Trace {
     fn start(processes: &[Process], file: PathBuf) -> Option<Self> {
         let mut command = Command::new("strace");
-        // With the time of each call, and with what tells a fork from a new thread.
+        // With the time of each call, and with the flags that distinguish a fork from a new thread.
         command.args(["-f", "-qq", "-ttt", "-s", "0", "-e", "signal=none", "-o"]).arg(&file);
         for process in processes {
             command.args(["-p", &process.0.to_string()]);
@@ -74,7 +74,7 @@ impl Trace {
     }
 
     fn end(&mut self) {
-        let limit = Instant::now() + PATIENCE;
+        let limit = Instant::now() + ATTACH_TIMEOUT;
         while !self.has_ended() && Instant::now() < limit {
             Process(i32::try_from(self.strace.id()).unwrap()).signal(Signal::SIGINT);
             thread::sleep(Duration::from_millis(20));
@@ -90,11 +90,11 @@ impl Drop for Trace {
     }
 }
 
-/// How often which system call was made.
+/// How often each system call was made.
 #[derive(Debug, Default)]
 pub struct Calls {
     by_name: BTreeMap<String, u64>,
-    /// New processes among them.
+    /// How many of the calls created a process.
     pub forks: u64,
 }
 

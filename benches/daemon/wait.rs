@@ -1,4 +1,4 @@
-//! Waiting: always with a bound, and until a signal says that enough is enough.
+//! Waiting: always with a bound, and only until a signal ends the measurement.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 /// How long anything may take before it is given up.
 pub const BOUND: Duration = Duration::from_mins(2);
 
-/// How long nobody looks whether a signal came.
+/// How often to check whether a signal has arrived.
 pub const SLICE: Duration = Duration::from_millis(100);
 
 static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
@@ -45,7 +45,7 @@ pub fn rest(duration: Duration) {
     }
 }
 
-/// Looks again and again, `pause` apart, until there is something.
+/// Polls every `pause` until there is a result.
 pub fn until<T>(what: &str, pause: Duration, mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {

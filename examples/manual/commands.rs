@@ -53,9 +53,9 @@ const SIGNALS: [(&str, &str); 3] = [
     ("SIGHUP", "Reads the jcard, the secrets and the prompts again at once."),
 ];
 
-/// Every page: what its file is called, and what is in it.
+/// Every page: the name of its file, and its content.
 pub fn pages() -> Vec<(String, String)> {
-    // Pages on how to ask for help help nobody.
+    // Pages about how to ask for help are not useful.
     let mut command = Arguments::command().disable_help_subcommand(true);
     command.build();
     let page = |topic: &Topic| match command.find_subcommand(topic.verb) {
@@ -201,7 +201,7 @@ fn options(roff: &mut Roff, command: &Command) {
 }
 
 fn possible_values(roff: &mut Roff, argument: &Arg) {
-    // Flags have the values true and false, which nobody types.
+    // Flags have the values true and false, which are not typed.
     if !argument.get_action().takes_values() {
         return;
     }

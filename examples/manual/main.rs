@@ -74,7 +74,7 @@ mod tests {
         pages
     }
 
-    /// What a program prints; `None` if it is not there.
+    /// The output of a program; `None` if the program does not exist.
     fn said_by(program: &str, words: &[&str], page: &Path) -> Option<String> {
         let output = Command::new(program).args(words).arg(page).env("MANWIDTH", "80").output();
         match output {
@@ -145,7 +145,7 @@ mod tests {
         assert!(fields.len() > 20);
         for (field, schema) in fields.iter().filter(|(field, _)| *field != "extra_packages") {
             assert!(source.contains(&format!(".TP\n\\fB{field}\\fR ")), "{field}");
-            // Up to where Markdown says something that man pages say differently.
+            // Stops where Markdown and man pages differ.
             let meaning = schema["description"].as_str().unwrap();
             let start = meaning.split(['`', '[', '-', '\'', '…', ';']).next().unwrap();
             let is_there = source.to_lowercase().contains(&start.trim().to_lowercase());

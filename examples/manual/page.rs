@@ -12,7 +12,7 @@ pub fn title(name: &str, section: &str) -> Roff {
     roff
 }
 
-/// The day on which it was made; with the variable of reproducible builds, the day that it names.
+/// The date of the page: today, or the day that the variable of reproducible builds names.
 fn date() -> String {
     let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse().ok());
     let when = epoch.map_or_else(SystemTime::now, |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
@@ -25,7 +25,7 @@ pub fn text(roff: &mut Roff, text: &str) {
 }
 
 pub fn inlines(text: &str) -> Vec<Inline> {
-    // Not every formatter is told that a page is in UTF-8.
+    // Not every formatter knows that a page is in UTF-8.
     let text = without_links(text).replace('…', "...");
     let parts = text.split('`').enumerate().filter(|(_, part)| !part.is_empty());
     parts.map(|(number, part)| if number % 2 == 1 { bold(part) } else { roman(part) }).collect()
@@ -64,7 +64,7 @@ pub fn item(roff: &mut Roff, head: Vec<Inline>, meaning: &str) {
     text(roff, meaning);
 }
 
-/// Lines as they are.
+/// A block of lines that are printed unchanged.
 pub fn verbatim(roff: &mut Roff, lines: &str) {
     roff.control("PP", []);
     roff.control("RS", ["4"]);

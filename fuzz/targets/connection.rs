@@ -1,7 +1,8 @@
-//! A whole connection: whatever a client says, in whatever pieces, and however it leaves, it is served for a bounded time, and what it
-//! hears are whole answers, no more of them than it can have asked for.
+//! Fuzzes a whole connection: whatever a client sends, in whatever pieces, and however it leaves, the server serves it for a bounded
+//! time, and answers with whole responses, no more of them than the client can have asked for.
 //!
-//! The first byte of an input says how the client talks, the second in pieces of how many bytes. Time passes as soon as everybody waits.
+//! The first byte of an input says how the client behaves, the second how many bytes each piece has. The paused clock advances when all
+//! tasks wait.
 
 #![no_main]
 
@@ -20,9 +21,9 @@ use tokio::time::Instant;
 const SHORTEST: usize = "GET / HTTP/1.1\n\n".len();
 
 /// Longer than the server waits for anything.
-const PATIENCE: Duration = Duration::from_mins(2);
+const CLIENT_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// What the longest conversation may take: each request may come after as long a rest as there can be, but all is said at once here.
+/// How long the longest conversation may take. Each request may follow the longest possible pause, but here all are sent at once.
 const LONGEST: Duration = Duration::from_mins(10);
 
 fuzz_target!(|input: &[u8]| {
@@ -31,7 +32,8 @@ fuzz_target!(|input: &[u8]| {
     let [manner, piece, said @ ..] = input else { return };
     let takes = if manner & 4 == 0 { usize::MAX } else { usize::from(*piece) * 64 };
     let keep_alive = manner & 2 == 0;
-    let manner = Manner { piece: usize::from(*piece) + 1, half_closes: manner & 1 != 0, takes, patience: PATIENCE };
+    let manner =
+        Manner { piece: usize::from(*piece) + 1, half_closes: manner & 1 != 0, takes, patience: CLIENT_TIMEOUT };
     let (heard, took) = RUNTIME.get_or_init(new).block_on(async {
         let begun = Instant::now();
         let heard = converse(sources(agents(), None), said, manner, keep_alive).await;
@@ -50,7 +52,7 @@ fuzz_target!(|input: &[u8]| {
     assert!(answers.iter().all(|answer| known(answer.status)));
 });
 
-/// With something in them that acts on terminals and readers.
+/// Agents whose text contains what acts on terminals and readers.
 fn agents() -> Vec<AgentStatus> {
     let agents = r#"[
         {"name": "a", "running": true, "restarts": 1, "state": "running", "pid": 5, "session": "a",

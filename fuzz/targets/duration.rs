@@ -1,5 +1,5 @@
-//! Durations: a text is one of no more than the maximum, or is refused in one short line. What Go or humantime takes means what it
-//! means there, and what humantime prints is read back.
+//! Fuzzes durations: a text is a duration up to the maximum, or is refused in one short line. A text that Go or humantime accepts means
+//! the same here, and what humantime prints is read back.
 
 #![no_main]
 

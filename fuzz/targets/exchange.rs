@@ -1,5 +1,5 @@
-//! Whatever a client says is answered or waited for, a query is an order or refused with a reason, and an event's id is read as it
-//! is written.
+//! Fuzzes requests: whatever a client sends is answered or waited for, a query is an order or is refused with a reason, and an event's
+//! id is read as it is written.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Whatever the files of a log say, and whatever becomes of them while they are read: who follows them, and who asks the API for text
-//! of them, hears what is there and nothing that acts on a terminal, in bounded time and memory.
+//! Fuzzes followers of a log: whatever the files contain, and whatever happens to them while they are read, a follower and a client of
+//! the API get only what is there, and nothing that acts on a terminal, in bounded time and memory.
 
 #![no_main]
 
@@ -23,13 +23,13 @@ use tokio::runtime::{Builder, Runtime};
 /// How many bytes of an attempt are kept.
 const SIZE: u64 = 64 << 10;
 
-/// Whatever the files say, and on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// How long reading may take, whatever the files contain, on a slow machine.
+const READ_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Room for so many entries at most: those that are held, and as many again where room is doubled.
 const MOST_ENTRIES: usize = 2 * (64 << 10);
 
-/// How much text may come of a log, and of each byte of it in addition.
+/// How much text a log may yield, and how much more for each of its bytes.
 const MOST_TEXT: usize = 6 << 20;
 const MOST_TEXT_OF_BYTE: usize = 64;
 
@@ -52,7 +52,7 @@ fuzz_target!(|case: Case| {
         ask(store, query, text.iter().map(|(_, bytes)| bytes.len() + 8192).sum()).await;
         follow(log, &files, &changes).await;
     });
-    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < READ_TIMEOUT, "{:?}", begun.elapsed());
 });
 
 struct Files {
@@ -123,7 +123,7 @@ async fn ask(store: Store, (what, number): (u8, u16), written: usize) {
     query.extend(lines.map(|lines| format!("&lines={lines}")));
     query.extend(since.map(|since| format!("&since={since}h")));
     let said = format!("GET /v1/agents/a/log?{query} HTTP/1.1\r\n\r\n");
-    let patience = if follows { Duration::from_millis(3) } else { PATIENCE };
+    let patience = if follows { Duration::from_millis(3) } else { READ_TIMEOUT };
     let manner = Manner { piece: said.len(), half_closes: false, takes: usize::MAX, patience };
     let heard = converse(sources(agents(), Some(store)), said.as_bytes(), manner, true).await;
     let answers = http::answers(&heard.bytes);

@@ -1,5 +1,5 @@
-//! Frames: whatever arrives, in whatever pieces, and however often waiting for it is given up, is read as if it had arrived at
-//! once, in memory that follows what has arrived. What was read is read again as it was once it has been written.
+//! Fuzzes frames: whatever arrives, in whatever pieces, and however often a read is cancelled, it is read as if it had arrived at once.
+//! Memory grows only with what has arrived. A message that was read survives being written and read again.
 //!
 //! The first byte of an input says what is read and whether the rest is the stream itself or bodies, separated by 0xff, to be put
 //! into frames; the second how the stream is cut into pieces.
@@ -64,7 +64,7 @@ fn check<T: Serialize + DeserializeOwned>(stream: &[u8], piece: usize, limit: us
     }
 }
 
-/// What is to be read of a stream, and what is left of it.
+/// The messages that must be read from a stream, and how the stream ends.
 fn first_frame<T: Serialize + DeserializeOwned>(stream: &[u8], limit: usize) -> (Read, &[u8]) {
     let Some((length, rest)) = stream.split_first_chunk() else {
         return (if stream.is_empty() { Read::Closed } else { Read::Cut }, &[]);
@@ -77,7 +77,7 @@ fn first_frame<T: Serialize + DeserializeOwned>(stream: &[u8], limit: usize) -> 
     }
 }
 
-/// Waits anew whenever nothing has arrived.
+/// Restarts the read whenever nothing has arrived.
 fn read_patiently<T: Serialize + DeserializeOwned>(reader: &mut Reader<impl AsyncRead + Unpin>) -> Read {
     loop {
         match once(reader.read::<T>()) {
@@ -107,7 +107,7 @@ fn shown(message: &impl Serialize) -> Read {
     Read::Message(serde_json::to_string(message).expect("messages can be written"))
 }
 
-/// What comes of a future by the time it would wait, after which it is given up.
+/// The result of a future if it does not have to wait; otherwise it is dropped.
 fn once<F: Future>(future: F) -> Option<F::Output> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),

@@ -1,4 +1,4 @@
-//! What a server has said, taken apart and looked through.
+//! Parses and checks the responses of a server.
 
 use agentd::text::printable;
 
@@ -7,11 +7,11 @@ pub struct Answer {
     pub status: u16,
     pub content_type: String,
     pub body: Vec<u8>,
-    /// Whether its end was heard.
+    /// Whether its end has arrived.
     pub is_whole: bool,
 }
 
-/// The answers that were heard, one after the other. Only the last may have been cut off.
+/// The answers that arrived, one after the other. Only the last may be cut off.
 pub fn answers(mut rest: &[u8]) -> Vec<Answer> {
     let mut answers = Vec::new();
     while !rest.is_empty() {

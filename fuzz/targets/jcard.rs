@@ -1,5 +1,5 @@
-//! The jcard: whatever the text, each finding has its place in it and fits on a line, and each agent that comes of it is one that
-//! the kernel and tmux take. What is good in it is not touched by what is beside it.
+//! Fuzzes the jcard: whatever the text, each finding has a position in it and fits on a line, and the kernel and tmux accept each agent
+//! that it declares. A good entry is not affected by the entries beside it.
 
 #![no_main]
 

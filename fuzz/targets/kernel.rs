@@ -1,4 +1,5 @@
-//! What the kernel says is read right whatever others are called, and what a login shell prints gives its environment.
+//! Fuzzes what the kernel prints: it is read correctly whatever processes and files are called. What a login shell prints yields its
+//! environment.
 
 #![no_main]
 

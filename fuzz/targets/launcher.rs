@@ -1,8 +1,8 @@
-//! Whatever a launcher says, in whatever order, and whatever happens meanwhile: what becomes of its agent can be described and written
-//! down, lies in the past if it has happened, and keeps to the agent's policy.
+//! Fuzzes launchers: whatever a launcher sends, in whatever order, and whatever happens meanwhile, the state of its agent can be
+//! described and recorded, its past events lie in the past, and the agent's policy is kept.
 //!
-//! The first byte of an input says which policy. What follows is separated by 0xff: a message in JSON, or, behind a zero byte, a script
-//! of what else happens.
+//! The first byte of an input selects the policy. The rest is separated by 0xff: a message in JSON, or, after a zero byte, a script of
+//! what else happens.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! A machine, and a world that does to it whatever a script says. At every moment it can be described and written down.
+//! A machine in a world that follows a script. At every moment the machine can be described and recorded.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -44,14 +44,14 @@ impl Life {
         Self { machine, now, under_way: BTreeSet::new(), said, described: None }
     }
 
-    /// The daemon is cut off, and the next one takes up what is on record.
+    /// The daemon dies, and the next one continues from the record.
     fn cut_off(&mut self) {
         let record = serde_json::to_vec(&self.machine).expect("it can be written down");
         self.machine = serde_json::from_slice(&record).expect("what was written down can be read");
         self.resume();
     }
 
-    /// Takes up what an earlier daemon has left.
+    /// Continues from what an earlier daemon has recorded.
     pub fn resume(&mut self) {
         self.under_way.clear();
         let effects = self.machine.resume();
@@ -183,7 +183,7 @@ impl Life {
     }
 }
 
-/// What the API and the command line say of these agents: it can be read by machines and by people.
+/// Checks that what the API and the command line say about these agents is readable for programs and for people.
 pub fn check_snapshot(snapshot: &Snapshot, most: usize) {
     let body = text(&snapshot.agents_body(), most);
     let agents: Vec<AgentStatus> = serde_json::from_str(&body).expect("it is what clients read");

@@ -1,4 +1,4 @@
-//! Files of a log that say and hold anything are read within bounds: each byte once, in its order, and none that is not there.
+//! Fuzzes the files of a log: whatever they contain, they are read within bounds, each byte once and in order, and no byte is invented.
 
 #![no_main]
 
@@ -10,8 +10,8 @@ use agentd::logs::attempt::AttemptId;
 use agentd::logs::reader::{Log, Readers};
 use libfuzzer_sys::fuzz_target;
 
-/// However long the files, and on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long reading may take, however long the files are, on a slow machine.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The lengths of text and index, what is written where, the bytes of the index, a time, and how many lines.
 type Case = (u64, u64, Vec<(u64, Vec<u8>)>, Vec<u8>, u64, u8);
@@ -53,5 +53,5 @@ fuzz_target!(|case: Case| {
     for place in [log.since(time, &|| true).unwrap(), log.last_lines(lines.into(), &|| true).unwrap()] {
         assert!((begin..=end).contains(&place));
     }
-    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < READ_TIMEOUT, "{:?}", begun.elapsed());
 });

@@ -1,5 +1,5 @@
-//! Whatever the state directory holds is put aside or becomes agents: the API, the command line and the next daemon can read what is
-//! said of them, and they go on without a defect whatever happens next.
+//! Fuzzes records: whatever the state directory holds is set aside or becomes agents. The API, the command line and the next daemon can
+//! read what is said about them, and they continue without a defect whatever happens next.
 //!
 //! An input is what is on record of an agent, its history, and a script of what happens then, separated by 0xff. The first two are put
 //! into documents of this version and boot unless they begin with an exclamation mark.

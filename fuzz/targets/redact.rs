@@ -1,4 +1,4 @@
-//! Secrets are redacted in bytes that come in any pieces as in the whole of them.
+//! Fuzzes redaction: a text that arrives in pieces is redacted exactly as the whole text would be.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! The secrets directory: whatever is in it, good values are read as written, bad ones leave the last good ones, and no value is
-//! told. An input describes a directory that is read several times as it changes.
+//! Fuzzes the secrets directory: whatever is in it, good values are read as written, bad ones leave the last good ones in place, and no
+//! value is shown. An input describes a directory that is read several times as it changes.
 //!
 //! Readings are separated by 0xfe, and the entries of each by 0xfd. An entry is a letter for what it is, a name, 0xff, and a
 //! content.

@@ -1,5 +1,5 @@
-//! What a secret has in common with what is shown is redacted as a naive search finds it, whatever pieces a text comes in; and a
-//! screen that is shown does no more than colour text.
+//! Fuzzes what is shown: secrets are redacted wherever a naive search finds them, whatever pieces a text arrives in, and a screen that
+//! is shown does nothing but color text.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! Whatever an agent prints becomes text in which no character acts on a terminal, in bounded time, and however it is cut.
+//! Fuzzes plain text: whatever an agent prints, however it is cut, becomes in bounded time a text in which no character acts on a
+//! terminal.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What tmux prints becomes ids, numbers, names, or a short line; what it is given, it takes for what was meant.
+//! Fuzzes tmux: its output becomes ids, numbers, names, or a short line, and it reads what agentd gives it as intended.
 
 #![no_main]
 

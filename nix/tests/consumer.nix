@@ -1,4 +1,4 @@
-# A system that makes the users and folders itself, has its secrets as credentials, and a login shell that is none of sh's kin.
+# A system that creates the users and folders itself, has its secrets as credentials, and a login shell that is not related to sh.
 { lib, pkgs, ... }:
 let
   agent = pkgs.writeShellScript "agent" ''

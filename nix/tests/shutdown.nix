@@ -1,4 +1,4 @@
-# When the machine goes down agents are stopped with all they need still there; when it is up again they start afresh.
+# When the machine shuts down, agents are stopped while everything they need still exists. After the boot they start afresh.
 { pkgs, ... }:
 let
   agent = pkgs.writeShellScript "agent" ''

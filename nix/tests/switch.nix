@@ -1,4 +1,4 @@
-# A switch to another agentd, and to another declaration, leaves alone what is not concerned.
+# A switch to another agentd, and to another declaration, leaves unaffected agents alone.
 { lib, pkgs, ... }:
 let
   sleeper = name: seconds: {
@@ -22,7 +22,7 @@ in
       ];
     };
     specialisation.next.configuration.services.agentd = {
-      # The same program in another place: to systemd and to the switch it is another one.
+      # The same program at another path: to systemd and to the switch it is another program.
       package = pkgs.symlinkJoin {
         name = "agentd-next";
         paths = [ (pkgs.callPackage ../package.nix { }) ];
@@ -49,7 +49,7 @@ in
     machine.wait_until_succeeds("pgrep --uid agent --full --exact 'sleep 10003'")
     machine.fail("pgrep --uid agent --full --exact 'sleep 10002'")
     assert daemon() != before, "the daemon was not restarted"
-    assert pid("sleep 10001") == kept, "the agent was"
+    assert pid("sleep 10001") == kept, "the agent was restarted"
     machine.succeed("agentd status kept")
   '';
 }

@@ -45,7 +45,7 @@ in
     machine.wait_until_succeeds("agentd status sleeper")
     assert pid() == before, "the agent was restarted"
 
-    # With the last agent goes the old server, and the next one is of the new version.
+    # The old server ends with its last agent, and the next server has the new version.
     machine.succeed("systemctl stop agentd.service && systemctl start agentd.service")
     machine.wait_until_succeeds("agentd status sleeper")
     machine.succeed("runuser -u agent -- tmux -S /run/agentd/tmux.sock display-message -p '#{version}' | grep --invert-match 3.5a")

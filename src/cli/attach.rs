@@ -1,14 +1,14 @@
-//! `agentd attach`: an agent's terminal, for whoever may act as the agent user.
+//! `agentd attach`: attaches the operator's terminal to an agent's terminal.
 //!
 //! ```text
 //! operator's terminal ◀──▶ agentd attach (root, say) ◀── a fresh terminal ──▶ tmux client (agent user)
 //! ```
 //!
-//! A tmux client does what its server tells it, so it is the agent user's here, whoever asks, and has neither descriptor nor variable
-//! of the operator's. What it shows goes through the [`relay`] as it is. A way that ends in a tmux client of root's does not exist.
+//! A tmux client obeys its server, so it always runs as the agent user, with no descriptor and no variable of the operator. The
+//! [`relay`] passes its output on unchanged. No path through this module runs a tmux client as root.
 //!
-//! The daemon is asked for the agent first, and tmux for its session then; where the daemon cannot be asked, tmux alone decides:
-//! agents outlive daemons, and the API is not for the agent user.
+//! The command first asks the daemon for the agent, then tmux for its session. If the daemon does not answer, tmux alone decides,
+//! because agents outlive daemons, and the agent user may not use the API.
 
 mod kind;
 mod relay;
@@ -37,32 +37,33 @@ use crate::text::printable::escaped;
 use crate::tmux::{self, Entrance, Tmux};
 use crate::wire::status::AgentStatus;
 
-/// As every other verb has it.
+/// The exit status when attaching failed.
 const FAILED: u8 = 1;
+/// The exit status when the agent is not known.
 const UNKNOWN: u8 = 4;
 
-/// Whose terminal, and how.
+/// Which agent's terminal, and how to attach to it.
 #[derive(Clone, Debug, clap::Args)]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Arguments {
-    /// The agent, whatever the case of its name
+    /// The agent; the case of its name does not matter
     #[arg(add = complete::names())]
     pub name: String,
-    /// Only look on: no key gets through but those that detach, and the window keeps its size
+    /// Only watch: no key gets through except those that detach, and the window keeps its size
     #[arg(long)]
     pub read_only: bool,
-    /// The dedicated tmux server's socket [default: what the daemon was told, else as for the daemon]
+    /// The dedicated tmux server's socket [default: that of the running daemon, else as for the daemon]
     #[arg(long, value_name = "PATH", value_parser = super::path())]
     pub tmux_socket: Option<PathBuf>,
-    /// Whom agents run as [default: what the daemon was told, else as for the daemon]
+    /// The user that agents run as [default: that of the running daemon, else as for the daemon]
     #[arg(long, value_name = "NAME", value_parser = super::name)]
     pub user: Option<String>,
-    /// The jcard, by which it is known whose daemon is meant where none answers [default: as for the daemon]
+    /// The jcard, which identifies the daemon if none answers [default: as for the daemon]
     #[arg(long, value_name = "PATH", value_parser = super::path())]
     pub config: Option<PathBuf>,
 }
 
-/// Why somebody is not attached, or not any more.
+/// Why the operator is not attached, or no longer.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
@@ -72,21 +73,21 @@ enum Error {
     #[error("failed to attach to {agent}: {why}; agentd explain {agent} says more")]
     NoSession { agent: Name, why: String },
     #[error(
-        "failed to attach to {agent}: that is for root and for user {user}. Run:\n\n    {command}\n\nor look on, as you may:\n\n    agentd watch {agent}\n"
+        "failed to attach to {agent}: only root and user {user} may attach. Run:\n\n    {command}\n\nor watch the agent, which you may:\n\n    agentd watch {agent}\n"
     )]
     Rights { agent: Name, user: String, command: String },
     #[error(
-        "failed to attach to {0}: its user is root, and agentd runs no tmux client as root; name another with --user"
+        "failed to attach to {0}: its user is root, and agentd does not run tmux clients as root; name another user with --user"
     )]
     Root(Name),
     #[error("failed to attach to {0}: {1}")]
     Account(Name, account::Error),
     #[error(
-        "failed to attach to {agent}: {what} is no terminal; agentd watch {agent} shows its screen, and agentd logs {agent} what it has printed"
+        "failed to attach to {agent}: {what} is not a terminal; agentd watch {agent} shows the agent's screen, and agentd logs {agent} prints its log"
     )]
     NoTerminal { agent: Name, what: &'static str },
     #[error(
-        "failed to attach to {agent}: TERM={kind} says that this terminal cannot do what tmux needs; agentd watch {agent} shows the screen"
+        "failed to attach to {agent}: TERM={kind} names a terminal that lacks what tmux needs; agentd watch {agent} shows the agent's screen"
     )]
     Dumb { agent: Name, kind: String },
     #[error("failed to attach to {0}: {1}")]
@@ -106,7 +107,7 @@ impl Error {
     }
 }
 
-/// Attaches, and comes back when that is over.
+/// Attaches to the agent's terminal, and returns when the operator has detached or the session has ended.
 pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -> ExitCode {
     // Other processes of the agent user must not reach the operator's terminal through this one.
     memory::keep_private();
@@ -118,7 +119,7 @@ pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -
     match end {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(signal)) => {
-            // Does not come back, as the signal was meant to end this process.
+            // Does not return: the signal ends this process.
             let _ = signal_hook::low_level::emulate_default_handler(signal);
             ExitCode::from(FAILED)
         }
@@ -133,16 +134,16 @@ fn complain(code: u8, what: &str) -> u8 {
 
 fn say(what: &str) {
     for line in what.lines() {
-        // Where standard error is closed there is nobody to tell.
+        // If standard error is closed, the message is lost.
         let _ = writeln!(io::stderr(), "{}", escaped(line));
     }
 }
 
-/// Ends with the signal that it was ended by, if it was.
+/// Attaches to the agent's terminal. Returns the signal that ended it, if one did.
 async fn attach(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -> Result<Option<i32>, Error> {
     let Arguments { name, read_only, tmux_socket, user, config: _ } = arguments.clone();
     let whereabouts = Whereabouts { tmux_socket, user, ..Whereabouts::default() };
-    let Target { settings, daemon, asker, account, .. } = Target::find(all, &whereabouts, here);
+    let Target { settings, daemon, user_id, account, .. } = Target::find(all, &whereabouts, here);
     let asked = match Client::new(&settings.api_socket) {
         Ok(client) => client.agent(&name).await.map(|answer| answer.value),
         Err(error) => Err(error),
@@ -154,9 +155,9 @@ async fn attach(all: &super::Arguments, arguments: &Arguments, here: &Surroundin
     let agent = Name::try_from(name.as_str()).map_err(|error| Error::Name(name, error))?;
     let account = match account {
         Ok(account) if account.uid.is_root() => return Err(Error::Root(agent)),
-        Ok(account) if asker.is_root() || asker == account.uid => account,
+        Ok(account) if user_id.is_root() || user_id == account.uid => account,
         Ok(account) => {
-            // Who may not even ask is told that.
+            // A user who may not use the API gets that error instead.
             asked?;
             let command = safe_command(&all.places, arguments, &agent);
             return Err(Error::Rights { agent, user: account.name, command });
@@ -197,7 +198,7 @@ async fn attach(all: &super::Arguments, arguments: &Arguments, here: &Surroundin
     }
     let features = features(std::env::var_os("COLORTERM").as_deref());
     let command = client(tmux.entering(&entrance, read_only, features, &farewell), &term);
-    // With it goes the deputy.
+    // This also ends the deputy.
     drop(tmux);
     match relay::run(command).await {
         Ok(End::Signal(signal)) => Ok(Some(signal)),
@@ -214,26 +215,26 @@ fn why_none(agent: &AgentStatus, socket: &Path) -> String {
     format!("it has no session on {}: {why}", socket.display())
 }
 
-/// How to get away again.
+/// The message about how to detach.
 fn farewell(entrance: &Entrance, is_read_only: bool) -> String {
     let prefix = entrance.prefix.as_deref().unwrap_or("tmux's prefix key, then");
     let how = if is_read_only { "read-only; " } else { "" };
     format!("{how}detach with {prefix} d")
 }
 
-/// What is different for who sits in a tmux already.
+/// The message for an operator whose terminal is itself in tmux.
 fn nested(entrance: &Entrance) -> String {
     let prefix = entrance.prefix.as_deref().unwrap_or("its prefix key");
     format!(
-        "this terminal is in a tmux of its own, which takes its prefix key first; if that is {prefix} too, press it twice for the agent's"
+        "this terminal runs in another tmux, which takes its prefix key first; if that is {prefix} too, press it twice to reach the agent's tmux"
     )
 }
 
-/// All that the client knows of the operator: where tmux is, what the terminal is, whether that takes UTF-8. Of the first its process
-/// makes no variable.
+/// The client's environment: the `PATH` to find tmux in, the kind of the terminal, and whether the terminal takes UTF-8. The client
+/// does not inherit `PATH`.
 ///
-/// A terminal takes UTF-8 unless the operator named a locale that does not: most have no locale here because `ssh` or `sudo` left it
-/// behind, and tmux would show them `_` for every character beyond ASCII.
+/// A terminal takes UTF-8 unless the operator's locale says otherwise. Most operators have no locale here because `ssh` or `sudo`
+/// dropped it, and tmux would show them `_` for every character beyond ASCII.
 fn environment(
     path: Option<OsString>,
     term: &str,
@@ -249,12 +250,12 @@ fn environment(
     all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
-/// What the terminal says of itself beyond its kind, in tmux's words: `COLORTERM` is where terminals say that they have all colours.
+/// The terminal's features beyond its kind, in tmux's words. Terminals announce in `COLORTERM` that they have all colors.
 fn features(colours: Option<&OsStr>) -> Option<&'static str> {
     colours.is_some_and(|value| value == "truecolor" || value == "24bit").then_some("RGB")
 }
 
-/// The same for who may become root, as a shell takes it.
+/// A shell command that does the same as root.
 fn safe_command(places: &Places, arguments: &Arguments, agent: &Name) -> String {
     let Arguments { tmux_socket, user, read_only, .. } = arguments;
     let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
@@ -270,7 +271,7 @@ fn safe_command(places: &Places, arguments: &Arguments, agent: &Name) -> String 
     words.join(" ")
 }
 
-/// A word for a shell.
+/// Quotes a word for a shell if needed.
 fn quoted(word: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_./=:,@%+-".contains(&byte);
     if !word.is_empty() && word.bytes().all(is_plain) {
@@ -291,21 +292,21 @@ mod tests {
     }
 
     #[test]
-    fn of_the_operators_variables_only_the_kind_of_terminal_goes_on() {
+    fn client_gets_no_variable_but_the_kind_of_terminal() {
         let secret = [("TMUX", "/tmp/tmux,1,0"), ("TOKEN", "hidden"), ("SHELL", "/bin/bash"), ("LC_TIME", "x")];
         let all = [&secret[..], &[("TERM", "xterm-256color"), ("LANG", "de_DE.UTF-8")]].concat();
         assert_eq!(environment_of(&all), [("TERM", "screen".into()), ("LANG", "C.UTF-8".into())]);
     }
 
     #[test]
-    fn all_colours_are_for_terminals_that_say_they_have_them() {
+    fn all_colors_are_used_if_the_terminal_announces_them() {
         let features = |value: &str| features(Some(OsStr::new(value)));
         assert_eq!((features("truecolor"), features("24bit")), (Some("RGB"), Some("RGB")));
         assert_eq!((features("yes"), features(""), super::features(None)), (None, None, None));
     }
 
     #[test]
-    fn utf_8_is_taken_unless_the_first_variable_that_counts_denies() {
+    fn utf_8_is_used_unless_the_locale_says_otherwise() {
         let language = |variables: &[(&str, &str)]| environment_of(variables)[1].1.clone();
         assert_eq!(language(&[("LC_ALL", "C"), ("LANG", "en_GB.UTF-8")]), "C");
         assert_eq!(language(&[("LC_ALL", ""), ("LC_CTYPE", "en_GB.utf8"), ("LANG", "C")]), "C.UTF-8");
@@ -322,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn the_safe_command_is_what_was_asked_for() {
+    fn safe_command_repeats_the_command_line() {
         assert_eq!(safe(&["agentd", "attach", "A"]), "sudo agentd attach a");
         let words =
             ["agentd", "attach", "--api-socket=/s", "a", "--user", "me", "--read-only", "--tmux-socket", "/it's"];
@@ -331,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn the_way_out_is_told_in_the_keys_of_the_session() {
+    fn message_about_detaching_names_the_sessions_keys() {
         let entrance = |prefix: Option<&str>| Entrance { id: "$1".into(), prefix: prefix.map(str::to_owned) };
         assert_eq!(farewell(&entrance(Some("Ctrl-b")), false), "detach with Ctrl-b d");
         assert_eq!(farewell(&entrance(None), true), "read-only; detach with tmux's prefix key, then d");

@@ -1,4 +1,4 @@
-//! `agentd check`: what is wrong with a jcard, before a daemon reads it.
+//! `agentd check`: prints what is wrong with a jcard, before a daemon reads it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,35 +13,35 @@ use crate::config::{self, Entry, Finding, Options, Severity};
 use crate::sys::regular_file;
 use crate::text::printable::{self, escaped};
 
-/// The exit status when nothing is in error.
+/// The exit status when the jcard has no error.
 const GOOD: u8 = 0;
-/// The exit status when something is, or when the file cannot be read.
+/// The exit status when the jcard has an error, or cannot be read.
 const BAD: u8 = 1;
 
-/// Which jcard, and how.
+/// Which jcard to check, and how.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Arguments {
     /// The jcard; by default the one that the daemon reads
     pub file: Option<PathBuf>,
-    /// The same as FILE, by the daemon's own name for it
+    /// The jcard, under the daemon's name for this option
     #[arg(long, value_name = "PATH", conflicts_with = "file", value_parser = super::path())]
     pub config: Option<PathBuf>,
-    /// Take `type = "sandboxed"` for good, as a daemon with this option does
+    /// Accept `type = "sandboxed"`, as a daemon with this option does
     #[arg(long)]
     pub unsandboxed: bool,
-    /// Print the same as data
+    /// Print the findings as JSON
     #[arg(long)]
     pub json: bool,
-    /// Count warnings as errors, and prompt files with a relative path that are not there
+    /// Count warnings as errors, and also missing prompt files that have a relative path
     #[arg(long)]
     pub strict: bool,
 }
 
-/// What was found, as `--json` prints it.
+/// The findings, as `--json` prints them.
 #[derive(Debug, Serialize)]
 struct Report {
     file: String,
-    /// How many agents it declares; absent if it cannot be told.
+    /// How many agents the jcard declares; absent if that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     agents: Option<usize>,
     errors: usize,
@@ -52,14 +52,15 @@ struct Report {
 #[derive(Debug, Serialize)]
 struct Found {
     severity: Severity,
-    /// Where it is, from 1; absent if it is about the file as a whole.
+    /// Where the finding is; absent if it is about the file as a whole.
     #[serde(flatten)]
-    place: Option<Place>,
+    position: Option<Position>,
     message: String,
 }
 
+/// A line and a column, both counted from 1.
 #[derive(Debug, Serialize)]
-struct Place {
+struct Position {
     line: usize,
     column: usize,
 }
@@ -67,15 +68,16 @@ struct Place {
 /// What counts as an error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rigor {
-    /// What keeps an agent from running.
+    /// Only what keeps an agent from running.
     #[default]
     Usual,
-    /// Warnings as well, and prompt files with a relative path that are not beside the jcard.
+    /// Also warnings, and missing prompt files that have a relative path.
     Strict,
 }
 
-/// Reads a jcard, and nothing else of the system but whether its prompt files are there if that counts, and prints each finding and a
-/// summary, a line each. The result is the exit status: 0 if there is no error, else 1.
+/// Checks a jcard and prints each finding and a summary, a line each. Returns the exit status: 0 if there is no error, else 1.
+///
+/// It reads only the jcard. With [`Rigor::Strict`] it also looks whether relative prompt files exist.
 ///
 /// # Errors
 ///
@@ -103,7 +105,7 @@ impl Report {
                 }
                 Err(findings) => (None, findings.into_iter().map(Found::from).collect()),
             },
-            Err(error) => (None, vec![Found { severity: Severity::Error, place: None, message: fault(&error) }]),
+            Err(error) => (None, vec![Found { severity: Severity::Error, position: None, message: fault(&error) }]),
         };
         if rigor == Rigor::Strict {
             for found in &mut findings {
@@ -115,7 +117,7 @@ impl Report {
     }
 }
 
-/// Of the prompt files with a relative path, those that are not where the daemon would look for them.
+/// A finding for each relative prompt file that is not where the daemon would look for it.
 fn missing_prompts(jcard: &Path, entries: &[Entry]) -> Vec<Found> {
     let folder = jcard.parent().unwrap_or(Path::new(""));
     let prompts: BTreeSet<&Path> = entries
@@ -128,7 +130,7 @@ fn missing_prompts(jcard: &Path, entries: &[Entry]) -> Vec<Found> {
         .collect();
     let found = |path: &Path| Found {
         severity: Severity::Error,
-        place: None,
+        position: None,
         message: format!(
             "prompt_file \"{}\" is not a file in the jcard's folder; put it there, or write an absolute path",
             path.display()
@@ -139,24 +141,24 @@ fn missing_prompts(jcard: &Path, entries: &[Entry]) -> Vec<Found> {
 
 impl From<Finding> for Found {
     fn from(Finding { line, column, severity, message }: Finding) -> Self {
-        Self { severity, place: Some(Place { line, column }), message }
+        Self { severity, position: Some(Position { line, column }), message }
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = escaped(&self.file);
-        for Found { severity, place, message } in &self.findings {
+        for Found { severity, position, message } in &self.findings {
             let mark = match severity {
                 Severity::Error => "",
                 Severity::Warning => "warning: ",
             };
-            match place {
-                Some(Place { line, column }) => writeln!(f, "{file}:{line}:{column}: {mark}{}", escaped(message))?,
+            match position {
+                Some(Position { line, column }) => writeln!(f, "{file}:{line}:{column}: {mark}{}", escaped(message))?,
                 None => writeln!(f, "{file}: {mark}{}", escaped(message))?,
             }
-            // There is nothing to sum up.
-            if place.is_none() && self.agents.is_none() {
+            // The file could not be read, so there is nothing to sum up.
+            if position.is_none() && self.agents.is_none() {
                 return Ok(());
             }
         }
@@ -183,7 +185,7 @@ mod tests {
         (status, String::from_utf8(out).unwrap().replace(&*file.to_string_lossy(), "jcard.toml"))
     }
 
-    /// Status and output for a jcard of this content, its path in the output shortened to `jcard.toml`.
+    /// The exit status and the output for a jcard with this text. Its path in the output is shortened to `jcard.toml`.
     fn check_text(text: impl AsRef<[u8]>) -> (u8, String) {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("jcard.toml");
@@ -193,13 +195,13 @@ mod tests {
     }
 
     #[test]
-    fn a_good_jcard_gives_a_summary_and_0() {
+    fn good_jcard_gives_a_summary_and_status_0() {
         let (status, output) = check_text("[agent]\nharness = \"claude-code\"\n");
         assert_eq!((status, output.as_str()), (0, "jcard.toml: 1 agent, 0 errors, 0 warnings\n"));
     }
 
     #[test]
-    fn warnings_are_marked_and_give_0() {
+    fn warnings_are_marked_and_give_status_0() {
         let (status, output) = check_text("[agent]\nharness = \"claude-code\"\npromt = \"x\"\n");
         assert_eq!(status, 0);
         assert_eq!(
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn every_error_is_printed_with_its_place_and_gives_1() {
+    fn errors_are_printed_with_positions_and_give_status_1() {
         let (status, output) = check_text(
             "[[agents]]\nharness = \"nope\"\nname = \"a\"\nmax_restarts = -1\n[[agents]]\nharness = \"custom\"\n",
         );
@@ -259,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn for_programs_findings_are_data() {
+    fn json_has_all_findings() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("jcard.toml");
         fs::write(&file, "[agent]\nharness = \"nope\"\nname = \"a\"\n").unwrap();
@@ -281,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn name_of_a_file_cannot_move_the_cursor() {
+    fn file_name_cannot_move_the_cursor() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a\x1b[2J\u{202e}\u{9b}31m.toml");
         for content in ["[agent]\nharness = \"nope\"\n", "[agent"] {
@@ -293,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_toml_is_unusable() {
+    fn file_that_is_not_toml_is_unusable() {
         let (status, output) = check_text("[agent\n");
         assert_eq!(status, 1);
         assert!(output.starts_with("jcard.toml:1:7: the file is not valid TOML: "), "{output}");
@@ -301,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_says_so_and_gives_1() {
+    fn missing_file_is_reported_with_status_1() {
         let folder = tempfile::tempdir().unwrap();
         let (status, output) = check_file(&folder.path().join("jcard.toml"));
         assert_eq!(status, 1);
@@ -309,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_endless_size_is_refused() {
+    fn file_of_endless_size_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("jcard.toml");
         fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
@@ -319,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_is_refused_and_not_waited_for() {
+    fn fifo_is_refused_without_waiting() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("jcard.toml");
         nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();

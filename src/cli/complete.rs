@@ -1,7 +1,7 @@
-//! Completion in shells: agentd itself answers what may come next, so that names of agents are those there are.
+//! Shell completion: agentd itself tells the shell which words may come next, so that it can offer the names of the present agents.
 //!
-//! A package installs for each shell what [`write_script`] writes. Under [`VARIABLE`] agentd then answers the shell, and does nothing
-//! else.
+//! A package installs the script that [`write_script`] writes for each shell. If [`VARIABLE`] is set, agentd answers the shell and does
+//! nothing else.
 
 use std::ffi::OsString;
 use std::io;
@@ -18,13 +18,13 @@ use crate::client::Client;
 use crate::settings::Surroundings;
 use crate::wire::status::AgentStatus;
 
-/// The variable by which a shell asks.
+/// The environment variable with which a shell asks for completions.
 const VARIABLE: &str = "AGENTD_COMPLETE";
 
-/// How long a person who has pressed Tab waits for names.
+/// How long a person who has pressed Tab waits for the names of agents.
 const COMPLETION_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Answers a shell that asks what may come next, and how that ended; `None` if none does.
+/// Answers a shell that asks for completions, and returns the exit status; `None` if no shell asks.
 pub fn answer() -> Option<ExitCode> {
     let here = std::env::current_dir().ok();
     match CompleteEnv::with_factory(Arguments::command).var(VARIABLE).try_complete(std::env::args_os(), here.as_deref())
@@ -35,20 +35,19 @@ pub fn answer() -> Option<ExitCode> {
     }
 }
 
-/// Writes what a shell (`bash`, `fish`, `zsh`…) is to read so that it asks.
+/// Writes the script that makes a shell (`bash`, `fish`, `zsh`…) ask agentd for completions.
 pub fn write_script(shell: &str, out: &mut dyn io::Write) -> io::Result<()> {
     let shells = Shells::builtins();
-    let known = shells.completer(shell).ok_or_else(|| io::Error::other(format!("no shell {shell:?} is known")))?;
+    let known = shells.completer(shell).ok_or_else(|| io::Error::other(format!("shell {shell:?} is not supported")))?;
     known.write_registration(VARIABLE, "agentd", "agentd", "agentd", out)?;
-    // zsh reads the file as a function's body when there is something to complete for the first time (zshcompsys(1), "Autoloaded
-    // files").
+    // At the first completion, zsh runs the file as the body of the completion function (zshcompsys(1), "Autoloaded files").
     if shell == "zsh" {
         out.write_all(b"\n[[ ${funcstack[1]-} != _agentd ]] || _clap_dynamic_completer_agentd \"$@\"\n")?;
     }
     Ok(())
 }
 
-/// The names of the agents there are, each with its state.
+/// The names of all agents, each with its state.
 pub(super) fn names() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
         let agents = agents(&std::env::args_os().collect::<Vec<_>>()).unwrap_or_default();
@@ -58,7 +57,7 @@ pub(super) fn names() -> ArgValueCandidates {
     })
 }
 
-/// As the daemon tells that the words typed so far speak of; `None` if it does not.
+/// The agents of the daemon that the words typed so far name; `None` if it does not answer.
 fn agents(words: &[OsString]) -> Option<Vec<AgentStatus>> {
     let here = Surroundings::here();
     let socket = match api_socket(words) {
@@ -85,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_daemon_is_asked_that_the_words_speak_of() {
+    fn completion_asks_the_daemon_that_the_words_name() {
         let socket = |words: &[&str]| api_socket(&words.iter().map(OsString::from).collect::<Vec<_>>());
         assert_eq!(socket(&["agentd", "wait", "--api-socket", "/x", ""]), Some("/x".into()));
         assert_eq!(socket(&["agentd", "--api-socket=/y", "wait", ""]), Some("/y".into()));
@@ -93,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_that_nobody_knows_is_an_error() {
+    fn unknown_shell_is_an_error() {
         assert!(write_script("cmd", &mut Vec::new()).unwrap_err().to_string().contains("cmd"));
     }
 }

@@ -1,10 +1,10 @@
-//! `agentd doctor`: whether everything that agentd needs is there and as it should be, each with its remedy.
+//! `agentd doctor`: checks everything that agentd needs, and prints a remedy for each problem.
 //!
-//! It needs no daemon, and asks the one that answers. What it looks at is what that daemon was told to use, as its command line
-//! says, unless the asker names something else. It changes nothing, follows no path that the agent user can redirect, and runs tmux
-//! through a [deputy](crate::deputy) alone: a tmux client that ran as root would do what a hostile server tells it.
+//! The doctor does not need a daemon, but asks one if it answers. It checks the files that the daemon's command line names, unless
+//! its own command line names others. It changes nothing, follows no path that the agent user can redirect, and runs tmux only
+//! through a [deputy](crate::deputy): a tmux client that ran as root would obey a hostile server.
 //!
-//! [`examine`] finds out, [`render`] tells; what could not be looked at is told as that, and is neither well nor ill.
+//! [`examine`] makes the checks, and [`render`] prints them. A check that could not be made is `unknown`, neither good nor bad.
 
 mod examine;
 
@@ -24,31 +24,33 @@ use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
 use crate::text::printable::json_line;
 
-/// As every other verb has it.
-const WELL: u8 = 0;
-const ILL: u8 = 1;
+/// The exit status when there is no failure.
+const HEALTHY: u8 = 0;
+/// The exit status when there is a failure.
+const FAULTY: u8 = 1;
+/// The exit status when a check could not be made.
 const UNKNOWN: u8 = 4;
 
-/// What is looked at, and how it is told.
+/// What to check, and how to print it.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Arguments {
-    /// Where the daemon is, and what it reads.
+    /// The files that several commands read.
     #[command(flatten)]
     pub places: super::Places,
-    /// Where things are, if the daemon's own flags and the defaults do not say.
+    /// The daemon's own files, and their owners.
     #[command(flatten)]
     pub whereabouts: Whereabouts,
-    /// Print the same as data
+    /// Print the checks as JSON
     #[arg(long)]
     pub json: bool,
 }
 
-/// What was found out about one thing. Keys may be added, none removed or renamed.
+/// The result of one check. Keys may be added, but not removed or renamed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What was looked at; docs/operations.md lists all of them.
+    /// The name of the check; docs/operations.md lists all of them.
     pub name: &'static str,
-    /// What to think of it.
+    /// The verdict.
     pub result: Verdict,
     /// What was found.
     pub message: String,
@@ -57,17 +59,17 @@ pub struct Check {
     pub remedy: Option<String>,
 }
 
-/// What to think of what was found.
+/// The verdict of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// As it should be.
     Ok,
-    /// It works, but not as one would want it.
+    /// It works, but not as well as it should.
     Warning,
-    /// Something does not work, or is open to those it should be closed to.
+    /// It does not work, or it is open to users who must not have access.
     Failure,
-    /// It could not be looked at, or not by this user.
+    /// It could not be checked, or not by this user.
     Unknown,
 }
 
@@ -81,7 +83,7 @@ impl Verdict {
         }
     }
 
-    /// Green is well, yellow is worth a look, red needs a person. It repeats what the words say.
+    /// The color of the verdict: green is good, yellow is worth a look, red needs attention. The words say the same.
     fn paint(self) -> &'static str {
         match self {
             Self::Ok => "\x1b[32m",
@@ -118,8 +120,9 @@ struct Report<'a> {
     checks: &'a [Check],
 }
 
-/// Looks at everything, and prints what it found: data to stdout, talk to stderr. The exit status is 1 if something is ill, else 4 if
-/// something could not be looked at, else 0.
+/// Runs all checks and prints them: data to stdout, messages to stderr.
+///
+/// The exit status is 1 if a check failed, else 4 if a check could not be made, else 0.
 pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -> ExitCode {
     fd::hand_down_none();
     let target = Target::find(all, &arguments.whereabouts, here);
@@ -139,15 +142,15 @@ pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -
 fn exit_status(checks: &[Check]) -> u8 {
     let is_any = |verdict| checks.iter().any(|check| check.result == verdict);
     if is_any(Verdict::Failure) {
-        ILL
+        FAULTY
     } else if is_any(Verdict::Unknown) {
         UNKNOWN
     } else {
-        WELL
+        HEALTHY
     }
 }
 
-/// The checks in lines of `width` characters, and how many there are of each kind.
+/// The checks in lines of at most `width` characters, and how many there are of each verdict.
 pub fn render(checks: &[Check], width: usize, colour: bool) -> String {
     const GAP: usize = 2;
     const VERDICT: usize = "unknown".len() + GAP;
@@ -189,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn each_check_is_a_verdict_a_name_what_was_found_and_the_remedy() {
+    fn each_check_shows_verdict_name_message_and_remedy() {
         let expected = "\
 ok       daemon      agentd answers
 warning  limits      memory, pid_limit and cpu are declared and not applied:
@@ -206,7 +209,7 @@ unknown  secrets     not checked: only root may read them
     }
 
     #[test]
-    fn colour_changes_no_word_and_no_column() {
+    fn color_changes_no_word_and_no_column() {
         let coloured = render(&checks(), 80, true);
         assert!(coloured.contains("\x1b[31mfailure\x1b[0m  api-socket"), "{coloured}");
         let codes = ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"];
@@ -215,13 +218,13 @@ unknown  secrets     not checked: only root may read them
     }
 
     #[test]
-    fn nothing_that_was_found_can_move_the_cursor() {
+    fn messages_and_remedies_cannot_move_the_cursor() {
         let text = render(&[Check::failure("tmux", "a\x1b[2J\r\u{202e}", "b\x07")], 80, false);
         assert!(text.contains(r"a\u{1b}[2J\r\u{202e}") && text.contains(r"b\u{7}"), "{text}");
     }
 
     #[test]
-    fn the_exit_status_is_that_of_the_worst() {
+    fn exit_status_is_that_of_the_worst_verdict() {
         let [ok, warning, failure, unknown] = <[Check; 4]>::try_from(checks()).unwrap();
         assert_eq!(exit_status(&[]), 0);
         assert_eq!(exit_status(&[ok.clone(), warning.clone()]), 0);
@@ -230,7 +233,7 @@ unknown  secrets     not checked: only root may read them
     }
 
     #[test]
-    fn the_data_are_an_array_of_checks() {
+    fn json_is_an_array_of_checks() {
         let checks = checks();
         let data = serde_json::to_value(Report { checks: &checks[..2] }).unwrap();
         let expected = serde_json::json!({ "checks": [

@@ -1,4 +1,4 @@
-//! `agentd logs`: what an agent printed, and prints.
+//! `agentd logs`: prints an agent's log, and follows it.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -16,34 +16,34 @@ use crate::text::printable;
 use crate::text::size;
 use crate::wire::status::Time;
 
-/// Whose, and which of it.
+/// Which agent's log, and which part of it.
 #[derive(Clone, Debug, clap::Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag that people know")]
 pub struct Arguments {
     /// The agent, whatever the case of its name
     #[arg(add = complete::names())]
     pub name: String,
-    /// Go on with what it prints later, also in its next attempts, until it is over
+    /// Continue with what it prints later, also in its next attempts, until the agent has ended for good
     #[arg(short, long)]
     pub follow: bool,
-    /// No more than so many lines at the end of what is there
+    /// Print at most the last N lines
     #[arg(short = 'n', long, value_name = "N", value_parser = count)]
     pub lines: Option<usize>,
-    /// What it printed in the attempt with this number, by default in the latest. Numbers begin again with each declaration: of
-    /// several attempts with this number it is the latest, and S-K is attempt K in the log with the number S, as its file is named
+    /// Print the log of this attempt instead of the latest. Numbers begin again with each declaration: K is the latest of several
+    /// attempts with this number, and S-K is attempt K in the log with the number S, as in the name of its file
     #[arg(long, value_name = "K", conflicts_with = "previous")]
     pub attempt: Option<Named>,
-    /// What it printed in the attempt before the latest
+    /// Print the log of the attempt before the latest
     #[arg(long)]
     pub previous: bool,
-    /// Nothing that was printed before this time (2026-11-21T17:00:00Z, 2026-11-21 18:00:00+01:00, 2026-11-21; UTC if it names no
-    /// offset), or longer ago than that (90s, 2h)
+    /// Print only what was printed since this time (2026-11-21T17:00:00Z, 2026-11-21 18:00:00+01:00, 2026-11-21; UTC without an
+    /// offset), or within this duration (90s, 2h)
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub since: Option<SystemTime>,
-    /// As the terminal got it: with the escape sequences that move the cursor, colour and so on
+    /// Print what the terminal received, including escape sequences such as those that move the cursor or set colors
     #[arg(long)]
     pub raw: bool,
-    /// Print an object for each line, with its `text`
+    /// Print a JSON object for each line, with its `text`
     #[arg(long, conflicts_with = "raw")]
     pub json: bool,
 }
@@ -56,7 +56,7 @@ fn moment(text: &str) -> Result<SystemTime, NoMoment> {
     clock::parse_moment(text, SystemTime::now())
 }
 
-/// Prints it: data to stdout, talk to stderr.
+/// Prints the log: data to stdout, messages to stderr.
 pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
     output::run(print(arguments, socket))
 }
@@ -70,7 +70,7 @@ async fn print(arguments: &Arguments, socket: &Path) -> Result<(), Failure> {
         match listen(&client, &arguments.name, &query, &mut printer, &mut was_there, &mut heard).await {
             Err(Failure::Ask(error)) if arguments.follow && was_there && error.may_come_back() => {
                 if !std::mem::replace(&mut is_away, true) {
-                    say(&format!("{error}; waiting for it, what was printed last may be repeated"));
+                    say(&format!("{error}; waiting for it; the last lines may be repeated"));
                     query = again(arguments, heard);
                 }
             }
@@ -81,7 +81,7 @@ async fn print(arguments: &Arguments, socket: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Prints what one daemon tells, until it tells no more.
+/// Prints what one daemon sends, until the end of its answer.
 async fn listen(
     client: &Client,
     name: &str,
@@ -105,7 +105,7 @@ fn query(arguments: &Arguments) -> String {
     which(arguments) + &lines + &since
 }
 
-/// What to ask the next daemon for, when the one before was heard last at that time.
+/// The query for the next daemon, if the previous one last sent something at this time.
 fn again(arguments: &Arguments, heard: SystemTime) -> String {
     format!("{}&since={}", which(arguments), Time(heard))
 }
@@ -119,7 +119,7 @@ fn which(arguments: &Arguments) -> String {
     format!("follow={}&raw={}&attempt={attempt}", arguments.follow, arguments.raw)
 }
 
-/// A line as data.
+/// A line of the log as JSON.
 #[derive(Serialize)]
 struct Line<'a> {
     text: &'a str,
@@ -127,7 +127,7 @@ struct Line<'a> {
 
 struct Printer {
     json: bool,
-    /// The beginning of a line whose end is yet to come.
+    /// The beginning of a line whose end has not arrived yet.
     line: Vec<u8>,
 }
 

@@ -1,8 +1,8 @@
 //! Exit statuses and examples of each command, for `--help` and for the man pages.
 //!
-//! Tests read every example as the command line would, so that none goes stale.
+//! Tests parse every example as a command line, so that no example goes stale.
 
-/// What help and man page of a command say beside its options.
+/// The exit statuses and examples of one command.
 #[derive(Debug)]
 pub struct Topic {
     /// The command's name; empty for the daemon.
@@ -17,7 +17,7 @@ const USAGE: (&str, &str) = ("2", "the command line is wrong");
 const SHOWN: (&str, &str) = ("0", "it was printed");
 const NOT_KNOWN: (&str, &str) = ("4", "there is no such agent, or agentd does not answer");
 
-/// One for the daemon, and one for each command.
+/// The topics of the daemon and of all commands.
 pub const TOPICS: [Topic; 11] = [
     Topic {
         verb: "",
@@ -36,7 +36,7 @@ pub const TOPICS: [Topic; 11] = [
         verb: "check",
         exit: &[
             ("0", "the jcard has no error, and with --strict no warning"),
-            ("1", "it has one, or cannot be read"),
+            ("1", "it has one, or it cannot be read"),
             USAGE,
         ],
         examples: &[
@@ -49,7 +49,7 @@ pub const TOPICS: [Topic; 11] = [
         exit: &[("0", "it was printed"), ("1", "it could not be printed"), USAGE],
         examples: &[(
             "agentd schema > jcard.schema.json",
-            "Write the schema to where taplo or tombi is told to find it",
+            "Write the schema to a file that taplo or tombi is configured to use",
         )],
     },
     Topic {
@@ -70,16 +70,19 @@ pub const TOPICS: [Topic; 11] = [
         verb: "wait",
         exit: &[
             ("0", "the agent is in the state; with --exit-code, it ended with status 0"),
-            ("123", "the agent will not get there by itself: it is over, its entry is wrong, or it was removed"),
-            ("124", "the time of --timeout is over"),
+            ("123", "the agent cannot reach the state by itself: it has ended, its entry is wrong, or it was removed"),
+            ("124", "the time of --timeout has passed"),
             ("125", "there is no such agent, or agentd does not answer"),
             ("N", "with --exit-code, the agent's own exit status, or 128 plus the number of the signal that ended it"),
             USAGE,
         ],
         examples: &[
             ("agentd wait writer", "Wait until an agent has ended for good"),
-            ("agentd wait --exit-code --timeout 2h writer", "End as the agent ends, after two hours at the latest"),
-            ("agentd wait --for running,backoff writer", "Wait until it has been started, however that goes"),
+            (
+                "agentd wait --exit-code --timeout 2h writer",
+                "Wait at most two hours, and exit with the agent's exit status",
+            ),
+            ("agentd wait --for running,backoff writer", "Wait until it has been started, successfully or not"),
         ],
     },
     Topic {
@@ -100,13 +103,9 @@ pub const TOPICS: [Topic; 11] = [
     },
     Topic {
         verb: "logs",
-        exit: &[
-            SHOWN,
-            ("4", "there is no such agent or attempt, nothing is kept of it, or agentd does not answer"),
-            USAGE,
-        ],
+        exit: &[SHOWN, ("4", "there is no such agent or attempt, it has no log, or agentd does not answer"), USAGE],
         examples: &[
-            ("agentd logs -f reviewer", "Print what an agent has printed, and go on as it prints more"),
+            ("agentd logs -f reviewer", "Print what an agent has printed, and continue as it prints more"),
             ("agentd logs -n 20 --previous reviewer", "Print the last 20 lines of the attempt before the latest"),
             ("agentd logs --since 2h reviewer", "Print what it has printed in the last two hours"),
         ],
@@ -129,25 +128,25 @@ pub const TOPICS: [Topic; 11] = [
         ],
         examples: &[
             ("sudo agentd attach reviewer", "Use an agent's terminal; Ctrl-b d leaves it"),
-            ("sudo agentd attach --read-only reviewer", "Only look: no key gets through to the agent"),
+            ("sudo agentd attach --read-only reviewer", "Only watch: no key reaches the agent"),
         ],
     },
     Topic {
         verb: "doctor",
         exit: &[
-            ("0", "all is well, or only worth a warning"),
-            ("1", "something needs attention"),
-            ("4", "nothing is known to be wrong, but this user cannot look at everything"),
+            ("0", "no check failed; there may be warnings"),
+            ("1", "a check failed"),
+            ("4", "no check failed, but some could not be made, or not by this user"),
             USAGE,
         ],
         examples: &[
-            ("sudo agentd doctor", "Look at everything, and say what to do about what is wrong"),
+            ("sudo agentd doctor", "Check everything, with a remedy for each problem"),
             ("agentd doctor --json", "The same for programs"),
         ],
     },
 ];
 
-/// The end of the command's long help.
+/// The exit statuses and examples at the end of a command's long help.
 pub(super) fn help(verb: &str) -> String {
     let Some(topic) = TOPICS.iter().find(|topic| topic.verb == verb) else { return String::new() };
     let exit: Vec<_> = topic.exit.iter().map(|(status, meaning)| format!("  {status:<4} {meaning}")).collect();

@@ -28,7 +28,7 @@ pub(super) enum Failure {
 
 /// Runs a command that prints what the API answers or streams, and says on stderr why it could not.
 pub(super) fn run(print: impl Future<Output = Result<(), Failure>>) -> ExitCode {
-    // A stream may stay silent: then no write would fail to tell that the reader is gone.
+    // While a stream is silent, nothing is written, and so no write fails when the reader is gone.
     let ended = block_on(UNKNOWN, async {
         tokio::select! {
             biased;
@@ -50,9 +50,9 @@ pub(super) fn run(print: impl Future<Output = Result<(), Failure>>) -> ExitCode 
     }
 }
 
-/// Runs a command's future to its end on an event loop of its own. If there can be none, says why and gives the exit status.
+/// Runs a command's future to its end on an event loop of its own. If the loop cannot be created, says why and returns the exit status.
 ///
-/// A thread that still waits, for a keyboard or a file system that hangs, does not delay the end.
+/// A thread that still waits for a keyboard or a file system does not delay the end.
 pub(super) fn block_on<T>(failure: u8, command: impl Future<Output = T>) -> Result<T, ExitCode> {
     let runtime =
         event_loop().map_err(|error| complain(failure, &format!("failed to start an event loop: {error}")))?;
@@ -66,7 +66,7 @@ pub(super) fn event_loop() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// Prints data, and gives `status` if all of it could be printed, else `failure`. A reader that has seen enough is not an error.
+/// Prints data, and returns `status` if all of it was printed, else `failure`. A reader that has seen enough is not an error.
 pub fn print(data: &[u8], status: u8, failure: u8) -> ExitCode {
     match io::stdout().write_all(data).and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -76,7 +76,7 @@ pub fn print(data: &[u8], status: u8, failure: u8) -> ExitCode {
     }
 }
 
-/// Says what is wrong, and gives the exit status that belongs to it.
+/// Says what is wrong, and returns this exit status.
 pub(super) fn complain(status: u8, what: &str) -> ExitCode {
     say(what);
     ExitCode::from(status)
@@ -84,6 +84,6 @@ pub(super) fn complain(status: u8, what: &str) -> ExitCode {
 
 /// Writes a message for people to standard error.
 pub(super) fn say(what: &str) {
-    // With standard error closed, nobody reads it.
+    // If standard error is closed, the message is lost.
     let _ = writeln!(io::stderr(), "agentd: {}", escaped(what));
 }

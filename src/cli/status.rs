@@ -1,4 +1,4 @@
-//! `agentd status`: how the agents are, as a table and as an exit status.
+//! `agentd status`: shows the agents as a table, and as an exit status.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -24,16 +24,16 @@ const UNKNOWN: u8 = 4;
 
 const HEADINGS: [&str; 7] = ["NAME", "HARNESS", "STATE", "SINCE", "RESTARTS", "LAST EXIT", "NEXT START"];
 
-/// Where [`State`] stands among [`HEADINGS`].
+/// The column of the state in [`HEADINGS`].
 const STATE: usize = 2;
 
-/// Which agent, and how.
+/// Which agent to show, and how.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
-    /// Only this agent, whatever the case of its name
+    /// Show only this agent; the case of its name does not matter
     #[arg(add = complete::names())]
     pub name: Option<String>,
-    /// Print the API's own answer
+    /// Print the API's answer as it is
     #[arg(long)]
     pub json: bool,
 }
@@ -74,7 +74,7 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
     if arguments.json {
         return Ok(Report { text: body, remarks: Vec::new(), code });
     }
-    // What the table says stands without it.
+    // Without the health, the table still holds.
     let mut remarks = client.health().await.map(|health| faults(&health.value)).unwrap_or_default();
     if agents.is_empty() {
         remarks.push("no agents are declared".to_owned());
@@ -92,11 +92,11 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
     Ok(Report { text: text.into(), remarks, code })
 }
 
-/// The agents as a table. `width` is that of the terminal in columns, `None` if the output is not read by a person: then nothing is
-/// shortened and every agent has one line.
+/// The agents as a table. `width` is the width of the terminal. It is `None` if a program reads the output: then nothing is shortened,
+/// and every agent has one line.
 ///
-/// Why an agent is in its state ends its line if there is room for all of it, else it has a line of its own below and is shortened to
-/// that.
+/// The reason for an agent's state ends its line if the whole reason fits. Otherwise it has a line of its own below, shortened to the
+/// width.
 pub fn render(agents: &[AgentStatus], now: SystemTime, width: Option<usize>, colour: bool) -> String {
     let rows: Vec<[String; HEADINGS.len()]> = agents.iter().map(|agent| cells(agent, now)).collect();
     let remarks: Vec<String> = agents.iter().map(remark).collect();
@@ -118,7 +118,7 @@ pub fn render(agents: &[AgentStatus], now: SystemTime, width: Option<usize>, col
     table.finish()
 }
 
-/// What became of an agent's latest attempts, the last one first, a line each. `width` as in [`render`].
+/// How an agent's latest attempts ended, the last one first, a line each. `width` is as in [`render`].
 pub fn render_history(history: &[PastAttempt], now: SystemTime, width: Option<usize>) -> String {
     const HEADINGS: [&str; 4] = ["ATTEMPT", "ENDED", "RAN", "EXIT"];
     let row = |past: &PastAttempt| {
@@ -148,7 +148,7 @@ fn cells(agent: &AgentStatus, now: SystemTime) -> [String; HEADINGS.len()] {
     let or_dash = |cell: Option<String>| cell.filter(|cell| !cell.is_empty()).unwrap_or_else(|| "-".to_owned());
     let since = since(agent).map(|Time(since)| words(now.duration_since(since).unwrap_or_default()));
     let next_start = agent.next_start_at.map(|Time(next)| match next.duration_since(now) {
-        // A rest of a second counts as one: what is said to be due in 0s is due now.
+        // Rounded up to whole seconds: `in 0s` would mean the same as `now`.
         Ok(rest) if !rest.is_zero() => format!("in {}", words(rest + Duration::from_nanos(999_999_999))),
         _ => "now".to_owned(),
     });
@@ -221,7 +221,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_history_has_a_line_for_each_attempt_and_fits_the_terminal() {
+    fn history_has_a_line_per_attempt_and_fits_the_terminal() {
         let past = |attempt, how, started: Option<u64>, reason: &str| PastAttempt {
             attempt,
             declared_at: ago(9_000),
@@ -275,7 +275,7 @@ ATTEMPT  ENDED   RAN  EXIT     WHY
     }
 
     #[test]
-    fn a_table_for_programs_has_one_whole_line_per_agent() {
+    fn table_for_programs_has_one_whole_line_per_agent() {
         let expected = "\
 NAME         HARNESS      STATE     SINCE  RESTARTS  LAST EXIT  NEXT START  REASON
 a            claude-code  running   2h 3m  0         -          -
@@ -290,7 +290,7 @@ g            claude-code  stopping  -      0         -          -           remo
     }
 
     #[test]
-    fn on_80_columns_long_reasons_have_lines_of_their_own() {
+    fn long_reasons_have_their_own_lines_on_80_columns() {
         let expected = "\
 NAME         HARNESS      STATE     SINCE  RESTARTS  LAST EXIT  NEXT START
 a            claude-code  running   2h 3m  0         -          -
@@ -322,12 +322,12 @@ g            claude-code  stopping  -      0         -          -
     }
 
     #[test]
-    fn a_wide_terminal_has_the_table_for_programs() {
+    fn wide_terminal_shows_the_table_for_programs() {
         assert_eq!(render(&every_state(), now(), Some(200), false), render(&every_state(), now(), None, false));
     }
 
     #[test]
-    fn colour_changes_no_word_and_no_column() {
+    fn color_changes_no_word_and_no_column() {
         let coloured = render(&every_state(), now(), Some(80), true);
         assert!(coloured.contains("\x1b[33mbackoff\x1b[0m   1s"), "{coloured}");
         let plain =
@@ -336,7 +336,7 @@ g            claude-code  stopping  -      0         -          -
     }
 
     #[test]
-    fn nothing_from_the_api_can_move_the_cursor() {
+    fn text_from_the_api_cannot_move_the_cursor() {
         let hostile = "a\x1b[2J\r\n\u{9b}31m\u{202e}é";
         let agent = AgentStatus {
             name: hostile.to_owned(),
@@ -351,7 +351,7 @@ g            claude-code  stopping  -      0         -          -
     }
 
     #[test]
-    fn a_remark_repeats_nothing() {
+    fn remark_repeats_nothing() {
         let cause = "tmux server died";
         let mut agent = AgentStatus {
             outcome: Some(Outcome::Failed),
@@ -367,7 +367,7 @@ g            claude-code  stopping  -      0         -          -
     }
 
     #[test]
-    fn a_start_that_is_due_is_now() {
+    fn start_that_is_due_is_shown_as_now() {
         let due = |millis: i64| {
             let offset = Duration::from_millis(millis.unsigned_abs());
             let at = if millis < 0 { now() - offset } else { now() + offset };
@@ -377,7 +377,7 @@ g            claude-code  stopping  -      0         -          -
     }
 
     #[test]
-    fn a_clock_that_was_set_back_makes_no_negative_times() {
+    fn times_are_not_negative_after_the_clock_is_set_back() {
         let agent =
             AgentStatus { started_at: Some(Time(now() + Duration::from_mins(1))), ..agent("a", State::Running) };
         assert_eq!(cells(&agent, now())[3], "0s");

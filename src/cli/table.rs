@@ -12,7 +12,7 @@ pub(super) struct Table<const COLUMNS: usize> {
 }
 
 impl<const COLUMNS: usize> Table<COLUMNS> {
-    /// A table of these rows, so far with its headings only.
+    /// Creates a table that fits these rows, and writes its headings.
     pub(super) fn new(headings: [&str; COLUMNS], rows: &[[String; COLUMNS]]) -> Self {
         let mut widths = headings.map(str::len);
         for row in rows {
@@ -25,7 +25,7 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
         table
     }
 
-    /// The width of all columns, in characters: where the text that ends a line begins.
+    /// The width of all columns together, in characters. Text that ends a line begins there.
     pub(super) fn indent(&self) -> usize {
         self.widths.iter().map(|width| width + GAP.len()).sum()
     }
@@ -71,7 +71,7 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
     }
 }
 
-/// Writes lines beside a label, which `indent` columns hold: the first line follows it, the others stand below the first.
+/// Writes lines beside a label that is `indent` columns wide: the first line follows the label, the others stand below the first line.
 pub(super) fn push_hanging<L: AsRef<str>>(
     text: &mut String,
     label: &str,
@@ -84,7 +84,7 @@ pub(super) fn push_hanging<L: AsRef<str>>(
     }
 }
 
-/// At most `width` characters. The last of them is `…` if some are missing.
+/// The text, cut to at most `width` characters. If something was cut off, it ends with `…`.
 pub(super) fn shortened(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_broken_at_spaces_and_long_words_stay_whole() {
+    fn text_breaks_at_spaces_and_long_words_stay_whole() {
         assert_eq!(wrapped("to be or not to be", 8), ["to be or", "not to", "be"]);
         assert_eq!(wrapped("in /a/very/long/path it is", 8), ["in", "/a/very/long/path", "it is"]);
         assert_eq!(wrapped("", 8), [""; 0]);

@@ -1,4 +1,4 @@
-//! Which daemon is meant, and what it was told to use.
+//! The daemon that a command is about, and the files that it uses.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -19,18 +19,18 @@ use crate::sys::process::{self, Process};
 use crate::sys::procfs;
 use crate::sys::unix_socket::{self, Peer};
 
-/// Everything that a verb may have to look at.
+/// A daemon that is running or could run, with its settings and its agent user.
 #[derive(Debug)]
 pub(super) struct Target {
-    /// What the daemon uses, or would use.
+    /// The settings that the daemon uses, or would use.
     pub settings: Settings,
-    /// Whether the daemon is root's, for the agents of the whole machine.
+    /// Whether it is the root daemon, which runs the agents of the whole machine.
     pub is_system: bool,
-    /// The daemon that listens, as far as it can be told.
+    /// The running daemon, if one was found.
     pub daemon: Option<Daemon>,
-    /// Who asks.
-    pub asker: Uid,
-    /// Whom agents run as.
+    /// The user that runs this command.
+    pub user_id: Uid,
+    /// The user that agents run as.
     pub account: Result<Account, account::Error>,
 }
 
@@ -39,22 +39,24 @@ pub(super) struct Target {
 pub(super) struct Daemon {
     pub pid: i32,
     pub uid: Uid,
-    /// Where it looks for tmux, if the asker may know.
+    /// Its `PATH`, where it looks for tmux; `None` if this user may not read it.
     pub path: Option<OsString>,
     argv: Vec<OsString>,
     environment: Option<HashMap<OsString, OsString>>,
 }
 
 impl Daemon {
-    /// Who listens on the API's socket. One that is neither root's nor the asker's own is believed nothing, and neither is a service
-    /// manager that keeps the socket for the daemon.
+    /// The daemon that listens on the API's socket.
+    ///
+    /// A process of a third user is not trusted and does not count, and neither does a service manager that holds the socket for the
+    /// daemon.
     fn listening(socket: &Path) -> io::Result<Option<Self>> {
         let stream = UnixStream::connect(socket)?;
         let Peer { pid, uid } = unix_socket::peer(&stream)?;
         Ok(pid.and_then(|pid| Self::look_at(pid, uid)))
     }
 
-    /// Who has the lock on that state directory, likewise.
+    /// The daemon that holds the lock of a state directory, with the same exceptions.
     fn holding(state_dir: &Path) -> Option<Self> {
         let pid = holder(state_dir).ok()??;
         Self::look_at(pid, process::real_user(pid).ok()??)
@@ -64,14 +66,14 @@ impl Daemon {
         if !uid.is_root() && uid != Uid::effective() {
             return None;
         }
-        // Held, lest somebody else get its id meanwhile. The first process keeps its own.
+        // The handle shows later whether the process ID was reused. Process 1 cannot end, so its ID is never reused.
         let held = if pid == 1 { None } else { Some(Process::find(pid).ok()??) };
         if process::real_user(pid).ok()? != Some(uid) {
             return None;
         }
         let file = |name: &str| procfs::read(format!("/proc/{pid}/{name}")).ok();
         let name = file("comm")?;
-        // NixOS runs programs under such names.
+        // NixOS wraps programs and puts a dot before their names.
         if !name.strip_prefix(b".").unwrap_or(&name).starts_with(b"agentd") {
             return None;
         }
@@ -86,7 +88,7 @@ impl Daemon {
                 })
                 .collect::<HashMap<_, _>>()
         });
-        // Asked last: all of that was its own.
+        // Checked last: if the process still lives, everything read above was its own.
         if held.is_some_and(|process| !process.lives().unwrap_or(false)) {
             return None;
         }
@@ -94,13 +96,13 @@ impl Daemon {
         Some(Self { pid, uid, path, argv, environment })
     }
 
-    /// What it was told, if it can be understood: it may be of another version.
+    /// Its command line; `None` if this version does not understand it.
     fn arguments(&self) -> Option<cli::Arguments> {
         let arguments = cli::Arguments::read(self.argv.iter().cloned()).ok()?;
         arguments.command.is_none().then_some(arguments)
     }
 
-    /// `None` if they are not for the asker to know.
+    /// Its environment; `None` if this user may not read it.
     fn surroundings(&self) -> Option<Surroundings> {
         let environment = self.environment.as_ref()?;
         let home = Account::current().map_or_else(|_| "/".into(), |account| account.home);
@@ -108,14 +110,15 @@ impl Daemon {
     }
 }
 
-/// Parts that end in a NUL byte.
+/// The strings of a list in which each string ends with a NUL byte.
 fn strings(bytes: &[u8]) -> Vec<OsString> {
     let parts = bytes.split_inclusive(|&byte| byte == 0);
     parts.map(|part| OsStr::from_bytes(part.strip_suffix(b"\0").unwrap_or(part)).to_owned()).collect()
 }
 
-/// Who holds the lock of a state directory, by `/proc/locks` (`proc_locks(5)`). The lock itself is not touched: a daemon that starts
-/// meanwhile must find it free.
+/// The process that holds the lock of a state directory, according to `/proc/locks` (`proc_locks(5)`).
+///
+/// The lock itself is not tried, because a daemon that starts at the same time must find it free.
 pub(super) fn holder(state_dir: &Path) -> io::Result<Option<i32>> {
     let status = lstat(state_dir)?;
     let device = (major(status.st_dev), minor(status.st_dev));
@@ -123,9 +126,9 @@ pub(super) fn holder(state_dir: &Path) -> io::Result<Option<i32>> {
 }
 
 impl Target {
-    /// What the asker names, else what the daemon that listens was told, else the defaults for its user.
+    /// Finds the daemon. Each setting is that of the command line, else that of the running daemon, else the default for its user.
     pub fn find(all: &cli::Arguments, named: &Whereabouts, here: &Surroundings) -> Self {
-        let asker = Uid::effective();
+        let user_id = Uid::effective();
         let socket = all.places.client_socket(here);
         let (listening, is_denied) = match Daemon::listening(&socket) {
             Ok(daemon) => (daemon, false),
@@ -135,10 +138,13 @@ impl Target {
         let is_declared = all.places.checked_config(here) == Path::new(SYSTEM_CONFIG);
         let is_system = match &listening {
             Some(daemon) => daemon.uid.is_root(),
-            None => asker.is_root() || is_roots || is_denied || is_declared,
+            None => user_id.is_root() || is_roots || is_denied || is_declared,
         };
-        let by_default =
-            if is_system && !asker.is_root() { Surroundings::of(true, "/root".into(), |_| None) } else { here.clone() };
+        let by_default = if is_system && !user_id.is_root() {
+            Surroundings::of(true, "/root".into(), |_| None)
+        } else {
+            here.clone()
+        };
         let settings = |daemon: Option<&Daemon>| {
             let mut meant = daemon.and_then(Daemon::arguments).unwrap_or_default();
             meant.places.overlay(&all.places);
@@ -146,7 +152,8 @@ impl Target {
             meant.daemon.whereabouts.overlay(named);
             meant.settings(&daemon.and_then(Daemon::surroundings).unwrap_or_else(|| by_default.clone()))
         };
-        // A service manager may listen for the daemon, and not everybody may knock: whoever has the state directory is it.
+        // A service manager may hold the socket, and this user may not be allowed to connect. The daemon is then the process that has
+        // locked the state directory.
         let daemon = listening.or_else(|| Daemon::holding(&settings(None).state_dir));
         let settings = settings(daemon.as_ref());
         let account = match &settings.user {
@@ -154,7 +161,7 @@ impl Target {
             None if is_system => Account::find("agent"),
             None => Account::current(),
         };
-        Self { settings, is_system, daemon, asker, account }
+        Self { settings, is_system, daemon, user_id, account }
     }
 }
 
@@ -163,14 +170,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_line_is_its_parts() {
+    fn command_line_is_split_at_nul_bytes() {
         assert_eq!(strings(b"agentd\0--config\0\0"), ["agentd", "--config", ""]);
         assert_eq!(strings(b"cut off"), ["cut off"]);
         assert_eq!(strings(b""), [""; 0]);
     }
 
     #[test]
-    fn a_held_lock_is_found_in_the_kernels_own_table() {
+    fn held_lock_is_found_in_proc_locks() {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(holder(directory.path()).unwrap(), None);
         let _lock = crate::state::lock::Lock::take(directory.path()).unwrap();
@@ -178,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_of_another_name_is_no_daemon() {
+    fn process_of_another_name_is_not_a_daemon() {
         assert!(Daemon::look_at(1, Uid::from_raw(0)).is_none());
     }
 }

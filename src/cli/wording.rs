@@ -92,13 +92,13 @@ pub(super) fn exit_cell(how: &ExitStatus) -> String {
     }
 }
 
-/// What is wrong with the file as a whole, after its name.
+/// What is wrong with a jcard as a whole. Follows the name of the file.
 pub(super) fn fault(error: &regular_file::Error) -> String {
     match error {
         regular_file::Error::Io(error) => {
             format!("cannot be read: {error}; name a jcard that exists and that you may read")
         }
-        regular_file::Error::Link => format!("cannot be read: {error}; name the file that it leads to"),
+        regular_file::Error::Link => format!("cannot be read: {error}; name the file that it points to"),
         regular_file::Error::NotRegular => "is not a regular file; name a jcard that is one".to_owned(),
         regular_file::Error::TooLarge(limit) => {
             format!("is larger than {} MiB; a jcard is a few kilobytes", limit >> 20)
@@ -119,7 +119,7 @@ mod tests {
     use crate::wire::status::Exit;
 
     #[test]
-    fn time_is_told_in_two_units() {
+    fn time_span_has_two_units() {
         for (seconds, expected) in [
             (0, "0s"),
             (59, "59s"),
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_is_shown_since_when_the_api_says() {
+    fn time_of_a_state_comes_from_the_api() {
         let exit = |seconds| Some(Exit { how: ExitStatus::Code(0), at: ago(seconds), oom_kills: None });
         for state in State::ALL {
             let mut agent =
@@ -150,7 +150,7 @@ mod tests {
                 State::Waiting | State::Invalid => agent.declared_at,
                 State::Starting | State::Stopping => None,
             };
-            assert_eq!(since(&agent), derived, "{state}, of a daemon that does not say");
+            assert_eq!(since(&agent), derived, "{state}, from a daemon that does not say");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Answers that have no end, or take their time.
+//! Streamed answers, and server-sent events.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use tokio::time::timeout;
 
 use super::{Client, Error};
 
-/// How long nothing may come: the daemon shows every 15 s that it is there.
+/// How long a stream may be silent. The daemon sends something at least every 15 s.
 const SILENCE: Duration = Duration::from_secs(45);
 
-/// The most that a message may be made of. The daemon's are far shorter.
+/// The most bytes that one message may have. The daemon's messages are far shorter.
 const LONGEST_MESSAGE: usize = 16 << 20;
 
-/// An answer as it comes.
+/// An answer that is read as it arrives.
 #[derive(Debug)]
 pub struct Stream<'a> {
     pub(super) client: &'a Client,
@@ -29,7 +29,7 @@ impl Stream<'_> {
             match self.body.frame().await.map(|frame| frame.map(hyper::body::Frame::into_data)) {
                 None => return Ok(None),
                 Some(Ok(Ok(data))) => return Ok(Some(data)),
-                // No data, and nothing that the daemon sends.
+                // A frame without data, which the daemon does not send.
                 Some(Ok(Err(_))) => {}
                 Some(Err(error)) => return Err(self.client.transport(&self.what, error)),
             }
@@ -37,18 +37,18 @@ impl Stream<'_> {
     }
 }
 
-/// A message of server-sent events.
+/// One server-sent event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// Its id; empty if it has none.
     pub id: String,
     /// Its type.
     pub kind: String,
-    /// What it says.
+    /// Its data.
     pub data: String,
 }
 
-/// Server-sent events, as the HTML standard has them, as far as the daemon makes use of that.
+/// Server-sent events: the part of the HTML standard that the daemon uses.
 #[derive(Debug)]
 pub struct Messages<'a> {
     stream: Stream<'a>,
@@ -61,7 +61,7 @@ impl<'a> Messages<'a> {
         Self { stream, heard: Vec::new(), last_id: None }
     }
 
-    /// The id to go on after, which also comes with what is no message; `None` before there was any.
+    /// The id to continue after; `None` if none has arrived. A block that is not a message may also carry one.
     pub fn last_id(&self) -> Option<&str> {
         self.last_id.as_deref()
     }
@@ -91,7 +91,7 @@ impl<'a> Messages<'a> {
     }
 }
 
-/// What a block of lines says; `None` for one without data, which is no message.
+/// Parses a block of lines; `None` if it has no data and so is not a message.
 fn message(block: &str) -> Option<Message> {
     Some(Message {
         id: value(block, "id").unwrap_or_default(),
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_its_fields_and_a_comment_is_none() {
+    fn message_has_fields_and_a_comment_is_not_a_message() {
         let expected = Message { id: "7-1".to_owned(), kind: "state".to_owned(), data: "{\"a\": 1}".to_owned() };
         assert_eq!(message("id: 7-1\nevent: state\ndata: {\"a\": 1}\n\n"), Some(expected));
         let expected = Message { id: String::new(), kind: String::new(), data: "x:y".to_owned() };

@@ -359,8 +359,8 @@ fn a_terminal_without_a_locale_shows_non_ascii_characters() {
 fn a_terminal_of_an_unknown_type_can_attach() {
     let daemon = start();
     for (name, told) in [
-        (Some("xterm-nobody-knows"), "does not know a terminal named xterm-nobody-knows; yours is taken for one named"),
-        (None, "TERM does not name your terminal; it is taken for one named xterm-256color"),
+        (Some("xterm-nobody-knows"), "does not know a terminal named xterm-nobody-knows; agentd treats yours as"),
+        (None, "TERM does not name your terminal; agentd treats it as xterm-256color"),
         (Some("\u{1b}[2J"), "TERM does not name your terminal"),
     ] {
         let mut terminal = Terminal::new();
@@ -370,7 +370,7 @@ fn a_terminal_of_an_unknown_type_can_attach() {
     }
     let terminal = Terminal::new();
     let code = terminal.run(verb_with(&daemon, &[("TERM", Some("dumb"))])).ended(&daemon).code();
-    terminal.wait_for(&daemon, "agentd watch a shows the screen");
+    terminal.wait_for(&daemon, "agentd watch a shows the agent's screen");
     assert_eq!(code, Some(1), "{}", terminal.seen());
 }
 
@@ -555,7 +555,7 @@ fn an_administrator_sees_the_safe_command_and_strangers_do_not() {
         assert!(said.lines().any(|line| line.trim_end() == "    agentd watch a"), "{said}");
         let (code, said) = run(verb_as(&daemon, "op", &["b"]));
         assert_eq!(code, Some(4), "{said}");
-        assert!(said.contains("agentd knows none of that name; agentd status lists"), "{said}");
+        assert!(said.contains("agentd knows no agent of that name; agentd status lists"), "{said}");
         let (code, said) = run(verb_as(&daemon, "stranger", &["a"]));
         assert_eq!(code, Some(4), "{said}");
         assert!(
@@ -578,7 +578,7 @@ fn attach_says_what_to_do_without_a_terminal_or_session() {
     let mut without = verb(&daemon, &["a"]);
     let (code, said) = run(without.stdin(Stdio::null()));
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("standard input is no terminal") && said.contains("agentd watch a"), "{said}");
+    assert!(said.contains("standard input is not a terminal") && said.contains("agentd watch a"), "{said}");
     for (name, why) in [("late", "the secret MISSING is not"), ("wrong", "unknown agent.harness")] {
         let terminal = Terminal::new();
         let code = terminal.run(verb(&daemon, &[name])).ended(&daemon).code();
@@ -625,7 +625,8 @@ fn attach_inside_tmux_works_and_explains_the_prefixes() {
     command.env("TMUX", "/tmp/tmux-0/default,1,0").env("TMUX_PANE", "%0").env("TERM", "screen-256color");
     let mut verb = attach_at(&daemon, &terminal, command);
     let seen = terminal.seen();
-    let advice = "this terminal is in a tmux of its own, which takes its prefix key first; if that is Ctrl-b too, press it twice";
+    let advice =
+        "this terminal runs in another tmux, which takes its prefix key first; if that is Ctrl-b too, press it twice";
     assert!(seen.lines().nth(1).is_some_and(|line| line.starts_with(advice)), "{seen}");
     assert!(!String::from_utf8(verb.client(&daemon).environ()).unwrap().contains("TMUX"));
     detach(&daemon, &mut terminal, &mut verb);

@@ -297,7 +297,7 @@ fn doctor_finds_no_fault_in_a_daemon_known_by_its_command_line() {
     assert!(found.said("lock", "ok").contains(&format!("process {}", daemon.pid())));
     // Only root can read the environment of a daemon that is not dumpable.
     assert!(!is_root() || found.said("tmux", "ok").contains("the daemon's PATH"));
-    assert!(found.said("sessions", "ok").starts_with("1 session of"));
+    assert!(found.said("sessions", "ok").starts_with("1 session, each of"));
     assert!(found.said("secrets", "ok").contains("holds 2 secrets"), "with the canary");
     for (name, path) in [
         ("api-socket", daemon.api_socket()),
@@ -339,8 +339,8 @@ fn doctor_names_groups_that_the_tmux_server_lacks() {
     });
     let found = doctor(&daemon);
     let said = found.said("tmux-server", "warning");
-    assert!(said.contains("agent is in these groups, and agents are not: crew"), "{said}");
-    assert!(said.contains("agent is not in these groups, and agents are: admin"), "{said}");
+    assert!(said.contains("agent is in these groups, but agents are not: crew"), "{said}");
+    assert!(said.contains("agent is not in these groups, but agents are: admin"), "{said}");
     assert!(said.contains("runuser -u agent -- tmux -S"), "{said}");
 }
 
@@ -352,7 +352,7 @@ fn doctor_examines_everything_of_the_users_own_daemon() {
     assert_eq!((found.of_verdict("failure"), found.of_verdict("unknown")), (vec![], vec![]), "{:#?}", found.checks);
     assert!(found.said("lock", "ok").contains(&format!("process {}", daemon.pid())));
     assert!(found.said("tmux-socket", "ok").contains(daemon.tmux_socket().to_str().unwrap()));
-    assert!(found.said("sessions", "ok").starts_with("1 session of"));
+    assert!(found.said("sessions", "ok").starts_with("1 session, each of"));
 }
 
 #[test]
@@ -421,12 +421,12 @@ fn doctor_names_each_fault_with_its_remedy_and_fails() {
         "{:#?}",
         found.checks
     );
-    assert!(found.said("api-socket", "failure").contains("it has mode 0666 and not 0660"));
+    assert!(found.said("api-socket", "failure").contains("its mode is 0666, not 0660"));
     assert!(found.said("state", "failure").contains("chmod 0700"));
     mode("secrets", 0o755);
     daemon.put(&daemon.path("open"), "secret");
     fs::rename(daemon.path("open"), daemon.path("secrets/OPEN")).unwrap();
-    assert!(doctor(&daemon).said("secrets", "failure").contains("everybody can read OPEN"));
+    assert!(doctor(&daemon).said("secrets", "failure").contains("every user can read OPEN"));
     mode("secrets", 0o700);
     daemon.edit_jcard("[[agents]]\nname = \"a\"\nharness = \"nope\"\n");
     let found = doctor(&daemon);
@@ -440,7 +440,7 @@ fn doctor_names_each_fault_with_its_remedy_and_fails() {
     let words: Vec<&str> = std::iter::once("doctor").chain(flags.iter().map(String::as_str)).collect();
     let found = Findings::of(&mut verb(&daemon, &words));
     assert!(found.said("daemon", "failure").contains("start it"));
-    assert!(found.said("sessions", "warning").contains("not declared, and have a session: a"));
+    assert!(found.said("sessions", "warning").contains("not declared but have a session: a"));
     assert!(found.said("lock", "ok").contains("free for a daemon"));
 }
 
@@ -501,7 +501,7 @@ fn an_unknown_agent_is_an_error_of_every_command() {
         let (code, said) = run(&mut verb(&daemon, words));
         assert_eq!(code, Some(expected), "{words:?}: {said}");
         let expected =
-            "failed to find agent \"nobody\": agentd knows none of that name; agentd status lists those there are";
+            "failed to find agent \"nobody\": agentd knows no agent of that name; agentd status lists all agents";
         assert!(said.contains(expected) && said.lines().count() == 1, "{words:?}: {said}");
     }
     daemon.edit_jcard(&agent("b", "sleep inf", ""));

@@ -607,7 +607,7 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
     expr = isAdvised {
       user = "root";
       createUsers = false;
-    } [ "name an unprivileged user" ];
+    } [ "choose an unprivileged user" ];
     expected = "advised";
   };
   "agents are no administrators, whoever says that they are" = {

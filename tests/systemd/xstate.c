@@ -29,7 +29,7 @@
 static unsigned char *whole;
 static size_t size;
 
-/* Where the components 2 to 62 are in it; those that are not there have no size. The first two are the legacy area. */
+/* The offsets of the components 2 to 62 in the state. A component that does not exist has no size. The first two are the legacy area. */
 static struct { uint32_t offset, size; } component[63];
 
 __attribute__((constructor)) static void learn(void)

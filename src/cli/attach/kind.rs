@@ -1,8 +1,8 @@
-//! What kind of terminal the operator has, as far as this machine knows it.
+//! The kind of the operator's terminal, and a substitute that tmux knows.
 //!
-//! The client looks the name up as the agent user, on this machine: a description that the operator has at home, or that came with a
-//! terminal program on another machine, is not there. So the client that will enter is asked first, in a terminal that nobody sees.
-//! Where it knows no such terminal it gets the name of one that nearly all of today's can pass for.
+//! The tmux client looks the name up as the agent user, on this machine. It does not find a description in the operator's home, or one
+//! that came with a terminal program on another machine. So this module first tries the client on a hidden terminal. If the client
+//! does not know the name, it gets the name of a terminal that nearly all of today's terminals are compatible with.
 
 use std::ffi::OsStr;
 use std::io;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-/// What a terminal can pass for, the best first. The last ones are everywhere.
+/// Names that can stand for most terminals, the best first. Every machine has descriptions of the last ones.
 const SUBSTITUTES: [&str; 4] = ["xterm-256color", "xterm", "screen", "vt100"];
 
 /// How long the client may take to say whether it knows the name.
@@ -20,16 +20,16 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The kind of the operator's terminal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Its name.
+    /// A terminal with this name.
     Named(String),
-    /// None that could be a name.
+    /// A terminal without a usable name.
     Unnamed,
-    /// One that says by its name that it can do nothing.
+    /// A terminal whose name says that it has no capabilities.
     Dumb(String),
 }
 
 impl Kind {
-    /// By the value of `TERM`.
+    /// The kind that a value of `TERM` names.
     pub fn named(value: Option<&OsStr>) -> Self {
         const LONGEST: usize = 64;
         let is_sane = |name: &&str| {
@@ -44,8 +44,10 @@ impl Kind {
         }
     }
 
-    /// The first name that a client knows: its own, else a substitute. If there is none at all, the first: the client says why.
-    /// `client` makes one for a name.
+    /// The first name that the tmux client knows: the terminal's own, else a substitute.
+    ///
+    /// If the client knows none of them, this is the first name, and the client will say why it fails. `client` gives the command that
+    /// tries a name.
     pub async fn known(&self, client: impl Fn(&str) -> Command) -> String {
         let mut names: Vec<&str> = SUBSTITUTES.into();
         if let Self::Named(name) = self {
@@ -53,7 +55,7 @@ impl Kind {
             names.insert(0, name);
         }
         for name in &names {
-            // What cannot be found out is left to the client that enters.
+            // If the probe fails, the client that attaches decides.
             if succeeds(client(name)).await.unwrap_or(true) {
                 return (*name).to_owned();
             }
@@ -61,24 +63,24 @@ impl Kind {
         names[0].to_owned()
     }
 
-    /// What the operator should know of the name that was taken, if it is another.
+    /// The message for the operator if the name that was chosen is not the terminal's own.
     pub fn instead_of(&self, name: &str) -> Option<String> {
         match self {
             Self::Named(own) if own == name => None,
             Self::Named(own) => {
-                Some(format!("this machine does not know a terminal named {own}; yours is taken for one named {name}"))
+                Some(format!("this machine does not know a terminal named {own}; agentd treats yours as {name}"))
             }
             Self::Unnamed | Self::Dumb(_) => {
-                Some(format!("TERM does not name your terminal; it is taken for one named {name}"))
+                Some(format!("TERM does not name your terminal; agentd treats it as {name}"))
             }
         }
     }
 }
 
-/// Whether a command does, on a terminal of its own. Fails if it does not end in time.
+/// Whether a command succeeds on a terminal of its own. Fails if the command does not end in time.
 async fn succeeds(command: Command) -> io::Result<bool> {
     const PAUSE: Duration = Duration::from_millis(2);
-    // Held open until the end: without it the terminal would be gone.
+    // Held open until the end: the terminal exists only as long as this end of it.
     let (_screen, pts) = pty_process::blocking::open().map_err(io::Error::other)?;
     let mut child = pty_process::blocking::Command::from(command).spawn(pts).map_err(io::Error::other)?;
     let end = async {
@@ -92,7 +94,7 @@ async fn succeeds(command: Command) -> io::Result<bool> {
     if let Ok(status) = timeout(PROBE_TIMEOUT, end).await {
         return Ok(status?.is_some_and(|status| status.success()));
     }
-    // Not waited for: what hangs in the kernel does not even die.
+    // Not waited for: a process that hangs in the kernel does not even die.
     child.kill()?;
     Err(io::ErrorKind::TimedOut.into())
 }
@@ -105,7 +107,7 @@ mod tests {
         Kind::named(Some(OsStr::new(value)))
     }
 
-    /// A client that knows these names.
+    /// Stands for a client that knows these names.
     fn knowing(names: &'static str) -> impl Fn(&str) -> Command {
         move |name| {
             let mut command = Command::new("/bin/sh");
@@ -115,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn terminal_whose_name_is_none_is_unnamed() {
+    fn terminal_with_an_invalid_name_is_unnamed() {
         for name in ["", "../x", "/etc/passwd", ".x", "x y", "x\u{1b}[2J", &"x".repeat(65)] {
             assert_eq!(kind(name), Kind::Unnamed, "{name}");
         }
@@ -125,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn terminal_that_is_not_known_passes_for_one_that_is() {
+    async fn unknown_terminal_gets_a_known_name() {
         let all = " xterm-256color xterm screen vt100 foot ";
         assert_eq!(kind("foot").known(knowing(all)).await, "foot");
         assert_eq!(kind("xterm-ghostty").known(knowing(all)).await, "xterm-256color");
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn operator_is_told_of_another_name_alone() {
+    fn operator_gets_a_message_only_about_another_name() {
         assert_eq!(kind("foot").instead_of("foot"), None);
         assert!(kind("foot").instead_of("xterm").is_some_and(|said| said.contains("named foot")));
         assert!(Kind::Unnamed.instead_of("xterm").is_some());

@@ -1,10 +1,10 @@
-//! Two terminals, and every byte of one carried to the other.
+//! Relays every byte between the operator's terminal and the tmux client's.
 //!
-//! Nothing of what passes is looked at. What the operator's terminal answers to questions on its screen is the client's, and when the
-//! client has ended, nobody's: it is [waited for](drain) and thrown away, or the operator's shell would take it for typed.
+//! The relay does not interpret the bytes. The operator's terminal may still answer questions of the client when the client has ended.
+//! The relay [waits for](drain) these answers and discards them: otherwise the operator's shell would take them for typed.
 //!
-//! The operator's terminal is raw meanwhile, and as it was before from then on, however this ends: by the client, by a signal, by an
-//! error, by a panic. What a client left behind on it that could not do so itself is wiped.
+//! Meanwhile the operator's terminal is raw. It is restored however the relay ends: by the client, a signal, an error, or a panic. If
+//! the client could not clean up the terminal itself, the relay resets what the client may have set.
 
 use std::future::poll_fn;
 use std::io;
@@ -25,55 +25,54 @@ use tokio::time::timeout;
 
 use crate::sys::fd::{Readable, Stream};
 
-/// How long the client may take to end, and then its last words to come.
+/// How long the client may take to end, and how long its last output may take to arrive.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How long the terminal may take to answer at the end. Some never do, and nobody wants to wait for the shell.
+/// How long the terminal may take to answer at the end. Some terminals never do, and the operator waits for the shell.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Has a terminal of the usual kinds (xterm's control sequences) forget what a client that died may have set: the scroll region,
-/// the alternate screen, a hidden cursor, reports of the mouse and of the focus, brackets around what is pasted, application keys,
-/// a character set, colours.
+/// Resets, with xterm's control sequences, what a client that died may have set: the scroll region, the alternate screen, the hidden
+/// cursor, mouse and focus reports, bracketed paste, application keys, the character set, and colors.
 const WIPE: &[u8] =
     b"\x1b7\x1b[r\x1b8\x1b[?1047l\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1005l\x1b[?1006l\x1b[?1004l\
 \x1b[?2004l\x1b[?1l\x1b>\x1b(B\x1b[m\r\n";
 
-/// What did not work.
+/// Why the relay failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no second terminal.
-    #[error("failed to make a terminal for the tmux client: {0}")]
+    /// The client's terminal could not be created.
+    #[error("failed to create a terminal for the tmux client: {0}")]
     Terminal(pty_process::Error),
-    /// There is nobody to use it.
+    /// The client could not be started.
     #[error("failed to start the tmux client: {0}")]
     Start(pty_process::Error),
-    /// What the client has become cannot be found out.
+    /// The client's exit status could not be read.
     #[error("failed to wait for the tmux client: {0}")]
     Wait(io::Error),
-    /// The operator's terminal, or the process, cannot be prepared.
+    /// The operator's terminal, or this process, could not be prepared.
     #[error("failed to set up the terminal: {0}")]
     SetUp(#[from] io::Error),
 }
 
-/// How it ended.
+/// How the relay ended.
 #[derive(Debug)]
 pub enum End {
-    /// The client did, in this way.
+    /// The client ended, with this status.
     Client(ExitStatus),
-    /// This process was told to, by this signal.
+    /// This signal asked this process to end.
     Signal(i32),
 }
 
-/// Runs the command on a terminal of its own, of which standard input is the keyboard and standard output the screen, until it ends.
+/// Runs the command on a terminal of its own until it ends, with standard input as the keyboard and standard output as the screen.
 pub async fn run(command: Command) -> Result<End, Error> {
-    let (mut told, mut resized) = (Told::listen()?, signal(SignalKind::window_change())?);
+    let (mut signals, mut resized) = (Signals::listen()?, signal(SignalKind::window_change())?);
     let (window, pts) = pty_process::blocking::open().map_err(Error::Terminal)?;
     let window = Stream::new(window.into())?;
     fit(&window);
     let (mut keyboard, mut screen) = (own(io::stdin())?, own(io::stdout())?);
     let _raw = Raw::enter()?;
     let child = pty_process::blocking::Command::from(command).spawn(pts).map_err(Error::Start)?;
-    // Nobody else waits for it: its number is its own, also when it has ended already.
+    // Only this process waits for the child, so its ID is still its own even if it has ended already.
     let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).map_err(|error| Error::Wait(error.into()))?;
     let end = pidfd.try_clone().and_then(Readable::new).map_err(Error::Wait)?;
     let mut client = Client { child, end };
@@ -84,8 +83,8 @@ pub async fn run(command: Command) -> Result<End, Error> {
         loop {
             tokio::select! {
                 biased;
-                number = told.next() => signal = Some(number),
-                // Its status is asked for below.
+                number = signals.next() => signal = Some(number),
+                // The status is read below.
                 _ = client.ended() => {}
                 Some(()) = resized.recv() => {
                     fit(&window);
@@ -96,12 +95,12 @@ pub async fn run(command: Command) -> Result<End, Error> {
             }
             break;
         }
-        // A screen that is closed is that of a client which is about to end; one that has ended takes no harm.
+        // If its terminal is closed, the client is about to end by itself. A signal does no harm to a client that has ended.
         if !is_shown {
             let _ = pidfd_send_signal(&pidfd, Signal::TERM);
         }
-        let last_words = async { is_shown || timeout(GRACE, showing).await.is_ok() };
-        let (status, is_complete) = tokio::join!(client.bury(), last_words);
+        let last_output = async { is_shown || timeout(GRACE, showing).await.is_ok() };
+        let (status, is_complete) = tokio::join!(client.finish(), last_output);
         let end = match signal {
             Some(number) => Ok(End::Signal(number)),
             None => status.map(End::Client).map_err(Error::Wait),
@@ -113,18 +112,17 @@ pub async fn run(command: Command) -> Result<End, Error> {
             screen.write_all(WIPE).await?;
             screen.flush().await
         };
-        // A terminal that takes nothing any more keeps what it shows.
+        // A terminal that no longer accepts output stays as it is.
         let _ = timeout(GRACE, wipe).await;
     }
     let _ = timeout(DRAIN_TIMEOUT, drain(&mut keyboard, &mut screen)).await;
     end
 }
 
-/// Waits until the terminal has answered all that it was asked before this, and throws the answers away, and with them what was typed
-/// meanwhile.
+/// Waits until the terminal has answered all earlier questions, and discards the answers and whatever was typed meanwhile.
 ///
-/// A terminal answers in order, so it is asked whether it is well (DSR, "device status report"), after whatever it was in the middle
-/// of was ended. The same answer may be to a question of the client's, with other answers behind it: they come at once then.
+/// A terminal answers in order. So this ends any unfinished sequence, asks for a device status report (DSR), and waits for the answer.
+/// The answer that arrives may belong to a question of the client, but then any others follow at once.
 async fn drain(keyboard: &mut File, screen: &mut File) -> io::Result<()> {
     const QUESTION: &[u8] = b"\x18\x1b\\\x1b[5n";
     const QUIET: Duration = Duration::from_millis(30);
@@ -143,7 +141,7 @@ async fn drain(keyboard: &mut File, screen: &mut File) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether among the bytes there was that all is well, or that it is not: `ESC [ 0 n`, `ESC [ 3 n`.
+/// Finds the answer to a device status report among the bytes: `ESC [ 0 n` (ok) or `ESC [ 3 n` (malfunction).
 #[derive(Debug, Default)]
 struct Answer {
     last: [u8; 4],
@@ -163,12 +161,12 @@ impl Answer {
 /// The tmux client.
 struct Client {
     child: Child,
-    /// Readable from its end on.
+    /// Becomes readable when the client ends.
     end: Readable,
 }
 
 impl Client {
-    /// Cancel-safe.
+    /// Waits until the client ends. Cancel-safe.
     async fn ended(&mut self) -> io::Result<ExitStatus> {
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -178,8 +176,8 @@ impl Client {
         }
     }
 
-    /// Waits for the end of one that is ending, and makes one.
-    async fn bury(&mut self) -> io::Result<ExitStatus> {
+    /// Waits for a client that is ending, and kills it if it does not end in time.
+    async fn finish(&mut self) -> io::Result<ExitStatus> {
         if let Ok(status) = timeout(GRACE, self.ended()).await {
             return status;
         }
@@ -188,10 +186,11 @@ impl Client {
     }
 }
 
-/// Until the keyboard is gone.
+/// Passes keys to the client until the keyboard is gone.
 ///
-/// tmux can be told to suspend its client (Ctrl-b Ctrl-z), and no shell is here to continue it. So it is continued whenever the
-/// keyboard pauses. Not with each key: a client that gets that signal while it detaches may take its server for dead (3.3a does).
+/// The operator can make tmux suspend its client (Ctrl-b Ctrl-z), and there is no shell here to continue it. So this continues the
+/// client whenever the keyboard pauses. It does not do so with each key, because a client that gets SIGCONT while it detaches may take
+/// its server for dead (3.3a does).
 async fn type_in(keyboard: &mut File, window: &Stream, client: &OwnedFd) {
     const PAUSE: Duration = Duration::from_secs(1);
     let (mut keys, mut is_fresh) = ([0; 4096], false);
@@ -214,7 +213,7 @@ async fn type_in(keyboard: &mut File, window: &Stream, client: &OwnedFd) {
     }
 }
 
-/// Until the client, and whoever else has its terminal, is gone, or the screen is.
+/// Passes output to the screen until the screen is gone, or until the client and all others that use its terminal are.
 async fn show(window: &Stream, screen: &mut File) {
     let mut bytes = [0; 4096];
     while let Ok(count @ 1..) = window.read(&mut bytes).await {
@@ -231,30 +230,30 @@ async fn write_all(window: &Stream, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// One that waits in a thread, because others have the same open file and expect it to block.
+/// A handle that reads and writes in a thread: other processes share the open file and expect it to block.
 fn own(descriptor: impl AsFd) -> io::Result<File> {
     Ok(File::from_std(descriptor.as_fd().try_clone_to_owned()?.into()))
 }
 
-/// Makes the window as large as the screen.
+/// Makes the client's terminal as large as the screen.
 fn fit(window: &Stream) {
-    // A screen that does not tell its size has none to follow.
+    // A screen that does not report its size has none to follow.
     if let Ok(size) = tcgetwinsize(io::stdout()) {
         let _ = tcsetwinsize(window, size);
     }
 }
 
-/// The signals that mean this process is to end.
-struct Told(Vec<(i32, tokio::signal::unix::Signal)>);
+/// The signals that ask this process to end.
+struct Signals(Vec<(i32, tokio::signal::unix::Signal)>);
 
-impl Told {
-    /// From now on they do not end it.
+impl Signals {
+    /// Catches the signals, which no longer end this process.
     fn listen() -> io::Result<Self> {
         let kinds = [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate()];
         kinds.into_iter().map(|kind| Ok((kind.as_raw_value(), signal(kind)?))).collect::<io::Result<_>>().map(Self)
     }
 
-    /// Cancel-safe.
+    /// The number of the next signal. Cancel-safe.
     async fn next(&mut self) -> i32 {
         poll_fn(|context| {
             let mut signals = self.0.iter_mut();
@@ -265,7 +264,7 @@ impl Told {
     }
 }
 
-/// The operator's terminal, given over to the client. As it was before when dropped.
+/// The operator's terminal in raw mode. Restores the previous mode when dropped.
 struct Raw(Termios);
 
 impl Raw {
@@ -280,8 +279,8 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // What has come since the terminal was waited for must not be taken for what the operator types next. Nothing here waits
-        // for a terminal that is stuck; one that is gone needs nothing.
+        // Input that arrived since the drain must not be taken for what the operator types next. Nothing here waits for a terminal
+        // that is stuck, and one that is gone needs nothing.
         let _ = tcflush(io::stdin(), QueueSelector::IFlush);
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
     }
@@ -292,7 +291,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answer_is_found_wherever_it_is_cut() {
+    fn answer_is_found_wherever_the_input_is_cut() {
         let bytes = b"\x1b[?62;c\x1b]l0n\x1b\\typed\x1b[0n";
         for at in 0..bytes.len() {
             let mut answer = Answer::default();

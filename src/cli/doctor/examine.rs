@@ -1,4 +1,4 @@
-//! What is looked at, and what to think of it.
+//! The checks of `agentd doctor`, and the verdict on each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -34,21 +34,21 @@ use crate::wire::status::{AgentStatus, Health};
 /// How long `tmux -V` may take.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Fewer are too few for the API's 1,024 clients and the agents' two or three each.
+/// A lower limit is not enough for the API's 1,024 clients and the two or three descriptors that each agent takes.
 const FEW_DESCRIPTORS: u64 = 4096;
 
-/// How many of many things are named.
+/// How many items of a long list are named.
 const NAMED: usize = 5;
 
-/// What the daemon says, if it does.
+/// What the daemon answered, as far as it did.
 #[derive(Default)]
-struct Said {
+struct Answers {
     health: Option<Health>,
     agents: Option<Vec<AgentStatus>>,
 }
 
-impl Said {
-    /// A kind of error that agents may have: each, with those that have it.
+impl Answers {
+    /// The errors of one kind, a line each, with the names of the agents that have the error. `of` gives the error of an agent.
     fn errors<'a>(&'a self, of: impl Fn(&'a AgentStatus) -> Option<&'a str>) -> Option<String> {
         let mut errors: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for agent in self.agents.iter().flatten() {
@@ -56,80 +56,82 @@ impl Said {
                 errors.entry(error).or_default().push(&agent.name);
             }
         }
-        let told: Vec<String> = errors.iter().map(|(error, agents)| format!("{}: {error}", named(agents))).collect();
-        (!told.is_empty()).then(|| told.join("\n"))
+        let lines: Vec<String> = errors.iter().map(|(error, agents)| format!("{}: {error}", named(agents))).collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
     }
 }
 
-/// Looks at everything there is to look at.
+/// Runs all checks.
 pub(super) async fn all(target: &Target) -> Vec<Check> {
-    let (daemon, said) = daemon(target).await;
+    let (daemon, answers) = daemon(target).await;
     let jcard = Jcard::read(target);
     let mut checks = vec![daemon, api_socket(target)];
     checks.extend(users(target));
-    checks.extend(state(target, said.health.as_ref()));
-    checks.push(log(target, &said));
-    checks.push(jcard.check(target, said.health.as_ref()));
-    checks.push(secrets(target, said.health.as_ref()));
+    checks.extend(state(target, answers.health.as_ref()));
+    checks.push(log(target, &answers));
+    checks.push(jcard.check(target, answers.health.as_ref()));
+    checks.push(secrets(target, answers.health.as_ref()));
     checks.extend(tmux_files(target));
-    checks.extend(tmux(target, &said, &jcard).await);
-    checks.push(groups(target, said.health.as_ref()));
-    checks.push(limits(target, &said, &jcard));
+    checks.extend(tmux(target, &answers, &jcard).await);
+    checks.push(groups(target, answers.health.as_ref()));
+    checks.push(limits(target, &answers, &jcard));
     checks.push(descriptors(target.daemon.as_ref()));
-    checks.extend(said.agents.as_deref().map(agents));
+    checks.extend(answers.agents.as_deref().map(agents));
     checks
 }
 
-async fn daemon(target: &Target) -> (Check, Said) {
+async fn daemon(target: &Target) -> (Check, Answers) {
     const NAME: &str = "daemon";
     let socket = &target.settings.api_socket;
-    let answers = async {
+    let asked = async {
         let client = Client::new(socket)?;
         let health = client.health().await?.value;
-        // What is not told is not known; the rest stands without it.
+        // Without the agents, the other checks still hold.
         let agents = client.agents().await.ok().map(|agents| agents.value);
         Ok::<_, Error>((health, agents))
     };
-    match answers.await {
+    match asked.await {
         Ok((health, agents)) => {
             let pid = target.daemon.as_ref().map_or_else(String::new, |daemon| format!(", process {}", daemon.pid));
             let check = Check::ok(NAME, format!("agentd {} answers at {}{pid}", health.version, socket.display()));
-            (check, Said { health: Some(health), agents })
+            (check, Answers { health: Some(health), agents })
         }
         Err(error @ Error::NotRunning(_)) if target.daemon.is_some() => {
-            let remedy = "there is a daemon that does not serve it: see its log, and start it again";
-            (Check::failure(NAME, error.to_string(), remedy), Said::default())
+            let remedy = "a daemon is running but does not serve this socket: see its log, and restart it";
+            (Check::failure(NAME, error.to_string(), remedy), Answers::default())
         }
         Err(error @ Error::NotRunning(_)) => {
             let start = if target.is_system && systemd::is_booted() { "systemctl start agentd" } else { "agentd" };
             let check = Check::failure(NAME, error.to_string(), format!("start it: {start}"));
-            (check, Said::default())
+            (check, Answers::default())
         }
         Err(error @ Error::Denied(_)) => {
-            let who = who(target, &["root", "a member of the group"]);
-            (Check::unknown(NAME, error.to_string(), who), Said::default())
+            let remedy = run_as(target, &["root", "a member of the group"]);
+            (Check::unknown(NAME, error.to_string(), remedy), Answers::default())
         }
         Err(error) => {
-            let remedy = "see its log (journalctl -u agentd), and start it again";
-            (Check::failure(NAME, error.to_string(), remedy), Said::default())
+            let remedy = "see its log (journalctl -u agentd), and restart it";
+            (Check::failure(NAME, error.to_string(), remedy), Answers::default())
         }
     }
 }
 
-/// Whom to ask as.
-fn who(target: &Target, whom: &[&str]) -> String {
+/// The remedy for a check that only certain users can make.
+fn run_as(target: &Target, users: &[&str]) -> String {
     let group = &target.settings.admin_group;
     let agent = target.account.as_ref().map_or("the agent user", |account| account.name.as_str());
-    let named = |whom: &&str| match *whom {
+    let named = |user: &&str| match *user {
         "a member of the group" => format!("a member of {group}"),
         "the agent user" => agent.to_owned(),
         other => other.to_owned(),
     };
-    let whom: Vec<String> = whom.iter().map(named).collect();
-    format!("run agentd doctor as {}", whom.join(" or "))
+    let users: Vec<String> = users.iter().map(named).collect();
+    format!("run agentd doctor as {}", users.join(" or "))
 }
 
-/// What is at a path, if anything is. It is not followed if it is a link, and no link on the way is that could be anybody's.
+/// The file at a path, if there is one.
+///
+/// A link at the end of the path is not followed, and neither is a link on the way that another user could have made.
 fn look_at(path: &Path) -> Result<Option<Look>, io::Error> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     let looked = safe_path::open_dir(parent, None).map_err(io::Error::from);
@@ -144,7 +146,7 @@ fn kind(look: &Look) -> SFlag {
     SFlag::from_bits_truncate(look.mode) & SFlag::S_IFMT
 }
 
-/// What a file should be.
+/// The type, owners and mode that a file should have.
 #[derive(Clone, Copy, Debug)]
 struct Right {
     kind: SFlag,
@@ -156,27 +158,27 @@ struct Right {
     bars: u32,
 }
 
-/// What is wrong with it, for a person; empty if nothing is.
+/// What is wrong with a file, in words. Empty if nothing is.
 fn wrongs(look: &Look, right: Right) -> Vec<String> {
     let mut wrongs = Vec::new();
     if kind(look) != right.kind {
         let kind = if right.kind == SFlag::S_IFSOCK { "socket" } else { "directory" };
-        return vec![format!("it is no {kind}")];
+        return vec![format!("it is not a {kind}")];
     }
     if let Some(uid) = right.uid.filter(|&uid| uid != look.owner) {
-        wrongs.push(format!("it belongs to uid {} and not to uid {uid}", look.owner));
+        wrongs.push(format!("its owner is uid {}, not uid {uid}", look.owner));
     }
     if let Some(gid) = right.gid.filter(|&gid| gid != look.group) {
-        wrongs.push(format!("its group has gid {} and not {gid}", look.group));
+        wrongs.push(format!("its group is gid {}, not gid {gid}", look.group));
     }
     let mode = look.mode & 0o7777;
     if mode & right.needs != right.needs || mode & right.bars != 0 {
-        wrongs.push(format!("it has mode {mode:04o} and not {:04o}", (mode | right.needs) & !right.bars));
+        wrongs.push(format!("its mode is {mode:04o}, not {:04o}", (mode | right.needs) & !right.bars));
     }
     wrongs
 }
 
-/// `seen` is what is at the path, which is there whenever the daemon is.
+/// The check of a file that exists whenever the daemon runs. `seen` is what was found at the path.
 fn judge(
     name: &'static str,
     path: &Path,
@@ -189,22 +191,22 @@ fn judge(
     match seen {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Check::unknown(
             name,
-            format!("{shown} cannot be seen by this user"),
-            who(target, &["root", "the agent user", "a member of the group"]),
+            format!("this user cannot look at {shown}"),
+            run_as(target, &["root", "the agent user", "a member of the group"]),
         ),
         Err(error) => Check::failure(name, format!("failed to look at {shown}: {error}"), remedy),
-        Ok(None) if target.daemon.is_some() => Check::failure(name, format!("{shown} is not there"), remedy),
-        Ok(None) => Check::ok(name, format!("{shown} is not there, and is made when agentd starts")),
+        Ok(None) if target.daemon.is_some() => Check::failure(name, format!("{shown} does not exist"), remedy),
+        Ok(None) => Check::ok(name, format!("{shown} does not exist; agentd creates it when it starts")),
         Ok(Some(look)) => match wrongs(&look, right) {
             wrongs if wrongs.is_empty() => {
-                Check::ok(name, format!("{shown} has mode {:04o}, and the right owner", look.mode & 0o7777))
+                Check::ok(name, format!("{shown} has mode {:04o} and the right owner", look.mode & 0o7777))
             }
             wrongs => Check::failure(name, format!("{shown}: {}", wrongs.join("; ")), remedy),
         },
     }
 }
 
-/// The group that may use a daemon of root's.
+/// The group that may use a root daemon.
 fn group(target: &Target) -> Option<Gid> {
     users::get_group_by_name(&target.settings.admin_group).map(|group| Gid::from_raw(group.gid()))
 }
@@ -212,9 +214,9 @@ fn group(target: &Target) -> Option<Gid> {
 fn api_socket(target: &Target) -> Check {
     let path = &target.settings.api_socket;
     let gid = group(target).filter(|_| target.is_system).map(Gid::as_raw);
-    let (uid, needs) = if target.is_system { (0, 0o660) } else { (target.asker.as_raw(), 0o600) };
+    let (uid, needs) = if target.is_system { (0, 0o660) } else { (target.user_id.as_raw(), 0o600) };
     let right = Right { kind: SFlag::S_IFSOCK, uid: Some(uid), gid, needs, bars: 0o007 };
-    judge("api-socket", path, look_at(path), right, target, "start agentd again, which makes it anew")
+    judge("api-socket", path, look_at(path), right, target, "restart agentd, which creates it again")
 }
 
 fn users(target: &Target) -> Vec<Check> {
@@ -223,10 +225,14 @@ fn users(target: &Target) -> Vec<Check> {
         Ok(account) if account.uid.is_root() => Check::failure(
             "user",
             format!("agents would run as {}, which is root", account.name),
-            "name an unprivileged user with --user",
+            "choose an unprivileged user with --user",
         ),
         Ok(account) => Check::ok("user", format!("agents run as {} (uid {})", account.name, account.uid)),
-        Err(error) => Check::failure("user", error.to_string(), "agentd does not start without it"),
+        Err(error) => Check::failure(
+            "user",
+            error.to_string(),
+            "create the user, or choose another with --user; agentd does not start without it",
+        ),
     };
     if !target.is_system {
         return vec![user];
@@ -235,29 +241,29 @@ fn users(target: &Target) -> Vec<Check> {
     let group = match (group(target), &target.account) {
         (None, _) => Check::failure(
             "group",
-            format!("there is no group {name:?}"),
-            format!("create it (for example: groupadd --system {name}), or name another with --admin-group"),
+            format!("group {name:?} does not exist"),
+            format!("create it (for example: groupadd --system {name}), or choose another with --admin-group"),
         ),
         (Some(group), Ok(account)) if account.gid == group || account.groups.contains(&group) => Check::failure(
             "group",
-            format!("the agent user {} is in the group {name}: agents can ask for what others do", account.name),
-            format!("take it out (gpasswd -d {} {name}), and start agentd again", account.name),
+            format!("the agent user {} is in group {name}, so agents can use the API", account.name),
+            format!("remove it from the group (gpasswd -d {} {name}), and restart agentd", account.name),
         ),
         (Some(group), Ok(account)) => {
-            Check::ok("group", format!("{name} (gid {group}) is there, and {} is not in it", account.name))
+            Check::ok("group", format!("{name} (gid {group}) exists, and {} is not in it", account.name))
         }
-        (Some(group), Err(_)) => Check::ok("group", format!("{name} (gid {group}) is there")),
+        (Some(group), Err(_)) => Check::ok("group", format!("{name} (gid {group}) exists")),
     };
     vec![user, group]
 }
 
 fn state(target: &Target, health: Option<&Health>) -> Vec<Check> {
     let path = &target.settings.state_dir;
-    let uid = if target.is_system { 0 } else { target.asker.as_raw() };
+    let uid = if target.is_system { 0 } else { target.user_id.as_raw() };
     let right = Right { kind: SFlag::S_IFDIR, uid: Some(uid), gid: None, needs: 0o700, bars: 0o077 };
     let seen = look_at(path);
     let directory = if let Some(error) = health.and_then(|health| health.state_error.as_ref()) {
-        let remedy = format!("make room on the disk of {}; agentd tries again by itself", path.display());
+        let remedy = format!("free space on the disk of {}; agentd tries again by itself", path.display());
         Check::failure("state", error.clone(), remedy)
     } else {
         let remedy = format!("chown {uid} {0} && chmod 0700 {0}", path.display());
@@ -266,22 +272,22 @@ fn state(target: &Target, health: Option<&Health>) -> Vec<Check> {
     vec![directory, lock(path, target)]
 }
 
-/// What agents print.
-fn log(target: &Target, said: &Said) -> Check {
+/// The directory of the agents' logs.
+fn log(target: &Target, answers: &Answers) -> Check {
     const NAME: &str = "log";
     let path = &target.settings.log_dir;
-    if let Some(errors) = said.errors(|agent| agent.log_error.as_deref()) {
+    if let Some(errors) = answers.errors(|agent| agent.log_error.as_deref()) {
         return Check::warning(
             NAME,
             errors,
-            "mend it, or name another --log-dir; it counts from an agent's next start on",
+            "fix it, or choose another --log-dir; an agent uses it from its next start",
         );
     }
     let seen = look_at(path);
     if let Ok(None) = seen {
-        return Check::ok(NAME, format!("{} is not there, and is made with the first agent", path.display()));
+        return Check::ok(NAME, format!("{} does not exist; agentd creates it with the first agent", path.display()));
     }
-    let uid = if target.is_system { 0 } else { target.asker.as_raw() };
+    let uid = if target.is_system { 0 } else { target.user_id.as_raw() };
     let right = Right { kind: SFlag::S_IFDIR, uid: Some(uid), gid: None, needs: 0o700, bars: 0o022 };
     let remedy = format!("chown {uid} {0} && chmod 0750 {0}", path.display());
     judge(NAME, path, seen, right, target, &remedy)
@@ -293,13 +299,13 @@ fn lock(path: &Path, target: &Target) -> Check {
     let holder = match holder(path) {
         Ok(holder) => holder,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Check::ok(NAME, "nobody has it, for there is no state directory");
+            return Check::ok(NAME, "there is no lock because the state directory does not exist");
         }
         Err(error) => {
             return Check::unknown(
                 NAME,
-                format!("who has locked {shown} cannot be seen: {error}"),
-                who(target, &["root"]),
+                format!("failed to find the process that has locked {shown}: {error}"),
+                run_as(target, &["root"]),
             );
         }
     };
@@ -309,24 +315,24 @@ fn lock(path: &Path, target: &Target) -> Check {
         }
         (Some(holder), Some(daemon)) => Check::failure(
             NAME,
-            format!("{shown} is locked by process {holder}, but process {} has the API's socket", daemon.pid),
-            "stop one of the two, or name the --state-dir of the other",
+            format!("{shown} is locked by process {holder}, but process {} serves the API's socket", daemon.pid),
+            "stop one of the two, or name the other's state directory with --state-dir",
         ),
         (Some(holder), None) => Check::warning(
             NAME,
-            format!("{shown} is locked by process {holder}, which is not known to be a daemon"),
-            format!("look at it (ps {holder}); no other daemon starts beside it"),
+            format!("{shown} is locked by process {holder}, which may not be an agentd daemon"),
+            format!("look at the process (ps {holder}); no daemon can start while it holds the lock"),
         ),
         (None, Some(daemon)) => Check::warning(
             NAME,
-            format!("nobody has locked {shown}, though there is a daemon, process {}", daemon.pid),
-            "name the --state-dir that it was given; or see its log",
+            format!("{shown} is not locked, although a daemon runs as process {}", daemon.pid),
+            "name the state directory of that daemon with --state-dir, or see its log",
         ),
-        (None, None) => Check::ok(NAME, format!("{shown} is not locked, and free for a daemon")),
+        (None, None) => Check::ok(NAME, format!("{shown} is not locked and free for a daemon")),
     }
 }
 
-/// The jcard, as far as the asker can read it.
+/// The jcard, as far as this user can read it.
 enum Jcard {
     Read(Result<config::Config, Vec<config::Finding>>),
     Not(regular_file::Error),
@@ -350,7 +356,7 @@ impl Jcard {
     fn check(&self, target: &Target, health: Option<&Health>) -> Check {
         const NAME: &str = "jcard";
         let file = target.settings.config.display();
-        let remedy = format!("mend it; agentd check {file} shows all of it");
+        let remedy = format!("fix the jcard; agentd check {file} prints every finding");
         let findings = match self {
             Self::Read(Ok(config)) => &config.findings,
             Self::Read(Err(findings)) => findings,
@@ -362,13 +368,13 @@ impl Jcard {
                     matches!(error, regular_file::Error::Io(error) if error.kind() == io::ErrorKind::PermissionDenied);
                 let message = format!("{file}: {}", fault(error));
                 return if is_denied {
-                    Check::unknown(NAME, message, who(target, &["root"]))
+                    Check::unknown(NAME, message, run_as(target, &["root"]))
                 } else {
-                    Check::failure(NAME, message, "write it; docs/jcard.md says how")
+                    Check::failure(NAME, message, "write a jcard; docs/jcard.md says how")
                 };
             }
         };
-        let told: Vec<String> = findings
+        let lines: Vec<String> = findings
             .iter()
             .take(NAMED)
             .map(|finding| format!("{file}:{}:{}: {}", finding.line, finding.column, finding.message))
@@ -376,11 +382,11 @@ impl Jcard {
         let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
         let more = findings.len().checked_sub(NAMED).filter(|&more| more > 0);
         let more = more.map_or_else(String::new, |more| format!("\nand {more} more"));
-        let told = format!("{}{more}", told.join("\n"));
+        let message = format!("{}{more}", lines.join("\n"));
         match (errors, health.and_then(|health| health.config_error.as_ref())) {
-            (1.., _) => Check::failure(NAME, told, remedy),
+            (1.., _) => Check::failure(NAME, message, remedy),
             (0, Some(error)) => Check::failure(NAME, error.clone(), remedy),
-            (0, None) if !findings.is_empty() => Check::warning(NAME, told, remedy),
+            (0, None) if !findings.is_empty() => Check::warning(NAME, message, remedy),
             (0, None) => {
                 let agents = self.config().map_or(0, |config| config.entries.len());
                 Check::ok(NAME, format!("{file} declares {}", counted(agents, "agent")))
@@ -393,18 +399,18 @@ fn secrets(target: &Target, health: Option<&Health>) -> Check {
     const NAME: &str = "secrets";
     let path = &target.settings.secret_dir;
     let shown = path.display();
-    let remedy = "mend it; agentd reads the secrets again by itself";
+    let remedy = "fix it; agentd reads the secrets again by itself";
     if let Some(error) = health.and_then(|health| health.secrets_error.as_ref()) {
         return Check::failure(NAME, error.clone(), remedy);
     }
-    // Links are followed, as agenix and sops-nix make them: the folder is root's.
+    // Links are followed, because agenix and sops-nix create them. Only root can change the folder.
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Check::ok(NAME, format!("{shown} is not there, which is as good as empty"));
+            return Check::ok(NAME, format!("{shown} does not exist, which counts as empty"));
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            return Check::unknown(NAME, format!("{shown} cannot be seen by this user"), who(target, &["root"]));
+            return Check::unknown(NAME, format!("this user cannot look at {shown}"), run_as(target, &["root"]));
         }
         Err(error) => return Check::failure(NAME, format!("failed to look at {shown}: {error}"), remedy),
     };
@@ -412,12 +418,12 @@ fn secrets(target: &Target, health: Option<&Health>) -> Check {
     if mode & 0o022 != 0 {
         return Check::failure(
             NAME,
-            format!("{shown} has mode {mode:04o}: others than its owner can put secrets into it"),
+            format!("{shown} has mode {mode:04o}: users other than its owner can add secrets"),
             format!("chmod 0700 {shown}"),
         );
     }
     if eaccess(path, AccessFlags::R_OK | AccessFlags::X_OK).is_err() {
-        return Check::unknown(NAME, format!("{shown} cannot be read by this user"), who(target, &["root"]));
+        return Check::unknown(NAME, format!("this user cannot read {shown}"), run_as(target, &["root"]));
     }
     let reading = secrets::read(path, &Secrets::default());
     if let Some(problems) = reading.error() {
@@ -436,12 +442,12 @@ fn secrets(target: &Target, health: Option<&Health>) -> Check {
     }
     Check::failure(
         NAME,
-        format!("everybody can read {} in {shown}", named(&open)),
-        format!("chmod 0700 {shown}, or take the files from others (chmod o=)"),
+        format!("every user can read {} in {shown}", named(&open)),
+        format!("chmod 0700 {shown}, or deny others access to the files (chmod o=)"),
     )
 }
 
-/// The first few of many.
+/// The first few names of a list, and how many more there are.
 fn named(names: &[&str]) -> String {
     let first = names.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
     match names.len().checked_sub(NAMED).filter(|&more| more > 0) {
@@ -460,11 +466,11 @@ fn tmux_files(target: &Target) -> Vec<Check> {
     let directory = Right { kind: SFlag::S_IFDIR, uid, gid, needs, bars };
     let (needs, bars) = if target.is_system { (0o660, 0o007) } else { (0o600, 0o007) };
     let server = Right { kind: SFlag::S_IFSOCK, uid, gid, needs, bars };
-    let owner = if target.is_system { 0 } else { target.asker.as_raw() };
+    let owner = if target.is_system { 0 } else { target.user_id.as_raw() };
     let launch = Right { kind: SFlag::S_IFSOCK, uid: Some(owner), gid: None, needs: 0o666, bars: 0 };
-    let again = "agentd makes it anew within seconds; if it does not, see its log";
+    let again = "agentd creates it again within seconds; if it does not, see its log";
     vec![
-        judge("tmux-folder", folder, look_at(folder), directory, target, "start agentd again, which sets it right"),
+        judge("tmux-folder", folder, look_at(folder), directory, target, "restart agentd, which corrects it"),
         judge("tmux-socket", socket, look_at(socket), server, target, again),
         judge(
             "launch-socket",
@@ -477,40 +483,40 @@ fn tmux_files(target: &Target) -> Vec<Check> {
     ]
 }
 
-/// The program, agentd's own for the agent user, and the sessions on the server.
-async fn tmux(target: &Target, said: &Said, jcard: &Jcard) -> Vec<Check> {
-    // Root becomes the agent user for this; everybody else stays who they are.
+/// The tmux program, the agent user's access to agentd's programs, the tmux server, and its sessions.
+async fn tmux(target: &Target, answers: &Answers, jcard: &Jcard) -> Vec<Check> {
+    // Root becomes the agent user for this. Every other user keeps its identity.
     let account = match &target.account {
-        Ok(account) if target.asker.is_root() && !account.uid.is_root() => account.clone(),
+        Ok(account) if target.user_id.is_root() && !account.uid.is_root() => account.clone(),
         _ => match Account::current() {
             Ok(account) if !account.uid.is_root() => account,
             _ => {
-                let remedy = "fix what is said of the user first";
-                return vec![Check::unknown("tmux", "tmux is not run as root", remedy)];
+                let remedy = "first fix the check named user";
+                return vec![Check::unknown("tmux", "agentd does not run tmux as root", remedy)];
             }
         },
     };
     let path = target.daemon.as_ref().and_then(|daemon| daemon.path.clone());
     let whose = match (&path, &target.daemon) {
         (Some(_), _) => "the daemon's PATH",
-        (None, Some(_)) => "your PATH (that of the daemon is not for you to know)",
-        (None, None) => "your PATH (there is no daemon to have another)",
+        (None, Some(_)) => "your PATH (you are not allowed to see the daemon's)",
+        (None, None) => "your PATH (no daemon is running)",
     };
     let deputy = Deputy::searching(path.or_else(|| std::env::var_os("PATH")), &account, || {});
     let mut checks = vec![version(&deputy, whose).await];
     let is_agent = target.account.as_ref().is_ok_and(|agent| agent.uid == account.uid);
     if !is_agent {
-        let whom = who(target, &["root", "the agent user"]);
+        let remedy = run_as(target, &["root", "the agent user"]);
         for check in ["executable", "launcher", "tmux-server"] {
-            checks.push(Check::unknown(check, "only for the agent user it can be told", whom.clone()));
+            checks.push(Check::unknown(check, "only the agent user can check this", remedy.clone()));
         }
-        checks.push(Check::unknown("sessions", "a tmux client is run as the agent user only", whom));
+        checks.push(Check::unknown("sessions", "tmux clients run only as the agent user", remedy));
         return checks;
     }
     checks.push(executable(&deputy, target).await);
     checks.push(launcher(&deputy, target).await);
     checks.push(server(&deputy, &account, target).await);
-    checks.push(sessions(deputy, &account, target, said, jcard).await);
+    checks.push(sessions(deputy, &account, target, answers, jcard).await);
     checks
 }
 
@@ -519,7 +525,7 @@ async fn version(deputy: &Deputy, whose: &str) -> Check {
     let (major, minor) = tmux::OLDEST;
     let remedy = format!("install tmux {major}.{minor} or newer where {whose} finds it");
     match deputy.tmux(Program::Installed, vec!["-V".to_owned()], VERSION_TIMEOUT).await {
-        Ok(Ok(Output { stdout, .. })) => match tmux::judge_version("what is installed", &stdout) {
+        Ok(Ok(Output { stdout, .. })) => match tmux::judge_version("the installed program", &stdout) {
             Ok(()) => Check::ok(NAME, format!("{} is found in {whose}", stdout.trim())),
             Err(error) => Check::failure(NAME, error.to_string(), remedy),
         },
@@ -528,11 +534,12 @@ async fn version(deputy: &Deputy, whose: &str) -> Check {
     }
 }
 
-/// tmux starts the launcher as the agent user, who must get at it.
+/// Whether the agent user can run the launcher, which tmux starts as that user.
 async fn launcher(deputy: &Deputy, target: &Target) -> Check {
     const NAME: &str = "launcher";
-    const REMEDY: &str = "put agentd-launcher beside agentd, where everybody can run it, such as /usr/local/bin";
-    // Another agentd than this one has its launcher elsewhere.
+    const REMEDY: &str =
+        "put agentd-launcher beside agentd in a folder that every user can enter, such as /usr/local/bin";
+    // The daemon may be another agentd than this one, with its own launcher beside it.
     let of_daemon = target.daemon.as_ref().and_then(|daemon| fs::read_link(format!("/proc/{}/exe", daemon.pid)).ok());
     let beside = of_daemon.map(|agentd| agentd.with_file_name(program::NAME));
     let path = match program::find(target.settings.launcher.as_deref().or(beside.as_deref())) {
@@ -541,54 +548,56 @@ async fn launcher(deputy: &Deputy, target: &Target) -> Check {
     };
     let Some(folder) = path.parent() else { return Check::ok(NAME, path.display().to_string()) };
     match deputy.workdir(folder.to_owned()).await {
-        Ok(SeenWorkdir::Usable) => Check::ok(NAME, format!("{} is in the agent user's reach", path.display())),
+        Ok(SeenWorkdir::Usable) => Check::ok(NAME, format!("the agent user can reach {}", path.display())),
         Ok(SeenWorkdir::Unusable(problem)) => {
-            Check::failure(NAME, format!("agents cannot be started: {} {problem}", folder.display()), REMEDY)
+            Check::failure(NAME, format!("agentd cannot start agents: {} {problem}", folder.display()), REMEDY)
         }
         Err(error) => Check::unknown(NAME, error.to_string(), "try again"),
     }
 }
 
-/// The launcher starts agentd as the agent user, who must get at it.
+/// Whether the agent user can run agentd, which the launcher starts as that user.
 async fn executable(deputy: &Deputy, target: &Target) -> Check {
     const NAME: &str = "executable";
     let of_daemon = target.daemon.as_ref().and_then(|daemon| fs::read_link(format!("/proc/{}/exe", daemon.pid)).ok());
     let path: PathBuf = match of_daemon.map_or_else(std::env::current_exe, Ok) {
         Ok(path) => path,
-        Err(error) => return Check::unknown(NAME, format!("where it is could not be found out: {error}"), "try again"),
+        Err(error) => {
+            return Check::unknown(NAME, format!("failed to find the program of agentd: {error}"), "try again");
+        }
     };
     let Some(folder) = path.parent() else { return Check::ok(NAME, path.display().to_string()) };
-    let remedy = "put agentd where everybody can run it, such as /usr/local/bin";
+    let remedy = "put agentd in a folder that every user can enter, such as /usr/local/bin";
     match deputy.workdir(folder.to_owned()).await {
-        Ok(SeenWorkdir::Usable) => Check::ok(NAME, format!("{} is in the agent user's reach", path.display())),
+        Ok(SeenWorkdir::Usable) => Check::ok(NAME, format!("the agent user can reach {}", path.display())),
         Ok(SeenWorkdir::Unusable(problem)) => {
-            Check::failure(NAME, format!("agents cannot be started: {} {problem}", folder.display()), remedy)
+            Check::failure(NAME, format!("agentd cannot start agents: {} {problem}", folder.display()), remedy)
         }
         Err(error) => Check::unknown(NAME, error.to_string(), "try again"),
     }
 }
 
-/// Sessions with agentd's mark of agents that nobody declares.
-/// Whether the server, and with it all agents, has the groups that the user database gives to the agent user. A process keeps those
-/// of its start.
+/// Whether the tmux server, and so every agent, has the groups that the user database gives to the agent user.
+///
+/// A process keeps the groups that it had when it started.
 async fn server(deputy: &Deputy, account: &Account, target: &Target) -> Check {
     const NAME: &str = "tmux-server";
     let socket = &target.settings.tmux_socket;
-    // A server that lost its socket is the daemon's to wake.
+    // The daemon makes a server that lost its socket create it again.
     if matches!(look_at(socket), Ok(None)) {
-        return Check::ok(NAME, "there is none without a tmux socket");
+        return Check::ok(NAME, "no server is running: there is no tmux socket");
     }
     let pid = match deputy.server(socket.clone(), None).await {
         Ok(Ok(Server::Serving { pid, .. } | Server::Silent { pid: Some(pid) })) => pid,
-        Ok(Ok(Server::None)) => return Check::ok(NAME, "there is none"),
+        Ok(Ok(Server::None)) => return Check::ok(NAME, "no server is running"),
         Ok(Ok(Server::Silent { pid: None })) => {
-            return Check::unknown(NAME, "it does not answer, and which process it is cannot be told", "try again");
+            return Check::unknown(NAME, "the server does not answer, and its process is not known", "try again");
         }
         Ok(Err(error)) => return Check::unknown(NAME, error, "try again"),
         Err(error) => return Check::unknown(NAME, error.to_string(), "try again"),
     };
     let Some(groups) = procfs::read(format!("/proc/{pid}/status")).ok().and_then(|status| groups_of(&status)) else {
-        return Check::unknown(NAME, format!("the groups of process {pid} cannot be seen"), "try again");
+        return Check::unknown(NAME, format!("failed to read the groups of process {pid}"), "try again");
     };
     let given: BTreeSet<u32> = account.groups.iter().chain([&account.gid]).map(|gid| gid.as_raw()).collect();
     let wrongs = differences(&account.name, &groups, &given, |gid| {
@@ -598,126 +607,129 @@ async fn server(deputy: &Deputy, account: &Account, target: &Target) -> Check {
         return Check::ok(NAME, format!("process {pid} has the groups of {}", account.name));
     }
     let remedy = format!(
-        "end the server when what runs in it may end; agentd starts another: runuser -u {} -- tmux -S {} kill-server",
+        "end the server when its agents may end; agentd then starts another: runuser -u {} -- tmux -S {} kill-server",
         account.name,
         socket.display()
     );
     Check::warning(NAME, format!("process {pid} was started with other groups: {}", wrongs.join("; ")), remedy)
 }
 
-/// The groups of a process, by its `/proc/PID/status` (`proc_pid_status(5)`). Its name is in there too, and may be any bytes but the
-/// end of a line.
+/// The groups of a process, from its `/proc/PID/status` (`proc_pid_status(5)`).
+///
+/// The file also holds the name of the process, which may be any bytes except a newline.
 fn groups_of(status: &[u8]) -> Option<BTreeSet<u32>> {
     let numbers = |name: &[u8]| {
         let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name))?;
         let words = std::str::from_utf8(line).ok()?.split_ascii_whitespace();
         words.map(|word| word.parse().ok()).collect::<Option<Vec<u32>>>()
     };
-    // Of the four, that which counts for access.
+    // The second of the four is the effective group, which decides about access.
     let own = numbers(b"Gid:")?.get(1).copied()?;
     Some(numbers(b"Groups:")?.into_iter().chain([own]).collect())
 }
 
-/// What agents have too few and too many of.
+/// The groups that agents lack, and those that they have although the user is not in them.
 fn differences(user: &str, has: &BTreeSet<u32>, given: &BTreeSet<u32>, name: impl Fn(u32) -> String) -> Vec<String> {
     let list = |gids: Vec<&u32>| gids.into_iter().map(|&gid| name(gid)).collect::<Vec<_>>();
     let [missing, left] = [given.difference(has), has.difference(given)].map(|gids| list(gids.collect()));
-    let tell = |groups: &[String], what: &str| {
+    let sentence = |groups: &[String], what: &str| {
         let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
         (!groups.is_empty()).then(|| format!("{what} {}", named(&groups)))
     };
-    let missing = tell(&missing, &format!("{user} is in these groups, and agents are not:"));
-    let left = tell(&left, &format!("{user} is not in these groups, and agents are:"));
+    let missing = sentence(&missing, &format!("{user} is in these groups, but agents are not:"));
+    let left = sentence(&left, &format!("{user} is not in these groups, but agents are:"));
     missing.into_iter().chain(left).collect()
 }
 
-async fn sessions(deputy: Deputy, account: &Account, target: &Target, said: &Said, jcard: &Jcard) -> Check {
+async fn sessions(deputy: Deputy, account: &Account, target: &Target, answers: &Answers, jcard: &Jcard) -> Check {
     const NAME: &str = "sessions";
     let socket = &target.settings.tmux_socket;
-    // A server that lost its socket is the daemon's to wake.
+    // The daemon makes a server that lost its socket create it again.
     if matches!(look_at(socket), Ok(None)) {
-        return Check::ok(NAME, "there are none without a tmux socket");
+        return Check::ok(NAME, "there are no sessions: there is no tmux socket");
     }
     let tmux = Tmux::new(deputy, socket.clone(), tmux::Origin::Elsewhere, String::new(), account);
     let owners = match tmux.owners().await {
         Ok(owners) => owners,
         Err(error @ tmux::Error::Deputy(_)) => return Check::unknown(NAME, error.to_string(), "try again"),
         Err(error) => {
-            let remedy = "what runs in it goes on; agentd waits for it. If it is stopped, continue it (kill -CONT)";
+            let remedy = "its agents keep running, and agentd waits for it; if it is stopped, continue it (kill -CONT)";
             return Check::failure(NAME, error.to_string(), remedy);
         }
     };
-    let declared = match (&said.agents, jcard.config()) {
+    let declared = match (&answers.agents, jcard.config()) {
         (Some(agents), _) => keys(agents.iter().map(|agent| agent.name.as_str())),
         (None, Some(config)) if config.complete => keys(config.entries.iter().map(|entry| entry.name.as_str())),
         (None, _) => {
-            let message = format!("there are {}, but not which agents are declared is known", owners.len());
-            return Check::unknown(NAME, message, "start agentd, or mend the jcard");
+            let message = format!("there are {}, but it is not known which agents are declared", owners.len());
+            return Check::unknown(NAME, message, "start agentd, or fix the jcard");
         }
     };
     let orphans: Vec<&str> = owners.difference(&declared).map(Key::as_str).collect();
     if orphans.is_empty() {
-        return Check::ok(NAME, format!("{} of declared agents, and none of others", counted(owners.len(), "session")));
+        return Check::ok(NAME, format!("{}, each of a declared agent", counted(owners.len(), "session")));
     }
     let remedy = match &target.daemon {
-        Some(_) => "agentd stops them when it can read the whole jcard",
+        Some(_) => "agentd stops them once it can read the whole jcard",
         None => "start agentd, which stops them",
     };
-    Check::warning(NAME, format!("these agents are not declared, and have a session: {}", named(&orphans)), remedy)
+    Check::warning(NAME, format!("these agents are not declared but have a session: {}", named(&orphans)), remedy)
 }
 
 fn keys<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<Key> {
     names.filter_map(|name| name.parse().ok()).collect()
 }
 
-/// Where what an agent starts is kept count of by the kernel.
+/// Whether agents have control groups, in which the kernel keeps count of their processes.
 fn groups(target: &Target, health: Option<&Health>) -> Check {
     const NAME: &str = "groups";
     if let Some(error) = health.and_then(|health| health.groups_error.as_ref()) {
-        let remedy = "remove the cause; agentd tries again by itself, and an agent gets its group when it next starts";
+        let remedy = "remove the cause; agentd tries again by itself, and an agent gets its group at its next start";
         return Check::warning(NAME, error.clone(), remedy);
     }
     match (target.is_system, is_mounted(), health) {
-        (false, ..) => Check::ok(NAME, "only root can make control groups; agents are found by other means"),
-        (true, false, _) => {
-            Check::ok(NAME, "no file system of type cgroup2 is mounted; agents are found by other means")
+        (false, ..) => {
+            Check::ok(NAME, "only root can create control groups; agentd finds the agents' processes by other means")
         }
-        (true, true, Some(_)) => Check::ok(NAME, "each agent has a control group, where the daemon may make one"),
-        (true, true, None) => Check::ok(NAME, "control groups are available; no daemon says whether it uses them"),
+        (true, false, _) => {
+            Check::ok(NAME, "no cgroup2 file system is mounted; agentd finds the agents' processes by other means")
+        }
+        (true, true, Some(_)) => Check::ok(NAME, "each agent has a control group if the daemon may create one"),
+        (true, true, None) => Check::ok(NAME, "control groups are available; no daemon answers that could use them"),
     }
 }
 
-/// Whether control groups are where they usually are.
+/// Whether the cgroup2 file system is mounted where it usually is.
 fn is_mounted() -> bool {
     ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
         .iter()
         .any(|path| statfs(*path).is_ok_and(|system| system.filesystem_type() == CGROUP2_SUPER_MAGIC))
 }
 
-fn limits(target: &Target, said: &Said, jcard: &Jcard) -> Check {
+fn limits(target: &Target, answers: &Answers, jcard: &Jcard) -> Check {
     const NAME: &str = "limits";
-    if let Some(errors) = said.errors(|agent| agent.limits_error.as_deref()) {
-        return Check::warning(NAME, errors, "run agentd as a unit of systemd's, as root; or drop the limits");
+    if let Some(errors) = answers.errors(|agent| agent.limits_error.as_deref()) {
+        return Check::warning(NAME, errors, "run agentd as a systemd unit, as root; or remove the limits");
     }
     let lacking = if !target.is_system {
         Some("agentd does not run as root")
     } else if !is_mounted() {
-        Some("no file system of type cgroup2 is mounted")
+        Some("no cgroup2 file system is mounted")
     } else if !systemd::is_booted() {
-        Some("there is no systemd on this machine")
+        Some("this machine does not run systemd")
     } else {
         None
     };
     let specs = jcard.config().into_iter().flat_map(|config| &config.entries).flat_map(|entry| &entry.spec);
     let are_declared = specs.into_iter().any(|spec| spec.policy.limits.is_any());
     match lacking {
-        None => Check::ok(NAME, "`memory`, `pid_limit` and `cpu` are applied: each agent is a scope of systemd's"),
+        None => Check::ok(NAME, "`memory`, `pid_limit` and `cpu` are applied: each agent is a systemd scope"),
         Some(why) if are_declared => Check::warning(
             NAME,
-            format!("`memory`, `pid_limit` and `cpu` are declared and not applied: {why}"),
-            "run agentd as a unit of systemd's, as root; or drop the limits",
+            format!("`memory`, `pid_limit` and `cpu` are declared but not applied: {why}"),
+            "run agentd as a systemd unit, as root; or remove the limits",
         ),
-        Some(why) => Check::ok(NAME, format!("none are declared; they would not be applied: {why}")),
+        Some(why) => Check::ok(NAME, format!("no limits are declared; they would not be applied: {why}")),
     }
 }
 
@@ -729,27 +741,28 @@ fn descriptors(daemon: Option<&Daemon>) -> Check {
     let own = || getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard);
     let (who, hard) = match (of_daemon, own()) {
         (Some(hard), _) => ("the daemon", hard),
-        (None, Some(hard)) => ("whoever asks (the daemon may have another limit)", hard),
-        (None, None) => return Check::unknown(NAME, "the limit could not be found out", "try again"),
+        (None, Some(hard)) => ("this process (the daemon's limit may differ)", hard),
+        (None, None) => return Check::unknown(NAME, "failed to find out the limit", "try again"),
     };
     if hard < FEW_DESCRIPTORS {
         return Check::warning(
             NAME,
-            format!("{who} may have {hard} descriptors; with many agents and clients that is too few"),
+            format!("{who} may open {hard} descriptors, which is too few for many agents and clients"),
             "raise the hard limit (LimitNOFILE= of the unit, or ulimit -Hn)",
         );
     }
-    Check::ok(NAME, format!("{who} may have {hard}"))
+    Check::ok(NAME, format!("{who} may open {hard} descriptors"))
 }
 
 fn agents(agents: &[AgentStatus]) -> Check {
     const NAME: &str = "agents";
-    let ill: Vec<&str> = agents.iter().filter(|agent| agent.error.is_some()).map(|agent| agent.name.as_str()).collect();
-    if ill.is_empty() {
-        return Check::ok(NAME, format!("{}, and nothing to be mended of them", counted(agents.len(), "agent")));
+    let faulty: Vec<&str> =
+        agents.iter().filter(|agent| agent.error.is_some()).map(|agent| agent.name.as_str()).collect();
+    if faulty.is_empty() {
+        return Check::ok(NAME, format!("{}, none of which needs attention", counted(agents.len(), "agent")));
     }
-    let remedy = format!("agentd explain {} says more", ill[0]);
-    Check::warning(NAME, format!("there is something to be mended of {}", named(&ill)), remedy)
+    let remedy = format!("agentd explain {} says more", faulty[0]);
+    Check::warning(NAME, format!("these agents need attention: {}", named(&faulty)), remedy)
 }
 
 #[cfg(test)]
@@ -769,18 +782,18 @@ mod tests {
     }
 
     #[test]
-    fn differences_are_what_agents_have_too_few_and_too_many_of() {
+    fn differences_name_missing_and_extra_groups() {
         let tell = |has: &[u32], given: &[u32]| {
             let set = |gids: &[u32]| gids.iter().copied().collect();
             differences("agent", &set(has), &set(given), |gid| format!("g{gid}")).join("; ")
         };
         assert_eq!(tell(&[1, 2], &[2, 1]), "");
-        assert_eq!(tell(&[1], &[1, 2, 3]), "agent is in these groups, and agents are not: g2, g3");
-        assert_eq!(tell(&[1, 2], &[1]), "agent is not in these groups, and agents are: g2");
+        assert_eq!(tell(&[1], &[1, 2, 3]), "agent is in these groups, but agents are not: g2, g3");
+        assert_eq!(tell(&[1, 2], &[1]), "agent is not in these groups, but agents are: g2");
     }
 
     #[test]
-    fn each_wrong_right_of_a_file_is_told() {
+    fn each_wrong_property_of_a_file_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let _socket = UnixListener::bind(&path).unwrap();
@@ -789,14 +802,14 @@ mod tests {
         let right = Right { kind: SFlag::S_IFSOCK, uid: Some(look.owner), gid: None, needs: 0o600, bars: 0 };
         assert_eq!(wrongs(&look, right), [""; 0]);
         let strict = Right { needs: 0o660, bars: 0o007, ..right };
-        assert_eq!(wrongs(&look, strict), ["it has mode 0606 and not 0660"]);
+        assert_eq!(wrongs(&look, strict), ["its mode is 0606, not 0660"]);
         let others = Right { uid: Some(54_321), gid: Some(54_321), ..right };
         assert_eq!(wrongs(&look, others).len(), 2);
-        assert_eq!(wrongs(&look, Right { kind: SFlag::S_IFDIR, ..right }), ["it is no directory"]);
+        assert_eq!(wrongs(&look, Right { kind: SFlag::S_IFDIR, ..right }), ["it is not a directory"]);
     }
 
     #[test]
-    fn links_are_looked_at_and_not_followed() {
+    fn links_are_examined_but_not_followed() {
         let folder = tempfile::tempdir().unwrap();
         symlink("/etc/passwd", folder.path().join("link")).unwrap();
         assert_eq!(kind(&look_at(&folder.path().join("link")).unwrap().unwrap()), SFlag::S_IFLNK);
@@ -805,18 +818,18 @@ mod tests {
     }
 
     #[test]
-    fn root_looks_through_no_link_that_others_could_have_made() {
+    fn root_follows_no_link_that_others_could_have_made() {
         let folder = tempfile::tempdir().unwrap();
         let theirs = folder.path().join("theirs");
         fs::create_dir(&theirs).unwrap();
         fs::set_permissions(&theirs, fs::Permissions::from_mode(0o777)).unwrap();
         symlink("/etc", theirs.join("link")).unwrap();
-        // Who is not root gains nothing by it.
+        // Other users may follow it: they gain nothing by it.
         assert_eq!(look_at(&theirs.join("link/passwd")).is_err(), nix::unistd::Uid::effective().is_root());
     }
 
     #[test]
-    fn of_many_names_a_few_are_told() {
+    fn long_lists_of_names_are_cut_short() {
         assert_eq!(named(&["a", "b"]), "a, b");
         assert_eq!(named(&["a"; 7]), "a, a, a, a, a and 2 more");
     }
