@@ -316,13 +316,7 @@ async fn serve(
     let hand_on = move |visitor| drop(visitors.send(Event::Visitor(visitor)));
     let keeper = LaunchSocketKeeper::new(&settings.tmux_socket, &place.account, Some(group), launch_listener.is_some());
     tokio::spawn(listener::receive(launch_listener, keeper, user, trouble, round.clone(), hand_on));
-    let groups = events.clone();
-    tokio::spawn(trees.recover_groups(round.clone(), move || drop(groups.send(Event::Groups))));
-    let kept = tmux.clone();
-    tokio::spawn(tell_left_out(round.clone()));
-    tokio::spawn(async move { kept.keep(round).await });
-    tokio::spawn(reaper::reap());
-    tokio::spawn(find_sessions(tmux.clone(), events.clone()));
+    spawn_upkeep(&tmux, trees, &round, &events);
     let inputs = Inputs {
         place,
         secret_dir: settings.secret_dir.clone(),
@@ -363,6 +357,17 @@ async fn serve(
     api.end().await;
     tracing::info!("agentd has ended");
     result
+}
+
+/// Starts the tasks that keep the daemon's surroundings in order: control groups, the log, the tmux server, children, sessions.
+fn spawn_upkeep(tmux: &Tmux, trees: Trees, round: &watch::Receiver<()>, events: &mpsc::UnboundedSender<Event>) {
+    let groups = events.clone();
+    tokio::spawn(trees.recover_groups(round.clone(), move || drop(groups.send(Event::Groups))));
+    tokio::spawn(tell_left_out(round.clone()));
+    let (kept, rounds) = (tmux.clone(), round.clone());
+    tokio::spawn(async move { kept.keep(rounds).await });
+    tokio::spawn(reaper::reap());
+    tokio::spawn(find_sessions(tmux.clone(), events.clone()));
 }
 
 /// The programs that run in panes. `executable` is this one.
