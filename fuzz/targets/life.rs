@@ -235,7 +235,6 @@ pub fn declaration(which: u8) -> Declaration {
         backoff_reset: (which & 4 != 0).then_some(seconds(10)),
         limits: Limits::default(),
     };
-    let launch =
-        if which == 15 { Err(Missing(vec![WaitingFor::Unread {}])) } else { Ok(Arc::new(launch)) };
+    let launch = if which == 15 { Err(Missing(vec![WaitingFor::Unread {}])) } else { Ok(Arc::new(launch)) };
     Declaration { kind: Kind::Native, policy, launch }
 }
