@@ -10,6 +10,7 @@ pub mod socket;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 
+mod answer;
 mod connection;
 mod http;
 mod logs;

@@ -8,6 +8,7 @@
 
 pub mod attempt;
 pub mod containment;
+pub mod future;
 pub mod log_files;
 pub mod pacing;
 mod publisher;

@@ -20,9 +20,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::answer::{self, Reply};
 use super::metrics::{self, Figures};
 use super::query::StreamRequest;
-use super::routes::{self, Reply};
 use super::screens::Screens;
 use super::single_flight::SingleFlight;
 use super::slots::Client;
@@ -138,7 +138,7 @@ impl Responder {
     ) -> Option<Next> {
         let (body, other) = (Cell::new(Bytes::new()), Cell::new(None));
         let service = service_fn(|request| {
-            let reply = routes::answer(&request, &self.sources.snapshot.borrow(), figures);
+            let reply = answer::answer(&request, &self.sources.snapshot.borrow(), figures);
             let response = match reply {
                 Reply::Now(response) => response,
                 Reply::WithFigures => {
@@ -150,7 +150,7 @@ impl Responder {
                         other.set(Some(Next::Stream(Box::new(Ordered { order, _turn: turn }))));
                         Response::default()
                     }
-                    None => routes::busy(),
+                    None => answer::busy(),
                 },
             };
             body.set(response.body().clone());

@@ -29,7 +29,11 @@ fn document() -> Value {
     let mut types = settings.with_transform(RecursiveTransform(without_null)).into_generator();
     let mut paths = Map::new();
     for (template, route) in ROUTES {
-        paths.insert(template.to_owned(), described(route, &mut types));
+        let mut path = described(route, &mut types);
+        if let Some(parameters) = parameters(route) {
+            path["parameters"] = parameters;
+        }
+        paths.insert(template.to_owned(), path);
     }
     json!({
         "openapi": "3.1.0",
@@ -47,13 +51,8 @@ fn document() -> Value {
     })
 }
 
-/// The description of a route.
-#[allow(clippy::too_many_lines, reason = "it is a table")]
+/// The description of a route without its parameters.
 fn described(route: Route, types: &mut SchemaGenerator) -> Value {
-    let name = json!({
-        "name": "name", "in": "path", "required": true, "schema": { "type": "string" },
-        "description": "the agent's name, in upper or lower case",
-    });
     let not_found = answer("There is no such agent.", &json_of::<Fault>(types));
     let bad_query = answer("The query is invalid; the error says what is expected.", &json_of::<Fault>(types));
     let cannot_tell = answer("It is not available at the moment; the error says why.", &json_of::<Fault>(types));
@@ -70,106 +69,55 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
             "All agents, sorted by the bytes of their names",
             &json!({ "200": answer("Every agent.", &json_of::<Vec<AgentStatus>>(types)) }),
         ),
-        Route::Agent => with_parameters(
-            get(
-                "agent",
-                "One agent, with its history and its present resources",
-                &json!({ "200": answer("The agent.", &json_of::<AgentStatus>(types)), "404": not_found }),
-            ),
-            json!([name]),
+        Route::Agent => get(
+            "agent",
+            "One agent, with its history and its present resources",
+            &json!({ "200": answer("The agent.", &json_of::<AgentStatus>(types)), "404": not_found }),
         ),
-        Route::Screen => with_parameters(
-            get(
-                "screen",
-                "An agent's screen, with secrets redacted",
-                &json!({
-                    "200": answer(
-                        "The rows. With follow=true messages of server-sent events: `screen`, with data as described here, each time \
-                         it changes; `error` with an `error` while it is not available; until the agent is removed.",
-                        &json!({
-                            "text/plain; charset=utf-8": { "schema": { "type": "string" } },
-                            COLOURED: { "schema": { "type": "string" } },
-                            "text/event-stream": { "schema": message::<ScreenShown>(types) },
-                        }),
-                    ),
-                    "400": bad_query, "404": not_found, "503": cannot_tell,
-                }),
-            ),
-            json!([
-                name,
-                flag("colours", "with escape sequences for colors; true if `text/x-ansi` is accepted"),
-                flag("follow", "go on with later changes; true if `text/event-stream` is accepted"),
-            ]),
+        Route::Screen => get(
+            "screen",
+            "An agent's screen, with secrets redacted",
+            &json!({
+                "200": answer(
+                    "The rows. With follow=true messages of server-sent events: `screen`, with data as described here, each time \
+                     it changes; `error` with an `error` while it is not available; until the agent is removed.",
+                    &json!({
+                        "text/plain; charset=utf-8": { "schema": { "type": "string" } },
+                        COLOURED: { "schema": { "type": "string" } },
+                        "text/event-stream": { "schema": message::<ScreenShown>(types) },
+                    }),
+                ),
+                "400": bad_query, "404": not_found, "503": cannot_tell,
+            }),
         ),
-        Route::Log => with_parameters(
-            get(
-                "log",
-                "What an agent printed in an attempt, as far as it is kept, with secrets redacted",
-                &json!({
-                    "200": answer(
-                        "Plain text as a person reads it on the terminal, known secrets redacted; or with raw=true the bytes as the terminal got them.",
-                        &json!({
-                            "text/plain; charset=utf-8": { "schema": { "type": "string" } },
-                            "application/octet-stream": {},
-                        }),
-                    ),
-                    "400": bad_query,
-                    "404": answer("There is no such agent, or nothing is kept of that attempt.", &json_of::<Fault>(types)),
-                    "503": cannot_tell,
-                }),
-            ),
-            json!([
-                name,
-                parameter(
-                    "query",
-                    "attempt",
-                    "^([0-9]{1,18}|[0-9]{1,18}-[0-9]{1,18}|latest|previous)$",
-                    "its number, of several with that number the latest; or the numbers of a log and of the attempt in it, as files are named (`7-2`); or `latest` (the default), or `previous`"
+        Route::Log => get(
+            "log",
+            "What an agent printed in an attempt, as far as it is kept, with secrets redacted",
+            &json!({
+                "200": answer(
+                    "Plain text as a person reads it on the terminal, known secrets redacted; or with raw=true the bytes as the terminal got them.",
+                    &json!({
+                        "text/plain; charset=utf-8": { "schema": { "type": "string" } },
+                        "application/octet-stream": {},
+                    }),
                 ),
-                parameter("query", "lines", "^[0-9]{1,18}$", "only the last lines, so many of them"),
-                parameter(
-                    "query",
-                    "since",
-                    SINCE,
-                    "nothing that was printed before this time (RFC 3339, with an offset or in UTC, or a date alone), or longer ago than that (`90s`)"
-                ),
-                flag("raw", "the bytes as the terminal got them, with all escape sequences"),
-                flag(
-                    "follow",
-                    "go on with what is printed later, without an attempt also in those to come, until the agent is over"
-                ),
-            ]),
+                "400": bad_query,
+                "404": answer("There is no such agent, or nothing is kept of that attempt.", &json_of::<Fault>(types)),
+                "503": cannot_tell,
+            }),
         ),
-        Route::Events => with_parameters(
-            get(
-                "events",
-                "What happens, as server-sent events",
-                &json!({
-                    "200": answer(
-                        "One message for each event, with its id, its type, and the data described here. A client that reconnects \
-                         with Last-Event-ID gets the events that it missed, or a `missed` event if they are no longer kept. A \
-                         comment every 15 s shows that the connection is alive.",
-                        &json!({ "text/event-stream": { "schema": message::<Event>(types) } }),
-                    ),
-                    "400": bad_query, "503": cannot_tell,
-                }),
-            ),
-            json!([
-                parameter(
-                    "query",
-                    "after",
-                    "^(0|[0-9]{1,18}-[0-9]{1,18})$",
-                    "the id of the event to continue after, or 0 for all that are kept; without it, only later events"
+        Route::Events => get(
+            "events",
+            "What happens, as server-sent events",
+            &json!({
+                "200": answer(
+                    "One message for each event, with its id, its type, and the data described here. A client that reconnects \
+                     with Last-Event-ID gets the events that it missed, or a `missed` event if they are no longer kept. A \
+                     comment every 15 s shows that the connection is alive.",
+                    &json!({ "text/event-stream": { "schema": message::<Event>(types) } }),
                 ),
-                parameter("query", "agent", "", "an agent: events about others are left out"),
-                parameter(
-                    "header",
-                    "Last-Event-ID",
-                    "^(0|[0-9]{1,18}-[0-9]{1,18})$",
-                    "like `after`, which takes precedence"
-                ),
-                flag("follow", "go on with later events, which is the default; false: only the events that are kept"),
-            ]),
+                "400": bad_query, "503": cannot_tell,
+            }),
         ),
         Route::OpenApi => get(
             "openapi",
@@ -184,13 +132,62 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
     }
 }
 
-fn get(id: &str, summary: &str, responses: &Value) -> Value {
-    json!({ "get": { "operationId": id, "summary": summary, "responses": responses } })
+/// The parameters of a route.
+fn parameters(route: Route) -> Option<Value> {
+    let name = json!({
+        "name": "name", "in": "path", "required": true, "schema": { "type": "string" },
+        "description": "the agent's name, in upper or lower case",
+    });
+    Some(match route {
+        Route::Agent => json!([name]),
+        Route::Screen => json!([
+            name,
+            flag("colours", "with escape sequences for colors; true if `text/x-ansi` is accepted"),
+            flag("follow", "go on with later changes; true if `text/event-stream` is accepted"),
+        ]),
+        Route::Log => json!([
+            name,
+            parameter(
+                "query",
+                "attempt",
+                "^([0-9]{1,18}|[0-9]{1,18}-[0-9]{1,18}|latest|previous)$",
+                "its number, of several with that number the latest; or the numbers of a log and of the attempt in it, as files are named (`7-2`); or `latest` (the default), or `previous`"
+            ),
+            parameter("query", "lines", "^[0-9]{1,18}$", "only the last lines, so many of them"),
+            parameter(
+                "query",
+                "since",
+                SINCE,
+                "nothing that was printed before this time (RFC 3339, with an offset or in UTC, or a date alone), or longer ago than that (`90s`)"
+            ),
+            flag("raw", "the bytes as the terminal got them, with all escape sequences"),
+            flag(
+                "follow",
+                "go on with what is printed later, without an attempt also in those to come, until the agent is over"
+            ),
+        ]),
+        Route::Events => json!([
+            parameter(
+                "query",
+                "after",
+                "^(0|[0-9]{1,18}-[0-9]{1,18})$",
+                "the id of the event to continue after, or 0 for all that are kept; without it, only later events"
+            ),
+            parameter("query", "agent", "", "an agent: events about others are left out"),
+            parameter(
+                "header",
+                "Last-Event-ID",
+                "^(0|[0-9]{1,18}-[0-9]{1,18})$",
+                "like `after`, which takes precedence"
+            ),
+            flag("follow", "go on with later events, which is the default; false: only the events that are kept"),
+        ]),
+        Route::Health | Route::Agents | Route::OpenApi | Route::Metrics => return None,
+    })
 }
 
-fn with_parameters(mut path: Value, parameters: Value) -> Value {
-    path["parameters"] = parameters;
-    path
+fn get(id: &str, summary: &str, responses: &Value) -> Value {
+    json!({ "get": { "operationId": id, "summary": summary, "responses": responses } })
 }
 
 /// The pattern of a time, or of a duration before now.

@@ -32,10 +32,10 @@ use crate::observe::ring::{Ring, RingEvent};
 use crate::wire::events::Since;
 use crate::wire::status::{Fault, ScreenShown, Time};
 
+use super::answer;
 use super::http::{Ordered, Responder};
 use super::logs::{self, Broken, Telling, Wanted};
 use super::query::{COLOURED, StreamRequest, Which};
-use super::routes;
 
 /// The media type of server-sent events.
 const EVENT_STREAM: &str = "text/event-stream";
@@ -145,24 +145,24 @@ async fn answer(order: StreamRequest, responder: Arc<Responder>, over: Arc<Notif
         }
         StreamRequest::Log { agent, which, lines, since, raw, follows } => {
             let Some(store) = responder.sources.logs.clone() else {
-                return refusal(routes::unavailable("nothing is kept of what agents print"));
+                return refusal(answer::unavailable("nothing is kept of what agents print"));
             };
             let renderers = responder.sources.renderers.clone().filter(|_| !raw);
             if renderers.is_none() && !raw {
-                return refusal(routes::unavailable("there is nobody to make text of what agents print"));
+                return refusal(answer::unavailable("there is nobody to make text of what agents print"));
             }
             let opened = match logs::open(&store, &agent, which, Wanted { lines, since, as_text: !raw }).await {
                 Ok(opened) => opened,
                 Err(logs::Error::Nothing) if responder.snapshot().agent(&agent.key()).is_none() => {
-                    return refusal(routes::no_such_agent());
+                    return refusal(answer::no_such_agent());
                 }
                 Err(error @ (logs::Error::Busy(_) | logs::Error::Read(_))) => {
-                    return refusal(routes::unavailable(&error.to_string()));
+                    return refusal(answer::unavailable(&error.to_string()));
                 }
-                Err(error) => return refusal(routes::not_there(&error.to_string())),
+                Err(error) => return refusal(answer::not_there(&error.to_string())),
             };
             if !raw && let Err(unknown) = responder.snapshot().redactor(&agent.key()).await {
-                return refusal(routes::unavailable(&unknown.to_string()));
+                return refusal(answer::unavailable(&unknown.to_string()));
             }
             let (is_latest, snapshot) = (which == Which::Latest, responder.sources.snapshot.clone());
             let telling = Telling { store, agent, renderers, is_latest, snapshot, live_in: None, look_again: false };
@@ -178,7 +178,7 @@ async fn answer(order: StreamRequest, responder: Arc<Responder>, over: Arc<Notif
             let content_type = if colours { COLOURED } else { TEXT };
             match responder.screens.look(&agent, colours, &snapshot).await {
                 Ok(text) => whole(text.into(), content_type),
-                Err(why) => refusal(routes::unavailable(&why)),
+                Err(why) => refusal(answer::unavailable(&why)),
             }
         }
     }

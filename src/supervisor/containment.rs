@@ -9,7 +9,7 @@ use crate::agent::name::Key;
 use crate::agent::spec::Limits;
 use crate::contain::cgroup::{self, Cgroups, Whose};
 use crate::contain::tree::{Error, Tree, Trees};
-use crate::supervisor::resources::BoxFuture;
+use crate::supervisor::future::BoxFuture;
 use crate::sys::process::{Identity, Process};
 use crate::sys::secret_bytes::SecretBytes;
 use crate::wire::status::Usage;

@@ -12,7 +12,7 @@ use crate::agent::name::{Key, Name};
 use crate::logs::attempt::{Files, Live};
 use crate::logs::guard::{Guard, Watch};
 use crate::logs::store::{Error, Store};
-use crate::supervisor::resources::BoxFuture;
+use crate::supervisor::future::BoxFuture;
 use crate::sys::blocking;
 
 /// How long the files of an attempt may take to be made before it runs without them: longer than a busy disk takes.

@@ -1,7 +1,6 @@
 //! What every attempt uses: sessions, containment, log files, and the launch socket.
 
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +12,6 @@ use crate::supervisor::containment::Containment;
 use crate::supervisor::log_files::LogFiles;
 use crate::supervisor::pacing::Pace;
 use crate::supervisor::sessions::Sessions;
-
-/// What an `async fn` of a trait object returns. Each call allocates, beside work that starts a process or asks the kernel.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The programs that run in panes, as the agent user finds them.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::agent::name::{Key, Name};
-use crate::supervisor::resources::BoxFuture;
+use crate::supervisor::future::BoxFuture;
 use crate::sys::process::Identity;
 use crate::tmux::{Error, Pane, Tmux};
 

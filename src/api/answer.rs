@@ -1,0 +1,101 @@
+//! The answer to a request.
+
+use hyper::body::Bytes;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+
+use super::metrics::Figures;
+use super::openapi;
+use super::query::StreamRequest;
+use super::routes::Route;
+use crate::agent::name::Name;
+use crate::observe::metrics;
+use crate::observe::snapshot::Snapshot;
+use crate::text::printable::json_line;
+use crate::wire::status::Fault;
+
+/// How a request is answered.
+pub(super) enum Reply {
+    /// With this answer.
+    Now(Response<Bytes>),
+    /// With figures, which were not passed.
+    WithFigures,
+    /// With a slow or endless answer.
+    Later(StreamRequest),
+}
+
+/// The answer to one request. The body of a request is never read; the query matters only to requests with slow or endless answers.
+pub(super) fn answer<B>(request: &Request<B>, snapshot: &Snapshot, figures: Option<&Figures>) -> Reply {
+    let Some((route, name)) = Route::find(request.uri().path()) else {
+        return Reply::Now(json(StatusCode::NOT_FOUND, error("not found")));
+    };
+    // hyper leaves out the body of an answer to HEAD.
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = json(StatusCode::METHOD_NOT_ALLOWED, error("method not allowed"));
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return Reply::Now(response);
+    }
+    let later = |order: Result<StreamRequest, String>| match order {
+        Ok(order) => Reply::Later(order),
+        Err(why) => Reply::Now(json(StatusCode::BAD_REQUEST, error(&why))),
+    };
+    Reply::Now(match route {
+        Route::Metrics => match figures {
+            None => return Reply::WithFigures,
+            Some(Ok(text)) => response(StatusCode::OK, metrics::CONTENT_TYPE, text.clone()),
+            Some(Err(why)) => json(StatusCode::SERVICE_UNAVAILABLE, error(why)),
+        },
+        Route::Health => json(StatusCode::OK, json_line(&snapshot.health()).into()),
+        Route::OpenApi => json(StatusCode::OK, openapi::body()),
+        Route::Agents => json(StatusCode::OK, snapshot.agents_body()),
+        Route::Agent => match name.parse().ok().and_then(|key| snapshot.agent_in_full(&key)) {
+            Some(agent) => json(StatusCode::OK, json_line(&agent).into()),
+            None => no_such_agent(),
+        },
+        Route::Screen => match name.parse() {
+            Ok(key) if snapshot.agent(&key).is_some() => return later(StreamRequest::screen(key, request)),
+            _ => no_such_agent(),
+        },
+        // Logs outlive their agents.
+        Route::Log => match Name::try_from(name.as_ref()) {
+            Ok(name) => return later(StreamRequest::log(name, request)),
+            Err(_) => no_such_agent(),
+        },
+        Route::Events => return later(StreamRequest::events(request)),
+    })
+}
+
+/// The answer to a request about an agent that nobody declares.
+pub(super) fn no_such_agent() -> Response<Bytes> {
+    not_there("agent not found")
+}
+
+/// The answer to a request for something that does not exist.
+pub(super) fn not_there(what: &str) -> Response<Bytes> {
+    json(StatusCode::NOT_FOUND, error(what))
+}
+
+/// The answer to a request beyond the limit of slow answers.
+pub(super) fn busy() -> Response<Bytes> {
+    unavailable("too many clients are being served; try again later")
+}
+
+/// The answer to a request that cannot be served at the moment.
+pub(super) fn unavailable(why: &str) -> Response<Bytes> {
+    json(StatusCode::SERVICE_UNAVAILABLE, error(why))
+}
+
+fn json(status: StatusCode, body: Bytes) -> Response<Bytes> {
+    response(status, "application/json", body)
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn error(what: &str) -> Bytes {
+    json_line(&Fault { error: what.to_owned() }).into()
+}
