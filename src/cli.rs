@@ -217,7 +217,7 @@ pub struct Daemon {
     /// How often to read the files again even if no change was announced
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
     resync: Duration,
-    /// How long files must stay unchanged before a change takes effect (at most ten times as long)
+    /// How long files must stay unchanged before a change takes effect ; if they keep changing, it takes effect after ten times as long
     #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = duration::parse)]
     settle: Duration,
     /// How long the login shell of the agent user may take to set up the environment before an agent starts
@@ -541,6 +541,11 @@ mod tests {
         assert_eq!(settings.config, Path::new("/home/me/.config/agentd/jcard.toml"));
         assert_eq!(settings.api_socket, Path::new("/home/me/.local/state/agentd/run/agentd.sock"));
         assert_eq!(settings.state_dir, Path::new("/home/me/.local/state/agentd"));
+    }
+
+    #[test]
+    fn log_size_is_that_of_the_logs_by_default() {
+        assert_eq!(settings(&["agentd"], &root()).log_retention, crate::logs::store::Retention::default());
     }
 
     #[test]

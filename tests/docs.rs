@@ -239,3 +239,30 @@ fn design_names_files_that_exist() {
     let missing: Vec<&String> = paths.iter().filter(|path| !is_there(Path::new(path))).collect();
     assert!(missing.is_empty(), "docs/design.md names files that do not exist: {missing:#?}");
 }
+
+/// The names in backticks in a text.
+fn in_backticks(text: &str) -> BTreeSet<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+/// The modules in a wing's folder, by the names of their files and folders.
+fn modules(wing: &str) -> BTreeSet<String> {
+    let entries = fs::read_dir(Path::new(ROOT).join("src").join(wing)).unwrap();
+    let names = entries.map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned());
+    names.filter(|name| name != "tests").collect()
+}
+
+#[test]
+fn the_design_names_every_module_of_a_wing() {
+    let page = fs::read_to_string(Path::new(ROOT).join("docs/design.md")).unwrap();
+    let table = page.split_once("| wing | files |\n|---|---|\n").unwrap().1.split("\n\n").next().unwrap();
+    let rows: Vec<(&str, &str)> =
+        table.lines().map(|row| row.trim_matches(['|', ' ']).split_once(" | ").unwrap()).collect();
+    assert!(rows.len() >= 13, "{rows:?}");
+    for (wing, files) in rows.iter().filter(|(wing, _)| *wing != "`cli`") {
+        let named = in_backticks(files);
+        let missing: Vec<String> =
+            modules(wing.trim_matches('`')).into_iter().filter(|module| !named.contains(module.as_str())).collect();
+        assert_eq!(missing, [""; 0], "{wing}");
+    }
+}

@@ -118,11 +118,12 @@ fn those_kept(attempts: &[AttemptId]) -> String {
     let list = |names: Vec<String>| names.join(", ");
     let numbers: BTreeSet<u64> = attempts.iter().map(|kept| kept.attempt).collect();
     if numbers.len() == attempts.len() {
-        format!("kept are the attempts {}", list(attempts.iter().map(|kept| kept.attempt.to_string()).collect()))
+        let plural = if attempts.len() == 1 { "" } else { "s" };
+        format!("kept: attempt{plural} {}", list(attempts.iter().map(|kept| kept.attempt.to_string()).collect()))
     } else {
         let names = list(attempts.iter().map(AttemptId::to_string).collect());
         format!(
-            "kept are {names}, each the number of a log and of the attempt in it; a bare number is the latest such attempt"
+            "kept: {names} (number of the log, then of the attempt); a bare number means the latest attempt with that number"
         )
     }
 }
@@ -471,10 +472,10 @@ mod tests {
             (
                 "3",
                 &attempts[..],
-                "nothing is kept of attempt 3; kept are 7-1, 8-2, 9-1, each the number of a log and of the attempt in it; a bare \
-                 number is the latest such attempt",
+                "nothing is kept of attempt 3; kept: 7-1, 8-2, 9-1 (number of the log, then of the attempt); a bare number means \
+                 the latest attempt with that number",
             ),
-            ("7-2", &attempts[..2], "nothing is kept of attempt 7-2; kept are the attempts 1, 2"),
+            ("7-2", &attempts[..2], "nothing is kept of attempt 7-2; kept: attempts 1, 2"),
         ] {
             assert_eq!(choose(attempts, named(name)).unwrap_err().to_string(), expected);
         }

@@ -209,7 +209,7 @@ impl<'a> Query<'a> {
         let pairs: Vec<_> = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).collect();
         for (at, (name, _)) in pairs.iter().enumerate() {
             if !names.contains(&name.as_ref()) {
-                return Err(format!("there is no parameter {name:?} here, but {}", names.join(", ")));
+                return Err(format!("unknown parameter {name:?}; this route takes {}", names.join(", ")));
             }
             if pairs[..at].iter().any(|(other, _)| other == name) {
                 return Err(format!("the parameter {name:?} is there twice"));
@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn a_query_that_cannot_be_meant_is_refused_by_name() {
         for (query, expected) in [
-            ("folow=true", "there is no parameter \"folow\" here, but after, agent, follow"),
+            ("folow=true", "unknown parameter \"folow\"; this route takes after, agent, follow"),
             ("follow=yes", "the parameter follow=yes: write true or false"),
             ("agent=a&agent=b", "the parameter \"agent\" is there twice"),
             ("after=yesterday", "\"yesterday\" is no event's id; one looks like 1790000000000-17"),

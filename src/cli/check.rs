@@ -21,7 +21,7 @@ const BAD: u8 = 1;
 /// Which jcard to check, and how.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Arguments {
-    /// The jcard; by default the one that the daemon reads
+    /// The jcard [default: /etc/stereos/jcard.toml; without root: $XDG_CONFIG_HOME/agentd/jcard.toml]
     pub file: Option<PathBuf>,
     /// The jcard, under the daemon's name for this option
     #[arg(long, value_name = "PATH", conflicts_with = "file", value_parser = super::path())]

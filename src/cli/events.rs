@@ -18,13 +18,13 @@ use crate::wire::status::{AgentStatus, State};
 /// Which events, and how.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
-    /// Only what is about this agent, or about none; whatever the case of its name
+    /// Only events about this agent, and those about no agent; the case of its name does not matter
     #[arg(add = complete::names())]
     pub name: Option<String>,
-    /// Go on with what happens
+    /// Continue with new events
     #[arg(short, long)]
     pub follow: bool,
-    /// Leave out what was before the event with this id (0 is before the first), and that event
+    /// Print only events after the one with this id; 0 prints all that are kept
     #[arg(long, value_name = "ID")]
     pub after: Option<Since>,
     /// Print events as the API has them, one on each line

@@ -17,7 +17,6 @@ use crate::client::{Answer, Client, Error};
 use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
 use crate::text::printable::json_line;
-use crate::wire::exit_status::ExitStatus;
 use crate::wire::reason::{Causes, Problem, StopStage, StoppingBecause, WaitingFor};
 use crate::wire::status::{AgentStatus, Exit, Outcome, PastAttempt, Resources, State, Time};
 
@@ -30,7 +29,7 @@ const ENDS: usize = 3;
 /// Which agent, and how.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
-    /// The agent, whatever the case of its name
+    /// The agent; the case of its name does not matter
     #[arg(add = complete::names())]
     pub name: String,
     /// Print the same as data
@@ -243,7 +242,7 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
         }
         State::Backoff => vec![
             "Wait; or edit what its entry launches, or a secret or prompt that it gets: it starts at once.".into(),
-            "Set `restart = \"no\"` in its entry: it stays as it ended.".into(),
+            "Set `restart = \"no\"` in its entry: it does not start again.".into(),
         ],
         State::Exited => match agent.outcome {
             Some(Outcome::Completed) => {
@@ -269,7 +268,7 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
         let errors = agent.error.iter().flat_map(|error| error.lines());
         changes.extend(errors.map(|error| format!("Fix {error}")));
     } else if agent.state == State::Exited && agent.error.is_some() {
-        changes.insert(0, "Fix the error above first, or it ends the same way again.".into());
+        changes.insert(0, "Fix the error above first: until then, edits of its entry have no effect.".into());
     }
     changes
 }
@@ -387,11 +386,7 @@ fn until(Time(at): Time, now: SystemTime) -> String {
 
 fn end(past: &Past, now: SystemTime) -> String {
     let Past { attempt, started_at, exit, reason } = past;
-    let how = match &exit.how {
-        ExitStatus::Code(code) => format!("exited with status {code}"),
-        ExitStatus::Signal(signal) => format!("ended by {signal}"),
-        ExitStatus::Cause(cause) => cause.clone(),
-    };
+    let how = &exit.how;
     let oom = exit.oom_kills.filter(|&kills| kills > 0);
     let oom = oom.map_or_else(String::new, |kills| format!("; {kills} of its processes killed for lack of memory"));
     let why = reason.as_ref().filter(|reason| !reason.is_empty());
@@ -477,7 +472,7 @@ Ended      2s ago, attempt 1, at 2026-11-21T17:00:08.000Z: exited with status 3.
 Limits     its limits are not applied: agentd does not run under systemd.
 To change  Wait; or edit what its entry launches, or a secret or prompt that it
            gets: it starts at once.
-           Set `restart = \"no\"` in its entry: it stays as it ended.
+           Set `restart = \"no\"` in its entry: it does not start again.
 ";
         assert_eq!(text(&agent), expected);
     }

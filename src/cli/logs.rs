@@ -20,7 +20,7 @@ use crate::wire::status::Time;
 #[derive(Clone, Debug, clap::Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag that people know")]
 pub struct Arguments {
-    /// The agent, whatever the case of its name
+    /// The agent; the case of its name does not matter
     #[arg(add = complete::names())]
     pub name: String,
     /// Continue with what it prints later, also in its next attempts, until the agent has ended for good

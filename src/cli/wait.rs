@@ -34,7 +34,7 @@ const UNKNOWN: u8 = 125;
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// What a question is given even when the time is up.
+/// How long the last question may take after the timeout has passed.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// For how long after its start a daemon may not have read everything yet, and so not know of an agent.
@@ -47,7 +47,7 @@ const TO_BE_DECLARED: Duration = Duration::from_millis(1500);
 /// What is waited for, and for how long.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
-    /// The agent, whatever the case of its name
+    /// The agent; the case of its name does not matter
     #[arg(add = complete::names())]
     pub name: String,
     /// The state to wait for, or several separated by commas, of which any will do
@@ -158,7 +158,7 @@ async fn wait(arguments: &Arguments, socket: &Path) -> Waited {
         };
         if is_last {
             let seen = last.as_ref().map_or_else(|| format!("{name} is not known yet"), |it| describe(&it.value));
-            let end = missing.map_or_else(|| End::TimedOut(format!("the time is up; {seen}")), End::Unknown);
+            let end = missing.map_or_else(|| End::TimedOut(format!("timed out; {seen}")), End::Unknown);
             return Waited { end, last };
         }
         // Nothing need happen for it to be settled that there is none.

@@ -21,14 +21,13 @@ const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 /// Whose screen, and how.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
-    /// The agent, whatever the case of its name
+    /// The agent; the case of its name does not matter
     #[arg(add = complete::names())]
     pub name: String,
-    /// Print the screen as it is now, and end; this is what happens where standard output is no terminal, without --follow
+    /// Print the screen as it is now, and end; the default without --follow if standard output is not a terminal
     #[arg(long, conflicts_with = "follow")]
     pub once: bool,
-    /// Go on, also where standard output is no terminal: each screen is printed below the one before, as on a terminal that cannot
-    /// do otherwise (TERM=dumb)
+    /// Continue even if standard output is not a terminal; each screen is then printed below the one before, as with TERM=dumb
     #[arg(short, long)]
     pub follow: bool,
     /// Print screens as the API has them: an object on each line, with `at` and `text`

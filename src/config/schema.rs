@@ -94,14 +94,14 @@ fn fields() -> Value {
         ),
         "secrets": described(
             array(&json!({ "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" })),
-            "pass only these secrets, and wait until all of them exist",
+            "pass only these secrets, and wait until all of them exist; other secrets then do not relaunch the agent",
         ),
         "restart": with_default(
             json!({ "type": "string", "enum": ["no", "on-failure", "always", ""] }),
             json!("no"),
             "`no`, `on-failure` (a nonzero status, a signal, or an unknown end), `always`",
         ),
-        "max_restarts": with_default(number(0, None), json!(0), "the number of restarts after which the agent has `gave-up`"),
+        "max_restarts": with_default(number(0, None), json!(0), "the number of restarts after which the agent gives up (outcome `gave-up`)"),
         "backoff": with_default(
             array(&duration("+")),
             json!(["3s"]),

@@ -59,7 +59,10 @@ pub async fn start_scope(
                 // The one before, which has ended, is about to be forgotten.
                 sleep(RETRY_INTERVAL).await;
             }
-            Err(Error::Bus { source: zbus::Error::MethodError(..), .. }) if body.2.len() > properties.len() => {
+            // zbus has a variant of its own for errors of the bus itself, among them that of an unknown property.
+            Err(Error::Bus { source: zbus::Error::MethodError(..) | zbus::Error::FDO(_), .. })
+                if body.2.len() > properties.len() =>
+            {
                 body.2.clone_from(&properties);
             }
             result => return result,

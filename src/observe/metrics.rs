@@ -134,7 +134,7 @@ fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Resul
     )?;
     families.gauge(
         ("agentd_agent_error", None),
-        "whether a person must mend something of the agent",
+        "whether a fault of the agent needs attention",
         agents.iter().map(|agent| (Some([("agent", agent.name.as_str())]), u64::from(agent.error.is_some()))),
     )?;
     families.counter(

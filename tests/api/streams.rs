@@ -198,7 +198,7 @@ fn an_invalid_query_and_an_unknown_agent_fail_at_once() {
     let server = server(Limits::default());
     let ask = |path: &str| server.exchange(&format!("GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n"));
     let answer = ask("/v1/events?folow=false");
-    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("there is no parameter \\\"folow\\\""), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("unknown parameter \\\"folow\\\""), "{answer}");
     for (query, right) in [
         ("agents/a/log?lines=x", "the parameter lines=x: write a whole number from 0 on"),
         ("agents/a/log?raw=1", "the parameter raw=1: write true or false"),

@@ -244,7 +244,7 @@ mod an_end {
     #[case(Restart::No, code(3), Outcome::Failed)]
     #[case(Restart::No, ExitStatus::Signal("SIGKILL".parse().unwrap()), Outcome::Failed)]
     #[case(Restart::OnFailure, code(0), Outcome::Completed)]
-    fn that_the_policy_does_not_mend_is_final(
+    fn that_the_policy_does_not_restart_is_final(
         #[case] restart: Restart,
         #[case] how: ExitStatus,
         #[case] outcome: Outcome,
@@ -1004,7 +1004,7 @@ mod a_wrong_entry {
     use super::*;
 
     #[test]
-    fn of_which_nothing_ever_ran_is_invalid_until_it_is_mended() {
+    fn of_which_nothing_ever_ran_is_invalid_until_it_is_fixed() {
         let mut life = Life::new();
         assert!(life.tell(Event::Reject("3:1: no harness".into())).is_empty());
         let status = life.status();

@@ -101,7 +101,11 @@ async fn daemon(target: &Target) -> (Check, Answers) {
             (Check::failure(NAME, error.to_string(), remedy), Answers::default())
         }
         Err(error @ Error::NotRunning(_)) => {
-            let start = if target.is_system && systemd::is_booted() { "systemctl start agentd" } else { "agentd" };
+            let start = if target.is_system && systemd::is_booted() {
+                "systemctl start agentd"
+            } else {
+                "agentd, with the same flags"
+            };
             let check = Check::failure(NAME, error.to_string(), format!("start it: {start}"));
             (check, Answers::default())
         }
@@ -694,7 +698,9 @@ fn groups(target: &Target, health: Option<&Health>) -> Check {
         (true, false, _) => {
             Check::ok(NAME, "no cgroup2 file system is mounted; agentd finds the agents' processes by other means")
         }
-        (true, true, Some(_)) => Check::ok(NAME, "each agent has a control group if the daemon may create one"),
+        (true, true, Some(_)) => {
+            Check::ok(NAME, "control groups are available; the daemon's log says if it may not create them")
+        }
         (true, true, None) => Check::ok(NAME, "control groups are available; no daemon answers that could use them"),
     }
 }

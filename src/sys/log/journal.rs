@@ -22,7 +22,7 @@ use crate::text::printable;
 /// `MESSAGE_ID` of an agent's change of state or of the reason for it.
 pub const STATE_CHANGED: &str = "9d0cbb5a4e3b4c0fa25a5c44c3f8f1d6";
 
-/// `MESSAGE_ID` of what a person must mend of an agent.
+/// `MESSAGE_ID` of a fault of an agent that needs attention.
 pub const AGENT_ERROR: &str = "b6f3f0e1d1c94d2e8a56c0a1f9be27c4";
 
 /// The name of the thread that writes.

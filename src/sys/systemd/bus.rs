@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use zbus::connection::Builder;
 use zbus::message::Body;
@@ -18,6 +19,10 @@ pub(crate) const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const JOB: &str = "org.freedesktop.systemd1.Job";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+
+/// How many requests are under way at once. The bus refuses a connection that awaits more than 128 replies (`dbus-daemon(1)`,
+/// `max_replies_per_connection`), and while there is no connection, each request opens one.
+const MAX_REQUESTS: usize = 16;
 
 /// How long systemd may take to answer.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -69,6 +74,7 @@ pub enum Job {
 pub struct Systemd {
     bus: Arc<str>,
     connection: Arc<Mutex<Option<Connection>>>,
+    places: Arc<Semaphore>,
 }
 
 impl Default for Systemd {
@@ -80,7 +86,7 @@ impl Default for Systemd {
 impl Systemd {
     /// On the bus with this address. Nothing is connected yet.
     fn on(bus: &str) -> Self {
-        Self { bus: bus.into(), connection: Arc::default() }
+        Self { bus: bus.into(), connection: Arc::default(), places: Arc::new(Semaphore::new(MAX_REQUESTS)) }
     }
 
     /// What is being done to the unit that this process belongs to; `None` if nothing is.
@@ -105,6 +111,8 @@ impl Systemd {
     {
         let question =
             |connection| async move { call(&connection, MANAGER_PATH, MANAGER, method, body).await.map(drop) };
+        // The semaphore is never closed. Waiting for a place is not part of the time that systemd has.
+        let _place = self.places.acquire().await;
         self.ask(operation, question).await
     }
 
@@ -240,6 +248,23 @@ mod tests {
             systemd.clone().call_manager("test", "Test", &()).await.unwrap();
         }
         assert_eq!(bus.counts(), (1, 3));
+    }
+
+    #[tokio::test]
+    async fn many_requests_at_once_open_few_connections() {
+        let bus = Bus::new();
+        let _serving = bus.start();
+        let systemd = Systemd::on(&bus.address());
+        let mut requests = tokio::task::JoinSet::new();
+        for _ in 0..300 {
+            let systemd = systemd.clone();
+            requests.spawn(async move { systemd.call_manager("test", "Test", &()).await });
+        }
+        while let Some(answer) = requests.join_next().await {
+            answer.unwrap().unwrap();
+        }
+        let (connections, calls) = bus.counts();
+        assert!(connections <= MAX_REQUESTS && calls == 300, "{connections} connections, {calls} calls");
     }
 
     #[tokio::test]
