@@ -25,31 +25,32 @@ use self::position::Places;
 
 pub use self::schema::schema;
 
-/// The largest jcard that is worth reading, in bytes. Whoever reads the file refuses a larger one.
+/// The largest jcard that is read, in bytes. The reader of the file must refuse a larger one.
 pub const MAX_SIZE: u64 = 8 << 20;
 
-/// The most agents that one jcard may declare, replicas counted.
+/// The most agents that one jcard may declare, counting replicas.
 pub const MAX_AGENTS: usize = 10_000;
 
 /// The most replicas of one entry.
 pub const MAX_REPLICAS: u64 = 1_000;
 
-/// The most bytes that the arguments and variables of all agents may take together, replicas counted. A jcard of a few megabytes
-/// could otherwise fill the memory a thousand times over.
+/// The most bytes that the arguments and variables of all agents may take together, counting replicas.
+///
+/// Without this limit, a jcard of a few megabytes could fill the memory a thousand times over.
 pub const MAX_TOGETHER: usize = 64 << 20;
 
-/// The most findings that are told in one text.
+/// The most findings that are listed in one text.
 const MAX_TOLD: usize = 50;
 
-/// The most errors, and the most warnings, that are noted of one entry.
+/// The most errors, and the most warnings, that are recorded for one entry.
 const MAX_NOTED: usize = 100;
 
-/// What the reader of a jcard is allowed.
+/// Options for reading a jcard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Take `type = "sandboxed"` for an agent that runs without a sandbox, instead of for an error.
+    /// Accept `type = "sandboxed"` for an agent that runs without a sandbox, instead of reporting an error.
     pub unsandboxed: bool,
-    /// Where agents work whose entries do not say.
+    /// The workdir of agents whose entries name none.
     pub default_workdir: Workdir,
 }
 
@@ -63,8 +64,8 @@ impl Default for Options {
 ///
 /// # Errors
 ///
-/// The file as a whole is unusable, and says nothing about which agents are declared: it is not UTF-8, not TOML, or nothing but
-/// white space. Anything less is a finding in the [`Config`].
+/// The file as a whole is unusable, and does not say which agents are declared: it is not UTF-8, not TOML, or only white space.
+/// Anything less is a finding in the [`Config`].
 pub fn parse(text: &[u8], options: &Options) -> Result<Config, Vec<Finding>> {
     let text = without_byte_order_mark(text);
     let text = std::str::from_utf8(text).map_err(|error| {
@@ -77,7 +78,7 @@ pub fn parse(text: &[u8], options: &Options) -> Result<Config, Vec<Finding>> {
         let message = "the file is empty; a jcard without agents still has a section or a comment that says so";
         return Err(vec![places.finding(0, Severity::Error, message)]);
     }
-    // Only the bare message: the error's own display quotes the line, which may hold a secret.
+    // Only the bare message: the error's own display quotes the line, which may contain a secret.
     let document = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
         vec![places.finding(at, Severity::Error, format!("the file is not valid TOML: {}", error.message()))]
@@ -85,7 +86,7 @@ pub fn parse(text: &[u8], options: &Options) -> Result<Config, Vec<Finding>> {
     Ok(agents::read(document.get_ref(), &places, options))
 }
 
-/// Findings as one text, a line each; of very many only the first.
+/// Renders findings as one text, one per line; of very many, only the first.
 fn tell<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
     let mut lines: Vec<String> = findings.into_iter().map(ToString::to_string).collect();
     if lines.len() > MAX_TOLD {
@@ -99,23 +100,24 @@ fn tell<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
 /// What a jcard declares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The entries, `replicas` expanded, in the order of the file (`[agent]` first), but not those whose name another has. An entry that
-    /// does not tell which agents it means is one of them, in error, under the name that it most likely means.
+    /// The entries in the order of the file (`[agent]` first), with `replicas` expanded, but without those whose name is taken.
+    ///
+    /// An entry that does not say which agents it means is listed as one of them, in error, under its most likely name.
     pub entries: Vec<Entry>,
-    /// Everything that is worth a person's attention, in the order of the file.
+    /// All findings, in the order of the file.
     pub findings: Vec<Finding>,
-    /// Whether every entry told which agents it means. While one does not, an agent that is not in `entries` is not known to
-    /// be undeclared, and must not be stopped for it.
+    /// Whether every entry says which agents it means. While one does not, an agent that is not in `entries` is not known to be
+    /// undeclared, and must not be stopped for that.
     pub complete: bool,
 }
 
 impl Config {
-    /// What is wrong with the jcard, entries included, as one text (`line:column: message`, a line each).
+    /// The errors in the jcard, including its entries, as one text (`line:column: message`, one per line).
     pub fn error(&self) -> Option<String> {
         self.tell_all(Severity::Error)
     }
 
-    /// What was ignored, likewise.
+    /// The warnings, in the same form.
     pub fn warning(&self) -> Option<String> {
         self.tell_all(Severity::Warning)
     }
@@ -126,27 +128,27 @@ impl Config {
     }
 }
 
-/// One declared agent, well or badly.
+/// One declared agent, valid or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The agent it declares.
     pub name: Name,
-    /// The harness as written, when it is known to be one.
+    /// The harness as written, if it is a known one.
     pub harness: Option<&'static Harness>,
-    /// The agent, or what is wrong with its entry (`line:column: what; what would be right`, several joined by newlines).
+    /// The agent, or the errors in its entry (`line:column: problem; remedy`, one per line).
     pub spec: Result<AgentSpec, String>,
 }
 
 /// One remark on a jcard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Whether it spoils something.
+    /// Whether it is an error or a warning.
     pub severity: Severity,
-    /// Where, counted from 1; columns count characters.
+    /// The line, counted from 1.
     pub line: usize,
-    /// See `line`.
+    /// The column in characters, counted from 1.
     pub column: usize,
-    /// What is wrong, and after a semicolon what would be right. Never quotes a value that may be secret.
+    /// The problem, and after a semicolon the remedy. Never quotes a value that may be secret.
     pub message: String,
 }
 
@@ -160,7 +162,7 @@ pub enum Severity {
     Warning,
 }
 
-/// `line:column: message`
+/// Writes `line:column: message`.
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}", self.line, self.column, self.message)

@@ -1,8 +1,8 @@
 //! The daemon: wiring, and the order of start and shutdown.
 //!
-//! Start: who are we, the lock, the sockets, then everything that runs, beginning with what an earlier daemon had under way.
-//! Shutdown: the agents, in parallel and each with its grace period, unless they are left to the next daemon; the API answers until
-//! the last of them is gone; then the sockets go.
+//! Start: determine the users, take the lock, bind the sockets, then start everything that runs, beginning with what an earlier
+//! daemon left in progress. Shutdown: end the agents, in parallel and each within its grace period, unless they are left to the
+//! next daemon; the API answers until the last of them is gone; then remove the sockets.
 
 mod signals;
 
@@ -53,51 +53,51 @@ use crate::sys::unix_socket::{self, Address, Bound};
 use crate::tmux::{self, Tmux};
 use crate::wire::status::Errors;
 
-/// How long the tmux server may take over its part of the shutdown.
+/// How long the tmux server may take for its part of the shutdown.
 const RELEASE: Duration = Duration::from_secs(3);
 
-/// How often tmux is asked what it has not answered.
-const BETWEEN_QUESTIONS: Duration = Duration::from_secs(5);
+/// How long to wait before tmux is asked again for the sessions.
+const SESSIONS_RETRY: Duration = Duration::from_secs(5);
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The agent user cannot be had.
+    /// The agent user cannot be determined.
     #[error(transparent)]
     Account(#[from] account::Error),
     /// Root was named as the agent user.
     #[error("agents must not run as root; name an unprivileged user with --user")]
     AgentsAsRoot,
-    /// Only root can run agents as somebody else.
+    /// Without root, agents can only run as the daemon's own user.
     #[error("without root agents run as yourself ({0}), not as {1}; leave --user out, or start agentd as root")]
     NotRoot(String, String),
-    /// There is no such group.
+    /// The admin group does not exist.
     #[error(
         "there is no group {0:?}; create it (for example: groupadd --system {0}), or name another with --admin-group"
     )]
     NoGroup(String),
-    /// Another daemon is there.
+    /// Another daemon runs, or the lock cannot be taken.
     #[error(transparent)]
     Lock(#[from] lock::Error),
-    /// The API's socket cannot be had.
+    /// The API's socket cannot be bound.
     #[error(transparent)]
     Socket(#[from] unix_socket::Error),
-    /// No key can be had.
+    /// The key cannot be read or created.
     #[error(transparent)]
     Key(#[from] crate::state::key::Error),
-    /// Nothing can be put on record.
+    /// The record cannot be used.
     #[error(transparent)]
     Record(#[from] record::Error),
-    /// Agents cannot be started.
+    /// The launcher's program cannot be used.
     #[error(transparent)]
     Launcher(#[from] program::Error),
-    /// The folder of the tmux socket cannot be had.
+    /// The folder of the tmux socket cannot be used.
     #[error(transparent)]
     Folder(#[from] socket_dir::Error),
-    /// Something of the system failed.
+    /// A system operation failed.
     #[error("failed to {operation}: {source}")]
     System {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
         /// The reason.
         source: io::Error,
@@ -109,12 +109,12 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let started = Instant::now();
     let failed = |operation| move |source| Error::System { operation, source };
     panics::end_this_process_logged();
-    // Whoever started this may have left anything open, and the agent user's processes come of it.
+    // The process that started this one may have left any descriptor open, and the agent user's processes inherit from this one.
     fd::hand_down_none();
     rlimit::raise_descriptors();
     memory::keep_private();
     let account = agent_account(settings.user.as_deref())?;
-    // Now, not when agents are started one after the other.
+    // Checked now, rather than when each agent starts.
     let launcher = program::find(settings.launcher.as_deref())?;
     let settings = &Settings { launcher: Some(launcher), ..settings.clone() };
     let group = admin_group(&settings.admin_group)?;
@@ -133,7 +133,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
         }
         key => key?,
     };
-    // Before there is a second thread: both change what the whole process creates.
+    // Before there is a second thread: both change the umask, which belongs to the whole process.
     let passed = systemd::passed_api_socket().map_err(failed("take over the API's socket"))?;
     let (api, api_address) = if let Some(passed) = passed {
         (passed, None)
@@ -143,7 +143,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     };
     unix_socket::check_length(&settings.tmux_socket)?;
     let folder = match SocketDir::of(&settings.tmux_socket, &account, Some(group)) {
-        // Of the agent user's making, who must not be able to keep the daemon from serving the API and from stopping agents.
+        // The agent user caused this, and must not be able to keep the daemon from serving the API and stopping agents.
         Err(error @ socket_dir::Error::Served(_)) => {
             tracing::error!("{error}; no agent can be started");
             None
@@ -168,7 +168,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     if let Some(Err(error)) = folder.as_ref().map(SocketDir::remove_launch_socket) {
         tracing::warn!("failed to remove {}: {error}", launch_socket.display());
     }
-    // A thread that reads from a hung file system must not hold up the end.
+    // A thread that reads from a hung file system must not delay the end.
     runtime.shutdown_background();
     drop(lock);
     result
@@ -187,7 +187,7 @@ fn agent_account(user: Option<&str>) -> Result<Account, Error> {
     }
 }
 
-/// Under root the one that is named, else one's own.
+/// The named group as root, otherwise the user's own.
 fn admin_group(name: &str) -> Result<Gid, Error> {
     if !Uid::effective().is_root() {
         return Ok(Gid::effective());
@@ -196,21 +196,21 @@ fn admin_group(name: &str) -> Result<Gid, Error> {
     Ok(Gid::from_raw(group.gid()))
 }
 
-/// Where clients of the API come in.
+/// The socket that the API's clients connect to.
 struct ApiSocket {
     listener: UnixListener,
-    /// Its file, unless systemd passed it: then systemd keeps it.
+    /// The socket's file, unless systemd passed the socket: then systemd keeps it.
     address: Option<Address>,
-    /// Who may use it, beside root.
+    /// The group that may use the socket, besides root.
     group: Gid,
 }
 
-/// The API while it is served.
+/// The running API.
 struct Api {
-    /// Dropped when it is to end.
+    /// Dropped to end the API.
     close: oneshot::Sender<()>,
     serving: JoinHandle<()>,
-    /// Gives the socket's file back, to be removed.
+    /// Returns the socket's file, to be removed.
     keeping: Option<JoinHandle<Address>>,
 }
 
@@ -219,30 +219,30 @@ impl Api {
         let (close, closed) = oneshot::channel::<()>();
         let (replacements, replaced) = mpsc::channel(1);
         let serving = tokio::spawn(api::serve(socket.listener, replaced, sources, api::Limits::default(), async {
-            // Dropped counts as told.
+            // A dropped sender counts, too.
             let _ = closed.await;
         }));
         let keep = |address| api::socket::keep(address, Some(socket.group), rounds, replacements);
         Self { close, serving, keeping: socket.address.map(|address| tokio::spawn(keep(address))) }
     }
 
-    /// Returns when every connection is closed and the socket's file is gone. The rounds must have ended.
+    /// Returns once every connection is closed and the socket's file is gone. The rounds must have ended.
     async fn end(self) {
         drop(self.close);
         let _ = self.serving.await;
         if let Some(keeping) = self.keeping {
-            // One that is being bound at the moment may hang in its file system.
+            // A bind in progress may hang in its file system.
             let _ = tokio::time::timeout(RELEASE, keeping).await;
         }
     }
 }
 
-/// Where launchers are received.
+/// What it takes to receive launchers.
 #[derive(Clone, Copy)]
 struct Reception<'a> {
-    /// `None` if root does not enter it.
+    /// `None` if root does not enter the folder.
     folder: Option<&'a SocketDir>,
-    /// Who may look into it.
+    /// The group that may enter the folder.
     group: Gid,
 }
 
@@ -267,7 +267,7 @@ async fn serve(
     let deputy = {
         let nudges = nudges.clone();
         Deputy::new(&place.account, move || {
-            // Full means that a change is already waiting to be looked at.
+            // If the channel is full, a change is already waiting to be handled.
             let _ = nudges.try_send(Nudge::Changed);
         })
     };
@@ -304,7 +304,7 @@ async fn serve(
     let outlets =
         Outlets { events: events.clone(), snapshots, happenings, recorder, histories, notifier: notifier.clone() };
     let mut supervisor = Supervisor::new(resources, outlets, settings.detail, started, state_errors);
-    // Before anybody can ask.
+    // Before any request can arrive.
     supervisor.resume(agents);
 
     let (rounds, round) = watch::channel(());
@@ -312,7 +312,7 @@ async fn serve(
     let sources = Sources { snapshot, happenings: happening, tmux: Some(tmux.clone()), logs: Some(store), renderers };
     let api = Api::start(api, sources, round.clone());
     let visitors = events.clone();
-    // Nobody listens any more only when the daemon is ending.
+    // Fails only when the daemon is ending.
     let hand_on = move |visitor| drop(visitors.send(Event::Visitor(visitor)));
     let keeper = LaunchSocketKeeper::new(&settings.tmux_socket, &place.account, Some(group), launch_listener.is_some());
     tokio::spawn(listener::receive(launch_listener, keeper, user, trouble, round.clone(), hand_on));
@@ -352,7 +352,7 @@ async fn serve(
     if are_stopped {
         release(&tmux).await;
     }
-    // With the inputs end the rounds, and with those the keeping of the API's socket.
+    // The rounds end with the inputs, and the keeping of the API's socket with the rounds.
     inputs.abort();
     api.end().await;
     tracing::info!("agentd has ended");
@@ -379,7 +379,7 @@ fn programs(settings: &Settings, executable: String) -> Programs {
 /// Reads the inputs whenever they change, and sends what they say to the supervisor.
 async fn follow(inputs: Inputs, nudged: mpsc::Receiver<Nudge>, events: mpsc::UnboundedSender<Event>) -> io::Result<()> {
     let send = move |news| {
-        // Nobody listens any more only when the daemon is ending.
+        // Fails only when the daemon is ending.
         drop(events.send(match news {
             News::Desired(it) => Event::Desired(it),
             News::Read => Event::Read,
@@ -388,21 +388,21 @@ async fn follow(inputs: Inputs, nudged: mpsc::Receiver<Nudge>, events: mpsc::Unb
     inputs.follow(nudged, send).await
 }
 
-/// The dedicated server, as an earlier daemon has seen it.
+/// The dedicated server, with what an earlier daemon knew about it.
 async fn the_tmux(settings: &Settings, deputy: Deputy, executable: String, account: &Account, record: &Record) -> Tmux {
     let (socket, origin) = (settings.tmux_socket.clone(), settings.tmux_origin);
     let memory = tmux::Memory::on_record(record, &socket).await;
     Tmux::new(deputy, socket, origin, executable, account).with_memory(memory)
 }
 
-/// Tells in the log, at each of the rounds, what was left out of it.
+/// Logs, at each of the rounds, what was left out of the log.
 async fn tell_left_out(mut rounds: watch::Receiver<()>) {
     while rounds.changed().await.is_ok() {
         log::tell_left_out();
     }
 }
 
-/// Lets the tmux server end. One that does not answer, and in which nothing lives, is killed.
+/// Lets the tmux server end. Kills it if it does not answer and no process in it is alive.
 async fn release(tmux: &Tmux) {
     if let Ok(Err(error)) = tokio::time::timeout(RELEASE, tmux.release_server()).await {
         tracing::warn!("{error}");
@@ -418,13 +418,13 @@ async fn release(tmux: &Tmux) {
     }
 }
 
-/// What an earlier daemon had under way.
+/// The machines that an earlier daemon left.
 async fn machines(record: &Record) -> io::Result<Reading<Key, Machine>> {
     let to_read = record.clone();
     blocking::run(move || to_read.read(|machine: &Machine| machine.name().key())).await
 }
 
-/// What is known of earlier attempts. What cannot be read is put aside, and told in the log.
+/// The histories of earlier attempts. What cannot be read is renamed and logged.
 async fn histories(state_dir: &Path) -> Histories {
     let record = Record::lasting(state_dir, history::FOLDER);
     let to_read = record.clone();
@@ -448,11 +448,11 @@ async fn histories(state_dir: &Path) -> Histories {
 async fn find_sessions(tmux: Tmux, events: mpsc::UnboundedSender<Event>) {
     loop {
         match tmux.owners().await {
-            // Nobody listens any more only when the daemon is ending.
+            // Fails only when the daemon is ending.
             Ok(owners) => return drop(events.send(Event::Sessions(owners))),
-            // Every launch tells of it.
+            // Every launch reports the same error.
             Err(error) => tracing::debug!("failed to look for sessions: {error}; trying again"),
         }
-        tokio::time::sleep(BETWEEN_QUESTIONS).await;
+        tokio::time::sleep(SESSIONS_RETRY).await;
     }
 }

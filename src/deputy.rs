@@ -41,7 +41,7 @@ use crate::sys::account::Account;
 use crate::sys::process::Identity;
 use crate::sys::watch::Target;
 
-/// The name of the hidden command that is the deputy.
+/// The name of the hidden command that runs the deputy.
 pub const COMMAND: &str = "deputy";
 
 /// Why a request has no answer.
@@ -50,17 +50,17 @@ pub enum Error {
     /// No deputy could be started.
     #[error("failed to start the process that acts as the agent user: {0}")]
     Start(String),
-    /// It went away, or was replaced, before it answered.
+    /// The deputy ended, or was replaced, before it answered.
     #[error("the process that acts as the agent user ended before it answered")]
     Gone,
-    /// It did not answer in time.
+    /// The deputy did not answer in time.
     #[error("no answer from the process that acts as the agent user within {}", humantime::format_duration(*.0))]
     TimedOut(Duration),
-    /// It answered, but the file system did not.
+    /// The deputy answered, but the file system did not.
     #[error("the file system does not answer")]
     FileSystem,
-    /// The system has not what it takes.
-    #[error("the system is short of something: {0}")]
+    /// The system lacks a resource that the request needs.
+    #[error("the system lacks a resource: {0}")]
     Short(String),
 }
 
@@ -71,14 +71,16 @@ pub struct Deputy {
 }
 
 impl Deputy {
-    /// Makes the handle, and the task behind it; the process itself is started with the first request. `user` is whom it
-    /// becomes, for as long as the name means the same user. `changed` is called whenever something changed that [`Deputy::watch`] named, and when something is watched that
-    /// was not before, also by a new process after another: what happened to it until then cannot be known.
+    /// Creates the handle, and the task behind it; the process itself starts with the first request.
+    ///
+    /// The deputy becomes `user`, as long as the name means the same user. `changed` is called when a [watched](Deputy::watch)
+    /// path has changed, and when a path is watched that was not before, including by a new process: earlier changes may have
+    /// been missed.
     pub fn new(user: &Account, changed: impl Fn() + Send + Sync + 'static) -> Self {
         Self::searching(std::env::var_os("PATH"), user, changed)
     }
 
-    /// The same, with tmux looked for in these folders.
+    /// Like [`Deputy::new`], with tmux looked up in these folders.
     pub fn searching(path: Option<OsString>, user: &Account, changed: impl Fn() + Send + Sync + 'static) -> Self {
         let (requests, inbox) = mpsc::unbounded_channel();
         let (name, uid) = (user.name.clone(), user.uid);
@@ -86,7 +88,7 @@ impl Deputy {
         Self { requests }
     }
 
-    /// One of which `answer` says what it answers, `None` for what goes unanswered; for tests of other rooms.
+    /// A deputy for the tests of other wings whose replies `answer` decides. `None` leaves a request unanswered.
     #[cfg(test)]
     pub(crate) fn of(answer: impl Fn(Request) -> Option<Reply> + Send + 'static) -> Self {
         let (requests, mut inbox) = mpsc::unbounded_channel::<Asked>();
@@ -98,7 +100,7 @@ impl Deputy {
         Self { requests }
     }
 
-    /// The same, but what goes unanswered is waited for.
+    /// Like [`Deputy::of`], but a caller without an answer keeps waiting.
     #[cfg(test)]
     pub(crate) fn of_those_who_wait(answer: impl Fn(Request) -> Option<Reply> + Send + 'static) -> Self {
         let (requests, mut inbox) = mpsc::unbounded_channel::<Asked>();
@@ -114,7 +116,7 @@ impl Deputy {
         Self { requests }
     }
 
-    /// One that makes text, and nothing else, in this process; for tests of other rooms.
+    /// A deputy for the tests of other wings that only renders text, in this process.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn rendering() -> Self {
         let (requests, mut inbox) = mpsc::unbounded_channel::<Asked>();
@@ -139,8 +141,9 @@ impl Deputy {
         }
     }
 
-    /// Finds the tmux server of this socket. The one that was `seen` there recreates its socket file if it lost it. The inner error is
-    /// for a person.
+    /// Finds the tmux server of this socket.
+    ///
+    /// The server that was `seen` there recreates its socket file if it is missing. The inner error is a message for people.
     pub async fn server(&self, socket: PathBuf, seen: Option<Seen>) -> Result<Result<Server, String>, Error> {
         match self.ask(Request::Server { socket, seen }, FILE_TIMEOUT).await? {
             Reply::Server(result) => Ok(result),
@@ -148,8 +151,9 @@ impl Deputy {
         }
     }
 
-    /// Ends the tmux server of this socket, if no process that it started lives. Answers whether there is none any more. The inner
-    /// error is for a person.
+    /// Ends the tmux server of this socket, if no process that it started is alive.
+    ///
+    /// Returns whether the server is gone. The inner error is a message for people.
     pub async fn end_server(&self, socket: PathBuf) -> Result<Result<bool, String>, Error> {
         match self.ask(Request::EndServer(socket), FILE_TIMEOUT).await? {
             Reply::EndServer(result) => Ok(result),
@@ -157,8 +161,10 @@ impl Deputy {
         }
     }
 
-    /// Reminds the tmux server of this socket, or the one that was `seen` there, of a process that it has started, that has ended, and
-    /// that it has not waited for. Answers whether there was something to remind it of. The inner error is for a person.
+    /// Reminds the tmux server of this socket, or the one that was `seen` there, of a child that has ended and that it has not
+    /// reaped.
+    ///
+    /// Returns whether there was one. The inner error is a message for people.
     pub async fn remind(
         &self,
         socket: PathBuf,
@@ -179,7 +185,7 @@ impl Deputy {
         }
     }
 
-    /// Looks at a working directory.
+    /// Examines a working directory.
     pub async fn workdir(&self, path: PathBuf) -> Result<SeenWorkdir, Error> {
         match self.ask(Request::Workdir(path), FILE_TIMEOUT).await? {
             Reply::Workdir(workdir) => Ok(workdir),
@@ -187,7 +193,7 @@ impl Deputy {
         }
     }
 
-    /// Sets the mode of a file of the agent user's. The inner error is for a person.
+    /// Sets the mode of a file that the agent user owns. The inner error is a message for people.
     pub async fn set_mode(&self, path: PathBuf, mode: u32) -> Result<Result<(), String>, Error> {
         match self.ask(Request::SetMode { path, mode }, FILE_TIMEOUT).await? {
             Reply::SetMode(result) => Ok(result),
@@ -195,7 +201,7 @@ impl Deputy {
         }
     }
 
-    /// Has text made of what is said on this socket; see [`renderer`].
+    /// Renders text as requested on this socket; see [`renderer`].
     pub async fn render(&self, socket: OwnedFd) -> Result<(), Error> {
         match self.ask_with(Request::Render, Some(socket), FILE_TIMEOUT).await? {
             Reply::Rendering => Ok(()),
@@ -203,7 +209,7 @@ impl Deputy {
         }
     }
 
-    /// Watches these paths from now on, and no others.
+    /// Watches exactly these paths from now on.
     pub fn watch(&self, targets: Vec<Target>) {
         let (answer, _) = oneshot::channel();
         // Fails only when the daemon is ending.
@@ -216,7 +222,7 @@ impl Deputy {
     }
 
     async fn ask_with(&self, request: Request, descriptor: Option<OwnedFd>, timeout: Duration) -> Result<Reply, Error> {
-        // The deputy bounds its own work; this bound is for a deputy that hangs.
+        // The deputy limits the time of its own work; this limit is for a deputy that hangs.
         let timeout = timeout + Duration::from_secs(1);
         let (answer, answered) = oneshot::channel();
         self.requests.send(Asked { request, descriptor, timeout, answer }).map_err(|_| Error::Gone)?;

@@ -28,79 +28,80 @@ use crate::sys::blocking;
 use crate::sys::regular_file;
 use crate::sys::watch::{Target, Watcher};
 
-/// How many times `settle` a change may be put off because others follow it.
+/// How many times `settle` a change may be postponed because others follow it.
 const MOST_SETTLES: u32 = 10;
 
-/// Where the inputs are, and how they are attended to.
+/// Where the inputs are, and how to read them.
 #[derive(Clone, Debug)]
 pub struct Inputs {
-    /// The jcard, and for whom it is read.
+    /// The jcard, and the account and key that its declarations are assembled with.
     pub place: DeclarationContext,
-    /// The secrets.
+    /// The secrets directory.
     pub secret_dir: PathBuf,
-    /// How the jcard is read.
+    /// Options for reading the jcard.
     pub options: config::Options,
-    /// Reads what is the agent user's.
+    /// Reads what belongs to the agent user.
     pub deputy: Deputy,
-    /// Quiet time after a change before acting.
+    /// How long changes must be quiet before they take effect.
     pub settle: Duration,
-    /// How often everything is read without any announcement.
+    /// How often to read everything without an announcement.
     pub resync: Duration,
-    /// Told each time, for others who have something to look after: this is to be the only clock that ticks.
+    /// Notified at each resync, so that this is the only periodic clock.
     pub rounds: watch::Sender<()>,
 }
 
-/// What comes of reading.
+/// The outcome of reading the inputs.
 #[derive(Debug)]
 pub enum News {
-    /// Something else is desired than before.
+    /// The desired state has changed.
     Desired(Desired),
-    /// Everything was read: for the first time, or because somebody wanted it.
+    /// Everything was read: for the first time, or on request.
     Read,
 }
 
-/// Something to read again for, without an announcement by the file system here.
+/// A reason to read again that does not come from the file system here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nudge {
     /// The deputy noticed a change.
     Changed,
-    /// Somebody wants it done now (SIGHUP).
+    /// A user requests it now (SIGHUP).
     Now,
 }
 
 enum Trigger {
     Changed,
     Asked,
-    /// Not everything could be found out the last time.
+    /// The last reading was incomplete.
     Again,
     Resync,
     End,
 }
 
-/// What was read last, and what came of it.
+/// The last reading and its results.
 #[derive(Default)]
 struct Last {
     text: Option<Zeroizing<Vec<u8>>>,
-    /// When that was, or could not be.
+    /// When the text was last read successfully.
     text_read: Option<SystemTime>,
     config: Option<Config>,
-    /// What is wrong with the file as a whole.
+    /// The error in the file as a whole.
     file_error: Option<String>,
     secrets: Known,
-    /// Those that `config` names: prompt files, and working directories.
+    /// The paths that `config` names: prompt files, and working directories.
     paths: (BTreeSet<PathBuf>, BTreeSet<PathBuf>),
     seen: Seen,
     told: Told,
     desired: Option<Desired>,
 }
 
-/// What prompt files said when they last said something, and since when they do not any more.
+/// The last known content of each prompt file, and since when it has been empty.
 #[derive(Default)]
 struct Told(BTreeMap<PathBuf, (SeenPrompt, Option<Instant>)>);
 
 impl Told {
-    /// A prompt file that is emptied may be one that is being written, or that found the disk full: what it said before stands, until a
-    /// second look after `patience` finds it empty still.
+    /// Keeps the content of a prompt file that was emptied, until a second look after `patience` finds it still empty.
+    ///
+    /// It may be in the middle of a write, or on a full disk.
     fn keep_emptied(&mut self, seen: &mut BTreeMap<PathBuf, SeenPrompt>, now: Instant, patience: Duration) {
         self.0.retain(|path, _| seen.contains_key(path));
         for (path, prompt) in seen {
@@ -135,7 +136,7 @@ struct Files {
 }
 
 impl Inputs {
-    /// Says what is desired, at first and whenever that changes, until `nudges` closes.
+    /// Reports the desired state, at first and whenever it changes, until `nudges` closes.
     pub async fn follow(self, mut nudges: mpsc::Receiver<Nudge>, say: impl Fn(News)) -> io::Result<()> {
         let mut watcher = Watcher::open();
         let mut last = Last::default();
@@ -151,7 +152,7 @@ impl Inputs {
         say(News::Read);
         loop {
             let retry = tokio::time::sleep(Duration::from_secs(1));
-            // Each arm only waits; what it waits for is looked at again afterwards, so a cancelled arm loses nothing.
+            // Each arm only waits, and its event is checked again afterwards, so a canceled arm loses nothing.
             let trigger = tokio::select! {
                 changed = watcher.changed() => { changed?; Trigger::Changed }
                 nudge = nudges.recv() => match nudge {
@@ -185,7 +186,7 @@ impl Inputs {
         }
     }
 
-    /// Waits until nothing has changed for a while, but not forever. Answers whether somebody did not want to wait so long.
+    /// Waits until nothing has changed for a while, but not forever. Returns whether a user asked not to wait.
     async fn settle(&self, watcher: &Watcher, nudges: &mut mpsc::Receiver<Nudge>) -> bool {
         let limit = Instant::now() + self.settle * MOST_SETTLES;
         loop {
@@ -207,7 +208,7 @@ impl Inputs {
         }
     }
 
-    /// The files that root reads. Watched first, so that no change falls between.
+    /// Reads the files that root reads. Watches them first, so that no change is missed in between.
     async fn read(&self, watcher: &mut Watcher, last: &Last) -> Files {
         watcher.set(vec![Target::Path(self.place.file.clone()), Target::Contents(self.secret_dir.clone())]).await;
         let (config, secret_dir, known) = (self.place.file.clone(), self.secret_dir.clone(), last.secrets.clone());
@@ -220,7 +221,7 @@ impl Inputs {
         };
         match blocking::run(work).await {
             Ok(files) => files,
-            // For want of a thread; what is known stays.
+            // No thread was available; what is known stays in use.
             Err(error) => Files {
                 text: Err(format!("failed to read the inputs: {error}")),
                 secrets: last.secrets.clone(),
@@ -229,8 +230,9 @@ impl Inputs {
         }
     }
 
-    /// Answers whether everything could be found out. Where nothing has changed this costs no more than to see that: nothing for
-    /// each agent.
+    /// Acts on a reading. Returns whether it was complete.
+    ///
+    /// If nothing has changed, this costs no more than that comparison: nothing per agent.
     async fn act(&self, files: Files, last: &mut Last, say: &impl Fn(News)) -> bool {
         let secrets_error = files.secrets.error.clone();
         let mut is_news = last.desired.as_ref().is_none_or(|before| before.secrets_error != secrets_error)
@@ -265,7 +267,7 @@ impl Inputs {
         last.seen.unreachable.is_empty()
     }
 
-    /// Through the agent user's eyes, at all paths at once. `before` stands in for what cannot be looked at now.
+    /// Looks at all paths at once, with the agent user's rights. `before` replaces what cannot be looked at now.
     async fn look(&self, (prompts, workdirs): &(BTreeSet<PathBuf>, BTreeSet<PathBuf>), before: &Seen) -> Seen {
         self.deputy.watch(prompts.iter().chain(workdirs).cloned().map(Target::Path).collect());
         let deputy = &self.deputy;
@@ -320,7 +322,7 @@ async fn seen<T: Clone + 'static>(
 }
 
 impl Last {
-    /// Answers whether it is another than before, or went another way.
+    /// Parses the jcard if it changed. Returns whether the result differs from before.
     async fn take_config(
         &mut self,
         text: Result<Zeroizing<Vec<u8>>, String>,
@@ -339,7 +341,7 @@ impl Last {
         };
         self.text_read = Some(SystemTime::now());
         let options = options.clone();
-        // The largest take a while, and everything else goes on meanwhile.
+        // The largest files take a while, and everything else continues meanwhile.
         let work = move || (config::parse(&text, &options), text);
         match blocking::run(work).await {
             Ok((Ok(config), text)) => {
@@ -349,7 +351,7 @@ impl Last {
                 let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
                 (self.file_error, self.text) = (Some(located(file, &lines.join("\n"))), Some(text));
             }
-            // For want of a thread; it is read again.
+            // No thread was available; it is read again.
             Err(error) => {
                 (self.text, self.file_error) = (None, Some(format!("failed to parse {}: {error}", file.display())));
             }
@@ -365,7 +367,7 @@ fn is_news(files: &Files, last: &Last) -> bool {
 fn read_config(path: &Path) -> (Result<Zeroizing<Vec<u8>>, String>, Option<SystemTime>) {
     match regular_file::read(path, config::MAX_SIZE) {
         Ok((text, metadata)) => {
-            // A rename keeps the time of the last write, but counts as a change of the file's status.
+            // A rename keeps the time of the last write, but changes the time of the status.
             let status_changed =
                 u64::try_from(metadata.ctime()).ok().map(|at| SystemTime::UNIX_EPOCH + Duration::from_secs(at));
             (Ok(text), metadata.modified().ok().max(status_changed))
@@ -376,7 +378,7 @@ fn read_config(path: &Path) -> (Result<Zeroizing<Vec<u8>>, String>, Option<Syste
     }
 }
 
-/// One line for each thing that is new for a person to know.
+/// Logs one line for everything new that needs attention.
 fn report(path: &Path, config: &Config, desired: &Desired, before: Option<&Desired>) {
     let path = path.display();
     let news = |error: Option<&String>, before: Option<&String>| error.filter(|&error| Some(error) != before).cloned();
@@ -422,9 +424,9 @@ mod tests {
 
     struct World {
         directory: TempDir,
-        /// Whether the deputy has an answer about `/ill`.
+        /// Whether the deputy answers about `/ill`.
         answers: Arc<AtomicBool>,
-        /// How many looks the deputy has taken.
+        /// How many times the deputy has looked.
         looks: Arc<AtomicUsize>,
         inputs: Inputs,
     }
@@ -480,7 +482,7 @@ mod tests {
         }
     }
 
-    /// What the agent waits for, if it does.
+    /// What the agent waits for, if anything.
     fn missing(desired: &Desired, agent: &str) -> Option<String> {
         desired.agents[&key(agent)].declaration.clone().unwrap().launch.err().map(|missing| missing.to_string())
     }
@@ -527,7 +529,7 @@ mod tests {
             let files = world.inputs.read(&mut watcher, &last).await;
             world.inputs.act(files, &mut last, &say).await;
             assert_eq!(said.get(), expected);
-            // Whoever puts it together again finds another than this, and says so.
+            // Assembling again would find a different state, and report it.
             last.desired = last.desired.map(|desired| Desired { complete: !desired.complete, ..desired });
         }
     }
@@ -565,7 +567,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn secrets_that_are_gone_stay_in_use_and_are_told_of() {
+    async fn missing_secrets_stay_in_use_and_are_reported() {
         let world = World::new("[agent]\nname = \"a\"\nharness = \"custom\"\nworkdir = \"/well\"\n", true);
         let folder = world.inputs.secret_dir.clone();
         fs::create_dir(&folder).unwrap();
@@ -584,7 +586,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_wants_it_now_is_told_also_in_the_middle_of_changes() {
+    async fn a_request_is_answered_in_the_middle_of_changes() {
         let mut world = World::new(JCARD, true);
         world.inputs.settle = Duration::from_mins(1);
         let (nudges, nudged) = mpsc::channel(16);

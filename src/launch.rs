@@ -36,12 +36,14 @@ pub mod temporary_dir;
 pub mod terminal;
 pub mod traces;
 
-/// The hidden command that was the launcher before that had a program of its own, and still is one, for two callers: a daemon of an
-/// earlier build, whose executable was replaced while it runs, starts agents with it until it is restarted; and who has tmux start
-/// again what an old pane ran (`respawn-pane`) learns from it that nobody expects this launcher.
+/// The hidden command that ran the launcher before it became a separate program.
+///
+/// It still works, for two callers. A daemon of an earlier build, whose executable was replaced while it runs, starts agents with
+/// it until it is restarted. And an operator who has tmux run an old pane's command again (`respawn-pane`) gets the message that
+/// no daemon expects this launcher.
 pub const FORMER_COMMAND: &str = "exec";
 
-/// The hidden command that is an operator's shell beside the pane of an agent that has ended.
+/// The hidden command that runs an operator's shell beside the pane of an agent that has ended.
 pub const SHELL_COMMAND: &str = "shell";
 
 #[cfg(test)]
@@ -50,7 +52,7 @@ mod tests {
     use crate::sys::secret_bytes::SecretBytes;
 
     #[test]
-    fn a_prompt_is_shown_in_full_only_when_asked_for() {
+    fn a_prompt_is_shown_in_full_only_on_request() {
         let launch = Launch {
             arguments: ["claude", "-p", "the plan"].map(SecretBytes::from).to_vec(),
             prompt: Some(2),

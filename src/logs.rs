@@ -1,21 +1,22 @@
 //! Logs: the launcher keeps what an agent prints, from the first to the last byte of each attempt.
 //!
 //! ```text
-//! LOG_DIR/NAME/00000007-2.log      what the harness printed in attempt 2, the seventh of this agent's that is kept
-//! LOG_DIR/NAME/00000007-2.times    when: 16 bytes each, milliseconds since 1970 and the offset that was printed then or later;
-//!                                  and on what: columns and rows of the terminal from an offset on, marked by the highest bit
+//! LOG_DIR/NAME/00000007-2.log      what the harness printed in attempt 2, the agent's seventh attempt that has a log
+//! LOG_DIR/NAME/00000007-2.times    when: 16 bytes each, milliseconds since 1970 and the offset of output printed then or later;
+//!                                  and at what size: the terminal's columns and rows from an offset on, marked by the highest bit
 //! ```
 //!
-//! The daemon makes the files, for root and the administrators, and passes them to the launcher, which writes. So the log goes on
-//! while no daemon runs, and a flood of output does not burden the daemon. The daemon [limits](guard) what the files take of the disk,
-//! since the launcher runs as the agent user. The number before the attempt's only ever grows within a folder, so the order of attempts
-//! does not depend on a clock, and is known although each declaration counts attempts from 1.
+//! The daemon creates the files, readable by root and the administrators, and passes them to the launcher, which writes. So
+//! logging continues while no daemon runs, and a flood of output does not burden the daemon. The daemon [limits](guard) how much
+//! disk space the files take, since the launcher runs as the agent user. The number before the attempt's only ever grows within a
+//! folder, so the order of attempts does not depend on a clock, and is known although each declaration counts attempts from 1.
 //!
-//! The file holds the bytes as the terminal got them, escapes and all, but for secrets, which are [redacted](crate::text::redact). Of a long attempt the
-//! [latest bytes](writer) are kept: the beginning of the file becomes a hole, so that an offset means the same place as long as the
-//! file lives.
+//! The file holds the bytes as the terminal received them, escape sequences included, except for secrets, which are
+//! [redacted](crate::text::redact). Of a long attempt, the [latest bytes](writer) are kept: the beginning of the file becomes a hole,
+//! so an offset means the same place as long as the file exists.
 //!
-//! For people the bytes are made [text](rendering), in the deputy: no process with more rights than the agent's parses them.
+//! For people, the bytes are rendered as [text](rendering), in the deputy: no process with more rights than the agent parses
+//! them.
 
 pub mod attempt;
 pub mod guard;
@@ -35,16 +36,16 @@ use std::time::{Duration, SystemTime};
 
 use rendering::Size;
 
-/// How many bytes of an attempt are kept if nothing else is said.
+/// The default number of bytes to keep of an attempt.
 pub const SIZE: u64 = 64 << 20;
 
-/// The fewest that can be asked for.
+/// The smallest number of bytes that can be configured.
 pub const LEAST_SIZE: u64 = 64 << 10;
 
-/// How many attempts of an agent are kept if nothing else is said.
+/// The default number of attempts to keep of an agent.
 pub const ATTEMPTS: usize = 20;
 
-/// How many bytes of the disk a file takes.
+/// How many bytes of disk space a file takes.
 fn occupied(file: &File) -> io::Result<u64> {
     Ok(file.metadata()?.blocks().saturating_mul(512))
 }
@@ -54,16 +55,16 @@ fn occupied(file: &File) -> io::Result<u64> {
 pub enum IndexEntry {
     /// When something was printed.
     Time(TimeMark),
-    /// On what.
+    /// When the terminal was resized.
     Resized(Resized),
 }
 
-/// From an offset on the terminal has this size.
+/// The terminal has this size from this offset on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resized {
-    /// Where.
+    /// The offset in the output.
     pub offset: u64,
-    /// Which.
+    /// The new size.
     pub size: Size,
 }
 
@@ -77,7 +78,7 @@ pub struct TimeMark {
 }
 
 impl TimeMark {
-    /// Entries are at least so far apart.
+    /// The shortest time between two entries.
     const APART: Duration = Duration::from_secs(1);
 
     fn of(time: SystemTime, offset: u64) -> Self {
@@ -87,7 +88,7 @@ impl TimeMark {
 }
 
 impl IndexEntry {
-    /// Where in what is printed.
+    /// The offset in the output.
     pub fn offset(self) -> u64 {
         match self {
             Self::Time(TimeMark { offset, .. }) | Self::Resized(Resized { offset, .. }) => offset,
@@ -96,7 +97,9 @@ impl IndexEntry {
 
     const LENGTH: usize = 16;
 
-    /// No moment has it: that would be in 292 million years. Builds that do not know of sizes take them for later moments.
+    /// Marks an entry as a size.
+    ///
+    /// No moment has this bit: that would be in 292 million years. Builds that do not know sizes take them for later moments.
     const IS_SIZE: u64 = 1 << 63;
 
     fn to_bytes(self) -> [u8; Self::LENGTH] {
@@ -113,7 +116,7 @@ impl IndexEntry {
         bytes
     }
 
-    /// `None` for fewer bytes than an entry has.
+    /// Parses an entry; `None` if there are too few bytes.
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (first, rest) = bytes.split_first_chunk()?;
         let (first, offset) = (u64::from_le_bytes(*first), u64::from_le_bytes(*rest.first_chunk()?));

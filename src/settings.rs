@@ -1,6 +1,6 @@
 //! Settings: flags, the environment, and the defaults for the rest.
 //!
-//! Every default path is here, and nowhere else.
+//! Every default path is defined here, and nowhere else.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,59 +15,58 @@ use crate::sys::log::Detail;
 use crate::tmux;
 use crate::wire::SOCKET_VARIABLE;
 
-/// Everything that the command line decides.
+/// Everything that the command line determines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The jcard.
     pub config: PathBuf,
-    /// The secrets.
+    /// The secrets directory.
     pub secret_dir: PathBuf,
     /// The API's socket.
     pub api_socket: PathBuf,
-    /// The dedicated tmux server's.
+    /// The socket of the dedicated tmux server.
     pub tmux_socket: PathBuf,
-    /// Who starts that server.
+    /// What starts that server.
     pub tmux_origin: tmux::Origin,
-    /// Root-only state.
+    /// The directory for state, readable by root only.
     pub state_dir: PathBuf,
-    /// What agents print.
+    /// The directory for the output of agents.
     pub log_dir: PathBuf,
-    /// How much of that is kept.
+    /// How much of the output to keep.
     pub log_retention: Retention,
     /// The launcher's program; `None` for the one beside agentd.
     pub launcher: Option<PathBuf>,
-    /// Whom agents run as; `None` without root and without a wish.
+    /// The user that agents run as; `None` without root if none was named.
     pub user: Option<String>,
-    /// Who may use the sockets, under root.
+    /// The group that may use the sockets, if agentd runs as root.
     pub admin_group: String,
-    /// How often everything is read again.
+    /// How often to read everything again.
     pub resync: Duration,
-    /// Quiet time after a change.
+    /// How long to wait after a change.
     pub settle: Duration,
     /// How long a login shell may take.
     pub login_timeout: Duration,
-    /// How much is logged.
+    /// How much to log.
     pub detail: Detail,
-    /// How the jcard is read.
+    /// Options for reading the jcard.
     pub options: config::Options,
-    /// What SIGTERM does.
+    /// What to do at SIGTERM.
     pub on_terminate: OnTerminate,
 }
 
-/// What becomes of the agents when the daemon is terminated.
+/// What happens to the agents when the daemon is terminated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnTerminate {
-    /// As systemd is about to do with the daemon: they go on if it is being restarted, else they are stopped. Without systemd they
-    /// are stopped.
+    /// The agents continue if systemd is restarting the daemon, and are stopped otherwise. Without systemd, they are stopped.
     #[default]
     Auto,
-    /// They are stopped, each within its grace period; the next daemon starts them afresh.
+    /// The agents are stopped, each within its grace period; the next daemon starts them again.
     Stop,
-    /// They go on, and the next daemon takes them over.
+    /// The agents continue, and the next daemon adopts them.
     Detach,
 }
 
-/// What of the surroundings decides where things are by default.
+/// The parts of the environment that determine the default paths.
 #[derive(Clone, Debug, Default)]
 pub struct Surroundings {
     pub(crate) root: bool,
@@ -82,15 +81,15 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// This process's.
+    /// The surroundings of this process.
     pub fn here() -> Self {
         let home = Account::current().map_or_else(|_| "/".into(), |account| account.home);
         Self::of(Uid::effective().is_root(), home, |name| std::env::var_os(name))
     }
 
-    /// Those of a process that is root's or not, whose user has this home, and that has these variables.
+    /// The surroundings of a process: whether it runs as root, its user's home, and its variables.
     pub(crate) fn of(root: bool, home: PathBuf, variable: impl Fn(&str) -> Option<OsString>) -> Self {
-        // The XDG base directory specification: paths that are not absolute are to be ignored.
+        // The XDG base directory specification says to ignore paths that are not absolute.
         let path = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
         Self {
             root,
@@ -127,7 +126,7 @@ impl Surroundings {
         self.state_home.clone().unwrap_or_else(|| self.home.join(".local/state"))
     }
 
-    /// Without root. Where nobody made a runtime directory for the user, one of the user's own.
+    /// The runtime directory without root. If the user has none, a directory of the user's is used instead.
     fn own_runtime(&self) -> PathBuf {
         self.runtime_dir.as_ref().map_or_else(|| self.own_state().join("agentd/run"), |path| path.join("agentd"))
     }
@@ -151,7 +150,7 @@ impl Surroundings {
     }
 }
 
-/// systemd separates several by colons (`systemd.exec(5)`, `RuntimeDirectory=`).
+/// The first of several directories, which systemd separates by colons (`systemd.exec(5)`, `RuntimeDirectory=`).
 fn first(directories: Option<&OsString>) -> Option<PathBuf> {
     std::env::split_paths(directories?).next()
 }
@@ -165,6 +164,6 @@ pub(crate) fn first_there(own: PathBuf, system: &str) -> PathBuf {
 }
 
 pub(crate) fn absolute(path: &Path) -> PathBuf {
-    // Fails only for an empty path, or when the present directory is gone: what it names then is not there either way.
+    // Fails only for an empty path, or when the current directory is gone; the path leads nowhere in either case.
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

@@ -1,4 +1,4 @@
-//! What Linux offers, one topic per file: descriptors, files, processes, sockets, clocks, the log.
+//! Linux, one topic per file: descriptors, files, processes, sockets, clocks, the log.
 
 pub mod account;
 pub mod atomic_file;

@@ -1,16 +1,16 @@
 //! tmux: sessions and panes on the dedicated server.
 //!
-//! Contract: each agent has one session, and in it one pane of its own. The session bears its agent's key in the option
-//! `@agentd-owner`, the pane in `@agentd-agent`, and they are found by these marks, right before each use: operators may
-//! change names. A session without the agent's mark belongs to somebody else and is never touched. After the end of an agent
-//! its pane stays (`remain-on-exit`), and whoever attaches, or is attached, gets a shell beside it.
+//! Contract: each agent has one session, with one pane for the agent in it. The session has its agent's key in the option
+//! `@agentd-owner`, the pane in `@agentd-agent`, and both are found by these marks, right before each use, because operators may change
+//! names. A session without the agent's mark is never touched. After an agent has ended, its pane stays (`remain-on-exit`), and every
+//! operator who attaches, or is attached, gets a shell beside it.
 //!
 //! Every client is run by the [deputy], as the agent user: a hostile server can make its clients run commands.
 //! What a client prints is hostile input from the agent user: here it becomes a number or an error, nothing else. Targets
 //! are exact (`=NAME:`, `$id` or `%id`), because a bare name matches prefixes (`tmux(1)`, "COMMANDS").
 //!
 //! A client that reaches no server, or is cut off by it, proves nothing: the deputy checks who listens on the socket. A server is
-//! started only if nobody does: a second one would take the socket from the first, with everything that runs in it. A server that lost
+//! started only if no process does: a second one would take the socket from the first, with everything that runs in it. A server that lost
 //! its socket file makes it again. If a server of another version does not understand the installed client, the program that it was
 //! itself started from is its client.
 
@@ -44,59 +44,62 @@ use crate::sys::process::Identity;
 use crate::sys::rate_limit::{Brake, OnChange};
 use crate::sys::safe_path::version_at;
 
-/// The oldest tmux whose commands and options are used here.
+/// The oldest supported version of tmux.
 pub const OLDEST: (u32, u32) = (3, 2);
 
-/// Lines of scrollback in each pane.
+/// How many lines of scrollback each pane has.
 const HISTORY_LIMIT: &str = "5000";
 
-/// The longest pause between two tries to start the server ahead of time.
+/// The longest pause between attempts to start the server in advance.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// How long a client may take once the daemon is ending. A server that has not answered for so long is not asked again. A stop may
-/// cost three seconds beyond what the agents take, of which a launcher waits two for the server to take in what was printed.
-const HURRIED: Duration = Duration::from_millis(900);
+/// How long a client may take once the daemon is shutting down.
+///
+/// A server that has not answered for this long is not asked again. A stop may take three seconds beyond what the agents need,
+/// two of which a launcher may wait for the server to take in output.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(900);
 
-/// How long it may take to end a server that does not answer.
-const TO_END_SERVER: Duration = Duration::from_secs(1);
+/// How long ending a server that does not answer may take.
+const END_SERVER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the server may take to notice that a program has ended, before it is reminded, and reminded again.
-const TO_NOTICE: [Duration; 3] = [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(3)];
+/// How long the server may take to notice that a program has ended, before each reminder.
+const NOTICE_TIMEOUTS: [Duration; 3] = [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(3)];
 
 /// How long a reminder may take.
-const TO_REMIND: Duration = Duration::from_secs(1);
+const REMIND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where tmux's defaults, or somebody's settings for people who sit at it, are wrong for programs that nobody looks at.
+/// Options whose defaults, or whose settings for interactive use, do not suit unattended programs.
 const FOR_AGENTS: [&[&str]; 6] = [
-    // With the default a new session has the size of somebody's client in another one; so it is born at `default-size`, and `manual`
-    // from then on. Were that everybody's, tmux 3.3 to 3.5 would crash at the next birth. See `sizes`.
+    // By default, a new session gets the size of a client in another session. So a session starts with `default-size`, and is set
+    // to `manual` afterwards. If `manual` were the global value, tmux 3.3 to 3.5 would crash when the next session starts. See
+    // `window_size`.
     &["set-option", "-g", "window-size", "smallest"],
-    // Who leaves must not take an agent along.
+    // A client that detaches must not end an agent.
     &["set-option", "-g", "destroy-unattached", "off"],
     &["set-option", "-s", "exit-unattached", "off"],
-    // Harnesses stop at Escape, and say that they want the other two. tmux waits half a second for what may follow an Escape (10 ms
-    // from 3.5 on).
+    // Harnesses stop at Escape, and request the other two. tmux waits half a second for what may follow an Escape (10 ms from 3.5
+    // on).
     &["set-option", "-s", "escape-time", "10"],
     &["set-option", "-s", "focus-events", "on"],
     &["set-option", "-s", "extended-keys", "on"],
 ];
 
-/// The option that says what runs in the windows that people open.
+/// The option that names the shell of windows that operators open.
 const DEFAULT_SHELL: &str = "default-shell";
 
-/// What runs there if the agent user's own shell cannot.
+/// The shell for those windows if the agent user's own cannot be run.
 const USUAL_SHELL: &str = "/bin/sh";
 
-/// Our place among the hooks; others keep theirs.
+/// Our index among the hooks; others keep theirs.
 const HOOK: &str = "client-attached[67]";
 
-/// Why tmux did not do what it was asked.
+/// Why a tmux operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It could not be asked.
+    /// The deputy did not answer.
     #[error(transparent)]
     Deputy(#[from] deputy::Error),
-    /// It could not be run.
+    /// tmux could not be run.
     #[error(transparent)]
     Run(#[from] RunError),
     /// There is no server.
@@ -104,52 +107,52 @@ pub enum Error {
     NoServer {
         /// The server's socket.
         socket: PathBuf,
-        /// tmux's words.
+        /// tmux's message.
         message: String,
     },
-    /// There is one, and it does not react.
+    /// There is a server, but it does not answer.
     #[error("the tmux server on {}{} does not answer; it is stopped or overloaded", socket.display(), of_process(*pid))]
     Silent {
         /// The server's socket.
         socket: PathBuf,
-        /// The server, where that could be found out.
+        /// The server's process id, if known.
         pid: Option<i32>,
     },
-    /// Whether there is one could not be found out; the reason, for a person.
+    /// Whether there is a server could not be determined; the reason is a message for people.
     #[error("{0}")]
     Unknown(String),
-    /// There is one, and no client that it understands.
+    /// There is a server, but no client that it understands.
     #[error(
-        "the tmux server on {} (process {pid}) does not understand the installed tmux ({message}), and the tmux that it was started from cannot be run any more; what runs in it goes on; end it when that may end (tmux kill-server), or install the tmux that it was started from",
+        "the tmux server on {} (process {pid}) does not understand the installed tmux ({message}), and the tmux that it was started from cannot be run any more; its programs keep running; end it when they may end (tmux kill-server), or install the tmux that it was started from",
         socket.display()
     )]
     Versions {
         /// The server's socket.
         socket: PathBuf,
-        /// The server.
+        /// The server's process id.
         pid: i32,
-        /// tmux's words.
+        /// tmux's message.
         message: String,
     },
-    /// There is something else where the session should be.
+    /// The session's name is taken by something else.
     #[error(
         "a tmux session named {0} is there that is not this agent's; rename it (tmux rename-session), or give the agent another `session`"
     )]
     Taken(Name),
-    /// It is too old.
+    /// tmux is too old.
     #[error("tmux {} or newer is needed; {what} is {found:?}", format_version(OLDEST))]
     TooOld {
-        /// Which of them: what is installed, or what runs.
+        /// Whether that is the installed tmux or the running server.
         what: &'static str,
-        /// What it says it is.
+        /// The version that it reports.
         found: String,
     },
-    /// It refused.
+    /// tmux refused.
     #[error("tmux failed to {operation}: {message}")]
     Refused {
-        /// What it was to do.
+        /// The operation.
         operation: &'static str,
-        /// tmux's words.
+        /// tmux's message.
         message: String,
     },
 }
@@ -170,25 +173,25 @@ pub struct Tmux {
     origin: Origin,
     executable: String,
     shell: String,
-    /// Whether tmux would not have that.
+    /// Whether tmux refused the account's shell.
     is_shell_refused: Arc<AtomicBool>,
-    /// Whether the installed program is not understood by the server.
+    /// Whether the server does not understand the installed program.
     is_apart: Arc<AtomicBool>,
     to_close: Arc<ToClose>,
     memory: Arc<Memory>,
-    /// Since when the daemon is ending.
+    /// When the daemon began to shut down.
     ending: watch::Sender<Option<Instant>>,
-    /// Whether the server has not answered since.
+    /// Whether the server has not answered since then.
     is_given_up: Arc<AtomicBool>,
     recovered_often: Arc<Brake>,
 }
 
-/// Who starts the server.
+/// What starts the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// agentd, where there is none.
+    /// agentd starts the server if there is none.
     Own,
-    /// Somebody else, such as a unit of systemd's of its own: one that agentd started would be in agentd's unit, with its agents.
+    /// Something else, such as a separate systemd unit. A server that agentd starts belongs to agentd's unit, with its agents.
     Elsewhere,
 }
 
@@ -216,7 +219,7 @@ impl Tmux {
         }
     }
 
-    /// The same, which knows what `memory` does.
+    /// Adds what `memory` knows.
     #[must_use]
     pub fn with_memory(self, memory: Memory) -> Self {
         Self { memory: Arc::new(memory), ..self }
@@ -225,10 +228,10 @@ impl Tmux {
     /// Starts the server, trying again until it runs, and keeps it reachable: checks it at each of the `rounds`, until they end.
     pub async fn keep(&self, mut rounds: watch::Receiver<()>) {
         let (mut pause, mut complaint, brake) = (Duration::from_secs(1), OnChange::default(), Brake::new());
-        // Ahead of time; each launch starts the server if it has to.
+        // In advance: each launch starts the server if necessary.
         while let Err(error) = self.start_server().await {
             let error = error.to_string();
-            // Its words can be another's, who has others each time.
+            // The message may come from an impostor, which can vary it each time.
             if complaint.pass(&error)
                 && let Some(count) = brake.pass()
             {
@@ -240,16 +243,16 @@ impl Tmux {
         let mut tended = None;
         while rounds.changed().await.is_ok() {
             let there = version_at(&self.socket);
-            // Nobody wakes a server whose socket is in its place.
+            // A server whose socket is in its place is not signaled.
             if there.is_none() || there != tended {
-                // Whatever fails here fails whoever needs the server, and is told there.
+                // A failure here also occurs for the caller that needs the server, and is reported there.
                 let _ = self.tend().await;
                 tended = version_at(&self.socket);
             }
         }
     }
 
-    /// Starts the server if none runs and that is agentd's to do, and sets it up as agents need it. Does no harm to one that runs.
+    /// Starts the server if none runs and agentd is to start it, and sets it up for agents. Does no harm to a running one.
     pub async fn start_server(&self) -> Result<(), Error> {
         self.check_version().await?;
         let found = self.tend().await?;
@@ -260,16 +263,16 @@ impl Tmux {
         let mut arguments = Arguments::default();
         arguments.command(&["start-server"]);
         self.set_up(&mut arguments);
-        // Windows that are there may have any size, such as one that an earlier agentd left to tmux.
+        // Existing windows may have any size, such as one that an earlier agentd left to tmux.
         arguments.command(&["run-shell", "-b", &window_size::job(&self.executable, &self.socket)]);
         let output = self.run("start its server", flags, arguments).await?;
         let shared = self.share_socket().await;
         if found == Server::None {
-            // Seen before it can lose its socket. Whoever needs the server next reports a failure.
+            // Seen before it can lose its socket. The next caller that needs the server reports a failure.
             let _ = self.tend().await;
         }
         match shared {
-            // A server that cannot have its socket complains, and ends as if all were well.
+            // A server that cannot create its socket prints an error, and exits with status 0.
             Err(Error::Refused { .. }) if !output.stderr.is_empty() => {
                 Err(Error::Refused { operation: "start its server", message: parse::message(&output.stderr) })
             }
@@ -280,7 +283,7 @@ impl Tmux {
     fn set_up(&self, arguments: &mut Arguments) {
         let hook = format!("if-shell -F {} {}", parse::quote(ALONE_AND_OVER), parse::quote(&self.split_command()));
         arguments.command(&["set-option", "-s", "exit-empty", "off"]);
-        // What a client brings along in its environment is the operator's; agents get their own from their launcher.
+        // A client's environment is the operator's; agents get theirs from their launcher.
         arguments.command(&["set-option", "-g", "update-environment", ""]);
         arguments.command(&["set-option", "-g", "history-limit", HISTORY_LIMIT]);
         arguments.command(&["set-option", "-g", DEFAULT_SHELL, &self.shell]);
@@ -299,13 +302,13 @@ impl Tmux {
         }
     }
 
-    /// Opens the server's socket to the group that its folder is open to.
+    /// Gives the folder's group access to the server's socket.
     async fn share_socket(&self) -> Result<(), Error> {
         let shared = self.in_time(self.deputy.set_mode(self.socket.clone(), 0o770)).await??;
         shared.map_err(|message| Error::Refused { operation: "share its socket", message })
     }
 
-    /// Looks what there is at the socket. A server that was seen before recreates a lost socket file.
+    /// Finds out what serves at the socket. A server that was seen before recreates a missing socket file.
     async fn tend(&self) -> Result<Server, Error> {
         let asked = self.deputy.server(self.socket.clone(), self.memory.seen());
         let server = self.in_time(asked).await??.map_err(Error::Unknown)?;
@@ -324,7 +327,7 @@ impl Tmux {
         Ok(server)
     }
 
-    /// The server that was seen to serve, if there is one. Which one a server is that does not answer is not known.
+    /// The process id of the server that was seen to serve, if any. The process id of a server that does not answer is unknown.
     pub async fn server_pid(&self) -> Result<Option<i32>, Error> {
         match self.tend().await? {
             Server::Serving { pid, .. } => Ok(Some(pid)),
@@ -333,7 +336,7 @@ impl Tmux {
         }
     }
 
-    /// From now on nobody waits long for the server: the daemon is ending.
+    /// Shortens all waits for the server from now on: the daemon is shutting down.
     pub fn hurry(&self) {
         self.ending.send_if_modified(|ending| {
             let is_new = ending.is_none();
@@ -342,12 +345,12 @@ impl Tmux {
         });
     }
 
-    /// Whether the daemon is ending, and the server has not answered since.
+    /// Whether the daemon is shutting down, and the server has not answered since.
     pub fn is_given_up(&self) -> bool {
         self.is_given_up.load(Ordering::Relaxed)
     }
 
-    /// Waits for an answer, though not for long when the daemon is ending.
+    /// Waits for an answer, but only briefly while the daemon is shutting down.
     async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Error> {
         let silent = || Error::Silent { socket: self.socket.clone(), pid: None };
         if self.is_given_up() {
@@ -357,7 +360,7 @@ impl Tmux {
         let too_long = async {
             let since = ending.wait_for(Option::is_some).await.ok().and_then(|since| *since);
             match since {
-                Some(since) => sleep_until(since.max(asked) + HURRIED).await,
+                Some(since) => sleep_until(since.max(asked) + SHUTDOWN_TIMEOUT).await,
                 // The last handle is gone.
                 None => std::future::pending().await,
             }
@@ -371,20 +374,22 @@ impl Tmux {
         }
     }
 
-    /// Makes sure that the server notices the end of a process that it has started. It usually does so by itself, but tmux 3.3a
-    /// sometimes misses one until another process ends.
+    /// Makes sure that the server notices the end of a process that it started.
+    ///
+    /// Usually it notices by itself, but tmux 3.3a sometimes misses an end until another process ends.
     pub async fn see_noticed(&self, ended: Identity) {
-        for pause in TO_NOTICE {
+        for pause in NOTICE_TIMEOUTS {
             sleep(pause).await;
             if self.is_given_up() {
                 return;
             }
-            // What cannot be found out now may be found out later.
+            // What cannot be determined now may be determined later.
             if let Ok(None) = ended.unwaited_for_by() {
                 return;
             }
-            // One that has no answer in time says nothing of whether the server answers: sessions are yet to be closed.
-            let reminded = timeout(TO_REMIND, self.deputy.remind(self.socket.clone(), self.memory.seen(), ended)).await;
+            // A reminder that times out does not mean that the server does not answer: sessions still have to be closed.
+            let reminded =
+                timeout(REMIND_TIMEOUT, self.deputy.remind(self.socket.clone(), self.memory.seen(), ended)).await;
             if let Ok(Ok(Ok(true))) = reminded {
                 let pid = ended.pid();
                 tracing::debug!("the tmux server had not noticed that process {pid} has ended, and was reminded of it");
@@ -392,7 +397,7 @@ impl Tmux {
         }
     }
 
-    /// Lets the server end once no session is left, ours or anybody's.
+    /// Lets the server end once no session is left, an agent's or any other.
     pub async fn release_server(&self) -> Result<(), Error> {
         let mut arguments = Arguments::default();
         arguments.command(&["set-option", "-s", "exit-empty", "on"]);
@@ -402,12 +407,12 @@ impl Tmux {
         }
     }
 
-    /// Ends a server that does not answer, if it is ours to end and nothing lives in it. Answers whether it has ended.
+    /// Ends a server that does not answer, if agentd is to end it and no process in it is alive. Returns whether it has ended.
     pub async fn end_server(&self) -> Result<bool, Error> {
         if self.origin == Origin::Elsewhere {
             return Ok(false);
         }
-        let ended = timeout(TO_END_SERVER, self.deputy.end_server(self.socket.clone())).await;
+        let ended = timeout(END_SERVER_TIMEOUT, self.deputy.end_server(self.socket.clone())).await;
         ended.map_err(|_| Error::Silent { socket: self.socket.clone(), pid: None })??.map_err(Error::Unknown)
     }
 
@@ -421,7 +426,7 @@ impl Tmux {
     }
 }
 
-/// True of a session whose agent has ended for good and in which nobody has opened anything yet.
+/// Matches a session whose agent has ended for good, and in which no one has opened anything yet.
 const ALONE_AND_OVER: &str = "#{&&:#{==:#{@agentd-over},1},#{&&:#{==:#{session_windows},1},#{==:#{window_panes},1}}}";
 
 #[cfg(test)]
@@ -433,7 +438,7 @@ mod tests {
     use crate::deputy::Output;
     use crate::deputy::{Reply, Request};
 
-    /// A tmux that has sessions of a hundred agents, and the number of clients that were run.
+    /// A tmux with sessions of a hundred agents, and the number of clients that were run.
     fn hundred_sessions() -> (Tmux, Arc<AtomicUsize>) {
         let clients = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&clients);
@@ -460,12 +465,12 @@ mod tests {
         for closed in closing.join_all().await {
             closed.unwrap();
         }
-        // The first goes alone, and all the others together: to list and to end, each time.
+        // The first closes alone, all the others together: each time one client to list and one to end.
         assert!(clients.load(Ordering::Relaxed) <= 4, "{clients:?}");
         tmux.close(&key("nobody")).await.unwrap();
     }
 
-    /// A process whose parent this one is, and has yet to wait for it.
+    /// A child of this process that has ended and was not reaped.
     fn ended_child() -> (std::process::Child, Identity) {
         let mut ended = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         let identity = crate::sys::process::Process::open(ended.id().cast_signed()).unwrap().identity();
@@ -477,7 +482,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_is_reminded_only_of_an_end_that_it_has_not_noticed() {
+    async fn a_server_is_reminded_only_of_an_unnoticed_end() {
         let reminded = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&reminded);
         let deputy = Deputy::of(move |request| {
@@ -488,14 +493,14 @@ mod tests {
         let tmux = Tmux::new(deputy, "/no/where".into(), Origin::Own, String::new(), &account);
         let (mut ended, identity) = ended_child();
         tmux.see_noticed(identity).await;
-        assert_eq!(reminded.load(Ordering::Relaxed), TO_NOTICE.len());
+        assert_eq!(reminded.load(Ordering::Relaxed), NOTICE_TIMEOUTS.len());
         ended.wait().unwrap();
         tmux.see_noticed(identity).await;
-        assert_eq!(reminded.load(Ordering::Relaxed), TO_NOTICE.len());
+        assert_eq!(reminded.load(Ordering::Relaxed), NOTICE_TIMEOUTS.len());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_unanswered_reminder_does_not_give_the_server_up() {
+    async fn an_unanswered_reminder_does_not_give_up_the_server() {
         let deputy = Deputy::of_those_who_wait(|request| {
             let Request::Tmux { .. } = request else { return None };
             Some(Reply::Tmux(Ok(Output { success: true, stdout: String::new(), stderr: String::new() })))

@@ -4,7 +4,7 @@
 //! agentd-launcher NAME ATTEMPT SOCKET AGENTD
 //! ```
 //!
-//! A program of its own because there is one for each agent, for as long as the agent runs: it holds no more than it needs, and
+//! It is a separate program because one runs for each agent, for as long as the agent runs: it holds no more than it needs, and
 //! `build.rs` links it so that little of it is private memory. agentd itself does the rest, such as the login.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
@@ -17,11 +17,11 @@ use std::process::ExitCode;
 use agentd::launch::{launcher, program, temporary_dir};
 use agentd::sys::{panics, signal};
 
-/// For what is not a launcher's command line, as most programs do it.
+/// The usual exit status for an invalid command line.
 const WRONG_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    // First of all: neither it nor what it starts is to be deaf.
+    // First of all, so that neither this process nor what it starts blocks signals.
     let _ = signal::reset();
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     if let [name, attempt, socket, agentd] = words.as_slice()
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         return io::stdout().write_all(line.as_bytes()).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
     let usage = format!("usage: {} NAME ATTEMPT SOCKET AGENTD\nagentd starts it, for each agent.\n", program::NAME);
-    // Where standard error is closed there is nobody to tell.
+    // If standard error is closed, the message has no reader.
     let _ = io::stderr().write_all(usage.as_bytes());
     ExitCode::from(WRONG_USAGE)
 }

@@ -1,6 +1,6 @@
-//! The sections that declare agents: who they are, and that no two are the same.
+//! The sections that declare agents: reads the entries, and makes sure that no two agents are the same.
 //!
-//! In two passes, because an entry without a name is named by how many others of its harness have none either.
+//! Entries are read in two passes, because the default name of an entry depends on how many others of its harness have no name.
 
 use std::collections::{HashMap, hash_map};
 use std::hash::Hash;
@@ -16,7 +16,7 @@ use crate::agent::spec::{AgentSpec, Kind, Limits, Policy, Prompt, Restart};
 use crate::config::{Config, Entry, Finding, MAX_AGENTS, MAX_REPLICAS, MAX_TOGETHER, Options, Severity};
 use crate::text::suggest::nearest;
 
-/// Every agent that a jcard declares.
+/// Reads every agent that a jcard declares.
 pub(super) fn read(document: &DeTable<'_>, places: &Places<'_>, options: &Options) -> Config {
     let mut roster = Roster::default();
     let drafts: Vec<_> = entries(document, places, &mut roster).into_iter().map(Draft::read).collect();
@@ -74,18 +74,18 @@ fn entries<'a>(document: &'a DeTable<'a>, places: &'a Places<'a>, roster: &mut R
     entries
 }
 
-/// An entry of which so much is read as its name depends on.
+/// An entry, read only as far as its name depends on it.
 struct Draft<'a> {
     fields: Fields<'a>,
     naming: Naming,
     harness: Option<&'static Harness>,
-    /// `None` if it cannot be known.
+    /// `None` if unknown.
     replicas: Option<u64>,
 }
 
 enum Naming {
     Given(Name),
-    /// After the harness; after the one it most nearly spells, if it is misspelt: a slip in one entry must not change the numbers
+    /// Named after the harness, or the most similar one if it is misspelled: a mistake in one entry must not change the numbers
     /// in the names of others.
     After(&'static Harness),
     Unknown,
@@ -115,7 +115,7 @@ impl<'a> Draft<'a> {
         Self { fields, naming, harness, replicas }
     }
 
-    /// The agents that the entry means; `None` if that cannot be known. `declared` is how many the entries before it mean.
+    /// The agents that the entry means; `None` if unknown. `declared` is the number of agents of the entries before it.
     fn names(&mut self, base: &Name, declared: usize) -> Option<Vec<Name>> {
         let replicas = self.replicas?;
         if usize::try_from(replicas).map_or(true, |replicas| declared + replicas > MAX_AGENTS) {
@@ -134,7 +134,7 @@ impl<'a> Draft<'a> {
         names.ok()
     }
 
-    /// Notes that there is no room for what the entry declares; what is wrong with it is then this.
+    /// Records that there is no room for what the entry declares, and returns that error.
     fn too_large(&mut self) -> String {
         let most = MAX_TOGETHER >> 20;
         let message = format!(
@@ -144,7 +144,7 @@ impl<'a> Draft<'a> {
         self.fields.errors().unwrap_or_default()
     }
 
-    /// The session of the entry's only agent, if it is declared well; replicas have their own.
+    /// The session of the entry's only agent, if it is valid; replicas have separate sessions.
     fn session(&mut self) -> Session {
         let is_set = self.fields.is_set("session");
         if is_set && self.replicas.is_some_and(|replicas| replicas > 1) {
@@ -194,7 +194,8 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Whether the harness will take the prompt for what it is, and end as it should. What a `prompt_file` holds is not known here.
+/// Checks whether the harness will take the prompt for a prompt, and end as it should. The content of a `prompt_file` is unknown
+/// here.
 fn look_at_prompt(
     fields: &mut Fields<'_>,
     harness: &Harness,
@@ -224,12 +225,12 @@ fn look_at_prompt(
     }
 }
 
-/// Whether the harness stays open after it has finished its prompt.
+/// Whether the harness keeps running after it has finished its prompt.
 fn stays_open(spec: &AgentSpec) -> bool {
     let stays = |prompt: &[u8]| spec.harness.stays_open(&spec.args, spec.interactive, prompt);
     match &spec.prompt {
         Some(Prompt::Text(text)) => stays(text.as_bytes()),
-        // What it holds is seen later; most prompts are like this one.
+        // The content is seen later; most prompts are like this one.
         Some(Prompt::File(_)) => stays(b"words"),
         None => false,
     }
@@ -273,15 +274,15 @@ fn read_policy(fields: &mut Fields<'_>) -> Policy {
     }
 }
 
-/// What an entry is called before its replicas are counted.
+/// The name of an entry before its replicas are numbered.
 enum Base {
     Known(Name),
-    /// Most likely this, and listed as this, but whom it means is not known.
+    /// The entry is listed under this likely name, but which agents it means is unknown.
     Guessed(Name),
     Unknown,
 }
 
-/// What each entry is called.
+/// The base name of each entry.
 fn base_names(drafts: &[Draft<'_>]) -> Vec<Base> {
     let mut unnamed: HashMap<&str, u64> = HashMap::new();
     for draft in drafts {
@@ -297,7 +298,7 @@ fn base_names(drafts: &[Draft<'_>]) -> Vec<Base> {
             *number += 1;
             let is_only_one = unnamed.get(harness.name) == Some(&1);
             let name = if is_only_one { Name::try_from(harness.name) } else { numbered(harness.name, *number - 1) };
-            // An entry of which the harness is only guessed uses a number up.
+            // An entry whose harness is only guessed uses up a number.
             match name {
                 Ok(name) if draft.harness.is_some() => Base::Known(name),
                 Ok(name) => Base::Guessed(name),
@@ -320,31 +321,31 @@ fn numbered(base: &str, number: u64) -> Result<Name, InvalidName> {
     Name::try_from(format!("{base}-{number}").as_str())
 }
 
-/// The agents so far, and which names and sessions they have.
+/// The agents so far, and the names and sessions in use.
 #[derive(Default)]
 struct Roster {
     entries: Vec<Entry>,
     findings: Vec<Finding>,
     incomplete: bool,
-    /// Whether it was said that an agent never ends. Once is enough: those who mean it have many such entries.
+    /// Whether the warning about agents that never end was given. Once is enough: those who want that have many such entries.
     is_stay_told: bool,
-    /// Entries that do not tell which agents they mean.
+    /// Entries that do not say which agents they mean.
     unplaced: Vec<Unplaced>,
-    /// Agents declared, those with a taken name counted.
+    /// How many agents are declared, counting those whose name is taken.
     declared: usize,
-    /// The bytes that their arguments and variables take.
+    /// The bytes that the arguments and variables of all agents take.
     size: usize,
-    /// The line at which each name, in its key form, was first given.
+    /// The line at which each name, as a key, was first used.
     names: HashMap<Key, usize>,
-    /// The same for sessions.
+    /// The line at which each session was first used.
     sessions: HashMap<Name, usize>,
 }
 
-/// An entry that does not say which agents it means, listed so that a person finds it.
+/// An entry that does not say which agents it means, listed so that its author finds it.
 struct Unplaced {
     /// How many entries come before it.
     at: usize,
-    /// What it is called, as far as that can be told.
+    /// Its name, as far as it can be determined.
     name: Name,
     harness: Option<&'static Harness>,
     error: String,
@@ -388,7 +389,7 @@ impl Roster {
                 Base::Known(name) | Base::Guessed(name) => Some(name),
                 Base::Unknown => spelled("name").or_else(|| spelled("harness")).or_else(|| as_name("unnamed")),
             };
-            // Noted by whatever kept it from telling.
+            // Recorded together with what kept the entry from saying it.
             let error = spec.err().or_else(|| draft.fields.errors()).unwrap_or_default();
             self.unplaced.extend(name.map(|name| Unplaced { at: self.entries.len(), name, harness, error }));
             self.findings.extend(draft.fields.into_findings());
@@ -428,8 +429,9 @@ impl Roster {
         }
     }
 
-    /// Lists the entries that do not tell which agents they mean, where they are in the file. They get no name that another has: where
-    /// one is taken, a number is appended.
+    /// Inserts the entries that do not say which agents they mean, in the order of the file.
+    ///
+    /// If the name of one is taken, a number is appended.
     fn list_unplaced(&mut self) {
         let mut next: HashMap<Key, u64> = HashMap::new();
         let mut listed = Vec::new();
@@ -467,7 +469,7 @@ fn size(spec: &AgentSpec) -> usize {
     prompt + texts.map(String::len).chain(values).map(|length| length + size_of::<String>()).sum::<usize>()
 }
 
-/// Takes something that only one may have; the line of who has it, if it is taken.
+/// Claims something that must be unique; returns the line of its owner if it is taken.
 fn claim<K: Eq + Hash>(taken: &mut HashMap<K, usize>, wanted: K, line: usize) -> Result<(), usize> {
     match taken.entry(wanted) {
         hash_map::Entry::Occupied(holder) => Err(*holder.get()),

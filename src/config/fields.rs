@@ -1,6 +1,6 @@
-//! One entry's table, read field by field: each reader gives the value, or notes what is wrong with it and where.
+//! Reads one entry's table field by field: each reader returns the value, or records what is wrong with it and where.
 //!
-//! A field that is absent, or an empty string, is not set: readers then give `None` without a note.
+//! A field that is absent or an empty string is not set: its reader returns `None` and records nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -23,7 +23,7 @@ use crate::text::suggest::nearest;
 
 type Value<'a> = Spanned<DeValue<'a>>;
 
-/// What this version reads.
+/// The fields that this version reads.
 pub(super) const KNOWN: &[&str] = &[
     "name",
     "harness",
@@ -49,13 +49,13 @@ pub(super) const KNOWN: &[&str] = &[
     "cpu",
 ];
 
-/// What other programs read from the same entry; none of this daemon's business.
+/// Fields that other programs read from the same entry. agentd ignores them.
 pub(super) const FOREIGN: &[&str] = &["extra_packages"];
 
 /// The longest part of a name or key that a finding repeats, in characters.
 const QUOTED: usize = 40;
 
-/// The table of one entry, and what was found in it so far.
+/// The table of one entry, and the findings in it so far.
 pub(super) struct Fields<'a> {
     table: &'a DeTable<'a>,
     start: usize,
@@ -64,12 +64,12 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// `start` is the offset of the entry's header.
+    /// Begins to read a table. `start` is the offset of the entry's header.
     pub(super) fn new(table: &'a DeTable<'a>, start: usize, places: &'a Places<'a>) -> Self {
         Self { table, start, places, findings: Vec::new() }
     }
 
-    /// Where a field's value is; where the entry begins, if it has no such field.
+    /// The position of a field's value, or of the entry if it has no such field.
     pub(super) fn place(&self, key: &str) -> usize {
         self.table.get(key).map_or(self.start, |value| value.span().start)
     }
@@ -92,7 +92,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// All errors so far as one text, in the order of the file; `None` if the entry is good.
+    /// All errors so far as one text, in the order of the file; `None` if the entry is valid.
     pub(super) fn errors(&self) -> Option<String> {
         let mut errors: Vec<_> = self.findings.iter().filter(|finding| finding.severity == Severity::Error).collect();
         errors.sort_by_key(|finding| (finding.line, finding.column));
@@ -103,7 +103,7 @@ impl<'a> Fields<'a> {
         self.findings
     }
 
-    /// Notes the keys that nobody reads.
+    /// Records warnings about unknown keys.
     pub(super) fn unknown_keys(&mut self) {
         for key in self.table.keys() {
             let (at, key) = (key.span().start, key.get_ref().as_ref());
@@ -119,17 +119,17 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Whether the field is given, well or badly.
+    /// Whether the field is set, to a valid value or not.
     pub(super) fn is_set(&self, key: &str) -> bool {
         self.value(key).is_some()
     }
 
-    /// The field as far as it is a string, without a note if it is not.
+    /// The field if it is a string. Records nothing.
     pub(super) fn peek(&self, key: &str) -> Option<&'a str> {
         self.value(key)?.get_ref().as_str()
     }
 
-    /// The field as it may have been meant for a name, whatever its type; without a note.
+    /// The field's text as a possible name, whatever its type. Records nothing.
     pub(super) fn spelled(&self, key: &str) -> Option<String> {
         let text = match self.value(key)?.get_ref() {
             DeValue::String(text) => text.as_ref(),
@@ -153,7 +153,7 @@ impl<'a> Fields<'a> {
             .ok()
     }
 
-    /// One of a few words, by its meaning. `refusal` is what an unknown word is called.
+    /// Reads a field that must be one of a few words, and returns the word's meaning. `refusal` describes any other word.
     pub(super) fn word<T: Copy>(&mut self, key: &str, refusal: &str, words: &[(&str, T)]) -> Option<T> {
         let text = self.string(key)?;
         let found = words.iter().find(|(word, _)| *word == text).map(|&(_, meaning)| meaning);
@@ -167,7 +167,7 @@ impl<'a> Fields<'a> {
         found
     }
 
-    /// A program with its first arguments: a string is one program, an array is both.
+    /// Reads a program and its first arguments: a string is a program, an array is both.
     pub(super) fn command(&mut self, key: &str) -> Option<Vec<String>> {
         let value = self.value(key)?;
         let command = match value.get_ref() {
@@ -191,13 +191,13 @@ impl<'a> Fields<'a> {
         (!command.is_empty()).then_some(command)
     }
 
-    /// An array of strings, which may be empty ones.
+    /// Reads an array of strings, which may be empty.
     pub(super) fn strings(&mut self, key: &str) -> Option<Vec<String>> {
         let what = format!("a string in `{key}`");
         self.array(key, "strings", |fields, value| fields.text(&what, value, 0).map(str::to_owned))
     }
 
-    /// An array of names of variables.
+    /// Reads an array of variable names.
     pub(super) fn variable_names(&mut self, key: &str) -> Option<BTreeSet<String>> {
         let what = format!("a name in `{key}`");
         let names = self.array(key, "names", |fields, value| {
@@ -212,7 +212,7 @@ impl<'a> Fields<'a> {
         Some(names.into_iter().collect())
     }
 
-    /// Variables and their values.
+    /// Reads variables and their values.
     pub(super) fn variables(&mut self, key: &str) -> Option<BTreeMap<String, SecretBytes>> {
         let value = self.value(key)?;
         let DeValue::Table(table) = value.get_ref() else {
@@ -260,19 +260,19 @@ impl<'a> Fields<'a> {
         number
     }
 
-    /// A duration, or a whole number of seconds.
+    /// Reads a duration, or a whole number of seconds.
     pub(super) fn duration(&mut self, key: &str) -> Option<Duration> {
         let value = self.value(key)?;
         self.duration_of(key, value)
     }
 
-    /// An array of durations; `None` also when it has none.
+    /// Reads an array of durations; `None` if it is empty.
     pub(super) fn durations(&mut self, key: &str) -> Option<Vec<Duration>> {
         self.array(key, "durations", |fields, value| fields.duration_of(key, value))
             .filter(|durations| !durations.is_empty())
     }
 
-    /// A number of bytes, or a text like `2GiB`. 0 is no limit, as writers that emit every field have it.
+    /// Reads a number of bytes, or a text like `2GiB`. 0 means no limit, for writers that emit every field.
     pub(super) fn memory(&mut self, key: &str) -> Option<u64> {
         let right = "write a size like \"2GiB\" (KiB, MiB, GiB, KB, MB, GB), or a whole number of bytes";
         self.quantity(key, size::MOST, right, |value| match value {
@@ -284,7 +284,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Percent of one processor, from a text like `150%` or a number of processors. 0 is no limit.
+    /// Reads a share of processor time in percent, from a text like `150%` or a number of processors. 0 means no limit.
     pub(super) fn processors(&mut self, key: &str) -> Option<u64> {
         let right = "write a share of one processor like \"150%\", or a number of processors like 1.5";
         self.quantity(key, "18446744073709551615%", right, |value| match value {
@@ -295,7 +295,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// `most` is the largest, in words.
+    /// Reads a quantity. `most` is the largest one, in words.
     fn quantity(
         &mut self,
         key: &str,
@@ -329,7 +329,7 @@ impl<'a> Fields<'a> {
         if text.starts_with('/') {
             return Some(Workdir::Absolute(PathBuf::from(text)));
         }
-        // More slashes would make the rest absolute, and joining it to the home would forget the home.
+        // More slashes would make the rest absolute, and joining would then discard the home.
         let below_home =
             if text == "~" { Some("") } else { text.strip_prefix("~/").map(|rest| rest.trim_start_matches('/')) };
         if below_home.is_none() {
@@ -344,7 +344,7 @@ impl<'a> Fields<'a> {
         self.table.get(key).filter(|value| !is_empty_string(value.get_ref()))
     }
 
-    /// The good elements of an array; `None` if it is no array.
+    /// Reads the valid elements of an array; `None` if the value is not an array.
     fn array<T>(
         &mut self,
         key: &str,
@@ -362,7 +362,8 @@ impl<'a> Fields<'a> {
         Some(array.iter().filter_map(|value| read(self, value)).collect())
     }
 
-    /// A string that the kernel can hand to a program, with `extra` bytes beside it. Its text is not repeated: it may be secret.
+    /// Reads a string that the kernel can pass to a program, with `extra` bytes beside it. Its text is not quoted: it may be
+    /// secret.
     fn text(&mut self, what: &str, value: &'a Value<'a>, extra: usize) -> Option<&'a str> {
         let at = value.span().start;
         let DeValue::String(text) = value.get_ref() else {
@@ -419,7 +420,7 @@ pub(super) fn described(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// A text in quotes, without anything that a terminal would act on, and not at length.
+/// Quotes a text briefly, without anything that a terminal would act on.
 pub(super) fn quoted(text: &str) -> String {
     match text.char_indices().nth(QUOTED) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
@@ -427,7 +428,7 @@ pub(super) fn quoted(text: &str) -> String {
     }
 }
 
-/// `a, b or c`
+/// Joins words: `a, b or c`.
 pub(super) fn alternatives<'a>(words: impl Iterator<Item = &'a str>) -> String {
     let words: Vec<_> = words.collect();
     match words.as_slice() {

@@ -1,16 +1,17 @@
-//! Line and column of a byte offset, as a person counts them.
+//! Line and column of a byte offset.
 
 use super::{Finding, Severity};
 
-/// Characters are counted up to every so many bytes in advance, so that a place on a line of megabytes costs no more than others.
+/// The characters before each block of this many bytes are counted in advance, so that a position on a line of megabytes costs no
+/// more than others.
 const BLOCK: usize = 1024;
 
-/// Finds lines and columns in one text.
+/// Finds lines and columns in a text.
 pub(super) struct Places<'a> {
     text: &'a [u8],
-    /// The offset at which each line begins.
+    /// The offset of each line's first byte.
     lines: Vec<usize>,
-    /// The characters that begin before each block.
+    /// The number of characters before each block.
     characters: Vec<usize>,
 }
 
@@ -27,7 +28,7 @@ impl<'a> Places<'a> {
         Self { text, lines: std::iter::once(0).chain(after_newlines).collect(), characters }
     }
 
-    /// Line and column of a byte, both from 1, the column in characters.
+    /// Line and column of a byte, both counted from 1, the column in characters.
     pub(super) fn locate(&self, offset: usize) -> (usize, usize) {
         let offset = offset.min(self.text.len());
         let line = self.lines.partition_point(|&start| start <= offset);
@@ -35,7 +36,7 @@ impl<'a> Places<'a> {
         (line, self.characters_before(offset) - self.characters_before(start) + 1)
     }
 
-    /// A remark on what stands at a byte.
+    /// A finding about the text at a byte.
     pub(super) fn finding(&self, offset: usize, severity: Severity, message: impl Into<String>) -> Finding {
         let (line, column) = self.locate(offset);
         Finding { line, column, severity, message: message.into() }
@@ -47,7 +48,7 @@ impl<'a> Places<'a> {
     }
 }
 
-/// Characters that begin in these bytes of UTF-8.
+/// How many characters begin in these bytes of UTF-8.
 fn count_characters(bytes: &[u8]) -> usize {
     bytes.iter().filter(|&&byte| byte & 0b1100_0000 != 0b1000_0000).count()
 }
@@ -75,7 +76,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_place_is_what_counting_by_hand_gives(text in "[aé\n]{0,3000}", share in 0.0..1.0_f64) {
+        fn positions_equal_those_counted_by_hand(text in "[aé\n]{0,3000}", share in 0.0..1.0_f64) {
             let places = Places::new(&text);
             let offsets: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]

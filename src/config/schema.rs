@@ -1,7 +1,7 @@
 //! The sections of a jcard that declare agents, as JSON Schema, for editors to complete and check.
 //!
-//! Draft 7, and of it only what was in draft 4 already: taplo knows no more, and tombi understands both. Whatever [`parse`] takes
-//! without an error the schema takes; of what it refuses the schema refuses what can be told from a value alone.
+//! Draft 7, but only features that were already in draft 4: taplo supports no more, and tombi supports both. The schema accepts
+//! everything that [`parse`] accepts without an error. Of what [`parse`] refuses, it refuses what can be judged by a value alone.
 //!
 //! [`parse`]: super::parse
 
@@ -28,7 +28,7 @@ pub fn schema() -> Value {
             "agent": { "$ref": "#/definitions/agent" },
             "agents": { "type": "array", "maxItems": MAX_AGENTS, "items": { "$ref": "#/definitions/agent" } },
         },
-        // tombi warns of what is not named unless it is allowed like this. In an entry it is right to.
+        // tombi warns about names that are not listed unless this allows them. In an entry, it should.
         "additionalProperties": true,
         "definitions": {
             "agent": {
@@ -141,7 +141,7 @@ fn number(minimum: u64, maximum: Option<u64>) -> Value {
     schema
 }
 
-/// So many (`*`, `+`) numbers with their units, or seconds.
+/// A pattern for numbers with units, `how_many` of them (`*`, `+`), or for seconds.
 fn duration(how_many: &str) -> Value {
     let pattern = format!("^\\s*(\\+?0|\\+?([0-9.]+\\s*({UNITS})\\s*){how_many})\\s*$");
     json!({ "type": ["string", "integer"], "pattern": pattern, "minimum": 0, "maximum": duration::MAX.as_secs() })
@@ -166,22 +166,22 @@ pub(super) mod tests {
 
     static SCHEMA: LazyLock<Validator> = LazyLock::new(|| jsonschema::draft7::new(&schema()).unwrap());
 
-    /// What is wrong with a jcard for an editor, line by line.
+    /// What an editor with this schema reports about a jcard, line by line.
     pub fn faults(text: &str) -> Vec<String> {
-        // What a library that keeps numbers as 64 bits cannot read no editor can check.
+        // No editor can check what a library with 64-bit numbers cannot read.
         let Ok(document) = toml::from_str::<toml::Value>(text) else { return Vec::new() };
         let document = serde_json::to_value(document).unwrap();
         SCHEMA.iter_errors(&document).map(|error| format!("{}: {error}", error.instance_path())).collect()
     }
 
-    /// What is read without an error is good.
+    /// Asserts that the schema accepts what is read without an error.
     pub fn agrees(text: &str, config: &Config) {
         if config.error().is_none() {
             assert_eq!(faults(text), Vec::<String>::new(), "{text}");
         }
     }
 
-    /// An error that can be told from a value alone is one.
+    /// Asserts that the schema refuses an error that can be judged by a value alone.
     pub fn refuses(text: &str, error: &str) {
         const NOT_OF_A_VALUE: [&str; 6] =
             ["has a NUL character", "bytes long", "no sandbox", "program in `command`", "9999999999", "too small"];
@@ -191,11 +191,11 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn it_is_a_schema_of_draft_7() {
+    fn the_schema_is_valid_draft_7() {
         assert!(jsonschema::draft7::meta::is_valid(&schema()));
     }
 
-    /// The rows of the table of fields in docs/jcard.md: the field, and what it means.
+    /// The rows of the table of fields in docs/jcard.md: the field and its meaning.
     fn table() -> Vec<(String, String)> {
         let page = include_str!("../../docs/jcard.md");
         let lines = page.lines().skip_while(|line| !line.starts_with("| field | type |")).skip(2);
@@ -207,7 +207,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn fields_are_those_read_and_those_documented_word_for_word() {
+    fn fields_are_exactly_those_read_and_documented() {
         let schema = schema();
         let described = schema["definitions"]["agent"]["properties"].as_object().unwrap();
         let mut fields: BTreeSet<&str> = described.keys().map(String::as_str).collect();
@@ -231,24 +231,24 @@ pub(super) mod tests {
     #[case("[agent]\nharness = \"custom\"\nreplicas = 0\n")]
     #[case("[agent]\nharness = \"custom\"\nreplicas = 1001\n")]
     #[case("[agent]\nharness = \"custom\"\nmemory = \"4 giga\"\n")]
-    fn a_mistake_is_one(#[case] text: &str) {
+    fn the_schema_refuses_a_mistake(#[case] text: &str) {
         assert_ne!(faults(text), Vec::<String>::new());
     }
 
     #[test]
-    fn the_example_is_good() {
+    fn the_schema_accepts_the_example() {
         assert_eq!(faults(include_str!("../../examples/jcard.toml")), Vec::<String>::new());
     }
 
     proptest! {
         #[test]
-        fn every_duration_is_one(text in "[ +]?([0-9. ]{1,3} ?(n|u|µ|μ|m|k|min|hour|sec|day|month|y|w)?(s|r)? ?){0,3}") {
+        fn the_schema_accepts_every_duration(text in "[ +]?([0-9. ]{1,3} ?(n|u|µ|μ|m|k|min|hour|sec|day|month|y|w)?(s|r)? ?){0,3}") {
             let refused = !faults(&format!("[agent]\nharness = \"custom\"\ntimeout = {text:?}\n")).is_empty();
             prop_assert!(!refused || duration::parse(&text).is_err(), "{}", text);
         }
 
         #[test]
-        fn every_size_is_one(text in " ?[0-9]{0,3}(\\.[0-9]{0,2})? ?([kmgKMG]?[iI]?[bB]|%)? ?") {
+        fn the_schema_accepts_every_size(text in " ?[0-9]{0,3}(\\.[0-9]{0,2})? ?([kmgKMG]?[iI]?[bB]|%)? ?") {
             for (key, is_one) in [("memory", crate::text::size::parse(&text).is_ok()), ("cpu", crate::text::size::percent(&text).is_ok())] {
                 let refused = !faults(&format!("[agent]\nharness = \"custom\"\n{key} = {text:?}\n")).is_empty();
                 prop_assert!(!refused || !is_one, "{} = {}", key, text);

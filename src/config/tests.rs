@@ -25,7 +25,7 @@ fn told(config: &Config) -> Vec<String> {
     config.findings.iter().map(ToString::to_string).collect()
 }
 
-/// The only agent of a jcard without any finding.
+/// The only agent of a jcard without findings.
 fn agent(text: &str) -> AgentSpec {
     let config = read(text);
     assert_eq!(told(&config), Vec::<String>::new(), "{text}");
@@ -34,12 +34,12 @@ fn agent(text: &str) -> AgentSpec {
     config.entries[0].spec.clone().unwrap()
 }
 
-/// The agent of an `[agent]` with these lines under its harness.
+/// The agent of an `[agent]` section with these lines after its harness.
 fn agent_with(lines: &str) -> AgentSpec {
     agent(&format!("[agent]\nharness = \"custom\"\n{lines}\n"))
 }
 
-/// What is wrong with the agent of an `[agent]` with these lines from line 3 on; nothing else may be found.
+/// The error of an `[agent]` section with these lines from line 3 on; there must be no other finding.
 fn error_with(lines: &str) -> String {
     let text = format!("[agent]\nharness = \"custom\"\n{lines}\n");
     let config = read(&text);
@@ -66,12 +66,12 @@ mod the_file {
     #[case(" \t\r\n")]
     #[case("\u{feff}")]
     #[case("\u{feff}\n")]
-    fn nothing_but_white_space_is_unusable(#[case] text: &str) {
+    fn a_file_of_white_space_is_unusable(#[case] text: &str) {
         assert!(refusal(text).starts_with("1:1: the file is empty; a jcard without agents still has a section"));
     }
 
     #[test]
-    fn what_is_not_utf_8_is_unusable_and_located() {
+    fn invalid_utf_8_is_unusable_and_located() {
         assert_eq!(refusal(b"[a]\nx = \"\xc3\xa9\xff\"\n"), "2:7: the file is not text in UTF-8; save it as UTF-8");
     }
 
@@ -82,7 +82,7 @@ mod the_file {
     #[case("[agent]\nprompt = \"\"\"sk-secret\n", 3)]
     #[case("[agent]\nprompt = \"a\"\nprompt = \"sk-secret\"\n", 3)]
     #[case("sk-secret\n", 1)]
-    fn what_is_no_toml_is_unusable_located_and_not_quoted(#[case] text: &str, #[case] line: usize) {
+    fn invalid_toml_is_unusable_located_and_not_quoted(#[case] text: &str, #[case] line: usize) {
         let refusal = refusal(text);
         assert!(refusal.starts_with(&format!("{line}:")), "{refusal}");
         assert!(refusal.contains("the file is not valid TOML: "), "{refusal}");
@@ -105,7 +105,7 @@ mod the_file {
     }
 
     #[test]
-    fn a_byte_order_mark_and_crlf_are_taken_and_not_counted() {
+    fn a_byte_order_mark_and_crlf_are_accepted_and_not_counted() {
         let config = read("\u{feff}agent.harness = \"claude-code\"\r\nagent.promt = \"x\"\r\n");
         assert_eq!(names(&config), ["claude-code"]);
         assert_eq!(told(&config), ["2:7: unknown key \"promt\" is ignored; did you mean `prompt`?"]);
@@ -139,7 +139,7 @@ mod the_file {
     }
 
     #[test]
-    fn very_many_errors_are_told_in_part() {
+    fn of_very_many_errors_the_first_are_listed() {
         let config = read(&format!("agents = [{}]\n", "1,".repeat(100_000)));
         assert_eq!(config.findings.len(), MAX_AGENTS + 1);
         assert_eq!(
@@ -152,7 +152,7 @@ mod the_file {
     }
 
     #[test]
-    fn of_one_entry_only_so_many_findings_are_noted() {
+    fn findings_of_one_entry_are_limited() {
         let unknown_keys: String = (0..1_000).fold(String::new(), |text, number| text + &format!("x{number} = 1\n"));
         let config = read(&format!("[agent]\nharness = \"custom\"\nargs = [{}]\n{unknown_keys}", "1,".repeat(1_000)));
         assert_eq!(config.findings.len(), 2 * (MAX_NOTED + 1));
@@ -372,7 +372,7 @@ mod fields {
     #[case("interactive = true", Some(true))]
     #[case("interactive = false", Some(false))]
     #[case("", None)]
-    fn interactive_is_true_false_or_not_said(#[case] line: &str, #[case] expected: Option<bool>) {
+    fn interactive_is_true_false_or_unset(#[case] line: &str, #[case] expected: Option<bool>) {
         let spec = agent(&format!("[agent]\nharness = \"claude-code\"\nprompt = \"x\"\n{line}\n"));
         assert_eq!(spec.interactive, expected);
     }
@@ -402,7 +402,7 @@ mod fields {
     #[case("codex", "prompt = \" \\n\"", "3:10: the `prompt` is nothing but white space; say what there is to do")]
     #[case("gemini-cli", "prompt_file = \"x\"", "2:11: gemini-cli stays at its terminal when it is done with the")]
     #[case("opencode", "prompt = \"x\"", "2:11: opencode stays at its terminal when it is done with the prompt, and")]
-    fn a_prompt_that_may_not_do_what_is_meant_is_warned_of(
+    fn a_prompt_that_may_be_misunderstood_causes_a_warning(
         #[case] harness: &str,
         #[case] lines: &str,
         #[case] warning: &str,
@@ -420,12 +420,12 @@ mod fields {
     #[case("gemini-cli", "prompt = \"fix it\"\ninteractive = true")]
     #[case("opencode", "prompt = \"fix it\"\ninteractive = false")]
     #[case("opencode", "")]
-    fn a_prompt_that_does_what_is_meant_is_not_warned_of(#[case] harness: &str, #[case] lines: &str) {
+    fn a_clear_prompt_causes_no_warning(#[case] harness: &str, #[case] lines: &str) {
         agent(&format!("[agent]\nharness = \"{harness}\"\n{lines}\n"));
     }
 
     #[test]
-    fn that_an_agent_never_ends_is_said_once() {
+    fn the_warning_of_agents_that_never_end_is_given_once() {
         let entry = |name: &str| format!("[[agents]]\nname = \"{name}\"\nharness = \"opencode\"\nprompt = \"x\"\n");
         assert_eq!(told(&read(&(entry("a") + &entry("b")))).len(), 1);
     }
@@ -476,14 +476,14 @@ mod fields {
     }
 
     #[test]
-    fn env_may_be_a_table_of_its_own_or_dotted() {
+    fn env_may_be_a_separate_table_or_dotted() {
         let inline = agent_with("env = { A = \"1\" }");
         assert_eq!(agent_with("env.A = \"1\""), inline);
         assert_eq!(agent_with("[agent.env]\nA = \"1\""), inline);
     }
 
     #[test]
-    fn sandboxed_is_taken_only_when_unsandboxed_is_allowed() {
+    fn sandboxed_is_accepted_only_with_the_unsandboxed_option() {
         let text = "[agent]\nharness = \"custom\"\ntype = \"sandboxed\"\n";
         let config = parse(text.as_bytes(), &Options { unsandboxed: true, ..Options::default() }).unwrap();
         assert_eq!(config.findings, []);
@@ -592,7 +592,7 @@ mod fields {
     }
 
     #[test]
-    fn every_bad_one_of_an_entry_is_told_in_the_order_of_the_file() {
+    fn all_of_an_entry_are_listed_in_the_order_of_the_file() {
         let error = error_with("workdir = \"x\"\nrestart = \"x\"\nargs = [1, \"ok\", 2]\nmax_restarts = -1");
         let places: Vec<_> = error.lines().map(|line| line.split(": ").next().unwrap()).collect();
         assert_eq!(places, ["3:11", "4:11", "5:9", "5:18", "6:16"]);
@@ -603,7 +603,7 @@ mod fields {
     #[case("args = [\"@\"]", 0)]
     #[case("command = [\"x\", \"@\"]", 0)]
     #[case("env = { NAME = \"@\" }", "NAME=".len())]
-    fn a_string_may_be_as_long_as_the_kernel_takes(#[case] line: &str, #[case] extra: usize) {
+    fn a_string_may_be_as_long_as_the_kernel_accepts(#[case] line: &str, #[case] extra: usize) {
         let fits =
             "é".repeat((MAX_ARGUMENT - extra) / 2) + if (MAX_ARGUMENT - extra).is_multiple_of(2) { "" } else { "x" };
         agent_with(&line.replace('@', &fits));
@@ -651,7 +651,7 @@ mod unknown_keys {
     }
 
     #[test]
-    fn of_other_programs_are_no_matter() {
+    fn of_other_programs_are_ignored() {
         agent_with("extra_packages = [\"ripgrep\"]");
     }
 
@@ -708,7 +708,7 @@ mod naming {
     }
 
     #[test]
-    fn of_one_name_in_any_case_the_first_has_it() {
+    fn the_first_of_entries_with_one_name_in_any_case_has_it() {
         let config =
             read("[agent]\nharness = \"custom\"\nname = \"Rev\"\n[[agents]]\nharness = \"codex\"\nname = \"rev\"\n");
         assert_eq!(names(&config), ["Rev"]);
@@ -731,7 +731,7 @@ mod naming {
     }
 
     #[test]
-    fn of_one_session_the_later_entry_is_in_error() {
+    fn the_later_entry_with_the_same_session_is_in_error() {
         let config = read(
             "[[agents]]\nharness = \"custom\"\nname = \"a\"\nsession = \"b\"\n[[agents]]\nharness = \"custom\"\nname = \"b\"\n\
              [[agents]]\nharness = \"custom\"\nname = \"c\"\nsession = \"B\"\n",
@@ -803,14 +803,14 @@ mod naming {
     #[case::misspelt_harness("harness = \"claude\"", "claude-code")]
     #[case::unknown_harness("harness = \"no pe\"", "no_pe")]
     #[case::nothing("prompt = \"x\"", "unnamed")]
-    fn lists_an_entry_that_does_not_tell_under_its_likely_name(#[case] lines: &str, #[case] name: &str) {
+    fn lists_an_unnamed_entry_under_its_likely_name(#[case] lines: &str, #[case] name: &str) {
         let config = read(&format!("[[agents]]\n{lines}\n"));
         assert_eq!(names(&config), [name]);
         assert!(config.entries[0].spec.is_err() && !config.complete);
     }
 
     #[test]
-    fn an_entry_that_does_not_tell_takes_nobodys_name() {
+    fn an_unnamed_entry_does_not_take_the_name_of_another() {
         let bad = "[[agents]]\nharness = \"custom\"\nname = \"rev\"\nreplicas = 0\n";
         let good = "[[agents]]\nharness = \"custom\"\nname = \"Rev\"\n";
         let config = read(&[bad, good, bad].concat());
@@ -819,7 +819,7 @@ mod naming {
     }
 
     #[test]
-    fn very_many_entries_of_one_bad_name_are_listed_in_time() {
+    fn many_entries_with_one_bad_name_are_listed_quickly() {
         let bad = "[[agents]]\nharness = \"custom\"\nname = \"é\"\n";
         let config = read(&bad.repeat(MAX_AGENTS));
         assert_eq!((config.entries.len(), config.entries[MAX_AGENTS - 1].name.as_str()), (MAX_AGENTS, "_-10000"));
@@ -834,7 +834,7 @@ mod naming {
     }
 
     #[test]
-    fn a_number_of_agents_beyond_reason_is_refused() {
+    fn an_excessive_number_of_agents_is_refused() {
         let entry = |number| format!("[[agents]]\nharness = \"custom\"\nname = \"a{number}\"\nreplicas = 1000\n");
         let config = read(&(0..11).map(entry).collect::<String>());
         assert_eq!((config.entries.len(), names(&config)[MAX_AGENTS]), (MAX_AGENTS + 1, "a10"));
@@ -845,7 +845,7 @@ mod naming {
     }
 
     #[test]
-    fn replicas_cannot_multiply_an_entry_beyond_all_memory() {
+    fn replicas_cannot_make_an_entry_fill_the_memory() {
         let entry = |name: &str, length: usize| {
             format!(
                 "[[agents]]\nharness = \"custom\"\nname = \"{name}\"\nreplicas = 1000\nprompt = \"{}\"\n",
@@ -941,7 +941,7 @@ mod real_files {
     }
 }
 
-/// Lines of an entry, good and bad, for any harness.
+/// Lines of an entry, valid or not, for any harness.
 fn any_line() -> impl Strategy<Value = String> {
     let key = proptest::sample::select(vec![
         "name",
@@ -1017,7 +1017,7 @@ fn any_jcard() -> impl Strategy<Value = String> {
     })
 }
 
-/// A jcard read, without the places.
+/// A jcard as read, without positions.
 fn without_places(text: &str) -> Config {
     let mut config = read(text);
     for entry in &mut config.entries {
@@ -1034,17 +1034,17 @@ fn without_places(text: &str) -> Config {
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn arbitrary_bytes_cause_no_panic(text in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = parse(&text, &Options::default());
     }
 
     #[test]
-    fn no_text_of_tomls_alphabet_makes_it_panic(text in "(\\[\\[?agents?\\]?\\]\n|[a-z\\[\\]{}=\".,#\n é-]{0,12}){0,8}") {
+    fn arbitrary_toml_characters_cause_no_panic(text in "(\\[\\[?agents?\\]?\\]\n|[a-z\\[\\]{}=\".,#\n é-]{0,12}){0,8}") {
         let _ = parse(text.as_bytes(), &Options::default());
     }
 
     #[test]
-    fn no_cut_makes_it_panic_and_every_finding_is_in_the_file(text in any_jcard(), cut in any::<prop::sample::Index>()) {
+    fn cut_files_cause_no_panic_and_findings_are_inside_them(text in any_jcard(), cut in any::<prop::sample::Index>()) {
         let text = &text[..cut.index(text.len() + 1)];
         let findings = parse(text.as_bytes(), &Options::default()).map_or_else(|findings| findings, |config| config.findings);
         let lines: Vec<_> = text.split('\n').collect();
@@ -1055,7 +1055,7 @@ proptest! {
     }
 
     #[test]
-    fn names_and_sessions_are_unique_and_errors_are_told(text in any_jcard()) {
+    fn names_and_sessions_are_unique_and_errors_are_listed(text in any_jcard()) {
         let config = read(&text);
         let keys: BTreeSet<_> = config.entries.iter().map(|entry| entry.name.key()).collect();
         prop_assert_eq!(keys.len(), config.entries.len());
@@ -1075,7 +1075,7 @@ proptest! {
     #[test]
     fn an_entry_never_changes_those_before_it(text in any_jcard(), last in any_entry()) {
         let before = read(&text);
-        // Another entry without a name would rightly number the ones before.
+        // Another entry without a name would change the numbers of those before.
         let after = read(&format!("{text}[[agents]]\nname = \"last\"\n{}", last.replace("name = ", "#")));
         prop_assert_eq!(&after.entries[..before.entries.len()], &before.entries[..]);
     }

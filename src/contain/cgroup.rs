@@ -46,7 +46,7 @@ use crate::sys::procfs::{self, Mount};
 use crate::sys::systemd;
 use crate::wire::status::{Resources, Usage};
 
-/// How long a killed group may take to be empty. Only a process stuck in the kernel takes long.
+/// How long a killed group may take to become empty. Only a process stuck in the kernel takes long.
 const EMPTY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long systemd may take to put a process into a scope.
@@ -64,10 +64,10 @@ const TREE: &str = "tree";
 /// Why a group cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Groups are root's.
+    /// Only root can create groups.
     #[error("only root can make control groups")]
     NotRoot,
-    /// A name would be too long for systemd.
+    /// The name would be too long for systemd.
     #[error("the path of the state directory is too long for the names of scopes")]
     LongName,
     /// systemd did not put the process into its scope.
@@ -84,12 +84,12 @@ pub enum Error {
     /// The process ended before it was in the group.
     #[error("failed to put process {0} into a control group: it has ended")]
     Ended(i32),
-    /// The group was killed and is still not empty.
+    /// The group was killed but is not empty.
     #[error("failed to empty the control group {}: processes {alive:?} do not die", path.display())]
     Alive {
         /// The group.
         path: PathBuf,
-        /// Who is in it.
+        /// The process ids of its members.
         alive: BTreeSet<i32>,
     },
     /// The kernel refused something.
@@ -98,7 +98,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether this machine has no groups for agentd at all, as opposed to groups that were lost.
+    /// Whether this machine has no groups for agentd at all, as opposed to groups that became unavailable.
     pub fn is_of_the_place(&self) -> bool {
         match self {
             Self::NotRoot | Self::Mount(mount::Error::NotMounted) => true,
@@ -111,7 +111,7 @@ impl Error {
     }
 }
 
-/// The group that holds those of a daemon's agents.
+/// The group that contains the groups of a daemon's agents.
 #[derive(Debug)]
 pub struct Cgroups {
     /// The daemon's own group.
@@ -121,29 +121,30 @@ pub struct Cgroups {
     mount: Mount,
 }
 
-/// Whose control group a process is in. Nobody but root can put it into another.
+/// The owner of a process's control group. Only root can move a process to another group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose {
-    /// That of the agent that was asked about.
+    /// The agent in question.
     Its,
-    /// That of another agent.
+    /// Another agent.
     Anothers,
-    /// No agent's.
+    /// No agent.
     Nobodys,
 }
 
-/// Who makes and removes an agent's group.
+/// What creates and removes an agent's group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Arranger {
-    /// This daemon, and the one that holds them all with the last handle, if it is empty then.
+    /// This daemon. The containing group is removed with the last handle, if it is empty then.
     Daemon,
-    /// systemd. The names of scopes end so, before `.scope`.
+    /// systemd. The names of scopes have this suffix before `.scope`.
     Systemd { suffix: String },
 }
 
 impl Cgroups {
-    /// Makes the group, or finds that of an earlier daemon with this state directory. Tells two daemons apart by its path, which
-    /// must be absolute.
+    /// Creates the group, or finds that of an earlier daemon with this state directory.
+    ///
+    /// Two daemons are distinguished by the path of the state directory, which must be absolute.
     pub fn of(state_dir: &Path) -> Result<Self, Error> {
         if !Uid::effective().is_root() {
             return Err(Error::NotRoot);
@@ -158,7 +159,7 @@ impl Cgroups {
             if suffix.len() > LONGEST_SUFFIX {
                 return Err(Error::LongName);
             }
-            // systemd itself is in this one, at the top of all of its own.
+            // systemd itself is in this group, at the top of all its groups.
             let init = group_of("1")?;
             let top = if init.ends_with("init.scope") { init.parent().unwrap_or(&init) } else { &init };
             let directory = mount.place(&top.join(scope::SLICE)).ok_or(mount::Error::NotMounted)?;
@@ -169,12 +170,12 @@ impl Cgroups {
         Ok(Self { own, directory, arranger: Arranger::Daemon, mount })
     }
 
-    /// Where it is.
+    /// The group's directory.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// The name of the scope of the agent with this key, where systemd arranges groups.
+    /// The name of the scope of the agent with this key, if systemd arranges groups.
     pub fn scope(&self, key: &Key) -> Option<String> {
         match &self.arranger {
             Arranger::Daemon => None,
@@ -182,10 +183,10 @@ impl Cgroups {
         }
     }
 
-    /// Whose group the process is in; `key` is the agent's that is asked about. It must not have ended.
+    /// The owner of the process's group; `key` belongs to the agent in question. The process must not have ended.
     pub fn whose(&self, key: &Key, process: &Process) -> Result<Whose, Error> {
         let group = group_of(&process.pid().to_string())?;
-        // Asked last: the id was the process's all along.
+        // Checked last: the id was this process's all along.
         if !process.lives().unwrap_or(false) {
             return Err(Error::Ended(process.pid()));
         }
@@ -199,7 +200,7 @@ impl Cgroups {
         })
     }
 
-    /// The group of the agent with this key, whether it is there or not.
+    /// The group of the agent with this key, whether it exists or not.
     pub fn agent(&self, key: &Key) -> Cgroup {
         let scope = self.scope(key);
         let directory = self.directory.join(scope.as_deref().unwrap_or(key.as_str()));
@@ -210,7 +211,7 @@ impl Cgroups {
 impl Drop for Cgroups {
     fn drop(&mut self) {
         if self.arranger == Arranger::Daemon {
-            // Fails where agents go on without this daemon.
+            // Fails if agents outlive this daemon.
             let _ = fs::remove_dir(&self.directory);
         }
     }
@@ -219,10 +220,10 @@ impl Drop for Cgroups {
 /// One agent's group.
 #[derive(Debug)]
 pub struct Cgroup {
-    /// Where who is in it by mistake is put.
+    /// The group for processes that are in it by mistake.
     outside: PathBuf,
     directory: PathBuf,
-    /// Whether systemd makes and removes it.
+    /// Whether systemd creates and removes it.
     is_scope: bool,
 }
 
@@ -230,11 +231,12 @@ impl Cgroup {
     /// Warms up the kernel's path for [`Cgroup::admit`]. The first move of a process costs about ten milliseconds, because the kernel
     /// waits for all processors; a second one soon after does not. So this process is moved to where it already is.
     pub fn make_ready(&self) {
-        // Without it moving the launcher takes its time.
+        // If this fails, moving the launcher takes longer.
         let _ = enter(&self.outside, getpid().as_raw());
     }
 
-    /// Makes the group and puts a launcher into it that has started nothing yet. Where it is a scope, systemd has been asked to.
+    /// Creates the group and moves a launcher into it that has started nothing yet. If the group is a scope's, systemd was asked
+    /// to do so.
     pub fn admit(&self, launcher: &Process) -> Result<(), Error> {
         if self.is_scope {
             self.await_in_scope(launcher)?;
@@ -270,7 +272,7 @@ impl Cgroup {
         }
     }
 
-    /// The resources that it uses now.
+    /// The resources that it uses at the moment.
     pub fn resources(&self) -> Resources {
         let file = |name: &str| read(&self.directory.join(name)).ok();
         let number = |name: &str| procfs::number(file(name)?.trim_ascii());
@@ -305,7 +307,7 @@ impl Cgroup {
         self.directory.join(TREE)
     }
 
-    /// Moves a process there by its id, which must not be another's by then.
+    /// Moves a process into a group by its id, which must still be its own afterwards.
     fn put(&self, process: &Process, group: &Path) -> Result<(), Error> {
         let lives = || process.lives().unwrap_or(false);
         if !lives() {
@@ -318,7 +320,8 @@ impl Cgroup {
         self.put_out(group, process)
     }
 
-    /// Whoever has the id of a launcher that has ended, if anybody, came in by mistake; the launcher itself left nobody there.
+    /// Moves out a process that has the id of a launcher that has ended: it got in by mistake. The launcher left no descendants
+    /// there.
     fn put_out(&self, group: &Path, launcher: &Process) -> Result<(), Error> {
         for stranger in processes(group).unwrap_or_default() {
             enter(&self.outside, stranger)?;
@@ -350,7 +353,7 @@ fn enter(group: &Path, pid: i32) -> Result<(), Error> {
     Ok(fs::write(&path, pid.to_string()).map_err(PathError::of("move a process with", &path))?)
 }
 
-/// Kills all in the group and below, and waits until they are dead.
+/// Kills everything in the group and below, and waits until it is dead.
 fn empty(group: &Path) -> Result<(), Error> {
     let limit = Instant::now() + EMPTY_TIMEOUT;
     let mut wait = Duration::ZERO;
@@ -365,8 +368,8 @@ fn empty(group: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Kills all in the group and below, and all that is being forked there; where the kernel is too old for that, those that were
-/// there when it was asked.
+/// Kills everything in the group and below, including processes that are being forked. On kernels too old for that, kills those
+/// that were there when listed.
 fn kill(group: &Path) -> Result<(), Error> {
     let path = group.join("cgroup.kill");
     match fs::write(&path, "1") {
@@ -377,15 +380,15 @@ fn kill(group: &Path) -> Result<(), Error> {
     }
 }
 
-/// A group, and what may be below it.
+/// A group, and the group that may be below it.
 fn parts(group: &Path) -> [PathBuf; 2] {
     [group.to_owned(), group.join(TREE)]
 }
 
-/// Kills those directly in the group.
+/// Kills the processes directly in the group.
 fn kill_each(group: &Path) -> Result<(), Error> {
     let held: Vec<Process> = processes(group)?.into_iter().filter_map(|pid| Process::open(pid).ok()).collect();
-    // Read again with the processes in hand: an id in it is theirs if they live after that.
+    // Read again while the processes are held: an id in the list is theirs if they are alive afterwards.
     let present = processes(group)?;
     for process in held.iter().filter(|process| present.contains(&process.pid())) {
         if process.lives().unwrap_or(false) {
@@ -395,12 +398,12 @@ fn kill_each(group: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether that is what the kernel says of a group that is not there, or no more.
+/// Whether this error means that the group does not exist, or no longer does.
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ENODEV as i32)
 }
 
-/// Whether nobody is in the group or below, at the end of that time at the latest. Nobody is in one that is not there.
+/// Whether the group and those below become empty within that time. A group that does not exist is empty.
 fn is_empty_within(group: &Path, time: Duration) -> Result<bool, Error> {
     let path = group.join("cgroup.events");
     let limit = Instant::now() + time;
@@ -417,7 +420,7 @@ fn is_empty_within(group: &Path, time: Duration) -> Result<bool, Error> {
             if left.is_zero() {
                 return Ok(false);
             }
-            // It has something new to say since it was read.
+            // The file has changed since it was read.
             let mut descriptors = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
             match poll(&mut descriptors, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
                 Ok(_) | Err(Errno::EINTR) => {}
@@ -426,7 +429,7 @@ fn is_empty_within(group: &Path, time: Duration) -> Result<bool, Error> {
         }
     };
     match wait() {
-        // It was removed, as systemd does with a scope's at once.
+        // The group was removed, as systemd does at once with a scope's.
         Err(source) if is_gone(&source) => Ok(true),
         result => Ok(result.map_err(PathError::of("wait with", &path))?),
     }
@@ -441,7 +444,7 @@ mod tests {
     use crate::agent::name::key;
     use crate::sys::process::until;
 
-    /// Groups of this test's own; none where they cannot be had, which is not what is tested here.
+    /// Groups for this test; `None` where they are not available, which this does not test.
     fn groups(name: &str) -> Option<Cgroups> {
         let path = std::env::temp_dir().join(format!("agentd-{name}-{}", std::process::id()));
         let groups = Cgroups::of(&path).inspect_err(|error| eprintln!("skipped: {error}")).ok();
@@ -485,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_outside_of_all_groups_is_nobodys() {
+    fn a_process_outside_all_groups_belongs_to_no_agent() {
         let Some(groups) = groups("nobodys") else { return };
         let (mut child, process) = shell("exec sleep 1000");
         assert_eq!(groups.whose(&key("a"), &process).unwrap(), Whose::Nobodys);
@@ -495,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn one_by_one_all_are_killed_too() {
+    fn killing_one_by_one_kills_all() {
         let Some(groups) = groups("one-by-one") else { return };
         let (mut child, launcher) = shell("read go; setsid sleep 1000 & wait");
         let (group, bystander) = (groups.agent(&key("a")), shell("exec sleep 1000"));
@@ -517,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_ended_is_not_admitted_and_nobody_in_its_place() {
+    fn an_ended_launcher_is_not_admitted_nor_is_a_reuser_of_its_id() {
         let Some(groups) = groups("ended") else { return };
         // It ends when its standard input is closed, as it is by the wait.
         let (mut child, launcher) = shell("read line");
@@ -529,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_group_goes_with_its_daemon() {
+    fn an_empty_group_is_removed_with_its_daemon() {
         let Some(all) = groups("gone") else { return };
         let (directory, (mut child, launcher)) = (all.directory.clone(), shell("exec sleep 1000"));
         all.agent(&key("a")).admit(&launcher).unwrap();

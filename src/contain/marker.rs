@@ -1,12 +1,13 @@
-//! The marker: an environment variable by which an agent's processes are found again.
+//! The marker: an environment variable that identifies an agent's processes.
 //!
-//! It is used where there are no [control groups](crate::contain::cgroup). What a launcher starts stays below it in the process tree.
-//! When the launcher is killed, though, only the environment of a process that has left the session still shows whose it was. A process
-//! can shed the marker by starting another program without it, so this finds only processes that do not hide.
+//! It is used where there are no [control groups](crate::contain::cgroup). The processes that a launcher starts stay below it in
+//! the process tree. Once the launcher is killed, though, only the environment of a process that has left the session still shows
+//! which agent it belongs to. A process can drop the marker by starting another program without it, so this finds only processes
+//! that do not hide.
 //!
-//! A process that bears the marker is killed only if it also runs as the agent user. Whoever can put the marker on a process of that
-//! user could kill it anyway. A harness leads a session and started everything in it, so the whole session is killed, too, with the
-//! marker or without.
+//! A process with the marker is killed only if it also runs as the agent user. A process that could put the marker on another
+//! process of that user could kill it anyway. A harness leads a session and started everything in it, so the whole session is
+//! killed, too, with or without the marker.
 //!
 //! A scan goes through all processes. Many agents may end at once, so one scan serves all callers who asked before it began. Only one
 //! runs at a time, outside of the async runtime's thread.
@@ -29,26 +30,26 @@ use crate::sys::blocking;
 use crate::sys::process::{self, Process};
 use crate::sys::secret_bytes::SecretBytes;
 
-/// The variable.
+/// The name of the variable.
 pub const VARIABLE: &str = "AGENTD_AGENT";
 
-/// How many scans in a row must find nothing: in the middle of an `execve(2)` a process shows no environment.
+/// How many scans in a row must find nothing: during an `execve(2)`, a process shows no environment.
 const LOOKS: u32 = 2;
 
-/// How long what was killed may take to die.
-const TO_DIE: Duration = Duration::from_secs(10);
+/// How long killed processes may take to die.
+const DEATH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The pause before the next scan when the system lacks resources for one.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// How much of an environment is looked at at once.
+/// How much of an environment is read at a time.
 const CHUNK: usize = 64 << 10;
 
-/// Why processes that bear the marker may still be alive.
+/// Why processes with the marker may still be alive.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// They were killed, and do not die.
-    #[error("failed to kill everything that bears its marker within {}", humantime::format_duration(TO_DIE))]
+    /// The processes were killed, but do not die.
+    #[error("failed to kill everything that bears its marker within {}", humantime::format_duration(DEATH_TIMEOUT))]
     Alive,
     /// The system lacks resources for a scan.
     #[error("failed to look for processes that bear its marker: {0}")]
@@ -61,21 +62,22 @@ pub struct EnvironMarker {
     /// The variable, and its value up to the agent's key.
     prefix: Vec<u8>,
     requests: mpsc::UnboundedSender<Asked>,
-    /// Why the last look failed, if it did.
+    /// Why the last scan failed, if it did.
     trouble: watch::Receiver<Option<String>>,
 }
 
 #[derive(Debug)]
 struct Asked {
     key: Key,
-    /// Looks in a row that found nothing.
+    /// How many scans in a row found nothing.
     clean: u32,
     done: oneshot::Sender<()>,
 }
 
 impl EnvironMarker {
-    /// Those of the daemon with this state directory, and of the one after it, on processes of this user. Must be called inside
-    /// the async runtime.
+    /// The marker of the agents of the daemon with this state directory, and of its successors, on processes of this user.
+    ///
+    /// Must be called inside the async runtime.
     pub fn new(state_dir: &Path, user: Uid) -> Self {
         let prefix = [VARIABLE.as_bytes(), b"=", state_dir.as_os_str().as_bytes(), b":"].concat();
         let marks = prefix.clone();
@@ -93,28 +95,28 @@ impl EnvironMarker {
         SecretBytes::from([&self.prefix[VARIABLE.len() + 1..], key.as_str().as_bytes()].concat())
     }
 
-    /// Kills the processes that bear the agent's marker, until none is left.
+    /// Kills the processes with the agent's marker, until none is left.
     pub async fn clear(&self, key: &Key) -> Result<(), Error> {
         let (done, finished) = oneshot::channel();
         // Fails only when the daemon is ending.
         let _ = self.requests.send(Asked { key: key.clone(), clean: 0, done });
-        match timeout(TO_DIE, finished).await {
+        match timeout(DEATH_TIMEOUT, finished).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(self.trouble.borrow().clone().map_or(Error::Alive, Error::Look)),
         }
     }
 }
 
-/// What a look has found and killed.
+/// The result of a scan.
 #[derive(Debug, Default)]
 struct Found {
-    /// The keys of those that had something left.
+    /// The keys of agents that had processes left.
     keys: BTreeSet<Key>,
-    /// Whether the kernel refused to show root the environment of a process of the user's.
+    /// Whether the kernel did not let root read the environment of a process of the user.
     refused: bool,
 }
 
-/// Scans for as long as somebody asks.
+/// Scans for as long as there are requests.
 async fn keep(
     mut inbox: mpsc::UnboundedReceiver<Asked>,
     trouble: watch::Sender<Option<String>>,
@@ -132,15 +134,15 @@ async fn keep(
             }
         }
         open.extend(std::iter::from_fn(|| inbox.try_recv().ok()));
-        // Who has stopped waiting needs no look.
+        // A caller that has stopped waiting needs no scan.
         open.retain(|asked| !asked.done.is_closed());
         let keys = open.iter().map(|asked| asked.key.clone()).collect();
         let look = look.clone();
         let found = blocking::run(move || look(&keys)).await.flatten();
         trouble.send_replace(found.as_ref().err().map(ToString::to_string));
         let Ok(found) = found else {
-            // Nothing was found out.
-            sleep(LOOK_AGAIN).await;
+            // This scan says nothing.
+            sleep(RETRY_PAUSE).await;
             continue;
         };
         if found.refused && !std::mem::replace(&mut warned, true) {
@@ -151,25 +153,25 @@ async fn keep(
         }
         for asked in std::mem::take(&mut open) {
             match if found.keys.contains(&asked.key) { 0 } else { asked.clean + 1 } {
-                // Fails only if nobody waits any more.
+                // Fails only if the caller has stopped waiting.
                 LOOKS => drop(asked.done.send(())),
                 clean => open.push(Asked { clean, ..asked }),
             }
         }
-        // What was killed needs a moment to die, and what does not die ever more.
+        // Killed processes need a moment to die; those that do not die are killed less and less often.
         in_vain = if found.keys.is_empty() { 0 } else { LONGEST_PAUSE.min(in_vain + 1) };
         sleep(Duration::from_millis(in_vain.into())).await;
     }
 }
 
-/// Kills what bears the mark of one of these agents. An error means that not all could be looked at.
+/// Kills processes with the marker of one of these agents. An error means that not all could be examined.
 fn look(prefix: &[u8], user: Uid, keys: &BTreeSet<Key>) -> io::Result<Found> {
     let (mut found, mut failure) = (Found::default(), Ok(()));
     let mut buffer = Zeroizing::new(vec![0; CHUNK]);
     let by_root = Uid::effective().is_root();
     let own = getpid().as_raw();
     process::each(|pid| {
-        // A process that may not be dumped is root's in the eyes of the file system; others are whose they are.
+        // A process that may not be dumped belongs to root according to the file system; others belong to their user.
         let owner = fs::metadata(format!("/proc/{pid}")).map(|metadata| Uid::from_raw(metadata.uid()));
         if pid == own || !owner.is_ok_and(|owner| owner == user || by_root && owner.is_root()) {
             return;
@@ -178,7 +180,7 @@ fn look(prefix: &[u8], user: Uid, keys: &BTreeSet<Key>) -> io::Result<Found> {
             Ok(Some(key)) => {
                 match Process::open(pid) {
                     Ok(process) => {
-                        // Asked again now that it cannot be another one.
+                        // Checked again now that the process is held.
                         let still = marked(pid, prefix, keys, &mut buffer);
                         if still.is_ok_and(|still| still.as_ref() == Some(&key))
                             && process.runs_as(user).unwrap_or(false)
@@ -186,7 +188,7 @@ fn look(prefix: &[u8], user: Uid, keys: &BTreeSet<Key>) -> io::Result<Found> {
                             if process.leads_session() {
                                 process.identity().kill_session(user);
                             }
-                            // One that cannot be killed is found again.
+                            // A process that cannot be killed is found again.
                             let _ = process.kill();
                             found.keys.insert(key);
                         }
@@ -206,11 +208,11 @@ fn look(prefix: &[u8], user: Uid, keys: &BTreeSet<Key>) -> io::Result<Found> {
     failure.map(|()| found)
 }
 
-/// The first of these keys whose mark a process bears.
+/// The first of these keys whose marker the process has.
 fn marked(pid: i32, prefix: &[u8], keys: &BTreeSet<Key>, buffer: &mut [u8]) -> io::Result<Option<Key>> {
     /// More than an environment can have (`execve(2)`).
     const MOST: u64 = 16 << 20;
-    /// What a piece has in common with the one before it: more than a mark that the first one cuts short.
+    /// How much a piece shares with the one before it: more than a marker that was cut short.
     const OVERLAP: usize = 2 * Name::MAX_LENGTH;
     let environment = File::open(format!("/proc/{pid}/environ"))?;
     let mut offset = 0;
@@ -234,7 +236,7 @@ fn marked(pid: i32, prefix: &[u8], keys: &BTreeSet<Key>, buffer: &mut [u8]) -> i
     Ok(None)
 }
 
-/// The first of these keys whose mark stands in a piece of an environment. What is cut short at either end is none.
+/// The first of these keys whose marker is in a piece of an environment. A marker that is cut short at either end does not count.
 fn find(piece: &[u8], is_first: bool, is_last: bool, prefix: &[u8], keys: &BTreeSet<Key>) -> Option<Key> {
     let mut variables = piece.split(|&byte| byte == 0);
     if !is_first {
@@ -271,7 +273,7 @@ mod tests {
         let mut command = Command::new("sleep");
         command.arg("1000").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.envs(variables.iter().copied()).spawn().unwrap();
-        // It shows none yet while it becomes the program.
+        // A new process shows no environment while it starts the program.
         while fs::read(format!("/proc/{}/environ", child.id())).unwrap().is_empty() {
             std::thread::yield_now();
         }
@@ -291,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_edge_of_a_piece_cuts_short_is_no_mark() {
+    fn a_mark_cut_short_by_the_edge_of_a_piece_does_not_count() {
         let mark = format!("{VARIABLE}={STATE}:rev");
         let found = |is_first, is_last| find(mark.as_bytes(), is_first, is_last, &prefix(), &keys(&["rev"]));
         assert_eq!(found(true, true), Some(key("rev")));
@@ -299,10 +301,10 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_is_found_wherever_it_stands_in_a_large_environment() {
+    fn a_mark_is_found_anywhere_in_a_large_environment() {
         let length = prefix().len() + "rev".len() + 1;
         for before in [1, CHUNK - length, CHUNK - length / 2, CHUNK - 1, CHUNK, CHUNK + 1] {
-            // Sorted by name, as `Command` has them, the filler comes first.
+            // `Command` sorts by name, so the filler comes first.
             let filler = "x".repeat(before.saturating_sub(3));
             let mark = format!("{STATE}:rev");
             let mut child = sleeper(&[("A", &filler), (VARIABLE, &mark)]);
@@ -325,7 +327,7 @@ mod tests {
             sleeper(&[("NO_MARK", &format!("{STATE}:one"))]),
         ];
         assert_eq!(look(&prefix(), Uid::from_raw(54_321), &keys(&["one"])).unwrap().keys, keys(&[]));
-        assert!(mine.try_wait().unwrap().is_none(), "it runs as somebody else");
+        assert!(mine.try_wait().unwrap().is_none(), "it runs as another user");
         assert_eq!(look(&prefix(), Uid::effective(), &keys(&["one", "three"])).unwrap().keys, keys(&["one"]));
         mine.wait().unwrap();
         assert_eq!(look(&prefix(), Uid::effective(), &keys(&["one"])).unwrap().keys, keys(&[]));
@@ -337,12 +339,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_who_ask_at_once_are_served_by_the_same_looks() {
+    async fn concurrent_requests_share_the_same_scans() {
         let looks = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&looks);
         let marks = EnvironMarker::by(prefix(), move |keys| {
             let nth = counted.fetch_add(1, Ordering::Relaxed);
-            // One of them has something left at first.
+            // One of the agents has something left at first.
             let keys = keys.iter().filter(|key| nth < 3 && key.as_str() == "7").cloned().collect();
             Ok(Found { keys, ..Found::default() })
         });
@@ -358,13 +360,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_does_not_die_is_an_error_in_the_end() {
+    async fn a_process_that_does_not_die_is_an_error_after_a_while() {
         let marks = EnvironMarker::by(prefix(), |keys| Ok(Found { keys: keys.clone(), ..Found::default() }));
         assert_eq!(marks.clear(&key("stuck")).await, Err(Error::Alive));
     }
 
     #[tokio::test]
-    async fn a_look_that_failed_has_not_found_that_nothing_is_left() {
+    async fn a_failed_scan_does_not_prove_that_nothing_is_left() {
         let marks = EnvironMarker::by(prefix(), |_| Err(io::Error::from_raw_os_error(24)));
         let mut trouble = marks.trouble.clone();
         let clearing = tokio::spawn(async move { marks.clear(&key("unseen")).await });
@@ -375,7 +377,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_look_that_failed_is_made_up_for() {
+    async fn a_failed_scan_is_repeated() {
         let looks = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&looks);
         let marks = EnvironMarker::by(prefix(), move |_| match counted.fetch_add(1, Ordering::Relaxed) {

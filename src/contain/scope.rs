@@ -1,4 +1,4 @@
-//! An agent's control group as a transient scope of systemd's.
+//! An agent's control group as a transient systemd scope.
 
 use std::time::Duration;
 
@@ -8,21 +8,22 @@ use zbus::Variant;
 use crate::agent::spec::Limits;
 use crate::sys::systemd::bus::{ANSWER_TIMEOUT, Error, Systemd};
 
-/// How long is waited for a unit of the same name to be gone.
+/// How often to check whether a unit of the same name is gone.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 
-/// The daemon's own unit, where it is the one that the NixOS module defines.
+/// The daemon's own unit, if it is the one from the NixOS module.
 const SERVICE: &str = "agentd.service";
 
 /// The slice of all agents.
 pub const SLICE: &str = "agentd.slice";
 
-/// Has a process put into a transient scope of its own in [`SLICE`] (`systemd.scope(5)`), whose control group this process may
-/// divide. That it is in is to be seen in its `/proc/PID/cgroup`, which can take some milliseconds more.
+/// Has a process put into a transient scope in [`SLICE`] (`systemd.scope(5)`), whose control group this process may divide.
+///
+/// The process may enter the scope some milliseconds later; its `/proc/PID/cgroup` shows when.
 pub async fn start_scope(
     systemd: &Systemd,
     name: &str,
@@ -37,14 +38,15 @@ pub async fn start_scope(
         ("PIDs", vec![pid].into()),
         ("Delegate", true.into()),
         ("CollectMode", "inactive-or-failed".into()),
-        // When the machine goes down, what is ordered like that is stopped the other way round: agents by their daemon, in peace.
+        // At shutdown, units stop in the reverse order: the daemon then stops its agents in an orderly way.
         ("Before", vec![SERVICE].into()),
         ("CPUAccounting", true.into()),
         ("MemoryAccounting", true.into()),
         ("TasksAccounting", true.into()),
     ];
     properties.extend(settings(limits));
-    // A process that runs out of memory is not to take the others with it. For scopes since 253; earlier versions leave them alone.
+    // A process that runs out of memory must not end the others. Supported for scopes since 253; earlier versions do not end
+    // them.
     let mut with_policy = properties.clone();
     with_policy.push(("OOMPolicy", "continue".into()));
     let no_others: Vec<(&str, Vec<(&str, Variant)>)> = Vec::new();
@@ -56,7 +58,7 @@ pub async fn start_scope(
                 if Instant::now() > limit {
                     return Err(Error::Exists(name.to_owned()));
                 }
-                // The one before, which has ended, is about to be forgotten.
+                // The scope before has ended, and is about to be removed.
                 sleep(RETRY_INTERVAL).await;
             }
             // zbus has a variant of its own for errors of the bus itself, among them that of an unknown property.
@@ -70,14 +72,14 @@ pub async fn start_scope(
     }
 }
 
-/// Changes the limits of a scope that was started so.
+/// Changes the limits of a scope that was started this way.
 pub async fn limit_scope(systemd: &Systemd, name: &str, limits: &Limits) -> Result<(), Error> {
     let body = (name, true, settings(limits).to_vec());
     let changed = systemd.call_manager("change the limits of a scope", "SetUnitProperties", &body);
     changed.await.map_err(|error| if error.is(NO_SUCH_UNIT) { Error::NoUnit(name.to_owned()) } else { error })
 }
 
-/// As properties, see `systemd.resource-control(5)`: the largest number stands for none.
+/// The limits as properties, see `systemd.resource-control(5)`: the largest number means no limit.
 fn settings(limits: &Limits) -> [(&'static str, Variant<'static>); 3] {
     const MICROSECONDS_PER_PERCENT: u64 = 10_000;
     let cpu = limits.cpu.map(|percent| percent.saturating_mul(MICROSECONDS_PER_PERCENT));

@@ -1,6 +1,6 @@
 //! Process trees: finds and kills everything that belongs to an agent, and nothing else.
 //!
-//! A process that an agent started is recognized by what it cannot shake off:
+//! A process that an agent started is recognized by what it cannot change:
 //!
 //! | | found by | until |
 //! |---|---|---|
@@ -46,11 +46,11 @@ const NO_LIMITS: &str = "its limits are not applied: agentd does not run as root
 /// Whether agents have control groups.
 #[derive(Clone, Debug)]
 enum Groups {
-    /// Each has one, from its next launch on.
+    /// Every agent has one, from its next launch on.
     Had(Arc<Cgroups>),
-    /// They are not available here.
+    /// Control groups are not available here.
     NotHere,
-    /// They are not available for this reason; agentd tries again.
+    /// Control groups are not available for this reason; agentd tries again.
     Lost(String),
 }
 
@@ -73,19 +73,19 @@ impl Groups {
 /// Why processes of an agent may still be alive.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// In its control group.
+    /// The control group failed.
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),
-    /// The kernel is busy with it.
+    /// The kernel did not answer in time.
     #[error("failed to arrange its control group within {}", humantime::format_duration(ARRANGE_TIMEOUT))]
     TimedOut,
-    /// The system is short of threads.
+    /// The system lacks threads.
     #[error("failed to arrange its control group: {0}")]
     Thread(io::Error),
-    /// systemd did not make its scope.
+    /// systemd did not create the scope.
     #[error(transparent)]
     Systemd(#[from] systemd::Error),
-    /// With its mark.
+    /// Processes with the marker remain.
     #[error(transparent)]
     Mark(#[from] marker::Error),
 }
@@ -98,15 +98,16 @@ pub struct Trees {
     groups: Arc<Mutex<Groups>>,
     marker: EnvironMarker,
     systemd: Systemd,
-    /// Agents whose processes are all in their control groups. Of other agents that is not known.
+    /// The agents whose processes are all known to be in their control groups.
     contained: Arc<Mutex<BTreeSet<Key>>>,
 }
 
 impl Trees {
-    /// The trees of the daemon with this state directory, and of the one after it, whose agents run as `user`. Must be called
-    /// inside the async runtime.
+    /// The trees of the daemon with this state directory, and of its successors, whose agents run as `user`.
+    ///
+    /// Must be called inside the async runtime.
     pub fn new(state_dir: &Path, user: Uid) -> Self {
-        // However it was named this time. One that is not there serves as well, as long as it stays so.
+        // The same path however it was named. A path that does not exist works as well, as long as it stays that way.
         let absolute = || std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
         let state_dir = state_dir.canonicalize().unwrap_or_else(|_| absolute());
         let (groups, marker) = (Groups::of(&state_dir), EnvironMarker::new(&state_dir, user));
@@ -129,15 +130,15 @@ impl Trees {
         self.systemd.clone()
     }
 
-    /// Tries to set up control groups that were lost, at each of the `rounds`, until they exist or the rounds end. Calls `tell` when
-    /// [`Trees::groups_error`] has changed.
+    /// Tries to set up control groups that became unavailable, at each of the `rounds`, until they exist or the rounds end. Calls
+    /// `tell` when [`Trees::groups_error`] has changed.
     pub async fn recover_groups(self, mut rounds: watch::Receiver<()>, tell: impl Fn()) {
         while let Some(before) = self.groups_error() {
             if rounds.changed().await.is_err() {
                 return;
             }
             let state_dir = Arc::clone(&self.state_dir);
-            // What is not tried for want of a thread is tried with the next round.
+            // If no thread is available, the next round tries again.
             let Ok(groups) = blocking::run(move || Groups::of(&state_dir)).await else { continue };
             *self.lock() = groups;
             let after = self.groups_error();
@@ -150,7 +151,7 @@ impl Trees {
         }
     }
 
-    /// The variable that everything of the agent with this key has in its environment.
+    /// The variable in the environment of all processes of the agent with this key.
     pub fn mark(&self, key: &Key) -> (String, SecretBytes) {
         (marker::VARIABLE.to_owned(), self.marker.value(key))
     }
@@ -163,7 +164,7 @@ impl Trees {
         }
     }
 
-    /// Why agents have no control groups where they could have them, for a person.
+    /// Why agents have no control groups where they could have them, as a message for people.
     pub fn groups_error(&self) -> Option<String> {
         match &*self.lock() {
             Groups::Lost(why) => Some(format!(
@@ -174,7 +175,7 @@ impl Trees {
         }
     }
 
-    /// Why declared limits are not applied where there are no scopes.
+    /// Why declared limits do not apply where there are no scopes.
     fn no_limits(&self) -> String {
         match &*self.lock() {
             Groups::Lost(why) => format!("its limits are not applied: {why}"),
@@ -186,7 +187,7 @@ impl Trees {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whose control group the process is in, as seen by the agent with this key; `None` if there are no groups.
+    /// Whether the process is in the control group of the agent with this key, or of another; `None` if there are no groups.
     pub fn whose(&self, key: &Key, process: &Process) -> Option<Result<Whose, cgroup::Error>> {
         self.groups().map(|cgroups| cgroups.whose(key, process))
     }
@@ -205,8 +206,8 @@ impl Trees {
         tokio::join!(self.clear(key), ready).0
     }
 
-    /// Kills what is left of an agent that has no launcher any more. Those that led its sessions are its launcher and its harness, as
-    /// far as they are known.
+    /// Kills what is left of an agent whose launcher has ended. `leaders` are the known leaders of its sessions: its launcher and
+    /// its harness.
     pub async fn clear_after(&self, key: &Key, leaders: impl IntoIterator<Item = Identity>) -> Result<(), Error> {
         for leader in leaders {
             if !self.contained().contains(key) {
@@ -232,7 +233,7 @@ impl Trees {
         self.contained.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does that outside of the async runtime's thread; nothing where there are no groups.
+    /// Does work on the control group outside of the async runtime's thread; nothing if there are no groups.
     async fn with_cgroup<T: Send + 'static>(
         &self,
         key: &Key,
@@ -245,7 +246,7 @@ impl Trees {
     }
 }
 
-/// The tree of one attempt: its launcher, and all that comes of it. Cheap to clone.
+/// The tree of one attempt: its launcher, and all descendants. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Tree {
     trees: Trees,
@@ -254,8 +255,10 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Makes sure that whatever the launcher starts can be found, and has these limits. Call this before it has started anything.
-    /// Returns why the limits do not apply, for a person, if they do not.
+    /// Makes sure that everything the launcher starts can be found, and has these limits.
+    ///
+    /// Call this before the launcher has started anything. If the limits do not apply, returns the reason, as a message for
+    /// people.
     pub async fn contain(&self, limits: &Limits) -> Option<String> {
         match self.try_to_contain(limits).await {
             Ok(()) if limits.is_any() && self.scope().is_none() => Some(self.trees.no_limits()),
@@ -277,13 +280,13 @@ impl Tree {
         self.trees.with_cgroup(&self.key, move |cgroup| cgroup.admit(&launcher)).await.map(drop)
     }
 
-    /// Changes its limits. Returns why they do not apply, for a person, if they do not.
+    /// Changes the limits. If they do not apply, returns the reason, as a message for people.
     pub async fn limit(&self, limits: &Limits) -> Option<String> {
         match self.scope() {
             Some(scope) => {
                 match scope::limit_scope(&self.trees.systemd, &scope, limits).await {
                     Ok(()) => None,
-                    // It has none because it has no scope.
+                    // Without a scope, it has no limits.
                     Err(systemd::Error::NoUnit(_)) if !limits.is_any() => None,
                     Err(error) => Some(format!("its limits are not applied: {error}")),
                 }
@@ -308,12 +311,12 @@ impl Tree {
         if let Err(error) = self.trees.with_cgroup(&self.key, move |cgroup| cgroup.kill_but(&launcher)).await {
             tracing::warn!(agent = self.key.as_str(), "{error}");
         }
-        // An earlier daemon may not have had a group for it.
+        // An earlier daemon may not have used a group for it.
         let launcher = Arc::clone(&self.launcher);
         blocking::insist(move || launcher.kill_descendants()).await;
     }
 
-    /// Kills what is left of it once its launcher has ended. `harness` led a session, if it is known.
+    /// Kills what is left of it after its launcher has ended. `harness` led a session, if it is known.
     pub async fn clear(&self, harness: Option<Identity>) -> Result<(), Error> {
         self.trees.clear_after(&self.key, [self.launcher.identity()].into_iter().chain(harness)).await
     }

@@ -26,7 +26,7 @@ impl Signals {
     }
 }
 
-/// Obeys signals, forever.
+/// Handles signals, forever.
 pub(super) async fn obey(
     mut signals: Signals,
     on_terminate: OnTerminate,
@@ -36,7 +36,7 @@ pub(super) async fn obey(
     nudges: mpsc::Sender<Nudge>,
 ) {
     loop {
-        // Every arm waits for something that comes again.
+        // Every arm waits for something that recurs.
         let (signal, event) = tokio::select! {
             _ = signals.terminate.recv() => {
                 notifier.stopping();
@@ -50,7 +50,7 @@ pub(super) async fn obey(
                 tracing::info!("SIGHUP: reading everything again");
                 notifier.reloading();
                 let nudges = nudges.clone();
-                // Not to be lost among changes, nor to hold up the next signal.
+                // Sent in a task, so that it is neither lost among changes nor delays the next signal.
                 tokio::spawn(async move { nudges.send(Nudge::Now).await });
                 continue;
             }
@@ -58,12 +58,12 @@ pub(super) async fn obey(
         let is_detach = matches!(event, Event::Detach);
         let what = if is_detach { "leaving all agents to the next daemon" } else { "stopping all agents" };
         tracing::info!("{signal}: {what}");
-        // Nobody listens any more only when the daemon is ending.
+        // Fails only when the daemon is ending.
         drop(events.send(event));
     }
 }
 
-/// Whether the agents are to be left to the next daemon.
+/// Whether to leave the agents to the next daemon.
 async fn detaches(wish: OnTerminate, systemd: &Systemd) -> bool {
     match wish {
         OnTerminate::Stop => false,
@@ -72,7 +72,7 @@ async fn detaches(wish: OnTerminate, systemd: &Systemd) -> bool {
         OnTerminate::Auto => match systemd.job().await {
             Ok(job) => job == Some(Job::Restart),
             Err(error) => {
-                // Work that was lost cannot be brought back; agents that go on can be stopped.
+                // Lost work cannot be restored; agents that continue can still be stopped.
                 tracing::error!("{error}; taking this for a restart");
                 true
             }

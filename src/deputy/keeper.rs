@@ -1,4 +1,4 @@
-//! Keeps a deputy running: starts it, replaces one that does not answer, and hands requests over.
+//! Keeps a deputy running: starts it, replaces one that does not answer, and passes requests to it.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -25,33 +25,34 @@ use crate::sys::watch::Target;
 
 pub(super) type Answer = oneshot::Sender<Result<Reply, Error>>;
 
-/// A request on its way to the deputy.
+/// A request that the deputy has not received yet.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub request: Request,
-    /// What goes with it.
+    /// A descriptor to pass with the request.
     pub descriptor: Option<OwnedFd>,
     /// How long the deputy may take.
     pub timeout: Duration,
     pub answer: Answer,
 }
 
-/// A request that the deputy has.
+/// A request that the deputy is working on.
 struct Open {
     deadline: Instant,
     timeout: Duration,
     answer: Answer,
 }
 
-/// How often it is looked, while something waits for an answer, whether the deputy was stopped.
-const TO_CHECK: Duration = Duration::from_secs(1);
+/// How often to check, while a request is unanswered, whether the deputy was stopped.
+const STOP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The pause before another start. It doubles with each deputy that never said anything.
+/// The pause before another start. It doubles with each deputy that ends without an answer.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Keeps a deputy running from the first request on, and for as long as there is something to watch. What is asked in the pause
-/// before a start waits for that start, and fails with it.
+/// Keeps a deputy running from the first request on, and for as long as there is something to watch.
+///
+/// A request made in the pause before a start waits for that start, and fails with it.
 pub(super) async fn keep(
     mut start: impl FnMut() -> io::Result<(Child, UnixStream)>,
     mut inbox: mpsc::UnboundedReceiver<Asked>,
@@ -73,8 +74,8 @@ pub(super) async fn keep(
                 let kept = reaper::keep(child.id());
                 let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
                 let end = converse(pid, stream, first.take(), &mut inbox, &mut watched, &changed).await;
-                // At once: one that was stopped and is continued later must not act on what it was asked before. Waited for by
-                // nobody, because what hangs in the kernel does not even die.
+                // Killed at once: a deputy that was stopped and is continued later must not act on earlier requests. It is not
+                // waited for, because a process that hangs in the kernel does not die.
                 let _ = child.start_kill();
                 tokio::spawn(async move {
                     let _ = child.wait().await;
@@ -95,7 +96,7 @@ pub(super) async fn keep(
             continue;
         }
         pause = (pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-        // Whatever waits has waited for this start: another may fail as well.
+        // All waiting requests have waited for this start, and the next one may fail as well.
         while let Some(asked) = first.take().or_else(|| inbox.try_recv().ok()) {
             if let Some(asked) = to_answer(asked, &mut watched) {
                 let _ = asked.answer.send(Err(error.clone()));
@@ -104,7 +105,7 @@ pub(super) async fn keep(
     }
 }
 
-/// Remembers what to watch, for this deputy and those after it. `None` for what needs no answer.
+/// Remembers what to watch, for this deputy and later ones. Returns requests that need an answer.
 fn to_answer(asked: Asked, watched: &mut Vec<Target>) -> Option<Asked> {
     match asked.request {
         Request::Watch(targets) => {
@@ -129,11 +130,11 @@ pub(super) fn start(user: &str, uid: Uid, path: Option<&OsStr>) -> io::Result<(C
         .current_dir("/")
         .stdin(OwnedFd::from(far))
         .stdout(Stdio::null())
-        // Not this process's own, which may be root's terminal.
+        // Not inherited: that may be root's terminal.
         .stderr(Stdio::piped());
-    // Where to look for tmux; the deputy hands it on to nothing else.
+    // The path to search for tmux; the deputy passes it to no other program.
     command.envs(path.map(|path| ("PATH", path)));
-    // In no process group of its own: the deputy leaves for a session of its own, and who leads a group cannot.
+    // Without a separate process group: the deputy starts a new session, which the leader of a group cannot.
     command.kill_on_drop(true);
     let mut child = command.spawn()?;
     if let Some(stderr) = child.stderr.take() {
@@ -142,12 +143,12 @@ pub(super) fn start(user: &str, uid: Uid, path: Option<&OsStr>) -> io::Result<(C
     Ok((child, UnixStream::from_std(near)?))
 }
 
-/// Logs what a deputy says on standard error, which is why it ends.
+/// Logs what a deputy prints on standard error, which is why it ends.
 async fn overhear(stderr: impl AsyncRead + Unpin) {
     const ENOUGH: u64 = 2000;
     static BRAKE: Brake = Brake::new();
     let mut said = Vec::new();
-    // What could be read is told.
+    // Whatever could be read is logged.
     let _ = stderr.take(ENOUGH).read_to_end(&mut said).await;
     let said = String::from_utf8_lossy(&said);
     let said: String = said.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -160,16 +161,16 @@ async fn overhear(stderr: impl AsyncRead + Unpin) {
 
 /// How a deputy ended.
 enum End {
-    /// It said why it cannot be one.
+    /// The deputy said why it cannot do its work.
     Unfit(String),
-    /// It is no more, or no use.
+    /// The deputy has ended, or is unusable.
     Gone {
-        /// Whether it ever said anything.
+        /// Whether the deputy ever answered.
         spoke: bool,
     },
 }
 
-/// Until the deputy goes away or is found to hang, or the daemon ends.
+/// Talks to the deputy until it ends or hangs, or the daemon ends.
 async fn converse(
     pid: Option<Pid>,
     stream: UnixStream,
@@ -180,7 +181,7 @@ async fn converse(
 ) -> End {
     let (reader, mut writer) = stream.into_split();
     let mut reader = frame::Reader::new(reader, MAX_FRAME);
-    // Written by a task of its own, so that answers are read whatever happens: two full sockets would wait for each other.
+    // A separate task writes, so that answers are read in any case: otherwise two full sockets would wait for each other.
     let (outgoing, mut outbox) = mpsc::unbounded_channel();
     let mut writing = JoinSet::new();
     writing.spawn(async move {
@@ -225,9 +226,9 @@ async fn converse(
             }
         };
         let to_check = !open.is_empty();
-        // Each arm only takes something that has arrived whole: cancelling the others loses nothing.
+        // Each arm only takes something that has arrived completely, so canceling the others loses nothing.
         tokio::select! {
-            // An answer that is there counts, however late it is looked at.
+            // An answer that has arrived counts, however late it is read.
             biased;
             reply = reader.read::<Numbered<Reply>>() => match reply {
                 Ok(Some(Numbered { body: Reply::Changed, .. })) => {
@@ -252,8 +253,8 @@ async fn converse(
                 Some(request) => next = Some(request),
                 None => return End::Gone { spoke },
             },
-            // One that was stopped would answer nothing for as long as it takes to find that out otherwise.
-            () = sleep_until(checked + TO_CHECK), if to_check => {
+            // Otherwise a stopped deputy would delay all requests until they time out.
+            () = sleep_until(checked + STOP_CHECK_INTERVAL), if to_check => {
                 checked = Instant::now();
                 if pid.is_some_and(is_stopped) {
                     warn_of_silence();
@@ -272,13 +273,13 @@ async fn converse(
     }
 }
 
-/// Whether a child of this process was stopped by a signal. What it is waited for in other ways is left as it is.
+/// Whether a signal stopped a child of this process. The child's exit status is left to be waited for.
 fn is_stopped(child: Pid) -> bool {
     let flags = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     matches!(waitid(WaitId::Pid(child), flags), Ok(Some(status)) if status.stopped())
 }
 
-/// The agent user can stop each of them.
+/// Logs a hang, at a limited rate: the agent user can stop every deputy.
 fn warn_of_silence() {
     static BRAKE: Brake = Brake::new();
     if let Some(count) = BRAKE.pass() {
@@ -298,7 +299,8 @@ mod tests {
     use crate::deputy::Deputy;
     use crate::deputy::protocol::Program;
 
-    /// Starts child processes that do nothing, and a task that speaks for each; these get the number of the start, from 0.
+    /// Starts child processes that do nothing, and for each a task that speaks in its place. The task gets the number of the
+    /// start, from 0.
     fn starts<F>(speak: impl Fn(usize, UnixStream) -> F) -> impl FnMut() -> io::Result<(Child, UnixStream)>
     where
         F: Future<Output = ()> + Send + 'static,
@@ -322,7 +324,7 @@ mod tests {
         Deputy { requests }
     }
 
-    /// Answers that every working directory is usable but those named `silent`.
+    /// Answers that every working directory is usable, except those named `silent`.
     async fn answer_all(stream: UnixStream) {
         let (reader, mut writer) = stream.into_split();
         let mut reader = frame::Reader::new(reader, MAX_FRAME);
@@ -342,7 +344,7 @@ mod tests {
     }
 
     fn is_there(pid: u32) -> bool {
-        // A zombie is no longer there.
+        // A zombie counts as ended.
         let stat = crate::sys::procfs::read(format!("/proc/{pid}/stat")).ok();
         stat.and_then(|stat| crate::sys::procfs::Stat::parse(&stat)).is_some_and(|stat| !stat.zombie)
     }
@@ -369,7 +371,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_deputy_that_is_stopped_is_replaced_before_its_time_is_up() {
+    async fn a_stopped_deputy_is_replaced_before_the_timeout() {
         let mut start =
             starts(async |count, stream| if count == 0 { listen(stream).await } else { answer_all(stream).await });
         let start = move || {
@@ -414,7 +416,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn any_new_deputy_is_told_what_to_watch() {
+    async fn every_new_deputy_receives_what_to_watch() {
         let (heard, mut watched) = mpsc::unbounded_channel();
         let mut good = starts(move |_, stream| {
             let heard = heard.clone();
@@ -432,7 +434,7 @@ mod tests {
         let deputy = kept(start, || {});
         let targets = vec![Target::Path("/w".into())];
         deputy.watch(targets.clone());
-        // Also after the end of the first that was started.
+        // Again after the end of the first deputy.
         for _ in 0..2 {
             let heard = tokio::time::timeout(Duration::from_secs(5), watched.recv()).await.unwrap();
             assert_eq!(heard, Some(Request::Watch(targets.clone())));

@@ -10,36 +10,36 @@ use crate::agent::seen::{SeenPrompt, SeenWorkdir};
 use crate::sys::process::Identity;
 use crate::sys::watch::Target;
 
-/// More than the longest answer, which is a prompt or what tmux prints, with every byte escaped.
+/// The longest frame. The longest answer is a prompt or the output of tmux, with every byte escaped.
 pub(super) const MAX_FRAME: usize = 16 << 20;
 
-/// How long a look at a file may take.
+/// How long an access to a file may take.
 pub(super) const FILE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the deputy can be asked.
+/// A request to the deputy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// Run tmux with these arguments, for no longer than this.
     Tmux { program: Program, arguments: Vec<String>, timeout: Duration },
-    /// Find the tmux server of this socket. The one that was seen there recreates a lost socket.
+    /// Find the tmux server of this socket. The server that was seen there recreates a missing socket file.
     Server { socket: PathBuf, seen: Option<Seen> },
-    /// End the tmux server of this socket, if nothing lives in it.
+    /// End the tmux server of this socket, if no process that it started is alive.
     EndServer(PathBuf),
-    /// Have the tmux server of this socket notice that this process has ended, which it has started.
+    /// Have the tmux server of this socket notice that this child of its has ended.
     Remind { socket: PathBuf, seen: Option<Seen>, ended: Identity },
     /// Read a prompt file.
     Prompt(PathBuf),
-    /// Look at a working directory.
+    /// Examine a working directory.
     Workdir(PathBuf),
     /// Set the mode of a file that the agent user owns.
     SetMode { path: PathBuf, mode: u32 },
-    /// Make text of what an agent printed, on the socket that comes with this.
+    /// Render an agent's output as text, on the socket that comes with this request.
     Render,
-    /// Watch these from now on, and send [`Reply::Changed`] when one changes, or was not watched before.
+    /// Watch these paths from now on, and send [`Reply::Changed`] when one changes, or was not watched before.
     Watch(Vec<Target>),
 }
 
-/// What it answers.
+/// A reply from the deputy.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     Tmux(Result<Output, RunError>),
@@ -49,60 +49,62 @@ pub(crate) enum Reply {
     Prompt(SeenPrompt),
     Workdir(SeenWorkdir),
     SetMode(Result<(), String>),
-    /// It is being done.
+    /// Rendering has started.
     Rendering,
-    /// The file system did not answer within [`FILE_TIMEOUT`], or has yet to answer the same request from before.
+    /// The file system did not answer within [`FILE_TIMEOUT`], or has not answered an earlier identical request yet.
     FileSystemHangs,
-    /// The system has not what it takes to answer; this is what it said.
+    /// The system lacks a resource; this is its message.
     Short(String),
-    /// Without a request of that number, and followed by the end: it cannot be a deputy, for this reason.
+    /// The process cannot act as a deputy, for this reason. Belongs to no request; the process ends after it.
     Unfit(String),
-    /// Without a request of that number: something that is watched changed, or was not watched before.
+    /// A watched path changed, or was not watched before. Belongs to no request.
     Changed,
 }
 
-/// Which tmux is run.
+/// Which tmux to run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Program {
     /// The one in `PATH`.
     Installed,
-    /// The one that the server which listens on this socket was started from, installed or not.
+    /// The program that the server listening on this socket was started from, installed or not.
     OfServer(PathBuf),
 }
 
-/// What there is at a tmux socket.
+/// The state of a tmux socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Server {
     /// No server.
     None,
-    /// One that clients reach.
+    /// A server that clients reach.
     Serving {
-        /// The process.
+        /// The server's process id.
         pid: i32,
-        /// Whether it had lost its socket and has just made it again.
+        /// Whether the server had lost its socket, and has just created it again.
         recovered: bool,
-        /// Whether it was started from the file that clients are started from now.
+        /// Whether the server was started from the file that clients are started from now.
         is_installed: bool,
-        /// How to find it again if it loses its socket; `None` unless it is tmux.
+        /// How to find the server again if it loses its socket; `None` unless it is tmux.
         seen: Option<Seen>,
     },
-    /// One that lives and does not react.
+    /// A server that is alive but does not answer.
     Silent {
-        /// The process, where it could be found out.
+        /// The server's process id, if known.
         pid: Option<i32>,
     },
 }
 
-/// A process that was seen to serve on the tmux socket. No other process is signaled to recreate that socket.
+/// A process that was seen to serve on the tmux socket. Only this process is signaled to recreate that socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Seen {
-    /// Who.
+    /// The process.
     pub process: Identity,
     /// The device and the inode of its program.
     pub program: (u64, u64),
 }
 
-/// What a program that ran to its end left. It may be an agent's screen, with anything on it: `Debug` shows only how much it is.
+/// The result of a program that ran to its end.
+///
+/// The output may be an agent's screen, with anything on it, so `Debug` shows only its length.
 #[derive(Serialize, Deserialize)]
 pub struct Output {
     /// Whether it ended with status 0.
@@ -125,23 +127,23 @@ impl fmt::Debug for Output {
     }
 }
 
-/// Why a program has no [`Output`].
+/// Why a program gave no [`Output`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum RunError {
-    /// It could not be started.
+    /// The program could not be started.
     #[error("failed to run {program}: {reason}")]
     Start {
-        /// What was to be run.
+        /// The name of the program.
         program: String,
         /// The system's reason.
         reason: String,
     },
-    /// It was still running after this long, and was killed.
+    /// The program was still running after this time, and was killed.
     #[error("{program} did not end within {}", humantime::format_duration(*.timeout))]
     TimedOut {
-        /// What was run.
+        /// The name of the program.
         program: String,
-        /// How long it was waited for.
+        /// The time limit.
         timeout: Duration,
     },
 }
@@ -149,7 +151,7 @@ pub enum RunError {
 /// A request or its reply, on the socket.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Numbered<T> {
-    /// 0 is no request's number.
+    /// The number of the request; 0 for a reply that belongs to none.
     pub number: u64,
     /// The request, or the reply.
     pub body: T,

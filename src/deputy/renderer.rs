@@ -1,7 +1,7 @@
 //! Renders logs as text in threads of the deputy: the daemon's side.
 //!
-//! The conversation is [`logs::renderer`](crate::logs::renderer)'s. At most [`AT_ONCE`] threads work at a time, however many
-//! there are; those that follow an agent mostly wait.
+//! The protocol is in [`logs::renderer`](crate::logs::renderer). At most [`AT_ONCE`] threads work at a time, however many exist;
+//! those that follow an agent mostly wait.
 
 use std::io;
 use std::sync::Arc;
@@ -15,24 +15,24 @@ use tokio::time::timeout;
 use super::{Deputy, Error as DeputyError};
 use crate::logs::renderer::{DONE, Say, TEXT, head};
 
-/// How many threads work at once.
+/// How many threads may work at the same time.
 const AT_ONCE: usize = 2;
 
-/// How long an answer may take to begin or to go on. A piece takes a few milliseconds.
+/// How long an answer may pause. A piece takes a few milliseconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why there is no text.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is nobody who could make it.
+    /// No deputy could render it.
     #[error(transparent)]
     Deputy(#[from] DeputyError),
-    /// The conversation broke off.
+    /// The connection failed.
     #[error("failed to render it as text: {0}; --raw (`raw=true`) does without that")]
     Io(#[from] io::Error),
 }
 
-/// Who makes text. Cheap to clone.
+/// Starts renderers. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Renderers {
     deputy: Deputy,
@@ -40,12 +40,12 @@ pub struct Renderers {
 }
 
 impl Renderers {
-    /// In this deputy.
+    /// Renderers in this deputy.
     pub fn new(deputy: Deputy) -> Self {
         Self { deputy, turns: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
-    /// Somebody to make text of one log.
+    /// Starts a renderer for one log.
     pub async fn start(&self) -> Result<Renderer, Error> {
         let (near, far) = UnixStream::pair()?;
         self.deputy.render(far.into_std()?.into()).await?;
@@ -53,7 +53,7 @@ impl Renderers {
     }
 }
 
-/// The daemon's side.
+/// A connection to a rendering thread.
 #[derive(Debug)]
 pub struct Renderer {
     stream: UnixStream,
@@ -62,26 +62,26 @@ pub struct Renderer {
     turn: Option<OwnedSemaphorePermit>,
 }
 
-/// What is heard.
+/// A part of an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Heard {
-    /// Some of what is to be told. Whoever says it is not to be trusted.
+    /// Some text. The sender is not trusted.
     Text(Vec<u8>),
-    /// That is all.
+    /// The end of the answer.
     Done {
-        /// Whether there may be something to tell at the next [`Say::Settle`].
+        /// Whether the next [`Say::Settle`] may give text.
         needs_settling: bool,
     },
 }
 
 impl Renderer {
-    /// Says something. All that is [heard](Renderer::hear) then is to be taken before more is said.
+    /// Sends a request. The whole answer must be [read](Renderer::hear) before the next one.
     pub async fn say(&mut self, say: Say<'_>) -> Result<(), Error> {
         self.turn = Arc::clone(&self.turns).acquire_owned().await.ok();
         Ok(in_time(self.stream.write_all(&say.message())).await?)
     }
 
-    /// The next of what there is to hear.
+    /// Waits for the next part of the answer.
     pub async fn hear(&mut self) -> Result<Heard, Error> {
         let heard = in_time(self.next()).await;
         self.turn = None;
@@ -112,7 +112,7 @@ mod tests {
     use crate::logs::renderer::LONGEST;
     use crate::logs::rendering::Size;
 
-    /// With a thread of this process's.
+    /// Renderers in threads of this process.
     fn renderers() -> Renderers {
         Renderers::new(Deputy::rendering())
     }
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_printed_comes_back_as_text() {
+    async fn output_is_returned_as_text() {
         let mut renderer = renderers().start().await.unwrap();
         assert_eq!(heard(&mut renderer, Say::Printed(b"\x1b[1mone\r\ntw")).await, (String::new(), true));
         assert_eq!(heard(&mut renderer, Say::TellAtOnce).await.0, "one\ntw");
@@ -174,7 +174,7 @@ mod tests {
         }
         let (busy, idle) = many.split_at_mut(AT_ONCE);
         let waiting = timeout(Duration::from_millis(50), idle[0].say(Say::Show)).await;
-        assert!(waiting.is_err(), "those at work have not answered");
+        assert!(waiting.is_err(), "the working threads have not answered");
         assert_eq!(busy[0].hear().await.unwrap(), Heard::Text(b"x".to_vec()));
         idle[0].say(Say::Show).await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! The interactive tmux client of `agentd attach`: unlike those that the deputy runs, it has a terminal.
+//! The interactive tmux client of `agentd attach`. Unlike the deputy's clients, it has a terminal.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
@@ -10,22 +10,22 @@ use super::{Program, RunError, worker};
 use crate::sys::account::{self, Account};
 use crate::sys::inheritance;
 
-/// The name of the hidden command that becomes such a client.
+/// The name of the hidden command that becomes this client.
 pub const COMMAND: &str = "tmux-client";
 
-/// What of its own environment it hands on. All that a client has is told to its server.
+/// The environment variables that the client keeps. A client sends its whole environment to its server.
 const KEPT: [&str; 2] = ["LANG", "TERM"];
 
-/// Why there is no such client.
+/// Why the client could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It could not become the user.
+    /// The process could not become the user.
     #[error(transparent)]
     Account(#[from] account::Error),
-    /// It could not give up what is not the user's.
+    /// The process could not give up what it inherited.
     #[error(transparent)]
     Inheritance(#[from] inheritance::Error),
-    /// A server can make its clients do anything.
+    /// The user is root. A server can make its clients do anything.
     #[error("failed to run tmux: it is not run as root")]
     Root,
     /// tmux could not be found or started.
@@ -33,7 +33,7 @@ pub enum Error {
     Run(#[from] RunError),
 }
 
-/// The words after the executable's name that have it [become](become_client) a client.
+/// The arguments that make agentd [become](become_client) a client.
 pub fn words(user: &Account, program: &Program, arguments: Vec<String>) -> Vec<OsString> {
     let program = match program {
         Program::Installed => OsString::new(),
@@ -43,8 +43,10 @@ pub fn words(user: &Account, program: &Program, arguments: Vec<String>) -> Vec<O
     head.into_iter().chain(arguments.into_iter().map(OsString::from)).collect()
 }
 
-/// Becomes `user`, who must have that uid and not be root, and then tmux with these arguments, found by the `PATH` of this process;
-/// `program` is the socket of the server whose own program is to be used, or empty. Comes back only if that fails.
+/// Becomes `user`, who must have that uid and not be root, and then tmux with these arguments.
+///
+/// tmux is found in this process's `PATH`. `program` is the socket of the server whose program to use instead, or empty. Returns
+/// only on failure.
 pub fn become_client(user: &str, uid: Uid, program: &OsStr, arguments: &[&OsString]) -> Error {
     let program = if program.is_empty() { Program::Installed } else { Program::OfServer(program.into()) };
     match prepare(user, uid, &program) {
@@ -80,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn no_client_is_run_as_somebody_else_of_the_same_name() {
+    fn no_client_is_run_as_another_user_of_the_same_name() {
         let error = become_client("root", Uid::from_raw(1), OsStr::new(""), &[&"-V".into()]);
         assert!(matches!(error, Error::Account(account::Error::Changed { .. })), "{error}");
     }

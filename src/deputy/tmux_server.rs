@@ -1,14 +1,14 @@
-//! Finds the tmux server: the process that listens on its socket, by the kernel's word.
+//! Finds the tmux server: the process that, according to the kernel, listens on its socket.
 //!
-//! A server whose socket file was removed still listens, and makes the file again when it gets SIGUSR1 (`tmux(1)`, "DESCRIPTION").
-//! Starting another one in its place would cut it off for good, with everything in it. So the file alone never decides whether there is
-//! a server: the process that was [seen](Seen) to serve, and has not ended, is the server.
+//! A server whose socket file was removed still listens, and creates the file again when it gets SIGUSR1 (`tmux(1)`,
+//! "DESCRIPTION"). Starting another server in its place would cut it off permanently, with everything in it. So the file alone
+//! never decides whether there is a server: the process that was [seen](Seen) to serve, and has not ended, is the server.
 //!
-//! A server can miss the end of a program that it has started. tmux 3.3a sometimes does, and shows the pane as alive until another
+//! A server can miss the end of a program that it started. tmux 3.3a sometimes does, and shows the pane as alive until another
 //! program ends. In that case it gets another SIGCHLD.
 //!
-//! Nobody else gets a signal. What the kernel lists of sockets (`proc_net_unix(5)`) is not believed: anybody can bind a socket to
-//! the same path elsewhere, or to a name that holds a line feed and forges a line.
+//! No other process gets a signal. The kernel's list of sockets (`proc_net_unix(5)`) is not trusted: any user can bind a socket
+//! to the same path elsewhere, or to a name that contains a line feed and forges a line.
 //!
 //! All of this runs with the agent user's rights, so a process that poses as the server can be signaled only by its own user.
 
@@ -28,12 +28,13 @@ use crate::sys::process::{Identity, Process, Signal};
 use crate::sys::procfs;
 use crate::sys::unix_socket;
 
-/// How long a server may take to make its socket again.
+/// How long a server may take to create its socket again.
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Finds out what there is at `path`, and has a server that lost its socket recreate it: the one that was `seen` to serve there
-/// the last time. `program` is the installed tmux. The error, for a person, is that it could not be found out. Blocks, for no longer
-/// than a little more than [`SOCKET_TIMEOUT`].
+/// Finds out what serves at `path`, and has the server that was last `seen` there recreate a missing socket.
+///
+/// `program` is the installed tmux. The error, a message for people, means that this could not be determined. Blocks for little
+/// longer than [`SOCKET_TIMEOUT`].
 pub(super) fn tend(path: &Path, program: Option<&Path>, seen: Option<Seen>) -> Result<Server, String> {
     let failed = |error: io::Error| format!("failed to find out what listens on {}: {error}", path.display());
     let installed = program.and_then(|program| file(program).ok());
@@ -49,7 +50,7 @@ pub(super) fn tend(path: &Path, program: Option<&Path>, seen: Option<Seen>) -> R
     }
     let server = seen.map(|seen| find_again(seen, installed)).transpose().map_err(failed)?.flatten();
     let Some(server) = server else { return Ok(Server::None) };
-    // It may have begun to listen between the two looks.
+    // It may have begun to listen between the two checks.
     if let Peer::Process(pid) = peer(path).map_err(failed)? {
         return Ok(serving(pid, false));
     }
@@ -66,7 +67,7 @@ pub(super) fn tend(path: &Path, program: Option<&Path>, seen: Option<Seen>) -> R
     }
 }
 
-/// Kills the server that listens on `path`, if no process that it started lives. Answers whether there is none any more.
+/// Kills the server that listens on `path`, if no process that it started is alive. Returns whether it is gone.
 pub(super) fn end_deserted(path: &Path) -> Result<bool, String> {
     let failed = |error: io::Error| format!("failed to end what listens on {}: {error}", path.display());
     let pid = match peer(path).map_err(failed)? {
@@ -75,7 +76,7 @@ pub(super) fn end_deserted(path: &Path) -> Result<bool, String> {
         Peer::Nobody => return Ok(true),
     };
     let Some(server) = Process::find(pid).map_err(failed)? else { return Ok(true) };
-    // Asked again: it was this process all along.
+    // Checked again: it was this process all along.
     let is_it = matches!(peer(path).map_err(failed)?, Peer::Process(again) if again == pid);
     if !is_it || server.has_living_children().map_err(failed)? {
         return Ok(false);
@@ -84,8 +85,10 @@ pub(super) fn end_deserted(path: &Path) -> Result<bool, String> {
     Ok(true)
 }
 
-/// Sends the server that listens on `path`, or the one that was `seen` there, the SIGCHLD that it has missed: for a process that has
-/// ended, whose parent it is, and that it has not waited for. Answers whether there was such a one.
+/// Sends the server that listens on `path`, or the one that was `seen` there, a SIGCHLD for a child that has ended and that it
+/// has not reaped.
+///
+/// Returns whether there was such a child.
 pub(super) fn remind(path: &Path, seen: Option<Seen>, ended: Identity) -> Result<bool, String> {
     let failed = |error: io::Error| format!("failed to remind what listens on {}: {error}", path.display());
     let pid = match peer(path).map_err(failed)? {
@@ -97,7 +100,7 @@ pub(super) fn remind(path: &Path, seen: Option<Seen>, ended: Identity) -> Result
     };
     let Some(server) = Process::find(pid).map_err(failed)? else { return Ok(false) };
     let is_it = match peer(path).map_err(failed)? {
-        // Asked again: it was this process all along.
+        // Checked again: it was this process all along.
         Peer::Process(again) => again == pid,
         Peer::Busy | Peer::Nobody => seen.is_some_and(|seen| seen.process == server.identity()),
     };
@@ -108,8 +111,8 @@ pub(super) fn remind(path: &Path, seen: Option<Seen>, ended: Identity) -> Result
     Ok(true)
 }
 
-/// What the server that listens on `path` runs, as a path that means it and nothing else, also when the file was replaced or
-/// removed since.
+/// The program of the server that listens on `path`, as a path that always means that file, even if it has since been replaced or
+/// removed.
 pub(super) fn program_of_server(path: &Path) -> io::Result<PathBuf> {
     match peer(path)? {
         Peer::Process(pid) => Ok(executable(pid)),
@@ -119,9 +122,9 @@ pub(super) fn program_of_server(path: &Path) -> io::Result<PathBuf> {
 }
 
 enum Peer {
-    /// This one, a process of our own user's, listens on it.
+    /// This process, of our own user, listens on it.
     Process(i32),
-    /// Somebody does, but has not taken in so many connections that there is no room for another.
+    /// A process listens on it, but its backlog is full.
     Busy,
     Nobody,
 }
@@ -138,25 +141,25 @@ fn peer(path: &Path) -> io::Result<Peer> {
     }
 }
 
-/// How to find the server again that serves now; `None` unless it is tmux.
+/// How to find the current server again; `None` unless it is tmux.
 fn see(pid: i32, program: (u64, u64), installed: Option<(u64, u64)>) -> Option<Seen> {
     let process = Process::find(pid).ok()??;
     let seen = Seen { process: process.identity(), program };
     is_server(&process, seen, installed).ok()?.then_some(seen)
 }
 
-/// The process that was seen, if it has not ended and still is what it was. An error means that this could not be found out.
+/// Finds the process that was seen, if it has not ended and is unchanged. An error means that this could not be determined.
 fn find_again(seen: Seen, installed: Option<(u64, u64)>) -> io::Result<Option<Process>> {
     let Some(process) = seen.process.open()? else { return Ok(None) };
     match is_server(&process, seen, installed) {
         Ok(is_server) => Ok(Some(process).filter(|_| is_server)),
-        // It ends.
+        // The process is ending.
         Err(_) if !process.lives()? => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Whether it is a tmux of our own user's that runs the program that was seen, and does not die of the signal.
+/// Whether the process is a tmux of our own user that runs the program that was seen, and that the signal does not kill.
 fn is_server(process: &Process, seen: Seen, installed: Option<(u64, u64)>) -> io::Result<bool> {
     const NAME: &[u8] = b"tmux";
     let pid = process.pid();
@@ -164,12 +167,14 @@ fn is_server(process: &Process, seen: Seen, installed: Option<(u64, u64)>) -> io
     let is_tmux = Some(seen.program) == installed || read("comm")?.starts_with(NAME);
     let catches = procfs::catches(&read("status")?, libc::SIGUSR1).ok_or(io::ErrorKind::InvalidData)?;
     let is_same = file(&executable(pid))? == seen.program;
-    // Asked last: all of that was its own.
+    // Checked last, so that all of that belonged to this process.
     Ok(is_tmux && catches && is_same && process.runs_as(Uid::effective())?)
 }
 
-/// Once for all who call this at the same time: each new socket cuts off who waits at the one before. Answers whether it was
-/// done here.
+/// Asks the server to recreate its socket, once for all concurrent callers: each new socket cuts off the clients that wait at the
+/// one before.
+///
+/// Returns whether this call did it.
 fn ask_for_socket(server: &Process) -> io::Result<bool> {
     static ASKED: Mutex<Option<(Identity, Instant)>> = Mutex::new(None);
     let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -181,7 +186,7 @@ fn ask_for_socket(server: &Process) -> io::Result<bool> {
     Ok(true)
 }
 
-/// What names a file, also when it was replaced or removed since.
+/// Identifies a file, even after it was replaced or removed.
 fn file(path: &Path) -> io::Result<(u64, u64)> {
     fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
@@ -205,7 +210,7 @@ mod tests {
         i32::try_from(std::process::id()).unwrap()
     }
 
-    /// A real server, which ends with the test.
+    /// A real server that ends with the test.
     struct Tmux {
         socket: PathBuf,
         child: Child,
@@ -268,7 +273,7 @@ mod tests {
         let known = seen(tend(&path, None, None).unwrap()).unwrap();
         assert_eq!(known.process.pid(), tmux.pid());
         fs::remove_file(&path).unwrap();
-        assert_eq!(tend(&path, None, None).unwrap(), Server::None, "nobody has seen it");
+        assert_eq!(tend(&path, None, None).unwrap(), Server::None, "the server was not seen before");
         let found = tend(&path, None, Some(known)).unwrap();
         assert!(matches!(found, Server::Serving { pid, recovered: true, .. } if pid == tmux.pid()), "{found:?}");
         fs::remove_file(&path).unwrap();
@@ -277,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_not_seen_or_is_another_by_now_gets_no_signal() {
+    fn a_process_not_seen_or_replaced_gets_no_signal() {
         let directory = TempDir::new().unwrap();
         let (path, elsewhere) = (directory.path().join("a"), directory.path().join("b"));
         let tmux = Tmux::start(&elsewhere);
@@ -296,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn who_serves_and_is_no_tmux_is_not_remembered() {
+    fn a_server_that_is_not_tmux_is_not_remembered() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("s");
         let _socket = UnixListener::bind(&path).unwrap();
@@ -308,7 +313,7 @@ mod tests {
         assert_eq!(tend(&path, None, Some(forged)).unwrap(), Server::None);
     }
 
-    /// Has a child whose end it has not noticed, and listens. No test unless another starts it as such.
+    /// Has a child whose end it has not noticed, and listens. Does nothing unless another test starts it for that.
     #[test]
     fn a_parent_that_has_missed_an_end() {
         let Some(path) = std::env::var_os(MISSED) else { return };
@@ -319,7 +324,7 @@ mod tests {
         while identity.unwaited_for_by().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        // From now on it would notice.
+        // It would notice from now on.
         let noticed = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         signal_hook::flag::register(libc::SIGCHLD, std::sync::Arc::clone(&noticed)).unwrap();
         let about_child = serde_json::to_string(&identity).unwrap();
@@ -354,7 +359,7 @@ mod tests {
             }
             std::thread::sleep(Duration::from_millis(1));
         };
-        // Another server gets no signal for it.
+        // A different server gets no signal for this child.
         let other = Tmux::start(&directory.path().join("t"));
         assert_eq!(remind(&other.socket, None, ended), Ok(false));
         assert_eq!(remind(&directory.path().join("nobody"), None, ended), Ok(false));
@@ -379,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_take_in_connections_is_there_all_the_same() {
+    fn a_listener_with_a_full_backlog_counts_as_present() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("s");
         let stream = || socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).unwrap();

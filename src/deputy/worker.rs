@@ -40,21 +40,21 @@ use crate::text::printable::without_byte_order_mark;
 /// Why the deputy could not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It could not become the agent user.
+    /// The process could not become the agent user.
     #[error(transparent)]
     Account(#[from] account::Error),
-    /// It could not give up what is not the agent user's.
+    /// The process could not give up what it inherited.
     #[error(transparent)]
     Inheritance(#[from] inheritance::Error),
-    /// Its end of the socket, or of the runtime, failed.
+    /// The socket or the runtime failed.
     #[error("failed to serve the daemon: {0}")]
     Io(#[from] io::Error),
-    /// The daemon could not be understood.
+    /// The daemon sent an invalid message.
     #[error("failed to understand the daemon: {0}")]
     Frame(#[from] frame::Error),
 }
 
-/// Becomes `user`, who must have that uid, and answers requests on standard input, which is a socket, until that closes.
+/// Becomes `user`, who must have that uid, and answers requests on standard input, a socket, until it closes.
 pub fn run(user: &str, uid: Uid) -> Result<(), Error> {
     panics::end_this_process();
     let account = match become_deputy(user, uid) {
@@ -65,9 +65,9 @@ pub fn run(user: &str, uid: Uid) -> Result<(), Error> {
         }
     };
     memory::keep_private();
-    // Programs that it starts get their own standard streams, and nothing else.
+    // Programs that it starts get new standard streams, and inherit no descriptors.
     fd::hand_down_none();
-    // It was started under the name of the link that it was found by. Without the new name it is as good.
+    // The process is named after the link that it was started by. It works without the new name, too.
     let _ = nix::sys::prctl::set_name(c"agentd-deputy");
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -98,7 +98,7 @@ fn say_unfit(error: &Error) -> Result<(), Error> {
     })
 }
 
-/// The stack of a thread that makes text, which calls nothing that goes deep.
+/// The stack size of a rendering thread, which makes no deep calls.
 const RENDERING_STACK: usize = 512 << 10;
 
 const CHANGED: Numbered<Reply> = Numbered { number: 0, body: Reply::Changed };
@@ -112,7 +112,7 @@ async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Resu
     let (replies, mut outbox) = mpsc::channel::<Numbered<Reply>>(64);
     let (mut to_watch, mut preparing) = (None, JoinSet::new());
     loop {
-        // One after the other; while one hangs in a file system, only the last of those that follow is kept.
+        // One after the other. While one hangs in a file system, only the latest of those after it is kept.
         if preparing.is_empty()
             && let Some(targets) = to_watch.take()
         {
@@ -137,7 +137,7 @@ async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Resu
                 }
             },
             Some(prepared) = preparing.join_next() => {
-                // Where there is no result, for want of a thread, what is watched stays; the daemon looks at it anyway.
+                // If there is no result because no thread was available, the watches stay; the daemon checks the paths anyway.
                 if let Ok(Ok(watched)) = prepared
                     && watcher.adopt(watched)
                 {
@@ -153,7 +153,7 @@ async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Resu
     }
 }
 
-/// `None` for what needs no answer.
+/// Answers a request; `None` if it needs no answer.
 async fn answer(request: Request, account: &Account, hanging: &Hanging) -> Option<Reply> {
     match request {
         Request::Tmux { program, arguments, timeout } => {
@@ -165,12 +165,12 @@ async fn answer(request: Request, account: &Account, hanging: &Hanging) -> Optio
     }
 }
 
-/// Makes text of what is said on this socket, in a thread of its own that ends with the connection. Nobody waits for it: a terminal
-/// emulator may take its time.
+/// Renders text as requested on this socket, in a separate thread that ends with the connection. Does not wait for it: a terminal
+/// emulator may be slow.
 pub(super) fn render(socket: OwnedFd) -> Reply {
     let socket = std::os::unix::net::UnixStream::from(socket);
     let started = socket.set_nonblocking(false).and_then(|()| {
-        // The daemon sees that it ended, and early if it did.
+        // The daemon notices the end, even an early one.
         let work = move || drop(renderer::serve(socket));
         thread::Builder::new().name("agentd-text".to_owned()).stack_size(RENDERING_STACK).spawn(work)
     });
@@ -196,7 +196,7 @@ fn work_on_file(request: Request) -> Option<Reply> {
     })
 }
 
-/// Does the work in a thread of its own, which is left behind if it takes too long.
+/// Does the work in a separate thread, which is abandoned if it takes too long.
 async fn in_time(
     request: Request,
     hanging: &Hanging,
@@ -224,7 +224,7 @@ async fn in_time(
     Some(Reply::FileSystemHangs)
 }
 
-/// The requests in which a thread hangs. None gets a second one: there is a limit to threads, and those never come back.
+/// The requests whose thread hangs. A request never gets a second thread: threads are limited, and those never return.
 #[derive(Clone, Debug, Default)]
 struct Hanging(Arc<Mutex<BTreeSet<Request>>>);
 
@@ -260,7 +260,7 @@ async fn tmux(
     tokio::time::timeout(timeout, output).await.unwrap_or_else(timed_out)
 }
 
-/// The file that is to be run.
+/// The file to run.
 pub(super) fn path_of(program: &Program) -> Result<PathBuf, RunError> {
     let path = match program {
         Program::Installed => find(TMUX),
@@ -269,7 +269,7 @@ pub(super) fn path_of(program: &Program) -> Result<PathBuf, RunError> {
     path.map_err(|error| not_started(&error))
 }
 
-/// Why tmux could not be started, if this is what the system said.
+/// Why tmux could not be started, from this system error.
 pub(super) fn not_started(error: &io::Error) -> RunError {
     let reason = match error.kind() {
         io::ErrorKind::NotFound => {
@@ -280,7 +280,7 @@ pub(super) fn not_started(error: &io::Error) -> RunError {
     RunError::Start { program: TMUX.to_owned(), reason }
 }
 
-/// In this process's own `PATH`: the child's is the agent user's.
+/// Searches this process's `PATH`: the child's is the agent user's.
 fn find(program: &str) -> io::Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -289,15 +289,15 @@ fn find(program: &str) -> io::Result<PathBuf> {
         .ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
-/// The beginning of what comes, as much as a screen can hold and an answer has room for.
+/// Reads the beginning of a stream, as much as a screen can hold and an answer has room for.
 async fn text(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
     const ROOM: u64 = 64 << 10;
     let mut bytes = Vec::new();
     if let Some(pipe) = pipe {
         let mut pipe = pipe.take(ROOM);
-        // What cannot be read is not there; the caller judges by the exit status.
+        // What cannot be read is left out; the caller judges by the exit status.
         let _ = pipe.read_to_end(&mut bytes).await;
-        // The rest is taken as well: who writes it would wait for that, and never end.
+        // The rest is read as well: otherwise its writer would block, and never end.
         let _ = tokio::io::copy(&mut pipe.into_inner(), &mut tokio::io::sink()).await;
     }
     String::from_utf8_lossy(&bytes).into_owned()
@@ -342,7 +342,7 @@ fn prompt_in(file: &File, path: &Path) -> SeenPrompt {
     SeenPrompt::Text(SecretBytes::from(text.to_vec()))
 }
 
-/// White space as Unicode has it; as ASCII has it where the bytes are no text.
+/// Trims Unicode white space, or ASCII white space if the bytes are not text.
 fn trim(bytes: &[u8]) -> &[u8] {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.trim().as_bytes(),
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn finding_out_what_to_watch_holds_up_no_answer() {
+    async fn resolving_what_to_watch_delays_no_answer() {
         let directory = TempDir::new().unwrap();
         let secrets = directory.path().join("secrets");
         fs::create_dir(&secrets).unwrap();
@@ -417,7 +417,7 @@ mod tests {
 
     #[tokio::test]
     async fn endless_output_is_cut_but_read_to_its_end() {
-        // What takes the most room in a frame, and what is cut in the middle of a character.
+        // The bytes that take the most room in a frame, and a character that is cut in the middle.
         for (piece, expected) in [("\u{1}", 64 << 10), ("\u{20ac}", 21846)] {
             let (mut program, pipe) = tokio::io::duplex(1 << 10);
             let write = async {
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_no_part_of_a_prompt() {
+    fn a_byte_order_mark_is_not_part_of_a_prompt() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("prompt");
         fs::write(&path, "\u{feff}\n---\ntitle: x\n---\n").unwrap();
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_is_no_prompt_and_does_not_block() {
+    fn a_fifo_is_not_a_prompt_and_does_not_block() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("prompt");
         mkfifo(&path, Mode::S_IRWXU).unwrap();
@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_no_workdir() {
+    fn a_file_is_not_a_workdir() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("file");
         fs::write(&path, "").unwrap();
@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_mode_that_many_want_set_at_once_is_set_for_each() {
+    async fn concurrent_requests_for_one_mode_all_succeed() {
         let directory = TempDir::new().unwrap();
         let request = Request::SetMode { path: directory.path().to_owned(), mode: 0o700 };
         let (account, hanging) = (Arc::new(Account::current().unwrap()), Hanging::default());

@@ -16,7 +16,7 @@ use crate::sys::account::Account;
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::secret_bytes::SecretBytes;
 
-/// The paths that have to be looked at before [`desired`] can tell.
+/// The paths that must be looked at before [`desired`] can decide.
 pub fn paths(config: &Config, folder: &Path, account: &Account) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>) {
     let specs = || config.entries.iter().filter_map(|entry| entry.spec.as_ref().ok());
     let prompts = specs().filter_map(|spec| prompt_path(spec, folder)).collect();
@@ -38,18 +38,18 @@ fn workdir_path(spec: &AgentSpec, account: &Account) -> PathBuf {
     }
 }
 
-/// Where agents are declared and run, which stays the same for as long as the daemon runs.
+/// Where agents are declared and run. Constant for as long as the daemon runs.
 #[derive(Clone, Debug)]
 pub struct DeclarationContext {
-    /// The jcard, from whose folder relative prompt files are named.
+    /// The jcard; relative prompt files are resolved from its folder.
     pub file: PathBuf,
-    /// Whom agents run as.
+    /// The account that agents run as.
     pub account: Account,
-    /// For the fingerprints of what is launched.
+    /// The key for fingerprints of launches.
     pub key: Key,
 }
 
-/// Puts it all together.
+/// Assembles the desired state.
 pub fn desired(config: &Config, secrets: &Secrets, seen: &Seen, place: &DeclarationContext) -> Desired {
     let file = place.file.as_path();
     let agent = |entry: &Entry| {
@@ -68,12 +68,12 @@ pub fn desired(config: &Config, secrets: &Secrets, seen: &Seen, place: &Declarat
     }
 }
 
-/// The folder from which the jcard's relative paths are named.
+/// The folder from which the jcard's relative paths are resolved.
 pub fn folder_of(file: &Path) -> &Path {
     file.parent().unwrap_or(Path::new("/"))
 }
 
-/// Findings, a line each, with the file they are of. A line that begins with no place in it stays as it is.
+/// Prefixes each line of findings with the file. A line that does not begin with a position stays as it is.
 pub fn located(file: &Path, findings: &str) -> String {
     let has_place = |line: &str| line.starts_with(|c: char| c.is_ascii_digit());
     let located = |line: &str| if has_place(line) { format!("{}:{line}", file.display()) } else { line.to_owned() };
@@ -149,8 +149,8 @@ fn declare(
             is_certain: spec.secrets.is_some() || secrets.is_complete,
         };
         launch.fingerprint = place.key.fingerprint(&launch);
-        // After that: what a preset gives of itself is no part of the declaration, and another version of agentd that gives more
-        // relaunches nobody.
+        // Afterwards: a preset's variables are not part of the declaration, so that a version of agentd that sets more of them
+        // relaunches no agent.
         for (name, value) in spec.harness.variables(spec.interactive, launch.prompt.is_some()) {
             launch.environment.entry(name.to_owned()).or_insert_with(|| SecretBytes::from(value));
         }
@@ -161,7 +161,7 @@ fn declare(
     Ok(Declaration { kind: spec.kind, policy: spec.policy.clone(), launch })
 }
 
-/// Secrets, and `env` over them; or which secrets are not there.
+/// The secrets, overridden by `env`; or the secrets that are missing.
 fn environment(spec: &AgentSpec, secrets: &Secrets) -> Result<BTreeMap<String, SecretBytes>, Vec<String>> {
     let mut environment = BTreeMap::new();
     match &spec.secrets {
@@ -215,12 +215,12 @@ mod tests {
         parse(text.as_bytes(), &Options { unsandboxed: true, ..Options::default() }).unwrap()
     }
 
-    /// One agent that works in `/w`, with these lines.
+    /// One agent with workdir `/w` and these lines.
     fn one(lines: &str) -> Config {
         config(&format!("[agent]\nname = \"a\"\nharness = \"custom\"\nworkdir = \"/w\"\n{lines}\n"))
     }
 
-    /// `/w` and the home are there, and so is this prompt file.
+    /// The agent user's view: `/w` and the home exist, and so does this prompt file.
     fn seen(prompt: SeenPrompt) -> Seen {
         Seen {
             prompts: [(PROMPT_FILE.into(), prompt)].into(),
@@ -243,12 +243,12 @@ mod tests {
         desire(config, secrets, seen).agents.remove(&key("a")).unwrap().declaration
     }
 
-    /// What the one agent launches; nothing is missing.
+    /// The launch of the only agent; nothing may be missing.
     fn launched(config: &Config, secrets: &[(&str, &str)], prompt: SeenPrompt) -> Arc<Launch> {
         declaration(config, secrets, &seen(prompt)).unwrap().launch.unwrap()
     }
 
-    /// What the one agent waits for.
+    /// What the only agent waits for.
     fn missing(config: &Config, secrets: &[(&str, &str)], seen: &Seen) -> String {
         declaration(config, secrets, seen).unwrap().launch.unwrap_err().to_string()
     }
@@ -284,7 +284,7 @@ mod tests {
     #[rstest]
     #[case("command = \"my agent\"", &["my agent", "x", "p"])]
     #[case("command = [\"nice\", \"-n\", \"5\", \"agent\"]", &["nice", "-n", "5", "agent", "x", "p"])]
-    fn a_command_takes_the_place_of_the_binary(#[case] command: &str, #[case] expected: &[&str]) {
+    fn a_command_replaces_the_binary(#[case] command: &str, #[case] expected: &[&str]) {
         let config = one(&format!("{command}\nargs = [\"x\"]\nprompt = \"p\""));
         assert_eq!(words(&launched(&config, &[], text(""))), expected);
     }
@@ -325,12 +325,12 @@ mod tests {
     #[rstest]
     #[case(SeenPrompt::Unusable(Problem::Absent {}), "the prompt_file /etc/agentd/prompt.md does not exist")]
     #[case(SeenPrompt::Unusable(Problem::NotAFile {}), "the prompt_file /etc/agentd/prompt.md is not a regular file")]
-    fn a_prompt_file_that_gives_no_prompt_is_waited_for(#[case] prompt: SeenPrompt, #[case] expected: &str) {
+    fn an_agent_waits_for_a_prompt_file_without_a_prompt(#[case] prompt: SeenPrompt, #[case] expected: &str) {
         assert_eq!(missing(&one("prompt_file = \"prompt.md\""), &[], &seen(prompt)), expected);
     }
 
     #[test]
-    fn a_prompt_file_is_taken_for_nothing_but_a_prompt() {
+    fn content_of_a_prompt_file_is_only_taken_for_a_prompt() {
         let of = |harness: &str| {
             config(&format!(
                 "[agent]\nname = \"a\"\nharness = \"{harness}\"\nworkdir = \"/w\"\nprompt_file = \"prompt.md\"\n"
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_prompt_file_that_must_be_followed_is_waited_for() {
+    fn an_agent_that_must_end_waits_for_an_empty_prompt_file() {
         let config = config(
             "[agent]\nname = \"a\"\nharness = \"codex\"\nworkdir = \"/w\"\nprompt_file = \"prompt.md\"\ninteractive = false\n",
         );
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_preset_gives_is_under_all_and_in_no_fingerprint() {
+    fn preset_variables_are_overridable_and_not_fingerprinted() {
         let of = |lines: &str| {
             let config = format!("[agent]\nname = \"a\"\nharness = \"gemini-cli\"\nworkdir = \"/w\"\n{lines}\n");
             launched(&self::config(&config), &[], text(""))
@@ -398,7 +398,7 @@ mod tests {
     #[case("secrets = [\"KEY\", \"A\"]", "the secret A is not in the secrets directory")]
     #[case("secrets = [\"B\", \"KEY\", \"A\"]", "the secrets A, B are not in the secrets directory")]
     #[case("secrets = [\"A\"]\nenv = { A = \"mine\" }", "the secret A is not in the secrets directory")]
-    fn a_listed_secret_that_is_absent_is_waited_for(#[case] lines: &str, #[case] expected: &str) {
+    fn an_agent_waits_for_a_listed_secret_that_is_absent(#[case] lines: &str, #[case] expected: &str) {
         assert_eq!(missing(&one(lines), SECRETS, &seen(text(""))), expected);
     }
 
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_looked_at_is_waited_for() {
+    fn an_agent_waits_for_paths_not_looked_at() {
         let missing = missing(&one("prompt_file = \"prompt.md\""), &[], &Seen::default());
         assert_eq!(missing, "the prompt_file /etc/agentd/prompt.md does not exist; the workdir /w does not exist");
     }
@@ -458,7 +458,7 @@ mod tests {
     #[case("grace_period = \"5s\"")]
     #[case("backoff = [\"1s\", \"5s\"]\nbackoff_reset = \"10m\"")]
     #[case("type = \"sandboxed\"")]
-    fn policy_is_no_part_of_the_launch(#[case] lines: &str) {
+    fn policy_is_not_part_of_the_launch(#[case] lines: &str) {
         let (before, after) = (one(""), one(lines));
         let of = |config| declaration(config, SECRETS, &seen(text(""))).unwrap();
         assert_ne!(of(&before), of(&after));
@@ -475,7 +475,7 @@ mod tests {
     #[case::secret_changed("", &[("KEY", "k"), ("TOKEN", "b")], "p")]
     #[case::secret_added("", &[("KEY", "k"), ("TOKEN", "t"), ("B", "b")], "p")]
     #[case::secret_removed("", &[("KEY", "k")], "p")]
-    fn all_that_is_launched_is_part_of_the_launch(
+    fn every_launch_field_is_part_of_the_launch(
         #[case] lines: &str,
         #[case] secrets: &[(&str, &str)],
         #[case] prompt: &str,
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_is_not_listed_is_no_part_of_the_launch() {
+    fn a_secret_that_is_not_listed_is_not_part_of_the_launch() {
         let config = one("secrets = [\"KEY\"]");
         let of = |secrets| launched(&config, secrets, text(""));
         assert_eq!(of(&[("KEY", "k")]), of(&[("KEY", "k"), ("TOKEN", "t")]));
@@ -550,7 +550,7 @@ mod tests {
     #[case("/etc/stereos/jcard.toml", "/etc/stereos")]
     #[case("/jcard.toml", "/")]
     #[case("jcard.toml", "")]
-    fn relative_paths_begin_at_the_jcards_folder(#[case] file: &str, #[case] folder: &str) {
+    fn relative_paths_are_resolved_from_the_jcards_folder(#[case] file: &str, #[case] folder: &str) {
         assert_eq!(folder_of(Path::new(file)), Path::new(folder));
     }
 }

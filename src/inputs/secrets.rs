@@ -1,9 +1,9 @@
-//! The secrets directory: one file, one environment variable.
+//! The secrets directory: each file is an environment variable.
 //!
-//! A file or directory that cannot be read is not taken for empty: the last value that was read stays in use, and the problem is
-//! reported. Absence is not a statement, either. A file that is removed withdraws its secret. But a directory that is gone, replaced by
-//! one that holds less, or emptied of several secrets at once may be in the middle of an update, so [`Known`] keeps what was there
-//! until a second look at the same directory finds the same. A directory that never held anything may be missing.
+//! A file or directory that cannot be read does not count as empty: the last value that was read stays in use, and the problem is
+//! reported. Absence is ambiguous, too. A file that is removed withdraws its secret. But a directory that is gone, was replaced
+//! by one that holds less, or was emptied of several secrets at once may be in the middle of an update, so [`Known`] keeps what
+//! was there until a second look at the same directory finds the same. A directory that never held anything may be missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -26,16 +26,16 @@ use crate::sys::watch::MAX_ENTRIES;
 use crate::sys::{regular_file, safe_path};
 use crate::text::printable::without_byte_order_mark;
 
-/// How many bytes the values may have together: several times what the kernel hands to one program (see `execve(2)`).
+/// How many bytes the values may have together: several times what the kernel passes to one program (see `execve(2)`).
 pub const MAX_TOTAL: usize = 8 << 20;
 
-/// How many problems are told one by one.
+/// How many problems are listed one by one.
 const MAX_TOLD: usize = 20;
 
-/// What stands in the way of a secret, or of all of them.
+/// A problem with one secret, or with all of them.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
-    /// The directory is there but cannot be listed.
+    /// The directory exists but cannot be listed.
     #[error("failed to list {}: {source}; the secrets known before stay in use", path.display())]
     Directory {
         /// The directory.
@@ -43,10 +43,10 @@ pub enum Problem {
         /// The reason.
         source: io::Error,
     },
-    /// There is more in the directory than is worth reading.
+    /// There are too many files in the directory.
     #[error("there are more than {MAX_ENTRIES} files in {}; the secrets known before stay in use", .0.display())]
     TooMany(PathBuf),
-    /// The values are larger together than is worth keeping.
+    /// The values are too large together.
     #[error("the values in {} have more than {} MiB together; the secrets known before stay in use", .0.display(), MAX_TOTAL >> 20)]
     TooLargeTogether(PathBuf),
     /// A file cannot be read.
@@ -57,33 +57,33 @@ pub enum Problem {
         /// The reason.
         source: io::Error,
     },
-    /// A link that somebody could have put there to have root read something else.
+    /// The file is a link that another user could have placed to make root read something else.
     #[error("{} is a link in a folder that users other than root can write to, and is not followed; put the value into a file", .0.display())]
     Link(PathBuf),
-    /// A FIFO, a device, a socket.
+    /// The file is a FIFO, a device, or a socket.
     #[error("{} is not a regular file; put the value into one, or a link to one", .0.display())]
     NotRegular(PathBuf),
-    /// The value holds a NUL byte, which no environment variable can.
+    /// The value contains a NUL byte, which no environment variable can.
     #[error("the value in {} holds a NUL byte, which no environment variable can; write it as text", .0.display())]
     Nul(PathBuf),
-    /// The directory is not there, where it was before.
+    /// The directory existed before, but does not exist now.
     #[error("{} is gone; the secrets known before stay in use; make it again, and leave out what is to be withdrawn", .0.display())]
     Gone(PathBuf),
-    /// More is missing than somebody takes out of a directory at a time, or the directory is another one.
+    /// More is missing than is usually removed at a time, or the directory is a different one.
     #[error("no longer in {}: {names}; what was known before stays in use until another look finds the same", directory.display())]
     Fewer {
-        /// Where.
+        /// The directory.
         directory: PathBuf,
-        /// Which, and of many the first.
+        /// The names of the missing secrets; of many, the first.
         names: String,
     },
-    /// Nothing is in the directory, which is on another file system than the one that held the secrets.
+    /// The directory is empty, and on another file system than the one that held the secrets.
     #[error("nothing is in {}, on which another file system is mounted than before, or none; the secrets known before stay in use; mount it again, or restart agentd to do without them", .0.display())]
     Unmounted(PathBuf),
-    /// A file has nothing in it, where it had a value.
+    /// A file is empty that had a value before.
     #[error("{} is empty; the value that it had stays in use; write one, or remove the file to withdraw it", .0.display())]
     Emptied(PathBuf),
-    /// The value is longer than the kernel passes on.
+    /// The value is longer than the kernel allows.
     #[error("the value in {} is too large; name and value together may have {} bytes", .0.display(), MAX_ARGUMENT - 1)]
     TooLarge(PathBuf),
 }
@@ -91,14 +91,14 @@ pub enum Problem {
 /// One reading of the directory.
 #[derive(Debug, Default)]
 pub struct Reading {
-    /// What is to be used from now on.
+    /// The secrets to use from now on.
     pub secrets: Secrets,
-    /// What went wrong, for a person to fix.
+    /// The problems that need attention.
     pub problems: Vec<Problem>,
-    /// The newest change among the directory and its files; `None` if there is nothing.
+    /// The latest change of the directory or its files; `None` if there is nothing.
     pub changed: Option<SystemTime>,
-    /// The directory that was read: the same path can lead to another by a link or a mount. `None` if it is not there, or could not
-    /// be read.
+    /// Identifies the directory that was read: a link or a mount can make the same path lead to another. `None` if it does not
+    /// exist, or could not be read.
     pub folder: Option<FileId>,
 }
 
@@ -120,32 +120,34 @@ fn tell(problems: &[Problem]) -> Option<String> {
     (!text.is_empty()).then(|| text.trim_end().to_owned())
 }
 
-/// Reads the directory. `last` is what was known before; it stands in for what cannot be read now. Blocks.
+/// Reads the directory. Blocks.
+///
+/// `last` is what was known before; it replaces what cannot be read now.
 pub fn read(directory: &Path, last: &Secrets) -> Reading {
     let mut reading = Reading::default();
     if let Err(problem) = read_all(directory, last, &mut reading) {
         reading = Reading { secrets: last.clone(), problems: vec![problem], changed: reading.changed, folder: None };
     }
-    // Of what was never there nothing is known.
+    // If it never existed, nothing is known.
     let is_whole = reading.problems.is_empty() && reading.folder.is_some();
     reading.secrets.is_complete = last.is_complete || is_whole;
     reading
 }
 
-/// What is known of the secrets over several readings.
+/// What is known about the secrets after several readings.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
-    /// What is in use.
+    /// The secrets in use.
     pub secrets: Secrets,
-    /// The problems, for a person to fix; `None` if there are none.
+    /// The problems that need attention; `None` if there are none.
     pub error: Option<String>,
-    /// The directory that held them when they were last found.
+    /// Identifies the directory that held them when they were last found.
     folder: Option<FileId>,
-    /// Secrets that the latest looks did not find, and that are still in use.
+    /// Secrets that the latest readings did not find, and that are still in use.
     doubts: BTreeMap<String, Doubt>,
 }
 
-/// Of a secret: where it was missed, and since when.
+/// Where a secret was missed, and since when.
 #[derive(Clone, Copy, Debug)]
 struct Doubt {
     folder: FileId,
@@ -153,8 +155,9 @@ struct Doubt {
 }
 
 impl Known {
-    /// What is known after one more reading, made of [`Known::secrets`]. What is missed from the same directory for as long as
-    /// `patience`, at more than one look, was removed.
+    /// What is known after one more reading, which started from [`Known::secrets`].
+    ///
+    /// A secret was removed if readings of the same directory miss it for as long as `patience`, more than once.
     #[must_use]
     pub fn after(&self, reading: Reading, directory: &Path, now: Instant, patience: Duration) -> Self {
         let Reading { mut secrets, mut problems, folder, .. } = reading;
@@ -174,11 +177,11 @@ impl Known {
         let is_same = folder.is_some() && folder == self.folder;
         let is_empty = secrets.values.is_empty();
         if missing.is_empty() || is_same && missing.len() == 1 && !is_empty && self.doubts.is_empty() {
-            // As it should be; or somebody removed a file.
+            // All is well, or a file was removed.
             let folder = folder.or(self.folder);
             return Self { secrets, error: tell(&problems), folder, doubts: BTreeMap::new() };
         }
-        // Nothing else is taken over meanwhile: what is half made is not launched with.
+        // Nothing else is taken over meanwhile: no agent is launched with half an update.
         let (problem, doubts) = match folder {
             None => (Problem::Gone(directory.to_owned()), BTreeMap::new()),
             Some(here) if is_empty && self.folder.is_some_and(|before| before.device() != here.device()) => {
@@ -196,7 +199,7 @@ impl Known {
             }
         };
         problems.push(problem);
-        // The directory that held them all is what a later one is compared with.
+        // A later directory is compared with the one that held them all.
         Self { secrets: self.secrets.clone(), error: tell(&problems), folder: self.folder, doubts }
     }
 }
@@ -214,7 +217,7 @@ impl Problem {
 
 fn read_all(directory: &Path, last: &Secrets, reading: &mut Reading) -> Result<(), Problem> {
     let failed = |source| Problem::Directory { path: directory.to_owned(), source };
-    // Gone to once, and all is read in it: it is the same one throughout.
+    // The directory is opened once, and everything is read from it: it stays the same one throughout.
     let folder = match safe_path::open_dir(directory, None).map_err(io::Error::from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         folder => folder.map_err(failed)?,
@@ -250,15 +253,15 @@ fn read_all(directory: &Path, last: &Secrets, reading: &mut Reading) -> Result<(
     Ok(())
 }
 
-/// The names in the directory, sorted, but hardly more than there may be.
+/// The names in the directory, sorted. Stops soon after the limit.
 fn list(directory: &Path) -> io::Result<BTreeSet<OsString>> {
     fs::read_dir(directory)?.take(MAX_ENTRIES + 1).map(|entry| entry.map(|entry| entry.file_name())).collect()
 }
 
-/// A file larger than this could never be a value, also without the newlines at its end.
+/// The most bytes of a file that are read. A larger one could not be a value, even without the newlines at its end.
 const ROOM: u64 = MAX_ARGUMENT as u64 + 1024;
 
-/// `None` for what is skipped without a word: a folder, and a file that went away in the meantime.
+/// Reads a file; `None` for what is skipped silently: a folder, and a file that was removed in the meantime.
 fn read_file(
     folder: &OwnedFd,
     directory: &Path,
@@ -353,7 +356,7 @@ mod tests {
 
     const DOUBT_PERIOD: Duration = Duration::from_secs(5);
 
-    /// What comes of looks at a directory, each so many seconds after the first, before each of which something is done to it.
+    /// Readings of a directory, each some seconds after the first, with a change to the directory before each.
     struct Looks {
         root: TempDir,
         began: Instant,
@@ -361,7 +364,7 @@ mod tests {
     }
 
     impl Looks {
-        /// At a directory with A, B and C.
+        /// Starts with a directory with A, B, and C.
         fn new() -> Self {
             let mut looks = Self { root: TempDir::new().unwrap(), began: Instant::now(), known: Known::default() };
             looks.fill("secrets", &["A", "B", "C"]);
@@ -397,7 +400,7 @@ mod tests {
             self.known.secrets.iter().map(|(name, _)| name.as_str()).collect()
         }
 
-        /// All that was known stays in use, and this is said of it.
+        /// Asserts that everything known stays in use, with this error.
         fn assert_kept(&self, error: &str) {
             let said = self.known.error.as_deref().unwrap_or_default();
             assert!(self.names() == "ABC" && said.contains(error), "{}: {said}", self.names());
@@ -405,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn one_file_that_is_removed_withdraws_its_secret_at_once() {
+    fn removing_one_file_withdraws_its_secret_at_once() {
         let mut looks = Looks::new();
         looks.remove(&["B"]);
         looks.look(1);
@@ -413,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_is_gone_withdraws_nothing() {
+    fn a_missing_directory_withdraws_nothing() {
         let mut looks = Looks::new();
         fs::rename(looks.path("secrets"), looks.path("away")).unwrap();
         for seconds in [1, 100, 1000] {
@@ -459,7 +462,7 @@ mod tests {
         fs::rename(looks.path("secrets"), looks.path("1")).unwrap();
         symlink("1", looks.path("secrets")).unwrap();
         looks.look(1);
-        // The old one goes first, then there is one that is yet to be filled.
+        // The old one is removed first; the new one is not filled yet.
         fs::remove_dir_all(looks.path("1")).unwrap();
         looks.look(2);
         looks.assert_kept("is gone");
@@ -483,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_at_another_directory_confirms_nothing() {
+    fn a_reading_of_another_directory_confirms_nothing() {
         let mut looks = Looks::new();
         for (generation, seconds) in [("1", 10), ("2", 20), ("3", 30)] {
             fs::rename(looks.path("secrets"), looks.path(&format!("old-{generation}"))).unwrap();
@@ -494,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_mount_withdraws_nothing_however_long_it_lasts() {
+    fn an_empty_mount_never_withdraws_anything() {
         let mut looks = Looks::new();
         let device = looks.known.folder.unwrap().device();
         looks.remove(&["A", "B", "C"]);
@@ -506,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_emptied_stays_until_there_is_another() {
+    fn an_emptied_value_stays_until_there_is_another() {
         let mut looks = Looks::new();
         fs::write(looks.path("secrets/B"), "\n").unwrap();
         for seconds in [1, 100] {
@@ -520,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_was_always_empty_is_one() {
+    fn a_value_that_was_always_empty_is_valid() {
         let mut looks = Looks::new();
         fs::write(looks.path("secrets/D"), "").unwrap();
         for seconds in [1, 2] {
@@ -530,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_directory_that_was_never_there_nothing_is_known() {
+    fn a_directory_that_never_existed_leaves_secrets_unknown() {
         let reading = read(Path::new("/nonexistent/secrets"), &Secrets::default());
         assert!(!reading.secrets.is_complete);
         let folder = TempDir::new().unwrap();
@@ -538,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_no_part_of_a_value() {
+    fn a_byte_order_mark_is_not_part_of_a_value() {
         let directory = directory(&[("A", "\u{feff}one\n".as_bytes()), ("B", "\u{feff}\u{feff}x".as_bytes())]);
         let reading = read(directory.path(), &Secrets::default());
         assert_eq!(reading.secrets, Secrets::of(&[("A", "one"), ("B", "\u{feff}x")]));
@@ -560,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn more_files_than_there_may_be_change_nothing() {
+    fn too_many_files_change_nothing() {
         let directory = directory(&[("A", b"new")]);
         let last = Secrets::of(&[("A", "old")]);
         for number in 1..MAX_ENTRIES {
@@ -585,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_problems_the_first_are_told_and_the_others_counted() {
+    fn of_many_problems_the_first_are_listed_and_the_rest_counted() {
         let directory = TempDir::new().unwrap();
         for number in 0..100 {
             symlink("/nonexistent/value", directory.path().join(format!("_{number:02}"))).unwrap();
@@ -626,7 +629,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_value_the_kernel_takes_is_taken() {
+    fn the_longest_value_that_the_kernel_takes_is_accepted() {
         let fits = vec![b'x'; MAX_ARGUMENT - 2];
         let directory = directory(&[("A", &fits)]);
         assert_eq!(read(directory.path(), &Secrets::default()).secrets.get("A").unwrap().as_slice(), fits);

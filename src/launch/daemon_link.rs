@@ -1,7 +1,7 @@
 //! The launcher's connection to the daemon.
 //!
-//! Nothing here waits, except for a daemon to take in a message. The caller waits for the descriptor and the deadline, together with
-//! everything else.
+//! Nothing here blocks, except while a daemon takes in a message. The caller waits for the descriptor and the deadline, together
+//! with everything else.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,23 +21,23 @@ use crate::sys::{fd, fd_passing, memory, poll, unix_socket};
 /// How long a daemon may take to take in a message.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often the next daemon is looked for when there is none. The API must be true within a second of its start.
-const BETWEEN_DAEMONS: Duration = Duration::from_millis(300);
+/// How often to look for the next daemon. The API must be correct within a second of a daemon's start.
+const RECONNECT_INTERVAL: Duration = Duration::from_millis(300);
 
 /// How long to look for a daemon that sends the work or notes the exit. After that, tmux's `pane_dead_status` is the only record.
-pub(super) const PATIENCE_WITH_DAEMONS: Duration = Duration::from_mins(1);
+pub(super) const DAEMON_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// How much is received at once.
+/// How much is received at a time.
 const PIECE: usize = 4096;
 
-/// The connection to the daemon: to this one, or to the one that comes after it.
+/// The connection to the current daemon or, after that, to the next one.
 pub(super) struct DaemonLink {
     pub(super) socket: PathBuf,
     pub(super) name: String,
     attempt: u64,
-    /// Of what it was told to launch.
+    /// The fingerprint of the work that it received.
     pub(super) fingerprint: Option<Fingerprint>,
-    /// Where what is printed is written.
+    /// Where it writes output.
     pub(super) log: Option<Log>,
     state: State,
 }
@@ -47,13 +47,13 @@ enum State {
     Away { next_try: Instant },
 }
 
-/// What the daemon has said, and the descriptors that have come with it.
+/// A message of the daemon's, and the descriptors that came with it.
 pub(super) type Said = (ToLauncher, Vec<OwnedFd>);
 
 struct Connection {
     stream: UnixStream,
     decoder: Decoder,
-    /// Those of the frame that is arriving.
+    /// The descriptors of the frame that is arriving.
     descriptors: Vec<OwnedFd>,
 }
 
@@ -62,8 +62,9 @@ impl Connection {
         Self { stream, decoder: Decoder::new(MAX_TO_LAUNCHER), descriptors: Vec::new() }
     }
 
-    /// The next message, if it has arrived. Descriptors of a message that does not use them must not be taken for the next one's. An
-    /// error means that there is nothing more to come.
+    /// The next message, if it has arrived.
+    ///
+    /// Descriptors that a message does not use must not go to the next message. An error means that nothing more will come.
     fn read(&mut self) -> Result<Option<Said>, frame::Error> {
         let mut piece = Zeroizing::new([0; PIECE]);
         loop {
@@ -109,7 +110,7 @@ impl DaemonLink {
         }
     }
 
-    /// What is readable when there is something to [receive](Self::receive).
+    /// Readable when there is something to [receive](Self::receive).
     pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match &self.state {
             State::Connected(connection) => Some(connection.stream.as_fd()),
@@ -125,8 +126,9 @@ impl DaemonLink {
         }
     }
 
-    /// The next message of this daemon, if it has arrived, or of the one that comes after it. That one is told how far things have
-    /// come; without that, none is looked for.
+    /// The next message of this daemon or, after that, of the next one, if it has arrived.
+    ///
+    /// The next daemon receives `progress`; without it, no daemon is looked for.
     pub(super) fn receive(&mut self, progress: Option<&Progress>) -> Option<Said> {
         if let State::Away { next_try } = self.state {
             if next_try > Instant::now() {
@@ -145,15 +147,15 @@ impl DaemonLink {
         read.ok().flatten()
     }
 
-    /// A daemon that rejected this launcher at once would do so again.
+    /// Disconnects, and waits before the next try: a daemon that has just rejected this launcher would do so again.
     fn lose(&mut self) {
-        self.state = State::Away { next_try: Instant::now() + BETWEEN_DAEMONS };
+        self.state = State::Away { next_try: Instant::now() + RECONNECT_INTERVAL };
     }
 
     fn introduce(&self, progress: &Progress) -> Result<Connection, frame::Error> {
         let mut connection = Connection::new(reach(&self.socket)?);
-        // Before it is told anything, and lest another agent speaks through it. A daemon without root could not find it any more
-        // where /proc is mounted with `hidepid`, and has no agents but its own user's.
+        // Before anything secret arrives, so that no other agent can speak through this process. A daemon without root could not
+        // find the process any more where /proc is mounted with `hidepid`, and has only its own user's agents.
         if unix_socket::peer(&connection.stream).map_err(io::Error::from)?.uid.is_root() {
             memory::keep_private();
         }
@@ -169,7 +171,7 @@ impl DaemonLink {
         Ok(connection)
     }
 
-    /// Says it if there is a daemon. That there is none is no reason to stop: the next one will hear how far things have come.
+    /// Sends a message if a daemon is connected. If none is, the next one learns from `Hello` how far the launcher is.
     pub(super) fn say(&mut self, message: &FromLauncher) {
         if let State::Connected(connection) = &mut self.state
             && connection.write(message).is_err()
@@ -178,7 +180,7 @@ impl DaemonLink {
         }
     }
 
-    /// Waits for the next message, of whichever daemon, until then.
+    /// Waits until the deadline for the next message, from whichever daemon.
     fn attend(&mut self, progress: &Progress, limit: Instant) -> Option<ToLauncher> {
         while Instant::now() < limit {
             if let Some((message, _)) = self.receive(Some(progress)) {
@@ -191,19 +193,19 @@ impl DaemonLink {
         None
     }
 
-    /// Waits until how it ended is on record, or nobody has been there for too long.
+    /// Waits until the exit is recorded, or no daemon has run for too long.
     pub(super) fn see_noted(&mut self, progress: &Progress) {
-        let limit = Instant::now() + PATIENCE_WITH_DAEMONS;
+        let limit = Instant::now() + DAEMON_TIMEOUT;
         while !matches!(self.attend(progress, limit), None | Some(ToLauncher::Noted)) {}
     }
 }
 
-/// A descriptor to be waited for until it is readable.
+/// Polls a descriptor for reading.
 pub(super) fn readable(descriptor: Option<BorrowedFd<'_>>) -> Option<PollFd<'_>> {
     descriptor.map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN))
 }
 
-/// Connects without waiting: where daemons have no time for it, the next try may find some.
+/// Connects without blocking: if the daemon's backlog is full, the next try may succeed.
 fn reach(socket: &Path) -> io::Result<UnixStream> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -227,7 +229,7 @@ mod tests {
         link
     }
 
-    /// As the daemon sends it.
+    /// Sends as the daemon does.
     fn send(stream: &UnixStream, message: &ToLauncher, files: &[&File]) {
         let files: Vec<BorrowedFd> = files.iter().map(|file| file.as_fd()).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -236,7 +238,7 @@ mod tests {
         runtime.block_on(async {
             let (_reader, mut writer) = tokio::net::UnixStream::from_std(stream).unwrap().into_split();
             frame::write_with(&mut writer, message, &files).await.unwrap();
-            // Others have the other half open.
+            // Keeps the other half open.
             writer.forget();
         });
     }
@@ -256,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_arrives_in_pieces_is_read_when_it_is_whole() {
+    fn a_message_in_pieces_is_read_once_it_is_complete() {
         let (mut near, far) = UnixStream::pair().unwrap();
         let mut link = link_to(far);
         let frame = frame::encode(&ToLauncher::Keep { kept_size: 7 }).unwrap();
@@ -268,16 +270,19 @@ mod tests {
     }
 
     #[test]
-    fn the_next_daemon_is_told_how_far_things_have_come() {
+    fn the_next_daemon_receives_the_progress() {
         let folder = tempfile::TempDir::new().unwrap();
         let socket = folder.path().join("launch.sock");
         let mut link = DaemonLink::new(&socket, "a", 7);
         assert!(link.receive(Some(&Progress::New)).is_none());
-        assert!(link.due().is_some_and(|due| due > Instant::now()), "it is looked for again, and not at once");
+        assert!(link.due().is_some_and(|due| due > Instant::now()), "the next try comes later");
 
         let listener = UnixListener::bind(&socket).unwrap();
         link.state = State::Away { next_try: Instant::now() };
-        assert!(link.receive(None).is_none() && link.descriptor().is_none(), "none is looked for without progress");
+        assert!(
+            link.receive(None).is_none() && link.descriptor().is_none(),
+            "no daemon is looked for without progress"
+        );
         assert!(link.receive(Some(&Progress::New)).is_none() && link.descriptor().is_some());
         let (mut daemon, _) = listener.accept().unwrap();
         let mut head = [0; 4];
@@ -292,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_understood_ends_the_connection() {
+    fn an_invalid_message_ends_the_connection() {
         let (mut near, far) = UnixStream::pair().unwrap();
         let mut link = link_to(far);
         near.write_all(b"\x02\0\0\0{}").unwrap();
@@ -300,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_ends_the_wait_for_it() {
+    fn the_wait_for_noted_ends_when_it_arrives() {
         let (near, far) = UnixStream::pair().unwrap();
         let mut link = link_to(far);
         send(&near, &ToLauncher::InterruptAgain, &[]);

@@ -1,6 +1,6 @@
 //! The launcher's main loop: the process in the pane that starts the harness and outlives it by a moment.
 //!
-//! It leads the pane's session. The harness leads a session of its own, on a [terminal](super::terminal) of its own. The launcher
+//! It leads the pane's session. The harness leads another session, on another [terminal](super::terminal). The launcher
 //! survives every signal that can be caught, and it is the reaper of all its descendants, so none of them escapes by forking twice.
 
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ use nix::unistd::{AccessFlags, Pid, eaccess, getpid, getppid};
 use rustix::process::{WaitOptions, WaitStatus, wait};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGTERM, SIGWINCH};
 
-use super::daemon_link::{DaemonLink, PATIENCE_WITH_DAEMONS, Said, readable};
+use super::daemon_link::{DAEMON_TIMEOUT, DaemonLink, Said, readable};
 use super::login::{self, Asked, Login};
 use super::protocol::{End, Ending, Failure, FromLauncher, Harness, Log, Progress, ToLauncher};
 use super::temporary_dir::{self, Scratch};
@@ -44,37 +44,37 @@ use crate::text::printable::escaped_lines;
 use crate::text::redact::{ByteStream, Redactor};
 use crate::wire::exit_status::ExitStatus;
 
-/// How long a harness may take to end once its terminal has gone away.
+/// How long a harness may take to end after its terminal has gone away.
 const AFTER_HANGUP: Duration = Duration::from_secs(5);
 
 /// How long the terminal may take to show the last of the output.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// How long what the harness left behind may take to die. Only a process stuck in the kernel takes any time at all.
+/// How long processes that the harness left behind may take to die. Only a process stuck in the kernel takes any time at all.
 const CLEANUP: Duration = Duration::from_secs(5);
 
-/// How long it may take to remove what the harness left among temporary files, beside that.
+/// How much longer the removal of the harness's temporary files may take.
 const REMOVAL: Duration = Duration::from_secs(2);
 
-/// The status to exit with when no harness was ever started, as `env(1)` does it. What has ended with it may be done again.
+/// The exit status if no harness was ever started, as with `env(1)`. It is safe to start the attempt again.
 pub const NOTHING_STARTED: u8 = 125;
 
 /// Why the launcher did not start a harness.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The daemon does not know this attempt or not this process, or there has been none for too long.
+    /// The daemon does not know this attempt or this process, or no daemon ran for too long.
     #[error("no daemon expects this launcher; it is started by the daemon only")]
     Unwanted,
     /// The process could not be set up.
     #[error("failed to prepare: {0}")]
     Prepare(#[from] io::Error),
-    /// The harness could not be started; the daemon has been told.
+    /// The harness could not be started; the daemon knows it.
     #[error("{}", .0.message)]
     Harness(Failure),
 }
 
 impl Error {
-    /// The status to end with: as shells do it, 127 for what is not there, 126 for what cannot be run.
+    /// The exit status, as shells have it: 127 for a missing program, 126 for one that cannot be run.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Harness(Failure { errno: Some(errno), .. }) if *errno == Errno::ENOENT as i32 => 127,
@@ -84,8 +84,10 @@ impl Error {
     }
 }
 
-/// The launcher for one attempt of one agent, which has `agentd` log the agent user in. Returns the status to exit with, or does not
-/// return: it ends the way the harness ended.
+/// Runs the launcher for one attempt of one agent.
+///
+/// `agentd` logs the agent user in. Returns the status to exit with, or does not return if the harness was ended by a signal: the
+/// launcher then ends by the same signal.
 pub fn run(name: &str, attempt: u64, socket: &Path, agentd: &Path) -> Result<u8, Error> {
     umask(Mode::from_bits_truncate(0o022));
     rlimit::restore_descriptors();
@@ -93,12 +95,12 @@ pub fn run(name: &str, attempt: u64, socket: &Path, agentd: &Path) -> Result<u8,
     Ok(end_like(&live(name, attempt, socket, agentd)?))
 }
 
-/// Ends with that, and says what went wrong where the operator sees it.
+/// Reports an error on standard error, and returns the exit code.
 pub fn conclude(result: Result<u8, Error>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            // Where standard error is closed there is nobody to tell.
+            // If standard error is closed, the message has no reader.
             let _ = writeln!(io::stderr(), "agentd: {}", escaped_lines(&error.to_string()));
             ExitCode::from(error.exit_code())
         }
@@ -109,7 +111,7 @@ fn live(name: &str, attempt: u64, socket: &Path, agentd: &Path) -> Result<Ending
     let mut signals = Caught::new()?;
     let mut daemon = DaemonLink::new(socket, name, attempt);
     let (order, login_patience) = await_order(&mut daemon, &mut signals)?.ok_or(Error::Unwanted)?;
-    // Not before: what this process starts until then is not known for the agent's.
+    // Not earlier: until now, the daemon does not know the children of this process as the agent's.
     let started = match log_in(&order, agentd, login_patience, &mut daemon, &mut signals)? {
         Ok(login) => start(order, login, &mut daemon),
         Err(failure) => {
@@ -130,9 +132,9 @@ fn live(name: &str, attempt: u64, socket: &Path, agentd: &Path) -> Result<Ending
     }
 }
 
-/// What to launch, and how long the login may take; `None` if nobody says it in time, or the pane has gone.
+/// Waits for the work, and for how long the login may take; `None` if it does not arrive in time, or the pane is gone.
 fn await_order(daemon: &mut DaemonLink, signals: &mut Caught) -> io::Result<Option<(Order, Duration)>> {
-    let limit = Instant::now() + PATIENCE_WITH_DAEMONS;
+    let limit = Instant::now() + DAEMON_TIMEOUT;
     while Instant::now() < limit && !signals.hang_up.has_come() {
         if let Some((message, files)) = daemon.receive(Some(&Progress::New)) {
             return Ok(ordered(message, files, daemon));
@@ -163,7 +165,7 @@ fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) ->
     Some((Order { arguments, environment, workdir, log }, login_patience.unwrap_or(login::LOGIN_TIMEOUT)))
 }
 
-/// The inner result says why there is none.
+/// Logs the agent user in. The inner error says why that failed.
 fn log_in(
     order: &Order,
     agentd: &Path,
@@ -179,14 +181,14 @@ fn log_in(
         if let Some(login) = asked.take_in() {
             return Ok(login.map_err(|error| not_yet(error.to_string())));
         }
-        // The next daemon is told what has come of it.
+        // The next daemon learns of the outcome.
         while let Some((message, _)) = daemon.receive(None) {
             if matches!(message, ToLauncher::Interrupt | ToLauncher::InterruptAgain | ToLauncher::Unwanted) {
                 return Ok(Err(not_yet("it was stopped before it started".to_owned())));
             }
         }
         if signals.hang_up.has_come() {
-            // Nobody is there to be told of anything that is started now.
+            // Without the pane, nothing can be shown of a harness that starts now.
             return Ok(Err(not_yet("its pane was closed before it started".to_owned())));
         }
         let descriptors = [Some(signals.descriptor()), daemon.descriptor(), Some(asked.descriptor())].map(readable);
@@ -196,7 +198,7 @@ fn log_in(
     }
 }
 
-/// It may be otherwise for the next try.
+/// A failure that the next attempt may not have.
 fn not_yet(message: String) -> Failure {
     Failure { message, errno: None, missing: true }
 }
@@ -212,7 +214,9 @@ struct Order {
     log: Option<Writer>,
 }
 
-/// Starts the harness, and returns when it started. The order, with its secrets, is gone when this returns; only the log is left.
+/// Starts the harness, and returns when it started.
+///
+/// The order is dropped, with its secrets; only the log remains.
 #[expect(clippy::needless_pass_by_value, reason = "nothing of the login is left either")]
 fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<(Harness, Terminal, Option<Scratch>), Failure> {
     let workdir = order.workdir.as_path();
@@ -221,7 +225,7 @@ fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<(Harness
         .map_err(|failure| Failure { missing: true, ..failure })?;
     let words: Vec<&OsStr> = order.arguments.iter().map(|argument| OsStr::from_bytes(argument.as_slice())).collect();
     let Some((&program, arguments)) = words.split_first() else {
-        return Err(Failure { message: "there is no program to start".to_owned(), errno: None, missing: false });
+        return Err(Failure { message: "no program was given".to_owned(), errno: None, missing: false });
     };
     let declared_path = order.environment.get("PATH").map(|path| OsStr::from_bytes(path.as_slice()));
     let of_login = |name: &str| {
@@ -261,7 +265,7 @@ fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<(Harness
         io::ErrorKind::NotFound => failure(&format!("{}: its interpreter is missing", found.display()), &error),
         _ => failure(&format!("{} cannot be run", found.display()), &error),
     })?;
-    // Waited for together with whatever else becomes a child of this process.
+    // The reaper waits for it, as for every other child of this process.
     i32::try_from(child.id())
         .map(|pid| (Harness { pid, at }, terminal, scratch))
         .map_err(|_| failure("the process id is out of range", &Errno::EOVERFLOW.into()))
@@ -271,7 +275,7 @@ fn failure(what: &str, error: &io::Error) -> Failure {
     Failure { message: format!("{what}: {error}"), errno: error.raw_os_error(), missing: false }
 }
 
-/// As `execvp(3)` searches, but in the `PATH` that the harness will have, and with an error that says where was looked.
+/// Searches as `execvp(3)` does, but in the `PATH` that the harness will have, and with an error that says where it searched.
 fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
     let shown = program.display();
     if program.as_bytes().contains(&b'/') {
@@ -304,7 +308,7 @@ fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
     }
 }
 
-/// Until the harness has ended, has been reported, and has left nothing behind.
+/// Waits until the harness has ended, has been reported, and has left nothing behind.
 fn attend(
     harness: Harness,
     terminal: &mut Terminal,
@@ -313,29 +317,29 @@ fn attend(
     daemon: &mut DaemonLink,
 ) -> Result<Ending, Error> {
     let server = getppid();
-    // What ends like a crashed harness must not leave a core of its own.
+    // This process may end by the same signal as a crashed harness, and must not leave a core dump.
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     let (status, has_hung_up) = see_end(harness, terminal, signals, daemon)?;
     let at = Timestamp::now().boot();
     if let Err(error) = terminal.collect() {
         daemon.say(&not_logged(&error));
     }
-    let ending = if has_hung_up || pane_is_gone() { Ending::Cause(who_hung_up(server)) } else { status };
+    let ending = if has_hung_up || pane_is_gone() { Ending::Cause(hangup_cause(server)) } else { status };
     let end = end(ending.clone(), at);
     daemon.say(&FromLauncher::Ended(end.clone()));
     clean_up(signals);
     let removal = remove(scratch);
-    // What was left printed, too.
+    // Processes that were left behind may have printed, too.
     let _ = terminal.collect();
-    // One that does not answer has shown what it will ever show.
+    // A terminal that does not answer has shown all that it ever will.
     terminal.finish(&last_words(&ending), Instant::now() + DRAIN);
-    // It has ended when the other end is gone.
+    // The removal is done when the other end is closed.
     let _ = removal.recv_timeout(REMOVAL);
     daemon.see_noted(&Progress::Ended { harness, end });
     Ok(ending)
 }
 
-/// Attends to everything until the harness has ended. Answers how, and whether its terminal had gone away before.
+/// Attends to everything until the harness has ended. Returns how it ended, and whether its terminal had gone away before.
 fn see_end(
     harness: Harness,
     terminal: &mut Terminal,
@@ -346,10 +350,10 @@ fn see_end(
     let running = Progress::Running(harness);
     let mut interrupts = 0;
     let mut hung_up: Option<Instant> = None;
-    // The first look at the daemon is for what came while the harness was started.
+    // The first check is for messages that came while the harness was started.
     let mut is_heard = true;
     loop {
-        // Whatever signal was handled: it costs little, and none is missed.
+        // Whatever signal was handled: this costs little, and misses no child.
         if let Some(status) = reap(pid) {
             return Ok((status, hung_up.is_some()));
         }
@@ -358,7 +362,7 @@ fn see_end(
         }
         if signals.hang_up.has_come() && hung_up.is_none() && pane_is_gone() {
             hung_up = Some(Instant::now() + AFTER_HANGUP);
-            // As the kernel does it. What is stopped could not end.
+            // As the kernel does it. A stopped process could not end.
             signal_foreground(pid, terminal, Signal::SIGHUP);
             signal_foreground(pid, terminal, Signal::SIGCONT);
         }
@@ -370,7 +374,7 @@ fn see_end(
             hung_up = Some(Instant::now() + AFTER_HANGUP);
         }
         if is_heard && let Some((message, files)) = daemon.receive(Some(&running)) {
-            // A stop is one SIGINT and another one, however many daemons have a part in it.
+            // A stop sends at most two SIGINT, however many daemons take part in it.
             let wanted = obey((message, files), terminal, daemon);
             if interrupts < wanted {
                 interrupts = wanted;
@@ -385,7 +389,7 @@ fn see_end(
     }
 }
 
-/// What is ready.
+/// The descriptors that are ready.
 struct Ready {
     daemon: PollFlags,
     terminal: [PollFlags; 2],
@@ -410,7 +414,7 @@ fn await_something(
     Ok(Ready { daemon, terminal: [other, pane] })
 }
 
-/// Does what the daemon says; answers how many SIGINT it wants.
+/// Obeys the daemon's message; returns how many SIGINT it asks for in all.
 fn obey((message, files): Said, terminal: &mut Terminal, daemon: &mut DaemonLink) -> u8 {
     match message {
         ToLauncher::Interrupt => 1,
@@ -425,8 +429,10 @@ fn obey((message, files): Said, terminal: &mut Terminal, daemon: &mut DaemonLink
     }
 }
 
-/// Removes it beside everything else; what is answered is closed when that is done. Nobody uses it any more. One that takes long is
-/// removed by the next launcher. Where there is no thread to be had, it is removed here.
+/// Removes the temporary folder in another thread; the returned channel closes when that is done.
+///
+/// The folder is no longer in use. If removal takes too long, the next launcher finishes it. If no thread can be started, the
+/// folder is removed here.
 fn remove(scratch: Option<Scratch>) -> mpsc::Receiver<()> {
     let (done, is_done) = mpsc::channel();
     let work = move || {
@@ -441,15 +447,15 @@ fn not_logged(error: &io::Error) -> FromLauncher {
     FromLauncher::Warning(format!("what it prints cannot be written to its log: {error}"))
 }
 
-/// Waits for whatever has ended; the status of the harness if it has.
+/// Reaps all children that have ended; returns the status of the harness if it is one of them.
 fn reap(harness: Pid) -> Option<Ending> {
     loop {
         match wait(WaitOptions::NOHANG) {
             Ok(Some((pid, status))) if pid.as_raw_pid() == harness.as_raw() => return Some(ending(status)),
             Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
             Ok(None) => return None,
-            // Proves nothing, unless the harness is not even there to be waited for: then its status went to somebody else, which
-            // cannot be, and a known unknown is better than a wait without end.
+            // The error proves nothing unless the harness no longer exists. Then its status went to another process, which should
+            // be impossible; reporting it as lost is better than waiting forever.
             Err(error) => {
                 let is_gone = kill(harness, None) == Err(Errno::ESRCH);
                 return is_gone.then(|| Ending::Cause(format!("its status was lost: {error}")));
@@ -458,7 +464,7 @@ fn reap(harness: Pid) -> Option<Ending> {
     }
 }
 
-/// As the kernel tells it: by any signal that there is.
+/// Converts the kernel's status, whatever the signal.
 fn ending(status: WaitStatus) -> Ending {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => Ending::Code(code),
@@ -483,11 +489,11 @@ fn end(how: Ending, at: Duration) -> End {
     }
 }
 
-/// To the terminal's foreground process group, and to the harness if it is not in it.
+/// Signals the terminal's foreground process group, and the harness if it is not in that group.
 fn signal_foreground(harness: Pid, terminal: &Terminal, signal: Signal) {
     let foreground = terminal.foreground();
     let reached = foreground.is_some_and(|group| killpg(group, signal).is_ok());
-    // It leads its session, so no other group can be its own.
+    // The harness leads its session, so its group has its own process id.
     if !reached || foreground != Some(harness) {
         let _ = kill(harness, signal);
     }
@@ -500,8 +506,10 @@ fn pane_is_gone() -> bool {
         && descriptors[0].revents().is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
 }
 
-/// A server that died has closed the terminal before it is seen to be dead.
-fn who_hung_up(server: Pid) -> String {
+/// Says why the pane went away.
+///
+/// A dying server closes the terminal before this process gets a new parent.
+fn hangup_cause(server: Pid) -> String {
     let limit = Instant::now() + Duration::from_millis(200);
     while getppid() == server && Instant::now() < limit {
         std::thread::sleep(Duration::from_millis(5));
@@ -509,7 +517,7 @@ fn who_hung_up(server: Pid) -> String {
     if getppid() == server { "its tmux session was closed".to_owned() } else { "the tmux server died".to_owned() }
 }
 
-/// Kills what the harness left behind, until this process has no children any more.
+/// Kills what the harness left behind, until this process has no children.
 fn clean_up(signals: &mut Caught) {
     let limit = Instant::now() + CLEANUP;
     let Ok(own) = Process::open(getpid().as_raw()) else { return };
@@ -531,7 +539,7 @@ fn clean_up(signals: &mut Caught) {
     }
 }
 
-/// What the operator reads below the last output.
+/// The line that an operator reads below the last output.
 fn last_words(ending: &Ending) -> String {
     let end = match ending {
         Ending::Code(code) => format!("exited with status {code}"),
@@ -542,12 +550,12 @@ fn last_words(ending: &Ending) -> String {
     format!("\x1b[0;2m[{end}]\x1b[0m")
 }
 
-/// Ends by the same signal, or answers with the status to exit with.
+/// Ends this process by the same signal, or returns the status to exit with.
 fn end_like(ending: &Ending) -> u8 {
     match *ending {
         Ending::Code(code) => u8::try_from(code & 0xff).unwrap_or(1),
         Ending::Signal(signal) => {
-            // Returns only where the signal's default is not to end the process, and for those beyond the standard ones: they are
+            // Returns only if the signal's default is not to end the process, and for signals beyond the standard ones: they are
             // caught here only if this process was started with them ignored.
             if signal_hook::low_level::emulate_default_handler(signal).is_err() {
                 let _ = signal_hook::low_level::raise(signal);
@@ -558,10 +566,12 @@ fn end_like(ending: &Ending) -> u8 {
     }
 }
 
-/// The signals that are caught: all that can be. What is caught here has its default disposition in the harness, whatever this
-/// process was started with (`execve(2)`: handlers are reset, ignored signals stay ignored), and does nothing to this process.
+/// The signals that this process catches: all that can be caught.
+///
+/// A signal caught here has its default disposition in the harness, whatever this process was started with (`execve(2)`: handlers
+/// are reset, ignored signals stay ignored), and does nothing to this process.
 struct Caught {
-    /// Readable when one of those below has come, or a child has ended.
+    /// Readable once one of the signals below has come, or a child has ended.
     woken: UnixStream,
     terminate: Flag,
     hang_up: Flag,
@@ -572,7 +582,7 @@ struct Caught {
 struct Flag(Arc<AtomicBool>);
 
 impl Flag {
-    /// Since the last time that this was asked.
+    /// Whether the signal has come since the last call.
     fn has_come(&self) -> bool {
         self.0.swap(false, Ordering::SeqCst)
     }
@@ -583,7 +593,8 @@ impl Caught {
         const LAST_STANDARD: i32 = 31;
         let ignored = Arc::new(AtomicBool::new(false));
         for number in 1..=LAST_STANDARD {
-            // The few that cannot be caught (SIGKILL, SIGSTOP) or must not be (SIGSEGV and its like) cannot have been ignored.
+            // The few signals that cannot be caught (SIGKILL, SIGSTOP) or must not be (SIGSEGV and the like) cannot have been
+            // ignored.
             if !signal_hook::consts::FORBIDDEN.contains(&number) {
                 signal_hook::flag::register(number, Arc::clone(&ignored))?;
             }
@@ -592,7 +603,7 @@ impl Caught {
         woken.set_nonblocking(true)?;
         let catch = |number| {
             let flag = Arc::new(AtomicBool::new(false));
-            // In this order: who is woken finds the flag set.
+            // In this order, so that the flag is set once the pipe is readable.
             signal_hook::flag::register(number, Arc::clone(&flag))?;
             signal_hook::low_level::pipe::register(number, waker.try_clone()?)?;
             io::Result::Ok(Flag(flag))
@@ -606,7 +617,7 @@ impl Caught {
         self.woken.as_fd()
     }
 
-    /// To be called when it was waited for, and before flags are asked.
+    /// Drains the pipe. Call it after waiting and before checking the flags.
     fn take_in(&mut self) {
         let mut buffer = [0; 64];
         while self.woken.read(&mut buffer).is_ok_and(|count| count > 0) {}
@@ -646,7 +657,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_not_searched_for() {
+    fn a_program_with_a_slash_is_not_searched_in_path() {
         assert_eq!(find(OsStr::new("/bin/sh"), OsStr::new("")).unwrap(), Path::new("/bin/sh"));
         assert!(find(OsStr::new("./no-such-program"), OsStr::new("/bin")).is_err());
     }

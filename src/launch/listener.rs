@@ -1,8 +1,8 @@
 //! The launch socket: receives launchers and verifies who they are.
 //!
-//! Anybody may connect (the mode is 0666; the directory decides who can reach it). So each peer is checked first: who it is, by the
-//! kernel's word (`SO_PEERCRED`, `SO_PEERPIDFD`, see `unix(7)`), then who it claims to be, in a bounded time and size. The receiver of
-//! the [`UnverifiedLauncher`] judges what that claim is worth.
+//! Anyone may connect (the mode is 0666; the directory decides who can reach it). So the listener first checks who each peer is,
+//! as reported by the kernel (`SO_PEERCRED`, `SO_PEERPIDFD`, see `unix(7)`), and then who it claims to be, within a limit of time
+//! and size. The receiver of the [`UnverifiedLauncher`] decides what that claim is worth.
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -27,52 +27,54 @@ use crate::sys::process::Process;
 use crate::sys::rate_limit::Brake;
 use crate::sys::unix_socket::{self, Peer};
 
-/// How long a peer may take to say who it is.
+/// How long a peer may take to introduce itself.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How many peers may be unverified at once. A new one takes the place of the one that has been silent for the longest time: launchers
-/// speak at once, so silent peers cannot keep them out.
+/// How many peers may be unverified at the same time.
+///
+/// A new one displaces the one that has been silent longest. Launchers speak at once, so silent peers cannot keep them out.
 const WAITING_ROOM: usize = 256;
 
-/// A process of the agent user's that says it is the launcher of an attempt.
+/// A process of the agent user that claims to be the launcher of an attempt.
 #[derive(Debug)]
 pub struct UnverifiedLauncher {
     /// The agent it names.
     pub name: String,
     /// The attempt it names.
     pub attempt: u64,
-    /// The version of what it speaks.
+    /// The version of the protocol that it speaks.
     pub version: u32,
-    /// The fingerprint of what it says it launched.
+    /// The fingerprint of what it claims to have launched.
     pub fingerprint: Option<Fingerprint>,
-    /// How far it says it has come.
+    /// How far it claims to be.
     pub progress: Progress,
-    /// Whether it says that it can go on writing in other files.
+    /// Whether it claims that it can continue in other files.
     pub can_move: bool,
-    /// Where it says it writes what is printed.
+    /// Where it claims to write output.
     pub log: Option<Log>,
-    /// The process, by the kernel's word.
+    /// The process, as reported by the kernel.
     pub process: Process,
-    /// Reads what it says next.
+    /// Reads its further messages.
     pub reader: frame::Reader<OwnedReadHalf>,
-    /// Writes what the daemon tells it.
+    /// Writes the daemon's messages.
     pub writer: OwnedWriteHalf,
-    /// Its place among the unverified, to be dropped once it is verified.
+    /// Its slot among the unverified peers, to be dropped once it is verified.
     pub permit: OwnedSemaphorePermit,
 }
 
 impl UnverifiedLauncher {
-    /// Whether it says that it has received its work.
+    /// Whether it claims to have received its work.
     pub fn has_launched(&self) -> bool {
         self.progress != Progress::New
     }
 
-    /// Tells a launcher that has started nothing yet not to wait. One that has is left alone: it connects again, and may be expected
-    /// then.
+    /// Sends `Unwanted` to a launcher that has started nothing yet.
+    ///
+    /// One that has started a harness is left alone: it connects again, and may be expected then.
     pub fn send_away(mut self) {
         if self.progress == Progress::New {
             tokio::spawn(async move {
-                // Nobody is hurt if it does not listen.
+                // If it does not listen, no harm is done.
                 let _ =
                     tokio::time::timeout(HELLO_TIMEOUT, frame::write(&mut self.writer, &ToLauncher::Unwanted)).await;
             });
@@ -80,8 +82,10 @@ impl UnverifiedLauncher {
     }
 }
 
-/// Receives peers that run as `user`, and hands on those that say who they are, until the daemon ends. `trouble` holds what prevents
-/// that, for example that there is no listener so far. At each of the `rounds` it makes sure that launchers find the socket.
+/// Receives peers that run as `user`, and passes on those that introduce themselves, until the daemon ends.
+///
+/// `trouble` holds what prevents that, such as a listener that does not exist yet. Each of the `rounds` makes sure that launchers
+/// find the socket.
 pub async fn receive(
     mut listener: Option<UnixListener>,
     mut keeper: LaunchSocketKeeper,
@@ -140,7 +144,7 @@ pub async fn receive(
             }
             Err(error) => {
                 trouble.note(Some(&error));
-                // Out of descriptors, most likely; trying again at once would only burn time.
+                // Most likely out of descriptors; an immediate retry would only waste time.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -162,7 +166,7 @@ fn is_shortage(error: &io::Error) -> bool {
 /// The peers that are not verified yet.
 struct Room {
     permits: Arc<Semaphore>,
-    /// The tasks that listened to a peer, oldest first; most of them have finished.
+    /// The tasks that wait for a peer to introduce itself, oldest first; most of them have finished.
     silent: VecDeque<AbortHandle>,
 }
 
@@ -171,7 +175,7 @@ impl Room {
         Self { permits: Arc::new(Semaphore::new(WAITING_ROOM)), silent: VecDeque::new() }
     }
 
-    /// A place for a new peer. `None` never happens: the semaphore is not closed.
+    /// A slot for a new peer. `None` never happens: the semaphore is not closed.
     async fn permit(&mut self) -> Option<OwnedSemaphorePermit> {
         if self.silent.len() >= WAITING_ROOM {
             self.silent.retain(|listening| !listening.is_finished());
@@ -181,19 +185,20 @@ impl Room {
         {
             self.silent.drain(..=longest).for_each(|listening| listening.abort());
         }
-        // Those who have spoken wait for no longer than an attempt takes to find its launcher, and are few for each.
+        // Peers that have introduced themselves wait no longer than an attempt takes to find its launcher, and each attempt has
+        // few.
         Arc::clone(&self.permits).acquire_owned().await.ok()
     }
 }
 
-/// What keeps launchers from being received.
+/// The problem that keeps launchers from being received.
 struct Trouble {
     now: watch::Sender<Option<String>>,
     brake: Brake,
 }
 
 impl Trouble {
-    /// Logs changes. The agent user can cause trouble and end it.
+    /// Logs changes. The agent user can cause and end trouble at will.
     fn note(&self, error: Option<&dyn Display>) {
         let now = error.map(|error| format!("failed to receive a launcher: {error}"));
         self.now.send_if_modified(|before| {
@@ -214,7 +219,7 @@ impl Trouble {
     }
 }
 
-/// Agents can connect here, and must not be able to fill the log.
+/// Logs a rejected peer, at a limited rate: agents can connect here, and must not be able to fill the log.
 fn complain(sent_away: &Brake, why: &str) {
     if let Some(count) = sent_away.pass() {
         tracing::warn!("rejected a connection to the launch socket ({count} so far): {why}");
@@ -254,8 +259,8 @@ fn peer(stream: &UnixStream, user: Uid) -> io::Result<Process> {
     }
     match getsockopt(stream, PeerPidfd) {
         Ok(pidfd) => Process::from_pidfd(pid, pidfd),
-        // Kernels before 6.5 do not know it. The one that connected may have left its end to another and ended, so that its id is
-        // somebody else's; then it must at least be somebody of the same user.
+        // Kernels before 6.5 do not support this. The process that connected may have passed its end to another and ended, so its
+        // id may belong to a new process, which must at least run as the same user.
         Err(nix::Error::ENOPROTOOPT) => {
             let process = Process::open(pid)?;
             if process.runs_as(user)? { Ok(process) } else { Err(io::ErrorKind::NotFound.into()) }
@@ -276,7 +281,7 @@ mod tests {
     use crate::sys::account::Account;
 
     #[tokio::test]
-    async fn a_launcher_is_heard_while_a_crowd_says_nothing() {
+    async fn a_launcher_is_received_among_many_silent_peers() {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
         let directory = tempfile::TempDir::new().unwrap();
         let account = Account::current().unwrap();
@@ -306,10 +311,6 @@ mod tests {
         };
         frame::write(&mut launcher, &hello).await.unwrap();
         assert_eq!(told.recv().await.unwrap(), "late");
-        assert!(
-            start.elapsed() < HELLO_TIMEOUT,
-            "it was not made to wait for those who say nothing: {:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() < HELLO_TIMEOUT, "silent peers did not delay it: {:?}", start.elapsed());
     }
 }

@@ -4,12 +4,15 @@
 //! launcher ── agentd login-shell ──▶ the user's shell ── agentd print-environment
 //! ```
 //!
-//! agentd looks the user up and becomes that user's shell: a login shell, with a dash before its name as `login(1)` and tmux do it, in
-//! a session of its own without a terminal. The shell runs agentd, which prints the environment it finds between two markers:
-//! profiles print things too. The launcher itself looks nobody up: it stays, and what libraries that answers (`nsswitch.conf(5)`)
-//! would stay in its memory; nor could it, where it is linked statically. On NixOS this is where `PATH` comes from. A shell that fails, hangs or swallows its arguments gives none: nobody is to run
-//! with one that was made up. An account that refuses logins has its base environment, and one whose shell is not there that of
-//! `/bin/sh`.
+//! agentd looks the user up and becomes that user's shell: a login shell, with a dash before its name as with `login(1)` and tmux,
+//! in a separate session without a terminal. The shell runs agentd, which prints the environment that it finds, between two markers
+//! because profiles print things, too. On NixOS this is where `PATH` comes from.
+//!
+//! The launcher itself does not look the user up. The libraries that do (`nsswitch.conf(5)`) would stay in its memory for as long as
+//! the agent runs, and a statically linked launcher cannot load them.
+//!
+//! A shell that fails, hangs, or ignores its arguments gives no environment, and no agent runs with an invented one. An account that
+//! refuses logins gets its base environment, and one whose shell does not exist gets that of `/bin/sh`.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
@@ -35,72 +38,71 @@ pub const SHELL_COMMAND: &str = "login-shell";
 /// The hidden command that prints the environment it finds.
 pub const PRINT_COMMAND: &str = "print-environment";
 
-/// How long the shell may take, if nothing else is said. A profile may take its time, and many at once on a machine that boots take
-/// more.
+/// The default time limit for the shell. A profile may be slow, and slower still when a booting machine runs many at once.
 pub const LOGIN_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// How long it may take before somebody who waits for a shell beside an agent has a plain one.
+/// How long an operator who waits for a shell beside an agent waits before getting a plain one.
 const PATIENCE_OF_PEOPLE: Duration = Duration::from_secs(5);
 
-/// What stands in for a shell that is not there.
+/// The shell to use if the account's shell does not exist.
 const USUAL_SHELL: &str = "/bin/sh";
 
-/// How much is read at once.
+/// How much is read at a time.
 const PIECE: usize = 4096;
 
-/// How much it may print: a hundred times what an environment can reasonably be.
+/// How much the shell may print: a hundred times the size of any reasonable environment.
 const MAX_OUTPUT: usize = 8 << 20;
 
-/// Why a login gives no environment.
+/// Why a login gave no environment.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The shell did not do what it was started for.
+    /// The shell did not run the command that it was given.
     #[error("the login shell {} gave no environment: {reason}", shell.display())]
     Unusable {
         /// The shell.
         shell: PathBuf,
-        /// In which way.
+        /// What the shell did instead.
         reason: io::Error,
     },
-    /// There is no such account.
+    /// The account does not exist.
     #[error("{0}")]
     NoAccount(String),
-    /// agentd itself could not be run for it.
+    /// agentd itself could not be run.
     #[error("{} printed no login environment: {reason}", agentd.display())]
     NotBegun {
-        /// agentd.
+        /// The path of agentd.
         agentd: PathBuf,
-        /// Why.
+        /// The reason.
         reason: io::Error,
     },
-    /// Who the user is takes too long to find out.
+    /// Looking up the user took too long.
     #[error("failed to look up the agent user within {}", humantime::format_duration(*within))]
     AccountTimedOut {
-        /// How long it was waited for.
+        /// The time limit.
         within: Duration,
     },
-    /// It takes too long.
+    /// The shell took too long.
     #[error("the login shell {} did not finish within {}", shell.display(), humantime::format_duration(*within))]
     TimedOut {
         /// The shell.
         shell: PathBuf,
-        /// How long it was waited for.
+        /// The time limit.
         within: Duration,
     },
 }
 
-/// What a login gives.
+/// The result of a login.
 #[derive(Debug)]
 pub struct Login {
-    /// The variables, in no order.
+    /// The variables, in no particular order.
     pub environment: Vec<(OsString, OsString)>,
-    /// Whether the shell went to another directory than the one it was started in.
+    /// Whether the shell changed its directory.
     pub moved: bool,
-    /// Why the environment is not that of the account's own shell, if it is not.
+    /// Why the environment is not that of the account's own shell, if so.
     pub warning: Option<String>,
 }
 
-/// A login that is under way, in a process of its own, which is killed when this is dropped.
+/// A login in progress, in a separate process that is killed when this is dropped.
 #[derive(Debug)]
 pub struct Asked {
     agentd: PathBuf,
@@ -113,7 +115,7 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Has `agentd` log this user in, in the present directory. What the shell starts bears the mark if there is one.
+    /// Has `agentd` log this user in, in the current directory. The shell's processes carry the mark if there is one.
     pub fn begin(agentd: &Path, mark: Option<&SecretBytes>, patience: Duration) -> Result<Self, Error> {
         let failed = |reason| Error::NotBegun { agentd: agentd.to_owned(), reason };
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -130,21 +132,21 @@ impl Asked {
         Ok(Self { agentd: agentd.to_owned(), child, stdout, marker, printed: Vec::new(), within: patience, limit })
     }
 
-    /// What is readable when there is something to [take in](Self::take_in).
+    /// Readable when there is something to [take in](Self::take_in).
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.stdout.as_fd()
     }
 
-    /// By when it must be done.
+    /// The deadline of the login.
     pub fn limit(&self) -> Instant {
         self.limit
     }
 
-    /// Takes in what was printed so far; `None` as long as that is not all, and there is time.
+    /// Takes in what was printed so far; `None` while the answer is incomplete and there is time left.
     pub fn take_in(&mut self) -> Option<Result<Login, Error>> {
         let mut buffer = [0; PIECE];
         loop {
-            // Until the last marker rather than the end: something in the background may hold the pipe open.
+            // Ends at the last marker rather than at the end of the pipe: a background process may hold the pipe open.
             if let Some(answer) = Answer::find(&self.printed, self.marker.as_bytes()) {
                 return Some(self.conclude(&answer));
             }
@@ -163,7 +165,7 @@ impl Asked {
         }
     }
 
-    /// Waits for it.
+    /// Waits for the login to finish.
     fn finish(mut self) -> Result<Login, Error> {
         loop {
             if let Some(login) = self.take_in() {
@@ -209,18 +211,18 @@ impl Asked {
 }
 
 impl Drop for Asked {
-    /// The child leads a group of its own and was not waited for, so the number is still its own.
+    /// Kills the child and its group. The child leads the group and has not been reaped, so the number is still its own.
     fn drop(&mut self) {
         if let Ok(pid) = i32::try_from(self.child.id()) {
             let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        // It may have no group yet. One that is stuck in the kernel is waited for by whoever waits for all children.
+        // The child may not lead a group yet. If it is stuck in the kernel, the reaper of all children reaps it later.
         let _ = self.child.kill();
         let _ = self.child.try_wait();
     }
 }
 
-/// What is printed: which shell is asked, and what it says, each between two markers.
+/// The answer: which shell is run, and what it says, each between two markers.
 struct Answer<'a> {
     shell: &'a [u8],
     environment: &'a [u8],
@@ -241,7 +243,7 @@ impl<'a> Answer<'a> {
         (!word.is_empty()).then(|| String::from_utf8_lossy(word).into_owned())
     }
 
-    /// Why there is no account to log in.
+    /// Why there is no account to log in to.
     fn refusal(&self) -> Option<String> {
         if self.shell.first() == Some(&0) { self.word(1).or_else(|| Some(String::new())) } else { None }
     }
@@ -251,7 +253,7 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// The account, with another shell in place of one that cannot be run, and a warning then.
+/// The account with a shell that can be run, and a warning if that is not the account's own.
 fn with_a_shell(account: Account) -> (Account, Option<String>) {
     let shell = &account.shell;
     let usable = match shell.metadata() {
@@ -270,7 +272,7 @@ fn with_a_shell(account: Account) -> (Account, Option<String>) {
     }
 }
 
-/// What a login gives, from all that was printed.
+/// Parses a login's result from everything that was printed.
 #[cfg(fuzzing)]
 pub fn read(printed: &[u8], marker: &[u8]) -> Option<(Vec<(OsString, OsString)>, PathBuf)> {
     parse(between(printed, marker)?)
@@ -282,9 +284,9 @@ fn between<'a>(printed: &'a [u8], marker: &[u8]) -> Option<&'a [u8]> {
     Some(&rest[..find(rest)?])
 }
 
-/// The present directory, then each variable, every one followed by a NUL.
+/// Parses the current directory and the variables, each followed by a NUL.
 fn parse(answer: &[u8]) -> Option<(Vec<(OsString, OsString)>, PathBuf)> {
-    // A shell that shows what it was given prints the marker, too.
+    // A shell that echoes its command prints the marker, too.
     let end = answer.iter().position(|&byte| byte == 0)?;
     let directory = PathBuf::from(OsStr::from_bytes(&answer[..end]));
     let items = answer[end + 1..].split(|&byte| byte == 0);
@@ -294,14 +296,15 @@ fn parse(answer: &[u8]) -> Option<(Vec<(OsString, OsString)>, PathBuf)> {
             let text = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
             Some((text(&item[..equals]), text(&item[equals + 1..])))
         })
-        // These tell of the login shell itself.
+        // These describe the login shell itself.
         .filter(|(name, _)| !["_", "SHLVL", "PWD", "OLDPWD"].iter().any(|own| name == own))
         .collect();
     Some((environment, directory))
 }
 
-/// The hidden command [`SHELL_COMMAND`]: says which shell it is, and becomes that, outside of the terminal's session. An account that
-/// refuses logins has its base environment. Returns only when there is no more to be done.
+/// Runs the hidden command [`SHELL_COMMAND`]: prints which shell it uses, and becomes that shell, outside the terminal's session.
+///
+/// An account that refuses logins gets its base environment. Returns only if there is nothing more to do.
 pub fn become_login_shell(marker: &OsStr, out: &mut impl Write) -> io::Result<()> {
     nix::unistd::setsid()?;
     let marker = marker.as_bytes();
@@ -310,7 +313,7 @@ pub fn become_login_shell(marker: &OsStr, out: &mut impl Write) -> io::Result<()
         Err(error) => return tell(out, marker, &[b"", error.to_string().as_bytes()]),
     };
     if account.refuses_logins() {
-        // What such a user's PATH should be is nobody's word but ours, so there is nothing to warn of.
+        // No other program defines such a user's PATH, so there is nothing to warn about.
         tell(out, marker, &[account.shell.as_os_str().as_bytes(), b""])?;
         let environment = account.base_environment();
         return print(out, marker, Path::new(""), environment.iter().map(|(name, value)| (&**name, &**value)));
@@ -325,7 +328,7 @@ pub fn become_login_shell(marker: &OsStr, out: &mut impl Write) -> io::Result<()
     Err(shell.exec())
 }
 
-/// Words, each with a NUL behind it, between two markers.
+/// Prints words, each followed by a NUL, between two markers.
 fn tell(out: &mut impl Write, marker: &[u8], words: &[&[u8]]) -> io::Result<()> {
     let words: Vec<u8> = words.iter().flat_map(|word| [word, b"\0".as_slice()].concat()).collect();
     out.write_all(&[marker, &words, marker].concat())?;
@@ -344,7 +347,7 @@ fn single_quote(path: &Path) -> Vec<u8> {
     quoted
 }
 
-/// The hidden command [`PRINT_COMMAND`].
+/// Runs the hidden command [`PRINT_COMMAND`].
 pub fn print_environment(marker: &OsStr, out: &mut impl Write) -> io::Result<()> {
     let variables: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     let directory = std::env::current_dir().unwrap_or_default();
@@ -367,8 +370,10 @@ fn print<'a>(
     out.flush()
 }
 
-/// The hidden command of an operator's shell: the account's own as a login shell in the present directory, or, where that would
-/// lead elsewhere or refuses logins, a plain one with the environment of a login. Returns only on failure.
+/// Becomes an operator's shell: the account's own, as a login shell in the current directory.
+///
+/// If that shell would change the directory or refuses logins, a plain shell with the environment of a login is used instead.
+/// Returns only on failure.
 pub fn become_shell(account: &Account) -> io::Error {
     crate::sys::rlimit::restore_descriptors();
     let executable = match std::env::current_exe() {
@@ -379,11 +384,11 @@ pub fn become_shell(account: &Account) -> io::Error {
     let (account, _) = with_a_shell(account.clone());
     let (environment, moved, warning) = match login {
         Ok(Login { environment, moved, warning }) => (environment, moved, warning),
-        // Whoever waits for a shell is to have one, and is told what it is.
-        Err(error) => (account.base_environment(), true, Some(format!("{error}; this is a plain one"))),
+        // An operator who waits for a shell gets one, with a note about what it is.
+        Err(error) => (account.base_environment(), true, Some(format!("{error}; this is a plain shell"))),
     };
     if let Some(warning) = warning {
-        // Where standard error is closed there is nobody to tell.
+        // If standard error is closed, the message has no reader.
         let _ = writeln!(io::stderr(), "agentd: {warning}");
     }
     if !moved {
@@ -399,8 +404,9 @@ pub fn become_shell(account: &Account) -> io::Error {
     failure
 }
 
-/// The locale that a program finds if neither its login nor what was `declared` for it names one: without any it would take every
-/// letter beyond ASCII for bytes.
+/// The locale to set if neither the login nor the variables `declared` for the program name one.
+///
+/// Without a locale, a program would take every non-ASCII letter for bytes.
 pub fn language<'a>(
     login: &[(OsString, OsString)],
     mut declared: impl Iterator<Item = &'a String>,
@@ -411,7 +417,7 @@ pub fn language<'a>(
     (!is_named).then_some(("LANG", "C.UTF-8"))
 }
 
-/// What the pane itself gives.
+/// The variables of the pane.
 pub fn terminal_variables() -> impl Iterator<Item = (&'static str, OsString)> {
     ["TERM", "TMUX", "TMUX_PANE"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)))
 }
@@ -421,7 +427,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_profile_prints_around_the_answer_is_passed_over() {
+    fn output_of_a_profile_around_the_answer_is_skipped() {
         let printed = b"Welcome!\nM/home/a\0A=1\0B=x=y\nz\0_=x\0PWD=/\0=bad\0Mbye";
         let (environment, directory) = parse(between(printed, b"M").unwrap()).unwrap();
         assert_eq!(directory, Path::new("/home/a"));
@@ -429,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn half_an_answer_is_none() {
+    fn an_incomplete_answer_is_not_used() {
         assert!(between(b"noise M/home\0A=1", b"M").is_none());
         assert!(between(b"", b"M").is_none());
     }
@@ -439,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_that_cannot_be_run_is_stood_in_for() {
+    fn a_shell_that_cannot_be_run_is_replaced_with_a_warning() {
         let (account, warning) = with_a_shell(with(Path::new("/bin/sh")));
         assert_eq!((account.shell.as_path(), warning), (Path::new("/bin/sh"), None));
         for shell in ["/nonexistent/fish", "/", "/etc/passwd", "sh"] {
@@ -449,7 +455,7 @@ mod tests {
         }
     }
 
-    /// What comes of it if this script is run in place of agentd itself.
+    /// The result if this script runs in place of agentd.
     fn log_in_by(script: &str) -> Result<Login, Error> {
         let folder = tempfile::TempDir::new().unwrap();
         let program = folder.path().join("program");
@@ -459,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_that_does_not_do_its_work_gives_no_environment() {
+    fn a_shell_that_fails_or_hangs_gives_no_environment() {
         let cases = [
             ("exit 0", "gave no environment: it ended"),
             ("echo \"$@\" \"$@\"", "gave no environment: what it printed"),
@@ -487,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_of_the_shell_comes_with_its_environment() {
+    fn a_warning_about_the_shell_comes_with_its_environment() {
         let script = "printf '%s/bin/sh\\0it stands in\\0%snoise%s/\\0A=1\\0%s' $2 $2 $2 $2; exec sleep 100";
         let Login { environment, moved, warning } = log_in_by(script).unwrap();
         assert_eq!(environment, [("A".into(), "1".into())]);
@@ -495,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_are_utf_8_unless_a_locale_is_named() {
+    fn the_locale_is_utf_8_unless_one_is_named() {
         let none = std::iter::empty;
         let login = |name: &str, value: &str| vec![(OsString::from(name), OsString::from(value))];
         let named = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();

@@ -1,48 +1,48 @@
-//! Where the launcher's program is: beside agentd's own, unless another is named.
+//! Finds the launcher's program: beside agentd's own, unless another is named.
 //!
-//! It is looked for when the daemon starts, and from then on named by its path: tmux starts it as the agent user, in each pane. Where
-//! each build has folders of its own, as in the Nix store, it stays that of the daemon's build for as long as the daemon runs. Where
-//! builds replace each other in one folder (`cargo install`), it may be of a later build, and says so by the version of what it
-//! [speaks](crate::launch::protocol::WIRE_VERSION).
+//! The daemon finds it when it starts, and names it by its path from then on: tmux starts it as the agent user, in each pane.
+//! Where each build has its own folders, as in the Nix store, it stays that of the daemon's build for as long as the daemon runs.
+//! Where builds replace each other in one folder (`cargo install`), it may be of a later build, and identifies itself by the
+//! version of the protocol that it [speaks](crate::launch::protocol::WIRE_VERSION).
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// What it is called.
+/// The program's file name.
 pub const NAME: &str = "agentd-launcher";
 
 /// Why agents cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The system does not say where agentd is.
+    /// The system does not reveal where agentd is.
     #[error("failed to find agentd's own executable: {0}")]
     Own(#[source] io::Error),
-    /// The file cannot be looked at.
+    /// The file cannot be examined.
     #[error(
         "failed to find the launcher {}: {source}; install {NAME} beside agentd (cargo build and cargo install make both), or name it with --launcher",
         path.display()
     )]
     Missing {
-        /// Where it was looked for.
+        /// The path that was tried.
         path: PathBuf,
         /// The reason.
         source: io::Error,
     },
-    /// It is something else.
+    /// The path is not a regular file.
     #[error("the launcher {} is not a regular file; name the program {NAME} with --launcher", .0.display())]
     NotFile(PathBuf),
-    /// Nobody may run it, or only its owner.
+    /// The file is not executable.
     #[error("the launcher {} cannot be run by agents (its mode is {mode:04o}); chmod 755 it", path.display())]
     NotExecutable {
-        /// Where it is.
+        /// The path of the file.
         path: PathBuf,
         /// Its permissions.
         mode: u32,
     },
 }
 
-/// The launcher's program: the one that was named, or the one beside agentd.
+/// Finds the launcher's program: the one that was named, or the one beside agentd.
 pub fn find(named: Option<&Path>) -> Result<PathBuf, Error> {
     let path = match named {
         Some(path) => path.to_owned(),
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn the_launcher_is_found_beside_agentd() {
-        // A test program is in a folder of its own, where there is none.
+        // A test program is in a separate folder, without a launcher.
         let Err(Error::Missing { path, .. }) = find(None) else { panic!("it is missing") };
         assert_eq!(path.parent(), std::env::current_exe().unwrap().parent());
         assert!(path.ends_with(NAME));

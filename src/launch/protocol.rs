@@ -10,21 +10,22 @@ use crate::sys::file_id::FileId;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::wire::status::Usage;
 
-/// The version of the protocol. Launcher and daemon may be of different builds: an agent's launcher outlives an
-/// upgrade of the daemon.
+/// The version of the protocol.
+///
+/// Launcher and daemon may be of different builds: an agent's launcher outlives an upgrade of the daemon.
 pub const WIRE_VERSION: u32 = 1;
 
-/// The longest message of a launcher's.
+/// The longest message from a launcher.
 pub const MAX_FROM_LAUNCHER: usize = 64 << 10;
 
-/// The longest message to a launcher: arguments and environment may have about 6 MiB in all (`execve(2)`).
+/// The longest message to a launcher: arguments and environment may take about 6 MiB in all (`execve(2)`).
 pub const MAX_TO_LAUNCHER: usize = 32 << 20;
 
-/// What the launcher says.
+/// A message from the launcher.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FromLauncher {
-    /// First of all, to each daemon it connects to.
+    /// The first message to each daemon that it connects to.
     Hello {
         /// [`WIRE_VERSION`] of its build.
         version: u32,
@@ -32,15 +33,15 @@ pub enum FromLauncher {
         name: String,
         /// The attempt it was started for.
         attempt: u64,
-        /// Of what it was told to launch, once it was.
+        /// The fingerprint of its work, once it has received it.
         #[serde(default)]
         fingerprint: Option<Fingerprint>,
-        /// How far it has come.
+        /// How far it is.
         progress: Progress,
-        /// Whether it can go on writing in other files: [`ToLauncher::Keep`].
+        /// Whether it can continue in other files: [`ToLauncher::Keep`].
         #[serde(default)]
         can_move: bool,
-        /// Where it writes what is printed.
+        /// Where it writes output.
         #[serde(default)]
         log: Option<Log>,
     },
@@ -50,13 +51,13 @@ pub enum FromLauncher {
     Failed(Failure),
     /// The harness has ended.
     Ended(End),
-    /// Something a person should know, for the log.
+    /// A warning for the daemon's log.
     Warning(String),
-    /// Said before `Started`: its environment is not all that it should be, for this reason.
+    /// Why the harness's environment is incomplete. Sent before `Started`.
     Environment(String),
 }
 
-/// Where a launcher writes what is printed.
+/// Where a launcher writes output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
     /// The file.
@@ -65,11 +66,13 @@ pub struct Log {
     pub size: u64,
 }
 
-/// How far a launcher has come: `New` to the daemon that had it started, anything to one that came later.
+/// How far a launcher is.
+///
+/// A daemon gets `New` from a launcher that it started itself, and anything from a launcher that an earlier daemon started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Progress {
-    /// It waits for what to launch.
+    /// The launcher waits for its work.
     New,
     /// The harness runs.
     Running(Harness),
@@ -77,7 +80,7 @@ pub enum Progress {
     Failed(Failure),
     /// The harness has ended.
     Ended {
-        /// Which ran.
+        /// The harness that ran.
         harness: Harness,
         /// How it ended.
         end: End,
@@ -93,57 +96,60 @@ pub struct Harness {
     pub at: Duration,
 }
 
-/// What the daemon says.
+/// A message from the daemon.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ToLauncher {
-    /// Start this.
+    /// Start this harness.
     Launch {
-        /// Program and arguments.
+        /// The program and its arguments.
         arguments: Vec<SecretBytes>,
-        /// Over the environment that the login shell gives.
+        /// Variables that override those of the login shell.
         environment: BTreeMap<String, SecretBytes>,
-        /// Where.
+        /// The working directory.
         workdir: SecretBytes,
-        /// To be told to the next daemon.
+        /// The fingerprint to report to the next daemon.
         #[serde(default)]
         fingerprint: Fingerprint,
         /// Which of the variables are secrets, to be redacted in the log.
         #[serde(default)]
         secrets: BTreeSet<String>,
-        /// How many bytes of what is printed are to be kept. If any, two files [come with](crate::sys::fd_passing) the message: for the
-        /// text, and for its index.
+        /// How many bytes of output to keep. If set, two files [come with](crate::sys::fd_passing) the message: one for the text,
+        /// and one for its index.
         #[serde(default)]
         kept_size: Option<u64>,
         /// How long the login shell may take.
         #[serde(default)]
         login_patience: Option<Duration>,
     },
-    /// Write what is printed to the two files that [come with](crate::sys::fd_passing) this from now on: those before have been moved or
-    /// removed. Only for launchers that [can](FromLauncher::Hello::can_move).
+    /// Write output to the two files that [come with](crate::sys::fd_passing) this message from now on: the earlier ones were
+    /// moved or removed.
+    ///
+    /// Sent only to launchers that [can](FromLauncher::Hello::can_move) do this.
     Keep {
-        /// How many bytes are to be kept.
+        /// How many bytes to keep.
         kept_size: u64,
     },
-    /// Send SIGINT to the foreground process group, unless that was done.
+    /// Send SIGINT to the foreground process group, unless it was sent before.
     Interrupt,
-    /// Send it there a second time, unless that was done. Half of the grace period has passed. A launcher of an earlier build does
-    /// not know this, makes another connection, and goes on.
+    /// Send a second SIGINT there, unless it was sent before: half of the grace period has passed.
+    ///
+    /// A launcher of an earlier build does not know this message, connects again, and continues.
     InterruptAgain,
-    /// That the harness has ended, or was never started, is on record; there is nothing more to wait for.
+    /// The exit, or the failure to start, is recorded; there is nothing more to wait for.
     Noted,
-    /// Nobody waits for this launcher.
+    /// No daemon expects this launcher.
     Unwanted,
 }
 
 /// Why a harness could not be started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// In words, complete.
+    /// A complete description.
     pub message: String,
-    /// The kernel's number for it, where there is one.
+    /// The kernel's error number, if there is one.
     pub errno: Option<i32>,
-    /// Whether something that agents wait for has gone missing at the last moment: the working directory, the account.
+    /// Whether something that agents wait for is missing at the last moment: the working directory or the account.
     #[serde(default)]
     pub missing: bool,
 }
@@ -151,20 +157,20 @@ pub struct Failure {
 /// How a harness ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
-    /// Status, signal or cause.
+    /// The status, signal, or cause.
     pub how: Ending,
     /// When, on the boot clock.
     pub at: Duration,
-    /// Processor time in user mode, of the harness and all it waited for.
+    /// Processor time in user mode, of the harness and all the processes it waited for.
     pub user_time: Duration,
     /// Processor time in the kernel, of the same processes.
     pub system_time: Duration,
-    /// The largest resident set of any one of them, in KiB.
+    /// The largest resident set of any of them, in KiB.
     pub max_rss: i64,
 }
 
 impl End {
-    /// What the attempt took: what its control group counts, or, where there is none, what the launcher knows of the harness.
+    /// The attempt's usage: what its control group counted or, without one, what the launcher knows about the harness.
     pub fn usage_beside(&self, counted: Usage) -> Usage {
         if counted.cpu_usec.is_some() {
             return counted;
@@ -177,15 +183,15 @@ impl End {
     }
 }
 
-/// An exit status as `wait(2)` tells it.
+/// An exit status as `wait(2)` reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ending {
-    /// It exited with this status.
+    /// The harness exited with this status.
     Code(i32),
-    /// This signal ended it.
+    /// This signal ended the harness.
     Signal(i32),
-    /// It was ended because of this, and its own status means nothing.
+    /// The harness was ended for this reason, and its status means nothing.
     Cause(String),
 }
 
@@ -194,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_launcher_tells_the_usage_where_no_group_counts_it() {
+    fn the_launcher_provides_the_usage_without_a_control_group() {
         let times = (Duration::from_micros(1500), Duration::from_micros(500));
         let end = |(user_time, system_time), max_rss| End {
             how: Ending::Code(0),

@@ -1,4 +1,4 @@
-//! The directory of the tmux socket, which belongs to the agent user, and the launch socket in it.
+//! The directory of the tmux socket, which the agent user owns, and the launch socket in it.
 //!
 //! Its owner can rename and replace its entries, so root never uses a path here: the directory is opened once, without following a
 //! link as its last component, and everything goes through that descriptor. On the [path](crate::sys::safe_path) to it, root follows
@@ -26,7 +26,7 @@ use crate::sys::safe_path::{self, look, version_at};
 /// The launch socket's name.
 pub const LAUNCH_SOCKET: &str = "launch.sock";
 
-/// How often binding it is tried. The directory's owner can interfere, but hardly each time.
+/// How often to try to bind it. The directory's owner can interfere, but hardly every time.
 const TRIES: u32 = 1000;
 
 /// Why the directory cannot be used.
@@ -35,10 +35,10 @@ pub enum Error {
     /// The kernel refused something.
     #[error(transparent)]
     System(#[from] PathError),
-    /// The agent user serves it, and need not answer.
+    /// The folder is on a file system that the agent user serves and that need not answer.
     #[error(transparent)]
     Served(safe_path::Error),
-    /// It belongs to another user, and the agent user may not write to it.
+    /// The folder belongs to another user, and the agent user may not write to it.
     #[error("failed to use {} as the folder of the tmux socket: user {user:?} must be able to make a socket in it; chown it to that user, or name another --tmux-socket", path.display())]
     NotWritable {
         /// The folder.
@@ -46,12 +46,12 @@ pub enum Error {
         /// The agent user.
         user: String,
     },
-    /// The path has no directory.
+    /// The path has no parent directory.
     #[error("{} is not the path of a socket; write for example /run/agentd/tmux.sock", .0.display())]
     NoFolder(PathBuf),
 }
 
-/// The folder, open.
+/// The folder, held open.
 #[derive(Debug)]
 pub struct SocketDir {
     path: PathBuf,
@@ -68,8 +68,11 @@ pub struct LaunchSocketKeeper {
 }
 
 impl SocketDir {
-    /// The folder of that socket, made if it is missing: 2750, the agent user's and the group's, for root; 0700 for others. One
-    /// that is there and the agent user's gets that group and mode too; one that is somebody else's is left as it is if it serves.
+    /// Opens the folder of that socket, and creates it if it is missing.
+    ///
+    /// A new folder gets mode 2750, the agent user, and the group if agentd runs as root, and mode 0700 otherwise. An existing
+    /// one that belongs to the agent user gets that group and mode, too. A folder of another user is left as it is, if the agent
+    /// user can write to it.
     pub fn of(socket: &Path, account: &Account, group: Option<Gid>) -> Result<Self, Error> {
         let folder = socket.parent().filter(|folder| folder.is_absolute() && socket.file_name().is_some());
         let path = folder.ok_or_else(|| Error::NoFolder(socket.to_owned()))?.to_owned();
@@ -92,7 +95,7 @@ impl SocketDir {
         let group = group.filter(|_| Uid::effective().is_root());
         if made || owner == account.uid {
             let mode = if group.is_some() { 0o2750 } else { 0o700 };
-            // While it is still root's, so that root needs no right to do this to others' files.
+            // While root still owns it, so that root does not need the right to do this to other users' files.
             if made {
                 set_mode(&descriptor, mode).map_err(|error| failed("set the mode of")(error.into()))?;
             }
@@ -100,10 +103,10 @@ impl SocketDir {
             if user.is_some() || group.is_some_and(|group| group.as_raw() != status.st_gid) {
                 fchown(&descriptor, user, group).map_err(|error| failed("change the owner of")(error.into()))?;
             }
-            // One's own folder that is there already may be shared on purpose.
+            // A user's own existing folder may be shared on purpose.
             if !made && group.is_some() && status.st_mode & 0o7777 != mode {
                 match set_mode(&descriptor, mode) {
-                    // A unit without CAP_FOWNER. It is the agent user's, to open or shut as that user likes.
+                    // A unit without CAP_FOWNER. The folder is the agent user's, to share or not.
                     Err(Errno::EPERM) => {}
                     result => result.map_err(|error| failed("set the mode of")(error.into()))?,
                 }
@@ -119,11 +122,12 @@ impl SocketDir {
         self.path.join(LAUNCH_SOCKET)
     }
 
-    /// Binds the launch socket in place of one that an earlier daemon left. Everybody may connect: who gets here is the
-    /// folder's business, and who connects is looked at.
+    /// Binds the launch socket in place of one that an earlier daemon left.
     ///
-    /// It gets its mode before it is here, where its name could be given to something else, and without another umask, which all
-    /// threads of this process would have.
+    /// Everyone may connect: the folder decides who can reach it, and each peer is verified.
+    ///
+    /// The socket gets its mode in a private folder, where its name cannot be given to another file, and without a change of the
+    /// umask, which all threads of this process share.
     pub fn bind_launch_socket(&self) -> Result<UnixListener, Error> {
         let failed =
             |operation| move |source: io::Error| PathError::new(operation, self.launch_socket(), source).into();
@@ -146,7 +150,7 @@ impl SocketDir {
         Ok((listener, private))
     }
 
-    /// Replaces whatever has the name. A directory is renamed.
+    /// Moves the socket into place, over whatever has the name. A directory there is renamed.
     fn put_in_place(&self, from: &Private<'_>) -> io::Result<()> {
         let put = || renameat(&from.descriptor, LAUNCH_SOCKET, &self.descriptor, LAUNCH_SOCKET);
         match put() {
@@ -158,7 +162,7 @@ impl SocketDir {
         }
     }
 
-    /// Removes it, if it exists.
+    /// Removes the launch socket, if it exists.
     pub fn remove_launch_socket(&self) -> io::Result<()> {
         match unlinkat(self.descriptor.as_fd(), LAUNCH_SOCKET, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
@@ -167,7 +171,7 @@ impl SocketDir {
     }
 }
 
-/// A folder that is there for a moment, and in which nobody else can exchange anything.
+/// A temporary folder in which no other user can exchange files.
 struct Private<'a> {
     within: &'a OwnedFd,
     name: String,
@@ -183,7 +187,9 @@ impl<'a> Private<'a> {
         })
     }
 
-    /// It may be another by now, also one that the folder's owner serves and that says of itself what its owner likes.
+    /// Opens the folder.
+    ///
+    /// It may be a different one by now, even one that the parent folder's owner serves and lies about.
     fn enter(within: &'a OwnedFd, name: String) -> io::Result<Self> {
         let interfered = || io::Error::from(Errno::EEXIST);
         let descriptor =
@@ -201,7 +207,7 @@ impl<'a> Private<'a> {
         format!("/proc/self/fd/{}/{LAUNCH_SOCKET}", self.descriptor.as_raw_fd())
     }
 
-    /// Lets everybody connect to the socket in it, and to nothing else that could stand in its place.
+    /// Lets everyone connect to the socket, and never changes the mode of another file in its place.
     fn open_to_everybody(&self) -> io::Result<()> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let socket = openat(&self.descriptor, LAUNCH_SOCKET, flags, Mode::empty())?;
@@ -209,31 +215,31 @@ impl<'a> Private<'a> {
         if it.mode & SFlag::S_IFMT.bits() != SFlag::S_IFSOCK.bits() || it.owner != Uid::effective().as_raw() {
             return Err(Errno::EEXIST.into());
         }
-        // `fchmod(2)` takes none that was opened like that.
+        // `fchmod(2)` does not accept a descriptor opened with O_PATH.
         fs::set_permissions(format!("/proc/self/fd/{}", socket.as_raw_fd()), fs::Permissions::from_mode(0o666))
     }
 }
 
 impl Drop for Private<'_> {
     fn drop(&mut self) {
-        // What is left, if this fails, is in nobody's way.
+        // If this fails, what is left does no harm.
         let _ = unlinkat(&self.descriptor, LAUNCH_SOCKET, UnlinkatFlags::NoRemoveDir);
         let _ = remove_folder(self.within, &self.name);
     }
 }
 
-/// Only if nothing is in it.
+/// Removes a folder if it is empty.
 fn remove_folder(within: &OwnedFd, name: &str) -> nix::Result<()> {
     unlinkat(within, name, UnlinkatFlags::RemoveDir)
 }
 
-/// One that cannot be known beforehand, and so cannot be taken.
+/// A name that cannot be predicted, and so cannot be taken.
 fn unknown_name() -> String {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     format!("{LAUNCH_SOCKET}.{}.{}", std::process::id(), now.as_nanos())
 }
 
-/// Whether it can come of the folder's owner having come between.
+/// Whether the error may result from interference by the folder's owner.
 fn is_interference(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(
@@ -251,8 +257,9 @@ fn is_interference(error: &io::Error) -> bool {
 }
 
 impl LaunchSocketKeeper {
-    /// Looks after the launch socket beside that tmux socket from now on; it was bound already if it is there. The others as in
-    /// [`SocketDir::of`].
+    /// Looks after the launch socket beside that tmux socket.
+    ///
+    /// `is_bound` says whether an existing one was bound by this daemon. The other arguments are those of [`SocketDir::of`].
     pub fn new(socket: &Path, account: &Account, group: Option<Gid>, is_bound: bool) -> Self {
         let path = launch_socket_beside(socket);
         let bound = is_bound.then(|| version_at(&path)).flatten();
@@ -264,25 +271,24 @@ impl LaunchSocketKeeper {
         if self.bound.is_some() && version_at(&self.path) == self.bound {
             return Ok(None);
         }
-        // Only the folder counts: which name the tmux socket has in it is its own affair.
+        // Only the folder matters: the name of the tmux socket in it does not.
         let listener = SocketDir::of(&self.path, &self.account, self.group)?.bind_launch_socket()?;
         self.bound = version_at(&self.path);
         Ok(Some(listener))
     }
 }
 
-/// Where launchers connect whose tmux server has that socket.
+/// The launch socket for launchers of the tmux server with that socket.
 pub fn launch_socket_beside(socket: &Path) -> PathBuf {
     socket.with_file_name(LAUNCH_SOCKET)
 }
 
-/// Answers with the folder's parent, and whether the folder had to be made. Parents that are missing are made for everybody to look
-/// through.
+/// Creates the folder, and returns its parent and whether it had to be created. Missing parents become readable by everyone.
 fn make(path: &Path) -> Result<(OwnedFd, bool), safe_path::Error> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     let mode = Mode::from_bits_truncate(if Uid::effective().is_root() { 0o755 } else { 0o700 });
     let parent = safe_path::open_dir(parent, Some(mode))?;
-    // The root of all folders has no name, and is there.
+    // The root folder has no name, and always exists.
     match mkdirat(parent.as_fd(), path.file_name().unwrap_or(OsStr::new(".")), Mode::S_IRWXU) {
         Ok(()) => Ok((parent, true)),
         Err(Errno::EEXIST) => Ok((parent, false)),
@@ -290,8 +296,9 @@ fn make(path: &Path) -> Result<(OwnedFd, bool), safe_path::Error> {
     }
 }
 
-/// Where nobody may set the bit that hands the folder's group on (`RestrictSUIDSGID=`), it is left out: what is in the folder then
-/// has the agent user's own group.
+/// Sets the mode, without the set-group-ID bit if that is forbidden (`RestrictSUIDSGID=`).
+///
+/// Without the bit, files in the folder have the agent user's group.
 fn set_mode(folder: &OwnedFd, mode: u32) -> Result<(), Errno> {
     let set = |mode| fchmod(folder, Mode::from_bits_truncate(mode));
     match set(mode) {
@@ -368,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_the_sockets_place_keeps_its_mode() {
+    fn a_file_in_place_of_the_socket_keeps_its_mode() {
         let directory = tempfile::TempDir::new().unwrap();
         let folder = SocketDir::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         let private = Private::make(&folder.descriptor).unwrap();
@@ -383,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_in_the_place_of_the_private_one_is_not_entered() {
+    fn a_folder_in_place_of_the_private_one_is_not_entered() {
         let directory = tempfile::TempDir::new().unwrap();
         let folder = SocketDir::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         fs::create_dir_all(directory.path().join("open/mine")).unwrap();
@@ -395,14 +402,14 @@ mod tests {
         }
     }
 
-    /// A file system over a folder, of another user's, that answers nothing until this is dropped.
+    /// A file system of another user's on a folder that answers nothing until this is dropped.
     struct Hung {
         folder: PathBuf,
         server: std::process::Child,
     }
 
     impl Hung {
-        /// `None` where there can be none.
+        /// `None` where the system does not allow it.
         fn over(folder: PathBuf, tools: &Path) -> Option<Self> {
             use std::process::{Command, Stdio};
             let program = tools.join("hung-folder");
@@ -436,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_in_the_private_folders_place_is_not_asked() {
+    fn a_hung_mount_in_place_of_the_private_folder_is_not_accessed() {
         let [directory, tools] = [(); 2].map(|()| tempfile::TempDir::new().unwrap());
         let folder = SocketDir::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         let place = directory.path().join("place");
@@ -451,7 +458,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_other_thread_has_another_umask_while_it_binds() {
+    async fn binding_does_not_change_the_umask_of_other_threads() {
         let directory = tempfile::TempDir::new().unwrap();
         let folder = SocketDir::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         let is_over = std::sync::atomic::AtomicBool::new(false);
@@ -459,7 +466,7 @@ mod tests {
             let status = fs::read_to_string("/proc/thread-self/status").unwrap();
             status.lines().find_map(|line| line.strip_prefix("Umask:")).unwrap().trim().to_owned()
         };
-        // Apart from what other tests do. The thread below shares it.
+        // Isolates the umask from other tests. The thread below shares it.
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
         let before = umask();
         std::thread::scope(|scope| {
@@ -479,7 +486,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_in_place_of_the_launch_socket_is_put_aside() {
+    async fn a_folder_in_place_of_the_launch_socket_is_renamed() {
         let directory = tempfile::TempDir::new().unwrap();
         let folder = SocketDir::of(&directory.path().join("tmux.sock"), &current(), None).unwrap();
         fs::create_dir_all(folder.launch_socket().join("full")).unwrap();

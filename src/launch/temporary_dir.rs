@@ -1,18 +1,19 @@
 //! Each attempt's own directory for temporary files, which is removed when the attempt ends.
 //!
-//! Harnesses leave much in `/tmp`, whole libraries and conversations among it, by names that the next one takes for its own. So each
-//! attempt finds in `TMPDIR` a folder that nobody else has. It is made and removed with the agent user's rights.
+//! Harnesses leave much in `/tmp`, including whole libraries and conversations, under names that the next harness takes for its
+//! own. So each attempt finds in `TMPDIR` a folder that no other attempt uses. It is created and removed with the agent user's
+//! rights.
 //!
-//! Its launcher has it locked (`flock(2)`) for as long as it lives. One that is not locked was left by a launcher that was killed, and
-//! is removed by the next one of the same daemon, of whatever agent. Names alone do not tell: two daemons in different mount namespaces
-//! can have the same path of a socket, and one `/tmp`. systemd, too, leaves alone what is locked when it clears away what is old in
-//! `/tmp` (`tmpfiles.d(5)`).
+//! The launcher locks the folder (`flock(2)`) for as long as it lives. An unlocked folder was left by a launcher that was killed,
+//! and the next launcher of the same daemon removes it, whatever its agent. The name alone is not enough: two daemons in
+//! different mount namespaces can have the same socket path and share one `/tmp`. systemd also leaves locked folders alone when
+//! it cleans up `/tmp` (`tmpfiles.d(5)`).
 //!
-//! Launchers of earlier builds lock nothing, and live on when agentd is replaced. Their folders have other names, and of those
-//! each launcher removes its own agent's only, of which there is one at a time.
+//! Launchers of earlier builds lock nothing, and outlive an upgrade of agentd. Their folders have other names, and each launcher
+//! removes only those of its own agent, which has one launcher at a time.
 //!
-//! Anybody can give what is in `/tmp` such a name, also to a file system that a program of theirs serves (FUSE). So nothing is opened or
-//! asked that is not known to be our own user's, on the same file system.
+//! Anyone can use such a name in `/tmp`, even for a file system that a program of theirs serves (FUSE). So nothing is opened or
+//! queried unless it belongs to our user and is on the same file system.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -32,29 +33,29 @@ use sha2::{Digest, Sha256};
 
 use crate::sys::safe_path::{Look, look};
 
-/// The variable that names it.
+/// The variable that names the folder.
 pub const VARIABLE: &str = "TMPDIR";
 
-/// Where it is made if the login shell does not say.
+/// Where folders are created if the login shell sets no `TMPDIR`.
 const USUAL: &str = "/tmp";
 
 /// The hidden command that removes what earlier attempts left.
 pub const REMOVE_COMMAND: &str = "remove-left";
 
-/// How often one is made that another launcher takes for left behind, in the instant before it is locked.
+/// How often to try again when another launcher takes a new folder for a leftover, in the instant before it is locked.
 const TRIES: u32 = 100;
 
-/// One of them. It is removed when this is dropped.
+/// An attempt's temporary folder, removed when this is dropped.
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
-    /// Locked for as long as it is open.
+    /// Keeps the lock for as long as it is open.
     #[cfg_attr(not(test), expect(dead_code, reason = "it is only held"))]
     folder: File,
 }
 
 impl Scratch {
-    /// A new one, for its owner only, in `base` if that is given.
+    /// Creates a folder that only its owner can use, in `base` if that is given.
     pub fn make(base: Option<&OsStr>, launch_socket: &Path, agent: &str) -> io::Result<Self> {
         let base = base_of(base);
         let prefix = prefix(launch_socket, agent);
@@ -64,10 +65,10 @@ impl Scratch {
                 return Ok(Self { path, folder });
             }
         }
-        Err(io::Error::other("each folder that it makes is taken away"))
+        Err(io::Error::other("each new folder was taken away at once"))
     }
 
-    /// Where it is.
+    /// The folder's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -77,16 +78,17 @@ fn base_of(named: Option<&OsStr>) -> &Path {
     named.filter(|base| !base.is_empty()).map_or(Path::new(USUAL), Path::new)
 }
 
-/// Has those removed that earlier attempts of agents of the daemon with that launch socket have left in `base`, by a process of its
-/// own, as it may take its time. Here it would also leave its traces: reading a folder takes memory, which would stay.
+/// Starts a process that removes what earlier attempts left in `base`, of any agent of the daemon with that launch socket.
+///
+/// Removal may be slow, and in this process it would leave memory in use: reading a folder allocates memory that is not returned.
 pub fn begin_removal_of_left(base: Option<&OsStr>, launch_socket: &Path, agent: &str) {
     let mut command = Command::new("/proc/self/exe");
     command.arg(REMOVE_COMMAND).arg(base_of(base)).arg(launch_socket).arg(agent).env_clear();
-    // Without it they stay until the next attempt. It is waited for with all other children.
+    // Without this process, they stay until the next attempt. The reaper waits for it as for all other children.
     drop(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn());
 }
 
-/// The hidden command [`REMOVE_COMMAND`].
+/// Runs the hidden command [`REMOVE_COMMAND`].
 pub fn remove_left(base: &Path, launch_socket: &Path, agent: &str) {
     for path in perhaps_left(base, launch_socket, agent) {
         remove_if_left(&path);
@@ -99,17 +101,19 @@ impl Drop for Scratch {
     }
 }
 
-/// What the names of an agent's folders begin with. Short: sockets are made in them, whose paths have 107 bytes at most.
+/// The prefix of an agent's folder names.
+///
+/// It is short because programs create sockets in the folders, and a socket's path has at most 107 bytes.
 fn prefix(launch_socket: &Path, agent: &str) -> String {
     format!("{}{}-", prefix_of_all(launch_socket), hash_of_agent(agent))
 }
 
-/// What the names of the folders of all agents of one daemon begin with.
+/// The prefix of the folder names of all agents of one daemon.
 pub fn prefix_of_all(launch_socket: &Path) -> String {
     format!("agentd-t{}", hash_of_daemon(launch_socket))
 }
 
-/// What the names of an agent's folders began with before they were locked.
+/// The prefix of an agent's folder names before folders were locked.
 fn former_prefix(launch_socket: &Path, agent: &str) -> String {
     format!("agentd-{}{}-", hash_of_daemon(launch_socket), hash_of_agent(agent))
 }
@@ -122,12 +126,14 @@ fn hash_of_agent(agent: &str) -> String {
     hash::<6>(agent.to_ascii_lowercase().as_bytes())
 }
 
-/// The beginning of a hash, so long that no two of one machine ever have the same: each would remove what is the other's.
+/// The beginning of a hash.
+///
+/// It is long enough that no two on one machine are ever the same: each would remove the other's folders.
 fn hash<const BYTES: usize>(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(BYTES).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// What may have been left, by its name.
+/// Folders that may have been left, judging by their names.
 fn perhaps_left(base: &Path, launch_socket: &Path, agent: &str) -> Vec<PathBuf> {
     let prefixes = [prefix_of_all(launch_socket), former_prefix(launch_socket, agent)];
     let entries = fs::read_dir(base).into_iter().flatten().flatten();
@@ -135,7 +141,8 @@ fn perhaps_left(base: &Path, launch_socket: &Path, agent: &str) -> Vec<PathBuf> 
     entries.filter(|entry| is_named(entry.file_name().as_bytes())).map(|entry| entry.path()).collect()
 }
 
-/// The folder as it can be held without asking anybody, if it is there, on the file system that it was made on.
+/// Opens the folder without accessing a file system that another user may serve; `None` unless it is on the file system of its
+/// parent.
 fn find(path: &Path) -> io::Result<Option<(OwnedFd, Look)>> {
     let (Some(base), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -153,27 +160,28 @@ fn open_found(folder: &OwnedFd) -> io::Result<File> {
     Ok(openat(folder, ".", flags, Mode::empty())?.into())
 }
 
-/// The folder, locked for as long as it is open; `None` if another has it locked, or it is gone or was before it was locked.
+/// Locks the folder for as long as it is open; `None` if another process has locked it, or it is gone or was removed before it
+/// was locked.
 fn lock(path: &Path) -> io::Result<Option<File>> {
     let Some((folder, _)) = find(path)? else { return Ok(None) };
     let folder = open_found(&folder)?;
     match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
         Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-        // A file system without locks still has directories, but nobody to remove them.
+        // Without locks, folders still work, but leftovers are not removed.
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOLCK | rustix::io::Errno::NOSYS) => {}
         locked => locked?,
     }
     Ok(Some(folder).filter(|folder| is_at(folder, path)))
 }
 
-/// Whether it is there, and was not removed before it was locked.
+/// Whether the folder is still at the path.
 fn is_at(folder: &File, path: &Path) -> bool {
     let inode = |it: Look| it.version.id;
     let there = find(path).ok().flatten().map(|(_, it)| inode(it));
     there.is_some() && there == look(folder, OsStr::new("")).ok().map(inode)
 }
 
-/// Removes a folder of our own user's whose launcher is no more. What is not known to be that stays.
+/// Removes a folder of our user whose launcher is gone. Anything else stays.
 fn remove_if_left(path: &Path) {
     if let Ok(Some((folder, it))) = find(path)
         && it.owner == Uid::effective().as_raw()
@@ -185,10 +193,10 @@ fn remove_if_left(path: &Path) {
     }
 }
 
-/// As far as that can be done. Links are removed, not followed.
+/// Removes as much as possible. Links are removed, not followed.
 fn remove(path: &Path) {
     if fs::remove_dir_all(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
-        // Somebody has made folders in it that even their owner may not change.
+        // A program has created folders in it that even their owner may not change.
         open_up(path);
         let _ = fs::remove_dir_all(path);
     }
@@ -217,7 +225,7 @@ mod tests {
     const SOCKET: &str = "/run/x/launch.sock";
 
     #[test]
-    fn it_is_its_owners_alone_and_goes_with_all_that_is_in_it() {
+    fn a_folder_is_private_and_is_removed_with_its_contents() {
         let base = TempDir::new().unwrap();
         let precious = base.path().join("precious");
         fs::write(&precious, "").unwrap();
@@ -255,7 +263,7 @@ mod tests {
     fn folders_of_running_agents_of_an_earlier_build_stay() {
         let base = TempDir::new().unwrap();
         let socket = Path::new(SOCKET);
-        // As that build called them. It locked nothing.
+        // Named as that build named them. It locked nothing.
         let [own, anothers] = ["a", "b"].map(|agent| {
             let name = format!("agentd-{}{}-Xy12Zz", hash::<4>(SOCKET.as_bytes()), hash::<6>(agent.as_bytes()));
             base.path().join(name)
@@ -264,12 +272,12 @@ mod tests {
             fs::DirBuilder::new().mode(0o700).create(folder).unwrap();
         }
         remove_left(base.path(), socket, "A");
-        // There is one launcher of an agent at a time.
+        // An agent has one launcher at a time.
         assert!(anothers.is_dir() && !own.is_dir());
     }
 
     #[test]
-    fn a_folder_of_another_users_is_not_even_opened() {
+    fn a_folder_of_another_user_is_not_opened() {
         let base = TempDir::new().unwrap();
         let path = base.path().join(format!("{}x", prefix_of_all(Path::new(SOCKET))));
         fs::create_dir(&path).unwrap();
@@ -281,31 +289,31 @@ mod tests {
         remove_if_left(&path);
         assert!(path.is_dir());
         assert_eq!(watch.read_events().err(), Some(Errno::EAGAIN));
-        // So that it would have been noticed.
+        // Proves that opening the folder would have been noticed.
         drop(open_found(&find(&path).unwrap().unwrap().0).unwrap());
         assert!(!watch.read_events().unwrap().is_empty());
     }
 
     #[test]
-    fn what_another_launcher_uses_stays_until_that_is_killed() {
+    fn a_folder_stays_until_its_launcher_is_killed() {
         let base = TempDir::new().unwrap();
         let make = |agent: &str| Scratch::make(Some(base.path().as_os_str()), Path::new(SOCKET), agent).unwrap();
         let mut other = make("b");
         remove_if_left(other.path());
         assert!(other.path().is_dir());
         let left = other.path().to_owned();
-        // As the kernel does it.
+        // As the kernel does when the launcher is killed.
         other.folder = File::open(base.path()).unwrap();
         remove_left(base.path(), Path::new(SOCKET), "a");
         assert!(!left.exists());
     }
 
     #[test]
-    fn one_that_is_taken_for_left_behind_is_made_again() {
+    fn a_folder_taken_for_a_leftover_is_created_again() {
         let base = TempDir::new().unwrap();
         let is_over = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
-            // Another daemon's launchers, which look all the time.
+            // Another daemon's launchers, which check constantly.
             scope.spawn(|| {
                 while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
                     remove_left(base.path(), Path::new(SOCKET), "b");
@@ -321,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn its_name_is_short_and_tells_agents_and_daemons_apart() {
+    fn a_folder_name_is_short_and_identifies_agent_and_daemon() {
         let (one, other) = (Path::new("/run/agentd/launch.sock"), Path::new("/home/a/launch.sock"));
         assert_eq!(prefix(one, "Reviewer"), prefix(one, "reviewer"));
         assert!(prefix(one, "a") != prefix(one, "b") && prefix(one, "a") != prefix(other, "a"));

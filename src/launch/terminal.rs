@@ -4,13 +4,13 @@
 //! tmux ── pane (raw) ── launcher ── terminal ── harness
 //! ```
 //!
-//! The harness has a terminal of its own, of which the launcher holds the other end; the pane only hands on what is typed and
-//! shows what is printed. So the launcher sees every byte, and the harness the terminal that it would have without: it leads a
-//! session there, keys are turned into signals there, and it has the pane's size and settings.
+//! The launcher holds the other end of the harness's terminal; the pane only passes on what is typed and shows what is printed.
+//! So the launcher sees every byte, and the harness has the terminal that it would have otherwise: it leads a session on it, keys
+//! become signals on it, and it has the pane's size and settings.
 //!
-//! What is printed is written to the log first, and then shown: who hears of the end finds the last byte there, and it is no matter
-//! for the log whether tmux lives. The next piece is taken off the terminal when the pane has taken in the one before: an agent
-//! that prints faster than it can be shown waits, and nothing is heaped up.
+//! Output is written to the log first, and then shown. So the log is complete when the exit is reported, and it does not depend
+//! on tmux. The next piece is read from the terminal once the pane has taken in the one before: an agent that prints faster than
+//! its output can be shown has to wait, and nothing piles up.
 
 use std::io;
 use std::io::Read;
@@ -32,22 +32,22 @@ use crate::logs::rendering::Size;
 use crate::logs::writer::Writer;
 use crate::sys::{fd, poll};
 
-/// How much is read at once; the kernel gives no more than that of a terminal.
+/// How much is read at a time; the kernel returns no more than that from a terminal.
 const PIECE: usize = 4096;
 
-/// How long the server may take to tell what the pane shows.
-const TO_LOOK: Duration = Duration::from_secs(1);
+/// How long the tmux server may take to report what the pane shows.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How much can have been printed and not read: more than the kernel keeps (`tty_buffer_set_limit` of a pseudoterminal).
+/// How much output can be unread: more than the kernel holds (`tty_buffer_set_limit` of a pseudoterminal).
 const MOST_UNREAD: usize = 1 << 20;
 
-/// The terminal, with a harness on it or without.
+/// The harness's terminal, and the pane.
 pub struct Terminal {
-    /// Held open: as long as it is, what was printed is not lost, and the other end does not fail when nobody has it open.
+    /// Held open, so that unread output is not lost, and the other end does not fail when no process has the terminal open.
     own: Pts,
     other: OwnedFd,
     pane: OwnedFd,
-    /// Whether the pane will never have anything more to read.
+    /// Whether nothing more can be read from the pane.
     pane_is_over: bool,
     typed: Piece,
     printed: Piece,
@@ -56,9 +56,11 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// A new one, like this process's own, which is the pane. What is printed on it is written to the log, if there is one.
+    /// Opens a new terminal with the settings of this process's own, which is the pane.
+    ///
+    /// Output is written to the log, if there is one.
     pub fn open(log: Option<Writer>) -> io::Result<Self> {
-        // Anew, because it becomes non-blocking for all who have it from the same opening.
+        // Opened again, because O_NONBLOCK affects all who share an open file description.
         let pane = open("/dev/tty", OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())?;
         let (other, own) = pty_process::blocking::open().map_err(plain)?;
         tcsetattr(&own, SetArg::TCSANOW, &tcgetattr(&pane)?)?;
@@ -70,28 +72,28 @@ impl Terminal {
         Ok(terminal)
     }
 
-    /// Starts a program on it, as the leader of a session whose terminal it is. From now on the pane only hands on.
+    /// Starts a program on the terminal, as the leader of its session. From now on the pane is raw.
     pub fn spawn(&self, command: Command) -> io::Result<Child> {
         let child = CommandOn::from(command).spawn_borrowed(&self.own).map_err(plain)?;
         if let Ok(mut raw) = tcgetattr(&self.pane) {
             cfmakeraw(&mut raw);
-            // Fails only when the pane is gone. What was typed so far is the harness's.
+            // Fails only if the pane is gone. Keys typed so far go to the harness.
             let _ = tcsetattr(&self.pane, SetArg::TCSANOW, &raw);
         }
         Ok(child)
     }
 
-    /// Goes on writing what is printed in these files, if it is written at all: what is a secret is not known otherwise.
-    /// Answers who writes it.
+    /// Continues the log in these files, if there is a log: without one, the secrets to redact are unknown. Returns the log's
+    /// writer.
     pub fn move_log(&mut self, text: OwnedFd, index: OwnedFd, size: u64) -> Option<&Writer> {
         let log = self.log.as_mut()?;
         log.move_to(text, index, size);
         Some(log)
     }
 
-    /// Gives it the pane's size. The kernel tells the harness if that is another.
+    /// Gives the terminal the pane's size. If the size differs, the kernel signals the harness.
     pub fn resize(&mut self) {
-        // Fails only when the pane is gone.
+        // Fails only if the pane is gone.
         let Ok(size) = tcgetwinsize(&self.pane) else { return };
         let _ = tcsetwinsize(&self.other, size);
         if let Some(log) = &mut self.log
@@ -102,25 +104,27 @@ impl Terminal {
         }
     }
 
-    /// The process group in its foreground.
+    /// The terminal's foreground process group.
     pub fn foreground(&self) -> Option<Pid> {
         tcgetpgrp(&self.other).ok().filter(|group| group.as_raw() > 1)
     }
 
-    /// What to wait for before the next [`Terminal::relay`]: its other end, and the pane.
+    /// What to wait for before the next [`Terminal::relay`]: the terminal's other end, and the pane.
     pub fn interest(&self) -> [Option<PollFd<'_>>; 2] {
         let when = |is_wanted, flag| if is_wanted { flag } else { PollFlags::empty() };
         let other = when(self.printed.is_empty(), PollFlags::POLLIN) | when(!self.typed.is_empty(), PollFlags::POLLOUT);
         let reads = self.typed.is_empty() && !self.pane_is_over;
         let pane = when(reads, PollFlags::POLLIN) | when(!self.printed.is_empty(), PollFlags::POLLOUT);
         let of_pane = || PollFd::new(self.pane.as_fd(), pane);
-        // One that has gone is always ready.
+        // A pane that is gone is always ready.
         let is_of_interest = !pane.is_empty() || !self.pane_is_over;
         [Some(PollFd::new(self.other.as_fd(), other)), is_of_interest.then(of_pane)]
     }
 
-    /// Hands on what is typed and what is printed, as far as that can be done at once; `ready` says what is ready of what was
-    /// [waited for](Terminal::interest). Fails where something cannot be written to the log, which is handed on anyhow.
+    /// Passes on what was typed and printed, as far as possible without blocking.
+    ///
+    /// The argument says which of the [descriptors](Terminal::interest) are ready. Fails if output cannot be written to the log;
+    /// the output is passed on anyway.
     pub fn relay(&mut self, [other, pane]: [PollFlags; 2]) -> io::Result<()> {
         let over = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
         if pane.contains(PollFlags::POLLIN) && self.typed.is_empty() {
@@ -138,14 +142,14 @@ impl Terminal {
             traces.follow(&printed.bytes);
             logged = log.as_mut().map_or(Ok(()), |log| log.write(&printed.bytes));
         }
-        // A pane that is gone takes in anything.
+        // Output for a pane that is gone is dropped.
         if !self.printed.is_empty() && self.printed.give_to(&self.pane).is_err() {
             self.printed.clear();
         }
         logged
     }
 
-    /// Takes all that was printed until now off it, whether the pane takes it in or not, and writes it to the log.
+    /// Reads everything printed so far, whether or not the pane takes it in, and writes it to the log.
     pub fn collect(&mut self) -> io::Result<()> {
         let mut logged = Ok(());
         let (mut total, mut buffer) = (0, [0; PIECE]);
@@ -162,23 +166,26 @@ impl Terminal {
         logged.and(self.log.as_mut().map_or(Ok(()), Writer::finish))
     }
 
-    /// Shows the rest of it and these last words, below all that is on the screen, and returns when the pane has taken them in, or at
-    /// that time. The terminal is then as a program finds it: nothing of what the harness set on it outlives it, and what it showed on
-    /// an alternate screen is kept.
+    /// Shows the remaining output and these last words below everything on the screen.
+    ///
+    /// Returns once the pane has taken them in, or at the deadline. The terminal is then reset: no setting of the harness
+    /// remains, and the content of an alternate screen is kept.
     pub fn finish(&mut self, last_words: &str, limit: Instant) {
-        // The string terminator ends whatever sequence the harness was in the middle of.
+        // The string terminator ends any sequence that the harness left unfinished.
         self.printed.bytes.extend(b"\x1b\\");
         let shown = if self.traces.is_of_interest() && self.settle(limit).is_ok() { look(limit) } else { None };
         self.printed.bytes.extend(self.traces.farewell(shown.as_ref(), last_words));
-        // Fails only when the pane is gone or does not answer.
+        // Fails only if the pane is gone or does not answer.
         let _ = self.settle(limit);
     }
 
-    /// Waits until the pane has taken in what is printed: it is asked a question behind that, and answers in order (DSR, "device
-    /// status report"). tmux drops what it has not read by the time that the pane's process ends.
+    /// Waits until the pane has taken in the output.
+    ///
+    /// A query follows the output, and tmux answers in order (DSR, "device status report"). tmux drops what it has not read by
+    /// the time the pane's process ends.
     fn settle(&mut self, limit: Instant) -> io::Result<()> {
         self.printed.bytes.extend(b"\x1b[5n");
-        // What was typed and not read would be taken for the answer.
+        // Typed keys that were not read would be taken for the answer.
         let _ = tcflush(&self.pane, FlushArg::TCIFLUSH);
         while !self.printed.is_empty() {
             self.printed.give_to(&self.pane)?;
@@ -199,7 +206,7 @@ impl Terminal {
     }
 }
 
-/// Waits for it until then, which is an error.
+/// Waits until the descriptor is ready; fails at the deadline.
 fn await_ready(descriptor: impl AsFd, flag: PollFlags, limit: Instant) -> io::Result<()> {
     if Instant::now() >= limit {
         return Err(io::ErrorKind::TimedOut.into());
@@ -207,8 +214,9 @@ fn await_ready(descriptor: impl AsFd, flag: PollFlags, limit: Instant) -> io::Re
     poll::wait(&mut [PollFd::new(descriptor.as_fd(), flag)], Some(limit))
 }
 
-/// What the pane shows, by the word of the tmux server that it is in: asked by the program that the server runs, which is this
-/// process's parent.
+/// What the pane shows, as reported by its tmux server.
+///
+/// The query is made with the program that the server runs, which is this process's parent.
 fn look(limit: Instant) -> Option<Shown> {
     let server = std::env::var_os("TMUX")?.into_string().ok()?;
     // The socket's path, the server, and a session.
@@ -220,7 +228,7 @@ fn look(limit: Instant) -> Option<Shown> {
     command.args([";", "capture-pane", "-p", "-e", "-t"]).arg(&pane);
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut client = command.spawn().ok()?;
-    let printed = read_to_end(&mut client, limit.min(Instant::now() + TO_LOOK));
+    let printed = read_to_end(&mut client, limit.min(Instant::now() + LOOK_TIMEOUT));
     if printed.is_none() {
         let _ = client.kill();
     }
@@ -228,7 +236,7 @@ fn look(limit: Instant) -> Option<Shown> {
     Shown::parse(&printed?).filter(|_| status.success())
 }
 
-/// What it prints until it has nothing more to print; `None` if that is not over by then, or is far more than a screen.
+/// Reads what a process prints until the end; `None` if that takes too long, or is far more than a screen.
 fn read_to_end(child: &mut Child, limit: Instant) -> Option<Vec<u8>> {
     const MOST: usize = 8 << 20;
     let stdout = child.stdout.as_mut()?;
@@ -248,7 +256,7 @@ fn read_to_end(child: &mut Child, limit: Instant) -> Option<Vec<u8>> {
     None
 }
 
-/// Bytes on their way.
+/// Bytes in transit.
 #[derive(Default)]
 struct Piece {
     bytes: Vec<u8>,
@@ -260,12 +268,12 @@ impl Piece {
         self.given == self.bytes.len()
     }
 
-    /// With the memory for it: mostly there is nothing on its way.
+    /// Frees the memory as well: usually nothing is in transit.
     fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// Adds the next ones, if there are any now. Answers whether there may be more some time.
+    /// Reads the next bytes that are available. Returns whether there may be more later.
     fn take_from(&mut self, source: &OwnedFd) -> bool {
         let mut buffer = [0; PIECE];
         match fd::read(source, &mut buffer) {
@@ -277,7 +285,7 @@ impl Piece {
         }
     }
 
-    /// Gives away as many as are taken now.
+    /// Writes as many bytes as possible without blocking.
     fn give_to(&mut self, goal: &OwnedFd) -> io::Result<()> {
         match fd::write(goal, &self.bytes[self.given..]) {
             Ok(count) => self.given += count,

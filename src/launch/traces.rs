@@ -1,25 +1,26 @@
 //! Tracks what a program has done to its terminal, so that the launcher can print below its last output.
 //!
-//! No emulator: only whether it draws on the alternate screen, and whether it has moved the cursor to where it had been before, so
-//! that there may be something below it (`xterm`'s "ctlseqs"; ECMA-48, 8.3). Modes are not followed but reset.
+//! This is not an emulator: it only records whether the program uses the alternate screen, and whether it has moved the cursor
+//! back, so that there may be text below the cursor (`xterm`'s "ctlseqs"; ECMA-48, 8.3). Modes are not tracked but reset.
 
 use memchr::memchr;
 
 const ESC: u8 = 0x1b;
 
-/// Leaves nothing behind of what programs set: character sets, reports of the mouse and of the focus, brackets around what is
-/// pasted, application keys, a hidden cursor, lines that do not wrap, insertion, keys told at length, an update that is held back,
-/// colours.
+/// Resets everything that programs set.
+///
+/// That is: character sets, mouse and focus reports, bracketed paste, application keys, a hidden cursor, disabled wrapping,
+/// insert mode, extended key reports, a pending synchronized update, and colors.
 const RESET: &str = "\x0f\x1b(B\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1005l\x1b[?1006l\x1b[?1015l\x1b[?1004l\x1b[?2004l\x1b[?1l\
 \x1b>\x1b[?25h\x1b[?7h\x1b[4l\x1b[<99u\x1b[>4m\x1b[?2026l\x1b[0m";
 
-/// The whole screen scrolls, and rows are counted from its first.
+/// Resets the scrolling region, and counts rows from the first of the screen.
 const WHOLE_SCREEN: &str = "\x1b[r\x1b[?6l";
 
-/// Below whatever there is.
+/// Moves the cursor below everything.
 const LAST_ROW: &str = "\x1b[999;1H";
 
-/// Follows what is printed, in whatever pieces it comes.
+/// Tracks output, whatever pieces it comes in.
 #[derive(Debug, Default)]
 pub struct Traces {
     place: Place,
@@ -30,12 +31,12 @@ pub struct Traces {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Place {
-    /// In no sequence; what a string holds is taken for text as well.
+    /// Outside of sequences. The content of a string counts as text, too.
     #[default]
     Text,
-    /// Behind an ESC.
+    /// After an ESC.
     Escape,
-    /// Behind `ESC [`.
+    /// After `ESC [`.
     Csi,
 }
 
@@ -44,15 +45,15 @@ enum Place {
 pub struct Shown {
     is_alternate: bool,
     cursor_row: usize,
-    /// Without those below the last that has anything on it.
+    /// The rows down to the last one that is not empty.
     rows: Vec<Vec<u8>>,
 }
 
 impl Shown {
-    /// What tmux is to print for it, before the screen itself.
+    /// The format that tmux prints before the screen itself.
     pub const FORMAT: &str = "#{alternate_on} #{cursor_y}";
 
-    /// Reads that and the rows of the screen, with their colours.
+    /// Parses that line and the rows of the screen, with their colors.
     pub fn parse(printed: &[u8]) -> Option<Self> {
         let mut lines = printed.split(|&byte| byte == b'\n');
         let (alternate, row) = std::str::from_utf8(lines.next()?).ok()?.split_once(' ')?;
@@ -64,7 +65,7 @@ impl Shown {
     }
 }
 
-/// Whether nothing is to be seen of it but colours.
+/// Whether the row shows nothing but colors.
 fn is_blank(row: &[u8]) -> bool {
     let mut place = Place::Text;
     row.iter().all(|&byte| {
@@ -79,7 +80,7 @@ fn is_blank(row: &[u8]) -> bool {
 }
 
 impl Traces {
-    /// Goes on behind this.
+    /// Continues with these bytes.
     pub fn follow(&mut self, mut bytes: &[u8]) {
         const MOST_PARAMETERS: usize = 64;
         while let Some((&byte, rest)) = bytes.split_first() {
@@ -105,13 +106,13 @@ impl Traces {
                     self.control(byte);
                     Place::Text
                 }
-                // Restore the cursor, reverse index, and a reset of it all.
+                // Restore cursor, reverse index, and full reset.
                 (Place::Escape, b'8' | b'M' | b'c') => {
                     self.is_painted = true;
                     self.is_alternate &= byte != b'c';
                     Place::Text
                 }
-                // What controls the terminal counts as if it stood before the sequence; all but CAN and SUB.
+                // A control character counts as if it came before the sequence, except for CAN and SUB.
                 (place, 0..=0x17 | 0x19 | 0x1c..=0x1f) => place,
                 (_, _) => Place::Text,
             };
@@ -129,7 +130,7 @@ impl Traces {
                     }
                 }
             }
-            // Up, to a place, by a margin; scrolled, or with lines put in or taken out.
+            // Cursor up or to a position, margins, scrolling, and inserted or deleted lines.
             (None, b'A' | b'F' | b'H' | b'f' | b'd' | b'r' | b'u' | b'S' | b'T' | b'L' | b'M') => {
                 self.is_painted = true;
             }
@@ -137,13 +138,14 @@ impl Traces {
         }
     }
 
-    /// Whether the last words depend on what the terminal shows.
+    /// Whether the place for the last words depends on what the terminal shows.
     pub fn is_of_interest(&self) -> bool {
         self.is_alternate || self.is_painted
     }
 
-    /// What is to be written last: the terminal as a program finds it, and these words on a line of their own below all else. What an
-    /// alternate screen showed goes with it, so it is written down on the other one.
+    /// The last bytes to write: they reset the terminal, and print these words on a separate line below everything else.
+    ///
+    /// The content of an alternate screen disappears with it, so it is printed on the main screen.
     pub fn farewell(&self, shown: Option<&Shown>, words: &str) -> Vec<u8> {
         let mut farewell = RESET.as_bytes().to_vec();
         if shown.map_or(self.is_alternate, |shown| shown.is_alternate) {
@@ -201,7 +203,7 @@ mod tests {
     #[case(b"\x1b[?6h", (false, true))]
     #[case(b"\x1b]8;;x\x1b\\\x1b7\x1b8", (false, true))]
     #[case(b"\x1b(A\x1b)H", (false, false))]
-    fn it_is_known_what_a_program_did_to_the_screen(#[case] printed: &[u8], #[case] expected: (bool, bool)) {
+    fn traces_of_a_program_on_the_screen_are_recognized(#[case] printed: &[u8], #[case] expected: (bool, bool)) {
         let traces = traces(printed);
         assert_eq!((traces.is_alternate, traces.is_painted), expected);
     }
@@ -212,12 +214,12 @@ mod tests {
     }
 
     #[test]
-    fn below_plain_output_the_words_follow_it() {
+    fn the_last_words_follow_plain_output() {
         assert_eq!(farewell(&traces(b"hello\r\n"), None), "\r\n[bye]");
     }
 
     #[test]
-    fn below_a_painted_screen_the_words_come_after_its_last_row() {
+    fn the_last_words_come_after_the_last_row_of_a_painted_screen() {
         let painted = traces(b"\x1b[1;1H");
         let shown = Shown::parse(b"0 2\none\ntwo\nthree\nfour\n\n  \n\x1b[31m  \x1b[0m\n").unwrap();
         assert_eq!(farewell(&painted, Some(&shown)), "\x1b[r\x1b[?6l\x1b[4;1H\r\n[bye]");
@@ -227,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alternate_screen_is_left_and_what_it_showed_is_kept() {
+    fn an_alternate_screen_is_left_and_its_content_is_kept() {
         let full = traces(b"\x1b[?1049h");
         let shown = Shown::parse(b"1 0\n\nTUI\n\n\x1b[1mend\x1b[0m\n\n").unwrap();
         let expected = "\x1b[r\x1b[?6l\x1b[?1049l\r\nTUI\x1b[0m\r\n\x1b[0m\r\n\x1b[1mend\x1b[0m\x1b[0m\r\n[bye]";
@@ -236,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_screen_that_is_not_told_is_none() {
+    fn an_invalid_description_of_a_screen_is_refused() {
         assert_eq!(Shown::parse(b""), None);
         assert_eq!(Shown::parse(b"no server running\n"), None);
         assert_eq!(Shown::parse(b"1 99999999999\n"), None);

@@ -1,4 +1,4 @@
-//! The id of an attempt, as in the names of its log files, and those files while it runs.
+//! The id of an attempt, as in the names of its log files, and those files while the attempt runs.
 
 use std::fmt;
 use std::fs::File;
@@ -13,12 +13,12 @@ pub(super) const TEXT: &str = ".log";
 
 pub(super) const INDEX: &str = ".times";
 
-/// One attempt of which something is kept.
+/// The id of an attempt that has a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AttemptId {
-    /// The later, the greater, among those of one agent.
+    /// Grows with each attempt of an agent.
     pub sequence: u64,
-    /// As it was counted under the declaration of its time.
+    /// The attempt's number under the declaration of its time.
     pub attempt: u64,
 }
 
@@ -30,21 +30,21 @@ impl AttemptId {
     pub(super) fn parse(name: &str, ending: &str) -> Option<Self> {
         let (sequence, attempt) = name.strip_suffix(ending)?.split_once('-')?;
         let kept = Self { sequence: sequence.parse().ok()?, attempt: attempt.parse().ok()? };
-        // Not another way to write the same numbers.
+        // Rejects other spellings of the same numbers.
         (kept.file_name(ending) == name).then_some(kept)
     }
 }
 
-/// An attempt as people name it.
+/// An attempt as a user names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Named {
-    /// By its number under its declaration: of several with that number, the latest.
+    /// By its number under its declaration; if several have that number, the latest.
     Number(u64),
-    /// As its files are named, which no other is: by the number of the log and its own.
+    /// By the unique name of its files: the number of the log and that of the attempt.
     Log(AttemptId),
 }
 
-/// It names no attempt.
+/// The text does not name an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("write the number of an attempt, such as 2, or 7-2 for attempt 2 in the log with the number 7")]
 pub struct NoAttempt;
@@ -81,37 +81,38 @@ impl fmt::Display for Named {
 /// The two files of an attempt, for its [`Writer`](super::writer::Writer).
 #[derive(Debug)]
 pub struct Files {
-    /// For what is printed.
+    /// Holds what is printed.
     pub text: OwnedFd,
-    /// For when it is.
+    /// Holds when it is printed.
     pub index: OwnedFd,
-    /// Which attempt they are of.
+    /// Which attempt the files belong to.
     pub kept: AttemptId,
-    /// Whether the beginning of the text can be given back to the system. Where it cannot, a file that is full is begun again.
+    /// Whether the file system can free the beginning of the text. If it cannot, a file that is full is emptied and started
+    /// again.
     pub can_shrink: bool,
 }
 
-/// The files that an attempt's launcher writes to, as the daemon has them, wherever they have gone.
+/// The daemon's descriptors of the files that an attempt's launcher writes to, wherever the files have been moved.
 #[derive(Debug)]
 pub struct Live {
-    /// Whose they are.
+    /// Which agent the files belong to.
     pub agent: Name,
-    /// Of which attempt.
+    /// Which attempt the files belong to.
     pub kept: AttemptId,
-    /// What is printed.
+    /// Holds what is printed.
     pub text: File,
-    /// When it is.
+    /// Holds when it is printed.
     pub index: File,
 }
 
 impl Live {
-    /// Of files that were just made.
+    /// Duplicates the descriptors of files that were just created.
     pub fn of(agent: Name, files: &Files) -> io::Result<Self> {
         let (text, index) = (files.text.try_clone()?.into(), files.index.try_clone()?.into());
         Ok(Self { agent, kept: files.kept, text, index })
     }
 
-    /// The same again, for the launcher.
+    /// Duplicates the descriptors for the launcher.
     pub fn files(&self) -> io::Result<Files> {
         let (text, index) = (self.text.try_clone()?, self.index.try_clone()?);
         Ok(Files { text: text.into(), index: index.into(), kept: self.kept, can_shrink: true })

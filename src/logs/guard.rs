@@ -1,13 +1,13 @@
 //! Limits the files that launchers write to: a launcher runs as the agent user and need not keep to any limit.
 //!
-//! A process with a writable descriptor can make a file as large as the disk, at any offset, with a single call. No permission and no
-//! limit of the system prevents that for one process and not for another. So agentd undoes it: it examines a file on the first change
-//! after each [`REST`], and frees what the file takes of the disk beyond the limit. A launcher that exceeds the limit
-//! [repeatedly](MOST_EXCESSES) is reported, to be ended. While nothing is printed, nothing is examined.
+//! A process with a writable descriptor can make a file as large as the disk, at any offset, with a single call. No permission
+//! and no limit of the system prevents that for one process and not for another. So agentd undoes it: it examines a file on the
+//! first change after each [`REST`], and frees the disk space that the file takes beyond the limit. A launcher that exceeds the
+//! limit [repeatedly](MOST_EXCESSES) is reported, so that it can be ended. While nothing is printed, nothing is examined.
 //!
-//! The daemon has descriptors of its own for this: a file that somebody has removed or moved has no path any more. That it has none is
-//! reported as well, so that the attempt goes on in other files. What was written after the end of an attempt, by somebody to whom
-//! its descriptors were given, is undone for the [latest](MOST_PAST) attempts.
+//! The daemon keeps its own descriptors for this, because a file that was removed or moved has no path any more. Such a file is
+//! also reported, so that the log continues in other files. Writes after the end of an attempt, by a process that was passed its
+//! descriptors, are undone for the [latest](MOST_PAST) attempts.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
@@ -28,36 +28,36 @@ use crate::logs::store::Store;
 use crate::sys::blocking;
 use crate::sys::fd::Readable;
 
-/// How long a file is left alone after it was looked at: for so long a launcher can take what is not its own.
+/// How long a file is left alone after it was examined. For that long, a launcher can take more than its share.
 pub const REST: Duration = Duration::from_secs(1);
 
-/// How often files are looked at that the system does not announce, or about which there is something to do.
+/// How often to examine files that the system does not announce, or that need another look.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often a launcher may take too much.
+/// How often a launcher may exceed the limit.
 pub const MOST_EXCESSES: u32 = 3;
 
-/// How many attempts that are over are looked after.
+/// How many finished attempts are still guarded.
 const MOST_PAST: usize = 16;
 
-/// What a file takes of the disk beside what it is asked to: some file systems allocate ahead, and keep several copies.
+/// Disk space that a file may take beyond what was written: some file systems allocate ahead, or keep several copies.
 const SLACK: u64 = 1 << 20;
 
 /// What the guard has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// A file is not where it was made any more. Said again as long as it is so.
+    /// A file is no longer where it was created. Repeated as long as that is so.
     Moved,
-    /// The files took so many bytes of the disk, more than a launcher can that keeps to what it was told. They were given back.
+    /// The files took more disk space than a well-behaved launcher can take. The surplus was freed.
     Excess {
-        /// That many.
+        /// The disk space in bytes.
         occupied: u64,
-        /// For the how manyth time.
+        /// How many excesses there have been so far.
         count: u32,
     },
 }
 
-/// Who looks after files. Cheap to clone; ends with the last clone and the last [`Watch`].
+/// Guards the files of attempts. Cheap to clone; ends with the last clone and the last [`Watch`].
 #[derive(Clone, Debug)]
 pub struct Guard {
     orders: mpsc::UnboundedSender<Command>,
@@ -65,7 +65,7 @@ pub struct Guard {
     takings_up: Arc<Semaphore>,
 }
 
-/// The files of an attempt that is not over. When it is dropped, it is.
+/// The guarded files of a running attempt. Drop it when the attempt is over.
 #[derive(Debug)]
 pub struct Watch {
     id: u64,
@@ -81,36 +81,37 @@ enum Command {
 }
 
 impl Guard {
-    /// Looks after files of this store. Must be called inside the async runtime.
+    /// Guards files of this store. Must be called inside the async runtime.
     pub fn new(store: Store) -> Self {
         let (orders, inbox) = mpsc::unbounded_channel();
         tokio::spawn(Round::new(store).go(inbox));
         Self { orders, next: Arc::default(), takings_up: Arc::new(Semaphore::new(1)) }
     }
 
-    /// To take up files that an earlier daemon has made: for one attempt at a time. All of them are found at once at the start, and as
-    /// many threads would leave little of the processors to what everybody waits for.
+    /// Waits for a turn to adopt the files of an earlier daemon, one attempt at a time.
+    ///
+    /// All of them are found at the start, and a thread for each would leave little processor time for everything else.
     pub async fn turn_to_take_up(&self) -> Option<SemaphorePermit<'_>> {
-        // Fails only if it is closed, which it never is.
+        // Fails only if the semaphore is closed, which it never is.
         self.takings_up.acquire().await.ok()
     }
 
-    /// Looks after these files from now on.
+    /// Guards these files from now on.
     pub fn watch(&self, live: Live) -> Watch {
         let (id, live) = (self.next.fetch_add(1, Ordering::Relaxed), Arc::new(live));
         let (found, findings) = mpsc::unbounded_channel();
-        // Nobody listens any more only when the runtime ends.
+        // Fails only when the runtime ends.
         let _ = self.orders.send(Command::Watch { id, live: Arc::clone(&live), findings: found });
         Watch { id, orders: self.orders.clone(), findings, live }
     }
 }
 
 impl Watch {
-    /// What is found next. Cancel-safe.
+    /// Waits for the next finding. Cancel-safe.
     pub async fn found(&mut self) -> Finding {
         match self.findings.recv().await {
             Some(finding) => finding,
-            // The runtime ends.
+            // The runtime is ending.
             None => std::future::pending().await,
         }
     }
@@ -134,12 +135,12 @@ impl Drop for Watch {
     }
 }
 
-/// All files that are looked after.
+/// All guarded files.
 struct Round {
     store: Store,
     queue: Option<Queue>,
     posts: BTreeMap<u64, Post>,
-    /// Of those, the ones that are over, the first to be given up first.
+    /// The finished attempts among those, the next to give up first.
     past: VecDeque<u64>,
 }
 
@@ -148,11 +149,11 @@ struct Post {
     live: Arc<Live>,
     findings: mpsc::UnboundedSender<Finding>,
     excesses: u32,
-    /// When they are looked at next, if nothing is announced.
+    /// When to examine them next if no change is announced.
     due: Option<Instant>,
 }
 
-/// Where changes are announced, each file's first after it was asked for.
+/// Announces the first change of each file after it was asked for.
 struct Queue {
     inotify: Inotify,
     readable: Readable,
@@ -186,7 +187,7 @@ impl Round {
     fn obey(&mut self, order: Command) {
         match order {
             Command::Watch { id, live, findings } => {
-                // Whoever has them has had them for a while.
+                // The files have been in use for a while.
                 let due = Some(Instant::now() + REST);
                 self.posts.insert(id, Post { live, findings, excesses: 0, due });
             }
@@ -206,7 +207,7 @@ impl Round {
         }
     }
 
-    /// Takes in what was announced.
+    /// Takes in the announcements.
     fn hear(&mut self) {
         let Some(queue) = &mut self.queue else { return };
         let due = Instant::now() + REST;
@@ -222,7 +223,7 @@ impl Round {
                     }
                 }
                 Err(Errno::EINTR) => {}
-                // What else there may be does not come back either: then it is looked at without.
+                // Other errors persist, so the guard continues without announcements.
                 Err(error) => {
                     if error != Errno::EAGAIN {
                         self.queue = None;
@@ -234,12 +235,12 @@ impl Round {
         }
     }
 
-    /// Looks at all that are due.
+    /// Examines all files that are due.
     async fn look(&mut self) {
         let now = Instant::now();
         let mut looked_at = Vec::new();
         for (&id, post) in self.posts.iter_mut().filter(|(_, post)| post.due.is_some_and(|due| due <= now)) {
-            // Before it is looked at: what comes afterwards is announced.
+            // Asked for before the file is examined, so that later changes are announced.
             let is_announced = self.queue.as_mut().is_some_and(|queue| queue.ask_for(id, &post.live).is_ok());
             post.due = (!is_announced).then(|| now + POLL_INTERVAL);
             looked_at.push((id, Arc::clone(&post.live), !self.past.contains(&id)));
@@ -248,7 +249,7 @@ impl Round {
         let look = move || -> Vec<(u64, Look)> {
             looked_at.into_iter().map(|(id, live, has_place)| (id, Look::at(&store, &live, has_place))).collect()
         };
-        // Where no thread is to be had, it is looked again: all of it is due, or announced.
+        // If no thread is available, the files are examined again: all of them are due, or announced.
         let Ok(looks) = blocking::run(look).await else {
             self.posts.values_mut().for_each(|post| post.due = post.due.or(Some(now + POLL_INTERVAL)));
             return;
@@ -260,7 +261,7 @@ impl Round {
             }
             if let Some(occupied) = look.excess {
                 post.excesses += 1;
-                // Nobody listens when the attempt is over.
+                // Fails only when the attempt is over.
                 let _ = post.findings.send(Finding::Excess { occupied, count: post.excesses });
             }
             if look.is_moved {
@@ -304,12 +305,12 @@ impl Queue {
     }
 }
 
-/// What was seen, and done, at one look.
+/// The result of one examination.
 #[derive(Debug, Default)]
 struct Look {
     is_moved: bool,
     excess: Option<u64>,
-    /// Whether it is to be looked at soon again, although nothing may change.
+    /// Whether to examine it again soon, although nothing may change.
     needs_another: bool,
 }
 
@@ -327,7 +328,7 @@ impl Look {
                 }
             }
         }
-        // What cannot be told now is looked at again.
+        // Examines the file again if its place cannot be determined now.
         match has_place.then(|| store.is_in_place(live)) {
             None | Some(Ok(true)) => {}
             Some(Ok(false)) => (look.is_moved, look.needs_another) = (true, true),
@@ -337,13 +338,13 @@ impl Look {
     }
 }
 
-/// What a file may take of the disk, of which so many bytes are to be kept.
+/// How much disk space a file may take that is to keep `kept` bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bound {
     kept: u64,
-    /// No launcher that keeps to what it was told takes more, but for what a file system does on its own account.
+    /// A well-behaved launcher takes no more than this, except for what the file system adds.
     usual: u64,
-    /// None takes more, whatever the file system.
+    /// A well-behaved launcher takes no more than this on any file system.
     most: u64,
 }
 
@@ -353,21 +354,21 @@ impl Bound {
         Self { kept, usual: times(2, SLACK), most: times(4, 16 * SLACK) }
     }
 
-    /// Gives back what is too much, the earliest first. Answers how much it was, if it was more than anybody may take.
+    /// Frees the surplus, the earliest bytes first. Returns how much the file took, if that was more than any launcher may take.
     fn enforce(self, file: &File) -> io::Result<Option<u64>> {
         let before = occupied(file)?;
         if before <= self.usual {
             return Ok(None);
         }
         let end = file.metadata()?.len();
-        // A launcher that is at work does not notice this.
+        // A working launcher does not notice this.
         let surplus = end.saturating_sub(self.kept) / writer::BLOCK * writer::BLOCK;
         let is_given_back = writer::give_back(file, 0, surplus).is_ok();
         if before <= self.most {
             return Ok(None);
         }
         if !is_given_back || occupied(file)? > self.most {
-            // What is allocated behind the end, or cannot be given back in part.
+            // Space allocated after the end, or space that cannot be freed in part.
             file.set_len(end)?;
             if occupied(file)? > self.most {
                 file.set_len(0)?;
@@ -409,13 +410,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_launcher_may_keep_is_left_alone() {
+    fn bytes_within_the_limit_are_left_alone() {
         let file = tempfile::tempfile().unwrap();
         let text = vec![b'x'; usize::try_from(MIB + MIB / 4).unwrap()];
         (&file).write_all(&text).unwrap();
         assert_eq!(Bound::of(MIB).enforce(&file).unwrap(), None);
         assert_eq!(occupied(&file).unwrap(), MIB + MIB / 4);
-        // Of more than that the end stays, and nobody is blamed yet.
+        // Of more than that, the end is kept, and no excess is reported yet.
         for _ in 0..4 {
             (&file).write_all(&text).unwrap();
         }
@@ -432,7 +433,7 @@ mod tests {
         (folder, store, Live::of(agent, &files).unwrap())
     }
 
-    /// The first finding of this kind.
+    /// Waits for the first finding of this kind.
     async fn wait_for(watch: &mut Watch, is_it: impl Fn(Finding) -> bool) -> Finding {
         loop {
             let finding = watch.found().await;
@@ -454,7 +455,7 @@ mod tests {
             assert!(matches!(finding, Finding::Excess { occupied, count: it } if occupied >= 100 * MIB && it == count));
             assert!(occupied(file).unwrap() < 2 * MIB);
         }
-        // Nor may it when the attempt is over.
+        // The launcher may not exceed it after the attempt is over, either.
         drop(watch);
         allocate(&text, FallocateFlags::empty(), 200 * MIB, 100 * MIB);
         while occupied(&text).unwrap() > 2 * MIB {

@@ -1,6 +1,6 @@
 //! Waits for writes to log files: one inotify queue for all waiters.
 //!
-//! Each user may have few queues (`fs.inotify.max_user_instances`, usually 128), and root's other programs need some, too.
+//! A user may only have a few queues (`fs.inotify.max_user_instances`, usually 128), and root's other programs need some, too.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,18 +14,18 @@ use tokio::task::AbortHandle;
 
 use crate::sys::inotify::{AddWatchFlags, InotifyEvent, Queue, WatchDescriptor};
 
-/// Where it is announced. All clones are one.
+/// Announces writes to files. All clones share one queue.
 #[derive(Clone, Debug, Default)]
 pub struct News(Arc<Mutex<Board>>);
 
 #[derive(Debug, Default)]
 struct Board {
-    /// Opened for the first who waits, and kept.
+    /// Opened for the first waiter, then kept.
     queue: Option<Open>,
     watched: HashMap<WatchDescriptor, Watched>,
 }
 
-/// The queue, and the task that hands out what it announces. The task ends with this.
+/// The queue and the task that distributes its events. The task ends when this is dropped.
 #[derive(Debug)]
 struct Open {
     queue: Arc<Queue>,
@@ -38,14 +38,14 @@ impl Drop for Open {
     }
 }
 
-/// A file that somebody waits for.
+/// A file with at least one waiter.
 #[derive(Debug)]
 struct Watched {
     news: watch::Sender<()>,
     waiting: usize,
 }
 
-/// The wait for one file. Each piece of news is heard once.
+/// Waits for writes to one file. Each write wakes the waiter once.
 #[derive(Debug)]
 pub struct Subscription {
     news: watch::Receiver<()>,
@@ -54,8 +54,9 @@ pub struct Subscription {
 }
 
 impl News {
-    /// Waits for this very file, whatever is at its path. Must be called inside the async runtime. Fails if the system has no queue
-    /// or no more watches to give.
+    /// Watches this file, whatever its path is by now.
+    ///
+    /// Must be called inside the async runtime. Fails if the system has no more queues or watches.
     pub fn of(&self, file: &File) -> io::Result<Subscription> {
         let mut board = self.lock();
         let queue = match &board.queue {
@@ -63,7 +64,7 @@ impl News {
             None => self.open(&mut board)?,
         };
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        // The same file has the same descriptor, however often it is asked for.
+        // The same file always has the same watch descriptor.
         let file = queue.add(Path::new(&path), AddWatchFlags::IN_MODIFY)?;
         let watched = board.watched.entry(file).or_insert_with(|| Watched { news: watch::channel(()).0, waiting: 0 });
         watched.waiting += 1;
@@ -107,10 +108,10 @@ impl Board {
 }
 
 impl Subscription {
-    /// Waits for news that were not heard yet. Cancel-safe.
+    /// Waits for a write that has not been reported yet. Cancel-safe.
     pub async fn wait(&mut self) {
         if self.news.changed().await.is_err() {
-            // The board cannot go before this does.
+            // The board outlives its subscriptions.
             std::future::pending::<()>().await;
         }
     }
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everybody_who_waits_for_a_file_hears_of_it_once() {
+    async fn each_waiter_is_woken_once_by_a_write() {
         let folder = TempDir::new().unwrap();
         let mut files: Vec<File> =
             ["a", "b"].iter().map(|name| File::create(folder.path().join(name)).unwrap()).collect();
@@ -155,7 +156,7 @@ mod tests {
         let before = queues();
         let mut of_a: Vec<Subscription> = (0..100).map(|_| news.of(&files[0]).unwrap()).collect();
         let mut of_b = news.of(&files[1]).unwrap();
-        // Other tests may have a queue or two meanwhile, but no hundred.
+        // Other tests may open a few queues meanwhile, but not fifty.
         assert!(queues() < before + 50, "{} queues", queues() - before);
         files[0].write_all(b"x").unwrap();
         for waiting in &mut of_a {
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_nobody_waits_for_any_more_is_forgotten() {
+    async fn a_file_without_waiters_is_forgotten() {
         let folder = TempDir::new().unwrap();
         let mut file = File::create(folder.path().join("a")).unwrap();
         let news = News::default();

@@ -19,28 +19,28 @@ use crate::logs::attempt::AttemptId;
 use crate::sys::blocking::{self, Pool};
 use crate::sys::file_id::FileId;
 
-/// How much is read at once.
+/// How much is read at a time.
 const PIECE: usize = 64 << 10;
 
-/// How many entries of the index are held at most: one for each byte of a piece of text. Further ones are read once those are taken.
+/// How many entries of the index are held at most: one for each byte of a piece of text. More are read once those are taken.
 const MOST_ENTRIES: usize = PIECE;
 
-/// How many entries of the index are looked at at once.
+/// How many entries of the index are examined at a time.
 const ENTRIES: usize = 4096;
 
-/// How often it is looked for more where the system gives no queue for announcements.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How often to check for more where the system has no queue for announcements.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How many threads read at once.
+/// How many threads may read at the same time.
 const MOST_READING: usize = 16;
 
-/// How long a new reader waits for one of them.
+/// How long a new reader waits for one of these threads.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// By how many of its first bytes a file is known again.
+/// How many of its first bytes identify a file.
 const HEAD: usize = 64;
 
-/// What all who read share.
+/// State that all readers share.
 #[derive(Clone, Debug)]
 pub struct Readers {
     news: News,
@@ -49,7 +49,7 @@ pub struct Readers {
     pool: Pool,
 }
 
-/// All who may read are reading.
+/// All the threads that may read are busy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("too many logs are being read; try again later")]
 pub struct Busy;
@@ -61,8 +61,9 @@ impl Default for Readers {
 }
 
 impl Readers {
-    /// Does work that reads, in one of so many threads. It is given the question whether it is still wanted. When this is cancelled
-    /// the thread counts until it has ended.
+    /// Runs a reading job in one of the threads that may read.
+    ///
+    /// The job can ask whether its result is still wanted. If this future is dropped, the thread counts until the job has ended.
     pub async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
@@ -71,7 +72,7 @@ impl Readers {
         Ok(in_turn(turn, work).await)
     }
 
-    /// Does work that never takes long: whoever waits for a turn gets one.
+    /// Runs a job that never takes long: every caller gets a turn eventually.
     async fn brief_work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
         let turn = self.turn().await.map_err(io::Error::other)?;
         let work = move || {
@@ -82,7 +83,7 @@ impl Readers {
     }
 
     async fn turn(&self) -> Result<OwnedSemaphorePermit, Busy> {
-        // Never closed.
+        // The semaphore is never closed.
         Arc::clone(&self.turns).acquire_owned().await.map_err(|_| Busy)
     }
 }
@@ -98,10 +99,10 @@ async fn in_turn<T: Send + 'static>(
     .await
 }
 
-/// What is kept of one attempt, open. But for [`Follower`], all of this blocks as files do.
+/// The open log of one attempt. Except for [`Follower`], all of this blocks as files do.
 ///
-/// The files were written by a process of the agent user's, and may say and hold anything: what reading takes is bounded by what
-/// they occupy and by what may be kept, whatever their length.
+/// A process of the agent user wrote the files, so they may contain anything. What reading costs is bounded by the disk space
+/// that they take and by what may be kept, whatever their length.
 #[derive(Debug)]
 pub struct Log {
     kept: AttemptId,
@@ -112,67 +113,68 @@ pub struct Log {
     readers: Readers,
 }
 
-/// Some of the bytes that were printed.
+/// Consecutive bytes of the output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// Where the first of them stands.
+    /// The offset of the first byte.
     pub offset: u64,
     /// The bytes.
     pub bytes: Vec<u8>,
 }
 
 impl Piece {
-    /// Where the next byte stands.
+    /// The offset after the last byte.
     pub fn end(&self) -> u64 {
         self.offset + self.bytes.len() as u64
     }
 }
 
 impl Log {
-    /// Of these files, of which so many bytes are kept.
+    /// The log in these files, of which `size` bytes are kept.
     pub fn new(kept: AttemptId, text: File, index: Option<File>, size: u64, readers: Readers) -> Self {
         Self { kept, text, index, size, readers }
     }
 
-    /// Which attempt it is of.
+    /// Which attempt this is the log of.
     pub fn kept(&self) -> AttemptId {
         self.kept
     }
 
-    /// Which file the text is in: an attempt may go on in another, which may have the name of the one before.
+    /// Identifies the file of the text: an attempt's log may continue in another file, under the same name.
     pub fn file(&self) -> io::Result<FileId> {
         FileId::of(&self.text)
     }
 
-    /// When what was printed is not asked for any more.
+    /// Drops the index, for a reader that does not need times.
     #[must_use]
     pub fn without_index(self) -> Self {
         Self { index: None, ..self }
     }
 
-    /// How many bytes were printed by now. All before [`Log::begin`] are gone.
+    /// How many bytes have been printed so far. Those before [`Log::begin`] are gone.
     pub fn end(&self) -> io::Result<u64> {
         Ok(self.text.metadata()?.len())
     }
 
-    /// Where the first byte stands that is still there.
+    /// The offset of the first byte that still exists.
     pub fn begin(&self) -> io::Result<u64> {
         begin(&self.text, self.size)
     }
 
-    /// When something was printed last.
+    /// When something was last printed.
     pub fn changed(&self) -> io::Result<SystemTime> {
         self.text.metadata()?.modified()
     }
 
-    /// The bytes from an offset on, up to a piece of them; none when that is the end. What is gone is passed over, and a file that was
-    /// begun again is read from its beginning.
+    /// Reads the bytes from an offset on, up to one piece; none at the end.
+    ///
+    /// Skips what is gone. Reads a file that was started again from its beginning.
     pub fn read(&self, offset: u64) -> io::Result<Piece> {
         let end = self.end()?;
         let begin = self.begin()?;
         let mut at = if offset > end { 0 } else { offset }.max(begin);
         loop {
-            // What is a hole is gone, wherever it is.
+            // A hole is gone, wherever it is.
             at = data(&self.text, at)?.unwrap_or(end).min(end);
             let stop = hole(&self.text, at)?.unwrap_or(end).min(end);
             let room = usize::try_from(stop.saturating_sub(at)).unwrap_or(PIECE).min(PIECE);
@@ -182,7 +184,7 @@ impl Log {
             let mut bytes = vec![0; room];
             let count = read_at(&self.text, &mut bytes, at)?;
             bytes.truncate(count);
-            // What has become a hole meanwhile may have been read as zeros.
+            // A part that has become a hole meanwhile may have been read as zeros.
             let gone = self.begin()?.saturating_sub(at).min(count as u64);
             bytes.drain(..usize::try_from(gone).unwrap_or(count));
             if !bytes.is_empty() || count == 0 {
@@ -192,7 +194,9 @@ impl Log {
         }
     }
 
-    /// Where the last so many lines begin. A line that is not ended yet is one. Fails when it is wanted no more.
+    /// Where the last `count` lines begin.
+    ///
+    /// An unfinished line counts. Fails once the result is no longer wanted.
     pub fn last_lines(&self, count: usize, is_wanted: &dyn Fn() -> bool) -> io::Result<u64> {
         let (begin, end) = (self.begin()?, self.end()?);
         let mut missing = count;
@@ -203,7 +207,7 @@ impl Log {
         while at > begin {
             see_wanted(is_wanted)?;
             let from = at.saturating_sub(PIECE as u64).max(begin);
-            // Nothing is read where there is nothing.
+            // Skips holes.
             let place = data(&self.text, from)?.unwrap_or(at).min(at);
             let mut bytes = vec![0; usize::try_from(at - place).unwrap_or(PIECE)];
             let read = read_at(&self.text, &mut bytes, place)?;
@@ -222,8 +226,10 @@ impl Log {
         Ok(begin)
     }
 
-    /// Where stands what was printed at that time or later; it may be some up to a second older. Without an index, the beginning.
-    /// Fails when it is wanted no more.
+    /// Where the output of that time or later begins.
+    ///
+    /// Up to a second of older output may be included. Without an index, this is the beginning. Fails once the result is no
+    /// longer wanted.
     pub fn since(&self, time: SystemTime, is_wanted: &dyn Fn() -> bool) -> io::Result<u64> {
         let (begin, end) = (self.begin()?, self.end()?);
         let Some(index) = &self.index else { return Ok(begin) };
@@ -242,7 +248,7 @@ impl Log {
                 IndexEntry::Time(moment) if moment.at >= earliest => Some(moment.offset),
                 _ => None,
             });
-            // Whatever it says, it is a place in the text.
+            // Whatever the index says, the result is an offset in the text.
             if let Some(found) = later.next() {
                 return Ok(found.clamp(begin.min(end), end));
             }
@@ -253,7 +259,7 @@ impl Log {
         }
     }
 
-    /// The first bytes of it, if it has not lost its beginning. A file that is begun again has others then.
+    /// The first bytes, unless the beginning is gone. They differ once the file is started again.
     fn head(&self) -> io::Result<Option<Vec<u8>>> {
         if data(&self.text, 0)? != Some(0) {
             return Ok(None);
@@ -264,8 +270,9 @@ impl Log {
         Ok(Some(head))
     }
 
-    /// What the index has from this place of it on, up to so many entries; and the place to go on from. An index that has become
-    /// shorter is read from its beginning.
+    /// Reads up to `most` entries of the index, and returns where to continue.
+    ///
+    /// An index that has become shorter is read from its beginning.
     fn entries(&self, from: u64, most: usize) -> io::Result<(Vec<IndexEntry>, u64)> {
         let Some(index) = &self.index else { return Ok((Vec::new(), from)) };
         let index_end = index.metadata()?.len();
@@ -291,10 +298,12 @@ impl Log {
 }
 
 fn see_wanted(is_wanted: &dyn Fn() -> bool) -> io::Result<()> {
-    if is_wanted() { Ok(()) } else { Err(io::Error::new(io::ErrorKind::Interrupted, "nobody waits for it any more")) }
+    if is_wanted() { Ok(()) } else { Err(io::Error::new(io::ErrorKind::Interrupted, "the result is no longer wanted")) }
 }
 
-/// Behind the hole at the beginning, if there is one, and not farther from the end than what may be kept, or else what is there, takes.
+/// The end of the hole at the beginning, if there is one.
+///
+/// Never farther from the end than what may be kept, or what the file occupies if that is more.
 fn begin(file: &File, size: u64) -> io::Result<u64> {
     let metadata = file.metadata()?;
     let most = size.saturating_mul(2).max(metadata.blocks().saturating_mul(512));
@@ -302,12 +311,12 @@ fn begin(file: &File, size: u64) -> io::Result<u64> {
     Ok(data(file, 0)?.unwrap_or(metadata.len()).max(earliest))
 }
 
-/// Where the next data stand, from there on; `None` if there are no more.
+/// Where the next data is, at or after this offset; `None` if there is none.
 fn data(file: &File, from: u64) -> io::Result<Option<u64>> {
     seek(file, from, Whence::SeekData)
 }
 
-/// Where the next hole is; at the end there is one. `None` if that is where to look from.
+/// Where the next hole is; the end of the file counts. `None` if there is one at this offset.
 fn hole(file: &File, from: u64) -> io::Result<Option<u64>> {
     Ok(seek(file, from, Whence::SeekHole)?.filter(|&hole| hole > from))
 }
@@ -316,9 +325,9 @@ fn seek(file: &File, from: u64, whence: Whence) -> io::Result<Option<u64>> {
     let Ok(offset) = i64::try_from(from) else { return Ok(None) };
     match lseek(file, offset, whence) {
         Ok(found) => Ok(u64::try_from(found).ok()),
-        // The file system does not tell.
+        // The file system does not support this.
         Err(Errno::EINVAL) if matches!(whence, Whence::SeekData) => Ok(Some(from)),
-        // There is nothing behind it, or likewise.
+        // There is nothing after it, or the file system does not support this.
         Err(Errno::ENXIO | Errno::EINVAL) => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -338,33 +347,33 @@ fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     Ok(count)
 }
 
-/// Reads on as it is written. Whether there will be more is for others to know.
+/// Follows a log as it is written. The caller has to know whether there will be more.
 #[derive(Debug)]
 pub struct Follower {
     log: Arc<Log>,
     at: u64,
-    /// The first bytes of the file, as far as they were seen: it may be begun again.
+    /// The first bytes of the file, as far as they are known: the file may be started again.
     head: Option<Vec<u8>>,
-    /// Up to where the index was read, and what of it nobody has taken, in the order of the text, up to [`MOST_ENTRIES`].
+    /// How far the index was read. The entries not taken yet are in the order of the text, [`MOST_ENTRIES`] at most.
     index_at: u64,
     entries: VecDeque<IndexEntry>,
     news: Option<Subscription>,
 }
 
 impl Follower {
-    /// From this offset on. Must be made inside the async runtime.
+    /// Follows from this offset. Must be called inside the async runtime.
     pub fn new(log: Arc<Log>, offset: u64) -> Self {
         let news = log.readers.news.of(&log.text).ok();
         Self { log, at: offset, head: None, index_at: 0, entries: VecDeque::new(), news }
     }
 
-    /// What is there by now; `None` if there is no more. To be asked once more after the end of the attempt was heard of.
+    /// Reads what is available; `None` if there is no more. Must be called once more after the attempt is known to have ended.
     pub async fn read(&mut self) -> io::Result<Option<Piece>> {
         let (log, at, mut index_at, before) = (Arc::clone(&self.log), self.at, self.index_at, self.head.clone());
         let held = self.entries.len();
         let work = move || {
             let mut piece = log.read(at)?;
-            // Last: what was read then is of the file that this is the head of.
+            // Read last, so that the piece is from the file that this is the head of.
             let mut head = log.head()?;
             let is_other = before.as_ref().zip(head.as_ref()).is_some_and(|(before, head)| !head.starts_with(before));
             if is_other {
@@ -376,9 +385,10 @@ impl Follower {
             if is_begun_again {
                 (index_at, most) = (0, MOST_ENTRIES);
             }
-            // The index is written before what it is of. Without it the text is still complete.
+            // An entry is written before the text that it describes. Without the index, the text is still complete.
             let (mut entries, index_at) = log.entries(index_at, most).unwrap_or((Vec::new(), index_at));
-            // Looked up afterwards, lest an entry is of what was printed just now. No honest one is of what is yet to be printed.
+            // Determined afterwards, so that entries for the latest output are kept. An honest entry never describes output yet
+            // to come.
             let end = log.end()?;
             entries.retain(|entry| entry.offset() <= end);
             Ok::<_, io::Error>((piece, head, is_begun_again, entries, index_at))
@@ -394,17 +404,17 @@ impl Follower {
         Ok((!piece.bytes.is_empty()).then_some(piece))
     }
 
-    /// Holds an entry until the text before its offset is taken; of several at one offset, the last of each kind.
+    /// Holds an entry until the text before its offset is taken. Of several entries of one kind at one offset, the last is held.
     fn hold(&mut self, entry: IndexEntry, begin: u64) {
         let entry = match entry {
             IndexEntry::Resized(resized) => {
                 IndexEntry::Resized(Resized { offset: resized.offset.max(begin), ..resized })
             }
-            // Those of what is gone already tell nothing.
+            // A moment of output that is gone says nothing.
             IndexEntry::Time(moment) if moment.offset < begin => return,
             moment @ IndexEntry::Time(_) => moment,
         };
-        // The text was begun again in between: those are of what is gone.
+        // The text was started again in between: these entries describe what is gone.
         while self.entries.back().is_some_and(|last| last.offset() > entry.offset()) {
             self.entries.pop_back();
         }
@@ -418,19 +428,19 @@ impl Follower {
         }
     }
 
-    /// What the index says of what was read up to there, in the order of the text. The rest is kept for later.
+    /// Takes the entries for the text before `end`, in the order of the text. The rest is kept for later.
     pub fn take_entries(&mut self, end: u64) -> Vec<IndexEntry> {
         let count = self.entries.partition_point(|entry| entry.offset() < end);
         self.entries.drain(..count).collect()
     }
 
-    /// For how many entries it has room.
+    /// How many entries there is room for.
     #[cfg(fuzzing)]
     pub fn capacity(&self) -> usize {
         self.entries.capacity()
     }
 
-    /// The next bytes, as soon as there are any. Cancel-safe: what was read and not given is read again.
+    /// Waits for the next bytes. Cancel-safe: a piece that was read but not returned is read again.
     pub async fn next(&mut self) -> io::Result<Piece> {
         loop {
             if let Some(piece) = self.read().await? {
@@ -438,7 +448,7 @@ impl Follower {
             }
             match &mut self.news {
                 Some(news) => news.wait().await,
-                None => tokio::time::sleep(LOOK_AGAIN).await,
+                None => tokio::time::sleep(POLL_INTERVAL).await,
             }
         }
     }
@@ -511,7 +521,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(50))]
         #[test]
-        fn the_last_lines_are_those_that_str_lines_gives(text in "([a-z]{0,3}\n){0,6}[a-z]{0,3}", count in 0..8usize) {
+        fn the_last_lines_are_those_of_str_lines(text in "([a-z]{0,3}\n){0,6}[a-z]{0,3}", count in 0..8usize) {
             let mut case = case(1 << 20);
             case.writer.write(text.as_bytes()).unwrap();
             let log = case.log();
@@ -523,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_found_over_many_pieces() {
+    fn last_lines_are_found_across_many_pieces() {
         let mut case = case(16 << 20);
         let line = |number: usize| format!("{number} {}\r\n", "x".repeat(number % 300));
         let text: String = (0..5000).map(line).collect();
@@ -535,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_text_the_end_is_read_at_its_true_offsets() {
+    fn the_end_of_a_long_text_is_read_at_its_true_offsets() {
         let size = 256 << 10;
         let mut case = case(size);
         let text: Vec<u8> = (0..300_000_u32).flat_map(|number| format!("{number:06}\n").into_bytes()).collect();
@@ -550,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_printed_since_a_time_is_found_by_the_index() {
+    fn the_index_finds_output_since_a_time() {
         let case = case(1 << 20);
         let folder = case.store.attempts(&case.agent).unwrap();
         assert_eq!(folder.len(), 1);
@@ -600,7 +610,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_begun_again_is_read_from_its_beginning() {
+    fn a_file_started_again_is_read_from_its_beginning() {
         let mut case = case(1 << 20);
         case.writer.write(b"long ago").unwrap();
         let log = case.log();
@@ -615,7 +625,7 @@ mod tests {
         assert_eq!(all(&log, 8), b"new");
     }
 
-    /// A log of these bytes, of which 64 KiB are kept.
+    /// A log with these bytes that keeps 64 KiB.
     fn log_of(text: &[u8], text_length: u64, index: &[u8], index_length: u64) -> (TempDir, Log) {
         let directory = TempDir::new().unwrap();
         let file = |name: &str, bytes: &[u8], length: u64| {
@@ -630,14 +640,14 @@ mod tests {
         (directory, log)
     }
 
-    /// More than could be read in any time, and than every file system has.
+    /// Too much to read in any reasonable time, and more than some file systems support.
     const SPARSE: u64 = 8 << 40;
 
     #[test]
-    fn a_hole_of_8_tib_is_neither_read_nor_told() {
+    fn a_hole_of_8_tib_is_neither_read_nor_returned() {
         let begun = std::time::Instant::now();
         let (_directory, log) = log_of(b"a\nb\n", SPARSE, &[], SPARSE);
-        assert_eq!((log.end().unwrap(), all(&log, 0)), (SPARSE, Vec::new()), "what is that far back is not kept");
+        assert_eq!((log.end().unwrap(), all(&log, 0)), (SPARSE, Vec::new()), "bytes that far back are not kept");
         assert!(log.last_lines(3, &always).unwrap() >= SPARSE - (128 << 10));
         assert_eq!(log.since(SystemTime::now(), &always).unwrap(), SPARSE);
         log.text.write_all_at(b"x\ny\n", SPARSE).unwrap();
@@ -647,7 +657,7 @@ mod tests {
     }
 
     #[test]
-    fn holes_between_bytes_are_passed_over() {
+    fn holes_between_bytes_are_skipped() {
         let (_directory, log) = log_of(b"a", 100 << 10, &[], 0);
         log.text.write_all_at(b"b", 100 << 10).unwrap();
         let bytes = all(&log, 0);
@@ -655,7 +665,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_index_says_is_a_place_in_the_text() {
+    fn an_index_always_leads_to_an_offset_in_the_text() {
         let far = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40);
         let entry = |at: SystemTime, offset| IndexEntry::Time(TimeMark::of(at, offset)).to_bytes();
         for entries in [
@@ -669,7 +679,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wanted_no_more_is_not_read_to_its_end() {
+    fn a_read_stops_when_its_result_is_no_longer_wanted() {
         let (_directory, log) = log_of(&vec![b'x'; 1 << 20], 1 << 20, &vec![0; 1 << 20], 1 << 20);
         let asked = std::cell::Cell::new(0);
         let soon_left = || asked.replace(asked.get() + 1) < 1;
@@ -679,12 +689,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_read_at_once_and_others_are_told_to_wait() {
+    async fn readers_beyond_the_limit_are_refused() {
         let readers = Readers::default();
         let (go_on, mut gate) = (Arc::new(std::sync::Barrier::new(MOST_READING + 1)), tokio::task::JoinSet::new());
         for _ in 0..MOST_READING {
             let (readers, go_on) = (readers.clone(), Arc::clone(&go_on));
-            // Who goes away leaves the thread behind.
+            // A caller that is canceled leaves its thread behind.
             gate.spawn(async move { timeout(Duration::from_millis(1), readers.work(move |_| go_on.wait())).await });
         }
         gate.join_all().await;
@@ -712,7 +722,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn entries_that_no_text_reaches_are_not_held() {
+    async fn entries_beyond_the_text_are_not_held() {
         let far = bytes_of((0..1000).flat_map(|number| [moment(u64::MAX - number), resized(11 + number, 1)]));
         let (_directory, log) = log_of(b"0123456789", 10, &far, far.len() as u64);
         let log = Arc::new(log);
@@ -726,7 +736,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_entries_are_held_than_may_be_and_none_is_lost() {
+    async fn held_entries_are_bounded_and_none_is_lost() {
         const LENGTH: u64 = 4 * PIECE as u64;
         let entries = bytes_of((0..LENGTH).map(moment));
         let text = vec![b'x'; 4 * PIECE];
@@ -745,23 +755,23 @@ mod tests {
         let mut follower = Follower::new(Arc::new(log), 0);
         for _ in 0..3 {
             follower.read().await.unwrap();
-            assert_eq!(follower.entries.len(), MOST_ENTRIES, "nobody takes any");
+            assert_eq!(follower.entries.len(), MOST_ENTRIES, "no entry was taken");
         }
     }
 
     #[tokio::test]
-    async fn of_entries_at_one_offset_the_last_size_and_one_look_are_told() {
+    async fn entries_at_one_offset_yield_the_last_size_and_one_moment() {
         let entries = (0..1000).flat_map(|number| [resized(5, number), moment(5)]);
         let entries = bytes_of([resized(0, 7), resized(2, 8), moment(2)].into_iter().chain(entries));
         let (_directory, log) = log_of(b"0123456789", 10, &entries, entries.len() as u64);
         let mut follower = Follower::new(Arc::new(log), 4);
         assert_eq!(follower.read().await.unwrap().unwrap().offset, 4);
-        assert_eq!(follower.take_entries(5), [resized(4, 8)], "of what is gone the size counts");
+        assert_eq!(follower.take_entries(5), [resized(4, 8)], "the size set by text that is gone still counts");
         assert_eq!(follower.take_entries(10), [resized(5, 999), moment(5)]);
     }
 
     #[tokio::test]
-    async fn entries_of_a_text_that_was_begun_again_are_dropped() {
+    async fn entries_of_a_text_started_again_are_dropped() {
         let entries = bytes_of([resized(0, 80), moment(10)]);
         let (_directory, log) = log_of(b"0123456789", 10, &entries, entries.len() as u64);
         let log = Arc::new(log);
@@ -778,14 +788,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_follows_a_file_that_is_begun_again_is_told_what_is_gone() {
+    async fn a_follower_of_a_file_started_again_sees_what_is_gone() {
         let mut case = case(1 << 20);
         case.writer.write(b"one\r\n").unwrap();
         let mut follower = Follower::new(Arc::new(case.log()), 0);
         assert_eq!(follower.next().await.unwrap().bytes, b"one\r\n");
         case.writer.write(b"two\r\n").unwrap();
         case.writer.begin_again();
-        // More than there was before: by its length it cannot be told.
+        // Longer than before, so the length does not reveal that the file was started again.
         case.writer.write(b"three, four, five\r\n").unwrap();
         let text = String::from_utf8(follower.next().await.unwrap().bytes).unwrap();
         assert_eq!(text, "[10 bytes that were printed before this are kept no more]\r\nthree, four, five\r\n");

@@ -6,8 +6,8 @@
 //!        ◀── 'd', 1, is there more to settle ──
 //! ```
 //!
-//! The daemon says one thing and then reads the whole answer, so neither waits for the other without end, and a slow client of
-//! the daemon stops the thread. The thread ends with the connection. The daemon's side is in the wing of the deputy.
+//! The daemon sends one request and then reads the whole answer, so neither side waits for the other forever, and a slow client
+//! of the daemon stops the thread. The thread ends with the connection. The daemon's side is in the `deputy` wing.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -21,7 +21,7 @@ use super::rendering::{Rendering, Size, USUAL_SIZE};
 /// The longest message.
 pub const LONGEST: usize = 64 << 10;
 
-/// How many bytes of text are kept at most, of which only the last lines are wanted.
+/// How many bytes of text are kept while only the last lines are wanted.
 const MOST_KEPT: usize = 32 << 20;
 
 /// The kind of message that carries text.
@@ -29,26 +29,26 @@ pub const TEXT: u8 = b't';
 /// The kind of message that ends an answer.
 pub const DONE: u8 = b'd';
 
-/// What the daemon says.
+/// A request of the daemon's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Say<'a> {
-    /// The terminal has this size.
+    /// The terminal now has this size.
     Resize(Size),
-    /// This was printed: [`LONGEST`] at most.
+    /// The agent printed these bytes, [`LONGEST`] at most.
     Printed(&'a [u8]),
-    /// Whatever can be told at once is to be told.
+    /// Emit what can be emitted at once.
     TellAtOnce,
     /// A second has passed since the last look.
     Look,
-    /// What has stood still is to be told.
+    /// Emit what has stood still.
     Settle,
-    /// Everything is to be told.
+    /// Emit everything.
     Show,
-    /// Nothing is to be told until [`Say::Forget`].
+    /// Emit nothing until [`Say::Forget`].
     Hold,
-    /// Nothing until now is to be told.
+    /// Discard everything up to now.
     Forget,
-    /// Until the next [`Say::Show`] nothing is to be told, and then no more than so many lines.
+    /// Emit nothing until the next [`Say::Show`], and then only this many last lines.
     Keep(u64),
 }
 
@@ -67,7 +67,7 @@ impl Say<'_> {
         }
     }
 
-    /// Its bytes on the socket.
+    /// The request's bytes on the socket.
     pub fn message(self) -> Vec<u8> {
         match self {
             Self::Resize(Size { columns, rows }) => {
@@ -103,7 +103,7 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     [&[kind], &length[..], body].concat()
 }
 
-/// The beginning of a message: its kind, and how long the rest is.
+/// Parses the head of a message: its kind, and the length of the rest.
 pub fn head(bytes: [u8; 5]) -> io::Result<(u8, usize)> {
     let [kind, length @ ..] = bytes;
     let length = u32::from_le_bytes(length) as usize;
@@ -113,7 +113,7 @@ pub fn head(bytes: [u8; 5]) -> io::Result<(u8, usize)> {
     Ok((kind, length))
 }
 
-/// The thread's side, until the daemon hangs up. Blocks.
+/// Runs the thread's side until the daemon hangs up. Blocks.
 pub fn serve(mut daemon: BlockingStream) -> io::Result<()> {
     let mut rendering = Rendering::new(USUAL_SIZE);
     let (mut keep, mut kept, mut needs_settling, mut holds) = (None, 0, false, false);
@@ -149,7 +149,7 @@ pub fn serve(mut daemon: BlockingStream) -> io::Result<()> {
                 keep = None;
                 keep_last(lines, rendering.text());
             }
-            // Not for each piece: it looks through all that is kept.
+            // Only now and then: this scans everything that is kept.
             Some(lines) if rendering.text().len() > 2 * kept + (1 << 20) => {
                 keep_last(lines, rendering.text());
                 kept = rendering.text().len();
@@ -171,15 +171,15 @@ pub fn serve(mut daemon: BlockingStream) -> io::Result<()> {
     }
 }
 
-/// Whether nobody waits for the answer any more.
+/// Whether the daemon has stopped waiting for the answer.
 fn has_hung_up(daemon: &BlockingStream) -> bool {
     let mut polled = [PollFd::new(daemon.as_fd(), PollFlags::empty())];
     let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
-    // What cannot be told is told by the next write.
+    // If this fails, the next write detects it.
     poll(&mut polled, PollTimeout::ZERO).is_ok_and(|_| polled[0].revents().is_some_and(|it| it.intersects(gone)))
 }
 
-/// Leaves the last so many lines of a text. A line without an end is one.
+/// Keeps the last lines of a text. A line without an end counts.
 fn keep_last(lines: usize, text: &mut String) {
     let ended = text.strip_suffix('\n').unwrap_or(text).as_bytes();
     let from = match lines.checked_sub(1) {
@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_thread_ends_with_the_connection_and_with_nonsense() {
+    async fn the_thread_ends_at_a_hangup_and_at_an_invalid_message() {
         for said in [&b""[..], b"x", b"x\0\0\0\0", b"p\xff\xff\xff\xff", b"z\0\0\0\0", b"k\x01\0\0\0\0"] {
             let (mut near, far) = BlockingStream::pair().unwrap();
             let thread = std::thread::spawn(move || serve(far));

@@ -1,23 +1,24 @@
-//! What an agent printed, as a person would have read it: the lines that scrolled off its screen, and what its screen shows last.
+//! Renders what an agent printed as a person would have read it: the lines that scrolled off its screen, and the final screen.
 //!
-//! Harnesses are terminal interfaces: they write gaps as cursor movements, place rows, and paint the same rows again and again. So
-//! the bytes go through a terminal emulator, behind a [sanitizer](super::sanitizer). Of the *main screen* the lines are told that scroll off
-//! its top, and in the end those that are still on it. Rows that the terminal wrapped are joined again; what is painted over is
-//! replaced, and what a program [prints again](super::replay) from the beginning is told once. The *alternate screen* has no history; programs scroll it by painting it. It is looked at once a second, and rows are told
-//! that were there at two [looks](Rendering::look) and not among those told before, wherever they stand; also those that it shows when
-//! the program leaves it, and in the end.
+//! Harnesses are terminal interfaces: they write gaps as cursor movements, position rows, and paint the same rows repeatedly. So
+//! the bytes go through a terminal emulator, after a [sanitizer](super::sanitizer). Of the *main screen*, the lines that scroll
+//! off its top are emitted, and in the end those that are still on it. Rows that the terminal wrapped are joined again,
+//! overwritten rows are replaced, and what a program [prints again](super::replay) from the beginning is emitted once. The
+//! *alternate screen* has no history; programs scroll it by painting it. It is examined once a second. A row is emitted if two
+//! [looks](Rendering::look) found it and it is not among those emitted before, wherever it stands. The rows that it shows when
+//! the program leaves it, and in the end, are emitted as well.
 //!
-//! Somebody who follows is told lines before they scroll off. What was told of the screen is remembered, and is not told again when
-//! it scrolls off as it was:
+//! A follower gets lines before they scroll off. What was emitted of the screen is remembered, and is not emitted again when it
+//! scrolls off unchanged:
 //!
-//! | an agent that | is told |
+//! | an agent that | is emitted |
 //! |---|---|
-//! | prints line by line | at once, also the beginning of a line |
-//! | overwrites its line (a progress bar) | the line when it is ended, or has stood still for a [`settle`](Rendering::settle) |
-//! | paints rows again | lines that scroll off at once, others when they and all above them have stood still; of a screen that was told, the rows that are new |
+//! | prints line by line | at once, including the beginning of a line |
+//! | overwrites its line (a progress bar) | the line when it ends, or has stood still for a [`settle`](Rendering::settle) |
+//! | paints rows again | lines that scroll off at once, other lines when they and all above them have stood still; of a screen that was emitted before, the new rows |
 //!
-//! This parses what agents print, so it is no business of a process with more rights than theirs. It panics on nothing, needs no
-//! more memory than the screen has cells, and ends early when it would take too long.
+//! This parses what agents print, so it must not run in a process with more rights than theirs. It never panics, needs no more
+//! memory than the screen has cells, and ends early if it would take too long.
 
 use std::time::Duration;
 
@@ -30,40 +31,44 @@ use super::replay::{Novelty, Replay};
 use super::sanitizer::Sanitizer;
 use crate::text::printable;
 
-/// The size of a screen of which none is known.
+/// The size of a screen whose size is unknown.
 pub const USUAL_SIZE: Size = Size { columns: 80, rows: 24 };
 
-/// The largest that is emulated: time and memory go with it.
+/// The largest size that is emulated: time and memory grow with it.
 const LARGEST_SIZE: Size = Size { columns: 500, rows: 200 };
 
-/// How much processor time the emulation of one log may take, and for each byte of it in addition: a log of the usual size takes a
-/// second or two, some 20 ns a byte.
+/// How much processor time the emulation of one log may take, plus how much for each of its bytes.
+///
+/// A log of the usual size takes a second or two, about 20 ns per byte.
 const LONGEST: Duration = Duration::from_secs(5);
 const LONGEST_OF_BYTE: Duration = Duration::from_nanos(200);
 
-/// How much a [`settle`](Rendering::settle) may take in addition: there is one a second at most, and a person may follow for days.
+/// How much more a [`settle`](Rendering::settle) may take: there is at most one per second, and a person may follow for days.
 const LONGEST_OF_SETTLE: Duration = Duration::from_millis(5);
 
-/// How much processor time [telling at once](Rendering::tell_at_once) may take between two settles. An agent can have the screen looked
-/// at for every byte that it prints; what is not told at once for that is told when it has stood still.
+/// How much processor time [telling at once](Rendering::tell_at_once) may take between two settles.
+///
+/// An agent can cause the screen to be examined for every byte that it prints. What is not emitted at once because of this limit
+/// is emitted once it has stood still.
 const LONGEST_AT_ONCE: Duration = Duration::from_millis(50);
 
-/// How many settles may pass with nothing told of the screen because a picture is printed again and again: a row may be repeated for ever that was
-/// never told.
+/// How many settles may emit nothing of the screen because a picture is printed again and again. A row that was never emitted
+/// might repeat forever.
 const LONGEST_SILENCE: usize = 10;
 
-/// How much text may come of one log, and of each byte of it in addition: gaps and rows that are painted again make more of it than was
-/// printed, but an agent could make gigabytes of it.
+/// How much text a log may become, plus how much for each of its bytes.
+///
+/// Gaps and rows that are painted again make more text than was printed, but an agent could make gigabytes of it.
 const MOST_TEXT: usize = 4 << 20;
 const MOST_TEXT_OF_BYTE: usize = 32;
 
-/// What is said where that was not enough.
+/// Replaces the rest of a log that exceeds these limits.
 const CUT: &str = "[agentd: the rest takes too long to show as text; --raw has it]\n";
 
-/// How much is emulated before it is looked how long that took.
+/// How many bytes are emulated before the time spent is checked.
 const STEP: usize = 4096;
 
-/// In how much lines are looked for that are nothing but text.
+/// How many bytes are searched at a time for lines that are only text.
 const PIECE: usize = 64 << 10;
 
 /// A screen's size.
@@ -82,30 +87,30 @@ impl Size {
     }
 }
 
-/// Makes text of what comes in pieces.
+/// Renders output that comes in pieces.
 pub struct Rendering {
     sanitizer: Sanitizer,
     guarded: String,
     parser: Parser,
     terminal: Terminal,
     teller: Teller,
-    /// What was told of the alternate screen.
+    /// What was emitted of the alternate screen.
     told_elsewhere: Vec<String>,
-    /// Whether nothing but text was printed that changes how text is printed.
+    /// Whether nothing printed so far changes how plain text is printed.
     is_simple: bool,
-    /// So many lines must scroll off before the screen is taken for one that is printed line by line.
+    /// How many more lines must scroll off before the screen is assumed to be printed line by line.
     repainted: usize,
-    /// What the screen showed when it was looked at last.
+    /// What the screen showed at the last look.
     last_look: Vec<Row>,
     /// How much processor time is left.
     left: Duration,
-    /// Of that for telling at once.
+    /// How much processor time is left for telling at once.
     left_at_once: Duration,
     is_over: bool,
-    /// How many bytes were printed, and how many of text were taken.
+    /// How many bytes were printed, and how many bytes of text were taken.
     fed: usize,
     taken: usize,
-    /// How many of those printed went the long way.
+    /// How many of the printed bytes were emulated.
     #[cfg(test)]
     emulated: usize,
 }
@@ -114,7 +119,7 @@ pub struct Rendering {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Row {
     text: String,
-    /// Whether the next row goes on with it.
+    /// Whether the next row continues this one.
     is_wrapped: bool,
 }
 
@@ -140,34 +145,34 @@ impl Row {
     }
 }
 
-/// What is told, and what of it is still on the screen.
+/// Decides what to emit, and remembers how much of it is still on the screen.
 #[derive(Default)]
 struct Teller {
-    /// What is to be told.
+    /// Text to be taken.
     text: String,
-    /// Whether what was told until now ends in the midst of a line.
+    /// Whether the text emitted so far ends in the middle of a line.
     is_mid_line: bool,
-    /// What was told of the main screen, from its top on.
+    /// What was emitted of the main screen, from its top on.
     told: String,
-    /// The beginning of a line that is not to be told unless the line goes on.
+    /// The beginning of a line that is emitted only if the line continues.
     unsaid: String,
-    /// How many lines scrolled off.
+    /// How many lines have scrolled off.
     scrolled: usize,
     replay: Replay,
     erasure: Erasure,
-    /// How many empty rows are to be told if what follows is.
+    /// How many empty rows to emit if more follows.
     blanks: usize,
-    /// Whether rows were left out since the last that was told.
+    /// Whether rows were left out since the last one emitted.
     is_apart: bool,
-    /// How many settles have passed since something of the screen was told.
+    /// How many settles have passed since something of the screen was emitted.
     silent: usize,
 }
 
-/// How much of what was printed before is being erased.
+/// How much of the earlier output is being erased.
 #[derive(Default)]
 struct Erasure {
     is_under_way: bool,
-    /// What the screen showed, once it was erased.
+    /// What the screen showed when it was erased.
     screen: Option<Vec<String>>,
     /// Whether the terminal forgot the rows that had scrolled off.
     is_forgotten: bool,
@@ -185,7 +190,7 @@ impl Teller {
         }
     }
 
-    /// Lest the next line goes on with the one before. What was told of that one is to be told again.
+    /// Ends the line, so that the next one does not continue it. What was emitted of the line is emitted again.
     fn end_line(&mut self) {
         self.unsaid.clear();
         if self.is_mid_line {
@@ -194,7 +199,7 @@ impl Teller {
         }
     }
 
-    /// A row has left the screen at its top.
+    /// Handles a row that leaves the screen at its top.
     fn scroll_off(&mut self, row: &Row) {
         self.scrolled += 1;
         let mut piece = String::with_capacity(row.text.len() + 1);
@@ -220,7 +225,7 @@ impl Teller {
         }
     }
 
-    /// What is left to tell of the topmost row, which leaves the screen.
+    /// What remains to be emitted of the topmost row, which leaves the screen.
     fn left_of(&mut self, piece: &str) -> String {
         if self.told.starts_with(piece) {
             self.told.drain(..piece.len());
@@ -270,14 +275,14 @@ impl Teller {
         }
     }
 
-    /// Lest a line goes on with one that rows were left out after.
+    /// Ends the line if rows were left out after it.
     fn begin_apart(&mut self) {
         if std::mem::take(&mut self.is_apart) && self.told.is_empty() {
             self.end_line();
         }
     }
 
-    /// The erasing is over: whatever comes next is something else.
+    /// Ends the erasure: whatever comes next is something else.
     fn end_erasure(&mut self) {
         let Erasure { screen, is_forgotten, .. } = std::mem::take(&mut self.erasure);
         let Some(screen) = screen else { return };
@@ -303,7 +308,7 @@ impl Teller {
         self.replay.begin(screen.into_iter().zip(is_told).filter(|_| !is_empty).collect());
     }
 
-    /// Tells what was withheld and is not among these of the screen.
+    /// Emits the withheld rows that are not among these of the screen.
     fn release(&mut self, screen: &[Option<usize>]) {
         if !self.replay.withholds() {
             return;
@@ -318,7 +323,8 @@ impl Teller {
         }
     }
 
-    /// Answers which of these rows of the screen were told before it was erased. What was withheld and is not among them is told.
+    /// Returns which of these rows of the screen were emitted before it was erased. Emits the withheld rows that are not among
+    /// them.
     fn compare(&mut self, screen: &[String]) -> Vec<bool> {
         if !self.replay.is_expected() && !self.replay.withholds() {
             return vec![false; screen.len()];
@@ -331,13 +337,13 @@ impl Teller {
         of_screen.iter().map(|&found| self.replay.tell(found)).collect()
     }
 
-    /// These lines were told as they scrolled off.
+    /// Remembers lines that were emitted as they scrolled off.
     fn remember(&mut self, lines: &str, columns: usize) {
         for line in lines.split_inclusive('\n') {
             if self.replay.is_full() {
                 return;
             }
-            // Only what is one byte a column is wider than the screen here.
+            // Only text of one byte per column is wider than the screen here.
             let mut row = line;
             while row.len() > columns + 1 {
                 let Some((first, rest)) = row.split_at_checked(columns) else { break };
@@ -348,7 +354,7 @@ impl Teller {
         }
     }
 
-    /// Whether what scrolls off is told, whatever it is.
+    /// Whether everything that scrolls off is emitted.
     fn is_at_ease(&self) -> bool {
         self.told.is_empty()
             && self.blanks == 0
@@ -357,12 +363,12 @@ impl Teller {
             && !self.replay.is_expected()
     }
 
-    /// Whether what the screen shows is likely to be complete later.
+    /// Whether the screen is probably not complete yet.
     fn is_pending(&self) -> bool {
         self.silent < LONGEST_SILENCE && self.replay.is_under_way()
     }
 
-    /// Tells what the screen shows from its top on.
+    /// Emits what the screen shows from its top on.
     fn tell(&mut self, rows: &[String]) {
         self.silent = 0;
         self.end_erasure();
@@ -370,7 +376,7 @@ impl Teller {
         self.tell_blanks();
         self.begin_apart();
         let shown = rows.concat();
-        // A line is one row, or more.
+        // A line has one row or more.
         let mut lines: Vec<(&str, bool)> = Vec::new();
         let (mut begin, mut end, mut is_repeated) = (0, 0, true);
         for (row, is_told) in rows.iter().zip(is_told) {
@@ -406,7 +412,7 @@ impl Teller {
         }
     }
 
-    /// Tells a line, unless that was told before. If it goes on, it is told with that.
+    /// Emits a line unless it was emitted before. A line that continues later is emitted then.
     fn push_unless(&mut self, line: &str, is_repeated: bool) {
         if !is_repeated {
             self.push(line);
@@ -427,7 +433,7 @@ impl Observer for &mut Teller {
 }
 
 impl Rendering {
-    /// Of a screen of this size, with nothing on it.
+    /// Starts with an empty screen of this size.
     pub fn new(size: Size) -> Self {
         Self {
             sanitizer: Sanitizer::default(),
@@ -449,7 +455,7 @@ impl Rendering {
         }
     }
 
-    /// The screen has this size from now on.
+    /// Resizes the screen.
     pub fn resize(&mut self, size: Size) {
         if self.is_over {
             return;
@@ -461,12 +467,12 @@ impl Rendering {
         self.bound_text();
     }
 
-    /// This was printed.
+    /// Renders printed bytes.
     pub fn feed(&mut self, printed: &[u8]) {
         self.feed_while(printed, || true);
     }
 
-    /// The same, as long as it is wanted.
+    /// Renders printed bytes as long as the result is wanted.
     pub fn feed_while(&mut self, printed: &[u8], is_wanted: impl Fn() -> bool) {
         let mut rest = printed;
         while !rest.is_empty() && !self.is_over && is_wanted() {
@@ -503,13 +509,13 @@ impl Rendering {
         self.teller.push(CUT);
     }
 
-    /// Takes what is to be told by now.
+    /// Takes the text emitted so far.
     pub fn take(&mut self) -> String {
         self.taken = self.taken.saturating_add(self.teller.text.len());
         std::mem::take(&mut self.teller.text)
     }
 
-    /// What is to be told by now.
+    /// The text emitted so far.
     pub fn text(&mut self) -> &mut String {
         &mut self.teller.text
     }
@@ -532,7 +538,7 @@ impl Rendering {
 
     fn execute(&mut self, function: Function) {
         let function = match function {
-            // It may ask for more than anybody can see.
+            // A program may ask for more repetitions than a line shows.
             Function::Rep(count) => Function::Rep(count.min(u16::try_from(self.terminal.size().0).unwrap_or(u16::MAX))),
             function => function,
         };
@@ -596,8 +602,9 @@ impl Rendering {
         self.repainted = self.repainted.saturating_sub(self.teller.scrolled - scrolled);
     }
 
-    /// Takes the short way with lines that are nothing but text, where they come by the hundred: all that the emulator would add is to
-    /// move them up the screen. Answers how many bytes were taken.
+    /// Skips the emulator for lines that are only text, when they come by the hundred.
+    ///
+    /// All that the emulator would add is to move them up the screen. Returns how many bytes were taken.
     fn pass_lines(&mut self, printed: &[u8]) -> usize {
         let (columns, rows) = self.terminal.size();
         let cursor = self.terminal.cursor();
@@ -612,7 +619,7 @@ impl Rendering {
             return 0;
         }
         let mut text = String::with_capacity(printed.len());
-        // Where each line ends, in what is printed and in the text.
+        // Where each line ends, in the output and in the text.
         let mut ends = Vec::new();
         let mut begin = 0;
         for end in memchr_iter(b'\n', printed) {
@@ -622,7 +629,7 @@ impl Rendering {
             ends.push((end + 1, text.len()));
             begin = end + 1;
         }
-        // The last of them fill the screen, and go the long way.
+        // The last lines fill the screen, so they are emulated.
         let Some(count) = ends.len().checked_sub(rows + 1).filter(|&count| count > 0) else { return 0 };
         let (taken, told) = ends[count - 1];
         let above: Vec<Row> = self.terminal.screen().visible_lines().take(cursor.row).map(Row::of).collect();
@@ -637,22 +644,22 @@ impl Rendering {
         taken
     }
 
-    /// Tells what is on the screen, whatever becomes of it.
+    /// Emits what is on the screen, even if it may still change.
     pub fn show(&mut self) {
         self.teller.tell(&self.upper_screen(usize::MAX, true));
         if self.terminal.active_screen_kind() == ScreenKind::Alternate {
-            // Each row is one for itself: it was painted as one.
+            // Each row was painted separately, so rows are not joined.
             let shown = rows_of(self.terminal.screen().visible_lines()).into_iter().map(|row| row.text);
             self.tell_elsewhere(shown.collect());
         }
     }
 
-    /// Tells which rows of the alternate screen are not among those that were told.
+    /// Emits the rows of the alternate screen that were not emitted before.
     fn tell_elsewhere(&mut self, shown: Vec<String>) {
         let is_common = common(&self.told_elsewhere, &shown);
         let mut text = String::new();
         for (row, is_common) in shown.iter().zip(is_common) {
-            // Large parts of it are empty.
+            // Large parts of the alternate screen are empty.
             if is_common.is_none() && !(row.is_empty() && (text.is_empty() || text.ends_with("\n\n"))) {
                 text.extend([row.trim_end(), "\n"]);
             }
@@ -666,7 +673,9 @@ impl Rendering {
         self.told_elsewhere = shown;
     }
 
-    /// A second or more has passed since the last look, and the alternate screen has no history: tells what of it has stood since then.
+    /// Emits the rows of the alternate screen that have stood since the last look.
+    ///
+    /// Must be called at most once a second: the alternate screen has no history.
     pub fn look(&mut self) {
         if self.is_over || self.terminal.active_screen_kind() == ScreenKind::Primary {
             return;
@@ -683,7 +692,7 @@ impl Rendering {
         let (mut stood, mut is_gone, mut next) = (Vec::new(), Vec::new(), 0);
         for (at, place) in places.iter().enumerate().filter_map(|(at, place)| place.map(|place| (at, place))) {
             if at < place {
-                // What has moved up pushed away what is missing above it.
+                // Rows that moved up pushed off the missing rows above them.
                 stood.extend(before[next..place].iter().map(|row| (*row).to_owned()));
                 is_gone.resize(stood.len(), true);
             }
@@ -691,7 +700,7 @@ impl Rendering {
             is_gone.push(false);
             next = place + 1;
         }
-        // What was told and is not there for a moment is not told again when it is back.
+        // A row that was emitted and is briefly absent is not emitted again when it returns.
         if common(&self.told_elsewhere, &stood).contains(&None) {
             self.tell_elsewhere(stood);
             let mut is_gone = is_gone.into_iter();
@@ -700,7 +709,7 @@ impl Rendering {
         self.last_look = now;
     }
 
-    /// Nothing of what was printed until now is to be told.
+    /// Discards everything printed so far.
     pub fn forget(&mut self) {
         self.show();
         let told = &self.teller.told;
@@ -709,10 +718,10 @@ impl Rendering {
         self.teller.text.clear();
     }
 
-    /// Tells what can be told at once, to somebody who follows, unless that has taken too long since the last settle.
+    /// Emits for a follower what can be emitted at once, unless that has taken too long since the last settle.
     pub fn tell_at_once(&mut self) {
         let is_elsewhere = self.terminal.active_screen_kind() == ScreenKind::Alternate;
-        // A picture that is printed again from the beginning is no news before it is complete.
+        // A picture that is printed again from the beginning contains nothing new before it is complete.
         let is_pending = self.repainted > 0 || self.teller.is_pending();
         if self.is_over || is_pending || is_elsewhere || self.left_at_once.is_zero() {
             return;
@@ -730,7 +739,7 @@ impl Rendering {
         let told = &self.teller.told;
         let is_overwritten = !above.starts_with(told.as_str()) && !told.starts_with(&above);
         if is_overwritten {
-            // Nothing but the beginning of a line can have been told of what is different now.
+            // Of the part that changed, at most the beginning of a line was emitted.
             let complete = told.rfind('\n').map_or(0, |end| end + 1);
             if !above.starts_with(&told[..complete]) {
                 self.repainted = self.terminal.size().1;
@@ -746,7 +755,7 @@ impl Rendering {
         }
     }
 
-    /// Tells what has stood still since the last time. Answers whether there is something that may be told the next time.
+    /// Emits what has stood still since the last call. Returns whether the next call may emit more.
     pub fn settle(&mut self) -> bool {
         if self.is_over {
             return false;
@@ -778,8 +787,9 @@ impl Rendering {
         !is_still
     }
 
-    /// The main screen's first rows, up to the last that has something on it, or that the cursor has left behind. The last of all is
-    /// left without an end if the cursor is still in it and that is wanted.
+    /// The first rows of the main screen, down to the last that has text on it or that the cursor has passed.
+    ///
+    /// If `is_open`, the last row has no line end while the cursor is in it.
     fn upper_screen(&self, count: usize, is_open: bool) -> Vec<String> {
         let rows: Vec<Row> = self.terminal.primary_screen().visible_lines().map(Row::of).collect();
         let cursor = match self.terminal.active_screen_kind() {
@@ -801,8 +811,10 @@ impl Rendering {
     }
 }
 
-/// How much of this is emulated before it is looked whether the short way can be taken: that begins with a line. What is printed comes in
-/// pieces that end anywhere, so that most of them begin within one.
+/// How many bytes to emulate before the short way is tried again.
+///
+/// The short way starts at the beginning of a line. Output comes in pieces that end anywhere, so most of them start within a
+/// line.
 fn step(rest: &[u8], is_first: bool) -> usize {
     let within = &rest[..rest.len().min(STEP)];
     let end = if is_first {
@@ -815,7 +827,7 @@ fn step(rest: &[u8], is_first: bool) -> usize {
     end.map_or(within.len(), |end| end + 1)
 }
 
-/// How much processor time this thread has taken.
+/// How much processor time this thread has used.
 fn spent() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
 }
@@ -824,11 +836,11 @@ fn terminal(size: Size) -> Terminal {
     let (columns, rows) = size.within_reason();
     match Terminal::with_scrollback(columns, rows, Some(0)) {
         Ok(terminal) => terminal,
-        Err(_) => unreachable!("no size within reason is refused"),
+        Err(_) => unreachable!("every size within reason is accepted"),
     }
 }
 
-/// Where the rows of now were before, in the same order: as many of them as can be (the longest common subsequence).
+/// Where the rows of `now` were `before`: the longest common subsequence.
 fn common<S: AsRef<str>, T: AsRef<str>>(before: &[S], now: &[T]) -> Vec<Option<usize>> {
     let is_same = |at: usize, other: usize| before[at].as_ref() == now[other].as_ref();
     let mut places = vec![None; now.len()];
@@ -838,7 +850,7 @@ fn common<S: AsRef<str>, T: AsRef<str>>(before: &[S], now: &[T]) -> Vec<Option<u
     (0..first).for_each(|at| places[at] = Some(at));
     (1..=last).for_each(|back| places[now.len() - back] = Some(before.len() - back));
     let (rows, columns) = (before.len() - first - last, now.len() - first - last);
-    // How many are common from there on.
+    // How many rows are common from there on.
     let mut counts = vec![0_u16; (rows + 1) * (columns + 1)];
     let place = |at: usize, other: usize| at * (columns + 1) + other;
     for at in (0..rows).rev() {
@@ -870,11 +882,11 @@ fn rows_of<'a>(lines: impl Iterator<Item = &'a Line>) -> Vec<Row> {
     rows
 }
 
-/// Adds a line, if it is nothing but text, as the emulator would have it. Not all that is text is known here, only what is usual.
+/// Appends a line that is only text, as the emulator would render it. Recognizes only common text; returns false for the rest.
 fn push_line(line: &[u8], columns: usize, text: &mut String) -> bool {
     let begin = text.len();
     let Some(mut line) = line.strip_suffix(b"\r") else { return false };
-    // A program that ends its lines as files of DOS do, on a terminal that adds one.
+    // A program that ends lines with CR LF, on a terminal that adds a CR.
     while let Some(shorter) = line.strip_suffix(b"\r") {
         line = shorter;
     }
@@ -885,7 +897,7 @@ fn push_line(line: &[u8], columns: usize, text: &mut String) -> bool {
         text.push('\n');
         return true;
     }
-    // What is wrapped may look otherwise: see to it that nothing is.
+    // Wrapped text may look different, so make sure that nothing wraps.
     if line.len() > columns {
         return false;
     }
@@ -918,7 +930,7 @@ fn push_line(line: &[u8], columns: usize, text: &mut String) -> bool {
             }
             _ if printable::acts(character) => return false,
             _ => {
-                // Its width is not known here, so what follows must not depend on it.
+                // The width of the character is unknown here, so nothing that follows may depend on it.
                 if characters.as_str().contains('\t') {
                     return false;
                 }
@@ -984,7 +996,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_the_terminal_wrapped_are_joined_whatever_its_size() {
+    fn wrapped_lines_are_joined_on_a_terminal_of_any_size() {
         let line = "0123456789".repeat(30_000);
         let printed = format!("{line}\r\nnext\r\n");
         for size in
@@ -995,7 +1007,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_grows_far_beyond_what_was_printed_is_cut() {
+    fn text_far_longer_than_the_output_is_cut() {
         let mut rendering = Rendering::new(Size { columns: 500, rows: 200 });
         let flip = "\x1b[?1049h\x1b#8\x1b[?1049l\x1b[?1049h\x1b[2J\x1b[?1049l".repeat(2000);
         for piece in flip.as_bytes().chunks(4096) {
@@ -1005,20 +1017,20 @@ mod tests {
         assert!(text.ends_with(CUT) && text.len() < 2 * (MOST_TEXT + MOST_TEXT_OF_BYTE * flip.len()), "{}", text.len());
     }
 
-    /// The picture of a terminal interface that is higher than the screen: lines, and what it is doing below them.
+    /// The picture of a terminal interface that is higher than the screen: lines, and a status below them.
     fn picture(lines: std::ops::Range<usize>, doing: &str) -> String {
         let lines = lines.map(|number| format!("line {number}\r\n\r\n")).collect::<Vec<_>>().concat();
         format!("title\r\n\r\n{lines}{doing}\r\n----\r\n> \r\n")
     }
 
     /// Erases the screen and what scrolled off, as Ink does.
-    const ANEW: &str = "\x1b[2J\x1b[3J\x1b[H";
+    const ERASE: &str = "\x1b[2J\x1b[3J\x1b[H";
 
     #[test]
-    fn what_is_printed_again_from_the_beginning_is_told_once() {
+    fn a_picture_printed_again_is_emitted_once() {
         let expected: String = picture(0..90, "working 89").replace('\r', "").replace("> \n", ">\n");
-        let printed: String = (12..90).map(|last| picture(0..last + 1, &format!("working {last}")) + ANEW).collect();
-        let printed = printed.strip_suffix(ANEW).unwrap();
+        let printed: String = (12..90).map(|last| picture(0..last + 1, &format!("working {last}")) + ERASE).collect();
+        let printed = printed.strip_suffix(ERASE).unwrap();
         assert_eq!(rendered(printed), expected);
         for size in [100, 997] {
             let pieces: Vec<&[u8]> = printed.as_bytes().chunks(size).collect();
@@ -1027,19 +1039,19 @@ mod tests {
     }
 
     #[test]
-    fn who_follows_is_told_once_what_is_printed_again() {
+    fn a_follower_gets_a_picture_printed_again_once() {
         let mut rendering = Rendering::new(USUAL_SIZE);
         for last in 12..90 {
             let picture = picture(0..last + 1, "working");
             let (half, rest) = picture.split_at(picture.len() * 2 / 3);
-            rendering.feed((picture.clone() + ANEW + half).as_bytes());
+            rendering.feed((picture.clone() + ERASE + half).as_bytes());
             rendering.tell_at_once();
             rendering.settle();
             rendering.feed(rest.as_bytes());
             rendering.tell_at_once();
             rendering.settle();
             rendering.settle();
-            rendering.feed(ANEW.as_bytes());
+            rendering.feed(ERASE.as_bytes());
         }
         rendering.feed(picture(0..90, "done").as_bytes());
         rendering.show();
@@ -1051,7 +1063,7 @@ mod tests {
     }
 
     #[test]
-    fn output_after_a_clear_is_told_whatever_its_length() {
+    fn output_of_any_length_is_emitted_after_a_clear() {
         let lines =
             |of: &str, count| (0..count).map(|number| format!("{of} {number}\r\n")).collect::<Vec<_>>().concat();
         for (first, second) in [(3, 3), (60, 3), (3, 60), (60, 60), (60, 900)] {
@@ -1070,9 +1082,9 @@ mod tests {
     }
 
     #[test]
-    fn what_was_on_an_erased_screen_and_does_not_return_is_told() {
+    fn erased_rows_that_do_not_return_are_emitted() {
         let printed = format!(
-            "Running tests\r\n{}{}{ANEW}Running tests\r\n{}",
+            "Running tests\r\n{}{}{ERASE}Running tests\r\n{}",
             lines("test ok", 0..40),
             lines("FAILED detail", 0..20),
             lines("other", 0..3)
@@ -1086,11 +1098,11 @@ mod tests {
     #[rstest]
     #[case(40)]
     #[case(10)]
-    fn an_answer_erased_below_a_title_that_returns_is_told(#[case] count: usize) {
+    fn an_answer_erased_below_a_returning_title_is_emitted(#[case] count: usize) {
         let prompt = "----\r\n> \r\n----\r\nhelp\r\n";
         for rest in ["", "\x1b[2J\x1b[3J\x1b[H", "more\r\n", "\x1b[2J\x1b[3J\x1b[Htitle\r\n"] {
             let printed = format!(
-                "title\r\n{}THE ANSWER IS 42\r\n{prompt}{ANEW}title\r\n{prompt}{rest}",
+                "title\r\n{}THE ANSWER IS 42\r\n{prompt}{ERASE}title\r\n{prompt}{rest}",
                 lines("line", 0..count)
             );
             let text = rendered(&printed);
@@ -1110,17 +1122,17 @@ mod tests {
     }
 
     #[test]
-    fn who_follows_is_told_in_time_though_a_replay_seems_under_way() {
+    fn a_follower_gets_new_rows_although_a_replay_seems_under_way() {
         for erases in [false, true] {
             let mut rendering = Rendering::new(USUAL_SIZE);
             rendering.feed(lines("line", 0..60).as_bytes());
             rendering.tell_at_once();
             rendering.take();
-            rendering.feed(format!("{ANEW}I will now delete everything\r\nspinner").as_bytes());
+            rendering.feed(format!("{ERASE}I will now delete everything\r\nspinner").as_bytes());
             let mut settles = 0;
             while !rendering.text().contains("I will now delete everything") {
                 assert!(settles < 2 * LONGEST_SILENCE, "it is never told, erases: {erases}");
-                let again = if erases { format!("{ANEW}I will now delete everything\r\n") } else { "\r".to_owned() };
+                let again = if erases { format!("{ERASE}I will now delete everything\r\n") } else { "\r".to_owned() };
                 rendering.feed(format!("{again}spinner {settles}").as_bytes());
                 rendering.tell_at_once();
                 rendering.settle();
@@ -1130,23 +1142,23 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_look_like_earlier_ones_are_told_if_no_replay() {
+    fn rows_similar_to_earlier_ones_are_emitted_without_a_replay() {
         let lines = |of: &str, count: usize| -> String {
             (0..count)
                 .map(|number| if number % 10 == 9 { "}\r\n".to_owned() } else { format!("{of} {number}\r\n") })
                 .collect::<Vec<_>>()
                 .concat()
         };
-        let text = rendered(&format!("{}{ANEW}{}", lines("first", 100), lines("second", 60)));
+        let text = rendered(&format!("{}{ERASE}{}", lines("first", 100), lines("second", 60)));
         assert_eq!(told(&text, "}"), 16, "{text}");
-        let text = rendered(&format!("title\r\n{}{ANEW}title\r\n{}", lines("first", 100), lines("second", 60)));
+        let text = rendered(&format!("title\r\n{}{ERASE}title\r\n{}", lines("first", 100), lines("second", 60)));
         assert_eq!(told(&text, "}"), 16, "{text}");
     }
 
     #[test]
-    fn a_picture_that_grows_lower_and_higher_is_told_once() {
-        let printed: String = [60, 5, 60, 30, 70].map(|last| picture(0..last, "working") + ANEW).concat();
-        let text = rendered(printed.strip_suffix(ANEW).unwrap());
+    fn a_picture_that_shrinks_and_grows_is_emitted_once() {
+        let printed: String = [60, 5, 60, 30, 70].map(|last| picture(0..last, "working") + ERASE).concat();
+        let text = rendered(printed.strip_suffix(ERASE).unwrap());
         for number in 0..70 {
             assert_eq!(told(&text, &format!("line {number}")), 1, "line {number} in {text}");
         }
@@ -1166,7 +1178,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_take_the_short_way_wherever_pieces_of_them_end() {
+    fn plain_lines_skip_the_emulator_wherever_pieces_end() {
         let printed = "a line of a build that is nothing but text\r\n".repeat(20_000);
         for size in [PIECE, PIECE - 1, 10_007] {
             let mut rendering = Rendering::new(USUAL_SIZE);
@@ -1174,14 +1186,14 @@ mod tests {
                 rendering.feed(piece);
             }
             let bound = printed.len() / 5;
-            assert!(rendering.emulated < bound, "{} bytes were emulated of pieces of {size}", rendering.emulated);
+            assert!(rendering.emulated < bound, "{} bytes in pieces of {size} were emulated", rendering.emulated);
             rendering.show();
             assert!(rendering.take() == printed.replace('\r', ""));
         }
     }
 
     #[test]
-    fn what_is_wanted_no_more_is_not_made() {
+    fn output_no_longer_wanted_is_not_rendered() {
         let mut rendering = Rendering::new(USUAL_SIZE);
         rendering.feed_while(b"x\r\n", || false);
         rendering.show();
@@ -1189,7 +1201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_alternate_screen_is_told_as_it_was_left() {
+    fn the_alternate_screen_is_emitted_as_the_program_left_it() {
         let printed = "$ less\r\n\x1b[?1049h\x1b[Hpage one\x1b[2;1H~\x1b[Hpage two";
         assert_eq!(rendered(printed), "$ less\npage two\n~\n", "it is still there");
         let left = format!("{printed}\x1b[?1049l$ exit\r\n");
@@ -1198,7 +1210,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_scrolled_on_the_alternate_screen_are_told_once() {
+    fn lines_scrolled_on_the_alternate_screen_are_emitted_once() {
         let mut rendering = Rendering::new(USUAL_SIZE);
         rendering.feed(b"\x1b[?1049h");
         let mut told = String::new();
@@ -1231,7 +1243,7 @@ mod tests {
         assert_eq!(rendering.take(), format!("{line}\nshort\nend\n"));
     }
 
-    /// What is told after each piece, and in the end.
+    /// What is emitted after each piece, and in the end.
     fn followed(pieces: &[&str]) -> Vec<String> {
         let mut rendering = Rendering::new(USUAL_SIZE);
         let mut told: Vec<String> = pieces
@@ -1253,20 +1265,20 @@ mod tests {
     }
 
     #[test]
-    fn who_follows_lines_is_told_them_at_once() {
+    fn a_follower_of_plain_lines_gets_them_at_once() {
         let printed = ["one\r\ntw", "o\r\n", "\r\nthree: ", "four\r\n"];
         assert_eq!(followed(&printed), ["one\ntw", "o\n", "\nthree:", " four\n", ""]);
     }
 
     #[test]
-    fn who_follows_a_progress_bar_is_told_its_end() {
+    fn a_follower_of_a_progress_bar_gets_its_end() {
         let printed = ["get 10%", "\rget 20%", "\rget 30%", "settle", "settle", "\rget 90%", "\rget 100%\r\nnext"];
         let expected = ["get 10%", "", "", "", "\nget 30%", "", "\nget 100%\nnext", ""];
         assert_eq!(followed(&printed), expected);
     }
 
     #[test]
-    fn a_follower_is_told_what_scrolls_off_and_what_stays() {
+    fn a_follower_gets_what_scrolls_off_and_what_stays() {
         let frame = |count: usize| format!("\x1b[2A\r\x1b[Jworking {count}\r\n> input\r\n");
         let first = "welcome\r\n\r\nworking 0\r\n> input\r\n";
         let mut pieces = vec![first.to_owned()];
@@ -1278,13 +1290,17 @@ mod tests {
         let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
         let told = followed(&pieces);
         assert_eq!(told[0], "welcome\n\nworking 0\n> input\n");
-        assert_eq!(told[1..9].concat(), "working 5\n", "what had stood still, without what had been told: {told:?}");
+        assert_eq!(
+            told[1..9].concat(),
+            "working 5\n",
+            "what had stood still, without what was emitted before: {told:?}"
+        );
         assert_eq!(told[9..12], ["", "", "the answer\n"]);
         assert_eq!(told[12..].concat(), "bye\n".repeat(30));
     }
 
     #[test]
-    fn nothing_is_told_of_what_was_printed_before() {
+    fn forgotten_output_is_not_emitted() {
         let mut rendering = Rendering::new(USUAL_SIZE);
         rendering.feed(b"old\r\nhalf");
         rendering.forget();
@@ -1296,7 +1312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_too_long_is_cut_and_that_is_said() {
+    fn output_that_takes_too_long_is_cut_with_a_note() {
         let mut rendering = Rendering::new(USUAL_SIZE);
         rendering.feed(b"text\r\n");
         rendering.pay(LONGEST + Duration::from_secs(1), Duration::ZERO);
@@ -1305,7 +1321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_size_is_paid_for_and_not_made_once_time_is_up() {
+    fn a_resize_costs_time_and_is_skipped_once_time_is_up() {
         let mut rendering = Rendering::new(USUAL_SIZE);
         rendering.feed(b"text\r\n");
         rendering.left = Duration::ZERO;
@@ -1314,11 +1330,11 @@ mod tests {
         assert_eq!(rendering.take(), format!("text\n{CUT}"));
         rendering.resize(Size { columns: 1, rows: 1 });
         assert_eq!(rendering.terminal.size(), (500, 200));
-        assert!(!rendering.settle(), "there is nothing more to tell");
+        assert!(!rendering.settle(), "there is nothing more to emit");
     }
 
     #[test]
-    fn a_settle_is_paid_for() {
+    fn a_settle_costs_time_beyond_its_allowance() {
         let mut rendering = Rendering::new(USUAL_SIZE);
         rendering.feed(b"text\r\n");
         rendering.left = Duration::ZERO;
@@ -1345,14 +1361,14 @@ mod tests {
         assert_eq!(rendering.take(), "");
         rendering.settle();
         rendering.settle();
-        assert_eq!(rendering.take(), "\nlast", "what was not told at once is told when it stands still");
+        assert_eq!(rendering.take(), "\nlast", "what was not emitted at once is emitted when it stands still");
         rendering.feed(b" word");
         rendering.tell_at_once();
         assert_eq!(rendering.take(), " word");
     }
 
     proptest! {
-        /// The short way is the same way.
+        /// The short way gives the same text as the emulator.
         #[test]
         fn plain_lines_are_rendered_as_the_emulator_has_them(
             lines in prop::collection::vec("([a-z \té漢]|\x1b\\[(1;3)?[mK]|[a-z ]{30}){0,6}", 0..60),
@@ -1365,7 +1381,7 @@ mod tests {
             let printed = before + &lines.concat_lines(dos) + &after;
             let size = Size { columns, rows };
             let mut slow = Rendering::new(size);
-            // Never at ease.
+            // A byte at a time, so that the short way is never taken.
             for byte in printed.as_bytes() {
                 slow.feed(&[*byte]);
             }
@@ -1373,16 +1389,16 @@ mod tests {
             prop_assert_eq!(rendered_on(size, &[printed.as_bytes()]), slow.take());
         }
 
-        /// Whatever is printed after a terminal was erased, and whoever follows, if it is no picture printed again.
+        /// Whatever is printed after the terminal was erased, and however it is followed, unless it is a picture printed again.
         #[test]
-        fn lines_that_come_once_are_told_once_whatever_is_erased(
+        fn lines_printed_once_are_emitted_once_whatever_is_erased(
             counts in prop::collection::vec((0..70usize, any::<bool>()), 1..6),
             size in 1..200usize,
             does in prop::collection::vec(0..6u8, 40),
         ) {
             let mut printed = String::new();
             for (section, (count, has_title)) in counts.iter().enumerate() {
-                printed += if section == 0 { "" } else { ANEW };
+                printed += if section == 0 { "" } else { ERASE };
                 printed += if *has_title { "title\r\n" } else { "" };
                 printed += &lines(&format!("of {section}"), 0..*count);
             }
@@ -1407,11 +1423,11 @@ mod tests {
             }
         }
 
-        /// Where the pieces end of what is printed, with rows that look alike and erasures, is not to be seen in the text.
+        /// Where the pieces of output end does not show in the text, even with similar rows and erasures.
         #[test]
-        fn replays_are_told_alike_wherever_pieces_end(
+        fn replays_give_the_same_text_wherever_pieces_end(
             lines in prop::collection::vec(prop_oneof![
-                20 => "[a-d]?\r\n", 4 => Just("title\r\na\r\nb\r\nc\r\n".to_owned()), 3 => Just(ANEW.to_owned()),
+                20 => "[a-d]?\r\n", 4 => Just("title\r\na\r\nb\r\nc\r\n".to_owned()), 3 => Just(ERASE.to_owned()),
             ], 0..120),
             cut in 1..40usize,
             rows in 1..9u16,
@@ -1423,9 +1439,9 @@ mod tests {
             prop_assert_eq!(&rendered_on(size, &pieces), &whole);
         }
 
-        /// Whatever is printed, in whatever order it is told.
+        /// Whatever is printed, and in whatever order it is emitted.
         #[test]
-        fn no_character_is_told_that_acts(
+        fn no_control_character_is_emitted(
             printed in prop::collection::vec(prop_oneof![
                 Just(b"\x1b[".to_vec()), Just(b"\x1b]".to_vec()), Just(b"\r\n".to_vec()), Just(b"\x1b[?1049h".to_vec()),
                 Just(b"\x1b[?1049l".to_vec()), Just(b"\x1b[2J".to_vec()), Just(b"\x1b[3;3r".to_vec()),
@@ -1456,7 +1472,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn as_many_rows_are_common_as_can_be(before in prop::collection::vec("[abc]", 0..8), now in prop::collection::vec("[abc]", 0..8)) {
+        fn common_finds_as_many_rows_as_possible(before in prop::collection::vec("[abc]", 0..8), now in prop::collection::vec("[abc]", 0..8)) {
             fn most(before: &[String], now: &[String]) -> usize {
                 let ([one, before @ ..], [other, now @ ..]) = (before, now) else { return 0 };
                 let with = if one == other { most(before, now) + 1 } else { 0 };

@@ -1,83 +1,84 @@
 //! Recognizes what a program prints again after it erased the terminal.
 //!
-//! A terminal interface whose picture is higher than the screen cannot paint it again: what scrolled off is out of its reach. So it
-//! erases the screen and what the terminal remembers of earlier rows (`CSI 2 J`, `CSI 3 J`), and prints everything from the beginning,
-//! several times a second. The rows that come then are compared with those before, in their order: what is the same is no news.
+//! A terminal interface whose picture is higher than the screen cannot repaint it: what scrolled off is out of reach. So it
+//! erases the screen and the terminal's memory of earlier rows (`CSI 2 J`, `CSI 3 J`), and prints everything from the beginning,
+//! several times a second. The new rows are compared with the earlier ones, in order: a row that is the same is not new.
 //!
-//! A program that erases the screen and then prints something else is no such program, so nothing of it is left out:
+//! A program that erases the screen and then prints something else does not replay, so none of its output is left out:
 //!
-//! - A row that is not the very next one is taken for a repeated one only together with those that [follow](ALIKE) it.
-//! - The rows that were on the screen are kept until they come again. Those that do not are told, unless others took their place in a
-//!   picture that is mostly the same (a spinner).
+//! - A row that is not the very next one counts as repeated only together with those that [follow](ALIKE) it.
+//! - The rows that were on the screen are kept until they come again. Those that do not come are emitted, unless others took their
+//!   place in a picture that is mostly the same (a spinner).
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 
-/// How many rows are compared with one that is new: so many may have changed or gone at one place.
+/// How many expected rows are compared with a new one: this many may have changed or vanished at one place.
 const NEAR: usize = 200;
 
 /// How many rows are remembered at most, eight bytes each.
 const MOST: usize = 1 << 16;
 
-/// How many rows that are not empty must match in a row after some did not.
+/// How many nonempty rows must match in a row after some did not.
 const ALIKE: usize = 3;
 
 /// How many must match if they are the last ones.
 const ALIKE_AT_END: usize = 2;
 
-/// How many rows are compared at most before they are taken for repeated ones, with those that are empty.
+/// How many rows are compared at most before they count as repeated, empty ones included.
 const LONGEST: usize = 2 * ALIKE;
 
-/// During how many settles no expected row comes before no more are waited for.
+/// How many settles may pass without an expected row before no more are awaited.
 const MOST_QUIET: usize = 3;
 
-/// The rows that scrolled off, as hashes, and those that are expected to come again.
+/// The rows that scrolled off, as hashes, and those that are expected again.
 #[derive(Default)]
 pub struct Replay {
     hasher: RandomState,
-    /// What scrolled off since the terminal forgot what had.
+    /// What has scrolled off since the terminal last forgot such rows.
     printed: Vec<u64>,
-    /// What had been printed before: what had scrolled off, what the screen showed, and what has not come since an earlier time.
+    /// What was printed before: rows that had scrolled off, rows of the screen, and rows that have been missing since an earlier
+    /// time.
     expected: Vec<u64>,
-    /// Which of these have come.
+    /// Which of the expected rows have come.
     has_come: Vec<bool>,
-    /// Where what the screen showed begins in it.
+    /// Where the rows of the screen begin among the expected ones.
     shown_at: usize,
     shown: Vec<Shown>,
     place: Position,
-    /// What is left to tell of the rows that the place holds back.
+    /// What remains to be emitted of the rows that the place holds back.
     held: VecDeque<Held>,
-    /// Whether a row that is not empty was found among those expected.
+    /// Whether a nonempty row was found among the expected ones.
     is_known: bool,
-    /// How many rows have come that had scrolled off before, and how many that had not been there.
+    /// How many rows have come that had scrolled off before, and how many that are new.
     came: usize,
     news: usize,
     /// How many rows in a row were new.
     missed: usize,
-    /// During how many settles no expected row came.
+    /// How many settles have passed without an expected row.
     quiet: usize,
 }
 
 /// A row that was on the screen when it was erased.
 struct Shown {
-    /// The row, as long as it is neither told nor given up.
+    /// The row, until it is emitted or given up.
     row: Option<String>,
     is_told: bool,
     is_blank: bool,
 }
 
-/// What is left to tell of a row that is held back.
+/// What remains to be emitted of a row that is held back.
 struct Held {
     left: String,
     is_blank: bool,
 }
 
-/// How far the rows that come have been found among those expected.
+/// How far the incoming rows were found among the expected ones.
 #[derive(Clone, Default)]
 struct Position {
-    /// How many of these have come.
+    /// How many of the expected rows have come.
     come: usize,
-    /// Rows that match some of those after a gap, which the next rows have to confirm.
+    /// Rows that match expected ones after a gap; the next rows have to confirm them.
     held: VecDeque<u64>,
 }
 
@@ -85,7 +86,7 @@ struct Position {
 type Found = Option<usize>;
 
 impl Position {
-    /// A row comes. Adds where it was found, and where those before were that are held back.
+    /// Takes a row. Appends where this row and those held back before it were found.
     fn advance(&mut self, expected: &[u64], row: u64, blank: u64, found: &mut Vec<Found>) {
         self.held.push_back(row);
         while let Some(&first) = self.held.front() {
@@ -95,7 +96,7 @@ impl Position {
                 self.held.pop_front();
                 continue;
             }
-            // An empty row tells nothing of itself.
+            // An empty row proves nothing by itself.
             let at = if first == blank { None } else { self.find(expected) };
             let Some(at) = at else {
                 found.push(None);
@@ -109,7 +110,7 @@ impl Position {
         }
     }
 
-    /// No more rows come: what is held back is decided.
+    /// Decides about the rows held back: no more rows come.
     fn finish(&mut self, expected: &[u64], blank: u64, found: &mut Vec<Found>) {
         while !self.held.is_empty() {
             match self.find(expected) {
@@ -142,29 +143,30 @@ impl Position {
     }
 }
 
-/// What a row is.
+/// Whether a row is new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Novelty {
-    /// It was there before, and was told.
+    /// The row was printed before, and was emitted.
     Repeated,
-    /// It is to be told.
+    /// The row must be emitted.
     New,
-    /// It is empty, which tells nothing of itself.
+    /// The row is empty, which proves nothing by itself.
     Unclear,
 }
 
 impl Replay {
-    /// The terminal has forgotten all that scrolled off, and the screen's rows, which were told or not. Answers what of the rows that
-    /// were on the screen the time before has not come again.
+    /// Begins a replay: the terminal has forgotten the rows that scrolled off and those of the screen. Each row of the screen
+    /// comes with whether it was emitted.
     pub fn begin(&mut self, screen: Vec<(String, bool)>) {
-        // What did not come this time, because the picture was lower, may come the next time, unless it was never told.
+        // Rows that did not come this time, because the picture was lower, may come the next time, unless they were never
+        // emitted.
         let is_told = |at: &usize| !self.has_come[*at] && self.shown_of(*at).is_none_or(|shown| shown.is_told);
         let rest: Vec<u64> = (0..self.expected.len()).filter(is_told).map(|at| self.expected[at]).collect();
         let mut expected = std::mem::take(&mut self.printed);
         self.shown_at = expected.len();
         expected.extend(screen.iter().map(|(row, _)| self.hash(row)));
         expected.extend(rest);
-        // So much of the screen is more, but no more than that.
+        // The rows of the screen may exceed the limit, but nothing else may.
         expected.truncate(MOST + screen.len());
         self.has_come = vec![false; expected.len()];
         self.expected = expected;
@@ -181,22 +183,23 @@ impl Replay {
         self.place.come < self.expected.len()
     }
 
-    /// Whether a row waits for something to come.
+    /// Whether a row is withheld until others come.
     pub fn withholds(&self) -> bool {
         !self.held.is_empty() || self.shown.iter().any(|shown| shown.row.is_some())
     }
 
-    /// Whether more of them may come, as far as those that have come show.
+    /// Whether more expected rows are likely to come, judging by those that have come.
     pub fn is_under_way(&self) -> bool {
         self.missed == 0 && self.quiet < MOST_QUIET && self.is_expected()
     }
 
-    /// A settle has passed.
+    /// Records that a settle has passed.
     pub fn wait(&mut self) {
         self.quiet = self.quiet.saturating_add(1);
     }
 
-    /// A row has scrolled off, and this is left to tell of it. Answers what of it, and of those that were held back, is decided now.
+    /// Judges a row that scrolled off, of which `left` remains to be emitted. Returns what is now decided about this row and
+    /// those held back.
     pub fn judge(&mut self, row: &str, left: String) -> Vec<(String, Novelty)> {
         self.remember(row);
         let (row, blank) = (self.hash(row), self.hash(""));
@@ -206,7 +209,7 @@ impl Replay {
         self.decide(&found)
     }
 
-    /// Answers what of the rows held back is to be told, since these that follow on the screen do not confirm them.
+    /// Decides about the rows held back if these rows, which follow on the screen, do not confirm them.
     pub fn give_up(&mut self, screen: &[Found]) -> Vec<(String, Novelty)> {
         let Some(first) = screen.get(..self.held.len()) else { return Vec::new() };
         if first.iter().all(Option::is_some) {
@@ -215,7 +218,7 @@ impl Replay {
         self.close(screen)
     }
 
-    /// Answers what of the rows held back is to be told, since nothing follows but these of the screen.
+    /// Decides about the rows held back: only these rows of the screen follow.
     pub fn close(&mut self, screen: &[Found]) -> Vec<(String, Novelty)> {
         let first = &screen[..self.held.len().min(screen.len())];
         self.place.held.clear();
@@ -255,7 +258,7 @@ impl Replay {
         decided
     }
 
-    /// Where the rows that are held back and these of the screen are among those expected, if nothing else comes.
+    /// Where the rows held back and these of the screen are among the expected ones, if nothing else comes.
     pub fn find(&self, screen: &[String]) -> Vec<Found> {
         let (mut place, mut found) = (self.place.clone(), Vec::new());
         let blank = self.hash("");
@@ -271,7 +274,7 @@ impl Replay {
         self.held.len()
     }
 
-    /// The row is told by now. Answers whether it had been.
+    /// Records that the row is emitted. Returns whether it was emitted before.
     pub fn tell(&mut self, found: Found) -> bool {
         let Some(at) = found else { return false };
         let Some(shown) = at.checked_sub(self.shown_at).and_then(|at| self.shown.get_mut(at)) else { return true };
@@ -279,23 +282,23 @@ impl Replay {
         std::mem::replace(&mut shown.is_told, true)
     }
 
-    /// Whether this row was told before.
+    /// Whether this row was emitted before.
     pub fn was_told(&self, found: Found) -> bool {
         found.is_some_and(|at| self.shown_of(at).is_none_or(|shown| shown.is_told))
     }
 
-    /// Whether nothing that has come shows that what was printed before is printed again.
+    /// Whether no row so far indicates that earlier output is being printed again.
     pub fn is_other(&self) -> bool {
         !self.is_known
     }
 
-    /// Whether so many rows in a row were new that no more of those on the screen are waited for.
+    /// Whether so many rows in a row were new that the remaining rows of the screen are no longer awaited.
     pub fn is_left_behind(&self) -> bool {
         !self.is_expected() || self.missed > self.shown.len().min(NEAR)
     }
 
-    /// Those of what the screen showed that did not come, and are found nowhere among these: they are told, unless others were painted
-    /// in their place.
+    /// Releases the rows of the old screen that did not come and are not among these: the caller emits them, unless others were
+    /// painted in their place.
     pub fn release(&mut self, screen: &[Found]) -> Vec<String> {
         let is_there = |at: usize| screen.contains(&Some(self.shown_at + at));
         let rest = |(at, shown): (usize, &Shown)| !shown.is_blank && shown.row.is_some() && !is_there(at);
@@ -307,7 +310,7 @@ impl Replay {
             .filter(|(at, shown)| !shown.is_blank && (self.has_come[self.shown_at + at] || is_there(*at)));
         let before = self.came + screen.iter().flatten().filter(|&&at| at < self.shown_at).count();
         let news = self.news + screen.iter().filter(|found| found.is_none()).count();
-        // A picture that no row of has scrolled off need not be erased to be painted again.
+        // A program need not erase a picture that fits on the screen to paint it again.
         let is_picture = self.shown_at > 0 && before * 2 >= self.shown_at;
         let is_painted_over = left == 0 || (is_picture && left <= news && left <= same.count());
         let rows: Vec<bool> =
@@ -332,7 +335,7 @@ impl Replay {
         told
     }
 
-    /// Nothing is expected any more, if that many rows were new.
+    /// Expects nothing any more if very many rows in a row were new.
     pub fn end_if_missed(&mut self) {
         if self.missed > NEAR && self.held.is_empty() {
             self.expected.clear();
@@ -342,7 +345,7 @@ impl Replay {
         }
     }
 
-    /// All that the screen shows is found here or nowhere.
+    /// Marks these rows of the screen as come: everything on the screen is accounted for.
     pub fn advance_to(&mut self, screen: &[Found]) {
         self.place.held.clear();
         for &at in screen.iter().flatten() {
@@ -351,14 +354,14 @@ impl Replay {
         }
     }
 
-    /// A row has scrolled off.
+    /// Remembers a row that scrolled off.
     pub fn remember(&mut self, row: &str) {
         if self.printed.len() < MOST {
             self.printed.push(self.hash(row));
         }
     }
 
-    /// Whether no more is remembered.
+    /// Whether no more rows can be remembered.
     pub fn is_full(&self) -> bool {
         self.printed.len() >= MOST
     }
@@ -367,7 +370,7 @@ impl Replay {
         self.shown.get(at.checked_sub(self.shown_at)?)
     }
 
-    /// Whatever ends it: the cursor may still be in the last.
+    /// Ignores the line end: the cursor may still be in the last row.
     fn hash(&self, row: &str) -> u64 {
         self.hasher.hash_one(row.trim_end_matches('\n'))
     }
@@ -395,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_come_again_in_their_order_are_no_news() {
+    fn rows_repeated_in_order_are_not_new() {
         use Novelty::{New, Repeated, Unclear};
         let mut replay = replay(&["title\n", "one\n", "\n", "two\n"]);
         let now = ["title\n", "\n", "new\n", "one\n", "\n", "two\n", "one\n", "\n"];
@@ -403,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_were_missing_once_are_known_again() {
+    fn rows_missing_once_are_recognized_later() {
         let mut replay = replay(&["title\n", "one\n", "two\n"]);
         assert_eq!(judged(&mut replay, &["title\n"]), [Novelty::Repeated]);
         replay.begin(Vec::new());
@@ -411,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn many_rows_that_are_new_end_what_is_expected() {
+    fn many_new_rows_end_a_replay() {
         let mut replay = replay(&["title\n", "end\n"]);
         for number in 0..=NEAR {
             assert_eq!(judged(&mut replay, &[&format!("{number}\n")]), [Novelty::New]);
@@ -422,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn remembered_rows_are_bounded() {
         let mut replay = Replay::default();
         (0..MOST + 9).for_each(|_| replay.remember("x\n"));
         assert!(replay.is_full());
@@ -432,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_others_do_not_confirm_is_news() {
+    fn a_row_without_confirmation_is_new() {
         use Novelty::{New, Repeated};
         let mut replay = replay(&["title\n", "one\n", "}\n", "two\n", "three\n"]);
         let now = ["title\n", "}\n", "other\n", "}\n", "two\n", "three\n"];
@@ -440,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_come_is_waited_for_only_so_long() {
+    fn missing_rows_are_awaited_for_a_few_settles_only() {
         let mut replay = replay(&["title\n", "one\n"]);
         assert!(replay.is_under_way());
         (0..MOST_QUIET).for_each(|_| replay.wait());

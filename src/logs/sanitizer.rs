@@ -1,20 +1,20 @@
-//! What stands before the terminal emulator: it turns the bytes that an agent printed into characters that cannot lead the emulator
-//! astray.
+//! Sanitizes output for the terminal emulator: turns the bytes that an agent printed into characters that cannot mislead the
+//! emulator.
 //!
 //! | printed | becomes |
 //! |---|---|
 //! | `ESC ]`, `ESC P`, `ESC X`, `ESC ^`, `ESC _`, `ESC k` and their 8-bit forms … (strings: titles, links, images) | nothing |
 //! | U+009B, the byte 9B | `ESC [` |
 //! | other 8-bit controls, DEL, format characters | nothing |
-//! | bytes that are no UTF-8 | U+FFFD |
-//! | everything else, `ESC [ …` and other sequences among it | itself |
+//! | bytes that are not UTF-8 | U+FFFD |
+//! | everything else, including `ESC [ …` and other sequences | itself |
 //!
-//! A string ends where a terminal ends it (`ESC \`, BEL, CAN, SUB, any other ESC), and at the end of the line or after
-//! [`LONGEST_STRING`] bytes at the latest: a program that is killed in the middle of a title must not hide all that follows.
+//! A string ends where a terminal ends it (`ESC \`, BEL, CAN, SUB, any other ESC), but at the latest at the end of the line or
+//! after [`LONGEST_STRING`] bytes: a program that is killed in the middle of a title must not hide everything that follows.
 
 use crate::text::printable;
 
-/// How many bytes a string can have.
+/// How many bytes a string may have.
 pub const LONGEST_STRING: usize = 1 << 20;
 
 const BEL: char = '\u{7}';
@@ -22,27 +22,27 @@ const CAN: char = '\u{18}';
 const SUB: char = '\u{1a}';
 const ESC: char = '\u{1b}';
 
-/// Where in the text it is.
+/// The state of the parser.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
     #[default]
     Text,
-    /// Behind an ESC, which is not passed on yet.
+    /// After an ESC that has not been passed on yet.
     Escape,
-    /// In a string, with room for so many more bytes.
+    /// In a string that may have `room` more bytes.
     String { room: usize },
 }
 
-/// Follows a text in whatever pieces it comes.
+/// Sanitizes a stream of bytes, whatever pieces it comes in.
 #[derive(Clone, Debug, Default)]
 pub struct Sanitizer {
     state: State,
-    /// The beginning of a character whose end has not come.
+    /// The first bytes of a character that is not complete yet.
     cut: Vec<u8>,
 }
 
 impl Sanitizer {
-    /// Adds to `text` what becomes of the next bytes.
+    /// Appends the sanitized form of the next bytes to `text`.
     pub fn pass(&mut self, bytes: &[u8], text: &mut String) {
         let joined;
         let bytes = if self.cut.is_empty() {
@@ -64,12 +64,12 @@ impl Sanitizer {
         }
     }
 
-    /// Whether it is in the midst of nothing.
+    /// Whether no sequence, string, or character is incomplete.
     pub fn is_between(&self) -> bool {
         self.state == State::Text && self.cut.is_empty()
     }
 
-    /// Bytes that are no character. A terminal that does not expect UTF-8 takes some of them for controls.
+    /// Handles bytes that are not UTF-8. A terminal that does not expect UTF-8 takes some of them for controls.
     fn stray(&mut self, bytes: &[u8], text: &mut String) {
         match bytes {
             &[byte @ 0x80..=0x9f] => self.character(char::from(byte), text),
@@ -85,7 +85,7 @@ impl Sanitizer {
                 match character {
                     ']' | 'P' | 'X' | '^' | '_' | 'k' => self.begin_string(text),
                     ESC => self.state = State::Escape,
-                    // A control in the midst of a sequence counts as if it stood before it.
+                    // A control in the middle of a sequence counts as if it came before the sequence.
                     '\n' | '\r' | '\t' | '\u{8}' => {
                         text.push(character);
                         self.state = State::Escape;
@@ -122,12 +122,12 @@ impl Sanitizer {
 
     fn begin_string(&mut self, text: &mut String) {
         self.state = State::String { room: LONGEST_STRING };
-        // Whatever sequence it interrupts has no end.
+        // Cancels any sequence that the string interrupts.
         text.push(CAN);
     }
 }
 
-/// Whether more bytes may make a character of these, which are no character yet.
+/// Whether these bytes are the incomplete beginning of a character.
 fn is_cut(bytes: &[u8]) -> bool {
     let error = std::str::from_utf8(bytes).err();
     error.is_some_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
@@ -160,7 +160,7 @@ mod tests {
     #[case("a\u{202e}b\u{200b}c\u{2066}\u{fe0f}\x7fd".as_bytes(), "abcd")]
     #[case(b"\x1b\x1b[1mx\x1b\xc3\xbc", "\x1b[1mxü")]
     #[case(b"\x1b\r\n[1mx", "\r\n\x1b[1mx")]
-    fn strings_go_and_text_stays(#[case] printed: &[u8], #[case] expected: &str) {
+    fn strings_are_removed_and_text_stays(#[case] printed: &[u8], #[case] expected: &str) {
         assert_eq!(guarded(&[printed]), expected, "{}", String::from_utf8_lossy(printed));
         for cut in 0..printed.len() {
             assert_eq!(guarded(&[&printed[..cut], &printed[cut..]]), expected, "cut at {cut}");
@@ -168,14 +168,14 @@ mod tests {
     }
 
     #[test]
-    fn a_string_without_an_end_ends_all_the_same() {
+    fn an_unterminated_string_ends_at_the_limit() {
         let printed = [b"\x1b]52;c;".as_slice(), &vec![b'A'; LONGEST_STRING + 10]].concat();
         assert_eq!(guarded(&[&printed]).len(), printed.len() - LONGEST_STRING - 3);
     }
 
     proptest! {
         #[test]
-        fn what_comes_through_holds_no_string_and_no_8_bit_control(
+        fn sanitized_text_has_no_strings_and_no_8_bit_controls(
             bytes in prop::collection::vec(prop_oneof![Just(0x1b), Just(b'['), Just(b']'), Just(0x9d), any::<u8>()], 0..200),
             cut in 0..200usize,
         ) {

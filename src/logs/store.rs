@@ -1,7 +1,7 @@
 //! The log folder: one folder per agent, two files per attempt.
 //!
-//! Only root, or the user that the daemon runs as, can change these folders, so nobody else chooses a name in them. Everything is
-//! reached through descriptors, and no link in the folders is followed. All of this blocks.
+//! Only root, or the user that the daemon runs as, can change these folders, so no other user chooses a name in them. Everything
+//! is reached through descriptors, and no link in the folders is followed. All of this blocks.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -26,19 +26,19 @@ use super::{ATTEMPTS, SIZE, writer};
 use crate::sys::PathError;
 use crate::sys::file_id::FileId;
 
-/// Of how many agents that are no longer declared what they printed is kept.
+/// How many agents that are no longer declared keep their logs.
 const MOST_FORMER: usize = 64;
 
-/// How often a name for a new file is tried, if others take them.
+/// How many names are tried for a new file if others are taken.
 const TRIES: u64 = 100;
 
-/// Why something could not be kept or read.
+/// Why a log could not be kept or read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refused something.
     #[error(transparent)]
     System(#[from] PathError),
-    /// Others could put files of theirs in place of the daemon's.
+    /// Others could replace the daemon's files with theirs.
     #[error("failed to use {} for agents' logs: others can write to it; chmod it to 0750", .0.display())]
     Shared(PathBuf),
 }
@@ -46,9 +46,9 @@ pub enum Error {
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// Bytes of each attempt, the latest.
+    /// The number of bytes of each attempt, counted from its end.
     pub size: u64,
-    /// Attempts of each agent, the latest.
+    /// The number of attempts of each agent, counted from the latest.
     pub attempts: usize,
 }
 
@@ -58,22 +58,22 @@ impl Default for Retention {
     }
 }
 
-/// The place. Cheap to clone.
+/// The log folder. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
     path: Arc<Path>,
-    /// Who may read, under root.
+    /// The group that may read, if the daemon runs as root.
     group: Option<Gid>,
     retention: Retention,
-    /// Held while files come or go.
+    /// Held while files are created or removed.
     changes: Arc<Mutex<()>>,
     readers: Readers,
-    /// Told when an attempt goes on in other files than before.
+    /// Notified when an attempt's log continues in other files.
     moves: Arc<watch::Sender<()>>,
 }
 
 impl Store {
-    /// In this folder, for root and that group; without root for oneself. Nothing is made yet.
+    /// A store in this folder, readable by root and the group, or by the user alone without root. Creates nothing yet.
     pub fn new(path: &Path, group: Gid, retention: Retention) -> Self {
         let group = Uid::effective().is_root().then_some(group);
         let (readers, moves) = (Readers::default(), Arc::new(watch::channel(()).0));
@@ -85,32 +85,32 @@ impl Store {
         &self.path
     }
 
-    /// Those who read here.
+    /// The readers of this store.
     pub fn readers(&self) -> &Readers {
         &self.readers
     }
 
-    /// Where it is told that an attempt goes on in other files.
+    /// Subscribes to the announcements that an attempt's log continues in other files.
     pub fn moves(&self) -> watch::Receiver<()> {
         self.moves.subscribe()
     }
 
-    /// Tells that an attempt goes on in other files.
+    /// Announces that an attempt's log continues in other files.
     pub fn has_moved(&self) {
         self.moves.send_replace(());
     }
 
-    /// How many bytes of an attempt are to be kept.
+    /// How many bytes of an attempt to keep.
     pub fn size(&self) -> u64 {
         self.retention.size
     }
 
-    /// Makes the files of an agent's next attempt, and removes those of the earliest if there are too many.
+    /// Creates the files of an agent's next attempt, and removes those of the earliest if there are too many.
     pub fn create(&self, agent: &Name, attempt: u64) -> Result<Files, Error> {
         let _changes = self.changing();
         let (path, folder) = self.make_folder(agent)?;
         let kept = list(&path, &folder)?;
-        // Somebody may have removed a text and left its index.
+        // A text may have been removed without its index.
         let orphans = parsed(&path, &folder, INDEX)?.into_iter().filter(|index| !kept.contains(index));
         let last = orphans.inspect(|&orphan| remove(&folder, orphan)).chain(kept.last().copied()).max();
         let mut next = AttemptId { sequence: last.map_or(1, |last| last.sequence.saturating_add(1)), attempt };
@@ -135,7 +135,7 @@ impl Store {
         Ok(Files { text: text.into(), index, kept: next, can_shrink })
     }
 
-    /// Opens the files of the latest attempt for the daemon itself; `None` if there are none.
+    /// Opens the files of the latest attempt for the daemon; `None` if there are none.
     pub fn live(&self, agent: &Name) -> Result<Option<Live>, Error> {
         let Some((path, folder)) = self.folder(agent)? else { return Ok(None) };
         let Some(&kept) = list(&path, &folder)?.last() else { return Ok(None) };
@@ -152,7 +152,7 @@ impl Store {
         Ok(text.zip(index).map(|(text, index)| Live { agent: agent.clone(), kept, text, index }))
     }
 
-    /// Whether both files have their names yet.
+    /// Whether both files still have their names.
     pub fn is_in_place(&self, live: &Live) -> Result<bool, Error> {
         let Some((path, folder)) = self.folder(&live.agent)? else { return Ok(false) };
         for (file, ending) in [(&live.text, TEXT), (&live.index, INDEX)] {
@@ -169,7 +169,7 @@ impl Store {
         Ok(true)
     }
 
-    /// The attempts of which something is kept, the earliest first.
+    /// The attempts that have a log, the earliest first.
     pub fn attempts(&self, agent: &Name) -> Result<Vec<AttemptId>, Error> {
         match self.folder(agent)? {
             Some((path, folder)) => list(&path, &folder),
@@ -177,7 +177,7 @@ impl Store {
         }
     }
 
-    /// Opens what is kept of an attempt; `None` if that is gone.
+    /// Opens the log of an attempt; `None` if it is gone.
     pub fn open(&self, agent: &Name, kept: AttemptId) -> Result<Option<Log>, Error> {
         let Some((path, folder)) = self.folder(agent)? else { return Ok(None) };
         let open = |ending| {
@@ -193,8 +193,8 @@ impl Store {
         Ok(Some(Log::new(kept, text, open(INDEX)?, self.retention.size, self.readers.clone())))
     }
 
-    /// Removes what is kept of agents that are not held any more, by their keys, if there are many of them: of those that printed
-    /// something last there are some left.
+    /// Removes the logs of agents that are no longer held, except for the [`MOST_FORMER`] that printed last. `held` has the keys
+    /// of agents.
     pub fn tidy(&self, held: &BTreeSet<Key>) -> Result<(), Error> {
         let _changes = self.changing();
         let Some(top) = self.top(false)? else { return Ok(()) };
@@ -213,7 +213,7 @@ impl Store {
             if let Ok(folder) = openat(&top, name.as_str(), FOLDER, Mode::empty()) {
                 list(&path, &folder)?.into_iter().for_each(|kept| remove(&folder, kept));
             }
-            // One that has something else in it stays.
+            // A folder that holds something else stays.
             let _ = unlinkat(&top, name.as_str(), UnlinkatFlags::RemoveDir);
         }
         Ok(())
@@ -223,7 +223,7 @@ impl Store {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The folder of all; `None` if it is not there and not to be made.
+    /// Opens the folder of all logs; `None` if it does not exist and `make` is false.
     fn top(&self, make: bool) -> Result<Option<OwnedFd>, Error> {
         let path = &*self.path;
         let parents = Mode::from_bits_truncate(if self.group.is_some() { 0o755 } else { 0o700 });
@@ -282,7 +282,7 @@ impl Store {
         Ok(file)
     }
 
-    /// Lets the group in, under root.
+    /// Gives the group access, if the daemon runs as root.
     fn share(&self, path: &Path, descriptor: &OwnedFd, mode: Mode) -> Result<(), Error> {
         let Some(group) = self.group else { return Ok(()) };
         let status = fstat(descriptor).map_err(PathError::of("examine", path))?;
@@ -299,12 +299,12 @@ impl Store {
 const FOLDER: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK);
 
-/// The attempts in a folder, the earliest first.
+/// Lists the attempts in a folder, the earliest first.
 fn list(path: &Path, folder: &OwnedFd) -> Result<Vec<AttemptId>, Error> {
     parsed(path, folder, TEXT)
 }
 
-/// Those of which there is a file with this ending.
+/// Lists the attempts that have a file with this ending.
 fn parsed(path: &Path, folder: &OwnedFd, ending: &str) -> Result<Vec<AttemptId>, Error> {
     let names = names(folder).map_err(PathError::of("read", path))?;
     let mut kept: Vec<AttemptId> = names.iter().filter_map(|name| AttemptId::parse(name, ending)).collect();
@@ -312,7 +312,7 @@ fn parsed(path: &Path, folder: &OwnedFd, ending: &str) -> Result<Vec<AttemptId>,
     Ok(kept)
 }
 
-/// The names in a folder, but for those that are not UTF-8.
+/// The names in a folder, except those that are not UTF-8.
 fn names(folder: &OwnedFd) -> nix::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in Dir::openat(folder, ".", FOLDER, Mode::empty())?.iter() {
@@ -321,9 +321,9 @@ fn names(folder: &OwnedFd) -> nix::Result<Vec<String>> {
     Ok(names)
 }
 
-/// What cannot be removed will be tried again with the next one.
+/// Removes an attempt's files. What cannot be removed is tried again with the next attempt.
 fn remove(folder: &OwnedFd, kept: AttemptId) {
-    // Its text last: it is what the attempt is known by.
+    // The text last: it identifies the attempt.
     for ending in [INDEX, TEXT] {
         let _ = unlinkat(folder, kept.file_name(ending).as_str(), UnlinkatFlags::NoRemoveDir);
     }
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_whose_text_was_removed_is_in_nobodys_way() {
+    fn an_index_without_its_text_does_not_block_a_new_attempt() {
         let (_directory, store) = store(3);
         store.create(&name("a"), 1).unwrap();
         fs::remove_file(store.path.join("a/00000001-1.log")).unwrap();
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn after_the_last_number_that_there_is_none_overflows() {
+    fn creating_a_log_fails_after_the_greatest_number() {
         let (_directory, store) = store(3);
         store.create(&name("a"), 1).unwrap();
         let path = |file: &str| store.path.join("a").join(file);
@@ -447,11 +447,11 @@ mod tests {
     }
 
     #[test]
-    fn of_former_agents_the_latest_are_kept() {
+    fn the_latest_of_the_former_agents_are_kept() {
         let (_directory, store) = store(3);
         for number in 0..=MOST_FORMER + 1 {
             store.create(&name(&format!("a{number}")), 1).unwrap();
-            // The clock of the file system may be coarse.
+            // The file system's clock may be coarse.
             let time = fs::File::open(store.path.join(format!("a{number}"))).unwrap();
             let modified = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1000 + number as u64);
             time.set_modified(modified).unwrap();

@@ -14,50 +14,50 @@ use super::rendering::Size;
 use super::{IndexEntry, Resized, TimeMark};
 use crate::text::redact::ByteStream;
 
-/// Holes end at multiples of this: file systems keep whole blocks, which are no larger.
+/// Holes end at multiples of this: file systems free whole blocks, which are no larger.
 pub(super) const BLOCK: u64 = 64 << 10;
 
-/// For every so many bytes of text there may be one of the index.
+/// How many bytes of text allow for one byte of the index.
 const TEXT_PER_INDEX: u64 = 16;
 
-/// Of a text of which so many bytes are kept, so many of the index are.
+/// How many bytes of the index to keep for a text that keeps `size` bytes.
 pub(super) fn index_size(size: u64) -> u64 {
     (size / TEXT_PER_INDEX).max(BLOCK)
 }
 
-/// Whether the system takes back the beginning of a file.
+/// Whether the file system can free the beginning of a file.
 pub(super) fn can_shrink(file: &File) -> bool {
     give_back(file, 0, BLOCK).is_ok()
 }
 
-/// Gives so many bytes back to the system: they become a hole.
+/// Frees part of a file, which becomes a hole.
 pub(super) fn give_back(file: &File, from: u64, length: u64) -> io::Result<()> {
     let out_of_range = |_| io::ErrorKind::InvalidInput;
     let (from, length) = (i64::try_from(from).map_err(out_of_range)?, i64::try_from(length).map_err(out_of_range)?);
     Ok(fallocate(file, FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE, from, length)?)
 }
 
-/// Keeps what one harness prints.
+/// Writes the output of one harness.
 pub struct Writer {
     text: TailFile,
     index: TailFile,
     redactor: ByteStream,
     redacted: Vec<u8>,
     last_moment: Option<SystemTime>,
-    /// Of the terminal, and whether the index has it.
+    /// The size of the terminal, and whether the index has it.
     size: Option<(Size, bool)>,
-    /// What could not be written.
+    /// Output that could not be written.
     missing: Option<Missing>,
 }
 
-/// Bytes that should be in the file and are not.
+/// Bytes that should be in the file but are not.
 struct Missing {
     count: u64,
     why: io::Error,
 }
 
 impl Writer {
-    /// In these two files, which are empty and written to at their end only; so many bytes of the text.
+    /// Writes to these two files, which are empty and opened for appending, and keeps `size` bytes of the text.
     pub fn new(text: OwnedFd, index: OwnedFd, size: u64, redactor: ByteStream) -> Self {
         Self {
             text: TailFile::new(text, size),
@@ -70,14 +70,14 @@ impl Writer {
         }
     }
 
-    /// Goes on in these two files, which are empty: those before were moved or removed by somebody.
+    /// Continues in these two files, which are empty: those before were moved or removed.
     pub fn move_to(&mut self, text: OwnedFd, index: OwnedFd, size: u64) {
         let before = self.text.gone.saturating_add(self.text.end);
         (self.text, self.index) = (TailFile::new(text, size), TailFile::new(index, index_size(size)));
         self.last_moment = None;
         self.forget_size();
         self.text.gone = before;
-        // What cannot be written is no more than the note.
+        // If this fails, only the note is lost.
         let _ = self.text.append(
             format!("[{before} bytes were printed before this; their file was moved or removed]\r\n").as_bytes(),
         );
@@ -88,13 +88,14 @@ impl Writer {
         self.text.file.as_fd()
     }
 
-    /// How many bytes of it are kept.
+    /// How many bytes of the text are kept.
     pub fn size(&self) -> u64 {
         self.text.size
     }
 
-    /// Writes down what was printed. Of failures that follow each other only the first is told; what is missing is noted in the text
-    /// as soon as it can be.
+    /// Writes output.
+    ///
+    /// Of consecutive failures, only the first is returned. A note about what is missing is written as soon as possible.
     pub fn write(&mut self, printed: &[u8]) -> io::Result<()> {
         if self.redactor.is_idle() {
             return self.put(printed);
@@ -104,14 +105,14 @@ impl Writer {
         self.put_redacted(redacted)
     }
 
-    /// What is printed from now on is printed on a terminal of this size.
+    /// Records that the terminal now has this size.
     pub fn resize(&mut self, size: Size) {
         if self.size.is_none_or(|(known, _)| known != size) {
             self.size = Some((size, false));
         }
     }
 
-    /// Writes down what was held back, since it looked like the beginning of a secret.
+    /// Writes what was held back because it looked like the beginning of a secret.
     pub fn finish(&mut self) -> io::Result<()> {
         let mut redacted = std::mem::take(&mut self.redacted);
         self.redactor.finish(&mut redacted);
@@ -152,24 +153,26 @@ impl Writer {
         Ok(())
     }
 
-    /// The file of the text was emptied. By the note who follows it learns that it was begun again, and people that something is gone.
+    /// Notes that the file of the text was emptied.
+    ///
+    /// The note lets a follower detect that the file was started again, and people that something is gone.
     fn note_beginning(&mut self) {
         self.index.clear();
         self.last_moment = None;
         self.forget_size();
         let note = format!("[{} bytes that were printed before this are kept no more]\r\n", self.text.gone);
-        // It is no more than that.
+        // If this fails, only the note is lost.
         let _ = self.text.append(note.as_bytes());
     }
 
-    /// As where no hole can be made.
+    /// Behaves as if the file system had no holes.
     #[cfg(test)]
     pub(super) fn begin_again(&mut self) {
         self.text.clear();
         self.note_beginning();
     }
 
-    /// The index may not have it any more.
+    /// Marks the size to be written again: the index may have lost it.
     fn forget_size(&mut self) {
         self.size = self.size.map(|(size, _)| (size, false));
     }
@@ -177,11 +180,11 @@ impl Writer {
     /// Best effort: without the index the text is still complete.
     fn note_time(&mut self) {
         let now = SystemTime::now();
-        // A clock that was set back counts as well.
+        // A clock that was set back counts, too.
         let is_due = |last: SystemTime| now.duration_since(last).map_or(true, |passed| passed >= TimeMark::APART);
         let is_due = self.last_moment.is_none_or(is_due);
         if is_due {
-            // What the index has of a text that is gone counts no more either.
+            // If the text was emptied, the entries before describe nothing.
             let is_emptied = self.text.see_emptied();
             if self.index.see_emptied() || is_emptied {
                 self.forget_size();
@@ -204,14 +207,14 @@ impl Writer {
     }
 }
 
-/// A file of which the latest bytes are kept.
+/// A file that keeps the latest bytes.
 struct TailFile {
     file: File,
-    /// Where what is kept begins.
+    /// The offset of the first byte that is kept.
     begin: u64,
     end: u64,
     size: u64,
-    /// How many bytes came before what is at the beginning of the file.
+    /// How many bytes preceded the beginning of the file.
     gone: u64,
 }
 
@@ -220,8 +223,8 @@ impl TailFile {
         Self { file: File::from(file), begin: 0, end: 0, size, gone: 0 }
     }
 
-    /// Others may have emptied the file (`copytruncate` of logrotate's): then what is written next stands at another offset.
-    /// Answers whether they have.
+    /// Detects that another program has emptied the file (as logrotate's `copytruncate` does), so that the next write starts at
+    /// another offset. Returns whether it has.
     fn see_emptied(&mut self) -> bool {
         if let Ok(metadata) = self.file.metadata()
             && metadata.is_file()
@@ -250,7 +253,7 @@ impl TailFile {
         Ok(())
     }
 
-    /// Gives back what is too much, if that is a good deal. Answers whether the file is empty now.
+    /// Frees surplus bytes once there are many. Returns whether the file is now empty.
     fn shorten(&mut self) -> bool {
         let step = (self.size / 8).max(BLOCK);
         if self.end - self.begin < self.size.saturating_add(step) {
@@ -270,7 +273,7 @@ impl TailFile {
             self.gone = self.gone.saturating_add(self.end);
             (self.begin, self.end) = (0, 0);
         } else {
-            // Not to be tried again with every byte.
+            // So that it is not tried again with every byte.
             self.begin = self.end;
         }
         is_empty
@@ -302,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_is_in_the_file_at_once() {
+    fn output_is_in_the_file_at_once() {
         let (directory, path, mut writer) = writer(1 << 20, &[]);
         for piece in [&b"a\0\xff"[..], b"", b"b\r\n"] {
             writer.write(piece).unwrap();
@@ -328,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_size_is_noted_again_in_the_index_of_a_moved_log() {
+    fn the_index_of_a_moved_log_has_the_size_again() {
         let (directory, _, mut writer) = writer(1 << 20, &[]);
         let size = Size { columns: 132, rows: 50 };
         writer.resize(size);
@@ -341,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn the_size_is_noted_again_when_somebody_emptied_the_files() {
+    fn the_size_is_noted_again_after_the_files_were_emptied() {
         let (directory, path, mut writer) = writer(1 << 20, &[]);
         let index = directory.path().join("index");
         let empty = |path: &Path| OpenOptions::new().write(true).open(path).unwrap().set_len(0).unwrap();
@@ -404,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_cannot_be_written_are_counted_and_told_once() {
+    fn bytes_that_cannot_be_written_are_counted_and_reported_once() {
         let (_directory, path, mut writer) = writer(1 << 20, &[]);
         writer.write(b"one ").unwrap();
         let good = std::mem::replace(&mut writer.text.file, OpenOptions::new().write(true).open("/dev/full").unwrap());
@@ -417,9 +420,9 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_which_no_hole_can_be_made_is_begun_again() {
+    fn a_file_that_cannot_have_holes_is_started_again() {
         let (directory, path, mut writer) = writer(super::super::LEAST_SIZE, &[]);
-        // As if there were none: no file system has a hole that far out.
+        // As if there were no holes: no file system has one that far out.
         writer.text.begin = u64::MAX - BLOCK;
         writer.text.end = u64::MAX;
         writer.text.size = 0;
@@ -430,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_goes_on_in_another_file_says_so() {
+    fn a_log_continued_in_another_file_begins_with_a_note() {
         let (directory, path, mut writer) = writer(1 << 20, &[b"hunter2hunter2"]);
         writer.write(b"one hunter2").unwrap();
         fs::remove_file(&path).unwrap();
@@ -447,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_others_emptied_keeps_the_latest_bytes() {
+    fn a_file_emptied_by_others_keeps_the_latest_bytes() {
         const SIZE: u64 = 256 << 10;
         let (_directory, path, mut writer) = writer(SIZE, &[]);
         writer.write(&vec![b'x'; usize::try_from(SIZE).unwrap()]).unwrap();

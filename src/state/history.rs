@@ -20,28 +20,28 @@ use crate::wire::status::PastAttempt;
 /// The folder in the state directory.
 pub const FOLDER: &str = "history";
 
-/// How many attempts are kept of each agent.
+/// How many attempts of each agent are kept.
 const MOST: usize = 50;
 
-/// How many agents' are read: of more than can be declared, those that ran last.
+/// How many agents' histories are read: those that ran last. More agents than this cannot be declared.
 const MOST_AGENTS: usize = 10_000;
 
-/// One agent's latest attempts that are over.
+/// The latest finished attempts of one agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
-    /// Which agent's: its key.
+    /// The key of the agent.
     agent: Key,
-    /// The last one last.
+    /// The attempts, the latest last.
     attempts: VecDeque<PastAttempt>,
 }
 
 impl History {
-    /// Which agent's it is: its key.
+    /// The key of the agent.
     pub fn agent(&self) -> &Key {
         &self.agent
     }
 
-    /// The attempts, the last one first.
+    /// The attempts, the latest first.
     pub fn latest_first(&self) -> Vec<PastAttempt> {
         self.attempts.iter().rev().cloned().collect()
     }
@@ -51,14 +51,14 @@ impl History {
         self.bound();
     }
 
-    /// Forgets the first ones of too many.
+    /// Drops the earliest attempts beyond the limit.
     fn bound(&mut self) {
         let surplus = self.attempts.len().saturating_sub(MOST);
         self.attempts.drain(..surplus);
     }
 }
 
-/// Those of all agents, and where they are kept.
+/// The histories of all agents, and the recorder that keeps them.
 #[derive(Debug)]
 pub struct Histories {
     by_agent: BTreeMap<Key, Arc<History>>,
@@ -66,7 +66,7 @@ pub struct Histories {
 }
 
 impl Histories {
-    /// Those that were read, to be kept by that recorder. The oldest of too many are forgotten.
+    /// The histories that were read, to be kept by this recorder. The oldest beyond the limit are dropped.
     pub fn new(mut read: BTreeMap<Key, History>, recorder: Recorder<Key>) -> Self {
         read.values_mut().for_each(History::bound);
         let mut by_end: Vec<_> = read.into_iter().collect();
@@ -77,7 +77,7 @@ impl Histories {
         Self { by_agent: by_end.into_iter().map(|(key, history)| (key, Arc::new(history))).collect(), recorder }
     }
 
-    /// Adds an attempt of this agent's.
+    /// Adds a finished attempt of this agent.
     pub fn add(&mut self, key: &Key, past: PastAttempt) {
         let new = || Arc::new(History { agent: key.clone(), attempts: VecDeque::new() });
         let changed = Arc::make_mut(self.by_agent.entry(key.clone()).or_insert_with(new));
@@ -85,12 +85,12 @@ impl Histories {
         self.recorder.put(key, Some(changed));
     }
 
-    /// Those of these agents.
+    /// The histories of these agents.
     pub fn of<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> HashMap<Key, Arc<History>> {
         keys.filter_map(|key| Some((key.clone(), Arc::clone(self.by_agent.get(key)?)))).collect()
     }
 
-    /// Returns when all are written, or `patience` is over.
+    /// Returns once all are written, or after `patience`.
     pub async fn finish(self, patience: Duration) {
         self.recorder.finish(patience).await;
     }
@@ -131,14 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn the_last_fifty_are_kept_and_told_with_the_last_one_first() {
+    fn the_latest_fifty_are_kept_and_listed_latest_first() {
         let mut history = History { agent: key("a"), attempts: VecDeque::new() };
         (1..=60).for_each(|attempt| history.add(past(attempt)));
         assert_eq!(numbers(&history), (11..=60).rev().collect::<Vec<_>>());
     }
 
     #[tokio::test]
-    async fn no_more_than_fifty_are_taken_from_a_file_that_has_more() {
+    async fn at_most_fifty_are_read_from_a_file() {
         let directory = TempDir::new().unwrap();
         let record = Record::lasting(directory.path(), FOLDER);
         let long = History { agent: key("a"), attempts: (1..=60).map(past).collect() };
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn they_are_there_for_the_next_daemon_also_after_a_boot() {
+    async fn histories_last_across_daemons_and_boots() {
         let directory = TempDir::new().unwrap();
         let record = Record::lasting(directory.path(), FOLDER);
         let mut histories = Histories::new(read(&record), Recorder::new(record.clone(), drop));

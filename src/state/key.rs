@@ -16,19 +16,19 @@ use crate::agent::launch::Launch;
 use crate::sys::PathError;
 use crate::sys::atomic_file::{self, Durability};
 
-/// The block of the hash: a key of this length is used as it is (RFC 2104).
+/// The block size of the hash: a key of this length is used unchanged (RFC 2104).
 pub const KEY_LENGTH: usize = 64;
 
 const FILE: &str = "key";
 
 const RANDOM: &str = "/dev/urandom";
 
-/// There is no key.
+/// The key cannot be read or created.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct Error(#[from] PathError);
 
-/// The key. Its `Debug` does not show it.
+/// The key for fingerprints. Its `Debug` does not show it.
 #[derive(Clone)]
 pub struct Key(Zeroizing<[u8; KEY_LENGTH]>);
 
@@ -39,7 +39,7 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-    /// The key in this state directory, made if there is none. Blocks.
+    /// Reads the key in this state directory, and creates one if there is none. Blocks.
     pub fn of(directory: &Path) -> Result<Self, Error> {
         let path = directory.join(FILE);
         let failed = |source: io::Error| PathError::new("read or make the key", &path, source).into();
@@ -51,7 +51,7 @@ impl Key {
         }
     }
 
-    /// A key for this process alone, for when none can be kept.
+    /// A key for this process only, for use when none can be stored.
     pub fn ephemeral() -> Result<Self, Error> {
         Self::random().map_err(|source| PathError::new("read or make the key", RANDOM, source).into())
     }
@@ -99,7 +99,7 @@ impl Key {
     }
 }
 
-/// Every part with its length, so that no two launches run together into one.
+/// Hashes every part with its length, so that no two launches give the same input.
 struct Hash(Hmac<Sha256>);
 
 impl Hash {
@@ -112,10 +112,10 @@ impl Hash {
         self.0.update(bytes);
     }
 
-    /// In hexadecimal digits.
+    /// The hash in hexadecimal digits.
     fn finish(self) -> String {
         self.0.finalize().into_bytes().iter().fold(String::new(), |mut text, byte| {
-            // Never fails.
+            // Writing to a string never fails.
             let _ = write!(text, "{byte:02x}");
             text
         })
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_cut_short_is_made_anew() {
+    fn a_truncated_key_is_replaced() {
         let directory = TempDir::new().unwrap();
         fs::write(directory.path().join(FILE), "short").unwrap();
         Key::of(directory.path()).unwrap();
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_counts_and_no_two_run_together() {
+    fn every_part_counts_and_no_two_launches_collide() {
         let key = Key::ephemeral().unwrap();
         let launches = [
             launch(&["a", "b"], &[]),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_compared_is_not_known_to_differ() {
+    fn fingerprints_of_different_keys_are_not_known_to_differ() {
         let of = |text: &str| Fingerprint(text.to_owned());
         assert!(of("1:a:e").differs_from(&of("1:b:e")));
         assert!(of("1:a:e").differs_from(&of("1:a:f")));

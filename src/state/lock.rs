@@ -1,6 +1,6 @@
-//! One daemon per state directory: a lock that the kernel releases when its holder dies, however it dies.
+//! The lock on the state directory: one daemon at a time. The kernel releases it when its holder dies, however it dies.
 //!
-//! The directory itself is locked, which needs no room on its disk. Who holds the lock is written into a file in it, for people.
+//! The directory itself is locked, which needs no space on its disk. A file in it names the holder, for people.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -18,21 +18,21 @@ use crate::sys::process::Process;
 use crate::sys::procfs;
 use crate::sys::safe_path;
 
-/// How long a child of a daemon that has ended may still have the lock: from when it was forked to when it runs its program.
+/// How long a child of a daemon that has ended may still hold the lock: from its fork until it executes its program.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Why the lock was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Another daemon has it.
+    /// Another daemon holds the lock.
     #[error("another agentd{} runs on {}; stop it first, or give this one another --state-dir", holder(*pid), directory.display())]
     Held {
         /// The state directory.
         directory: PathBuf,
-        /// The other's process id, when it has said.
+        /// The other daemon's process id, if known.
         pid: Option<i32>,
     },
-    /// Another user could write to it, and so tell this daemon what to do.
+    /// Another user could write to the directory, and so control this daemon.
     #[error("failed to use the state directory {}: {source}; make it root's own, or name another --state-dir", directory.display())]
     Unsafe {
         /// The state directory.
@@ -55,15 +55,16 @@ fn write(holder: &Path) -> io::Result<()> {
     writeln!(options.open(holder)?, "{}", std::process::id())
 }
 
-/// The lock, for as long as it lives.
+/// The lock, held until this is dropped.
 #[derive(Debug)]
 pub struct Lock {
     _file: Flock<File>,
 }
 
 impl Lock {
-    /// Makes the directory (0700) if it is missing, and takes the lock. For root it must be such that nobody else can change
-    /// anything in it or on the way to it.
+    /// Creates the directory (0700) if it is missing, and takes the lock.
+    ///
+    /// For root, no other user may be able to change anything in the directory or on the path to it.
     pub fn take(directory: &Path) -> Result<Self, Error> {
         let failed = |source| Error::from(PathError::new("lock the state directory", directory, source));
         safe_path::open_private_dir(directory, Some(Mode::S_IRWXU)).map_err(|error| match error {
@@ -77,12 +78,12 @@ impl Lock {
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => {
-                    // Where it cannot be written the lock still holds.
+                    // The lock holds even if this cannot be written.
                     let _ = write(&holder);
                     return Ok(Self { _file: file });
                 }
                 Err((again, Errno::EWOULDBLOCK)) => {
-                    // Without its number the message is still true.
+                    // Without the process id, the message is still true.
                     let pid = procfs::read(&holder).ok().and_then(|text| procfs::number(text.trim_ascii()));
                     let has_ended = pid.is_some_and(|pid| Process::find(pid).is_ok_and(|process| process.is_none()));
                     if !has_ended || Instant::now() >= limit {
@@ -104,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_is_told_who_the_first_is() {
+    fn the_second_daemon_learns_the_process_id_of_the_first() {
         let directory = tempfile::TempDir::new().unwrap();
         let state = directory.path().join("a/b");
         let _first = Lock::take(&state).unwrap();
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn one_whose_holder_has_ended_is_waited_for() {
+    fn a_lock_whose_holder_has_ended_is_waited_for() {
         let directory = tempfile::TempDir::new().unwrap();
         let first = Lock::take(directory.path()).unwrap();
         let mut child = std::process::Command::new("true").spawn().unwrap();
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lock_is_free_after_its_holder() {
+    fn the_lock_is_free_after_its_holder_ends() {
         let directory = tempfile::TempDir::new().unwrap();
         drop(Lock::take(directory.path()).unwrap());
         Lock::take(directory.path()).unwrap();

@@ -1,4 +1,4 @@
-//! The record: what the next daemon must know to carry on where this one was cut off.
+//! The record: what the next daemon must know to continue where this one was interrupted.
 //!
 //! ```text
 //! STATE_DIR/agents/NAME.json     {"version":1,"boot":"…","agent":{…}}
@@ -33,15 +33,15 @@ use crate::sys::blocking;
 use crate::sys::procfs;
 use crate::text::printable;
 
-/// The version of the files' form.
+/// The version of the file format.
 const VERSION: u32 = 1;
 
 const FOLDER: &str = "agents";
 
-/// How long after a failure writing is tried again.
+/// How long to wait before writing is tried again after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Why something was not recorded, or a record cannot be used.
+/// Why something could not be recorded, or a record cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or the folder could not be read or written.
@@ -61,7 +61,7 @@ fn put_aside(path: &Path) -> PathBuf {
     path.with_extension("unusable")
 }
 
-/// A reason as it fits on a line: it may quote the file, which may say anything.
+/// Shortens a reason to fit on a line, and escapes it: it may quote the file, which may contain anything.
 fn in_short(reason: &str) -> String {
     const MOST: usize = 300;
     printable::escaped(reason).chars().take(MOST).collect()
@@ -79,42 +79,44 @@ pub trait Named: Clone + Ord + Display + Send + Sync + 'static {}
 
 impl<K: Clone + Ord + Display + Send + Sync + 'static> Named for K {}
 
-/// Where the record is.
+/// A folder of records.
 #[derive(Clone, Debug)]
 pub struct Record {
     folder: PathBuf,
     boot: String,
 }
 
-/// What an earlier daemon of this boot has left.
+/// The records of an earlier daemon of this boot.
 #[derive(Debug)]
 pub struct Reading<K, T> {
-    /// What can be used, by key.
+    /// The usable records, by key.
     pub agents: BTreeMap<K, T>,
-    /// What cannot.
+    /// The problems with the others.
     pub problems: Vec<Error>,
 }
 
 impl Record {
-    /// In this state directory, during this boot of the machine.
+    /// The record in this state directory, during this boot of the machine.
     pub fn new(state_dir: &Path) -> Result<Self, Error> {
         let path = PathBuf::from("/proc/sys/kernel/random/boot_id");
         let boot = procfs::read(&path).map_err(PathError::of("read", &path))?;
         Ok(Self { folder: state_dir.join(FOLDER), boot: String::from_utf8_lossy(boot.trim_ascii()).into_owned() })
     }
 
-    /// One like this in another folder of this state directory.
+    /// A record like this one, in another folder of this state directory.
     #[must_use]
     pub fn beside(&self, folder: &str) -> Self {
         Self { folder: self.folder.with_file_name(folder), boot: self.boot.clone() }
     }
 
-    /// One in another folder of this state directory, which means the same after another boot.
+    /// A record in another folder of this state directory that remains valid after a boot.
     pub fn lasting(state_dir: &Path, folder: &str) -> Self {
         Self { folder: state_dir.join(folder), boot: String::new() }
     }
 
-    /// Everything that can be used: what an agent is called by decides which file it may be in. Blocks.
+    /// Reads all usable records. Blocks.
+    ///
+    /// A record must be in the file that belongs to the key that `key_of` gives for it.
     pub fn read<K: Named, T: for<'de> Deserialize<'de>>(&self, key_of: impl Fn(&T) -> K) -> Reading<K, T> {
         let mut reading = Reading { agents: BTreeMap::new(), problems: Vec::new() };
         let failed = |source: io::Error| PathError::new("read", &self.folder, source).into();
@@ -146,7 +148,7 @@ impl Record {
             });
             match agent {
                 Ok(Some((key, agent))) => drop(reading.agents.insert(key, agent)),
-                // Nothing can be done about one that stays.
+                // If it cannot be removed, it does no harm.
                 Ok(None) => drop(fs::remove_file(&path)),
                 Err(error) => {
                     if matches!(error, Error::Content { .. }) {
@@ -159,11 +161,11 @@ impl Record {
         reading
     }
 
-    /// `None` if it is of another boot.
+    /// Reads a file; `None` if it is of another boot.
     fn read_file<T: for<'de> Deserialize<'de>>(&self, path: &Path) -> Result<Option<T>, Error> {
         let content = |reason: String| Error::Content { path: path.to_owned(), reason: in_short(&reason) };
         let text = fs::read(path).map_err(PathError::of("read", path))?;
-        // The version first: another one may have another form.
+        // The version first: another version may have another format.
         let document: Document<serde_json::Value> =
             serde_json::from_slice(&text).map_err(|error| content(error.to_string()))?;
         if document.version != VERSION {
@@ -175,12 +177,12 @@ impl Record {
         serde_json::from_value(document.agent).map(Some).map_err(|error| content(error.to_string()))
     }
 
-    /// The text of the file that holds this. Fails only for what has no form in JSON.
+    /// The content of the file for this record. Fails only if it cannot be represented in JSON.
     fn render<T: Serialize>(&self, agent: &T) -> serde_json::Result<Vec<u8>> {
         serde_json::to_vec(&Document { version: VERSION, boot: self.boot.clone(), agent })
     }
 
-    /// Makes the file hold this, or be gone. Answers with the file, which is not on the disk yet. Blocks.
+    /// Writes or removes the file of this key. Returns the file, which is not synced yet. Blocks.
     fn write(&self, key: &impl Named, text: Option<&[u8]>) -> Result<Option<File>, Error> {
         let path = self.folder.join(format!("{key}.json"));
         let failed = |operation| {
@@ -204,19 +206,21 @@ impl Record {
     }
 }
 
-/// Numbers what is put on record: the later, the greater.
+/// A number for what was put on record, which grows each time.
 pub type Version = u64;
 
-/// How writing went.
+/// The outcome of a write.
 #[derive(Debug)]
 pub struct Report {
-    /// What was put before this was tried, all of it that is new.
+    /// Everything new up to this version was included in the write.
     pub tried: Version,
     /// Why some of it is not on record.
     pub error: Option<String>,
 }
 
-/// Keeps the record in the background: callers do not wait. A change that is followed by another one before it is written is skipped.
+/// Keeps the record in the background, so that callers do not wait.
+///
+/// A change that is superseded before it is written is skipped.
 #[derive(Debug)]
 pub struct Recorder<K> {
     record: Record,
@@ -233,7 +237,7 @@ struct Shared<K> {
 #[derive(Debug)]
 struct Pending<K> {
     texts: BTreeMap<K, Option<Vec<u8>>>,
-    /// Why something that was put could not be.
+    /// Why something that was put could not be rendered.
     error: Option<String>,
     version: Version,
     is_last: bool,
@@ -246,7 +250,9 @@ impl<K> Shared<K> {
 }
 
 impl<K: Named> Recorder<K> {
-    /// Must be called inside the async runtime. Calls `tell` with the result of each write.
+    /// Starts writing this record. Calls `tell` with the outcome of each write.
+    ///
+    /// Must be called inside the async runtime.
     pub fn new(record: Record, tell: impl Fn(Report) + Send + 'static) -> Self {
         let pending = Pending { texts: BTreeMap::new(), error: None, version: 0, is_last: false };
         let shared = Arc::new(Shared { pending: Mutex::new(pending), put: Notify::new() });
@@ -254,13 +260,13 @@ impl<K: Named> Recorder<K> {
         Self { record, shared, task }
     }
 
-    /// Puts an agent on record, or takes it off.
+    /// Puts an agent on record, or removes it.
     pub fn put<T: Serialize>(&self, key: &K, agent: Option<&T>) -> Version {
         let text = agent.map(|agent| self.record.render(agent)).transpose();
         let mut pending = self.shared.pending();
         match text {
             Ok(text) => drop(pending.texts.insert(key.clone(), text)),
-            // What is on record of it stays: better than nothing at all.
+            // The earlier record of it stays, which is better than none.
             Err(error) => pending.error = Some(format!("failed to put {key} on record: {error}")),
         }
         pending.version += 1;
@@ -268,7 +274,7 @@ impl<K: Named> Recorder<K> {
         pending.version
     }
 
-    /// Returns when everything is on record and on the disk, or `patience` is over.
+    /// Returns once everything is on record and synced, or after `patience`.
     pub async fn finish(self, patience: Duration) {
         self.shared.pending().is_last = true;
         self.shared.put.notify_one();
@@ -276,8 +282,9 @@ impl<K: Named> Recorder<K> {
     }
 }
 
-/// Writes what is pending, again and again. What was written is brought to the disk in the background: the next daemon of this
-/// boot reads it either way.
+/// Writes what is pending, repeatedly.
+///
+/// What was written is synced in the background: the next daemon of this boot reads it either way.
 async fn keep<K: Named>(record: Record, shared: Arc<Shared<K>>, tell: impl Fn(Report)) {
     let mut syncing: Option<JoinHandle<()>> = None;
     let mut unsynced = BTreeMap::new();
@@ -302,7 +309,7 @@ async fn keep<K: Named>(record: Record, shared: Arc<Shared<K>>, tell: impl Fn(Re
             failed = !again.is_empty();
             let mut pending = shared.pending();
             for (key, text) in again {
-                // What has been put in the meantime is newer.
+                // What was put in the meantime is newer.
                 pending.texts.entry(key).or_insert(text);
             }
             drop(pending);
@@ -334,7 +341,7 @@ async fn keep<K: Named>(record: Record, shared: Arc<Shared<K>>, tell: impl Fn(Re
 }
 
 struct Written<K> {
-    /// By key; `None` for one that is gone.
+    /// By key; `None` if the file was removed.
     files: BTreeMap<K, Option<File>>,
     again: BTreeMap<K, Option<Vec<u8>>>,
     error: Option<String>,
@@ -354,7 +361,8 @@ fn write_all<K: Named>(record: &Record, texts: &BTreeMap<K, Option<Vec<u8>>>) ->
     written
 }
 
-/// Failures here do not matter: the files were written, and after a crash of the machine their content does not count.
+/// Syncs the files. Failures do not matter: the files were written, and after a crash of the machine their content does not
+/// count.
 async fn sync<K: Named>(files: BTreeMap<K, Option<File>>, folder: PathBuf) {
     let work = move || {
         for file in files.values().flatten() {
@@ -388,7 +396,7 @@ mod tests {
         (Recorder::new(record.clone(), move |report| drop(reports.send(report))), reported)
     }
 
-    /// Agents are called by their first letter.
+    /// Agents are named by their first letter.
     #[allow(clippy::ptr_arg, reason = "it is what is read")]
     fn key_of(agent: &String) -> String {
         agent[..1].to_owned()
@@ -408,8 +416,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_rendered_is_reported_and_leaves_the_record() {
-        /// One that is not put down as JSON.
+    async fn a_value_that_cannot_be_rendered_leaves_the_record() {
+        /// A value that cannot be rendered as JSON.
         struct Shapeless;
         impl Serialize for Shapeless {
             fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
@@ -428,7 +436,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_put_is_read_again_and_is_the_owners_only() {
+    async fn a_record_is_read_again_and_is_private() {
         let (_directory, record) = record();
         let (recorder, mut reported) = recorder(&record);
         recorder.put(&"a".to_owned(), Some(&"a1"));
@@ -445,12 +453,12 @@ mod tests {
     }
 
     #[test]
-    fn none_is_none() {
+    fn a_missing_folder_has_no_records() {
         assert!(read(&record().1).is_empty());
     }
 
     #[test]
-    fn that_of_another_boot_is_passed_over_and_removed() {
+    fn a_record_of_another_boot_is_skipped_and_removed() {
         let (_directory, record) = record();
         let path = plant(&record, r#"{"version":1,"boot":"another","agent":"a"}"#);
         assert!(read(&record).is_empty());
@@ -462,7 +470,7 @@ mod tests {
     #[case::truncated(r#"{"version":1,"boot"#, "EOF")]
     #[case::of_another_version(r#"{"version":2,"boot":"x","agent":{}}"#, "it is of version 2, not 1")]
     #[case::foreign("not a record at all", "expected ident")]
-    fn what_is_no_record_is_reported_and_put_aside(#[case] text: &str, #[case] reason: &str) {
+    fn an_invalid_file_is_reported_and_renamed(#[case] text: &str, #[case] reason: &str) {
         let (_directory, record) = record();
         let path = plant(&record, text);
         let reading = record.read(key_of);
@@ -474,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_file_says_is_told_in_short_and_escaped() {
+    fn content_of_a_file_is_quoted_briefly_and_escaped() {
         let (_directory, record) = record();
         let hostile = format!("\u{1b}[2J\u{202e}{}", "x".repeat(5000));
         for agent in [serde_json::json!(hostile), serde_json::json!({ hostile.clone(): 1 })] {
@@ -486,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn that_of_another_agent_is_put_aside() {
+    fn a_record_of_another_agent_is_renamed() {
         let (_directory, record) = record();
         let path = plant(&record, &format!(r#"{{"version":1,"boot":{:?},"agent":"b"}}"#, record.boot));
         assert!(record.read(key_of).problems[0].to_string().contains("it is that of b"));
@@ -496,7 +504,7 @@ mod tests {
     #[tokio::test]
     async fn a_failed_write_is_reported_and_tried_again() {
         let (directory, record) = record();
-        // Not a matter of permissions, which root does not care for.
+        // Not by permissions, which do not restrict root.
         fs::write(directory.path().join("state"), "in the way").unwrap();
         let (recorder, mut reported) = recorder(&record);
         recorder.put(&"a".to_owned(), Some(&"a1"));

@@ -6,39 +6,39 @@ use std::path::PathBuf;
 use nix::unistd::{Gid, Uid, getresgid, getresuid, setgroups, setresgid, setresuid};
 use users::os::unix::UserExt;
 
-/// Why there is no such account, or why it could not be taken on.
+/// Why an account could not be found or assumed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody has that name.
+    /// No user has that name.
     #[error("there is no user {0:?}; create it (for example: useradd --create-home {0}), or name another with --user")]
     NoUser(String),
-    /// This process runs under a uid without a name.
+    /// This process's uid has no name.
     #[error("the user with uid {0} has no entry in the user database")]
     NoEntry(Uid),
-    /// The name means another user than it did.
+    /// The name now means another user.
     #[error("user {name:?} had uid {before} when agentd was started and has uid {now}; restart agentd")]
     Changed {
         /// The name.
         name: String,
-        /// Whom it meant.
+        /// The uid before.
         before: Uid,
-        /// Whom it means.
+        /// The uid now.
         now: Uid,
     },
-    /// The groups of the user could not be listed.
+    /// The user's groups could not be listed.
     #[error("failed to list the groups of user {0:?}")]
     Groups(String),
-    /// The kernel refused to change who the process is.
+    /// The kernel refused to change this process's user or groups.
     #[error("failed to become user {name:?}: {source}")]
     Become {
-        /// The user.
+        /// The user's name.
         name: String,
         /// The kernel's reason.
         source: nix::Error,
     },
 }
 
-/// A user as the system's user database has it.
+/// A user of the system's user database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     /// Login name.
@@ -47,7 +47,7 @@ pub struct Account {
     pub uid: Uid,
     /// Primary group.
     pub gid: Gid,
-    /// All groups, the primary one among them.
+    /// All groups, including the primary one.
     pub groups: Vec<Gid>,
     /// Home directory.
     pub home: PathBuf,
@@ -61,7 +61,7 @@ impl Account {
         users::get_user_by_name(name).ok_or_else(|| Error::NoUser(name.to_owned())).and_then(|user| Self::of(&user))
     }
 
-    /// Looks a user up by name who was found before, with this uid.
+    /// Looks up a user by name who was found before with this uid.
     pub fn find_again(name: &str, uid: Uid) -> Result<Self, Error> {
         match Self::find(name)? {
             account if account.uid == uid => Ok(account),
@@ -89,8 +89,10 @@ impl Account {
         })
     }
 
-    /// Makes this process run as the account, for good: supplementary groups, then all three group ids, then all three user ids.
-    /// Does nothing for a process that is not root, which must already be that user.
+    /// Makes this process run as the account permanently: supplementary groups, then all three group ids, then all three user
+    /// ids.
+    ///
+    /// Does nothing in a process that is not root, which must already run as that user.
     pub fn assume(&self) -> Result<(), Error> {
         let failed = |source| Error::Become { name: self.name.clone(), source };
         let root = Uid::effective().is_root();
@@ -100,19 +102,20 @@ impl Account {
             setresuid(self.uid, self.uid, self.uid).map_err(failed)?;
         }
         let (uids, gids) = (getresuid().map_err(failed)?, getresgid().map_err(failed)?);
-        // Without root the groups may be others than the user database's, but nothing above the user's own.
+        // Without root, the groups may differ from the user database, but grant no more than the user already has.
         let all_mine = [uids.real, uids.effective, uids.saved].iter().all(|&uid| uid == self.uid)
             && (!root || [gids.real, gids.effective, gids.saved].iter().all(|&gid| gid == self.gid));
         if all_mine { Ok(()) } else { Err(failed(nix::Error::EPERM)) }
     }
 
-    /// Whether the login shell is one that refuses logins, such as `nologin(8)` and `false(1)`.
+    /// Whether the login shell refuses logins, as `nologin(8)` and `false(1)` do.
     pub fn refuses_logins(&self) -> bool {
         self.shell.file_name().is_none_or(|name| name == "nologin" || name == "false")
     }
 
-    /// What every process of the user finds in its environment before anything else has a say. The `PATH` holds the places of
-    /// both NixOS and the Filesystem Hierarchy Standard, for users whose shell sets none.
+    /// The initial environment of every process of the user.
+    ///
+    /// The `PATH` includes the folders of both NixOS and the Filesystem Hierarchy Standard, for users whose shell sets none.
     pub fn base_environment(&self) -> Vec<(OsString, OsString)> {
         let name = &self.name;
         let path = format!(
@@ -127,7 +130,7 @@ impl Account {
         ]
     }
 
-    /// The name under which a login shell is started: its own with a dash in front.
+    /// The name under which a login shell is started: the shell's own with a leading dash.
     pub fn login_shell_name(&self) -> OsString {
         let mut name = OsString::from("-");
         name.push(self.shell.file_name().unwrap_or(self.shell.as_os_str()));
@@ -148,14 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_means_somebody_else_by_now_is_an_error() {
+    fn a_name_that_now_means_another_user_is_an_error() {
         assert!(Account::find_again("root", Uid::from_raw(0)).is_ok());
         let error = Account::find_again("root", Uid::from_raw(54_321)).unwrap_err().to_string();
         assert!(error.contains("54321") && error.contains("uid 0"), "{error}");
     }
 
     #[test]
-    fn an_unknown_user_is_an_error_that_says_how_to_make_one() {
+    fn an_unknown_user_is_an_error_with_a_remedy() {
         let error = Account::find("no-such-user-here").unwrap_err().to_string();
         assert!(error.contains("no-such-user-here") && error.contains("--user"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! Files that are whole at any instant: the old content or the new one, never a part.
+//! Files that change atomically: readers see the old content or the new one, never a part.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -7,16 +7,18 @@ use std::path::Path;
 
 use nix::libc::{O_CLOEXEC, O_NOFOLLOW};
 
-/// When what was written is on the disk.
+/// When the new content reaches the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// Before it replaces the old content, so that a crash of the machine leaves one of both.
+    /// Before it replaces the old content, so that one of them survives a crash of the machine.
     Now,
-    /// When the caller or the kernel sees to it.
+    /// When the caller or the kernel syncs it.
     Later,
 }
 
-/// Writes a file under another name beside it, for its owner alone (0600), and renames it. Returns the new file. Blocks.
+/// Writes a temporary file beside the target, readable by its owner only (0600), and renames it.
+///
+/// Returns the new file. Blocks.
 pub fn write(path: &Path, content: &[u8], durability: Durability) -> io::Result<File> {
     let new = path.with_extension("new");
     let mut options = OpenOptions::new();
@@ -52,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_the_way_is_not_followed() {
+    fn a_link_in_place_of_the_file_is_not_followed() {
         let folder = TempDir::new().unwrap();
         let (path, goal) = (folder.path().join("a.json"), folder.path().join("goal"));
         fs::write(&goal, "precious").unwrap();

@@ -1,7 +1,7 @@
-//! Work that blocks, in a thread of its own.
+//! Runs blocking work in separate threads.
 //!
-//! The runtime's own pool panics when the system has no thread for it. Here that is an error, to be named and tried again like
-//! any other shortage.
+//! The runtime's own pool panics if the system cannot start a thread. Here that is an error, which can be reported and retried
+//! like any other shortage.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,30 +12,34 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-/// Does the work in a thread of its own. Fails if there is none to be had; the work was not begun then. When this is cancelled
-/// the work goes on, and its result is lost.
+/// Runs the work in a separate thread.
+///
+/// Fails if no thread can be started; the work has not begun then. If this is canceled, the work continues, and its result is
+/// lost.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let (done, result) = oneshot::channel();
     let work = move || drop(done.send(work()));
     thread::Builder::new().spawn(work).map_err(|error| no_thread(&error))?;
-    // Only a defect in the work ends the thread without a result.
+    // The channel closes without a result only if the work panics.
     result.await.map_err(io::Error::other)
 }
 
-/// Does the work in a thread of its own, for work that may take long: it is given a function that says whether its result is still
-/// wanted. It is not wanted once this was cancelled.
+/// Runs work that may take long in a separate thread.
+///
+/// The work gets a function that says whether its result is still wanted: it is not once this is canceled.
 pub async fn run_while_wanted<T: Send + 'static>(
     work: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
 ) -> io::Result<T> {
     let wish = Arc::new(());
     let granted = Arc::downgrade(&wish);
     let done = run(move || work(&|| granted.strong_count() > 0)).await;
-    // It lives as long as this waits.
+    // Held for as long as this waits.
     drop(wish);
     done
 }
 
-/// Does the work in a thread of its own, or here where there is none: for what must be done even if everything else has to wait.
+/// Runs the work in a separate thread or, if none can be started, here: for work that must be done even if everything else has to
+/// wait.
 pub async fn insist<T: Send + 'static>(work: impl Fn() -> T + Clone + Send + 'static) -> T {
     match run(work.clone()).await {
         Ok(result) => result,
@@ -43,8 +47,10 @@ pub async fn insist<T: Send + 'static>(work: impl Fn() -> T + Clone + Send + 'st
     }
 }
 
-/// Threads for work that comes piece after piece: each takes the next piece when it is done with one, and ends when none comes for a
-/// moment. How many there are at once is up to those who give the work. Cheap to clone.
+/// A pool of threads for work that comes in pieces.
+///
+/// A thread takes the next piece when it is done with one, and ends when none comes for a moment. The callers decide how many
+/// threads run at the same time. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Pool(Arc<Shared>);
 
@@ -52,14 +58,14 @@ pub struct Pool(Arc<Shared>);
 struct Shared {
     queue: Mutex<Queue>,
     given: Condvar,
-    /// How its threads are called.
+    /// The name of its threads.
     name: &'static str,
 }
 
 #[derive(Default)]
 struct Queue {
     work: VecDeque<Box<dyn FnOnce() + Send>>,
-    /// How many threads wait that no work in the queue is meant for.
+    /// How many waiting threads are not needed for work in the queue.
     idle: usize,
 }
 
@@ -69,22 +75,24 @@ impl fmt::Debug for Queue {
     }
 }
 
-/// How long a thread of a pool waits for more work.
+/// How long a thread waits for more work.
 const IDLE_TIMEOUT: Duration = Duration::from_millis(200);
 
 impl Pool {
-    /// Without threads so far.
+    /// A pool without threads.
     pub fn new(name: &'static str) -> Self {
         Self(Arc::new(Shared { queue: Mutex::default(), given: Condvar::new(), name }))
     }
 
-    /// Does the work in a thread that has nothing else to do. Fails if there is none, and none to be had; the work was not begun then.
-    /// When this is cancelled the work goes on, and its result is lost.
+    /// Runs the work in an idle thread, or in a new one.
+    ///
+    /// Fails if no thread can be started; the work has not begun then. If this is canceled, the work continues, and its result is
+    /// lost.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
         let (done, result) = oneshot::channel();
         let work = Box::new(move || drop(done.send(work())));
         self.give(work)?;
-        // Only a defect in the work ends the thread without a result.
+        // The channel closes without a result only if the work panics.
         result.await.map_err(io::Error::other)
     }
 
@@ -117,7 +125,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for more work. `None` means that the thread is to end.
+    /// Waits for more work; `None` if the thread should end.
     fn next(&self) -> Option<Box<dyn FnOnce() + Send>> {
         let mut queue = self.lock();
         queue.idle += 1;
@@ -141,12 +149,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_result_comes_back() {
+    async fn the_result_is_returned() {
         assert_eq!(run(|| 6 * 7).await.unwrap(), 42);
     }
 
     #[tokio::test]
-    async fn long_work_learns_that_nobody_waits_for_it_any_more() {
+    async fn long_work_learns_that_it_is_no_longer_wanted() {
         let (over, mut is_over) = tokio::sync::mpsc::unbounded_channel();
         let work = run_while_wanted(move |is_wanted| {
             while is_wanted() {
@@ -160,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_defect_in_the_work_is_an_error_and_not_a_wait_without_end() {
+    async fn a_panic_in_the_work_is_an_error_and_not_an_endless_wait() {
         run(|| assert!(std::env::args().count() == usize::MAX)).await.unwrap_err();
     }
 
@@ -173,12 +181,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pool_does_work_in_a_row_in_one_thread_that_ends() {
+    async fn a_pool_runs_sequential_work_in_one_thread_that_ends() {
         let pool = Pool::new("in-a-row");
         let mut ids = std::collections::HashSet::new();
         for _ in 0..100 {
             ids.insert(pool.run(|| thread::current().id()).await.unwrap());
-            // Until the thread waits again: it answers before.
+            // Until the thread waits again: it answers before that.
             while pool.0.lock().idle == 0 {
                 thread::yield_now();
             }
@@ -190,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pool_does_work_at_once_in_as_many_threads() {
+    async fn a_pool_runs_concurrent_work_in_as_many_threads() {
         let pool = Pool::new("at-once");
         let barrier = Arc::new(std::sync::Barrier::new(8));
         let work: Vec<_> = (0..8)

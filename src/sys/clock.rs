@@ -1,4 +1,4 @@
-//! Instants, the boot clock, and timers that go on while the machine sleeps.
+//! Instants, the boot clock, and timers that continue while the machine sleeps.
 
 use std::io;
 use std::ops::Add;
@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use crate::sys::fd::Readable;
 use crate::text::duration;
 
-/// An instant, on two clocks at once: one to reckon with, one to show.
+/// An instant on two clocks: one for calculations, one for display.
 ///
-/// Ordering and differences go by the boot clock (`CLOCK_BOOTTIME`, see `clock_gettime(2)`), which nobody can set, which goes on
-/// while the machine sleeps, and which the next daemon of the same boot reads too. The wall clock is only ever shown.
+/// Order and differences follow the boot clock (`CLOCK_BOOTTIME`, see `clock_gettime(2)`), which cannot be set, continues while
+/// the machine sleeps, and is the same for the next daemon of this boot. The wall clock is only displayed.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Timestamp {
     boot: Duration,
@@ -24,7 +24,7 @@ pub struct Timestamp {
 }
 
 impl Timestamp {
-    /// Now.
+    /// The current instant.
     pub fn now() -> Self {
         let boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
         Self::shown(boot, SystemTime::now())
@@ -35,13 +35,13 @@ impl Timestamp {
         Self { boot, wall }
     }
 
-    /// Likewise. A wall clock that shows a time before 1970 was never set: it counts as 1970, since earlier times cannot be put on
-    /// record.
+    /// Like [`Timestamp::new`]. A wall clock before 1970 was never set: it counts as 1970, since earlier times cannot be
+    /// recorded.
     fn shown(boot: Duration, wall: SystemTime) -> Self {
         Self { boot, wall: wall.max(SystemTime::UNIX_EPOCH) }
     }
 
-    /// The instant at which the boot clock showed `boot`, reckoned from this one. One that is yet to come is this one.
+    /// The instant at which the boot clock showed `boot`, calculated from this one. A later instant becomes this one.
     #[must_use]
     pub fn back_to(self, boot: Duration) -> Self {
         let ago = self.boot.saturating_sub(boot);
@@ -53,22 +53,23 @@ impl Timestamp {
         self.boot
     }
 
-    /// What the wall clock showed, or would.
+    /// The time that the wall clock showed, or would have shown.
     pub fn wall(self) -> SystemTime {
         self.wall
     }
 
-    /// How long after `earlier` this is; zero if it is before.
+    /// The time from `earlier` to this instant; zero if this one is before.
     pub fn since(self, earlier: Self) -> Duration {
         self.boot.saturating_sub(earlier.boot)
     }
 }
 
-/// As good as never, and yet a number that the kernel takes.
+/// A practically infinite duration that the kernel accepts.
 const AGES: Duration = Duration::from_hours(1000 * 365 * 24);
 
-/// A wait for points in time on the boot clock. The runtime's own timers stand still while the machine sleeps, and a deadline that
-/// passes meanwhile would be late by as much.
+/// A timer on the boot clock.
+///
+/// The runtime's own timers stop while the machine sleeps, so a deadline that passes meanwhile would be late by that time.
 #[derive(Debug)]
 pub struct Alarm {
     timer: TimerFd,
@@ -77,7 +78,7 @@ pub struct Alarm {
 }
 
 impl Alarm {
-    /// Set to nothing. Must be made inside the async runtime.
+    /// A timer that is not set. Must be created inside the async runtime.
     pub fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = TimerFd::new(timerfd::ClockId::CLOCK_BOOTTIME, flags)?;
@@ -85,13 +86,13 @@ impl Alarm {
         Ok(Self { timer, readable, at: None })
     }
 
-    /// Sets it to this instant, in place of any other.
+    /// Sets the timer to this instant, replacing any other.
     pub fn set(&mut self, at: Option<Timestamp>) -> io::Result<()> {
         if at == self.at {
             return Ok(());
         }
         match at {
-            // All zeros would unset it.
+            // Zero would disarm the timer.
             Some(at) => {
                 let instant = TimeSpec::from_duration(at.boot.clamp(Duration::from_nanos(1), AGES));
                 self.timer.set(Expiration::OneShot(instant), TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
@@ -102,7 +103,7 @@ impl Alarm {
         Ok(())
     }
 
-    /// Waits until the instant that it is set to has come; forever, if there is none. Cancel-safe.
+    /// Waits for the instant that is set, or forever if there is none. Cancel-safe.
     pub async fn ring(&self) {
         loop {
             if self.at.is_some_and(|at| at <= Timestamp::now()) {
@@ -138,7 +139,7 @@ impl Ord for Timestamp {
 impl Add<Duration> for Timestamp {
     type Output = Self;
 
-    /// Saturates: a duration of centuries is as good as never.
+    /// Adds a duration. Saturates: a duration of centuries is practically infinite.
     fn add(self, duration: Duration) -> Self {
         const CENTURY: Duration = Duration::from_hours(100 * 365 * 24);
         let duration = duration.min(CENTURY);
@@ -147,8 +148,10 @@ impl Add<Duration> for Timestamp {
     }
 }
 
-/// A time as people and programs write it: RFC 3339 with `Z` or an offset, also with a blank in place of the `T`, as `date -Is`
-/// and `date --rfc-3339=s` print it. Without an offset it is UTC, and a date alone is its beginning.
+/// Parses a time: RFC 3339 with `Z` or an offset, also with a space in place of the `T`, as `date -Is` and `date --rfc-3339=s`
+/// print it.
+///
+/// Without an offset, the time is in UTC. A date alone means its beginning.
 pub fn parse_time(text: &str) -> Option<SystemTime> {
     let (time, offset) = split_offset(text);
     let is_date = time.len() == "2026-11-21".len();
@@ -162,14 +165,14 @@ pub fn parse_time(text: &str) -> Option<SystemTime> {
     }
 }
 
-/// It is neither a time nor for how long back.
+/// The text is neither a time nor a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "neither a time (2026-11-21T17:00:00Z, 2026-11-21 18:00:00+01:00, 2026-11-21) nor for how long back (90s, 2h): {0}"
 )]
 pub struct NoMoment(#[from] duration::Error);
 
-/// A point in time as people name it: by its [time](parse_time), or by how long ago it was.
+/// Parses a moment: a [time](parse_time), or how long ago it was.
 pub fn parse_moment(text: &str, now: SystemTime) -> Result<SystemTime, NoMoment> {
     match parse_time(text) {
         Some(time) => Ok(time),
@@ -177,10 +180,11 @@ pub fn parse_moment(text: &str, now: SystemTime) -> Result<SystemTime, NoMoment>
     }
 }
 
-/// The time without its offset, and the offset: whether it is ahead of UTC, and by how much. What has none, or one that is none, comes
-/// back as it is.
+/// Splits a time into the time without its offset, and the offset: whether it is ahead of UTC, and by how much.
+///
+/// A text without a valid offset is returned unchanged.
 fn split_offset(text: &str) -> (&str, Option<(bool, Duration)>) {
-    // The dashes of the date are no signs.
+    // The dashes in the date are not signs.
     let at = text.char_indices().rfind(|&(at, character)| at > "2026-11-21".len() && "+-".contains(character));
     let parse = |at: usize| {
         let (is_ahead, digits) = (text[at..].starts_with('+'), text[at + 1..].replacen(':', "", 1));
@@ -201,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read_as_people_and_programs_write_them() {
+    fn times_are_parsed_as_people_and_programs_write_them() {
         let expected = humantime::parse_rfc3339("2026-11-21T17:00:00Z").unwrap();
         for text in [
             "2026-11-21T17:00:00Z",
@@ -269,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_alarm_does_not_look_at_the_wall_clock() {
+    async fn an_alarm_ignores_the_wall_clock() {
         let (now, hour) = (Timestamp::now(), Duration::from_hours(1));
         let mut alarm = Alarm::new().unwrap();
         alarm.set(Some(Timestamp::new(now.boot(), now.wall() + hour))).unwrap();

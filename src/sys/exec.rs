@@ -1,10 +1,11 @@
-//! What `execve(2)` takes: names of variables, and sizes.
+//! Limits of `execve(2)`: names of variables, and sizes.
 
-/// The largest argument, and the largest `NAME=VALUE`, that the kernel hands to a program, in bytes: `MAX_ARG_STRLEN` (128 KiB)
-/// less the terminating NUL, see `execve(2)`.
+/// The largest argument, and the largest `NAME=VALUE`, that the kernel passes to a program.
+///
+/// In bytes: `MAX_ARG_STRLEN` (128 KiB) minus the terminating NUL, see `execve(2)`.
 pub const MAX_ARGUMENT: usize = 131_071;
 
-/// Whether a shell could assign to it: `[A-Za-z_][A-Za-z0-9_]*`.
+/// Whether a shell could assign to a variable of that name: `[A-Za-z_][A-Za-z0-9_]*`.
 pub fn is_variable_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')

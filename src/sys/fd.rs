@@ -1,5 +1,5 @@
-//! Descriptors: waiting in the async runtime for those that tokio has no type for (a pidfd, an inotify queue, a terminal), and keeping
-//! those that were handed down from going further.
+//! File descriptors: waits for those that tokio has no type for (a pidfd, an inotify queue, a terminal), and keeps inherited ones
+//! from being passed on.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,14 +9,16 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Makes sure that processes started from now on inherit no descriptors but the three standard ones. The standard library already
-/// does that for those that it opens; this is for those that this process inherited.
+/// Makes sure that processes started from now on inherit only the three standard descriptors.
+///
+/// The standard library already does that for descriptors that it opens; this is for those that this process inherited.
 pub fn hand_down_none() {
     close_fds::set_fds_cloexec(3, &[]);
 }
 
-/// Waits until nobody can read what is written to this descriptor. Waits forever if that never happens or cannot be noticed: a file
-/// remains whether or not anybody reads it.
+/// Waits until no process can read what is written to this descriptor.
+///
+/// Waits forever if that never happens or cannot be detected: a file remains whether or not it is read.
 ///
 /// `poll(2)` reports a pipe without a reader, a socket whose peer is gone, and a terminal that is gone, even if nothing is written.
 pub async fn reader_is_gone(descriptor: impl AsFd) {
@@ -38,7 +40,8 @@ pub async fn reader_is_gone(descriptor: impl AsFd) {
 pub struct Readable(AsyncFd<OwnedFd>);
 
 impl Readable {
-    /// Registers the descriptor with the runtime. Fails outside of one, and for descriptors that `epoll(7)` does not take.
+    /// Registers the descriptor with the runtime. Fails outside of a runtime, and for descriptors that `epoll(7)` does not
+    /// accept.
     pub fn new(descriptor: OwnedFd) -> io::Result<Self> {
         register(descriptor, Interest::READABLE).map(Self)
     }
@@ -50,7 +53,7 @@ impl Readable {
     }
 }
 
-/// A descriptor that is read from and written to without blocking anybody.
+/// A descriptor for nonblocking reads and writes.
 #[derive(Debug)]
 pub struct Stream(AsyncFd<OwnedFd>);
 
@@ -61,17 +64,17 @@ impl Stream {
         register(descriptor, Interest::READABLE | Interest::WRITABLE).map(Self)
     }
 
-    /// Reads what is there, and waits if that is nothing. Cancel-safe.
+    /// Reads what is available, waiting if there is nothing. Cancel-safe.
     pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.async_io(Interest::READABLE, |descriptor| read(descriptor, buffer)).await
     }
 
-    /// Reads what is there; fails with [`io::ErrorKind::WouldBlock`] if that is nothing.
+    /// Reads what is available; fails with [`io::ErrorKind::WouldBlock`] if there is nothing.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         read(self.0.get_ref(), buffer)
     }
 
-    /// Writes as much as there is room for, and waits if there is none. Cancel-safe.
+    /// Writes as much as there is room for, waiting if there is none. Cancel-safe.
     pub async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.0.async_io(Interest::WRITABLE, |descriptor| write(descriptor, bytes)).await
     }
@@ -83,19 +86,19 @@ impl AsFd for Stream {
     }
 }
 
-/// Makes reads and writes nonblocking, also for other processes that share the open file.
+/// Makes reads and writes nonblocking, including those of other processes that share the open file.
 pub fn set_nonblocking(descriptor: impl AsFd) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(&descriptor, FcntlArg::F_GETFL)?);
     fcntl(&descriptor, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())
 }
 
-/// Reads once, whatever signals come.
+/// Reads once, retrying after signals.
 pub fn read(descriptor: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     uninterrupted(|| nix::unistd::read(&descriptor, buffer))
 }
 
-/// Writes once, whatever signals come.
+/// Writes once, retrying after signals.
 pub fn write(descriptor: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     uninterrupted(|| nix::unistd::write(&descriptor, bytes))
 }
@@ -131,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_goes_is_noticed_without_a_write() {
+    async fn a_reader_that_goes_away_is_noticed_without_a_write() {
         let (reader, writer) = nix::unistd::pipe().unwrap();
         assert!(!is_gone(&writer).await);
         drop(reader);
@@ -143,7 +146,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pipe_that_becomes_full_and_empty_has_its_reader() {
+    async fn a_pipe_that_fills_and_empties_keeps_its_reader() {
         let (reader, writer) = nix::unistd::pipe().unwrap();
         let gone = tokio::spawn(reader_is_gone(writer.try_clone().unwrap()));
         // As much as a pipe holds.

@@ -14,13 +14,14 @@ use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 
-/// How many descriptors go with a message at most.
+/// How many descriptors a message can carry.
 pub const MOST: usize = 2;
 
 const SPACE: usize = rustix::cmsg_space!(ScmRights(MOST));
 
-/// Sends some of the bytes, one at least, and with them these descriptors, [`MOST`] at most. Returns how many bytes were sent.
-/// Cancel-safe.
+/// Sends at least one of the bytes, together with these descriptors, [`MOST`] at most.
+///
+/// Returns how many bytes were sent. Cancel-safe.
 pub async fn send(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let work = || {
         let mut space = [MaybeUninit::uninit(); SPACE];
@@ -33,8 +34,9 @@ pub async fn send(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'
     stream.async_io(Interest::WRITABLE, work).await
 }
 
-/// Receives some bytes without waiting for them, 0 at the end of the connection, and adds the descriptors that come with them, as long
-/// as there are no more than [`MOST`]; further ones are closed.
+/// Receives bytes without blocking, 0 at the end of the connection, and adds the descriptors that come with them.
+///
+/// Closes descriptors beyond [`MOST`].
 pub fn receive(socket: impl AsFd, bytes: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); SPACE];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -49,7 +51,7 @@ pub fn receive(socket: impl AsFd, bytes: &mut [u8], descriptors: &mut Vec<OwnedF
     Ok(count)
 }
 
-/// What is received on a connection: its bytes, and beside them the descriptors that came with them.
+/// Receives the bytes of a connection, and the descriptors that come with them.
 #[derive(Debug)]
 pub struct Receiver {
     half: OwnedReadHalf,
@@ -57,12 +59,12 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Of this connection, of which nothing was read so far.
+    /// A receiver for this connection, from which nothing was read before.
     pub fn new(half: OwnedReadHalf) -> Self {
         Self { half, received: Vec::new() }
     }
 
-    /// The descriptors that have come with what was read so far, up to [`MOST`]; further ones are closed.
+    /// Takes the descriptors received so far, up to [`MOST`]; others were closed.
     pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
         std::mem::take(&mut self.received)
     }
@@ -105,7 +107,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn descriptors_come_with_the_bytes_and_not_more_than_expected() {
+    async fn descriptors_come_with_the_bytes_up_to_the_limit() {
         let (near, far) = UnixStream::pair().unwrap();
         let mut receiver = Receiver::new(far.into_split().0);
         let mut file = tempfile::tempfile().unwrap();
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_receiver_that_expects_none_gets_the_bytes() {
+    async fn a_receiver_that_expects_no_descriptors_gets_the_bytes() {
         let (near, mut far) = UnixStream::pair().unwrap();
         let file = tempfile::tempfile().unwrap();
         send(&near, b"abc", &[file.as_fd()]).await.unwrap();

@@ -1,7 +1,7 @@
-//! Which file something is, whatever name it has: two looks at one file give the same id, and two files never share one.
+//! The identity of a file, whatever its name: the same file always gives the same id, and two files never share one.
 //!
-//! The number of a file that is gone can be used again at once. Whoever compares with a file that may be gone by now keeps it open,
-//! or compares a [`FileVersion`].
+//! The number of a file that is gone can be reused at once. To compare with a file that may be gone, keep it open, or compare a
+//! [`FileVersion`].
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use nix::sys::stat::{FileStat, fstat};
 use serde::{Deserialize, Serialize};
 
-/// Device and inode of a file.
+/// The device and the inode of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileId {
     device: u64,
@@ -39,7 +39,7 @@ impl From<&FileStat> for FileId {
     }
 }
 
-/// A file as it was last written: it differs from a later one that got the same number.
+/// A file as it was last written: it differs from a later file that got the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileVersion {
     /// The file.

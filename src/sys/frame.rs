@@ -1,8 +1,8 @@
 //! Frames: the messages between agentd's processes, over Unix sockets.
 //!
-//! A frame is the length of its body as four bytes, least significant first, and the body as JSON. JSON because the two ends may
+//! A frame is the length of its body as four bytes, least significant first, and the body as JSON. JSON, because the two ends may
 //! be of different versions for hours (an agent's launcher outlives an upgrade of the daemon): a key that one end does not know
-//! is passed over, and one that is missing has a default.
+//! is skipped, and a missing one has a default.
 
 use std::fmt;
 use std::io;
@@ -23,26 +23,26 @@ pub enum Error {
     /// The connection failed or ended inside a frame.
     #[error("the connection failed: {0}")]
     Io(#[from] io::Error),
-    /// The peer announced more than the receiver takes.
+    /// The peer announced more than the receiver accepts.
     #[error("a frame of {length} bytes is longer than the {limit} that are accepted here")]
     TooLong {
-        /// As announced.
+        /// The announced length.
         length: usize,
-        /// As accepted.
+        /// The accepted length.
         limit: usize,
     },
-    /// The body was not what was expected.
+    /// The body was invalid.
     #[error("a frame could not be understood")]
     Body,
 }
 
-/// The bytes of a frame that tell the length of the rest.
+/// How many bytes of a frame give the length of the rest.
 const HEAD: usize = 4;
 
-/// How many bytes there is room for ahead of their arrival.
+/// How many bytes of room are made before more data arrives.
 const CHUNK: usize = 8192;
 
-/// Writes one frame. Not cancel-safe: a frame cut short spoils the connection.
+/// Writes one frame. Not cancel-safe: an incomplete frame ruins the connection.
 pub async fn write<T: Serialize>(writer: &mut (impl AsyncWrite + Unpin), message: &T) -> Result<(), Error> {
     writer.write_all(&encode(message)?).await?;
     Ok(())
@@ -70,7 +70,7 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Zeroizing<Vec<u8>>, Error> {
     Ok(frame)
 }
 
-/// A buffer that is written to and leaves nothing behind in freed memory.
+/// A buffer that leaves no data behind in freed memory.
 struct Clearing(Zeroizing<Vec<u8>>);
 
 impl io::Write for Clearing {
@@ -85,7 +85,7 @@ impl io::Write for Clearing {
     }
 }
 
-/// Makes messages of the bytes of frames as they arrive, however they are read.
+/// Decodes the bytes of frames as they arrive, whatever reads them.
 pub struct Decoder {
     limit: usize,
     buffer: Zeroizing<Vec<u8>>,
@@ -97,8 +97,10 @@ impl Decoder {
         Self { limit, buffer: Zeroizing::default() }
     }
 
-    /// How many bytes the frame that is arriving still lacks, as far as that is known: no more must be handed in at once, so that what
-    /// comes beside the bytes of one frame is not taken for the next one's. Never 0 where [`Decoder::take`] has just had nothing.
+    /// How many bytes the incoming frame still lacks, as far as known.
+    ///
+    /// No more may be added at a time, so that descriptors of one frame are not taken for those of the next. Never 0 after
+    /// [`Decoder::take`] has returned `None`.
     pub fn missing(&self) -> Result<usize, Error> {
         let Some(head) = self.buffer.first_chunk::<HEAD>() else { return Ok(HEAD - self.buffer.len()) };
         let length = u32::from_le_bytes(*head) as usize;
@@ -108,35 +110,35 @@ impl Decoder {
         Ok(HEAD + length - self.buffer.len())
     }
 
-    /// The message, if its frame has arrived.
+    /// Takes the message if its frame is complete.
     pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Error> {
         if self.buffer.len() < HEAD || self.missing()? > 0 {
             return Ok(None);
         }
-        // The frame ends with the buffer, which is cleared by being dropped.
+        // The frame ends with the buffer, and dropping the buffer clears it.
         let frame = std::mem::take(&mut self.buffer);
         serde_json::from_slice(&frame[HEAD..]).map(Some).map_err(|_| Error::Body)
     }
 
-    /// Adds what has arrived, up to what is [missing](Decoder::missing).
+    /// Adds bytes, at most those that are [missing](Decoder::missing).
     pub fn add(&mut self, bytes: &[u8]) {
         append(&mut self.buffer, bytes);
     }
 
-    /// Whether nothing of the next frame has arrived.
+    /// Whether no byte of the next frame has arrived.
     pub fn is_between_frames(&self) -> bool {
         self.buffer.is_empty()
     }
 }
 
-/// Shows how much has arrived, not what.
+/// Shows how much has arrived, but not what.
 impl fmt::Debug for Decoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Decoder").field("limit", &self.limit).field("arrived", &self.buffer.len()).finish()
     }
 }
 
-/// Reads frames. What has arrived of the next one is kept, so that waiting for it is cancel-safe.
+/// Reads frames. A partial frame is kept, so waiting for it is cancel-safe.
 pub struct Reader<R> {
     source: R,
     decoder: Decoder,
@@ -148,18 +150,18 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Self { source, decoder: Decoder::new(limit) }
     }
 
-    /// Where it reads from.
+    /// The source that it reads from.
     pub fn source_mut(&mut self) -> &mut R {
         &mut self.source
     }
 
-    /// How many bytes of memory are held for what has arrived.
+    /// How many bytes of memory it holds for incoming data.
     #[cfg(fuzzing)]
     pub fn capacity(&self) -> usize {
         self.decoder.buffer.capacity()
     }
 
-    /// The next frame; `None` when the peer has closed the connection between two. Cancel-safe.
+    /// Reads the next frame; `None` if the peer has closed the connection between two frames. Cancel-safe.
     pub async fn read<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Error> {
         loop {
             if let Some(message) = self.decoder.take()? {
@@ -167,7 +169,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             }
             let missing = self.decoder.missing()?;
             let buffer = &mut self.decoder.buffer;
-            // Memory follows what has arrived, not what was announced.
+            // Memory grows with what has arrived, not with what was announced.
             make_room(buffer, missing.min(CHUNK));
             match (&mut self.source).take(missing as u64).read_buf(&mut **buffer).await? {
                 0 if buffer.is_empty() => return Ok(None),
@@ -178,7 +180,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 }
 
-/// Shows how much has arrived, not what.
+/// Shows how much has arrived, but not what.
 impl<R> fmt::Debug for Reader<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reader").field("decoder", &self.decoder).finish_non_exhaustive()
@@ -261,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_a_frame_stays_with_its_reader() {
+    fn a_reader_keeps_nothing_of_a_frame() {
         let (first, second) = ([2, 0, 0, 0, b'7', b'7'], [5, 0, 0, 0, b'"', b'h']);
         let sent = [&first[..], &second].concat();
         let mut reader = Reader::new(&sent[..], 1000);

@@ -1,24 +1,24 @@
-//! What a process has from whoever started it, and must not take along when it becomes another user.
+//! Gives up what a process inherits and must not keep when it becomes another user.
 //!
-//! `setresuid(2)` changes who a process is, and leaves alone most of what it was given. With some of that, the agent user's processes
-//! would reach back to whoever started agentd:
+//! `setresuid(2)` changes a process's user, but leaves most of what it inherited. Some of that would let the agent user's
+//! processes affect the session that agentd was started in:
 //!
-//! | inherited | what it would allow | what is done, and where |
+//! | inherited | what it would allow | what agentd does, and where |
 //! |---|---|---|
-//! | session and controlling terminal | typing for root (`TIOCSTI`), or taking its terminal's foreground | `setsid(2)`, here |
-//! | session keyring | reading root's keys, which its possessor may | an empty one of its own, here |
+//! | session and controlling terminal | typing into root's terminal (`TIOCSTI`), or taking its foreground | `setsid(2)`, here |
+//! | session keyring | reading root's keys, which the keyring's possessor may do | a new, empty one, here |
 //! | priorities above the usual, a real-time policy | taking the processor, or staying when memory is short | the usual ones, here |
-//! | limits that let their owner raise its priority | the same | the usual ones (none), here |
+//! | limits that allow a higher priority | the same | the usual ones (none), here |
 //! | descriptors | reading and writing what root has open | closed on `execve(2)`, [`crate::sys::fd::hand_down_none`] |
-//! | environment, working directory, umask | tokens of root's, a folder of root's, files open to all | emptied, `/`, and 022, where processes are started |
+//! | environment, working directory, umask | root's tokens, root's folder, files that everyone can write to | emptied, `/`, and 022, where processes are started |
 //! | user and group ids, capabilities | root's rights | [`crate::sys::account::Account::assume`] |
 //!
-//! Two processes become the agent user: the [deputy](crate::deputy), and the tmux client of `agentd attach`, whose session is that of
-//! a fresh terminal. Whatever they start (tmux clients, which a hostile server can make run programs, and the tmux server) inherits
-//! from them.
+//! Two processes become the agent user: the [deputy](crate::deputy), and the tmux client of `agentd attach`, whose session is
+//! that of a new terminal. What they start (tmux clients, which a hostile server can make run programs, and the tmux server)
+//! inherits from them.
 //!
-//! Left as it is: an I/O priority that was set by itself (`ionice(1)`), for want of a way to change it from here; one that follows
-//! from the policy goes with that. So are restrictions, such as the policies for batches and for idle time, and other limits.
+//! An I/O priority that was set explicitly (`ionice(1)`) stays, because this module has no way to change it; one that follows
+//! from the policy changes with it. Restrictions also stay, such as the policies for batch and idle work, and other limits.
 //!
 //! Sources: `setsid(2)`, `credentials(7)`, `session-keyring(7)`, `getpriority(2)`, `sched(7)`, `getrlimit(2)`, `ioprio_set(2)`,
 //! `proc_pid_oom_score_adj(5)`.
@@ -33,17 +33,17 @@ use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedule
 
 const OOM_SCORE: &str = "/proc/self/oom_score_adj";
 
-/// Why a process still has something that it must not take along.
+/// What a process could not give up.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It still belongs to the session of whoever started it.
-    #[error("failed to leave the session of whoever started agentd: {0}")]
+    /// The process is still in the session that agentd was started in.
+    #[error("failed to leave the session that agentd was started in: {0}")]
     Session(#[source] Errno),
-    /// It still has the session keyring of whoever started it.
-    #[error("failed to leave the session keyring of whoever started agentd: {0}")]
+    /// The process still has the session keyring that agentd was started with.
+    #[error("failed to leave the session keyring that agentd was started with: {0}")]
     Keyring(#[source] io::Error),
-    /// It still has priorities that the agent user could not give itself.
-    #[error("failed to take on the usual priorities: {0}")]
+    /// The process still has priorities that the agent user could not set.
+    #[error("failed to reset the priorities: {0}")]
     Priority(#[source] io::Error),
 }
 
@@ -54,7 +54,7 @@ pub fn leave_session() -> Result<(), Error> {
     nix::unistd::setsid().map(drop).map_err(Error::Session)
 }
 
-/// Gives up keys and priorities. Called by root before it becomes another user, who could do neither.
+/// Gives up keys and priorities. Root calls this before it becomes another user, who could do neither.
 pub fn renounce() -> Result<(), Error> {
     join_empty_keyring().map_err(Error::Keyring)?;
     take_usual_priorities().map_err(Error::Priority)
@@ -63,14 +63,14 @@ pub fn renounce() -> Result<(), Error> {
 fn join_empty_keyring() -> io::Result<()> {
     match keyutils::Keyring::join_anonymous_session() {
         Ok(_) => Ok(()),
-        // A kernel without keys has none to read. A seccomp filter that forbids this call stays in force for all that is started from
-        // here, and forbids reading them, too.
+        // A kernel without keys has none to read. A seccomp filter that forbids this call also applies to everything started from
+        // here, and forbids reading keys, too.
         Err(errno) if [Errno::ENOSYS as i32, Errno::EPERM as i32].contains(&errno.0) => Ok(()),
         Err(errno) => Err(io::Error::from_raw_os_error(errno.0)),
     }
 }
 
-/// Priorities below the usual ones stay: they are restrictions, which whoever started agentd wants.
+/// Raises no priority: those below the usual ones are restrictions, and stay.
 fn take_usual_priorities() -> io::Result<()> {
     take_usual_policy()?;
     for resource in [Resource::RLIMIT_NICE, Resource::RLIMIT_RTPRIO] {
@@ -85,15 +85,15 @@ fn take_usual_priorities() -> io::Result<()> {
     match fs::read(OOM_SCORE) {
         Ok(score) if is_favored(&score) => OpenOptions::new().write(true).open(OOM_SCORE)?.write_all(b"0"),
         Ok(_) => Ok(()),
-        // Without /proc the kernel's default cannot have been changed from here.
+        // Without /proc, this could not have been changed from the kernel's default.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// Of this thread, which is the only one. A policy that is not known is not taken for a restriction.
+/// Resets the policy of this thread, which is the only one. An unknown policy does not count as a restriction.
 fn take_usual_policy() -> io::Result<()> {
-    /// A nice value of 0 on the scale of the crate. A larger one could not be taken back without a capability.
+    /// A nice value of 0 on the crate's scale. A larger one could not be undone without a capability.
     const MIDDLE: u8 = 47;
     if matches!(thread_priority::thread_schedule_policy(), Ok(ThreadSchedulePolicy::Normal(_))) {
         return Ok(());
@@ -106,7 +106,7 @@ fn take_usual_policy() -> io::Result<()> {
     let nice = getpriority_process(None)?;
     let usual = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other);
     thread_priority::set_thread_priority_and_policy(thread_native_id(), middle, usual).map_err(failed)?;
-    // A restriction from before stays.
+    // An earlier restriction stays.
     Ok(setpriority_process(None, nice.max(0))?)
 }
 
@@ -116,7 +116,7 @@ mod tests {
 
     use super::*;
 
-    /// Needs a right, which whoever runs the tests may lack.
+    /// Whether a real-time policy could be set. The user who runs the tests may lack the right.
     fn has_real_time_policy() -> bool {
         let fifo = ThreadSchedulePolicy::Realtime(thread_priority::RealtimeThreadSchedulePolicy::Fifo);
         thread_priority::set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, fifo).is_ok()

@@ -1,6 +1,6 @@
 //! The kernel's queue of file events (`inotify(7)`), for the async runtime.
 //!
-//! Each user may have few of them (`fs.inotify.max_user_instances`, 128 as a rule), and any program of the user's can have taken
+//! A user may only have a few queues (`fs.inotify.max_user_instances`, usually 128), and any program of the user can have taken
 //! them all.
 
 use std::io;
@@ -22,24 +22,25 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Must be called inside the async runtime. Fails if the user has no queue left.
+    /// Opens a queue. Must be called inside the async runtime. Fails if the user has no queue left.
     pub fn open() -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let readable = Readable::new(inotify.as_fd().try_clone_to_owned()?)?;
         Ok(Self { inotify, readable })
     }
 
-    /// Watches a file or a directory. One that is watched already keeps its descriptor. Blocks for as long as the file system does.
+    /// Watches a file or a directory. A file that is watched already keeps its watch descriptor. Blocks for as long as the file
+    /// system does.
     pub fn add(&self, path: &Path, events: AddWatchFlags) -> io::Result<WatchDescriptor> {
         Ok(self.inotify.add_watch(path, events)?)
     }
 
-    /// Stops watching. The kernel has done so already where the file is gone.
+    /// Stops watching. If the file is gone, the kernel has already done so.
     pub fn remove(&self, watch: WatchDescriptor) {
         let _ = self.inotify.rm_watch(watch);
     }
 
-    /// Takes events off the queue. There are none if the queue is empty.
+    /// Takes events off the queue. Returns none if it is empty.
     pub fn take(&self) -> io::Result<Vec<InotifyEvent>> {
         loop {
             match self.inotify.read_events() {
@@ -55,7 +56,7 @@ impl Queue {
         self.readable.readable().await
     }
 
-    /// Takes events off the queue, and waits while there are none. Cancel-safe.
+    /// Takes events off the queue, waiting while there are none. Cancel-safe.
     pub async fn next(&self) -> io::Result<Vec<InotifyEvent>> {
         loop {
             let events = self.take()?;

@@ -1,6 +1,7 @@
-//! The log: one line an event, to the journal where standard error leads there, else to standard error. Either way from a thread
-//! of its own behind a bounded queue: a sink that blocks (a full pipe, a stopped terminal, a journal that does not read) loses
-//! messages; it never holds up the daemon.
+//! The log: one line per event, to the journal if standard error leads there, else to standard error.
+//!
+//! A separate thread writes, behind a bounded queue. A sink that blocks (a full pipe, a stopped terminal, a journal that does not
+//! read) loses messages, but never delays the daemon.
 
 mod journal;
 
@@ -25,19 +26,19 @@ use crate::text::printable;
 
 pub use journal::{AGENT_ERROR, STATE_CHANGED};
 
-/// How much the log tells.
+/// How detailed the log is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
-    /// What happens to which agent, and why.
+    /// Changes of agents, and their reasons.
     Plain,
-    /// Command lines with prompts, working directories, names of variables, last screens.
+    /// Also command lines with prompts, working directories, names of variables, and last screens.
     Debug,
 }
 
-/// Messages that may wait to be written. Past that, new ones are dropped.
+/// How many messages may wait to be written. Beyond that, new ones are dropped.
 const QUEUE: usize = 4096;
 
-/// Keeps the log going. What is still queued is written when it is dropped, if the sink takes it.
+/// Keeps the log running. When dropped, it writes what is queued if the sink accepts it.
 #[derive(Debug)]
 pub struct Guard(());
 
@@ -47,7 +48,7 @@ impl Drop for Guard {
     }
 }
 
-/// What writes: to be dropped in the end.
+/// The writer, which is dropped at the end.
 #[derive(Debug)]
 enum Sink {
     Lines { _guard: WorkerGuard },
@@ -59,19 +60,19 @@ static SINK: Mutex<Option<Sink>> = Mutex::new(None);
 /// The names of the threads that write.
 const THREADS: [&str; 2] = ["tracing-appender", journal::THREAD];
 
-/// Writes what is queued, if the sink takes it within about a second, and ends the log.
+/// Writes what is queued, if the sink accepts it within about a second, and ends the log.
 pub fn flush() {
-    // Who has it already does the same.
+    // If another thread holds it, that thread does the same.
     let sink = SINK.try_lock().ok().and_then(|mut sink| sink.take());
     drop(sink);
 }
 
-/// Whether the thread that asks is one that writes the log.
+/// Whether the calling thread is one that writes the log.
 pub fn is_its_thread() -> bool {
     std::thread::current().name().is_some_and(|name| THREADS.contains(&name))
 }
 
-/// There is one log for the whole process, and so is this.
+/// The process has one log, and so one counter.
 static DROPPED: OnceLock<Dropped> = OnceLock::new();
 
 enum Dropped {
@@ -79,7 +80,7 @@ enum Dropped {
     Messages(Arc<AtomicU64>),
 }
 
-/// How many messages of this process were dropped so far because there was no room for more to wait.
+/// How many messages of this process were dropped so far because the queue was full.
 pub fn dropped() -> u64 {
     match DROPPED.get() {
         None => 0,
@@ -98,7 +99,7 @@ pub fn start(detail: Detail) -> Guard {
         && let Ok((layer, guard)) = journal::layer()
     {
         let _ = DROPPED.set(Dropped::Messages(layer.dropped()));
-        // Fails only if there is a log already, which then serves as well.
+        // Fails only if a log exists already, which is used instead.
         let _ = tracing::subscriber::set_global_default(Registry::default().with(layer).with(Governor).with(level));
         return keep(Sink::Journal { _guard: guard });
     }
@@ -116,7 +117,7 @@ fn keep(sink: Sink) -> Guard {
     Guard(())
 }
 
-/// Whom or what a line is about: an agent by its name, or else the place in the program that says it.
+/// What a line is about: an agent by its name, or else the place in the program that logs it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Source {
     Agent(String),
@@ -125,8 +126,9 @@ enum Source {
 
 static ALLOWANCES: LazyLock<Mutex<Allowances<Source>>> = LazyLock::new(Mutex::default);
 
-/// Bounds how much is logged of each agent, and from each place that does not say of which agent, so that no agent can fill the
-/// log. What is logged for debugging is somebody's wish, and not bounded.
+/// Limits how much is logged about each agent, and from each place that names no agent, so that no agent can fill the log.
+///
+/// Debug messages were requested explicitly, and are not limited.
 #[derive(Debug)]
 struct Governor;
 
@@ -142,7 +144,7 @@ impl<S: Subscriber> Layer<S> for Governor {
     }
 }
 
-/// Logs how many lines were left out since this was last done, and about which agents, if any were.
+/// Logs how many lines were left out since the last call, and about which agents, if any were.
 pub fn tell_left_out() {
     let left_out = ALLOWANCES.lock().unwrap_or_else(PoisonError::into_inner).take_left_out();
     if let Some(words) = describe(&left_out) {
@@ -184,8 +186,8 @@ impl Visit for AgentOf {
     }
 }
 
-/// A sink of lines, without the characters beyond ASCII that act on a terminal or on its reader: those of ASCII are escaped where the
-/// lines are made, but for the colours that belong to them.
+/// Removes the non-ASCII characters that act on a terminal or on its reader. ASCII ones are escaped where lines are formatted,
+/// except for the log's own colors.
 struct Harmless<W>(W);
 
 impl<W: Write> Write for Harmless<W> {
@@ -203,8 +205,9 @@ impl<W: Write> Write for Harmless<W> {
     }
 }
 
-/// Whether what is written to standard error ends in the journal: the variable is inherited by processes whose standard error is
-/// something else (`systemd.exec(5)`).
+/// Whether standard error leads to the journal.
+///
+/// The variable alone does not prove it: processes inherit it whose standard error is something else (`systemd.exec(5)`).
 pub fn leads_to_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     fstat(std::io::stderr().as_fd()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
@@ -246,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_out_is_told_with_the_loudest_agents() {
+    fn omitted_lines_are_reported_with_the_loudest_agents() {
         let agent = |name: &str| Source::Agent(name.to_owned());
         assert_eq!(describe(&HashMap::new()), None);
         let left_out = HashMap::from([(agent("a"), 1), (agent("b"), 7), (agent("c"), 2), (agent("d"), 3)]);
@@ -257,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_of_the_log_acts_on_its_reader() {
+    fn no_log_line_acts_on_its_reader() {
         let mut sink = Harmless(Vec::new());
         let line = "\u{1b}[31mERROR\u{1b}[0m é \u{202e}txt\u{9b}2J\n";
         assert_eq!(sink.write(line.as_bytes()).unwrap(), line.len());

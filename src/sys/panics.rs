@@ -1,10 +1,11 @@
 //! A panic anywhere in a process ends the whole process.
 //!
-//! A process that has lost a task or a thread looks alive and no longer does all of its work. A process that has ended is replaced: the daemon by whoever started it, while its agents live on and are adopted; the deputy by the daemon. A launcher
-//! takes its harness along, which the daemon accounts for.
+//! A process that has lost a task or a thread looks alive, but no longer does all of its work. A process that has ended is
+//! replaced: the daemon by its service manager, while its agents live on and are adopted; the deputy by the daemon. A launcher
+//! takes its harness along, which the daemon notices.
 //!
-//! The message of a panic may quote the data at hand, which may be a secret. So only the location is reported, and messages that are
-//! literals in the program.
+//! The message of a panic may quote data, which may be secret. So only the location is reported, and messages that are literals
+//! in the program.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -16,12 +17,12 @@ use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::sys::log;
 
-/// Makes a panic in any thread or task end this process at once, without unwinding. Standard error says so.
+/// Makes a panic in any thread or task end this process at once, without unwinding, with a message on standard error.
 pub fn end_this_process() {
     panic::set_hook(Box::new(|panic| end(panic, say)));
 }
 
-/// Does the same in a process that has a log, which says so.
+/// Does the same in a process that has a log, with a message in the log.
 pub fn end_this_process_logged() {
     panic::set_hook(Box::new(|panic| {
         end(panic, |words| {
@@ -39,7 +40,7 @@ pub fn end_this_process_logged() {
 fn end(panic: &PanicHookInfo<'_>, tell: impl FnOnce(&str)) -> ! {
     static IS_ENDING: AtomicBool = AtomicBool::new(false);
     if IS_ENDING.swap(true, Ordering::Relaxed) {
-        // Another thread is about to end this process. It is not to be kept from saying why.
+        // Another thread is about to end this process, and must have time to report the reason.
         std::thread::sleep(Duration::from_secs(5));
     } else {
         tell(&format!("a defect ends this process, {}", describe(panic)));
@@ -49,12 +50,12 @@ fn end(panic: &PanicHookInfo<'_>, tell: impl FnOnce(&str)) -> ! {
 
 fn describe(panic: &PanicHookInfo<'_>) -> String {
     let place = panic.location().map_or_else(String::new, |place| format!(" at {}:{}", place.file(), place.line()));
-    // Text that was put together is a `String`, and not shown.
+    // A formatted message is a `String`, and is not shown.
     let words = panic.payload().downcast_ref::<&'static str>().map_or_else(String::new, |words| format!(": {words}"));
     format!("a panic{place}{words}")
 }
 
-/// On standard error, if that takes it at once: nothing waits for a terminal that was stopped, or for a full pipe.
+/// Writes to standard error without blocking: this must not wait for a stopped terminal, or for a full pipe.
 fn say(words: &str) {
     let stderr = io::stderr();
     let mut descriptors = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
@@ -79,7 +80,7 @@ mod tests {
 
     const CHOICE: &str = "AGENTD_TEST_DEFECT";
 
-    /// Not a test of its own: the process that the tests below start.
+    /// Not a separate test: the process that the tests below start.
     #[test]
     #[ignore = "is a process that the tests of this module start"]
     fn process_with_a_defect() {
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[rstest]
-    fn a_panic_anywhere_ends_the_process_and_is_told(
+    fn a_panic_anywhere_ends_the_process_and_is_reported(
         #[values("log", "stderr")] tell: &str,
         #[values("task", "blocking", "thread")] place: &str,
     ) {
@@ -130,7 +131,7 @@ mod tests {
     #[rstest]
     #[case("log-secret")]
     #[case("stderr-secret")]
-    fn what_a_panic_quotes_is_not_told(#[case] choice: &str) {
+    fn data_quoted_by_a_panic_is_not_reported(#[case] choice: &str) {
         let (signal, said) = run(choice);
         assert_eq!(signal, Some(nix::libc::SIGABRT), "{said}");
         assert!(said.contains("src/sys/panics.rs") && !said.contains("hunter2"), "{said}");

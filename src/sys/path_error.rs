@@ -1,15 +1,15 @@
-//! What failed, on which path, and why.
+//! An error of the system on a path: the operation, the path, and the reason.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The system refused something that has a path.
+/// The system refused an operation on a path.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {operation} {}: {source}", path.display())]
 pub struct PathError {
-    /// What was tried.
+    /// The operation.
     pub operation: &'static str,
-    /// With what.
+    /// The path.
     pub path: PathBuf,
     /// The reason.
     pub source: io::Error,
@@ -21,7 +21,7 @@ impl PathError {
         Self { operation, path: path.into(), source: source.into() }
     }
 
-    /// For `map_err`.
+    /// Converts an error, for `map_err`.
     pub fn of<S: Into<io::Error>>(operation: &'static str, path: &Path) -> impl FnOnce(S) -> Self {
         move |source| Self::new(operation, path, source)
     }

@@ -1,4 +1,4 @@
-//! Waiting for several descriptors at once, without an async runtime: `poll(2)` until a point in time.
+//! Waits for several descriptors without an async runtime: `poll(2)` until an instant.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollTimeout};
 
-/// Waits until one of the descriptors is ready, a signal was handled, or that time has come; without a time, however long it takes.
-/// What is ready is in the descriptors' events.
+/// Waits until one of the descriptors is ready, a signal was handled, or the instant has come.
+///
+/// Without an instant, waits as long as it takes. The descriptors' events show which are ready.
 pub fn wait(descriptors: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
     let timeout = until.map_or(PollTimeout::NONE, |until| timeout(until.saturating_duration_since(Instant::now())));
     match nix::poll::poll(descriptors, timeout) {
@@ -16,7 +17,7 @@ pub fn wait(descriptors: &mut [PollFd<'_>], until: Option<Instant>) -> io::Resul
     }
 }
 
-/// In whole milliseconds, not too early: who comes too early asks again at once, and again.
+/// The time left in whole milliseconds, rounded up: a caller that wakes too early would poll again and again.
 fn timeout(left: Duration) -> PollTimeout {
     let milliseconds = left.as_nanos().div_ceil(1_000_000);
     i32::try_from(milliseconds).ok().and_then(|milliseconds| milliseconds.try_into().ok()).unwrap_or(PollTimeout::MAX)
@@ -33,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wait_ends_when_a_descriptor_is_ready_or_the_time_has_come() {
+    fn a_wait_ends_at_a_ready_descriptor_or_the_deadline() {
         let (near, mut far) = UnixStream::pair().unwrap();
         let is_ready = |until| {
             let mut descriptors = [PollFd::new(near.as_fd(), PollFlags::POLLIN)];

@@ -1,7 +1,8 @@
-//! Processes: who they are, when they end, and killing them with all they started.
+//! Processes: their identity, their end, and killing them with all descendants.
 //!
-//! A process id is reused; a pidfd is not. So nothing here signals a process id: it is turned into a pidfd first, what was true
-//! of the id is checked again while the pidfd is held, and the signal goes to the pidfd (`pidfd_open(2)`, `pidfd_send_signal(2)`).
+//! A process id is reused; a pidfd is not. So nothing here signals a process id: the id is first turned into a pidfd, what was
+//! known about the id is checked again while the pidfd is held, and the signal goes to the pidfd (`pidfd_open(2)`,
+//! `pidfd_send_signal(2)`).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,28 +20,28 @@ use serde::{Deserialize, Serialize};
 use crate::sys::fd::Readable;
 use crate::sys::procfs::{self, Stat};
 
-/// What names a process for as long as the machine runs, and to the next daemon too.
+/// Identifies a process for as long as the machine runs, for this daemon and the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Identity {
     pid: i32,
-    /// As in [`Stat`].
+    /// See [`Stat`].
     started: u64,
 }
 
 impl Identity {
-    /// The process, if it has not ended. An error means that this could not be found out.
+    /// Opens the process if it has not ended. An error means that this could not be determined.
     pub fn open(self) -> io::Result<Option<Process>> {
         Ok(Process::find(self.pid)?.filter(|process| process.started == self.started))
     }
 
-    /// Its id, which means it only for as long as it has not been waited for.
+    /// The process id, which is valid only until the process is reaped.
     pub fn pid(self) -> i32 {
         self.pid
     }
 
-    /// When it was started, on the boot clock: that instant, or one up to a tick of the kernel's clock before.
+    /// When the process was started, on the boot clock, rounded down to a tick of the kernel's clock.
     pub fn started(self) -> Duration {
-        // What `sysconf(3)` has answered on Linux at all times, if it should fail.
+        // The answer that `sysconf(3)` always gives on Linux, in case it fails.
         const USUAL: u64 = 100;
         let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten();
         let in_a_second = ticks.and_then(|ticks| u64::try_from(ticks).ok()).filter(|&ticks| ticks > 0).unwrap_or(USUAL);
@@ -48,21 +49,22 @@ impl Identity {
             + Duration::from_secs(self.started % in_a_second) / u32::try_from(in_a_second).unwrap_or(u32::MAX)
     }
 
-    /// Its parent, if it has ended and that has not waited for it. An error means that this could not be found out.
+    /// The process's parent, if the process has ended and the parent has not reaped it. An error means that this could not be
+    /// determined.
     pub fn unwaited_for_by(self) -> io::Result<Option<i32>> {
         let left = look(self.pid)?.filter(|stat| stat.zombie && stat.started == self.started);
         Ok(left.map(|stat| stat.parent))
     }
 
-    /// Kills what runs as `owner` in the session that the process leads or led, as long as there is anything. Answers how many
-    /// there were at the last look.
+    /// Kills the processes of `owner` in the session that the process leads or led, until there are none. Returns how many the
+    /// last scan found.
     ///
-    /// For what stays behind when a launcher is killed. The kernel gives no process the id of a session that has members.
+    /// For processes that remain when a launcher is killed. The kernel gives no new process the id of a session that has members.
     pub fn kill_session(self, owner: Uid) -> usize {
         let own = std::process::id().cast_signed();
         let is_of_it = |pid| pid != own && stat(pid).is_some_and(|stat| stat.session == self.pid);
         until_none(|| {
-            // Somebody else has the id by now, and may lead another session.
+            // Another process has the id by now, and may lead another session.
             if look(self.pid)?.is_some_and(|stat| stat.started != self.started) {
                 return Ok(0);
             }
@@ -76,28 +78,28 @@ impl Identity {
     }
 }
 
-/// One process, whatever happens to its id.
+/// One process, whatever becomes of its id.
 #[derive(Debug)]
 pub struct Process {
     pid: i32,
     pidfd: OwnedFd,
-    /// As in [`Stat`].
+    /// See [`Stat`].
     started: u64,
 }
 
 impl Process {
-    /// The process that has this id now.
+    /// Opens the process that has this id now.
     pub fn open(pid: i32) -> io::Result<Self> {
         let id = Pid::from_raw(pid).filter(|_| pid > 1).ok_or(io::ErrorKind::InvalidInput)?;
         Self::from_pidfd(pid, pidfd_open(id, PidfdFlags::empty())?)
     }
 
-    /// The process that has this id now, if there is one that lives. An error means that this could not be found out.
+    /// Finds the process that has this id now, if it is alive. An error means that this could not be determined.
     pub fn find(pid: i32) -> io::Result<Option<Self>> {
         Ok(Self::find_with_parent(pid)?.map(|(process, _)| process))
     }
 
-    /// The same, and its parent.
+    /// Finds the process and its parent.
     fn find_with_parent(pid: i32) -> io::Result<Option<(Self, i32)>> {
         let Some(id) = Pid::from_raw(pid).filter(|_| pid > 1) else { return Ok(None) };
         let pidfd = match pidfd_open(id, PidfdFlags::empty()) {
@@ -106,50 +108,50 @@ impl Process {
         };
         let Some(Stat { started, parent, .. }) = look(pid)? else { return Ok(None) };
         let process = Self { pid, pidfd, started };
-        // Asked last: what lives now has had this id all along.
+        // Checked last: the process is alive, so it has had this id all along.
         Ok(process.lives()?.then_some((process, parent)))
     }
 
-    /// The process behind a pidfd that the kernel gave for this id. It must not have ended: its id may be another's by now.
+    /// The process behind a pidfd that the kernel gave for this id. It must not have ended: its id may belong to another process.
     pub fn from_pidfd(pid: i32, pidfd: OwnedFd) -> io::Result<Self> {
         let started = look(pid)?.ok_or(io::ErrorKind::NotFound)?.started;
         let process = Self { pid, pidfd, started };
-        // Asked last: what lives now has had this id all along.
+        // Checked last: the process is alive, so it has had this id all along.
         if process.lives()? { Ok(process) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
-    /// Whether it has not ended. A pidfd is readable once its process has.
+    /// Whether the process has not ended. A pidfd becomes readable when its process ends.
     pub fn lives(&self) -> io::Result<bool> {
         let mut descriptors = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
         Ok(poll(&mut descriptors, PollTimeout::ZERO)? == 0)
     }
 
-    /// Whether its real user id is that one. Must be asked of a living process.
+    /// Whether the process has this real user id. The process must be alive.
     pub fn runs_as(&self, user: Uid) -> io::Result<bool> {
         Ok(real_user(self.pid)? == Some(user) && self.lives()?)
     }
 
-    /// Its id, which means it only for as long as it has not been waited for.
+    /// The process id, which is valid only until the process is reaped.
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// What it can be found by again.
+    /// The identity to find the process by later.
     pub fn identity(&self) -> Identity {
         Identity { pid: self.pid, started: self.started }
     }
 
-    /// Its parent. `None` if it has ended.
+    /// The process's parent; `None` if the process has ended.
     pub fn parent(&self) -> Option<i32> {
         stat(self.pid).filter(|stat| stat.started == self.started).map(|stat| stat.parent)
     }
 
-    /// Kills it. It is not an error if it has ended.
+    /// Kills the process. Succeeds if it has already ended.
     pub fn kill(&self) -> io::Result<()> {
         self.signal(Signal::KILL)
     }
 
-    /// Sends it a signal. It is not an error if it has ended.
+    /// Sends the process a signal. Succeeds if it has already ended.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         match pidfd_send_signal(&self.pidfd, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
@@ -157,17 +159,18 @@ impl Process {
         }
     }
 
-    /// A wait for its end that owns a pidfd of its own. Must be called inside the async runtime.
+    /// Waits for the process's end, with a separate pidfd. Must be called inside the async runtime.
     pub fn watch(&self) -> io::Result<Readable> {
         Readable::new(self.pidfd.try_clone()?)
     }
 
-    /// Kills all that it started, as long as there is anything: what is started during the killing is found by the next look.
-    /// The process itself is spared. Answers how many were still there at the last look.
+    /// Kills all descendants until there are none: those started meanwhile are found by the next scan.
+    ///
+    /// The process itself is spared. Returns how many the last scan found.
     ///
     /// Complete for a process that is the reaper of its descendants (`PR_SET_CHILD_SUBREAPER(2const)`), as a launcher is:
-    /// whatever they do, they stay below it. User ids do not count: what an agent starts through a set-user-ID program, or
-    /// in a user namespace, is the agent's.
+    /// whatever they do, they stay below it. User ids do not matter: a process that an agent starts through a set-user-ID
+    /// program, or in a user namespace, belongs to the agent.
     pub fn kill_descendants(&self) -> usize {
         until_none(|| {
             let mut alive = 0;
@@ -176,35 +179,35 @@ impl Process {
         })
     }
 
-    /// Whether anything that it has started, and has not given away, lives.
+    /// Whether a child that the process has not given away is alive.
     pub fn has_living_children(&self) -> io::Result<bool> {
         Ok(children(self.pid)?.into_iter().any(|pid| look(pid).map_or(true, |it| it.is_some_and(|it| !it.zombie))))
     }
 
-    /// Whether a process id that the process gave for something it started can be true: such a thing is below it, or has ended.
+    /// Whether a process id that the process reported for a descendant can be true: such a process is below it, or has ended.
     pub fn is_plausibly_below(&self, pid: i32) -> bool {
         if pid <= 1 {
             return false;
         }
-        // In this order: it may end between the two looks. What cannot be looked at has not ended.
+        // In this order, since it may end between the two checks. A process that cannot be examined has not ended.
         self.is_ancestor_of(pid) || matches!(look(pid), Ok(None))
     }
 
-    /// Whether it leads a session: everything in that was started by it.
+    /// Whether the process leads a session, in which case it started everything in the session.
     pub fn leads_session(&self) -> bool {
         stat(self.pid).is_some_and(|stat| stat.started == self.started && stat.session == self.pid)
     }
 
-    /// What something below it with this id can be found by again.
+    /// The identity of a descendant with this id.
     pub fn find_below(&self, pid: i32) -> Option<Identity> {
         let (found, parent) = Self::find_with_parent(pid).ok()??;
-        // It lived when that was its parent. What is further up is looked at now, so it must live afterwards.
+        // It was alive when that was its parent. The ancestors are examined now, so it must still be alive afterwards.
         let is_child = parent == self.pid && self.has_its_id();
         let is_below = is_child || (self.is_ancestor_of(pid) && found.lives().ok()?);
         is_below.then(|| found.identity())
     }
 
-    /// Hands on each of its descendants, and looks for the children of each only afterwards: one that was killed has no more.
+    /// Passes on each descendant, and looks for its children only afterwards: a killed process starts no more.
     fn descend(&self, mut hand_on: impl FnMut(i32)) -> io::Result<()> {
         let mut seen = BTreeSet::new();
         let mut ahead = children(self.pid)?;
@@ -222,7 +225,7 @@ impl Process {
         let mut at = pid;
         for _ in 0..DEPTH {
             if at == self.pid {
-                // Asked last: the id was still this process's own while it stood in that line.
+                // Checked last: the id still belonged to this process while it was its ancestor.
                 return self.has_its_id();
             }
             match stat(at) {
@@ -233,24 +236,24 @@ impl Process {
         false
     }
 
-    /// Whether no other process can have its id yet.
+    /// Whether no other process can have the id yet.
     fn has_its_id(&self) -> bool {
-        // The pidfd tells sooner than what the kernel has to compose.
+        // The pidfd is faster than a file that the kernel has to generate.
         self.lives().unwrap_or(false) || stat(self.pid).is_some_and(|stat| stat.started == self.started)
     }
 }
 
-/// What the kernel says of it; `None` also if that could not be found out.
+/// The kernel's information about a process; `None` also if it could not be determined.
 fn stat(pid: i32) -> Option<Stat> {
     look(pid).ok().flatten()
 }
 
-/// `None` if there is no such process; an error if that could not be found out.
+/// The kernel's information about a process; `None` if the process does not exist, an error if that could not be determined.
 fn look(pid: i32) -> io::Result<Option<Stat>> {
     read(pid, "stat")?.map(|text| Stat::parse(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())).transpose()
 }
 
-/// A file of the process's in `/proc`. `None` if there is no such process, or it has ended.
+/// Reads a file of the process in `/proc`; `None` if the process does not exist, or has ended.
 fn read(pid: i32, file: &str) -> io::Result<Option<Vec<u8>>> {
     match procfs::read(format!("/proc/{pid}/{file}")) {
         Err(error) if is_gone(&error) => Ok(None),
@@ -258,7 +261,7 @@ fn read(pid: i32, file: &str) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// None of one that has ended.
+/// The children of a process; none if it has ended.
 fn children(pid: i32) -> io::Result<Vec<i32>> {
     let mut children = Vec::new();
     for thread in numbers(Path::new(&format!("/proc/{pid}/task")))? {
@@ -269,7 +272,7 @@ fn children(pid: i32) -> io::Result<Vec<i32>> {
     Ok(children)
 }
 
-/// The names in a directory that are numbers; none where it is gone.
+/// The names in a directory that are numbers; none if it is gone.
 pub fn numbers(directory: &Path) -> io::Result<Vec<i32>> {
     let entries = match fs::read_dir(directory) {
         Err(error) if is_gone(&error) => return Ok(Vec::new()),
@@ -286,9 +289,11 @@ pub fn numbers(directory: &Path) -> io::Result<Vec<i32>> {
     Ok(numbers)
 }
 
-/// Hands on the id of every process, until none is there that was not handed on: what starts another and ends meanwhile is
-/// followed to that. Where processes come faster than they can be looked at, the latest are left out. An error means that not all
-/// could be found out.
+/// Passes on the id of every process, until all have been passed on: a process that starts another and ends meanwhile is
+/// followed.
+///
+/// If processes appear faster than they can be examined, the latest are left out. An error means that not all could be
+/// determined.
 pub fn each(mut hand_on: impl FnMut(i32)) -> io::Result<()> {
     const ROUNDS: usize = 50;
     let mut seen = BTreeSet::new();
@@ -303,8 +308,9 @@ pub fn each(mut hand_on: impl FnMut(i32)) -> io::Result<()> {
     Ok(())
 }
 
-/// Kills the process if it is still the one that was meant: `belongs` is asked while it is held by a pidfd. Answers whether it
-/// was, and had not ended yet, as far as could be found out.
+/// Kills the process if it is still the intended one: `belongs` is called while a pidfd is held.
+///
+/// Returns whether it was, and had not ended yet, as far as that could be determined.
 fn kill_if(pid: i32, belongs: impl Fn(i32) -> bool) -> bool {
     match Process::find(pid) {
         Ok(Some(process)) => !stat(pid).is_none_or(|stat| stat.zombie) && belongs(pid) && process.kill().is_ok(),
@@ -313,8 +319,10 @@ fn kill_if(pid: i32, belongs: impl Fn(i32) -> bool) -> bool {
     }
 }
 
-/// Looks, and kills what is seen, until a look sees nothing, for a bounded time. What forks quickly takes some looks. Answers how
-/// many the last look saw. One that failed counts as having seen something.
+/// Scans, and kills what is found, until a scan finds nothing, for a limited time.
+///
+/// A process that forks quickly takes several scans. Returns how many the last scan found. A failed scan counts as having found
+/// something.
 fn until_none(look: impl Fn() -> io::Result<usize>) -> usize {
     const KILL_TIMEOUT: Duration = Duration::from_secs(1);
     const PAUSE: Duration = Duration::from_millis(10);
@@ -330,18 +338,18 @@ fn until_none(look: impl Fn() -> io::Result<usize>) -> usize {
     }
 }
 
-/// Whether the process's real user id is that one, see `proc_pid_status(5)`.
+/// Whether the process has this real user id, see `proc_pid_status(5)`.
 pub fn runs_as(pid: i32, owner: Uid) -> bool {
     real_user(pid).is_ok_and(|user| user == Some(owner))
 }
 
-/// `None` if there is no such process; an error if that could not be found out.
+/// The process's real user id; `None` if the process does not exist, an error if that could not be determined.
 pub fn real_user(pid: i32) -> io::Result<Option<Uid>> {
     let Some(status) = read(pid, "status")? else { return Ok(None) };
     procfs::real_user(&status).map(|user| Some(Uid::from_raw(user))).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Whether it is because the process has ended, be it between opening and reading.
+/// Whether the error means that the process has ended, before the file was opened or after.
 pub fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
@@ -461,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_of_any_name_is_not_below_just_any_other() {
+    fn a_process_of_any_name_is_not_below_an_unrelated_one() {
         let folder = tempfile::tempdir().unwrap();
         let (mut one, mut other) = (shell("exec sleep 1000"), named(b"\xff\xfe", folder.path()));
         assert!(!process(&one).is_plausibly_below(process(&other).pid()));
@@ -487,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_a_session_is_killed_if_it_runs_as_the_owner() {
+    fn the_owners_processes_left_in_a_session_are_killed() {
         let mut leader = Command::new("setsid")
             .args(["sh", "-c", "sleep 1000 & wait"])
             .stdin(Stdio::null())
@@ -506,13 +514,13 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_found_again_by_its_identity_and_no_other_is() {
+    fn only_the_same_process_is_found_by_its_identity() {
         let mut child = shell("exec sleep 1000");
         let identity = process(&child).identity();
         assert_eq!(identity.open().unwrap().unwrap().pid(), identity.pid);
         assert!(Identity { started: identity.started + 1, ..identity }.open().unwrap().is_none());
         child.kill().unwrap();
-        // Dead, if not yet waited for.
+        // Dead, although not reaped yet.
         until(|| identity.open().unwrap().is_none());
         child.wait().unwrap();
         assert!(identity.open().unwrap().is_none());
@@ -520,7 +528,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_a_process_that_is_no_child_is_seen() {
+    async fn the_end_of_a_process_that_is_not_a_child_is_noticed() {
         let mut child = shell("exec sleep 1000");
         let process = process(&child);
         let end = process.watch().unwrap();

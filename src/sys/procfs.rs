@@ -1,8 +1,8 @@
-//! What the kernel says in `/proc` and `/sys`: bytes, not text.
+//! Parses the kernel's files in `/proc` and `/sys`: bytes, not text.
 //!
-//! Other users influence it: a process names itself, a mount has any path, and the kernel prints most of that as it is. So
-//! nothing here is taken for UTF-8, and nobody's name can end a field or a line that it stands in. What cannot be parsed is not
-//! there in the answer (`None`), and callers must not take that for an answer of the kernel's.
+//! Other users influence these files: a process names itself, a mount has any path, and the kernel prints most of that unchanged.
+//! So nothing here is assumed to be UTF-8, and no name can end the field or the line that contains it. What cannot be parsed is
+//! missing from the result (`None`), and callers must not take that for an answer of the kernel's.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -11,34 +11,34 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// The most that is read of one file: more than the ids of all processes that a machine can have.
+/// The most bytes that are read of a file: more than the ids of all processes that a machine can have.
 const MOST: u64 = 64 << 20;
 
-/// All of a file. One that is larger than what the kernel can have to say is an error.
+/// Reads a file completely. A file larger than anything the kernel prints is an error.
 pub fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     read_all(File::open(path)?, MOST)
 }
 
 fn read_all(file: impl Read, most: u64) -> io::Result<Vec<u8>> {
-    // What is said of one process fits, so that it is read with one call; the kernel composes some of it again for each.
+    // Large enough for one process's file to be read with a single call; the kernel generates parts of it again for each call.
     const USUAL: usize = 4096;
     let mut bytes = Vec::with_capacity(USUAL);
-    // Reads again what a signal interrupts.
+    // Continues after a signal interrupts it.
     file.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
 }
 
-/// The parts that line feeds end.
+/// Splits a text at line feeds.
 pub fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split_inclusive(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\n").unwrap_or(line))
 }
 
-/// The parts between white space.
+/// Splits a text at white space.
 pub fn fields(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty())
 }
 
-/// A number in decimal digits.
+/// Parses a number in decimal digits.
 pub fn number<T: FromStr>(field: &[u8]) -> Option<T> {
     let digits = field.strip_prefix(b"-").unwrap_or(field);
     if !digits.iter().all(u8::is_ascii_digit) {
@@ -47,33 +47,34 @@ pub fn number<T: FromStr>(field: &[u8]) -> Option<T> {
     str::from_utf8(field).ok()?.parse().ok()
 }
 
-/// All numbers of a text that holds nothing else.
+/// Parses a text that contains only numbers.
 pub fn numbers(text: &[u8]) -> Option<Vec<i32>> {
     fields(text).map(number).collect()
 }
 
-/// The number of a key in lines of `KEY NUMBER`.
+/// The number after a key in lines of `KEY NUMBER`.
 pub fn value(text: &[u8], key: &str) -> Option<u64> {
     lines(text).find_map(|line| number(line.strip_prefix(key.as_bytes())?.strip_prefix(b" ")?))
 }
 
-/// What `/proc/PID/stat` says of a process, see `proc_pid_stat(5)`.
+/// The fields of `/proc/PID/stat` that are used here, see `proc_pid_stat(5)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
-    /// Whether it has ended, and nobody has waited for it yet.
+    /// Whether the process has ended, and was not reaped yet.
     pub zombie: bool,
-    /// Its parent.
+    /// The process id of the parent.
     pub parent: i32,
-    /// The session that it is in.
+    /// The id of the session.
     pub session: i32,
-    /// In clock ticks after boot; with the id it names a process for as long as the machine runs.
+    /// When it was started, in clock ticks after boot. Together with the id, this identifies a process for as long as the machine
+    /// runs.
     pub started: u64,
 }
 
 impl Stat {
-    /// Reads the one line of that file.
+    /// Parses the file's only line.
     pub fn parse(text: &[u8]) -> Option<Self> {
-        // The name, in parentheses, is the process's own choice and may hold anything; the last parenthesis ends it.
+        // The process chooses the name in parentheses, which may contain anything; the last parenthesis ends it.
         let end = text.iter().rposition(|&byte| byte == b')')?;
         let mut fields = fields(&text[end + 1..]);
         let zombie = matches!(fields.next()?, b"Z" | b"X");
@@ -91,34 +92,34 @@ pub fn real_user(status: &[u8]) -> Option<u32> {
     number(fields(of_status(status, "Uid:")?).next()?)
 }
 
-/// Whether a process catches the signal of that number, by the same file.
+/// Whether a process catches the signal with that number, according to `/proc/PID/status`.
 pub fn catches(status: &[u8], signal: i32) -> Option<bool> {
     let mask = str::from_utf8(of_status(status, "SigCgt:")?.trim_ascii()).ok()?;
     let bit = u32::try_from(signal.checked_sub(1)?).ok()?;
     Some(u64::from_str_radix(mask, 16).ok()?.checked_shr(bit)? & 1 == 1)
 }
 
-/// What follows a key in that file. The first line holds the process's name, which tells of nothing else.
+/// The text after a key in `/proc/PID/status`. The first line contains the process's name, and is skipped.
 fn of_status<'a>(status: &'a [u8], key: &str) -> Option<&'a [u8]> {
     lines(status).skip(1).find_map(|line| line.strip_prefix(key.as_bytes()))
 }
 
-/// The path of a process's control group of version 2 in `/proc/PID/cgroup`, as its namespace has it.
+/// The path of a process's control group (version 2) in `/proc/PID/cgroup`, in its namespace.
 pub fn group(text: &[u8]) -> Option<PathBuf> {
     lines(text).find_map(|line| line.strip_prefix(b"0::")).map(path)
 }
 
-/// Where control groups of version 2 are mounted.
+/// A mount of control groups (version 2).
 #[derive(Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// What of all groups is mounted.
+    /// The group at the root of the mount.
     pub root: PathBuf,
-    /// Where.
+    /// The mount point.
     pub point: PathBuf,
 }
 
 impl Mount {
-    /// All that there are, from `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`). A later one may cover an earlier one.
+    /// All such mounts in `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`). A later one may cover an earlier one.
     pub fn all(mountinfo: &[u8]) -> Vec<Self> {
         lines(mountinfo).filter_map(Self::parse).collect()
     }
@@ -134,14 +135,14 @@ impl Mount {
         Some(Self { root: unescape(fields.next()?), point: unescape(fields.next()?) })
     }
 
-    /// Where the group with this path, as in `/proc/PID/cgroup`, is.
+    /// The directory of the group with this path, as in `/proc/PID/cgroup`.
     pub fn place(&self, group: &Path) -> Option<PathBuf> {
-        // A path that begins with `/..` leads out of a namespace.
+        // A path that begins with `/..` leads out of the namespace.
         group.strip_prefix(&self.root).ok().map(|below| self.point.join(below))
     }
 }
 
-/// Undoes what the kernel does to white space and backslashes in paths: a backslash and three octal digits.
+/// Undoes the kernel's escapes of white space and backslashes in paths: a backslash and three octal digits.
 fn unescape(text: &[u8]) -> PathBuf {
     let mut parts = text.split(|&byte| byte == b'\\');
     let mut bytes = parts.next().unwrap_or_default().to_vec();
@@ -164,8 +165,9 @@ fn path(bytes: &[u8]) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(bytes))
 }
 
-/// Who holds the exclusive lock of a whole file (`flock(2)`) by `/proc/locks` (`proc_locks(5)`). The file is named by the numbers
-/// of its device, and its own.
+/// The process id in `/proc/locks` (`proc_locks(5)`) that holds the exclusive lock on a whole file (`flock(2)`).
+///
+/// The file is identified by its device's numbers and its inode.
 pub fn lock_holder(table: &[u8], (major, minor): (u64, u64), inode: u64) -> Option<i32> {
     let file = format!("{major:02x}:{minor:02x}:{inode}");
     lines(table).find_map(|line| {
@@ -176,7 +178,7 @@ pub fn lock_holder(table: &[u8], (major, minor): (u64, u64), inode: u64) -> Opti
     })
 }
 
-/// How many descriptors a process can allow itself, by `/proc/PID/limits`.
+/// How many descriptors a process can allow itself, according to `/proc/PID/limits`.
 pub fn hard_limit_of_descriptors(limits: &[u8]) -> Option<u64> {
     let line = lines(limits).find_map(|line| line.strip_prefix(b"Max open files"))?;
     match fields(line).nth(1)? {
@@ -258,13 +260,13 @@ mod tests {
     }
 
     #[test]
-    fn a_stat_that_is_cut_short_is_not_half_believed() {
+    fn a_truncated_stat_is_refused() {
         let line = b"12 (a) Z 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24";
         assert!((0..=line.len()).all(|length| Stat::parse(&line[..length]).is_none()));
     }
 
     #[test]
-    fn a_name_forges_no_line_of_status() {
+    fn a_name_cannot_forge_a_line_of_status() {
         let status = b"Uid:\t1\t1\t1\t1\nUmask:\t0022\nUid:\t1000\t0\t0\t0\nSigCgt:\t0000000000000200\n";
         assert_eq!(real_user(status), Some(1000));
         assert_eq!((catches(status, 10), catches(status, 9), catches(status, 0)), (Some(true), Some(false), None));
@@ -272,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_digits_and_nothing_else() {
+    fn numbers_contain_only_digits() {
         assert_eq!(numbers(b"1 22\n333\n"), Some(vec![1, 22, 333]));
         assert_eq!((numbers(b""), numbers(b"1 x"), numbers(b"+1")), (Some(vec![]), None, None));
         assert_eq!(numbers(b"99999999999"), None);
@@ -281,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_a_lock_is_read_from_the_table() {
+    fn the_holder_of_a_lock_is_read_from_the_table() {
         let line = |kind: &str, access: &str, pid: i32, file: &str| {
             format!("1: {kind}  ADVISORY  {access} {pid} {file} 0 EOF\n").into_bytes()
         };
@@ -303,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_end_is_an_error() {
+    fn an_endless_file_is_an_error() {
         assert_eq!(read_all(io::repeat(1), 1000).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
         assert_eq!(read_all(io::repeat(1).take(1000), 1000).unwrap().len(), 1000);
     }

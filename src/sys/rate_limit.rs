@@ -1,15 +1,15 @@
-//! Brakes on the log: what others can bring about as often as they like is not written as often.
+//! Limits how often the log repeats what others can cause at will.
 //!
-//! Agents, and whoever else may connect or send signals, must not be able to fill the log, nor to drown in it what matters. A
-//! [`Brake`] is for a line that repeats, and tells how often it was called for. [`Allowances`] bound everything else that is
-//! logged, whatever it says.
+//! Agents, and other users who may connect or send signals, must not be able to fill the log, or to hide what matters in it. A
+//! [`Brake`] is for a line that repeats, and counts the repetitions. [`Allowances`] limit everything else that is logged,
+//! whatever its content.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lets the first, second, fourth, eighth… of a series pass. A series is over after a while without any.
+/// Lets the first, second, fourth, eighth… of a series pass. A series ends after a while without events.
 #[derive(Debug)]
 pub struct Brake(Mutex<Series>);
 
@@ -19,7 +19,7 @@ struct Series {
     last: Option<Instant>,
 }
 
-/// How long nothing must have happened for the next one to begin a series.
+/// How long no event must occur before the next one starts a new series.
 const QUIET: Duration = Duration::from_mins(10);
 
 impl Series {
@@ -33,12 +33,12 @@ impl Default for Brake {
 }
 
 impl Brake {
-    /// That of a series that has not begun.
+    /// A brake whose series has not begun.
     pub const fn new() -> Self {
         Self(Mutex::new(Series::NEW))
     }
 
-    /// Counts one more. Answers how many there are in this series, if it may be logged.
+    /// Counts one more event. Returns the number of events in this series if it may be logged.
     pub fn pass(&self) -> Option<u64> {
         self.pass_at(Instant::now())
     }
@@ -54,12 +54,12 @@ impl Brake {
     }
 }
 
-/// Lets a message pass that differs from the one before.
+/// Lets a message pass if it differs from the one before.
 #[derive(Debug, Default)]
 pub struct OnChange(Option<String>);
 
 impl OnChange {
-    /// Whether this is not what was said last.
+    /// Whether this differs from the last message.
     pub fn pass(&mut self, message: &str) -> bool {
         let is_new = self.0.as_deref() != Some(message);
         if is_new {
@@ -74,22 +74,22 @@ impl OnChange {
     }
 }
 
-/// A bound on the rate of lines, for each of many sources of them: so many at once, and then so many a second.
+/// A limit on the rate of lines for each of many sources: a burst, and then a steady rate.
 #[derive(Debug)]
 pub struct Allowances<K> {
-    /// When a source that has said nothing else would have said its lines at the steady rate.
+    /// When each source would have written its lines at the steady rate.
     spoken: HashMap<K, Instant>,
-    /// How many lines were refused since that was last asked for.
+    /// How many lines were refused since the last [`Allowances::take_left_out`].
     left_out: HashMap<K, u64>,
 }
 
-/// How many lines a source may write at once.
+/// How many lines a source may write in a burst.
 const BURST: u32 = 200;
 
 /// How long a source must wait for each further line.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// How many sources are remembered before those that have been quiet are forgotten.
+/// How many sources are remembered before quiet ones are forgotten.
 const MANY: usize = 1024;
 
 impl<K> Default for Allowances<K> {
@@ -99,7 +99,7 @@ impl<K> Default for Allowances<K> {
 }
 
 impl<K: Clone + Eq + Hash> Allowances<K> {
-    /// Whether this source may write a line now. One that may not is counted.
+    /// Whether this source may write a line now. Counts refused lines.
     pub fn admit(&mut self, source: &K, now: Instant) -> bool {
         if self.spoken.len() >= MANY && !self.spoken.contains_key(source) {
             self.spoken.retain(|_, spoken| *spoken > now);
@@ -114,13 +114,13 @@ impl<K: Clone + Eq + Hash> Allowances<K> {
         is_admitted
     }
 
-    /// How many lines of this source were refused since that was last taken.
+    /// How many lines of this source were refused since the count was last taken.
     #[cfg(test)]
     pub fn left_out_of(&self, source: &K) -> u64 {
         self.left_out.get(source).copied().unwrap_or_default()
     }
 
-    /// How many lines of which sources were refused since this was last asked.
+    /// Takes the number of refused lines of each source since the last call.
     pub fn take_left_out(&mut self) -> HashMap<K, u64> {
         std::mem::take(&mut self.left_out)
     }
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_passes_ever_more_rarely_and_a_later_one_is_new() {
+    fn a_flood_passes_more_and_more_rarely_and_a_later_one_is_new() {
         let (brake, start) = (Brake::default(), Instant::now());
         let passed: Vec<u64> = (0..1000).filter_map(|_| brake.pass_at(start)).collect();
         assert_eq!(passed, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_floods_is_held_to_a_rate_and_others_are_not() {
+    fn only_a_source_that_floods_is_limited() {
         let (mut allowances, start) = (Allowances::default(), Instant::now());
         let seconds = 60;
         let mut admitted = 0;
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_that_have_become_quiet_are_forgotten() {
+    fn quiet_sources_are_forgotten() {
         let (mut allowances, start) = (Allowances::default(), Instant::now());
         for source in 0..10 * MANY {
             allowances.admit(&source, start + u32::try_from(source).unwrap() * INTERVAL * 2);

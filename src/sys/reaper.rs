@@ -1,9 +1,9 @@
-//! Orphans: processes whose parent has ended, and that became children of this one because it is the first of its container.
+//! Reaps orphans: processes whose parent has ended, and that this process inherits as the first of its container.
 //!
-//! The first process of a namespace is the parent of whatever loses its own (`pid_namespaces(7)`), and a child that has ended stays
-//! a zombie until its parent waits for it. What an agent starts is seen to by its launcher; what ends up here comes from a tmux
-//! window of somebody's, from `docker exec`, from the tmux server. Those that agentd itself has started are waited for where they
-//! were started, and must keep their status until then.
+//! The first process of a namespace becomes the parent of every orphan (`pid_namespaces(7)`), and a child that has ended stays a
+//! zombie until its parent waits for it. A launcher reaps what its agent starts; the orphans here come from other tmux windows,
+//! from `docker exec`, and from the tmux server. The children that agentd itself started are waited for where they were started,
+//! and must keep their status until then.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,21 +14,21 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
-/// How often they are looked at, at most, however many end.
+/// The shortest time between two scans, however many processes end.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Children of this process that somebody waits for.
+/// Children of this process that other code waits for.
 static KEPT: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
 fn kept() -> MutexGuard<'static, BTreeSet<i32>> {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A child that is not to be waited for here, as long as this is held.
+/// A child that must not be reaped here while this is held.
 #[derive(Debug)]
 pub struct Kept(i32);
 
-/// Keeps a child that was just started. To be called before anything is awaited.
+/// Keeps a child that was just started. Call this before anything is awaited.
 pub fn keep(pid: Option<u32>) -> Option<Kept> {
     let pid = i32::try_from(pid?).ok()?;
     kept().insert(pid);
@@ -41,13 +41,14 @@ impl Drop for Kept {
     }
 }
 
-/// Waits for all that end, without end, if this process is the first of its namespace; else there are none. Must be called inside
-/// the async runtime, and only one thread may start children that are [kept](keep).
+/// Reaps orphans forever, if this process is the first of its namespace; otherwise there are none.
+///
+/// Must be called inside the async runtime. Only one thread may start children that are [kept](keep).
 pub async fn reap() {
     if nix::unistd::getpid().as_raw() == 1
         && let Err(error) = wait_for_all().await
     {
-        tracing::warn!("what has lost its parent is left as it ends: {error}");
+        tracing::warn!("orphaned processes stay zombies: {error}");
     }
 }
 
@@ -58,7 +59,7 @@ async fn wait_for_all() -> io::Result<()> {
             if !kept().contains(&pid)
                 && let Some(pid) = Pid::from_raw(pid)
             {
-                // One that still lives has nothing to tell; one that is gone was not there to be waited for.
+                // A child that is still alive has no status; one that is gone was never there to be reaped.
                 let _ = waitpid(Some(pid), WaitOptions::NOHANG);
             }
         }
@@ -69,11 +70,11 @@ async fn wait_for_all() -> io::Result<()> {
     }
 }
 
-/// The children of this process, those that have ended among them.
+/// The children of this process, including those that have ended.
 fn children() -> io::Result<Vec<i32>> {
     let mut children = Vec::new();
     for thread in std::fs::read_dir("/proc/self/task")? {
-        // A thread that has ended has handed on its children to another.
+        // A thread that has ended has passed its children on to another.
         if let Ok(list) = std::fs::read(thread?.path().join("children")) {
             children.extend(numbers(&list));
         }
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_of_children_is_numbers_and_nothing_else() {
+    fn a_list_of_children_contains_only_numbers() {
         assert_eq!(numbers(b"12 345 \xff x 6 ").collect::<Vec<_>>(), [12, 345, 6]);
         assert_eq!(numbers(b"").count(), 0);
     }

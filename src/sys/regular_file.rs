@@ -1,4 +1,4 @@
-//! Reading from paths where a regular file should be, and anything may be.
+//! Reads regular files from paths where anything may be.
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
@@ -14,32 +14,34 @@ use zeroize::Zeroizing;
 use crate::sys::memory;
 use crate::sys::safe_path;
 
-/// Why there is nothing to read.
+/// Why a file could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It cannot be opened or read.
+    /// The file cannot be opened or read.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// A folder, a FIFO, a device, a socket.
+    /// The path is a folder, a FIFO, a device, or a socket.
     #[error("it is not a regular file")]
     NotRegular,
-    /// A link that somebody could have put there to have root read something else.
+    /// The path is a link that another user could have placed to make root read something else.
     #[error("it is a link in a folder that users other than root can write to, and is not followed")]
     Link,
-    /// There is more in it than is worth reading.
+    /// The file is larger than the limit.
     #[error("it is larger than {} MiB", .0 >> 20)]
     TooLarge(u64),
 }
 
-/// Opens a regular file for reading. Nothing else is waited for, or becomes the controlling terminal. On the [way] to it root
-/// follows no link that could be anybody's.
+/// Opens a regular file for reading.
+///
+/// Anything else is not waited for, and does not become the controlling terminal. On the [path](safe_path) to it, root follows no
+/// link that another user could have placed.
 pub fn open(path: &Path) -> Result<(File, Metadata), Error> {
     let name = path.file_name().ok_or(Error::NotRegular)?;
     let folder = safe_path::open_dir(path.parent().unwrap_or(Path::new("")), None).map_err(io::Error::from)?;
     open_in(&folder, name)
 }
 
-/// Opens the file of that name in a directory, in the same way.
+/// Opens the file of that name in a directory in the same way.
 pub fn open_in(folder: &OwnedFd, name: &OsStr) -> Result<(File, Metadata), Error> {
     let may_follow = safe_path::may_follow(folder, name).map_err(io::Error::from)?;
     if !may_follow {
@@ -47,7 +49,7 @@ pub fn open_in(folder: &OwnedFd, name: &OsStr) -> Result<(File, Metadata), Error
     }
     let (at, follow) =
         if may_follow { (AtFlags::empty(), OFlag::empty()) } else { (AtFlags::AT_SYMLINK_NOFOLLOW, OFlag::O_NOFOLLOW) };
-    // Looked at before it is opened: opening a device can have effects.
+    // Examined before it is opened: opening a device can have effects.
     match kind(fstatat(folder, name, at).map_err(io::Error::from)?) {
         SFlag::S_IFREG => {}
         SFlag::S_IFLNK => return Err(Error::Link),
@@ -66,12 +68,12 @@ fn kind(status: FileStat) -> SFlag {
     SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT
 }
 
-/// Reads a regular file of no more than `limit` bytes. The answer clears its memory when it is dropped.
+/// Reads a regular file of no more than `limit` bytes. The result clears its memory when it is dropped.
 pub fn read(path: &Path, limit: u64) -> Result<(Zeroizing<Vec<u8>>, Metadata), Error> {
     content(open(path)?, limit)
 }
 
-/// Reads the file of that name in a directory, in the same way.
+/// Reads the file of that name in a directory in the same way.
 pub fn read_in(folder: &OwnedFd, name: &OsStr, limit: u64) -> Result<(Zeroizing<Vec<u8>>, Metadata), Error> {
     content(open_in(folder, name)?, limit)
 }
@@ -115,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_refused_and_not_waited_for() {
+    fn other_kinds_of_files_are_refused_and_not_waited_for() {
         let directory = TempDir::new().unwrap();
         let fifo = directory.path().join("fifo");
         mkfifo(&fifo, Mode::S_IRWXU).unwrap();

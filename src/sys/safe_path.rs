@@ -37,9 +37,9 @@ pub enum Error {
     /// The file system that is mounted there may never answer.
     #[error("{} is served by a program of the user with uid {user} (FUSE), which may never answer, so root does not enter it", path.display())]
     Served {
-        /// Where it is mounted.
+        /// The mount point.
         path: PathBuf,
-        /// Who mounted it.
+        /// The uid of the user who mounted it.
         user: u32,
     },
     /// Another user could replace a directory on the path, or write to the last one.
@@ -47,7 +47,7 @@ pub enum Error {
     Shared {
         /// The folder.
         path: PathBuf,
-        /// The user it belongs to.
+        /// The uid of its owner.
         owner: u32,
         /// Its permissions.
         mode: u32,
@@ -66,20 +66,20 @@ impl From<Error> for io::Error {
 /// The metadata of a file, as far as the kernel knows it without asking the program that serves the file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
-    /// Type and permissions.
+    /// Its type and permissions.
     pub mode: u32,
-    /// Whose it is.
+    /// The uid of its owner.
     pub owner: u32,
-    /// Its group.
+    /// The gid of its group.
     pub group: u32,
-    /// Which file it is, and when it was last written to.
+    /// Identifies the file and its last write.
     pub version: FileVersion,
-    /// The number of the mount that it is in. Kernels before 5.8 do not tell.
+    /// The id of the mount that it is in. Kernels before 5.8 do not report it.
     mount: Option<u64>,
 }
 
 impl Look {
-    /// Whether it is on the same file system, in the same mount as far as the kernel tells that.
+    /// Whether it is on the same file system and, as far as the kernel reports that, in the same mount.
     pub fn is_beside(&self, other: &Self) -> bool {
         (self.version.id.device(), self.mount) == (other.version.id.device(), other.mount)
     }
@@ -102,8 +102,9 @@ pub fn look(folder: impl AsFd, name: &OsStr) -> io::Result<Look> {
     })
 }
 
-/// The version of the file at this path, if there is one that root may examine. The file is neither followed nor opened, and no
-/// program is asked that might not answer.
+/// The version of the file at this path, if there is one that root may examine.
+///
+/// The file is neither followed nor opened, and no program is asked that might not answer.
 pub fn version_at(path: &Path) -> Option<FileVersion> {
     let folder = open_dir(path.parent()?, None).ok()?;
     look(&folder, path.file_name()?).ok().map(|it| it.version)
@@ -119,7 +120,7 @@ pub fn open_dir_at(parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedF
     Ok(openat(&folder, ".", flags, Mode::empty()).map_err(PathError::of("open", path))?)
 }
 
-/// Refuses an entry of a directory that may never answer.
+/// Refuses an entry of a directory if it may never answer.
 pub fn check_entry(folder: &OwnedFd, name: &OsStr) -> Result<(), Error> {
     let path = Path::new(name);
     let entry = openat(folder, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty());
@@ -143,7 +144,8 @@ fn check_served(opened: &OwnedFd, before: Option<u64>, path: &Path) -> Result<Op
     Ok(mount)
 }
 
-/// Who serves the mount of that number, if that is not root, from `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`).
+/// The uid of the user who serves the mount with that id, unless it is root, from `/proc/PID/mountinfo`
+/// (`proc_pid_mountinfo(5)`).
 fn server_of(mounts: &[u8], mount: u64) -> Option<u32> {
     let (number, fields) = (mount.to_string(), |line| <[u8]>::split(line, |&byte| byte == b' '));
     let line = mounts.split(|&byte| byte == b'\n').find(|&line| fields(line).next() == Some(number.as_bytes()))?;
@@ -167,7 +169,7 @@ pub fn open_dir(path: &Path, make: Option<Mode>) -> Result<OwnedFd, Error> {
 /// Opens a directory, like [`open_dir`], if only root can change it and everything on the path to it.
 pub fn open_private_dir(path: &Path, make: Option<Mode>) -> Result<OwnedFd, Error> {
     let folder = walk(path, make, |folder, at| check(folder, at, at == path))?;
-    // Links that may be followed can still lead through other people's folders.
+    // Links that may be followed can still lead through other users' folders.
     let real =
         fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).map_err(PathError::of("examine", path))?;
     for above in real.ancestors() {
@@ -235,7 +237,8 @@ fn check(folder: &OwnedFd, path: &Path, is_last: bool) -> Result<(), Error> {
     judge(status.st_uid, status.st_mode, path, is_last)
 }
 
-/// Others cannot replace root's entries in a directory with the sticky bit, but they can add entries.
+/// Judges a directory by its owner and mode. Others cannot replace root's entries in a directory with the sticky bit, but they
+/// can add entries.
 fn judge(owner: u32, mode: u32, path: &Path, is_last: bool) -> Result<(), Error> {
     let is_sticky = mode & Mode::S_ISVTX.bits() != 0;
     let is_kept = owner == 0 && (mode & 0o022 == 0 || is_sticky && !is_last);
@@ -256,7 +259,7 @@ mod tests {
     const MODE: Option<Mode> = Some(Mode::S_IRWXU);
 
     #[test]
-    fn a_mount_is_known_to_be_served_by_a_user() {
+    fn a_mount_served_by_a_user_is_recognized() {
         let mounts = b"21 1 0:20 / / rw - ext4 /dev/vda rw\n\
             40 21 0:41 / /run/a\\040b\xff rw,nosuid shared:7 - fuse.sshfs host:/x rw,user_id=47001,group_id=0,allow_other\n\
             41 21 0:42 / /c rw - fuse x rw,user_id=0,group_id=0\n\
@@ -266,7 +269,7 @@ mod tests {
         assert_eq!(served, [None, Some(47001), None, Some(12), None, None]);
     }
 
-    /// A folder that is everybody's, in which `link` leads to `goal`, and one that is the owner's, in which it does too.
+    /// A folder that everyone can write to, in which `link` leads to `goal`, and a private one with the same link.
     fn folders() -> (TempDir, PathBuf, PathBuf) {
         let directory = TempDir::new().unwrap();
         let (shared, own) = (directory.path().join("shared"), directory.path().join("own"));
@@ -280,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_made_if_it_should_be() {
+    fn missing_folders_are_created_on_request() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("a/./b/../c");
         assert!(
@@ -292,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_may_be_anybodys_is_not_followed_by_root() {
+    fn root_does_not_follow_a_link_that_others_could_have_placed() {
         let (_directory, shared, own) = folders();
         open_dir(&own.join("link/further"), MODE).unwrap();
         let through = open_dir(&shared.join("link/further"), None);
@@ -305,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_others_could_exchange_is_not_safe_for_root() {
+    fn a_folder_that_others_could_replace_is_not_safe_for_root() {
         let (directory, shared, own) = folders();
         open_private_dir(&own.join("link"), None).unwrap();
         fs::create_dir(shared.join("kept")).unwrap();

@@ -1,4 +1,4 @@
-//! Bytes that may hold a secret: shared without copies, and cleared when the last one lets go.
+//! Bytes that may be secret: shared without copies, and cleared when the last owner drops them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,9 +9,10 @@ use zeroize::Zeroizing;
 
 use crate::sys::memory::append;
 
-/// Bytes that are mostly text: an argument, the value of a variable, a path. On the wire a string, or, where it is not UTF-8, an
-/// array of numbers. It may be a secret: `Debug` shows only the length, and the memory, which all clones share, is cleared when
-/// the last of them is dropped.
+/// Bytes that are mostly text, and may be secret: an argument, the value of a variable, a path.
+///
+/// On the wire, they are a string or, if they are not UTF-8, an array of numbers. `Debug` shows only the length. The memory,
+/// which all clones share, is cleared when the last of them is dropped.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct SecretBytes(Arc<Zeroizing<Vec<u8>>>);
 
@@ -21,7 +22,7 @@ impl SecretBytes {
         &self.0
     }
 
-    /// Where it is: clones of one are at the same place, and others at another, as long as they live.
+    /// The address of the bytes: clones share it, and other living values do not.
     pub fn place(&self) -> usize {
         Arc::as_ptr(&self.0).addr()
     }

@@ -1,4 +1,4 @@
-//! Signals: what this process does about them from its first moment on.
+//! Resets this process's handling of signals when it starts.
 
 use std::io;
 use std::sync::Arc;
@@ -7,24 +7,25 @@ use std::sync::atomic::AtomicBool;
 use nix::libc::SIGPIPE;
 use nix::sys::signal::SigSet;
 
-/// Undoes what this process was started with, as `daemon(7)` asks of a daemon: signals that are blocked come through again, and
-/// one that is ignored no longer is, neither here, where it has no effect now, nor in what is started from here, which has the
-/// default (`execve(2)`: what is caught is reset, what is ignored stays so).
+/// Undoes the signal settings that this process was started with, as `daemon(7)` asks of a daemon.
 ///
-/// Not undone are SIGILL, SIGFPE and SIGSEGV, which no handler may be set for without more care than this; the kernel lets none of
-/// them be ignored when it matters. SIGPIPE is Rust's, which sees to it in what it starts.
+/// Blocked signals are unblocked. Ignored signals are no longer ignored: they have no effect in this process, and their default
+/// effect in the programs that it starts (`execve(2)`: caught signals are reset, ignored ones stay ignored).
+///
+/// SIGILL, SIGFPE, and SIGSEGV are left alone: no handler may be set for them without more care, and the kernel lets none of them
+/// be ignored when it matters. Rust handles SIGPIPE, also in the programs that it starts.
 pub fn reset() -> io::Result<()> {
     SigSet::empty().thread_set_mask()?;
     for number in ignored(&std::fs::read("/proc/self/status").unwrap_or_default()) {
         if number != SIGPIPE && !signal_hook::consts::FORBIDDEN.contains(&number) {
-            // Fails for those that the C library keeps for itself.
+            // Fails for the signals that the C library reserves.
             let _ = signal_hook::flag::register(number, Arc::new(AtomicBool::new(false)));
         }
     }
     Ok(())
 }
 
-/// What `SigIgn` says, see `proc_pid_status(5)`.
+/// The signals in `SigIgn`, see `proc_pid_status(5)`.
 fn ignored(status: &[u8]) -> Vec<i32> {
     let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"SigIgn:"));
     let digits = line.and_then(|line| std::str::from_utf8(line).ok());

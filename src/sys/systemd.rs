@@ -1,7 +1,7 @@
-//! What a service of systemd does: readiness, status and watchdog (`sd_notify(3)`), passed sockets (`sd_listen_fds(3)`), and what
-//! kind of job is under way.
+//! Integration with systemd: readiness, status, and watchdog (`sd_notify(3)`), passed sockets (`sd_listen_fds(3)`), and the kind
+//! of job in progress.
 //!
-//! Without systemd, all of it does nothing.
+//! Without systemd, all of this does nothing.
 
 pub mod bus;
 
@@ -19,10 +19,11 @@ use sd_notify::NotifyState;
 
 pub use bus::{Error, Job, Systemd};
 
-/// The name under which the API's socket is passed (`FileDescriptorName=` in `systemd.socket(5)`). A single socket may have any.
+/// The name under which the API's socket is passed (`FileDescriptorName=` in `systemd.socket(5)`). A single socket may have any
+/// name.
 const API: &str = "api";
 
-/// How many messages to the service manager may wait to be sent. Past that, new ones are dropped: later ones make up for them.
+/// How many messages to the service manager may wait to be sent. Beyond that, new ones are dropped: later ones replace them.
 const QUEUE: usize = 64;
 
 /// Whether systemd runs on this machine, see `sd_booted(3)`.
@@ -35,8 +36,10 @@ pub fn is_manager() -> bool {
     is_booted() && std::env::var_os("INVOCATION_ID").is_some()
 }
 
-/// The way to the service manager: messages are sent by a thread of their own, so that a manager that does not listen holds
-/// nobody up. Cheap to clone; does nothing if nobody wants to be notified.
+/// Notifies the service manager.
+///
+/// A separate thread sends the messages, so a manager that does not read delays nothing. Cheap to clone; does nothing if no
+/// manager wants to be notified.
 #[derive(Clone, Debug)]
 pub struct Notifier {
     messages: Option<SyncSender<Message>>,
@@ -54,14 +57,14 @@ enum Message {
 }
 
 impl Notifier {
-    /// To whoever is named in the environment.
+    /// A notifier for the manager named in the environment.
     pub fn from_environment() -> Self {
         let watchdog = sd_notify::watchdog_enabled();
         let messages = std::env::var_os("NOTIFY_SOCKET").is_some().then(|| {
             let (messages, inbox) = sync_channel::<Message>(QUEUE);
             std::thread::spawn(move || {
                 for message in inbox {
-                    // The manager finds out by itself when it hears nothing.
+                    // If it hears nothing, the manager notices by itself.
                     let _ = send(&message);
                 }
             });
@@ -70,47 +73,47 @@ impl Notifier {
         Self { messages, watchdog }
     }
 
-    /// To nobody.
+    /// A notifier that does nothing.
     pub fn silent() -> Self {
         Self { messages: None, watchdog: None }
     }
 
-    /// Whether anybody wants to be notified.
+    /// Whether a manager wants to be notified.
     pub fn is_heard(&self) -> bool {
         self.messages.is_some()
     }
 
-    /// How often [`Notifier::alive`] is to be said, if at all: twice in the time that is allowed, as `sd_watchdog_enabled(3)` has it.
+    /// How often to call [`Notifier::alive`], if at all: twice in the allowed time, as `sd_watchdog_enabled(3)` recommends.
     pub fn watchdog(&self) -> Option<Duration> {
         self.watchdog.map(|allowed| allowed / 2)
     }
 
-    /// All is up; or all is read again.
+    /// Reports that the daemon is up, or has reloaded.
     pub fn ready(&self) {
         self.tell(Message::Ready);
     }
 
-    /// Everything is being read again; `ready` follows.
+    /// Reports that the daemon reloads everything; `ready` follows.
     pub fn reloading(&self) {
         self.tell(Message::Reloading);
     }
 
-    /// A line for people.
+    /// Reports a status line for people.
     pub fn status(&self, line: String) {
         self.tell(Message::Status(line));
     }
 
-    /// The end has begun.
+    /// Reports that the daemon is stopping.
     pub fn stopping(&self) {
         self.tell(Message::Stopping);
     }
 
-    /// Starting or stopping takes this much longer, from now.
+    /// Reports that starting or stopping takes this much longer, from now.
     pub fn extend(&self, time: Duration) {
         self.tell(Message::Extend(time));
     }
 
-    /// The loop turns.
+    /// Reports to the watchdog that the loop runs.
     pub fn alive(&self) {
         self.tell(Message::Alive);
     }
@@ -138,8 +141,8 @@ fn send(message: &Message) -> io::Result<()> {
 
 /// The API's socket, if it was passed to this process, ready for an async runtime.
 ///
-/// Nothing was passed unless `LISTEN_PID` names this very process (`sd_listen_fds(3)`), whatever else the environment holds: other
-/// processes hand on variables that were meant for them.
+/// A socket counts as passed only if `LISTEN_PID` names this very process (`sd_listen_fds(3)`), whatever else the environment
+/// contains: other processes pass on variables that were meant for them.
 pub fn passed_api_socket() -> io::Result<Option<UnixListener>> {
     if !is_for_process(std::env::var_os("LISTEN_PID").as_deref(), std::process::id()) {
         return Ok(None);
@@ -148,7 +151,7 @@ pub fn passed_api_socket() -> io::Result<Option<UnixListener>> {
     let named = passed.iter().find(|(_, name)| name == API);
     let Some(&(number, _)) = named.or(passed.first().filter(|_| passed.len() == 1)) else { return Ok(None) };
     let listener = UnixListener::from(own(number)?);
-    // What is not a listening Unix socket is noticed here.
+    // Detects a descriptor that is not a listening Unix socket.
     listener.local_addr()?;
     listener.set_nonblocking(true)?;
     Ok(Some(listener))
@@ -158,8 +161,8 @@ fn is_for_process(listen_pid: Option<&OsStr>, own: u32) -> bool {
     listen_pid.and_then(OsStr::to_str).and_then(|pid| pid.parse().ok()) == Some(own)
 }
 
-/// A descriptor of one's own for a number that somebody else has put there: sent to oneself, because containers forbid
-/// `pidfd_getfd(2)`.
+/// Duplicates a descriptor that the service manager passed, by its number. It is sent to this process itself, because containers
+/// forbid `pidfd_getfd(2)`.
 fn own(number: i32) -> io::Result<OwnedFd> {
     let (near, far) = UnixStream::pair()?;
     let (passed, content) = ([number], [IoSlice::new(&[0])]);
@@ -179,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_was_passed_without_the_pid_of_this_process() {
+    fn no_socket_counts_as_passed_without_this_process_id() {
         for listen_pid in [None, Some(""), Some("x"), Some("41"), Some("-42"), Some("42 ")] {
             assert!(!is_for_process(listen_pid.map(OsStr::new), 42), "{listen_pid:?}");
         }

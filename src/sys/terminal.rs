@@ -1,27 +1,27 @@
-//! What standard output is: a terminal or not, how wide, and whether it takes colors.
+//! Standard output: whether it is a terminal, how wide it is, and whether it shows colors.
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
 
-/// The width of a terminal that does not tell its own, and of text that is not read on one.
+/// The width of a terminal that does not report its own, and of text that is not read on one.
 pub const USUAL_WIDTH: usize = 80;
 
-/// Too narrow for anything: below that, lines are left to the terminal to break.
+/// Below this width, lines are left to the terminal to wrap.
 const LEAST_WIDTH: usize = 40;
 
-/// A terminal, if standard output is one.
+/// The terminal that standard output is, if any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terminal {
-    /// In columns; `None` where there is no terminal.
+    /// The width in columns; `None` if there is no terminal.
     pub width: Option<usize>,
-    /// Whether colours are welcome.
+    /// Whether to use colors.
     pub colour: bool,
-    /// Whether it can do no more than print one line below the other.
+    /// Whether it can only print one line below the other.
     pub is_dumb: bool,
 }
 
 impl Terminal {
-    /// What this process's standard output is.
+    /// Examines this process's standard output.
     pub fn here() -> Self {
         let is_there = io::stdout().is_terminal();
         let width = is_there.then(|| {
@@ -33,19 +33,19 @@ impl Terminal {
         Self { width, colour, is_dumb }
     }
 
-    /// Whether colours are welcome on standard error.
+    /// Whether to use colors on standard error.
     pub fn colour_on_stderr() -> bool {
         let is_dumb = is_dumb(std::env::var_os("TERM").as_deref());
         takes_colour(io::stderr().is_terminal(), is_dumb, std::env::var_os("NO_COLOR").as_deref())
     }
 
-    /// How wide running text is to be.
+    /// How wide running text should be.
     pub fn text_width(self) -> usize {
         self.width.unwrap_or(USUAL_WIDTH).max(LEAST_WIDTH)
     }
 }
 
-/// Emacs' shells and some machines for builds name themselves so. Of one without a name nothing is known.
+/// The name that Emacs' shells and some build machines use. Nothing is known about a terminal without a name.
 fn is_dumb(name: Option<&OsStr>) -> bool {
     name.is_none_or(|name| name.is_empty() || name == "dumb")
 }
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colour_is_for_terminals_that_have_it_and_who_wants_it() {
+    fn color_is_used_on_capable_terminals_unless_disabled() {
         let takes = |is_terminal, name: Option<&str>, no_color: Option<&str>| {
             takes_colour(is_terminal, is_dumb(name.map(OsStr::new)), no_color.map(OsStr::new))
         };

@@ -1,6 +1,6 @@
-//! Unix sockets as files: whether an address is free, how a socket is born with its mode, who may remove it.
+//! Unix sockets as files: whether an address is free, how a socket gets its mode, and who may remove it.
 //!
-//! What is true of every socket of the daemon stands here; what is true of the API's alone stands in [`crate::api::socket`].
+//! This module has what all of the daemon's sockets share; [`crate::api::socket`] has what only the API's needs.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -16,42 +16,42 @@ use nix::unistd::{Gid, Uid};
 use crate::sys::PathError;
 use crate::sys::file_id::FileId;
 
-/// The longest path a socket can have, in bytes: `sun_path` less the NUL that ends it.
+/// The longest path of a socket, in bytes: `sun_path` minus the terminating NUL.
 pub const LONGEST_PATH: usize = 107;
 
-/// Why a socket could not be made.
+/// Why a socket could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The path does not fit into a socket address.
     #[error("failed to bind {}: the path has {} bytes, a socket's may have at most {LONGEST_PATH}", .0.display(), .0.as_os_str().len())]
     TooLong(PathBuf),
-    /// Something else has the name. It is not ours to remove.
+    /// The path is taken by something else, which is not ours to remove.
     #[error("failed to bind {}: it exists and is not a socket; remove it or choose another path", .0.display())]
     NotASocket(PathBuf),
-    /// A living process listens there. It is not ours to displace.
+    /// A living process listens at the path, and is not ours to displace.
     #[error("failed to bind {}: {} listens on it; stop that one or choose another path", path.display(), holder(*pid))]
     Held {
         /// The address.
         path: PathBuf,
-        /// The process that called `listen(2)`, when the kernel can tell.
+        /// The process that called `listen(2)`, if the kernel can identify it.
         pid: Option<i32>,
     },
-    /// The folder of the socket does not serve.
+    /// The folder of the socket is not suitable.
     #[error("failed to use {} as the folder of a socket: {problem}", path.display())]
     Folder {
         /// The folder.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem with it.
         problem: &'static str,
     },
-    /// The socket came out with other rights than it should have.
+    /// The socket's rights differ from what was set.
     #[error("failed to restrict {}: its mode is {mode:04o} and its group {group}, although both were set", path.display())]
     Rights {
         /// The socket.
         path: PathBuf,
-        /// The mode it has.
+        /// Its mode.
         mode: u32,
-        /// The group it has.
+        /// Its group.
         group: u32,
     },
     /// The system refused something.
@@ -63,12 +63,12 @@ fn holder(pid: Option<i32>) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
 
-/// A socket that listens, and its address.
+/// A listening socket, and its address.
 #[derive(Debug)]
 pub struct Bound {
-    /// Non-blocking.
+    /// The nonblocking listener.
     pub listener: UnixListener,
-    /// To be kept as long as the listener.
+    /// The file. Keep it as long as the listener.
     pub address: Address,
 }
 
@@ -76,7 +76,7 @@ pub struct Bound {
 #[derive(Debug)]
 pub struct Address {
     path: PathBuf,
-    /// Keeps the inode number from being used again, so that a comparison with it means something.
+    /// Keeps the inode number from being reused, so that a comparison with it is reliable.
     inode: OwnedFd,
 }
 
@@ -91,12 +91,12 @@ impl Address {
         Ok(Self { path: path.to_owned(), inode })
     }
 
-    /// Where clients connect.
+    /// The path that clients connect to.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Makes sure of the group (`None`: whichever it has) and the mode, by descriptor: nothing put in the file's place is touched.
+    /// Sets the group (`None` keeps it) and the mode, by descriptor: a file put in the socket's place is not touched.
     pub fn restrict(&self, group: Option<Gid>, mode: Mode) -> Result<(), Error> {
         let has = |status: &FileStat| {
             group.is_none_or(|group| status.st_gid == group.as_raw()) && status.st_mode & 0o7777 == mode.bits()
@@ -120,7 +120,7 @@ impl Address {
         Ok(nix::sys::stat::fstat(&self.inode).map_err(PathError::of("examine", &self.path))?)
     }
 
-    /// Whether the file is still at its place.
+    /// Whether the file is still in its place.
     pub fn is_there(&self) -> bool {
         self.is_ours()
     }
@@ -141,9 +141,9 @@ impl Drop for Address {
     }
 }
 
-/// Binds and listens, in place of a stale socket if there is one. The file has at most `mode` from its first instant.
+/// Binds and listens, replacing a stale socket if there is one. The file has at most `mode` from its first instant.
 ///
-/// The umask belongs to the whole process: call this while there is one thread.
+/// The umask belongs to the whole process: call this while there is only one thread.
 pub fn bind(path: &Path, mode: Mode) -> Result<Bound, Error> {
     claim(path)?;
     let masked = Mode::from_bits_truncate(!mode.bits() & 0o777);
@@ -153,8 +153,8 @@ pub fn bind(path: &Path, mode: Mode) -> Result<Bound, Error> {
     Ok(Bound { listener, address })
 }
 
-/// Binds and listens, in place of a stale socket if there is one, under the umask that the process has. Any number of threads may be
-/// there.
+/// Binds and listens, replacing a stale socket if there is one, under the process's umask. May be called with any number of
+/// threads.
 pub fn bind_private(path: &Path) -> Result<Bound, Error> {
     claim(path)?;
     let listener = UnixListener::bind(path).map_err(PathError::of("bind", path))?;
@@ -163,7 +163,7 @@ pub fn bind_private(path: &Path) -> Result<Bound, Error> {
     Ok(Bound { listener, address })
 }
 
-/// Makes sure that `path` can be bound: removes a socket nobody listens on, and nothing else.
+/// Makes sure that `path` can be bound: removes a socket that no process listens on, and nothing else.
 pub fn claim(path: &Path) -> Result<(), Error> {
     check_length(path)?;
     match nix::sys::stat::lstat(path) {
@@ -174,7 +174,7 @@ pub fn claim(path: &Path) -> Result<(), Error> {
     }
     match knock(path) {
         Ok(peer) => Err(Error::Held { path: path.to_owned(), pid: peer.and_then(|peer| peer.pid) }),
-        // A datagram or packet socket is not ours either, and somebody has it open.
+        // A datagram or packet socket is not ours either, and a process has it open.
         Err(Errno::EPROTOTYPE) => Err(Error::Held { path: path.to_owned(), pid: None }),
         Err(Errno::ECONNREFUSED) => match nix::unistd::unlink(path) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
@@ -185,7 +185,7 @@ pub fn claim(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Refuses a path that no socket can have.
+/// Refuses a path that is too long for a socket.
 pub fn check_length(path: &Path) -> Result<(), Error> {
     if path.as_os_str().len() > LONGEST_PATH {
         return Err(Error::TooLong(path.to_owned()));
@@ -193,7 +193,7 @@ pub fn check_length(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Runs `work` under the umask `mask`. The umask belongs to the whole process: call this while there is one thread.
+/// Runs `work` under the umask `mask`. The umask belongs to the whole process: call this while there is only one thread.
 pub fn with_umask<T>(mask: Mode, work: impl FnOnce() -> T) -> T {
     let before = nix::sys::stat::umask(mask);
     let result = work();
@@ -201,24 +201,23 @@ pub fn with_umask<T>(mask: Mode, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Who is at the other end of a connection, by the kernel's word (`SO_PEERCRED`, see `unix(7)`): the process that called `connect(2)`
-/// or `listen(2)`.
+/// The process at the other end of a connection that called `connect(2)` or `listen(2)`, as reported by the kernel
+/// (`SO_PEERCRED`, see `unix(7)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Its id, unless it is in another pid namespace.
+    /// Its process id, unless it is in another pid namespace.
     pub pid: Option<i32>,
-    /// The user it ran as.
+    /// The user that it ran as.
     pub uid: Uid,
 }
 
-/// Asks who is at the other end.
+/// Identifies the other end of a connection.
 pub fn peer(socket: impl AsFd) -> nix::Result<Peer> {
     let credentials = nix::sys::socket::getsockopt(&socket, sockopt::PeerCredentials)?;
     Ok(Peer { pid: Some(credentials.pid()).filter(|&pid| pid > 0), uid: Uid::from_raw(credentials.uid()) })
 }
 
-/// Connects to find out who listens, without waiting. `None` is a listener that has no room for another connection at the moment,
-/// and is alive nevertheless.
+/// Connects to find out who listens, without blocking. `None` means that a process listens, but its backlog is full.
 pub fn knock(path: &Path) -> nix::Result<Option<Peer>> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let client = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
@@ -275,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_socket_stays() {
+    fn a_file_that_is_not_a_socket_stays() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         std::fs::write(&path, "mine").unwrap();

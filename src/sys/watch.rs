@@ -1,11 +1,11 @@
-//! Notices changes of files with `inotify(7)`.
+//! Detects changes of files with `inotify(7)`.
 //!
 //! A file is never watched itself, but every directory that holds one of its names: the file's own directory, that of each symbolic
 //! link on the path, and the nearest existing ancestor of what does not exist yet. So a file that is renamed over the old one, a link
 //! that is swapped (as agenix does) and a directory that appears later are all noticed. Only events on those names count.
 //!
 //! The caller must also poll: some file systems send no events (9p, virtiofs), the number of watched directories is limited, and
-//! there may be no queue at all, because each user may have only 128 and other programs can have taken them
+//! there may be no queue at all, because a user may have only 128 and other programs can have taken them
 //! (`fs.inotify.max_user_instances`).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -19,41 +19,43 @@ use crate::sys::blocking;
 use crate::sys::exec::is_variable_name;
 use crate::sys::inotify::{AddWatchFlags, InotifyEvent, Queue, WatchDescriptor};
 
-/// A set of paths that is watched for changes.
+/// A set of watched paths.
 #[derive(Debug)]
 pub struct Watcher {
-    /// Where changes are announced.
+    /// The queue of announcements.
     queue: Option<Arc<Queue>>,
     watched: Watched,
 }
 
-/// What is watched.
+/// The watched directories.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Watched(BTreeMap<PathBuf, (WatchDescriptor, Names)>);
 
-/// The names in a directory that count, `None` for all of them.
+/// The names in a directory that matter, `None` for all of them.
 type Names = Option<BTreeSet<OsString>>;
 
-/// Something to watch.
+/// A path to watch.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Target {
-    /// This file or directory: that it comes, goes, is replaced or written.
+    /// This file or directory: whether it appears, disappears, is replaced, or is written.
     Path(PathBuf),
-    /// This directory, every file in it, and where links lead that are named as variables are.
+    /// This directory, every file in it, and the targets of links whose names are variable names.
     Contents(PathBuf),
 }
 
 /// How many links a path may lead through, as in `path_resolution(7)`.
 const MAX_LINKS: usize = 40;
 
-/// How many files and folders of a watched directory count, secrets or not.
+/// How many files and folders of a watched directory are considered, secrets or not.
 pub const MAX_ENTRIES: usize = 10_000;
 
-/// How many directories are watched at most.
+/// How many directories may be watched.
 const MAX_DIRECTORIES: usize = 1024;
 
 impl Watcher {
-    /// Watches nothing yet. Must be called inside the async runtime. If the system has no queue left, each [`Watcher::set`] tries again.
+    /// A watcher of nothing.
+    ///
+    /// Must be called inside the async runtime. If the system has no queue left, each [`Watcher::set`] tries again.
     pub fn open() -> Self {
         let queue = Queue::open().inspect_err(|error| {
             tracing::warn!("failed to watch files for changes ({error}); they are read again from time to time");
@@ -61,18 +63,21 @@ impl Watcher {
         Self { queue: queue.ok().map(Arc::new), watched: Watched::default() }
     }
 
-    /// Watches these from now on, and nothing else. What cannot be watched is left to polling. Returns whether the set differs from
-    /// before; then changes up to now may have been missed.
+    /// Watches exactly these paths from now on. What cannot be watched is left to polling.
+    ///
+    /// Returns whether the set differs from before; then earlier changes may have been missed.
     pub async fn set(&mut self, targets: Vec<Target>) -> bool {
         match blocking::run(self.prepare(targets)).await {
             Ok(watched) => self.adopt(watched),
-            // For want of a thread; what is watched stays.
+            // No thread was available; the watches stay.
             Err(_) => false,
         }
     }
 
-    /// The first part of [`Watcher::set`], which blocks for as long as the file systems do: finds out which directories to watch, and
-    /// starts watching them. Only one may run at a time.
+    /// The first part of [`Watcher::set`], which blocks for as long as the file systems do: determines which directories to
+    /// watch, and starts watching them.
+    ///
+    /// Only one may run at a time.
     pub fn prepare(&mut self, targets: Vec<Target>) -> impl FnOnce() -> Watched + Send + use<> {
         self.queue = self.queue.take().or_else(|| Queue::open().ok().map(Arc::new));
         let queue = self.queue.clone();
@@ -86,7 +91,7 @@ impl Watcher {
                 | AddWatchFlags::IN_DELETE_SELF
                 | AddWatchFlags::IN_MOVE_SELF
                 | AddWatchFlags::IN_ONLYDIR;
-            // Added even if it exists: the same name may be another directory by now.
+            // Added even if it exists: the same name may now be another directory.
             let add = |(directory, names): (PathBuf, Names)| {
                 let descriptor = queue.add(&directory, flags).ok()?;
                 Some((directory, (descriptor, names)))
@@ -110,7 +115,7 @@ impl Watcher {
         true
     }
 
-    /// Waits for a change of what is watched. Cancel-safe.
+    /// Waits for a change of a watched path. Cancel-safe.
     pub async fn changed(&self) -> io::Result<()> {
         let Some(queue) = &self.queue else { return std::future::pending().await };
         loop {
@@ -235,7 +240,7 @@ mod tests {
         tokio::time::timeout(SOON, watcher.changed()).await.is_ok()
     }
 
-    /// Whether `act` is noticed, and an unrelated file beside it before that is not.
+    /// Asserts that `act` is noticed, and an unrelated file beside it before that is not.
     async fn check(target: impl Fn(&Path) -> Target, prepare: impl Fn(&Path), act: impl Fn(&Path)) {
         let directory = TempDir::new().unwrap();
         let root = directory.path();
@@ -271,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_swapped_link_on_the_way_is_noticed() {
+    async fn a_swapped_link_on_the_path_is_noticed() {
         check(
             |root| Target::Contents(root.join("secrets")),
             |root| {
@@ -331,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_not_watched_before_is_news_once() {
+    async fn a_path_not_watched_before_is_reported_once() {
         let directory = TempDir::new().unwrap();
         let target = |name: &str| vec![Target::Path(directory.path().join(name))];
         let mut watcher = Watcher::open();
@@ -343,7 +348,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_missing_queue_is_opened_when_it_can_be() {
+    async fn a_missing_queue_is_opened_once_possible() {
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("a");
         let mut watcher = Watcher { queue: None, watched: Watched::default() };

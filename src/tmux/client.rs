@@ -13,10 +13,10 @@ use crate::sys::rate_limit::Brake;
 /// How long a client may take. A stopped server answers nothing.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a server that cuts off its clients may take to be gone, if that is why.
+/// How long a server that cuts off its clients may take to end, if that is why.
 const DISCONNECT_GRACE: Duration = Duration::from_millis(100);
 
-/// One that does not say its version, such as a build of a branch, is given a try.
+/// Refuses versions that are too old. A tmux that does not report a version, such as a build of a branch, is tried.
 pub(crate) fn judge_version(what: &'static str, printed: &str) -> Result<(), Error> {
     match parse::version(printed) {
         Some(version) if version < OLDEST => Err(Error::TooOld { what, found: parse::message(printed) }),
@@ -24,14 +24,14 @@ pub(crate) fn judge_version(what: &'static str, printed: &str) -> Result<(), Err
     }
 }
 
-/// Has a client make do with the usual shell; answers whether it was to have another.
+/// Replaces the shell in a client's arguments with the usual one; returns whether they named another.
 fn stand_in_for_shell(words: &mut [String]) -> bool {
     let at = words.iter().position(|word| word == DEFAULT_SHELL).map(|at| at + 1);
     let shell = at.and_then(|at| words.get_mut(at)).filter(|shell| *shell != USUAL_SHELL);
     shell.map(|shell| USUAL_SHELL.clone_into(shell)).is_some()
 }
 
-/// What a client that ran to its end says.
+/// The outcome of a client that ran to its end.
 enum Answer {
     Done(Output),
     Complaint(Complaint, String),
@@ -54,8 +54,8 @@ impl Arguments {
     }
 }
 
-/// How often a client is started for one thing: by the installed program, by the server's own, and once more when the server
-/// made its socket again.
+/// How often a client is started for one operation: with the installed program, with the server's own, and once more after the
+/// server recreated its socket.
 const TRIES: u32 = 3;
 
 impl Tmux {
@@ -64,14 +64,14 @@ impl Tmux {
         judge_version("what is installed", &output.stdout)
     }
 
-    /// Why tmux does not know what it is asked for.
+    /// Checks whether tmux is too old for the command that it does not know.
     async fn check_versions(&self) -> Result<(), Error> {
         self.check_version().await?;
         let mut arguments = Arguments::default();
         arguments.command(&["display-message", "-p", "tmux #{version}"]);
         match self.ask(self.program(), self.words(&["-N"], arguments)).await {
             Ok(Answer::Done(output)) => judge_version("the server that runs", &output.stdout),
-            // The complaint that led here says more than another.
+            // The message that led here says more than another error.
             _ => Ok(()),
         }
     }
@@ -88,7 +88,7 @@ impl Tmux {
         arguments: Arguments,
     ) -> Result<Output, Error> {
         let mut words = self.words(flags, arguments);
-        // A client of the server's own program cannot start one.
+        // A client of the server's own program cannot start a server.
         let mut program = if flags.contains(&"-N") { self.program() } else { Program::Installed };
         let mut tries = TRIES;
         loop {
@@ -97,7 +97,7 @@ impl Tmux {
                     self.note_program(&program);
                     return Ok(output);
                 }
-                // Found out each time: it may be there again.
+                // Determined each time: the shell may be usable again.
                 Ok(Answer::Complaint(Complaint::Request, message))
                     if parse::is_about_shell(&message) && stand_in_for_shell(&mut words) =>
                 {
@@ -113,13 +113,13 @@ impl Tmux {
                     return Err(Error::Refused { operation, message });
                 }
                 Ok(Answer::Complaint(complaint, message)) => (complaint, message),
-                // The server has ended, or what it was started from cannot be started again.
+                // The server has ended, or the file that it was started from cannot be run again.
                 Err(Error::Run(error)) if program != Program::Installed => (Complaint::NotReached, error.to_string()),
                 Err(error) => return Err(error),
             };
             tries -= 1;
             program = match self.tend().await? {
-                // The next one is started from what is installed.
+                // The next server is started from the installed program.
                 Server::None if program != Program::Installed => {
                     self.note_program(&Program::Installed);
                     Program::Installed
@@ -137,7 +137,7 @@ impl Tmux {
                 {
                     Program::OfServer(self.socket.clone())
                 }
-                // What it was asked may have been done: it must not be done twice.
+                // The operation may have been done, and must not be done twice.
                 Server::Serving { .. } if complaint == Complaint::CutOff => {
                     sleep(DISCONNECT_GRACE).await;
                     return Err(match self.tend().await? {
@@ -153,7 +153,7 @@ impl Tmux {
         }
     }
 
-    /// Whether the server answers a client of the installed program at all.
+    /// Whether the server answers a client of the installed program.
     async fn understands_installed(&self) -> Result<bool, Error> {
         let mut question = Arguments::default();
         question.command(&["display-message", "-p", "#{pid}"]);
@@ -181,7 +181,7 @@ impl Tmux {
         }
     }
 
-    /// What the server was last understood by.
+    /// The program that the server last understood.
     pub(super) fn program(&self) -> Program {
         if self.is_apart.load(Ordering::Relaxed) { Program::OfServer(self.socket.clone()) } else { Program::Installed }
     }
@@ -189,14 +189,14 @@ impl Tmux {
     fn note_program(&self, program: &Program) {
         let is_apart = *program != Program::Installed;
         if is_apart && !self.is_apart.swap(is_apart, Ordering::Relaxed) {
-            // A server can feign this as often as it likes.
+            // A server can fake this as often as it likes.
             static BRAKE: Brake = Brake::new();
             if BRAKE.pass().is_none() {
                 self.is_apart.store(is_apart, Ordering::Relaxed);
                 return;
             }
             tracing::warn!(
-                "the tmux server on {} does not understand the installed tmux, and is spoken to by the one that it was started from; to have the installed one, end the server when what runs in it may end (tmux kill-server)",
+                "the tmux server on {} does not understand the installed tmux, and agentd uses the one that the server was started from; to use the installed one, end the server when its programs may end (tmux kill-server)",
                 self.socket.display()
             );
         }

@@ -11,13 +11,13 @@ use crate::state::record::{Record, Recorder};
 use crate::sys::blocking;
 use crate::sys::secret_bytes::SecretBytes;
 
-/// The only one in its folder.
+/// The only key in its folder.
 const KEY: &str = "server";
 
 /// The folder in the state directory.
 const FOLDER: &str = "tmux";
 
-/// Cannot be cloned: there is one for each server.
+/// Remembers the server. Cannot be cloned: there is one for each server.
 #[derive(Debug, Default)]
 pub struct Memory {
     seen: Mutex<Option<Seen>>,
@@ -37,7 +37,7 @@ struct OnRecord {
 }
 
 impl Memory {
-    /// Of the server on `socket`, beside `record`. What cannot be read is put aside, and told in the log.
+    /// The memory of the server on `socket`, beside `record`. What cannot be read is renamed and logged.
     pub async fn on_record(record: &Record, socket: &Path) -> Self {
         let record = record.beside(FOLDER);
         let socket = SecretBytes::from(socket.as_os_str().as_bytes().to_vec());
@@ -57,12 +57,12 @@ impl Memory {
         Self { seen: Mutex::new(known.map(|known| known.seen)), outlet: Some(Outlet { socket, recorder }) }
     }
 
-    /// Who was seen last.
+    /// The process that was last seen.
     pub fn seen(&self) -> Option<Seen> {
         *self.lock()
     }
 
-    /// That one serves now.
+    /// Records that this process serves now.
     pub fn note(&self, seen: Seen) {
         let before = self.lock().replace(seen);
         if let Some(Outlet { socket, recorder }) = self.outlet.as_ref().filter(|_| before != Some(seen)) {
@@ -83,7 +83,7 @@ mod tests {
     use crate::sys::process::Process;
 
     #[tokio::test]
-    async fn the_next_daemon_knows_who_served_on_that_socket() {
+    async fn the_next_daemon_knows_the_server_of_its_socket() {
         let state = tempfile::tempdir().unwrap();
         let record = Record::new(state.path()).unwrap();
         let own = Process::open(i32::try_from(std::process::id()).unwrap()).unwrap();

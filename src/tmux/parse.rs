@@ -6,18 +6,18 @@ use std::time::{Duration, SystemTime};
 use crate::agent::name::Key;
 use crate::wire::exit_status::{ExitStatus, Signal};
 
-/// An agent's session, as far as it can be addressed.
+/// An agent's session, as a target for commands.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Session {
     /// `$` and a number.
     pub id: String,
-    /// The agent's pane in it, `%` and a number. Of several the first.
+    /// The agent's pane in it, `%` and a number; of several, the first.
     pub pane: Option<String>,
-    /// Panes of its that have to be replaced.
+    /// The agent's panes that must be replaced.
     pub wrecks: Vec<String>,
 }
 
-/// Reads lines of `SESSION PANE…`, where a wreck is marked by a `!`. Lines of another form are passed over.
+/// Parses lines of `SESSION PANE…`, where a `!` marks a pane to be replaced. Skips other lines.
 pub fn sessions(stdout: &str) -> Vec<Session> {
     stdout
         .lines()
@@ -39,20 +39,19 @@ pub fn sessions(stdout: &str) -> Vec<Session> {
         .collect()
 }
 
-/// What to ask of each session for [`entrance`].
+/// The format that [`entrance`] parses.
 pub const ENTRANCE_FORMAT: &str = "#{session_id} #{prefix}";
 
-/// A session as somebody enters it.
+/// A session that an operator can attach to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entrance {
     /// `$` and a number.
     pub id: String,
-    /// The key before each of tmux's own commands, in people's words, such as `Ctrl-b`; `None` if there is none, or none that
-    /// could be understood.
+    /// The key before each tmux command, in common notation such as `Ctrl-b`; `None` if there is none, or it is not understood.
     pub prefix: Option<String>,
 }
 
-/// Reads the first line of [`ENTRANCE_FORMAT`]. Lines of another form are passed over.
+/// Parses the first line of [`ENTRANCE_FORMAT`]; `None` if it has another form.
 pub fn entrance(stdout: &str) -> Option<Entrance> {
     stdout.lines().find_map(|line| {
         let (id, prefix) = line.split_once(' ')?;
@@ -60,7 +59,7 @@ pub fn entrance(stdout: &str) -> Option<Entrance> {
     })
 }
 
-/// A key in people's words, if it is one: modifiers, then one character or its name.
+/// A key in common notation, if the text names one: modifiers, then one character or its name.
 fn key(text: &str) -> Option<String> {
     const MODIFIERS: [(&str, &str); 3] = [("C-", "Ctrl-"), ("M-", "Alt-"), ("S-", "Shift-")];
     let (mut rest, mut words) = (text, String::new());
@@ -74,36 +73,36 @@ fn key(text: &str) -> Option<String> {
     (words.len() <= 15 && (is_character || is_name) && rest != "None").then(|| words + rest)
 }
 
-/// What to ask of each pane for [`panes`].
+/// The format that [`panes`] parses.
 pub const PANE_FORMAT: &str = "#{pane_pid},#{pane_dead},#{pane_dead_status},#{pane_dead_signal},#{pane_dead_time}";
 
-/// A pane, by what tmux says of the process that it started in it.
+/// A pane, as tmux describes the process that it started in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pane {
     /// The process, which may have ended.
     pub pid: i32,
-    /// How it has ended, if tmux has noticed.
+    /// How it ended, if tmux has noticed.
     pub end: Option<PaneEnd>,
 }
 
-/// The end of a pane's process. Versions of tmux differ in what they know of it.
+/// The end of a pane's process. What tmux knows of it depends on its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PaneEnd {
     /// Its exit status.
     pub code: Option<i32>,
     /// The signal that ended it.
     pub signal: Option<Signal>,
-    /// When, to the second.
+    /// The time, in whole seconds.
     pub at: Option<SystemTime>,
 }
 
 impl PaneEnd {
-    /// Whether tmux knows how: it may have seen the terminal close, and not yet have waited for the process.
+    /// Whether tmux knows how it ended: it may have seen the terminal close, but not have reaped the process yet.
     pub fn is_known(&self) -> bool {
         self.code.is_some() || self.signal.is_some()
     }
 
-    /// In the API's terms.
+    /// The end as an exit status of the API.
     pub fn how(&self) -> ExitStatus {
         match (self.code, self.signal) {
             (_, Some(signal)) => ExitStatus::Signal(signal),
@@ -113,7 +112,7 @@ impl PaneEnd {
     }
 }
 
-/// Reads lines of [`PANE_FORMAT`]. Lines of another form are passed over.
+/// Parses lines of [`PANE_FORMAT`]. Skips other lines.
 pub fn panes(stdout: &str) -> Vec<Pane> {
     stdout.lines().filter_map(pane).collect()
 }
@@ -129,16 +128,16 @@ fn pane(line: &str) -> Option<Pane> {
     Some(Pane { pid, end: is_dead.then_some(PaneEnd { code, signal, at }) })
 }
 
-/// A number, or a name with or without `SIG` before it.
+/// Parses a signal's number, or its name with or without `SIG`.
 fn signal(text: &str) -> Option<Signal> {
     let named = || format!("SIG{}", text.trim_start_matches("SIG")).parse().ok();
     text.parse().map_or_else(|_| named(), Signal::from_number)
 }
 
-/// What to ask of each session for [`owned`].
+/// The format that [`owned`] parses.
 pub const OWNED_FORMAT: &str = "#{session_id} #{@agentd-owner}";
 
-/// Reads lines of `SESSION OWNER` into keys of agents and ids. Lines of another form are passed over.
+/// Parses lines of `SESSION OWNER` into keys of agents and ids. Skips other lines.
 pub fn owned(stdout: &str) -> Vec<(Key, String)> {
     let pair = |line: &str| {
         let (id, owner) = line.split_once(' ').filter(|(id, _)| is_id(id, '$'))?;
@@ -147,19 +146,19 @@ pub fn owned(stdout: &str) -> Vec<(Key, String)> {
     stdout.lines().filter_map(pair).collect()
 }
 
-/// Reads lines that are keys of agents. Others are passed over.
+/// Parses lines that are keys of agents. Skips other lines.
 pub fn owners(stdout: &str) -> BTreeSet<Key> {
     stdout.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
-/// Whether it is the sigil and a number.
+/// Whether a word is the sigil and a number.
 pub(super) fn is_id(word: &str, sigil: char) -> bool {
     word.strip_prefix(sigil).is_some_and(|digits| {
         !digits.is_empty() && digits.len() <= 10 && digits.bytes().all(|byte| byte.is_ascii_digit())
     })
 }
 
-/// The version in `tmux 3.3a`, `tmux next-3.6`; `None` where there is none, as in `tmux master`.
+/// Parses the version in `tmux 3.3a` or `tmux next-3.6`; `None` if there is none, as in `tmux master`.
 pub fn version(stdout: &str) -> Option<(u32, u32)> {
     let word = stdout.trim().strip_prefix("tmux ")?;
     let word = word.rsplit('-').next()?;
@@ -168,19 +167,22 @@ pub fn version(stdout: &str) -> Option<(u32, u32)> {
     Some((major.parse().ok()?, digits.parse().ok()?))
 }
 
-/// What a client's complaint is about. That there is no server cannot be taken from it: what it says looks the same when the
-/// socket's file was removed, and when the server is of another version.
+/// What a client's error message is about.
+///
+/// It cannot show that there is no server: the message is the same when the socket's file was removed, and when the server has
+/// another version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Complaint {
-    /// It reached no server.
+    /// The client reached no server.
     NotReached,
-    /// The server did not go on with it: it ended, or cannot make sense of this client (from tmux 3.6 on, of older ones).
+    /// The server stopped talking to the client: it ended, or does not understand this client (tmux 3.6 and later, with older
+    /// clients).
     CutOff,
-    /// What it was asked to do.
+    /// The operation itself failed.
     Request,
 }
 
-/// What a client complains of.
+/// Classifies a client's error message.
 pub fn complaint(message: &str) -> Complaint {
     let starts_with = |starts: &[&str]| starts.iter().any(|start| message.starts_with(start));
     if starts_with(&["no server running on", "error connecting to"]) {
@@ -192,25 +194,25 @@ pub fn complaint(message: &str) -> Complaint {
     }
 }
 
-/// Whether it is one about a command or an option that tmux does not know.
+/// Whether the message is about a command or an option that tmux does not know.
 pub fn is_about_words(message: &str) -> bool {
     ["unknown option", "unknown command", "unknown flag", "invalid option", "usage:"]
         .iter()
         .any(|words| message.contains(words))
 }
 
-/// Whether it is one about a shell that cannot be run.
+/// Whether the message is about a shell that cannot be run.
 pub fn is_about_shell(message: &str) -> bool {
     message.starts_with("not a suitable shell")
 }
 
-/// A complaint in a form that is safe to show: one line, of a length that can be read, without control characters.
+/// Makes a message safe to show: one short line without control characters.
 pub fn message(text: &str) -> String {
     let line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
     if line.is_empty() { "it said nothing".to_owned() } else { line }
 }
 
-/// Keeps a client from taking a `;` at the end of an argument for the end of a command (`tmux(1)`, "COMMAND PARSING AND
+/// Escapes a `;` at the end of an argument, which a client would take for the end of a command (`tmux(1)`, "COMMAND PARSING AND
 /// EXECUTION").
 pub fn escape_argument(argument: &str) -> String {
     match argument.strip_suffix(';') {
@@ -219,8 +221,9 @@ pub fn escape_argument(argument: &str) -> String {
     }
 }
 
-/// Keeps tmux from expanding what it takes for a format, as in the argument of `-c`. It reads two `#` as one, but not before a `[`,
-/// where a style begins for it and every `#` is taken as it is.
+/// Escapes a text that tmux would expand as a format, such as the argument of `-c`.
+///
+/// tmux reads two `#` as one, except before a `[`, which begins a style and leaves every `#` as it is.
 pub fn escape_format(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for (at, c) in text.char_indices() {
@@ -232,7 +235,7 @@ pub fn escape_format(text: &str) -> String {
     escaped
 }
 
-/// A string as tmux's command parser reads it: in double quotes, all but the plainest bytes as octal escapes.
+/// Quotes a string for tmux's command parser: in double quotes, with all but the plainest bytes as octal escapes.
 pub fn quote(text: &str) -> String {
     let mut quoted = String::from("\"");
     for byte in text.bytes() {
@@ -246,7 +249,7 @@ pub fn quote(text: &str) -> String {
     quoted
 }
 
-/// A word for `sh(1)`.
+/// Quotes a word for `sh(1)`.
 pub fn quote_for_shell(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
@@ -284,7 +287,7 @@ mod tests {
     #[case("protocol version mismatch (client 8, server 9)", Complaint::CutOff)]
     #[case("server version is too old for client", Complaint::CutOff)]
     #[case("can't find session: a", Complaint::Request)]
-    fn complaints_are_told_apart(#[case] message: &str, #[case] about: Complaint) {
+    fn complaints_are_distinguished(#[case] message: &str, #[case] about: Complaint) {
         assert_eq!(complaint(message), about);
     }
 
@@ -296,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_read_and_lies_passed_over() {
+    fn sessions_are_parsed_and_invalid_lines_skipped() {
         let printed = "$3 %4\n$5\n$6 %7 !%8 %9 !%10\n$1 !x\n$1 !\n$1 !!%1\n\nnonsense\n%1\n$x %1\n$9 rev\n$99999999999 %1\n$1 =rev\n$2 \n";
         let session = |id: &str, pane: Option<&str>, wrecks: &[&str]| Session {
             id: id.into(),
@@ -331,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn panes_are_read_and_lies_passed_over() {
+    fn panes_are_parsed_and_invalid_lines_skipped() {
         let printed = "21,0,,,\n22,1,7,,1795271423\n23,1,,9,5\n24,1,,KILL,\n25,1,,SIGINT,\n26,1,,,\n27,1,999,99,x\n29,1,,40,\n30,1,,RTMIN+6,\n\
                        1,0,,,\n-5,0,,,\n28,0\nnonsense\n";
         let dead = |pid, code, signal: Option<i32>, seconds: Option<u64>| {
@@ -376,7 +379,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_output_makes_it_panic(text in ".{0,200}") {
+        fn arbitrary_output_causes_no_panic(text in ".{0,200}") {
             let _ = (sessions(&text), entrance(&text), panes(&text), owners(&text), version(&text), message(&text), complaint(&text), quote(&text));
         }
 

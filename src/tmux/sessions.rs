@@ -12,15 +12,15 @@ use super::{ALONE_AND_OVER, Error, Tmux};
 use crate::agent::name::{Key, Name};
 use crate::deputy::{self, Program};
 
-/// Whose sessions are to be ended.
+/// The sessions waiting to be closed.
 #[derive(Debug)]
 pub(super) struct ToClose {
-    /// Of who ends them.
+    /// Held by the caller that closes them.
     turn: Semaphore,
     waiting: Mutex<Vec<Closing>>,
 }
 
-/// An agent's, and who waits for it.
+/// An agent whose session is to be closed, and the caller that waits for it.
 #[derive(Debug)]
 struct Closing {
     owner: Key,
@@ -45,7 +45,7 @@ fn mark(arguments: &mut Arguments, owner: &Key, session: &str, pane: &str, direc
     arguments.command(&["set-option", "-p", "-t", pane, "@agentd-agent", owner.as_str()]);
     arguments.command(&["set-option", "-w", "-t", pane, "window-size", "manual"]);
     arguments.command(&["set-option", "-p", "-t", pane, "remain-on-exit", "on"]);
-    // Of its own accord tmux scrolls the screen to tell of the end; the launcher has told already. Unknown before tmux 3.3.
+    // Otherwise tmux scrolls the screen to report the end; the launcher has already reported it. Unknown before tmux 3.3.
     arguments.command(&["set-option", "-q", "-p", "-t", pane, "remain-on-exit-format", ""]);
     arguments.command(&["set-option", "-t", session, "@agentd-workdir", directory]);
     arguments.command(&["set-option", "-q", "-u", "-t", session, "@agentd-over"]);
@@ -60,12 +60,14 @@ fn pid(stdout: &str) -> Result<i32, Error> {
 
 const PANE_PID: &str = "#{pane_pid}";
 
-/// How many sessions one client ends: its words fit into a message to the server (`MAX_IMSGSIZE`, 16 KiB).
+/// How many sessions one client closes: its arguments must fit into a message to the server (`MAX_IMSGSIZE`, 16 KiB).
 const MOST_CLOSED: usize = 200;
 
 impl Tmux {
-    /// Runs `command` as that agent in its session, in the pane where it ran before if there is one, and answers with the
-    /// process id that tmux gives for it. Whatever runs in that pane is hung up. A session that was renamed gets its name back.
+    /// Runs `command` as that agent in its session, in its former pane if there is one, and returns the process id that tmux
+    /// reports.
+    ///
+    /// Whatever runs in that pane is hung up. A session that was renamed gets its name back.
     pub async fn open(&self, owner: &Key, session: &Name, workdir: &Path, command: &[String]) -> Result<i32, Error> {
         let found = match self.sessions_of(owner).await {
             Err(Error::NoServer { .. }) => {
@@ -128,13 +130,13 @@ impl Tmux {
         let mut arguments = Arguments::default();
         arguments.command(&["rename-session", "-t", &target, session.as_str()]);
         let pane = if let Some(pane) = &found.pane {
-            // A reset scrolls what is on the screen into the history; respawning alone would wipe it.
+            // A reset scrolls the screen's content into the history; respawning alone would erase it.
             arguments.command(&["send-keys", "-R", "-t", pane]);
             let respawn = ["respawn-pane", "-k", "-t", pane, "-c", &parse::escape_format(&directory)];
             arguments.command_with(&respawn, command);
             pane
         } else {
-            // An operator closed the agent's pane but keeps the session, or it is of no use.
+            // An operator closed the agent's pane but keeps the session, or the pane is unusable.
             let window = ["new-window", "-t", &target, "-n", session.as_str(), "-c", &parse::escape_format(&directory)];
             arguments.command_with(&window, command);
             &target
@@ -148,7 +150,8 @@ impl Tmux {
         pid(&output.stdout)
     }
 
-    /// Tells tmux that the agent has ended for good: a shell opens beside its pane for whoever is or will be attached.
+    /// Marks in tmux that the agent has ended for good: a shell opens beside its pane for every operator who is or will be
+    /// attached.
     pub async fn offer_shell(&self, owner: &Key) -> Result<(), Error> {
         for session in self.sessions_of(owner).await? {
             let target = format!("{}:", session.id);
@@ -161,24 +164,25 @@ impl Tmux {
         Ok(())
     }
 
-    /// Ends the agent's session. One that is not there, with or without its server, is ended. Those who ask while others are seen to
-    /// share what that takes.
+    /// Closes the agent's session.
+    ///
+    /// A session that does not exist, with or without its server, counts as closed. Concurrent callers share the work.
     pub async fn close(&self, owner: &Key) -> Result<(), Arc<Error>> {
         let (tell, told) = oneshot::channel();
         self.to_close.waiting().push(Closing { owner: owner.clone(), tell });
-        // Never closed.
+        // The semaphore is never closed.
         let turn = self.to_close.turn.acquire().await;
         let waiting = std::mem::take(&mut *self.to_close.waiting());
         if !waiting.is_empty() {
             let owners = waiting.iter().map(|closing| closing.owner.clone()).collect();
             let closed = self.close_all(&owners).await.map_err(Arc::new);
             for closing in waiting {
-                // Who has stopped waiting need not know.
+                // A caller that has stopped waiting does not need the result.
                 let _ = closing.tell.send(closed.clone());
             }
         }
         drop(turn);
-        // Whoever took this one along was cut off.
+        // The caller that took this one along was canceled.
         told.await.unwrap_or_else(|_| Err(Arc::new(Error::Deputy(deputy::Error::Gone))))
     }
 
@@ -191,7 +195,7 @@ impl Tmux {
         };
         let ids: Vec<_> = sessions.into_iter().filter(|(owner, _)| owners.contains(owner)).map(|(_, id)| id).collect();
         for ids in ids.chunks(MOST_CLOSED) {
-            // One that has gone meanwhile keeps tmux from the rest.
+            // A session that has gone meanwhile stops tmux from closing the rest.
             if self.kill_sessions(ids).await.is_err() {
                 for id in ids {
                     self.kill_sessions(std::slice::from_ref(id)).await?;
@@ -215,7 +219,7 @@ impl Tmux {
         }
     }
 
-    /// What is on the screen of the agent's own pane, row by row and with its colours: see [`screen`](crate::text::screen).
+    /// The screen of the agent's pane, row by row and with its colors: see [`screen`](crate::text::screen).
     pub async fn screen(&self, owner: &Key) -> Result<String, Error> {
         let sessions = self.sessions_of(owner).await?;
         let pane = sessions.iter().find_map(|session| session.pane.as_ref()).ok_or_else(|| Error::Refused {
@@ -227,19 +231,19 @@ impl Tmux {
         Ok(self.client("show a screen", arguments).await?.stdout)
     }
 
-    /// The panes that bear the agent's mark: one, unless an operator made it otherwise.
+    /// The panes with the agent's mark: one, unless an operator changed that.
     pub async fn panes(&self, owner: &Key) -> Result<Vec<Pane>, Error> {
         let is_marked = format!("#{{==:#{{@agentd-agent}},{owner}}}");
         let mut listing = Arguments::default();
         listing.command(&["list-panes", "-a", "-f", &is_marked, "-F", parse::PANE_FORMAT]);
         match self.client("list panes", listing).await {
-            // It has no target where there is no session.
+            // Without a session, there is no target.
             Err(Error::Refused { message, .. }) if message.starts_with("no current target") => Ok(Vec::new()),
             output => Ok(parse::panes(&output?.stdout)),
         }
     }
 
-    /// Whose sessions there are: the keys of agents, without those that are none.
+    /// The keys of the agents that have sessions. Invalid keys are left out.
     pub async fn owners(&self) -> Result<BTreeSet<Key>, Error> {
         let mut listing = Arguments::default();
         listing.command(&["list-sessions", "-F", "#{@agentd-owner}"]);
@@ -249,7 +253,7 @@ impl Tmux {
         }
     }
 
-    /// The agent's session as somebody enters it; `None` while there is none.
+    /// The agent's session, to attach to; `None` while there is none.
     pub async fn entrance(&self, owner: &Key) -> Result<Option<Entrance>, Error> {
         let is_marked = format!("#{{==:#{{@agentd-owner}},{owner}}}");
         let mut listing = Arguments::default();
@@ -260,9 +264,10 @@ impl Tmux {
         }
     }
 
-    /// The client that enters there: which tmux the server was last understood by, and its arguments. One that only looks on
-    /// (`is_read_only`) gets no key through but those that end it, and leaves the size of the session to others. `notice` stands in
-    /// the status line at first. `features` is what the terminal has beyond what its description says.
+    /// The client that attaches there: the program that the server last understood, and its arguments.
+    ///
+    /// With `is_read_only`, the client passes on no keys except those that end it, and does not affect the session's size.
+    /// `notice` is first shown in the status line. `features` lists what the terminal supports beyond its description.
     pub fn entering(
         &self,
         entrance: &Entrance,
@@ -274,27 +279,27 @@ impl Tmux {
         let target = ["attach-session", "-t", &entrance.id];
         let mut arguments = Arguments::default();
         arguments.command(&[&target[..], if is_read_only { &["-r"] } else { &[] }].concat());
-        // Not for what comes after a `%`, see `strftime(3)`: both are keys as well.
+        // Also escapes what follows a `%`, see `strftime(3)`: the notice may name such keys.
         let notice = parse::escape_format(notice).replace('%', "%%");
         arguments.command(&["display-message", "-d", LONG_ENOUGH, &notice]);
         let flags: Vec<&str> = features.iter().flat_map(|features| ["-T", features]).chain(["-N"]).collect();
         (self.program(), self.words(&flags, arguments))
     }
 
-    /// A client that only sees whether it could enter there. On a terminal that it has no description of it fails.
+    /// A client that only checks whether it could attach there. It fails on a terminal that it has no description for.
     pub fn looking(&self, entrance: &Entrance) -> (Program, Vec<String>) {
         let mut arguments = Arguments::default();
         arguments.command(&["has-session", "-t", &entrance.id]);
         (self.program(), self.words(&["-N"], arguments))
     }
 
-    /// The sessions that bear the agent's mark, each with the panes that do: one of each, unless an operator made it otherwise.
+    /// The sessions with the agent's mark, and the panes with the mark in each: one of each, unless an operator changed that.
     ///
-    /// A pane in which tmux could not start anything has no process, and none can be started in it again: the server would crash
-    /// (3.2 to 3.7 do).
+    /// A pane in which tmux could not start anything has no process, and no process can be started in it again: the server would
+    /// crash (3.2 to 3.7 do).
     async fn sessions_of(&self, owner: &Key) -> Result<Vec<parse::Session>, Error> {
         let is_marked = format!("#{{==:#{{@agentd-owner}},{owner}}}");
-        // Not list-panes, which fails on a server without any session.
+        // Not list-panes, which fails on a server without sessions.
         let pane = "#{?#{==:#{pane_pid},-1},!,}#{pane_id}";
         let ids = format!("#{{session_id}}#{{W:#{{P:#{{?#{{==:#{{@agentd-agent}},{owner}}}, {pane},}}}}}}");
         let mut listing = Arguments::default();

@@ -1,13 +1,13 @@
 //! The sizes of agents' windows.
 //!
-//! tmux gives a window the size of some client, and keeps it. An agent works while nobody watches, so an agent's window has a size of
-//! its own (`window-size manual`, and `default-size` at its birth), which changes for one reason only:
-//! it follows the client that somebody can type in. Clients that only watch, and control clients, change nothing. When the last client
-//! that counts has gone, the window has its own size again.
+//! tmux gives a window the size of some client, and keeps it. An agent works unattended, so an agent's window has a separate size
+//! (`window-size manual`, and `default-size` when it is created), which changes for one reason only: it follows a client that an
+//! operator can type in. Read-only clients and control clients change nothing. When the last client that counts has detached, the
+//! window gets its separate size again.
 //!
-//! tmux's own commands cannot ask what kind of clients there are, so its hooks run a [job] that does: as a child of the server,
-//! and so as the agent user. It looks, resizes, and looks again, until nothing is left to do. Two that run at a time agree in the end,
-//! because the one that resizes last also looks last. Windows that operators opened beside an agent's are tmux's business.
+//! tmux's commands cannot query what kinds of clients exist, so tmux's hooks run a [job] that does: as a child of the server, and
+//! so as the agent user. It lists, resizes, and lists again, until nothing is left to do. Two concurrent jobs agree in the end,
+//! because the one that resizes last also lists last. Windows that operators opened beside an agent's are left to tmux.
 
 use std::ffi::OsStr;
 use std::io;
@@ -19,10 +19,10 @@ use nix::unistd::Uid;
 
 use super::parse;
 
-/// The hidden command that is the job.
+/// The hidden command that runs the job.
 pub const COMMAND: &str = "fit-windows";
 
-/// What happens when a client comes, goes, changes its size or looks at something else, or gets another window to look at.
+/// The hooks for when a client attaches, detaches, is resized, or switches to another session or window.
 pub(super) const HOOKS: [(&str, Job); 4] = [
     ("client-session-changed[67]", Job::Always),
     ("client-detached[67]", Job::Always),
@@ -33,16 +33,16 @@ pub(super) const HOOKS: [(&str, Job); 4] = [
 /// When a hook runs the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Job {
-    /// Each time.
+    /// Every time.
     Always,
-    /// If the session has a client: sessions of agents begin without one.
+    /// If the session has a client: sessions of agents start without one.
     WhereSomebodyIs,
 }
 
-/// How often a job looks. Each round but the last undoes what another job did from an older look.
+/// How often a job lists the clients. Each round but the last corrects what another job did based on an older list.
 const ROUNDS: usize = 8;
 
-/// How many windows one client resizes: its words fit into a message to the server (`MAX_IMSGSIZE`, 16 KiB).
+/// How many windows one client resizes: its arguments must fit into a message to the server (`MAX_IMSGSIZE`, 16 KiB).
 const MOST_RESIZED: usize = 200;
 
 const CLIENT_FORMAT: &str =
@@ -50,8 +50,8 @@ const CLIENT_FORMAT: &str =
 const WINDOW_FORMAT: &str =
     "window #{window_id} #{window_width} #{window_height} #{window-size} #{default-size} #{P:#{@agentd-agent}}";
 
-/// The command, for tmux to run in the shell, that has `executable` fit the windows of the server on `socket`. A job that fails
-/// says nothing: tmux would show that to whoever is attached.
+/// The shell command, for tmux to run, that has `executable` fit the windows of the server on `socket`. A failing job prints
+/// nothing: tmux would show it to attached operators.
 pub(super) fn job(executable: &str, socket: &Path) -> String {
     let words = [executable, COMMAND].map(parse::quote_for_shell).map(|word| parse::escape_format(&word)).join(" ");
     let socket = parse::escape_format(&parse::quote_for_shell(&socket.to_string_lossy()));
@@ -61,10 +61,10 @@ pub(super) fn job(executable: &str, socket: &Path) -> String {
 /// Columns and rows.
 type Size = (u16, u16);
 
-/// A client that somebody can type at.
+/// A client that an operator can type in.
 #[derive(Debug, PartialEq, Eq)]
 struct Operator<'a> {
-    /// Of what its terminal has for a window.
+    /// The part of its terminal that shows a window.
     size: Size,
     /// When a key was last pressed, in seconds.
     activity: u64,
@@ -79,12 +79,12 @@ struct Window<'a> {
     own_size: Size,
 }
 
-/// Fits the windows of the server that is that process and listens on `socket`. Never as root: a server can make its clients do
-/// anything.
+/// Fits the windows of the server that has that process id and listens on `socket`. Never as root: a server can make its clients
+/// do anything.
 ///
 /// # Errors
 ///
-/// Its client could not be run.
+/// The server's client could not be run.
 pub fn fit(server: &OsStr, socket: &OsStr) -> io::Result<()> {
     if Uid::effective().is_root() {
         return Err(io::ErrorKind::PermissionDenied.into());
@@ -109,22 +109,22 @@ pub fn fit(server: &OsStr, socket: &OsStr) -> io::Result<()> {
                 .map(|(window, (columns, rows))| format!("resize-window -t {window} -x {columns} -y {rows}"))
                 .collect();
             let words = words.join(" ; ");
-            // A window that has gone meanwhile keeps tmux from the rest; the next round does it.
+            // A window that has gone meanwhile stops tmux from resizing the rest; the next round resizes it.
             client(&words.split(' ').collect::<Vec<_>>())?;
         }
     }
     Ok(())
 }
 
-/// What is to be resized, by what the two formats print. Lines of another form are passed over.
+/// The windows to resize, from the output of the two formats. Skips other lines.
 fn changes(listed: &str) -> Vec<(&str, Size)> {
     let operators: Vec<Operator> = listed.lines().filter_map(operator).collect();
     let mut changes: Vec<(&str, Size)> = Vec::new();
     for window in listed.lines().filter_map(window) {
         let at_it = operators.iter().filter(|operator| operator.windows.contains(&window.id));
-        // Of several equals the last one, which came last.
+        // Of several equals, the last one, which attached last.
         let size = at_it.max_by_key(|operator| operator.activity).map_or(window.own_size, |operator| operator.size);
-        // One that is in several sessions is listed with each.
+        // A window in several sessions is listed with each.
         if Some(size) != window.size && changes.iter().all(|(id, _)| *id != window.id) {
             changes.push((window.id, size));
         }
@@ -145,7 +145,7 @@ fn operator(line: &str) -> Option<Operator<'_>> {
     if flags.split(',').any(|flag| ["read-only", "ignore-size", "control-mode"].contains(&flag)) {
         return None;
     }
-    // Where there is no room for anything else tmux shows no status line.
+    // If there is no room for anything else, tmux shows no status line.
     let rows = rows.checked_sub(status).filter(|&rows| rows > 0).unwrap_or(rows);
     Some(Operator { size: (columns.max(1), rows.max(1)), activity, windows: words.collect() })
 }
@@ -167,13 +167,13 @@ mod tests {
     const ALONE: &str = "window @1 20 5 manual 80x24 a\n";
 
     #[test]
-    fn window_has_its_own_size_where_nobody_is() {
+    fn window_has_its_own_size_without_clients() {
         assert_eq!(changes(ALONE), [("@1", (80, 24))]);
         assert_eq!(changes("window @1 120 40 manual 120x40 a\n"), []);
     }
 
     #[test]
-    fn window_follows_who_can_type_less_the_status_lines() {
+    fn window_follows_a_typing_client_less_the_status_lines() {
         for (status, rows) in [("on", 39), ("off", 40), ("2", 38)] {
             let listed = format!("client 132 40 {status} 9 attached,focused,UTF-8 @1 @2\n{ALONE}");
             assert_eq!(changes(&listed), [("@1", (132, rows))]);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn window_ignores_who_looks_on_and_who_is_elsewhere() {
+    fn window_ignores_read_only_clients_and_other_windows() {
         for flags in ["attached,read-only,ignore-size", "attached,ignore-size", "attached,control-mode"] {
             let listed = format!("client 132 40 on 9 {flags} @1\nclient 90 30 on 9 attached @2\n{ALONE}");
             assert_eq!(changes(&listed), [("@1", (80, 24))], "{flags}");
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn window_of_several_follows_who_typed_last_then_who_came_last() {
+    fn window_follows_the_last_typing_then_the_last_attached_client() {
         let client = |columns, activity| format!("client {columns} 40 off {activity} attached @1\n");
         let listed = |first, second| format!("{}{}{ALONE}", client(100, first), client(120, second));
         assert_eq!(changes(&listed(5, 4)), [("@1", (100, 40))]);
@@ -198,12 +198,12 @@ mod tests {
     }
 
     #[test]
-    fn window_whose_size_tmux_may_change_is_taken_from_it() {
+    fn window_sized_by_tmux_is_set_to_manual() {
         assert_eq!(changes("window @1 80 24 latest 80x24 a\n"), [("@1", (80, 24))]);
     }
 
     #[test]
-    fn window_that_is_no_agents_is_left_alone() {
+    fn window_that_is_not_an_agents_is_left_alone() {
         for line in ["window @1 20 5 manual 80x24 ", "window @1 20 5 latest 80x24"] {
             assert_eq!(changes(line), [], "{line}");
         }
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_another_form_are_passed_over() {
+    fn lines_of_another_form_are_skipped() {
         for line in
             ["window @1 20 5 manual", "window x 2 5 manual 80x24 a", "window @1 2 -5 manual 8x2 a", "client 1", ""]
         {

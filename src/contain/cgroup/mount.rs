@@ -1,7 +1,6 @@
-//! The file system of control groups: where it is mounted, which group a process is in, who is in a group, and what a group may be
-//! called.
+//! The cgroup file system: its mount point, a process's group, a group's processes, and the names of groups.
 //!
-//! [`procfs`] parses what the kernel says; this asks, and decides.
+//! [`procfs`] parses the kernel's files; this module reads them, and decides.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,10 +12,10 @@ use nix::unistd::getpid;
 use crate::sys::PathError;
 use crate::sys::procfs::{self, Mount};
 
-/// Why nothing is known of groups.
+/// Why nothing is known about groups.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no version 2, or it does not show this process.
+    /// Version 2 is not mounted, or the mount does not show this process.
     #[error("no file system of type cgroup2 is mounted that has this process's own group")]
     NotMounted,
     /// The kernel refused something.
@@ -24,8 +23,8 @@ pub enum Error {
     System(#[from] PathError),
 }
 
-/// The mount that lists this process, whose group has that path, and the group's place in it. One that is covered by another mount
-/// does not.
+/// Finds the mount that lists this process in the group with that path, and the group's directory in it. A mount that is covered
+/// by another does not count.
 pub(super) fn own(mounts: &[u8], path: &Path) -> Result<(Mount, PathBuf), Error> {
     let mut failure = Error::NotMounted;
     for mount in Mount::all(mounts).into_iter().rev() {
@@ -34,20 +33,20 @@ pub(super) fn own(mounts: &[u8], path: &Path) -> Result<(Mount, PathBuf), Error>
             Ok(all) if all.contains(&getpid().as_raw()) => return Ok((mount, own)),
             Ok(_) => {}
             Err(PathError { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            // Whether it is the one could not be found out.
+            // Whether it is this mount could not be determined.
             Err(error) => failure = error.into(),
         }
     }
     Err(failure)
 }
 
-/// The path of a process's group, as its name space has it.
+/// The path of a process's group, in its namespace.
 pub(super) fn group_of(process: &str) -> Result<PathBuf, Error> {
     let groups = read(Path::new(&format!("/proc/{process}/cgroup")))?;
     procfs::group(&groups).ok_or(Error::NotMounted)
 }
 
-/// Those directly in a group. What another process namespace hides has the number 0 and is left out.
+/// The processes directly in a group. A process that another process namespace hides has the number 0 and is left out.
 pub(super) fn processes(group: &Path) -> Result<BTreeSet<i32>, PathError> {
     let path = group.join("cgroup.procs");
     let all = procfs::numbers(&read(&path)?);
@@ -59,7 +58,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, PathError> {
     procfs::read(path).map_err(PathError::of("read", path))
 }
 
-/// An absolute path as the name of a file, as `systemd-escape(1)` writes it: no two paths have one name.
+/// Escapes an absolute path as a file name, as `systemd-escape(1)` does: different paths have different names.
 pub(super) fn escape(path: &Path) -> String {
     let path = path.as_os_str().as_bytes();
     let bytes = path.strip_prefix(b"/").unwrap_or(path).iter();
@@ -79,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_state_directories_have_one_group() {
+    fn different_state_directories_have_different_groups() {
         assert_eq!(escape(Path::new("/var/lib/agentd")), "var-lib-agentd");
         let paths = ["/a/b", "/a-b", "/a\\x2db", "/a/b/", "/a b", "/ä"];
         let names: BTreeSet<String> = paths.iter().map(|path| escape(Path::new(path))).collect();

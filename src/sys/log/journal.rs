@@ -1,7 +1,7 @@
-//! The journal as a sink, in fields that can be asked for (`journalctl AGENTD_AGENT=claude-code`).
+//! The journal as a sink, with fields that can be queried (`journalctl AGENTD_AGENT=claude-code`).
 //!
-//! tracing-journald sends from the thread that logs, and waits for a journal that does not read. So events are turned into values
-//! here, and made events again in a thread that may wait.
+//! tracing-journald sends from the thread that logs, and waits if the journal does not read. So events become values here, and
+//! become events again in a thread that may wait.
 
 use std::fmt::{self, Write as _};
 use std::io;
@@ -19,10 +19,10 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use super::QUEUE;
 use crate::text::printable;
 
-/// `MESSAGE_ID` of an agent's change of state or of the reason for it.
+/// `MESSAGE_ID` of a change of an agent's state, or of its reason.
 pub const STATE_CHANGED: &str = "9d0cbb5a4e3b4c0fa25a5c44c3f8f1d6";
 
-/// `MESSAGE_ID` of a fault of an agent that needs attention.
+/// `MESSAGE_ID` of an agent's problem that needs attention.
 pub const AGENT_ERROR: &str = "b6f3f0e1d1c94d2e8a56c0a1f9be27c4";
 
 /// The name of the thread that writes.
@@ -55,13 +55,13 @@ impl Message {
         }
     }
 
-    /// For people, who do not see the fields.
+    /// The message as readers see it who do not see the fields.
     fn sentence(&self) -> String {
         let parts = [self.agent.as_deref(), self.state.as_deref(), Some(&self.text)];
         parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
     }
 
-    /// As an event of this thread's subscriber.
+    /// Logs the message as an event of this thread's subscriber.
     fn log(&self) {
         macro_rules! log {
             ($level:ident) => {
@@ -95,7 +95,7 @@ impl Visit for Message {
             "state" => self.state = text(),
             "attempt" => self.attempt = text(),
             "pid" => self.pid = text(),
-            // Never fails.
+            // Writing to a string never fails.
             name => _ = write!(self.text, " {name}={value}"),
         }
     }
@@ -105,7 +105,7 @@ impl Visit for Message {
     }
 }
 
-/// Hands events on, or counts those that found no room.
+/// Passes events on, or counts those that find no room.
 #[derive(Debug)]
 pub(super) struct HandOff {
     messages: SyncSender<Message>,
@@ -113,7 +113,7 @@ pub(super) struct HandOff {
 }
 
 impl HandOff {
-    /// The count of those that found no room.
+    /// The number of events that found no room.
     pub(super) fn dropped(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.dropped)
     }
@@ -129,7 +129,7 @@ impl<S: Subscriber> Layer<S> for HandOff {
     }
 }
 
-/// Lets the thread write what is queued, for a moment, when it is dropped.
+/// Gives the thread a moment to write what is queued, when dropped.
 #[derive(Debug)]
 pub(super) struct Guard {
     thread: Option<JoinHandle<()>>,
@@ -140,7 +140,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         let limit = Instant::now() + CLOSE_TIMEOUT;
         if let Some(end) = self.end.take() {
-            // The channel cannot close: the log is for the whole process. An empty message is its end.
+            // The channel cannot close: the log belongs to the whole process. An empty message ends it.
             let _ = end.try_send(Message::new(Level::TRACE));
         }
         while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < limit {
@@ -149,9 +149,9 @@ impl Drop for Guard {
     }
 }
 
-/// The layer for this process's log, and what keeps it going.
+/// The layer for this process's log, and the guard that keeps it running.
 pub(super) fn layer() -> io::Result<(HandOff, Guard)> {
-    // Without a prefix: the names are given in full above.
+    // Without a prefix: the full names are given above.
     let journal = tracing_journald::layer()?.with_field_prefix(None).with_syslog_identifier("agentd".to_owned());
     let journal = journal.with_priority_mappings(tracing_journald::PriorityMappings {
         info: tracing_journald::Priority::Informational,
@@ -187,7 +187,7 @@ mod tests {
 
     use super::*;
 
-    /// What arrives at a subscriber, as its fields.
+    /// The fields of each event that arrives at a subscriber.
     #[derive(Clone, Default)]
     struct Seen(Arc<Mutex<Vec<String>>>);
 
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_arrives_in_fields_that_can_be_asked_for() {
+    fn an_event_arrives_in_fields_that_can_be_queried() {
         let (layer, inbox, dropped) = hand_off(10);
         tracing::subscriber::with_default(Registry::default().with(layer), || {
             tracing::info!(agent = "a", state = %"running", attempt = Some(2_u64), pid = 7, "declared");
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_counted_and_told_of_later() {
+    fn events_that_find_no_room_are_counted_and_reported() {
         let (layer, inbox, dropped) = hand_off(2);
         tracing::subscriber::with_default(Registry::default().with(layer), || {
             for number in 0..5 {

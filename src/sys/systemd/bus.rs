@@ -1,7 +1,7 @@
-//! Asking systemd over D-Bus, see `org.freedesktop.systemd1(5)`.
+//! A client of systemd over D-Bus, see `org.freedesktop.systemd1(5)`.
 //!
-//! Over the system bus. systemd also has a private socket, which `systemctl` uses as root, but what it says there names a sender that
-//! no library takes for one.
+//! It uses the system bus. systemd also has a private socket, which `systemctl` uses as root, but its messages name a sender that
+//! no library accepts.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,49 +27,51 @@ const MAX_REQUESTS: usize = 16;
 /// How long systemd may take to answer.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why systemd did not tell or do what it was asked.
+/// Why a request to systemd failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It refused, or could not be reached.
+    /// systemd refused, or could not be reached.
     #[error("failed to {operation} with systemd: {source}")]
     Bus {
-        /// What was asked.
+        /// The operation.
         operation: &'static str,
         /// The reason.
         source: zbus::Error,
     },
-    /// There is a unit of that name, which does not go.
+    /// A unit of that name exists, and does not go away.
     #[error("failed to start a scope with systemd: there is another unit {0}; stop it (systemctl stop)")]
     Exists(String),
-    /// There is no such unit.
+    /// No unit of that name exists.
     #[error("failed to change the limits of a scope with systemd: there is no unit {0}")]
     NoUnit(String),
-    /// It did not answer.
+    /// systemd did not answer.
     #[error("failed to {operation} with systemd: no answer within {}", humantime::format_duration(ANSWER_TIMEOUT))]
     TimedOut {
-        /// What was asked.
+        /// The operation.
         operation: &'static str,
     },
 }
 
 impl Error {
-    /// Whether it is this error of D-Bus's.
+    /// Whether it is the D-Bus error with this name.
     pub(crate) fn is(&self, name: &str) -> bool {
         matches!(self, Self::Bus { source: zbus::Error::MethodError(error, ..), .. } if error.as_str() == name)
     }
 }
 
-/// What is being done to a unit.
+/// The kind of job on a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Job {
-    /// It is stopped, and started again.
+    /// The unit is stopped, and started again.
     Restart,
     /// Anything else.
     Other,
 }
 
-/// systemd, asked over one connection to the system bus for all questions: the bus lets a user have some hundred connections, of which
-/// others need some. The connection is made for the first question, and again when the bus was gone. Cheap to clone.
+/// A client of systemd.
+///
+/// One connection to the system bus serves all requests: the bus allows a user some hundred connections, and other programs need
+/// some. It is made for the first request, and again after the bus was gone. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Systemd {
     bus: Arc<str>,
@@ -84,12 +86,12 @@ impl Default for Systemd {
 }
 
 impl Systemd {
-    /// On the bus with this address. Nothing is connected yet.
+    /// A client on the bus with this address. Does not connect yet.
     fn on(bus: &str) -> Self {
         Self { bus: bus.into(), connection: Arc::default(), places: Arc::new(Semaphore::new(MAX_REQUESTS)) }
     }
 
-    /// What is being done to the unit that this process belongs to; `None` if nothing is.
+    /// The job on the unit that this process belongs to; `None` if there is none.
     pub async fn job(&self) -> Result<Option<Job>, Error> {
         self.ask("ask for this unit's job", |connection| async move {
             let reply = call(&connection, MANAGER_PATH, MANAGER, "GetUnitByPID", &(std::process::id(),)).await?;
@@ -104,7 +106,7 @@ impl Systemd {
         .await
     }
 
-    /// Calls a method of systemd's manager that answers nothing of interest.
+    /// Calls a method of systemd's manager whose result does not matter.
     pub(crate) async fn call_manager<B>(&self, operation: &'static str, method: &str, body: &B) -> Result<(), Error>
     where
         B: serde::Serialize + zbus::DynamicType + Sync,
@@ -123,7 +125,7 @@ impl Systemd {
         let work = async {
             if let Some(held) = self.held() {
                 match question(held).await {
-                    // The bus went away since; that a connection to the next one fails, too, counts.
+                    // The bus has gone away since. If a connection to the next one fails, too, that counts.
                     Err(zbus::Error::InputOutput(_)) => {}
                     answer => return answer,
                 }
@@ -131,7 +133,7 @@ impl Systemd {
             question(self.connect().await?).await
         };
         let Ok(result) = timeout(ANSWER_TIMEOUT, work).await else {
-            // It may be the connection's fault.
+            // The connection may be at fault.
             self.hold(None);
             return Err(Error::TimedOut { operation });
         };
@@ -148,7 +150,7 @@ impl Systemd {
         *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = connection;
     }
 
-    /// Of several who connect at once, the connection of the last is held, and the others close theirs when they have their answer.
+    /// Of several concurrent connections, the last one is kept, and the others are closed after their answer.
     async fn connect(&self) -> zbus::Result<Connection> {
         let connection = Builder::address(&*self.bus).build().await?;
         self.hold(Some(connection.clone()));
@@ -186,7 +188,7 @@ mod tests {
 
     use super::*;
 
-    /// A bus of which the only other member answers every call with nothing, and counts who connects.
+    /// A bus whose only other member answers every call with nothing, and counts connections.
     struct Bus {
         folder: TempDir,
         connections: Arc<AtomicUsize>,
@@ -202,7 +204,7 @@ mod tests {
             format!("unix:path={}", self.folder.path().join("bus").display())
         }
 
-        /// Serves until the task is aborted; then all connections are closed.
+        /// Serves until the task is aborted, which closes all connections.
         fn start(&self) -> JoinHandle<()> {
             let path = self.folder.path().join("bus");
             let _ = std::fs::remove_file(&path);
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_questions_are_asked_over_one_connection() {
+    async fn all_requests_share_one_connection() {
         let bus = Bus::new();
         let _serving = bus.start();
         let systemd = Systemd::on(&bus.address());
@@ -268,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_next_question_connects_to_the_next_bus() {
+    async fn a_request_after_the_bus_was_gone_connects_to_the_next_one() {
         let bus = Bus::new();
         let systemd = Systemd::on(&bus.address());
         systemd.call_manager("test", "Test", &()).await.unwrap_err();
