@@ -431,6 +431,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::wire::exit_status::ExitStatus;
 
     const NOW: &str = "2026-11-21T17:00:10.000Z";
 
