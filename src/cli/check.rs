@@ -20,6 +20,7 @@ const BAD: u8 = 1;
 
 /// Which jcard to check, and how.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Arguments {
     /// The jcard [default: /etc/stereos/jcard.toml; without root: $XDG_CONFIG_HOME/agentd/jcard.toml]
     pub file: Option<PathBuf>,

@@ -3,16 +3,24 @@
 //! It uses the system bus. systemd also has a private socket, which `systemctl` uses as root, but its messages name a sender that
 //! no library accepts.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use zbus::connection::Builder;
+use zbus::connection::socket::{ReadHalf, Socket, Split, WriteHalf};
+use zbus::export::async_trait::async_trait;
 use zbus::message::Body;
 use zbus::{Connection, OwnedObjectPath, OwnedVariant};
 
-const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
+const SYSTEM_BUS: &str = "/run/dbus/system_bus_socket";
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 pub(crate) const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 pub(crate) const MANAGER: &str = "org.freedesktop.systemd1.Manager";
@@ -20,8 +28,7 @@ const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const JOB: &str = "org.freedesktop.systemd1.Job";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
-/// How many requests are under way at once. The bus refuses a connection that awaits more than 128 replies (`dbus-daemon(1)`,
-/// `max_replies_per_connection`), and while there is no connection, each request opens one.
+/// How many requests are under way at once: the bus allows a user some hundred connections, and other programs need some.
 const MAX_REQUESTS: usize = 16;
 
 /// How long systemd may take to answer.
@@ -68,27 +75,26 @@ pub enum Job {
     Other,
 }
 
-/// A client of systemd.
+/// A client of systemd. Cheap to clone.
 ///
-/// One connection to the system bus serves all requests: the bus allows a user some hundred connections, and other programs need
-/// some. It is made for the first request, and again after the bus was gone. Cheap to clone.
+/// Each request has a connection of its own, which is closed after the answer: every user may send messages to a connection of the
+/// bus, and root would have to take them in as long as it is open.
 #[derive(Clone, Debug)]
 pub struct Systemd {
-    bus: Arc<str>,
-    connection: Arc<Mutex<Option<Connection>>>,
+    socket: Arc<Path>,
     places: Arc<Semaphore>,
 }
 
 impl Default for Systemd {
     fn default() -> Self {
-        Self::on(SYSTEM_BUS)
+        Self::on(Path::new(SYSTEM_BUS))
     }
 }
 
 impl Systemd {
-    /// A client on the bus with this address. Does not connect yet.
-    fn on(bus: &str) -> Self {
-        Self { bus: bus.into(), connection: Arc::default(), places: Arc::new(Semaphore::new(MAX_REQUESTS)) }
+    /// A client on the bus with this socket. Does not connect yet.
+    fn on(socket: &Path) -> Self {
+        Self { socket: socket.into(), places: Arc::new(Semaphore::new(MAX_REQUESTS)) }
     }
 
     /// The job on the unit that this process belongs to; `None` if there is none.
@@ -118,43 +124,67 @@ impl Systemd {
         self.ask(operation, question).await
     }
 
-    async fn ask<T, F>(&self, operation: &'static str, question: impl Fn(Connection) -> F) -> Result<T, Error>
+    async fn ask<T, F>(&self, operation: &'static str, request: impl FnOnce(Connection) -> F) -> Result<T, Error>
     where
         F: Future<Output = zbus::Result<T>>,
     {
         let work = async {
-            if let Some(held) = self.held() {
-                match question(held).await {
-                    // The bus has gone away since. If a connection to the next one fails, too, that counts.
-                    Err(zbus::Error::InputOutput(_)) => {}
-                    answer => return answer,
-                }
-            }
-            question(self.connect().await?).await
+            let stream = UnixStream::connect(&self.socket).await?;
+            let connection = Builder::socket(Bytes(stream)).build().await?;
+            let answer = request(connection.clone()).await;
+            // Dropping it closes it as well, but not at once.
+            let _ = connection.close().await;
+            answer
         };
-        let Ok(result) = timeout(ANSWER_TIMEOUT, work).await else {
-            // The connection may be at fault.
-            self.hold(None);
-            return Err(Error::TimedOut { operation });
-        };
-        result.map_err(|source| Error::Bus { operation, source })
+        match timeout(ANSWER_TIMEOUT, work).await {
+            Ok(result) => result.map_err(|source| Error::Bus { operation, source }),
+            Err(_) => Err(Error::TimedOut { operation }),
+        }
+    }
+}
+
+/// A socket that carries bytes and no file descriptors.
+///
+/// A bus passes descriptors only to a client that asked for them. Any user could send one, and closing it can take forever: for a file
+/// of FUSE the kernel asks the process that serves it (`close(2)`).
+#[derive(Debug)]
+struct Bytes(UnixStream);
+
+#[derive(Debug)]
+struct Reader(OwnedReadHalf);
+
+#[derive(Debug)]
+struct Writer(OwnedWriteHalf);
+
+impl Socket for Bytes {
+    type ReadHalf = Reader;
+    type WriteHalf = Writer;
+
+    fn split(self) -> Split<Reader, Writer> {
+        let (reader, writer) = self.0.into_split();
+        Split::new(Reader(reader), Writer(writer))
+    }
+}
+
+#[async_trait]
+impl ReadHalf for Reader {
+    async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+        Ok((self.0.read(buffer).await?, Vec::new()))
+    }
+}
+
+#[async_trait]
+impl WriteHalf for Writer {
+    async fn sendmsg(&mut self, buffer: &[u8], _descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
+        self.0.write(buffer).await
     }
 
-    /// The connection, unless it is known to be closed.
-    fn held(&self) -> Option<Connection> {
-        let held = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        held.clone().filter(|connection| !connection.is_closed())
+    async fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().await
     }
 
-    fn hold(&self, connection: Option<Connection>) {
-        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = connection;
-    }
-
-    /// Of several concurrent connections, the last one is kept, and the others are closed after their answer.
-    async fn connect(&self) -> zbus::Result<Connection> {
-        let connection = Builder::address(&*self.bus).build().await?;
-        self.hold(Some(connection.clone()));
-        Ok(connection)
+    async fn close(&mut self) -> io::Result<()> {
+        self.0.shutdown().await
     }
 }
 
@@ -178,6 +208,7 @@ async fn property(
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::path::PathBuf;
     use std::pin::Pin;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -193,29 +224,44 @@ mod tests {
         folder: TempDir,
         connections: Arc<AtomicUsize>,
         calls: Arc<AtomicUsize>,
+        /// The connections that are open now, and the most there were at once.
+        open: Arc<AtomicUsize>,
+        peak: Arc<AtomicUsize>,
     }
 
     impl Bus {
         fn new() -> Self {
-            Self { folder: TempDir::new().unwrap(), connections: Arc::default(), calls: Arc::default() }
+            Self {
+                folder: TempDir::new().unwrap(),
+                connections: Arc::default(),
+                calls: Arc::default(),
+                open: Arc::default(),
+                peak: Arc::default(),
+            }
         }
 
-        fn address(&self) -> String {
-            format!("unix:path={}", self.folder.path().join("bus").display())
+        fn socket(&self) -> PathBuf {
+            self.folder.path().join("bus")
         }
 
         /// Serves until the task is aborted, which closes all connections.
         fn start(&self) -> JoinHandle<()> {
-            let path = self.folder.path().join("bus");
+            let path = self.socket();
             let _ = std::fs::remove_file(&path);
             let listener = UnixListener::bind(path).unwrap();
             let (connections, calls) = (Arc::clone(&self.connections), Arc::clone(&self.calls));
+            let (open, peak) = (Arc::clone(&self.open), Arc::clone(&self.peak));
             tokio::spawn(async move {
                 let mut members = tokio::task::JoinSet::new();
                 loop {
                     let (stream, _) = listener.accept().await.unwrap();
                     connections.fetch_add(1, Ordering::Relaxed);
-                    members.spawn(serve(stream, Arc::clone(&calls)));
+                    peak.fetch_max(open.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+                    let (calls, open) = (Arc::clone(&calls), Arc::clone(&open));
+                    members.spawn(async move {
+                        serve(stream, calls).await;
+                        open.fetch_sub(1, Ordering::Relaxed);
+                    });
                 }
             })
         }
@@ -242,21 +288,46 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_requests_share_one_connection() {
+    async fn a_connection_is_closed_after_its_answer() {
         let bus = Bus::new();
         let _serving = bus.start();
-        let systemd = Systemd::on(&bus.address());
+        let systemd = Systemd::on(&bus.socket());
         for _ in 0..3 {
             systemd.clone().call_manager("test", "Test", &()).await.unwrap();
         }
-        assert_eq!(bus.counts(), (1, 3));
+        assert_eq!(bus.counts(), (3, 3));
+        while bus.open.load(Ordering::Relaxed) > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_never_asks_for_file_descriptors() {
+        let bus = Bus::new();
+        let listener = UnixListener::bind(bus.socket()).unwrap();
+        let systemd = Systemd::on(&bus.socket());
+        let request = tokio::spawn(async move { systemd.call_manager("test", "Test", &()).await });
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let (mut heard, mut is_greeted) = (String::new(), false);
+        while !heard.contains("BEGIN") {
+            let mut buffer = [0; 512];
+            let read = stream.read(&mut buffer).await.unwrap();
+            assert_ne!(read, 0, "{heard}");
+            heard.push_str(&String::from_utf8_lossy(&buffer[..read]));
+            if heard.contains("AUTH EXTERNAL") && !std::mem::replace(&mut is_greeted, true) {
+                stream.write_all(b"OK 0123456789abcdef0123456789abcdef\r\n").await.unwrap();
+            }
+        }
+        assert!(!heard.contains("NEGOTIATE_UNIX_FD"), "{heard}");
+        drop(stream);
+        request.await.unwrap().unwrap_err();
     }
 
     #[tokio::test]
     async fn many_requests_at_once_open_few_connections() {
         let bus = Bus::new();
         let _serving = bus.start();
-        let systemd = Systemd::on(&bus.address());
+        let systemd = Systemd::on(&bus.socket());
         let mut requests = tokio::task::JoinSet::new();
         for _ in 0..300 {
             let systemd = systemd.clone();
@@ -265,14 +336,16 @@ mod tests {
         while let Some(answer) = requests.join_next().await {
             answer.unwrap().unwrap();
         }
-        let (connections, calls) = bus.counts();
-        assert!(connections <= MAX_REQUESTS && calls == 300, "{connections} connections, {calls} calls");
+        assert_eq!(bus.counts(), (300, 300));
+        let peak = bus.peak.load(Ordering::Relaxed);
+        // One that was just closed may not be known to be.
+        assert!(peak <= 2 * MAX_REQUESTS, "{peak} connections at once");
     }
 
     #[tokio::test]
     async fn a_request_after_the_bus_was_gone_connects_to_the_next_one() {
         let bus = Bus::new();
-        let systemd = Systemd::on(&bus.address());
+        let systemd = Systemd::on(&bus.socket());
         systemd.call_manager("test", "Test", &()).await.unwrap_err();
         for round in 1..=3 {
             let serving = bus.start();
