@@ -9,6 +9,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
+use nix::unistd::Uid;
 use zeroize::Zeroizing;
 
 use crate::sys::memory;
@@ -43,25 +44,34 @@ pub fn open(path: &Path) -> Result<(File, Metadata), Error> {
 
 /// Opens the file of that name in a directory in the same way.
 pub fn open_in(folder: &OwnedFd, name: &OsStr) -> Result<(File, Metadata), Error> {
-    let may_follow = safe_path::may_follow(folder, name).map_err(io::Error::from)?;
-    if !may_follow {
-        safe_path::check_entry(folder, name).map_err(io::Error::from)?;
-    }
-    let (at, follow) =
-        if may_follow { (AtFlags::empty(), OFlag::empty()) } else { (AtFlags::AT_SYMLINK_NOFOLLOW, OFlag::O_NOFOLLOW) };
+    let (folder, name) = safe_path::resolve(folder, name).map_err(refusal)?;
+    safe_path::check_entry(&folder, &name).map_err(refusal)?;
+    // What root resolved is not a link. Others leave links to the kernel.
+    let (at, follow) = if Uid::effective().is_root() {
+        (AtFlags::AT_SYMLINK_NOFOLLOW, OFlag::O_NOFOLLOW)
+    } else {
+        (AtFlags::empty(), OFlag::empty())
+    };
     // Examined before it is opened: opening a device can have effects.
-    match kind(fstatat(folder, name, at).map_err(io::Error::from)?) {
+    match kind(fstatat(&folder, &*name, at).map_err(io::Error::from)?) {
         SFlag::S_IFREG => {}
         SFlag::S_IFLNK => return Err(Error::Link),
         _ => return Err(Error::NotRegular),
     }
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | follow;
-    let file = match openat(folder, name, flags, Mode::empty()) {
-        Err(Errno::ELOOP) if !may_follow => return Err(Error::Link),
+    let file = match openat(&folder, &*name, flags, Mode::empty()) {
+        Err(Errno::ELOOP) if follow.contains(OFlag::O_NOFOLLOW) => return Err(Error::Link),
         file => File::from(file.map_err(io::Error::from)?),
     };
     let metadata = file.metadata()?;
     if metadata.is_file() { Ok((file, metadata)) } else { Err(Error::NotRegular) }
+}
+
+fn refusal(error: safe_path::Error) -> Error {
+    match error {
+        safe_path::Error::Link(_) => Error::Link,
+        error => Error::Io(error.into()),
+    }
 }
 
 fn kind(status: FileStat) -> SFlag {

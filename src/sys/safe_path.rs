@@ -2,13 +2,14 @@
 //!
 //! Only root can change the entries of a directory that belongs to root and that no one else may write to, and root's own entries in
 //! a directory of root's with the sticky bit. Any other link may have been planted by a user who wants root to read, create or change
-//! something elsewhere. Without root such a link gains nothing, and all links are followed.
+//! something elsewhere. Root resolves each link by itself and judges every link on the way, also those that a link's target leads
+//! through. Without root such a link gains nothing, and all links are followed.
 //!
 //! Root also does not enter file systems that a user's own program serves (FUSE). Such a program may never answer, and a process that
 //! waits for it cannot even be killed. Before a directory is entered, it is examined in ways that do not ask that program: `O_PATH`
 //! opens a mount without it, and `AT_STATX_DONT_SYNC` makes the kernel answer by itself (`statx(2)`).
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -16,7 +17,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, open, openat, readlinkat};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
 use nix::unistd::Uid;
 use rustix::fs::{AtFlags, StatxFlags, makedev, statx};
@@ -179,40 +180,127 @@ pub fn open_private_dir(path: &Path, make: Option<Mode>) -> Result<OwnedFd, Erro
     Ok(folder)
 }
 
+/// How many links a path may have, as in the kernel (`path_resolution(7)`).
+const MAX_LINKS: usize = 40;
+
+/// The components of a path, those of a link's target included.
+struct Steps {
+    /// The rest of the path, the next component last.
+    left: Vec<OsString>,
+    links: usize,
+}
+
+impl Steps {
+    fn of(path: &Path) -> Self {
+        let mut steps = Self { left: Vec::new(), links: 0 };
+        steps.prepend(path);
+        steps
+    }
+
+    fn prepend(&mut self, path: &Path) {
+        let name = |component| match component {
+            Component::Normal(name) => Some(name.to_owned()),
+            Component::ParentDir => Some("..".into()),
+            Component::Prefix(_) | Component::RootDir | Component::CurDir => None,
+        };
+        self.left.extend(path.components().filter_map(name).rev());
+    }
+
+    /// The target of the entry `name` if it is a link that root resolves itself, so that each link is judged by the folder it is in.
+    /// `at` names the entry in errors.
+    fn target(&mut self, folder: &OwnedFd, name: &OsStr, at: &Path) -> Result<Option<PathBuf>, Error> {
+        if !Uid::effective().is_root() || !is_link(folder, name) {
+            return Ok(None);
+        }
+        if !may_follow(folder, name).map_err(PathError::of("examine", at))? {
+            return Err(Error::Link(at.to_owned()));
+        }
+        self.links += 1;
+        if self.links > MAX_LINKS {
+            return Err(PathError::new("follow", at, Errno::ELOOP).into());
+        }
+        Ok(Some(readlinkat(folder, name).map_err(PathError::of("follow", at))?.into()))
+    }
+}
+
 fn walk(
     path: &Path,
     make: Option<Mode>,
     pass: impl Fn(&OwnedFd, &Path) -> Result<(), Error>,
 ) -> Result<OwnedFd, Error> {
-    let mut at = PathBuf::from(if path.is_absolute() { "/" } else { "." });
-    let mut folder = open(&at, FOLDER, Mode::empty()).map_err(PathError::of("open", &at))?;
+    let at = PathBuf::from(if path.is_absolute() { "/" } else { "." });
+    let folder = open(&at, FOLDER, Mode::empty()).map_err(PathError::of("open", &at))?;
     pass(&folder, &at)?;
+    walk_from(folder, at, &mut Steps::of(path), make, pass)
+}
+
+/// Opens the directory that the steps lead to from `folder`, whose path is `at`.
+fn walk_from(
+    mut folder: OwnedFd,
+    mut at: PathBuf,
+    steps: &mut Steps,
+    make: Option<Mode>,
+    pass: impl Fn(&OwnedFd, &Path) -> Result<(), Error>,
+) -> Result<OwnedFd, Error> {
+    // Root follows links step by step. The kernel follows those of others.
+    let no_follow = if Uid::effective().is_root() { OFlag::O_NOFOLLOW } else { OFlag::empty() };
     let mut mount = mount_of(&folder, &at)?;
-    for component in path.components() {
-        let name = match component {
-            Component::Normal(name) => name,
-            Component::ParentDir => OsStr::new(".."),
-            Component::Prefix(_) | Component::RootDir | Component::CurDir => continue,
-        };
-        at.push(name);
-        let may_follow = may_follow(&folder, name).map_err(PathError::of("examine", &at))?;
-        let follow = if may_follow { OFlag::empty() } else { OFlag::O_NOFOLLOW };
-        let mut next = openat(&folder, name, FOLDER | follow, Mode::empty());
+    while let Some(name) = steps.left.pop() {
+        let above = at.clone();
+        at.push(&name);
+        if let Some(target) = steps.target(&folder, &name, &at)? {
+            at = above;
+            if target.is_absolute() {
+                (folder, at) = root()?;
+                mount = mount_of(&folder, &at)?;
+            }
+            steps.prepend(&target);
+            continue;
+        }
+        let mut next = openat(&folder, &*name, FOLDER | no_follow, Mode::empty());
         if let (Err(Errno::ENOENT), Some(mode)) = (&next, make) {
-            match mkdirat(&folder, name, mode) {
+            match mkdirat(&folder, &*name, mode) {
                 Ok(()) | Err(Errno::EEXIST) => {}
                 Err(error) => return Err(PathError::new("make", &at, error).into()),
             }
-            next = openat(&folder, name, FOLDER | OFlag::O_NOFOLLOW, Mode::empty());
+            next = openat(&folder, &*name, FOLDER | OFlag::O_NOFOLLOW, Mode::empty());
         }
         folder = match next {
-            Err(Errno::ENOTDIR) if !may_follow && is_link(&folder, name) => return Err(Error::Link(at)),
+            // It was replaced by a link after it was examined.
+            Err(Errno::ENOTDIR) if is_link(&folder, &name) => return Err(Error::Link(at)),
             next => next.map_err(PathError::of("open", &at))?,
         };
         mount = check_served(&folder, mount, &at)?;
         pass(&folder, &at)?;
     }
     Ok(folder)
+}
+
+fn root() -> Result<(OwnedFd, PathBuf), Error> {
+    let at = PathBuf::from("/");
+    Ok((open(&at, FOLDER, Mode::empty()).map_err(PathError::of("open", &at))?, at))
+}
+
+/// Finds where an entry of a directory leads: the directory and the name of what is not a link, by links that root may follow.
+///
+/// Without root, the kernel follows links, and the entry itself is returned.
+pub fn resolve(folder: &OwnedFd, name: &OsStr) -> Result<(OwnedFd, OsString), Error> {
+    let mut at = PathBuf::from(name);
+    let mut folder = folder.try_clone().map_err(PathError::of("open", &at))?;
+    let mut name = name.to_owned();
+    let mut steps = Steps { left: Vec::new(), links: 0 };
+    while let Some(target) = steps.target(&folder, &name, &at)? {
+        if target.is_absolute() {
+            (folder, _) = root()?;
+        }
+        steps.prepend(&target);
+        // A target without a name, such as `/`, is a directory.
+        name = if target.file_name().is_some() { steps.left.remove(0) } else { ".".into() };
+        let parent = target.parent().map_or_else(PathBuf::new, Path::to_owned);
+        folder = walk_from(folder, parent, &mut steps, None, |_, _| Ok(()))?;
+        at = target;
+    }
+    Ok((folder, name))
 }
 
 fn is_link(folder: &OwnedFd, name: &OsStr) -> bool {
@@ -305,6 +393,48 @@ mod tests {
             through.unwrap();
         }
         assert!(open_dir(&shared.join("nothing"), None).is_err_and(|error| !matches!(error, Error::Link(_))));
+    }
+
+    #[test]
+    fn root_follows_no_planted_link_behind_one_of_its_own() {
+        let (directory, shared, own) = folders();
+        symlink(shared.join("link"), own.join("hop")).unwrap();
+        symlink("hop", own.join("hops")).unwrap();
+        fs::write(directory.path().join("goal/file"), "x").unwrap();
+        symlink(shared.join("link/file"), own.join("file")).unwrap();
+        let folder = open_dir(&own, None).unwrap();
+        let by_folder = [open_dir(&own.join("hop"), None), open_dir(&own.join("hops/further"), None)];
+        let by_file = resolve(&folder, OsStr::new("file")).map(|_| ());
+        if Uid::effective().is_root() {
+            for result in by_folder {
+                assert!(matches!(result, Err(Error::Link(link)) if link == shared.join("link")));
+            }
+            assert!(matches!(&by_file, Err(Error::Link(link)) if link.ends_with("shared/link")), "{by_file:?}");
+        }
+    }
+
+    #[test]
+    fn links_of_root_are_resolved_to_their_end() {
+        let (directory, _shared, own) = folders();
+        fs::write(directory.path().join("goal/file"), "x").unwrap();
+        for (name, target) in [("up", "../own/link/file"), ("chain", "up"), ("whole", "link/../own/chain")] {
+            symlink(target, own.join(name)).unwrap();
+        }
+        symlink(directory.path().join("goal/file"), own.join("absolute")).unwrap();
+        let folder = open_dir(&own, None).unwrap();
+        for name in ["up", "chain", "absolute", "whole"] {
+            let (folder, name) = resolve(&folder, OsStr::new(name)).unwrap();
+            let file = openat(&folder, &*name, OFlag::O_RDONLY, Mode::empty()).unwrap();
+            let real = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+            assert_eq!(real, directory.path().join("goal/file").canonicalize().unwrap(), "{name:?}");
+        }
+        symlink("/", own.join("top")).unwrap();
+        symlink("round", own.join("round")).unwrap();
+        assert!(open_dir(&own.join("top/etc"), None).is_ok() && resolve(&folder, OsStr::new("top")).is_ok());
+        assert!(open_dir(&own.join("round"), None).is_err());
+        if Uid::effective().is_root() {
+            assert!(resolve(&folder, OsStr::new("round")).is_err());
+        }
     }
 
     #[test]
