@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid};
 use tokio::net::UnixListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::agent::machine::Machine;
@@ -38,7 +38,7 @@ use crate::state::lock::{self, Lock};
 use crate::state::record::{self, Reading, Record, Recorder, Report};
 use crate::supervisor::log_files::StoredLogs;
 use crate::supervisor::pacing::Pace;
-use crate::supervisor::resources::{Programs, Resources};
+use crate::supervisor::resources::{CLEARINGS, Programs, Resources};
 use crate::supervisor::{Event, Outlets, Supervisor};
 use crate::sys::account::{self, Account};
 use crate::sys::blocking;
@@ -288,6 +288,7 @@ async fn serve(
         containment: Arc::new(trees.clone()),
         log_files: Arc::new(StoredLogs::new(store.clone())),
         pace: Pace::default(),
+        clearings: Arc::new(Semaphore::new(CLEARINGS)),
         login_patience: settings.login_timeout,
         snapshot: snapshot.clone(),
     };

@@ -185,8 +185,9 @@ impl Room {
         {
             self.silent.drain(..=longest).for_each(|listening| listening.abort());
         }
-        // Peers that have introduced themselves wait no longer than an attempt takes to find its launcher, and each attempt has
-        // few.
+        // Peers that have introduced themselves may be many: anybody of the agent user can name any agent. An attempt that follows its
+        // launcher turns them away at once, however many they are. One that still looks for its launcher keeps few, and these no
+        // longer than that takes.
         Arc::clone(&self.permits).acquire_owned().await.ok()
     }
 }

@@ -45,10 +45,10 @@ use crate::supervisor::containment::ProcessTree;
 use crate::supervisor::resources::{Programs, Resources};
 use crate::sys::clock::Timestamp;
 use crate::sys::fd::Readable;
+use crate::sys::frame;
 use crate::sys::process::{Identity, Process};
 use crate::sys::rate_limit::{Brake, OnChange};
 use crate::sys::secret_bytes::SecretBytes;
-use crate::sys::{blocking, frame};
 use crate::text::redact::Redactor;
 use crate::tmux;
 use crate::wire::exit_status::{ExitStatus, Signal};
@@ -787,7 +787,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// Follows the launcher to its end, and kills what is left then.
     async fn follow(&mut self, mut launcher: Launcher) {
         for visitor in std::mem::take(&mut self.visitors) {
-            self.turn_away(visitor).await;
+            self.turn_away(visitor);
         }
         let mut limiting = self.limits.take().map(|limits| limit(&launcher.tree, limits)).unwrap_or_default();
         let mut lacks_told = false;
@@ -847,7 +847,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                             launcher.interrupt(&ToLauncher::Interrupt).await;
                         }
                     }
-                    Some(Command::Visitor(visitor)) => self.turn_away(*visitor).await,
+                    Some(Command::Visitor(visitor)) => self.turn_away(*visitor),
                     // The daemon is ending, and the agent goes on without it.
                     None => return,
                 },
@@ -895,17 +895,33 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// Somebody who is not the launcher that is followed. One that says to have launched the agent, too, is ended: it is the agent
     /// user's, and there must not be two.
-    async fn turn_away(&self, visitor: UnverifiedLauncher) {
+    ///
+    /// Never waits, because anybody of the agent user can come here any number of times, and a stop of the agent may be next in line.
+    fn turn_away(&self, visitor: UnverifiedLauncher) {
         if !visitor.has_launched() {
             return visitor.send_away();
         }
-        let process = Arc::new(visitor.process);
+        // The rest of it is dropped on return: its connection closes, and its slot at the launch socket is free for others.
+        let UnverifiedLauncher { process, .. } = visitor;
         self.warn_of_posing(&process);
-        let below = Arc::clone(&process);
-        blocking::insist(move || below.kill_descendants()).await;
-        if let Err(error) = process.kill() {
-            tracing::error!(agent = %self.name, "failed to kill it: {error}");
-        }
+        let name = self.name.clone();
+        let kill = move |process: &Process| {
+            if let Err(error) = process.kill() {
+                tracing::error!(agent = %name, "failed to kill it: {error}");
+            }
+        };
+        // Slots are few, because each clearing takes a thread. One that finds none is ended all the same, alone: what descended from
+        // it then belongs to whatever adopts it, and ends with the agent in whose tree or control group that is.
+        let Ok(slot) = Arc::clone(&self.resources.clearings).try_acquire_owned() else { return kill(&process) };
+        let (containment, process) = (Arc::clone(&self.resources.containment), Arc::new(process));
+        tokio::spawn(async move {
+            // Before the process itself: its descendants are found below it only as long as it lives.
+            if let Err(error) = containment.kill_below(Arc::clone(&process)).await {
+                tracing::debug!(pid = process.pid(), "{error}");
+            }
+            kill(&process);
+            drop(slot);
+        });
     }
 
     /// Sees to it, beside everything else, that tmux notices the end of a launcher.

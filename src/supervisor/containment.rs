@@ -3,6 +3,7 @@
 //! [`Trees`] and [`Tree`] are the only implementations outside of tests.
 
 use std::fmt::Debug;
+use std::io;
 use std::sync::Arc;
 
 use crate::agent::name::Key;
@@ -10,6 +11,7 @@ use crate::agent::spec::Limits;
 use crate::contain::cgroup::{self, Cgroups, Whose};
 use crate::contain::tree::{Error, Tree, Trees};
 use crate::supervisor::future::BoxFuture;
+use crate::sys::blocking;
 use crate::sys::process::{Identity, Process};
 use crate::sys::secret_bytes::SecretBytes;
 use crate::wire::status::Usage;
@@ -30,6 +32,11 @@ pub trait Containment: Debug + Send + Sync {
 
     /// Returns the process tree below this launcher; see [`Trees::of`].
     fn tree(&self, key: &Key, launcher: Arc<Process>) -> Arc<dyn ProcessTree>;
+
+    /// Kills what descends from a process that is no agent's launcher, and spares the process; see [`Process::kill_descendants`].
+    ///
+    /// Bounded in time. Fails if nothing was looked for, because no thread can be started.
+    fn kill_below(&self, process: Arc<Process>) -> BoxFuture<'_, io::Result<()>>;
 
     /// Returns the agents' control groups, if there are any; see [`Trees::groups`].
     fn groups(&self) -> Option<Arc<Cgroups>>;
@@ -75,6 +82,12 @@ impl Containment for Trees {
 
     fn tree(&self, key: &Key, launcher: Arc<Process>) -> Arc<dyn ProcessTree> {
         Arc::new(self.of(key, launcher))
+    }
+
+    fn kill_below(&self, process: Arc<Process>) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(blocking::run(move || {
+            process.kill_descendants();
+        }))
     }
 
     fn groups(&self) -> Option<Arc<Cgroups>> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::Uid;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::observe::snapshot::Snapshot;
 use crate::supervisor::containment::Containment;
@@ -21,6 +21,9 @@ pub struct Programs {
     /// agentd's own.
     pub agentd: String,
 }
+
+/// For how many false launchers at a time their descendants are looked for. Whoever comes meanwhile is only killed itself.
+pub const CLEARINGS: usize = 8;
 
 /// What every attempt needs.
 #[derive(Debug)]
@@ -41,6 +44,8 @@ pub struct Resources {
     pub log_files: Arc<dyn LogFiles>,
     /// The limit on concurrent starts.
     pub pace: Pace,
+    /// Slots to look for what descends from false launchers, which takes a thread and time; see [`CLEARINGS`].
+    pub clearings: Arc<Semaphore>,
     /// How long a login shell may take.
     pub login_patience: Duration,
     /// The state of all agents. It only tells what must not be shown of them.

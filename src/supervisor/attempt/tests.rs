@@ -2,10 +2,12 @@ use std::sync::Mutex;
 
 use nix::libc::{ENOEXEC, ENOMEM};
 use rstest::rstest;
+use tokio::sync::Semaphore;
 
 use super::*;
 use crate::launch::protocol::Log;
 use crate::supervisor::pacing::Turn;
+use crate::supervisor::resources::CLEARINGS;
 use crate::supervisor::tests::fakes::{
     Calls, ENDED_PID, FakeLauncher, Fakes, Groups, LOGIN_PATIENCE, SIZE, Trouble, dead_pane, end, harness, pass,
     settle, until,
@@ -687,6 +689,45 @@ mod somebody_else {
             assert_eq!(journal.count(&format!("({count} so far)")), usize::from([1, 2, 4, 8].contains(&count)));
         }
         assert!(launcher.lives());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_who_claim_to_run_the_agent_do_not_hold_up_a_stop() {
+        let (stage, mut launcher) = running().await;
+        stage.fakes.containment.kill_below.hang();
+        let room = Arc::new(Semaphore::new(2 * CLEARINGS));
+        let mut others: Vec<_> = (0..2 * CLEARINGS).map(|_| FakeLauncher::start()).collect();
+        let commands = stage.commands.as_ref().unwrap();
+        for other in &mut others {
+            let mut visitor = other.report("a", Progress::Running(harness()));
+            visitor.permit = Arc::clone(&room).try_acquire_owned().unwrap();
+            commands.send(Command::Visitor(Box::new(visitor))).unwrap();
+        }
+        let start = Instant::now();
+        stage.command(Command::Interrupt).await;
+        assert_eq!(launcher.heard().await, ["interrupt"]);
+        stage.command(Command::Kill).await;
+        assert_eq!(stage.containment_calls().count("kill"), 1);
+        assert_eq!(room.available_permits(), 2 * CLEARINGS);
+        assert_eq!(start.elapsed(), Duration::ZERO);
+
+        let (cleared, unseen) = others.split_at_mut(CLEARINGS);
+        for other in unseen {
+            other.see_end().await;
+        }
+        assert_eq!(stage.containment_calls().count("below"), CLEARINGS);
+        assert!(cleared.iter_mut().all(FakeLauncher::lives), "what is below them is found only as long as they live");
+        stage.fakes.containment.kill_below.set(());
+        for other in cleared {
+            other.see_end().await;
+        }
+        assert!(launcher.lives());
+
+        // There is room to look again.
+        let mut other = FakeLauncher::start();
+        stage.report(&mut other, Progress::Running(harness())).await;
+        other.see_end().await;
+        assert_eq!(stage.containment_calls().count("below"), CLEARINGS + 1);
     }
 }
 

@@ -33,7 +33,7 @@ use crate::supervisor::containment::{Containment, ProcessTree};
 use crate::supervisor::future::BoxFuture;
 use crate::supervisor::log_files::{LogFiles, Made, NotFound};
 use crate::supervisor::pacing::Pace;
-use crate::supervisor::resources::{Programs, Resources};
+use crate::supervisor::resources::{CLEARINGS, Programs, Resources};
 use crate::supervisor::sessions::Sessions;
 use crate::sys::clock::Timestamp;
 use crate::sys::file_id::FileId;
@@ -238,6 +238,8 @@ pub struct FakeContainment {
     pub contain: Script<Option<String>>,
     pub limit: Script<Option<String>>,
     pub clear: Script<Result<(), &'static str>>,
+    /// Of what descends from false launchers.
+    pub kill_below: Script<()>,
     pub usage: Mutex<Usage>,
 }
 
@@ -250,6 +252,7 @@ impl Default for FakeContainment {
             contain: Script::new(None),
             limit: Script::new(None),
             clear: Script::new(Ok(())),
+            kill_below: Script::new(()),
             usage: Mutex::default(),
         }
     }
@@ -287,6 +290,14 @@ impl Containment for Contained {
 
     fn tree(&self, _: &Key, _: Arc<Process>) -> Arc<dyn ProcessTree> {
         Arc::new(Self(Arc::clone(&self.0)))
+    }
+
+    fn kill_below(&self, _: Arc<Process>) -> BoxFuture<'_, io::Result<()>> {
+        self.0.calls.note("below");
+        Box::pin(async {
+            self.0.kill_below.answer().await;
+            Ok(())
+        })
     }
 
     fn groups(&self) -> Option<Arc<Cgroups>> {
@@ -432,6 +443,7 @@ impl Fakes {
             containment: Arc::new(Contained(Arc::clone(&self.containment))),
             log_files: Arc::<FakeLogFiles>::clone(&self.log_files),
             pace: Pace::default(),
+            clearings: Arc::new(Semaphore::new(CLEARINGS)),
             login_patience: LOGIN_PATIENCE,
             snapshot: self.snapshots.subscribe(),
         }
