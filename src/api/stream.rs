@@ -174,9 +174,8 @@ async fn answer(order: StreamRequest, responder: Arc<Responder>, over: Arc<Notif
             }
         }
         StreamRequest::Screen { agent, colours, follows: false } => {
-            let snapshot = responder.snapshot();
             let content_type = if colours { COLOURED } else { TEXT };
-            match responder.screens.look(&agent, colours, &snapshot).await {
+            match responder.screens.look(&agent, colours, || responder.snapshot()).await {
                 Ok(text) => whole(text.into(), content_type),
                 Err(why) => refusal(answer::unavailable(&why)),
             }
@@ -268,11 +267,10 @@ async fn show(outlet: Outlet, responder: Arc<Responder>, agent: Key, colours: bo
     let mut shown = None;
     let (mut pause, mut silence) = (SHORTEST, Duration::ZERO);
     loop {
-        let snapshot = responder.snapshot();
-        if snapshot.agent(&agent).is_none() {
+        if responder.snapshot().agent(&agent).is_none() {
             return Ok(());
         }
-        let now = Some(responder.screens.look(&agent, colours, &snapshot).await);
+        let now = Some(responder.screens.look(&agent, colours, || responder.snapshot()).await);
         if now != shown {
             match &now {
                 Some(Ok(text)) => {

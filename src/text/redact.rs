@@ -114,13 +114,12 @@ impl Redactor {
 /// Where a line is: in which of the values, and where in it.
 type LineRange = (usize, Range<usize>);
 
-/// A line as a terminal shows it, which has U+FFFD for what is not UTF-8.
+/// The characters of a line. What is not UTF-8 is left out: a terminal shows nothing for it, or U+FFFD, which does not count.
 fn in_characters(line: &[u8]) -> Zeroizing<String> {
     // Room for all of it, so that no copy is left behind.
-    let mut text = Zeroizing::new(String::with_capacity(line.len() * char::REPLACEMENT_CHARACTER.len_utf8()));
+    let mut text = Zeroizing::new(String::with_capacity(line.len()));
     for chunk in line.utf8_chunks() {
         text.push_str(chunk.valid());
-        text.extend((!chunk.invalid().is_empty()).then_some(char::REPLACEMENT_CHARACTER));
     }
     text
 }
@@ -239,16 +238,33 @@ mod tests {
             let redactor = Redactor::new([SecretBytes::from(value.to_vec())]);
             let printed = [b"key=", value, b";\n"].concat();
             let text = redactor.redact(&String::from_utf8_lossy(&printed));
+            // tmux 3.3 shows nothing for bytes that are not UTF-8.
+            let valid: String = printed.utf8_chunks().map(|chunk| chunk.valid().to_owned()).collect();
+            let without = redactor.redact(&valid);
             let (mut stream, mut bytes) = (ByteStream::new(redactor), Vec::new());
             stream.pass(&printed, &mut bytes);
             stream.finish(&mut bytes);
-            (text, String::from_utf8_lossy(&bytes).into_owned())
+            [text, without, String::from_utf8_lossy(&bytes).into_owned()]
         };
-        let redacted = "key=*********;\n".to_owned();
-        assert_eq!(shown(b"hunter\xff22"), (redacted.clone(), redacted));
-        // Three bytes of no character are as short in a text as in a log, although a text has nine bytes for them.
-        let short = "key=\u{fffd}\u{fffd}\u{fffd};\n".to_owned();
-        assert_eq!(shown(b"\xff\xfe\xff"), (short.clone(), short));
+        assert_eq!(shown(b"hunter\xff22"), ["key=******\u{fffd}**;\n", "key=********;\n", "key=*********;\n"]);
+        let long = ["key=********\u{fffd}********;\n", "key=****************;\n", "key=*****************;\n"];
+        assert_eq!(shown(b"01234567\xff89abcdef"), long);
+        // The bytes of no character count for the length of a line.
+        assert_eq!(
+            shown(b"\xff\xfe\xe2\x82abcd"),
+            ["key=\u{fffd}\u{fffd}\u{fffd}****;\n", "key=****;\n", "key=*******;\n"]
+        );
+        assert_eq!(shown(b"\xffabcdef")[1..], ["key=abcdef;\n", "key=\u{fffd}abcdef;\n"], "it is too short");
+    }
+
+    #[test]
+    fn a_value_without_characters_is_redacted_in_logs_only() {
+        let redactor = Redactor::new([SecretBytes::from(vec![0xff; 8])]);
+        assert!(redactor.index().is_idle(), "a text shows nothing of it");
+        let (mut stream, mut bytes) = (ByteStream::new(redactor), Vec::new());
+        stream.pass(&[b"key=", &[0xff; 8][..], b";\n"].concat(), &mut bytes);
+        stream.finish(&mut bytes);
+        assert_eq!(String::from_utf8_lossy(&bytes), "key=********;\n");
     }
 
     #[test]
@@ -264,8 +280,8 @@ mod tests {
         /// Of few letters, so that pieces are there, in one another, overlapping and repeated.
         #[test]
         fn any_text_is_redacted_as_by_a_naive_search(
-            secrets in prop::collection::vec("[abé |]{0,40}", 0..4),
-            text in "([abé]{0,24}[ \n│c]?){0,6}",
+            secrets in prop::collection::vec("[abé |\u{fffd}]{0,40}", 0..4),
+            text in "([abé]{0,24}[ \n│\u{fffd}c]?){0,6}",
         ) {
             prop_assert_eq!(of(&secrets).redact(&text), naively(&secrets, &text));
         }

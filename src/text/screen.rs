@@ -16,8 +16,13 @@ enum Piece<'a> {
 
 /// The rows of a screen, each with its end of line, without empty rows at the end; with colors if `colours` is set.
 pub fn shown(captured: &str, redactor: &Redactor, colours: bool) -> String {
+    shown_without(captured, &[redactor], colours)
+}
+
+/// The same without the secrets of any of these redactors.
+pub fn shown_without(captured: &str, redactors: &[&Redactor], colours: bool) -> String {
     let pieces = pieces(captured);
-    let is_secret = redacted(&pieces, redactor);
+    let is_secret = redacted(&pieces, redactors);
     let mut shown = String::with_capacity(captured.len());
     let (mut at, mut end, mut is_coloured) = (0, 0, false);
     for piece in pieces {
@@ -80,13 +85,20 @@ fn is_colour(sequence: &str) -> bool {
 }
 
 /// Whether each byte of the characters and breaks is part of a secret.
-fn redacted(pieces: &[Piece<'_>], redactor: &Redactor) -> Vec<bool> {
+fn redacted(pieces: &[Piece<'_>], redactors: &[&Redactor]) -> Vec<bool> {
     let characters = pieces.iter().filter_map(|piece| match piece {
         Piece::Character(character) => Some(*character),
         Piece::Break => Some('\n'),
         Piece::Colour(_) => None,
     });
-    redactor.find(&characters.collect::<String>())
+    let text: String = characters.collect();
+    let mut is_secret = vec![false; text.len()];
+    for redactor in redactors {
+        for (is_secret, found) in is_secret.iter_mut().zip(redactor.find(&text)) {
+            *is_secret |= found;
+        }
+    }
+    is_secret
 }
 
 #[cfg(test)]

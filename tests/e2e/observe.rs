@@ -326,6 +326,23 @@ fn a_secret_is_shown_nowhere_however_it_is_printed() {
 }
 
 #[test]
+fn a_secret_that_is_not_utf8_is_shown_on_no_screen() {
+    let setup = Setup::new();
+    setup.secret("S", b"hunter\xff22x7");
+    let daemon = setup.start(&scripted(r#"printf 'K=%s;\ndone\n' "$S"; sleep inf"#, ""));
+    daemon.wait_until_running("a");
+    let seen = daemon.wait("its last output", || {
+        let rows = screen(&daemon, "/v1/agents/a/screen");
+        rows.contains(&"done".to_owned()).then_some(rows)
+    });
+    // Some versions of tmux show nothing for the byte that is not UTF-8, others a character that stands for it.
+    assert_eq!(seen[0].replace(char::REPLACEMENT_CHARACTER, ""), "K=**********;");
+    let watched = told(&daemon, &["watch", "a", "--once"]);
+    assert_eq!(watched.replace(char::REPLACEMENT_CHARACTER, ""), "K=**********;\ndone\n");
+    assert_eq!(told(&daemon, &["logs", "a"]), "K=***********;\ndone\n");
+}
+
+#[test]
 fn nothing_is_shown_while_the_secrets_are_unknown() {
     const KEY: &str = "sk-ant-api03-Zq8vXw2LkT0pYcRb7NfHd5JmGs3Q";
     let setup = Setup::new().args(["--resync", "200ms", "--settle", "20ms"]);

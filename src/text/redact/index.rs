@@ -2,8 +2,8 @@
 //!
 //! A terminal interface wraps a long value, indents it and draws a border around it. The comparison therefore covers only the
 //! *significant* bytes, of the text as well as of the secret: it skips white space, ends of lines, control and format characters,
-//! box-drawing and block characters and `|`. A stretch of [`PIECE`] significant bytes that occurs in a secret is redacted, and so is
-//! every shorter secret as a whole.
+//! box-drawing and block characters and `|`. It also skips U+FFFD, which some terminals show for bytes that are not UTF-8, and others
+//! do not. A stretch of [`PIECE`] significant bytes that occurs in a secret is redacted, and so is every shorter secret as a whole.
 //!
 //! A rolling hash compares windows of that length: a secret of n bytes has n hashes, and the text is read once.
 
@@ -47,7 +47,7 @@ pub fn is_significant(character: char) -> bool {
     }
     !(character.is_whitespace()
         || crate::text::printable::acts(character)
-        || matches!(character, '\u{2500}'..='\u{259f}'))
+        || matches!(character, '\u{2500}'..='\u{259f}' | char::REPLACEMENT_CHARACTER))
 }
 
 /// What must not be shown, ready to be found. Its memory is cleared when it is dropped.
