@@ -8,7 +8,7 @@ use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use super::query::COLOURED;
+use super::query::COLORED;
 use super::routes::{ROUTES, Route};
 use crate::observe::metrics;
 use crate::text::printable::json_line;
@@ -83,7 +83,7 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
                      it changes; `error` with an `error` while it is not available; until the agent is removed.",
                     &json!({
                         "text/plain; charset=utf-8": { "schema": { "type": "string" } },
-                        COLOURED: { "schema": { "type": "string" } },
+                        COLORED: { "schema": { "type": "string" } },
                         "text/event-stream": { "schema": message::<ScreenShown>(types) },
                     }),
                 ),
@@ -142,7 +142,7 @@ fn parameters(route: Route) -> Option<Value> {
         Route::Agent => json!([name]),
         Route::Screen => json!([
             name,
-            flag("colours", "with escape sequences for colors; true if `text/x-ansi` is accepted"),
+            flag("colors", "with escape sequences for colors; true if `text/x-ansi` is accepted"),
             flag("follow", "go on with later changes; true if `text/event-stream` is accepted"),
         ]),
         Route::Log => json!([

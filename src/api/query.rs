@@ -15,7 +15,7 @@ use crate::text::size;
 use crate::wire::events::Since;
 
 /// The media type of text with escape sequences for colors.
-pub(super) const COLOURED: &str = "text/x-ansi";
+pub(super) const COLORED: &str = "text/x-ansi";
 
 /// The default media type of a screen.
 const PLAIN: &str = "text/plain";
@@ -37,7 +37,7 @@ pub(super) enum StreamRequest {
         /// The agent.
         agent: Key,
         /// Whether to include colors.
-        colours: bool,
+        colors: bool,
         /// Whether to go on with later changes.
         follows: bool,
     },
@@ -117,11 +117,11 @@ impl StreamRequest {
 
     /// Reads a request for `/v1/agents/{name}/screen`.
     pub(super) fn screen<B>(agent: Key, request: &Request<B>) -> Result<Self, String> {
-        let mut query = Query::of(request, &["colours", "follow"])?;
+        let mut query = Query::of(request, &["colors", "follow"])?;
         let prefers = |media_type| prefers(request.headers(), media_type, PLAIN);
-        let colours = query.take("colours", flag)?.unwrap_or_else(|| prefers(COLOURED));
+        let colors = query.take("colors", flag)?.unwrap_or_else(|| prefers(COLORED));
         let follows = query.take("follow", flag)?.unwrap_or_else(|| prefers("text/event-stream"));
-        Ok(Self::Screen { agent, colours, follows })
+        Ok(Self::Screen { agent, colors, follows })
     }
 
     /// Reads a request for `/v1/agents/{name}/log`.
@@ -277,7 +277,7 @@ mod tests {
         let order = |query: &str, headers: &[(&'static str, &str)]| {
             StreamRequest::screen(key("A"), &request(query, headers)).unwrap()
         };
-        let screen = |colours, follows| StreamRequest::Screen { agent: key("a"), colours, follows };
+        let screen = |colors, follows| StreamRequest::Screen { agent: key("a"), colors, follows };
         assert_eq!(order("", &[("accept", "*/*")]), screen(false, false));
         assert_eq!(order("", &[("accept", "text/html;q=0.5, Text/X-ANSI;q=1")]), screen(true, false));
         assert_eq!(order("", &[("accept", "text/event-stream")]), screen(false, true));
@@ -294,7 +294,7 @@ mod tests {
         ] {
             assert_eq!(order("", &[("accept", accept)]), screen(false, false), "{accept}");
         }
-        assert_eq!(order("colours=false&follow=true", &[("accept", COLOURED)]), screen(false, true));
+        assert_eq!(order("colors=false&follow=true", &[("accept", COLORED)]), screen(false, true));
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl Screens {
     pub(super) async fn look(
         &self,
         agent: &Key,
-        colours: bool,
+        colors: bool,
         latest: impl Fn() -> Arc<Snapshot>,
     ) -> Result<String, String> {
         let Some(tmux) = &self.tmux else { return Err("there is no tmux to ask".to_owned()) };
@@ -39,7 +39,7 @@ impl Screens {
             let why = agent.reason.as_deref().unwrap_or("it is not known why");
             return Err(format!("{} has no session: {why}", agent.name));
         }
-        redacted(agent, colours, latest, async {
+        redacted(agent, colors, latest, async {
             let watched = self.watch(agent);
             let captured = watched.read(async {
                 let captured = tmux.screen(agent).await;
@@ -69,7 +69,7 @@ impl Screens {
 /// launched anew meanwhile, with other ones.
 async fn redacted(
     agent: &Key,
-    colours: bool,
+    colors: bool,
     latest: impl Fn() -> Arc<Snapshot>,
     capture: impl Future<Output = Captured>,
 ) -> Result<String, String> {
@@ -79,7 +79,7 @@ async fn redacted(
     let after = redactor().await?;
     let both = [&*before, &*after];
     let redactors = if Arc::ptr_eq(&before, &after) { &both[..1] } else { &both[..] };
-    Ok(screen::shown_without(&captured, redactors, colours))
+    Ok(screen::shown_without(&captured, redactors, colors))
 }
 
 #[cfg(test)]

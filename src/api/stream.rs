@@ -35,7 +35,7 @@ use crate::wire::status::{Fault, ScreenShown, Time};
 use super::answer;
 use super::http::{Ordered, Responder};
 use super::logs::{self, Broken, Telling, Wanted};
-use super::query::{COLOURED, StreamRequest, Which};
+use super::query::{COLORED, StreamRequest, Which};
 
 /// The media type of server-sent events.
 const EVENT_STREAM: &str = "text/event-stream";
@@ -139,9 +139,9 @@ async fn answer(order: StreamRequest, responder: Arc<Responder>, over: Arc<Notif
             let since = since.unwrap_or_else(|| Since::Seen(happenings.borrow_and_update().latest()));
             made(EVENT_STREAM, &responder, over, move |outlet| tell(outlet, happenings, since, agent, follows))
         }
-        StreamRequest::Screen { agent, colours, follows: true } => {
+        StreamRequest::Screen { agent, colors, follows: true } => {
             let responder_too = Arc::clone(&responder);
-            made(EVENT_STREAM, &responder, over, move |outlet| show(outlet, responder_too, agent, colours))
+            made(EVENT_STREAM, &responder, over, move |outlet| show(outlet, responder_too, agent, colors))
         }
         StreamRequest::Log { agent, which, lines, since, raw, follows } => {
             let Some(store) = responder.sources.logs.clone() else {
@@ -173,9 +173,9 @@ async fn answer(order: StreamRequest, responder: Arc<Responder>, over: Arc<Notif
                 made(content_type, &responder, over, move |outlet| telling.tell(outlet, opened))
             }
         }
-        StreamRequest::Screen { agent, colours, follows: false } => {
-            let content_type = if colours { COLOURED } else { TEXT };
-            match responder.screens.look(&agent, colours, || responder.snapshot()).await {
+        StreamRequest::Screen { agent, colors, follows: false } => {
+            let content_type = if colors { COLORED } else { TEXT };
+            match responder.screens.look(&agent, colors, || responder.snapshot()).await {
                 Ok(text) => whole(text.into(), content_type),
                 Err(why) => refusal(answer::unavailable(&why)),
             }
@@ -263,14 +263,14 @@ async fn tell(
 }
 
 /// Sends a screen whenever it has changed, until the agent is removed.
-async fn show(outlet: Outlet, responder: Arc<Responder>, agent: Key, colours: bool) -> Result<(), Gone> {
+async fn show(outlet: Outlet, responder: Arc<Responder>, agent: Key, colors: bool) -> Result<(), Gone> {
     let mut shown = None;
     let (mut pause, mut silence) = (SHORTEST, Duration::ZERO);
     loop {
         if responder.snapshot().agent(&agent).is_none() {
             return Ok(());
         }
-        let now = Some(responder.screens.look(&agent, colours, || responder.snapshot()).await);
+        let now = Some(responder.screens.look(&agent, colors, || responder.snapshot()).await);
         if now != shown {
             match &now {
                 Some(Ok(text)) => {

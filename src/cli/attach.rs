@@ -251,8 +251,8 @@ fn environment(
 }
 
 /// The terminal's features beyond its kind, in tmux's words. Terminals announce in `COLORTERM` that they have all colors.
-fn features(colours: Option<&OsStr>) -> Option<&'static str> {
-    colours.is_some_and(|value| value == "truecolor" || value == "24bit").then_some("RGB")
+fn features(colors: Option<&OsStr>) -> Option<&'static str> {
+    colors.is_some_and(|value| value == "truecolor" || value == "24bit").then_some("RGB")
 }
 
 /// A shell command that does the same as root.

@@ -134,7 +134,7 @@ pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -
         json_line(&Report { checks: &checks }).into_bytes()
     } else {
         let terminal = Terminal::here();
-        render(&checks, terminal.text_width(), terminal.colour).into_bytes()
+        render(&checks, terminal.text_width(), terminal.color).into_bytes()
     };
     output::print(&text, exit_status(&checks), UNKNOWN)
 }
@@ -151,7 +151,7 @@ fn exit_status(checks: &[Check]) -> u8 {
 }
 
 /// The checks in lines of at most `width` characters, and how many there are of each verdict.
-pub fn render(checks: &[Check], width: usize, colour: bool) -> String {
+pub fn render(checks: &[Check], width: usize, color: bool) -> String {
     const GAP: usize = 2;
     const VERDICT: usize = "unknown".len() + GAP;
     let column = checks.iter().map(|check| check.name.len()).max().unwrap_or(0) + GAP;
@@ -161,7 +161,7 @@ pub fn render(checks: &[Check], width: usize, colour: bool) -> String {
         let lines = check.message.lines().chain(check.remedy.iter().flat_map(|remedy| remedy.lines()));
         let lines = lines.flat_map(|line| wrapped(&escaped(line), width.saturating_sub(indent)));
         let word = check.result.word();
-        let (paint, plain) = if colour { (check.result.paint(), "\x1b[0m") } else { ("", "") };
+        let (paint, plain) = if color { (check.result.paint(), "\x1b[0m") } else { ("", "") };
         let padding = VERDICT - word.len();
         let label = format!("{paint}{word}{plain}{:padding$}{:column$}", "", check.name);
         push_hanging(&mut text, &label, indent, lines);
@@ -210,10 +210,10 @@ unknown  secrets     not checked: only root may read them
 
     #[test]
     fn color_changes_no_word_and_no_column() {
-        let coloured = render(&checks(), 80, true);
-        assert!(coloured.contains("\x1b[31mfailure\x1b[0m  api-socket"), "{coloured}");
+        let colored = render(&checks(), 80, true);
+        assert!(colored.contains("\x1b[31mfailure\x1b[0m  api-socket"), "{colored}");
         let codes = ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"];
-        let plain = codes.iter().fold(coloured, |text, code| text.replace(code, ""));
+        let plain = codes.iter().fold(colored, |text, code| text.replace(code, ""));
         assert_eq!(plain, render(&checks(), 80, false));
     }
 

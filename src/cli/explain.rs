@@ -124,8 +124,8 @@ pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
         Ok(Ok((_, explanation))) if arguments.json => json_line(&explanation).into_bytes(),
         Ok(Ok((agent, explanation))) => {
             let terminal = Terminal::here();
-            let colour = terminal.colour.then(|| paint(&agent));
-            render(&explanation, SystemTime::now(), terminal.text_width(), colour).into_bytes()
+            let color = terminal.color.then(|| paint(&agent));
+            render(&explanation, SystemTime::now(), terminal.text_width(), color).into_bytes()
         }
         Ok(Err(Failure { error, faults })) => {
             for fault in faults {
@@ -325,8 +325,8 @@ fn retried(cause: &WaitingFor) -> String {
 /// Under each of these words stands what it means; see the tests.
 const LABEL: usize = 11;
 
-/// The explanation as sentences, in lines of `width` characters. `colour` is for the state, which is said in words all the same.
-pub fn render(explanation: &Explanation, now: SystemTime, width: usize, colour: Option<&str>) -> String {
+/// The explanation as sentences, in lines of `width` characters. `color` is for the state, which is said in words all the same.
+pub fn render(explanation: &Explanation, now: SystemTime, width: usize, color: Option<&str>) -> String {
     let mut text = String::new();
     let state = match explanation.outcome {
         Some(outcome_) => format!("{} ({})", explanation.state, outcome(outcome_)),
@@ -340,9 +340,9 @@ pub fn render(explanation: &Explanation, now: SystemTime, width: usize, colour: 
     for line in wrapped(&first, width) {
         let _ = writeln!(text, "{line}");
     }
-    if let Some(colour) = colour {
+    if let Some(color) = color {
         // Broken after its width is known, which is that of the words alone.
-        text = text.replacen(&format!("in state {state}"), &format!("in state {colour}{state}\x1b[0m"), 1);
+        text = text.replacen(&format!("in state {state}"), &format!("in state {color}{state}\x1b[0m"), 1);
     }
     let mut section = |label: &str, paragraphs: Vec<String>| {
         let lines = paragraphs.iter().flat_map(|it| wrapped(&escaped(it), width.saturating_sub(LABEL)));
@@ -676,12 +676,12 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     }
 
     #[test]
-    fn colour_changes_no_word_and_is_for_the_state_alone() {
+    fn color_changes_no_word_and_is_for_the_state_alone() {
         let agent = agent("exited", &json!({ "outcome": "gave-up", "exit": { "code": 3, "at": at(8) } }));
         let explanation = explain(&agent, Vec::new());
-        let coloured = render(&explanation, now(), 80, Some("\x1b[31m"));
-        assert!(coloured.starts_with("a has been in state \x1b[31mexited (gave-up)\x1b[0m for 2s"), "{coloured}");
-        let plain = coloured.replace("\x1b[31m", "").replace("\x1b[0m", "");
+        let colored = render(&explanation, now(), 80, Some("\x1b[31m"));
+        assert!(colored.starts_with("a has been in state \x1b[31mexited (gave-up)\x1b[0m for 2s"), "{colored}");
+        let plain = colored.replace("\x1b[31m", "").replace("\x1b[0m", "");
         assert_eq!(plain, render(&explanation, now(), 80, None));
     }
 

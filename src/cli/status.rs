@@ -80,9 +80,9 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
         remarks.push("no agents are declared".to_owned());
         return Ok(Report { text: Bytes::new(), remarks, code });
     }
-    let Terminal { width, colour, .. } = Terminal::here();
+    let Terminal { width, color, .. } = Terminal::here();
     let now = SystemTime::now();
-    let mut text = render(&agents, now, width, colour);
+    let mut text = render(&agents, now, width, color);
     if let [AgentStatus { history, .. }] = agents.as_slice()
         && !history.is_empty()
     {
@@ -97,7 +97,7 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
 ///
 /// The reason for an agent's state ends its line if the whole reason fits. Otherwise it has a line of its own below, shortened to the
 /// width.
-pub fn render(agents: &[AgentStatus], now: SystemTime, width: Option<usize>, colour: bool) -> String {
+pub fn render(agents: &[AgentStatus], now: SystemTime, width: Option<usize>, color: bool) -> String {
     let rows: Vec<[String; HEADINGS.len()]> = agents.iter().map(|agent| cells(agent, now)).collect();
     let remarks: Vec<String> = agents.iter().map(remark).collect();
     let mut table = Table::new(HEADINGS, &rows);
@@ -108,7 +108,7 @@ pub fn render(agents: &[AgentStatus], now: SystemTime, width: Option<usize>, col
         table.push_text("REASON");
     }
     for ((agent, row), remark) in agents.iter().zip(&rows).zip(&remarks) {
-        table.push_row(row, colour.then(|| (STATE, paint(agent))));
+        table.push_row(row, color.then(|| (STATE, paint(agent))));
         if beside(remark) {
             table.push_text(remark);
         } else {
@@ -328,10 +328,10 @@ g            claude-code  stopping  -      0         -          -
 
     #[test]
     fn color_changes_no_word_and_no_column() {
-        let coloured = render(&every_state(), now(), Some(80), true);
-        assert!(coloured.contains("\x1b[33mbackoff\x1b[0m   1s"), "{coloured}");
+        let colored = render(&every_state(), now(), Some(80), true);
+        assert!(colored.contains("\x1b[33mbackoff\x1b[0m   1s"), "{colored}");
         let plain =
-            ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"].iter().fold(coloured, |text, code| text.replace(code, ""));
+            ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"].iter().fold(colored, |text, code| text.replace(code, ""));
         assert_eq!(plain, render(&every_state(), now(), Some(80), false));
     }
 

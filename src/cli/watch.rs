@@ -40,7 +40,7 @@ pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
     let terminal = Terminal::here();
     let goes_on = arguments.follow || terminal.width.is_some() && !arguments.json && !arguments.once;
     let is_live = terminal.width.is_some() && !terminal.is_dumb && !arguments.json && !arguments.once;
-    let show = Show { arguments, colours: terminal.colour && !arguments.json, goes_on, is_live };
+    let show = Show { arguments, colors: terminal.color && !arguments.json, goes_on, is_live };
     output::run(async {
         let shown = tokio::select! {
             shown = show.run(socket) => shown,
@@ -75,7 +75,7 @@ fn out(text: &str) -> io::Result<()> {
 
 struct Show<'a> {
     arguments: &'a Arguments,
-    colours: bool,
+    colors: bool,
     /// Whether it shows more than one screen.
     goes_on: bool,
     /// Whether the terminal is this verb's own while it runs.
@@ -102,7 +102,7 @@ impl Show<'_> {
     }
 
     async fn once(&self, client: &Client) -> Result<(), Failure> {
-        let query = format!("colours={}", self.colours);
+        let query = format!("colors={}", self.colors);
         let mut stream = client.screen(&self.arguments.name, &query).await.map_err(Failure::Ask)?;
         let mut text = Vec::new();
         while let Some(piece) = stream.next().await.map_err(Failure::Ask)? {
@@ -118,7 +118,7 @@ impl Show<'_> {
 
     /// What one daemon shows, until it shows no more.
     async fn follow(&self, client: &Client, screen: &mut Screen, was_there: &mut bool) -> Result<(), Failure> {
-        let query = format!("colours={}", self.colours);
+        let query = format!("colors={}", self.colors);
         let mut messages = client.screens(&self.arguments.name, &query).await.map_err(Failure::Ask)?;
         *was_there = true;
         let mut resized = signal(SignalKind::window_change()).map_err(Failure::Print)?;

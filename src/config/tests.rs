@@ -639,7 +639,7 @@ mod unknown_keys {
     #[rstest]
     #[case("promt = \"x\"", "3:1: unknown key \"promt\" is ignored; did you mean `prompt`?")]
     #[case("Workdir = \"x\"", "3:1: unknown key \"Workdir\" is ignored; did you mean `workdir`?")]
-    #[case("colour = { a = 1 }", "3:1: unknown key \"colour\" is ignored; remove it if no other program reads it")]
+    #[case("color = { a = 1 }", "3:1: unknown key \"color\" is ignored; remove it if no other program reads it")]
     #[case("\"a\\u001bb\" = 1", "3:1: unknown key \"a\\u{1b}b\" is ignored; remove it if no other program reads it")]
     #[case("memroy = \"4GiB\"", "3:1: unknown key \"memroy\" is ignored; did you mean `memory`?")]
     fn are_warnings_and_the_agent_stands(#[case] line: &str, #[case] warning: &str) {

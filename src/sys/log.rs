@@ -106,8 +106,8 @@ pub fn start(detail: Detail) -> Guard {
     let (writer, guard) =
         NonBlockingBuilder::default().buffered_lines_limit(QUEUE).lossy(true).finish(Harmless(io::stderr()));
     let _ = DROPPED.set(Dropped::Lines(writer.error_counter()));
-    let colour = Terminal::colour_on_stderr();
-    let lines = fmt::layer().with_writer(writer).with_target(false).with_ansi(colour);
+    let color = Terminal::color_on_stderr();
+    let lines = fmt::layer().with_writer(writer).with_target(false).with_ansi(color);
     let _ = tracing::subscriber::set_global_default(Registry::default().with(lines).with(Governor).with(level));
     keep(Sink::Lines { _guard: guard })
 }

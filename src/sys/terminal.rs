@@ -15,7 +15,7 @@ pub struct Terminal {
     /// The width in columns; `None` if there is no terminal.
     pub width: Option<usize>,
     /// Whether to use colors.
-    pub colour: bool,
+    pub color: bool,
     /// Whether it can only print one line below the other.
     pub is_dumb: bool,
 }
@@ -29,14 +29,14 @@ impl Terminal {
             size.map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0).unwrap_or(USUAL_WIDTH)
         });
         let is_dumb = is_dumb(std::env::var_os("TERM").as_deref());
-        let colour = takes_colour(is_there, is_dumb, std::env::var_os("NO_COLOR").as_deref());
-        Self { width, colour, is_dumb }
+        let color = takes_color(is_there, is_dumb, std::env::var_os("NO_COLOR").as_deref());
+        Self { width, color, is_dumb }
     }
 
     /// Whether to use colors on standard error.
-    pub fn colour_on_stderr() -> bool {
+    pub fn color_on_stderr() -> bool {
         let is_dumb = is_dumb(std::env::var_os("TERM").as_deref());
-        takes_colour(io::stderr().is_terminal(), is_dumb, std::env::var_os("NO_COLOR").as_deref())
+        takes_color(io::stderr().is_terminal(), is_dumb, std::env::var_os("NO_COLOR").as_deref())
     }
 
     /// How wide running text should be.
@@ -50,7 +50,7 @@ fn is_dumb(name: Option<&OsStr>) -> bool {
     name.is_none_or(|name| name.is_empty() || name == "dumb")
 }
 
-fn takes_colour(is_terminal: bool, is_dumb: bool, no_color: Option<&OsStr>) -> bool {
+fn takes_color(is_terminal: bool, is_dumb: bool, no_color: Option<&OsStr>) -> bool {
     // https://no-color.org: set and not empty.
     is_terminal && !is_dumb && no_color.is_none_or(OsStr::is_empty)
 }
@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn color_is_used_on_capable_terminals_unless_disabled() {
         let takes = |is_terminal, name: Option<&str>, no_color: Option<&str>| {
-            takes_colour(is_terminal, is_dumb(name.map(OsStr::new)), no_color.map(OsStr::new))
+            takes_color(is_terminal, is_dumb(name.map(OsStr::new)), no_color.map(OsStr::new))
         };
         assert!(takes(true, Some("xterm"), None) && takes(true, Some("linux"), Some("")));
         assert!(!takes(false, Some("xterm"), None) && !takes(true, Some("xterm"), Some("1")));

@@ -11,20 +11,20 @@ enum Piece<'a> {
     /// The end of a row.
     Break,
     /// A sequence that sets colors and the like (SGR in ECMA-48).
-    Colour(&'a str),
+    Color(&'a str),
 }
 
-/// The rows of a screen, each with its end of line, without empty rows at the end; with colors if `colours` is set.
-pub fn shown(captured: &str, redactor: &Redactor, colours: bool) -> String {
-    shown_without(captured, &[redactor], colours)
+/// The rows of a screen, each with its end of line, without empty rows at the end; with colors if `colors` is set.
+pub fn shown(captured: &str, redactor: &Redactor, colors: bool) -> String {
+    shown_without(captured, &[redactor], colors)
 }
 
 /// The same without the secrets of any of these redactors.
-pub fn shown_without(captured: &str, redactors: &[&Redactor], colours: bool) -> String {
+pub fn shown_without(captured: &str, redactors: &[&Redactor], colors: bool) -> String {
     let pieces = pieces(captured);
     let is_secret = redacted(&pieces, redactors);
     let mut shown = String::with_capacity(captured.len());
-    let (mut at, mut end, mut is_coloured) = (0, 0, false);
+    let (mut at, mut end, mut is_colored) = (0, 0, false);
     for piece in pieces {
         match piece {
             Piece::Character(character) => {
@@ -38,16 +38,16 @@ pub fn shown_without(captured: &str, redactors: &[&Redactor], colours: bool) -> 
                 shown.push('\n');
                 at += 1;
             }
-            Piece::Colour(sequence) if colours => {
-                is_coloured = true;
+            Piece::Color(sequence) if colors => {
+                is_colored = true;
                 shown.push_str(sequence);
                 end = shown.len();
             }
-            Piece::Colour(_) => {}
+            Piece::Color(_) => {}
         }
     }
     shown.truncate(end);
-    if is_coloured {
+    if is_colored {
         shown.push_str("\x1b[0m");
     }
     if !shown.is_empty() {
@@ -72,14 +72,14 @@ fn pieces(text: &str) -> Vec<Piece<'_>> {
             _ => {}
         }
         let sequence = &text[begin..at + character.len_utf8()];
-        if !is_text && state == State::Text && is_colour(sequence) {
-            pieces.push(Piece::Colour(sequence));
+        if !is_text && state == State::Text && is_color(sequence) {
+            pieces.push(Piece::Color(sequence));
         }
     }
     pieces
 }
 
-fn is_colour(sequence: &str) -> bool {
+fn is_color(sequence: &str) -> bool {
     let parameters = sequence.strip_prefix("\x1b[").and_then(|rest| rest.strip_suffix('m'));
     parameters.is_some_and(|parameters| parameters.bytes().all(|byte| byte.is_ascii_digit() || b";:".contains(&byte)))
 }
@@ -89,7 +89,7 @@ fn redacted(pieces: &[Piece<'_>], redactors: &[&Redactor]) -> Vec<bool> {
     let characters = pieces.iter().filter_map(|piece| match piece {
         Piece::Character(character) => Some(*character),
         Piece::Break => Some('\n'),
-        Piece::Colour(_) => None,
+        Piece::Color(_) => None,
     });
     let text: String = characters.collect();
     let mut is_secret = vec![false; text.len()];
@@ -159,8 +159,8 @@ mod tests {
         let secret = of("hunter2hunter2");
         assert_eq!(shown("key=hunter2hunter2!\n", &secret, true), "key=**************!\n");
         assert_eq!(shown("key=hunter2\nhunter2!\n", &secret, true), "key=*******\n*******!\n");
-        let coloured = "\x1b[1mhunt\x1b[2mer2hunter2";
-        assert_eq!(shown(coloured, &secret, true), "\x1b[1m****\x1b[2m**********\x1b[0m\n");
+        let colored = "\x1b[1mhunt\x1b[2mer2hunter2";
+        assert_eq!(shown(colored, &secret, true), "\x1b[1m****\x1b[2m**********\x1b[0m\n");
     }
 
     #[test]
@@ -174,13 +174,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_captured_only_colours_come_through(text in "(\\PC|[\\x00-\\x1f\\x7f-\\x9f]|\\x1b[\\[\\]P(]?){0,40}") {
+        fn whatever_is_captured_only_colors_come_through(text in "(\\PC|[\\x00-\\x1f\\x7f-\\x9f]|\\x1b[\\[\\]P(]?){0,40}") {
             let shown = shown(&text, &none(), true);
-            let plain = pieces(&shown).into_iter().filter(|piece| !matches!(piece, Piece::Colour(_)));
+            let plain = pieces(&shown).into_iter().filter(|piece| !matches!(piece, Piece::Color(_)));
             let length: usize = plain.map(|piece| if let Piece::Character(it) = piece { it.len_utf8() } else { 1 }).sum();
-            let colours: usize =
-                pieces(&shown).iter().map(|piece| if let Piece::Colour(it) = piece { it.len() } else { 0 }).sum();
-            prop_assert_eq!(length + colours, shown.len(), "{:?}", shown);
+            let colors: usize =
+                pieces(&shown).iter().map(|piece| if let Piece::Color(it) = piece { it.len() } else { 0 }).sum();
+            prop_assert_eq!(length + colors, shown.len(), "{:?}", shown);
             prop_assert!(!self::shown(&text, &none(), false).contains('\x1b'));
         }
     }

@@ -204,7 +204,7 @@ fn an_invalid_query_and_an_unknown_agent_fail_at_once() {
         ("agents/a/log?raw=1", "the parameter raw=1: write true or false"),
         ("agents/a/log?attempt=one", "the parameter attempt=one: write the number of an attempt"),
         ("agents/a/log?since=noon", "the parameter since=noon: neither a time"),
-        ("agents/a/screen?colours=some", "the parameter colours=some: write true or false"),
+        ("agents/a/screen?colors=some", "the parameter colors=some: write true or false"),
         ("events?after=noon", "is no event's id; one looks like"),
     ] {
         let answer = ask(&format!("/v1/{query}"));

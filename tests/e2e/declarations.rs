@@ -123,7 +123,7 @@ fn a_renamed_session_still_belongs_to_its_agent() {
 
 #[test]
 fn other_sections_are_free_and_unknown_keys_warn_with_place() {
-    let more = "colour = \"green\"";
+    let more = "color = \"green\"";
     let other = "mixtape = 7\n[resources]\nmemory = 8192\n[agents_of_old]\nname = [1, 2]\n\n";
     let text = agent("a", "sleep inf", more);
     let at = text.lines().position(|line| line == more).unwrap() + 1 + other.lines().count();
@@ -131,7 +131,7 @@ fn other_sections_are_free_and_unknown_keys_warn_with_place() {
     daemon.wait_until_running("a");
     assert_eq!(daemon.health().config_error, None);
     assert!(daemon.log().contains(&format!("{at}:1: ")), "no warning at {at}:1");
-    assert!(daemon.log().contains("colour"));
+    assert!(daemon.log().contains("color"));
 }
 
 #[test]

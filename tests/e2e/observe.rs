@@ -196,8 +196,8 @@ fn the_screen_keeps_colors_on_request_but_no_other_sequences() {
         (!rows.is_empty()).then_some(rows)
     });
     assert_eq!(plain, ["red"]);
-    let coloured = screen(&daemon, "/v1/agents/a/screen?colours=true");
-    assert!(coloured[0].contains("\u{1b}[31mred") && !coloured[0].contains("title"), "{coloured:?}");
+    let colored = screen(&daemon, "/v1/agents/a/screen?colors=true");
+    assert!(colored[0].contains("\u{1b}[31mred") && !colored[0].contains("title"), "{colored:?}");
 }
 
 #[test]
