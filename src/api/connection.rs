@@ -23,7 +23,7 @@ use std::task::{Poll, ready};
 
 use hyper::body::Buf;
 use nix::sys::socket::{MsgFlags, recv};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -168,17 +168,31 @@ impl Connection {
     /// fail to send the rest, and never read the answer (RFC 9112, 9.6).
     async fn linger(&mut self) -> io::Result<()> {
         self.socket.shutdown().await?;
+        let limit = self.responder.limits.linger;
         let drain = async {
-            let (mut room, mut left) = ([0; ROOM], MOST_DRAINED);
+            let mut left = MOST_DRAINED;
             while left > 0 {
-                match self.socket.read(&mut room).await? {
+                match self.discard().await? {
                     0 => break,
                     count => left = left.saturating_sub(count),
                 }
             }
             Ok(())
         };
-        timeout(self.responder.limits.linger, drain).await.unwrap_or(Ok(()))
+        timeout(limit, drain).await.unwrap_or(Ok(()))
+    }
+
+    /// Reads and drops some bytes. Returns their number, 0 if there will be no more.
+    ///
+    /// The room is on the stack while it is polled, and so no part of every connection.
+    async fn discard(&mut self) -> io::Result<usize> {
+        std::future::poll_fn(|context| {
+            let mut room = [0; ROOM];
+            let mut room = ReadBuf::new(&mut room);
+            ready!(Pin::new(&mut self.socket).poll_read(context, &mut room))?;
+            Poll::Ready(Ok(room.filled().len()))
+        })
+        .await
     }
 
     async fn say(&mut self, mut bytes: impl Buf) -> io::Result<()> {

@@ -627,7 +627,7 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     }
 
     #[test]
-    fn an_older_daemon_that_gives_no_data_is_explained_without_a_guess() {
+    fn an_older_daemon_without_data_is_explained_without_a_guess() {
         let reason = "its declaration has changed; interrupted, will be killed at the deadline";
         let explanation = explain(&agent("stopping", &json!({ "reason": reason, "deadline": at(30) })), Vec::new());
         assert_eq!(explanation.why.as_deref(), Some(reason));

@@ -44,8 +44,12 @@ pub fn open(path: &Path) -> Result<(File, Metadata), Error> {
 
 /// Opens the file of that name in a directory in the same way.
 pub fn open_in(folder: &OwnedFd, name: &OsStr) -> Result<(File, Metadata), Error> {
-    let (folder, name) = safe_path::resolve(folder, name).map_err(refusal)?;
-    safe_path::check_entry(&folder, &name).map_err(refusal)?;
+    let resolved = safe_path::resolve(folder, name).map_err(refusal)?;
+    let (folder, name) = resolved.as_ref().map_or((folder, name), |(folder, name)| (folder, name));
+    // Nobody but root mounts on a file in a folder of root's own.
+    if resolved.is_some() || !safe_path::may_follow(folder, name).map_err(io::Error::from)? {
+        safe_path::check_entry(folder, name).map_err(refusal)?;
+    }
     // What root resolved is not a link. Others leave links to the kernel.
     let (at, follow) = if Uid::effective().is_root() {
         (AtFlags::AT_SYMLINK_NOFOLLOW, OFlag::O_NOFOLLOW)
@@ -53,13 +57,13 @@ pub fn open_in(folder: &OwnedFd, name: &OsStr) -> Result<(File, Metadata), Error
         (AtFlags::empty(), OFlag::empty())
     };
     // Examined before it is opened: opening a device can have effects.
-    match kind(fstatat(&folder, &*name, at).map_err(io::Error::from)?) {
+    match kind(fstatat(folder, name, at).map_err(io::Error::from)?) {
         SFlag::S_IFREG => {}
         SFlag::S_IFLNK => return Err(Error::Link),
         _ => return Err(Error::NotRegular),
     }
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | follow;
-    let file = match openat(&folder, &*name, flags, Mode::empty()) {
+    let file = match openat(folder, name, flags, Mode::empty()) {
         Err(Errno::ELOOP) if follow.contains(OFlag::O_NOFOLLOW) => return Err(Error::Link),
         file => File::from(file.map_err(io::Error::from)?),
     };

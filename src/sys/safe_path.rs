@@ -281,26 +281,29 @@ fn root() -> Result<(OwnedFd, PathBuf), Error> {
     Ok((open(&at, FOLDER, Mode::empty()).map_err(PathError::of("open", &at))?, at))
 }
 
-/// Finds where an entry of a directory leads: the directory and the name of what is not a link, by links that root may follow.
+/// Finds where a link in a directory leads: the directory and the name of what is not a link, by links that root may follow.
 ///
-/// Without root, the kernel follows links, and the entry itself is returned.
-pub fn resolve(folder: &OwnedFd, name: &OsStr) -> Result<(OwnedFd, OsString), Error> {
+/// `None` if the entry is not a link, or without root, where the kernel follows links.
+pub fn resolve(folder: &OwnedFd, name: &OsStr) -> Result<Option<(OwnedFd, OsString)>, Error> {
     let mut at = PathBuf::from(name);
-    let mut folder = folder.try_clone().map_err(PathError::of("open", &at))?;
-    let mut name = name.to_owned();
     let mut steps = Steps { left: Vec::new(), links: 0 };
-    while let Some(target) = steps.target(&folder, &name, &at)? {
+    let Some(mut target) = steps.target(folder, name, &at)? else { return Ok(None) };
+    let mut folder = folder.try_clone().map_err(PathError::of("open", &at))?;
+    loop {
         if target.is_absolute() {
             (folder, _) = root()?;
         }
         steps.prepend(&target);
         // A target without a name, such as `/`, is a directory.
-        name = if target.file_name().is_some() { steps.left.remove(0) } else { ".".into() };
+        let name = if target.file_name().is_some() { steps.left.remove(0) } else { ".".into() };
         let parent = target.parent().map_or_else(PathBuf::new, Path::to_owned);
         folder = walk_from(folder, parent, &mut steps, None, |_, _| Ok(()))?;
         at = target;
+        target = match steps.target(&folder, &name, &at)? {
+            Some(next) => next,
+            None => return Ok(Some((folder, name))),
+        };
     }
-    Ok((folder, name))
 }
 
 fn is_link(folder: &OwnedFd, name: &OsStr) -> bool {
@@ -423,7 +426,9 @@ mod tests {
         symlink(directory.path().join("goal/file"), own.join("absolute")).unwrap();
         let folder = open_dir(&own, None).unwrap();
         for name in ["up", "chain", "absolute", "whole"] {
-            let (folder, name) = resolve(&folder, OsStr::new(name)).unwrap();
+            let resolved = resolve(&folder, OsStr::new(name)).unwrap();
+            assert_eq!(resolved.is_some(), Uid::effective().is_root());
+            let Some((folder, name)) = resolved else { continue };
             let file = openat(&folder, &*name, OFlag::O_RDONLY, Mode::empty()).unwrap();
             let real = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
             assert_eq!(real, directory.path().join("goal/file").canonicalize().unwrap(), "{name:?}");
