@@ -174,7 +174,7 @@ mod tests {
                 assert_eq!(found, None, "{}: {markup}", page.display());
             }
             let source = fs::read_to_string(&page).unwrap();
-            assert!(source.is_ascii(), "{}: not every formatter is told that it is UTF-8", page.display());
+            assert!(source.is_ascii(), "{}: some formatters do not know that the page is UTF-8", page.display());
         }
     }
 

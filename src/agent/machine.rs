@@ -432,7 +432,7 @@ impl Machine {
             State::Waiting | State::Queued { .. } if life.next != Some(Next::Restart) => self.begin(now, effects),
             State::Waiting | State::Backoff { why: BackoffReason::Restart, .. } => self.judge(now, effects),
             State::Exited { outcome } if outcome != Outcome::TimedOut => self.judge(now, effects),
-            // The deadline is never put off: clients were told when the stop ends.
+            // A deadline never moves, because clients have seen when the stop ends.
             State::Stopping { ref mut deadline, force: Force::Interrupted { ref mut again }, .. } => {
                 let grace = life.policy.grace_period;
                 *deadline = (*deadline).min(now + grace);
