@@ -270,17 +270,7 @@ impl Supervisor {
         let knows_past = !machine.was_launched();
         let effects = machine.resume();
         self.happened.push(What::Adopted { name: status.name.clone(), agent: Box::new(status) });
-        let agent = Agent {
-            machine,
-            desired: None,
-            under_way: None,
-            is_known: false,
-            is_told: true,
-            knows_past,
-            restarts: Restarts::default(),
-            brakes: Arc::default(),
-            redactor: None,
-        };
+        let agent = Agent { is_told: true, knows_past, ..Agent::new(machine) };
         self.agents.insert(key.clone(), agent);
         for effect in effects {
             self.carry_out(key, effect);
@@ -468,17 +458,7 @@ impl Supervisor {
             Some(agent) => agent.desired.is_some().then_some(Change::Changed),
         };
         self.happened.extend(change.map(|change| What::Declaration { name: name.to_string(), change }));
-        let agent = self.agents.entry(key.clone()).or_insert_with(|| Agent {
-            machine: Machine::new(name.clone()),
-            desired: None,
-            under_way: None,
-            is_known: false,
-            is_told: false,
-            knows_past: true,
-            restarts: Restarts::default(),
-            brakes: Arc::default(),
-            redactor: None,
-        });
+        let agent = self.agents.entry(key.clone()).or_insert_with(|| Agent::new(Machine::new(name.clone())));
         agent.machine.describe(name, harness);
         agent.desired = self.desired.agents.get(&key).cloned();
         let restored = agent.machine.in_force().filter(InForce::is_restored);
@@ -702,6 +682,21 @@ impl Supervisor {
 }
 
 impl Agent {
+    /// An agent that no earlier daemon knew, with nothing under way.
+    fn new(machine: Machine) -> Self {
+        Self {
+            machine,
+            desired: None,
+            under_way: None,
+            is_known: false,
+            is_told: false,
+            knows_past: true,
+            restarts: Restarts::default(),
+            brakes: Arc::default(),
+            redactor: None,
+        }
+    }
+
     /// Builds the redactor of what was launched and of what is to be, unless there is one of the same. Returns whether it did.
     fn redact(&mut self, redactors: &mut Redactors) -> bool {
         let under_way = self.under_way.iter().filter_map(|under_way| under_way.launch.as_ref());

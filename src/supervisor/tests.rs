@@ -172,17 +172,8 @@ fn under_way(is_certain: bool) -> UnderWay {
 #[test]
 fn a_redactor_is_built_only_if_a_launch_changes() {
     let mut redactors = Redactors::default();
-    let mut agent = Agent {
-        machine: Machine::new("a".parse().unwrap()),
-        desired: None,
-        under_way: Some(under_way(true)),
-        is_known: false,
-        is_told: false,
-        knows_past: true,
-        restarts: Restarts::default(),
-        brakes: Arc::default(),
-        redactor: None,
-    };
+    let machine = Machine::new("a".parse().unwrap());
+    let mut agent = Agent { under_way: Some(under_way(true)), ..Agent::new(machine) };
     assert!(agent.redact(&mut redactors) && !agent.redact(&mut redactors));
     agent.under_way = Some(under_way(true));
     assert!(agent.redact(&mut redactors) && !agent.redact(&mut redactors));
