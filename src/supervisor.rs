@@ -441,7 +441,11 @@ impl Supervisor {
                 Action::Remove(key) => {
                     if let Some(agent) = self.agents.get(&key) {
                         let name = agent.machine.name().to_string();
-                        self.happened.push(What::Declaration { name, change: Change::Removed });
+                        self.happened.push(What::Declaration {
+                            name,
+                            change: Change::Removed,
+                            changed: reason::Changes::default(),
+                        });
                     }
                     self.step(&key, machine::Event::Remove(Removal::Undeclared));
                 }
@@ -457,7 +461,11 @@ impl Supervisor {
             // What an earlier daemon knew cannot be told from what it is now.
             Some(agent) => agent.desired.is_some().then_some(Change::Changed),
         };
-        self.happened.extend(change.map(|change| What::Declaration { name: name.to_string(), change }));
+        self.happened.extend(change.map(|change| What::Declaration {
+            name: name.to_string(),
+            change,
+            changed: reason::Changes::default(),
+        }));
         let agent = self.agents.entry(key.clone()).or_insert_with(|| Agent::new(Machine::new(name.clone())));
         agent.machine.describe(name, harness);
         agent.desired = self.desired.agents.get(&key).cloned();

@@ -690,7 +690,8 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
         let hostile = "a\x1b[2J\r\u{9b}31m\u{202e}é";
         let mut agent = agent("exited", &json!({ "reason": hostile, "error": hostile, "limits_error": hostile }));
         agent.name = hostile.to_owned();
-        agent.exit = Some(Exit { how: ExitStatus::Cause(hostile.to_owned()), at: Time(now()), oom_kills: None });
+        agent.exit =
+            Some(Exit { how: ExitStatus::Cause(hostile.to_owned()), at: Time(now()), oom_kills: None, silent: false });
         let text = render(&explain(&agent, vec![hostile.to_owned()]), now(), 400, None);
         assert_eq!(text.matches(r"a\u{1b}[2J\r\u{9b}31m\u{202e}é").count(), 6, "{text}");
         assert_eq!(text.chars().filter(|&c| c.is_control() && c != '\n').count(), 0, "{text}");

@@ -205,6 +205,12 @@ pub(super) mod tests {
             stopping_because: None,
             stop_stage: None,
             launch_reason: None,
+            attempt_total: None,
+            last_output_at: None,
+            generation: 0,
+            overridden: None,
+            changed: crate::wire::reason::Changes::default(),
+            config_generation: None,
             resources: None,
             history: Vec::new(),
         }
@@ -214,7 +220,7 @@ pub(super) mod tests {
         AgentStatus {
             restarts: 12,
             reason: Some("exited with status 3".to_owned()),
-            exit: Some(Exit { how: ExitStatus::Code(3), at: ago(1), oom_kills: None }),
+            exit: Some(Exit { how: ExitStatus::Code(3), at: ago(1), oom_kills: None, silent: false }),
             next_start_at: Some(Time(now() + Duration::from_millis(2_500))),
             ..agent("claude-code", State::Backoff)
         }
@@ -224,10 +230,11 @@ pub(super) mod tests {
     fn history_has_a_line_per_attempt_and_fits_the_terminal() {
         let past = |attempt, how, started: Option<u64>, reason: &str| PastAttempt {
             attempt,
+            attempt_total: None,
             declared_at: ago(9_000),
             fingerprint: None,
             started_at: started.map(ago),
-            exit: Exit { how, at: ago(60), oom_kills: None },
+            exit: Exit { how, at: ago(60), oom_kills: None, silent: false },
             reason: reason.to_owned(),
             cpu_usec: None,
             memory_peak: None,
@@ -254,7 +261,12 @@ ATTEMPT  ENDED   RAN  EXIT     WHY
                 outcome: Some(Outcome::GaveUp),
                 reason: Some("3 restarts were made".to_owned()),
                 restarts: 3,
-                exit: Some(Exit { how: ExitStatus::Signal("SIGKILL".parse().unwrap()), at: ago(61), oom_kills: None }),
+                exit: Some(Exit {
+                    how: ExitStatus::Signal("SIGKILL".parse().unwrap()),
+                    at: ago(61),
+                    oom_kills: None,
+                    silent: false,
+                }),
                 ..agent("c", State::Exited)
             },
             AgentStatus {
@@ -342,7 +354,7 @@ g            claude-code  stopping  -      0         -          -
             name: hostile.to_owned(),
             harness: Some(hostile.to_owned()),
             reason: Some(hostile.to_owned()),
-            exit: Some(Exit { how: ExitStatus::Cause(hostile.to_owned()), at: ago(1), oom_kills: None }),
+            exit: Some(Exit { how: ExitStatus::Cause(hostile.to_owned()), at: ago(1), oom_kills: None, silent: false }),
             ..agent("", State::Backoff)
         };
         let table = render(&[agent], now(), None, false);
@@ -357,7 +369,7 @@ g            claude-code  stopping  -      0         -          -
             outcome: Some(Outcome::Failed),
             reason: Some(format!("failed: {cause}")),
             error: Some(cause.to_owned()),
-            exit: Some(Exit { how: ExitStatus::Cause(cause.to_owned()), at: ago(1), oom_kills: None }),
+            exit: Some(Exit { how: ExitStatus::Cause(cause.to_owned()), at: ago(1), oom_kills: None, silent: false }),
             ..agent("a", State::Exited)
         };
         assert_eq!(remark(&agent), "failed: tmux server died");

@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn time_of_a_state_comes_from_the_api() {
-        let exit = |seconds| Some(Exit { how: ExitStatus::Code(0), at: ago(seconds), oom_kills: None });
+        let exit = |seconds| Some(Exit { how: ExitStatus::Code(0), at: ago(seconds), oom_kills: None, silent: false });
         for state in State::ALL {
             let mut agent =
                 AgentStatus { since: Some(ago(5)), started_at: Some(ago(6)), exit: exit(7), ..agent("a", state) };

@@ -150,6 +150,10 @@ impl Snapshot {
             secrets_error: self.parts.errors.secrets.clone(),
             state_error: self.parts.errors.state.clone(),
             groups_error: self.parts.errors.groups.clone(),
+            override_error: None,
+            paused: None,
+            config_generation: None,
+            config_modified_at: None,
         }
     }
 }

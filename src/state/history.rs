@@ -112,10 +112,11 @@ mod tests {
         let at = |seconds| Time(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
         PastAttempt {
             attempt,
+            attempt_total: None,
             declared_at: at(0),
             fingerprint: None,
             started_at: Some(at(attempt)),
-            exit: Exit { how: ExitStatus::Code(3), at: at(attempt), oom_kills: None },
+            exit: Exit { how: ExitStatus::Code(3), at: at(attempt), oom_kills: None, silent: false },
             reason: "it ended by itself".to_owned(),
             cpu_usec: None,
             memory_peak: None,

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::wire::reason::Changes;
 use crate::wire::status::{AgentStatus, Errors, State, Time};
 
 /// Which event of which daemon. Those of one daemon are counted up from 1; another daemon's are of another epoch.
@@ -98,6 +99,9 @@ pub enum What {
         name: String,
         /// Which of them.
         change: Change,
+        /// What has changed, as far as that is known.
+        #[serde(default, skip_serializing_if = "Changes::is_empty")]
+        changed: Changes,
     },
     /// An agent entered a state, or made its next attempt in the same state.
     State {

@@ -156,6 +156,24 @@ pub enum LaunchReason {
     Unknown(String),
 }
 
+/// What a new declaration changed, by name: never a value.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Changes {
+    /// Fields of the entry, such as `prompt`; a variable as `env.NAME`. Sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<String>,
+    /// Secrets. Sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
+}
+
+impl Changes {
+    /// Whether nothing is known to have changed.
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty() && self.secrets.is_empty()
+    }
+}
+
 /// What an agent waits for, as one sentence: one thing after the other, with semicolons between.
 #[derive(Clone, Copy, Debug)]
 pub struct Causes<'a>(pub &'a [WaitingFor]);

@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::wire::exit_status::ExitStatus;
-use crate::wire::reason::{LaunchReason, StopStage, StoppingBecause, WaitingFor};
+use crate::wire::reason::{Changes, LaunchReason, StopStage, StoppingBecause, WaitingFor};
 
 /// A point in time on the wire: RFC 3339, UTC, milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,6 +116,27 @@ pub struct Exit {
     /// How many processes of the agent the kernel killed for lack of memory; absent if none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oom_kills: Option<u64>,
+    /// Whether the attempt completed in under 2 s and printed nothing: it probably did nothing. Absent if not, or if that is unknown.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub silent: bool,
+}
+
+/// What operators say about an agent, or about all agents, in the overrides directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Override {
+    /// `false` if the agent is to be stopped, or nothing is to start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// Each higher number restarts the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// Who owns the file: a user's name, or a number if it has none. Advisory: members of the operators' group can replace each
+    /// other's files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// When the file was last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Time>,
 }
 
 /// What an attempt used, with everything that it started, as far as the kernel counts it. Without a control group: the time of the
@@ -138,6 +159,9 @@ pub struct Usage {
 pub struct PastAttempt {
     /// Its number under its declaration, from 1.
     pub attempt: u64,
+    /// Its number over the agent's whole life, from 1. Builds before did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt_total: Option<u64>,
     /// When that declaration took effect.
     pub declared_at: Time,
     /// A fingerprint of what was launched, which is the same as long as the same is launched.
@@ -255,6 +279,25 @@ pub struct AgentStatus {
     /// Why the attempt was launched, in `starting`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub launch_reason: Option<LaunchReason>,
+    /// Launches over the agent's whole life, from 1: the number that commands and log files use. `attempt` counts those of the
+    /// present declaration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt_total: Option<u64>,
+    /// When the present or latest attempt last printed something. Absent if it has printed nothing, or if that is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_output_at: Option<Time>,
+    /// What the jcard and the override ask for: each higher number restarts the agent. 0 is left out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub generation: u64,
+    /// The override in force, if there is one.
+    #[serde(default, rename = "override", skip_serializing_if = "Option::is_none")]
+    pub overridden: Option<Override>,
+    /// What the present declaration changed, by name.
+    #[serde(default, skip_serializing_if = "Changes::is_empty")]
+    pub changed: Changes,
+    /// The [generation of the jcard](Health::config_generation) that the agent was last compared with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_generation: Option<u64>,
     /// What the agent uses at the moment. Only in the answer about a single agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
@@ -285,6 +328,22 @@ pub struct Health {
     /// Why agents have no control groups, and so no limits, where they could have them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub groups_error: Option<String>,
+    /// What is wrong with the overrides, if anything is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub override_error: Option<String>,
+    /// The override that lets nothing start, if there is one: `agentd pause --all`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Override>,
+    /// Which reading of the jcard is in force. It rises with each edit that was read, also over restarts of the daemon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_generation: Option<u64>,
+    /// When the jcard that was read last was written: the modification time of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_modified_at: Option<Time>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The answer to a request that fails.

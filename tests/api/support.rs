@@ -139,6 +139,12 @@ pub fn running(name: &str) -> AgentStatus {
         stopping_because: None,
         stop_stage: None,
         launch_reason: None,
+        attempt_total: None,
+        last_output_at: None,
+        generation: 0,
+        overridden: None,
+        changed: agentd::wire::reason::Changes::default(),
+        config_generation: None,
         resources: None,
         history: Vec::new(),
     }

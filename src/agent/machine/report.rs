@@ -58,6 +58,7 @@ impl Machine {
                 how: exit.how.clone(),
                 at: time(exit.at),
                 oom_kills: oom_kills(exit),
+                silent: false,
             }),
             next_start_at: match self.state {
                 // How long clearing takes is not known.
@@ -82,6 +83,12 @@ impl Machine {
                 }
                 _ => None,
             },
+            attempt_total: None,
+            last_output_at: None,
+            generation: 0,
+            overridden: None,
+            changed: reason::Changes::default(),
+            config_generation: None,
             resources: None,
             history: Vec::new(),
         }
@@ -206,10 +213,11 @@ pub(super) fn account(latest: Option<&Latest>, exit: &Exit, reason: &str) -> Opt
     let latest = latest?;
     Some(Effect::Account(PastAttempt {
         attempt: latest.number,
+        attempt_total: None,
         declared_at: time(latest.declared),
         fingerprint: latest.fingerprint.as_ref().map(Fingerprint::short),
         started_at: latest.started.map(time),
-        exit: status::Exit { how: exit.how.clone(), at: time(exit.at), oom_kills: oom_kills(exit) },
+        exit: status::Exit { how: exit.how.clone(), at: time(exit.at), oom_kills: oom_kills(exit), silent: false },
         reason: reason.to_owned(),
         cpu_usec: exit.usage.cpu_usec,
         memory_peak: exit.usage.memory_peak,

@@ -1608,7 +1608,10 @@ mod what_is_shown {
         life.ended(1, code(7));
         assert_eq!(shown(&life), (Backoff, false, None, Some(1), 0));
         assert_eq!(times(&life), (at(0), at(1), at(13), None, at(601)));
-        assert_eq!(life.status().exit, Some(status::Exit { how: code(7), at: at(10).unwrap(), oom_kills: None }));
+        assert_eq!(
+            life.status().exit,
+            Some(status::Exit { how: code(7), at: at(10).unwrap(), oom_kills: None, silent: false })
+        );
         life.gone(1);
         life.wait(seconds(3));
         assert_eq!(shown(&life), (Starting, false, None, Some(2), 1));
