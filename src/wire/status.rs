@@ -342,6 +342,7 @@ pub struct Health {
     pub config_modified_at: Option<Time>,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
