@@ -69,9 +69,9 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub enum Command {
-    /// Check a jcard and print every finding
+    /// Check jcards and print every finding
     ///
-    /// Each finding is a line such as FILE:LINE:COLUMN: what is wrong; what would be right.
+    /// Each finding is a line such as FILE:LINE:COLUMN: error: what is wrong; what would be right.
     #[command(after_long_help = manual::help("check"))]
     Check(check::Arguments),
     /// Print the JSON Schema of a jcard's agents, for editors
@@ -635,7 +635,10 @@ mod tests {
                 let long: &str = Box::leak(format!("--{long}").into_boxed_str());
                 lines.push([&call[..], &[long, HOSTILE, "--no-such-option"]].concat());
             }
-            lines.push([&call[..], &[HOSTILE, HOSTILE, HOSTILE]].concat());
+            // `check` takes any number of files.
+            if command.get_name() != "check" {
+                lines.push([&call[..], &[HOSTILE, HOSTILE, HOSTILE]].concat());
+            }
             lines.push([&call[..], &[&option]].concat());
         }
         for line in lines {
@@ -689,7 +692,7 @@ mod tests {
         for (call, command) in commands() {
             let expected: &[&str] = match call.first().map_or("", String::as_str) {
                 "" => DAEMON,
-                "check" => &["config", "unsandboxed", "json", "strict"],
+                "check" => &["config", "unsandboxed", "json", "strict", "here"],
                 "schema" => &[],
                 "status" | "explain" => &["json", "api-socket"],
                 "wait" => &["for", "timeout", "exit-code", "json", "api-socket"],

@@ -239,7 +239,7 @@ impl Inputs {
             || last.secrets.secrets != files.secrets.secrets;
         last.secrets = files.secrets;
         let is_edited = last.take_config(files.text, &self.place.file, &self.options).await;
-        let empty = Config { entries: Vec::new(), findings: Vec::new(), complete: false };
+        let empty = Config { entries: Vec::new(), findings: Vec::new(), sandbox_expected: Vec::new(), complete: false };
         let config = last.config.as_ref().unwrap_or(&empty);
         if is_edited {
             last.paths = paths(config, folder_of(&self.place.file), &self.place.account);

@@ -42,6 +42,8 @@ pub const TOPICS: [Topic; 11] = [
         examples: &[
             ("agentd check", "Check the jcard that the daemon reads"),
             ("agentd check --strict ./jcard.toml", "Check a file before it is installed, as in CI"),
+            ("agentd check --here", "Also look for programs, workdirs, prompt files and secrets on this machine"),
+            ("generate-jcard | agentd check -", "Check what another program writes"),
         ],
     },
     Topic {
