@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use super::output;
 use super::target::Target;
@@ -17,7 +18,7 @@ use super::{Whereabouts, check::here::Looker};
 use crate::agent::spec::Prompt;
 use crate::config::{self, Config, Entry, Finding, Options, Severity};
 use crate::settings::Surroundings;
-use crate::sys::regular_file;
+use crate::sys::{fd, regular_file};
 use crate::text::printable::{self, escaped};
 
 /// The exit status when the jcard has no error.
@@ -115,6 +116,8 @@ pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -
     let files =
         if arguments.files.is_empty() { vec![all.places.checked_config(here)] } else { arguments.files.clone() };
     let rigor = if arguments.strict { Rigor::Strict } else { Rigor::Usual };
+    // Looking starts a deputy.
+    fd::hand_down_none();
     let looker = arguments.here.then(|| Looker::new(&Target::find(all, &Whereabouts::default(), here)));
     let options = all.places.options(here);
     let (mut text, mut status) = (Vec::new(), GOOD);
@@ -148,16 +151,13 @@ fn check(
 }
 
 /// The text of a jcard, or why there is none.
-fn read(file: &Path) -> Result<Vec<u8>, String> {
+fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     if file != Path::new(STDIN) {
-        return regular_file::read(file, config::MAX_SIZE)
-            .map(|(text, _)| text.to_vec())
-            .map_err(|error| fault(&error));
+        return regular_file::read(file, config::MAX_SIZE).map(|(text, _)| text).map_err(|error| fault(&error));
     }
-    let mut text = Vec::new();
+    let mut text = Zeroizing::new(Vec::new());
     // One byte more shows that there is more.
-    let read = io::stdin().lock().take(config::MAX_SIZE + 1).read_to_end(&mut text);
-    match read {
+    match io::stdin().lock().take(config::MAX_SIZE + 1).read_to_end(&mut text) {
         Err(error) => Err(format!("cannot be read: {error}")),
         Ok(_) if text.len() as u64 > config::MAX_SIZE => Err(fault(&regular_file::Error::TooLarge(config::MAX_SIZE))),
         Ok(_) => Ok(text),

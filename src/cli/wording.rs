@@ -51,12 +51,7 @@ pub(super) fn remark(agent: &AgentStatus) -> String {
 
 /// The word of the API for an outcome.
 pub(super) fn outcome(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Completed => "completed",
-        Outcome::Failed => "failed",
-        Outcome::TimedOut => "timed-out",
-        Outcome::GaveUp => "gave-up",
-    }
+    outcome.word()
 }
 
 /// The color of a state: green is good, yellow is in between, red needs a person. The words say the same.

@@ -2,8 +2,6 @@
 //!
 //! None of these changes what an entry declares.
 
-use std::time::Duration;
-
 use toml::de::{DeTable, DeValue};
 
 use super::fields::{Fields, KNOWN, quoted};
@@ -128,13 +126,13 @@ fn restarts(fields: &mut Fields<'_>, spec: &AgentSpec) {
             let unused = [
                 ("max_restarts", policy.max_restarts.is_some()),
                 ("backoff", !fields.is_empty("backoff")),
-                ("backoff_reset", policy.backoff_reset.is_some_and(|reset| reset > Duration::ZERO)),
+                ("backoff_reset", !fields.is_empty("backoff_reset")),
             ];
             for (key, is_given) in unused {
                 if is_given {
                     let right = "write `restart = \"on-failure\"` or `\"always\"`, or remove it";
                     let at = fields.place(key);
-                    fields.warn(at, format!("`{key}` has no effect with `restart = \"no\"`; {right}"));
+                    fields.warn(at, format!("`{key}` is about restarts, and `restart = \"no\"` makes none; {right}"));
                 }
             }
         }

@@ -84,8 +84,10 @@ impl<'a> Fields<'a> {
 
     /// Warns, with a general remedy, and with an exact one that may repeat what the entry says.
     pub(super) fn warn_exactly(&mut self, at: usize, what: &str, right: &str, exact: Option<String>) {
-        self.warn(at, format!("{what}; {right}"));
-        if let Some(finding) = self.findings.last_mut() {
+        let message = format!("{what}; {right}");
+        self.warn(at, message.as_str());
+        // It is not there if there are too many.
+        if let Some(finding) = self.findings.last_mut().filter(|finding| finding.message == message) {
             finding.exact = exact.map(|exact| format!("{what}; write {exact}"));
         }
     }

@@ -38,7 +38,7 @@ use crate::contain::cgroup::Whose;
 use crate::contain::tree;
 use crate::launch::launcher as launch_command;
 use crate::launch::listener::UnverifiedLauncher;
-use crate::launch::protocol::{Ending, Failure, FromLauncher, Harness, Progress, ToLauncher, WIRE_VERSION};
+use crate::launch::protocol::{Ending, Failure, FromLauncher, Harness, NOT_LOGGED, Progress, ToLauncher, WIRE_VERSION};
 use crate::logs::guard::Finding;
 use crate::observe::redactions::prepared;
 use crate::supervisor::containment::ProcessTree;
@@ -820,6 +820,9 @@ impl<T: Fn(machine::Event)> Run<T> {
                         (self.tell)(machine::Event::Environment { attempt: self.attempt, error });
                     }
                     Ok(Some(other)) => {
+                        if matches!(&other, FromLauncher::Warning(text) if text.starts_with(NOT_LOGGED)) {
+                            self.log.lost();
+                        }
                         // The launcher is the agent user's, and must not be able to fill the log.
                         if let Some(count) = self.brakes.talk.pass() {
                             let said = if let FromLauncher::Warning(text) = other { self.words(&text).await } else { "something out of turn".to_owned() };

@@ -17,6 +17,7 @@ mod declarations;
 mod described;
 mod environment;
 mod excess;
+mod failures;
 mod history;
 mod hostile;
 mod idle;

@@ -107,15 +107,15 @@ fn answer(lines: &str) -> String {
 )]
 #[case::restarts_of_none(
     "max_restarts = 3",
-    "3:16: warning: `max_restarts` has no effect with `restart = \"no\"`; write `restart"
+    "3:16: warning: `max_restarts` is about restarts, and `restart = \"no\"` makes none; write"
 )]
 #[case::backoff_of_none(
     "restart = \"no\"\nbackoff = [\"3s\"]",
-    "4:11: warning: `backoff` has no effect with `restart = \"no\"`; write"
+    "4:11: warning: `backoff` is about restarts, and `restart = \"no\"` makes none; write"
 )]
 #[case::reset_of_none(
     "backoff_reset = \"1m\"",
-    "3:17: warning: `backoff_reset` has no effect with `restart = \"no\"`; write"
+    "3:17: warning: `backoff_reset` is about restarts, and `restart = \"no\"` makes none; write"
 )]
 #[case::processors(
     "cpu = \"150\"",
