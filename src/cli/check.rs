@@ -32,6 +32,7 @@ const STDIN: &str = "-";
 /// Which jcards to check, and how.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
+#[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub struct Arguments {
     /// The jcards; - is standard input [default: /etc/stereos/jcard.toml; without root: $XDG_CONFIG_HOME/agentd/jcard.toml]
     #[arg(value_name = "FILE")]

@@ -219,7 +219,7 @@ pub(super) mod tests {
         let (names, body, code) = judge(arguments(true, false), both());
         assert_eq!((names.as_str(), code), ("bad", RUNNING));
         let data: Vec<AgentStatus> = serde_json::from_slice(&body).unwrap();
-        assert_eq!(data, [bad.clone()]);
+        assert_eq!(data, std::slice::from_ref(&bad));
         assert_eq!(judge(arguments(true, true), vec![good.clone()]), (String::new(), Bytes::from("[]\n"), RUNNING));
     }
 

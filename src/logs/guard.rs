@@ -263,7 +263,7 @@ impl Round {
         };
         for (id, look) in looks {
             let Some(post) = self.posts.get_mut(&id) else { continue };
-            if let Some(written) = look.written {
+            if let Some(Written(written)) = look.written {
                 (self.tell)(&post.live.agent, post.live.kept, written);
             }
             if look.needs_another {
@@ -315,11 +315,15 @@ impl Queue {
     }
 }
 
+/// When a text was last written to; `None` if it is empty.
+#[derive(Clone, Copy, Debug)]
+struct Written(Option<SystemTime>);
+
 /// The result of one examination.
 #[derive(Debug, Default)]
 struct Look {
-    /// When the text was last written to, if that could be found out; the inner `None` is an empty text.
-    written: Option<Option<SystemTime>>,
+    /// When the text was last written to, if that could be found out.
+    written: Option<Written>,
     is_moved: bool,
     excess: Option<u64>,
     /// Whether to examine it again soon, although nothing may change.
@@ -329,7 +333,7 @@ struct Look {
 impl Look {
     fn at(store: &Store, live: &Live, has_place: bool) -> Self {
         // Before anything is given back, which counts as a change of the file.
-        let mut look = Self { written: store::written(&live.text).ok(), ..Self::default() };
+        let mut look = Self { written: store::written(&live.text).ok().map(Written), ..Self::default() };
         let text = Bound::of(store.size());
         let index = Bound::of(writer::index_size(store.size()));
         for (file, bound) in [(&live.text, text), (&live.index, index)] {

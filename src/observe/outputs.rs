@@ -44,6 +44,18 @@ impl Outputs {
         self.latest().get(agent)?.shown()
     }
 
+    /// The same of many agents, each with something by which `show` knows it.
+    pub fn of_each<'a, T>(
+        &self,
+        agents: impl IntoIterator<Item = (&'a Key, T)>,
+        mut show: impl FnMut(T, Option<SystemTime>),
+    ) {
+        let latest = self.latest();
+        for (agent, known_by) in agents {
+            show(known_by, latest.get(agent).and_then(Output::shown));
+        }
+    }
+
     /// How often something has changed.
     pub fn changes(&self) -> u64 {
         self.0.changes.load(Ordering::Acquire)

@@ -75,12 +75,10 @@ struct AgentsBody {
 }
 
 impl AgentsBody {
-    fn new(agents: &mut [AgentStatus], outputs: &Outputs) -> Self {
+    fn new(agents: &mut [AgentStatus], by_key: &HashMap<Key, usize>, outputs: &Outputs) -> Self {
         // Before the times are read: what changes meanwhile is shown next time.
         let changes = outputs.changes();
-        for agent in &mut *agents {
-            agent.last_output_at = agent.name.parse().ok().and_then(|key| outputs.of(&key)).map(Time);
-        }
+        outputs.of_each(by_key, |&at, time| agents[at].last_output_at = time.map(Time));
         Self { bytes: json_line(agents).into(), changes, made: Instant::now() }
     }
 }
@@ -92,8 +90,8 @@ impl From<Parts> for Snapshot {
     fn from(mut parts: Parts) -> Self {
         parts.agents.sort_by(|a, b| a.name.cmp(&b.name));
         let keys = parts.agents.iter().enumerate().filter_map(|(at, agent)| Some((agent.name.parse().ok()?, at)));
-        let by_key = keys.collect();
-        let agents_body = Mutex::new(AgentsBody::new(&mut parts.agents, &parts.outputs));
+        let by_key: HashMap<Key, usize> = keys.collect();
+        let agents_body = Mutex::new(AgentsBody::new(&mut parts.agents, &by_key, &parts.outputs));
         Self { parts, by_key, agents_body }
     }
 }
@@ -133,7 +131,7 @@ impl Snapshot {
     pub fn agents_body(&self) -> Bytes {
         let mut body = self.agents_body.lock().unwrap_or_else(PoisonError::into_inner);
         if body.changes != self.parts.outputs.changes() && body.made.elapsed() >= BODY_AGE {
-            *body = AgentsBody::new(&mut self.parts.agents.clone(), &self.parts.outputs);
+            *body = AgentsBody::new(&mut self.parts.agents.clone(), &self.by_key, &self.parts.outputs);
         }
         body.bytes.clone()
     }
@@ -231,7 +229,7 @@ mod tests {
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
         outputs.saw(&key("a"), 1, Some(at));
         assert_eq!(snapshot.agent_in_full(&key("a")).unwrap().last_output_at, Some(Time(at)));
-        snapshot.agents_body.lock().unwrap().made += Duration::from_secs(60);
+        snapshot.agents_body.lock().unwrap().made += Duration::from_mins(1);
         assert_eq!(listed(), before, "it is made at most once a second");
         snapshot.agents_body.lock().unwrap().made = Instant::now().checked_sub(BODY_AGE).unwrap();
         assert!(listed().contains("\"last_output_at\":\"1970-01-01T00:00:01.000Z\""), "{}", listed());

@@ -33,12 +33,11 @@ pub(super) fn log_change(before: &AgentStatus, after: &AgentStatus) {
     if (before.state, &before.reason) != (after.state, &after.reason) {
         let (state, reason) = (after.state, after.reason.as_deref().unwrap_or_default());
         let (name, attempt, pid) = (&after.name, after.attempt, after.pid);
-        match after.outcome.filter(|outcome| outcome.is_failure()) {
-            Some(outcome) => {
-                let outcome = outcome.word();
-                tracing::warn!(agent = name, %state, attempt, pid, "{outcome}: {reason}");
-            }
-            None => tracing::info!(agent = name, %state, attempt, pid, "{reason}"),
+        if let Some(outcome) = after.outcome.filter(|outcome| outcome.is_failure()) {
+            let outcome = outcome.word();
+            tracing::warn!(agent = name, %state, attempt, pid, "{outcome}: {reason}");
+        } else {
+            tracing::info!(agent = name, %state, attempt, pid, "{reason}");
         }
     }
     if let Some(error) = after.error.as_ref().filter(|&error| before.error.as_ref() != Some(error)) {
