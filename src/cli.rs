@@ -695,7 +695,7 @@ mod tests {
         for (call, command) in commands() {
             let expected: &[&str] = match call.first().map_or("", String::as_str) {
                 "" => DAEMON,
-                "check" => &["config", "unsandboxed", "json", "strict", "here"],
+                "check" => &["config", "unsandboxed", "json", "strict", "here", "user", "secret-dir"],
                 "schema" => &[],
                 "status" => &["json", "failed", "check", "api-socket"],
                 "explain" => &["json", "api-socket"],

@@ -52,6 +52,12 @@ pub struct Arguments {
     /// Also look whether this machine has the programs, workdirs, prompt files and secrets, as far as this user may
     #[arg(long)]
     pub here: bool,
+    /// With --here, the user that agents run as [default: that of the daemon, or agent; without root: yourself]
+    #[arg(long, value_name = "NAME", value_parser = super::name, requires = "here")]
+    pub user: Option<String>,
+    /// With --here, the secrets, one file each [default: those of the daemon]
+    #[arg(long, value_name = "DIR", value_parser = super::path(), requires = "here")]
+    pub secret_dir: Option<PathBuf>,
 }
 
 /// The findings, as `--json` prints them.
@@ -119,7 +125,10 @@ pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -
     let rigor = if arguments.strict { Rigor::Strict } else { Rigor::Usual };
     // Looking starts a deputy.
     fd::hand_down_none();
-    let looker = arguments.here.then(|| Looker::new(&Target::find(all, &Whereabouts::default(), here)));
+    let looker = arguments.here.then(|| {
+        let (user, secret_dir) = (arguments.user.clone(), arguments.secret_dir.clone());
+        Looker::new(&Target::find(all, &Whereabouts { user, secret_dir, ..Whereabouts::default() }, here))
+    });
     let options = all.places.options(here);
     let (mut text, mut status) = (Vec::new(), GOOD);
     for file in &files {

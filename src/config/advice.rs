@@ -18,22 +18,26 @@ const REPEATED: usize = 200;
 /// Words that a shell would interpret when they stand alone.
 const OPERATORS: [&str; 15] = ["&&", "||", "|", ";", "&", ">", ">>", "<", "<<", "2>", "2>>", "2>&1", "&>", ">&2", "|&"];
 
+/// The length of the longest of them.
+const LONGEST_OPERATOR: usize = 4;
+
 /// Programs that interpret shell syntax in their arguments.
 const SHELLS: [&str; 7] = ["sh", "bash", "dash", "zsh", "ksh", "fish", "busybox"];
 
 /// Warns about everything in a valid entry that probably does not do what its author expects.
 pub(super) fn look_at(fields: &mut Fields<'_>, spec: &AgentSpec) {
     command(fields, spec);
-    home(fields);
-    prompt(fields);
+    home(fields, spec);
+    prompt(fields, spec);
     restarts(fields, spec);
-    processors(fields);
+    processors(fields, spec);
     overridden_secrets(fields, spec);
 }
 
 fn command(fields: &mut Fields<'_>, spec: &AgentSpec) {
     let at = fields.place("command");
-    if let Some(text) = fields.peek("command") {
+    let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+~".contains(&byte));
+    if let Some(text) = fields.peek("command").filter(|text| !is_plain(text)) {
         let text = text.trim();
         if is_shell_line(text) {
             let right = "write [\"sh\", \"-c\", …] around it";
@@ -56,10 +60,9 @@ fn command(fields: &mut Fields<'_>, spec: &AgentSpec) {
         }
     }
     let words = || spec.command.iter().chain(&spec.args);
-    if words().any(|word| SHELLS.iter().any(|shell| word.rsplit('/').next() == Some(shell))) {
-        return;
-    }
-    if let Some(operator) = words().find(|word| OPERATORS.contains(&word.as_str())) {
+    let is_shell = |word: &String| SHELLS.iter().any(|shell| word.rsplit('/').next() == Some(shell));
+    let operator = words().find(|word| word.len() <= LONGEST_OPERATOR && OPERATORS.contains(&word.as_str()));
+    if let Some(operator) = operator.filter(|_| !words().any(is_shell)) {
         let key = if spec.args.contains(operator) { "args" } else { "command" };
         let right = "write command = [\"sh\", \"-c\", \"…\"] with the whole line in one string";
         fields.warn(fields.place(key), format!("`{key}` has {operator:?}, and no shell interprets it; {right}"));
@@ -90,7 +93,14 @@ fn is_shell_line(text: &str) -> bool {
 }
 
 /// Warns where `~` stays as it is.
-fn home(fields: &mut Fields<'_>) {
+fn home(fields: &mut Fields<'_>, spec: &AgentSpec) {
+    let mut words = spec.command.iter().chain(&spec.args);
+    let is_in_value = spec.env.values().any(|value| value.as_slice().starts_with(b"~"));
+    let is_in_path =
+        matches!(&spec.prompt, Some(Prompt::File(path)) if path.as_os_str().as_encoded_bytes().starts_with(b"~"));
+    if !is_in_value && !is_in_path && !words.any(|word| word.starts_with('~')) {
+        return;
+    }
     let right = "write the absolute path";
     let means_home = |text: &str| text == "~" || text.starts_with("~/");
     for key in ["command", "args"] {
@@ -112,8 +122,8 @@ fn home(fields: &mut Fields<'_>) {
     }
 }
 
-fn prompt(fields: &mut Fields<'_>) {
-    if fields.is_set("prompt") && fields.is_set("prompt_file") {
+fn prompt(fields: &mut Fields<'_>, spec: &AgentSpec) {
+    if matches!(spec.prompt, Some(Prompt::File(_))) && fields.is_set("prompt") {
         let at = fields.place("prompt");
         fields.warn(at, "`prompt` is ignored, because `prompt_file` takes precedence; remove one of them");
     }
@@ -157,11 +167,10 @@ fn ends(spec: &AgentSpec) -> bool {
     !stays && (spec.interactive != Some(true) || spec.harness.is_custom())
 }
 
-fn processors(fields: &mut Fields<'_>) {
-    let Some(text) = fields.spelled("cpu") else { return };
-    let Ok(number) = text.trim().parse::<f64>() else { return };
-    let share = crate::text::size::percent(&text).unwrap_or_default();
-    if share >= MANY_PROCESSORS * 100 {
+fn processors(fields: &mut Fields<'_>, spec: &AgentSpec) {
+    let Some(share) = spec.policy.limits.cpu.filter(|&share| share >= MANY_PROCESSORS * 100) else { return };
+    // A percentage is no number.
+    if let Some(number) = fields.spelled("cpu").and_then(|text| text.trim().parse::<f64>().ok()) {
         let at = fields.place("cpu");
         let right =
             format!("write \"{number}%\" or {} for a share of one, or \"{share}%\" if this is meant", number / 100.0);

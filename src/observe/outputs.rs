@@ -44,13 +44,16 @@ impl Outputs {
         self.latest().get(agent)?.shown()
     }
 
-    /// The same of many agents, each with something by which `show` knows it.
+    /// The same of many agents, each with something by which `show` knows it. Shows nothing if nothing is known of any agent.
     pub fn of_each<'a, T>(
         &self,
         agents: impl IntoIterator<Item = (&'a Key, T)>,
         mut show: impl FnMut(T, Option<SystemTime>),
     ) {
         let latest = self.latest();
+        if latest.is_empty() {
+            return;
+        }
         for (agent, known_by) in agents {
             show(known_by, latest.get(agent).and_then(Output::shown));
         }
