@@ -126,8 +126,8 @@ pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -
     // Looking starts a deputy.
     fd::hand_down_none();
     let looker = arguments.here.then(|| {
-        let (user, secret_dir) = (arguments.user.clone(), arguments.secret_dir.clone());
-        Looker::new(&Target::find(all, &Whereabouts { user, secret_dir, ..Whereabouts::default() }, here))
+        let (secret_dir, user) = (arguments.secret_dir.clone(), arguments.user.clone());
+        Looker::new(&Target::find(all, &Whereabouts { secret_dir, user, ..Whereabouts::default() }, here))
     });
     let options = all.places.options(here);
     let (mut text, mut status) = (Vec::new(), GOOD);
