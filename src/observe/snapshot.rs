@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hyper::body::Bytes;
 
+use crate::agent::declaration::Reading;
 use crate::agent::name::Key;
 use crate::contain::cgroup::Cgroups;
 use crate::observe::facts::Facts;
@@ -37,6 +38,8 @@ pub struct Parts {
     pub outputs: Outputs,
     /// Whether the declarations have been read. Before that, agents that are declared may be missing.
     pub is_read: bool,
+    /// The reading of the jcard that is in force.
+    pub reading: Option<Reading>,
 }
 
 impl Parts {
@@ -52,6 +55,7 @@ impl Parts {
             facts: Facts::new(SystemTime::now()),
             outputs: Outputs::default(),
             is_read: true,
+            reading: None,
         }
     }
 }
@@ -188,8 +192,8 @@ impl Snapshot {
             groups_error: self.parts.errors.groups.clone(),
             override_error: None,
             paused: None,
-            config_generation: None,
-            config_modified_at: None,
+            config_generation: self.parts.reading.map(|reading| reading.generation),
+            config_modified_at: self.parts.reading.map(|reading| Time(reading.modified)),
         }
     }
 }

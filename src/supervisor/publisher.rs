@@ -95,7 +95,7 @@ impl Supervisor {
     }
 
     pub(super) fn snapshot(&mut self) -> Snapshot {
-        let statuses = self.agents.values().map(|agent| agent.machine.status()).collect();
+        let statuses = self.agents.values().map(Agent::status).collect();
         let state_errors: Vec<&str> = self.state_errors.iter().chain(&self.record_error).map(String::as_str).collect();
         let errors = Errors {
             config: self.desired.config_error.clone(),
@@ -115,6 +115,7 @@ impl Supervisor {
             facts,
             outputs: self.resources.log_files.outputs(),
             is_read: self.has_read,
+            reading: self.desired.reading,
         })
     }
 
