@@ -5,6 +5,7 @@
 //! what needs the system (whether a `workdir` exists, what a `prompt_file` holds) is found out later, in [`crate::inputs`].
 
 mod agents;
+pub mod drop_in;
 mod fields;
 mod position;
 mod schema;

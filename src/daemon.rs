@@ -26,7 +26,7 @@ use crate::contain::tree::Trees;
 use crate::deputy::Deputy;
 use crate::deputy::renderer::Renderers;
 use crate::inputs::assemble::DeclarationContext;
-use crate::inputs::{Inputs, News, Nudge};
+use crate::inputs::{Inputs, News, Nudge, overrides};
 use crate::launch::socket_dir::{self, LaunchSocketKeeper, SocketDir};
 use crate::launch::{listener, program};
 use crate::logs::store::Store;
@@ -73,9 +73,9 @@ pub enum Error {
     NotRoot(String, String),
     /// The admin group does not exist.
     #[error(
-        "there is no group {0:?}; create it (for example: groupadd --system {0}), or name another with --admin-group"
+        "there is no group {0:?}; create it (for example: groupadd --system {0}), or name another with {1}"
     )]
-    NoGroup(String),
+    NoGroup(String, &'static str),
     /// Another daemon runs, or the lock cannot be taken.
     #[error(transparent)]
     Lock(#[from] lock::Error),
@@ -117,7 +117,8 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     // Checked now, rather than when each agent starts.
     let launcher = program::find(settings.launcher.as_deref())?;
     let settings = &Settings { launcher: Some(launcher), ..settings.clone() };
-    let group = admin_group(&settings.admin_group)?;
+    let group = group(&settings.admin_group, "--admin-group")?;
+    let operators = self::group(&settings.operator_group, "--operator-group")?;
     let mut state_errors = Vec::new();
     let lock = match Lock::take(&settings.state_dir) {
         Err(error @ lock::Error::System(_)) => {
@@ -163,7 +164,8 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
         let place = DeclarationContext { file: settings.config.clone(), account, key };
         let store = Store::new(&settings.log_dir, group, settings.log_retention);
         let reception = Reception { folder: folder.as_ref(), group };
-        serve(settings, place, reception, store, api, started, state_errors).await
+        let overrides = overrides::Place::new(settings.override_dir.clone(), operators, place.account.uid);
+        serve(settings, place, reception, overrides, store, api, started, state_errors).await
     });
     if let Some(Err(error)) = folder.as_ref().map(SocketDir::remove_launch_socket) {
         tracing::warn!("failed to remove {}: {error}", launch_socket.display());
@@ -188,11 +190,11 @@ fn agent_account(user: Option<&str>) -> Result<Account, Error> {
 }
 
 /// The named group as root, otherwise the user's own.
-fn admin_group(name: &str) -> Result<Gid, Error> {
+fn group(name: &str, option: &'static str) -> Result<Gid, Error> {
     if !Uid::effective().is_root() {
         return Ok(Gid::effective());
     }
-    let group = users::get_group_by_name(name).ok_or_else(|| Error::NoGroup(name.to_owned()))?;
+    let group = users::get_group_by_name(name).ok_or_else(|| Error::NoGroup(name.to_owned(), option))?;
     Ok(Gid::from_raw(group.gid()))
 }
 
@@ -250,6 +252,7 @@ async fn serve(
     settings: &Settings,
     place: DeclarationContext,
     Reception { folder, group }: Reception<'_>,
+    overrides: overrides::Place,
     store: Store,
     api: ApiSocket,
     started: Instant,
@@ -321,6 +324,8 @@ async fn serve(
     let inputs = Inputs {
         place,
         secret_dir: settings.secret_dir.clone(),
+        overrides,
+        state_dir: settings.state_dir.clone(),
         options: settings.options.clone(),
         deputy,
         settle: settings.settle,

@@ -64,6 +64,9 @@ pub fn desired(config: &Config, secrets: &Secrets, seen: &Seen, place: &Declarat
         config_error: config.error().map(|findings| located(file, &findings)),
         config_read: None,
         secrets_error: None,
+        overrides: None,
+        override_dir: None,
+        override_error: None,
         secrets: Arc::new(secrets.clone()),
     }
 }
