@@ -293,7 +293,8 @@ fn resolve<'a>(names: &[String], agents: &'a [AgentStatus]) -> Result<Vec<&'a Ag
                 || "agentd status lists all agents".to_owned(),
                 |near| format!("did you mean {near}? agentd status lists all agents"),
             );
-            return Err(End { status: UNKNOWN, message: format!("there is no agent {name:?}; {right}") });
+            let message = format!("failed to find agent {name:?}: agentd knows no agent of that name; {right}");
+            return Err(End { status: UNKNOWN, message });
         }
         for agent in found {
             if !meant.iter().any(|other| other.name == agent.name) {
