@@ -825,7 +825,11 @@ in
     }
 
     (mkIf cfg.createUsers {
-      users.groups = lib.genAttrs [ cfg.user cfg.adminGroup cfg.operatorGroup ] (_: { });
+      users.groups = lib.genAttrs (lib.unique [
+        cfg.user
+        cfg.adminGroup
+        cfg.operatorGroup
+      ]) (_: { });
       users.users.${cfg.user} = {
         isNormalUser = mkDefault true;
         description = mkDefault "AI coding agents";

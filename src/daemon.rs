@@ -72,9 +72,7 @@ pub enum Error {
     #[error("without root agents run as yourself ({0}), not as {1}; leave --user out, or start agentd as root")]
     NotRoot(String, String),
     /// The admin group does not exist.
-    #[error(
-        "there is no group {0:?}; create it (for example: groupadd --system {0}), or name another with {1}"
-    )]
+    #[error("there is no group {0:?}; create it (for example: groupadd --system {0}), or name another with {1}")]
     NoGroup(String, &'static str),
     /// Another daemon runs, or the lock cannot be taken.
     #[error(transparent)]
@@ -118,7 +116,6 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let launcher = program::find(settings.launcher.as_deref())?;
     let settings = &Settings { launcher: Some(launcher), ..settings.clone() };
     let group = group(&settings.admin_group, "--admin-group")?;
-    let operators = self::group(&settings.operator_group, "--operator-group")?;
     let mut state_errors = Vec::new();
     let lock = match Lock::take(&settings.state_dir) {
         Err(error @ lock::Error::System(_)) => {
@@ -164,8 +161,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
         let place = DeclarationContext { file: settings.config.clone(), account, key };
         let store = Store::new(&settings.log_dir, group, settings.log_retention);
         let reception = Reception { folder: folder.as_ref(), group };
-        let overrides = overrides::Place::new(settings.override_dir.clone(), operators, place.account.uid);
-        serve(settings, place, reception, overrides, store, api, started, state_errors).await
+        serve(settings, place, reception, store, api, started, state_errors).await
     });
     if let Some(Err(error)) = folder.as_ref().map(SocketDir::remove_launch_socket) {
         tracing::warn!("failed to remove {}: {error}", launch_socket.display());
@@ -252,13 +248,14 @@ async fn serve(
     settings: &Settings,
     place: DeclarationContext,
     Reception { folder, group }: Reception<'_>,
-    overrides: overrides::Place,
     store: Store,
     api: ApiSocket,
     started: Instant,
     mut state_errors: Vec<String>,
 ) -> Result<(), Error> {
     let failed = |operation| move |source| Error::System { operation, source };
+    let operators = self::group(&settings.operator_group, "--operator-group")?;
+    let overrides = overrides::Place::new(settings.override_dir.clone(), operators, place.account.uid);
     let launch_listener = folder.map(SocketDir::bind_launch_socket).transpose()?;
     let signals = Signals::catch().map_err(failed("catch signals"))?;
 

@@ -129,7 +129,9 @@ impl From<Failure> for End {
 pub fn run(all: &Whole, order: &Order, here: &Surroundings) -> ExitCode {
     let work = async {
         match order {
-            Order::Stop(it) => of_agents(all, here, Verb::Stop { now: it.now }, &it.names, it.wait, &it.directory).await,
+            Order::Stop(it) => {
+                of_agents(all, here, Verb::Stop { now: it.now }, &it.names, it.wait, &it.directory).await
+            }
             Order::Start(it) => of_agents(all, here, Verb::Start, &it.names, it.wait, &it.directory).await,
             Order::Restart(it) => {
                 of_agents(all, here, Verb::Restart { now: it.now }, &it.names, it.wait, &it.directory).await
@@ -339,9 +341,10 @@ fn plan(verb: Verb, agent: &AgentStatus, before: DropIn) -> Result<(DropIn, u64)
 async fn taken(client: &Client, verb: Verb, jobs: &mut [Job]) {
     let limit = Instant::now() + TAKEN;
     loop {
-        for job in jobs.iter_mut() {
-            if let Ok(answer) = client.agent(&job.name).await {
-                job.seen = answer.value;
+        let agents = client.agents().await.map(|answer| answer.value).unwrap_or_default();
+        for agent in agents {
+            if let Some(job) = jobs.iter_mut().find(|job| job.name == agent.name) {
+                job.seen = agent;
             }
         }
         if jobs.iter().all(|job| is_taken(verb, job)) || Instant::now() >= limit {
@@ -422,18 +425,25 @@ fn without_daemon(
     waits: bool,
     error: &Error,
 ) -> Result<(Vec<String>, u8), End> {
-    if waits || matches!(verb, Verb::Restart { .. }) || !matches!(error, Error::NotRunning(_)) {
-        return Err(End { status: UNKNOWN, message: error.to_string() });
-    }
+    let why = match error {
+        _ if waits || matches!(verb, Verb::Restart { .. }) => None,
+        Error::NotRunning(_) => Some("agentd is not running"),
+        // An operator need not be one who may read.
+        Error::Denied(_) => Some("you may not ask agentd"),
+        _ => None,
+    };
+    let Some(why) = why else { return Err(End { status: UNKNOWN, message: error.to_string() }) };
     let mut lines = Vec::new();
     for name in names {
-        let name: Name = name.parse().map_err(|right| End { status: UNKNOWN, message: format!("{name:?}: {right}") })?;
+        let name: Name =
+            name.parse().map_err(|right| End { status: UNKNOWN, message: format!("{name:?}: {right}") })?;
         let before = files.read(name.as_str())?;
         let enabled = Some(verb.starts());
-        let written = files.write(name.as_str(), DropIn { enabled, now: false, ..before }, &verb.line(name.as_str()))?;
+        let written =
+            files.write(name.as_str(), DropIn { enabled, now: false, ..before }, &verb.line(name.as_str()))?;
         let effect = if verb.starts() { "may run" } else { "does not run" };
         lines.push(format!(
-            "{name}: agentd is not running; {} says from now on that {name} {effect}, if there is such an agent",
+            "{name}: {why}; {} says from now on that {name} {effect}, if there is such an agent",
             written.path().display()
         ));
     }
@@ -454,9 +464,12 @@ async fn pause(
     }
     let written = daemon.files.write(ALL, DropIn { enabled: Some(!pauses), ..DropIn::default() }, line)?;
     if let Err(error) = &daemon.health {
-        let Error::NotRunning(_) = error else { return Err(End { status: UNKNOWN, message: error.to_string() }) };
-        let path = written.path().display().to_string();
-        return Ok((vec![format!("agentd is not running; {path} takes effect when it does")], 0));
+        let why = match error {
+            Error::NotRunning(_) => "agentd is not running",
+            Error::Denied(_) => "you may not ask agentd",
+            _ => return Err(End { status: UNKNOWN, message: error.to_string() }),
+        };
+        return Ok((vec![format!("{why}; {} says so from now on", written.path().display())], 0));
     }
     let limit = Instant::now() + TAKEN;
     loop {
@@ -488,4 +501,82 @@ pub(super) fn stopped(agent: &AgentStatus, now: SystemTime) -> Option<String> {
     let ago = at.and_then(|Time(at)| now.duration_since(at).ok());
     let ago = ago.map_or_else(String::new, |ago| format!(" {} ago", words(ago)));
     Some(format!("stopped by {by}{ago}: agentd start {}", agent.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::cli::status::tests::{agent, ago};
+    use crate::wire::status::Override;
+
+    fn agents(names: &[&str]) -> Vec<AgentStatus> {
+        names.iter().map(|name| agent(name, State::Running)).collect()
+    }
+
+    fn names(wanted: &[&str]) -> Vec<String> {
+        wanted.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    #[rstest]
+    #[case(&["B"], Ok("b"))]
+    #[case(&["w"], Ok("w-0 w-1"))]
+    #[case(&["w-1", "W"], Ok("w-1 w-0"))]
+    #[case(&["b", "x"], Err("failed to find agent \"x\": agentd knows no agent of that name; agentd status lists"))]
+    #[case(&["writr"], Err("agentd knows no agent of that name; did you mean writer?"))]
+    fn names_mean_agents_or_their_replicas(#[case] wanted: &[&str], #[case] expected: Result<&str, &str>) {
+        let agents = agents(&["a", "b", "w-0", "w-1", "w-x", "writer"]);
+        match (resolve(&names(wanted), &agents), expected) {
+            (Ok(found), Ok(expected)) => {
+                let found: Vec<&str> = found.iter().map(|agent| agent.name.as_str()).collect();
+                assert_eq!(found.join(" "), expected);
+            }
+            (Err(end), Err(expected)) => assert!(end.message.contains(expected) && end.status == 4, "{}", end.message),
+            (found, expected) => panic!("{:?} instead of {expected:?}", found.is_ok()),
+        }
+    }
+
+    fn stopped_agent() -> AgentStatus {
+        AgentStatus {
+            waiting_for: vec![WaitingFor::Enabled { by: Some("op".into()), at: Some(ago(300)) }],
+            overridden: Some(Override { enabled: Some(false), ..Override::default() }),
+            generation: 4,
+            ..agent("a", State::Waiting)
+        }
+    }
+
+    #[test]
+    fn what_is_written_follows_from_the_agent_and_its_file() {
+        let said = DropIn { enabled: Some(false), generation: Some(2), now: true };
+        let text = |verb, agent: &AgentStatus, before| plan(verb, agent, before).map(|(drop_in, _)| drop_in.render());
+        let running = AgentStatus { generation: 1, ..agent("a", State::Running) };
+        let nothing = DropIn::default();
+        let stop = |now| Verb::Stop { now };
+        assert_eq!(text(stop(false), &running, said).unwrap(), "enabled = false\ngeneration = 2\n");
+        assert_eq!(text(stop(true), &running, nothing).unwrap(), "enabled = false\nnow = true\n");
+        assert_eq!(text(Verb::Start, &stopped_agent(), said).unwrap(), "generation = 2\n");
+        assert_eq!(text(Verb::Start, &running, nothing), Err("is running already".to_owned()));
+        assert_eq!(text(Verb::Start, &agent("a", State::Exited), nothing).unwrap(), "generation = 1\n");
+        let again = Verb::Restart { now: true };
+        assert_eq!(text(again, &stopped_agent(), said).unwrap(), "generation = 5\nnow = true\n");
+        let enabled = DropIn { enabled: Some(true), ..nothing };
+        assert_eq!(text(again, &running, enabled).unwrap(), "enabled = true\ngeneration = 2\nnow = true\n");
+    }
+
+    #[test]
+    fn one_sentence_says_what_comes_of_it() {
+        let now = SystemTime::now();
+        let deadline = Some(Time(now + Duration::from_millis(29_500)));
+        let stopping = AgentStatus { deadline, ..agent("a", State::Stopping) };
+        let (stop, restart) = (Verb::Stop { now: false }, Verb::Restart { now: false });
+        assert_eq!(what_happens(stop, &stopping, now), "stopping; SIGKILL follows in 30s at the latest");
+        let then = "stopping, then it starts again; SIGKILL follows in 30s at the latest";
+        assert_eq!(what_happens(restart, &stopping, now), then);
+        let killed = AgentStatus { deadline: Some(Time(now)), ..stopping };
+        assert_eq!(what_happens(stop, &killed, now), "stopping at once");
+        assert_eq!(what_happens(stop, &stopped_agent(), now), "stopped; agentd start a starts it");
+        assert_eq!(stopped(&stopped_agent(), now).unwrap(), "stopped by op 5m ago: agentd start a");
+        assert_eq!(stopped(&agent("a", State::Waiting), now), None);
+    }
 }

@@ -240,7 +240,8 @@ impl Known {
             let held = match said {
                 Ok(said) => Some(said),
                 Err(error) => {
-                    let effect = if before.is_some() { "what it said before stays in force" } else { "it has no effect" };
+                    let effect =
+                        if before.is_some() { "what it said before stays in force" } else { "it has no effect" };
                     problems.push(format!("{error}; {effect}"));
                     before.cloned()
                 }

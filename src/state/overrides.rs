@@ -96,7 +96,9 @@ mod tests {
     #[test]
     fn what_is_damaged_or_of_another_version_is_an_error() {
         let folder = TempDir::new().unwrap();
-        for (text, expected) in [("{", "EOF"), (r#"{"version":2,"overrides":{"folder":null,"in_force":{}}}"#, "version 2")] {
+        for (text, expected) in
+            [("{", "EOF"), (r#"{"version":2,"overrides":{"folder":null,"in_force":{}}}"#, "version 2")]
+        {
             fs::write(path(folder.path()), text).unwrap();
             let error = read(folder.path()).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

@@ -4,7 +4,7 @@ use super::Supervisor;
 use crate::agent::declaration::Desired;
 use crate::agent::machine;
 use crate::agent::name::Key;
-use crate::agent::orders::{Overrides, Override};
+use crate::agent::orders::{Override, Overrides};
 use crate::wire::events::{Change, What};
 use crate::wire::reason::Changes;
 

@@ -120,9 +120,10 @@ impl Machine {
         let Some(life) = &self.life else { return vec![WaitingFor::Entry {}] };
         match &self.state {
             State::Invalid => vec![WaitingFor::Entry {}],
-            State::Waiting => {
-                self.forbidden().chain(life.wanted.missing().into_iter().flat_map(|missing| missing.0.clone())).collect()
-            }
+            State::Waiting => self
+                .forbidden()
+                .chain(life.wanted.missing().into_iter().flat_map(|missing| missing.0.clone()))
+                .collect(),
             State::Queued { session, holder } => {
                 let name = session.as_ref().map(Name::to_string);
                 let session = WaitingFor::Session { name, holder: holder.to_string() };

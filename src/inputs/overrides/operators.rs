@@ -67,7 +67,10 @@ mod tests {
         let operators = Operators::Group { group: Gid::from_raw(0), agent };
         assert!(operators.judge(agent).unwrap_err().contains("the agent user 3999999990, who may not operate agents"));
         let said = operators.judge(stranger).unwrap_err();
-        assert!(said.contains("it belongs to 3999999991, and only files of root and of members of group root"), "{said}");
+        assert!(
+            said.contains("it belongs to 3999999991, and only files of root and of members of group root"),
+            "{said}"
+        );
         assert!(Operators::Own(agent).judge(stranger).unwrap_err().contains("only your own files count"));
         assert!(Operators::Own(stranger).judge(stranger).is_ok());
     }

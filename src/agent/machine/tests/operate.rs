@@ -24,7 +24,10 @@ fn next_daemon(life: &Life) -> Life {
 fn a_stop_goes_through_grace_and_ends_in_waiting() {
     let mut life = Life::running(restarting(Restart::Always));
     assert_eq!(life.order(stopped(false)), ["interrupt 1"]);
-    assert_eq!((life.state(), life.status().deadline, life.status().stopping_because), (Stopping, at(30), Some(by_op())));
+    assert_eq!(
+        (life.state(), life.status().deadline, life.status().stopping_because),
+        (Stopping, at(30), Some(by_op()))
+    );
     assert_eq!(life.wait(seconds(30)), ["interrupt again 1", "kill 1"]);
     assert_eq!(life.end(1, ExitStatus::Signal("SIGKILL".parse().unwrap())), ["offer shell a"]);
     assert_eq!(life.accounts[0].reason, "stopped by op");
@@ -95,7 +98,10 @@ fn what_is_over_runs_again_by_a_restart_or_a_stop_and_a_start(#[case] mut life: 
     life.end(attempt, code(0));
     life.wait(seconds(2));
     assert!(life.order(stopped(false)).is_empty());
-    assert_eq!((life.state(), life.status().outcome), if life.state() == Waiting { (Waiting, None) } else { (Stopping, None) });
+    assert_eq!(
+        (life.state(), life.status().outcome),
+        if life.state() == Waiting { (Waiting, None) } else { (Stopping, None) }
+    );
 }
 
 #[test]
@@ -160,7 +166,8 @@ fn all_that_is_missing_is_listed_in_the_order_of_the_gates() {
     let mut life = Life::new();
     life.order(Orders { own: stopped(false).own, pause: paused().pause });
     life.declare(missing(plain()));
-    let kinds: Vec<_> = life.status().waiting_for.iter().map(|it| serde_json::to_value(it).unwrap()["kind"].clone()).collect();
+    let kinds: Vec<_> =
+        life.status().waiting_for.iter().map(|it| serde_json::to_value(it).unwrap()["kind"].clone()).collect();
     assert_eq!(kinds, ["enabled", "paused", "workdir"]);
 }
 

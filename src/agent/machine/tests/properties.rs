@@ -316,8 +316,7 @@ impl World {
     /// A new life begins, if an order asked for one.
     fn renew(&mut self, effects: &[Effect]) {
         let Some(in_force) = &mut self.in_force else { return };
-        let is_launch =
-            |effect: &Effect| matches!(effect, Effect::Launch { reason: LaunchReason::Restarted, .. });
+        let is_launch = |effect: &Effect| matches!(effect, Effect::Launch { reason: LaunchReason::Restarted, .. });
         let is_new = self.machine.status().attempt.is_none() && in_force.attempts > 0;
         if is_new || effects.iter().any(is_launch) {
             assert!(self.may_renew || in_force.attempts == 0, "a new life that nobody asked for");

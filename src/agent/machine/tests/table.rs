@@ -47,9 +47,7 @@ fn events(name: &str, life: &Life) -> Vec<Event> {
             [launching(launch("a", "y")), launching(launch("c", "x")), missing(plain())].map(Event::Declare).into()
         }
         "update" => [plain(), restarting(Restart::Always), timing_out(1), missing(plain())].map(Event::Update).into(),
-        "ordered" => {
-            [stopped(false), stopped(true), raised(9), paused(), Orders::default()].map(Event::Ordered).into()
-        }
+        "ordered" => [stopped(false), stopped(true), raised(9), paused(), Orders::default()].map(Event::Ordered).into(),
         "remove" => vec![Event::Remove(Removal::Undeclared)],
         "started" => vec![Event::Started { attempt, pid: 107, at }],
         "not started" => [failed("no such program"), retry("busy"), NotStarted::CutOff]
