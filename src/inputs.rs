@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
@@ -342,7 +343,7 @@ impl Inputs {
             .map(String::as_str)
             .collect();
         desired.override_error = Some(errors.join("\n")).filter(|errors| !errors.is_empty());
-        desired.overrides = last.overrides.overrides();
+        desired.overrides = last.overrides.overrides().map(Arc::new);
         desired.override_dir = Some(directory.clone());
     }
 
@@ -492,7 +493,6 @@ fn report(path: &Path, config: &Config, desired: &Desired, before: Option<&Desir
 mod tests {
     use std::cell::Cell;
     use std::fs;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use tempfile::TempDir;

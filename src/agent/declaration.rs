@@ -28,7 +28,7 @@ pub struct Desired {
     /// What is wrong with the secrets.
     pub secrets_error: Option<String>,
     /// What operators want of the agents; `None` if that is not known.
-    pub overrides: Option<Overrides>,
+    pub overrides: Option<Arc<Overrides>>,
     /// Where operators say so.
     pub override_dir: Option<PathBuf>,
     /// What is wrong with the overrides.

@@ -142,7 +142,8 @@ pub fn run(all: &Whole, order: &Order, here: &Surroundings) -> ExitCode {
     };
     match block_on(UNKNOWN, work) {
         Ok(Ok((lines, status))) => {
-            let text: String = lines.iter().map(|line| format!("{}\n", escaped(line))).collect();
+            let mut text = lines.iter().map(|line| escaped(line)).collect::<Vec<_>>().join("\n");
+            text.push('\n');
             print(text.as_bytes(), status, FAILED)
         }
         Ok(Err(End { status, message })) => complain(status, &message),
@@ -257,7 +258,7 @@ async fn settle(daemon: &Daemon, verb: Verb, jobs: &mut [Job]) -> Result<(), End
     }
     for job in jobs.iter_mut().filter(|job| job.drop_in.enabled.is_none() && is_taken(verb, job)) {
         if let Some(written) = job.written.take() {
-            daemon.files.remove(written);
+            daemon.files.remove(&written);
         }
     }
     Ok(())
@@ -373,7 +374,8 @@ fn what_happens(verb: Verb, agent: &AgentStatus, now: SystemTime) -> String {
             let then = if verb.starts() { ", then it starts again" } else { "" };
             match agent.deadline.and_then(|Time(at)| at.duration_since(now).ok()).filter(|rest| !rest.is_zero()) {
                 Some(rest) => {
-                    let rest = words(Duration::from_secs(rest.as_secs_f64().ceil().max(1.0) as u64));
+                    // A rest of a second counts as one.
+                    let rest = words(rest + Duration::from_nanos(999_999_999));
                     format!("stopping{then}; SIGKILL follows in {rest} at the latest")
                 }
                 None => format!("stopping at once{then}"),
@@ -486,7 +488,7 @@ async fn pause(
         sleep(SHORTEST).await;
     }
     if !pauses {
-        daemon.files.remove(written);
+        daemon.files.remove(&written);
     }
     Ok((vec![if pauses { PAUSED } else { "agents start again" }.to_owned()], 0))
 }

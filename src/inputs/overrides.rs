@@ -265,9 +265,8 @@ impl Known {
             }
             let doubt = match self.doubts.get(stem) {
                 Some(doubt) if doubt.folder == here => *doubt,
-                Some(_) => Doubt { folder: here, since: now },
                 None if is_same && news == 1 => continue,
-                None => Doubt { folder: here, since: now },
+                Some(_) | None => Doubt { folder: here, since: now },
             };
             if now.saturating_duration_since(doubt.since) >= patience && self.doubts.contains_key(stem) {
                 continue;

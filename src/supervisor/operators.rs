@@ -42,7 +42,7 @@ impl Supervisor {
 
     /// Logs the beginning and the end of a pause.
     pub(super) fn log_pause(&self, desired: &Desired) {
-        let pause = |desired: &Desired| desired.overrides.as_ref().and_then(Overrides::pause).cloned();
+        let pause = |desired: &Desired| desired.overrides.as_deref().and_then(Overrides::pause).cloned();
         match (pause(&self.desired), pause(desired)) {
             (None, Some(pause)) => tracing::info!("nothing starts from now on: {}", in_words(Some(&pause))),
             (Some(_), None) if desired.overrides.is_some() => tracing::info!("agents start again: the pause is over"),

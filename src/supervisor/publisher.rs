@@ -109,7 +109,7 @@ impl Supervisor {
             histories: self.outlets.histories.of(self.agents.keys()),
             redactions: self.redactions(),
             override_dir: self.desired.override_dir.as_ref().map(|path| path.display().to_string()),
-            paused: self.desired.overrides.as_ref().and_then(Overrides::pause).cloned(),
+            paused: self.desired.overrides.as_deref().and_then(Overrides::pause).cloned(),
             facts,
             is_read: self.has_read,
         })

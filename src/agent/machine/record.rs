@@ -192,8 +192,8 @@ impl<'a> Record<'a> {
             }),
             entry_error: text(machine.entry_error.as_ref()),
             since: machine.since,
-            orders: (!machine.orders.is_empty()).then(|| Cow::Borrowed(&machine.orders)),
-            giver: (machine.giver != Giver::default()).then(|| Cow::Borrowed(&machine.giver)),
+            orders: (!machine.orders.is_empty()).then_some(Cow::Borrowed(&machine.orders)),
+            giver: (machine.giver != Giver::default()).then_some(Cow::Borrowed(&machine.giver)),
         }
     }
 

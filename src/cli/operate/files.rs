@@ -77,19 +77,11 @@ impl Files {
         Ok(safe_path::open_dir(&self.directory, None)?)
     }
 
-    /// The name of the file of this agent: one that is there, whatever the case of its name, or that of the agent.
-    fn name(&self, folder: &OwnedFd, stem: &str) -> OsString {
-        let name = format!("{stem}{ENDING}");
-        let entries = fs::read_dir(format!("/proc/self/fd/{}", folder.as_raw_fd())).into_iter().flatten().flatten();
-        let same = entries.map(|entry| entry.file_name()).find(|other| other.eq_ignore_ascii_case(&name));
-        same.unwrap_or_else(|| name.into())
-    }
-
     /// Whether there is a file of this name.
     pub(super) fn has(&self, stem: &str) -> Result<bool, Failure> {
         let path = self.directory.join(format!("{stem}{ENDING}"));
         match self.open() {
-            Ok(folder) => Ok(safe_path::look(&folder, &self.name(&folder, stem)).is_ok()),
+            Ok(folder) => Ok(safe_path::look(&folder, &name_of(&folder, stem)).is_ok()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::NoFolder(self.directory.clone())),
             Err(source) => Err(Failure::Io { path, source }),
         }
@@ -106,7 +98,7 @@ impl Files {
             Ok(folder) => folder,
         };
         let scope = if stem == ALL { Scope::All } else { Scope::Agent };
-        let text = regular_file::read_in(&folder, &self.name(&folder, stem), MAX_SIZE);
+        let text = regular_file::read_in(&folder, &name_of(&folder, stem), MAX_SIZE);
         Ok(text.ok().and_then(|(text, _)| drop_in::parse(&text, scope).ok()).unwrap_or_default())
     }
 
@@ -119,7 +111,7 @@ impl Files {
             _ => Failure::Io { path: path.clone(), source },
         };
         let folder = self.open().map_err(failed)?;
-        let name = self.name(&folder, stem);
+        let name = name_of(&folder, stem);
         let temporary = OsString::from(format!(".{stem}.{}.new", std::process::id()));
         let id = put(&folder, &temporary, &name, &drop_in.render()).map_err(|source| {
             // Whatever came of it says nothing.
@@ -130,12 +122,20 @@ impl Files {
     }
 
     /// Removes what was written, unless something else is there now. What stays does no harm.
-    pub(super) fn remove(&self, written: Written) {
+    pub(super) fn remove(&self, written: &Written) {
         let Ok(folder) = self.open() else { return };
         if safe_path::look(&folder, &written.name).is_ok_and(|look| look.version.id == written.id) {
             let _ = unlinkat(&folder, written.name.as_os_str(), UnlinkatFlags::NoRemoveDir);
         }
     }
+}
+
+/// The name of the file of this agent: one that is there, whatever the case of its name, or that of the agent.
+fn name_of(folder: &OwnedFd, stem: &str) -> OsString {
+    let name = format!("{stem}{ENDING}");
+    let entries = fs::read_dir(format!("/proc/self/fd/{}", folder.as_raw_fd())).into_iter().flatten().flatten();
+    let same = entries.map(|entry| entry.file_name()).find(|other| other.eq_ignore_ascii_case(&name));
+    same.unwrap_or_else(|| name.into())
 }
 
 /// Writes a file beside the other, and renames it.

@@ -39,9 +39,8 @@ pub enum Error {
 /// As root it is `root:GROUP` 2770, else the user's own with mode 0700.
 pub fn open(path: &Path, group: Gid, makes: bool) -> Result<OwnedFd, Error> {
     let is_root = Uid::effective().is_root();
-    let (parent, name) = match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) => (parent, name),
-        _ => return Err(safe_path::Error::from(PathError::new("open", path, Errno::EINVAL)).into()),
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(safe_path::Error::from(PathError::new("open", path, Errno::EINVAL)).into());
     };
     // A folder that others could replace is none to obey.
     let parent = if is_root {

@@ -64,6 +64,7 @@ fn events(name: &str, life: &Life) -> Vec<Event> {
 }
 
 /// Where each event may lead from each state, row by row.
+#[allow(clippy::too_many_lines, reason = "most of it is a list of lives")]
 fn drawn() -> Vec<String> {
     let mut leads: BTreeMap<(usize, usize), Vec<&str>> = BTreeMap::new();
     let starts = LIVES.into_iter().map(|what| move || life(what));
