@@ -516,7 +516,9 @@ mod tests {
         let verbs = command.get_subcommands().filter(|verb| verb.get_name() != "help");
         let call = |verb: &clap::Command| {
             let needed = verb.get_positionals().filter(|argument| argument.is_required_set());
-            [verb.get_name().to_owned()].into_iter().chain(needed.map(|_| "a".to_owned())).collect()
+            let flags = verb.get_arguments().filter(|argument| argument.is_required_set() && !argument.is_positional());
+            let flags = flags.filter_map(Arg::get_long).map(|long| format!("--{long}"));
+            [verb.get_name().to_owned()].into_iter().chain(needed.map(|_| "a".to_owned())).chain(flags).collect()
         };
         let verbs: Vec<_> = verbs.map(|verb| (call(verb), verb.clone())).collect();
         [(Vec::new(), command)].into_iter().chain(verbs).collect()
@@ -820,7 +822,7 @@ mod tests {
                 count += 1;
             }
         }
-        assert_eq!(count, 8);
+        assert_eq!(count, 13);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::output::{block_on, complain, print, say};
 use super::target::Target;
 use super::wording::words;
 use super::{Arguments as Whole, Whereabouts, complete};
-use crate::agent::name::Name;
+use crate::agent::name::{InvalidName, Name};
 use crate::client::{Client, Error};
 use crate::config::drop_in::DropIn;
 use crate::inputs::overrides::ALL;
@@ -44,7 +44,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, clap::Args)]
 pub struct Stop {
     /// The agents; the case of a name does not matter, and the name of replicas means all of them
-    #[arg(required = true, value_name = "NAME", add = complete::names())]
+    #[arg(required = true, value_name = "NAME", value_parser = agent_name, add = complete::names())]
     pub names: Vec<String>,
     /// Kill at once, without the grace period
     #[arg(long)]
@@ -61,7 +61,7 @@ pub struct Stop {
 #[derive(Clone, Debug, clap::Args)]
 pub struct Start {
     /// The agents; the case of a name does not matter, and the name of replicas means all of them
-    #[arg(required = true, value_name = "NAME", add = complete::names())]
+    #[arg(required = true, value_name = "NAME", value_parser = agent_name, add = complete::names())]
     pub names: Vec<String>,
     /// Wait until it is so
     #[arg(long)]
@@ -88,6 +88,11 @@ pub struct Directory {
     /// The overrides directory [default: that of the daemon]
     #[arg(long, value_name = "DIR", value_parser = super::path())]
     pub override_dir: Option<PathBuf>,
+}
+
+/// Parses the name of an agent or of replicas.
+fn agent_name(text: &str) -> Result<String, InvalidName> {
+    Name::try_from(text).map(|name| name.to_string())
 }
 
 /// What an operator wants.
@@ -568,7 +573,7 @@ mod tests {
 
     #[test]
     fn one_sentence_says_what_comes_of_it() {
-        let now = SystemTime::now();
+        let Time(now) = ago(0);
         let deadline = Some(Time(now + Duration::from_millis(29_500)));
         let stopping = AgentStatus { deadline, ..agent("a", State::Stopping) };
         let (stop, restart) = (Verb::Stop { now: false }, Verb::Restart { now: false });
