@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use hyper::body::Bytes;
 
+use crate::agent::declaration::Reading;
 use crate::agent::name::Key;
 use crate::contain::cgroup::Cgroups;
 use crate::observe::facts::Facts;
@@ -13,7 +14,7 @@ use crate::observe::redactions::{Redactions, Unknown, prepared};
 use crate::state::history::History;
 use crate::text::printable::json_line;
 use crate::text::redact::Redactor;
-use crate::wire::status::{AgentStatus, Errors, Health, Override, Resources, State};
+use crate::wire::status::{AgentStatus, Errors, Health, Override, Resources, State, Time};
 
 /// What a snapshot is made of.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub struct Parts {
     pub facts: Facts,
     /// Whether the declarations have been read. Before that, agents that are declared may be missing.
     pub is_read: bool,
+    /// The reading of the jcard that is in force.
+    pub reading: Option<Reading>,
 }
 
 impl Parts {
@@ -54,6 +57,7 @@ impl Parts {
             paused: None,
             facts: Facts::new(SystemTime::now()),
             is_read: true,
+            reading: None,
         }
     }
 }
@@ -159,8 +163,8 @@ impl Snapshot {
             override_error: self.parts.errors.overrides.clone(),
             override_dir: self.parts.override_dir.clone(),
             paused: self.parts.paused.clone(),
-            config_generation: None,
-            config_modified_at: None,
+            config_generation: self.parts.reading.map(|reading| reading.generation),
+            config_modified_at: self.parts.reading.map(|reading| Time(reading.modified)),
         }
     }
 }
