@@ -30,7 +30,8 @@ fn by(user: &str, setup: &Setup, words: &[&str]) -> (Option<i32>, String) {
 /// What must be done and said.
 #[track_caller]
 fn done(result: (Option<i32>, String), said: &str) {
-    assert!(result.0 == Some(0) && result.1.contains(said), "{result:?} instead of {said:?}");
+    let (code, text) = result;
+    assert!(code == Some(0) && text.contains(said), "{code:?}, {text:?} instead of {said:?}");
 }
 
 fn file(setup: &Setup, name: &str) -> PathBuf {
