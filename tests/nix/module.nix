@@ -826,7 +826,8 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
       after = true;
       path = true;
       rules = true;
-      second = [ ];
+      # That system had no rule for this one.
+      second = [ "/var/lib/agentd-overrides" ];
       user = {
         group = "agent";
         home = "/home/agent";
