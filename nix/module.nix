@@ -42,6 +42,7 @@ let
 
   apiSocket = normalize (toString cfg.apiSocket);
   tmuxSocket = normalize (toString cfg.tmuxSocket);
+  overrideDir = normalize (toString cfg.overrideDir);
   apiFolder = dirOf apiSocket;
   tmuxFolder = dirOf tmuxSocket;
 
@@ -117,6 +118,10 @@ let
       cfg.user
       "--admin-group"
       cfg.adminGroup
+      "--operator-group"
+      cfg.operatorGroup
+      "--override-dir"
+      overrideDir
       # It has a unit of its own.
       "--await-tmux"
     ];
@@ -127,6 +132,8 @@ let
     tmux-socket = "tmuxSocket";
     user = "user";
     admin-group = "adminGroup";
+    operator-group = "operatorGroup";
+    override-dir = "overrideDir";
   }
   // lib.optionalAttrs (cfg.settings != { }) { config = "settings"; }
   // lib.optionalAttrs (cfg.configFile != null) { config = "configFile"; }
@@ -340,6 +347,22 @@ in
       description = "The group that may use the API and see the tmux server's socket.";
     };
 
+    operatorGroup = mkOption {
+      type = types.str;
+      default = cfg.adminGroup;
+      defaultText = literalExpression "config.services.agentd.adminGroup";
+      description = "The group whose members may stop, start, restart and pause agents without root.";
+    };
+
+    overrideDir = mkOption {
+      type = types.path;
+      default = "/var/lib/agentd-overrides";
+      description = ''
+        Where the members of {option}`services.agentd.operatorGroup` say, a file each, which agents they have stopped or restarted. Only
+        root may be able to change what is on the way to it.
+      '';
+    };
+
     createUsers = mkOption {
       type = types.bool;
       default = true;
@@ -471,6 +494,15 @@ in
           message = ''
             The user ${cfg.user} is in the group ${cfg.adminGroup}, so agents could use agentd's API; take it out of that group, or
             name another group in services.agentd.adminGroup.
+          '';
+        }
+        {
+          assertion =
+            !lib.elem cfg.user (config.users.groups.${cfg.operatorGroup}.members or [ ])
+            && (account == null || !lib.elem cfg.operatorGroup ([ account.group ] ++ account.extraGroups));
+          message = ''
+            The user ${cfg.user} is in the group ${cfg.operatorGroup}, so agents could write overrides, which do not count; take it out
+            of that group, or name another group in services.agentd.operatorGroup.
           '';
         }
         {
@@ -766,7 +798,15 @@ in
           };
         };
         "10-agentd" = unlessRuled (
-          lib.optionalAttrs (apiFolder == "/run/stereos" || secretDir == null) {
+          {
+            # The daemon's unit may not make it.
+            ${overrideDir}.d = {
+              mode = "2770";
+              user = "root";
+              group = cfg.operatorGroup;
+            };
+          }
+          // lib.optionalAttrs (apiFolder == "/run/stereos" || secretDir == null) {
             "/run/stereos".d = {
               mode = "0750";
               user = "root";
@@ -785,7 +825,11 @@ in
     }
 
     (mkIf cfg.createUsers {
-      users.groups = lib.genAttrs [ cfg.user cfg.adminGroup ] (_: { });
+      users.groups = lib.genAttrs (lib.unique [
+        cfg.user
+        cfg.adminGroup
+        cfg.operatorGroup
+      ]) (_: { });
       users.users.${cfg.user} = {
         isNormalUser = mkDefault true;
         description = mkDefault "AI coding agents";

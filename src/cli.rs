@@ -9,6 +9,7 @@ pub mod explain;
 mod go_flags;
 pub mod logs;
 pub mod manual;
+pub mod operate;
 pub mod output;
 pub mod status;
 mod table;
@@ -109,6 +110,28 @@ pub enum Command {
     /// With -f, the command survives restarts of the daemon.
     #[command(after_long_help = manual::help("events"))]
     Events(Asking<events::Arguments>),
+    /// Stop agents until somebody starts them again
+    ///
+    /// A stop goes through the grace period: SIGINT, then SIGKILL. It survives restarts of agentd and of the machine. Members of the
+    /// operators' group may do it without root.
+    #[command(after_long_help = manual::help("stop"))]
+    Stop(Asking<operate::Stop>),
+    /// Start agents that were stopped, or that have ended
+    ///
+    /// An agent that is started begins a new life: its restarts are counted from 0.
+    #[command(after_long_help = manual::help("start"))]
+    Start(Asking<operate::Start>),
+    /// Stop agents and start them again
+    ///
+    /// The stop goes through the grace period. An agent that has ended starts at once.
+    #[command(after_long_help = manual::help("restart"))]
+    Restart(Asking<operate::Stop>),
+    /// Let no agent start, and leave alone what runs
+    #[command(after_long_help = manual::help("pause"))]
+    Pause(Asking<operate::Pause>),
+    /// End the pause: agents start again
+    #[command(after_long_help = manual::help("unpause"))]
+    Unpause(Asking<operate::Pause>),
     /// Attach to an agent's terminal
     ///
     /// The tmux client runs as the agent user, never as root, on a separate terminal that is relayed to yours. If a signal ends the
@@ -173,6 +196,9 @@ impl Command {
             Self::Watch(asking) => of_api(&asking.api),
             Self::Logs(asking) => of_api(&asking.api),
             Self::Events(asking) => of_api(&asking.api),
+            Self::Stop(asking) | Self::Restart(asking) => of_api(&asking.api),
+            Self::Start(asking) => of_api(&asking.api),
+            Self::Pause(asking) | Self::Unpause(asking) => of_api(&asking.api),
             Self::Attach(Asking { what, api }) => Places { config: what.config.clone(), ..of_api(api) },
             Self::Doctor(doctor::Arguments { places, .. }) => places.clone(),
         }
@@ -204,6 +230,12 @@ pub struct Whereabouts {
     /// The group that may use the sockets of a root daemon [default: admin]
     #[arg(long, value_name = "NAME", value_parser = name)]
     admin_group: Option<String>,
+    /// The group whose members may stop, start and restart agents of a root daemon [default: the --admin-group]
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    operator_group: Option<String>,
+    /// What operators want of agents, a file each [default: /var/lib/agentd-overrides; without root: $XDG_STATE_HOME/agentd-overrides]
+    #[arg(long, value_name = "DIR", value_parser = path())]
+    override_dir: Option<PathBuf>,
 }
 
 /// The options of the daemon alone.
@@ -278,6 +310,7 @@ impl Arguments {
     pub fn settings(&self, here: &Surroundings) -> Settings {
         let (places, daemon, whereabouts) = (&self.places, &self.daemon, &self.daemon.whereabouts);
         let or = |given: &Option<PathBuf>, default: PathBuf| absolute(given.as_ref().unwrap_or(&default));
+        let admin_group = whereabouts.admin_group.clone().unwrap_or_else(|| "admin".to_owned());
         Settings {
             config: or(&places.config, here.config().join("jcard.toml")),
             secret_dir: or(&whereabouts.secret_dir, here.secret_dir()),
@@ -289,7 +322,9 @@ impl Arguments {
             log_retention: Retention { size: daemon.log_size, attempts: daemon.log_attempts },
             launcher: whereabouts.launcher.as_deref().map(absolute),
             user: whereabouts.user.clone(),
-            admin_group: whereabouts.admin_group.clone().unwrap_or_else(|| "admin".to_owned()),
+            operator_group: whereabouts.operator_group.clone().unwrap_or_else(|| admin_group.clone()),
+            admin_group,
+            override_dir: or(&whereabouts.override_dir, here.overrides()),
             resync: daemon.resync.max(Duration::from_millis(10)),
             settle: daemon.settle,
             login_timeout: daemon.login_timeout,
@@ -304,7 +339,17 @@ impl Arguments {
 impl Whereabouts {
     /// Replaces each option by that of `other`, if `other` has it.
     fn overlay(&mut self, other: &Self) {
-        let Self { secret_dir, tmux_socket, state_dir, log_dir, launcher, user, admin_group } = other.clone();
+        let Self {
+            secret_dir,
+            tmux_socket,
+            state_dir,
+            log_dir,
+            launcher,
+            user,
+            admin_group,
+            operator_group,
+            override_dir,
+        } = other.clone();
         self.secret_dir = secret_dir.or(self.secret_dir.take());
         self.tmux_socket = tmux_socket.or(self.tmux_socket.take());
         self.state_dir = state_dir.or(self.state_dir.take());
@@ -312,6 +357,8 @@ impl Whereabouts {
         self.launcher = launcher.or(self.launcher.take());
         self.user = user.or(self.user.take());
         self.admin_group = admin_group.or(self.admin_group.take());
+        self.operator_group = operator_group.or(self.operator_group.take());
+        self.override_dir = override_dir.or(self.override_dir.take());
     }
 }
 
@@ -461,7 +508,9 @@ mod tests {
         let verbs = command.get_subcommands().filter(|verb| verb.get_name() != "help");
         let call = |verb: &clap::Command| {
             let needed = verb.get_positionals().filter(|argument| argument.is_required_set());
-            [verb.get_name().to_owned()].into_iter().chain(needed.map(|_| "a".to_owned())).collect()
+            let flags = verb.get_arguments().filter(|argument| argument.is_required_set() && !argument.is_positional());
+            let flags = flags.filter_map(Arg::get_long).map(|long| format!("--{long}"));
+            [verb.get_name().to_owned()].into_iter().chain(needed.map(|_| "a".to_owned())).chain(flags).collect()
         };
         let verbs: Vec<_> = verbs.map(|verb| (call(verb), verb.clone())).collect();
         [(Vec::new(), command)].into_iter().chain(verbs).collect()
@@ -496,6 +545,7 @@ mod tests {
             (settings.tmux_socket, "/run/agentd/tmux.sock"),
             (settings.state_dir, "/var/lib/agentd"),
             (settings.log_dir, "/var/log/agentd"),
+            (settings.override_dir, "/var/lib/agentd-overrides"),
         ];
         for (path, default) in paths {
             assert_eq!(path, Path::new(default));
@@ -521,6 +571,7 @@ mod tests {
             (settings.tmux_socket, "/r/agentd/tmux.sock"),
             (settings.state_dir, "/s/agentd"),
             (settings.log_dir, "/s/agentd/logs"),
+            (settings.override_dir, "/s/agentd-overrides"),
         ];
         for (path, default) in paths {
             assert_eq!(path, Path::new(default));
@@ -669,6 +720,8 @@ mod tests {
             "launcher",
             "user",
             "admin-group",
+            "operator-group",
+            "override-dir",
             "await-tmux",
             "resync",
             "settle",
@@ -690,6 +743,8 @@ mod tests {
             "launcher",
             "user",
             "admin-group",
+            "operator-group",
+            "override-dir",
             "json",
         ];
         for (call, command) in commands() {
@@ -703,6 +758,9 @@ mod tests {
                 "watch" => &["once", "follow", "json", "api-socket"],
                 "logs" => &["follow", "lines", "attempt", "previous", "since", "raw", "json", "api-socket"],
                 "events" => &["follow", "after", "json", "api-socket"],
+                "stop" | "restart" => &["now", "wait", "override-dir", "api-socket"],
+                "start" => &["wait", "override-dir", "api-socket"],
+                "pause" | "unpause" => &["all", "override-dir", "api-socket"],
                 "attach" => ATTACH,
                 "doctor" => DOCTOR,
                 other => panic!("{other} is new"),
@@ -771,7 +829,7 @@ mod tests {
                 count += 1;
             }
         }
-        assert_eq!(count, 8);
+        assert_eq!(count, 13);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::contain::tree::Trees;
 use crate::deputy::Deputy;
 use crate::deputy::renderer::Renderers;
 use crate::inputs::assemble::DeclarationContext;
-use crate::inputs::{Inputs, News, Nudge};
+use crate::inputs::{Inputs, News, Nudge, overrides};
 use crate::launch::socket_dir::{self, LaunchSocketKeeper, SocketDir};
 use crate::launch::{listener, program};
 use crate::logs::store::Store;
@@ -72,10 +72,8 @@ pub enum Error {
     #[error("without root agents run as yourself ({0}), not as {1}; leave --user out, or start agentd as root")]
     NotRoot(String, String),
     /// The admin group does not exist.
-    #[error(
-        "there is no group {0:?}; create it (for example: groupadd --system {0}), or name another with --admin-group"
-    )]
-    NoGroup(String),
+    #[error("there is no group {0:?}; create it (for example: groupadd --system {0}), or name another with {1}")]
+    NoGroup(String, &'static str),
     /// Another daemon runs, or the lock cannot be taken.
     #[error(transparent)]
     Lock(#[from] lock::Error),
@@ -120,7 +118,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     // Checked now, rather than when each agent starts.
     let launcher = program::find(settings.launcher.as_deref())?;
     let settings = &Settings { launcher: Some(launcher), ..settings.clone() };
-    let group = admin_group(&settings.admin_group)?;
+    let group = group(&settings.admin_group, "--admin-group")?;
     let mut state_errors = Vec::new();
     let lock = match Lock::take(&settings.state_dir) {
         Err(error @ lock::Error::System(_)) => {
@@ -191,11 +189,11 @@ fn agent_account(user: Option<&str>) -> Result<Account, Error> {
 }
 
 /// The named group as root, otherwise the user's own.
-fn admin_group(name: &str) -> Result<Gid, Error> {
+fn group(name: &str, option: &'static str) -> Result<Gid, Error> {
     if !Uid::effective().is_root() {
         return Ok(Gid::effective());
     }
-    let group = users::get_group_by_name(name).ok_or_else(|| Error::NoGroup(name.to_owned()))?;
+    let group = users::get_group_by_name(name).ok_or_else(|| Error::NoGroup(name.to_owned(), option))?;
     Ok(Gid::from_raw(group.gid()))
 }
 
@@ -259,6 +257,8 @@ async fn serve(
     mut state_errors: Vec<String>,
 ) -> Result<(), Error> {
     let failed = |operation| move |source| Error::System { operation, source };
+    let operators = self::group(&settings.operator_group, "--operator-group")?;
+    let overrides = overrides::Place::new(settings.override_dir.clone(), operators, place.account.uid);
     let launch_listener = folder.map(SocketDir::bind_launch_socket).transpose()?;
     let signals = Signals::catch().map_err(failed("catch signals"))?;
 
@@ -326,6 +326,8 @@ async fn serve(
     let inputs = Inputs {
         place,
         secret_dir: settings.secret_dir.clone(),
+        overrides,
+        state_dir: settings.state_dir.clone(),
         options: settings.options.clone(),
         deputy,
         settle: settings.settle,

@@ -29,7 +29,7 @@
 //! | [`state`] | what the next daemon must know: record, history, lock, key | `agent`, `sys`, `text`, `wire` | decide; store a secret, or anything that a secret can be guessed from |
 //! | [`logs`] | the output of agents: writer, store, guard, reader, rendering as text | `agent`, `sys`, `text` | know the supervisor or the API; trust a name in its folder |
 //! | [`deputy`] | the process with the agent user's rights: tmux clients, prompt files, working directories, text of logs | `agent`, `logs`, `sys`, `text` | read a request while it has root's rights; contain policy |
-//! | [`inputs`] | files → `Desired`: jcard, secrets, prompts, working directories | `agent`, `config`, `deputy`, `state`, `sys`, `text` | start, signal or kill anything; treat an unreadable file as empty |
+//! | [`inputs`] | files → `Desired`: jcard, secrets, overrides, prompts, working directories | `agent`, `config`, `deputy`, `state`, `sys`, `text`, `wire` | start, signal or kill anything; treat an unreadable file as empty |
 //! | [`contain`] | finds and kills every process of an agent: trees, control groups, markers, scopes | `agent`, `sys`, `wire` | know policy or tmux; kill by name, argument or bare pid |
 //! | [`launch`] | the launcher: its protocol, main loop, login and terminal; the listener in the daemon | `agent`, `contain`, `logs`, `sys`, `text`, `wire` | contain policy; act on a launcher's claims about another agent |
 //! | [`tmux`] | sessions and panes on the tmux server | `agent`, `deputy`, `launch`, `state`, `sys`, `wire` | trust what tmux prints; run a client as root |

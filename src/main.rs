@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use agentd::cli;
+use agentd::cli::operate::{self, Order};
 use agentd::cli::{
     Arguments, Command, attach, check, complete, doctor, events, explain, logs, output, status, wait, watch,
 };
@@ -53,6 +54,11 @@ fn main() -> ExitCode {
         Some(Command::Watch(asking)) => watch::run(&asking.what, &arguments.places.client_socket(&here)),
         Some(Command::Logs(asking)) => logs::run(&asking.what, &arguments.places.client_socket(&here)),
         Some(Command::Events(asking)) => events::run(&asking.what, &arguments.places.client_socket(&here)),
+        Some(Command::Stop(it)) => operate::run(&arguments, &Order::Stop(it.what.clone()), &here),
+        Some(Command::Start(it)) => operate::run(&arguments, &Order::Start(it.what.clone()), &here),
+        Some(Command::Restart(it)) => operate::run(&arguments, &Order::Restart(it.what.clone()), &here),
+        Some(Command::Pause(it)) => operate::run(&arguments, &Order::Pause(it.what.clone()), &here),
+        Some(Command::Unpause(it)) => operate::run(&arguments, &Order::Unpause(it.what.clone()), &here),
         Some(Command::Wait(asking)) => wait::run(&asking.what, &arguments.places.client_socket(&here)),
     }
 }

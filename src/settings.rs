@@ -40,6 +40,10 @@ pub struct Settings {
     pub user: Option<String>,
     /// The group that may use the sockets, if agentd runs as root.
     pub admin_group: String,
+    /// The overrides directory.
+    pub override_dir: PathBuf,
+    /// The group that may operate agents, if agentd runs as root.
+    pub operator_group: String,
     /// How often to read everything again.
     pub resync: Duration,
     /// How long to wait after a change.
@@ -131,6 +135,10 @@ impl Surroundings {
     /// The runtime directory without root. If the user has none, a directory of the user's is used instead.
     fn own_runtime(&self) -> PathBuf {
         self.runtime_dir.as_ref().map_or_else(|| self.own_state().join("agentd/run"), |path| path.join("agentd"))
+    }
+
+    pub(crate) fn overrides(&self) -> PathBuf {
+        if self.root { "/var/lib/agentd-overrides".into() } else { self.own_state().join("agentd-overrides") }
     }
 
     pub(crate) fn api_socket(&self) -> PathBuf {

@@ -49,6 +49,8 @@ fn settings(folder: &Path) -> Settings {
         launcher: Some(env!("CARGO_BIN_EXE_agentd-launcher").into()),
         user: is_root.then(|| "nobody".to_owned()),
         admin_group: "root".to_owned(),
+        operator_group: "root".to_owned(),
+        override_dir: folder.join("overrides"),
         resync: Duration::from_secs(5),
         login_timeout: Duration::from_mins(1),
         settle: Duration::ZERO,

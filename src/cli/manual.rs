@@ -15,10 +15,12 @@ pub struct Topic {
 
 const USAGE: (&str, &str) = ("2", "the command line is wrong");
 const SHOWN: (&str, &str) = ("0", "it was printed");
+const ORDERED: (&str, &str) = ("0", "agentd does what was asked");
+const NOT_ORDERED: (&str, &str) = ("1", "it could not be written, or agentd has not taken it within 2 s");
 const NOT_KNOWN: (&str, &str) = ("4", "there is no such agent, or agentd does not answer");
 
 /// The topics of the daemon and of all commands.
-pub const TOPICS: [Topic; 11] = [
+pub const TOPICS: [Topic; 16] = [
     Topic {
         verb: "",
         exit: &[
@@ -121,6 +123,41 @@ pub const TOPICS: [Topic; 11] = [
             ("agentd events", "Print what has happened, one event on each line"),
             ("agentd events -f --json reviewer", "Print what happens to one agent, for programs"),
         ],
+    },
+    Topic {
+        verb: "stop",
+        exit: &[ORDERED, NOT_ORDERED, NOT_KNOWN, USAGE],
+        examples: &[
+            ("agentd stop reviewer", "Stop an agent within its grace period; it stays stopped"),
+            ("agentd stop --wait reviewer writer", "Stop two agents, and wait until both are"),
+            ("agentd stop --now reviewer", "Kill an agent at once, with everything that it started"),
+        ],
+    },
+    Topic {
+        verb: "start",
+        exit: &[ORDERED, NOT_ORDERED, NOT_KNOWN, ("123", "with --wait: it failed, or its entry is wrong"), USAGE],
+        examples: &[
+            ("agentd start reviewer", "Start an agent that was stopped, or run one again that has ended"),
+            ("agentd start --wait reviewer", "Start it, and wait until it runs"),
+        ],
+    },
+    Topic {
+        verb: "restart",
+        exit: &[ORDERED, NOT_ORDERED, NOT_KNOWN, ("123", "with --wait: it failed, or its entry is wrong"), USAGE],
+        examples: &[
+            ("agentd restart reviewer", "Stop an agent within its grace period, and start it again"),
+            ("agentd restart --now reviewer", "Kill it at once, and start it again"),
+        ],
+    },
+    Topic {
+        verb: "pause",
+        exit: &[ORDERED, NOT_ORDERED, ("4", "agentd does not answer"), USAGE],
+        examples: &[("agentd pause --all", "Let nothing start from now on, and leave alone what runs")],
+    },
+    Topic {
+        verb: "unpause",
+        exit: &[ORDERED, NOT_ORDERED, ("4", "agentd does not answer"), USAGE],
+        examples: &[("agentd unpause --all", "Let agents start again")],
     },
     Topic {
         verb: "attach",

@@ -14,6 +14,7 @@ pub(super) fn faults(health: &Health) -> Vec<String> {
         ("secrets", &health.secrets_error),
         ("state directory", &health.state_error),
         ("control groups", &health.groups_error),
+        ("overrides", &health.override_error),
     ];
     let named =
         |(what, fault): (&str, &Option<String>)| fault.as_ref().map(|fault| format!("{what}: {}", escaped(fault)));
@@ -38,7 +39,9 @@ pub(super) fn remark(agent: &AgentStatus) -> String {
     });
     let (error, limits_error) = (agent.error.as_deref(), agent.limits_error.as_deref());
     let (log_error, environment_error) = (agent.log_error.as_deref(), agent.environment_error.as_deref());
-    let state = [agent.outcome.map(outcome), agent.reason.as_deref(), cause];
+    let stopped = super::operate::stopped(agent, std::time::SystemTime::now());
+    let reason = stopped.as_deref().or(agent.reason.as_deref());
+    let state = [agent.outcome.map(outcome), reason, cause];
     let parts = [&state[..], &[error, limits_error, log_error, environment_error]].concat();
     let parts: Vec<&str> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
     let is_news = |at: usize, part: &str| {

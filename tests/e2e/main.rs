@@ -26,6 +26,7 @@ mod launcher;
 mod logs;
 mod monitoring;
 mod observe;
+mod overrides;
 mod panes;
 mod presets;
 mod quickstart;

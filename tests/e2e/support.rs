@@ -281,6 +281,7 @@ impl Setup {
                 ("--tmux-socket", self.tmux_socket()),
                 ("--state-dir", self.path("state")),
                 ("--log-dir", self.path("log")),
+                ("--override-dir", self.path("overrides")),
             ] {
                 argv.extend([flag.to_owned(), value.to_str().unwrap().to_owned()]);
             }
