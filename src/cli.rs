@@ -9,9 +9,11 @@ pub mod explain;
 pub mod logs;
 pub mod manual;
 pub mod output;
+pub mod send;
 pub mod status;
 mod table;
 mod target;
+mod terminal;
 pub mod wait;
 pub mod watch;
 mod wording;
@@ -113,6 +115,12 @@ pub enum Command {
     /// command, your terminal is restored first.
     #[command(after_long_help = manual::help("attach"))]
     Attach(Asking<attach::Arguments>),
+    /// Send text or keys to an agent, as if they were typed
+    ///
+    /// The text is pasted into the agent's terminal, and Enter is pressed after it. The command then waits until the agent's screen
+    /// changes: that is the only sign that the text has arrived.
+    #[command(after_long_help = manual::help("send"))]
+    Send(Asking<send::Arguments>),
     /// Check everything that agentd needs
     ///
     /// Each finding that is not ok comes with a remedy.
@@ -172,6 +180,7 @@ impl Command {
             Self::Logs(asking) => of_api(&asking.api),
             Self::Events(asking) => of_api(&asking.api),
             Self::Attach(Asking { what, api }) => Places { config: what.config.clone(), ..of_api(api) },
+            Self::Send(Asking { what, api }) => Places { config: what.config.clone(), ..of_api(api) },
             Self::Doctor(doctor::Arguments { places, .. }) => places.clone(),
         }
     }
@@ -187,6 +196,10 @@ pub struct Whereabouts {
     /// The dedicated tmux server's socket [default: /run/agentd/tmux.sock; without root: $XDG_RUNTIME_DIR/agentd/tmux.sock]
     #[arg(long, value_name = "PATH", value_parser = path())]
     tmux_socket: Option<PathBuf>,
+    /// The socket through which operators attach and send, in a folder that only root can change [default:
+    /// /run/agentd-daemon/terminal.sock; without root: $XDG_RUNTIME_DIR/agentd/terminal.sock]
+    #[arg(long, value_name = "PATH", value_parser = path())]
+    terminal_socket: Option<PathBuf>,
     /// Root-only state [default: $STATE_DIRECTORY or /var/lib/agentd; without root: $XDG_STATE_HOME/agentd]
     #[arg(long, value_name = "DIR", value_parser = path())]
     state_dir: Option<PathBuf>,
@@ -202,6 +215,9 @@ pub struct Whereabouts {
     /// The group that may use the sockets of a root daemon [default: admin]
     #[arg(long, value_name = "NAME", value_parser = name)]
     admin_group: Option<String>,
+    /// The group that may act on the agents of a root daemon [default: the admin group]
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    operator_group: Option<String>,
 }
 
 /// The options of the daemon alone.
@@ -269,6 +285,7 @@ impl Arguments {
             secret_dir: or(&whereabouts.secret_dir, here.secret_dir()),
             api_socket: or(&places.api.socket, here.api_socket()),
             tmux_socket: or(&whereabouts.tmux_socket, here.tmux_socket()),
+            terminal_socket: or(&whereabouts.terminal_socket, here.terminal_socket()),
             tmux_origin: if daemon.await_tmux { Origin::Elsewhere } else { Origin::Own },
             state_dir: or(&whereabouts.state_dir, here.state()),
             log_dir: or(&whereabouts.log_dir, here.logs()),
@@ -276,6 +293,7 @@ impl Arguments {
             launcher: whereabouts.launcher.as_deref().map(absolute),
             user: whereabouts.user.clone(),
             admin_group: whereabouts.admin_group.clone().unwrap_or_else(|| "admin".to_owned()),
+            operator_group: whereabouts.operator_group.clone(),
             resync: daemon.resync.max(Duration::from_millis(10)),
             settle: daemon.settle,
             login_timeout: daemon.login_timeout,
@@ -289,14 +307,26 @@ impl Arguments {
 impl Whereabouts {
     /// Replaces each option by that of `other`, if `other` has it.
     fn overlay(&mut self, other: &Self) {
-        let Self { secret_dir, tmux_socket, state_dir, log_dir, launcher, user, admin_group } = other.clone();
+        let Self {
+            secret_dir,
+            tmux_socket,
+            terminal_socket,
+            state_dir,
+            log_dir,
+            launcher,
+            user,
+            admin_group,
+            operator_group,
+        } = other.clone();
         self.secret_dir = secret_dir.or(self.secret_dir.take());
         self.tmux_socket = tmux_socket.or(self.tmux_socket.take());
+        self.terminal_socket = terminal_socket.or(self.terminal_socket.take());
         self.state_dir = state_dir.or(self.state_dir.take());
         self.log_dir = log_dir.or(self.log_dir.take());
         self.launcher = launcher.or(self.launcher.take());
         self.user = user.or(self.user.take());
         self.admin_group = admin_group.or(self.admin_group.take());
+        self.operator_group = operator_group.or(self.operator_group.take());
     }
 }
 

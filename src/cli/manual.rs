@@ -18,7 +18,7 @@ const SHOWN: (&str, &str) = ("0", "it was printed");
 const NOT_KNOWN: (&str, &str) = ("4", "there is no such agent, or agentd does not answer");
 
 /// The topics of the daemon and of all commands.
-pub const TOPICS: [Topic; 11] = [
+pub const TOPICS: [Topic; 12] = [
     Topic {
         verb: "",
         exit: &[
@@ -127,8 +127,25 @@ pub const TOPICS: [Topic; 11] = [
             USAGE,
         ],
         examples: &[
-            ("sudo agentd attach reviewer", "Use an agent's terminal; Ctrl-b d leaves it"),
-            ("sudo agentd attach --read-only reviewer", "Only watch: no key reaches the agent"),
+            ("agentd attach reviewer", "Use an agent's terminal; Ctrl-b d leaves it"),
+            ("agentd attach --read-only reviewer", "Only watch: no key reaches the agent"),
+        ],
+    },
+    Topic {
+        verb: "send",
+        exit: &[
+            ("0", "it was sent, and the agent's screen changed"),
+            ("1", "it was refused, or you are not allowed to send; nothing was sent"),
+            ("3", "the agent does not run"),
+            ("4", "there is no such agent, or agentd does not answer"),
+            ("6", "it was sent, but the agent's screen did not change"),
+            USAGE,
+        ],
+        examples: &[
+            ("agentd send reviewer 'Look at the failing test first.'", "Give an agent a task, as if you had typed it"),
+            ("agentd send reviewer - <task.md", "Send a file, however many lines it has"),
+            ("agentd send reviewer --keys Escape", "Press a key, such as the one that interrupts an agent"),
+            ("agentd send reviewer --keys 'Down Enter'", "Answer a question by choosing the second entry of a menu"),
         ],
     },
     Topic {

@@ -24,6 +24,7 @@ mod launcher;
 mod logs;
 mod monitoring;
 mod observe;
+mod operators;
 mod panes;
 mod presets;
 mod quickstart;
