@@ -264,14 +264,20 @@ impl Terminals {
     fn start(
         door: TerminalSocket,
         sources: &Sources,
+        logs: Store,
         tmux: &Tmux,
         deputy: &Deputy,
         agent: Uid,
     ) -> io::Result<Option<Self>> {
         let Some((listener, address)) = door.socket else { return Ok(None) };
         let rule = terminal::Rule { owner: Uid::effective(), agent, group: door.operators };
-        let service =
-            terminal::Service { snapshot: sources.snapshot.clone(), tmux: tmux.clone(), deputy: deputy.clone(), rule };
+        let service = terminal::Service {
+            snapshot: sources.snapshot.clone(),
+            tmux: tmux.clone(),
+            logs,
+            deputy: deputy.clone(),
+            rule,
+        };
         let (close, closed) = oneshot::channel::<()>();
         let serving = tokio::spawn(terminal::serve(UnixListener::from_std(listener)?, service, async {
             // A dropped sender counts, too.
@@ -401,8 +407,9 @@ async fn serve(
 
     let (rounds, round) = watch::channel(());
     let renderers = Some(Renderers::new(deputy.clone()));
-    let sources = Sources { snapshot, happenings: happening, tmux: Some(tmux.clone()), logs: Some(store), renderers };
-    let terminals = Terminals::start(doors.terminal, &sources, &tmux, &deputy, user);
+    let sources =
+        Sources { snapshot, happenings: happening, tmux: Some(tmux.clone()), logs: Some(store.clone()), renderers };
+    let terminals = Terminals::start(doors.terminal, &sources, store, &tmux, &deputy, user);
     let terminals = terminals.map_err(failed("listen on the terminal socket"))?;
     let api = Api::start(doors.api, sources, round.clone());
     let visitors = events.clone();

@@ -16,6 +16,7 @@
 
 mod keeper;
 pub mod kind;
+mod line_mode;
 mod protocol;
 pub mod renderer;
 mod terminal;
@@ -219,6 +220,14 @@ impl Deputy {
     pub async fn render(&self, socket: OwnedFd) -> Result<(), Error> {
         match self.ask_with(Request::Render, vec![socket], FILE_TIMEOUT).await? {
             Reply::Rendering => Ok(()),
+            _ => Err(Error::Gone),
+        }
+    }
+
+    /// Whether the terminal of this process is in canonical mode: its program reads lines. The inner error is a message for people.
+    pub async fn is_canonical(&self, pid: i32) -> Result<Result<bool, String>, Error> {
+        match self.ask(Request::LineMode(pid), FILE_TIMEOUT).await? {
+            Reply::LineMode(mode) => Ok(mode),
             _ => Err(Error::Gone),
         }
     }

@@ -36,7 +36,7 @@
 //! | [`observe`] | published state: the snapshot, the ring of events, metrics | `agent`, `contain`, `state`, `sys`, `text`, `wire` | reach an agent; hold a launch (it has redactors instead) |
 //! | [`supervisor`] | the one loop: event → step → effects → publish; one attempt at a time from the pane to its last process | `agent`, `contain`, `launch`, `logs`, `observe`, `state`, `sys`, `text`, `tmux`, `wire` | decide (that is `agent`); wait for anything but the next event |
 //! | [`api`] | serves the API | `agent`, `deputy`, `logs`, `observe`, `sys`, `text`, `tmux`, `wire` | access anything but published state, logs and screens; write |
-//! | [`terminal`] | serves the terminal socket: operators attach and send | `agent`, `deputy`, `observe`, `sys`, `text`, `tmux`, `wire` | read what an agent shows; act for anybody but an operator |
+//! | [`terminal`] | serves the terminal socket: operators attach and send | `agent`, `deputy`, `logs`, `observe`, `sys`, `text`, `tmux`, `wire` | read what an agent shows; act for anybody but an operator |
 //! | [`client`] | a client of the API | `sys`, `wire` | know how the API is served |
 //! | [`settings`] | flags, environment and defaults → `Settings`; every default path | `config`, `logs`, `sys`, `tmux`, `wire` | act on them |
 //! | [`cli`] | the commands and their output | `agent`, `client`, `config`, `deputy`, `inputs`, `launch`, `logs`, `settings`, `sys`, `text`, `tmux`, `wire` | decide anything |

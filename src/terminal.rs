@@ -12,6 +12,7 @@
 mod access;
 mod attach;
 mod budget;
+mod paste_mode;
 mod send;
 pub mod socket;
 
@@ -33,6 +34,7 @@ use self::budget::Budget;
 use self::send::Turns;
 use crate::agent::name::Key;
 use crate::deputy::Deputy;
+use crate::logs::store::Store;
 use crate::observe::snapshot::Snapshot;
 use crate::sys::rate_limit::Brake;
 use crate::sys::unix_socket;
@@ -60,6 +62,8 @@ pub struct Service {
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// The tmux server.
     pub tmux: Tmux,
+    /// The logs of agents.
+    pub logs: Store,
     /// What relays.
     pub deputy: Deputy,
     /// Who may use the socket.

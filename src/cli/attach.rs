@@ -242,11 +242,9 @@ async fn attach_remotely(
     };
     match remote::attach(socket, request, greet, explain).await {
         Ok(signal) => Ok(signal),
-        Err(why) if why.is_denied() => {
-            // A user who may not use the API either gets that error.
-            asked?;
-            Err(Error::Rights { agent, why })
-        }
+        // A user who may not use the API either gets that error.
+        Err(why) if why.is_denied() => asked.map_err(Error::from).and(Err(Error::Rights { agent, why })),
+        Err(why @ terminal::Error::Absent(_)) => asked.map_err(Error::from).and(Err(Error::Remote { agent, why })),
         Err(why) => Err(Error::Remote { agent, why }),
     }
 }

@@ -34,6 +34,8 @@ pub(crate) enum Request {
     Workdir(PathBuf),
     /// Set the mode of a file that the agent user owns.
     SetMode { path: PathBuf, mode: u32 },
+    /// Find out whether the terminal of this process is in canonical mode.
+    LineMode(i32),
     /// Render an agent's output as text, on the socket that comes with this request.
     Render,
     /// Relay between a tmux client and an operator's connection: the first socket that comes with this request. The second ends it.
@@ -52,6 +54,7 @@ pub(crate) enum Reply {
     Prompt(SeenPrompt),
     Workdir(SeenWorkdir),
     SetMode(Result<(), String>),
+    LineMode(Result<bool, String>),
     /// Rendering has started.
     Rendering,
     /// The relay has started, or the reason why not.

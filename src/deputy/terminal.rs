@@ -14,6 +14,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::Command;
 use std::thread;
@@ -76,7 +77,8 @@ pub(super) fn start(wanted: Wanted, account: Account, socket: OwnedFd, daemon: O
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            relay(&wanted, &account, stream(socket)?, stream(daemon)?).await;
+            let path = path_of(&wanted.program).map_err(|error| error.to_string());
+            relay(path, &wanted, &account, stream(socket)?, stream(daemon)?).await;
             Ok(())
         })
     };
@@ -87,9 +89,18 @@ pub(super) fn start(wanted: Wanted, account: Account, socket: OwnedFd, daemon: O
 }
 
 /// Relays until either side is gone, and says how it ended.
-async fn relay(wanted: &Wanted, account: &Account, socket: UnixStream, mut daemon: UnixStream) {
+async fn relay(
+    path: Result<PathBuf, String>,
+    wanted: &Wanted,
+    account: &Account,
+    socket: UnixStream,
+    mut daemon: UnixStream,
+) {
     let (mut reader, mut writer) = socket.into_split();
-    let ended = attend(wanted, account, &mut reader, &mut writer, &mut daemon).await;
+    let ended = match path {
+        Ok(path) => attend(&path, wanted, account, &mut reader, &mut writer, &mut daemon).await,
+        Err(message) => Err(message),
+    };
     let end = ended.unwrap_or_else(|message| End::Failed { why: Why::Other, message });
     let _ = timeout(GRACE, writer.write_all(&terminal::json(terminal::Kind::End, &end))).await;
     // Closed for all who may still hold it.
@@ -97,15 +108,15 @@ async fn relay(wanted: &Wanted, account: &Account, socket: UnixStream, mut daemo
 }
 
 async fn attend(
+    path: &Path,
     wanted: &Wanted,
     account: &Account,
     reader: &mut OwnedReadHalf,
     writer: &mut OwnedWriteHalf,
     daemon: &mut UnixStream,
 ) -> Result<End, String> {
-    let path = path_of(&wanted.program).map_err(|error| error.to_string())?;
     let command = |words: &[String], term: &str| {
-        let mut command = Command::new(&path);
+        let mut command = Command::new(path);
         command.arg0(TMUX).args(words).current_dir("/").env_clear().envs(account.base_environment());
         command.env("TERM", term).env("LANG", if wanted.utf_8 { "C.UTF-8" } else { "C" });
         command
@@ -240,5 +251,151 @@ impl Pace {
         if self.spent >= self.limit {
             sleep_until(self.since + SECOND).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::terminal::{HEAD, Kind as FrameKind, MAX_BODY, head};
+
+    /// A relay of a shell that runs this script, and both of its sockets.
+    fn relay_of(script: &str, stall: Duration) -> (UnixStream, UnixStream, tokio::task::JoinHandle<()>) {
+        let words = |script: &str| ["-c", script].map(str::to_owned).to_vec();
+        let wanted = Wanted {
+            program: Program::Installed,
+            looking: words("exit 0"),
+            entering: words(script),
+            term: Some("xterm".to_owned()),
+            utf_8: true,
+            size: (90, 30),
+            stall,
+        };
+        let ((client, socket), (daemon, far)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        let relay = tokio::spawn(async move {
+            relay(Ok("/bin/sh".into()), &wanted, &Account::current().unwrap(), socket, far).await;
+        });
+        (client, daemon, relay)
+    }
+
+    async fn frame(client: &mut UnixStream) -> (FrameKind, Vec<u8>) {
+        let mut first = [0; HEAD];
+        client.read_exact(&mut first).await.unwrap();
+        let (kind, length) = head(first).unwrap();
+        let mut body = vec![0; length];
+        client.read_exact(&mut body).await.unwrap();
+        (kind, body)
+    }
+
+    /// What is shown until the end, and the end.
+    async fn rest(client: &mut UnixStream) -> (String, End) {
+        let mut shown = Vec::new();
+        loop {
+            match frame(client).await {
+                (FrameKind::Bytes, bytes) => shown.extend(bytes),
+                (FrameKind::End, body) => {
+                    return (String::from_utf8_lossy(&shown).into_owned(), terminal::read(&body).unwrap());
+                }
+                (FrameKind::Started, term) => assert_eq!(term, b"xterm"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn message(end: End) -> String {
+        let End::Failed { message, .. } = end else { panic!("{end:?}") };
+        message
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn bytes_sizes_and_the_end_are_relayed() {
+        let script = "stty -echo; stty size; trap 'stty size' WINCH; echo ready; read line; echo \"heard $line\"";
+        let (mut client, _daemon, relay) = relay_of(script, LONG);
+        let mut shown = String::new();
+        while !shown.contains("ready") {
+            shown += &String::from_utf8_lossy(&frame(&mut client).await.1);
+        }
+        assert!(shown.contains("30 90"), "{shown}");
+        for frame in [
+            terminal::frame(FrameKind::Size, &Size { columns: 70, rows: 20 }.body()),
+            terminal::frame(FrameKind::Bytes, b"one\r"),
+        ] {
+            client.write_all(&frame).await.unwrap();
+        }
+        let (shown, end) = rest(&mut client).await;
+        assert!(shown.contains("heard one"), "{shown}");
+        assert_eq!(end, End::Detached);
+        relay.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn client_that_never_reads_is_cut_off() {
+        let (client, _daemon, relay) = relay_of("yes", Duration::from_millis(200));
+        timeout(LONG, relay).await.unwrap().unwrap();
+        drop(client);
+    }
+
+    #[tokio::test]
+    async fn idle_client_is_not_cut_off() {
+        let (mut client, _daemon, relay) = relay_of("sleep 1; echo late", Duration::from_millis(50));
+        assert!(rest(&mut client).await.0.contains("late"));
+        relay.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn relay_ends_with_either_side() {
+        let (client, _daemon, relay) = relay_of("read _", LONG);
+        drop(client);
+        timeout(LONG, relay).await.unwrap().unwrap();
+
+        let (mut client, daemon, relay) = relay_of("read _", LONG);
+        assert_eq!(frame(&mut client).await.0, FrameKind::Started);
+        drop(daemon);
+        let message = message(rest(&mut client).await.1);
+        assert!(message.contains("agentd has ended, or is restarting"), "{message}");
+        timeout(LONG, relay).await.unwrap().unwrap();
+
+        let (mut client, _daemon, _relay) = relay_of("kill -9 $$", LONG);
+        let message = self::message(rest(&mut client).await.1);
+        assert!(message.contains("signal: 9"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn malformed_frame_ends_the_relay() {
+        let too_long = [&b"B"[..], &u32::MAX.to_be_bytes()].concat();
+        for sent in [
+            b"?\0\0\0\0".to_vec(),
+            too_long,
+            terminal::frame(FrameKind::Size, b"1"),
+            terminal::frame(FrameKind::Accepted, b""),
+        ] {
+            let (mut client, _daemon, relay) = relay_of("read _", LONG);
+            client.write_all(&sent).await.unwrap();
+            let message = message(rest(&mut client).await.1);
+            assert!(message.starts_with("the client sent a frame"), "{message}");
+            timeout(LONG, relay).await.unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn typing_without_end_waits_for_the_program() {
+        let (mut client, _daemon, _relay) = relay_of("stty raw; echo ready; sleep 100", LONG);
+        let flood = terminal::frame(FrameKind::Bytes, &vec![b'x'; MAX_BODY]);
+        let mut sent = 0;
+        while timeout(Duration::from_millis(500), client.write_all(&flood)).await.is_ok() {
+            sent += flood.len();
+            assert!(sent < 8 << 20, "nothing holds it up");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pace_limits_bytes_per_second() {
+        let (begun, mut pace) = (Instant::now(), Pace::new(1000));
+        for _ in 0..50 {
+            pace.spend(100).await;
+        }
+        assert_eq!(begun.elapsed().as_secs(), 5);
     }
 }

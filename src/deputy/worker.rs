@@ -20,8 +20,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::protocol::{FILE_TIMEOUT, Input, MAX_FRAME, Numbered, Output, Program, Reply, Request, RunError};
-use super::terminal;
 use super::tmux_server;
+use super::{line_mode, terminal};
 use crate::agent::seen::{Problem, SeenPrompt, SeenWorkdir};
 use crate::logs::renderer;
 use crate::sys::account::{self, Account};
@@ -200,6 +200,7 @@ fn work_on_file(request: Request) -> Option<Reply> {
         ),
         Request::Server { socket, seen } => Reply::Server(tmux_server::tend(&socket, find(TMUX).ok().as_deref(), seen)),
         Request::EndServer(socket) => Reply::EndServer(tmux_server::end_deserted(&socket)),
+        Request::LineMode(pid) => Reply::LineMode(line_mode::is_canonical(pid)),
         Request::Remind { socket, seen, ended } => Reply::Remind(tmux_server::remind(&socket, seen, ended)),
         Request::Tmux { .. } | Request::Watch(_) | Request::Render | Request::Terminal(_) => return None,
     })

@@ -13,8 +13,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::access::Operator;
-use super::{Failure, REQUEST_TIMEOUT, Service, frame, note, present_state};
-use crate::agent::name::Key;
+use super::{Failure, REQUEST_TIMEOUT, Service, frame, note, paste_mode, present_state};
+use crate::agent::name::{Key, Name};
 use crate::tmux::{Paste, Tmux, Typist};
 use crate::wire::status::{AgentStatus, State};
 use crate::wire::terminal::{End, Kind, MAX_KEYS, MAX_TEXT, Malformed, Send, Why, is_key, sendable};
@@ -72,7 +72,15 @@ pub(super) async fn serve(
     let _turn = turn.map_err(|_| Failure::new(Why::Other, "another operator is sending to it"))?;
     let typist = service.tmux.typist(&key).await.map_err(Failure::of)?;
     let typist = typist.ok_or_else(|| Failure::new(Why::NotRunning, "its program has just ended"))?;
-    check(&typist, &what)?;
+    if !typist.takes_input {
+        return Err(Failure::new(
+            Why::Other,
+            "an operator has disabled the input of its pane; tmux select-pane -e enables it",
+        ));
+    }
+    if let What::Text { text, .. } = &what {
+        Reading::of(service, &typist, &agent).await.admit(text)?;
+    }
     note(operator, &agent, &said(&what));
     let confirmed = pass_on(&service.tmux, &typist, &what).await;
     let confirmed = confirmed.map_err(|error| ended_meanwhile(error, service, &agent))?;
@@ -132,20 +140,43 @@ async fn text(socket: &mut UnixStream) -> Result<Vec<u8>, Failure> {
     }
 }
 
-/// Refuses what the pane's program would misunderstand.
-fn check(typist: &Typist, what: &What) -> Result<(), Failure> {
-    if !typist.takes_input {
-        return Err(Failure::new(
-            Why::Other,
-            "an operator has disabled the input of its pane (tmux select-pane -e enables it)",
-        ));
+/// How a program takes text, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Reading {
+    /// Whether it has asked for bracketed paste.
+    is_bracketed: Option<bool>,
+    /// Whether it reads lines, which the terminal edits, instead of keys.
+    is_canonical: Option<bool>,
+}
+
+impl Reading {
+    async fn of(service: &Service, typist: &Typist, agent: &AgentStatus) -> Self {
+        let is_bracketed = match (typist.is_bracketed, Name::try_from(agent.name.as_str())) {
+            (None, Ok(name)) => paste_mode::of(&service.logs, &name).await,
+            (known, _) => known,
+        };
+        let is_canonical = match agent.pid {
+            Some(pid) => service.deputy.is_canonical(pid).await.ok().and_then(Result::ok),
+            None => None,
+        };
+        Self { is_bracketed, is_canonical }
     }
-    match what {
-        What::Text { text, .. } if typist.is_bracketed == Some(false) && text.contains('\n') => Err(Failure::new(
-            Why::Other,
-            "its program has not asked for bracketed paste, and would take each line for a separate input; send one line at a time",
-        )),
-        _ => Ok(()),
+
+    /// Refuses a text that the program would misunderstand.
+    fn admit(self, text: &str) -> Result<(), Failure> {
+        /// What a terminal in canonical mode keeps of a line (`N_TTY_BUF_SIZE` less one).
+        const LONGEST_LINE: usize = 4095;
+        let refused = |message: &str| Err(Failure::new(Why::Other, message));
+        match self {
+            Self { is_bracketed: Some(true), .. } => Ok(()),
+            Self { is_canonical: Some(true), .. } if text.lines().any(|line| line.len() > LONGEST_LINE) => {
+                refused("its program reads lines, and its terminal would cut one of more than 4,095 bytes")
+            }
+            Self { is_canonical: Some(false), is_bracketed: Some(false) } => refused(
+                "its program takes each key at once (raw mode), and has not asked for bracketed paste: it would take the text for commands; --keys sends keys",
+            ),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -183,5 +214,34 @@ async fn changes(tmux: &Tmux, typist: &Typist, before: &str, time: Duration) -> 
         if Instant::now() >= deadline {
             return Ok(false);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_refused_where_it_would_be_commands_or_cut() {
+        let admits =
+            |is_bracketed, is_canonical, text: &str| Reading { is_bracketed, is_canonical }.admit(text).is_ok();
+        let long = "x".repeat(4096);
+        for text in ["one", "one\ntwo", &long] {
+            assert!(admits(Some(true), Some(false), text) && admits(None, None, text));
+            assert!(!admits(Some(false), Some(false), text));
+        }
+        assert!(admits(Some(false), Some(true), "one\ntwo"));
+        assert!(!admits(Some(false), Some(true), &long));
+        assert!(admits(Some(false), Some(true), &long[..4095]));
+    }
+
+    #[test]
+    fn an_agent_has_one_turn_at_a_time() {
+        let turns = Turns::default();
+        let [a, b] = ["a", "b"].map(crate::agent::name::key);
+        let first = turns.of(&a);
+        assert!(Arc::ptr_eq(&first, &turns.of(&a)) && !Arc::ptr_eq(&first, &turns.of(&b)));
+        drop(first);
+        assert!(turns.of(&b).try_acquire().is_ok());
     }
 }

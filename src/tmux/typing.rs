@@ -17,7 +17,7 @@ pub struct Typist {
     pub(super) pane: String,
     /// Whether an operator looks at its history, or is in another mode of tmux.
     pub(super) is_in_mode: bool,
-    /// Whether the pane takes input.
+    /// Whether the pane takes input; an operator can disable it.
     pub takes_input: bool,
     /// Whether its program has asked for bracketed paste; `None` if this tmux does not say.
     pub is_bracketed: Option<bool>,
