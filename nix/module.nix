@@ -44,6 +44,8 @@ let
   tmuxSocket = normalize (toString cfg.tmuxSocket);
   apiFolder = dirOf apiSocket;
   tmuxFolder = dirOf tmuxSocket;
+  terminalSocket = normalize (toString cfg.terminalSocket);
+  terminalFolder = dirOf terminalSocket;
 
   # A configFile that is part of the configuration, not a file on the machine.
   isConfigFileInStore =
@@ -117,6 +119,10 @@ let
       cfg.user
       "--admin-group"
       cfg.adminGroup
+      "--terminal-socket"
+      terminalSocket
+      "--operator-group"
+      cfg.operatorGroup
       # It has a unit of its own.
       "--await-tmux"
     ];
@@ -127,6 +133,8 @@ let
     tmux-socket = "tmuxSocket";
     user = "user";
     admin-group = "adminGroup";
+    terminal-socket = "terminalSocket";
+    operator-group = "operatorGroup";
   }
   // lib.optionalAttrs (cfg.settings != { }) { config = "settings"; }
   // lib.optionalAttrs (cfg.configFile != null) { config = "configFile"; }
@@ -340,13 +348,24 @@ in
       description = "The group that may use the API and see the tmux server's socket.";
     };
 
+    operatorGroup = mkOption {
+      type = types.str;
+      default = cfg.adminGroup;
+      defaultText = literalExpression "config.services.agentd.adminGroup";
+      example = "operators";
+      description = ''
+        The group that may act on agents: attach to them and send them text, without root. Its members have the agent user's rights.
+        After a change on a running system: `systemctl restart agentd-terminal.socket agentd.service`.
+      '';
+    };
+
     createUsers = mkOption {
       type = types.bool;
       default = true;
       example = false;
       description = ''
-        Whether to define {option}`services.agentd.user`, its group and workspace, and
-        {option}`services.agentd.adminGroup`. What is defined elsewhere in the configuration takes precedence. Who makes it a
+        Whether to define {option}`services.agentd.user`, its group and workspace,
+        {option}`services.agentd.adminGroup` and {option}`services.agentd.operatorGroup`. What is defined elsewhere in the configuration takes precedence. Who makes it a
         system user (`isSystemUser = true`) also has to set `isNormalUser = false`; it has a workspace if it has a `home`.
       '';
     };
@@ -376,6 +395,15 @@ in
       description = ''
         Where the agents' tmux server listens. The folder becomes the agent user's, and must be for nothing else. A change takes
         effect when no agent is left on the old server.
+      '';
+    };
+
+    terminalSocket = mkOption {
+      type = types.path;
+      default = "/run/agentd-daemon/terminal.sock";
+      description = ''
+        Where {option}`services.agentd.operatorGroup` attaches to agents and sends them text. Only root may be able to write in the
+        folder. After a change of it on a running system: `systemctl restart agentd-terminal.socket agentd.service`.
       '';
     };
 
@@ -502,6 +530,7 @@ in
               "/run/booted-system"
               "/run/credentials"
               "/run/current-system"
+              "/run/agentd-daemon"
               "/run/stereos"
               "/run/systemd"
               "/run/udev"
@@ -561,6 +590,10 @@ in
                 name = "apiSocket";
                 path = apiSocket;
               }
+              {
+                name = "terminalSocket";
+                path = terminalSocket;
+              }
             ]
             ++ lib.optional (cfg.secretDir != null) {
               name = "secretDir";
@@ -575,7 +608,7 @@ in
         # 107 bytes fit into the address of a Unix socket.
         assertion = builtins.stringLength path <= 107;
         message = "services.agentd.${name}: ${path} is too long for a socket's path; use one of at most 107 bytes.";
-      }) { inherit apiSocket tmuxSocket; }
+      }) { inherit apiSocket terminalSocket tmuxSocket; }
       ++ map (name: {
         assertion = builtins.match "[A-Za-z_][A-Za-z0-9_]*" name != null;
         message = "services.agentd.secretFiles: ${name} cannot be the name of a variable; use letters, digits and underscores.";
@@ -622,12 +655,16 @@ in
         description = "Supervisor of AI coding agents";
         documentation = [ "man:agentd(8)" ];
         wantedBy = [ "multi-user.target" ];
-        wants = [ "agentd.socket" ];
+        wants = [
+          "agentd.socket"
+          "agentd-terminal.socket"
+        ];
         # As long as there is a daemon there is a server. systemd starts it again when it dies.
         upholds = [ "agentd-tmux.service" ];
         # systemd stops units in the opposite order: when the machine goes down, agents have all of this while the daemon stops them.
         after = [
           "agentd.socket"
+          "agentd-terminal.socket"
           "agentd-tmux.service"
           # Over the bus, systemd tells the daemon whether it is being stopped or restarted.
           "dbus.service"
@@ -751,6 +788,23 @@ in
         };
       };
 
+      systemd.sockets.agentd-terminal = {
+        description = "Terminals of AI coding agents";
+        documentation = [ "man:agentd(8)" ];
+        wantedBy = [ "sockets.target" ];
+        listenStreams = [ terminalSocket ];
+        # After a stop of the daemon, the next request must not start it again.
+        unitConfig.StopPropagatedFrom = [ "agentd.service" ];
+        socketConfig = {
+          Service = "agentd.service";
+          FileDescriptorName = "terminal";
+          DirectoryMode = "0755";
+          RemoveOnStop = true;
+          SocketGroup = cfg.operatorGroup;
+          SocketMode = "0660";
+        };
+      };
+
       systemd.slices.agentd = {
         description = "AI coding agents";
         sliceConfig = cfg.limits;
@@ -773,6 +827,14 @@ in
               group = cfg.adminGroup;
             };
           }
+          // lib.optionalAttrs (terminalFolder == "/run/agentd-daemon") {
+            # What no agent may replace.
+            "/run/agentd-daemon".d = {
+              mode = "0755";
+              user = "root";
+              group = "root";
+            };
+          }
           // lib.optionalAttrs (secretDir == null) {
             "/run/stereos/secrets".d = {
               mode = "0700";
@@ -785,7 +847,7 @@ in
     }
 
     (mkIf cfg.createUsers {
-      users.groups = lib.genAttrs [ cfg.user cfg.adminGroup ] (_: { });
+      users.groups = lib.genAttrs [ cfg.user cfg.adminGroup cfg.operatorGroup ] (_: { });
       users.users.${cfg.user} = {
         isNormalUser = mkDefault true;
         description = mkDefault "AI coding agents";

@@ -498,7 +498,9 @@ mod tests {
         command.build();
         let verbs = command.get_subcommands().filter(|verb| verb.get_name() != "help");
         let call = |verb: &clap::Command| {
-            let needed = verb.get_positionals().filter(|argument| argument.is_required_set());
+            // A text, too, unless there are keys.
+            let is_needed = |argument: &&Arg| argument.is_required_set() || argument.get_id() == "text";
+            let needed = verb.get_positionals().filter(is_needed);
             [verb.get_name().to_owned()].into_iter().chain(needed.map(|_| "a".to_owned())).collect()
         };
         let verbs: Vec<_> = verbs.map(|verb| (call(verb), verb.clone())).collect();
@@ -688,11 +690,13 @@ mod tests {
             "unsandboxed",
             "secret-dir",
             "tmux-socket",
+            "terminal-socket",
             "state-dir",
             "log-dir",
             "launcher",
             "user",
             "admin-group",
+            "operator-group",
             "await-tmux",
             "resync",
             "settle",
@@ -702,18 +706,20 @@ mod tests {
             "log-attempts",
             "debug",
         ];
-        const ATTACH: &[&str] = &["read-only", "config", "tmux-socket", "user", "api-socket"];
+        const ATTACH: &[&str] = &["read-only", "config", "tmux-socket", "terminal-socket", "user", "api-socket"];
         const DOCTOR: &[&str] = &[
             "config",
             "api-socket",
             "unsandboxed",
             "secret-dir",
             "tmux-socket",
+            "terminal-socket",
             "state-dir",
             "log-dir",
             "launcher",
             "user",
             "admin-group",
+            "operator-group",
             "json",
         ];
         for (call, command) in commands() {
@@ -727,6 +733,7 @@ mod tests {
                 "logs" => &["follow", "lines", "attempt", "previous", "since", "raw", "json", "api-socket"],
                 "events" => &["follow", "after", "json", "api-socket"],
                 "attach" => ATTACH,
+                "send" => &["keys", "no-enter", "config", "terminal-socket", "api-socket"],
                 "doctor" => DOCTOR,
                 other => panic!("{other} is new"),
             };
@@ -794,7 +801,7 @@ mod tests {
                 count += 1;
             }
         }
-        assert_eq!(count, 8);
+        assert_eq!(count, 9);
     }
 
     #[test]

@@ -286,10 +286,12 @@ impl Terminals {
         Ok(Some(Self { close, serving, _address: address }))
     }
 
-    /// Returns once every operator was told.
-    async fn end(self) {
-        drop(self.close);
-        let _ = self.serving.await;
+    /// Returns once every operator was told, and the socket's file is gone.
+    async fn end(terminals: Option<Self>) {
+        if let Some(Self { close, serving, _address }) = terminals {
+            drop(close);
+            let _ = serving.await;
+        }
     }
 }
 
@@ -450,9 +452,7 @@ async fn serve(
             Err(defect) => Err(failed("attend to the agents")(io::Error::other(defect))),
         },
     };
-    if let Some(terminals) = terminals {
-        terminals.end().await;
-    }
+    Terminals::end(terminals).await;
     if are_stopped {
         release(&tmux).await;
     }

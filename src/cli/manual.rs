@@ -195,15 +195,24 @@ mod tests {
         }
     }
 
+    /// The words of a command line before any redirection, as a shell splits them.
+    fn words(line: &str) -> Vec<String> {
+        let line = line.split(" >").next().unwrap_or_default().split(" <").next().unwrap_or_default();
+        let parts = line.split('\'').enumerate();
+        let words =
+            parts.flat_map(|(at, part)| if at % 2 == 1 { vec![part] } else { part.split_whitespace().collect() });
+        words.map(str::to_owned).collect()
+    }
+
     #[test]
     fn every_example_is_a_command_line_of_its_topic() {
         for topic in &TOPICS {
             assert!(!topic.examples.is_empty() && topic.exit.len() >= 3, "{}", topic.verb);
             for (line, _) in topic.examples {
-                let words = line.strip_prefix("sudo ").unwrap_or(line).split(" > ").next().unwrap_or_default();
+                let words = words(line.strip_prefix("sudo ").unwrap_or(line));
                 let read =
-                    Arguments::read(words.split(' ').map(OsString::from)).unwrap_or_else(|it| panic!("{line}: {it}"));
-                let is_of_the_verb = words.split(' ').nth(1) == Some(topic.verb);
+                    Arguments::read(words.iter().map(OsString::from)).unwrap_or_else(|it| panic!("{line}: {it}"));
+                let is_of_the_verb = words.get(1).is_some_and(|word| word == topic.verb);
                 assert!(topic.verb.is_empty() || is_of_the_verb && read.command.is_some(), "{line}");
             }
         }

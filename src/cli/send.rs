@@ -33,11 +33,11 @@ pub struct Arguments {
     #[arg(add = complete::names())]
     pub name: String,
     /// The text: up to 128 KiB of UTF-8 with any number of lines; - reads it from standard input
-    #[arg(required_unless_present = "keys", conflicts_with = "keys", allow_hyphen_values = true)]
+    #[arg(required_unless_present = "keys", conflicts_with = "keys")]
     pub text: Option<String>,
     /// Keys instead of a text, separated by spaces, by tmux's names: Enter, Escape, Up, C-c, M-x, F1, or a single character
-    #[arg(long)]
-    pub keys: Option<String>,
+    #[arg(long, value_name = "KEYS", value_parser = Keys::read)]
+    pub keys: Option<Keys>,
     /// Do not press Enter after the text
     #[arg(long, conflicts_with = "keys")]
     pub no_enter: bool,
@@ -49,6 +49,24 @@ pub struct Arguments {
     pub config: Option<PathBuf>,
 }
 
+/// The names of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys(Vec<String>);
+
+impl Keys {
+    fn read(text: &str) -> Result<Self, String> {
+        let keys: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+        if keys.iter().any(|word| !is_key(word)) {
+            let names = "Enter, Escape, Tab, Up, F1, C-c, M-x, or single characters";
+            return Err(format!("write names of keys such as {names}, separated by spaces"));
+        }
+        if !(1..=MAX_KEYS).contains(&keys.len()) {
+            return Err(format!("write 1 to {MAX_KEYS} names of keys, separated by spaces"));
+        }
+        Ok(Self(keys))
+    }
+}
+
 /// Why nothing can be sent.
 #[derive(Debug, thiserror::Error)]
 enum Error {
@@ -56,12 +74,6 @@ enum Error {
     Text(#[from] Unsendable),
     #[error("failed to read standard input: {0}")]
     Input(io::Error),
-    #[error(
-        "{0:?} is not the name of a key; write names such as Enter, Escape, Tab, Up, F1, C-c, M-x, or single characters, separated by spaces"
-    )]
-    Key(String),
-    #[error("there are {0} keys; at most {MAX_KEYS} can be sent at once")]
-    Keys(usize),
 }
 
 /// Sends it, and says on standard error what is wrong.
@@ -112,15 +124,7 @@ enum What {
 /// Reads what is to be sent, and checks it. The daemon checks it again.
 fn what(arguments: &Arguments) -> Result<What, Error> {
     match (&arguments.keys, arguments.text.as_deref()) {
-        (Some(keys), _) => {
-            let keys: Vec<String> = keys.split_whitespace().map(str::to_owned).collect();
-            match keys.iter().find(|word| !is_key(word)) {
-                Some(word) => Err(Error::Key(word.clone())),
-                None if keys.is_empty() => Err(Error::Key(String::new())),
-                None if keys.len() > MAX_KEYS => Err(Error::Keys(keys.len())),
-                None => Ok(What::Keys(keys)),
-            }
-        }
+        (Some(Keys(keys)), _) => Ok(What::Keys(keys.clone())),
         (None, Some("-")) => {
             let (mut bytes, most) = (Vec::new(), u64::try_from(4 * MAX_TEXT).unwrap_or(u64::MAX));
             io::stdin().take(most).read_to_end(&mut bytes).map_err(Error::Input)?;
@@ -176,16 +180,11 @@ mod tests {
 
     #[test]
     fn keys_are_names_separated_by_spaces() {
-        let keys = |keys: &str| {
-            let all = crate::cli::Arguments::read(["agentd", "send", "a", "--keys", keys].map(Into::into)).unwrap();
-            let Some(crate::cli::Command::Send(asking)) = &all.command else { panic!("another verb") };
-            what(&asking.what)
-        };
-        assert_eq!(keys(" C-c  Enter ").unwrap(), What::Keys(vec!["C-c".into(), "Enter".into()]));
-        assert_eq!(keys("-").unwrap(), What::Keys(vec!["-".into()]));
-        for wrong in ["", "Return;", "enter", "C-c,Enter"] {
+        let keys = |keys: &str| Keys::read(keys).map(|Keys(keys)| keys);
+        assert_eq!(keys(" C-c  Enter "), Ok(vec!["C-c".to_owned(), "Enter".to_owned()]));
+        assert_eq!(keys("-"), Ok(vec!["-".to_owned()]));
+        for wrong in ["", "Return;", "enter", "C-c,Enter", &"y ".repeat(MAX_KEYS + 1)] {
             assert!(keys(wrong).is_err(), "{wrong:?}");
         }
-        assert!(matches!(keys(&"y ".repeat(MAX_KEYS + 1)), Err(Error::Keys(_))));
     }
 }

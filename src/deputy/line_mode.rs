@@ -49,11 +49,11 @@ mod tests {
         for (command, expected) in [("read _", true), ("stty raw; echo; read _", false)] {
             let (window, pts) = terminal().unwrap();
             let mut shell = Command::new("/bin/sh");
-            shell.args(["-c", &format!("echo $$; {command}")]);
+            shell.args(["-c", &format!("stty -opost; echo $$; {command}")]);
             let mut child = PtyChild::start(shell, pts).unwrap();
             let mut said = Vec::new();
-            let lines = if expected { 1 } else { 2 };
-            while said.iter().filter(|&&byte| byte == b'\n').count() < lines {
+            let end: &[u8] = if expected { b"\n" } else { b"\n\n" };
+            while !said.ends_with(end) {
                 let mut bytes = [0; 64];
                 let count = window.read(&mut bytes).await.unwrap();
                 said.extend_from_slice(&bytes[..count]);

@@ -1,6 +1,6 @@
 //! Whether a program has asked for bracketed paste, for a tmux that does not say (before 3.7).
 //!
-//! A terminal turns it on for `ESC [ ? 2004 h`, and off for the same with `l` ("XTerm Control Sequences"). So the last of these in what
+//! A terminal turns it on for `ESC [ ? 2004 h`, and off for the same with `l` (ctlseqs, "DEC Private Mode Set"). So the last of these in what
 //! the program printed decides. This searches bytes and interprets nothing else of them.
 
 use std::io;

@@ -2,7 +2,7 @@
 //!
 //! A terminal does more than show text: on request it sets the clipboard, prints on paper, answers with its title or with what it
 //! shows, loads files, or moves its window. A tmux client writes what its server tells it to, and the server of agents belongs to the
-//! agent user. So everything is left out that is not on the lists below (ECMA-48; "XTerm Control Sequences"). Strings (DCS, APC, PM,
+//! agent user. So everything is left out that is not on the lists below (ECMA-48, and the control sequences of xterm). Strings (DCS, APC, PM,
 //! SOS) are always left out, and of OSC everything but hyperlinks, the color of the cursor, and questions about colors.
 //!
 //! The memory is bounded: a sequence that is too long is left out as a whole.
@@ -166,10 +166,9 @@ impl Sieve {
             // DCS, SOS, PM, APC, and the title of screen(1).
             ([_], b'P' | b'X' | b'^' | b'_' | b'k') => self.skip(),
             (_, 0x20..=0x2f) => self.hold(byte, State::Text),
-            // Saved cursor, line feeds, tab stops, keypad modes, the character after a single shift.
-            ([_], b'7' | b'8' | b'D' | b'E' | b'H' | b'M' | b'N' | b'O' | b'=' | b'>') => self.finish(byte, out),
-            // Character sets.
-            ([_, b'(' | b')' | b'*' | b'+'], b'0' | b'A' | b'B') => self.finish(byte, out),
+            // Saved cursor, line feeds, tab stops, keypad modes, the character after a single shift; and character sets.
+            ([_], b'7' | b'8' | b'D' | b'E' | b'H' | b'M' | b'N' | b'O' | b'=' | b'>')
+            | ([_, b'(' | b')' | b'*' | b'+'], b'0' | b'A' | b'B') => self.finish(byte, out),
             _ => self.drop_held(),
         }
     }
@@ -238,11 +237,9 @@ fn passes(parameters: &[u8], last: u8) -> bool {
         // The shape of the cursor, and a soft reset.
         ("", b'q') => matches!(parameters.strip_suffix(' '), Some("" | "0" | "1" | "2" | "3" | "4" | "5" | "6")),
         ("", b'p') => parameters == "!",
-        // The name and version of the terminal.
-        (">", b'q') => plain,
-        // Keyboards: XTerm's modifyOtherKeys, and the protocol of kitty.
-        (">", b'm' | b'u' | b'c') | ("<" | "=", b'u') => plain,
-        ("?", b'c' | b'u' | b'n' | b'J' | b'K') => plain,
+        // The name and version of the terminal, its attributes, reports and erasure; and keyboards: modifyOtherKeys of xterm, and the
+        // protocol of kitty.
+        (">", b'q' | b'c' | b'm' | b'u') | ("<" | "=", b'u') | ("?", b'c' | b'u' | b'n' | b'J' | b'K') => plain,
         ("", last) => FINALS.contains(&last) && plain,
         _ => false,
     }

@@ -371,8 +371,8 @@ fn text_of_several_lines_is_one_bracketed_paste() {
     assert_eq!((code, said.as_str()), (Some(0), ""));
     let expected = pasted(&text.replace('\n', "\r")) + "\r";
     assert_eq!(heard(), expected);
-    assert_eq!(send(&daemon, "op", &["a", "-x", "--no-enter"]).0, Some(0));
-    assert_eq!(heard(), expected.clone() + &pasted("-x"));
+    assert_eq!(send(&daemon, "op", &["a", "x -y", "--no-enter"]).0, Some(0));
+    assert_eq!(heard(), expected.clone() + &pasted("x -y"));
     // No buffer is left behind.
     assert_eq!(daemon.tmux(&["list-buffers"]).unwrap(), "");
 
@@ -413,7 +413,7 @@ fn escape_sequences_in_a_text_are_refused() {
         assert!(matches!(&end, End::Failed { message, .. } if message.contains(what)), "{end:?}");
     }
     for keys in ["kill-server", "C-c ;kill", "#{pid}"] {
-        assert_eq!(send(&daemon, "op", &["a", "--keys", keys]).0, Some(1));
+        assert_eq!(send(&daemon, "op", &["a", "--keys", keys]).0, Some(2));
         let words = keys.split(' ').map(str::to_owned).collect();
         let request = terminal::Send { agent: "a".to_owned(), keys: words, enter: true };
         let end: End = terminal::read(&frame(&mut connect(&daemon, &Request::Send(request))).1).unwrap();

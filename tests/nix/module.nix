@@ -31,7 +31,7 @@ let
 
   # The daemon's arguments after those that are always there.
   start = ''"/opt/agentd/bin/agentd" '';
-  always = ''"--api-socket" "/run/stereos/agentd.sock" "--tmux-socket" "/run/agentd/tmux.sock" "--user" "agent" "--admin-group" "admin" "--await-tmux"'';
+  always = ''"--api-socket" "/run/stereos/agentd.sock" "--tmux-socket" "/run/agentd/tmux.sock" "--user" "agent" "--admin-group" "admin" "--terminal-socket" "/run/agentd-daemon/terminal.sock" "--operator-group" "admin" "--await-tmux"'';
   command = settings: (daemon [ (with' settings) ]).serviceConfig.ExecStart;
 
   # What the configuration is refused with.
@@ -153,6 +153,8 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
             adminGroup = "ops";
             apiSocket = "/run/api/a.sock";
             tmuxSocket = "/run/workers/t.sock";
+            terminalSocket = "/run/door/t.sock";
+            operatorGroup = "crew";
           })
         ];
       in
@@ -161,17 +163,30 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
         inherit (config.systemd.services.agentd-tmux.serviceConfig) User;
         inherit (config.systemd.sockets.agentd) listenStreams;
         inherit (config.systemd.sockets.agentd.socketConfig) SocketGroup;
+        terminal = {
+          inherit (config.systemd.sockets.agentd-terminal) listenStreams;
+          inherit (config.systemd.sockets.agentd-terminal.socketConfig) SocketGroup SocketMode;
+        };
         folder = config.systemd.tmpfiles.settings."00-agentd"."/run/workers".d.user;
         group = config.users.users.worker.group;
-        groups = config.users.groups ? worker && config.users.groups ? ops;
+        groups = lib.all (name: config.users.groups ? ${name}) [
+          "worker"
+          "ops"
+          "crew"
+        ];
       };
     expected = {
       ExecStart =
         start
-        + ''"--api-socket" "/run/api/a.sock" "--tmux-socket" "/run/workers/t.sock" "--user" "worker" "--admin-group" "ops" "--await-tmux"'';
+        + ''"--api-socket" "/run/api/a.sock" "--tmux-socket" "/run/workers/t.sock" "--user" "worker" "--admin-group" "ops" "--terminal-socket" "/run/door/t.sock" "--operator-group" "crew" "--await-tmux"'';
       User = "worker";
       listenStreams = [ "/run/api/a.sock" ];
       SocketGroup = "ops";
+      terminal = {
+        listenStreams = [ "/run/door/t.sock" ];
+        SocketGroup = "crew";
+        SocketMode = "0660";
+      };
       folder = "worker";
       group = "worker";
       groups = true;
@@ -195,6 +210,7 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
   "at its end the daemon has the bus, the API's socket and the agents' homes" = {
     expr = lib.filter (unit: !lib.elem unit (daemon [ ]).after) [
       "agentd.socket"
+      "agentd-terminal.socket"
       "dbus.service"
       "local-fs.target"
       "remote-fs.target"
