@@ -11,6 +11,7 @@ mod attach;
 mod canary;
 mod chaos;
 mod cli;
+mod clients;
 mod complete;
 mod daemon;
 mod declarations;
