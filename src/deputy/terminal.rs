@@ -311,7 +311,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_sizes_and_the_end_are_relayed() {
-        let script = "stty -echo; stty size; trap 'stty size' WINCH; echo ready; read line; echo \"heard $line\"";
+        let script = "stty -echo; stty size; echo ready; read line; echo \"heard $line\"; stty size";
         let (mut client, _daemon, relay) = relay_of(script, LONG);
         let mut shown = String::new();
         while !shown.contains("ready") {
@@ -325,7 +325,7 @@ mod tests {
             client.write_all(&frame).await.unwrap();
         }
         let (shown, end) = rest(&mut client).await;
-        assert!(shown.contains("heard one"), "{shown}");
+        assert!(shown.contains("heard one") && shown.contains("20 70"), "{shown}");
         assert_eq!(end, End::Detached);
         relay.await.unwrap();
     }

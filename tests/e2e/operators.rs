@@ -38,11 +38,6 @@ fn attach_at(daemon: &Daemon, terminal: &Terminal, user: &str, words: &[&str]) -
     verb
 }
 
-/// Whether the terminal's client of the tmux server is there.
-fn clients(daemon: &Setup) -> usize {
-    daemon.tmux(&["list-clients"]).unwrap().lines().count()
-}
-
 #[test]
 fn member_attaches_types_resizes_and_detaches_without_root() {
     if !root() {
