@@ -180,7 +180,7 @@ fn systemd_understands_the_units() {
     found.retain(|file| {
         ["service", "socket", "slice", "mount"].iter().any(|kind| file.extension().is_some_and(|it| it == *kind))
     });
-    assert_eq!(found.len(), 5, "{found:?}");
+    assert_eq!(found.len(), 6, "{found:?}");
     let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).args(found).output().unwrap();
     let complaints = String::from_utf8_lossy(&verified.stderr).into_owned();
     // There may also be complaints about other units of this machine.
