@@ -42,6 +42,8 @@ pub const TOPICS: [Topic; 12] = [
         examples: &[
             ("agentd check", "Check the jcard that the daemon reads"),
             ("agentd check --strict ./jcard.toml", "Check a file before it is installed, as in CI"),
+            ("agentd check --here", "Also look for programs, workdirs, prompt files and secrets on this machine"),
+            ("agentd check -", "Check what comes from standard input"),
         ],
     },
     Topic {
@@ -58,10 +60,12 @@ pub const TOPICS: [Topic; 12] = [
             ("0", "the agent runs; without NAME, the daemon runs"),
             ("3", "it does not run"),
             ("4", "there is no such agent, or its state cannot be found out"),
+            ("5", "with --check, an agent has failed, gave up, timed out, is invalid, or has an error"),
             USAGE,
         ],
         examples: &[
             ("agentd status", "Show all agents in a table"),
+            ("agentd status --failed --check", "Show the agents that have failed, and end with 5 if there are any"),
             ("agentd status reviewer", "Show one agent, with its latest attempts"),
             ("agentd status --json", "Print what the API answers"),
         ],

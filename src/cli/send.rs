@@ -1,6 +1,6 @@
 //! `agentd send`: text or keys for an agent, through the daemon's terminal socket.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,10 +8,11 @@ use tokio::io::AsyncWriteExt;
 
 use super::Whereabouts;
 use super::complete;
-use super::output::{self, complain};
+use super::output;
 use super::target::Target;
 use super::terminal::{self as connection, Connection};
 use crate::settings::Surroundings;
+use crate::text::printable::escaped_lines;
 use crate::wire::terminal::{
     self, End, Kind, MAX_KEYS, MAX_TEXT, Malformed, Request, Unsendable, Why, is_key, sendable,
 };
@@ -104,6 +105,13 @@ pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -
             complain(status(&error), &format!("failed to send to {name}: {error}{hint}"))
         }
     }
+}
+
+/// Says what is wrong, in one or several lines.
+fn complain(status: u8, what: &str) -> ExitCode {
+    // If standard error is closed, the message is lost.
+    let _ = writeln!(io::stderr(), "agentd: {}", escaped_lines(what));
+    ExitCode::from(status)
 }
 
 fn status(error: &connection::Error) -> u8 {

@@ -13,7 +13,7 @@ use super::table::{GAP, Table, shortened};
 use super::wording::{exit_cell, faults, paint, remark, since, words};
 use crate::client::{Answer, Client, Error};
 use crate::sys::terminal::Terminal;
-use crate::text::printable::escaped;
+use crate::text::printable::{escaped, json_line};
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::status::{AgentStatus, PastAttempt, Time};
 
@@ -21,6 +21,9 @@ use crate::wire::status::{AgentStatus, PastAttempt, Time};
 const RUNNING: u8 = 0;
 const NOT_RUNNING: u8 = 3;
 const UNKNOWN: u8 = 4;
+
+/// The exit status of `--check` if an agent has failed.
+const FAILED: u8 = 5;
 
 const HEADINGS: [&str; 7] = ["NAME", "HARNESS", "STATE", "SINCE", "RESTARTS", "LAST EXIT", "NEXT START"];
 
@@ -36,6 +39,12 @@ pub struct Arguments {
     /// Print the API's answer as it is
     #[arg(long)]
     pub json: bool,
+    /// Show only agents that failed, gave up, timed out, are invalid, or have an error
+    #[arg(long)]
+    pub failed: bool,
+    /// End with 5 if there is such an agent
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// Asks the daemon behind `socket` and prints its answer: data to stdout, messages to stderr.
@@ -71,13 +80,14 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
         let Answer { value, body } = client.agents().await?;
         (value, body, RUNNING)
     };
+    let (agents, body, code) = judged(arguments, agents, body, code);
     if arguments.json {
         return Ok(Report { text: body, remarks: Vec::new(), code });
     }
     // Without the health, the table still holds.
     let mut remarks = client.health().await.map(|health| faults(&health.value)).unwrap_or_default();
     if agents.is_empty() {
-        remarks.push("no agents are declared".to_owned());
+        remarks.push(if arguments.failed { "no agent has failed" } else { "no agents are declared" }.to_owned());
         return Ok(Report { text: Bytes::new(), remarks, code });
     }
     let Terminal { width, color, .. } = Terminal::here();
@@ -90,6 +100,21 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
         text.push_str(&render_history(history, now, width));
     }
     Ok(Report { text: text.into(), remarks, code })
+}
+
+/// Applies `--failed` to the agents and the answer, and `--check` to the exit status.
+fn judged(arguments: &Arguments, agents: Vec<AgentStatus>, body: Bytes, code: u8) -> (Vec<AgentStatus>, Bytes, u8) {
+    let is_any_failed = agents.iter().any(AgentStatus::is_failed);
+    let code = if arguments.check && is_any_failed { FAILED } else { code };
+    if !arguments.failed {
+        return (agents, body, code);
+    }
+    let failed: Vec<AgentStatus> = agents.into_iter().filter(AgentStatus::is_failed).collect();
+    let body = match failed.as_slice() {
+        [agent] if arguments.name.is_some() => json_line(agent),
+        failed => json_line(failed),
+    };
+    (failed, body.into(), code)
 }
 
 /// The agents as a table. `width` is the width of the terminal. It is `None` if a program reads the output: then nothing is shortened,
@@ -175,6 +200,27 @@ pub(super) mod tests {
 
     pub(in crate::cli) fn ago(seconds: u64) -> Time {
         Time(now() - Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn failed_agents_are_selected_and_end_a_check_with_5() {
+        let arguments = |failed, check| Arguments { name: None, json: false, failed, check };
+        let good = agent("good", State::Running);
+        let bad = AgentStatus { outcome: Some(Outcome::GaveUp), ..agent("bad", State::Exited) };
+        let both = || vec![good.clone(), bad.clone()];
+        let judge = |arguments, agents| {
+            let (agents, body, code) = judged(&arguments, agents, Bytes::from("all"), RUNNING);
+            let names: Vec<String> = agents.into_iter().map(|agent| agent.name).collect();
+            (names.join(" "), body, code)
+        };
+        assert_eq!(judge(arguments(false, false), both()), ("good bad".to_owned(), Bytes::from("all"), RUNNING));
+        assert_eq!(judge(arguments(false, true), both()), ("good bad".to_owned(), Bytes::from("all"), FAILED));
+        assert_eq!(judge(arguments(false, true), vec![good.clone()]).2, RUNNING);
+        let (names, body, code) = judge(arguments(true, false), both());
+        assert_eq!((names.as_str(), code), ("bad", RUNNING));
+        let data: Vec<AgentStatus> = serde_json::from_slice(&body).unwrap();
+        assert_eq!(data, std::slice::from_ref(&bad));
+        assert_eq!(judge(arguments(true, true), vec![good.clone()]), (String::new(), Bytes::from("[]\n"), RUNNING));
     }
 
     pub(in crate::cli) fn agent(name: &str, state: State) -> AgentStatus {

@@ -51,12 +51,7 @@ pub(super) fn remark(agent: &AgentStatus) -> String {
 
 /// The word of the API for an outcome.
 pub(super) fn outcome(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Completed => "completed",
-        Outcome::Failed => "failed",
-        Outcome::TimedOut => "timed-out",
-        Outcome::GaveUp => "gave-up",
-    }
+    outcome.word()
 }
 
 /// The color of a state: green is good, yellow is in between, red needs a person. The words say the same.
@@ -95,9 +90,7 @@ pub(super) fn exit_cell(how: &ExitStatus) -> String {
 /// What is wrong with a jcard as a whole. Follows the name of the file.
 pub(super) fn fault(error: &regular_file::Error) -> String {
     match error {
-        regular_file::Error::Io(error) => {
-            format!("cannot be read: {error}; name a jcard that exists and that you may read")
-        }
+        regular_file::Error::Io(error) => format!("cannot be read: {error}"),
         regular_file::Error::Link => format!("cannot be read: {error}; name the file that it points to"),
         regular_file::Error::NotRegular => "is not a regular file; name a jcard that is one".to_owned(),
         regular_file::Error::TooLarge(limit) => {

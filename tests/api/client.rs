@@ -17,7 +17,8 @@ fn server() -> Server {
 }
 
 fn status(name: Option<&str>, socket: &Path) -> ExitCode {
-    let [table, json] = [false, true].map(|json| run(&Arguments { name: name.map(str::to_owned), json }, socket));
+    let [table, json] = [false, true]
+        .map(|json| run(&Arguments { name: name.map(str::to_owned), json, failed: false, check: false }, socket));
     assert_eq!(table, json);
     table
 }
