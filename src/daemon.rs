@@ -271,7 +271,7 @@ impl Terminals {
         tmux: &Tmux,
         deputy: &Deputy,
         agent: Uid,
-    ) -> io::Result<Option<Self>> {
+    ) -> Result<Option<Self>, Error> {
         let Some((listener, address)) = door.socket else { return Ok(None) };
         let rule = terminal::Rule { owner: Uid::effective(), agent, group: door.operators };
         let service = terminal::Service {
@@ -281,8 +281,10 @@ impl Terminals {
             deputy: deputy.clone(),
             rule,
         };
+        let failed = |source| Error::System { operation: "listen on the terminal socket", source };
+        let listener = UnixListener::from_std(listener).map_err(failed)?;
         let (close, closed) = oneshot::channel::<()>();
-        let serving = tokio::spawn(terminal::serve(UnixListener::from_std(listener)?, service, async {
+        let serving = tokio::spawn(terminal::serve(listener, service, async {
             // A dropped sender counts, too.
             let _ = closed.await;
         }));
@@ -373,8 +375,7 @@ async fn serve(
             let _ = nudges.try_send(Nudge::Changed);
         })
     };
-    let executable = std::env::current_exe().map_err(failed("find agentd's own executable"))?;
-    let executable = executable.to_string_lossy().into_owned();
+    let executable = own_executable().map_err(failed("find agentd's own executable"))?;
     let record = Record::new(&settings.state_dir)?;
     let tmux = the_tmux(settings, deputy.clone(), executable.clone(), &place.account, &record).await;
     let user = place.account.uid;
@@ -416,8 +417,7 @@ async fn serve(
     let renderers = Some(Renderers::new(deputy.clone()));
     let sources =
         Sources { snapshot, happenings: happening, tmux: Some(tmux.clone()), logs: Some(store.clone()), renderers };
-    let terminals = Terminals::start(doors.terminal, &sources, store, &tmux, &deputy, user);
-    let terminals = terminals.map_err(failed("listen on the terminal socket"))?;
+    let terminals = Terminals::start(doors.terminal, &sources, store, &tmux, &deputy, user)?;
     let api = Api::start(doors.api, sources, round.clone());
     let visitors = events.clone();
     // Fails only when the daemon is ending.
@@ -466,6 +466,11 @@ async fn serve(
     api.end().await;
     tracing::info!("agentd has ended");
     result
+}
+
+/// The path of this program.
+fn own_executable() -> io::Result<String> {
+    std::env::current_exe().map(|path| path.to_string_lossy().into_owned())
 }
 
 /// Starts the tasks that keep the daemon's surroundings in order: control groups, the log, the tmux server, children, sessions.
