@@ -11,9 +11,11 @@ pub mod logs;
 pub mod manual;
 pub mod operate;
 pub mod output;
+pub mod send;
 pub mod status;
 mod table;
 mod target;
+mod terminal;
 pub mod wait;
 pub mod watch;
 mod wording;
@@ -138,6 +140,12 @@ pub enum Command {
     /// command, your terminal is restored first.
     #[command(after_long_help = manual::help("attach"))]
     Attach(Asking<attach::Arguments>),
+    /// Send text or keys to an agent, as if they were typed
+    ///
+    /// The text is pasted into the agent's terminal, and Enter is pressed after it. The command then waits until the agent's screen
+    /// changes: that is the only sign that the text has arrived.
+    #[command(after_long_help = manual::help("send"))]
+    Send(Asking<send::Arguments>),
     /// Check everything that agentd needs
     ///
     /// Each finding that is not ok comes with a remedy.
@@ -200,6 +208,7 @@ impl Command {
             Self::Start(asking) => of_api(&asking.api),
             Self::Pause(asking) | Self::Unpause(asking) => of_api(&asking.api),
             Self::Attach(Asking { what, api }) => Places { config: what.config.clone(), ..of_api(api) },
+            Self::Send(Asking { what, api }) => Places { config: what.config.clone(), ..of_api(api) },
             Self::Doctor(doctor::Arguments { places, .. }) => places.clone(),
         }
     }
@@ -215,6 +224,10 @@ pub struct Whereabouts {
     /// The dedicated tmux server's socket [default: /run/agentd/tmux.sock; without root: $XDG_RUNTIME_DIR/agentd/tmux.sock]
     #[arg(long, value_name = "PATH", value_parser = path())]
     tmux_socket: Option<PathBuf>,
+    /// The socket through which operators attach and send, in a folder that only root can change [default:
+    /// /run/agentd-daemon/terminal.sock; without root: $XDG_RUNTIME_DIR/agentd/terminal.sock]
+    #[arg(long, value_name = "PATH", value_parser = path())]
+    terminal_socket: Option<PathBuf>,
     /// Root-only state [default: $STATE_DIRECTORY or /var/lib/agentd; without root: $XDG_STATE_HOME/agentd]
     #[arg(long, value_name = "DIR", value_parser = path())]
     state_dir: Option<PathBuf>,
@@ -230,7 +243,7 @@ pub struct Whereabouts {
     /// The group that may use the sockets of a root daemon [default: admin]
     #[arg(long, value_name = "NAME", value_parser = name)]
     admin_group: Option<String>,
-    /// The group whose members may stop, start and restart agents of a root daemon [default: the --admin-group]
+    /// The group whose members may act on the agents of a root daemon [default: the --admin-group]
     #[arg(long, value_name = "NAME", value_parser = name)]
     operator_group: Option<String>,
     /// What operators want of agents, a file each [default: /var/lib/agentd-overrides; without root: $XDG_STATE_HOME/agentd-overrides]
@@ -316,6 +329,7 @@ impl Arguments {
             secret_dir: or(&whereabouts.secret_dir, here.secret_dir()),
             api_socket: or(&places.api.socket, here.api_socket()),
             tmux_socket: or(&whereabouts.tmux_socket, here.tmux_socket()),
+            terminal_socket: or(&whereabouts.terminal_socket, here.terminal_socket()),
             tmux_origin: if daemon.await_tmux { Origin::Elsewhere } else { Origin::Own },
             state_dir: or(&whereabouts.state_dir, here.state()),
             log_dir: or(&whereabouts.log_dir, here.logs()),
@@ -342,6 +356,7 @@ impl Whereabouts {
         let Self {
             secret_dir,
             tmux_socket,
+            terminal_socket,
             state_dir,
             log_dir,
             launcher,
@@ -352,6 +367,7 @@ impl Whereabouts {
         } = other.clone();
         self.secret_dir = secret_dir.or(self.secret_dir.take());
         self.tmux_socket = tmux_socket.or(self.tmux_socket.take());
+        self.terminal_socket = terminal_socket.or(self.terminal_socket.take());
         self.state_dir = state_dir.or(self.state_dir.take());
         self.log_dir = log_dir.or(self.log_dir.take());
         self.launcher = launcher.or(self.launcher.take());
@@ -507,7 +523,9 @@ mod tests {
         command.build();
         let verbs = command.get_subcommands().filter(|verb| verb.get_name() != "help");
         let call = |verb: &clap::Command| {
-            let needed = verb.get_positionals().filter(|argument| argument.is_required_set());
+            // A text, too, unless there are keys.
+            let is_needed = |argument: &&Arg| argument.is_required_set() || argument.get_id() == "text";
+            let needed = verb.get_positionals().filter(is_needed);
             let flags = verb.get_arguments().filter(|argument| argument.is_required_set() && !argument.is_positional());
             let flags = flags.filter_map(Arg::get_long).map(|long| format!("--{long}"));
             [verb.get_name().to_owned()].into_iter().chain(needed.map(|_| "a".to_owned())).chain(flags).collect()
@@ -715,6 +733,7 @@ mod tests {
             "unsandboxed",
             "secret-dir",
             "tmux-socket",
+            "terminal-socket",
             "state-dir",
             "log-dir",
             "launcher",
@@ -731,13 +750,14 @@ mod tests {
             "log-attempts",
             "debug",
         ];
-        const ATTACH: &[&str] = &["read-only", "config", "tmux-socket", "user", "api-socket"];
+        const ATTACH: &[&str] = &["read-only", "config", "tmux-socket", "terminal-socket", "user", "api-socket"];
         const DOCTOR: &[&str] = &[
             "config",
             "api-socket",
             "unsandboxed",
             "secret-dir",
             "tmux-socket",
+            "terminal-socket",
             "state-dir",
             "log-dir",
             "launcher",
@@ -762,6 +782,7 @@ mod tests {
                 "start" => &["wait", "override-dir", "api-socket"],
                 "pause" | "unpause" => &["all", "override-dir", "api-socket"],
                 "attach" => ATTACH,
+                "send" => &["keys", "no-enter", "config", "terminal-socket", "api-socket"],
                 "doctor" => DOCTOR,
                 other => panic!("{other} is new"),
             };
@@ -829,7 +850,7 @@ mod tests {
                 count += 1;
             }
         }
-        assert_eq!(count, 13);
+        assert_eq!(count, 14);
     }
 
     #[test]

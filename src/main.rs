@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use agentd::cli;
 use agentd::cli::operate::{self, Order};
 use agentd::cli::{
-    Arguments, Command, attach, check, complete, doctor, events, explain, logs, output, status, wait, watch,
+    Arguments, Command, attach, check, complete, doctor, events, explain, logs, output, send, status, wait, watch,
 };
 use agentd::config;
 use agentd::daemon;
@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         Some(Command::Status(asking)) => status::run(&asking.what, &arguments.places.client_socket(&here)),
         Some(Command::Explain(asking)) => explain::run(&asking.what, &arguments.places.client_socket(&here)),
         Some(Command::Attach(asking)) => attach::run(&arguments, &asking.what, &here),
+        Some(Command::Send(asking)) => send::run(&arguments, &asking.what, &here),
         Some(Command::Doctor(options)) => doctor::run(&arguments, options, &here),
         Some(Command::Watch(asking)) => watch::run(&asking.what, &arguments.places.client_socket(&here)),
         Some(Command::Logs(asking)) => logs::run(&asking.what, &arguments.places.client_socket(&here)),

@@ -26,6 +26,8 @@ pub struct Settings {
     pub api_socket: PathBuf,
     /// The socket of the dedicated tmux server.
     pub tmux_socket: PathBuf,
+    /// The socket through which operators attach and send.
+    pub terminal_socket: PathBuf,
     /// What starts that server.
     pub tmux_origin: tmux::Origin,
     /// The directory for state, readable by root only.
@@ -42,7 +44,7 @@ pub struct Settings {
     pub admin_group: String,
     /// The overrides directory.
     pub override_dir: PathBuf,
-    /// The group that may operate agents, if agentd runs as root.
+    /// The group that may act on agents, if agentd runs as root.
     pub operator_group: String,
     /// How often to read everything again.
     pub resync: Duration,
@@ -147,6 +149,11 @@ impl Surroundings {
 
     pub(crate) fn tmux_socket(&self) -> PathBuf {
         if self.root { "/run/agentd/tmux.sock".into() } else { self.own_runtime().join("tmux.sock") }
+    }
+
+    /// In a folder of root's: the agent user owns the one of the tmux socket, and could put another socket there.
+    pub(crate) fn terminal_socket(&self) -> PathBuf {
+        if self.root { "/run/agentd-daemon/terminal.sock".into() } else { self.own_runtime().join("terminal.sock") }
     }
 
     pub(crate) fn secret_dir(&self) -> PathBuf {

@@ -5,5 +5,6 @@ pub mod duration;
 pub mod printable;
 pub mod redact;
 pub mod screen;
+pub mod sieve;
 pub mod size;
 pub mod suggest;

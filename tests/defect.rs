@@ -42,6 +42,7 @@ fn settings(folder: &Path) -> Settings {
         secret_dir: folder.join("secrets"),
         api_socket: folder.join("api/agentd.sock"),
         tmux_socket: folder.join("tmux/tmux.sock"),
+        terminal_socket: folder.join("door/terminal.sock"),
         tmux_origin: tmux::Origin::Elsewhere,
         state_dir: folder.join("state"),
         log_dir: folder.join("log"),

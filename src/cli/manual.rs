@@ -20,7 +20,7 @@ const NOT_ORDERED: (&str, &str) = ("1", "it could not be written, or agentd has 
 const NOT_KNOWN: (&str, &str) = ("4", "there is no such agent, or agentd does not answer");
 
 /// The topics of the daemon and of all commands.
-pub const TOPICS: [Topic; 16] = [
+pub const TOPICS: [Topic; 17] = [
     Topic {
         verb: "",
         exit: &[
@@ -168,8 +168,25 @@ pub const TOPICS: [Topic; 16] = [
             USAGE,
         ],
         examples: &[
-            ("sudo agentd attach reviewer", "Use an agent's terminal; Ctrl-b d leaves it"),
-            ("sudo agentd attach --read-only reviewer", "Only watch: no key reaches the agent"),
+            ("agentd attach reviewer", "Use an agent's terminal; Ctrl-b d leaves it"),
+            ("agentd attach --read-only reviewer", "Only watch: no key reaches the agent"),
+        ],
+    },
+    Topic {
+        verb: "send",
+        exit: &[
+            ("0", "it was sent, and the agent's screen changed"),
+            ("1", "it was refused, or you are not allowed to send; nothing was sent"),
+            ("3", "the agent does not run"),
+            ("4", "there is no such agent, or agentd does not answer"),
+            ("6", "it was sent, but the agent's screen did not change"),
+            USAGE,
+        ],
+        examples: &[
+            ("agentd send reviewer 'Look at the failing test first.'", "Give an agent a task, as if you had typed it"),
+            ("agentd send reviewer - <task.md", "Send a file, however many lines it has"),
+            ("agentd send reviewer --keys Escape", "Press a key, such as the one that interrupts an agent"),
+            ("agentd send reviewer --keys 'Down Enter'", "Answer a question by choosing the second entry of a menu"),
         ],
     },
     Topic {
@@ -219,15 +236,24 @@ mod tests {
         }
     }
 
+    /// The words of a command line before any redirection, as a shell splits them.
+    fn words(line: &str) -> Vec<String> {
+        let line = line.split(" >").next().unwrap_or_default().split(" <").next().unwrap_or_default();
+        let parts = line.split('\'').enumerate();
+        let words =
+            parts.flat_map(|(at, part)| if at % 2 == 1 { vec![part] } else { part.split_whitespace().collect() });
+        words.map(str::to_owned).collect()
+    }
+
     #[test]
     fn every_example_is_a_command_line_of_its_topic() {
         for topic in &TOPICS {
             assert!(!topic.examples.is_empty() && topic.exit.len() >= 3, "{}", topic.verb);
             for (line, _) in topic.examples {
-                let words = line.strip_prefix("sudo ").unwrap_or(line).split(" > ").next().unwrap_or_default();
+                let words = words(line.strip_prefix("sudo ").unwrap_or(line));
                 let read =
-                    Arguments::read(words.split(' ').map(OsString::from)).unwrap_or_else(|it| panic!("{line}: {it}"));
-                let is_of_the_verb = words.split(' ').nth(1) == Some(topic.verb);
+                    Arguments::read(words.iter().map(OsString::from)).unwrap_or_else(|it| panic!("{line}: {it}"));
+                let is_of_the_verb = words.get(1).is_some_and(|word| word == topic.verb);
                 assert!(topic.verb.is_empty() || is_of_the_verb && read.command.is_some(), "{line}");
             }
         }

@@ -26,6 +26,7 @@ mod launcher;
 mod logs;
 mod monitoring;
 mod observe;
+mod operators;
 mod overrides;
 mod panes;
 mod presets;

@@ -31,7 +31,7 @@ let
 
   # The daemon's arguments after those that are always there.
   start = ''"/opt/agentd/bin/agentd" '';
-  always = ''"--api-socket" "/run/stereos/agentd.sock" "--tmux-socket" "/run/agentd/tmux.sock" "--user" "agent" "--admin-group" "admin" "--operator-group" "admin" "--override-dir" "/var/lib/agentd-overrides" "--await-tmux"'';
+  always = ''"--api-socket" "/run/stereos/agentd.sock" "--tmux-socket" "/run/agentd/tmux.sock" "--user" "agent" "--admin-group" "admin" "--terminal-socket" "/run/agentd-daemon/terminal.sock" "--operator-group" "admin" "--override-dir" "/var/lib/agentd-overrides" "--await-tmux"'';
   command = settings: (daemon [ (with' settings) ]).serviceConfig.ExecStart;
 
   # What the configuration is refused with.
@@ -155,6 +155,7 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
             overrideDir = "/srv/overrides";
             apiSocket = "/run/api/a.sock";
             tmuxSocket = "/run/workers/t.sock";
+            terminalSocket = "/run/door/t.sock";
           })
         ];
       in
@@ -163,6 +164,10 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
         inherit (config.systemd.services.agentd-tmux.serviceConfig) User;
         inherit (config.systemd.sockets.agentd) listenStreams;
         inherit (config.systemd.sockets.agentd.socketConfig) SocketGroup;
+        terminal = {
+          inherit (config.systemd.sockets.agentd-terminal) listenStreams;
+          inherit (config.systemd.sockets.agentd-terminal.socketConfig) SocketGroup SocketMode;
+        };
         folder = config.systemd.tmpfiles.settings."00-agentd"."/run/workers".d.user;
         group = config.users.users.worker.group;
         overrides = config.systemd.tmpfiles.settings."10-agentd"."/srv/overrides".d;
@@ -175,10 +180,15 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
     expected = {
       ExecStart =
         start
-        + ''"--api-socket" "/run/api/a.sock" "--tmux-socket" "/run/workers/t.sock" "--user" "worker" "--admin-group" "ops" "--operator-group" "drivers" "--override-dir" "/srv/overrides" "--await-tmux"'';
+        + ''"--api-socket" "/run/api/a.sock" "--tmux-socket" "/run/workers/t.sock" "--user" "worker" "--admin-group" "ops" "--terminal-socket" "/run/door/t.sock" "--operator-group" "drivers" "--override-dir" "/srv/overrides" "--await-tmux"'';
       User = "worker";
       listenStreams = [ "/run/api/a.sock" ];
       SocketGroup = "ops";
+      terminal = {
+        listenStreams = [ "/run/door/t.sock" ];
+        SocketGroup = "drivers";
+        SocketMode = "0660";
+      };
       folder = "worker";
       overrides = {
         mode = "2770";
@@ -207,6 +217,7 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
   "at its end the daemon has the bus, the API's socket and the agents' homes" = {
     expr = lib.filter (unit: !lib.elem unit (daemon [ ]).after) [
       "agentd.socket"
+      "agentd-terminal.socket"
       "dbus.service"
       "local-fs.target"
       "remote-fs.target"
