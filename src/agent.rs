@@ -1,11 +1,13 @@
 //! What an agent is, and how it lives: decisions only.
 
+pub mod changes;
 pub mod declaration;
 pub mod fingerprint;
 pub mod harness;
 pub mod launch;
 pub mod machine;
 pub mod name;
+pub mod program;
 pub mod reconcile;
 pub mod restart;
 pub mod secrets;

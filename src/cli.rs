@@ -230,7 +230,7 @@ pub struct Daemon {
     /// How much of each attempt's log to keep, counted from its end; 64KiB or more
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = log_size)]
     log_size: u64,
-    /// How many of the latest attempts of each agent to keep logs of
+    /// How many of the latest attempts of each agent to keep logs of; the first under its present declaration is kept, too
     #[arg(long, value_name = "N", default_value_t = crate::logs::ATTEMPTS, value_parser = log_attempts)]
     log_attempts: usize,
     /// Also log full command lines with prompts, working directories, names of variables, and the last screen of an agent

@@ -285,6 +285,7 @@ async fn serve(
         launch_socket: socket_dir::launch_socket_beside(&settings.tmux_socket),
         trouble: troubles,
         user,
+        user_name: place.account.name.clone(),
         containment: Arc::new(trees.clone()),
         log_files: Arc::new(StoredLogs::new(store.clone())),
         pace: Pace::default(),

@@ -104,8 +104,8 @@ fn fields() -> Value {
         "max_restarts": with_default(number(0, None), json!(0), "the number of restarts after which the agent gives up (outcome `gave-up`)"),
         "backoff": with_default(
             array(&duration("+")),
-            json!(["3s"]),
-            "the delay before each restart; the last one repeats",
+            json!(["3s", "3s", "3s", "3s", "3s", "10s", "30s", "1m", "5m"]),
+            "the delay before each restart in a row; the last one repeats",
         ),
         "backoff_reset": described(time(), "after running this long the delays start over"),
         "timeout": described(time(), "counted from the first start, restarts included; then the agent is stopped for good"),

@@ -32,7 +32,7 @@ const RECORD_TIMEOUT: Duration = Duration::from_millis(200);
 pub(super) fn log_change(before: &AgentStatus, after: &AgentStatus) {
     if (before.state, &before.reason) != (after.state, &after.reason) {
         let (state, reason) = (after.state, after.reason.as_deref().unwrap_or_default());
-        tracing::info!(agent = after.name, %state, attempt = after.attempt, pid = after.pid, "{reason}");
+        tracing::info!(agent = after.name, %state, attempt = after.attempt_shown(), pid = after.pid, "{reason}");
     }
     if let Some(error) = after.error.as_ref().filter(|&error| before.error.as_ref() != Some(error)) {
         tracing::error!(agent = after.name, "{error}");

@@ -249,7 +249,7 @@ pub struct AgentStatus {
     /// How the latest finished attempt ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
-    /// When the next attempt begins, in backoff.
+    /// When the next attempt begins, in backoff; when agentd looks for it again, while a program is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_start_at: Option<Time>,
     /// When the tree is killed, while stopping.
@@ -304,6 +304,20 @@ pub struct AgentStatus {
     /// The latest attempts that are over, newest first. Only in the answer about a single agent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<PastAttempt>,
+}
+
+impl AgentStatus {
+    /// The number of the present or latest attempt, as people see it. Builds before count those of the declaration alone.
+    pub fn attempt_shown(&self) -> Option<u64> {
+        self.attempt.map(|attempt| self.attempt_total.unwrap_or(attempt))
+    }
+}
+
+impl PastAttempt {
+    /// Its number, as people see it. Builds before counted those of the declaration alone.
+    pub fn attempt_shown(&self) -> u64 {
+        self.attempt_total.unwrap_or(self.attempt)
+    }
 }
 
 /// The answer to `GET /v1/health`.

@@ -1,7 +1,7 @@
 //! What the API says of a machine: the status of its agent, and the account of an attempt.
 
 use super::life::{Exit, Latest};
-use super::{BackoffReason, Effect, Force, Harness, LaunchReason, Machine, Session, State, StopReason};
+use super::{BackoffReason, Effect, Force, Harness, LaunchReason, Machine, Removal, Session, State, StopReason};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::Name;
 use crate::sys::clock::Timestamp;
@@ -63,7 +63,7 @@ impl Machine {
             next_start_at: match self.state {
                 // How long clearing takes is not known.
                 State::Backoff { why: BackoffReason::Clearing, .. } => None,
-                State::Backoff { until, .. } => Some(time(until)),
+                State::Backoff { until, .. } | State::Absent { until } => Some(time(until)),
                 _ => None,
             },
             deadline: match self.state {
@@ -83,11 +83,11 @@ impl Machine {
                 }
                 _ => None,
             },
-            attempt_total: None,
+            attempt_total: Some(self.total).filter(|&total| total > 0),
             last_output_at: None,
             generation: 0,
             overridden: None,
-            changed: reason::Changes::default(),
+            changed: life.map(|life| life.changed.clone()).unwrap_or_default(),
             config_generation: None,
             resources: None,
             history: Vec::new(),
@@ -105,7 +105,7 @@ impl Machine {
     pub(super) fn shown_state(&self) -> status::State {
         match self.state {
             State::Invalid => status::State::Invalid,
-            State::Waiting | State::Queued { .. } => status::State::Waiting,
+            State::Waiting | State::Absent { .. } | State::Queued { .. } => status::State::Waiting,
             State::Starting { .. } => status::State::Starting,
             State::Running { .. } => status::State::Running,
             State::Stopping { .. } | State::Closing { .. } | State::Gone { .. } => status::State::Stopping,
@@ -120,6 +120,7 @@ impl Machine {
         match &self.state {
             State::Invalid => vec![WaitingFor::Entry {}],
             State::Waiting => life.wanted.missing().map(|missing| missing.0.clone()).unwrap_or_default(),
+            State::Absent { .. } => life.absent.clone().map(WaitingFor::Program).into_iter().collect(),
             State::Queued { session, holder } => {
                 let name = session.as_ref().map(Name::to_string);
                 vec![WaitingFor::Session { name, holder: holder.to_string() }]
@@ -145,6 +146,17 @@ impl Machine {
         }
     }
 
+    pub(super) fn because(&self, why: StopReason) -> StoppingBecause {
+        match why {
+            StopReason::Changed => {
+                StoppingBecause::Changed(self.life.as_ref().map(|life| life.changed.clone()).unwrap_or_default())
+            }
+            StopReason::Removed(Removal::Undeclared) => StoppingBecause::Removed {},
+            StopReason::Removed(Removal::Shutdown) => StoppingBecause::Shutdown {},
+            StopReason::TimedOut => StoppingBecause::TimedOut {},
+        }
+    }
+
     /// Why it is being stopped, and how far that has come.
     fn stopping(&self) -> Option<(StoppingBecause, StopStage)> {
         match self.state {
@@ -154,11 +166,11 @@ impl Machine {
                     (Force::Interrupted { .. }, Harness::Over) => StopStage::Clearing,
                     (Force::Interrupted { .. }, Harness::Awaited | Harness::Alive { .. }) => StopStage::Interrupted,
                 };
-                Some((why.into(), stage))
+                Some((self.because(why), stage))
             }
             State::Closing { .. } | State::Gone { .. } => {
                 let why = self.removal().map_or(StopReason::Changed, StopReason::Removed);
-                Some((why.into(), StopStage::Closing))
+                Some((self.because(why), StopStage::Closing))
             }
             _ => None,
         }
@@ -171,10 +183,12 @@ impl Machine {
             || life.exit.as_ref().map_or_else(|| "ended".to_owned(), |exit| describe(exit, life.policy.limits.memory));
         let nearest = Causes(waiting.get(..1).unwrap_or_default());
         match &self.state {
-            State::Invalid | State::Waiting | State::Queued { .. } => Causes(waiting).to_string(),
+            State::Invalid | State::Waiting | State::Absent { .. } | State::Queued { .. } => {
+                Causes(waiting).to_string()
+            }
             State::Backoff { why: BackoffReason::Restart, .. } => format!("{}; {nearest}", ended()),
             State::Backoff { .. } => nearest.to_string(),
-            State::Starting { .. } => format!("attempt {} is being started", life.attempts),
+            State::Starting { .. } => format!("attempt {} is being started", self.total),
             State::Running { .. } => match (life.restarts, life.policy.max_restarts) {
                 (0, _) => "declared".to_owned(),
                 (restarts, Some(limit)) => format!("restarted by policy, restart {restarts} of {limit}"),
@@ -213,7 +227,7 @@ pub(super) fn account(latest: Option<&Latest>, exit: &Exit, reason: &str) -> Opt
     let latest = latest?;
     Some(Effect::Account(PastAttempt {
         attempt: latest.number,
-        attempt_total: None,
+        attempt_total: latest.total,
         declared_at: time(latest.declared),
         fingerprint: latest.fingerprint.as_ref().map(Fingerprint::short),
         started_at: latest.started.map(time),
