@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod check;
 pub mod complete;
+pub mod diff;
 pub mod doctor;
 pub mod events;
 pub mod explain;
@@ -74,6 +75,12 @@ pub enum Command {
     /// Each finding is a line such as FILE:LINE:COLUMN: what is wrong; what would be right.
     #[command(after_long_help = manual::help("check"))]
     Check(check::Arguments),
+    /// Say what an edit of the jcard would start, stop, restart or change, and why
+    ///
+    /// FILE is compared with the jcard in force, field by field; values are not shown. Secrets and prompt files are assumed to stay
+    /// as they are. If a daemon answers, its agents' present states are shown as well.
+    #[command(after_long_help = manual::help("diff"))]
+    Diff(Asking<diff::Arguments>),
     /// Print the JSON Schema of a jcard's agents, for editors
     ///
     /// With it, taplo and tombi complete and check a jcard while you write.
@@ -163,6 +170,9 @@ impl Command {
         match self {
             Self::Check(check::Arguments { config, unsandboxed, .. }) => {
                 Places { config: config.clone(), unsandboxed: *unsandboxed, ..Places::default() }
+            }
+            Self::Diff(Asking { what: diff::Arguments { config, unsandboxed, .. }, api }) => {
+                Places { config: config.clone(), unsandboxed: *unsandboxed, ..of_api(api) }
             }
             Self::Schema => Places::default(),
             Self::Status(asking) => of_api(&asking.api),
@@ -690,6 +700,7 @@ mod tests {
             let expected: &[&str] = match call.first().map_or("", String::as_str) {
                 "" => DAEMON,
                 "check" => &["config", "unsandboxed", "json", "strict"],
+                "diff" => &["config", "unsandboxed", "json", "api-socket"],
                 "schema" => &[],
                 "status" | "explain" => &["json", "api-socket"],
                 "wait" => &["for", "timeout", "exit-code", "json", "api-socket"],
@@ -764,7 +775,7 @@ mod tests {
                 count += 1;
             }
         }
-        assert_eq!(count, 8);
+        assert_eq!(count, 9);
     }
 
     #[test]

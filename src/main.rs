@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use agentd::cli;
 use agentd::cli::{
-    Arguments, Command, attach, check, complete, doctor, events, explain, logs, output, status, wait, watch,
+    Arguments, Command, attach, check, complete, diff, doctor, events, explain, logs, output, status, wait, watch,
 };
 use agentd::config;
 use agentd::daemon;
@@ -52,6 +52,10 @@ fn main() -> ExitCode {
                 Ok(code) => output::print(&text, code, 1),
                 Err(error) => complain(&format!("failed to print: {error}")),
             }
+        }
+        Some(Command::Diff(asking)) => {
+            let places = &arguments.places;
+            diff::run(&asking.what, &places.checked_config(&here), &places.options(&here), &places.client_socket(&here))
         }
         Some(Command::Schema) => output::print(format!("{:#}\n", config::schema()).as_bytes(), 0, 1),
         Some(Command::Status(asking)) => status::run(&asking.what, &arguments.places.client_socket(&here)),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::agent::declaration::Declaration;
 use crate::agent::spec::{Kind, Policy};
-use crate::wire::reason::Changes;
+pub use crate::wire::reason::Changes;
 
 /// How many hexadecimal digits of a mark are put on record.
 const RECORDED: usize = 4;

@@ -276,6 +276,12 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
     changes
 }
 
+/// Whether another section says what is wrong.
+fn is_told_otherwise(explanation: &Explanation) -> bool {
+    let lacks_program = explanation.waiting_for.iter().any(|cause| matches!(cause, WaitingFor::Program(_)));
+    explanation.state == State::Invalid || lacks_program
+}
+
 /// What would end this wait.
 fn supply(cause: &WaitingFor) -> String {
     match cause {
@@ -369,7 +375,7 @@ pub fn render(explanation: &Explanation, now: SystemTime, width: usize, color: O
     let lines = |text: &Option<String>| text.iter().flat_map(|text| text.lines()).map(sentence).collect();
     section("Why", lines(&explanation.why));
     // The errors of an invalid entry are under "To change".
-    section("To fix", lines(&explanation.error.clone().filter(|_| explanation.state != State::Invalid)));
+    section("To fix", lines(&explanation.error.clone().filter(|_| !is_told_otherwise(explanation))));
     let next = |Next { what, at }: &Next| match at {
         Some(at) => format!("{what} {}, at {at}.", until(*at, now)),
         None => format!("{what}."),

@@ -18,7 +18,7 @@ const SHOWN: (&str, &str) = ("0", "it was printed");
 const NOT_KNOWN: (&str, &str) = ("4", "there is no such agent, or agentd does not answer");
 
 /// The topics of the daemon and of all commands.
-pub const TOPICS: [Topic; 11] = [
+pub const TOPICS: [Topic; 12] = [
     Topic {
         verb: "",
         exit: &[
@@ -42,6 +42,18 @@ pub const TOPICS: [Topic; 11] = [
         examples: &[
             ("agentd check", "Check the jcard that the daemon reads"),
             ("agentd check --strict ./jcard.toml", "Check a file before it is installed, as in CI"),
+        ],
+    },
+    Topic {
+        verb: "diff",
+        exit: &[
+            ("0", "nothing would change"),
+            ("1", "something would"),
+            ("2", "that is not known: a file has an error or cannot be read, or the command line is wrong"),
+        ],
+        examples: &[
+            ("agentd diff ./jcard.toml", "Say what installing a file as the jcard would start, stop and restart"),
+            ("agentd diff -", "The same for standard input, such as the output of git show main:jcard.toml"),
         ],
     },
     Topic {
