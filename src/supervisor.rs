@@ -346,7 +346,9 @@ impl Supervisor {
             Event::Visitor(visitor) => self.direct(visitor),
             Event::Agent { key, event } => {
                 let mut agent = self.agents.get_mut(&key);
-                agent.iter_mut().for_each(|agent| agent.count(&event));
+                if let Some(agent) = &mut agent {
+                    agent.count(&event);
+                }
                 let mut to_note = None;
                 match event {
                     machine::Event::Ended { attempt, .. } => {

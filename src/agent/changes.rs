@@ -147,8 +147,12 @@ mod tests {
 
     fn marks(key: &str, fields: &[(&str, u32)], secrets: &[(&str, u32)]) -> Marks {
         let mut marking = Marking::new(key);
-        fields.iter().for_each(|&(name, mark)| marking.field(name, mark));
-        secrets.iter().for_each(|&(name, mark)| marking.secret(name, mark));
+        for &(name, mark) in fields {
+            marking.field(name, mark);
+        }
+        for &(name, mark) in secrets {
+            marking.secret(name, mark);
+        }
         marking.finish()
     }
 

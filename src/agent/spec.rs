@@ -113,7 +113,7 @@ impl Kind {
 const BACKOFF: [u64; 9] = [3, 3, 3, 3, 3, 10, 30, 60, 300];
 
 /// The `backoff_reset` of an entry that gives neither this nor `backoff`.
-const BACKOFF_RESET: Duration = Duration::from_secs(10 * 60);
+const BACKOFF_RESET: Duration = Duration::from_mins(10);
 
 /// When an agent restarts, times out, and is killed. A change of the policy alone touches no living process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

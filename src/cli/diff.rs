@@ -171,7 +171,8 @@ fn read(name: &Path, text: Result<Zeroizing<Vec<u8>>, String>, options: &Options
     };
     let lines = |findings: &[config::Finding]| -> String {
         let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
-        errors.map(|it| format!("{}:{}: {}\n", it.line, it.column, it.message)).collect()
+        let lines = errors.map(|it| format!("{}:{}: {}", it.line, it.column, it.message));
+        lines.collect::<Vec<_>>().join("\n")
     };
     match config::parse(&text, options) {
         Ok(config) => {

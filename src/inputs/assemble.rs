@@ -209,12 +209,11 @@ impl KnownMarks {
         mark("workdir", &[launch.workdir.as_os_str().as_encoded_bytes()]);
         mark("session", &[launch.session.as_str().as_bytes()]);
         for (name, value) in &launch.environment {
-            match self.secrets.get(name).filter(|_| launch.secrets.contains(name)) {
-                Some(&known) => marks.secret(name, known),
-                None => {
-                    let name = format!("env.{name}");
-                    marks.field(&name, self.marker.mark(&name, [value.as_slice()]));
-                }
+            if let Some(&known) = self.secrets.get(name).filter(|_| launch.secrets.contains(name)) {
+                marks.secret(name, known);
+            } else {
+                let name = format!("env.{name}");
+                marks.field(&name, self.marker.mark(&name, [value.as_slice()]));
             }
         }
         marks.finish()
