@@ -12,7 +12,7 @@ use crate::agent::name::Name;
 use crate::observe::metrics;
 use crate::observe::snapshot::Snapshot;
 use crate::text::printable::json_line;
-use crate::wire::status::Fault;
+use crate::wire::status::{Fault, FaultCode};
 
 /// How a request is answered.
 pub(super) enum Reply {
@@ -27,23 +27,24 @@ pub(super) enum Reply {
 /// The answer to one request. The body of a request is never read; the query matters only to requests with slow or endless answers.
 pub(super) fn answer<B>(request: &Request<B>, snapshot: &Snapshot, figures: Option<&Figures>) -> Reply {
     let Some((route, name)) = Route::find(request.uri().path()) else {
-        return Reply::Now(json(StatusCode::NOT_FOUND, error("not found")));
+        return Reply::Now(json(StatusCode::NOT_FOUND, error(FaultCode::NotFound, "not found")));
     };
     // hyper leaves out the body of an answer to HEAD.
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut response = json(StatusCode::METHOD_NOT_ALLOWED, error("method not allowed"));
+        let mut response =
+            json(StatusCode::METHOD_NOT_ALLOWED, error(FaultCode::MethodNotAllowed, "method not allowed"));
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Reply::Now(response);
     }
     let later = |order: Result<StreamRequest, String>| match order {
         Ok(order) => Reply::Later(order),
-        Err(why) => Reply::Now(json(StatusCode::BAD_REQUEST, error(&why))),
+        Err(why) => Reply::Now(json(StatusCode::BAD_REQUEST, error(FaultCode::BadQuery, &why))),
     };
     Reply::Now(match route {
         Route::Metrics => match figures {
             None => return Reply::WithFigures,
             Some(Ok(text)) => response(StatusCode::OK, metrics::CONTENT_TYPE, text.clone()),
-            Some(Err(why)) => json(StatusCode::SERVICE_UNAVAILABLE, error(why)),
+            Some(Err(why)) => unavailable(why),
         },
         Route::Health => json(StatusCode::OK, json_line(&snapshot.health()).into()),
         Route::OpenApi => json(StatusCode::OK, openapi::body()),
@@ -67,22 +68,23 @@ pub(super) fn answer<B>(request: &Request<B>, snapshot: &Snapshot, figures: Opti
 
 /// The answer to a request about an agent that nobody declares.
 pub(super) fn no_such_agent() -> Response<Bytes> {
-    not_there("agent not found")
+    json(StatusCode::NOT_FOUND, error(FaultCode::NoSuchAgent, "agent not found"))
 }
 
-/// The answer to a request for something that does not exist.
-pub(super) fn not_there(what: &str) -> Response<Bytes> {
-    json(StatusCode::NOT_FOUND, error(what))
+/// The answer to a request for output that is not kept.
+pub(super) fn nothing_kept(why: &str) -> Response<Bytes> {
+    json(StatusCode::NOT_FOUND, error(FaultCode::NothingKept, why))
 }
 
 /// The answer to a request beyond the limit of slow answers.
 pub(super) fn busy() -> Response<Bytes> {
-    unavailable("too many clients are being served; try again later")
+    let why = "too many clients are being served; try again later";
+    json(StatusCode::SERVICE_UNAVAILABLE, error(FaultCode::Busy, why))
 }
 
 /// The answer to a request that cannot be served at the moment.
 pub(super) fn unavailable(why: &str) -> Response<Bytes> {
-    json(StatusCode::SERVICE_UNAVAILABLE, error(why))
+    json(StatusCode::SERVICE_UNAVAILABLE, error(FaultCode::Unavailable, why))
 }
 
 fn json(status: StatusCode, body: Bytes) -> Response<Bytes> {
@@ -96,6 +98,6 @@ fn response(status: StatusCode, content_type: &'static str, body: Bytes) -> Resp
     response
 }
 
-fn error(what: &str) -> Bytes {
-    json_line(&Fault { error: what.to_owned() }).into()
+fn error(code: FaultCode, why: &str) -> Bytes {
+    json_line(&Fault { error: why.to_owned(), code }).into()
 }

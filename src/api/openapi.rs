@@ -1,5 +1,7 @@
 //! What the API is, as `OpenAPI` 3.1: one description for each of the [routes](ROUTES), whose types describe themselves.
 
+mod schemas;
+
 use std::sync::LazyLock;
 
 use hyper::body::Bytes;
@@ -47,7 +49,7 @@ fn document() -> Value {
         },
         "servers": [{ "url": "http://agentd", "description": "whatever host is named: the socket is the address" }],
         "paths": paths,
-        "components": { "schemas": types.take_definitions(true) },
+        "components": { "schemas": schemas::for_generators(types.take_definitions(true)) },
     })
 }
 
@@ -84,7 +86,7 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
                     &json!({
                         "text/plain; charset=utf-8": { "schema": { "type": "string" } },
                         COLORED: { "schema": { "type": "string" } },
-                        "text/event-stream": { "schema": message::<ScreenShown>(types) },
+                        "text/event-stream": stream_of::<ScreenShown>(types),
                     }),
                 ),
                 "400": bad_query, "404": not_found, "503": cannot_tell,
@@ -98,7 +100,7 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
                     "Plain text as a person reads it on the terminal, known secrets redacted; or with raw=true the bytes as the terminal got them.",
                     &json!({
                         "text/plain; charset=utf-8": { "schema": { "type": "string" } },
-                        "application/octet-stream": {},
+                        "application/octet-stream": { "schema": { "type": "string", "format": "binary" } },
                     }),
                 ),
                 "400": bad_query,
@@ -114,7 +116,7 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
                     "One message for each event, with its id, its type, and the data described here. A client that reconnects \
                      with Last-Event-ID gets the events that it missed, or a `missed` event if they are no longer kept. A \
                      comment every 15 s shows that the connection is alive.",
-                    &json!({ "text/event-stream": { "schema": message::<Event>(types) } }),
+                    &json!({ "text/event-stream": stream_of::<Event>(types) }),
                 ),
                 "400": bad_query, "503": cannot_tell,
             }),
@@ -153,12 +155,11 @@ fn parameters(route: Route) -> Option<Value> {
                 "^([0-9]{1,18}|[0-9]{1,18}-[0-9]{1,18}|latest|previous)$",
                 "its number, of several with that number the latest; or the numbers of a log and of the attempt in it, as files are named (`7-2`); or `latest` (the default), or `previous`"
             ),
-            parameter("query", "lines", "^[0-9]{1,18}$", "only the last lines, so many of them"),
-            parameter(
-                "query",
+            query("lines", &json!({ "type": "integer", "minimum": 0 }), "only the last lines, so many of them"),
+            query(
                 "since",
-                SINCE,
-                "nothing that was printed before this time (RFC 3339, with an offset or in UTC, or a date alone), or longer ago than that (`90s`)"
+                &json!({ "type": "string", "examples": ["2026-11-21T17:00:00Z", "90s"] }),
+                "nothing that was printed before this time (RFC 3339, with an offset or in UTC, or a date alone), or longer ago than this duration"
             ),
             flag("raw", "the bytes as the terminal got them, with all escape sequences"),
             flag(
@@ -173,7 +174,7 @@ fn parameters(route: Route) -> Option<Value> {
                 "^(0|[0-9]{1,18}-[0-9]{1,18})$",
                 "the id of the event to continue after, or 0 for all that are kept; without it, only later events"
             ),
-            parameter("query", "agent", "", "an agent: events about others are left out"),
+            query("agent", &json!({ "type": "string" }), "an agent: events about others are left out"),
             parameter(
                 "header",
                 "Last-Event-ID",
@@ -190,17 +191,19 @@ fn get(id: &str, summary: &str, responses: &Value) -> Value {
     json!({ "get": { "operationId": id, "summary": summary, "responses": responses } })
 }
 
-/// The pattern of a time, or of a duration before now.
-const SINCE: &str = "^([0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z|[1-9][0-9]{0,5}(s|m|h))$";
-
 fn parameter(place: &str, name: &str, pattern: &str, description: &str) -> Value {
     let schema = json!({ "type": "string", "pattern": pattern });
     json!({ "name": name, "in": place, "schema": schema, "description": description })
 }
 
-/// A message of server-sent events, in the form that `OpenAPI` 3.2 gives its `itemSchema`.
-fn message<T: JsonSchema>(types: &mut SchemaGenerator) -> Value {
-    json!({
+fn query(name: &str, schema: &Value, description: &str) -> Value {
+    json!({ "name": name, "in": "query", "schema": schema, "description": description })
+}
+
+/// A stream of server-sent events. A generator of clients knows it as text; `x-message` describes each message, in the form that
+/// `OpenAPI` 3.2 gives its `itemSchema`.
+fn stream_of<T: JsonSchema>(types: &mut SchemaGenerator) -> Value {
+    let message = json!({
         "type": "object",
         "properties": {
             "id": { "type": "string" },
@@ -209,11 +212,12 @@ fn message<T: JsonSchema>(types: &mut SchemaGenerator) -> Value {
                 "type": "string", "contentMediaType": "application/json", "contentSchema": types.subschema_for::<T>(),
             },
         },
-    })
+    });
+    json!({ "schema": { "type": "string" }, "x-message": message })
 }
 
 fn flag(name: &str, description: &str) -> Value {
-    json!({ "name": name, "in": "query", "schema": { "type": "boolean" }, "description": description })
+    query(name, &json!({ "type": "boolean" }), description)
 }
 
 fn answer(description: &str, content: &Value) -> Value {
@@ -278,6 +282,12 @@ mod tests {
         for reference in references {
             assert!(document().pointer(&reference[1..]).is_some(), "{reference}");
         }
+    }
+
+    #[test]
+    fn descriptions_contain_no_links_of_the_source() {
+        let text = document().to_string();
+        assert!(!text.contains("[`") && !text.contains("::"), "{text}");
     }
 
     #[test]

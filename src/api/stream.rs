@@ -30,7 +30,7 @@ use crate::agent::name::Key;
 use crate::api::outlet::{Gone, Made, Outlet};
 use crate::observe::ring::{Ring, RingEvent};
 use crate::wire::events::Since;
-use crate::wire::status::{Fault, ScreenShown, Time};
+use crate::wire::status::{Fault, FaultCode, ScreenShown, Time};
 
 use super::answer;
 use super::http::{Ordered, Responder};
@@ -159,7 +159,7 @@ async fn answer(order: StreamRequest, responder: Arc<Responder>, over: Arc<Notif
                 Err(error @ (logs::Error::Busy(_) | logs::Error::Read(_))) => {
                     return refusal(answer::unavailable(&error.to_string()));
                 }
-                Err(error) => return refusal(answer::not_there(&error.to_string())),
+                Err(error) => return refusal(answer::nothing_kept(&error.to_string())),
             };
             if !raw && let Err(unknown) = responder.snapshot().redactor(&agent.key()).await {
                 return refusal(answer::unavailable(&unknown.to_string()));
@@ -262,6 +262,11 @@ async fn tell(
     }
 }
 
+/// The data of a message that says why a screen is not available.
+fn unavailable(why: &str) -> Fault {
+    Fault { error: why.to_owned(), code: FaultCode::Unavailable }
+}
+
 /// Sends a screen whenever it has changed, until the agent is removed.
 async fn show(outlet: Outlet, responder: Arc<Responder>, agent: Key, colors: bool) -> Result<(), Gone> {
     let mut shown = None;
@@ -277,7 +282,7 @@ async fn show(outlet: Outlet, responder: Arc<Responder>, agent: Key, colors: boo
                     let at = Time(SystemTime::now());
                     outlet.send_message("screen", &ScreenShown { at, text: text.clone() }).await?;
                 }
-                Some(Err(error)) => outlet.send_message("error", &Fault { error: error.clone() }).await?,
+                Some(Err(error)) => outlet.send_message("error", &unavailable(error)).await?,
                 None => {}
             }
             (shown, pause, silence) = (now, SHORTEST, Duration::ZERO);

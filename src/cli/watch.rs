@@ -140,7 +140,7 @@ impl Show<'_> {
                     screen.show(shown.text).map_err(Failure::Print)?;
                 }
                 "error" => {
-                    let Fault { error } = serde_json::from_str(&message.data).map_err(Failure::Malformed)?;
+                    let Fault { error, .. } = serde_json::from_str(&message.data).map_err(Failure::Malformed)?;
                     screen.fault(&error).map_err(Failure::Print)?;
                 }
                 // A newer daemon knows more kinds.

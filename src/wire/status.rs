@@ -91,7 +91,7 @@ impl fmt::Display for State {
     }
 }
 
-/// How an agent in [`State::Exited`] came to its end.
+/// How an agent that has `exited` came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
@@ -356,6 +356,7 @@ pub struct Health {
     pub config_modified_at: Option<Time>,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
@@ -365,6 +366,39 @@ fn is_zero(number: &u64) -> bool {
 pub struct Fault {
     /// Why, as a sentence for people.
     pub error: String,
+    /// Why, as data. Empty from a build before.
+    #[serde(default)]
+    pub code: FaultCode,
+}
+
+/// Why a request fails, as data. Codes may be added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultCode {
+    /// The API has no such path.
+    NotFound,
+    /// There is no agent of that name.
+    NoSuchAgent,
+    /// Nothing is kept of what the agent printed, or not of that attempt.
+    NothingKept,
+    /// The method is neither GET nor HEAD.
+    MethodNotAllowed,
+    /// The query is not valid.
+    BadQuery,
+    /// Too many clients are being served; try again later.
+    Busy,
+    /// The answer is not available at the moment.
+    Unavailable,
+    /// A code that only a newer daemon knows.
+    #[serde(untagged)]
+    #[schemars(skip)]
+    Unknown(String),
+}
+
+impl Default for FaultCode {
+    fn default() -> Self {
+        Self::Unknown(String::new())
+    }
 }
 
 /// What an agent's screen shows from a moment on.

@@ -109,16 +109,16 @@ fn health_reports_state_uptime_and_version() {
 fn what_is_not_there_is_404_in_json() {
     let server = two_agents();
     for (path, expected) in [
-        ("/v1/agents/nobody", "agent not found"),
-        ("/v1/agents/Reviewer%2F", "agent not found"),
-        ("/v1/agents/", "not found"),
-        ("/v1/agents/Reviewer/", "not found"),
-        ("/v1/health/", "not found"),
-        ("/", "not found"),
+        ("/v1/agents/nobody", r#""agent not found","code":"no-such-agent""#),
+        ("/v1/agents/Reviewer%2F", r#""agent not found","code":"no-such-agent""#),
+        ("/v1/agents/", r#""not found","code":"not-found""#),
+        ("/v1/agents/Reviewer/", r#""not found","code":"not-found""#),
+        ("/v1/health/", r#""not found","code":"not-found""#),
+        ("/", r#""not found","code":"not-found""#),
     ] {
         let answer = server.exchange(&format!("GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n"));
         assert_eq!(header(&answer)[..2], ["HTTP/1.1 404 Not Found", "Content-Type: application/json"], "{path}");
-        assert_eq!(body(&answer), format!("{{\"error\":\"{expected}\"}}\n"), "{path}");
+        assert_eq!(body(&answer), format!("{{\"error\":{expected}}}\n"), "{path}");
     }
 }
 
@@ -135,7 +135,7 @@ fn other_methods_are_405_and_their_bodies_are_not_awaited() {
             header(&answer)[..3],
             ["HTTP/1.1 405 Method Not Allowed", "Content-Type: application/json", "Allow: GET, HEAD"]
         );
-        assert_eq!(body(&answer), "{\"error\":\"method not allowed\"}\n");
+        assert_eq!(body(&answer), "{\"error\":\"method not allowed\",\"code\":\"method-not-allowed\"}\n");
     }
     assert!(server.exchange("POST /v1/nothing HTTP/1.1\r\nConnection: close\r\n\r\n").starts_with("HTTP/1.1 404 "));
 }
@@ -182,7 +182,7 @@ fn pipelined_requests_are_answered_in_order() {
     assert_eq!(order.len(), 500);
     assert_eq!(answer.matches(TWO_AGENTS).count(), 500);
     assert!(answer.find("uptime_seconds") < answer.find(TWO_AGENTS));
-    assert!(answer.ends_with("{\"error\":\"not found\"}\n"), "{answer}");
+    assert!(answer.ends_with("{\"error\":\"not found\",\"code\":\"not-found\"}\n"), "{answer}");
 }
 
 #[test]

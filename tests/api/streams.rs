@@ -159,7 +159,8 @@ fn one_stream_too_many_is_refused_until_another_ends() {
     let _second = follow(&server, "/v1/events", "");
     let refused = server.exchange("GET /v1/events HTTP/1.1\r\nConnection: close\r\n\r\n");
     assert!(refused.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{refused}");
-    assert!(refused.ends_with("{\"error\":\"too many clients are being served; try again later\"}\n"), "{refused}");
+    let expected = "{\"error\":\"too many clients are being served; try again later\",\"code\":\"busy\"}\n";
+    assert!(refused.ends_with(expected), "{refused}");
     server.get("/v1/agents");
     drop(first);
     comes_true(|| {

@@ -67,7 +67,11 @@ fn an_unknown_agent_is_404_with_an_error_in_the_body() {
     let daemon = one();
     for path in ["/v1/agents/nobody", "/v1/agents/%2e%2e", "/v1/agents/%ff"] {
         let response = daemon.get(path);
-        assert_eq!((response.status, response.body.trim_end()), (404, r#"{"error":"agent not found"}"#), "{path}");
+        assert_eq!(
+            (response.status, response.body.trim_end()),
+            (404, r#"{"error":"agent not found","code":"no-such-agent"}"#),
+            "{path}"
+        );
         assert_eq!(response.header("content-type"), Some("application/json"));
     }
 }

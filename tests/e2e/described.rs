@@ -29,7 +29,7 @@ fn schema(description: &Value, path: &str, status: u16) -> Validator {
 /// The schema of the data of a stream's messages.
 fn schema_of_data(description: &Value, path: &str) -> Validator {
     let content = &description["paths"][path]["get"]["responses"]["200"]["content"]["text/event-stream"];
-    validator(description, &content["schema"]["properties"]["data"]["contentSchema"])
+    validator(description, &content["x-message"]["properties"]["data"]["contentSchema"])
 }
 
 fn validator(description: &Value, schema: &Value) -> Validator {
