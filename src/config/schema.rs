@@ -65,9 +65,9 @@ fn fields() -> Value {
         ),
         "command": described(
             json!({ "type": ["string", "array"], "maxLength": MAX_ARGUMENT, "items": text() }),
-            "a program, or a program and its first arguments; never a shell line",
+            "a program, or a program and its first arguments; never a shell line; `~/` at its beginning is the home of the agent user",
         ),
-        "args": with_default(array(&text()), json!([]), "more arguments, before the prompt"),
+        "args": with_default(array(&text()), json!([]), "more arguments, before the prompt; `~/` at the beginning of the first is the home of the agent user"),
         "prompt": described(text(), "one argument, whatever it contains, up to 131,071 bytes; everybody on the machine can see it"),
         "prompt_file": described(
             text(),

@@ -180,6 +180,11 @@ fn at_home<'a>(words: &'a [String], home: &Path) -> Cow<'a, [String]> {
     }
 }
 
+/// The mark of something that everybody may know, which needs no key (FNV-1a).
+fn checksum(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |sum, &byte| (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
 /// Makes marks. Those of the secrets are made once for all agents.
 struct KnownMarks {
     marker: Marker,
@@ -197,17 +202,17 @@ impl KnownMarks {
     /// Those of a launch that lacks the variables of its preset, and whose prompt is this text.
     fn marks(&self, spec: &AgentSpec, launch: &Launch, prompt: Option<&SecretBytes>) -> Marks {
         let mut marks = self.marker.begin();
+        marks.field("harness", checksum(spec.harness.name.as_bytes()));
+        marks.field("interactive", checksum(format!("{:?}", spec.interactive).as_bytes()));
+        marks.field("workdir", checksum(launch.workdir.as_os_str().as_encoded_bytes()));
+        marks.field("session", checksum(launch.session.as_str().as_bytes()));
         let mut mark = |name: &str, values: &[&[u8]]| marks.field(name, self.marker.mark(name, values.iter().copied()));
-        mark("harness", &[spec.harness.name.as_bytes()]);
-        mark("interactive", &[format!("{:?}", spec.interactive).as_bytes()]);
         mark("command", &spec.command.iter().map(String::as_bytes).collect::<Vec<_>>());
         mark("args", &spec.args.iter().map(String::as_bytes).collect::<Vec<_>>());
         if let (Some(from), Some(text)) = (&spec.prompt, prompt) {
             let name = if matches!(from, Prompt::File(_)) { "prompt_file" } else { "prompt" };
             mark(name, &[text.as_slice()]);
         }
-        mark("workdir", &[launch.workdir.as_os_str().as_encoded_bytes()]);
-        mark("session", &[launch.session.as_str().as_bytes()]);
         for (name, value) in &launch.environment {
             if let Some(&known) = self.secrets.get(name).filter(|_| launch.secrets.contains(name)) {
                 marks.secret(name, known);
@@ -501,6 +506,42 @@ mod tests {
         let (prompts, workdirs) = paths(&config, folder_of(Path::new(FILE)), &account());
         assert_eq!(prompts, [PROMPT_FILE.into()].into());
         assert_eq!(workdirs, ["/home/agent/project".into(), "/home/agent/workspace".into()].into());
+    }
+
+    #[rstest]
+    #[case("", "", "")]
+    #[case("command = \"b\"", "", "command")]
+    #[case("args = [\"b\"]", "", "args")]
+    #[case("session = \"b\"", "", "session")]
+    #[case("prompt = \"b\"", "prompt = \"c\"", "prompt")]
+    #[case("prompt = \"b\"", "prompt_file = \"prompt.md\"", "prompt prompt_file")]
+    #[case("env = { B = \"b\", C = \"c\" }", "env = { B = \"c\", D = \"c\" }", "env.B env.C env.D")]
+    #[case("env = { KEY = \"b\" }", "", "env.KEY|KEY")]
+    #[case("secrets = [\"KEY\"]", "", "|TOKEN")]
+    fn marks_name_what_differs(#[case] before: &str, #[case] after: &str, #[case] expected: &str) {
+        let of = |lines| launched(&one(lines), SECRETS, text("from the file")).marks.clone();
+        let changes = of(before).changes_to(&of(after)).unwrap();
+        let told = [changes.fields.join(" "), changes.secrets.join(" ")].join("|");
+        assert_eq!(told.trim_end_matches('|'), expected);
+    }
+
+    #[test]
+    fn a_changed_secret_is_named_and_nothing_can_be_guessed_from_its_mark() {
+        let of = |value: &str| launched(&one(""), &[("KEY", value), ("TOKEN", "t")], text("")).marks.clone();
+        let changes = of("k").changes_to(&of("l")).unwrap();
+        assert_eq!((changes.fields.len(), changes.secrets), (0, vec!["KEY".to_owned()]));
+        let recorded: String = serde_json::from_str(&serde_json::to_string(&of("k")).unwrap()).unwrap();
+        let secrets: Vec<usize> =
+            recorded.lines().filter_map(|line| Some(line.strip_prefix("secret.")?.rsplit_once('=')?.1.len())).collect();
+        assert_eq!(secrets, [4, 4], "16 bits each: {recorded}");
+    }
+
+    #[test]
+    fn a_leading_tilde_in_command_and_first_argument_is_the_home() {
+        let launch = launched(&one("command = \"~/bin/x\"\nargs = [\"~/y\", \"~/z\"]"), &[], text(""));
+        assert_eq!(words(&launch), ["/home/agent/bin/x", "/home/agent/y", "~/z"]);
+        let launch = launched(&one("command = [\"sh\", \"~/y\"]\nargs = [\"a~/b\"]"), &[], text(""));
+        assert_eq!(words(&launch), ["sh", "~/y", "a~/b"]);
     }
 
     #[test]

@@ -192,7 +192,7 @@ mod tests {
     fn what_is_new_starts_and_what_is_gone_stops() {
         let (a, b, c) = (entry("a", ""), entry("b", ""), entry("c", "replicas = 2"));
         assert_eq!(told(&[&a[..], &b].concat(), &[&b[..], &c].concat()), ["start c-0", "start c-1", "stop a"]);
-        assert_eq!(told(&a, ""), ["stop a"]);
+        assert_eq!(told(&a, "# nobody\n"), ["stop a"]);
         let file = Path::new("/j.toml");
         assert_eq!(compare(&config(&a), &config(&[&a[..], &b].concat()), file).unwrap().1, 1, "one stays as it is");
     }

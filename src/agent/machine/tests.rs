@@ -1601,7 +1601,10 @@ mod a_missing_program {
         life.wait(seconds(3));
         life.not_started(2, not_found());
         life.gone(2);
-        life.wait(seconds(7));
+        life.wait(seconds(3));
+        life.not_started(3, not_found());
+        life.gone(3);
+        assert!(life.wait(seconds(4)).iter().all(|effect| !effect.starts_with("launch")));
         assert_eq!((life.state(), life.status().outcome), (Exited, Some(Outcome::TimedOut)));
     }
 
