@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use zeroize::Zeroizing;
 
-use crate::agent::declaration::Desired;
+use crate::agent::declaration::{Desired, Reading};
 use crate::agent::seen::{Seen, SeenPrompt};
 use crate::config::{self, Config};
 use crate::deputy::{self, Deputy};
@@ -84,6 +84,8 @@ struct Last {
     text: Option<Zeroizing<Vec<u8>>>,
     /// When the text was last read successfully.
     text_read: Option<SystemTime>,
+    /// The reading that `config` is of.
+    reading: Option<Reading>,
     config: Option<Config>,
     /// The error in the file as a whole.
     file_error: Option<String>,
@@ -131,9 +133,15 @@ impl Told {
 }
 
 struct Files {
-    text: Result<Zeroizing<Vec<u8>>, String>,
+    jcard: Result<Jcard, String>,
     secrets: Known,
     changed: Option<SystemTime>,
+}
+
+/// The jcard as it was read.
+struct Jcard {
+    text: Zeroizing<Vec<u8>>,
+    modified: SystemTime,
 }
 
 impl Inputs {
@@ -216,15 +224,15 @@ impl Inputs {
         let (now, patience) = (Instant::now().into_std(), self.resync);
         let work = move || {
             let reading = secrets::read(&secret_dir, &known.secrets);
-            let (text, changed) = read_config(&config);
+            let (jcard, changed) = read_config(&config);
             let changed = changed.max(reading.changed);
-            Files { text, changed, secrets: known.after(reading, &secret_dir, now, patience) }
+            Files { jcard, changed, secrets: known.after(reading, &secret_dir, now, patience) }
         };
         match blocking::run(work).await {
             Ok(files) => files,
             // No thread was available; what is known stays in use.
             Err(error) => Files {
-                text: Err(format!("failed to read the inputs: {error}")),
+                jcard: Err(format!("failed to read the inputs: {error}")),
                 secrets: last.secrets.clone(),
                 changed: None,
             },
@@ -239,7 +247,8 @@ impl Inputs {
         let mut is_news = last.desired.as_ref().is_none_or(|before| before.secrets_error != secrets_error)
             || last.secrets.secrets != files.secrets.secrets;
         last.secrets = files.secrets;
-        let is_edited = last.take_config(files.text, &self.place.file, &self.options).await;
+        let before = last.reading;
+        let is_edited = last.take_config(files.jcard, &self.place.file, &self.options).await;
         let empty = Config { entries: Vec::new(), findings: Vec::new(), complete: false };
         let config = last.config.as_ref().unwrap_or(&empty);
         if is_edited {
@@ -247,7 +256,7 @@ impl Inputs {
         }
         let mut seen = self.look(&last.paths, &last.seen).await;
         last.told.keep_emptied(&mut seen.prompts, Instant::now(), self.resync);
-        is_news |= is_edited || seen != last.seen;
+        is_news |= is_edited || last.reading != before || seen != last.seen;
         for (path, reason) in &seen.unreachable {
             if !last.seen.unreachable.contains_key(path) {
                 tracing::warn!("failed to look at {}: {reason}; trying again", path.display());
@@ -257,6 +266,7 @@ impl Inputs {
             let mut desired = desired(config, &last.secrets.secrets, &seen, &self.place);
             desired.config_error = last.file_error.clone().or(desired.config_error);
             desired.config_read = last.text_read;
+            desired.reading = last.reading;
             desired.secrets_error = secrets_error;
             if last.desired.as_ref() != Some(&desired) {
                 report(&self.place.file, config, &desired, last.desired.as_ref());
@@ -324,15 +334,16 @@ async fn seen<T: Clone + 'static>(
 
 impl Last {
     /// Parses the jcard if it changed. Returns whether the result differs from before.
-    async fn take_config(
-        &mut self,
-        text: Result<Zeroizing<Vec<u8>>, String>,
-        file: &Path,
-        options: &config::Options,
-    ) -> bool {
-        let text = match text {
-            Ok(text) if self.text.as_ref() == Some(&text) => return false,
-            Ok(text) => text,
+    async fn take_config(&mut self, jcard: Result<Jcard, String>, file: &Path, options: &config::Options) -> bool {
+        let Jcard { text, modified } = match jcard {
+            Ok(jcard) if self.text.as_ref() == Some(&jcard.text) => {
+                self.reading = self.reading.map(|reading| match self.file_error {
+                    None => Reading { modified: jcard.modified, ..reading },
+                    Some(_) => reading,
+                });
+                return false;
+            }
+            Ok(jcard) => jcard,
             Err(error) if self.text.is_none() && self.file_error.as_ref() == Some(&error) => return false,
             Err(error) => {
                 (self.text, self.file_error) = (None, Some(error));
@@ -340,13 +351,15 @@ impl Last {
                 return true;
             }
         };
-        self.text_read = Some(SystemTime::now());
+        let now = SystemTime::now();
+        self.text_read = Some(now);
         let options = options.clone();
         // The largest files take a while, and everything else continues meanwhile.
         let work = move || (config::parse(&text, &options), text);
         match blocking::run(work).await {
             Ok((Ok(config), text)) => {
                 (self.config, self.file_error, self.text) = (Some(config), None, Some(text));
+                self.reading = Some(Reading::after(self.reading, modified, now));
             }
             Ok((Err(findings), text)) => {
                 let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
@@ -362,16 +375,18 @@ impl Last {
 }
 
 fn is_news(files: &Files, last: &Last) -> bool {
-    files.text.as_ref().ok() != last.text.as_ref() || files.secrets.secrets != last.secrets.secrets
+    files.jcard.as_ref().ok().map(|jcard| &jcard.text) != last.text.as_ref()
+        || files.secrets.secrets != last.secrets.secrets
 }
 
-fn read_config(path: &Path) -> (Result<Zeroizing<Vec<u8>>, String>, Option<SystemTime>) {
+fn read_config(path: &Path) -> (Result<Jcard, String>, Option<SystemTime>) {
     match regular_file::read(path, config::MAX_SIZE) {
         Ok((text, metadata)) => {
             // A rename keeps the time of the last write, but changes the time of the status.
             let status_changed =
                 u64::try_from(metadata.ctime()).ok().map(|at| SystemTime::UNIX_EPOCH + Duration::from_secs(at));
-            (Ok(text), metadata.modified().ok().max(status_changed))
+            let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            (Ok(Jcard { text, modified }), Some(modified).max(status_changed))
         }
         Err(error) => {
             (Err(format!("failed to read {}: {error}; what it declared before stays in force", path.display())), None)
@@ -525,14 +540,40 @@ mod tests {
         let world = World::new(JCARD, true);
         let (mut watcher, mut last, said) = (Watcher::open(), Last::default(), Cell::new(0));
         let say = |_| said.set(said.get() + 1);
-        for (jcard, expected) in [(JCARD, 1), (JCARD, 1), (&JCARD.replace("/well", "/very/well"), 2)] {
-            world.write(jcard);
+        for (jcard, expected) in [(Some(JCARD), 1), (None, 1), (Some(&JCARD.replace("/well", "/very/well")), 2)] {
+            if let Some(jcard) = jcard {
+                world.write(jcard);
+            }
             let files = world.inputs.read(&mut watcher, &last).await;
             world.inputs.act(files, &mut last, &say).await;
             assert_eq!(said.get(), expected);
             // Assembling again would find a different state, and report it.
             last.desired = last.desired.map(|desired| Desired { complete: !desired.complete, ..desired });
         }
+    }
+
+    #[tokio::test]
+    async fn the_generation_rises_with_each_jcard_that_is_taken_over() {
+        let world = World::new(JCARD, true);
+        let (mut watcher, mut last) = (Watcher::open(), Last::default());
+        let modified = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let mut generations = Vec::new();
+        let edited = JCARD.replace("/well", "/very/well");
+        let steps = [(JCARD, 1), (JCARD, 2), ("[[agents]\n", 3), (edited.as_str(), 4), (JCARD, 5)];
+        for (jcard, seconds) in steps {
+            world.write(jcard);
+            let file = fs::File::options().append(true).open(&world.inputs.place.file).unwrap();
+            file.set_modified(modified(seconds)).unwrap();
+            let files = world.inputs.read(&mut watcher, &last).await;
+            world.inputs.act(files, &mut last, &|_| ()).await;
+            let reading = last.desired.as_ref().unwrap().reading.unwrap();
+            generations.push(reading.generation);
+            // What could not be taken over leaves the reading before in force.
+            let expected = if seconds == 3 { 2 } else { seconds };
+            assert_eq!(reading.modified, modified(expected), "{jcard}");
+        }
+        let [first, written_again, bad, edited, back] = generations[..] else { unreachable!() };
+        assert!(first == written_again && first == bad && first < edited && edited < back, "{generations:?}");
     }
 
     #[tokio::test]

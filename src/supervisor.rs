@@ -48,7 +48,7 @@ use crate::sys::systemd::Notifier;
 use crate::text::screen;
 use crate::wire::events::{self, Change, What};
 use crate::wire::reason;
-use crate::wire::status::{Errors, State};
+use crate::wire::status::{AgentStatus, Errors, State};
 
 use crate::supervisor::attempt::{Brakes, Command, Start};
 use crate::supervisor::resources::Resources;
@@ -170,6 +170,8 @@ struct Afterwards {
 #[derive(Debug)]
 struct Agent {
     machine: Machine,
+    /// The reading of the jcard that it was last brought in line with.
+    config_generation: Option<u64>,
     /// `None` if an earlier daemon knew it.
     desired: Option<DesiredAgent>,
     /// The one attempt that is not gone, if there is one: the machine starts none before.
@@ -471,6 +473,9 @@ impl Supervisor {
                 }
             }
         }
+        for (_, agent) in self.agents.iter_mut().filter(|(_, agent)| !agent.machine.is_leaving()) {
+            agent.note_generation(&self.desired);
+        }
         self.facts.reconcile.observe(from.elapsed().as_secs_f64());
     }
 
@@ -501,6 +506,7 @@ impl Supervisor {
         });
         agent.machine.describe(name, harness);
         agent.desired = self.desired.agents.get(&key).cloned();
+        agent.note_generation(&self.desired);
         let restored = agent.machine.in_force().filter(InForce::is_restored);
         self.step(&key, event);
         // What an earlier daemon launched is known if it is what is desired now, secrets and all.
@@ -559,7 +565,7 @@ impl Supervisor {
         };
         self.afterwards.call_up |= matches!(event, machine::Event::Closed(Ok(())));
         let Some(agent) = self.agents.get_mut(key) else { return };
-        let before = agent.machine.status();
+        let before = agent.status();
         if let machine::Event::Ended { how, .. } = &event
             && before.state == State::Stopping
         {
@@ -567,7 +573,7 @@ impl Supervisor {
             tracing::info!(agent = before.name, attempt = before.attempt_shown(), "{how}");
         }
         let effects = agent.machine.step(event, Timestamp::now());
-        let after = agent.machine.status();
+        let after = agent.status();
         self.afterwards.publish |= before != after;
         log_change(&before, &after);
         let known = std::mem::replace(&mut agent.is_told, true).then_some(&before);
@@ -728,6 +734,7 @@ impl Agent {
     fn new(machine: Machine) -> Self {
         Self {
             machine,
+            config_generation: None,
             desired: None,
             under_way: None,
             is_known: false,
@@ -737,6 +744,17 @@ impl Agent {
             uncounted: None,
             brakes: Arc::default(),
             redactor: None,
+        }
+    }
+
+    fn status(&self) -> AgentStatus {
+        AgentStatus { config_generation: self.config_generation, ..self.machine.status() }
+    }
+
+    /// Notes that the agent lives as this reading of the jcard declares it, if its entry is good.
+    fn note_generation(&mut self, desired: &Desired) {
+        if self.desired.as_ref().is_some_and(|agent| agent.declaration.is_ok()) {
+            self.config_generation = desired.reading.map(|reading| reading.generation);
         }
     }
 

@@ -23,10 +23,32 @@ pub struct Desired {
     pub config_error: Option<String>,
     /// When a jcard that differed from the one before was last read.
     pub config_read: Option<SystemTime>,
+    /// The reading of the jcard that is in force; `None` before the first.
+    pub reading: Option<Reading>,
     /// What is wrong with the secrets.
     pub secrets_error: Option<String>,
     /// All known secrets, given to an agent or not: an earlier daemon may have given an agent any of them.
     pub secrets: Arc<Secrets>,
+}
+
+/// A jcard that was read and taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Rises with each jcard that differs from the one before, also over restarts of the daemon, unless the clock is set back.
+    pub generation: u64,
+    /// When the file was written last.
+    pub modified: SystemTime,
+}
+
+impl Reading {
+    /// The reading `now` of a file that differs from the one before.
+    ///
+    /// The milliseconds since 1970 rise over restarts without a record.
+    pub fn after(before: Option<Self>, modified: SystemTime, now: SystemTime) -> Self {
+        let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let clock = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+        Self { generation: before.map_or(clock, |before| clock.max(before.generation.saturating_add(1))), modified }
+    }
 }
 
 /// One entry of the jcard, well or badly declared.
@@ -58,5 +80,22 @@ pub struct Missing(pub Vec<WaitingFor>);
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Causes(&self.0).fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_generation_rises_even_if_the_clock_is_set_back() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let first = Reading::after(None, at(1), at(100));
+        assert_eq!(first, Reading { generation: 100_000, modified: at(1) });
+        let second = Reading::after(Some(first), at(2), at(50));
+        assert_eq!(second, Reading { generation: 100_001, modified: at(2) });
+        assert_eq!(Reading::after(Some(second), at(3), at(200)).generation, 200_000);
     }
 }

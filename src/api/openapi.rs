@@ -97,11 +97,10 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
             "What an agent printed in an attempt, as far as it is kept, with secrets redacted",
             &json!({
                 "200": answer(
-                    "Plain text as a person reads it on the terminal, known secrets redacted; or with raw=true the bytes as the terminal got them.",
-                    &json!({
-                        "text/plain; charset=utf-8": { "schema": { "type": "string" } },
-                        "application/octet-stream": { "schema": { "type": "string", "format": "binary" } },
-                    }),
+                    "Plain text as a person reads it on the terminal, known secrets redacted. With raw=true it is \
+                     `application/octet-stream`: the bytes as the terminal got them.",
+                    // A generator takes the first type, and would read text as a file.
+                    &json!({ "text/plain; charset=utf-8": { "schema": { "type": "string" } } }),
                 ),
                 "400": bad_query,
                 "404": answer("There is no such agent, or nothing is kept of that attempt.", &json_of::<Fault>(types)),
@@ -287,7 +286,9 @@ mod tests {
     #[test]
     fn descriptions_contain_no_links_of_the_source() {
         let text = document().to_string();
-        assert!(!text.contains("[`") && !text.contains("::"), "{text}");
+        for link in ["[`", "::"] {
+            assert!(!text.contains(link), "{:?}", text.split(link).nth(1));
+        }
     }
 
     #[test]

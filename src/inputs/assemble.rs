@@ -67,6 +67,7 @@ pub fn desired(config: &Config, secrets: &Secrets, seen: &Seen, place: &Declarat
         complete: config.complete,
         config_error: config.error().map(|findings| located(file, &findings)),
         config_read: None,
+        reading: None,
         secrets_error: None,
         secrets: Arc::new(secrets.clone()),
     }

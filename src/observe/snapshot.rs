@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use hyper::body::Bytes;
 
+use crate::agent::declaration::Reading;
 use crate::agent::name::Key;
 use crate::contain::cgroup::Cgroups;
 use crate::observe::facts::Facts;
@@ -13,7 +14,7 @@ use crate::observe::redactions::{Redactions, Unknown, prepared};
 use crate::state::history::History;
 use crate::text::printable::json_line;
 use crate::text::redact::Redactor;
-use crate::wire::status::{AgentStatus, Errors, Health, Resources, State};
+use crate::wire::status::{AgentStatus, Errors, Health, Resources, State, Time};
 
 /// What a snapshot is made of.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct Parts {
     pub facts: Facts,
     /// Whether the declarations have been read. Before that, agents that are declared may be missing.
     pub is_read: bool,
+    /// The reading of the jcard that is in force.
+    pub reading: Option<Reading>,
 }
 
 impl Parts {
@@ -48,6 +51,7 @@ impl Parts {
             redactions: Arc::default(),
             facts: Facts::new(SystemTime::now()),
             is_read: true,
+            reading: None,
         }
     }
 }
@@ -152,8 +156,8 @@ impl Snapshot {
             groups_error: self.parts.errors.groups.clone(),
             override_error: None,
             paused: None,
-            config_generation: None,
-            config_modified_at: None,
+            config_generation: self.parts.reading.map(|reading| reading.generation),
+            config_modified_at: self.parts.reading.map(|reading| Time(reading.modified)),
         }
     }
 }

@@ -89,7 +89,7 @@ impl Supervisor {
     }
 
     pub(super) fn snapshot(&mut self) -> Snapshot {
-        let statuses = self.agents.values().map(|agent| agent.machine.status()).collect();
+        let statuses = self.agents.values().map(Agent::status).collect();
         let state_errors: Vec<&str> = self.state_errors.iter().chain(&self.record_error).map(String::as_str).collect();
         let errors = Errors {
             config: self.desired.config_error.clone(),
@@ -108,6 +108,7 @@ impl Supervisor {
             redactions: self.redactions(),
             facts,
             is_read: self.has_read,
+            reading: self.desired.reading,
         })
     }
 

@@ -295,7 +295,7 @@ pub struct AgentStatus {
     /// What the present declaration changed, by name.
     #[serde(default, skip_serializing_if = "Changes::is_empty")]
     pub changed: Changes,
-    /// The generation of the jcard (`config_generation` of the health) that the agent was last compared with.
+    /// The reading of the jcard that the agent lives by: `config_generation` of the health when its entry was last good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_generation: Option<u64>,
     /// What the agent uses at the moment. Only in the answer about a single agent.

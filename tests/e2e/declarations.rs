@@ -27,6 +27,26 @@ fn an_agent_table_and_an_array_of_agents_all_run() {
 }
 
 #[test]
+fn a_writer_can_wait_until_its_edit_is_in_force() {
+    let daemon = Setup::new().start(&(agent("a", "sleep inf", "") + &agent("b", "sleep inf", "")));
+    daemon.wait_until_running("a");
+    let first = daemon.health().config_generation.unwrap();
+    assert_eq!(daemon.agent("a").unwrap().config_generation, Some(first));
+    let bad = agent("b", "sleep inf", "restart = \"maybe\"");
+    daemon.edit_jcard(&(agent("a", "sleep inf", "timeout = \"1h\"") + &bad));
+    let written = fs::metadata(daemon.jcard()).unwrap().modified().unwrap();
+    let health = daemon.wait("the edit", || {
+        // The API rounds down to milliseconds.
+        let read = daemon.health().config_modified_at?.0 + std::time::Duration::from_millis(1);
+        (read >= written).then(|| daemon.health())
+    });
+    let second = health.config_generation.unwrap();
+    assert!(second > first, "{first} {second}");
+    let of = |name: &str| daemon.agent(name).unwrap().config_generation;
+    assert_eq!((of("a"), of("b")), (Some(second), Some(first)), "the wrong entry is not in force");
+}
+
+#[test]
 fn unnamed_agents_are_named_after_their_harness() {
     let unnamed =
         |harness: &str| agent("x", "sleep inf; rest", "").replace("name = \"x\"\n", "").replace("custom", harness);

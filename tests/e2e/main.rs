@@ -12,6 +12,7 @@ mod canary;
 mod changes;
 mod chaos;
 mod cli;
+mod clients;
 mod complete;
 mod daemon;
 mod declarations;
