@@ -211,7 +211,7 @@ fn only_the_configured_number_of_attempts_is_kept() {
     daemon.edit_jcard(&script("a", "echo another", ""));
     daemon.wait("the current declaration", || (text(&daemon, "a") == "another\r\n").then_some(()));
     let kept = store(&daemon).attempts(&"a".parse().unwrap()).unwrap();
-    assert_eq!(kept.last(), Some(&AttemptId { sequence: 5, attempt: 1 }));
+    assert_eq!(kept.last(), Some(&AttemptId { sequence: 5, attempt: 5 }));
 }
 
 #[test]
