@@ -207,7 +207,7 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
                 push("agentd kills what is left of it", Some(deadline));
             }
             match &agent.stopping_because {
-                Some(StoppingBecause::Changed(_)) => {
+                Some(StoppingBecause::Changed { .. }) => {
                     push("When nothing of it is left, it starts as it is declared now", None);
                 }
                 Some(StoppingBecause::TimedOut {}) => push("When nothing of it is left, it has exited for good", None),
@@ -278,7 +278,7 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
 
 /// Whether another section says what is wrong.
 fn is_told_otherwise(explanation: &Explanation) -> bool {
-    let lacks_program = explanation.waiting_for.iter().any(|cause| matches!(cause, WaitingFor::Program(_)));
+    let lacks_program = explanation.waiting_for.iter().any(|cause| matches!(cause, WaitingFor::Program { .. }));
     explanation.state == State::Invalid || lacks_program
 }
 
@@ -318,7 +318,7 @@ fn supply(cause: &WaitingFor) -> String {
             let session = name.as_ref().map_or_else(|| "it".to_owned(), |name| format!("the session {name}"));
             format!("Wait until {holder} has left {session}, or give one of them another `session`.")
         }
-        WaitingFor::Program(program) => find(program),
+        WaitingFor::Program { program } => find(program),
         WaitingFor::Unread {}
         | WaitingFor::Entry {}
         | WaitingFor::Backoff { .. }

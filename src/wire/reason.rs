@@ -42,7 +42,11 @@ pub enum WaitingFor {
         holder: String,
     },
     /// A program that the agent user can find. agentd looks for it again at `next_start_at`, and at once after an edit or a reload.
-    Program(MissingProgram),
+    Program {
+        /// Which, and what is known of it.
+        #[serde(flatten)]
+        program: MissingProgram,
+    },
     /// The declaration, which this daemon has not read yet.
     Unread {},
     /// A correction of the entry; `error` says what is wrong with it.
@@ -121,7 +125,11 @@ pub enum StoppingBecause {
     /// Its entry was removed. When nothing of the agent is left, it is no longer listed.
     Removed {},
     /// What its entry launches has changed, as named. When nothing of the agent is left, it starts as it is declared now.
-    Changed(Changes),
+    Changed {
+        /// What has changed.
+        #[serde(flatten)]
+        changes: Changes,
+    },
     /// Its `timeout` has passed. When nothing of the agent is left, it has exited for good.
     TimedOut {},
     /// The daemon is being stopped, and stops its agents.
@@ -261,7 +269,7 @@ impl fmt::Display for WaitingFor {
             }
             Self::Session { name: Some(name), holder } => write!(f, "its session {name} is still in use by {holder}"),
             Self::Session { name: None, holder } => write!(f, "its session is still in use by {holder}"),
-            Self::Program(program) => program.fmt(f),
+            Self::Program { program } => program.fmt(f),
             Self::Unread {} => f.write_str("its declaration could not be read yet"),
             Self::Entry {} => f.write_str("its entry is wrong, and nothing of it ever ran"),
             Self::Backoff { restart, max_restarts: Some(limit) } => write!(f, "restart {restart} of {limit} follows"),
@@ -291,7 +299,7 @@ impl fmt::Display for StoppingBecause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Removed {} => f.write_str("its entry was removed"),
-            Self::Changed(changes) => changes.fmt(f),
+            Self::Changed { changes } => changes.fmt(f),
             Self::TimedOut {} => f.write_str("its timeout has passed"),
             Self::Shutdown {} => f.write_str("agentd is being stopped"),
             Self::Unknown { kind } => f.write_str(kind),
@@ -384,22 +392,26 @@ mod tests {
                 "its session is still in use by b",
             ),
             (
-                Program(MissingProgram {
-                    name: "claude".into(),
-                    user: "agent".into(),
-                    path: Some("/usr/bin:/bin".into()),
-                    hint: None,
-                }),
+                Program {
+                    program: MissingProgram {
+                        name: "claude".into(),
+                        user: "agent".into(),
+                        path: Some("/usr/bin:/bin".into()),
+                        hint: None,
+                    },
+                },
                 json!({ "kind": "program", "name": "claude", "user": "agent", "path": "/usr/bin:/bin" }),
                 "claude is not in the PATH of user agent",
             ),
             (
-                Program(MissingProgram {
-                    name: "/opt/x y".into(),
-                    user: "agent".into(),
-                    path: None,
-                    hint: Some("write another".into()),
-                }),
+                Program {
+                    program: MissingProgram {
+                        name: "/opt/x y".into(),
+                        user: "agent".into(),
+                        path: None,
+                        hint: Some("write another".into()),
+                    },
+                },
                 json!({ "kind": "program", "name": "/opt/x y", "user": "agent", "hint": "write another" }),
                 "the program /opt/x y does not exist; write another",
             ),
@@ -456,7 +468,7 @@ mod tests {
         use StoppingBecause::{Changed, Removed, Shutdown, TimedOut, Unknown};
         for (value, kind, words) in [
             (Removed {}, "removed", "its entry was removed"),
-            (Changed(Changes::default()), "changed", "its declaration has changed"),
+            (Changed { changes: Changes::default() }, "changed", "its declaration has changed"),
             (TimedOut {}, "timed-out", "its timeout has passed"),
             (Shutdown {}, "shutdown", "agentd is being stopped"),
             (Unknown { kind: "moonset".into() }, "moonset", "moonset"),
@@ -481,7 +493,7 @@ mod tests {
 
     #[test]
     fn a_stop_for_a_change_names_what_has_changed() {
-        let value = StoppingBecause::Changed(changes(&["prompt"], &["API_KEY"]));
+        let value = StoppingBecause::Changed { changes: changes(&["prompt"], &["API_KEY"]) };
         let json = json!({ "kind": "changed", "fields": ["prompt"], "secrets": ["API_KEY"] });
         check(&value, &json, "prompt and secret API_KEY changed");
     }

@@ -48,7 +48,7 @@ fn an_edit_is_told_by_name_everywhere_and_no_value_is() {
     daemon.edit_jcard(&edited);
     let stopping = daemon.wait_for_state("a", State::Stopping);
     let all = changes(&["env.MODE", "prompt", "timeout"], &[]);
-    assert_eq!(stopping.stopping_because, Some(StoppingBecause::Changed(all.clone())));
+    assert_eq!(stopping.stopping_because, Some(StoppingBecause::Changed { changes: all.clone() }));
     assert!(stopping.reason.unwrap().starts_with("env.MODE, prompt and timeout changed; "));
     let runs = daemon.wait_until("a", "running again", |agent| agent.running && agent.attempt_total == Some(2));
     assert_eq!(runs.changed, all);

@@ -26,7 +26,7 @@ fn install(daemon: &Daemon) {
 
 fn program(agent: &AgentStatus) -> Option<&MissingProgram> {
     agent.waiting_for.iter().find_map(|cause| match cause {
-        WaitingFor::Program(program) => Some(program),
+        WaitingFor::Program { program } => Some(program),
         _ => None,
     })
 }

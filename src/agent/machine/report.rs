@@ -120,7 +120,9 @@ impl Machine {
         match &self.state {
             State::Invalid => vec![WaitingFor::Entry {}],
             State::Waiting => life.wanted.missing().map(|missing| missing.0.clone()).unwrap_or_default(),
-            State::Absent { .. } => life.absent.clone().map(WaitingFor::Program).into_iter().collect(),
+            State::Absent { .. } => {
+                life.absent.clone().map(|program| WaitingFor::Program { program }).into_iter().collect()
+            }
             State::Queued { session, holder } => {
                 let name = session.as_ref().map(Name::to_string);
                 vec![WaitingFor::Session { name, holder: holder.to_string() }]
@@ -148,9 +150,9 @@ impl Machine {
 
     pub(super) fn because(&self, why: StopReason) -> StoppingBecause {
         match why {
-            StopReason::Changed => {
-                StoppingBecause::Changed(self.life.as_ref().map(|life| life.changed.clone()).unwrap_or_default())
-            }
+            StopReason::Changed => StoppingBecause::Changed {
+                changes: self.life.as_ref().map(|life| life.changed.clone()).unwrap_or_default(),
+            },
             StopReason::Removed(Removal::Undeclared) => StoppingBecause::Removed {},
             StopReason::Removed(Removal::Shutdown) => StoppingBecause::Shutdown {},
             StopReason::TimedOut => StoppingBecause::TimedOut {},

@@ -1499,7 +1499,7 @@ mod a_missing_program {
         let status = life.status();
         assert_eq!((status.state, status.outcome, status.exit), (Waiting, None, None));
         assert_eq!((status.attempt, status.attempt_total, status.restarts), (None, None, 0));
-        assert_eq!(status.waiting_for, [WaitingFor::Program(claude())]);
+        assert_eq!(status.waiting_for, [WaitingFor::Program { program: claude() }]);
         assert_eq!(status.reason.unwrap(), "claude is not in the PATH of user agent");
         assert_eq!(status.error.unwrap(), "claude is not in the PATH of user agent; its PATH is /usr/bin");
         assert_eq!(status.next_start_at, at(3));
@@ -1671,7 +1671,7 @@ mod what_changed {
         let next = launching(launch("a", "y"));
         assert_eq!(life.machine.changes_to(&next), changes(&["args"]));
         life.declare(next);
-        assert_eq!(life.status().stopping_because, Some(StoppingBecause::Changed(changes(&["args"]))));
+        assert_eq!(life.status().stopping_because, Some(StoppingBecause::Changed { changes: changes(&["args"]) }));
         assert_eq!(life.status().reason.unwrap(), "args changed; interrupted, will be killed at the deadline");
         life.end(1, code(0));
         assert_eq!((life.accounts[0].reason.as_str(), changed(&life)), ("args changed", vec!["args".to_owned()]));
@@ -2031,7 +2031,7 @@ mod what_is_shown {
     fn says_as_data_why_it_is_being_stopped() {
         use StopStage::{Clearing, Closing, Interrupted, Killed};
         use StoppingBecause::{Removed, Shutdown, TimedOut};
-        let changed = || StoppingBecause::Changed(changes(&["restart", "session", "timeout"]));
+        let changed = || StoppingBecause::Changed { changes: changes(&["restart", "session", "timeout"]) };
         let mut life = Life::running(timing_out(60));
         assert_eq!(stops(&life), None);
         life.wait(seconds(60));
