@@ -1,5 +1,6 @@
 //! What an agent is, and how it lives: decisions only.
 
+pub mod changes;
 pub mod declaration;
 pub mod fingerprint;
 pub mod harness;
@@ -7,6 +8,7 @@ pub mod launch;
 pub mod machine;
 pub mod name;
 pub mod orders;
+pub mod program;
 pub mod reconcile;
 pub mod restart;
 pub mod secrets;

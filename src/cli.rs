@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod check;
 pub mod complete;
+pub mod diff;
 pub mod doctor;
 pub mod events;
 pub mod explain;
@@ -79,6 +80,12 @@ pub enum Command {
     /// Each finding is a line such as FILE:LINE:COLUMN: error: what is wrong; what would be right.
     #[command(after_long_help = manual::help("check"))]
     Check(check::Arguments),
+    /// Say what an edit of the jcard would start, stop, restart or change, and why
+    ///
+    /// FILE is compared with the jcard in force, field by field; values are not shown. Secrets and prompt files are assumed to stay
+    /// as they are. If a daemon answers, its agents' present states are shown as well.
+    #[command(after_long_help = manual::help("diff"))]
+    Diff(Asking<diff::Arguments>),
     /// Print the JSON Schema of a jcard's agents, for editors
     ///
     /// With it, taplo and tombi complete and check a jcard while you write.
@@ -197,6 +204,9 @@ impl Command {
             Self::Check(check::Arguments { config, unsandboxed, .. }) => {
                 Places { config: config.clone(), unsandboxed: *unsandboxed, ..Places::default() }
             }
+            Self::Diff(Asking { what: diff::Arguments { config, unsandboxed, .. }, api }) => {
+                Places { config: config.clone(), unsandboxed: *unsandboxed, ..of_api(api) }
+            }
             Self::Schema => Places::default(),
             Self::Status(asking) => of_api(&asking.api),
             Self::Wait(asking) => of_api(&asking.api),
@@ -277,7 +287,7 @@ pub struct Daemon {
     /// How much of each attempt's log to keep, counted from its end; 64KiB or more
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = log_size)]
     log_size: u64,
-    /// How many of the latest attempts of each agent to keep logs of
+    /// How many of the latest attempts of each agent to keep logs of; the first under its present declaration is kept, too
     #[arg(long, value_name = "N", default_value_t = crate::logs::ATTEMPTS, value_parser = log_attempts)]
     log_attempts: usize,
     /// Also log full command lines with prompts, working directories, names of variables, and the last screen of an agent
@@ -771,6 +781,7 @@ mod tests {
             let expected: &[&str] = match call.first().map_or("", String::as_str) {
                 "" => DAEMON,
                 "check" => &["config", "unsandboxed", "json", "strict", "here", "user", "secret-dir"],
+                "diff" => &["config", "unsandboxed", "json", "api-socket"],
                 "schema" => &[],
                 "status" => &["json", "failed", "check", "api-socket"],
                 "explain" => &["json", "api-socket"],
@@ -850,7 +861,7 @@ mod tests {
                 count += 1;
             }
         }
-        assert_eq!(count, 14);
+        assert_eq!(count, 15);
     }
 
     #[test]

@@ -379,6 +379,7 @@ async fn serve(
         launch_socket: socket_dir::launch_socket_beside(&settings.tmux_socket),
         trouble: troubles,
         user,
+        user_name: place.account.name.clone(),
         containment: Arc::new(trees.clone()),
         log_files: Arc::new(log_files.clone()),
         pace: Pace::default(),

@@ -5,6 +5,7 @@
 //! empty: its last good reading stays in use.
 
 pub mod assemble;
+pub mod comparison;
 pub mod overrides;
 pub mod secrets;
 

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use agentd::cli;
 use agentd::cli::operate::{self, Order};
 use agentd::cli::{
-    Arguments, Command, attach, check, complete, doctor, events, explain, logs, output, send, status, wait, watch,
+    Arguments, Command, attach, check, complete, diff, doctor, events, explain, logs, output, send, status, wait, watch,
 };
 use agentd::config;
 use agentd::daemon;
@@ -46,6 +46,10 @@ fn main() -> ExitCode {
             conclude(daemon::run(&settings))
         }
         Some(Command::Check(options)) => check::run(&arguments, options, &here),
+        Some(Command::Diff(asking)) => {
+            let places = &arguments.places;
+            diff::run(&asking.what, &places.checked_config(&here), &places.options(&here), &places.client_socket(&here))
+        }
         Some(Command::Schema) => output::print(format!("{:#}\n", config::schema()).as_bytes(), 0, 1),
         Some(Command::Status(asking)) => status::run(&asking.what, &arguments.places.client_socket(&here)),
         Some(Command::Explain(asking)) => explain::run(&asking.what, &arguments.places.client_socket(&here)),

@@ -30,7 +30,7 @@ use publisher::{Untold, log_change};
 
 use crate::agent::declaration::{Desired, DesiredAgent};
 use crate::agent::launch::Launch;
-use crate::agent::machine::{self, Attempt, Effect, LaunchReason, Machine, Removal};
+use crate::agent::machine::{self, Attempt, Effect, LaunchReason, Machine, NotStarted, Removal};
 use crate::agent::name::{Key, Name};
 use crate::agent::reconcile::{Action, Held, HeldAgent, InForce, Wanted, plan};
 use crate::agent::spec::Limits;
@@ -184,6 +184,8 @@ struct Agent {
     /// Whether nothing was launched by an earlier daemon with secrets that are not known here.
     knows_past: bool,
     restarts: Restarts,
+    /// Why the latest attempt was launched, until it is known to count.
+    uncounted: Option<LaunchReason>,
     brakes: Arc<Brakes>,
     /// Of these launches.
     redactor: Option<(Vec<Weak<Launch>>, AgentRedactor)>,
@@ -260,7 +262,8 @@ impl Supervisor {
 
     /// Takes over what an earlier daemon had in progress. Must be called once, first.
     pub fn resume(&mut self, machines: BTreeMap<Key, Machine>) {
-        for (key, machine) in machines {
+        for (key, mut machine) in machines {
+            machine.count_from(self.outlets.histories.attempts(&key));
             self.take_up(&key, machine);
         }
         self.afterwards.call_up = true;
@@ -269,7 +272,7 @@ impl Supervisor {
 
     fn take_up(&mut self, key: &Key, mut machine: Machine) {
         let status = machine.status();
-        tracing::info!(agent = status.name, state = %status.state, attempt = status.attempt, pid = status.pid, "taken up");
+        tracing::info!(agent = status.name, state = %status.state, attempt = status.attempt_shown(), pid = status.pid, "taken up");
         let knows_past = !machine.was_launched();
         let effects = machine.resume();
         self.happened.push(What::Adopted { name: status.name.clone(), agent: Box::new(status) });
@@ -340,10 +343,16 @@ impl Supervisor {
                 self.reconcile();
             }
             Event::Groups => self.afterwards.publish = true,
-            Event::Read => (self.afterwards.publish, self.is_read, self.has_read) = (true, true, true),
+            Event::Read => {
+                (self.afterwards.publish, self.is_read, self.has_read) = (true, true, true);
+                self.look_again();
+            }
             Event::Visitor(visitor) => self.direct(visitor),
             Event::Agent { key, event } => {
-                let agent = self.agents.get_mut(&key);
+                let mut agent = self.agents.get_mut(&key);
+                if let Some(agent) = &mut agent {
+                    agent.count(&event);
+                }
                 let mut to_note = None;
                 match event {
                     machine::Event::Ended { attempt, .. } => {
@@ -411,11 +420,22 @@ impl Supervisor {
         }
     }
 
+    /// Looks for programs that were not found: somebody has asked to look at everything.
+    fn look_again(&mut self) {
+        let lacking = self.agents.iter().filter(|(_, agent)| agent.machine.lacks_program());
+        for key in lacking.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            self.step(&key, machine::Event::LookAgain);
+        }
+    }
+
     /// There is a session of this agent that was there before any was opened.
     fn find(&mut self, key: &Key) {
         // What was launched is known, or is found by the launch.
         if self.course == Course::Running && self.agents.get(key).is_none_or(|agent| !agent.machine.was_launched()) {
-            self.take_up(key, Machine::found(key.to_name(), Timestamp::now()));
+            let mut machine = Machine::found(key.to_name(), Timestamp::now());
+            // It is one more than those that are over.
+            machine.count_from(self.outlets.histories.attempts(key).saturating_add(1));
+            self.take_up(key, machine);
             self.afterwards.reconcile = true;
         }
     }
@@ -464,17 +484,29 @@ impl Supervisor {
 
     fn desire(&mut self, name: Name, harness: Option<&'static str>, event: machine::Event) {
         let key = name.key();
-        let change = match self.agents.get(&key) {
-            None => Some(Change::Added),
-            // What an earlier daemon knew cannot be told from what it is now.
-            Some(agent) => agent.desired.is_some().then_some(Change::Changed),
+        let known = self.agents.get(&key);
+        let changed = match &event {
+            machine::Event::Declare(declaration) | machine::Event::Update(declaration) => {
+                known.map(|agent| agent.machine.changes_to(declaration)).unwrap_or_default()
+            }
+            _ => reason::Changes::default(),
         };
-        self.happened.extend(change.map(|change| What::Declaration {
-            name: name.to_string(),
-            change,
-            changed: reason::Changes::default(),
-        }));
-        let agent = self.agents.entry(key.clone()).or_insert_with(|| Agent::new(Machine::new(name.clone())));
+        let change = match known {
+            None => Some(Change::Added),
+            // What an earlier daemon knew may be what it is now.
+            Some(agent) => (agent.desired.is_some() || !changed.is_empty()).then_some(Change::Changed),
+        };
+        if !changed.is_empty() {
+            let goes_on = if matches!(event, machine::Event::Update(_)) { "; what runs goes on" } else { "" };
+            tracing::info!(agent = %name, "{changed}{goes_on}");
+        }
+        self.happened.extend(change.map(|change| What::Declaration { name: name.to_string(), change, changed }));
+        let earlier = self.outlets.histories.attempts(&key);
+        let agent = self.agents.entry(key.clone()).or_insert_with(|| {
+            let mut machine = Machine::new(name.clone());
+            machine.count_from(earlier);
+            Agent::new(machine)
+        });
         agent.machine.describe(name, harness);
         // Before it is declared, so that nothing starts that must not.
         self.hand_on(&key);
@@ -544,7 +576,7 @@ impl Supervisor {
             && before.state == State::Stopping
         {
             // Otherwise it is the reason for what comes next.
-            tracing::info!(agent = before.name, attempt = before.attempt, "{how}");
+            tracing::info!(agent = before.name, attempt = before.attempt_shown(), "{how}");
         }
         let effects = agent.machine.step(event, Timestamp::now());
         let after = agent.status();
@@ -591,9 +623,8 @@ impl Supervisor {
         match effect {
             Effect::Launch { attempt, launch, limits, reason } => self.launch(key, attempt, launch, limits, reason),
             Effect::Resume { attempt, launcher } => {
-                let status = self.agents.get(key).map(|agent| agent.machine.status());
-                let number = status.and_then(|status| status.attempt).unwrap_or_default();
-                self.begin(key, attempt, Start::Resume { launcher, number }, None);
+                let numbers = self.agents.get(key).map(|agent| agent.machine.numbers()).unwrap_or_default();
+                self.begin(key, attempt, Start::Resume { launcher, numbers }, None);
             }
             Effect::Limit { attempt, limits } => self.command(key, attempt, Command::Limit(Box::new(limits))),
             Effect::Interrupt { attempt } => self.command(key, attempt, Command::Interrupt),
@@ -622,13 +653,13 @@ impl Supervisor {
         if let Some(holder) = self.holder_of(&launch.session, key).cloned() {
             return self.step(key, machine::Event::SessionBusy { attempt, holder });
         }
-        self.log_launch(&launch, reason);
         let Some(agent) = self.agents.get_mut(key) else { return };
-        agent.restarts.count(reason);
-        let status = agent.machine.status();
-        let (look_first, number) = (!agent.is_known, status.attempt.unwrap_or_default());
+        agent.uncounted = Some(reason);
+        let (look_first, numbers) = (!agent.is_known, agent.machine.numbers());
+        let changed = agent.machine.status().changed;
+        self.log_launch(&launch, reason, &changed);
         let redactor = self.redactors.of(launch.secret_values());
-        let start = Start::Launch { launch: Arc::clone(&launch), redactor, number, limits, look_first };
+        let start = Start::Launch { launch: Arc::clone(&launch), redactor, numbers, limits, look_first };
         self.begin(key, attempt, start, Some(launch));
     }
 
@@ -664,8 +695,11 @@ impl Supervisor {
         }
     }
 
-    fn log_launch(&self, launch: &Launch, reason: LaunchReason) {
-        let reason = reason::LaunchReason::from(reason);
+    fn log_launch(&self, launch: &Launch, reason: LaunchReason, changed: &reason::Changes) {
+        let reason = match reason {
+            LaunchReason::Declaration if !changed.is_empty() => changed.to_string(),
+            _ => reason::LaunchReason::from(reason).to_string(),
+        };
         if self.detail == Detail::Debug {
             let names: Vec<&str> = launch.environment.keys().map(String::as_str).collect();
             tracing::debug!(
@@ -713,6 +747,7 @@ impl Agent {
             is_told: false,
             knows_past: true,
             restarts: Restarts::default(),
+            uncounted: None,
             brakes: Arc::default(),
             redactor: None,
         }
@@ -752,6 +787,18 @@ impl Agent {
     /// This attempt, unless it is gone.
     fn under_way(&self, attempt: Attempt) -> Option<&UnderWay> {
         self.under_way.as_ref().filter(|under_way| under_way.attempt == attempt)
+    }
+
+    /// Counts the launch once it is known to be an attempt.
+    fn count(&mut self, event: &machine::Event) {
+        let counts = match event {
+            machine::Event::NotStarted { why, .. } => !matches!(why, NotStarted::NotFound(_)),
+            machine::Event::Started { .. } | machine::Event::Ended { .. } | machine::Event::Gone { .. } => true,
+            _ => return,
+        };
+        if let Some(reason) = self.uncounted.take().filter(|_| counts) {
+            self.restarts.count(reason);
+        }
     }
 
     fn learn(&mut self, attempt: Attempt, event: &machine::Event) {

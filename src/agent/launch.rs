@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use crate::agent::changes::Marks;
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::Name;
 use crate::sys::secret_bytes::SecretBytes;
@@ -26,6 +27,8 @@ pub struct Launch {
     pub workdir: PathBuf,
     /// Of all of the above but what the preset gives of itself.
     pub fingerprint: Fingerprint,
+    /// Of each of them, to tell by name what a later declaration changes.
+    pub marks: Marks,
     /// Whether every secret could be read, or was read before. If not, what an earlier daemon launched is not to be judged by this.
     pub is_certain: bool,
 }
@@ -44,6 +47,7 @@ impl Launch {
             secrets: BTreeSet::new(),
             workdir: "/".into(),
             fingerprint: Fingerprint::default(),
+            marks: Marks::none(),
             is_certain: true,
         }
     }

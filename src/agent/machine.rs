@@ -3,18 +3,19 @@
 //! Where each event leads. A cell names every state in which it may leave an agent; an empty one leaves it where it is.
 //! "Due" is time that passes. The unit tests draw this table from what the machine does.
 //!
-//! | | declare | update | ordered | remove | started | not started | ended | gone | session busy | session free | closed | due |
-//! |---|---|---|---|---|---|---|---|---|---|---|---|---|
-//! | invalid | waiting, starting | waiting, starting |  | gone |  |  |  |  |  |  |  |  |
-//! | waiting | waiting, starting, closing | waiting, starting, exited | waiting, starting | closing, gone |  |  |  |  |  |  |  | exited |
-//! | queued | waiting, starting | waiting, starting | waiting, queued, starting | gone |  |  |  |  |  | starting |  |  |
-//! | starting | stopping |  | starting, stopping | stopping | running | backoff, exited | backoff, exited | backoff, exited | queued |  |  | stopping |
-//! | running | stopping |  | running, stopping | stopping |  |  | backoff, exited | backoff, exited |  |  |  | stopping |
-//! | stopping |  |  |  |  |  |  |  | waiting, starting, exited, closing |  |  |  |  |
-//! | backoff | waiting, starting, backoff, closing | starting, backoff, exited | waiting, starting, backoff | stopping, closing |  |  |  | waiting, starting, backoff, exited |  |  |  | waiting, starting, backoff, exited |
-//! | exited | waiting, starting, backoff, closing | starting, backoff, exited | waiting, starting, backoff, exited | stopping, closing |  |  |  |  |  |  |  |  |
-//! | closing |  |  |  |  |  |  |  |  |  |  | waiting, starting, closing, gone |  |
-//! | gone | waiting, starting |  |  |  |  |  |  |  |  |  |  |  |
+//! | | declare | update | ordered | remove | started | not started | ended | gone | session busy | session free | look again | closed | due |
+//! |---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+//! | invalid | waiting, starting | waiting, starting |  | gone |  |  |  |  |  |  |  |  |  |
+//! | waiting | waiting, starting, closing | waiting, starting, exited | waiting, starting | closing, gone |  |  |  |  |  |  |  |  | exited |
+//! | absent | waiting, starting, backoff, closing | waiting, starting, backoff, exited | waiting, absent, starting, backoff | stopping, closing |  |  |  | absent, starting, exited |  |  | starting, backoff, exited |  | absent, starting, exited |
+//! | queued | waiting, starting | waiting, starting | waiting, queued, starting | gone |  |  |  |  |  | starting |  |  |  |
+//! | starting | stopping |  | starting, stopping | stopping | running | absent, backoff, exited | backoff, exited | backoff, exited | queued |  |  |  | stopping |
+//! | running | stopping |  | running, stopping | stopping |  |  | backoff, exited | backoff, exited |  |  |  |  | stopping |
+//! | stopping |  |  |  |  |  |  |  | waiting, starting, exited, closing |  |  |  |  |  |
+//! | backoff | waiting, starting, backoff, closing | starting, backoff, exited | waiting, starting, backoff | stopping, closing |  |  |  | waiting, starting, backoff, exited |  |  |  |  | waiting, starting, backoff, exited |
+//! | exited | waiting, starting, backoff, closing | starting, backoff, exited | waiting, starting, backoff, exited | stopping, closing |  |  |  |  |  |  |  |  |  |
+//! | closing |  |  |  |  |  |  |  |  |  |  |  | waiting, starting, closing, gone |  |
+//! | gone | waiting, starting |  |  |  |  |  |  |  |  |  |  |  |  |
 //!
 //! *Wanted* is kept apart from *is*: the declaration says what should be, the state what is, and each event brings the one nearer
 //! to the other. Invariants, held by the property tests:
@@ -24,7 +25,8 @@
 //! - a stop ends in a kill at its deadline, whatever else happens;
 //! - an agent that was removed is never launched again;
 //! - an agent that may have a session holds it until the session is closed, and no other agent is launched in it;
-//! - within a declaration `restarts` and `attempt` never go down.
+//! - within a declaration `restarts` and `attempt` never go down, but for a launch that is taken back because another agent has the
+//!   session or the program was not found.
 //!
 //! A machine can be put on [record](record) and read by the next daemon, without what is launched. It then
 //! [takes up](Machine::resume) what was under way, and learns what it lacks with the first declaration.
@@ -58,7 +60,7 @@ use crate::agent::spec::{Kind, Policy};
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
 use crate::wire::exit_status::ExitStatus;
-use crate::wire::reason::StoppingBecause;
+use crate::wire::reason::{Changes, MissingProgram};
 use crate::wire::status::{Outcome, Usage};
 
 /// How long an attempt may take to be gone once its harness has ended, before it is killed.
@@ -72,6 +74,25 @@ const RETRY_MOST: Duration = Duration::from_secs(30);
 
 /// An attempt that completes in less than this and prints nothing probably did nothing.
 const SILENT: Duration = Duration::from_secs(2);
+/// The shortest delay before a program is looked for again, whatever the policy says: each look takes a login.
+const LEAST_LOOK: Duration = Duration::from_secs(1);
+
+/// Numbers of attempts over an agent's whole life, from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// Of this attempt.
+    pub attempt: u64,
+    /// Of the first attempt under the same declaration.
+    pub first: u64,
+}
+
+impl Numbers {
+    /// For tests of other rooms: of an attempt that is the first.
+    #[cfg(test)]
+    pub fn of(attempt: u64) -> Self {
+        Self { attempt, first: attempt }
+    }
+}
 
 /// Numbers the launches of one agent, over all its declarations.
 pub type Attempt = u64;
@@ -84,8 +105,10 @@ pub struct Machine {
     /// Under the latest good declaration; `None` if there never was one.
     life: Option<Life>,
     state: State,
-    /// The number of the latest attempt.
+    /// The number of the latest launch.
     attempt: Attempt,
+    /// Launches that count, over all declarations: the number of the latest attempt as people see it.
+    total: u64,
     /// What its history will say of the latest attempt; `None` if nothing was launched.
     latest: Option<Latest>,
     /// The launcher of the attempt that is not gone, once it has reported.
@@ -111,6 +134,9 @@ enum State {
     /// Something is missing. An update ends it that supplies the rest, or whose policy does not want the restart that waits here;
     /// so does the timeout.
     Waiting,
+    /// Its program was not found. It is looked for again at `until`, and at once by an update or when somebody asks for it. The policy
+    /// decides again at an update if it wanted the restart that waits here. The timeout ends it, too.
+    Absent { until: Timestamp },
     /// Another agent still holds its session. It ends when the session is free. An update asks again at once, or leads to `Waiting`.
     Queued {
         /// Unknown if an early build wrote the record.
@@ -201,19 +227,6 @@ enum BackoffReason {
     Clearing,
 }
 
-impl From<StopReason> for StoppingBecause {
-    fn from(reason: StopReason) -> Self {
-        match reason {
-            StopReason::Changed => Self::Changed {},
-            StopReason::Disabled => Self::Disabled { by: None, at: None },
-            StopReason::Restarted => Self::Restarted { by: None, at: None },
-            StopReason::Removed(Removal::Undeclared) => Self::Removed {},
-            StopReason::Removed(Removal::Shutdown) => Self::Shutdown {},
-            StopReason::TimedOut => Self::TimedOut {},
-        }
-    }
-}
-
 impl Machine {
     /// An agent of which only the name is known.
     pub fn new(name: Name) -> Self {
@@ -223,6 +236,7 @@ impl Machine {
             life: None,
             state: State::Invalid,
             attempt: 0,
+            total: 0,
             latest: None,
             launcher: None,
             lingering: None,
@@ -241,9 +255,15 @@ impl Machine {
             life: Some(Life { attempts: 1, next: None, ..Life::new(declaration, now) }),
             state: State::Starting { attempt: 1 },
             attempt: 1,
+            total: 1,
             session: Some(Session::Open(name.clone())),
             ..Self::new(name)
         }
+    }
+
+    /// Counts on from this many attempts, which were made before anything that is known here.
+    pub fn count_from(&mut self, earlier: u64) {
+        self.total = self.total.max(earlier);
     }
 
     /// Sets what is only shown.
@@ -284,7 +304,12 @@ impl Machine {
             State::Waiting if self.is_disabled() => {
                 effects.extend(self.session().cloned().map(|session| Effect::OfferShell { session }));
             }
-            State::Invalid | State::Waiting | State::Queued { .. } | State::Backoff { .. } | State::Gone { .. } => {}
+            State::Invalid
+            | State::Waiting
+            | State::Absent { .. }
+            | State::Queued { .. }
+            | State::Backoff { .. }
+            | State::Gone { .. } => {}
         }
         effects.extend(lingering.map(|attempt| resume(attempt, self.launcher)));
         effects
@@ -303,6 +328,22 @@ impl Machine {
     /// The number of what was launched last; 0 if nothing was.
     pub fn latest_attempt(&self) -> Attempt {
         self.attempt
+    }
+
+    /// The number of the latest attempt, as people see it, and that of the first under its declaration.
+    pub fn numbers(&self) -> Numbers {
+        let attempts = self.life.as_ref().map_or(0, |life| life.attempts);
+        Numbers { attempt: self.total, first: self.total.saturating_sub(attempts).saturating_add(1) }
+    }
+
+    /// What this declaration would change, by name, as far as it is known.
+    pub fn changes_to(&self, declaration: &Declaration) -> Changes {
+        self.life.as_ref().map(|life| life.changes_to(declaration)).unwrap_or_default()
+    }
+
+    /// Whether it waits for its program.
+    pub fn lacks_program(&self) -> bool {
+        matches!(self.state, State::Absent { .. })
     }
 
     /// Whether it is on its way out.
@@ -352,7 +393,7 @@ impl Machine {
                 let again = again.filter(|_| matches!(harness, Harness::Alive { .. }));
                 Some(again.map_or(deadline, |again| deadline.min(again)))
             }
-            State::Backoff { until, .. } if self.lingering.is_none() => Some(until),
+            State::Backoff { until, .. } | State::Absent { until } if self.lingering.is_none() => Some(until),
             State::Closing { retry_at, .. } => retry_at,
             _ => None,
         };
@@ -368,6 +409,7 @@ impl Machine {
             | State::Running { .. }
             | State::Backoff { .. }
             | State::Waiting
+            | State::Absent { .. }
             | State::Queued { .. } => self.life.as_ref()?.timeout_at(),
             _ => None,
         }
@@ -411,6 +453,7 @@ impl Machine {
             Event::SessionBusy { attempt, holder } => self.session_busy(attempt, holder),
             Event::SessionFree if self.is_queued() => self.begin(now, &mut effects),
             Event::SessionFree => {}
+            Event::LookAgain => self.look_again(now, &mut effects),
             Event::Closed(result) => self.closed(result, now, &mut effects),
             Event::Due => self.time_passed(now, &mut effects),
         }
@@ -419,8 +462,13 @@ impl Machine {
 
     fn declare(&mut self, declaration: Declaration, now: Timestamp, effects: &mut Vec<Effect>) {
         self.entry_error = None;
+        let mut changed = self.changes_to(&declaration);
+        // Nothing was launched under the one before: what is replaced is what was launched under an earlier one.
+        if let Some(life) = self.life.as_mut().filter(|life| life.attempts == 0) {
+            changed.extend(std::mem::take(&mut life.changed));
+        }
         let generation = Some(self.orders.generation(&declaration.policy));
-        self.life = Some(Life { generation, ..Life::new(declaration, now) });
+        self.life = Some(Life { changed, generation, ..Life::new(declaration, now) });
         let reason = if self.is_disabled() {
             self.giver = self.orders.stopped_by();
             StopReason::Disabled
@@ -433,6 +481,7 @@ impl Machine {
             State::Closing { then, .. } => *then = Then::Begin,
             State::Invalid
             | State::Waiting
+            | State::Absent { .. }
             | State::Queued { .. }
             | State::Backoff { .. }
             | State::Exited { .. }
@@ -448,6 +497,8 @@ impl Machine {
         let limits = declaration.policy.limits;
         let has_new_limits = life.policy.limits != limits;
         life.policy = declaration.policy;
+        life.marks = declaration.launch.as_ref().ok().map(|launch| launch.marks.clone()).or(life.marks.take());
+        life.absences = 0;
         let fingerprint = declaration.launch.as_ref().ok().map(|launch| &launch.fingerprint);
         if fingerprint == life.in_force.fingerprint() {
             life.in_force = fingerprint.map_or(InForce::Nothing, |fingerprint| InForce::Here(fingerprint.clone()));
@@ -464,8 +515,12 @@ impl Machine {
         let Some(life) = &mut self.life else { return };
         match self.state {
             State::Waiting if is_disabled => {}
-            State::Waiting | State::Queued { .. } if life.next != Some(Next::Restart) => self.begin(now, effects),
-            State::Waiting | State::Backoff { why: BackoffReason::Restart, .. } => self.judge(now, effects),
+            State::Waiting | State::Absent { .. } | State::Queued { .. } if life.next != Some(Next::Restart) => {
+                self.begin(now, effects);
+            }
+            State::Waiting | State::Absent { .. } | State::Backoff { why: BackoffReason::Restart, .. } => {
+                self.judge(now, effects);
+            }
             State::Exited { outcome } if outcome != Outcome::TimedOut => self.judge(now, effects),
             // A deadline never moves, because clients have seen when the stop ends.
             State::Stopping { ref mut deadline, force: Force::Interrupted { ref mut again }, .. } => {
@@ -483,7 +538,12 @@ impl Machine {
             State::Stopping { why, .. } => *why = StopReason::Removed(removal),
             State::Closing { then, .. } => *then = Then::Leave(removal),
             State::Gone { .. } => {}
-            State::Invalid | State::Waiting | State::Queued { .. } | State::Backoff { .. } | State::Exited { .. } => {
+            State::Invalid
+            | State::Waiting
+            | State::Absent { .. }
+            | State::Queued { .. }
+            | State::Backoff { .. }
+            | State::Exited { .. } => {
                 match self.lingering.take() {
                     // Its launcher is tidying up, and may finish.
                     Some(Lingering { attempt, kill_at: deadline }) => {
@@ -550,6 +610,7 @@ impl Machine {
             life.started = Some(at);
             life.error = None;
             life.failures = 0;
+            (life.absent, life.absences) = (None, 0);
         }
     }
 
@@ -572,7 +633,10 @@ impl Machine {
         }
         self.linger(attempt, now);
         let Some(life) = &mut self.life else { return };
+        let is_absent = matches!(why, NotStarted::NotFound(_));
+        life.absent.take_if(|_| !is_absent);
         match why {
+            NotStarted::NotFound(program) => self.not_found(program, now),
             NotStarted::Failed(message) => {
                 life.error = Some(message.clone());
                 let exit = Exit { how: ExitStatus::Cause(message), at: now, usage: Usage::default(), silent: false };
@@ -594,17 +658,53 @@ impl Machine {
         }
     }
 
-    /// Takes back what [`Machine::begin`] has counted. A restart is not among it: an agent that ran before holds its session.
+    /// A launch without a program is no attempt.
+    fn not_found(&mut self, program: MissingProgram, now: Timestamp) {
+        self.take_back();
+        let Some(life) = &mut self.life else { return };
+        let delay = restart::delay(&life.policy, life.absences).max(LEAST_LOOK);
+        life.absences = life.absences.saturating_add(1);
+        let path = program.path.as_ref().map_or_else(String::new, |path| format!("; its PATH is {path}"));
+        life.error = Some(format!("{program}{path}"));
+        life.absent = Some(program);
+        self.state = State::Absent { until: now + delay };
+    }
+
+    fn look_again(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        if self.lacks_program() {
+            self.life.iter_mut().for_each(|life| life.absences = 0);
+            self.begin(now, effects);
+        }
+    }
+
+    /// Takes back what [`Machine::begin`] has counted, and decides the same launch again.
+    fn take_back(&mut self) {
+        let reason = self.latest.as_ref().and_then(|latest| latest.reason);
+        let Some(life) = &mut self.life else { return };
+        // That of a launch that was cut off was counted before.
+        if reason != Some(LaunchReason::Recovery) {
+            life.attempts = life.attempts.saturating_sub(1);
+            self.total = self.total.saturating_sub(1);
+        }
+        life.next = Some(match reason {
+            Some(LaunchReason::Recovery) => Next::MakeUp,
+            Some(LaunchReason::Policy) => {
+                life.restarts = life.restarts.saturating_sub(1);
+                life.in_a_row = life.in_a_row.saturating_sub(1);
+                Next::Restart
+            }
+            Some(LaunchReason::Restarted) => Next::Ordered,
+            _ if life.attempts == 0 => Next::Fresh,
+            _ => Next::Retry,
+        });
+        self.latest.take_if(|latest| latest.reason == Some(LaunchReason::First));
+    }
+
     fn session_busy(&mut self, attempt: Attempt, holder: Name) {
         if self.state != (State::Starting { attempt }) {
             return;
         }
-        let is_ordered = self.latest.as_ref().is_some_and(|latest| latest.reason == Some(LaunchReason::Restarted));
-        if let Some(life) = &mut self.life {
-            life.attempts = life.attempts.saturating_sub(1);
-            life.next = Some(if is_ordered { Next::Ordered } else { Next::Fresh });
-        }
-        self.latest.take_if(|latest| latest.reason == Some(LaunchReason::First));
+        self.take_back();
         let session = self.session.take().map(|session| session.name().clone());
         self.state = State::Queued { session, holder };
     }
@@ -706,7 +806,7 @@ impl Machine {
             _ => {
                 if self.lingering.as_ref().is_some_and(|lingering| lingering.attempt == attempt) {
                     self.lingering = None;
-                    if matches!(self.state, State::Backoff { until, .. } if until <= now) {
+                    if matches!(self.state, State::Backoff { until, .. } | State::Absent { until } if until <= now) {
                         self.begin(now, effects);
                     }
                 }
@@ -755,7 +855,9 @@ impl Machine {
                 *again = None;
                 effects.push(Effect::InterruptAgain { attempt: *attempt });
             }
-            State::Backoff { until, .. } if *until <= now && self.lingering.is_none() => self.begin(now, effects),
+            State::Backoff { until, .. } | State::Absent { until } if *until <= now && self.lingering.is_none() => {
+                self.begin(now, effects);
+            }
             State::Closing { then, retry_at } if retry_at.is_some_and(|at| at <= now) => {
                 let then = *then;
                 self.close(then, effects);
@@ -794,6 +896,7 @@ impl Machine {
         }
         if next != Next::MakeUp {
             life.attempts = life.attempts.saturating_add(1);
+            self.total = self.total.saturating_add(1);
         }
         let reason = match next {
             Next::Fresh | Next::Ordered if self.latest.is_none() => LaunchReason::First,
@@ -810,6 +913,7 @@ impl Machine {
         self.state = State::Starting { attempt: self.attempt };
         self.latest = Some(Latest {
             number: life.attempts,
+            total: Some(self.total),
             declared: life.at,
             fingerprint: Some(launch.fingerprint.clone()),
             started: None,

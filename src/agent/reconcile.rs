@@ -129,6 +129,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::agent::changes::Marks;
     use crate::agent::declaration::{Missing, WaitingFor};
     use crate::agent::launch::Launch;
     use crate::agent::name::key;
@@ -146,6 +147,7 @@ mod tests {
             secrets: std::collections::BTreeSet::new(),
             workdir: "/".into(),
             fingerprint: Fingerprint::of(argument),
+            marks: Marks::none(),
             is_certain: true,
         })
     }

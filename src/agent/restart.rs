@@ -32,8 +32,12 @@ pub fn decide(policy: &Policy, how: &ExitStatus, restarts: u64, in_a_row: usize)
     if policy.max_restarts.is_some_and(|limit| restarts >= limit) {
         return Verdict::Over(Outcome::GaveUp);
     }
-    let after = policy.backoff.get(in_a_row).or(policy.backoff.last()).copied().unwrap_or_default();
-    Verdict::Restart { after }
+    Verdict::Restart { after: delay(policy, in_a_row) }
+}
+
+/// How long the policy waits before the next of things that have failed so many times in a row.
+pub fn delay(policy: &Policy, in_a_row: usize) -> Duration {
+    policy.backoff.get(in_a_row).or(policy.backoff.last()).copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -80,6 +84,18 @@ mod tests {
     #[case(3, Verdict::Over(Outcome::GaveUp))]
     fn max_restarts_allows_that_many(#[case] restarts: u64, #[case] verdict: Verdict) {
         assert_eq!(decide(&policy(Restart::Always, Some(2)), &ExitStatus::Code(1), restarts, 0), verdict);
+    }
+
+    #[test]
+    fn restarts_of_an_entry_without_backoff_become_rarer() {
+        let policy = Policy { restart: Restart::Always, ..Policy::default() };
+        let delays: Vec<u64> = (0..11)
+            .map(|in_a_row| match decide(&policy, &ExitStatus::Code(1), in_a_row as u64, in_a_row) {
+                Verdict::Restart { after } => after.as_secs(),
+                Verdict::Over(outcome) => panic!("{outcome:?}"),
+            })
+            .collect();
+        assert_eq!(delays, [3, 3, 3, 3, 3, 10, 30, 60, 300, 300, 300]);
     }
 
     #[rstest]

@@ -109,6 +109,12 @@ impl Kind {
     }
 }
 
+/// The delays of an entry that gives no `backoff`, in seconds: five soon restarts, then fewer and fewer.
+const BACKOFF: [u64; 9] = [3, 3, 3, 3, 3, 10, 30, 60, 300];
+
+/// The `backoff_reset` of an entry that gives neither this nor `backoff`.
+const BACKOFF_RESET: Duration = Duration::from_mins(10);
+
 /// When an agent restarts, times out, and is killed. A change of the policy alone touches no living process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
@@ -152,8 +158,8 @@ impl Default for Policy {
             max_restarts: None,
             timeout: None,
             grace_period: Duration::from_secs(30),
-            backoff: vec![Duration::from_secs(3)],
-            backoff_reset: None,
+            backoff: BACKOFF.map(Duration::from_secs).to_vec(),
+            backoff_reset: Some(BACKOFF_RESET),
             limits: Limits::default(),
             enabled: true,
             generation: 0,

@@ -27,7 +27,7 @@ use crate::observe::snapshot::Snapshot;
 use crate::sys::file_id::FileId;
 use crate::text::printable;
 use crate::text::redact::TextStream;
-use crate::wire::status::{State, Time};
+use crate::wire::status::{AgentStatus, State, Time};
 
 /// How long a screen must not change before a follower gets it.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -113,7 +113,8 @@ fn choose(attempts: &[AttemptId], which: Which) -> Result<AttemptId, Error> {
     }
 }
 
-/// Lists the attempts that are kept, each under an unambiguous name: numbers start over with each declaration.
+/// Lists the attempts that are kept, each under an unambiguous name: in files of earlier builds, numbers start over with each
+/// declaration.
 fn those_kept(attempts: &[AttemptId]) -> String {
     let list = |names: Vec<String>| names.join(", ");
     let numbers: BTreeSet<u64> = attempts.iter().map(|kept| kept.attempt).collect();
@@ -267,12 +268,20 @@ pub(super) struct Telling {
 pub(super) struct Standing {
     state: State,
     attempt: Option<u64>,
+    attempt_total: Option<u64>,
     declared_at: Option<Time>,
 }
 
 impl Standing {
+    fn of(agent: &AgentStatus) -> Self {
+        let &AgentStatus { state, attempt, attempt_total, declared_at, .. } = agent;
+        Self { state, attempt, attempt_total, declared_at }
+    }
+
     fn may_print_in(&self, attempt: u64) -> bool {
-        matches!(self.state, State::Starting | State::Running | State::Stopping) && self.attempt == Some(attempt)
+        // Files of earlier builds are named by the number under the declaration.
+        let is_present = [self.attempt, self.attempt_total].contains(&Some(attempt));
+        matches!(self.state, State::Starting | State::Running | State::Stopping) && is_present
     }
 }
 
@@ -417,7 +426,7 @@ impl Telling {
         let standing = {
             let snapshot = self.snapshot.borrow_and_update();
             let Some(agent) = snapshot.agent(&self.agent.key()) else { return false };
-            Standing { state: agent.state, attempt: agent.attempt, declared_at: agent.declared_at }
+            Standing::of(agent)
         };
         if !standing.may_print_in(kept.attempt) {
             return false;
@@ -438,7 +447,7 @@ impl Telling {
     fn goes_on_in(&self, kept: AttemptId, next: &Opened) -> bool {
         let (snapshot, next) = (self.snapshot.borrow(), next.log.kept());
         let Some(agent) = snapshot.agent(&self.agent.key()) else { return false };
-        let standing = Standing { state: agent.state, attempt: agent.attempt, declared_at: agent.declared_at };
+        let standing = Standing::of(agent);
         self.live_in.as_ref() == Some(&standing) && next.attempt == kept.attempt && standing.may_print_in(next.attempt)
     }
 

@@ -129,9 +129,9 @@ fn words(what: &What) -> String {
             Course::Stopping => "stops all agents and ends".to_owned(),
             Course::Detaching => "ends and leaves its agents to the next daemon".to_owned(),
         },
-        What::Declaration { change, .. } => match change {
+        What::Declaration { change, changed, .. } => match change {
             Change::Added => "declared".to_owned(),
-            Change::Changed => "its declaration has changed".to_owned(),
+            Change::Changed => changed.to_string(),
             Change::Removed => "its entry was removed".to_owned(),
         },
         What::State { previous, agent, .. } => match previous.filter(|&previous| previous != agent.state) {
@@ -151,15 +151,23 @@ fn described(agent: &AgentStatus) -> String {
     let why = match agent.state {
         State::Starting => {
             let launch = agent.launch_reason.as_ref().filter(|reason| !matches!(reason, LaunchReason::First));
-            launch.map(LaunchReason::to_string)
+            launch.map(|launch| launch_words(launch, agent))
         }
         State::Running => None,
         _ => agent.reason.clone(),
     };
     let why = why.map(|why| format!(": {why}")).unwrap_or_default();
     let pid = agent.pid.map(|pid| format!(", process {pid}")).unwrap_or_default();
-    let attempt = agent.attempt.map(|attempt| format!(", attempt {attempt}")).unwrap_or_default();
+    let attempt = agent.attempt_shown().map(|attempt| format!(", attempt {attempt}")).unwrap_or_default();
     format!("{}{how}{attempt}{pid}{why}", agent.state)
+}
+
+/// Why it is launched. What its declaration changed says more than that it changed.
+fn launch_words(launch: &LaunchReason, agent: &AgentStatus) -> String {
+    match launch {
+        LaunchReason::Declaration if !agent.changed.is_empty() => agent.changed.to_string(),
+        _ => launch.to_string(),
+    }
 }
 
 fn about_what(subject: Subject) -> &'static str {
@@ -196,11 +204,23 @@ mod tests {
         let mut again = starting.clone();
         starting["launch_reason"] = json!("first");
         again["launch_reason"] = json!("policy");
+        let mut edited = agent("starting");
+        edited["launch_reason"] = json!("declaration");
+        edited["changed"] = json!({ "fields": ["args"], "secrets": ["KEY"] });
+        edited["attempt_total"] = json!(7);
         let mut running = agent("running");
         running["pid"] = json!(7);
         for (what, expected) in [
             (json!({ "type": "daemon", "state": "started", "version": "1" }), "agentd: started, version 1"),
             (json!({ "type": "declaration", "name": "a", "change": "changed" }), "a: its declaration has changed"),
+            (
+                json!({ "type": "declaration", "name": "a", "change": "changed", "changed": { "fields": ["prompt"] } }),
+                "a: prompt changed",
+            ),
+            (
+                json!({ "type": "state", "name": "a", "previous": "stopping", "agent": edited }),
+                "a: stopping → starting, attempt 7: args and secret KEY changed",
+            ),
             (
                 json!({ "type": "state", "name": "a", "previous": "running", "agent": exited }),
                 "a: running → exited (failed), attempt 2: exited with status 3",

@@ -17,7 +17,7 @@ use crate::client::{Answer, Client, Error};
 use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
 use crate::text::printable::json_line;
-use crate::wire::reason::{Causes, Problem, StopStage, StoppingBecause, WaitingFor};
+use crate::wire::reason::{Causes, MissingProgram, Problem, StopStage, StoppingBecause, WaitingFor};
 use crate::wire::status::{AgentStatus, Exit, Outcome, PastAttempt, Resources, State, Time};
 
 /// As that of `agentd status`.
@@ -98,7 +98,7 @@ pub struct Next {
 /// An attempt that is over, as far as the API tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Past {
-    /// Its number under its declaration.
+    /// Its number over the agent's whole life.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u64>,
     /// When its harness was started, if it was.
@@ -113,8 +113,8 @@ pub struct Past {
 
 impl From<&PastAttempt> for Past {
     fn from(past: &PastAttempt) -> Self {
-        let PastAttempt { attempt, started_at, exit, reason, .. } = past.clone();
-        Self { attempt: Some(attempt), started_at, exit, reason: Some(reason) }
+        let PastAttempt { started_at, exit, reason, .. } = past.clone();
+        Self { attempt: Some(past.attempt_shown()), started_at, exit, reason: Some(reason) }
     }
 }
 
@@ -163,7 +163,7 @@ pub fn explain(agent: &AgentStatus, daemon_errors: Vec<String>) -> Explanation {
     let mut ends: Vec<Past> = agent.history.iter().take(ENDS).map(Past::from).collect();
     if ends.is_empty() {
         // A daemon that cannot write its history still knows the latest exit.
-        let attempt = agent.attempt.filter(|_| matches!(agent.state, State::Exited | State::Backoff));
+        let attempt = agent.attempt_shown().filter(|_| matches!(agent.state, State::Exited | State::Backoff));
         ends.extend(agent.exit.clone().map(|exit| Past { attempt, started_at: None, exit, reason: None }));
     }
     Explanation {
@@ -198,6 +198,9 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
         State::Waiting if agent.waiting_for.iter().any(|cause| matches!(cause, WaitingFor::Enabled { .. })) => {
             push("Nothing happens by itself", None);
         }
+        State::Waiting if agent.next_start_at.is_some() => {
+            push("agentd looks for its program again", agent.next_start_at);
+        }
         State::Waiting => push("It starts as soon as nothing is missing", None),
         State::Starting => push("Its harness starts any moment", None),
         State::Running => push("It runs until it ends by itself; then the `restart` of its entry decides", None),
@@ -207,7 +210,7 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
                 push("agentd kills what is left of it", Some(deadline));
             }
             match &agent.stopping_because {
-                Some(StoppingBecause::Changed {}) => {
+                Some(StoppingBecause::Changed { .. }) => {
                     push("When nothing of it is left, it starts as it is declared now", None);
                 }
                 Some(StoppingBecause::TimedOut {}) => push("When nothing of it is left, it has exited for good", None),
@@ -285,6 +288,12 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
     changes
 }
 
+/// Whether another section says what is wrong.
+fn is_told_otherwise(explanation: &Explanation) -> bool {
+    let lacks_program = explanation.waiting_for.iter().any(|cause| matches!(cause, WaitingFor::Program { .. }));
+    explanation.state == State::Invalid || lacks_program
+}
+
 /// What would end this wait.
 fn supply(name: &str, cause: &WaitingFor) -> String {
     match cause {
@@ -326,12 +335,27 @@ fn supply(name: &str, cause: &WaitingFor) -> String {
             let session = name.as_ref().map_or_else(|| "it".to_owned(), |name| format!("the session {name}"));
             format!("Wait until {holder} has left {session}, or give one of them another `session`.")
         }
+        WaitingFor::Program { program } => find(program),
         WaitingFor::Unread {}
         | WaitingFor::Entry {}
         | WaitingFor::Backoff { .. }
         | WaitingFor::Retry {}
         | WaitingFor::PreviousAttempt {}
         | WaitingFor::Unknown { .. } => format!("Wait for this to end: {cause}."),
+    }
+}
+
+/// How a program comes to be found.
+fn find(MissingProgram { name, user, path, hint }: &MissingProgram) -> String {
+    if let Some(hint) = hint {
+        return format!("Edit the entry: {hint}.");
+    }
+    match path {
+        Some(path) => format!(
+            "Install {name} for user {user}, where the PATH finds it ({path}), or name its full path as the entry's `command`; \
+             agentd looks again by itself, and at once after `systemctl reload agentd`, SIGHUP, or an edit."
+        ),
+        None => format!("Install {name}, or name another program as the entry's `command`."),
     }
 }
 
@@ -368,7 +392,7 @@ pub fn render(explanation: &Explanation, now: SystemTime, width: usize, color: O
     let lines = |text: &Option<String>| text.iter().flat_map(|text| text.lines()).map(sentence).collect();
     section("Why", lines(&explanation.why));
     // The errors of an invalid entry are under "To change".
-    section("To fix", lines(&explanation.error.clone().filter(|_| explanation.state != State::Invalid)));
+    section("To fix", lines(&explanation.error.clone().filter(|_| !is_told_otherwise(explanation))));
     let next = |Next { what, at }: &Next| match at {
         Some(at) => format!("{what} {}, at {at}.", until(*at, now)),
         None => format!("{what}."),

@@ -29,8 +29,8 @@ pub struct Arguments {
     /// Print at most the last N lines
     #[arg(short = 'n', long, value_name = "N", value_parser = count)]
     pub lines: Option<usize>,
-    /// Print the log of this attempt instead of the latest. Numbers begin again with each declaration: K is the latest of several
-    /// attempts with this number, and S-K is attempt K in the log with the number S, as in the name of its file
+    /// Print the log of this attempt instead of the latest: K counts over the agent's whole life, as in `status` and `explain`. S-K is
+    /// attempt K in the log with the number S, as in the name of its file, where several have the number K
     #[arg(long, value_name = "K", conflicts_with = "previous")]
     pub attempt: Option<Named>,
     /// Print the log of the attempt before the latest

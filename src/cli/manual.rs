@@ -20,7 +20,7 @@ const NOT_ORDERED: (&str, &str) = ("1", "it could not be written, or agentd has 
 const NOT_KNOWN: (&str, &str) = ("4", "there is no such agent, or agentd does not answer");
 
 /// The topics of the daemon and of all commands.
-pub const TOPICS: [Topic; 17] = [
+pub const TOPICS: [Topic; 18] = [
     Topic {
         verb: "",
         exit: &[
@@ -46,6 +46,18 @@ pub const TOPICS: [Topic; 17] = [
             ("agentd check --strict ./jcard.toml", "Check a file before it is installed, as in CI"),
             ("agentd check --here", "Also look for programs, workdirs, prompt files and secrets on this machine"),
             ("agentd check -", "Check what comes from standard input"),
+        ],
+    },
+    Topic {
+        verb: "diff",
+        exit: &[
+            ("0", "nothing would change"),
+            ("1", "something would"),
+            ("2", "that is not known: a file has an error or cannot be read, or the command line is wrong"),
+        ],
+        examples: &[
+            ("agentd diff ./jcard.toml", "Say what installing a file as the jcard would start, stop and restart"),
+            ("agentd diff -", "The same for standard input, such as the output of git show main:jcard.toml"),
         ],
     },
     Topic {

@@ -151,7 +151,7 @@ pub fn render_history(history: &[PastAttempt], now: SystemTime, width: Option<us
         let ended = words(now.duration_since(end).unwrap_or_default());
         let ran = past.started_at.map(|Time(start)| words(end.duration_since(start).unwrap_or_default()));
         let ran = ran.unwrap_or_else(|| "-".to_owned());
-        [past.attempt.to_string(), format!("{ended} ago"), ran, exit_cell(&past.exit.how)]
+        [past.attempt_shown().to_string(), format!("{ended} ago"), ran, exit_cell(&past.exit.how)]
     };
     let rows: Vec<[String; HEADINGS.len()]> = history.iter().map(row).collect();
     let mut table = Table::new(HEADINGS, &rows);

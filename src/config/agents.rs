@@ -286,6 +286,9 @@ fn read_policy(fields: &mut Fields<'_>) -> Policy {
     let restarts = [("no", Restart::No), ("on-failure", Restart::OnFailure), ("always", Restart::Always)];
     let any_number = format!("write a whole number from 0 to {}, where 0 is no limit", u64::MAX);
     let default = Policy::default();
+    let (backoff, reset) = (fields.durations("backoff"), fields.duration("backoff_reset"));
+    // An entry with delays of its own says all about them, as it always did.
+    let default_reset = default.backoff_reset.filter(|_| backoff.is_none());
     Policy {
         restart: fields.word("restart", "invalid agent.restart", &restarts).unwrap_or(default.restart),
         max_restarts: fields
@@ -293,8 +296,8 @@ fn read_policy(fields: &mut Fields<'_>) -> Policy {
             .filter(|&restarts| restarts > 0),
         timeout: fields.duration("timeout").filter(|timeout| !timeout.is_zero()),
         grace_period: fields.duration("grace_period").unwrap_or(default.grace_period),
-        backoff: fields.durations("backoff").unwrap_or(default.backoff),
-        backoff_reset: fields.duration("backoff_reset").filter(|reset| !reset.is_zero()),
+        backoff: backoff.unwrap_or(default.backoff),
+        backoff_reset: reset.filter(|reset| !reset.is_zero()).or(default_reset),
         limits: Limits {
             memory: fields.memory("memory"),
             tasks: fields.whole_number("pid_limit", &(0..=u64::MAX), &any_number).filter(|&tasks| tasks > 0),

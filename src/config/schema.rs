@@ -66,9 +66,9 @@ fn fields() -> Value {
         ),
         "command": described(
             json!({ "type": ["string", "array"], "maxLength": MAX_ARGUMENT, "items": text() }),
-            "a program, or a program and its first arguments; never a shell line",
+            "a program, or a program and its first arguments; never a shell line; `~/` at its beginning is the home of the agent user",
         ),
-        "args": with_default(array(&text()), json!([]), "more arguments, before the prompt"),
+        "args": with_default(array(&text()), json!([]), "more arguments, before the prompt; `~/` at the beginning of the first is the home of the agent user"),
         "prompt": described(text(), "one argument, whatever it contains, up to 131,071 bytes; everybody on the machine can see it"),
         "prompt_file": described(
             text(),
@@ -107,8 +107,8 @@ fn fields() -> Value {
         "max_restarts": with_default(number(0, None), json!(0), "the number of restarts after which the agent gives up (outcome `gave-up`)"),
         "backoff": with_default(
             array(&duration("+")),
-            json!(["3s"]),
-            "the delay before each restart; the last one repeats",
+            json!(["3s", "3s", "3s", "3s", "3s", "10s", "30s", "1m", "5m"]),
+            "the delay before each restart in a row; the last one repeats",
         ),
         "backoff_reset": described(time(), "after running this long the delays start over"),
         "timeout": described(time(), "counted from the first start, restarts included; then the agent is stopped for good"),

@@ -192,8 +192,8 @@ mod defaults {
                 max_restarts: None,
                 timeout: None,
                 grace_period: Duration::from_secs(30),
-                backoff: vec![Duration::from_secs(3)],
-                backoff_reset: None,
+                backoff: [3, 3, 3, 3, 3, 10, 30, 60, 300].map(Duration::from_secs).to_vec(),
+                backoff_reset: Some(Duration::from_mins(10)),
                 limits: Limits::default(),
                 enabled: true,
                 generation: 0,
@@ -235,6 +235,21 @@ mod defaults {
             writeln!(text, "{key} = \"\"").unwrap();
         }
         assert_eq!(agent(&text), plain());
+    }
+
+    #[rstest::rstest]
+    #[case("", 9, Some(600))]
+    #[case("backoff_reset = \"1h\"", 9, Some(3600))]
+    #[case("backoff = [\"5s\"]", 1, None)]
+    #[case("backoff = [\"5s\"]\nbackoff_reset = \"1h\"", 1, Some(3600))]
+    #[case("backoff = []\nbackoff_reset = \"\"", 9, Some(600))]
+    fn the_delays_start_over_unless_the_entry_gives_its_own(
+        #[case] lines: &str,
+        #[case] steps: usize,
+        #[case] reset: Option<u64>,
+    ) {
+        let policy = agent(&format!("[agent]\nharness = \"claude-code\"\nrestart = \"on-failure\"\n{lines}\n")).policy;
+        assert_eq!((policy.backoff.len(), policy.backoff_reset), (steps, reset.map(Duration::from_secs)));
     }
 
     #[test]

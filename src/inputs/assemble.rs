@@ -1,17 +1,20 @@
 //! Assembles the desired state: declarations, prompts and secrets become launches.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::agent::changes::Marks;
 use crate::agent::declaration::{Declaration, Desired, DesiredAgent, Missing, WaitingFor};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::launch::Launch;
+use crate::agent::program::expanded;
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::{Problem, Seen, SeenPrompt, SeenWorkdir};
 use crate::agent::spec::{AgentSpec, Prompt, Workdir};
 use crate::config::{Config, Entry};
-use crate::state::key::Key;
+use crate::state::key::{Key, Marker};
 use crate::sys::account::Account;
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::secret_bytes::SecretBytes;
@@ -52,9 +55,10 @@ pub struct DeclarationContext {
 /// Assembles the desired state.
 pub fn desired(config: &Config, secrets: &Secrets, seen: &Seen, place: &DeclarationContext) -> Desired {
     let file = place.file.as_path();
+    let marker = KnownMarks::of(secrets, &place.key);
     let agent = |entry: &Entry| {
         let spec = entry.spec.as_ref().map_err(|findings| located(file, findings));
-        let declaration = spec.and_then(|spec| declare(spec, secrets, seen, place));
+        let declaration = spec.and_then(|spec| declare(spec, secrets, seen, place, &marker));
         let harness = entry.harness.map(|harness| harness.name);
         (entry.name.key(), DesiredAgent { name: entry.name.clone(), harness, declaration })
     };
@@ -90,6 +94,7 @@ fn declare(
     secrets: &Secrets,
     seen: &Seen,
     place: &DeclarationContext,
+    marker: &KnownMarks,
 ) -> Result<Declaration, String> {
     let folder = folder_of(&place.file);
     let mut missing = Vec::new();
@@ -133,8 +138,10 @@ fn declare(
         }
     };
     let launch = if missing.is_empty() {
-        let (arguments, prompt) =
-            spec.harness.command_line(&spec.command, &spec.args, spec.interactive, prompt.as_ref());
+        let home = &place.account.home;
+        let (command, args) = (at_home(&spec.command, home), at_home(&spec.args, home));
+        let text = prompt.clone();
+        let (arguments, prompt) = spec.harness.command_line(&command, &args, spec.interactive, prompt.as_ref());
         if let Some(length) = prompt.map(|at| arguments[at].as_slice().len()).filter(|&length| length > MAX_ARGUMENT) {
             let right = format!("the kernel takes at most {MAX_ARGUMENT} bytes (128 KiB less one)");
             return Err(format!("the prompt is too long: with its option it has {length} bytes; {right}"));
@@ -150,9 +157,11 @@ fn declare(
             secrets: secrets_given,
             workdir,
             fingerprint: Fingerprint::default(),
+            marks: Marks::none(),
             is_certain: spec.secrets.is_some() || secrets.is_complete,
         };
         launch.fingerprint = place.key.fingerprint(&launch);
+        launch.marks = marker.marks(spec, &launch, text.as_ref());
         // Afterwards: a preset's variables are not part of the declaration, so that a version of agentd that sets more of them
         // relaunches no agent.
         for (name, value) in spec.harness.variables(spec.interactive, launch.prompt.is_some()) {
@@ -163,6 +172,61 @@ fn declare(
         Err(Missing(missing))
     };
     Ok(Declaration { kind: spec.kind, policy: spec.policy.clone(), launch })
+}
+
+/// The words, the first of which may begin with the home of the agent user.
+fn at_home<'a>(words: &'a [String], home: &Path) -> Cow<'a, [String]> {
+    // A home that is no text cannot be in a word of a jcard.
+    let first = words.first().and_then(|first| expanded(first, home)?.into_os_string().into_string().ok());
+    match first {
+        Some(first) => Cow::Owned(std::iter::once(first).chain(words.iter().skip(1).cloned()).collect()),
+        None => Cow::Borrowed(words),
+    }
+}
+
+/// The mark of something that everybody may know, which needs no key (FNV-1a).
+fn checksum(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |sum, &byte| (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// Makes marks. Those of the secrets are made once for all agents.
+struct KnownMarks {
+    marker: Marker,
+    secrets: BTreeMap<String, u32>,
+}
+
+impl KnownMarks {
+    fn of(secrets: &Secrets, key: &Key) -> Self {
+        let marker = key.marker();
+        let mark = |(name, value): (&String, &SecretBytes)| (name.clone(), marker.mark(name, [value.as_slice()]));
+        let secrets = secrets.iter().map(mark).collect();
+        Self { marker, secrets }
+    }
+
+    /// Those of a launch that lacks the variables of its preset, and whose prompt is this text.
+    fn marks(&self, spec: &AgentSpec, launch: &Launch, prompt: Option<&SecretBytes>) -> Marks {
+        let mut marks = self.marker.begin();
+        marks.field("harness", checksum(spec.harness.name.as_bytes()));
+        marks.field("interactive", checksum(format!("{:?}", spec.interactive).as_bytes()));
+        marks.field("workdir", checksum(launch.workdir.as_os_str().as_encoded_bytes()));
+        marks.field("session", checksum(launch.session.as_str().as_bytes()));
+        let mut mark = |name: &str, values: &[&[u8]]| marks.field(name, self.marker.mark(name, values.iter().copied()));
+        mark("command", &spec.command.iter().map(String::as_bytes).collect::<Vec<_>>());
+        mark("args", &spec.args.iter().map(String::as_bytes).collect::<Vec<_>>());
+        if let (Some(from), Some(text)) = (&spec.prompt, prompt) {
+            let name = if matches!(from, Prompt::File(_)) { "prompt_file" } else { "prompt" };
+            mark(name, &[text.as_slice()]);
+        }
+        for (name, value) in &launch.environment {
+            if let Some(&known) = self.secrets.get(name).filter(|_| launch.secrets.contains(name)) {
+                marks.secret(name, known);
+            } else {
+                let name = format!("env.{name}");
+                marks.field(&name, self.marker.mark(&name, [value.as_slice()]));
+            }
+        }
+        marks.finish()
+    }
 }
 
 /// The secrets, overridden by `env`; or the secrets that are missing.
@@ -446,6 +510,42 @@ mod tests {
         let (prompts, workdirs) = paths(&config, folder_of(Path::new(FILE)), &account());
         assert_eq!(prompts, [PROMPT_FILE.into()].into());
         assert_eq!(workdirs, ["/home/agent/project".into(), "/home/agent/workspace".into()].into());
+    }
+
+    #[rstest]
+    #[case("", "", "")]
+    #[case("command = \"b\"", "", "command")]
+    #[case("args = [\"b\"]", "", "args")]
+    #[case("session = \"b\"", "", "session")]
+    #[case("prompt = \"b\"", "prompt = \"c\"", "prompt")]
+    #[case("prompt = \"b\"", "prompt_file = \"prompt.md\"", "prompt prompt_file")]
+    #[case("env = { B = \"b\", C = \"c\" }", "env = { B = \"c\", D = \"c\" }", "env.B env.C env.D")]
+    #[case("env = { KEY = \"b\" }", "", "env.KEY|KEY")]
+    #[case("secrets = [\"KEY\"]", "", "|TOKEN")]
+    fn marks_name_what_differs(#[case] before: &str, #[case] after: &str, #[case] expected: &str) {
+        let of = |lines| launched(&one(lines), SECRETS, text("from the file")).marks.clone();
+        let changes = of(before).changes_to(&of(after)).unwrap();
+        let told = [changes.fields.join(" "), changes.secrets.join(" ")].join("|");
+        assert_eq!(told.trim_end_matches('|'), expected);
+    }
+
+    #[test]
+    fn a_changed_secret_is_named_and_nothing_can_be_guessed_from_its_mark() {
+        let of = |value: &str| launched(&one(""), &[("KEY", value), ("TOKEN", "t")], text("")).marks.clone();
+        let changes = of("k").changes_to(&of("l")).unwrap();
+        assert_eq!((changes.fields.len(), changes.secrets), (0, vec!["KEY".to_owned()]));
+        let recorded: String = serde_json::from_str(&serde_json::to_string(&of("k")).unwrap()).unwrap();
+        let secrets: Vec<usize> =
+            recorded.lines().filter_map(|line| Some(line.strip_prefix("secret.")?.rsplit_once('=')?.1.len())).collect();
+        assert_eq!(secrets, [4, 4], "16 bits each: {recorded}");
+    }
+
+    #[test]
+    fn a_leading_tilde_in_command_and_first_argument_is_the_home() {
+        let launch = launched(&one("command = \"~/bin/x\"\nargs = [\"~/y\", \"~/z\"]"), &[], text(""));
+        assert_eq!(words(&launch), ["/home/agent/bin/x", "/home/agent/y", "~/z"]);
+        let launch = launched(&one("command = [\"sh\", \"~/y\"]\nargs = [\"a~/b\"]"), &[], text(""));
+        assert_eq!(words(&launch), ["sh", "~/y", "a~/b"]);
     }
 
     #[test]

@@ -30,7 +30,9 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGTERM, SIGWINCH};
 
 use super::daemon_link::{DAEMON_TIMEOUT, DaemonLink, Said, readable};
 use super::login::{self, Asked, Login};
-use super::protocol::{End, Ending, Failure, FromLauncher, Harness, Log, NOT_LOGGED, Progress, ToLauncher};
+use super::protocol::{
+    End, Ending, Failure, FromLauncher, Harness, Log, NOT_LOGGED, ProgramNotFound, Progress, ToLauncher,
+};
 use super::temporary_dir::{self, Scratch};
 use super::terminal::Terminal;
 use crate::contain::marker;
@@ -200,7 +202,7 @@ fn log_in(
 
 /// A failure that the next attempt may not have.
 fn not_yet(message: String) -> Failure {
-    Failure { message, errno: None, missing: true }
+    Failure { message, errno: None, missing: true, program: None }
 }
 
 fn written_to(log: &Writer) -> Option<Log> {
@@ -225,7 +227,7 @@ fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<(Harness
         .map_err(|failure| Failure { missing: true, ..failure })?;
     let words: Vec<&OsStr> = order.arguments.iter().map(|argument| OsStr::from_bytes(argument.as_slice())).collect();
     let Some((&program, arguments)) = words.split_first() else {
-        return Err(Failure { message: "no program was given".to_owned(), errno: None, missing: false });
+        return Err(Failure { message: "no program was given".to_owned(), errno: None, missing: false, program: None });
     };
     let declared_path = order.environment.get("PATH").map(|path| OsStr::from_bytes(path.as_slice()));
     let of_login = |name: &str| {
@@ -272,7 +274,7 @@ fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<(Harness
 }
 
 fn failure(what: &str, error: &io::Error) -> Failure {
-    Failure { message: format!("{what}: {error}"), errno: error.raw_os_error(), missing: false }
+    Failure { message: format!("{what}: {error}"), errno: error.raw_os_error(), missing: false, program: None }
 }
 
 /// Searches as `execvp(3)` does, but in the `PATH` that the harness will have, and with an error that says where it searched.
@@ -281,7 +283,11 @@ fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
     if program.as_bytes().contains(&b'/') {
         let found = Path::new(program);
         return match fs::metadata(found) {
-            Err(error) => Err(failure(&format!("{shown} cannot be run"), &error)),
+            Err(error) => {
+                let is_absent = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+                let program = is_absent.then(|| ProgramNotFound { name: shown.to_string(), path: None });
+                Err(Failure { program, ..failure(&format!("{shown} cannot be run"), &error) })
+            }
             Ok(metadata) if metadata.is_dir() => Err(failure(&format!("{shown} cannot be run"), &Errno::EISDIR.into())),
             Ok(_) => Ok(found.to_owned()),
         };
@@ -304,6 +310,7 @@ fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
             message: format!("{shown}: not found in PATH ({})", path.display()),
             errno: Some(Errno::ENOENT as i32),
             missing: false,
+            program: Some(ProgramNotFound { name: shown.to_string(), path: Some(path.display().to_string()) }),
         }),
     }
 }

@@ -155,6 +155,18 @@ pub struct Failure {
     /// Whether something that agents wait for is missing at the last moment: the working directory or the account.
     #[serde(default)]
     pub missing: bool,
+    /// The program, if it is that which was not found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<ProgramNotFound>,
+}
+
+/// A program that was not found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramNotFound {
+    /// As it was to be started.
+    pub name: String,
+    /// The `PATH` that was searched, if it was.
+    pub path: Option<String>,
 }
 
 /// Begins the warning that output cannot be written to the log.

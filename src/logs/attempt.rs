@@ -18,7 +18,7 @@ pub(super) const INDEX: &str = ".times";
 pub struct AttemptId {
     /// Grows with each attempt of an agent.
     pub sequence: u64,
-    /// The attempt's number under the declaration of its time.
+    /// The attempt's number over the agent's whole life. Builds before counted those of the declaration alone.
     pub attempt: u64,
 }
 
@@ -38,7 +38,7 @@ impl AttemptId {
 /// An attempt as a user names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Named {
-    /// By its number under its declaration; if several have that number, the latest.
+    /// By its number over the agent's whole life; if several have that number, the latest.
     Number(u64),
     /// By the unique name of its files: the number of the log and that of the attempt.
     Log(AttemptId),

@@ -406,6 +406,7 @@ mod tests {
 
     use super::super::store::Retention;
     use super::*;
+    use crate::agent::machine::Numbers;
 
     const MIB: u64 = 1 << 20;
 
@@ -446,7 +447,7 @@ mod tests {
         let retention = Retention { size: 64 << 10, ..Retention::default() };
         let store = Store::new(&folder.path().join("log"), Gid::effective(), retention);
         let agent = "a".parse().unwrap();
-        let files = store.create(&agent, 1).unwrap();
+        let files = store.create(&agent, Numbers::of(1)).unwrap();
         (folder, store, Live::of(agent, &files).unwrap())
     }
 

@@ -463,6 +463,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::agent::machine::Numbers;
     use crate::agent::name::Name;
     use crate::logs::attempt::Files;
     use crate::logs::rendering::Size;
@@ -486,7 +487,7 @@ mod tests {
         let retention = Retention { size, ..Retention::default() };
         let store = Store::new(&directory.path().join("logs"), Gid::effective(), retention);
         let agent: Name = "a".parse().unwrap();
-        let Files { text, index, .. } = store.create(&agent, 1).unwrap();
+        let Files { text, index, .. } = store.create(&agent, Numbers::of(1)).unwrap();
         let writer = Writer::new(text, index, size, ByteStream::new(Redactor::default()));
         Case { _directory: directory, store, agent, writer }
     }

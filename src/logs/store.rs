@@ -18,6 +18,7 @@ use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use tokio::sync::watch;
 
+use crate::agent::machine::Numbers;
 use crate::agent::name::{Key, Name};
 use crate::logs::attempt::{AttemptId, Files, INDEX, Live, TEXT};
 use crate::sys::safe_path;
@@ -49,7 +50,7 @@ pub enum Error {
 pub struct Retention {
     /// The number of bytes of each attempt, counted from its end.
     pub size: u64,
-    /// The number of attempts of each agent, counted from the latest.
+    /// The number of attempts of each agent, counted from the latest. The first under the present declaration is kept too.
     pub attempts: usize,
 }
 
@@ -106,8 +107,9 @@ impl Store {
         self.retention.size
     }
 
-    /// Creates the files of an agent's next attempt, and removes those of the earliest if there are too many.
-    pub fn create(&self, agent: &Name, attempt: u64) -> Result<Files, Error> {
+    /// Creates the files of an agent's next attempt, and removes those of the earliest if there are too many. The first attempt under
+    /// the present declaration stays: what went wrong first often explains all that followed.
+    pub fn create(&self, agent: &Name, Numbers { attempt, first }: Numbers) -> Result<Files, Error> {
         let _changes = self.changing();
         let (path, folder) = self.make_folder(agent)?;
         let kept = list(&path, &folder)?;
@@ -130,10 +132,22 @@ impl Store {
         let name = next.file_name(INDEX);
         let index = self.make_file(&path.join(&name), &folder, &name).inspect_err(|_| remove(&folder, next))?;
         let surplus = (kept.len() + 1).saturating_sub(self.retention.attempts);
-        kept.into_iter().take(surplus).for_each(|surplus| remove(&folder, surplus));
+        // Several have that number if it was counted again from the beginning.
+        let first = kept.iter().rev().find(|kept| kept.attempt == first).copied();
+        let surplus = kept.into_iter().take(surplus).filter(|kept| Some(*kept) != first);
+        surplus.for_each(|surplus| remove(&folder, surplus));
         let text = File::from(text);
         let can_shrink = writer::can_shrink(&text);
         Ok(Files { text: text.into(), index, kept: next, can_shrink })
+    }
+
+    /// Removes the files of what was no attempt after all.
+    pub fn discard(&self, agent: &Name, kept: AttemptId) -> Result<(), Error> {
+        let _changes = self.changing();
+        if let Some((_, folder)) = self.folder(agent)? {
+            remove(&folder, kept);
+        }
+        Ok(())
     }
 
     /// Opens the files of the latest attempt for the daemon; `None` if there are none.
@@ -351,6 +365,7 @@ fn remove(folder: &OwnedFd, kept: AttemptId) {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::ops::RangeInclusive;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use tempfile::TempDir;
@@ -397,7 +412,7 @@ mod tests {
         let (_directory, store) = store(3);
         assert_eq!(attempts(&store, "a"), []);
         for attempt in [1, 2, 1, 7, 1] {
-            store.create(&name("A"), attempt).unwrap();
+            store.create(&name("A"), Numbers::of(attempt)).unwrap();
         }
         assert_eq!(attempts(&store, "a"), [(3, 1), (4, 7), (5, 1)]);
         assert_eq!(fs::read_dir(store.path.join("a")).unwrap().count(), 6);
@@ -406,11 +421,36 @@ mod tests {
     }
 
     #[test]
+    fn the_first_attempt_of_a_declaration_stays_beside_the_latest() {
+        let (_directory, store) = store(2);
+        let make = |first, numbers: RangeInclusive<u64>| {
+            numbers.for_each(|attempt| drop(store.create(&name("a"), Numbers { attempt, first }).unwrap()));
+            attempts(&store, "a").into_iter().map(|(_, attempt)| attempt).collect::<Vec<u64>>()
+        };
+        assert_eq!(make(1, 1..=3), [1, 2, 3]);
+        assert_eq!(make(1, 4..=9), [1, 8, 9]);
+        assert_eq!(make(10, 10..=10), [9, 10], "that of an earlier declaration goes");
+        assert_eq!(make(10, 11..=14), [10, 13, 14]);
+        assert_eq!(make(2, 2..=4), [2, 3, 4], "counted again from the beginning");
+    }
+
+    #[test]
+    fn files_of_no_attempt_are_discarded() {
+        let (_directory, store) = store(2);
+        store.create(&name("a"), Numbers::of(1)).unwrap();
+        let kept = store.create(&name("a"), Numbers::of(2)).unwrap().kept;
+        store.discard(&name("a"), kept).unwrap();
+        store.discard(&name("b"), kept).unwrap();
+        assert_eq!(attempts(&store, "a"), [(1, 1)]);
+        assert_eq!(fs::read_dir(store.path.join("a")).unwrap().count(), 2);
+    }
+
+    #[test]
     fn an_index_without_its_text_does_not_block_a_new_attempt() {
         let (_directory, store) = store(3);
-        store.create(&name("a"), 1).unwrap();
+        store.create(&name("a"), Numbers::of(1)).unwrap();
         fs::remove_file(store.path.join("a/00000001-1.log")).unwrap();
-        store.create(&name("a"), 1).unwrap();
+        store.create(&name("a"), Numbers::of(1)).unwrap();
         assert_eq!(attempts(&store, "a"), [(2, 1)]);
         assert_eq!(fs::read_dir(store.path.join("a")).unwrap().count(), 2);
     }
@@ -418,18 +458,18 @@ mod tests {
     #[test]
     fn creating_a_log_fails_after_the_greatest_number() {
         let (_directory, store) = store(3);
-        store.create(&name("a"), 1).unwrap();
+        store.create(&name("a"), Numbers::of(1)).unwrap();
         let path = |file: &str| store.path.join("a").join(file);
         let last = format!("{}-1.log", u64::MAX);
         fs::rename(path("00000001-1.log"), path(&last)).unwrap();
-        store.create(&name("a"), 2).unwrap();
-        assert!(matches!(store.create(&name("a"), 2), Err(Error::System(_))));
+        store.create(&name("a"), Numbers::of(2)).unwrap();
+        assert!(matches!(store.create(&name("a"), Numbers::of(2)), Err(Error::System(_))));
     }
 
     #[test]
     fn files_are_private_without_root_and_group_readable_with_it() {
         let (_directory, store) = store(3);
-        store.create(&name("a"), 1).unwrap();
+        store.create(&name("a"), Numbers::of(1)).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         let (folder, file) = if Uid::effective().is_root() { (0o750, 0o640) } else { (0o700, 0o600) };
         assert_eq!(mode(&store.path), folder);
@@ -444,13 +484,13 @@ mod tests {
         let (_directory, store) = store(3);
         fs::create_dir_all(&store.path).unwrap();
         fs::set_permissions(&store.path, fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(matches!(store.create(&name("a"), 1), Err(Error::Shared(_))));
+        assert!(matches!(store.create(&name("a"), Numbers::of(1)), Err(Error::Shared(_))));
     }
 
     #[test]
     fn links_and_strange_names_are_not_taken_for_attempts() {
         let (directory, store) = store(3);
-        store.create(&name("a"), 1).unwrap();
+        store.create(&name("a"), Numbers::of(1)).unwrap();
         let goal = directory.path().join("goal");
         fs::write(&goal, "goal").unwrap();
         for strange in ["1-1.log", "00000009-01.log", "00000009-x.log", "00000009.log", "notes"] {
@@ -461,7 +501,7 @@ mod tests {
         store.open(&name("a"), AttemptId { sequence: 2, attempt: 1 }).unwrap_err();
         fs::create_dir(directory.path().join("elsewhere")).unwrap();
         symlink(directory.path().join("elsewhere"), store.path.join("b")).unwrap();
-        store.create(&name("b"), 1).unwrap_err();
+        store.create(&name("b"), Numbers::of(1)).unwrap_err();
         assert_eq!(fs::read_dir(directory.path().join("elsewhere")).unwrap().count(), 0);
     }
 
@@ -469,7 +509,7 @@ mod tests {
     fn the_latest_of_the_former_agents_are_kept() {
         let (_directory, store) = store(3);
         for number in 0..=MOST_FORMER + 1 {
-            store.create(&name(&format!("a{number}")), 1).unwrap();
+            store.create(&name(&format!("a{number}")), Numbers::of(1)).unwrap();
             // The file system's clock may be coarse.
             let time = fs::File::open(store.path.join(format!("a{number}"))).unwrap();
             let modified = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1000 + number as u64);

@@ -85,6 +85,14 @@ impl Histories {
         self.recorder.put(key, Some(changed));
     }
 
+    /// How many attempts of this agent are over, as far as they are known. Those that earlier builds wrote down have no number that
+    /// lasts: there were at least as many as are kept.
+    pub fn attempts(&self, key: &Key) -> u64 {
+        let Some(history) = self.by_agent.get(key) else { return 0 };
+        let latest = history.attempts.iter().filter_map(|past| past.attempt_total).max();
+        latest.unwrap_or(history.attempts.len() as u64)
+    }
+
     /// The histories of these agents.
     pub fn of<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> HashMap<Key, Arc<History>> {
         keys.filter_map(|key| Some((key.clone(), Arc::clone(self.by_agent.get(key)?)))).collect()

@@ -11,6 +11,7 @@ use nix::libc::{O_CLOEXEC, O_NOFOLLOW};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use crate::agent::changes::Marking;
 use crate::agent::fingerprint::{Fingerprint, VERSION};
 use crate::agent::launch::Launch;
 use crate::sys::PathError;
@@ -89,9 +90,21 @@ impl Key {
             environment.text(name.as_bytes());
             environment.text(value.as_slice());
         }
+        Fingerprint(format!("{}:{}:{}", self.name(), hash.finish(), environment.finish()))
+    }
+
+    /// Which key it is, so that only what was made with one key is compared.
+    fn name(&self) -> String {
         let mut of_the_key = self.hash();
         of_the_key.text(b"which key");
-        Fingerprint(format!("{VERSION}-{:.8}:{}:{}", of_the_key.finish(), hash.finish(), environment.finish()))
+        format!("{VERSION}-{:.8}", of_the_key.finish())
+    }
+
+    /// Collects marks that are made with this key.
+    pub fn marker(&self) -> Marker {
+        let mut hash = self.hash();
+        hash.text(b"mark");
+        Marker { hash, key: self.name() }
     }
 
     fn hash(&self) -> Hash {
@@ -99,7 +112,29 @@ impl Key {
     }
 }
 
+/// Makes the [marks](crate::agent::changes::Marks) of what is launched: 32 bits each.
+pub struct Marker {
+    hash: Hash,
+    key: String,
+}
+
+impl Marker {
+    /// To collect marks in.
+    pub fn begin(&self) -> Marking {
+        Marking::new(&self.key)
+    }
+
+    /// The mark of a field, variable or secret with these values.
+    pub fn mark<'a>(&self, name: &str, values: impl IntoIterator<Item = &'a [u8]>) -> u32 {
+        let mut hash = self.hash.clone();
+        hash.text(name.as_bytes());
+        values.into_iter().for_each(|value| hash.text(value));
+        hash.short()
+    }
+}
+
 /// Hashes every part with its length, so that no two launches give the same input.
+#[derive(Clone)]
 struct Hash(Hmac<Sha256>);
 
 impl Hash {
@@ -110,6 +145,12 @@ impl Hash {
     fn text(&mut self, bytes: &[u8]) {
         self.count(bytes.len());
         self.0.update(bytes);
+    }
+
+    /// The first bits of the hash.
+    fn short(self) -> u32 {
+        let bytes = self.0.finalize().into_bytes();
+        bytes.iter().take(4).fold(0, |mark, &byte| mark << 8 | u32::from(byte))
     }
 
     /// The hash in hexadecimal digits.
@@ -131,6 +172,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::agent::changes::Marks;
     use crate::agent::fingerprint::Fingerprint;
     use crate::sys::secret_bytes::SecretBytes;
 
@@ -144,6 +186,7 @@ mod tests {
             secrets: BTreeSet::new(),
             workdir: "/".into(),
             fingerprint: Fingerprint::default(),
+            marks: Marks::none(),
             is_certain: true,
         }
     }
@@ -166,6 +209,21 @@ mod tests {
         fs::write(directory.path().join(FILE), "short").unwrap();
         Key::of(directory.path()).unwrap();
         assert_eq!(fs::read(directory.path().join(FILE)).unwrap().len(), KEY_LENGTH);
+    }
+
+    #[test]
+    fn marks_depend_on_key_name_and_values() {
+        let (key, other) = (Key::ephemeral().unwrap(), Key::ephemeral().unwrap());
+        let mark = |key: &Key, name: &str, values: &[&[u8]]| key.marker().mark(name, values.iter().copied());
+        let marks = [
+            mark(&key, "a", &[b"x"]),
+            mark(&other, "a", &[b"x"]),
+            mark(&key, "b", &[b"x"]),
+            mark(&key, "a", &[b"y"]),
+            mark(&key, "a", &[b"x", b""]),
+        ];
+        assert_eq!(BTreeSet::from(marks).len(), marks.len());
+        assert_eq!(mark(&key, "a", &[b"x"]), marks[0]);
     }
 
     #[test]

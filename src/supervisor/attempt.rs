@@ -31,14 +31,17 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::agent::launch::Launch;
-use crate::agent::machine::{self, NotStarted};
+use crate::agent::machine::{self, NotStarted, Numbers};
 use crate::agent::name::Name;
+use crate::agent::program;
 use crate::agent::spec::Limits;
 use crate::contain::cgroup::Whose;
 use crate::contain::tree;
 use crate::launch::launcher as launch_command;
 use crate::launch::listener::UnverifiedLauncher;
-use crate::launch::protocol::{Ending, Failure, FromLauncher, Harness, NOT_LOGGED, Progress, ToLauncher, WIRE_VERSION};
+use crate::launch::protocol::{
+    Ending, Failure, FromLauncher, Harness, NOT_LOGGED, ProgramNotFound, Progress, ToLauncher, WIRE_VERSION,
+};
 use crate::logs::guard::Finding;
 use crate::observe::redactions::prepared;
 use crate::supervisor::containment::ProcessTree;
@@ -52,6 +55,7 @@ use crate::sys::secret_bytes::SecretBytes;
 use crate::text::redact::Redactor;
 use crate::tmux;
 use crate::wire::exit_status::{ExitStatus, Signal};
+use crate::wire::reason::MissingProgram;
 use crate::wire::status::Usage;
 
 use super::pacing::Turn;
@@ -98,8 +102,8 @@ pub enum Start {
         launch: Arc<Launch>,
         /// What must not be shown of it.
         redactor: Arc<Redactor>,
-        /// How it is counted under its declaration.
-        number: u64,
+        /// How it is counted.
+        numbers: Numbers,
         /// What it may take.
         limits: Limits,
         /// Whether an earlier daemon may have left something that runs in its place: then that is the attempt.
@@ -109,8 +113,8 @@ pub enum Start {
     Resume {
         /// Its launcher, if that was on record.
         launcher: Option<Identity>,
-        /// How it is counted under its declaration.
-        number: u64,
+        /// How it is counted.
+        numbers: Numbers,
     },
 }
 
@@ -154,9 +158,9 @@ pub async fn run(
 ) {
     let (visitors, wanted) = (Vec::new(), Wanted::Running);
     let (limits, turn) = (None, None);
-    let (Start::Launch { number, .. } | Start::Resume { number, .. }) = &start;
-    let log = LogKeeper::new(Arc::clone(&resources.log_files), name.clone(), *number);
-    let (is_met_noted, condemned, flaw, earliest) = (false, None, String::new(), Duration::ZERO);
+    let (Start::Launch { numbers, .. } | Start::Resume { numbers, .. }) = &start;
+    let log = LogKeeper::new(Arc::clone(&resources.log_files), name.clone(), *numbers);
+    let (is_met_noted, is_none, condemned, flaw, earliest) = (false, false, None, String::new(), Duration::ZERO);
     let mut run = Run {
         resources,
         name,
@@ -170,6 +174,7 @@ pub async fn run(
         limits,
         turn,
         is_met_noted,
+        is_none,
         log,
         condemned,
         flaw,
@@ -186,6 +191,9 @@ pub async fn run(
     };
     if let Some(launcher) = met {
         run.follow(launcher).await;
+    }
+    if run.is_none {
+        run.log.discard().await;
     }
     run.visitors.into_iter().for_each(UnverifiedLauncher::send_away);
     (run.tell)(machine::Event::Gone { attempt });
@@ -216,6 +224,8 @@ struct Run<T> {
     /// To start its harness.
     turn: Option<Turn>,
     is_met_noted: bool,
+    /// Whether its program was not found, so that it does not count as an attempt.
+    is_none: bool,
     log: LogKeeper,
     /// Why it was ended from here.
     condemned: Option<String>,
@@ -317,6 +327,19 @@ impl<T: Fn(machine::Event)> Run<T> {
             snapshot.redactor(&self.name.key()).await
         };
         redactor.map_or_else(|_| UNSAID.to_owned(), |redactor| plain(&redactor.redact(text)))
+    }
+
+    /// What a failure to start is. A launcher that names a program is believed: it may as well say that the program has failed.
+    async fn blame(&self, failure: &Failure) -> NotStarted {
+        let Some(ProgramNotFound { name, path }) = &failure.program else {
+            return blame(failure, self.words(&failure.message).await);
+        };
+        let name = self.words(name).await;
+        let path = match path {
+            Some(path) => Some(self.words(path).await),
+            None => None,
+        };
+        NotStarted::NotFound(not_found(name, path, self.resources.user_name.clone()))
     }
 
     async fn how(&self, ending: Ending) -> ExitStatus {
@@ -561,8 +584,9 @@ impl<T: Fn(machine::Event)> Run<T> {
             }
             (Progress::Failed(failure), Reported::Nothing) => {
                 launcher.has_ended();
-                let words = self.words(&failure.message).await;
-                self.not_started(blame(&failure, words));
+                let why = self.blame(&failure).await;
+                self.is_none = matches!(why, NotStarted::NotFound(_));
+                self.not_started(why);
             }
             (Progress::Ended { harness, end }, Reported::Nothing | Reported::Started) => {
                 if launcher.heard == Reported::Nothing {
@@ -1062,6 +1086,12 @@ fn blame(failure: &Failure, message: String) -> NotStarted {
     }
 }
 
+/// A program that was not found, in words that can be shown.
+fn not_found(name: String, path: Option<String>, user: String) -> MissingProgram {
+    let hint = program::hint(&name);
+    MissingProgram { name, user, path, hint }
+}
+
 /// As one line, and no longer than a person reads.
 fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(2000).collect()
@@ -1071,7 +1101,13 @@ fn plain(text: &str) -> String {
 #[cfg(fuzzing)]
 pub fn told(message: FromLauncher, attempt: machine::Attempt, now: Timestamp) -> Vec<machine::Event> {
     let failed = |failure: &Failure| {
-        let why = blame(failure, plain(&failure.message));
+        let why = match failure.program.clone() {
+            Some(program) => {
+                let path = program.path.as_deref().map(plain);
+                NotStarted::NotFound(not_found(plain(&program.name), path, "agent".to_owned()))
+            }
+            None => blame(failure, plain(&failure.message)),
+        };
         vec![machine::Event::NotStarted { attempt, why }]
     };
     let ended = |crate::launch::protocol::End { how, at, .. }| {

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::timeout;
 
+use crate::agent::machine::Numbers;
 use crate::agent::name::{Key, Name};
 use crate::logs::attempt::{AttemptId, Files, Live};
 use crate::logs::guard::{Guard, Watch};
@@ -28,7 +29,10 @@ pub trait LogFiles: Debug + Send + Sync {
     fn size(&self) -> u64;
 
     /// Makes the files of an agent's next attempt, and watches them. Fails in words for a person.
-    fn make<'a>(&'a self, agent: &'a Name, number: u64) -> BoxFuture<'a, Result<Made, String>>;
+    fn make<'a>(&'a self, agent: &'a Name, numbers: Numbers) -> BoxFuture<'a, Result<Made, String>>;
+
+    /// Removes the files of what was no attempt after all.
+    fn discard<'a>(&'a self, agent: &'a Name, kept: AttemptId) -> BoxFuture<'a, ()>;
 
     /// Finds the files of an attempt that an earlier daemon started, and watches them; `None` if there are none.
     fn find<'a>(&'a self, agent: &'a Name) -> BoxFuture<'a, Result<Option<Watch>, NotFound>>;
@@ -96,8 +100,8 @@ impl StoredLogs {
         }));
     }
 
-    async fn make(&self, agent: &Name, number: u64) -> Result<Made, String> {
-        let made = self.try_to_make(agent, number).await;
+    async fn make(&self, agent: &Name, numbers: Numbers) -> Result<Made, String> {
+        let made = self.try_to_make(agent, numbers).await;
         match &made {
             Ok(made) => self.outputs.begin(&agent.key(), made.files.kept.sequence),
             Err(_) => self.outputs.lost(&agent.key(), SystemTime::now()),
@@ -105,10 +109,10 @@ impl StoredLogs {
         made
     }
 
-    async fn try_to_make(&self, agent: &Name, number: u64) -> Result<Made, String> {
+    async fn try_to_make(&self, agent: &Name, numbers: Numbers) -> Result<Made, String> {
         let (store, agent) = (self.store.clone(), agent.clone());
         let make = move || -> Result<(Files, Live), String> {
-            let files = store.create(&agent, number).map_err(|error| error.to_string())?;
+            let files = store.create(&agent, numbers).map_err(|error| error.to_string())?;
             let live = Live::of(agent, &files).map_err(|error| format!("failed to look after its files: {error}"))?;
             Ok((files, live))
         };
@@ -124,6 +128,15 @@ impl StoredLogs {
             format!("the file system of {path} cannot take back the beginning of a file: each time a log has {size} bytes, it begins again and what it had is lost")
         });
         Ok(Made { files, watch: self.guard.watch(live), flaw })
+    }
+
+    async fn discard(&self, agent: &Name, kept: AttemptId) {
+        let (store, name) = (self.store.clone(), agent.clone());
+        let discard = move || store.discard(&name, kept);
+        // What is left is removed when there are too many.
+        if let Ok(Err(error)) = blocking::run(discard).await {
+            tracing::warn!(agent = %agent, "{error}");
+        }
     }
 
     async fn find(&self, agent: &Name) -> Result<Option<Watch>, NotFound> {
@@ -152,8 +165,12 @@ impl LogFiles for StoredLogs {
         self.store.size()
     }
 
-    fn make<'a>(&'a self, agent: &'a Name, number: u64) -> BoxFuture<'a, Result<Made, String>> {
-        Box::pin(self.make(agent, number))
+    fn make<'a>(&'a self, agent: &'a Name, numbers: Numbers) -> BoxFuture<'a, Result<Made, String>> {
+        Box::pin(self.make(agent, numbers))
+    }
+
+    fn discard<'a>(&'a self, agent: &'a Name, kept: AttemptId) -> BoxFuture<'a, ()> {
+        Box::pin(self.discard(agent, kept))
     }
 
     fn find<'a>(&'a self, agent: &'a Name) -> BoxFuture<'a, Result<Option<Watch>, NotFound>> {

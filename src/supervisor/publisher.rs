@@ -33,7 +33,7 @@ const RECORD_TIMEOUT: Duration = Duration::from_millis(200);
 pub(super) fn log_change(before: &AgentStatus, after: &AgentStatus) {
     if (before.state, &before.reason) != (after.state, &after.reason) {
         let (state, reason) = (after.state, after.reason.as_deref().unwrap_or_default());
-        let (name, attempt, pid) = (&after.name, after.attempt, after.pid);
+        let (name, attempt, pid) = (&after.name, after.attempt_shown(), after.pid);
         if let Some(outcome) = after.outcome.filter(|outcome| outcome.is_failure()) {
             let outcome = outcome.word();
             tracing::warn!(agent = name, %state, attempt, pid, "{outcome}: {reason}");

@@ -38,6 +38,8 @@ pub struct Resources {
     pub trouble: watch::Receiver<Option<String>>,
     /// The user that agents run as.
     pub user: Uid,
+    /// Its name.
+    pub user_name: String,
     /// Control groups, or what stands in for them.
     pub containment: Arc<dyn Containment>,
     /// The files that keep what agents print.

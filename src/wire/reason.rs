@@ -61,6 +61,12 @@ pub enum WaitingFor {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         at: Option<Time>,
     },
+    /// A program that the agent user can find. agentd looks for it again at `next_start_at`, and at once after an edit or a reload.
+    Program {
+        /// Which, and what is known of it.
+        #[serde(flatten)]
+        program: MissingProgram,
+    },
     /// The declaration, which this daemon has not read yet.
     Unread {},
     /// A correction of the entry; `error` says what is wrong with it.
@@ -84,6 +90,21 @@ pub enum WaitingFor {
         /// Its name.
         kind: String,
     },
+}
+
+/// A program that was not found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MissingProgram {
+    /// The program, as it was to be started.
+    pub name: String,
+    /// The agent user, who cannot find it.
+    pub user: String,
+    /// The `PATH` that was searched; absent if the name is a path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// What is probably wrong with the entry, and what would be right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
 }
 
 /// What is wrong with a path that an entry names.
@@ -123,8 +144,12 @@ pub enum Problem {
 pub enum StoppingBecause {
     /// Its entry was removed. When nothing of the agent is left, it is no longer listed.
     Removed {},
-    /// What its entry launches has changed. When nothing of the agent is left, it starts as it is declared now.
-    Changed {},
+    /// What its entry launches has changed, as named. When nothing of the agent is left, it starts as it is declared now.
+    Changed {
+        /// What has changed.
+        #[serde(flatten)]
+        changes: Changes,
+    },
     /// Its `timeout` has passed. When nothing of the agent is left, it has exited for good.
     TimedOut {},
     /// The daemon is being stopped, and stops its agents.
@@ -207,10 +232,55 @@ pub struct Changes {
     pub secrets: Vec<String>,
 }
 
+/// How many names a sentence lists.
+const MOST_NAMES: usize = 8;
+
 impl Changes {
     /// Whether nothing is known to have changed.
     pub fn is_empty(&self) -> bool {
         self.fields.is_empty() && self.secrets.is_empty()
+    }
+
+    /// The names as part of a sentence: `prompt and secret API_KEY`. Only the first few if there are many.
+    pub fn names(&self) -> String {
+        let fields = self.fields.iter().map(String::clone);
+        let mut names: Vec<String> = fields.chain(self.secrets.iter().map(|name| format!("secret {name}"))).collect();
+        let more = names.len().saturating_sub(MOST_NAMES);
+        if more > 0 {
+            names.truncate(MOST_NAMES);
+            names.push(format!("{more} more"));
+        }
+        match names.split_last() {
+            Some((last, [])) => last.clone(),
+            Some((last, others)) => format!("{} and {last}", others.join(", ")),
+            None => String::new(),
+        }
+    }
+
+    /// Adds what another declaration changes after this one.
+    pub fn extend(&mut self, later: Self) {
+        for (names, more) in [(&mut self.fields, later.fields), (&mut self.secrets, later.secrets)] {
+            names.extend(more);
+            names.sort_unstable();
+            names.dedup();
+        }
+    }
+}
+
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() { f.write_str("its declaration has changed") } else { write!(f, "{} changed", self.names()) }
+    }
+}
+
+impl fmt::Display for MissingProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, user, path, hint } = self;
+        match path {
+            Some(_) => write!(f, "{name} is not in the PATH of user {user}")?,
+            None => write!(f, "the program {name} does not exist")?,
+        }
+        hint.iter().try_for_each(|hint| write!(f, "; {hint}"))
     }
 }
 
@@ -243,6 +313,7 @@ impl fmt::Display for WaitingFor {
             Self::Enabled { by: None, .. } => f.write_str("its entry says `enabled = false`"),
             Self::Paused { by: Some(by), .. } => write!(f, "all agents are paused by {by}"),
             Self::Paused { by: None, .. } => f.write_str("all agents are paused"),
+            Self::Program { program } => program.fmt(f),
             Self::Unread {} => f.write_str("its declaration could not be read yet"),
             Self::Entry {} => f.write_str("its entry is wrong, and nothing of it ever ran"),
             Self::Backoff { restart, max_restarts: Some(limit) } => write!(f, "restart {restart} of {limit} follows"),
@@ -272,7 +343,7 @@ impl fmt::Display for StoppingBecause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Removed {} => f.write_str("its entry was removed"),
-            Self::Changed {} => f.write_str("its declaration has changed"),
+            Self::Changed { changes } => changes.fmt(f),
             Self::TimedOut {} => f.write_str("its timeout has passed"),
             Self::Shutdown {} => f.write_str("agentd is being stopped"),
             Self::Disabled { by: Some(by), .. } => write!(f, "stopped by {by}"),
@@ -335,7 +406,7 @@ mod tests {
     #[test]
     fn each_thing_waited_for_has_its_json_and_its_words() {
         use WaitingFor::{
-            Backoff, Entry, PreviousAttempt, PromptFile, Retry, Secrets, Session, Unknown, Unread, Workdir,
+            Backoff, Entry, PreviousAttempt, Program, PromptFile, Retry, Secrets, Session, Unknown, Unread, Workdir,
         };
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         for (value, json, words) in [
@@ -368,6 +439,30 @@ mod tests {
                 Session { name: None, holder: "b".into() },
                 json!({ "kind": "session", "holder": "b" }),
                 "its session is still in use by b",
+            ),
+            (
+                Program {
+                    program: MissingProgram {
+                        name: "claude".into(),
+                        user: "agent".into(),
+                        path: Some("/usr/bin:/bin".into()),
+                        hint: None,
+                    },
+                },
+                json!({ "kind": "program", "name": "claude", "user": "agent", "path": "/usr/bin:/bin" }),
+                "claude is not in the PATH of user agent",
+            ),
+            (
+                Program {
+                    program: MissingProgram {
+                        name: "/opt/x y".into(),
+                        user: "agent".into(),
+                        path: None,
+                        hint: Some("write another".into()),
+                    },
+                },
+                json!({ "kind": "program", "name": "/opt/x y", "user": "agent", "hint": "write another" }),
+                "the program /opt/x y does not exist; write another",
             ),
             (Unread {}, json!({ "kind": "unread" }), "its declaration could not be read yet"),
             (Entry {}, json!({ "kind": "entry" }), "its entry is wrong, and nothing of it ever ran"),
@@ -422,7 +517,7 @@ mod tests {
         use StoppingBecause::{Changed, Removed, Shutdown, TimedOut, Unknown};
         for (value, kind, words) in [
             (Removed {}, "removed", "its entry was removed"),
-            (Changed {}, "changed", "its declaration has changed"),
+            (Changed { changes: Changes::default() }, "changed", "its declaration has changed"),
             (TimedOut {}, "timed-out", "its timeout has passed"),
             (Shutdown {}, "shutdown", "agentd is being stopped"),
             (Unknown { kind: "moonset".into() }, "moonset", "moonset"),
@@ -438,6 +533,40 @@ mod tests {
         ] {
             check(&value, &json!(stage), words);
         }
+    }
+
+    fn changes(fields: &[&str], secrets: &[&str]) -> Changes {
+        let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        Changes { fields: owned(fields), secrets: owned(secrets) }
+    }
+
+    #[test]
+    fn a_stop_for_a_change_names_what_has_changed() {
+        let value = StoppingBecause::Changed { changes: changes(&["prompt"], &["API_KEY"]) };
+        let json = json!({ "kind": "changed", "fields": ["prompt"], "secrets": ["API_KEY"] });
+        check(&value, &json, "prompt and secret API_KEY changed");
+    }
+
+    #[test]
+    fn changes_are_listed_and_many_are_counted() {
+        let letters = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+        for (changes, words) in [
+            (changes(&[], &[]), "its declaration has changed"),
+            (changes(&["prompt"], &[]), "prompt changed"),
+            (changes(&[], &["A", "B"]), "secret A and secret B changed"),
+            (changes(&["args", "env.MODE", "workdir"], &[]), "args, env.MODE and workdir changed"),
+            (changes(&letters[..8], &[]), "a, b, c, d, e, f, g and h changed"),
+            (changes(&letters, &["K"]), "a, b, c, d, e, f, g, h and 3 more changed"),
+        ] {
+            assert_eq!(changes.to_string(), words);
+        }
+    }
+
+    #[test]
+    fn changes_after_changes_are_told_once() {
+        let mut both = changes(&["args", "prompt"], &["B"]);
+        both.extend(changes(&["prompt", "command"], &["A"]));
+        assert_eq!(both, changes(&["args", "command", "prompt"], &["A", "B"]));
     }
 
     #[test]

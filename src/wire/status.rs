@@ -275,7 +275,7 @@ pub struct AgentStatus {
     /// How the latest finished attempt ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
-    /// When the next attempt begins, in backoff.
+    /// When the next attempt begins, in backoff; when agentd looks for it again, while a program is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_start_at: Option<Time>,
     /// When the tree is killed, while stopping.
@@ -337,6 +337,18 @@ impl AgentStatus {
     /// Whether the agent is over without having completed, or has an error that needs attention.
     pub fn is_failed(&self) -> bool {
         self.state == State::Invalid || self.error.is_some() || self.outcome.is_some_and(Outcome::is_failure)
+    }
+
+    /// The number of the present or latest attempt, as people see it. Builds before count those of the declaration alone.
+    pub fn attempt_shown(&self) -> Option<u64> {
+        self.attempt.map(|attempt| self.attempt_total.unwrap_or(attempt))
+    }
+}
+
+impl PastAttempt {
+    /// Its number, as people see it. Builds before counted those of the declaration alone.
+    pub fn attempt_shown(&self) -> u64 {
+        self.attempt_total.unwrap_or(self.attempt)
     }
 }
 

@@ -103,7 +103,7 @@ fn every_response_in_every_state_matches_its_description() {
         ("failed", State::Exited),
         ("gone", State::Exited),
         ("bad", State::Invalid),
-        ("nowhere", State::Exited),
+        ("nowhere", State::Waiting),
     ] {
         daemon.wait_for_state(name, state);
     }

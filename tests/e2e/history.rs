@@ -33,10 +33,12 @@ fn history_lists_each_attempt_with_its_end_newest_first() {
     daemon.wait_until("a", "the new declaration", |agent| agent.running && agent.attempt == Some(1));
     let history = history(&daemon, "a");
     assert_eq!(numbers(&history), [3, 2, 1]);
+    let totals: Vec<_> = history.iter().map(|past| past.attempt_total).collect();
+    assert_eq!(totals, [Some(3), Some(2), Some(1)]);
     let ends: Vec<&ExitStatus> = history.iter().map(|past| &past.exit.how).collect();
     assert_eq!(ends, [&ExitStatus::Signal("SIGINT".parse().unwrap()), &ExitStatus::Code(0), &ExitStatus::Code(3)]);
     let why: Vec<&str> = history.iter().map(|past| past.reason.as_str()).collect();
-    assert_eq!(why, ["its declaration has changed", "it ended by itself", "it ended by itself"]);
+    assert_eq!(why, ["args changed", "it ended by itself", "it ended by itself"]);
     for past in &history {
         assert!(past.declared_at <= past.started_at.unwrap() && past.started_at.unwrap() <= past.exit.at, "{past:?}");
         assert_eq!(past.fingerprint, history[0].fingerprint);
@@ -64,6 +66,8 @@ fn history_survives_the_daemons_end_and_the_agents_removal() {
     daemon.edit_jcard(&agent("a", ENDS, AGAIN));
     daemon.wait_until_running("a");
     assert_eq!(ends(&daemon)[1..], expected);
+    let status = daemon.agent("a").unwrap();
+    assert_eq!((status.attempt, status.attempt_total), (Some(1), Some(5)), "people count on, also after a removal");
 }
 
 #[test]

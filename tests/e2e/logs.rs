@@ -205,13 +205,13 @@ fn only_the_configured_number_of_attempts_is_kept() {
     let daemon = setup.start(&script("A", "echo x >>@WORK/runs; wc -l <@WORK/runs; exit 1", more));
     daemon.wait_for_state("A", State::Exited);
     let kept = store(&daemon).attempts(&"A".parse().unwrap()).unwrap();
-    assert_eq!(kept, [(3, 3), (4, 4)].map(|(sequence, attempt)| AttemptId { sequence, attempt }));
+    assert_eq!(kept, [(1, 1), (3, 3), (4, 4)].map(|(sequence, attempt)| AttemptId { sequence, attempt }));
     let texts: Vec<String> = files(&daemon, "a").iter().map(|file| fs::read_to_string(file).unwrap()).collect();
-    assert_eq!(texts, ["3\r\n", "4\r\n"]);
+    assert_eq!(texts, ["1\r\n", "3\r\n", "4\r\n"], "the first, and the latest");
     daemon.edit_jcard(&script("a", "echo another", ""));
     daemon.wait("the current declaration", || (text(&daemon, "a") == "another\r\n").then_some(()));
     let kept = store(&daemon).attempts(&"a".parse().unwrap()).unwrap();
-    assert_eq!(kept.last(), Some(&AttemptId { sequence: 5, attempt: 1 }));
+    assert_eq!(kept.last(), Some(&AttemptId { sequence: 5, attempt: 5 }));
 }
 
 #[test]

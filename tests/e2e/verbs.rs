@@ -166,7 +166,8 @@ fn explain_states_the_cause_and_next_step_for_every_state() {
     let daemon = Setup::new().start(&jcard);
     daemon.wait_until_running("running");
     daemon.wait_for_state("again", State::Backoff);
-    for name in ["completed", "failed", "absent", "gave-up", "late"] {
+    daemon.wait_for_state("absent", State::Waiting);
+    for name in ["completed", "failed", "gave-up", "late"] {
         daemon.wait_for_state(name, State::Exited);
     }
     let dir = daemon.dir().display();
@@ -182,7 +183,14 @@ fn explain_states_the_cause_and_next_step_for_every_state() {
         ),
         ("completed", vec!["exited (completed)".to_owned(), "`restart = \"always\"`".to_owned()]),
         ("failed", vec!["exited (failed)".to_owned(), "ended by SIGKILL".to_owned()]),
-        ("absent", vec!["To fix no-such-harness: not found".to_owned(), "Fix the error above first".to_owned()]),
+        (
+            "absent",
+            vec![
+                "no-such-harness is not in the PATH of user".to_owned(),
+                "agentd looks for its program again".to_owned(),
+                "Install no-such-harness for user".to_owned(),
+            ],
+        ),
         (
             "again",
             vec![

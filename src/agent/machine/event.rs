@@ -14,6 +14,7 @@ use crate::agent::spec::Limits;
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
 use crate::wire::exit_status::ExitStatus;
+use crate::wire::reason::MissingProgram;
 use crate::wire::status::{PastAttempt, Usage};
 
 /// What happens to an agent.
@@ -110,6 +111,8 @@ pub enum Event {
     },
     /// The session that was busy is free.
     SessionFree,
+    /// Somebody asks to look again for a program that is missing.
+    LookAgain,
     /// The session was closed, or could not be.
     Closed(Result<(), String>),
     /// Time has passed; see [`Machine::due`].
@@ -147,7 +150,9 @@ pub enum LaunchReason {
 /// Why a harness could not be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotStarted {
-    /// The agent's own fault, as far as can be told: no such program, say. Counts as an attempt that failed.
+    /// There is no such program. The launch does not count, and is tried again.
+    NotFound(MissingProgram),
+    /// The agent's own fault, as far as can be told: a program that cannot be run, say. Counts as an attempt that failed.
     Failed(String),
     /// The fault of tmux, of the system, or of nobody: the launch is tried again whatever the policy says.
     Retry(String),

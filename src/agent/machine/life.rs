@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::{Attempt, LaunchReason};
+use crate::agent::changes::{Before, Marks, changes};
 use crate::agent::declaration::{Declaration, Missing, WaitingFor};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::launch::Launch;
@@ -14,6 +15,7 @@ use crate::agent::reconcile::InForce;
 use crate::agent::spec::{Kind, Policy};
 use crate::sys::clock::Timestamp;
 use crate::wire::exit_status::ExitStatus;
+use crate::wire::reason::{Changes, MissingProgram};
 use crate::wire::status::Usage;
 
 /// The life of an agent under one good declaration.
@@ -26,6 +28,10 @@ pub(super) struct Life {
     pub(super) in_force: InForce,
     /// Which run of the agent it is. Records of earlier builds lack it.
     pub(super) generation: Option<u64>,
+    /// Of what is to be launched, or was last; unknown if an early build wrote the record.
+    pub(super) marks: Option<Marks>,
+    /// What the declaration has changed.
+    pub(super) changed: Changes,
     /// When the declaration was taken up.
     pub(super) at: Timestamp,
     /// When a harness was first started.
@@ -41,6 +47,10 @@ pub(super) struct Life {
     /// Launches that failed through no fault of the agent since the latest start. They choose the delay, whatever the policy says in
     /// between.
     pub(super) failures: u32,
+    /// The program that was not found when the latest launch was tried.
+    pub(super) absent: Option<MissingProgram>,
+    /// How often in a row it was not found. This chooses the delay.
+    pub(super) absences: usize,
     /// What the next launch is, once that is decided.
     pub(super) next: Option<Next>,
     /// How the latest attempt that is over ended.
@@ -107,6 +117,9 @@ pub(super) struct Exit {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Latest {
     pub(super) number: u64,
+    /// Its number over the agent's whole life. Records of earlier builds lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) total: Option<u64>,
     pub(super) declared: Timestamp,
     pub(super) fingerprint: Option<Fingerprint>,
     pub(super) started: Option<Timestamp>,
@@ -132,6 +145,8 @@ impl Life {
         Self {
             kind: declaration.kind,
             policy: declaration.policy,
+            marks: declaration.launch.as_ref().ok().map(|launch| launch.marks.clone()),
+            changed: Changes::default(),
             wanted: Wanted::new(declaration.launch, None),
             in_force: InForce::Nothing,
             generation: None,
@@ -142,6 +157,8 @@ impl Life {
             restarts: 0,
             in_a_row: 0,
             failures: 0,
+            absent: None,
+            absences: 0,
             next: Some(Next::Fresh),
             exit: None,
             error: None,
@@ -157,7 +174,16 @@ impl Life {
         (self.first_started, self.started, self.exit) = (None, None, None);
         (self.attempts, self.restarts, self.in_a_row, self.failures) = (0, 0, 0, 0);
         (self.error, self.limits_error, self.log_error, self.environment_error) = (None, None, None, None);
+        (self.absences, self.absent) = (0, None);
         self.next = Some(Next::Ordered);
+    }
+
+    /// What this declaration would change. An early build's record does not tell all, and then nothing is told.
+    pub(super) fn changes_to(&self, declaration: &Declaration) -> Changes {
+        if self.marks.is_none() && self.in_force.is_restored() {
+            return Changes::default();
+        }
+        changes(Before { policy: (self.kind, &self.policy), marks: self.marks.as_ref() }, declaration)
     }
 
     pub(super) fn timeout_at(&self) -> Option<Timestamp> {

@@ -8,7 +8,7 @@ use super::life::Next;
 use super::{Effect, Force, Machine, State, StopReason, Then};
 use crate::agent::orders::Orders;
 use crate::sys::clock::Timestamp;
-use crate::wire::reason::{StoppingBecause, WaitingFor};
+use crate::wire::reason::WaitingFor;
 
 impl Machine {
     /// The orders that it follows.
@@ -74,7 +74,9 @@ impl Machine {
                 *why = StopReason::Disabled;
                 self.hasten(now, effects);
             }
-            State::Queued { .. } | State::Backoff { .. } | State::Exited { .. } => self.state = State::Waiting,
+            State::Absent { .. } | State::Queued { .. } | State::Backoff { .. } | State::Exited { .. } => {
+                self.state = State::Waiting;
+            }
             State::Invalid | State::Waiting | State::Closing { .. } | State::Gone { .. } => {}
         }
     }
@@ -88,7 +90,11 @@ impl Machine {
                 self.hasten(now, effects);
             }
             State::Closing { then: Then::Begin, .. } => self.renew(now),
-            State::Waiting | State::Queued { .. } | State::Backoff { .. } | State::Exited { .. } => {
+            State::Waiting
+            | State::Absent { .. }
+            | State::Queued { .. }
+            | State::Backoff { .. }
+            | State::Exited { .. } => {
                 self.renew(now);
                 self.begin(now, effects);
             }
@@ -154,15 +160,5 @@ impl Machine {
     /// The pause, as the API shows it.
     pub(super) fn paused(&self) -> Option<WaitingFor> {
         self.orders.pause.as_ref().map(|pause| WaitingFor::Paused { by: pause.by.clone(), at: pause.at })
-    }
-
-    /// Why it is being stopped, as the API shows it.
-    pub(super) fn because(&self, why: StopReason) -> StoppingBecause {
-        let giver = || self.giver.clone();
-        match why {
-            StopReason::Disabled => StoppingBecause::Disabled { by: giver().by, at: giver().at },
-            StopReason::Restarted => StoppingBecause::Restarted { by: giver().by, at: giver().at },
-            other => other.into(),
-        }
     }
 }

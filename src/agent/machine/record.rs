@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::life::{Exit, Latest, Life, Lingering, Next, Session, Wanted, unread};
 use super::{Attempt, BackoffReason, Force, Harness, Machine, Removal, State, StopReason, Then, is_id_of_harness};
+use crate::agent::changes::Marks;
 use crate::agent::declaration::{Missing, WaitingFor};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::Name;
@@ -18,6 +19,7 @@ use crate::agent::reconcile::InForce;
 use crate::agent::spec::{Kind, Policy};
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
+use crate::wire::reason::{Changes, MissingProgram};
 use crate::wire::status::Outcome;
 
 impl Serialize for Machine {
@@ -44,6 +46,9 @@ struct Record<'a> {
     shutdown: bool,
     state: StateRecord<'a>,
     attempt: Attempt,
+    /// Absent in records of earlier builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    total: Option<u64>,
     latest: Option<Cow<'a, Latest>>,
     launcher: Option<Identity>,
     lingering: Option<Cow<'a, Lingering>>,
@@ -66,6 +71,15 @@ struct LifeRecord<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     waiting_for: Option<Cow<'a, [WaitingFor]>>,
     fingerprint: Option<Cow<'a, Fingerprint>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    marks: Option<Cow<'a, Marks>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    changed: Option<Cow<'a, Changes>>,
+    /// The program that was not found: then a retry is the next look for it, which daemons of earlier builds make as a retry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    absent: Option<Cow<'a, MissingProgram>>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    absences: usize,
     at: Timestamp,
     first_started: Option<Timestamp>,
     started: Option<Timestamp>,
@@ -168,6 +182,11 @@ pub(super) enum Contradiction {
     NoProcess,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
 fn text(text: Option<&String>) -> Option<Cow<'_, str>> {
     text.map(|text| Cow::Borrowed(text.as_str()))
 }
@@ -183,6 +202,7 @@ impl<'a> Record<'a> {
             shutdown: removal == Some(Removal::Shutdown),
             state: StateRecord::of(&machine.state),
             attempt: machine.attempt,
+            total: Some(machine.total),
             latest: machine.latest.as_ref().map(Cow::Borrowed),
             launcher: machine.launcher,
             lingering: machine.lingering.as_ref().map(Cow::Borrowed),
@@ -232,7 +252,8 @@ impl<'a> Record<'a> {
             (true, false) => Some(Removal::Undeclared),
             (true, true) => Some(Removal::Shutdown),
         };
-        let state = self.state.into_state(removal);
+        let program = self.declared.as_ref().and_then(|life| life.absent.as_ref());
+        let state = self.state.into_state(removal, program.is_some());
         let session = |SessionRecord { name, is_open }: SessionRecord<'_>| {
             let name = name.into_owned();
             if is_open { Session::Open(name) } else { Session::Requested(name) }
@@ -243,6 +264,7 @@ impl<'a> Record<'a> {
             life: self.declared.map(|life| life.into_life(&state)),
             state,
             attempt: self.attempt,
+            total: self.total.unwrap_or(self.attempt),
             latest: self.latest.map(Cow::into_owned),
             launcher: self.launcher,
             lingering: self.lingering.map(Cow::into_owned),
@@ -265,6 +287,10 @@ impl<'a> LifeRecord<'a> {
             missing: missing.map(|missing| Cow::Owned(missing.to_string())),
             waiting_for: missing.map(|missing| Cow::Borrowed(missing.0.as_slice())),
             fingerprint: life.in_force.fingerprint().map(Cow::Borrowed),
+            marks: life.marks.as_ref().map(Cow::Borrowed),
+            changed: Some(&life.changed).filter(|changed| !changed.is_empty()).map(Cow::Borrowed),
+            absent: life.absent.as_ref().map(Cow::Borrowed),
+            absences: life.absences,
             at: life.at,
             first_started: life.first_started,
             started: life.started,
@@ -301,6 +327,10 @@ impl<'a> LifeRecord<'a> {
             policy: self.policy.into_owned(),
             wanted: Wanted::Lacking { missing, former: None },
             in_force: self.fingerprint.map_or(InForce::Nothing, |fingerprint| InForce::Here(fingerprint.into_owned())),
+            marks: self.marks.map(Cow::into_owned),
+            changed: self.changed.map(Cow::into_owned).unwrap_or_default(),
+            absent: self.absent.map(Cow::into_owned),
+            absences: self.absences,
             at: self.at,
             first_started: self.first_started,
             started: self.started,
@@ -344,13 +374,14 @@ impl<'a> StateRecord<'a> {
                 Self::Stopping { attempt, harness, why, deadline, again, killed, order }
             }
             State::Backoff { until, why } => Self::Backoff { until, why },
+            State::Absent { until } => Self::Backoff { until, why: BackoffReason::Retry },
             State::Exited { outcome } => Self::Exited { outcome },
             State::Closing { retry_at, .. } => Self::Closing { retry_at },
             State::Gone { .. } => Self::Gone,
         }
     }
 
-    fn into_state(self, removal: Option<Removal>) -> State {
+    fn into_state(self, removal: Option<Removal>, lacks_program: bool) -> State {
         match self {
             Self::Invalid => State::Invalid,
             Self::Waiting => State::Waiting,
@@ -373,6 +404,7 @@ impl<'a> StateRecord<'a> {
                 let force = if killed { Force::Killed } else { Force::Interrupted { again } };
                 State::Stopping { attempt, harness, why, deadline, force }
             }
+            Self::Backoff { until, why: BackoffReason::Retry } if lacks_program => State::Absent { until },
             Self::Backoff { until, why } => State::Backoff { until, why },
             Self::Exited { outcome } => State::Exited { outcome },
             Self::Closing { retry_at } => State::Closing { then: removal.map_or(Then::Begin, Then::Leave), retry_at },

@@ -1,7 +1,7 @@
 //! What the API says of a machine: the status of its agent, and the account of an attempt.
 
 use super::life::{Exit, Latest};
-use super::{BackoffReason, Effect, Force, Harness, LaunchReason, Machine, Session, State, StopReason};
+use super::{BackoffReason, Effect, Force, Harness, LaunchReason, Machine, Removal, Session, State, StopReason};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::Name;
 use crate::sys::clock::Timestamp;
@@ -64,7 +64,7 @@ impl Machine {
             next_start_at: match self.state {
                 // How long clearing takes is not known.
                 State::Backoff { why: BackoffReason::Clearing, .. } => None,
-                State::Backoff { until, .. } => Some(time(until)),
+                State::Backoff { until, .. } | State::Absent { until } => Some(time(until)),
                 _ => None,
             },
             deadline: match self.state {
@@ -84,11 +84,11 @@ impl Machine {
                 }
                 _ => None,
             },
-            attempt_total: None,
+            attempt_total: Some(self.total).filter(|&total| total > 0),
             last_output_at: None,
             generation: self.generation(),
             overridden: self.orders.own.clone(),
-            changed: reason::Changes::default(),
+            changed: life.map(|life| life.changed.clone()).unwrap_or_default(),
             config_generation: None,
             resources: None,
             history: Vec::new(),
@@ -106,7 +106,7 @@ impl Machine {
     pub(super) fn shown_state(&self) -> status::State {
         match self.state {
             State::Invalid => status::State::Invalid,
-            State::Waiting | State::Queued { .. } => status::State::Waiting,
+            State::Waiting | State::Absent { .. } | State::Queued { .. } => status::State::Waiting,
             State::Starting { .. } => status::State::Starting,
             State::Running { .. } => status::State::Running,
             State::Stopping { .. } | State::Closing { .. } | State::Gone { .. } => status::State::Stopping,
@@ -124,6 +124,10 @@ impl Machine {
                 .forbidden()
                 .chain(life.wanted.missing().into_iter().flat_map(|missing| missing.0.clone()))
                 .collect(),
+            State::Absent { .. } => {
+                let program = life.absent.clone().map(|program| WaitingFor::Program { program });
+                self.forbidden().chain(program).collect()
+            }
             State::Queued { session, holder } => {
                 let name = session.as_ref().map(Name::to_string);
                 let session = WaitingFor::Session { name, holder: holder.to_string() };
@@ -147,6 +151,19 @@ impl Machine {
             | State::Exited { .. }
             | State::Closing { .. }
             | State::Gone { .. } => Vec::new(),
+        }
+    }
+
+    pub(super) fn because(&self, why: StopReason) -> StoppingBecause {
+        match why {
+            StopReason::Changed => StoppingBecause::Changed {
+                changes: self.life.as_ref().map(|life| life.changed.clone()).unwrap_or_default(),
+            },
+            StopReason::Removed(Removal::Undeclared) => StoppingBecause::Removed {},
+            StopReason::Removed(Removal::Shutdown) => StoppingBecause::Shutdown {},
+            StopReason::TimedOut => StoppingBecause::TimedOut {},
+            StopReason::Disabled => StoppingBecause::Disabled { by: self.giver.by.clone(), at: self.giver.at },
+            StopReason::Restarted => StoppingBecause::Restarted { by: self.giver.by.clone(), at: self.giver.at },
         }
     }
 
@@ -179,10 +196,12 @@ impl Machine {
             State::Waiting if matches!(waiting, [WaitingFor::Enabled { by: Some(_), .. }, ..]) => {
                 format!("{}: `agentd start {}` starts it", Causes(waiting), self.name)
             }
-            State::Invalid | State::Waiting | State::Queued { .. } => Causes(waiting).to_string(),
+            State::Invalid | State::Waiting | State::Absent { .. } | State::Queued { .. } => {
+                Causes(waiting).to_string()
+            }
             State::Backoff { why: BackoffReason::Restart, .. } => format!("{}; {nearest}", ended()),
             State::Backoff { .. } => nearest.to_string(),
-            State::Starting { .. } => format!("attempt {} is being started", life.attempts),
+            State::Starting { .. } => format!("attempt {} is being started", self.total),
             State::Running { .. } => match (life.restarts, life.policy.max_restarts) {
                 (0, _) => "declared".to_owned(),
                 (restarts, Some(limit)) => format!("restarted by policy, restart {restarts} of {limit}"),
@@ -224,7 +243,7 @@ pub(super) fn account(latest: Option<&Latest>, exit: &Exit, reason: &str) -> Opt
     let latest = latest?;
     Some(Effect::Account(PastAttempt {
         attempt: latest.number,
-        attempt_total: None,
+        attempt_total: latest.total,
         declared_at: time(latest.declared),
         fingerprint: latest.fingerprint.as_ref().map(Fingerprint::short),
         started_at: latest.started.map(time),

@@ -3,12 +3,13 @@ use std::time::{Duration, SystemTime};
 use rstest::rstest;
 
 use super::*;
+use crate::agent::changes::{Marking, Marks};
 use crate::agent::declaration::{Missing, WaitingFor};
 use crate::agent::orders::Override;
 use crate::agent::seen::Problem;
 use crate::agent::spec::{Limits, Restart};
 use crate::sys::secret_bytes::SecretBytes;
-use crate::wire::reason::{StopStage, StoppingBecause};
+use crate::wire::reason::{Changes, MissingProgram, StopStage, StoppingBecause};
 use crate::wire::status::State::{self as Shown, Backoff, Exited, Running, Starting, Stopping, Waiting};
 use crate::wire::status::{self, AgentStatus, PastAttempt, Time};
 
@@ -41,8 +42,18 @@ fn launch(session: &str, argument: &str) -> Arc<Launch> {
         secrets: ["KEY".to_owned()].into(),
         workdir: "/".into(),
         fingerprint: Fingerprint::of(&format!("{session} {argument}")),
+        marks: marks(session, argument),
         is_certain: true,
     })
+}
+
+/// Of that agent: the argument is its `args`.
+fn marks(session: &str, argument: &str) -> Marks {
+    let mut marking = Marking::new("k");
+    for (name, value) in [("args", argument), ("session", session)] {
+        marking.field(name, value.bytes().fold(0, |mark, byte| mark << 8 | u32::from(byte)) << 16);
+    }
+    marking.finish()
 }
 
 /// A declaration with every default but for what `edit` changes.
@@ -111,6 +122,18 @@ fn failed(why: &str) -> NotStarted {
 
 fn retry(why: &str) -> NotStarted {
     NotStarted::Retry(why.to_owned())
+}
+
+fn not_found() -> NotStarted {
+    NotStarted::NotFound(claude())
+}
+
+fn claude() -> MissingProgram {
+    MissingProgram { name: "claude".into(), user: "agent".into(), path: Some("/usr/bin".into()), hint: None }
+}
+
+fn changes(fields: &[&str]) -> Changes {
+    Changes { fields: fields.iter().map(|&field| field.to_owned()).collect(), secrets: Vec::new() }
 }
 
 fn in_words(effect: &Effect) -> String {
@@ -1482,6 +1505,273 @@ mod late_news {
     }
 }
 
+mod a_missing_program {
+    use super::*;
+
+    /// It was not found, and nothing is left of the launch.
+    fn lacking(declaration: Declaration) -> Life {
+        let mut life = Life::starting(declaration);
+        assert!(life.not_started(1, not_found()).is_empty());
+        assert!(life.gone(1).is_empty());
+        life
+    }
+
+    #[rstest]
+    fn is_waited_for_and_no_attempt(#[values(Restart::No, Restart::OnFailure, Restart::Always)] restart: Restart) {
+        let life = lacking(restarting(restart));
+        let status = life.status();
+        assert_eq!((status.state, status.outcome, status.exit), (Waiting, None, None));
+        assert_eq!((status.attempt, status.attempt_total, status.restarts), (None, None, 0));
+        assert_eq!(status.waiting_for, [WaitingFor::Program { program: claude() }]);
+        assert_eq!(status.reason.unwrap(), "claude is not in the PATH of user agent");
+        assert_eq!(status.error.unwrap(), "claude is not in the PATH of user agent; its PATH is /usr/bin");
+        assert_eq!(status.next_start_at, at(3));
+        assert!(life.accounts.is_empty(), "it has no history");
+    }
+
+    #[test]
+    fn is_looked_for_ever_more_rarely() {
+        let mut life = lacking(declaration(|policy| policy.backoff = vec![seconds(3), seconds(3), seconds(60)]));
+        for (attempt, delay) in [(2, 3), (3, 3), (4, 60), (5, 60)] {
+            assert_eq!(life.machine.due(), Some(life.now + seconds(delay)));
+            assert_eq!(life.wait(seconds(delay)), [format!("launch {attempt}")]);
+            assert_eq!((life.state(), life.status().attempt_total), (Starting, Some(1)));
+            life.not_started(attempt, not_found());
+            life.gone(attempt);
+        }
+        assert_eq!(life.reasons, [LaunchReason::First; 5]);
+    }
+
+    #[test]
+    fn is_not_looked_for_without_a_pause() {
+        let mut life = lacking(declaration(|policy| policy.backoff = vec![seconds(0)]));
+        assert!(life.wait(Duration::from_millis(999)).is_empty());
+        assert_eq!(life.wait(Duration::from_millis(1)), ["launch 2"]);
+    }
+
+    #[test]
+    fn that_appears_is_the_first_attempt() {
+        let mut life = lacking(plain());
+        life.wait(seconds(3));
+        life.start(2);
+        let status = life.status();
+        assert_eq!(
+            (status.state, status.attempt, status.attempt_total, status.error),
+            (Running, Some(1), Some(1), None)
+        );
+    }
+
+    #[test]
+    fn is_looked_for_at_once_on_request_and_on_an_edit() {
+        let again: [fn(&mut Life) -> Vec<String>; 3] = [
+            |life| life.tell(Event::LookAgain),
+            |life| life.update(restarting(Restart::Always)),
+            |life| life.declare(launching(launch("a", "y"))),
+        ];
+        for again in again {
+            let mut life = lacking(plain());
+            assert_eq!(again(&mut life), ["launch 2"]);
+            life.not_started(2, not_found());
+            life.gone(2);
+            assert_eq!(life.machine.due(), Some(life.now + seconds(3)), "from the first delay on");
+        }
+    }
+
+    #[test]
+    fn is_looked_for_only_while_it_is_missing() {
+        let mut life = Life::running(plain());
+        assert!(life.tell(Event::LookAgain).is_empty());
+        let mut life = Life::over(restarting(Restart::Always), code(1));
+        assert!(life.tell(Event::LookAgain).is_empty());
+        assert_eq!(life.state(), Backoff);
+    }
+
+    #[test]
+    fn of_a_restart_counts_once_it_is_found() {
+        let mut life = Life::over(
+            declaration(|policy| {
+                policy.restart = Restart::Always;
+                policy.max_restarts = Some(1);
+            }),
+            code(1),
+        );
+        life.wait(seconds(3));
+        for attempt in 2..5 {
+            assert_eq!((life.state(), life.status().restarts), (Starting, 1));
+            life.not_started(attempt, not_found());
+            life.gone(attempt);
+            let status = life.status();
+            assert_eq!((status.state, status.restarts, status.attempt_total), (Waiting, 0, Some(1)));
+            assert_eq!(status.exit.unwrap().how, code(1), "that of the attempt before");
+            life.wait(seconds(3));
+        }
+        life.start(5);
+        assert_eq!((life.status().restarts, life.status().attempt_total), (1, Some(2)));
+        life.end(5, code(1));
+        assert_eq!(life.status().outcome, Some(Outcome::GaveUp));
+    }
+
+    #[test]
+    fn is_no_longer_waited_for_when_the_timeout_passes() {
+        let mut life = Life::over(
+            declaration(|policy| {
+                policy.restart = Restart::Always;
+                policy.timeout = Some(seconds(10));
+                policy.backoff = vec![seconds(3), seconds(60)];
+            }),
+            code(1),
+        );
+        life.wait(seconds(3));
+        life.not_started(2, not_found());
+        life.gone(2);
+        life.wait(seconds(3));
+        life.not_started(3, not_found());
+        life.gone(3);
+        assert!(life.wait(seconds(4)).iter().all(|effect| !effect.starts_with("launch")));
+        assert_eq!((life.state(), life.status().outcome), (Exited, Some(Outcome::TimedOut)));
+    }
+
+    #[test]
+    fn is_waited_for_by_the_next_daemon_too() {
+        let life = lacking(plain());
+        let record = serde_json::to_string(&life.machine).unwrap();
+        let mut next = Life::of(serde_json::from_str(&record).unwrap());
+        assert!(next.machine.resume().is_empty());
+        assert_eq!(next.status(), life.status());
+        assert_eq!(next.update(plain()), ["launch 2"]);
+    }
+}
+
+mod numbers {
+    use super::*;
+
+    #[test]
+    fn go_on_over_declarations() {
+        let mut life = Life::over(restarting(Restart::Always), code(1));
+        life.wait(seconds(3));
+        life.start(2);
+        assert_eq!(life.machine.numbers(), Numbers { attempt: 2, first: 1 });
+        life.declare(launching(launch("a", "y")));
+        life.end(2, code(0));
+        let status = life.status();
+        assert_eq!((status.attempt, status.attempt_total), (Some(1), Some(3)));
+        assert_eq!(status.reason.unwrap(), "attempt 3 is being started");
+        assert_eq!(life.machine.numbers(), Numbers { attempt: 3, first: 3 });
+        let told: Vec<_> = life.accounts.iter().map(|past| past.attempt_total).collect();
+        assert_eq!(told, [Some(1), Some(2)]);
+    }
+
+    #[test]
+    fn go_on_after_those_of_the_history() {
+        let mut machine = Machine::new(name("a"));
+        machine.count_from(7);
+        let mut life = Life::of(machine);
+        life.declare(plain());
+        assert_eq!((life.status().attempt, life.status().attempt_total), (Some(1), Some(8)));
+        life.machine.count_from(3);
+        assert_eq!(life.status().attempt_total, Some(8));
+    }
+
+    #[test]
+    fn of_a_launch_that_is_made_up_for_stay() {
+        let mut life = Life::starting(plain());
+        life.not_started(1, NotStarted::CutOff);
+        life.gone(1);
+        assert_eq!((life.state(), life.status().attempt_total), (Starting, Some(1)));
+    }
+}
+
+mod what_changed {
+    use super::*;
+
+    fn changed(life: &Life) -> Vec<String> {
+        life.status().changed.fields
+    }
+
+    #[test]
+    fn is_told_of_the_stop_the_attempt_and_the_new_life() {
+        let mut life = Life::running(plain());
+        let next = launching(launch("a", "y"));
+        assert_eq!(life.machine.changes_to(&next), changes(&["args"]));
+        life.declare(next);
+        assert_eq!(life.status().stopping_because, Some(StoppingBecause::Changed { changes: changes(&["args"]) }));
+        assert_eq!(life.status().reason.unwrap(), "args changed; interrupted, will be killed at the deadline");
+        life.end(1, code(0));
+        assert_eq!((life.accounts[0].reason.as_str(), changed(&life)), ("args changed", vec!["args".to_owned()]));
+    }
+
+    #[test]
+    fn adds_up_until_something_is_launched() {
+        let mut life = Life::running(plain());
+        life.declare(launching(launch("a", "y")));
+        life.declare(launching(launch("b", "y")));
+        assert_eq!(changed(&life), ["args", "session"]);
+        life.end(1, code(0));
+        life.closed();
+        life.start(2);
+        life.declare(launching(launch("b", "z")));
+        assert_eq!(changed(&life), ["args"]);
+    }
+
+    #[test]
+    fn of_the_policy_alone_is_found_and_stops_nothing() {
+        let mut life = Life::running(plain());
+        let next = restarting(Restart::Always);
+        assert_eq!(life.machine.changes_to(&next), changes(&["restart"]));
+        assert!(life.update(next).is_empty());
+        assert_eq!(life.machine.changes_to(&restarting(Restart::Always)), Changes::default());
+    }
+
+    #[test]
+    fn while_no_daemon_ran_is_found_by_the_next() {
+        let life = Life::running(plain());
+        let record = serde_json::to_string(&life.machine).unwrap();
+        let mut next = Life::of(serde_json::from_str(&record).unwrap());
+        let _ = next.machine.resume();
+        let edited = Declaration { launch: Ok(launch("b", "y")), ..restarting(Restart::Always) };
+        assert_eq!(next.machine.changes_to(&edited), changes(&["args", "restart", "session"]));
+        assert_eq!(next.machine.changes_to(&plain()), Changes::default());
+    }
+
+    #[test]
+    fn is_not_guessed_from_the_record_of_an_earlier_build() {
+        let life = Life::running(plain());
+        let mut record = serde_json::to_value(&life.machine).unwrap();
+        record["declared"].as_object_mut().unwrap().remove("marks").unwrap();
+        let mut next = Life::of(serde_json::from_value(record).unwrap());
+        let _ = next.machine.resume();
+        assert_eq!(next.machine.changes_to(&restarting(Restart::Always)), Changes::default());
+    }
+}
+
+mod the_default_backoff {
+    use super::*;
+
+    fn by_default() -> Declaration {
+        declaration(|policy| *policy = Policy { restart: Restart::Always, ..Policy::default() })
+    }
+
+    /// Fails the attempt after it has run this long; the delay before the next.
+    fn fail(life: &mut Life, attempt: Attempt, ran: Duration) -> Duration {
+        life.wait(ran);
+        life.end(attempt, code(1));
+        let delay = life.machine.due().unwrap().since(life.now);
+        life.wait(delay);
+        life.start(attempt + 1);
+        delay
+    }
+
+    #[test]
+    fn grows_and_starts_over_after_ten_minutes_of_health() {
+        let mut life = Life::running(by_default());
+        let brief: Vec<u64> = (1..11).map(|attempt| fail(&mut life, attempt, seconds(1)).as_secs()).collect();
+        assert_eq!(brief, [3, 3, 3, 3, 3, 10, 30, 60, 300, 300]);
+        assert_eq!(fail(&mut life, 11, seconds(599)), seconds(300), "not healthy for long enough");
+        assert_eq!(fail(&mut life, 12, seconds(600)), seconds(3));
+        assert_eq!(fail(&mut life, 13, seconds(1)), seconds(3));
+    }
+}
+
 mod the_history {
     use super::*;
 
@@ -1511,7 +1801,7 @@ mod the_history {
         life.gone(3);
         let expected = [
             (1, "exited with status 7".to_owned(), "it ended by itself", true),
-            (2, "ended by SIGINT".to_owned(), "its declaration has changed", true),
+            (2, "ended by SIGINT".to_owned(), "args changed", true),
             (1, "claude: not found".to_owned(), "it could not be started", false),
         ];
         assert_eq!(told(&life), expected);
@@ -1786,19 +2076,20 @@ mod what_is_shown {
     #[test]
     fn says_as_data_why_it_is_being_stopped() {
         use StopStage::{Clearing, Closing, Interrupted, Killed};
-        use StoppingBecause::{Changed, Removed, Shutdown, TimedOut};
+        use StoppingBecause::{Removed, Shutdown, TimedOut};
+        let changed = || StoppingBecause::Changed { changes: changes(&["restart", "session", "timeout"]) };
         let mut life = Life::running(timing_out(60));
         assert_eq!(stops(&life), None);
         life.wait(seconds(60));
         assert_eq!(stops(&life), Some((TimedOut {}, Interrupted)));
         life.declare(launching(launch("b", "x")));
-        assert_eq!(stops(&life), Some((Changed {}, Interrupted)));
+        assert_eq!(stops(&life), Some((changed(), Interrupted)));
         life.ended(1, code(0));
-        assert_eq!(stops(&life), Some((Changed {}, Clearing)));
+        assert_eq!(stops(&life), Some((changed(), Clearing)));
         life.wait(seconds(10));
-        assert_eq!(stops(&life), Some((Changed {}, Killed)));
+        assert_eq!(stops(&life), Some((changed(), Killed)));
         assert_eq!(life.gone(1), ["close a"]);
-        assert_eq!(stops(&life), Some((Changed {}, Closing)));
+        assert_eq!(stops(&life), Some((changed(), Closing)));
         life.remove();
         assert_eq!(stops(&life), Some((Removed {}, Closing)));
         let mut life = Life::running(plain());

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use crate::agent::machine::Numbers;
 use crate::agent::name::Name;
 use crate::launch::protocol;
 use crate::logs::attempt::Files;
@@ -27,8 +28,8 @@ const MOST_FORMER: usize = 4;
 pub(super) struct LogKeeper {
     log_files: Arc<dyn LogFiles>,
     agent: Name,
-    /// How the attempt is counted under its declaration.
-    number: u64,
+    /// How the attempt is counted.
+    numbers: Numbers,
     present: Option<Watch>,
     former: Vec<Watch>,
     /// Whether its launcher was told the very size that is the bound.
@@ -45,21 +46,28 @@ pub(super) struct NewFiles {
 }
 
 impl LogKeeper {
-    pub(super) fn new(log_files: Arc<dyn LogFiles>, agent: Name, number: u64) -> Self {
-        Self { log_files, agent, number, present: None, former: Vec::new(), is_told: false, remade: None }
+    pub(super) fn new(log_files: Arc<dyn LogFiles>, agent: Name, numbers: Numbers) -> Self {
+        Self { log_files, agent, numbers, present: None, former: Vec::new(), is_told: false, remade: None }
     }
 
     /// A keeper for the same attempt, without files.
     pub(super) fn another(&self) -> Self {
-        Self::new(Arc::clone(&self.log_files), self.agent.clone(), self.number)
+        Self::new(Arc::clone(&self.log_files), self.agent.clone(), self.numbers)
     }
 
     /// Makes files and watches them. Fails in words for a person.
     pub(super) async fn make(&mut self) -> Result<NewFiles, String> {
-        let Made { files, watch, flaw } = self.log_files.make(&self.agent, self.number).await?;
+        let Made { files, watch, flaw } = self.log_files.make(&self.agent, self.numbers).await?;
         self.keep(watch);
         self.is_told = true;
         Ok(NewFiles { files, flaw })
+    }
+
+    /// Removes the files: there was no attempt.
+    pub(super) async fn discard(&mut self) {
+        if let Some(watch) = self.present.take() {
+            self.log_files.discard(&self.agent, watch.live().kept).await;
+        }
     }
 
     fn keep(&mut self, watch: Watch) {

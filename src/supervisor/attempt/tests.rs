@@ -49,7 +49,7 @@ impl Stage {
     }
 
     async fn resume(&mut self, launcher: Option<Identity>) {
-        self.begin(Start::Resume { launcher, number: 1 }).await;
+        self.begin(Start::Resume { launcher, numbers: Numbers::of(1) }).await;
     }
 
     async fn command(&self, command: Command) {
@@ -78,7 +78,13 @@ impl Stage {
 
 fn launch(look_first: bool) -> Start {
     let limits = Limits::default();
-    Start::Launch { launch: Arc::new(Launch::of_nothing()), redactor: Arc::default(), number: 1, limits, look_first }
+    Start::Launch {
+        launch: Arc::new(Launch::of_nothing()),
+        redactor: Arc::default(),
+        numbers: Numbers::of(1),
+        limits,
+        look_first,
+    }
 }
 
 fn in_short(event: &machine::Event) -> String {
@@ -88,6 +94,7 @@ fn in_short(event: &machine::Event) -> String {
         Event::Met { .. } => "met".to_owned(),
         Event::Started { .. } => "started".to_owned(),
         Event::Found { .. } => "found".to_owned(),
+        Event::NotStarted { why: NotStarted::NotFound(program), .. } => format!("not found: {program}"),
         Event::NotStarted { why: NotStarted::Failed(why), .. } => format!("failed: {why}"),
         Event::NotStarted { why: NotStarted::Retry(why), .. } => format!("retry: {why}"),
         Event::NotStarted { why: NotStarted::CutOff, .. } => "cut off".to_owned(),
@@ -469,7 +476,9 @@ mod a_launcher_at_work {
         #[case] expected: &str,
     ) {
         let (stage, mut launcher) = launched().await;
-        launcher.say(FromLauncher::Failed(Failure { message: "no such program".to_owned(), errno, missing })).await;
+        launcher
+            .say(FromLauncher::Failed(Failure { message: "no such program".to_owned(), errno, missing, program: None }))
+            .await;
         until("it is told", || stage.count_told() > 0).await;
         assert_eq!(stage.told(), [expected]);
         stage.command(Command::EndNoted).await;
@@ -845,7 +854,7 @@ mod a_survivor {
     async fn that_could_not_start_says_why() {
         let (mut stage, mut launcher) = (Stage::new(), FakeLauncher::start());
         stage.resume(Some(launcher.identity())).await;
-        let failure = Failure { message: "no such program".to_owned(), errno: None, missing: false };
+        let failure = Failure { message: "no such program".to_owned(), errno: None, missing: false, program: None };
         stage.report(&mut launcher, Progress::Failed(failure)).await;
         pass(SECRETS_TIMEOUT).await;
         until("it is told", || stage.count_told() >= 3).await;

@@ -17,6 +17,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::agent::machine::Numbers;
 use crate::agent::name::{Key, Name};
 use crate::agent::spec::Limits;
 use crate::contain::cgroup::{self, Cgroups, Whose};
@@ -384,13 +385,19 @@ impl LogFiles for FakeLogFiles {
         SIZE
     }
 
-    fn make<'a>(&'a self, agent: &'a Name, number: u64) -> BoxFuture<'a, Result<Made, String>> {
+    fn make<'a>(&'a self, agent: &'a Name, numbers: Numbers) -> BoxFuture<'a, Result<Made, String>> {
+        let number = numbers.attempt;
         self.calls.note(format!("make {agent} {number}"));
         Box::pin(async move {
             let flaw = self.make.answer().await?;
             let (files, watch) = self.files(agent, number);
             Ok(Made { files, watch, flaw })
         })
+    }
+
+    fn discard<'a>(&'a self, agent: &'a Name, kept: AttemptId) -> BoxFuture<'a, ()> {
+        self.calls.note(format!("discard {agent} {kept}"));
+        Box::pin(async {})
     }
 
     fn find<'a>(&'a self, agent: &'a Name) -> BoxFuture<'a, Result<Option<Watch>, NotFound>> {
@@ -440,6 +447,7 @@ impl Fakes {
             launch_socket: "/run/launch.sock".into(),
             trouble: self.trouble.subscribe(),
             user: Uid::current(),
+            user_name: "agent".to_owned(),
             containment: Arc::new(Contained(Arc::clone(&self.containment))),
             log_files: Arc::<FakeLogFiles>::clone(&self.log_files),
             pace: Pace::default(),

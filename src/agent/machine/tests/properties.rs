@@ -42,6 +42,8 @@ enum Move {
     Wait(Duration),
     /// Time passes unnoticed until after the next move.
     Sleep(Duration),
+    /// Somebody asks to look for the program again.
+    LookAgain,
     /// What was to be done is done: what was killed dies, what was to close closes, what was to start starts.
     Obey,
     /// The daemon is cut off, this happens, and the next one takes up.
@@ -106,7 +108,7 @@ impl Choices {
     }
 
     fn way(&mut self) -> Way {
-        match self.below(15) {
+        match self.below(16) {
             0..4 => Way::Starts,
             4..8 => Way::Goes,
             8 => Way::Ends(code(0)),
@@ -114,6 +116,7 @@ impl Choices {
             11 => Way::Ends(ExitStatus::Signal("SIGKILL".parse().unwrap())),
             12 => Way::Fails(failed("no such program")),
             13 => Way::Fails(retry("tmux does not answer")),
+            14 => Way::Fails(not_found()),
             _ => Way::Opens,
         }
     }
@@ -124,7 +127,7 @@ impl Choices {
     }
 
     fn a_move(mut self) -> Move {
-        match self.below(49) {
+        match self.below(50) {
             0..5 => Move::Obey,
             5..17 => Move::Goes(self.way()),
             17..25 => Move::Wait(self.time()),
@@ -139,6 +142,7 @@ impl Choices {
             40..42 => Move::Crash(Some(self.way())),
             42..44 => Move::CutOff,
             44..48 => Move::Order(self.orders()),
+            48 => Move::LookAgain,
             _ => Move::Reject,
         }
     }
@@ -169,6 +173,8 @@ struct Real {
     killed: bool,
     /// Whether it belongs to the declaration that is in force now.
     is_of_present: bool,
+    /// Why it was launched.
+    reason: LaunchReason,
 }
 
 /// What is remembered of the declaration in force, to hold the machine to.
@@ -255,6 +261,7 @@ impl World {
                 self.now = self.now + time;
                 return;
             }
+            Move::LookAgain => self.tell(Event::LookAgain),
             Move::Obey => self.obey(),
             Move::Crash(meanwhile) => self.crash(meanwhile),
             Move::CutOff => {
@@ -360,8 +367,19 @@ impl World {
             }
             (Way::Fails(why), Phase::Pending) => {
                 real.phase = Phase::Over;
-                if let (Some(in_force), NotStarted::Failed(message), false) = (in_force, &why, is_stopping) {
-                    in_force.exit = Some(ExitStatus::Cause(message.clone()));
+                match (in_force.filter(|_| !is_stopping), &why) {
+                    (Some(in_force), NotStarted::Failed(message)) => {
+                        in_force.exit = Some(ExitStatus::Cause(message.clone()));
+                    }
+                    // It is none after all.
+                    (Some(in_force), NotStarted::NotFound(_)) if real.reason == LaunchReason::Recovery => {
+                        in_force.is_cut_off = true;
+                    }
+                    (Some(in_force), NotStarted::NotFound(_)) => {
+                        in_force.attempts -= 1;
+                        in_force.restarts -= u64::from(real.reason == LaunchReason::Policy);
+                    }
+                    _ => {}
                 }
                 self.tell_news(Event::NotStarted { attempt, why });
             }
@@ -431,8 +449,9 @@ impl World {
             self.tell(Event::Due);
             // The next daemon starts what waits for it.
             let is_next = was_doomed && !self.is_doomed;
-            let may_start =
-                is_next || before.state == Backoff && before.next_start_at.is_some_and(|at| at.0 <= self.now.wall());
+            let may_start = is_next
+                || [Backoff, Waiting].contains(&before.state)
+                    && before.next_start_at.is_some_and(|at| at.0 <= self.now.wall());
             assert!(may_start || self.latest == launched, "a start that nobody waited for, in {before:?}");
             // It has read the declaration, by which something else may be due.
             if is_next {
@@ -532,7 +551,13 @@ impl World {
         if let Some(in_force) = self.in_force.as_mut().filter(|_| is_starting) {
             in_force.is_cut_off = true;
         }
-        self.real = Some(Real { attempt, phase: Phase::Over, killed: false, is_of_present: false });
+        self.real = Some(Real {
+            attempt,
+            phase: Phase::Over,
+            killed: false,
+            is_of_present: false,
+            reason: LaunchReason::Retry,
+        });
         self.tell(Event::NotStarted { attempt, why: NotStarted::CutOff });
         self.real = None;
         self.tell(Event::Gone { attempt });
@@ -592,7 +617,7 @@ impl World {
             return self.tell(Event::SessionBusy { attempt, holder: name("b") });
         }
         self.count(attempt, launch);
-        self.real = Some(Real { attempt, phase: Phase::Pending, killed: false, is_of_present: true });
+        self.real = Some(Real { attempt, phase: Phase::Pending, killed: false, is_of_present: true, reason });
     }
 
     fn count(&mut self, attempt: Attempt, launch: &Launch) {

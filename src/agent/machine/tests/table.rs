@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::records::{LIVES, life};
+use super::records::{LATER_LIVES, LIVES, life};
 use super::*;
 
-const STATES: [&str; 10] =
-    ["invalid", "waiting", "queued", "starting", "running", "stopping", "backoff", "exited", "closing", "gone"];
+const STATES: [&str; 11] = [
+    "invalid", "waiting", "absent", "queued", "starting", "running", "stopping", "backoff", "exited", "closing", "gone",
+];
 
-const EVENTS: [&str; 12] = [
+const EVENTS: [&str; 13] = [
     "declare",
     "update",
     "ordered",
@@ -19,6 +20,7 @@ const EVENTS: [&str; 12] = [
     "gone",
     "session busy",
     "session free",
+    "look again",
     "closed",
     "due",
 ];
@@ -27,14 +29,15 @@ fn state(machine: &Machine) -> &'static str {
     STATES[match machine.state {
         State::Invalid => 0,
         State::Waiting => 1,
-        State::Queued { .. } => 2,
-        State::Starting { .. } => 3,
-        State::Running { .. } => 4,
-        State::Stopping { .. } => 5,
-        State::Backoff { .. } => 6,
-        State::Exited { .. } => 7,
-        State::Closing { .. } => 8,
-        State::Gone { .. } => 9,
+        State::Absent { .. } => 2,
+        State::Queued { .. } => 3,
+        State::Starting { .. } => 4,
+        State::Running { .. } => 5,
+        State::Stopping { .. } => 6,
+        State::Backoff { .. } => 7,
+        State::Exited { .. } => 8,
+        State::Closing { .. } => 9,
+        State::Gone { .. } => 10,
     }]
 }
 
@@ -50,13 +53,14 @@ fn events(name: &str, life: &Life) -> Vec<Event> {
         "ordered" => [stopped(false), stopped(true), raised(9), paused(), Orders::default()].map(Event::Ordered).into(),
         "remove" => vec![Event::Remove(Removal::Undeclared)],
         "started" => vec![Event::Started { attempt, pid: 107, at }],
-        "not started" => [failed("no such program"), retry("busy"), NotStarted::CutOff]
+        "not started" => [failed("no such program"), retry("busy"), not_found(), NotStarted::CutOff]
             .map(|why| Event::NotStarted { attempt, why })
             .into(),
         "ended" => [0, 1].map(|status| Event::Ended { attempt, how: code(status), at, usage: Usage::default() }).into(),
         "gone" => vec![Event::Gone { attempt }],
         "session busy" => vec![Event::SessionBusy { attempt, holder: super::name("b") }],
         "session free" => vec![Event::SessionFree],
+        "look again" => vec![Event::LookAgain],
         "closed" => vec![Event::Closed(Ok(())), Event::Closed(Err("busy".to_owned()))],
         "due" => vec![Event::Due],
         other => panic!("there is no event {other}"),
@@ -67,8 +71,8 @@ fn events(name: &str, life: &Life) -> Vec<Event> {
 #[allow(clippy::too_many_lines, reason = "most of it is a list of lives")]
 fn drawn() -> Vec<String> {
     let mut leads: BTreeMap<(usize, usize), Vec<&str>> = BTreeMap::new();
-    let starts = LIVES.into_iter().map(|what| move || life(what));
-    let more: [fn() -> Life; 13] = [
+    let starts = LIVES.into_iter().chain(LATER_LIVES).map(|what| move || life(what));
+    let more: [fn() -> Life; 14] = [
         || {
             let mut life = Life::running(plain());
             life.order(stopped(false));
@@ -88,6 +92,13 @@ fn drawn() -> Vec<String> {
         || {
             let mut life = Life::running(plain());
             life.order(raised(3));
+            life
+        },
+        || {
+            let mut life = Life::running(timing_out(60));
+            life.end(1, code(1));
+            life.wait(seconds(3));
+            life.not_started(2, not_found());
             life
         },
         || Life::running(restarting(Restart::Always)),
