@@ -439,26 +439,34 @@ async fn serve(
 
     tokio::spawn(obey(signals, settings.on_terminate, notifier, systemd, events, nudges));
 
-    let mut are_stopped = false;
-    let result = tokio::select! {
-        ended = &mut inputs => match ended {
-            Ok(result) => result.map_err(failed("watch the inputs")),
-            Err(defect) => Err(failed("attend to the inputs")(io::Error::other(defect))),
-        },
-        ended = &mut supervisor => match ended {
-            Ok(result) => result.map(|have_stopped| are_stopped = have_stopped).map_err(failed("attend to the agents")),
-            Err(defect) => Err(failed("attend to the agents")(io::Error::other(defect))),
-        },
-    };
+    let ended = first_end(&mut inputs, &mut supervisor).await;
     Terminals::end(terminals).await;
-    if are_stopped {
+    if matches!(ended, Ok(true)) {
         release(&tmux).await;
     }
     // The rounds end with the inputs, and the keeping of the API's socket with the rounds.
     inputs.abort();
     api.end().await;
     tracing::info!("agentd has ended");
-    result
+    ended.map(drop)
+}
+
+/// Waits until nobody attends to the inputs or the agents any more. Returns whether the agents were stopped.
+async fn first_end(
+    inputs: &mut JoinHandle<io::Result<()>>,
+    supervisor: &mut JoinHandle<io::Result<bool>>,
+) -> Result<bool, Error> {
+    let failed = |operation| move |source| Error::System { operation, source };
+    tokio::select! {
+        ended = inputs => match ended {
+            Ok(result) => result.map(|()| false).map_err(failed("watch the inputs")),
+            Err(defect) => Err(failed("attend to the inputs")(io::Error::other(defect))),
+        },
+        ended = supervisor => match ended {
+            Ok(result) => result.map_err(failed("attend to the agents")),
+            Err(defect) => Err(failed("attend to the agents")(io::Error::other(defect))),
+        },
+    }
 }
 
 /// The path of this program.

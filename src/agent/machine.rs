@@ -468,7 +468,7 @@ impl Machine {
             changed.extend(std::mem::take(&mut life.changed));
         }
         let generation = Some(self.orders.generation(&declaration.policy));
-        self.life = Some(Life { changed, generation, ..Life::new(declaration, now) });
+        self.life = Some(Life { generation, changed, ..Life::new(declaration, now) });
         let reason = if self.is_disabled() {
             self.giver = self.orders.stopped_by();
             StopReason::Disabled
