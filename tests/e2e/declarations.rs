@@ -184,7 +184,7 @@ fn every_kind_of_wrong_value_is_the_agents_error() {
         ("timeout", "timeout = \"1M\""),
         ("grace", "grace_period = \"-3s\""),
         ("maximum", "max_restarts = -1"),
-        ("env", "env = { A = 1 }"),
+        ("env", "env = { A = [1] }"),
         ("workdir", "workdir = \"relative\""),
         ("type", "type = \"sandboxed\""),
         ("backoff", "backoff = [\"soon\"]"),

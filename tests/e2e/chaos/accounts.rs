@@ -217,29 +217,30 @@ impl<'a> Tale<'a> {
 
 /// The source of a report on a run, with the attempts that it names.
 struct Witness {
-    /// The API, by the time of the agent's declaration.
-    told: BTreeMap<SystemTime, BTreeSet<u64>>,
-    /// The daemon's log.
+    /// The API, by the time of the agent's declaration: the numbers under that declaration and over the agent's life.
+    told: BTreeMap<SystemTime, BTreeSet<(u64, u64)>>,
+    /// The daemon's log, which numbers attempts over the agent's life.
     logged: BTreeSet<u64>,
 }
 
 impl Witness {
     fn of(run: &Run, all: &[Told], logged: &[(SystemTime, u64, i32)]) -> Self {
-        let mut told: BTreeMap<SystemTime, BTreeSet<u64>> = BTreeMap::new();
+        let mut told: BTreeMap<SystemTime, BTreeSet<(u64, u64)>> = BTreeMap::new();
         for Told { status, .. } in all.iter().filter(|told| told.status.pid == Some(run.pid)) {
-            if let (Some(declared), Some(started), Some(attempt)) =
-                (status.declared_at, status.started_at, status.attempt)
+            if let (Some(declared), Some(started), Some(attempt), Some(total)) =
+                (status.declared_at, status.started_at, status.attempt, status.attempt_total)
                 && distance(run.at, started.0) < NEAR
             {
-                told.entry(declared.0).or_default().insert(attempt);
+                told.entry(declared.0).or_default().insert((attempt, total));
             }
         }
         let is_it = |(at, _, pid): &&(SystemTime, u64, i32)| *pid == run.pid && distance(*at, run.at) < NEAR;
         Self { told, logged: logged.iter().filter(is_it).map(|(_, attempt, _)| *attempt).collect() }
     }
 
-    fn attempts(&self) -> BTreeSet<u64> {
-        self.told.values().flatten().chain(&self.logged).copied().collect()
+    /// The numbers over the agent's life.
+    fn totals(&self) -> BTreeSet<u64> {
+        self.told.values().flatten().map(|(_, total)| total).chain(&self.logged).copied().collect()
     }
 }
 
@@ -263,17 +264,28 @@ impl Group<'_> {
         let restarts_at = |attempt: u64| {
             self.statuses.iter().filter(|status| status.attempt == Some(attempt)).map(|status| status.restarts).max()
         };
+        // How many attempts there were under earlier declarations.
+        let earlier: BTreeSet<u64> = self
+            .witnesses
+            .iter()
+            .flat_map(|witness| witness.told.values().flatten())
+            .map(|(attempt, total)| total - attempt)
+            .collect();
+        if earlier.len() > 1 {
+            problems.push(format!("{id:?}: reported after {earlier:?} earlier attempts"));
+        }
         for (expected, (run, witness)) in (1..).zip(self.runs.iter().zip(self.witnesses)) {
             match () {
                 () if !witness.told.is_empty() => figures.seen += 1,
                 () if !witness.logged.is_empty() => figures.logged += 1,
                 () => figures.counted += 1,
             }
-            let attempts = witness.attempts();
-            if attempts.len() > 1 {
-                problems.push(format!("{id:?}: {} was reported as attempts {attempts:?}", run.pid));
+            let totals = witness.totals();
+            if totals.len() > 1 {
+                problems.push(format!("{id:?}: {} was reported as attempts {totals:?}", run.pid));
             }
-            let Some(&attempt) = attempts.first() else { continue };
+            let (Some(&total), Some(&earlier)) = (totals.first(), earlier.first()) else { continue };
+            let attempt = total - earlier;
             // Without failed launches, every attempt but the first is a restart.
             let restarts = restarts_at(attempt).unwrap_or(attempt - 1);
             if restarts + 1 != expected {
