@@ -35,7 +35,7 @@ fuzz_target!(|text: &[u8]| {
         }
     }
 
-    let lax = Options { unsandboxed: true, default_workdir: Workdir::Home("workspace".into()) };
+    let lax = Options { unsandboxed: true, default_workdir: Workdir::Home("workspace".into()), ..Options::default() };
     match (&read, parse(text, &lax)) {
         (Ok(read), Ok(config)) => {
             check(&config, text, &lax);

@@ -21,7 +21,9 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(passed(rest.chunks(usize::from(cut >> 1) + 1), takes_utf_8), whole);
     assert_eq!(passed([&whole].into_iter(), takes_utf_8), whole);
     assert!(whole.len() <= rest.len());
-    for forbidden in [&b"\x1bP"[..], b"\x1b_", b"\x1b^", b"\x1bX", b"\x1bk", b"\x1bc", b"\x1b]52", b"\x1b]0;", b"\x1b]1337", b"\x05"] {
+    for forbidden in
+        [&b"\x1bP"[..], b"\x1b_", b"\x1b^", b"\x1bX", b"\x1bk", b"\x1bc", b"\x1b]52", b"\x1b]0;", b"\x1b]1337", b"\x05"]
+    {
         assert!(!whole.windows(forbidden.len()).any(|window| window == forbidden), "{forbidden:?}: {whole:?}");
     }
     if takes_utf_8 {

@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use agentd::agent::name::Name;
 use agentd::tmux::parse::{
-    Pane, PaneEnd, Session, complaint, escape_argument, escape_format, message, owners, panes, quote, sessions, typist, version,
+    Pane, PaneEnd, Session, complaint, escape_argument, escape_format, message, owners, panes, quote, sessions, typist,
+    version,
 };
 use agentd::wire::exit_status::Signal;
 use libfuzzer_sys::fuzz_target;

@@ -332,6 +332,7 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
         "/run/stereos" = "0750 root admin";
         "/run/stereos/secrets" = "0700 root root";
         "/home/agent/workspace" = "0755 agent agent";
+        "/run/agentd-daemon" = "0755 root root";
       };
     };
   };
@@ -418,7 +419,10 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
             secretDir = "/run/keys";
           })
         ]).${"10-agentd"} or { };
-    expected = [ "/var/lib/agentd-overrides" ];
+    expected = [
+      "/run/agentd-daemon"
+      "/var/lib/agentd-overrides"
+    ];
   };
   "the agent user is a normal one with a group of its own" = {
     expr = select [
@@ -838,7 +842,10 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
       path = true;
       rules = true;
       # That system had no rule for this one.
-      second = [ "/var/lib/agentd-overrides" ];
+      second = [
+        "/run/agentd-daemon"
+        "/var/lib/agentd-overrides"
+      ];
       user = {
         group = "agent";
         home = "/home/agent";
