@@ -11,6 +11,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
@@ -86,6 +87,23 @@ pub fn parse(text: &[u8], options: &Options) -> Result<Config, Vec<Finding>> {
     Ok(agents::read(document.get_ref(), &places, options))
 }
 
+/// Where the tables of agents and their fields stand in a jcard, in the order of the file ([`Entry::table`]); empty if the file as a
+/// whole is unusable.
+pub fn lines(text: &[u8]) -> Vec<Lines> {
+    let Ok(text) = std::str::from_utf8(without_byte_order_mark(text)) else { return Vec::new() };
+    let places = Places::new(text);
+    DeTable::parse(text).map(|document| agents::lines(document.get_ref(), &places)).unwrap_or_default()
+}
+
+/// The lines of one table, counted from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lines {
+    /// The line of its header.
+    pub header: usize,
+    /// The line of each field that is set.
+    pub fields: BTreeMap<String, usize>,
+}
+
 /// Renders findings as one text, one per line; of very many, only the first.
 fn tell<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
     let mut lines: Vec<String> = findings.into_iter().map(ToString::to_string).collect();
@@ -135,6 +153,8 @@ pub struct Entry {
     pub name: Name,
     /// The harness as written, if it is a known one.
     pub harness: Option<&'static Harness>,
+    /// The number of its table in the file, from 0; see [`lines`].
+    pub table: usize,
     /// The agent, or the errors in its entry (`line:column: problem; remedy`, one per line).
     pub spec: Result<AgentSpec, String>,
 }

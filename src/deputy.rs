@@ -19,6 +19,7 @@ mod protocol;
 pub mod renderer;
 mod tmux_client;
 mod tmux_server;
+pub mod transcript;
 mod worker;
 
 use std::ffi::OsString;

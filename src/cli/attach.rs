@@ -39,7 +39,7 @@ use crate::wire::status::AgentStatus;
 
 /// The exit status when attaching failed.
 const FAILED: u8 = 1;
-/// The exit status when the agent is not known.
+/// The exit status when the agent is not known, or the operator may not attach.
 const UNKNOWN: u8 = 4;
 
 /// Which agent's terminal, and how to attach to it.
@@ -101,7 +101,7 @@ enum Error {
 impl Error {
     fn exit_status(&self) -> u8 {
         match self {
-            Self::Client(_) | Self::Name(..) => UNKNOWN,
+            Self::Client(_) | Self::Name(..) | Self::Rights { .. } => UNKNOWN,
             _ => FAILED,
         }
     }
@@ -148,7 +148,7 @@ async fn attach(all: &super::Arguments, arguments: &Arguments, here: &Surroundin
         Ok(client) => client.agent(&name).await.map(|answer| answer.value),
         Err(error) => Err(error),
     };
-    if let Err(error @ client::Error::NoSuchAgent(_)) = asked {
+    if let Err(error @ client::Error::NoSuchAgent { .. }) = asked {
         return Err(error.into());
     }
     let name = asked.as_ref().map_or(name, |agent| agent.name.clone());

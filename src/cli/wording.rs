@@ -1,10 +1,11 @@
 //! The words that several commands share: states, times, exits, faults and counts.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::sys::regular_file;
 use crate::text::printable::escaped;
 use crate::wire::exit_status::ExitStatus;
+use crate::wire::reason::{Changes, WaitingFor};
 use crate::wire::status::{AgentStatus, Health, Outcome, State, Time};
 
 /// What is wrong with the daemon as a whole, a line each.
@@ -14,6 +15,7 @@ pub(super) fn faults(health: &Health) -> Vec<String> {
         ("secrets", &health.secrets_error),
         ("state directory", &health.state_error),
         ("control groups", &health.groups_error),
+        ("overrides", &health.override_error),
     ];
     let named =
         |(what, fault): (&str, &Option<String>)| fault.as_ref().map(|fault| format!("{what}: {}", escaped(fault)));
@@ -59,12 +61,130 @@ pub(super) fn outcome(outcome: Outcome) -> &'static str {
     }
 }
 
+/// The state in a word or two, with the outcome in the place of `exited`.
+pub(super) fn state_word(agent: &AgentStatus) -> &'static str {
+    match (agent.state, agent.outcome) {
+        (State::Exited, Some(Outcome::Completed)) => "completed",
+        (State::Exited, Some(Outcome::TimedOut)) => "timed out",
+        (State::Exited, Some(Outcome::GaveUp)) => "gave up",
+        (State::Exited, Some(Outcome::Failed)) if never_started(agent) => "cannot start",
+        (State::Exited, Some(Outcome::Failed)) => "failed",
+        (State::Exited, None) => "exited",
+        (State::Waiting, _) if is_switched_off(agent) => "stopped",
+        (State::Waiting, _) => "waiting",
+        (State::Starting, _) => "starting",
+        (State::Running, _) => "running",
+        (State::Stopping, _) => "stopping",
+        (State::Backoff, _) => "backoff",
+        (State::Invalid, _) => "invalid",
+    }
+}
+
+/// The words of [`state_word`], in the order in which agents are counted.
+pub(super) const STATE_WORDS: [&str; 13] = [
+    "running",
+    "starting",
+    "stopping",
+    "backoff",
+    "waiting",
+    "cannot start",
+    "failed",
+    "gave up",
+    "timed out",
+    "exited",
+    "completed",
+    "stopped",
+    "invalid",
+];
+
+/// Whether an operator has stopped the agent.
+pub(super) fn is_switched_off(agent: &AgentStatus) -> bool {
+    agent.overridden.as_ref().is_some_and(|overridden| overridden.enabled == Some(false))
+}
+
+/// Whether the latest attempt ended before its harness was started.
+pub(super) fn never_started(agent: &AgentStatus) -> bool {
+    agent.started_at.is_none()
+        && agent.exit.as_ref().is_some_and(|exit| matches!(exit.how, ExitStatus::Cause(_)))
+        && matches!(agent.state, State::Exited | State::Backoff)
+}
+
+/// How urgently a person should look at the agent: 0 comes first.
+pub(super) fn urgency(agent: &AgentStatus) -> u8 {
+    match (agent.state, agent.outcome) {
+        (State::Invalid, _) => 0,
+        (State::Exited, Some(Outcome::Failed | Outcome::GaveUp | Outcome::TimedOut) | None) => 1,
+        _ if agent.error.is_some() => 2,
+        (State::Backoff, _) => 3,
+        (State::Waiting, _) if is_switched_off(agent) => 7,
+        (State::Waiting, _) => 4,
+        (State::Starting | State::Stopping, _) => 5,
+        (State::Running, _) => 6,
+        (State::Exited, Some(Outcome::Completed)) => 8,
+    }
+}
+
+/// Everything that a person should know about the state beside what the columns of the table say, a paragraph each. If `is_all` is
+/// set, the columns count for nothing.
+pub(super) fn remarks(agent: &AgentStatus, is_all: bool) -> Vec<String> {
+    let exit = agent.exit.as_ref();
+    let cause = exit.and_then(|exit| match &exit.how {
+        ExitStatus::Cause(cause) => Some(cause.as_str()),
+        ExitStatus::Code(_) | ExitStatus::Signal(_) => None,
+    });
+    let cause = cause.filter(|_| !matches!(agent.state, State::Running | State::Starting | State::Stopping));
+    // That it is declared is no news of an agent that runs.
+    let is_news = |reason: &&str| *reason != "declared" && (is_all || !is_in_the_columns(agent));
+    let reason = agent.reason.as_deref().filter(is_news);
+    let is_silent = agent.state == State::Exited && exit.is_some_and(|exit| exit.silent);
+    let silent = is_silent.then_some("it ended in under 2s and printed nothing: it probably did nothing");
+    let errors = [&agent.error, &agent.limits_error, &agent.log_error, &agent.environment_error];
+    let errors = errors.map(|error| error.as_deref());
+    let paragraphs = [&[reason, cause, silent][..], &errors].concat().into_iter().flatten().flat_map(str::lines);
+    let mut news: Vec<&str> = Vec::new();
+    for paragraph in paragraphs.map(str::trim).filter(|paragraph| !paragraph.is_empty()) {
+        if !news.iter().any(|said| said.contains(paragraph)) {
+            news.retain(|said| !paragraph.contains(*said));
+            news.push(paragraph);
+        }
+    }
+    news.into_iter().map(escaped).collect()
+}
+
+/// Whether the columns of the table say the same as the reason.
+fn is_in_the_columns(agent: &AgentStatus) -> bool {
+    let is_plain = agent
+        .exit
+        .as_ref()
+        .is_some_and(|exit| !matches!(exit.how, ExitStatus::Cause(_)) && exit.oom_kills.is_none_or(|kills| kills == 0));
+    let is_delay = |cause: &WaitingFor| matches!(cause, WaitingFor::Backoff { .. });
+    match agent.state {
+        State::Running | State::Starting => true,
+        State::Backoff => is_plain && !agent.waiting_for.is_empty() && agent.waiting_for.iter().all(is_delay),
+        State::Exited => is_plain && agent.outcome.is_some(),
+        State::Invalid => agent.error.is_some(),
+        State::Waiting | State::Stopping => false,
+    }
+}
+
+/// The names of what a new declaration changed, as in `prompt, env.X and the secret API_KEY`; empty if nothing is known.
+pub(super) fn changed(changes: &Changes) -> String {
+    let Changes { fields, secrets } = changes;
+    let secret = |name: &String| format!("the secret {name}");
+    let names: Vec<String> = fields.iter().cloned().chain(secrets.iter().map(secret)).collect();
+    match names.as_slice() {
+        [before @ .., last] if !before.is_empty() => format!("{} and {last}", before.join(", ")),
+        names => names.concat(),
+    }
+}
+
 /// The color of a state: green is good, yellow is in between, red needs a person. The words say the same.
 pub(super) fn paint(agent: &AgentStatus) -> &'static str {
     const GREEN: &str = "\x1b[32m";
     const YELLOW: &str = "\x1b[33m";
     const RED: &str = "\x1b[31m";
     match (agent.state, agent.outcome) {
+        (State::Waiting, _) if is_switched_off(agent) => "",
         (State::Running, _) | (State::Exited, Some(Outcome::Completed)) => GREEN,
         (State::Waiting | State::Starting | State::Stopping | State::Backoff, _) => YELLOW,
         (State::Exited | State::Invalid, _) => RED,
@@ -83,6 +203,14 @@ pub(super) fn words(span: Duration) -> String {
     if small == 0 { format!("{large}{large_unit}") } else { format!("{large}{large_unit} {small}{small_unit}") }
 }
 
+/// How long until then, such as `in 3s`: rounded up to whole seconds, since `in 0s` would mean the same as `now`.
+pub(super) fn until(Time(at): Time, now: SystemTime) -> String {
+    match at.duration_since(now) {
+        Ok(rest) if !rest.is_zero() => format!("in {}", words(rest + Duration::from_nanos(999_999_999))),
+        _ => "now".to_owned(),
+    }
+}
+
 /// How an attempt ended, in a cell of a table.
 pub(super) fn exit_cell(how: &ExitStatus) -> String {
     match how {
@@ -95,8 +223,11 @@ pub(super) fn exit_cell(how: &ExitStatus) -> String {
 /// What is wrong with a jcard as a whole. Follows the name of the file.
 pub(super) fn fault(error: &regular_file::Error) -> String {
     match error {
+        regular_file::Error::Io(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            "does not exist; agentd init writes one to begin with".to_owned()
+        }
         regular_file::Error::Io(error) => {
-            format!("cannot be read: {error}; name a jcard that exists and that you may read")
+            format!("cannot be read: {error}")
         }
         regular_file::Error::Link => format!("cannot be read: {error}; name the file that it points to"),
         regular_file::Error::NotRegular => "is not a regular file; name a jcard that is one".to_owned(),
@@ -114,6 +245,8 @@ pub(super) fn counted(count: usize, noun: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
     use crate::cli::status::tests::{agent, ago};
     use crate::wire::status::Exit;
@@ -151,6 +284,28 @@ mod tests {
                 State::Starting | State::Stopping => None,
             };
             assert_eq!(since(&agent), derived, "{state}, from a daemon that does not say");
+        }
+    }
+
+    #[rstest]
+    #[case(&[], &[], "")]
+    #[case(&["prompt"], &[], "prompt")]
+    #[case(&["prompt"], &["API_KEY"], "prompt and the secret API_KEY")]
+    #[case(&["command", "prompt"], &["A"], "command, prompt and the secret A")]
+    fn changes_are_listed_by_name(#[case] fields: &[&str], #[case] secrets: &[&str], #[case] expected: &str) {
+        let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        assert_eq!(changed(&Changes { fields: owned(fields), secrets: owned(secrets) }), expected);
+    }
+
+    #[test]
+    fn every_state_has_a_word_that_is_counted() {
+        for state in State::ALL {
+            for outcome in
+                [None, Some(Outcome::Completed), Some(Outcome::Failed), Some(Outcome::TimedOut), Some(Outcome::GaveUp)]
+            {
+                let agent = AgentStatus { outcome, ..agent("a", state) };
+                assert!(STATE_WORDS.contains(&state_word(&agent)), "{state} {outcome:?}");
+            }
         }
     }
 }

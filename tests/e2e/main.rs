@@ -26,6 +26,7 @@ mod logs;
 mod monitoring;
 mod observe;
 mod panes;
+mod people;
 mod presets;
 mod quickstart;
 mod restart;
