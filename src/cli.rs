@@ -6,6 +6,7 @@ pub mod complete;
 pub mod doctor;
 pub mod events;
 pub mod explain;
+mod go_flags;
 pub mod init;
 pub mod logs;
 pub mod manual;
@@ -31,6 +32,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use self::go_flags::Translated;
 use crate::agent::spec::Workdir;
 use crate::config;
 use crate::logs::store::Retention;
@@ -72,9 +74,9 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub enum Command {
-    /// Check a jcard and print every finding
+    /// Check jcards and print every finding
     ///
-    /// Each finding is a line such as FILE:LINE:COLUMN: what is wrong; what would be right.
+    /// Each finding is a line such as FILE:LINE:COLUMN: error: what is wrong; what would be right.
     #[command(after_long_help = manual::help("check"))]
     Check(check::Arguments),
     /// Print the JSON Schema of a jcard's agents, for editors
@@ -257,23 +259,35 @@ pub struct Daemon {
     /// Also log full command lines with prompts, working directories, names of variables, and the last screen of an agent
     #[arg(long)]
     debug: bool,
+    /// Whether the command line is written as the Go daemon's was.
+    #[arg(skip)]
+    from_go: bool,
+    /// The flags of the Go daemon that have no effect here.
+    #[arg(skip)]
+    without_effect: Vec<&'static str>,
 }
 
 impl Arguments {
     /// Parses the command line.
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut command = taking_any_value(Self::command());
-        let matches = command.try_get_matches_from_mut(with_two_dashes(words)).map_err(with_hint)?;
+        let Translated { words, from_go, without_effect } = go_flags::translate(&command, words);
+        let matches = command.try_get_matches_from_mut(words).map_err(with_hint)?;
         refuse_without_effect(&mut command, &matches)?;
         let mut arguments = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
-        if let Some(command) = &arguments.command {
-            arguments.places.overlay(&command.places());
+        if let Some(verb) = &arguments.command {
+            if let Some(flag) = without_effect.first() {
+                let what = format!("--{flag} has no effect with a command; leave it out");
+                return Err(command.error(ErrorKind::ArgumentConflict, what));
+            }
+            arguments.places.overlay(&verb.places());
         }
         match &arguments.command {
             Some(Command::Init(init)) => arguments.daemon.whereabouts.overlay(&init.whereabouts()),
             Some(Command::Logs(logs)) => arguments.daemon.whereabouts.overlay(&logs.what.whereabouts()),
             _ => {}
         }
+        (arguments.daemon.from_go, arguments.daemon.without_effect) = (from_go, without_effect);
         Ok(arguments)
     }
 
@@ -318,7 +332,8 @@ impl Arguments {
             login_timeout: daemon.login_timeout,
             on_terminate: daemon.on_terminate,
             detail: if daemon.debug { Detail::Debug } else { Detail::Plain },
-            options: self.places.options(here),
+            options: config::Options { from_go: daemon.from_go, ..self.places.options(here) },
+            without_effect: daemon.without_effect.clone(),
         }
     }
 }
@@ -485,29 +500,6 @@ pub fn conclude(error: clap::Error) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Reads `-config PATH` as `--config PATH`, which existing unit files contain. The daemon's only short flags are `-h` and `-V`.
-fn with_two_dashes(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let command = Arguments::command();
-    let is_flag = |name: &str| command.get_arguments().any(|argument| argument.get_long() == Some(name));
-    let mut verbatim = false;
-    let two_dashes = |argument: OsString| {
-        verbatim |= argument == "--";
-        let name = argument
-            .to_str()
-            .and_then(|text| text.strip_prefix('-'))
-            .map(|text| text.split('=').next().unwrap_or(text));
-        match name {
-            Some(name) if !verbatim && name.len() > 1 && (is_flag(name) || name == "help" || name == "version") => {
-                let mut doubled = OsString::from("-");
-                doubled.push(argument);
-                doubled
-            }
-            _ => argument,
-        }
-    };
-    arguments.into_iter().map(two_dashes).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -644,6 +636,17 @@ mod tests {
         assert_eq!(settings.api_socket, Path::new("/z"));
         assert_eq!(settings.tmux_socket, Path::new("/t"));
         assert_eq!(settings.detail, Detail::Debug);
+        assert!(settings.options.from_go);
+    }
+
+    #[test]
+    fn flags_of_the_go_daemon_without_effect_are_kept_for_the_log() {
+        let told = settings(&["agentd", "-runsc-path", "/usr/bin/runsc", "-debug=false"], &root());
+        assert_eq!((told.without_effect, told.detail), (vec!["runsc-path"], Detail::Plain));
+        let plain = settings(&["agentd", "--debug"], &root());
+        assert_eq!((plain.without_effect.len(), plain.options.from_go), (0, false));
+        let error = read(&["agentd", "-runsc-path=/x", "status"]).unwrap_err().to_string();
+        assert!(error.contains("--runsc-path has no effect with a command; leave it out"), "{error}");
     }
 
     #[test]
@@ -765,8 +768,8 @@ mod tests {
         for (call, command) in commands() {
             let expected: &[&str] = match call.first().map_or("", String::as_str) {
                 "" => DAEMON,
-                "check" => &["config", "unsandboxed", "json", "strict"],
-                "status" => &["watch", "sort", "json", "api-socket"],
+                "check" => &["config", "unsandboxed", "json", "strict", "here", "user", "secret-dir"],
+                "status" => &["watch", "sort", "json", "failed", "check", "api-socket"],
                 "explain" => &["utc", "json", "api-socket"],
                 "wait" => &["for", "timeout", "exit-code", "json", "api-socket"],
                 "watch" => &["once", "follow", "json", "api-socket"],

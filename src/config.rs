@@ -4,6 +4,7 @@
 //! position in the file, and the other entries stand. This module is the only home of defaults, and it does not touch the system:
 //! what needs the system (whether a `workdir` exists, what a `prompt_file` holds) is found out later, in [`crate::inputs`].
 
+mod advice;
 mod agents;
 mod fields;
 mod position;
@@ -51,13 +52,16 @@ const MAX_NOTED: usize = 100;
 pub struct Options {
     /// Accept `type = "sandboxed"` for an agent that runs without a sandbox, instead of reporting an error.
     pub unsandboxed: bool,
+    /// Expect that the jcard was written for the Go daemon, which runs an entry without a `type` in a sandbox.
+    pub from_go: bool,
     /// The workdir of agents whose entries name none.
     pub default_workdir: Workdir,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { unsandboxed: false, default_workdir: Workdir::Absolute("/home/agent/workspace".into()) }
+        let default_workdir = Workdir::Absolute("/home/agent/workspace".into());
+        Self { unsandboxed: false, from_go: false, default_workdir }
     }
 }
 
@@ -82,7 +86,9 @@ pub fn parse(text: &[u8], options: &Options) -> Result<Config, Vec<Finding>> {
     // Only the bare message: the error's own display quotes the line, which may contain a secret.
     let document = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
-        vec![places.finding(at, Severity::Error, format!("the file is not valid TOML: {}", error.message()))]
+        let remedy =
+            if is_like_yaml(text, at) { "; this looks like YAML, write [[agents]] and key = value" } else { "" };
+        vec![places.finding(at, Severity::Error, format!("the file is not valid TOML: {}{remedy}", error.message()))]
     })?;
     Ok(agents::read(document.get_ref(), &places, options))
 }
@@ -102,6 +108,17 @@ pub struct Lines {
     pub header: usize,
     /// The line of each field that is set.
     pub fields: BTreeMap<String, usize>,
+}
+
+/// Whether the line with this byte has a key and a colon.
+fn is_like_yaml(text: &str, at: usize) -> bool {
+    let before = text.get(..at).unwrap_or(text);
+    let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let line = text[start..].lines().next().unwrap_or_default().trim_start().trim_start_matches("- ");
+    let is_of_key = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    line.split_once(':').is_some_and(|(key, rest)| {
+        !key.is_empty() && key.chars().all(is_of_key) && (rest.is_empty() || rest.starts_with(' '))
+    })
 }
 
 /// Renders findings as one text, one per line; of very many, only the first.
@@ -124,6 +141,9 @@ pub struct Config {
     pub entries: Vec<Entry>,
     /// All findings, in the order of the file.
     pub findings: Vec<Finding>,
+    /// Warnings about entries whose agents the Go daemon would run in a sandbox. They are apart because the daemon says this once
+    /// for all of them.
+    pub sandbox_expected: Vec<Finding>,
     /// Whether every entry says which agents it means. While one does not, an agent that is not in `entries` is not known to be
     /// undeclared, and must not be stopped for that.
     pub complete: bool,
@@ -170,6 +190,8 @@ pub struct Finding {
     pub column: usize,
     /// The problem, and after a semicolon the remedy. Never quotes a value that may be secret.
     pub message: String,
+    /// The same with the exact remedy, if there is one. It may repeat what the file says, so it is only for those who check the file.
+    pub exact: Option<String>,
 }
 
 /// How bad a [`Finding`] is.

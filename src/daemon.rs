@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::agent::machine::Machine;
-use crate::agent::name::Key;
+use crate::agent::name::{Key, Name};
 use crate::api::{self, Sources};
 use crate::contain::tree::Trees;
 use crate::deputy::Deputy;
@@ -114,6 +114,9 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     rlimit::raise_descriptors();
     memory::keep_private();
     let account = agent_account(settings.user.as_deref())?;
+    for flag in &settings.without_effect {
+        tracing::warn!("--{flag} has no effect: this version has no sandbox");
+    }
     // Checked now, rather than when each agent starts.
     let launcher = program::find(settings.launcher.as_deref())?;
     let settings = &Settings { launcher: Some(launcher), ..settings.clone() };
@@ -279,6 +282,7 @@ async fn serve(
     let (trouble, troubles) = watch::channel(None);
     let trees = Trees::new(&settings.state_dir, user);
     let systemd = trees.systemd();
+    let log_files = StoredLogs::new(store.clone());
     let resources = Resources {
         sessions: Arc::new(tmux.clone()),
         programs: programs(settings, executable),
@@ -286,13 +290,14 @@ async fn serve(
         trouble: troubles,
         user,
         containment: Arc::new(trees.clone()),
-        log_files: Arc::new(StoredLogs::new(store.clone())),
+        log_files: Arc::new(log_files.clone()),
         pace: Pace::default(),
         clearings: Arc::new(Semaphore::new(CLEARINGS)),
         login_patience: settings.login_timeout,
         snapshot: snapshot.clone(),
     };
     let Reading { agents, problems } = machines(&record).await.map_err(failed("read the record"))?;
+    log_files.look_back(agents.values().map(printers).collect());
     state_errors.extend(problems.iter().map(ToString::to_string));
     for error in &state_errors {
         tracing::error!("{error}");
@@ -369,6 +374,11 @@ fn spawn_upkeep(tmux: &Tmux, trees: Trees, round: &watch::Receiver<()>, events: 
     tokio::spawn(async move { kept.keep(rounds).await });
     tokio::spawn(reaper::reap());
     tokio::spawn(find_sessions(tmux.clone(), events.clone()));
+}
+
+/// An agent, and when its latest attempt started.
+fn printers(machine: &Machine) -> (Name, Option<SystemTime>) {
+    (machine.name().clone(), machine.status().started_at.map(|started| started.0))
 }
 
 /// The programs that run in panes. `executable` is this one.

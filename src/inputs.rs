@@ -93,6 +93,8 @@ struct Last {
     paths: (BTreeSet<PathBuf>, BTreeSet<PathBuf>),
     seen: Seen,
     told: Told,
+    /// How many entries seemed to expect a sandbox when that was last logged.
+    unsandboxed: usize,
     desired: Option<Desired>,
 }
 
@@ -248,9 +250,10 @@ impl Inputs {
         last.secrets = files.secrets;
         let before = last.reading;
         let is_edited = last.take_config(files.jcard, &self.place.file, &self.options).await;
-        let empty = Config { entries: Vec::new(), findings: Vec::new(), complete: false };
+        let empty = Config { entries: Vec::new(), findings: Vec::new(), sandbox_expected: Vec::new(), complete: false };
         let config = last.config.as_ref().unwrap_or(&empty);
         if is_edited {
+            report_sandbox(&self.place.file, config, &mut last.unsandboxed);
             last.paths = paths(config, folder_of(&self.place.file), &self.place.account);
         }
         let mut seen = self.look(&last.paths, &last.seen).await;
@@ -395,6 +398,22 @@ fn read_config(path: &Path) -> (Result<Jcard, String>, Option<SystemTime>) {
             (Err(format!("failed to read {}: {error}; what it declared before stays in force", path.display())), None)
         }
     }
+}
+
+/// Logs one line about all entries whose agents the Go daemon would run in a sandbox, if it is another number of them than before.
+fn report_sandbox(path: &Path, config: &Config, before: &mut usize) {
+    let count = config.sandbox_expected.len();
+    if count > 0 && count != *before {
+        let lines: Vec<String> =
+            config.sandbox_expected.iter().take(10).map(|finding| finding.line.to_string()).collect();
+        let more = if count > lines.len() { ", …" } else { "" };
+        tracing::warn!(
+            "{}: {count} entries without a `type` run without a sandbox, which the Go daemon would use (lines {}{more}); write `type = \"native\"` if that is meant",
+            path.display(),
+            lines.join(", ")
+        );
+    }
+    *before = count;
 }
 
 /// Logs one line for everything new that needs attention.

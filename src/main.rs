@@ -46,15 +46,7 @@ fn main() -> ExitCode {
             let _log = log::start(settings.detail);
             conclude(daemon::run(&settings))
         }
-        Some(Command::Check(options)) => {
-            let file = options.file.clone().unwrap_or_else(|| arguments.places.checked_config(&here));
-            let rigor = if options.strict { check::Rigor::Strict } else { check::Rigor::Usual };
-            let mut text = Vec::new();
-            match check::check(&file, options.json, rigor, &arguments.places.options(&here), &mut text) {
-                Ok(code) => output::print(&text, code, 1),
-                Err(error) => complain(&format!("failed to print: {error}")),
-            }
-        }
+        Some(Command::Check(options)) => check::run(&arguments, options, &here),
         Some(Command::Schema) => output::print(format!("{:#}\n", config::schema()).as_bytes(), 0, 1),
         Some(Command::Status(asking)) => status::run(&asking.what, &arguments.places.client_socket(&here)),
         Some(Command::Explain(asking)) => explain::run(&asking.what, &arguments.places.client_socket(&here)),

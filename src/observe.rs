@@ -2,6 +2,7 @@
 
 pub mod facts;
 pub mod metrics;
+pub mod outputs;
 pub mod redactions;
 pub mod ring;
 pub mod snapshot;

@@ -52,6 +52,8 @@ pub struct Settings {
     pub options: config::Options,
     /// What to do at SIGTERM.
     pub on_terminate: OnTerminate,
+    /// Flags of the Go daemon that were given and have no effect.
+    pub without_effect: Vec<&'static str>,
 }
 
 /// What happens to the agents when the daemon is terminated.

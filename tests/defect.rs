@@ -55,6 +55,7 @@ fn settings(folder: &Path) -> Settings {
         detail: Detail::Plain,
         options: config::Options::default(),
         on_terminate: OnTerminate::Detach,
+        without_effect: Vec::new(),
     }
 }
 

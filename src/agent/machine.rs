@@ -68,6 +68,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The longest such delay.
 const RETRY_MOST: Duration = Duration::from_secs(30);
 
+/// An attempt that completes in less than this and prints nothing probably did nothing.
+const SILENT: Duration = Duration::from_secs(2);
+
 /// Numbers the launches of one agent, over all its declarations.
 pub type Attempt = u64;
 
@@ -380,7 +383,7 @@ impl Machine {
             Event::Found { attempt, fingerprint } => self.found_instead(attempt, fingerprint.as_ref()),
             Event::NotStarted { attempt, why } => self.not_started(attempt, why, now, &mut effects),
             Event::Ended { attempt, how, at, usage } => {
-                self.ended(attempt, Exit { how, at, usage }, now, &mut effects);
+                self.ended(attempt, Exit { how, at, usage, silent: false }, now, &mut effects);
             }
             Event::Limited { attempt, error } => self.limited(attempt, error),
             Event::Logged { attempt, error } => self.logged(attempt, error),
@@ -540,7 +543,7 @@ impl Machine {
         match why {
             NotStarted::Failed(message) => {
                 life.error = Some(message.clone());
-                let exit = Exit { how: ExitStatus::Cause(message), at: now, usage: Usage::default() };
+                let exit = Exit { how: ExitStatus::Cause(message), at: now, usage: Usage::default(), silent: false };
                 effects.extend(account(self.latest.as_ref(), &exit, "it could not be started"));
                 life.exit = Some(exit);
                 self.judge(now, effects);
@@ -601,7 +604,9 @@ impl Machine {
         // The launcher says so, or tmux, and its clock may be wrong.
         let started = self.life_with_attempts().and_then(|life| life.started);
         let at = started.map_or(exit.at, |started| exit.at.max(started)).min(now);
-        let exit = Exit { at, ..exit };
+        let is_short = started.is_some_and(|started| at.since(started) < SILENT);
+        let silent = is_short && exit.how == ExitStatus::Code(0) && exit.usage.printed == Some(false);
+        let exit = Exit { at, silent, ..exit };
         self.had_ended_in_time(attempt, at);
         let since = match &mut self.state {
             State::Stopping { attempt: present, harness, deadline, why, .. }
@@ -655,7 +660,7 @@ impl Machine {
                 if present == attempt =>
             {
                 let how = ExitStatus::Cause("its end was not reported".to_owned());
-                self.ended(attempt, Exit { how, at: now, usage: Usage::default() }, now, effects);
+                self.ended(attempt, Exit { how, at: now, usage: Usage::default(), silent: false }, now, effects);
                 self.gone(attempt, now, effects);
             }
             State::Stopping { attempt: present, why, .. } if present == attempt => match why {

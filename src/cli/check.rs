@@ -1,16 +1,24 @@
 //! `agentd check`: prints what is wrong with a jcard, before a daemon reads it.
 
+mod here;
+
 use std::collections::BTreeSet;
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use serde::Serialize;
+use zeroize::Zeroizing;
 
+use super::output;
+use super::target::Target;
 use super::wording::{counted, fault};
+use super::{Whereabouts, check::here::Looker};
 use crate::agent::spec::Prompt;
-use crate::config::{self, Entry, Finding, Options, Severity};
-use crate::sys::regular_file;
+use crate::config::{self, Config, Entry, Finding, Options, Severity};
+use crate::settings::Surroundings;
+use crate::sys::{fd, regular_file};
 use crate::text::printable::{self, escaped};
 
 /// The exit status when the jcard has no error.
@@ -18,24 +26,38 @@ const GOOD: u8 = 0;
 /// The exit status when the jcard has an error, or cannot be read.
 const BAD: u8 = 1;
 
-/// Which jcard to check, and how.
+/// Names standard input on the command line.
+const STDIN: &str = "-";
+
+/// Which jcards to check, and how.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
+#[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub struct Arguments {
-    /// The jcard [default: /etc/stereos/jcard.toml; without root: $XDG_CONFIG_HOME/agentd/jcard.toml]
-    pub file: Option<PathBuf>,
+    /// The jcards; - is standard input [default: /etc/stereos/jcard.toml; without root: $XDG_CONFIG_HOME/agentd/jcard.toml]
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
     /// The jcard, under the daemon's name for this option
-    #[arg(long, value_name = "PATH", conflicts_with = "file", value_parser = super::path())]
+    #[arg(long, value_name = "PATH", conflicts_with = "files", value_parser = super::path())]
     pub config: Option<PathBuf>,
     /// Accept `type = "sandboxed"`, as a daemon with this option does
     #[arg(long)]
     pub unsandboxed: bool,
-    /// Print the findings as JSON
+    /// Print the findings as JSON, a line for each file
     #[arg(long)]
     pub json: bool,
     /// Count warnings as errors, and also missing prompt files that have a relative path
     #[arg(long)]
     pub strict: bool,
+    /// Also look whether this machine has the programs, workdirs, prompt files and secrets, as far as this user may
+    #[arg(long)]
+    pub here: bool,
+    /// With --here, the user that agents run as [default: that of the daemon, or agent; without root: yourself]
+    #[arg(long, value_name = "NAME", value_parser = super::name, requires = "here")]
+    pub user: Option<String>,
+    /// With --here, the secrets, one file each [default: those of the daemon]
+    #[arg(long, value_name = "DIR", value_parser = super::path(), requires = "here")]
+    pub secret_dir: Option<PathBuf>,
 }
 
 /// The findings, as `--json` prints them.
@@ -52,7 +74,7 @@ struct Report {
 
 #[derive(Debug, Serialize)]
 struct Found {
-    severity: Severity,
+    severity: Level,
     /// Where the finding is; absent if it is about the file as a whole.
     #[serde(flatten)]
     position: Option<Position>,
@@ -60,10 +82,30 @@ struct Found {
 }
 
 /// A line and a column, both counted from 1.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct Position {
     line: usize,
     column: usize,
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Level {
+    Error,
+    Warning,
+    /// Something could not be looked at.
+    Note,
+}
+
+impl Level {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Note => "note",
+        }
+    }
 }
 
 /// What counts as an error.
@@ -76,15 +118,40 @@ pub enum Rigor {
     Strict,
 }
 
+/// Checks the jcards that the command line names, and prints the findings.
+pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -> ExitCode {
+    let files =
+        if arguments.files.is_empty() { vec![all.places.checked_config(here)] } else { arguments.files.clone() };
+    let rigor = if arguments.strict { Rigor::Strict } else { Rigor::Usual };
+    // Looking starts a deputy.
+    fd::hand_down_none();
+    let looker = arguments.here.then(|| {
+        let (secret_dir, user) = (arguments.secret_dir.clone(), arguments.user.clone());
+        Looker::new(&Target::find(all, &Whereabouts { secret_dir, user, ..Whereabouts::default() }, here))
+    });
+    let options = all.places.options(here);
+    let (mut text, mut status) = (Vec::new(), GOOD);
+    for file in &files {
+        match check(file, arguments.json, rigor, looker.as_ref(), &options, &mut text) {
+            Ok(code) => status = status.max(code),
+            Err(error) => return output::complain(BAD, &format!("failed to print: {error}")),
+        }
+    }
+    output::print(&text, status, BAD)
+}
+
 /// Checks a jcard and prints each finding and a summary, a line each. Returns the exit status: 0 if there is no error, else 1.
 ///
-/// It reads only the jcard. With [`Rigor::Strict`] it also looks whether relative prompt files exist.
-///
-/// # Errors
-///
-/// `out` cannot be written.
-pub fn check(file: &Path, json: bool, rigor: Rigor, options: &Options, out: &mut impl Write) -> io::Result<u8> {
-    let report = Report::of(file, rigor, options);
+/// Without a `looker` it reads only the jcard. With [`Rigor::Strict`] it also looks whether relative prompt files exist.
+fn check(
+    file: &Path,
+    json: bool,
+    rigor: Rigor,
+    looker: Option<&Looker>,
+    options: &Options,
+    out: &mut impl Write,
+) -> io::Result<u8> {
+    let report = Report::of(file, rigor, looker, options);
     if json {
         writeln!(out, "{}", printable::json(serde_json::to_string(&report)?))?;
     } else {
@@ -93,34 +160,59 @@ pub fn check(file: &Path, json: bool, rigor: Rigor, options: &Options, out: &mut
     Ok(if report.errors == 0 { GOOD } else { BAD })
 }
 
+/// The text of a jcard, or why there is none.
+fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    if file != Path::new(STDIN) {
+        return regular_file::read(file, config::MAX_SIZE).map(|(text, _)| text).map_err(|error| fault(&error));
+    }
+    let mut text = Zeroizing::new(Vec::new());
+    // One byte more shows that there is more.
+    match io::stdin().lock().take(config::MAX_SIZE + 1).read_to_end(&mut text) {
+        Err(error) => Err(format!("cannot be read: {error}")),
+        Ok(_) if text.len() as u64 > config::MAX_SIZE => Err(fault(&regular_file::Error::TooLarge(config::MAX_SIZE))),
+        Ok(_) => Ok(text),
+    }
+}
+
 impl Report {
-    fn of(file: &Path, rigor: Rigor, options: &Options) -> Self {
-        let (agents, mut findings) = match regular_file::read(file, config::MAX_SIZE) {
-            Ok((text, _)) => match config::parse(&text, options) {
-                Ok(config) => {
-                    let mut findings: Vec<Found> = config.findings.into_iter().map(Found::from).collect();
-                    if rigor == Rigor::Strict {
-                        findings.extend(missing_prompts(file, &config.entries));
-                    }
-                    (Some(config.entries.len()), findings)
-                }
-                Err(findings) => (None, findings.into_iter().map(Found::from).collect()),
-            },
-            Err(error) => (None, vec![Found { severity: Severity::Error, position: None, message: fault(&error) }]),
+    fn of(file: &Path, rigor: Rigor, looker: Option<&Looker>, options: &Options) -> Self {
+        let read = read(file).map_err(|fault| vec![Found { severity: Level::Error, position: None, message: fault }]);
+        let parsed = read.and_then(|text| {
+            config::parse(&text, options).map_err(|findings| findings.into_iter().map(Found::from).collect())
+        });
+        let (agents, mut findings) = match parsed {
+            Ok(config) => (Some(config.entries.len()), Self::judge(file, rigor, looker, config)),
+            Err(findings) => (None, findings),
         };
         if rigor == Rigor::Strict {
-            for found in &mut findings {
-                found.severity = Severity::Error;
+            for found in findings.iter_mut().filter(|found| found.severity == Level::Warning) {
+                found.severity = Level::Error;
             }
         }
-        let errors = findings.iter().filter(|found: &&Found| found.severity == Severity::Error).count();
-        Self { file: file.display().to_string(), agents, errors, warnings: findings.len() - errors, findings }
+        let count = |level| findings.iter().filter(|found: &&Found| found.severity == level).count();
+        let (errors, warnings) = (count(Level::Error), count(Level::Warning));
+        let file = if file == Path::new(STDIN) { "<stdin>".to_owned() } else { file.display().to_string() };
+        Self { file, agents, errors, warnings, findings }
+    }
+
+    /// All findings about a jcard that could be read.
+    fn judge(file: &Path, rigor: Rigor, looker: Option<&Looker>, config: Config) -> Vec<Found> {
+        let Config { entries, findings, sandbox_expected, .. } = config;
+        let mut findings: Vec<Found> = findings.into_iter().chain(sandbox_expected).map(Found::from).collect();
+        findings.sort_by_key(|found| found.position);
+        // An empty path is the current directory.
+        let folder = file.parent().unwrap_or(Path::new(""));
+        match looker {
+            Some(looker) => findings.extend(looker.look(&entries, folder)),
+            None if rigor == Rigor::Strict => findings.extend(missing_prompts(folder, &entries)),
+            None => {}
+        }
+        findings
     }
 }
 
 /// A finding for each relative prompt file that is not where the daemon would look for it.
-fn missing_prompts(jcard: &Path, entries: &[Entry]) -> Vec<Found> {
-    let folder = jcard.parent().unwrap_or(Path::new(""));
+fn missing_prompts(folder: &Path, entries: &[Entry]) -> Vec<Found> {
     let prompts: BTreeSet<&Path> = entries
         .iter()
         .filter_map(|entry| match &entry.spec.as_ref().ok()?.prompt {
@@ -130,7 +222,7 @@ fn missing_prompts(jcard: &Path, entries: &[Entry]) -> Vec<Found> {
         .filter(|path| path.is_relative() && !folder.join(path).is_file())
         .collect();
     let found = |path: &Path| Found {
-        severity: Severity::Error,
+        severity: Level::Error,
         position: None,
         message: format!(
             "prompt_file \"{}\" is not a file in the jcard's folder; put it there, or write an absolute path",
@@ -141,8 +233,12 @@ fn missing_prompts(jcard: &Path, entries: &[Entry]) -> Vec<Found> {
 }
 
 impl From<Finding> for Found {
-    fn from(Finding { line, column, severity, message }: Finding) -> Self {
-        Self { severity, position: Some(Position { line, column }), message }
+    fn from(Finding { line, column, severity, message, exact }: Finding) -> Self {
+        let severity = match severity {
+            Severity::Error => Level::Error,
+            Severity::Warning => Level::Warning,
+        };
+        Self { severity, position: Some(Position { line, column }), message: exact.unwrap_or(message) }
     }
 }
 
@@ -150,13 +246,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = escaped(&self.file);
         for Found { severity, position, message } in &self.findings {
-            let mark = match severity {
-                Severity::Error => "",
-                Severity::Warning => "warning: ",
-            };
+            let (level, message) = (severity.word(), escaped(message));
             match position {
-                Some(Position { line, column }) => writeln!(f, "{file}:{line}:{column}: {mark}{}", escaped(message))?,
-                None => writeln!(f, "{file}: {mark}{}", escaped(message))?,
+                Some(Position { line, column }) => writeln!(f, "{file}:{line}:{column}: {level}: {message}")?,
+                None => writeln!(f, "{file}: {level}: {message}")?,
             }
             // The file could not be read, so there is nothing to sum up.
             if position.is_none() && self.agents.is_none() {
@@ -176,13 +269,13 @@ mod tests {
 
     fn check_file(file: &Path) -> (u8, String) {
         let mut out = Vec::new();
-        let status = check(file, false, Rigor::Usual, &Options::default(), &mut out).unwrap();
+        let status = check(file, false, Rigor::Usual, None, &Options::default(), &mut out).unwrap();
         (status, String::from_utf8(out).unwrap())
     }
 
     fn check_strictly(file: &Path) -> (u8, String) {
         let mut out = Vec::new();
-        let status = check(file, false, Rigor::Strict, &Options::default(), &mut out).unwrap();
+        let status = check(file, false, Rigor::Strict, None, &Options::default(), &mut out).unwrap();
         (status, String::from_utf8(out).unwrap().replace(&*file.to_string_lossy(), "jcard.toml"))
     }
 
@@ -221,7 +314,7 @@ mod tests {
         assert_eq!(status, 1);
         assert_eq!(
             output,
-            "jcard.toml:3:1: unknown key \"promt\" is ignored; did you mean `prompt`?\n\
+            "jcard.toml:3:1: error: unknown key \"promt\" is ignored; did you mean `prompt`?\n\
              jcard.toml: 1 agent, 1 error, 0 warnings\n"
         );
         fs::write(&file, "[agent]\nharness = \"claude-code\"\n").unwrap();
@@ -238,7 +331,7 @@ mod tests {
         assert_eq!(status, 1);
         assert_eq!(
             output,
-            "jcard.toml: prompt_file \"prompts/x.md\" is not a file in the jcard's folder; put it there, or write an absolute \
+            "jcard.toml: error: prompt_file \"prompts/x.md\" is not a file in the jcard's folder; put it there, or write an absolute \
              path\njcard.toml: 4 agents, 1 error, 0 warnings\n"
         );
         assert_eq!(check_file(&file).0, GOOD);
@@ -255,8 +348,9 @@ mod tests {
         assert_eq!(status, 1);
         assert_eq!(
             output,
-            "jcard.toml:2:11: unknown agent.harness \"nope\"; write claude-code, opencode, gemini-cli, codex or custom\n\
-             jcard.toml:4:16: `max_restarts` is out of range; write a whole number from 0 to 18446744073709551615, where 0 is no limit\n\
+            "jcard.toml:2:11: error: unknown agent.harness \"nope\"; write claude-code, opencode, gemini-cli or codex, or \"custom\" \
+             with `command = [\"nope\"]`\n\
+             jcard.toml:4:16: error: `max_restarts` is out of range; write a whole number from 0 to 18446744073709551615, where 0 is no limit\n\
              jcard.toml: 2 agents, 2 errors, 0 warnings\n"
         );
     }
@@ -268,7 +362,7 @@ mod tests {
         fs::write(&file, "[agent]\nharness = \"nope\"\nname = \"a\"\n").unwrap();
         let data = |file: &Path| {
             let mut out = Vec::new();
-            assert_eq!(check(file, true, Rigor::Usual, &Options::default(), &mut out).unwrap(), BAD);
+            assert_eq!(check(file, true, Rigor::Usual, None, &Options::default(), &mut out).unwrap(), BAD);
             serde_json::from_slice::<serde_json::Value>(&out).unwrap()
         };
         let found = data(&file);
@@ -302,7 +396,7 @@ mod tests {
     fn file_that_is_not_toml_is_unusable() {
         let (status, output) = check_text("[agent\n");
         assert_eq!(status, 1);
-        assert!(output.starts_with("jcard.toml:1:7: the file is not valid TOML: "), "{output}");
+        assert!(output.starts_with("jcard.toml:1:7: error: the file is not valid TOML: "), "{output}");
         assert!(output.ends_with("jcard.toml: unusable, 1 error, 0 warnings\n"), "{output}");
     }
 
@@ -311,7 +405,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (status, output) = check_file(&folder.path().join("jcard.toml"));
         assert_eq!(status, 1);
-        assert!(output.contains("jcard.toml: does not exist; agentd init"), "{output}");
+        assert!(output.contains("jcard.toml: error: does not exist; agentd init"), "{output}");
     }
 
     #[test]
@@ -321,7 +415,7 @@ mod tests {
         fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
         let (status, output) = check_file(&file);
         assert_eq!(status, 1);
-        assert!(output.ends_with("jcard.toml: is larger than 8 MiB; a jcard is a few kilobytes\n"), "{output}");
+        assert!(output.ends_with("jcard.toml: error: is larger than 8 MiB; a jcard is a few kilobytes\n"), "{output}");
     }
 
     #[test]
@@ -331,6 +425,6 @@ mod tests {
         nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let (status, output) = check_file(&file);
         assert_eq!(status, 1);
-        assert!(output.ends_with("jcard.toml: is not a regular file; name a jcard that is one\n"), "{output}");
+        assert!(output.ends_with("jcard.toml: error: is not a regular file; name a jcard that is one\n"), "{output}");
     }
 }

@@ -244,6 +244,9 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
     next
 }
 
+const SILENT: &str =
+    "It printed nothing, so it probably did nothing: run its command as the agent user, and look at its login.";
+
 const RELAUNCH: &str = "Edit what its entry launches, or a secret or prompt that it gets: it starts afresh.";
 
 /// What would change the state, the nearest at hand first.
@@ -265,7 +268,9 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
         ],
         State::Exited => match agent.outcome {
             Some(Outcome::Completed) => {
-                vec![RELAUNCH.into(), "Set `restart = \"always\"` in its entry: it starts again.".into()]
+                let silent = agent.exit.as_ref().is_some_and(|exit| exit.silent).then(|| SILENT.to_owned());
+                let usual = [RELAUNCH.into(), "Set `restart = \"always\"` in its entry: it starts again.".into()];
+                silent.into_iter().chain(usual).collect()
             }
             Some(Outcome::GaveUp) => {
                 let more = format!(
@@ -442,7 +447,9 @@ fn end(past: &Past, is_said: bool, now: SystemTime, times: &Times) -> String {
     let attempt = attempt.map_or_else(String::new, |attempt| format!("attempt {attempt}, "));
     let ran = started_at.and_then(|Time(started)| exit.at.0.duration_since(started).ok());
     let ran = ran.map_or_else(String::new, |ran| format!("after {}, ", words(ran)));
-    sentence(&format!("{} ago, {attempt}{ran}at {}: {how}{oom}{why}", words(ago(exit.at, now)), times.show(exit.at)))
+    let silent = if exit.silent { ", and printed nothing" } else { "" };
+    let ago = words(ago(exit.at, now));
+    sentence(&format!("{ago} ago, {attempt}{ran}at {}: {how}{silent}{oom}{why}", times.show(exit.at)))
 }
 
 fn takes(resources: &Resources) -> String {
@@ -827,6 +834,17 @@ agentd     the prompt_file /j/task.md does not exist; the secret A is not in the
             "ends": [{ "exit": { "code": 3, "at": at(8) } }],
         });
         assert_eq!(data, expected);
+    }
+
+    #[test]
+    fn completion_without_output_is_said() {
+        let exit = json!({ "code": 0, "at": at(8), "silent": true });
+        let text = text(&agent("exited", &json!({ "outcome": "completed", "exit": exit })));
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(
+            words.contains("exited with status 0, and printed nothing. To change It printed nothing, so"),
+            "{text}"
+        );
     }
 
     #[test]

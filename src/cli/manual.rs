@@ -45,12 +45,13 @@ pub fn write(folder: &Path) -> io::Result<()> {
 }
 
 /// What an exit status means, whatever the command. `docs/using.md` has the same table.
-pub const EXIT_STATUSES: [(&str, &str); 6] = [
+pub const EXIT_STATUSES: [(&str, &str); 7] = [
     ("0", "it went well"),
     ("1", "it failed, or a check found a fault (`check`, `doctor`)"),
     ("2", "the command line is wrong"),
     ("3", "`status`: the agent does not run, or without NAME the daemon"),
     ("4", "nothing is known: there is no such agent, agentd does not answer, or you are not allowed to ask"),
+    ("5", "`status --check`: an agent needs attention"),
     ("123, 124, 125", "`wait`: as `timeout`(1) has it, since its other statuses may be the agent's own; 125 is its 4"),
 ];
 
@@ -94,6 +95,8 @@ pub const TOPICS: [Topic; 15] = [
         examples: &[
             ("agentd check", "Check the jcard that the daemon reads"),
             ("agentd check --strict ./jcard.toml", "Check a file before it is installed, as in CI"),
+            ("agentd check --here", "Also look for programs, workdirs, prompt files and secrets on this machine"),
+            ("agentd check -", "Check what comes from standard input"),
         ],
     },
     Topic {
@@ -110,10 +113,12 @@ pub const TOPICS: [Topic; 15] = [
             ("0", "the agents that are named run; without NAME, the daemon runs"),
             ("3", "one of them does not run; without an answer from agentd, the daemon does not"),
             ("4", "there is no such agent, or you are not allowed to ask"),
+            ("5", "with --check, an agent has failed, gave up, timed out, is invalid, or has an error"),
             USAGE,
         ],
         examples: &[
             ("agentd status", "Show all agents in a table"),
+            ("agentd status --failed --check", "Show the agents that have failed, and end with 5 if there are any"),
             ("agentd status reviewer", "Show one agent, with its latest attempts"),
             ("agentd status 'rev*' writer", "Show some agents"),
             ("agentd status -w", "Show them until Ctrl-C, as things happen"),

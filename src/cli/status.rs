@@ -29,6 +29,9 @@ const RUNNING: u8 = 0;
 const NOT_RUNNING: u8 = 3;
 const UNKNOWN: u8 = 4;
 
+/// The exit status of `--check` if an agent has failed.
+const FAILED: u8 = 5;
+
 const HEADINGS: [&str; 7] = ["NAME", "HARNESS", "STATE", "SINCE", "RESTARTS", "LAST EXIT", "NEXT START"];
 
 /// Which agents to show, and how.
@@ -46,6 +49,12 @@ pub struct Arguments {
     /// Print the API's answer as it is
     #[arg(long)]
     pub json: bool,
+    /// Show only agents that failed, gave up, timed out, are invalid, or have an error
+    #[arg(long)]
+    pub failed: bool,
+    /// End with 5 if there is such an agent
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// The order of agents.
@@ -120,6 +129,21 @@ impl Shown {
         Ok(Self { agents, body, missing })
     }
 
+    /// Applies `--failed` to the agents and the answer, and finds the exit status.
+    fn judged(mut self, arguments: &Arguments) -> (Self, u8) {
+        let is_any_failed = self.agents.iter().any(AgentStatus::is_failed);
+        let code = if arguments.check && is_any_failed { FAILED } else { self.code(&arguments.names) };
+        if arguments.failed {
+            self.agents.retain(AgentStatus::is_failed);
+            let is_one = matches!(arguments.names.as_slice(), [name] if !glob::is_pattern(name));
+            self.body = match self.agents.as_slice() {
+                [agent] if is_one => json_line(agent).into(),
+                agents => json_line(agents).into(),
+            };
+        }
+        (self, code)
+    }
+
     fn code(&self, names: &[String]) -> u8 {
         match () {
             () if !self.missing.is_empty() => UNKNOWN,
@@ -140,8 +164,7 @@ fn unknown(name: &str) -> String {
 
 async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
     let client = Client::new(socket)?;
-    let shown = Shown::ask(&client, &arguments.names).await?;
-    let code = shown.code(&arguments.names);
+    let (shown, code) = Shown::ask(&client, &arguments.names).await?.judged(arguments);
     let mut remarks: Vec<String> = shown.missing.iter().map(|name| unknown(name)).collect();
     if arguments.json {
         return Ok(Report { text: shown.body, remarks, code });
@@ -150,7 +173,7 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
     remarks.extend(client.health().await.map(|health| faults(&health.value)).unwrap_or_default());
     if shown.agents.is_empty() {
         if shown.missing.is_empty() {
-            remarks.push("no agents are declared".to_owned());
+            remarks.push(if arguments.failed { "no agent has failed" } else { "no agents are declared" }.to_owned());
         }
         return Ok(Report { text: Bytes::new(), remarks, code });
     }
@@ -257,6 +280,29 @@ pub(super) mod tests {
 
     pub(in crate::cli) fn ago(seconds: u64) -> Time {
         Time(now() - Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn failed_agents_are_selected_and_end_a_check_with_5() {
+        let arguments =
+            |failed, check| Arguments { names: Vec::new(), watch: false, sort: None, json: false, failed, check };
+        let good = agent("good", State::Running);
+        let bad = AgentStatus { outcome: Some(Outcome::GaveUp), ..agent("bad", State::Exited) };
+        let both = || vec![good.clone(), bad.clone()];
+        let judge = |arguments: Arguments, agents| {
+            let shown = Shown { agents, body: Bytes::from("all"), missing: Vec::new() };
+            let (Shown { agents, body, .. }, code) = shown.judged(&arguments);
+            let names: Vec<String> = agents.into_iter().map(|agent| agent.name).collect();
+            (names.join(" "), body, code)
+        };
+        assert_eq!(judge(arguments(false, false), both()), ("good bad".to_owned(), Bytes::from("all"), RUNNING));
+        assert_eq!(judge(arguments(false, true), both()), ("good bad".to_owned(), Bytes::from("all"), FAILED));
+        assert_eq!(judge(arguments(false, true), vec![good.clone()]).2, RUNNING);
+        let (names, body, code) = judge(arguments(true, false), both());
+        assert_eq!((names.as_str(), code), ("bad", RUNNING));
+        let data: Vec<AgentStatus> = serde_json::from_slice(&body).unwrap();
+        assert_eq!(data, std::slice::from_ref(&bad));
+        assert_eq!(judge(arguments(true, true), vec![good.clone()]), (String::new(), Bytes::from("[]\n"), RUNNING));
     }
 
     pub(in crate::cli) fn agent(name: &str, state: State) -> AgentStatus {

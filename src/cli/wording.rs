@@ -53,12 +53,7 @@ pub(super) fn remark(agent: &AgentStatus) -> String {
 
 /// The word of the API for an outcome.
 pub(super) fn outcome(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Completed => "completed",
-        Outcome::Failed => "failed",
-        Outcome::TimedOut => "timed-out",
-        Outcome::GaveUp => "gave-up",
-    }
+    outcome.word()
 }
 
 /// The state in a word or two, with the outcome in the place of `exited`.

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 use toml::de::{DeTable, DeValue};
 
-use super::fields::{Fields, alternatives, described};
+use super::advice;
+use super::fields::{Fields, alternatives, described, quoted};
 use super::position::Places;
 use crate::agent::harness::{HARNESSES, Harness};
 use crate::agent::name::{InvalidName, Key, Name};
@@ -25,9 +26,12 @@ pub(super) fn read(document: &DeTable<'_>, places: &Places<'_>, options: &Option
         roster.enlist(table, draft, base, places, options);
     }
     roster.list_unplaced();
-    let Roster { entries, mut findings, incomplete, .. } = roster;
+    let Roster { entries, mut findings, sandbox_expected, incomplete, .. } = roster;
+    if entries.is_empty() && !incomplete {
+        findings.extend(advice::nothing_declared(document, places));
+    }
     findings.sort_by_key(|finding| (finding.line, finding.column));
-    Config { entries, findings, complete: !incomplete }
+    Config { entries, findings, sandbox_expected, complete: !incomplete }
 }
 
 /// Where the tables and their fields stand.
@@ -100,11 +104,7 @@ impl<'a> Draft<'a> {
     fn read(mut fields: Fields<'a>) -> Self {
         let presets: Vec<_> = HARNESSES.iter().map(|harness| (harness.name, harness)).collect();
         let names = || presets.iter().map(|&(name, _)| name);
-        if !fields.is_set("harness") {
-            fields
-                .error(fields.place("harness"), format!("harness is required; write one of {}", alternatives(names())));
-        }
-        let harness = fields.word("harness", "unknown agent.harness", &presets);
+        let harness = read_harness(&mut fields, &presets);
         let meant = harness.or_else(|| Harness::find(nearest(fields.peek("harness")?, names())?));
         let naming = if fields.is_set("name") {
             fields.name("name").map_or(Naming::Unknown, Naming::Given)
@@ -197,6 +197,35 @@ impl<'a> Draft<'a> {
             (errors, ..) => Err(errors.unwrap_or_default()),
         }
     }
+}
+
+fn read_harness(fields: &mut Fields<'_>, presets: &[(&'static str, &'static Harness)]) -> Option<&'static Harness> {
+    const CUSTOM: &str = "custom";
+    let names = || presets.iter().map(|&(name, _)| name);
+    let at = fields.place("harness");
+    if !fields.is_set("harness") {
+        let right = if fields.is_set("command") {
+            "write `harness = \"custom\"`, because the entry has a `command`".to_owned()
+        } else {
+            format!("write one of {}", alternatives(names()))
+        };
+        fields.error(at, format!("harness is required; {right}"));
+        return None;
+    }
+    let text = fields.string("harness")?;
+    if let Some(harness) = Harness::find(text) {
+        return Some(harness);
+    }
+    let right = if let Some(near) = nearest(text, names()) {
+        format!("did you mean {near:?}?")
+    } else if fields.is_set("command") {
+        "write \"custom\", because the entry has a `command`".to_owned()
+    } else {
+        let others = alternatives(names().filter(|&name| name != CUSTOM));
+        format!("write {others}, or \"{CUSTOM}\" with `command = [{}]`", quoted(text))
+    };
+    fields.error(at, format!("unknown agent.harness {}; {right}", quoted(text)));
+    None
 }
 
 /// Checks whether the harness will take the prompt for a prompt, and end as it should. The content of a `prompt_file` is unknown
@@ -331,6 +360,7 @@ fn numbered(base: &str, number: u64) -> Result<Name, InvalidName> {
 struct Roster {
     entries: Vec<Entry>,
     findings: Vec<Finding>,
+    sandbox_expected: Vec<Finding>,
     incomplete: bool,
     /// Whether the warning about agents that never end was given. Once is enough: those who want that have many such entries.
     is_stay_told: bool,
@@ -367,6 +397,10 @@ impl Roster {
         let names = base.and_then(|base| draft.names(base, self.declared));
         let session = draft.session();
         let mut spec = draft.spec(base, options);
+        if let Ok(spec) = &spec {
+            advice::look_at(&mut draft.fields, spec);
+        }
+        self.sandbox_expected.extend(advice::sandbox_expected(&draft.fields, options));
         if let Ok(spec) = &spec
             && stays_open(spec)
             && !self.is_stay_told

@@ -89,6 +89,26 @@ impl<'a> Fields<'a> {
         self.note(at, Severity::Warning, message);
     }
 
+    /// Warns, with a general remedy, and with an exact one that may repeat what the entry says.
+    pub(super) fn warn_exactly(&mut self, at: usize, what: &str, right: &str, exact: Option<String>) {
+        let message = format!("{what}; {right}");
+        self.warn(at, message.as_str());
+        // It is not there if there are too many.
+        if let Some(finding) = self.findings.last_mut().filter(|finding| finding.message == message) {
+            finding.exact = exact.map(|exact| format!("{what}; write {exact}"));
+        }
+    }
+
+    /// The offset of the entry's header.
+    pub(super) fn start(&self) -> usize {
+        self.start
+    }
+
+    /// A finding that is not recorded here.
+    pub(super) fn finding(&self, at: usize, severity: Severity, message: impl Into<String>) -> Finding {
+        self.places.finding(at, severity, message)
+    }
+
     fn note(&mut self, at: usize, severity: Severity, message: impl Into<String>) {
         let noted = self.findings.iter().filter(|finding| finding.severity == severity).count();
         if noted < MAX_NOTED {
@@ -146,6 +166,35 @@ impl<'a> Fields<'a> {
             DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => return None,
         };
         Some(text.to_owned())
+    }
+
+    /// Whether the field is an empty array or the number 0, which writers emit for what is not set.
+    pub(super) fn is_empty(&self, key: &str) -> bool {
+        self.value(key).is_none_or(|value| match value.get_ref() {
+            DeValue::Array(array) => array.is_empty(),
+            DeValue::Integer(integer) => to_number(integer) == Some(0),
+            _ => false,
+        })
+    }
+
+    /// The elements of an array, or the string in its place, that are strings. Records nothing.
+    pub(super) fn elements(&self, key: &str) -> Vec<(usize, &'a str)> {
+        let text = |value: &'a Value<'a>| Some((value.span().start, value.get_ref().as_str()?));
+        match self.value(key).map(Spanned::get_ref) {
+            Some(DeValue::String(_)) => self.value(key).and_then(text).into_iter().collect(),
+            Some(DeValue::Array(array)) => array.iter().filter_map(text).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The variables of a table whose values are strings: position, name and value. Records nothing.
+    pub(super) fn values(&self, key: &str) -> Vec<(usize, &'a str, &'a str)> {
+        let Some(DeValue::Table(table)) = self.value(key).map(Spanned::get_ref) else { return Vec::new() };
+        let text = |(name, value): (&'a Spanned<_>, &'a Value<'a>)| {
+            let name: &'a std::borrow::Cow<'a, str> = name.get_ref();
+            Some((value.span().start, name.as_ref(), value.get_ref().as_str()?))
+        };
+        table.iter().filter_map(text).collect()
     }
 
     pub(super) fn string(&mut self, key: &str) -> Option<&'a str> {
@@ -233,6 +282,8 @@ impl<'a> Fields<'a> {
             if name.is_empty() || name.contains(['=', '\0']) {
                 let right = "a variable's name is not empty and has neither = nor a NUL";
                 self.error(at, format!("{} cannot be a name in `{key}`; {right}", quoted(name)));
+            } else if let Some(plain) = plain(value.get_ref()) {
+                variables.insert(name.to_owned(), SecretBytes::from(plain.as_str()));
             } else if let Some(text) =
                 self.text(&format!("the value of {} in `{key}`", quoted(name)), value, name.len() + 1)
             {
@@ -281,7 +332,8 @@ impl<'a> Fields<'a> {
 
     /// Reads a number of bytes, or a text like `2GiB`. 0 means no limit, for writers that emit every field.
     pub(super) fn memory(&mut self, key: &str) -> Option<u64> {
-        let right = "write a size like \"2GiB\" (KiB, MiB, GiB, KB, MB, GB), or a whole number of bytes";
+        let right =
+            "write a size like \"2GiB\" or \"2G\" (KiB, MiB, GiB, TiB, KB, MB, GB, TB), or a whole number of bytes";
         self.quantity(key, size::MOST, right, |value| match value {
             DeValue::String(text) => size::parse(text),
             DeValue::Integer(integer) => {
@@ -411,6 +463,16 @@ impl<'a> Fields<'a> {
             }
         };
         read.map_err(|error| self.error(value.span().start, format!("`{key}`: {error}"))).ok()
+    }
+}
+
+/// A number or a boolean as the text that a program is given: numbers as they are written, but whole ones in decimal.
+fn plain(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::Integer(integer) => to_number(integer).map(|number| number.to_string()),
+        DeValue::Float(float) => Some(float.as_str().to_owned()),
+        DeValue::Boolean(boolean) => Some(boolean.to_string()),
+        _ => None,
     }
 }
 

@@ -39,7 +39,7 @@ impl<'a> Places<'a> {
     /// A finding about the text at a byte.
     pub(super) fn finding(&self, offset: usize, severity: Severity, message: impl Into<String>) -> Finding {
         let (line, column) = self.locate(offset);
-        Finding { line, column, severity, message: message.into() }
+        Finding { line, column, severity, message: message.into(), exact: None }
     }
 
     fn characters_before(&self, offset: usize) -> usize {

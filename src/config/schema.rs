@@ -86,11 +86,13 @@ fn fields() -> Value {
             json!({
                 "type": ["object", "string"],
                 "maxLength": 0,
-                "patternProperties": { "^[^=]+$": text() },
+                "patternProperties": {
+                    "^[^=]+$": { "type": ["string", "integer", "number", "boolean"], "maxLength": MAX_ARGUMENT },
+                },
                 "additionalProperties": false,
             }),
             json!({}),
-            "variables; they override secrets of the same name",
+            "variables; they override secrets of the same name; numbers and booleans are passed as they are written",
         ),
         "secrets": described(
             array(&json!({ "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" })),
@@ -111,8 +113,8 @@ fn fields() -> Value {
         "timeout": described(time(), "counted from the first start, restarts included; then the agent is stopped for good"),
         "grace_period": with_default(time(), json!("30s"), "the time between SIGINT and SIGKILL; halfway, what still runs gets a second SIGINT; `0s` kills at once"),
         "memory": described(
-            quantity("integer", "[KkMmGg][Ii]?[Bb]|[Bb]"),
-            "the limit for the agent and everything it starts: `2GiB` (KiB, MiB, GiB, KB, MB, GB)",
+            quantity("integer", "[KkMmGgTt]([Ii]?[Bb])?|[Bb]"),
+            "the limit for the agent and everything it starts: `2GiB` or `2G` (KiB, MiB, GiB, TiB, KB, MB, GB, TB)",
         ),
         "pid_limit": with_default(number(0, None), json!(0), "the limit of processes and threads of the agent and everything it starts"),
         "cpu": described(quantity("number", "%"), "the limit of processor time of the agent and everything it starts: `\"150%\"` of one processor, or `1.5`"),
@@ -248,7 +250,7 @@ pub(super) mod tests {
         }
 
         #[test]
-        fn the_schema_accepts_every_size(text in " ?[0-9]{0,3}(\\.[0-9]{0,2})? ?([kmgKMG]?[iI]?[bB]|%)? ?") {
+        fn the_schema_accepts_every_size(text in " ?[0-9]{0,3}(\\.[0-9]{0,2})? ?([kmgtKMGT]?[iI]?[bB]?|%)? ?") {
             for (key, is_one) in [("memory", crate::text::size::parse(&text).is_ok()), ("cpu", crate::text::size::percent(&text).is_ok())] {
                 let refused = !faults(&format!("[agent]\nharness = \"custom\"\n{key} = {text:?}\n")).is_empty();
                 prop_assert!(!refused || !is_one, "{} = {}", key, text);

@@ -1,3 +1,5 @@
+mod mistakes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -37,6 +39,13 @@ fn agent(text: &str) -> AgentSpec {
 /// The agent of an `[agent]` section with these lines after its harness.
 fn agent_with(lines: &str) -> AgentSpec {
     agent(&format!("[agent]\nharness = \"custom\"\n{lines}\n"))
+}
+
+/// The agent of such a section about which there are warnings.
+fn agent_despite_warnings(lines: &str) -> AgentSpec {
+    let config = read(&format!("[agent]\nharness = \"custom\"\n{lines}\n"));
+    assert!(config.error().is_none() && config.warning().is_some(), "{lines}");
+    config.entries[0].spec.clone().unwrap()
 }
 
 /// The error of an `[agent]` section with these lines from line 3 on; there must be no other finding.
@@ -94,7 +103,7 @@ mod the_file {
     #[case("[mixtape]\nname = \"x\"\n")]
     #[case("agents = []\n")]
     fn a_jcard_without_agents_is_complete(#[case] text: &str) {
-        assert_eq!(read(text), Config { entries: vec![], findings: vec![], complete: true });
+        assert_eq!(read(text), Config { entries: vec![], findings: vec![], sandbox_expected: vec![], complete: true });
     }
 
     #[test]
@@ -307,11 +316,11 @@ mod fields {
     #[rstest]
     #[case(
         "memory = \"4 giga\"",
-        "`memory` cannot be read; write a size like \"2GiB\" (KiB, MiB, GiB, KB, MB, GB), or a whole number of bytes"
+        "`memory` cannot be read; write a size like \"2GiB\" or \"2G\" (KiB, MiB, GiB, TiB, KB, MB, GB, TB), or a whole number of bytes"
     )]
     #[case(
         "memory = -1",
-        "`memory` is out of range, which is from 0 to 18446744073709551615 bytes (16 EiB less one byte); write a size like \"2GiB\" (KiB, MiB, GiB, KB, MB, GB), or a whole number of bytes"
+        "`memory` is out of range, which is from 0 to 18446744073709551615 bytes (16 EiB less one byte); write a size like \"2GiB\" or \"2G\" (KiB, MiB, GiB, TiB, KB, MB, GB, TB), or a whole number of bytes"
     )]
     #[case(
         "cpu = \"half\"",
@@ -319,11 +328,11 @@ mod fields {
     )]
     #[case(
         "memory = \"99999999999GiB\"",
-        "`memory` is out of range, which is from 0 to 18446744073709551615 bytes (16 EiB less one byte); write a size like \"2GiB\" (KiB, MiB, GiB, KB, MB, GB), or a whole number of bytes"
+        "`memory` is out of range, which is from 0 to 18446744073709551615 bytes (16 EiB less one byte); write a size like \"2GiB\" or \"2G\" (KiB, MiB, GiB, TiB, KB, MB, GB, TB), or a whole number of bytes"
     )]
     #[case(
         "memory = 99999999999999999999999999999999999999999",
-        "`memory` is out of range, which is from 0 to 18446744073709551615 bytes (16 EiB less one byte); write a size like \"2GiB\" (KiB, MiB, GiB, KB, MB, GB), or a whole number of bytes"
+        "`memory` is out of range, which is from 0 to 18446744073709551615 bytes (16 EiB less one byte); write a size like \"2GiB\" or \"2G\" (KiB, MiB, GiB, TiB, KB, MB, GB, TB), or a whole number of bytes"
     )]
     #[case(
         "cpu = \"99999999999999999999%\"",
@@ -351,7 +360,7 @@ mod fields {
     )]
     #[case(
         "memory = \"0.5b\"",
-        "`memory` is too small to be a limit; write a size like \"2GiB\" (KiB, MiB, GiB, KB, MB, GB), or a whole number of bytes"
+        "`memory` is too small to be a limit; write a size like \"2GiB\" or \"2G\" (KiB, MiB, GiB, TiB, KB, MB, GB, TB), or a whole number of bytes"
     )]
     fn a_limit_that_cannot_be_read_is_an_error(#[case] line: &str, #[case] error: &str) {
         let config = read(&format!("[agent]\nharness = \"custom\"\n{line}\n"));
@@ -432,13 +441,21 @@ mod fields {
 
     #[test]
     fn a_command_in_one_string_is_one_program() {
-        assert_eq!(agent_with("command = \"my agent --fast\"").command, ["my agent --fast"]);
+        assert_eq!(agent_despite_warnings("command = \"my agent --fast\"").command, ["my agent --fast"]);
     }
 
     #[test]
     fn prompt_file_takes_precedence() {
-        let spec = agent_with("prompt = \"x\"\nprompt_file = \"prompts/x.md\"");
+        let spec = agent_despite_warnings("prompt = \"x\"\nprompt_file = \"prompts/x.md\"");
         assert_eq!(spec.prompt, Some(Prompt::File("prompts/x.md".into())));
+    }
+
+    #[test]
+    fn numbers_and_booleans_in_env_are_passed_as_text() {
+        let spec = agent_with("env = { PORT = 8080, MASK = 0x1F, BIG = 1_000, RATIO = 1.50, DEBUG = true }");
+        let value = |name: &str| String::from_utf8(spec.env[name].as_slice().to_vec()).unwrap();
+        let values = ["PORT", "MASK", "BIG", "RATIO", "DEBUG"].map(value);
+        assert_eq!(values, ["8080", "31", "1000", "1.50", "true"]);
     }
 
     #[rstest]
@@ -565,7 +582,7 @@ mod fields {
         "3:11: \"a.b\" cannot be a `session`; a name has 1 to 64 characters, of A-Z, a-z, 0-9, _ and -"
     )]
     #[case("env = [\"A=1\"]", "3:7: `env` is an array; write a table of strings, for example { RUST_LOG = \"info\" }")]
-    #[case("env = { PORT = 8080 }", "3:16: the value of \"PORT\" in `env` is an integer; write a string, in quotes")]
+    #[case("env = { PORT = [] }", "3:16: the value of \"PORT\" in `env` is an array; write a string, in quotes")]
     #[case(
         "env = { \"A=B\" = \"x\" }",
         "3:9: \"A=B\" cannot be a name in `env`; a variable's name is not empty and has neither = nor a NUL"
@@ -1023,7 +1040,7 @@ fn without_places(text: &str) -> Config {
     for entry in &mut config.entries {
         entry.spec = entry.spec.clone().map_err(|_| String::new());
     }
-    for finding in &mut config.findings {
+    for finding in config.findings.iter_mut().chain(&mut config.sandbox_expected) {
         (finding.line, finding.column) = (1, 1);
         if let Some((message, _)) = finding.message.split_once(" at line ") {
             finding.message = message.to_owned();

@@ -269,6 +269,7 @@ impl Cgroup {
             oom_kills: file("memory.events").and_then(|events| procfs::value(&events, "oom_kill")).unwrap_or(0),
             cpu_usec: file("cpu.stat").and_then(|stat| procfs::value(&stat, "usage_usec")),
             memory_peak: file("memory.peak").and_then(|peak| procfs::number(peak.trim_ascii())),
+            printed: None,
         }
     }
 

@@ -30,7 +30,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGTERM, SIGWINCH};
 
 use super::daemon_link::{DAEMON_TIMEOUT, DaemonLink, Said, readable};
 use super::login::{self, Asked, Login};
-use super::protocol::{End, Ending, Failure, FromLauncher, Harness, Log, Progress, ToLauncher};
+use super::protocol::{End, Ending, Failure, FromLauncher, Harness, Log, NOT_LOGGED, Progress, ToLauncher};
 use super::temporary_dir::{self, Scratch};
 use super::terminal::Terminal;
 use crate::contain::marker;
@@ -204,7 +204,7 @@ fn not_yet(message: String) -> Failure {
 }
 
 fn written_to(log: &Writer) -> Option<Log> {
-    Some(Log { file: FileId::of(log.text()).ok()?, size: log.size() })
+    Some(Log { file: FileId::of(log.text()).ok()?, size: log.size(), lost_at: None })
 }
 
 struct Order {
@@ -322,10 +322,10 @@ fn attend(
     let (status, has_hung_up) = see_end(harness, terminal, signals, daemon)?;
     let at = Timestamp::now().boot();
     if let Err(error) = terminal.collect() {
-        daemon.say(&not_logged(&error));
+        say_lost(&error, daemon);
     }
     let ending = if has_hung_up || pane_is_gone() { Ending::Cause(hangup_cause(server)) } else { status };
-    let end = end(ending.clone(), at);
+    let end = end(ending.clone(), at, terminal.has_printed());
     daemon.say(&FromLauncher::Ended(end.clone()));
     clean_up(signals);
     let removal = remove(scratch);
@@ -384,7 +384,7 @@ fn see_end(
         let ready = await_something(terminal, signals, daemon, hung_up)?;
         is_heard = !ready.daemon.is_empty() || daemon.due().is_some_and(|due| due <= Instant::now());
         if let Err(error) = terminal.relay(ready.terminal) {
-            daemon.say(&not_logged(&error));
+            say_lost(&error, daemon);
         }
     }
 }
@@ -443,8 +443,12 @@ fn remove(scratch: Option<Scratch>) -> mpsc::Receiver<()> {
     is_done
 }
 
-fn not_logged(error: &io::Error) -> FromLauncher {
-    FromLauncher::Warning(format!("what it prints cannot be written to its log: {error}"))
+/// Says that output cannot be written to the log, to this daemon and the next.
+fn say_lost(error: &io::Error, daemon: &mut DaemonLink) {
+    if let Some(log) = &mut daemon.log {
+        log.lost_at = Some(Timestamp::now().boot());
+    }
+    daemon.say(&FromLauncher::Warning(format!("{NOT_LOGGED}{error}")));
 }
 
 /// Reaps all children that have ended; returns the status of the harness if it is one of them.
@@ -473,7 +477,7 @@ fn ending(status: WaitStatus) -> Ending {
     }
 }
 
-fn end(how: Ending, at: Duration) -> End {
+fn end(how: Ending, at: Duration, has_printed: bool) -> End {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).ok();
     let time = |value: Option<TimeVal>| {
         value.map_or(Duration::ZERO, |value| {
@@ -486,6 +490,7 @@ fn end(how: Ending, at: Duration) -> End {
         user_time: time(usage.map(|usage| usage.user_time())),
         system_time: time(usage.map(|usage| usage.system_time())),
         max_rss: usage.map_or(0, |usage| usage.max_rss()),
+        printed: Some(has_printed),
     }
 }
 

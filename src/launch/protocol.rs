@@ -64,6 +64,9 @@ pub struct Log {
     pub file: FileId,
     /// How many bytes of it are kept.
     pub size: u64,
+    /// When output was last found to be lost because it could not be written, on the boot clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_at: Option<Duration>,
 }
 
 /// How far a launcher is.
@@ -154,6 +157,9 @@ pub struct Failure {
     pub missing: bool,
 }
 
+/// Begins the warning that output cannot be written to the log.
+pub const NOT_LOGGED: &str = "what it prints cannot be written to its log: ";
+
 /// How a harness ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
@@ -167,11 +173,15 @@ pub struct End {
     pub system_time: Duration,
     /// The largest resident set of any of them, in KiB.
     pub max_rss: i64,
+    /// Whether anything was printed on the harness's terminal. Launchers of earlier builds do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub printed: Option<bool>,
 }
 
 impl End {
     /// The attempt's usage: what its control group counted or, without one, what the launcher knows about the harness.
     pub fn usage_beside(&self, counted: Usage) -> Usage {
+        let counted = Usage { printed: self.printed, ..counted };
         if counted.cpu_usec.is_some() {
             return counted;
         }
@@ -208,14 +218,18 @@ mod tests {
             user_time,
             system_time,
             max_rss,
+            printed: Some(true),
         };
         let told = end(times, 4).usage_beside(Usage::default());
-        assert_eq!(told, Usage { oom_kills: 0, cpu_usec: Some(2000), memory_peak: Some(4096) });
-        let counted = Usage { oom_kills: 1, cpu_usec: Some(7), memory_peak: None };
-        assert_eq!(end(times, 4).usage_beside(counted), counted);
+        assert_eq!(
+            told,
+            Usage { cpu_usec: Some(2000), memory_peak: Some(4096), printed: Some(true), ..Usage::default() }
+        );
+        let counted = Usage { oom_kills: 1, cpu_usec: Some(7), ..Usage::default() };
+        assert_eq!(end(times, 4).usage_beside(counted), Usage { printed: Some(true), ..counted });
         for max_rss in [0, -1] {
             let unknown = end((Duration::ZERO, Duration::ZERO), max_rss).usage_beside(Usage::default());
-            assert_eq!(unknown, Usage::default());
+            assert_eq!(unknown, Usage { printed: Some(true), ..Usage::default() });
         }
         let most = end((Duration::MAX, Duration::MAX), i64::MAX).usage_beside(Usage::default());
         assert_eq!((most.cpu_usec, most.memory_peak), (None, Some(u64::MAX)));

@@ -53,6 +53,7 @@ pub struct Terminal {
     printed: Piece,
     traces: Traces,
     log: Option<Writer>,
+    has_printed: bool,
 }
 
 impl Terminal {
@@ -67,7 +68,8 @@ impl Terminal {
         let other = OwnedFd::from(other);
         [&other, &pane].map(fd::set_nonblocking).into_iter().collect::<io::Result<()>>()?;
         let (typed, printed, traces) = (Piece::default(), Piece::default(), Traces::default());
-        let mut terminal = Self { own, other, pane, pane_is_over: false, typed, printed, traces, log };
+        let mut terminal =
+            Self { own, other, pane, pane_is_over: false, typed, printed, traces, log, has_printed: false };
         terminal.resize();
         Ok(terminal)
     }
@@ -104,6 +106,11 @@ impl Terminal {
         }
     }
 
+    /// Whether anything was printed so far.
+    pub fn has_printed(&self) -> bool {
+        self.has_printed
+    }
+
     /// The terminal's foreground process group.
     pub fn foreground(&self) -> Option<Pid> {
         tcgetpgrp(&self.other).ok().filter(|group| group.as_raw() > 1)
@@ -137,8 +144,9 @@ impl Terminal {
         }
         let mut logged = Ok(());
         if other.intersects(PollFlags::POLLIN | over) && self.printed.is_empty() {
-            let Self { other, printed, traces, log, .. } = self;
+            let Self { other, printed, traces, log, has_printed, .. } = self;
             printed.take_from(other);
+            *has_printed |= !printed.bytes.is_empty();
             traces.follow(&printed.bytes);
             logged = log.as_mut().map_or(Ok(()), |log| log.write(&printed.bytes));
         }
@@ -158,6 +166,7 @@ impl Terminal {
         {
             self.printed.bytes.extend_from_slice(&buffer[..count]);
             self.traces.follow(&buffer[..count]);
+            self.has_printed = true;
             total += count;
             if let Some(log) = &mut self.log {
                 logged = logged.and(log.write(&buffer[..count]));

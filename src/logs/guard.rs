@@ -15,7 +15,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
@@ -23,8 +23,9 @@ use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use super::{occupied, writer};
-use crate::logs::attempt::Live;
-use crate::logs::store::Store;
+use crate::agent::name::Name;
+use crate::logs::attempt::{AttemptId, Live};
+use crate::logs::store::{self, Store};
 use crate::sys::blocking;
 use crate::sys::fd::Readable;
 
@@ -82,9 +83,11 @@ enum Command {
 
 impl Guard {
     /// Guards files of this store. Must be called inside the async runtime.
-    pub fn new(store: Store) -> Self {
+    ///
+    /// Each time it examines the text of an attempt, it says when that was last written to, or that it is empty.
+    pub fn new(store: Store, tell: impl Fn(&Name, AttemptId, Option<SystemTime>) + Send + 'static) -> Self {
         let (orders, inbox) = mpsc::unbounded_channel();
-        tokio::spawn(Round::new(store).go(inbox));
+        tokio::spawn(Round::new(store, Box::new(tell)).go(inbox));
         Self { orders, next: Arc::default(), takings_up: Arc::new(Semaphore::new(1)) }
     }
 
@@ -135,9 +138,13 @@ impl Drop for Watch {
     }
 }
 
+/// Hears when the text of an attempt was last written to.
+type Tell = Box<dyn Fn(&Name, AttemptId, Option<SystemTime>) + Send>;
+
 /// All guarded files.
 struct Round {
     store: Store,
+    tell: Tell,
     queue: Option<Queue>,
     posts: BTreeMap<u64, Post>,
     /// The finished attempts among those, the next to give up first.
@@ -161,12 +168,12 @@ struct Queue {
 }
 
 impl Round {
-    fn new(store: Store) -> Self {
+    fn new(store: Store, tell: Tell) -> Self {
         let queue = Queue::open();
         if let Err(error) = &queue {
             tracing::warn!("failed to watch agents' logs for changes ({error}); they are checked every 5 s");
         }
-        Self { store, queue: queue.ok(), posts: BTreeMap::new(), past: VecDeque::new() }
+        Self { store, tell, queue: queue.ok(), posts: BTreeMap::new(), past: VecDeque::new() }
     }
 
     async fn go(mut self, mut orders: mpsc::UnboundedReceiver<Command>) {
@@ -256,6 +263,9 @@ impl Round {
         };
         for (id, look) in looks {
             let Some(post) = self.posts.get_mut(&id) else { continue };
+            if let Some(Written(written)) = look.written {
+                (self.tell)(&post.live.agent, post.live.kept, written);
+            }
             if look.needs_another {
                 post.due = Some(now + POLL_INTERVAL);
             }
@@ -305,9 +315,15 @@ impl Queue {
     }
 }
 
+/// When a text was last written to; `None` if it is empty.
+#[derive(Clone, Copy, Debug)]
+struct Written(Option<SystemTime>);
+
 /// The result of one examination.
 #[derive(Debug, Default)]
 struct Look {
+    /// When the text was last written to, if that could be found out.
+    written: Option<Written>,
     is_moved: bool,
     excess: Option<u64>,
     /// Whether to examine it again soon, although nothing may change.
@@ -316,7 +332,8 @@ struct Look {
 
 impl Look {
     fn at(store: &Store, live: &Live, has_place: bool) -> Self {
-        let mut look = Self::default();
+        // Before anything is given back, which counts as a change of the file.
+        let mut look = Self { written: store::written(&live.text).ok().map(Written), ..Self::default() };
         let text = Bound::of(store.size());
         let index = Bound::of(writer::index_size(store.size()));
         for (file, bound) in [(&live.text, text), (&live.index, index)] {
@@ -447,7 +464,7 @@ mod tests {
     async fn a_file_that_grows_is_cut_and_each_excess_is_reported() {
         let (_folder, store, live) = store();
         let (text, index) = (live.text.try_clone().unwrap(), live.index.try_clone().unwrap());
-        let guard = Guard::new(store);
+        let guard = Guard::new(store, |_, _, _| {});
         let mut watch = guard.watch(live);
         for (count, file) in [(1, &text), (2, &index)] {
             allocate(file, FallocateFlags::empty(), 0, 100 * MIB);
@@ -464,6 +481,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_last_write_is_told_and_nothing_while_there_is_none() {
+        let (_folder, store, live) = store();
+        let mut text = live.text.try_clone().unwrap();
+        let (told, mut heard) = mpsc::unbounded_channel();
+        let guard = Guard::new(store, move |agent, kept, at| drop(told.send((agent.to_string(), kept.sequence, at))));
+        let watch = guard.watch(live);
+        assert_eq!(heard.recv().await, Some(("a".to_owned(), 1, None)));
+        let before = SystemTime::now() - Duration::from_millis(50);
+        text.write_all(b"x").unwrap();
+        let (.., at) = heard.recv().await.unwrap();
+        assert!(at.is_some_and(|at| at >= before));
+        assert!(tokio::time::timeout(3 * REST, heard.recv()).await.is_err(), "nothing was printed");
+        text.write_all(b"y").unwrap();
+        drop(watch);
+        let (.., after) = heard.recv().await.unwrap();
+        assert!(after > at, "the end of an attempt is looked at");
+    }
+
+    #[tokio::test]
     async fn a_missing_file_is_reported_when_something_is_printed() {
         for take_away in [
             |folder: &std::path::Path| fs::remove_file(folder.join("log/a/00000001-1.log")).unwrap(),
@@ -474,7 +510,7 @@ mod tests {
             let (folder, store, live) = store();
             let mut text = live.text.try_clone().unwrap();
             assert!(store.is_in_place(&live).unwrap());
-            let mut watch = Guard::new(store).watch(live);
+            let mut watch = Guard::new(store, |_, _, _| {}).watch(live);
             take_away(folder.path());
             text.write_all(b"x").unwrap();
             assert_eq!(watch.found().await, Finding::Moved);

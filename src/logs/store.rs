@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -177,6 +178,18 @@ impl Store {
         }
     }
 
+    /// The latest attempt that has a log, and when that was last written to; `None` if there is none or it is empty.
+    pub fn last_written(&self, agent: &Name) -> Result<Option<(AttemptId, SystemTime)>, Error> {
+        let Some((path, folder)) = self.folder(agent)? else { return Ok(None) };
+        let Some(&kept) = list(&path, &folder)?.last() else { return Ok(None) };
+        let name = kept.file_name(TEXT);
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file =
+            openat(&folder, name.as_str(), flags, Mode::empty()).map_err(PathError::of("open", &path.join(name)))?;
+        let written = written(&File::from(file)).map_err(PathError::of("examine", &path))?;
+        Ok(written.map(|at| (kept, at)))
+    }
+
     /// Opens the log of an attempt; `None` if it is gone.
     pub fn open(&self, agent: &Name, kept: AttemptId) -> Result<Option<Log>, Error> {
         let Some((path, folder)) = self.folder(agent)? else { return Ok(None) };
@@ -296,6 +309,12 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// When a file was last written to; `None` if it is empty.
+pub(super) fn written(file: &File) -> io::Result<Option<SystemTime>> {
+    let metadata = file.metadata()?;
+    if metadata.len() == 0 { Ok(None) } else { metadata.modified().map(Some) }
 }
 
 const FOLDER: OFlag =

@@ -23,7 +23,7 @@ use crate::observe::facts::Restarts;
 use crate::observe::snapshot::Snapshot;
 use crate::sys::{log, procfs};
 use crate::wire::exit_status::ExitStatus;
-use crate::wire::status::{AgentStatus, Resources, State, Time};
+use crate::wire::status::{AgentStatus, Outcome, Resources, State, Time};
 
 /// The media type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -133,6 +133,16 @@ fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Resul
         }),
     )?;
     families.gauge(
+        ("agentd_agent_outcome", None),
+        "1 for the outcome of the agent, once it has one, 0 for the others",
+        agents.iter().flat_map(|agent| {
+            Outcome::ALL.map(|outcome| {
+                let labels = [("agent", agent.name.as_str()), ("outcome", outcome.word())];
+                (Some(labels), u64::from(agent.outcome == Some(outcome)))
+            })
+        }),
+    )?;
+    families.gauge(
         ("agentd_agent_error", None),
         "whether a fault of the agent needs attention",
         agents.iter().map(|agent| (Some([("agent", agent.name.as_str())]), u64::from(agent.error.is_some()))),
@@ -150,6 +160,14 @@ fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Resul
         ("agentd_agent_start_time", Some(Unit::Seconds)),
         "when the harness of the present or latest attempt was started",
         each(|agent| agent.started_at.map(|Time(at)| seconds(at))),
+    )?;
+    families.gauge(
+        ("agentd_agent_last_output_timestamp", Some(Unit::Seconds)),
+        "when the present or latest attempt last printed something",
+        agents.iter().filter_map(|agent| {
+            let at = snapshot.last_output(&agent.name.parse().ok()?)?;
+            Some((Some([("agent", agent.name.as_str())]), seconds(at)))
+        }),
     )?;
     families.gauge(
         ("agentd_agent_last_exit_timestamp", Some(Unit::Seconds)),
@@ -265,6 +283,7 @@ mod tests {
     use super::*;
     use crate::agent::machine::LaunchReason;
     use crate::observe::facts::Facts;
+    use crate::observe::outputs::Outputs;
     use crate::observe::snapshot::Parts;
     use crate::wire::status::Errors;
 
@@ -294,6 +313,34 @@ mod tests {
         assert_eq!(samples.len(), 7);
         let ones: Vec<_> = samples.iter().filter(|sample| sample.ends_with(" 1")).collect();
         assert_eq!(ones, [&"agentd_agent_state{agent=\"a\",state=\"backoff\"} 1"]);
+    }
+
+    #[test]
+    fn only_the_outcome_that_an_agent_has_is_1() {
+        for (outcome, expected) in
+            [(serde_json::json!({}), None), (serde_json::json!({ "outcome": "gave-up" }), Some("gave-up"))]
+        {
+            let text = told_of(vec![agent(&outcome)]);
+            let samples = samples(&text, "agentd_agent_outcome{");
+            assert_eq!(samples.len(), 4);
+            let ones: Vec<_> = samples.iter().filter(|sample| sample.ends_with(" 1")).copied().collect();
+            let expected = expected.map(|word| format!("agentd_agent_outcome{{agent=\"a\",outcome=\"{word}\"}} 1"));
+            assert_eq!(ones, expected.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn the_last_output_is_shown_once_there_is_one() {
+        let outputs = Outputs::default();
+        let parts = Parts {
+            outputs: outputs.clone(),
+            ..Parts::new(vec![agent(&serde_json::json!({}))], Instant::now(), Errors::default())
+        };
+        let snapshot = Arc::new(Snapshot::from(parts));
+        let told = || samples(&text(&snapshot), "agentd_agent_last_output_timestamp_seconds{").join("");
+        assert_eq!(told(), "");
+        outputs.saw(&"a".parse().unwrap(), 1, Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1500)));
+        assert_eq!(told(), "agentd_agent_last_output_timestamp_seconds{agent=\"a\"} 1.5");
     }
 
     #[rstest]

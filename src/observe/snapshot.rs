@@ -1,8 +1,8 @@
 //! The snapshot: what the daemon knows at one instant, ready to be served.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyper::body::Bytes;
 
@@ -10,6 +10,7 @@ use crate::agent::declaration::Reading;
 use crate::agent::name::Key;
 use crate::contain::cgroup::Cgroups;
 use crate::observe::facts::Facts;
+use crate::observe::outputs::Outputs;
 use crate::observe::redactions::{Redactions, Unknown, prepared};
 use crate::state::history::History;
 use crate::text::printable::json_line;
@@ -33,6 +34,8 @@ pub struct Parts {
     pub redactions: Arc<Redactions>,
     /// What only metrics show.
     pub facts: Facts,
+    /// When agents last printed something.
+    pub outputs: Outputs,
     /// Whether the declarations have been read. Before that, agents that are declared may be missing.
     pub is_read: bool,
     /// The reading of the jcard that is in force.
@@ -50,6 +53,7 @@ impl Parts {
             histories: HashMap::new(),
             redactions: Arc::default(),
             facts: Facts::new(SystemTime::now()),
+            outputs: Outputs::default(),
             is_read: true,
             reading: None,
         }
@@ -62,14 +66,36 @@ pub struct Snapshot {
     /// Sorted by the bytes of their names.
     parts: Parts,
     by_key: HashMap<Key, usize>,
-    agents_body: Bytes,
+    agents_body: Mutex<AgentsBody>,
 }
+
+/// The body of `GET /v1/agents`.
+#[derive(Debug)]
+struct AgentsBody {
+    bytes: Bytes,
+    /// The [changes](Outputs::changes) that it shows.
+    changes: u64,
+    made: Instant,
+}
+
+impl AgentsBody {
+    fn new(agents: &mut [AgentStatus], by_key: &HashMap<Key, usize>, outputs: &Outputs) -> Self {
+        // Before the times are read: what changes meanwhile is shown next time.
+        let changes = outputs.changes();
+        outputs.of_each(by_key, |&at, time| agents[at].last_output_at = time.map(Time));
+        Self { bytes: json_line(agents).into(), changes, made: Instant::now() }
+    }
+}
+
+/// How long the body of `GET /v1/agents` may show an earlier time of the last output.
+const BODY_AGE: Duration = Duration::from_secs(1);
 
 impl From<Parts> for Snapshot {
     fn from(mut parts: Parts) -> Self {
         parts.agents.sort_by(|a, b| a.name.cmp(&b.name));
         let keys = parts.agents.iter().enumerate().filter_map(|(at, agent)| Some((agent.name.parse().ok()?, at)));
-        let (by_key, agents_body) = (keys.collect(), json_line(&parts.agents).into());
+        let by_key: HashMap<Key, usize> = keys.collect();
+        let agents_body = Mutex::new(AgentsBody::new(&mut parts.agents, &by_key, &parts.outputs));
         Self { parts, by_key, agents_body }
     }
 }
@@ -105,9 +131,18 @@ impl Snapshot {
         &self.parts.errors
     }
 
-    /// The body of `GET /v1/agents`, built once per snapshot.
+    /// The body of `GET /v1/agents`, built once per snapshot, and again after at least a second if an agent has printed something.
     pub fn agents_body(&self) -> Bytes {
-        self.agents_body.clone()
+        let mut body = self.agents_body.lock().unwrap_or_else(PoisonError::into_inner);
+        if body.changes != self.parts.outputs.changes() && body.made.elapsed() >= BODY_AGE {
+            *body = AgentsBody::new(&mut self.parts.agents.clone(), &self.by_key, &self.parts.outputs);
+        }
+        body.bytes.clone()
+    }
+
+    /// When an agent's present or latest attempt last printed something. `None` if it printed nothing, or if that is unknown.
+    pub fn last_output(&self, agent: &Key) -> Option<SystemTime> {
+        self.parts.outputs.of(agent)
     }
 
     /// All agents, sorted by the bytes of their names.
@@ -125,7 +160,8 @@ impl Snapshot {
         let agent = self.agent(key)?.clone();
         let resources = self.resources(key);
         let history = self.parts.histories.get(key).map(|history| history.latest_first());
-        Some(AgentStatus { resources, history: history.unwrap_or_default(), ..agent })
+        let last_output_at = self.last_output(key).map(Time);
+        Some(AgentStatus { resources, last_output_at, history: history.unwrap_or_default(), ..agent })
     }
 
     /// The resources of an agent, as far as the kernel counts them. The kernel answers from memory.
@@ -180,6 +216,27 @@ mod tests {
             .chain([(key("waiting"), AgentRedactor { redactor: of(&[]), is_all: false })]);
         let redactions = Arc::new(Redactions::new(agents.collect(), secrets.map(of)));
         Parts { redactions, ..Parts::new(Vec::new(), Instant::now(), Errors::default()) }
+    }
+
+    #[test]
+    fn new_output_is_shown_at_once_for_one_and_after_a_second_for_all() {
+        let status: AgentStatus = serde_json::from_value(
+            serde_json::json!({ "name": "a", "running": true, "restarts": 0, "state": "running" }),
+        )
+        .unwrap();
+        let outputs = Outputs::default();
+        let parts = Parts { outputs: outputs.clone(), ..Parts::new(vec![status], Instant::now(), Errors::default()) };
+        let snapshot = Snapshot::from(parts);
+        let listed = || String::from_utf8(snapshot.agents_body().to_vec()).unwrap();
+        let before = listed();
+        assert!(!before.contains("last_output_at"), "{before}");
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        outputs.saw(&key("a"), 1, Some(at));
+        assert_eq!(snapshot.agent_in_full(&key("a")).unwrap().last_output_at, Some(Time(at)));
+        snapshot.agents_body.lock().unwrap().made += Duration::from_mins(1);
+        assert_eq!(listed(), before, "it is made at most once a second");
+        snapshot.agents_body.lock().unwrap().made = Instant::now().checked_sub(BODY_AGE).unwrap();
+        assert!(listed().contains("\"last_output_at\":\"1970-01-01T00:00:01.000Z\""), "{}", listed());
     }
 
     const TEXT: &str = "secret of known, secret of adopted, secret of nobody, second line, yes";

@@ -38,7 +38,7 @@ use crate::contain::cgroup::Whose;
 use crate::contain::tree;
 use crate::launch::launcher as launch_command;
 use crate::launch::listener::UnverifiedLauncher;
-use crate::launch::protocol::{Ending, Failure, FromLauncher, Harness, Progress, ToLauncher, WIRE_VERSION};
+use crate::launch::protocol::{Ending, Failure, FromLauncher, Harness, NOT_LOGGED, Progress, ToLauncher, WIRE_VERSION};
 use crate::logs::guard::Finding;
 use crate::observe::redactions::prepared;
 use crate::supervisor::containment::ProcessTree;
@@ -819,13 +819,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                         tracing::warn!(agent = %self.name, "{error}");
                         (self.tell)(machine::Event::Environment { attempt: self.attempt, error });
                     }
-                    Ok(Some(other)) => {
-                        // The launcher is the agent user's, and must not be able to fill the log.
-                        if let Some(count) = self.brakes.talk.pass() {
-                            let said = if let FromLauncher::Warning(text) = other { self.words(&text).await } else { "something out of turn".to_owned() };
-                            tracing::warn!(agent = %self.name, "its launcher says ({count} so far): {said}");
-                        }
-                    }
+                    Ok(Some(other)) => self.hear_warning(other).await,
                     Ok(None) | Err(_) => launcher.lose_connection(if alive { REPORT_TIMEOUT } else { END_TIMEOUT }),
                 },
                 command = self.commands.recv() => match command {
@@ -890,6 +884,21 @@ impl<T: Fn(machine::Event)> Run<T> {
                 self.ended(ExitStatus::Cause(cause), None, usage);
             }
             Reported::End => {}
+        }
+    }
+
+    /// A warning of the launcher, or something that it says out of turn.
+    async fn hear_warning(&mut self, message: FromLauncher) {
+        if matches!(&message, FromLauncher::Warning(text) if text.starts_with(NOT_LOGGED)) {
+            self.log.lost();
+        }
+        // The launcher is the agent user's, and must not be able to fill the log.
+        if let Some(count) = self.brakes.talk.pass() {
+            let said = match message {
+                FromLauncher::Warning(text) => self.words(&text).await,
+                _ => "something out of turn".to_owned(),
+            };
+            tracing::warn!(agent = %self.name, "its launcher says ({count} so far): {said}");
         }
     }
 

@@ -4,19 +4,23 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::timeout;
 
 use crate::agent::name::{Key, Name};
-use crate::logs::attempt::{Files, Live};
+use crate::logs::attempt::{AttemptId, Files, Live};
 use crate::logs::guard::{Guard, Watch};
 use crate::logs::store::{Error, Store};
+use crate::observe::outputs::Outputs;
 use crate::supervisor::future::BoxFuture;
 use crate::sys::blocking;
 
 /// How long the files of an attempt may take to be made before it runs without them: longer than a busy disk takes.
 const MAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// By how much the clock of file systems may be late.
+const CLOCK_TICK: Duration = Duration::from_millis(50);
 
 /// Makes, finds and watches the files of attempts.
 pub trait LogFiles: Debug + Send + Sync {
@@ -31,6 +35,14 @@ pub trait LogFiles: Debug + Send + Sync {
 
     /// Tells readers that an attempt continues in other files.
     fn has_moved(&self);
+
+    /// Notes that output of an agent is lost from this time on, until something is written again.
+    fn lost(&self, _agent: &Name, _at: SystemTime) {}
+
+    /// When agents last printed something.
+    fn outputs(&self) -> Outputs {
+        Outputs::default()
+    }
 
     /// Removes the oldest files of agents that are no longer held; see [`Store::tidy`].
     fn tidy(&self, held: BTreeSet<Key>) -> BoxFuture<'_, Result<(), Error>>;
@@ -52,20 +64,48 @@ pub struct Made {
 pub struct NotFound;
 
 /// The files in the log directory, and the guard that watches them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StoredLogs {
     store: Store,
     guard: Guard,
+    outputs: Outputs,
 }
 
 impl StoredLogs {
     /// Files in this store. Must be called inside the async runtime.
     pub fn new(store: Store) -> Self {
-        let guard = Guard::new(store.clone());
-        Self { store, guard }
+        let outputs = Outputs::default();
+        let told = outputs.clone();
+        let tell = move |agent: &Name, kept: AttemptId, at| told.saw(&agent.key(), kept.sequence, at);
+        let guard = Guard::new(store.clone(), tell);
+        Self { store, guard, outputs }
+    }
+
+    /// Finds out, beside everything else, when agents last printed something that have ended before this daemon started. Each has
+    /// the time at which its latest attempt started, if it did.
+    pub fn look_back(&self, agents: Vec<(Name, Option<SystemTime>)>) {
+        let (store, outputs) = (self.store.clone(), self.outputs.clone());
+        tokio::spawn(blocking::run(move || {
+            for (agent, started) in agents {
+                let Ok(Some((kept, at))) = store.last_written(&agent) else { continue };
+                // Otherwise the log is that of an earlier attempt, and the latest has none.
+                if started.is_none_or(|started| at + CLOCK_TICK >= started) {
+                    outputs.saw(&agent.key(), kept.sequence, Some(at));
+                }
+            }
+        }));
     }
 
     async fn make(&self, agent: &Name, number: u64) -> Result<Made, String> {
+        let made = self.try_to_make(agent, number).await;
+        match &made {
+            Ok(made) => self.outputs.begin(&agent.key(), made.files.kept.sequence),
+            Err(_) => self.outputs.lost(&agent.key(), SystemTime::now()),
+        }
+        made
+    }
+
+    async fn try_to_make(&self, agent: &Name, number: u64) -> Result<Made, String> {
         let (store, agent) = (self.store.clone(), agent.clone());
         let make = move || -> Result<(Files, Live), String> {
             let files = store.create(&agent, number).map_err(|error| error.to_string())?;
@@ -101,6 +141,7 @@ impl StoredLogs {
 
     async fn tidy(&self, held: BTreeSet<Key>) -> Result<(), Error> {
         let store = self.store.clone();
+        self.outputs.keep_only(&held);
         // What is not done for want of a thread is done with the next agent that leaves.
         blocking::run(move || store.tidy(&held)).await.unwrap_or(Ok(()))
     }
@@ -121,6 +162,14 @@ impl LogFiles for StoredLogs {
 
     fn has_moved(&self) {
         self.store.has_moved();
+    }
+
+    fn lost(&self, agent: &Name, at: SystemTime) {
+        self.outputs.lost(&agent.key(), at);
+    }
+
+    fn outputs(&self) -> Outputs {
+        self.outputs.clone()
     }
 
     fn tidy(&self, held: BTreeSet<Key>) -> BoxFuture<'_, Result<(), Error>> {

@@ -32,7 +32,13 @@ const RECORD_TIMEOUT: Duration = Duration::from_millis(200);
 pub(super) fn log_change(before: &AgentStatus, after: &AgentStatus) {
     if (before.state, &before.reason) != (after.state, &after.reason) {
         let (state, reason) = (after.state, after.reason.as_deref().unwrap_or_default());
-        tracing::info!(agent = after.name, %state, attempt = after.attempt, pid = after.pid, "{reason}");
+        let (name, attempt, pid) = (&after.name, after.attempt, after.pid);
+        if let Some(outcome) = after.outcome.filter(|outcome| outcome.is_failure()) {
+            let outcome = outcome.word();
+            tracing::warn!(agent = name, %state, attempt, pid, "{outcome}: {reason}");
+        } else {
+            tracing::info!(agent = name, %state, attempt, pid, "{reason}");
+        }
     }
     if let Some(error) = after.error.as_ref().filter(|&error| before.error.as_ref() != Some(error)) {
         tracing::error!(agent = after.name, "{error}");
@@ -107,6 +113,7 @@ impl Supervisor {
             histories: self.outlets.histories.of(self.agents.keys()),
             redactions: self.redactions(),
             facts,
+            outputs: self.resources.log_files.outputs(),
             is_read: self.has_read,
             reading: self.desired.reading,
         })

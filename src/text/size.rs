@@ -1,6 +1,7 @@
 //! Sizes of memory and other numbers as people write them.
 //!
-//! A size is a number with a unit that multiplies it by powers of 1024 (`KiB`, `MiB`, `GiB`) or of 1000 (`KB`, `MB`, `GB`).
+//! A size is a number with a unit that multiplies it by powers of 1024 (`KiB`, `MiB`, `GiB`, `TiB`, and `K`, `M`, `G`, `T` as in
+//! systemd's units) or of 1000 (`KB`, `MB`, `GB`, `TB`).
 
 /// Why a text is not such a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,13 +19,19 @@ pub const MOST: &str = "18446744073709551615 bytes (16 EiB less one byte)";
 
 /// Bytes of a text like `2GiB`, `1.5 gib` or `4096`. A fraction of a byte is dropped.
 pub fn parse(text: &str) -> Result<u64, Error> {
-    const UNITS: [(&str, u64); 7] = [
+    const UNITS: [(&str, u64); 13] = [
         ("kib", 1 << 10),
         ("mib", 1 << 20),
         ("gib", 1 << 30),
+        ("tib", 1 << 40),
         ("kb", 1_000),
         ("mb", 1_000_000),
         ("gb", 1_000_000_000),
+        ("tb", 1_000_000_000_000),
+        ("k", 1 << 10),
+        ("m", 1 << 20),
+        ("g", 1 << 30),
+        ("t", 1 << 40),
         ("b", 1),
     ];
     let text = text.trim().to_ascii_lowercase();
@@ -104,7 +111,15 @@ mod tests {
     #[case(".5GiB", Err(Error::Malformed))]
     #[case("1.GiB", Err(Error::Malformed))]
     #[case("1e3", Err(Error::Malformed))]
-    #[case("2TiB", Err(Error::Malformed))]
+    #[case("2TiB", Ok(2 << 40))]
+    #[case("2TB", Ok(2_000_000_000_000))]
+    #[case("2G", Ok(2 << 30))]
+    #[case("512M", Ok(512 << 20))]
+    #[case("1.5 t", Ok(3 << 39))]
+    #[case("64k", Ok(64 << 10))]
+    #[case("2PiB", Err(Error::Malformed))]
+    #[case("2i", Err(Error::Malformed))]
+    #[case("G", Err(Error::Malformed))]
     #[case("2 G iB", Err(Error::Malformed))]
     fn sizes_are_read(#[case] text: &str, #[case] bytes: Result<u64, Error>) {
         assert_eq!(parse(text), bytes);

@@ -105,6 +105,26 @@ pub enum Outcome {
     GaveUp,
 }
 
+impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Self; 4] = [Self::Completed, Self::Failed, Self::TimedOut, Self::GaveUp];
+
+    /// The word of the API.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed-out",
+            Self::GaveUp => "gave-up",
+        }
+    }
+
+    /// Whether the agent did not complete.
+    pub fn is_failure(self) -> bool {
+        self != Self::Completed
+    }
+}
+
 /// How the latest finished attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Exit {
@@ -152,6 +172,9 @@ pub struct Usage {
     /// The most memory at once, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_peak: Option<u64>,
+    /// Whether the attempt printed anything, as far as its launcher said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub printed: Option<bool>,
 }
 
 /// An attempt that is over.
@@ -306,6 +329,13 @@ pub struct AgentStatus {
     pub history: Vec<PastAttempt>,
 }
 
+impl AgentStatus {
+    /// Whether the agent is over without having completed, or has an error that needs attention.
+    pub fn is_failed(&self) -> bool {
+        self.state == State::Invalid || self.error.is_some() || self.outcome.is_some_and(Outcome::is_failure)
+    }
+}
+
 /// The answer to `GET /v1/health`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Health {
@@ -425,6 +455,24 @@ mod tests {
         assert_eq!(read.waiting_for, [WaitingFor::Unknown { kind: "moonrise".into() }, WaitingFor::Unread {}]);
         assert_eq!(read.stopping_because, Some(StoppingBecause::Unknown { kind: "moonset".into() }));
         assert_eq!(read.stop_stage, Some(StopStage::Unknown("begged".into())));
+    }
+
+    #[test]
+    fn agents_with_a_bad_outcome_or_an_error_are_failed() {
+        let is_failed = |more: serde_json::Value| {
+            let mut agent = serde_json::json!({ "name": "a", "running": false, "restarts": 0, "state": "exited" });
+            agent.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            serde_json::from_value::<AgentStatus>(agent).unwrap().is_failed()
+        };
+        for outcome in ["failed", "gave-up", "timed-out"] {
+            assert!(is_failed(serde_json::json!({ "outcome": outcome })), "{outcome}");
+        }
+        assert!(is_failed(serde_json::json!({ "state": "invalid" })));
+        assert!(is_failed(serde_json::json!({ "state": "running", "error": "x" })));
+        assert!(!is_failed(serde_json::json!({ "outcome": "completed" })));
+        assert!(!is_failed(
+            serde_json::json!({ "state": "backoff", "exit": { "code": 1, "at": "2026-01-01T00:00:00Z" } })
+        ));
     }
 
     #[test]

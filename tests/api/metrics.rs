@@ -103,7 +103,7 @@ fn no_label_is_but_a_name_or_a_word_of_a_fixed_set() {
         .flat_map(|family| family.samples)
         .flat_map(|(_, labels, _)| labels.into_keys())
         .collect();
-    assert_eq!(labels.into_iter().collect::<Vec<_>>(), ["agent", "le", "state", "version"]);
+    assert_eq!(labels.into_iter().collect::<Vec<_>>(), ["agent", "le", "outcome", "state", "version"]);
 }
 
 /// Prometheus' own reader of the format, where there is one (`python3-prometheus-client`).

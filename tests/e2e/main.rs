@@ -18,6 +18,7 @@ mod declarations;
 mod described;
 mod environment;
 mod excess;
+mod failures;
 mod history;
 mod hostile;
 mod idle;

@@ -157,7 +157,7 @@ fn fault(served: &Served, VectorSelector { name, matchers, .. }: &VectorSelector
             // The rules use no regular expressions other than a choice of words.
             MatchOp::Re(_) | MatchOp::NotRe(_) => value.split('|').collect(),
         };
-        let is_word = |label: &str| ["state", "reason"].contains(&label);
+        let is_word = |label: &str| ["state", "outcome", "reason"].contains(&label);
         let strange = words.iter().find(|word| is_word(label) && !values.is_some_and(|known| known.contains(**word)));
         strange.map(|word| format!("{label} of {name} is never {word}"))
     })

@@ -94,6 +94,9 @@ pub(super) struct Exit {
     pub(super) how: ExitStatus,
     pub(super) at: Timestamp,
     pub(super) usage: Usage,
+    /// Whether it completed at once and printed nothing. Records of earlier builds lack it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) silent: bool,
 }
 
 /// The latest attempt, for its history.

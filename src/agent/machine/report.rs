@@ -58,7 +58,7 @@ impl Machine {
                 how: exit.how.clone(),
                 at: time(exit.at),
                 oom_kills: oom_kills(exit),
-                silent: false,
+                silent: exit.silent,
             }),
             next_start_at: match self.state {
                 // How long clearing takes is not known.
@@ -196,6 +196,9 @@ impl Machine {
 
 pub(super) fn describe(exit: &Exit, memory: Option<u64>) -> String {
     let how = &exit.how;
+    if exit.silent {
+        return format!("{how} in under 2 s and printed nothing");
+    }
     if exit.usage.oom_kills == 0 {
         return how.to_string();
     }
@@ -217,7 +220,12 @@ pub(super) fn account(latest: Option<&Latest>, exit: &Exit, reason: &str) -> Opt
         declared_at: time(latest.declared),
         fingerprint: latest.fingerprint.as_ref().map(Fingerprint::short),
         started_at: latest.started.map(time),
-        exit: status::Exit { how: exit.how.clone(), at: time(exit.at), oom_kills: oom_kills(exit), silent: false },
+        exit: status::Exit {
+            how: exit.how.clone(),
+            at: time(exit.at),
+            oom_kills: oom_kills(exit),
+            silent: exit.silent,
+        },
         reason: reason.to_owned(),
         cpu_usec: exit.usage.cpu_usec,
         memory_peak: exit.usage.memory_peak,

@@ -1508,7 +1508,7 @@ mod the_history {
     #[test]
     fn tells_what_was_launched_and_what_it_took() {
         let mut life = Life::running(plain());
-        let usage = Usage { oom_kills: 1, cpu_usec: Some(5), memory_peak: Some(6) };
+        let usage = Usage { oom_kills: 1, cpu_usec: Some(5), memory_peak: Some(6), printed: None };
         life.tell(Event::Ended { attempt: 1, how: code(1), at: life.now, usage });
         let past = &life.accounts[0];
         assert_eq!((past.exit.oom_kills, past.cpu_usec, past.memory_peak), (Some(1), Some(5), Some(6)));
@@ -1649,6 +1649,29 @@ mod what_is_shown {
         assert_eq!(shown(&life), (Exited, at(9)));
         life.remove();
         assert_eq!(shown(&life), (Stopping, at(100)));
+    }
+
+    #[test]
+    fn a_completion_at_once_without_output_is_silent() {
+        let silent = |after: u64, status, printed| {
+            let mut life = Life::running(restarting(Restart::Always));
+            life.wait(Duration::from_millis(after));
+            let usage = Usage { printed, ..Usage::default() };
+            life.tell(Event::Ended { attempt: 1, how: code(status), at: life.now, usage });
+            let reason = life.status().reason.unwrap();
+            let is_said = reason.starts_with("exited with status 0 in under 2 s and printed nothing");
+            life.gone(1);
+            // The next attempt does not change what is known of this one.
+            life.wait(seconds(3));
+            life.start(2);
+            assert_eq!(life.status().exit.unwrap().silent, is_said, "{reason}");
+            is_said
+        };
+        assert!(silent(1_999, 0, Some(false)));
+        assert!(!silent(2_000, 0, Some(false)));
+        assert!(!silent(100, 1, Some(false)));
+        assert!(!silent(100, 0, Some(true)));
+        assert!(!silent(100, 0, None), "a launcher of an earlier build does not say");
     }
 
     #[test]

@@ -70,6 +70,7 @@ pub(super) async fn all(target: &Target) -> Vec<Check> {
     checks.extend(state(target, answers.health.as_ref()));
     checks.push(log(target, &answers));
     checks.push(jcard.check(target, answers.health.as_ref()));
+    checks.extend(jcard.sandbox());
     checks.push(secrets(target, answers.health.as_ref()));
     checks.extend(tmux_files(target));
     checks.extend(tmux(target, &answers, &jcard).await);
@@ -355,6 +356,23 @@ impl Jcard {
             Self::Read(Ok(config)) => Some(config),
             Self::Read(Err(_)) | Self::Not(_) => None,
         }
+    }
+
+    /// Whether agents run without a sandbox that their entries seem to expect.
+    fn sandbox(&self) -> Option<Check> {
+        const NAME: &str = "sandbox";
+        let expected = &self.config()?.sandbox_expected;
+        if expected.is_empty() {
+            return Some(Check::ok(NAME, "no entry seems to expect a sandbox"));
+        }
+        let lines: Vec<String> = expected.iter().take(NAMED).map(|finding| finding.line.to_string()).collect();
+        let more = if expected.len() > NAMED { ", …" } else { "" };
+        let verb = if expected.len() == 1 { "runs" } else { "run" };
+        let what =
+            format!("{} {verb} without a sandbox, which the Go daemon would use", counted(expected.len(), "agent"));
+        let remedy =
+            "write `type = \"native\"` in these entries if that is meant; docs/migrating.md says what else differs";
+        Some(Check::warning(NAME, format!("{what}: line {}{more}", lines.join(", ")), remedy))
     }
 
     fn check(&self, target: &Target, health: Option<&Health>) -> Check {
@@ -762,8 +780,7 @@ fn descriptors(daemon: Option<&Daemon>) -> Check {
 
 fn agents(agents: &[AgentStatus]) -> Check {
     const NAME: &str = "agents";
-    let faulty: Vec<&str> =
-        agents.iter().filter(|agent| agent.error.is_some()).map(|agent| agent.name.as_str()).collect();
+    let faulty: Vec<&str> = agents.iter().filter(|agent| agent.is_failed()).map(|agent| agent.name.as_str()).collect();
     if faulty.is_empty() {
         return Check::ok(NAME, format!("{}, none of which needs attention", counted(agents.len(), "agent")));
     }

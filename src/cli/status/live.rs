@@ -45,7 +45,7 @@ pub(super) fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
 async fn show(arguments: &Arguments, socket: &Path, is_live: bool) -> Result<(), Failure> {
     let client = Client::new(socket).map_err(Failure::Ask)?;
     // A name that is wrong, or a daemon that is not there, is said before the screen is taken.
-    let mut shown = Shown::ask(&client, &arguments.names).await.map_err(Failure::Ask)?;
+    let (mut shown, _) = Shown::ask(&client, &arguments.names).await.map_err(Failure::Ask)?.judged(arguments);
     let mut messages: Vec<String> = faults_of(&client).await;
     if is_live {
         out(ENTER).map_err(Failure::Print)?;
@@ -70,7 +70,7 @@ async fn show(arguments: &Arguments, socket: &Path, is_live: bool) -> Result<(),
             ask_at = Instant::now() + ASK_AGAIN;
             match Shown::ask(&client, &arguments.names).await {
                 Ok(now) => {
-                    (shown, messages) = (now, faults_of(&client).await);
+                    (shown, messages) = (now.judged(arguments).0, faults_of(&client).await);
                     if listener.is_none() {
                         listener = client.events(None, None, true).await.ok();
                     }

@@ -1,7 +1,7 @@
 //! The log files of one attempt: watched while its launcher writes to them, and replaced when somebody has taken them away.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -10,6 +10,7 @@ use crate::launch::protocol;
 use crate::logs::attempt::Files;
 use crate::logs::guard::{Finding, MOST_EXCESSES, Watch};
 use crate::supervisor::log_files::{LogFiles, Made};
+use crate::sys::clock::Timestamp;
 use crate::sys::file_id::FileId;
 
 /// How soon files that were taken away are replaced again, however often somebody takes them away.
@@ -76,6 +77,9 @@ impl LogKeeper {
         if let Some(watch) = watch {
             self.keep(watch);
         }
+        if let Some(lost) = said.and_then(|said| said.lost_at) {
+            self.log_files.lost(&self.agent, Timestamp::now().back_to(lost).wall());
+        }
         self.is_told = said.is_some_and(|said| said.size == self.log_files.size());
         said.is_some_and(|said| found != Some(said.file))
     }
@@ -103,6 +107,11 @@ impl LogKeeper {
         }
         self.remade = Some(now);
         Some(self.make().await)
+    }
+
+    /// Notes that output is lost, because its launcher cannot write it.
+    pub(super) fn lost(&self) {
+        self.log_files.lost(&self.agent, SystemTime::now());
     }
 
     /// Tells readers, once its launcher has had time to switch to the present files.

@@ -1005,7 +1005,7 @@ mod a_survivor {
     async fn that_writes_elsewhere_gets_other_files() {
         let (mut stage, mut launcher) = (Stage::new(), FakeLauncher::start());
         let elsewhere = tempfile::tempfile().unwrap();
-        launcher.log = Some(Log { file: FileId::of(&elsewhere).unwrap(), size: SIZE });
+        launcher.log = Some(Log { file: FileId::of(&elsewhere).unwrap(), size: SIZE, lost_at: None });
         stage.fakes.log_files.find.set(Ok(true));
         stage.resume(Some(launcher.identity())).await;
         stage.report(&mut launcher, Progress::Running(harness())).await;
@@ -1017,7 +1017,7 @@ mod a_survivor {
     async fn whose_files_cannot_be_looked_for_keeps_its_own() {
         let (mut stage, mut launcher) = (Stage::new(), FakeLauncher::start());
         let elsewhere = tempfile::tempfile().unwrap();
-        launcher.log = Some(Log { file: FileId::of(&elsewhere).unwrap(), size: SIZE });
+        launcher.log = Some(Log { file: FileId::of(&elsewhere).unwrap(), size: SIZE, lost_at: None });
         stage.fakes.log_files.find.set(Err(crate::supervisor::log_files::NotFound));
         stage.resume(Some(launcher.identity())).await;
         stage.report(&mut launcher, Progress::Running(harness())).await;

@@ -577,7 +577,7 @@ pub fn harness() -> Harness {
 
 pub fn end(how: Ending) -> End {
     let at = Timestamp::now().boot();
-    End { how, at, user_time: Duration::ZERO, system_time: Duration::ZERO, max_rss: 0 }
+    End { how, at, user_time: Duration::ZERO, system_time: Duration::ZERO, max_rss: 0, printed: None }
 }
 
 /// A pane in which the process with this id has ended.

@@ -1,0 +1,287 @@
+//! The mistakes that people make in a jcard, and the answer that each gets.
+
+use rstest::rstest;
+
+use super::super::*;
+
+/// Everything that `agentd check` says about a text, with the word for its severity.
+fn answers(text: &str) -> Vec<String> {
+    let (mut findings, more) = match parse(text.as_bytes(), &Options::default()) {
+        Ok(config) => (config.findings, config.sandbox_expected),
+        Err(findings) => (findings, Vec::new()),
+    };
+    findings.extend(more);
+    let word = |severity| if severity == Severity::Error { "error" } else { "warning" };
+    let answer = |finding: &Finding| {
+        let message = finding.exact.as_ref().unwrap_or(&finding.message);
+        format!("{}:{}: {}: {message}", finding.line, finding.column, word(finding.severity))
+    };
+    findings.iter().map(answer).collect()
+}
+
+/// The only answer to a custom entry with these lines, from line 3 on.
+fn answer(lines: &str) -> String {
+    let answers = answers(&format!("[agent]\nharness = \"custom\"\n{lines}\n"));
+    assert_eq!(answers.len(), 1, "{lines}: {answers:?}");
+    answers[0].clone()
+}
+
+#[rstest]
+#[case::misspelt_command("comand = \"x\"", "3:1: warning: unknown key \"comand\" is ignored; did you mean `command`?")]
+#[case::misspelt_restart(
+    "restrat = \"no\"",
+    "3:1: warning: unknown key \"restrat\" is ignored; did you mean `restart`?"
+)]
+#[case::dash("max-restarts = 1", "3:1: warning: unknown key \"max-restarts\" is ignored; did you mean `max_restarts`?")]
+#[case::case_of_key("workDir = \"/x\"", "3:1: warning: unknown key \"workDir\" is ignored; did you mean `workdir`?")]
+#[case::prompt_array("prompt = [\"x\"]", "3:10: error: `prompt` is an array; write a string, in quotes")]
+#[case::number_in_quotes("max_restarts = \"5\"", "3:16: error: `max_restarts` is a string; write a whole number")]
+#[case::restart_boolean("restart = true", "3:11: error: `restart` is a boolean; write a string, in quotes")]
+#[case::args_string("args = \"-v\"", "3:8: error: `args` is a string; write an array of strings, in [ ]")]
+#[case::secrets_string("secrets = \"X\"", "3:11: error: `secrets` is a string; write an array of names, in [ ]")]
+#[case::backoff_string("backoff = \"5s\"", "3:11: error: `backoff` is a string; write an array of durations, in [ ]")]
+#[case::no_unit_of_time("timeout = \"2 fortnights\"", "3:11: error: `timeout`: \"fortnights\" is not a unit of time")]
+#[case::no_unit(
+    "grace_period = \"30\"",
+    "3:16: error: `grace_period`: the number 30 has no unit; write for example 30s"
+)]
+#[case::restart_word(
+    "restart = \"onfailure\"",
+    "3:11: error: invalid agent.restart \"onfailure\"; did you mean \"on-failure\"?"
+)]
+#[case::dockers_word(
+    "restart = \"unless-stopped\"",
+    "3:11: error: invalid agent.restart \"unless-stopped\"; write no, on-failure or always"
+)]
+#[case::bad_name("name = \"a b\"", "3:8: error: \"a b\" cannot be a `name`; a name has 1 to 64 characters")]
+#[case::bad_session("session = \"a.b\"", "3:11: error: \"a.b\" cannot be a `session`; a name has 1 to 64 characters")]
+#[case::no_replicas("replicas = 0", "3:12: error: `replicas` is out of range; write a whole number from 1 to 1000")]
+#[case::negative_limit("pid_limit = -1\ntype = \"native\"", "3:13: error: `pid_limit` is out of range; write a whole")]
+#[case::sandboxed("type = \"sandboxed\"", "3:8: error: this version has no sandbox; write `type = \"native\"`, or run")]
+#[case::words(
+    "command = \"python3 -m my_agent\"",
+    "3:11: warning: `command` is one program's name with spaces; write command = [\"python3\", \"-m\", \"my_agent\"]"
+)]
+#[case::path_with_spaces(
+    "command = \"/opt/my app/run\"",
+    "3:11: warning: `command` is one program's name with spaces; write command = [\"/opt/my\", \"app/run\"], or \
+     [\"/opt/my app/run\"] if that is the path of the program"
+)]
+#[case::shell_line(
+    "command = \"cd x && ./run | tee y\"",
+    "3:11: warning: `command` has shell syntax, and no shell interprets it; write command = [\"sh\", \"-c\", \"cd x && ./run | \
+     tee y\"]"
+)]
+#[case::shell_quotes(
+    "command = 'echo \"a b\"'",
+    "3:11: warning: `command` has shell syntax, and no shell interprets it; write command = [\"sh\", \"-c\", 'echo \"a b\"']"
+)]
+#[case::shell_variable(
+    "command = \"FOO=1 ./run\"",
+    "3:11: warning: `command` has shell syntax, and no shell interprets it; write command = [\"sh\", \"-c\", \"FOO=1 ./run\"]"
+)]
+#[case::shell_args(
+    "command = \"run\"\nargs = [\"x\", \"|\", \"tee\", \"y\"]",
+    "4:8: warning: `args` has \"|\", and no shell interprets it; write command = [\"sh\", \"-c\", \"…\"] with the whole line in one string"
+)]
+#[case::variable(
+    "command = \"$HOME/x\"",
+    "3:11: warning: variables in `command` are not replaced; write an absolute path, or ~/"
+)]
+#[case::other_users_home("command = \"~bob/x\"", "3:11: warning: `~` is not replaced here; write the absolute path")]
+#[case::home_in_a_later_argument(
+    "args = [\"-f\", \"~/x\"]",
+    "3:15: warning: `~` is not replaced here; write the absolute path"
+)]
+#[case::home_in_a_prompt_file(
+    "prompt_file = \"~/x.md\"",
+    "3:15: warning: `~` is not replaced in `prompt_file`, which is relative"
+)]
+#[case::home_in_env(
+    "env = { A = \"~/x\" }",
+    "3:13: warning: `~` is not replaced in the value of \"A\"; write the absolute path"
+)]
+#[case::two_prompts(
+    "prompt = \"x\"\nprompt_file = \"y\"",
+    "3:10: warning: `prompt` is ignored, because `prompt_file` takes precedence; remove one of them"
+)]
+#[case::restarts_of_none(
+    "max_restarts = 3",
+    "3:16: warning: `max_restarts` is about restarts, and `restart = \"no\"` makes none; write"
+)]
+#[case::backoff_of_none(
+    "restart = \"no\"\nbackoff = [\"3s\"]",
+    "4:11: warning: `backoff` is about restarts, and `restart = \"no\"` makes none; write"
+)]
+#[case::reset_of_none(
+    "backoff_reset = \"1m\"",
+    "3:17: warning: `backoff_reset` is about restarts, and `restart = \"no\"` makes none; write"
+)]
+#[case::processors(
+    "cpu = \"150\"",
+    "3:7: warning: `cpu` is 150 processors; write \"150%\" or 1.5 for a share of one, or \"15000%\" if this"
+)]
+#[case::processors_as_a_number(
+    "cpu = 50",
+    "3:7: warning: `cpu` is 50 processors; write \"50%\" or 0.5 for a share of one"
+)]
+#[case::endless(
+    "prompt = \"x\"\nrestart = \"always\"",
+    "4:11: warning: `restart = \"always\"` repeats a finished prompt without end; write `restart = \"on-failure\"`, or set"
+)]
+#[case::packages(
+    "extra_packages = [\"jq\"]",
+    "3:18: warning: `extra_packages` is ignored, and without a `type`, this agent runs without a sandbox; the Go daemon would \
+     sandbox it; write `type = \"native\"` if that is meant"
+)]
+#[case::memory_without_a_type(
+    "memory = \"2G\"",
+    "3:10: warning: without a `type`, this agent runs without a sandbox; the Go daemon"
+)]
+#[case::tasks_without_a_type(
+    "pid_limit = 512",
+    "3:13: warning: without a `type`, this agent runs without a sandbox; the Go daemon"
+)]
+#[case::overridden_secret(
+    "secrets = [\"A\"]\nenv = { A = \"x\" }",
+    "3:11: warning: the secret \"A\" has no effect, because `env` sets that variable; remove the name from one of them"
+)]
+fn in_an_entry_is_answered_with_its_place_and_remedy(#[case] lines: &str, #[case] expected: &str) {
+    let answer = answer(lines);
+    assert!(answer.starts_with(expected), "{answer}");
+}
+
+#[rstest]
+#[case::no_harness("[agent]\nprompt = \"x\"\n", "1:1: error: harness is required; write one of claude-code, opencode")]
+#[case::no_harness_but_a_command(
+    "[agent]\ncommand = \"x\"\n",
+    "1:1: error: harness is required; write `harness = \"custom\"`, because the entry has a `command`"
+)]
+#[case::binary(
+    "[agent]\nharness = \"claude\"\n",
+    "2:11: error: unknown agent.harness \"claude\"; did you mean \"claude-code\"?"
+)]
+#[case::case_of_harness(
+    "[agent]\nharness = \"Claude-Code\"\n",
+    "2:11: error: unknown agent.harness \"Claude-Code\"; did you mean"
+)]
+#[case::unknown_harness(
+    "[agent]\nharness = \"aider\"\n",
+    "2:11: error: unknown agent.harness \"aider\"; write claude-code, opencode, gemini-cli or codex, or \"custom\" with `command = \
+     [\"aider\"]`"
+)]
+#[case::unknown_harness_with_a_command(
+    "[agent]\nharness = \"aider\"\ncommand = \"aider\"\n",
+    "2:11: error: unknown agent.harness \"aider\"; write \"custom\", because the entry has a `command`"
+)]
+#[case::open_string("[agent]\nharness = \"x\n", "2:13: error: the file is not valid TOML: ")]
+#[case::open_header("[[agents]\nharness = \"x\"\n", "1:10: error: the file is not valid TOML: ")]
+#[case::yaml(
+    "agents:\n  - name: x\n",
+    "1:8: error: the file is not valid TOML: key with no value, expected `=`; this looks like YAML, write [[agents]] and key = value"
+)]
+#[case::duplicate_key("[agent]\nname = \"a\"\nname = \"b\"\n", "3:1: error: the file is not valid TOML: ")]
+#[case::one_table(
+    "[agents]\nharness = \"codex\"\n",
+    "1:1: error: `agents` is a table; write [[agents]], in double brackets"
+)]
+#[case::named_table(
+    "[agents.reviewer]\nharness = \"codex\"\n",
+    "1:2: error: `agents` is a table; write [[agents]], in double"
+)]
+#[case::array_of_agent(
+    "[[agent]]\nharness = \"codex\"\n",
+    "1:1: error: `agent` is an array; write [agent] above one agent"
+)]
+#[case::empty("", "1:1: error: the file is empty; a jcard without agents still has a section")]
+#[case::case_of_section(
+    "[[Agents]]\nharness = \"codex\"\n",
+    "1:3: warning: no agents are declared, and \"Agents\" is ignored; did you mean [[agents]]?"
+)]
+#[case::misspelt_section(
+    "[[agnts]]\nharness = \"codex\"\n",
+    "1:3: warning: no agents are declared, and \"agnts\" is ignored; did you"
+)]
+#[case::section_of_two_edits(
+    "[[agen]]\nharness = \"codex\"\n",
+    "1:3: warning: no agents are declared, and \"agen\" is ignored; did you"
+)]
+#[case::defaults(
+    "[defaults]\nrestart = \"always\"\n",
+    "1:2: warning: no agents are declared, and \"defaults\" is ignored; write [[agents]]"
+)]
+#[case::other_section(
+    "[[workers]]\nharness = \"codex\"\n",
+    "1:3: warning: no agents are declared, and \"workers\" has a `harness`; write"
+)]
+#[case::names_in_two_cases(
+    "[[agents]]\nharness = \"codex\"\nname = \"a\"\n[[agents]]\nharness = \"codex\"\nname = \"A\"\n",
+    "6:8: error: duplicate agent name \"A\", which the entry at line 3 has; give each a name of its own"
+)]
+#[case::one_session_twice(
+    "[[agents]]\nharness = \"codex\"\nname = \"a\"\n[[agents]]\nharness = \"codex\"\nname = \"b\"\nsession = \"a\"\n",
+    "7:11: error: duplicate session \"a\", which the entry at line 3 has; give each a session of its own"
+)]
+fn in_a_file_is_answered_with_its_place_and_remedy(#[case] text: &str, #[case] expected: &str) {
+    let answers = answers(text);
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert!(answers[0].starts_with(expected), "{}", answers[0]);
+}
+
+#[rstest]
+#[case("command = [\"/opt/my app/run\"]")]
+#[case("command = \"~/bin/x\"")]
+#[case("args = [\"~/x\"]")]
+#[case("command = [\"sh\", \"-c\", \"cd x && ./run | tee y\"]")]
+#[case("command = \"sh\"\nargs = [\"-c\", \"x\", \"|\"]")]
+#[case("env = { PORT = 8080, DEBUG = true }")]
+#[case("memory = \"2G\"\ntype = \"native\"")]
+#[case("extra_packages = []\nmemory = \"\"\npid_limit = 0")]
+#[case("cpu = \"150%\"")]
+#[case("cpu = 1.5")]
+#[case("cpu = \"15000%\"")]
+#[case("prompt = \"x\"\nrestart = \"always\"\ntimeout = \"2h\"")]
+#[case("prompt = \"x\"\nrestart = \"always\"\nmax_restarts = 0")]
+#[case("restart = \"always\"")]
+#[case("max_restarts = 0\nbackoff = []\nbackoff_reset = 0")]
+fn what_is_meant_is_not_warned_about(#[case] lines: &str) {
+    assert_eq!(answers(&format!("[agent]\nharness = \"custom\"\n{lines}\n")), Vec::<String>::new());
+}
+
+#[rstest]
+#[case("# nothing\n")]
+#[case("[mixtape]\nname = \"vm\"\n")]
+#[case("[events]\nsink = \"x\"\n")]
+#[case("agents = []\n")]
+#[case("[agent]\nharness = \"codex\"\n[[agnts]]\nname = \"other program's\"\n")]
+fn a_file_that_means_it_is_not_warned_about(#[case] text: &str) {
+    assert_eq!(answers(text), Vec::<String>::new());
+}
+
+#[test]
+fn warnings_do_not_change_what_is_declared() {
+    let text = "[[agents]]\nharness = \"custom\"\ncommand = \"a | b\"\ncpu = 150\nprompt = \"x\"\nrestart = \"always\"\nmemory = \"2G\"\n";
+    let config = parse(text.as_bytes(), &Options::default()).unwrap();
+    let spec = config.entries[0].spec.as_ref().unwrap();
+    assert_eq!((spec.command.as_slice(), spec.policy.limits.cpu), (["a | b".to_owned()].as_slice(), Some(15_000)));
+    assert_eq!((config.findings.len(), config.sandbox_expected.len(), config.complete), (3, 1, true));
+}
+
+#[test]
+fn what_is_logged_repeats_no_command() {
+    let text = "[agent]\nharness = \"custom\"\ncommand = \"curl --header sk-secret\"\n";
+    let config = parse(text.as_bytes(), &Options::default()).unwrap();
+    let warning = config.warning().unwrap();
+    assert!(warning.ends_with("write an array: the program, and each argument by itself"), "{warning}");
+    assert!(!warning.contains("sk-secret"), "{warning}");
+}
+
+#[test]
+fn with_gos_flags_each_entry_without_a_type_is_named() {
+    let text = "[[agents]]\nharness = \"codex\"\n[[agents]]\nharness = \"custom\"\ntype = \"native\"\n";
+    let found = |options| parse(text.as_bytes(), &options).unwrap().sandbox_expected;
+    let found_from_go = found(Options { from_go: true, ..Options::default() });
+    assert_eq!(found_from_go.iter().map(|finding| finding.line).collect::<Vec<_>>(), [1]);
+    assert_eq!(found(Options::default()), []);
+    assert_eq!(found(Options { from_go: true, unsandboxed: true, ..Options::default() }), []);
+}
