@@ -42,8 +42,11 @@ let
 
   apiSocket = normalize (toString cfg.apiSocket);
   tmuxSocket = normalize (toString cfg.tmuxSocket);
+  overrideDir = normalize (toString cfg.overrideDir);
   apiFolder = dirOf apiSocket;
   tmuxFolder = dirOf tmuxSocket;
+  terminalSocket = normalize (toString cfg.terminalSocket);
+  terminalFolder = dirOf terminalSocket;
 
   # A configFile that is part of the configuration, not a file on the machine.
   isConfigFileInStore =
@@ -117,6 +120,12 @@ let
       cfg.user
       "--admin-group"
       cfg.adminGroup
+      "--terminal-socket"
+      terminalSocket
+      "--operator-group"
+      cfg.operatorGroup
+      "--override-dir"
+      overrideDir
       # It has a unit of its own.
       "--await-tmux"
     ];
@@ -127,6 +136,9 @@ let
     tmux-socket = "tmuxSocket";
     user = "user";
     admin-group = "adminGroup";
+    terminal-socket = "terminalSocket";
+    operator-group = "operatorGroup";
+    override-dir = "overrideDir";
   }
   // lib.optionalAttrs (cfg.settings != { }) { config = "settings"; }
   // lib.optionalAttrs (cfg.configFile != null) { config = "configFile"; }
@@ -340,13 +352,33 @@ in
       description = "The group that may use the API and see the tmux server's socket.";
     };
 
+    operatorGroup = mkOption {
+      type = types.str;
+      default = cfg.adminGroup;
+      defaultText = literalExpression "config.services.agentd.adminGroup";
+      example = "operators";
+      description = ''
+        The group that may act on agents without root: stop, start, restart and pause them, attach to them and send them text. Its members
+        have the agent user's rights. After a change on a running system: `systemctl restart agentd-terminal.socket agentd.service`.
+      '';
+    };
+
+    overrideDir = mkOption {
+      type = types.path;
+      default = "/var/lib/agentd-overrides";
+      description = ''
+        Where the members of {option}`services.agentd.operatorGroup` say, a file each, which agents they have stopped or restarted. Only
+        root may be able to change what is on the way to it.
+      '';
+    };
+
     createUsers = mkOption {
       type = types.bool;
       default = true;
       example = false;
       description = ''
-        Whether to define {option}`services.agentd.user`, its group and workspace, and
-        {option}`services.agentd.adminGroup`. What is defined elsewhere in the configuration takes precedence. Who makes it a
+        Whether to define {option}`services.agentd.user`, its group and workspace,
+        {option}`services.agentd.adminGroup` and {option}`services.agentd.operatorGroup`. What is defined elsewhere in the configuration takes precedence. Who makes it a
         system user (`isSystemUser = true`) also has to set `isNormalUser = false`; it has a workspace if it has a `home`.
       '';
     };
@@ -376,6 +408,15 @@ in
       description = ''
         Where the agents' tmux server listens. The folder becomes the agent user's, and must be for nothing else. A change takes
         effect when no agent is left on the old server.
+      '';
+    };
+
+    terminalSocket = mkOption {
+      type = types.path;
+      default = "/run/agentd-daemon/terminal.sock";
+      description = ''
+        Where {option}`services.agentd.operatorGroup` attaches to agents and sends them text. Only root may be able to write in the
+        folder. After a change of it on a running system: `systemctl restart agentd-terminal.socket agentd.service`.
       '';
     };
 
@@ -475,6 +516,15 @@ in
         }
         {
           assertion =
+            !lib.elem cfg.user (config.users.groups.${cfg.operatorGroup}.members or [ ])
+            && (account == null || !lib.elem cfg.operatorGroup ([ account.group ] ++ account.extraGroups));
+          message = ''
+            The user ${cfg.user} is in the group ${cfg.operatorGroup}, so agents could write overrides, which do not count; take it out
+            of that group, or name another group in services.agentd.operatorGroup.
+          '';
+        }
+        {
+          assertion =
             !lib.elem tmuxFolder [
               "/"
               "/media"
@@ -502,6 +552,7 @@ in
               "/run/booted-system"
               "/run/credentials"
               "/run/current-system"
+              "/run/agentd-daemon"
               "/run/stereos"
               "/run/systemd"
               "/run/udev"
@@ -561,6 +612,10 @@ in
                 name = "apiSocket";
                 path = apiSocket;
               }
+              {
+                name = "terminalSocket";
+                path = terminalSocket;
+              }
             ]
             ++ lib.optional (cfg.secretDir != null) {
               name = "secretDir";
@@ -575,7 +630,7 @@ in
         # 107 bytes fit into the address of a Unix socket.
         assertion = builtins.stringLength path <= 107;
         message = "services.agentd.${name}: ${path} is too long for a socket's path; use one of at most 107 bytes.";
-      }) { inherit apiSocket tmuxSocket; }
+      }) { inherit apiSocket terminalSocket tmuxSocket; }
       ++ map (name: {
         assertion = builtins.match "[A-Za-z_][A-Za-z0-9_]*" name != null;
         message = "services.agentd.secretFiles: ${name} cannot be the name of a variable; use letters, digits and underscores.";
@@ -622,12 +677,16 @@ in
         description = "Supervisor of AI coding agents";
         documentation = [ "man:agentd(8)" ];
         wantedBy = [ "multi-user.target" ];
-        wants = [ "agentd.socket" ];
+        wants = [
+          "agentd.socket"
+          "agentd-terminal.socket"
+        ];
         # As long as there is a daemon there is a server. systemd starts it again when it dies.
         upholds = [ "agentd-tmux.service" ];
         # systemd stops units in the opposite order: when the machine goes down, agents have all of this while the daemon stops them.
         after = [
           "agentd.socket"
+          "agentd-terminal.socket"
           "agentd-tmux.service"
           # Over the bus, systemd tells the daemon whether it is being stopped or restarted.
           "dbus.service"
@@ -751,6 +810,23 @@ in
         };
       };
 
+      systemd.sockets.agentd-terminal = {
+        description = "Terminals of AI coding agents";
+        documentation = [ "man:agentd(8)" ];
+        wantedBy = [ "sockets.target" ];
+        listenStreams = [ terminalSocket ];
+        # After a stop of the daemon, the next request must not start it again.
+        unitConfig.StopPropagatedFrom = [ "agentd.service" ];
+        socketConfig = {
+          Service = "agentd.service";
+          FileDescriptorName = "terminal";
+          DirectoryMode = "0755";
+          RemoveOnStop = true;
+          SocketGroup = cfg.operatorGroup;
+          SocketMode = "0660";
+        };
+      };
+
       systemd.slices.agentd = {
         description = "AI coding agents";
         sliceConfig = cfg.limits;
@@ -766,11 +842,27 @@ in
           };
         };
         "10-agentd" = unlessRuled (
-          lib.optionalAttrs (apiFolder == "/run/stereos" || secretDir == null) {
+          {
+            # The daemon's unit may not make it.
+            ${overrideDir}.d = {
+              mode = "2770";
+              user = "root";
+              group = cfg.operatorGroup;
+            };
+          }
+          // lib.optionalAttrs (apiFolder == "/run/stereos" || secretDir == null) {
             "/run/stereos".d = {
               mode = "0750";
               user = "root";
               group = cfg.adminGroup;
+            };
+          }
+          // lib.optionalAttrs (terminalFolder == "/run/agentd-daemon") {
+            # What no agent may replace.
+            "/run/agentd-daemon".d = {
+              mode = "0755";
+              user = "root";
+              group = "root";
             };
           }
           // lib.optionalAttrs (secretDir == null) {
@@ -785,7 +877,11 @@ in
     }
 
     (mkIf cfg.createUsers {
-      users.groups = lib.genAttrs [ cfg.user cfg.adminGroup ] (_: { });
+      users.groups = lib.genAttrs (lib.unique [
+        cfg.user
+        cfg.adminGroup
+        cfg.operatorGroup
+      ]) (_: { });
       users.users.${cfg.user} = {
         isNormalUser = mkDefault true;
         description = mkDefault "AI coding agents";

@@ -6,6 +6,7 @@ pub mod harness;
 pub mod launch;
 pub mod machine;
 pub mod name;
+pub mod orders;
 pub mod reconcile;
 pub mod restart;
 pub mod secrets;

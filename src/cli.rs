@@ -10,11 +10,14 @@ mod go_flags;
 pub mod init;
 pub mod logs;
 pub mod manual;
+pub mod operate;
 pub mod output;
+pub mod send;
 pub mod show;
 pub mod status;
 mod table;
 mod target;
+mod terminal;
 mod times;
 pub mod wait;
 pub mod watch;
@@ -112,12 +115,40 @@ pub enum Command {
     /// With -f, the command survives restarts of the daemon.
     #[command(after_long_help = manual::help("events"))]
     Events(Asking<events::Arguments>),
+    /// Stop agents until somebody starts them again
+    ///
+    /// A stop goes through the grace period: SIGINT, then SIGKILL. It survives restarts of agentd and of the machine. Members of the
+    /// operators' group may do it without root.
+    #[command(after_long_help = manual::help("stop"))]
+    Stop(Asking<operate::Stop>),
+    /// Start agents that were stopped, or that have ended
+    ///
+    /// An agent that is started begins a new life: its restarts are counted from 0.
+    #[command(after_long_help = manual::help("start"))]
+    Start(Asking<operate::Start>),
+    /// Stop agents and start them again
+    ///
+    /// The stop goes through the grace period. An agent that has ended starts at once.
+    #[command(after_long_help = manual::help("restart"))]
+    Restart(Asking<operate::Stop>),
+    /// Let no agent start, and leave alone what runs
+    #[command(after_long_help = manual::help("pause"))]
+    Pause(Asking<operate::Pause>),
+    /// End the pause: agents start again
+    #[command(after_long_help = manual::help("unpause"))]
+    Unpause(Asking<operate::Pause>),
     /// Attach to an agent's terminal
     ///
     /// The tmux client runs as the agent user, never as root, on a separate terminal that is relayed to yours. If a signal ends the
     /// command, your terminal is restored first.
     #[command(after_long_help = manual::help("attach"))]
     Attach(Asking<attach::Arguments>),
+    /// Send text or keys to an agent, as if they were typed
+    ///
+    /// The text is pasted into the agent's terminal, and Enter is pressed after it. The command then waits until the agent's screen
+    /// changes: that is the only sign that the text has arrived.
+    #[command(after_long_help = manual::help("send"))]
+    Send(Asking<send::Arguments>),
     /// Check everything that agentd needs
     ///
     /// Each finding that is not ok comes with a remedy.
@@ -125,9 +156,10 @@ pub enum Command {
     Doctor(doctor::Arguments),
     /// Show how an agent is declared: every field, and where its value comes from
     ///
-    /// It reads the jcard and needs no daemon. Values of variables are not shown, and secrets only by name.
+    /// It reads the jcard and needs no daemon; one that answers also says what operators have overridden. Values of variables are not
+    /// shown, and secrets only by name.
     #[command(after_long_help = manual::help("show"))]
-    Show(show::Arguments),
+    Show(Asking<show::Arguments>),
     /// Write a jcard to begin with, and make the folders beside it
     ///
     /// What exists is not changed.
@@ -182,9 +214,11 @@ impl Command {
     fn places(&self) -> Places {
         let of_api = |api: &Api| Places { api: api.clone(), ..Places::default() };
         match self {
-            Self::Check(check::Arguments { config, unsandboxed, .. })
-            | Self::Show(show::Arguments { config, unsandboxed, .. }) => {
+            Self::Check(check::Arguments { config, unsandboxed, .. }) => {
                 Places { config: config.clone(), unsandboxed: *unsandboxed, ..Places::default() }
+            }
+            Self::Show(Asking { what, api }) => {
+                Places { config: what.config.clone(), unsandboxed: what.unsandboxed, ..of_api(api) }
             }
             Self::Init(init::Arguments { config, .. }) => Places { config: config.clone(), ..Places::default() },
             Self::Schema | Self::Completions(_) | Self::Man(_) => Places::default(),
@@ -194,7 +228,11 @@ impl Command {
             Self::Watch(asking) => of_api(&asking.api),
             Self::Logs(asking) => of_api(&asking.api),
             Self::Events(asking) => of_api(&asking.api),
+            Self::Stop(asking) | Self::Restart(asking) => of_api(&asking.api),
+            Self::Start(asking) => of_api(&asking.api),
+            Self::Pause(asking) | Self::Unpause(asking) => of_api(&asking.api),
             Self::Attach(Asking { what, api }) => Places { config: what.config.clone(), ..of_api(api) },
+            Self::Send(Asking { what, api }) => Places { config: what.config.clone(), ..of_api(api) },
             Self::Doctor(doctor::Arguments { places, .. }) => places.clone(),
         }
     }
@@ -210,6 +248,10 @@ pub struct Whereabouts {
     /// The dedicated tmux server's socket [default: /run/agentd/tmux.sock; without root: $XDG_RUNTIME_DIR/agentd/tmux.sock]
     #[arg(long, value_name = "PATH", value_parser = path())]
     tmux_socket: Option<PathBuf>,
+    /// The socket through which operators attach and send, in a folder that only root can change [default:
+    /// /run/agentd-daemon/terminal.sock; without root: $XDG_RUNTIME_DIR/agentd/terminal.sock]
+    #[arg(long, value_name = "PATH", value_parser = path())]
+    terminal_socket: Option<PathBuf>,
     /// Root-only state [default: $STATE_DIRECTORY or /var/lib/agentd; without root: $XDG_STATE_HOME/agentd]
     #[arg(long, value_name = "DIR", value_parser = path())]
     state_dir: Option<PathBuf>,
@@ -225,6 +267,12 @@ pub struct Whereabouts {
     /// The group that may use the sockets of a root daemon [default: admin]
     #[arg(long, value_name = "NAME", value_parser = name)]
     admin_group: Option<String>,
+    /// The group whose members may act on the agents of a root daemon [default: the --admin-group]
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    operator_group: Option<String>,
+    /// What operators want of agents, a file each [default: /var/lib/agentd-overrides; without root: $XDG_STATE_HOME/agentd-overrides]
+    #[arg(long, value_name = "DIR", value_parser = path())]
+    override_dir: Option<PathBuf>,
 }
 
 /// The options of the daemon alone.
@@ -296,12 +344,7 @@ impl Arguments {
         let asks = match self.command {
             None
             | Some(
-                Command::Check(_)
-                | Command::Schema
-                | Command::Show(_)
-                | Command::Init(_)
-                | Command::Completions(_)
-                | Command::Man(_),
+                Command::Check(_) | Command::Schema | Command::Init(_) | Command::Completions(_) | Command::Man(_),
             ) => false,
             Some(_) => true,
         };
@@ -315,18 +358,22 @@ impl Arguments {
     pub fn settings(&self, here: &Surroundings) -> Settings {
         let (places, daemon, whereabouts) = (&self.places, &self.daemon, &self.daemon.whereabouts);
         let or = |given: &Option<PathBuf>, default: PathBuf| absolute(given.as_ref().unwrap_or(&default));
+        let admin_group = whereabouts.admin_group.clone().unwrap_or_else(|| "admin".to_owned());
         Settings {
             config: or(&places.config, here.config().join("jcard.toml")),
             secret_dir: or(&whereabouts.secret_dir, here.secret_dir()),
             api_socket: or(&places.api.socket, here.api_socket()),
             tmux_socket: or(&whereabouts.tmux_socket, here.tmux_socket()),
+            terminal_socket: or(&whereabouts.terminal_socket, here.terminal_socket()),
             tmux_origin: if daemon.await_tmux { Origin::Elsewhere } else { Origin::Own },
             state_dir: or(&whereabouts.state_dir, here.state()),
             log_dir: or(&whereabouts.log_dir, here.logs()),
             log_retention: Retention { size: daemon.log_size, attempts: daemon.log_attempts },
             launcher: whereabouts.launcher.as_deref().map(absolute),
             user: whereabouts.user.clone(),
-            admin_group: whereabouts.admin_group.clone().unwrap_or_else(|| "admin".to_owned()),
+            operator_group: whereabouts.operator_group.clone().unwrap_or_else(|| admin_group.clone()),
+            admin_group,
+            override_dir: or(&whereabouts.override_dir, here.overrides()),
             resync: daemon.resync.max(Duration::from_millis(10)),
             settle: daemon.settle,
             login_timeout: daemon.login_timeout,
@@ -341,14 +388,28 @@ impl Arguments {
 impl Whereabouts {
     /// Replaces each option by that of `other`, if `other` has it.
     fn overlay(&mut self, other: &Self) {
-        let Self { secret_dir, tmux_socket, state_dir, log_dir, launcher, user, admin_group } = other.clone();
+        let Self {
+            secret_dir,
+            tmux_socket,
+            terminal_socket,
+            state_dir,
+            log_dir,
+            launcher,
+            user,
+            admin_group,
+            operator_group,
+            override_dir,
+        } = other.clone();
         self.secret_dir = secret_dir.or(self.secret_dir.take());
         self.tmux_socket = tmux_socket.or(self.tmux_socket.take());
+        self.terminal_socket = terminal_socket.or(self.terminal_socket.take());
         self.state_dir = state_dir.or(self.state_dir.take());
         self.log_dir = log_dir.or(self.log_dir.take());
         self.launcher = launcher.or(self.launcher.take());
         self.user = user.or(self.user.take());
         self.admin_group = admin_group.or(self.admin_group.take());
+        self.operator_group = operator_group.or(self.operator_group.take());
+        self.override_dir = override_dir.or(self.override_dir.take());
     }
 }
 
@@ -520,8 +581,12 @@ mod tests {
         command.build();
         let verbs = command.get_subcommands().filter(|verb| verb.get_name() != "help");
         let call = |verb: &clap::Command| {
-            let needed = verb.get_positionals().filter(|argument| argument.is_required_set());
-            [verb.get_name().to_owned()].into_iter().chain(needed.map(|_| "a".to_owned())).collect()
+            // A text, too, unless there are keys.
+            let is_needed = |argument: &&Arg| argument.is_required_set() || argument.get_id() == "text";
+            let needed = verb.get_positionals().filter(is_needed);
+            let flags = verb.get_arguments().filter(|argument| argument.is_required_set() && !argument.is_positional());
+            let flags = flags.filter_map(Arg::get_long).map(|long| format!("--{long}"));
+            [verb.get_name().to_owned()].into_iter().chain(needed.map(|_| "a".to_owned())).chain(flags).collect()
         };
         let verbs: Vec<_> = verbs.map(|verb| (call(verb), verb.clone())).collect();
         [(Vec::new(), command)].into_iter().chain(verbs).collect()
@@ -568,6 +633,7 @@ mod tests {
             (settings.tmux_socket, "/run/agentd/tmux.sock"),
             (settings.state_dir, "/var/lib/agentd"),
             (settings.log_dir, "/var/log/agentd"),
+            (settings.override_dir, "/var/lib/agentd-overrides"),
         ];
         for (path, default) in paths {
             assert_eq!(path, Path::new(default));
@@ -593,6 +659,7 @@ mod tests {
             (settings.tmux_socket, "/r/agentd/tmux.sock"),
             (settings.state_dir, "/s/agentd"),
             (settings.log_dir, "/s/agentd/logs"),
+            (settings.override_dir, "/s/agentd-overrides"),
         ];
         for (path, default) in paths {
             assert_eq!(path, Path::new(default));
@@ -736,11 +803,14 @@ mod tests {
             "unsandboxed",
             "secret-dir",
             "tmux-socket",
+            "terminal-socket",
             "state-dir",
             "log-dir",
             "launcher",
             "user",
             "admin-group",
+            "operator-group",
+            "override-dir",
             "await-tmux",
             "resync",
             "settle",
@@ -750,18 +820,21 @@ mod tests {
             "log-attempts",
             "debug",
         ];
-        const ATTACH: &[&str] = &["read-only", "config", "tmux-socket", "user", "api-socket"];
+        const ATTACH: &[&str] = &["read-only", "config", "tmux-socket", "terminal-socket", "user", "api-socket"];
         const DOCTOR: &[&str] = &[
             "config",
             "api-socket",
             "unsandboxed",
             "secret-dir",
             "tmux-socket",
+            "terminal-socket",
             "state-dir",
             "log-dir",
             "launcher",
             "user",
             "admin-group",
+            "operator-group",
+            "override-dir",
             "verbose",
             "json",
         ];
@@ -791,9 +864,13 @@ mod tests {
                     "api-socket",
                 ],
                 "events" => &["follow", "after", "utc", "json", "api-socket"],
+                "stop" | "restart" => &["now", "wait", "override-dir", "api-socket"],
+                "start" => &["wait", "override-dir", "api-socket"],
+                "pause" | "unpause" => &["all", "override-dir", "api-socket"],
                 "attach" => ATTACH,
+                "send" => &["keys", "no-enter", "config", "terminal-socket", "api-socket"],
                 "doctor" => DOCTOR,
-                "show" => &["config", "unsandboxed", "json"],
+                "show" => &["config", "unsandboxed", "json", "api-socket"],
                 "init" => &["config", "secret-dir"],
                 "schema" | "completions" | "man" => &[],
                 other => panic!("{other} is new"),
@@ -862,7 +939,7 @@ mod tests {
                 count += 1;
             }
         }
-        assert_eq!(count, 8);
+        assert_eq!(count, 15);
     }
 
     #[test]

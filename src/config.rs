@@ -6,6 +6,7 @@
 
 mod advice;
 mod agents;
+pub mod drop_in;
 mod fields;
 mod position;
 mod schema;

@@ -26,7 +26,7 @@ use crate::contain::tree::Trees;
 use crate::deputy::Deputy;
 use crate::deputy::renderer::Renderers;
 use crate::inputs::assemble::DeclarationContext;
-use crate::inputs::{Inputs, News, Nudge};
+use crate::inputs::{Inputs, News, Nudge, overrides};
 use crate::launch::socket_dir::{self, LaunchSocketKeeper, SocketDir};
 use crate::launch::{listener, program};
 use crate::logs::store::Store;
@@ -50,6 +50,7 @@ use crate::sys::reaper;
 use crate::sys::rlimit;
 use crate::sys::systemd::{self, Notifier};
 use crate::sys::unix_socket::{self, Address, Bound};
+use crate::terminal;
 use crate::tmux::{self, Tmux};
 use crate::wire::status::Errors;
 
@@ -72,10 +73,8 @@ pub enum Error {
     #[error("without root agents run as yourself ({0}), not as {1}; leave --user out, or start agentd as root")]
     NotRoot(String, String),
     /// The admin group does not exist.
-    #[error(
-        "there is no group {0:?}; create it (for example: groupadd --system {0}), or name another with --admin-group"
-    )]
-    NoGroup(String),
+    #[error("there is no group {0:?}; create it (for example: groupadd --system {0}), or name another with {1}")]
+    NoGroup(String, &'static str),
     /// Another daemon runs, or the lock cannot be taken.
     #[error(transparent)]
     Lock(#[from] lock::Error),
@@ -120,7 +119,7 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     // Checked now, rather than when each agent starts.
     let launcher = program::find(settings.launcher.as_deref())?;
     let settings = &Settings { launcher: Some(launcher), ..settings.clone() };
-    let group = admin_group(&settings.admin_group)?;
+    let group = group(&settings.admin_group, "--admin-group")?;
     let mut state_errors = Vec::new();
     let lock = match Lock::take(&settings.state_dir) {
         Err(error @ lock::Error::System(_)) => {
@@ -137,13 +136,15 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
         key => key?,
     };
     // Before there is a second thread: both change the umask, which belongs to the whole process.
-    let passed = systemd::passed_api_socket().map_err(failed("take over the API's socket"))?;
-    let (api, api_address) = if let Some(passed) = passed {
+    let passed = systemd::passed_sockets().map_err(failed("take over the sockets that were passed"))?;
+    let (api, api_address) = if let Some(passed) = passed.api {
         (passed, None)
     } else {
         let Bound { listener, address } = api::socket::bind(&settings.api_socket, Some(group))?;
         (listener, Some(address))
     };
+    let operators = operator_group(settings)?;
+    let terminal = terminal_socket(settings, passed.terminal, operators.as_ref().map(|(group, _)| *group));
     unix_socket::check_length(&settings.tmux_socket)?;
     let folder = match SocketDir::of(&settings.tmux_socket, &account, Some(group)) {
         // The agent user caused this, and must not be able to keep the daemon from serving the API and stopping agents.
@@ -163,10 +164,11 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     let result = runtime.block_on(async {
         let listener = UnixListener::from_std(api).map_err(failed("listen on the API's socket"))?;
         let api = ApiSocket { listener, address: api_address, group };
+        let terminal = TerminalSocket { socket: terminal, operators };
         let place = DeclarationContext { file: settings.config.clone(), account, key };
         let store = Store::new(&settings.log_dir, group, settings.log_retention);
         let reception = Reception { folder: folder.as_ref(), group };
-        serve(settings, place, reception, store, api, started, state_errors).await
+        serve(settings, place, reception, store, Doors { api, terminal }, started, state_errors).await
     });
     if let Some(Err(error)) = folder.as_ref().map(SocketDir::remove_launch_socket) {
         tracing::warn!("failed to remove {}: {error}", launch_socket.display());
@@ -191,12 +193,99 @@ fn agent_account(user: Option<&str>) -> Result<Account, Error> {
 }
 
 /// The named group as root, otherwise the user's own.
-fn admin_group(name: &str) -> Result<Gid, Error> {
+fn group(name: &str, option: &'static str) -> Result<Gid, Error> {
     if !Uid::effective().is_root() {
         return Ok(Gid::effective());
     }
-    let group = users::get_group_by_name(name).ok_or_else(|| Error::NoGroup(name.to_owned()))?;
+    let group = users::get_group_by_name(name).ok_or_else(|| Error::NoGroup(name.to_owned(), option))?;
     Ok(Gid::from_raw(group.gid()))
+}
+
+/// The group that may act on agents, and its name; `None` without root.
+fn operator_group(settings: &Settings) -> Result<Option<(Gid, String)>, Error> {
+    if !Uid::effective().is_root() {
+        return Ok(None);
+    }
+    let name = &settings.operator_group;
+    Ok(Some((group(name, "--operator-group")?, name.clone())))
+}
+
+/// The terminal socket, and its file unless systemd keeps it. Agents matter more: without the socket, the daemon runs all the same.
+fn terminal_socket(
+    settings: &Settings,
+    passed: Option<std::os::unix::net::UnixListener>,
+    group: Option<Gid>,
+) -> Option<(std::os::unix::net::UnixListener, Option<Address>)> {
+    if let Some(passed) = passed {
+        return Some((passed, None));
+    }
+    match terminal::socket::bind(&settings.terminal_socket, group) {
+        Ok(Bound { listener, address }) => Some((listener, Some(address))),
+        Err(error) => {
+            tracing::error!("{error}; operators without root can neither attach nor send");
+            None
+        }
+    }
+}
+
+/// The sockets that people use.
+struct Doors {
+    api: ApiSocket,
+    terminal: TerminalSocket,
+}
+
+/// The socket through which operators attach and send.
+struct TerminalSocket {
+    /// `None` if it could not be bound. The file is removed at the end.
+    socket: Option<(std::os::unix::net::UnixListener, Option<Address>)>,
+    /// The group of operators.
+    operators: Option<(Gid, String)>,
+}
+
+/// What serves the terminal socket.
+struct Terminals {
+    /// Dropped to end it.
+    close: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
+    _address: Option<Address>,
+}
+
+impl Terminals {
+    /// `None` if there is no socket.
+    fn start(
+        door: TerminalSocket,
+        sources: &Sources,
+        logs: Store,
+        tmux: &Tmux,
+        deputy: &Deputy,
+        agent: Uid,
+    ) -> Result<Option<Self>, Error> {
+        let Some((listener, address)) = door.socket else { return Ok(None) };
+        let rule = terminal::Rule { owner: Uid::effective(), agent, group: door.operators };
+        let service = terminal::Service {
+            snapshot: sources.snapshot.clone(),
+            tmux: tmux.clone(),
+            logs,
+            deputy: deputy.clone(),
+            rule,
+        };
+        let failed = |source| Error::System { operation: "listen on the terminal socket", source };
+        let listener = UnixListener::from_std(listener).map_err(failed)?;
+        let (close, closed) = oneshot::channel::<()>();
+        let serving = tokio::spawn(terminal::serve(listener, service, async {
+            // A dropped sender counts, too.
+            let _ = closed.await;
+        }));
+        Ok(Some(Self { close, serving, _address: address }))
+    }
+
+    /// Returns once every operator was told, and the socket's file is gone.
+    async fn end(terminals: Option<Self>) {
+        if let Some(Self { close, serving, _address }) = terminals {
+            drop(close);
+            let _ = serving.await;
+        }
+    }
 }
 
 /// The socket that the API's clients connect to.
@@ -254,11 +343,13 @@ async fn serve(
     place: DeclarationContext,
     Reception { folder, group }: Reception<'_>,
     store: Store,
-    api: ApiSocket,
+    doors: Doors,
     started: Instant,
     mut state_errors: Vec<String>,
 ) -> Result<(), Error> {
     let failed = |operation| move |source| Error::System { operation, source };
+    let operators = self::group(&settings.operator_group, "--operator-group")?;
+    let overrides = overrides::Place::new(settings.override_dir.clone(), operators, place.account.uid);
     let launch_listener = folder.map(SocketDir::bind_launch_socket).transpose()?;
     let signals = Signals::catch().map_err(failed("catch signals"))?;
 
@@ -274,8 +365,7 @@ async fn serve(
             let _ = nudges.try_send(Nudge::Changed);
         })
     };
-    let executable = std::env::current_exe().map_err(failed("find agentd's own executable"))?;
-    let executable = executable.to_string_lossy().into_owned();
+    let executable = own_executable().map_err(failed("find agentd's own executable"))?;
     let record = Record::new(&settings.state_dir)?;
     let tmux = the_tmux(settings, deputy.clone(), executable.clone(), &place.account, &record).await;
     let user = place.account.uid;
@@ -315,8 +405,10 @@ async fn serve(
 
     let (rounds, round) = watch::channel(());
     let renderers = Some(Renderers::new(deputy.clone()));
-    let sources = Sources { snapshot, happenings: happening, tmux: Some(tmux.clone()), logs: Some(store), renderers };
-    let api = Api::start(api, sources, round.clone());
+    let sources =
+        Sources { snapshot, happenings: happening, tmux: Some(tmux.clone()), logs: Some(store.clone()), renderers };
+    let terminals = Terminals::start(doors.terminal, &sources, store, &tmux, &deputy, user)?;
+    let api = Api::start(doors.api, sources, round.clone());
     let visitors = events.clone();
     // Fails only when the daemon is ending.
     let hand_on = move |visitor| drop(visitors.send(Event::Visitor(visitor)));
@@ -326,6 +418,8 @@ async fn serve(
     let inputs = Inputs {
         place,
         secret_dir: settings.secret_dir.clone(),
+        overrides,
+        state_dir: settings.state_dir.clone(),
         options: settings.options.clone(),
         deputy,
         settle: settings.settle,
@@ -355,6 +449,7 @@ async fn serve(
             Err(defect) => Err(failed("attend to the agents")(io::Error::other(defect))),
         },
     };
+    Terminals::end(terminals).await;
     if are_stopped {
         release(&tmux).await;
     }
@@ -363,6 +458,11 @@ async fn serve(
     api.end().await;
     tracing::info!("agentd has ended");
     result
+}
+
+/// The path of this program.
+fn own_executable() -> io::Result<String> {
+    std::env::current_exe().map(|path| path.to_string_lossy().into_owned())
 }
 
 /// Starts the tasks that keep the daemon's surroundings in order: control groups, the log, the tmux server, children, sessions.

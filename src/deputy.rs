@@ -15,8 +15,11 @@
 //! is killed and replaced.
 
 mod keeper;
+pub mod kind;
+mod line_mode;
 mod protocol;
 pub mod renderer;
+mod terminal;
 mod tmux_client;
 mod tmux_server;
 pub mod transcript;
@@ -29,8 +32,9 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use protocol::{Input, Reply, Request};
 pub use protocol::{Output, Program, RunError, Seen, Server};
-pub(crate) use protocol::{Reply, Request};
+pub(crate) use terminal::Wanted;
 pub use tmux_client::{COMMAND as CLIENT_COMMAND, become_client, words as client_words};
 pub use worker::run;
 
@@ -122,8 +126,8 @@ impl Deputy {
     pub(crate) fn rendering() -> Self {
         let (requests, mut inbox) = mpsc::unbounded_channel::<Asked>();
         tokio::spawn(async move {
-            while let Some(Asked { descriptor, answer, .. }) = inbox.recv().await {
-                let _ = answer.send(descriptor.map(worker::render).ok_or(Error::Gone));
+            while let Some(Asked { mut descriptors, answer, .. }) = inbox.recv().await {
+                let _ = answer.send(descriptors.pop().map(worker::render).ok_or(Error::Gone));
             }
         });
         Self { requests }
@@ -136,7 +140,18 @@ impl Deputy {
         arguments: Vec<String>,
         timeout: Duration,
     ) -> Result<Result<Output, RunError>, Error> {
-        match self.ask(Request::Tmux { program, arguments, timeout }, timeout).await? {
+        self.tmux_reading(program, arguments, Input::default(), timeout).await
+    }
+
+    /// Like [`Deputy::tmux`], with something on its standard input.
+    pub(crate) async fn tmux_reading(
+        &self,
+        program: Program,
+        arguments: Vec<String>,
+        input: Input,
+        timeout: Duration,
+    ) -> Result<Result<Output, RunError>, Error> {
+        match self.ask(Request::Tmux { program, arguments, input, timeout }, timeout).await? {
             Reply::Tmux(result) => Ok(result),
             _ => Err(Error::Gone),
         }
@@ -204,8 +219,31 @@ impl Deputy {
 
     /// Renders text as requested on this socket; see [`renderer`].
     pub async fn render(&self, socket: OwnedFd) -> Result<(), Error> {
-        match self.ask_with(Request::Render, Some(socket), FILE_TIMEOUT).await? {
+        match self.ask_with(Request::Render, vec![socket], FILE_TIMEOUT).await? {
             Reply::Rendering => Ok(()),
+            _ => Err(Error::Gone),
+        }
+    }
+
+    /// Whether the terminal of this process is in canonical mode: its program reads lines. The inner error is a message for people.
+    pub async fn is_canonical(&self, pid: i32) -> Result<Result<bool, String>, Error> {
+        match self.ask(Request::LineMode(pid), FILE_TIMEOUT).await? {
+            Reply::LineMode(mode) => Ok(mode),
+            _ => Err(Error::Gone),
+        }
+    }
+
+    /// Relays between a tmux client and an operator's connection, until `daemon` is closed or either of them is gone.
+    ///
+    /// Returns once the relay has started. The inner error is a message for people.
+    pub(crate) async fn attach(
+        &self,
+        wanted: Wanted,
+        socket: OwnedFd,
+        daemon: OwnedFd,
+    ) -> Result<Result<(), String>, Error> {
+        match self.ask_with(Request::Terminal(wanted), vec![socket, daemon], FILE_TIMEOUT).await? {
+            Reply::Terminal(started) => Ok(started),
             _ => Err(Error::Gone),
         }
     }
@@ -215,18 +253,18 @@ impl Deputy {
         let (answer, _) = oneshot::channel();
         // Fails only when the daemon is ending.
         let request = Request::Watch(targets);
-        let _ = self.requests.send(Asked { request, descriptor: None, timeout: Duration::ZERO, answer });
+        let _ = self.requests.send(Asked { request, descriptors: Vec::new(), timeout: Duration::ZERO, answer });
     }
 
     async fn ask(&self, request: Request, timeout: Duration) -> Result<Reply, Error> {
-        self.ask_with(request, None, timeout).await
+        self.ask_with(request, Vec::new(), timeout).await
     }
 
-    async fn ask_with(&self, request: Request, descriptor: Option<OwnedFd>, timeout: Duration) -> Result<Reply, Error> {
+    async fn ask_with(&self, request: Request, descriptors: Vec<OwnedFd>, timeout: Duration) -> Result<Reply, Error> {
         // The deputy limits the time of its own work; this limit is for a deputy that hangs.
         let timeout = timeout + Duration::from_secs(1);
         let (answer, answered) = oneshot::channel();
-        self.requests.send(Asked { request, descriptor, timeout, answer }).map_err(|_| Error::Gone)?;
+        self.requests.send(Asked { request, descriptors, timeout, answer }).map_err(|_| Error::Gone)?;
         match answered.await.map_err(|_| Error::Gone)?? {
             Reply::FileSystemHangs => Err(Error::FileSystem),
             Reply::Short(reason) => Err(Error::Short(reason)),

@@ -5,12 +5,14 @@
 //! empty: its last good reading stays in use.
 
 pub mod assemble;
+pub mod overrides;
 pub mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
@@ -24,6 +26,8 @@ use crate::config::{self, Config};
 use crate::deputy::{self, Deputy};
 use crate::inputs::assemble::{DeclarationContext, desired, folder_of, located, paths};
 use crate::inputs::secrets::Known;
+use crate::state;
+use crate::state::overrides::Kept;
 use crate::sys::blocking;
 use crate::sys::regular_file;
 use crate::sys::watch::{Target, Watcher};
@@ -38,6 +42,10 @@ pub struct Inputs {
     pub place: DeclarationContext,
     /// The secrets directory.
     pub secret_dir: PathBuf,
+    /// The overrides directory, and who may write to it.
+    pub overrides: overrides::Place,
+    /// Where the overrides in force are kept for the next daemon.
+    pub state_dir: PathBuf,
     /// Options for reading the jcard.
     pub options: config::Options,
     /// Reads what belongs to the agent user.
@@ -89,6 +97,11 @@ struct Last {
     /// The error in the file as a whole.
     file_error: Option<String>,
     secrets: Known,
+    overrides: overrides::Known,
+    /// What the next daemon would find of them; `None` if that is not known.
+    kept: Option<Kept>,
+    /// Why that is not what it should be.
+    keep_error: Option<String>,
     /// The paths that `config` names: prompt files, and working directories.
     paths: (BTreeSet<PathBuf>, BTreeSet<PathBuf>),
     seen: Seen,
@@ -136,6 +149,7 @@ impl Told {
 struct Files {
     jcard: Result<Jcard, String>,
     secrets: Known,
+    overrides: overrides::Known,
     changed: Option<SystemTime>,
 }
 
@@ -149,7 +163,7 @@ impl Inputs {
     /// Reports the desired state, at first and whenever it changes, until `nudges` closes.
     pub async fn follow(self, mut nudges: mpsc::Receiver<Nudge>, say: impl Fn(News)) -> io::Result<()> {
         let mut watcher = Watcher::open();
-        let mut last = Last::default();
+        let mut last = self.last().await;
         let mut resync = interval_at(Instant::now() + self.resync, self.resync);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
@@ -220,14 +234,22 @@ impl Inputs {
 
     /// Reads the files that root reads. Watches them first, so that no change is missed in between.
     async fn read(&self, watcher: &mut Watcher, last: &Last) -> Files {
-        watcher.set(vec![Target::Path(self.place.file.clone()), Target::Contents(self.secret_dir.clone())]).await;
+        let targets = vec![
+            Target::Path(self.place.file.clone()),
+            Target::Contents(self.secret_dir.clone()),
+            Target::Entries(self.overrides.directory.clone()),
+        ];
+        watcher.set(targets).await;
         let (config, secret_dir, known) = (self.place.file.clone(), self.secret_dir.clone(), last.secrets.clone());
+        let (place, overrides) = (self.overrides.clone(), last.overrides.clone());
         let (now, patience) = (Instant::now().into_std(), self.resync);
         let work = move || {
             let reading = secrets::read(&secret_dir, &known.secrets);
             let (jcard, changed) = read_config(&config);
             let changed = changed.max(reading.changed);
-            Files { jcard, changed, secrets: known.after(reading, &secret_dir, now, patience) }
+            let orders = overrides::read(&place, overrides.may_make());
+            let overrides = overrides.after(orders, &place.directory, now, patience);
+            Files { jcard, changed, secrets: known.after(reading, &secret_dir, now, patience), overrides }
         };
         match blocking::run(work).await {
             Ok(files) => files,
@@ -235,6 +257,7 @@ impl Inputs {
             Err(error) => Files {
                 jcard: Err(format!("failed to read the inputs: {error}")),
                 secrets: last.secrets.clone(),
+                overrides: last.overrides.clone(),
                 changed: None,
             },
         }
@@ -247,7 +270,10 @@ impl Inputs {
         let secrets_error = files.secrets.error.clone();
         let mut is_news = last.desired.as_ref().is_none_or(|before| before.secrets_error != secrets_error)
             || last.secrets.secrets != files.secrets.secrets;
+        is_news |= last.overrides != files.overrides;
         last.secrets = files.secrets;
+        last.overrides = files.overrides;
+        is_news |= self.keep_overrides(last).await;
         let before = last.reading;
         let is_edited = last.take_config(files.jcard, &self.place.file, &self.options).await;
         let empty = Config { entries: Vec::new(), findings: Vec::new(), sandbox_expected: Vec::new(), complete: false };
@@ -270,6 +296,7 @@ impl Inputs {
             desired.config_read = last.text_read;
             desired.reading = last.reading;
             desired.secrets_error = secrets_error;
+            self.order(&mut desired, last);
             if last.desired.as_ref() != Some(&desired) {
                 report(&self.place.file, config, &desired, last.desired.as_ref());
                 last.desired = Some(desired.clone());
@@ -278,6 +305,59 @@ impl Inputs {
         }
         last.seen = seen;
         last.seen.unreachable.is_empty()
+    }
+
+    /// What an earlier daemon has left.
+    async fn last(&self) -> Last {
+        let state_dir = self.state_dir.clone();
+        let kept = match blocking::run(move || state::overrides::read(&state_dir)).await {
+            Ok(Ok(kept)) => Some(kept.unwrap_or_default()),
+            Ok(Err(error)) => {
+                tracing::error!("{error}; what operators said before is known only if their files still say it");
+                None
+            }
+            Err(error) => {
+                tracing::error!("failed to read the overrides that were in force: {error}");
+                None
+            }
+        };
+        Last { overrides: overrides::Known::kept_before(kept.clone()), kept, ..Last::default() }
+    }
+
+    /// Keeps the overrides for the next daemon before they take effect. Returns whether that has an error that is news.
+    async fn keep_overrides(&self, last: &mut Last) -> bool {
+        if last.kept.as_ref() == Some(last.overrides.kept()) {
+            return false;
+        }
+        let (state_dir, kept) = (self.state_dir.clone(), last.overrides.kept().clone());
+        let written = blocking::run(move || state::overrides::write(&state_dir, &kept).map(|()| kept)).await;
+        let error = match written {
+            Ok(Ok(kept)) => {
+                last.kept = Some(kept);
+                None
+            }
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        let error = error.map(|error| format!("{error}; the next daemon may not know the overrides; trying again"));
+        std::mem::replace(&mut last.keep_error, error.clone()) != error
+    }
+
+    /// Adds what operators want.
+    fn order(&self, desired: &mut Desired, last: &Last) {
+        let directory = &self.overrides.directory;
+        // While not every entry is known, an agent may be declared by one of the others.
+        let is_known = desired.complete && last.file_error.is_none();
+        let undeclared = || last.overrides.undeclared(directory, |key| desired.agents.contains_key(key));
+        let undeclared = is_known.then(undeclared).flatten();
+        let errors: Vec<&str> = [last.overrides.error(), last.keep_error.as_ref(), undeclared.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
+        desired.override_error = Some(errors.join("\n")).filter(|errors| !errors.is_empty());
+        desired.overrides = last.overrides.overrides().map(Arc::new);
+        desired.override_dir = Some(directory.clone());
     }
 
     /// Looks at all paths at once, with the agent user's rights. `before` replaces what cannot be looked at now.
@@ -379,6 +459,7 @@ impl Last {
 fn is_news(files: &Files, last: &Last) -> bool {
     files.jcard.as_ref().ok().map(|jcard| &jcard.text) != last.text.as_ref()
         || files.secrets.secrets != last.secrets.secrets
+        || files.overrides.kept() != last.overrides.kept()
 }
 
 fn read_config(path: &Path) -> (Result<Jcard, String>, Option<SystemTime>) {
@@ -439,13 +520,16 @@ fn report(path: &Path, config: &Config, desired: &Desired, before: Option<&Desir
     for line in news(desired.secrets_error.as_ref(), before_secrets).iter().flat_map(|error| error.lines()) {
         tracing::error!("secrets: {line}");
     }
+    let before_overrides = before.and_then(|before| before.override_error.as_ref());
+    for line in news(desired.override_error.as_ref(), before_overrides).iter().flat_map(|error| error.lines()) {
+        tracing::warn!("overrides: {line}");
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
     use std::fs;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use tempfile::TempDir;
@@ -495,6 +579,12 @@ mod tests {
                     key: Key::ephemeral().unwrap(),
                 },
                 secret_dir: directory.path().join("secrets"),
+                overrides: overrides::Place::new(
+                    directory.path().join("overrides"),
+                    nix::unistd::Gid::effective(),
+                    nix::unistd::Uid::from_raw(1000),
+                ),
+                state_dir: directory.path().to_owned(),
                 options: config::Options::default(),
                 deputy,
                 settle: Duration::from_millis(1),

@@ -28,18 +28,19 @@
 //! | [`config`] | a jcard's text → specs, and findings with their positions | `agent`, `sys`, `text` | touch the system |
 //! | [`state`] | what the next daemon must know: record, history, lock, key | `agent`, `sys`, `text`, `wire` | decide; store a secret, or anything that a secret can be guessed from |
 //! | [`logs`] | the output of agents: writer, store, guard, reader, rendering as text | `agent`, `sys`, `text` | know the supervisor or the API; trust a name in its folder |
-//! | [`deputy`] | the process with the agent user's rights: tmux clients, prompt files, working directories, text of logs | `agent`, `logs`, `sys`, `text` | read a request while it has root's rights; contain policy |
-//! | [`inputs`] | files → `Desired`: jcard, secrets, prompts, working directories | `agent`, `config`, `deputy`, `state`, `sys`, `text` | start, signal or kill anything; treat an unreadable file as empty |
+//! | [`deputy`] | the process with the agent user's rights: tmux clients, prompt files, working directories, text of logs, operators' terminals | `agent`, `logs`, `sys`, `text`, `wire` | read a request while it has root's rights; contain policy |
+//! | [`inputs`] | files → `Desired`: jcard, secrets, overrides, prompts, working directories | `agent`, `config`, `deputy`, `state`, `sys`, `text`, `wire` | start, signal or kill anything; treat an unreadable file as empty |
 //! | [`contain`] | finds and kills every process of an agent: trees, control groups, markers, scopes | `agent`, `sys`, `wire` | know policy or tmux; kill by name, argument or bare pid |
 //! | [`launch`] | the launcher: its protocol, main loop, login and terminal; the listener in the daemon | `agent`, `contain`, `logs`, `sys`, `text`, `wire` | contain policy; act on a launcher's claims about another agent |
 //! | [`tmux`] | sessions and panes on the tmux server | `agent`, `deputy`, `launch`, `state`, `sys`, `wire` | trust what tmux prints; run a client as root |
 //! | [`observe`] | published state: the snapshot, the ring of events, metrics | `agent`, `contain`, `state`, `sys`, `text`, `wire` | reach an agent; hold a launch (it has redactors instead) |
 //! | [`supervisor`] | the one loop: event → step → effects → publish; one attempt at a time from the pane to its last process | `agent`, `contain`, `launch`, `logs`, `observe`, `state`, `sys`, `text`, `tmux`, `wire` | decide (that is `agent`); wait for anything but the next event |
 //! | [`api`] | serves the API | `agent`, `deputy`, `logs`, `observe`, `sys`, `text`, `tmux`, `wire` | access anything but published state, logs and screens; write |
+//! | [`terminal`] | serves the terminal socket: operators attach and send | `agent`, `deputy`, `logs`, `observe`, `sys`, `text`, `tmux`, `wire` | read what an agent shows; act for anybody but an operator |
 //! | [`client`] | a client of the API | `sys`, `text`, `wire` | know how the API is served |
 //! | [`settings`] | flags, environment and defaults → `Settings`; every default path | `config`, `logs`, `sys`, `tmux`, `wire` | act on them |
 //! | [`cli`] | the commands and their output | `agent`, `client`, `config`, `deputy`, `inputs`, `launch`, `logs`, `settings`, `sys`, `text`, `tmux`, `wire` | decide anything |
-//! | [`daemon`] | wiring; the order of start and shutdown | `agent`, `api`, `contain`, `deputy`, `inputs`, `launch`, `logs`, `observe`, `settings`, `state`, `supervisor`, `sys`, `tmux`, `wire` | contain policy |
+//! | [`daemon`] | wiring; the order of start and shutdown | `agent`, `api`, `contain`, `deputy`, `inputs`, `launch`, `logs`, `observe`, `settings`, `state`, `supervisor`, `sys`, `terminal`, `tmux`, `wire` | contain policy |
 //!
 //! # The processes
 //!
@@ -50,6 +51,10 @@
 //! tmux server (agent user)
 //!  └─ agentd-launcher NAME ATTEMPT  one launcher per agent, in its pane, without an async runtime
 //!      └─ the harness                 on a separate terminal, relayed to the pane and written to the log
+//! ```
+//!
+//! ```text
+//! agentd attach (operator) ⇄ terminal socket ⇄ agentd deputy (agent user) ⇄ tmux attach-session (agent user)
 //! ```
 //!
 //! ```text
@@ -79,6 +84,7 @@ pub mod settings;
 pub mod state;
 pub mod supervisor;
 pub mod sys;
+pub mod terminal;
 pub mod text;
 pub mod tmux;
 pub mod wire;

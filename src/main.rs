@@ -8,9 +8,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use agentd::cli;
+use agentd::cli::operate::{self, Order};
 use agentd::cli::{
-    Arguments, Command, attach, check, complete, doctor, events, explain, init, logs, manual, output, show, status,
-    wait, watch,
+    Arguments, Command, attach, check, complete, doctor, events, explain, init, logs, manual, output, send, show,
+    status, wait, watch,
 };
 use agentd::config;
 use agentd::daemon;
@@ -51,17 +52,24 @@ fn main() -> ExitCode {
         Some(Command::Status(asking)) => status::run(&asking.what, &arguments.places.client_socket(&here)),
         Some(Command::Explain(asking)) => explain::run(&asking.what, &arguments.places.client_socket(&here)),
         Some(Command::Attach(asking)) => attach::run(&arguments, &asking.what, &here),
+        Some(Command::Send(asking)) => send::run(&arguments, &asking.what, &here),
         Some(Command::Doctor(options)) => doctor::run(&arguments, options, &here),
         Some(Command::Watch(asking)) => watch::run(&asking.what, &arguments.places.client_socket(&here)),
         Some(Command::Logs(asking)) => logs::run(&arguments, &asking.what, &here),
         Some(Command::Events(asking)) => events::run(&asking.what, &arguments.places.client_socket(&here)),
-        Some(Command::Show(options)) => {
+        Some(Command::Show(asking)) => {
             let file = arguments.places.checked_config(&here);
-            show::run(options, &file, &arguments.places.options(&here))
+            let socket = arguments.places.client_socket(&here);
+            show::run(&asking.what, &file, &arguments.places.options(&here), &socket)
         }
         Some(Command::Init(_)) => init::run(&arguments.settings(&here), &here),
         Some(Command::Completions(options)) => complete::run(options),
         Some(Command::Man(options)) => manual::run(options),
+        Some(Command::Stop(it)) => operate::run(&arguments, &Order::Stop(it.what.clone()), &here),
+        Some(Command::Start(it)) => operate::run(&arguments, &Order::Start(it.what.clone()), &here),
+        Some(Command::Restart(it)) => operate::run(&arguments, &Order::Restart(it.what.clone()), &here),
+        Some(Command::Pause(it)) => operate::run(&arguments, &Order::Pause(it.what.clone()), &here),
+        Some(Command::Unpause(it)) => operate::run(&arguments, &Order::Unpause(it.what.clone()), &here),
         Some(Command::Wait(asking)) => wait::run(&asking.what, &arguments.places.client_socket(&here)),
     }
 }

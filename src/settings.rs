@@ -26,6 +26,8 @@ pub struct Settings {
     pub api_socket: PathBuf,
     /// The socket of the dedicated tmux server.
     pub tmux_socket: PathBuf,
+    /// The socket through which operators attach and send.
+    pub terminal_socket: PathBuf,
     /// What starts that server.
     pub tmux_origin: tmux::Origin,
     /// The directory for state, readable by root only.
@@ -40,6 +42,10 @@ pub struct Settings {
     pub user: Option<String>,
     /// The group that may use the sockets, if agentd runs as root.
     pub admin_group: String,
+    /// The overrides directory.
+    pub override_dir: PathBuf,
+    /// The group that may act on agents, if agentd runs as root.
+    pub operator_group: String,
     /// How often to read everything again.
     pub resync: Duration,
     /// How long to wait after a change.
@@ -133,12 +139,21 @@ impl Surroundings {
         self.runtime_dir.as_ref().map_or_else(|| self.own_state().join("agentd/run"), |path| path.join("agentd"))
     }
 
+    pub(crate) fn overrides(&self) -> PathBuf {
+        if self.root { "/var/lib/agentd-overrides".into() } else { self.own_state().join("agentd-overrides") }
+    }
+
     pub(crate) fn api_socket(&self) -> PathBuf {
         if self.root { SYSTEM_API_SOCKET.into() } else { self.own_runtime().join("agentd.sock") }
     }
 
     pub(crate) fn tmux_socket(&self) -> PathBuf {
         if self.root { "/run/agentd/tmux.sock".into() } else { self.own_runtime().join("tmux.sock") }
+    }
+
+    /// In a folder of root's: the agent user owns the one of the tmux socket, and could put another socket there.
+    pub(crate) fn terminal_socket(&self) -> PathBuf {
+        if self.root { "/run/agentd-daemon/terminal.sock".into() } else { self.own_runtime().join("terminal.sock") }
     }
 
     pub(crate) fn secret_dir(&self) -> PathBuf {

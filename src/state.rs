@@ -3,4 +3,5 @@
 pub mod history;
 pub mod key;
 pub mod lock;
+pub mod overrides;
 pub mod record;

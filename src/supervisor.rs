@@ -10,6 +10,7 @@ pub mod attempt;
 pub mod containment;
 pub mod future;
 pub mod log_files;
+mod operators;
 pub mod pacing;
 mod publisher;
 pub mod resources;
@@ -332,6 +333,7 @@ impl Supervisor {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Desired(desired) => {
+                self.log_pause(&desired);
                 self.desired = desired;
                 self.redactions = None;
                 self.afterwards.publish = true;
@@ -424,6 +426,7 @@ impl Supervisor {
             return;
         }
         let from = Instant::now();
+        self.hand_on_orders();
         let staying = self.agents.iter().filter(|(_, agent)| !agent.machine.is_leaving());
         let held: Held = staying.map(|(key, agent)| (key.clone(), agent.held())).collect();
         for action in plan(&self.desired, &held) {
@@ -473,6 +476,9 @@ impl Supervisor {
         }));
         let agent = self.agents.entry(key.clone()).or_insert_with(|| Agent::new(Machine::new(name.clone())));
         agent.machine.describe(name, harness);
+        // Before it is declared, so that nothing starts that must not.
+        self.hand_on(&key);
+        let Some(agent) = self.agents.get_mut(&key) else { return };
         agent.desired = self.desired.agents.get(&key).cloned();
         agent.note_generation(&self.desired);
         let restored = agent.machine.in_force().filter(InForce::is_restored);

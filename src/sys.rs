@@ -19,6 +19,7 @@ mod path_error;
 pub mod poll;
 pub mod process;
 pub mod procfs;
+pub mod pty_child;
 pub mod rate_limit;
 pub mod reaper;
 pub mod regular_file;

@@ -6,5 +6,6 @@ pub mod glob;
 pub mod printable;
 pub mod redact;
 pub mod screen;
+pub mod sieve;
 pub mod size;
 pub mod suggest;

@@ -21,11 +21,13 @@ mod parse;
 #[cfg(fuzzing)]
 pub mod parse;
 mod sessions;
+mod typing;
 pub mod window_size;
 
 pub(crate) use client::judge_version;
 pub use memory::Memory;
 pub use parse::{Entrance, Pane, PaneEnd};
+pub use typing::{Paste, Typist};
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -4,6 +4,7 @@ pub mod events;
 pub mod exit_status;
 pub mod reason;
 pub mod status;
+pub mod terminal;
 
 /// The variable that names the API's socket to commands. The daemon does not heed it: a variable that was exported to look at one
 /// daemon must not lead another daemon to the same socket.

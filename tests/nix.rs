@@ -180,7 +180,7 @@ fn systemd_understands_the_units() {
     found.retain(|file| {
         ["service", "socket", "slice", "mount"].iter().any(|kind| file.extension().is_some_and(|it| it == *kind))
     });
-    assert_eq!(found.len(), 5, "{found:?}");
+    assert_eq!(found.len(), 6, "{found:?}");
     let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).args(found).output().unwrap();
     let complaints = String::from_utf8_lossy(&verified.stderr).into_owned();
     // There may also be complaints about other units of this machine.
@@ -223,7 +223,14 @@ fn packaged_units_say_what_the_module_says() {
     }
     let module = units("{ }");
     let packaging = Path::new(ROOT).join("packaging");
-    for unit in ["agentd.service", "agentd.socket", "agentd-tmux.service", "agentd.slice", "run-agentd.mount"] {
+    for unit in [
+        "agentd.service",
+        "agentd.socket",
+        "agentd-terminal.socket",
+        "agentd-tmux.service",
+        "agentd.slice",
+        "run-agentd.mount",
+    ] {
         let [ours, theirs] = [packaging.join(unit), module.path().join(unit)].map(|file| {
             let mut said = said_by(&fs::read_to_string(file).unwrap());
             said.retain(|(section, key), _| !DIFFERENT.contains(&(unit, section, key)));
@@ -257,7 +264,14 @@ fn packaged_units_are_understood_and_expose_little() {
     let folder = TempDir::new().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let mut found = Vec::new();
-    for name in ["agentd.service", "agentd.socket", "agentd-tmux.service", "agentd.slice", "run-agentd.mount"] {
+    for name in [
+        "agentd.service",
+        "agentd.socket",
+        "agentd-terminal.socket",
+        "agentd-tmux.service",
+        "agentd.slice",
+        "run-agentd.mount",
+    ] {
         let unit = fs::read_to_string(Path::new(ROOT).join("packaging").join(name)).unwrap();
         let file = folder.path().join(name);
         fs::write(&file, unit.replace("/usr/local/bin/agentd", env!("CARGO_BIN_EXE_agentd"))).unwrap();
@@ -292,6 +306,7 @@ fn packaged_files_are_installed_below_another_root() {
     let mut found: Vec<_> = found.iter().map(|file| file.strip_prefix(&root).unwrap().to_str().unwrap()).collect();
     found.sort_unstable();
     let expected = [
+        "etc/systemd/system/agentd-terminal.socket",
         "etc/systemd/system/agentd-tmux.service",
         "etc/systemd/system/agentd.service",
         "etc/systemd/system/agentd.slice",

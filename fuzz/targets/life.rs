@@ -234,6 +234,8 @@ pub fn declaration(which: u8) -> Declaration {
         backoff: vec![seconds(1), seconds(60)],
         backoff_reset: (which & 4 != 0).then_some(seconds(10)),
         limits: Limits::default(),
+        enabled: which & 16 == 0,
+        generation: u64::from(which >> 5),
     };
     let launch = if which == 15 { Err(Missing(vec![WaitingFor::Unread {}])) } else { Ok(Arc::new(launch)) };
     Declaration { kind: Kind::Native, policy, launch }

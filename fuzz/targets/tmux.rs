@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use agentd::agent::name::Name;
 use agentd::tmux::parse::{
-    Pane, PaneEnd, Session, complaint, escape_argument, escape_format, message, owners, panes, quote, sessions, version,
+    Pane, PaneEnd, Session, complaint, escape_argument, escape_format, message, owners, panes, quote, sessions, typist, version,
 };
 use agentd::wire::exit_status::Signal;
 use libfuzzer_sys::fuzz_target;
@@ -24,6 +24,9 @@ fuzz_target!(|text: &str| {
         };
         assert!(text.lines().any(says_so), "{id:?} {printed:?}");
     }
+
+    let read = typist(text);
+    assert_eq!(read.is_some(), text.lines().any(|line| typist(line).is_some()));
 
     let read = panes(text);
     let one_by_one: Vec<Pane> = text.lines().flat_map(panes).collect();

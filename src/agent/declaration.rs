@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::agent::launch::Launch;
 use crate::agent::name::{Key, Name};
+use crate::agent::orders::Overrides;
 use crate::agent::secrets::Secrets;
 use crate::agent::spec::{Kind, Policy};
 use crate::wire::reason::Causes;
@@ -27,6 +29,12 @@ pub struct Desired {
     pub reading: Option<Reading>,
     /// What is wrong with the secrets.
     pub secrets_error: Option<String>,
+    /// What operators want of the agents; `None` if that is not known.
+    pub overrides: Option<Arc<Overrides>>,
+    /// Where operators say so.
+    pub override_dir: Option<PathBuf>,
+    /// What is wrong with the overrides.
+    pub override_error: Option<String>,
     /// All known secrets, given to an agent or not: an earlier daemon may have given an agent any of them.
     pub secrets: Arc<Secrets>,
 }

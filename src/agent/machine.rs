@@ -3,18 +3,18 @@
 //! Where each event leads. A cell names every state in which it may leave an agent; an empty one leaves it where it is.
 //! "Due" is time that passes. The unit tests draw this table from what the machine does.
 //!
-//! | | declare | update | remove | started | not started | ended | gone | session busy | session free | closed | due |
-//! |---|---|---|---|---|---|---|---|---|---|---|---|
-//! | invalid | waiting, starting | waiting, starting | gone |  |  |  |  |  |  |  |  |
-//! | waiting | waiting, starting, closing | waiting, starting, exited | closing, gone |  |  |  |  |  |  |  | exited |
-//! | queued | waiting, starting | waiting, starting | gone |  |  |  |  |  | starting |  |  |
-//! | starting | stopping |  | stopping | running | backoff, exited | backoff, exited | backoff, exited | queued |  |  | stopping |
-//! | running | stopping |  | stopping |  |  | backoff, exited | backoff, exited |  |  |  | stopping |
-//! | stopping |  |  |  |  |  |  | waiting, starting, exited, closing |  |  |  |  |
-//! | backoff | waiting, starting, backoff, closing | starting, backoff, exited | stopping, closing |  |  |  | waiting, starting, backoff, exited |  |  |  | waiting, starting, backoff, exited |
-//! | exited | waiting, starting, backoff, closing | starting, backoff, exited | stopping, closing |  |  |  |  |  |  |  |  |
-//! | closing |  |  |  |  |  |  |  |  |  | waiting, starting, closing, gone |  |
-//! | gone | waiting, starting |  |  |  |  |  |  |  |  |  |  |
+//! | | declare | update | ordered | remove | started | not started | ended | gone | session busy | session free | closed | due |
+//! |---|---|---|---|---|---|---|---|---|---|---|---|---|
+//! | invalid | waiting, starting | waiting, starting |  | gone |  |  |  |  |  |  |  |  |
+//! | waiting | waiting, starting, closing | waiting, starting, exited | waiting, starting | closing, gone |  |  |  |  |  |  |  | exited |
+//! | queued | waiting, starting | waiting, starting | waiting, queued, starting | gone |  |  |  |  |  | starting |  |  |
+//! | starting | stopping |  | starting, stopping | stopping | running | backoff, exited | backoff, exited | backoff, exited | queued |  |  | stopping |
+//! | running | stopping |  | running, stopping | stopping |  |  | backoff, exited | backoff, exited |  |  |  | stopping |
+//! | stopping |  |  |  |  |  |  |  | waiting, starting, exited, closing |  |  |  |  |
+//! | backoff | waiting, starting, backoff, closing | starting, backoff, exited | waiting, starting, backoff | stopping, closing |  |  |  | waiting, starting, backoff, exited |  |  |  | waiting, starting, backoff, exited |
+//! | exited | waiting, starting, backoff, closing | starting, backoff, exited | waiting, starting, backoff, exited | stopping, closing |  |  |  |  |  |  |  |  |
+//! | closing |  |  |  |  |  |  |  |  |  |  | waiting, starting, closing, gone |  |
+//! | gone | waiting, starting |  |  |  |  |  |  |  |  |  |  |  |
 //!
 //! *Wanted* is kept apart from *is*: the declaration says what should be, the state what is, and each event brings the one nearer
 //! to the other. Invariants, held by the property tests:
@@ -31,6 +31,7 @@
 
 mod event;
 mod life;
+mod operate;
 mod record;
 mod report;
 #[cfg(test)]
@@ -50,6 +51,7 @@ use crate::agent::declaration::Declaration;
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::launch::Launch;
 use crate::agent::name::Name;
+use crate::agent::orders::{Giver, Orders};
 use crate::agent::reconcile::InForce;
 use crate::agent::restart::{self, Verdict};
 use crate::agent::spec::{Kind, Policy};
@@ -92,6 +94,10 @@ pub struct Machine {
     lingering: Option<Lingering>,
     session: Option<Session>,
     entry_error: Option<String>,
+    /// What operators want of it.
+    orders: Orders,
+    /// Who gave the latest order that it followed.
+    giver: Giver,
     /// When it entered the state that is shown. Records of early builds lack it.
     since: Option<Timestamp>,
 }
@@ -156,6 +162,10 @@ enum Harness {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StopReason {
     Changed,
+    /// It must not run. It then waits.
+    Disabled,
+    /// A new life of it is wanted.
+    Restarted,
     Removed(Removal),
     TimedOut,
 }
@@ -195,6 +205,8 @@ impl From<StopReason> for StoppingBecause {
     fn from(reason: StopReason) -> Self {
         match reason {
             StopReason::Changed => Self::Changed {},
+            StopReason::Disabled => Self::Disabled { by: None, at: None },
+            StopReason::Restarted => Self::Restarted { by: None, at: None },
             StopReason::Removed(Removal::Undeclared) => Self::Removed {},
             StopReason::Removed(Removal::Shutdown) => Self::Shutdown {},
             StopReason::TimedOut => Self::TimedOut {},
@@ -216,6 +228,8 @@ impl Machine {
             lingering: None,
             session: None,
             entry_error: None,
+            orders: Orders::default(),
+            giver: Giver::default(),
             since: None,
         }
     }
@@ -265,6 +279,9 @@ impl Machine {
             }
             State::Closing { then, .. } => self.close(then, &mut effects),
             State::Exited { .. } => {
+                effects.extend(self.session().cloned().map(|session| Effect::OfferShell { session }));
+            }
+            State::Waiting if self.is_disabled() => {
                 effects.extend(self.session().cloned().map(|session| Effect::OfferShell { session }));
             }
             State::Invalid | State::Waiting | State::Queued { .. } | State::Backoff { .. } | State::Gone { .. } => {}
@@ -346,6 +363,7 @@ impl Machine {
     /// When the declaration's timeout passes, in states that it ends.
     fn timeout_at(&self) -> Option<Timestamp> {
         match self.state {
+            State::Waiting if self.is_disabled() => None,
             State::Starting { .. }
             | State::Running { .. }
             | State::Backoff { .. }
@@ -376,6 +394,7 @@ impl Machine {
             Event::Declare(declaration) => self.declare(declaration, now, &mut effects),
             Event::Update(declaration) => self.update(declaration, now, &mut effects),
             Event::Reject(error) => self.entry_error = Some(error),
+            Event::Ordered(orders) => self.ordered(orders, now, &mut effects),
             Event::Remove(removal) => self.remove(removal, now, &mut effects),
             Event::Opened { attempt } => self.opened(attempt),
             Event::Met { attempt, launcher } => self.met(attempt, launcher),
@@ -400,10 +419,17 @@ impl Machine {
 
     fn declare(&mut self, declaration: Declaration, now: Timestamp, effects: &mut Vec<Effect>) {
         self.entry_error = None;
-        self.life = Some(Life::new(declaration, now));
+        let generation = Some(self.orders.generation(&declaration.policy));
+        self.life = Some(Life { generation, ..Life::new(declaration, now) });
+        let reason = if self.is_disabled() {
+            self.giver = self.orders.stopped_by();
+            StopReason::Disabled
+        } else {
+            StopReason::Changed
+        };
         match &mut self.state {
-            State::Starting { .. } | State::Running { .. } => self.stop(StopReason::Changed, now, effects),
-            State::Stopping { why, .. } => *why = StopReason::Changed,
+            State::Starting { .. } | State::Running { .. } => self.stop(reason, now, effects),
+            State::Stopping { why, .. } => *why = reason,
             State::Closing { then, .. } => *then = Then::Begin,
             State::Invalid
             | State::Waiting
@@ -416,6 +442,7 @@ impl Machine {
 
     fn update(&mut self, declaration: Declaration, now: Timestamp, effects: &mut Vec<Effect>) {
         self.entry_error = None;
+        let was_disabled = self.is_disabled();
         let Some(life) = &mut self.life else { return self.declare(declaration, now, effects) };
         life.kind = declaration.kind;
         let limits = declaration.policy.limits;
@@ -431,7 +458,12 @@ impl Machine {
         {
             effects.push(Effect::Limit { attempt, limits });
         }
+        life.generation.get_or_insert_with(|| self.orders.generation(&life.policy));
+        self.heed(was_disabled, now, effects);
+        let is_disabled = self.is_disabled();
+        let Some(life) = &mut self.life else { return };
         match self.state {
+            State::Waiting if is_disabled => {}
             State::Waiting | State::Queued { .. } if life.next != Some(Next::Restart) => self.begin(now, effects),
             State::Waiting | State::Backoff { why: BackoffReason::Restart, .. } => self.judge(now, effects),
             State::Exited { outcome } if outcome != Outcome::TimedOut => self.judge(now, effects),
@@ -567,9 +599,10 @@ impl Machine {
         if self.state != (State::Starting { attempt }) {
             return;
         }
+        let is_ordered = self.latest.as_ref().is_some_and(|latest| latest.reason == Some(LaunchReason::Restarted));
         if let Some(life) = &mut self.life {
             life.attempts = life.attempts.saturating_sub(1);
-            life.next = Some(Next::Fresh);
+            life.next = Some(if is_ordered { Next::Ordered } else { Next::Fresh });
         }
         self.latest.take_if(|latest| latest.reason == Some(LaunchReason::First));
         let session = self.session.take().map(|session| session.name().clone());
@@ -614,7 +647,8 @@ impl Machine {
             {
                 *harness = Harness::Over;
                 *deadline = (*deadline).min(now + LINGER);
-                let why = StoppingBecause::from(*why).to_string();
+                let why = *why;
+                let why = self.because(why).to_string();
                 effects.extend(account(self.latest.as_ref(), &exit, &why));
                 if let Some(life) = self.life_with_attempts() {
                     life.exit = Some(exit);
@@ -666,6 +700,7 @@ impl Machine {
             State::Stopping { attempt: present, why, .. } if present == attempt => match why {
                 StopReason::Removed(removal) => self.close(Then::Leave(removal), effects),
                 StopReason::Changed => self.begin(now, effects),
+                StopReason::Disabled | StopReason::Restarted => self.stopped_by_order(now, effects),
                 StopReason::TimedOut => self.end_with(Outcome::TimedOut, effects),
             },
             _ => {
@@ -731,6 +766,11 @@ impl Machine {
 
     /// Starts the next attempt, or whatever has to come before it.
     fn begin(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        if self.is_disabled() {
+            self.state = State::Waiting;
+            return;
+        }
+        let is_paused = self.is_paused();
         let Some(life) = &mut self.life else { return };
         if life.timeout_at().is_some_and(|at| at <= now) {
             return self.end_with(Outcome::TimedOut, effects);
@@ -739,7 +779,7 @@ impl Machine {
             self.state = State::Backoff { until: now, why: BackoffReason::Clearing };
             return;
         }
-        let Wanted::Ready(launch) = &life.wanted else {
+        let (Wanted::Ready(launch), false) = (&life.wanted, is_paused) else {
             self.state = State::Waiting;
             return;
         };
@@ -756,7 +796,8 @@ impl Machine {
             life.attempts = life.attempts.saturating_add(1);
         }
         let reason = match next {
-            Next::Fresh if self.latest.is_none() => LaunchReason::First,
+            Next::Fresh | Next::Ordered if self.latest.is_none() => LaunchReason::First,
+            Next::Ordered => LaunchReason::Restarted,
             Next::Fresh => LaunchReason::Declaration,
             Next::Restart => LaunchReason::Policy,
             Next::MakeUp => LaunchReason::Recovery,
@@ -784,7 +825,8 @@ impl Machine {
             State::Running { attempt, pid, .. } => (attempt, Harness::Alive { pid }),
             _ => return,
         };
-        let grace = self.life.as_ref().map_or(Duration::ZERO, |life| life.policy.grace_period);
+        let grace = self.life.as_ref().filter(|_| !self.is_at_once(why));
+        let grace = grace.map_or(Duration::ZERO, |life| life.policy.grace_period);
         let (force, effect) = if grace.is_zero() {
             (Force::Killed, Effect::Kill { attempt })
         } else {

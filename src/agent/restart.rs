@@ -41,7 +41,6 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::agent::spec::Limits;
 
     fn policy(restart: Restart, max_restarts: Option<u64>) -> Policy {
         Policy {
@@ -51,7 +50,7 @@ mod tests {
             grace_period: Duration::from_secs(30),
             backoff: vec![Duration::from_secs(1), Duration::from_secs(5)],
             backoff_reset: None,
-            limits: Limits::default(),
+            ..Policy::default()
         }
     }
 

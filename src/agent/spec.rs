@@ -127,6 +127,21 @@ pub struct Policy {
     /// What it may take of the machine.
     #[serde(default)]
     pub limits: Limits,
+    /// Whether it may run. An override can say otherwise.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub enabled: bool,
+    /// Each higher number restarts it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub generation: u64,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Default for Policy {
@@ -140,6 +155,8 @@ impl Default for Policy {
             backoff: vec![Duration::from_secs(3)],
             backoff_reset: None,
             limits: Limits::default(),
+            enabled: true,
+            generation: 0,
         }
     }
 }

@@ -2,16 +2,18 @@
 //!
 //! ```text
 //! operator's terminal ◀──▶ agentd attach (root, say) ◀── a fresh terminal ──▶ tmux client (agent user)
+//! operator's terminal ◀──▶ agentd attach (an operator) ◀── terminal socket ──▶ deputy ◀── a fresh terminal ──▶ tmux client
 //! ```
 //!
 //! A tmux client obeys its server, so it always runs as the agent user, with no descriptor and no variable of the operator. The
-//! [`relay`] passes its output on unchanged. No path through this module runs a tmux client as root.
+//! [`relay`] passes on of its output what may reach a person's terminal. No path through this module runs a tmux client as root.
 //!
 //! The command first asks the daemon for the agent, then tmux for its session. If the daemon does not answer, tmux alone decides,
-//! because agents outlive daemons, and the agent user may not use the API.
+//! because agents outlive daemons, and the agent user may not use the API. Operators who are neither root nor the agent user go
+//! through the daemon, which [`remote`] does.
 
-mod kind;
 mod relay;
+mod remote;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
@@ -19,23 +21,26 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
 
-use self::kind::Kind;
 use self::relay::End;
+use super::Whereabouts;
 use super::complete;
 use super::output;
 use super::target::Target;
+use super::terminal;
 use super::wording::remark;
-use super::{Places, Whereabouts};
 use crate::agent::name::{InvalidName, Name};
 use crate::client::{self, Client};
+use crate::deputy::kind::Kind;
 use crate::deputy::{self, Deputy, Program};
 use crate::settings::Surroundings;
 use crate::sys::account;
 use crate::sys::fd;
 use crate::sys::memory;
 use crate::text::printable::escaped;
-use crate::tmux::{self, Entrance, Tmux};
+use crate::text::sieve::Sieve;
+use crate::tmux::{self, Tmux};
 use crate::wire::status::AgentStatus;
+use crate::wire::terminal::{Accepted, Attach};
 
 /// The exit status when attaching failed.
 const FAILED: u8 = 1;
@@ -55,6 +60,9 @@ pub struct Arguments {
     /// The dedicated tmux server's socket [default: that of the running daemon, else as for the daemon]
     #[arg(long, value_name = "PATH", value_parser = super::path())]
     pub tmux_socket: Option<PathBuf>,
+    /// The daemon's terminal socket, for operators without root [default: that of the running daemon, else as for the daemon]
+    #[arg(long, value_name = "PATH", value_parser = super::path())]
+    pub terminal_socket: Option<PathBuf>,
     /// The user that agents run as [default: that of the running daemon, else as for the daemon]
     #[arg(long, value_name = "NAME", value_parser = super::name)]
     pub user: Option<String>,
@@ -72,10 +80,10 @@ enum Error {
     Name(String, InvalidName),
     #[error("failed to attach to {agent}: {why}; agentd explain {agent} says more")]
     NoSession { agent: Name, why: String },
-    #[error(
-        "failed to attach to {agent}: only root and user {user} may attach. Run:\n\n    {command}\n\nor watch the agent, which you may:\n\n    agentd watch {agent}\n"
-    )]
-    Rights { agent: Name, user: String, command: String },
+    #[error("failed to attach to {agent}: {why}\nYou may watch the agent:\n\n    agentd watch {agent}\n")]
+    Rights { agent: Name, why: terminal::Error },
+    #[error("failed to attach to {agent}: {why}{}", .why.hint(.agent))]
+    Remote { agent: Name, why: terminal::Error },
     #[error(
         "failed to attach to {0}: its user is root, and agentd does not run tmux clients as root; name another user with --user"
     )]
@@ -102,6 +110,7 @@ impl Error {
     fn exit_status(&self) -> u8 {
         match self {
             Self::Client(_) | Self::Name(..) | Self::Rights { .. } => UNKNOWN,
+            Self::Remote { why, .. } if why.is_unknown() => UNKNOWN,
             _ => FAILED,
         }
     }
@@ -141,8 +150,8 @@ fn say(what: &str) {
 
 /// Attaches to the agent's terminal. Returns the signal that ended it, if one did.
 async fn attach(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -> Result<Option<i32>, Error> {
-    let Arguments { name, read_only, tmux_socket, user, config: _ } = arguments.clone();
-    let whereabouts = Whereabouts { tmux_socket, user, ..Whereabouts::default() };
+    let Arguments { name, read_only, tmux_socket, terminal_socket, user, config: _ } = arguments.clone();
+    let whereabouts = Whereabouts { tmux_socket, terminal_socket, user, ..Whereabouts::default() };
     let Target { settings, daemon, user_id, account, .. } = Target::find(all, &whereabouts, here);
     let asked = match Client::new(&settings.api_socket) {
         Ok(client) => client.agent(&name).await.map(|answer| answer.value),
@@ -156,22 +165,10 @@ async fn attach(all: &super::Arguments, arguments: &Arguments, here: &Surroundin
     let account = match account {
         Ok(account) if account.uid.is_root() => return Err(Error::Root(agent)),
         Ok(account) if user_id.is_root() || user_id == account.uid => account,
-        Ok(account) => {
-            // A user who may not use the API gets that error instead.
-            asked?;
-            let command = safe_command(&all.places, arguments, &agent);
-            return Err(Error::Rights { agent, user: account.name, command });
-        }
+        Ok(_) => return attach_remotely(&settings.terminal_socket, agent, read_only, asked.map(drop)).await,
         Err(error) => return Err(Error::Account(agent, error)),
     };
-    let standard = [(io::stdin().is_terminal(), "standard input"), (io::stdout().is_terminal(), "standard output")];
-    if let Some((_, what)) = standard.into_iter().find(|(is_terminal, _)| !is_terminal) {
-        return Err(Error::NoTerminal { agent, what });
-    }
-    let kind = Kind::named(std::env::var_os("TERM").as_deref());
-    if let Kind::Dumb(kind) = kind {
-        return Err(Error::Dumb { agent, kind });
-    }
+    let kind = kind_here(&agent)?;
     let path = daemon.and_then(|daemon| daemon.path).or_else(|| std::env::var_os("PATH"));
     let deputy = Deputy::searching(path.clone(), &account, || {});
     let socket = settings.tmux_socket;
@@ -191,20 +188,76 @@ async fn attach(all: &super::Arguments, arguments: &Arguments, here: &Surroundin
     if let Some(instead) = kind.instead_of(&term) {
         say(&instead);
     }
-    let farewell = farewell(&entrance, read_only);
+    let farewell = farewell(entrance.prefix.as_deref(), read_only);
     say(&farewell);
     if std::env::var_os("TMUX").is_some() {
-        say(&nested(&entrance));
+        say(&nested(entrance.prefix.as_deref()));
     }
     let features = features(std::env::var_os("COLORTERM").as_deref());
     let command = client(tmux.entering(&entrance, read_only, features, &farewell), &term);
     // This also ends the deputy.
     drop(tmux);
-    match relay::run(command).await {
+    match relay::run(command, Sieve::new(takes_utf_8(|name| std::env::var_os(name)))).await {
         Ok(End::Signal(signal)) => Ok(Some(signal)),
         Ok(End::Client(status)) if status.success() => Ok(None),
         Ok(End::Client(status)) => Err(Error::Ended(agent, status)),
         Err(error) => Err(Error::Relay(agent, error)),
+    }
+}
+
+/// Attaches through the daemon. `asked` is whether the daemon knows the agent, as far as this user may ask.
+async fn attach_remotely(
+    socket: &Path,
+    agent: Name,
+    read_only: bool,
+    asked: Result<(), client::Error>,
+) -> Result<Option<i32>, Error> {
+    let kind = match kind_here(&agent) {
+        Ok(kind) => kind,
+        // A user who may not attach learns that first.
+        Err(error) => {
+            asked?;
+            return Err(error);
+        }
+    };
+    let term = if let Kind::Named(name) = &kind { Some(name.clone()) } else { None };
+    let request = Attach {
+        agent: agent.to_string(),
+        read_only,
+        size: remote::size(),
+        term,
+        all_colors: features(std::env::var_os("COLORTERM").as_deref()).is_some(),
+        utf_8: takes_utf_8(|name| std::env::var_os(name)),
+    };
+    let greet = |Accepted { prefix, .. }: &Accepted| {
+        say(&farewell(prefix.as_deref(), read_only));
+        if std::env::var_os("TMUX").is_some() {
+            say(&nested(prefix.as_deref()));
+        }
+    };
+    let explain = |term: &str| {
+        if let Some(instead) = kind.instead_of(term) {
+            say(&instead);
+        }
+    };
+    match remote::attach(socket, request, greet, explain).await {
+        Ok(signal) => Ok(signal),
+        // A user who may not use the API either gets that error.
+        Err(why) if why.is_denied() => asked.map_err(Error::from).and(Err(Error::Rights { agent, why })),
+        Err(why @ terminal::Error::Absent(_)) => asked.map_err(Error::from).and(Err(Error::Remote { agent, why })),
+        Err(why) => Err(Error::Remote { agent, why }),
+    }
+}
+
+/// The kind of this terminal, if it is one that can show an agent's.
+fn kind_here(agent: &Name) -> Result<Kind, Error> {
+    let standard = [(io::stdin().is_terminal(), "standard input"), (io::stdout().is_terminal(), "standard output")];
+    if let Some((_, what)) = standard.into_iter().find(|(is_terminal, _)| !is_terminal) {
+        return Err(Error::NoTerminal { agent: agent.clone(), what });
+    }
+    match Kind::named(std::env::var_os("TERM").as_deref()) {
+        Kind::Dumb(kind) => Err(Error::Dumb { agent: agent.clone(), kind }),
+        kind => Ok(kind),
     }
 }
 
@@ -216,15 +269,15 @@ fn why_none(agent: &AgentStatus, socket: &Path) -> String {
 }
 
 /// The message about how to detach.
-fn farewell(entrance: &Entrance, is_read_only: bool) -> String {
-    let prefix = entrance.prefix.as_deref().unwrap_or("tmux's prefix key, then");
+fn farewell(prefix: Option<&str>, is_read_only: bool) -> String {
+    let prefix = prefix.unwrap_or("tmux's prefix key, then");
     let how = if is_read_only { "read-only; " } else { "" };
     format!("{how}detach with {prefix} d")
 }
 
 /// The message for an operator whose terminal is itself in tmux.
-fn nested(entrance: &Entrance) -> String {
-    let prefix = entrance.prefix.as_deref().unwrap_or("its prefix key");
+fn nested(prefix: Option<&str>) -> String {
+    let prefix = prefix.unwrap_or("its prefix key");
     format!(
         "this terminal runs in another tmux, which takes its prefix key first; if that is {prefix} too, press it twice to reach the agent's tmux"
     )
@@ -232,22 +285,24 @@ fn nested(entrance: &Entrance) -> String {
 
 /// The client's environment: the `PATH` to find tmux in, the kind of the terminal, and whether the terminal takes UTF-8. The client
 /// does not inherit `PATH`.
-///
-/// A terminal takes UTF-8 unless the operator's locale says otherwise. Most operators have no locale here because `ssh` or `sudo`
-/// dropped it, and tmux would show them `_` for every character beyond ASCII.
 fn environment(
     path: Option<OsString>,
     term: &str,
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Vec<(&'static str, OsString)> {
+    let language = if takes_utf_8(variable) { "C.UTF-8" } else { "C" };
+    let all = [("PATH", path), ("TERM", Some(term.into())), ("LANG", Some(language.into()))];
+    all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+/// Whether the terminal takes UTF-8: unless the operator's locale says otherwise. Most operators have no locale here because `ssh` or
+/// `sudo` dropped it, and tmux would show them `_` for every character beyond ASCII.
+fn takes_utf_8(variable: impl Fn(&str) -> Option<OsString>) -> bool {
     // In the order of locale(7).
     let mut locales = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(variable);
     let locale = locales.find(|value| !value.is_empty()).unwrap_or_default();
     let locale = locale.to_string_lossy().to_ascii_lowercase();
-    let is_utf_8 = locale.is_empty() || ["utf-8", "utf8"].iter().any(|name| locale.contains(name));
-    let language = if is_utf_8 { "C.UTF-8" } else { "C" };
-    let all = [("PATH", path), ("TERM", Some(term.into())), ("LANG", Some(language.into()))];
-    all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    locale.is_empty() || ["utf-8", "utf8"].iter().any(|name| locale.contains(name))
 }
 
 /// The terminal's features beyond its kind, in tmux's words. Terminals announce in `COLORTERM` that they have all colors.
@@ -255,36 +310,9 @@ fn features(colors: Option<&OsStr>) -> Option<&'static str> {
     colors.is_some_and(|value| value == "truecolor" || value == "24bit").then_some("RGB")
 }
 
-/// A shell command that does the same as root.
-fn safe_command(places: &Places, arguments: &Arguments, agent: &Name) -> String {
-    let Arguments { tmux_socket, user, read_only, .. } = arguments;
-    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
-    let flags = [
-        ("--tmux-socket", path(tmux_socket)),
-        ("--user", user.clone()),
-        ("--config", path(&places.config)),
-        ("--api-socket", path(&places.api.socket)),
-    ];
-    let mut words = vec!["sudo agentd attach".to_owned(), agent.to_string()];
-    words.extend(read_only.then(|| "--read-only".to_owned()));
-    words.extend(flags.into_iter().filter_map(|(flag, value)| Some(format!("{flag} {}", quoted(&value?)))));
-    words.join(" ")
-}
-
-/// Quotes a word for a shell if needed.
-fn quoted(word: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_./=:,@%+-".contains(&byte);
-    if !word.is_empty() && word.bytes().all(is_plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Command;
 
     fn environment_of(variables: &[(&str, &str)]) -> Vec<(&'static str, OsString)> {
         let value = |name: &str| variables.iter().find(|(found, _)| *found == name).map(|(_, value)| value.into());
@@ -316,26 +344,10 @@ mod tests {
         assert_eq!(language(&[("LC_ALL", ""), ("LANG", "")]), "C.UTF-8");
     }
 
-    fn safe(words: &[&str]) -> String {
-        let all = crate::cli::Arguments::read(words.iter().map(OsString::from)).unwrap();
-        let Some(Command::Attach(asking)) = &all.command else { panic!("another verb") };
-        safe_command(&all.places, &asking.what, &Name::try_from("a").unwrap())
-    }
-
-    #[test]
-    fn safe_command_repeats_the_command_line() {
-        assert_eq!(safe(&["agentd", "attach", "A"]), "sudo agentd attach a");
-        let words =
-            ["agentd", "attach", "--api-socket=/s", "a", "--user", "me", "--read-only", "--tmux-socket", "/it's"];
-        let expected = r"sudo agentd attach a --read-only --tmux-socket '/it'\''s' --user me --api-socket /s";
-        assert_eq!(safe(&words), expected);
-    }
-
     #[test]
     fn message_about_detaching_names_the_sessions_keys() {
-        let entrance = |prefix: Option<&str>| Entrance { id: "$1".into(), prefix: prefix.map(str::to_owned) };
-        assert_eq!(farewell(&entrance(Some("Ctrl-b")), false), "detach with Ctrl-b d");
-        assert_eq!(farewell(&entrance(None), true), "read-only; detach with tmux's prefix key, then d");
-        assert!(nested(&entrance(Some("Ctrl-a"))).contains("if that is Ctrl-a too"));
+        assert_eq!(farewell(Some("Ctrl-b"), false), "detach with Ctrl-b d");
+        assert_eq!(farewell(None, true), "read-only; detach with tmux's prefix key, then d");
+        assert!(nested(Some("Ctrl-a")).contains("if that is Ctrl-a too"));
     }
 }

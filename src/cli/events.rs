@@ -185,6 +185,7 @@ fn about_what(subject: Subject) -> &'static str {
         Subject::Secrets => " with the secrets",
         Subject::State => " with the state directory",
         Subject::Groups => " with the control groups",
+        Subject::Overrides => " with the overrides",
     }
 }
 

@@ -214,6 +214,9 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
     let mut next = Vec::new();
     let mut push = |what: &str, at: Option<Time>| next.push(Next { what: what.to_owned(), at });
     match agent.state {
+        State::Waiting if agent.waiting_for.iter().any(|cause| matches!(cause, WaitingFor::Enabled { .. })) => {
+            push("Nothing happens by itself", None);
+        }
         State::Waiting => push("It starts as soon as nothing is missing", None),
         State::Starting => push("Its harness starts any moment", None),
         State::Running => push("It runs until it ends by itself; then the `restart` of its entry decides", None),
@@ -230,6 +233,10 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
                 Some(StoppingBecause::Removed {} | StoppingBecause::Shutdown {}) => {
                     push("When nothing of it is left, it is no longer listed", None);
                 }
+                Some(StoppingBecause::Disabled { .. }) => {
+                    push("When nothing of it is left, it waits until it is started again", None);
+                }
+                Some(StoppingBecause::Restarted { .. }) => push("When nothing of it is left, it starts again", None),
                 // An older daemon does not say, and what a newer one says cannot be understood.
                 Some(StoppingBecause::Unknown { .. }) | None => {}
             }
@@ -252,7 +259,7 @@ const RELAUNCH: &str = "Edit what its entry launches, or a secret or prompt that
 /// What would change the state, the nearest at hand first.
 fn changes(agent: &AgentStatus) -> Vec<String> {
     let mut changes: Vec<String> = match agent.state {
-        State::Waiting => agent.waiting_for.iter().map(supply).collect(),
+        State::Waiting => agent.waiting_for.iter().map(|cause| supply(&agent.name, cause)).collect(),
         State::Starting | State::Invalid => Vec::new(),
         State::Running => vec![
             "Edit what its entry launches, or a secret or prompt that it gets: it stops and starts afresh.".into(),
@@ -300,8 +307,13 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
 }
 
 /// What would end this wait.
-fn supply(cause: &WaitingFor) -> String {
+fn supply(name: &str, cause: &WaitingFor) -> String {
     match cause {
+        WaitingFor::Enabled { by: Some(_), .. } => format!("Start it: agentd start {name}."),
+        WaitingFor::Enabled { by: None, .. } => {
+            format!("Remove `enabled = false` from its entry; or start it without an edit: agentd start {name}.")
+        }
+        WaitingFor::Paused { .. } => "End the pause: agentd unpause --all.".to_owned(),
         WaitingFor::Workdir { path, problem } => match problem {
             Problem::Absent {} => {
                 format!("Create the directory {path}, or name another as the entry's `workdir`.")

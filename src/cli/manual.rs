@@ -45,14 +45,16 @@ pub fn write(folder: &Path) -> io::Result<()> {
 }
 
 /// What an exit status means, whatever the command. `docs/using.md` has the same table.
-pub const EXIT_STATUSES: [(&str, &str); 7] = [
+pub const EXIT_STATUSES: [(&str, &str); 9] = [
     ("0", "it went well"),
     ("1", "it failed, or a check found a fault (`check`, `doctor`)"),
     ("2", "the command line is wrong"),
-    ("3", "`status`: the agent does not run, or without NAME the daemon"),
-    ("4", "nothing is known: there is no such agent, agentd does not answer, or you are not allowed to ask"),
+    ("3", "`status`, `send`: the agent does not run; `status` without NAME: the daemon does not"),
+    ("4", "nothing is known, or done: there is no such agent, agentd does not answer, or you are not allowed to"),
     ("5", "`status --check`: an agent needs attention"),
-    ("123, 124, 125", "`wait`: as `timeout`(1) has it, since its other statuses may be the agent's own; 125 is its 4"),
+    ("6", "`send`: it was sent, but the agent's screen did not change"),
+    ("123", "`wait`, `start --wait`, `restart --wait`: the agent does not get there by itself"),
+    ("124, 125", "`wait`: as `timeout`(1) has it, since its other statuses may be the agent's own; 125 is its 4"),
 ];
 
 /// The exit statuses and examples of one command.
@@ -68,10 +70,14 @@ pub struct Topic {
 
 const USAGE: (&str, &str) = ("2", "the command line is wrong");
 const SHOWN: (&str, &str) = ("0", "it was printed");
+const ORDERED: (&str, &str) = ("0", "agentd does what was asked");
+const NOT_ORDERED: (&str, &str) = ("1", "it could not be written, or agentd has not taken it within 2 s");
 const NOT_KNOWN: (&str, &str) = ("4", "there is no such agent, agentd does not answer, or you are not allowed to ask");
+const NOT_ALLOWED: (&str, &str) =
+    ("4", "there is no such agent, agentd does not answer, or you are not allowed to do it");
 
 /// The topics of the daemon and of all commands.
-pub const TOPICS: [Topic; 15] = [
+pub const TOPICS: [Topic; 21] = [
     Topic {
         verb: "",
         exit: &[
@@ -180,16 +186,63 @@ pub const TOPICS: [Topic; 15] = [
         ],
     },
     Topic {
+        verb: "stop",
+        exit: &[ORDERED, NOT_ORDERED, NOT_ALLOWED, USAGE],
+        examples: &[
+            ("agentd stop reviewer", "Stop an agent within its grace period; it stays stopped"),
+            ("agentd stop --wait reviewer writer", "Stop two agents, and wait until both are"),
+            ("agentd stop --now reviewer", "Kill an agent at once, with everything that it started"),
+        ],
+    },
+    Topic {
+        verb: "start",
+        exit: &[ORDERED, NOT_ORDERED, NOT_ALLOWED, ("123", "with --wait: it failed, or its entry is wrong"), USAGE],
+        examples: &[
+            ("agentd start reviewer", "Start an agent that was stopped, or run one again that has ended"),
+            ("agentd start --wait reviewer", "Start it, and wait until it runs"),
+        ],
+    },
+    Topic {
+        verb: "restart",
+        exit: &[ORDERED, NOT_ORDERED, NOT_ALLOWED, ("123", "with --wait: it failed, or its entry is wrong"), USAGE],
+        examples: &[
+            ("agentd restart reviewer", "Stop an agent within its grace period, and start it again"),
+            ("agentd restart --now reviewer", "Kill it at once, and start it again"),
+        ],
+    },
+    Topic {
+        verb: "pause",
+        exit: &[ORDERED, NOT_ORDERED, ("4", "agentd does not answer, or you are not allowed to do it"), USAGE],
+        examples: &[("agentd pause --all", "Let nothing start from now on, and leave alone what runs")],
+    },
+    Topic {
+        verb: "unpause",
+        exit: &[ORDERED, NOT_ORDERED, ("4", "agentd does not answer, or you are not allowed to do it"), USAGE],
+        examples: &[("agentd unpause --all", "Let agents start again")],
+    },
+    Topic {
         verb: "attach",
+        exit: &[("0", "you detached, or the session ended"), ("1", "attaching failed"), NOT_ALLOWED, USAGE],
+        examples: &[
+            ("agentd attach reviewer", "Use an agent's terminal; Ctrl-b d leaves it"),
+            ("agentd attach --read-only reviewer", "Only watch: no key reaches the agent"),
+        ],
+    },
+    Topic {
+        verb: "send",
         exit: &[
-            ("0", "you detached, or the session ended"),
-            ("1", "attaching failed"),
-            ("4", "there is no such agent, agentd does not answer, or you are not allowed to attach"),
+            ("0", "it was sent, and the agent's screen changed"),
+            ("1", "it was refused, or sending failed"),
+            ("3", "the agent does not run"),
+            NOT_ALLOWED,
+            ("6", "it was sent, but the agent's screen did not change"),
             USAGE,
         ],
         examples: &[
-            ("sudo agentd attach reviewer", "Use an agent's terminal; Ctrl-b d leaves it"),
-            ("sudo agentd attach --read-only reviewer", "Only watch: no key reaches the agent"),
+            ("agentd send reviewer 'Look at the failing test first.'", "Give an agent a task, as if you had typed it"),
+            ("agentd send reviewer - <task.md", "Send a file, however many lines it has"),
+            ("agentd send reviewer --keys Escape", "Press a key, such as the one that interrupts an agent"),
+            ("agentd send reviewer --keys 'Down Enter'", "Answer a question by choosing the second entry of a menu"),
         ],
     },
     Topic {
@@ -283,15 +336,24 @@ mod tests {
         }
     }
 
+    /// The words of a command line before any redirection, as a shell splits them.
+    fn words(line: &str) -> Vec<String> {
+        let line = line.split(" >").next().unwrap_or_default().split(" <").next().unwrap_or_default();
+        let parts = line.split('\'').enumerate();
+        let words =
+            parts.flat_map(|(at, part)| if at % 2 == 1 { vec![part] } else { part.split_whitespace().collect() });
+        words.map(str::to_owned).collect()
+    }
+
     #[test]
     fn every_example_is_a_command_line_of_its_topic() {
         for topic in &TOPICS {
             assert!(!topic.examples.is_empty() && topic.exit.len() >= 3, "{}", topic.verb);
             for (line, _) in topic.examples {
-                let words = line.strip_prefix("sudo ").unwrap_or(line).split(" > ").next().unwrap_or_default();
+                let words = words(line.strip_prefix("sudo ").unwrap_or(line));
                 let read =
-                    Arguments::read(words.split(' ').map(OsString::from)).unwrap_or_else(|it| panic!("{line}: {it}"));
-                let is_of_the_verb = words.split(' ').nth(1) == Some(topic.verb);
+                    Arguments::read(words.iter().map(OsString::from)).unwrap_or_else(|it| panic!("{line}: {it}"));
+                let is_of_the_verb = words.get(1).is_some_and(|word| word == topic.verb);
                 assert!(topic.verb.is_empty() || is_of_the_verb && read.command.is_some(), "{line}");
             }
         }

@@ -1,7 +1,7 @@
 //! `agentd show`: the effective declaration of an agent, from the jcard, without a daemon.
 //!
 //! Every field has its value and where that comes from: a line of the jcard, or a default. Values of variables are never shown, and
-//! secrets only by name.
+//! secrets only by name. If a daemon answers, it is asked for the override in force.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,21 +10,27 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
-use super::output::{complain, print, say};
+use super::output::{block_on, complain, print, say};
 use super::table::push_hanging;
 use super::wording::fault;
 use crate::agent::spec::{AgentSpec, Kind, Policy, Prompt, Restart, Workdir};
+use crate::client::Client;
 use crate::config::{self, Config, Entry, Options};
 use crate::sys::regular_file;
 use crate::sys::terminal::Terminal;
 use crate::text::printable::{escaped, json_line};
 use crate::text::suggest::nearest;
+use crate::wire::status::Override;
 
 /// The exit statuses: printed, the entry is wrong, nothing is known.
 const SHOWN: u8 = 0;
 const WRONG: u8 = 1;
 const UNKNOWN: u8 = 4;
+
+/// How long the daemon may take to say what is overridden: the jcard is shown in any case.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What stands for the value of a variable.
 const MASKED: &str = "[masked]";
@@ -55,6 +61,9 @@ struct Declaration {
     file: String,
     line: usize,
     fields: Vec<Field>,
+    /// The override in force; absent if there is none, or if agentd does not answer.
+    #[serde(rename = "override", skip_serializing_if = "Option::is_none")]
+    overridden: Option<Override>,
 }
 
 /// A field of the entry.
@@ -87,11 +96,15 @@ fn meant(nearest: Option<&str>) -> String {
     nearest.map(|nearest| format!("; did you mean {nearest:?}?")).unwrap_or_default()
 }
 
-/// Reads the jcard and prints the agent: data to stdout, messages to stderr.
-pub fn run(arguments: &Arguments, file: &Path, options: &Options) -> ExitCode {
+/// Reads the jcard and prints the agent: data to stdout, messages to stderr. `socket` is that of the daemon that may know an override.
+pub fn run(arguments: &Arguments, file: &Path, options: &Options, socket: &Path) -> ExitCode {
     match find(file, &arguments.name, options) {
-        Ok(declaration) if arguments.json => print(json_line(&declaration).as_bytes(), SHOWN, WRONG),
-        Ok(declaration) => print(render(&declaration, Terminal::here().color).as_bytes(), SHOWN, WRONG),
+        Ok(mut declaration) => {
+            declaration.overridden = override_in_force(socket, &declaration.name);
+            let text =
+                if arguments.json { json_line(&declaration) } else { render(&declaration, Terminal::here().color) };
+            print(text.as_bytes(), SHOWN, WRONG)
+        }
         Err(Error::Wrong(errors)) => {
             for error in errors.lines() {
                 say(error);
@@ -100,6 +113,16 @@ pub fn run(arguments: &Arguments, file: &Path, options: &Options) -> ExitCode {
         }
         Err(error) => complain(UNKNOWN, &error.to_string()),
     }
+}
+
+/// What operators have said of the agent, if the daemon answers soon.
+fn override_in_force(socket: &Path, name: &str) -> Option<Override> {
+    let asked = block_on(WRONG, async {
+        let client = Client::new(socket).ok()?;
+        let answer = timeout(PATIENCE, client.agent(name)).await.ok()?.ok()?;
+        answer.value.overridden
+    });
+    asked.ok().flatten()
 }
 
 fn find(file: &Path, name: &str, options: &Options) -> Result<Declaration, Error> {
@@ -128,7 +151,13 @@ fn find(file: &Path, name: &str, options: &Options) -> Result<Declaration, Error
     let lines = config::lines(&text).into_iter().nth(*table).unwrap_or(config::Lines { header: 1, fields: [].into() });
     let siblings = entries.iter().filter(|other| other.table == *table).count();
     let fields = fields(spec, siblings, |field| lines.fields.get(field).copied());
-    Ok(Declaration { name: name.to_string(), file: file.display().to_string(), line: lines.header, fields })
+    Ok(Declaration {
+        name: name.to_string(),
+        file: file.display().to_string(),
+        line: lines.header,
+        fields,
+        overridden: None,
+    })
 }
 
 /// Every field that an entry may have, in the order of the documentation.
@@ -137,7 +166,8 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
     let noted = |name, value, note: &'static str| Field { note: Some(note), ..field(name, value) };
     let AgentSpec { name, harness, command, args, prompt, interactive, workdir, session, env, secrets, kind, policy } =
         spec;
-    let Policy { restart, max_restarts, timeout, grace_period, backoff, backoff_reset, limits } = policy;
+    let Policy { restart, max_restarts, timeout, grace_period, backoff, backoff_reset, limits, enabled, generation } =
+        policy;
     let (text, path) = match prompt {
         Some(Prompt::Text(text)) => (json!(text), Value::Null),
         Some(Prompt::File(path)) => (Value::Null, json!(path.display().to_string())),
@@ -190,6 +220,8 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         limit("memory", limits.memory.map(Value::from)),
         limit("pid_limit", limits.tasks.map(Value::from)),
         limit("cpu", limits.cpu.map(|percent| json!(format!("{percent}%")))),
+        field("enabled", json!(enabled)),
+        field("generation", json!(generation)),
         field("replicas", json!(siblings)),
         kind,
     ]
@@ -212,7 +244,7 @@ fn span(duration: Duration) -> String {
 fn render(declaration: &Declaration, color: bool) -> String {
     const FIELD: usize = "backoff_reset".len() + 2;
     const FROM: usize = "line 10000".len() + 2;
-    let Declaration { name, file, line, fields } = declaration;
+    let Declaration { name, file, line, fields, overridden } = declaration;
     let mut text = String::new();
     let head = format!("{} is declared in {}:{line}", escaped(name), escaped(file));
     push_hanging(&mut text, "", 0, [head]);
@@ -227,6 +259,17 @@ fn render(declaration: &Declaration, color: bool) -> String {
         };
         let label = format!("{name:FIELD$}{dim}{from:FROM$}{plain}");
         push_hanging(&mut text, &label, 0, [escaped(&shown)]);
+    }
+    if let Some(Override { enabled, generation, now, by, at: _ }) = overridden {
+        let said = [
+            enabled.map(|enabled| format!("enabled = {enabled}")),
+            generation.map(|generation| format!("generation = {generation}")),
+            now.then(|| "now = true".to_owned()),
+        ];
+        let said: Vec<String> = said.into_iter().flatten().collect();
+        let by = by.as_ref().map_or_else(String::new, |by| format!(" (by {by})"));
+        let label = format!("{:FIELD$}{dim}{:FROM$}{plain}", "override", "in force");
+        push_hanging(&mut text, &label, 0, [escaped(&format!("{}{by}", said.join(", ")))]);
     }
     text
 }
@@ -309,10 +352,24 @@ grace_period   default     "30s"
 memory         default     - (no limit)
 pid_limit      default     - (no limit)
 cpu            line 9      "150%"
+enabled        default     true
+generation     default     0
 replicas       default     1
 type           default     "native"
 "#;
         assert_eq!(render(&found("Reviewer").unwrap(), false), expected);
+    }
+
+    #[test]
+    fn an_override_in_force_has_a_row_of_its_own() {
+        let mut found = found("reviewer").unwrap();
+        let before = render(&found, false);
+        let own = Override { enabled: Some(false), generation: Some(3), by: Some("op".into()), ..Override::default() };
+        found.overridden = Some(own);
+        let row = "override       in force    enabled = false, generation = 3 (by op)\n";
+        assert_eq!(render(&found, false), before + row);
+        let data: Value = serde_json::from_str(&json_line(&found)).unwrap();
+        assert_eq!(data["override"], json!({ "enabled": false, "generation": 3, "by": "op" }));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::complete;
 use super::output::{block_on, complain, print, say};
 use super::table::{Table, push_hanging, wrapped};
-use super::wording::{exit_cell, faults, remark, since, until, words};
+use super::wording::{exit_cell, notices, remark, since, until, words};
 use crate::client::{Answer, Client, Error};
 use crate::sys::terminal::Terminal;
 use crate::text::glob;
@@ -170,7 +170,7 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
         return Ok(Report { text: shown.body, remarks, code });
     }
     // Without the health, the table still holds.
-    remarks.extend(client.health().await.map(|health| faults(&health.value)).unwrap_or_default());
+    remarks.extend(client.health().await.map(|health| notices(&health.value, SystemTime::now())).unwrap_or_default());
     if shown.agents.is_empty() {
         if shown.missing.is_empty() {
             remarks.push(if arguments.failed { "no agent has failed" } else { "no agents are declared" }.to_owned());

@@ -17,6 +17,7 @@ use crate::text::duration;
 use crate::text::printable::json_line;
 use crate::wire::events::{Event, What};
 use crate::wire::exit_status::ExitStatus;
+use crate::wire::reason::WaitingFor;
 use crate::wire::status::{AgentStatus, State};
 
 /// As promised: it came.
@@ -242,6 +243,10 @@ fn judge(agent: &AgentStatus, wanted: &[State]) -> Verdict {
     match agent.state {
         state if wanted.contains(&state) => Verdict::Reached,
         State::Exited | State::Invalid => Verdict::Never,
+        // Only a person starts it.
+        State::Waiting if agent.waiting_for.iter().any(|cause| matches!(cause, WaitingFor::Enabled { .. })) => {
+            Verdict::Never
+        }
         State::Waiting | State::Starting | State::Running | State::Stopping | State::Backoff => Verdict::NotYet,
     }
 }

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::operate::stopped;
 use crate::sys::regular_file;
 use crate::text::printable::escaped;
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::reason::{Changes, WaitingFor};
-use crate::wire::status::{AgentStatus, Health, Outcome, State, Time};
+use crate::wire::status::{AgentStatus, Health, Outcome, Override, State, Time};
 
 /// What is wrong with the daemon as a whole, a line each.
 pub(super) fn faults(health: &Health) -> Vec<String> {
@@ -20,6 +21,17 @@ pub(super) fn faults(health: &Health) -> Vec<String> {
     let named =
         |(what, fault): (&str, &Option<String>)| fault.as_ref().map(|fault| format!("{what}: {}", escaped(fault)));
     faults.into_iter().filter_map(named).collect()
+}
+
+/// What a person should know of the daemon as a whole, a line each: its faults, and a pause.
+pub(super) fn notices(health: &Health, now: SystemTime) -> Vec<String> {
+    let paused = health.paused.as_ref().map(|Override { by, at, .. }| {
+        let by = by.as_ref().map_or_else(String::new, |by| format!(" by {}", escaped(by)));
+        let ago = at.and_then(|Time(at)| now.duration_since(at).ok());
+        let ago = ago.map_or_else(String::new, |ago| format!(" {} ago", words(ago)));
+        format!("all agents were paused{by}{ago}, and none starts: agentd unpause --all")
+    });
+    paused.into_iter().chain(faults(health)).collect()
 }
 
 /// When the agent entered its state: what the API says, or, with an older daemon that does not say, what follows from the rest.
@@ -40,7 +52,9 @@ pub(super) fn remark(agent: &AgentStatus) -> String {
     });
     let (error, limits_error) = (agent.error.as_deref(), agent.limits_error.as_deref());
     let (log_error, environment_error) = (agent.log_error.as_deref(), agent.environment_error.as_deref());
-    let state = [agent.outcome.map(outcome), agent.reason.as_deref(), cause];
+    let stopped = stopped(agent, SystemTime::now());
+    let reason = stopped.as_deref().or(agent.reason.as_deref());
+    let state = [agent.outcome.map(outcome), reason, cause];
     let parts = [&state[..], &[error, limits_error, log_error, environment_error]].concat();
     let parts: Vec<&str> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
     let is_news = |at: usize, part: &str| {
@@ -92,9 +106,9 @@ pub(super) const STATE_WORDS: [&str; 13] = [
     "invalid",
 ];
 
-/// Whether an operator has stopped the agent.
+/// Whether the agent may not run: an operator has stopped it, or its entry says so.
 pub(super) fn is_switched_off(agent: &AgentStatus) -> bool {
-    agent.overridden.as_ref().is_some_and(|overridden| overridden.enabled == Some(false))
+    agent.waiting_for.iter().any(|cause| matches!(cause, WaitingFor::Enabled { .. }))
 }
 
 /// Whether the latest attempt ended before its harness was started.
@@ -121,7 +135,7 @@ pub(super) fn urgency(agent: &AgentStatus) -> u8 {
 
 /// Everything that a person should know about the state beside what the columns of the table say, a paragraph each. If `is_all` is
 /// set, the columns count for nothing.
-pub(super) fn remarks(agent: &AgentStatus, is_all: bool) -> Vec<String> {
+pub(super) fn remarks(agent: &AgentStatus, is_all: bool, now: SystemTime) -> Vec<String> {
     let exit = agent.exit.as_ref();
     let cause = exit.and_then(|exit| match &exit.how {
         ExitStatus::Cause(cause) => Some(cause.as_str()),
@@ -130,7 +144,8 @@ pub(super) fn remarks(agent: &AgentStatus, is_all: bool) -> Vec<String> {
     let cause = cause.filter(|_| !matches!(agent.state, State::Running | State::Starting | State::Stopping));
     // That it is declared is no news of an agent that runs.
     let is_news = |reason: &&str| *reason != "declared" && (is_all || !is_in_the_columns(agent));
-    let reason = agent.reason.as_deref().filter(is_news);
+    let stopped = stopped(agent, now);
+    let reason = stopped.as_deref().or(agent.reason.as_deref()).filter(is_news);
     let is_silent = agent.state == State::Exited && exit.is_some_and(|exit| exit.silent);
     let silent = is_silent.then_some("it ended in under 2s and printed nothing: it probably did nothing");
     let errors = [&agent.error, &agent.limits_error, &agent.log_error, &agent.environment_error];

@@ -305,7 +305,18 @@ fn read_policy(fields: &mut Fields<'_>) -> Policy {
             tasks: fields.whole_number("pid_limit", &(0..=u64::MAX), &any_number).filter(|&tasks| tasks > 0),
             cpu: fields.processors("cpu"),
         },
+        enabled: fields.boolean("enabled").unwrap_or(default.enabled),
+        generation: generation(fields).unwrap_or(default.generation),
     }
+}
+
+/// The highest `generation`: the largest number that every reader of JSON holds exactly.
+pub(super) const MAX_GENERATION: u64 = (1 << 53) - 1;
+
+/// Which run of an agent is wanted.
+pub(super) fn generation(fields: &mut Fields<'_>) -> Option<u64> {
+    let right = format!("write a whole number from 0 to {MAX_GENERATION}; each higher one restarts the agent");
+    fields.whole_number("generation", &(0..=MAX_GENERATION), &right)
 }
 
 /// The name of an entry before its replicas are numbered.

@@ -47,6 +47,8 @@ pub(super) const KNOWN: &[&str] = &[
     "memory",
     "pid_limit",
     "cpu",
+    "enabled",
+    "generation",
 ];
 
 /// Fields that other programs read from the same entry. agentd ignores them.
@@ -128,6 +130,16 @@ impl<'a> Fields<'a> {
 
     pub(super) fn into_findings(self) -> Vec<Finding> {
         self.findings
+    }
+
+    /// Records errors about keys that must not be there, which are all but these.
+    pub(super) fn only(&mut self, known: &[&str], right: &str) {
+        for key in self.table.keys() {
+            let (at, key) = (key.span().start, key.get_ref().as_ref());
+            if !known.contains(&key) {
+                self.error(at, format!("the key {} may not be here; {right}", quoted(key)));
+            }
+        }
     }
 
     /// Records warnings about unknown keys.

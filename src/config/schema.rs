@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::agent::harness::HARNESSES;
 use crate::agent::name::Name;
+use crate::config::agents::MAX_GENERATION;
 use crate::config::{MAX_AGENTS, MAX_REPLICAS};
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::text::duration;
@@ -118,6 +119,16 @@ fn fields() -> Value {
         ),
         "pid_limit": with_default(number(0, None), json!(0), "the limit of processes and threads of the agent and everything it starts"),
         "cpu": described(quantity("number", "%"), "the limit of processor time of the agent and everything it starts: `\"150%\"` of one processor, or `1.5`"),
+        "enabled": with_default(
+            json!({ "type": ["boolean", "string"], "maxLength": 0 }),
+            json!(true),
+            "`false`: the agent does not run; see [Stop, start, restart](using.md#stop-start-restart)",
+        ),
+        "generation": with_default(
+            number(0, Some(MAX_GENERATION)),
+            json!(0),
+            "each higher number restarts the agent, also one that has ended",
+        ),
         "replicas": with_default(
             number(1, Some(MAX_REPLICAS)),
             json!(1),

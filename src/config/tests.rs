@@ -195,6 +195,8 @@ mod defaults {
                 backoff: vec![Duration::from_secs(3)],
                 backoff_reset: None,
                 limits: Limits::default(),
+                enabled: true,
+                generation: 0,
             },
         }
     }
@@ -270,6 +272,8 @@ mod fields {
             memory = "1.5GiB"
             pid_limit = 512
             cpu = "150%"
+            enabled = false
+            generation = 7
             env = { RUST_LOG = "debug", LITERAL = "${HOME}", EMPTY = "" }
             "#,
         );
@@ -298,6 +302,8 @@ mod fields {
                     backoff: vec![Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5)],
                     backoff_reset: Some(Duration::from_mins(10)),
                     limits: Limits { memory: Some(3 << 29), tasks: Some(512), cpu: Some(150) },
+                    enabled: false,
+                    generation: 7,
                 },
             }
         );
@@ -342,6 +348,11 @@ mod fields {
         "cpu = -1.5",
         "`cpu` is out of range, which is from 0 to 18446744073709551615%; write a share of one processor like \"150%\", or a number of processors like 1.5"
     )]
+    #[case(
+        "generation = 9007199254740992",
+        "`generation` is out of range; write a whole number from 0 to 9007199254740991; each higher one restarts the agent"
+    )]
+    #[case("enabled = \"no\"", "`enabled` is a string; write true or false, without quotes")]
     #[case(
         "pid_limit = 99999999999999999999",
         "`pid_limit` is out of range; write a whole number from 0 to 18446744073709551615, where 0 is no limit"

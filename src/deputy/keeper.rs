@@ -29,8 +29,8 @@ pub(super) type Answer = oneshot::Sender<Result<Reply, Error>>;
 #[derive(Debug)]
 pub(super) struct Asked {
     pub request: Request,
-    /// A descriptor to pass with the request.
-    pub descriptor: Option<OwnedFd>,
+    /// The descriptors to pass with the request.
+    pub descriptors: Vec<OwnedFd>,
     /// How long the deputy may take.
     pub timeout: Duration,
     pub answer: Answer,
@@ -185,9 +185,9 @@ async fn converse(
     let (outgoing, mut outbox) = mpsc::unbounded_channel();
     let mut writing = JoinSet::new();
     writing.spawn(async move {
-        while let Some((request, descriptor)) = outbox.recv().await {
-            let descriptor: Option<OwnedFd> = descriptor;
-            let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
+        while let Some((request, descriptors)) = outbox.recv().await {
+            let descriptors: Vec<OwnedFd> = descriptors;
+            let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
             if frame::write_with::<Numbered<Request>>(&mut writer, &request, &descriptors).await.is_err() {
                 return;
             }
@@ -197,7 +197,7 @@ async fn converse(
     let mut number = 0;
     let mut spoke = false;
     if !watched.is_empty() {
-        let _ = outgoing.send((Numbered { number, body: Request::Watch(watched.clone()) }, None));
+        let _ = outgoing.send((Numbered { number, body: Request::Watch(watched.clone()) }, Vec::new()));
     }
     let mut next = first;
     let mut checked = Instant::now();
@@ -207,14 +207,14 @@ async fn converse(
         }
         if let Some(asked) = next.take() {
             number += 1;
-            let (request, descriptor) = match to_answer(asked, watched) {
-                Some(Asked { request, descriptor, timeout, answer }) => {
+            let (request, descriptors) = match to_answer(asked, watched) {
+                Some(Asked { request, descriptors, timeout, answer }) => {
                     open.insert(number, Open { deadline: Instant::now() + timeout, timeout, answer });
-                    (request, descriptor)
+                    (request, descriptors)
                 }
-                None => (Request::Watch(watched.clone()), None),
+                None => (Request::Watch(watched.clone()), Vec::new()),
             };
-            if outgoing.send((Numbered { number, body: request }, descriptor)).is_err() {
+            if outgoing.send((Numbered { number, body: request }, descriptors)).is_err() {
                 return End::Gone { spoke };
             }
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::terminal::Wanted;
 use crate::agent::seen::{SeenPrompt, SeenWorkdir};
 use crate::sys::process::Identity;
 use crate::sys::watch::Target;
@@ -19,8 +20,8 @@ pub(super) const FILE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A request to the deputy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Run tmux with these arguments, for no longer than this.
-    Tmux { program: Program, arguments: Vec<String>, timeout: Duration },
+    /// Run tmux with these arguments and this standard input, for no longer than this.
+    Tmux { program: Program, arguments: Vec<String>, input: Input, timeout: Duration },
     /// Find the tmux server of this socket. The server that was seen there recreates a missing socket file.
     Server { socket: PathBuf, seen: Option<Seen> },
     /// End the tmux server of this socket, if no process that it started is alive.
@@ -33,8 +34,12 @@ pub(crate) enum Request {
     Workdir(PathBuf),
     /// Set the mode of a file that the agent user owns.
     SetMode { path: PathBuf, mode: u32 },
+    /// Find out whether the terminal of this process is in canonical mode.
+    LineMode(i32),
     /// Render an agent's output as text, on the socket that comes with this request.
     Render,
+    /// Relay between a tmux client and an operator's connection: the first socket that comes with this request. The second ends it.
+    Terminal(Wanted),
     /// Watch these paths from now on, and send [`Reply::Changed`] when one changes, or was not watched before.
     Watch(Vec<Target>),
 }
@@ -49,8 +54,11 @@ pub(crate) enum Reply {
     Prompt(SeenPrompt),
     Workdir(SeenWorkdir),
     SetMode(Result<(), String>),
+    LineMode(Result<bool, String>),
     /// Rendering has started.
     Rendering,
+    /// The relay has started, or the reason why not.
+    Terminal(Result<(), String>),
     /// The file system did not answer within [`FILE_TIMEOUT`], or has not answered an earlier identical request yet.
     FileSystemHangs,
     /// The system lacks a resource; this is its message.
@@ -59,6 +67,16 @@ pub(crate) enum Reply {
     Unfit(String),
     /// A watched path changed, or was not watched before. Belongs to no request.
     Changed,
+}
+
+/// What a program reads from standard input. It may be a person's text, so `Debug` shows only its length.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Input(pub String);
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{} bytes]", self.0.len())
+    }
 }
 
 /// Which tmux to run.

@@ -13,14 +13,15 @@ use std::thread;
 use std::time::Duration;
 
 use nix::unistd::{AccessFlags, Uid, eaccess};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::protocol::{FILE_TIMEOUT, MAX_FRAME, Numbered, Output, Program, Reply, Request, RunError};
+use super::protocol::{FILE_TIMEOUT, Input, MAX_FRAME, Numbered, Output, Program, Reply, Request, RunError};
 use super::tmux_server;
+use super::{line_mode, terminal};
 use crate::agent::seen::{Problem, SeenPrompt, SeenWorkdir};
 use crate::logs::renderer;
 use crate::sys::account::{self, Account};
@@ -127,6 +128,14 @@ async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Resu
                     let body = socket.map_or_else(|| Reply::Short("its socket is missing".to_owned()), render);
                     frame::write(&mut writer, &Numbered { number, body }).await?;
                 }
+                Some(Numbered { number, body: Request::Terminal(wanted) }) => {
+                    let mut sockets = reader.source_mut().take_descriptors().into_iter();
+                    let started = match (sockets.next(), sockets.next()) {
+                        (Some(socket), Some(daemon)) => terminal::start(wanted, (*account).clone(), socket, daemon),
+                        _ => Err("its sockets are missing".to_owned()),
+                    };
+                    frame::write(&mut writer, &Numbered { number, body: Reply::Terminal(started) }).await?;
+                }
                 Some(Numbered { number, body }) => {
                     let (replies, account, hanging) = (replies.clone(), Arc::clone(&account), hanging.clone());
                     tokio::spawn(async move {
@@ -156,10 +165,10 @@ async fn serve(socket: std::os::unix::net::UnixStream, account: Account) -> Resu
 /// Answers a request; `None` if it needs no answer.
 async fn answer(request: Request, account: &Account, hanging: &Hanging) -> Option<Reply> {
     match request {
-        Request::Tmux { program, arguments, timeout } => {
-            Some(Reply::Tmux(tmux(program, &arguments, timeout, account).await))
+        Request::Tmux { program, arguments, input, timeout } => {
+            Some(Reply::Tmux(tmux(program, &arguments, input, timeout, account).await))
         }
-        Request::Watch(_) | Request::Render => None,
+        Request::Watch(_) | Request::Render | Request::Terminal(_) => None,
         request if hanging.contains(&request) => Some(Reply::FileSystemHangs),
         request => in_time(request, hanging, FILE_TIMEOUT, work_on_file).await,
     }
@@ -191,8 +200,9 @@ fn work_on_file(request: Request) -> Option<Reply> {
         ),
         Request::Server { socket, seen } => Reply::Server(tmux_server::tend(&socket, find(TMUX).ok().as_deref(), seen)),
         Request::EndServer(socket) => Reply::EndServer(tmux_server::end_deserted(&socket)),
+        Request::LineMode(pid) => Reply::LineMode(line_mode::is_canonical(pid)),
         Request::Remind { socket, seen, ended } => Reply::Remind(tmux_server::remind(&socket, seen, ended)),
-        Request::Tmux { .. } | Request::Watch(_) | Request::Render => return None,
+        Request::Tmux { .. } | Request::Watch(_) | Request::Render | Request::Terminal(_) => return None,
     })
 }
 
@@ -243,17 +253,25 @@ pub(super) const TMUX: &str = "tmux";
 async fn tmux(
     program: Program,
     arguments: &[String],
+    Input(input): Input,
     timeout: Duration,
     account: &Account,
 ) -> Result<Output, RunError> {
     let failed = |error: io::Error| not_started(&error);
     let mut command = Command::new(path_of(&program)?);
     command.arg0(TMUX).args(arguments).env_clear().envs(account.base_environment()).env("LANG", "C.UTF-8");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(failed)?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let write = async {
+        if let Some(mut stdin) = stdin {
+            // A program that does not read it says why it ends.
+            let _ = stdin.write_all(input.as_bytes()).await;
+        }
+    };
     let output = async {
-        let (status, stdout, stderr) = tokio::join!(child.wait(), text(stdout), text(stderr));
+        let ((), stdout, stderr, status) = tokio::join!(write, text(stdout), text(stderr), child.wait());
         Ok(Output { success: status.map_err(failed)?.success(), stdout, stderr })
     };
     let timed_out = |_| Err(RunError::TimedOut { program: TMUX.to_owned(), timeout });
@@ -370,7 +388,6 @@ mod tests {
     use nix::sys::stat::Mode;
     use nix::unistd::mkfifo;
     use tempfile::TempDir;
-    use tokio::io::AsyncWriteExt;
 
     use super::*;
     use crate::sys::watch::Target;

@@ -65,6 +65,9 @@ pub fn desired(config: &Config, secrets: &Secrets, seen: &Seen, place: &Declarat
         config_read: None,
         reading: None,
         secrets_error: None,
+        overrides: None,
+        override_dir: None,
+        override_error: None,
         secrets: Arc::new(secrets.clone()),
     }
 }

@@ -45,7 +45,8 @@ impl Restarts {
         match reason {
             LaunchReason::First => {}
             LaunchReason::Policy => self.policy += 1,
-            LaunchReason::Declaration => self.declaration += 1,
+            // An operator's word counts as the entry's.
+            LaunchReason::Declaration | LaunchReason::Restarted => self.declaration += 1,
             LaunchReason::Retry | LaunchReason::Recovery => self.retry += 1,
         }
     }

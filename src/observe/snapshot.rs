@@ -15,7 +15,7 @@ use crate::observe::redactions::{Redactions, Unknown, prepared};
 use crate::state::history::History;
 use crate::text::printable::json_line;
 use crate::text::redact::Redactor;
-use crate::wire::status::{AgentStatus, Errors, Health, Resources, State, Time};
+use crate::wire::status::{AgentStatus, Errors, Health, Override, Resources, State, Time};
 
 /// What a snapshot is made of.
 #[derive(Debug)]
@@ -32,6 +32,10 @@ pub struct Parts {
     pub histories: HashMap<Key, Arc<History>>,
     /// All that a snapshot has of launches and secrets.
     pub redactions: Arc<Redactions>,
+    /// Where overrides are written.
+    pub override_dir: Option<String>,
+    /// The override that lets nothing start, if there is one.
+    pub paused: Option<Override>,
     /// What only metrics show.
     pub facts: Facts,
     /// When agents last printed something.
@@ -52,6 +56,8 @@ impl Parts {
             groups: None,
             histories: HashMap::new(),
             redactions: Arc::default(),
+            override_dir: None,
+            paused: None,
             facts: Facts::new(SystemTime::now()),
             outputs: Outputs::default(),
             is_read: true,
@@ -190,8 +196,9 @@ impl Snapshot {
             secrets_error: self.parts.errors.secrets.clone(),
             state_error: self.parts.errors.state.clone(),
             groups_error: self.parts.errors.groups.clone(),
-            override_error: None,
-            paused: None,
+            override_error: self.parts.errors.overrides.clone(),
+            override_dir: self.parts.override_dir.clone(),
+            paused: self.parts.paused.clone(),
             config_generation: self.parts.reading.map(|reading| reading.generation),
             config_modified_at: self.parts.reading.map(|reading| Time(reading.modified)),
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Agent, CLEAR_TIMEOUT, Course, Note, Supervisor};
 use crate::agent::name::Key;
+use crate::agent::orders::Overrides;
 use crate::observe::facts::Facts;
 use crate::observe::redactions::Redactions;
 use crate::observe::snapshot::{Parts, Snapshot};
@@ -102,6 +103,7 @@ impl Supervisor {
             secrets: self.desired.secrets_error.clone(),
             state: Some(state_errors.join("\n")).filter(|errors| !errors.is_empty()),
             groups: self.resources.containment.groups_error(),
+            overrides: self.desired.override_error.clone(),
         };
         let restarts = self.agents.values().map(|agent| (agent.machine.name().to_string(), agent.restarts)).collect();
         let facts = Facts { config_read: self.desired.config_read, restarts, ..self.facts.clone() };
@@ -112,6 +114,8 @@ impl Supervisor {
             groups: self.resources.containment.groups(),
             histories: self.outlets.histories.of(self.agents.keys()),
             redactions: self.redactions(),
+            override_dir: self.desired.override_dir.as_ref().map(|path| path.display().to_string()),
+            paused: self.desired.overrides.as_deref().and_then(Overrides::pause).cloned(),
             facts,
             outputs: self.resources.log_files.outputs(),
             is_read: self.has_read,

@@ -71,7 +71,11 @@ impl Account {
 
     /// The user that this process runs as.
     pub fn current() -> Result<Self, Error> {
-        let uid = Uid::effective();
+        Self::of_uid(Uid::effective())
+    }
+
+    /// Looks a user up by uid.
+    pub fn of_uid(uid: Uid) -> Result<Self, Error> {
         users::get_user_by_uid(uid.as_raw()).ok_or(Error::NoEntry(uid)).and_then(|user| Self::of(&user))
     }
 

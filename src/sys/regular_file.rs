@@ -92,7 +92,8 @@ pub fn read_in(folder: &OwnedFd, name: &OsStr, limit: u64) -> Result<(Zeroizing<
     content(open_in(folder, name)?, limit)
 }
 
-fn content((mut file, metadata): (File, Metadata), limit: u64) -> Result<(Zeroizing<Vec<u8>>, Metadata), Error> {
+/// Reads what was opened, if it has no more than `limit` bytes. The result clears its memory when it is dropped.
+pub fn content((mut file, metadata): (File, Metadata), limit: u64) -> Result<(Zeroizing<Vec<u8>>, Metadata), Error> {
     if metadata.len() > limit {
         return Err(Error::TooLarge(limit));
     }

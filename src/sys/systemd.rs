@@ -23,6 +23,9 @@ pub use bus::{Error, Job, Systemd};
 /// name.
 const API: &str = "api";
 
+/// The name under which the terminal socket is passed.
+const TERMINAL: &str = "terminal";
+
 /// How many messages to the service manager may wait to be sent. Beyond that, new ones are dropped: later ones replace them.
 const QUEUE: usize = 64;
 
@@ -139,17 +142,32 @@ fn send(message: &Message) -> io::Result<()> {
     }
 }
 
-/// The API's socket, if it was passed to this process, ready for an async runtime.
+/// The sockets that the service manager passed to this process, ready for an async runtime.
+#[derive(Debug, Default)]
+pub struct Passed {
+    /// The API's socket.
+    pub api: Option<UnixListener>,
+    /// The terminal socket.
+    pub terminal: Option<UnixListener>,
+}
+
+/// Takes over the sockets that were passed to this process.
 ///
 /// A socket counts as passed only if `LISTEN_PID` names this very process (`sd_listen_fds(3)`), whatever else the environment
 /// contains: other processes pass on variables that were meant for them.
-pub fn passed_api_socket() -> io::Result<Option<UnixListener>> {
+pub fn passed_sockets() -> io::Result<Passed> {
     if !is_for_process(std::env::var_os("LISTEN_PID").as_deref(), std::process::id()) {
-        return Ok(None);
+        return Ok(Passed::default());
     }
     let passed: Vec<(i32, String)> = sd_notify::listen_fds_with_names()?.collect();
-    let named = passed.iter().find(|(_, name)| name == API);
-    let Some(&(number, _)) = named.or(passed.first().filter(|_| passed.len() == 1)) else { return Ok(None) };
+    let terminal = passed.iter().find(|(_, name)| name == TERMINAL);
+    let alone = passed.first().filter(|(_, name)| passed.len() == 1 && name != TERMINAL);
+    let api = passed.iter().find(|(_, name)| name == API).or(alone);
+    Ok(Passed { api: listener(api)?, terminal: listener(terminal)? })
+}
+
+fn listener(passed: Option<&(i32, String)>) -> io::Result<Option<UnixListener>> {
+    let Some(&(number, _)) = passed else { return Ok(None) };
     let listener = UnixListener::from(own(number)?);
     // Detects a descriptor that is not a listening Unix socket.
     listener.local_addr()?;

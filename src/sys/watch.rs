@@ -41,6 +41,8 @@ pub enum Target {
     Path(PathBuf),
     /// This directory, every file in it, and the targets of links whose names are variable names.
     Contents(PathBuf),
+    /// This directory and every entry of it. No link in it is followed.
+    Entries(PathBuf),
 }
 
 /// How many links a path may lead through, as in `path_resolution(7)`.
@@ -154,6 +156,14 @@ fn wanted(targets: &[Target]) -> BTreeMap<PathBuf, Names> {
     for target in targets {
         match target {
             Target::Path(path) => names_on_the_way(path, &mut wanted),
+            Target::Entries(directory) => {
+                names_on_the_way(directory, &mut wanted);
+                if fs::symlink_metadata(directory).is_ok_and(|it| it.is_dir())
+                    && let Ok(resolved) = fs::canonicalize(directory)
+                {
+                    wanted.insert(resolved, None);
+                }
+            }
             Target::Contents(directory) => {
                 names_on_the_way(directory, &mut wanted);
                 let Ok(resolved) = fs::canonicalize(directory) else { continue };

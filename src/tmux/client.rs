@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::parse::{self, Complaint};
 use super::{DEFAULT_SHELL, Error, OLDEST, Tmux, USUAL_SHELL};
-use crate::deputy::{Output, Program, RunError, Server};
+use crate::deputy::{Input, Output, Program, RunError, Server};
 use crate::sys::rate_limit::Brake;
 
 /// How long a client may take. A stopped server answers nothing.
@@ -153,6 +153,18 @@ impl Tmux {
         }
     }
 
+    /// Runs one client, once: an operation that was cut off may have been done.
+    pub(super) async fn once(&self, operation: &'static str, arguments: Arguments, input: Input) -> Result<(), Error> {
+        let words = self.words(&["-N"], arguments);
+        match self.ask_reading(self.program(), words, input).await? {
+            Answer::Done(_) => Ok(()),
+            Answer::Complaint(Complaint::NotReached, message) => {
+                Err(Error::NoServer { socket: self.socket.clone(), message })
+            }
+            Answer::Complaint(_, message) => Err(Error::Refused { operation, message }),
+        }
+    }
+
     /// Whether the server answers a client of the installed program.
     async fn understands_installed(&self) -> Result<bool, Error> {
         let mut question = Arguments::default();
@@ -170,7 +182,12 @@ impl Tmux {
 
     /// Runs one client.
     async fn ask(&self, program: Program, words: Vec<String>) -> Result<Answer, Error> {
-        match self.in_time(self.deputy.tmux(program, words, TIMEOUT)).await?? {
+        self.ask_reading(program, words, Input::default()).await
+    }
+
+    /// Runs one client with something on its standard input.
+    async fn ask_reading(&self, program: Program, words: Vec<String>, input: Input) -> Result<Answer, Error> {
+        match self.in_time(self.deputy.tmux_reading(program, words, input, TIMEOUT)).await?? {
             Ok(output) if output.success => Ok(Answer::Done(output)),
             Ok(output) => {
                 let message = parse::message(&output.stderr);

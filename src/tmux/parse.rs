@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
+use super::typing::Typist;
 use crate::agent::name::Key;
 use crate::wire::exit_status::{ExitStatus, Signal};
 
@@ -71,6 +72,26 @@ fn key(text: &str) -> Option<String> {
     let is_character = matches!(rest.as_bytes(), [character] if character.is_ascii_graphic());
     let is_name = (2..=12).contains(&rest.len()) && rest.bytes().all(|byte| byte.is_ascii_alphanumeric());
     (words.len() <= 15 && (is_character || is_name) && rest != "None").then(|| words + rest)
+}
+
+/// The format that [`typist`] parses. What tmux does not know is empty.
+pub const TYPIST_FORMAT: &str = "#{pane_id},#{pane_dead},#{?pane_in_mode,1,0},#{pane_input_off},#{bracket_paste_flag}";
+
+/// Parses the first line of [`TYPIST_FORMAT`] that describes a pane whose process lives.
+pub fn typist(stdout: &str) -> Option<Typist> {
+    stdout.lines().find_map(|line| {
+        let mut fields = line.split(',');
+        let pane = fields.next().filter(|id| is_id(id, '%'))?.to_owned();
+        let is_dead = fields.next()? == "1";
+        let is_in_mode = fields.next()? == "1";
+        let takes_input = fields.next()? != "1";
+        let is_bracketed = match fields.next()? {
+            "1" => Some(true),
+            "0" => Some(false),
+            _ => None,
+        };
+        (!is_dead).then_some(Typist { pane, is_in_mode, takes_input, is_bracketed })
+    })
 }
 
 /// The format that [`panes`] parses.

@@ -188,6 +188,8 @@ pub enum Subject {
     State,
     /// The agents' control groups.
     Groups,
+    /// The overrides.
+    Overrides,
 }
 
 impl What {
@@ -236,6 +238,7 @@ impl What {
             (Subject::Secrets, &before.secrets, &after.secrets),
             (Subject::State, &before.state, &after.state),
             (Subject::Groups, &before.groups, &after.groups),
+            (Subject::Overrides, &before.overrides, &after.overrides),
         ];
         let told = subjects
             .into_iter()

@@ -8,6 +8,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::wire::status::Time;
+
 /// Something that an agent waits for before it starts. Kinds may be added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
@@ -40,6 +42,24 @@ pub enum WaitingFor {
         name: Option<String>,
         /// The agent that holds it.
         holder: String,
+    },
+    /// Permission to run: `agentd start` gives it, or an edit of the entry if that says `enabled = false`.
+    Enabled {
+        /// Who stopped the agent: the owner of its override. Absent if its entry says `enabled = false`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+        /// When. Absent if its entry says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<Time>,
+    },
+    /// The end of the pause in which no agent starts; `agentd unpause --all` ends it.
+    Paused {
+        /// Who paused all agents.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+        /// When.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<Time>,
     },
     /// The declaration, which this daemon has not read yet.
     Unread {},
@@ -109,6 +129,24 @@ pub enum StoppingBecause {
     TimedOut {},
     /// The daemon is being stopped, and stops its agents.
     Shutdown {},
+    /// It is not to run: an operator stopped it, or its entry says `enabled = false`. It then waits until it is enabled again.
+    Disabled {
+        /// Who stopped it; absent if its entry says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+        /// When; absent if its entry says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<Time>,
+    },
+    /// It is to run again: its `generation` was raised. When nothing of the agent is left, it starts.
+    Restarted {
+        /// Who raised it; absent if its entry says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+        /// When; absent if its entry says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<Time>,
+    },
     /// A kind that only a newer daemon knows.
     #[serde(untagged)]
     #[schemars(skip)]
@@ -150,6 +188,8 @@ pub enum LaunchReason {
     Retry,
     /// A restart of agentd cut off the launch before.
     Recovery,
+    /// An operator started or restarted the agent, or its entry did: `enabled` or a higher `generation`.
+    Restarted,
     /// A reason that only a newer daemon knows.
     #[serde(untagged)]
     #[schemars(skip)]
@@ -199,6 +239,10 @@ impl fmt::Display for WaitingFor {
             }
             Self::Session { name: Some(name), holder } => write!(f, "its session {name} is still in use by {holder}"),
             Self::Session { name: None, holder } => write!(f, "its session is still in use by {holder}"),
+            Self::Enabled { by: Some(by), .. } => write!(f, "stopped by {by}"),
+            Self::Enabled { by: None, .. } => f.write_str("its entry says `enabled = false`"),
+            Self::Paused { by: Some(by), .. } => write!(f, "all agents are paused by {by}"),
+            Self::Paused { by: None, .. } => f.write_str("all agents are paused"),
             Self::Unread {} => f.write_str("its declaration could not be read yet"),
             Self::Entry {} => f.write_str("its entry is wrong, and nothing of it ever ran"),
             Self::Backoff { restart, max_restarts: Some(limit) } => write!(f, "restart {restart} of {limit} follows"),
@@ -226,13 +270,17 @@ impl fmt::Display for Problem {
 
 impl fmt::Display for StoppingBecause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Removed {} => "its entry was removed",
-            Self::Changed {} => "its declaration has changed",
-            Self::TimedOut {} => "its timeout has passed",
-            Self::Shutdown {} => "agentd is being stopped",
-            Self::Unknown { kind } => kind,
-        })
+        match self {
+            Self::Removed {} => f.write_str("its entry was removed"),
+            Self::Changed {} => f.write_str("its declaration has changed"),
+            Self::TimedOut {} => f.write_str("its timeout has passed"),
+            Self::Shutdown {} => f.write_str("agentd is being stopped"),
+            Self::Disabled { by: Some(by), .. } => write!(f, "stopped by {by}"),
+            Self::Disabled { by: None, .. } => f.write_str("its entry says `enabled = false`"),
+            Self::Restarted { by: Some(by), .. } => write!(f, "restarted by {by}"),
+            Self::Restarted { by: None, .. } => f.write_str("the `generation` of its entry has risen"),
+            Self::Unknown { kind } => f.write_str(kind),
+        }
     }
 }
 
@@ -256,6 +304,7 @@ impl fmt::Display for LaunchReason {
             Self::Policy => "restart by policy",
             Self::Retry => "retry of a failed launch",
             Self::Recovery => "repeat of a launch that was cut off",
+            Self::Restarted => "started or restarted by an operator",
             Self::Unknown(reason) => reason,
         })
     }

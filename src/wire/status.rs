@@ -150,6 +150,9 @@ pub struct Override {
     /// Each higher number restarts the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
+    /// Whether the stop or restart that the file asks for kills at once, without the `grace_period`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub now: bool,
     /// Who owns the file: a user's name, or a number if it has none. Advisory: members of the operators' group can replace each
     /// other's files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -309,7 +312,8 @@ pub struct AgentStatus {
     /// When the present or latest attempt last printed something. Absent if it has printed nothing, or if that is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_output_at: Option<Time>,
-    /// What the jcard and the override ask for: each higher number restarts the agent. 0 is left out.
+    /// Which run of the agent this is: the highest number that the jcard or an override has asked for. Each higher one restarts the
+    /// agent. 0 is left out.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub generation: u64,
     /// The override in force, if there is one.
@@ -361,6 +365,9 @@ pub struct Health {
     /// What is wrong with the overrides, if anything is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub override_error: Option<String>,
+    /// Where overrides are written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub override_dir: Option<String>,
     /// The override that lets nothing start, if there is one: `agentd pause --all`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Override>,
@@ -437,6 +444,8 @@ pub struct Errors {
     pub state: Option<String>,
     /// See [`Health::groups_error`].
     pub groups: Option<String>,
+    /// See [`Health::override_error`].
+    pub overrides: Option<String>,
 }
 
 #[cfg(test)]

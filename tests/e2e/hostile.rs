@@ -592,6 +592,7 @@ impl EvilServer {
                       [ \"$(cut -d' ' -f41 /proc/self/stat)\" = 0 ] || echo a policy >>@WORK/found\n\
                       grep -E '^Max (nice|realtime) priority' /proc/self/limits | grep -qv ' 0 *0 *$' && echo a limit >>@WORK/found\n\
                       grep -q - /proc/self/oom_score_adj && echo an immunity >>@WORK/found\n\
+                      id -u >>@WORK/who\n\
                       echo ran >>@WORK/found\n";
         setup.put(&program, setup.expand(script));
         fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
@@ -1001,4 +1002,66 @@ fn a_file_system_that_never_answers_does_not_freeze_the_daemon() {
     daemon.get("/v1/health");
     assert!(daemon.stop().success());
     assert!(!Process(pid).is_alive());
+}
+
+/// The command as an administrator, through the terminal socket.
+fn as_operator(setup: &Setup, words: &[&str]) -> Command {
+    let (api, terminal) = (setup.api_socket(), setup.terminal_socket());
+    let places = ["--api-socket", api.to_str().unwrap(), "--terminal-socket", terminal.to_str().unwrap()];
+    let mut command = as_user("op", &[&[crate::support::binary().to_str().unwrap()], words, &places].concat());
+    command.current_dir(setup.dir()).env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
+    command
+}
+
+#[test]
+fn a_hostile_agent_reaches_operators_only_by_its_screen() {
+    if !root() {
+        return;
+    }
+    let daemon = Setup::new().start(&agent("a", "say it listens; sleep inf", ""));
+    daemon.wait_until_running("a");
+    let mut here = Terminal::new();
+    let said = here.answer_late();
+    let mut verb = here.run(as_operator(&daemon, &["attach", "a"]));
+    here.wait_for(&daemon, "it listens");
+    let before = *said.lock().unwrap();
+    // What the server gives its client as the last command writes to the client's terminal, and runs with the client's rights.
+    let evil = r"printf '\033]52;c;aGk=\007\033]0;title\007\033Ptmux;\033\033]52;c;aGk=\007\033\\\033_Gx\033\\\033^x\033\\\033[21t\033[5i\033[?1003h\033[5n\033[cvisible'";
+    let command = daemon.expand(&format!("umask 0; id -u >@WORK/who.new; mv @WORK/who.new @WORK/who; {evil}"));
+    daemon.tmux(&["detach-client", "-s", "=a", "-E", &command]).unwrap();
+    assert_eq!(verb.ended(&daemon).code(), Some(0), "{}", here.seen());
+    here.wait_for(&daemon, "visible");
+    let seen = here.seen();
+    for forbidden in ["\u{1b}]52", "\u{1b}]0;", "\u{1b}P", "\u{1b}_", "\u{1b}^", "\u{1b}[21t", "\u{1b}[5i", "title"] {
+        assert!(!seen.contains(forbidden), "{forbidden:?}: {seen:?}");
+    }
+    assert!(seen[seen.rfind("visible").unwrap()..].contains("\u{1b}[?1003l"), "what it left on is turned off");
+    assert_eq!(daemon.lines("who"), [daemon.agent_account().uid.as_raw().to_string()]);
+    daemon.wait("the late answer", || (*said.lock().unwrap() > before).then_some(()));
+    assert!(here.is_as_before());
+    here.types("next");
+    here.wait_for(&daemon, "next");
+    assert!(!here.seen().contains("^[["), "{}", here.seen());
+}
+
+#[test]
+fn a_lying_tmux_server_makes_no_operators_client_do_anything() {
+    if !root() {
+        return;
+    }
+    let daemon = Setup::new().start(&honest("a"));
+    daemon.wait_until_running("a");
+    let evil = EvilServer::start(&daemon);
+    let agent = daemon.agent_account().uid.as_raw().to_string();
+    for words in [&["attach", "a"][..], &["send", "a", "hello"], &["send", "a", "--keys", "Enter"]] {
+        let here = Terminal::new();
+        let mut verb = here.run(as_operator(&daemon, words));
+        assert_ne!(verb.ended(&daemon).code(), None);
+        daemon.wait("a client of the server", || daemon.lines("who").first().map(|_| ()));
+        assert!(daemon.lines("who").iter().all(|who| *who == agent), "{:?}", daemon.lines("who"));
+        assert!(daemon.lines("found").iter().all(|found| found == "ran"), "{:?}", daemon.lines("found"));
+        assert!(here.is_as_before());
+        fs::remove_file(daemon.work("who")).unwrap();
+    }
+    drop(evil);
 }

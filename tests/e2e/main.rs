@@ -26,6 +26,8 @@ mod launcher;
 mod logs;
 mod monitoring;
 mod observe;
+mod operators;
+mod overrides;
 mod panes;
 mod people;
 mod presets;

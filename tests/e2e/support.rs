@@ -202,6 +202,10 @@ impl Setup {
         self.path("tmux/tmux.sock")
     }
 
+    pub fn terminal_socket(&self) -> PathBuf {
+        self.path("door/terminal.sock")
+    }
+
     pub fn daemon_account(&self) -> User {
         if self.who == Who::User && is_root() { account("op") } else { myself() }
     }
@@ -279,8 +283,10 @@ impl Setup {
                 ("--secret-dir", self.path("secrets")),
                 ("--api-socket", self.api_socket()),
                 ("--tmux-socket", self.tmux_socket()),
+                ("--terminal-socket", self.terminal_socket()),
                 ("--state-dir", self.path("state")),
                 ("--log-dir", self.path("log")),
+                ("--override-dir", self.path("overrides")),
             ] {
                 argv.extend([flag.to_owned(), value.to_str().unwrap().to_owned()]);
             }

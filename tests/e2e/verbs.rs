@@ -499,6 +499,9 @@ fn an_unknown_agent_is_an_error_of_every_command() {
         (&["events", "nobody", "-f"], 4),
         (&["events", "nobody", "--json"], 4),
         (&["attach", "nobody"], 4),
+        (&["stop", "nobody"], 4),
+        (&["start", "nobody"], 4),
+        (&["restart", "nobody"], 4),
         (&["wait", "nobody"], 125),
     ] {
         let (code, said) = run(&mut verb(&daemon, words));

@@ -31,7 +31,7 @@ let
 
   # The daemon's arguments after those that are always there.
   start = ''"/opt/agentd/bin/agentd" '';
-  always = ''"--api-socket" "/run/stereos/agentd.sock" "--tmux-socket" "/run/agentd/tmux.sock" "--user" "agent" "--admin-group" "admin" "--await-tmux"'';
+  always = ''"--api-socket" "/run/stereos/agentd.sock" "--tmux-socket" "/run/agentd/tmux.sock" "--user" "agent" "--admin-group" "admin" "--terminal-socket" "/run/agentd-daemon/terminal.sock" "--operator-group" "admin" "--override-dir" "/var/lib/agentd-overrides" "--await-tmux"'';
   command = settings: (daemon [ (with' settings) ]).serviceConfig.ExecStart;
 
   # What the configuration is refused with.
@@ -151,8 +151,11 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
           (with' {
             user = "worker";
             adminGroup = "ops";
+            operatorGroup = "drivers";
+            overrideDir = "/srv/overrides";
             apiSocket = "/run/api/a.sock";
             tmuxSocket = "/run/workers/t.sock";
+            terminalSocket = "/run/door/t.sock";
           })
         ];
       in
@@ -161,18 +164,37 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
         inherit (config.systemd.services.agentd-tmux.serviceConfig) User;
         inherit (config.systemd.sockets.agentd) listenStreams;
         inherit (config.systemd.sockets.agentd.socketConfig) SocketGroup;
+        terminal = {
+          inherit (config.systemd.sockets.agentd-terminal) listenStreams;
+          inherit (config.systemd.sockets.agentd-terminal.socketConfig) SocketGroup SocketMode;
+        };
         folder = config.systemd.tmpfiles.settings."00-agentd"."/run/workers".d.user;
         group = config.users.users.worker.group;
-        groups = config.users.groups ? worker && config.users.groups ? ops;
+        overrides = config.systemd.tmpfiles.settings."10-agentd"."/srv/overrides".d;
+        groups = lib.all (group: config.users.groups ? ${group}) [
+          "worker"
+          "ops"
+          "drivers"
+        ];
       };
     expected = {
       ExecStart =
         start
-        + ''"--api-socket" "/run/api/a.sock" "--tmux-socket" "/run/workers/t.sock" "--user" "worker" "--admin-group" "ops" "--await-tmux"'';
+        + ''"--api-socket" "/run/api/a.sock" "--tmux-socket" "/run/workers/t.sock" "--user" "worker" "--admin-group" "ops" "--terminal-socket" "/run/door/t.sock" "--operator-group" "drivers" "--override-dir" "/srv/overrides" "--await-tmux"'';
       User = "worker";
       listenStreams = [ "/run/api/a.sock" ];
       SocketGroup = "ops";
+      terminal = {
+        listenStreams = [ "/run/door/t.sock" ];
+        SocketGroup = "drivers";
+        SocketMode = "0660";
+      };
       folder = "worker";
+      overrides = {
+        mode = "2770";
+        user = "root";
+        group = "drivers";
+      };
       group = "worker";
       groups = true;
     };
@@ -195,6 +217,7 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
   "at its end the daemon has the bus, the API's socket and the agents' homes" = {
     expr = lib.filter (unit: !lib.elem unit (daemon [ ]).after) [
       "agentd.socket"
+      "agentd-terminal.socket"
       "dbus.service"
       "local-fs.target"
       "remote-fs.target"
@@ -305,6 +328,7 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
     expected = {
       "00-agentd"."/run/agentd" = "2750 agent admin";
       "10-agentd" = {
+        "/var/lib/agentd-overrides" = "2770 root admin";
         "/run/stereos" = "0750 root admin";
         "/run/stereos/secrets" = "0700 root root";
         "/home/agent/workspace" = "0755 agent agent";
@@ -394,7 +418,7 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
             secretDir = "/run/keys";
           })
         ]).${"10-agentd"} or { };
-    expected = [ ];
+    expected = [ "/var/lib/agentd-overrides" ];
   };
   "the agent user is a normal one with a group of its own" = {
     expr = select [
@@ -813,7 +837,8 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
       after = true;
       path = true;
       rules = true;
-      second = [ ];
+      # That system had no rule for this one.
+      second = [ "/var/lib/agentd-overrides" ];
       user = {
         group = "agent";
         home = "/home/agent";

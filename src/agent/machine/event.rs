@@ -9,6 +9,7 @@ use crate::agent::declaration::Declaration;
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::launch::Launch;
 use crate::agent::name::Name;
+use crate::agent::orders::Orders;
 use crate::agent::spec::Limits;
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
@@ -24,6 +25,8 @@ pub enum Event {
     Update(Declaration),
     /// The entry is wrong; the text says what is wrong with it.
     Reject(String),
+    /// What operators want of the agent has changed.
+    Ordered(Orders),
     /// The agent is no longer wanted.
     Remove(Removal),
     /// The pane is there, in the session that the launch names.
@@ -137,6 +140,8 @@ pub enum LaunchReason {
     Retry,
     /// The launch before came to nothing because a daemon was cut off in the middle of it.
     Recovery,
+    /// An operator or the entry started or restarted the agent.
+    Restarted,
 }
 
 /// Why a harness could not be started.

@@ -24,6 +24,8 @@ pub(super) struct Life {
     pub(super) wanted: Wanted,
     /// What was launched last under this declaration.
     pub(super) in_force: InForce,
+    /// Which run of the agent it is. Records of earlier builds lack it.
+    pub(super) generation: Option<u64>,
     /// When the declaration was taken up.
     pub(super) at: Timestamp,
     /// When a harness was first started.
@@ -71,6 +73,8 @@ pub(super) enum Wanted {
 pub(super) enum Next {
     /// The first of this declaration.
     Fresh,
+    /// The first after an operator or the entry started or restarted the agent.
+    Ordered,
     /// A restart by policy. It counts as one, and as an attempt.
     Restart,
     /// The launch before came to nothing because a daemon was cut off. It does not count again.
@@ -130,6 +134,7 @@ impl Life {
             policy: declaration.policy,
             wanted: Wanted::new(declaration.launch, None),
             in_force: InForce::Nothing,
+            generation: None,
             at,
             first_started: None,
             started: None,
@@ -144,6 +149,15 @@ impl Life {
             log_error: None,
             environment_error: None,
         }
+    }
+
+    /// Begins again under the same declaration.
+    pub(super) fn renew(&mut self, at: Timestamp) {
+        self.at = at;
+        (self.first_started, self.started, self.exit) = (None, None, None);
+        (self.attempts, self.restarts, self.in_a_row, self.failures) = (0, 0, 0, 0);
+        (self.error, self.limits_error, self.log_error, self.environment_error) = (None, None, None, None);
+        self.next = Some(Next::Ordered);
     }
 
     pub(super) fn timeout_at(&self) -> Option<Timestamp> {

@@ -13,6 +13,7 @@ use super::{Attempt, BackoffReason, Force, Harness, Machine, Removal, State, Sto
 use crate::agent::declaration::{Missing, WaitingFor};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::Name;
+use crate::agent::orders::{Giver, Orders};
 use crate::agent::reconcile::InForce;
 use crate::agent::spec::{Kind, Policy};
 use crate::sys::clock::Timestamp;
@@ -50,6 +51,10 @@ struct Record<'a> {
     entry_error: Option<Cow<'a, str>>,
     #[serde(default)]
     since: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    orders: Option<Cow<'a, Orders>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    giver: Option<Cow<'a, Giver>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -77,6 +82,11 @@ struct LifeRecord<'a> {
     log_error: Option<Cow<'a, str>>,
     #[serde(default)]
     environment_error: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    generation: Option<u64>,
+    /// Whether the first launch of this life is to be made because somebody started or restarted the agent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_ordered: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -111,6 +121,9 @@ enum StateRecord<'a> {
         #[serde(default)]
         again: Option<Timestamp>,
         killed: bool,
+        /// What else than a change is the reason. Earlier builds take it for one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        order: Option<OrderRecord>,
     },
     Backoff {
         until: Timestamp,
@@ -131,6 +144,13 @@ enum WhyRecord {
     Changed,
     Removed,
     TimedOut,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum OrderRecord {
+    Disabled,
+    Restarted,
 }
 
 /// A record of what no agent can be, or of what it could never leave: no daemon wrote that, or the disk has damaged it.
@@ -172,6 +192,8 @@ impl<'a> Record<'a> {
             }),
             entry_error: text(machine.entry_error.as_ref()),
             since: machine.since,
+            orders: (!machine.orders.is_empty()).then_some(Cow::Borrowed(&machine.orders)),
+            giver: (machine.giver != Giver::default()).then_some(Cow::Borrowed(&machine.giver)),
         }
     }
 
@@ -227,6 +249,8 @@ impl<'a> Record<'a> {
             session: self.session.map(session),
             entry_error: self.entry_error.map(Cow::into_owned),
             since: self.since,
+            orders: self.orders.map(Cow::into_owned).unwrap_or_default(),
+            giver: self.giver.map(Cow::into_owned).unwrap_or_default(),
         })
     }
 }
@@ -255,6 +279,8 @@ impl<'a> LifeRecord<'a> {
             limits_error: text(life.limits_error.as_ref()),
             log_error: text(life.log_error.as_ref()),
             environment_error: text(life.environment_error.as_ref()),
+            generation: life.generation,
+            is_ordered: life.next == Some(Next::Ordered),
         }
     }
 
@@ -262,6 +288,7 @@ impl<'a> LifeRecord<'a> {
         let next = match state {
             _ if self.restarting => Some(Next::Restart),
             _ if self.is_cut_off => Some(Next::MakeUp),
+            _ if self.is_ordered => Some(Next::Ordered),
             State::Starting { .. } | State::Running { .. } | State::Exited { .. } => None,
             _ if self.attempts == 0 => Some(Next::Fresh),
             State::Stopping { .. } => None,
@@ -287,6 +314,7 @@ impl<'a> LifeRecord<'a> {
             limits_error: self.limits_error.map(Cow::into_owned),
             log_error: self.log_error.map(Cow::into_owned),
             environment_error: self.environment_error.map(Cow::into_owned),
+            generation: self.generation,
         }
     }
 }
@@ -302,16 +330,18 @@ impl<'a> StateRecord<'a> {
             State::Starting { attempt } => Self::Starting { attempt },
             State::Running { attempt, pid, since } => Self::Running { attempt, pid, since },
             State::Stopping { attempt, harness, why, deadline, force } => {
-                let why = match why {
-                    StopReason::Changed => WhyRecord::Changed,
-                    StopReason::Removed(_) => WhyRecord::Removed,
-                    StopReason::TimedOut => WhyRecord::TimedOut,
+                let (why, order) = match why {
+                    StopReason::Changed => (WhyRecord::Changed, None),
+                    StopReason::Disabled => (WhyRecord::Changed, Some(OrderRecord::Disabled)),
+                    StopReason::Restarted => (WhyRecord::Changed, Some(OrderRecord::Restarted)),
+                    StopReason::Removed(_) => (WhyRecord::Removed, None),
+                    StopReason::TimedOut => (WhyRecord::TimedOut, None),
                 };
                 let (again, killed) = match force {
                     Force::Interrupted { again } => (again, false),
                     Force::Killed => (None, true),
                 };
-                Self::Stopping { attempt, harness, why, deadline, again, killed }
+                Self::Stopping { attempt, harness, why, deadline, again, killed, order }
             }
             State::Backoff { until, why } => Self::Backoff { until, why },
             State::Exited { outcome } => Self::Exited { outcome },
@@ -329,12 +359,16 @@ impl<'a> StateRecord<'a> {
             }
             Self::Starting { attempt } => State::Starting { attempt },
             Self::Running { attempt, pid, since } => State::Running { attempt, pid, since },
-            Self::Stopping { attempt, harness, why, deadline, again, killed } => {
+            Self::Stopping { attempt, harness, why, deadline, again, killed, order } => {
                 let why = match (removal, why) {
                     (Some(removal), _) => StopReason::Removed(removal),
                     (None, WhyRecord::TimedOut) => StopReason::TimedOut,
                     // One that was removed and is not leaving is wanted again.
-                    (None, WhyRecord::Changed | WhyRecord::Removed) => StopReason::Changed,
+                    (None, WhyRecord::Changed | WhyRecord::Removed) => match order {
+                        Some(OrderRecord::Disabled) => StopReason::Disabled,
+                        Some(OrderRecord::Restarted) => StopReason::Restarted,
+                        None => StopReason::Changed,
+                    },
                 };
                 let force = if killed { Force::Killed } else { Force::Interrupted { again } };
                 State::Stopping { attempt, harness, why, deadline, force }

@@ -16,6 +16,7 @@ impl From<LaunchReason> for reason::LaunchReason {
             LaunchReason::Policy => Self::Policy,
             LaunchReason::Retry => Self::Retry,
             LaunchReason::Recovery => Self::Recovery,
+            LaunchReason::Restarted => Self::Restarted,
         }
     }
 }
@@ -85,8 +86,8 @@ impl Machine {
             },
             attempt_total: None,
             last_output_at: None,
-            generation: 0,
-            overridden: None,
+            generation: self.generation(),
+            overridden: self.orders.own.clone(),
             changed: reason::Changes::default(),
             config_generation: None,
             resources: None,
@@ -119,10 +120,14 @@ impl Machine {
         let Some(life) = &self.life else { return vec![WaitingFor::Entry {}] };
         match &self.state {
             State::Invalid => vec![WaitingFor::Entry {}],
-            State::Waiting => life.wanted.missing().map(|missing| missing.0.clone()).unwrap_or_default(),
+            State::Waiting => self
+                .forbidden()
+                .chain(life.wanted.missing().into_iter().flat_map(|missing| missing.0.clone()))
+                .collect(),
             State::Queued { session, holder } => {
                 let name = session.as_ref().map(Name::to_string);
-                vec![WaitingFor::Session { name, holder: holder.to_string() }]
+                let session = WaitingFor::Session { name, holder: holder.to_string() };
+                self.forbidden().chain([session]).collect()
             }
             State::Backoff { why, .. } => {
                 let delay = match why {
@@ -134,7 +139,7 @@ impl Machine {
                     BackoffReason::Clearing => None,
                 };
                 let leftovers = self.lingering.as_ref().map(|_| WaitingFor::PreviousAttempt {});
-                delay.into_iter().chain(leftovers).collect()
+                delay.into_iter().chain(leftovers).chain(self.paused()).collect()
             }
             State::Starting { .. }
             | State::Running { .. }
@@ -154,11 +159,11 @@ impl Machine {
                     (Force::Interrupted { .. }, Harness::Over) => StopStage::Clearing,
                     (Force::Interrupted { .. }, Harness::Awaited | Harness::Alive { .. }) => StopStage::Interrupted,
                 };
-                Some((why.into(), stage))
+                Some((self.because(why), stage))
             }
             State::Closing { .. } | State::Gone { .. } => {
                 let why = self.removal().map_or(StopReason::Changed, StopReason::Removed);
-                Some((why.into(), StopStage::Closing))
+                Some((self.because(why), StopStage::Closing))
             }
             _ => None,
         }
@@ -171,6 +176,9 @@ impl Machine {
             || life.exit.as_ref().map_or_else(|| "ended".to_owned(), |exit| describe(exit, life.policy.limits.memory));
         let nearest = Causes(waiting.get(..1).unwrap_or_default());
         match &self.state {
+            State::Waiting if matches!(waiting, [WaitingFor::Enabled { by: Some(_), .. }, ..]) => {
+                format!("{}: `agentd start {}` starts it", Causes(waiting), self.name)
+            }
             State::Invalid | State::Waiting | State::Queued { .. } => Causes(waiting).to_string(),
             State::Backoff { why: BackoffReason::Restart, .. } => format!("{}; {nearest}", ended()),
             State::Backoff { .. } => nearest.to_string(),

@@ -4,6 +4,7 @@ use rstest::rstest;
 
 use super::*;
 use crate::agent::declaration::{Missing, WaitingFor};
+use crate::agent::orders::Override;
 use crate::agent::seen::Problem;
 use crate::agent::spec::{Limits, Restart};
 use crate::sys::secret_bytes::SecretBytes;
@@ -53,7 +54,7 @@ fn declaration(edit: impl FnOnce(&mut Policy)) -> Declaration {
         grace_period: seconds(30),
         backoff: vec![seconds(3)],
         backoff_reset: None,
-        limits: Limits::default(),
+        ..Policy::default()
     };
     edit(&mut policy);
     Declaration { kind: Kind::Native, policy, launch: Ok(launch("a", "x")) }
@@ -81,6 +82,23 @@ fn launching(launch: Arc<Launch>) -> Declaration {
 fn missing(declaration: Declaration) -> Declaration {
     let workdir = WaitingFor::Workdir { path: "/w".to_owned(), problem: Problem::Absent {} };
     Declaration { launch: Err(Missing(vec![workdir])), ..declaration }
+}
+
+/// An override that stops the agent.
+fn stopped(now: bool) -> Orders {
+    let by = Some("op".to_owned());
+    Orders { own: Some(Override { enabled: Some(false), now, by, ..Override::default() }), pause: None }
+}
+
+/// An override that asks for this run of the agent.
+fn raised(generation: u64) -> Orders {
+    let by = Some("op".to_owned());
+    Orders { own: Some(Override { generation: Some(generation), by, ..Override::default() }), pause: None }
+}
+
+/// An override that lets nothing start.
+fn paused() -> Orders {
+    Orders { own: None, pause: Some(Override { enabled: Some(false), ..Override::default() }) }
 }
 
 fn code(code: i32) -> ExitStatus {
@@ -171,6 +189,10 @@ impl Life {
         self.tell(Event::Update(declaration))
     }
 
+    fn order(&mut self, orders: Orders) -> Vec<String> {
+        self.tell(Event::Ordered(orders))
+    }
+
     fn remove(&mut self) -> Vec<String> {
         self.tell(Event::Remove(Removal::Undeclared))
     }
@@ -232,6 +254,7 @@ impl Life {
     }
 }
 
+mod operate;
 mod properties;
 mod records;
 mod table;

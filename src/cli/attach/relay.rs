@@ -1,20 +1,21 @@
-//! Relays every byte between the operator's terminal and the tmux client's.
+//! Relays between the operator's terminal and a tmux client's.
 //!
-//! The relay does not interpret the bytes. The operator's terminal may still answer questions of the client when the client has ended.
-//! The relay [waits for](drain) these answers and discards them: otherwise the operator's shell would take them for typed.
+//! What is typed passes unchanged. Of what the client shows, only what the [`Sieve`] lets through reaches the operator's terminal: the
+//! client obeys its server, which belongs to the agent user. The operator's terminal may still answer questions of the client when the
+//! client has ended. The relay [waits for](drain) these answers and discards them: otherwise the operator's shell would take them for
+//! typed.
 //!
-//! Meanwhile the operator's terminal is raw. It is restored however the relay ends: by the client, a signal, an error, or a panic. If
-//! the client could not clean up the terminal itself, the relay resets what the client may have set.
+//! Meanwhile the operator's terminal is raw. It is restored however the relay ends: by the client, a signal, an error, or a panic.
+//! What the client may have set is reset in any case.
 
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::pin::pin;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Command, ExitStatus};
 use std::task::Poll;
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::termios::{
     OptionalActions, QueueSelector, Termios, tcflush, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
 };
@@ -23,29 +24,31 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
-use crate::sys::fd::{Readable, Stream};
+use crate::sys::fd::Stream;
+use crate::sys::pty_child::{self, Handle, PtyChild};
+use crate::text::sieve::Sieve;
 
 /// How long the client may take to end, and how long its last output may take to arrive.
-const GRACE: Duration = Duration::from_secs(1);
+pub(super) const GRACE: Duration = Duration::from_secs(1);
 
 /// How long the terminal may take to answer at the end. Some terminals never do, and the operator waits for the shell.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Resets, with xterm's control sequences, what a client that died may have set: the scroll region, the alternate screen, the hidden
+/// Resets, with xterm's control sequences, what a client may have set: the scroll region, the alternate screen, the hidden
 /// cursor, mouse and focus reports, bracketed paste, application keys, the character set, and colors.
 const WIPE: &[u8] =
     b"\x1b7\x1b[r\x1b8\x1b[?1047l\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1005l\x1b[?1006l\x1b[?1004l\
-\x1b[?2004l\x1b[?1l\x1b>\x1b(B\x1b[m\r\n";
+\x1b[?2004l\x1b[?2026l\x1b[?7h\x1b[4l\x1b[?1l\x1b>\x1b(B\x0f\x1b[m";
 
 /// Why the relay failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The client's terminal could not be created.
     #[error("failed to create a terminal for the tmux client: {0}")]
-    Terminal(pty_process::Error),
+    Terminal(io::Error),
     /// The client could not be started.
     #[error("failed to start the tmux client: {0}")]
-    Start(pty_process::Error),
+    Start(io::Error),
     /// The client's exit status could not be read.
     #[error("failed to wait for the tmux client: {0}")]
     Wait(io::Error),
@@ -64,21 +67,16 @@ pub enum End {
 }
 
 /// Runs the command on a terminal of its own until it ends, with standard input as the keyboard and standard output as the screen.
-pub async fn run(command: Command) -> Result<End, Error> {
+pub async fn run(command: Command, sieve: Sieve) -> Result<End, Error> {
     let (mut signals, mut resized) = (Signals::listen()?, signal(SignalKind::window_change())?);
-    let (window, pts) = pty_process::blocking::open().map_err(Error::Terminal)?;
-    let window = Stream::new(window.into())?;
+    let (window, pts) = pty_child::terminal().map_err(Error::Terminal)?;
     fit(&window);
-    let (mut keyboard, mut screen) = (own(io::stdin())?, own(io::stdout())?);
-    let _raw = Raw::enter()?;
-    let child = pty_process::blocking::Command::from(command).spawn(pts).map_err(Error::Start)?;
-    // Only this process waits for the child, so its ID is still its own even if it has ended already.
-    let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).map_err(|error| Error::Wait(error.into()))?;
-    let end = pidfd.try_clone().and_then(Readable::new).map_err(Error::Wait)?;
-    let mut client = Client { child, end };
+    let mut own = Own::open(sieve)?;
+    let mut client = PtyChild::start(command, pts).map_err(Error::Start)?;
+    let handle = client.handle().map_err(Error::Wait)?;
     let (end, is_complete) = {
-        let mut typing = pin!(type_in(&mut keyboard, &window, &pidfd));
-        let mut showing = pin!(show(&window, &mut screen));
+        let mut typing = pin!(type_in(&mut own.keyboard, &window, &handle));
+        let mut showing = pin!(show(&window, &mut own.screen));
         let (mut signal, mut is_shown) = (None, false);
         loop {
             tokio::select! {
@@ -95,39 +93,77 @@ pub async fn run(command: Command) -> Result<End, Error> {
             }
             break;
         }
-        // If its terminal is closed, the client is about to end by itself. A signal does no harm to a client that has ended.
+        // If its terminal is closed, the client is about to end by itself.
         if !is_shown {
-            let _ = pidfd_send_signal(&pidfd, Signal::TERM);
+            handle.terminate();
         }
         let last_output = async { is_shown || timeout(GRACE, showing).await.is_ok() };
-        let (status, is_complete) = tokio::join!(client.finish(), last_output);
+        let (status, is_complete) = tokio::join!(client.finish(GRACE), last_output);
         let end = match signal {
             Some(number) => Ok(End::Signal(number)),
             None => status.map(End::Client).map_err(Error::Wait),
         };
         (end, is_complete)
     };
-    if !(is_complete && matches!(&end, Ok(End::Client(status)) if status.success())) {
-        let wipe = async {
-            screen.write_all(WIPE).await?;
-            screen.flush().await
-        };
-        // A terminal that no longer accepts output stays as it is.
-        let _ = timeout(GRACE, wipe).await;
-    }
-    let _ = timeout(DRAIN_TIMEOUT, drain(&mut keyboard, &mut screen)).await;
+    let is_clean = is_complete && matches!(&end, Ok(End::Client(status)) if status.success());
+    own.close(is_clean).await;
     end
+}
+
+/// The operator's terminal, raw.
+pub(super) struct Own {
+    pub(super) keyboard: File,
+    pub(super) screen: Screen,
+    _raw: Raw,
+}
+
+/// The operator's terminal as far as it shows something.
+pub(super) struct Screen {
+    file: File,
+    sieve: Sieve,
+    passed: Vec<u8>,
+}
+
+impl Screen {
+    /// Shows what may reach the terminal. Cancellation may lose a part.
+    pub(super) async fn show(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.passed.clear();
+        self.sieve.pass(bytes, &mut self.passed);
+        self.file.write_all(&self.passed).await?;
+        self.file.flush().await
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes).await?;
+        self.file.flush().await
+    }
+}
+
+impl Own {
+    pub(super) fn open(sieve: Sieve) -> io::Result<Self> {
+        let screen = Screen { file: own(io::stdout())?, sieve, passed: Vec::new() };
+        Ok(Self { keyboard: own(io::stdin())?, screen, _raw: Raw::enter()? })
+    }
+
+    /// Resets what the client may have left behind, and discards late answers. Dropping restores the mode.
+    ///
+    /// A server can make its client end as if all were well, so the reset does not depend on that.
+    pub(super) async fn close(&mut self, is_clean: bool) {
+        let wipe = [WIPE, if is_clean { b"" } else { b"\r\n" }].concat();
+        // A terminal that no longer accepts output stays as it is.
+        let _ = timeout(GRACE, self.screen.write(&wipe)).await;
+        let _ = timeout(DRAIN_TIMEOUT, drain(&mut self.keyboard, &mut self.screen)).await;
+    }
 }
 
 /// Waits until the terminal has answered all earlier questions, and discards the answers and whatever was typed meanwhile.
 ///
 /// A terminal answers in order. So this ends any unfinished sequence, asks for a device status report (DSR), and waits for the answer.
 /// The answer that arrives may belong to a question of the client, but then any others follow at once.
-async fn drain(keyboard: &mut File, screen: &mut File) -> io::Result<()> {
+async fn drain(keyboard: &mut File, screen: &mut Screen) -> io::Result<()> {
     const QUESTION: &[u8] = b"\x18\x1b\\\x1b[5n";
     const QUIET: Duration = Duration::from_millis(30);
-    screen.write_all(QUESTION).await?;
-    screen.flush().await?;
+    screen.write(QUESTION).await?;
     let (mut bytes, mut answer) = ([0; 4096], Answer::default());
     while !answer.has_come {
         match keyboard.read(&mut bytes).await? {
@@ -158,40 +194,12 @@ impl Answer {
     }
 }
 
-/// The tmux client.
-struct Client {
-    child: Child,
-    /// Becomes readable when the client ends.
-    end: Readable,
-}
-
-impl Client {
-    /// Waits until the client ends. Cancel-safe.
-    async fn ended(&mut self) -> io::Result<ExitStatus> {
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
-            }
-            self.end.readable().await?;
-        }
-    }
-
-    /// Waits for a client that is ending, and kills it if it does not end in time.
-    async fn finish(&mut self) -> io::Result<ExitStatus> {
-        if let Ok(status) = timeout(GRACE, self.ended()).await {
-            return status;
-        }
-        self.child.kill()?;
-        timeout(GRACE, self.ended()).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
 /// Passes keys to the client until the keyboard is gone.
 ///
 /// The operator can make tmux suspend its client (Ctrl-b Ctrl-z), and there is no shell here to continue it. So this continues the
 /// client whenever the keyboard pauses. It does not do so with each key, because a client that gets SIGCONT while it detaches may take
 /// its server for dead (3.3a does).
-async fn type_in(keyboard: &mut File, window: &Stream, client: &OwnedFd) {
+async fn type_in(keyboard: &mut File, window: &Stream, client: &Handle) {
     const PAUSE: Duration = Duration::from_secs(1);
     let (mut keys, mut is_fresh) = ([0; 4096], false);
     loop {
@@ -206,7 +214,7 @@ async fn type_in(keyboard: &mut File, window: &Stream, client: &OwnedFd) {
             }
             Ok(_) => return,
             Err(_) => {
-                let _ = pidfd_send_signal(client, Signal::CONT);
+                client.resume();
                 false
             }
         };
@@ -214,10 +222,10 @@ async fn type_in(keyboard: &mut File, window: &Stream, client: &OwnedFd) {
 }
 
 /// Passes output to the screen until the screen is gone, or until the client and all others that use its terminal are.
-async fn show(window: &Stream, screen: &mut File) {
+async fn show(window: &Stream, screen: &mut Screen) {
     let mut bytes = [0; 4096];
     while let Ok(count @ 1..) = window.read(&mut bytes).await {
-        if screen.write_all(&bytes[..count]).await.is_err() || screen.flush().await.is_err() {
+        if screen.show(&bytes[..count]).await.is_err() {
             return;
         }
     }
@@ -244,17 +252,17 @@ fn fit(window: &Stream) {
 }
 
 /// The signals that ask this process to end.
-struct Signals(Vec<(i32, tokio::signal::unix::Signal)>);
+pub(super) struct Signals(Vec<(i32, tokio::signal::unix::Signal)>);
 
 impl Signals {
     /// Catches the signals, which no longer end this process.
-    fn listen() -> io::Result<Self> {
+    pub(super) fn listen() -> io::Result<Self> {
         let kinds = [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate()];
         kinds.into_iter().map(|kind| Ok((kind.as_raw_value(), signal(kind)?))).collect::<io::Result<_>>().map(Self)
     }
 
     /// The number of the next signal. Cancel-safe.
-    async fn next(&mut self) -> i32 {
+    pub(super) async fn next(&mut self) -> i32 {
         poll_fn(|context| {
             let mut signals = self.0.iter_mut();
             let arrived = signals.find_map(|(number, signal)| signal.poll_recv(context).is_ready().then_some(*number));

@@ -11,7 +11,7 @@ use nix::sys::stat::SFlag;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, Gid, eaccess};
 
-use super::Check;
+use super::{Check, Verdict};
 use crate::agent::name::Key;
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::SeenWorkdir;
@@ -65,7 +65,7 @@ impl Answers {
 pub(super) async fn all(target: &Target) -> Vec<Check> {
     let (daemon, answers) = daemon(target).await;
     let jcard = Jcard::read(target);
-    let mut checks = vec![daemon, api_socket(target)];
+    let mut checks = vec![daemon, api_socket(target), terminal_socket(target)];
     checks.extend(users(target));
     checks.extend(state(target, answers.health.as_ref()));
     checks.push(log(target, &answers));
@@ -222,6 +222,36 @@ fn api_socket(target: &Target) -> Check {
     let (uid, needs) = if target.is_system { (0, 0o660) } else { (target.user_id.as_raw(), 0o600) };
     let right = Right { kind: SFlag::S_IFSOCK, uid: Some(uid), gid, needs, bars: 0o007 };
     judge("api-socket", path, look_at(path), right, target, "restart agentd, which creates it again")
+}
+
+/// The socket that operators attach and send through, its folder, and its group.
+fn terminal_socket(target: &Target) -> Check {
+    const NAME: &str = "terminal-socket";
+    const REMEDY: &str = "correct it, then restart agentd, which creates the socket again";
+    let path = &target.settings.terminal_socket;
+    let gid = users::get_group_by_name(&target.settings.operator_group).map(|group| group.gid());
+    let (uid, needs) = if target.is_system { (0, 0o660) } else { (target.user_id.as_raw(), 0o600) };
+    let right = Right {
+        kind: SFlag::S_IFSOCK,
+        uid: Some(uid),
+        gid: gid.filter(|_| target.is_system),
+        needs,
+        bars: if target.is_system { 0o007 } else { 0o077 },
+    };
+    if let Some(folder) = path.parent()
+        && let Ok(Some(look)) = look_at(folder)
+    {
+        let right = Right { kind: SFlag::S_IFDIR, uid: Some(uid), gid: None, needs: 0o700, bars: 0o022 };
+        let wrongs = wrongs(&look, right);
+        if !wrongs.is_empty() {
+            return Check::failure(NAME, format!("{}: {}", folder.display(), wrongs.join("; ")), REMEDY);
+        }
+    }
+    let check = judge(NAME, path, look_at(path), right, target, REMEDY);
+    if check.result != Verdict::Ok || !target.is_system || !path.exists() {
+        return check;
+    }
+    Check::ok(NAME, format!("{}; group {} may attach and send", check.message, target.settings.operator_group))
 }
 
 fn users(target: &Target) -> Vec<Check> {

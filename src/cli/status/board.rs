@@ -128,7 +128,7 @@ fn columns(agents: &[&AgentStatus], view: &View) -> Vec<Column> {
 
 /// What stands below a row, or beside it.
 fn paragraphs(agent: &AgentStatus, view: &View) -> Vec<String> {
-    let mut paragraphs = remarks(agent, view.width >= WIDE);
+    let mut paragraphs = remarks(agent, view.width >= WIDE, view.now);
     if view.width < USUAL {
         let parts = [
             restarts(agent).filter(|restarts| restarts != "0").map(|restarts| format!("restarts {restarts}")),

@@ -11,7 +11,7 @@ use super::{Arguments, Shown, table, unknown};
 use crate::cli::output::{self, BETWEEN_DAEMONS, Failure};
 use crate::cli::table::broken;
 use crate::cli::watch::{ENTER, LEAVE, end_asked_for, out};
-use crate::cli::wording::faults;
+use crate::cli::wording::notices;
 use crate::client::{Client, Messages};
 use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
@@ -85,7 +85,7 @@ async fn show(arguments: &Arguments, socket: &Path, is_live: bool) -> Result<(),
 }
 
 async fn faults_of(client: &Client) -> Vec<String> {
-    client.health().await.map(|health| faults(&health.value)).unwrap_or_default()
+    client.health().await.map(|health| notices(&health.value, SystemTime::now())).unwrap_or_default()
 }
 
 /// Waits for an event; `false` if there is nobody left to hear. Without a listener it waits forever. Cancel-safe.

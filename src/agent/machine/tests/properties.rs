@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
 
 use super::*;
+use crate::agent::orders::Override;
 
 /// Two thousand cases, the same each time, unless the environment says otherwise (`PROPTEST_CASES`, `PROPTEST_RNG_SEED`).
 fn config() -> Config {
@@ -26,6 +27,8 @@ enum Move {
     /// Changes the policy, and whether something is missing; what is launched stays.
     Update(Policy, bool),
     Reject,
+    /// Changes what operators want.
+    Order(Orders),
     Remove,
     /// The attempt that there is goes on in this way, if that is possible.
     Goes(Way),
@@ -79,7 +82,20 @@ impl Choices {
             backoff: self.one_of::<&[u64]>(&[&[3], &[0], &[1, 60], &[0, 1, 3]]).iter().copied().map(seconds).collect(),
             backoff_reset: self.one_of(&[None, Some(10), Some(0)]).map(seconds),
             limits: Limits { tasks: self.one_of(&[None, None, Some(9)]), ..Limits::default() },
+            enabled: self.below(8) != 7,
+            generation: self.one_of(&[0, 0, 0, 1, 2, 5]),
         }
+    }
+
+    fn orders(&mut self) -> Orders {
+        let own = Override {
+            enabled: self.one_of(&[None, Some(false), Some(false), Some(true)]),
+            generation: self.one_of(&[None, Some(1), Some(2), Some(3), Some(7), Some(9)]),
+            now: self.below(4) == 3,
+            ..Override::default()
+        };
+        let pause = Override { enabled: Some(false), ..Override::default() };
+        Orders { own: (self.below(4) != 3).then_some(own), pause: (self.below(4) == 3).then_some(pause) }
     }
 
     fn declaration(&mut self) -> Declaration {
@@ -108,7 +124,7 @@ impl Choices {
     }
 
     fn a_move(mut self) -> Move {
-        match self.below(44) {
+        match self.below(49) {
             0..5 => Move::Obey,
             5..17 => Move::Goes(self.way()),
             17..25 => Move::Wait(self.time()),
@@ -122,6 +138,7 @@ impl Choices {
             37..40 => Move::Crash(None),
             40..42 => Move::Crash(Some(self.way())),
             42..44 => Move::CutOff,
+            44..48 => Move::Order(self.orders()),
             _ => Move::Reject,
         }
     }
@@ -167,6 +184,12 @@ struct InForce {
     exit: Option<ExitStatus>,
 }
 
+/// Whether an agent that was under these orders and this policy begins a new life under those.
+fn may_begin_a_life(before: &Orders, policy_before: &Policy, after: &Orders, policy: &Policy) -> bool {
+    let is_enabled = after.enables(policy) && !before.enables(policy_before);
+    is_enabled || after.generation(policy) > before.generation(policy_before)
+}
+
 /// All there is: the machine, and what its effects have brought about.
 #[allow(clippy::struct_excessive_bools, reason = "they have nothing to do with each other")]
 struct World {
@@ -188,6 +211,10 @@ struct World {
     said: Vec<Event>,
     /// Whether the daemon is to be cut off at the next change.
     is_doomed: bool,
+    /// What operators want.
+    orders: Orders,
+    /// Whether an order may begin a new life that has not begun yet.
+    may_renew: bool,
 }
 
 impl World {
@@ -205,6 +232,8 @@ impl World {
             latest: 0,
             said: Vec::new(),
             is_doomed: false,
+            orders: Orders::default(),
+            may_renew: false,
         }
     }
 
@@ -213,6 +242,7 @@ impl World {
         match next {
             Move::Declare(declaration) => self.declare(declaration),
             Move::Update(policy, is_missing) => self.update(policy, is_missing),
+            Move::Order(orders) => self.order(orders),
             Move::Reject => self.tell(Event::Reject("3:1: wrong".to_owned())),
             Move::Remove => self.remove(),
             Move::Goes(way) => self.goes(way),
@@ -238,8 +268,11 @@ impl World {
     fn declare(&mut self, declaration: Declaration) {
         // Who was declared in between is another with the same name: the supervisor makes a new machine.
         if self.machine.is_gone() {
+            let orders = std::mem::take(&mut self.orders);
             *self = Self { now: self.now, is_busy: self.is_busy, ..Self::new() };
+            self.order(orders);
         }
+        self.may_renew = false;
         self.is_wanted = true;
         if let Some(real) = &mut self.real {
             real.is_of_present = false;
@@ -259,6 +292,7 @@ impl World {
 
     fn update(&mut self, policy: Policy, is_missing: bool) {
         let Some(in_force) = self.in_force.as_mut().filter(|_| self.is_wanted) else { return };
+        self.may_renew |= may_begin_a_life(&self.orders, &in_force.policy, &self.orders, &policy);
         in_force.policy = policy.clone();
         in_force.is_missing = is_missing;
         let declaration = Declaration { policy, ..plain() };
@@ -269,6 +303,32 @@ impl World {
             Declaration { launch: Ok(Arc::clone(launch)), ..declaration }
         };
         self.tell(Event::Update(declaration));
+    }
+
+    fn order(&mut self, orders: Orders) {
+        if let Some(in_force) = &self.in_force {
+            self.may_renew |= may_begin_a_life(&self.orders, &in_force.policy, &orders, &in_force.policy);
+        }
+        self.orders = orders.clone();
+        self.tell(Event::Ordered(orders));
+    }
+
+    /// A new life begins, if an order asked for one.
+    fn renew(&mut self, effects: &[Effect]) {
+        let Some(in_force) = &mut self.in_force else { return };
+        let is_launch = |effect: &Effect| matches!(effect, Effect::Launch { reason: LaunchReason::Restarted, .. });
+        let is_new = self.machine.status().attempt.is_none() && in_force.attempts > 0;
+        if is_new || effects.iter().any(is_launch) {
+            assert!(self.may_renew || in_force.attempts == 0, "a new life that nobody asked for");
+            self.may_renew = false;
+            (in_force.attempts, in_force.restarts, in_force.is_cut_off) = (0, 0, false);
+            (in_force.first_started, in_force.exit) = (None, None);
+            self.real.iter_mut().for_each(|real| real.is_of_present = false);
+        }
+    }
+
+    fn is_disabled(&self) -> bool {
+        self.in_force.as_ref().is_some_and(|in_force| !self.orders.enables(&in_force.policy))
     }
 
     fn remove(&mut self) {
@@ -389,8 +449,9 @@ impl World {
 
     fn tell(&mut self, event: Event) {
         let was_over = self.machine.status().outcome.is_some();
-        let may_revive = matches!(event, Event::Declare(_) | Event::Update(_));
+        let may_revive = matches!(event, Event::Declare(_) | Event::Update(_) | Event::Ordered(_));
         let effects = self.machine.step(event, self.now);
+        self.renew(&effects);
         let is_launch = |effect: &Effect| matches!(effect, Effect::Launch { .. });
         assert!(!was_over || may_revive || !effects.iter().any(is_launch), "what is over starts again by itself");
         if !effects.is_empty() && std::mem::take(&mut self.is_doomed) {
@@ -512,6 +573,8 @@ impl World {
         assert!(self.real.is_none(), "two attempts at once");
         assert!(self.is_wanted, "launches what is wanted no more");
         assert!(!self.is_closing, "launches into a session that is closing");
+        assert!(!self.is_disabled(), "launches what must not run");
+        assert!(self.orders.pause.is_none(), "launches in a pause");
         assert!(self.open.as_ref().is_none_or(|open| *open == launch.session), "leaves a session behind");
         let in_force = self.in_force.as_mut().unwrap();
         assert!(!in_force.is_missing, "launches although something is missing");
@@ -520,7 +583,7 @@ impl World {
         assert!(timeout_at.is_none_or(|at| at > self.now), "launches after the timeout");
         let is_restart = self.machine.status().restarts > in_force.restarts;
         assert_eq!(reason == LaunchReason::Policy, is_restart, "{reason:?}");
-        let is_fresh = matches!(reason, LaunchReason::First | LaunchReason::Declaration);
+        let is_fresh = matches!(reason, LaunchReason::First | LaunchReason::Declaration | LaunchReason::Restarted);
         assert_eq!(is_fresh, in_force.attempts == 0, "{reason:?}");
         assert_eq!(reason == LaunchReason::Recovery, in_force.is_cut_off, "{reason:?}");
         if self.is_busy && self.open.is_none() {
@@ -553,6 +616,8 @@ impl World {
         assert_eq!(self.machine.session(), self.open.as_ref());
         assert_eq!(status.session, self.known.as_ref().map(Name::to_string).unwrap_or_default());
         assert_eq!(status.outcome.is_some(), status.state == Exited);
+        let may_run = matches!(status.state, Waiting | Stopping | Shown::Invalid);
+        assert!(!self.is_disabled() || may_run, "runs although it must not: {status:?}");
         assert!(
             status.state != Stopping
                 || self.machine.is_gone()
@@ -616,9 +681,45 @@ proptest! {
         }
         world.declare(declaration.clone());
         world.notice();
-        let expected = if declaration.launch.is_ok() { Running } else { Waiting };
+        let may_start = world.orders.enables(&declaration.policy) && world.orders.pause.is_none();
+        let expected = if declaration.launch.is_ok() && may_start { Running } else { Waiting };
         world.settle(|world| world.machine.status().state == expected);
         prop_assert_eq!(world.machine.launch(), declaration.launch.as_ref().ok());
+    }
+
+    #[test]
+    fn whatever_happens_a_restart_is_a_new_life(moves in moves(), declaration in a_declaration()) {
+        let mut world = World::new();
+        for next in moves {
+            world.go(next);
+        }
+        world.declare(declaration.clone());
+        world.notice();
+        let generation = world.machine.status().generation + 1;
+        let latest = world.latest;
+        let own = Override { enabled: Some(true), generation: Some(generation), ..Override::default() };
+        world.order(Orders { own: Some(own), pause: None });
+        world.notice();
+        let expected = if declaration.launch.is_ok() { Running } else { Waiting };
+        world.settle(|world| world.machine.status().state == expected);
+        prop_assert_eq!(world.machine.status().generation, generation);
+        prop_assert_eq!(world.machine.status().attempt.unwrap_or_default(), world.in_force.unwrap().attempts);
+        prop_assert!(world.latest > latest || expected == Waiting);
+    }
+
+    #[test]
+    fn whatever_happens_what_is_stopped_ends_and_stays_so(moves in moves()) {
+        let mut world = World::new();
+        for next in moves {
+            world.go(next);
+        }
+        let own = Override { enabled: Some(false), ..Override::default() };
+        world.order(Orders { own: Some(own), pause: None });
+        world.notice();
+        world.settle(|world| world.machine.is_gone() || matches!(world.machine.status().state, Waiting | Shown::Invalid));
+        let latest = world.latest;
+        world.wait(seconds(1_000_000));
+        prop_assert_eq!(world.latest, latest);
     }
 
     #[test]

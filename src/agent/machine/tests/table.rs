@@ -8,9 +8,10 @@ use super::*;
 const STATES: [&str; 10] =
     ["invalid", "waiting", "queued", "starting", "running", "stopping", "backoff", "exited", "closing", "gone"];
 
-const EVENTS: [&str; 11] = [
+const EVENTS: [&str; 12] = [
     "declare",
     "update",
+    "ordered",
     "remove",
     "started",
     "not started",
@@ -46,6 +47,7 @@ fn events(name: &str, life: &Life) -> Vec<Event> {
             [launching(launch("a", "y")), launching(launch("c", "x")), missing(plain())].map(Event::Declare).into()
         }
         "update" => [plain(), restarting(Restart::Always), timing_out(1), missing(plain())].map(Event::Update).into(),
+        "ordered" => [stopped(false), stopped(true), raised(9), paused(), Orders::default()].map(Event::Ordered).into(),
         "remove" => vec![Event::Remove(Removal::Undeclared)],
         "started" => vec![Event::Started { attempt, pid: 107, at }],
         "not started" => [failed("no such program"), retry("busy"), NotStarted::CutOff]
@@ -62,10 +64,32 @@ fn events(name: &str, life: &Life) -> Vec<Event> {
 }
 
 /// Where each event may lead from each state, row by row.
+#[allow(clippy::too_many_lines, reason = "most of it is a list of lives")]
 fn drawn() -> Vec<String> {
     let mut leads: BTreeMap<(usize, usize), Vec<&str>> = BTreeMap::new();
     let starts = LIVES.into_iter().map(|what| move || life(what));
-    let more: [fn() -> Life; 9] = [
+    let more: [fn() -> Life; 13] = [
+        || {
+            let mut life = Life::running(plain());
+            life.order(stopped(false));
+            life
+        },
+        || {
+            let mut life = Life::over(plain(), code(0));
+            life.order(stopped(false));
+            life
+        },
+        || {
+            let mut life = Life::new();
+            life.order(paused());
+            life.declare(plain());
+            life
+        },
+        || {
+            let mut life = Life::running(plain());
+            life.order(raised(3));
+            life
+        },
         || Life::running(restarting(Restart::Always)),
         || {
             let mut life = Life::running(plain());

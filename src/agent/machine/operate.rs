@@ -1,0 +1,168 @@
+//! What operators and the entry say about whether an agent runs, and which run of it is wanted.
+//!
+//! A disabled agent waits; when it is enabled again, a new life begins. A higher generation than that of the present life is a new
+//! life, too. Generations never fall: an override that is gone takes nothing back. A pause keeps whatever waits from starting, and
+//! touches nothing that runs.
+
+use super::life::Next;
+use super::{Effect, Force, Machine, State, StopReason, Then};
+use crate::agent::orders::Orders;
+use crate::sys::clock::Timestamp;
+use crate::wire::reason::{StoppingBecause, WaitingFor};
+
+impl Machine {
+    /// The orders that it follows.
+    pub fn orders(&self) -> &Orders {
+        &self.orders
+    }
+
+    /// Whether it must not run.
+    pub fn is_disabled(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| !self.orders.enables(&life.policy))
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.orders.pause.is_some()
+    }
+
+    /// The highest generation that was asked for.
+    pub(super) fn generation(&self) -> u64 {
+        let asked = match &self.life {
+            Some(life) => self.orders.generation(&life.policy),
+            None => self.orders.own.as_ref().and_then(|own| own.generation).unwrap_or_default(),
+        };
+        asked.max(self.life.as_ref().and_then(|life| life.generation).unwrap_or_default())
+    }
+
+    pub(super) fn ordered(&mut self, orders: Orders, now: Timestamp, effects: &mut Vec<Effect>) {
+        let (was_disabled, was_paused) = (self.is_disabled(), self.is_paused());
+        self.orders = orders;
+        self.heed(was_disabled, now, effects);
+        if was_paused && !self.is_paused() && matches!(self.state, State::Waiting) && !self.is_disabled() {
+            self.go_on(now, effects);
+        }
+    }
+
+    /// Takes in that the policy or the orders have changed. `was_disabled` is how things stood before.
+    pub(super) fn heed(&mut self, was_disabled: bool, now: Timestamp, effects: &mut Vec<Effect>) {
+        let Some(life) = &mut self.life else { return };
+        let asked = self.orders.generation(&life.policy);
+        // Of a life that an earlier build began, the generation is not known until its entry is read.
+        let has_risen = life.generation.is_some_and(|generation| generation < asked);
+        if has_risen {
+            life.generation = Some(asked);
+        }
+        if self.removal().is_some() {
+            return;
+        }
+        if self.is_disabled() {
+            self.giver = self.orders.stopped_by();
+            self.disable(now, effects);
+        } else if was_disabled {
+            self.giver = self.orders.started_by();
+            self.run_again(now, effects);
+        } else if has_risen {
+            self.giver = self.orders.restarted_by(asked);
+            self.run_again(now, effects);
+        }
+    }
+
+    fn disable(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        match &mut self.state {
+            State::Starting { .. } | State::Running { .. } => self.stop(StopReason::Disabled, now, effects),
+            State::Stopping { why, .. } => {
+                *why = StopReason::Disabled;
+                self.hasten(now, effects);
+            }
+            State::Queued { .. } | State::Backoff { .. } | State::Exited { .. } => self.state = State::Waiting,
+            State::Invalid | State::Waiting | State::Closing { .. } | State::Gone { .. } => {}
+        }
+    }
+
+    /// Begins a new life under the same declaration, once nothing is left of the present one.
+    fn run_again(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        match &mut self.state {
+            State::Starting { .. } | State::Running { .. } => self.stop(StopReason::Restarted, now, effects),
+            State::Stopping { why, .. } => {
+                *why = StopReason::Restarted;
+                self.hasten(now, effects);
+            }
+            State::Closing { then: Then::Begin, .. } => self.renew(now),
+            State::Waiting | State::Queued { .. } | State::Backoff { .. } | State::Exited { .. } => {
+                self.renew(now);
+                self.begin(now, effects);
+            }
+            State::Invalid | State::Closing { .. } | State::Gone { .. } => {}
+        }
+    }
+
+    /// Nothing is left of what was stopped because an operator or the entry said so.
+    pub(super) fn stopped_by_order(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        if self.is_disabled() {
+            self.state = State::Waiting;
+            effects.extend(self.session().cloned().map(|session| Effect::OfferShell { session }));
+        } else {
+            self.renew(now);
+            self.begin(now, effects);
+        }
+    }
+
+    /// Kills what is being stopped if the orders allow it no time.
+    fn hasten(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let State::Stopping { attempt, why, .. } = self.state else { return };
+        if self.is_at_once(why)
+            && let State::Stopping { deadline, force: force @ Force::Interrupted { .. }, .. } = &mut self.state
+        {
+            (*deadline, *force) = (now.min(*deadline), Force::Killed);
+            effects.push(Effect::Kill { attempt });
+        }
+    }
+
+    /// Whether a stop for this reason leaves no time.
+    pub(super) fn is_at_once(&self, why: StopReason) -> bool {
+        match why {
+            StopReason::Disabled => self.orders.stops_at_once(),
+            StopReason::Restarted => self
+                .life
+                .as_ref()
+                .and_then(|life| life.generation)
+                .is_some_and(|generation| self.orders.restarts_at_once(generation)),
+            StopReason::Changed | StopReason::Removed(_) | StopReason::TimedOut => false,
+        }
+    }
+
+    fn renew(&mut self, now: Timestamp) {
+        let Some(life) = &mut self.life else { return };
+        life.renew(now);
+    }
+
+    /// Starts what has waited for nothing but the end of a pause.
+    fn go_on(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let restarts = self.life.as_ref().is_some_and(|life| life.next == Some(Next::Restart));
+        if restarts { self.judge(now, effects) } else { self.begin(now, effects) }
+    }
+
+    /// The orders that keep it from starting, as the API shows them.
+    pub(super) fn forbidden(&self) -> impl Iterator<Item = WaitingFor> + use<> {
+        let enabled = self.is_disabled().then(|| {
+            let giver = self.orders.stopped_by();
+            WaitingFor::Enabled { by: giver.by, at: giver.at }
+        });
+        enabled.into_iter().chain(self.paused())
+    }
+
+    /// The pause, as the API shows it.
+    pub(super) fn paused(&self) -> Option<WaitingFor> {
+        self.orders.pause.as_ref().map(|pause| WaitingFor::Paused { by: pause.by.clone(), at: pause.at })
+    }
+
+    /// Why it is being stopped, as the API shows it.
+    pub(super) fn because(&self, why: StopReason) -> StoppingBecause {
+        let giver = || self.giver.clone();
+        match why {
+            StopReason::Disabled => StoppingBecause::Disabled { by: giver().by, at: giver().at },
+            StopReason::Restarted => StoppingBecause::Restarted { by: giver().by, at: giver().at },
+            other => other.into(),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Reads and writes drop-ins as the calling user.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat, renameat};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use crate::config::drop_in::{self, DropIn, MAX_SIZE, Scope};
+use crate::inputs::overrides::{ALL, ENDING};
+use crate::sys::file_id::FileId;
+use crate::sys::{regular_file, safe_path};
+
+/// Why a drop-in was not read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// This user may not.
+    #[error("failed to write {}: permission denied; be root or {}, or type: sudo {line}", path.display(), who_may_write(path))]
+    Denied {
+        /// The drop-in.
+        path: PathBuf,
+        /// The command line that would do it.
+        line: String,
+    },
+    /// The folder does not exist.
+    #[error("the overrides directory {} does not exist; agentd makes it when it starts, and --override-dir names another", .0.display())]
+    NoFolder(PathBuf),
+    /// Anything else.
+    #[error("failed to write {}: {source}", path.display())]
+    Io {
+        /// The drop-in.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+}
+
+/// Who may write in the folder of this file, as far as the folder's permissions can be read.
+fn who_may_write(path: &Path) -> String {
+    let group = path.parent().and_then(|folder| fs::metadata(folder).ok()).map(|metadata| metadata.gid());
+    match group.filter(|&group| group != 0).and_then(users::get_group_by_gid) {
+        Some(group) => format!("a member of group {}", group.name().to_string_lossy()),
+        None => "the user that agentd runs as".to_owned(),
+    }
+}
+
+/// The overrides directory, as the calling user sees it.
+pub(super) struct Files {
+    directory: PathBuf,
+}
+
+/// A drop-in that was written.
+pub(super) struct Written {
+    path: PathBuf,
+    name: OsString,
+    id: FileId,
+}
+
+impl Written {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Files {
+    pub(super) fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
+    }
+
+    fn open(&self) -> io::Result<OwnedFd> {
+        Ok(safe_path::open_dir(&self.directory, None)?)
+    }
+
+    /// Whether there is a file of this name.
+    pub(super) fn has(&self, stem: &str) -> Result<bool, Failure> {
+        let path = self.directory.join(format!("{stem}{ENDING}"));
+        match self.open() {
+            Ok(folder) => Ok(safe_path::look(&folder, &name_of(&folder, stem)).is_ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::NoFolder(self.directory.clone())),
+            Err(source) => Err(Failure::Io { path, source }),
+        }
+    }
+
+    /// What the drop-in says. One that is absent, that cannot be read or that says what it must not says nothing: it is replaced.
+    pub(super) fn read(&self, stem: &str) -> Result<DropIn, Failure> {
+        let folder = match self.open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Failure::NoFolder(self.directory.clone()));
+            }
+            // Writing tells.
+            Err(_) => return Ok(DropIn::default()),
+            Ok(folder) => folder,
+        };
+        let scope = if stem == ALL { Scope::All } else { Scope::Agent };
+        let text = regular_file::read_in(&folder, &name_of(&folder, stem), MAX_SIZE);
+        Ok(text.ok().and_then(|(text, _)| drop_in::parse(&text, scope).ok()).unwrap_or_default())
+    }
+
+    /// Writes a drop-in, and replaces the one that is there. `line` is the command line of this.
+    pub(super) fn write(&self, stem: &str, drop_in: DropIn, line: &str) -> Result<Written, Failure> {
+        let path = self.directory.join(format!("{stem}{ENDING}"));
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::PermissionDenied => Failure::Denied { path: path.clone(), line: line.to_owned() },
+            io::ErrorKind::NotFound => Failure::NoFolder(self.directory.clone()),
+            _ => Failure::Io { path: path.clone(), source },
+        };
+        let folder = self.open().map_err(failed)?;
+        let name = name_of(&folder, stem);
+        let temporary = OsString::from(format!(".{stem}.{}.new", std::process::id()));
+        let id = put(&folder, &temporary, &name, &drop_in.render()).map_err(|source| {
+            // Whatever came of it says nothing.
+            let _ = unlinkat(&folder, temporary.as_os_str(), UnlinkatFlags::NoRemoveDir);
+            failed(source)
+        })?;
+        Ok(Written { path: self.directory.join(&name), name, id })
+    }
+
+    /// Removes what was written, unless something else is there now. What stays does no harm.
+    pub(super) fn remove(&self, written: &Written) {
+        let Ok(folder) = self.open() else { return };
+        if safe_path::look(&folder, &written.name).is_ok_and(|look| look.version.id == written.id) {
+            let _ = unlinkat(&folder, written.name.as_os_str(), UnlinkatFlags::NoRemoveDir);
+        }
+    }
+}
+
+/// The name of the file of this agent: one that is there, whatever the case of its name, or that of the agent.
+fn name_of(folder: &OwnedFd, stem: &str) -> OsString {
+    let name = format!("{stem}{ENDING}");
+    let entries = fs::read_dir(format!("/proc/self/fd/{}", folder.as_raw_fd())).into_iter().flatten().flatten();
+    let same = entries.map(|entry| entry.file_name()).find(|other| other.eq_ignore_ascii_case(&name));
+    same.unwrap_or_else(|| name.into())
+}
+
+/// Writes a file beside the other, and renames it.
+fn put(folder: &OwnedFd, temporary: &OsStr, name: &OsStr, text: &str) -> io::Result<FileId> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    // The other operators may read it, whatever the umask; the folder gives it its group.
+    let mode = Mode::from_bits_truncate(0o640);
+    let file = match openat(folder, temporary, flags, mode) {
+        // Of an earlier process with the same id.
+        Err(Errno::EEXIST) => {
+            unlinkat(folder, temporary, UnlinkatFlags::NoRemoveDir)?;
+            openat(folder, temporary, flags, mode)?
+        }
+        file => file?,
+    };
+    let mut file = File::from(file);
+    fchmod(file.as_fd(), mode)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    let id = FileId::of(&file)?;
+    renameat(folder, temporary, folder, name)?;
+    Ok(id)
+}
