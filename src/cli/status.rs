@@ -36,6 +36,7 @@ const HEADINGS: [&str; 7] = ["NAME", "HARNESS", "STATE", "SINCE", "RESTARTS", "L
 
 /// Which agents to show, and how.
 #[derive(Clone, Debug, clap::Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub struct Arguments {
     /// Show only these agents; `*` and `?` stand for any characters and for one, and case does not matter
     #[arg(value_name = "NAME", add = complete::names())]

@@ -308,6 +308,20 @@ mod tests {
     }
 
     #[test]
+    fn a_pause_is_a_notice_before_the_faults() {
+        let mut health: Health =
+            serde_json::from_value(serde_json::json!({ "state": "running", "uptime_seconds": 1 })).unwrap();
+        let now = ago(0).0;
+        assert_eq!(notices(&health, now), Vec::<String>::new());
+        health.override_error = Some("no".to_owned());
+        health.paused = Some(Override { by: Some("o\x1bp".to_owned()), at: Some(ago(300)), ..Override::default() });
+        let paused = "all agents were paused by o\\u{1b}p 5m ago, and none starts: agentd unpause --all";
+        assert_eq!(notices(&health, now), [paused, "overrides: no"]);
+        health.paused = Some(Override::default());
+        assert_eq!(notices(&health, now)[0], "all agents were paused, and none starts: agentd unpause --all");
+    }
+
+    #[test]
     fn every_state_has_a_word_that_is_counted() {
         for state in State::ALL {
             for outcome in

@@ -15,8 +15,7 @@ use crate::cli::table::{
     Column, GAP, NOTHING, headings, push_hanging, row, shortened_in_the_middle, width_of, without_empty, wrapped,
 };
 use crate::cli::wording::{
-    STATE_WORDS, counted, exit_cell, is_switched_off, never_started, paint, remarks, since, state_word, until, urgency,
-    words,
+    STATE_WORDS, counted, exit_cell, never_started, paint, remarks, since, state_word, until, urgency, words,
 };
 use crate::text::printable::escaped;
 use crate::wire::reason::WaitingFor;
@@ -189,7 +188,7 @@ impl Sort {
             since(agent).map_or(Duration::MAX, |Time(since)| now.duration_since(since).unwrap_or_default())
         };
         let idle = |agent: &AgentStatus| {
-            let is_there = agent.state == State::Running && !is_switched_off(agent);
+            let is_there = agent.state == State::Running;
             let last = agent.last_output_at.filter(|_| is_there);
             // The longest first, and then those that are not known to idle.
             std::cmp::Reverse(last.map(|Time(last)| now.duration_since(last).unwrap_or_default()))
@@ -209,7 +208,8 @@ mod tests {
     use super::*;
     use crate::cli::status::tests::{agent, ago, now};
     use crate::wire::exit_status::ExitStatus;
-    use crate::wire::status::{Exit, Override};
+    use crate::wire::reason::WaitingFor;
+    use crate::wire::status::Exit;
 
     #[allow(clippy::unnecessary_wraps, reason = "a field of a status takes it as it is")]
     fn exit(how: ExitStatus) -> Option<Exit> {
@@ -378,11 +378,15 @@ writer    claude-code  completed  2m      0         0     -     -       -     - 
 
     #[test]
     fn states_say_what_an_operator_or_a_lack_of_output_means() {
-        let overridden = Some(Override { enabled: Some(false), by: Some("op".into()), ..Override::default() });
         let stopped = AgentStatus {
-            overridden,
-            reason: Some("stopped by op 5 min ago: agentd start a".into()),
+            waiting_for: vec![WaitingFor::Enabled { by: Some("op".into()), at: Some(ago(300)) }],
+            reason: Some("stopped by op".into()),
             ..agent("a", State::Waiting)
+        };
+        let disabled = AgentStatus {
+            waiting_for: vec![WaitingFor::Enabled { by: None, at: None }],
+            reason: Some("its entry says `enabled = false`".into()),
+            ..agent("d", State::Waiting)
         };
         let silent = AgentStatus {
             outcome: Some(Outcome::Completed),
@@ -397,14 +401,16 @@ writer    claude-code  completed  2m      0         0     -     -       -     - 
         let expected = "\
 NAME  STATE         FOR    RESTARTS  EXIT
 a     stopped       1d 1h  0         -
-  stopped by op 5 min ago: agentd start a
+  stopped by op 5m ago: agentd start a
 b     completed     9s     0         0
   it ended in under 2s and printed nothing: it probably did nothing
 c     cannot start  9s     0         -
   x: not found
-3 agents: 1 cannot start, 1 completed, 1 stopped
+d     stopped       1d 1h  0         -
+  its entry says `enabled = false`
+4 agents: 1 cannot start, 1 completed, 2 stopped
 ";
-        assert_eq!(shown(&[stopped, silent, absent], 80, Sort::Name), expected);
+        assert_eq!(shown(&[stopped, silent, absent, disabled], 80, Sort::Name), expected);
     }
 
     #[test]
