@@ -463,7 +463,7 @@ async fn pause(
     const PAUSED: &str = "no agent starts from now on, and what runs goes on; agentd unpause --all ends the pause";
     let daemon = Daemon::find(all, here, directory).await?;
     let line = if pauses { "agentd pause --all" } else { "agentd unpause --all" };
-    if !pauses && !daemon.files.has(ALL)? && daemon.health.as_ref().is_ok_and(|health| health.paused.is_none()) {
+    if !pauses && !daemon.files.has(ALL, line)? && daemon.health.as_ref().is_ok_and(|health| health.paused.is_none()) {
         return Ok((vec!["agents are not paused".to_owned()], 0));
     }
     let written = daemon.files.write(ALL, DropIn { enabled: Some(!pauses), ..DropIn::default() }, line)?;
