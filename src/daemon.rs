@@ -429,14 +429,7 @@ async fn serve(
     };
     let mut inputs = tokio::spawn(follow(inputs, nudged, events.clone()));
     let mut supervisor = tokio::spawn(supervisor.run(inbox));
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        config = %settings.config.display(),
-        api = %settings.api_socket.display(),
-        tmux = %settings.tmux_socket.display(),
-        "agentd runs"
-    );
-
+    announce(settings);
     tokio::spawn(obey(signals, settings.on_terminate, notifier, systemd, events, nudges));
 
     let ended = first_end(&mut inputs, &mut supervisor).await;
@@ -467,6 +460,17 @@ async fn first_end(
             Err(defect) => Err(failed("attend to the agents")(io::Error::other(defect))),
         },
     }
+}
+
+/// Says in the log that the daemon runs, and with which files.
+fn announce(settings: &Settings) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = %settings.config.display(),
+        api = %settings.api_socket.display(),
+        tmux = %settings.tmux_socket.display(),
+        "agentd runs"
+    );
 }
 
 /// The path of this program.
