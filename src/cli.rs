@@ -852,7 +852,6 @@ mod tests {
             let expected: &[&str] = match call.first().map_or("", String::as_str) {
                 "" => DAEMON,
                 "check" => &["config", "unsandboxed", "json", "strict", "here", "user", "secret-dir"],
-                "diff" => &["config", "unsandboxed", "json", "api-socket"],
                 "status" => &["watch", "sort", "json", "failed", "check", "api-socket"],
                 "explain" => &["utc", "json", "api-socket"],
                 "wait" => &["for", "timeout", "exit-code", "json", "api-socket"],
@@ -881,7 +880,7 @@ mod tests {
                 "attach" => ATTACH,
                 "send" => &["keys", "no-enter", "config", "terminal-socket", "api-socket"],
                 "doctor" => DOCTOR,
-                "show" => &["config", "unsandboxed", "json", "api-socket"],
+                "show" | "diff" => &["config", "unsandboxed", "json", "api-socket"],
                 "init" => &["config", "secret-dir"],
                 "schema" | "completions" | "man" => &[],
                 other => panic!("{other} is new"),
@@ -950,7 +949,7 @@ mod tests {
                 count += 1;
             }
         }
-        assert_eq!(count, 15);
+        assert_eq!(count, 16);
     }
 
     #[test]

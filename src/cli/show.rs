@@ -345,8 +345,8 @@ env            line 10     { TOKEN = "[masked]" }
 secrets        default     - (all of them)
 restart        line 6      "on-failure"
 max_restarts   line 7      5
-backoff        default     ["3s"]
-backoff_reset  default     -
+backoff        default     ["3s", "3s", "3s", "3s", "3s", "10s", "30s", "1m", "5m"]
+backoff_reset  default     "10m"
 timeout        line 8      "1h30m"
 grace_period   default     "30s"
 memory         default     - (no limit)
