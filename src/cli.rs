@@ -19,7 +19,7 @@ pub mod status;
 mod table;
 mod target;
 mod terminal;
-mod times;
+pub mod times;
 pub mod wait;
 pub mod watch;
 mod wording;

@@ -9,6 +9,9 @@ use agentd::agent::launch::Launch;
 use agentd::agent::machine::{Attempt, Effect, Event, Machine, NotStarted, Removal};
 use agentd::agent::name::Name;
 use agentd::agent::spec::{Kind, Limits, Policy, Restart};
+use agentd::cli::status::Sort;
+use agentd::cli::status::board::{self, View};
+use agentd::cli::times::Times;
 use agentd::cli::{explain, status as table};
 use agentd::observe::metrics;
 use agentd::observe::ring::Ring;
@@ -189,14 +192,16 @@ pub fn check_snapshot(snapshot: &Snapshot, most: usize) {
     let agents: Vec<AgentStatus> = serde_json::from_str(&body).expect("it is what clients read");
     assert_eq!(text(printable::json_line(&agents).as_bytes(), most), body, "clients read what was written");
     let now = SystemTime::now();
-    let mut shown = vec![table::render(&agents, now, None, false), table::render(&agents, now, Some(80), false)];
+    let view = |width| View { now, width, color: false, sort: Sort::Attention };
+    let mut shown = vec![table::render(&agents.iter().collect::<Vec<_>>(), now)];
+    shown.extend([50, 80, 120].map(|width| board::render(&agents, &view(width))));
     for agent in &agents {
         let whole = snapshot.agent_in_full(&agent.name.parse().expect("it is a name")).expect("it is there");
         let whole: AgentStatus =
             serde_json::from_str(&text(printable::json_line(&whole).as_bytes(), most)).expect("likewise");
         shown.push(table::render_history(&whole.history, now, Some(80)));
         shown.push(table::render_history(&whole.history, now, None));
-        shown.push(explain::render(&explain::explain(&whole, Vec::new()), now, 80, None));
+        shown.push(explain::render(&explain::explain(&whole, Vec::new()), now, &Times::Exact, 80, None));
     }
     for shown in shown {
         assert!(!shown.contains(|character| character != '\n' && printable::acts(character)), "{shown:?}");

@@ -388,13 +388,7 @@ fn retried(cause: &WaitingFor) -> String {
 const LABEL: usize = 11;
 
 /// The explanation as sentences, in lines of `width` characters. `color` is for the state, which is said in words all the same.
-pub(super) fn render(
-    explanation: &Explanation,
-    now: SystemTime,
-    times: &Times,
-    width: usize,
-    color: Option<&str>,
-) -> String {
+pub fn render(explanation: &Explanation, now: SystemTime, times: &Times, width: usize, color: Option<&str>) -> String {
     let mut text = String::new();
     let state = match explanation.outcome {
         Some(outcome_) => format!("{} ({})", explanation.state, outcome(outcome_)),

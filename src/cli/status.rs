@@ -2,7 +2,7 @@
 //!
 //! On a terminal it is the [table for people](board). Elsewhere it is a line per agent, whose columns stay as they are.
 
-mod board;
+pub mod board;
 mod live;
 
 use std::fmt::Write as _;

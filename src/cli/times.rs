@@ -7,7 +7,7 @@ use crate::wire::status::Time;
 
 /// How a command writes times.
 #[derive(Clone, Debug)]
-pub(super) enum Times {
+pub enum Times {
     /// As the API does: RFC 3339 in UTC.
     Exact,
     /// The time of day, with the date if it is not today's.
