@@ -50,7 +50,7 @@ pub const EXIT_STATUSES: [(&str, &str); 9] = [
     ("1", "it failed, or a check found a fault (`check`, `doctor`)"),
     ("2", "the command line is wrong"),
     ("3", "`status`, `send`: the agent does not run; `status` without NAME: the daemon does not"),
-    ("4", "nothing is known, or done: there is no such agent, agentd does not answer, or you are not allowed to"),
+    ("4", "the command could not act: no agent has that name, agentd does not answer, or you do not have permission"),
     ("5", "`status --check`: an agent needs attention"),
     ("6", "`send`: it was sent, but the agent's screen did not change"),
     ("123", "`wait`, `start --wait`, `restart --wait`: the agent does not get there by itself"),
