@@ -27,6 +27,7 @@ pub mod rendering;
 mod replay;
 pub mod sanitizer;
 pub mod store;
+mod total;
 pub mod writer;
 
 use std::fs::File;

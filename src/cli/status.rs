@@ -10,7 +10,7 @@ use hyper::body::Bytes;
 use super::complete;
 use super::output::{block_on, complain, print, say};
 use super::table::{GAP, Table, shortened};
-use super::wording::{exit_cell, faults, paint, remark, since, words};
+use super::wording::{exit_cell, faults, log_use, paint, remark, since, words};
 use crate::client::{Answer, Client, Error};
 use crate::sys::terminal::Terminal;
 use crate::text::printable::{escaped, json_line};
@@ -93,6 +93,9 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
     let Terminal { width, color, .. } = Terminal::here();
     let now = SystemTime::now();
     let mut text = render(&agents, now, width, color);
+    if let [AgentStatus { logs: Some(logs), .. }] = agents.as_slice() {
+        let _ = writeln!(text, "\n{}", log_use(*logs));
+    }
     if let [AgentStatus { history, .. }] = agents.as_slice()
         && !history.is_empty()
     {
@@ -258,6 +261,7 @@ pub(super) mod tests {
             changed: crate::wire::reason::Changes::default(),
             config_generation: None,
             resources: None,
+            logs: None,
             history: Vec::new(),
         }
     }

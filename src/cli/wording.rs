@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::sys::regular_file;
 use crate::text::printable::escaped;
 use crate::wire::exit_status::ExitStatus;
-use crate::wire::status::{AgentStatus, Health, Outcome, State, Time};
+use crate::wire::status::{AgentStatus, Health, LogUse, Outcome, State, Time};
 
 /// What is wrong with the daemon as a whole, a line each.
 pub(super) fn faults(health: &Health) -> Vec<String> {
@@ -19,6 +19,27 @@ pub(super) fn faults(health: &Health) -> Vec<String> {
     let named =
         |(what, fault): (&str, &Option<String>)| fault.as_ref().map(|fault| format!("{what}: {}", escaped(fault)));
     faults.into_iter().filter_map(named).collect()
+}
+
+/// The disk space of an agent's logs, in a line.
+pub(super) fn log_use(LogUse { bytes, attempts }: LogUse) -> String {
+    format!("Logs {} in {}", in_bytes(bytes), counted(usize::try_from(attempts).unwrap_or(usize::MAX), "attempt"))
+}
+
+/// Bytes, to a tenth of the largest unit that fits.
+pub(super) fn in_bytes(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.into_iter().find(|(shift, _)| bytes >> shift > 0) {
+        Some((shift, unit)) => {
+            let tenths = (u128::from(bytes) * 10) >> shift;
+            if tenths % 10 == 0 {
+                format!("{} {unit}", tenths / 10)
+            } else {
+                format!("{}.{} {unit}", tenths / 10, tenths % 10)
+            }
+        }
+        None => format!("{bytes} bytes"),
+    }
 }
 
 /// When the agent entered its state: what the API says, or, with an older daemon that does not say, what follows from the rest.
