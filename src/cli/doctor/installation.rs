@@ -11,7 +11,7 @@ use nix::sys::statvfs::statvfs;
 use super::Check;
 use super::examine::run_as;
 use crate::cli::target::{Daemon, Target};
-use crate::cli::wording::{counted, in_bytes};
+use crate::cli::wording::in_bytes;
 use crate::launch::program;
 use crate::sys::process;
 use crate::sys::procfs::{self, Stat};
@@ -50,15 +50,16 @@ async fn unit(target: &Target) -> Check {
     let user_bus = Systemd::of_user(target.user_id);
     let systemd = if target.is_system { Systemd::default() } else { user_bus };
     let mode = systemd.kill_mode(daemon.pid).await.unwrap_or_else(|_| "unknown".to_owned());
-    let what = counted(strangers.len(), "process");
+    let count = strangers.len();
     if mode == "process" || mode == "none" {
-        return Check::ok(NAME, format!("{what} of agents or tmux in {service} outlive its restart: KillMode={mode}"));
+        return Check::ok(NAME, format!("a restart of {service} ends no agent and no tmux server: KillMode={mode}"));
     }
     let remedy = format!(
         "see the daemon's log for why systemd gave them no scope; until that is remedied: systemctl edit {service}, with KillMode=process in [Service]"
     );
-    let message =
-        format!("a restart of {service} would end {what} of agents or of their tmux server (KillMode={mode})");
+    let message = format!(
+        "a restart of {service} would end processes of agents or of their tmux server: {count} (KillMode={mode})"
+    );
     Check::warning(NAME, message, remedy)
 }
 
@@ -110,9 +111,7 @@ fn versions(target: &Target, health: Option<&Health>) -> Check {
     }
     let launchers = match old_launchers() {
         0 => String::new(),
-        count => {
-            format!("; {} of an earlier installation keep working until their agents end", counted(count, "launcher"))
-        }
+        count => format!("; launchers of an earlier installation, which work until their agents end: {count}"),
     };
     Check::ok(NAME, format!("this is agentd {own}, and so is the daemon, if it runs{launchers}"))
 }
