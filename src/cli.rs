@@ -8,15 +8,18 @@ pub mod doctor;
 pub mod events;
 pub mod explain;
 mod go_flags;
+pub mod init;
 pub mod logs;
 pub mod manual;
 pub mod operate;
 pub mod output;
 pub mod send;
+pub mod show;
 pub mod status;
 mod table;
 mod target;
 mod terminal;
+mod times;
 pub mod wait;
 pub mod watch;
 mod wording;
@@ -29,7 +32,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
-use clap::error::{ContextValue, ErrorKind};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -91,8 +94,8 @@ pub enum Command {
     /// With it, taplo and tombi complete and check a jcard while you write.
     #[command(after_long_help = manual::help("schema"))]
     Schema,
-    /// Show the agents, or one of them
-    #[command(after_long_help = manual::help("status"))]
+    /// Show the agents, or some of them
+    #[command(after_long_help = manual::help("status"), aliases = ["ps", "list", "ls"])]
     Status(Asking<status::Arguments>),
     /// Wait until an agent has ended, or is in another state
     ///
@@ -111,7 +114,7 @@ pub enum Command {
     ///
     /// It starts with the first byte of the latest attempt, or of another attempt. Logs outlive the attempt and restarts of agentd.
     /// Without --raw, the text is what a person would have read on the terminal. Values of secrets are redacted.
-    #[command(after_long_help = manual::help("logs"))]
+    #[command(after_long_help = manual::help("logs"), alias = "log")]
     Logs(Asking<logs::Arguments>),
     /// Print what has happened, and with -f what happens next
     ///
@@ -158,6 +161,23 @@ pub enum Command {
     /// Each finding that is not ok comes with a remedy.
     #[command(after_long_help = manual::help("doctor"))]
     Doctor(doctor::Arguments),
+    /// Show how an agent is declared: every field, and where its value comes from
+    ///
+    /// It reads the jcard and needs no daemon; one that answers also says what operators have overridden. Values of variables are not
+    /// shown, and secrets only by name.
+    #[command(after_long_help = manual::help("show"))]
+    Show(Asking<show::Arguments>),
+    /// Write a jcard to begin with, and make the folders beside it
+    ///
+    /// What exists is not changed.
+    #[command(after_long_help = manual::help("init"))]
+    Init(init::Arguments),
+    /// Print the script that completes agentd's words in a shell
+    #[command(after_long_help = manual::help("completions"))]
+    Completions(complete::Arguments),
+    /// Write the man pages into a folder
+    #[command(after_long_help = manual::help("man"))]
+    Man(manual::Arguments),
 }
 
 /// The files that several commands read. Each command takes the options that have an effect on it.
@@ -207,7 +227,11 @@ impl Command {
             Self::Diff(Asking { what: diff::Arguments { config, unsandboxed, .. }, api }) => {
                 Places { config: config.clone(), unsandboxed: *unsandboxed, ..of_api(api) }
             }
-            Self::Schema => Places::default(),
+            Self::Show(Asking { what, api }) => {
+                Places { config: what.config.clone(), unsandboxed: what.unsandboxed, ..of_api(api) }
+            }
+            Self::Init(init::Arguments { config, .. }) => Places { config: config.clone(), ..Places::default() },
+            Self::Schema | Self::Completions(_) | Self::Man(_) => Places::default(),
             Self::Status(asking) => of_api(&asking.api),
             Self::Wait(asking) => of_api(&asking.api),
             Self::Explain(asking) => of_api(&asking.api),
@@ -310,7 +334,7 @@ impl Arguments {
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut command = taking_any_value(Self::command());
         let Translated { words, from_go, without_effect } = go_flags::translate(&command, words);
-        let matches = command.try_get_matches_from_mut(words)?;
+        let matches = command.try_get_matches_from_mut(words).map_err(with_hint)?;
         refuse_without_effect(&mut command, &matches)?;
         let mut arguments = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
         if let Some(verb) = &arguments.command {
@@ -320,13 +344,24 @@ impl Arguments {
             }
             arguments.places.overlay(&verb.places());
         }
+        match &arguments.command {
+            Some(Command::Init(init)) => arguments.daemon.whereabouts.overlay(&init.whereabouts()),
+            Some(Command::Logs(logs)) => arguments.daemon.whereabouts.overlay(&logs.what.whereabouts()),
+            _ => {}
+        }
         (arguments.daemon.from_go, arguments.daemon.without_effect) = (from_go, without_effect);
         Ok(arguments)
     }
 
     /// Applies [`SOCKET_VARIABLE`] to a command that asks the daemon, unless an option names a socket.
     pub fn with_environment(mut self, here: &Surroundings) -> Result<Self, clap::Error> {
-        let asks = !matches!(self.command, None | Some(Command::Check(_) | Command::Schema));
+        let asks = match self.command {
+            None
+            | Some(
+                Command::Check(_) | Command::Schema | Command::Init(_) | Command::Completions(_) | Command::Man(_),
+            ) => false,
+            Some(_) => true,
+        };
         if asks && self.places.api.socket.is_none() {
             self.places.api.socket = named_socket(here)?;
         }
@@ -490,6 +525,29 @@ fn refuse_without_effect(command: &mut clap::Command, matches: &ArgMatches) -> R
     }
 }
 
+/// Words that people try because other programs have them, and what to do instead.
+const HINTS: [(&[&str], &str); 3] = [
+    (
+        &["add", "run", "create", "new", "edit"],
+        "agents are declared in the jcard: edit it and save; agentd init writes one",
+    ),
+    (&["remove", "rm", "delete"], "remove the agent's entry from the jcard, and save"),
+    (&["daemon", "serve"], "agentd without a command is the daemon"),
+];
+
+/// Adds to the refusal of an unknown command what to do instead, if that is known.
+fn with_hint(mut error: clap::Error) -> clap::Error {
+    let word = match error.get(ContextKind::InvalidSubcommand).or_else(|| error.get(ContextKind::InvalidArg)) {
+        Some(ContextValue::String(word)) => word.clone(),
+        _ => return error,
+    };
+    if let Some((_, hint)) = HINTS.iter().find(|(words, _)| words.contains(&word.as_str())) {
+        error.remove(ContextKind::SuggestedSubcommand);
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![(*hint).into()]));
+    }
+    error
+}
+
 /// The message for a refused command line. Characters in it that act on a terminal are escaped.
 fn refusal(mut error: clap::Error) -> String {
     let context: Vec<_> = error.context().map(|(kind, value)| (kind, value.clone())).collect();
@@ -560,6 +618,18 @@ mod tests {
 
     fn user() -> Surroundings {
         Surroundings { home: "/home/me".into(), ..Surroundings::default() }
+    }
+
+    #[test]
+    fn a_word_of_other_programs_gets_a_hint() {
+        for (word, hint) in [("add", "edit it and save"), ("run", "agentd init"), ("rm", "remove the agent's entry")] {
+            let said = refusal(read(&["agentd", word]).unwrap_err());
+            assert!(said.contains(hint) && said.contains(word), "{said}");
+        }
+        for (alias, verb) in [("ps", "status"), ("list", "status"), ("ls", "status"), ("log", "logs")] {
+            let words = |verb| read(&["agentd", verb, "a"]).unwrap();
+            assert_eq!(format!("{:?}", words(alias)), format!("{:?}", words(verb)));
+        }
     }
 
     #[test]
@@ -721,8 +791,8 @@ mod tests {
                 let long: &str = Box::leak(format!("--{long}").into_boxed_str());
                 lines.push([&call[..], &[long, HOSTILE, "--no-such-option"]].concat());
             }
-            // `check` takes any number of files.
-            if command.get_name() != "check" {
+            let takes_many = |argument: &Arg| argument.get_num_args().is_some_and(|range| range.max_values() > 1);
+            if !command.get_positionals().any(takes_many) {
                 lines.push([&call[..], &[HOSTILE, HOSTILE, HOSTILE]].concat());
             }
             lines.push([&call[..], &[&option]].concat());
@@ -780,6 +850,7 @@ mod tests {
             "admin-group",
             "operator-group",
             "override-dir",
+            "verbose",
             "json",
         ];
         for (call, command) in commands() {
@@ -787,19 +858,37 @@ mod tests {
                 "" => DAEMON,
                 "check" => &["config", "unsandboxed", "json", "strict", "here", "user", "secret-dir"],
                 "diff" => &["config", "unsandboxed", "json", "api-socket"],
-                "schema" => &[],
-                "status" => &["json", "failed", "check", "api-socket"],
-                "explain" => &["json", "api-socket"],
+                "status" => &["watch", "sort", "json", "failed", "check", "api-socket"],
+                "explain" => &["utc", "json", "api-socket"],
                 "wait" => &["for", "timeout", "exit-code", "json", "api-socket"],
                 "watch" => &["once", "follow", "json", "api-socket"],
-                "logs" => &["follow", "lines", "attempt", "previous", "since", "raw", "json", "api-socket"],
-                "events" => &["follow", "after", "json", "api-socket"],
+                "logs" => &[
+                    "all",
+                    "follow",
+                    "lines",
+                    "timestamps",
+                    "utc",
+                    "attempt",
+                    "previous",
+                    "all-attempts",
+                    "since",
+                    "raw",
+                    "json",
+                    "log-dir",
+                    "secret-dir",
+                    "user",
+                    "api-socket",
+                ],
+                "events" => &["follow", "after", "utc", "json", "api-socket"],
                 "stop" | "restart" => &["now", "wait", "override-dir", "api-socket"],
                 "start" => &["wait", "override-dir", "api-socket"],
                 "pause" | "unpause" => &["all", "override-dir", "api-socket"],
                 "attach" => ATTACH,
                 "send" => &["keys", "no-enter", "config", "terminal-socket", "api-socket"],
                 "doctor" => DOCTOR,
+                "show" => &["config", "unsandboxed", "json", "api-socket"],
+                "init" => &["config", "secret-dir"],
+                "schema" | "completions" | "man" => &[],
                 other => panic!("{other} is new"),
             };
             let sorted = |mut options: Vec<&str>| {

@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 
 pub use self::sse::{Message, Messages, Stream};
 use crate::sys::unix_socket;
+use crate::text::suggest::nearest;
 use crate::wire::SOCKET_VARIABLE;
 use crate::wire::status::{AgentStatus, Health};
 
@@ -58,10 +59,15 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The daemon knows no agent of that name.
-    #[error("failed to find agent {0:?}: agentd knows no agent of that name; agentd status lists all agents")]
-    NoSuchAgent(String),
+    #[error("there is no agent {name:?}{} (agentd status lists all)", meant(nearest.as_deref()))]
+    NoSuchAgent {
+        /// The name that was given.
+        name: String,
+        /// The agent that was probably meant.
+        nearest: Option<String>,
+    },
     /// An answer other than 200.
-    #[error("failed to get {what} from agentd: {}", if message.is_empty() { status.as_str() } else { message })]
+    #[error("{}", if message.is_empty() { format!("failed to get {what} from agentd: {status}") } else { message.clone() })]
     Refused {
         /// What the daemon was asked for, in words.
         what: String,
@@ -128,19 +134,19 @@ impl Client {
 
     /// `GET /v1/agents/{name}`; the case of the name does not matter.
     pub async fn agent(&self, name: &str) -> Result<Answer<AgentStatus>, Error> {
-        or_no_such_agent(name, self.get(&path_of(name, ""), &format!("agent {name}")).await)
+        self.or_no_such_agent(name, self.get(&path_of(name, ""), &format!("agent {name}")).await).await
     }
 
     /// `GET /v1/agents/{name}/log`, with its query.
     pub async fn log(&self, name: &str, query: &str) -> Result<Stream<'_>, Error> {
         let path = path_of(name, &format!("/log?{query}"));
-        or_no_such_agent(name, self.stream(&path, format!("the log of {name}"), None).await)
+        self.or_no_such_agent(name, self.stream(&path, format!("the log of {name}"), None).await).await
     }
 
     /// `GET /v1/agents/{name}/screen`, with its query.
     pub async fn screen(&self, name: &str, query: &str) -> Result<Stream<'_>, Error> {
         let path = path_of(name, &format!("/screen?{query}"));
-        or_no_such_agent(name, self.stream(&path, format!("the screen of {name}"), None).await)
+        self.or_no_such_agent(name, self.stream(&path, format!("the screen of {name}"), None).await).await
     }
 
     /// `GET /v1/agents/{name}/screen` with `follow=true`, and with its query.
@@ -156,6 +162,19 @@ impl Client {
         let agent = agent.map(|name| format!("&agent={}", utf8_percent_encode(name, NON_ALPHANUMERIC)));
         let path = format!("/v1/events?follow={follow}{}", agent.unwrap_or_default());
         self.stream(&path, "events".to_owned(), after).await.map(Messages::new)
+    }
+
+    /// Says of an agent that does not exist which one was probably meant.
+    async fn or_no_such_agent<T>(&self, name: &str, result: Result<T, Error>) -> Result<T, Error> {
+        match result {
+            Err(Error::Refused { status: StatusCode::NOT_FOUND, message, .. }) if message == "agent not found" => {
+                // Without the list there is nothing to suggest.
+                let agents = self.agents().await.map(|answer| answer.value).unwrap_or_default();
+                let nearest = nearest(name, agents.iter().map(|agent| agent.name.as_str())).map(str::to_owned);
+                Err(Error::NoSuchAgent { name: name.to_owned(), nearest })
+            }
+            other => other,
+        }
     }
 
     /// Sends a request whose answer must begin within [`TIMEOUT`] and may then take any time.
@@ -226,13 +245,8 @@ fn path_of(name: &str, what: &str) -> String {
     format!("/v1/agents/{}{what}", utf8_percent_encode(name, NON_ALPHANUMERIC))
 }
 
-fn or_no_such_agent<T>(name: &str, result: Result<T, Error>) -> Result<T, Error> {
-    match result {
-        Err(Error::Refused { status: StatusCode::NOT_FOUND, message, .. }) if message == "agent not found" => {
-            Err(Error::NoSuchAgent(name.to_owned()))
-        }
-        other => other,
-    }
+fn meant(nearest: Option<&str>) -> String {
+    nearest.map(|nearest| format!("; did you mean {nearest:?}?")).unwrap_or_default()
 }
 
 /// The kind of the I/O error among an error's causes, if there is one.

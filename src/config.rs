@@ -13,6 +13,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
@@ -93,6 +94,23 @@ pub fn parse(text: &[u8], options: &Options) -> Result<Config, Vec<Finding>> {
     Ok(agents::read(document.get_ref(), &places, options))
 }
 
+/// Where the tables of agents and their fields stand in a jcard, in the order of the file ([`Entry::table`]); empty if the file as a
+/// whole is unusable.
+pub fn lines(text: &[u8]) -> Vec<Lines> {
+    let Ok(text) = std::str::from_utf8(without_byte_order_mark(text)) else { return Vec::new() };
+    let places = Places::new(text);
+    DeTable::parse(text).map(|document| agents::lines(document.get_ref(), &places)).unwrap_or_default()
+}
+
+/// The lines of one table, counted from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lines {
+    /// The line of its header.
+    pub header: usize,
+    /// The line of each field that is set.
+    pub fields: BTreeMap<String, usize>,
+}
+
 /// Whether the line with this byte has a key and a colon.
 fn is_like_yaml(text: &str, at: usize) -> bool {
     let before = text.get(..at).unwrap_or(text);
@@ -156,6 +174,8 @@ pub struct Entry {
     pub name: Name,
     /// The harness as written, if it is a known one.
     pub harness: Option<&'static Harness>,
+    /// The number of its table in the file, from 0; see [`lines`].
+    pub table: usize,
     /// The agent, or the errors in its entry (`line:column: problem; remedy`, one per line).
     pub spec: Result<AgentSpec, String>,
 }

@@ -431,8 +431,7 @@ async fn serve(
     };
     let mut inputs = tokio::spawn(follow(inputs, nudged, events.clone()));
     let mut supervisor = tokio::spawn(supervisor.run(inbox));
-    tell_start(settings);
-
+    announce(settings);
     tokio::spawn(obey(signals, settings.on_terminate, notifier, systemd, events, nudges));
 
     let ended = first_end(&mut inputs, &mut supervisor).await;
@@ -465,7 +464,8 @@ async fn first_end(
     }
 }
 
-fn tell_start(settings: &Settings) {
+/// Says in the log that the daemon runs, and with which files.
+fn announce(settings: &Settings) {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         config = %settings.config.display(),

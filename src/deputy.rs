@@ -22,6 +22,7 @@ pub mod renderer;
 mod terminal;
 mod tmux_client;
 mod tmux_server;
+pub mod transcript;
 mod worker;
 
 use std::ffi::OsString;

@@ -472,6 +472,10 @@ fn read_config(path: &Path) -> (Result<Jcard, String>, Option<SystemTime>) {
             let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             (Ok(Jcard { text, modified }), Some(modified).max(status_changed))
         }
+        Err(regular_file::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+            let right = "write it (agentd init does); agents that it declared before stay as they are";
+            (Err(format!("{} does not exist; {right}", path.display())), None)
+        }
         Err(error) => {
             (Err(format!("failed to read {}: {error}; what it declared before stays in force", path.display())), None)
         }

@@ -37,7 +37,7 @@
 //! | [`supervisor`] | the one loop: event → step → effects → publish; one attempt at a time from the pane to its last process | `agent`, `contain`, `launch`, `logs`, `observe`, `state`, `sys`, `text`, `tmux`, `wire` | decide (that is `agent`); wait for anything but the next event |
 //! | [`api`] | serves the API | `agent`, `deputy`, `logs`, `observe`, `sys`, `text`, `tmux`, `wire` | access anything but published state, logs and screens; write |
 //! | [`terminal`] | serves the terminal socket: operators attach and send | `agent`, `deputy`, `logs`, `observe`, `sys`, `text`, `tmux`, `wire` | read what an agent shows; act for anybody but an operator |
-//! | [`client`] | a client of the API | `sys`, `wire` | know how the API is served |
+//! | [`client`] | a client of the API | `sys`, `text`, `wire` | know how the API is served |
 //! | [`settings`] | flags, environment and defaults → `Settings`; every default path | `config`, `logs`, `sys`, `tmux`, `wire` | act on them |
 //! | [`cli`] | the commands and their output | `agent`, `client`, `config`, `deputy`, `inputs`, `launch`, `logs`, `settings`, `sys`, `text`, `tmux`, `wire` | decide anything |
 //! | [`daemon`] | wiring; the order of start and shutdown | `agent`, `api`, `contain`, `deputy`, `inputs`, `launch`, `logs`, `observe`, `settings`, `state`, `supervisor`, `sys`, `terminal`, `tmux`, `wire` | contain policy |

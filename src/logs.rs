@@ -26,6 +26,7 @@ pub mod renderer;
 pub mod rendering;
 mod replay;
 pub mod sanitizer;
+pub mod selection;
 pub mod store;
 mod total;
 pub mod writer;
@@ -86,6 +87,21 @@ impl TimeMark {
         let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self { at: u64::try_from(since.as_millis()).unwrap_or(u64::MAX), offset }
     }
+
+    /// When, in RFC 3339, UTC, with milliseconds. A time after the year 9999, which only a false index has, is shown as its end.
+    pub fn in_words(self) -> String {
+        in_words(SystemTime::UNIX_EPOCH + Duration::from_millis(self.at.min(LAST_MILLISECOND)))
+    }
+}
+
+/// The last millisecond of the year 9999.
+const LAST_MILLISECOND: u64 = 253_402_300_799_999;
+
+/// A time in RFC 3339, UTC, with milliseconds.
+pub fn in_words(at: SystemTime) -> String {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = since.min(Duration::from_millis(LAST_MILLISECOND));
+    humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since).to_string()
 }
 
 impl IndexEntry {

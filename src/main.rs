@@ -3,14 +3,15 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use agentd::cli;
 use agentd::cli::operate::{self, Order};
 use agentd::cli::{
-    Arguments, Command, attach, check, complete, diff, doctor, events, explain, logs, output, send, status, wait, watch,
+    Arguments, Command, attach, check, complete, diff, doctor, events, explain, init, logs, manual, output, send, show,
+    status, wait, watch,
 };
 use agentd::config;
 use agentd::daemon;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     match &arguments.command {
         None => {
             let settings = arguments.settings(&here);
+            say_what_starts();
             let _log = log::start(settings.detail);
             conclude(daemon::run(&settings))
         }
@@ -57,14 +59,32 @@ fn main() -> ExitCode {
         Some(Command::Send(asking)) => send::run(&arguments, &asking.what, &here),
         Some(Command::Doctor(options)) => doctor::run(&arguments, options, &here),
         Some(Command::Watch(asking)) => watch::run(&asking.what, &arguments.places.client_socket(&here)),
-        Some(Command::Logs(asking)) => logs::run(&asking.what, &arguments.places.client_socket(&here)),
+        Some(Command::Logs(asking)) => logs::run(&arguments, &asking.what, &here),
         Some(Command::Events(asking)) => events::run(&asking.what, &arguments.places.client_socket(&here)),
+        Some(Command::Show(asking)) => {
+            let file = arguments.places.checked_config(&here);
+            let socket = arguments.places.client_socket(&here);
+            show::run(&asking.what, &file, &arguments.places.options(&here), &socket)
+        }
+        Some(Command::Init(_)) => init::run(&arguments.settings(&here), &here),
+        Some(Command::Completions(options)) => complete::run(options),
+        Some(Command::Man(options)) => manual::run(options),
         Some(Command::Stop(it)) => operate::run(&arguments, &Order::Stop(it.what.clone()), &here),
         Some(Command::Start(it)) => operate::run(&arguments, &Order::Start(it.what.clone()), &here),
         Some(Command::Restart(it)) => operate::run(&arguments, &Order::Restart(it.what.clone()), &here),
         Some(Command::Pause(it)) => operate::run(&arguments, &Order::Pause(it.what.clone()), &here),
         Some(Command::Unpause(it)) => operate::run(&arguments, &Order::Unpause(it.what.clone()), &here),
         Some(Command::Wait(asking)) => wait::run(&asking.what, &arguments.places.client_socket(&here)),
+    }
+}
+
+/// Tells a person at a terminal that this is the daemon: somebody may only have wanted to see what agentd does.
+fn say_what_starts() {
+    if io::stdin().is_terminal() && io::stderr().is_terminal() {
+        let _ = writeln!(
+            io::stderr(),
+            "agentd: this is the daemon, in the foreground. Ctrl-C stops it and all its agents. agentd --help lists the commands."
+        );
     }
 }
 

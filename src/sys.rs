@@ -11,6 +11,7 @@ pub mod file_id;
 pub mod frame;
 pub mod inheritance;
 pub mod inotify;
+pub mod local_time;
 pub mod log;
 pub mod memory;
 pub mod panics;

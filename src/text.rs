@@ -2,6 +2,7 @@
 
 pub mod ansi;
 pub mod duration;
+pub mod glob;
 pub mod printable;
 pub mod redact;
 pub mod screen;

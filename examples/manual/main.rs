@@ -1,25 +1,21 @@
 //! Writes agentd's man pages and shell completions into a folder, for packages to install:
 //! `cargo run --example manual -- FOLDER`.
 //!
-//! The pages of commands come from the command line's own definition, and `jcard.toml(5)` from the table of fields in `docs/jcard.md`,
-//! which a unit test compares with the schema and with what is read.
+//! `agentd man FOLDER` and `agentd completions SHELL` do the same; a build for another machine cannot run that.
 
-mod commands;
-mod jcard;
-mod page;
-
-use std::fs;
-use std::io;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::{fs, io};
 
-use agentd::cli::complete;
+use agentd::cli::{complete, manual};
 
 /// Shells, and what their completions are called where they look for them.
 const COMPLETIONS: [(&str, &str); 3] = [("bash", "agentd.bash"), ("fish", "agentd.fish"), ("zsh", "_agentd")];
 
 fn main() -> ExitCode {
-    let Some(folder) = std::env::args_os().nth(1).map(PathBuf::from) else {
+    let is_folder = |word: &OsString| !word.as_encoded_bytes().starts_with(b"-");
+    let Some(folder) = std::env::args_os().nth(1).filter(is_folder).map(PathBuf::from) else {
         eprintln!("usage: manual FOLDER");
         return ExitCode::FAILURE;
     };
@@ -33,14 +29,11 @@ fn main() -> ExitCode {
 }
 
 fn write(folder: &Path) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
+    manual::write(folder)?;
     for (shell, name) in COMPLETIONS {
         complete::write_script(shell, &mut fs::File::create(folder.join(name))?)?;
     }
-    for (name, page) in commands::pages() {
-        fs::write(folder.join(name), page)?;
-    }
-    fs::write(folder.join("jcard.toml.5"), jcard::page())
+    Ok(())
 }
 
 #[cfg(test)]
@@ -130,7 +123,7 @@ mod tests {
             let asks = TOPICS
                 .iter()
                 .find(|it| it.verb == topic.verb)
-                .is_some_and(|it| !["check", "schema"].contains(&it.verb));
+                .is_some_and(|it| !["check", "schema", "init", "completions", "man"].contains(&it.verb));
             assert_eq!(page.contains("AGENTD_API_SOCKET"), asks, "{name}");
         }
     }

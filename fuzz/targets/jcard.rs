@@ -66,7 +66,7 @@ fn check(config: &Config, text: &[u8], options: &Options) {
     let told: HashSet<_> = config.findings.iter().map(ToString::to_string).collect();
     let mut taken = HashSet::new();
     let mut sessions = HashSet::new();
-    for Entry { name, harness, spec } in &config.entries {
+    for Entry { name, harness, spec, .. } in &config.entries {
         assert!(taken.insert(name.key()), "{name} twice");
         match spec {
             Ok(spec) => {

@@ -151,8 +151,8 @@ fn parameters(route: Route) -> Option<Value> {
             parameter(
                 "query",
                 "attempt",
-                "^([0-9]{1,18}|[0-9]{1,18}-[0-9]{1,18}|latest|previous)$",
-                "its number, of several with that number the latest; or the numbers of a log and of the attempt in it, as files are named (`7-2`); or `latest` (the default), or `previous`"
+                "^([0-9]{1,18}|[0-9]{1,18}-[0-9]{1,18}|latest|previous|all)$",
+                "its number, of several with that number the latest; or the numbers of a log and of the attempt in it, as files are named (`7-2`); or `latest` (the default), `previous`, or `all`, the earliest first"
             ),
             query("lines", &json!({ "type": "integer", "minimum": 0 }), "only the last lines, so many of them"),
             query(
@@ -161,6 +161,14 @@ fn parameters(route: Route) -> Option<Value> {
                 "nothing that was printed before this time (RFC 3339, with an offset or in UTC, or a date alone), or longer ago than this duration"
             ),
             flag("raw", "the bytes as the terminal got them, with all escape sequences"),
+            flag(
+                "timestamps",
+                "each line begins with when it was printed (RFC 3339), to about a second; not with raw=true"
+            ),
+            flag(
+                "marks",
+                "a line of U+001E and a JSON object (`log`, `attempt`, `changed_at`) before each attempt, which no agent can print; not with raw=true"
+            ),
             flag(
                 "follow",
                 "go on with what is printed later, without an attempt also in those to come, until the agent is over"

@@ -11,7 +11,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::deputy::transcript::{self, Outlet as _};
 use crate::text::printable;
+
+pub use crate::deputy::transcript::Gone;
 
 /// The body: the receiving end.
 pub struct Made {
@@ -29,9 +32,6 @@ impl Body for Made {
     }
 }
 
-/// The client no longer reads.
-pub struct Gone;
-
 /// The sending end.
 pub struct Outlet {
     pub(super) pieces: mpsc::Sender<io::Result<Bytes>>,
@@ -39,14 +39,16 @@ pub struct Outlet {
     pub(super) heartbeat: Duration,
 }
 
-impl Outlet {
-    pub(super) async fn send(&self, piece: Bytes) -> Result<(), Gone> {
+impl transcript::Outlet for Outlet {
+    async fn send(&self, piece: Bytes) -> Result<(), Gone> {
         match timeout(self.stall, self.pieces.send(Ok(piece))).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Gone),
         }
     }
+}
 
+impl Outlet {
     /// Sends a message without an id.
     pub(super) async fn send_message<T: Serialize>(&self, kind: &str, data: &T) -> Result<(), Gone> {
         let data = printable::json(serde_json::to_string(data).unwrap_or_default());

@@ -1,15 +1,14 @@
 //! Requests with slow or endless answers, and their query parameters.
 
 use std::borrow::Cow;
-use std::fmt::{self, Display};
-use std::str::FromStr;
+use std::fmt::Display;
 use std::time::SystemTime;
 
 use hyper::Request;
 use hyper::header::{ACCEPT, HeaderMap};
 
 use crate::agent::name::{Key, Name};
-use crate::logs::attempt::{Named, NoAttempt};
+use crate::logs::selection::Which;
 use crate::sys::clock;
 use crate::text::size;
 use crate::wire::events::Since;
@@ -55,42 +54,18 @@ pub(super) enum StreamRequest {
         raw: bool,
         /// Whether to go on with later output.
         follows: bool,
+        /// What the text has beside what was printed.
+        style: Style,
     },
 }
 
-/// Which of an agent's attempts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Which {
-    /// The latest one, and later ones if the client follows.
-    Latest,
-    /// The one before the latest.
-    Previous,
-    /// The named one.
-    Named(Named),
-}
-
-impl fmt::Display for Which {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Latest => formatter.write_str("the latest attempt"),
-            Self::Previous => formatter.write_str("the attempt before the latest"),
-            Self::Named(named) => write!(formatter, "attempt {named}"),
-        }
-    }
-}
-
-impl FromStr for Which {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "latest" => Ok(Self::Latest),
-            "previous" => Ok(Self::Previous),
-            name => {
-                name.parse().map(Self::Named).map_err(|error: NoAttempt| format!("{error}; or latest, or previous"))
-            }
-        }
-    }
+/// What the text of a log has beside what was printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Style {
+    /// Each line begins with when it was printed.
+    pub(super) stamps: bool,
+    /// A line that no agent can print tells which attempt begins.
+    pub(super) marks: bool,
 }
 
 fn count(text: &str) -> Result<usize, &'static str> {
@@ -126,15 +101,21 @@ impl StreamRequest {
 
     /// Reads a request for `/v1/agents/{name}/log`.
     pub(super) fn log<B>(agent: Name, request: &Request<B>) -> Result<Self, String> {
-        let mut query = Query::of(request, &["attempt", "lines", "since", "raw", "follow"])?;
-        Ok(Self::Log {
-            agent,
-            which: query.take("attempt", str::parse)?.unwrap_or(Which::Latest),
-            lines: query.take("lines", count)?,
-            since: query.take("since", |text| clock::parse_moment(text, SystemTime::now()))?,
-            raw: query.take("raw", flag)?.unwrap_or(false),
-            follows: query.take("follow", flag)?.unwrap_or(false),
-        })
+        let mut query = Query::of(request, &["attempt", "lines", "since", "raw", "follow", "timestamps", "marks"])?;
+        let which = query.take("attempt", str::parse)?.unwrap_or(Which::Latest);
+        let lines = query.take("lines", count)?;
+        let since = query.take("since", |text| clock::parse_moment(text, SystemTime::now()))?;
+        let raw = query.take("raw", flag)?.unwrap_or(false);
+        let follows = query.take("follow", flag)?.unwrap_or(false);
+        let stamps = query.take("timestamps", flag)?.unwrap_or(false);
+        let marks = query.take("marks", flag)?.unwrap_or(false);
+        if raw && (stamps || marks) {
+            return Err("raw=true has room for neither timestamps nor marks; leave one of them out".to_owned());
+        }
+        if which == Which::All && lines.is_some() {
+            return Err("attempt=all has no last lines; name an attempt, or leave out lines".to_owned());
+        }
+        Ok(Self::Log { agent, which, lines, since, raw, follows, style: Style { stamps, marks } })
     }
 
     /// Whether the answer is endless.
@@ -238,6 +219,7 @@ impl<'a> Query<'a> {
 mod tests {
     use super::*;
     use crate::agent::name::key;
+    use crate::logs::attempt::Named;
 
     fn request(query: &str, headers: &[(&'static str, &str)]) -> Request<()> {
         let mut request = Request::builder().uri(format!("/?{query}"));
@@ -308,6 +290,7 @@ mod tests {
             since,
             raw,
             follows,
+            style: Style::default(),
         };
         assert_eq!(order("").unwrap(), log(Which::Latest, None, None, false, false));
         assert_eq!(
@@ -320,7 +303,14 @@ mod tests {
         let StreamRequest::Log { since: Some(since), .. } = order("since=1h").unwrap() else { panic!("no time") };
         let ago = since.elapsed().unwrap().as_secs();
         assert!((3600..3700).contains(&ago), "{ago}");
+        let StreamRequest::Log { which, style, .. } = order("attempt=all&timestamps=true&marks=true").unwrap() else {
+            panic!("another request")
+        };
+        assert_eq!((which, style), (Which::All, Style { stamps: true, marks: true }));
         for (query, expected) in [
+            ("raw=true&timestamps=true", "raw=true has room for neither"),
+            ("raw=true&marks=true", "raw=true has room for neither"),
+            ("attempt=all&lines=3", "attempt=all has no last lines"),
             ("attempt=first", "the parameter attempt=first: write the number of an attempt, such as 2, or 7-2 for"),
             ("lines=-1", "the parameter lines=-1: write a whole number from 0 on, such as 100"),
             ("lines=x", "the parameter lines=x: write a whole number from 0 on, such as 100"),

@@ -28,14 +28,16 @@ use tokio::time::{sleep, timeout};
 
 use crate::agent::name::Key;
 use crate::api::outlet::{Gone, Made, Outlet};
+use crate::deputy::transcript::{Broken, Outlet as _};
+use crate::logs::selection::{self, Wanted, Which};
 use crate::observe::ring::{Ring, RingEvent};
 use crate::wire::events::Since;
 use crate::wire::status::{Fault, FaultCode, ScreenShown, Time};
 
 use super::answer;
 use super::http::{Ordered, Responder};
-use super::logs::{self, Broken, Telling, Wanted};
-use super::query::{COLORED, StreamRequest, Which};
+use super::logs::Telling;
+use super::query::{COLORED, StreamRequest};
 
 /// The media type of server-sent events.
 const EVENT_STREAM: &str = "text/event-stream";
@@ -143,7 +145,7 @@ async fn answer(order: StreamRequest, responder: Arc<Responder>, over: Arc<Notif
             let responder_too = Arc::clone(&responder);
             made(EVENT_STREAM, &responder, over, move |outlet| show(outlet, responder_too, agent, colors))
         }
-        StreamRequest::Log { agent, which, lines, since, raw, follows } => {
+        StreamRequest::Log { agent, which, lines, since, raw, follows, style } => {
             let Some(store) = responder.sources.logs.clone() else {
                 return refusal(answer::unavailable("nothing is kept of what agents print"));
             };
@@ -151,12 +153,13 @@ async fn answer(order: StreamRequest, responder: Arc<Responder>, over: Arc<Notif
             if renderers.is_none() && !raw {
                 return refusal(answer::unavailable("there is nobody to make text of what agents print"));
             }
-            let opened = match logs::open(&store, &agent, which, Wanted { lines, since, as_text: !raw }).await {
+            let wanted = Wanted { lines, since, as_text: !raw };
+            let opened = match selection::open(&store, &agent, which, wanted).await {
                 Ok(opened) => opened,
-                Err(logs::Error::Nothing) if responder.snapshot().agent(&agent.key()).is_none() => {
+                Err(selection::Error::Nothing) if responder.snapshot().agent(&agent.key()).is_none() => {
                     return refusal(answer::no_such_agent());
                 }
-                Err(error @ (logs::Error::Busy(_) | logs::Error::Read(_))) => {
+                Err(error @ (selection::Error::Busy(_) | selection::Error::Read(_))) => {
                     return refusal(answer::unavailable(&error.to_string()));
                 }
                 Err(error) => return refusal(answer::nothing_kept(&error.to_string())),
@@ -164,8 +167,19 @@ async fn answer(order: StreamRequest, responder: Arc<Responder>, over: Arc<Notif
             if !raw && let Err(unknown) = responder.snapshot().redactor(&agent.key()).await {
                 return refusal(answer::unavailable(&unknown.to_string()));
             }
-            let (is_latest, snapshot) = (which == Which::Latest, responder.sources.snapshot.clone());
-            let telling = Telling { store, agent, renderers, is_latest, snapshot, live_in: None, look_again: false };
+            let is_latest = matches!(which, Which::Latest | Which::All);
+            let snapshot = responder.sources.snapshot.clone();
+            let telling = Telling {
+                store,
+                agent,
+                renderers,
+                style,
+                wanted,
+                is_latest,
+                snapshot,
+                live_in: None,
+                look_again: false,
+            };
             let content_type = if raw { "application/octet-stream" } else { TEXT };
             if follows {
                 made(content_type, &responder, over, move |outlet| telling.follow(outlet, opened))

@@ -40,11 +40,11 @@ use crate::text::printable::escaped;
 use crate::text::sieve::Sieve;
 use crate::tmux::{self, Tmux};
 use crate::wire::status::AgentStatus;
-use crate::wire::terminal::{Accepted, Attach, Why};
+use crate::wire::terminal::{Accepted, Attach};
 
 /// The exit status when attaching failed.
 const FAILED: u8 = 1;
-/// The exit status when the agent is not known.
+/// The exit status when the agent is not known, or the operator may not attach.
 const UNKNOWN: u8 = 4;
 
 /// Which agent's terminal, and how to attach to it.
@@ -109,8 +109,8 @@ enum Error {
 impl Error {
     fn exit_status(&self) -> u8 {
         match self {
-            Self::Client(_) | Self::Name(..) => UNKNOWN,
-            Self::Remote { why, .. } if why.why() == Some(Why::Unknown) => UNKNOWN,
+            Self::Client(_) | Self::Name(..) | Self::Rights { .. } => UNKNOWN,
+            Self::Remote { why, .. } if why.is_unknown() => UNKNOWN,
             _ => FAILED,
         }
     }
@@ -157,7 +157,7 @@ async fn attach(all: &super::Arguments, arguments: &Arguments, here: &Surroundin
         Ok(client) => client.agent(&name).await.map(|answer| answer.value),
         Err(error) => Err(error),
     };
-    if let Err(error @ client::Error::NoSuchAgent(_)) = asked {
+    if let Err(error @ client::Error::NoSuchAgent { .. }) = asked {
         return Err(error.into());
     }
     let name = asked.as_ref().map_or(name, |agent| agent.name.clone());

@@ -374,7 +374,10 @@ mod tests {
         );
         let found = data(&folder.path().join("none"));
         assert!(found["agents"].is_null() && found["findings"][0]["line"].is_null(), "{found}");
-        assert!(found["findings"][0]["message"].as_str().unwrap().starts_with("cannot be read: "), "{found}");
+        assert!(
+            found["findings"][0]["message"].as_str().unwrap().starts_with("does not exist; agentd init"),
+            "{found}"
+        );
     }
 
     #[test]
@@ -402,7 +405,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (status, output) = check_file(&folder.path().join("jcard.toml"));
         assert_eq!(status, 1);
-        assert!(output.contains("jcard.toml: error: cannot be read: No such file or directory"), "{output}");
+        assert!(output.contains("jcard.toml: error: does not exist; agentd init"), "{output}");
     }
 
     #[test]

@@ -41,6 +41,9 @@ pub struct Arguments {
     /// The daemon's own files, and their owners.
     #[command(flatten)]
     pub whereabouts: Whereabouts,
+    /// Also print what is in order
+    #[arg(short, long)]
+    pub verbose: bool,
     /// Print the checks as JSON
     #[arg(long)]
     pub json: bool,
@@ -81,6 +84,16 @@ impl Verdict {
             Self::Warning => "warning",
             Self::Failure => "failure",
             Self::Unknown => "unknown",
+        }
+    }
+
+    /// The place in the list: what does not work comes first.
+    fn rank(self) -> u8 {
+        match self {
+            Self::Failure => 0,
+            Self::Warning => 1,
+            Self::Unknown => 2,
+            Self::Ok => 3,
         }
     }
 
@@ -135,7 +148,7 @@ pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -
         json_line(&Report { checks: &checks }).into_bytes()
     } else {
         let terminal = Terminal::here();
-        render(&checks, terminal.text_width(), terminal.color).into_bytes()
+        render(&checks, arguments.verbose, terminal.text_width(), terminal.color).into_bytes()
     };
     output::print(&text, exit_status(&checks), UNKNOWN)
 }
@@ -151,14 +164,17 @@ fn exit_status(checks: &[Check]) -> u8 {
     }
 }
 
-/// The checks in lines of at most `width` characters, and how many there are of each verdict.
-pub fn render(checks: &[Check], width: usize, color: bool) -> String {
+/// The checks in lines of at most `width` characters, the worst first, and how many there are of each verdict. Those that are ok are
+/// among them only if `is_verbose` is set.
+pub fn render(checks: &[Check], is_verbose: bool, width: usize, color: bool) -> String {
     const GAP: usize = 2;
     const VERDICT: usize = "unknown".len() + GAP;
-    let column = checks.iter().map(|check| check.name.len()).max().unwrap_or(0) + GAP;
+    let mut listed: Vec<&Check> = checks.iter().filter(|it| is_verbose || it.result != Verdict::Ok).collect();
+    listed.sort_by_key(|check| check.result.rank());
+    let column = listed.iter().map(|check| check.name.len()).max().unwrap_or(0) + GAP;
     let indent = VERDICT + column;
     let mut text = String::new();
-    for check in checks {
+    for check in listed {
         let lines = check.message.lines().chain(check.remedy.iter().flat_map(|remedy| remedy.lines()));
         let lines = lines.flat_map(|line| wrapped(&escaped(line), width.saturating_sub(indent)));
         let word = check.result.word();
@@ -194,33 +210,34 @@ mod tests {
 
     #[test]
     fn each_check_shows_verdict_name_message_and_remedy() {
-        let expected = "\
-ok       daemon      agentd answers
-warning  limits      memory, pid_limit and cpu are declared and not applied:
-                     there is no systemd on this machine
-                     run agentd under systemd
+        let worst_first = "\
 failure  api-socket  first
                      second
                      chmod it
+warning  limits      memory, pid_limit and cpu are declared and not applied:
+                     there is no systemd on this machine
+                     run agentd under systemd
 unknown  secrets     not checked: only root may read them
                      run it as root
-1 ok, 1 warning, 1 failure, 1 unknown
 ";
-        assert_eq!(render(&checks(), 76, false), expected);
+        let count = "1 ok, 1 warning, 1 failure, 1 unknown\n";
+        assert_eq!(render(&checks(), false, 76, false), format!("{worst_first}{count}"));
+        let expected = format!("{worst_first}ok       daemon      agentd answers\n{count}");
+        assert_eq!(render(&checks(), true, 76, false), expected);
     }
 
     #[test]
     fn color_changes_no_word_and_no_column() {
-        let colored = render(&checks(), 80, true);
+        let colored = render(&checks(), true, 80, true);
         assert!(colored.contains("\x1b[31mfailure\x1b[0m  api-socket"), "{colored}");
         let codes = ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"];
         let plain = codes.iter().fold(colored, |text, code| text.replace(code, ""));
-        assert_eq!(plain, render(&checks(), 80, false));
+        assert_eq!(plain, render(&checks(), true, 80, false));
     }
 
     #[test]
     fn messages_and_remedies_cannot_move_the_cursor() {
-        let text = render(&[Check::failure("tmux", "a\x1b[2J\r\u{202e}", "b\x07")], 80, false);
+        let text = render(&[Check::failure("tmux", "a\x1b[2J\r\u{202e}", "b\x07")], false, 80, false);
         assert!(text.contains(r"a\u{1b}[2J\r\u{202e}") && text.contains(r"b\u{7}"), "{text}");
     }
 

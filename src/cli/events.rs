@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use super::complete;
 use super::output::{self, BETWEEN_DAEMONS, Failure, say};
-use super::table::shortened;
+use super::table::{push_hanging, wrapped};
+use super::times::Times;
 use super::wording::outcome;
 use crate::client::{Client, Error, Message};
 use crate::sys::terminal::Terminal;
@@ -27,6 +28,9 @@ pub struct Arguments {
     /// Print only events after the one with this id; 0 prints all that are kept
     #[arg(long, value_name = "ID")]
     pub after: Option<Since>,
+    /// Print times in UTC on a terminal, too
+    #[arg(long)]
+    pub utc: bool,
     /// Print events as the API has them, one on each line
     #[arg(long)]
     pub json: bool,
@@ -62,7 +66,7 @@ async fn print(arguments: &Arguments, socket: &Path) -> Result<(), Failure> {
 /// Finds out whether there is such an agent, or was: one that was removed has events that are kept.
 async fn find(client: &Client, name: &str) -> Result<(), Error> {
     let missing = match client.agent(name).await {
-        Err(error @ Error::NoSuchAgent(_)) => error,
+        Err(error @ Error::NoSuchAgent { .. }) => error,
         other => return other.map(|_| ()),
     };
     let mut kept = client.events(Some(name), Some("0"), false).await?;
@@ -92,34 +96,45 @@ async fn listen(
             id.clone_into(last);
         }
         match next.map_err(Failure::Ask)? {
-            Some(message) => print_one(&message, arguments.json).map_err(Failure::Print)?,
+            Some(message) => print_one(&message, arguments).map_err(Failure::Print)?,
             None => return Ok(()),
         }
     }
 }
 
-fn print_one(message: &Message, json: bool) -> io::Result<()> {
-    let line = if json {
-        printable::json(message.data.clone())
+fn print_one(message: &Message, arguments: &Arguments) -> io::Result<()> {
+    let text = if arguments.json {
+        printable::json(message.data.clone()) + "\n"
     } else {
         match serde_json::from_str::<Event>(&message.data) {
             Ok(event) => {
-                let line = escaped(&line(&event));
-                Terminal::here().width.map_or(line.clone(), |width| shortened(&line, width))
+                let width = Terminal::here().width;
+                render(&event, &Times::here(width.is_some(), arguments.utc), width)
             }
             // A newer daemon knows more kinds.
-            Err(_) => escaped(&format!("{} {}", message.kind, message.data)),
+            Err(_) => escaped(&format!("{} {}", message.kind, message.data)) + "\n",
         }
     };
     let mut out = io::stdout().lock();
-    writeln!(out, "{line}")?;
+    out.write_all(text.as_bytes())?;
     out.flush()
 }
 
-/// An event in words.
-fn line(event: &Event) -> String {
+/// An event as a line, which is wrapped at the width of a terminal: what follows the time stays beside it.
+fn render(event: &Event, times: &Times, width: Option<usize>) -> String {
+    /// Where there is less room, the terminal may break the lines.
+    const LEAST_ROOM: usize = 20;
+    let time = format!("{} ", times.show(event.at));
     let subject = event.what.agent().unwrap_or("agentd");
-    format!("{} {subject}: {}", event.at, words(&event.what))
+    let what = escaped(&format!("{subject}: {}", words(&event.what)));
+    let indent = time.chars().count();
+    let lines = match width {
+        Some(width) => wrapped(&what, width.saturating_sub(indent).max(LEAST_ROOM)),
+        None => vec![what],
+    };
+    let mut text = String::new();
+    push_hanging(&mut text, &time, indent, lines);
+    text
 }
 
 fn words(what: &What) -> String {
@@ -190,7 +205,7 @@ mod tests {
     fn line_of(what: &serde_json::Value) -> String {
         let mut event = json!({ "id": "7-1", "at": "2026-11-21T17:00:00.000Z" });
         event.as_object_mut().unwrap().extend(what.as_object().unwrap().clone());
-        line(&serde_json::from_value(event).unwrap())
+        render(&serde_json::from_value(event).unwrap(), &Times::Exact, None)
     }
 
     #[test]
@@ -241,7 +256,39 @@ mod tests {
             (json!({ "type": "resolved", "about": "secrets" }), "agentd: error with the secrets resolved"),
             (json!({ "type": "missed" }), "agentd: events were missed; agentd status tells where things stand"),
         ] {
-            assert_eq!(line_of(&what), format!("2026-11-21T17:00:00.000Z {expected}"));
+            assert_eq!(line_of(&what), format!("2026-11-21T17:00:00.000Z {expected}\n"));
         }
+    }
+
+    /// A screen of a person, in UTC.
+    fn screen(width: usize) -> String {
+        let agent = json!({
+            "name": "reviewer", "running": false, "restarts": 1, "state": "backoff", "attempt": 1,
+            "reason": "exited with status 1; restart 1 of 5 follows",
+        });
+        let event = json!({
+            "id": "7-1", "at": "2026-11-21T17:00:00.250Z", "type": "state", "name": "reviewer", "previous": "running",
+            "agent": agent,
+        });
+        let event: Event = serde_json::from_value(event).unwrap();
+        let times = Times::short(event.at.0);
+        render(&event, &times, Some(width))
+    }
+
+    #[test]
+    fn an_event_is_wrapped_beside_its_time() {
+        let wide = "17:00:00 reviewer: running → backoff, attempt 1: exited with status 1; restart 1 of 5 follows\n";
+        assert_eq!(screen(120), wide);
+        let usual = "\
+17:00:00 reviewer: running → backoff, attempt 1: exited with status 1; restart 1
+         of 5 follows
+";
+        assert_eq!(screen(80), usual);
+        let narrow = "\
+17:00:00 reviewer: running → backoff, attempt 1:
+         exited with status 1; restart 1 of 5
+         follows
+";
+        assert_eq!(screen(50), narrow);
     }
 }

@@ -12,11 +12,13 @@ use serde::Serialize;
 use super::complete;
 use super::output::{block_on, complain, print, say};
 use super::table::{push_hanging, wrapped};
-use super::wording::{faults, in_bytes, outcome, paint, since, words};
+use super::times::Times;
+use super::wording::{faults, in_bytes, never_started, outcome, paint, since, until, words};
 use crate::client::{Answer, Client, Error};
 use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
 use crate::text::printable::json_line;
+use crate::wire::exit_status::ExitStatus;
 use crate::wire::reason::{Causes, MissingProgram, Problem, StopStage, StoppingBecause, WaitingFor};
 use crate::wire::status::{AgentStatus, Exit, Outcome, PastAttempt, Resources, State, Time};
 
@@ -32,6 +34,9 @@ pub struct Arguments {
     /// The agent; the case of its name does not matter
     #[arg(add = complete::names())]
     pub name: String,
+    /// Print times in UTC on a terminal, too
+    #[arg(long)]
+    pub utc: bool,
     /// Print the same as data
     #[arg(long)]
     pub json: bool,
@@ -124,8 +129,9 @@ pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
         Ok(Ok((_, explanation))) if arguments.json => json_line(&explanation).into_bytes(),
         Ok(Ok((agent, explanation))) => {
             let terminal = Terminal::here();
-            let color = terminal.color.then(|| paint(&agent));
-            render(&explanation, SystemTime::now(), terminal.text_width(), color).into_bytes()
+            let color = terminal.color.then(|| paint(&agent)).filter(|paint| !paint.is_empty());
+            let times = Times::here(terminal.width.is_some(), arguments.utc);
+            render(&explanation, SystemTime::now(), &times, terminal.text_width(), color).into_bytes()
         }
         Ok(Err(Failure { error, faults })) => {
             for fault in faults {
@@ -151,11 +157,24 @@ async fn ask(name: &str, socket: &Path) -> Result<(AgentStatus, Explanation), Fa
     let faults = client.health().await.map(|health| faults(&health.value)).unwrap_or_default();
     match answer {
         Ok(Answer { value, .. }) => {
-            let explanation = explain(&value, faults);
+            let others = client.agents().await.map(|answer| answer.value).unwrap_or_default();
+            let explanation = explain(&value, concerning(&value, &others, faults));
             Ok((value, explanation))
         }
         Err(error) => Err(Failure { error, faults }),
     }
+}
+
+/// The faults of the daemon without the lines that are about the entries of other agents.
+fn concerning(agent: &AgentStatus, others: &[AgentStatus], faults: Vec<String>) -> Vec<String> {
+    let others = others.iter().filter(|other| other.name != agent.name).filter_map(|other| other.error.as_deref());
+    let theirs: Vec<&str> = others.flat_map(str::lines).filter(|line| !line.is_empty()).collect();
+    let is_theirs = |line: &str| theirs.iter().any(|error| line.ends_with(error));
+    let without = |fault: String| {
+        let lines: Vec<&str> = fault.lines().filter(|line| !is_theirs(line)).collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
+    };
+    faults.into_iter().filter_map(without).collect()
 }
 
 /// Everything there is to say. `daemon_errors` are those of the daemon as a whole.
@@ -227,7 +246,7 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
         }
         State::Backoff if agent.next_start_at.is_some() => push("It starts again", agent.next_start_at),
         State::Backoff => push("It starts again as soon as nothing of the previous attempt is left", None),
-        State::Exited | State::Invalid => push("Nothing happens by itself", None),
+        State::Exited | State::Invalid => push("Nothing, until you change something", None),
     }
     if agent.timeout_at.is_some() {
         push("Its `timeout` passes: agentd stops it for good", agent.timeout_at);
@@ -273,6 +292,8 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
             Some(Outcome::TimedOut) => {
                 vec![format!("{RELAUNCH} A longer `timeout` alone does not bring it back.")]
             }
+            // It would only fail again.
+            Some(Outcome::Failed) if never_started(agent) => vec![RELAUNCH.into()],
             Some(Outcome::Failed) | None => vec![
                 RELAUNCH.into(),
                 "Set `restart = \"on-failure\"` or `\"always\"` in its entry: it starts again.".into(),
@@ -367,7 +388,13 @@ fn retried(cause: &WaitingFor) -> String {
 const LABEL: usize = 11;
 
 /// The explanation as sentences, in lines of `width` characters. `color` is for the state, which is said in words all the same.
-pub fn render(explanation: &Explanation, now: SystemTime, width: usize, color: Option<&str>) -> String {
+pub(super) fn render(
+    explanation: &Explanation,
+    now: SystemTime,
+    times: &Times,
+    width: usize,
+    color: Option<&str>,
+) -> String {
     let mut text = String::new();
     let state = match explanation.outcome {
         Some(outcome_) => format!("{} ({})", explanation.state, outcome(outcome_)),
@@ -375,7 +402,9 @@ pub fn render(explanation: &Explanation, now: SystemTime, width: usize, color: O
     };
     let name = escaped(&explanation.name);
     let first = match explanation.since {
-        Some(since) => format!("{name} has been in state {state} for {}, since {since}.", words(ago(since, now))),
+        Some(since) => {
+            format!("{name} has been in state {state} for {}, since {}.", words(ago(since, now)), times.show(since))
+        }
         None => format!("{name} is in state {state}."),
     };
     for line in wrapped(&first, width) {
@@ -394,11 +423,11 @@ pub fn render(explanation: &Explanation, now: SystemTime, width: usize, color: O
     // The errors of an invalid entry are under "To change".
     section("To fix", lines(&explanation.error.clone().filter(|_| !is_told_otherwise(explanation))));
     let next = |Next { what, at }: &Next| match at {
-        Some(at) => format!("{what} {}, at {at}.", until(*at, now)),
+        Some(at) => format!("{what} {}, at {}.", until(*at, now), times.show(*at)),
         None => format!("{what}."),
     };
     section("Next", explanation.next.iter().map(next).collect());
-    section("Ended", explanation.ends.iter().map(|past| end(past, now)).collect());
+    section("Ended", ends(explanation, now, times));
     section("Limits", lines(&explanation.limits_error));
     section("Variables", lines(&explanation.environment_error));
     section("Takes", explanation.resources.iter().map(takes).filter(|text| !text.is_empty()).collect());
@@ -417,26 +446,46 @@ fn ago(Time(at): Time, now: SystemTime) -> Duration {
     now.duration_since(at).unwrap_or_default()
 }
 
-fn until(Time(at): Time, now: SystemTime) -> String {
-    match at.duration_since(now) {
-        // A rest of a second counts as one: what is said to be due in 0s is due now.
-        Ok(rest) if !rest.is_zero() => format!("in {}", words(rest + Duration::from_nanos(999_999_999))),
-        _ => "now".to_owned(),
+/// What daemons say of an attempt that nobody ended.
+const BY_ITSELF: &str = "it ended by itself";
+
+/// The latest ends, a sentence each. A long cause that stands above is not repeated.
+fn ends(explanation: &Explanation, now: SystemTime, times: &Times) -> Vec<String> {
+    const SHORT: usize = 40;
+    let mut said: Vec<&str> = explanation.why.iter().chain(&explanation.error).map(String::as_str).collect();
+    let mut sentences = Vec::new();
+    for past in &explanation.ends {
+        let cause = match &past.exit.how {
+            ExitStatus::Cause(cause) if cause.chars().count() > SHORT => Some(cause.as_str()),
+            _ => None,
+        };
+        let is_said = cause.is_some_and(|cause| said.iter().any(|text| text.contains(cause)));
+        said.extend(cause);
+        sentences.push(end(past, is_said, now, times));
     }
+    sentences
 }
 
-fn end(past: &Past, now: SystemTime) -> String {
+fn end(past: &Past, is_said: bool, now: SystemTime, times: &Times) -> String {
     let Past { attempt, started_at, exit, reason } = past;
-    let how = &exit.how;
+    let is_by_itself = reason.as_deref() == Some(BY_ITSELF);
+    let how = match &exit.how {
+        _ if is_said => "the same cause as above".to_owned(),
+        ExitStatus::Signal(signal) if is_by_itself => format!("killed by {signal} (not by agentd)"),
+        how => how.to_string(),
+    };
     let oom = exit.oom_kills.filter(|&kills| kills > 0);
     let oom = oom.map_or_else(String::new, |kills| format!("; {kills} of its processes killed for lack of memory"));
-    let why = reason.as_ref().filter(|reason| !reason.is_empty());
+    // A cause says more than that, and would contradict it.
+    let is_idle = is_by_itself && !matches!(exit.how, ExitStatus::Code(_));
+    let why = reason.as_ref().filter(|reason| !reason.is_empty() && !is_idle);
     let why = why.map_or_else(String::new, |why| format!("; {why}"));
     let attempt = attempt.map_or_else(String::new, |attempt| format!("attempt {attempt}, "));
     let ran = started_at.and_then(|Time(started)| exit.at.0.duration_since(started).ok());
     let ran = ran.map_or_else(String::new, |ran| format!("after {}, ", words(ran)));
     let silent = if exit.silent { ", and printed nothing" } else { "" };
-    sentence(&format!("{} ago, {attempt}{ran}at {}: {how}{silent}{oom}{why}", words(ago(exit.at, now)), exit.at))
+    let ago = words(ago(exit.at, now));
+    sentence(&format!("{ago} ago, {attempt}{ran}at {}: {how}{silent}{oom}{why}", times.show(exit.at)))
 }
 
 fn takes(resources: &Resources) -> String {
@@ -457,7 +506,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::wire::exit_status::ExitStatus;
 
     const NOW: &str = "2026-11-21T17:00:10.000Z";
 
@@ -476,7 +524,7 @@ mod tests {
     }
 
     fn text(agent: &AgentStatus) -> String {
-        render(&explain(agent, Vec::new()), now(), 80, None)
+        render(&explain(agent, Vec::new()), now(), &Times::Exact, 80, None)
     }
 
     #[test]
@@ -672,10 +720,117 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
         };
         let history = [past(9), past(8), past(7), past(6)];
         let agent = agent("running", &json!({ "exit": { "code": 1, "at": at(1) }, "history": history }));
-        let text = render(&explain(&agent, Vec::new()), now(), 120, None);
+        let text = render(&explain(&agent, Vec::new()), now(), &Times::Exact, 120, None);
         let first = "Ended      5s ago, attempt 9, after 3s, at 2026-11-21T17:00:05.000Z: ended by SIGKILL; its timeout has passed.\n";
         assert!(text.contains(first), "{text}");
         assert!(text.contains("attempt 7") && !text.contains("attempt 6") && !text.contains("status 1"), "{text}");
+    }
+
+    #[test]
+    fn a_long_cause_is_told_once() {
+        let cause = "claude: not found in PATH of user agent (/usr/local/bin:/usr/bin:/bin)";
+        let past = json!({ "attempt": 1, "declared_at": at(0), "exit": { "cause": cause, "at": at(5) }, "reason": "it could not be started" });
+        let more = json!({
+            "outcome": "failed", "error": cause, "exit": { "cause": cause, "at": at(5) }, "history": [past, past],
+            "reason": format!("it could not be started: {cause}"),
+        });
+        let agent = agent("exited", &more);
+        let text = text(&agent);
+        assert_eq!(text.matches("/usr/local/bin").count(), 2, "why, and what to fix: {text}");
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains("the same cause as above") && !words.contains("on-failure"), "{text}");
+    }
+
+    #[rstest]
+    #[case(json!({ "signal": "SIGTERM" }), "killed by SIGTERM (not by agentd).")]
+    #[case(json!({ "cause": "the tmux server died" }), "the tmux server died.")]
+    #[case(json!({ "code": 2 }), "exited with status 2; it ended by itself.")]
+    fn an_end_that_agentd_did_not_cause_is_said_so(#[case] mut exit: Value, #[case] expected: &str) {
+        exit["at"] = json!(at(5));
+        let past = json!({ "attempt": 1, "declared_at": at(0), "exit": exit, "reason": BY_ITSELF });
+        let text = text(&agent("running", &json!({ "history": [past] })));
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains(&format!("at {}: {expected}", at(5))), "{text}");
+    }
+
+    #[test]
+    fn mistakes_in_other_entries_are_left_out() {
+        let wrong =
+            |name: &str, error: &str| AgentStatus { name: name.into(), ..agent("invalid", &json!({ "error": error })) };
+        let others = [wrong("a", "/j:1:1: x"), wrong("b", "/j:5:1: y\n/j:6:1: z")];
+        let faults = vec!["configuration: /j:5:1: y\n/j:6:1: z\n/j:1:1: x".to_owned(), "secrets: no".to_owned()];
+        assert_eq!(concerning(&others[0], &others, faults), ["/j:1:1: x", "secrets: no"]);
+    }
+
+    const WAITING: &str = "the prompt_file /j/task.md does not exist; the secret A is not in the secrets directory";
+
+    /// A screen of a person, in UTC.
+    fn screen(width: usize) -> String {
+        let agent = agent(
+            "backoff",
+            &json!({
+                "reason": "exited with status 3; restart 1 of 5 follows", "attempt": 1, "exit": { "code": 3, "at": at(8) },
+                "next_start_at": at(11), "timeout_at": "2026-11-22T01:00:10.000Z",
+            }),
+        );
+        render(&explain(&agent, vec![WAITING.to_owned()]), now(), &Times::short(now()), width, None)
+    }
+
+    #[test]
+    fn a_screen_of_80_columns_has_short_times() {
+        let expected = "\
+a has been in state backoff for 2s, since 17:00:08.
+Why        exited with status 3; restart 1 of 5 follows.
+Next       It starts again in 1s, at 17:00:11.
+           Its `timeout` passes: agentd stops it for good in 8h, at 2026-11-22
+           01:00:10.
+Ended      2s ago, attempt 1, at 17:00:08: exited with status 3.
+To change  Wait; or edit what its entry launches, or a secret or prompt that it
+           gets: it starts at once.
+           Set `restart = \"no\"` in its entry: it does not start again.
+agentd     the prompt_file /j/task.md does not exist; the secret A is not in the
+           secrets directory.
+";
+        assert_eq!(screen(80), expected);
+    }
+
+    #[test]
+    fn a_screen_of_50_columns_is_wrapped() {
+        let expected = "\
+a has been in state backoff for 2s, since
+17:00:08.
+Why        exited with status 3; restart 1 of 5
+           follows.
+Next       It starts again in 1s, at 17:00:11.
+           Its `timeout` passes: agentd stops it
+           for good in 8h, at 2026-11-22 01:00:10.
+Ended      2s ago, attempt 1, at 17:00:08: exited
+           with status 3.
+To change  Wait; or edit what its entry launches,
+           or a secret or prompt that it gets: it
+           starts at once.
+           Set `restart = \"no\"` in its entry: it
+           does not start again.
+agentd     the prompt_file /j/task.md does not
+           exist; the secret A is not in the
+           secrets directory.
+";
+        assert_eq!(screen(50), expected);
+    }
+
+    #[test]
+    fn a_screen_of_120_columns_uses_all_of_them() {
+        let expected = "\
+a has been in state backoff for 2s, since 17:00:08.
+Why        exited with status 3; restart 1 of 5 follows.
+Next       It starts again in 1s, at 17:00:11.
+           Its `timeout` passes: agentd stops it for good in 8h, at 2026-11-22 01:00:10.
+Ended      2s ago, attempt 1, at 17:00:08: exited with status 3.
+To change  Wait; or edit what its entry launches, or a secret or prompt that it gets: it starts at once.
+           Set `restart = \"no\"` in its entry: it does not start again.
+agentd     the prompt_file /j/task.md does not exist; the secret A is not in the secrets directory.
+";
+        assert_eq!(screen(120), expected);
     }
 
     #[test]
@@ -716,10 +871,10 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     fn color_changes_no_word_and_is_for_the_state_alone() {
         let agent = agent("exited", &json!({ "outcome": "gave-up", "exit": { "code": 3, "at": at(8) } }));
         let explanation = explain(&agent, Vec::new());
-        let colored = render(&explanation, now(), 80, Some("\x1b[31m"));
+        let colored = render(&explanation, now(), &Times::Exact, 80, Some("\x1b[31m"));
         assert!(colored.starts_with("a has been in state \x1b[31mexited (gave-up)\x1b[0m for 2s"), "{colored}");
         let plain = colored.replace("\x1b[31m", "").replace("\x1b[0m", "");
-        assert_eq!(plain, render(&explanation, now(), 80, None));
+        assert_eq!(plain, render(&explanation, now(), &Times::Exact, 80, None));
     }
 
     #[test]
@@ -729,7 +884,7 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
         agent.name = hostile.to_owned();
         agent.exit =
             Some(Exit { how: ExitStatus::Cause(hostile.to_owned()), at: Time(now()), oom_kills: None, silent: false });
-        let text = render(&explain(&agent, vec![hostile.to_owned()]), now(), 400, None);
+        let text = render(&explain(&agent, vec![hostile.to_owned()]), now(), &Times::Exact, 400, None);
         assert_eq!(text.matches(r"a\u{1b}[2J\r\u{9b}31m\u{202e}é").count(), 6, "{text}");
         assert_eq!(text.chars().filter(|&c| c.is_control() && c != '\n').count(), 0, "{text}");
     }
@@ -748,7 +903,7 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
             }),
         );
         for width in 60..140 {
-            let text = render(&explain(&agent, Vec::new()), now(), width, None);
+            let text = render(&explain(&agent, Vec::new()), now(), &Times::Exact, width, None);
             assert!(text.lines().all(|line| line.chars().count() <= width), "{width}: {text}");
         }
     }

@@ -1,6 +1,61 @@
-//! Exit statuses and examples of each command, for `--help` and for the man pages.
+//! The manual: exit statuses and examples of each command, for `--help`, and the man pages, which `agentd man` writes.
 //!
-//! Tests parse every example as a command line, so that no example goes stale.
+//! The pages of commands come from the command line's own definition, and `jcard.toml(5)` from the table of fields in `docs/jcard.md`,
+//! which a unit test compares with the schema and with what is read. Tests parse every example as a command line, so that no example
+//! goes stale.
+
+mod commands;
+mod jcard;
+mod page;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::output::{complain, say};
+
+/// Where to write the man pages.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Arguments {
+    /// The folder, which is made if it does not exist; man finds pages in folders such as /usr/local/share/man/man1
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+}
+
+/// Writes the man pages, and says where.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let shown = arguments.folder.display();
+    match write(&arguments.folder) {
+        Ok(()) => {
+            say(&format!("wrote the man pages; for example: man {shown}/agentd.8"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => complain(1, &format!("failed to write into {shown}: {error}")),
+    }
+}
+
+/// Writes every man page into a folder.
+pub fn write(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    for (name, page) in commands::pages() {
+        fs::write(folder.join(name), page)?;
+    }
+    fs::write(folder.join("jcard.toml.5"), jcard::page())
+}
+
+/// What an exit status means, whatever the command. `docs/using.md` has the same table.
+pub const EXIT_STATUSES: [(&str, &str); 9] = [
+    ("0", "it went well"),
+    ("1", "it failed, or a check found a fault (`check`, `doctor`)"),
+    ("2", "the command line is wrong"),
+    ("3", "`status`, `send`: the agent does not run; `status` without NAME: the daemon does not"),
+    ("4", "nothing is known, or done: there is no such agent, agentd does not answer, or you are not allowed to"),
+    ("5", "`status --check`: an agent needs attention"),
+    ("6", "`send`: it was sent, but the agent's screen did not change"),
+    ("123", "`wait`, `start --wait`, `restart --wait`: the agent does not get there by itself"),
+    ("124, 125", "`wait`: as `timeout`(1) has it, since its other statuses may be the agent's own; 125 is its 4"),
+];
 
 /// The exit statuses and examples of one command.
 #[derive(Debug)]
@@ -17,10 +72,12 @@ const USAGE: (&str, &str) = ("2", "the command line is wrong");
 const SHOWN: (&str, &str) = ("0", "it was printed");
 const ORDERED: (&str, &str) = ("0", "agentd does what was asked");
 const NOT_ORDERED: (&str, &str) = ("1", "it could not be written, or agentd has not taken it within 2 s");
-const NOT_KNOWN: (&str, &str) = ("4", "there is no such agent, or agentd does not answer");
+const NOT_KNOWN: (&str, &str) = ("4", "there is no such agent, agentd does not answer, or you are not allowed to ask");
+const NOT_ALLOWED: (&str, &str) =
+    ("4", "there is no such agent, agentd does not answer, or you are not allowed to do it");
 
 /// The topics of the daemon and of all commands.
-pub const TOPICS: [Topic; 18] = [
+pub const TOPICS: [Topic; 22] = [
     Topic {
         verb: "",
         exit: &[
@@ -71,9 +128,9 @@ pub const TOPICS: [Topic; 18] = [
     Topic {
         verb: "status",
         exit: &[
-            ("0", "the agent runs; without NAME, the daemon runs"),
-            ("3", "it does not run"),
-            ("4", "there is no such agent, or its state cannot be found out"),
+            ("0", "the agents that are named run; without NAME, the daemon runs"),
+            ("3", "one of them does not run; without an answer from agentd, the daemon does not"),
+            ("4", "there is no such agent, or you are not allowed to ask"),
             ("5", "with --check, an agent has failed, gave up, timed out, is invalid, or has an error"),
             USAGE,
         ],
@@ -81,6 +138,8 @@ pub const TOPICS: [Topic; 18] = [
             ("agentd status", "Show all agents in a table"),
             ("agentd status --failed --check", "Show the agents that have failed, and end with 5 if there are any"),
             ("agentd status reviewer", "Show one agent, with its latest attempts"),
+            ("agentd status 'rev*' writer", "Show some agents"),
+            ("agentd status -w", "Show them until Ctrl-C, as things happen"),
             ("agentd status --json", "Print what the API answers"),
         ],
     },
@@ -125,7 +184,9 @@ pub const TOPICS: [Topic; 18] = [
         examples: &[
             ("agentd logs -f reviewer", "Print what an agent has printed, and continue as it prints more"),
             ("agentd logs -n 20 --previous reviewer", "Print the last 20 lines of the attempt before the latest"),
-            ("agentd logs --since 2h reviewer", "Print what it has printed in the last two hours"),
+            ("agentd logs --since 2h -t reviewer", "Print what it has printed in the last two hours, with times"),
+            ("agentd logs -f reviewer writer", "Follow two agents; each line begins with the name"),
+            ("agentd logs --all-attempts reviewer", "Print all attempts that are kept"),
         ],
     },
     Topic {
@@ -138,7 +199,7 @@ pub const TOPICS: [Topic; 18] = [
     },
     Topic {
         verb: "stop",
-        exit: &[ORDERED, NOT_ORDERED, NOT_KNOWN, USAGE],
+        exit: &[ORDERED, NOT_ORDERED, NOT_ALLOWED, USAGE],
         examples: &[
             ("agentd stop reviewer", "Stop an agent within its grace period; it stays stopped"),
             ("agentd stop --wait reviewer writer", "Stop two agents, and wait until both are"),
@@ -147,7 +208,7 @@ pub const TOPICS: [Topic; 18] = [
     },
     Topic {
         verb: "start",
-        exit: &[ORDERED, NOT_ORDERED, NOT_KNOWN, ("123", "with --wait: it failed, or its entry is wrong"), USAGE],
+        exit: &[ORDERED, NOT_ORDERED, NOT_ALLOWED, ("123", "with --wait: it failed, or its entry is wrong"), USAGE],
         examples: &[
             ("agentd start reviewer", "Start an agent that was stopped, or run one again that has ended"),
             ("agentd start --wait reviewer", "Start it, and wait until it runs"),
@@ -155,7 +216,7 @@ pub const TOPICS: [Topic; 18] = [
     },
     Topic {
         verb: "restart",
-        exit: &[ORDERED, NOT_ORDERED, NOT_KNOWN, ("123", "with --wait: it failed, or its entry is wrong"), USAGE],
+        exit: &[ORDERED, NOT_ORDERED, NOT_ALLOWED, ("123", "with --wait: it failed, or its entry is wrong"), USAGE],
         examples: &[
             ("agentd restart reviewer", "Stop an agent within its grace period, and start it again"),
             ("agentd restart --now reviewer", "Kill it at once, and start it again"),
@@ -163,22 +224,17 @@ pub const TOPICS: [Topic; 18] = [
     },
     Topic {
         verb: "pause",
-        exit: &[ORDERED, NOT_ORDERED, ("4", "agentd does not answer"), USAGE],
+        exit: &[ORDERED, NOT_ORDERED, ("4", "agentd does not answer, or you are not allowed to do it"), USAGE],
         examples: &[("agentd pause --all", "Let nothing start from now on, and leave alone what runs")],
     },
     Topic {
         verb: "unpause",
-        exit: &[ORDERED, NOT_ORDERED, ("4", "agentd does not answer"), USAGE],
+        exit: &[ORDERED, NOT_ORDERED, ("4", "agentd does not answer, or you are not allowed to do it"), USAGE],
         examples: &[("agentd unpause --all", "Let agents start again")],
     },
     Topic {
         verb: "attach",
-        exit: &[
-            ("0", "you detached, or the session ended"),
-            ("1", "attaching failed, or you are not allowed to"),
-            ("4", "there is no such agent, or agentd does not answer"),
-            USAGE,
-        ],
+        exit: &[("0", "you detached, or the session ended"), ("1", "attaching failed"), NOT_ALLOWED, USAGE],
         examples: &[
             ("agentd attach reviewer", "Use an agent's terminal; Ctrl-b d leaves it"),
             ("agentd attach --read-only reviewer", "Only watch: no key reaches the agent"),
@@ -188,9 +244,9 @@ pub const TOPICS: [Topic; 18] = [
         verb: "send",
         exit: &[
             ("0", "it was sent, and the agent's screen changed"),
-            ("1", "it was refused, or you are not allowed to send; nothing was sent"),
+            ("1", "it was refused, or sending failed"),
             ("3", "the agent does not run"),
-            ("4", "there is no such agent, or agentd does not answer"),
+            NOT_ALLOWED,
             ("6", "it was sent, but the agent's screen did not change"),
             USAGE,
         ],
@@ -211,8 +267,44 @@ pub const TOPICS: [Topic; 18] = [
         ],
         examples: &[
             ("sudo agentd doctor", "Check everything, with a remedy for each problem"),
+            ("agentd doctor -v", "Also list what is in order"),
             ("agentd doctor --json", "The same for programs"),
         ],
+    },
+    Topic {
+        verb: "show",
+        exit: &[
+            SHOWN,
+            ("1", "the entry is wrong; standard error says where"),
+            ("4", "there is no such agent in the jcard, or the jcard cannot be read"),
+            USAGE,
+        ],
+        examples: &[
+            ("agentd show reviewer", "Show every field with its value, and the line or the default that it comes from"),
+            ("agentd show --config ./jcard.toml reviewer", "The same for a file that is not in use"),
+        ],
+    },
+    Topic {
+        verb: "init",
+        exit: &[("0", "everything is there"), ("1", "something could not be made; standard error says why"), USAGE],
+        examples: &[
+            ("agentd init", "Write a jcard to begin with, and make the folder of secrets"),
+            ("agentd init --config ./jcard.toml", "Write it elsewhere"),
+        ],
+    },
+    Topic {
+        verb: "completions",
+        exit: &[("0", "it was printed"), ("1", "it could not be printed"), ("2", "the shell is not known")],
+        examples: &[
+            ("agentd completions bash > /etc/bash_completion.d/agentd", "Install completions for bash"),
+            ("agentd completions fish > ~/.config/fish/completions/agentd.fish", "Install completions for fish"),
+            ("agentd completions zsh > /usr/local/share/zsh/site-functions/_agentd", "Install completions for zsh"),
+        ],
+    },
+    Topic {
+        verb: "man",
+        exit: &[("0", "they were written"), ("1", "they could not be written"), USAGE],
+        examples: &[("agentd man ./man", "Write all man pages into a folder")],
     },
 ];
 
@@ -233,6 +325,14 @@ mod tests {
 
     use super::*;
     use crate::cli::Arguments;
+
+    #[test]
+    fn the_docs_have_the_table_of_exit_statuses() {
+        let page = include_str!("../../docs/using.md");
+        let table = page.split_once("### Exit statuses").unwrap().1.split("\n## ").next().unwrap();
+        let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+        assert_eq!(rows, EXIT_STATUSES.map(|(status, meaning)| format!("| {status} | {meaning} |")));
+    }
 
     #[test]
     fn every_command_has_a_topic_and_shows_it() {

@@ -28,7 +28,7 @@ use crate::wire::status::{AgentStatus, Health, Outcome, State, Time};
 
 /// A file could not be written.
 const FAILED: u8 = 1;
-/// As that of `agentd status`.
+/// As that of `agentd status`; also for an operator who may not write.
 const UNKNOWN: u8 = 4;
 /// As that of `agentd wait`: it will not come by itself any more.
 const OTHERWISE: u8 = 123;
@@ -126,7 +126,8 @@ struct End {
 
 impl From<Failure> for End {
     fn from(failure: Failure) -> Self {
-        Self { status: FAILED, message: failure.to_string() }
+        let status = if matches!(failure, Failure::Denied { .. }) { UNKNOWN } else { FAILED };
+        Self { status, message: failure.to_string() }
     }
 }
 
@@ -296,12 +297,8 @@ fn resolve<'a>(names: &[String], agents: &'a [AgentStatus]) -> Result<Vec<&'a Ag
             found = agents.iter().filter(|agent| is_replica(&agent.name, name)).collect();
         }
         if found.is_empty() {
-            let near = nearest(name, agents.iter().map(|agent| agent.name.as_str()));
-            let right = near.map_or_else(
-                || "agentd status lists all agents".to_owned(),
-                |near| format!("did you mean {near}? agentd status lists all agents"),
-            );
-            let message = format!("failed to find agent {name:?}: agentd knows no agent of that name; {right}");
+            let nearest = nearest(name, agents.iter().map(|agent| agent.name.as_str())).map(str::to_owned);
+            let message = Error::NoSuchAgent { name: name.clone(), nearest }.to_string();
             return Err(End { status: UNKNOWN, message });
         }
         for agent in found {
@@ -401,7 +398,7 @@ async fn follow(client: &Client, verb: Verb, job: &mut Job) -> Result<(String, u
     loop {
         match client.agent(&job.name).await {
             Ok(answer) => job.seen = answer.value,
-            Err(Error::NoSuchAgent(_)) => {
+            Err(Error::NoSuchAgent { .. }) => {
                 let status = if verb.starts() { OTHERWISE } else { 0 };
                 return Ok((format!("{}: it is gone: its entry was removed, or agentd was stopped", job.name), status));
             }
@@ -466,7 +463,7 @@ async fn pause(
     const PAUSED: &str = "no agent starts from now on, and what runs goes on; agentd unpause --all ends the pause";
     let daemon = Daemon::find(all, here, directory).await?;
     let line = if pauses { "agentd pause --all" } else { "agentd unpause --all" };
-    if !pauses && !daemon.files.has(ALL)? && daemon.health.as_ref().is_ok_and(|health| health.paused.is_none()) {
+    if !pauses && !daemon.files.has(ALL, line)? && daemon.health.as_ref().is_ok_and(|health| health.paused.is_none()) {
         return Ok((vec!["agents are not paused".to_owned()], 0));
     }
     let written = daemon.files.write(ALL, DropIn { enabled: Some(!pauses), ..DropIn::default() }, line)?;
@@ -530,8 +527,8 @@ mod tests {
     #[case(&["B"], Ok("b"))]
     #[case(&["w"], Ok("w-0 w-1"))]
     #[case(&["w-1", "W"], Ok("w-1 w-0"))]
-    #[case(&["b", "x"], Err("failed to find agent \"x\": agentd knows no agent of that name; agentd status lists"))]
-    #[case(&["writr"], Err("agentd knows no agent of that name; did you mean writer?"))]
+    #[case(&["b", "x"], Err("there is no agent \"x\" (agentd status lists all)"))]
+    #[case(&["writr"], Err("there is no agent \"writr\"; did you mean \"writer\"?"))]
     fn names_mean_agents_or_their_replicas(#[case] wanted: &[&str], #[case] expected: Result<&str, &str>) {
         let agents = agents(&["a", "b", "w-0", "w-1", "w-x", "writer"]);
         match (resolve(&names(wanted), &agents), expected) {

@@ -1,5 +1,6 @@
 //! What all commands share: the event loop, data to stdout, messages to stderr, and the exit status.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -24,6 +25,22 @@ pub(super) enum Failure {
     Print(io::Error),
     /// The daemon's answer is not understood.
     Malformed(serde_json::Error),
+    /// Something else, in a sentence.
+    Said(String),
+    /// It was said already; this is the exit status.
+    Told(u8),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ask(error) => error.fmt(formatter),
+            Self::Print(error) => write!(formatter, "failed to print: {error}"),
+            Self::Malformed(error) => write!(formatter, "failed to understand the daemon: {error}"),
+            Self::Said(what) => formatter.write_str(what),
+            Self::Told(_) => Ok(()),
+        }
+    }
 }
 
 /// Runs a command that prints what the API answers or streams, and says on stderr why it could not.
@@ -44,9 +61,8 @@ pub(super) fn run(print: impl Future<Output = Result<(), Failure>>) -> ExitCode 
         Ok(()) => ExitCode::SUCCESS,
         // The reader has seen enough.
         Err(Failure::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(Failure::Ask(error)) => complain(UNKNOWN, &error.to_string()),
-        Err(Failure::Print(error)) => complain(UNKNOWN, &format!("failed to print: {error}")),
-        Err(Failure::Malformed(error)) => complain(UNKNOWN, &format!("failed to understand the daemon: {error}")),
+        Err(Failure::Told(code)) => ExitCode::from(code),
+        Err(failure) => complain(UNKNOWN, &failure.to_string()),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::wire::terminal::{
 const FAILED: u8 = 1;
 /// The exit status when the agent does not run.
 const NOT_RUNNING: u8 = 3;
-/// The exit status when the agent is not known, or agentd does not answer.
+/// The exit status when the agent is not known, agentd does not answer, or the operator may not send.
 const UNKNOWN: u8 = 4;
 /// The exit status when the screen did not change.
 const UNCONFIRMED: u8 = 6;
@@ -115,9 +115,9 @@ fn complain(status: u8, what: &str) -> ExitCode {
 }
 
 fn status(error: &connection::Error) -> u8 {
-    match (error, error.why()) {
-        (_, Some(Why::NotRunning)) => NOT_RUNNING,
-        (_, Some(Why::Unknown)) | (connection::Error::Absent(_) | connection::Error::Silent, _) => UNKNOWN,
+    match error.why() {
+        Some(Why::NotRunning) => NOT_RUNNING,
+        _ if error.is_unknown() => UNKNOWN,
         _ => FAILED,
     }
 }

@@ -21,7 +21,7 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
             }
         }
         let mut table = Self { text: String::new(), widths };
-        table.push_cells(&headings.map(str::to_owned), None);
+        table.push_cells(&headings.map(str::to_owned));
         table
     }
 
@@ -30,21 +30,14 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
         self.widths.iter().map(|width| width + GAP.len()).sum()
     }
 
-    /// Begins the next row. `paint` is a column, and the escape sequence that colors its cell.
-    pub(super) fn push_row(&mut self, cells: &[String; COLUMNS], paint: Option<(usize, &str)>) {
+    /// Begins the next row.
+    pub(super) fn push_row(&mut self, cells: &[String; COLUMNS]) {
         self.end_line();
-        self.push_cells(cells, paint);
+        self.push_cells(cells);
     }
 
     /// Ends the line with text.
     pub(super) fn push_text(&mut self, text: &str) {
-        self.text.push_str(text);
-    }
-
-    /// Puts text on a line of its own below the row.
-    pub(super) fn push_below(&mut self, text: &str) {
-        self.end_line();
-        self.text.push_str(GAP);
         self.text.push_str(text);
     }
 
@@ -54,14 +47,9 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
         self.text
     }
 
-    fn push_cells(&mut self, cells: &[String; COLUMNS], paint: Option<(usize, &str)>) {
-        for (column, (cell, width)) in cells.iter().zip(&self.widths).enumerate() {
-            let padding = width - cell.chars().count();
-            match paint.filter(|&(painted, _)| column == painted) {
-                Some((_, paint)) => _ = write!(self.text, "{paint}{cell}\x1b[0m"),
-                None => self.text.push_str(cell),
-            }
-            _ = write!(self.text, "{:padding$}{GAP}", "");
+    fn push_cells(&mut self, cells: &[String; COLUMNS]) {
+        for (cell, width) in cells.iter().zip(&self.widths) {
+            _ = write!(self.text, "{cell}{:padding$}{GAP}", "", padding = width - cell.chars().count());
         }
     }
 
@@ -69,6 +57,104 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
         self.text.truncate(self.text.trim_end_matches(' ').len());
         self.text.push('\n');
     }
+}
+
+/// A column of a table whose columns are chosen when it is written.
+#[derive(Clone, Debug)]
+pub(super) struct Column {
+    pub(super) heading: &'static str,
+    pub(super) cells: Vec<String>,
+    /// Whether it stays even if it says nothing.
+    pub(super) is_needed: bool,
+}
+
+/// What stands in a cell that has nothing to say.
+pub(super) const NOTHING: &str = "-";
+
+impl Column {
+    /// A column that is left out if none of its cells says anything.
+    pub(super) fn new(heading: &'static str, cells: Vec<String>) -> Self {
+        Self { heading, cells, is_needed: false }
+    }
+
+    /// A column that is always there.
+    pub(super) fn needed(heading: &'static str, cells: Vec<String>) -> Self {
+        Self { heading, cells, is_needed: true }
+    }
+
+    fn says_something(&self) -> bool {
+        self.is_needed || self.cells.iter().any(|cell| !cell.is_empty() && cell != NOTHING)
+    }
+
+    /// How wide it is, in characters, without the gap after it.
+    pub(super) fn width(&self) -> usize {
+        let cells = self.cells.iter().map(|cell| cell.chars().count());
+        cells.chain([self.heading.len()]).max().unwrap_or_default()
+    }
+}
+
+/// The columns that say something.
+pub(super) fn without_empty(columns: Vec<Column>) -> Vec<Column> {
+    columns.into_iter().filter(Column::says_something).collect()
+}
+
+/// How wide columns are together, each with the gap after it.
+pub(super) fn width_of(columns: &[Column]) -> usize {
+    columns.iter().map(|column| column.width() + GAP.len()).sum()
+}
+
+/// The headings of columns, each as wide as its column.
+pub(super) fn headings(columns: &[Column]) -> String {
+    line(columns.iter().map(|column| (column.heading, column.width(), "")))
+}
+
+/// A row of columns. `paint` is a heading, and the escape sequence that colors the cell under it.
+pub(super) fn row(columns: &[Column], number: usize, paint: Option<(&str, &str)>) -> String {
+    line(columns.iter().map(|column| {
+        let paint = paint.filter(|&(heading, _)| heading == column.heading).map_or("", |(_, paint)| paint);
+        (column.cells.get(number).map_or("", String::as_str), column.width(), paint)
+    }))
+}
+
+fn line<'a>(cells: impl Iterator<Item = (&'a str, usize, &'a str)>) -> String {
+    let mut line = String::new();
+    for (cell, width, paint) in cells {
+        let padding = width.saturating_sub(cell.chars().count());
+        let plain = if paint.is_empty() { "" } else { "\x1b[0m" };
+        _ = write!(line, "{paint}{cell}{plain}{:padding$}{GAP}", "");
+    }
+    line
+}
+
+/// The text, shortened in the middle to at most `width` characters: names that belong together often differ at their ends.
+pub(super) fn shortened_in_the_middle(text: &str, width: usize) -> String {
+    let length = text.chars().count();
+    if length <= width {
+        return text.to_owned();
+    }
+    let room = width.saturating_sub(1);
+    let (before, after) = (room.div_ceil(2), room / 2);
+    text.chars().take(before).chain(['…']).chain(text.chars().skip(length - after)).collect()
+}
+
+/// Breaks a line into pieces of at most `width` characters, wherever that is; escape sequences for colors take no room.
+pub(super) fn broken(line: &str, width: usize) -> Vec<String> {
+    let (mut pieces, mut length, mut is_text) = (vec![String::new()], 0, true);
+    for character in line.chars() {
+        if character == '\x1b' {
+            is_text = false;
+        }
+        if is_text && length >= width.max(1) {
+            pieces.push(String::new());
+            length = 0;
+        }
+        if let Some(piece) = pieces.last_mut() {
+            piece.push(character);
+        }
+        length += usize::from(is_text);
+        is_text |= character == 'm';
+    }
+    pieces
 }
 
 /// Writes lines beside a label that is `indent` columns wide: the first line follows the label, the others stand below the first line.
@@ -126,11 +212,10 @@ mod tests {
         let rows = [["a".to_owned(), "é1".to_owned()], ["bcd".to_owned(), String::new()]];
         let mut table = Table::new(["X", "Y"], &rows);
         assert_eq!(table.indent(), 9);
-        table.push_row(&rows[0], Some((1, "\x1b[31m")));
+        table.push_row(&rows[0]);
         table.push_text("why");
-        table.push_row(&rows[1], None);
-        table.push_below("below");
-        assert_eq!(table.finish(), "X    Y\na    \x1b[31mé1\x1b[0m  why\nbcd\n  below\n");
+        table.push_row(&rows[1]);
+        assert_eq!(table.finish(), "X    Y\na    é1  why\nbcd\n");
     }
 
     #[test]
@@ -144,6 +229,32 @@ mod tests {
     #[test]
     fn shortened_text_ends_with_an_ellipsis() {
         assert_eq!([shortened("éab", 3), shortened("éabc", 3), shortened("ab", 0)], ["éab", "éa…", "…"]);
+    }
+
+    #[test]
+    fn columns_that_say_nothing_are_left_out() {
+        let cells = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
+        let columns = without_empty(vec![
+            Column::needed("NAME", cells(["a", "écrit"])),
+            Column::new("EXIT", cells(["-", ""])),
+            Column::new("IDLE", cells(["-", "3s"])),
+        ]);
+        assert_eq!(headings(&columns), "NAME   IDLE  ");
+        assert_eq!(row(&columns, 1, Some(("IDLE", "\x1b[31m"))), "écrit  \x1b[31m3s\x1b[0m    ");
+        assert_eq!(width_of(&columns), 13);
+    }
+
+    #[test]
+    fn a_name_is_shortened_in_the_middle() {
+        let shorten = |width| shortened_in_the_middle("reviewér-of-everything", width);
+        assert_eq!([shorten(22), shorten(10), shorten(1)], ["reviewér-of-everything", "revie…hing", "…"]);
+    }
+
+    #[test]
+    fn a_line_is_broken_anywhere_and_colors_take_no_room() {
+        assert_eq!(broken("abcdé", 2), ["ab", "cd", "é"]);
+        assert_eq!(broken("a\x1b[31mbc\x1b[0md", 2), ["a\x1b[31mb", "c\x1b[0md"]);
+        assert_eq!(broken("", 2), [""]);
     }
 
     #[test]

@@ -63,6 +63,11 @@ impl Error {
             || matches!(self, Self::Refused { why: Why::Forbidden, .. })
     }
 
+    /// Whether nothing is known, as exit status 4 says it: no such agent, no answer, or no right to ask.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.is_denied() || matches!(self, Self::Absent(_) | Self::Silent) || self.why() == Some(Why::Unknown)
+    }
+
     /// What to ask next.
     pub(super) fn hint(&self, agent: &Name) -> String {
         match self.why() {

@@ -136,13 +136,13 @@ async fn wait(arguments: &Arguments, socket: &Path) -> Waited {
                     Verdict::NotYet => None,
                 }
             }
-            Some(Err(Error::NoSuchAgent(_)))
+            Some(Err(Error::NoSuchAgent { .. }))
                 if last.is_none() && asked.elapsed() < TO_BE_DECLARED || is_young(&client).await =>
             {
                 is_unknown = true;
                 None
             }
-            Some(Err(Error::NoSuchAgent(_))) if last.is_some() => {
+            Some(Err(Error::NoSuchAgent { .. })) if last.is_some() => {
                 let why = format!("{name} was stopped and is gone: its entry was removed, or agentd was stopped");
                 return Waited { end: End::Otherwise(why), last };
             }
@@ -159,7 +159,8 @@ async fn wait(arguments: &Arguments, socket: &Path) -> Waited {
         };
         if is_last {
             let seen = last.as_ref().map_or_else(|| format!("{name} is not known yet"), |it| describe(&it.value));
-            let end = missing.map_or_else(|| End::TimedOut(format!("timed out; {seen}")), End::Unknown);
+            let after = humantime::format_duration(arguments.timeout.unwrap_or_default());
+            let end = missing.map_or_else(|| End::TimedOut(format!("timed out after {after}: {seen}")), End::Unknown);
             return Waited { end, last };
         }
         // Nothing need happen for it to be settled that there is none.
@@ -253,7 +254,8 @@ fn judge(agent: &AgentStatus, wanted: &[State]) -> Verdict {
 fn describe(agent: &AgentStatus) -> String {
     let why = agent.error.as_ref().filter(|_| agent.state == State::Invalid).or(agent.reason.as_ref());
     let why = why.map_or_else(String::new, |why| format!(": {why}"));
-    format!("{} is {}{why}", agent.name, agent.state)
+    let what = if agent.state == State::Backoff { "in " } else { "" };
+    format!("{} is {what}{}{why}", agent.name, agent.state)
 }
 
 /// The exit status of an agent that has exited, as a shell has it; or why there is none.

@@ -15,8 +15,8 @@ use crate::text::printable::{self, escaped};
 use crate::wire::status::{Fault, ScreenShown};
 
 /// To another screen without a cursor, where long lines are cut (`xterm` control sequences 1049, 25, 7), and back.
-const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
-const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
+pub(super) const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
+pub(super) const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
 /// Whose screen, and how.
 #[derive(Clone, Debug, clap::Args)]
@@ -55,7 +55,7 @@ pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
 }
 
 /// Until the person at the terminal, or the system, wants an end.
-async fn end_asked_for() -> io::Result<()> {
+pub(super) async fn end_asked_for() -> io::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let (mut hang_up, mut quit) = (signal(SignalKind::hangup())?, signal(SignalKind::quit())?);
     tokio::select! {
@@ -67,7 +67,7 @@ async fn end_asked_for() -> io::Result<()> {
     Ok(())
 }
 
-fn out(text: &str) -> io::Result<()> {
+pub(super) fn out(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()

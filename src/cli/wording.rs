@@ -1,11 +1,13 @@
 //! The words that several commands share: states, times, exits, faults and counts.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use super::operate::stopped;
 use crate::sys::regular_file;
 use crate::text::printable::escaped;
 use crate::wire::exit_status::ExitStatus;
-use crate::wire::status::{AgentStatus, Health, LogUse, Outcome, State, Time};
+use crate::wire::reason::WaitingFor;
+use crate::wire::status::{AgentStatus, Health, LogUse, Outcome, Override, State, Time};
 
 /// What is wrong with the daemon as a whole, a line each.
 pub(super) fn faults(health: &Health) -> Vec<String> {
@@ -42,6 +44,17 @@ pub(super) fn in_bytes(bytes: u64) -> String {
     }
 }
 
+/// What a person should know of the daemon as a whole, a line each: its faults, and a pause.
+pub(super) fn notices(health: &Health, now: SystemTime) -> Vec<String> {
+    let paused = health.paused.as_ref().map(|Override { by, at, .. }| {
+        let by = by.as_ref().map_or_else(String::new, |by| format!(" by {}", escaped(by)));
+        let ago = at.and_then(|Time(at)| now.duration_since(at).ok());
+        let ago = ago.map_or_else(String::new, |ago| format!(" {} ago", words(ago)));
+        format!("all agents were paused{by}{ago}, and none starts: agentd unpause --all")
+    });
+    paused.into_iter().chain(faults(health)).collect()
+}
+
 /// When the agent entered its state: what the API says, or, with an older daemon that does not say, what follows from the rest.
 pub(super) fn since(agent: &AgentStatus) -> Option<Time> {
     agent.since.or_else(|| match agent.state {
@@ -60,7 +73,7 @@ pub(super) fn remark(agent: &AgentStatus) -> String {
     });
     let (error, limits_error) = (agent.error.as_deref(), agent.limits_error.as_deref());
     let (log_error, environment_error) = (agent.log_error.as_deref(), agent.environment_error.as_deref());
-    let stopped = super::operate::stopped(agent, std::time::SystemTime::now());
+    let stopped = stopped(agent, SystemTime::now());
     let reason = stopped.as_deref().or(agent.reason.as_deref());
     let state = [agent.outcome.map(outcome), reason, cause];
     let parts = [&state[..], &[error, limits_error, log_error, environment_error]].concat();
@@ -78,12 +91,120 @@ pub(super) fn outcome(outcome: Outcome) -> &'static str {
     outcome.word()
 }
 
+/// The state in a word or two, with the outcome in the place of `exited`.
+pub(super) fn state_word(agent: &AgentStatus) -> &'static str {
+    match (agent.state, agent.outcome) {
+        (State::Exited, Some(Outcome::Completed)) => "completed",
+        (State::Exited, Some(Outcome::TimedOut)) => "timed out",
+        (State::Exited, Some(Outcome::GaveUp)) => "gave up",
+        (State::Exited, Some(Outcome::Failed)) if never_started(agent) => "cannot start",
+        (State::Exited, Some(Outcome::Failed)) => "failed",
+        (State::Exited, None) => "exited",
+        (State::Waiting, _) if is_switched_off(agent) => "stopped",
+        (State::Waiting, _) => "waiting",
+        (State::Starting, _) => "starting",
+        (State::Running, _) => "running",
+        (State::Stopping, _) => "stopping",
+        (State::Backoff, _) => "backoff",
+        (State::Invalid, _) => "invalid",
+    }
+}
+
+/// The words of [`state_word`], in the order in which agents are counted.
+pub(super) const STATE_WORDS: [&str; 13] = [
+    "running",
+    "starting",
+    "stopping",
+    "backoff",
+    "waiting",
+    "cannot start",
+    "failed",
+    "gave up",
+    "timed out",
+    "exited",
+    "completed",
+    "stopped",
+    "invalid",
+];
+
+/// Whether the agent may not run: an operator has stopped it, or its entry says so.
+pub(super) fn is_switched_off(agent: &AgentStatus) -> bool {
+    agent.waiting_for.iter().any(|cause| matches!(cause, WaitingFor::Enabled { .. }))
+}
+
+/// Whether the latest attempt ended before its harness was started.
+pub(super) fn never_started(agent: &AgentStatus) -> bool {
+    agent.started_at.is_none()
+        && agent.exit.as_ref().is_some_and(|exit| matches!(exit.how, ExitStatus::Cause(_)))
+        && matches!(agent.state, State::Exited | State::Backoff)
+}
+
+/// How urgently a person should look at the agent: 0 comes first.
+pub(super) fn urgency(agent: &AgentStatus) -> u8 {
+    match (agent.state, agent.outcome) {
+        (State::Invalid, _) => 0,
+        (State::Exited, Some(Outcome::Failed | Outcome::GaveUp | Outcome::TimedOut) | None) => 1,
+        _ if agent.error.is_some() => 2,
+        (State::Backoff, _) => 3,
+        (State::Waiting, _) if is_switched_off(agent) => 7,
+        (State::Waiting, _) => 4,
+        (State::Starting | State::Stopping, _) => 5,
+        (State::Running, _) => 6,
+        (State::Exited, Some(Outcome::Completed)) => 8,
+    }
+}
+
+/// Everything that a person should know about the state beside what the columns of the table say, a paragraph each. If `is_all` is
+/// set, the columns count for nothing.
+pub(super) fn remarks(agent: &AgentStatus, is_all: bool, now: SystemTime) -> Vec<String> {
+    let exit = agent.exit.as_ref();
+    let cause = exit.and_then(|exit| match &exit.how {
+        ExitStatus::Cause(cause) => Some(cause.as_str()),
+        ExitStatus::Code(_) | ExitStatus::Signal(_) => None,
+    });
+    let cause = cause.filter(|_| !matches!(agent.state, State::Running | State::Starting | State::Stopping));
+    // That it is declared is no news of an agent that runs.
+    let is_news = |reason: &&str| *reason != "declared" && (is_all || !is_in_the_columns(agent));
+    let stopped = stopped(agent, now);
+    let reason = stopped.as_deref().or(agent.reason.as_deref()).filter(is_news);
+    let is_silent = agent.state == State::Exited && exit.is_some_and(|exit| exit.silent);
+    let silent = is_silent.then_some("it ended in under 2s and printed nothing: it probably did nothing");
+    let errors = [&agent.error, &agent.limits_error, &agent.log_error, &agent.environment_error];
+    let errors = errors.map(|error| error.as_deref());
+    let paragraphs = [&[reason, cause, silent][..], &errors].concat().into_iter().flatten().flat_map(str::lines);
+    let mut news: Vec<&str> = Vec::new();
+    for paragraph in paragraphs.map(str::trim).filter(|paragraph| !paragraph.is_empty()) {
+        if !news.iter().any(|said| said.contains(paragraph)) {
+            news.retain(|said| !paragraph.contains(*said));
+            news.push(paragraph);
+        }
+    }
+    news.into_iter().map(escaped).collect()
+}
+
+/// Whether the columns of the table say the same as the reason.
+fn is_in_the_columns(agent: &AgentStatus) -> bool {
+    let is_plain = agent
+        .exit
+        .as_ref()
+        .is_some_and(|exit| !matches!(exit.how, ExitStatus::Cause(_)) && exit.oom_kills.is_none_or(|kills| kills == 0));
+    let is_delay = |cause: &WaitingFor| matches!(cause, WaitingFor::Backoff { .. });
+    match agent.state {
+        State::Running | State::Starting => true,
+        State::Backoff => is_plain && !agent.waiting_for.is_empty() && agent.waiting_for.iter().all(is_delay),
+        State::Exited => is_plain && agent.outcome.is_some(),
+        State::Invalid => agent.error.is_some(),
+        State::Waiting | State::Stopping => false,
+    }
+}
+
 /// The color of a state: green is good, yellow is in between, red needs a person. The words say the same.
 pub(super) fn paint(agent: &AgentStatus) -> &'static str {
     const GREEN: &str = "\x1b[32m";
     const YELLOW: &str = "\x1b[33m";
     const RED: &str = "\x1b[31m";
     match (agent.state, agent.outcome) {
+        (State::Waiting, _) if is_switched_off(agent) => "",
         (State::Running, _) | (State::Exited, Some(Outcome::Completed)) => GREEN,
         (State::Waiting | State::Starting | State::Stopping | State::Backoff, _) => YELLOW,
         (State::Exited | State::Invalid, _) => RED,
@@ -102,6 +223,14 @@ pub(super) fn words(span: Duration) -> String {
     if small == 0 { format!("{large}{large_unit}") } else { format!("{large}{large_unit} {small}{small_unit}") }
 }
 
+/// How long until then, such as `in 3s`: rounded up to whole seconds, since `in 0s` would mean the same as `now`.
+pub(super) fn until(Time(at): Time, now: SystemTime) -> String {
+    match at.duration_since(now) {
+        Ok(rest) if !rest.is_zero() => format!("in {}", words(rest + Duration::from_nanos(999_999_999))),
+        _ => "now".to_owned(),
+    }
+}
+
 /// How an attempt ended, in a cell of a table.
 pub(super) fn exit_cell(how: &ExitStatus) -> String {
     match how {
@@ -114,7 +243,12 @@ pub(super) fn exit_cell(how: &ExitStatus) -> String {
 /// What is wrong with a jcard as a whole. Follows the name of the file.
 pub(super) fn fault(error: &regular_file::Error) -> String {
     match error {
-        regular_file::Error::Io(error) => format!("cannot be read: {error}"),
+        regular_file::Error::Io(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            "does not exist; agentd init writes one to begin with".to_owned()
+        }
+        regular_file::Error::Io(error) => {
+            format!("cannot be read: {error}")
+        }
         regular_file::Error::Link => format!("cannot be read: {error}; name the file that it points to"),
         regular_file::Error::NotRegular => "is not a regular file; name a jcard that is one".to_owned(),
         regular_file::Error::TooLarge(limit) => {
@@ -131,6 +265,7 @@ pub(super) fn counted(count: usize, noun: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+
     use super::*;
     use crate::cli::status::tests::{agent, ago};
     use crate::wire::status::Exit;
@@ -168,6 +303,32 @@ mod tests {
                 State::Starting | State::Stopping => None,
             };
             assert_eq!(since(&agent), derived, "{state}, from a daemon that does not say");
+        }
+    }
+
+    #[test]
+    fn a_pause_is_a_notice_before_the_faults() {
+        let mut health: Health =
+            serde_json::from_value(serde_json::json!({ "state": "running", "uptime_seconds": 1 })).unwrap();
+        let now = ago(0).0;
+        assert_eq!(notices(&health, now), Vec::<String>::new());
+        health.override_error = Some("no".to_owned());
+        health.paused = Some(Override { by: Some("o\x1bp".to_owned()), at: Some(ago(300)), ..Override::default() });
+        let paused = "all agents were paused by o\\u{1b}p 5m ago, and none starts: agentd unpause --all";
+        assert_eq!(notices(&health, now), [paused, "overrides: no"]);
+        health.paused = Some(Override::default());
+        assert_eq!(notices(&health, now)[0], "all agents were paused, and none starts: agentd unpause --all");
+    }
+
+    #[test]
+    fn every_state_has_a_word_that_is_counted() {
+        for state in State::ALL {
+            for outcome in
+                [None, Some(Outcome::Completed), Some(Outcome::Failed), Some(Outcome::TimedOut), Some(Outcome::GaveUp)]
+            {
+                let agent = AgentStatus { outcome, ..agent("a", state) };
+                assert!(STATE_WORDS.contains(&state_word(&agent)), "{state} {outcome:?}");
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use super::position::Places;
 use crate::agent::harness::{HARNESSES, Harness};
 use crate::agent::name::{InvalidName, Key, Name};
 use crate::agent::spec::{AgentSpec, Kind, Limits, Policy, Prompt, Restart};
-use crate::config::{Config, Entry, Finding, MAX_AGENTS, MAX_REPLICAS, MAX_TOGETHER, Options, Severity};
+use crate::config::{Config, Entry, Finding, Lines, MAX_AGENTS, MAX_REPLICAS, MAX_TOGETHER, Options, Severity};
 use crate::text::suggest::nearest;
 
 /// Reads every agent that a jcard declares.
@@ -22,8 +22,8 @@ pub(super) fn read(document: &DeTable<'_>, places: &Places<'_>, options: &Option
     let mut roster = Roster::default();
     let drafts: Vec<_> = entries(document, places, &mut roster).into_iter().map(Draft::read).collect();
     let bases = base_names(&drafts);
-    for (draft, base) in drafts.into_iter().zip(bases) {
-        roster.enlist(draft, base, places, options);
+    for (table, (draft, base)) in drafts.into_iter().zip(bases).enumerate() {
+        roster.enlist(table, draft, base, places, options);
     }
     roster.list_unplaced();
     let Roster { entries, mut findings, sandbox_expected, incomplete, .. } = roster;
@@ -32,6 +32,11 @@ pub(super) fn read(document: &DeTable<'_>, places: &Places<'_>, options: &Option
     }
     findings.sort_by_key(|finding| (finding.line, finding.column));
     Config { entries, findings, sandbox_expected, complete: !incomplete }
+}
+
+/// Where the tables and their fields stand.
+pub(super) fn lines(document: &DeTable<'_>, places: &Places<'_>) -> Vec<Lines> {
+    entries(document, places, &mut Roster::default()).iter().map(Fields::lines).collect()
 }
 
 /// The tables of `[agent]` and `[[agents]]`.
@@ -389,6 +394,8 @@ struct Roster {
 struct Unplaced {
     /// How many entries come before it.
     at: usize,
+    /// See [`Entry::table`].
+    table: usize,
     /// Its name, as far as it can be determined.
     name: Name,
     harness: Option<&'static Harness>,
@@ -396,7 +403,7 @@ struct Unplaced {
 }
 
 impl Roster {
-    fn enlist(&mut self, mut draft: Draft<'_>, called: Base, places: &Places<'_>, options: &Options) {
+    fn enlist(&mut self, table: usize, mut draft: Draft<'_>, called: Base, places: &Places<'_>, options: &Options) {
         let base = match &called {
             Base::Known(name) => Some(name),
             Base::Guessed(_) | Base::Unknown => None,
@@ -439,7 +446,7 @@ impl Roster {
             };
             // Recorded together with what kept the entry from saying it.
             let error = spec.err().or_else(|| draft.fields.errors()).unwrap_or_default();
-            self.unplaced.extend(name.map(|name| Unplaced { at: self.entries.len(), name, harness, error }));
+            self.unplaced.extend(name.map(|name| Unplaced { at: self.entries.len(), table, name, harness, error }));
             self.findings.extend(draft.fields.into_findings());
             self.incomplete = true;
             return;
@@ -473,7 +480,7 @@ impl Roster {
                 }
                 spec = spec.map(|spec| AgentSpec { name: name.clone(), session, ..spec });
             }
-            self.entries.push(Entry { name, harness, spec });
+            self.entries.push(Entry { name, harness, table, spec });
         }
     }
 
@@ -483,7 +490,7 @@ impl Roster {
     fn list_unplaced(&mut self) {
         let mut next: HashMap<Key, u64> = HashMap::new();
         let mut listed = Vec::new();
-        for Unplaced { at, name, harness, error } in std::mem::take(&mut self.unplaced) {
+        for Unplaced { at, table, name, harness, error } in std::mem::take(&mut self.unplaced) {
             let number = next.entry(name.key()).or_insert(2);
             let mut candidate = Some(name.clone());
             while let Some(taken) = candidate.take_if(|name| self.names.contains_key(&name.key())) {
@@ -493,7 +500,7 @@ impl Roster {
             }
             let Some(name) = candidate else { continue };
             self.names.insert(name.key(), 0);
-            listed.push((at, Entry { name, harness, spec: Err(error) }));
+            listed.push((at, Entry { name, harness, table, spec: Err(error) }));
         }
         let mut placed = std::mem::take(&mut self.entries).into_iter();
         let mut count = 0;

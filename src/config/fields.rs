@@ -13,7 +13,7 @@ use toml::de::{DeInteger, DeTable, DeValue};
 use super::position::Places;
 use crate::agent::name::Name;
 use crate::agent::spec::Workdir;
-use crate::config::{Finding, MAX_NOTED, Severity, tell};
+use crate::config::{Finding, Lines, MAX_NOTED, Severity, tell};
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::exec::is_variable_name;
 use crate::sys::secret_bytes::SecretBytes;
@@ -74,6 +74,13 @@ impl<'a> Fields<'a> {
     /// The position of a field's value, or of the entry if it has no such field.
     pub(super) fn place(&self, key: &str) -> usize {
         self.table.get(key).map_or(self.start, |value| value.span().start)
+    }
+
+    /// The lines of the entry and of its fields that are set.
+    pub(super) fn lines(&self) -> Lines {
+        let line = |at| self.places.locate(at).0;
+        let keys = self.table.iter().map(|(key, _)| key.get_ref().to_string()).filter(|key| self.is_set(key));
+        Lines { header: line(self.start), fields: keys.map(|key| (key.clone(), line(self.place(&key)))).collect() }
     }
 
     pub(super) fn error(&mut self, at: usize, message: impl Into<String>) {

@@ -1131,7 +1131,9 @@ proptest! {
         entries.insert(at, format!("[[agents]]\n{bad}"));
         let together = read(&entries.concat());
         for entry in &alone.entries {
-            prop_assert!(together.entries.contains(entry));
+            // Its table may be another.
+            let is_it = |other: &Entry| Entry { table: entry.table, ..other.clone() } == *entry;
+            prop_assert!(together.entries.iter().any(is_it));
         }
     }
 

@@ -4,6 +4,7 @@
 //! read) loses messages, but never delays the daemon.
 
 mod journal;
+mod lines;
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -107,7 +108,7 @@ pub fn start(detail: Detail) -> Guard {
         NonBlockingBuilder::default().buffered_lines_limit(QUEUE).lossy(true).finish(Harmless(io::stderr()));
     let _ = DROPPED.set(Dropped::Lines(writer.error_counter()));
     let color = Terminal::color_on_stderr();
-    let lines = fmt::layer().with_writer(writer).with_target(false).with_ansi(color);
+    let lines = fmt::layer().with_writer(writer).with_ansi(color).event_format(lines::Lines);
     let _ = tracing::subscriber::set_global_default(Registry::default().with(lines).with(Governor).with(level));
     keep(Sink::Lines { _guard: guard })
 }
@@ -186,7 +187,7 @@ impl Visit for AgentOf {
     }
 }
 
-/// Removes the non-ASCII characters that act on a terminal or on its reader. ASCII ones are escaped where lines are formatted,
+/// Removes the non-ASCII characters that act on a terminal or on its reader. ASCII ones are escaped where [lines] are formatted,
 /// except for the log's own colors.
 struct Harmless<W>(W);
 

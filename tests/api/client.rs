@@ -17,8 +17,10 @@ fn server() -> Server {
 }
 
 fn status(name: Option<&str>, socket: &Path) -> ExitCode {
-    let [table, json] = [false, true]
-        .map(|json| run(&Arguments { name: name.map(str::to_owned), json, failed: false, check: false }, socket));
+    let names: Vec<String> = name.map(str::to_owned).into_iter().collect();
+    let arguments =
+        |json| Arguments { names: names.clone(), watch: false, sort: None, json, failed: false, check: false };
+    let [table, json] = [false, true].map(|json| run(&arguments(json), socket));
     assert_eq!(table, json);
     table
 }
@@ -68,7 +70,7 @@ async fn names_of_any_kind_are_asked_for_safely() {
         let error = client.agent(name).await.unwrap_err();
         assert!(!matches!(error, Error::NotRunning(_)), "{name:?}: {error}");
     }
-    assert!(matches!(client.agent("../health").await, Err(Error::NoSuchAgent(_))));
+    assert!(matches!(client.agent("../health").await, Err(Error::NoSuchAgent { .. })));
 }
 
 #[tokio::test(start_paused = true)]

@@ -226,7 +226,7 @@ fn commands_ask_the_daemon_that_the_variable_names() {
         let (status, said) = run(daemon.agentd(words).env(VARIABLE, &socket));
         assert!(status == Some(0) && said.contains("sleeper"), "{words:?}: {said}");
     }
-    let (_, said) = run(daemon.agentd(&["doctor"]).env(VARIABLE, &socket));
+    let (_, said) = run(daemon.agentd(&["doctor", "-v"]).env(VARIABLE, &socket));
     let is_asked = said.contains("answers at") && said.contains(&format!("process {}", daemon.pid()));
     assert!(is_asked && said.contains(daemon.jcard().to_str().unwrap()), "doctor finds the rest through it: {said}");
 

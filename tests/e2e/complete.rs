@@ -48,6 +48,8 @@ fn bash_offers_commands_flags_and_known_agents() {
     assert!(offered.contains("writer") && !offered.contains("reviewer"), "{offered}");
     assert!(complete("agentd wa").split_whitespace().any(|word| word == "watch"));
     assert!(complete("agentd wait --t").contains("--timeout"));
+    let offered = complete("agentd ''");
+    assert!(offered.contains("status") && !offered.contains("--"), "options are offered only after a dash: {offered}");
     assert!(complete("agentd wait --for ''").contains("backoff"));
     let nowhere = complete("agentd --api-socket /no/where wait ''");
     assert!(!nowhere.contains("reviewer"), "{nowhere}");
@@ -61,7 +63,7 @@ fn fish_offers_the_agents_with_their_states() {
     fs::create_dir_all(daemon.path("home-of-op")).unwrap();
     let script = "source ./agentd.fish; complete -C \"agentd --api-socket $SOCKET wait \"";
     let Some(offered) = shell(&daemon, &["fish", "--no-config", "-c", script]) else { return };
-    assert!(offered.contains("reviewer\trunning") && offered.contains("writer\texited"), "{offered}");
+    assert!(offered.contains("reviewer\trunning") && offered.contains("writer\tcompleted"), "{offered}");
 }
 
 #[test]
@@ -72,5 +74,13 @@ fn zsh_offers_the_agents_on_the_first_completion() {
         "fpath=(. $fpath); autoload -Uz _agentd; compdef() { : }; _describe() { print -l \"${(@P)${argv[-1]}}\" }
         words=(agentd --api-socket $SOCKET wait ''); CURRENT=5; _agentd";
     let Some(offered) = shell(&daemon, &["zsh", "-f", "-c", script]) else { return };
-    assert!(offered.contains("reviewer:running") && offered.contains("writer:exited"), "{offered}");
+    assert!(offered.contains("reviewer:running") && offered.contains("writer:completed"), "{offered}");
+}
+
+#[test]
+fn the_variable_of_other_programs_prints_a_script_and_starts_nothing() {
+    let (code, script) = run(&mut Setup::new().agentd(&["completions", "bash"]));
+    assert!(code == Some(0) && script.contains("AGENTD_COMPLETE="), "{script}");
+    let usual = std::process::Command::new(binary()).env("COMPLETE", "bash").output().unwrap();
+    assert_eq!((usual.status.code(), String::from_utf8(usual.stdout).unwrap()), (Some(0), script));
 }

@@ -32,6 +32,7 @@ mod observe;
 mod operators;
 mod overrides;
 mod panes;
+mod people;
 mod presets;
 mod quickstart;
 mod restart;

@@ -250,7 +250,7 @@ fn watch_says_why_a_screen_cannot_be_shown() {
     for words in [&["watch", "nobody"][..], &["watch", "nobody", "--follow"]] {
         let (code, said) = run(&mut verb(&daemon, words));
         assert_eq!(code, Some(4), "{said}");
-        assert!(said.contains("agentd knows no agent of that name"), "{said}");
+        assert!(said.contains("there is no agent \"nobody\""), "{said}");
     }
     assert_eq!(daemon.get("/v1/agents/nobody/screen").status, 404);
 }
@@ -496,7 +496,10 @@ fn a_log_is_followed_through_a_restart_of_the_daemon() {
 fn a_missing_log_is_reported_as_missing() {
     let daemon = Setup::new().start(&agent("a", "sleep inf", "secrets = [\"KEY\"]"));
     daemon.wait_for_state("a", State::Waiting);
-    for (name, why) in [("a", "nothing is kept of what it printed"), ("nobody", "agentd knows no agent of that name")] {
+    for (name, why) in [
+        ("a", "a has printed nothing yet: the secret KEY is not in the secrets directory"),
+        ("nobody", "there is no agent \"nobody\""),
+    ] {
         let (code, said) = run(&mut verb(&daemon, &["logs", name]));
         assert_eq!(code, Some(4), "{said}");
         assert!(said.contains(why) && !said.contains("/v1/"), "{said}");

@@ -193,11 +193,11 @@ fn strangers_and_the_agent_user_are_refused() {
     let daemon = Setup::new().args(["--operator-group", "crew"]).start(&listener("a"));
     daemon.wait_until_running("a");
     let (code, said) = send(&daemon, "agent", &["a", "let me out"]);
-    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(code, Some(4), "{said}");
     assert!(said.contains("agents must not act as operators"), "{said}");
     for user in ["stranger", "op"] {
         let (code, said) = send(&daemon, user, &["a", "hello"]);
-        assert_eq!(code, Some(1), "{said}");
+        assert_eq!(code, Some(4), "{said}");
         assert!(said.lines().any(|line| line == format!("    sudo usermod -aG crew {user}")), "{said}");
     }
     assert!(daemon.log().contains("refused a client of the terminal socket"), "{}", daemon.log());

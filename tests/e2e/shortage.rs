@@ -52,7 +52,7 @@ fn wait_for_error(daemon: &Daemon, name: &str, words: &str) {
         !agent.running && agent.error.as_ref().is_some_and(|error| error.contains(words))
     });
     // A thread of its own writes the log, so the line may come after the status.
-    let is_it = |line: &str| line.contains(words) && line.contains(&format!("agent=\"{name}\""));
+    let is_it = |line: &str| line.contains(words) && line.contains(&format!(" {name}: "));
     daemon.wait("the log to say so too", || daemon.log().lines().any(is_it).then_some(()));
 }
 

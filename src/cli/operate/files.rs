@@ -77,12 +77,15 @@ impl Files {
         Ok(safe_path::open_dir(&self.directory, None)?)
     }
 
-    /// Whether there is a file of this name.
-    pub(super) fn has(&self, stem: &str) -> Result<bool, Failure> {
+    /// Whether there is a file of this name. `line` is the command line of this.
+    pub(super) fn has(&self, stem: &str, line: &str) -> Result<bool, Failure> {
         let path = self.directory.join(format!("{stem}{ENDING}"));
         match self.open() {
             Ok(folder) => Ok(safe_path::look(&folder, &name_of(&folder, stem)).is_ok()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::NoFolder(self.directory.clone())),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Err(Failure::Denied { path, line: line.to_owned() })
+            }
             Err(source) => Err(Failure::Io { path, source }),
         }
     }

@@ -97,7 +97,8 @@ pub fn logged(log: &str) -> BTreeMap<&str, Vec<(SystemTime, u64, i32)>> {
     let mut logged: BTreeMap<&str, Vec<_>> = BTreeMap::new();
     for line in log.lines() {
         let word = |key: &str| Some(line.rsplit_once(key)?.1.split(' ').next()?.trim_matches('"'));
-        let (Some(name), Some(attempt), Some(pid)) = (word(" agent="), word(" attempt="), word(" pid=")) else {
+        let name = line.split_whitespace().nth(2).and_then(|word| word.strip_suffix(':'));
+        let (Some(name), Some(attempt), Some(pid)) = (name, word(" attempt="), word(" pid=")) else {
             continue;
         };
         let Some(at) = line.split(' ').next().and_then(|at| humantime::parse_rfc3339(at).ok()) else { continue };

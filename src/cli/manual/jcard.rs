@@ -2,9 +2,9 @@
 
 use roff::{bold, italic, roman};
 
-use crate::page::{item, list, section, see_also, text, title, verbatim};
+use super::page::{item, list, section, see_also, text, title, verbatim};
 
-const DOCS: &str = include_str!("../../docs/jcard.md");
+const DOCS: &str = include_str!("../../../docs/jcard.md");
 
 /// A row of the table.
 struct Field<'a> {
@@ -41,7 +41,7 @@ fn without_reference(meaning: &str) -> &str {
     meaning.rsplit_once("; see [").map_or(meaning, |(before, _)| before)
 }
 
-pub fn page() -> String {
+pub(super) fn page() -> String {
     let mut roff = title("jcard.toml", "5");
     section(&mut roff, "NAME", &["jcard.toml - declares the AI coding agents that agentd keeps running"]);
     section(

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use roff::{Inline, Roff, bold, roman};
 
 /// `.TH`, the first line of a page.
-pub fn title(name: &str, section: &str) -> Roff {
+pub(super) fn title(name: &str, section: &str) -> Roff {
     let source = format!("agentd {}", env!("CARGO_PKG_VERSION"));
     let mut roff = Roff::new();
     roff.control("TH", [&name.to_uppercase() as &str, section, &date(), &source, "agentd"]);
@@ -20,11 +20,11 @@ fn date() -> String {
 }
 
 /// Text in the notation of Markdown, with `code`, which becomes bold, and [links](…), of which the text is left.
-pub fn text(roff: &mut Roff, text: &str) {
+pub(super) fn text(roff: &mut Roff, text: &str) {
     roff.text(inlines(text));
 }
 
-pub fn inlines(text: &str) -> Vec<Inline> {
+pub(super) fn inlines(text: &str) -> Vec<Inline> {
     // Not every formatter knows that a page is in UTF-8.
     let text = without_links(text).replace('…', "...");
     let parts = text.split('`').enumerate().filter(|(_, part)| !part.is_empty());
@@ -40,7 +40,7 @@ fn without_links(text: &str) -> String {
 }
 
 /// A section with paragraphs.
-pub fn section(roff: &mut Roff, heading: &str, paragraphs: &[&str]) {
+pub(super) fn section(roff: &mut Roff, heading: &str, paragraphs: &[&str]) {
     roff.control("SH", [heading]);
     for (number, paragraph) in paragraphs.iter().enumerate() {
         if number > 0 {
@@ -51,21 +51,21 @@ pub fn section(roff: &mut Roff, heading: &str, paragraphs: &[&str]) {
 }
 
 /// A section that is a list: what is named is bold.
-pub fn list<T: AsRef<str>>(roff: &mut Roff, heading: &str, items: impl IntoIterator<Item = (T, T)>) {
+pub(super) fn list<T: AsRef<str>>(roff: &mut Roff, heading: &str, items: impl IntoIterator<Item = (T, T)>) {
     roff.control("SH", [heading]);
     for (name, meaning) in items {
         item(roff, vec![bold(name.as_ref())], meaning.as_ref());
     }
 }
 
-pub fn item(roff: &mut Roff, head: Vec<Inline>, meaning: &str) {
+pub(super) fn item(roff: &mut Roff, head: Vec<Inline>, meaning: &str) {
     roff.control("TP", []);
     roff.text(head);
     text(roff, meaning);
 }
 
 /// A block of lines that are printed unchanged.
-pub fn verbatim(roff: &mut Roff, lines: &str) {
+pub(super) fn verbatim(roff: &mut Roff, lines: &str) {
     roff.control("PP", []);
     roff.control("RS", ["4"]);
     roff.control("nf", []);
@@ -81,7 +81,7 @@ pub fn verbatim(roff: &mut Roff, lines: &str) {
 }
 
 /// References to other pages: `agentd(8)`.
-pub fn see_also<'a>(roff: &mut Roff, pages: impl IntoIterator<Item = &'a str>) {
+pub(super) fn see_also<'a>(roff: &mut Roff, pages: impl IntoIterator<Item = &'a str>) {
     roff.control("SH", ["SEE ALSO"]);
     let mut line = Vec::new();
     for page in pages {

@@ -1,12 +1,12 @@
 //! `agentd(8)`, and `agentd-VERB(1)` for each command.
 
-use agentd::cli::Arguments;
-use agentd::cli::manual::{TOPICS, Topic};
-use agentd::wire::SOCKET_VARIABLE;
 use clap::{Arg, ArgAction, Command, CommandFactory};
 use roff::{Inline, Roff, bold, italic, roman};
 
-use crate::page::{inlines, item, list, section, see_also, text, title};
+use super::page::{inlines, item, list, section, see_also, text, title};
+use super::{EXIT_STATUSES, TOPICS, Topic};
+use crate::cli::Arguments;
+use crate::wire::SOCKET_VARIABLE;
 
 const ENVIRONMENT: [(&str, &str); 8] = [
     (SOCKET_VARIABLE, "The API's socket, for commands. The daemon does not read it, and `--api-socket` wins over it."),
@@ -34,11 +34,13 @@ const ENVIRONMENT: [(&str, &str); 8] = [
     ),
 ];
 
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 9] = [
     ("/etc/stereos/jcard.toml", "What agents there are; see `jcard.toml`(5)."),
     ("/run/stereos/secrets", "The secrets, one file for each variable."),
     ("/run/stereos/agentd.sock", "The API."),
     ("/run/agentd/tmux.sock", "The tmux server of the agents."),
+    ("/run/agentd-daemon/terminal.sock", "Where operators attach and send."),
+    ("/var/lib/agentd-overrides", "What operators want of agents, one file for each."),
     ("/var/lib/agentd", "What the next daemon has to know, for root only."),
     ("/var/log/agentd", "What agents print, one folder for each agent."),
     ("~/.config/agentd, ~/.local/state/agentd", "The same without root."),
@@ -54,7 +56,7 @@ const SIGNALS: [(&str, &str); 3] = [
 ];
 
 /// Every page: the name of its file, and its content.
-pub fn pages() -> Vec<(String, String)> {
+pub(super) fn pages() -> Vec<(String, String)> {
     // Pages about how to ask for help are not useful.
     let mut command = Arguments::command().disable_help_subcommand(true);
     command.build();
@@ -86,10 +88,14 @@ fn of_daemon(command: &Command, topic: &Topic) -> Roff {
     }
     list(&mut roff, "SIGNALS", SIGNALS);
     exit_status(&mut roff, topic);
+    list(&mut roff, "EXIT STATUS OF COMMANDS", EXIT_STATUSES);
     list(&mut roff, "ENVIRONMENT", ENVIRONMENT);
     list(&mut roff, "FILES", FILES);
     examples(&mut roff, topic);
-    see_also(&mut roff, ["agentd-status(1)", "agentd-doctor(1)", "jcard.toml(5)", "tmux(1)", "systemd.service(5)"]);
+    see_also(
+        &mut roff,
+        ["agentd-init(1)", "agentd-status(1)", "agentd-doctor(1)", "jcard.toml(5)", "tmux(1)", "systemd.service(5)"],
+    );
     roff
 }
 
@@ -103,11 +109,15 @@ fn of_verb(verb: &Command, topic: &Topic) -> Roff {
     options(&mut roff, verb);
     exit_status(&mut roff, topic);
     if verb.get_arguments().any(|argument| argument.get_long() == Some("api-socket")) {
-        let colors = ("NO_COLOR", "If set, nothing is printed in color.");
         list(
             &mut roff,
             "ENVIRONMENT",
-            [(SOCKET_VARIABLE, "The API's socket, unless `--api-socket` names one."), colors],
+            [
+                (SOCKET_VARIABLE, "The API's socket, unless `--api-socket` names one."),
+                ("NO_COLOR", "If set, nothing is printed in color."),
+                ("CLICOLOR_FORCE", "If set and not 0, colors are printed even into a pipe, unless `NO_COLOR` is set."),
+                ("TZ", "The time zone of times on a terminal; by default that of the machine."),
+            ],
         );
     }
     examples(&mut roff, topic);
