@@ -111,6 +111,10 @@ let
       secretDir
     ]
     ++ lib.optional (cfg.logLevel == "debug") "--debug"
+    ++ lib.optionals (cfg.logTotal != null) [
+      "--log-total"
+      cfg.logTotal
+    ]
     ++ [
       "--api-socket"
       apiSocket
@@ -144,7 +148,8 @@ let
   // lib.optionalAttrs (cfg.configFile != null) { config = "configFile"; }
   // lib.optionalAttrs (cfg.secretDir != null) { secret-dir = "secretDir"; }
   // lib.optionalAttrs (cfg.secretFiles != { }) { secret-dir = "secretFiles"; }
-  // lib.optionalAttrs (cfg.logLevel == "debug") { debug = "logLevel"; };
+  // lib.optionalAttrs (cfg.logLevel == "debug") { debug = "logLevel"; }
+  // lib.optionalAttrs (cfg.logTotal != null) { log-total = "logTotal"; };
 
   # The flags among the words, with one dash or two, as the daemon reads them: a name and a value, which may be the next word.
   flags = lib.concatLists (
@@ -344,6 +349,16 @@ in
       type = types.str;
       default = "agent";
       description = "The user that the agents run as.";
+    };
+
+    logTotal = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = "5GiB";
+      description = ''
+        How much disk space the logs of all agents together may take. The oldest attempts go first, never the latest of an agent. If
+        null, it is a tenth of the file system, at most 20 GiB.
+      '';
     };
 
     adminGroup = mkOption {

@@ -314,6 +314,10 @@ pub struct Daemon {
     /// How many of the latest attempts of each agent to keep logs of; the first under its present declaration is kept, too
     #[arg(long, value_name = "N", default_value_t = crate::logs::ATTEMPTS, value_parser = log_attempts)]
     log_attempts: usize,
+    /// How much disk space the logs of all agents together may take; the oldest attempts go first, never the latest of an agent
+    /// [default: a tenth of the file system, at most 20GiB]
+    #[arg(long, value_name = "SIZE", value_parser = log_size)]
+    log_total: Option<u64>,
     /// Also log full command lines with prompts, working directories, names of variables, and the last screen of an agent
     #[arg(long)]
     debug: bool,
@@ -378,7 +382,7 @@ impl Arguments {
             tmux_origin: if daemon.await_tmux { Origin::Elsewhere } else { Origin::Own },
             state_dir: or(&whereabouts.state_dir, here.state()),
             log_dir: or(&whereabouts.log_dir, here.logs()),
-            log_retention: Retention { size: daemon.log_size, attempts: daemon.log_attempts },
+            log_retention: Retention { size: daemon.log_size, attempts: daemon.log_attempts, total: daemon.log_total },
             launcher: whereabouts.launcher.as_deref().map(absolute),
             user: whereabouts.user.clone(),
             operator_group: whereabouts.operator_group.clone().unwrap_or_else(|| admin_group.clone()),
@@ -828,6 +832,7 @@ mod tests {
             "on-terminate",
             "log-size",
             "log-attempts",
+            "log-total",
             "debug",
         ];
         const ATTACH: &[&str] = &["read-only", "config", "tmux-socket", "terminal-socket", "user", "api-socket"];
@@ -903,7 +908,7 @@ mod tests {
                 let value = match (option.get_action().takes_values(), long) {
                     (false, _) => "",
                     (true, "on-terminate") => "=stop",
-                    (true, "log-size") => "=1GiB",
+                    (true, "log-size" | "log-total") => "=1GiB",
                     (true, "log-attempts") => "=3",
                     (true, "resync" | "settle" | "login-timeout") => "=1s",
                     (true, _) => "=/x",

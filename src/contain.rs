@@ -3,4 +3,5 @@
 pub mod cgroup;
 pub mod marker;
 pub mod scope;
+pub mod server_scope;
 pub mod tree;

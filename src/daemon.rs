@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use crate::agent::machine::Machine;
 use crate::agent::name::{Key, Name};
 use crate::api::{self, Sources};
+use crate::contain::server_scope::ServerScope;
 use crate::contain::tree::Trees;
 use crate::deputy::Deputy;
 use crate::deputy::renderer::Renderers;
@@ -46,6 +47,7 @@ use crate::sys::fd;
 use crate::sys::log;
 use crate::sys::memory;
 use crate::sys::panics;
+use crate::sys::rate_limit::OnChange;
 use crate::sys::reaper;
 use crate::sys::rlimit;
 use crate::sys::systemd::{self, Notifier};
@@ -408,14 +410,14 @@ async fn serve(
     let renderers = Some(Renderers::new(deputy.clone()));
     let sources =
         Sources { snapshot, happenings: happening, tmux: Some(tmux.clone()), logs: Some(store.clone()), renderers };
-    let terminals = Terminals::start(doors.terminal, &sources, store, &tmux, &deputy, user)?;
+    let terminals = Terminals::start(doors.terminal, &sources, store.clone(), &tmux, &deputy, user)?;
     let api = Api::start(doors.api, sources, round.clone());
     let visitors = events.clone();
     // Fails only when the daemon is ending.
     let hand_on = move |visitor| drop(visitors.send(Event::Visitor(visitor)));
     let keeper = LaunchSocketKeeper::new(&settings.tmux_socket, &place.account, Some(group), launch_listener.is_some());
     tokio::spawn(listener::receive(launch_listener, keeper, user, trouble, round.clone(), hand_on));
-    spawn_upkeep(&tmux, trees, &round, &events);
+    spawn_upkeep(&tmux, trees, store, &round, &events);
     let inputs = Inputs {
         place,
         secret_dir: settings.secret_dir.clone(),
@@ -473,13 +475,42 @@ fn announce(settings: &Settings) {
     );
 }
 
+/// Measures and limits the disk space of all logs at the round after an attempt has begun or ended, and otherwise once a minute.
+async fn limit_logs(store: Store, mut rounds: watch::Receiver<()>) {
+    const INTERVAL: Duration = Duration::from_mins(1);
+    let (mut measured, mut told) = (None::<tokio::time::Instant>, OnChange::default());
+    while rounds.changed().await.is_ok() {
+        if !store.has_grown() && measured.is_some_and(|at| at.elapsed() < INTERVAL) {
+            continue;
+        }
+        measured = Some(tokio::time::Instant::now());
+        let limited = store.clone();
+        match blocking::run(move || limited.limit_total()).await {
+            Ok(Ok(())) => told.reset(),
+            Ok(Err(error)) if told.pass(&error.to_string()) => tracing::warn!("{error}; logs are not limited"),
+            // Reported, or tried again for want of a thread.
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }
+}
+
 /// The path of this program.
 fn own_executable() -> io::Result<String> {
     std::env::current_exe().map(|path| path.to_string_lossy().into_owned())
 }
 
 /// Starts the tasks that keep the daemon's surroundings in order: control groups, the log, the tmux server, children, sessions.
-fn spawn_upkeep(tmux: &Tmux, trees: Trees, round: &watch::Receiver<()>, events: &mpsc::UnboundedSender<Event>) {
+fn spawn_upkeep(
+    tmux: &Tmux,
+    trees: Trees,
+    store: Store,
+    round: &watch::Receiver<()>,
+    events: &mpsc::UnboundedSender<Event>,
+) {
+    tokio::spawn(limit_logs(store, round.clone()));
+    if let Some(scope) = ServerScope::here(trees.systemd()) {
+        tokio::spawn(scope.keep(tmux.serving()));
+    }
     let groups = events.clone();
     tokio::spawn(trees.recover_groups(round.clone(), move || drop(groups.send(Event::Groups))));
     tokio::spawn(tell_left_out(round.clone()));

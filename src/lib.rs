@@ -27,7 +27,7 @@
 //! | [`agent`] | what an agent is and how it lives: names, specs, harnesses, declarations, launches, fingerprints; `reconcile`, `machine`, `restart` | `sys`, `wire` | do I/O, read a clock, log, lock, or `await`; know tmux |
 //! | [`config`] | a jcard's text → specs, and findings with their positions | `agent`, `sys`, `text` | touch the system |
 //! | [`state`] | what the next daemon must know: record, history, lock, key | `agent`, `sys`, `text`, `wire` | decide; store a secret, or anything that a secret can be guessed from |
-//! | [`logs`] | the output of agents: writer, store, guard, reader, rendering as text | `agent`, `sys`, `text` | know the supervisor or the API; trust a name in its folder |
+//! | [`logs`] | the output of agents: writer, store, guard, reader, rendering as text | `agent`, `sys`, `text`, `wire` | know the supervisor or the API; trust a name in its folder |
 //! | [`deputy`] | the process with the agent user's rights: tmux clients, prompt files, working directories, text of logs, operators' terminals | `agent`, `logs`, `sys`, `text`, `wire` | read a request while it has root's rights; contain policy |
 //! | [`inputs`] | files → `Desired`: jcard, secrets, overrides, prompts, working directories | `agent`, `config`, `deputy`, `state`, `sys`, `text`, `wire` | start, signal or kill anything; treat an unreadable file as empty |
 //! | [`contain`] | finds and kills every process of an agent: trees, control groups, markers, scopes | `agent`, `sys`, `wire` | know policy or tmux; kill by name, argument or bare pid |

@@ -28,6 +28,7 @@ mod replay;
 pub mod sanitizer;
 pub mod selection;
 pub mod store;
+mod total;
 pub mod writer;
 
 use std::fs::File;

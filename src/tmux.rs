@@ -338,6 +338,11 @@ impl Tmux {
         }
     }
 
+    /// Follows which process is the server, from the first that is seen to serve.
+    pub fn serving(&self) -> watch::Receiver<Option<Identity>> {
+        self.memory.serving()
+    }
+
     /// Shortens all waits for the server from now on: the daemon is shutting down.
     pub fn hurry(&self) {
         self.ending.send_if_modified(|ending| {

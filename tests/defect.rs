@@ -46,7 +46,7 @@ fn settings(folder: &Path) -> Settings {
         tmux_origin: tmux::Origin::Elsewhere,
         state_dir: folder.join("state"),
         log_dir: folder.join("log"),
-        log_retention: Retention { size: 1 << 20, attempts: 1 },
+        log_retention: Retention { size: 1 << 20, attempts: 1, ..Retention::default() },
         launcher: Some(env!("CARGO_BIN_EXE_agentd-launcher").into()),
         user: is_root.then(|| "nobody".to_owned()),
         admin_group: "root".to_owned(),

@@ -288,6 +288,26 @@ fn packaged_units_are_understood_and_expose_little() {
 }
 
 #[test]
+fn packaged_units_of_a_user_are_valid() {
+    if !has("systemd-analyze") {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let units = ["agentd.service", "agentd.socket"].map(|name| {
+        let unit = fs::read_to_string(Path::new(ROOT).join("packaging/user").join(name)).unwrap();
+        let file = folder.path().join(name);
+        fs::write(&file, unit.replace("/usr/local/bin/agentd", env!("CARGO_BIN_EXE_agentd"))).unwrap();
+        file
+    });
+    let mut verify = Command::new("systemd-analyze");
+    verify.args(["verify", "--user", "--man=no"]).args(&units).env("XDG_RUNTIME_DIR", folder.path());
+    let verified = verify.output().unwrap();
+    let complaints = String::from_utf8_lossy(&verified.stderr).into_owned();
+    assert!(!complaints.contains("agentd"), "{complaints}");
+    text(verified);
+}
+
+#[test]
 fn packaged_files_are_installed_below_another_root() {
     let folder = TempDir::new().unwrap();
     let (root, manual) = (folder.path().join("root"), folder.path().join("manual"));
@@ -312,6 +332,8 @@ fn packaged_files_are_installed_below_another_root() {
         "etc/systemd/system/agentd.slice",
         "etc/systemd/system/agentd.socket",
         "etc/systemd/system/run-agentd.mount",
+        "etc/systemd/user/agentd.service",
+        "etc/systemd/user/agentd.socket",
         "etc/sysusers.d/agentd.conf",
         "etc/tmpfiles.d/agentd.conf",
         "usr/local/bin/agentd",

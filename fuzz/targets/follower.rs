@@ -45,7 +45,7 @@ fuzz_target!(|case: Case| {
     let folder = std::env::temp_dir().join(format!("agentd-fuzz-{}", std::process::id()));
     let (text, entries, times, holes, changes, query) = case;
     let files = Files::new(&folder, &text, &entries, times, holes);
-    let store = Store::new(&folder, Gid::effective(), Retention { size: SIZE, attempts: 3 });
+    let store = Store::new(&folder, Gid::effective(), Retention { size: SIZE, attempts: 3, ..Retention::default() });
     let kept = store.attempts(&name).expect("the folder can be read");
     let log = store.open(&name, kept[0]).expect("the file can be opened").expect("it is there");
     runtime.block_on(async {

@@ -8,11 +8,12 @@ use super::metrics::Figures;
 use super::openapi;
 use super::query::StreamRequest;
 use super::routes::Route;
-use crate::agent::name::Name;
+use crate::agent::name::{Key, Name};
+use crate::logs::store::Store;
 use crate::observe::metrics;
 use crate::observe::snapshot::Snapshot;
 use crate::text::printable::json_line;
-use crate::wire::status::{Fault, FaultCode};
+use crate::wire::status::{AgentStatus, Fault, FaultCode};
 
 /// How a request is answered.
 pub(super) enum Reply {
@@ -25,7 +26,12 @@ pub(super) enum Reply {
 }
 
 /// The answer to one request. The body of a request is never read; the query matters only to requests with slow or endless answers.
-pub(super) fn answer<B>(request: &Request<B>, snapshot: &Snapshot, figures: Option<&Figures>) -> Reply {
+pub(super) fn answer<B>(
+    request: &Request<B>,
+    snapshot: &Snapshot,
+    logs: Option<&Store>,
+    figures: Option<&Figures>,
+) -> Reply {
     let Some((route, name)) = Route::find(request.uri().path()) else {
         return Reply::Now(json(StatusCode::NOT_FOUND, error(FaultCode::NotFound, "not found")));
     };
@@ -49,7 +55,7 @@ pub(super) fn answer<B>(request: &Request<B>, snapshot: &Snapshot, figures: Opti
         Route::Health => json(StatusCode::OK, json_line(&snapshot.health()).into()),
         Route::OpenApi => json(StatusCode::OK, openapi::body()),
         Route::Agents => json(StatusCode::OK, snapshot.agents_body()),
-        Route::Agent => match name.parse().ok().and_then(|key| snapshot.agent_in_full(&key)) {
+        Route::Agent => match name.parse().ok().and_then(|key| in_full(&key, snapshot, logs)) {
             Some(agent) => json(StatusCode::OK, json_line(&agent).into()),
             None => no_such_agent(),
         },
@@ -64,6 +70,12 @@ pub(super) fn answer<B>(request: &Request<B>, snapshot: &Snapshot, figures: Opti
         },
         Route::Events => return later(StreamRequest::events(request)),
     })
+}
+
+/// All that is known about one agent.
+fn in_full(agent: &Key, snapshot: &Snapshot, logs: Option<&Store>) -> Option<AgentStatus> {
+    let logs = logs.and_then(|logs| logs.use_of(agent));
+    Some(AgentStatus { logs, ..snapshot.agent_in_full(agent)? })
 }
 
 /// The answer to a request about an agent that nobody declares.

@@ -27,6 +27,7 @@ use super::screens::Screens;
 use super::single_flight::SingleFlight;
 use super::slots::Client;
 use super::{Limits, Sources};
+use crate::logs::store::Store;
 use crate::observe::snapshot::Snapshot;
 
 /// One slow answer in so many is reserved for root.
@@ -118,8 +119,8 @@ impl Responder {
 
     /// The present figures.
     pub(super) async fn read(&self) -> Figures {
-        let snapshot = self.snapshot();
-        self.figures.read(metrics::read(snapshot)).await
+        let log_bytes = self.sources.logs.as_ref().and_then(Store::uses).map(|uses| uses.bytes);
+        self.figures.read(metrics::read(self.snapshot(), log_bytes)).await
     }
 
     /// The present state.
@@ -138,7 +139,7 @@ impl Responder {
     ) -> Option<Next> {
         let (body, other) = (Cell::new(Bytes::new()), Cell::new(None));
         let service = service_fn(|request| {
-            let reply = answer::answer(&request, &self.sources.snapshot.borrow(), figures);
+            let reply = answer::answer(&request, &self.sources.snapshot.borrow(), self.sources.logs.as_ref(), figures);
             let response = match reply {
                 Reply::Now(response) => response,
                 Reply::WithFigures => {

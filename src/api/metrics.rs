@@ -12,7 +12,7 @@ use crate::sys::blocking;
 pub(super) type Figures = Result<Bytes, String>;
 
 /// Reads the present figures.
-pub(super) async fn read(snapshot: Arc<Snapshot>) -> Figures {
-    let text = blocking::run(move || Bytes::from(metrics::text(&snapshot))).await;
+pub(super) async fn read(snapshot: Arc<Snapshot>, log_bytes: Option<u64>) -> Figures {
+    let text = blocking::run(move || Bytes::from(metrics::text_with_logs(&snapshot, log_bytes))).await;
     text.map_err(|error| format!("failed to read the figures: {error}"))
 }

@@ -7,6 +7,7 @@
 //! [`examine`] makes the checks, and [`render`] prints them. A check that could not be made is `unknown`, neither good nor bad.
 
 mod examine;
+mod installation;
 
 use std::fmt::Write as _;
 use std::process::ExitCode;

@@ -13,7 +13,7 @@ use super::complete;
 use super::output::{block_on, complain, print, say};
 use super::table::{push_hanging, wrapped};
 use super::times::Times;
-use super::wording::{faults, never_started, outcome, paint, since, until, words};
+use super::wording::{faults, in_bytes, never_started, outcome, paint, since, until, words};
 use crate::client::{Answer, Client, Error};
 use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
@@ -492,22 +492,6 @@ fn takes(resources: &Resources) -> String {
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     if parts.is_empty() { String::new() } else { sentence(&parts.join(", ")) }
-}
-
-/// Bytes, to a tenth of the largest unit that fits.
-fn in_bytes(bytes: u64) -> String {
-    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-    match units.into_iter().find(|(shift, _)| bytes >> shift > 0) {
-        Some((shift, unit)) => {
-            let tenths = (u128::from(bytes) * 10) >> shift;
-            if tenths % 10 == 0 {
-                format!("{} {unit}", tenths / 10)
-            } else {
-                format!("{}.{} {unit}", tenths / 10, tenths % 10)
-            }
-        }
-        None => format!("{bytes} bytes"),
-    }
 }
 
 #[cfg(test)]

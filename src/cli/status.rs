@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::complete;
 use super::output::{block_on, complain, print, say};
 use super::table::{Table, push_hanging, wrapped};
-use super::wording::{exit_cell, notices, remark, since, until, words};
+use super::wording::{exit_cell, log_use, notices, remark, since, until, words};
 use crate::client::{Answer, Client, Error};
 use crate::sys::terminal::Terminal;
 use crate::text::glob;
@@ -181,6 +181,9 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
     let terminal = Terminal::here();
     let now = SystemTime::now();
     let mut text = table(&shown.agents, arguments.sort, terminal, now);
+    if let [AgentStatus { logs: Some(logs), .. }] = shown.agents.as_slice() {
+        let _ = writeln!(text, "\n{}", log_use(*logs));
+    }
     if let [AgentStatus { history, .. }] = shown.agents.as_slice()
         && !history.is_empty()
     {
@@ -341,6 +344,7 @@ pub(super) mod tests {
             changed: crate::wire::reason::Changes::default(),
             config_generation: None,
             resources: None,
+            logs: None,
             history: Vec::new(),
         }
     }

@@ -7,7 +7,7 @@ use crate::sys::regular_file;
 use crate::text::printable::escaped;
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::reason::WaitingFor;
-use crate::wire::status::{AgentStatus, Health, Outcome, Override, State, Time};
+use crate::wire::status::{AgentStatus, Health, LogUse, Outcome, Override, State, Time};
 
 /// What is wrong with the daemon as a whole, a line each.
 pub(super) fn faults(health: &Health) -> Vec<String> {
@@ -21,6 +21,27 @@ pub(super) fn faults(health: &Health) -> Vec<String> {
     let named =
         |(what, fault): (&str, &Option<String>)| fault.as_ref().map(|fault| format!("{what}: {}", escaped(fault)));
     faults.into_iter().filter_map(named).collect()
+}
+
+/// The disk space of an agent's logs, in a line.
+pub(super) fn log_use(LogUse { bytes, attempts }: LogUse) -> String {
+    format!("Logs {} in {}", in_bytes(bytes), counted(usize::try_from(attempts).unwrap_or(usize::MAX), "attempt"))
+}
+
+/// Bytes, to a tenth of the largest unit that fits.
+pub(super) fn in_bytes(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.into_iter().find(|(shift, _)| bytes >> shift > 0) {
+        Some((shift, unit)) => {
+            let tenths = (u128::from(bytes) * 10) >> shift;
+            if tenths % 10 == 0 {
+                format!("{} {unit}", tenths / 10)
+            } else {
+                format!("{}.{} {unit}", tenths / 10, tenths % 10)
+            }
+        }
+        None => format!("{bytes} bytes"),
+    }
 }
 
 /// What a person should know of the daemon as a whole, a line each: its faults, and a pause.

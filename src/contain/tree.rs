@@ -116,7 +116,7 @@ impl Trees {
             state_dir: state_dir.into(),
             groups: Arc::new(Mutex::new(groups)),
             marker,
-            systemd: Systemd::default(),
+            systemd: Systemd::of_this_process(),
             contained: Arc::default(),
         };
         if let Some(error) = trees.groups_error() {

@@ -199,6 +199,7 @@ impl Round {
                 self.posts.insert(id, Post { live, findings, excesses: 0, due });
             }
             Command::Release { id } => {
+                self.store.note_growth();
                 let Some(post) = self.posts.get_mut(&id) else { return };
                 post.due = Some(Instant::now());
                 self.past.push_back(id);

@@ -3,11 +3,12 @@
 //! Only root, or the user that the daemon runs as, can change these folders, so no other user chooses a name in them. Everything
 //! is reached through descriptors, and no link in the folders is followed. All of this blocks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -15,6 +16,7 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
+use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use tokio::sync::watch;
 
@@ -24,9 +26,11 @@ use crate::logs::attempt::{AttemptId, Files, INDEX, Live, TEXT};
 use crate::sys::safe_path;
 
 use super::reader::{Log, Readers};
+use super::total::{self, Measured};
 use super::{ATTEMPTS, SIZE, writer};
 use crate::sys::PathError;
 use crate::sys::file_id::FileId;
+use crate::wire::status::LogUse;
 
 /// How many agents that are no longer declared keep their logs.
 const MOST_FORMER: usize = 64;
@@ -52,11 +56,13 @@ pub struct Retention {
     pub size: u64,
     /// The number of attempts of each agent, counted from the latest. The first under the present declaration is kept too.
     pub attempts: usize,
+    /// The bytes on the disk of all agents together; `None` for a part of the file system.
+    pub total: Option<u64>,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { size: SIZE, attempts: ATTEMPTS }
+        Self { size: SIZE, attempts: ATTEMPTS, total: None }
     }
 }
 
@@ -72,6 +78,20 @@ pub struct Store {
     readers: Readers,
     /// Notified when an attempt's log continues in other files.
     moves: Arc<watch::Sender<()>>,
+    /// What the logs took when they were last measured.
+    measured: Arc<Mutex<Option<Uses>>>,
+    /// Whether there are files that were not measured yet.
+    has_grown: Arc<AtomicBool>,
+}
+
+/// The disk space that logs take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uses {
+    /// All of them together, in bytes.
+    pub bytes: u64,
+    /// The most that they may take, in bytes.
+    pub cap: u64,
+    by_agent: HashMap<Key, LogUse>,
 }
 
 impl Store {
@@ -79,7 +99,8 @@ impl Store {
     pub fn new(path: &Path, group: Gid, retention: Retention) -> Self {
         let group = Uid::effective().is_root().then_some(group);
         let (readers, moves) = (Readers::default(), Arc::new(watch::channel(()).0));
-        Self { path: path.into(), group, retention, changes: Arc::default(), readers, moves }
+        let (measured, has_grown) = (Arc::default(), Arc::new(AtomicBool::new(true)));
+        Self { path: path.into(), group, retention, changes: Arc::default(), readers, moves, measured, has_grown }
     }
 
     /// The folder.
@@ -138,6 +159,7 @@ impl Store {
         surplus.for_each(|surplus| remove(&folder, surplus));
         let text = File::from(text);
         let can_shrink = writer::can_shrink(&text);
+        self.note_growth();
         Ok(Files { text: text.into(), index, kept: next, can_shrink })
     }
 
@@ -244,6 +266,80 @@ impl Store {
             let _ = unlinkat(&top, name.as_str(), UnlinkatFlags::RemoveDir);
         }
         Ok(())
+    }
+
+    /// Measures all logs, and removes the oldest attempts if they take more than they may. The latest of an agent always stays.
+    pub fn limit_total(&self) -> Result<(), Error> {
+        let _changes = self.changing();
+        self.has_grown.store(false, Ordering::Relaxed);
+        let Some(top) = self.top(false)? else { return Ok(()) };
+        let mut all = self.measure(&top)?;
+        let cap = if let Some(cap) = self.retention.total {
+            cap
+        } else {
+            let system = fstatvfs(&top).map_err(PathError::of("examine the file system of", &self.path))?;
+            total::default_cap(system.blocks().saturating_mul(system.fragment_size()))
+        };
+        let surplus: Vec<(Key, AttemptId)> =
+            total::surplus(&all, cap).into_iter().map(|one| (one.agent.clone(), one.kept)).collect();
+        for (agent, kept) in &surplus {
+            if let Ok(folder) = openat(&top, agent.as_str(), FOLDER, Mode::empty()) {
+                remove(&folder, *kept);
+            }
+        }
+        if !surplus.is_empty() {
+            let count = surplus.len();
+            tracing::info!(
+                "removed the logs of the {count} oldest attempts: all logs together may take {cap} bytes (--log-total)"
+            );
+            all = self.measure(&top)?;
+        }
+        let uses = Uses { bytes: total::bytes(&all), cap, by_agent: total::by_agent(&all) };
+        *self.measured() = Some(uses);
+        Ok(())
+    }
+
+    /// Whether an attempt has begun or ended since the logs were last measured.
+    pub fn has_grown(&self) -> bool {
+        self.has_grown.load(Ordering::Relaxed)
+    }
+
+    /// Has the logs measured soon.
+    pub(super) fn note_growth(&self) {
+        self.has_grown.store(true, Ordering::Relaxed);
+    }
+
+    /// What the logs of an agent took when they were last measured; `None` if it had none.
+    pub fn use_of(&self, agent: &Key) -> Option<LogUse> {
+        self.measured().as_ref()?.by_agent.get(agent).copied()
+    }
+
+    /// What all logs took when they were last measured; `None` if they were not yet.
+    pub fn uses(&self) -> Option<Uses> {
+        self.measured().clone()
+    }
+
+    fn measured(&self) -> MutexGuard<'_, Option<Uses>> {
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Measures the files of all attempts.
+    fn measure(&self, top: &OwnedFd) -> Result<Vec<Measured>, Error> {
+        let mut all = Vec::new();
+        for name in names(top).map_err(PathError::of("read", &self.path))? {
+            let Some(agent) = name.parse::<Key>().ok().filter(|key| key.as_str() == name) else { continue };
+            let Ok(folder) = openat(top, name.as_str(), FOLDER, Mode::empty()) else { continue };
+            for kept in list(&self.path.join(&name), &folder)? {
+                let look = |ending| fstatat(&folder, kept.file_name(ending).as_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+                // A file that is gone takes nothing.
+                let Ok(text) = look(TEXT) else { continue };
+                let blocks = text.st_blocks.saturating_add(look(INDEX).map_or(0, |index| index.st_blocks));
+                let bytes = u64::try_from(blocks).unwrap_or(0).saturating_mul(512);
+                let written = (text.st_mtime, text.st_mtime_nsec);
+                all.push(Measured { agent: agent.clone(), kept, bytes, written });
+            }
+        }
+        Ok(all)
     }
 
     fn changing(&self) -> MutexGuard<'_, ()> {
@@ -367,6 +463,7 @@ fn remove(folder: &OwnedFd, kept: AttemptId) {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::Write as _;
     use std::ops::RangeInclusive;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
@@ -389,6 +486,33 @@ mod tests {
 
     fn attempts(store: &Store, agent: &str) -> Vec<(u64, u64)> {
         store.attempts(&name(agent)).unwrap().iter().map(|kept| (kept.sequence, kept.attempt)).collect()
+    }
+
+    #[test]
+    fn logs_beyond_the_total_go_oldest_first() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("logs");
+        let total = Some(100 << 10);
+        let store = Store::new(&path, Gid::effective(), Retention { total, ..Retention::default() });
+        assert!(store.has_grown() && store.uses().is_none());
+        for (agent, attempt) in [("a", 1), ("a", 2), ("b", 1), ("a", 3), ("a", 4)] {
+            let files = store.create(&name(agent), Numbers::of(attempt)).unwrap();
+            File::from(files.text).write_all(&vec![7; 40 << 10]).unwrap();
+            // Files have different times.
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        // A file that is not agentd's counts for nothing and stays.
+        fs::write(path.join("a/note"), "x").unwrap();
+        store.limit_total().unwrap();
+        assert!(!store.has_grown());
+        assert_eq!(attempts(&store, "a"), [(4, 4)]);
+        assert_eq!(attempts(&store, "b"), [(1, 1)]);
+        assert!(path.join("a/note").exists());
+        let uses = store.uses().unwrap();
+        let of_a = store.use_of(&key("a")).unwrap();
+        assert!((80 << 10..=100 << 10).contains(&uses.bytes) && uses.cap == 100 << 10, "{uses:?}");
+        assert!(of_a.attempts == 1 && of_a.bytes < uses.bytes, "{of_a:?}");
+        assert_eq!(store.use_of(&key("c")), None);
     }
 
     #[test]

@@ -30,8 +30,13 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// The answer to `GET /metrics`, now. It asks the kernel several questions about each agent: some milliseconds for many agents.
 pub fn text(snapshot: &Arc<Snapshot>) -> String {
+    text_with_logs(snapshot, None)
+}
+
+/// The same, with the disk space that the agents' logs took when it was last measured.
+pub fn text_with_logs(snapshot: &Arc<Snapshot>, log_bytes: Option<u64>) -> String {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Scrape(Arc::clone(snapshot))));
+    registry.register_collector(Box::new(Scrape { snapshot: Arc::clone(snapshot), log_bytes }));
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = encode(&mut text, &registry);
@@ -39,14 +44,22 @@ pub fn text(snapshot: &Arc<Snapshot>) -> String {
 }
 
 #[derive(Debug)]
-struct Scrape(Arc<Snapshot>);
+struct Scrape {
+    snapshot: Arc<Snapshot>,
+    log_bytes: Option<u64>,
+}
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut families = Families(&mut encoder);
-        of_daemon(&mut families, &self.0)?;
-        of_process(&mut families, self.0.facts().started)?;
-        of_agents(&mut families, &self.0)
+        of_daemon(&mut families, &self.snapshot)?;
+        families.gauge(
+            ("agentd_log", Some(Unit::Bytes)),
+            "disk space that the logs of all agents took when it was last measured",
+            self.log_bytes.map(|bytes| (NONE, bytes)),
+        )?;
+        of_process(&mut families, self.snapshot.facts().started)?;
+        of_agents(&mut families, &self.snapshot)
     }
 }
 

@@ -10,14 +10,18 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::unistd::Uid;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use sd_notify::NotifyState;
 
 pub use bus::{Error, Job, Systemd};
+
+use crate::sys::procfs;
 
 /// The name under which the API's socket is passed (`FileDescriptorName=` in `systemd.socket(5)`). A single socket may have any
 /// name.
@@ -37,6 +41,19 @@ pub fn is_booted() -> bool {
 /// Whether the service manager started this process as a service, and will stop it.
 pub fn is_manager() -> bool {
     is_booted() && std::env::var_os("INVOCATION_ID").is_some()
+}
+
+/// The runtime directory of the user whose own manager this process is a unit of (`systemd --user`); `None` if it is not.
+pub fn user_runtime_dir() -> Option<PathBuf> {
+    let group = procfs::read("/proc/self/cgroup").ok().and_then(|text| procfs::group(&text))?;
+    let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+    runtime_dir.filter(|_| is_of_user_manager(&group, Uid::effective().as_raw()))
+}
+
+/// Whether a control group is below that of the user's own manager.
+fn is_of_user_manager(group: &Path, uid: u32) -> bool {
+    let manager = format!("user@{uid}.service");
+    group.iter().any(|part| part == manager.as_str())
 }
 
 /// Notifies the service manager.
@@ -205,5 +222,13 @@ mod tests {
             assert!(!is_for_process(listen_pid.map(OsStr::new), 42), "{listen_pid:?}");
         }
         assert!(is_for_process(Some(OsStr::new("42")), 42));
+    }
+
+    #[test]
+    fn a_process_of_a_user_manager_is_known_by_its_group() {
+        let unit = Path::new("/user.slice/user-7.slice/user@7.service/app.slice/agentd.service");
+        assert!(is_of_user_manager(unit, 7));
+        assert!(!is_of_user_manager(unit, 8));
+        assert!(!is_of_user_manager(Path::new("/user.slice/user-7.slice/session-1.scope"), 7));
     }
 }

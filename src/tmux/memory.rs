@@ -5,10 +5,12 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::deputy::Seen;
 use crate::state::record::{Record, Recorder};
 use crate::sys::blocking;
+use crate::sys::process::Identity;
 use crate::sys::secret_bytes::SecretBytes;
 
 /// The only key in its folder.
@@ -21,6 +23,8 @@ const FOLDER: &str = "tmux";
 #[derive(Debug, Default)]
 pub struct Memory {
     seen: Mutex<Option<Seen>>,
+    /// The process that this daemon has seen to serve.
+    serving: watch::Sender<Option<Identity>>,
     outlet: Option<Outlet>,
 }
 
@@ -54,7 +58,11 @@ impl Memory {
                 tracing::debug!("{error}");
             }
         });
-        Self { seen: Mutex::new(known.map(|known| known.seen)), outlet: Some(Outlet { socket, recorder }) }
+        Self {
+            seen: Mutex::new(known.map(|known| known.seen)),
+            outlet: Some(Outlet { socket, recorder }),
+            ..Self::default()
+        }
     }
 
     /// The process that was last seen.
@@ -62,8 +70,14 @@ impl Memory {
         *self.lock()
     }
 
+    /// Follows which process serves, from the first that this daemon sees.
+    pub fn serving(&self) -> watch::Receiver<Option<Identity>> {
+        self.serving.subscribe()
+    }
+
     /// Records that this process serves now.
     pub fn note(&self, seen: Seen) {
+        self.serving.send_if_modified(|serving| serving.replace(seen.process) != Some(seen.process));
         let before = self.lock().replace(seen);
         if let Some(Outlet { socket, recorder }) = self.outlet.as_ref().filter(|_| before != Some(seen)) {
             recorder.put(&KEY, Some(&OnRecord { socket: socket.clone(), seen }));

@@ -180,6 +180,15 @@ pub struct Usage {
     pub printed: Option<bool>,
 }
 
+/// The disk space that an agent's logs take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LogUse {
+    /// In bytes.
+    pub bytes: u64,
+    /// How many attempts have a log.
+    pub attempts: u64,
+}
+
 /// An attempt that is over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PastAttempt {
@@ -328,6 +337,9 @@ pub struct AgentStatus {
     /// What the agent uses at the moment. Only in the answer about a single agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+    /// The disk space that its logs took when that was last measured. Only in the answer about a single agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logs: Option<LogUse>,
     /// The latest attempts that are over, newest first. Only in the answer about a single agent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<PastAttempt>,

@@ -146,6 +146,7 @@ pub fn running(name: &str) -> AgentStatus {
         changed: agentd::wire::reason::Changes::default(),
         config_generation: None,
         resources: None,
+        logs: None,
         history: Vec::new(),
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use agentd::agent::name::Name;
 use agentd::logs::attempt::AttemptId;
 use agentd::logs::store::{Retention, Store};
-use agentd::wire::status::State;
+use agentd::wire::status::{AgentStatus, State};
 use nix::sys::signal::Signal;
 use nix::unistd::Gid;
 
@@ -212,6 +212,32 @@ fn only_the_configured_number_of_attempts_is_kept() {
     daemon.wait("the current declaration", || (text(&daemon, "a") == "another\r\n").then_some(()));
     let kept = store(&daemon).attempts(&"a".parse().unwrap()).unwrap();
     assert_eq!(kept.last(), Some(&AttemptId { sequence: 5, attempt: 5 }));
+}
+
+#[test]
+fn all_logs_together_take_no_more_than_configured() {
+    let setup = Setup::new().args(["--log-total", "150KiB", "--settle", "0ms", "--resync", "50ms"]);
+    let more = "restart = \"on-failure\"\nmax_restarts = 4\nbackoff = [\"10ms\"]";
+    let daemon = setup.start(&script("a", "head -c 50000 /dev/zero | tr '\\0' x; exit 1", more));
+    daemon.wait_for_state("a", State::Exited);
+    let kept = || store(&daemon).attempts(&"a".parse().unwrap()).unwrap();
+    let numbers = || kept().iter().map(|kept| kept.attempt).collect::<Vec<_>>();
+    // What went wrong first is worth more than what followed.
+    daemon.wait("the oldest but the first to be removed", || (numbers() == [1, 5]).then_some(()));
+    let used = daemon.wait("the use to be measured", || {
+        serde_json::from_str::<AgentStatus>(&daemon.get("/v1/agents/a").body)
+            .unwrap()
+            .logs
+            .filter(|it| it.attempts == 2)
+    });
+    assert!((100_000..150 << 10).contains(&used.bytes), "{used:?}");
+    let status =
+        daemon.agentd(&["status", "a", "--api-socket", daemon.api_socket().to_str().unwrap()]).output().unwrap();
+    let status = String::from_utf8(status.stdout).unwrap();
+    assert!(status.contains("Logs ") && status.contains(" in 2 attempts"), "{status}");
+    let metrics = daemon.get("/metrics").body;
+    let bytes = metrics.lines().find_map(|line| line.strip_prefix("agentd_log_bytes ")).unwrap();
+    assert!((100_000..150 << 10).contains(&bytes.parse::<u64>().unwrap()), "{bytes}");
 }
 
 #[test]

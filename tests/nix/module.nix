@@ -199,6 +199,10 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
       groups = true;
     };
   };
+  "the total of the logs is a flag of the daemon" = {
+    expr = command { logTotal = "5GiB"; };
+    expected = start + ''"--log-total" "5GiB" '' + always;
+  };
   "debug is a level of the log" = {
     expr = command { logLevel = "debug"; };
     expected = start + ''"--debug" '' + always;

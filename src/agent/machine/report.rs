@@ -91,6 +91,7 @@ impl Machine {
             changed: life.map(|life| life.changed.clone()).unwrap_or_default(),
             config_generation: None,
             resources: None,
+            logs: None,
             history: Vec::new(),
         }
     }

@@ -11,7 +11,7 @@ use nix::sys::stat::SFlag;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, Gid, eaccess};
 
-use super::{Check, Verdict};
+use super::{Check, Verdict, installation};
 use crate::agent::name::Key;
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::SeenWorkdir;
@@ -74,6 +74,7 @@ pub(super) async fn all(target: &Target) -> Vec<Check> {
     checks.push(secrets(target, answers.health.as_ref()));
     checks.extend(tmux_files(target));
     checks.extend(tmux(target, &answers, &jcard).await);
+    checks.extend(installation::all(target, answers.health.as_ref()).await);
     checks.push(groups(target, answers.health.as_ref()));
     checks.push(limits(target, &answers, &jcard));
     checks.push(descriptors(target.daemon.as_ref()));
@@ -122,7 +123,7 @@ async fn daemon(target: &Target) -> (Check, Answers) {
 }
 
 /// The remedy for a check that only certain users can make.
-fn run_as(target: &Target, users: &[&str]) -> String {
+pub(super) fn run_as(target: &Target, users: &[&str]) -> String {
     let group = &target.settings.admin_group;
     let agent = target.account.as_ref().map_or("the agent user", |account| account.name.as_str());
     let named = |user: &&str| match *user {

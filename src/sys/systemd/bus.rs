@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::unistd::Uid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -25,6 +26,7 @@ const SYSTEMD: &str = "org.freedesktop.systemd1";
 pub(crate) const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 pub(crate) const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
+const SERVICE: &str = "org.freedesktop.systemd1.Service";
 const JOB: &str = "org.freedesktop.systemd1.Job";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
@@ -92,6 +94,19 @@ impl Default for Systemd {
 }
 
 impl Systemd {
+    /// A client of the manager that this process is a unit of: that of its user, or that of the system.
+    pub fn of_this_process() -> Self {
+        match super::user_runtime_dir() {
+            Some(runtime_dir) => Self::on(&runtime_dir.join("bus")),
+            None => Self::default(),
+        }
+    }
+
+    /// A client of a user's own manager, wherever this process belongs.
+    pub fn of_user(user: Uid) -> Self {
+        Self::on(&Path::new("/run/user").join(user.to_string()).join("bus"))
+    }
+
     /// A client on the bus with this socket. Does not connect yet.
     fn on(socket: &Path) -> Self {
         Self { socket: socket.into(), places: Arc::new(Semaphore::new(MAX_REQUESTS)) }
@@ -108,6 +123,17 @@ impl Systemd {
             }
             let kind: String = property(&connection, &job, JOB, "JobType").await?.try_into()?;
             Ok(Some(if kind.ends_with("restart") { Job::Restart } else { Job::Other }))
+        })
+        .await
+    }
+
+    /// What systemd kills when it stops the service that a process belongs to, see `KillMode=` in `systemd.kill(5)`.
+    pub async fn kill_mode(&self, pid: i32) -> Result<String, Error> {
+        let pid = u32::try_from(pid).unwrap_or_default();
+        self.ask("ask for the kill mode", |connection| async move {
+            let unit: OwnedObjectPath =
+                call(&connection, MANAGER_PATH, MANAGER, "GetUnitByPID", &(pid,)).await?.deserialize()?;
+            property(&connection, &unit, SERVICE, "KillMode").await?.try_into()
         })
         .await
     }
