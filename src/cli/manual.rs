@@ -8,12 +8,20 @@ mod commands;
 mod jcard;
 mod page;
 
-use std::fs;
-use std::io;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
 use super::output::{complain, say};
+use crate::sys::safe_path;
 
 /// Where to write the man pages.
 #[derive(Clone, Debug, clap::Args)]
@@ -35,13 +43,25 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-/// Writes every man page into a folder.
+/// Writes every man page into a folder. A page replaces what has its name, and a link in its place is not followed: somebody else may
+/// have planted it.
 pub fn write(folder: &Path) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    for (name, page) in commands::pages() {
-        fs::write(folder.join(name), page)?;
-    }
-    fs::write(folder.join("jcard.toml.5"), jcard::page())
+    let folder = safe_path::open_dir(folder, Some(Mode::from_bits_truncate(0o755)))?;
+    let pages = commands::pages().into_iter().chain([("jcard.toml.5".into(), jcard::page())]);
+    pages.into_iter().try_for_each(|(name, page)| replace(&folder, name.as_ref(), page.as_ref()))
+}
+
+fn replace(folder: &OwnedFd, name: &OsStr, text: &[u8]) -> io::Result<()> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+    let create = || openat(folder, name, flags, Mode::from_bits_truncate(0o644));
+    let file = match create() {
+        Err(Errno::EEXIST) => {
+            unlinkat(folder, name, UnlinkatFlags::NoRemoveDir)?;
+            create()?
+        }
+        file => file?,
+    };
+    File::from(file).write_all(text)
 }
 
 /// What an exit status means, whatever the command. `docs/using.md` has the same table.
@@ -325,6 +345,21 @@ mod tests {
 
     use super::*;
     use crate::cli::Arguments;
+
+    #[test]
+    fn a_planted_link_is_replaced_and_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pages, precious) = (folder.path().join("man8"), folder.path().join("precious"));
+        std::fs::create_dir(&pages).unwrap();
+        std::fs::write(&precious, "kept").unwrap();
+        std::os::unix::fs::symlink(&precious, pages.join("agentd.8")).unwrap();
+        for _ in 0..2 {
+            write(&pages).unwrap();
+            assert_eq!(std::fs::read_to_string(&precious).unwrap(), "kept");
+            assert!(std::fs::symlink_metadata(pages.join("agentd.8")).unwrap().is_file());
+            assert!(std::fs::metadata(pages.join("jcard.toml.5")).unwrap().len() > 1000);
+        }
+    }
 
     #[test]
     fn the_docs_have_the_table_of_exit_statuses() {
