@@ -26,29 +26,45 @@ use crate::sys::safe_path;
 /// Where to write the man pages.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
-    /// The folder, which is made if it does not exist; man finds pages in folders such as /usr/local/share/man/man1
+    /// The folder of the manual, such as /usr/local/share/man; each page goes into the folder of its section in there
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
 }
 
-/// Writes the man pages, and says where.
+/// Writes the man pages where man looks for them, and says how to read one.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let shown = arguments.folder.display();
-    match write(&arguments.folder) {
+    match write_sections(&arguments.folder) {
         Ok(()) => {
-            say(&format!("wrote the man pages; for example: man {shown}/agentd.8"));
+            say(&format!("wrote the man pages; for example: man -M {shown} agentd"));
             ExitCode::SUCCESS
         }
         Err(error) => complain(1, &format!("failed to write into {shown}: {error}")),
     }
 }
 
-/// Writes every man page into a folder. A page replaces what has its name, and a link in its place is not followed: somebody else may
-/// have planted it.
+/// Writes every man page into one folder, for packages.
 pub fn write(folder: &Path) -> io::Result<()> {
+    write_into(folder, pages())
+}
+
+/// Writes every man page into the folder of its section.
+fn write_sections(folder: &Path) -> io::Result<()> {
+    pages().try_for_each(|(name, page)| {
+        let section = name.rsplit('.').next().unwrap_or_default().to_owned();
+        write_into(&folder.join(format!("man{section}")), std::iter::once((name, page)))
+    })
+}
+
+/// Writes pages into a folder. A page replaces what has its name, and a link in its place is not followed: somebody else may have
+/// planted it.
+fn write_into(folder: &Path, mut pages: impl Iterator<Item = (String, String)>) -> io::Result<()> {
     let folder = safe_path::open_dir(folder, Some(Mode::from_bits_truncate(0o755)))?;
-    let pages = commands::pages().into_iter().chain([("jcard.toml.5".into(), jcard::page())]);
-    pages.into_iter().try_for_each(|(name, page)| replace(&folder, name.as_ref(), page.as_ref()))
+    pages.try_for_each(|(name, page)| replace(&folder, name.as_ref(), page.as_ref()))
+}
+
+fn pages() -> impl Iterator<Item = (String, String)> {
+    commands::pages().into_iter().chain([("jcard.toml.5".to_owned(), jcard::page())])
 }
 
 fn replace(folder: &OwnedFd, name: &OsStr, text: &[u8]) -> io::Result<()> {
@@ -149,8 +165,11 @@ pub const TOPICS: [Topic; 22] = [
         verb: "status",
         exit: &[
             ("0", "the agents that are named run; without NAME, the daemon runs"),
-            ("3", "one of them does not run; without an answer from agentd, the daemon does not"),
-            ("4", "there is no such agent, or you are not allowed to ask"),
+            ("3", "one of them does not run; without NAME, the daemon does not"),
+            (
+                "4",
+                "there is no such agent, agentd does not answer about those that are named, or you are not allowed to ask",
+            ),
             ("5", "with --check, an agent has failed, gave up, timed out, is invalid, or has an error"),
             USAGE,
         ],
@@ -324,7 +343,7 @@ pub const TOPICS: [Topic; 22] = [
     Topic {
         verb: "man",
         exit: &[("0", "they were written"), ("1", "they could not be written"), USAGE],
-        examples: &[("agentd man ./man", "Write all man pages into a folder")],
+        examples: &[("agentd man /usr/local/share/man", "Install the man pages")],
     },
 ];
 

@@ -254,7 +254,7 @@ fn missing_agents_sessions_and_daemons_have_clear_errors() {
     let (code, said) = send(&daemon, "op", &["ove", "x"]);
     assert_eq!(code, Some(4), "{said}");
     assert!(said.contains("there is no such agent; did you mean over?"), "{said}");
-    for (name, state) in [("over", "it is exited"), ("late", "it is waiting")] {
+    for (name, state) in [("over", "it has ended"), ("late", "it is waiting")] {
         let (code, said) = send(&daemon, "op", &[name, "x"]);
         assert_eq!(code, Some(3), "{said}");
         assert!(said.contains(state) && said.contains(&format!("agentd explain {name} says more")), "{said}");
