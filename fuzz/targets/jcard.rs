@@ -135,5 +135,11 @@ fn check_with_a_neighbour(config: &Config, text: &[u8], options: &Options) {
         return;
     }
     assert!(with.entries.iter().filter(|entry| !is_neighbour(entry)).eq(&config.entries));
-    assert_eq!((&with.findings, with.complete), (&config.findings, config.complete));
+    assert_eq!(with.complete, config.complete);
+    if config.entries.is_empty() {
+        // A card that declares nothing is advised to, which the neighbour makes needless.
+        assert!(with.findings.iter().all(|finding| config.findings.contains(finding)));
+    } else {
+        assert_eq!(with.findings, config.findings);
+    }
 }

@@ -205,6 +205,7 @@ async fn of_agents(
     directory: &Directory,
 ) -> Result<(Vec<String>, u8), End> {
     let daemon = Daemon::find(all, here, directory).await?;
+    let turn = daemon.files.turn().await;
     let agents = match (&daemon.health, daemon.client.agents().await) {
         (Ok(_), Ok(agents)) => agents.value,
         (_, Err(error)) => return without_daemon(&daemon.files, verb, names, waits, &error),
@@ -226,6 +227,7 @@ async fn of_agents(
         job.written = Some(daemon.files.write(&job.name, job.drop_in, &verb.line(&job.name))?);
     }
     settle(&daemon, verb, &mut jobs).await?;
+    drop(turn);
     let mut status = 0;
     for job in &jobs {
         if !is_taken(verb, job) {
@@ -463,6 +465,7 @@ async fn pause(
     const PAUSED: &str = "no agent starts from now on, and what runs goes on; agentd unpause --all ends the pause";
     let daemon = Daemon::find(all, here, directory).await?;
     let line = if pauses { "agentd pause --all" } else { "agentd unpause --all" };
+    let turn = daemon.files.turn().await;
     if !pauses && !daemon.files.has(ALL, line)? && daemon.health.as_ref().is_ok_and(|health| health.paused.is_none()) {
         return Ok((vec!["agents are not paused".to_owned()], 0));
     }
@@ -492,6 +495,7 @@ async fn pause(
     if !pauses {
         daemon.files.remove(&written);
     }
+    drop(turn);
     Ok((vec![if pauses { PAUSED } else { "agents start again" }.to_owned()], 0))
 }
 

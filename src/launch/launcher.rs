@@ -30,9 +30,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGTERM, SIGWINCH};
 
 use super::daemon_link::{DAEMON_TIMEOUT, DaemonLink, Said, readable};
 use super::login::{self, Asked, Login};
-use super::protocol::{
-    End, Ending, Failure, FromLauncher, Harness, Log, NOT_LOGGED, ProgramNotFound, Progress, ToLauncher,
-};
+use super::protocol::{End, Ending, Failure, FromLauncher, Harness, Log, ProgramNotFound, Progress, ToLauncher};
 use super::temporary_dir::{self, Scratch};
 use super::terminal::Terminal;
 use crate::contain::marker;
@@ -455,7 +453,7 @@ fn say_lost(error: &io::Error, daemon: &mut DaemonLink) {
     if let Some(log) = &mut daemon.log {
         log.lost_at = Some(Timestamp::now().boot());
     }
-    daemon.say(&FromLauncher::Warning(format!("{NOT_LOGGED}{error}")));
+    daemon.say(&FromLauncher::LogLost(error.to_string()));
 }
 
 /// Reaps all children that have ended; returns the status of the harness if it is one of them.

@@ -53,6 +53,9 @@ pub enum FromLauncher {
     Ended(End),
     /// A warning for the daemon's log.
     Warning(String),
+    /// Output cannot be written to the log for this reason. Daemons of earlier builds close the connection on it, and learn the rest
+    /// from the next `Hello`.
+    LogLost(String),
     /// Why the harness's environment is incomplete. Sent before `Started`.
     Environment(String),
 }
@@ -168,9 +171,6 @@ pub struct ProgramNotFound {
     /// The `PATH` that was searched, if it was.
     pub path: Option<String>,
 }
-
-/// Begins the warning that output cannot be written to the log.
-pub const NOT_LOGGED: &str = "what it prints cannot be written to its log: ";
 
 /// How a harness ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

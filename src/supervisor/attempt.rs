@@ -40,7 +40,7 @@ use crate::contain::tree;
 use crate::launch::launcher as launch_command;
 use crate::launch::listener::UnverifiedLauncher;
 use crate::launch::protocol::{
-    Ending, Failure, FromLauncher, Harness, NOT_LOGGED, ProgramNotFound, Progress, ToLauncher, WIRE_VERSION,
+    Ending, Failure, FromLauncher, Harness, ProgramNotFound, Progress, ToLauncher, WIRE_VERSION,
 };
 use crate::logs::guard::Finding;
 use crate::observe::redactions::prepared;
@@ -913,13 +913,16 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// A warning of the launcher, or something that it says out of turn.
     async fn hear_warning(&mut self, message: FromLauncher) {
-        if matches!(&message, FromLauncher::Warning(text) if text.starts_with(NOT_LOGGED)) {
+        if matches!(message, FromLauncher::LogLost(_)) {
             self.log.lost();
         }
         // The launcher is the agent user's, and must not be able to fill the log.
         if let Some(count) = self.brakes.talk.pass() {
             let said = match message {
                 FromLauncher::Warning(text) => self.words(&text).await,
+                FromLauncher::LogLost(error) => {
+                    format!("what it prints cannot be written to its log: {}", self.words(&error).await)
+                }
                 _ => "something out of turn".to_owned(),
             };
             tracing::warn!(agent = %self.name, "its launcher says ({count} so far): {said}");
@@ -1137,7 +1140,7 @@ pub fn told(message: FromLauncher, attempt: machine::Attempt, now: Timestamp) ->
             };
             std::iter::once(found).chain(came).collect()
         }
-        FromLauncher::Warning(_) => Vec::new(),
+        FromLauncher::Warning(_) | FromLauncher::LogLost(_) => Vec::new(),
         FromLauncher::Started(harness) => vec![started(attempt, harness, now)],
         FromLauncher::Failed(failure) => failed(&failure),
         FromLauncher::Ended(end) => vec![ended(end)],

@@ -1,7 +1,7 @@
 //! Operators stop, start, restart and pause agents by files, and nobody else does.
 
-use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::fs::{self, File};
+use std::os::unix::fs::{chown, symlink};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -145,14 +145,52 @@ fn strangers_and_the_agent_user_operate_nothing() {
             assert_ne!(run(&mut as_user(nobody, &["sh", "-c", script, directory])).0, Some(0), "{nobody}: {script}");
         }
     }
-    // One who may read the API and not write.
-    fs::set_permissions(&directory, Permissions::from_mode(0o2750)).unwrap();
-    let (code, said) = op(&daemon, &["stop", "a"]);
-    if code != Some(0) {
-        let right = "permission denied; be root or a member of group admin, or type: sudo agentd stop a";
-        assert!(code == Some(4) && said.contains(right), "{said}");
+    assert_eq!(daemon.agent("a").unwrap().pid, Some(pid));
+}
+
+#[test]
+fn operators_and_administrators_may_be_two_groups() {
+    if !root() {
+        return;
     }
-    assert!(code == Some(0) || daemon.agent("a").unwrap().pid == Some(pid));
+    let daemon = Setup::new().args(["--operator-group", "operators"]).start(&agent("a", "sleep inf", ""));
+    let pid = daemon.wait_until_running("a");
+    // An administrator reads, and does not operate.
+    let (code, said) = op(&daemon, &["stop", "a"]);
+    let right = "permission denied; be root or a member of group operators, or type: sudo agentd stop a";
+    assert!(code == Some(4) && said.contains(right), "{said}");
+    assert_eq!(daemon.agent("a").unwrap().pid, Some(pid));
+    // An operator operates, and does not read.
+    let directory = daemon.path("overrides");
+    let blind = |verb| by("operator", &daemon, &[verb, "a", "--override-dir", directory.to_str().unwrap()]);
+    assert_eq!(by("operator", &daemon, &["status"]).0, Some(4));
+    done(blind("stop"), "says from now on that a does not run");
+    let agent = daemon.wait_until("a", "stopped", is_stopped);
+    assert_eq!(stopped_by(&agent), Some("operator"));
+    done(blind("start"), "says from now on that a may run");
+    daemon.wait_until_running("a");
+}
+
+#[test]
+fn commands_at_once_do_not_overwrite_each_other() {
+    if !root() {
+        return;
+    }
+    let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    let verbs = ["restart", "stop"];
+    for round in 0..5 {
+        let raised = daemon.agent("a").unwrap().generation + 1;
+        let both: Vec<_> = std::thread::scope(|scope| {
+            let begun: Vec<_> = verbs.iter().map(|verb| scope.spawn(|| op(&daemon, &[verb, "a"]))).collect();
+            begun.into_iter().map(|it| it.join().unwrap()).collect()
+        });
+        assert!(both.iter().all(|(code, _)| *code == Some(0)), "round {round}: {both:?}");
+        // Each is taken in some order, and neither is lost: the generation is raised, and the last word counts.
+        let agent = daemon.wait_until("a", "restarted", |agent| agent.generation >= raised);
+        assert_eq!(agent.generation, raised, "round {round}: {both:?}");
+        done(op(&daemon, &["start", "a", "--wait"]), "a: ");
+    }
 }
 
 #[test]

@@ -1,16 +1,18 @@
 //! Reads and writes drop-ins as the calling user.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use tokio::time::{Instant, sleep};
 
 use crate::config::drop_in::{self, DropIn, MAX_SIZE, Scope};
 use crate::inputs::overrides::{ALL, ENDING};
@@ -68,7 +70,33 @@ impl Written {
     }
 }
 
+/// The pause between two attempts to lock the folder.
+const PAUSE: Duration = Duration::from_millis(10);
+/// How long a command waits for another one that writes in the same folder.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Keeps other commands from reading and writing the same folder until it is dropped.
+pub(super) struct Turn {
+    _folder: Option<File>,
+}
+
 impl Files {
+    /// Waits for the turn of this command, so that of two at once neither overwrites what the other one has just said.
+    ///
+    /// The lock only keeps order among commands that mean well. One that holds it too long stops nobody.
+    pub(super) async fn turn(&self) -> Turn {
+        let open =
+            |folder| openat(&folder, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+        let Some(folder) = self.open().ok().and_then(|folder| open(folder).ok()).map(File::from) else {
+            return Turn { _folder: None };
+        };
+        let limit = Instant::now() + PATIENCE;
+        while matches!(folder.try_lock(), Err(TryLockError::WouldBlock)) && Instant::now() < limit {
+            sleep(PAUSE).await;
+        }
+        Turn { _folder: Some(folder) }
+    }
+
     pub(super) fn new(directory: &Path) -> Self {
         Self { directory: directory.to_owned() }
     }
