@@ -177,20 +177,22 @@ pub fn passed_sockets() -> io::Result<Passed> {
         return Ok(Passed::default());
     }
     let passed: Vec<(i32, String)> = sd_notify::listen_fds_with_names()?.collect();
-    let (api, terminal) = roles(&passed);
-    Ok(Passed { api: listener(api)?, terminal: listener(terminal)? })
+    Ok(Passed { api: listener(api(&passed))?, terminal: listener(named(TERMINAL, &passed))? })
 }
 
-/// Which of the passed descriptors are the API's socket and the terminal socket.
-fn roles(passed: &[(i32, String)]) -> (Option<&(i32, String)>, Option<&(i32, String)>) {
-    let named = |wanted: &str| passed.iter().find(|(_, name)| name == wanted);
+fn named(wanted: &str, passed: &[(i32, String)]) -> Option<i32> {
+    passed.iter().find(|(_, name)| name == wanted).map(|&(number, _)| number)
+}
+
+/// Which of the passed descriptors is the API's socket.
+fn api(passed: &[(i32, String)]) -> Option<i32> {
     let mut others = passed.iter().filter(|(_, name)| name != TERMINAL);
     let alone = others.next().filter(|_| others.next().is_none());
-    (named(API).or(alone), named(TERMINAL))
+    named(API, passed).or(alone.map(|&(number, _)| number))
 }
 
-fn listener(passed: Option<&(i32, String)>) -> io::Result<Option<UnixListener>> {
-    let Some(&(number, _)) = passed else { return Ok(None) };
+fn listener(passed: Option<i32>) -> io::Result<Option<UnixListener>> {
+    let Some(number) = passed else { return Ok(None) };
     let listener = UnixListener::from(own(number)?);
     // Detects a descriptor that is not a listening Unix socket.
     listener.local_addr()?;
@@ -243,9 +245,7 @@ mod tests {
             (&[], None, None),
         ] {
             let passed: Vec<(i32, String)> = (3..).zip(names.iter().map(|&name| name.to_owned())).collect();
-            let number = |role: Option<&(i32, String)>| role.map(|&(number, _)| number);
-            let (found_api, found_terminal) = roles(&passed);
-            assert_eq!((number(found_api), number(found_terminal)), (api, terminal), "{names:?}");
+            assert_eq!((super::api(&passed), named(TERMINAL, &passed)), (api, terminal), "{names:?}");
         }
     }
 
