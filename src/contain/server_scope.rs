@@ -151,12 +151,12 @@ async fn await_move(pids: &[i32]) -> Result<(), Error> {
 fn misplaced(server: Identity, with_launchers: bool) -> Result<Vec<i32>, Error> {
     let own = group_of("self")?;
     let Some(process) = server.open()? else { return Ok(Vec::new()) };
-    let is_there = is_inside(&group_of(&server.pid().to_string())?, &own);
-    // Checked last: the id was this process's all along.
+    let group = group_of(&server.pid().to_string());
+    // Checked afterwards: the id was this process's all along. One that has ended meanwhile has no group, which is no fault.
     if !process.lives()? {
         return Ok(Vec::new());
     }
-    let mut pids = Vec::from_iter(is_there.then_some(server.pid()));
+    let mut pids = Vec::from_iter(is_inside(&group?, &own).then_some(server.pid()));
     if with_launchers {
         pids.extend(started_by(&process, &own)?);
     }

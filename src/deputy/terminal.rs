@@ -196,7 +196,7 @@ async fn type_in(reader: &mut OwnedReadHalf, window: &Stream, client: &Handle) -
         while let Some((kind, body)) = decoder.next_frame().map_err(malformed)? {
             match kind {
                 terminal::Kind::Bytes => {
-                    if write_all(window, &body).await.is_err() {
+                    if write_all(window, &body, client).await.is_err() {
                         // The client is about to end.
                         return std::future::pending().await;
                     }
@@ -264,9 +264,13 @@ async fn show(window: &Stream, writer: &mut OwnedWriteHalf, stall: Duration) -> 
     Ok(())
 }
 
-async fn write_all(window: &Stream, mut bytes: &[u8]) -> io::Result<()> {
+/// Writes all of it. Continues a client that takes nothing for a while, because it may be suspended.
+async fn write_all(window: &Stream, mut bytes: &[u8], client: &Handle) -> io::Result<()> {
     while !bytes.is_empty() {
-        bytes = &bytes[window.write(bytes).await?..];
+        match timeout(PAUSE, window.write(bytes)).await {
+            Ok(written) => bytes = &bytes[written?..],
+            Err(_) => client.resume(),
+        }
     }
     Ok(())
 }
@@ -450,6 +454,29 @@ mod tests {
             sent += flood.len();
             assert!(sent < 8 << 20, "nothing holds it up");
         }
+    }
+
+    #[tokio::test]
+    async fn suspended_client_that_is_typed_into_goes_on() {
+        let script = "stty raw -echo; echo ready; kill -STOP $$; head -c 65536 >/dev/null; echo taken";
+        let (mut client, _daemon, relay) = relay_of(script, LONG);
+        let mut shown = String::new();
+        while !shown.contains("ready") {
+            shown += &String::from_utf8_lossy(&frame(&mut client).await.1);
+        }
+        // More than the terminal holds, so that the keyboard never pauses.
+        let (mut reader, mut writer) = client.into_split();
+        let typing = tokio::spawn(async move {
+            for _ in 0..(64 << 10) / MAX_BODY {
+                writer.write_all(&terminal::frame(FrameKind::Bytes, &vec![b'x'; MAX_BODY])).await.unwrap();
+            }
+            writer
+        });
+        let mut heard = Vec::new();
+        timeout(LONG, reader.read_to_end(&mut heard)).await.unwrap().unwrap();
+        assert!(String::from_utf8_lossy(&heard).contains("taken"));
+        drop(typing.await.unwrap());
+        relay.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

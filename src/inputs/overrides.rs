@@ -220,6 +220,11 @@ impl Known {
         Self { is_sure: kept.is_some(), kept: kept.unwrap_or_default(), ..Self::default() }
     }
 
+    /// Whether it is known what is in force. If not, nothing is to be kept: what an earlier daemon kept may be read later.
+    pub fn is_sure(&self) -> bool {
+        self.is_sure
+    }
+
     /// What is to be kept for the next daemon.
     pub fn kept(&self) -> &Kept {
         &self.kept

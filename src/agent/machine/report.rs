@@ -87,7 +87,7 @@ impl Machine {
             attempt_total: Some(self.total).filter(|&total| total > 0),
             last_output_at: None,
             generation: self.generation(),
-            overridden: self.orders.own.clone(),
+            overridden: self.orders.own.clone().filter(|own| !own.is_neutral()),
             changed: life.map(|life| life.changed.clone()).unwrap_or_default(),
             config_generation: None,
             resources: None,

@@ -121,9 +121,20 @@ fn versions(target: &Target, health: Option<&Health>) -> Check {
     if let Some(health) = health.filter(|health| health.version != own) {
         return Check::warning(NAME, format!("the daemon is agentd {}, and this is {own}", health.version), remedy);
     }
-    // Otherwise the versions agree, and this user may not see more.
-    if target.daemon.as_ref().and_then(is_current) == Some(false) {
-        return Check::warning(NAME, "the daemon runs another file than this agentd: it was replaced since", remedy);
+    match (&target.daemon, target.daemon.as_ref().and_then(is_current)) {
+        (_, Some(false)) => {
+            return Check::warning(
+                NAME,
+                "the daemon runs another file than this agentd: it was replaced since",
+                remedy,
+            );
+        }
+        (Some(_), None) if health.is_none() => {
+            let who = run_as(target, &["root", "a member of the group"]);
+            return Check::unknown(NAME, "the daemon did not say its version", who);
+        }
+        // The versions agree, if there is a daemon, and this user may not see more.
+        _ => {}
     }
     let launchers = match old_launchers() {
         0 => String::new(),
