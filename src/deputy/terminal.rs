@@ -9,7 +9,7 @@
 //!
 //! Nothing is buffered beyond one frame each way: a side that does not read stops the other, and one that does not read for
 //! [`Wanted::stall`] is cut off. The relay ends with the tmux client, with the operator's client, or when the daemon closes its end of
-//! the second socket, on which nothing is ever said.
+//! the second socket. All that is ever said there is one byte for the daemon's log, if the tmux client ended first.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -52,6 +52,9 @@ const SIZE_INTERVAL: Duration = Duration::from_millis(100);
 /// largest size that the protocol knows, its server would be busy for minutes, and fail all agents.
 const MOST_COLUMNS: u16 = 2000;
 const MOST_ROWS: u16 = 1000;
+
+/// What the daemon is told if the tmux client ended first.
+const ENDED: u8 = b'.';
 
 /// The stack size of a relay's thread, which makes no deep calls.
 const STACK: usize = 512 << 10;
@@ -149,7 +152,7 @@ async fn attend(
                 is_shown = true;
                 cut.err()
             }
-            cut = &mut typing => cut.err(),
+            cut = &mut typing => Some(cut.err().unwrap_or_else(|| "the operator's client has gone".to_owned())),
             _ = daemon.read(&mut byte) => Some("agentd has ended, or is restarting; the agent is not affected".to_owned()),
         };
         if !is_shown {
@@ -159,6 +162,9 @@ async fn attend(
         cut
     };
     let status = client.finish(GRACE).await;
+    if cut.is_none() {
+        let _ = daemon.write_all(&[ENDED]).await;
+    }
     match (cut, status) {
         (Some(cut), _) => Err(cut),
         (None, Ok(status)) if status.success() => Ok(End::Detached),
@@ -412,9 +418,10 @@ mod tests {
 
     #[tokio::test]
     async fn relay_ends_with_either_side() {
-        let (client, _daemon, relay) = relay_of("read _", LONG);
+        let (client, mut daemon, relay) = relay_of("read _", LONG);
         drop(client);
         timeout(LONG, relay).await.unwrap().unwrap();
+        assert_eq!(daemon.read(&mut [0]).await.unwrap(), 0, "the session has not ended first");
 
         let (mut client, daemon, relay) = relay_of("read _", LONG);
         assert_eq!(frame(&mut client).await.0, FrameKind::Started);
@@ -423,9 +430,10 @@ mod tests {
         assert!(message.contains("agentd has ended, or is restarting"), "{message}");
         timeout(LONG, relay).await.unwrap().unwrap();
 
-        let (mut client, _daemon, _relay) = relay_of("kill -9 $$", LONG);
+        let (mut client, mut daemon, _relay) = relay_of("kill -9 $$", LONG);
         let message = self::message(rest(&mut client).await.1);
         assert!(message.contains("signal: 9"), "{message}");
+        assert_eq!(daemon.read(&mut [0]).await.unwrap(), 1, "the session has ended first");
     }
 
     #[tokio::test]
