@@ -47,8 +47,8 @@ pub fn write(folder: &Path) -> io::Result<()> {
 /// What an exit status means, whatever the command. `docs/using.md` has the same table.
 pub const EXIT_STATUSES: [(&str, &str); 9] = [
     ("0", "it went well"),
-    ("1", "it failed, or a check found a fault (`check`, `doctor`)"),
-    ("2", "the command line is wrong"),
+    ("1", "it failed, or a check found a fault (`check`, `doctor`) or a difference (`diff`)"),
+    ("2", "the command line is wrong; `diff`: what would change is not known"),
     ("3", "`status`, `send`: the agent does not run; `status` without NAME: the daemon does not"),
     ("4", "the command could not act: no agent has that name, agentd does not answer, or you do not have permission"),
     ("5", "`status --check`: an agent needs attention"),
@@ -71,7 +71,9 @@ pub struct Topic {
 const USAGE: (&str, &str) = ("2", "the command line is wrong");
 const SHOWN: (&str, &str) = ("0", "it was printed");
 const ORDERED: (&str, &str) = ("0", "agentd does what was asked");
-const NOT_ORDERED: (&str, &str) = ("1", "it could not be written, or agentd has not taken it within 2 s");
+const NOT_TAKEN: (&str, &str) = ("1", "it could not be written, or agentd has not taken it within 2 s");
+const NOT_ORDERED: (&str, &str) =
+    ("1", "it could not be written, agentd has not taken it within 2 s, or the entry of an agent to start is wrong");
 const NOT_KNOWN: (&str, &str) = ("4", "there is no such agent, agentd does not answer, or you are not allowed to ask");
 const NOT_ALLOWED: (&str, &str) =
     ("4", "there is no such agent, agentd does not answer, or you are not allowed to do it");
@@ -129,8 +131,11 @@ pub const TOPICS: [Topic; 22] = [
         verb: "status",
         exit: &[
             ("0", "the agents that are named run; without NAME, the daemon runs"),
-            ("3", "one of them does not run; without an answer from agentd, the daemon does not"),
-            ("4", "there is no such agent, or you are not allowed to ask"),
+            ("3", "one of them does not run; without NAME, the daemon does not"),
+            (
+                "4",
+                "there is no such agent, agentd does not answer about those that are named, or you are not allowed to ask",
+            ),
             ("5", "with --check, an agent has failed, gave up, timed out, is invalid, or has an error"),
             USAGE,
         ],
@@ -199,7 +204,7 @@ pub const TOPICS: [Topic; 22] = [
     },
     Topic {
         verb: "stop",
-        exit: &[ORDERED, NOT_ORDERED, NOT_ALLOWED, USAGE],
+        exit: &[ORDERED, NOT_TAKEN, NOT_ALLOWED, USAGE],
         examples: &[
             ("agentd stop reviewer", "Stop an agent within its grace period; it stays stopped"),
             ("agentd stop --wait reviewer writer", "Stop two agents, and wait until both are"),
@@ -224,12 +229,12 @@ pub const TOPICS: [Topic; 22] = [
     },
     Topic {
         verb: "pause",
-        exit: &[ORDERED, NOT_ORDERED, ("4", "agentd does not answer, or you are not allowed to do it"), USAGE],
+        exit: &[ORDERED, NOT_TAKEN, ("4", "agentd does not answer, or you are not allowed to do it"), USAGE],
         examples: &[("agentd pause --all", "Let nothing start from now on, and leave alone what runs")],
     },
     Topic {
         verb: "unpause",
-        exit: &[ORDERED, NOT_ORDERED, ("4", "agentd does not answer, or you are not allowed to do it"), USAGE],
+        exit: &[ORDERED, NOT_TAKEN, ("4", "agentd does not answer, or you are not allowed to do it"), USAGE],
         examples: &[("agentd unpause --all", "Let agents start again")],
     },
     Topic {

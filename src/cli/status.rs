@@ -14,7 +14,7 @@ use hyper::body::Bytes;
 use serde_json::Value;
 
 use super::complete;
-use super::output::{block_on, complain, print, say};
+use super::output::{block_on, complain, print, say_in_lines};
 use super::table::{Table, push_hanging, wrapped};
 use super::wording::{exit_cell, log_use, notices, remark, since, until, words};
 use crate::client::{Answer, Client, Error};
@@ -79,18 +79,18 @@ pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
     match block_on(UNKNOWN, ask(arguments, socket)) {
         Ok(Ok(Report { text, remarks, code })) => {
             for remark in remarks {
-                say(&remark);
+                say_in_lines(&remark);
             }
             print(&text, code, UNKNOWN)
         }
-        Ok(Err(error)) => complain(status_of(&error), &error.to_string()),
+        Ok(Err(error)) => complain(status_of(&error, &arguments.names), &error.to_string()),
         Err(code) => code,
     }
 }
 
-/// The exit status of `status` where the daemon gave no answer.
-fn status_of(error: &Error) -> u8 {
-    if matches!(error, Error::NotRunning(_)) { NOT_RUNNING } else { UNKNOWN }
+/// The exit status of `status` where the daemon gave no answer. Agents that are named may run without it.
+fn status_of(error: &Error, names: &[String]) -> u8 {
+    if matches!(error, Error::NotRunning(_)) && names.is_empty() { NOT_RUNNING } else { UNKNOWN }
 }
 
 struct Report {
@@ -163,6 +163,11 @@ fn unknown(name: &str) -> String {
     }
 }
 
+/// What is to be said if there is no agent to show.
+fn nobody(arguments: &Arguments) -> &'static str {
+    if arguments.failed { "no agent has failed" } else { "no agents are declared" }
+}
+
 async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
     let client = Client::new(socket)?;
     let (shown, code) = Shown::ask(&client, &arguments.names).await?.judged(arguments);
@@ -174,7 +179,7 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
     remarks.extend(client.health().await.map(|health| notices(&health.value, SystemTime::now())).unwrap_or_default());
     if shown.agents.is_empty() {
         if shown.missing.is_empty() {
-            remarks.push(if arguments.failed { "no agent has failed" } else { "no agents are declared" }.to_owned());
+            remarks.push(nobody(arguments).to_owned());
         }
         return Ok(Report { text: Bytes::new(), remarks, code });
     }

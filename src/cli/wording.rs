@@ -168,7 +168,11 @@ pub(super) fn remarks(agent: &AgentStatus, is_all: bool, now: SystemTime) -> Vec
     let stopped = stopped(agent, now);
     let reason = stopped.as_deref().or(agent.reason.as_deref()).filter(is_news);
     let is_silent = agent.state == State::Exited && exit.is_some_and(|exit| exit.silent);
-    let silent = is_silent.then_some("it ended in under 2s and printed nothing: it probably did nothing");
+    let silent = is_silent.then_some(if reason.is_some_and(|reason| reason.contains("printed nothing")) {
+        "it probably did nothing"
+    } else {
+        "it ended in under 2s and printed nothing: it probably did nothing"
+    });
     let errors = [&agent.error, &agent.limits_error, &agent.log_error, &agent.environment_error];
     let errors = errors.map(|error| error.as_deref());
     let paragraphs = [&[reason, cause, silent][..], &errors].concat().into_iter().flatten().flat_map(str::lines);
