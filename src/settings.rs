@@ -153,7 +153,7 @@ impl Surroundings {
 
     /// In a folder of root's: the agent user owns the one of the tmux socket, and could put another socket there.
     pub(crate) fn terminal_socket(&self) -> PathBuf {
-        if self.root { "/run/agentd-daemon/terminal.sock".into() } else { self.own_runtime().join("terminal.sock") }
+        if self.root { SYSTEM_TERMINAL_SOCKET.into() } else { self.own_runtime().join("terminal.sock") }
     }
 
     pub(crate) fn secret_dir(&self) -> PathBuf {
@@ -173,6 +173,9 @@ fn first(directories: Option<&OsString>) -> Option<PathBuf> {
 }
 
 pub(crate) const SYSTEM_API_SOCKET: &str = "/run/stereos/agentd.sock";
+
+/// The socket through which operators attach to the agents of the whole machine, and send to them.
+pub(crate) const SYSTEM_TERMINAL_SOCKET: &str = "/run/agentd-daemon/terminal.sock";
 
 pub(crate) const SYSTEM_CONFIG: &str = "/etc/stereos/jcard.toml";
 

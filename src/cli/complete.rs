@@ -29,7 +29,12 @@ const USUAL_VARIABLE: &str = "COMPLETE";
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
     /// The shell: bash, zsh, fish, elvish or powershell
+    #[arg(add = shells())]
     pub shell: String,
+}
+
+fn shells() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| Shells::builtins().names().map(CompletionCandidate::new).collect())
 }
 
 /// Prints the script that makes a shell ask agentd for completions.

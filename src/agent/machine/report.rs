@@ -215,7 +215,11 @@ impl Machine {
             },
             State::Exited { outcome: Outcome::TimedOut } => format!("{}; {}", StoppingBecause::TimedOut {}, ended()),
             State::Exited { outcome: Outcome::GaveUp } => {
-                format!("{}; {} restarts were allowed and made", ended(), life.restarts)
+                let made = match life.restarts {
+                    1 => "1 restart was allowed and made".to_owned(),
+                    count => format!("{count} restarts were allowed and made"),
+                };
+                format!("{}; {made}", ended())
             }
             State::Exited { .. } => ended(),
         }

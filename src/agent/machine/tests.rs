@@ -2016,7 +2016,7 @@ mod what_is_shown {
         life.start(2);
         assert_eq!(reason(&life), "restarted by policy, restart 1 of 1");
         life.end(2, ExitStatus::Signal("SIGSEGV".parse().unwrap()));
-        assert_eq!(reason(&life), "ended by SIGSEGV; 1 restarts were allowed and made");
+        assert_eq!(reason(&life), "ended by SIGSEGV; 1 restart was allowed and made");
         life.remove();
         assert_eq!(reason(&life), "its session is being closed");
     }
