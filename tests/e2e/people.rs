@@ -212,8 +212,8 @@ fn logs_are_read_from_the_files_without_a_daemon() {
     setup.put(&setup.path("secrets/KEY"), SECRET);
     let mut daemon = setup.start_as_it_is();
     daemon.wait_for_state("leaky", State::Exited);
-    let marks = |text: &str| "*".repeat(text.len());
-    let expected = format!("hello\n{}\n{}\n{}\n", marks(SECRET), marks(first), marks(second));
+    // However long it is, or a piece of it.
+    let expected = "hello\n********\n********\n********\n".to_owned();
     assert_eq!(streams(&mut verb(&daemon, &["logs", "leaky"])).1, expected);
     assert!(daemon.stop().success());
     let (log, secrets) = (daemon.path("log"), daemon.path("secrets"));
