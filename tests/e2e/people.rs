@@ -485,7 +485,7 @@ fn following_a_log_over_two_daemons_repeats_no_more_than_a_moment() {
 #[test]
 fn status_and_watch_leave_the_screen_alone_if_they_show_nothing() {
     let mut daemon = start();
-    let mut refused = |setup: &Setup, words: &[&str], expected: i32| {
+    let refused = |setup: &Setup, words: &[&str], expected: i32| {
         let terminal = Terminal::new();
         let mut command = verb(setup, words);
         command.env("TERM", "xterm");
@@ -514,15 +514,67 @@ fn watched_status_says_that_nothing_has_failed() {
     assert_eq!(running.ended(&daemon).code(), Some(0), "{}", terminal.seen());
 }
 
-/// Command lines of `agentd`, each with the exit status that the table in the manual gives it.
-fn check_statuses(setup: &Setup, expected: i32, lines: &[&str]) {
-    for line in lines {
-        let words: Vec<&str> = line.split(' ').collect();
-        let asks = !["check", "schema", "completions", "man", "init"].contains(&words[0]);
-        let mut command = if asks { verb(setup, &words) } else { setup.agentd(&words) };
-        command.current_dir(setup.dir());
-        let (code, out, err) = streams(&mut command);
-        assert_eq!(code, Some(expected), "agentd {line}: {out}{err}");
+/// Exit statuses of the table in the manual, and command lines that end with them while a daemon runs.
+const STATUSES: [(i32, &str); 11] = [
+    (
+        0,
+        "status; status sleeper; status s* reader; status --failed; status --check sleeper; status --json; explain sleeper; \
+         explain failed --json; logs sleeper; logs sleeper reader -t; events; events sleeper; watch --once sleeper; wait failed; \
+         wait sleeper --for running; show sleeper --config good.toml; check good.toml; diff good.toml --config good.toml; schema; \
+         completions bash; man pages; start sleeper; stop late; start late; restart sleeper --wait; pause --all; unpause --all; \
+         unpause --all; send reader hello; --help; status --help",
+    ),
+    (
+        1,
+        "check broken.toml; check absent.toml; check --strict broken.toml good.toml; diff other.toml --config good.toml; \
+         show bad --config jcard.toml; man /proc/pages; init --config /proc/jcard.toml; send reader a\x1bb; start bad; \
+         attach sleeper; doctor",
+    ),
+    (
+        2,
+        "check --no; diff --no; schema --no; status --no; wait --no; explain --no; watch --no; logs --no; events --no; stop --no; \
+         start --no; restart --no; pause --no; unpause --no; attach --no; send --no; doctor --no; show --no; init --no; \
+         completions --no; man --no; logs; logs --all sleeper; wait sleeper --for nowhere; send sleeper --keys Nonsense; \
+         completions tcsh; diff broken.toml --config good.toml; diff absent.toml --config good.toml; nonsense; pause; \
+         wait sleeper --exit-code --for running; status --sort nonsense; events --after nonsense",
+    ),
+    (3, "status failed; status sleeper failed; status f*; send failed hello; send late hello"),
+    (
+        4,
+        "status nobody; status sleeper nobody; status n*y; explain nobody; logs nobody; logs n*y; logs late; \
+         logs sleeper --attempt 9; events nobody; watch nobody; watch --once nobody; stop nobody; start nobody; restart nobody; \
+         attach nobody; send nobody hello; show nobody --config good.toml; show sleeper --config absent.toml",
+    ),
+    (5, "status --check; status --check failed; status --check --failed; status --check bad sleeper"),
+    (6, "send deaf hello"),
+    (123, "wait failed --for running; start --wait bad; restart --wait bad"),
+    (124, "wait sleeper --timeout 200ms"),
+    (125, "wait nobody"),
+    // The agent's own.
+    (3, "wait failed --exit-code"),
+];
+
+/// The same while none runs.
+const STATUSES_WITHOUT_DAEMON: [(i32, &str); 3] = [
+    (3, "status; status --check; status --json"),
+    (
+        4,
+        "status sleeper; status s*; explain sleeper; logs -f sleeper; logs --all; events; events -f; watch sleeper; \
+         watch --once sleeper; restart sleeper; stop --wait sleeper; send sleeper hello",
+    ),
+    (125, "wait sleeper; wait sleeper --timeout 200ms"),
+];
+
+fn check_statuses(setup: &Setup, statuses: &[(i32, &str)]) {
+    for &(expected, lines) in statuses {
+        for line in lines.split("; ") {
+            let words: Vec<&str> = line.split(' ').collect();
+            let asks = !["check", "schema", "completions", "man", "init"].contains(&words[0]);
+            let mut command = if asks { verb(setup, &words) } else { setup.agentd(&words) };
+            command.current_dir(setup.dir());
+            let (code, out, err) = streams(&mut command);
+            assert_eq!(code, Some(expected), "agentd {line}: {out}{err}");
+        }
     }
 }
 
@@ -536,157 +588,20 @@ fn the_table_of_exit_statuses_holds_in_every_verb() {
             + &script("deaf", "stty -echo; echo ready; sleep 1000")
             + "[[agents]]\nname = \"bad\"\nharness = \"nope\"\n"),
     );
-    for name in ["sleeper", "reader", "deaf"] {
-        daemon.wait_until_running(name);
-    }
+    daemon.wait_until_running("sleeper");
     daemon.wait_for_state("failed", State::Exited);
     daemon.wait_for_state("bad", State::Invalid);
     for name in ["reader", "deaf"] {
+        daemon.wait_until_running(name);
         daemon.wait("it to be ready", || daemon.screen(name).contains("ready").then_some(()));
     }
-    let good =
-        fs::read_to_string(daemon.jcard()).unwrap().split("[[agents]]\nname = \"bad\"").next().unwrap().to_owned();
-    daemon.put(&daemon.path("good.toml"), &good);
+    let jcard = fs::read_to_string(daemon.jcard()).unwrap();
+    let good = jcard.split("[[agents]]\nname = \"bad\"").next().unwrap();
+    daemon.put(&daemon.path("good.toml"), good);
     daemon.put(&daemon.path("other.toml"), good.replace("\"exit\", \"3\"", "\"exit\", \"4\""));
     daemon.put(&daemon.path("broken.toml"), "[[agents]\n");
-    check_statuses(
-        &daemon,
-        0,
-        &[
-            "status",
-            "status sleeper",
-            "status s* reader",
-            "status --failed",
-            "status --check sleeper",
-            "status --json",
-            "explain sleeper",
-            "explain failed --json",
-            "logs sleeper",
-            "logs sleeper reader -t",
-            "events",
-            "events sleeper",
-            "watch --once sleeper",
-            "wait failed",
-            "wait sleeper --for running",
-            "show sleeper --config good.toml",
-            "check good.toml",
-            "diff good.toml --config good.toml",
-            "schema",
-            "completions bash",
-            "man pages",
-            "start sleeper",
-            "stop late",
-            "start late",
-            "restart sleeper --wait",
-            "pause --all",
-            "unpause --all",
-            "unpause --all",
-            "send reader hello",
-            "stop --wait deaf",
-            "start --wait deaf",
-            "--help",
-            "status --help",
-        ],
-    );
-    daemon.wait("it to be ready", || daemon.screen("deaf").contains("ready").then_some(()));
-    check_statuses(
-        &daemon,
-        1,
-        &[
-            "check broken.toml",
-            "check absent.toml",
-            "check --strict broken.toml good.toml",
-            "diff other.toml --config good.toml",
-            "show bad --config jcard.toml",
-            "man /proc/pages",
-            "init --config /proc/jcard.toml",
-            "send reader a\x1bb",
-            "start bad",
-            "attach sleeper",
-            "doctor",
-        ],
-    );
-    let verbs = "check diff schema status wait explain watch logs events stop start restart pause unpause attach send doctor \
-                 show init completions man";
-    let wrong: Vec<String> = verbs.split(' ').map(|verb| format!("{verb} --nonsense")).collect();
-    check_statuses(&daemon, 2, &wrong.iter().map(String::as_str).collect::<Vec<_>>());
-    check_statuses(
-        &daemon,
-        2,
-        &[
-            "logs",
-            "logs --all sleeper",
-            "wait sleeper --for nowhere",
-            "send sleeper --keys Nonsense",
-            "completions tcsh",
-            "diff broken.toml --config good.toml",
-            "diff absent.toml --config good.toml",
-            "nonsense",
-            "pause",
-            "wait sleeper --exit-code --for running",
-            "status --sort nonsense",
-            "events --after nonsense",
-        ],
-    );
-    check_statuses(
-        &daemon,
-        3,
-        &["status failed", "status sleeper failed", "status f*", "send failed hello", "send late hello"],
-    );
-    check_statuses(
-        &daemon,
-        4,
-        &[
-            "status nobody",
-            "status sleeper nobody",
-            "status n*y",
-            "explain nobody",
-            "logs nobody",
-            "logs n*y",
-            "logs late",
-            "logs sleeper --attempt 9",
-            "events nobody",
-            "watch nobody",
-            "watch --once nobody",
-            "stop nobody",
-            "start nobody",
-            "restart nobody",
-            "attach nobody",
-            "send nobody hello",
-            "show nobody --config good.toml",
-            "show sleeper --config absent.toml",
-        ],
-    );
-    check_statuses(
-        &daemon,
-        5,
-        &["status --check", "status --check failed", "status --check --failed", "status --check bad sleeper"],
-    );
-    check_statuses(&daemon, 6, &["send deaf hello"]);
-    check_statuses(&daemon, 123, &["wait failed --for running", "start --wait bad", "restart --wait bad"]);
-    check_statuses(&daemon, 124, &["wait sleeper --timeout 200ms"]);
-    check_statuses(&daemon, 125, &["wait nobody"]);
-    check_statuses(&daemon, 3, &["wait failed --exit-code"]);
-
+    check_statuses(&daemon, &STATUSES);
+    check_statuses(&daemon, &[(0, "stop --wait deaf; start --wait deaf")]);
     assert!(daemon.stop().success());
-    check_statuses(&daemon, 3, &["status", "status --check", "status --json"]);
-    check_statuses(
-        &daemon,
-        4,
-        &[
-            "status sleeper",
-            "status s*",
-            "explain sleeper",
-            "logs -f sleeper",
-            "logs --all",
-            "events",
-            "events -f",
-            "watch sleeper",
-            "watch --once sleeper",
-            "restart sleeper",
-            "stop --wait sleeper",
-            "send sleeper hello",
-        ],
-    );
-    check_statuses(&daemon, 125, &["wait sleeper", "wait sleeper --timeout 200ms"]);
+    check_statuses(&daemon, &STATUSES_WITHOUT_DAEMON);
 }
