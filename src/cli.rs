@@ -600,7 +600,14 @@ mod tests {
             let needed = verb.get_positionals().filter(is_needed);
             let flags = verb.get_arguments().filter(|argument| argument.is_required_set() && !argument.is_positional());
             let flags = flags.filter_map(Arg::get_long).map(|long| format!("--{long}"));
-            [verb.get_name().to_owned()].into_iter().chain(needed.map(|_| "a".to_owned())).chain(flags).collect()
+            // Any word, unless there is a list of them.
+            let word = |argument: &Arg| {
+                argument
+                    .get_possible_values()
+                    .first()
+                    .map_or_else(|| "a".to_owned(), |value| value.get_name().to_owned())
+            };
+            [verb.get_name().to_owned()].into_iter().chain(needed.map(word)).chain(flags).collect()
         };
         let verbs: Vec<_> = verbs.map(|verb| (call(verb), verb.clone())).collect();
         [(Vec::new(), command)].into_iter().chain(verbs).collect()

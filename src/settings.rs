@@ -3,6 +3,7 @@
 //! Every default path is defined here, and nowhere else.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -153,7 +154,7 @@ impl Surroundings {
 
     /// In a folder of root's: the agent user owns the one of the tmux socket, and could put another socket there.
     pub(crate) fn terminal_socket(&self) -> PathBuf {
-        if self.root { SYSTEM_TERMINAL_SOCKET.into() } else { self.own_runtime().join("terminal.sock") }
+        if self.root { "/run/agentd-daemon/terminal.sock".into() } else { self.own_runtime().join("terminal.sock") }
     }
 
     pub(crate) fn secret_dir(&self) -> PathBuf {
@@ -174,16 +175,30 @@ fn first(directories: Option<&OsString>) -> Option<PathBuf> {
 
 pub(crate) const SYSTEM_API_SOCKET: &str = "/run/stereos/agentd.sock";
 
-/// The socket through which operators attach to the agents of the whole machine, and send to them.
-pub(crate) const SYSTEM_TERMINAL_SOCKET: &str = "/run/agentd-daemon/terminal.sock";
-
 pub(crate) const SYSTEM_CONFIG: &str = "/etc/stereos/jcard.toml";
 
+/// The user's own file if it exists, else the machine's if that exists.
 pub(crate) fn first_there(own: PathBuf, system: &str) -> PathBuf {
-    if own.exists() || !Path::new(system).exists() { own } else { system.into() }
+    if own.exists() || !may_exist(Path::new(system).try_exists()) { own } else { system.into() }
+}
+
+/// Whether a file may exist. In a folder that is closed to this user it may; whoever uses it says that it is closed.
+fn may_exist(seen: io::Result<bool>) -> bool {
+    seen.unwrap_or_else(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 pub(crate) fn absolute(path: &Path) -> PathBuf {
     // Fails only for an empty path, or when the current directory is gone; the path leads nowhere in either case.
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_in_a_closed_folder_may_exist() {
+        assert!(may_exist(Ok(true)) && may_exist(Err(io::ErrorKind::PermissionDenied.into())));
+        assert!(!may_exist(Ok(false)) && !may_exist(Err(io::ErrorKind::NotADirectory.into())));
+    }
 }

@@ -28,13 +28,9 @@ const USUAL_VARIABLE: &str = "COMPLETE";
 /// Which shell to print a script for.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
-    /// The shell: bash, zsh, fish, elvish or powershell
-    #[arg(add = shells())]
+    /// The shell
+    #[arg(value_parser = ["bash", "zsh", "fish", "elvish", "powershell"])]
     pub shell: String,
-}
-
-fn shells() -> ArgValueCandidates {
-    ArgValueCandidates::new(|| Shells::builtins().names().map(CompletionCandidate::new).collect())
 }
 
 /// Prints the script that makes a shell ask agentd for completions.

@@ -8,40 +8,76 @@ mod commands;
 mod jcard;
 mod page;
 
-use std::fs;
-use std::io;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
 use super::output::{complain, say};
+use crate::sys::safe_path;
 
 /// Where to write the man pages.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
-    /// The folder, which is made if it does not exist; man finds pages in folders such as /usr/local/share/man/man1
+    /// The folder of the manual, such as /usr/local/share/man; each page goes into the folder of its section in there
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
 }
 
-/// Writes the man pages, and says where.
+/// Writes the man pages where man looks for them, and says how to read one.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let shown = arguments.folder.display();
-    match write(&arguments.folder) {
+    match write_sections(&arguments.folder) {
         Ok(()) => {
-            say(&format!("wrote the man pages; for example: man {shown}/agentd.8"));
+            say(&format!("wrote the man pages; for example: man -M {shown} agentd"));
             ExitCode::SUCCESS
         }
         Err(error) => complain(1, &format!("failed to write into {shown}: {error}")),
     }
 }
 
-/// Writes every man page into a folder.
+/// Writes every man page into one folder, for packages.
 pub fn write(folder: &Path) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    for (name, page) in commands::pages() {
-        fs::write(folder.join(name), page)?;
-    }
-    fs::write(folder.join("jcard.toml.5"), jcard::page())
+    write_into(folder, pages())
+}
+
+/// Writes every man page into the folder of its section.
+fn write_sections(folder: &Path) -> io::Result<()> {
+    pages().try_for_each(|(name, page)| {
+        let section = name.rsplit('.').next().unwrap_or_default().to_owned();
+        write_into(&folder.join(format!("man{section}")), std::iter::once((name, page)))
+    })
+}
+
+/// Writes pages into a folder. A page replaces what has its name, and a link in its place is not followed: somebody else may have
+/// planted it.
+fn write_into(folder: &Path, mut pages: impl Iterator<Item = (String, String)>) -> io::Result<()> {
+    let folder = safe_path::open_dir(folder, Some(Mode::from_bits_truncate(0o755)))?;
+    pages.try_for_each(|(name, page)| replace(&folder, name.as_ref(), page.as_ref()))
+}
+
+fn pages() -> impl Iterator<Item = (String, String)> {
+    commands::pages().into_iter().chain([("jcard.toml.5".to_owned(), jcard::page())])
+}
+
+fn replace(folder: &OwnedFd, name: &OsStr, text: &[u8]) -> io::Result<()> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+    let create = || openat(folder, name, flags, Mode::from_bits_truncate(0o644));
+    let file = match create() {
+        Err(Errno::EEXIST) => {
+            unlinkat(folder, name, UnlinkatFlags::NoRemoveDir)?;
+            create()?
+        }
+        file => file?,
+    };
+    File::from(file).write_all(text)
 }
 
 /// What an exit status means, whatever the command. `docs/using.md` has the same table.
@@ -309,7 +345,7 @@ pub const TOPICS: [Topic; 22] = [
     Topic {
         verb: "man",
         exit: &[("0", "they were written"), ("1", "they could not be written"), USAGE],
-        examples: &[("agentd man ./man", "Write all man pages into a folder")],
+        examples: &[("agentd man /usr/local/share/man", "Install the man pages")],
     },
 ];
 
@@ -330,6 +366,21 @@ mod tests {
 
     use super::*;
     use crate::cli::Arguments;
+
+    #[test]
+    fn a_planted_link_is_replaced_and_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pages, precious) = (folder.path().join("man8"), folder.path().join("precious"));
+        std::fs::create_dir(&pages).unwrap();
+        std::fs::write(&precious, "kept").unwrap();
+        std::os::unix::fs::symlink(&precious, pages.join("agentd.8")).unwrap();
+        for _ in 0..2 {
+            write(&pages).unwrap();
+            assert_eq!(std::fs::read_to_string(&precious).unwrap(), "kept");
+            assert!(std::fs::symlink_metadata(pages.join("agentd.8")).unwrap().is_file());
+            assert!(std::fs::metadata(pages.join("jcard.toml.5")).unwrap().len() > 1000);
+        }
+    }
 
     #[test]
     fn the_docs_have_the_table_of_exit_statuses() {

@@ -15,7 +15,6 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use crate::agent::name::Name;
-use crate::settings::SYSTEM_TERMINAL_SOCKET;
 use crate::sys::unix_socket;
 use crate::wire::terminal::{self, Decoder, End, Kind, Malformed, Request, Why};
 
@@ -26,7 +25,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     /// No daemon listens.
-    #[error("agentd does not run, or is too old: nothing listens on {}; {}; agentd doctor says more", .0.display(), start(.0))]
+    #[error("agentd does not run, or is too old: nothing listens on {}; agentd doctor says more", .0.display())]
     Absent(PathBuf),
     /// This user may not use it.
     #[error("you are not a member of group {group}, which may use {}. An administrator can add you; log in again after that:\n\n    sudo usermod -aG {group} {user}\n", socket.display())]
@@ -146,11 +145,6 @@ pub(super) fn end(body: &[u8]) -> Result<End, Error> {
         End::Failed { why, message } => Err(Error::Refused { why, message }),
         end => Ok(end),
     }
-}
-
-/// How to start the daemon whose terminal socket this is.
-fn start(socket: &Path) -> &'static str {
-    if socket == Path::new(SYSTEM_TERMINAL_SOCKET) { "systemctl start agentd starts it" } else { "start agentd" }
 }
 
 fn refused(socket: &Path, error: io::Error) -> Error {

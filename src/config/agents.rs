@@ -457,7 +457,7 @@ impl Roster {
         self.declared += names.len();
         for name in names {
             if let Err(line) = claim(&mut self.names, name.key(), places.locate(name_at).0) {
-                let right = "give each a name of its own, not only in case";
+                let right = "give each a name of its own, which differs in more than its case";
                 let message = format!("duplicate agent name \"{name}\", which the entry at line {line} has; {right}");
                 self.findings.push(places.finding(name_at, Severity::Error, message));
                 continue;

@@ -33,7 +33,7 @@ use super::worker::{TMUX, path_of};
 use crate::sys::account::Account;
 use crate::sys::fd::Stream;
 use crate::sys::pty_child::{self, Handle, PtyChild};
-use crate::wire::terminal::{self, Decoder, End, Malformed, Size, Why};
+use crate::wire::terminal::{self, Decoder, End, HEAD, Malformed, Size, Why};
 
 /// How long the client may take to end, and how long its last output may take to arrive.
 const GRACE: Duration = Duration::from_secs(1);
@@ -44,6 +44,14 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How many bytes a second may be typed, or shown. A screen that changes completely sixty times a second needs less than a fourth.
 const TYPED_PER_SECOND: usize = 1 << 20;
 const SHOWN_PER_SECOND: usize = 8 << 20;
+
+/// How long one size lasts before the next. A server runs a program for each.
+const SIZE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The most columns and rows that a terminal gets here, more than any screen has. tmux fills what is beyond the window: with the
+/// largest size that the protocol knows, its server would be busy for minutes, and fail all agents.
+const MOST_COLUMNS: u16 = 2000;
+const MOST_ROWS: u16 = 1000;
 
 /// The stack size of a relay's thread, which makes no deep calls.
 const STACK: usize = 512 << 10;
@@ -161,7 +169,8 @@ async fn attend(
 
 fn resize(window: &Stream, size: Size) {
     if size.columns > 0 && size.rows > 0 {
-        let size = Winsize { ws_col: size.columns, ws_row: size.rows, ws_xpixel: 0, ws_ypixel: 0 };
+        let (ws_col, ws_row) = (size.columns.min(MOST_COLUMNS), size.rows.min(MOST_ROWS));
+        let size = Winsize { ws_col, ws_row, ws_xpixel: 0, ws_ypixel: 0 };
         let _ = tcsetwinsize(window, size);
     }
 }
@@ -182,7 +191,7 @@ async fn say(writer: &mut OwnedWriteHalf, frame: Vec<u8>, stall: Duration) -> Re
 async fn type_in(reader: &mut OwnedReadHalf, window: &Stream, client: &Handle) -> Result<(), String> {
     let malformed = |error: Malformed| format!("the client sent {error}");
     let (mut decoder, mut pace, mut bytes) = (Decoder::default(), Pace::new(TYPED_PER_SECOND), [0; 4096]);
-    let mut is_fresh = false;
+    let (mut is_fresh, mut sizes) = (false, Sizes::default());
     loop {
         while let Some((kind, body)) = decoder.next_frame().map_err(malformed)? {
             match kind {
@@ -192,22 +201,55 @@ async fn type_in(reader: &mut OwnedReadHalf, window: &Stream, client: &Handle) -
                         return std::future::pending().await;
                     }
                     is_fresh = true;
-                    pace.spend(body.len()).await;
                 }
-                terminal::Kind::Size => resize(window, Size::of(&body).map_err(malformed)?),
+                terminal::Kind::Size => sizes.want(Size::of(&body).map_err(malformed)?),
                 terminal::Kind::End => return Ok(()),
                 _ => return Err(malformed(Malformed::Body)),
             }
+            sizes.apply(window);
+            pace.spend(HEAD + body.len()).await;
         }
+        sizes.apply(window);
+        let limit = sizes.pause().or(is_fresh.then_some(PAUSE));
         let read = reader.read(&mut bytes);
-        let read = if is_fresh { timeout(PAUSE, read).await } else { Ok(read.await) };
+        let read = if let Some(limit) = limit { timeout(limit, read).await } else { Ok(read.await) };
         match read {
             Ok(Ok(count @ 1..)) => decoder.push(&bytes[..count]),
             Ok(_) => return Ok(()),
+            Err(_) if sizes.wanted.is_some() => {}
             Err(_) => {
                 client.resume();
                 is_fresh = false;
             }
+        }
+    }
+}
+
+/// The sizes that the operator's terminal takes, of which only the last counts if they come fast.
+#[derive(Debug, Default)]
+struct Sizes {
+    wanted: Option<Size>,
+    /// When the present one was set.
+    since: Option<Instant>,
+}
+
+impl Sizes {
+    fn want(&mut self, size: Size) {
+        self.wanted = Some(size);
+    }
+
+    /// How long the size that is wanted has to wait; `None` if none is wanted.
+    fn pause(&self) -> Option<Duration> {
+        let age = self.since.map_or(SIZE_INTERVAL, |since| since.elapsed());
+        self.wanted.map(|_| SIZE_INTERVAL.saturating_sub(age))
+    }
+
+    fn apply(&mut self, window: &Stream) {
+        if self.pause().is_some_and(|pause| pause.is_zero())
+            && let Some(size) = self.wanted.take()
+        {
+            resize(window, size);
+            self.since = Some(Instant::now());
         }
     }
 }
@@ -257,7 +299,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::terminal::{HEAD, Kind as FrameKind, MAX_BODY, head};
+    use crate::wire::terminal::{Kind as FrameKind, MAX_BODY, head};
 
     /// A relay of a shell that runs this script, and both of its sockets.
     fn relay_of(script: &str, stall: Duration) -> (UnixStream, UnixStream, tokio::task::JoinHandle<()>) {
@@ -326,6 +368,26 @@ mod tests {
         }
         let (shown, end) = rest(&mut client).await;
         assert!(shown.contains("heard one") && shown.contains("20 70"), "{shown}");
+        assert_eq!(end, End::Detached);
+        relay.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn sizes_are_bounded_and_only_the_last_of_many_counts() {
+        // Counts how often the size changes.
+        let script = "n=0; trap 'n=$((n + 1))' WINCH; stty -echo; echo ready; until read _; do :; done; sleep 1; stty size; echo \"changes: $n.\"";
+        let (mut client, _daemon, relay) = relay_of(script, LONG);
+        while !String::from_utf8_lossy(&frame(&mut client).await.1).contains("ready") {}
+        let size = |columns, rows| terminal::frame(FrameKind::Size, &Size { columns, rows }.body());
+        for number in 0..1000 {
+            client.write_all(&size(80 + number % 2, 24)).await.unwrap();
+        }
+        client.write_all(&size(u16::MAX, u16::MAX)).await.unwrap();
+        client.write_all(&terminal::frame(FrameKind::Bytes, b"\r")).await.unwrap();
+        let (shown, end) = rest(&mut client).await;
+        assert!(shown.contains("1000 2000"), "{shown}");
+        let changes = shown.split_once("changes: ").and_then(|(_, rest)| rest.split_once('.')).unwrap().0;
+        assert!((1..50).contains(&changes.parse::<u32>().unwrap()), "{shown}");
         assert_eq!(end, End::Detached);
         relay.await.unwrap();
     }

@@ -320,9 +320,14 @@ fn the_binary_writes_its_own_man_pages() {
     let setup = Setup::new();
     let folder = setup.path("home/pages");
     let (code, _, err) = streams(&mut setup.agentd(&["man", folder.to_str().unwrap()]));
-    assert!(code == Some(0) && err.contains("agentd.8"), "{err}");
-    let daemon = fs::read_to_string(folder.join("agentd.8")).unwrap();
-    assert!(fs::read_dir(&folder).unwrap().count() > 10 && daemon.contains("EXIT STATUS OF COMMANDS"), "{daemon}");
+    assert!(code == Some(0) && err.contains(&format!("man -M {} agentd", folder.display())), "{err}");
+    // Where man looks for them.
+    let daemon = fs::read_to_string(folder.join("man8/agentd.8")).unwrap();
+    assert!(fs::exists(folder.join("man5/jcard.toml.5")).unwrap());
+    assert!(
+        fs::read_dir(folder.join("man1")).unwrap().count() > 10 && daemon.contains("EXIT STATUS OF COMMANDS"),
+        "{daemon}"
+    );
 }
 
 #[test]

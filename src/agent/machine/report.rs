@@ -204,7 +204,7 @@ impl Machine {
             State::Backoff { .. } => nearest.to_string(),
             State::Starting { .. } => format!("attempt {} is being started", self.total),
             State::Running { .. } => match (life.restarts, life.policy.max_restarts) {
-                (0, _) => "declared".to_owned(),
+                (0, _) => "started as declared".to_owned(),
                 (restarts, Some(limit)) => format!("restarted by policy, restart {restarts} of {limit}"),
                 (restarts, None) => format!("restarted by policy, restart {restarts}"),
             },
@@ -215,11 +215,7 @@ impl Machine {
             },
             State::Exited { outcome: Outcome::TimedOut } => format!("{}; {}", StoppingBecause::TimedOut {}, ended()),
             State::Exited { outcome: Outcome::GaveUp } => {
-                let made = match life.restarts {
-                    1 => "1 restart was allowed and made".to_owned(),
-                    count => format!("{count} restarts were allowed and made"),
-                };
-                format!("{}; {made}", ended())
+                format!("{}; `max_restarts = {}` is reached", ended(), life.restarts)
             }
             State::Exited { .. } => ended(),
         }

@@ -423,7 +423,7 @@ impl Jcard {
                 return if is_denied {
                     Check::unknown(NAME, message, run_as(target, &["root"]))
                 } else {
-                    Check::failure(NAME, message, "write a jcard; docs/jcard.md says how")
+                    Check::failure(NAME, message, "write one: agentd init, or by hand; man jcard.toml has its fields")
                 };
             }
         };

@@ -38,8 +38,7 @@ async fn unit(target: &Target) -> Check {
     let Some(group) = group_of(daemon.pid) else {
         return Check::ok(NAME, "the daemon is in no control group, so no restart of a systemd unit ends agents");
     };
-    let Some(service) = group.file_name().and_then(|name| name.to_str()).filter(|name| name.ends_with(".service"))
-    else {
+    let Some(service) = service(&group) else {
         return Check::ok(NAME, "the daemon is not a service of systemd, so no restart of a unit ends agents");
     };
     let strangers = match strangers(daemon.pid, &group) {
@@ -98,12 +97,29 @@ fn descends(pid: i32, ancestor: i32, parent_of: impl Fn(i32) -> Option<i32>) -> 
     false
 }
 
+/// The service of systemd that has the control group.
+fn service(group: &Path) -> Option<&str> {
+    group.file_name()?.to_str().filter(|name| name.ends_with(".service"))
+}
+
+/// How to restart the daemon without an end of its agents.
+fn how_to_restart(is_service: bool, is_system: bool) -> &'static str {
+    match (is_service, is_system) {
+        (true, true) => "restart the daemon, whose agents continue: systemctl restart agentd",
+        (true, false) => "restart the daemon, whose agents continue: systemctl --user restart agentd",
+        (false, _) => {
+            "restart the daemon; its agents continue if it was started with --on-terminate detach, or if SIGKILL ends it"
+        }
+    }
+}
+
 /// Whether this program, the daemon and the launchers are of one installation.
 fn versions(target: &Target, health: Option<&Health>) -> Check {
     const NAME: &str = "versions";
     let own = env!("CARGO_PKG_VERSION");
-    let restart = if target.is_system { "systemctl restart agentd" } else { "systemctl --user restart agentd" };
-    let remedy = format!("restart the daemon, whose agents continue: {restart}");
+    let group = target.daemon.as_ref().and_then(|daemon| group_of(daemon.pid));
+    let is_service = target.daemon.is_none() || group.as_deref().and_then(service).is_some();
+    let remedy = how_to_restart(is_service, target.is_system);
     if let Some(health) = health.filter(|health| health.version != own) {
         return Check::warning(NAME, format!("the daemon is agentd {}, and this is {own}", health.version), remedy);
     }
@@ -247,10 +263,10 @@ fn used(folder: &Path) -> io::Result<u64> {
 /// Whether a group whose members may use agentd may become root with `sudo`. `etc` is `/etc`.
 fn sudo(target: &Target, etc: &Path) -> Check {
     const NAME: &str = "sudo";
-    if !["sudoers", "sudoers.d"].iter().any(|name| fs::symlink_metadata(etc.join(name)).is_ok()) {
-        return Check::ok(NAME, "sudo has no rules on this machine");
-    }
     if !target.user_id.is_root() {
+        if !has_sudo(etc) {
+            return Check::ok(NAME, "there are no rules of sudo");
+        }
         return Check::unknown(NAME, "only root may read the rules of sudo", run_as(target, &["root"]));
     }
     let groups = BTreeSet::from([target.settings.admin_group.as_str(), target.settings.operator_group.as_str()]);
@@ -275,6 +291,11 @@ fn sudo(target: &Target, etc: &Path) -> Check {
     }
     let remedy = "who may use agentd need not be root: choose another group, see --admin-group and --operator-group";
     Check::warning(NAME, warnings.join("\n"), remedy)
+}
+
+/// Whether sudo may have rules: without its main file it has none.
+fn has_sudo(etc: &Path) -> bool {
+    !matches!(fs::symlink_metadata(etc.join("sudoers")), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
 /// The files with a rule about the group.
@@ -314,6 +335,25 @@ fn has_rule(text: &str, group: &str, gid: Option<u32>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sudo_has_no_rules_without_its_main_file() {
+        let etc = tempfile::tempdir().unwrap();
+        assert!(!has_sudo(etc.path()));
+        fs::write(etc.path().join("sudoers"), "").unwrap();
+        assert!(has_sudo(etc.path()));
+    }
+
+    #[test]
+    fn systemctl_is_for_daemons_that_systemd_runs() {
+        let service = |group: &str| service(Path::new(group)).is_some();
+        assert!(
+            service("/sys/fs/cgroup/system.slice/agentd.service")
+                && !service("/sys/fs/cgroup/user.slice/session-1.scope")
+        );
+        assert!(how_to_restart(true, false).ends_with("systemctl --user restart agentd"));
+        assert!(!how_to_restart(false, true).contains("systemctl"));
+    }
 
     #[test]
     fn a_rule_of_sudo_names_the_group_outside_of_comments() {
