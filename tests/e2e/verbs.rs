@@ -509,7 +509,7 @@ fn doctor_warns_of_a_daemon_of_another_build() {
     put_programs(&daemon);
     let said = examined(&own).said("versions", "warning").to_owned();
     let expected = format!("the daemon runs a file that was replaced since: {path}\nrestart the daemon");
-    assert!(said.starts_with(&expected) && said.contains("systemctl restart agentd"), "{said}");
+    assert!(said.starts_with(&expected), "{said}");
 }
 
 #[test]
