@@ -298,7 +298,7 @@ pub struct Daemon {
     /// How often to read the files again even if no change was announced
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
     resync: Duration,
-    /// How long files must stay unchanged before a change takes effect ; if they keep changing, it takes effect after ten times as long
+    /// How long files must stay unchanged before a change takes effect; if they keep changing, it takes effect after ten times as long
     #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = duration::parse)]
     settle: Duration,
     /// How long the login shell of the agent user may take to set up the environment before an agent starts

@@ -83,8 +83,8 @@ fn replace(folder: &OwnedFd, name: &OsStr, text: &[u8]) -> io::Result<()> {
 /// What an exit status means, whatever the command. `docs/using.md` has the same table.
 pub const EXIT_STATUSES: [(&str, &str); 9] = [
     ("0", "it went well"),
-    ("1", "it failed, or a check found a fault (`check`, `doctor`)"),
-    ("2", "the command line is wrong"),
+    ("1", "it failed, or a check found a fault (`check`, `doctor`) or a difference (`diff`)"),
+    ("2", "the command line is wrong; `diff`: what would change is not known"),
     ("3", "`status`, `send`: the agent does not run; `status` without NAME: the daemon does not"),
     ("4", "the command could not act: no agent has that name, agentd does not answer, or you do not have permission"),
     ("5", "`status --check`: an agent needs attention"),
@@ -107,7 +107,9 @@ pub struct Topic {
 const USAGE: (&str, &str) = ("2", "the command line is wrong");
 const SHOWN: (&str, &str) = ("0", "it was printed");
 const ORDERED: (&str, &str) = ("0", "agentd does what was asked");
-const NOT_ORDERED: (&str, &str) = ("1", "it could not be written, or agentd has not taken it within 2 s");
+const NOT_TAKEN: (&str, &str) = ("1", "it could not be written, or agentd has not taken it within 2 s");
+const NOT_ORDERED: (&str, &str) =
+    ("1", "it could not be written, agentd has not taken it within 2 s, or the entry of an agent to start is wrong");
 const NOT_KNOWN: (&str, &str) = ("4", "there is no such agent, agentd does not answer, or you are not allowed to ask");
 const NOT_ALLOWED: (&str, &str) =
     ("4", "there is no such agent, agentd does not answer, or you are not allowed to do it");
@@ -238,7 +240,7 @@ pub const TOPICS: [Topic; 22] = [
     },
     Topic {
         verb: "stop",
-        exit: &[ORDERED, NOT_ORDERED, NOT_ALLOWED, USAGE],
+        exit: &[ORDERED, NOT_TAKEN, NOT_ALLOWED, USAGE],
         examples: &[
             ("agentd stop reviewer", "Stop an agent within its grace period; it stays stopped"),
             ("agentd stop --wait reviewer writer", "Stop two agents, and wait until both are"),
@@ -263,12 +265,12 @@ pub const TOPICS: [Topic; 22] = [
     },
     Topic {
         verb: "pause",
-        exit: &[ORDERED, NOT_ORDERED, ("4", "agentd does not answer, or you are not allowed to do it"), USAGE],
+        exit: &[ORDERED, NOT_TAKEN, ("4", "agentd does not answer, or you are not allowed to do it"), USAGE],
         examples: &[("agentd pause --all", "Let nothing start from now on, and leave alone what runs")],
     },
     Topic {
         verb: "unpause",
-        exit: &[ORDERED, NOT_ORDERED, ("4", "agentd does not answer, or you are not allowed to do it"), USAGE],
+        exit: &[ORDERED, NOT_TAKEN, ("4", "agentd does not answer, or you are not allowed to do it"), USAGE],
         examples: &[("agentd unpause --all", "Let agents start again")],
     },
     Topic {

@@ -148,8 +148,7 @@ pub fn run(all: &Whole, order: &Order, here: &Surroundings) -> ExitCode {
     };
     match block_on(UNKNOWN, work) {
         Ok(Ok((lines, status))) => {
-            let mut text = lines.iter().map(|line| escaped(line)).collect::<Vec<_>>().join("\n");
-            text.push('\n');
+            let text: String = lines.iter().map(|line| escaped(line) + "\n").collect();
             print(text.as_bytes(), status, FAILED)
         }
         Ok(Err(End { status, message })) => complain(status, &message),
@@ -212,7 +211,7 @@ async fn of_agents(
         (Err(error), Ok(_)) => return without_daemon(&daemon.files, verb, names, waits, error),
     };
     let meant = resolve(names, &agents)?;
-    let mut lines = Vec::new();
+    let (mut lines, mut status) = (Vec::new(), 0);
     let mut jobs = Vec::new();
     for agent in meant {
         let before = daemon.files.read(&agent.name)?;
@@ -220,7 +219,12 @@ async fn of_agents(
             Ok((drop_in, generation)) => {
                 jobs.push(Job { name: agent.name.clone(), drop_in, generation, seen: agent.clone(), written: None });
             }
-            Err(nothing) => lines.push(format!("{}: {nothing}", agent.name)),
+            Err(nothing) => {
+                if let Nothing::Wrong = nothing {
+                    status = if waits { OTHERWISE } else { FAILED };
+                }
+                lines.push(format!("{}: {nothing}", agent.name));
+            }
         }
     }
     for job in &mut jobs {
@@ -228,10 +232,12 @@ async fn of_agents(
     }
     settle(&daemon, verb, &mut jobs).await?;
     drop(turn);
-    let mut status = 0;
+    if verb.starts() && daemon.health.as_ref().is_ok_and(|health| health.paused.is_some()) {
+        say("all agents are paused, and none starts before agentd unpause --all");
+    }
     for job in &jobs {
         if !is_taken(verb, job) {
-            status = FAILED;
+            status = status.max(FAILED);
             let trouble = daemon.trouble().await.map_or_else(String::new, |trouble| format!(": {trouble}"));
             say(&format!("{}: written, but agentd has not taken it yet{trouble}", job.name));
         } else if !waits {
@@ -317,8 +323,17 @@ fn is_replica(agent: &str, group: &str) -> bool {
     base.eq_ignore_ascii_case(group) && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
+/// Why nothing is written for an agent.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum Nothing {
+    #[error("is {0} already")]
+    Already(State),
+    #[error("its entry is wrong; agentd check says what to correct")]
+    Wrong,
+}
+
 /// What to write for this agent, and the generation that it will have; or why there is nothing to do.
-fn plan(verb: Verb, agent: &AgentStatus, before: DropIn) -> Result<(DropIn, u64), String> {
+fn plan(verb: Verb, agent: &AgentStatus, before: DropIn) -> Result<(DropIn, u64), Nothing> {
     let known = agent.generation.max(before.generation.unwrap_or_default());
     let is_disabled = agent.waiting_for.iter().any(|cause| matches!(cause, WaitingFor::Enabled { .. }))
         || agent.overridden.as_ref().is_some_and(|own| own.enabled == Some(false));
@@ -335,8 +350,8 @@ fn plan(verb: Verb, agent: &AgentStatus, before: DropIn) -> Result<(DropIn, u64)
             Ok((DropIn { enabled: None, generation: before.generation, now: false }, agent.generation))
         }
         Verb::Start => match agent.state {
-            State::Running | State::Starting => Err(format!("is {} already", agent.state)),
-            State::Invalid => Err("its entry is wrong; agentd check says what to correct".to_owned()),
+            State::Running | State::Starting => Err(Nothing::Already(agent.state)),
+            State::Invalid => Err(Nothing::Wrong),
             State::Waiting | State::Stopping | State::Backoff | State::Exited => Ok(next(false)),
         },
     }
@@ -564,7 +579,8 @@ mod tests {
         assert_eq!(text(stop(false), &running, said).unwrap(), "enabled = false\ngeneration = 2\n");
         assert_eq!(text(stop(true), &running, nothing).unwrap(), "enabled = false\nnow = true\n");
         assert_eq!(text(Verb::Start, &stopped_agent(), said).unwrap(), "generation = 2\n");
-        assert_eq!(text(Verb::Start, &running, nothing), Err("is running already".to_owned()));
+        assert_eq!(text(Verb::Start, &running, nothing), Err(Nothing::Already(State::Running)));
+        assert_eq!(text(Verb::Start, &agent("a", State::Invalid), nothing), Err(Nothing::Wrong));
         assert_eq!(text(Verb::Start, &agent("a", State::Exited), nothing).unwrap(), "generation = 1\n");
         let again = Verb::Restart { now: true };
         assert_eq!(text(again, &stopped_agent(), said).unwrap(), "generation = 5\nnow = true\n");

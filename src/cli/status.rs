@@ -14,7 +14,7 @@ use hyper::body::Bytes;
 use serde_json::Value;
 
 use super::complete;
-use super::output::{block_on, complain, print, say};
+use super::output::{block_on, complain, print, say_in_lines};
 use super::table::{Table, push_hanging, wrapped};
 use super::wording::{BY_ITSELF, exit_cell, log_use, notices, paint, remark, since, until, words};
 use crate::client::{Answer, Client, Error};
@@ -79,7 +79,7 @@ pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
     match block_on(UNKNOWN, ask(arguments, socket)) {
         Ok(Ok(Report { text, remarks, code })) => {
             for remark in remarks {
-                say(&remark);
+                say_in_lines(&remark);
             }
             print(&text, code, UNKNOWN)
         }
@@ -163,6 +163,11 @@ fn unknown(name: &str) -> String {
     }
 }
 
+/// What is to be said if there is no agent to show.
+fn nobody(arguments: &Arguments) -> &'static str {
+    if arguments.failed { "no agent has failed" } else { "no agents are declared" }
+}
+
 async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
     let client = Client::new(socket)?;
     let (shown, code) = Shown::ask(&client, &arguments.names).await?.judged(arguments);
@@ -174,7 +179,7 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
     remarks.extend(client.health().await.map(|health| notices(&health.value, SystemTime::now())).unwrap_or_default());
     if shown.agents.is_empty() {
         if shown.missing.is_empty() {
-            remarks.push(if arguments.failed { "no agent has failed" } else { "no agents are declared" }.to_owned());
+            remarks.push(nobody(arguments).to_owned());
         }
         return Ok(Report { text: Bytes::new(), remarks, code });
     }
