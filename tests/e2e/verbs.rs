@@ -375,7 +375,7 @@ fn doctor_says_what_only_root_could_examine() {
     daemon.wait_until_running("a");
     let found = doctor_as(&daemon, "op");
     assert_eq!(found.of_verdict("failure"), [""; 0], "{:#?}", found.checks);
-    assert_eq!(found.of_verdict("unknown"), ["secrets", "executable", "launcher", "tmux-server", "sessions"]);
+    assert_eq!(found.of_verdict("unknown"), ["secrets", "executable", "launcher", "tmux-server", "sessions", "sudo"]);
     assert_eq!(found.code, Some(4));
     assert!(found.said("sessions", "unknown").contains("run agentd doctor as root or agent"));
     assert!(found.said("tmux-socket", "ok").contains(daemon.tmux_socket().to_str().unwrap()), "the daemon named it");
