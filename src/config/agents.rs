@@ -314,7 +314,7 @@ fn read_policy(fields: &mut Fields<'_>) -> Policy {
 }
 
 /// The highest `generation`: the largest number that every reader of JSON holds exactly.
-pub(super) const MAX_GENERATION: u64 = (1 << 53) - 1;
+pub const MAX_GENERATION: u64 = (1 << 53) - 1;
 
 /// Which run of an agent is wanted.
 pub(super) fn generation(fields: &mut Fields<'_>) -> Option<u64> {

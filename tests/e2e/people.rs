@@ -31,8 +31,12 @@ fn shown(setup: &Setup, rows: u16, columns: u16, words: &[&str]) -> String {
     command.env("TERM", "xterm").env("TZ", "UTC");
     let mut running = terminal.run(command);
     running.ended(setup);
-    terminal.wait_for(setup, "\n");
-    let mut plain = terminal.seen().replace('\r', "");
+    // What the terminal shows after the command comes after all that the command has printed.
+    let mut end = Command::new("printf");
+    end.arg("<end>");
+    terminal.run(end).ended(setup);
+    terminal.wait_for(setup, "<end>");
+    let mut plain = terminal.seen().replace('\r', "").replace("<end>", "");
     for code in ["\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"] {
         plain = plain.replace(code, "");
     }

@@ -138,7 +138,7 @@ fn versions(target: &Target, health: Option<&Health>) -> Check {
             return Check::unknown(NAME, "the daemon did not say its version", who);
         }
         // The versions agree, if there is a daemon, and this user may not see more.
-        (_, Some(Program::Same)) | (_, None) => {}
+        (_, Some(Program::Same) | None) => {}
     }
     let launchers = match old_launchers(&target.settings.tmux_socket.with_file_name(LAUNCH_SOCKET)) {
         0 => String::new(),
