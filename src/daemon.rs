@@ -4,10 +4,13 @@
 //! daemon left in progress. Shutdown: end the agents, in parallel and each within its grace period, unless they are left to the
 //! next daemon; the API answers until the last of them is gone; then remove the sockets.
 
+mod seats;
 mod signals;
 
+use seats::SeatMaker;
 use signals::{Signals, obey};
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,16 +20,18 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid};
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::agent::machine::Machine;
 use crate::agent::name::{Key, Name};
+use crate::agent::user::AgentUser;
 use crate::api::{self, Sources};
 use crate::contain::server_scope::ServerScope;
 use crate::contain::tree::Trees;
 use crate::deputy::Deputy;
 use crate::deputy::renderer::Renderers;
 use crate::inputs::assemble::DeclarationContext;
+use crate::inputs::users::{Banned, Rules};
 use crate::inputs::{Inputs, News, Nudge, overrides};
 use crate::launch::socket_dir::{self, LaunchSocketKeeper, SocketDir};
 use crate::launch::{listener, program};
@@ -39,7 +44,7 @@ use crate::state::lock::{self, Lock};
 use crate::state::record::{self, Reading, Record, Recorder, Report};
 use crate::supervisor::log_files::StoredLogs;
 use crate::supervisor::pacing::Pace;
-use crate::supervisor::resources::{CLEARINGS, Programs, Resources};
+use crate::supervisor::resources::{CLEARINGS, Programs, Resources, Seat, Seats};
 use crate::supervisor::{Event, Outlets, Supervisor};
 use crate::sys::account::{self, Account};
 use crate::sys::blocking;
@@ -53,6 +58,7 @@ use crate::sys::rlimit;
 use crate::sys::systemd::{self, Notifier};
 use crate::sys::unix_socket::{self, Address, Bound};
 use crate::terminal;
+use crate::tmux::desks::{Desk, Desks};
 use crate::tmux::{self, Tmux};
 use crate::wire::status::Errors;
 
@@ -258,19 +264,12 @@ impl Terminals {
         door: TerminalSocket,
         sources: &Sources,
         logs: Store,
-        tmux: &Tmux,
-        deputy: &Deputy,
-        agent: Uid,
+        desks: &Desks,
+        agents: watch::Receiver<BTreeSet<u32>>,
     ) -> Result<Option<Self>, Error> {
         let Some((listener, address)) = door.socket else { return Ok(None) };
-        let rule = terminal::Rule { owner: Uid::effective(), agent, group: door.operators };
-        let service = terminal::Service {
-            snapshot: sources.snapshot.clone(),
-            tmux: tmux.clone(),
-            logs,
-            deputy: deputy.clone(),
-            rule,
-        };
+        let rule = terminal::Rule { owner: Uid::effective(), agents, group: door.operators };
+        let service = terminal::Service { snapshot: sources.snapshot.clone(), desks: desks.clone(), logs, rule };
         let failed = |source| Error::System { operation: "listen on the terminal socket", source };
         let listener = UnixListener::from_std(listener).map_err(failed)?;
         let (close, closed) = oneshot::channel::<()>();
@@ -351,7 +350,8 @@ async fn serve(
 ) -> Result<(), Error> {
     let failed = |operation| move |source| Error::System { operation, source };
     let operators = self::group(&settings.operator_group, "--operator-group")?;
-    let overrides = overrides::Place::new(settings.override_dir.clone(), operators, place.account.uid);
+    let (agents_send, agent_uids) = watch::channel(BTreeSet::from([place.account.uid.as_raw()]));
+    let overrides = overrides::Place::new(settings.override_dir.clone(), operators, agent_uids.clone());
     let launch_listener = folder.map(SocketDir::bind_launch_socket).transpose()?;
     let signals = Signals::catch().map_err(failed("catch signals"))?;
 
@@ -370,19 +370,39 @@ async fn serve(
     let executable = own_executable().map_err(failed("find agentd's own executable"))?;
     let record = Record::new(&settings.state_dir)?;
     let tmux = the_tmux(settings, deputy.clone(), executable.clone(), &place.account, &record).await;
+    let (rounds, round) = watch::channel(());
     let user = place.account.uid;
     let (trouble, troubles) = watch::channel(None);
     let trees = Trees::new(&settings.state_dir, user);
     let systemd = trees.systemd();
     let log_files = StoredLogs::new(store.clone());
-    let resources = Resources {
+    let seats = Seats::new(Arc::new(Seat {
         sessions: Arc::new(tmux.clone()),
-        programs: programs(settings, executable),
         launch_socket: socket_dir::launch_socket_beside(&settings.tmux_socket),
         trouble: troubles,
         user,
         user_name: place.account.name.clone(),
         containment: Arc::new(trees.clone()),
+    }));
+    let renderers = Renderers::new(deputy.clone());
+    let desks = Desks::new(Desk { deputy: deputy.clone(), tmux: tmux.clone(), renderers: renderers.clone() });
+    let seat_maker = Arc::new(SeatMaker {
+        settings: settings.clone(),
+        executable: executable.clone(),
+        group,
+        record: record.clone(),
+        trees: trees.clone(),
+        seats: seats.clone(),
+        desks: desks.clone(),
+        agents: agents_send,
+        events: events.clone(),
+        nudges: nudges.clone(),
+        rounds: round.clone(),
+        made: Mutex::default(),
+    });
+    let resources = Resources {
+        seats,
+        programs: programs(settings, executable),
         log_files: Arc::new(log_files.clone()),
         pace: Pace::default(),
         clearings: Arc::new(Semaphore::new(CLEARINGS)),
@@ -403,28 +423,35 @@ async fn serve(
     let outlets =
         Outlets { events: events.clone(), snapshots, happenings, recorder, histories, notifier: notifier.clone() };
     let mut supervisor = Supervisor::new(resources, outlets, settings.detail, started, state_errors);
+    seat_maker.restore(agents.values().filter_map(Machine::user).cloned().collect()).await;
     // Before any request can arrive.
     supervisor.resume(agents);
 
-    let (rounds, round) = watch::channel(());
-    let renderers = Some(Renderers::new(deputy.clone()));
-    let sources =
-        Sources { snapshot, happenings: happening, tmux: Some(tmux.clone()), logs: Some(store.clone()), renderers };
-    let terminals = Terminals::start(doors.terminal, &sources, store.clone(), &tmux, &deputy, user)?;
+    let sources = Sources {
+        snapshot,
+        happenings: happening,
+        desks: Some(desks.clone()),
+        logs: Some(store.clone()),
+        renderers: Some(renderers),
+    };
+    let terminals = Terminals::start(doors.terminal, &sources, store.clone(), &desks, agent_uids)?;
     let api = Api::start(doors.api, sources, round.clone());
     let visitors = events.clone();
     // Fails only when the daemon is ending.
-    let hand_on = move |visitor| drop(visitors.send(Event::Visitor(visitor)));
+    let hand_on = move |visitor| drop(visitors.send(Event::Visitor { user: None, visitor }));
     let keeper = LaunchSocketKeeper::new(&settings.tmux_socket, &place.account, Some(group), launch_listener.is_some());
     tokio::spawn(listener::receive(launch_listener, keeper, user, trouble, round.clone(), hand_on));
     spawn_upkeep(&tmux, trees, store, &round, &events);
+    let rules = rules(settings, group, operators, &place.account);
     let inputs = Inputs {
         place,
         secret_dir: settings.secret_dir.clone(),
         overrides,
         state_dir: settings.state_dir.clone(),
         options: settings.options.clone(),
+        rules,
         deputy,
+        deputies: Arc::<SeatMaker>::clone(&seat_maker),
         settle: settings.settle,
         resync: settings.resync,
         rounds,
@@ -437,13 +464,29 @@ async fn serve(
     let ended = first_end(&mut inputs, &mut supervisor).await;
     Terminals::end(terminals).await;
     if matches!(ended, Ok(true)) {
-        release(&tmux).await;
+        let releases = desks.all().into_iter().map(|desk| async move { release(&desk.tmux).await });
+        releases.collect::<JoinSet<()>>().join_all().await;
     }
+    let launch_sockets = Arc::clone(&seat_maker);
+    let _ = tokio::time::timeout(RELEASE, blocking::run(move || launch_sockets.remove_launch_sockets())).await;
     // The rounds end with the inputs, and the keeping of the API's socket with the rounds.
     inputs.abort();
     api.end().await;
     tracing::info!("agentd has ended");
     ended.map(drop)
+}
+
+/// Who may be an agent user beside the default one.
+fn rules(settings: &Settings, admins: Gid, operators: Gid, default: &Account) -> Rules {
+    if !Uid::effective().is_root() {
+        return Rules::Nobody { own: default.name.clone() };
+    }
+    let banned = |name: &str, group| Banned { name: name.to_owned(), group };
+    Rules::Members {
+        agents: settings.agent_group.clone(),
+        admins: banned(&settings.admin_group, admins),
+        operators: banned(&settings.operator_group, operators),
+    }
 }
 
 /// Waits until nobody attends to the inputs or the agents any more. Returns whether the agents were stopped.
@@ -508,7 +551,7 @@ fn spawn_upkeep(
     events: &mpsc::UnboundedSender<Event>,
 ) {
     tokio::spawn(limit_logs(store, round.clone()));
-    if let Some(scope) = ServerScope::here(trees.systemd()) {
+    if let Some(scope) = ServerScope::here(trees.systemd(), None) {
         tokio::spawn(scope.keep(tmux.serving()));
     }
     let groups = events.clone();
@@ -517,7 +560,7 @@ fn spawn_upkeep(
     let (kept, rounds) = (tmux.clone(), round.clone());
     tokio::spawn(async move { kept.keep(rounds).await });
     tokio::spawn(reaper::reap());
-    tokio::spawn(find_sessions(tmux.clone(), events.clone()));
+    tokio::spawn(find_sessions(tmux.clone(), None, events.clone()));
 }
 
 /// An agent, and when its latest attempt started.
@@ -546,7 +589,7 @@ async fn follow(inputs: Inputs, nudged: mpsc::Receiver<Nudge>, events: mpsc::Unb
 /// The dedicated server, with what an earlier daemon knew about it.
 async fn the_tmux(settings: &Settings, deputy: Deputy, executable: String, account: &Account, record: &Record) -> Tmux {
     let (socket, origin) = (settings.tmux_socket.clone(), settings.tmux_origin);
-    let memory = tmux::Memory::on_record(record, &socket).await;
+    let memory = tmux::Memory::on_record(record, &socket, None).await;
     Tmux::new(deputy, socket, origin, executable, account).with_memory(memory)
 }
 
@@ -600,11 +643,11 @@ async fn histories(state_dir: &Path) -> Histories {
 }
 
 /// Asks for the sessions that an earlier daemon may have left, until tmux answers.
-async fn find_sessions(tmux: Tmux, events: mpsc::UnboundedSender<Event>) {
+async fn find_sessions(tmux: Tmux, user: Option<AgentUser>, events: mpsc::UnboundedSender<Event>) {
     loop {
         match tmux.owners().await {
             // Fails only when the daemon is ending.
-            Ok(owners) => return drop(events.send(Event::Sessions(owners))),
+            Ok(owners) => return drop(events.send(Event::Sessions { user, owners })),
             // Every launch reports the same error.
             Err(error) => tracing::debug!("failed to look for sessions: {error}; trying again"),
         }

@@ -209,7 +209,7 @@ fn get(agents: usize) -> Work {
     listener.set_nonblocking(true).expect("a socket that does not block");
     let ((keep, snapshot), (ring, happenings)) =
         (watch::channel(snapshot), watch::channel(Ring::new(SystemTime::now())));
-    let sources = Sources { snapshot, happenings, tmux: None, logs: None, renderers: None };
+    let sources = Sources { snapshot, happenings, desks: None, logs: None, renderers: None };
     let mut client = runtime.block_on(async {
         let listener = tokio::net::UnixListener::from_std(listener).expect("a listener");
         tokio::spawn(api::serve(

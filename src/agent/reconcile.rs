@@ -84,7 +84,7 @@ pub fn plan(desired: &Desired, held: &Held) -> Vec<Action> {
         if known.is_some_and(|known| known.desired.as_ref() == Some(agent)) {
             continue;
         }
-        let DesiredAgent { name, harness, declaration } = agent.clone();
+        let DesiredAgent { name, harness, user: _, declaration } = agent.clone();
         let in_force = known.and_then(|known| known.in_force.as_ref());
         actions.push(match (declaration, in_force) {
             (Err(error), _) => Action::Reject { name, harness, error },
@@ -140,6 +140,7 @@ mod tests {
         let name: crate::agent::name::Name = name.parse().unwrap();
         Arc::new(Launch {
             session: name.clone(),
+            user: None,
             name,
             arguments: vec![SecretBytes::from(argument)],
             prompt: None,
@@ -157,7 +158,7 @@ mod tests {
     }
 
     fn agent(name: &str, declaration: Result<Declaration, String>) -> DesiredAgent {
-        DesiredAgent { name: name.parse().unwrap(), harness: None, declaration }
+        DesiredAgent { name: name.parse().unwrap(), harness: None, user: None, declaration }
     }
 
     fn good(name: &str, argument: &str, grace: u64) -> DesiredAgent {

@@ -348,6 +348,17 @@ fn supply(name: &str, cause: &WaitingFor) -> String {
             Problem::Unchecked { .. } => retried(cause),
             _ => format!("Let the agent user read the prompt_file ({path} {problem})."),
         },
+        WaitingFor::User { user, problem } => match problem {
+            Problem::Absent {} => format!(
+                "Create user {user} (useradd --create-home --groups agentd-agents {user}), or name another as the entry's `user`."
+            ),
+            _ => retried(cause),
+        },
+        WaitingFor::Home { user, path, problem } => match problem {
+            Problem::Absent {} => format!("Create the home {path} of user {user} (mkhomedir_helper {user})."),
+            Problem::Unchecked { .. } => retried(cause),
+            _ => format!("Let user {user} into the home {path}, which {problem}."),
+        },
         WaitingFor::Secrets { names } => {
             let noun = if names.len() == 1 { "secret" } else { "secrets" };
             format!("Drop the {noun} {} into the secrets directory, or edit the entry's `secrets`.", names.join(", "))

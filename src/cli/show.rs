@@ -164,8 +164,21 @@ fn find(file: &Path, name: &str, options: &Options) -> Result<Declaration, Error
 fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize>) -> Vec<Field> {
     let field = |name, value| Field { name, value, line: line(name), note: None };
     let noted = |name, value, note: &'static str| Field { note: Some(note), ..field(name, value) };
-    let AgentSpec { name, harness, command, args, prompt, interactive, workdir, session, env, secrets, kind, policy } =
-        spec;
+    let AgentSpec {
+        name,
+        harness,
+        command,
+        args,
+        prompt,
+        interactive,
+        workdir,
+        session,
+        user,
+        env,
+        secrets,
+        kind,
+        policy,
+    } = spec;
     let Policy { restart, max_restarts, timeout, grace_period, backoff, backoff_reset, limits, enabled, generation } =
         policy;
     let (text, path) = match prompt {
@@ -183,6 +196,10 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
     };
     let variables: Value =
         env.keys().map(|name| (name.clone(), json!(MASKED))).collect::<serde_json::Map<_, _>>().into();
+    let user = match user {
+        Some(user) => field("user", json!(user.as_str())),
+        None => noted("user", Value::Null, "the one of --user"),
+    };
     let secrets = match secrets {
         Some(names) => field("secrets", json!(names)),
         None => noted("secrets", Value::Null, "all of them"),
@@ -209,6 +226,7 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         interactive,
         field("workdir", json!(workdir)),
         field("session", json!(session.as_str())),
+        user,
         field("env", variables),
         secrets,
         field("restart", json!(in_words(*restart))),

@@ -13,6 +13,7 @@ use toml::de::{DeInteger, DeTable, DeValue};
 use super::position::Places;
 use crate::agent::name::Name;
 use crate::agent::spec::Workdir;
+use crate::agent::user::UserName;
 use crate::config::{Finding, Lines, MAX_NOTED, Severity, tell};
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::exec::is_variable_name;
@@ -38,6 +39,7 @@ pub(super) const KNOWN: &[&str] = &[
     "timeout",
     "grace_period",
     "session",
+    "user",
     "env",
     "secrets",
     "backoff",
@@ -217,6 +219,14 @@ impl<'a> Fields<'a> {
     pub(super) fn name(&mut self, key: &str) -> Option<Name> {
         let text = self.string(key)?;
         Name::try_from(text)
+            .map_err(|right| self.error(self.place(key), format!("{} cannot be a `{key}`; {right}", quoted(text))))
+            .ok()
+    }
+
+    /// Reads the name of a user.
+    pub(super) fn user(&mut self, key: &str) -> Option<UserName> {
+        let text = self.string(key)?;
+        text.parse()
             .map_err(|right| self.error(self.place(key), format!("{} cannot be a `{key}`; {right}", quoted(text))))
             .ok()
     }

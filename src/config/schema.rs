@@ -83,6 +83,10 @@ fn fields() -> Value {
             "absolute, or `~/…` in the home of the agent user; the agent waits while it is missing",
         ),
         "session": described(name(), "the tmux session"),
+        "user": described(
+            json!({ "type": "string", "maxLength": 32, "pattern": "^$|^[A-Za-z0-9_][A-Za-z0-9_.-]*$" }),
+            "the user that the agent runs as; see [Users](#users)",
+        ),
         "env": with_default(
             json!({
                 "type": ["object", "string"],

@@ -184,6 +184,7 @@ mod defaults {
             interactive: None,
             workdir: Workdir::Absolute("/home/agent/workspace".into()),
             session: "claude-code".parse().unwrap(),
+            user: None,
             env: BTreeMap::new(),
             secrets: None,
             kind: Kind::Native,
@@ -304,6 +305,7 @@ mod fields {
                 interactive: Some(false),
                 workdir: Workdir::Absolute("/workspace".into()),
                 session: "review".parse().unwrap(),
+                user: None,
                 env: [("RUST_LOG", "debug"), ("LITERAL", "${HOME}"), ("EMPTY", "")]
                     .map(|(name, value)| (text(name), SecretBytes::from(value)))
                     .into(),

@@ -13,18 +13,54 @@ use crate::agent::program::expanded;
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::{Problem, Seen, SeenPrompt, SeenWorkdir};
 use crate::agent::spec::{AgentSpec, Prompt, Workdir};
+use crate::agent::user::{AgentUser, UserName};
 use crate::config::{Config, Entry};
+use crate::inputs::users::{self, Standing, Standings, View, Views};
 use crate::state::key::{Key, Marker};
 use crate::sys::account::Account;
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::secret_bytes::SecretBytes;
 
-/// The paths that must be looked at before [`desired`] can decide.
-pub fn paths(config: &Config, folder: &Path, account: &Account) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>) {
-    let specs = || config.entries.iter().filter_map(|entry| entry.spec.as_ref().ok());
-    let prompts = specs().filter_map(|spec| prompt_path(spec, folder)).collect();
-    let workdirs = specs().map(|spec| workdir_path(spec, account)).collect();
-    (prompts, workdirs)
+/// Paths that a user must look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Paths {
+    /// Prompt files.
+    pub prompts: BTreeSet<PathBuf>,
+    /// Working directories, and homes.
+    pub workdirs: BTreeSet<PathBuf>,
+}
+
+/// The users that entries name beside the default one.
+pub fn named_users(config: &Config, default: &Account) -> BTreeSet<UserName> {
+    let named = config.entries.iter().filter_map(|entry| other_user(entry, default));
+    named.cloned().collect()
+}
+
+/// The user that an entry names, unless that is the default one.
+fn other_user<'a>(entry: &'a Entry, default: &Account) -> Option<&'a UserName> {
+    entry.spec.as_ref().ok()?.user.as_ref().filter(|user| !users::is_default(user, default))
+}
+
+/// The paths that must be looked at before [`desired`] can decide, by the user who looks; `None` is the default user.
+pub fn paths(
+    config: &Config,
+    folder: &Path,
+    default: &Account,
+    standings: &Standings,
+) -> BTreeMap<Option<UserName>, Paths> {
+    let mut all = BTreeMap::from([(None, Paths::default())]);
+    for entry in &config.entries {
+        let Ok(spec) = &entry.spec else { continue };
+        let user = other_user(entry, default);
+        let account = user.map_or(Some(default), |user| standings.get(user).and_then(Standing::account));
+        // Nobody can look for a user that there is not.
+        let Some(account) = account else { continue };
+        let paths = all.entry(user.cloned()).or_default();
+        paths.prompts.extend(prompt_path(spec, folder));
+        paths.workdirs.insert(workdir_path(spec, account));
+        paths.workdirs.extend(user.map(|_| account.home.clone()));
+    }
+    all
 }
 
 fn prompt_path(spec: &AgentSpec, folder: &Path) -> Option<PathBuf> {
@@ -46,21 +82,28 @@ fn workdir_path(spec: &AgentSpec, account: &Account) -> PathBuf {
 pub struct DeclarationContext {
     /// The jcard; relative prompt files are resolved from its folder.
     pub file: PathBuf,
-    /// The account that agents run as.
+    /// The account of the default user.
     pub account: Account,
     /// The key for fingerprints of launches.
     pub key: Key,
 }
 
 /// Assembles the desired state.
-pub fn desired(config: &Config, secrets: &Secrets, seen: &Seen, place: &DeclarationContext) -> Desired {
+pub fn desired(config: &Config, secrets: &Secrets, views: &Views, place: &DeclarationContext) -> Desired {
     let file = place.file.as_path();
     let marker = KnownMarks::of(secrets, &place.key);
     let agent = |entry: &Entry| {
         let spec = entry.spec.as_ref().map_err(|findings| located(file, findings));
-        let declaration = spec.and_then(|spec| declare(spec, secrets, seen, place, &marker));
+        let user = other_user(entry, &place.account);
+        let declaration = spec.and_then(|spec| match Runner::of(user, views, place)? {
+            Ok(runner) => declare(spec, secrets, &runner, place, &marker),
+            Err(missing) => {
+                let launch = Err(Missing(vec![missing]));
+                Ok(Declaration { kind: spec.kind, policy: spec.policy.clone(), launch })
+            }
+        });
         let harness = entry.harness.map(|harness| harness.name);
-        (entry.name.key(), DesiredAgent { name: entry.name.clone(), harness, declaration })
+        (entry.name.key(), DesiredAgent { name: entry.name.clone(), harness, user: user.cloned(), declaration })
     };
     Desired {
         agents: config.entries.iter().map(agent).collect(),
@@ -89,15 +132,47 @@ pub fn located(file: &Path, findings: &str) -> String {
     lines.join("\n")
 }
 
+/// Whom an agent runs as, and what that user sees.
+struct Runner<'a> {
+    /// `None` is the default user.
+    user: Option<AgentUser>,
+    account: &'a Account,
+    seen: &'a Seen,
+}
+
+impl<'a> Runner<'a> {
+    /// The outer error is that of the entry. The inner one is what the agent waits for.
+    fn of(
+        user: Option<&UserName>,
+        views: &'a Views,
+        place: &'a DeclarationContext,
+    ) -> Result<Result<Self, WaitingFor>, String> {
+        let Some(name) = user else {
+            return Ok(Ok(Self { user: None, account: &place.account, seen: &views.own }));
+        };
+        match views.others.get(name) {
+            Some(View::Of { account, seen }) => {
+                Ok(Ok(Self { user: Some(users::identity(name, account)), account, seen }))
+            }
+            Some(View::Unfit(error)) => Err(format!("{}: the `user` of the entry: {error}", place.file.display())),
+            Some(View::Missing(waiting_for)) => Ok(Err(waiting_for.clone())),
+            None => Ok(Err(WaitingFor::Unread {})),
+        }
+    }
+}
+
 fn declare(
     spec: &AgentSpec,
     secrets: &Secrets,
-    seen: &Seen,
+    runner: &Runner<'_>,
     place: &DeclarationContext,
     marker: &KnownMarks,
 ) -> Result<Declaration, String> {
-    let folder = folder_of(&place.file);
+    let (folder, seen, account) = (folder_of(&place.file), runner.seen, runner.account);
     let mut missing = Vec::new();
+    if let Some(user) = &runner.user {
+        missing.extend(users::home(&user.name, account, seen));
+    }
     let prompt = match &spec.prompt {
         None => None,
         Some(Prompt::Text(text)) => Some(SecretBytes::from(text.as_str())),
@@ -122,7 +197,7 @@ fn declare(
             }
         }
     };
-    let workdir = workdir_path(spec, &place.account);
+    let workdir = workdir_path(spec, account);
     let problem = match seen.workdirs.get(&workdir) {
         Some(SeenWorkdir::Usable) => None,
         Some(SeenWorkdir::Unusable(problem)) => Some(problem.clone()),
@@ -138,7 +213,7 @@ fn declare(
         }
     };
     let launch = if missing.is_empty() {
-        let home = &place.account.home;
+        let home = &account.home;
         let (command, args) = (at_home(&spec.command, home), at_home(&spec.args, home));
         let text = prompt.clone();
         let (arguments, prompt) = spec.harness.command_line(&command, &args, spec.interactive, prompt.as_ref());
@@ -151,6 +226,7 @@ fn declare(
         let mut launch = Launch {
             name: spec.name.clone(),
             session: spec.session.clone(),
+            user: runner.user.clone(),
             arguments,
             prompt,
             environment,
@@ -210,6 +286,9 @@ impl KnownMarks {
         marks.field("interactive", checksum(format!("{:?}", spec.interactive).as_bytes()));
         marks.field("workdir", checksum(launch.workdir.as_os_str().as_encoded_bytes()));
         marks.field("session", checksum(launch.session.as_str().as_bytes()));
+        if let Some(user) = &launch.user {
+            marks.field("user", checksum(format!("{}:{}", user.name, user.uid).as_bytes()));
+        }
         let mut mark = |name: &str, values: &[&[u8]]| marks.field(name, self.marker.mark(name, values.iter().copied()));
         mark("command", &spec.command.iter().map(String::as_bytes).collect::<Vec<_>>());
         mark("args", &spec.args.iter().map(String::as_bytes).collect::<Vec<_>>());
@@ -304,7 +383,7 @@ mod tests {
     }
 
     fn desire(config: &Config, secrets: &[(&str, &str)], seen: &Seen) -> Desired {
-        desired(config, &Secrets::of(secrets), seen, &place())
+        desired(config, &Secrets::of(secrets), &seen.clone().into(), &place())
     }
 
     fn declaration(config: &Config, secrets: &[(&str, &str)], seen: &Seen) -> Result<Declaration, String> {
@@ -507,7 +586,9 @@ mod tests {
              [[agents]]\nharness = \"opencode\"\nprompt = \"p\"\n\
              [[agents]]\nharness = \"custom\"\nworkdir = \"/bad\"\nprompt_file = \"bad.md\"\nrestart = \"maybe\"\n",
         );
-        let (prompts, workdirs) = paths(&config, folder_of(Path::new(FILE)), &account());
+        let mut all = paths(&config, folder_of(Path::new(FILE)), &account(), &Standings::new());
+        let Paths { prompts, workdirs } = all.remove(&None).unwrap();
+        assert!(all.is_empty());
         assert_eq!(prompts, [PROMPT_FILE.into()].into());
         assert_eq!(workdirs, ["/home/agent/project".into(), "/home/agent/workspace".into()].into());
     }

@@ -85,6 +85,12 @@ impl Key {
         for argument in &launch.arguments {
             hash.text(argument.as_slice());
         }
+        // Builds before know the default user only: what that user launches keeps its fingerprint.
+        if let Some(user) = &launch.user {
+            hash.text(b"user");
+            hash.text(user.name.as_str().as_bytes());
+            hash.text(&user.uid.to_le_bytes());
+        }
         environment.count(launch.environment.len());
         for (name, value) in &launch.environment {
             environment.text(name.as_bytes());
@@ -174,12 +180,14 @@ mod tests {
     use super::*;
     use crate::agent::changes::Marks;
     use crate::agent::fingerprint::Fingerprint;
+    use crate::agent::user::AgentUser;
     use crate::sys::secret_bytes::SecretBytes;
 
     fn launch(arguments: &[&str], environment: &[(&str, &str)]) -> Launch {
         Launch {
             name: "a".parse().unwrap(),
             session: "a".parse().unwrap(),
+            user: None,
             arguments: arguments.iter().copied().map(SecretBytes::from).collect(),
             prompt: None,
             environment: environment.iter().map(|&(name, value)| (name.to_owned(), SecretBytes::from(value))).collect(),
@@ -189,6 +197,10 @@ mod tests {
             marks: Marks::none(),
             is_certain: true,
         }
+    }
+
+    fn user(name: &str, uid: u32) -> Option<AgentUser> {
+        Some(AgentUser { name: name.parse().unwrap(), uid })
     }
 
     #[test]
@@ -237,6 +249,11 @@ mod tests {
             launch(&[], &[("a", "b")]),
             Launch { workdir: "/b".into(), ..launch(&["a"], &[]) },
             Launch { session: "b".parse().unwrap(), ..launch(&["a"], &[]) },
+            Launch { user: user("b", 7), ..launch(&["a"], &[]) },
+            Launch { user: user("c", 7), ..launch(&["a"], &[]) },
+            // A user of the same name is another one.
+            Launch { user: user("b", 8), ..launch(&["a"], &[]) },
+            launch(&["a", "user", "b"], &[]),
         ];
         let prints: BTreeMap<String, usize> =
             launches.iter().enumerate().map(|(at, launch)| (key.fingerprint(launch).0, at)).collect();

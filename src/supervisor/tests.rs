@@ -82,7 +82,7 @@ impl House {
     }
 
     async fn report(&mut self, launcher: &mut FakeLauncher, progress: Progress) {
-        self.take_in(Event::Visitor(launcher.report("a", progress))).await;
+        self.take_in(Event::Visitor { user: None, visitor: launcher.report("a", progress) }).await;
     }
 
     async fn say(&mut self, launcher: &mut FakeLauncher, message: FromLauncher) {
@@ -152,7 +152,7 @@ fn agent(name: &str, session: &str, policy: Policy) -> DesiredAgent {
     let (name, session): (Name, Name) = (name.parse().unwrap(), session.parse().unwrap());
     let launch = Arc::new(Launch { name: name.clone(), session, ..Launch::of_nothing() });
     let declaration = Declaration { kind: Kind::Native, policy, launch: Ok(launch) };
-    DesiredAgent { name, harness: None, declaration: Ok(declaration) }
+    DesiredAgent { name, harness: None, user: None, declaration: Ok(declaration) }
 }
 
 fn patient() -> Policy {
@@ -166,14 +166,14 @@ fn impatient() -> Policy {
 fn under_way(is_certain: bool) -> UnderWay {
     let launch = Arc::new(Launch::of_nothing());
     let commands = mpsc::unbounded_channel().0;
-    UnderWay { attempt: Attempt::default(), commands, launch: Some(launch), is_certain }
+    UnderWay { attempt: Attempt::default(), user: None, commands, launch: Some(launch), is_certain }
 }
 
 #[test]
 fn a_redactor_is_built_only_if_a_launch_changes() {
     let mut redactors = Redactors::default();
     let machine = Machine::new("a".parse().unwrap());
-    let mut agent = Agent { under_way: Some(under_way(true)), ..Agent::new(machine) };
+    let mut agent = Agent { under_way: Some(under_way(true)), ..Agent::new(machine, "agent".into()) };
     assert!(agent.redact(&mut redactors) && !agent.redact(&mut redactors));
     agent.under_way = Some(under_way(true));
     assert!(agent.redact(&mut redactors) && !agent.redact(&mut redactors));
@@ -490,7 +490,7 @@ mod visitors {
         house.fakes.sessions.open.set(Ok(launcher.pid()));
         house.declare(&[agent("a", "a", patient())]).await;
         let visitor = UnverifiedLauncher { attempt, ..launcher.report(name, Progress::New) };
-        house.take_in(Event::Visitor(visitor)).await;
+        house.take_in(Event::Visitor { user: None, visitor }).await;
         assert_eq!(launcher.heard().await, ["launch"]);
     }
 }
@@ -551,7 +551,7 @@ mod what_was_found {
     #[tokio::test(start_paused = true)]
     async fn a_session_without_a_declaration_is_closed_when_all_was_read() {
         let mut house = House::new();
-        house.take_in(Event::Sessions([key("a")].into())).await;
+        house.take_in(Event::Sessions { user: None, owners: [key("a")].into() }).await;
         house.declare(&[]).await;
         house.settle().await;
         assert_eq!(house.fakes.sessions.calls.count("close a"), 1);

@@ -30,6 +30,24 @@ pub enum WaitingFor {
         #[serde(flatten)]
         problem: Problem,
     },
+    /// The user whom the agent is to run as: it was there before, and is not now.
+    User {
+        /// The user.
+        user: String,
+        /// What is wrong with it.
+        #[serde(flatten)]
+        problem: Problem,
+    },
+    /// The home of the user whom the agent is to run as.
+    Home {
+        /// The user.
+        user: String,
+        /// The home.
+        path: String,
+        /// What is wrong with it.
+        #[serde(flatten)]
+        problem: Problem,
+    },
     /// Secrets that the entry lists and that are not in the secrets directory.
     Secrets {
         /// Their names, sorted.
@@ -303,6 +321,9 @@ impl fmt::Display for WaitingFor {
         match self {
             Self::Workdir { path, problem } => write!(f, "the workdir {path} {problem}"),
             Self::PromptFile { path, problem } => write!(f, "the prompt_file {path} {problem}"),
+            Self::User { user, problem: Problem::Absent {} } => write!(f, "there is no user {user} any more"),
+            Self::User { user, problem } => write!(f, "the user {user} {problem}"),
+            Self::Home { user, path, problem } => write!(f, "the home {path} of user {user} {problem}"),
             Self::Secrets { names } => {
                 let (noun, verb) = if names.len() == 1 { ("secret", "is") } else { ("secrets", "are") };
                 write!(f, "the {noun} {} {verb} not in the secrets directory", names.join(", "))

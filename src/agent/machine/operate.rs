@@ -106,7 +106,7 @@ impl Machine {
     pub(super) fn stopped_by_order(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         if self.is_disabled() {
             self.state = State::Waiting;
-            effects.extend(self.session().cloned().map(|session| Effect::OfferShell { session }));
+            effects.extend(self.offer_shell());
         } else {
             self.renew(now);
             self.begin(now, effects);

@@ -36,6 +36,7 @@ fn launch(session: &str, argument: &str) -> Arc<Launch> {
     Arc::new(Launch {
         name: name("a"),
         session: name(session),
+        user: None,
         arguments: vec![SecretBytes::from(argument)],
         prompt: None,
         environment: [("KEY".to_owned(), SecretBytes::from(SECRET))].into(),
@@ -145,8 +146,8 @@ fn in_words(effect: &Effect) -> String {
         Effect::Account(past) => format!("account {}", past.attempt),
         Effect::Limit { attempt, .. } => format!("limit {attempt}"),
         Effect::Kill { attempt } => format!("kill {attempt}"),
-        Effect::Close { session } => format!("close {session}"),
-        Effect::OfferShell { session } => format!("offer shell {session}"),
+        Effect::Close { session, .. } => format!("close {session}"),
+        Effect::OfferShell { session, .. } => format!("offer shell {session}"),
     }
 }
 
@@ -2151,8 +2152,8 @@ mod what_is_shown {
     #[test]
     fn is_the_name_and_harness_as_last_written() {
         let mut life = Life::running(plain());
-        life.machine.describe(name("A"), Some("claude-code"));
-        life.machine.describe(name("A"), None);
+        life.machine.describe(name("A"), Some("claude-code"), None);
+        life.machine.describe(name("A"), None, None);
         let status = life.status();
         assert_eq!((status.name.as_str(), status.harness.as_deref()), ("A", Some("claude-code")));
         assert_eq!(status.kind.as_deref(), Some("native"));

@@ -40,7 +40,8 @@ impl Stage {
         let told = Arc::clone(&self.told);
         let tell = move |event| told.lock().unwrap().push(event);
         let name = "a".parse().unwrap();
-        tokio::spawn(run(Arc::clone(&self.resources), name, 1, start, Arc::default(), inbox, tell));
+        let seat = Arc::clone(self.resources.seats.default_seat());
+        tokio::spawn(run((Arc::clone(&self.resources), seat), name, 1, start, Arc::default(), inbox, tell));
         settle().await;
     }
 
