@@ -484,8 +484,7 @@ fn rules(settings: &Settings, admins: Gid, operators: Gid, default: &Account) ->
     let banned = |name: &str, group| Banned { name: name.to_owned(), group };
     Rules::Members {
         agents: settings.agent_group.clone(),
-        admins: banned(&settings.admin_group, admins),
-        operators: banned(&settings.operator_group, operators),
+        banned: vec![banned(&settings.admin_group, admins), banned(&settings.operator_group, operators)],
     }
 }
 

@@ -198,7 +198,7 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         env.keys().map(|name| (name.clone(), json!(MASKED))).collect::<serde_json::Map<_, _>>().into();
     let user = match user {
         Some(user) => field("user", json!(user.as_str())),
-        None => noted("user", Value::Null, "the one of --user"),
+        None => noted("user", Value::Null, "the default user"),
     };
     let secrets = match secrets {
         Some(names) => field("secrets", json!(names)),
@@ -359,6 +359,7 @@ prompt_file    default     -
 interactive    default     - (as the harness's preset)
 workdir        default     "/home/agent/workspace"
 session        default     "reviewer"
+user           default     - (the default user)
 env            line 10     { TOKEN = "[masked]" }
 secrets        default     - (all of them)
 restart        line 6      "on-failure"

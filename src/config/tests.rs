@@ -208,6 +208,13 @@ mod defaults {
     }
 
     #[test]
+    fn give_an_agent_of_another_user_a_workdir_in_its_home() {
+        let spec = agent("[agent]\nharness = \"claude-code\"\nuser = \"reviewer\"\n");
+        assert_eq!(spec.user.as_ref().map(|user| user.as_str()), Some("reviewer"));
+        assert_eq!(spec.workdir, Workdir::Home("workspace".into()));
+    }
+
+    #[test]
     fn fill_in_for_every_empty_string() {
         let mut text = "[agent]\nharness = \"claude-code\"\n".to_owned();
         for key in [
@@ -223,6 +230,7 @@ mod defaults {
             "timeout",
             "grace_period",
             "session",
+            "user",
             "env",
             "secrets",
             "backoff",
@@ -597,6 +605,11 @@ mod fields {
     )]
     #[case("prompt = \"a\\u0000\"", "3:10: `prompt` has a NUL character; remove it, no program can be given one")]
     #[case("prompt = [\"a\"]", "3:10: `prompt` is an array; write a string, in quotes")]
+    #[case(
+        "user = \"a/b\"",
+        "3:8: \"a/b\" cannot be a `user`; a user's name has 1 to 32 characters, of A-Z, a-z, 0-9, _, . and -; it does not begin with . or -, and is no number"
+    )]
+    #[case("user = 1000", "3:8: `user` is an integer; write a string, in quotes")]
     #[case(
         "workdir = \"src\"",
         "3:11: `workdir` is a relative path; write an absolute path, or ~/ and a path below the agent user's home"

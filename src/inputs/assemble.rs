@@ -671,6 +671,77 @@ mod tests {
         assert_ne!(of(lines, secrets, prompt), of("", SECRETS, "p"));
     }
 
+    /// The views of a user with this uid, who sees these directories, and of the default user, who sees nothing.
+    fn views_of(uid: u32, workdirs: &[&str]) -> Views {
+        let account = Account { name: "b".to_owned(), uid: Uid::from_raw(uid), home: "/home/b".into(), ..account() };
+        let workdirs = workdirs.iter().map(|path| (PathBuf::from(path), SeenWorkdir::Usable)).collect();
+        let view = View::Of { account, seen: Seen { workdirs, ..Seen::default() } };
+        Views { own: Seen::default(), others: [("b".parse().unwrap(), view)].into() }
+    }
+
+    fn as_b(lines: &str) -> Config {
+        config(&format!("[agent]\nname = \"a\"\nharness = \"custom\"\nuser = \"b\"\n{lines}\n"))
+    }
+
+    fn declared_as_b(lines: &str, views: &Views) -> Result<Declaration, String> {
+        desired(&as_b(lines), &Secrets::of(&[]), views, &place()).agents.remove(&key("a")).unwrap().declaration
+    }
+
+    #[test]
+    fn an_agent_runs_in_the_home_and_with_the_eyes_of_its_user() {
+        let views = views_of(1001, &["/home/b", "/home/b/workspace"]);
+        let launch = declared_as_b("command = \"~/x\"", &views).unwrap().launch.unwrap();
+        assert_eq!((launch.workdir.as_path(), words(&launch)), (Path::new("/home/b/workspace"), vec!["/home/b/x"]));
+        assert_eq!(launch.user, Some(AgentUser { name: "b".parse().unwrap(), uid: 1001 }));
+        let again =
+            |uid| declared_as_b("command = \"~/x\"", &views_of(uid, &["/home/b", "/home/b/workspace"])).unwrap().launch;
+        assert_ne!(again(1002).unwrap().fingerprint, launch.fingerprint);
+        assert_eq!(again(1001).unwrap().fingerprint, launch.fingerprint);
+    }
+
+    #[test]
+    fn a_missing_home_or_user_is_waited_for_and_an_unfit_one_is_an_error() {
+        let waits = |views: &Views| declared_as_b("workdir = \"/w\"", views).unwrap().launch.unwrap_err().to_string();
+        assert_eq!(waits(&views_of(1001, &["/w"])), "the home /home/b of user b does not exist");
+        let gone = WaitingFor::User { user: "b".to_owned(), problem: Problem::Absent {} };
+        let with = |view| Views { own: Seen::default(), others: [("b".parse().unwrap(), view)].into() };
+        assert_eq!(waits(&with(View::Missing(gone))), "there is no user b any more");
+        let error = declared_as_b("", &with(View::Unfit("b is root; no".to_owned()))).unwrap_err();
+        assert_eq!(error, "/etc/agentd/jcard.toml: the `user` of the entry: b is root; no");
+    }
+
+    #[test]
+    fn each_user_looks_at_the_paths_of_its_own_entries() {
+        let text = "[[agents]]\nname = \"a\"\nharness = \"custom\"\nworkdir = \"~/x\"\n\
+                    [[agents]]\nname = \"b\"\nharness = \"custom\"\nuser = \"b\"\nprompt_file = \"p\"\n\
+                    [[agents]]\nname = \"c\"\nharness = \"custom\"\nuser = \"c\"\n\
+                    [[agents]]\nname = \"d\"\nharness = \"custom\"\nuser = \"agent\"\nworkdir = \"/d\"\n";
+        let config = config(text);
+        let user = |name: &str| -> UserName { name.parse().unwrap() };
+        assert_eq!(named_users(&config, &account()), [user("b"), user("c")].into());
+        let fit = Account { name: "b".to_owned(), home: "/home/b".into(), ..account() };
+        let standings = [
+            (user("b"), Standing::Fit { account: fit, dangers: Vec::new() }),
+            (user("c"), Standing::Unfit("no".to_owned())),
+        ];
+        let all = paths(&config, Path::new("/etc/agentd"), &account(), &standings.into());
+        let shown = |paths: &BTreeSet<PathBuf>| -> Vec<String> {
+            paths.iter().map(|path| path.display().to_string()).collect()
+        };
+        let [own, b] = [None, Some(user("b"))].map(|user| &all[&user]);
+        assert_eq!((all.len(), shown(&own.prompts)), (2, Vec::new()));
+        assert_eq!(shown(&own.workdirs), ["/d", "/home/agent/x"]);
+        assert_eq!(shown(&b.prompts), ["/etc/agentd/p"]);
+        assert_eq!(shown(&b.workdirs), ["/home/b", "/home/b/workspace"]);
+    }
+
+    #[test]
+    fn the_default_user_by_name_gives_the_same_launch() {
+        let launch = |lines: &str| launched(&one(lines), SECRETS, text(""));
+        let named = launch("user = \"agent\"");
+        assert_eq!((named.user.clone(), named), (None, launch("")));
+    }
+
     #[test]
     fn the_workdir_is_part_of_the_launch() {
         let elsewhere = config("[agent]\nname = \"a\"\nharness = \"custom\"\nworkdir = \"~\"\n");

@@ -28,10 +28,8 @@ pub enum Rules {
     Members {
         /// The group of agent users.
         agents: String,
-        /// Those who may use the API.
-        admins: Banned,
-        /// Those who may act on agents.
-        operators: Banned,
+        /// Those who may use the API, and those who may act on agents.
+        banned: Vec<Banned>,
     },
 }
 
@@ -183,7 +181,7 @@ fn not_root(own: &str, name: &UserName) -> String {
 
 /// Judges what the user database says about a name.
 pub fn judge(name: &UserName, entry: Entry, rules: &Rules, before: Option<&Standing>) -> Standing {
-    let Rules::Members { agents, admins, operators } = rules else {
+    let Rules::Members { agents, banned } = rules else {
         return Standing::Unfit(format!("agents cannot run as {name} here"));
     };
     let was_fit = matches!(before, Some(Standing::Fit { .. } | Standing::Missing(Problem::Absent {})));
@@ -206,7 +204,7 @@ pub fn judge(name: &UserName, entry: Entry, rules: &Rules, before: Option<&Stand
         let what = if account.uid.is_root() { "is root" } else { "is in the group of root" };
         return Standing::Unfit(format!("{name} {what}, and agents must not be; name an unprivileged user"));
     }
-    for Banned { name: group, group: gid } in [admins, operators] {
+    for Banned { name: group, group: gid } in banned {
         if is_in(*gid) {
             return Standing::Unfit(format!(
                 "{name} is in group {group}, whose members decide about agents; remove it from the group (gpasswd -d {name} {group}), or name another user"
@@ -270,7 +268,7 @@ mod tests {
 
     fn rules() -> Rules {
         let banned = |name: &str, gid| Banned { name: name.to_owned(), group: Gid::from_raw(gid) };
-        Rules::Members { agents: "agentd-agents".to_owned(), admins: banned("admin", 5), operators: banned("crew", 6) }
+        Rules::Members { agents: "agentd-agents".to_owned(), banned: vec![banned("admin", 5), banned("crew", 6)] }
     }
 
     fn found(uid: u32, gid: u32, groups: &[(u32, &str)]) -> Entry {

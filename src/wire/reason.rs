@@ -427,7 +427,8 @@ mod tests {
     #[test]
     fn each_thing_waited_for_has_its_json_and_its_words() {
         use WaitingFor::{
-            Backoff, Entry, PreviousAttempt, Program, PromptFile, Retry, Secrets, Session, Unknown, Unread, Workdir,
+            Backoff, Entry, Home, PreviousAttempt, Program, PromptFile, Retry, Secrets, Session, Unknown, Unread, User,
+            Workdir,
         };
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         for (value, json, words) in [
@@ -435,6 +436,21 @@ mod tests {
                 Workdir { path: path(), problem: Problem::Absent {} },
                 json!({ "kind": "workdir", "path": "/x", "problem": "absent" }),
                 "the workdir /x does not exist",
+            ),
+            (
+                User { user: "b".into(), problem: Problem::Absent {} },
+                json!({ "kind": "user", "user": "b", "problem": "absent" }),
+                "there is no user b any more",
+            ),
+            (
+                User { user: "b".into(), problem: Problem::Unchecked { detail: "no answer".into() } },
+                json!({ "kind": "user", "user": "b", "problem": "unchecked", "detail": "no answer" }),
+                "the user b could not be looked at: no answer",
+            ),
+            (
+                Home { user: "b".into(), path: path(), problem: Problem::Absent {} },
+                json!({ "kind": "home", "user": "b", "path": "/x", "problem": "absent" }),
+                "the home /x of user b does not exist",
             ),
             (
                 PromptFile { path: path(), problem: Problem::Inaccessible { detail: "cannot be read: no".into() } },

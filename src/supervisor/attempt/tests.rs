@@ -218,7 +218,7 @@ mod before_the_launcher {
         pass(REPORT_TIMEOUT.saturating_sub(SECOND)).await;
         assert_eq!(stage.told(), ["opened"]);
         pass(SECOND).await;
-        let why = "retry: its launcher did not report within 10s; can the agent user run /bin/launcher?";
+        let why = "retry: its launcher did not report within 10s; can user agent run /bin/launcher?";
         assert_eq!(stage.told(), [why, "gone"]);
     }
 
