@@ -295,7 +295,7 @@ pub struct Daemon {
     /// The daemon's own files, and their owners.
     #[command(flatten)]
     whereabouts: Whereabouts,
-    /// Do not start the tmux server: another unit does, and agents wait for it
+    /// Do not start tmux servers: other units do, and agents wait for them
     #[arg(long)]
     await_tmux: bool,
     /// How often to read the files again even if no change was announced

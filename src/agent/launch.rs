@@ -28,6 +28,8 @@ pub struct Launch {
     pub secrets: BTreeSet<String>,
     /// Where it runs.
     pub workdir: PathBuf,
+    /// The umask of the harness; `None` is the usual one.
+    pub umask: Option<u32>,
     /// Of all of the above but what the preset gives of itself.
     pub fingerprint: Fingerprint,
     /// Of each of them, to tell by name what a later declaration changes.
@@ -50,6 +52,7 @@ impl Launch {
             environment: BTreeMap::new(),
             secrets: BTreeSet::new(),
             workdir: "/".into(),
+            umask: None,
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: true,

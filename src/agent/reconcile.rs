@@ -147,6 +147,7 @@ mod tests {
             environment: BTreeMap::new(),
             secrets: std::collections::BTreeSet::new(),
             workdir: "/".into(),
+            umask: None,
             fingerprint: Fingerprint::of(argument),
             marks: Marks::none(),
             is_certain: true,

@@ -33,6 +33,8 @@ pub struct AgentSpec {
     pub session: Name,
     /// Whom it runs as; `None` is the default user.
     pub user: Option<UserName>,
+    /// The umask of the harness; `None` is the usual one.
+    pub umask: Option<u32>,
     /// Variables over the secrets.
     pub env: BTreeMap<String, SecretBytes>,
     /// The secrets that are passed: all of them, or these, which must then all be there.
@@ -53,6 +55,7 @@ impl fmt::Debug for AgentSpec {
             .field("workdir", &self.workdir)
             .field("session", &self.session)
             .field("user", &self.user)
+            .field("umask", &self.umask)
             .field("env", &self.env.keys())
             .field("secrets", &self.secrets)
             .field("kind", &self.kind)

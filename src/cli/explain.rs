@@ -262,7 +262,7 @@ const RELAUNCH: &str = "Edit what its entry launches, or a secret or prompt that
 /// What would change the state, the nearest at hand first.
 fn changes(agent: &AgentStatus) -> Vec<String> {
     let mut changes: Vec<String> = match agent.state {
-        State::Waiting => agent.waiting_for.iter().map(|cause| supply(&agent.name, cause)).collect(),
+        State::Waiting => agent.waiting_for.iter().map(|cause| supply(agent, cause)).collect(),
         State::Starting | State::Invalid => Vec::new(),
         State::Running => vec![
             "Edit what its entry launches, or a secret or prompt that it gets: it stops and starts afresh.".into(),
@@ -316,7 +316,9 @@ fn is_told_otherwise(explanation: &Explanation) -> bool {
 }
 
 /// What would end this wait.
-fn supply(name: &str, cause: &WaitingFor) -> String {
+fn supply(agent: &AgentStatus, cause: &WaitingFor) -> String {
+    let name = &agent.name;
+    let user = agent.user.as_deref().unwrap_or("the agent user");
     match cause {
         WaitingFor::Enabled { by: Some(_), .. } => format!("Start it: agentd start {name}."),
         WaitingFor::Enabled { by: None, .. } => {
@@ -332,9 +334,7 @@ fn supply(name: &str, cause: &WaitingFor) -> String {
             }
             Problem::Unchecked { .. } => retried(cause),
             _ => {
-                format!(
-                    "Let the agent user into the workdir ({path} {problem}), or name another as the entry's `workdir`."
-                )
+                format!("Let {user} into the workdir ({path} {problem}), or name another as the entry's `workdir`.")
             }
         },
         WaitingFor::PromptFile { path, problem } => match problem {
@@ -346,7 +346,7 @@ fn supply(name: &str, cause: &WaitingFor) -> String {
                 format!("Put a regular file in the place of {path}, or name another as the entry's `prompt_file`.")
             }
             Problem::Unchecked { .. } => retried(cause),
-            _ => format!("Let the agent user read the prompt_file ({path} {problem})."),
+            _ => format!("Let {user} read the prompt_file ({path} {problem})."),
         },
         WaitingFor::User { user, problem } => match problem {
             Problem::Absent {} => format!(

@@ -174,6 +174,7 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         workdir,
         session,
         user,
+        umask,
         env,
         secrets,
         kind,
@@ -227,6 +228,7 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         field("workdir", json!(workdir)),
         field("session", json!(session.as_str())),
         user,
+        field("umask", json!(umask.map_or_else(|| "0022".to_owned(), |umask| format!("{umask:04o}")))),
         field("env", variables),
         secrets,
         field("restart", json!(in_words(*restart))),
@@ -360,6 +362,7 @@ interactive    default     - (as the harness's preset)
 workdir        default     "/home/agent/workspace"
 session        default     "reviewer"
 user           default     - (the default user)
+umask          default     "0022"
 env            line 10     { TOKEN = "[masked]" }
 secrets        default     - (all of them)
 restart        line 6      "on-failure"

@@ -176,6 +176,7 @@ impl<'a> Draft<'a> {
             None => options.default_workdir.clone(),
         };
         let workdir = fields.workdir("workdir").unwrap_or_else(default_workdir);
+        let umask = fields.umask("umask");
         let env = fields.variables("env").unwrap_or_default();
         let secrets = fields.variable_names("secrets");
         let kind = read_kind(fields, options);
@@ -196,6 +197,7 @@ impl<'a> Draft<'a> {
                 workdir,
                 session: name.clone(),
                 user,
+                umask,
                 env,
                 secrets,
                 kind,

@@ -87,6 +87,11 @@ fn fields() -> Value {
             json!({ "type": "string", "maxLength": 32, "pattern": "^$|^[A-Za-z0-9_][A-Za-z0-9_.-]*$" }),
             "the user that the agent runs as; see [Users](#users)",
         ),
+        "umask": with_default(
+            json!({ "type": "string", "maxLength": 4, "pattern": "^$|^0?[0-7]{3}$" }),
+            json!("0022"),
+            "the permissions that new files do not get, in octal digits; `0002` lets the group of a shared repository write",
+        ),
         "env": with_default(
             json!({
                 "type": ["object", "string"],

@@ -185,6 +185,7 @@ mod defaults {
             workdir: Workdir::Absolute("/home/agent/workspace".into()),
             session: "claude-code".parse().unwrap(),
             user: None,
+            umask: None,
             env: BTreeMap::new(),
             secrets: None,
             kind: Kind::Native,
@@ -215,6 +216,12 @@ mod defaults {
     }
 
     #[test]
+    fn take_a_umask_in_octal_digits() {
+        let umask = |text: &str| agent(&format!("[agent]\nharness = \"claude-code\"\numask = {text:?}\n")).umask;
+        assert_eq!(["0002", "077", "0000"].map(umask), [Some(0o002), Some(0o077), Some(0)]);
+    }
+
+    #[test]
     fn fill_in_for_every_empty_string() {
         let mut text = "[agent]\nharness = \"claude-code\"\n".to_owned();
         for key in [
@@ -231,6 +238,7 @@ mod defaults {
             "grace_period",
             "session",
             "user",
+            "umask",
             "env",
             "secrets",
             "backoff",
@@ -314,6 +322,7 @@ mod fields {
                 workdir: Workdir::Absolute("/workspace".into()),
                 session: "review".parse().unwrap(),
                 user: None,
+                umask: None,
                 env: [("RUST_LOG", "debug"), ("LITERAL", "${HOME}"), ("EMPTY", "")]
                     .map(|(name, value)| (text(name), SecretBytes::from(value)))
                     .into(),
@@ -609,6 +618,19 @@ mod fields {
         "user = \"a/b\"",
         "3:8: \"a/b\" cannot be a `user`; a user's name has 1 to 32 characters, of A-Z, a-z, 0-9, _, . and -; it does not begin with . or -, and is no number"
     )]
+    #[case(
+        "umask = \"22\"",
+        "3:9: \"22\" cannot be a `umask`; write octal digits in quotes, such as \"0002\" or \"0077\""
+    )]
+    #[case(
+        "umask = \"0028\"",
+        "3:9: \"0028\" cannot be a `umask`; write octal digits in quotes, such as \"0002\" or \"0077\""
+    )]
+    #[case(
+        "umask = \"1002\"",
+        "3:9: \"1002\" cannot be a `umask`; write octal digits in quotes, such as \"0002\" or \"0077\""
+    )]
+    #[case("umask = 2", "3:9: `umask` is an integer; write a string, in quotes")]
     #[case("user = 1000", "3:8: `user` is an integer; write a string, in quotes")]
     #[case(
         "workdir = \"src\"",

@@ -232,6 +232,7 @@ fn declare(
             environment,
             secrets: secrets_given,
             workdir,
+            umask: spec.umask,
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: spec.secrets.is_some() || secrets.is_complete,
@@ -288,6 +289,9 @@ impl KnownMarks {
         marks.field("session", checksum(launch.session.as_str().as_bytes()));
         if let Some(user) = &launch.user {
             marks.field("user", checksum(format!("{}:{}", user.name, user.uid).as_bytes()));
+        }
+        if let Some(umask) = spec.umask {
+            marks.field("umask", umask);
         }
         let mut mark = |name: &str, values: &[&[u8]]| marks.field(name, self.marker.mark(name, values.iter().copied()));
         mark("command", &spec.command.iter().map(String::as_bytes).collect::<Vec<_>>());
@@ -602,6 +606,8 @@ mod tests {
     #[case("prompt = \"b\"", "prompt_file = \"prompt.md\"", "prompt prompt_file")]
     #[case("env = { B = \"b\", C = \"c\" }", "env = { B = \"c\", D = \"c\" }", "env.B env.C env.D")]
     #[case("env = { KEY = \"b\" }", "", "env.KEY|KEY")]
+    #[case("umask = \"0002\"", "", "umask")]
+    #[case("umask = \"0002\"", "umask = \"0077\"", "umask")]
     #[case("secrets = [\"KEY\"]", "", "|TOKEN")]
     fn marks_name_what_differs(#[case] before: &str, #[case] after: &str, #[case] expected: &str) {
         let of = |lines| launched(&one(lines), SECRETS, text("from the file")).marks.clone();
@@ -655,6 +661,7 @@ mod tests {
     #[case::args("args = [\"b\"]", SECRETS, "p")]
     #[case::prompt("", SECRETS, "b")]
     #[case::session("session = \"b\"", SECRETS, "p")]
+    #[case::umask("umask = \"0002\"", SECRETS, "p")]
     #[case::env("env = { B = \"b\" }", SECRETS, "p")]
     #[case::env_of_a_secret("env = { KEY = \"b\" }", SECRETS, "p")]
     #[case::secret_changed("", &[("KEY", "k"), ("TOKEN", "b")], "p")]

@@ -91,6 +91,10 @@ impl Key {
             hash.text(user.name.as_str().as_bytes());
             hash.text(&user.uid.to_le_bytes());
         }
+        if let Some(umask) = launch.umask {
+            hash.text(b"umask");
+            hash.text(&umask.to_le_bytes());
+        }
         environment.count(launch.environment.len());
         for (name, value) in &launch.environment {
             environment.text(name.as_bytes());
@@ -193,6 +197,7 @@ mod tests {
             environment: environment.iter().map(|&(name, value)| (name.to_owned(), SecretBytes::from(value))).collect(),
             secrets: BTreeSet::new(),
             workdir: "/".into(),
+            umask: None,
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: true,
@@ -249,6 +254,8 @@ mod tests {
             launch(&[], &[("a", "b")]),
             Launch { workdir: "/b".into(), ..launch(&["a"], &[]) },
             Launch { session: "b".parse().unwrap(), ..launch(&["a"], &[]) },
+            Launch { umask: Some(2), ..launch(&["a"], &[]) },
+            Launch { umask: Some(0), ..launch(&["a"], &[]) },
             Launch { user: user("b", 7), ..launch(&["a"], &[]) },
             Launch { user: user("c", 7), ..launch(&["a"], &[]) },
             // A user of the same name is another one.

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use crate::attach::{Terminal, detach};
 use crate::hostile::put_tools;
 use crate::support::{
-    Daemon, Process, Setup, Who, account, admin_gid, agent, as_user, binary, give, owner, path, root, run,
+    Daemon, Dump, Process, Setup, Who, account, admin_gid, agent, as_user, binary, give, owner, path, root, run,
 };
 
 /// An agent that runs as this user, in the user's own workdir.
@@ -171,8 +171,10 @@ fn the_default_user_by_name_is_the_default_user() {
 /// `agentd` with these words, as this user, about this daemon.
 fn agentd(daemon: &Setup, user: &str, words: &[&str]) -> Command {
     let (api, terminal) = (daemon.api_socket(), daemon.terminal_socket());
-    let places = ["--api-socket", api.to_str().unwrap(), "--terminal-socket", terminal.to_str().unwrap()];
-    let argv = [&[binary().to_str().unwrap()], words, &places].concat();
+    let mut argv = [&[binary().to_str().unwrap()], words, &["--api-socket", api.to_str().unwrap()]].concat();
+    if ["attach", "send", "doctor"].contains(&words[0]) {
+        argv.extend(["--terminal-socket", terminal.to_str().unwrap()]);
+    }
     let mut command = if user == "root" { Command::new(argv[0]) } else { as_user(user, &argv) };
     if user == "root" {
         command.args(&argv[1..]).env_clear().env("PATH", path());
@@ -404,6 +406,14 @@ fn a_hostile_user_reaches_nothing_of_another_user() {
         ),
         ("overrides", format!("echo 'enabled = false' >{dir}/overrides/c.toml")),
     ];
+    // They are real tries: the user itself gets that far.
+    for (what, expected) in [("the environment", "the-secret-of-c"), ("the workdir", "child"), ("tmux", "c: 1 windows")]
+    {
+        let script = &tries.iter().find(|(name, _)| *name == what).unwrap().1;
+        let script = script.split("; ").next().unwrap();
+        let (_, said) = run(&mut as_user("agent3", &["bash", "-c", &format!("{script} 2>&1")]));
+        assert!(said.contains(expected), "{what}: {said}");
+    }
     for (what, script) in tries {
         let hostile = format!("{{ {script}; }} 2>&1; echo; echo done");
         let (_, said) = run(&mut as_user("agent2", &["bash", "-c", &hostile]));
@@ -525,4 +535,14 @@ fn a_stop_of_the_daemon_ends_every_users_server() {
         (left.count() == 0).then_some(())
     });
     assert!(!folder(&daemon, "agent2").join("launch.sock").exists());
+}
+
+#[test]
+fn a_umask_lets_users_of_a_group_share_files() {
+    let script = "dump @WORK/dump; rest";
+    let daemon = Setup::new().start(&agent("a", script, "umask = \"0002\""));
+    let dump = Dump::of(&daemon, "dump");
+    assert_eq!(dump.status("Umask"), "0002");
+    let (mode, _, _) = owner(&fs::canonicalize(daemon.work("dump")).unwrap().join("argv"));
+    assert_eq!(mode & 0o777, 0o664);
 }
