@@ -29,7 +29,6 @@ use crate::api::{self, Sources};
 use crate::contain::server_scope::ServerScope;
 use crate::contain::tree::Trees;
 use crate::deputy::Deputy;
-use crate::deputy::renderer::Renderers;
 use crate::inputs::assemble::DeclarationContext;
 use crate::inputs::users::{Banned, Rules};
 use crate::inputs::{Inputs, News, Nudge, overrides};
@@ -37,14 +36,14 @@ use crate::launch::socket_dir::{self, LaunchSocketKeeper, SocketDir};
 use crate::launch::{listener, program};
 use crate::logs::store::Store;
 use crate::observe::ring::Ring;
-use crate::observe::snapshot::Parts;
+use crate::observe::snapshot::{Parts, Snapshot};
 use crate::settings::Settings;
 use crate::state::history::{self, Histories, History};
 use crate::state::lock::{self, Lock};
 use crate::state::record::{self, Reading, Record, Recorder, Report};
 use crate::supervisor::log_files::StoredLogs;
 use crate::supervisor::pacing::Pace;
-use crate::supervisor::resources::{CLEARINGS, Programs, Resources, Seat, Seats};
+use crate::supervisor::resources::{CLEARINGS, Programs, Resources, Seats};
 use crate::supervisor::{Event, Outlets, Supervisor};
 use crate::sys::account::{self, Account};
 use crate::sys::blocking;
@@ -58,7 +57,7 @@ use crate::sys::rlimit;
 use crate::sys::systemd::{self, Notifier};
 use crate::sys::unix_socket::{self, Address, Bound};
 use crate::terminal;
-use crate::tmux::desks::{Desk, Desks};
+use crate::tmux::desks::Desks;
 use crate::tmux::{self, Tmux};
 use crate::wire::status::Errors;
 
@@ -360,13 +359,7 @@ async fn serve(
     let (snapshots, snapshot) =
         watch::channel(Arc::new(Parts { is_read: false, ..Parts::new(Vec::new(), started, Errors::default()) }.into()));
 
-    let deputy = {
-        let nudges = nudges.clone();
-        Deputy::new(&place.account, move || {
-            // If the channel is full, a change is already waiting to be handled.
-            let _ = nudges.try_send(Nudge::Changed);
-        })
-    };
+    let deputy = seats::deputy(&place.account, nudges.clone());
     let executable = own_executable().map_err(failed("find agentd's own executable"))?;
     let record = Record::new(&settings.state_dir)?;
     let tmux = the_tmux(settings, deputy.clone(), executable.clone(), &place.account, &record).await;
@@ -376,16 +369,8 @@ async fn serve(
     let trees = Trees::new(&settings.state_dir, user);
     let systemd = trees.systemd();
     let log_files = StoredLogs::new(store.clone());
-    let seats = Seats::new(Arc::new(Seat {
-        sessions: Arc::new(tmux.clone()),
-        launch_socket: socket_dir::launch_socket_beside(&settings.tmux_socket),
-        trouble: troubles,
-        user,
-        user_name: place.account.name.clone(),
-        containment: Arc::new(trees.clone()),
-    }));
-    let renderers = Renderers::new(deputy.clone());
-    let desks = Desks::new(Desk { deputy: deputy.clone(), tmux: tmux.clone(), renderers: renderers.clone() });
+    let seats = Seats::new(Arc::new(seats::seat(&place.account, &tmux, &settings.tmux_socket, &trees, troubles)));
+    let desks = Desks::new(seats::desk(&deputy, &tmux));
     let seat_maker = Arc::new(SeatMaker {
         settings: settings.clone(),
         executable: executable.clone(),
@@ -427,29 +412,20 @@ async fn serve(
     // Before any request can arrive.
     supervisor.resume(agents);
 
-    let sources = Sources {
-        snapshot,
-        happenings: happening,
-        desks: Some(desks.clone()),
-        logs: Some(store.clone()),
-        renderers: Some(renderers),
-    };
+    let sources = sources(snapshot, happening, &desks, &store);
     let terminals = Terminals::start(doors.terminal, &sources, store.clone(), &desks, agent_uids)?;
     let api = Api::start(doors.api, sources, round.clone());
-    let visitors = events.clone();
-    // Fails only when the daemon is ending.
-    let hand_on = move |visitor| drop(visitors.send(Event::Visitor { user: None, visitor }));
+    let hand_on = seats::hand_on(None, events.clone());
     let keeper = LaunchSocketKeeper::new(&settings.tmux_socket, &place.account, Some(group), launch_listener.is_some());
     tokio::spawn(listener::receive(launch_listener, keeper, user, trouble, round.clone(), hand_on));
     spawn_upkeep(&tmux, trees, store, &round, &events);
-    let rules = rules(settings, group, operators, &place.account);
     let inputs = Inputs {
+        rules: rules(settings, group, operators, &place.account),
         place,
         secret_dir: settings.secret_dir.clone(),
         overrides,
         state_dir: settings.state_dir.clone(),
         options: settings.options.clone(),
-        rules,
         deputy,
         deputies: Arc::<SeatMaker>::clone(&seat_maker),
         settle: settings.settle,
@@ -467,13 +443,23 @@ async fn serve(
         let releases = desks.all().into_iter().map(|desk| async move { release(&desk.tmux).await });
         releases.collect::<JoinSet<()>>().join_all().await;
     }
-    let launch_sockets = Arc::clone(&seat_maker);
-    let _ = tokio::time::timeout(RELEASE, blocking::run(move || launch_sockets.remove_launch_sockets())).await;
+    seat_maker.end(RELEASE).await;
     // The rounds end with the inputs, and the keeping of the API's socket with the rounds.
     inputs.abort();
     api.end().await;
     tracing::info!("agentd has ended");
     ended.map(drop)
+}
+
+/// What the API answers from.
+fn sources(
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    happenings: watch::Receiver<Ring>,
+    desks: &Desks,
+    store: &Store,
+) -> Sources {
+    let renderers = desks.of(None).map(|desk| desk.renderers);
+    Sources { snapshot, happenings, desks: Some(desks.clone()), logs: Some(store.clone()), renderers }
 }
 
 /// Who may be an agent user beside the default one.

@@ -73,7 +73,7 @@ impl Settings {
 
     /// The socket of the tmux server of a user who is not the default one.
     pub fn user_socket(&self, user: &str) -> PathBuf {
-        self.users_dir().join(user).join("tmux.sock")
+        self.users_dir().join(user).join(TMUX_SOCKET)
     }
 }
 
@@ -186,6 +186,9 @@ impl Surroundings {
 fn first(directories: Option<&OsString>) -> Option<PathBuf> {
     std::env::split_paths(directories?).next()
 }
+
+/// The name of the socket of each tmux server in the folder of its user.
+pub(crate) const TMUX_SOCKET: &str = "tmux.sock";
 
 pub(crate) const SYSTEM_API_SOCKET: &str = "/run/stereos/agentd.sock";
 

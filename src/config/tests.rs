@@ -10,6 +10,7 @@ use rstest::rstest;
 use super::*;
 use crate::agent::name::{InvalidName, Name};
 use crate::agent::spec::{Kind, Limits, Policy, Prompt, Restart, Workdir};
+use crate::agent::user::UserName;
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::secret_bytes::SecretBytes;
 
@@ -211,7 +212,7 @@ mod defaults {
     #[test]
     fn give_an_agent_of_another_user_a_workdir_in_its_home() {
         let spec = agent("[agent]\nharness = \"claude-code\"\nuser = \"reviewer\"\n");
-        assert_eq!(spec.user.as_ref().map(|user| user.as_str()), Some("reviewer"));
+        assert_eq!(spec.user.as_ref().map(UserName::as_str), Some("reviewer"));
         assert_eq!(spec.workdir, Workdir::Home("workspace".into()));
     }
 

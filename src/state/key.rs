@@ -204,8 +204,8 @@ mod tests {
         }
     }
 
-    fn user(name: &str, uid: u32) -> Option<AgentUser> {
-        Some(AgentUser { name: name.parse().unwrap(), uid })
+    fn as_user(name: &str, uid: u32) -> Launch {
+        Launch { user: Some(AgentUser { name: name.parse().unwrap(), uid }), ..launch(&["a"], &[]) }
     }
 
     #[test]
@@ -256,10 +256,10 @@ mod tests {
             Launch { session: "b".parse().unwrap(), ..launch(&["a"], &[]) },
             Launch { umask: Some(2), ..launch(&["a"], &[]) },
             Launch { umask: Some(0), ..launch(&["a"], &[]) },
-            Launch { user: user("b", 7), ..launch(&["a"], &[]) },
-            Launch { user: user("c", 7), ..launch(&["a"], &[]) },
+            as_user("b", 7),
+            as_user("c", 7),
             // A user of the same name is another one.
-            Launch { user: user("b", 8), ..launch(&["a"], &[]) },
+            as_user("b", 8),
             launch(&["a", "user", "b"], &[]),
         ];
         let prints: BTreeMap<String, usize> =

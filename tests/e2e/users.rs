@@ -304,7 +304,7 @@ fn an_agent_waits_for_the_home_of_its_user() {
     }
     let daemon = house().start(&agent("a", "sleep inf", ""));
     daemon.wait_until_running("a");
-    let home = PathBuf::from(account("agent3").dir);
+    let home = account("agent3").dir;
     let (away, entry) = (home.with_extension("away"), of("agent3", "c", "sleep inf", ""));
     fs::rename(&home, &away).unwrap();
     let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -545,4 +545,24 @@ fn a_umask_lets_users_of_a_group_share_files() {
     assert_eq!(dump.status("Umask"), "0002");
     let (mode, _, _) = owner(&fs::canonicalize(daemon.work("dump")).unwrap().join("argv"));
     assert_eq!(mode & 0o777, 0o664);
+}
+
+#[test]
+fn agents_without_a_record_are_found_on_their_users_servers() {
+    if !root() {
+        return;
+    }
+    let jcard = of("agent2", "b", "sleep inf", "") + &of("agent3", "c", "sleep inf", "");
+    let mut daemon = house().start(&jcard);
+    let [b, c] = ["b", "c"].map(|name| daemon.wait_until_running(name));
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended();
+    fs::remove_dir_all(daemon.path("state/agents")).unwrap();
+    // One of them is declared no more.
+    daemon.edit_jcard(&of("agent2", "b", "sleep inf", ""));
+    daemon.start_again();
+    assert_eq!(daemon.wait_until_running("b"), b);
+    daemon.wait_until_gone(c);
+    daemon.wait_until_removed("c");
+    assert!(tmux(&daemon, "agent3", &["has-session", "-t", "=c"]).is_err());
 }
