@@ -351,6 +351,9 @@ async fn serve(
     let operators = self::group(&settings.operator_group, "--operator-group")?;
     let (agents_send, agent_uids) = watch::channel(BTreeSet::from([place.account.uid.as_raw()]));
     let overrides = overrides::Place::new(settings.override_dir.clone(), operators, agent_uids.clone());
+    if let Some(warning) = overrides.warning(&place.account, &settings.operator_group) {
+        tracing::warn!("{warning}");
+    }
     let launch_listener = folder.map(SocketDir::bind_launch_socket).transpose()?;
     let signals = Signals::catch().map_err(failed("catch signals"))?;
 
