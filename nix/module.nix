@@ -115,6 +115,10 @@ let
       "--log-total"
       cfg.logTotal
     ]
+    ++ lib.optionals (cfg.agentGroup != "agentd-agents") [
+      "--agent-group"
+      cfg.agentGroup
+    ]
     ++ [
       "--api-socket"
       apiSocket
@@ -142,6 +146,7 @@ let
     admin-group = "adminGroup";
     terminal-socket = "terminalSocket";
     operator-group = "operatorGroup";
+    agent-group = "agentGroup";
     override-dir = "overrideDir";
   }
   // lib.optionalAttrs (cfg.settings != { }) { config = "settings"; }
@@ -375,6 +380,15 @@ in
       description = ''
         The group that may act on agents without root: stop, start, restart and pause them, attach to them and send them text. Its members
         have the agent user's rights. After a change on a running system: `systemctl restart agentd-terminal.socket agentd.service`.
+      '';
+    };
+
+    agentGroup = mkOption {
+      type = types.str;
+      default = "agentd-agents";
+      description = ''
+        The group whose members entries of the jcard may name as `user`. Nobody in {option}`services.agentd.adminGroup` or
+        {option}`services.agentd.operatorGroup` can be such a user.
       '';
     };
 

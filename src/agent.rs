@@ -15,3 +15,4 @@ pub mod sandbox;
 pub mod secrets;
 pub mod seen;
 pub mod spec;
+pub mod user;

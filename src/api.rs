@@ -39,11 +39,12 @@ use tokio::time::timeout;
 use self::connection::Connection;
 use self::http::Responder;
 use self::slots::{Client, Rest, Slots};
+use crate::agent::name::Key;
 use crate::deputy::renderer::Renderers;
 use crate::logs::store::Store;
 use crate::observe::ring::Ring;
 use crate::observe::snapshot::Snapshot;
-use crate::tmux::Tmux;
+use crate::tmux::desks::Desks;
 
 /// The pause after the system refused to accept a client: what it lacks (descriptors, memory) does not come back at once.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -96,11 +97,21 @@ pub struct Sources {
     /// The events.
     pub happenings: watch::Receiver<Ring>,
     /// The source of screens; without it there are none.
-    pub tmux: Option<Tmux>,
+    pub desks: Option<Desks>,
     /// The logs of agents; without it there are none.
     pub logs: Option<Store>,
-    /// What turns logs into text; without it there are only the raw bytes.
+    /// What turns logs into text, for agents of the default user; without it there are only the raw bytes.
     pub renderers: Option<Renderers>,
+}
+
+impl Sources {
+    /// What turns the logs of this agent into text: a process of the user whom it runs as. What an agent printed must not be able to
+    /// break into a process of another user.
+    pub(crate) fn renderers_of(&self, agent: &Key) -> Option<Renderers> {
+        let user = self.snapshot.borrow().user_of(agent).cloned();
+        let desk = user.and_then(|user| self.desks.as_ref()?.of(Some(&user)));
+        desk.map(|desk| desk.renderers).or_else(|| self.renderers.clone())
+    }
 }
 
 /// How long clients wait for the first reading of the declarations, so that none sees agents missing. A daemon that cannot read them

@@ -280,6 +280,9 @@ pub struct Whereabouts {
     /// The group whose members may act on the agents of a root daemon [default: the --admin-group]
     #[arg(long, value_name = "NAME", value_parser = name)]
     operator_group: Option<String>,
+    /// The group whose members the entries of a root daemon may name as `user` [default: agentd-agents]
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    agent_group: Option<String>,
     /// What operators want of agents, a file each [default: /var/lib/agentd-overrides; without root: $XDG_STATE_HOME/agentd-overrides]
     #[arg(long, value_name = "DIR", value_parser = path())]
     override_dir: Option<PathBuf>,
@@ -292,7 +295,7 @@ pub struct Daemon {
     /// The daemon's own files, and their owners.
     #[command(flatten)]
     whereabouts: Whereabouts,
-    /// Do not start the tmux server: another unit does, and agents wait for it
+    /// Do not start tmux servers: other units do, and agents wait for them
     #[arg(long)]
     await_tmux: bool,
     /// How often to read the files again even if no change was announced
@@ -386,6 +389,7 @@ impl Arguments {
             launcher: whereabouts.launcher.as_deref().map(absolute),
             user: whereabouts.user.clone(),
             operator_group: whereabouts.operator_group.clone().unwrap_or_else(|| admin_group.clone()),
+            agent_group: whereabouts.agent_group.clone().unwrap_or_else(|| "agentd-agents".to_owned()),
             admin_group,
             override_dir: or(&whereabouts.override_dir, here.overrides()),
             resync: daemon.resync.max(Duration::from_millis(10)),
@@ -412,6 +416,7 @@ impl Whereabouts {
             user,
             admin_group,
             operator_group,
+            agent_group,
             override_dir,
         } = other.clone();
         self.secret_dir = secret_dir.or(self.secret_dir.take());
@@ -423,6 +428,7 @@ impl Whereabouts {
         self.user = user.or(self.user.take());
         self.admin_group = admin_group.or(self.admin_group.take());
         self.operator_group = operator_group.or(self.operator_group.take());
+        self.agent_group = agent_group.or(self.agent_group.take());
         self.override_dir = override_dir.or(self.override_dir.take());
     }
 }
@@ -831,6 +837,7 @@ mod tests {
             "user",
             "admin-group",
             "operator-group",
+            "agent-group",
             "override-dir",
             "await-tmux",
             "resync",
@@ -856,6 +863,7 @@ mod tests {
             "user",
             "admin-group",
             "operator-group",
+            "agent-group",
             "override-dir",
             "verbose",
             "json",

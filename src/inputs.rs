@@ -8,11 +8,14 @@ pub mod assemble;
 pub mod comparison;
 pub mod overrides;
 pub mod secrets;
+pub mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -23,15 +26,19 @@ use zeroize::Zeroizing;
 
 use crate::agent::declaration::{Desired, Reading};
 use crate::agent::seen::{Seen, SeenPrompt};
+use crate::agent::user::{AgentUser, UserName};
 use crate::config::{self, Config};
 use crate::deputy::{self, Deputy};
-use crate::inputs::assemble::{DeclarationContext, desired, folder_of, located, paths};
+use crate::inputs::assemble::{DeclarationContext, Paths, desired, folder_of, located, named_users, paths};
 use crate::inputs::secrets::Known;
+use crate::inputs::users::{Rules, Standing, Standings, View, Views};
 use crate::state;
 use crate::state::overrides::Kept;
+use crate::sys::account::Account;
 use crate::sys::blocking;
 use crate::sys::regular_file;
 use crate::sys::watch::{Target, Watcher};
+use crate::wire::reason::WaitingFor;
 
 /// How many times `settle` a change may be postponed because others follow it.
 const MOST_SETTLES: u32 = 10;
@@ -49,8 +56,12 @@ pub struct Inputs {
     pub state_dir: PathBuf,
     /// Options for reading the jcard.
     pub options: config::Options,
-    /// Reads what belongs to the agent user.
+    /// Who may be an agent user beside the default one.
+    pub rules: Rules,
+    /// Reads what belongs to the default user.
     pub deputy: Deputy,
+    /// Those of other users.
+    pub deputies: Arc<dyn Deputies>,
     /// How long changes must be quiet before they take effect.
     pub settle: Duration,
     /// How often to read everything without an announcement.
@@ -103,13 +114,24 @@ struct Last {
     kept: Option<Kept>,
     /// Why that is not what it should be.
     keep_error: Option<String>,
-    /// The paths that `config` names: prompt files, and working directories.
-    paths: (BTreeSet<PathBuf>, BTreeSet<PathBuf>),
-    seen: Seen,
-    told: Told,
+    onlookers: Onlookers,
+    views: Views,
     /// How many entries seemed to expect a sandbox when that was last logged.
     unsandboxed: usize,
     desired: Option<Desired>,
+}
+
+/// The users who look at the paths that `config` names.
+#[derive(Default)]
+struct Onlookers {
+    /// Those that it names beside the default one.
+    named: BTreeSet<UserName>,
+    standings: Standings,
+    /// The paths, by the user who looks at them.
+    paths: BTreeMap<Option<UserName>, Paths>,
+    /// The deputies of other users that watch paths.
+    watching: BTreeMap<UserName, Deputy>,
+    told: BTreeMap<Option<UserName>, Told>,
 }
 
 /// The last known content of each prompt file, and since when it has been empty.
@@ -281,18 +303,19 @@ impl Inputs {
         let config = last.config.as_ref().unwrap_or(&empty);
         if is_edited {
             report_sandbox(&self.place.file, config, &mut last.unsandboxed);
-            last.paths = paths(config, folder_of(&self.place.file), &self.place.account);
+            last.onlookers.named = named_users(config, &self.place.account);
         }
-        let mut seen = self.look(&last.paths, &last.seen).await;
-        last.told.keep_emptied(&mut seen.prompts, Instant::now(), self.resync);
-        is_news |= is_edited || last.reading != before || seen != last.seen;
-        for (path, reason) in &seen.unreachable {
-            if !last.seen.unreachable.contains_key(path) {
-                tracing::warn!("failed to look at {}: {reason}; trying again", path.display());
-            }
+        let onlookers = &mut last.onlookers;
+        let standings = self.judge_users(&onlookers.named, &onlookers.standings).await;
+        if is_edited || standings != onlookers.standings {
+            onlookers.paths = paths(config, folder_of(&self.place.file), &self.place.account, &standings);
+            onlookers.standings = standings;
         }
+        let views = self.look_as_all(onlookers, &last.views).await;
+        is_news |= is_edited || last.reading != before || views != last.views;
+        report_unreachable(&views, &last.views);
         if is_news {
-            let mut desired = desired(config, &last.secrets.secrets, &seen, &self.place);
+            let mut desired = desired(config, &last.secrets.secrets, &views, &self.place);
             desired.config_error = last.file_error.clone().or(desired.config_error);
             desired.config_read = last.text_read;
             desired.reading = last.reading;
@@ -304,8 +327,8 @@ impl Inputs {
                 say(News::Desired(desired));
             }
         }
-        last.seen = seen;
-        last.seen.unreachable.is_empty()
+        last.views = views;
+        last.views.all().all(|(_, seen)| seen.unreachable.is_empty())
     }
 
     /// What an earlier daemon has left.
@@ -361,23 +384,110 @@ impl Inputs {
         desired.override_dir = Some(directory.clone());
     }
 
-    /// Looks at all paths at once, with the agent user's rights. `before` replaces what cannot be looked at now.
-    async fn look(&self, (prompts, workdirs): &(BTreeSet<PathBuf>, BTreeSet<PathBuf>), before: &Seen) -> Seen {
-        self.deputy.watch(prompts.iter().chain(workdirs).cloned().map(Target::Path).collect());
-        let deputy = &self.deputy;
-        let prompts = look_at(prompts, |path| {
-            let deputy = deputy.clone();
-            async move { deputy.prompt(path).await }
-        });
-        let workdirs = look_at(workdirs, |path| {
-            let deputy = deputy.clone();
-            async move { deputy.workdir(path).await }
-        });
-        let mut unreachable = BTreeMap::new();
-        Seen {
-            prompts: seen(prompts, &before.prompts, &mut unreachable).await,
-            workdirs: seen(workdirs, &before.workdirs, &mut unreachable).await,
-            unreachable,
+    /// Looks up the users that entries name. Reports groups that make a user more than an agent user should be.
+    async fn judge_users(&self, names: &BTreeSet<UserName>, before: &Standings) -> Standings {
+        if names.is_empty() {
+            return Standings::new();
+        }
+        let (names, rules, known) = (names.clone(), self.rules.clone(), before.clone());
+        // If no thread is available, what is known stays.
+        let judged = blocking::run(move || users::judge_all(&names, &rules, &known)).await;
+        let standings = judged.unwrap_or_else(|_| before.clone());
+        for (name, standing) in &standings {
+            if let Standing::Fit { dangers, .. } = standing
+                && before.get(name) != Some(standing)
+                && let Some(warning) = users::warning(name, dangers)
+            {
+                tracing::warn!("{warning}");
+            }
+        }
+        standings
+    }
+
+    /// Looks at all paths at once, with the rights of the users that agents run as.
+    async fn look_as_all(&self, onlookers: &mut Onlookers, before: &Views) -> Views {
+        let Onlookers { standings, paths, watching, told, .. } = onlookers;
+        let mut views = Views::default();
+        for (name, standing) in &*standings {
+            let view = match standing {
+                Standing::Fit { .. } => continue,
+                Standing::Unfit(error) => View::Unfit(error.clone()),
+                Standing::Missing(problem) => {
+                    View::Missing(WaitingFor::User { user: name.to_string(), problem: problem.clone() })
+                }
+            };
+            views.others.insert(name.clone(), view);
+        }
+        // A user whom no entry names any more has nothing to watch.
+        for (_, deputy) in watching.extract_if(.., |name, _| !paths.contains_key(&Some(name.clone()))) {
+            deputy.watch(Vec::new());
+        }
+        let mut looks = JoinSet::new();
+        for (user, paths) in &*paths {
+            let account = user.as_ref().and_then(|user| standings.get(user)?.account());
+            let deputy = match (user, account) {
+                (Some(user), Some(account)) => {
+                    let deputy = self.deputies.of(&users::identity(user, account), account).await;
+                    watching.insert(user.clone(), deputy.clone());
+                    deputy
+                }
+                (Some(_), None) => continue,
+                (None, _) => self.deputy.clone(),
+            };
+            let before = before.of(user.as_ref()).cloned().unwrap_or_default();
+            let (user, paths) = (user.clone(), paths.clone());
+            looks.spawn(async move { (user, look(deputy, paths, before).await) });
+        }
+        told.retain(|user, _| paths.contains_key(user));
+        for (user, mut seen) in looks.join_all().await {
+            let told = told.entry(user.clone()).or_default();
+            told.keep_emptied(&mut seen.prompts, Instant::now(), self.resync);
+            let account = user.as_ref().and_then(|user| standings.get(user)?.account());
+            match (user, account) {
+                (Some(user), Some(account)) => {
+                    drop(views.others.insert(user, View::Of { account: account.clone(), seen }));
+                }
+                _ => views.own = seen,
+            }
+        }
+        views
+    }
+}
+
+/// Gives the deputies of users other than the default one.
+pub trait Deputies: Debug + Send + Sync {
+    /// The deputy of this user, who may be an agent user. Whatever else an agent of this user needs exists afterwards.
+    fn of<'a>(&'a self, user: &'a AgentUser, account: &'a Account)
+    -> Pin<Box<dyn Future<Output = Deputy> + Send + 'a>>;
+}
+
+/// Looks at paths with the rights of a user. `before` replaces what cannot be looked at now.
+async fn look(deputy: Deputy, Paths { prompts, workdirs }: Paths, before: Seen) -> Seen {
+    deputy.watch(prompts.iter().chain(&workdirs).cloned().map(Target::Path).collect());
+    let prompts = look_at(&prompts, |path| {
+        let deputy = deputy.clone();
+        async move { deputy.prompt(path).await }
+    });
+    let workdirs = look_at(&workdirs, |path| {
+        let deputy = deputy.clone();
+        async move { deputy.workdir(path).await }
+    });
+    let mut unreachable = BTreeMap::new();
+    Seen {
+        prompts: seen(prompts, &before.prompts, &mut unreachable).await,
+        workdirs: seen(workdirs, &before.workdirs, &mut unreachable).await,
+        unreachable,
+    }
+}
+
+/// Logs which paths cannot be looked at any more, and why.
+fn report_unreachable(views: &Views, before: &Views) {
+    for (user, seen) in views.all() {
+        let known = before.of(user).map(|seen| &seen.unreachable);
+        for (path, reason) in &seen.unreachable {
+            if !known.is_some_and(|known| known.contains_key(path)) {
+                tracing::warn!("failed to look at {}: {reason}; trying again", path.display());
+            }
         }
     }
 }
@@ -540,7 +650,6 @@ mod tests {
     use crate::agent::seen::{Problem, SeenWorkdir};
     use crate::deputy::{Reply, Request};
     use crate::state::key::Key;
-    use crate::sys::account::Account;
 
     const JCARD: &str = "[[agents]]\nname = \"well\"\nharness = \"custom\"\nworkdir = \"/well\"\nprompt_file = \"p\"\n\
                          [[agents]]\nname = \"ill\"\nharness = \"custom\"\nworkdir = \"/ill\"\n";
@@ -552,6 +661,16 @@ mod tests {
         /// How many times the deputy has looked.
         looks: Arc<AtomicUsize>,
         inputs: Inputs,
+    }
+
+    /// Where no user can be named.
+    #[derive(Debug)]
+    struct NoOthers;
+
+    impl Deputies for NoOthers {
+        fn of<'a>(&'a self, user: &'a AgentUser, _: &'a Account) -> Pin<Box<dyn Future<Output = Deputy> + Send + 'a>> {
+            unreachable!("{user:?}")
+        }
     }
 
     impl World {
@@ -583,11 +702,13 @@ mod tests {
                 overrides: overrides::Place::new(
                     directory.path().join("overrides"),
                     nix::unistd::Gid::effective(),
-                    nix::unistd::Uid::from_raw(1000),
+                    watch::channel([1000].into()).1,
                 ),
                 state_dir: directory.path().to_owned(),
                 options: config::Options::default(),
+                rules: Rules::Nobody { own: Account::current().unwrap().name },
                 deputy,
+                deputies: Arc::new(NoOthers),
                 settle: Duration::from_millis(1),
                 resync: Duration::from_hours(1),
                 rounds: watch::channel(()).0,

@@ -53,6 +53,9 @@
 //!      └─ the harness                 on a separate terminal, relayed to the pane and written to the log
 //! ```
 //!
+//! There are a deputy, a launch socket and a tmux server for each user that agents run as: an entry may name one beside the default
+//! user.
+//!
 //! ```text
 //! agentd attach (operator) ⇄ terminal socket ⇄ agentd deputy (agent user) ⇄ tmux attach-session (agent user)
 //! ```

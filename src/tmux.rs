@@ -15,6 +15,7 @@
 //! itself started from is its client.
 
 mod client;
+pub mod desks;
 mod memory;
 #[cfg(not(fuzzing))]
 mod parse;

@@ -11,6 +11,7 @@ use crate::agent::name::{Key, Name};
 use crate::agent::orders::Overrides;
 use crate::agent::secrets::Secrets;
 use crate::agent::spec::{Kind, Policy};
+use crate::agent::user::UserName;
 use crate::wire::reason::Causes;
 pub use crate::wire::reason::WaitingFor;
 
@@ -66,6 +67,8 @@ pub struct DesiredAgent {
     pub name: Name,
     /// The harness, if the entry names one.
     pub harness: Option<&'static str>,
+    /// Whom the entry names to run as; `None` is the default user.
+    pub user: Option<UserName>,
     /// The agent, or what is wrong with its entry.
     pub declaration: Result<Declaration, String>,
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::agent::changes::Marks;
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::Name;
+use crate::agent::user::AgentUser;
 use crate::sys::secret_bytes::SecretBytes;
 
 /// What is launched. If any of it changes, the agent is launched again.
@@ -15,6 +16,8 @@ pub struct Launch {
     pub name: Name,
     /// Its tmux session.
     pub session: Name,
+    /// Whom it runs as; `None` is the default user.
+    pub user: Option<AgentUser>,
     /// Program and arguments.
     pub arguments: Vec<SecretBytes>,
     /// Which of the arguments is the prompt, or holds it: it is for debug logs only.
@@ -25,6 +28,8 @@ pub struct Launch {
     pub secrets: BTreeSet<String>,
     /// Where it runs.
     pub workdir: PathBuf,
+    /// The umask of the harness; `None` is the usual one.
+    pub umask: Option<u32>,
     /// Of all of the above but what the preset gives of itself.
     pub fingerprint: Fingerprint,
     /// Of each of them, to tell by name what a later declaration changes.
@@ -41,11 +46,13 @@ impl Launch {
         Self {
             name: name(),
             session: name(),
+            user: None,
             arguments: Vec::new(),
             prompt: None,
             environment: BTreeMap::new(),
             secrets: BTreeSet::new(),
             workdir: "/".into(),
+            umask: None,
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: true,

@@ -57,6 +57,7 @@ use crate::agent::orders::{Giver, Orders};
 use crate::agent::reconcile::InForce;
 use crate::agent::restart::{self, Verdict};
 use crate::agent::spec::{Kind, Policy};
+use crate::agent::user::{AgentUser, UserName};
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
 use crate::wire::exit_status::ExitStatus;
@@ -102,6 +103,8 @@ pub type Attempt = u64;
 pub struct Machine {
     name: Name,
     harness: Option<String>,
+    /// Whom the latest entry names to run as; `None` is the default user. It is only shown.
+    declared_user: Option<UserName>,
     /// Under the latest good declaration; `None` if there never was one.
     life: Option<Life>,
     state: State,
@@ -233,6 +236,7 @@ impl Machine {
         Self {
             name,
             harness: None,
+            declared_user: None,
             life: None,
             state: State::Invalid,
             attempt: 0,
@@ -248,15 +252,15 @@ impl Machine {
         }
     }
 
-    /// An agent of which only a session was found. The caller must [resume](Machine::resume) it.
-    pub fn found(name: Name, now: Timestamp) -> Self {
+    /// An agent of which only a session was found, on the tmux server of this user. The caller must [resume](Machine::resume) it.
+    pub fn found(name: Name, user: Option<AgentUser>, now: Timestamp) -> Self {
         let declaration = Declaration { kind: Kind::Native, policy: Policy::default(), launch: Err(unread()) };
         Self {
             life: Some(Life { attempts: 1, next: None, ..Life::new(declaration, now) }),
             state: State::Starting { attempt: 1 },
             attempt: 1,
             total: 1,
-            session: Some(Session::Open(name.clone())),
+            session: Some(Session { name: name.clone(), user, is_open: true }),
             ..Self::new(name)
         }
     }
@@ -267,8 +271,9 @@ impl Machine {
     }
 
     /// Sets what is only shown.
-    pub fn describe(&mut self, name: Name, harness: Option<&'static str>) {
+    pub fn describe(&mut self, name: Name, harness: Option<&'static str>, user: Option<UserName>) {
         self.name = name;
+        self.declared_user = user;
         self.harness = harness.map(str::to_owned).or(self.harness.take());
     }
 
@@ -282,7 +287,8 @@ impl Machine {
             life.wanted = Wanted::new(Err(unread()), life.wanted.launch().cloned());
         }
         let lingering = self.lingering.as_ref().map(|lingering| lingering.attempt);
-        let resume = |attempt, launcher| Effect::Resume { attempt, launcher };
+        let user = self.user().cloned();
+        let resume = |attempt, launcher| Effect::Resume { attempt, launcher, user: user.clone() };
         match self.state {
             State::Starting { attempt } | State::Running { attempt, .. } => {
                 effects.push(resume(attempt, self.launcher));
@@ -299,10 +305,10 @@ impl Machine {
             }
             State::Closing { then, .. } => self.close(then, &mut effects),
             State::Exited { .. } => {
-                effects.extend(self.session().cloned().map(|session| Effect::OfferShell { session }));
+                effects.extend(self.offer_shell());
             }
             State::Waiting if self.is_disabled() => {
-                effects.extend(self.session().cloned().map(|session| Effect::OfferShell { session }));
+                effects.extend(self.offer_shell());
             }
             State::Invalid
             | State::Waiting
@@ -383,7 +389,21 @@ impl Machine {
 
     /// The session that it holds.
     pub fn session(&self) -> Option<&Name> {
-        self.session.as_ref().map(Session::name)
+        self.session.as_ref().map(|session| &session.name)
+    }
+
+    /// Whose tmux server has the session that it holds, and so whom the attempt that is under way runs as; else whom the next one is to
+    /// run as, as far as is known. `None` is the default user.
+    pub fn user(&self) -> Option<&AgentUser> {
+        match &self.session {
+            Some(session) => session.user.as_ref(),
+            None => self.launch()?.user.as_ref(),
+        }
+    }
+
+    fn offer_shell(&self) -> Option<Effect> {
+        let Session { name, user, .. } = self.session.as_ref()?;
+        Some(Effect::OfferShell { session: name.clone(), user: user.clone() })
     }
 
     /// When [`Event::Due`] is next due; `None` for never.
@@ -560,9 +580,9 @@ impl Machine {
     fn opened(&mut self, attempt: Attempt) {
         if let State::Starting { attempt: present } | State::Stopping { attempt: present, .. } = self.state
             && present == attempt
-            && let Some(Session::Requested(name)) = &self.session
+            && let Some(session) = &mut self.session
         {
-            self.session = Some(Session::Open(name.clone()));
+            session.is_open = true;
         }
     }
 
@@ -705,7 +725,7 @@ impl Machine {
             return;
         }
         self.take_back();
-        let session = self.session.take().map(|session| session.name().clone());
+        let session = self.session.take().map(|session| session.name);
         self.state = State::Queued { session, holder };
     }
 
@@ -886,7 +906,7 @@ impl Machine {
             return;
         };
         let launch = Arc::clone(launch);
-        if self.session.as_ref().is_some_and(|session| *session.name() != launch.session) {
+        if self.session.as_ref().is_some_and(|session| !session.is_for(&launch)) {
             return self.close(Then::Begin, effects);
         }
         let next = life.next.take().unwrap_or(Next::Retry);
@@ -909,7 +929,7 @@ impl Machine {
         life.in_force = InForce::Here(launch.fingerprint.clone());
         (life.limits_error, life.log_error, life.environment_error) = (None, None, None);
         self.attempt = self.attempt.saturating_add(1);
-        self.session.get_or_insert_with(|| Session::Requested(launch.session.clone()));
+        self.session.get_or_insert_with(|| Session::requested(&launch));
         self.state = State::Starting { attempt: self.attempt };
         self.latest = Some(Latest {
             number: life.attempts,
@@ -941,9 +961,9 @@ impl Machine {
     }
 
     fn close(&mut self, then: Then, effects: &mut Vec<Effect>) {
-        if let Some(session) = self.session().cloned() {
+        if let Some(Session { name, user, .. }) = &self.session {
+            effects.push(Effect::Close { session: name.clone(), user: user.clone() });
             self.state = State::Closing { then, retry_at: None };
-            effects.push(Effect::Close { session });
         } else if let Then::Leave(removal) = then {
             self.state = State::Gone { removal };
         }
@@ -977,9 +997,7 @@ impl Machine {
             return;
         }
         self.state = State::Exited { outcome };
-        if let Some(session) = self.session().cloned() {
-            effects.push(Effect::OfferShell { session });
-        }
+        effects.extend(self.offer_shell());
     }
 }
 

@@ -84,7 +84,7 @@ pub fn plan(desired: &Desired, held: &Held) -> Vec<Action> {
         if known.is_some_and(|known| known.desired.as_ref() == Some(agent)) {
             continue;
         }
-        let DesiredAgent { name, harness, declaration } = agent.clone();
+        let DesiredAgent { name, harness, user: _, declaration } = agent.clone();
         let in_force = known.and_then(|known| known.in_force.as_ref());
         actions.push(match (declaration, in_force) {
             (Err(error), _) => Action::Reject { name, harness, error },
@@ -140,12 +140,14 @@ mod tests {
         let name: crate::agent::name::Name = name.parse().unwrap();
         Arc::new(Launch {
             session: name.clone(),
+            user: None,
             name,
             arguments: vec![SecretBytes::from(argument)],
             prompt: None,
             environment: BTreeMap::new(),
             secrets: std::collections::BTreeSet::new(),
             workdir: "/".into(),
+            umask: None,
             fingerprint: Fingerprint::of(argument),
             marks: Marks::none(),
             is_certain: true,
@@ -157,7 +159,7 @@ mod tests {
     }
 
     fn agent(name: &str, declaration: Result<Declaration, String>) -> DesiredAgent {
-        DesiredAgent { name: name.parse().unwrap(), harness: None, declaration }
+        DesiredAgent { name: name.parse().unwrap(), harness: None, user: None, declaration }
     }
 
     fn good(name: &str, argument: &str, grace: u64) -> DesiredAgent {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::harness::Harness;
 use crate::agent::name::Name;
+use crate::agent::user::UserName;
 use crate::sys::secret_bytes::SecretBytes;
 
 /// One agent as declared, every field validated and every default filled in.
@@ -30,6 +31,10 @@ pub struct AgentSpec {
     pub workdir: Workdir,
     /// The tmux session.
     pub session: Name,
+    /// Whom it runs as; `None` is the default user.
+    pub user: Option<UserName>,
+    /// The umask of the harness; `None` is the usual one.
+    pub umask: Option<u32>,
     /// Variables over the secrets.
     pub env: BTreeMap<String, SecretBytes>,
     /// The secrets that are passed: all of them, or these, which must then all be there.
@@ -49,6 +54,8 @@ impl fmt::Debug for AgentSpec {
             .field("command", &self.command)
             .field("workdir", &self.workdir)
             .field("session", &self.session)
+            .field("user", &self.user)
+            .field("umask", &self.umask)
             .field("env", &self.env.keys())
             .field("secrets", &self.secrets)
             .field("kind", &self.kind)

@@ -149,7 +149,7 @@ async fn answer(order: StreamRequest, responder: Arc<Responder>, over: Arc<Notif
             let Some(store) = responder.sources.logs.clone() else {
                 return refusal(answer::unavailable("nothing is kept of what agents print"));
             };
-            let renderers = responder.sources.renderers.clone().filter(|_| !raw);
+            let renderers = responder.sources.renderers_of(&agent.key()).filter(|_| !raw);
             if renderers.is_none() && !raw {
                 return refusal(answer::unavailable("there is nobody to make text of what agents print"));
             }

@@ -264,7 +264,7 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
     let name = &agent.name;
     let again = format!("Run it again: agentd start {name}.");
     let mut changes: Vec<String> = match agent.state {
-        State::Waiting => agent.waiting_for.iter().map(|cause| supply(&agent.name, cause)).collect(),
+        State::Waiting => agent.waiting_for.iter().map(|cause| supply(agent, cause)).collect(),
         State::Starting | State::Invalid => Vec::new(),
         State::Running => vec![
             format!("Stop it: agentd stop {name}. Or run it afresh: agentd restart {name}."),
@@ -332,7 +332,9 @@ fn is_told_otherwise(explanation: &Explanation) -> bool {
 }
 
 /// What would end this wait.
-fn supply(name: &str, cause: &WaitingFor) -> String {
+fn supply(agent: &AgentStatus, cause: &WaitingFor) -> String {
+    let name = &agent.name;
+    let user = agent.user.as_deref().unwrap_or("the agent user");
     match cause {
         WaitingFor::Enabled { by: Some(_), .. } => format!("Start it: agentd start {name}."),
         WaitingFor::Enabled { by: None, .. } => {
@@ -348,9 +350,7 @@ fn supply(name: &str, cause: &WaitingFor) -> String {
             }
             Problem::Unchecked { .. } => retried(cause),
             _ => {
-                format!(
-                    "Let the agent user into the workdir ({path} {problem}), or name another as the entry's `workdir`."
-                )
+                format!("Let {user} into the workdir ({path} {problem}), or name another as the entry's `workdir`.")
             }
         },
         WaitingFor::PromptFile { path, problem } => match problem {
@@ -362,7 +362,18 @@ fn supply(name: &str, cause: &WaitingFor) -> String {
                 format!("Put a regular file in the place of {path}, or name another as the entry's `prompt_file`.")
             }
             Problem::Unchecked { .. } => retried(cause),
-            _ => format!("Let the agent user read the prompt_file ({path} {problem})."),
+            _ => format!("Let {user} read the prompt_file ({path} {problem})."),
+        },
+        WaitingFor::User { user, problem } => match problem {
+            Problem::Absent {} => format!(
+                "Create user {user} (useradd --create-home --groups agentd-agents {user}), or name another as the entry's `user`."
+            ),
+            _ => retried(cause),
+        },
+        WaitingFor::Home { user, path, problem } => match problem {
+            Problem::Absent {} => format!("Create the home {path} of user {user} (mkhomedir_helper {user})."),
+            Problem::Unchecked { .. } => retried(cause),
+            _ => format!("Let user {user} into the home {path}, which {problem}."),
         },
         WaitingFor::Secrets { names } => {
             let noun = if names.len() == 1 { "secret" } else { "secrets" };

@@ -164,8 +164,22 @@ fn find(file: &Path, name: &str, options: &Options) -> Result<Declaration, Error
 fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize>) -> Vec<Field> {
     let field = |name, value| Field { name, value, line: line(name), note: None };
     let noted = |name, value, note: &'static str| Field { note: Some(note), ..field(name, value) };
-    let AgentSpec { name, harness, command, args, prompt, interactive, workdir, session, env, secrets, kind, policy } =
-        spec;
+    let AgentSpec {
+        name,
+        harness,
+        command,
+        args,
+        prompt,
+        interactive,
+        workdir,
+        session,
+        user,
+        umask,
+        env,
+        secrets,
+        kind,
+        policy,
+    } = spec;
     let Policy { restart, max_restarts, timeout, grace_period, backoff, backoff_reset, limits, enabled, generation } =
         policy;
     let (text, path) = match prompt {
@@ -183,6 +197,10 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
     };
     let variables: Value =
         env.keys().map(|name| (name.clone(), json!(MASKED))).collect::<serde_json::Map<_, _>>().into();
+    let user = match user {
+        Some(user) => field("user", json!(user.as_str())),
+        None => noted("user", Value::Null, "the default user"),
+    };
     let secrets = match secrets {
         Some(names) => field("secrets", json!(names)),
         None => noted("secrets", Value::Null, "all of them"),
@@ -209,6 +227,8 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         interactive,
         field("workdir", json!(workdir)),
         field("session", json!(session.as_str())),
+        user,
+        field("umask", json!(umask.map_or_else(|| "0022".to_owned(), |umask| format!("{umask:04o}")))),
         field("env", variables),
         secrets,
         field("restart", json!(in_words(*restart))),
@@ -341,6 +361,8 @@ prompt_file    default     -
 interactive    default     - (as the harness's preset)
 workdir        default     "/home/agent/workspace"
 session        default     "reviewer"
+user           default     - (the default user)
+umask          default     "0022"
 env            line 10     { TOKEN = "[masked]" }
 secrets        default     - (all of them)
 restart        line 6      "on-failure"

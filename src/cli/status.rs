@@ -347,6 +347,7 @@ pub(super) mod tests {
             outcome: None,
             harness: Some("claude-code".to_owned()),
             kind: None,
+            user: None,
             pid: None,
             attempt: None,
             declared_at: Some(ago(90_000)),

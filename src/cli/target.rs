@@ -7,16 +7,21 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{lstat, major, minor};
-use nix::unistd::Uid;
+use nix::unistd::{Gid, Uid};
 
+use crate::agent::name::Key;
+use crate::agent::user::UserName;
 use crate::cli::{self, Whereabouts};
+use crate::config;
+use crate::inputs::users::{Banned, Rules};
 use crate::settings::{SYSTEM_CONFIG, Settings, Surroundings};
 use crate::sys::account::{self, Account};
 use crate::sys::process::{self, Process};
 use crate::sys::procfs;
+use crate::sys::regular_file;
 use crate::sys::unix_socket::{self, Peer};
 
 /// A daemon that is running or could run, with its settings and its agent user.
@@ -162,6 +167,48 @@ impl Target {
             None => Account::current(),
         };
         Self { settings, is_system, daemon, user_id, account }
+    }
+
+    /// Who may be an agent user beside the default one. A group that does not exist has no members.
+    pub fn rules(&self) -> Rules {
+        if !self.is_system {
+            let own = self.account.as_ref().map_or_else(|_| "nobody".to_owned(), |account| account.name.clone());
+            return Rules::Nobody { own };
+        }
+        let banned = [&self.settings.admin_group, &self.settings.operator_group].into_iter().filter_map(|name| {
+            let group = Gid::from_raw(users::get_group_by_name(name)?.gid());
+            Some(Banned { name: name.clone(), group })
+        });
+        Rules::Members { agents: self.settings.agent_group.clone(), banned: banned.collect() }
+    }
+
+    /// Whether this is the default user.
+    pub fn is_default(&self, user: &str) -> bool {
+        self.account.as_ref().is_ok_and(|account| account.name == user)
+    }
+
+    /// The account of a user that agents run as, and the socket of that user's tmux server; `None` is the default user. An error is for
+    /// people.
+    pub fn side_of(&self, user: Option<&str>) -> Result<(Account, PathBuf), String> {
+        match user.filter(|user| !self.is_default(user)) {
+            None => {
+                let account = self.account.as_ref().map_err(ToString::to_string)?;
+                Ok((account.clone(), self.settings.tmux_socket.clone()))
+            }
+            Some(user) => {
+                let name: UserName = user.parse().map_err(|error| format!("{user:?} is not a user: {error}"))?;
+                let account = Account::find(name.as_str()).map_err(|error| error.to_string())?;
+                Ok((account, self.settings.user_socket(name.as_str())))
+            }
+        }
+    }
+
+    /// The user that an agent's entry names, as far as this user may read the jcard.
+    pub fn declared_user(&self, agent: &Key) -> Option<String> {
+        let (text, _) = regular_file::read(&self.settings.config, config::MAX_SIZE).ok()?;
+        let config = config::parse(&text, &self.settings.options).ok()?;
+        let entry = config.entries.into_iter().find(|entry| entry.name.key() == *agent)?;
+        Some(entry.spec.ok()?.user?.to_string())
     }
 }
 

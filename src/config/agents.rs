@@ -13,7 +13,7 @@ use super::fields::{Fields, alternatives, described, quoted};
 use super::position::Places;
 use crate::agent::harness::{HARNESSES, Harness};
 use crate::agent::name::{InvalidName, Key, Name};
-use crate::agent::spec::{AgentSpec, Kind, Limits, Policy, Prompt, Restart};
+use crate::agent::spec::{AgentSpec, Kind, Limits, Policy, Prompt, Restart, Workdir};
 use crate::config::{Config, Entry, Finding, Lines, MAX_AGENTS, MAX_REPLICAS, MAX_TOGETHER, Options, Severity};
 use crate::text::suggest::nearest;
 
@@ -169,7 +169,14 @@ impl<'a> Draft<'a> {
         let prompt = fields.string("prompt").map(|text| Prompt::Text(text.to_owned()));
         let prompt_file = fields.string("prompt_file").map(|path| Prompt::File(PathBuf::from(path)));
         let interactive = fields.boolean("interactive");
-        let workdir = fields.workdir("workdir").unwrap_or_else(|| options.default_workdir.clone());
+        let user = fields.user("user");
+        let default_workdir = || match &user {
+            // The usual one is in the home of another user.
+            Some(_) => Workdir::Home("workspace".into()),
+            None => options.default_workdir.clone(),
+        };
+        let workdir = fields.workdir("workdir").unwrap_or_else(default_workdir);
+        let umask = fields.umask("umask");
         let env = fields.variables("env").unwrap_or_default();
         let secrets = fields.variable_names("secrets");
         let kind = read_kind(fields, options);
@@ -189,6 +196,8 @@ impl<'a> Draft<'a> {
                 interactive,
                 workdir,
                 session: name.clone(),
+                user,
+                umask,
                 env,
                 secrets,
                 kind,

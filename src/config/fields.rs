@@ -13,6 +13,7 @@ use toml::de::{DeInteger, DeTable, DeValue};
 use super::position::Places;
 use crate::agent::name::Name;
 use crate::agent::spec::Workdir;
+use crate::agent::user::UserName;
 use crate::config::{Finding, Lines, MAX_NOTED, Severity, tell};
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::exec::is_variable_name;
@@ -38,6 +39,8 @@ pub(super) const KNOWN: &[&str] = &[
     "timeout",
     "grace_period",
     "session",
+    "user",
+    "umask",
     "env",
     "secrets",
     "backoff",
@@ -219,6 +222,26 @@ impl<'a> Fields<'a> {
         Name::try_from(text)
             .map_err(|right| self.error(self.place(key), format!("{} cannot be a `{key}`; {right}", quoted(text))))
             .ok()
+    }
+
+    /// Reads the name of a user.
+    pub(super) fn user(&mut self, key: &str) -> Option<UserName> {
+        let text = self.string(key)?;
+        text.parse()
+            .map_err(|right| self.error(self.place(key), format!("{} cannot be a `{key}`; {right}", quoted(text))))
+            .ok()
+    }
+
+    /// Reads permissions that new files do not get, in octal digits as `umask(2)` has them.
+    pub(super) fn umask(&mut self, key: &str) -> Option<u32> {
+        let text = self.string(key)?;
+        let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+        let umask = u32::from_str_radix(text, 8).ok().filter(|&umask| is_octal && umask <= 0o777);
+        if umask.is_none() {
+            let right = "write octal digits in quotes, such as \"0002\" or \"0077\"";
+            self.error(self.place(key), format!("{} cannot be a `{key}`; {right}", quoted(text)));
+        }
+        umask
     }
 
     /// Reads a field that must be one of a few words, and returns the word's meaning. `refusal` describes any other word.

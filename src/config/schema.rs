@@ -83,6 +83,8 @@ fn fields() -> Value {
             "absolute, or `~/…` in the home of the agent user; the agent waits while it is missing",
         ),
         "session": described(name(), "the tmux session"),
+        "user": user(),
+        "umask": umask(),
         "env": with_default(
             json!({
                 "type": ["object", "string"],
@@ -139,6 +141,25 @@ fn fields() -> Value {
             json!("native"),
             "`native` is the only type; `sandboxed` is an error in this version, unless agentd runs with `--unsandboxed`",
         ),
+    })
+}
+
+fn user() -> Value {
+    json!({
+        "type": "string",
+        "maxLength": 32,
+        "pattern": "^$|^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
+        "description": "the user that the agent runs as; see [Users](#users)",
+    })
+}
+
+fn umask() -> Value {
+    json!({
+        "type": "string",
+        "maxLength": 4,
+        "pattern": "^$|^0?[0-7]{3}$",
+        "default": "0022",
+        "description": "the permissions that new files do not get, in octal digits; `0002` lets the group of a shared repository write",
     })
 }
 

@@ -10,6 +10,7 @@ use rstest::rstest;
 use super::*;
 use crate::agent::name::{InvalidName, Name};
 use crate::agent::spec::{Kind, Limits, Policy, Prompt, Restart, Workdir};
+use crate::agent::user::UserName;
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::secret_bytes::SecretBytes;
 
@@ -184,6 +185,8 @@ mod defaults {
             interactive: None,
             workdir: Workdir::Absolute("/home/agent/workspace".into()),
             session: "claude-code".parse().unwrap(),
+            user: None,
+            umask: None,
             env: BTreeMap::new(),
             secrets: None,
             kind: Kind::Native,
@@ -207,6 +210,19 @@ mod defaults {
     }
 
     #[test]
+    fn give_an_agent_of_another_user_a_workdir_in_its_home() {
+        let spec = agent("[agent]\nharness = \"claude-code\"\nuser = \"reviewer\"\n");
+        assert_eq!(spec.user.as_ref().map(UserName::as_str), Some("reviewer"));
+        assert_eq!(spec.workdir, Workdir::Home("workspace".into()));
+    }
+
+    #[test]
+    fn take_a_umask_in_octal_digits() {
+        let umask = |text: &str| agent(&format!("[agent]\nharness = \"claude-code\"\numask = {text:?}\n")).umask;
+        assert_eq!(["0002", "077", "0000"].map(umask), [Some(0o002), Some(0o077), Some(0)]);
+    }
+
+    #[test]
     fn fill_in_for_every_empty_string() {
         let mut text = "[agent]\nharness = \"claude-code\"\n".to_owned();
         for key in [
@@ -222,6 +238,8 @@ mod defaults {
             "timeout",
             "grace_period",
             "session",
+            "user",
+            "umask",
             "env",
             "secrets",
             "backoff",
@@ -304,6 +322,8 @@ mod fields {
                 interactive: Some(false),
                 workdir: Workdir::Absolute("/workspace".into()),
                 session: "review".parse().unwrap(),
+                user: None,
+                umask: None,
                 env: [("RUST_LOG", "debug"), ("LITERAL", "${HOME}"), ("EMPTY", "")]
                     .map(|(name, value)| (text(name), SecretBytes::from(value)))
                     .into(),
@@ -595,6 +615,24 @@ mod fields {
     )]
     #[case("prompt = \"a\\u0000\"", "3:10: `prompt` has a NUL character; remove it, no program can be given one")]
     #[case("prompt = [\"a\"]", "3:10: `prompt` is an array; write a string, in quotes")]
+    #[case(
+        "user = \"a/b\"",
+        "3:8: \"a/b\" cannot be a `user`; a user's name has 1 to 32 characters, of A-Z, a-z, 0-9, _, . and -; it does not begin with . or -, and is no number"
+    )]
+    #[case(
+        "umask = \"22\"",
+        "3:9: \"22\" cannot be a `umask`; write octal digits in quotes, such as \"0002\" or \"0077\""
+    )]
+    #[case(
+        "umask = \"0028\"",
+        "3:9: \"0028\" cannot be a `umask`; write octal digits in quotes, such as \"0002\" or \"0077\""
+    )]
+    #[case(
+        "umask = \"1002\"",
+        "3:9: \"1002\" cannot be a `umask`; write octal digits in quotes, such as \"0002\" or \"0077\""
+    )]
+    #[case("umask = 2", "3:9: `umask` is an integer; write a string, in quotes")]
+    #[case("user = 1000", "3:8: `user` is an integer; write a string, in quotes")]
     #[case(
         "workdir = \"src\"",
         "3:11: `workdir` is a relative path; write an absolute path, or ~/ and a path below the agent user's home"

@@ -127,6 +127,15 @@ impl Trees {
         trees
     }
 
+    /// The trees of the same daemon's agents that run as another user.
+    ///
+    /// Processes are found by their user and marker where there are no control groups, so a user's processes that bear the marker of
+    /// another user's agent are not taken for that agent's.
+    #[must_use]
+    pub fn of_user(&self, user: Uid) -> Self {
+        Self { user, marker: EnvironMarker::new(&self.state_dir, user), ..self.clone() }
+    }
+
     /// The connection to systemd, for other questions.
     pub fn systemd(&self) -> Systemd {
         self.systemd.clone()

@@ -13,18 +13,54 @@ use crate::agent::program::expanded;
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::{Problem, Seen, SeenPrompt, SeenWorkdir};
 use crate::agent::spec::{AgentSpec, Prompt, Workdir};
+use crate::agent::user::{AgentUser, UserName};
 use crate::config::{Config, Entry};
+use crate::inputs::users::{self, Standing, Standings, View, Views};
 use crate::state::key::{Key, Marker};
 use crate::sys::account::Account;
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::secret_bytes::SecretBytes;
 
-/// The paths that must be looked at before [`desired`] can decide.
-pub fn paths(config: &Config, folder: &Path, account: &Account) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>) {
-    let specs = || config.entries.iter().filter_map(|entry| entry.spec.as_ref().ok());
-    let prompts = specs().filter_map(|spec| prompt_path(spec, folder)).collect();
-    let workdirs = specs().map(|spec| workdir_path(spec, account)).collect();
-    (prompts, workdirs)
+/// Paths that a user must look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Paths {
+    /// Prompt files.
+    pub prompts: BTreeSet<PathBuf>,
+    /// Working directories, and homes.
+    pub workdirs: BTreeSet<PathBuf>,
+}
+
+/// The users that entries name beside the default one.
+pub fn named_users(config: &Config, default: &Account) -> BTreeSet<UserName> {
+    let named = config.entries.iter().filter_map(|entry| other_user(entry, default));
+    named.cloned().collect()
+}
+
+/// The user that an entry names, unless that is the default one.
+fn other_user<'a>(entry: &'a Entry, default: &Account) -> Option<&'a UserName> {
+    entry.spec.as_ref().ok()?.user.as_ref().filter(|user| !users::is_default(user, default))
+}
+
+/// The paths that must be looked at before [`desired`] can decide, by the user who looks; `None` is the default user.
+pub fn paths(
+    config: &Config,
+    folder: &Path,
+    default: &Account,
+    standings: &Standings,
+) -> BTreeMap<Option<UserName>, Paths> {
+    let mut all = BTreeMap::from([(None, Paths::default())]);
+    for entry in &config.entries {
+        let Ok(spec) = &entry.spec else { continue };
+        let user = other_user(entry, default);
+        let account = user.map_or(Some(default), |user| standings.get(user).and_then(Standing::account));
+        // Nobody can look for a user that there is not.
+        let Some(account) = account else { continue };
+        let paths = all.entry(user.cloned()).or_default();
+        paths.prompts.extend(prompt_path(spec, folder));
+        paths.workdirs.insert(workdir_path(spec, account));
+        paths.workdirs.extend(user.map(|_| account.home.clone()));
+    }
+    all
 }
 
 fn prompt_path(spec: &AgentSpec, folder: &Path) -> Option<PathBuf> {
@@ -46,21 +82,28 @@ fn workdir_path(spec: &AgentSpec, account: &Account) -> PathBuf {
 pub struct DeclarationContext {
     /// The jcard; relative prompt files are resolved from its folder.
     pub file: PathBuf,
-    /// The account that agents run as.
+    /// The account of the default user.
     pub account: Account,
     /// The key for fingerprints of launches.
     pub key: Key,
 }
 
 /// Assembles the desired state.
-pub fn desired(config: &Config, secrets: &Secrets, seen: &Seen, place: &DeclarationContext) -> Desired {
+pub fn desired(config: &Config, secrets: &Secrets, views: &Views, place: &DeclarationContext) -> Desired {
     let file = place.file.as_path();
     let marker = KnownMarks::of(secrets, &place.key);
     let agent = |entry: &Entry| {
         let spec = entry.spec.as_ref().map_err(|findings| located(file, findings));
-        let declaration = spec.and_then(|spec| declare(spec, secrets, seen, place, &marker));
+        let user = other_user(entry, &place.account);
+        let declaration = spec.and_then(|spec| match Runner::of(user, views, place)? {
+            Ok(runner) => declare(spec, secrets, &runner, place, &marker),
+            Err(missing) => {
+                let launch = Err(Missing(vec![missing]));
+                Ok(Declaration { kind: spec.kind, policy: spec.policy.clone(), launch })
+            }
+        });
         let harness = entry.harness.map(|harness| harness.name);
-        (entry.name.key(), DesiredAgent { name: entry.name.clone(), harness, declaration })
+        (entry.name.key(), DesiredAgent { name: entry.name.clone(), harness, user: user.cloned(), declaration })
     };
     Desired {
         agents: config.entries.iter().map(agent).collect(),
@@ -89,15 +132,47 @@ pub fn located(file: &Path, findings: &str) -> String {
     lines.join("\n")
 }
 
+/// Whom an agent runs as, and what that user sees.
+struct Runner<'a> {
+    /// `None` is the default user.
+    user: Option<AgentUser>,
+    account: &'a Account,
+    seen: &'a Seen,
+}
+
+impl<'a> Runner<'a> {
+    /// The outer error is that of the entry. The inner one is what the agent waits for.
+    fn of(
+        user: Option<&UserName>,
+        views: &'a Views,
+        place: &'a DeclarationContext,
+    ) -> Result<Result<Self, WaitingFor>, String> {
+        let Some(name) = user else {
+            return Ok(Ok(Self { user: None, account: &place.account, seen: &views.own }));
+        };
+        match views.others.get(name) {
+            Some(View::Of { account, seen }) => {
+                Ok(Ok(Self { user: Some(users::identity(name, account)), account, seen }))
+            }
+            Some(View::Unfit(error)) => Err(format!("{}: the `user` of the entry: {error}", place.file.display())),
+            Some(View::Missing(waiting_for)) => Ok(Err(waiting_for.clone())),
+            None => Ok(Err(WaitingFor::Unread {})),
+        }
+    }
+}
+
 fn declare(
     spec: &AgentSpec,
     secrets: &Secrets,
-    seen: &Seen,
+    runner: &Runner<'_>,
     place: &DeclarationContext,
     marker: &KnownMarks,
 ) -> Result<Declaration, String> {
-    let folder = folder_of(&place.file);
+    let (folder, seen, account) = (folder_of(&place.file), runner.seen, runner.account);
     let mut missing = Vec::new();
+    if let Some(user) = &runner.user {
+        missing.extend(users::home(&user.name, account, seen));
+    }
     let prompt = match &spec.prompt {
         None => None,
         Some(Prompt::Text(text)) => Some(SecretBytes::from(text.as_str())),
@@ -122,7 +197,7 @@ fn declare(
             }
         }
     };
-    let workdir = workdir_path(spec, &place.account);
+    let workdir = workdir_path(spec, account);
     let problem = match seen.workdirs.get(&workdir) {
         Some(SeenWorkdir::Usable) => None,
         Some(SeenWorkdir::Unusable(problem)) => Some(problem.clone()),
@@ -138,7 +213,7 @@ fn declare(
         }
     };
     let launch = if missing.is_empty() {
-        let home = &place.account.home;
+        let home = &account.home;
         let (command, args) = (at_home(&spec.command, home), at_home(&spec.args, home));
         let text = prompt.clone();
         let (arguments, prompt) = spec.harness.command_line(&command, &args, spec.interactive, prompt.as_ref());
@@ -151,11 +226,13 @@ fn declare(
         let mut launch = Launch {
             name: spec.name.clone(),
             session: spec.session.clone(),
+            user: runner.user.clone(),
             arguments,
             prompt,
             environment,
             secrets: secrets_given,
             workdir,
+            umask: spec.umask,
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: spec.secrets.is_some() || secrets.is_complete,
@@ -210,6 +287,12 @@ impl KnownMarks {
         marks.field("interactive", checksum(format!("{:?}", spec.interactive).as_bytes()));
         marks.field("workdir", checksum(launch.workdir.as_os_str().as_encoded_bytes()));
         marks.field("session", checksum(launch.session.as_str().as_bytes()));
+        if let Some(user) = &launch.user {
+            marks.field("user", checksum(format!("{}:{}", user.name, user.uid).as_bytes()));
+        }
+        if let Some(umask) = spec.umask {
+            marks.field("umask", umask);
+        }
         let mut mark = |name: &str, values: &[&[u8]]| marks.field(name, self.marker.mark(name, values.iter().copied()));
         for (name, words) in [("command", &spec.command), ("args", &spec.args)] {
             // What is empty has no mark.
@@ -308,7 +391,7 @@ mod tests {
     }
 
     fn desire(config: &Config, secrets: &[(&str, &str)], seen: &Seen) -> Desired {
-        desired(config, &Secrets::of(secrets), seen, &place())
+        desired(config, &Secrets::of(secrets), &seen.clone().into(), &place())
     }
 
     fn declaration(config: &Config, secrets: &[(&str, &str)], seen: &Seen) -> Result<Declaration, String> {
@@ -511,7 +594,9 @@ mod tests {
              [[agents]]\nharness = \"opencode\"\nprompt = \"p\"\n\
              [[agents]]\nharness = \"custom\"\nworkdir = \"/bad\"\nprompt_file = \"bad.md\"\nrestart = \"maybe\"\n",
         );
-        let (prompts, workdirs) = paths(&config, folder_of(Path::new(FILE)), &account());
+        let mut all = paths(&config, folder_of(Path::new(FILE)), &account(), &Standings::new());
+        let Paths { prompts, workdirs } = all.remove(&None).unwrap();
+        assert!(all.is_empty());
         assert_eq!(prompts, [PROMPT_FILE.into()].into());
         assert_eq!(workdirs, ["/home/agent/project".into(), "/home/agent/workspace".into()].into());
     }
@@ -525,6 +610,8 @@ mod tests {
     #[case("prompt = \"b\"", "prompt_file = \"prompt.md\"", "prompt prompt_file")]
     #[case("env = { B = \"b\", C = \"c\" }", "env = { B = \"c\", D = \"c\" }", "env.B env.C env.D")]
     #[case("env = { KEY = \"b\" }", "", "env.KEY|KEY")]
+    #[case("umask = \"0002\"", "", "umask")]
+    #[case("umask = \"0002\"", "umask = \"0077\"", "umask")]
     #[case("secrets = [\"KEY\"]", "", "|TOKEN")]
     fn marks_name_what_differs(#[case] before: &str, #[case] after: &str, #[case] expected: &str) {
         let of = |lines| launched(&one(lines), SECRETS, text("from the file")).marks.clone();
@@ -578,6 +665,7 @@ mod tests {
     #[case::args("args = [\"b\"]", SECRETS, "p")]
     #[case::prompt("", SECRETS, "b")]
     #[case::session("session = \"b\"", SECRETS, "p")]
+    #[case::umask("umask = \"0002\"", SECRETS, "p")]
     #[case::env("env = { B = \"b\" }", SECRETS, "p")]
     #[case::env_of_a_secret("env = { KEY = \"b\" }", SECRETS, "p")]
     #[case::secret_changed("", &[("KEY", "k"), ("TOKEN", "b")], "p")]
@@ -592,6 +680,77 @@ mod tests {
             launched(&one(&format!("prompt_file = \"prompt.md\"\n{lines}")), secrets, text(prompt))
         };
         assert_ne!(of(lines, secrets, prompt), of("", SECRETS, "p"));
+    }
+
+    /// The views of a user with this uid, who sees these directories, and of the default user, who sees nothing.
+    fn views_of(uid: u32, workdirs: &[&str]) -> Views {
+        let account = Account { name: "b".to_owned(), uid: Uid::from_raw(uid), home: "/home/b".into(), ..account() };
+        let workdirs = workdirs.iter().map(|path| (PathBuf::from(path), SeenWorkdir::Usable)).collect();
+        let view = View::Of { account, seen: Seen { workdirs, ..Seen::default() } };
+        Views { own: Seen::default(), others: [("b".parse().unwrap(), view)].into() }
+    }
+
+    fn as_b(lines: &str) -> Config {
+        config(&format!("[agent]\nname = \"a\"\nharness = \"custom\"\nuser = \"b\"\n{lines}\n"))
+    }
+
+    fn declared_as_b(lines: &str, views: &Views) -> Result<Declaration, String> {
+        desired(&as_b(lines), &Secrets::of(&[]), views, &place()).agents.remove(&key("a")).unwrap().declaration
+    }
+
+    #[test]
+    fn an_agent_runs_in_the_home_and_with_the_eyes_of_its_user() {
+        let views = views_of(1001, &["/home/b", "/home/b/workspace"]);
+        let launch = declared_as_b("command = \"~/x\"", &views).unwrap().launch.unwrap();
+        assert_eq!((launch.workdir.as_path(), words(&launch)), (Path::new("/home/b/workspace"), vec!["/home/b/x"]));
+        assert_eq!(launch.user, Some(AgentUser { name: "b".parse().unwrap(), uid: 1001 }));
+        let again =
+            |uid| declared_as_b("command = \"~/x\"", &views_of(uid, &["/home/b", "/home/b/workspace"])).unwrap().launch;
+        assert_ne!(again(1002).unwrap().fingerprint, launch.fingerprint);
+        assert_eq!(again(1001).unwrap().fingerprint, launch.fingerprint);
+    }
+
+    #[test]
+    fn a_missing_home_or_user_is_waited_for_and_an_unfit_one_is_an_error() {
+        let waits = |views: &Views| declared_as_b("workdir = \"/w\"", views).unwrap().launch.unwrap_err().to_string();
+        assert_eq!(waits(&views_of(1001, &["/w"])), "the home /home/b of user b does not exist");
+        let gone = WaitingFor::User { user: "b".to_owned(), problem: Problem::Absent {} };
+        let with = |view| Views { own: Seen::default(), others: [("b".parse().unwrap(), view)].into() };
+        assert_eq!(waits(&with(View::Missing(gone))), "there is no user b any more");
+        let error = declared_as_b("", &with(View::Unfit("b is root; no".to_owned()))).unwrap_err();
+        assert_eq!(error, "/etc/agentd/jcard.toml: the `user` of the entry: b is root; no");
+    }
+
+    #[test]
+    fn each_user_looks_at_the_paths_of_its_own_entries() {
+        let text = "[[agents]]\nname = \"a\"\nharness = \"custom\"\nworkdir = \"~/x\"\n\
+                    [[agents]]\nname = \"b\"\nharness = \"custom\"\nuser = \"b\"\nprompt_file = \"p\"\n\
+                    [[agents]]\nname = \"c\"\nharness = \"custom\"\nuser = \"c\"\n\
+                    [[agents]]\nname = \"d\"\nharness = \"custom\"\nuser = \"agent\"\nworkdir = \"/d\"\n";
+        let config = config(text);
+        let user = |name: &str| -> UserName { name.parse().unwrap() };
+        assert_eq!(named_users(&config, &account()), [user("b"), user("c")].into());
+        let fit = Account { name: "b".to_owned(), home: "/home/b".into(), ..account() };
+        let standings = [
+            (user("b"), Standing::Fit { account: fit, dangers: Vec::new() }),
+            (user("c"), Standing::Unfit("no".to_owned())),
+        ];
+        let all = paths(&config, Path::new("/etc/agentd"), &account(), &standings.into());
+        let shown = |paths: &BTreeSet<PathBuf>| -> Vec<String> {
+            paths.iter().map(|path| path.display().to_string()).collect()
+        };
+        let [own, b] = [None, Some(user("b"))].map(|user| &all[&user]);
+        assert_eq!((all.len(), shown(&own.prompts)), (2, Vec::new()));
+        assert_eq!(shown(&own.workdirs), ["/d", "/home/agent/x"]);
+        assert_eq!(shown(&b.prompts), ["/etc/agentd/p"]);
+        assert_eq!(shown(&b.workdirs), ["/home/b", "/home/b/workspace"]);
+    }
+
+    #[test]
+    fn the_default_user_by_name_gives_the_same_launch() {
+        let launch = |lines: &str| launched(&one(lines), SECRETS, text(""));
+        let named = launch("user = \"agent\"");
+        assert_eq!((named.user.clone(), named), (None, launch("")));
     }
 
     #[test]

@@ -12,12 +12,14 @@ use crate::agent::declaration::{Desired, DesiredAgent};
 use crate::agent::reconcile::{Action, Held, HeldAgent, InForce, Wanted, plan};
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::{Seen, SeenPrompt, SeenWorkdir};
+use crate::agent::user::UserName;
 use crate::config::Config;
 use crate::state::key::{self, Key};
 use crate::sys::account::Account;
 use crate::sys::secret_bytes::SecretBytes;
 
-use super::assemble::{DeclarationContext, desired, folder_of, paths};
+use super::assemble::{DeclarationContext, Paths, desired, folder_of, named_users, paths};
+use super::users::{Standing, Standings, View, Views};
 
 /// Stands for the secrets that no entry lists. No secret can have this name.
 const OTHERS: &str = "*";
@@ -60,13 +62,17 @@ pub fn compare(now: &Config, then: &Config, file: &Path) -> Result<(Vec<Differen
 
 /// A user with a home. Who that is changes nothing: it is the same one before and after.
 fn somebody() -> Account {
+    somebody_named("agent")
+}
+
+fn somebody_named(name: &str) -> Account {
     let (uid, gid) = (Uid::current(), Gid::current());
     Account {
-        name: "agent".to_owned(),
+        name: name.to_owned(),
         uid,
         gid,
         groups: Vec::new(),
-        home: "/home/agent".into(),
+        home: format!("/home/{name}").into(),
         shell: "/bin/sh".into(),
     }
 }
@@ -82,8 +88,28 @@ fn listed_secrets(configs: [&Config; 2]) -> Secrets {
 }
 
 /// The view of an agent user who finds everything. A prompt file holds its own path: another file is another prompt.
-fn all_there(config: &Config, context: &DeclarationContext) -> Seen {
-    let (prompts, workdirs) = paths(config, folder_of(&context.file), &context.account);
+fn all_there(config: &Config, context: &DeclarationContext) -> Views {
+    let users = named_users(config, &context.account);
+    let standings: Standings = users.into_iter().map(|user| (user.clone(), fit(&user))).collect();
+    let mut views = Views::default();
+    for (user, paths) in paths(config, folder_of(&context.file), &context.account, &standings) {
+        let seen = seen_by_one(paths);
+        match user {
+            None => views.own = seen,
+            Some(user) => {
+                let account = somebody_named(user.as_str());
+                views.others.insert(user, View::Of { account, seen });
+            }
+        }
+    }
+    views
+}
+
+fn fit(user: &UserName) -> Standing {
+    Standing::Fit { account: somebody_named(user.as_str()), dangers: Vec::new() }
+}
+
+fn seen_by_one(Paths { prompts, workdirs }: Paths) -> Seen {
     let prompts = prompts.into_iter().map(|path| {
         let text = format!("the text of {}", path.display());
         (path, SeenPrompt::Text(SecretBytes::from(text.as_str())))

@@ -84,12 +84,15 @@ impl Error {
     }
 }
 
+/// The umask of an agent whose entry says nothing of it.
+const UMASK: u32 = 0o022;
+
 /// Runs the launcher for one attempt of one agent.
 ///
 /// `agentd` logs the agent user in. Returns the status to exit with, or does not return if the harness was ended by a signal: the
 /// launcher then ends by the same signal.
 pub fn run(name: &str, attempt: u64, socket: &Path, agentd: &Path) -> Result<u8, Error> {
-    umask(Mode::from_bits_truncate(0o022));
+    umask(Mode::from_bits_truncate(UMASK));
     rlimit::restore_descriptors();
     nix::sys::prctl::set_child_subreaper(true).map_err(io::Error::from)?;
     Ok(end_like(&live(name, attempt, socket, agentd)?))
@@ -149,11 +152,20 @@ fn await_order(daemon: &mut DaemonLink, signals: &mut Caught) -> io::Result<Opti
 }
 
 fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) -> Option<(Order, Duration)> {
-    let ToLauncher::Launch { arguments, environment, workdir, fingerprint, secrets, kept_size, login_patience } =
-        message
+    let ToLauncher::Launch {
+        arguments,
+        environment,
+        workdir,
+        fingerprint,
+        secrets,
+        kept_size,
+        login_patience,
+        umask: declared,
+    } = message
     else {
         return None;
     };
+    umask(Mode::from_bits_truncate(declared.unwrap_or(UMASK)));
     daemon.fingerprint = Some(fingerprint);
     let log = kept_size.and_then(|size| {
         let [text, index] = files.try_into().ok()?;

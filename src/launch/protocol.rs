@@ -127,6 +127,9 @@ pub enum ToLauncher {
         /// How long the login shell may take.
         #[serde(default)]
         login_patience: Option<Duration>,
+        /// The umask of everything that is started; 0022 if it is absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        umask: Option<u32>,
     },
     /// Write output to the two files that [come with](crate::sys::fd_passing) this message from now on: the earlier ones were
     /// moved or removed.

@@ -64,6 +64,7 @@ pub struct LaunchSocketKeeper {
     path: PathBuf,
     account: Account,
     group: Option<Gid>,
+    is_below_users: bool,
     bound: Option<FileVersion>,
 }
 
@@ -263,7 +264,13 @@ impl LaunchSocketKeeper {
     pub fn new(socket: &Path, account: &Account, group: Option<Gid>, is_bound: bool) -> Self {
         let path = launch_socket_beside(socket);
         let bound = is_bound.then(|| version_at(&path)).flatten();
-        Self { path, account: account.clone(), group, bound }
+        Self { path, account: account.clone(), group, is_below_users: false, bound }
+    }
+
+    /// The same, of a user whose folder is in the one that [`make_users_dir`] makes.
+    #[must_use]
+    pub fn below_users(self) -> Self {
+        Self { is_below_users: true, ..self }
     }
 
     /// Binds the launch socket again if it is no longer in its place, in a new directory if that is gone, too.
@@ -271,11 +278,28 @@ impl LaunchSocketKeeper {
         if self.bound.is_some() && version_at(&self.path) == self.bound {
             return Ok(None);
         }
+        if let Some(users) = self.path.parent().and_then(Path::parent).filter(|_| self.is_below_users) {
+            make_users_dir(users)?;
+        }
         // Only the folder matters: the name of the tmux socket in it does not.
         let listener = SocketDir::of(&self.path, &self.account, self.group)?.bind_launch_socket()?;
         self.bound = version_at(&self.path);
         Ok(Some(listener))
     }
+}
+
+/// Makes the folder of the folders of users other than the default one. Only root can change it, and it is open to all: each user has
+/// a folder in it, which no other user can replace.
+pub fn make_users_dir(path: &Path) -> Result<(), Error> {
+    let mode = Mode::from_bits_truncate(0o755);
+    let failed = |error: safe_path::Error| match error {
+        error @ safe_path::Error::Served { .. } => Error::Served(error),
+        error => PathError::new("make", path, io::Error::from(error)).into(),
+    };
+    let folder = safe_path::open_private_dir(path, Some(mode)).map_err(failed)?;
+    let folder = safe_path::open_dir_at(&folder, OsStr::new("."), path).map_err(failed)?;
+    // Whatever the umask is.
+    fchmod(&folder, mode).map_err(|error| PathError::new("set the mode of", path, error).into())
 }
 
 /// The launch socket for launchers of the tmux server with that socket.
@@ -339,6 +363,19 @@ mod tests {
         let metadata = fs::metadata(directory.path().join("a/b")).unwrap();
         assert_eq!(metadata.permissions().mode() & 0o7777, 0o700);
         assert_eq!(metadata.uid(), current().uid.as_raw());
+    }
+
+    #[test]
+    fn the_folder_of_users_is_open_to_all_and_only_roots_to_change() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("door/users");
+        for _ in 0..2 {
+            make_users_dir(&path).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o755);
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        fs::set_permissions(directory.path().join("door"), fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(make_users_dir(&path).is_err(), Uid::effective().is_root());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use hyper::body::Bytes;
 
 use crate::agent::declaration::Reading;
 use crate::agent::name::Key;
+use crate::agent::user::AgentUser;
 use crate::contain::cgroup::Cgroups;
 use crate::observe::facts::Facts;
 use crate::observe::outputs::Outputs;
@@ -40,6 +41,8 @@ pub struct Parts {
     pub facts: Facts,
     /// When agents last printed something.
     pub outputs: Outputs,
+    /// Whom agents run as that do not run as the default user.
+    pub users: HashMap<Key, AgentUser>,
     /// Whether the declarations have been read. Before that, agents that are declared may be missing.
     pub is_read: bool,
     /// The reading of the jcard that is in force.
@@ -60,6 +63,7 @@ impl Parts {
             paused: None,
             facts: Facts::new(SystemTime::now()),
             outputs: Outputs::default(),
+            users: HashMap::new(),
             is_read: true,
             reading: None,
         }
@@ -115,6 +119,11 @@ impl Snapshot {
     /// Whether the declarations have been read. Before, agents that are declared may be missing.
     pub fn is_read(&self) -> bool {
         self.parts.is_read
+    }
+
+    /// Whom an agent runs as; `None` is the default user.
+    pub fn user_of(&self, agent: &Key) -> Option<&AgentUser> {
+        self.parts.users.get(agent)
     }
 
     /// The redactor of what an agent printed, prepared.

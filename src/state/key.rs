@@ -120,6 +120,16 @@ impl Marker {
         for argument in &launch.arguments {
             hash.text(argument.as_slice());
         }
+        // Builds before know the default user only: what that user launches keeps its fingerprint.
+        if let Some(user) = &launch.user {
+            hash.text(b"user");
+            hash.text(user.name.as_str().as_bytes());
+            hash.text(&user.uid.to_le_bytes());
+        }
+        if let Some(umask) = launch.umask {
+            hash.text(b"umask");
+            hash.text(&umask.to_le_bytes());
+        }
         environment.count(launch.environment.len());
         for (name, value) in &launch.environment {
             environment.text(name.as_bytes());
@@ -196,21 +206,28 @@ mod tests {
     use super::*;
     use crate::agent::changes::Marks;
     use crate::agent::fingerprint::Fingerprint;
+    use crate::agent::user::AgentUser;
     use crate::sys::secret_bytes::SecretBytes;
 
     fn launch(arguments: &[&str], environment: &[(&str, &str)]) -> Launch {
         Launch {
             name: "a".parse().unwrap(),
             session: "a".parse().unwrap(),
+            user: None,
             arguments: arguments.iter().copied().map(SecretBytes::from).collect(),
             prompt: None,
             environment: environment.iter().map(|&(name, value)| (name.to_owned(), SecretBytes::from(value))).collect(),
             secrets: BTreeSet::new(),
             workdir: "/".into(),
+            umask: None,
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: true,
         }
+    }
+
+    fn as_user(name: &str, uid: u32) -> Launch {
+        Launch { user: Some(AgentUser { name: name.parse().unwrap(), uid }), ..launch(&["a"], &[]) }
     }
 
     #[test]
@@ -272,6 +289,13 @@ mod tests {
             launch(&[], &[("a", "b")]),
             Launch { workdir: "/b".into(), ..launch(&["a"], &[]) },
             Launch { session: "b".parse().unwrap(), ..launch(&["a"], &[]) },
+            Launch { umask: Some(2), ..launch(&["a"], &[]) },
+            Launch { umask: Some(0), ..launch(&["a"], &[]) },
+            as_user("b", 7),
+            as_user("c", 7),
+            // A user of the same name is another one.
+            as_user("b", 8),
+            launch(&["a", "user", "b"], &[]),
         ];
         let prints: BTreeMap<String, usize> =
             launches.iter().enumerate().map(|(at, launch)| (key.fingerprint(launch).0, at)).collect();

@@ -45,7 +45,7 @@ use crate::launch::protocol::{
 use crate::logs::guard::Finding;
 use crate::observe::redactions::prepared;
 use crate::supervisor::containment::ProcessTree;
-use crate::supervisor::resources::{Programs, Resources};
+use crate::supervisor::resources::{Programs, Resources, Seat};
 use crate::sys::clock::Timestamp;
 use crate::sys::fd::Readable;
 use crate::sys::frame;
@@ -148,7 +148,7 @@ pub struct Brakes {
 
 /// Carries out the attempt. Reports its events, `Gone` last.
 pub async fn run(
-    resources: Arc<Resources>,
+    (resources, seat): (Arc<Resources>, Arc<Seat>),
     name: Name,
     attempt: machine::Attempt,
     start: Start,
@@ -163,6 +163,7 @@ pub async fn run(
     let (is_met_noted, is_none, condemned, flaw, earliest) = (false, false, None, String::new(), Duration::ZERO);
     let mut run = Run {
         resources,
+        seat,
         name,
         attempt,
         brakes,
@@ -210,6 +211,8 @@ enum Wanted {
 
 struct Run<T> {
     resources: Arc<Resources>,
+    /// That of the user whom it runs as.
+    seat: Arc<Seat>,
     name: Name,
     attempt: machine::Attempt,
     brakes: Arc<Brakes>,
@@ -239,8 +242,8 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// Answers whom to follow; `None` if it is over already.
     async fn launch(&mut self, launch: &Launch, look_first: bool) -> Option<Launcher> {
         if look_first {
-            let (resources, key) = (Arc::clone(&self.resources), self.name.key());
-            match self.listen_during(resources.sessions.panes(&key)).await {
+            let (seat, key) = (Arc::clone(&self.seat), self.name.key());
+            match self.listen_during(seat.sessions.panes(&key)).await {
                 Ok(panes) => {
                     if let Some(Survivor::Alive(process)) = self.left_in(&panes, PaneQuery::Any) {
                         return self.join(process, Provenance::ByPane).await;
@@ -254,7 +257,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         if !self.take_turn().await {
             return self.not_started(NotStarted::Retry(STOPPED_BEFORE.to_owned()));
         }
-        let (containment, key) = (Arc::clone(&self.resources.containment), self.name.key());
+        let (containment, key) = (Arc::clone(&self.seat.containment), self.name.key());
         // A launcher that has been told nothing yet is in the way of nobody.
         match tokio::join!(containment.prepare(&key), self.meet(launch, look_first)) {
             (Ok(()), Ok(Met::New(visitor))) => self.start(visitor, launch).await,
@@ -339,7 +342,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             Some(path) => Some(self.words(path).await),
             None => None,
         };
-        NotStarted::NotFound(not_found(&name, path.as_deref(), self.resources.user_name.clone()))
+        NotStarted::NotFound(not_found(&name, path.as_deref(), self.seat.user_name.clone()))
     }
 
     async fn how(&self, ending: Ending) -> ExitStatus {
@@ -439,13 +442,13 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// Whether somebody who says to have launched the agent is proven to be of it.
     async fn prove(&mut self, process: &Process) -> Proof {
-        match self.resources.containment.whose(&self.name.key(), process) {
+        match self.seat.containment.whose(&self.name.key(), process) {
             Some(Ok(Whose::Its)) => Proof::Proven,
             Some(Ok(Whose::Anothers | Whose::Nobodys)) => Proof::Refuted,
             Some(Err(_)) => Proof::Unknown,
             None => {
-                let resources = Arc::clone(&self.resources);
-                match (self.listen_during(resources.sessions.server_pid()).await, process.parent()) {
+                let seat = Arc::clone(&self.seat);
+                match (self.listen_during(seat.sessions.server_pid()).await, process.parent()) {
                     (Ok(Some(server)), Some(parent)) if server == parent => Proof::Proven,
                     (Ok(_), Some(_)) => Proof::Refuted,
                     _ => Proof::Unknown,
@@ -469,7 +472,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     async fn join(&mut self, process: Process, known: Provenance) -> Option<Launcher> {
         let end = self.watch(&process).await;
         let process = Arc::new(process);
-        let tree = self.resources.containment.tree(&self.name.key(), Arc::clone(&process));
+        let tree = self.seat.containment.tree(&self.name.key(), Arc::clone(&process));
         // One that is known to be a launcher may take as long as it lives.
         let mut limit = match known {
             Provenance::OnRecord => None,
@@ -607,17 +610,12 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// Opens the pane and waits for the launcher in it: the visitor whose process is the one that tmux says it started.
     async fn meet(&mut self, launch: &Launch, look_first: bool) -> Result<Met, String> {
-        let resources = Arc::clone(&self.resources);
+        let (resources, seat) = (Arc::clone(&self.resources), Arc::clone(&self.seat));
         let Programs { launcher, agentd } = &resources.programs;
         let mut command = vec![launcher.clone()];
-        command.extend(launch_command::command_line(
-            launch.name.as_str(),
-            self.attempt,
-            &resources.launch_socket,
-            agentd,
-        ));
+        command.extend(launch_command::command_line(launch.name.as_str(), self.attempt, &seat.launch_socket, agentd));
         let owner = launch.name.key();
-        let opening = resources.sessions.open(&owner, &launch.session, &launch.workdir, &command);
+        let opening = seat.sessions.open(&owner, &launch.session, &launch.workdir, &command);
         let opened = timeout(OPEN_TIMEOUT, self.listen_during(opening)).await;
         let pid = opened.map_err(|_| "tmux does not open its pane".to_owned())?.map_err(|error| error.to_string())?;
         (self.tell)(machine::Event::Opened { attempt: self.attempt });
@@ -646,11 +644,12 @@ impl<T: Fn(machine::Event)> Run<T> {
                 Ok(Some(command)) => self.remember(command),
                 Ok(None) => return Err("the daemon is ending".to_owned()),
                 Err(_) => {
-                    let trouble = resources.trouble.borrow().clone();
+                    let trouble = seat.trouble.borrow().clone();
                     return Err(trouble.unwrap_or_else(|| {
                         format!(
-                            "its launcher did not report within {}; can the agent user run {}?",
+                            "its launcher did not report within {}; can user {} run {}?",
                             humantime::format_duration(REPORT_TIMEOUT),
+                            seat.user_name,
                             resources.programs.launcher
                         )
                     }));
@@ -698,7 +697,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             return Some(launcher);
         }
         let mut environment = launch.environment.clone();
-        environment.extend([self.resources.containment.mark(&self.name.key())]);
+        environment.extend([self.seat.containment.mark(&self.name.key())]);
         let order = ToLauncher::Launch {
             arguments: launch.arguments.clone(),
             environment,
@@ -707,6 +706,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             secrets: launch.secrets.clone(),
             kept_size: files.is_some().then(|| self.resources.log_files.size()),
             login_patience: Some(self.resources.login_patience),
+            umask: launch.umask,
         };
         // One that does not listen is one that does not start anything in time.
         launcher.order(&order, files.as_ref()).await;
@@ -794,7 +794,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         }
         let process = Arc::new(visitor.process);
         Launcher {
-            tree: self.resources.containment.tree(&self.name.key(), Arc::clone(&process)),
+            tree: self.seat.containment.tree(&self.name.key(), Arc::clone(&process)),
             process,
             end,
             connection: Some((visitor.reader, visitor.writer)),
@@ -949,7 +949,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         // Slots are few, because each clearing takes a thread. One that finds none is ended all the same, alone: what descended from
         // it then belongs to whatever adopts it, and ends with the agent in whose tree or control group that is.
         let Ok(slot) = Arc::clone(&self.resources.clearings).try_acquire_owned() else { return kill(&process) };
-        let (containment, process) = (Arc::clone(&self.resources.containment), Arc::new(process));
+        let (containment, process) = (Arc::clone(&self.seat.containment), Arc::new(process));
         tokio::spawn(async move {
             // Before the process itself: its descendants are found below it only as long as it lives.
             if let Err(error) = containment.kill_below(Arc::clone(&process)).await {
@@ -962,8 +962,8 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// Sees to it, beside everything else, that tmux notices the end of a launcher.
     fn see_noticed(&self, launcher: Identity) {
-        let resources = Arc::clone(&self.resources);
-        tokio::spawn(async move { resources.sessions.see_noticed(launcher).await });
+        let seat = Arc::clone(&self.seat);
+        tokio::spawn(async move { seat.sessions.see_noticed(launcher).await });
     }
 
     /// What could not be killed is seen to before the next attempt.

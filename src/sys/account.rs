@@ -1,4 +1,4 @@
-//! The account that agents run as.
+//! The accounts of the user database: those that agents run as.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::agent::user::UserName;
 use crate::deputy::Seen;
 use crate::state::record::{Record, Recorder};
 use crate::sys::blocking;
@@ -16,7 +17,7 @@ use crate::sys::secret_bytes::SecretBytes;
 /// The only key in its folder.
 const KEY: &str = "server";
 
-/// The folder in the state directory.
+/// The folder in the state directory: of the default user's server, and what the folders of other users' begin with.
 const FOLDER: &str = "tmux";
 
 /// Remembers the server. Cannot be cloned: there is one for each server.
@@ -41,9 +42,10 @@ struct OnRecord {
 }
 
 impl Memory {
-    /// The memory of the server on `socket`, beside `record`. What cannot be read is renamed and logged.
-    pub async fn on_record(record: &Record, socket: &Path) -> Self {
-        let record = record.beside(FOLDER);
+    /// The memory of the server on `socket`, which is this user's or the default one's, beside `record`. What cannot be read is renamed
+    /// and logged.
+    pub async fn on_record(record: &Record, socket: &Path, user: Option<&UserName>) -> Self {
+        let record = record.beside(&user.map_or_else(|| FOLDER.to_owned(), |user| format!("{FOLDER}-{user}")));
         let socket = SecretBytes::from(socket.as_os_str().as_bytes().to_vec());
         let to_read = record.clone();
         let read = blocking::run(move || to_read.read(|_: &OnRecord| KEY)).await;
@@ -102,11 +104,13 @@ mod tests {
         let record = Record::new(state.path()).unwrap();
         let own = Process::open(i32::try_from(std::process::id()).unwrap()).unwrap();
         let seen = Seen { process: own.identity(), program: (1, 2) };
-        let memory = Memory::on_record(&record, Path::new("/run/a")).await;
+        let memory = Memory::on_record(&record, Path::new("/run/a"), None).await;
         assert_eq!(memory.seen(), None);
         memory.note(seen);
         memory.outlet.unwrap().recorder.finish(Duration::from_secs(10)).await;
-        assert_eq!(Memory::on_record(&record, Path::new("/run/a")).await.seen(), Some(seen));
-        assert_eq!(Memory::on_record(&record, Path::new("/run/b")).await.seen(), None);
+        assert_eq!(Memory::on_record(&record, Path::new("/run/a"), None).await.seen(), Some(seen));
+        assert_eq!(Memory::on_record(&record, Path::new("/run/b"), None).await.seen(), None);
+        let user = "agent2".parse().unwrap();
+        assert_eq!(Memory::on_record(&record, Path::new("/run/a"), Some(&user)).await.seen(), None);
     }
 }

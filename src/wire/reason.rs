@@ -30,6 +30,24 @@ pub enum WaitingFor {
         #[serde(flatten)]
         problem: Problem,
     },
+    /// The user whom the agent is to run as: it was there before, and is not now.
+    User {
+        /// The user.
+        user: String,
+        /// What is wrong with it.
+        #[serde(flatten)]
+        problem: Problem,
+    },
+    /// The home of the user whom the agent is to run as.
+    Home {
+        /// The user.
+        user: String,
+        /// The home.
+        path: String,
+        /// What is wrong with it.
+        #[serde(flatten)]
+        problem: Problem,
+    },
     /// Secrets that the entry lists and that are not in the secrets directory.
     Secrets {
         /// Their names, sorted.
@@ -303,6 +321,9 @@ impl fmt::Display for WaitingFor {
         match self {
             Self::Workdir { path, problem } => write!(f, "the workdir {path} {problem}"),
             Self::PromptFile { path, problem } => write!(f, "the prompt_file {path} {problem}"),
+            Self::User { user, problem: Problem::Absent {} } => write!(f, "there is no user {user} any more"),
+            Self::User { user, problem } => write!(f, "the user {user} {problem}"),
+            Self::Home { user, path, problem } => write!(f, "the home {path} of user {user} {problem}"),
             Self::Secrets { names } => {
                 let (noun, verb) = if names.len() == 1 { ("secret", "is") } else { ("secrets", "are") };
                 write!(f, "the {noun} {} {verb} not in the secrets directory", names.join(", "))
@@ -406,7 +427,8 @@ mod tests {
     #[test]
     fn each_thing_waited_for_has_its_json_and_its_words() {
         use WaitingFor::{
-            Backoff, Entry, PreviousAttempt, Program, PromptFile, Retry, Secrets, Session, Unknown, Unread, Workdir,
+            Backoff, Entry, Home, PreviousAttempt, Program, PromptFile, Retry, Secrets, Session, Unknown, Unread, User,
+            Workdir,
         };
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         for (value, json, words) in [
@@ -414,6 +436,21 @@ mod tests {
                 Workdir { path: path(), problem: Problem::Absent {} },
                 json!({ "kind": "workdir", "path": "/x", "problem": "absent" }),
                 "the workdir /x does not exist",
+            ),
+            (
+                User { user: "b".into(), problem: Problem::Absent {} },
+                json!({ "kind": "user", "user": "b", "problem": "absent" }),
+                "there is no user b any more",
+            ),
+            (
+                User { user: "b".into(), problem: Problem::Unchecked { detail: "no answer".into() } },
+                json!({ "kind": "user", "user": "b", "problem": "unchecked", "detail": "no answer" }),
+                "the user b could not be looked at: no answer",
+            ),
+            (
+                Home { user: "b".into(), path: path(), problem: Problem::Absent {} },
+                json!({ "kind": "home", "user": "b", "path": "/x", "problem": "absent" }),
+                "the home /x of user b does not exist",
             ),
             (
                 PromptFile { path: path(), problem: Problem::Inaccessible { detail: "cannot be read: no".into() } },

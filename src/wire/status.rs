@@ -276,6 +276,9 @@ pub struct AgentStatus {
     /// How the agent is confined: `native`, or `native (unsandboxed)` for a `sandboxed` entry under `--unsandboxed`.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
+    /// The user that it runs as, or is to run as while nothing of it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// The harness process, while it lives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,

@@ -42,7 +42,7 @@ impl Server {
         listener.set_nonblocking(true).unwrap();
         let (snapshots, snapshot) = watch::channel(Arc::new(snapshot));
         let (happenings, happening) = watch::channel(Ring::new(UNIX_EPOCH));
-        let sources = Sources { snapshot, happenings: happening, tmux: None, logs: None, renderers: None };
+        let sources = Sources { snapshot, happenings: happening, desks: None, logs: None, renderers: None };
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -124,6 +124,7 @@ pub fn running(name: &str) -> AgentStatus {
         outcome: None,
         harness: None,
         kind: None,
+        user: None,
         pid: None,
         attempt: None,
         declared_at: None,

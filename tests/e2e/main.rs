@@ -46,4 +46,5 @@ mod support;
 mod survive;
 mod tmux;
 mod trees;
+mod users;
 mod verbs;

@@ -11,6 +11,7 @@ use crate::agent::launch::Launch;
 use crate::agent::name::Name;
 use crate::agent::orders::Orders;
 use crate::agent::spec::Limits;
+use crate::agent::user::AgentUser;
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
 use crate::wire::exit_status::ExitStatus;
@@ -184,6 +185,8 @@ pub enum Effect {
         attempt: Attempt,
         /// Its launcher, if that had reported.
         launcher: Option<Identity>,
+        /// Whom it runs as; `None` is the default user.
+        user: Option<AgentUser>,
     },
     /// Have the launcher send SIGINT, once.
     Interrupt {
@@ -211,6 +214,8 @@ pub enum Effect {
     Close {
         /// Which.
         session: Name,
+        /// On whose tmux server; `None` is the default user.
+        user: Option<AgentUser>,
     },
     /// An attempt is over.
     Account(PastAttempt),
@@ -218,5 +223,7 @@ pub enum Effect {
     OfferShell {
         /// In which session.
         session: Name,
+        /// On whose tmux server; `None` is the default user.
+        user: Option<AgentUser>,
     },
 }

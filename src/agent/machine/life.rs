@@ -13,6 +13,7 @@ use crate::agent::launch::Launch;
 use crate::agent::name::Name;
 use crate::agent::reconcile::InForce;
 use crate::agent::spec::{Kind, Policy};
+use crate::agent::user::AgentUser;
 use crate::sys::clock::Timestamp;
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::reason::{Changes, MissingProgram};
@@ -95,11 +96,12 @@ pub(super) enum Next {
 
 /// The session that is to be closed before the agent is gone or has another.
 #[derive(Debug)]
-pub(super) enum Session {
-    /// The pane was asked for. It may exist: the answer may have been lost.
-    Requested(Name),
-    /// The pane was seen in it.
-    Open(Name),
+pub(super) struct Session {
+    pub(super) name: Name,
+    /// On whose tmux server, and so whom the attempt runs as; `None` is the default user.
+    pub(super) user: Option<AgentUser>,
+    /// Whether the pane was seen in it. One that was asked for may exist, too: the answer may have been lost.
+    pub(super) is_open: bool,
 }
 
 /// How an attempt ended.
@@ -217,10 +219,14 @@ impl Wanted {
 }
 
 impl Session {
-    pub(super) fn name(&self) -> &Name {
-        match self {
-            Self::Requested(name) | Self::Open(name) => name,
-        }
+    /// The session that a launch asks for.
+    pub(super) fn requested(launch: &Launch) -> Self {
+        Self { name: launch.session.clone(), user: launch.user.clone(), is_open: false }
+    }
+
+    /// Whether a launch is to run in it.
+    pub(super) fn is_for(&self, launch: &Launch) -> bool {
+        (&self.name, &self.user) == (&launch.session, &launch.user)
     }
 }
 

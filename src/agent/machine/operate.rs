@@ -114,7 +114,7 @@ impl Machine {
     /// Waits until it is enabled. Whoever attaches in the meantime finds a shell.
     fn wait_with_shell(&mut self, effects: &mut Vec<Effect>) {
         self.state = State::Waiting;
-        effects.extend(self.session().cloned().map(|session| Effect::OfferShell { session }));
+        effects.extend(self.offer_shell());
     }
 
     /// Kills what is being stopped if the orders allow it no time.

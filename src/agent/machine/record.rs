@@ -17,6 +17,7 @@ use crate::agent::name::Name;
 use crate::agent::orders::{Giver, Orders};
 use crate::agent::reconcile::InForce;
 use crate::agent::spec::{Kind, Policy};
+use crate::agent::user::AgentUser;
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
 use crate::wire::reason::{Changes, MissingProgram};
@@ -107,6 +108,9 @@ struct LifeRecord<'a> {
 struct SessionRecord<'a> {
     name: Cow<'a, Name>,
     is_open: bool,
+    /// Whose; absent if it is the default user's. Builds before know no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<Cow<'a, AgentUser>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -207,8 +211,9 @@ impl<'a> Record<'a> {
             launcher: machine.launcher,
             lingering: machine.lingering.as_ref().map(Cow::Borrowed),
             session: machine.session.as_ref().map(|session| SessionRecord {
-                name: Cow::Borrowed(session.name()),
-                is_open: matches!(session, Session::Open(_)),
+                name: Cow::Borrowed(&session.name),
+                is_open: session.is_open,
+                user: session.user.as_ref().map(Cow::Borrowed),
             }),
             entry_error: text(machine.entry_error.as_ref()),
             since: machine.since,
@@ -254,13 +259,15 @@ impl<'a> Record<'a> {
         };
         let program = self.declared.as_ref().and_then(|life| life.absent.as_ref());
         let state = self.state.into_state(removal, program.is_some());
-        let session = |SessionRecord { name, is_open }: SessionRecord<'_>| {
-            let name = name.into_owned();
-            if is_open { Session::Open(name) } else { Session::Requested(name) }
+        let session = |SessionRecord { name, is_open, user }: SessionRecord<'_>| Session {
+            name: name.into_owned(),
+            user: user.map(Cow::into_owned),
+            is_open,
         };
         Ok(Machine {
             name: self.name.into_owned(),
             harness: self.harness.map(Cow::into_owned),
+            declared_user: None,
             life: self.declared.map(|life| life.into_life(&state)),
             state,
             attempt: self.attempt,

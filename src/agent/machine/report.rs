@@ -4,6 +4,7 @@ use super::life::{Exit, Latest};
 use super::{BackoffReason, Effect, Force, Harness, LaunchReason, Machine, Removal, Session, State, StopReason};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::Name;
+use crate::agent::user::UserName;
 use crate::sys::clock::Timestamp;
 use crate::wire::reason::{self, Causes, StopStage, StoppingBecause, WaitingFor};
 use crate::wire::status::{self, AgentStatus, Outcome, PastAttempt, Time};
@@ -37,8 +38,8 @@ impl Machine {
             name: self.name.to_string(),
             running: pid.is_some(),
             session: match &self.session {
-                Some(Session::Open(name)) => name.to_string(),
-                Some(Session::Requested(_)) | None => String::new(),
+                Some(Session { name, is_open: true, .. }) => name.to_string(),
+                Some(Session { is_open: false, .. }) | None => String::new(),
             },
             restarts: life.map_or(0, |life| life.restarts),
             error: self.entry_error.clone().or_else(|| life?.error.clone()),
@@ -51,6 +52,11 @@ impl Machine {
             },
             harness: self.harness.clone(),
             kind: life.map(|life| life.kind.in_words().to_owned()),
+            // While something of it runs, it is whom that runs as.
+            user: match &self.session {
+                Some(session) => session.user.as_ref().map(|user| user.name.to_string()),
+                None => self.declared_user.as_ref().map(UserName::to_string),
+            },
             pid,
             attempt: life.map(|life| life.attempts).filter(|&attempts| attempts > 0),
             declared_at: life.map(|life| time(life.at)),

@@ -8,6 +8,7 @@ use crate::agent::declaration::{Missing, WaitingFor};
 use crate::agent::orders::Override;
 use crate::agent::seen::Problem;
 use crate::agent::spec::{Limits, Restart};
+use crate::agent::user::AgentUser;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::wire::reason::{Changes, MissingProgram, StopStage, StoppingBecause};
 use crate::wire::status::State::{self as Shown, Backoff, Exited, Running, Starting, Stopping, Waiting};
@@ -36,11 +37,13 @@ fn launch(session: &str, argument: &str) -> Arc<Launch> {
     Arc::new(Launch {
         name: name("a"),
         session: name(session),
+        user: None,
         arguments: vec![SecretBytes::from(argument)],
         prompt: None,
         environment: [("KEY".to_owned(), SecretBytes::from(SECRET))].into(),
         secrets: ["KEY".to_owned()].into(),
         workdir: "/".into(),
+        umask: None,
         fingerprint: Fingerprint::of(&format!("{session} {argument}")),
         marks: marks(session, argument),
         is_certain: true,
@@ -145,9 +148,19 @@ fn in_words(effect: &Effect) -> String {
         Effect::Account(past) => format!("account {}", past.attempt),
         Effect::Limit { attempt, .. } => format!("limit {attempt}"),
         Effect::Kill { attempt } => format!("kill {attempt}"),
-        Effect::Close { session } => format!("close {session}"),
-        Effect::OfferShell { session } => format!("offer shell {session}"),
+        Effect::Close { session, .. } => format!("close {session}"),
+        Effect::OfferShell { session, .. } => format!("offer shell {session}"),
     }
+}
+
+/// A user who is not the default one.
+fn other(name: &str) -> AgentUser {
+    AgentUser { name: name.parse().unwrap(), uid: 47_000 }
+}
+
+/// The same as `launch`, as this user.
+fn launch_as(user: &AgentUser, argument: &str) -> Arc<Launch> {
+    Arc::new(Launch { user: Some(user.clone()), ..Arc::unwrap_or_clone(launch("a", argument)) })
 }
 
 /// A machine and the clock on its wall. What it wants done is told in words.
@@ -804,6 +817,68 @@ mod a_change_of_what_is_launched {
         assert_eq!(life.closed(), ["launch 2"]);
         life.start(2);
         assert_eq!(life.status().error, None);
+    }
+}
+
+mod a_user {
+    use super::*;
+
+    fn effects(life: &mut Life, event: Event) -> Vec<Effect> {
+        life.machine.step(event, life.now)
+    }
+
+    #[test]
+    fn that_changes_stops_the_old_one_and_closes_its_session_first() {
+        let [former, later] = [other("b"), other("c")];
+        let mut life = Life::running(launching(launch_as(&former, "x")));
+        assert_eq!(life.status().user.as_deref(), Some("b"));
+        assert_eq!(life.declare(launching(launch_as(&later, "y"))), ["interrupt 1"]);
+        assert_eq!((life.machine.user(), life.status().user.as_deref()), (Some(&former), Some("b")));
+        assert!(life.ended(1, code(0)).is_empty());
+        let closed = effects(&mut life, Event::Gone { attempt: 1 });
+        assert_eq!(closed, [Effect::Close { session: name("a"), user: Some(former) }]);
+        assert_eq!(life.tell(Event::Closed(Ok(()))), ["launch 2"]);
+        assert_eq!((life.machine.user(), life.status().user.as_deref()), (Some(&later), Some("c")));
+    }
+
+    #[test]
+    fn of_the_default_kind_is_another_one() {
+        let mut life = Life::over(plain(), code(0));
+        let closed = effects(&mut life, Event::Declare(launching(launch_as(&other("b"), "y"))));
+        assert_eq!(closed, [Effect::Close { session: name("a"), user: None }]);
+    }
+
+    #[test]
+    fn created_again_with_another_id_is_another_one() {
+        let mut life = Life::over(launching(launch_as(&other("b"), "x")), code(0));
+        let again = AgentUser { uid: 47_001, ..other("b") };
+        assert_eq!(life.declare(launching(launch_as(&again, "x"))), ["close a"]);
+    }
+
+    #[test]
+    fn is_on_record_and_the_next_daemon_resumes_there() {
+        let user = other("b");
+        let life = Life::running(launching(launch_as(&user, "x")));
+        let written = serde_json::to_value(&life.machine).unwrap();
+        assert_eq!(written["session"]["user"], serde_json::json!({ "name": "b", "uid": 47_000 }));
+        let mut next: Machine = serde_json::from_value(written).unwrap();
+        assert_eq!(next.status().user.as_deref(), Some("b"));
+        let resumed = next.resume();
+        assert!(matches!(&resumed[0], Effect::Resume { user: Some(found), .. } if *found == user), "{resumed:?}");
+    }
+
+    #[test]
+    fn is_not_in_the_record_of_the_default_one() {
+        let written = serde_json::to_value(&Life::running(plain()).machine).unwrap();
+        assert_eq!(written["session"], serde_json::json!({ "name": "a", "is_open": true }));
+    }
+
+    #[test]
+    fn that_only_an_entry_names_is_shown_while_nothing_runs() {
+        let mut life = Life::new();
+        life.declare(missing(plain()));
+        life.machine.describe(name("a"), None, Some(other("b").name));
+        assert_eq!((life.status().user.as_deref(), life.machine.user()), (Some("b"), None));
     }
 }
 
@@ -2151,8 +2226,8 @@ mod what_is_shown {
     #[test]
     fn is_the_name_and_harness_as_last_written() {
         let mut life = Life::running(plain());
-        life.machine.describe(name("A"), Some("claude-code"));
-        life.machine.describe(name("A"), None);
+        life.machine.describe(name("A"), Some("claude-code"), None);
+        life.machine.describe(name("A"), None, None);
         let status = life.status();
         assert_eq!((status.name.as_str(), status.harness.as_deref()), ("A", Some("claude-code")));
         assert_eq!(status.kind.as_deref(), Some("native"));

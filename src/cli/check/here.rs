@@ -16,17 +16,21 @@ use nix::unistd::{AccessFlags, Uid, eaccess};
 use super::{Found, Level};
 use crate::agent::seen::{SeenPrompt, SeenWorkdir};
 use crate::agent::spec::{AgentSpec, Prompt, Workdir};
+use crate::agent::user::UserName;
 use crate::cli::output;
 use crate::cli::target::Target;
 use crate::config::Entry;
 use crate::deputy::Deputy;
+use crate::inputs::users::{self, Rules, Standing, Standings};
 use crate::sys::account::Account;
 use crate::sys::safe_path;
 
 /// Who looks, and where.
 pub(super) struct Looker {
-    /// The agent user, or why there is none.
+    /// The default user, or why there is none.
     account: Result<Account, String>,
+    /// Who else may be an agent user.
+    rules: Rules,
     secret_dir: PathBuf,
     user: Uid,
     /// Where this user's shell looks for programs.
@@ -57,15 +61,70 @@ impl Looker {
     pub(super) fn new(target: &Target) -> Self {
         let account = target.account.as_ref().map(Account::clone).map_err(ToString::to_string);
         let path = std::env::var_os("PATH").unwrap_or_default();
-        Self { account, secret_dir: target.settings.secret_dir.clone(), user: target.user_id, path }
+        let (secret_dir, rules) = (target.settings.secret_dir.clone(), target.rules());
+        Self { account, rules, secret_dir, user: target.user_id, path }
     }
 
     /// A finding for everything that is missing or that could not be looked at. Relative prompt files are in `folder`.
     pub(super) fn look(&self, entries: &[Entry], folder: &Path) -> Vec<Found> {
-        let account = match &self.account {
+        let default = match &self.account {
             Ok(account) => account,
             Err(error) => return vec![found(Level::Note, format!("could not look at this machine: {error}"))],
         };
+        let mut of_users: BTreeMap<Option<&UserName>, Vec<&Entry>> = BTreeMap::new();
+        for entry in entries {
+            let user = entry.spec.as_ref().ok().and_then(|spec| spec.user.as_ref());
+            of_users.entry(user.filter(|user| !users::is_default(user, default))).or_default().push(entry);
+        }
+        let mut all = Vec::new();
+        for (user, entries) in of_users {
+            match user {
+                None => all.extend(self.look_as(default, &entries, folder)),
+                Some(user) => all.extend(self.look_as_other(user, &entries, folder)),
+            }
+        }
+        all
+    }
+
+    /// The findings about entries that name a user who is not the default one.
+    fn look_as_other(&self, user: &UserName, entries: &[&Entry], folder: &Path) -> Vec<Found> {
+        let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+        let who = who(&names);
+        match users::judge_all(&[user.clone()].into(), &self.rules, &Standings::new()).remove(user) {
+            Some(Standing::Fit { account, dangers }) => {
+                let danger = users::warning(user, &dangers).map(|warning| found(Level::Warning, warning));
+                let all = danger.into_iter().chain(self.look_at_home(user, &account, &who));
+                all.chain(self.look_as(&account, entries, folder)).collect()
+            }
+            Some(Standing::Unfit(error)) => {
+                vec![found(Level::Error, format!("{who}: the `user` of the entry: {error}"))]
+            }
+            Some(Standing::Missing(problem)) => {
+                vec![found(Level::Note, format!("{who}: the user {user} {problem}"))]
+            }
+            None => Vec::new(),
+        }
+    }
+
+    /// Whether the user of these agents has a home.
+    fn look_at_home(&self, user: &UserName, account: &Account, who: &str) -> Option<Found> {
+        let home = account.home.clone();
+        let seen = output::block_on(0, async {
+            let deputy = self.may_become(account).then(|| Deputy::new(account, || {}));
+            self.see(&Need::Workdir(home), account, deputy.as_ref()).await
+        });
+        let what = format!("the home {} of {user}", account.home.display());
+        match seen.ok()? {
+            Seen::Good => None,
+            Seen::Bad(problem) => {
+                Some(found(Level::Warning, format!("{who}: {what} {problem}; make it (mkhomedir_helper {user})")))
+            }
+            Seen::Unknown(why) => Some(found(Level::Note, format!("{who}: could not look at {what}: {why}"))),
+        }
+    }
+
+    /// A finding for everything that is missing or that could not be looked at of what these agents of a user need.
+    fn look_as(&self, account: &Account, entries: &[&Entry], folder: &Path) -> Vec<Found> {
         let mut needs: BTreeMap<Need, Vec<&str>> = BTreeMap::new();
         for entry in entries {
             for need in entry.spec.iter().flat_map(|spec| needs_of(spec, account, folder)) {
@@ -167,12 +226,17 @@ fn needs_of(spec: &AgentSpec, account: &Account, folder: &Path) -> Vec<Need> {
     needs
 }
 
-fn judge(need: &Need, agents: &[&str], seen: &Seen, account: &Account) -> Option<Found> {
-    let who = match agents {
+/// The agents that a finding is about.
+fn who(agents: &[&str]) -> String {
+    match agents {
         [agent] => (*agent).to_owned(),
         [first, rest @ ..] => format!("{first} and {} more", rest.len()),
         [] => String::new(),
-    };
+    }
+}
+
+fn judge(need: &Need, agents: &[&str], seen: &Seen, account: &Account) -> Option<Found> {
+    let who = who(agents);
     let (what, right) = match need {
         Need::Program(program) => {
             let right = format!("install it for {}, or write its absolute path as `command`", account.name);
@@ -271,6 +335,7 @@ mod tests {
         let account = Account { uid: other, name: "agent".to_owned(), home: folder.to_owned(), ..own.clone() };
         let looker = Looker {
             account: Ok(account),
+            rules: Rules::Nobody { own: "agent".to_owned() },
             secret_dir: folder.join("secrets"),
             user: Uid::from_raw(own.uid.as_raw() + 2),
             path: folder.join("bin").into(),

@@ -15,12 +15,14 @@ use super::{Check, Verdict, installation};
 use crate::agent::name::Key;
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::SeenWorkdir;
+use crate::agent::user::UserName;
 use crate::cli::target::{Daemon, Target, holder};
 use crate::cli::wording::{counted, fault};
 use crate::client::{Client, Error};
 use crate::config::{self, Severity};
 use crate::deputy::{Deputy, Output, Program, Server};
 use crate::inputs::secrets;
+use crate::inputs::users::{Standing, Standings, judge_all, warning};
 use crate::launch::program;
 use crate::launch::socket_dir::LAUNCH_SOCKET;
 use crate::sys::account::Account;
@@ -67,13 +69,20 @@ pub(super) async fn all(target: &Target) -> Vec<Check> {
     let jcard = Jcard::read(target);
     let mut checks = vec![daemon, api_socket(target), terminal_socket(target)];
     checks.extend(users(target));
+    let (others, of_others) = other_users(target, &jcard);
+    checks.extend(of_others);
     checks.extend(state(target, answers.health.as_ref()));
     checks.push(log(target, &answers));
     checks.push(jcard.check(target, answers.health.as_ref()));
     checks.extend(jcard.sandbox());
     checks.push(secrets(target, answers.health.as_ref()));
-    checks.extend(tmux_files(target));
-    checks.extend(tmux(target, &answers, &jcard).await);
+    let side = Side::default_of(target);
+    checks.extend(side.iter().flat_map(|side| tmux_files(target, side)));
+    checks.extend(tmux(target, side.as_ref(), &answers, &jcard).await);
+    for side in &others {
+        checks.extend(tmux_files(target, side));
+        checks.extend(tmux(target, Some(side), &answers, &jcard).await);
+    }
     checks.extend(installation::all(target, answers.health.as_ref()).await);
     checks.push(groups(target, answers.health.as_ref()));
     checks.push(limits(target, &answers, &jcard));
@@ -314,6 +323,62 @@ fn judge_group(name: &str, group: Option<Gid>, agent: Option<&Account>, role: &R
     }
 }
 
+/// A user that agents run as, and that user's tmux server.
+struct Side {
+    account: Account,
+    /// The server's socket.
+    socket: PathBuf,
+    is_default: bool,
+}
+
+impl Side {
+    /// That of the default user, if there is one.
+    fn default_of(target: &Target) -> Option<Self> {
+        let account = target.account.as_ref().ok()?.clone();
+        Some(Self { account, socket: target.settings.tmux_socket.clone(), is_default: true })
+    }
+
+    /// Whether agents with this user are at this server; `None` is the default user.
+    fn has(&self, user: Option<&str>) -> bool {
+        user.map_or(self.is_default, |user| user == self.account.name)
+    }
+}
+
+/// The users that entries name beside the default one, and whether agents can run as each.
+fn other_users(target: &Target, jcard: &Jcard) -> (Vec<Side>, Vec<Check>) {
+    const NAME: &str = "user";
+    let mut naming: BTreeMap<UserName, Vec<&str>> = BTreeMap::new();
+    for entry in jcard.config().into_iter().flat_map(|config| &config.entries) {
+        let user = entry.spec.as_ref().ok().and_then(|spec| spec.user.as_ref());
+        if let Some(user) = user.filter(|user| !target.is_default(user.as_str())) {
+            naming.entry(user.clone()).or_default().push(entry.name.as_str());
+        }
+    }
+    let (mut sides, mut checks) = (Vec::new(), Vec::new());
+    let standings = judge_all(&naming.keys().cloned().collect(), &target.rules(), &Standings::new());
+    for (user, standing) in standings {
+        let agents = naming.get(&user).map_or_else(String::new, |agents| named(agents));
+        checks.push(match standing {
+            Standing::Fit { account, dangers } => {
+                let check = match warning(&user, &dangers) {
+                    Some(warning) => Check::warning(NAME, warning, format!("gpasswd -d {user} {}", dangers[0])),
+                    None => Check::ok(NAME, format!("{agents}: agents run as {user} (uid {})", account.uid)),
+                };
+                let socket = target.settings.user_socket(user.as_str());
+                sides.push(Side { account, socket, is_default: false });
+                check
+            }
+            Standing::Unfit(error) => {
+                Check::failure(NAME, format!("{agents}: {error}"), "correct it, or name another user in the entry")
+            }
+            Standing::Missing(problem) => {
+                Check::unknown(NAME, format!("{agents}: the user {user} {problem}"), "try again")
+            }
+        });
+    }
+    (sides, checks)
+}
+
 fn state(target: &Target, health: Option<&Health>) -> Vec<Check> {
     let path = &target.settings.state_dir;
     let uid = if target.is_system { 0 } else { target.user_id.as_raw() };
@@ -530,10 +595,9 @@ fn named(names: &[&str]) -> String {
     }
 }
 
-fn tmux_files(target: &Target) -> Vec<Check> {
-    let socket = &target.settings.tmux_socket;
+fn tmux_files(target: &Target, side: &Side) -> Vec<Check> {
+    let Side { account, socket, .. } = side;
     let Some(folder) = socket.parent() else { return Vec::new() };
-    let Ok(account) = &target.account else { return Vec::new() };
     let uid = Some(account.uid.as_raw());
     let gid = group(target).filter(|_| target.is_system).map(Gid::as_raw);
     let (needs, bars) = if target.is_system { (0o2750, 0o027) } else { (0o700, 0o022) };
@@ -558,10 +622,10 @@ fn tmux_files(target: &Target) -> Vec<Check> {
 }
 
 /// The tmux program, the agent user's access to agentd's programs, the tmux server, and its sessions.
-async fn tmux(target: &Target, answers: &Answers, jcard: &Jcard) -> Vec<Check> {
+async fn tmux(target: &Target, side: Option<&Side>, answers: &Answers, jcard: &Jcard) -> Vec<Check> {
     // Root becomes the agent user for this. Every other user keeps its identity.
-    let account = match &target.account {
-        Ok(account) if target.user_id.is_root() && !account.uid.is_root() => account.clone(),
+    let account = match side {
+        Some(Side { account, .. }) if target.user_id.is_root() && !account.uid.is_root() => account.clone(),
         _ => match Account::current() {
             Ok(account) if !account.uid.is_root() => account,
             _ => {
@@ -577,20 +641,23 @@ async fn tmux(target: &Target, answers: &Answers, jcard: &Jcard) -> Vec<Check> {
         (None, None) => "your PATH (no daemon is running)",
     };
     let deputy = Deputy::searching(path.or_else(|| std::env::var_os("PATH")), &account, || {});
-    let mut checks = vec![version(&deputy, whose).await];
-    let is_agent = target.account.as_ref().is_ok_and(|agent| agent.uid == account.uid);
-    if !is_agent {
-        let remedy = run_as(target, &["root", "the agent user"]);
+    let mut checks = Vec::new();
+    if side.is_none_or(|side| side.is_default) {
+        checks.push(version(&deputy, whose).await);
+    }
+    let Some(side) = side.filter(|side| side.account.uid == account.uid) else {
+        let user = side.map_or("the agent user", |side| side.account.name.as_str());
+        let remedy = run_as(target, &["root", user]);
         for check in ["executable", "launcher", "tmux-server"] {
             checks.push(Check::unknown(check, "only the agent user can check this", remedy.clone()));
         }
         checks.push(Check::unknown("sessions", "tmux clients run only as the agent user", remedy));
         return checks;
-    }
-    checks.push(executable(&deputy, target).await);
-    checks.push(launcher(&deputy, target).await);
-    checks.push(server(&deputy, &account, target).await);
-    checks.push(sessions(deputy, &account, target, answers, jcard).await);
+    };
+    checks.push(executable(&deputy, target, side).await);
+    checks.push(launcher(&deputy, target, side).await);
+    checks.push(server(&deputy, side).await);
+    checks.push(sessions(deputy, side, target, answers, jcard).await);
     checks
 }
 
@@ -609,7 +676,7 @@ async fn version(deputy: &Deputy, whose: &str) -> Check {
 }
 
 /// Whether the agent user can run the launcher, which tmux starts as that user.
-async fn launcher(deputy: &Deputy, target: &Target) -> Check {
+async fn launcher(deputy: &Deputy, target: &Target, side: &Side) -> Check {
     const NAME: &str = "launcher";
     const REMEDY: &str =
         "put agentd-launcher beside agentd in a folder that every user can enter, such as /usr/local/bin";
@@ -622,16 +689,18 @@ async fn launcher(deputy: &Deputy, target: &Target) -> Check {
     };
     let Some(folder) = path.parent() else { return Check::ok(NAME, path.display().to_string()) };
     match deputy.workdir(folder.to_owned()).await {
-        Ok(SeenWorkdir::Usable) => Check::ok(NAME, format!("the agent user can reach {}", path.display())),
+        Ok(SeenWorkdir::Usable) => Check::ok(NAME, format!("{} can reach {}", side.account.name, path.display())),
         Ok(SeenWorkdir::Unusable(problem)) => {
-            Check::failure(NAME, format!("agentd cannot start agents: {} {problem}", folder.display()), REMEDY)
+            let user = &side.account.name;
+            let message = format!("agentd cannot start agents as {user}: {} {problem}", folder.display());
+            Check::failure(NAME, message, REMEDY)
         }
         Err(error) => Check::unknown(NAME, error.to_string(), "try again"),
     }
 }
 
 /// Whether the agent user can run agentd, which the launcher starts as that user.
-async fn executable(deputy: &Deputy, target: &Target) -> Check {
+async fn executable(deputy: &Deputy, target: &Target, side: &Side) -> Check {
     const NAME: &str = "executable";
     let of_daemon = target.daemon.as_ref().and_then(|daemon| fs::read_link(format!("/proc/{}/exe", daemon.pid)).ok());
     let path: PathBuf = match of_daemon.map_or_else(std::env::current_exe, Ok) {
@@ -643,9 +712,11 @@ async fn executable(deputy: &Deputy, target: &Target) -> Check {
     let Some(folder) = path.parent() else { return Check::ok(NAME, path.display().to_string()) };
     let remedy = "put agentd in a folder that every user can enter, such as /usr/local/bin";
     match deputy.workdir(folder.to_owned()).await {
-        Ok(SeenWorkdir::Usable) => Check::ok(NAME, format!("the agent user can reach {}", path.display())),
+        Ok(SeenWorkdir::Usable) => Check::ok(NAME, format!("{} can reach {}", side.account.name, path.display())),
         Ok(SeenWorkdir::Unusable(problem)) => {
-            Check::failure(NAME, format!("agentd cannot start agents: {} {problem}", folder.display()), remedy)
+            let user = &side.account.name;
+            let message = format!("agentd cannot start agents as {user}: {} {problem}", folder.display());
+            Check::failure(NAME, message, remedy)
         }
         Err(error) => Check::unknown(NAME, error.to_string(), "try again"),
     }
@@ -654,9 +725,9 @@ async fn executable(deputy: &Deputy, target: &Target) -> Check {
 /// Whether the tmux server, and so every agent, has the groups that the user database gives to the agent user.
 ///
 /// A process keeps the groups that it had when it started.
-async fn server(deputy: &Deputy, account: &Account, target: &Target) -> Check {
+async fn server(deputy: &Deputy, side: &Side) -> Check {
     const NAME: &str = "tmux-server";
-    let socket = &target.settings.tmux_socket;
+    let Side { account, socket, .. } = side;
     // The daemon makes a server that lost its socket create it again.
     if matches!(look_at(socket), Ok(None)) {
         return Check::ok(NAME, "no server is running: there is no tmux socket");
@@ -715,9 +786,9 @@ fn differences(user: &str, has: &BTreeSet<u32>, given: &BTreeSet<u32>, name: imp
     missing.into_iter().chain(left).collect()
 }
 
-async fn sessions(deputy: Deputy, account: &Account, target: &Target, answers: &Answers, jcard: &Jcard) -> Check {
+async fn sessions(deputy: Deputy, side: &Side, target: &Target, answers: &Answers, jcard: &Jcard) -> Check {
     const NAME: &str = "sessions";
-    let socket = &target.settings.tmux_socket;
+    let Side { account, socket, .. } = side;
     // The daemon makes a server that lost its socket create it again.
     if matches!(look_at(socket), Ok(None)) {
         return Check::ok(NAME, "there are no sessions: there is no tmux socket");
@@ -732,8 +803,15 @@ async fn sessions(deputy: Deputy, account: &Account, target: &Target, answers: &
         }
     };
     let declared = match (&answers.agents, jcard.config()) {
-        (Some(agents), _) => keys(agents.iter().map(|agent| agent.name.as_str())),
-        (None, Some(config)) if config.complete => keys(config.entries.iter().map(|entry| entry.name.as_str())),
+        (Some(agents), _) => {
+            let its = agents.iter().filter(|agent| side.has(agent.user.as_deref()));
+            keys(its.map(|agent| agent.name.as_str()))
+        }
+        (None, Some(config)) if config.complete => {
+            let user = |entry: &config::Entry| entry.spec.as_ref().ok().and_then(|spec| spec.user.clone());
+            let its = config.entries.iter().filter(|entry| side.has(user(entry).as_ref().map(UserName::as_str)));
+            keys(its.map(|entry| entry.name.as_str()))
+        }
         (None, _) => {
             let message = format!("there are {}, but it is not known which agents are declared", owners.len());
             return Check::unknown(NAME, message, "start agentd, or fix the jcard");

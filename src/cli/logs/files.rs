@@ -40,21 +40,21 @@ pub(super) async fn print(
         return Err(Failure::Said(why.to_owned()));
     }
     let store = Store::new(&target.settings.log_dir, Gid::effective(), Retention::default());
-    let rendering = if arguments.raw { None } else { Some(rendering(&target, arguments)?) };
     let names = each_once(&arguments.names);
     let labels = Label::all(&names, arguments.is_about_several());
     for (name, label) in names.iter().zip(labels) {
         let printer = Printer::new(arguments, label);
         let agent: Name =
             name.parse().map_err(|error| Failure::Said(format!("there is no log of {name:?}: {error}")))?;
-        let reading = Reading { store: &store, agent, arguments, rendering: rendering.clone() };
+        let rendering = if arguments.raw { None } else { Some(rendering(&target, arguments, &agent)?) };
+        let reading = Reading { store: &store, agent, arguments, rendering };
         reading.print(printer).await?;
     }
     Ok(())
 }
 
-/// How text is made of logs, if this user may see text.
-fn rendering(target: &Target, arguments: &Arguments) -> Result<Rendering, Failure> {
+/// How text is made of an agent's logs, if this user may see text: by a process of the user whom the agent runs as.
+fn rendering(target: &Target, arguments: &Arguments, agent: &Name) -> Result<Rendering, Failure> {
     let name = arguments.names.first().map_or("NAME", String::as_str);
     let refused = |why: String| {
         Failure::Said(format!(
@@ -69,9 +69,10 @@ fn rendering(target: &Target, arguments: &Arguments) -> Result<Rendering, Failur
         let why = why.lines().next().unwrap_or_default();
         return Err(refused(format!("its secrets could not be redacted ({why})")));
     }
-    let account = target.account.as_ref().map_err(|error| refused(error.to_string()))?;
+    let user = target.declared_user(&agent.key());
+    let (account, _) = target.side_of(user.as_deref()).map_err(refused)?;
     let redactor = Redactor::new(reading.secrets.iter().map(|(_, value)| value.clone()));
-    let renderers = Renderers::new(Deputy::new(account, || {}));
+    let renderers = Renderers::new(Deputy::new(&account, || {}));
     Ok(Rendering { renderers, redactor: Arc::new(redactor), stamps: arguments.timestamps })
 }
 

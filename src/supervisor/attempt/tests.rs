@@ -40,7 +40,8 @@ impl Stage {
         let told = Arc::clone(&self.told);
         let tell = move |event| told.lock().unwrap().push(event);
         let name = "a".parse().unwrap();
-        tokio::spawn(run(Arc::clone(&self.resources), name, 1, start, Arc::default(), inbox, tell));
+        let seat = Arc::clone(self.resources.seats.default_seat());
+        tokio::spawn(run((Arc::clone(&self.resources), seat), name, 1, start, Arc::default(), inbox, tell));
         settle().await;
     }
 
@@ -217,7 +218,7 @@ mod before_the_launcher {
         pass(REPORT_TIMEOUT.saturating_sub(SECOND)).await;
         assert_eq!(stage.told(), ["opened"]);
         pass(SECOND).await;
-        let why = "retry: its launcher did not report within 10s; can the agent user run /bin/launcher?";
+        let why = "retry: its launcher did not report within 10s; can user agent run /bin/launcher?";
         assert_eq!(stage.told(), [why, "gone"]);
     }
 

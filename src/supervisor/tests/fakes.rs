@@ -34,7 +34,7 @@ use crate::supervisor::containment::{Containment, ProcessTree};
 use crate::supervisor::future::BoxFuture;
 use crate::supervisor::log_files::{LogFiles, Made, NotFound};
 use crate::supervisor::pacing::Pace;
-use crate::supervisor::resources::{CLEARINGS, Programs, Resources};
+use crate::supervisor::resources::{CLEARINGS, Programs, Resources, Seat, Seats};
 use crate::supervisor::sessions::Sessions;
 use crate::sys::clock::Timestamp;
 use crate::sys::file_id::FileId;
@@ -440,15 +440,22 @@ impl Default for Fakes {
 }
 
 impl Fakes {
-    pub fn resources(&self) -> Resources {
-        Resources {
+    /// What belongs to a user.
+    pub fn seat(&self, name: &str) -> Seat {
+        Seat {
             sessions: Arc::<FakeSessions>::clone(&self.sessions),
-            programs: Programs { launcher: "/bin/launcher".to_owned(), agentd: "/bin/agentd".to_owned() },
             launch_socket: "/run/launch.sock".into(),
             trouble: self.trouble.subscribe(),
             user: Uid::current(),
-            user_name: "agent".to_owned(),
+            user_name: name.to_owned(),
             containment: Arc::new(Contained(Arc::clone(&self.containment))),
+        }
+    }
+
+    pub fn resources(&self) -> Resources {
+        Resources {
+            seats: Seats::new(Arc::new(self.seat("agent"))),
+            programs: Programs { launcher: "/bin/launcher".to_owned(), agentd: "/bin/agentd".to_owned() },
             log_files: Arc::<FakeLogFiles>::clone(&self.log_files),
             pace: Pace::default(),
             clearings: Arc::new(Semaphore::new(CLEARINGS)),

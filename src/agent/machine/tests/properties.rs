@@ -585,12 +585,12 @@ impl World {
                 let real = self.real.as_mut().filter(|real| real.attempt == attempt).expect("kills what is not");
                 real.killed = true;
             }
-            Effect::Close { session } => {
+            Effect::Close { session, .. } => {
                 assert!(self.real.is_none(), "closes the session of something that is left");
                 assert!(!std::mem::replace(&mut self.is_closing, true), "closes what is closing");
                 assert_eq!(self.open, Some(session));
             }
-            Effect::OfferShell { session } => assert_eq!(self.open, Some(session)),
+            Effect::OfferShell { session, .. } => assert_eq!(self.open, Some(session)),
         }
     }
 

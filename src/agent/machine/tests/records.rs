@@ -68,7 +68,7 @@ pub(super) fn life(what: &str) -> Life {
         "waiting" => {
             let mut life = Life::new();
             life.declare(missing(plain()));
-            life.machine.describe(name("A"), Some("claude-code"));
+            life.machine.describe(name("A"), Some("claude-code"), None);
             life
         }
         "waiting for a restart" => {
@@ -242,7 +242,7 @@ pub(super) fn life(what: &str) -> Life {
             life.gone(2);
             life
         }
-        "found" => Life::of(Machine::found(name("a"), START)),
+        "found" => Life::of(Machine::found(name("a"), None, START)),
         other => panic!("nobody is {other}"),
     }
 }

@@ -1,0 +1,356 @@
+//! The users that entries name: who may be one, and what each of them sees.
+//!
+//! An agent user other than the default one must not be, or be able to become, anybody who decides about agents: not root, and no
+//! member of the group that administrates agentd or of the one that operates agents. And it must have been meant for agents: it is a
+//! member of the agents' group. The user database is read again at each resync, outside of the loop.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nix::unistd::{Gid, Group, Uid, User};
+
+use crate::agent::seen::{Problem, Seen, SeenWorkdir};
+use crate::agent::user::{AgentUser, UserName};
+use crate::sys::account::Account;
+use crate::wire::reason::WaitingFor;
+
+/// Groups whose members can become root on many machines.
+const MIGHTY: [&str; 3] = ["wheel", "sudo", "docker"];
+
+/// Who may be an agent user beside the default one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rules {
+    /// Nobody: the daemon runs without root, as the default user.
+    Nobody {
+        /// Its name.
+        own: String,
+    },
+    /// Members of a group who are in none of the others.
+    Members {
+        /// The group of agent users.
+        agents: String,
+        /// Those who may use the API, and those who may act on agents.
+        banned: Vec<Banned>,
+    },
+}
+
+/// A group whose members cannot be agent users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Banned {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub group: Gid,
+}
+
+/// What the user database says about a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// It has no such user.
+    Absent,
+    /// It has.
+    Found {
+        /// The user.
+        account: Account,
+        /// The names of the user's groups.
+        groups: BTreeSet<String>,
+    },
+    /// It could not be asked, for this reason.
+    Unknown(String),
+}
+
+/// Whether a user may be an agent user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It may. `dangers` are groups that make it more than that.
+    Fit {
+        /// The user.
+        account: Account,
+        /// The groups.
+        dangers: Vec<&'static str>,
+    },
+    /// It may not: the entry is wrong, and this is what would be right.
+    Unfit(String),
+    /// It was fit and is not there at present, or could not be looked up: the agent waits.
+    Missing(Problem),
+}
+
+impl Standing {
+    /// The user, if it is fit.
+    pub fn account(&self) -> Option<&Account> {
+        match self {
+            Self::Fit { account, .. } => Some(account),
+            Self::Unfit(_) | Self::Missing(_) => None,
+        }
+    }
+}
+
+/// The users that entries name, as they were last looked up.
+pub type Standings = BTreeMap<UserName, Standing>;
+
+/// What a user who is not the default one sees, or why nobody can.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum View {
+    /// This user sees that.
+    Of {
+        /// The user.
+        account: Account,
+        /// What it sees.
+        seen: Seen,
+    },
+    /// The entry is wrong.
+    Unfit(String),
+    /// The agent waits for this.
+    Missing(WaitingFor),
+}
+
+/// What agent users see.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Views {
+    /// The default user.
+    pub own: Seen,
+    /// The others.
+    pub others: BTreeMap<UserName, View>,
+}
+
+impl Views {
+    /// What this user sees, if that is known; `None` is the default user.
+    pub fn of(&self, user: Option<&UserName>) -> Option<&Seen> {
+        match user {
+            None => Some(&self.own),
+            Some(user) => match self.others.get(user)? {
+                View::Of { seen, .. } => Some(seen),
+                View::Unfit(_) | View::Missing(_) => None,
+            },
+        }
+    }
+
+    /// What each user sees, as far as that is known.
+    pub fn all(&self) -> impl Iterator<Item = (Option<&UserName>, &Seen)> {
+        let others = self.others.keys().filter_map(|user| Some((Some(user), self.of(Some(user))?)));
+        std::iter::once((None, &self.own)).chain(others)
+    }
+}
+
+impl From<Seen> for Views {
+    /// Where nobody but the default user is named.
+    fn from(own: Seen) -> Self {
+        Self { own, others: BTreeMap::new() }
+    }
+}
+
+/// The identity of a user that is not the default one.
+pub fn identity(name: &UserName, account: &Account) -> AgentUser {
+    AgentUser { name: name.clone(), uid: account.uid.as_raw() }
+}
+
+/// Asks the user database. Blocks.
+pub fn look_up(name: &UserName) -> Entry {
+    let unknown = |error: nix::Error| Entry::Unknown(format!("the user database could not be read: {error}"));
+    // It tells a user that does not exist from a failure, which other ways to ask do not.
+    match User::from_name(name.as_str()) {
+        Err(error) => return unknown(error),
+        Ok(None) => return Entry::Absent,
+        Ok(Some(_)) => {}
+    }
+    let account = match Account::find(name.as_str()) {
+        Ok(account) => account,
+        Err(error) => return Entry::Unknown(error.to_string()),
+    };
+    let mut groups = BTreeSet::new();
+    for &gid in account.groups.iter().chain([&account.gid]) {
+        match Group::from_gid(gid) {
+            Ok(group) => groups.extend(group.map(|group| group.name)),
+            Err(error) => return unknown(error),
+        }
+    }
+    Entry::Found { account, groups }
+}
+
+/// Judges users anew. What could not be found out leaves a user that was fit as it was.
+pub fn judge_all(names: &BTreeSet<UserName>, rules: &Rules, before: &Standings) -> Standings {
+    let standing = |name: &UserName| match rules {
+        Rules::Nobody { own } => Standing::Unfit(not_root(own, name)),
+        Rules::Members { .. } => judge(name, look_up(name), rules, before.get(name)),
+    };
+    names.iter().map(|name| (name.clone(), standing(name))).collect()
+}
+
+fn not_root(own: &str, name: &UserName) -> String {
+    format!("without root, agents run as yourself ({own}), not as {name}; remove `user`, or start agentd as root")
+}
+
+/// Judges what the user database says about a name.
+pub fn judge(name: &UserName, entry: Entry, rules: &Rules, before: Option<&Standing>) -> Standing {
+    let Rules::Members { agents, banned } = rules else {
+        return Standing::Unfit(format!("agents cannot run as {name} here"));
+    };
+    let was_fit = matches!(before, Some(Standing::Fit { .. } | Standing::Missing(Problem::Absent {})));
+    let (account, groups) = match entry {
+        Entry::Absent if was_fit => return Standing::Missing(Problem::Absent {}),
+        Entry::Absent => {
+            return Standing::Unfit(format!(
+                "there is no user {name}; create it (useradd --create-home --groups {agents} {name}), or name another"
+            ));
+        }
+        Entry::Unknown(detail) => {
+            let kept = before.filter(|before| before.account().is_some()).cloned();
+            return kept.unwrap_or(Standing::Missing(Problem::Unchecked { detail }));
+        }
+        Entry::Found { account, groups } => (account, groups),
+    };
+    let is_in = |group: Gid| account.gid == group || account.groups.contains(&group);
+    let root = Gid::from_raw(0);
+    if account.uid.is_root() || is_in(root) {
+        let what = if account.uid.is_root() { "is root" } else { "is in the group of root" };
+        return Standing::Unfit(format!("{name} {what}, and agents must not be; name an unprivileged user"));
+    }
+    for Banned { name: group, group: gid } in banned {
+        if is_in(*gid) {
+            return Standing::Unfit(format!(
+                "{name} is in group {group}, whose members decide about agents; remove it from the group (gpasswd -d {name} {group}), or name another user"
+            ));
+        }
+    }
+    if !groups.contains(agents) {
+        return Standing::Unfit(format!(
+            "{name} is not in group {agents}, whose members agents may run as; add it (usermod -aG {agents} {name}; the group: groupadd --system {agents}), or name another user"
+        ));
+    }
+    let dangers = MIGHTY.into_iter().filter(|&group| groups.contains(group)).collect();
+    Standing::Fit { account, dangers }
+}
+
+/// The warning about a user in groups whose members can become root.
+pub fn warning(name: &UserName, dangers: &[&str]) -> Option<String> {
+    let (noun, which) = if dangers.len() == 1 { ("group", "its members") } else { ("groups", "their members") };
+    let list = dangers.join(", ");
+    (!dangers.is_empty()).then(|| {
+        format!("{name} is in {noun} {list}: {which} can become root, and so can its agents; remove it (gpasswd -d {name} {})", dangers[0])
+    })
+}
+
+/// What is wrong with the home of a user, as that user sees it.
+pub fn home(name: &UserName, account: &Account, seen: &Seen) -> Option<WaitingFor> {
+    let problem = match seen.workdirs.get(&account.home) {
+        Some(SeenWorkdir::Usable) => return None,
+        Some(SeenWorkdir::Unusable(problem)) => problem.clone(),
+        None => seen.unseen(&account.home),
+    };
+    Some(WaitingFor::Home { user: name.to_string(), path: account.home.display().to_string(), problem })
+}
+
+/// Whether a user is the default one, however it is named.
+pub fn is_default(name: &UserName, default: &Account) -> bool {
+    name.as_str() == default.name
+}
+
+/// A user of whom nothing is known but the name and the id: it was deleted, and something of it may still run.
+pub fn former(user: &AgentUser) -> Account {
+    Account {
+        name: user.name.to_string(),
+        uid: Uid::from_raw(user.uid),
+        gid: Gid::from_raw(u32::MAX - 1),
+        groups: Vec::new(),
+        home: "/nonexistent".into(),
+        shell: "/bin/sh".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn name(text: &str) -> UserName {
+        text.parse().unwrap()
+    }
+
+    fn rules() -> Rules {
+        let banned = |name: &str, gid| Banned { name: name.to_owned(), group: Gid::from_raw(gid) };
+        Rules::Members { agents: "agentd-agents".to_owned(), banned: vec![banned("admin", 5), banned("crew", 6)] }
+    }
+
+    fn found(uid: u32, gid: u32, groups: &[(u32, &str)]) -> Entry {
+        Entry::Found {
+            account: Account {
+                name: "agent2".to_owned(),
+                uid: Uid::from_raw(uid),
+                gid: Gid::from_raw(gid),
+                groups: groups.iter().map(|&(gid, _)| Gid::from_raw(gid)).collect(),
+                home: "/home/agent2".into(),
+                shell: "/bin/sh".into(),
+            },
+            groups: groups.iter().map(|&(_, name)| name.to_owned()).collect(),
+        }
+    }
+
+    const MEMBER: (u32, &str) = (9, "agentd-agents");
+
+    #[rstest]
+    #[case::root(found(0, 7, &[MEMBER]), "is root")]
+    #[case::group_of_root(found(7, 0, &[MEMBER]), "is in the group of root")]
+    #[case::also_in_the_group_of_root(found(7, 7, &[MEMBER, (0, "root")]), "is in the group of root")]
+    #[case::admin(found(7, 7, &[MEMBER, (5, "admin")]), "remove it from the group (gpasswd -d agent2 admin)")]
+    #[case::admin_by_primary_group(found(7, 5, &[MEMBER]), "is in group admin")]
+    #[case::operator(found(7, 7, &[MEMBER, (6, "crew")]), "is in group crew, whose members decide about agents")]
+    #[case::not_meant_for_agents(found(7, 7, &[(7, "agent2")]), "add it (usermod -aG agentd-agents agent2")]
+    #[case::unknown(Entry::Absent, "create it (useradd --create-home --groups agentd-agents agent2)")]
+    fn a_user_that_agents_must_not_be_is_refused_with_a_remedy(#[case] entry: Entry, #[case] expected: &str) {
+        let Standing::Unfit(error) = judge(&name("agent2"), entry, &rules(), None) else { panic!("it is not refused") };
+        assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn a_member_who_could_become_root_is_fit_with_a_warning() {
+        let fit = |groups: &[(u32, &str)]| match judge(&name("agent2"), found(7, 7, groups), &rules(), None) {
+            Standing::Fit { account, dangers } => (account.uid.as_raw(), warning(&name("agent2"), &dangers)),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(fit(&[MEMBER]), (7, None));
+        for group in MIGHTY {
+            let warning = fit(&[MEMBER, (8, group)]).1.unwrap();
+            assert!(warning.contains(&format!("gpasswd -d agent2 {group}")), "{warning}");
+        }
+        assert!(fit(&[MEMBER, (8, "docker"), (3, "sudo")]).1.unwrap().contains("groups sudo, docker"));
+    }
+
+    #[test]
+    fn a_user_that_was_fit_is_waited_for() {
+        let (user, rules) = (name("agent2"), rules());
+        let fit = judge(&user, found(7, 7, &[MEMBER]), &rules, None);
+        let gone = judge(&user, Entry::Absent, &rules, Some(&fit));
+        assert_eq!(gone, Standing::Missing(Problem::Absent {}));
+        assert_eq!(judge(&user, Entry::Absent, &rules, Some(&gone)), gone, "also at the next look");
+        assert_eq!(judge(&user, found(7, 7, &[MEMBER]), &rules, Some(&gone)), fit);
+        let refused = judge(&user, found(7, 5, &[MEMBER]), &rules, Some(&fit));
+        assert!(matches!(refused, Standing::Unfit(_)), "it has become an administrator");
+    }
+
+    #[test]
+    fn a_failed_look_up_changes_nothing_and_proves_nothing() {
+        let (user, rules) = (name("agent2"), rules());
+        let failed = || Entry::Unknown("no answer".to_owned());
+        let fit = judge(&user, found(7, 7, &[MEMBER]), &rules, None);
+        assert_eq!(judge(&user, failed(), &rules, Some(&fit)), fit);
+        let unchecked = judge(&user, failed(), &rules, None);
+        assert_eq!(unchecked, Standing::Missing(Problem::Unchecked { detail: "no answer".to_owned() }));
+        let unknown = judge(&user, Entry::Absent, &rules, Some(&unchecked));
+        assert!(matches!(unknown, Standing::Unfit(_)), "it was never seen: {unknown:?}");
+    }
+
+    #[test]
+    fn without_root_nobody_else_can_be_an_agent_user() {
+        let names = [name("root"), name("agent2")].into();
+        for standing in judge_all(&names, &Rules::Nobody { own: "me".to_owned() }, &Standings::new()).into_values() {
+            let Standing::Unfit(error) = standing else { panic!("{standing:?}") };
+            assert!(error.contains("agents run as yourself (me)"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_user_database_knows_root_and_not_a_stranger() {
+        assert!(matches!(look_up(&name("root")), Entry::Found { account, .. } if account.uid.is_root()));
+        assert_eq!(look_up(&name("no-such-user-here")), Entry::Absent);
+    }
+}
