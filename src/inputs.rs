@@ -26,7 +26,7 @@ use crate::agent::seen::{Seen, SeenPrompt};
 use crate::config::{self, Config};
 use crate::deputy::{self, Deputy};
 use crate::inputs::assemble::{DeclarationContext, desired, folder_of, located, paths};
-use crate::inputs::secrets::Known;
+use crate::inputs::secrets::{Known, Named};
 use crate::state;
 use crate::state::overrides::Kept;
 use crate::sys::blocking;
@@ -98,6 +98,8 @@ struct Last {
     /// The error in the file as a whole.
     file_error: Option<String>,
     secrets: Known,
+    /// Which files are secrets because `config` names them.
+    named: Named,
     overrides: overrides::Known,
     /// What the next daemon would find of them; `None` if that is not known.
     kept: Option<Kept>,
@@ -242,10 +244,11 @@ impl Inputs {
         ];
         watcher.set(targets).await;
         let (config, secret_dir, known) = (self.place.file.clone(), self.secret_dir.clone(), last.secrets.clone());
+        let named = last.named.clone();
         let (place, overrides) = (self.overrides.clone(), last.overrides.clone());
         let (now, patience) = (Instant::now().into_std(), self.resync);
         let work = move || {
-            let reading = secrets::read(&secret_dir, &known.secrets);
+            let reading = secrets::read(&secret_dir, &named, &known.secrets);
             let (jcard, changed) = read_config(&config);
             let changed = changed.max(reading.changed);
             let orders = overrides::read(&place, overrides.may_make());
@@ -268,15 +271,16 @@ impl Inputs {
     ///
     /// If nothing has changed, this costs no more than that comparison: nothing per agent.
     async fn act(&self, files: Files, last: &mut Last, say: &impl Fn(News)) -> bool {
-        let secrets_error = files.secrets.error.clone();
-        let mut is_news = last.desired.as_ref().is_none_or(|before| before.secrets_error != secrets_error)
-            || last.secrets.secrets != files.secrets.secrets;
-        is_news |= last.overrides != files.overrides;
-        last.secrets = files.secrets;
-        last.overrides = files.overrides;
-        is_news |= self.keep_overrides(last).await;
         let before = last.reading;
         let is_edited = last.take_config(files.jcard, &self.place.file, &self.options).await;
+        let secrets = if is_edited { self.named_secrets(files.secrets, last).await } else { files.secrets };
+        let secrets_error = secrets.error.clone();
+        let mut is_news = last.desired.as_ref().is_none_or(|before| before.secrets_error != secrets_error)
+            || last.secrets.secrets != secrets.secrets;
+        is_news |= last.overrides != files.overrides;
+        last.secrets = secrets;
+        last.overrides = files.overrides;
+        is_news |= self.keep_overrides(last).await;
         let empty = Config { entries: Vec::new(), findings: Vec::new(), sandbox_expected: Vec::new(), complete: false };
         let config = last.config.as_ref().unwrap_or(&empty);
         if is_edited {
@@ -306,6 +310,21 @@ impl Inputs {
         }
         last.seen = seen;
         last.seen.unreachable.is_empty()
+    }
+
+    /// The secrets with the files that the jcard names: only now is it known which those are.
+    async fn named_secrets(&self, mut known: Known, last: &mut Last) -> Known {
+        let named = last.config.as_ref().map(Named::by).unwrap_or_default();
+        if named == last.named {
+            return known;
+        }
+        last.named = named.clone();
+        known.limit_to(&named);
+        let (secret_dir, patience, before) = (self.secret_dir.clone(), self.resync, known.clone());
+        let now = Instant::now().into_std();
+        let work = move || known.after(secrets::read(&secret_dir, &named, &known.secrets), &secret_dir, now, patience);
+        // Without a thread, they are missing until the next reading.
+        blocking::run(work).await.unwrap_or(before)
     }
 
     /// What an earlier daemon has left.
@@ -490,7 +509,7 @@ fn report_sandbox(path: &Path, config: &Config, before: &mut usize) {
             config.sandbox_expected.iter().take(10).map(|finding| finding.line.to_string()).collect();
         let more = if count > lines.len() { ", …" } else { "" };
         tracing::warn!(
-            "{}: {count} entries without a `type` run without a sandbox, which the Go daemon would use (lines {}{more}); write `type = \"native\"` if that is meant",
+            "{}: {count} entries without a `type` run without a sandbox, which the Go daemon would use (lines {}{more}); start agentd with --default-type sandboxed to have it, or write `type = \"native\"` if none is meant",
             path.display(),
             lines.join(", ")
         );

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::agent::changes::Marking;
 use crate::agent::fingerprint::{Fingerprint, VERSION};
 use crate::agent::launch::Launch;
+use crate::agent::sandbox::Sandbox;
 use crate::sys::PathError;
 use crate::sys::atomic_file::{self, Durability};
 
@@ -120,6 +121,12 @@ impl Marker {
         for argument in &launch.arguments {
             hash.text(argument.as_slice());
         }
+        if let Some(sandbox) = &launch.sandbox {
+            hash.text(b"sandbox");
+            // What a new home is filled with changes nothing about one that is there. Nothing here can fail to be written.
+            let sandbox = Sandbox { seed: Vec::new(), ..sandbox.clone() };
+            hash.text(&serde_json::to_vec(&sandbox).unwrap_or_default());
+        }
         environment.count(launch.environment.len());
         for (name, value) in &launch.environment {
             environment.text(name.as_bytes());
@@ -207,6 +214,7 @@ mod tests {
             environment: environment.iter().map(|&(name, value)| (name.to_owned(), SecretBytes::from(value))).collect(),
             secrets: BTreeSet::new(),
             workdir: "/".into(),
+            sandbox: None,
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: true,

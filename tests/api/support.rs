@@ -124,6 +124,8 @@ pub fn running(name: &str) -> AgentStatus {
         outcome: None,
         harness: None,
         kind: None,
+        sandbox: None,
+        labels: Default::default(),
         pid: None,
         attempt: None,
         declared_at: None,

@@ -51,6 +51,8 @@ impl Machine {
             },
             harness: self.harness.clone(),
             kind: life.map(|life| life.kind.in_words().to_owned()),
+            sandbox: life.and_then(|life| life.kind.sandbox()).map(|sandbox| sandbox.engine.to_string()),
+            labels: life.map(|life| life.policy.labels.clone()).unwrap_or_default(),
             pid,
             attempt: life.map(|life| life.attempts).filter(|&attempts| attempts > 0),
             declared_at: life.map(|life| time(life.at)),

@@ -163,7 +163,7 @@ fn needs_of(spec: &AgentSpec, account: &Account, folder: &Path) -> Vec<Need> {
         let path = folder.join(path);
         needs.push(Need::PromptFile(std::path::absolute(&path).unwrap_or(path)));
     }
-    needs.extend(spec.secrets.iter().flatten().cloned().map(Need::Secret));
+    needs.extend(spec.secrets.iter().flat_map(BTreeMap::values).cloned().map(Need::Secret));
     needs
 }
 

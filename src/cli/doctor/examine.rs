@@ -71,7 +71,7 @@ pub(super) async fn all(target: &Target) -> Vec<Check> {
     checks.push(log(target, &answers));
     checks.push(jcard.check(target, answers.health.as_ref()));
     checks.extend(jcard.sandbox());
-    checks.push(secrets(target, answers.health.as_ref()));
+    checks.push(secrets(target, &jcard, answers.health.as_ref()));
     checks.extend(tmux_files(target));
     checks.extend(tmux(target, &answers, &jcard).await);
     checks.extend(installation::all(target, answers.health.as_ref()).await);
@@ -422,8 +422,7 @@ impl Jcard {
         let verb = if expected.len() == 1 { "runs" } else { "run" };
         let what =
             format!("{} {verb} without a sandbox, which the Go daemon would use", counted(expected.len(), "agent"));
-        let remedy =
-            "write `type = \"native\"` in these entries if that is meant; docs/migrating.md says what else differs";
+        let remedy = "start agentd with --default-type sandboxed to have it, or write `type = \"native\"` in these entries; docs/migrating.md says what else differs";
         Some(Check::warning(NAME, format!("{what}: line {}{more}", lines.join(", ")), remedy))
     }
 
@@ -469,7 +468,7 @@ impl Jcard {
     }
 }
 
-fn secrets(target: &Target, health: Option<&Health>) -> Check {
+fn secrets(target: &Target, jcard: &Jcard, health: Option<&Health>) -> Check {
     const NAME: &str = "secrets";
     let path = &target.settings.secret_dir;
     let shown = path.display();
@@ -499,7 +498,8 @@ fn secrets(target: &Target, health: Option<&Health>) -> Check {
     if eaccess(path, AccessFlags::R_OK | AccessFlags::X_OK).is_err() {
         return Check::unknown(NAME, format!("this user cannot read {shown}"), run_as(target, &["root"]));
     }
-    let reading = secrets::read(path, &Secrets::default());
+    let files = jcard.config().map(secrets::Named::by).unwrap_or_default();
+    let reading = secrets::read(path, &files, &Secrets::default());
     if let Some(problems) = reading.error() {
         return Check::failure(NAME, problems, remedy);
     }
