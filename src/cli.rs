@@ -13,6 +13,7 @@ pub mod logs;
 pub mod manual;
 pub mod operate;
 pub mod output;
+mod sandbox;
 pub mod send;
 pub mod show;
 pub mod status;
@@ -782,12 +783,12 @@ mod tests {
 
     #[test]
     fn flags_of_the_go_daemon_without_effect_are_kept_for_the_log() {
-        let told = settings(&["agentd", "-runsc-path", "/usr/bin/runsc", "-debug=false"], &root());
-        assert_eq!((told.without_effect, told.detail), (vec!["runsc-path"], Detail::Plain));
+        let told = settings(&["agentd", "-sandbox-state-dir", "/s", "-debug=false"], &root());
+        assert_eq!((told.without_effect, told.detail), (vec!["sandbox-state-dir"], Detail::Plain));
         let plain = settings(&["agentd", "--debug"], &root());
         assert_eq!((plain.without_effect.len(), plain.options.from_go), (0, false));
-        let error = read(&["agentd", "-runsc-path=/x", "status"]).unwrap_err().to_string();
-        assert!(error.contains("--runsc-path has no effect with a command; leave it out"), "{error}");
+        let error = read(&["agentd", "-sandbox-state-dir=/x", "status"]).unwrap_err().to_string();
+        assert!(error.contains("--sandbox-state-dir has no effect with a command; leave it out"), "{error}");
     }
 
     #[test]

@@ -237,11 +237,14 @@ impl Inputs {
 
     /// Reads the files that root reads. Watches them first, so that no change is missed in between.
     async fn read(&self, watcher: &mut Watcher, last: &Last) -> Files {
-        let targets = vec![
+        // What is in the directory is watched in any case; these are for where links lead.
+        let named = last.named.files().map(|file| Target::Path(self.secret_dir.join(file)));
+        let targets = named.chain([
             Target::Path(self.place.file.clone()),
             Target::Contents(self.secret_dir.clone()),
             Target::Entries(self.overrides.directory.clone()),
-        ];
+        ]);
+        let targets = targets.collect();
         watcher.set(targets).await;
         let (config, secret_dir, known) = (self.place.file.clone(), self.secret_dir.clone(), last.secrets.clone());
         let named = last.named.clone();

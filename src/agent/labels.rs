@@ -10,22 +10,22 @@ pub const MOST: usize = 32;
 /// The longest key or value, in characters: as long as those of other systems, so that labels can be passed on.
 pub const LONGEST: usize = 63;
 
-/// What a key or a value consists of, as the inside of a set in a regular expression. There is neither a character that a URL, a
-/// shell or a metric would need quotes for, nor the one that separates a key from its value.
-pub const CHARACTERS: &str = "A-Za-z0-9._/-";
+/// A key as a regular expression. There is neither a character that a URL, a shell or a metric would need quotes for, nor the one that
+/// separates a key from its value; and no key looks like an option.
+pub const KEY: &str = "[A-Za-z0-9._/][A-Za-z0-9._/-]{0,62}";
 
-/// What a wrong label should be like.
-pub const RIGHT: &str = "write 1 to 63 of `A-Z a-z 0-9 . _ / -`";
+/// A value as a regular expression.
+pub const VALUE: &str = "[A-Za-z0-9._/-]{0,63}";
 
-/// Whether a text can be a key, or a value that is not empty.
-pub fn is_word(text: &str) -> bool {
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._/-".contains(&byte);
-    (1..=LONGEST).contains(&text.len()) && text.bytes().all(is_allowed)
+/// Whether a text can be a key.
+pub fn is_key(text: &str) -> bool {
+    !text.is_empty() && !text.starts_with('-') && is_value(text)
 }
 
 /// Whether a text can be a value.
 pub fn is_value(text: &str) -> bool {
-    text.is_empty() || is_word(text)
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._/-".contains(&byte);
+    text.len() <= LONGEST && text.bytes().all(is_allowed)
 }
 
 /// Which agents are meant: those that have a label, whatever its value, or with one value.
@@ -37,7 +37,7 @@ pub struct Selector {
 
 /// The text selects nothing.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("write KEY, or KEY=VALUE, each of 1 to 63 of A-Z a-z 0-9 . _ / -")]
+#[error("write KEY, or KEY=VALUE, each of at most 63 of A-Z a-z 0-9 . _ / -, of which a key does not begin with -")]
 pub struct NoSelector;
 
 impl Selector {
@@ -57,7 +57,7 @@ impl FromStr for Selector {
 
     fn from_str(text: &str) -> Result<Self, NoSelector> {
         let (key, value) = text.split_once('=').map_or((text, None), |(key, value)| (key, Some(value)));
-        if !is_word(key) || !value.is_none_or(is_value) {
+        if !is_key(key) || !value.is_none_or(is_value) {
             return Err(NoSelector);
         }
         Ok(Self { key: key.to_owned(), value: value.map(str::to_owned) })
@@ -112,6 +112,7 @@ mod tests {
     #[case("")]
     #[case("=x")]
     #[case("a=b=c")]
+    #[case("-a")]
     #[case("a b")]
     #[case("ä")]
     #[case("a=\n")]
@@ -120,13 +121,15 @@ mod tests {
     }
 
     #[test]
-    fn a_word_has_at_most_63_characters() {
-        assert!(is_word(&"x".repeat(LONGEST)) && !is_word(&"x".repeat(LONGEST + 1)) && !is_word(""));
+    fn keys_and_values_have_at_most_63_characters() {
+        let (longest, longer) = ("x".repeat(LONGEST), "x".repeat(LONGEST + 1));
+        assert!(is_key(&longest) && !is_key(&longer) && !is_key("") && !is_key("-x"));
+        assert!(is_value(&longest) && !is_value(&longer) && is_value("") && is_value("-x"));
     }
 
     proptest! {
         #[test]
-        fn a_selector_is_read_back_as_it_was_written(text in "[A-Za-z0-9._/-]{1,63}(=[A-Za-z0-9._/-]{0,63})?") {
+        fn a_selector_is_read_back_as_it_was_written(text in proptest::string::string_regex(&format!("{KEY}(={VALUE})?")).unwrap()) {
             prop_assert_eq!(text.parse::<Selector>().unwrap().to_string(), text);
         }
     }

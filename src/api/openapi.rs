@@ -202,8 +202,7 @@ fn parameters(route: Route) -> Option<Value> {
 
 /// The parameter that selects agents, which may be there more than once.
 fn label(description: &str) -> Value {
-    let word = |least: usize| format!("[{}]{{{least},{}}}", labels::CHARACTERS, labels::LONGEST);
-    let one = json!({ "type": "string", "pattern": format!("^{}(={})?$", word(1), word(0)) });
+    let one = json!({ "type": "string", "pattern": format!("^{}(={})?$", labels::KEY, labels::VALUE) });
     let schema = json!({ "type": "array", "items": one });
     let description = format!("a label, `KEY` or `KEY=VALUE`, of several all: {description}");
     let mut parameter = query("label", &schema, &description);

@@ -393,6 +393,12 @@ enabled        default     true
 generation     default     0
 replicas       default     1
 type           default     "native"
+sandbox        default     - (no sandbox)
+sandbox_read   default     - (no sandbox)
+sandbox_write  default     - (no sandbox)
+sandbox_home   default     - (no sandbox)
+network        default     - (no sandbox)
+labels         default     {}
 "#;
         assert_eq!(render(&found("Reviewer").unwrap(), false), expected);
     }

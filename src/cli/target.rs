@@ -7,12 +7,13 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{lstat, major, minor};
 use nix::unistd::Uid;
 
 use crate::cli::{self, Whereabouts};
+use crate::launch::program;
 use crate::settings::{SYSTEM_CONFIG, Settings, Surroundings};
 use crate::sys::account::{self, Account};
 use crate::sys::process::{self, Process};
@@ -126,6 +127,13 @@ pub(super) fn holder(state_dir: &Path) -> io::Result<Option<i32>> {
 }
 
 impl Target {
+    /// The launcher of the daemon. It may be another agentd than this one, with its own launcher beside it.
+    pub(super) fn launcher(&self) -> Result<PathBuf, program::Error> {
+        let agentd = self.daemon.as_ref().and_then(|daemon| fs::read_link(format!("/proc/{}/exe", daemon.pid)).ok());
+        let beside = agentd.map(|agentd| agentd.with_file_name(program::NAME));
+        program::find(self.settings.launcher.as_deref().or(beside.as_deref()))
+    }
+
     /// Finds the daemon. Each setting is that of the command line, else that of the running daemon, else the default for its user.
     pub fn find(all: &cli::Arguments, named: &Whereabouts, here: &Surroundings) -> Self {
         let user_id = Uid::effective();

@@ -59,7 +59,7 @@ fn seconds_or_duration(text: &str) -> Result<Duration, duration::Error> {
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Arguments {
     /// The agent; the case of its name does not matter
-    #[arg(add = complete::names(), required_unless_present = "labels")]
+    #[arg(add = complete::names())]
     pub name: Option<String>,
     /// Wait for all agents that have this label now, `KEY` or `KEY=VALUE`; of several labels, all. The command ends with the largest of
     /// their exit statuses
@@ -81,6 +81,9 @@ pub struct Arguments {
 
 /// Waits, and prints how that went: data to stdout, messages to stderr.
 pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
+    if arguments.name.is_none() && arguments.labels.is_empty() {
+        return complain(MISUSED, "name the agent to wait for, or write --label");
+    }
     if arguments.exit_code && !arguments.states.contains(&State::Exited) {
         return complain(MISUSED, "--exit-code needs an agent that has exited; leave out --for");
     }

@@ -363,10 +363,11 @@ impl<'a> Fields<'a> {
     }
 
     fn label(&mut self, at: usize, name: &str, value: &str, labels: &mut BTreeMap<String, String>) {
-        if !labels::is_word(name) {
-            self.error(at, format!("{} cannot be the key of a label; {}", quoted(name), labels::RIGHT));
+        const RIGHT: &str = "write up to 63 of `A-Z a-z 0-9 . _ / -`";
+        if !labels::is_key(name) {
+            self.error(at, format!("{} cannot be the key of a label; {RIGHT}, not beginning with -", quoted(name)));
         } else if !labels::is_value(value) {
-            self.error(at, format!("{} cannot be the value of a label; {}, or nothing", quoted(value), labels::RIGHT));
+            self.error(at, format!("{} cannot be the value of a label; {RIGHT}, or nothing", quoted(value)));
         } else if labels.insert(name.to_owned(), value.to_owned()).is_some() {
             self.error(at, format!("the label {} is there twice; remove one of them", quoted(name)));
         }

@@ -194,17 +194,17 @@ fn paths() -> Value {
 }
 
 fn labels() -> Value {
-    let word = |least: usize| format!("[{}]{{{least},{}}}", labels::CHARACTERS, labels::LONGEST);
+    let (key, value) = (labels::KEY, labels::VALUE);
     json!({
         "type": ["object", "array", "string"],
         "maxLength": 0,
         "maxProperties": labels::MOST,
         "maxItems": labels::MOST,
         "patternProperties": {
-            format!("^{}$", word(1)): { "type": "string", "pattern": format!("^{}$", word(0)) },
+            format!("^{key}$"): { "type": "string", "pattern": format!("^{value}$") },
         },
         "additionalProperties": false,
-        "items": { "type": "string", "pattern": format!("^{}(={})?$", word(1), word(0)) },
+        "items": { "type": "string", "pattern": format!("^{key}(={value})?$") },
     })
 }
 

@@ -730,11 +730,11 @@ mod fields {
     )]
     #[case(
         "labels = { \"a b\" = \"x\" }",
-        "3:12: \"a b\" cannot be the key of a label; write 1 to 63 of `A-Z a-z 0-9 . _ / -`"
+        "3:12: \"a b\" cannot be the key of a label; write up to 63 of `A-Z a-z 0-9 . _ / -`, not beginning with -"
     )]
     #[case(
         "labels = { a = \"x y\" }",
-        "3:12: \"x y\" cannot be the value of a label; write 1 to 63 of `A-Z a-z 0-9 . _ / -`, or nothing"
+        "3:12: \"x y\" cannot be the value of a label; write up to 63 of `A-Z a-z 0-9 . _ / -`, or nothing"
     )]
     #[case("labels = { a = 1 }", "3:16: the label \"a\" in `labels` is an integer; write a string, in quotes")]
     #[case("labels = [\"a=b\", \"a\"]", "3:18: the label \"a\" is there twice; remove one of them")]
@@ -842,7 +842,10 @@ mod fields {
         "env = { A = \"x\\u0000\" }",
         "3:13: the value of \"A\" in `env` has a NUL character; remove it, no program can be given one"
     )]
-    #[case("secrets = \"API_KEY\"", "3:11: `secrets` is a string; write an array of names, in [ ]")]
+    #[case(
+        "secrets = \"API_KEY\"",
+        "3:11: `secrets` is a string; write an array of names, or a table like { GH_TOKEN = \"github-reviewer\" }"
+    )]
     #[case(
         "secrets = [\"API-KEY\"]",
         "3:12: \"API-KEY\" cannot be a name in `secrets`; a secret's name has letters, digits and _, and does not begin with a digit"

@@ -112,6 +112,15 @@ impl Named {
         Self::Only(files.filter(|file| !is_variable_name(file)).cloned().collect())
     }
 
+    /// Those that are named one by one.
+    pub fn files(&self) -> impl Iterator<Item = &String> {
+        let files = match self {
+            Self::Only(files) => Some(files),
+            Self::All => None,
+        };
+        files.into_iter().flatten()
+    }
+
     fn has(&self, name: &str) -> bool {
         is_variable_name(name)
             || match self {

@@ -16,6 +16,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use crate::sys::blocking;
+use crate::sys::exec::is_variable_name;
 use crate::sys::inotify::{AddWatchFlags, InotifyEvent, Queue, WatchDescriptor};
 
 /// A set of watched paths.
@@ -168,7 +169,7 @@ fn wanted(targets: &[Target]) -> BTreeMap<PathBuf, Names> {
                 let Ok(resolved) = fs::canonicalize(directory) else { continue };
                 wanted.insert(resolved.clone(), None);
                 for entry in fs::read_dir(&resolved).into_iter().flatten().flatten().take(MAX_ENTRIES) {
-                    if entry.file_name().to_str().is_some_and(|name| !name.starts_with('.'))
+                    if entry.file_name().to_str().is_some_and(is_variable_name)
                         && entry.file_type().is_ok_and(|kind| kind.is_symlink())
                     {
                         names_on_the_way(&entry.path(), &mut wanted);

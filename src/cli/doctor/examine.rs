@@ -15,13 +15,13 @@ use super::{Check, Verdict, installation};
 use crate::agent::name::Key;
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::SeenWorkdir;
+use crate::cli::sandbox::{self, Attempt};
 use crate::cli::target::{Daemon, Target, holder};
 use crate::cli::wording::{counted, fault};
 use crate::client::{Client, Error};
 use crate::config::{self, Severity};
 use crate::deputy::{Deputy, Output, Program, Server};
 use crate::inputs::secrets;
-use crate::launch::program;
 use crate::launch::socket_dir::LAUNCH_SOCKET;
 use crate::sys::account::Account;
 use crate::sys::procfs;
@@ -412,7 +412,7 @@ impl Jcard {
 
     /// Whether agents run without a sandbox that their entries seem to expect.
     fn sandbox(&self) -> Option<Check> {
-        const NAME: &str = "sandbox";
+        const NAME: &str = sandbox::NAME;
         let expected = &self.config()?.sandbox_expected;
         if expected.is_empty() {
             return Some(Check::ok(NAME, "no entry seems to expect a sandbox"));
@@ -581,7 +581,9 @@ async fn tmux(target: &Target, answers: &Answers, jcard: &Jcard) -> Vec<Check> {
     let is_agent = target.account.as_ref().is_ok_and(|agent| agent.uid == account.uid);
     if !is_agent {
         let remedy = run_as(target, &["root", "the agent user"]);
-        for check in ["executable", "launcher", "tmux-server"] {
+        let is_sandboxed = jcard.config().is_some_and(|config| !sandbox::engines(&config.entries).is_empty());
+        let sandbox = is_sandboxed.then_some(sandbox::NAME);
+        for check in ["executable", "launcher", "tmux-server"].into_iter().chain(sandbox) {
             checks.push(Check::unknown(check, "only the agent user can check this", remedy.clone()));
         }
         checks.push(Check::unknown("sessions", "tmux clients run only as the agent user", remedy));
@@ -589,6 +591,7 @@ async fn tmux(target: &Target, answers: &Answers, jcard: &Jcard) -> Vec<Check> {
     }
     checks.push(executable(&deputy, target).await);
     checks.push(launcher(&deputy, target).await);
+    checks.extend(sandboxes(&deputy, target, jcard).await);
     checks.push(server(&deputy, &account, target).await);
     checks.push(sessions(deputy, &account, target, answers, jcard).await);
     checks
@@ -613,10 +616,7 @@ async fn launcher(deputy: &Deputy, target: &Target) -> Check {
     const NAME: &str = "launcher";
     const REMEDY: &str =
         "put agentd-launcher beside agentd in a folder that every user can enter, such as /usr/local/bin";
-    // The daemon may be another agentd than this one, with its own launcher beside it.
-    let of_daemon = target.daemon.as_ref().and_then(|daemon| fs::read_link(format!("/proc/{}/exe", daemon.pid)).ok());
-    let beside = of_daemon.map(|agentd| agentd.with_file_name(program::NAME));
-    let path = match program::find(target.settings.launcher.as_deref().or(beside.as_deref())) {
+    let path = match target.launcher() {
         Ok(path) => path,
         Err(error) => return Check::failure(NAME, error.to_string(), REMEDY),
     };
@@ -628,6 +628,25 @@ async fn launcher(deputy: &Deputy, target: &Target) -> Check {
         }
         Err(error) => Check::unknown(NAME, error.to_string(), "try again"),
     }
+}
+
+/// Whether the agent user can make the sandboxes that entries ask for: a real one with each engine.
+async fn sandboxes(deputy: &Deputy, target: &Target, jcard: &Jcard) -> Vec<Check> {
+    let engines = jcard.config().map(|config| sandbox::engines(&config.entries)).unwrap_or_default();
+    // The check of the launcher says why.
+    let Ok(launcher) = target.launcher() else { return Vec::new() };
+    let mut checks = Vec::new();
+    for (engine, agents) in engines {
+        let agents = counted(agents.len(), "sandboxed agent");
+        checks.push(match sandbox::attempt(deputy, &launcher, &engine).await {
+            Attempt::Works => Check::ok(sandbox::NAME, format!("{engine} makes sandboxes, for {agents}")),
+            Attempt::Fails { why, remedy } => {
+                Check::failure(sandbox::NAME, format!("{why}; {agents} cannot start"), remedy)
+            }
+            Attempt::Unknown(why) => Check::unknown(sandbox::NAME, why, "try again"),
+        });
+    }
+    checks
 }
 
 /// Whether the agent user can run agentd, which the launcher starts as that user.

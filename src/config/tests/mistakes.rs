@@ -38,7 +38,7 @@ fn answer(lines: &str) -> String {
 #[case::number_in_quotes("max_restarts = \"5\"", "3:16: error: `max_restarts` is a string; write a whole number")]
 #[case::restart_boolean("restart = true", "3:11: error: `restart` is a boolean; write a string, in quotes")]
 #[case::args_string("args = \"-v\"", "3:8: error: `args` is a string; write an array of strings, in [ ]")]
-#[case::secrets_string("secrets = \"X\"", "3:11: error: `secrets` is a string; write an array of names, in [ ]")]
+#[case::secrets_string("secrets = \"X\"", "3:11: error: `secrets` is a string; write an array of names, or a table")]
 #[case::backoff_string("backoff = \"5s\"", "3:11: error: `backoff` is a string; write an array of durations, in [ ]")]
 #[case::no_unit_of_time("timeout = \"2 fortnights\"", "3:11: error: `timeout`: \"fortnights\" is not a unit of time")]
 #[case::no_unit(
