@@ -84,7 +84,7 @@ let
         ) besideJcard
       )
       + ''
-        ${cfg.package}/bin/agentd check --strict ${lib.optionalString (hasFlag "unsandboxed") "--unsandboxed "}stereos/jcard.toml || {
+        ${cfg.package}/bin/agentd check --strict ${lib.concatMapStrings (word: "${word} ") sandboxArguments}stereos/jcard.toml || {
           echo 'services.agentd: a warning is an error here. agentd looks for a relative prompt_file in /etc/stereos: put it there by' >&2
           echo 'environment.etc."stereos/NAME".source = ./NAME, or write an absolute path.' >&2
           exit 1
@@ -101,8 +101,35 @@ let
 
   secretDir = if cfg.secretFiles != { } then "/etc/${secretLinks}" else cfg.secretDir;
 
+  # What an entry leaves open, for the daemon and for the check of the jcard.
+  sandboxFlags =
+    lib.optionals (cfg.sandbox.defaultType != null) [
+      "--default-type"
+      cfg.sandbox.defaultType
+    ]
+    ++ lib.optionals (cfg.sandbox.engine != null) [
+      "--sandbox"
+      cfg.sandbox.engine
+    ];
+
+  sandboxArguments =
+    lib.optional (hasFlag "unsandboxed") "--unsandboxed"
+    ++ sandboxFlags
+    ++ lib.concatMap (
+      name:
+      lib.concatMap (flag: [
+        "--${name}"
+        (lib.escapeShellArg flag.value)
+      ]) (flagsNamed name)
+    ) [
+      "default-type"
+      "sandbox"
+      "runsc-path"
+    ];
+
   arguments =
-    lib.optionals (cfg.configFile != null && jcard == null) [
+    sandboxFlags
+    ++ lib.optionals (cfg.configFile != null && jcard == null) [
       "--config"
       (toString cfg.configFile)
     ]
@@ -153,6 +180,8 @@ let
   // lib.optionalAttrs (cfg.configFile != null) { config = "configFile"; }
   // lib.optionalAttrs (cfg.secretDir != null) { secret-dir = "secretDir"; }
   // lib.optionalAttrs (cfg.secretFiles != { }) { secret-dir = "secretFiles"; }
+  // lib.optionalAttrs (cfg.sandbox.defaultType != null) { default-type = "sandbox.defaultType"; }
+  // lib.optionalAttrs (cfg.sandbox.engine != null) { sandbox = "sandbox.engine"; }
   // lib.optionalAttrs (cfg.logLevel == "debug") { debug = "logLevel"; }
   // lib.optionalAttrs (cfg.logTotal != null) { log-total = "logTotal"; };
 
@@ -459,6 +488,34 @@ in
         How much is logged. `debug` has full command lines with prompts, the names of variables, and the last screen of an agent
         that ends.
       '';
+    };
+
+    sandbox = {
+      defaultType = mkOption {
+        type = types.nullOr (
+          types.enum [
+            "native"
+            "sandboxed"
+          ]
+        );
+        default = null;
+        example = "sandboxed";
+        description = ''
+          What an entry of the jcard is that has neither `type` nor `sandbox`. If null, it is `native`: it runs without a sandbox.
+        '';
+      };
+      engine = mkOption {
+        type = types.nullOr (
+          types.enum [
+            "bwrap"
+            "runsc"
+            "crun"
+          ]
+        );
+        default = null;
+        example = "crun";
+        description = "What makes the sandboxes of entries that have no `sandbox`. If null, it is `bwrap`.";
+      };
     };
 
     limits = mkOption {

@@ -4,6 +4,7 @@ pub mod changes;
 pub mod declaration;
 pub mod fingerprint;
 pub mod harness;
+pub mod labels;
 pub mod launch;
 pub mod machine;
 pub mod name;

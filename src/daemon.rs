@@ -120,8 +120,10 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     rlimit::raise_descriptors();
     memory::keep_private();
     let account = agent_account(settings.user.as_deref())?;
-    for flag in &settings.without_effect {
-        tracing::warn!("--{flag} has no effect: this version has no sandbox");
+    if !settings.without_effect.is_empty() {
+        let flags: Vec<String> = settings.without_effect.iter().map(|flag| format!("--{flag}")).collect();
+        let right = "what a sandbox consists of is in a private folder of the attempt; leave it out";
+        tracing::warn!("{} has no effect: {right}", flags.join(", "));
     }
     // Checked now, rather than when each agent starts.
     let launcher = program::find(settings.launcher.as_deref())?;

@@ -157,6 +157,19 @@ impl Deputy {
         }
     }
 
+    /// Runs a program with these arguments in the environment of a login.
+    pub async fn run_in_login(
+        &self,
+        program: PathBuf,
+        arguments: Vec<String>,
+        timeout: Duration,
+    ) -> Result<Result<Output, RunError>, Error> {
+        match self.ask(Request::InLogin { program, arguments, timeout }, timeout).await? {
+            Reply::InLogin(result) => Ok(result),
+            _ => Err(Error::Gone),
+        }
+    }
+
     /// Finds the tmux server of this socket.
     ///
     /// The server that was `seen` there recreates its socket file if it is missing. The inner error is a message for people.

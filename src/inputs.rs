@@ -30,7 +30,7 @@ use crate::agent::user::{AgentUser, UserName};
 use crate::config::{self, Config};
 use crate::deputy::{self, Deputy};
 use crate::inputs::assemble::{DeclarationContext, Paths, desired, folder_of, located, named_users, paths};
-use crate::inputs::secrets::Known;
+use crate::inputs::secrets::{Known, Named};
 use crate::inputs::users::{Rules, Standing, Standings, View, Views};
 use crate::state;
 use crate::state::overrides::Kept;
@@ -109,6 +109,8 @@ struct Last {
     /// The error in the file as a whole.
     file_error: Option<String>,
     secrets: Known,
+    /// Which files are secrets because `config` names them.
+    named: Named,
     overrides: overrides::Known,
     /// What the next daemon would find of them; `None` if that is not known.
     kept: Option<Kept>,
@@ -257,17 +259,21 @@ impl Inputs {
 
     /// Reads the files that root reads. Watches them first, so that no change is missed in between.
     async fn read(&self, watcher: &mut Watcher, last: &Last) -> Files {
-        let targets = vec![
+        // What is in the directory is watched in any case; these are for where links lead.
+        let named = last.named.files().map(|file| Target::Path(self.secret_dir.join(file)));
+        let targets = named.chain([
             Target::Path(self.place.file.clone()),
             Target::Contents(self.secret_dir.clone()),
             Target::Entries(self.overrides.directory.clone()),
-        ];
+        ]);
+        let targets = targets.collect();
         watcher.set(targets).await;
         let (config, secret_dir, known) = (self.place.file.clone(), self.secret_dir.clone(), last.secrets.clone());
+        let named = last.named.clone();
         let (place, overrides) = (self.overrides.clone(), last.overrides.clone());
         let (now, patience) = (Instant::now().into_std(), self.resync);
         let work = move || {
-            let reading = secrets::read(&secret_dir, &known.secrets);
+            let reading = secrets::read(&secret_dir, &named, &known.secrets);
             let (jcard, changed) = read_config(&config);
             let changed = changed.max(reading.changed);
             let orders = overrides::read(&place, overrides.may_make());
@@ -290,15 +296,16 @@ impl Inputs {
     ///
     /// If nothing has changed, this costs no more than that comparison: nothing per agent.
     async fn act(&self, files: Files, last: &mut Last, say: &impl Fn(News)) -> bool {
-        let secrets_error = files.secrets.error.clone();
-        let mut is_news = last.desired.as_ref().is_none_or(|before| before.secrets_error != secrets_error)
-            || last.secrets.secrets != files.secrets.secrets;
-        is_news |= last.overrides != files.overrides;
-        last.secrets = files.secrets;
-        last.overrides = files.overrides;
-        is_news |= self.keep_overrides(last).await;
         let before = last.reading;
         let is_edited = last.take_config(files.jcard, &self.place.file, &self.options).await;
+        let secrets = if is_edited { self.named_secrets(files.secrets, last).await } else { files.secrets };
+        let secrets_error = secrets.error.clone();
+        let mut is_news = last.desired.as_ref().is_none_or(|before| before.secrets_error != secrets_error)
+            || last.secrets.secrets != secrets.secrets;
+        is_news |= last.overrides != files.overrides;
+        last.secrets = secrets;
+        last.overrides = files.overrides;
+        is_news |= self.keep_overrides(last).await;
         let empty = Config { entries: Vec::new(), findings: Vec::new(), sandbox_expected: Vec::new(), complete: false };
         let config = last.config.as_ref().unwrap_or(&empty);
         if is_edited {
@@ -329,6 +336,21 @@ impl Inputs {
         }
         last.views = views;
         last.views.all().all(|(_, seen)| seen.unreachable.is_empty())
+    }
+
+    /// The secrets with the files that the jcard names: only now is it known which those are.
+    async fn named_secrets(&self, mut known: Known, last: &mut Last) -> Known {
+        let named = last.config.as_ref().map(Named::by).unwrap_or_default();
+        if named == last.named {
+            return known;
+        }
+        last.named = named.clone();
+        known.limit_to(&named);
+        let (secret_dir, patience, before) = (self.secret_dir.clone(), self.resync, known.clone());
+        let now = Instant::now().into_std();
+        let work = move || known.after(secrets::read(&secret_dir, &named, &known.secrets), &secret_dir, now, patience);
+        // Without a thread, they are missing until the next reading.
+        blocking::run(work).await.unwrap_or(before)
     }
 
     /// What an earlier daemon has left.
@@ -600,7 +622,7 @@ fn report_sandbox(path: &Path, config: &Config, before: &mut usize) {
             config.sandbox_expected.iter().take(10).map(|finding| finding.line.to_string()).collect();
         let more = if count > lines.len() { ", …" } else { "" };
         tracing::warn!(
-            "{}: {count} entries without a `type` run without a sandbox, which the Go daemon would use (lines {}{more}); write `type = \"native\"` if that is meant",
+            "{}: {count} entries without a `type` run without a sandbox, which the Go daemon would use (lines {}{more}); start agentd with --default-type sandboxed to have it, or write `type = \"native\"` if none is meant",
             path.display(),
             lines.join(", ")
         );

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::agent::changes::Marks;
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::Name;
+use crate::agent::sandbox::Sandbox;
 use crate::agent::user::AgentUser;
 use crate::sys::secret_bytes::SecretBytes;
 
@@ -30,6 +31,8 @@ pub struct Launch {
     pub workdir: PathBuf,
     /// The umask of the harness; `None` is the usual one.
     pub umask: Option<u32>,
+    /// The sandbox that it runs in, if there is one.
+    pub sandbox: Option<Sandbox>,
     /// Of all of the above but what the preset gives of itself.
     pub fingerprint: Fingerprint,
     /// Of each of them, to tell by name what a later declaration changes.
@@ -53,6 +56,7 @@ impl Launch {
             secrets: BTreeSet::new(),
             workdir: "/".into(),
             umask: None,
+            sandbox: None,
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: true,

@@ -148,6 +148,7 @@ mod tests {
             secrets: std::collections::BTreeSet::new(),
             workdir: "/".into(),
             umask: None,
+            sandbox: None,
             fingerprint: Fingerprint::of(argument),
             marks: Marks::none(),
             is_certain: true,

@@ -81,6 +81,17 @@ pub enum Home {
     Real,
 }
 
+impl Home {
+    /// As a jcard says it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Fresh => "fresh",
+            Self::Real => "real",
+        }
+    }
+}
+
 /// The network in a sandbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -90,4 +101,14 @@ pub enum Network {
     Host,
     /// None.
     None,
+}
+
+impl Network {
+    /// As a jcard says it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::None => "none",
+        }
+    }
 }

@@ -2,7 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use crate::sys::exec::is_variable_name;
 use crate::sys::secret_bytes::SecretBytes;
+
+/// The longest name of a file, in bytes (`NAME_MAX`).
+const LONGEST: usize = 255;
+
+/// Whether a file of this name can be a secret: one that is hidden is not, nor what an editor or an update leaves behind with a `~`.
+pub fn is_secret_file(name: &str) -> bool {
+    name.len() <= LONGEST
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "._@+-".contains(c))
+}
 
 /// The secrets as last read; at first none, of which nothing is known. `Debug` shows names and lengths only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +33,11 @@ impl Secrets {
     /// All of them, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &SecretBytes)> {
         self.values.iter()
+    }
+
+    /// Those that are variables by their names: what an agent is given whose entry names no secrets.
+    pub fn variables(&self) -> impl Iterator<Item = (&String, &SecretBytes)> {
+        self.values.iter().filter(|(name, _)| is_variable_name(name))
     }
 
     /// For tests of other rooms.

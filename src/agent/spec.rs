@@ -1,6 +1,6 @@
 //! What a jcard says an agent is to be, before anything else is known.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::harness::Harness;
 use crate::agent::name::Name;
+use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
 use crate::agent::user::UserName;
 use crate::sys::secret_bytes::SecretBytes;
 
@@ -37,8 +38,9 @@ pub struct AgentSpec {
     pub umask: Option<u32>,
     /// Variables over the secrets.
     pub env: BTreeMap<String, SecretBytes>,
-    /// The secrets that are passed: all of them, or these, which must then all be there.
-    pub secrets: Option<BTreeSet<String>>,
+    /// The secrets that are passed: all of them, or these, which must then all be there. Variables, and the files that hold their
+    /// values.
+    pub secrets: Option<BTreeMap<String, String>>,
     /// How the agent is confined.
     pub kind: Kind,
     /// When it is restarted, timed out, killed.
@@ -93,26 +95,53 @@ pub enum Workdir {
 }
 
 /// How an agent is confined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Run directly as the agent user.
     Native,
-    /// Declared `sandboxed`, and run directly anyway: this version has no sandbox.
-    Sandboxed,
+    /// Declared `sandboxed`, and run directly anyway: agentd runs with `--unsandboxed`.
+    Unsandboxed,
+    /// Run in this sandbox. Paths in it may begin with `~/`, which is the home of the agent user.
+    Sandboxed(Sandbox),
 }
+
+/// How the API says the kind of an agent that runs in a sandbox.
+const SANDBOXED: &str = "sandboxed";
 
 impl Kind {
     /// As the API says it.
-    pub fn in_words(self) -> &'static str {
+    pub fn in_words(&self) -> &'static str {
         match self {
             Self::Native => "native",
-            Self::Sandboxed => "native (unsandboxed)",
+            Self::Unsandboxed => "native (unsandboxed)",
+            Self::Sandboxed(_) => SANDBOXED,
         }
     }
 
-    /// What [`Kind::in_words`] says, read again. Anything else was written by another build, which had other kinds.
-    pub fn from_words(words: &str) -> Self {
-        if words == Self::Sandboxed.in_words() { Self::Sandboxed } else { Self::Native }
+    /// What [`Kind::in_words`] says, read again, with the engine that a sandbox is made by. Anything else was written by another
+    /// build, which had other kinds.
+    pub fn from_words(words: &str, engine: Option<Engine>) -> Self {
+        match words {
+            SANDBOXED => Self::Sandboxed(Sandbox {
+                engine: engine.unwrap_or_default(),
+                program: None,
+                read: Vec::new(),
+                write: Vec::new(),
+                home: Home::default(),
+                seed: Vec::new(),
+                network: Network::default(),
+            }),
+            words if words == Self::Unsandboxed.in_words() => Self::Unsandboxed,
+            _ => Self::Native,
+        }
+    }
+
+    /// The sandbox, if there is one.
+    pub fn sandbox(&self) -> Option<&Sandbox> {
+        match self {
+            Self::Sandboxed(sandbox) => Some(sandbox),
+            Self::Native | Self::Unsandboxed => None,
+        }
     }
 }
 
@@ -146,6 +175,9 @@ pub struct Policy {
     /// Each higher number restarts it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub generation: u64,
+    /// What agents can be selected by: each a key with a value, which may be empty.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 fn yes() -> bool {
@@ -170,6 +202,7 @@ impl Default for Policy {
             limits: Limits::default(),
             enabled: true,
             generation: 0,
+            labels: BTreeMap::new(),
         }
     }
 }

@@ -40,9 +40,9 @@ pub struct Arguments {
     /// The jcard, under the daemon's name for this option
     #[arg(long, value_name = "PATH", conflicts_with = "files", value_parser = super::path())]
     pub config: Option<PathBuf>,
-    /// Accept `type = "sandboxed"`, as a daemon with this option does
-    #[arg(long)]
-    pub unsandboxed: bool,
+    /// How agents are confined, as for the daemon.
+    #[command(flatten)]
+    pub sandboxing: super::Sandboxing,
     /// Print the findings as JSON, a line for each file
     #[arg(long)]
     pub json: bool,

@@ -13,7 +13,8 @@ use super::complete;
 use super::output::{block_on, complain, print, say};
 use super::table::{push_hanging, wrapped};
 use super::times::Times;
-use super::wording::{BY_ITSELF, faults, in_bytes, never_started, outcome, paint, since, until, words};
+use super::wording::{BY_ITSELF, confinement, faults, in_bytes, never_started, outcome, paint, since, until, words};
+use crate::agent::harness::Harness;
 use crate::client::{Answer, Client, Error};
 use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
@@ -79,6 +80,9 @@ pub struct Explanation {
     /// Why its environment is not all that it should be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub environment_error: Option<String>,
+    /// How it is confined, a sentence each; nothing if it runs as the agent user without a sandbox.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub confinement: Vec<String>,
     /// What it takes of the machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
@@ -198,10 +202,24 @@ pub fn explain(agent: &AgentStatus, daemon_errors: Vec<String>) -> Explanation {
         ends,
         limits_error: agent.limits_error.clone(),
         environment_error: agent.environment_error.clone(),
+        confinement: confined(agent),
         resources: agent.resources.clone(),
         changes: changes(agent),
         daemon_errors,
     }
+}
+
+fn confined(agent: &AgentStatus) -> Vec<String> {
+    let Some(sentence) = confinement(agent) else { return Vec::new() };
+    let harness = agent.harness.as_deref().and_then(Harness::find);
+    let own = harness.filter(|harness| agent.sandbox.is_some() && harness.has_own_sandbox());
+    let own = own.map(|harness| {
+        format!(
+            "The sandbox of {} itself is off unless its arguments say otherwise: it cannot be made inside another",
+            harness.name
+        )
+    });
+    [sentence].into_iter().chain(own).collect()
 }
 
 /// The sentence that the daemon left out.
@@ -449,6 +467,7 @@ pub fn render(explanation: &Explanation, now: SystemTime, times: &Times, width: 
     };
     section("Next", explanation.next.iter().map(next).collect());
     section("Ended", ends(explanation, now, times));
+    section("Sandbox", explanation.confinement.iter().map(|how| sentence(how)).collect());
     section("Limits", lines(&explanation.limits_error));
     section("Variables", lines(&explanation.environment_error));
     section("Takes", explanation.resources.iter().map(takes).filter(|text| !text.is_empty()).collect());

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::output::{block_on, complain, print, say};
 use super::table::push_hanging;
 use super::wording::fault;
+use crate::agent::sandbox::Sandbox;
 use crate::agent::spec::{AgentSpec, Kind, Policy, Prompt, Restart, Workdir};
 use crate::client::Client;
 use crate::config::{self, Config, Entry, Options};
@@ -45,9 +46,9 @@ pub struct Arguments {
     /// The jcard [default: /etc/stereos/jcard.toml; without root: $XDG_CONFIG_HOME/agentd/jcard.toml]
     #[arg(long, value_name = "PATH", value_parser = super::path())]
     pub config: Option<PathBuf>,
-    /// Accept `type = "sandboxed"`, as a daemon with this option does
-    #[arg(long)]
-    pub unsandboxed: bool,
+    /// How agents are confined, as for the daemon.
+    #[command(flatten)]
+    pub sandboxing: super::Sandboxing,
     /// Print the same as data
     #[arg(long)]
     pub json: bool,
@@ -180,8 +181,18 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         kind,
         policy,
     } = spec;
-    let Policy { restart, max_restarts, timeout, grace_period, backoff, backoff_reset, limits, enabled, generation } =
-        policy;
+    let Policy {
+        restart,
+        max_restarts,
+        timeout,
+        grace_period,
+        backoff,
+        backoff_reset,
+        limits,
+        enabled,
+        generation,
+        labels,
+    } = policy;
     let (text, path) = match prompt {
         Some(Prompt::Text(text)) => (json!(text), Value::Null),
         Some(Prompt::File(path)) => (Value::Null, json!(path.display().to_string())),
@@ -202,22 +213,22 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         None => noted("user", Value::Null, "the default user"),
     };
     let secrets = match secrets {
-        Some(names) => field("secrets", json!(names)),
+        Some(files) if files.iter().all(|(name, file)| name == file) => {
+            field("secrets", json!(files.keys().collect::<Vec<_>>()))
+        }
+        Some(files) => field("secrets", json!(files)),
         None => noted("secrets", Value::Null, "all of them"),
     };
     let limit = |name, value: Option<Value>| match value {
         Some(value) => field(name, value),
         None => noted(name, Value::Null, "no limit"),
     };
-    let kind = match kind {
-        Kind::Native => field("type", json!("native")),
-        Kind::Sandboxed => noted("type", json!("sandboxed"), "runs without a sandbox"),
-    };
+    let confinement = confinement(kind, field, noted);
     let interactive = match interactive {
         Some(interactive) => field("interactive", json!(interactive)),
         None => noted("interactive", Value::Null, "as the harness's preset"),
     };
-    vec![
+    let all = [
         field("name", json!(name.as_str())),
         field("harness", json!(harness.name)),
         field("command", json!(command)),
@@ -243,7 +254,33 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         field("enabled", json!(enabled)),
         field("generation", json!(generation)),
         field("replicas", json!(siblings)),
-        kind,
+    ];
+    all.into_iter().chain(confinement).chain([field("labels", json!(labels))]).collect()
+}
+
+/// The fields about how an agent is confined.
+fn confinement(
+    kind: &Kind,
+    field: impl Fn(&'static str, Value) -> Field,
+    noted: impl Fn(&'static str, Value, &'static str) -> Field,
+) -> Vec<Field> {
+    const NO_SANDBOX: &str = "no sandbox";
+    let Some(Sandbox { engine, read, write, home, network, .. }) = kind.sandbox() else {
+        let kind = match kind {
+            Kind::Unsandboxed => noted("type", json!("sandboxed"), "runs without a sandbox: --unsandboxed"),
+            Kind::Native | Kind::Sandboxed(_) => field("type", json!("native")),
+        };
+        let rest = ["sandbox", "sandbox_read", "sandbox_write", "sandbox_home", "network"];
+        return [kind].into_iter().chain(rest.map(|name| noted(name, Value::Null, NO_SANDBOX))).collect();
+    };
+    let paths = |paths: &[PathBuf]| json!(paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>());
+    vec![
+        field("type", json!("sandboxed")),
+        field("sandbox", json!(engine.name())),
+        field("sandbox_read", paths(read)),
+        field("sandbox_write", paths(write)),
+        field("sandbox_home", json!(home.word())),
+        field("network", json!(network.word())),
     ]
 }
 
@@ -378,6 +415,12 @@ enabled        default     true
 generation     default     0
 replicas       default     1
 type           default     "native"
+sandbox        default     - (no sandbox)
+sandbox_read   default     - (no sandbox)
+sandbox_write  default     - (no sandbox)
+sandbox_home   default     - (no sandbox)
+network        default     - (no sandbox)
+labels         default     {}
 "#;
         assert_eq!(render(&found("Reviewer").unwrap(), false), expected);
     }

@@ -17,6 +17,7 @@ use crate::agent::user::UserName;
 use crate::cli::{self, Whereabouts};
 use crate::config;
 use crate::inputs::users::{Banned, Rules};
+use crate::launch::program;
 use crate::settings::{SYSTEM_CONFIG, Settings, Surroundings};
 use crate::sys::account::{self, Account};
 use crate::sys::process::{self, Process};
@@ -131,6 +132,13 @@ pub(super) fn holder(state_dir: &Path) -> io::Result<Option<i32>> {
 }
 
 impl Target {
+    /// The launcher of the daemon. It may be another agentd than this one, with its own launcher beside it.
+    pub(super) fn launcher(&self) -> Result<PathBuf, program::Error> {
+        let agentd = self.daemon.as_ref().and_then(|daemon| fs::read_link(format!("/proc/{}/exe", daemon.pid)).ok());
+        let beside = agentd.map(|agentd| agentd.with_file_name(program::NAME));
+        program::find(self.settings.launcher.as_deref().or(beside.as_deref()))
+    }
+
     /// Finds the daemon. Each setting is that of the command line, else that of the running daemon, else the default for its user.
     pub fn find(all: &cli::Arguments, named: &Whereabouts, here: &Surroundings) -> Self {
         let user_id = Uid::effective();

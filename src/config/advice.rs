@@ -2,12 +2,15 @@
 //!
 //! None of these changes what an entry declares.
 
+use std::collections::BTreeMap;
+
 use toml::de::{DeTable, DeValue};
 
 use super::fields::{Fields, KNOWN, quoted};
 use super::position::Places;
+use crate::agent::sandbox::{Engine, Home};
 use crate::agent::spec::{AgentSpec, Prompt, Restart};
-use crate::config::{Finding, Options, Severity};
+use crate::config::{DefaultType, Finding, Options, Severity};
 
 /// A number of processors from which on it is more likely a percentage.
 const MANY_PROCESSORS: u64 = 10;
@@ -32,6 +35,7 @@ pub(super) fn look_at(fields: &mut Fields<'_>, spec: &AgentSpec) {
     restarts(fields, spec);
     processors(fields, spec);
     overridden_secrets(fields, spec);
+    sandbox(fields, spec);
 }
 
 fn command(fields: &mut Fields<'_>, spec: &AgentSpec) {
@@ -190,7 +194,8 @@ fn processors(fields: &mut Fields<'_>, spec: &AgentSpec) {
 }
 
 fn overridden_secrets(fields: &mut Fields<'_>, spec: &AgentSpec) {
-    let both: Vec<&String> = spec.secrets.iter().flatten().filter(|name| spec.env.contains_key(*name)).collect();
+    let both: Vec<&String> =
+        spec.secrets.iter().flat_map(BTreeMap::keys).filter(|name| spec.env.contains_key(*name)).collect();
     for name in both {
         let right = "remove the name from one of them";
         let at = fields.place("secrets");
@@ -199,9 +204,33 @@ fn overridden_secrets(fields: &mut Fields<'_>, spec: &AgentSpec) {
     }
 }
 
+/// Warns about what probably does not work in the sandbox.
+fn sandbox(fields: &mut Fields<'_>, spec: &AgentSpec) {
+    let Some(sandbox) = spec.kind.sandbox() else { return };
+    let name = spec.harness.name;
+    if let Some(word) = spec.harness.asks_for_own_sandbox(&spec.command, &spec.args) {
+        let key = if spec.args.iter().any(|given| given.starts_with(word)) { "args" } else { "command" };
+        let right = "remove it: the agent's commands are confined already";
+        let at = fields.place(key);
+        fields
+            .warn(at, format!("{} makes {name} sandbox its commands, which fails in a sandbox; {right}", quoted(word)));
+    }
+    if name == "claude-code" && sandbox.engine == Engine::Runsc {
+        let at = fields.place(if fields.is_set("sandbox") { "sandbox" } else { "type" });
+        let right = "write `sandbox = \"bwrap\"` if it does";
+        fields.warn(at, format!("versions of {name} from 2.1.49 on may hang or end at once under runsc; {right}"));
+    }
+    if sandbox.home == Home::Fresh && !spec.harness.is_custom() && spec.policy.restart != Restart::No {
+        let at = fields.place("sandbox_home");
+        let right = "write `sandbox_home = \"kept\"` to keep them";
+        fields.warn(at, format!("each restart loses {name}'s conversations with the home; {right}"));
+    }
+}
+
 /// A finding if the Go daemon, which agentd replaces, would run the entry's agent in a sandbox.
 pub(super) fn sandbox_expected(fields: &Fields<'_>, options: &Options) -> Option<Finding> {
-    if options.unsandboxed || fields.is_set("type") {
+    let is_said = fields.is_set("type") || fields.is_set("sandbox");
+    if is_said || options.unsandboxed || options.default_type == DefaultType::Sandboxed {
         return None;
     }
     let is_given = |key: &str| fields.is_set(key) && !fields.is_empty(key);
@@ -214,7 +243,7 @@ pub(super) fn sandbox_expected(fields: &Fields<'_>, options: &Options) -> Option
         Some(_) | None => "",
     };
     let what = "without a `type`, this agent runs without a sandbox; the Go daemon would sandbox it";
-    let right = "write `type = \"native\"` if that is meant";
+    let right = "write `type = \"sandboxed\"` to have it, or `type = \"native\"` if none is meant";
     let at = telling.map_or_else(|| fields.start(), |key| fields.place(key));
     Some(fields.finding(at, Severity::Warning, format!("{because}{what}; {right}")))
 }

@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use toml::de::{DeTable, DeValue};
 
 use super::advice;
+use super::confinement;
 use super::fields::{Fields, alternatives, described, quoted};
 use super::position::Places;
 use crate::agent::harness::{HARNESSES, Harness};
 use crate::agent::name::{InvalidName, Key, Name};
-use crate::agent::spec::{AgentSpec, Kind, Limits, Policy, Prompt, Restart, Workdir};
+use crate::agent::spec::{AgentSpec, Limits, Policy, Prompt, Restart, Workdir};
 use crate::config::{Config, Entry, Finding, Lines, MAX_AGENTS, MAX_REPLICAS, MAX_TOGETHER, Options, Severity};
 use crate::text::suggest::nearest;
 
@@ -178,9 +179,10 @@ impl<'a> Draft<'a> {
         let workdir = fields.workdir("workdir").unwrap_or_else(default_workdir);
         let umask = fields.umask("umask");
         let env = fields.variables("env").unwrap_or_default();
-        let secrets = fields.variable_names("secrets");
-        let kind = read_kind(fields, options);
+        let secrets = fields.secrets("secrets");
+        let kind = confinement::read(fields, self.harness, options);
         let policy = read_policy(fields);
+        let policy = Policy { limits: confinement::with_defaults(policy.limits, &kind), ..policy };
         fields.unknown_keys();
         let prompt = prompt_file.or(prompt);
         if let Some(harness) = self.harness {
@@ -286,16 +288,6 @@ enum Session {
     Unknown,
 }
 
-fn read_kind(fields: &mut Fields<'_>, options: &Options) -> Kind {
-    let kinds = [("native", Kind::Native), ("sandboxed", Kind::Sandboxed)];
-    let kind = fields.word("type", "unknown agent.type", &kinds).unwrap_or(Kind::Native);
-    if kind == Kind::Sandboxed && !options.unsandboxed {
-        let right = "write `type = \"native\"`, or run agentd with --unsandboxed to run the agent without a sandbox";
-        fields.error(fields.place("type"), format!("this version has no sandbox; {right}"));
-    }
-    kind
-}
-
 fn read_policy(fields: &mut Fields<'_>) -> Policy {
     let restarts = [("no", Restart::No), ("on-failure", Restart::OnFailure), ("always", Restart::Always)];
     let any_number = format!("write a whole number from 0 to {}, where 0 is no limit", u64::MAX);
@@ -319,6 +311,7 @@ fn read_policy(fields: &mut Fields<'_>) -> Policy {
         },
         enabled: fields.boolean("enabled").unwrap_or(default.enabled),
         generation: generation(fields).unwrap_or(default.generation),
+        labels: fields.labels("labels").unwrap_or_default(),
     }
 }
 
@@ -528,7 +521,8 @@ fn size(spec: &AgentSpec) -> usize {
         Some(Prompt::Text(text)) => text.len(),
         Some(Prompt::File(_)) | None => 0,
     };
-    let texts = spec.command.iter().chain(&spec.args).chain(spec.env.keys()).chain(spec.secrets.iter().flatten());
+    let pairs = spec.secrets.iter().chain([&spec.policy.labels]).flatten().flat_map(|(key, value)| [key, value]);
+    let texts = spec.command.iter().chain(&spec.args).chain(spec.env.keys()).chain(pairs);
     let values = spec.env.values().map(|value| value.as_slice().len());
     prompt + texts.map(String::len).chain(values).map(|length| length + size_of::<String>()).sum::<usize>()
 }

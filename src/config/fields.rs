@@ -2,7 +2,7 @@
 //!
 //! A field that is absent or an empty string is not set: its reader returns `None` and records nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +11,9 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::position::Places;
+use crate::agent::labels;
 use crate::agent::name::Name;
+use crate::agent::secrets::is_secret_file;
 use crate::agent::spec::Workdir;
 use crate::agent::user::UserName;
 use crate::config::{Finding, Lines, MAX_NOTED, Severity, tell};
@@ -47,6 +49,12 @@ pub(super) const KNOWN: &[&str] = &[
     "backoff_reset",
     "replicas",
     "type",
+    "sandbox",
+    "sandbox_read",
+    "sandbox_write",
+    "sandbox_home",
+    "network",
+    "labels",
     "memory",
     "pid_limit",
     "cpu",
@@ -288,19 +296,104 @@ impl<'a> Fields<'a> {
         self.array(key, "strings", |fields, value| fields.text(&what, value, 0).map(str::to_owned))
     }
 
-    /// Reads an array of variable names.
-    pub(super) fn variable_names(&mut self, key: &str) -> Option<BTreeSet<String>> {
-        let what = format!("a name in `{key}`");
-        let names = self.array(key, "names", |fields, value| {
-            let name = fields.text(&what, value, 0)?;
-            if !is_variable_name(name) {
-                let right = "a secret's name has letters, digits and _, and does not begin with a digit";
-                fields.error(value.span().start, format!("{} cannot be {what}; {right}", quoted(name)));
+    /// Reads an array of strings, which may be empty, with their positions.
+    pub(super) fn located_strings(&mut self, key: &str) -> Option<Vec<(usize, &'a str)>> {
+        let what = format!("a string in `{key}`");
+        self.array(key, "strings", |fields, value| Some((value.span().start, fields.text(&what, value, 0)?)))
+    }
+
+    /// Reads secrets: an array of names of both variables and files, or a table of variables with the files of their values.
+    pub(super) fn secrets(&mut self, key: &str) -> Option<BTreeMap<String, String>> {
+        let value = self.value(key)?;
+        match value.get_ref() {
+            DeValue::Table(table) => {
+                Some(table.iter().filter_map(|(name, file)| self.secret(key, name, file)).collect())
+            }
+            DeValue::Array(_) => {
+                let what = format!("a name in `{key}`");
+                let names = self.array(key, "names", |fields, value| {
+                    let name = fields.text(&what, value, 0)?;
+                    fields.variable_name(value.span().start, name, &what).map(|name| (name.clone(), name))
+                })?;
+                Some(names.into_iter().collect())
+            }
+            other => {
+                let right = "write an array of names, or a table like { GH_TOKEN = \"github-reviewer\" }";
+                self.error(value.span().start, format!("`{key}` is {}; {right}", described(other)));
+                None
+            }
+        }
+    }
+
+    /// One variable, and the file of its value.
+    fn secret(
+        &mut self,
+        key: &str,
+        name: &'a Spanned<std::borrow::Cow<'a, str>>,
+        file: &'a Value<'a>,
+    ) -> Option<(String, String)> {
+        let variable = self.variable_name(name.span().start, name.get_ref(), &format!("a variable in `{key}`"));
+        let at = file.span().start;
+        let file = self.text(&format!("the file of {} in `{key}`", quoted(name.get_ref())), file, 0)?;
+        if !is_secret_file(file) {
+            let right = "write the name of a file in the secrets directory: up to 255 of `A-Z a-z 0-9 . _ @ + -`, \
+                         beginning with a letter, a digit or _";
+            self.error(at, format!("{} cannot be a secret's file; {right}", quoted(file)));
+            return None;
+        }
+        Some((variable?, file.to_owned()))
+    }
+
+    fn variable_name(&mut self, at: usize, name: &str, what: &str) -> Option<String> {
+        if !is_variable_name(name) {
+            let right = "a secret's name has letters, digits and _, and does not begin with a digit";
+            self.error(at, format!("{} cannot be {what}; {right}", quoted(name)));
+            return None;
+        }
+        Some(name.to_owned())
+    }
+
+    /// Reads labels: a table of keys with values, or an array of keys and of `key=value`.
+    pub(super) fn labels(&mut self, key: &str) -> Option<BTreeMap<String, String>> {
+        let value = self.value(key)?;
+        let mut labels = BTreeMap::new();
+        match value.get_ref() {
+            DeValue::Table(table) => {
+                for (name, value) in table {
+                    let what = format!("the label {} in `{key}`", quoted(name.get_ref()));
+                    if let Some(text) = self.text(&what, value, 0) {
+                        self.label(name.span().start, name.get_ref(), text, &mut labels);
+                    }
+                }
+            }
+            DeValue::Array(_) => {
+                for (at, text) in self.located_strings(key)? {
+                    let (name, text) = text.split_once('=').unwrap_or((text, ""));
+                    self.label(at, name, text, &mut labels);
+                }
+            }
+            other => {
+                let right = "write a table like { team = \"web\" }, or an array like [\"review\", \"team=web\"]";
+                self.error(value.span().start, format!("`{key}` is {}; {right}", described(other)));
                 return None;
             }
-            Some(name.to_owned())
-        })?;
-        Some(names.into_iter().collect())
+        }
+        if labels.len() > labels::MOST {
+            let at = value.span().start;
+            self.error(at, format!("`{key}` has {} labels; write at most {}", labels.len(), labels::MOST));
+        }
+        Some(labels)
+    }
+
+    fn label(&mut self, at: usize, name: &str, value: &str, labels: &mut BTreeMap<String, String>) {
+        const RIGHT: &str = "write up to 63 of `A-Z a-z 0-9 . _ / -`";
+        if !labels::is_key(name) {
+            self.error(at, format!("{} cannot be the key of a label; {RIGHT}, not beginning with -", quoted(name)));
+        } else if !labels::is_value(value) {
+            self.error(at, format!("{} cannot be the value of a label; {RIGHT}, or nothing", quoted(value)));
+        } else if labels.insert(name.to_owned(), value.to_owned()).is_some() {
+            self.error(at, format!("the label {} is there twice; remove one of them", quoted(name)));
+        }
     }
 
     /// Reads variables and their values.

@@ -8,8 +8,10 @@
 use serde_json::{Value, json};
 
 use crate::agent::harness::HARNESSES;
+use crate::agent::labels;
 use crate::agent::name::Name;
 use crate::config::agents::MAX_GENERATION;
+use crate::config::confinement::MOST_PATHS;
 use crate::config::{MAX_AGENTS, MAX_REPLICAS};
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::text::duration;
@@ -17,6 +19,9 @@ use crate::text::duration;
 /// Every spelling of a unit of time that [`duration::parse`] knows.
 const UNITS: &str = "ns|nsec|nanos|us|\u{b5}s|\u{3bc}s|usec|ms|msec|millis|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|\
                      d|days?|w|wks?|weeks?|months?|y|yrs?|years?";
+
+/// The names of variables.
+const VARIABLE: &str = "^[A-Za-z_][A-Za-z0-9_]*$";
 
 /// The schema. Everywhere but among the elements of arrays an empty string is "not set".
 pub fn schema() -> Value {
@@ -98,8 +103,16 @@ fn fields() -> Value {
             "variables; they override secrets of the same name; numbers and booleans are passed as they are written",
         ),
         "secrets": described(
-            array(&json!({ "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" })),
-            "pass only these secrets, and wait until all of them exist; other secrets then do not relaunch the agent",
+            json!({
+                "type": ["array", "object", "string"],
+                "maxLength": 0,
+                "items": { "type": "string", "pattern": VARIABLE },
+                "patternProperties": {
+                    VARIABLE: { "type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9._@+-]{0,254}$" },
+                },
+                "additionalProperties": false,
+            }),
+            "pass only these secrets, and wait until all of them exist; other secrets then do not relaunch the agent; as a table: variables with the files of their values",
         ),
         "restart": with_default(
             json!({ "type": "string", "enum": ["no", "on-failure", "always", ""] }),
@@ -139,7 +152,28 @@ fn fields() -> Value {
         "type": with_default(
             json!({ "type": "string", "enum": ["native", "sandboxed", ""] }),
             json!("native"),
-            "`native` is the only type; `sandboxed` is an error in this version, unless agentd runs with `--unsandboxed`",
+            "`native`, `sandboxed`; see [Sandboxes](#sandboxes); `--default-type` changes the default",
+        ),
+        "sandbox": described(
+            json!({ "type": "string", "enum": ["none", "bwrap", "runsc", "crun", ""] }),
+            "what makes the sandbox: `bwrap`, `runsc` or `crun`, which imply `type = \"sandboxed\"`; `none`: there is none",
+        ),
+        "sandbox_read": with_default(paths(), json!([]), "paths that a sandboxed agent can read in addition"),
+        "sandbox_write": with_default(paths(), json!([]), "paths that a sandboxed agent can write in addition"),
+        "sandbox_home": with_default(
+            json!({ "type": "string", "enum": ["kept", "fresh", "real", ""] }),
+            json!("kept"),
+            "the home in the sandbox: `kept` is one of the agent's own that outlives its attempts, `fresh` a new one at each start, `real` the user's",
+        ),
+        "network": with_default(
+            json!({ "type": "string", "enum": ["host", "none", ""] }),
+            json!("host"),
+            "the network in the sandbox: `host` is that of the machine; `none` is for `custom` only",
+        ),
+        "labels": with_default(
+            labels(),
+            json!({}),
+            "what agents can be selected by: `{ team = \"web\", review = \"\" }`, or `[\"team=web\", \"review\"]`; at most 32, keys and values of at most 63 of `A-Z a-z 0-9 . _ / -`",
         ),
     })
 }
@@ -165,6 +199,34 @@ fn umask() -> Value {
 
 fn array(items: &Value) -> Value {
     json!({ "type": ["array", "string"], "maxLength": 0, "items": items })
+}
+
+/// Paths that a sandbox shows: neither a root, nor one that leads up.
+fn paths() -> Value {
+    let path = json!({
+        "type": "string",
+        "maxLength": MAX_ARGUMENT,
+        "pattern": "^~?/",
+        "not": { "pattern": "(^|/)\\.\\.(/|$)|^~?(/|\\./|\\.$)*$" },
+    });
+    let mut paths = array(&path);
+    paths["maxItems"] = MOST_PATHS.into();
+    paths
+}
+
+fn labels() -> Value {
+    let (key, value) = (labels::KEY, labels::VALUE);
+    json!({
+        "type": ["object", "array", "string"],
+        "maxLength": 0,
+        "maxProperties": labels::MOST,
+        "maxItems": labels::MOST,
+        "patternProperties": {
+            format!("^{key}$"): { "type": "string", "pattern": format!("^{value}$") },
+        },
+        "additionalProperties": false,
+        "items": { "type": "string", "pattern": format!("^{key}(={value})?$") },
+    })
 }
 
 fn number(minimum: u64, maximum: Option<u64>) -> Value {
@@ -217,8 +279,17 @@ pub(super) mod tests {
 
     /// Asserts that the schema refuses an error that can be judged by a value alone.
     pub fn refuses(text: &str, error: &str) {
-        const NOT_OF_A_VALUE: [&str; 6] =
-            ["has a NUL character", "bytes long", "no sandbox", "program in `command`", "9999999999", "too small"];
+        const NOT_OF_A_VALUE: [&str; 9] = [
+            "has a NUL character",
+            "bytes long",
+            "contradicts",
+            "needs a sandbox",
+            "without a network",
+            "is there twice",
+            "program in `command`",
+            "9999999999",
+            "too small",
+        ];
         if !NOT_OF_A_VALUE.iter().any(|other| error.contains(other)) && !text.contains("9999999999") {
             assert_ne!(faults(text), Vec::<String>::new(), "{text}: {error}");
         }

@@ -22,6 +22,8 @@ pub(super) const FILE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) enum Request {
     /// Run tmux with these arguments and this standard input, for no longer than this.
     Tmux { program: Program, arguments: Vec<String>, input: Input, timeout: Duration },
+    /// Run this program with these arguments in the environment of a login, for no longer than this.
+    InLogin { program: PathBuf, arguments: Vec<String>, timeout: Duration },
     /// Find the tmux server of this socket. The server that was seen there recreates a missing socket file.
     Server { socket: PathBuf, seen: Option<Seen> },
     /// End the tmux server of this socket, if no process that it started is alive.
@@ -48,6 +50,7 @@ pub(crate) enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     Tmux(Result<Output, RunError>),
+    InLogin(Result<Output, RunError>),
     Server(Result<Server, String>),
     EndServer(Result<bool, String>),
     Remind(Result<bool, String>),

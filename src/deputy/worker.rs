@@ -1,9 +1,11 @@
 //! The deputy's main loop: reads requests and answers them, with the agent user's rights.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -26,7 +28,7 @@ use crate::agent::seen::{Problem, SeenPrompt, SeenWorkdir};
 use crate::logs::renderer;
 use crate::sys::account::{self, Account};
 use crate::sys::blocking;
-use crate::sys::exec::MAX_ARGUMENT;
+use crate::sys::exec::{MAX_ARGUMENT, single_quote};
 use crate::sys::fd;
 use crate::sys::fd_passing::Receiver;
 use crate::sys::frame;
@@ -171,6 +173,9 @@ async fn answer(request: Request, account: &Account, hanging: &Hanging) -> Optio
         Request::Tmux { program, arguments, input, timeout } => {
             Some(Reply::Tmux(tmux(program, &arguments, input, timeout, account).await))
         }
+        Request::InLogin { program, arguments, timeout } => {
+            Some(Reply::InLogin(in_login(&program, &arguments, timeout, account).await))
+        }
         Request::Watch(_) | Request::Render | Request::Terminal(_) => None,
         request if hanging.contains(&request) => Some(Reply::FileSystemHangs),
         request => in_time(request, hanging, FILE_TIMEOUT, work_on_file).await,
@@ -205,7 +210,9 @@ fn work_on_file(request: Request) -> Option<Reply> {
         Request::EndServer(socket) => Reply::EndServer(tmux_server::end_deserted(&socket)),
         Request::LineMode(pid) => Reply::LineMode(line_mode::is_canonical(pid)),
         Request::Remind { socket, seen, ended } => Reply::Remind(tmux_server::remind(&socket, seen, ended)),
-        Request::Tmux { .. } | Request::Watch(_) | Request::Render | Request::Terminal(_) => return None,
+        Request::Tmux { .. } | Request::InLogin { .. } | Request::Watch(_) | Request::Render | Request::Terminal(_) => {
+            return None;
+        }
     })
 }
 
@@ -260,9 +267,38 @@ async fn tmux(
     timeout: Duration,
     account: &Account,
 ) -> Result<Output, RunError> {
-    let failed = |error: io::Error| not_started(&error);
     let mut command = Command::new(path_of(&program)?);
     command.arg0(TMUX).args(arguments).env_clear().envs(account.base_environment()).env("LANG", "C.UTF-8");
+    output(command, TMUX, input, timeout, not_started).await
+}
+
+/// Runs a program as the login shell of the agent user starts it.
+async fn in_login(
+    program: &Path,
+    arguments: &[String],
+    timeout: Duration,
+    account: &Account,
+) -> Result<Output, RunError> {
+    let words = [program].into_iter().chain(arguments.iter().map(Path::new)).map(single_quote).collect::<Vec<_>>();
+    let line = [b"exec ".to_vec(), words.join(&b' ')].concat();
+    let mut command = Command::new(&account.shell);
+    command.arg0(account.login_shell_name()).arg("-c").arg(OsString::from_vec(line));
+    command.env_clear().envs(account.base_environment()).current_dir("/");
+    let name = program.display().to_string();
+    let not_started =
+        |error: &io::Error| RunError::Start { program: account.shell.display().to_string(), reason: error.to_string() };
+    output(command, &name, String::new(), timeout, not_started).await
+}
+
+/// Runs a command to its end.
+async fn output(
+    mut command: Command,
+    name: &str,
+    input: String,
+    timeout: Duration,
+    not_started: impl Fn(&io::Error) -> RunError,
+) -> Result<Output, RunError> {
+    let failed = |error: io::Error| not_started(&error);
     command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(failed)?;
@@ -277,7 +313,7 @@ async fn tmux(
         let ((), stdout, stderr, status) = tokio::join!(write, text(stdout), text(stderr), child.wait());
         Ok(Output { success: status.map_err(failed)?.success(), stdout, stderr })
     };
-    let timed_out = |_| Err(RunError::TimedOut { program: TMUX.to_owned(), timeout });
+    let timed_out = |_| Err(RunError::TimedOut { program: name.to_owned(), timeout });
     tokio::time::timeout(timeout, output).await.unwrap_or_else(timed_out)
 }
 

@@ -10,9 +10,10 @@ use crate::agent::declaration::{Declaration, Desired, DesiredAgent, Missing, Wai
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::launch::Launch;
 use crate::agent::program::expanded;
+use crate::agent::sandbox::{Home, Network, Sandbox};
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::{Problem, Seen, SeenPrompt, SeenWorkdir};
-use crate::agent::spec::{AgentSpec, Prompt, Workdir};
+use crate::agent::spec::{AgentSpec, Kind, Prompt, Workdir};
 use crate::agent::user::{AgentUser, UserName};
 use crate::config::{Config, Entry};
 use crate::inputs::users::{self, Standing, Standings, View, Views};
@@ -99,7 +100,7 @@ pub fn desired(config: &Config, secrets: &Secrets, views: &Views, place: &Declar
             Ok(runner) => declare(spec, secrets, &runner, place, &marker),
             Err(missing) => {
                 let launch = Err(Missing(vec![missing]));
-                Ok(Declaration { kind: spec.kind, policy: spec.policy.clone(), launch })
+                Ok(Declaration { kind: spec.kind.clone(), policy: spec.policy.clone(), launch })
             }
         });
         let harness = entry.harness.map(|harness| harness.name);
@@ -205,23 +206,27 @@ fn declare(
     };
     let path = || workdir.display().to_string();
     missing.extend(problem.map(|problem| WaitingFor::Workdir { path: path(), problem }));
-    let environment = match environment(spec, secrets) {
-        Ok(environment) => environment,
-        Err(names) => {
-            missing.push(WaitingFor::Secrets { names });
-            BTreeMap::new()
-        }
-    };
+    let environment = environment(spec, secrets)?.unwrap_or_else(|names| {
+        missing.push(WaitingFor::Secrets { names });
+        BTreeMap::new()
+    });
     let launch = if missing.is_empty() {
         let home = &account.home;
         let (command, args) = (at_home(&spec.command, home), at_home(&spec.args, home));
+        let args = match &spec.kind {
+            Kind::Sandboxed(_) => spec.harness.args_in_sandbox(&command, &args),
+            Kind::Native | Kind::Unsandboxed => Cow::Borrowed(&*args),
+        };
         let text = prompt.clone();
         let (arguments, prompt) = spec.harness.command_line(&command, &args, spec.interactive, prompt.as_ref());
         if let Some(length) = prompt.map(|at| arguments[at].as_slice().len()).filter(|&length| length > MAX_ARGUMENT) {
             let right = format!("the kernel takes at most {MAX_ARGUMENT} bytes (128 KiB less one)");
             return Err(format!("the prompt is too long: with its option it has {length} bytes; {right}"));
         }
-        let is_secret = |name: &String| secrets.get(name).is_some() && !spec.env.contains_key(name);
+        let is_secret = |name: &String| {
+            let file = spec.secrets.as_ref().map_or(Some(name), |files| files.get(name));
+            file.is_some_and(|file| secrets.get(file).is_some()) && !spec.env.contains_key(name)
+        };
         let secrets_given = environment.keys().filter(|name| is_secret(name)).cloned().collect();
         let mut launch = Launch {
             name: spec.name.clone(),
@@ -233,6 +238,7 @@ fn declare(
             secrets: secrets_given,
             workdir,
             umask: spec.umask,
+            sandbox: spec.kind.sandbox().map(|sandbox| in_place(sandbox, home)),
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: spec.secrets.is_some() || secrets.is_complete,
@@ -248,7 +254,14 @@ fn declare(
     } else {
         Err(Missing(missing))
     };
-    Ok(Declaration { kind: spec.kind, policy: spec.policy.clone(), launch })
+    Ok(Declaration { kind: spec.kind.clone(), policy: spec.policy.clone(), launch })
+}
+
+/// The sandbox with paths that begin at the root.
+fn in_place(sandbox: &Sandbox, home: &Path) -> Sandbox {
+    let absolute = |path: &PathBuf| path.strip_prefix("~").map_or_else(|_| path.clone(), |rest| home.join(rest));
+    let all = |paths: &[PathBuf]| paths.iter().map(absolute).collect();
+    Sandbox { read: all(&sandbox.read), write: all(&sandbox.write), ..sandbox.clone() }
 }
 
 /// The words, the first of which may begin with the home of the agent user.
@@ -300,13 +313,34 @@ impl KnownMarks {
                 mark(name, &words.iter().map(String::as_bytes).collect::<Vec<_>>());
             }
         }
+        if let Some(Sandbox { engine, program, read, write, home, seed: _, network }) = &launch.sandbox {
+            let bytes = |path: &'_ PathBuf| path.as_os_str().as_encoded_bytes().to_vec();
+            let mut sandbox = vec![engine.name().as_bytes().to_vec()];
+            sandbox.extend(program.as_ref().map(bytes));
+            let of = |paths: &[PathBuf]| paths.iter().map(bytes).collect::<Vec<_>>();
+            // What is as it is by default has no mark: it did not change with the sandbox.
+            let word = |word: Option<&str>| word.map(|word| word.as_bytes().to_vec()).into_iter().collect();
+            for (name, values) in [
+                ("sandbox", sandbox),
+                ("sandbox_read", of(read)),
+                ("sandbox_write", of(write)),
+                ("sandbox_home", word((*home != Home::default()).then_some(home.word()))),
+                ("network", word((*network != Network::default()).then_some(network.word()))),
+            ] {
+                if !values.is_empty() {
+                    mark(name, &values.iter().map(Vec::as_slice).collect::<Vec<_>>());
+                }
+            }
+        }
         if let (Some(from), Some(text)) = (&spec.prompt, prompt) {
             let name = if matches!(from, Prompt::File(_)) { "prompt_file" } else { "prompt" };
             mark(name, &[text.as_slice()]);
         }
         for (name, value) in &launch.environment {
-            if let Some(&known) = self.secrets.get(name).filter(|_| launch.secrets.contains(name)) {
-                marks.secret(name, known);
+            if launch.secrets.contains(name) {
+                let is_own = spec.secrets.as_ref().is_none_or(|files| files.get(name) == Some(name));
+                let known = self.secrets.get(name).filter(|_| is_own);
+                marks.secret(name, known.copied().unwrap_or_else(|| self.marker.mark(name, [value.as_slice()])));
             } else {
                 let name = format!("env.{name}");
                 marks.field(&name, self.marker.mark(&name, [value.as_slice()]));
@@ -316,22 +350,30 @@ impl KnownMarks {
     }
 }
 
-/// The secrets, overridden by `env`; or the secrets that are missing.
-fn environment(spec: &AgentSpec, secrets: &Secrets) -> Result<BTreeMap<String, SecretBytes>, Vec<String>> {
+type Environment = BTreeMap<String, SecretBytes>;
+
+/// The secrets, overridden by `env`; or the files of secrets that are missing. The outer error is that of the entry.
+fn environment(spec: &AgentSpec, secrets: &Secrets) -> Result<Result<Environment, Vec<String>>, String> {
     let mut environment = BTreeMap::new();
     match &spec.secrets {
-        None => environment.extend(secrets.iter().map(|(name, value)| (name.clone(), value.clone()))),
-        Some(names) => {
-            let absent: Vec<String> = names.iter().filter(|name| secrets.get(name).is_none()).cloned().collect();
+        // Files of other names are for the entries that name them.
+        None => environment.extend(secrets.variables().map(|(name, value)| (name.clone(), value.clone()))),
+        Some(files) => {
+            let absent: BTreeSet<&String> = files.values().filter(|file| secrets.get(file).is_none()).collect();
             if !absent.is_empty() {
-                return Err(absent);
+                return Ok(Err(absent.into_iter().cloned().collect()));
             }
-            environment.extend(names.iter().filter_map(|name| Some((name.clone(), secrets.get(name)?.clone()))));
+            let given = files.iter().filter_map(|(name, file)| Some((name.clone(), secrets.get(file)?.clone())));
+            environment.extend(given);
         }
     }
     environment.extend(spec.env.clone());
-    debug_assert!(environment.iter().all(|(name, value)| name.len() + 1 + value.as_slice().len() <= MAX_ARGUMENT));
-    Ok(environment)
+    let is_too_large = |(name, value): &(&String, &SecretBytes)| name.len() + 1 + value.as_slice().len() > MAX_ARGUMENT;
+    if let Some((name, _)) = environment.iter().find(is_too_large) {
+        let right = format!("name and value together may have {MAX_ARGUMENT} bytes");
+        return Err(format!("the secret for the variable {name} is too large; {right}"));
+    }
+    Ok(Ok(environment))
 }
 
 #[cfg(test)]
@@ -343,7 +385,7 @@ mod tests {
 
     use super::*;
     use crate::agent::name::key;
-    use crate::agent::spec::Kind;
+    use crate::agent::sandbox::Engine;
     use crate::config::{Options, parse};
 
     const FILE: &str = "/etc/agentd/jcard.toml";
@@ -798,11 +840,12 @@ mod tests {
     #[test]
     fn an_unsandboxed_agent_says_so() {
         let declaration = declaration(&one("type = \"sandboxed\""), &[], &seen(text(""))).unwrap();
-        assert_eq!((declaration.kind, declaration.kind.in_words()), (Kind::Sandboxed, "native (unsandboxed)"));
-        assert_eq!(
-            [Kind::Native, Kind::Sandboxed].map(|kind| Kind::from_words(kind.in_words())),
-            [Kind::Native, Kind::Sandboxed]
-        );
+        let words = declaration.kind.in_words();
+        assert_eq!((declaration.kind, words), (Kind::Unsandboxed, "native (unsandboxed)"));
+        for kind in [Kind::Native, Kind::Unsandboxed] {
+            assert_eq!(Kind::from_words(kind.in_words(), None), kind);
+        }
+        assert_eq!(Kind::from_words("sandboxed", Some(Engine::Crun)).sandbox().unwrap().engine, Engine::Crun);
     }
 
     #[rstest]

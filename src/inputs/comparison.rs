@@ -21,8 +21,11 @@ use crate::sys::secret_bytes::SecretBytes;
 use super::assemble::{DeclarationContext, Paths, desired, folder_of, named_users, paths};
 use super::users::{Standing, Standings, View, Views};
 
-/// Stands for the secrets that no entry lists. No secret can have this name.
-const OTHERS: &str = "*";
+/// Stands for the secrets that no entry lists. No secret can have this name: it is too long for a file.
+const OTHERS: &str = match str::from_utf8(&[b'_'; 256]) {
+    Ok(name) => name,
+    Err(_) => "_",
+};
 
 /// What would happen to one agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +84,8 @@ fn somebody_named(name: &str) -> Account {
 fn listed_secrets(configs: [&Config; 2]) -> Secrets {
     let specs =
         configs.into_iter().flat_map(|config| config.entries.iter().filter_map(|entry| entry.spec.as_ref().ok()));
-    let names: BTreeSet<String> = specs.flat_map(|spec| spec.secrets.iter().flatten().cloned()).collect();
+    let names: BTreeSet<String> =
+        specs.flat_map(|spec| spec.secrets.iter().flat_map(BTreeMap::values).cloned()).collect();
     let all = names.into_iter().chain([OTHERS.to_owned()]);
     let values = all.map(|name| (name.clone(), SecretBytes::from(name.as_str()))).collect();
     Secrets { values, is_complete: true }
@@ -135,7 +139,7 @@ fn difference(action: Action, now: &Desired) -> Difference {
     let changed = |wanted: &Wanted| {
         let before = now.agents.get(&wanted.name.key())?.declaration.as_ref().ok()?;
         let marks = before.launch.as_ref().ok().map(|launch| &launch.marks);
-        let before = Before { policy: (before.kind, &before.policy), marks };
+        let before = Before { policy: (&before.kind, &before.policy), marks };
         Some(by_field(changes(before, &wanted.declaration)))
     };
     match action {

@@ -29,6 +29,7 @@ use nix::unistd::{AccessFlags, Pid, eaccess};
 
 use crate::contain::marker;
 use crate::sys::account::Account;
+use crate::sys::exec::single_quote;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::{fd, poll};
 
@@ -333,18 +334,6 @@ fn tell(out: &mut impl Write, marker: &[u8], words: &[&[u8]]) -> io::Result<()> 
     let words: Vec<u8> = words.iter().flat_map(|word| [word, b"\0".as_slice()].concat()).collect();
     out.write_all(&[marker, &words, marker].concat())?;
     out.flush()
-}
-
-fn single_quote(path: &Path) -> Vec<u8> {
-    let mut quoted = vec![b'\''];
-    for &byte in path.as_os_str().as_bytes() {
-        match byte {
-            b'\'' => quoted.extend(br"'\''"),
-            byte => quoted.push(byte),
-        }
-    }
-    quoted.push(b'\'');
-    quoted
 }
 
 /// Runs the hidden command [`PRINT_COMMAND`].

@@ -1,6 +1,6 @@
 //! Figures of the daemon and its agents, in the text format of `OpenMetrics` 1.0.
 //!
-//! Labels are the names of agents and words of fixed sets. Resources of an agent are reported only if it has a control group: a sum over
+//! Labels are the names of agents, words of fixed sets, and the labels of agents, of which each has a bounded number. Resources of an agent are reported only if it has a control group: a sum over
 //! `/proc` would count shared memory once for each process, and would go down when a process ends.
 
 use std::fmt;
@@ -152,6 +152,16 @@ fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Resul
             Outcome::ALL.map(|outcome| {
                 let labels = [("agent", agent.name.as_str()), ("outcome", outcome.word())];
                 (Some(labels), u64::from(agent.outcome == Some(outcome)))
+            })
+        }),
+    )?;
+    families.gauge(
+        ("agentd_agent_labels", None),
+        "1 for each label of the agent, with its value",
+        agents.iter().flat_map(|agent| {
+            agent.labels.iter().map(|(label, value)| {
+                let labels = [("agent", agent.name.as_str()), ("label", label.as_str()), ("value", value.as_str())];
+                (Some(labels), 1_u64)
             })
         }),
     )?;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use hyper::body::Bytes;
 
 use crate::agent::declaration::Reading;
+use crate::agent::labels::{self, Selector};
 use crate::agent::name::Key;
 use crate::agent::user::AgentUser;
 use crate::contain::cgroup::Cgroups;
@@ -163,6 +164,16 @@ impl Snapshot {
     /// All agents, sorted by the bytes of their names.
     pub fn agents(&self) -> &[AgentStatus] {
         &self.parts.agents
+    }
+
+    /// The agents that have all of these labels, as the body of `GET /v1/agents` lists them.
+    pub fn agents_labeled(&self, labels: &[Selector]) -> Vec<AgentStatus> {
+        let meant = self.agents().iter().filter(|agent| labels::fits_all(labels, &agent.labels));
+        let with_output = |agent: &AgentStatus| {
+            let last_output_at = agent.name.parse().ok().and_then(|key| self.last_output(&key)).map(Time);
+            AgentStatus { last_output_at, ..agent.clone() }
+        };
+        meant.map(with_output).collect()
     }
 
     /// One agent.

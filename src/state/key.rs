@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::agent::changes::Marking;
 use crate::agent::fingerprint::{Fingerprint, VERSION};
 use crate::agent::launch::Launch;
+use crate::agent::sandbox::Sandbox;
 use crate::sys::PathError;
 use crate::sys::atomic_file::{self, Durability};
 
@@ -130,6 +131,12 @@ impl Marker {
             hash.text(b"umask");
             hash.text(&umask.to_le_bytes());
         }
+        if let Some(sandbox) = &launch.sandbox {
+            hash.text(b"sandbox");
+            // What a new home is filled with changes nothing about one that is there. Nothing here can fail to be written.
+            let sandbox = Sandbox { seed: Vec::new(), ..sandbox.clone() };
+            hash.text(&serde_json::to_vec(&sandbox).unwrap_or_default());
+        }
         environment.count(launch.environment.len());
         for (name, value) in &launch.environment {
             environment.text(name.as_bytes());
@@ -220,6 +227,7 @@ mod tests {
             secrets: BTreeSet::new(),
             workdir: "/".into(),
             umask: None,
+            sandbox: None,
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: true,

@@ -79,9 +79,19 @@ impl Supervisor {
 
     /// Who hears of an event and asks finds what it tells of.
     pub(super) fn tell(&self, snapshot: Arc<Snapshot>, happened: Vec<What>) {
-        self.outlets.snapshots.send_replace(snapshot);
+        let before = self.outlets.snapshots.send_replace(Arc::clone(&snapshot));
+        // An agent that was removed has those that it had.
+        let labels = |what: &What| {
+            let key = what.agent()?.parse().ok()?;
+            Some(snapshot.agent(&key).or_else(|| before.agent(&key))?.labels.clone())
+        };
         if !happened.is_empty() {
-            self.outlets.happenings.send_modify(|ring| happened.into_iter().for_each(|what| ring.push(what)));
+            self.outlets.happenings.send_modify(|ring| {
+                for what in happened {
+                    let labels = labels(&what).unwrap_or_default();
+                    ring.push_labeled(what, labels);
+                }
+            });
         }
     }
 

@@ -125,6 +125,8 @@ pub fn running(name: &str) -> AgentStatus {
         harness: None,
         kind: None,
         user: None,
+        sandbox: None,
+        labels: Default::default(),
         pid: None,
         attempt: None,
         declared_at: None,

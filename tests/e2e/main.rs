@@ -24,6 +24,7 @@ mod failures;
 mod history;
 mod hostile;
 mod idle;
+mod labels;
 mod launcher;
 mod logs;
 mod missing;

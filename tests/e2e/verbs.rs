@@ -331,6 +331,42 @@ fn doctor_finds_no_fault_in_a_daemon_known_by_its_command_line() {
     assert!(!said.contains('\u{1b}'), "no colors into a pipe");
 }
 
+/// A launcher that makes no sandbox of bwrap, and one of everything else; it says who called it.
+const STAND_IN: &str = "#!/bin/sh
+[ \"$1\" = try ] || exit 64
+echo 'a greeting of the login' >&2
+case \"$2 ${3-}\" in
+'bwrap ') echo \"agentd: bwrap cannot make a sandbox for $(id -un)\" >&2; exit 1 ;;
+'runsc /opt/runsc') exit 0 ;;
+*) echo \"agentd: unexpected: $*\" >&2; exit 2 ;;
+esac
+";
+
+#[test]
+fn doctor_and_check_make_a_sandbox_as_the_agent_user() {
+    let setup = Setup::new();
+    setup.put(&setup.path("bin/launcher"), STAND_IN);
+    fs::set_permissions(setup.path("bin/launcher"), fs::Permissions::from_mode(0o755)).unwrap();
+    let user = setup.agent_account().name;
+    let jcard = agent("a", "sleep inf", "type = \"sandboxed\"\nenabled = false")
+        + &agent("b", "sleep inf", "sandbox = \"runsc\"\nenabled = false");
+    let daemon = setup.args(["-runsc-path", "/opt/runsc", "--sandbox", "bwrap"]).start(&jcard);
+    daemon.wait_for_state("b", State::Waiting);
+    assert_eq!(daemon.agent("b").unwrap().sandbox.as_deref(), Some("runsc"));
+    let launcher = daemon.path("bin/launcher");
+    let found = Findings::of(&mut verb(&daemon, &["doctor", "--launcher", launcher.to_str().unwrap()]));
+    let failed = found.said("sandbox", "failure");
+    let expected = format!("bwrap cannot make a sandbox for {user}; 1 sandboxed agent cannot start");
+    assert!(failed.starts_with(&expected) && failed.contains('\n'), "{failed}");
+    let worked = |(name, verdict, said): &(String, String, String)| {
+        name == "sandbox"
+            && verdict == "ok"
+            && said.contains("runsc (/opt/runsc) makes sandboxes, for 1 sandboxed agent")
+    };
+    assert!(found.checks.iter().any(worked), "{:#?}", found.checks);
+    assert_eq!(found.code, Some(1));
+}
+
 #[test]
 fn doctor_names_groups_that_the_tmux_server_lacks() {
     if !root() {

@@ -502,6 +502,33 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
       true
     ];
   };
+  "what entries leave open is the same for the daemon and the check" = {
+    expr = [
+      (lib.hasInfix "/opt/agentd/bin/agentd check --strict --default-type sandboxed --sandbox crun stereos/jcard.toml"
+        (etc [
+          (with' {
+            settings.agent.harness = "codex";
+            sandbox = {
+              defaultType = "sandboxed";
+              engine = "crun";
+            };
+          })
+        ])."stereos/jcard.toml".source.buildCommand
+      )
+      (lib.hasInfix "/opt/agentd/bin/agentd check --strict --runsc-path /opt/runsc stereos/jcard.toml"
+        (etc [
+          (with' {
+            settings.agent.harness = "codex";
+            extraArgs = [ "-runsc-path=/opt/runsc" ];
+          })
+        ])."stereos/jcard.toml".source.buildCommand
+      )
+    ];
+    expected = [
+      true
+      true
+    ];
+  };
   "a relative prompt_file is looked for where the configuration puts it" = {
     expr =
       let

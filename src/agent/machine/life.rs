@@ -185,7 +185,7 @@ impl Life {
         if self.marks.is_none() && self.in_force.is_restored() {
             return Changes::default();
         }
-        changes(Before { policy: (self.kind, &self.policy), marks: self.marks.as_ref() }, declaration)
+        changes(Before { policy: (&self.kind, &self.policy), marks: self.marks.as_ref() }, declaration)
     }
 
     pub(super) fn timeout_at(&self) -> Option<Timestamp> {

@@ -16,6 +16,7 @@ use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::Name;
 use crate::agent::orders::{Giver, Orders};
 use crate::agent::reconcile::InForce;
+use crate::agent::sandbox::Engine;
 use crate::agent::spec::{Kind, Policy};
 use crate::agent::user::AgentUser;
 use crate::sys::clock::Timestamp;
@@ -66,6 +67,9 @@ struct Record<'a> {
 #[derive(Serialize, Deserialize)]
 struct LifeRecord<'a> {
     kind: Cow<'a, str>,
+    /// The engine of its sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    engine: Option<Engine>,
     policy: Cow<'a, Policy>,
     /// In words, for daemons of earlier builds.
     missing: Option<Cow<'a, str>>,
@@ -290,6 +294,7 @@ impl<'a> LifeRecord<'a> {
         let restarting = life.next == Some(Next::Restart);
         Self {
             kind: Cow::Borrowed(life.kind.in_words()),
+            engine: life.kind.sandbox().map(|sandbox| sandbox.engine),
             policy: Cow::Borrowed(&life.policy),
             missing: missing.map(|missing| Cow::Owned(missing.to_string())),
             waiting_for: missing.map(|missing| Cow::Borrowed(missing.0.as_slice())),
@@ -330,7 +335,7 @@ impl<'a> LifeRecord<'a> {
         // An earlier build wrote it down in words alone, or nothing was missing: what is launched is never written down.
         let missing = self.waiting_for.map_or_else(unread, |causes| Missing(causes.into_owned()));
         Life {
-            kind: Kind::from_words(&self.kind),
+            kind: Kind::from_words(&self.kind, self.engine),
             policy: self.policy.into_owned(),
             wanted: Wanted::Lacking { missing, former: None },
             in_force: self.fingerprint.map_or(InForce::Nothing, |fingerprint| InForce::Here(fingerprint.into_owned())),

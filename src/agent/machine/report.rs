@@ -57,6 +57,8 @@ impl Machine {
                 Some(session) => session.user.as_ref().map(|user| user.name.to_string()),
                 None => self.declared_user.as_ref().map(UserName::to_string),
             },
+            sandbox: life.and_then(|life| life.kind.sandbox()).map(|sandbox| sandbox.engine.to_string()),
+            labels: life.map(|life| life.policy.labels.clone()).unwrap_or_default(),
             pid,
             attempt: life.map(|life| life.attempts).filter(|&attempts| attempts > 0),
             declared_at: life.map(|life| time(life.at)),

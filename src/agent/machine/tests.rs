@@ -44,6 +44,7 @@ fn launch(session: &str, argument: &str) -> Arc<Launch> {
         secrets: ["KEY".to_owned()].into(),
         workdir: "/".into(),
         umask: None,
+        sandbox: None,
         fingerprint: Fingerprint::of(&format!("{session} {argument}")),
         marks: marks(session, argument),
         is_certain: true,

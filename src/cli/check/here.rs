@@ -18,6 +18,7 @@ use crate::agent::seen::{SeenPrompt, SeenWorkdir};
 use crate::agent::spec::{AgentSpec, Prompt, Workdir};
 use crate::agent::user::UserName;
 use crate::cli::output;
+use crate::cli::sandbox::{self, Attempt, Chosen};
 use crate::cli::target::Target;
 use crate::config::Entry;
 use crate::deputy::Deputy;
@@ -32,6 +33,8 @@ pub(super) struct Looker {
     /// Who else may be an agent user.
     rules: Rules,
     secret_dir: PathBuf,
+    /// What makes sandboxes, or why there is nothing.
+    launcher: Result<PathBuf, String>,
     user: Uid,
     /// Where this user's shell looks for programs.
     path: std::ffi::OsString,
@@ -54,6 +57,7 @@ enum Need {
     Workdir(PathBuf),
     PromptFile(PathBuf),
     Secret(String),
+    Sandbox(Chosen),
 }
 
 impl Looker {
@@ -62,7 +66,8 @@ impl Looker {
         let account = target.account.as_ref().map(Account::clone).map_err(ToString::to_string);
         let path = std::env::var_os("PATH").unwrap_or_default();
         let (secret_dir, rules) = (target.settings.secret_dir.clone(), target.rules());
-        Self { account, rules, secret_dir, user: target.user_id, path }
+        let launcher = target.launcher().map_err(|error| error.to_string());
+        Self { account, rules, secret_dir, launcher, user: target.user_id, path }
     }
 
     /// A finding for everything that is missing or that could not be looked at. Relative prompt files are in `folder`.
@@ -171,10 +176,24 @@ impl Looker {
                 with_own_rights(path, fs::Metadata::is_file, "is not a file", AccessFlags::R_OK)
             }
             (Need::Program(program), _) => self.program(program, account),
+            (Need::Sandbox(chosen), deputy) => self.sandbox(chosen, account, deputy).await,
             (Need::Secret(name), _) => match fs::symlink_metadata(self.secret_dir.join(name)) {
                 Ok(_) => Seen::Good,
                 Err(error) => absent_or_unknown(&error),
             },
+        }
+    }
+
+    async fn sandbox(&self, chosen: &Chosen, account: &Account, deputy: Option<&Deputy>) -> Seen {
+        let (deputy, launcher) = match (deputy, &self.launcher) {
+            (Some(deputy), Ok(launcher)) => (deputy, launcher),
+            (None, _) => return Seen::Unknown(format!("only {} and root can try it", account.name)),
+            (_, Err(error)) => return Seen::Unknown(error.clone()),
+        };
+        match sandbox::attempt(deputy, launcher, chosen).await {
+            Attempt::Works => Seen::Good,
+            Attempt::Fails { why, remedy } => Seen::Bad(format!("cannot be made: {why}; {remedy}")),
+            Attempt::Unknown(why) => Seen::Unknown(why),
         }
     }
 
@@ -222,7 +241,8 @@ fn needs_of(spec: &AgentSpec, account: &Account, folder: &Path) -> Vec<Need> {
         let path = folder.join(path);
         needs.push(Need::PromptFile(std::path::absolute(&path).unwrap_or(path)));
     }
-    needs.extend(spec.secrets.iter().flatten().cloned().map(Need::Secret));
+    needs.extend(spec.kind.sandbox().map(|sandbox| Need::Sandbox(Chosen::of(sandbox))));
+    needs.extend(spec.secrets.iter().flat_map(BTreeMap::values).cloned().map(Need::Secret));
     needs
 }
 
@@ -248,13 +268,17 @@ fn judge(need: &Need, agents: &[&str], seen: &Seen, account: &Account) -> Option
         Need::PromptFile(path) => {
             (format!("the prompt_file {}", path.display()), format!("write it, so that {} can read it", account.name))
         }
+        Need::Sandbox(chosen) => (format!("the sandbox of {chosen}"), String::new()),
         Need::Secret(name) => {
             (format!("the secret {name}"), "put it into the secrets directory, or edit `secrets`".to_owned())
         }
     };
     match seen {
         Seen::Good => None,
-        Seen::Bad(problem) => Some(found(Level::Warning, format!("{who}: {what} {problem}; {right}"))),
+        Seen::Bad(problem) => {
+            let right = if right.is_empty() { right } else { format!("; {right}") };
+            Some(found(Level::Warning, format!("{who}: {what} {problem}{right}")))
+        }
         Seen::Unknown(why) => Some(found(Level::Note, format!("{who}: could not look at {what}: {why}"))),
     }
 }
@@ -337,6 +361,7 @@ mod tests {
             account: Ok(account),
             rules: Rules::Nobody { own: "agent".to_owned() },
             secret_dir: folder.join("secrets"),
+            launcher: Err("there is no launcher".to_owned()),
             user: Uid::from_raw(own.uid.as_raw() + 2),
             path: folder.join("bin").into(),
         };

@@ -16,6 +16,7 @@ use crate::agent::name::Key;
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::SeenWorkdir;
 use crate::agent::user::UserName;
+use crate::cli::sandbox::{self, Attempt};
 use crate::cli::target::{Daemon, Target, holder};
 use crate::cli::wording::{counted, fault};
 use crate::client::{Client, Error};
@@ -23,7 +24,6 @@ use crate::config::{self, Severity};
 use crate::deputy::{Deputy, Output, Program, Server};
 use crate::inputs::secrets;
 use crate::inputs::users::{Standing, Standings, judge_all, warning};
-use crate::launch::program;
 use crate::launch::socket_dir::LAUNCH_SOCKET;
 use crate::sys::account::Account;
 use crate::sys::procfs;
@@ -75,7 +75,7 @@ pub(super) async fn all(target: &Target) -> Vec<Check> {
     checks.push(log(target, &answers));
     checks.push(jcard.check(target, answers.health.as_ref()));
     checks.extend(jcard.sandbox());
-    checks.push(secrets(target, answers.health.as_ref()));
+    checks.push(secrets(target, &jcard, answers.health.as_ref()));
     let side = Side::default_of(target);
     checks.extend(side.iter().flat_map(|side| tmux_files(target, side)));
     checks.extend(tmux(target, side.as_ref(), &answers, &jcard).await);
@@ -477,7 +477,7 @@ impl Jcard {
 
     /// Whether agents run without a sandbox that their entries seem to expect.
     fn sandbox(&self) -> Option<Check> {
-        const NAME: &str = "sandbox";
+        const NAME: &str = sandbox::NAME;
         let expected = &self.config()?.sandbox_expected;
         if expected.is_empty() {
             return Some(Check::ok(NAME, "no entry seems to expect a sandbox"));
@@ -487,8 +487,7 @@ impl Jcard {
         let verb = if expected.len() == 1 { "runs" } else { "run" };
         let what =
             format!("{} {verb} without a sandbox, which the Go daemon would use", counted(expected.len(), "agent"));
-        let remedy =
-            "write `type = \"native\"` in these entries if that is meant; docs/migrating.md says what else differs";
+        let remedy = "start agentd with --default-type sandboxed to have it, or write `type = \"native\"` in these entries; docs/migrating.md says what else differs";
         Some(Check::warning(NAME, format!("{what}: line {}{more}", lines.join(", ")), remedy))
     }
 
@@ -534,7 +533,7 @@ impl Jcard {
     }
 }
 
-fn secrets(target: &Target, health: Option<&Health>) -> Check {
+fn secrets(target: &Target, jcard: &Jcard, health: Option<&Health>) -> Check {
     const NAME: &str = "secrets";
     let path = &target.settings.secret_dir;
     let shown = path.display();
@@ -564,7 +563,8 @@ fn secrets(target: &Target, health: Option<&Health>) -> Check {
     if eaccess(path, AccessFlags::R_OK | AccessFlags::X_OK).is_err() {
         return Check::unknown(NAME, format!("this user cannot read {shown}"), run_as(target, &["root"]));
     }
-    let reading = secrets::read(path, &Secrets::default());
+    let files = jcard.config().map(secrets::Named::by).unwrap_or_default();
+    let reading = secrets::read(path, &files, &Secrets::default());
     if let Some(problems) = reading.error() {
         return Check::failure(NAME, problems, remedy);
     }
@@ -648,7 +648,9 @@ async fn tmux(target: &Target, side: Option<&Side>, answers: &Answers, jcard: &J
     let Some(side) = side.filter(|side| side.account.uid == account.uid) else {
         let user = side.map_or("the agent user", |side| side.account.name.as_str());
         let remedy = run_as(target, &["root", user]);
-        for check in ["executable", "launcher", "tmux-server"] {
+        let is_sandboxed = jcard.config().is_some_and(|config| !sandbox::engines(&config.entries).is_empty());
+        let sandbox = is_sandboxed.then_some(sandbox::NAME);
+        for check in ["executable", "launcher", "tmux-server"].into_iter().chain(sandbox) {
             checks.push(Check::unknown(check, "only the agent user can check this", remedy.clone()));
         }
         checks.push(Check::unknown("sessions", "tmux clients run only as the agent user", remedy));
@@ -656,6 +658,7 @@ async fn tmux(target: &Target, side: Option<&Side>, answers: &Answers, jcard: &J
     };
     checks.push(executable(&deputy, target, side).await);
     checks.push(launcher(&deputy, target, side).await);
+    checks.extend(sandboxes(&deputy, target, jcard).await);
     checks.push(server(&deputy, side).await);
     checks.push(sessions(deputy, side, target, answers, jcard).await);
     checks
@@ -680,10 +683,7 @@ async fn launcher(deputy: &Deputy, target: &Target, side: &Side) -> Check {
     const NAME: &str = "launcher";
     const REMEDY: &str =
         "put agentd-launcher beside agentd in a folder that every user can enter, such as /usr/local/bin";
-    // The daemon may be another agentd than this one, with its own launcher beside it.
-    let of_daemon = target.daemon.as_ref().and_then(|daemon| fs::read_link(format!("/proc/{}/exe", daemon.pid)).ok());
-    let beside = of_daemon.map(|agentd| agentd.with_file_name(program::NAME));
-    let path = match program::find(target.settings.launcher.as_deref().or(beside.as_deref())) {
+    let path = match target.launcher() {
         Ok(path) => path,
         Err(error) => return Check::failure(NAME, error.to_string(), REMEDY),
     };
@@ -697,6 +697,25 @@ async fn launcher(deputy: &Deputy, target: &Target, side: &Side) -> Check {
         }
         Err(error) => Check::unknown(NAME, error.to_string(), "try again"),
     }
+}
+
+/// Whether the agent user can make the sandboxes that entries ask for: a real one with each engine.
+async fn sandboxes(deputy: &Deputy, target: &Target, jcard: &Jcard) -> Vec<Check> {
+    let engines = jcard.config().map(|config| sandbox::engines(&config.entries)).unwrap_or_default();
+    // The check of the launcher says why.
+    let Ok(launcher) = target.launcher() else { return Vec::new() };
+    let mut checks = Vec::new();
+    for (engine, agents) in engines {
+        let agents = counted(agents.len(), "sandboxed agent");
+        checks.push(match sandbox::attempt(deputy, &launcher, &engine).await {
+            Attempt::Works => Check::ok(sandbox::NAME, format!("{engine} makes sandboxes, for {agents}")),
+            Attempt::Fails { why, remedy } => {
+                Check::failure(sandbox::NAME, format!("{why}; {agents} cannot start"), remedy)
+            }
+            Attempt::Unknown(why) => Check::unknown(sandbox::NAME, why, "try again"),
+        });
+    }
+    checks
 }
 
 /// Whether the agent user can run agentd, which the launcher starts as that user.

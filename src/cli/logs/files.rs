@@ -14,6 +14,7 @@ use super::{Arguments, Failure, each_once};
 use crate::agent::name::Name;
 use crate::agent::secrets::Secrets;
 use crate::cli::target::Target;
+use crate::config;
 use crate::deputy::Deputy;
 use crate::deputy::renderer::Renderers;
 use crate::deputy::transcript::{Broken, Gone, Outlet, Rendering, Transcript};
@@ -23,6 +24,7 @@ use crate::logs::selection::{self, Opened, Wanted, Which};
 use crate::logs::store::{Retention, Store};
 use crate::settings::Surroundings;
 use crate::sys::fd;
+use crate::sys::regular_file;
 use crate::text::glob;
 use crate::text::redact::Redactor;
 use crate::wire::status::Time;
@@ -35,7 +37,7 @@ pub(super) async fn print(
 ) -> Result<(), Failure> {
     fd::hand_down_none();
     let target = Target::find(all, &arguments.whereabouts(), here);
-    if arguments.all || arguments.names.iter().any(|name| glob::is_pattern(name)) {
+    if arguments.all || !arguments.labels.is_empty() || arguments.names.iter().any(|name| glob::is_pattern(name)) {
         let why = "agentd is not running, and without it the agents must be named one by one";
         return Err(Failure::Said(why.to_owned()));
     }
@@ -62,7 +64,11 @@ fn rendering(target: &Target, arguments: &Arguments, agent: &Name) -> Result<Ren
              it is kept"
         ))
     };
-    let reading = secrets::read(&target.settings.secret_dir, &Secrets::default());
+    let jcard = regular_file::read(&target.settings.config, config::MAX_SIZE).ok();
+    let config = jcard.and_then(|(text, _)| config::parse(&text, &target.settings.options).ok());
+    // Too much is redacted rather than too little.
+    let named = config.as_ref().map_or(secrets::Named::All, secrets::Named::by);
+    let reading = secrets::read(&target.settings.secret_dir, &named, &Secrets::default());
     if !reading.secrets.is_complete {
         let shown = target.settings.secret_dir.display();
         let why = reading.error().unwrap_or_else(|| format!("{shown} does not exist"));

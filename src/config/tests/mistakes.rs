@@ -38,7 +38,7 @@ fn answer(lines: &str) -> String {
 #[case::number_in_quotes("max_restarts = \"5\"", "3:16: error: `max_restarts` is a string; write a whole number")]
 #[case::restart_boolean("restart = true", "3:11: error: `restart` is a boolean; write a string, in quotes")]
 #[case::args_string("args = \"-v\"", "3:8: error: `args` is a string; write an array of strings, in [ ]")]
-#[case::secrets_string("secrets = \"X\"", "3:11: error: `secrets` is a string; write an array of names, in [ ]")]
+#[case::secrets_string("secrets = \"X\"", "3:11: error: `secrets` is a string; write an array of names, or a table")]
 #[case::backoff_string("backoff = \"5s\"", "3:11: error: `backoff` is a string; write an array of durations, in [ ]")]
 #[case::no_unit_of_time("timeout = \"2 fortnights\"", "3:11: error: `timeout`: \"fortnights\" is not a unit of time")]
 #[case::no_unit(
@@ -57,7 +57,10 @@ fn answer(lines: &str) -> String {
 #[case::bad_session("session = \"a.b\"", "3:11: error: \"a.b\" cannot be a `session`; a name has 1 to 64 characters")]
 #[case::no_replicas("replicas = 0", "3:12: error: `replicas` is out of range; write a whole number from 1 to 1000")]
 #[case::negative_limit("pid_limit = -1\ntype = \"native\"", "3:13: error: `pid_limit` is out of range; write a whole")]
-#[case::sandboxed("type = \"sandboxed\"", "3:8: error: this version has no sandbox; write `type = \"native\"`, or run")]
+#[case::sandboxed_and_not(
+    "type = \"sandboxed\"\nsandbox = \"none\"",
+    "4:11: error: `sandbox = \"none\"` contradicts `type = \"sandboxed\"`"
+)]
 #[case::words(
     "command = \"python3 -m my_agent\"",
     "3:11: warning: `command` is one program's name with spaces; write command = [\"python3\", \"-m\", \"my_agent\"]"
@@ -132,7 +135,7 @@ fn answer(lines: &str) -> String {
 #[case::packages(
     "extra_packages = [\"jq\"]",
     "3:18: warning: `extra_packages` is ignored, and without a `type`, this agent runs without a sandbox; the Go daemon would \
-     sandbox it; write `type = \"native\"` if that is meant"
+     sandbox it; write `type = \"sandboxed\"` to have it, or `type = \"native\"` if none is meant"
 )]
 #[case::memory_without_a_type(
     "memory = \"2G\"",
@@ -141,6 +144,18 @@ fn answer(lines: &str) -> String {
 #[case::tasks_without_a_type(
     "pid_limit = 512",
     "3:13: warning: without a `type`, this agent runs without a sandbox; the Go daemon"
+)]
+#[case::unused_paths(
+    "sandbox_write = [\"/srv\"]",
+    "3:17: warning: `sandbox_write` is ignored, because the agent has no sandbox; write `type = \"sandboxed\"`, or remove it"
+)]
+#[case::unused_home(
+    "sandbox_home = \"fresh\"",
+    "3:16: warning: `sandbox_home` is ignored, because the agent has no sandbox; write `type = \"sandboxed\"`, or remove it"
+)]
+#[case::overridden_secret_of_a_table(
+    "secrets = { A = \"b\" }\nenv = { A = \"x\" }",
+    "3:11: warning: the secret \"A\" has no effect, because `env` sets that variable; remove the name from one of them"
 )]
 #[case::overridden_secret(
     "secrets = [\"A\"]\nenv = { A = \"x\" }",
@@ -286,4 +301,27 @@ fn with_gos_flags_each_entry_without_a_type_is_named() {
     assert_eq!(found_from_go.iter().map(|finding| finding.line).collect::<Vec<_>>(), [1]);
     assert_eq!(found(Options::default()), []);
     assert_eq!(found(Options { from_go: true, unsandboxed: true, ..Options::default() }), []);
+    assert_eq!(found(Options { from_go: true, default_type: DefaultType::Sandboxed, ..Options::default() }), []);
+}
+
+#[rstest]
+#[case::own_sandbox(
+    "codex",
+    "type = \"sandboxed\"\nargs = [\"-s\", \"workspace-write\"]",
+    "4:8: \"-s\" makes codex sandbox its commands, which fails in a sandbox; remove it"
+)]
+#[case::gvisor(
+    "claude-code",
+    "sandbox = \"runsc\"",
+    "3:11: versions of claude-code from 2.1.49 on may hang or end at once"
+)]
+#[case::lost_home(
+    "claude-code",
+    "type = \"sandboxed\"\nsandbox_home = \"fresh\"\nrestart = \"on-failure\"",
+    "4:16: each restart loses claude-code's conversations with the home; write `sandbox_home = \"kept\"`"
+)]
+fn what_fails_in_a_sandbox_is_a_warning(#[case] harness: &str, #[case] lines: &str, #[case] expected: &str) {
+    let text = format!("[agent]\nharness = \"{harness}\"\n{lines}\n");
+    let warning = parse(text.as_bytes(), &Options::default()).unwrap().warning().unwrap();
+    assert!(warning.starts_with(expected) && !warning.contains('\n'), "{warning}");
 }
