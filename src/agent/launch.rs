@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::agent::changes::Marks;
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::Name;
+use crate::agent::sandbox::Sandbox;
 use crate::sys::secret_bytes::SecretBytes;
 
 /// What is launched. If any of it changes, the agent is launched again.
@@ -25,6 +26,8 @@ pub struct Launch {
     pub secrets: BTreeSet<String>,
     /// Where it runs.
     pub workdir: PathBuf,
+    /// The sandbox that it runs in, if there is one.
+    pub sandbox: Option<Sandbox>,
     /// Of all of the above but what the preset gives of itself.
     pub fingerprint: Fingerprint,
     /// Of each of them, to tell by name what a later declaration changes.
@@ -46,6 +49,7 @@ impl Launch {
             environment: BTreeMap::new(),
             secrets: BTreeSet::new(),
             workdir: "/".into(),
+            sandbox: None,
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: true,

@@ -146,6 +146,7 @@ mod tests {
             environment: BTreeMap::new(),
             secrets: std::collections::BTreeSet::new(),
             workdir: "/".into(),
+            sandbox: None,
             fingerprint: Fingerprint::of(argument),
             marks: Marks::none(),
             is_certain: true,

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::agent::changes::Marking;
 use crate::agent::fingerprint::{Fingerprint, VERSION};
 use crate::agent::launch::Launch;
+use crate::agent::sandbox::Sandbox;
 use crate::sys::PathError;
 use crate::sys::atomic_file::{self, Durability};
 
@@ -84,6 +85,12 @@ impl Key {
         hash.count(launch.arguments.len());
         for argument in &launch.arguments {
             hash.text(argument.as_slice());
+        }
+        if let Some(sandbox) = &launch.sandbox {
+            hash.text(b"sandbox");
+            // What a new home is filled with changes nothing about one that is there. Nothing here can fail to be written.
+            let sandbox = Sandbox { seed: Vec::new(), ..sandbox.clone() };
+            hash.text(&serde_json::to_vec(&sandbox).unwrap_or_default());
         }
         environment.count(launch.environment.len());
         for (name, value) in &launch.environment {
@@ -185,6 +192,7 @@ mod tests {
             environment: environment.iter().map(|&(name, value)| (name.to_owned(), SecretBytes::from(value))).collect(),
             secrets: BTreeSet::new(),
             workdir: "/".into(),
+            sandbox: None,
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: true,
@@ -201,6 +209,20 @@ mod tests {
         assert!(first != other && !first.differs_from(&other));
         let mode = fs::metadata(directory.path().join(FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn a_sandbox_changes_a_fingerprint_but_for_its_seed() {
+        let key = Key::ephemeral().unwrap();
+        let of = |json: Option<&str>| {
+            let sandbox = json.map(|json| serde_json::from_str(json).unwrap());
+            key.fingerprint(&Launch { sandbox, ..launch(&["x"], &[]) })
+        };
+        let kept = of(Some(r#"{"engine":"bwrap","home":"kept","network":"host"}"#));
+        let seeded = of(Some(r#"{"engine":"bwrap","home":"kept","network":"host","seed":[".x"]}"#));
+        let other = of(Some(r#"{"engine":"crun","home":"kept","network":"host"}"#));
+        assert_eq!(kept, seeded);
+        assert!(kept.differs_in_command_from(&other) && kept.differs_in_command_from(&of(None)));
     }
 
     #[test]

@@ -41,6 +41,7 @@ fn launch(session: &str, argument: &str) -> Arc<Launch> {
         environment: [("KEY".to_owned(), SecretBytes::from(SECRET))].into(),
         secrets: ["KEY".to_owned()].into(),
         workdir: "/".into(),
+        sandbox: None,
         fingerprint: Fingerprint::of(&format!("{session} {argument}")),
         marks: marks(session, argument),
         is_certain: true,
