@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::harness::Harness;
 use crate::agent::name::Name;
+use crate::agent::sandbox::Sandbox;
 use crate::sys::secret_bytes::SecretBytes;
 
 /// One agent as declared, every field validated and every default filled in.
@@ -36,6 +37,8 @@ pub struct AgentSpec {
     pub secrets: Option<BTreeSet<String>>,
     /// How the agent is confined.
     pub kind: Kind,
+    /// The sandbox, if it has one.
+    pub sandbox: Option<Sandbox>,
     /// When it is restarted, timed out, killed.
     pub policy: Policy,
 }

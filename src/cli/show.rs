@@ -164,8 +164,21 @@ fn find(file: &Path, name: &str, options: &Options) -> Result<Declaration, Error
 fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize>) -> Vec<Field> {
     let field = |name, value| Field { name, value, line: line(name), note: None };
     let noted = |name, value, note: &'static str| Field { note: Some(note), ..field(name, value) };
-    let AgentSpec { name, harness, command, args, prompt, interactive, workdir, session, env, secrets, kind, policy } =
-        spec;
+    let AgentSpec {
+        name,
+        harness,
+        command,
+        args,
+        prompt,
+        interactive,
+        workdir,
+        session,
+        env,
+        secrets,
+        kind,
+        policy,
+        sandbox: _,
+    } = spec;
     let Policy { restart, max_restarts, timeout, grace_period, backoff, backoff_reset, limits, enabled, generation } =
         policy;
     let (text, path) = match prompt {

@@ -13,6 +13,7 @@ use super::fields::{Fields, alternatives, described, quoted};
 use super::position::Places;
 use crate::agent::harness::{HARNESSES, Harness};
 use crate::agent::name::{InvalidName, Key, Name};
+use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
 use crate::agent::spec::{AgentSpec, Kind, Limits, Policy, Prompt, Restart};
 use crate::config::{Config, Entry, Finding, Lines, MAX_AGENTS, MAX_REPLICAS, MAX_TOGETHER, Options, Severity};
 use crate::text::suggest::nearest;
@@ -172,7 +173,8 @@ impl<'a> Draft<'a> {
         let workdir = fields.workdir("workdir").unwrap_or_else(|| options.default_workdir.clone());
         let env = fields.variables("env").unwrap_or_default();
         let secrets = fields.variable_names("secrets");
-        let kind = read_kind(fields, options);
+        let sandbox = read_sandbox(fields, self.harness);
+        let kind = read_kind(fields, options, sandbox.is_some());
         let policy = read_policy(fields);
         fields.unknown_keys();
         let prompt = prompt_file.or(prompt);
@@ -192,6 +194,7 @@ impl<'a> Draft<'a> {
                 env,
                 secrets,
                 kind,
+                sandbox,
                 policy,
             }),
             (errors, ..) => Err(errors.unwrap_or_default()),
@@ -277,10 +280,34 @@ enum Session {
     Unknown,
 }
 
-fn read_kind(fields: &mut Fields<'_>, options: &Options) -> Kind {
+fn read_sandbox(fields: &mut Fields<'_>, harness: Option<&Harness>) -> Option<Sandbox> {
+    if !fields.is_set("sandbox") {
+        return None;
+    }
+    let engines = Engine::ALL.map(|engine| (engine.name(), engine));
+    let homes = [("kept", Home::Kept), ("fresh", Home::Fresh), ("real", Home::Real)];
+    let networks = [("host", Network::Host), ("none", Network::None)];
+    let paths = |fields: &mut Fields<'_>, key: &str| {
+        fields.strings(key).unwrap_or_default().into_iter().map(PathBuf::from).collect()
+    };
+    Some(Sandbox {
+        engine: fields.word("sandbox", "unknown agent.sandbox", &engines).unwrap_or_default(),
+        program: None,
+        read: paths(fields, "sandbox_read"),
+        write: paths(fields, "sandbox_write"),
+        home: fields.word("sandbox_home", "unknown agent.sandbox_home", &homes).unwrap_or_default(),
+        seed: match harness.map(|harness| harness.name) {
+            Some("claude-code") => vec![".claude".into(), ".claude.json".into()],
+            _ => Vec::new(),
+        },
+        network: fields.word("network", "unknown agent.network", &networks).unwrap_or_default(),
+    })
+}
+
+fn read_kind(fields: &mut Fields<'_>, options: &Options, has_sandbox: bool) -> Kind {
     let kinds = [("native", Kind::Native), ("sandboxed", Kind::Sandboxed)];
     let kind = fields.word("type", "unknown agent.type", &kinds).unwrap_or(Kind::Native);
-    if kind == Kind::Sandboxed && !options.unsandboxed {
+    if kind == Kind::Sandboxed && !options.unsandboxed && !has_sandbox {
         let right = "write `type = \"native\"`, or run agentd with --unsandboxed to run the agent without a sandbox";
         fields.error(fields.place("type"), format!("this version has no sandbox; {right}"));
     }

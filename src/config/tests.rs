@@ -187,6 +187,7 @@ mod defaults {
             env: BTreeMap::new(),
             secrets: None,
             kind: Kind::Native,
+            sandbox: None,
             policy: Policy {
                 restart: Restart::No,
                 max_restarts: None,
@@ -309,6 +310,7 @@ mod fields {
                     .into(),
                 secrets: Some([text("API_KEY"), text("TOKEN")].into()),
                 kind: Kind::Native,
+                sandbox: None,
                 policy: Policy {
                     restart: Restart::OnFailure,
                     max_restarts: Some(5),

@@ -156,7 +156,7 @@ fn declare(
             environment,
             secrets: secrets_given,
             workdir,
-            sandbox: None,
+            sandbox: spec.sandbox.clone(),
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: spec.secrets.is_some() || secrets.is_complete,
