@@ -298,7 +298,7 @@ pub struct Daemon {
     /// How often to read the files again even if no change was announced
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
     resync: Duration,
-    /// How long files must stay unchanged before a change takes effect ; if they keep changing, it takes effect after ten times as long
+    /// How long files must stay unchanged before a change takes effect; if they keep changing, it takes effect after ten times as long
     #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = duration::parse)]
     settle: Duration,
     /// How long the login shell of the agent user may take to set up the environment before an agent starts
@@ -600,7 +600,14 @@ mod tests {
             let needed = verb.get_positionals().filter(is_needed);
             let flags = verb.get_arguments().filter(|argument| argument.is_required_set() && !argument.is_positional());
             let flags = flags.filter_map(Arg::get_long).map(|long| format!("--{long}"));
-            [verb.get_name().to_owned()].into_iter().chain(needed.map(|_| "a".to_owned())).chain(flags).collect()
+            // Any word, unless there is a list of them.
+            let word = |argument: &Arg| {
+                argument
+                    .get_possible_values()
+                    .first()
+                    .map_or_else(|| "a".to_owned(), |value| value.get_name().to_owned())
+            };
+            [verb.get_name().to_owned()].into_iter().chain(needed.map(word)).chain(flags).collect()
         };
         let verbs: Vec<_> = verbs.map(|verb| (call(verb), verb.clone())).collect();
         [(Vec::new(), command)].into_iter().chain(verbs).collect()

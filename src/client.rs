@@ -49,7 +49,7 @@ pub enum Error {
         patience: Duration,
     },
     /// The connection failed, or the answer was not HTTP.
-    #[error("failed to get {what} from agentd at {}: {}", socket.display(), root_cause(source.as_ref()))]
+    #[error("failed to get {what} from agentd at {}: {}", socket.display(), why(source.as_ref()))]
     Transport {
         /// The daemon's socket.
         socket: PathBuf,
@@ -167,7 +167,10 @@ impl Client {
     /// Says of an agent that does not exist which one was probably meant.
     async fn or_no_such_agent<T>(&self, name: &str, result: Result<T, Error>) -> Result<T, Error> {
         match result {
-            Err(Error::Refused { status: StatusCode::NOT_FOUND, message, .. }) if message == "agent not found" => {
+            // Without a name, it is another route.
+            Err(Error::Refused { status: StatusCode::NOT_FOUND, message, .. })
+                if message == "agent not found" || name.is_empty() =>
+            {
                 // Without the list there is nothing to suggest.
                 let agents = self.agents().await.map(|answer| answer.value).unwrap_or_default();
                 let nearest = nearest(name, agents.iter().map(|agent| agent.name.as_str())).map(str::to_owned);
@@ -274,6 +277,16 @@ fn who_may_connect(socket: &Path) -> String {
     }
 }
 
+/// Why a connection was of no use.
+fn why(error: &(dyn std::error::Error + 'static)) -> String {
+    match cause(error) {
+        Some(io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
+            "the connection has ended".to_owned()
+        }
+        _ => root_cause(error).to_string(),
+    }
+}
+
 /// The innermost error. The errors around it say only that a request failed.
 fn root_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
     error.source().map_or(error, root_cause)
@@ -286,4 +299,16 @@ fn refusal(body: &[u8]) -> String {
         error: String,
     }
     serde_json::from_slice(body).map(|Refusal { error }| error).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupted_answer_is_told_without_its_encoding() {
+        let ended = io::Error::new(io::ErrorKind::UnexpectedEof, "unexpected EOF during chunk size line");
+        assert_eq!(why(&ended), "the connection has ended");
+        assert_eq!(why(&io::Error::other("no")), "no");
+    }
 }

@@ -26,6 +26,7 @@ use crate::text::printable::without_byte_order_mark;
 
 use self::position::Places;
 
+pub use self::agents::MAX_GENERATION;
 pub use self::schema::schema;
 
 /// The largest jcard that is read, in bytes. The reader of the file must refuse a larger one.

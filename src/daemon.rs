@@ -352,6 +352,9 @@ async fn serve(
     let failed = |operation| move |source| Error::System { operation, source };
     let operators = self::group(&settings.operator_group, "--operator-group")?;
     let overrides = overrides::Place::new(settings.override_dir.clone(), operators, place.account.uid);
+    if let Some(warning) = overrides.warning(&place.account, &settings.operator_group) {
+        tracing::warn!("{warning}");
+    }
     let launch_listener = folder.map(SocketDir::bind_launch_socket).transpose()?;
     let signals = Signals::catch().map_err(failed("catch signals"))?;
 

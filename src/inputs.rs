@@ -327,7 +327,7 @@ impl Inputs {
 
     /// Keeps the overrides for the next daemon before they take effect. Returns whether that has an error that is news.
     async fn keep_overrides(&self, last: &mut Last) -> bool {
-        if last.kept.as_ref() == Some(last.overrides.kept()) {
+        if !last.overrides.is_sure() || last.kept.as_ref() == Some(last.overrides.kept()) {
             return false;
         }
         let (state_dir, kept) = (self.state_dir.clone(), last.overrides.kept().clone());
@@ -687,6 +687,25 @@ mod tests {
         }
         let [first, written_again, bad, edited, back] = generations[..] else { unreachable!() };
         assert!(first == written_again && first == bad && first < edited && edited < back, "{generations:?}");
+    }
+
+    #[tokio::test]
+    async fn overrides_are_not_kept_while_nobody_knows_them() {
+        let world = World::new(JCARD, true);
+        let (kept, folder) = (world.directory.path().join("overrides.json"), world.directory.path().join("overrides"));
+        fs::write(&kept, "{").unwrap();
+        fs::write(&folder, "").unwrap();
+        let (mut watcher, mut last) = (Watcher::open(), world.inputs.last().await);
+        let look = async |watcher: &mut Watcher, last: &mut Last| {
+            let files = world.inputs.read(watcher, last).await;
+            world.inputs.act(files, last, &|_| ()).await;
+        };
+        look(&mut watcher, &mut last).await;
+        assert_eq!(fs::read_to_string(&kept).unwrap(), "{", "the next daemon would take it that nothing was in force");
+        fs::remove_file(&folder).unwrap();
+        fs::create_dir(&folder).unwrap();
+        look(&mut watcher, &mut last).await;
+        assert!(state::overrides::read(world.directory.path()).unwrap().is_some());
     }
 
     #[tokio::test]

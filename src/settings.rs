@@ -3,6 +3,7 @@
 //! Every default path is defined here, and nowhere else.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -176,11 +177,28 @@ pub(crate) const SYSTEM_API_SOCKET: &str = "/run/stereos/agentd.sock";
 
 pub(crate) const SYSTEM_CONFIG: &str = "/etc/stereos/jcard.toml";
 
+/// The user's own file if it exists, else the machine's if that exists.
 pub(crate) fn first_there(own: PathBuf, system: &str) -> PathBuf {
-    if own.exists() || !Path::new(system).exists() { own } else { system.into() }
+    if own.exists() || !may_exist(Path::new(system).try_exists()) { own } else { system.into() }
+}
+
+/// Whether a file may exist. In a folder that is closed to this user it may; whoever uses it says that it is closed.
+fn may_exist(seen: io::Result<bool>) -> bool {
+    seen.unwrap_or_else(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 pub(crate) fn absolute(path: &Path) -> PathBuf {
     // Fails only for an empty path, or when the current directory is gone; the path leads nowhere in either case.
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_in_a_closed_folder_may_exist() {
+        assert!(may_exist(Ok(true)) && may_exist(Err(io::ErrorKind::PermissionDenied.into())));
+        assert!(!may_exist(Ok(false)) && !may_exist(Err(io::ErrorKind::NotADirectory.into())));
+    }
 }

@@ -40,7 +40,7 @@ use crate::sys::rate_limit::Brake;
 use crate::sys::unix_socket;
 use crate::text::suggest::nearest;
 use crate::tmux::Tmux;
-use crate::wire::status::AgentStatus;
+use crate::wire::status::{AgentStatus, State};
 use crate::wire::terminal::{self, End, HEAD, Kind, MAX_BODY, Malformed, Request, Why};
 
 /// The pause after the system refused to accept a client.
@@ -226,9 +226,13 @@ impl Service {
 
 /// Why an agent cannot be used now, in a few words.
 fn present_state(agent: &AgentStatus) -> String {
+    let is = match agent.state {
+        State::Exited => "it has ended".to_owned(),
+        state => format!("it is {state}"),
+    };
     match &agent.reason {
-        Some(reason) => format!("it is {}: {reason}", agent.state),
-        None => format!("it is {}", agent.state),
+        Some(reason) => format!("{is}: {reason}"),
+        None => is,
     }
 }
 

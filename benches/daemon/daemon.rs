@@ -137,6 +137,8 @@ impl<'a> Daemon<'a> {
         let mut beyond = vec![("--state-dir", state.to_str().unwrap()), ("--log-dir", logs.to_str().unwrap())];
         let terminal = self.path("door/terminal.sock");
         beyond.push(("--terminal-socket", terminal.to_str().unwrap()));
+        let overrides = self.path("overrides");
+        beyond.push(("--override-dir", overrides.to_str().unwrap()));
         beyond.push(("--settle", "0ms"));
         if geteuid().is_root() {
             beyond

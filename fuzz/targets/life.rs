@@ -8,6 +8,7 @@ use agentd::agent::declaration::{Declaration, Missing, WaitingFor};
 use agentd::agent::launch::Launch;
 use agentd::agent::machine::{Attempt, Effect, Event, Machine, NotStarted, Removal};
 use agentd::agent::name::Name;
+use agentd::agent::orders::{Orders, Override};
 use agentd::agent::spec::{Kind, Limits, Policy, Restart};
 use agentd::cli::status::Sort;
 use agentd::cli::status::board::{self, View};
@@ -20,6 +21,7 @@ use agentd::sys::clock::Timestamp;
 use agentd::text::printable;
 use agentd::wire::events::{Since, What};
 use agentd::wire::exit_status::ExitStatus;
+use agentd::wire::reason::MissingProgram;
 use agentd::wire::status::{AgentStatus, Errors, State, Usage};
 
 /// More is never shown of one agent, beside what was said of it.
@@ -101,13 +103,21 @@ impl Life {
             0 => self.pass(wait),
             1 => self.pass(self.machine.due().map_or(wait, |due| due.since(self.now))),
             2 => self.pass(Duration::MAX),
-            3 | 4 => self.tell(Event::Gone { attempt }),
+            3 => self.tell(Event::Gone { attempt }),
+            4 if byte & 0x10 == 0 => self.tell(Event::LookAgain),
+            4 => self.tell(Event::Ordered(orders(byte >> 5))),
             5 => self.ended(attempt, ExitStatus::Code((byte >> 5).into())),
             6 => self.tell(Event::Started { attempt, pid: 100 + i32::from(byte), at: self.now }),
             7 => {
                 let why = match byte >> 4 & 3 {
                     0 => NotStarted::CutOff,
-                    1 => NotStarted::Failed("no such program".to_owned()),
+                    1 => NotStarted::Failed("exec format error".to_owned()),
+                    2 => NotStarted::NotFound(MissingProgram {
+                        name: "claude".to_owned(),
+                        user: "agent".to_owned(),
+                        path: (byte & 0x40 == 0).then(|| "/usr/bin".to_owned()),
+                        hint: None,
+                    }),
                     _ => NotStarted::Retry("tmux does not answer".to_owned()),
                 };
                 self.tell(Event::NotStarted { attempt, why });
@@ -244,4 +254,17 @@ pub fn declaration(which: u8) -> Declaration {
     };
     let launch = if which == 15 { Err(Missing(vec![WaitingFor::Unread {}])) } else { Ok(Arc::new(launch)) };
     Declaration { kind: Kind::Native, policy, launch }
+}
+
+/// One of a few.
+fn orders(which: u8) -> Orders {
+    let own = Override {
+        enabled: (which & 1 != 0).then_some(which & 2 == 0),
+        generation: (which & 4 != 0).then(|| u64::from(which)),
+        now: which & 2 != 0,
+        by: Some("op".to_owned()),
+        at: None,
+    };
+    let pause = (which == 3).then(|| Override { enabled: Some(false), ..Override::default() });
+    Orders { own: (which != 0).then_some(own), pause }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use agentd::text::printable;
-use agentd::text::redact::{MARK, PIECE, Redactor, SHORTEST_LINE, TextStream, is_significant};
+use agentd::text::redact::{Masking, PIECE, Redactor, SHORTEST_LINE, TextStream, is_significant};
 use agentd::text::screen;
 use libfuzzer_sys::fuzz_target;
 
@@ -32,7 +32,11 @@ fn naively(secret: &[u8], text: &str) -> String {
             }
         }
     }
-    text.char_indices().map(|(at, character)| if redacted.contains(&at) { MARK } else { character }).collect()
+    let (mut masking, mut shown) = (Masking::default(), String::new());
+    for (at, character) in text.char_indices() {
+        masking.push(&mut shown, character, redacted.contains(&at));
+    }
+    shown
 }
 
 fuzz_target!(|text: &str| {
@@ -51,7 +55,8 @@ fuzz_target!(|text: &str| {
         }
     }
     said += &shown.pause();
-    assert_eq!(said.chars().count(), text.chars().count());
+    // Blanks at the end of a row are left out.
+    assert!(said.chars().count() <= text.chars().count());
     if needle.len() >= PIECE && !needle.contains(&b'*') {
         let (said, _) = significant(&said);
         for window in needle.windows(PIECE) {

@@ -28,7 +28,8 @@ const USUAL_VARIABLE: &str = "COMPLETE";
 /// Which shell to print a script for.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
-    /// The shell: bash, zsh, fish, elvish or powershell
+    /// The shell
+    #[arg(value_parser = ["bash", "zsh", "fish", "elvish", "powershell"])]
     pub shell: String,
 }
 

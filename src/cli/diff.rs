@@ -171,7 +171,7 @@ fn read(name: &Path, text: Result<Zeroizing<Vec<u8>>, String>, options: &Options
     };
     let lines = |findings: &[config::Finding]| -> String {
         let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
-        let lines = errors.map(|it| format!("{}:{}: {}", it.line, it.column, it.message));
+        let lines = errors.map(|it| format!("{}:{}: error: {}", it.line, it.column, it.message));
         lines.collect::<Vec<_>>().join("\n")
     };
     match config::parse(&text, options) {
@@ -190,7 +190,7 @@ fn read(name: &Path, text: Result<Zeroizing<Vec<u8>>, String>, options: &Options
 }
 
 fn complain_about(name: &Path, error: &str) {
-    tell(&format!("{}: {error}", name.display()));
+    tell(&format!("{}: error: {error}", name.display()));
 }
 
 fn tell(text: &str) {

@@ -226,6 +226,82 @@ unknown  secrets     not checked: only root may read them
         assert_eq!(render(&checks(), true, 76, false), expected);
     }
 
+    /// What a member of the group sees of a machine with some faults.
+    fn screen(width: usize) -> String {
+        let checks = [
+            Check::ok("daemon", "agentd answers"),
+            Check::failure("jcard", "/etc/stereos/jcard.toml:3:11: unknown agent.harness \"nope\"", "fix the jcard"),
+            Check::unknown("secrets", "this user cannot read /run/stereos/secrets", "run agentd doctor as root"),
+            Check::warning(
+                "versions",
+                "the daemon is agentd 0.1.0, and this is 0.2.0",
+                "restart the daemon, whose agents continue: systemctl restart agentd",
+            ),
+            Check::warning(
+                "disk",
+                "logs take 9 GiB of 10 GiB; 300 MiB are free",
+                "let logs take less with --log-total",
+            ),
+        ];
+        render(&checks, false, width, false)
+    }
+
+    #[test]
+    fn a_screen_of_80_columns_has_remedies_below() {
+        let expected = "\
+failure  jcard     /etc/stereos/jcard.toml:3:11: unknown agent.harness \"nope\"
+                   fix the jcard
+warning  versions  the daemon is agentd 0.1.0, and this is 0.2.0
+                   restart the daemon, whose agents continue: systemctl restart
+                   agentd
+warning  disk      logs take 9 GiB of 10 GiB; 300 MiB are free
+                   let logs take less with --log-total
+unknown  secrets   not checked: this user cannot read /run/stereos/secrets
+                   run agentd doctor as root
+1 ok, 2 warnings, 1 failure, 1 unknown
+";
+        assert_eq!(screen(80), expected);
+    }
+
+    #[test]
+    fn a_screen_of_120_columns_wraps_less() {
+        let expected = "\
+failure  jcard     /etc/stereos/jcard.toml:3:11: unknown agent.harness \"nope\"
+                   fix the jcard
+warning  versions  the daemon is agentd 0.1.0, and this is 0.2.0
+                   restart the daemon, whose agents continue: systemctl restart agentd
+warning  disk      logs take 9 GiB of 10 GiB; 300 MiB are free
+                   let logs take less with --log-total
+unknown  secrets   not checked: this user cannot read /run/stereos/secrets
+                   run agentd doctor as root
+1 ok, 2 warnings, 1 failure, 1 unknown
+";
+        assert_eq!(screen(120), expected);
+    }
+
+    #[test]
+    fn a_screen_of_50_columns_is_wrapped() {
+        let expected = "\
+failure  jcard     /etc/stereos/jcard.toml:3:11:
+                   unknown agent.harness \"nope\"
+                   fix the jcard
+warning  versions  the daemon is agentd 0.1.0, and
+                   this is 0.2.0
+                   restart the daemon, whose
+                   agents continue: systemctl
+                   restart agentd
+warning  disk      logs take 9 GiB of 10 GiB; 300
+                   MiB are free
+                   let logs take less with
+                   --log-total
+unknown  secrets   not checked: this user cannot
+                   read /run/stereos/secrets
+                   run agentd doctor as root
+1 ok, 2 warnings, 1 failure, 1 unknown
+";
+        assert_eq!(screen(50), expected);
+    }
+
     #[test]
     fn color_changes_no_word_and_no_column() {
         let colored = render(&checks(), true, 80, true);

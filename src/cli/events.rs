@@ -69,7 +69,11 @@ async fn find(client: &Client, name: &str) -> Result<(), Error> {
         Err(error @ Error::NoSuchAgent { .. }) => error,
         other => return other.map(|_| ()),
     };
-    let mut kept = client.events(Some(name), Some("0"), false).await?;
+    let mut kept = match client.events(Some(name), Some("0"), false).await {
+        // No agent can have this name.
+        Err(Error::Refused { .. }) => return Err(missing),
+        kept => kept?,
+    };
     while let Some(message) = kept.next().await? {
         let event = serde_json::from_str::<Event>(&message.data);
         if event.is_ok_and(|event| event.what.agent().is_some_and(|about| about.eq_ignore_ascii_case(name))) {

@@ -13,7 +13,7 @@ use super::complete;
 use super::output::{block_on, complain, print, say};
 use super::table::{push_hanging, wrapped};
 use super::times::Times;
-use super::wording::{faults, in_bytes, never_started, outcome, paint, since, until, words};
+use super::wording::{BY_ITSELF, faults, in_bytes, never_started, outcome, paint, since, until, words};
 use crate::client::{Answer, Client, Error};
 use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
@@ -261,25 +261,40 @@ const RELAUNCH: &str = "Edit what its entry launches, or a secret or prompt that
 
 /// What would change the state, the nearest at hand first.
 fn changes(agent: &AgentStatus) -> Vec<String> {
+    let name = &agent.name;
+    let again = format!("Run it again: agentd start {name}.");
     let mut changes: Vec<String> = match agent.state {
         State::Waiting => agent.waiting_for.iter().map(|cause| supply(&agent.name, cause)).collect(),
         State::Starting | State::Invalid => Vec::new(),
         State::Running => vec![
+            format!("Stop it: agentd stop {name}. Or run it afresh: agentd restart {name}."),
             "Edit what its entry launches, or a secret or prompt that it gets: it stops and starts afresh.".into(),
             "Remove its entry: it stops.".into(),
         ],
-        State::Stopping => vec!["Shorten the `grace_period` of its entry: the kill comes sooner.".into()],
+        State::Stopping => {
+            let now = match agent.stopping_because {
+                Some(StoppingBecause::Disabled { .. }) => Some(format!("Kill it at once: agentd stop --now {name}.")),
+                Some(StoppingBecause::Restarted { .. }) => {
+                    Some(format!("Kill it at once: agentd restart --now {name}."))
+                }
+                _ => None,
+            };
+            let shorter = "Shorten the `grace_period` of its entry: the kill comes sooner.".to_owned();
+            now.into_iter().chain([shorter]).collect()
+        }
         State::Backoff if agent.error.is_some() => {
             vec!["Fix the error above; agentd tries again by itself.".into()]
         }
         State::Backoff => vec![
+            format!("Start it at once: agentd start {name}. Or stop it: agentd stop {name}."),
             "Wait; or edit what its entry launches, or a secret or prompt that it gets: it starts at once.".into(),
             "Set `restart = \"no\"` in its entry: it does not start again.".into(),
         ],
         State::Exited => match agent.outcome {
             Some(Outcome::Completed) => {
                 let silent = agent.exit.as_ref().is_some_and(|exit| exit.silent).then(|| SILENT.to_owned());
-                let usual = [RELAUNCH.into(), "Set `restart = \"always\"` in its entry: it starts again.".into()];
+                let usual =
+                    [again, RELAUNCH.into(), "Set `restart = \"always\"` in its entry: it starts again.".into()];
                 silent.into_iter().chain(usual).collect()
             }
             Some(Outcome::GaveUp) => {
@@ -287,14 +302,15 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
                     "Raise the `max_restarts` of its entry above {}: it starts again; 0 means no limit.",
                     agent.restarts
                 );
-                vec![more, RELAUNCH.into()]
+                vec![again, more, RELAUNCH.into()]
             }
             Some(Outcome::TimedOut) => {
-                vec![format!("{RELAUNCH} A longer `timeout` alone does not bring it back.")]
+                vec![again, format!("{RELAUNCH} A longer `timeout` alone does not bring it back.")]
             }
             // It would only fail again.
             Some(Outcome::Failed) if never_started(agent) => vec![RELAUNCH.into()],
             Some(Outcome::Failed) | None => vec![
+                again,
                 RELAUNCH.into(),
                 "Set `restart = \"on-failure\"` or `\"always\"` in its entry: it starts again.".into(),
             ],
@@ -356,7 +372,7 @@ fn supply(name: &str, cause: &WaitingFor) -> String {
             let session = name.as_ref().map_or_else(|| "it".to_owned(), |name| format!("the session {name}"));
             format!("Wait until {holder} has left {session}, or give one of them another `session`.")
         }
-        WaitingFor::Program { program } => find(program),
+        WaitingFor::Program { program } => find(name, program),
         WaitingFor::Unread {}
         | WaitingFor::Entry {}
         | WaitingFor::Backoff { .. }
@@ -367,14 +383,14 @@ fn supply(name: &str, cause: &WaitingFor) -> String {
 }
 
 /// How a program comes to be found.
-fn find(MissingProgram { name, user, path, hint }: &MissingProgram) -> String {
+fn find(agent: &str, MissingProgram { name, user, path, hint }: &MissingProgram) -> String {
     if let Some(hint) = hint {
         return format!("Edit the entry: {hint}.");
     }
     match path {
         Some(path) => format!(
             "Install {name} for user {user}, where the PATH finds it ({path}), or name its full path as the entry's `command`; \
-             agentd looks again by itself, and at once after `systemctl reload agentd`, SIGHUP, or an edit."
+             agentd looks again by itself, and at once after an edit, SIGHUP, or `agentd start {agent}`."
         ),
         None => format!("Install {name}, or name another program as the entry's `command`."),
     }
@@ -439,9 +455,6 @@ fn sentence(text: &str) -> String {
 fn ago(Time(at): Time, now: SystemTime) -> Duration {
     now.duration_since(at).unwrap_or_default()
 }
-
-/// What daemons say of an attempt that nobody ended.
-const BY_ITSELF: &str = "it ended by itself";
 
 /// The latest ends, a sentence each. A long cause that stands above is not repeated.
 fn ends(explanation: &Explanation, now: SystemTime, times: &Times) -> Vec<String> {
@@ -539,7 +552,8 @@ Next       It starts again in 1s, at 2026-11-21T17:00:11.000Z.
            2026-11-21T19:00:10.000Z.
 Ended      2s ago, attempt 1, at 2026-11-21T17:00:08.000Z: exited with status 3.
 Limits     its limits are not applied: agentd does not run under systemd.
-To change  Wait; or edit what its entry launches, or a secret or prompt that it
+To change  Start it at once: agentd start a. Or stop it: agentd stop a.
+           Wait; or edit what its entry launches, or a secret or prompt that it
            gets: it starts at once.
            Set `restart = \"no\"` in its entry: it does not start again.
 ";
@@ -658,6 +672,22 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
         let agent = agent("exited", &json!({ "outcome": outcome, "restarts": 4 }));
         let changes = explain(&agent, Vec::new()).changes.join("\n");
         assert!(changes.contains(remedy) && changes.contains(RELAUNCH), "{changes}");
+        assert!(changes.starts_with("Run it again: agentd start a."), "{changes}");
+    }
+
+    #[rstest]
+    #[case("running", None, "Stop it: agentd stop a. Or run it afresh: agentd restart a.")]
+    #[case("backoff", None, "Start it at once: agentd start a. Or stop it: agentd stop a.")]
+    #[case("stopping", Some("disabled"), "Kill it at once: agentd stop --now a.")]
+    #[case("stopping", Some("restarted"), "Kill it at once: agentd restart --now a.")]
+    #[case("stopping", Some("removed"), "Shorten the `grace_period` of its entry: the kill comes sooner.")]
+    fn the_command_that_changes_a_state_comes_first(
+        #[case] state: &str,
+        #[case] because: Option<&str>,
+        #[case] command: &str,
+    ) {
+        let more = because.map_or_else(|| json!({}), |kind| json!({ "stopping_because": { "kind": kind } }));
+        assert_eq!(explain(&agent(state, &more), Vec::new()).changes[0], command);
     }
 
     #[test]
@@ -779,7 +809,8 @@ Next       It starts again in 1s, at 17:00:11.
            Its `timeout` passes: agentd stops it for good in 8h, at 2026-11-22
            01:00:10.
 Ended      2s ago, attempt 1, at 17:00:08: exited with status 3.
-To change  Wait; or edit what its entry launches, or a secret or prompt that it
+To change  Start it at once: agentd start a. Or stop it: agentd stop a.
+           Wait; or edit what its entry launches, or a secret or prompt that it
            gets: it starts at once.
            Set `restart = \"no\"` in its entry: it does not start again.
 agentd     the prompt_file /j/task.md does not exist; the secret A is not in the
@@ -800,7 +831,9 @@ Next       It starts again in 1s, at 17:00:11.
            for good in 8h, at 2026-11-22 01:00:10.
 Ended      2s ago, attempt 1, at 17:00:08: exited
            with status 3.
-To change  Wait; or edit what its entry launches,
+To change  Start it at once: agentd start a. Or
+           stop it: agentd stop a.
+           Wait; or edit what its entry launches,
            or a secret or prompt that it gets: it
            starts at once.
            Set `restart = \"no\"` in its entry: it
@@ -820,7 +853,8 @@ Why        exited with status 3; restart 1 of 5 follows.
 Next       It starts again in 1s, at 17:00:11.
            Its `timeout` passes: agentd stops it for good in 8h, at 2026-11-22 01:00:10.
 Ended      2s ago, attempt 1, at 17:00:08: exited with status 3.
-To change  Wait; or edit what its entry launches, or a secret or prompt that it gets: it starts at once.
+To change  Start it at once: agentd start a. Or stop it: agentd stop a.
+           Wait; or edit what its entry launches, or a secret or prompt that it gets: it starts at once.
            Set `restart = \"no\"` in its entry: it does not start again.
 agentd     the prompt_file /j/task.md does not exist; the secret A is not in the secrets directory.
 ";
@@ -879,7 +913,7 @@ agentd     the prompt_file /j/task.md does not exist; the secret A is not in the
         agent.exit =
             Some(Exit { how: ExitStatus::Cause(hostile.to_owned()), at: Time(now()), oom_kills: None, silent: false });
         let text = render(&explain(&agent, vec![hostile.to_owned()]), now(), &Times::Exact, 400, None);
-        assert_eq!(text.matches(r"a\u{1b}[2J\r\u{9b}31m\u{202e}é").count(), 6, "{text}");
+        assert_eq!(text.matches(r"a\u{1b}[2J\r\u{9b}31m\u{202e}é").count(), 7, "{text}");
         assert_eq!(text.chars().filter(|&c| c.is_control() && c != '\n').count(), 0, "{text}");
     }
 

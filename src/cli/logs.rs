@@ -163,7 +163,7 @@ async fn print(arguments: &Arguments, socket: &Path) -> Result<(), Failure> {
 async fn names(client: &Client, arguments: &Arguments) -> Result<Vec<String>, Failure> {
     let is_pattern = |name: &String| glob::is_pattern(name);
     if !arguments.all && !arguments.names.iter().any(is_pattern) {
-        return Ok(arguments.names.clone());
+        return Ok(each_once(&arguments.names));
     }
     let agents = client.agents().await.map_err(Failure::Ask)?.value;
     let mut names: Vec<String> = Vec::new();
@@ -173,10 +173,15 @@ async fn names(client: &Client, arguments: &Arguments) -> Result<Vec<String>, Fa
         if fitting.is_empty() {
             return Err(Failure::Said(format!("no agent fits {word:?}; agentd status lists all")));
         }
-        let fitting = fitting.into_iter().map(|agent| agent.name.clone());
-        names.extend(fitting.filter(|name| !names.contains(name)).collect::<Vec<_>>());
+        names.extend(fitting.into_iter().map(|agent| agent.name.clone()));
     }
-    Ok(names)
+    Ok(each_once(&names))
+}
+
+/// The names without those that are there before: case does not matter.
+fn each_once(names: &[String]) -> Vec<String> {
+    let is_first = |at: usize| !names[..at].iter().any(|before| before.eq_ignore_ascii_case(&names[at]));
+    (0..names.len()).filter(|&at| is_first(at)).map(|at| names[at].clone()).collect()
 }
 
 /// What is wrong with one agent's log is said, and does not keep others from being printed.
@@ -234,7 +239,7 @@ impl Log<'_> {
         let (mut since, mut was_there, mut is_away) = (None, false, false);
         loop {
             let mut heard = SystemTime::now();
-            match self.listen(since, &mut was_there, &mut heard).await {
+            match self.listen(since, &mut was_there, &mut is_away, &mut heard).await {
                 Err(Failure::Ask(error)) if self.arguments.follow && was_there && error.may_come_back() => {
                     if !std::mem::replace(&mut is_away, true) {
                         say(&format!("{error}; waiting for it; the last lines may be repeated"));
@@ -262,11 +267,12 @@ impl Log<'_> {
         &mut self,
         interrupted: Option<SystemTime>,
         was_there: &mut bool,
+        is_away: &mut bool,
         heard: &mut SystemTime,
     ) -> Result<(), Failure> {
         let query = self.query(interrupted);
         let mut stream = self.client.log(self.name, &query).await.map_err(Failure::Ask)?;
-        *was_there = true;
+        (*was_there, *is_away) = (true, false);
         let mut splitter = Splitter::default();
         while let Some(piece) = stream.next().await.map_err(Failure::Ask)? {
             *heard = SystemTime::now();

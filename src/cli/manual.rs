@@ -8,47 +8,83 @@ mod commands;
 mod jcard;
 mod page;
 
-use std::fs;
-use std::io;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
 use super::output::{complain, say};
+use crate::sys::safe_path;
 
 /// Where to write the man pages.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
-    /// The folder, which is made if it does not exist; man finds pages in folders such as /usr/local/share/man/man1
+    /// The folder of the manual, such as /usr/local/share/man; each page goes into the folder of its section in there
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
 }
 
-/// Writes the man pages, and says where.
+/// Writes the man pages where man looks for them, and says how to read one.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let shown = arguments.folder.display();
-    match write(&arguments.folder) {
+    match write_sections(&arguments.folder) {
         Ok(()) => {
-            say(&format!("wrote the man pages; for example: man {shown}/agentd.8"));
+            say(&format!("wrote the man pages; for example: man -M {shown} agentd"));
             ExitCode::SUCCESS
         }
         Err(error) => complain(1, &format!("failed to write into {shown}: {error}")),
     }
 }
 
-/// Writes every man page into a folder.
+/// Writes every man page into one folder, for packages.
 pub fn write(folder: &Path) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    for (name, page) in commands::pages() {
-        fs::write(folder.join(name), page)?;
-    }
-    fs::write(folder.join("jcard.toml.5"), jcard::page())
+    write_into(folder, pages())
+}
+
+/// Writes every man page into the folder of its section.
+fn write_sections(folder: &Path) -> io::Result<()> {
+    pages().try_for_each(|(name, page)| {
+        let section = name.rsplit('.').next().unwrap_or_default().to_owned();
+        write_into(&folder.join(format!("man{section}")), std::iter::once((name, page)))
+    })
+}
+
+/// Writes pages into a folder. A page replaces what has its name, and a link in its place is not followed: somebody else may have
+/// planted it.
+fn write_into(folder: &Path, mut pages: impl Iterator<Item = (String, String)>) -> io::Result<()> {
+    let folder = safe_path::open_dir(folder, Some(Mode::from_bits_truncate(0o755)))?;
+    pages.try_for_each(|(name, page)| replace(&folder, name.as_ref(), page.as_ref()))
+}
+
+fn pages() -> impl Iterator<Item = (String, String)> {
+    commands::pages().into_iter().chain([("jcard.toml.5".to_owned(), jcard::page())])
+}
+
+fn replace(folder: &OwnedFd, name: &OsStr, text: &[u8]) -> io::Result<()> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+    let create = || openat(folder, name, flags, Mode::from_bits_truncate(0o644));
+    let file = match create() {
+        Err(Errno::EEXIST) => {
+            unlinkat(folder, name, UnlinkatFlags::NoRemoveDir)?;
+            create()?
+        }
+        file => file?,
+    };
+    File::from(file).write_all(text)
 }
 
 /// What an exit status means, whatever the command. `docs/using.md` has the same table.
 pub const EXIT_STATUSES: [(&str, &str); 9] = [
     ("0", "it went well"),
-    ("1", "it failed, or a check found a fault (`check`, `doctor`)"),
-    ("2", "the command line is wrong"),
+    ("1", "it failed, or a check found a fault (`check`, `doctor`) or a difference (`diff`)"),
+    ("2", "the command line is wrong; `diff`: what would change is not known"),
     ("3", "`status`, `send`: the agent does not run; `status` without NAME: the daemon does not"),
     ("4", "the command could not act: no agent has that name, agentd does not answer, or you do not have permission"),
     ("5", "`status --check`: an agent needs attention"),
@@ -71,7 +107,9 @@ pub struct Topic {
 const USAGE: (&str, &str) = ("2", "the command line is wrong");
 const SHOWN: (&str, &str) = ("0", "it was printed");
 const ORDERED: (&str, &str) = ("0", "agentd does what was asked");
-const NOT_ORDERED: (&str, &str) = ("1", "it could not be written, or agentd has not taken it within 2 s");
+const NOT_TAKEN: (&str, &str) = ("1", "it could not be written, or agentd has not taken it within 2 s");
+const NOT_ORDERED: (&str, &str) =
+    ("1", "it could not be written, agentd has not taken it within 2 s, or the entry of an agent to start is wrong");
 const NOT_KNOWN: (&str, &str) = ("4", "there is no such agent, agentd does not answer, or you are not allowed to ask");
 const NOT_ALLOWED: (&str, &str) =
     ("4", "there is no such agent, agentd does not answer, or you are not allowed to do it");
@@ -129,8 +167,11 @@ pub const TOPICS: [Topic; 22] = [
         verb: "status",
         exit: &[
             ("0", "the agents that are named run; without NAME, the daemon runs"),
-            ("3", "one of them does not run; without an answer from agentd, the daemon does not"),
-            ("4", "there is no such agent, or you are not allowed to ask"),
+            ("3", "one of them does not run; without NAME, the daemon does not"),
+            (
+                "4",
+                "there is no such agent, agentd does not answer about those that are named, or you are not allowed to ask",
+            ),
             ("5", "with --check, an agent has failed, gave up, timed out, is invalid, or has an error"),
             USAGE,
         ],
@@ -199,7 +240,7 @@ pub const TOPICS: [Topic; 22] = [
     },
     Topic {
         verb: "stop",
-        exit: &[ORDERED, NOT_ORDERED, NOT_ALLOWED, USAGE],
+        exit: &[ORDERED, NOT_TAKEN, NOT_ALLOWED, USAGE],
         examples: &[
             ("agentd stop reviewer", "Stop an agent within its grace period; it stays stopped"),
             ("agentd stop --wait reviewer writer", "Stop two agents, and wait until both are"),
@@ -224,12 +265,12 @@ pub const TOPICS: [Topic; 22] = [
     },
     Topic {
         verb: "pause",
-        exit: &[ORDERED, NOT_ORDERED, ("4", "agentd does not answer, or you are not allowed to do it"), USAGE],
+        exit: &[ORDERED, NOT_TAKEN, ("4", "agentd does not answer, or you are not allowed to do it"), USAGE],
         examples: &[("agentd pause --all", "Let nothing start from now on, and leave alone what runs")],
     },
     Topic {
         verb: "unpause",
-        exit: &[ORDERED, NOT_ORDERED, ("4", "agentd does not answer, or you are not allowed to do it"), USAGE],
+        exit: &[ORDERED, NOT_TAKEN, ("4", "agentd does not answer, or you are not allowed to do it"), USAGE],
         examples: &[("agentd unpause --all", "Let agents start again")],
     },
     Topic {
@@ -304,7 +345,7 @@ pub const TOPICS: [Topic; 22] = [
     Topic {
         verb: "man",
         exit: &[("0", "they were written"), ("1", "they could not be written"), USAGE],
-        examples: &[("agentd man ./man", "Write all man pages into a folder")],
+        examples: &[("agentd man /usr/local/share/man", "Install the man pages")],
     },
 ];
 
@@ -325,6 +366,21 @@ mod tests {
 
     use super::*;
     use crate::cli::Arguments;
+
+    #[test]
+    fn a_planted_link_is_replaced_and_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pages, precious) = (folder.path().join("man8"), folder.path().join("precious"));
+        std::fs::create_dir(&pages).unwrap();
+        std::fs::write(&precious, "kept").unwrap();
+        std::os::unix::fs::symlink(&precious, pages.join("agentd.8")).unwrap();
+        for _ in 0..2 {
+            write(&pages).unwrap();
+            assert_eq!(std::fs::read_to_string(&precious).unwrap(), "kept");
+            assert!(std::fs::symlink_metadata(pages.join("agentd.8")).unwrap().is_file());
+            assert!(std::fs::metadata(pages.join("jcard.toml.5")).unwrap().len() > 1000);
+        }
+    }
 
     #[test]
     fn the_docs_have_the_table_of_exit_statuses() {

@@ -5,10 +5,13 @@
 
 mod files;
 
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
+use nix::unistd::Uid;
 use tokio::time::{Instant, sleep};
 
 use self::files::{Failure, Files};
@@ -18,6 +21,7 @@ use super::wording::words;
 use super::{Arguments as Whole, Whereabouts, complete};
 use crate::agent::name::{InvalidName, Name};
 use crate::client::{Client, Error};
+use crate::config::MAX_GENERATION;
 use crate::config::drop_in::DropIn;
 use crate::inputs::overrides::ALL;
 use crate::settings::Surroundings;
@@ -148,8 +152,7 @@ pub fn run(all: &Whole, order: &Order, here: &Surroundings) -> ExitCode {
     };
     match block_on(UNKNOWN, work) {
         Ok(Ok((lines, status))) => {
-            let mut text = lines.iter().map(|line| escaped(line)).collect::<Vec<_>>().join("\n");
-            text.push('\n');
+            let text: String = lines.iter().map(|line| escaped(line) + "\n").collect();
             print(text.as_bytes(), status, FAILED)
         }
         Ok(Err(End { status, message })) => complain(status, &message),
@@ -167,10 +170,12 @@ struct Daemon {
 impl Daemon {
     async fn find(all: &Whole, here: &Surroundings, directory: &Directory) -> Result<Self, End> {
         let unknown = |error: Error| End { status: UNKNOWN, message: error.to_string() };
-        let client = Client::new(&all.places.client_socket(here)).map_err(unknown)?;
+        let socket = all.places.client_socket(here);
+        let client = Client::new(&socket).map_err(unknown)?;
         let health = client.health().await.map(|answer| answer.value);
         let named = directory.override_dir.clone().or_else(|| all.daemon.whereabouts.override_dir.clone());
-        let told = || health.as_ref().ok()?.override_dir.clone().map(PathBuf::from);
+        // The daemon of another user must not choose which files this user replaces.
+        let told = || health.as_ref().ok().filter(|_| is_trusted(&socket))?.override_dir.clone().map(PathBuf::from);
         let path = named
             .or_else(told)
             .unwrap_or_else(|| Target::find(all, &Whereabouts::default(), here).settings.override_dir);
@@ -181,6 +186,11 @@ impl Daemon {
     async fn trouble(&self) -> Option<String> {
         self.client.health().await.ok()?.value.override_error
     }
+}
+
+/// Whether the socket of a daemon is root's or the caller's.
+fn is_trusted(socket: &Path) -> bool {
+    fs::metadata(socket).is_ok_and(|metadata| metadata.uid() == 0 || metadata.uid() == Uid::effective().as_raw())
 }
 
 /// An agent that somebody wants something of.
@@ -212,7 +222,7 @@ async fn of_agents(
         (Err(error), Ok(_)) => return without_daemon(&daemon.files, verb, names, waits, error),
     };
     let meant = resolve(names, &agents)?;
-    let mut lines = Vec::new();
+    let (mut lines, mut status) = (Vec::new(), 0);
     let mut jobs = Vec::new();
     for agent in meant {
         let before = daemon.files.read(&agent.name)?;
@@ -220,7 +230,12 @@ async fn of_agents(
             Ok((drop_in, generation)) => {
                 jobs.push(Job { name: agent.name.clone(), drop_in, generation, seen: agent.clone(), written: None });
             }
-            Err(nothing) => lines.push(format!("{}: {nothing}", agent.name)),
+            Err(nothing) => {
+                if let Nothing::Wrong | Nothing::Exhausted(_) = nothing {
+                    status = if waits { OTHERWISE } else { FAILED };
+                }
+                lines.push(format!("{}: {nothing}", agent.name));
+            }
         }
     }
     for job in &mut jobs {
@@ -228,10 +243,12 @@ async fn of_agents(
     }
     settle(&daemon, verb, &mut jobs).await?;
     drop(turn);
-    let mut status = 0;
+    if verb.starts() && daemon.health.as_ref().is_ok_and(|health| health.paused.is_some()) {
+        say("all agents are paused, and none starts before agentd unpause --all");
+    }
     for job in &jobs {
         if !is_taken(verb, job) {
-            status = FAILED;
+            status = status.max(FAILED);
             let trouble = daemon.trouble().await.map_or_else(String::new, |trouble| format!(": {trouble}"));
             say(&format!("{}: written, but agentd has not taken it yet{trouble}", job.name));
         } else if !waits {
@@ -317,27 +334,41 @@ fn is_replica(agent: &str, group: &str) -> bool {
     base.eq_ignore_ascii_case(group) && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
+/// Why nothing is written for an agent.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum Nothing {
+    #[error("is {0} already")]
+    Already(State),
+    #[error("its entry is wrong; agentd check says what to correct")]
+    Wrong,
+    #[error("its generation is the highest there is; type: agentd stop --wait {0}; agentd start {0}")]
+    Exhausted(String),
+}
+
 /// What to write for this agent, and the generation that it will have; or why there is nothing to do.
-fn plan(verb: Verb, agent: &AgentStatus, before: DropIn) -> Result<(DropIn, u64), String> {
+fn plan(verb: Verb, agent: &AgentStatus, before: DropIn) -> Result<(DropIn, u64), Nothing> {
     let known = agent.generation.max(before.generation.unwrap_or_default());
     let is_disabled = agent.waiting_for.iter().any(|cause| matches!(cause, WaitingFor::Enabled { .. }))
         || agent.overridden.as_ref().is_some_and(|own| own.enabled == Some(false));
     let next = |now| {
+        if known >= MAX_GENERATION {
+            return Err(Nothing::Exhausted(agent.name.clone()));
+        }
         let enabled = before.enabled.filter(|&enabled| enabled);
-        (DropIn { enabled, generation: Some(known + 1), now }, known + 1)
+        Ok((DropIn { enabled, generation: Some(known + 1), now }, known + 1))
     };
     match verb {
         Verb::Stop { now } => {
             Ok((DropIn { enabled: Some(false), generation: before.generation, now }, agent.generation))
         }
-        Verb::Restart { now } => Ok(next(now)),
+        Verb::Restart { now } => next(now),
         Verb::Start if is_disabled || before.enabled == Some(false) => {
             Ok((DropIn { enabled: None, generation: before.generation, now: false }, agent.generation))
         }
         Verb::Start => match agent.state {
-            State::Running | State::Starting => Err(format!("is {} already", agent.state)),
-            State::Invalid => Err("its entry is wrong; agentd check says what to correct".to_owned()),
-            State::Waiting | State::Stopping | State::Backoff | State::Exited => Ok(next(false)),
+            State::Running | State::Starting => Err(Nothing::Already(agent.state)),
+            State::Invalid => Err(Nothing::Wrong),
+            State::Waiting | State::Stopping | State::Backoff | State::Exited => next(false),
         },
     }
 }
@@ -564,10 +595,14 @@ mod tests {
         assert_eq!(text(stop(false), &running, said).unwrap(), "enabled = false\ngeneration = 2\n");
         assert_eq!(text(stop(true), &running, nothing).unwrap(), "enabled = false\nnow = true\n");
         assert_eq!(text(Verb::Start, &stopped_agent(), said).unwrap(), "generation = 2\n");
-        assert_eq!(text(Verb::Start, &running, nothing), Err("is running already".to_owned()));
+        assert_eq!(text(Verb::Start, &running, nothing), Err(Nothing::Already(State::Running)));
+        assert_eq!(text(Verb::Start, &agent("a", State::Invalid), nothing), Err(Nothing::Wrong));
         assert_eq!(text(Verb::Start, &agent("a", State::Exited), nothing).unwrap(), "generation = 1\n");
         let again = Verb::Restart { now: true };
         assert_eq!(text(again, &stopped_agent(), said).unwrap(), "generation = 5\nnow = true\n");
+        let last = AgentStatus { generation: MAX_GENERATION, ..agent("a", State::Running) };
+        assert_eq!(text(again, &last, nothing), Err(Nothing::Exhausted("a".to_owned())));
+        assert_eq!(text(stop(false), &last, nothing).unwrap(), "enabled = false\n");
         let enabled = DropIn { enabled: Some(true), ..nothing };
         assert_eq!(text(again, &running, enabled).unwrap(), "enabled = true\ngeneration = 2\nnow = true\n");
     }

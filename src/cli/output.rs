@@ -1,14 +1,16 @@
 //! What all commands share: the event loop, data to stdout, messages to stderr, and the exit status.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
+use super::table::wrapped;
 use crate::client::Error;
 use crate::sys::fd::reader_is_gone;
+use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
 
 /// How long to wait between looks for the next daemon after one has gone away.
@@ -96,6 +98,16 @@ pub fn print(data: &[u8], status: u8, failure: u8) -> ExitCode {
 pub(super) fn complain(status: u8, what: &str) -> ExitCode {
     say(what);
     ExitCode::from(status)
+}
+
+/// Writes a message of any length: if a terminal shows it, its lines end between words.
+pub(super) fn say_in_lines(what: &str) {
+    let what = escaped(&format!("agentd: {what}"));
+    let terminal = Terminal::here();
+    let is_shown = terminal.width.is_some() && io::stderr().is_terminal();
+    let lines = if is_shown { wrapped(&what, terminal.text_width()) } else { vec![what] };
+    // If standard error is closed, the message is lost.
+    let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
 }
 
 /// Writes a message for people to standard error.

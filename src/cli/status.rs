@@ -14,9 +14,9 @@ use hyper::body::Bytes;
 use serde_json::Value;
 
 use super::complete;
-use super::output::{block_on, complain, print, say};
+use super::output::{block_on, complain, print, say_in_lines};
 use super::table::{Table, push_hanging, wrapped};
-use super::wording::{exit_cell, log_use, notices, remark, since, until, words};
+use super::wording::{BY_ITSELF, exit_cell, log_use, notices, paint, remark, since, until, words};
 use crate::client::{Answer, Client, Error};
 use crate::sys::terminal::Terminal;
 use crate::text::glob;
@@ -79,18 +79,18 @@ pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
     match block_on(UNKNOWN, ask(arguments, socket)) {
         Ok(Ok(Report { text, remarks, code })) => {
             for remark in remarks {
-                say(&remark);
+                say_in_lines(&remark);
             }
             print(&text, code, UNKNOWN)
         }
-        Ok(Err(error)) => complain(status_of(&error), &error.to_string()),
+        Ok(Err(error)) => complain(status_of(&error, &arguments.names), &error.to_string()),
         Err(code) => code,
     }
 }
 
-/// The exit status of `status` where the daemon gave no answer.
-fn status_of(error: &Error) -> u8 {
-    if matches!(error, Error::NotRunning(_)) { NOT_RUNNING } else { UNKNOWN }
+/// The exit status of `status` where the daemon gave no answer. Agents may run without the daemon.
+fn status_of(error: &Error, names: &[String]) -> u8 {
+    if matches!(error, Error::NotRunning(_)) && names.is_empty() { NOT_RUNNING } else { UNKNOWN }
 }
 
 struct Report {
@@ -163,6 +163,11 @@ fn unknown(name: &str) -> String {
     }
 }
 
+/// What is to be said if there is no agent to show.
+fn nobody(arguments: &Arguments) -> &'static str {
+    if arguments.failed { "no agent has failed" } else { "no agents are declared" }
+}
+
 async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
     let client = Client::new(socket)?;
     let (shown, code) = Shown::ask(&client, &arguments.names).await?.judged(arguments);
@@ -174,7 +179,7 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
     remarks.extend(client.health().await.map(|health| notices(&health.value, SystemTime::now())).unwrap_or_default());
     if shown.agents.is_empty() {
         if shown.missing.is_empty() {
-            remarks.push(if arguments.failed { "no agent has failed" } else { "no agents are declared" }.to_owned());
+            remarks.push(nobody(arguments).to_owned());
         }
         return Ok(Report { text: Bytes::new(), remarks, code });
     }
@@ -201,7 +206,25 @@ fn table(agents: &[AgentStatus], sort: Option<Sort>, terminal: Terminal, now: Sy
     }
     let mut agents: Vec<&AgentStatus> = agents.iter().collect();
     sort.unwrap_or(Sort::Name).apply(&mut agents, now);
-    render(&agents, now)
+    let text = render(&agents, now);
+    if terminal.color { painted(&text, &agents) } else { text }
+}
+
+/// The table of [`render`] with the states in color, for a pipe to somebody who wants that, such as `watch --color`.
+fn painted(table: &str, agents: &[&AgentStatus]) -> String {
+    let Some((heading, rows)) = table.split_once('\n') else { return table.to_owned() };
+    let column = heading.split("STATE").next().unwrap_or_default().chars().count();
+    let mut text = format!("{heading}\n");
+    for (row, agent) in rows.lines().zip(agents) {
+        let start = row.char_indices().nth(column).map_or(row.len(), |(at, _)| at);
+        let end = row[start..].find(' ').map_or(row.len(), |length| start + length);
+        let (before, state, after) = (&row[..start], &row[start..end], &row[end..]);
+        let _ = match paint(agent) {
+            "" => writeln!(text, "{row}"),
+            color => writeln!(text, "{before}{color}{state}\x1b[0m{after}"),
+        };
+    }
+    text
 }
 
 /// The agents as a table for programs: a line per agent, whatever its length.
@@ -239,10 +262,12 @@ pub fn render_history(history: &[PastAttempt], now: SystemTime, width: Option<us
     let indent = table.indent();
     for (past, row) in history.iter().zip(&rows) {
         table.push_row(row);
-        let mut why = past.reason.clone();
-        if let ExitStatus::Cause(cause) = &past.exit.how {
-            _ = write!(why, ": {cause}");
-        }
+        let why = match (&past.exit.how, past.reason.as_str()) {
+            (ExitStatus::Cause(cause), BY_ITSELF) => cause.clone(),
+            (ExitStatus::Cause(cause), reason) => format!("{reason}: {cause}"),
+            (ExitStatus::Signal(_), BY_ITSELF) => "killed, not by agentd".to_owned(),
+            (_, reason) => reason.to_owned(),
+        };
         let why = escaped(&why);
         match width {
             None => table.push_text(&why),
@@ -391,6 +416,19 @@ ATTEMPT  ENDED   RAN  EXIT    WHY
                               not\\nfound
 ";
         assert_eq!(render_history(&history, now(), Some(50)), narrow);
+
+        let ended = [
+            past(3, ExitStatus::Cause("the tmux server died".to_owned()), Some(70), BY_ITSELF),
+            past(2, ExitStatus::Signal("SIGTERM".parse().unwrap()), Some(70), BY_ITSELF),
+            past(1, ExitStatus::Code(3), Some(70), BY_ITSELF),
+        ];
+        let expected = "\
+ATTEMPT  ENDED   RAN  EXIT     WHY
+3        1m ago  10s  unknown  the tmux server died
+2        1m ago  10s  SIGTERM  killed, not by agentd
+1        1m ago  10s  3        it ended by itself
+";
+        assert_eq!(render_history(&ended, now(), None), expected);
     }
 
     pub(in crate::cli) fn every_state() -> Vec<AgentStatus> {
@@ -440,6 +478,16 @@ g            claude-code  stopping  -      0         -          -           remo
 ";
         let agents = every_state();
         assert_eq!(render(&agents.iter().collect::<Vec<_>>(), now()), expected);
+    }
+
+    #[test]
+    fn color_in_a_pipe_changes_no_word_and_is_for_the_states() {
+        let pipe = |color| Terminal { width: None, color, is_dumb: false };
+        let agents = every_state();
+        let (plain, colored) = (table(&agents, None, pipe(false), now()), table(&agents, None, pipe(true), now()));
+        assert!(colored.contains("claude-code  \x1b[32mrunning\x1b[0m   2h 3m"), "{colored}");
+        let codes = ["\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[0m"];
+        assert_eq!(codes.iter().fold(colored, |text, code| text.replace(code, "")), plain);
     }
 
     #[test]

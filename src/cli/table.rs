@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
 /// Between two columns.
 pub(super) const GAP: &str = "  ";
 
@@ -17,7 +19,7 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
         let mut widths = headings.map(str::len);
         for row in rows {
             for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
+                *width = (*width).max(cell.width());
             }
         }
         let mut table = Self { text: String::new(), widths };
@@ -25,7 +27,7 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
         table
     }
 
-    /// The width of all columns together, in characters. Text that ends a line begins there.
+    /// The width of all columns together, in cells. Text that ends a line begins there.
     pub(super) fn indent(&self) -> usize {
         self.widths.iter().map(|width| width + GAP.len()).sum()
     }
@@ -49,7 +51,7 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
 
     fn push_cells(&mut self, cells: &[String; COLUMNS]) {
         for (cell, width) in cells.iter().zip(&self.widths) {
-            _ = write!(self.text, "{cell}{:padding$}{GAP}", "", padding = width - cell.chars().count());
+            _ = write!(self.text, "{cell}{:padding$}{GAP}", "", padding = width - cell.width());
         }
     }
 
@@ -86,9 +88,9 @@ impl Column {
         self.is_needed || self.cells.iter().any(|cell| !cell.is_empty() && cell != NOTHING)
     }
 
-    /// How wide it is, in characters, without the gap after it.
+    /// How wide it is, in cells, without the gap after it.
     pub(super) fn width(&self) -> usize {
-        let cells = self.cells.iter().map(|cell| cell.chars().count());
+        let cells = self.cells.iter().map(|cell| cell.width());
         cells.chain([self.heading.len()]).max().unwrap_or_default()
     }
 }
@@ -119,7 +121,7 @@ pub(super) fn row(columns: &[Column], number: usize, paint: Option<(&str, &str)>
 fn line<'a>(cells: impl Iterator<Item = (&'a str, usize, &'a str)>) -> String {
     let mut line = String::new();
     for (cell, width, paint) in cells {
-        let padding = width.saturating_sub(cell.chars().count());
+        let padding = width.saturating_sub(cell.width());
         let plain = if paint.is_empty() { "" } else { "\x1b[0m" };
         _ = write!(line, "{paint}{cell}{plain}{:padding$}{GAP}", "");
     }
@@ -137,24 +139,37 @@ pub(super) fn shortened_in_the_middle(text: &str, width: usize) -> String {
     text.chars().take(before).chain(['…']).chain(text.chars().skip(length - after)).collect()
 }
 
-/// Breaks a line into pieces of at most `width` characters, wherever that is; escape sequences for colors take no room.
+/// Breaks a line into pieces of at most `width` cells, wherever that is; escape sequences for colors take no room.
 pub(super) fn broken(line: &str, width: usize) -> Vec<String> {
     let (mut pieces, mut length, mut is_text) = (vec![String::new()], 0, true);
     for character in line.chars() {
         if character == '\x1b' {
             is_text = false;
         }
-        if is_text && length >= width.max(1) {
+        let room = if is_text { character.width().unwrap_or_default() } else { 0 };
+        if length > 0 && length + room > width.max(1) {
             pieces.push(String::new());
             length = 0;
         }
         if let Some(piece) = pieces.last_mut() {
             piece.push(character);
         }
-        length += usize::from(is_text);
+        length += room;
         is_text |= character == 'm';
     }
     pieces
+}
+
+/// How many cells a line takes; escape sequences for colors take none.
+pub(super) fn cells(line: &str) -> usize {
+    let mut is_text = true;
+    let room = |character: char| {
+        is_text &= character != '\x1b';
+        let room = if is_text { character.width().unwrap_or_default() } else { 0 };
+        is_text |= character == 'm';
+        room
+    };
+    line.chars().map(room).sum()
 }
 
 /// Writes lines beside a label that is `indent` columns wide: the first line follows the label, the others stand below the first line.
@@ -170,22 +185,22 @@ pub(super) fn push_hanging<L: AsRef<str>>(
     }
 }
 
-/// The text, cut to at most `width` characters. If something was cut off, it ends with `…`.
+/// The text, cut to at most `width` cells. If something was cut off, it ends with `…`.
 pub(super) fn shortened(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
+    if text.width() <= width {
         return text.to_owned();
     }
-    text.chars().take(width.saturating_sub(1)).chain(std::iter::once('…')).collect()
+    broken(text, width.saturating_sub(1)).first().filter(|_| width > 1).cloned().unwrap_or_default() + "…"
 }
 
-/// Breaks text at spaces into lines of at most `width` characters.
+/// Breaks text at spaces into lines of at most `width` cells: a character of East Asian scripts takes two.
 ///
 /// A longer word stays whole on a line of its own: it is a path that a person may want to copy.
 pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let mut room = 0;
     for word in text.split(' ').filter(|word| !word.is_empty()) {
-        let length = word.chars().count();
+        let length = word.width();
         match lines.last_mut() {
             Some(line) if length < room => {
                 line.push(' ');
@@ -216,6 +231,10 @@ mod tests {
         table.push_text("why");
         table.push_row(&rows[1]);
         assert_eq!(table.finish(), "X    Y\na    é1  why\nbcd\n");
+        let rows = [["漢字".to_owned(), "1".to_owned()]];
+        let mut table = Table::new(["X", "Y"], &rows);
+        table.push_row(&rows[0]);
+        assert_eq!((table.indent(), table.finish().as_str()), (9, "X     Y\n漢字  1\n"));
     }
 
     #[test]
@@ -228,7 +247,7 @@ mod tests {
 
     #[test]
     fn shortened_text_ends_with_an_ellipsis() {
-        assert_eq!([shortened("éab", 3), shortened("éabc", 3), shortened("ab", 0)], ["éab", "éa…", "…"]);
+        assert_eq!(["éab", "éabc", "漢字ab"].map(|text| shortened(text, 3)), ["éab", "éa…", "漢…"]);
     }
 
     #[test]
@@ -255,6 +274,9 @@ mod tests {
         assert_eq!(broken("abcdé", 2), ["ab", "cd", "é"]);
         assert_eq!(broken("a\x1b[31mbc\x1b[0md", 2), ["a\x1b[31mb", "c\x1b[0md"]);
         assert_eq!(broken("", 2), [""]);
+        assert_eq!([cells("a\x1b[31m漢b\x1b[0md"), cells("")], [5, 0]);
+        assert_eq!(broken("a漢字b", 3), ["a漢", "字b"]);
+        assert_eq!(broken("漢字", 1), ["漢", "字"]);
     }
 
     #[test]
@@ -262,13 +284,14 @@ mod tests {
         assert_eq!(wrapped("to be or not to be", 8), ["to be or", "not to", "be"]);
         assert_eq!(wrapped("in /a/very/long/path it is", 8), ["in", "/a/very/long/path", "it is"]);
         assert_eq!(wrapped("", 8), [""; 0]);
+        assert_eq!(wrapped("漢字 漢字 漢字", 9), ["漢字 漢字", "漢字"]);
     }
 
     proptest! {
         #[test]
-        fn no_word_is_lost_and_no_line_is_too_long(words in prop::collection::vec("[a-zé]{1,9}", 0..40), width in 9_usize..40) {
+        fn no_word_is_lost_and_no_line_is_too_long(words in prop::collection::vec("[a-zé漢]{1,9}", 0..40), width in 18_usize..40) {
             let lines = wrapped(&words.join(" "), width);
-            prop_assert!(lines.iter().all(|line| line.chars().count() <= width));
+            prop_assert!(lines.iter().all(|line| line.width() <= width));
             prop_assert_eq!(lines.join(" "), words.join(" "));
         }
     }

@@ -25,7 +25,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     /// No daemon listens.
-    #[error("agentd does not run, or is too old: nothing listens on {}; systemctl start agentd starts it, and agentd doctor says more", .0.display())]
+    #[error("agentd does not run, or is too old: nothing listens on {}; agentd doctor says more", .0.display())]
     Absent(PathBuf),
     /// This user may not use it.
     #[error("you are not a member of group {group}, which may use {}. An administrator can add you; log in again after that:\n\n    sudo usermod -aG {group} {user}\n", socket.display())]

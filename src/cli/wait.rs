@@ -45,6 +45,11 @@ const STARTUP_GRACE: Duration = Duration::from_secs(5);
 /// waits for quiet by default.
 const TO_BE_DECLARED: Duration = Duration::from_millis(1500);
 
+/// A number alone is seconds, as for `timeout`(1) and for a `timeout` in the jcard.
+fn seconds_or_duration(text: &str) -> Result<Duration, duration::Error> {
+    text.parse().map(Duration::from_secs).or_else(|_| duration::parse(text))
+}
+
 /// What is waited for, and for how long.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
@@ -54,8 +59,8 @@ pub struct Arguments {
     /// The state to wait for, or several separated by commas, of which any will do
     #[arg(long = "for", value_name = "STATE", value_enum, value_delimiter = ',', default_value = "exited")]
     pub states: Vec<State>,
-    /// How long to wait at most, such as 90s or 2h; without it, forever
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    /// How long to wait at most, such as 90s or 2h, or in seconds; without it, forever
+    #[arg(long, value_name = "DURATION", value_parser = seconds_or_duration)]
     pub timeout: Option<Duration>,
     /// When it has exited, end with its own exit status instead of 0: 128 and the signal's number for one that was killed
     #[arg(long)]
@@ -276,6 +281,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[rstest]
+    #[case("1", Some(1_000))]
+    #[case("1s", Some(1_000))]
+    #[case("1h30m", Some(5_400_000))]
+    #[case("-1", None)]
+    #[case("1 fortnight", None)]
+    fn number_alone_is_seconds(#[case] text: &str, #[case] milliseconds: Option<u64>) {
+        assert_eq!(seconds_or_duration(text).ok(), milliseconds.map(Duration::from_millis));
+    }
 
     fn agent(state: &str, more: &serde_json::Value) -> AgentStatus {
         let mut agent = json!({ "name": "a", "running": false, "restarts": 0, "state": state });

@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::complete;
 use super::output::{self, BETWEEN_DAEMONS, Failure, say};
-use super::table::shortened;
+use super::table::{cells, shortened};
 use crate::client::Client;
 use crate::sys::terminal::Terminal;
 use crate::text::printable::{self, escaped};
@@ -101,9 +101,14 @@ impl Show<'_> {
         }
     }
 
+    /// Nothing that an earlier daemon does not know, unless there are colors.
+    fn query(&self) -> &'static str {
+        if self.colors { "colors=true" } else { "" }
+    }
+
     async fn once(&self, client: &Client) -> Result<(), Failure> {
-        let query = format!("colors={}", self.colors);
-        let mut stream = client.screen(&self.arguments.name, &query).await.map_err(Failure::Ask)?;
+        let query = self.query();
+        let mut stream = client.screen(&self.arguments.name, query).await.map_err(Failure::Ask)?;
         let mut text = Vec::new();
         while let Some(piece) = stream.next().await.map_err(Failure::Ask)? {
             text.extend_from_slice(&piece);
@@ -118,8 +123,8 @@ impl Show<'_> {
 
     /// What one daemon shows, until it shows no more.
     async fn follow(&self, client: &Client, screen: &mut Screen, was_there: &mut bool) -> Result<(), Failure> {
-        let query = format!("colors={}", self.colors);
-        let mut messages = client.screens(&self.arguments.name, &query).await.map_err(Failure::Ask)?;
+        let query = self.query();
+        let mut messages = client.screens(&self.arguments.name, query).await.map_err(Failure::Ask)?;
         *was_there = true;
         let mut resized = signal(SignalKind::window_change()).map_err(Failure::Print)?;
         loop {
@@ -201,6 +206,12 @@ impl Screen {
     }
 }
 
+/// What clears the rest of a row. After one as wide as the terminal, the cursor still stands on its last character, which would be
+/// cleared.
+pub(super) fn rest_cleared(row: &str, width: usize) -> &'static str {
+    if width > 0 && cells(row) >= width { "" } else { "\x1b[K" }
+}
+
 /// What draws the last rows of a screen that a terminal has room for, and a line below them. Rows too wide are cut by the terminal.
 fn frame(text: &str, line: &str, height: usize, width: usize) -> String {
     let rows: Vec<&str> = text.lines().collect();
@@ -208,7 +219,8 @@ fn frame(text: &str, line: &str, height: usize, width: usize) -> String {
     let mut frame = String::from("\x1b[H");
     for row in &rows[rows.len().saturating_sub(room)..] {
         frame.push_str(row);
-        frame.push_str("\x1b[K\r\n");
+        frame.push_str(rest_cleared(row, width));
+        frame.push_str("\r\n");
     }
     let line = shortened(line, width);
     frame + &format!("\x1b[0m\x1b[J\x1b[{};1H\x1b[7m{line}\x1b[0m", height.max(1))
@@ -224,6 +236,8 @@ mod tests {
             frame("a\nb\nc\n", "line", 3, 3),
             "\x1b[Hb\x1b[K\r\nc\x1b[K\r\n\x1b[0m\x1b[J\x1b[3;1H\x1b[7mli…\x1b[0m"
         );
+        let wide = "\x1b[Hb\x1b[31m漢\r\nc\x1b[K\r\n\x1b[0m\x1b[J\x1b[3;1H\x1b[7mli…\x1b[0m";
+        assert_eq!(frame("b\x1b[31m漢\nc\n", "line", 3, 3), wide, "a full row keeps its last character");
         assert_eq!(frame("", "line", 0, 9), "\x1b[H\x1b[0m\x1b[J\x1b[1;1H\x1b[7mline\x1b[0m");
     }
 }

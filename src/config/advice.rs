@@ -60,9 +60,8 @@ fn command(fields: &mut Fields<'_>, spec: &AgentSpec) {
         }
     }
     let words = || spec.command.iter().chain(&spec.args);
-    let is_shell = |word: &String| SHELLS.iter().any(|shell| word.rsplit('/').next() == Some(shell));
     let operator = words().find(|word| word.len() <= LONGEST_OPERATOR && OPERATORS.contains(&word.as_str()));
-    if let Some(operator) = operator.filter(|_| !words().any(is_shell)) {
+    if let Some(operator) = operator.filter(|_| !words().any(|word| is_shell(word))) {
         let key = if spec.args.contains(operator) { "args" } else { "command" };
         let right = "write command = [\"sh\", \"-c\", \"…\"] with the whole line in one string";
         fields.warn(fields.place(key), format!("`{key}` has {operator:?}, and no shell interprets it; {right}"));
@@ -71,6 +70,10 @@ fn command(fields: &mut Fields<'_>, spec: &AgentSpec) {
         let right = "write an absolute path, or ~/ and a path below the agent user's home";
         fields.warn(at, format!("variables in `command` are not replaced; {right}"));
     }
+}
+
+fn is_shell(word: &str) -> bool {
+    SHELLS.iter().any(|shell| word.rsplit('/').next() == Some(shell))
 }
 
 /// Whether a text looks like a line for a shell, and not like a program and its arguments.
@@ -103,8 +106,16 @@ fn home(fields: &mut Fields<'_>, spec: &AgentSpec) {
     }
     let right = "write the absolute path";
     let means_home = |text: &str| text == "~" || text.starts_with("~/");
+    let runs_shell = spec.command.iter().chain(&spec.args).any(|word| is_shell(word));
+    let mut before = "";
     for key in ["command", "args"] {
         for (number, (at, text)) in fields.elements(key).into_iter().enumerate() {
+            // A line for a shell, which replaces it.
+            let is_line = runs_shell && before.starts_with('-') && before.ends_with('c');
+            before = text;
+            if is_line {
+                continue;
+            }
             let is_other_users = number == 0 && key == "command" && text.starts_with('~') && !means_home(text);
             if is_other_users || number > 0 && means_home(text) {
                 fields.warn(at, format!("`~` is not replaced here; {right}"));

@@ -341,7 +341,7 @@ fn read_policy(fields: &mut Fields<'_>) -> Policy {
 }
 
 /// The highest `generation`: the largest number that every reader of JSON holds exactly.
-pub(super) const MAX_GENERATION: u64 = (1 << 53) - 1;
+pub const MAX_GENERATION: u64 = (1 << 53) - 1;
 
 /// Which run of an agent is wanted.
 pub(super) fn generation(fields: &mut Fields<'_>) -> Option<u64> {
@@ -484,7 +484,7 @@ impl Roster {
         self.declared += names.len();
         for name in names {
             if let Err(line) = claim(&mut self.names, name.key(), places.locate(name_at).0) {
-                let right = "give each a name of its own, not only in case";
+                let right = "give each a name of its own, which differs in more than its case";
                 let message = format!("duplicate agent name \"{name}\", which the entry at line {line} has; {right}");
                 self.findings.push(places.finding(name_at, Severity::Error, message));
                 continue;

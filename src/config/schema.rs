@@ -66,7 +66,7 @@ fn fields() -> Value {
         ),
         "command": described(
             json!({ "type": ["string", "array"], "maxLength": MAX_ARGUMENT, "items": text() }),
-            "a program, or a program and its first arguments; never a shell line; `~/` at its beginning is the home of the agent user",
+            "the program to run, or an array of the program and its first arguments; no shell interprets it; `~/` at its beginning is the home of the agent user",
         ),
         "args": with_default(array(&text()), json!([]), "more arguments, before the prompt; `~/` at the beginning of the first is the home of the agent user"),
         "prompt": described(text(), "one argument, whatever it contains, up to 131,071 bytes; everybody on the machine can see it"),
@@ -110,7 +110,7 @@ fn fields() -> Value {
             json!(["3s", "3s", "3s", "3s", "3s", "10s", "30s", "1m", "5m"]),
             "the delay before each restart in a row; the last one repeats",
         ),
-        "backoff_reset": described(time(), "after running this long the delays start over"),
+        "backoff_reset": described(time(), "an attempt that has run this long resets the delays"),
         "timeout": described(time(), "counted from the first start, restarts included; then the agent is stopped for good"),
         "grace_period": with_default(time(), json!("30s"), "the time between SIGINT and SIGKILL; halfway, what still runs gets a second SIGINT; `0s` kills at once"),
         "memory": described(
@@ -137,7 +137,7 @@ fn fields() -> Value {
         "type": with_default(
             json!({ "type": "string", "enum": ["native", "sandboxed", ""] }),
             json!("native"),
-            "`sandboxed` is an error in this version, unless agentd runs with `--unsandboxed`",
+            "`native` is the only type; `sandboxed` is an error in this version, unless agentd runs with `--unsandboxed`",
         ),
     })
 }

@@ -761,7 +761,7 @@ mod naming {
         assert!(config.complete);
         assert_eq!(
             config.error().unwrap(),
-            "6:8: duplicate agent name \"rev\", which the entry at line 3 has; give each a name of its own, not only in case"
+            "6:8: duplicate agent name \"rev\", which the entry at line 3 has; give each a name of its own, which differs in more than its case"
         );
     }
 

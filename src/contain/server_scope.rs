@@ -32,8 +32,8 @@ const DESCRIPTION: &str = "tmux server of the AI coding agents";
 /// How long systemd may take to move the server.
 const MOVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often to look for launchers that were left behind.
-const MOST_ROUNDS: usize = 5;
+/// How often to look for what is in the unit: first the server, then launchers that were left behind.
+const MOST_ROUNDS: usize = 6;
 
 /// The pause before another attempt. It doubles with each failure.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
@@ -111,8 +111,13 @@ impl ServerScope {
         let with_launchers = self.with_launchers;
         let mut first = None;
         for _ in 0..MOST_ROUNDS {
-            let pids = blocking::run(move || misplaced(server, with_launchers)).await??;
+            let mut pids = blocking::run(move || misplaced(server, with_launchers)).await??;
             let Some(&one) = pids.first() else { return Ok(first) };
+            // Alone: systemd 252 gives up a scope if any of its processes has ended meanwhile, and what the server
+            // has started may be short-lived.
+            if one == server.pid() {
+                pids.truncate(1);
+            }
             let unique = format!("agentd:tmux:{one}.scope");
             let mut name = if first.is_none() { NAME.to_owned() } else { unique.clone() };
             let mut started = scope::start_server_scope(&self.systemd, &name, DESCRIPTION, &pids).await;
@@ -151,12 +156,12 @@ async fn await_move(pids: &[i32]) -> Result<(), Error> {
 fn misplaced(server: Identity, with_launchers: bool) -> Result<Vec<i32>, Error> {
     let own = group_of("self")?;
     let Some(process) = server.open()? else { return Ok(Vec::new()) };
-    let is_there = is_inside(&group_of(&server.pid().to_string())?, &own);
-    // Checked last: the id was this process's all along.
+    let group = group_of(&server.pid().to_string());
+    // Checked afterwards: the id was this process's all along. One that has ended meanwhile has no group, which is no fault.
     if !process.lives()? {
         return Ok(Vec::new());
     }
-    let mut pids = Vec::from_iter(is_there.then_some(server.pid()));
+    let mut pids = Vec::from_iter(is_inside(&group?, &own).then_some(server.pid()));
     if with_launchers {
         pids.extend(started_by(&process, &own)?);
     }

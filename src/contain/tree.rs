@@ -62,7 +62,9 @@ impl Groups {
                 Self::Had(Arc::new(cgroups))
             }
             Err(error) if error.is_of_the_place() => {
-                tracing::info!("what agents start is found by descent, session and environment: {error}");
+                tracing::info!(
+                    "agents are tracked by their process trees; memory, pid_limit and cpu do not apply: {error}"
+                );
                 Self::NotHere
             }
             Err(error) => Self::Lost(error.to_string()),

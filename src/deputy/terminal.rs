@@ -9,7 +9,7 @@
 //!
 //! Nothing is buffered beyond one frame each way: a side that does not read stops the other, and one that does not read for
 //! [`Wanted::stall`] is cut off. The relay ends with the tmux client, with the operator's client, or when the daemon closes its end of
-//! the second socket, on which nothing is ever said.
+//! the second socket. All that is ever said there is one byte for the daemon's log, if the tmux client ended first.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -33,7 +33,7 @@ use super::worker::{TMUX, path_of};
 use crate::sys::account::Account;
 use crate::sys::fd::Stream;
 use crate::sys::pty_child::{self, Handle, PtyChild};
-use crate::wire::terminal::{self, Decoder, End, Malformed, Size, Why};
+use crate::wire::terminal::{self, Decoder, End, HEAD, Malformed, Size, Why};
 
 /// How long the client may take to end, and how long its last output may take to arrive.
 const GRACE: Duration = Duration::from_secs(1);
@@ -44,6 +44,17 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How many bytes a second may be typed, or shown. A screen that changes completely sixty times a second needs less than a fourth.
 const TYPED_PER_SECOND: usize = 1 << 20;
 const SHOWN_PER_SECOND: usize = 8 << 20;
+
+/// How long one size lasts before the next. A server runs a program for each.
+const SIZE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The most columns and rows that a terminal gets here, more than any screen has. tmux fills what is beyond the window: with the
+/// largest size that the protocol knows, its server would be busy for minutes, and fail all agents.
+const MOST_COLUMNS: u16 = 2000;
+const MOST_ROWS: u16 = 1000;
+
+/// What the daemon is told if the tmux client ended first.
+const ENDED: u8 = b'.';
 
 /// The stack size of a relay's thread, which makes no deep calls.
 const STACK: usize = 512 << 10;
@@ -141,7 +152,7 @@ async fn attend(
                 is_shown = true;
                 cut.err()
             }
-            cut = &mut typing => cut.err(),
+            cut = &mut typing => Some(cut.err().unwrap_or_else(|| "the operator's client has gone".to_owned())),
             _ = daemon.read(&mut byte) => Some("agentd has ended, or is restarting; the agent is not affected".to_owned()),
         };
         if !is_shown {
@@ -151,6 +162,9 @@ async fn attend(
         cut
     };
     let status = client.finish(GRACE).await;
+    if cut.is_none() {
+        let _ = daemon.write_all(&[ENDED]).await;
+    }
     match (cut, status) {
         (Some(cut), _) => Err(cut),
         (None, Ok(status)) if status.success() => Ok(End::Detached),
@@ -161,7 +175,8 @@ async fn attend(
 
 fn resize(window: &Stream, size: Size) {
     if size.columns > 0 && size.rows > 0 {
-        let size = Winsize { ws_col: size.columns, ws_row: size.rows, ws_xpixel: 0, ws_ypixel: 0 };
+        let (ws_col, ws_row) = (size.columns.min(MOST_COLUMNS), size.rows.min(MOST_ROWS));
+        let size = Winsize { ws_col, ws_row, ws_xpixel: 0, ws_ypixel: 0 };
         let _ = tcsetwinsize(window, size);
     }
 }
@@ -182,32 +197,65 @@ async fn say(writer: &mut OwnedWriteHalf, frame: Vec<u8>, stall: Duration) -> Re
 async fn type_in(reader: &mut OwnedReadHalf, window: &Stream, client: &Handle) -> Result<(), String> {
     let malformed = |error: Malformed| format!("the client sent {error}");
     let (mut decoder, mut pace, mut bytes) = (Decoder::default(), Pace::new(TYPED_PER_SECOND), [0; 4096]);
-    let mut is_fresh = false;
+    let (mut is_fresh, mut sizes) = (false, Sizes::default());
     loop {
         while let Some((kind, body)) = decoder.next_frame().map_err(malformed)? {
             match kind {
                 terminal::Kind::Bytes => {
-                    if write_all(window, &body).await.is_err() {
+                    if write_all(window, &body, client).await.is_err() {
                         // The client is about to end.
                         return std::future::pending().await;
                     }
                     is_fresh = true;
-                    pace.spend(body.len()).await;
                 }
-                terminal::Kind::Size => resize(window, Size::of(&body).map_err(malformed)?),
+                terminal::Kind::Size => sizes.want(Size::of(&body).map_err(malformed)?),
                 terminal::Kind::End => return Ok(()),
                 _ => return Err(malformed(Malformed::Body)),
             }
+            sizes.apply(window);
+            pace.spend(HEAD + body.len()).await;
         }
+        sizes.apply(window);
+        let limit = sizes.pause().or(is_fresh.then_some(PAUSE));
         let read = reader.read(&mut bytes);
-        let read = if is_fresh { timeout(PAUSE, read).await } else { Ok(read.await) };
+        let read = if let Some(limit) = limit { timeout(limit, read).await } else { Ok(read.await) };
         match read {
             Ok(Ok(count @ 1..)) => decoder.push(&bytes[..count]),
             Ok(_) => return Ok(()),
+            Err(_) if sizes.wanted.is_some() => {}
             Err(_) => {
                 client.resume();
                 is_fresh = false;
             }
+        }
+    }
+}
+
+/// The sizes that the operator's terminal takes, of which only the last counts if they come fast.
+#[derive(Debug, Default)]
+struct Sizes {
+    wanted: Option<Size>,
+    /// When the present one was set.
+    since: Option<Instant>,
+}
+
+impl Sizes {
+    fn want(&mut self, size: Size) {
+        self.wanted = Some(size);
+    }
+
+    /// How long the size that is wanted has to wait; `None` if none is wanted.
+    fn pause(&self) -> Option<Duration> {
+        let age = self.since.map_or(SIZE_INTERVAL, |since| since.elapsed());
+        self.wanted.map(|_| SIZE_INTERVAL.saturating_sub(age))
+    }
+
+    fn apply(&mut self, window: &Stream) {
+        if self.pause().is_some_and(|pause| pause.is_zero())
+            && let Some(size) = self.wanted.take()
+        {
+            resize(window, size);
+            self.since = Some(Instant::now());
         }
     }
 }
@@ -222,9 +270,13 @@ async fn show(window: &Stream, writer: &mut OwnedWriteHalf, stall: Duration) -> 
     Ok(())
 }
 
-async fn write_all(window: &Stream, mut bytes: &[u8]) -> io::Result<()> {
+/// Writes all of it. Continues a client that takes nothing for a while, because it may be suspended.
+async fn write_all(window: &Stream, mut bytes: &[u8], client: &Handle) -> io::Result<()> {
     while !bytes.is_empty() {
-        bytes = &bytes[window.write(bytes).await?..];
+        match timeout(PAUSE, window.write(bytes)).await {
+            Ok(written) => bytes = &bytes[written?..],
+            Err(_) => client.resume(),
+        }
     }
     Ok(())
 }
@@ -257,7 +309,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::terminal::{HEAD, Kind as FrameKind, MAX_BODY, head};
+    use crate::wire::terminal::{Kind as FrameKind, MAX_BODY, head};
 
     /// A relay of a shell that runs this script, and both of its sockets.
     fn relay_of(script: &str, stall: Duration) -> (UnixStream, UnixStream, tokio::task::JoinHandle<()>) {
@@ -331,6 +383,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn sizes_are_bounded_and_only_the_last_of_many_counts() {
+        // Counts how often the size changes.
+        let script = "n=0; trap 'n=$((n + 1))' WINCH; stty -echo; echo ready; until read _; do :; done; sleep 1; stty size; echo \"changes: $n.\"";
+        let (mut client, _daemon, relay) = relay_of(script, LONG);
+        while !String::from_utf8_lossy(&frame(&mut client).await.1).contains("ready") {}
+        let size = |columns, rows| terminal::frame(FrameKind::Size, &Size { columns, rows }.body());
+        for number in 0..1000 {
+            client.write_all(&size(80 + number % 2, 24)).await.unwrap();
+        }
+        client.write_all(&size(u16::MAX, u16::MAX)).await.unwrap();
+        client.write_all(&terminal::frame(FrameKind::Bytes, b"\r")).await.unwrap();
+        let (shown, end) = rest(&mut client).await;
+        assert!(shown.contains("1000 2000"), "{shown}");
+        let changes = shown.split_once("changes: ").and_then(|(_, rest)| rest.split_once('.')).unwrap().0;
+        assert!((1..50).contains(&changes.parse::<u32>().unwrap()), "{shown}");
+        assert_eq!(end, End::Detached);
+        relay.await.unwrap();
+    }
+
+    #[tokio::test]
     async fn client_that_never_reads_is_cut_off() {
         let (client, _daemon, relay) = relay_of("yes", Duration::from_millis(200));
         timeout(LONG, relay).await.unwrap().unwrap();
@@ -346,9 +418,10 @@ mod tests {
 
     #[tokio::test]
     async fn relay_ends_with_either_side() {
-        let (client, _daemon, relay) = relay_of("read _", LONG);
+        let (client, mut daemon, relay) = relay_of("read _", LONG);
         drop(client);
         timeout(LONG, relay).await.unwrap().unwrap();
+        assert_eq!(daemon.read(&mut [0]).await.unwrap(), 0, "the session has not ended first");
 
         let (mut client, daemon, relay) = relay_of("read _", LONG);
         assert_eq!(frame(&mut client).await.0, FrameKind::Started);
@@ -357,9 +430,10 @@ mod tests {
         assert!(message.contains("agentd has ended, or is restarting"), "{message}");
         timeout(LONG, relay).await.unwrap().unwrap();
 
-        let (mut client, _daemon, _relay) = relay_of("kill -9 $$", LONG);
+        let (mut client, mut daemon, _relay) = relay_of("kill -9 $$", LONG);
         let message = self::message(rest(&mut client).await.1);
         assert!(message.contains("signal: 9"), "{message}");
+        assert_eq!(daemon.read(&mut [0]).await.unwrap(), 1, "the session has ended first");
     }
 
     #[tokio::test]
@@ -388,6 +462,29 @@ mod tests {
             sent += flood.len();
             assert!(sent < 8 << 20, "nothing holds it up");
         }
+    }
+
+    #[tokio::test]
+    async fn suspended_client_that_is_typed_into_goes_on() {
+        let script = "stty raw -echo; echo ready; kill -STOP $$; head -c 65536 >/dev/null; echo taken";
+        let (mut client, _daemon, relay) = relay_of(script, LONG);
+        let mut shown = String::new();
+        while !shown.contains("ready") {
+            shown += &String::from_utf8_lossy(&frame(&mut client).await.1);
+        }
+        // More than the terminal holds, so that the keyboard never pauses.
+        let (mut reader, mut writer) = client.into_split();
+        let typing = tokio::spawn(async move {
+            for _ in 0..(64 << 10) / MAX_BODY {
+                writer.write_all(&terminal::frame(FrameKind::Bytes, &vec![b'x'; MAX_BODY])).await.unwrap();
+            }
+            writer
+        });
+        let mut heard = Vec::new();
+        timeout(LONG, reader.read_to_end(&mut heard)).await.unwrap().unwrap();
+        assert!(String::from_utf8_lossy(&heard).contains("taken"));
+        drop(typing.await.unwrap());
+        relay.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -161,7 +161,7 @@ fn declare(
             marks: Marks::none(),
             is_certain: spec.secrets.is_some() || secrets.is_complete,
         };
-        launch.fingerprint = place.key.fingerprint(&launch);
+        launch.fingerprint = marker.marker.fingerprint(&launch);
         launch.marks = marker.marks(spec, &launch, text.as_ref());
         // Afterwards: a preset's variables are not part of the declaration, so that a version of agentd that sets more of them
         // relaunches no agent.
@@ -212,8 +212,12 @@ impl KnownMarks {
         marks.field("workdir", checksum(launch.workdir.as_os_str().as_encoded_bytes()));
         marks.field("session", checksum(launch.session.as_str().as_bytes()));
         let mut mark = |name: &str, values: &[&[u8]]| marks.field(name, self.marker.mark(name, values.iter().copied()));
-        mark("command", &spec.command.iter().map(String::as_bytes).collect::<Vec<_>>());
-        mark("args", &spec.args.iter().map(String::as_bytes).collect::<Vec<_>>());
+        for (name, words) in [("command", &spec.command), ("args", &spec.args)] {
+            // What is empty has no mark.
+            if !words.is_empty() {
+                mark(name, &words.iter().map(String::as_bytes).collect::<Vec<_>>());
+            }
+        }
         if let (Some(from), Some(text)) = (&spec.prompt, prompt) {
             let name = if matches!(from, Prompt::File(_)) { "prompt_file" } else { "prompt" };
             mark(name, &[text.as_slice()]);

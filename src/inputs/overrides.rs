@@ -29,8 +29,10 @@ use crate::config::MAX_AGENTS;
 use crate::config::drop_in::{self, DropIn, MAX_SIZE, Scope};
 use crate::inputs::overrides::operators::Operators;
 use crate::state::overrides::Kept;
+use crate::sys::account::Account;
 use crate::sys::file_id::FileId;
 use crate::sys::{regular_file, safe_path};
+use crate::text::printable::escaped;
 use crate::wire::status::Time;
 
 /// The name of the drop-in for all agents, without its ending.
@@ -62,6 +64,20 @@ impl Place {
         let own = Uid::effective();
         let operators = if own.is_root() { Operators::Group { group, agent } } else { Operators::Own(own) };
         Self { directory, group, operators }
+    }
+
+    /// What is wrong if agents may write in the folder: what they write does not count, but what they remove or rename does.
+    pub fn warning(&self, agent: &Account, group: &str) -> Option<String> {
+        let is_member = matches!(self.operators, Operators::Group { .. })
+            && agent.groups.contains(&self.group)
+            && !agent.uid.is_root();
+        let user = &agent.name;
+        is_member.then(|| {
+            format!(
+                "the agent user {user} is a member of the operators' group {group}, so agents can take back what operators say, by removing files in {}; gpasswd -d {user} {group} ends that, or name another --operator-group",
+                self.directory.display()
+            )
+        })
     }
 }
 
@@ -113,17 +129,18 @@ fn read_all(folder: &OwnedFd, place: &Place, reading: &mut Reading) -> io::Resul
         if stem.starts_with('.') && stem != ALL {
             continue;
         }
-        let path = place.directory.join(name);
+        // A name may have control characters, which must not begin another line.
+        let path = escaped(&place.directory.join(name).display().to_string());
         let key = match stem.parse::<Name>() {
             _ if stem == ALL => ALL.to_owned(),
             Ok(agent) => agent.key().as_str().to_owned(),
             Err(right) => {
-                reading.strays.push(format!("{}: it is not named after an agent; {right}", path.display()));
+                reading.strays.push(format!("{path}: it is not named after an agent; {right}"));
                 continue;
             }
         };
         if reading.files.contains_key(&key) {
-            reading.strays.push(format!("{}: there is another for the same agent; remove one", path.display()));
+            reading.strays.push(format!("{path}: there is another for the same agent; remove one"));
             continue;
         }
         let scope = if key == ALL { Scope::All } else { Scope::Agent };
@@ -136,11 +153,11 @@ fn read_all(folder: &OwnedFd, place: &Place, reading: &mut Reading) -> io::Resul
 }
 
 /// Prefixes each line with the file.
-fn located(path: &Path, error: &str) -> String {
+fn located(path: &str, error: &str) -> String {
     let has_place = |line: &str| line.starts_with(|c: char| c.is_ascii_digit());
     let located = |line: &str| {
         let space = if has_place(line) { "" } else { " " };
-        format!("{}:{space}{line}", path.display())
+        format!("{path}:{space}{line}")
     };
     error.lines().map(located).collect::<Vec<_>>().join("\n")
 }
@@ -201,6 +218,11 @@ impl Known {
     /// What an earlier daemon kept; `None` if that could not be read.
     pub fn kept_before(kept: Option<Kept>) -> Self {
         Self { is_sure: kept.is_some(), kept: kept.unwrap_or_default(), ..Self::default() }
+    }
+
+    /// Whether it is known what is in force. If not, nothing is to be kept: what an earlier daemon kept may be read later.
+    pub fn is_sure(&self) -> bool {
+        self.is_sure
     }
 
     /// What is to be kept for the next daemon.

@@ -751,6 +751,7 @@ mod tests {
 
         let error = find(OsStr::new("claude"), &path).unwrap_err();
         assert!(error.message.contains("is not executable"), "{error:?}");
+        assert_eq!(error.program, None, "it was found");
 
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(find(OsStr::new("claude"), &path).unwrap(), file);
@@ -758,11 +759,17 @@ mod tests {
         let error = find(OsStr::new("claude"), OsStr::new("/nonexistent")).unwrap_err();
         assert_eq!(error.message, "claude: not found in PATH (/nonexistent)");
         assert_eq!(error.errno, Some(2));
+        let path = Some("/nonexistent".to_owned());
+        assert_eq!(error.program, Some(ProgramNotFound { name: "claude".to_owned(), path }));
     }
 
     #[test]
     fn a_program_with_a_slash_is_not_searched_in_path() {
         assert_eq!(find(OsStr::new("/bin/sh"), OsStr::new("")).unwrap(), Path::new("/bin/sh"));
-        assert!(find(OsStr::new("./no-such-program"), OsStr::new("/bin")).is_err());
+        let absent = |name: &str| find(OsStr::new(name), OsStr::new("/bin")).unwrap_err().program;
+        for name in ["./no-such-program", "/bin/sh/no-such-program"] {
+            assert_eq!(absent(name), Some(ProgramNotFound { name: name.to_owned(), path: None }));
+        }
+        assert_eq!(absent("/bin/"), None, "a directory is there, and cannot be run");
     }
 }

@@ -272,7 +272,18 @@ impl Store {
     pub fn limit_total(&self) -> Result<(), Error> {
         let _changes = self.changing();
         self.has_grown.store(false, Ordering::Relaxed);
-        let Some(top) = self.top(false)? else { return Ok(()) };
+        let (uses, result) = match self.limited() {
+            Ok((uses, result)) => (uses, result),
+            Err(error) => (None, Err(error)),
+        };
+        // What cannot be measured now is not known, whatever it was before.
+        *self.measured() = uses;
+        result
+    }
+
+    /// What is left of the logs, and whether all could be removed that had to go; `None` if there are none.
+    fn limited(&self) -> Result<(Option<Uses>, Result<(), Error>), Error> {
+        let Some(top) = self.top(false)? else { return Ok((None, Ok(()))) };
         let mut all = self.measure(&top)?;
         let cap = if let Some(cap) = self.retention.total {
             cap
@@ -282,21 +293,26 @@ impl Store {
         };
         let surplus: Vec<(Key, AttemptId)> =
             total::surplus(&all, cap).into_iter().map(|one| (one.agent.clone(), one.kept)).collect();
+        let mut result = Ok(());
         for (agent, kept) in &surplus {
-            if let Ok(folder) = openat(&top, agent.as_str(), FOLDER, Mode::empty()) {
-                remove(&folder, *kept);
+            let removed = openat(&top, agent.as_str(), FOLDER, Mode::empty()).and_then(|folder| unlink(&folder, *kept));
+            if let Err(error) = removed {
+                let path = self.path.join(agent.as_str()).join(kept.file_name(TEXT));
+                result = Err(PathError::new("remove", path, error).into());
             }
         }
         if !surplus.is_empty() {
-            let count = surplus.len();
-            tracing::info!(
-                "removed the logs of the {count} oldest attempts: all logs together may take {cap} bytes (--log-total)"
-            );
+            let before = all.len();
             all = self.measure(&top)?;
+            let count = before.saturating_sub(all.len());
+            if count > 0 {
+                tracing::info!(
+                    "removed the logs of the {count} oldest attempts: all logs together may take {cap} bytes (--log-total)"
+                );
+            }
         }
         let uses = Uses { bytes: total::bytes(&all), cap, by_agent: total::by_agent(&all) };
-        *self.measured() = Some(uses);
-        Ok(())
+        Ok((Some(uses), result))
     }
 
     /// Whether an attempt has begun or ended since the logs were last measured.
@@ -453,11 +469,19 @@ fn names(folder: &OwnedFd) -> nix::Result<Vec<String>> {
 }
 
 /// Removes an attempt's files. What cannot be removed is tried again with the next attempt.
+/// What is left is removed with a later attempt.
 fn remove(folder: &OwnedFd, kept: AttemptId) {
-    // The text last: it identifies the attempt.
-    for ending in [INDEX, TEXT] {
-        let _ = unlinkat(folder, kept.file_name(ending).as_str(), UnlinkatFlags::NoRemoveDir);
-    }
+    let _ = unlink(folder, kept);
+}
+
+/// Removes the files of an attempt. The text goes last, because it identifies the attempt.
+fn unlink(folder: &OwnedFd, kept: AttemptId) -> nix::Result<()> {
+    let [index, text] =
+        [INDEX, TEXT].map(|ending| unlinkat(folder, kept.file_name(ending).as_str(), UnlinkatFlags::NoRemoveDir));
+    [index, text].into_iter().try_for_each(|removed| match removed {
+        Err(Errno::ENOENT) => Ok(()),
+        removed => removed,
+    })
 }
 
 #[cfg(test)]
@@ -513,6 +537,41 @@ mod tests {
         assert!((80 << 10..=100 << 10).contains(&uses.bytes) && uses.cap == 100 << 10, "{uses:?}");
         assert!(of_a.attempts == 1 && of_a.bytes < uses.bytes, "{of_a:?}");
         assert_eq!(store.use_of(&key("c")), None);
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_not_known() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("logs");
+        let store = Store::new(&path, Gid::effective(), Retention::default());
+        store.create(&name("a"), Numbers::of(1)).unwrap();
+        store.limit_total().unwrap();
+        assert!(store.uses().is_some() && store.use_of(&key("a")).is_some());
+        fs::rename(&path, directory.path().join("elsewhere")).unwrap();
+        store.limit_total().unwrap();
+        assert!(store.uses().is_none() && store.use_of(&key("a")).is_none(), "there are no logs");
+        fs::rename(directory.path().join("elsewhere"), &path).unwrap();
+        store.limit_total().unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        store.limit_total().unwrap_err();
+        assert_eq!(store.uses(), None, "others may have written to the folder");
+    }
+
+    #[test]
+    fn logs_that_cannot_be_removed_are_told() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("logs");
+        let store = Store::new(&path, Gid::effective(), Retention { total: Some(0), ..Retention::default() });
+        for attempt in 1..=2 {
+            let files = store.create(&name("a"), Numbers::of(attempt)).unwrap();
+            File::from(files.text).write_all(b"x").unwrap();
+        }
+        // A directory cannot be removed like a file, not even by root.
+        fs::remove_file(path.join("a/00000001-1.log")).unwrap();
+        fs::create_dir(path.join("a/00000001-1.log")).unwrap();
+        let error = store.limit_total().unwrap_err().to_string();
+        assert!(error.starts_with(&format!("failed to remove {}/a/00000001-1.log: ", path.display())), "{error}");
+        assert!(store.uses().unwrap().bytes > 0);
     }
 
     #[test]

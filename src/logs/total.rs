@@ -23,9 +23,9 @@ pub(super) struct Measured {
     pub written: (i64, i64),
 }
 
-/// The cap if none was chosen: a tenth of a file system of this size.
+/// The cap if none was chosen: a tenth of a file system of this size. Some do not tell their size, such as a tmpfs without a limit.
 pub(super) fn default_cap(file_system: u64) -> u64 {
-    (file_system / 10).min(MOST_BY_DEFAULT)
+    if file_system == 0 { MOST_BY_DEFAULT } else { (file_system / 10).min(MOST_BY_DEFAULT) }
 }
 
 /// How much all of them take.
@@ -117,5 +117,6 @@ mod tests {
     fn default_cap_is_a_tenth_of_a_small_disk() {
         assert_eq!(default_cap(100 << 30), 10 << 30);
         assert_eq!(default_cap(1 << 50), MOST_BY_DEFAULT);
+        assert_eq!(default_cap(0), MOST_BY_DEFAULT, "of a file system without a size");
     }
 }

@@ -383,9 +383,9 @@ mod tests {
         for piece in [&b"a hunter2h"[..], b"unter2 b hunt"] {
             writer.write(piece).unwrap();
         }
-        assert_eq!(fs::read(&path).unwrap(), b"a ************** b ");
+        assert_eq!(fs::read(&path).unwrap(), b"a ********       b ");
         writer.finish().unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"a ************** b hunt");
+        assert_eq!(fs::read(&path).unwrap(), b"a ********       b hunt");
     }
 
     #[test]
@@ -444,7 +444,7 @@ mod tests {
         writer.move_to(open("text"), open("other-index"), 1 << 20);
         writer.write(b"hunter2 two").unwrap();
         let text = fs::read_to_string(path).unwrap();
-        assert_eq!(text, "[4 bytes were printed before this; their file was moved or removed]\r\n************** two");
+        assert_eq!(text, "[4 bytes were printed before this; their file was moved or removed]\r\n********       two");
         let index = fs::read(directory.path().join("other-index")).unwrap();
         assert_eq!(index.len(), IndexEntry::LENGTH);
     }

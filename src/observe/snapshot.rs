@@ -279,7 +279,7 @@ mod tests {
         let parts = Parts { redactions, ..Parts::new(vec![status], Instant::now(), Errors::default()) };
         let snapshot = Snapshot::from(parts);
         let redactor = snapshot.redactor(&agent).await.unwrap();
-        assert_eq!(redactor.redact(said[0]), "**************");
+        assert_eq!(redactor.redact(said[0]), "********");
         let served = [
             format!("{snapshot:?} {:?}", snapshot.agent_in_full(&agent)),
             String::from_utf8(snapshot.agents_body().to_vec()).unwrap(),

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use hmac::{Hmac, KeyInit, Mac};
 use nix::libc::{O_CLOEXEC, O_NOFOLLOW};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::agent::changes::Marking;
@@ -76,9 +76,44 @@ impl Key {
         Ok(Self(key))
     }
 
+    /// The fingerprint of a launch. For many of them, use one [`Marker`].
+    pub fn fingerprint(&self, launch: &Launch) -> Fingerprint {
+        self.marker().fingerprint(launch)
+    }
+
+    /// Which key it is, so that only what was made with one key is compared.
+    fn name(&self) -> String {
+        let mut of_the_key = self.hash();
+        of_the_key.text(b"which key");
+        format!("{VERSION}-{:.8}", of_the_key.finish())
+    }
+
+    /// Makes fingerprints and marks with this key.
+    pub fn marker(&self) -> Marker {
+        let mark = MarkHash(Sha256::new_with_prefix(self.0.as_slice()));
+        Marker { keyed: self.hash(), mark, key: self.name() }
+    }
+
+    fn hash(&self) -> Hash {
+        Hash(Hmac::new(&(*self.0).into()))
+    }
+}
+
+/// Makes the fingerprints of launches, and the [marks](crate::agent::changes::Marks) of what is launched: 32 bits each.
+///
+/// Taking in the key costs as much as a short text does. So that is done once for all launches.
+pub struct Marker {
+    /// Has taken in the key.
+    keyed: Hash,
+    /// Has taken in the key.
+    mark: MarkHash,
+    key: String,
+}
+
+impl Marker {
     /// The fingerprint of a launch.
     pub fn fingerprint(&self, launch: &Launch) -> Fingerprint {
-        let (mut hash, mut environment) = (self.hash(), self.hash());
+        let (mut hash, mut environment) = (self.keyed.clone(), self.keyed.clone());
         hash.text(launch.name.as_str().as_bytes());
         hash.text(launch.session.as_str().as_bytes());
         hash.text(launch.workdir.as_os_str().as_encoded_bytes());
@@ -97,35 +132,9 @@ impl Key {
             environment.text(name.as_bytes());
             environment.text(value.as_slice());
         }
-        Fingerprint(format!("{}:{}:{}", self.name(), hash.finish(), environment.finish()))
+        Fingerprint(format!("{}:{}:{}", self.key, hash.finish(), environment.finish()))
     }
 
-    /// Which key it is, so that only what was made with one key is compared.
-    fn name(&self) -> String {
-        let mut of_the_key = self.hash();
-        of_the_key.text(b"which key");
-        format!("{VERSION}-{:.8}", of_the_key.finish())
-    }
-
-    /// Collects marks that are made with this key.
-    pub fn marker(&self) -> Marker {
-        let mut hash = self.hash();
-        hash.text(b"mark");
-        Marker { hash, key: self.name() }
-    }
-
-    fn hash(&self) -> Hash {
-        Hash(Hmac::new(&(*self.0).into()))
-    }
-}
-
-/// Makes the [marks](crate::agent::changes::Marks) of what is launched: 32 bits each.
-pub struct Marker {
-    hash: Hash,
-    key: String,
-}
-
-impl Marker {
     /// To collect marks in.
     pub fn begin(&self) -> Marking {
         Marking::new(&self.key)
@@ -133,10 +142,29 @@ impl Marker {
 
     /// The mark of a field, variable or secret with these values.
     pub fn mark<'a>(&self, name: &str, values: impl IntoIterator<Item = &'a [u8]>) -> u32 {
-        let mut hash = self.hash.clone();
+        let mut hash = self.mark.clone();
         hash.text(name.as_bytes());
         values.into_iter().for_each(|value| hash.text(value));
-        hash.short()
+        hash.finish()
+    }
+}
+
+/// A hash that begins with the key, a block of its own: half the work of an HMAC.
+///
+/// What makes that unsafe in general does not hold here: every part has its length before it, and only a few bits of the result are
+/// told, so nobody can continue a hash.
+#[derive(Clone)]
+struct MarkHash(Sha256);
+
+impl MarkHash {
+    fn text(&mut self, bytes: &[u8]) {
+        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+    }
+
+    /// The first bits of the hash.
+    fn finish(self) -> u32 {
+        self.0.finalize().iter().take(4).fold(0, |mark, &byte| mark << 8 | u32::from(byte))
     }
 }
 
@@ -152,12 +180,6 @@ impl Hash {
     fn text(&mut self, bytes: &[u8]) {
         self.count(bytes.len());
         self.0.update(bytes);
-    }
-
-    /// The first bits of the hash.
-    fn short(self) -> u32 {
-        let bytes = self.0.finalize().into_bytes();
-        bytes.iter().take(4).fold(0, |mark, &byte| mark << 8 | u32::from(byte))
     }
 
     /// The hash in hexadecimal digits.
@@ -231,6 +253,19 @@ mod tests {
         fs::write(directory.path().join(FILE), "short").unwrap();
         Key::of(directory.path()).unwrap();
         assert_eq!(fs::read(directory.path().join(FILE)).unwrap().len(), KEY_LENGTH);
+    }
+
+    /// Daemons compare with what earlier ones have recorded.
+    #[test]
+    fn fingerprints_and_marks_of_a_key_stay_as_they_were() {
+        let marker = Key(Zeroizing::new([7; KEY_LENGTH])).marker();
+        let print = marker.fingerprint(&launch(&["x", "y"], &[("KEY", "k")]));
+        assert_eq!(
+            print.0,
+            "1-ccb9a24b:4271066e973c22c639bfda3f28aa161f5f071695051b9a7b5ab1d0ad8bb97502:\
+             4a0a951168e70f56300e2de926853df6b14d16bfda08a4c52a32397c5db7fd58"
+        );
+        assert_eq!(marker.mark("a", [&b"x"[..], b"y"]), 0x9d42_1e97);
     }
 
     #[test]

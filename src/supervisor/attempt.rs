@@ -339,7 +339,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             Some(path) => Some(self.words(path).await),
             None => None,
         };
-        NotStarted::NotFound(not_found(name, path, self.resources.user_name.clone()))
+        NotStarted::NotFound(not_found(&name, path.as_deref(), self.resources.user_name.clone()))
     }
 
     async fn how(&self, ending: Ending) -> ExitStatus {
@@ -1090,10 +1090,22 @@ fn blame(failure: &Failure, message: String) -> NotStarted {
     }
 }
 
-/// A program that was not found, in words that can be shown.
-fn not_found(name: String, path: Option<String>, user: String) -> MissingProgram {
-    let hint = program::hint(&name);
-    MissingProgram { name, user, path, hint }
+/// A program that was not found, in words that can be shown, and no more of them than a person reads. The launcher chose them.
+fn not_found(name: &str, path: Option<&str>, user: String) -> MissingProgram {
+    const MOST_OF_NAME: usize = 200;
+    const MOST: usize = 600;
+    // A part of a remedy would be none.
+    let hint = program::hint(name).filter(|hint| hint.chars().count() <= MOST);
+    let path = path.map(|path| shortened(path, MOST));
+    MissingProgram { name: shortened(name, MOST_OF_NAME), user, path, hint }
+}
+
+/// The beginning of a text that is longer.
+fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// As one line, and no longer than a person reads.
@@ -1108,7 +1120,7 @@ pub fn told(message: FromLauncher, attempt: machine::Attempt, now: Timestamp) ->
         let why = match failure.program.clone() {
             Some(program) => {
                 let path = program.path.as_deref().map(plain);
-                NotStarted::NotFound(not_found(plain(&program.name), path, "agent".to_owned()))
+                NotStarted::NotFound(not_found(&plain(&program.name), path.as_deref(), "agent".to_owned()))
             }
             None => blame(failure, plain(&failure.message)),
         };

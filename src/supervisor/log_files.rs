@@ -17,7 +17,8 @@ use crate::observe::outputs::Outputs;
 use crate::supervisor::future::BoxFuture;
 use crate::sys::blocking;
 
-/// How long the files of an attempt may take to be made before it runs without them: longer than a busy disk takes.
+/// How long the files of an attempt may take to be made before it runs without them, or to be removed before it is over: longer than
+/// a busy disk takes.
 const MAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// By how much the clock of file systems may be late.
@@ -134,7 +135,7 @@ impl StoredLogs {
         let (store, name) = (self.store.clone(), agent.clone());
         let discard = move || store.discard(&name, kept);
         // What is left is removed when there are too many.
-        if let Ok(Err(error)) = blocking::run(discard).await {
+        if let Ok(Ok(Err(error))) = timeout(MAKE_TIMEOUT, blocking::run(discard)).await {
             tracing::warn!(agent = %agent, "{error}");
         }
     }

@@ -5,6 +5,7 @@ use crate::agent::declaration::Desired;
 use crate::agent::machine;
 use crate::agent::name::Key;
 use crate::agent::orders::{Override, Overrides};
+use crate::sys::clock::Timestamp;
 use crate::wire::events::{Change, What};
 use crate::wire::reason::Changes;
 
@@ -22,6 +23,12 @@ impl Supervisor {
         // Until that is known, what an earlier daemon was told stays in force.
         let Some(orders) = self.desired.overrides.as_ref().map(|overrides| overrides.of(key)) else { return };
         let Some(agent) = self.agents.get(key).filter(|agent| *agent.machine.orders() != orders) else { return };
+        if !agent.is_told {
+            // It is about to be declared. Until then, it has no state that could be told.
+            let Some(agent) = self.agents.get_mut(key) else { return };
+            let effects = agent.machine.step(machine::Event::Ordered(orders), Timestamp::now());
+            return effects.into_iter().for_each(|effect| self.carry_out(key, effect));
+        }
         let (was_disabled, before) = (agent.machine.is_disabled(), agent.machine.status().generation);
         let name = agent.machine.name().to_string();
         let own = orders.own.clone();

@@ -12,6 +12,7 @@ use crate::observe::snapshot::{Parts, Snapshot};
 use crate::state::record::Version;
 use crate::sys::clock::Timestamp;
 use crate::wire::events::What;
+use crate::wire::reason::StopStage;
 use crate::wire::status::{AgentStatus, Errors, Time};
 
 /// The next state to publish.
@@ -37,6 +38,9 @@ pub(super) fn log_change(before: &AgentStatus, after: &AgentStatus) {
         if let Some(outcome) = after.outcome.filter(|outcome| outcome.is_failure()) {
             let outcome = outcome.word();
             tracing::warn!(agent = name, %state, attempt, pid, "{outcome}: {reason}");
+        } else if after.stop_stage == Some(StopStage::Closing) {
+            // Of no use to anybody, and a line for each agent when agentd stops.
+            tracing::debug!(agent = name, %state, attempt, pid, "{reason}");
         } else {
             tracing::info!(agent = name, %state, attempt, pid, "{reason}");
         }

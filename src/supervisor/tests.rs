@@ -12,6 +12,7 @@ use super::*;
 use crate::agent::declaration::Declaration;
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::key;
+use crate::agent::orders::{Override, Overrides};
 use crate::agent::spec::{Kind, Policy};
 use crate::contain::cgroup::Whose;
 use crate::launch::launcher as launch_command;
@@ -226,6 +227,21 @@ mod publishing {
                 "removed a",
             ]
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_agent_with_orders_never_seems_to_be_invalid() {
+        let mut house = House::new();
+        let stopped = Override { enabled: Some(false), generation: Some(3), ..Override::default() };
+        let overrides = Overrides { agents: [(key("a"), stopped.clone())].into(), all: Some(stopped) };
+        let agents = ["a", "b"].map(|name| (key(name), agent(name, name, patient()))).into();
+        let desired = Desired { agents, complete: true, overrides: Some(Arc::new(overrides)), ..Desired::default() };
+        house.take_in(Event::Desired(desired)).await;
+        assert_eq!(
+            house.events(),
+            ["daemon started", "declaration a added", "state a waiting", "declaration b added", "state b waiting"]
+        );
+        assert_eq!(house.snapshot.borrow().agent(&key("a")).unwrap().generation, 3);
     }
 
     #[tokio::test(start_paused = true)]

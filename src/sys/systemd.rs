@@ -23,8 +23,8 @@ pub use bus::{Error, Job, Systemd};
 
 use crate::sys::procfs;
 
-/// The name under which the API's socket is passed (`FileDescriptorName=` in `systemd.socket(5)`). A single socket may have any
-/// name.
+/// The name under which the API's socket is passed (`FileDescriptorName=` in `systemd.socket(5)`). It may have any name if it is the
+/// only one besides the terminal socket.
 const API: &str = "api";
 
 /// The name under which the terminal socket is passed.
@@ -177,14 +177,22 @@ pub fn passed_sockets() -> io::Result<Passed> {
         return Ok(Passed::default());
     }
     let passed: Vec<(i32, String)> = sd_notify::listen_fds_with_names()?.collect();
-    let terminal = passed.iter().find(|(_, name)| name == TERMINAL);
-    let alone = passed.first().filter(|(_, name)| passed.len() == 1 && name != TERMINAL);
-    let api = passed.iter().find(|(_, name)| name == API).or(alone);
-    Ok(Passed { api: listener(api)?, terminal: listener(terminal)? })
+    Ok(Passed { api: listener(api(&passed))?, terminal: listener(named(TERMINAL, &passed))? })
 }
 
-fn listener(passed: Option<&(i32, String)>) -> io::Result<Option<UnixListener>> {
-    let Some(&(number, _)) = passed else { return Ok(None) };
+fn named(wanted: &str, passed: &[(i32, String)]) -> Option<i32> {
+    passed.iter().find(|(_, name)| name == wanted).map(|&(number, _)| number)
+}
+
+/// Which of the passed descriptors is the API's socket.
+fn api(passed: &[(i32, String)]) -> Option<i32> {
+    let mut others = passed.iter().filter(|(_, name)| name != TERMINAL);
+    let alone = others.next().filter(|_| others.next().is_none());
+    named(API, passed).or(alone.map(|&(number, _)| number))
+}
+
+fn listener(passed: Option<i32>) -> io::Result<Option<UnixListener>> {
+    let Some(number) = passed else { return Ok(None) };
     let listener = UnixListener::from(own(number)?);
     // Detects a descriptor that is not a listening Unix socket.
     listener.local_addr()?;
@@ -222,6 +230,23 @@ mod tests {
             assert!(!is_for_process(listen_pid.map(OsStr::new), 42), "{listen_pid:?}");
         }
         assert!(is_for_process(Some(OsStr::new("42")), 42));
+    }
+
+    #[test]
+    fn the_api_socket_may_have_any_name_beside_the_terminal_socket() {
+        for (names, api, terminal) in [
+            (&["api", "terminal"][..], Some(3), Some(4)),
+            (&["terminal", "api"], Some(4), Some(3)),
+            (&["terminal", "agentd.socket"], Some(4), Some(3)),
+            (&["agentd.socket"], Some(3), None),
+            (&["terminal"], None, Some(3)),
+            (&["one", "other"], None, None),
+            (&["one", "api"], Some(4), None),
+            (&[], None, None),
+        ] {
+            let passed: Vec<(i32, String)> = (3..).zip(names.iter().map(|&name| name.to_owned())).collect();
+            assert_eq!((super::api(&passed), named(TERMINAL, &passed)), (api, terminal), "{names:?}");
+        }
     }
 
     #[test]

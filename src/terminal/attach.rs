@@ -21,6 +21,9 @@ const STALL: Duration = Duration::from_secs(30);
 /// How long the relay may take to end once the operator has gone.
 const END_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// How long it may take to notice that the operator has gone, after the relay has noticed it.
+const NOTICE_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// Serves an attachment to its end.
 pub(super) async fn serve(
     service: &Service,
@@ -85,7 +88,13 @@ async fn relay(
     let mut byte = [0];
     let why = tokio::select! {
         biased;
-        _ = near.read(&mut byte) => return Ok("the session was left or has ended"),
+        said = near.read(&mut byte) => match said {
+            // The client learns it meanwhile.
+            Ok(1..) => "the session was left or has ended",
+            // Both may notice at once that the client has gone.
+            _ if timeout(NOTICE_TIMEOUT, reader_is_gone(socket)).await.is_ok() => "the client has gone",
+            _ => "the relay has ended",
+        },
         () = reader_is_gone(socket) => "the client has gone",
         // Closed when the daemon is ending.
         _ = closing.changed() => "agentd is ending",

@@ -2,7 +2,7 @@
 
 use crate::text::ansi::{ESC, State};
 use crate::text::printable;
-use crate::text::redact::{MARK, Redactor};
+use crate::text::redact::{Masking, Redactor};
 
 /// A piece of what `capture-pane -e` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,17 +25,18 @@ pub fn shown_without(captured: &str, redactors: &[&Redactor], colors: bool) -> S
     let is_secret = redacted(&pieces, redactors);
     let mut shown = String::with_capacity(captured.len());
     let (mut at, mut end, mut is_colored) = (0, 0, false);
+    let mut masking = Masking::default();
     for piece in pieces {
         match piece {
             Piece::Character(character) => {
-                shown.push(if is_secret[at] { MARK } else { character });
+                masking.push(&mut shown, character, is_secret[at]);
                 at += character.len_utf8();
-                if character != ' ' {
+                if !shown.ends_with(' ') {
                     end = shown.len();
                 }
             }
             Piece::Break => {
-                shown.push('\n');
+                masking.push(&mut shown, '\n', false);
                 at += 1;
             }
             Piece::Color(sequence) if colors => {
@@ -157,19 +158,21 @@ mod tests {
     #[test]
     fn a_secret_is_redacted_wherever_rows_end_and_colors_change() {
         let secret = of("hunter2hunter2");
-        assert_eq!(shown("key=hunter2hunter2!\n", &secret, true), "key=**************!\n");
+        assert_eq!(shown("key=hunter2hunter2!\n", &secret, true), "key=********      !\n");
         assert_eq!(shown("key=hunter2\nhunter2!\n", &secret, true), "key=*******\n*******!\n");
+        let of_any_length = |key: &str| shown(&format!("\x1b[1mkey={key}\x1b[0m\nnext\n"), &of(key), true);
+        assert_eq!(of_any_length("hunter22"), of_any_length("hunter2hunter2hunter2"));
         let colored = "\x1b[1mhunt\x1b[2mer2hunter2";
-        assert_eq!(shown(colored, &secret, true), "\x1b[1m****\x1b[2m**********\x1b[0m\n");
+        assert_eq!(shown(colored, &secret, true), "\x1b[1m****\x1b[2m****\x1b[0m\n");
     }
 
     #[test]
     fn a_secret_is_redacted_in_a_box_and_in_pieces() {
         let secret = of("sk-ant-api03-Zq8vXw2LkT0pYcRb7NfHd5JmGs3QaUe");
         let captured = "│ sk-ant-api03-Zq8vXw2 │\n│ LkT0pYcRb7NfHd5JmGs3 │\n│ QaUe                 │\n";
-        let expected = "│ ******************** │\n│ ******************** │\n│ ****                 │\n";
+        let expected = "│ ********             │\n│ ********             │\n│ ****                 │\n";
         assert_eq!(shown(captured, &secret, true), expected);
-        assert_eq!(shown("key …kT0pYcRb7NfHd5JmGs3QaUe\n", &secret, false), "key …***********************\n");
+        assert_eq!(shown("key …kT0pYcRb7NfHd5JmGs3QaUe\n", &secret, false), "key …********\n");
     }
 
     proptest! {

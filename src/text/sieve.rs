@@ -21,17 +21,21 @@ const CONTROLS: [u8; 9] = [BEL, 0x08, 0x09, 0x0a, 0x0b, 0x0c, 0x0d, 0x0e, 0x0f];
 
 /// The private modes that pass: application keys, columns 80 and 132 excepted, wrapping, the cursor, the mouse, focus, the alternate
 /// screen, margins, bracketed paste, synchronized output, and the theme.
-const MODES: [&str; 21] = [
-    "1", "6", "7", "12", "25", "47", "69", "1000", "1002", "1003", "1004", "1005", "1006", "1015", "1047", "1048",
-    "1049", "2004", "2026", "2027", "2031",
+pub const MODES: [&str; 19] = [
+    "1", "7", "12", "25", "47", "69", "1000", "1002", "1003", "1004", "1005", "1006", "1015", "1047", "1048", "1049",
+    "2004", "2026", "2031",
 ];
 
 /// The modes of ECMA-48 that pass: insertion, and the shape of the cursor.
 const PLAIN_MODES: [&str; 2] = ["4", "34"];
 
 /// The final bytes of control sequences without intermediate bytes that pass with any parameters: movements, erasure, insertion and
-/// deletion, scrolling, colors, tabs, device attributes, status reports, saved positions, and the keyboard's protocol.
-const FINALS: &[u8] = b"@ABCDEFGHIJKLMPSTXZ`abcdefgmnrsu";
+/// deletion, scrolling, colors, tabs, device attributes, status reports, and saved positions. Tab stops cannot be set or cleared: nothing
+/// could restore the operator's own.
+const FINALS: &[u8] = b"@ABCDEFGHIJKLMPSTXZ`abcdefmnrsu";
+
+/// How many digits a number may have: no size, position or color has more, and some terminals do as often as they are told.
+const DIGITS: usize = 5;
 
 /// The operations on the window that pass: reports of its size, and the stack of titles, which nothing here changes.
 const WINDOW: [&str; 5] = ["14", "16", "18", "22", "23"];
@@ -166,8 +170,8 @@ impl Sieve {
             // DCS, SOS, PM, APC, and the title of screen(1).
             ([_], b'P' | b'X' | b'^' | b'_' | b'k') => self.skip(),
             (_, 0x20..=0x2f) => self.hold(byte, State::Text),
-            // Saved cursor, line feeds, tab stops, keypad modes, the character after a single shift; and character sets.
-            ([_], b'7' | b'8' | b'D' | b'E' | b'H' | b'M' | b'N' | b'O' | b'=' | b'>')
+            // Saved cursor, line feeds, keypad modes, the character after a single shift; and character sets.
+            ([_], b'7' | b'8' | b'D' | b'E' | b'M' | b'N' | b'O' | b'=' | b'>')
             | ([_, b'(' | b')' | b'*' | b'+'], b'0' | b'A' | b'B') => self.finish(byte, out),
             _ => self.drop_held(),
         }
@@ -228,7 +232,8 @@ fn passes(parameters: &[u8], last: u8) -> bool {
         Some(b'<'..=b'?') => parameters.split_at(1),
         _ => ("", parameters),
     };
-    let plain = parameters.bytes().all(|byte| byte.is_ascii_digit() || byte == b';' || byte == b':');
+    let is_number = |text: &str| text.len() <= DIGITS && text.bytes().all(|byte| byte.is_ascii_digit());
+    let plain = parameters.split([';', ':']).all(is_number);
     let all_in = |list: &[&str]| parameters.split(';').all(|parameter| list.contains(&parameter));
     match (private, last) {
         ("?", b'h' | b'l' | b's' | b'r') => all_in(&MODES),
@@ -237,9 +242,10 @@ fn passes(parameters: &[u8], last: u8) -> bool {
         // The shape of the cursor, and a soft reset.
         ("", b'q') => matches!(parameters.strip_suffix(' '), Some("" | "0" | "1" | "2" | "3" | "4" | "5" | "6")),
         ("", b'p') => parameters == "!",
-        // The name and version of the terminal, its attributes, reports and erasure; and keyboards: modifyOtherKeys of xterm, and the
-        // protocol of kitty.
-        (">", b'q' | b'c' | b'm' | b'u') | ("<" | "=", b'u') | ("?", b'c' | b'u' | b'n' | b'J' | b'K') => plain,
+        // xterm's modifyOtherKeys. tmux does not use kitty's protocol for keyboards.
+        (">", b'm') => plain && parameters.split(';').next() == Some("4"),
+        // The name and version of the terminal, its attributes, reports and erasure.
+        (">", b'q' | b'c') | ("?", b'c' | b'n' | b'J' | b'K') => plain,
         ("", last) => FINALS.contains(&last) && plain,
         _ => false,
     }
@@ -336,6 +342,17 @@ mod tests {
             "\x1b[?3h",
             "\x1b[?40;1049h",
             "\x1b[2h",
+            "\x1b[?2027h",
+            "\x1b[?6h",
+            "\x1bH",
+            "\x1b[3g",
+            "\x1b[>31u",
+            "\x1b[=31;1u",
+            "\x1b[<9u",
+            "\x1b[>2;2m",
+            "\x1b[>m",
+            "\x1b[999999b",
+            "\x1b[1;999999H",
             "\x05\x11\x13\0\x7f",
             "\u{9b}5i",
             "\u{9d}52;c;aGVsbG8=\u{9c}",

@@ -162,6 +162,13 @@ pub struct Override {
     pub at: Option<Time>,
 }
 
+impl Override {
+    /// Whether it asks for nothing. Such a file tells who started an agent, until it is removed.
+    pub fn is_neutral(&self) -> bool {
+        self.enabled.is_none() && self.generation.is_none() && !self.now
+    }
+}
+
 /// What an attempt used, with everything that it started, as far as the kernel counts it. Without a control group: the time of the
 /// harness and what it waited for, and the memory of its largest process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -236,6 +236,8 @@ fn commands_ask_the_daemon_that_the_variable_names() {
     let (status, said) = run(daemon.agentd(&["status"]).env(VARIABLE, "/no/where"));
     assert_eq!(status, Some(3), "{said}");
     assert!(said.contains("/no/where (named by AGENTD_API_SOCKET): it is not running"), "{said}");
+    let (status, said) = run(daemon.agentd(&["status", "sleeper"]).env(VARIABLE, "/no/where"));
+    assert_eq!(status, Some(4), "whether the agent runs is not known: {said}");
     let (_, unset) = run(&mut daemon.agentd(&["status"]));
     let (_, empty) = run(daemon.agentd(&["status"]).env(VARIABLE, ""));
     assert_eq!(empty, unset, "an empty value counts as unset");

@@ -51,6 +51,7 @@ fn bash_offers_commands_flags_and_known_agents() {
     let offered = complete("agentd ''");
     assert!(offered.contains("status") && !offered.contains("--"), "options are offered only after a dash: {offered}");
     assert!(complete("agentd wait --for ''").contains("backoff"));
+    assert!(complete("agentd completions ''").contains("zsh"));
     let nowhere = complete("agentd --api-socket /no/where wait ''");
     assert!(!nowhere.contains("reviewer"), "{nowhere}");
     let by_variable = complete_with("export AGENTD_API_SOCKET=$SOCKET;", "agentd wait ''");

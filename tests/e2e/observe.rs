@@ -167,13 +167,13 @@ fn the_screen_is_what_an_operator_sees_with_secrets_redacted() {
         let rows = screen(&daemon, "/v1/agents/A/screen");
         rows.contains(&"next".to_owned()).then_some(rows)
     });
-    assert_eq!(seen, ["key=*******************", "next"]);
+    assert_eq!(seen, ["key=********", "next"]);
     let response =
         daemon.request("GET /v1/agents/a/screen HTTP/1.1\r\nAccept: text/x-ansi\r\nConnection: close\r\n\r\n");
     assert_eq!(response.header("content-type"), Some("text/x-ansi"));
-    assert_eq!(told(&daemon, &["watch", "a"]), "key=*******************\nnext\n");
+    assert_eq!(told(&daemon, &["watch", "a"]), "key=********\nnext\n");
     let shown: ScreenShown = serde_json::from_str(&told(&daemon, &["watch", "a", "--json"])).unwrap();
-    assert_eq!(shown.text, "key=*******************\nnext\n");
+    assert_eq!(shown.text, "key=********\nnext\n");
     // Also for an agent that this daemon did not launch.
     let mut daemon = daemon;
     daemon.signal(Signal::SIGKILL);
@@ -262,13 +262,13 @@ fn the_log_is_served_as_plain_text_or_raw() {
     let script = r"printf 'one\n\033[31mtwo\033[0m %s\nthree' sk-0123456789abcdef; exit 4";
     let daemon = setup.start(&scripted(script, ""));
     daemon.wait_for_state("a", State::Exited);
-    assert_eq!(told(&daemon, &["logs", "A"]), "one\ntwo *******************\nthree");
-    assert_eq!(told(&daemon, &["logs", "a", "--raw"]), "one\r\n\u{1b}[31mtwo\u{1b}[0m *******************\r\nthree");
+    assert_eq!(told(&daemon, &["logs", "A"]), "one\ntwo ********\nthree");
+    assert_eq!(told(&daemon, &["logs", "a", "--raw"]), "one\r\n\u{1b}[31mtwo\u{1b}[0m ********           \r\nthree");
     assert_eq!(told(&daemon, &["logs", "a", "-n", "1"]), "three");
-    assert_eq!(told(&daemon, &["logs", "a", "--since", "1h"]), "one\ntwo *******************\nthree");
+    assert_eq!(told(&daemon, &["logs", "a", "--since", "1h"]), "one\ntwo ********\nthree");
     assert_eq!(told(&daemon, &["logs", "a", "--since", "2126-01-01T00:00:00Z"]), "");
     let json = told(&daemon, &["logs", "a", "--json"]);
-    assert_eq!(json, "{\"text\":\"one\"}\n{\"text\":\"two *******************\"}\n{\"text\":\"three\"}\n");
+    assert_eq!(json, "{\"text\":\"one\"}\n{\"text\":\"two ********\"}\n{\"text\":\"three\"}\n");
     let response = daemon.get("/v1/agents/a/log?lines=1");
     assert_eq!(response.header("content-type"), Some("text/plain; charset=utf-8"));
     assert!(response.body.contains("three") && !response.body.contains("two"), "{}", response.body);
@@ -316,7 +316,7 @@ fn a_secret_is_shown_nowhere_however_it_is_printed() {
         daemon.get("/v1/agents/a/log").body,
         daemon.get("/v1/agents/a/screen").body,
     ] {
-        assert!(shown.contains("done") && shown.contains("****************"), "{shown}");
+        assert!(shown.contains("done") && shown.contains("********"), "{shown}");
         let shown: String =
             shown.chars().filter(|&character| agentd::text::redact::is_significant(character)).collect();
         for at in 0..KEY.len() - 16 {
@@ -336,10 +336,12 @@ fn a_secret_that_is_not_utf8_is_shown_on_no_screen() {
         rows.contains(&"done".to_owned()).then_some(rows)
     });
     // Some versions of tmux show nothing for the byte that is not UTF-8, others a character that stands for it.
-    assert_eq!(seen[0].replace(char::REPLACEMENT_CHARACTER, ""), "K=**********;");
+    let masked = ["K=**********;", "K=********  ;"];
+    let without = seen[0].replace(char::REPLACEMENT_CHARACTER, "");
+    assert!(masked.contains(&without.as_str()), "{without}");
     let watched = told(&daemon, &["watch", "a", "--once"]);
-    assert_eq!(watched.replace(char::REPLACEMENT_CHARACTER, ""), "K=**********;\ndone\n");
-    assert_eq!(told(&daemon, &["logs", "a"]), "K=***********;\ndone\n");
+    assert_eq!(watched.replace(char::REPLACEMENT_CHARACTER, ""), format!("{without}\ndone\n"));
+    assert_eq!(told(&daemon, &["logs", "a"]), "K=********   ;\ndone\n");
 }
 
 #[test]
@@ -355,7 +357,7 @@ fn nothing_is_shown_while_the_secrets_are_unknown() {
         daemon.wait("the agent to be shown without its secret", || {
             let shown =
                 [["watch", "a", "--once"].as_slice(), &["logs", "a"]].map(|words| run(&mut verb(daemon, words)));
-            let is_shown = |said: &str| said.contains("done") && said.contains("******************** *******");
+            let is_shown = |said: &str| said.contains("done") && said.contains("********             ********");
             shown.iter().all(|(code, said)| *code == Some(0) && is_shown(said)).then_some(())
         });
     };

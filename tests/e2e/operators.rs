@@ -63,6 +63,37 @@ fn member_attaches_types_resizes_and_detaches_without_root() {
     assert!(daemon.log().contains("op attaches, with keys"), "{}", daemon.log());
 }
 
+/// A connection of this process, which has attached and says its size as it likes.
+fn attach_by_hand(daemon: &Daemon, size: Size) -> UnixStream {
+    let asked = Attach {
+        agent: "a".to_owned(),
+        read_only: false,
+        size,
+        term: Some("xterm".to_owned()),
+        all_colors: false,
+        utf_8: true,
+    };
+    let mut client = UnixStream::connect(daemon.terminal_socket()).unwrap();
+    client.write_all(&terminal::json(Kind::Request, &Request::Attach(asked))).unwrap();
+    client
+}
+
+#[test]
+fn terminal_of_absurd_size_leaves_the_tmux_server_at_work() {
+    if !root() {
+        return;
+    }
+    let daemon = start(&listener("a"));
+    let size = Size { columns: u16::MAX, rows: u16::MAX };
+    let client = attach_by_hand(&daemon, size);
+    let mut reader = client.try_clone().unwrap();
+    thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+    wait_for_size(&daemon, "2000x999");
+    assert_eq!(send(&daemon, "op", &["a", "still here"]).0, Some(0));
+    daemon.wait_for_line("heard", "still here");
+    drop(client);
+}
+
 fn send(daemon: &Setup, user: &str, words: &[&str]) -> (Option<i32>, String) {
     run(&mut as_operator(daemon, user, &[&["send"], words].concat()))
 }
@@ -192,6 +223,8 @@ fn strangers_and_the_agent_user_are_refused() {
     // The agent user is a member of this group; the socket's mode admits it.
     let daemon = Setup::new().args(["--operator-group", "crew"]).start(&listener("a"));
     daemon.wait_until_running("a");
+    let warning = "the agent user agent is a member of the operators' group crew";
+    assert!(daemon.log().contains(warning), "{}", daemon.log());
     let (code, said) = send(&daemon, "agent", &["a", "let me out"]);
     assert_eq!(code, Some(4), "{said}");
     assert!(said.contains("agents must not act as operators"), "{said}");
@@ -221,7 +254,7 @@ fn missing_agents_sessions_and_daemons_have_clear_errors() {
     let (code, said) = send(&daemon, "op", &["ove", "x"]);
     assert_eq!(code, Some(4), "{said}");
     assert!(said.contains("there is no such agent; did you mean over?"), "{said}");
-    for (name, state) in [("over", "it is exited"), ("late", "it is waiting")] {
+    for (name, state) in [("over", "it has ended"), ("late", "it is waiting")] {
         let (code, said) = send(&daemon, "op", &[name, "x"]);
         assert_eq!(code, Some(3), "{said}");
         assert!(said.contains(state) && said.contains(&format!("agentd explain {name} says more")), "{said}");

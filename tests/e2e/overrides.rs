@@ -149,6 +149,22 @@ fn strangers_and_the_agent_user_operate_nothing() {
 }
 
 #[test]
+fn files_beside_an_override_do_not_take_its_place() {
+    if !root() {
+        return;
+    }
+    let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    for other in ["a.TOML", "A.TOML", ".ALL.toml", ".all.TOML"] {
+        fs::write(file(&daemon, other), "").unwrap();
+    }
+    done(op(&daemon, &["stop", "a", "--wait"]), "a: stopped");
+    done(op(&daemon, &["start", "a", "--wait"]), "a: running");
+    done(op(&daemon, &["pause", "--all"]), "no agent starts from now on");
+    done(op(&daemon, &["unpause", "--all"]), "agents start again");
+}
+
+#[test]
 fn operators_and_administrators_may_be_two_groups() {
     if !root() {
         return;
@@ -276,10 +292,13 @@ fn a_folder_that_is_gone_replaced_or_emptied_takes_nothing_back() {
     fs::rename(&away, &directory).unwrap();
     daemon.wait("it to be resolved", || daemon.health().override_error.is_none().then_some(()));
     assert!(stopped());
+    // Between two readings, however slow the machine is.
+    daemon.signal(Signal::SIGSTOP);
     for name in ["a.toml", "b.toml"] {
         fs::rename(directory.join(name), daemon.path(name)).unwrap();
     }
     let emptied = Instant::now();
+    daemon.signal(Signal::SIGCONT);
     told("no longer in ");
     assert!(stopped());
     // Another can be stopped meanwhile.

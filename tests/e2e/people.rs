@@ -31,9 +31,13 @@ fn shown(setup: &Setup, rows: u16, columns: u16, words: &[&str]) -> String {
     command.env("TERM", "xterm").env("TZ", "UTC");
     let mut running = terminal.run(command);
     running.ended(setup);
-    terminal.wait_for(setup, "\n");
-    let mut plain = terminal.seen().replace('\r', "");
-    for code in ["\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[33m"] {
+    // What the terminal shows after the command comes after all that the command has printed.
+    let mut end = Command::new("printf");
+    end.arg("<end>");
+    terminal.run(end).ended(setup);
+    terminal.wait_for(setup, "<end>");
+    let mut plain = terminal.seen().replace('\r', "").replace("<end>", "");
+    for code in ["\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"] {
         plain = plain.replace(code, "");
     }
     plain
@@ -78,6 +82,21 @@ fn screens_fit_terminals_of_three_sizes() {
     let narrow = shown(&daemon, 20, 50, &["status"]);
     assert!(narrow.starts_with("NAME") && !narrow.lines().next().unwrap().contains("RESTARTS"), "{narrow}");
     assert!(narrow.contains("  restarts 1/1, exit 3"), "{narrow}");
+}
+
+#[test]
+fn a_fault_of_the_jcard_is_wrapped_between_words() {
+    let daemon = Setup::new().start("[[agents]]\nname = \"bad\"\nharness = \"nope\"\n");
+    daemon.wait_for_state("bad", State::Invalid);
+    for columns in [120, 80, 50] {
+        let text = shown(&daemon, 24, columns, &["status"]);
+        let words: Vec<&str> = text.split_whitespace().collect();
+        assert!(text.starts_with("agentd: ") && words.contains(&"claude-code,"), "{text}");
+        for line in text.lines() {
+            let is_one_word = line.split_whitespace().any(|word| word.chars().count() > 20);
+            assert!(line.chars().count() <= usize::from(columns) || is_one_word, "{columns}: {line:?}");
+        }
+    }
 }
 
 #[test]
@@ -137,6 +156,13 @@ fn a_misspelled_name_gets_a_suggestion_in_every_verb() {
         assert_eq!(code, Some(4), "{words:?}: {err}");
         let expected = "there is no agent \"sleper\"; did you mean \"sleeper\"? (agentd status lists all)";
         assert!(err.contains(expected), "{words:?}: {err}");
+    }
+    for verb_of_one in ["status", "logs", "watch", "events"] {
+        for name in ["", "a b", "..", "\u{6f22}"] {
+            let (code, _, err) = streams(&mut verb(&daemon, &[verb_of_one, name]));
+            let is_said = err.contains(&format!("there is no agent {name:?}"));
+            assert!(code == Some(4) && is_said, "{verb_of_one} {name:?}: {err}");
+        }
     }
 }
 
@@ -212,8 +238,8 @@ fn logs_are_read_from_the_files_without_a_daemon() {
     setup.put(&setup.path("secrets/KEY"), SECRET);
     let mut daemon = setup.start_as_it_is();
     daemon.wait_for_state("leaky", State::Exited);
-    let marks = |text: &str| "*".repeat(text.len());
-    let expected = format!("hello\n{}\n{}\n{}\n", marks(SECRET), marks(first), marks(second));
+    // However long it is, or a piece of it.
+    let expected = "hello\n********\n********\n********\n".to_owned();
     assert_eq!(streams(&mut verb(&daemon, &["logs", "leaky"])).1, expected);
     assert!(daemon.stop().success());
     let (log, secrets) = (daemon.path("log"), daemon.path("secrets"));
@@ -298,9 +324,14 @@ fn the_binary_writes_its_own_man_pages() {
     let setup = Setup::new();
     let folder = setup.path("home/pages");
     let (code, _, err) = streams(&mut setup.agentd(&["man", folder.to_str().unwrap()]));
-    assert!(code == Some(0) && err.contains("agentd.8"), "{err}");
-    let daemon = fs::read_to_string(folder.join("agentd.8")).unwrap();
-    assert!(fs::read_dir(&folder).unwrap().count() > 10 && daemon.contains("EXIT STATUS OF COMMANDS"), "{daemon}");
+    assert!(code == Some(0) && err.contains(&format!("man -M {} agentd", folder.display())), "{err}");
+    // Where man looks for them.
+    let daemon = fs::read_to_string(folder.join("man8/agentd.8")).unwrap();
+    assert!(fs::exists(folder.join("man5/jcard.toml.5")).unwrap());
+    assert!(
+        fs::read_dir(folder.join("man1")).unwrap().count() > 10 && daemon.contains("EXIT STATUS OF COMMANDS"),
+        "{daemon}"
+    );
 }
 
 #[test]
@@ -351,4 +382,235 @@ fn the_daemon_says_on_a_terminal_that_it_is_one() {
     setup.wait("the API", || setup.try_agents().ok());
     daemon.signal(Signal::SIGINT);
     daemon.ended(&setup);
+}
+
+/// The screen of a terminal with so many columns after this output: a terminal breaks lines where they end. Times are all the same.
+fn screen(text: &str, columns: usize) -> String {
+    let is_time = |word: &&str| word.len() == 8 && word.bytes().filter(|&byte| byte == b':').count() == 2;
+    let line = |line: &str| {
+        let words: Vec<&str> = line.split(' ').map(|word| if is_time(&word) { "12:00:00" } else { word }).collect();
+        let line: Vec<char> = words.join(" ").chars().collect();
+        let rows: Vec<String> = line.chunks(columns).map(|row| row.iter().collect()).collect();
+        rows.join("\n") + "\n"
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn the_screens_of_logs_have_names_times_and_separators() {
+    const PROMPT: &str = "I have read the parser and its tests, and propose to test what it refuses first.";
+    let daemon = Setup::new().start(
+        &(script("reviewer", &format!("echo '{PROMPT}'; exit 3"))
+            + "restart = \"always\"\nbackoff = [\"1ms\"]\nmax_restarts = 1\n"
+            + &script("dev", "echo done")),
+    );
+    daemon.wait_for_state("reviewer", State::Exited);
+    daemon.wait_for_state("dev", State::Exited);
+    let of_all_attempts = [
+        "\
+12:00:00 I have read the parser and its tests, and propose to test what it refus
+es first.
+── attempt 1 · exited 3 · 12:00:00 ──
+12:00:00 I have read the parser and its tests, and propose to test what it refus
+es first.
+── attempt 2 · exited 3 · 12:00:00 ──
+",
+        "\
+12:00:00 I have read the parser and its tests, and propose to test what it refuses first.
+── attempt 1 · exited 3 · 12:00:00 ──
+12:00:00 I have read the parser and its tests, and propose to test what it refuses first.
+── attempt 2 · exited 3 · 12:00:00 ──
+",
+        "\
+12:00:00 I have read the parser and its tests, and
+ propose to test what it refuses first.
+── attempt 1 · exited 3 · 12:00:00 ──
+12:00:00 I have read the parser and its tests, and
+ propose to test what it refuses first.
+── attempt 2 · exited 3 · 12:00:00 ──
+",
+    ];
+    let of_several = [
+        "\
+reviewer | I have read the parser and its tests, and propose to test what it ref
+uses first.
+dev      | done
+",
+        "\
+reviewer | I have read the parser and its tests, and propose to test what it refuses first.
+dev      | done
+",
+        "\
+reviewer | I have read the parser and its tests, a
+nd propose to test what it refuses first.
+dev      | done
+",
+    ];
+    let sizes = [(24, 80), (40, 120), (20, 50)];
+    for (((rows, columns), attempts), several) in sizes.into_iter().zip(of_all_attempts).zip(of_several) {
+        let shown = |words: &[&str]| screen(&shown(&daemon, rows, columns, words), columns.into());
+        assert_eq!(shown(&["logs", "-t", "--all-attempts", "reviewer"]), attempts);
+        assert_eq!(shown(&["logs", "reviewer", "dev", "REVIEWER"]), several, "each agent once");
+    }
+}
+
+#[test]
+fn following_a_log_over_two_daemons_repeats_no_more_than_a_moment() {
+    let mut daemon =
+        Setup::new().start(&script("ticker", "i=0; while :; do i=$((i+1)); echo \"tick $i\"; sleep 0.2; done"));
+    daemon.wait_until_running("ticker");
+    let file = daemon.path("followed");
+    let out = fs::File::create(&file).unwrap();
+    let mut follower = verb(&daemon, &["logs", "-f", "ticker"]).stdout(out).stderr(Stdio::piped()).spawn().unwrap();
+    let ticks = || -> Vec<u32> {
+        let text = fs::read_to_string(&file).unwrap();
+        text.lines().filter_map(|line| line.strip_prefix("tick ")?.parse().ok()).collect()
+    };
+    let newest = || ticks().into_iter().max().unwrap_or_default();
+    let wait_for = |daemon: &Daemon, tick| daemon.wait("more ticks", || (newest() >= tick).then_some(()));
+    wait_for(&daemon, 2);
+    let mut between = Vec::new();
+    for _ in 0..3 {
+        let restarted = newest();
+        daemon.signal(Signal::SIGKILL);
+        daemon.ended();
+        daemon.start_again();
+        wait_for(&daemon, restarted + 25);
+        between.push(restarted + 12);
+    }
+    follower.kill().unwrap();
+    let output = follower.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.matches("waiting for it").count(), 3, "each interruption is told: {said}");
+    let ticks = ticks();
+    for tick in between {
+        // More than a second after one restart, and more than two before the next.
+        assert_eq!(ticks.iter().filter(|&&it| it == tick).count(), 1, "tick {tick} of {ticks:?}");
+    }
+    let missed: Vec<u32> = (1..newest()).filter(|tick| !ticks.contains(tick)).collect();
+    assert_eq!(missed, [0; 0]);
+}
+
+#[test]
+fn status_and_watch_leave_the_screen_alone_if_they_show_nothing() {
+    let mut daemon = start();
+    let refused = |setup: &Setup, words: &[&str], expected: i32| {
+        let terminal = Terminal::new();
+        let mut command = verb(setup, words);
+        command.env("TERM", "xterm");
+        let mut running = terminal.run(command);
+        let code = running.ended(setup).code();
+        terminal.wait_for(setup, "agentd: ");
+        assert_eq!(code, Some(expected), "{words:?}: {}", terminal.seen());
+        assert!(!terminal.seen().contains("\x1b["), "{words:?}: {:?}", terminal.seen());
+    };
+    refused(&daemon, &["status", "-w", "nobody"], 4);
+    assert!(daemon.stop().success());
+    refused(&daemon, &["status", "-w"], 3);
+    refused(&daemon, &["status", "-w", "sleeper"], 4);
+}
+
+#[test]
+fn watched_status_says_that_nothing_has_failed() {
+    let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    let terminal = Terminal::new();
+    let mut command = verb(&daemon, &["status", "-w", "--failed"]);
+    command.env("TERM", "xterm");
+    let mut running = terminal.run(command);
+    terminal.wait_for(&daemon, "no agent has failed");
+    running.signal(Signal::SIGINT);
+    assert_eq!(running.ended(&daemon).code(), Some(0), "{}", terminal.seen());
+}
+
+/// Exit statuses of the table in the manual, and command lines that end with them while a daemon runs.
+const STATUSES: [(i32, &str); 11] = [
+    (
+        0,
+        "status; status sleeper; status s* reader; status --failed; status --check sleeper; status --json; explain sleeper; \
+         explain failed --json; logs sleeper; logs sleeper reader -t; events; events sleeper; watch --once sleeper; wait failed; \
+         wait sleeper --for running; show sleeper --config good.toml; check good.toml; diff good.toml --config good.toml; schema; \
+         completions bash; man pages; start sleeper; stop late; start late; restart sleeper --wait; pause --all; unpause --all; \
+         unpause --all; send reader hello; --help; status --help",
+    ),
+    (
+        1,
+        "check broken.toml; check absent.toml; check --strict broken.toml good.toml; diff other.toml --config good.toml; \
+         show bad --config jcard.toml; man /proc/pages; init --config /proc/jcard.toml; send reader a\x1bb; start bad; \
+         attach sleeper; doctor",
+    ),
+    (
+        2,
+        "check --no; diff --no; schema --no; status --no; wait --no; explain --no; watch --no; logs --no; events --no; stop --no; \
+         start --no; restart --no; pause --no; unpause --no; attach --no; send --no; doctor --no; show --no; init --no; \
+         completions --no; man --no; logs; logs --all sleeper; wait sleeper --for nowhere; send sleeper --keys Nonsense; \
+         completions tcsh; diff broken.toml --config good.toml; diff absent.toml --config good.toml; nonsense; pause; \
+         wait sleeper --exit-code --for running; status --sort nonsense; events --after nonsense",
+    ),
+    (3, "status failed; status sleeper failed; status f*; send failed hello; send late hello"),
+    (
+        4,
+        "status nobody; status sleeper nobody; status n*y; explain nobody; logs nobody; logs n*y; logs late; \
+         logs sleeper --attempt 9; events nobody; watch nobody; watch --once nobody; stop nobody; start nobody; restart nobody; \
+         attach nobody; send nobody hello; show nobody --config good.toml; show sleeper --config absent.toml",
+    ),
+    (5, "status --check; status --check failed; status --check --failed; status --check bad sleeper"),
+    (6, "send deaf hello"),
+    (123, "wait failed --for running; start --wait bad; restart --wait bad"),
+    (124, "wait sleeper --timeout 200ms"),
+    (125, "wait nobody"),
+    // The agent's own.
+    (3, "wait failed --exit-code"),
+];
+
+/// The same while none runs.
+const STATUSES_WITHOUT_DAEMON: [(i32, &str); 3] = [
+    (3, "status; status --check; status --json"),
+    (
+        4,
+        "status sleeper; status s*; explain sleeper; logs -f sleeper; logs --all; events; events -f; watch sleeper; \
+         watch --once sleeper; restart sleeper; stop --wait sleeper; send sleeper hello",
+    ),
+    (125, "wait sleeper; wait sleeper --timeout 200ms"),
+];
+
+fn check_statuses(setup: &Setup, statuses: &[(i32, &str)]) {
+    for &(expected, lines) in statuses {
+        for line in lines.split("; ") {
+            let words: Vec<&str> = line.split(' ').collect();
+            let asks = !["check", "schema", "completions", "man", "init"].contains(&words[0]);
+            let mut command = if asks { verb(setup, &words) } else { setup.agentd(&words) };
+            command.current_dir(setup.dir());
+            let (code, out, err) = streams(&mut command);
+            assert_eq!(code, Some(expected), "agentd {line}: {out}{err}");
+        }
+    }
+}
+
+#[test]
+fn the_table_of_exit_statuses_holds_in_every_verb() {
+    let mut daemon = Setup::new().start(
+        &(agent("sleeper", "print-lines 2 -- sleep inf", "")
+            + &agent("failed", "exit 3", "")
+            + &agent("late", "exit 0", "secrets = [\"ABSENT_KEY\"]")
+            + &script("reader", "stty -echo; echo ready; while read -r line; do echo got; done")
+            + &script("deaf", "stty -echo; echo ready; sleep 1000")
+            + "[[agents]]\nname = \"bad\"\nharness = \"nope\"\n"),
+    );
+    daemon.wait_until_running("sleeper");
+    daemon.wait_for_state("failed", State::Exited);
+    daemon.wait_for_state("bad", State::Invalid);
+    for name in ["reader", "deaf"] {
+        daemon.wait_until_running(name);
+        daemon.wait("it to be ready", || daemon.screen(name).contains("ready").then_some(()));
+    }
+    let jcard = fs::read_to_string(daemon.jcard()).unwrap();
+    let good = jcard.split("[[agents]]\nname = \"bad\"").next().unwrap();
+    daemon.put(&daemon.path("good.toml"), good);
+    daemon.put(&daemon.path("other.toml"), good.replace("\"exit\", \"3\"", "\"exit\", \"4\""));
+    daemon.put(&daemon.path("broken.toml"), "[[agents]\n");
+    check_statuses(&daemon, &STATUSES);
+    check_statuses(&daemon, &[(0, "stop --wait deaf; start --wait deaf")]);
+    assert!(daemon.stop().success());
+    check_statuses(&daemon, &STATUSES_WITHOUT_DAEMON);
 }

@@ -12,10 +12,12 @@ use crate::support::{Process, Setup, binary, path, run};
 fn the_quick_start_runs_agents_and_leaves_nothing() {
     let setup = Setup::new();
     let screen = setup.path("screen");
+    let home = setup.path("account");
+    fs::create_dir(&home).unwrap();
     let mut child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/quickstart"))
         .arg(binary())
         .env_clear()
-        .envs([("PATH", path()), ("TMPDIR", setup.dir().display().to_string()), ("HOME", "/".to_owned())])
+        .envs([("PATH", path()), ("TMPDIR", setup.dir().display().to_string()), ("HOME", home.display().to_string())])
         .current_dir(setup.dir())
         .stdin(Stdio::null())
         .stdout(File::create(&screen).unwrap())
@@ -77,9 +79,14 @@ fn the_quick_start_runs_agents_and_leaves_nothing() {
     assert!(log.contains("keeper"), "{log}");
     assert!(fs::exists(format!("{folder}/log/keeper")).unwrap(), "the kept output is also in its directory");
 
+    // What is stopped here is stopped here only: another daemon of this user may have an agent of the same name.
+    let (status, answer) = paste("./agentd stop keeper");
+    assert!(status == Some(0) && fs::exists(format!("{folder}/overrides/keeper.toml")).unwrap(), "{answer}");
+
     Process(i32::try_from(child.id()).unwrap()).signal(Signal::SIGINT);
     let status = setup.wait("its end", || child.try_wait().unwrap());
     assert!(status.success(), "{status}");
     assert!(!fs::exists(&folder).unwrap(), "the directory is removed");
+    assert_eq!(fs::read_dir(&home).unwrap().count(), 0, "nothing was written elsewhere");
     assert_eq!(setup.processes(), []);
 }

@@ -302,3 +302,43 @@ fn an_unknown_user_is_named_at_startup() {
     assert!(status.is_some_and(|status| status != 0));
     assert!(said.contains("no-such-user"), "{said}");
 }
+
+/// Runs the script that the package's purge runs, with these folders in place of the machine's.
+fn purge(setup: &Setup) -> (Option<i32>, String) {
+    let script = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/debian/postrm")).unwrap();
+    let here = setup.path("machine").display().to_string();
+    let script = ["run", "var", "home", "etc"]
+        .iter()
+        .fold(script, |script, folder| script.replace(&format!("/{folder}/"), &format!("{here}/{folder}/")));
+    let script = script.replace("userdel agent", "echo userdel").replace("groupdel ", "echo groupdel ");
+    let busy = format!("{here}/run/agentd");
+    // A process of the agent user sits in the folder, which is a mount as with the package's units.
+    let all = format!(
+        "mount -t tmpfs tmpfs {busy}; cd {busy}; (cd /; sh -c \"$1\" sh purge); code=$?; cd /; umount {busy}; exit $code"
+    );
+    run(std::process::Command::new("unshare").args(["--mount", "sh", "-c", &all, "sh", &script]))
+}
+
+#[test]
+fn purge_of_the_package_goes_on_past_a_busy_folder() {
+    if !root() {
+        return;
+    }
+    let setup = Setup::new();
+    for folder in
+        ["run/agentd", "run/stereos/secrets", "var/lib/agentd", "var/lib/agentd-overrides", "var/log/agentd/a", "home"]
+    {
+        fs::create_dir_all(setup.path("machine").join(folder)).unwrap();
+    }
+    let precious = setup.path("machine/precious");
+    fs::write(&precious, "kept").unwrap();
+    std::os::unix::fs::symlink(&precious, setup.path("machine/var/log/agentd/a/link")).unwrap();
+    fs::write(setup.path("machine/var/lib/agentd/made-by-package"), "passwd agent\ngroup agentd\n").unwrap();
+    let (code, said) = purge(&setup);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("something is in use below") && said.contains("userdel\n"), "{said}");
+    for gone in ["run/stereos", "var/lib/agentd", "var/lib/agentd-overrides", "var/log/agentd"] {
+        assert!(!setup.path("machine").join(gone).exists(), "{gone}: {said}");
+    }
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "kept");
+}

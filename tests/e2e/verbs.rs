@@ -1,7 +1,10 @@
 //! Commands for a running daemon: wait, explain, doctor.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use agentd::wire::status::{AgentStatus, State};
@@ -375,7 +378,9 @@ fn doctor_says_what_only_root_could_examine() {
     daemon.wait_until_running("a");
     let found = doctor_as(&daemon, "op");
     assert_eq!(found.of_verdict("failure"), [""; 0], "{:#?}", found.checks);
-    assert_eq!(found.of_verdict("unknown"), ["secrets", "executable", "launcher", "tmux-server", "sessions"]);
+    // Where there is sudo, only root may read its rules.
+    let unknown = found.of_verdict("unknown").into_iter().filter(|name| *name != "sudo");
+    assert_eq!(unknown.collect::<Vec<_>>(), ["secrets", "executable", "launcher", "tmux-server", "sessions"]);
     assert_eq!(found.code, Some(4));
     assert!(found.said("sessions", "unknown").contains("run agentd doctor as root or agent"));
     assert!(found.said("tmux-socket", "ok").contains(daemon.tmux_socket().to_str().unwrap()), "the daemon named it");
@@ -385,7 +390,7 @@ fn doctor_says_what_only_root_could_examine() {
     let words = [binary().to_str().unwrap(), "doctor", "--api-socket", socket.to_str().unwrap()];
     let words: Vec<&str> = words.into_iter().chain(flags.iter().map(String::as_str)).collect();
     for (user, unknown) in [
-        ("agent", vec!["daemon", "api-socket", "secrets"]),
+        ("agent", vec!["daemon", "api-socket", "secrets", "versions", "disk"]),
         (
             "stranger",
             vec![
@@ -398,13 +403,16 @@ fn doctor_says_what_only_root_could_examine() {
                 "launcher",
                 "tmux-server",
                 "sessions",
+                "versions",
+                "disk",
             ],
         ),
     ] {
         let found = Findings::of(&mut as_user(user, &words));
         assert_eq!(found.of_verdict("failure"), [""; 0], "{user}: {:#?}", found.checks);
         assert!(found.said("lock", "ok").contains("locked by the daemon"), "{user}");
-        assert_eq!(found.of_verdict("unknown"), unknown, "{user}");
+        let found_unknown: Vec<&str> = found.of_verdict("unknown").into_iter().filter(|name| *name != "sudo").collect();
+        assert_eq!(found_unknown, unknown, "{user}");
         assert!(found.said("daemon", "unknown").contains("run agentd doctor as root or a member of admin"));
     }
 }
@@ -453,6 +461,165 @@ fn doctor_names_each_fault_with_its_remedy_and_fails() {
     assert!(found.said("daemon", "failure").contains("start it"));
     assert!(found.said("sessions", "warning").contains("not declared but have a session: a"));
     assert!(found.said("lock", "ok").contains("free for a daemon"));
+}
+
+/// The daemon's programs in a folder of the test's own, where they can be replaced.
+fn put_programs(setup: &Setup) {
+    for name in ["agentd", "agentd-launcher"] {
+        let copy = setup.path(&format!("bin/{name}.new"));
+        fs::copy(binary().with_file_name(name), &copy).unwrap();
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(&copy, setup.path(&format!("bin/{name}"))).unwrap();
+    }
+}
+
+/// The same command with another program.
+fn with_program(program: &Path, command: &Command) -> Command {
+    let mut other = Command::new(program);
+    other.args(command.get_args()).env_clear().current_dir(command.get_current_dir().unwrap());
+    other.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    other
+}
+
+#[test]
+fn doctor_warns_of_a_daemon_of_another_build() {
+    if !root() {
+        return;
+    }
+    let setup = Setup::new();
+    put_programs(&setup);
+    setup.edit_jcard(&agent("a", "sleep inf", ""));
+    let own = setup.path("bin/agentd");
+    let command = with_program(&own, &setup.daemon_command());
+    let daemon = setup.start_by(command);
+    daemon.wait_until_running("a");
+    let examined = |program: &Path| Findings::of(&mut with_program(program, &verb(&daemon, &["doctor"])));
+    let found = examined(binary());
+    assert!(found.said("versions", "ok").starts_with("this is agentd "), "a copy is the same build");
+    assert!(!found.said("versions", "ok").contains("launchers"), "{:#?}", found.checks);
+
+    let other = daemon.path("bin/other");
+    fs::copy(binary(), &other).unwrap();
+    File::options().append(true).open(&other).unwrap().write_all(b"another build").unwrap();
+    let found = examined(&other);
+    let path = own.to_str().unwrap();
+    let said = found.said("versions", "warning");
+    assert!(said.contains(&format!("the daemon runs {path}, which is another build than this agentd")), "{said}");
+    assert_eq!(found.code, Some(0), "a warning is no failure: {:#?}", found.checks);
+
+    put_programs(&daemon);
+    let said = examined(&own).said("versions", "warning").to_owned();
+    let expected = format!("the daemon runs a file that was replaced since: {path}\nrestart the daemon");
+    assert!(said.starts_with(&expected), "{said}");
+}
+
+#[test]
+fn doctor_counts_launchers_of_an_earlier_installation() {
+    if !root() {
+        return;
+    }
+    let setup = Setup::new();
+    put_programs(&setup);
+    setup.edit_jcard(&(agent("a", "sleep inf", "") + &agent("b", "sleep inf", "")));
+    let own = setup.path("bin/agentd");
+    let command = with_program(&own, &setup.daemon_command());
+    let mut daemon = setup.start_by(command);
+    daemon.wait_until_running("a");
+    daemon.wait_until_running("b");
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended();
+    put_programs(&daemon);
+    // This daemon is of the installation that the test was built with, and so are the launchers that it starts from now on.
+    daemon.start_again();
+    daemon.wait_until_running("a");
+    let found = doctor(&daemon);
+    let said = found.said("versions", "ok");
+    assert!(said.contains("launchers of an earlier installation, which work until their agents end: 2"), "{said}");
+    // Those of another daemon are not its business.
+    let other = Setup::new().start(&agent("c", "sleep inf", ""));
+    other.wait_until_running("c");
+    assert!(!doctor(&other).said("versions", "ok").contains("launchers"));
+}
+
+#[test]
+fn doctor_warns_of_a_daemon_of_another_version() {
+    let setup = Setup::new();
+    setup.edit_jcard("");
+    let socket = setup.path("other.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut request = [0; 4096];
+            // The doctor also connects to see who listens, and says nothing then.
+            let count = stream.read(&mut request).unwrap_or_default();
+            let health = r#"{"state":"running","uptime_seconds":1,"version":"0.0.9"}"#;
+            let body = if request[..count].starts_with(b"GET /v1/health ") { health } else { "[]" };
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: ";
+            let _ = write!(stream, "{head}{}\r\n\r\n{body}", body.len());
+        }
+    });
+    let words = ["doctor", "--api-socket", socket.to_str().unwrap()];
+    let found = Findings::of(&mut setup.agentd(&words));
+    let said = found.said("versions", "warning");
+    let expected = format!("the daemon is agentd 0.0.9, and this is {}\nrestart the daemon", env!("CARGO_PKG_VERSION"));
+    assert!(said.starts_with(&expected), "{said}");
+}
+
+/// The doctor after commands of the shell as root, with mounts that nobody else sees.
+fn doctor_after(setup: &Setup, commands: &str) -> Findings {
+    let command = verb(setup, &["doctor"]);
+    let script = format!("set -e; {commands}; exec \"$@\"");
+    let mut inside = Command::new("unshare");
+    inside.args(["--mount", "--propagation", "private", "bash", "-c", &script, "bash"]).arg(command.get_program());
+    inside.args(command.get_args()).env_clear().current_dir(setup.dir()).stdin(Stdio::null());
+    inside.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Findings::of(&mut inside)
+}
+
+#[test]
+fn doctor_warns_of_a_disk_that_logs_have_nearly_filled() {
+    if !root() {
+        return;
+    }
+    let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    let log = daemon.path("log");
+    let log = log.display();
+    let fill = |kib: u32| {
+        format!(
+            "mount -t tmpfs -o size=1m,mode=750 tmpfs {log}; mkdir {log}/a; head -c {kib}K /dev/zero >{log}/a/00000001-1.log"
+        )
+    };
+    let found = doctor_after(&daemon, &fill(500));
+    assert!(found.said("disk", "ok").contains("logs take 500 KiB of 1 MiB; "), "{:#?}", found.checks);
+    let found = doctor_after(&daemon, &fill(1000));
+    let said = found.said("disk", "warning");
+    assert!(said.starts_with("logs take 1000 KiB of 1 MiB; ") && said.contains("--log-total"), "{said}");
+}
+
+#[test]
+fn doctor_warns_if_the_group_may_use_sudo() {
+    if !root() {
+        return;
+    }
+    let daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    let copy = daemon.path("etc");
+    let copy = copy.display();
+    let etc = |rule: &str| {
+        let files = "passwd group shadow nsswitch.conf ld.so.cache localtime login.defs";
+        format!(
+            "mkdir -p {copy}/sudoers.d; for file in {files}; do [[ ! -e /etc/$file ]] || cp -L /etc/$file {copy}/$file; done; \
+             echo 'root ALL=(ALL) ALL' >{copy}/sudoers; echo '{rule}' >{copy}/sudoers.d/90-test; mount --bind {copy} /etc"
+        )
+    };
+    let found = doctor_after(&daemon, &etc("%crew ALL=(ALL) ALL"));
+    assert!(found.said("sudo", "ok").contains("sudo has no rule for group admin"), "{:#?}", found.checks);
+    let found = doctor_after(&daemon, &etc("%admin ALL=(ALL) NOPASSWD: ALL"));
+    let said = found.said("sudo", "warning");
+    assert!(said.contains("by which its members may become root: /etc/sudoers.d/90-test"), "{said}");
+    assert!(said.contains("choose another group"), "{said}");
 }
 
 #[test]

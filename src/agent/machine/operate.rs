@@ -74,9 +74,8 @@ impl Machine {
                 *why = StopReason::Disabled;
                 self.hasten(now, effects);
             }
-            State::Absent { .. } | State::Queued { .. } | State::Backoff { .. } | State::Exited { .. } => {
-                self.state = State::Waiting;
-            }
+            State::Exited { .. } => self.state = State::Waiting,
+            State::Absent { .. } | State::Queued { .. } | State::Backoff { .. } => self.wait_with_shell(effects),
             State::Invalid | State::Waiting | State::Closing { .. } | State::Gone { .. } => {}
         }
     }
@@ -105,12 +104,17 @@ impl Machine {
     /// Nothing is left of what was stopped because an operator or the entry said so.
     pub(super) fn stopped_by_order(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         if self.is_disabled() {
-            self.state = State::Waiting;
-            effects.extend(self.session().cloned().map(|session| Effect::OfferShell { session }));
+            self.wait_with_shell(effects);
         } else {
             self.renew(now);
             self.begin(now, effects);
         }
+    }
+
+    /// Waits until it is enabled. Whoever attaches in the meantime finds a shell.
+    fn wait_with_shell(&mut self, effects: &mut Vec<Effect>) {
+        self.state = State::Waiting;
+        effects.extend(self.session().cloned().map(|session| Effect::OfferShell { session }));
     }
 
     /// Kills what is being stopped if the orders allow it no time.

@@ -87,7 +87,7 @@ impl Machine {
             attempt_total: Some(self.total).filter(|&total| total > 0),
             last_output_at: None,
             generation: self.generation(),
-            overridden: self.orders.own.clone(),
+            overridden: self.orders.own.clone().filter(|own| !own.is_neutral()),
             changed: life.map(|life| life.changed.clone()).unwrap_or_default(),
             config_generation: None,
             resources: None,
@@ -204,7 +204,7 @@ impl Machine {
             State::Backoff { .. } => nearest.to_string(),
             State::Starting { .. } => format!("attempt {} is being started", self.total),
             State::Running { .. } => match (life.restarts, life.policy.max_restarts) {
-                (0, _) => "declared".to_owned(),
+                (0, _) => "started as declared".to_owned(),
                 (restarts, Some(limit)) => format!("restarted by policy, restart {restarts} of {limit}"),
                 (restarts, None) => format!("restarted by policy, restart {restarts}"),
             },
@@ -215,7 +215,7 @@ impl Machine {
             },
             State::Exited { outcome: Outcome::TimedOut } => format!("{}; {}", StoppingBecause::TimedOut {}, ended()),
             State::Exited { outcome: Outcome::GaveUp } => {
-                format!("{}; {} restarts were allowed and made", ended(), life.restarts)
+                format!("{}; `max_restarts = {}` is reached", ended(), life.restarts)
             }
             State::Exited { .. } => ended(),
         }

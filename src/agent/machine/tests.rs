@@ -2010,14 +2010,14 @@ mod what_is_shown {
         let mut life = Life::starting(limited);
         assert_eq!(reason(&life), "attempt 1 is being started");
         life.start(1);
-        assert_eq!(reason(&life), "declared");
+        assert_eq!(reason(&life), "started as declared");
         life.end(1, code(3));
         assert_eq!(reason(&life), "exited with status 3; restart 1 of 1 follows");
         life.wait(seconds(3));
         life.start(2);
         assert_eq!(reason(&life), "restarted by policy, restart 1 of 1");
         life.end(2, ExitStatus::Signal("SIGSEGV".parse().unwrap()));
-        assert_eq!(reason(&life), "ended by SIGSEGV; 1 restarts were allowed and made");
+        assert_eq!(reason(&life), "ended by SIGSEGV; `max_restarts = 1` is reached");
         life.remove();
         assert_eq!(reason(&life), "its session is being closed");
     }

@@ -34,11 +34,12 @@ pub(super) const GRACE: Duration = Duration::from_secs(1);
 /// How long the terminal may take to answer at the end. Some terminals never do, and the operator waits for the shell.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Resets, with xterm's control sequences, what a client may have set: the scroll region, the alternate screen, the hidden
-/// cursor, mouse and focus reports, bracketed paste, application keys, the character set, and colors.
+/// Resets, with xterm's control sequences, what a client may have set: the scroll region and margins, the alternate screen, the hidden
+/// cursor, its shape and color, mouse, focus and theme reports, bracketed paste, application keys, modified keys, the character set,
+/// colors, and a hyperlink.
 const WIPE: &[u8] =
-    b"\x1b7\x1b[r\x1b8\x1b[?1047l\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1005l\x1b[?1006l\x1b[?1004l\
-\x1b[?2004l\x1b[?2026l\x1b[?7h\x1b[4l\x1b[?1l\x1b>\x1b(B\x0f\x1b[m";
+    b"\x1b7\x1b[?69l\x1b[r\x1b8\x1b[?1047l\x1b[?12l\x1b[?25h\x1b[0 q\x1b]112\x1b\\\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1005l\
+\x1b[?1006l\x1b[?1015l\x1b[?1004l\x1b[?2031l\x1b[?2004l\x1b[?2026l\x1b[?7h\x1b[4l\x1b[?1l\x1b>\x1b[>4m\x1b(B\x0f\x1b[m\x1b]8;;\x1b\\";
 
 /// Why the relay failed.
 #[derive(Debug, thiserror::Error)]
@@ -297,6 +298,27 @@ impl Drop for Raw {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::sieve::MODES;
+
+    #[test]
+    fn every_mode_that_passes_is_reset() {
+        let wipe = String::from_utf8(WIPE.to_vec()).unwrap();
+        for mode in MODES {
+            let reset = match mode {
+                // On by default.
+                "7" | "25" => format!("\x1b[?{mode}h"),
+                // Other names of the alternate screen, and a saved position.
+                "47" | "1048" | "1049" => continue,
+                _ => format!("\x1b[?{mode}l"),
+            };
+            assert!(wipe.contains(&reset), "{mode}");
+        }
+        for reset in
+            ["\x1b]8;;\x1b\\", "\x1b]112\x1b\\", "\x1b[0 q", "\x1b[>4m", "\x1b[4l", "\x1b>", "\x1b(B\x0f", "\x1b[r"]
+        {
+            assert!(wipe.contains(reset), "{reset:?}");
+        }
+    }
 
     #[test]
     fn answer_is_found_wherever_the_input_is_cut() {

@@ -273,24 +273,45 @@ fn users(target: &Target) -> Vec<Check> {
     if !target.is_system {
         return vec![user];
     }
-    let name = &settings.admin_group;
-    let group = match (group(target), &target.account) {
+    let admins = Role { check: "group", flag: "--admin-group", can: "use the API" };
+    let operators = Role { check: "operator-group", flag: "--operator-group", can: "take back what operators ask for" };
+    let account = target.account.as_ref().ok();
+    let mut checks = vec![user, judge_group(&settings.admin_group, group(target), account, &admins)];
+    if settings.operator_group != settings.admin_group {
+        let name = &settings.operator_group;
+        let group = users::get_group_by_name(name).map(|group| Gid::from_raw(group.gid()));
+        checks.push(judge_group(name, group, account, &operators));
+    }
+    checks
+}
+
+/// What a group is for.
+struct Role {
+    check: &'static str,
+    flag: &'static str,
+    /// What agents can do if they are in it.
+    can: &'static str,
+}
+
+/// Whether a group exists, and the agent user is not in it.
+fn judge_group(name: &str, group: Option<Gid>, agent: Option<&Account>, role: &Role) -> Check {
+    let Role { check, flag, can } = role;
+    match (group, agent) {
         (None, _) => Check::failure(
-            "group",
+            check,
             format!("group {name:?} does not exist"),
-            format!("create it (for example: groupadd --system {name}), or choose another with --admin-group"),
+            format!("create it (for example: groupadd --system {name}), or choose another with {flag}"),
         ),
-        (Some(group), Ok(account)) if account.gid == group || account.groups.contains(&group) => Check::failure(
-            "group",
-            format!("the agent user {} is in group {name}, so agents can use the API", account.name),
+        (Some(group), Some(account)) if account.gid == group || account.groups.contains(&group) => Check::failure(
+            check,
+            format!("the agent user {} is in group {name}, so agents can {can}", account.name),
             format!("remove it from the group (gpasswd -d {} {name}), and restart agentd", account.name),
         ),
-        (Some(group), Ok(account)) => {
-            Check::ok("group", format!("{name} (gid {group}) exists, and {} is not in it", account.name))
+        (Some(group), Some(account)) => {
+            Check::ok(check, format!("{name} (gid {group}) exists, and {} is not in it", account.name))
         }
-        (Some(group), Err(_)) => Check::ok("group", format!("{name} (gid {group}) exists")),
-    };
-    vec![user, group]
+        (Some(group), None) => Check::ok(check, format!("{name} (gid {group}) exists")),
+    }
 }
 
 fn state(target: &Target, health: Option<&Health>) -> Vec<Check> {
@@ -423,7 +444,7 @@ impl Jcard {
                 return if is_denied {
                     Check::unknown(NAME, message, run_as(target, &["root"]))
                 } else {
-                    Check::failure(NAME, message, "write a jcard; docs/jcard.md says how")
+                    Check::failure(NAME, message, "write one: agentd init, or by hand; man jcard.toml has its fields")
                 };
             }
         };
@@ -833,6 +854,26 @@ mod tests {
         assert_eq!(groups_of(b"Gid:\t7\t8\t9\t10\nGroups:\t\n"), Some([8].into()));
         assert_eq!(groups_of(b"Gid:\t7\t8\t9\t10\n"), None);
         assert_eq!(groups_of(b"Gid:\t7\t8\t9\t10\nGroups:\t4 x\n"), None);
+    }
+
+    #[test]
+    fn agents_in_a_group_that_may_act_are_a_failure() {
+        let role = Role { check: "operator-group", flag: "--operator-group", can: "act" };
+        let agent = |groups: &[u32]| {
+            let groups = groups.iter().map(|&gid| Gid::from_raw(gid)).collect();
+            Account { gid: Gid::from_raw(9), groups, ..Account::current().unwrap() }
+        };
+        for (gid, groups, result) in [
+            (None, &[][..], Verdict::Failure),
+            (Some(7), &[8], Verdict::Ok),
+            (Some(7), &[8, 7], Verdict::Failure),
+            (Some(9), &[], Verdict::Failure),
+        ] {
+            let check = judge_group("crew", gid.map(Gid::from_raw), Some(&agent(groups)), &role);
+            assert!(check.result == result && check.name == "operator-group", "{gid:?} {groups:?}: {}", check.message);
+        }
+        let check = judge_group("crew", None, None, &role);
+        assert!(check.remedy.is_some_and(|remedy| remedy.ends_with("with --operator-group")));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The checks of how agentd is installed: its unit, its versions, its disk, and what its group may do.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -10,9 +11,10 @@ use nix::sys::statvfs::statvfs;
 
 use super::Check;
 use super::examine::run_as;
-use crate::cli::target::{Daemon, Target};
+use crate::cli::target::Target;
 use crate::cli::wording::in_bytes;
 use crate::launch::program;
+use crate::launch::socket_dir::LAUNCH_SOCKET;
 use crate::sys::process;
 use crate::sys::procfs::{self, Stat};
 use crate::sys::systemd::Systemd;
@@ -34,11 +36,10 @@ async fn unit(target: &Target) -> Check {
     const NAME: &str = "unit";
     let Some(daemon) = &target.daemon else { return Check::ok(NAME, "no daemon is running") };
     let Some(group) = group_of(daemon.pid) else {
-        return Check::ok(NAME, "the daemon is in no control group, so it is no service of systemd");
+        return Check::ok(NAME, "the daemon is in no control group, so no restart of a systemd unit ends agents");
     };
-    let Some(service) = group.file_name().and_then(|name| name.to_str()).filter(|name| name.ends_with(".service"))
-    else {
-        return Check::ok(NAME, "the daemon is no service of systemd: only its own end ends it");
+    let Some(service) = service(&group) else {
+        return Check::ok(NAME, "the daemon is not a service of systemd, so no restart of a unit ends agents");
     };
     let strangers = match strangers(daemon.pid, &group) {
         Ok(strangers) => strangers,
@@ -96,41 +97,121 @@ fn descends(pid: i32, ancestor: i32, parent_of: impl Fn(i32) -> Option<i32>) -> 
     false
 }
 
+/// The service of systemd that has the control group.
+fn service(group: &Path) -> Option<&str> {
+    group.file_name()?.to_str().filter(|name| name.ends_with(".service"))
+}
+
+/// How to restart the daemon without an end of its agents.
+fn how_to_restart(is_service: bool, is_system: bool) -> &'static str {
+    match (is_service, is_system) {
+        (true, true) => "restart the daemon, whose agents continue: systemctl restart agentd",
+        (true, false) => "restart the daemon, whose agents continue: systemctl --user restart agentd",
+        (false, _) => {
+            "restart the daemon; its agents continue if it was started with --on-terminate detach, or if SIGKILL ends it"
+        }
+    }
+}
+
 /// Whether this program, the daemon and the launchers are of one installation.
 fn versions(target: &Target, health: Option<&Health>) -> Check {
     const NAME: &str = "versions";
     let own = env!("CARGO_PKG_VERSION");
-    let restart = if target.is_system { "systemctl restart agentd" } else { "systemctl --user restart agentd" };
-    let remedy = format!("restart the daemon, whose agents continue: {restart}");
+    let group = target.daemon.as_ref().and_then(|daemon| group_of(daemon.pid));
+    let is_service = target.daemon.is_none() || group.as_deref().and_then(service).is_some();
+    let remedy = how_to_restart(is_service, target.is_system);
     if let Some(health) = health.filter(|health| health.version != own) {
         return Check::warning(NAME, format!("the daemon is agentd {}, and this is {own}", health.version), remedy);
     }
-    // Otherwise the versions agree, and this user may not see more.
-    if target.daemon.as_ref().and_then(is_current) == Some(false) {
-        return Check::warning(NAME, "the daemon runs another file than this agentd: it was replaced since", remedy);
+    match (&target.daemon, target.daemon.as_ref().and_then(|daemon| Program::of(daemon.pid))) {
+        (_, Some(Program::Replaced(path))) => {
+            let path = path.display();
+            return Check::warning(NAME, format!("the daemon runs a file that was replaced since: {path}"), remedy);
+        }
+        (_, Some(Program::Other(path))) => {
+            let message = format!("the daemon runs {}, which is another build than this agentd", path.display());
+            let remedy = "use that one; or install this one in its place, and restart the daemon";
+            return Check::warning(NAME, message, remedy);
+        }
+        (Some(_), None) if health.is_none() => {
+            let who = run_as(target, &["root", "a member of the group"]);
+            return Check::unknown(NAME, "the daemon did not say its version", who);
+        }
+        // The versions agree, if there is a daemon, and this user may not see more.
+        (_, Some(Program::Same) | None) => {}
     }
-    let launchers = match old_launchers() {
+    let launchers = match old_launchers(&target.settings.tmux_socket.with_file_name(LAUNCH_SOCKET)) {
         0 => String::new(),
         count => format!("; launchers of an earlier installation, which work until their agents end: {count}"),
     };
     Check::ok(NAME, format!("this is agentd {own}, and so is the daemon, if it runs{launchers}"))
 }
 
-/// Whether a daemon runs the same file as this process; `None` if this user may not know.
-fn is_current(daemon: &Daemon) -> Option<bool> {
-    let file = |pid: &str| fs::metadata(format!("/proc/{pid}/exe")).map(|file| (file.dev(), file.ino())).ok();
-    Some(file(&daemon.pid.to_string())? == file("self")?)
+/// What the kernel puts after the path of a program that was removed or replaced.
+const REMOVED: &str = " (deleted)";
+
+/// What a daemon runs, compared with this process.
+enum Program {
+    /// The same build.
+    Same,
+    /// A file that is at its path no more.
+    Replaced(PathBuf),
+    /// Another build, at this path.
+    Other(PathBuf),
 }
 
-/// How many launchers run a file that was since removed or replaced, as far as this user may know.
-fn old_launchers() -> usize {
-    const REMOVED: &str = " (deleted)";
+impl Program {
+    /// That of a process; `None` if this user may not know.
+    fn of(pid: i32) -> Option<Self> {
+        let link = format!("/proc/{pid}/exe");
+        let path = fs::read_link(&link).ok()?;
+        if let Some(path) = path.to_str().and_then(|path| path.strip_suffix(REMOVED)) {
+            return Some(Self::Replaced(path.into()));
+        }
+        let is_same = has_same_content(Path::new(&link), Path::new("/proc/self/exe")).ok()?;
+        Some(if is_same { Self::Same } else { Self::Other(path) })
+    }
+}
+
+/// Whether two files are one, or are alike.
+fn has_same_content(one: &Path, other: &Path) -> io::Result<bool> {
+    let (one, other) = (File::open(one)?, File::open(other)?);
+    let (about_one, about_other) = (one.metadata()?, other.metadata()?);
+    if (about_one.dev(), about_one.ino()) == (about_other.dev(), about_other.ino()) {
+        return Ok(true);
+    }
+    if about_one.len() != about_other.len() {
+        return Ok(false);
+    }
+    let (mut one, mut other) = (BufReader::with_capacity(1 << 16, one), BufReader::with_capacity(1 << 16, other));
+    loop {
+        let (left, right) = (one.fill_buf()?, other.fill_buf()?);
+        let count = left.len().min(right.len());
+        if left[..count] != right[..count] {
+            return Ok(false);
+        }
+        if count == 0 {
+            return Ok(left.len() == right.len());
+        }
+        one.consume(count);
+        other.consume(count);
+    }
+}
+
+/// How many launchers of the daemon with this launch socket run a file that was since removed or replaced, as far as this user may
+/// know.
+fn old_launchers(launch_socket: &Path) -> usize {
     let is_old = |pid: &i32| {
         let path = fs::read_link(format!("/proc/{pid}/exe")).ok();
         let name = path.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
         name.and_then(|name| name.strip_suffix(REMOVED)) == Some(program::NAME)
     };
-    process::numbers(Path::new("/proc")).unwrap_or_default().iter().filter(|pid| is_old(pid)).count()
+    let is_ours = |pid: &i32| {
+        let argv = procfs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        argv.split(|&byte| byte == 0).any(|word| word == launch_socket.as_os_str().as_bytes())
+    };
+    let all = process::numbers(Path::new("/proc")).unwrap_or_default();
+    all.iter().filter(|pid| is_old(pid) && is_ours(pid)).count()
 }
 
 /// How much of the disk logs take.
@@ -171,8 +252,12 @@ fn used(folder: &Path) -> io::Result<u64> {
         if !agent.file_type()?.is_dir() {
             continue;
         }
-        for file in fs::read_dir(agent.path())? {
-            // A file that is gone takes nothing.
+        let files = match fs::read_dir(agent.path()) {
+            // A folder that is gone takes nothing, and neither does a file.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            files => files?,
+        };
+        for file in files {
             sum += file?.metadata().map_or(0, |file| file.blocks().saturating_mul(512));
         }
     }
@@ -183,6 +268,9 @@ fn used(folder: &Path) -> io::Result<u64> {
 fn sudo(target: &Target, etc: &Path) -> Check {
     const NAME: &str = "sudo";
     if !target.user_id.is_root() {
+        if !has_sudo(etc) {
+            return Check::ok(NAME, "there are no rules of sudo");
+        }
         return Check::unknown(NAME, "only root may read the rules of sudo", run_as(target, &["root"]));
     }
     let groups = BTreeSet::from([target.settings.admin_group.as_str(), target.settings.operator_group.as_str()]);
@@ -207,6 +295,11 @@ fn sudo(target: &Target, etc: &Path) -> Check {
     }
     let remedy = "who may use agentd need not be root: choose another group, see --admin-group and --operator-group";
     Check::warning(NAME, warnings.join("\n"), remedy)
+}
+
+/// Whether sudo may have rules: without its main file it has none.
+fn has_sudo(etc: &Path) -> bool {
+    !matches!(fs::symlink_metadata(etc.join("sudoers")), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
 /// The files with a rule about the group.
@@ -248,6 +341,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn sudo_has_no_rules_without_its_main_file() {
+        let etc = tempfile::tempdir().unwrap();
+        assert!(!has_sudo(etc.path()));
+        fs::write(etc.path().join("sudoers"), "").unwrap();
+        assert!(has_sudo(etc.path()));
+    }
+
+    #[test]
+    fn systemctl_is_for_daemons_that_systemd_runs() {
+        let service = |group: &str| service(Path::new(group)).is_some();
+        assert!(
+            service("/sys/fs/cgroup/system.slice/agentd.service")
+                && !service("/sys/fs/cgroup/user.slice/session-1.scope")
+        );
+        assert!(how_to_restart(true, false).ends_with("systemctl --user restart agentd"));
+        assert!(!how_to_restart(false, true).contains("systemctl"));
+    }
+
+    #[test]
     fn a_rule_of_sudo_names_the_group_outside_of_comments() {
         for text in ["%admin ALL=(ALL) ALL", "\t%admin\tALL=ALL", "User_Alias OPS = joe, %admin", "%#7 ALL=ALL"] {
             assert!(has_rule(text, "admin", Some(7)), "{text}");
@@ -280,6 +392,20 @@ mod tests {
         for (pid, expected) in [(10, true), (30, true), (40, false), (50, false), (60, true)] {
             assert_eq!(descends(pid, 10, parent_of), expected, "{pid}");
         }
+    }
+
+    #[test]
+    fn files_are_compared_by_their_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &[u8]| {
+            fs::write(folder.path().join(name), content).unwrap();
+            folder.path().join(name)
+        };
+        let long = vec![7; 200_000];
+        let (one, copy) = (file("one", &long), file("copy", &long));
+        let differing = file("differing", &[&long[..199_999], b"x"].concat());
+        let is_same = |other: &Path| has_same_content(&one, other).unwrap();
+        assert!(is_same(&one) && is_same(&copy) && !is_same(&differing) && !is_same(&file("short", b"")));
     }
 
     #[test]

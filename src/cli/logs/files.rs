@@ -10,7 +10,7 @@ use hyper::body::Bytes;
 use nix::unistd::Gid;
 
 use super::printer::{Label, Mark, Printer, Separator};
-use super::{Arguments, Failure};
+use super::{Arguments, Failure, each_once};
 use crate::agent::name::Name;
 use crate::agent::secrets::Secrets;
 use crate::cli::target::Target;
@@ -41,8 +41,9 @@ pub(super) async fn print(
     }
     let store = Store::new(&target.settings.log_dir, Gid::effective(), Retention::default());
     let rendering = if arguments.raw { None } else { Some(rendering(&target, arguments)?) };
-    let labels = Label::all(&arguments.names, arguments.is_about_several());
-    for (name, label) in arguments.names.iter().zip(labels) {
+    let names = each_once(&arguments.names);
+    let labels = Label::all(&names, arguments.is_about_several());
+    for (name, label) in names.iter().zip(labels) {
         let printer = Printer::new(arguments, label);
         let agent: Name =
             name.parse().map_err(|error| Failure::Said(format!("there is no log of {name:?}: {error}")))?;

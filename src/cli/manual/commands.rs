@@ -158,7 +158,9 @@ fn synopsis(command: &Command) -> Vec<Inline> {
     }
     for argument in command.get_positionals() {
         let (before, after) = if argument.is_required_set() { (" ", "") } else { (" [", "]") };
-        line.extend([roman(before), italic(value(argument)), roman(after)]);
+        let is_several = argument.get_num_args().is_some_and(|range| range.max_values() > 1);
+        let more = if is_several { " ..." } else { "" };
+        line.extend([roman(before), italic(value(argument)), roman(more), roman(after)]);
     }
     line
 }

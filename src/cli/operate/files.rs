@@ -161,12 +161,16 @@ impl Files {
     }
 }
 
-/// The name of the file of this agent: one that is there, whatever the case of its name, or that of the agent.
+/// The name of the file of this agent, by the daemon's rules: the first that is there in the order of bytes, whatever the case of its
+/// name, but with exactly that ending; else that of the agent.
 fn name_of(folder: &OwnedFd, stem: &str) -> OsString {
-    let name = format!("{stem}{ENDING}");
     let entries = fs::read_dir(format!("/proc/self/fd/{}", folder.as_raw_fd())).into_iter().flatten().flatten();
-    let same = entries.map(|entry| entry.file_name()).find(|other| other.eq_ignore_ascii_case(&name));
-    same.unwrap_or_else(|| name.into())
+    let is_its = |name: &OsString| {
+        let own = name.to_str().and_then(|name| name.strip_suffix(ENDING));
+        own.is_some_and(|own| own == stem || stem != ALL && own.eq_ignore_ascii_case(stem))
+    };
+    let same = entries.map(|entry| entry.file_name()).filter(is_its).min();
+    same.unwrap_or_else(|| format!("{stem}{ENDING}").into())
 }
 
 /// Writes a file beside the other, and renames it.

@@ -414,6 +414,21 @@ d     stopped       1d 1h  0         -
     }
 
     #[test]
+    fn silence_is_said_once_at_every_width() {
+        let silent = AgentStatus {
+            outcome: Some(Outcome::Completed),
+            exit: exit(ExitStatus::Code(0)).map(|exit| Exit { silent: true, ..exit }),
+            reason: Some("exited with status 0 in under 2 s and printed nothing".to_owned()),
+            ..agent("b", State::Exited)
+        };
+        for width in [50, 80, 150] {
+            let text = shown(std::slice::from_ref(&silent), width, Sort::Name);
+            let words: Vec<&str> = text.split_whitespace().collect();
+            assert_eq!(words.join(" ").matches("printed nothing").count(), 1, "{text}");
+        }
+    }
+
+    #[test]
     fn text_from_the_api_cannot_move_the_cursor() {
         let hostile = "a\x1b[2J\r\u{9b}31m\u{202e}é";
         let agent = AgentStatus {

@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Arguments, Shown, table, unknown};
-use crate::cli::output::{self, BETWEEN_DAEMONS, Failure};
-use crate::cli::table::broken;
-use crate::cli::watch::{ENTER, LEAVE, end_asked_for, out};
+use super::{Arguments, Shown, nobody, status_of, table, unknown};
+use crate::cli::output::{self, BETWEEN_DAEMONS, Failure, say};
+use crate::cli::table::{broken, wrapped};
+use crate::cli::watch::{ENTER, LEAVE, end_asked_for, out, rest_cleared};
 use crate::cli::wording::notices;
-use crate::client::{Client, Messages};
+use crate::client::{Client, Error, Messages};
 use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
 
@@ -30,8 +30,12 @@ pub(super) fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
     let terminal = Terminal::here();
     let is_live = terminal.width.is_some() && !terminal.is_dumb;
     output::run(async {
+        let client = Client::new(socket).map_err(|error| refused(arguments, &error))?;
+        // A name that is wrong, or a daemon that is not there, is said before the screen is taken.
+        let asked = Shown::ask(&client, &arguments.names).await.map_err(|error| refused(arguments, &error))?;
+        let messages = faults_of(&client).await;
         let shown = tokio::select! {
-            shown = show(arguments, socket, is_live) => shown,
+            shown = show(arguments, &client, asked, messages, is_live) => shown,
             ended = end_asked_for() => ended.map_err(Failure::Print),
         };
         if is_live {
@@ -42,11 +46,20 @@ pub(super) fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
     })
 }
 
-async fn show(arguments: &Arguments, socket: &Path, is_live: bool) -> Result<(), Failure> {
-    let client = Client::new(socket).map_err(Failure::Ask)?;
-    // A name that is wrong, or a daemon that is not there, is said before the screen is taken.
-    let (mut shown, _) = Shown::ask(&client, &arguments.names).await.map_err(Failure::Ask)?.judged(arguments);
-    let mut messages: Vec<String> = faults_of(&client).await;
+/// Says why nothing is shown, with the exit status that it has without `--watch`.
+fn refused(arguments: &Arguments, error: &Error) -> Failure {
+    say(&error.to_string());
+    Failure::Told(status_of(error, &arguments.names))
+}
+
+async fn show(
+    arguments: &Arguments,
+    client: &Client,
+    asked: Shown,
+    mut messages: Vec<String>,
+    is_live: bool,
+) -> Result<(), Failure> {
+    let (mut shown, _) = asked.judged(arguments);
     if is_live {
         out(ENTER).map_err(Failure::Print)?;
     }
@@ -68,9 +81,9 @@ async fn show(arguments: &Arguments, socket: &Path, is_live: bool) -> Result<(),
         }
         if Instant::now() >= ask_at {
             ask_at = Instant::now() + ASK_AGAIN;
-            match Shown::ask(&client, &arguments.names).await {
+            match Shown::ask(client, &arguments.names).await {
                 Ok(now) => {
-                    (shown, messages) = (now.judged(arguments).0, faults_of(&client).await);
+                    (shown, messages) = (now.judged(arguments).0, faults_of(client).await);
                     if listener.is_none() {
                         listener = client.events(None, None, true).await.ok();
                     }
@@ -109,9 +122,10 @@ fn draw(
     let terminal = Terminal::here();
     let now = SystemTime::now();
     let missing = shown.missing.iter().map(|name| escaped(&unknown(name)));
-    let mut lines: Vec<String> = messages.iter().map(|message| escaped(message)).chain(missing).collect();
+    let messages = messages.iter().map(|message| escaped(message)).chain(missing);
+    let mut lines: Vec<String> = messages.flat_map(|message| wrapped(&message, terminal.text_width())).collect();
     if shown.agents.is_empty() {
-        lines.push("no agents are declared".to_owned());
+        lines.extend(shown.missing.is_empty().then(|| nobody(arguments).to_owned()));
     } else {
         lines.extend(table(&shown.agents, arguments.sort, terminal, now).lines().map(str::to_owned));
     }
@@ -135,8 +149,10 @@ fn frame(lines: &[String], width: usize, height: usize) -> String {
         shown.push(format!("… {} more lines", rows.len() - height + 1));
         shown.push(last);
     }
-    let rows: Vec<String> = shown.into_iter().map(|row| format!("{row}\x1b[0m\x1b[K")).collect();
-    format!("\x1b[H{}\x1b[J", rows.join("\r\n"))
+    let count = shown.len();
+    let rows: Vec<String> = shown.into_iter().map(|row| format!("{row}\x1b[0m{}", rest_cleared(&row, width))).collect();
+    let below = if count < height { "\r\n\x1b[J" } else { "" };
+    format!("\x1b[H{}{below}", rows.join("\r\n"))
 }
 
 #[cfg(test)]
@@ -146,8 +162,17 @@ mod tests {
     fn rows(lines: &[&str], width: usize, height: usize) -> Vec<String> {
         let lines: Vec<String> = lines.iter().map(|&line| line.to_owned()).collect();
         let frame = frame(&lines, width, height);
-        let plain = frame.strip_prefix("\x1b[H").unwrap().strip_suffix("\x1b[J").unwrap();
-        plain.split("\r\n").map(|row| row.strip_suffix("\x1b[0m\x1b[K").unwrap().to_owned()).collect()
+        let rows = frame.strip_prefix("\x1b[H").unwrap();
+        let rows = rows.strip_suffix("\r\n\x1b[J").unwrap_or(rows);
+        let plain = |row: &str| row.strip_suffix("\x1b[K").unwrap_or(row).strip_suffix("\x1b[0m").map(str::to_owned);
+        rows.split("\r\n").map(|row| plain(row).unwrap()).collect()
+    }
+
+    #[test]
+    fn nothing_is_erased_after_a_row_as_wide_as_the_terminal() {
+        let lines = ["abc".to_owned(), "d".to_owned()];
+        assert_eq!(frame(&lines, 3, 2), "\x1b[Habc\x1b[0m\r\nd\x1b[0m\x1b[K");
+        assert_eq!(frame(&lines, 3, 3), "\x1b[Habc\x1b[0m\r\nd\x1b[0m\x1b[K\r\n\x1b[J");
     }
 
     #[test]

@@ -244,6 +244,8 @@ fn in_a_file_is_answered_with_its_place_and_remedy(#[case] text: &str, #[case] e
 #[case("prompt = \"x\"\nrestart = \"always\"\nmax_restarts = 0")]
 #[case("restart = \"always\"")]
 #[case("max_restarts = 0\nbackoff = []\nbackoff_reset = 0")]
+#[case::home_in_a_line_for_a_shell("command = \"sh\"\nargs = [\"-c\", \"~/bin/x\"]")]
+#[case::home_in_a_line_in_the_command("command = [\"bash\", \"-lc\", \"~/bin/x\"]")]
 fn what_is_meant_is_not_warned_about(#[case] lines: &str) {
     assert_eq!(answers(&format!("[agent]\nharness = \"custom\"\n{lines}\n")), Vec::<String>::new());
 }

@@ -305,3 +305,17 @@ fn a_folder_that_cannot_be_listed_is_told() {
     let reading = read(&folder.place, true);
     assert!(reading.folder.is_none() && !reading.is_absent && reading.problem.is_some(), "{reading:?}");
 }
+
+#[test]
+fn names_of_files_and_keys_begin_no_line_of_their_own() {
+    let folder = Folder::new();
+    for name in ["a\nlog: all is well.toml", "\u{1b}[31m.toml"] {
+        folder.write(name, "");
+    }
+    folder.write("b.toml", "\"x\\nlog: all is well\" = 1\n\"\\u001b[31m\" = 2\n");
+    let Reading { strays, files, .. } = read(&folder.place, false);
+    let said = [strays, files.into_values().filter_map(Result::err).collect()].concat().join("\n");
+    let own = folder.place.directory.display().to_string();
+    assert!(said.lines().count() == 4 && said.lines().all(|line| line.starts_with(&own)), "{said}");
+    assert!(!said.contains('\u{1b}'), "{said}");
+}

@@ -1,6 +1,6 @@
 use std::sync::Mutex;
 
-use nix::libc::{ENOEXEC, ENOMEM};
+use nix::libc::{ENOENT, ENOEXEC, ENOMEM};
 use rstest::rstest;
 use tokio::sync::Semaphore;
 
@@ -483,6 +483,51 @@ mod a_launcher_at_work {
         assert_eq!(stage.told(), [expected]);
         stage.command(Command::EndNoted).await;
         assert_eq!(launcher.heard().await, ["noted"]);
+    }
+
+    #[rstest]
+    #[case::not_in_path(Some("/usr/bin"), "not found: claude is not in the PATH of user agent")]
+    #[case::by_its_path(None, "not found: the program claude does not exist")]
+    #[tokio::test(start_paused = true)]
+    async fn a_missing_program_is_told_and_no_log_is_kept(#[case] path: Option<&str>, #[case] expected: &str) {
+        let (stage, mut launcher) = launched().await;
+        let program = ProgramNotFound { name: "claude".to_owned(), path: path.map(str::to_owned) };
+        let message = "claude: not found".to_owned();
+        let failure = Failure { message, errno: Some(ENOENT), missing: false, program: Some(program) };
+        launcher.say(FromLauncher::Failed(failure)).await;
+        until("it is told", || stage.count_told() > 0).await;
+        assert_eq!(stage.told(), [expected]);
+        stage.command(Command::EndNoted).await;
+        assert_eq!(launcher.heard().await, ["noted"]);
+        assert_eq!(stage.fakes.log_files.calls.count("discard"), 0, "its launcher may still write");
+        launcher.die().await;
+        assert_eq!(stage.told(), ["gone"]);
+        assert_eq!(stage.fakes.log_files.calls.count("discard a 1-1"), 1);
+    }
+
+    #[test]
+    fn what_is_said_of_a_missing_program_is_bounded() {
+        let long = "a b".repeat(1000);
+        let MissingProgram { name, path, hint, .. } = not_found(&long, Some(&long), "agent".to_owned());
+        let lengths = [name, path.unwrap()].map(|text| text.chars().count());
+        assert_eq!((lengths, hint), ([201, 601], None));
+        let name = "é x".repeat(60);
+        let short = not_found(&name, Some("/bin"), "agent".to_owned());
+        assert_eq!((short.name.as_str(), short.path.as_deref()), (name.as_str(), Some("/bin")));
+        assert!(short.hint.unwrap().ends_with("\"xé\", \"x\"]"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_failed_keeps_its_log() {
+        let (stage, mut launcher) = launched().await;
+        let failure =
+            Failure { message: "no such program".to_owned(), errno: Some(ENOEXEC), missing: false, program: None };
+        launcher.say(FromLauncher::Failed(failure)).await;
+        until("it is told", || stage.count_told() > 0).await;
+        stage.command(Command::EndNoted).await;
+        launcher.die().await;
+        assert_eq!(stage.told(), ["failed: no such program", "gone"]);
+        assert_eq!(stage.fakes.log_files.calls.count("discard"), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use std::ops::Range;
 use memchr::{memchr_iter, memmem, memrchr};
 use zeroize::Zeroizing;
 
-use super::{MARK, Redactor};
+use super::{MARK, MARKS, Redactor};
 use crate::sys::memory;
 
 /// Redacts bytes that come in pieces.
@@ -21,8 +21,8 @@ pub struct ByteStream {
     held: Zeroizing<Vec<u8>>,
     /// How many of its first bytes are part of a secret that began before it.
     covered: usize,
-    /// Whether the byte before it was part of a secret.
-    is_redacting: bool,
+    /// How many characters of a secret stand right before it.
+    redacted: usize,
 }
 
 impl ByteStream {
@@ -31,7 +31,7 @@ impl ByteStream {
         let mut lines: Vec<_> = redactor.places().collect();
         lines.sort_by(|one, other| redactor.line(one).cmp(redactor.line(other)));
         lines.dedup_by(|one, other| redactor.line(one) == redactor.line(other));
-        Self { redactor, lines, held: Zeroizing::default(), covered: 0, is_redacting: false }
+        Self { redactor, lines, held: Zeroizing::default(), covered: 0, redacted: 0 }
     }
 
     /// Whether there is nothing to redact.
@@ -49,7 +49,7 @@ impl ByteStream {
     /// The text has ended.
     pub fn finish(&mut self, certain: &mut Vec<u8>) {
         self.release(self.held.len(), certain);
-        (self.covered, self.is_redacting) = (0, false);
+        (self.covered, self.redacted) = (0, 0);
     }
 
     /// The first byte from which on everything that has come is the beginning of a secret, if it goes on as one.
@@ -75,26 +75,29 @@ impl ByteStream {
             }
             if start > at {
                 certain.extend_from_slice(&self.held[at..start]);
-                self.is_redacting = false;
+                self.redacted = 0;
             }
             self.redact(at.max(start)..end.min(until), certain);
             at = at.max(end);
         }
         if at < until {
             certain.extend_from_slice(&self.held[at..until]);
-            (self.is_redacting, at) = (false, until);
+            (self.redacted, at) = (0, until);
         }
         self.covered = at - until;
         self.held.drain(..until);
     }
 
-    /// Adds a [`MARK`] for each character of what is held there. Whatever bytes a stretch begins with are a character.
+    /// Adds marks for the first characters of what is held there, and blanks for the others, so that the terminal that the log is of
+    /// breaks its rows where it did. Whatever bytes a stretch begins with are a character.
     fn redact(&mut self, stretch: Range<usize>, certain: &mut Vec<u8>) {
         const MARK_BYTE: u8 = MARK as u8;
         for &byte in self.held.get(stretch).unwrap_or_default() {
-            let goes_on = self.is_redacting && matches!(byte, 0x80..=0xbf);
-            certain.extend((!goes_on).then_some(MARK_BYTE));
-            self.is_redacting = true;
+            let goes_on = self.redacted > 0 && matches!(byte, 0x80..=0xbf);
+            if !goes_on {
+                certain.push(if self.redacted < MARKS { MARK_BYTE } else { b' ' });
+                self.redacted += 1;
+            }
         }
     }
 
@@ -147,14 +150,19 @@ mod tests {
                 }
             }
         }
-        let (mut redacted, mut before) = (Vec::new(), false);
+        let (mut redacted, mut before) = (Vec::new(), 0);
         for (&byte, covered) in text.iter().zip(is_covered) {
             match (covered, byte) {
-                (false, _) => redacted.push(byte),
-                (true, 0x80..=0xbf) if before => {}
-                (true, _) => redacted.push(b'*'),
+                (false, _) => {
+                    redacted.push(byte);
+                    before = 0;
+                }
+                (true, 0x80..=0xbf) if before > 0 => {}
+                (true, _) => {
+                    redacted.push(if before < 8 { b'*' } else { b' ' });
+                    before += 1;
+                }
             }
-            before = covered;
         }
         redacted
     }
@@ -164,7 +172,7 @@ mod tests {
         let text = b"key=hunter2hunter2;";
         for cut in 0..text.len() {
             let (one, other) = text.split_at(cut);
-            assert_eq!(redacted(&[b"hunter2hunter2"], &[one, other]), b"key=**************;", "{cut}");
+            assert_eq!(redacted(&[b"hunter2hunter2"], &[one, other]), b"key=********      ;", "{cut}");
         }
     }
 
@@ -172,7 +180,7 @@ mod tests {
     fn lines_are_redacted_each_by_itself_and_short_ones_not() {
         let secret: &[u8] = b"-----BEGIN\r\nshort\nfirst-line\nsecond-line\n";
         let text: &[u8] = b"-----BEGIN\r\nshort\r\nsecond-line first-line.";
-        assert_eq!(redacted(&[secret], &[text]), b"**********\r\nshort\r\n*********** **********.");
+        assert_eq!(redacted(&[secret], &[text]), b"********  \r\nshort\r\n********    ********  .");
         assert!(stream(&[b"short", b"also\nshort"]).is_idle());
     }
 
@@ -193,8 +201,8 @@ mod tests {
     #[test]
     fn the_rest_of_a_secret_stays_redacted_if_another_may_begin() {
         let secrets: [&[u8]; 2] = [b"xxabcdabcd", b"abcdabcdzz"];
-        assert_eq!(redacted(&secrets, &[b"xxabcdabcd", b"z", b"q"]), b"**********zq");
-        assert_eq!(redacted(&secrets, &[b"xxabcdabcd", b"z", b"z"]), b"************");
+        assert_eq!(redacted(&secrets, &[b"xxabcdabcd", b"z", b"q"]), b"********  zq");
+        assert_eq!(redacted(&secrets, &[b"xxabcdabcd", b"z", b"z"]), b"********    ");
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use memchr::memmem;
 use zeroize::Zeroizing;
 
-use super::MARK;
+use super::Masking;
 
 /// How many significant bytes of a secret are too many to show.
 pub const PIECE: usize = 16;
@@ -235,13 +235,22 @@ pub(super) fn significant(text: &str) -> Zeroizing<Vec<u8>> {
     bytes
 }
 
-/// The text with a [`MARK`] for each character any byte of which is part of a secret.
+/// The text with marks for the characters any byte of which is part of a secret.
 pub(super) fn marked(text: &str, is_secret: &[bool]) -> String {
-    if !is_secret.contains(&true) {
-        return text.to_owned();
+    marked_on(&mut Masking::default(), text, is_secret)
+}
+
+/// The same for a text that continues another.
+pub(super) fn marked_on(masking: &mut Masking, text: &str, is_secret: &[bool]) -> String {
+    // Nearly always.
+    if !is_secret.contains(&true)
+        && let Some(shown) = masking.pass(text)
+    {
+        return shown;
     }
-    let of = |(at, character): (usize, char)| {
-        if is_secret[at..at + character.len_utf8()].contains(&true) { MARK } else { character }
-    };
-    text.char_indices().map(of).collect()
+    let mut shown = String::with_capacity(text.len());
+    for (at, character) in text.char_indices() {
+        masking.push(&mut shown, character, is_secret[at..at + character.len_utf8()].contains(&true));
+    }
+    shown
 }

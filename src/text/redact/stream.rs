@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::Redactor;
-use super::index::{PIECE, marked};
+use super::index::{PIECE, marked_on};
+use super::{Masking, Redactor};
 
 /// How much insignificant text between two significant bytes is held back at most.
 const MOST_HELD: usize = 16 << 10;
@@ -18,12 +18,18 @@ pub struct TextStream {
     before: Zeroizing<Vec<u8>>,
     /// What has come and is not shown yet, since a secret may begin there.
     held: Zeroizing<String>,
+    masking: Masking,
 }
 
 impl TextStream {
     /// Redacts what this redactor finds.
     pub fn new(redactor: impl Into<Arc<Redactor>>) -> Self {
-        Self { redactor: redactor.into(), before: Zeroizing::default(), held: Zeroizing::default() }
+        Self {
+            redactor: redactor.into(),
+            before: Zeroizing::default(),
+            held: Zeroizing::default(),
+            masking: Masking::default(),
+        }
     }
 
     /// Takes the next piece, and answers what can be shown of it.
@@ -68,7 +74,7 @@ impl TextStream {
     }
 
     fn release(&mut self, until: usize, is_secret: &[bool], places: &[usize]) -> String {
-        let shown = marked(&self.held[..until], &is_secret[..until]);
+        let shown = marked_on(&mut self.masking, &self.held[..until], &is_secret[..until]);
         let released = places.partition_point(|&at| at < until);
         self.before = self.last(&places[..released]);
         self.held.drain(..until);

@@ -53,6 +53,34 @@ fn a_stop_at_once_kills_also_one_that_is_stopping() {
 }
 
 #[test]
+fn a_stop_between_attempts_leaves_a_shell_to_look_around() {
+    let mut life = Life::running(restarting(Restart::Always));
+    life.end(1, code(1));
+    assert_eq!(life.state(), Backoff);
+    assert_eq!(life.order(stopped(false)), ["offer shell a"]);
+    assert_eq!(life.state(), Waiting);
+    assert!(life.order(stopped(true)).is_empty(), "there is one");
+    let mut life = Life::over(plain(), code(0));
+    assert!(life.order(stopped(false)).is_empty(), "there is one since the end");
+}
+
+#[test]
+fn an_override_that_asks_for_nothing_is_not_shown() {
+    let mut life = Life::running(plain());
+    let neutral = Override { by: Some("op".into()), ..Override::default() };
+    life.order(Orders { own: Some(neutral.clone()), pause: None });
+    assert_eq!(life.status().overridden, None);
+    for own in [
+        Override { enabled: Some(true), ..neutral.clone() },
+        Override { generation: Some(0), ..neutral.clone() },
+        Override { now: true, ..neutral },
+    ] {
+        life.order(Orders { own: Some(own.clone()), pause: None });
+        assert_eq!(life.status().overridden, Some(own));
+    }
+}
+
+#[test]
 fn a_start_is_a_new_life() {
     let mut life = Life::running(declaration(|policy| {
         policy.restart = Restart::Always;
@@ -97,11 +125,10 @@ fn what_is_over_runs_again_by_a_restart_or_a_stop_and_a_start(#[case] mut life: 
     life.start(attempt);
     life.end(attempt, code(0));
     life.wait(seconds(2));
-    assert!(life.order(stopped(false)).is_empty());
-    assert_eq!(
-        (life.state(), life.status().outcome),
-        if life.state() == Waiting { (Waiting, None) } else { (Stopping, None) }
-    );
+    // At the end of a life there was a shell already.
+    let shell: &[&str] = if life.state() == Backoff { &["offer shell a"] } else { &[] };
+    assert_eq!(life.order(stopped(false)), shell);
+    assert_eq!((life.state(), life.status().outcome), (Waiting, None));
 }
 
 #[test]
@@ -153,7 +180,7 @@ fn an_entry_can_disable_and_an_override_enable() {
 fn a_disabled_agent_starts_for_no_other_reason() {
     let mut life = Life::over(timing_out(60), code(1));
     assert_eq!(life.state(), Backoff);
-    assert!(life.order(stopped(false)).is_empty());
+    assert_eq!(life.order(stopped(false)), ["offer shell a"]);
     assert!(life.update(restarting(Restart::Always)).is_empty());
     assert!(life.declare(launching(launch("a", "y"))).is_empty());
     assert!(life.wait(seconds(100_000)).is_empty());

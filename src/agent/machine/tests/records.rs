@@ -263,7 +263,12 @@ fn assert_status(what: &str, earlier: &Value, status: &AgentStatus) {
                 // It did not note which session that is.
                 "queued" => "its session is still in use by b".into(),
                 // It did not tell a removal from a stop of the daemon.
-                _ => reason.replace(&format!("{REMOVED}, or agentd is being stopped"), REMOVED).into(),
+                _ => reason
+                    .replace(&format!("{REMOVED}, or agentd is being stopped"), REMOVED)
+                    // The same in words that say more.
+                    .replace("0 restarts were allowed and made", "`max_restarts = 0` is reached")
+                    .replace("declared", "started as declared")
+                    .into(),
             },
             None => value.clone(),
         };
