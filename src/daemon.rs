@@ -353,9 +353,7 @@ async fn serve(
     let operators = self::group(&settings.operator_group, "--operator-group")?;
     let (agents_send, agent_uids) = watch::channel(BTreeSet::from([place.account.uid.as_raw()]));
     let overrides = overrides::Place::new(settings.override_dir.clone(), operators, agent_uids.clone());
-    if let Some(warning) = overrides.warning(&place.account, &settings.operator_group) {
-        tracing::warn!("{warning}");
-    }
+    warn_of_members(&overrides, &place.account, settings);
     let launch_listener = folder.map(SocketDir::bind_launch_socket).transpose()?;
     let signals = Signals::catch().map_err(failed("catch signals"))?;
 
@@ -454,6 +452,13 @@ async fn serve(
     api.end().await;
     tracing::info!("agentd has ended");
     ended.map(drop)
+}
+
+/// Warns if the default user is an operator.
+fn warn_of_members(overrides: &overrides::Place, account: &Account, settings: &Settings) {
+    if let Some(warning) = overrides.warning(account, &settings.operator_group) {
+        tracing::warn!("{warning}");
+    }
 }
 
 /// What the API answers from.
