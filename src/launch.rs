@@ -31,6 +31,7 @@ pub mod listener;
 pub mod login;
 pub mod program;
 pub mod protocol;
+pub mod sandbox;
 pub mod socket_dir;
 pub mod temporary_dir;
 pub mod terminal;

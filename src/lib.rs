@@ -31,7 +31,7 @@
 //! | [`deputy`] | the process with the agent user's rights: tmux clients, prompt files, working directories, text of logs, operators' terminals | `agent`, `logs`, `sys`, `text`, `wire` | read a request while it has root's rights; contain policy |
 //! | [`inputs`] | files → `Desired`: jcard, secrets, overrides, prompts, working directories | `agent`, `config`, `deputy`, `state`, `sys`, `text`, `wire` | start, signal or kill anything; treat an unreadable file as empty |
 //! | [`contain`] | finds and kills every process of an agent: trees, control groups, markers, scopes | `agent`, `sys`, `wire` | know policy or tmux; kill by name, argument or bare pid |
-//! | [`launch`] | the launcher: its protocol, main loop, login and terminal; the listener in the daemon | `agent`, `contain`, `logs`, `sys`, `text`, `wire` | contain policy; act on a launcher's claims about another agent |
+//! | [`launch`] | the launcher: its protocol, main loop, login, terminal and sandboxes; the listener in the daemon | `agent`, `contain`, `logs`, `sys`, `text`, `wire` | contain policy; act on a launcher's claims about another agent |
 //! | [`tmux`] | sessions and panes on the tmux server | `agent`, `deputy`, `launch`, `state`, `sys`, `wire` | trust what tmux prints; run a client as root |
 //! | [`observe`] | published state: the snapshot, the ring of events, metrics | `agent`, `contain`, `state`, `sys`, `text`, `wire` | reach an agent; hold a launch (it has redactors instead) |
 //! | [`supervisor`] | the one loop: event → step → effects → publish; one attempt at a time from the pane to its last process | `agent`, `contain`, `launch`, `logs`, `observe`, `state`, `sys`, `text`, `tmux`, `wire` | decide (that is `agent`); wait for anything but the next event |

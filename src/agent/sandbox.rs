@@ -56,6 +56,15 @@ impl Engine {
         }
     }
 
+    /// The package that it is in on Debian and in Nix; others name it so, too.
+    pub fn package(self) -> &'static str {
+        match self {
+            Self::Bwrap => "bubblewrap",
+            Self::Runsc => "runsc (in Nix: gvisor)",
+            Self::Crun => "crun",
+        }
+    }
+
     /// The engine of this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|engine| engine.name() == name)

@@ -14,6 +14,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use agentd::launch::sandbox::{self, inner};
 use agentd::launch::{launcher, program, temporary_dir};
 use agentd::sys::{panics, signal};
 
@@ -36,6 +37,20 @@ fn main() -> ExitCode {
     {
         temporary_dir::remove_left(Path::new(base), Path::new(socket), agent);
         return ExitCode::SUCCESS;
+    }
+    if let [command, rest @ ..] = words.as_slice() {
+        if let (true, [terminal]) = (command == inner::COMMAND, rest) {
+            panics::end_this_process();
+            return ExitCode::from(inner::run(&terminal.to_string_lossy()));
+        }
+        if command == inner::START_COMMAND {
+            return ExitCode::from(inner::start(rest));
+        }
+        if let (true, Some((engine, program))) = (command == sandbox::TRY_COMMAND, sandbox::words(rest)) {
+            return launcher::conclude(
+                sandbox::try_engine(engine, program).map(|()| 0).map_err(launcher::Error::Harness),
+            );
+        }
     }
     if words == ["--version"] {
         let line = format!("{} {}\n", program::NAME, env!("CARGO_PKG_VERSION"));

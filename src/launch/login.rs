@@ -103,6 +103,13 @@ pub struct Login {
     pub warning: Option<String>,
 }
 
+impl Login {
+    /// The value of a variable.
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
+        self.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_os_str())
+    }
+}
+
 /// A login in progress, in a separate process that is killed when this is dropped.
 #[derive(Debug)]
 pub struct Asked {

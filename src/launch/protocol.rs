@@ -6,14 +6,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::fingerprint::Fingerprint;
+use crate::agent::sandbox::Sandbox;
 use crate::sys::file_id::FileId;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::wire::status::Usage;
 
 /// The version of the protocol.
 ///
-/// Launcher and daemon may be of different builds: an agent's launcher outlives an upgrade of the daemon.
-pub const WIRE_VERSION: u32 = 1;
+/// Launcher and daemon may be of different builds: an agent's launcher outlives an upgrade of the daemon. A launcher of another
+/// version is followed if it has launched something, and sent away if it has not: it could miss something of its work, such as the
+/// sandbox, which launchers of version 1 do not know.
+pub const WIRE_VERSION: u32 = 2;
 
 /// The longest message from a launcher.
 pub const MAX_FROM_LAUNCHER: usize = 64 << 10;
@@ -127,6 +130,9 @@ pub enum ToLauncher {
         /// How long the login shell may take.
         #[serde(default)]
         login_patience: Option<Duration>,
+        /// The sandbox to start it in, if there is to be one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sandbox: Option<Box<Sandbox>>,
     },
     /// Write output to the two files that [come with](crate::sys::fd_passing) this message from now on: the earlier ones were
     /// moved or removed.

@@ -234,6 +234,20 @@ mod tests {
     }
 
     #[test]
+    fn a_sandbox_changes_a_fingerprint_but_for_its_seed() {
+        let key = Key::ephemeral().unwrap();
+        let of = |json: Option<&str>| {
+            let sandbox = json.map(|json| serde_json::from_str(json).unwrap());
+            key.fingerprint(&Launch { sandbox, ..launch(&["x"], &[]) })
+        };
+        let kept = of(Some(r#"{"engine":"bwrap","home":"kept","network":"host"}"#));
+        let seeded = of(Some(r#"{"engine":"bwrap","home":"kept","network":"host","seed":[".x"]}"#));
+        let other = of(Some(r#"{"engine":"crun","home":"kept","network":"host"}"#));
+        assert_eq!(kept, seeded);
+        assert!(kept.differs_in_command_from(&other) && kept.differs_in_command_from(&of(None)));
+    }
+
+    #[test]
     fn a_truncated_key_is_replaced() {
         let directory = TempDir::new().unwrap();
         fs::write(directory.path().join(FILE), "short").unwrap();

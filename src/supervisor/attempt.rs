@@ -707,6 +707,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             secrets: launch.secrets.clone(),
             kept_size: files.is_some().then(|| self.resources.log_files.size()),
             login_patience: Some(self.resources.login_patience),
+            sandbox: launch.sandbox.clone().map(Box::new),
         };
         // One that does not listen is one that does not start anything in time.
         launcher.order(&order, files.as_ref()).await;

@@ -19,6 +19,7 @@ mod declarations;
 mod described;
 mod diff;
 mod environment;
+mod escapes;
 mod excess;
 mod failures;
 mod history;
@@ -38,6 +39,7 @@ mod presets;
 mod quickstart;
 mod restart;
 mod root;
+mod sandbox;
 mod secrets;
 mod shortage;
 #[path = "../support/skip.rs"]

@@ -304,13 +304,13 @@ mod before_the_launcher {
     #[tokio::test(start_paused = true)]
     async fn a_launcher_of_another_version_is_not_sent_work() {
         let (mut stage, mut launcher) = (Stage::new(), FakeLauncher::start());
-        launcher.version = WIRE_VERSION + 1;
+        launcher.version = WIRE_VERSION - 1;
         stage.fakes.sessions.open.set(Ok(launcher.pid()));
         stage.launch().await;
         stage.report(&mut launcher, Progress::New).await;
         let told = stage.told();
         assert_eq!(told[0], "opened");
-        assert!(told[1].starts_with("retry: /bin/launcher speaks version 2 "), "{told:?}");
+        assert!(told[1].starts_with("retry: /bin/launcher speaks version 1 "), "{told:?}");
         assert_eq!(told[2..], ["gone"]);
         assert_eq!(launcher.heard().await, ["unwanted", "closed"]);
     }

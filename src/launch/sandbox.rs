@@ -1,0 +1,298 @@
+//! Sandboxes: the harness sees its work and the programs of the machine, and little else.
+//!
+//! ```text
+//! launcher ─ engine (bwrap, crun, runsc) ┄┄ agentd-launcher inner ─ the harness
+//!    └──────────── control channel ─────────────────┘
+//! ```
+//!
+//! The launcher starts the engine as the agent user, with the harness's terminal and in the agent's control group. So everything
+//! that holds for other agents holds here: the terminal and the log, how the harness ended, being stopped and killed. Root makes no
+//! sandbox, and no file holds a secret.
+//!
+//! What a sandbox consists of is a pure function of the declaration and of what was [found](machine) on the machine:
+//! [`mounts::plan`], and from that the arguments of [bubblewrap](bwrap) or the [configuration](oci) of an OCI runtime. What the
+//! launcher mounts may be replaced by another agent between the check and the mount. So the [process inside](inner) checks again.
+//!
+//! What cannot be sandboxed is not started. There is no fallback.
+
+mod bwrap;
+mod control;
+mod explain;
+mod filter;
+mod homes;
+pub mod inner;
+mod machine;
+mod mounts;
+mod oci;
+mod repository;
+mod trial;
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use nix::errno::Errno;
+
+pub use trial::{TRY_COMMAND, try_engine, words};
+
+pub(super) use control::{Channel, FromInside, Size, ToInside};
+use control::{Expected, Order};
+use machine::{Owner, Prepared};
+pub(super) use mounts::TEMPORARY;
+use mounts::{Facts, Item, Plan};
+
+use crate::agent::sandbox::{Engine, Home, Sandbox};
+use crate::launch::launcher::find;
+use crate::launch::protocol::Failure;
+use crate::launch::temporary_dir::{self, Scratch};
+use crate::sys::secret_bytes::SecretBytes;
+
+/// Variables of a login that name what no sandbox has.
+const OUTSIDE: [&str; 6] =
+    ["DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK", "TMUX", "TMUX_PANE", "XAUTHORITY", "XDG_RUNTIME_DIR"];
+
+/// The folder of the bundle that a fresh home is filled from.
+const SEED: &str = "seed";
+
+/// What of an environment is of use in a sandbox: everything that was declared, and of the rest what does not name something outside.
+pub(super) fn of_inside<'a>(
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    declared: impl Iterator<Item = &'a String>,
+) -> Vec<(OsString, OsString)> {
+    let declared: Vec<&String> = declared.collect();
+    let is_of_use = |name: &OsString| {
+        !OUTSIDE.iter().any(|outside| name == outside) || declared.iter().any(|declared| name == declared.as_str())
+    };
+    environment.into_iter().filter(|(name, _)| is_of_use(name)).collect()
+}
+
+/// What the sandbox of one attempt is made from.
+pub(super) struct Request<'a> {
+    pub sandbox: &'a Sandbox,
+    /// The agent's name.
+    pub agent: &'a str,
+    pub workdir: &'a Path,
+    /// The program and its arguments.
+    pub arguments: &'a [SecretBytes],
+    /// The environment of the login, in which the engine is looked for, too.
+    pub login: &'a [(OsString, OsString)],
+    /// The whole environment of the harness.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The variable that the agent's processes are known by.
+    pub mark: Option<(&'a str, &'a SecretBytes)>,
+    /// The socket of the daemon.
+    pub launch_socket: &'a Path,
+}
+
+/// A sandbox that is ready to be started.
+pub(super) struct Ready {
+    pub engine: Engine,
+    /// The size of the terminal, if it is known.
+    pub size: Option<Size>,
+    command: Command,
+    order: Order,
+    /// The folders that it consists of, which last as long as it does.
+    pub scratch: Vec<Scratch>,
+}
+
+/// A sandbox that is being started.
+pub(super) struct Begun {
+    pub engine: Engine,
+    pub child: Child,
+    pub channel: Channel,
+    pub scratch: Vec<Scratch>,
+}
+
+impl Request<'_> {
+    fn of_login(&self, name: &str) -> Option<&OsStr> {
+        self.login.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_os_str())
+    }
+
+    /// Makes everything that the engine needs.
+    pub fn prepare(&self) -> Result<Ready, Failure> {
+        let engine = self.sandbox.engine;
+        let program = self.sandbox.program.as_deref().map_or(OsStr::new(engine.name()), Path::as_os_str);
+        let program = find(program, self.of_login("PATH").unwrap_or_default())?;
+        let base = self.of_login(temporary_dir::VARIABLE);
+        let make = || Scratch::make(base, self.launch_socket, self.agent);
+        let (bundle, temporary) = make()
+            .and_then(|bundle| Ok((bundle, make()?)))
+            .map_err(|error| Failure { missing: true, ..failure("the sandbox has no folder of its own", &error) })?;
+        let home = Path::new(self.of_login("HOME").unwrap_or_default());
+        if !home.is_absolute() {
+            return Err(refused("the login names no home directory, so that the sandbox has none".to_owned()));
+        }
+        let made_home = self.make_home(home, bundle.path())?;
+        let launcher =
+            std::env::current_exe().map_err(|error| failure("the launcher does not find its program", &error))?;
+        let user = self.of_login("USER").or(self.of_login("LOGNAME")).and_then(OsStr::to_str).unwrap_or("agent");
+        let shell = Path::new(self.of_login("SHELL").unwrap_or(OsStr::new("/bin/sh")));
+        let prepared = Prepared { made_home, temporary: temporary.path().to_owned(), launcher };
+        let owner = Owner { user, home, shell };
+        let facts = machine::look(self.sandbox, owner, self.workdir, prepared, self.hidden(home)).map_err(refused)?;
+        let plan = mounts::plan(self.sandbox, &facts);
+        let root = bundle.path().join("rootfs");
+        make_root(&root, &plan.items).map_err(|error| failure("the root of the sandbox cannot be made", &error))?;
+        let command = self.command(&program, &plan, bundle.path(), &root, (facts.uid, facts.gid))?;
+        let order = self.order(&facts);
+        Ok(Ready { engine, size: None, command, order, scratch: vec![bundle, temporary] })
+    }
+
+    fn make_home(&self, home: &Path, bundle: &Path) -> Result<Option<PathBuf>, Failure> {
+        let seed = &self.sandbox.seed;
+        let made = match self.sandbox.home {
+            Home::Real => return Ok(None),
+            Home::Kept => homes::kept(home, self.agent, seed),
+            Home::Fresh if seed.is_empty() => return Ok(None),
+            Home::Fresh => {
+                let folder = bundle.join(SEED);
+                let made = fs::DirBuilder::new().mode(0o700).create(&folder);
+                made.map_err(|error| failure("the home cannot be made", &error))?;
+                homes::fill(home, &folder, seed).map(|()| folder)
+            }
+        };
+        made.map(Some).map_err(|error| refused(format!("the home of the sandbox cannot be made: {error}")))
+    }
+
+    /// The folders of agentd that no agent may reach from inside.
+    fn hidden(&self, home: &Path) -> Vec<PathBuf> {
+        let tmux = std::env::var_os("TMUX");
+        // The socket's path, the server, and a session.
+        let tmux = tmux.as_ref().and_then(|tmux| tmux.as_bytes().split(|&byte| byte == b',').next());
+        let sockets = [Some(self.launch_socket), tmux.map(|path| Path::new(OsStr::from_bytes(path)))];
+        let folders = sockets.into_iter().flatten().filter_map(|socket| socket.parent()?.canonicalize().ok());
+        folders.chain(home.join(homes::FOLDER).canonicalize().ok()).collect()
+    }
+
+    fn command(
+        &self,
+        program: &Path,
+        plan: &Plan,
+        bundle: &Path,
+        root: &Path,
+        ids: (u32, u32),
+    ) -> Result<Command, Failure> {
+        let Sandbox { engine, network, .. } = *self.sandbox;
+        let terminal = if is_relayed(engine) { inner::MADE } else { inner::GIVEN };
+        let inner = [inner::COMMAND, terminal];
+        let mut command = Command::new(program);
+        if engine == Engine::Bwrap {
+            command.args(bwrap::arguments(plan, root, network, ids, &inner));
+        } else {
+            let environment =
+                self.mark.map(|(name, value)| format!("{name}={}", String::from_utf8_lossy(value.as_slice())));
+            let environment = environment.into_iter().collect();
+            let settings = oci::Settings { engine, network, ids, environment, inner: &inner };
+            if let Some(path) = oci::unspeakable(plan) {
+                return Err(refused(format!(
+                    "{engine} takes no path like {}, which is not UTF-8; use bwrap",
+                    path.display()
+                )));
+            }
+            let config = oci::config(plan, &settings).to_string();
+            fs::write(bundle.join("config.json"), config)
+                .map_err(|error| failure("the sandbox cannot be described to its engine", &error))?;
+            command.args(oci::arguments(engine, network, bundle));
+        }
+        // The harness's own environment does not belong to what runs outside.
+        command.env_clear().envs(self.of_login("PATH").map(|path| ("PATH", path)));
+        command.envs(self.mark.map(|(name, value)| (name, OsStr::from_bytes(value.as_slice()))));
+        Ok(command)
+    }
+
+    fn order(&self, facts: &Facts) -> Order {
+        let secret = |text: &OsStr| SecretBytes::from(text.as_bytes().to_vec());
+        let environment = self.environment.iter().map(|(name, value)| (secret(name), secret(value))).collect();
+        let is_relayed = is_relayed(self.sandbox.engine);
+        // gVisor gives files numbers of its own.
+        let expected = if is_relayed { Vec::new() } else { expected(self.sandbox, facts) };
+        let seeded = facts.made_home.as_ref().filter(|_| self.sandbox.home == Home::Fresh);
+        Order {
+            arguments: self.arguments.to_vec(),
+            environment,
+            workdir: secret(self.workdir.as_os_str()),
+            expected,
+            seeded: seeded.map(|_| secret(facts.home.as_os_str())),
+            ids: is_relayed.then_some((facts.uid, facts.gid)),
+            size: None,
+        }
+    }
+}
+
+/// Whether the terminal of this engine's sandboxes is made inside.
+pub(super) fn is_relayed(engine: Engine) -> bool {
+    engine == Engine::Runsc
+}
+
+/// What another agent could have replaced since it was examined.
+fn expected(sandbox: &Sandbox, facts: &Facts) -> Vec<Expected> {
+    let repository =
+        facts.repository.iter().flat_map(|repository| repository.writable.iter().chain(&repository.read_only));
+    let paths = sandbox.read.iter().chain(&sandbox.write).chain(repository).chain([&facts.real_workdir]);
+    let expected = |path: &PathBuf| {
+        let metadata = fs::symlink_metadata(path).ok()?;
+        let path = SecretBytes::from(path.as_os_str().as_bytes().to_vec());
+        Some(Expected { path, device: metadata.dev(), inode: metadata.ino() })
+    };
+    paths.filter_map(expected).collect()
+}
+
+impl Ready {
+    /// The folder that a fresh home is filled from, which is of no use once it is.
+    pub fn seed(&self) -> Option<PathBuf> {
+        self.scratch.first().filter(|_| self.order.seeded.is_some()).map(|bundle| bundle.path().join(SEED))
+    }
+
+    /// Starts the engine with this as standard input and output.
+    ///
+    /// It is in a process group of its own, and leads no session: the process inside leads that of the terminal.
+    pub fn start(self, stdin: OwnedFd, stdout: OwnedFd) -> io::Result<Begun> {
+        let Self { engine, size, mut command, order, scratch } = self;
+        let order = Order { size, ..order };
+        let (near, far) = UnixStream::pair()?;
+        command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::from(OwnedFd::from(far)));
+        let child = command.process_group(0).spawn()?;
+        let mut channel = Channel::new(near)?;
+        channel.say(&ToInside::Start(order));
+        Ok(Begun { engine, child, channel, scratch })
+    }
+}
+
+/// What went wrong if the engine ended like that before anything ran inside.
+pub(super) fn explain(engine: Engine, words: &str, end: &str) -> Failure {
+    refused(explain::explain(engine, words, end, machine::kernel_settings()))
+}
+
+fn make_root(root: &Path, items: &[Item]) -> io::Result<()> {
+    fs::create_dir(root)?;
+    let place = |path: &Path| -> io::Result<PathBuf> {
+        let path = root.join(path.strip_prefix("/").unwrap_or(path));
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        Ok(path)
+    };
+    for item in items {
+        match item {
+            Item::Folder(path) => fs::create_dir_all(place(path)?)?,
+            Item::Blank(path) => fs::write(place(path)?, "")?,
+            Item::File(path, text) => fs::write(place(path)?, text)?,
+            Item::Link(path, to) => symlink(to, place(path)?)?,
+        }
+    }
+    Ok(())
+}
+
+fn failure(what: &str, error: &io::Error) -> Failure {
+    Failure { message: format!("{what}: {error}"), errno: error.raw_os_error(), missing: false, program: None }
+}
+
+/// A failure that a person has to see to.
+fn refused(message: String) -> Failure {
+    Failure { message, errno: Some(Errno::EPERM as i32), missing: false, program: None }
+}

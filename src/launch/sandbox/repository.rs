@@ -1,0 +1,257 @@
+//! The git repository that a working directory is in, and what of it a sandboxed agent may write.
+//!
+//! The agent commits, so the git directory is writable. Its hooks and configuration are not: git runs what they name, also as
+//! another user who uses the repository later. Each git directory is a mount of its own, so that it cannot be renamed and replaced
+//! by another one with other hooks.
+//!
+//! A `.git` file names a git directory anywhere, and an agent may have written that file. So it counts only if the git directory
+//! names the working tree, too, as those of `git worktree` do: only somebody who could write there anyway can have made it so. The
+//! git directory of a submodule counts if it is in the repository around it.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::sys::regular_file;
+
+/// The longest file that names a path.
+const MOST: u64 = 8 << 10;
+
+/// What only the owner of a repository may change: what git runs, and where it looks for that.
+const RUN_BY_GIT: [&str; 5] = ["hooks", "config", "config.worktree", "commondir", "gitdir"];
+
+/// A repository.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Repository {
+    /// The top of the working tree.
+    pub top: Option<PathBuf>,
+    /// The git directories.
+    pub writable: Vec<PathBuf>,
+    /// What of them is not to be changed.
+    pub read_only: Vec<PathBuf>,
+}
+
+/// Finds the repository that the working directory is in.
+///
+/// Both paths have no links. The home and what is above it are nobody's working tree here: all of it would be shown.
+pub(super) fn find(workdir: &Path, home: &Path) -> Result<Option<Repository>, String> {
+    if is_git_dir(workdir) {
+        let mut bare = Repository { top: None, writable: vec![workdir.to_owned()], read_only: Vec::new() };
+        bare.protect(workdir)?;
+        return Ok(Some(bare));
+    }
+    for top in workdir.ancestors() {
+        if home.starts_with(top) {
+            return Ok(None);
+        }
+        let git = top.join(".git");
+        let Ok(metadata) = fs::symlink_metadata(&git) else { continue };
+        let mut repository = Repository { top: Some(top.to_owned()), ..Repository::default() };
+        let is_found = if metadata.is_dir() {
+            is_git_dir(&git) && repository.add(&git)?
+        } else {
+            metadata.is_file() && repository.add_named(top, &git, home)?
+        };
+        return Ok(is_found.then_some(repository));
+    }
+    Ok(None)
+}
+
+/// Whether this looks like a git directory to git itself.
+fn is_git_dir(path: &Path) -> bool {
+    path.join("HEAD").is_file() && path.join("objects").is_dir() && path.join("refs").is_dir()
+}
+
+impl Repository {
+    fn add(&mut self, git: &Path) -> Result<bool, String> {
+        self.writable.push(git.to_owned());
+        self.protect(git)?;
+        Ok(true)
+    }
+
+    /// Adds what the `.git` file of a worktree or submodule names. Returns whether that can be believed.
+    fn add_named(&mut self, top: &Path, file: &Path, home: &Path) -> Result<bool, String> {
+        let Some(git) = named_in(file, b"gitdir: ").and_then(|path| top.join(path).canonicalize().ok()) else {
+            return Ok(false);
+        };
+        // COMMON/worktrees/NAME
+        let common = git.parent().filter(|parent| parent.ends_with("worktrees")).and_then(Path::parent);
+        let names_back = || {
+            named_in(&git.join("gitdir"), b"")
+                .is_some_and(|back| git.join(back).canonicalize().is_ok_and(|back| back == *file))
+        };
+        if let Some(common) = common.filter(|common| is_git_dir(common) && !home.starts_with(common)) {
+            if !names_back() {
+                return Ok(false);
+            }
+            self.add(common)?;
+            self.protect(&git)?;
+            self.read_only.push(file.to_owned());
+            return Ok(true);
+        }
+        let around = top.ancestors().skip(1).take_while(|above| !home.starts_with(above));
+        let holds = |above: &Path| git.starts_with(above.join(".git/modules")) && is_git_dir(&above.join(".git"));
+        let Some(above) = around.into_iter().find(|above| holds(above)).filter(|_| is_git_dir(&git)) else {
+            return Ok(false);
+        };
+        self.top = Some(above.to_owned());
+        self.add(&git)?;
+        self.read_only.push(file.to_owned());
+        Ok(true)
+    }
+
+    /// Keeps what git runs from being changed.
+    fn protect(&mut self, git: &Path) -> Result<(), String> {
+        for name in RUN_BY_GIT {
+            let path = git.join(name);
+            match fs::symlink_metadata(&path) {
+                Ok(metadata) if metadata.is_symlink() => {
+                    return Err(format!(
+                        "{} is a link, which cannot be kept from being replaced; make it a file or folder of its own",
+                        path.display()
+                    ));
+                }
+                Ok(_) => self.read_only.push(path),
+                // git makes it with each repository, but does not need it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && name == "hooks" && is_git_dir(git) => {
+                    fs::create_dir(&path).map_err(|error| format!("{} cannot be made: {error}", path.display()))?;
+                    self.read_only.push(path);
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The path in a file that consists of this word and a path.
+fn named_in(file: &Path, word: &[u8]) -> Option<PathBuf> {
+    let (text, _) = regular_file::read(file, MOST).ok()?;
+    let path = text.strip_prefix(word)?;
+    let path = path.strip_suffix(b"\n").unwrap_or(path);
+    (!path.is_empty()).then(|| OsStr::from_bytes(path).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn git(folder: &Path, words: &[&str]) {
+        let mut command = Command::new("git");
+        command.current_dir(folder).args([
+            "-c",
+            "user.name=a",
+            "-c",
+            "user.email=a@b",
+            "-c",
+            "protocol.file.allow=always",
+        ]);
+        command.args(words).env("GIT_CONFIG_NOSYSTEM", "1").env("HOME", "/nonexistent");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    struct Place {
+        folder: TempDir,
+        root: PathBuf,
+    }
+
+    /// A repository `repo` with the folder `sub`.
+    fn place() -> Place {
+        let folder = TempDir::new().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("repo/sub")).unwrap();
+        fs::create_dir_all(root.join("home")).unwrap();
+        git(&root.join("repo"), &["init", "-q"]);
+        git(&root.join("repo"), &["commit", "-q", "--allow-empty", "-m", "x"]);
+        Place { folder, root }
+    }
+
+    impl Place {
+        fn find(&self, workdir: &str) -> Option<Repository> {
+            assert!(self.folder.path().is_dir());
+            find(&self.root.join(workdir), &self.root.join("home")).unwrap()
+        }
+
+        fn paths(&self, paths: &[&str]) -> Vec<PathBuf> {
+            paths.iter().map(|path| self.root.join(path)).collect()
+        }
+    }
+
+    #[test]
+    fn a_git_dir_is_writable_but_for_what_git_runs() {
+        let place = place();
+        let expected = Repository {
+            top: Some(place.root.join("repo")),
+            writable: place.paths(&["repo/.git"]),
+            read_only: place.paths(&["repo/.git/hooks", "repo/.git/config"]),
+        };
+        assert_eq!(place.find("repo"), Some(expected.clone()));
+        assert_eq!(place.find("repo/sub"), Some(expected.clone()));
+        fs::remove_dir_all(place.root.join("repo/.git/hooks")).unwrap();
+        assert_eq!(place.find("repo"), Some(expected));
+        assert_eq!(place.find("home"), None);
+    }
+
+    #[test]
+    fn a_worktree_has_its_common_dir() {
+        let place = place();
+        git(&place.root.join("repo"), &["worktree", "add", "-q", "../tree"]);
+        let found = place.find("tree").unwrap();
+        assert_eq!(found.writable, place.paths(&["repo/.git"]));
+        let names = ["repo/.git/worktrees/tree/commondir", "repo/.git/worktrees/tree/gitdir", "tree/.git"];
+        for path in place.paths(&names).iter().chain(&place.paths(&["repo/.git/hooks", "repo/.git/config"])) {
+            assert!(found.read_only.contains(path), "{} in {found:?}", path.display());
+        }
+    }
+
+    #[test]
+    fn a_submodule_has_its_git_dir() {
+        let place = place();
+        git(&place.root, &["clone", "-q", "repo", "other"]);
+        git(&place.root.join("repo"), &["submodule", "--quiet", "add", "../other", "module"]);
+        let found = place.find("repo/module").unwrap();
+        assert_eq!(found.writable, place.paths(&["repo/.git/modules/module"]));
+        assert_eq!(found.top, Some(place.root.join("repo")));
+    }
+
+    #[test]
+    fn a_git_file_that_an_agent_wrote_opens_nothing() {
+        let place = place();
+        let root = &place.root;
+        git(&root.join("repo"), &["worktree", "add", "-q", "../tree"]);
+        fs::create_dir_all(root.join("work/fake/worktrees/x")).unwrap();
+        fs::write(root.join("work/fake/worktrees/x/gitdir"), root.join("work/.git").as_os_str().as_bytes()).unwrap();
+        fs::write(root.join("work/fake/worktrees/x/commondir"), root.join("home").as_os_str().as_bytes()).unwrap();
+        let repository = root.join("repo/.git");
+        for target in
+            [&root.join("home"), &repository, &repository.join("worktrees/tree"), &root.join("work/fake/worktrees/x")]
+        {
+            fs::write(root.join("work/.git"), [b"gitdir: ", target.as_os_str().as_bytes(), b"\n"].concat()).unwrap();
+            assert_eq!(place.find("work"), None, "{}", target.display());
+        }
+    }
+
+    #[test]
+    fn a_home_is_no_working_tree() {
+        let place = place();
+        let workdir = place.root.join("repo/sub");
+        assert_eq!(find(&workdir, &place.root.join("repo")).unwrap(), None);
+        assert_eq!(find(&workdir, &place.root.join("repo/home")).unwrap(), None);
+    }
+
+    #[test]
+    fn a_link_in_place_of_hooks_is_refused() {
+        let place = place();
+        fs::remove_dir_all(place.root.join("repo/.git/hooks")).unwrap();
+        std::os::unix::fs::symlink("/etc", place.root.join("repo/.git/hooks")).unwrap();
+        let error = find(&place.root.join("repo"), &place.root.join("home")).unwrap_err();
+        assert!(error.contains("repo/.git/hooks is a link"), "{error}");
+    }
+}
