@@ -299,7 +299,7 @@ fn a_missing_engine_or_path_is_said_and_nothing_is_started() {
     let daemon = Setup::new().start(&entries.concat());
     for (name, expected) in [
         ("gone", "`sandbox_read`: @DIR/nowhere does not exist"),
-        ("root", "`sandbox_write`: / is the whole machine"),
+        ("root", "a path in `sandbox_write` is the whole machine"),
         ("theirs", "`sandbox_write`: /usr belongs to another user"),
         ("home", "holds the home of the agent user"),
         ("inside", "fake-harness is not in the sandbox: it is @DIR/bin/fake-harness"),

@@ -368,6 +368,28 @@ fn doctor_and_check_make_a_sandbox_as_the_agent_user() {
 }
 
 #[test]
+fn doctor_and_check_find_an_engine_that_works() {
+    if !crate::sandbox::has("bwrap") {
+        return;
+    }
+    let daemon = Setup::new().start(&agent("a", "sleep inf", "type = \"sandboxed\"\nenabled = false"));
+    let found = doctor(&daemon);
+    let is_said = |said: &str| found.checks.iter().any(|check| check.0 == "sandbox" && check.2.contains(said));
+    assert!(is_said("bwrap makes sandboxes, for 1 sandboxed agent"), "{:#?}", found.checks);
+    assert_eq!(found.code, Some(0));
+    let user = daemon.agent_account().name;
+    let jcard = daemon.jcard();
+    let (code, said) = run(&mut daemon.agentd(&["check", "--here", "--user", &user, jcard.to_str().unwrap()]));
+    assert!(code == Some(0) && !said.contains("the sandbox of"), "{said}");
+    // Nothing has a program of this name.
+    daemon.edit_jcard(&agent("a", "sleep inf", "sandbox = \"runsc\"\nenabled = false"));
+    let words = ["check", "--here", "--user", &user, "--runsc-path", "/nowhere/runsc", jcard.to_str().unwrap()];
+    let (_, said) = run(&mut daemon.agentd(&words));
+    assert!(said.contains("warning: a: the sandbox of runsc (/nowhere/runsc) cannot be made: "), "{said}");
+    assert!(said.contains("correct --runsc-path"), "{said}");
+}
+
+#[test]
 fn doctor_names_groups_that_the_tmux_server_lacks() {
     if !root() {
         return;
