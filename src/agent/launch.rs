@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::agent::changes::Marks;
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::Name;
+use crate::agent::packages::Package;
 use crate::sys::secret_bytes::SecretBytes;
 
 /// What is launched. If any of it changes, the agent is launched again.
@@ -25,6 +27,10 @@ pub struct Launch {
     pub secrets: BTreeSet<String>,
     /// Where it runs.
     pub workdir: PathBuf,
+    /// Packages of Nix whose programs come first in its `PATH`.
+    pub packages: Vec<Package>,
+    /// How long these may take to be built. A change of this alone launches nothing.
+    pub packages_timeout: Duration,
     /// Of all of the above but what the preset gives of itself.
     pub fingerprint: Fingerprint,
     /// Of each of them, to tell by name what a later declaration changes.
@@ -46,6 +52,8 @@ impl Launch {
             environment: BTreeMap::new(),
             secrets: BTreeSet::new(),
             workdir: "/".into(),
+            packages: Vec::new(),
+            packages_timeout: crate::agent::packages::TIMEOUT,
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: true,

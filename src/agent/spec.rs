@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::harness::Harness;
 use crate::agent::name::Name;
+use crate::agent::packages::Package;
 use crate::sys::secret_bytes::SecretBytes;
 
 /// One agent as declared, every field validated and every default filled in.
@@ -34,6 +35,10 @@ pub struct AgentSpec {
     pub env: BTreeMap<String, SecretBytes>,
     /// The secrets that are passed: all of them, or these, which must then all be there.
     pub secrets: Option<BTreeSet<String>>,
+    /// Packages of Nix whose programs come first in its `PATH`.
+    pub packages: Vec<Package>,
+    /// How long these may take to be built.
+    pub packages_timeout: Duration,
     /// How the agent is confined.
     pub kind: Kind,
     /// When it is restarted, timed out, killed.
@@ -51,6 +56,7 @@ impl fmt::Debug for AgentSpec {
             .field("session", &self.session)
             .field("env", &self.env.keys())
             .field("secrets", &self.secrets)
+            .field("packages", &self.packages)
             .field("kind", &self.kind)
             .field("policy", &self.policy)
             .finish_non_exhaustive()

@@ -5,6 +5,7 @@
 use std::collections::{HashMap, hash_map};
 use std::hash::Hash;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
@@ -13,6 +14,7 @@ use super::fields::{Fields, alternatives, described, quoted};
 use super::position::Places;
 use crate::agent::harness::{HARNESSES, Harness};
 use crate::agent::name::{InvalidName, Key, Name};
+use crate::agent::packages;
 use crate::agent::spec::{AgentSpec, Kind, Limits, Policy, Prompt, Restart};
 use crate::config::{Config, Entry, Finding, Lines, MAX_AGENTS, MAX_REPLICAS, MAX_TOGETHER, Options, Severity};
 use crate::text::suggest::nearest;
@@ -172,6 +174,8 @@ impl<'a> Draft<'a> {
         let workdir = fields.workdir("workdir").unwrap_or_else(|| options.default_workdir.clone());
         let env = fields.variables("env").unwrap_or_default();
         let secrets = fields.variable_names("secrets");
+        let packages = fields.packages("extra_packages").unwrap_or_default();
+        let packages_timeout = read_packages_timeout(fields);
         let kind = read_kind(fields, options);
         let policy = read_policy(fields);
         fields.unknown_keys();
@@ -191,6 +195,8 @@ impl<'a> Draft<'a> {
                 session: name.clone(),
                 env,
                 secrets,
+                packages,
+                packages_timeout,
                 kind,
                 policy,
             }),
@@ -285,6 +291,15 @@ fn read_kind(fields: &mut Fields<'_>, options: &Options) -> Kind {
         fields.error(fields.place("type"), format!("this version has no sandbox; {right}"));
     }
     kind
+}
+
+fn read_packages_timeout(fields: &mut Fields<'_>) -> Duration {
+    let timeout = fields.duration("extra_packages_timeout");
+    if timeout.is_some_and(|timeout| timeout.is_zero()) {
+        let right = "write how long a build may take, for example \"10m\"";
+        fields.error(fields.place("extra_packages_timeout"), format!("`extra_packages_timeout` is too small; {right}"));
+    }
+    timeout.unwrap_or(packages::TIMEOUT)
 }
 
 fn read_policy(fields: &mut Fields<'_>) -> Policy {
@@ -520,8 +535,10 @@ fn size(spec: &AgentSpec) -> usize {
         Some(Prompt::File(_)) | None => 0,
     };
     let texts = spec.command.iter().chain(&spec.args).chain(spec.env.keys()).chain(spec.secrets.iter().flatten());
+    let packages = spec.packages.iter().map(|package| package.as_str().len());
     let values = spec.env.values().map(|value| value.as_slice().len());
-    prompt + texts.map(String::len).chain(values).map(|length| length + size_of::<String>()).sum::<usize>()
+    prompt
+        + texts.map(String::len).chain(packages).chain(values).map(|length| length + size_of::<String>()).sum::<usize>()
 }
 
 /// Claims something that must be unique; returns the line of its owner if it is taken.

@@ -9,6 +9,7 @@ use rstest::rstest;
 
 use super::*;
 use crate::agent::name::{InvalidName, Name};
+use crate::agent::packages::Package;
 use crate::agent::spec::{Kind, Limits, Policy, Prompt, Restart, Workdir};
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::secret_bytes::SecretBytes;
@@ -186,6 +187,8 @@ mod defaults {
             session: "claude-code".parse().unwrap(),
             env: BTreeMap::new(),
             secrets: None,
+            packages: Vec::new(),
+            packages_timeout: Duration::from_mins(10),
             kind: Kind::Native,
             policy: Policy {
                 restart: Restart::No,
@@ -308,6 +311,8 @@ mod fields {
                     .map(|(name, value)| (text(name), SecretBytes::from(value)))
                     .into(),
                 secrets: Some([text("API_KEY"), text("TOKEN")].into()),
+                packages: Vec::new(),
+                packages_timeout: Duration::from_mins(10),
                 kind: Kind::Native,
                 policy: Policy {
                     restart: Restart::OnFailure,
@@ -694,8 +699,12 @@ mod unknown_keys {
     }
 
     #[test]
-    fn of_other_programs_are_ignored() {
-        agent_with("extra_packages = [\"ripgrep\"]");
+    fn of_packages_are_read() {
+        let spec = agent_despite_warnings("extra_packages = [\"ripgrep\", \"python3Packages.numpy\"]");
+        assert_eq!(spec.packages.iter().map(Package::as_str).collect::<Vec<_>>(), ["ripgrep", "python3Packages.numpy"]);
+        assert_eq!(spec.packages_timeout, Duration::from_mins(10));
+        let spec = agent_with("type = \"native\"\nextra_packages = [\"jq\"]\nextra_packages_timeout = \"1h\"");
+        assert_eq!((spec.packages.len(), spec.packages_timeout), (1, Duration::from_hours(1)));
     }
 
     #[test]

@@ -156,6 +156,8 @@ fn declare(
             environment,
             secrets: secrets_given,
             workdir,
+            packages: spec.packages.clone(),
+            packages_timeout: spec.packages_timeout,
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: spec.secrets.is_some() || secrets.is_complete,
@@ -216,6 +218,10 @@ impl KnownMarks {
             if !words.is_empty() {
                 mark(name, &words.iter().map(String::as_bytes).collect::<Vec<_>>());
             }
+        }
+        if !launch.packages.is_empty() {
+            let names: Vec<&[u8]> = launch.packages.iter().map(|package| package.as_str().as_bytes()).collect();
+            mark("extra_packages", &names);
         }
         if let (Some(from), Some(text)) = (&spec.prompt, prompt) {
             let name = if matches!(from, Prompt::File(_)) { "prompt_file" } else { "prompt" };

@@ -4,7 +4,7 @@
 //! survives every signal that can be caught, and it is the reaper of all its descendants, so none of them escapes by forking twice.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,9 +30,11 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGTERM, SIGWINCH};
 
 use super::daemon_link::{DAEMON_TIMEOUT, DaemonLink, Said, readable};
 use super::login::{self, Asked, Login};
+use super::packages::{self, Building};
 use super::protocol::{End, Ending, Failure, FromLauncher, Harness, Log, ProgramNotFound, Progress, ToLauncher};
 use super::temporary_dir::{self, Scratch};
 use super::terminal::Terminal;
+use crate::agent::packages::{Built, Package, TIMEOUT};
 use crate::contain::marker;
 use crate::logs::writer::Writer;
 use crate::sys::clock::Timestamp;
@@ -110,9 +112,13 @@ pub fn conclude(result: Result<u8, Error>) -> ExitCode {
 fn live(name: &str, attempt: u64, socket: &Path, agentd: &Path) -> Result<Ending, Error> {
     let mut signals = Caught::new()?;
     let mut daemon = DaemonLink::new(socket, name, attempt);
-    let (order, login_patience) = await_order(&mut daemon, &mut signals)?.ok_or(Error::Unwanted)?;
+    let (mut order, login_patience) = await_order(&mut daemon, &mut signals)?.ok_or(Error::Unwanted)?;
     // Not earlier: until now, the daemon does not know the children of this process as the agent's.
-    let started = match log_in(&order, agentd, login_patience, &mut daemon, &mut signals)? {
+    let prepared = match log_in(&order, agentd, login_patience, &mut daemon, &mut signals)? {
+        Ok(mut login) => build(&mut order, &mut login, agentd, &mut daemon, &mut signals)?.map(|()| login),
+        Err(failure) => Err(failure),
+    };
+    let started = match prepared {
         Ok(login) => start(order, login, &mut daemon),
         Err(failure) => {
             drop(order);
@@ -149,8 +155,17 @@ fn await_order(daemon: &mut DaemonLink, signals: &mut Caught) -> io::Result<Opti
 }
 
 fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) -> Option<(Order, Duration)> {
-    let ToLauncher::Launch { arguments, environment, workdir, fingerprint, secrets, kept_size, login_patience } =
-        message
+    let ToLauncher::Launch {
+        arguments,
+        environment,
+        workdir,
+        fingerprint,
+        secrets,
+        kept_size,
+        login_patience,
+        packages,
+        packages_timeout,
+    } = message
     else {
         return None;
     };
@@ -162,7 +177,11 @@ fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) ->
     });
     daemon.log = log.as_ref().and_then(written_to);
     let workdir = PathBuf::from(OsStr::from_bytes(workdir.as_slice()));
-    Some((Order { arguments, environment, workdir, log }, login_patience.unwrap_or(login::LOGIN_TIMEOUT)))
+    let packages_timeout = packages_timeout.unwrap_or(TIMEOUT);
+    Some((
+        Order { arguments, environment, workdir, packages, packages_timeout, log },
+        login_patience.unwrap_or(login::LOGIN_TIMEOUT),
+    ))
 }
 
 /// Logs the agent user in. The inner error says why that failed.
@@ -198,9 +217,96 @@ fn log_in(
     }
 }
 
+/// Has the packages built, and puts their programs first in the `PATH`. The inner error says why they are not there.
+fn build(
+    order: &mut Order,
+    login: &mut Login,
+    agentd: &Path,
+    daemon: &mut DaemonLink,
+    signals: &mut Caught,
+) -> io::Result<Result<(), Failure>> {
+    if order.packages.is_empty() {
+        return Ok(Ok(()));
+    }
+    daemon.say(&FromLauncher::Building);
+    let environment = of_packages(order, login);
+    let begun = Building::begin(agentd, &daemon.name, &order.packages, environment, order.packages_timeout);
+    let mut building = match begun {
+        Ok(building) => building,
+        Err(error) => return Ok(Err(unbuilt(format!("{} cannot be run: {error}", agentd.display())))),
+    };
+    let built = await_packages(&mut building, daemon, signals)?;
+    let Built { programs, .. } = match built {
+        Ok(built) => built,
+        Err(failure) => {
+            end_building(&building, signals)?;
+            return Ok(Err(failure));
+        }
+    };
+    if let Some(path) = order.environment.get_mut("PATH") {
+        let with = packages::with_programs(&programs, Some(OsStr::from_bytes(path.as_slice())));
+        *path = SecretBytes::from(with.as_bytes().to_vec());
+    }
+    let path = login.environment.iter().position(|(name, _)| name == "PATH");
+    let path = path.map(|at| login.environment.swap_remove(at).1);
+    login.environment.push(("PATH".into(), packages::with_programs(&programs, path.as_deref())));
+    Ok(Ok(()))
+}
+
+/// What the step that builds packages has of the environment: the login's, and what is declared for Nix.
+fn of_packages(order: &Order, login: &Login) -> BTreeMap<OsString, OsString> {
+    let is_given = |name: &str| name == marker::VARIABLE || packages::is_for_nix(name);
+    let declared = order.environment.iter().filter(|(name, _)| is_given(name));
+    let declared = declared.map(|(name, value)| (name.into(), OsStr::from_bytes(value.as_slice()).to_owned()));
+    login.environment.iter().cloned().chain(declared).collect()
+}
+
+/// Waits for the packages. The inner error says why they are not there, or that they are no longer wanted.
+fn await_packages(
+    building: &mut Building,
+    daemon: &mut DaemonLink,
+    signals: &mut Caught,
+) -> io::Result<Result<Built, Failure>> {
+    loop {
+        if let Some(built) = building.take_in() {
+            return Ok(built.map_err(unbuilt));
+        }
+        // The next daemon learns of the outcome.
+        while let Some((message, _)) = daemon.receive(None) {
+            if matches!(message, ToLauncher::Interrupt | ToLauncher::InterruptAgain | ToLauncher::Unwanted) {
+                return Ok(Err(not_yet("it was stopped before it started".to_owned())));
+            }
+        }
+        if signals.hang_up.has_come() {
+            return Ok(Err(not_yet("its pane was closed before it started".to_owned())));
+        }
+        let limit = building.limit();
+        let descriptors = [Some(signals.descriptor()), daemon.descriptor(), Some(building.descriptor())].map(readable);
+        let mut descriptors: Vec<PollFd> = descriptors.into_iter().flatten().collect();
+        poll::wait(&mut descriptors, Some(limit))?;
+        signals.take_in();
+    }
+}
+
+/// Ends what builds packages: Nix by SIGINT, and then whatever is left.
+fn end_building(building: &Building, signals: &mut Caught) -> io::Result<()> {
+    building.interrupt();
+    let limit = Instant::now() + packages::END_TIMEOUT;
+    while building.pid().is_some_and(|pid| reap(pid).is_none()) && Instant::now() < limit {
+        poll::wait(&mut [PollFd::new(signals.descriptor(), PollFlags::POLLIN)], Some(limit))?;
+        signals.take_in();
+    }
+    clean_up(signals);
+    Ok(())
+}
+
+fn unbuilt(message: String) -> Failure {
+    Failure { packages: true, ..not_yet(message) }
+}
+
 /// A failure that the next attempt may not have.
 fn not_yet(message: String) -> Failure {
-    Failure { message, errno: None, missing: true, program: None }
+    Failure { message, errno: None, missing: true, program: None, packages: false }
 }
 
 fn written_to(log: &Writer) -> Option<Log> {
@@ -211,6 +317,8 @@ struct Order {
     arguments: Vec<SecretBytes>,
     environment: BTreeMap<String, SecretBytes>,
     workdir: PathBuf,
+    packages: Vec<Package>,
+    packages_timeout: Duration,
     log: Option<Writer>,
 }
 
@@ -225,7 +333,13 @@ fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<(Harness
         .map_err(|failure| Failure { missing: true, ..failure })?;
     let words: Vec<&OsStr> = order.arguments.iter().map(|argument| OsStr::from_bytes(argument.as_slice())).collect();
     let Some((&program, arguments)) = words.split_first() else {
-        return Err(Failure { message: "no program was given".to_owned(), errno: None, missing: false, program: None });
+        return Err(Failure {
+            message: "no program was given".to_owned(),
+            errno: None,
+            missing: false,
+            program: None,
+            packages: false,
+        });
     };
     let declared_path = order.environment.get("PATH").map(|path| OsStr::from_bytes(path.as_slice()));
     let of_login = |name: &str| {
@@ -272,7 +386,13 @@ fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<(Harness
 }
 
 fn failure(what: &str, error: &io::Error) -> Failure {
-    Failure { message: format!("{what}: {error}"), errno: error.raw_os_error(), missing: false, program: None }
+    Failure {
+        message: format!("{what}: {error}"),
+        errno: error.raw_os_error(),
+        missing: false,
+        program: None,
+        packages: false,
+    }
 }
 
 /// Searches as `execvp(3)` does, but in the `PATH` that the harness will have, and with an error that says where it searched.
@@ -309,6 +429,7 @@ fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
             errno: Some(Errno::ENOENT as i32),
             missing: false,
             program: Some(ProgramNotFound { name: shown.to_string(), path: Some(path.display().to_string()) }),
+            packages: false,
         }),
     }
 }

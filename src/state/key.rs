@@ -120,6 +120,11 @@ impl Marker {
         for argument in &launch.arguments {
             hash.text(argument.as_slice());
         }
+        if !launch.packages.is_empty() {
+            hash.text(b"packages");
+            hash.count(launch.packages.len());
+            launch.packages.iter().for_each(|package| hash.text(package.as_str().as_bytes()));
+        }
         environment.count(launch.environment.len());
         for (name, value) in &launch.environment {
             environment.text(name.as_bytes());
@@ -194,8 +199,8 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::agent::changes::Marks;
     use crate::agent::fingerprint::Fingerprint;
+    use crate::agent::packages::Package;
     use crate::sys::secret_bytes::SecretBytes;
 
     fn launch(arguments: &[&str], environment: &[(&str, &str)]) -> Launch {
@@ -203,14 +208,22 @@ mod tests {
             name: "a".parse().unwrap(),
             session: "a".parse().unwrap(),
             arguments: arguments.iter().copied().map(SecretBytes::from).collect(),
-            prompt: None,
             environment: environment.iter().map(|&(name, value)| (name.to_owned(), SecretBytes::from(value))).collect(),
-            secrets: BTreeSet::new(),
-            workdir: "/".into(),
-            fingerprint: Fingerprint::default(),
-            marks: Marks::none(),
-            is_certain: true,
+            ..Launch::of_nothing()
         }
+    }
+
+    fn with_packages(names: &[&str]) -> Launch {
+        let packages = names.iter().map(|name| Package::new(name).unwrap()).collect();
+        Launch { packages, ..launch(&["a"], &[]) }
+    }
+
+    /// It bounds a start, and is nothing that is started.
+    #[test]
+    fn the_time_for_packages_does_not_count() {
+        let (key, launch) = (Key::ephemeral().unwrap(), with_packages(&["b"]));
+        let patient = Launch { packages_timeout: launch.packages_timeout * 2, ..launch.clone() };
+        assert_eq!(key.fingerprint(&launch), key.fingerprint(&patient));
     }
 
     #[test]
@@ -272,6 +285,9 @@ mod tests {
             launch(&[], &[("a", "b")]),
             Launch { workdir: "/b".into(), ..launch(&["a"], &[]) },
             Launch { session: "b".parse().unwrap(), ..launch(&["a"], &[]) },
+            with_packages(&["b"]),
+            with_packages(&["b", "c"]),
+            with_packages(&["c", "b"]),
         ];
         let prints: BTreeMap<String, usize> =
             launches.iter().enumerate().map(|(at, launch)| (key.fingerprint(launch).0, at)).collect();

@@ -37,13 +37,11 @@ fn launch(session: &str, argument: &str) -> Arc<Launch> {
         name: name("a"),
         session: name(session),
         arguments: vec![SecretBytes::from(argument)],
-        prompt: None,
         environment: [("KEY".to_owned(), SecretBytes::from(SECRET))].into(),
         secrets: ["KEY".to_owned()].into(),
-        workdir: "/".into(),
         fingerprint: Fingerprint::of(&format!("{session} {argument}")),
         marks: marks(session, argument),
-        is_certain: true,
+        ..Launch::of_nothing()
     })
 }
 

@@ -477,7 +477,13 @@ mod a_launcher_at_work {
     ) {
         let (stage, mut launcher) = launched().await;
         launcher
-            .say(FromLauncher::Failed(Failure { message: "no such program".to_owned(), errno, missing, program: None }))
+            .say(FromLauncher::Failed(Failure {
+                message: "no such program".to_owned(),
+                errno,
+                missing,
+                program: None,
+                packages: false,
+            }))
             .await;
         until("it is told", || stage.count_told() > 0).await;
         assert_eq!(stage.told(), [expected]);
@@ -493,7 +499,7 @@ mod a_launcher_at_work {
         let (stage, mut launcher) = launched().await;
         let program = ProgramNotFound { name: "claude".to_owned(), path: path.map(str::to_owned) };
         let message = "claude: not found".to_owned();
-        let failure = Failure { message, errno: Some(ENOENT), missing: false, program: Some(program) };
+        let failure = Failure { message, errno: Some(ENOENT), missing: false, program: Some(program), packages: false };
         launcher.say(FromLauncher::Failed(failure)).await;
         until("it is told", || stage.count_told() > 0).await;
         assert_eq!(stage.told(), [expected]);
@@ -520,8 +526,13 @@ mod a_launcher_at_work {
     #[tokio::test(start_paused = true)]
     async fn an_attempt_that_failed_keeps_its_log() {
         let (stage, mut launcher) = launched().await;
-        let failure =
-            Failure { message: "no such program".to_owned(), errno: Some(ENOEXEC), missing: false, program: None };
+        let failure = Failure {
+            message: "no such program".to_owned(),
+            errno: Some(ENOEXEC),
+            missing: false,
+            program: None,
+            packages: false,
+        };
         launcher.say(FromLauncher::Failed(failure)).await;
         until("it is told", || stage.count_told() > 0).await;
         stage.command(Command::EndNoted).await;
@@ -899,7 +910,13 @@ mod a_survivor {
     async fn that_could_not_start_says_why() {
         let (mut stage, mut launcher) = (Stage::new(), FakeLauncher::start());
         stage.resume(Some(launcher.identity())).await;
-        let failure = Failure { message: "no such program".to_owned(), errno: None, missing: false, program: None };
+        let failure = Failure {
+            message: "no such program".to_owned(),
+            errno: None,
+            missing: false,
+            program: None,
+            packages: false,
+        };
         stage.report(&mut launcher, Progress::Failed(failure)).await;
         pass(SECRETS_TIMEOUT).await;
         until("it is told", || stage.count_told() >= 3).await;
