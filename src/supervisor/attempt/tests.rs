@@ -95,6 +95,7 @@ fn in_short(event: &machine::Event) -> String {
         Event::Started { .. } => "started".to_owned(),
         Event::Found { .. } => "found".to_owned(),
         Event::NotStarted { why: NotStarted::NotFound(program), .. } => format!("not found: {program}"),
+        Event::NotStarted { why: NotStarted::Unbuilt(packages), .. } => format!("unbuilt: {packages}"),
         Event::NotStarted { why: NotStarted::Failed(why), .. } => format!("failed: {why}"),
         Event::NotStarted { why: NotStarted::Retry(why), .. } => format!("retry: {why}"),
         Event::NotStarted { why: NotStarted::CutOff, .. } => "cut off".to_owned(),
@@ -509,6 +510,24 @@ mod a_launcher_at_work {
         launcher.die().await;
         assert_eq!(stage.told(), ["gone"]);
         assert_eq!(stage.fakes.log_files.calls.count("discard a 1-1"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn missing_packages_are_told_in_the_words_of_the_launcher() {
+        let (stage, mut launcher) = launched().await;
+        launcher.say(FromLauncher::Building).await;
+        until("it is told", || stage.count_told() > 0).await;
+        assert_eq!(stage.told(), ["Building { attempt: 1 }"]);
+        let message = format!("no such\u{1b}[31m package {}", "x".repeat(2000));
+        let failure = Failure { message, errno: None, missing: true, program: None, packages: true };
+        launcher.say(FromLauncher::Failed(failure)).await;
+        until("it is told", || stage.count_told() > 0).await;
+        let told = stage.told();
+        assert!(told[0].starts_with("unbuilt: its extra_packages are not there: no such [31m package xxx"), "{told:?}");
+        assert!(told[0].len() < 700, "{}", told[0].len());
+        stage.command(Command::EndNoted).await;
+        launcher.die().await;
+        assert_eq!(stage.fakes.log_files.calls.count("discard a 1-1"), 1, "it is no attempt");
     }
 
     #[test]
