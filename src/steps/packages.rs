@@ -40,6 +40,9 @@ const LINK: &str = "result";
 /// The link to a store path that the entry names.
 const PATH_LINK: &str = "path";
 
+/// The store of a machine.
+const STORE: &str = "/nix/store";
+
 /// Where Nix is for everybody, in case a shell that is not set up for it does not say so.
 const USUAL_FOLDERS: [&str; 2] = ["/nix/var/nix/profiles/default/bin", "/run/current-system/sw/bin"];
 
@@ -104,7 +107,10 @@ fn build(agent: &str, names: &[&OsString]) -> Result<Built, Error> {
     if let Some(built) = kept(&own) {
         return Ok(built);
     }
-    let nix = Nix::find()?;
+    let nix = match Nix::find() {
+        Ok(nix) => nix,
+        Err(error) => return installed(&packages, Path::new(STORE)).ok_or(error),
+    };
     let state = |error| Error::State { path: own.clone(), error };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&own).map_err(state)?;
     clear(&own).map_err(state)?;
@@ -114,6 +120,17 @@ fn build(agent: &str, names: &[&OsString]) -> Result<Built, Error> {
     // What the agent had before may be deleted from now on.
     remove_others(&folder, &own);
     Ok(built)
+}
+
+/// Packages that a machine without Nix came with: store paths that are there. Their closures are not known.
+fn installed(packages: &[Package], store: &Path) -> Option<Built> {
+    let paths: Option<Vec<&Path>> = packages.iter().map(Package::store_path).collect();
+    let paths = paths?;
+    if !paths.iter().all(|path| path.parent() == Some(store) && path.exists()) {
+        return None;
+    }
+    let programs = paths.iter().map(|path| path.join("bin")).filter(|folder| folder.is_dir()).collect();
+    Some(Built { programs, closure: paths.into_iter().map(Path::to_owned).collect() })
 }
 
 /// The files that say what `nixpkgs` is, the first that does so deciding.
@@ -435,6 +452,30 @@ mod tests {
         let built = Built { programs: vec!["/usr/bin".into()], closure: vec![stored] };
         fs::write(folder.path().join(BUILT), serde_json::to_vec(&built).unwrap()).unwrap();
         assert_eq!(kept(folder.path()), None);
+    }
+
+    #[test]
+    fn a_machine_without_nix_has_the_store_paths_that_are_there() {
+        let (folder, stored) = with_built();
+        let names = |names: &[&Path]| packages(&names.iter().map(|name| name.to_str().unwrap()).collect::<Vec<_>>());
+        let built = installed(&names(&[&stored]), folder.path()).unwrap();
+        assert_eq!((built.programs, built.closure), (vec![stored.join("bin")], vec![stored.clone()]));
+        assert_eq!(installed(&names(&[&stored]), Path::new(STORE)), None, "it is not in the store");
+        assert_eq!(installed(&names(&[&stored, Path::new("jq")]), folder.path()), None, "a name needs Nix");
+        fs::remove_dir_all(&stored).unwrap();
+        assert_eq!(installed(&names(&[&stored]), folder.path()), None);
+    }
+
+    #[test]
+    fn root_builds_nothing() {
+        if !Uid::effective().is_root() {
+            return;
+        }
+        let names = [OsString::from("jq")];
+        let mut answer = Vec::new();
+        run("a", &names.iter().collect::<Vec<_>>(), &mut answer);
+        let outcome: Outcome = serde_json::from_slice(&answer).unwrap();
+        assert_eq!(outcome, Outcome::Failed(Error::Root.to_string()));
     }
 
     #[test]
