@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use agentd::wire::reason::{MissingPackages, WaitingFor};
 use agentd::wire::status::{AgentStatus, State};
 use nix::sys::signal::Signal;
 
-use crate::support::{BOUND, Daemon, Process, Setup, path, run, skip};
+use crate::support::{BOUND, Daemon, Process, Setup, path, root, run, skip};
 
 /// Whether this machine has Nix. Without it, the test is skipped with a message.
 fn has_nix() -> bool {
@@ -82,7 +83,12 @@ const NIX: [(&str, &str); 4] = [
 
 /// An agent with these packages that runs a script. Its name is that of the test, because agents of other tests have the same home.
 fn entry(name: &str, packages: &str, script: &str, more: &str) -> String {
-    let nix: Vec<String> = NIX.iter().map(|(name, value)| format!("{name} = \"{value}\"")).collect();
+    entry_with(&NIX, name, packages, script, more)
+}
+
+/// The same with other variables for Nix.
+fn entry_with(nix: &[(&str, &str)], name: &str, packages: &str, script: &str, more: &str) -> String {
+    let nix: Vec<String> = nix.iter().map(|(name, value)| format!("{name} = \"{value}\"")).collect();
     format!(
         "[[agents]]\nname = {name:?}\ntype = \"native\"\nharness = \"custom\"\ncommand = [\"/bin/sh\", \"-c\", '''{script}; exec sleep \
          1000''']\nworkdir = \"@WORK\"\nextra_packages = {packages}\n{more}\n[agents.env]\n{}\n",
@@ -310,6 +316,57 @@ fn a_machine_without_nix_is_told() {
     let (_, why) = lacking(&daemon, name);
     assert!(why.starts_with("Nix is not installed: there is no nix in the PATH of the agent user;"), "{why}");
     assert!(!daemon.work("out").exists());
+}
+
+/// The daemon of Nix, as on machines that several users share: its store is root's.
+struct NixDaemon(Child);
+
+const BY_DAEMON: [(&str, &str); 6] = [
+    ("NIX_REMOTE", "daemon"),
+    ("NIX_DAEMON_SOCKET_PATH", "@DIR/nix/daemon.sock"),
+    ("NIX_STORE_DIR", "@DIR/store/store"),
+    ("NIX_STATE_DIR", "@DIR/store/var"),
+    ("NIX_LOG_DIR", "@DIR/store/log"),
+    ("NIX_CONF_DIR", "@DIR/nix"),
+];
+
+impl NixDaemon {
+    fn start(setup: &Setup) -> Self {
+        let variables = BY_DAEMON.iter().skip(1).map(|(name, value)| (*name, setup.expand(value)));
+        let mut command = Command::new("nix-daemon");
+        // Without this it would ask itself.
+        command.envs(variables).env("NIX_REMOTE", "local").stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(fs::File::create(setup.path("nix/daemon.log")).unwrap());
+        let daemon = Self(command.spawn().unwrap());
+        setup.wait("the daemon of Nix", || setup.path("nix/daemon.sock").exists().then_some(()));
+        daemon
+    }
+}
+
+impl Drop for NixDaemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_daemon_of_nix_builds_and_stops_for_an_agent() {
+    if !has_nix() || !root() {
+        return;
+    }
+    let (setup, name) = (setup(), "packages-daemon");
+    let _state = KeptState::of(&setup, name);
+    let _nix = NixDaemon::start(&setup);
+    let entry = |packages: &str| entry_with(&BY_DAEMON, name, packages, "greet >>@WORK/out", "grace_period = \"10m\"");
+    let daemon = setup.start(&entry("[\"greet\"]"));
+    daemon.wait("the first start", || (daemon.lines("out") == ["greet of the package"]).then_some(()));
+    // The builder is root's here: it may write there.
+    daemon.edit_jcard(&entry("[\"greet\", \"hanging\"]"));
+    building(&daemon, name);
+    daemon.edit_jcard(&self::entry("packages-rest", "[]", "true", ""));
+    daemon.wait_until_removed(name);
+    daemon.wait("the build to be gone", || (builders(&daemon) == 0).then_some(()));
 }
 
 /// Waits until the builder of `later` or `hanging` runs.
