@@ -337,7 +337,7 @@ fn relay(child: &mut Child) -> io::Result<String> {
     }
 }
 
-/// What Nix says is wrong: its last error, with the last line of a build's output if it repeats that.
+/// What Nix says is wrong: its last error and, if that is about a build, the last line of the build's output.
 fn reason(said: &str) -> Option<String> {
     let mut state = ansi::State::default();
     let text: Vec<u8> = said.bytes().filter(|&byte| state.pass(byte)).collect();
@@ -347,9 +347,12 @@ fn reason(said: &str) -> Option<String> {
     let at = lines.iter().rposition(|line| error(line).is_some_and(|error| !error.is_empty()));
     let Some(at) = at else { return lines.last().map(|&line| line.to_owned()) };
     let reason = error(lines[at]).unwrap_or_default();
-    // `> LINE`, and then where the rest of them is.
-    let of_build = lines[at + 1..].iter().filter_map(|line| line.strip_prefix('>')).map(str::trim);
-    match of_build.filter(|line| !line.is_empty()).next_back() {
+    // After the error as `> LINE`, unless all of it was shown: then before the error as `NAME> LINE`.
+    let after = lines[at + 1..].iter().filter_map(|line| line.strip_prefix('>'));
+    let before = lines[..at].iter().filter_map(|line| line.split_once("> ")).filter(|(name, _)| !name.contains(' '));
+    let is_of_build = reason.starts_with("builder for");
+    let output = before.map(|(_, line)| line).filter(|_| is_of_build).chain(after).map(str::trim);
+    match output.filter(|line| !line.is_empty()).last() {
         Some(line) => Some(format!("{}: {line}", reason.trim_end_matches([';', ':']))),
         None => Some(reason),
     }
@@ -376,6 +379,10 @@ mod tests {
             reason(failed).unwrap(),
             "builder for '/nix/store/x-broken.drv' failed with exit code 3: cannot make it"
         );
+        let shown = "broken> compiling\nbroken> cannot make it\nbroken> \nerror: builder for '/n/broken.drv' failed with exit code 3\n";
+        assert_eq!(reason(shown).unwrap(), "builder for '/n/broken.drv' failed with exit code 3: cannot make it");
+        let of_another = "other> made\nerror: flake 'flake:nixpkgs' does not provide attribute 'x'\n";
+        assert_eq!(reason(of_another).unwrap(), "flake 'flake:nixpkgs' does not provide attribute 'x'");
         let nested =
             "warning: x\nerror:\n       … while evaluating\n       error: undefined variable 'y'\n       at /x:1:1\n";
         assert_eq!(reason(nested).unwrap(), "undefined variable 'y'");
