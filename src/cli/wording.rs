@@ -166,18 +166,17 @@ pub(super) fn remarks(agent: &AgentStatus, is_all: bool, now: SystemTime) -> Vec
         ExitStatus::Code(_) | ExitStatus::Signal(_) => None,
     });
     let cause = cause.filter(|_| !matches!(agent.state, State::Running | State::Starting | State::Stopping));
-    // That it is declared is no news of an agent that runs. Earlier daemons say it in one word.
-    let is_news =
-        |reason: &&str| !["started as declared", "declared"].contains(reason) && (is_all || !is_in_the_columns(agent));
+    // That it is declared is no news of an agent that runs.
+    let is_as_declared = agent.state == State::Running && agent.restarts == 0;
+    let is_news = |_: &&str| !is_as_declared && (is_all || !is_in_the_columns(agent));
     let stopped = stopped(agent, now);
-    let reason = stopped.as_deref().or(agent.reason.as_deref()).filter(is_news);
-    let is_silent = agent.state == State::Exited
-        && exit.is_some_and(|exit| exit.silent)
-        && !reason.is_some_and(|reason| reason.contains("printed nothing"));
+    let told = stopped.as_deref().or(agent.reason.as_deref()).filter(is_news);
+    // Where the reason is told, it says so.
+    let is_silent = agent.state == State::Exited && told.is_none() && exit.is_some_and(|exit| exit.silent);
     let silent = is_silent.then_some("it ended in under 2s and printed nothing: it probably did nothing");
     let errors = [&agent.error, &agent.limits_error, &agent.log_error, &agent.environment_error];
     let errors = errors.map(|error| error.as_deref());
-    let paragraphs = [&[reason, cause, silent][..], &errors].concat().into_iter().flatten().flat_map(str::lines);
+    let paragraphs = [&[told, cause, silent][..], &errors].concat().into_iter().flatten().flat_map(str::lines);
     let mut news: Vec<&str> = Vec::new();
     for paragraph in paragraphs.map(str::trim).filter(|paragraph| !paragraph.is_empty()) {
         if !news.iter().any(|said| said.contains(paragraph)) {

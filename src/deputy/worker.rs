@@ -66,6 +66,9 @@ pub fn run(user: &str, uid: Uid) -> Result<(), Error> {
         }
     };
     memory::keep_private();
+    // A stop of the unit may send it to all processes in there. The daemon still needs this one for the agents' sessions, and its end
+    // is this one's. Programs that are started get the default action back.
+    signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::new(AtomicBool::new(false)))?;
     // Programs that it starts get new standard streams, and inherit no descriptors.
     fd::hand_down_none();
     // The process is named after the link that it was started by. It works without the new name, too.

@@ -36,13 +36,20 @@ fn exit_statuses_are_those_of_lsb() {
 }
 
 #[test]
-fn without_a_daemon_nothing_runs() {
+fn without_a_daemon_agentd_does_not_run() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("agentd.sock");
     assert_eq!(status(None, &path), ExitCode::from(3));
     drop(UnixListener::bind(&path).unwrap());
-    assert_eq!(status(Some("busy"), &path), ExitCode::from(3));
+    assert_eq!(status(None, &path), ExitCode::from(3));
     assert_eq!(status(None, Path::new("")), ExitCode::from(3));
+}
+
+#[test]
+fn without_a_daemon_it_is_unknown_what_an_agent_does() {
+    let folder = tempfile::tempdir().unwrap();
+    // Agents outlive the daemon.
+    assert_eq!(status(Some("busy"), &folder.path().join("agentd.sock")), ExitCode::from(4));
 }
 
 #[test]

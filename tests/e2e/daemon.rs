@@ -170,6 +170,20 @@ fn a_helper_stopped_by_the_agent_user_is_replaced() {
 }
 
 #[test]
+fn a_helper_outlives_a_sigterm_to_the_whole_unit() {
+    let mut daemon = Setup::new().start(&agent("a", "sleep inf", ""));
+    daemon.wait_until_running("a");
+    let deputy = daemon.deputy();
+    let server: i32 = daemon.tmux(&["display-message", "-p", "#{pid}"]).unwrap().trim().parse().unwrap();
+    // As with KillMode=control-group.
+    deputy.signal(Signal::SIGTERM);
+    assert!(daemon.stop().success());
+    assert!(!daemon.log().contains("ended before it answered"), "{}", daemon.log());
+    daemon.wait_until_gone(server);
+    daemon.wait_until_gone(deputy.0);
+}
+
+#[test]
 fn a_daemon_started_with_blocked_signals_handles_them() {
     // Blocked, as by a parent that masks signals, and ignored, as by nohup(1).
     let deaf = "exec python3 -c 'import os, signal, sys\n\

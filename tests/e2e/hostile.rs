@@ -824,7 +824,7 @@ fn a_mount_with_a_non_utf_8_path_keeps_control_groups_usable() {
         daemon.wait("the daemon to say how it finds processes", || {
             let log = daemon.log();
             let is_said = |what: &str| log.contains(what);
-            (is_said("have no control groups") || is_said("what agents start is found"))
+            (is_said("have no control groups") || is_said("agents are tracked by their process trees"))
                 .then_some(false)
                 .or_else(|| is_said("each agent has a control group").then_some(true))
         })

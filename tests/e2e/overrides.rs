@@ -292,10 +292,13 @@ fn a_folder_that_is_gone_replaced_or_emptied_takes_nothing_back() {
     fs::rename(&away, &directory).unwrap();
     daemon.wait("it to be resolved", || daemon.health().override_error.is_none().then_some(()));
     assert!(stopped());
+    // Between two readings, however slow the machine is.
+    daemon.signal(Signal::SIGSTOP);
     for name in ["a.toml", "b.toml"] {
         fs::rename(directory.join(name), daemon.path(name)).unwrap();
     }
     let emptied = Instant::now();
+    daemon.signal(Signal::SIGCONT);
     told("no longer in ");
     assert!(stopped());
     // Another can be stopped meanwhile.

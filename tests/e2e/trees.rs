@@ -47,7 +47,7 @@ fn start_in(setup: Setup, by: By, jcard: &str) -> Option<Daemon> {
     let (has_groups, why) = daemon.wait("the daemon to say how it finds processes", || {
         line("each agent has a control group")
             .map(|line| (true, line))
-            .or_else(|| Some((false, line("what agents start is found")?)))
+            .or_else(|| Some((false, line("agents are tracked by their process trees")?)))
     });
     if by == By::Group && !has_groups {
         skip(&format!("it needs control groups (cgroup2): {why}"));

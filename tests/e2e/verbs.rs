@@ -390,7 +390,7 @@ fn doctor_says_what_only_root_could_examine() {
     let words = [binary().to_str().unwrap(), "doctor", "--api-socket", socket.to_str().unwrap()];
     let words: Vec<&str> = words.into_iter().chain(flags.iter().map(String::as_str)).collect();
     for (user, unknown) in [
-        ("agent", vec!["daemon", "api-socket", "secrets", "disk"]),
+        ("agent", vec!["daemon", "api-socket", "secrets", "versions", "disk"]),
         (
             "stranger",
             vec![
@@ -403,6 +403,7 @@ fn doctor_says_what_only_root_could_examine() {
                 "launcher",
                 "tmux-server",
                 "sessions",
+                "versions",
                 "disk",
             ],
         ),
