@@ -198,8 +198,8 @@ fn systemd_understands_the_units_of_further_users() {
     assert!(template.contains("User=%i\n") && template.contains("/run/agentd-daemon/users/%i/tmux.sock"), "{template}");
     let daemon = fs::read_to_string(folder.path().join("agentd.service")).unwrap();
     assert!(daemon.contains("Upholds=agentd-tmux@agent-reviewer.service\n"), "{daemon}");
-    // A user that this machine has.
-    let instance = folder.path().join("agentd-tmux@nobody.service");
+    // A user that every machine has.
+    let instance = folder.path().join("agentd-tmux@root.service");
     fs::rename(folder.path().join("agentd-tmux@.service"), &instance).unwrap();
     let mount = folder.path().join("run-agentd\\x2ddaemon-users-agent\\x2dreviewer.mount");
     let mut verify = Command::new("systemd-analyze");
