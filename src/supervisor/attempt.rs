@@ -829,7 +829,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             self.turn_away(visitor);
         }
         let mut limiting = self.limits.take().map(|limits| limit(&launcher.tree, limits)).unwrap_or_default();
-        let mut lacks_told = false;
+        let (mut lacks_told, mut building_told) = (false, false);
         let mut alive = true;
         while launcher.connection.is_some() || alive {
             if launcher.heard != Reported::Nothing {
@@ -839,7 +839,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             // Nothing is lost by cancelling an arm: the reader keeps what has arrived, and the others only wait.
             tokio::select! {
                 message = read(&mut launcher.connection) => match message {
-                    Ok(Some(FromLauncher::Building)) if launcher.heard == Reported::Nothing => {
+                    Ok(Some(FromLauncher::Building)) if launcher.heard == Reported::Nothing && !std::mem::replace(&mut building_told, true) => {
                         // Others start meanwhile: this may take long.
                         self.turn = None;
                         (self.tell)(machine::Event::Building { attempt: self.attempt });
