@@ -700,7 +700,7 @@ mod unknown_keys {
 
     #[test]
     fn of_packages_are_read() {
-        let spec = agent_despite_warnings("extra_packages = [\"ripgrep\", \"python3Packages.numpy\"]");
+        let spec = agent_with("extra_packages = [\"ripgrep\", \"python3Packages.numpy\"]");
         assert_eq!(spec.packages.iter().map(Package::as_str).collect::<Vec<_>>(), ["ripgrep", "python3Packages.numpy"]);
         assert_eq!(spec.packages_timeout, Duration::from_mins(10));
         let spec = agent_with("type = \"native\"\nextra_packages = [\"jq\"]\nextra_packages_timeout = \"1h\"");
