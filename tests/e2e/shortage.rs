@@ -270,6 +270,7 @@ fn a_full_tmux_directory_is_named_and_delays_only_the_server() {
     give(&setup.path("tmux"), &setup.agent_account());
     let daemon = setup.args(["--resync", "200ms"]).start(&two_agents());
     daemon.wait_until_running("again");
+    daemon.wait_for_starts("again", 1);
     let server = server(&daemon);
     server.signal(Signal::SIGSTOP);
     fs::remove_file(daemon.tmux_socket()).unwrap();

@@ -463,11 +463,17 @@ fn doctor_names_each_fault_with_its_remedy_and_fails() {
     assert!(found.said("lock", "ok").contains("free for a daemon"));
 }
 
+/// Copies a program in another process. A descriptor of this one that is open for writing could be held by a process that another
+/// test is about to start, and the copy would be busy.
+fn copy_program(program: &Path, copy: &Path) {
+    assert!(Command::new("cp").arg(program).arg(copy).status().unwrap().success());
+}
+
 /// The daemon's programs in a folder of the test's own, where they can be replaced.
 fn put_programs(setup: &Setup) {
     for name in ["agentd", "agentd-launcher"] {
         let copy = setup.path(&format!("bin/{name}.new"));
-        fs::copy(binary().with_file_name(name), &copy).unwrap();
+        copy_program(&binary().with_file_name(name), &copy);
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
         fs::rename(&copy, setup.path(&format!("bin/{name}"))).unwrap();
     }
@@ -499,8 +505,9 @@ fn doctor_warns_of_a_daemon_of_another_build() {
     assert!(!found.said("versions", "ok").contains("launchers"), "{:#?}", found.checks);
 
     let other = daemon.path("bin/other");
-    fs::copy(binary(), &other).unwrap();
-    File::options().append(true).open(&other).unwrap().write_all(b"another build").unwrap();
+    copy_program(binary(), &other);
+    let append = "printf 'another build' >>\"$0\"";
+    assert!(Command::new("sh").args(["-c", append]).arg(&other).status().unwrap().success());
     let found = examined(&other);
     let path = own.to_str().unwrap();
     let said = found.said("versions", "warning");
