@@ -143,7 +143,6 @@ fn registries(home: &Path) -> [PathBuf; 2] {
 
 /// What a build depends on, in short: these packages, and what `nixpkgs` is.
 fn key(packages: &[Package], registries: &[PathBuf]) -> String {
-    const DIGITS: usize = 16;
     let mut hash = Sha256::new();
     for package in packages {
         hash.update(package.as_str());
@@ -152,7 +151,7 @@ fn key(packages: &[Package], registries: &[PathBuf]) -> String {
     let nixpkgs = registries.iter().filter_map(|file| fs::read(file).ok()).find_map(|text| nixpkgs(&text));
     // Without an entry, the registry of all of Nix says what it is.
     hash.update(nixpkgs.map_or_else(String::new, |entry| entry.to_string()));
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>()[..DIGITS].to_owned()
+    format!("{:016x}", hash.finalize().first_chunk().map_or(0, |first| u64::from_be_bytes(*first)))
 }
 
 /// What a registry says `nixpkgs` is.
@@ -352,7 +351,7 @@ fn reason(said: &str) -> Option<String> {
     let before = lines[..at].iter().filter_map(|line| line.split_once("> ")).filter(|(name, _)| !name.contains(' '));
     let is_of_build = reason.starts_with("builder for");
     let output = before.map(|(_, line)| line).filter(|_| is_of_build).chain(after).map(str::trim);
-    match output.filter(|line| !line.is_empty()).last() {
+    match output.filter(|line| !line.is_empty()).next_back() {
         Some(line) => Some(format!("{}: {line}", reason.trim_end_matches([';', ':']))),
         None => Some(reason),
     }
@@ -442,7 +441,7 @@ mod tests {
     #[test]
     fn what_was_built_is_used_again_while_it_is_there() {
         let (folder, stored) = with_built();
-        assert_eq!(kept(folder.path()).unwrap().closure, [stored.clone()]);
+        assert_eq!(kept(folder.path()).unwrap().closure, std::slice::from_ref(&stored));
         fs::remove_dir_all(stored).unwrap();
         assert_eq!(kept(folder.path()), None);
     }

@@ -160,18 +160,19 @@ fn programs_of_packages_come_first_in_the_path() {
     assert_eq!((status.attempt, status.error), (Some(1), None));
     // Root has built nothing.
     let uid = daemon.agent_account().uid.as_raw();
-    let owners = files_below(&daemon.work("nix/var"));
+    let owners = owners_below(&daemon.work("nix/var"));
     assert!(owners.iter().all(|owner| *owner == uid), "{owners:?}");
 }
 
 /// The owners of everything below a folder.
-fn files_below(folder: &Path) -> Vec<u32> {
+fn owners_below(folder: &Path) -> Vec<u32> {
     use std::os::unix::fs::MetadataExt;
     let mut owners = vec![fs::symlink_metadata(folder).unwrap().uid()];
     for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
-        match entry.file_type().unwrap().is_dir() {
-            true => owners.extend(files_below(&entry.path())),
-            false => owners.push(fs::symlink_metadata(entry.path()).unwrap().uid()),
+        if entry.file_type().unwrap().is_dir() {
+            owners.extend(owners_below(&entry.path()));
+        } else {
+            owners.push(fs::symlink_metadata(entry.path()).unwrap().uid());
         }
     }
     owners
