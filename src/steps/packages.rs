@@ -350,8 +350,8 @@ fn reason(said: &str) -> Option<String> {
     let after = lines[at + 1..].iter().filter_map(|line| line.strip_prefix('>'));
     let before = lines[..at].iter().filter_map(|line| line.split_once("> ")).filter(|(name, _)| !name.contains(' '));
     let is_of_build = reason.starts_with("builder for");
-    let output = before.map(|(_, line)| line).filter(|_| is_of_build).chain(after).map(str::trim);
-    match output.filter(|line| !line.is_empty()).next_back() {
+    let mut output = before.map(|(_, line)| line).filter(|_| is_of_build).chain(after).map(str::trim);
+    match output.rfind(|line| !line.is_empty()) {
         Some(line) => Some(format!("{}: {line}", reason.trim_end_matches([';', ':']))),
         None => Some(reason),
     }
