@@ -9,6 +9,7 @@ pub mod launch;
 pub mod machine;
 pub mod name;
 pub mod orders;
+pub mod packages;
 pub mod program;
 pub mod reconcile;
 pub mod restart;

@@ -16,8 +16,9 @@ use agentd::cli::{
 use agentd::config;
 use agentd::daemon;
 use agentd::deputy;
-use agentd::launch::{self, launcher, login, temporary_dir};
+use agentd::launch::{self, launcher, login, packages, temporary_dir};
 use agentd::settings::Surroundings;
+use agentd::steps;
 use agentd::sys::account::Account;
 use agentd::sys::log;
 use agentd::sys::panics;
@@ -106,6 +107,9 @@ fn helper(words: &[OsString]) -> Option<ExitCode> {
         (temporary_dir::REMOVE_COMMAND, [base, socket, agent]) => {
             temporary_dir::remove_left(Path::new(base), Path::new(socket), agent.to_str()?);
             ExitCode::SUCCESS
+        }
+        (packages::STEP_COMMAND, [step, agent, names @ ..]) if *step == packages::STEP => {
+            steps::packages::run(agent.to_str()?, names, &mut io::stdout().lock())
         }
         (login::PRINT_COMMAND, [marker]) => conclude(login::print_environment(marker, &mut io::stdout().lock())),
         (deputy::COMMAND, [user, uid]) => {

@@ -30,7 +30,7 @@ use publisher::{Untold, log_change};
 
 use crate::agent::declaration::{Desired, DesiredAgent};
 use crate::agent::launch::Launch;
-use crate::agent::machine::{self, Attempt, Effect, LaunchReason, Machine, NotStarted, Removal};
+use crate::agent::machine::{self, Attempt, Effect, LaunchReason, Machine, Removal};
 use crate::agent::name::{Key, Name};
 use crate::agent::reconcile::{Action, Held, HeldAgent, InForce, Wanted, plan};
 use crate::agent::spec::Limits;
@@ -726,7 +726,7 @@ impl Supervisor {
         let Some(seat) = self.resources.seats.of(user.as_ref()) else {
             tracing::error!(agent = key.as_str(), "{NO_SEAT}");
             if let Start::Launch { .. } = start {
-                tell(machine::Event::NotStarted { attempt, why: NotStarted::Retry(NO_SEAT.to_owned()) });
+                tell(machine::Event::NotStarted { attempt, why: machine::NotStarted::Retry(NO_SEAT.to_owned()) });
                 tell(machine::Event::Gone { attempt });
             }
             return;
@@ -863,7 +863,7 @@ impl Agent {
     /// Counts the launch once it is known to be an attempt.
     fn count(&mut self, event: &machine::Event) {
         let counts = match event {
-            machine::Event::NotStarted { why, .. } => !matches!(why, NotStarted::NotFound(_)),
+            machine::Event::NotStarted { why, .. } => why.absent().is_none(),
             machine::Event::Started { .. } | machine::Event::Ended { .. } | machine::Event::Gone { .. } => true,
             _ => return,
         };

@@ -188,6 +188,27 @@ fn systemd_understands_the_units() {
     text(verified);
 }
 
+#[test]
+fn systemd_understands_the_units_of_further_users() {
+    if !has("nix") || !has("systemd-analyze") {
+        return;
+    }
+    let folder = units("{ services.agentd.users = [ \"agent-reviewer\" ]; }");
+    let template = fs::read_to_string(folder.path().join("agentd-tmux@.service")).unwrap();
+    assert!(template.contains("User=%i\n") && template.contains("/run/agentd-daemon/users/%i/tmux.sock"), "{template}");
+    let daemon = fs::read_to_string(folder.path().join("agentd.service")).unwrap();
+    assert!(daemon.contains("Upholds=agentd-tmux@agent-reviewer.service\n"), "{daemon}");
+    // A user that every machine has.
+    let instance = folder.path().join("agentd-tmux@root.service");
+    fs::rename(folder.path().join("agentd-tmux@.service"), &instance).unwrap();
+    let mount = folder.path().join("run-agentd\\x2ddaemon-users-agent\\x2dreviewer.mount");
+    let mut verify = Command::new("systemd-analyze");
+    let verified = verify.args(["verify", "--man=no"]).args([instance, mount]).output().unwrap();
+    let complaints = String::from_utf8_lossy(&verified.stderr).into_owned();
+    assert!(!complaints.contains("agentd"), "{complaints}");
+    text(verified);
+}
+
 /// The settings of a unit by section and key, as systemd reads them: several lines form one list, and quotes and comments do not count.
 fn said_by(unit: &str) -> BTreeMap<(String, String), Vec<String>> {
     let (mut said, mut section) = (BTreeMap::<_, Vec<String>>::new(), String::new());

@@ -21,7 +21,7 @@ use agentd::sys::clock::Timestamp;
 use agentd::text::printable;
 use agentd::wire::events::{Since, What};
 use agentd::wire::exit_status::ExitStatus;
-use agentd::wire::reason::MissingProgram;
+use agentd::wire::reason::{MissingPackages, MissingProgram};
 use agentd::wire::status::{AgentStatus, Errors, State, Usage};
 
 /// More is never shown of one agent, beside what was said of it.
@@ -117,6 +117,10 @@ impl Life {
                         user: "agent".to_owned(),
                         path: (byte & 0x40 == 0).then(|| "/usr/bin".to_owned()),
                         hint: None,
+                    }),
+                    _ if byte & 0x40 == 0 => NotStarted::Unbuilt(MissingPackages {
+                        names: vec!["jq".to_owned()],
+                        detail: "no such package".to_owned(),
                     }),
                     _ => NotStarted::Retry("tmux does not answer".to_owned()),
                 };

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::agent::changes::Marks;
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::Name;
+use crate::agent::packages::Package;
 use crate::agent::sandbox::Sandbox;
 use crate::agent::user::AgentUser;
 use crate::sys::secret_bytes::SecretBytes;
@@ -33,6 +35,10 @@ pub struct Launch {
     pub umask: Option<u32>,
     /// The sandbox that it runs in, if there is one.
     pub sandbox: Option<Sandbox>,
+    /// Packages of Nix whose programs come first in its `PATH`.
+    pub packages: Vec<Package>,
+    /// How long these may take to be built. A change of this alone launches nothing.
+    pub packages_timeout: Duration,
     /// Of all of the above but what the preset gives of itself.
     pub fingerprint: Fingerprint,
     /// Of each of them, to tell by name what a later declaration changes.
@@ -57,6 +63,8 @@ impl Launch {
             workdir: "/".into(),
             umask: None,
             sandbox: None,
+            packages: Vec::new(),
+            packages_timeout: crate::agent::packages::TIMEOUT,
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: true,

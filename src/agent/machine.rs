@@ -39,7 +39,7 @@ mod report;
 #[cfg(test)]
 mod tests;
 
-pub use event::{Effect, Event, LaunchReason, NotStarted, Removal};
+pub use event::{Absent, Effect, Event, LaunchReason, NotStarted, Removal};
 
 use life::{Exit, Latest, Life, Lingering, Next, Session, Wanted, unread};
 use report::account;
@@ -61,7 +61,7 @@ use crate::agent::user::{AgentUser, UserName};
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
 use crate::wire::exit_status::ExitStatus;
-use crate::wire::reason::{Changes, MissingProgram};
+use crate::wire::reason::Changes;
 use crate::wire::status::{Outcome, Usage};
 
 /// How long an attempt may take to be gone once its harness has ended, before it is killed.
@@ -137,8 +137,8 @@ enum State {
     /// Something is missing. An update ends it that supplies the rest, or whose policy does not want the restart that waits here;
     /// so does the timeout.
     Waiting,
-    /// Its program was not found. It is looked for again at `until`, and at once by an update or when somebody asks for it. The policy
-    /// decides again at an update if it wanted the restart that waits here. The timeout ends it, too.
+    /// Its program was not found, or its packages could not be built. That is tried again at `until`, and at once by an update or when
+    /// somebody asks for it. The policy decides again at an update if it wanted the restart that waits here. The timeout ends it, too.
     Absent { until: Timestamp },
     /// Another agent still holds its session. It ends when the session is free. An update asks again at once, or leads to `Waiting`.
     Queued {
@@ -347,7 +347,7 @@ impl Machine {
         self.life.as_ref().map(|life| life.changes_to(declaration)).unwrap_or_default()
     }
 
-    /// Whether it waits for its program.
+    /// Whether it waits for its program or its packages.
     pub fn lacks_program(&self) -> bool {
         matches!(self.state, State::Absent { .. })
     }
@@ -460,6 +460,7 @@ impl Machine {
             Event::Remove(removal) => self.remove(removal, now, &mut effects),
             Event::Opened { attempt } => self.opened(attempt),
             Event::Met { attempt, launcher } => self.met(attempt, launcher),
+            Event::Building { attempt } => self.building(attempt),
             Event::Started { attempt, pid, at } => self.started(attempt, pid, at),
             Event::Found { attempt, fingerprint } => self.found_instead(attempt, fingerprint.as_ref()),
             Event::NotStarted { attempt, why } => self.not_started(attempt, why, now, &mut effects),
@@ -631,6 +632,7 @@ impl Machine {
             life.error = None;
             life.failures = 0;
             (life.absent, life.absences) = (None, 0);
+            life.is_building = false;
         }
     }
 
@@ -653,10 +655,14 @@ impl Machine {
         }
         self.linger(attempt, now);
         let Some(life) = &mut self.life else { return };
-        let is_absent = matches!(why, NotStarted::NotFound(_));
-        life.absent.take_if(|_| !is_absent);
+        life.is_building = false;
+        if let Some(absent) = why.absent() {
+            return self.not_found(absent, now);
+        }
+        life.absent = None;
         match why {
-            NotStarted::NotFound(program) => self.not_found(program, now),
+            // What is absent was seen to.
+            NotStarted::NotFound(_) | NotStarted::Unbuilt(_) => {}
             NotStarted::Failed(message) => {
                 life.error = Some(message.clone());
                 let exit = Exit { how: ExitStatus::Cause(message), at: now, usage: Usage::default(), silent: false };
@@ -678,15 +684,14 @@ impl Machine {
         }
     }
 
-    /// A launch without a program is no attempt.
-    fn not_found(&mut self, program: MissingProgram, now: Timestamp) {
+    /// A launch without a program, or without its packages, is no attempt.
+    fn not_found(&mut self, absent: Absent, now: Timestamp) {
         self.take_back();
         let Some(life) = &mut self.life else { return };
         let delay = restart::delay(&life.policy, life.absences).max(LEAST_LOOK);
         life.absences = life.absences.saturating_add(1);
-        let path = program.path.as_ref().map_or_else(String::new, |path| format!("; its PATH is {path}"));
-        life.error = Some(format!("{program}{path}"));
-        life.absent = Some(program);
+        life.error = Some(absent.to_string());
+        life.absent = Some(absent);
         self.state = State::Absent { until: now + delay };
     }
 
@@ -750,6 +755,14 @@ impl Machine {
             && let Some(life) = self.life_with_attempts()
         {
             life.environment_error = Some(error);
+        }
+    }
+
+    fn building(&mut self, attempt: Attempt) {
+        if self.state == (State::Starting { attempt })
+            && let Some(life) = &mut self.life
+        {
+            life.is_building = true;
         }
     }
 
@@ -928,6 +941,7 @@ impl Machine {
         };
         life.in_force = InForce::Here(launch.fingerprint.clone());
         (life.limits_error, life.log_error, life.environment_error) = (None, None, None);
+        life.is_building = false;
         self.attempt = self.attempt.saturating_add(1);
         self.session.get_or_insert_with(|| Session::requested(&launch));
         self.state = State::Starting { attempt: self.attempt };

@@ -129,7 +129,6 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::agent::changes::Marks;
     use crate::agent::declaration::{Missing, WaitingFor};
     use crate::agent::launch::Launch;
     use crate::agent::name::key;
@@ -143,15 +142,8 @@ mod tests {
             user: None,
             name,
             arguments: vec![SecretBytes::from(argument)],
-            prompt: None,
-            environment: BTreeMap::new(),
-            secrets: std::collections::BTreeSet::new(),
-            workdir: "/".into(),
-            umask: None,
-            sandbox: None,
             fingerprint: Fingerprint::of(argument),
-            marks: Marks::none(),
-            is_certain: true,
+            ..Launch::of_nothing()
         })
     }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::harness::Harness;
 use crate::agent::name::Name;
+use crate::agent::packages::Package;
 use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
 use crate::agent::user::UserName;
 use crate::sys::secret_bytes::SecretBytes;
@@ -41,6 +42,10 @@ pub struct AgentSpec {
     /// The secrets that are passed: all of them, or these, which must then all be there. Variables, and the files that hold their
     /// values.
     pub secrets: Option<BTreeMap<String, String>>,
+    /// Packages of Nix whose programs come first in its `PATH`.
+    pub packages: Vec<Package>,
+    /// How long these may take to be built.
+    pub packages_timeout: Duration,
     /// How the agent is confined.
     pub kind: Kind,
     /// When it is restarted, timed out, killed.
@@ -60,6 +65,7 @@ impl fmt::Debug for AgentSpec {
             .field("umask", &self.umask)
             .field("env", &self.env.keys())
             .field("secrets", &self.secrets)
+            .field("packages", &self.packages)
             .field("kind", &self.kind)
             .field("policy", &self.policy)
             .finish_non_exhaustive()

@@ -20,7 +20,7 @@ use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
 use crate::text::printable::json_line;
 use crate::wire::exit_status::ExitStatus;
-use crate::wire::reason::{Causes, MissingProgram, Problem, StopStage, StoppingBecause, WaitingFor};
+use crate::wire::reason::{Causes, MissingPackages, MissingProgram, Problem, StopStage, StoppingBecause, WaitingFor};
 use crate::wire::status::{AgentStatus, Exit, Outcome, PastAttempt, Resources, State, Time};
 
 /// As that of `agentd status`.
@@ -345,7 +345,10 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
 
 /// Whether another section says what is wrong.
 fn is_told_otherwise(explanation: &Explanation) -> bool {
-    let lacks_program = explanation.waiting_for.iter().any(|cause| matches!(cause, WaitingFor::Program { .. }));
+    let lacks_program = explanation
+        .waiting_for
+        .iter()
+        .any(|cause| matches!(cause, WaitingFor::Program { .. } | WaitingFor::Packages { .. }));
     explanation.state == State::Invalid || lacks_program
 }
 
@@ -402,6 +405,7 @@ fn supply(agent: &AgentStatus, cause: &WaitingFor) -> String {
             format!("Wait until {holder} has left {session}, or give one of them another `session`.")
         }
         WaitingFor::Program { program } => find(name, program),
+        WaitingFor::Packages { packages } => build(name, packages),
         WaitingFor::Unread {}
         | WaitingFor::Entry {}
         | WaitingFor::Backoff { .. }
@@ -423,6 +427,20 @@ fn find(agent: &str, MissingProgram { name, user, path, hint }: &MissingProgram)
         ),
         None => format!("Install {name}, or name another program as the entry's `command`."),
     }
+}
+
+/// How packages come to be built.
+fn build(agent: &str, MissingPackages { names, .. }: &MissingPackages) -> String {
+    format!(
+        "Try it as the agent user: nix build {}; or correct the entry's `extra_packages`. agentd tries again by itself, and at once \
+         after an edit, SIGHUP, or `agentd start {agent}`.",
+        names.iter().map(|name| installable(name)).collect::<Vec<_>>().join(" ")
+    )
+}
+
+/// A package as Nix has it.
+fn installable(name: &str) -> String {
+    if name.starts_with('/') { name.to_owned() } else { format!("nixpkgs#{name}") }
 }
 
 fn retried(cause: &WaitingFor) -> String {

@@ -178,6 +178,8 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         umask,
         env,
         secrets,
+        packages,
+        packages_timeout,
         kind,
         policy,
     } = spec;
@@ -251,6 +253,8 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         limit("memory", limits.memory.map(Value::from)),
         limit("pid_limit", limits.tasks.map(Value::from)),
         limit("cpu", limits.cpu.map(|percent| json!(format!("{percent}%")))),
+        field("extra_packages", json!(packages)),
+        field("extra_packages_timeout", json!(span(*packages_timeout))),
         field("enabled", json!(enabled)),
         field("generation", json!(generation)),
         field("replicas", json!(siblings)),
@@ -299,7 +303,7 @@ fn span(duration: Duration) -> String {
 
 /// The fields as a table: what it is, where it comes from, and its value as TOML has it.
 fn render(declaration: &Declaration, color: bool) -> String {
-    const FIELD: usize = "backoff_reset".len() + 2;
+    const FIELD: usize = "extra_packages_timeout".len() + 2;
     const FROM: usize = "line 10000".len() + 2;
     let Declaration { name, file, line, fields, overridden } = declaration;
     let mut text = String::new();
@@ -389,38 +393,40 @@ harness = "nope"
     #[test]
     fn every_field_has_its_value_and_its_origin() {
         let expected = r#"reviewer is declared in jcard.toml:2
-name           line 3      "reviewer"
-harness        line 4      "claude-code"
-command        default     ["claude"]
-args           default     []
-prompt         line 5      "Review \"all\"\nof it."
-prompt_file    default     -
-interactive    default     - (as the harness's preset)
-workdir        default     "/home/agent/workspace"
-session        default     "reviewer"
-user           default     - (the default user)
-umask          default     "0022"
-env            line 10     { TOKEN = "[masked]" }
-secrets        default     - (all of them)
-restart        line 6      "on-failure"
-max_restarts   line 7      5
-backoff        default     ["3s", "3s", "3s", "3s", "3s", "10s", "30s", "1m", "5m"]
-backoff_reset  default     "10m"
-timeout        line 8      "1h30m"
-grace_period   default     "30s"
-memory         default     - (no limit)
-pid_limit      default     - (no limit)
-cpu            line 9      "150%"
-enabled        default     true
-generation     default     0
-replicas       default     1
-type           default     "native"
-sandbox        default     - (no sandbox)
-sandbox_read   default     - (no sandbox)
-sandbox_write  default     - (no sandbox)
-sandbox_home   default     - (no sandbox)
-network        default     - (no sandbox)
-labels         default     {}
+name                    line 3      "reviewer"
+harness                 line 4      "claude-code"
+command                 default     ["claude"]
+args                    default     []
+prompt                  line 5      "Review \"all\"\nof it."
+prompt_file             default     -
+interactive             default     - (as the harness's preset)
+workdir                 default     "/home/agent/workspace"
+session                 default     "reviewer"
+user                    default     - (the default user)
+umask                   default     "0022"
+env                     line 10     { TOKEN = "[masked]" }
+secrets                 default     - (all of them)
+restart                 line 6      "on-failure"
+max_restarts            line 7      5
+backoff                 default     ["3s", "3s", "3s", "3s", "3s", "10s", "30s", "1m", "5m"]
+backoff_reset           default     "10m"
+timeout                 line 8      "1h30m"
+grace_period            default     "30s"
+memory                  default     - (no limit)
+pid_limit               default     - (no limit)
+cpu                     line 9      "150%"
+extra_packages          default     []
+extra_packages_timeout  default     "10m"
+enabled                 default     true
+generation              default     0
+replicas                default     1
+type                    default     "native"
+sandbox                 default     - (no sandbox)
+sandbox_read            default     - (no sandbox)
+sandbox_write           default     - (no sandbox)
+sandbox_home            default     - (no sandbox)
+network                 default     - (no sandbox)
+labels                  default     {}
 "#;
         assert_eq!(render(&found("Reviewer").unwrap(), false), expected);
     }
@@ -431,7 +437,7 @@ labels         default     {}
         let before = render(&found, false);
         let own = Override { enabled: Some(false), generation: Some(3), by: Some("op".into()), ..Override::default() };
         found.overridden = Some(own);
-        let row = "override       in force    enabled = false, generation = 3 (by op)\n";
+        let row = "override                in force    enabled = false, generation = 3 (by op)\n";
         assert_eq!(render(&found, false), before + row);
         let data: Value = serde_json::from_str(&json_line(&found)).unwrap();
         assert_eq!(data["override"], json!({ "enabled": false, "generation": 3, "by": "op" }));
@@ -442,10 +448,10 @@ labels         default     {}
         let text = render(&found("w-1").unwrap(), false);
         for line in [
             "w-1 is declared in jcard.toml:12",
-            "prompt         line 16     - (not used: prompt_file wins)",
-            "prompt_file    line 17     \"task.md\"",
-            "secrets        line 18     [\"A\", \"B\"]",
-            "replicas       line 19     2",
+            "prompt                  line 16     - (not used: prompt_file wins)",
+            "prompt_file             line 17     \"task.md\"",
+            "secrets                 line 18     [\"A\", \"B\"]",
+            "replicas                line 19     2",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}: {text}");
         }
@@ -476,7 +482,7 @@ labels         default     {}
     fn every_field_of_the_schema_is_shown() {
         let schema = config::schema();
         let known = schema["definitions"]["agent"]["properties"].as_object().unwrap().keys();
-        let known: BTreeSet<&str> = known.map(String::as_str).filter(|field| *field != "extra_packages").collect();
+        let known: BTreeSet<&str> = known.map(String::as_str).collect();
         let shown = found("reviewer").unwrap().fields;
         assert_eq!(shown.iter().map(|field| field.name).collect::<BTreeSet<_>>(), known);
     }

@@ -238,14 +238,10 @@ pub(super) fn sandbox_expected(fields: &Fields<'_>, options: &Options) -> Option
     if telling.is_none() && !options.from_go {
         return None;
     }
-    let because = match telling {
-        Some("extra_packages") => "`extra_packages` is ignored, and ",
-        Some(_) | None => "",
-    };
     let what = "without a `type`, this agent runs without a sandbox; the Go daemon would sandbox it";
     let right = "write `type = \"sandboxed\"` to have it, or `type = \"native\"` if none is meant";
     let at = telling.map_or_else(|| fields.start(), |key| fields.place(key));
-    Some(fields.finding(at, Severity::Warning, format!("{because}{what}; {right}")))
+    Some(fields.finding(at, Severity::Warning, format!("{what}; {right}")))
 }
 
 /// A finding if a jcard declares no agent and looks as if it should.

@@ -5,6 +5,7 @@
 use std::collections::{HashMap, hash_map};
 use std::hash::Hash;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
@@ -14,6 +15,7 @@ use super::fields::{Fields, alternatives, described, quoted};
 use super::position::Places;
 use crate::agent::harness::{HARNESSES, Harness};
 use crate::agent::name::{InvalidName, Key, Name};
+use crate::agent::packages;
 use crate::agent::spec::{AgentSpec, Limits, Policy, Prompt, Restart, Workdir};
 use crate::config::{Config, Entry, Finding, Lines, MAX_AGENTS, MAX_REPLICAS, MAX_TOGETHER, Options, Severity};
 use crate::text::suggest::nearest;
@@ -180,6 +182,8 @@ impl<'a> Draft<'a> {
         let umask = fields.umask("umask");
         let env = fields.variables("env").unwrap_or_default();
         let secrets = fields.secrets("secrets");
+        let packages = fields.packages("extra_packages").unwrap_or_default();
+        let packages_timeout = read_packages_timeout(fields);
         let kind = confinement::read(fields, self.harness, options);
         let policy = read_policy(fields);
         let policy = Policy { limits: confinement::with_defaults(policy.limits, &kind), ..policy };
@@ -202,6 +206,8 @@ impl<'a> Draft<'a> {
                 umask,
                 env,
                 secrets,
+                packages,
+                packages_timeout,
                 kind,
                 policy,
             }),
@@ -286,6 +292,15 @@ enum Session {
     LikeAgent,
     Given(Name),
     Unknown,
+}
+
+fn read_packages_timeout(fields: &mut Fields<'_>) -> Duration {
+    let timeout = fields.duration("extra_packages_timeout");
+    if timeout.is_some_and(|timeout| timeout.is_zero()) {
+        let right = "write how long a build may take, for example \"10m\"";
+        fields.error(fields.place("extra_packages_timeout"), format!("`extra_packages_timeout` is too small; {right}"));
+    }
+    timeout.unwrap_or(packages::TIMEOUT)
 }
 
 fn read_policy(fields: &mut Fields<'_>) -> Policy {
@@ -523,8 +538,10 @@ fn size(spec: &AgentSpec) -> usize {
     };
     let pairs = spec.secrets.iter().chain([&spec.policy.labels]).flatten().flat_map(|(key, value)| [key, value]);
     let texts = spec.command.iter().chain(&spec.args).chain(spec.env.keys()).chain(pairs);
+    let packages = spec.packages.iter().map(|package| package.as_str().len());
     let values = spec.env.values().map(|value| value.as_slice().len());
-    prompt + texts.map(String::len).chain(values).map(|length| length + size_of::<String>()).sum::<usize>()
+    prompt
+        + texts.map(String::len).chain(packages).chain(values).map(|length| length + size_of::<String>()).sum::<usize>()
 }
 
 /// Claims something that must be unique; returns the line of its owner if it is taken.

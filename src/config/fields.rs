@@ -13,6 +13,7 @@ use toml::de::{DeInteger, DeTable, DeValue};
 use super::position::Places;
 use crate::agent::labels;
 use crate::agent::name::Name;
+use crate::agent::packages::Package;
 use crate::agent::secrets::is_secret_file;
 use crate::agent::spec::Workdir;
 use crate::agent::user::UserName;
@@ -60,10 +61,9 @@ pub(super) const KNOWN: &[&str] = &[
     "cpu",
     "enabled",
     "generation",
+    "extra_packages",
+    "extra_packages_timeout",
 ];
-
-/// Fields that other programs read from the same entry. agentd ignores them.
-pub(super) const FOREIGN: &[&str] = &["extra_packages"];
 
 /// The longest part of a name or key that a finding repeats, in characters.
 const QUOTED: usize = 40;
@@ -157,7 +157,7 @@ impl<'a> Fields<'a> {
     pub(super) fn unknown_keys(&mut self) {
         for key in self.table.keys() {
             let (at, key) = (key.span().start, key.get_ref().as_ref());
-            if KNOWN.contains(&key) || FOREIGN.contains(&key) {
+            if KNOWN.contains(&key) {
                 continue;
             }
             let key_quoted = quoted(key);
@@ -394,6 +394,17 @@ impl<'a> Fields<'a> {
         } else if labels.insert(name.to_owned(), value.to_owned()).is_some() {
             self.error(at, format!("the label {} is there twice; remove one of them", quoted(name)));
         }
+    }
+
+    /// Reads an array of packages.
+    pub(super) fn packages(&mut self, key: &str) -> Option<Vec<Package>> {
+        let what = format!("a package in `{key}`");
+        self.array(key, "names", |fields, value| {
+            let name = fields.text(&what, value, 0)?;
+            let package = Package::new(name);
+            let at = value.span().start;
+            package.map_err(|why| fields.error(at, format!("the package {} {why}", quoted(name)))).ok()
+        })
     }
 
     /// Reads variables and their values.

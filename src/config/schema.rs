@@ -22,6 +22,8 @@ const UNITS: &str = "ns|nsec|nanos|us|\u{b5}s|\u{3bc}s|usec|ms|msec|millis|s|sec
 
 /// The names of variables.
 const VARIABLE: &str = "^[A-Za-z_][A-Za-z0-9_]*$";
+/// What [`Package::new`](crate::agent::packages::Package::new) takes.
+const PACKAGE: &str = "^(/(.*/)?[0-9a-z]{32}-[A-Za-z0-9_+.?=-]+|[A-Za-z0-9_+][A-Za-z0-9_+-]*(\\.[A-Za-z0-9_+-]+)*)$";
 
 /// The schema. Everywhere but among the elements of arrays an empty string is "not set".
 pub fn schema() -> Value {
@@ -63,7 +65,6 @@ fn fields() -> Value {
         described(schema, description)
     };
     json!({
-        "extra_packages": { "description": "for other programs" },
         "name": described(name(), "1 to 64 of `A-Z a-z 0-9 _ -`, unique regardless of case"),
         "harness": described(
             json!({ "type": "string", "enum": harnesses }),
@@ -134,6 +135,12 @@ fn fields() -> Value {
         ),
         "pid_limit": with_default(number(0, None), json!(0), "the limit of processes and threads of the agent and everything it starts"),
         "cpu": described(quantity("number", "%"), "the limit of processor time of the agent and everything it starts: `\"150%\"` of one processor, or `1.5`"),
+        "extra_packages": with_default(
+            array(&json!({ "type": "string", "minLength": 1, "maxLength": 255, "pattern": PACKAGE })),
+            json!([]),
+            "programs that the agent has beside those of the machine: names in nixpkgs, such as `ripgrep` or `python3Packages.numpy`, or store paths; Nix builds or downloads them as the agent user; see [Packages](#packages)",
+        ),
+        "extra_packages_timeout": with_default(time(), json!("10m"), "the time that Nix may take for `extra_packages`"),
         "enabled": with_default(
             json!({ "type": ["boolean", "string"], "maxLength": 0 }),
             json!(true),
@@ -315,8 +322,7 @@ pub(super) mod tests {
     fn fields_are_exactly_those_read_and_documented() {
         let schema = schema();
         let described = schema["definitions"]["agent"]["properties"].as_object().unwrap();
-        let mut fields: BTreeSet<&str> = described.keys().map(String::as_str).collect();
-        assert!(fields::FOREIGN.iter().all(|field| fields.remove(field)));
+        let fields: BTreeSet<&str> = described.keys().map(String::as_str).collect();
         assert_eq!(fields, fields::KNOWN.iter().copied().collect());
         let table = table();
         assert_eq!(fields, table.iter().map(|(field, _)| field.as_str()).collect());

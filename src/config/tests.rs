@@ -9,6 +9,7 @@ use rstest::rstest;
 
 use super::*;
 use crate::agent::name::{InvalidName, Name};
+use crate::agent::packages::Package;
 use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
 use crate::agent::spec::{Kind, Limits, Policy, Prompt, Restart, Workdir};
 use crate::agent::user::UserName;
@@ -190,6 +191,8 @@ mod defaults {
             umask: None,
             env: BTreeMap::new(),
             secrets: None,
+            packages: Vec::new(),
+            packages_timeout: Duration::from_mins(10),
             kind: Kind::Native,
             policy: Policy {
                 restart: Restart::No,
@@ -330,6 +333,8 @@ mod fields {
                     .map(|(name, value)| (text(name), SecretBytes::from(value)))
                     .into(),
                 secrets: Some(["API_KEY", "TOKEN"].map(|name| (text(name), text(name))).into()),
+                packages: Vec::new(),
+                packages_timeout: Duration::from_mins(10),
                 kind: Kind::Native,
                 policy: Policy {
                     restart: Restart::OnFailure,
@@ -956,8 +961,12 @@ mod unknown_keys {
     }
 
     #[test]
-    fn of_other_programs_are_ignored() {
-        agent_with("extra_packages = [\"ripgrep\"]");
+    fn of_packages_are_read() {
+        let spec = agent_with("extra_packages = [\"ripgrep\", \"python3Packages.numpy\"]");
+        assert_eq!(spec.packages.iter().map(Package::as_str).collect::<Vec<_>>(), ["ripgrep", "python3Packages.numpy"]);
+        assert_eq!(spec.packages_timeout, Duration::from_mins(10));
+        let spec = agent_with("type = \"native\"\nextra_packages = [\"jq\"]\nextra_packages_timeout = \"1h\"");
+        assert_eq!((spec.packages.len(), spec.packages_timeout), (1, Duration::from_hours(1)));
     }
 
     #[test]

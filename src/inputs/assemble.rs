@@ -239,6 +239,8 @@ fn declare(
             workdir,
             umask: spec.umask,
             sandbox: spec.kind.sandbox().map(|sandbox| in_place(sandbox, home)),
+            packages: spec.packages.clone(),
+            packages_timeout: spec.packages_timeout,
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: spec.secrets.is_some() || secrets.is_complete,
@@ -331,6 +333,10 @@ impl KnownMarks {
                     mark(name, &values.iter().map(Vec::as_slice).collect::<Vec<_>>());
                 }
             }
+        }
+        if !launch.packages.is_empty() {
+            let names: Vec<&[u8]> = launch.packages.iter().map(|package| package.as_str().as_bytes()).collect();
+            mark("extra_packages", &names);
         }
         if let (Some(from), Some(text)) = (&spec.prompt, prompt) {
             let name = if matches!(from, Prompt::File(_)) { "prompt_file" } else { "prompt" };

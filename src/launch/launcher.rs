@@ -34,9 +34,11 @@ use boxed::Boxed;
 
 use super::daemon_link::{DAEMON_TIMEOUT, DaemonLink, Said, readable};
 use super::login::{self, Asked, Login};
+use super::packages::{self, Building};
 use super::protocol::{End, Ending, Failure, FromLauncher, Harness, Log, ProgramNotFound, Progress, ToLauncher};
 use super::temporary_dir::{self, Scratch};
 use super::terminal::Terminal;
+use crate::agent::packages::{Built, Package, TIMEOUT};
 use crate::agent::sandbox::Sandbox;
 use crate::contain::marker;
 use crate::logs::writer::Writer;
@@ -118,9 +120,13 @@ pub fn conclude(result: Result<u8, Error>) -> ExitCode {
 fn live(name: &str, attempt: u64, socket: &Path, agentd: &Path) -> Result<Ending, Error> {
     let mut signals = Caught::new()?;
     let mut daemon = DaemonLink::new(socket, name, attempt);
-    let (order, login_patience) = await_order(&mut daemon, &mut signals)?.ok_or(Error::Unwanted)?;
+    let (mut order, login_patience) = await_order(&mut daemon, &mut signals)?.ok_or(Error::Unwanted)?;
     // Not earlier: until now, the daemon does not know the children of this process as the agent's.
-    let started = match log_in(&order, agentd, login_patience, &mut daemon, &mut signals)? {
+    let prepared = match log_in(&order, agentd, login_patience, &mut daemon, &mut signals)? {
+        Ok(mut login) => build(&mut order, &mut login, agentd, &mut daemon, &mut signals)?.map(|()| login),
+        Err(failure) => Err(failure),
+    };
+    let started = match prepared {
         Ok(login) => start(order, login, &mut daemon),
         Err(failure) => {
             drop(order);
@@ -175,6 +181,8 @@ fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) ->
         login_patience,
         umask: declared,
         sandbox,
+        packages,
+        packages_timeout,
     } = message
     else {
         return None;
@@ -188,8 +196,17 @@ fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) ->
     });
     daemon.log = log.as_ref().and_then(written_to);
     let workdir = PathBuf::from(OsStr::from_bytes(workdir.as_slice()));
+    let packages_timeout = packages_timeout.unwrap_or(TIMEOUT);
     Some((
-        Order { arguments, environment, workdir, sandbox: sandbox.map(|sandbox| *sandbox), log },
+        Order {
+            arguments,
+            environment,
+            workdir,
+            sandbox: sandbox.map(|sandbox| *sandbox),
+            packages,
+            packages_timeout,
+            log,
+        },
         login_patience.unwrap_or(login::LOGIN_TIMEOUT),
     ))
 }
@@ -227,9 +244,96 @@ fn log_in(
     }
 }
 
+/// Has the packages built, and puts their programs first in the `PATH`. The inner error says why they are not there.
+fn build(
+    order: &mut Order,
+    login: &mut Login,
+    agentd: &Path,
+    daemon: &mut DaemonLink,
+    signals: &mut Caught,
+) -> io::Result<Result<(), Failure>> {
+    if order.packages.is_empty() {
+        return Ok(Ok(()));
+    }
+    daemon.say(&FromLauncher::Building);
+    let environment = of_packages(order, login);
+    let begun = Building::begin(agentd, &daemon.name, &order.packages, environment, order.packages_timeout);
+    let mut building = match begun {
+        Ok(building) => building,
+        Err(error) => return Ok(Err(unbuilt(format!("{} cannot be run: {error}", agentd.display())))),
+    };
+    let built = await_packages(&mut building, daemon, signals)?;
+    let Built { programs, .. } = match built {
+        Ok(built) => built,
+        Err(failure) => {
+            end_building(&building, signals)?;
+            return Ok(Err(failure));
+        }
+    };
+    if let Some(path) = order.environment.get_mut("PATH") {
+        let with = packages::with_programs(&programs, Some(OsStr::from_bytes(path.as_slice())));
+        *path = SecretBytes::from(with.as_bytes().to_vec());
+    }
+    let path = login.environment.iter().position(|(name, _)| name == "PATH");
+    let path = path.map(|at| login.environment.swap_remove(at).1);
+    login.environment.push(("PATH".into(), packages::with_programs(&programs, path.as_deref())));
+    Ok(Ok(()))
+}
+
+/// What the step that builds packages has of the environment: the login's, and what is declared for Nix.
+fn of_packages(order: &Order, login: &Login) -> BTreeMap<OsString, OsString> {
+    let is_given = |name: &str| name == marker::VARIABLE || packages::is_for_nix(name);
+    let declared = order.environment.iter().filter(|(name, _)| is_given(name));
+    let declared = declared.map(|(name, value)| (name.into(), OsStr::from_bytes(value.as_slice()).to_owned()));
+    login.environment.iter().cloned().chain(declared).collect()
+}
+
+/// Waits for the packages. The inner error says why they are not there, or that they are no longer wanted.
+fn await_packages(
+    building: &mut Building,
+    daemon: &mut DaemonLink,
+    signals: &mut Caught,
+) -> io::Result<Result<Built, Failure>> {
+    loop {
+        if let Some(built) = building.take_in() {
+            return Ok(built.map_err(unbuilt));
+        }
+        // The next daemon learns of the outcome.
+        while let Some((message, _)) = daemon.receive(None) {
+            if matches!(message, ToLauncher::Interrupt | ToLauncher::InterruptAgain | ToLauncher::Unwanted) {
+                return Ok(Err(not_yet("it was stopped before it started".to_owned())));
+            }
+        }
+        if signals.hang_up.has_come() {
+            return Ok(Err(not_yet("its pane was closed before it started".to_owned())));
+        }
+        let limit = building.limit();
+        let descriptors = [Some(signals.descriptor()), daemon.descriptor(), Some(building.descriptor())].map(readable);
+        let mut descriptors: Vec<PollFd> = descriptors.into_iter().flatten().collect();
+        poll::wait(&mut descriptors, Some(limit))?;
+        signals.take_in();
+    }
+}
+
+/// Ends what builds packages: Nix by SIGINT, and then whatever is left.
+fn end_building(building: &Building, signals: &mut Caught) -> io::Result<()> {
+    building.interrupt();
+    let limit = Instant::now() + packages::END_TIMEOUT;
+    while building.pid().is_some_and(|pid| reap(pid).is_none()) && Instant::now() < limit {
+        poll::wait(&mut [PollFd::new(signals.descriptor(), PollFlags::POLLIN)], Some(limit))?;
+        signals.take_in();
+    }
+    clean_up(signals);
+    Ok(())
+}
+
+fn unbuilt(message: String) -> Failure {
+    Failure { packages: true, ..not_yet(message) }
+}
+
 /// A failure that the next attempt may not have.
 fn not_yet(message: String) -> Failure {
-    Failure { message, errno: None, missing: true, program: None }
+    Failure { message, errno: None, missing: true, program: None, packages: false }
 }
 
 fn written_to(log: &Writer) -> Option<Log> {
@@ -241,6 +345,8 @@ struct Order {
     environment: BTreeMap<String, SecretBytes>,
     workdir: PathBuf,
     sandbox: Option<Sandbox>,
+    packages: Vec<Package>,
+    packages_timeout: Duration,
     log: Option<Writer>,
 }
 
@@ -326,7 +432,13 @@ fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<Running,
     }
     let words: Vec<&OsStr> = order.arguments.iter().map(|argument| OsStr::from_bytes(argument.as_slice())).collect();
     let Some((&program, arguments)) = words.split_first() else {
-        return Err(Failure { message: "no program was given".to_owned(), errno: None, missing: false, program: None });
+        return Err(Failure {
+            message: "no program was given".to_owned(),
+            errno: None,
+            missing: false,
+            program: None,
+            packages: false,
+        });
     };
     let declared_path = order.environment.get("PATH").map(|path| OsStr::from_bytes(path.as_slice()));
     let found = find(program, declared_path.or(login.variable("PATH")).unwrap_or_default())?;
@@ -379,7 +491,13 @@ fn environment(order: &Order, login: &Login, temporary: Option<&Path>) -> BTreeM
 }
 
 pub(super) fn failure(what: &str, error: &io::Error) -> Failure {
-    Failure { message: format!("{what}: {error}"), errno: error.raw_os_error(), missing: false, program: None }
+    Failure {
+        message: format!("{what}: {error}"),
+        errno: error.raw_os_error(),
+        missing: false,
+        program: None,
+        packages: false,
+    }
 }
 
 /// Searches as `execvp(3)` does, but in the `PATH` that the harness will have, and with an error that says where it searched.
@@ -416,6 +534,7 @@ pub(super) fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
             errno: Some(Errno::ENOENT as i32),
             missing: false,
             program: Some(ProgramNotFound { name: shown.to_string(), path: Some(path.display().to_string()) }),
+            packages: false,
         }),
     }
 }

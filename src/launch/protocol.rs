@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::fingerprint::Fingerprint;
+use crate::agent::packages::Package;
 use crate::agent::sandbox::Sandbox;
 use crate::sys::file_id::FileId;
 use crate::sys::secret_bytes::SecretBytes;
@@ -48,6 +49,9 @@ pub enum FromLauncher {
         #[serde(default)]
         log: Option<Log>,
     },
+    /// The packages of its work are being built, which may take as long as it says. Sent before `Started`, and only if the work names
+    /// packages: then the daemon knows this message.
+    Building,
     /// The harness was started.
     Started(Harness),
     /// The harness could not be started.
@@ -136,6 +140,12 @@ pub enum ToLauncher {
         /// The sandbox to start it in, if there is to be one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         sandbox: Option<Box<Sandbox>>,
+        /// The packages whose programs come first in its `PATH`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        packages: Vec<Package>,
+        /// How long these may take to be built.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        packages_timeout: Option<Duration>,
     },
     /// Write output to the two files that [come with](crate::sys::fd_passing) this message from now on: the earlier ones were
     /// moved or removed.
@@ -170,6 +180,9 @@ pub struct Failure {
     /// The program, if it is that which was not found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<ProgramNotFound>,
+    /// Whether it is the packages that could not be had.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub packages: bool,
 }
 
 /// A program that was not found.

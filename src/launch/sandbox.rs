@@ -289,10 +289,16 @@ fn make_root(root: &Path, items: &[Item]) -> io::Result<()> {
 }
 
 fn failure(what: &str, error: &io::Error) -> Failure {
-    Failure { message: format!("{what}: {error}"), errno: error.raw_os_error(), missing: false, program: None }
+    Failure {
+        message: format!("{what}: {error}"),
+        errno: error.raw_os_error(),
+        missing: false,
+        program: None,
+        packages: false,
+    }
 }
 
 /// A failure that a person has to see to.
 fn refused(message: String) -> Failure {
-    Failure { message, errno: Some(Errno::EPERM as i32), missing: false, program: None }
+    Failure { message, errno: Some(Errno::EPERM as i32), missing: false, program: None, packages: false }
 }

@@ -137,6 +137,11 @@ impl Marker {
             let sandbox = Sandbox { seed: Vec::new(), ..sandbox.clone() };
             hash.text(&serde_json::to_vec(&sandbox).unwrap_or_default());
         }
+        if !launch.packages.is_empty() {
+            hash.text(b"packages");
+            hash.count(launch.packages.len());
+            launch.packages.iter().for_each(|package| hash.text(package.as_str().as_bytes()));
+        }
         environment.count(launch.environment.len());
         for (name, value) in &launch.environment {
             environment.text(name.as_bytes());
@@ -211,8 +216,8 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::agent::changes::Marks;
     use crate::agent::fingerprint::Fingerprint;
+    use crate::agent::packages::Package;
     use crate::agent::user::AgentUser;
     use crate::sys::secret_bytes::SecretBytes;
 
@@ -222,20 +227,26 @@ mod tests {
             session: "a".parse().unwrap(),
             user: None,
             arguments: arguments.iter().copied().map(SecretBytes::from).collect(),
-            prompt: None,
             environment: environment.iter().map(|&(name, value)| (name.to_owned(), SecretBytes::from(value))).collect(),
-            secrets: BTreeSet::new(),
-            workdir: "/".into(),
-            umask: None,
-            sandbox: None,
-            fingerprint: Fingerprint::default(),
-            marks: Marks::none(),
-            is_certain: true,
+            ..Launch::of_nothing()
         }
     }
 
     fn as_user(name: &str, uid: u32) -> Launch {
         Launch { user: Some(AgentUser { name: name.parse().unwrap(), uid }), ..launch(&["a"], &[]) }
+    }
+
+    fn with_packages(names: &[&str]) -> Launch {
+        let packages = names.iter().map(|name| Package::new(name).unwrap()).collect();
+        Launch { packages, ..launch(&["a"], &[]) }
+    }
+
+    /// It bounds a start, and is nothing that is started.
+    #[test]
+    fn the_time_for_packages_does_not_count() {
+        let (key, launch) = (Key::ephemeral().unwrap(), with_packages(&["b"]));
+        let patient = Launch { packages_timeout: launch.packages_timeout * 2, ..launch.clone() };
+        assert_eq!(key.fingerprint(&launch), key.fingerprint(&patient));
     }
 
     #[test]
@@ -318,6 +329,9 @@ mod tests {
             // A user of the same name is another one.
             as_user("b", 8),
             launch(&["a", "user", "b"], &[]),
+            with_packages(&["b"]),
+            with_packages(&["b", "c"]),
+            with_packages(&["c", "b"]),
         ];
         let prints: BTreeMap<String, usize> =
             launches.iter().enumerate().map(|(at, launch)| (key.fingerprint(launch).0, at)).collect();

@@ -55,7 +55,7 @@ use crate::sys::secret_bytes::SecretBytes;
 use crate::text::redact::Redactor;
 use crate::tmux;
 use crate::wire::exit_status::{ExitStatus, Signal};
-use crate::wire::reason::MissingProgram;
+use crate::wire::reason::{MissingPackages, MissingProgram};
 use crate::wire::status::Usage;
 
 use super::pacing::Turn;
@@ -90,6 +90,9 @@ const SECRETS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Shown instead of a launcher's words while the secrets are unknown.
 const UNSAID: &str = "its launcher says why, which is not shown because its secrets could not be redacted";
+
+/// The most characters of what is wrong with packages.
+const MOST_OF_DETAIL: usize = 600;
 
 const STOPPED_BEFORE: &str = "it was stopped before it started";
 
@@ -174,6 +177,7 @@ pub async fn run(
         wanted,
         limits,
         turn,
+        packages: Vec::new(),
         is_met_noted,
         is_none,
         log,
@@ -227,7 +231,9 @@ struct Run<T> {
     /// To start its harness.
     turn: Option<Turn>,
     is_met_noted: bool,
-    /// Whether its program was not found, so that it does not count as an attempt.
+    /// The packages that it was launched with here.
+    packages: Vec<String>,
+    /// Whether its program was not found or its packages not built, so that it does not count as an attempt.
     is_none: bool,
     log: LogKeeper,
     /// Why it was ended from here.
@@ -332,8 +338,13 @@ impl<T: Fn(machine::Event)> Run<T> {
         redactor.map_or_else(|_| UNSAID.to_owned(), |redactor| plain(&redactor.redact(text)))
     }
 
-    /// What a failure to start is. A launcher that names a program is believed: it may as well say that the program has failed.
+    /// What a failure to start is. A launcher that names a program or blames packages is believed: it may as well say that the program
+    /// has failed.
     async fn blame(&self, failure: &Failure) -> NotStarted {
+        if failure.packages {
+            let detail = shortened(&self.words(&failure.message).await, MOST_OF_DETAIL);
+            return NotStarted::Unbuilt(MissingPackages { names: self.packages.clone(), detail });
+        }
         let Some(ProgramNotFound { name, path }) = &failure.program else {
             return blame(failure, self.words(&failure.message).await);
         };
@@ -588,7 +599,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             (Progress::Failed(failure), Reported::Nothing) => {
                 launcher.has_ended();
                 let why = self.blame(&failure).await;
-                self.is_none = matches!(why, NotStarted::NotFound(_));
+                self.is_none = why.absent().is_some();
                 self.not_started(why);
             }
             (Progress::Ended { harness, end }, Reported::Nothing | Reported::Started) => {
@@ -689,7 +700,9 @@ impl<T: Fn(machine::Event)> Run<T> {
             Some(_) => self.log_is(log_error.as_deref()),
             None => self.logged(log_error.as_ref()),
         }
-        launcher.limit = Some(self.to_start());
+        let for_packages = if launch.packages.is_empty() { Duration::ZERO } else { launch.packages_timeout };
+        launcher.limit = Some(self.to_start() + for_packages);
+        self.packages = launch.packages.iter().map(ToString::to_string).collect();
         if self.wanted != Wanted::Running {
             launcher.say(&ToLauncher::Unwanted).await;
             launcher.has_ended();
@@ -708,6 +721,8 @@ impl<T: Fn(machine::Event)> Run<T> {
             login_patience: Some(self.resources.login_patience),
             umask: launch.umask,
             sandbox: launch.sandbox.clone().map(Box::new),
+            packages: launch.packages.clone(),
+            packages_timeout: (!launch.packages.is_empty()).then_some(launch.packages_timeout),
         };
         // One that does not listen is one that does not start anything in time.
         launcher.order(&order, files.as_ref()).await;
@@ -815,7 +830,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             self.turn_away(visitor);
         }
         let mut limiting = self.limits.take().map(|limits| limit(&launcher.tree, limits)).unwrap_or_default();
-        let mut lacks_told = false;
+        let (mut lacks_told, mut building_told) = (false, false);
         let mut alive = true;
         while launcher.connection.is_some() || alive {
             if launcher.heard != Reported::Nothing {
@@ -825,6 +840,11 @@ impl<T: Fn(machine::Event)> Run<T> {
             // Nothing is lost by cancelling an arm: the reader keeps what has arrived, and the others only wait.
             tokio::select! {
                 message = read(&mut launcher.connection) => match message {
+                    Ok(Some(FromLauncher::Building)) if launcher.heard == Reported::Nothing && !std::mem::replace(&mut building_told, true) => {
+                        // Others start meanwhile: this may take long.
+                        self.turn = None;
+                        (self.tell)(machine::Event::Building { attempt: self.attempt });
+                    }
                     Ok(Some(FromLauncher::Started(harness))) if launcher.heard == Reported::Nothing => {
                         self.hear_progress(&mut launcher, Progress::Running(harness)).await;
                     }
@@ -1122,6 +1142,10 @@ pub fn told(message: FromLauncher, attempt: machine::Attempt, now: Timestamp) ->
                 let path = program.path.as_deref().map(plain);
                 NotStarted::NotFound(not_found(&plain(&program.name), path.as_deref(), "agent".to_owned()))
             }
+            None if failure.packages => {
+                let detail = shortened(&plain(&failure.message), MOST_OF_DETAIL);
+                NotStarted::Unbuilt(MissingPackages { names: Vec::new(), detail })
+            }
             None => blame(failure, plain(&failure.message)),
         };
         vec![machine::Event::NotStarted { attempt, why }]
@@ -1142,6 +1166,7 @@ pub fn told(message: FromLauncher, attempt: machine::Attempt, now: Timestamp) ->
             std::iter::once(found).chain(came).collect()
         }
         FromLauncher::Warning(_) | FromLauncher::LogLost(_) => Vec::new(),
+        FromLauncher::Building => vec![machine::Event::Building { attempt }],
         FromLauncher::Started(harness) => vec![started(attempt, harness, now)],
         FromLauncher::Failed(failure) => failed(&failure),
         FromLauncher::Ended(end) => vec![ended(end)],

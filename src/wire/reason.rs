@@ -85,6 +85,12 @@ pub enum WaitingFor {
         #[serde(flatten)]
         program: MissingProgram,
     },
+    /// Packages of its `extra_packages`. agentd has Nix build them again at `next_start_at`, and at once after an edit or a reload.
+    Packages {
+        /// Which, and what is known of them.
+        #[serde(flatten)]
+        packages: MissingPackages,
+    },
     /// The declaration, which this daemon has not read yet.
     Unread {},
     /// A correction of the entry; `error` says what is wrong with it.
@@ -123,6 +129,15 @@ pub struct MissingProgram {
     /// What is probably wrong with the entry, and what would be right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+/// Packages that could not be had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MissingPackages {
+    /// All that the entry names.
+    pub names: Vec<String>,
+    /// What is wrong with one of them, mostly in the words of Nix.
+    pub detail: String,
 }
 
 /// What is wrong with a path that an entry names.
@@ -302,6 +317,12 @@ impl fmt::Display for MissingProgram {
     }
 }
 
+impl fmt::Display for MissingPackages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "its extra_packages are not there: {}", self.detail)
+    }
+}
+
 /// What an agent waits for, as one sentence: one thing after the other, with semicolons between.
 #[derive(Clone, Copy, Debug)]
 pub struct Causes<'a>(pub &'a [WaitingFor]);
@@ -335,6 +356,7 @@ impl fmt::Display for WaitingFor {
             Self::Paused { by: Some(by), .. } => write!(f, "all agents are paused by {by}"),
             Self::Paused { by: None, .. } => f.write_str("all agents are paused"),
             Self::Program { program } => program.fmt(f),
+            Self::Packages { packages } => packages.fmt(f),
             Self::Unread {} => f.write_str("its declaration could not be read yet"),
             Self::Entry {} => f.write_str("its entry is wrong, and nothing of it ever ran"),
             Self::Backoff { restart, max_restarts: Some(limit) } => write!(f, "restart {restart} of {limit} follows"),
@@ -427,8 +449,8 @@ mod tests {
     #[test]
     fn each_thing_waited_for_has_its_json_and_its_words() {
         use WaitingFor::{
-            Backoff, Entry, Home, PreviousAttempt, Program, PromptFile, Retry, Secrets, Session, Unknown, Unread, User,
-            Workdir,
+            Backoff, Entry, Home, Packages, PreviousAttempt, Program, PromptFile, Retry, Secrets, Session, Unknown,
+            Unread, User, Workdir,
         };
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         for (value, json, words) in [
@@ -512,6 +534,13 @@ mod tests {
                 Backoff { restart: 2, max_restarts: None },
                 json!({ "kind": "backoff", "restart": 2 }),
                 "restart 2 follows",
+            ),
+            (
+                Packages {
+                    packages: MissingPackages { names: vec!["jq".into(), "rg".into()], detail: "no rg".into() },
+                },
+                json!({ "kind": "packages", "names": ["jq", "rg"], "detail": "no rg" }),
+                "its extra_packages are not there: no rg",
             ),
             (Retry {}, json!({ "kind": "retry" }), "the launch failed and will be tried again"),
             (PreviousAttempt {}, json!({ "kind": "previous-attempt" }), "what was there before is being cleared away"),

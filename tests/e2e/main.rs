@@ -33,6 +33,7 @@ mod monitoring;
 mod observe;
 mod operators;
 mod overrides;
+mod packages;
 mod panes;
 mod people;
 mod presets;

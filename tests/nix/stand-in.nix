@@ -51,8 +51,12 @@ let
       foldl'
       genList
       head
+      isAttrs
+      isList
       length
+      listToAttrs
       mapAttrs
+      replaceStrings
       sort
       ;
 
@@ -146,6 +150,8 @@ let
       replaceStrings special (map (character: "\\${character}") special);
     filterAttrs = keep: set: removeAttrs set (filter (name: !keep name set.${name}) (attrNames set));
     genAttrs = names: value: listToAttrs (map (name: lib.nameValuePair name (value name)) names);
+    getBin = package: package.bin or package;
+    inherit isDerivation;
     getExe = package: "${package}/bin/${package.meta.mainProgram}";
     hasInfix = infix: text: length (split (lib.escapeRegex infix) text) > 1;
     hasPrefix = prefix: text: substring 0 (stringLength prefix) text == prefix;
@@ -245,7 +251,16 @@ let
     writeShellScript = name: _: package name;
     writeText = name: _: package name;
   }
-  // lib.genAttrs [ "cargo" "deadnix" "fish" "hello" "nixfmt" "rustfmt" ] package;
+  // lib.genAttrs [
+    "bubblewrap"
+    "cargo"
+    "deadnix"
+    "fish"
+    "hello"
+    "nixfmt"
+    "ripgrep"
+    "rustfmt"
+  ] package;
 
   # For systemd, a double-quoted string with C's escapes is one argument, and of what is in it only `%` and `$` still mean
   # something (systemd.service(5), "COMMAND LINES").

@@ -1,5 +1,6 @@
 //! What happens to an agent, and what is to be done about it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use crate::agent::user::AgentUser;
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
 use crate::wire::exit_status::ExitStatus;
-use crate::wire::reason::MissingProgram;
+use crate::wire::reason::{MissingPackages, MissingProgram, WaitingFor};
 use crate::wire::status::{PastAttempt, Usage};
 
 /// What happens to an agent.
@@ -42,6 +43,11 @@ pub enum Event {
         attempt: Attempt,
         /// The launcher.
         launcher: Identity,
+    },
+    /// Its packages are being built, and its harness starts later.
+    Building {
+        /// Of which attempt.
+        attempt: Attempt,
     },
     /// The harness runs.
     Started {
@@ -153,12 +159,56 @@ pub enum LaunchReason {
 pub enum NotStarted {
     /// There is no such program. The launch does not count, and is tried again.
     NotFound(MissingProgram),
+    /// Its packages could not be had. The launch does not count, and is tried again.
+    Unbuilt(MissingPackages),
     /// The agent's own fault, as far as can be told: a program that cannot be run, say. Counts as an attempt that failed.
     Failed(String),
     /// The fault of tmux, of the system, or of nobody: the launch is tried again whatever the policy says.
     Retry(String),
     /// The launch came to nothing because a daemon was cut off in the middle of it: it is repeated at once, and does not count.
     CutOff,
+}
+
+impl NotStarted {
+    /// What was not there, if that is why: then the launch is none that counts.
+    pub fn absent(&self) -> Option<Absent> {
+        match self {
+            Self::NotFound(program) => Some(Absent::Program(program.clone())),
+            Self::Unbuilt(packages) => Some(Absent::Packages(packages.clone())),
+            Self::Failed(_) | Self::Retry(_) | Self::CutOff => None,
+        }
+    }
+}
+
+/// What an agent lacks that only a launch finds out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// Its program.
+    Program(MissingProgram),
+    /// Its packages.
+    Packages(MissingPackages),
+}
+
+impl From<Absent> for WaitingFor {
+    fn from(absent: Absent) -> Self {
+        match absent {
+            Absent::Program(program) => Self::Program { program },
+            Absent::Packages(packages) => Self::Packages { packages },
+        }
+    }
+}
+
+impl fmt::Display for Absent {
+    /// In full, with what was searched.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Program(program) => {
+                let path = program.path.as_ref().map_or_else(String::new, |path| format!("; its PATH is {path}"));
+                write!(f, "{program}{path}")
+            }
+            Self::Packages(packages) => packages.fmt(f),
+        }
+    }
 }
 
 /// What is to be done.

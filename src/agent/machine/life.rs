@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use super::{Attempt, LaunchReason};
+use super::{Absent, Attempt, LaunchReason};
 use crate::agent::changes::{Before, Marks, changes};
 use crate::agent::declaration::{Declaration, Missing, WaitingFor};
 use crate::agent::fingerprint::Fingerprint;
@@ -16,7 +16,7 @@ use crate::agent::spec::{Kind, Policy};
 use crate::agent::user::AgentUser;
 use crate::sys::clock::Timestamp;
 use crate::wire::exit_status::ExitStatus;
-use crate::wire::reason::{Changes, MissingProgram};
+use crate::wire::reason::Changes;
 use crate::wire::status::Usage;
 
 /// The life of an agent under one good declaration.
@@ -48,10 +48,12 @@ pub(super) struct Life {
     /// Launches that failed through no fault of the agent since the latest start. They choose the delay, whatever the policy says in
     /// between.
     pub(super) failures: u32,
-    /// The program that was not found when the latest launch was tried.
-    pub(super) absent: Option<MissingProgram>,
+    /// What was not found when the latest launch was tried.
+    pub(super) absent: Option<Absent>,
     /// How often in a row it was not found. This chooses the delay.
     pub(super) absences: usize,
+    /// Whether the launch that is under way waits for its packages. Not on record: the next daemon is not told.
+    pub(super) is_building: bool,
     /// What the next launch is, once that is decided.
     pub(super) next: Option<Next>,
     /// How the latest attempt that is over ended.
@@ -161,6 +163,7 @@ impl Life {
             failures: 0,
             absent: None,
             absences: 0,
+            is_building: false,
             next: Some(Next::Fresh),
             exit: None,
             error: None,

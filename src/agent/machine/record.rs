@@ -9,7 +9,9 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::life::{Exit, Latest, Life, Lingering, Next, Session, Wanted, unread};
-use super::{Attempt, BackoffReason, Force, Harness, Machine, Removal, State, StopReason, Then, is_id_of_harness};
+use super::{
+    Absent, Attempt, BackoffReason, Force, Harness, Machine, Removal, State, StopReason, Then, is_id_of_harness,
+};
 use crate::agent::changes::Marks;
 use crate::agent::declaration::{Missing, WaitingFor};
 use crate::agent::fingerprint::Fingerprint;
@@ -21,7 +23,7 @@ use crate::agent::spec::{Kind, Policy};
 use crate::agent::user::AgentUser;
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
-use crate::wire::reason::{Changes, MissingProgram};
+use crate::wire::reason::{Changes, MissingPackages, MissingProgram};
 use crate::wire::status::Outcome;
 
 impl Serialize for Machine {
@@ -83,6 +85,9 @@ struct LifeRecord<'a> {
     /// The program that was not found: then a retry is the next look for it, which daemons of earlier builds make as a retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     absent: Option<Cow<'a, MissingProgram>>,
+    /// The same of its packages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unbuilt: Option<Cow<'a, MissingPackages>>,
     #[serde(default, skip_serializing_if = "is_zero")]
     absences: usize,
     at: Timestamp,
@@ -261,8 +266,8 @@ impl<'a> Record<'a> {
             (true, false) => Some(Removal::Undeclared),
             (true, true) => Some(Removal::Shutdown),
         };
-        let program = self.declared.as_ref().and_then(|life| life.absent.as_ref());
-        let state = self.state.into_state(removal, program.is_some());
+        let is_absent = self.declared.as_ref().is_some_and(|life| life.absent.is_some() || life.unbuilt.is_some());
+        let state = self.state.into_state(removal, is_absent);
         let session = |SessionRecord { name, is_open, user }: SessionRecord<'_>| Session {
             name: name.into_owned(),
             user: user.map(Cow::into_owned),
@@ -301,7 +306,14 @@ impl<'a> LifeRecord<'a> {
             fingerprint: life.in_force.fingerprint().map(Cow::Borrowed),
             marks: life.marks.as_ref().map(Cow::Borrowed),
             changed: Some(&life.changed).filter(|changed| !changed.is_empty()).map(Cow::Borrowed),
-            absent: life.absent.as_ref().map(Cow::Borrowed),
+            absent: match &life.absent {
+                Some(Absent::Program(program)) => Some(Cow::Borrowed(program)),
+                Some(Absent::Packages(_)) | None => None,
+            },
+            unbuilt: match &life.absent {
+                Some(Absent::Packages(packages)) => Some(Cow::Borrowed(packages)),
+                Some(Absent::Program(_)) | None => None,
+            },
             absences: life.absences,
             at: life.at,
             first_started: life.first_started,
@@ -341,7 +353,11 @@ impl<'a> LifeRecord<'a> {
             in_force: self.fingerprint.map_or(InForce::Nothing, |fingerprint| InForce::Here(fingerprint.into_owned())),
             marks: self.marks.map(Cow::into_owned),
             changed: self.changed.map(Cow::into_owned).unwrap_or_default(),
-            absent: self.absent.map(Cow::into_owned),
+            absent: self
+                .absent
+                .map(|program| Absent::Program(program.into_owned()))
+                .or_else(|| self.unbuilt.map(|packages| Absent::Packages(packages.into_owned()))),
+            is_building: false,
             absences: self.absences,
             at: self.at,
             first_started: self.first_started,
@@ -393,7 +409,7 @@ impl<'a> StateRecord<'a> {
         }
     }
 
-    fn into_state(self, removal: Option<Removal>, lacks_program: bool) -> State {
+    fn into_state(self, removal: Option<Removal>, is_absent: bool) -> State {
         match self {
             Self::Invalid => State::Invalid,
             Self::Waiting => State::Waiting,
@@ -416,7 +432,7 @@ impl<'a> StateRecord<'a> {
                 let force = if killed { Force::Killed } else { Force::Interrupted { again } };
                 State::Stopping { attempt, harness, why, deadline, force }
             }
-            Self::Backoff { until, why: BackoffReason::Retry } if lacks_program => State::Absent { until },
+            Self::Backoff { until, why: BackoffReason::Retry } if is_absent => State::Absent { until },
             Self::Backoff { until, why } => State::Backoff { until, why },
             Self::Exited { outcome } => State::Exited { outcome },
             Self::Closing { retry_at } => State::Closing { then: removal.map_or(Then::Begin, Then::Leave), retry_at },

@@ -133,10 +133,7 @@ impl Machine {
                 .forbidden()
                 .chain(life.wanted.missing().into_iter().flat_map(|missing| missing.0.clone()))
                 .collect(),
-            State::Absent { .. } => {
-                let program = life.absent.clone().map(|program| WaitingFor::Program { program });
-                self.forbidden().chain(program).collect()
-            }
+            State::Absent { .. } => self.forbidden().chain(life.absent.clone().map(WaitingFor::from)).collect(),
             State::Queued { session, holder } => {
                 let name = session.as_ref().map(Name::to_string);
                 let session = WaitingFor::Session { name, holder: holder.to_string() };
@@ -210,6 +207,9 @@ impl Machine {
             }
             State::Backoff { why: BackoffReason::Restart, .. } => format!("{}; {nearest}", ended()),
             State::Backoff { .. } => nearest.to_string(),
+            State::Starting { .. } if life.is_building => {
+                format!("attempt {} is being started: packages are being built", self.total)
+            }
             State::Starting { .. } => format!("attempt {} is being started", self.total),
             State::Running { .. } => match (life.restarts, life.policy.max_restarts) {
                 (0, _) => "started as declared".to_owned(),

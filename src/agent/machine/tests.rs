@@ -10,7 +10,7 @@ use crate::agent::seen::Problem;
 use crate::agent::spec::{Limits, Restart};
 use crate::agent::user::AgentUser;
 use crate::sys::secret_bytes::SecretBytes;
-use crate::wire::reason::{Changes, MissingProgram, StopStage, StoppingBecause};
+use crate::wire::reason::{Changes, MissingPackages, MissingProgram, StopStage, StoppingBecause};
 use crate::wire::status::State::{self as Shown, Backoff, Exited, Running, Starting, Stopping, Waiting};
 use crate::wire::status::{self, AgentStatus, PastAttempt, Time};
 
@@ -39,15 +39,11 @@ fn launch(session: &str, argument: &str) -> Arc<Launch> {
         session: name(session),
         user: None,
         arguments: vec![SecretBytes::from(argument)],
-        prompt: None,
         environment: [("KEY".to_owned(), SecretBytes::from(SECRET))].into(),
         secrets: ["KEY".to_owned()].into(),
-        workdir: "/".into(),
-        umask: None,
-        sandbox: None,
         fingerprint: Fingerprint::of(&format!("{session} {argument}")),
         marks: marks(session, argument),
-        is_certain: true,
+        ..Launch::of_nothing()
     })
 }
 
@@ -130,6 +126,14 @@ fn retry(why: &str) -> NotStarted {
 
 fn not_found() -> NotStarted {
     NotStarted::NotFound(claude())
+}
+
+fn unbuilt() -> NotStarted {
+    NotStarted::Unbuilt(jq())
+}
+
+fn jq() -> MissingPackages {
+    MissingPackages { names: vec!["jq".into()], detail: "no such attribute".into() }
 }
 
 fn claude() -> MissingProgram {
@@ -1578,6 +1582,42 @@ mod late_news {
             assert!(life.tell(Event::Closed(closed)).is_empty());
             assert_eq!(life.status(), before);
         }
+    }
+}
+
+mod missing_packages {
+    use super::*;
+
+    #[test]
+    fn are_waited_for_as_a_missing_program_is() {
+        let mut life = Life::starting(restarting(Restart::No));
+        assert!(life.not_started(1, unbuilt()).is_empty());
+        assert!(life.gone(1).is_empty());
+        let status = life.status();
+        assert_eq!((status.state, status.outcome, status.attempt_total), (Waiting, None, None));
+        assert_eq!(status.waiting_for, [WaitingFor::Packages { packages: jq() }]);
+        let why = "its extra_packages are not there: no such attribute";
+        assert_eq!((status.reason.as_deref(), status.error.as_deref()), (Some(why), Some(why)));
+        assert_eq!(status.next_start_at, at(3));
+        assert!(life.accounts.is_empty(), "it has no history");
+        assert_eq!(life.wait(seconds(3)), ["launch 2"]);
+        life.start(2);
+        assert_eq!((life.status().attempt_total, life.status().error), (Some(1), None));
+    }
+
+    #[test]
+    fn are_told_as_long_as_they_are_built() {
+        let mut life = Life::starting(plain());
+        let reason = |life: &Life| life.status().reason.unwrap();
+        assert_eq!(reason(&life), "attempt 1 is being started");
+        assert!(life.tell(Event::Building { attempt: 2 }).is_empty());
+        assert_eq!(reason(&life), "attempt 1 is being started", "it is of another attempt");
+        assert!(life.tell(Event::Building { attempt: 1 }).is_empty());
+        assert_eq!(reason(&life), "attempt 1 is being started: packages are being built");
+        assert_eq!(life.state(), Starting);
+        life.start(1);
+        assert!(life.tell(Event::Building { attempt: 1 }).is_empty());
+        assert_eq!((reason(&life).as_str(), life.state()), ("started as declared", Running));
     }
 }
 

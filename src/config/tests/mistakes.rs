@@ -134,8 +134,32 @@ fn answer(lines: &str) -> String {
 )]
 #[case::packages(
     "extra_packages = [\"jq\"]",
-    "3:18: warning: `extra_packages` is ignored, and without a `type`, this agent runs without a sandbox; the Go daemon would \
+    "3:18: warning: without a `type`, this agent runs without a sandbox; the Go daemon would \
      sandbox it; write `type = \"sandboxed\"` to have it, or `type = \"native\"` if none is meant"
+)]
+#[case::flake_as_a_package(
+    "type = \"native\"\nextra_packages = [\"jq\", \"github:NixOS/nixpkgs#jq\"]",
+    "4:25: error: the package \"github:NixOS/nixpkgs#jq\" refers to a flake; write only the name in nixpkgs, such as \"ripgrep\""
+)]
+#[case::option_as_a_package(
+    "type = \"native\"\nextra_packages = [\"--impure\"]",
+    "4:19: error: the package \"--impure\" is not a name in nixpkgs; it has letters, digits and . _ + -, and dots only between"
+)]
+#[case::path_as_a_package(
+    "type = \"native\"\nextra_packages = [\"/usr/bin/jq\"]",
+    "4:19: error: the package \"/usr/bin/jq\" is not a store path like /nix/store/<hash>-<name>; write that, or the name of"
+)]
+#[case::no_package(
+    "type = \"native\"\nextra_packages = [\"\"]",
+    "4:19: error: the package \"\" is empty; write the name"
+)]
+#[case::packages_as_a_text(
+    "type = \"native\"\nextra_packages = \"jq\"",
+    "4:18: error: `extra_packages` is a string; write an array of names, in [ ]"
+)]
+#[case::no_time_for_packages(
+    "type = \"native\"\nextra_packages = [\"jq\"]\nextra_packages_timeout = 0",
+    "5:26: error: `extra_packages_timeout` is too small; write how long a build may take, for example \"10m\""
 )]
 #[case::memory_without_a_type(
     "memory = \"2G\"",

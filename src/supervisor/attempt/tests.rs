@@ -96,6 +96,7 @@ fn in_short(event: &machine::Event) -> String {
         Event::Started { .. } => "started".to_owned(),
         Event::Found { .. } => "found".to_owned(),
         Event::NotStarted { why: NotStarted::NotFound(program), .. } => format!("not found: {program}"),
+        Event::NotStarted { why: NotStarted::Unbuilt(packages), .. } => format!("unbuilt: {packages}"),
         Event::NotStarted { why: NotStarted::Failed(why), .. } => format!("failed: {why}"),
         Event::NotStarted { why: NotStarted::Retry(why), .. } => format!("retry: {why}"),
         Event::NotStarted { why: NotStarted::CutOff, .. } => "cut off".to_owned(),
@@ -478,7 +479,13 @@ mod a_launcher_at_work {
     ) {
         let (stage, mut launcher) = launched().await;
         launcher
-            .say(FromLauncher::Failed(Failure { message: "no such program".to_owned(), errno, missing, program: None }))
+            .say(FromLauncher::Failed(Failure {
+                message: "no such program".to_owned(),
+                errno,
+                missing,
+                program: None,
+                packages: false,
+            }))
             .await;
         until("it is told", || stage.count_told() > 0).await;
         assert_eq!(stage.told(), [expected]);
@@ -494,7 +501,7 @@ mod a_launcher_at_work {
         let (stage, mut launcher) = launched().await;
         let program = ProgramNotFound { name: "claude".to_owned(), path: path.map(str::to_owned) };
         let message = "claude: not found".to_owned();
-        let failure = Failure { message, errno: Some(ENOENT), missing: false, program: Some(program) };
+        let failure = Failure { message, errno: Some(ENOENT), missing: false, program: Some(program), packages: false };
         launcher.say(FromLauncher::Failed(failure)).await;
         until("it is told", || stage.count_told() > 0).await;
         assert_eq!(stage.told(), [expected]);
@@ -504,6 +511,24 @@ mod a_launcher_at_work {
         launcher.die().await;
         assert_eq!(stage.told(), ["gone"]);
         assert_eq!(stage.fakes.log_files.calls.count("discard a 1-1"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn missing_packages_are_told_in_the_words_of_the_launcher() {
+        let (stage, mut launcher) = launched().await;
+        launcher.say(FromLauncher::Building).await;
+        until("it is told", || stage.count_told() > 0).await;
+        assert_eq!(stage.told(), ["Building { attempt: 1 }"]);
+        let message = format!("no such\u{1b}[31m package {}", "x".repeat(2000));
+        let failure = Failure { message, errno: None, missing: true, program: None, packages: true };
+        launcher.say(FromLauncher::Failed(failure)).await;
+        until("it is told", || stage.count_told() > 0).await;
+        let told = stage.told();
+        assert!(told[0].starts_with("unbuilt: its extra_packages are not there: no such [31m package xxx"), "{told:?}");
+        assert!(told[0].len() < 700, "{}", told[0].len());
+        stage.command(Command::EndNoted).await;
+        launcher.die().await;
+        assert_eq!(stage.fakes.log_files.calls.count("discard a 1-1"), 1, "it is no attempt");
     }
 
     #[test]
@@ -521,8 +546,13 @@ mod a_launcher_at_work {
     #[tokio::test(start_paused = true)]
     async fn an_attempt_that_failed_keeps_its_log() {
         let (stage, mut launcher) = launched().await;
-        let failure =
-            Failure { message: "no such program".to_owned(), errno: Some(ENOEXEC), missing: false, program: None };
+        let failure = Failure {
+            message: "no such program".to_owned(),
+            errno: Some(ENOEXEC),
+            missing: false,
+            program: None,
+            packages: false,
+        };
         launcher.say(FromLauncher::Failed(failure)).await;
         until("it is told", || stage.count_told() > 0).await;
         stage.command(Command::EndNoted).await;
@@ -900,7 +930,13 @@ mod a_survivor {
     async fn that_could_not_start_says_why() {
         let (mut stage, mut launcher) = (Stage::new(), FakeLauncher::start());
         stage.resume(Some(launcher.identity())).await;
-        let failure = Failure { message: "no such program".to_owned(), errno: None, missing: false, program: None };
+        let failure = Failure {
+            message: "no such program".to_owned(),
+            errno: None,
+            missing: false,
+            program: None,
+            packages: false,
+        };
         stage.report(&mut launcher, Progress::Failed(failure)).await;
         pass(SECRETS_TIMEOUT).await;
         until("it is told", || stage.count_told() >= 3).await;

@@ -374,10 +374,12 @@ impl World {
                         in_force.exit = Some(ExitStatus::Cause(message.clone()));
                     }
                     // It is none after all.
-                    (Some(in_force), NotStarted::NotFound(_)) if real.reason == LaunchReason::Recovery => {
+                    (Some(in_force), NotStarted::NotFound(_) | NotStarted::Unbuilt(_))
+                        if real.reason == LaunchReason::Recovery =>
+                    {
                         in_force.is_cut_off = true;
                     }
-                    (Some(in_force), NotStarted::NotFound(_)) => {
+                    (Some(in_force), NotStarted::NotFound(_) | NotStarted::Unbuilt(_)) => {
                         in_force.attempts -= 1;
                         in_force.restarts -= u64::from(real.reason == LaunchReason::Policy);
                     }
