@@ -125,7 +125,7 @@ pub fn running(name: &str) -> AgentStatus {
         harness: None,
         kind: None,
         sandbox: None,
-        labels: Default::default(),
+        labels: std::collections::BTreeMap::new(),
         pid: None,
         attempt: None,
         declared_at: None,
