@@ -876,6 +876,29 @@ mod tests {
         assert!(said.contains(r"\u{1b}[2Jx\u{9b}m\u{202e}\u{2066}\r\nagentd"), "it is named: {said}");
     }
 
+    const ATTACH: &[&str] = &["read-only", "config", "tmux-socket", "terminal-socket", "user", "api-socket"];
+    const DOCTOR: &[&str] = &[
+        "config",
+        "api-socket",
+        "unsandboxed",
+        "default-type",
+        "sandbox",
+        "runsc-path",
+        "secret-dir",
+        "tmux-socket",
+        "terminal-socket",
+        "state-dir",
+        "log-dir",
+        "launcher",
+        "user",
+        "admin-group",
+        "operator-group",
+        "agent-group",
+        "override-dir",
+        "verbose",
+        "json",
+    ];
+
     #[test]
     fn each_command_takes_the_options_that_affect_it() {
         const DAEMON: &[&str] = &[
@@ -905,28 +928,6 @@ mod tests {
             "log-attempts",
             "log-total",
             "debug",
-        ];
-        const ATTACH: &[&str] = &["read-only", "config", "tmux-socket", "terminal-socket", "user", "api-socket"];
-        const DOCTOR: &[&str] = &[
-            "config",
-            "api-socket",
-            "unsandboxed",
-            "default-type",
-            "sandbox",
-            "runsc-path",
-            "secret-dir",
-            "tmux-socket",
-            "terminal-socket",
-            "state-dir",
-            "log-dir",
-            "launcher",
-            "user",
-            "admin-group",
-            "operator-group",
-            "agent-group",
-            "override-dir",
-            "verbose",
-            "json",
         ];
         for (call, command) in commands() {
             let expected: &[&str] = match call.first().map_or("", String::as_str) {

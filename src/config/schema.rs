@@ -56,15 +56,7 @@ fn fields() -> Value {
     let text = || json!({ "type": "string", "maxLength": MAX_ARGUMENT });
     let name = || json!({ "type": "string", "pattern": format!("^[A-Za-z0-9_-]{{0,{}}}$", Name::MAX_LENGTH) });
     let time = || duration("*");
-    let described = |mut schema: Value, description: &str| {
-        schema["description"] = description.into();
-        schema
-    };
-    let with_default = |mut schema: Value, default: Value, description: &str| {
-        schema["default"] = default;
-        described(schema, description)
-    };
-    json!({
+    let mut fields = json!({
         "name": described(name(), "1 to 64 of `A-Z a-z 0-9 _ -`, unique regardless of case"),
         "harness": described(
             json!({ "type": "string", "enum": harnesses }),
@@ -161,6 +153,16 @@ fn fields() -> Value {
             json!("native"),
             "`native`, `sandboxed`; see [Sandboxes](#sandboxes); `--default-type` changes the default",
         ),
+    });
+    if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), later_fields()) {
+        fields.extend(more);
+    }
+    fields
+}
+
+/// The fields about sandboxes, and labels.
+fn later_fields() -> Value {
+    json!({
         "sandbox": described(
             json!({ "type": "string", "enum": ["none", "bwrap", "runsc", "crun", ""] }),
             "what makes the sandbox: `bwrap`, `runsc` or `crun`, which imply `type = \"sandboxed\"`; `none`: there is none",
@@ -202,6 +204,16 @@ fn umask() -> Value {
         "default": "0022",
         "description": "the permissions that new files do not get, in octal digits; `0002` lets the group of a shared repository write",
     })
+}
+
+fn described(mut schema: Value, description: &str) -> Value {
+    schema["description"] = description.into();
+    schema
+}
+
+fn with_default(mut schema: Value, default: Value, description: &str) -> Value {
+    schema["default"] = default;
+    described(schema, description)
 }
 
 fn array(items: &Value) -> Value {

@@ -554,9 +554,9 @@ mod fields {
     }
 
     /// The kind of an entry with these lines, under these options.
-    fn kind(lines: &str, options: Options) -> Kind {
+    fn kind(lines: &str, options: &Options) -> Kind {
         let text = format!("[agent]\nharness = \"custom\"\n{lines}\n");
-        let config = parse(text.as_bytes(), &options).unwrap();
+        let config = parse(text.as_bytes(), options).unwrap();
         assert_eq!(config.findings, [], "{lines}");
         config.entries[0].spec.as_ref().unwrap().kind.clone()
     }
@@ -578,9 +578,9 @@ mod fields {
     #[case("type = \"sandboxed\"\nsandbox = \"crun\"", Some(Engine::Crun))]
     fn type_or_sandbox_says_whether_there_is_a_sandbox(#[case] lines: &str, #[case] engine: Option<Engine>) {
         let expected = engine.map_or(Kind::Native, |engine| Kind::Sandboxed(plain_sandbox(engine)));
-        assert_eq!(kind(lines, Options::default()), expected);
+        assert_eq!(kind(lines, &Options::default()), expected);
         let expected = if engine.is_some() { Kind::Unsandboxed } else { Kind::Native };
-        assert_eq!(kind(lines, Options { unsandboxed: true, ..Options::default() }), expected);
+        assert_eq!(kind(lines, &Options { unsandboxed: true, ..Options::default() }), expected);
     }
 
     #[test]
@@ -592,13 +592,13 @@ mod fields {
             ..Options::default()
         };
         let runsc = Sandbox { program: Some("/opt/runsc".into()), ..plain_sandbox(Engine::Runsc) };
-        assert_eq!(kind("", options()), Kind::Sandboxed(runsc.clone()));
-        assert_eq!(kind("type = \"sandboxed\"", options()), Kind::Sandboxed(runsc.clone()));
-        assert_eq!(kind("sandbox = \"bwrap\"", options()), Kind::Sandboxed(plain_sandbox(Engine::Bwrap)));
-        assert_eq!(kind("type = \"native\"", options()), Kind::Native);
-        assert_eq!(kind("sandbox = \"none\"", options()), Kind::Native);
-        assert_eq!(kind("memory = \"1GiB\"", options()), Kind::Sandboxed(runsc));
-        assert_eq!(kind("", Options { unsandboxed: true, ..options() }), Kind::Unsandboxed);
+        assert_eq!(kind("", &options()), Kind::Sandboxed(runsc.clone()));
+        assert_eq!(kind("type = \"sandboxed\"", &options()), Kind::Sandboxed(runsc.clone()));
+        assert_eq!(kind("sandbox = \"bwrap\"", &options()), Kind::Sandboxed(plain_sandbox(Engine::Bwrap)));
+        assert_eq!(kind("type = \"native\"", &options()), Kind::Native);
+        assert_eq!(kind("sandbox = \"none\"", &options()), Kind::Native);
+        assert_eq!(kind("memory = \"1GiB\"", &options()), Kind::Sandboxed(runsc));
+        assert_eq!(kind("", &Options { unsandboxed: true, ..options() }), Kind::Unsandboxed);
     }
 
     #[test]
@@ -612,7 +612,7 @@ mod fields {
             network: Network::None,
             ..plain_sandbox(Engine::Bwrap)
         };
-        assert_eq!(kind(lines, Options::default()), Kind::Sandboxed(expected));
+        assert_eq!(kind(lines, &Options::default()), Kind::Sandboxed(expected));
     }
 
     #[rstest]

@@ -205,6 +205,7 @@ fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) ->
             sandbox: sandbox.map(|sandbox| *sandbox),
             packages,
             packages_timeout,
+            closure: Vec::new(),
             log,
         },
         login_patience.unwrap_or(login::LOGIN_TIMEOUT),
@@ -263,13 +264,14 @@ fn build(
         Err(error) => return Ok(Err(unbuilt(format!("{} cannot be run: {error}", agentd.display())))),
     };
     let built = await_packages(&mut building, daemon, signals)?;
-    let Built { programs, .. } = match built {
+    let Built { programs, closure } = match built {
         Ok(built) => built,
         Err(failure) => {
             end_building(&building, signals)?;
             return Ok(Err(failure));
         }
     };
+    order.closure = closure;
     if let Some(path) = order.environment.get_mut("PATH") {
         let with = packages::with_programs(&programs, Some(OsStr::from_bytes(path.as_slice())));
         *path = SecretBytes::from(with.as_bytes().to_vec());
@@ -347,6 +349,8 @@ struct Order {
     sandbox: Option<Sandbox>,
     packages: Vec<Package>,
     packages_timeout: Duration,
+    /// What the packages need of the store.
+    closure: Vec<PathBuf>,
     log: Option<Writer>,
 }
 

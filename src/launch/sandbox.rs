@@ -79,6 +79,8 @@ pub(super) struct Request<'a> {
     /// The agent's name.
     pub agent: &'a str,
     pub workdir: &'a Path,
+    /// What its packages need of the store, should the sandbox not have all of the store.
+    pub closure: &'a [PathBuf],
     /// The program and its arguments.
     pub arguments: &'a [SecretBytes],
     /// The environment of the login, in which the engine is looked for, too.
@@ -136,7 +138,12 @@ impl Request<'_> {
         let shell = Path::new(self.of_login("SHELL").unwrap_or(OsStr::new("/bin/sh")));
         let prepared = Prepared { made_home, temporary: temporary.path().to_owned(), launcher };
         let owner = Owner { user, home, shell };
-        let facts = machine::look(self.sandbox, owner, self.workdir, prepared, self.hidden(home)).map_err(refused)?;
+        let mut facts =
+            machine::look(self.sandbox, owner, self.workdir, prepared, self.hidden(home)).map_err(refused)?;
+        if let Some(closure) = &mut facts.closure {
+            let missing: Vec<PathBuf> = self.closure.iter().filter(|path| !closure.contains(path)).cloned().collect();
+            closure.extend(missing);
+        }
         let plan = mounts::plan(self.sandbox, &facts);
         let root = bundle.path().join("rootfs");
         make_root(&root, &plan.items).map_err(|error| failure("the root of the sandbox cannot be made", &error))?;

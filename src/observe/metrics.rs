@@ -131,6 +131,19 @@ fn of_process(families: &mut Families<'_, '_>, started: SystemTime) -> fmt::Resu
     families.gauge(("process_max_fds", None), "how many descriptors the daemon may have open", most)
 }
 
+fn of_labels(families: &mut Families<'_, '_>, agents: &[AgentStatus]) -> fmt::Result {
+    families.gauge(
+        ("agentd_agent_labels", None),
+        "1 for each label of the agent, with its value",
+        agents.iter().flat_map(|agent| {
+            agent.labels.iter().map(|(label, value)| {
+                let labels = [("agent", agent.name.as_str()), ("label", label.as_str()), ("value", value.as_str())];
+                (Some(labels), 1_u64)
+            })
+        }),
+    )
+}
+
 fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Result {
     let agents = snapshot.agents();
     let each = |value: fn(&AgentStatus) -> Option<f64>| {
@@ -155,16 +168,7 @@ fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Resul
             })
         }),
     )?;
-    families.gauge(
-        ("agentd_agent_labels", None),
-        "1 for each label of the agent, with its value",
-        agents.iter().flat_map(|agent| {
-            agent.labels.iter().map(|(label, value)| {
-                let labels = [("agent", agent.name.as_str()), ("label", label.as_str()), ("value", value.as_str())];
-                (Some(labels), 1_u64)
-            })
-        }),
-    )?;
+    of_labels(families, agents)?;
     families.gauge(
         ("agentd_agent_error", None),
         "whether a fault of the agent needs attention",

@@ -79,11 +79,12 @@ impl Supervisor {
 
     /// Who hears of an event and asks finds what it tells of.
     pub(super) fn tell(&self, snapshot: Arc<Snapshot>, happened: Vec<What>) {
-        let before = self.outlets.snapshots.send_replace(Arc::clone(&snapshot));
+        let after = Arc::clone(&snapshot);
+        let before = self.outlets.snapshots.send_replace(snapshot);
         // An agent that was removed has those that it had.
         let labels = |what: &What| {
             let key = what.agent()?.parse().ok()?;
-            Some(snapshot.agent(&key).or_else(|| before.agent(&key))?.labels.clone())
+            Some(after.agent(&key).or_else(|| before.agent(&key))?.labels.clone())
         };
         if !happened.is_empty() {
             self.outlets.happenings.send_modify(|ring| {

@@ -126,7 +126,7 @@ pub fn running(name: &str) -> AgentStatus {
         kind: None,
         user: None,
         sandbox: None,
-        labels: Default::default(),
+        labels: std::collections::BTreeMap::new(),
         pid: None,
         attempt: None,
         declared_at: None,

@@ -58,6 +58,7 @@ pub(super) fn start(order: Order, login: &Login, daemon: &mut DaemonLink) -> Res
         sandbox,
         agent: &daemon.name,
         workdir,
+        closure: &order.closure,
         arguments,
         login: &login.environment,
         environment: sandbox::of_inside(environment(&order, login, Some(temporary)), declared.keys()),

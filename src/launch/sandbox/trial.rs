@@ -51,6 +51,7 @@ pub fn try_engine(engine: Engine, program: Option<PathBuf>) -> Result<(), Failur
         sandbox: &sandbox,
         agent: "try",
         workdir: workdir.path(),
+        closure: &[],
         arguments: &arguments,
         environment: login.clone(),
         login: &login,
