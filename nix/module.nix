@@ -107,7 +107,7 @@ let
         ) besideJcard
       )
       + ''
-        ${cfg.package}/bin/agentd check --strict ${lib.concatMapStrings (word: "${word} ") sandboxArguments}stereos/jcard.toml || {
+        ${cfg.package}/bin/agentd check --strict ${lib.concatStrings (map (word: "${word} ") sandboxArguments)}stereos/jcard.toml || {
           echo 'services.agentd: a warning is an error here. agentd looks for a relative prompt_file in /etc/stereos: put it there by' >&2
           echo 'environment.etc."stereos/NAME".source = ./NAME, or write an absolute path.' >&2
           exit 1

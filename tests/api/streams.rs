@@ -257,7 +257,9 @@ fn agents_are_selected_by_their_labels() {
         running("d"),
     ];
     let server = Server::start(agents, Limits::default());
-    let ask = |query: &str| server.get(&format!("/v1/agents{query}"));
+    let ask = |query: &str| {
+        server.exchange(&format!("GET /v1/agents{query} HTTP/1.1\r\nHost: agentd\r\nConnection: close\r\n\r\n"))
+    };
     let names = |query: &str| {
         let answer = ask(query);
         let body = answer.split_once("\r\n\r\n").unwrap().1;

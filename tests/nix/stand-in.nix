@@ -149,6 +149,12 @@ let
       in
       replaceStrings special (map (character: "\\${character}") special);
     filterAttrs = keep: set: removeAttrs set (filter (name: !keep name set.${name}) (attrNames set));
+    escapeShellArg =
+      text:
+      if builtins.match "[[:alnum:],._+:@%/-]+" text != null then
+        text
+      else
+        "'${builtins.replaceStrings [ "'" ] [ "'\\''" ] text}'";
     genAttrs = names: value: listToAttrs (map (name: lib.nameValuePair name (value name)) names);
     getBin = package: package.bin or package;
     inherit isDerivation;
