@@ -163,7 +163,7 @@ fn unknown(name: &str) -> String {
     }
 }
 
-/// What is to be said if there is no agent to show.
+/// The message for an empty table.
 fn nobody(arguments: &Arguments) -> &'static str {
     if arguments.failed { "no agent has failed" } else { "no agents are declared" }
 }
