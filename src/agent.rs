@@ -11,7 +11,6 @@ pub mod orders;
 pub mod program;
 pub mod reconcile;
 pub mod restart;
-pub mod sandbox;
 pub mod secrets;
 pub mod seen;
 pub mod spec;
