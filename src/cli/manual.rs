@@ -168,10 +168,7 @@ pub const TOPICS: [Topic; 22] = [
         exit: &[
             ("0", "the agents that are named run; without NAME, the daemon runs"),
             ("3", "one of them does not run; without NAME, the daemon does not"),
-            (
-                "4",
-                "there is no such agent, agentd does not answer about those that are named, or you are not allowed to ask",
-            ),
+            ("4", "no agent has that name, agents are named and agentd does not answer, or you may not use its API"),
             ("5", "with --check, an agent has failed, gave up, timed out, is invalid, or has an error"),
             USAGE,
         ],

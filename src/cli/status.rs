@@ -176,7 +176,7 @@ fn unknown(name: &str) -> String {
     }
 }
 
-/// What is to be said if there is no agent to show.
+/// The message for an empty table.
 fn nobody(arguments: &Arguments) -> String {
     let labels: Vec<String> = arguments.labels.iter().map(Selector::to_string).collect();
     match labels.as_slice() {

@@ -190,7 +190,7 @@ pub(super) fn remarks(agent: &AgentStatus, is_all: bool, now: SystemTime) -> Vec
     let is_news = |_: &&str| !is_as_declared && (is_all || !is_in_the_columns(agent));
     let stopped = stopped(agent, now);
     let told = stopped.as_deref().or(agent.reason.as_deref()).filter(is_news);
-    // Where the reason is told, it says so.
+    // The reason of an agent that was silent mentions it, so the line would repeat it.
     let is_silent = agent.state == State::Exited && told.is_none() && exit.is_some_and(|exit| exit.silent);
     let silent = is_silent.then_some("it ended in under 2s and printed nothing: it probably did nothing");
     let errors = [&agent.error, &agent.limits_error, &agent.log_error, &agent.environment_error];

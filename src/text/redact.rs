@@ -26,6 +26,8 @@ use zeroize::Zeroizing;
 use crate::sys::secret_bytes::SecretBytes;
 
 pub use bytes::ByteStream;
+#[cfg(any(test, fuzzing))]
+pub use bytes::naively;
 pub use index::{PIECE, is_significant};
 pub use masking::Masking;
 pub use stream::TextStream;

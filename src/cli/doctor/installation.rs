@@ -269,7 +269,7 @@ fn sudo(target: &Target, etc: &Path) -> Check {
     const NAME: &str = "sudo";
     if !target.user_id.is_root() {
         if !has_sudo(etc) {
-            return Check::ok(NAME, "there are no rules of sudo");
+            return Check::ok(NAME, "sudo has no rules here");
         }
         return Check::unknown(NAME, "only root may read the rules of sudo", run_as(target, &["root"]));
     }

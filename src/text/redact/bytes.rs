@@ -120,6 +120,36 @@ impl ByteStream {
     }
 }
 
+/// For tests: what a text becomes, by marking each byte of each occurrence of these lines.
+///
+/// The first eight characters of each stretch are stars, and the others are blanks.
+#[cfg(any(test, fuzzing))]
+pub fn naively(lines: &[&[u8]], text: &[u8]) -> Vec<u8> {
+    let mut is_covered = vec![false; text.len()];
+    for line in lines {
+        for at in 0..text.len() {
+            if text[at..].starts_with(line) {
+                is_covered[at..at + line.len()].fill(true);
+            }
+        }
+    }
+    let (mut redacted, mut before) = (Vec::new(), 0);
+    for (&byte, covered) in text.iter().zip(is_covered) {
+        match (covered, byte) {
+            (false, _) => {
+                redacted.push(byte);
+                before = 0;
+            }
+            (true, 0x80..=0xbf) if before > 0 => {}
+            (true, _) => {
+                redacted.push(if before < 8 { b'*' } else { b' ' });
+                before += 1;
+            }
+        }
+    }
+    redacted
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -138,33 +168,6 @@ mod tests {
         }
         stream.finish(&mut text);
         text
-    }
-
-    /// The same by marking each byte of each occurrence.
-    fn naively(lines: &[&[u8]], text: &[u8]) -> Vec<u8> {
-        let mut is_covered = vec![false; text.len()];
-        for line in lines {
-            for at in 0..text.len() {
-                if text[at..].starts_with(line) {
-                    is_covered[at..at + line.len()].fill(true);
-                }
-            }
-        }
-        let (mut redacted, mut before) = (Vec::new(), 0);
-        for (&byte, covered) in text.iter().zip(is_covered) {
-            match (covered, byte) {
-                (false, _) => {
-                    redacted.push(byte);
-                    before = 0;
-                }
-                (true, 0x80..=0xbf) if before > 0 => {}
-                (true, _) => {
-                    redacted.push(if before < 8 { b'*' } else { b' ' });
-                    before += 1;
-                }
-            }
-        }
-        redacted
     }
 
     #[test]
