@@ -52,11 +52,16 @@ pub fn schema() -> Value {
 
 /// The fields of an agent, described in the words of the table in docs/jcard.md.
 fn fields() -> Value {
+    let groups = [program_fields(), life_fields(), confinement_fields()];
+    Value::Object(groups.iter().filter_map(Value::as_object).flatten().map(|(k, v)| (k.clone(), v.clone())).collect())
+}
+
+/// The fields about what runs, and what it is given.
+fn program_fields() -> Value {
     let harnesses: Vec<&str> = HARNESSES.iter().map(|harness| harness.name).collect();
     let text = || json!({ "type": "string", "maxLength": MAX_ARGUMENT });
     let name = || json!({ "type": "string", "pattern": format!("^[A-Za-z0-9_-]{{0,{}}}$", Name::MAX_LENGTH) });
-    let time = || duration("*");
-    let mut fields = json!({
+    json!({
         "name": described(name(), "1 to 64 of `A-Z a-z 0-9 _ -`, unique regardless of case"),
         "harness": described(
             json!({ "type": "string", "enum": harnesses }),
@@ -107,6 +112,13 @@ fn fields() -> Value {
             }),
             "pass only these secrets, and wait until all of them exist; other secrets then do not relaunch the agent; as a table: variables with the files of their values",
         ),
+    })
+}
+
+/// The fields about when it runs, for how long, and with how much.
+fn life_fields() -> Value {
+    let time = || duration("*");
+    json!({
         "restart": with_default(
             json!({ "type": "string", "enum": ["no", "on-failure", "always", ""] }),
             json!("no"),
@@ -153,15 +165,11 @@ fn fields() -> Value {
             json!("native"),
             "`native`, `sandboxed`; see [Sandboxes](#sandboxes); `--default-type` changes the default",
         ),
-    });
-    if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), later_fields()) {
-        fields.extend(more);
-    }
-    fields
+    })
 }
 
 /// The fields about sandboxes, and labels.
-fn later_fields() -> Value {
+fn confinement_fields() -> Value {
     json!({
         "sandbox": described(
             json!({ "type": "string", "enum": ["none", "bwrap", "runsc", "crun", ""] }),

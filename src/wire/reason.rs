@@ -447,11 +447,8 @@ mod tests {
     }
 
     #[test]
-    fn each_thing_waited_for_has_its_json_and_its_words() {
-        use WaitingFor::{
-            Backoff, Entry, Home, Packages, PreviousAttempt, Program, PromptFile, Retry, Secrets, Session, Unknown,
-            Unread, User, Workdir,
-        };
+    fn each_input_waited_for_has_its_json_and_its_words() {
+        use WaitingFor::{Home, PromptFile, Secrets, User, Workdir};
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         for (value, json, words) in [
             (
@@ -489,6 +486,15 @@ mod tests {
                 json!({ "kind": "secrets", "names": ["A", "B"] }),
                 "the secrets A, B are not in the secrets directory",
             ),
+        ] {
+            check(&value, &json, words);
+        }
+    }
+
+    #[test]
+    fn each_thing_waited_for_by_a_launch_has_its_json_and_its_words() {
+        use WaitingFor::{Backoff, Entry, Packages, PreviousAttempt, Program, Retry, Session, Unknown, Unread};
+        for (value, json, words) in [
             (
                 Session { name: Some("s".into()), holder: "b".into() },
                 json!({ "kind": "session", "name": "s", "holder": "b" }),
