@@ -376,7 +376,7 @@ fn doctor_and_check_find_an_engine_that_works() {
     let found = doctor(&daemon);
     let is_said = |said: &str| found.checks.iter().any(|check| check.0 == "sandbox" && check.2.contains(said));
     assert!(is_said("bwrap makes sandboxes, for 1 sandboxed agent"), "{:#?}", found.checks);
-    assert_eq!(found.code, Some(0));
+    assert_eq!(found.code, Some(0), "{:#?}", found.checks);
     let user = daemon.agent_account().name;
     let jcard = daemon.jcard();
     let (code, said) = run(&mut daemon.agentd(&["check", "--here", "--user", &user, jcard.to_str().unwrap()]));
