@@ -1,6 +1,6 @@
 //! A machine in a world that follows a script. At every moment the machine can be described and recorded.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -255,6 +255,7 @@ pub fn declaration(which: u8) -> Declaration {
         limits: Limits::default(),
         enabled: which & 16 == 0,
         generation: u64::from(which >> 5),
+        labels: BTreeMap::new(),
     };
     let launch = if which == 15 { Err(Missing(vec![WaitingFor::Unread {}])) } else { Ok(Arc::new(launch)) };
     Declaration { kind: Kind::Native, policy, launch }

@@ -20,6 +20,9 @@ pub fn is_secret_file(name: &str) -> bool {
 pub struct Secrets {
     /// By name.
     pub values: BTreeMap<String, SecretBytes>,
+    /// The files beside them that no entry names now. Nobody is given these, but an agent that runs may have been: an earlier entry
+    /// could name them, or one that cannot be read.
+    pub unnamed: BTreeMap<String, SecretBytes>,
     /// Whether none is missing because it could not be read: one reading succeeded for the whole directory.
     pub is_complete: bool,
 }
@@ -35,6 +38,11 @@ impl Secrets {
         self.values.iter()
     }
 
+    /// What must not be shown: the values of all of them, and of the files that no entry names.
+    pub fn to_redact(&self) -> impl Iterator<Item = &SecretBytes> {
+        self.values.values().chain(self.unnamed.values())
+    }
+
     /// Those that are variables by their names: what an agent is given whose entry names no secrets.
     pub fn variables(&self) -> impl Iterator<Item = (&String, &SecretBytes)> {
         self.values.iter().filter(|(name, _)| is_variable_name(name))
@@ -44,6 +52,6 @@ impl Secrets {
     #[cfg(test)]
     pub fn of(pairs: &[(&str, &str)]) -> Self {
         let values = pairs.iter().map(|&(name, value)| (name.to_owned(), SecretBytes::from(value))).collect();
-        Self { values, is_complete: true }
+        Self { values, unnamed: BTreeMap::new(), is_complete: true }
     }
 }

@@ -88,7 +88,7 @@ fn listed_secrets(configs: [&Config; 2]) -> Secrets {
         specs.flat_map(|spec| spec.secrets.iter().flat_map(BTreeMap::values).cloned()).collect();
     let all = names.into_iter().chain([OTHERS.to_owned()]);
     let values = all.map(|name| (name.clone(), SecretBytes::from(name.as_str()))).collect();
-    Secrets { values, is_complete: true }
+    Secrets { values, unnamed: BTreeMap::new(), is_complete: true }
 }
 
 /// The view of an agent user who finds everything. A prompt file holds its own path: another file is another prompt.

@@ -89,44 +89,25 @@ pub enum Problem {
     TooLarge(PathBuf),
 }
 
-/// Which files are secrets beside those whose names are names of variables.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Named {
-    /// These: entries name them.
-    Only(BTreeSet<String>),
-    /// All that could be named: what entries name is not known.
-    All,
-}
-
-impl Default for Named {
-    fn default() -> Self {
-        Self::Only(BTreeSet::new())
-    }
-}
+/// The files that entries name: they are secrets beside those whose names are names of variables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named(BTreeSet<String>);
 
 impl Named {
     /// The files that the entries of a jcard name.
     pub fn by(config: &Config) -> Self {
         let specs = config.entries.iter().filter_map(|entry| entry.spec.as_ref().ok());
         let files = specs.flat_map(|spec| spec.secrets.iter().flat_map(BTreeMap::values));
-        Self::Only(files.filter(|file| !is_variable_name(file)).cloned().collect())
+        Self(files.filter(|file| !is_variable_name(file)).cloned().collect())
     }
 
     /// Those that are named one by one.
     pub fn files(&self) -> impl Iterator<Item = &String> {
-        let files = match self {
-            Self::Only(files) => Some(files),
-            Self::All => None,
-        };
-        files.into_iter().flatten()
+        self.0.iter()
     }
 
     fn has(&self, name: &str) -> bool {
-        is_variable_name(name)
-            || match self {
-                Self::Only(files) => files.contains(name),
-                Self::All => is_secret_file(name),
-            }
+        is_variable_name(name) || self.0.contains(name)
     }
 }
 
@@ -142,6 +123,8 @@ pub struct Reading {
     /// Identifies the directory that was read: a link or a mount can make the same path lead to another. `None` if it does not
     /// exist, or could not be read.
     pub folder: Option<FileId>,
+    /// Whether a file that no entry names could not be read.
+    lacks_unnamed: bool,
 }
 
 impl Reading {
@@ -168,10 +151,11 @@ fn tell(problems: &[Problem]) -> Option<String> {
 pub fn read(directory: &Path, named: &Named, last: &Secrets) -> Reading {
     let mut reading = Reading::default();
     if let Err(problem) = read_all(directory, named, last, &mut reading) {
-        reading = Reading { secrets: last.clone(), problems: vec![problem], changed: reading.changed, folder: None };
+        let changed = reading.changed;
+        reading = Reading { secrets: last.clone(), problems: vec![problem], changed, ..Reading::default() };
     }
     // If it never existed, nothing is known.
-    let is_whole = reading.problems.is_empty() && reading.folder.is_some();
+    let is_whole = reading.problems.is_empty() && reading.folder.is_some() && !reading.lacks_unnamed;
     reading.secrets.is_complete = last.is_complete || is_whole;
     reading
 }
@@ -199,7 +183,8 @@ struct Doubt {
 impl Known {
     /// What is known without the files that no entry names any more: nobody has removed them.
     pub fn limit_to(&mut self, named: &Named) {
-        self.secrets.values.retain(|name, _| named.has(name));
+        let Secrets { values, unnamed, .. } = &mut self.secrets;
+        unnamed.extend(values.extract_if(.., |name, _| !named.has(name)));
         self.doubts.retain(|name, _| named.has(name));
     }
 
@@ -297,6 +282,25 @@ fn read_all(directory: &Path, named: &Named, last: &Secrets, reading: &mut Readi
             return Err(Problem::TooLargeTogether(directory.to_owned()));
         }
         reading.secrets.values.insert(name.to_owned(), value);
+    }
+    let is_unnamed = |name: &&str| is_secret_file(name) && !named.has(name);
+    for name in names.iter().filter_map(|name| name.to_str()).filter(is_unnamed) {
+        // What cannot be the value of a variable was never given to anybody.
+        match read_file(&folder, directory, name) {
+            Ok(Some((value, _))) => {
+                total += value.as_slice().len();
+                if total > MAX_TOTAL {
+                    reading.lacks_unnamed = true;
+                    break;
+                }
+                reading.secrets.unnamed.insert(name.to_owned(), value);
+            }
+            Err(Problem::File { .. }) => {
+                reading.lacks_unnamed = true;
+                reading.secrets.unnamed.extend(last.unnamed.get(name).map(|value| (name.to_owned(), value.clone())));
+            }
+            Ok(None) | Err(_) => {}
+        }
     }
     Ok(())
 }
@@ -705,7 +709,7 @@ mod tests {
     }
 
     fn named(files: &[&str]) -> Named {
-        Named::Only(files.iter().map(|&file| file.to_owned()).collect())
+        Named(files.iter().map(|&file| file.to_owned()).collect())
     }
 
     #[test]
@@ -719,7 +723,20 @@ mod tests {
         assert_eq!(read(&Named::default()), "A");
         assert_eq!(read(&named(&["github-reviewer", "absent"])), "A github-reviewer");
         assert_eq!(read(&named(&["A"])), "A");
-        assert_eq!(read(&Named::All), "A KEY.tmp github-reviewer");
+    }
+
+    #[test]
+    fn files_that_no_entry_names_are_redacted_and_in_no_ones_way() {
+        let large = vec![b'x'; ROOM as usize + 1];
+        let directory = directory(&[("A", b"a"), ("x-y", b"v\n"), ("z.z", &large), (".hidden", b"h")]);
+        mkfifo(&directory.path().join("p.p"), Mode::S_IRWXU).unwrap();
+        let reading = read(directory.path(), &Named::default(), &Secrets::default());
+        assert_eq!((names(&reading).join(" ").as_str(), reading.error()), ("A", None));
+        assert!(reading.secrets.is_complete);
+        let redacted: Vec<&[u8]> = reading.secrets.to_redact().map(SecretBytes::as_slice).collect();
+        assert_eq!(redacted, [b"a", b"v"]);
+        let reading = read(directory.path(), &named(&["x-y"]), &reading.secrets);
+        assert_eq!((names(&reading).join(" ").as_str(), reading.secrets.unnamed.len()), ("A x-y", 0));
     }
 
     #[test]
@@ -733,6 +750,7 @@ mod tests {
         let reading = read(directory.path(), &Named::default(), &known.secrets);
         let known = known.after(reading, directory.path(), now, patience);
         assert_eq!((known.secrets.get("x-y"), known.error), (None, None));
+        assert!(known.secrets.unnamed.contains_key("x-y"));
         assert_eq!(known.secrets.get("A").map(SecretBytes::as_slice), Some(&b"a"[..]));
     }
 

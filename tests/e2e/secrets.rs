@@ -310,6 +310,32 @@ fn a_table_of_secrets_names_variables_and_files() {
 }
 
 #[test]
+fn a_secret_is_redacted_while_the_entry_that_names_it_is_wrong() {
+    let setup = Setup::new();
+    setup.secret("of-reviewers", "hunter2-of-reviewers");
+    let entry =
+        agent("a", "say prints hunter2-of-reviewers here; sleep inf; rest", "secrets = { KEY = \"of-reviewers\" }");
+    let mut daemon = setup.start(&entry);
+    let is_printed = |daemon: &Daemon| {
+        daemon.wait("the screen", || {
+            let body = daemon.get("/v1/agents/a/screen").body;
+            (body.contains("prints") && body.contains("here")).then_some(body)
+        })
+    };
+    assert!(!is_printed(&daemon).contains("hunter2"));
+    for wrong in
+        [entry.replace("KEY =", "KEY -"), entry.replace("secrets =", "restart = \"nope\"\nsecrets ="), String::new()]
+    {
+        daemon.kill();
+        daemon.edit_jcard(&wrong);
+        daemon.start_again();
+        // Without an entry it is soon gone.
+        let body = if wrong.is_empty() { daemon.get("/v1/agents/a/screen").body } else { is_printed(&daemon) };
+        assert!(!body.contains("hunter2"), "{wrong}: {body}");
+    }
+}
+
+#[test]
 fn a_file_is_used_as_soon_as_an_edit_names_it() {
     let setup = Setup::new();
     setup.secret("of-files", "value");

@@ -66,8 +66,7 @@ fn rendering(target: &Target, arguments: &Arguments, agent: &Name) -> Result<Ren
     };
     let jcard = regular_file::read(&target.settings.config, config::MAX_SIZE).ok();
     let config = jcard.and_then(|(text, _)| config::parse(&text, &target.settings.options).ok());
-    // Too much is redacted rather than too little.
-    let named = config.as_ref().map_or(secrets::Named::All, secrets::Named::by);
+    let named = config.as_ref().map(secrets::Named::by).unwrap_or_default();
     let reading = secrets::read(&target.settings.secret_dir, &named, &Secrets::default());
     if !reading.secrets.is_complete {
         let shown = target.settings.secret_dir.display();
@@ -77,7 +76,7 @@ fn rendering(target: &Target, arguments: &Arguments, agent: &Name) -> Result<Ren
     }
     let user = target.declared_user(&agent.key());
     let (account, _) = target.side_of(user.as_deref()).map_err(refused)?;
-    let redactor = Redactor::new(reading.secrets.iter().map(|(_, value)| value.clone()));
+    let redactor = Redactor::new(reading.secrets.to_redact().cloned());
     let renderers = Renderers::new(Deputy::new(&account, || {}));
     Ok(Rendering { renderers, redactor: Arc::new(redactor), stamps: arguments.timestamps })
 }
