@@ -34,9 +34,10 @@ use crate::supervisor::resources::{Seat, Seats};
 use crate::sys::account::Account;
 use crate::sys::blocking;
 use crate::sys::safe_path;
+use crate::sys::systemd;
 use crate::sys::unix_socket;
 use crate::tmux::desks::{Desk, Desks};
-use crate::tmux::{Memory, Tmux};
+use crate::tmux::{Memory, Origin, ServerUnit, Tmux};
 
 /// Makes seats.
 #[derive(Debug)]
@@ -89,6 +90,12 @@ impl SeatMaker {
         let memory = Memory::on_record(&self.record, &socket, Some(&user.name)).await;
         let (origin, executable) = (self.settings.tmux_origin, self.executable.clone());
         let tmux = Tmux::new(deputy.clone(), socket.clone(), origin, executable, account).with_memory(memory);
+        let tmux = match origin {
+            Origin::Elsewhere if systemd::is_booted() => {
+                tmux.with_unit(ServerUnit::of(&user.name, self.trees.systemd()))
+            }
+            Origin::Elsewhere | Origin::Own => tmux,
+        };
         // Before anything runs as the user.
         self.agents.send_modify(|agents| _ = agents.insert(user.uid));
         let trouble = self.receive(user, account, &socket);
