@@ -26,7 +26,7 @@ use crate::deputy::Deputy;
 use crate::deputy::renderer::Renderers;
 use crate::inputs::{Deputies, Nudge, users};
 use crate::launch::listener::{self, UnverifiedLauncher};
-use crate::launch::socket_dir::{self, LaunchSocketKeeper, SocketDir, launch_socket_beside, make_users_dir};
+use crate::launch::socket_dir::{self, LaunchSocketKeeper, SocketDir, launch_socket_beside};
 use crate::settings::{Settings, TMUX_SOCKET};
 use crate::state::record::Record;
 use crate::supervisor::Event;
@@ -121,8 +121,7 @@ impl SeatMaker {
 
     fn bind(&self, account: &Account, socket: &Path) -> Result<UnixListener, super::Error> {
         unix_socket::check_length(&launch_socket_beside(socket))?;
-        make_users_dir(&self.settings.users_dir())?;
-        Ok(SocketDir::of(socket, account, Some(self.group))?.bind_launch_socket()?)
+        Ok(SocketDir::of_further_user(socket, account, Some(self.group))?.bind_launch_socket()?)
     }
 
     /// Keeps the user's tmux server in order, and asks it for sessions that an earlier daemon may have left.

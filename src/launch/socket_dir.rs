@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -45,6 +45,16 @@ pub enum Error {
         path: PathBuf,
         /// The agent user.
         user: String,
+    },
+    /// The folder of a user's sockets is that of an earlier user with the same name.
+    #[error("failed to use {} as the folder of the sockets of user {user:?}: it is that of an earlier user of this name, whose uid was {owner}; remove it once nothing of that user runs any more: rm -r {}", path.display(), path.display())]
+    OfEarlierUser {
+        /// The folder.
+        path: PathBuf,
+        /// The agent user.
+        user: String,
+        /// Whose it is.
+        owner: Uid,
     },
     /// The path has no parent directory.
     #[error("{} is not the path of a socket; write for example /run/agentd/tmux.sock", .0.display())]
@@ -116,6 +126,23 @@ impl SocketDir {
             return Err(Error::NotWritable { path, user: account.name.clone() });
         }
         Ok(Self { path, descriptor })
+    }
+
+    /// The same for a user who is not the default one, whose folder is in the folder of all users, which is made first.
+    ///
+    /// It is not taken over from an earlier user of that name: a server of that user's may be there.
+    pub fn of_further_user(socket: &Path, account: &Account, group: Option<Gid>) -> Result<Self, Error> {
+        if let Some(users) = socket.parent().and_then(Path::parent) {
+            make_users_dir(users)?;
+        }
+        match Self::of(socket, account, group) {
+            Err(Error::NotWritable { path, user }) => {
+                let owner =
+                    fs::symlink_metadata(&path).map_err(|error| PathError::new("examine", path.clone(), error))?;
+                Err(Error::OfEarlierUser { path, user, owner: Uid::from_raw(owner.uid()) })
+            }
+            result => result,
+        }
     }
 
     /// Where launchers connect.
@@ -267,7 +294,7 @@ impl LaunchSocketKeeper {
         Self { path, account: account.clone(), group, is_below_users: false, bound }
     }
 
-    /// The same, of a user whose folder is in the one that [`make_users_dir`] makes.
+    /// The same, of a user whose folder is in the folder of all users, which is made first.
     #[must_use]
     pub fn below_users(self) -> Self {
         Self { is_below_users: true, ..self }
@@ -278,11 +305,9 @@ impl LaunchSocketKeeper {
         if self.bound.is_some() && version_at(&self.path) == self.bound {
             return Ok(None);
         }
-        if let Some(users) = self.path.parent().and_then(Path::parent).filter(|_| self.is_below_users) {
-            make_users_dir(users)?;
-        }
+        let of = if self.is_below_users { SocketDir::of_further_user } else { SocketDir::of };
         // Only the folder matters: the name of the tmux socket in it does not.
-        let listener = SocketDir::of(&self.path, &self.account, self.group)?.bind_launch_socket()?;
+        let listener = of(&self.path, &self.account, self.group)?.bind_launch_socket()?;
         self.bound = version_at(&self.path);
         Ok(Some(listener))
     }
@@ -290,7 +315,7 @@ impl LaunchSocketKeeper {
 
 /// Makes the folder of the folders of users other than the default one. Only root can change it, and it is open to all: each user has
 /// a folder in it, which no other user can replace.
-pub fn make_users_dir(path: &Path) -> Result<(), Error> {
+fn make_users_dir(path: &Path) -> Result<(), Error> {
     let mode = Mode::from_bits_truncate(0o755);
     let failed = |error: safe_path::Error| match error {
         error @ safe_path::Error::Served { .. } => Error::Served(error),

@@ -74,7 +74,10 @@ mod tests {
         assert_eq!(unit.name, "agentd-tmux@reviewer.service");
         let tmux = Tmux::new(deputy, "/no/where".into(), Origin::Elsewhere, String::new(), &account).with_unit(unit);
         let error = tmux.start_server().await.unwrap_err().to_string();
-        assert!(error.starts_with("no tmux server listens on /no/where: failed to start a unit with systemd"), "{error}");
+        assert!(
+            error.starts_with("no tmux server listens on /no/where: failed to start a unit with systemd"),
+            "{error}"
+        );
         // At the end of the daemon, no server is started that nobody would stop.
         tmux.hurry();
         let told = tmux.start_server().await.map_err(|error| error.to_string());

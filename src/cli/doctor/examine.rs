@@ -483,7 +483,9 @@ impl Jcard {
 
     /// The engines that entries of this user ask for, with the agents that do.
     fn engines(&self, side: &Side) -> BTreeMap<Chosen, Vec<&str>> {
-        sandbox::engines(self.config().into_iter().flat_map(|config| &config.entries).filter(|entry| side.has_entry(entry)))
+        sandbox::engines(
+            self.config().into_iter().flat_map(|config| &config.entries).filter(|entry| side.has_entry(entry)),
+        )
     }
 
     /// Whether agents run without a sandbox that their entries seem to expect.
@@ -713,16 +715,20 @@ async fn launcher(deputy: &Deputy, target: &Target, side: &Side) -> Check {
 /// Whether a user can make the sandboxes that the user's entries ask for: a real one with each engine.
 async fn sandboxes(deputy: &Deputy, target: &Target, side: &Side, jcard: &Jcard) -> Vec<Check> {
     let engines = jcard.engines(side);
-    let user = &side.account.name;
+    // The messages of the default user name nobody.
+    let (whose, who) = match &side.account.name {
+        _ if side.is_default => (String::new(), String::new()),
+        user => (format!(" as {user}"), format!("as {user}: ")),
+    };
     // The check of the launcher says why.
     let Ok(launcher) = target.launcher() else { return Vec::new() };
     let mut checks = Vec::new();
     for (engine, agents) in engines {
         let agents = counted(agents.len(), "sandboxed agent");
         checks.push(match sandbox::attempt(deputy, &launcher, &engine).await {
-            Attempt::Works => Check::ok(sandbox::NAME, format!("{engine} makes sandboxes as {user}, for {agents}")),
+            Attempt::Works => Check::ok(sandbox::NAME, format!("{engine} makes sandboxes{whose}, for {agents}")),
             Attempt::Fails { why, remedy } => {
-                Check::failure(sandbox::NAME, format!("as {user}: {why}; {agents} cannot start"), remedy)
+                Check::failure(sandbox::NAME, format!("{who}{why}; {agents} cannot start"), remedy)
             }
             Attempt::Unknown(why) => Check::unknown(sandbox::NAME, why, "try again"),
         });
@@ -793,7 +799,8 @@ async fn server(deputy: &Deputy, side: &Side, target: &Target, answers: &Answers
 /// No server is needed before an agent starts. Where one is, the agents' errors say why there is none.
 fn no_server(side: &Side, target: &Target, answers: &Answers, message: &str) -> Check {
     const NAME: &str = "tmux-server";
-    let Some(errors) = answers.errors(|agent| agent.error.as_deref().filter(|_| side.has(agent.user.as_deref()))) else {
+    let Some(errors) = answers.errors(|agent| agent.error.as_deref().filter(|_| side.has(agent.user.as_deref())))
+    else {
         return Check::ok(NAME, message);
     };
     let user = &side.account.name;

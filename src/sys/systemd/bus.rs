@@ -147,7 +147,9 @@ impl Systemd {
     /// Asks for a unit to be started. It may not have started yet when this returns.
     pub async fn start_unit(&self, name: &str) -> Result<(), Error> {
         match self.call_manager("start a unit", "StartUnit", &(name, "replace")).await {
-            Err(error) if error.is(NO_SUCH_UNIT) => Err(Error::NoUnit { operation: "start a unit", name: name.to_owned() }),
+            Err(error) if error.is(NO_SUCH_UNIT) => {
+                Err(Error::NoUnit { operation: "start a unit", name: name.to_owned() })
+            }
             result => result,
         }
     }
