@@ -26,7 +26,7 @@ use crate::deputy::Deputy;
 use crate::deputy::renderer::Renderers;
 use crate::inputs::{Deputies, Nudge, users};
 use crate::launch::listener::{self, UnverifiedLauncher};
-use crate::launch::socket_dir::{self, LaunchSocketKeeper, SocketDir, launch_socket_beside};
+use crate::launch::socket_dir::{self, LaunchSocketKeeper, Names, SocketDir, launch_socket_beside};
 use crate::settings::{Settings, TMUX_SOCKET};
 use crate::state::record::Record;
 use crate::supervisor::Event;
@@ -58,6 +58,8 @@ pub(super) struct SeatMaker {
     pub events: mpsc::UnboundedSender<Event>,
     pub nudges: mpsc::Sender<Nudge>,
     pub rounds: watch::Receiver<()>,
+    /// Which users their names mean now.
+    pub names: Names,
     /// Where launch sockets are, and whose.
     pub made: Mutex<Vec<(PathBuf, Account)>>,
 }
@@ -81,6 +83,7 @@ impl SeatMaker {
     }
 
     async fn make(&self, user: &AgentUser, account: &Account) -> Deputy {
+        self.names.note(account);
         if let Some(desk) = self.desks.of(Some(user)) {
             return desk.deputy;
         }
@@ -112,7 +115,8 @@ impl SeatMaker {
         if let Err(error) = &bound {
             tracing::error!(user = user.name.as_str(), "{error}; no agent can be started as this user; trying again");
         }
-        let keeper = LaunchSocketKeeper::new(socket, account, Some(self.group), bound.is_ok()).below_users();
+        let keeper =
+            LaunchSocketKeeper::new(socket, account, Some(self.group), bound.is_ok()).below_users(self.names.clone());
         let hand_on = hand_on(Some(user.clone()), self.events.clone());
         tokio::spawn(listener::receive(bound.ok(), keeper, account.uid, trouble, self.rounds.clone(), hand_on));
         self.made.lock().unwrap_or_else(PoisonError::into_inner).push((launch_socket_beside(socket), account.clone()));

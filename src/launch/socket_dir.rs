@@ -4,12 +4,14 @@
 //! link as its last component, and everything goes through that descriptor. On the [path](crate::sys::safe_path) to it, root follows
 //! no link that the agent user could have planted, either.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use nix::errno::Errno;
@@ -56,6 +58,16 @@ pub enum Error {
         /// Whose it is.
         owner: Uid,
     },
+    /// The folder of a user's sockets is gone, and the user's name is another's by now.
+    #[error("failed to make {} for user {user:?}: the name is that of another user now, whose uid is {now}", path.display())]
+    OfLaterUser {
+        /// The folder.
+        path: PathBuf,
+        /// The name of both.
+        user: String,
+        /// The uid of the one that is there now.
+        now: Uid,
+    },
     /// The path has no parent directory.
     #[error("{} is not the path of a socket; write for example /run/agentd/tmux.sock", .0.display())]
     NoFolder(PathBuf),
@@ -74,8 +86,26 @@ pub struct LaunchSocketKeeper {
     path: PathBuf,
     account: Account,
     group: Option<Gid>,
-    is_below_users: bool,
+    /// Whose the names of users are, if it is that of a user who is not the default one.
+    names: Option<Names>,
     bound: Option<FileVersion>,
+}
+
+/// Which uid the name of each user means now. A user may be deleted, and made again with another one. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Names(Arc<Mutex<BTreeMap<String, Uid>>>);
+
+impl Names {
+    /// From now on, the name means this user.
+    pub fn note(&self, account: &Account) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(account.name.clone(), account.uid);
+    }
+
+    /// Whom the name of this user means, if it is another one.
+    fn other(&self, account: &Account) -> Option<Uid> {
+        let now = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&account.name).copied();
+        now.filter(|&now| now != account.uid)
+    }
 }
 
 impl SocketDir {
@@ -291,13 +321,13 @@ impl LaunchSocketKeeper {
     pub fn new(socket: &Path, account: &Account, group: Option<Gid>, is_bound: bool) -> Self {
         let path = launch_socket_beside(socket);
         let bound = is_bound.then(|| version_at(&path)).flatten();
-        Self { path, account: account.clone(), group, is_below_users: false, bound }
+        Self { path, account: account.clone(), group, names: None, bound }
     }
 
     /// The same, of a user whose folder is in the folder of all users, which is made first.
     #[must_use]
-    pub fn below_users(self) -> Self {
-        Self { is_below_users: true, ..self }
+    pub fn below_users(self, names: Names) -> Self {
+        Self { names: Some(names), ..self }
     }
 
     /// Binds the launch socket again if it is no longer in its place, in a new directory if that is gone, too.
@@ -305,7 +335,12 @@ impl LaunchSocketKeeper {
         if self.bound.is_some() && version_at(&self.path) == self.bound {
             return Ok(None);
         }
-        let of = if self.is_below_users { SocketDir::of_further_user } else { SocketDir::of };
+        if let Some(path) = self.path.parent().filter(|path| version_at(path).is_none())
+            && let Some(now) = self.names.as_ref().and_then(|names| names.other(&self.account))
+        {
+            return Err(Error::OfLaterUser { path: path.to_owned(), user: self.account.name.clone(), now });
+        }
+        let of = if self.names.is_some() { SocketDir::of_further_user } else { SocketDir::of };
         // Only the folder matters: the name of the tmux socket in it does not.
         let listener = of(&self.path, &self.account, self.group)?.bind_launch_socket()?;
         self.bound = version_at(&self.path);

@@ -510,6 +510,12 @@ fn a_hostile_user_reaches_nothing_of_another_user() {
         run(Command::new("bash").args(["-c", &format!("ls -d /tmp/*agentd*c* /proc/{c}/cwd 2>/dev/null")])).1;
     assert!(!temporary.is_empty());
     let (theirs, mine) = (format!("{dir}/door/users/agent3"), format!("{dir}/door/users/agent2"));
+    let git = "git -c user.name=c -c user.email=c@c";
+    let made = format!(
+        "umask 022; git init -q repo && cd repo && {git} commit -q --allow-empty -m 'work of agent3' && git worktree add ../tree"
+    );
+    let (code, said) = run(as_user("agent3", &["bash", "-c", &made]).current_dir(daemon.path("of-agent3")));
+    assert_eq!(code, Some(0), "{said}");
     // Each of these must fail, or print nothing that it should not.
     let tries = [
         ("the environment", format!("cat /proc/{c}/environ /proc/{launcher}/environ /proc/{child}/environ")),
@@ -519,8 +525,30 @@ fn a_hostile_user_reaches_nothing_of_another_user() {
         ),
         ("descriptors and folders", format!("ls /proc/{c}/fd /proc/{c}/cwd/ /proc/{c}/root/ /proc/{deputy}/fd")),
         ("the workdir", format!("ls {dir}/of-agent3; echo x >{dir}/of-agent3/new; ls ~agent3")),
+        (
+            "worktrees",
+            format!(
+                "git -C {dir}/of-agent3/tree log; git -C {dir}/of-agent3/repo worktree add {dir}/of-agent2/stolen; cat {dir}/of-agent3/repo/.git/config; echo x >{dir}/of-agent3/repo/.git/hooks/post-commit; ls {dir}/of-agent2/stolen"
+            ),
+        ),
+        (
+            "the terminal",
+            format!("t=/dev/$(ps -o tty= -p {c}); echo x >$t; timeout 1 head -c1 $t; timeout 1 script -qc true $t"),
+        ),
+        ("tracing", format!("timeout 2 strace -p {c}; timeout 2 strace -p {deputy}")),
+        (
+            "the control group",
+            format!(
+                "f=/sys/fs/cgroup$(sed -n s/^0:://p /proc/{c}/cgroup); echo 1 >$f/cgroup.kill; echo 1 >$f/cgroup.freeze; echo $$ >$f/cgroup.procs"
+            ),
+        ),
         ("signals", format!("kill -9 {c}; kill -9 {child}; kill -STOP {launcher}; kill -9 {deputy}")),
-        ("tmux", format!("tmux -N -S {theirs}/tmux.sock list-sessions; tmux -N -S {theirs}/tmux.sock kill-server")),
+        (
+            "tmux",
+            format!(
+                "tmux -N -S {theirs}/tmux.sock list-sessions; tmux -N -S {theirs}/tmux.sock capture-pane -p -t c; tmux -N -S {theirs}/tmux.sock send-keys -t c x; tmux -N -S {theirs}/tmux.sock kill-server"
+            ),
+        ),
         (
             "the launch socket",
             format!(
@@ -540,7 +568,8 @@ fn a_hostile_user_reaches_nothing_of_another_user() {
         (
             "the API",
             format!(
-                "curl -sS --fail --max-time 5 --unix-socket {dir}/api/agentd.sock http://agentd/v1/agents/c/screen"
+                "curl -sS --fail --max-time 5 --unix-socket {dir}/api/agentd.sock http://agentd/v1/agents/c/screen; {} logs c --api-socket {dir}/api/agentd.sock",
+                binary().display()
             ),
         ),
         (
@@ -553,8 +582,12 @@ fn a_hostile_user_reaches_nothing_of_another_user() {
         ("overrides", format!("echo 'enabled = false' >{dir}/overrides/c.toml")),
     ];
     // They are real tries: the user itself gets that far.
-    for (what, expected) in [("the environment", "the-secret-of-c"), ("the workdir", "child"), ("tmux", "c: 1 windows")]
-    {
+    for (what, expected) in [
+        ("the environment", "the-secret-of-c"),
+        ("the workdir", "child"),
+        ("tmux", "c: 1 windows"),
+        ("worktrees", "work of agent3"),
+    ] {
         let script = &tries.iter().find(|(name, _)| *name == what).unwrap().1;
         let script = script.split("; ").next().unwrap();
         let (_, said) = run(&mut as_user("agent3", &["bash", "-c", &format!("{script} 2>&1")]));
@@ -564,7 +597,7 @@ fn a_hostile_user_reaches_nothing_of_another_user() {
         let hostile = format!("{{ {script}; }} 2>&1; echo; echo done");
         let (_, said) = run(&mut as_user("agent2", &["bash", "-c", &hostile]));
         let secret =
-            ["the-secret-of-c", "shown by it", "open\n", "there\n", "child"].iter().find(|word| said.contains(**word));
+            ["the-secret-of-c", "shown by it", "open\n", "there\n", "child", "work of agent3", "attached"].iter().find(|word| said.contains(**word));
         assert_eq!(secret, None, "{what}: {said}");
         assert!(said.contains("done"), "{what}: {said}");
         let failures = ["denied", "not permitted", "Permission", "No such file", "cannot", "not a member", "Couldn't"];
