@@ -90,7 +90,7 @@ impl SeatMaker {
         tracing::info!(user = user.name.as_str(), uid = user.uid, "agents can run as this user");
         let socket = self.settings.user_socket(user.name.as_str());
         let deputy = deputy(account, self.nudges.clone());
-        let memory = Memory::on_record(&self.record, &socket, Some(&user.name)).await;
+        let memory = Memory::on_record(&self.record, &socket, Some(user)).await;
         let (origin, executable) = (self.settings.tmux_origin, self.executable.clone());
         let tmux = Tmux::new(deputy.clone(), socket.clone(), origin, executable, account).with_memory(memory);
         let tmux = match origin {

@@ -596,8 +596,9 @@ fn a_hostile_user_reaches_nothing_of_another_user() {
     for (what, script) in tries {
         let hostile = format!("{{ {script}; }} 2>&1; echo; echo done");
         let (_, said) = run(&mut as_user("agent2", &["bash", "-c", &hostile]));
-        let secret =
-            ["the-secret-of-c", "shown by it", "open\n", "there\n", "child", "work of agent3", "attached"].iter().find(|word| said.contains(**word));
+        let secret = ["the-secret-of-c", "shown by it", "open\n", "there\n", "child", "work of agent3", "attached"]
+            .iter()
+            .find(|word| said.contains(**word));
         assert_eq!(secret, None, "{what}: {said}");
         assert!(said.contains("done"), "{what}: {said}");
         let failures = ["denied", "not permitted", "Permission", "No such file", "cannot", "not a member", "Couldn't"];
