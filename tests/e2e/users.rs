@@ -422,7 +422,10 @@ fn a_user_that_is_made_again_with_another_id_is_another() {
     assert_eq!(owner(&place).1, next.uid.as_raw());
     assert_eq!(daemon.wait_until_running("a"), a);
     drop(other);
-    give(&next.dir, &account("renewed"));
+    // The first one is back.
+    for path in [next.dir.clone(), daemon.path("of-renewed")] {
+        give(&path, &account("renewed"));
+    }
     daemon.wait_until_gone(pid);
 }
 
