@@ -1006,6 +1006,8 @@ in
       systemd.services."agentd-tmux@" = mkIf (furtherUsers != [ ]) (
         {
           description = "tmux server of the AI coding agents of user %i";
+          # Also where an instance is not among the users above, because the daemon asks for it.
+          before = [ "agentd.service" ];
         }
         // tmuxServer {
           user = "%i";

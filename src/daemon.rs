@@ -32,7 +32,7 @@ use crate::deputy::Deputy;
 use crate::inputs::assemble::DeclarationContext;
 use crate::inputs::users::{Banned, Rules};
 use crate::inputs::{Inputs, News, Nudge, overrides};
-use crate::launch::socket_dir::{self, LaunchSocketKeeper, SocketDir};
+use crate::launch::socket_dir::{self, LaunchSocketKeeper, Names, SocketDir};
 use crate::launch::{listener, program};
 use crate::logs::store::Store;
 use crate::observe::ring::Ring;
@@ -386,6 +386,7 @@ async fn serve(
         events: events.clone(),
         nudges: nudges.clone(),
         rounds: round.clone(),
+        names: Names::default(),
         made: Mutex::default(),
     });
     let resources = Resources {

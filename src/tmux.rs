@@ -23,12 +23,14 @@ mod parse;
 pub mod parse;
 mod sessions;
 mod typing;
+mod unit;
 pub mod window_size;
 
 pub(crate) use client::judge_version;
 pub use memory::Memory;
 pub use parse::{Entrance, Pane, PaneEnd};
 pub use typing::{Paste, Typist};
+pub use unit::ServerUnit;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -113,6 +115,14 @@ pub enum Error {
         /// tmux's message.
         message: String,
     },
+    /// There is no server, and systemd starts none.
+    #[error("no tmux server listens on {}: {why}", socket.display())]
+    NotStarted {
+        /// The server's socket.
+        socket: PathBuf,
+        /// What became of its unit.
+        why: String,
+    },
     /// There is a server, but it does not answer.
     #[error("the tmux server on {}{} does not answer; it is stopped or overloaded", socket.display(), of_process(*pid))]
     Silent {
@@ -174,6 +184,8 @@ pub struct Tmux {
     deputy: Deputy,
     socket: PathBuf,
     origin: Origin,
+    /// The unit that starts the server, if agentd is to ask for it.
+    unit: Option<ServerUnit>,
     executable: String,
     shell: String,
     /// Whether tmux refused the account's shell.
@@ -194,7 +206,7 @@ pub struct Tmux {
 pub enum Origin {
     /// agentd starts the server if there is none.
     Own,
-    /// Something else, such as a separate systemd unit. A server that agentd starts belongs to agentd's unit, with its agents.
+    /// Something else, such as a separate systemd unit, which agentd may have to ask for. A server that agentd starts belongs to agentd's unit, with its agents.
     Elsewhere,
 }
 
@@ -210,6 +222,7 @@ impl Tmux {
             deputy,
             socket,
             origin,
+            unit: None,
             executable,
             shell,
             is_shell_refused: Arc::default(),
@@ -226,6 +239,12 @@ impl Tmux {
     #[must_use]
     pub fn with_memory(self, memory: Memory) -> Self {
         Self { memory: Arc::new(memory), ..self }
+    }
+
+    /// Adds the unit that starts the server where agentd does not.
+    #[must_use]
+    pub fn with_unit(self, unit: ServerUnit) -> Self {
+        Self { unit: Some(unit), ..self }
     }
 
     /// Starts the server, trying again until it runs, and keeps it reachable: checks it at each of the `rounds`, until they end.
@@ -255,10 +274,17 @@ impl Tmux {
         }
     }
 
-    /// Starts the server if none runs and agentd is to start it, and sets it up for agents. Does no harm to a running one.
+    /// Starts the server if none runs and agentd is to start it or to ask for it, and sets it up for agents. Does no harm to a
+    /// running one.
     pub async fn start_server(&self) -> Result<(), Error> {
         self.check_version().await?;
-        let found = self.tend().await?;
+        let found = match (self.tend().await?, &self.unit) {
+            // While agentd is ending, nobody would stop what is started.
+            (Server::None, Some(unit)) if self.origin == Origin::Elsewhere && self.ending.borrow().is_none() => {
+                self.start_unit(unit).await?
+            }
+            (found, _) => found,
+        };
         let flags: &[&str] = match found {
             Server::None if self.origin == Origin::Own => &["-f", "/dev/null"],
             Server::None | Server::Serving { .. } | Server::Silent { .. } => &["-N"],

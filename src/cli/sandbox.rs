@@ -42,7 +42,7 @@ impl fmt::Display for Chosen {
 }
 
 /// The engines that entries ask for, with the agents that do.
-pub(super) fn engines(entries: &[Entry]) -> BTreeMap<Chosen, Vec<&str>> {
+pub(super) fn engines<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> BTreeMap<Chosen, Vec<&'a str>> {
     let mut engines: BTreeMap<Chosen, Vec<&str>> = BTreeMap::new();
     for entry in entries {
         if let Some(sandbox) = entry.spec.as_ref().ok().and_then(|spec| spec.kind.sandbox()) {

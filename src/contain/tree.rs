@@ -298,7 +298,7 @@ impl Tree {
                 match scope::limit_scope(&self.trees.systemd, &scope, limits).await {
                     Ok(()) => None,
                     // Without a scope, it has no limits.
-                    Err(systemd::Error::NoUnit(_)) if !limits.is_any() => None,
+                    Err(systemd::Error::NoUnit { .. }) if !limits.is_any() => None,
                     Err(error) => Some(format!("its limits are not applied: {error}")),
                 }
             }

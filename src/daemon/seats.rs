@@ -26,7 +26,7 @@ use crate::deputy::Deputy;
 use crate::deputy::renderer::Renderers;
 use crate::inputs::{Deputies, Nudge, users};
 use crate::launch::listener::{self, UnverifiedLauncher};
-use crate::launch::socket_dir::{self, LaunchSocketKeeper, SocketDir, launch_socket_beside, make_users_dir};
+use crate::launch::socket_dir::{self, LaunchSocketKeeper, Names, SocketDir, launch_socket_beside};
 use crate::settings::{Settings, TMUX_SOCKET};
 use crate::state::record::Record;
 use crate::supervisor::Event;
@@ -34,9 +34,10 @@ use crate::supervisor::resources::{Seat, Seats};
 use crate::sys::account::Account;
 use crate::sys::blocking;
 use crate::sys::safe_path;
+use crate::sys::systemd;
 use crate::sys::unix_socket;
 use crate::tmux::desks::{Desk, Desks};
-use crate::tmux::{Memory, Tmux};
+use crate::tmux::{Memory, Origin, ServerUnit, Tmux};
 
 /// Makes seats.
 #[derive(Debug)]
@@ -57,6 +58,8 @@ pub(super) struct SeatMaker {
     pub events: mpsc::UnboundedSender<Event>,
     pub nudges: mpsc::Sender<Nudge>,
     pub rounds: watch::Receiver<()>,
+    /// Which users their names mean now.
+    pub names: Names,
     /// Where launch sockets are, and whose.
     pub made: Mutex<Vec<(PathBuf, Account)>>,
 }
@@ -80,15 +83,22 @@ impl SeatMaker {
     }
 
     async fn make(&self, user: &AgentUser, account: &Account) -> Deputy {
+        self.names.note(account);
         if let Some(desk) = self.desks.of(Some(user)) {
             return desk.deputy;
         }
         tracing::info!(user = user.name.as_str(), uid = user.uid, "agents can run as this user");
         let socket = self.settings.user_socket(user.name.as_str());
         let deputy = deputy(account, self.nudges.clone());
-        let memory = Memory::on_record(&self.record, &socket, Some(&user.name)).await;
+        let memory = Memory::on_record(&self.record, &socket, Some(user)).await;
         let (origin, executable) = (self.settings.tmux_origin, self.executable.clone());
         let tmux = Tmux::new(deputy.clone(), socket.clone(), origin, executable, account).with_memory(memory);
+        let tmux = match origin {
+            Origin::Elsewhere if systemd::is_booted() => {
+                tmux.with_unit(ServerUnit::of(&user.name, self.trees.systemd()))
+            }
+            Origin::Elsewhere | Origin::Own => tmux,
+        };
         // Before anything runs as the user.
         self.agents.send_modify(|agents| _ = agents.insert(user.uid));
         let trouble = self.receive(user, account, &socket);
@@ -105,7 +115,8 @@ impl SeatMaker {
         if let Err(error) = &bound {
             tracing::error!(user = user.name.as_str(), "{error}; no agent can be started as this user; trying again");
         }
-        let keeper = LaunchSocketKeeper::new(socket, account, Some(self.group), bound.is_ok()).below_users();
+        let keeper =
+            LaunchSocketKeeper::new(socket, account, Some(self.group), bound.is_ok()).below_users(self.names.clone());
         let hand_on = hand_on(Some(user.clone()), self.events.clone());
         tokio::spawn(listener::receive(bound.ok(), keeper, account.uid, trouble, self.rounds.clone(), hand_on));
         self.made.lock().unwrap_or_else(PoisonError::into_inner).push((launch_socket_beside(socket), account.clone()));
@@ -114,8 +125,7 @@ impl SeatMaker {
 
     fn bind(&self, account: &Account, socket: &Path) -> Result<UnixListener, super::Error> {
         unix_socket::check_length(&launch_socket_beside(socket))?;
-        make_users_dir(&self.settings.users_dir())?;
-        Ok(SocketDir::of(socket, account, Some(self.group))?.bind_launch_socket()?)
+        Ok(SocketDir::of_further_user(socket, account, Some(self.group))?.bind_launch_socket()?)
     }
 
     /// Keeps the user's tmux server in order, and asks it for sessions that an earlier daemon may have left.

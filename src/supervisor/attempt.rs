@@ -256,7 +256,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                     }
                 }
                 Err(tmux::Error::NoServer { .. }) => {}
-                Err(error) => return self.not_started(NotStarted::Retry(error.to_string())),
+                Err(error) => return self.not_started(NotStarted::Retry(seat.why_not(&error))),
             }
         }
         // Before there is a launcher, which would not wait for long.
@@ -628,7 +628,8 @@ impl<T: Fn(machine::Event)> Run<T> {
         let owner = launch.name.key();
         let opening = seat.sessions.open(&owner, &launch.session, &launch.workdir, &command);
         let opened = timeout(OPEN_TIMEOUT, self.listen_during(opening)).await;
-        let pid = opened.map_err(|_| "tmux does not open its pane".to_owned())?.map_err(|error| error.to_string())?;
+        let pid =
+            opened.map_err(|_| "tmux does not open its pane".to_owned())?.map_err(|error| seat.why_not(&error))?;
         (self.tell)(machine::Event::Opened { attempt: self.attempt });
         let limit = Instant::now() + REPORT_TIMEOUT;
         loop {

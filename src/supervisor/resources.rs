@@ -14,6 +14,7 @@ use crate::supervisor::containment::Containment;
 use crate::supervisor::log_files::LogFiles;
 use crate::supervisor::pacing::Pace;
 use crate::supervisor::sessions::Sessions;
+use crate::tmux;
 
 /// The programs that run in panes, as agent users find them.
 #[derive(Debug)]
@@ -42,6 +43,13 @@ pub struct Seat {
     pub user_name: String,
     /// Control groups, or what stands in for them.
     pub containment: Arc<dyn Containment>,
+}
+
+impl Seat {
+    /// Why nothing can be started. Without the launch socket, whatever keeps it away also keeps clients from the tmux server.
+    pub fn why_not(&self, error: &tmux::Error) -> String {
+        self.trouble.borrow().clone().unwrap_or_else(|| error.to_string())
+    }
 }
 
 /// The seats. That of the default user always exists. Cheap to clone.

@@ -1,11 +1,11 @@
 //! Agents of several users: each user has a tmux server, a launch socket and a deputy, and none reaches what is another's.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::Command;
 
-use agentd::wire::status::State;
+use agentd::wire::status::{AgentStatus, State};
 use nix::sys::signal::Signal;
 
 use crate::attach::{Terminal, detach};
@@ -21,8 +21,12 @@ fn of(user: &str, name: &str, script: &str, more: &str) -> String {
 
 /// A place with a workdir for each of the other users.
 fn house() -> Setup {
+    house_of(&["agent2", "agent3"])
+}
+
+fn house_of(users: &[&str]) -> Setup {
     let setup = Setup::new();
-    for user in ["agent2", "agent3"] {
+    for user in users {
         let workdir = setup.path(&format!("of-{user}"));
         fs::create_dir(&workdir).unwrap();
         fs::set_permissions(&workdir, Permissions::from_mode(0o700)).unwrap();
@@ -317,6 +321,151 @@ fn an_agent_waits_for_the_home_of_its_user() {
     daemon.wait_until_running("c");
 }
 
+/// A change of the user database, which `tests/run` has put over the machine's own. It is undone when this is dropped.
+///
+/// One byte is changed, so that no reader sees half of a file.
+struct Changed {
+    database: fs::File,
+    at: u64,
+    before: u8,
+}
+
+impl Changed {
+    /// Takes this user out: a line that begins with `#` declares nobody.
+    fn without(name: &str) -> Self {
+        Self::of(name, 0, b'#')
+    }
+
+    /// Gives this user another id, which nobody has.
+    fn id_of(name: &str) -> Self {
+        Self::of(name, format!("{name}:x:4").len(), b'1')
+    }
+
+    fn of(name: &str, offset: usize, byte: u8) -> Self {
+        let path = "/etc/passwd";
+        let text = fs::read_to_string(path).unwrap();
+        let at = text.find(&format!("\n{name}:")).unwrap_or_else(|| panic!("{name} is not lent: {text}")) + 1 + offset;
+        let database = fs::OpenOptions::new().write(true).open(path).unwrap();
+        database.write_all_at(&[byte], at as u64).unwrap();
+        Self { database, at: at as u64, before: text.as_bytes()[at] }
+    }
+}
+
+impl Drop for Changed {
+    fn drop(&mut self) {
+        self.database.write_all_at(&[self.before], self.at).unwrap();
+    }
+}
+
+#[test]
+fn agents_of_a_deleted_user_go_on_until_it_is_back() {
+    if !root() {
+        return;
+    }
+    let entry = |name: &str| of("fleeting", name, "log @WORK/log; on-signal INT 0; sleep inf", "");
+    let jcard = agent("a", "sleep inf", "") + &of("agent2", "other", "sleep inf", "") + &entry("b");
+    let mut daemon = house_of(&["agent2", "fleeting"]).start(&jcard);
+    let names = ["a", "other", "b"];
+    let before = names.map(|name| daemon.wait_until_running(name));
+    let still_run = |daemon: &Daemon| assert_eq!(names.map(|name| daemon.wait_until_running(name)), before);
+    let says = |agent: &AgentStatus, text: &str| {
+        [&agent.error, &agent.reason].into_iter().flatten().any(|told| told.contains(text))
+    };
+    let deleted = Changed::without("fleeting");
+    assert_eq!(nix::unistd::User::from_name("fleeting").unwrap(), None);
+    daemon.edit_jcard(&(jcard.clone() + &entry("c")));
+    // Its other agents are not disturbed, and what is new waits or is refused, and says why.
+    daemon.wait_until("c", "without its user", |agent| !agent.running && says(agent, "fleeting"));
+    still_run(&daemon);
+    // The next daemon knows the user from the record alone.
+    restart_after_crash(&mut daemon);
+    daemon.wait_until("c", "without its user", |agent| !agent.running && says(agent, "there is no user fleeting"));
+    still_run(&daemon);
+    assert!(lines(&daemon, "fleeting", "log").iter().all(|line| line != "INT"), "it was interrupted");
+    drop(deleted);
+    daemon.wait_until_running("c");
+    still_run(&daemon);
+    daemon.wait_until("b", "in order", |agent| agent.error.is_none());
+    // One that is removed while there is no user is stopped all the same.
+    let deleted = Changed::without("fleeting");
+    daemon.edit_jcard(&(agent("a", "sleep inf", "") + &of("agent2", "other", "sleep inf", "")));
+    for name in ["b", "c"] {
+        daemon.wait_until_removed(name);
+    }
+    daemon.wait_until_gone(before[2]);
+    assert!(lines(&daemon, "fleeting", "log").contains(&"INT".to_owned()));
+    drop(deleted);
+    assert_eq!(["a", "other"].map(|name| daemon.wait_until_running(name)), [before[0], before[1]]);
+}
+
+#[test]
+fn a_user_that_is_made_again_with_another_id_is_another() {
+    if !root() {
+        return;
+    }
+    let daemon = house_of(&["renewed"]).start(&(agent("a", "sleep inf", "") + &of("renewed", "b", "sleep inf", "")));
+    let [a, b] = ["a", "b"].map(|name| daemon.wait_until_running(name));
+    let uid = account("renewed").uid.as_raw();
+    let other = Changed::id_of("renewed");
+    let next = account("renewed");
+    assert_ne!(next.uid.as_raw(), uid);
+    give(&daemon.path("of-renewed"), &next);
+    give(&next.dir, &next);
+    daemon.wait_until_gone(b);
+    // What is left of the first one is not taken for its successor's, nor removed under a server that may run there.
+    let error = daemon.wait("the error", || daemon.agent("b")?.error);
+    let place = folder(&daemon, "renewed");
+    assert!(error.contains(&format!("rm -r {}", place.display())), "{error}");
+    fs::remove_dir_all(&place).unwrap();
+    let pid = daemon.wait_until_running("b");
+    assert_eq!(Process(pid).user(), next.uid.as_raw());
+    assert_eq!(owner(&place).1, next.uid.as_raw());
+    assert_eq!(daemon.wait_until_running("a"), a);
+    drop(other);
+    // The first one is back.
+    for path in [next.dir.clone(), daemon.path("of-renewed")] {
+        give(&path, &account("renewed"));
+    }
+    daemon.wait_until_gone(pid);
+}
+
+#[test]
+fn doctor_and_explain_look_with_each_users_rights() {
+    if !root() {
+        return;
+    }
+    let setup = house();
+    let boxed = "type = \"sandboxed\"\nsandbox_home = \"fresh\"\nsandbox_read = [\"@DIR/bin\"]\n";
+    let entries = of("agent2", "b", "sleep inf", boxed) + &of("agent3", "c", "sleep inf", "");
+    let daemon = setup.start(&(agent("a", "sleep inf", "") + &entries));
+    for name in ["a", "b", "c"] {
+        daemon.wait_until_running(name);
+    }
+    let told = |words: &[&str]| {
+        let (code, said) = run(&mut agentd(&daemon, "root", words));
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        (code, said)
+    };
+    let (_, said) = told(&["doctor", "-v"]);
+    assert!(said.contains("bwrap makes sandboxes as agent2, for 1 sandboxed agent"), "{said}");
+    assert_eq!(said.matches("makes sandboxes").count(), 1, "only that user has one: {said}");
+    for user in ["agent", "agent2", "agent3"] {
+        assert!(said.contains(&format!("has the groups of {user} ")), "{user}: {said}");
+    }
+    // Who cannot become that user does not say that it fails.
+    let (_, said) = run(&mut agentd(&daemon, "agent3", &["doctor", "-v"]));
+    assert!(!said.contains("makes sandboxes") && said.contains("only the agent user can check this"), "{said}");
+    let (code, said) = told(&["explain", "b"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("b has been in state running"), "{said}");
+    let workdir = daemon.path("of-agent3");
+    fs::set_permissions(&workdir, Permissions::from_mode(0o000)).unwrap();
+    daemon.edit_jcard(&(of("agent2", "b", "sleep inf", boxed) + &of("agent3", "d", "sleep inf", "")));
+    daemon.wait_for_state("d", State::Waiting);
+    let (_, said) = told(&["explain", "d"]);
+    assert!(said.contains(&format!("{} ", workdir.display())) && said.contains("agent3"), "{said}");
+}
+
 #[test]
 fn records_without_a_user_mean_the_default_one() {
     if !root() {
@@ -364,6 +513,12 @@ fn a_hostile_user_reaches_nothing_of_another_user() {
         run(Command::new("bash").args(["-c", &format!("ls -d /tmp/*agentd*c* /proc/{c}/cwd 2>/dev/null")])).1;
     assert!(!temporary.is_empty());
     let (theirs, mine) = (format!("{dir}/door/users/agent3"), format!("{dir}/door/users/agent2"));
+    let git = "git -c user.name=c -c user.email=c@c";
+    let made = format!(
+        "umask 022; git init -q repo && cd repo && {git} commit -q --allow-empty -m 'work of agent3' && git worktree add ../tree"
+    );
+    let (code, said) = run(as_user("agent3", &["bash", "-c", &made]).current_dir(daemon.path("of-agent3")));
+    assert_eq!(code, Some(0), "{said}");
     // Each of these must fail, or print nothing that it should not.
     let tries = [
         ("the environment", format!("cat /proc/{c}/environ /proc/{launcher}/environ /proc/{child}/environ")),
@@ -373,8 +528,30 @@ fn a_hostile_user_reaches_nothing_of_another_user() {
         ),
         ("descriptors and folders", format!("ls /proc/{c}/fd /proc/{c}/cwd/ /proc/{c}/root/ /proc/{deputy}/fd")),
         ("the workdir", format!("ls {dir}/of-agent3; echo x >{dir}/of-agent3/new; ls ~agent3")),
+        (
+            "worktrees",
+            format!(
+                "git -C {dir}/of-agent3/tree log; git -C {dir}/of-agent3/repo worktree add {dir}/of-agent2/stolen; cat {dir}/of-agent3/repo/.git/config; echo x >{dir}/of-agent3/repo/.git/hooks/post-commit; ls {dir}/of-agent2/stolen"
+            ),
+        ),
+        (
+            "the terminal",
+            format!("t=/dev/$(ps -o tty= -p {c}); echo x >$t; timeout 1 head -c1 $t; timeout 1 script -qc true $t"),
+        ),
+        ("tracing", format!("timeout 2 strace -p {c}; timeout 2 strace -p {deputy}")),
+        (
+            "the control group",
+            format!(
+                "f=/sys/fs/cgroup$(sed -n s/^0:://p /proc/{c}/cgroup); echo 1 >$f/cgroup.kill; echo 1 >$f/cgroup.freeze; echo $$ >$f/cgroup.procs"
+            ),
+        ),
         ("signals", format!("kill -9 {c}; kill -9 {child}; kill -STOP {launcher}; kill -9 {deputy}")),
-        ("tmux", format!("tmux -N -S {theirs}/tmux.sock list-sessions; tmux -N -S {theirs}/tmux.sock kill-server")),
+        (
+            "tmux",
+            format!(
+                "tmux -N -S {theirs}/tmux.sock list-sessions; tmux -N -S {theirs}/tmux.sock capture-pane -p -t c; tmux -N -S {theirs}/tmux.sock send-keys -t c x; tmux -N -S {theirs}/tmux.sock kill-server"
+            ),
+        ),
         (
             "the launch socket",
             format!(
@@ -394,7 +571,8 @@ fn a_hostile_user_reaches_nothing_of_another_user() {
         (
             "the API",
             format!(
-                "curl -sS --fail --max-time 5 --unix-socket {dir}/api/agentd.sock http://agentd/v1/agents/c/screen"
+                "curl -sS --fail --max-time 5 --unix-socket {dir}/api/agentd.sock http://agentd/v1/agents/c/screen; {} logs c --api-socket {dir}/api/agentd.sock",
+                binary().display()
             ),
         ),
         (
@@ -407,8 +585,12 @@ fn a_hostile_user_reaches_nothing_of_another_user() {
         ("overrides", format!("echo 'enabled = false' >{dir}/overrides/c.toml")),
     ];
     // They are real tries: the user itself gets that far.
-    for (what, expected) in [("the environment", "the-secret-of-c"), ("the workdir", "child"), ("tmux", "c: 1 windows")]
-    {
+    for (what, expected) in [
+        ("the environment", "the-secret-of-c"),
+        ("the workdir", "child"),
+        ("tmux", "c: 1 windows"),
+        ("worktrees", "work of agent3"),
+    ] {
         let script = &tries.iter().find(|(name, _)| *name == what).unwrap().1;
         let script = script.split("; ").next().unwrap();
         let (_, said) = run(&mut as_user("agent3", &["bash", "-c", &format!("{script} 2>&1")]));
@@ -417,8 +599,9 @@ fn a_hostile_user_reaches_nothing_of_another_user() {
     for (what, script) in tries {
         let hostile = format!("{{ {script}; }} 2>&1; echo; echo done");
         let (_, said) = run(&mut as_user("agent2", &["bash", "-c", &hostile]));
-        let secret =
-            ["the-secret-of-c", "shown by it", "open\n", "there\n", "child"].iter().find(|word| said.contains(**word));
+        let secret = ["the-secret-of-c", "shown by it", "open\n", "there\n", "child", "work of agent3", "attached"]
+            .iter()
+            .find(|word| said.contains(**word));
         assert_eq!(secret, None, "{what}: {said}");
         assert!(said.contains("done"), "{what}: {said}");
         let failures = ["denied", "not permitted", "Permission", "No such file", "cannot", "not a member", "Couldn't"];

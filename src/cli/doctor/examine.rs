@@ -16,7 +16,7 @@ use crate::agent::name::Key;
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::SeenWorkdir;
 use crate::agent::user::UserName;
-use crate::cli::sandbox::{self, Attempt};
+use crate::cli::sandbox::{self, Attempt, Chosen};
 use crate::cli::target::{Daemon, Target, holder};
 use crate::cli::wording::{counted, fault};
 use crate::client::{Client, Error};
@@ -342,6 +342,12 @@ impl Side {
     fn has(&self, user: Option<&str>) -> bool {
         user.map_or(self.is_default, |user| user == self.account.name)
     }
+
+    /// Whether the agent of this entry is at this server.
+    fn has_entry(&self, entry: &config::Entry) -> bool {
+        let user = entry.spec.as_ref().ok().and_then(|spec| spec.user.as_ref());
+        self.has(user.map(UserName::as_str))
+    }
 }
 
 /// The users that entries name beside the default one, and whether agents can run as each.
@@ -473,6 +479,13 @@ impl Jcard {
             Self::Read(Ok(config)) => Some(config),
             Self::Read(Err(_)) | Self::Not(_) => None,
         }
+    }
+
+    /// The engines that entries of this user ask for, with the agents that do.
+    fn engines(&self, side: &Side) -> BTreeMap<Chosen, Vec<&str>> {
+        sandbox::engines(
+            self.config().into_iter().flat_map(|config| &config.entries).filter(|entry| side.has_entry(entry)),
+        )
     }
 
     /// Whether agents run without a sandbox that their entries seem to expect.
@@ -648,7 +661,7 @@ async fn tmux(target: &Target, side: Option<&Side>, answers: &Answers, jcard: &J
     let Some(side) = side.filter(|side| side.account.uid == account.uid) else {
         let user = side.map_or("the agent user", |side| side.account.name.as_str());
         let remedy = run_as(target, &["root", user]);
-        let is_sandboxed = jcard.config().is_some_and(|config| !sandbox::engines(&config.entries).is_empty());
+        let is_sandboxed = side.is_none_or(|side| !jcard.engines(side).is_empty());
         let sandbox = is_sandboxed.then_some(sandbox::NAME);
         for check in ["executable", "launcher", "tmux-server"].into_iter().chain(sandbox) {
             checks.push(Check::unknown(check, "only the agent user can check this", remedy.clone()));
@@ -658,8 +671,8 @@ async fn tmux(target: &Target, side: Option<&Side>, answers: &Answers, jcard: &J
     };
     checks.push(executable(&deputy, target, side).await);
     checks.push(launcher(&deputy, target, side).await);
-    checks.extend(sandboxes(&deputy, target, jcard).await);
-    checks.push(server(&deputy, side).await);
+    checks.extend(sandboxes(&deputy, target, side, jcard).await);
+    checks.push(server(&deputy, side, target, answers).await);
     checks.push(sessions(deputy, side, target, answers, jcard).await);
     checks
 }
@@ -699,18 +712,23 @@ async fn launcher(deputy: &Deputy, target: &Target, side: &Side) -> Check {
     }
 }
 
-/// Whether the agent user can make the sandboxes that entries ask for: a real one with each engine.
-async fn sandboxes(deputy: &Deputy, target: &Target, jcard: &Jcard) -> Vec<Check> {
-    let engines = jcard.config().map(|config| sandbox::engines(&config.entries)).unwrap_or_default();
+/// Whether a user can make the sandboxes that the user's entries ask for: a real one with each engine.
+async fn sandboxes(deputy: &Deputy, target: &Target, side: &Side, jcard: &Jcard) -> Vec<Check> {
+    let engines = jcard.engines(side);
+    // The messages of the default user name nobody.
+    let (whose, who) = match &side.account.name {
+        _ if side.is_default => (String::new(), String::new()),
+        user => (format!(" as {user}"), format!("as {user}: ")),
+    };
     // The check of the launcher says why.
     let Ok(launcher) = target.launcher() else { return Vec::new() };
     let mut checks = Vec::new();
     for (engine, agents) in engines {
         let agents = counted(agents.len(), "sandboxed agent");
         checks.push(match sandbox::attempt(deputy, &launcher, &engine).await {
-            Attempt::Works => Check::ok(sandbox::NAME, format!("{engine} makes sandboxes, for {agents}")),
+            Attempt::Works => Check::ok(sandbox::NAME, format!("{engine} makes sandboxes{whose}, for {agents}")),
             Attempt::Fails { why, remedy } => {
-                Check::failure(sandbox::NAME, format!("{why}; {agents} cannot start"), remedy)
+                Check::failure(sandbox::NAME, format!("{who}{why}; {agents} cannot start"), remedy)
             }
             Attempt::Unknown(why) => Check::unknown(sandbox::NAME, why, "try again"),
         });
@@ -744,16 +762,16 @@ async fn executable(deputy: &Deputy, target: &Target, side: &Side) -> Check {
 /// Whether the tmux server, and so every agent, has the groups that the user database gives to the agent user.
 ///
 /// A process keeps the groups that it had when it started.
-async fn server(deputy: &Deputy, side: &Side) -> Check {
+async fn server(deputy: &Deputy, side: &Side, target: &Target, answers: &Answers) -> Check {
     const NAME: &str = "tmux-server";
     let Side { account, socket, .. } = side;
     // The daemon makes a server that lost its socket create it again.
     if matches!(look_at(socket), Ok(None)) {
-        return Check::ok(NAME, "no server is running: there is no tmux socket");
+        return no_server(side, target, answers, "no server is running: there is no tmux socket");
     }
     let pid = match deputy.server(socket.clone(), None).await {
         Ok(Ok(Server::Serving { pid, .. } | Server::Silent { pid: Some(pid) })) => pid,
-        Ok(Ok(Server::None)) => return Check::ok(NAME, "no server is running"),
+        Ok(Ok(Server::None)) => return no_server(side, target, answers, "no server is running"),
         Ok(Ok(Server::Silent { pid: None })) => {
             return Check::unknown(NAME, "the server does not answer, and its process is not known", "try again");
         }
@@ -776,6 +794,26 @@ async fn server(deputy: &Deputy, side: &Side) -> Check {
         socket.display()
     );
     Check::warning(NAME, format!("process {pid} was started with other groups: {}", wrongs.join("; ")), remedy)
+}
+
+/// No server is needed before an agent starts. Where one is, the agents' errors say why there is none.
+fn no_server(side: &Side, target: &Target, answers: &Answers, message: &str) -> Check {
+    const NAME: &str = "tmux-server";
+    let Some(errors) = answers.errors(|agent| agent.error.as_deref().filter(|_| side.has(agent.user.as_deref())))
+    else {
+        return Check::ok(NAME, message);
+    };
+    let user = &side.account.name;
+    let remedy = match target.settings.tmux_origin {
+        tmux::Origin::Own => "see the daemon's log".to_owned(),
+        tmux::Origin::Elsewhere if side.is_default => {
+            "agentd does not start it (--await-tmux): start what does, such as agentd-tmux.service".to_owned()
+        }
+        tmux::Origin::Elsewhere => format!(
+            "agentd does not start it (--await-tmux), but asks systemd for it: systemctl status agentd-tmux@{user}.service"
+        ),
+    };
+    Check::failure(NAME, format!("{message}, and these agents of {user} need one:\n{errors}"), remedy)
 }
 
 /// The groups of a process, from its `/proc/PID/status` (`proc_pid_status(5)`).
@@ -827,8 +865,7 @@ async fn sessions(deputy: Deputy, side: &Side, target: &Target, answers: &Answer
             keys(its.map(|agent| agent.name.as_str()))
         }
         (None, Some(config)) if config.complete => {
-            let user = |entry: &config::Entry| entry.spec.as_ref().ok().and_then(|spec| spec.user.clone());
-            let its = config.entries.iter().filter(|entry| side.has(user(entry).as_ref().map(UserName::as_str)));
+            let its = config.entries.iter().filter(|entry| side.has_entry(entry));
             keys(its.map(|entry| entry.name.as_str()))
         }
         (None, _) => {
